@@ -1,0 +1,95 @@
+"""Errors by what may be done next.
+
+    Exception
+    ├── ClientError              the request is answered with this status and text; nothing is retried
+    │   ├── BadRequest           400 (or another status of Ollama's for bad input)
+    │   ├── Unauthorized         401
+    │   ├── Forbidden            403
+    │   ├── ModelNotFound        404, in the endpoint's own words
+    │   ├── TooLarge             413
+    │   └── NoWorker             503: the model is known, nobody can serve it now
+    └── AttemptFailed            one attempt on one worker gave no answer
+        ├── Lost                 refused, reset, timed out, engine dead: another worker at once, suspect this one
+        ├── Busy                 429, or vLLM's admission 503: another worker; this one is not ill
+        ├── Unavailable          502, 503, 504: another worker, counted against this one
+        ├── Faulty               another 500: one retry elsewhere, counted against this one
+        ├── ModelGone            404 of a model that the worker claimed: one retry elsewhere
+        └── Refused              any other 4xx: the request's own fault, never retried
+
+An AttemptFailed carries what the client is told if no further attempt is made.
+"""
+
+from __future__ import annotations
+
+
+class ClientError(Exception):
+    """An answer to the client: an HTTP status and the text of Ollama's `error` field."""
+
+    status = 500
+
+    def __init__(self, text: str, *, status: int | None = None, retry_after: int | None = None) -> None:
+        super().__init__(text)
+        self.text = text
+        self.retry_after = retry_after
+        """Seconds for a Retry-After header, where waiting can help."""
+        if status is not None:
+            self.status = status
+
+
+class BadRequest(ClientError):
+    status = 400
+
+
+class Unauthorized(ClientError):
+    status = 401
+
+
+class Forbidden(ClientError):
+    status = 403
+
+
+class ModelNotFound(ClientError):
+    status = 404
+
+
+class TooLarge(ClientError):
+    status = 413
+
+
+class NoWorker(ClientError):
+    status = 503
+
+
+class AttemptFailed(Exception):
+    """One attempt gave no answer. `status` and `text` are for the client if this was the last attempt."""
+
+    def __init__(self, text: str, *, status: int = 502, retry_after: float | None = None) -> None:
+        super().__init__(text)
+        self.text = text
+        self.status = status
+        self.retry_after = retry_after
+        """Seconds the worker asked to be left alone, from its Retry-After header."""
+
+
+class Lost(AttemptFailed):
+    pass
+
+
+class Busy(AttemptFailed):
+    pass
+
+
+class Unavailable(AttemptFailed):
+    pass
+
+
+class Faulty(AttemptFailed):
+    pass
+
+
+class ModelGone(AttemptFailed):
+    pass
+
+
+class Refused(AttemptFailed):
+    pass
