@@ -1,0 +1,77 @@
+"""Giving up on workers that have fallen silent.
+
+A long prefill is no fault, so silence alone ends nothing early: only when the worker's beats have stopped too, or
+when silence lasts longer than anybody should wait. One background task looks at everything in progress, instead
+of a timer per request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Watched(Protocol):
+    """Something that waits for a worker."""
+
+    @property
+    def last_heard(self) -> float:
+        """When the worker was last heard, on the loop's clock."""
+
+    @property
+    def worker_silent(self) -> bool:
+        """Whether the worker's beats (or probes) have stopped."""
+
+    @property
+    def excused(self) -> bool:
+        """Whether the wait is not the worker's doing."""
+
+    def give_up(self, text: str) -> None:
+        """Stop waiting. `text` says why, for the client."""
+
+
+@dataclass(frozen=True, slots=True)
+class StallLimits:
+    """In seconds."""
+
+    silent_worker: float = 3.0
+    """For how long a worker whose beats have stopped may say nothing."""
+    any_worker: float = 300.0
+    """For how long any worker may say nothing."""
+
+
+class StallWatch:
+    """Looks after everything that waits for a worker."""
+
+    def __init__(self, limits: StallLimits, *, every: float = 0.5) -> None:
+        self._limits = limits
+        self._every = every
+        self._watched: set[Watched] = set()
+
+    @contextmanager
+    def watching(self, watched: Watched) -> Iterator[None]:
+        self._watched.add(watched)
+        try:
+            yield
+        finally:
+            self._watched.discard(watched)
+
+    async def run(self) -> None:
+        """Look again and again, until cancelled."""
+        while True:
+            await asyncio.sleep(self._every)
+            self.look(asyncio.get_running_loop().time())
+
+    def look(self, now: float) -> None:
+        """Give up on what has waited too long at `now`."""
+        for watched in tuple(self._watched):
+            if watched.excused:
+                continue
+            silence = now - watched.last_heard
+            if silence > self._limits.any_worker:
+                watched.give_up(f"the worker sent nothing for {silence:.0f} s")
+            elif silence > self._limits.silent_worker and watched.worker_silent:
+                watched.give_up("the worker stopped responding")

@@ -1,0 +1,49 @@
+"""Running a coroutine now, without a task, for as long as it does not have to wait.
+
+uvicorn's `send` finishes without suspending unless its flow control is paused, so calling it from the event
+loop's read callback costs no task switch. Where it does suspend, `resume` finishes it inside a task. A server
+whose `send` needs a running task cannot be driven this way; uvicorn's can.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Coroutine, Generator
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Suspended:
+    """A coroutine that has to wait: where it stands, and what it waits for."""
+
+    coroutine: Coroutine[Any, Any, None]
+    waits_for: Any
+
+
+def step(coroutine: Coroutine[Any, Any, None]) -> Suspended | None:
+    """Run until the end (None) or until it first has to wait. Raises what the coroutine raises."""
+    try:
+        waits_for = coroutine.send(None)
+    except StopIteration:
+        return None
+    return Suspended(coroutine, waits_for)
+
+
+@types.coroutine
+def resume(suspended: Suspended) -> Generator[Any, Any, None]:
+    """Finish a suspended coroutine; await it from a task. Cancellation reaches the coroutine."""
+    waits_for = suspended.waits_for
+    while True:
+        try:
+            value = yield waits_for
+        except BaseException as error:  # noqa: BLE001 - handed on, whatever it is
+            try:
+                waits_for = suspended.coroutine.throw(error)
+            except StopIteration:
+                return
+        else:
+            try:
+                waits_for = suspended.coroutine.send(value)
+            except StopIteration:
+                return
