@@ -1,0 +1,185 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from config.names import ConflictingSource, InvalidName, Name, is_cloud, lookup_key, parse
+
+LONG = "8" * 80
+LONG_HOST = "3" * 350
+
+
+@pytest.mark.parametrize(
+    ("text", "full", "short"),
+    [
+        ("llama3.2", "registry.ollama.ai/library/llama3.2:latest", "llama3.2:latest"),
+        ("llama3.2:1b", "registry.ollama.ai/library/llama3.2:1b", "llama3.2:1b"),
+        ("  llama3.2:1b\n", "registry.ollama.ai/library/llama3.2:1b", "llama3.2:1b"),
+        ("Qwen/Qwen3-8B", "registry.ollama.ai/Qwen/Qwen3-8B:latest", "Qwen/Qwen3-8B:latest"),
+        (
+            "meta-llama/Llama-3.2-1B-Instruct",
+            "registry.ollama.ai/meta-llama/Llama-3.2-1B-Instruct:latest",
+            "meta-llama/Llama-3.2-1B-Instruct:latest",
+        ),
+        ("library/x", "registry.ollama.ai/library/x:latest", "x:latest"),
+        ("registry.ollama.ai/library/x:8b", "registry.ollama.ai/library/x:8b", "x:8b"),
+        ("hf.co/unsloth/x:Q4_K_M", "hf.co/unsloth/x:Q4_K_M", "hf.co/unsloth/x:Q4_K_M"),
+        ("host/library/x", "host/library/x:latest", "host/library/x:latest"),
+        ("host:5000/ns/x", "host:5000/ns/x:latest", "host:5000/ns/x:latest"),
+        ("host:5000/ns/x:8b", "host:5000/ns/x:8b", "host:5000/ns/x:8b"),
+        ("https://host:5000/ns/x:8b", "host:5000/ns/x:8b", "host:5000/ns/x:8b"),
+        ("scheme://h/n/m:t", "h/n/m:t", "h/n/m:t"),
+        ("_why/_the/_lucky:_stiff", "_why/_the/_lucky:_stiff", "_why/_the/_lucky:_stiff"),
+        (f"{LONG_HOST}/{LONG}/{LONG}:{LONG}",) + (f"{LONG_HOST}/{LONG}/{LONG}:{LONG}",) * 2,
+    ],
+)
+def test_parts_and_defaults(text: str, full: str, short: str) -> None:
+    name = parse(text)
+    assert (name.full, name.short) == (full, short)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "empty"),
+        ("   ", "empty"),
+        (":8b", "the model is empty"),
+        ("x:", "the tag is empty"),
+        ("/x", "the namespace is empty"),
+        ("//x", "the host is empty"),
+        ("ns/", "the model is empty"),
+        ("https://model", "the namespace is empty"),
+        ("a/b/c/d", "the host may have"),
+        ("../../etc/passwd", "the host may have"),
+        ("-x", "begins with"),
+        (".x", "begins with"),
+        ("x:-8b", "begins with"),
+        ("na.me/x", "the namespace may have letters, digits, '_' and '-' only"),
+        ("name:space/x:8b", "the namespace may have"),
+        ("x@sha256:abc", "the model may have"),
+        ("x y", "the model may have"),
+        ("x\ny", "the model may have"),
+        ("x:8b\x00", "the tag may have"),
+        ("modèle", "the model may have"),
+        ("x:٣", "the tag may have"),
+        (LONG + "8", "longer than 80"),
+        ("x:" + LONG + "8", "longer than 80"),
+        (LONG + "8/x", "longer than 80"),
+        (LONG_HOST + "3/n/x", "longer than 350"),
+        (":cloud", "empty"),
+        ("x:-cloud", "the tag is empty"),
+    ],
+)
+def test_what_is_no_name_says_why(text: str, why: str) -> None:
+    with pytest.raises(InvalidName, match=why) as raised:
+        parse(text)
+    assert raised.value.text == "invalid model name"
+    assert raised.value.given == text
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Llama3.2:1B", "llama3.2:1b"),
+        ("x", "x:latest"),
+        ("x:LATEST", "X"),
+        ("library/x", "x"),
+        ("Registry.Ollama.AI/Library/x", "x"),
+        ("x:local", "x"),
+        ("x:8b:LOCAL", "x:8b"),
+        ("ns/x: local", "ns/x:latest"),
+    ],
+)
+def test_spellings_of_one_name_share_a_key(one: str, other: str) -> None:
+    assert parse(one).key == parse(other).key
+
+
+def test_the_given_spelling_is_kept_for_display() -> None:
+    assert parse("Qwen/Qwen3-8B:FP8").short == "Qwen/Qwen3-8B:FP8"
+    assert parse("Registry.Ollama.AI/Library/X").short == "X:latest"
+
+
+@pytest.mark.parametrize(
+    ("text", "cloud"),
+    [
+        ("gpt-oss:20b:cloud", True),
+        ("gpt-oss:20b-cloud", True),
+        ("gpt-oss:20B-CLOUD ", True),
+        ("qwen3:cloud", True),
+        ("localhost:11434/library/foo:cloud", True),
+        ("my-cloud-model", False),
+        ("x-cloud", False),
+        ("cloud", False),
+        ("foo:bar-cloud/baz", False),
+        ("x:local", False),
+        ("x:clod", False),
+        ("", False),
+    ],
+)
+def test_cloud_names(text: str, cloud: bool) -> None:
+    assert is_cloud(text) is cloud
+
+
+@pytest.mark.parametrize(
+    ("text", "tag"),
+    [("x:cloud", "cloud"), ("x:8b:cloud", "8b-cloud"), ("x:8b-cloud", "8b-cloud"), ("h:80/n/x:cloud", "cloud")],
+)
+def test_a_cloud_name_never_means_the_local_model(text: str, tag: str) -> None:
+    name = parse(text)
+    assert name.tag == tag
+    assert is_cloud(name.full)
+
+
+@pytest.mark.parametrize("text", ["foo:cloud:local", "foo:local:cloud", "foo:8b-cloud:local", "foo:local:local"])
+def test_both_sources_are_a_conflict(text: str) -> None:
+    with pytest.raises(ConflictingSource) as raised:
+        parse(text)
+    assert raised.value.text == f'use either :local or :cloud, not both: "{text}"'
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("Qwen/Qwen3-8B", "registry.ollama.ai/qwen/qwen3-8b:latest"),
+        ("/models/Llama", "/models/Llama"),
+        ("org.name/x", "org.name/x"),
+        ("a:local:cloud", "a:local:cloud"),
+    ],
+)
+def test_served_names_outside_the_grammar_are_their_own_key(text: str, key: str) -> None:
+    assert lookup_key(text) == key
+
+
+@pytest.mark.parametrize("text", ["x:CLOUD", "x:8b-Cloud", "n/x:8B:Cloud"])
+def test_a_cloud_mark_is_printed_in_lower_case(text: str) -> None:
+    assert parse(parse(text).full) == parse(text)
+
+
+def part(longest: int, extra: str) -> st.SearchStrategy[str]:
+    return st.from_regex(rf"[A-Za-z0-9_][A-Za-z0-9_{extra}-]{{0,{longest - 1}}}", fullmatch=True)
+
+
+names = st.builds(Name, part(350, ".:"), part(80, ""), part(80, "."), part(80, "."))
+
+
+@given(names)
+def test_printing_and_parsing_are_inverse(name: Name) -> None:
+    if name.tag.lower() == "local":
+        assert parse(name.full).tag == "latest"
+    elif is_cloud(name.full):
+        assert parse(name.full).key == name.key
+    else:
+        assert parse(name.full) == name
+        assert parse(name.short).key == name.key
+
+
+@given(st.text(max_size=200) | st.text(alphabet="aB1_-.:/ @", max_size=40) | names.map(lambda name: name.full))
+def test_parsing_is_total_and_settles_at_once(text: str) -> None:
+    try:
+        name = parse(text)
+    except InvalidName:
+        return
+    assert parse(name.full) == name
+    assert parse(name.key).key == name.key
+    assert parse(name.short).key == name.key
+    assert is_cloud(text) == is_cloud(name.full)
+    assert ".." not in (name.host, name.namespace, name.model, name.tag)
