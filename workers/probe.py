@@ -94,8 +94,8 @@ class ProbeResult:
     models: tuple[ServedModel, ...] = ()
     version: str = ""
     metrics: Metrics = Metrics()
-    embeds: bool = False
-    """It serves embeddings instead of completions."""
+    tasks: tuple[str, ...] = ()
+    """What its routes serve: "completion" (chat and completions) or "embedding"; in Ollama's words."""
     problem: str = ""
     """Why the health is not OK, in one short line."""
 
@@ -163,7 +163,7 @@ def to_load(metrics: Metrics, state: WorkerState = WorkerState.READY, tokens_per
     )
 
 
-def model_infos(served: Iterable[ServedModel], *, embeds: bool = False) -> tuple[ModelInfo, ...]:
+def model_infos(served: Iterable[ServedModel], tasks: tuple[str, ...] = ("completion",)) -> tuple[ModelInfo, ...]:
     """What can be said of models whose files cannot be read: names, parents and context lengths.
 
     vLLM lists each further served name as a model of its own; those with the root of the first become its
@@ -171,7 +171,6 @@ def model_infos(served: Iterable[ServedModel], *, embeds: bool = False) -> tuple
     """
     served = tuple(served)
     bases = [model for model in served if not model.parent]
-    capability = ("embedding",) if embeds else ("completion",)
     infos: list[ModelInfo] = []
     grouped: dict[tuple[str, int], list[ServedModel]] = {}
     for base in bases:
@@ -182,7 +181,7 @@ def model_infos(served: Iterable[ServedModel], *, embeds: bool = False) -> tuple
                 name=first.name,
                 aliases=tuple(other.name for other in others),
                 context_length=first.max_model_len,
-                capabilities=capability,
+                capabilities=tasks,
             )
         )
     length = {base.name: base.max_model_len for base in bases}
@@ -193,7 +192,7 @@ def model_infos(served: Iterable[ServedModel], *, embeds: bool = False) -> tuple
                     name=adapter.name,
                     parent=adapter.parent,
                     context_length=adapter.max_model_len or length.get(adapter.parent, 0),
-                    capabilities=capability,
+                    capabilities=tasks,
                 )
             )
     return tuple(infos)
@@ -227,9 +226,7 @@ async def list_models(client: httpx.AsyncClient, url: str, key: str | None = Non
         page = msgspec.json.decode(body, type=_ModelsPage)
     except msgspec.DecodeError as error:
         raise BadAnswer(f"{url}/v1/models: not a list of models ({error})") from error
-    return tuple(
-        ServedModel(m.id, m.root or "", m.parent or "", m.max_model_len or 0) for m in page.data if m.id
-    )
+    return tuple(ServedModel(m.id, m.root or "", m.parent or "", m.max_model_len or 0) for m in page.data if m.id)
 
 
 async def version(client: httpx.AsyncClient, url: str, key: str | None = None) -> str:
@@ -241,21 +238,20 @@ async def version(client: httpx.AsyncClient, url: str, key: str | None = None) -
         return ""
 
 
-async def serves_embeddings(client: httpx.AsyncClient, url: str, key: str | None = None) -> bool:
-    """Whether it has the embeddings route and no chat or completions route.
+async def tasks(client: httpx.AsyncClient, url: str, key: str | None = None) -> tuple[str, ...]:
+    """What the server's routes serve: ("completion",) or ("embedding",), () for neither.
 
     vLLM has only the routes of its model's task. A GET runs nothing: it is 405 where the route exists and 404
     where it does not. Raises ProbeFailed when the server cannot be reached.
     """
-
-    async def exists(path: str) -> bool:
+    found = []
+    for task, path in (("completion", "/v1/completions"), ("embedding", "/v1/embeddings")):
         try:
             await _get(client, url, path, key)
         except BadAnswer as error:
-            return error.status == 405
-        return False
-
-    return await exists("/v1/embeddings") and not await exists("/v1/completions")
+            if error.status == 405:
+                found.append(task)
+    return tuple(found)
 
 
 async def probe(client: httpx.AsyncClient, url: str, key: str | None = None) -> ProbeResult:
@@ -270,10 +266,10 @@ async def probe(client: httpx.AsyncClient, url: str, key: str | None = None) -> 
         models = await list_models(client, url, key)
         metrics = await scrape(client, url, key)
         number = await version(client, url, key)
-        embeds = await serves_embeddings(client, url, key)
+        served = await tasks(client, url, key)
     except ProbeFailed as error:
         return ProbeResult(Health.UNREACHABLE, problem=str(error))
-    return ProbeResult(Health.OK, models, number, metrics, embeds)
+    return ProbeResult(Health.OK, models, number, metrics, served)
 
 
 _STATES = {

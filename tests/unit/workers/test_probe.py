@@ -112,7 +112,7 @@ def test_infos_group_aliases_and_follow_adapters_to_their_base() -> None:
         ("ada", (), "tiny", 1024),
     ]
     assert all(i.capabilities == ("completion",) for i in infos)
-    assert model_infos([ServedModel("e")], embeds=True)[0].capabilities == ("embedding",)
+    assert model_infos([ServedModel("e")], ("embedding",))[0].capabilities == ("embedding",)
 
 
 async def test_probe_of_a_healthy_server() -> None:
@@ -122,7 +122,7 @@ async def test_probe_of_a_healthy_server() -> None:
     assert result.version == "0.32.0"
     assert [m.name for m in result.models] == ["tiny", "alias", "ada"]
     assert (result.load.state, result.load.running, result.load.waiting) == (WorkerState.READY, 8, 4)
-    assert not result.embeds
+    assert result.tasks == ("completion",)
     assert result.problem == ""
 
 
@@ -135,7 +135,7 @@ async def test_an_embedding_server_is_known_by_its_routes() -> None:
         return vllm(request)
 
     async with answering(embedding) as client:
-        assert (await probe(client, URL)).embeds
+        assert (await probe(client, URL)).tasks == ("embedding",)
 
 
 async def test_a_dead_engine_is_not_a_starting_one() -> None:
