@@ -1,0 +1,345 @@
+"""The registry: what workers announce of themselves in Redis, and what routers read there.
+
+A hash of records, a hash of loads and a channel, changed only by the scripts beside this file, so that every
+step is atomic. `keys.py` has the names and lifetimes. Nothing here keeps time or retries: agents and routers
+each have a loop of their own, and a registry that is away is an answer for them (RegistryUnavailable).
+
+Nothing stored here is believed because it is here: see `signature.py`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import redis.asyncio as aioredis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+)
+
+from workers.keys import COLLECT_AFTER, ROUTER_TTL, Keys, check_worker_id
+from workers.record import Load, WorkerRecord, WorkerState
+from workers.signature import seal
+
+CONNECT_TIMEOUT = 0.5
+"""Seconds."""
+REPLY_TIMEOUT = 1.0
+"""Seconds. With redis-py's own defaults a hanging Redis holds one command for a minute."""
+SILENCE = 2.0
+"""Seconds without a message after which a subscription is asked for a sign of life."""
+_MAX_NOTE = 200
+
+
+class RegistryUnavailable(Exception):
+    """Redis did not do what it was asked. The text is one line that says what to do."""
+
+
+class InvalidRegistryAddress(ValueError):
+    """Not an address of a Redis. The text says what one looks like."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A load as it was reported. A worker lives as long as its (generation, n) keeps changing."""
+
+    generation: int
+    n: int
+    """Grows with every beat of one agent."""
+    load: Load
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    epoch: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """Refused: a newer start of this worker is registered."""
+
+    generation: int
+    """The one that is registered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What the records are at. The epoch changes when the store was flushed or replaced."""
+
+    epoch: str = ""
+    seq: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.epoch}:{self.seq}"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    version: Version
+    collected: int
+    """How many workers the store has collected; if it grew, an absent worker need not have left."""
+    routers: int
+    """Router processes that poll, this one included if it gave its id."""
+    records: Mapping[str, bytes] | None
+    """Worker id -> envelope; None if nothing changed since the version known."""
+    loads: Mapping[str, Report]
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    """From here on events arrive; what happened before must be polled for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    worker_id: str
+    version: Version
+    report: Report
+    envelope: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Down:
+    """The worker has left. Silent deaths have no event."""
+
+    worker_id: str
+    version: Version
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    worker_id: str
+    report: Report
+
+
+Event = Subscribed | Up | Down | Beat
+
+
+def connect(address: str) -> aioredis.Redis:
+    """A client for redis://, rediss://, unix:// or the plain path of a socket. Connects when first used.
+
+    Raises InvalidRegistryAddress.
+    """
+    url = f"unix://{address}" if address.startswith("/") else address
+    try:
+        return aioredis.Redis.from_url(
+            url,
+            protocol=2,
+            socket_connect_timeout=CONNECT_TIMEOUT,
+            socket_timeout=REPLY_TIMEOUT,
+            retry=Retry(NoBackoff(), 0),
+        )
+    except ValueError as error:
+        raise InvalidRegistryAddress(
+            "that is not the address of a Redis; use redis://HOST:6379/0, rediss:// for TLS, or unix:///PATH"
+        ) from error
+
+
+class Registry:
+    """One fleet's part of a Redis. Every method raises RegistryUnavailable when Redis fails.
+
+    Belongs to one process: it counts the beats that it sends. `secret` signs the records.
+    """
+
+    def __init__(self, redis: aioredis.Redis, fleet: str, *, secret: bytes | None = None) -> None:
+        self.fleet = fleet
+        self._redis = redis
+        self._keys = Keys.of(fleet)
+        self._secret = secret
+        self._count = itertools.count(1)
+        self._where = _address(redis)
+        folder = resources.files("workers") / "scripts"
+        self._register, self._beat, self._leave, self._snapshot = (
+            redis.register_script((folder / f"{name}.lua").read_text("utf-8"))
+            for name in ("register", "beat", "leave", "snapshot")
+        )
+
+    # --- what agents do ---
+
+    async def register(self, record: WorkerRecord, load: Load) -> Registered | Fenced:
+        """Announce a worker, or a new record of it. Also a beat. Raises ValueError for an unusable id."""
+        keys = self._keys
+        check_worker_id(record.id)
+        if record.generation < 0:
+            raise ValueError(f"generation {record.generation} is negative")
+        envelope = seal(record, fleet=self.fleet, secret=self._secret)
+        report = encode_report(Report(record.generation, next(self._count), load))
+        with self._mapped():
+            reply = await self._register(
+                [keys.meta, keys.w, keys.load, keys.hbz],
+                [keys.ev, record.id, record.generation, envelope, report, secrets.token_hex(8)],
+            )
+        if not reply[0]:
+            return Fenced(int(reply[1]))
+        return Registered(reply[1].decode(), int(reply[2]))
+
+    async def beat(self, worker_id: str, generation: int, load: Load) -> bool:
+        """Say that the worker lives, and its load. False: it is not registered (any more), register again."""
+        keys = self._keys
+        report = encode_report(Report(generation, next(self._count), load))
+        with self._mapped():
+            reply = await self._beat([keys.w, keys.load, keys.hbz], [keys.ev, worker_id, generation, report])
+        return bool(reply)
+
+    async def leave(self, worker_id: str, generation: int) -> bool:
+        """Take the worker out at once. False: it was not there, or a newer start of it has its place."""
+        keys = self._keys
+        with self._mapped():
+            reply = await self._leave([keys.meta, keys.w, keys.load, keys.hbz], [keys.ev, worker_id, generation])
+        return bool(reply)
+
+    # --- what routers do ---
+
+    async def snapshot(self, known: Version | None = None, *, router: str = "") -> Snapshot:
+        """All loads, and all records unless the version is the known one.
+
+        `router` is the id of a router process that wants to be counted until ROUTER_TTL after this call.
+        """
+        keys = self._keys
+        with self._mapped():
+            reply = await self._snapshot(
+                [keys.meta, keys.w, keys.load, keys.hbz, keys.routers],
+                [str(known or ""), int(COLLECT_AFTER * 1000), router, int(ROUTER_TTL * 1000)],
+            )
+        epoch, seq, collected, routers, loads, records = reply
+        return Snapshot(
+            Version(epoch.decode(), int(seq)),
+            int(collected),
+            int(routers),
+            None if records is None else {_text(key): bytes(value) for key, value in _pairs(records)},
+            {_text(key): report for key, value in _pairs(loads) if (report := decode_report(value))},
+        )
+
+    async def retire_router(self, router: str) -> None:
+        """Stop counting a router process."""
+        with self._mapped():
+            await self._redis.zrem(self._keys.routers, router)
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Changes as they happen. Messages may be lost or late: polling repairs that.
+
+        Ends with RegistryUnavailable when the connection is lost, or silent in spite of a ping.
+        """
+        async with self._redis.pubsub() as pubsub:
+            with self._mapped():
+                await pubsub.subscribe(self._keys.ev)
+            silent = False
+            while True:
+                with self._mapped():
+                    message = await pubsub.get_message(timeout=SILENCE)
+                    if message is None:
+                        if silent:
+                            raise RegistryUnavailable(f"the registry at {self._where} has gone silent")
+                        await pubsub.ping()
+                silent = message is None
+                event = _event(message) if message is not None else None
+                if event is not None:
+                    yield event
+
+    @contextmanager
+    def _mapped(self) -> Iterator[None]:
+        try:
+            yield
+        except (RedisError, OSError) as error:
+            raise RegistryUnavailable(_explain(error, self._where)) from error
+
+
+# --- the wire, pure ---
+
+
+def encode_report(report: Report) -> str:
+    """`generation:n:state:running:waiting:kv:tokens per second:restarts:note`, on one line."""
+    load = report.load
+    note = "".join(c if c.isprintable() else " " for c in load.note)[:_MAX_NOTE]
+    return (
+        f"{report.generation}:{report.n}:{load.state}:{load.running}:{load.waiting}:{load.kv_usage:.3f}"
+        f":{load.tokens_per_second:.1f}:{load.restarts}:{note}"
+    )
+
+
+def decode_report(data: bytes) -> Report | None:
+    """None for a report that is damaged, or of a version that says it otherwise."""
+    try:
+        fields = data.decode().split(":", 8)
+        generation, n, state, running, waiting, kv_usage, speed, restarts, note = fields
+        load = Load(
+            state=WorkerState(state),
+            running=int(running),
+            waiting=int(waiting),
+            kv_usage=float(kv_usage),
+            tokens_per_second=float(speed),
+            restarts=int(restarts),
+            note=note,
+        )
+        return Report(int(generation), int(n), load)
+    except ValueError:
+        return None
+
+
+def decode_event(data: bytes) -> Up | Down | Beat | None:
+    """None for a message of another kind or a damaged one: polling makes up for it."""
+    kind, _, rest = data.partition(b"\n")
+    try:
+        match kind:
+            case b"load":
+                worker_id, line = rest.split(b"\n", 1)
+                report = decode_report(line)
+                return Beat(worker_id.decode(), report) if report else None
+            case b"up":
+                epoch, seq, worker_id, line, envelope = rest.split(b"\n", 4)
+                report = decode_report(line)
+                version = Version(epoch.decode(), int(seq))
+                return Up(worker_id.decode(), version, report, envelope) if report else None
+            case b"down":
+                epoch, seq, worker_id, generation = rest.split(b"\n", 3)
+                return Down(worker_id.decode(), Version(epoch.decode(), int(seq)), int(generation))
+    except ValueError:
+        return None
+    return None
+
+
+def _event(message: Mapping[str, Any]) -> Event | None:
+    match message["type"]:
+        case "message":
+            return decode_event(message["data"])
+        case "subscribe":
+            return Subscribed()
+    return None
+
+
+def _pairs(flat: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    return zip(flat[::2], flat[1::2], strict=True)
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
+
+
+def _address(redis: aioredis.Redis) -> str:
+    """Where the Redis is, without its password."""
+    options = redis.connection_pool.connection_kwargs
+    return str(options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}")
+
+
+def _explain(error: Exception, where: str) -> str:
+    match error:
+        case AuthenticationError() | NoPermissionError():
+            return f"the registry at {where} refuses these credentials ({error}); check those in REDIS_URL"
+        case OutOfMemoryError():
+            return f"the registry at {where} is out of memory; raise its maxmemory"
+        case ReadOnlyError():
+            return f"the registry at {where} is a read-only replica; point REDIS_URL at the primary"
+    reason = str(error) or type(error).__name__
+    return f"no answer from the registry at {where} ({reason}); is Redis running there, and is REDIS_URL right?"

@@ -1,0 +1,39 @@
+-- What the registry holds: every load, and the records only if they have changed since the version known.
+-- Collects the workers that have not beaten for long, and counts the router processes that poll.
+--
+-- KEYS  meta w load hbz routers
+-- ARGV  version known ("epoch:seq"), collect after (ms), router process id or '', router lifetime (ms)
+-- Reply {epoch, seq, collected, routers, {id, load, …}, {id, envelope, …} or nil}
+
+local meta, w, load, hbz, routers = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local known, collect_after, router, router_ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local dead = redis.call('ZRANGEBYSCORE', hbz, '-inf', string.format('(%.0f', now - collect_after), 'LIMIT', 0, 100)
+if #dead > 0 then
+  for _, id in ipairs(dead) do
+    redis.call('HDEL', w, id)
+    redis.call('HDEL', load, id)
+    redis.call('ZREM', hbz, id)
+  end
+  redis.call('HINCRBY', meta, 'collected', #dead)
+  redis.call('HINCRBY', meta, 'seq', 1)
+end
+
+if router ~= '' then
+  redis.call('ZADD', routers, string.format('%.0f', now), router)
+end
+redis.call('ZREMRANGEBYSCORE', routers, '-inf', string.format('(%.0f', now - router_ttl))
+
+local epoch = redis.call('HGET', meta, 'epoch') or ''
+local seq = redis.call('HGET', meta, 'seq') or '0'
+local records = false
+if epoch .. ':' .. seq ~= known then
+  records = redis.call('HGETALL', w)
+end
+return {
+  epoch, seq, redis.call('HGET', meta, 'collected') or '0', redis.call('ZCARD', routers),
+  redis.call('HGETALL', load), records,
+}
