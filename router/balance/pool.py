@@ -1,0 +1,191 @@
+"""All workers that one router process knows, and what they serve.
+
+Discovery drives it (`replace`, `report`, `absent`, `vouch`, `suspect`, `remove`), requests take leases from it.
+Everything happens on one event loop and nothing here waits, so there are no locks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from config.names import lookup_key
+from router.balance.lease import Lease
+from router.balance.speed import relative
+from router.balance.worker import Target, Worker
+from router.transport import Endpoint
+from workers.record import Load, WorkerRecord
+
+WEIGH_EVERY = 0.5
+"""Seconds between two looks at how fast the workers are relative to each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Discovered:
+    """A worker as discovery found it: its record was checked, its host resolved and pinned."""
+
+    record: WorkerRecord
+    endpoint: Endpoint
+    load: Load | None = None
+    """Its latest report, where one came with the record."""
+
+
+class Pool:
+    """The workers by id and by served name. Workers keep their counters for as long as they are known or busy."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """`clock` gives monotonic seconds."""
+        self._clock = clock
+        self._workers: dict[str, Worker] = {}
+        self._leaving: dict[str, Worker] = {}
+        self._exact: dict[str, tuple[Target, ...]] = {}
+        self._by_key: dict[str, tuple[Target, ...]] = {}
+        self._ever: set[str] = set()
+        self._weighed_at = float("-inf")
+        self.version = 0
+        """Counts up whenever the workers or the names that they serve have changed, for those who cache."""
+
+    def __repr__(self) -> str:
+        return f"<Pool {len(self._workers)} workers, {len(self._by_key)} names, {self.in_flight} in flight>"
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(self._workers.values())
+
+    def get(self, worker_id: str) -> Worker | None:
+        return self._workers.get(worker_id)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests of this process in all workers, those that have left included."""
+        return sum(worker.in_flight for group in (self._workers, self._leaving) for worker in group.values())
+
+    # what discovery tells
+
+    def replace(self, seen: Mapping[str, Discovered]) -> None:
+        """The workers are these, by id. Those that stay keep their counters, health and speed; the requests of
+        those that are missing run on."""
+        now = self._clock()
+        before = self._workers
+        self._workers = {worker_id: self._renewed(found, now) for worker_id, found in seen.items()}
+        for worker_id, worker in before.items():
+            if worker_id not in self._workers:
+                self._leave(worker)
+        self._leaving = {key: worker for key, worker in self._leaving.items() if worker.in_flight}
+        self._index(now)
+
+    def put(self, found: Discovered) -> None:
+        """One worker has joined, or has a newer record."""
+        now = self._clock()
+        self._workers[found.record.id] = self._renewed(found, now)
+        self._index(now)
+
+    def remove(self, worker_id: str) -> None:
+        """It has left, or is forgotten. Its running requests are not touched. Unknown ids are ignored."""
+        worker = self._workers.pop(worker_id, None)
+        if worker is not None:
+            self._leave(worker)
+            self._index(self._clock())
+
+    def report(self, worker_id: str, load: Load) -> bool:
+        """A beat that moved: the worker's agent lives, and says this. False if the worker is not known."""
+        worker = self._workers.get(worker_id)
+        if worker is None:
+            return False
+        now = self._clock()
+        worker.report(load, now)
+        self._weigh(now)
+        return True
+
+    def vouch(self, worker_id: str) -> None:
+        """This router has just reached the worker itself (a probe): stronger than a beat."""
+        worker = self._workers.get(worker_id)
+        if worker is not None:
+            worker.vouched(self._clock())
+
+    def suspect(self, worker_id: str) -> None:
+        """This router could not reach the worker (a probe, not a request: those tell through their lease)."""
+        worker = self._workers.get(worker_id)
+        if worker is not None:
+            worker.suspect(self._clock())
+
+    def absent(self, worker_id: str) -> None:
+        """Its beats have stopped. It stays known, and is asked only when nobody else is left, until the next
+        report, probe or record."""
+        worker = self._workers.get(worker_id)
+        if worker is not None:
+            worker.silent = True
+
+    # what requests need
+
+    def workers_for(self, name: str) -> tuple[Target, ...]:
+        """The workers that serve a name, in any state: by its exact spelling, else by Ollama's rules (case does
+        not matter, `:latest` may be left out). Empty if nobody does."""
+        return self._exact.get(name) or self._by_key.get(lookup_key(name), ())
+
+    def ever_served(self, name: str) -> bool:
+        """Whether any worker has served the name since this process began."""
+        return name in self._ever or lookup_key(name) in self._ever
+
+    def served(self) -> tuple[str, ...]:
+        """The models' names as the workers spell them, sorted, each once. Further served names of a model are
+        found by `workers_for` and not listed."""
+        names: dict[str, str] = {}
+        for worker in self:
+            for model in worker.record.models:
+                names.setdefault(lookup_key(model.name), model.name)
+        return tuple(sorted(names.values()))
+
+    def lease(self, worker: Worker, model: str = "") -> Lease:
+        """Take a place in a worker for a request that is sent now. `model` is the served name asked for."""
+        self._weigh(self._clock())
+        return Lease(worker, model, self._clock)
+
+    # inside
+
+    def _renewed(self, found: Discovered, now: float) -> Worker:
+        record = found.record
+        worker = self._workers.get(record.id) or self._leaving.pop(record.id, None)
+        if worker is None:
+            worker = Worker(record, found.endpoint, now)
+        else:
+            worker.renew(record, found.endpoint, now)
+        if found.load is not None and found.load != worker.last:
+            worker.report(found.load, now)
+        return worker
+
+    def _leave(self, worker: Worker) -> None:
+        if worker.in_flight:
+            self._leaving[worker.id] = worker
+
+    def _index(self, now: float) -> None:
+        exact: dict[str, dict[str, Target]] = {}
+        by_key: dict[str, dict[str, Target]] = {}
+        for worker in self:
+            for model in worker.record.models:
+                target = Target(worker, model)
+                for name in model.names:
+                    exact.setdefault(name, {}).setdefault(worker.id, target)
+                    by_key.setdefault(lookup_key(name), {}).setdefault(worker.id, target)
+        self._exact = {name: tuple(targets.values()) for name, targets in exact.items()}
+        self._by_key = {key: tuple(targets.values()) for key, targets in by_key.items()}
+        self._ever.update(self._exact, self._by_key)
+        self.version += 1
+        self._weigh(now, force=True)
+
+    def _weigh(self, now: float, *, force: bool = False) -> None:
+        """Set the workers' speeds, each relative to those that serve the same first model."""
+        if not force and now - self._weighed_at < WEIGH_EVERY:
+            return
+        self._weighed_at = now
+        groups: dict[str, list[Worker]] = {}
+        for worker in self:
+            if worker.record.models:
+                groups.setdefault(lookup_key(worker.record.models[0].name), []).append(worker)
+        for workers in groups.values():
+            rates = [worker.rate for worker in workers]
+            priors = [worker.record.speed for worker in workers]
+            for worker, speed in zip(workers, relative(rates, priors, now), strict=True):
+                worker.speed = speed

@@ -1,0 +1,148 @@
+"""The whole retry policy, as decisions about what has happened so far.
+
+Until the first content event a failed attempt may go to another worker: repeating it costs GPU time, never
+correctness. What is worth repeating, and what it may cost the fleet, is decided here and nowhere else.
+
+    Lost         at once elsewhere; free while a healthy worker is left, else (and from the second on) budgeted
+    Busy         elsewhere, budgeted
+    Unavailable  elsewhere, budgeted
+    Faulty       once elsewhere, budgeted: a request that breaks workers must not walk through the fleet
+    ModelGone    once elsewhere, budgeted
+    Refused      never
+
+At most three attempts, on distinct workers. The first goes out again without delay, the next after a jittered one.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from router.balance.select import Outlook
+from router.errors import AttemptFailed, Busy, Faulty, Lost, ModelGone, Refused, Unavailable
+
+MAX_ATTEMPTS = 3
+SHORTEST, LONGEST = 0.05, 0.5
+"""Seconds: bounds of the jittered delay from the second redispatch on."""
+
+LEAST_REMAINING = 1.0
+"""Seconds before the deadline within which nothing is started any more."""
+
+_TELLING: tuple[type[AttemptFailed], ...] = (Refused, Faulty, Busy, ModelGone, Unavailable, Lost)
+"""Which failure the client is told of, the most telling first: what an engine said beats that one was lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """What has happened to a request so far. Made anew after each failure."""
+
+    failures: tuple[AttemptFailed, ...]
+    """Every attempt's, in order; at least one."""
+    outlook: Outlook
+    """Who is left that was not tried."""
+    budget: float
+    """Budgeted retries that may be made now: `Budget.left`."""
+    remaining: float | None = None
+    """Seconds to the request's deadline; None without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Ask another worker."""
+
+    delay: float
+    """Seconds to wait before."""
+    costs: bool
+    """Whether it is taken from the budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Tell the client."""
+
+    failure: AttemptFailed
+
+
+def decide(attempts: Attempts, rng: random.Random) -> Retry | GiveUp:
+    """All the answers below in one."""
+    if stop(attempts):
+        return GiveUp(verdict(attempts))
+    return Retry(delay=wait(attempts, rng), costs=costs(attempts))
+
+
+def stop(attempts: Attempts) -> bool:
+    """Whether no further attempt is made."""
+    failures, outlook = attempts.failures, attempts.outlook
+    if isinstance(failures[-1], Refused) or len(failures) >= MAX_ATTEMPTS:
+        return True
+    if any(isinstance(failure, Faulty | ModelGone) for failure in failures[:-1]):
+        return True
+    if outlook.healthy + outlook.last_resort == 0:
+        return True
+    if attempts.remaining is not None and attempts.remaining < LEAST_REMAINING:
+        return True
+    return costs(attempts) and attempts.budget < 1
+
+
+def wait(attempts: Attempts, rng: random.Random) -> float:
+    """Seconds before the next attempt."""
+    return 0.0 if len(attempts.failures) == 1 else rng.uniform(SHORTEST, LONGEST)
+
+
+def costs(attempts: Attempts) -> bool:
+    """Whether the next attempt is taken from the budget. A first lost connection is nobody's overload."""
+    failures = attempts.failures
+    first_loss = isinstance(failures[-1], Lost) and not any(isinstance(one, Lost) for one in failures[:-1])
+    return not (first_loss and attempts.outlook.healthy > 0)
+
+
+def verdict(attempts: Attempts) -> AttemptFailed:
+    """What the client is told if no further attempt is made: the latest of the most telling failures."""
+    return min(
+        reversed(attempts.failures),
+        key=lambda failure: next(
+            (rank for rank, kind in enumerate(_TELLING) if isinstance(failure, kind)), len(_TELLING)
+        ),
+    )
+
+
+class Budget:
+    """How many retries a model's requests may cause: a fifth of their number, and three to begin with.
+
+    Every request pays in a fifth of a retry. What can be saved is a fifth of the requests in flight, or three if
+    that is more. So if everything fails, workers see at most 1.2 attempts per request and three more, however
+    long it lasts; and a burst of failures is met with no more retries than a fifth of what is running.
+    """
+
+    SHARE = 0.2
+    FLOOR = 3.0
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self._saved = self.FLOOR
+
+    def __repr__(self) -> str:
+        return f"<Budget {self._saved:.1f} left, {self.in_flight} in flight>"
+
+    @property
+    def left(self) -> float:
+        """Retries that may be made now; less than 1 is none."""
+        return self._saved
+
+    def enter(self) -> None:
+        """A request begins."""
+        self.in_flight += 1
+        most = max(self.FLOOR, self.SHARE * self.in_flight)
+        self._saved = min(self._saved + self.SHARE, most)
+
+    def leave(self) -> None:
+        """It is over. Call once for each `enter`."""
+        self.in_flight -= 1
+        self._saved = min(self._saved, max(self.FLOOR, self.SHARE * self.in_flight))
+
+    def withdraw(self) -> bool:
+        """Take one retry. False if there is none left."""
+        if self._saved < 1:
+            return False
+        self._saved -= 1
+        return True

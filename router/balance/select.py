@@ -1,0 +1,129 @@
+"""Which worker gets the next request.
+
+First `choose` narrows a model's workers to those that may be asked at all, then a policy picks one of them. A
+policy is a function of the candidates, the time and a source of chance; one with a memory is a small class.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from router.balance.worker import Target, Worker
+
+Policy = Callable[[Sequence[Worker], float, random.Random], Worker]
+"""`(candidates, now, rng) -> worker`. There is at least one candidate."""
+
+SAMPLE = 4
+"""Candidates that least-load compares. More of them herd: routers that see the same stale report would all pick
+the same worker. Fewer miss the idle ones."""
+
+PANIC = 0.5
+"""If fewer of a model's workers are healthy, breakers are ignored: the cause is then hardly the workers, and the
+rest would drown."""
+
+
+def least_load(candidates: Sequence[Worker], now: float, rng: random.Random) -> Worker:
+    """Of four at random the one with the least work for its speed; those without a free slot rank last.
+
+    Equals are drawn by lot. A strict "less than" over a fixed order would never reach the later of them.
+    """
+    sample = candidates if len(candidates) <= SAMPLE else rng.sample(candidates, SAMPLE)
+    ranked = [(worker.full, worker.score(now)) for worker in sample]
+    best = min(ranked)
+    equals = [worker for worker, rank in zip(sample, ranked, strict=True) if rank == best]
+    return equals[0] if len(equals) == 1 else rng.choice(equals)
+
+
+class RoundRobin:
+    """The worker whose last turn is longest ago, whatever its load; for comparison."""
+
+    def __init__(self) -> None:
+        self._turn = 0
+        self._last: dict[str, int] = {}
+
+    def __call__(self, candidates: Sequence[Worker], now: float, rng: random.Random) -> Worker:
+        chosen = min(candidates, key=lambda worker: self._last.get(worker.id, -1))
+        self._turn += 1
+        self._last.pop(chosen.id, None)
+        self._last[chosen.id] = self._turn
+        if len(self._last) > 4096:
+            del self._last[next(iter(self._last))]
+        return chosen
+
+
+POLICIES: Mapping[str, Callable[[], Policy]] = MappingProxyType(
+    {"least-load": lambda: least_load, "round-robin": RoundRobin}
+)
+"""By the name that the routing file uses; each call makes a policy with a memory of its own, if it has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """Who is left to ask."""
+
+    healthy: int
+    """Untried workers that may be chosen in the ordinary way."""
+    last_resort: int
+    """Further untried ones that would be tried only because nobody else is left."""
+
+
+def choose(
+    groups: Sequence[Sequence[Target]], tried: Collection[str], now: float, rng: random.Random, policy: Policy
+) -> Target | None:
+    """The target to ask next; None if there is none that was not `tried` (worker ids).
+
+    Groups come in order of preference, each with the replicas of one model. Healthy workers of a later group are
+    preferred to doubtful ones of an earlier one.
+    """
+    for tier in (_healthy, _doubtful, _silent):
+        for group in groups:
+            candidates = _untried(tier(group, now), tried)
+            if candidates:
+                chosen = policy([target.worker for target in candidates], now, rng)
+                return next(target for target in candidates if target.worker is chosen)
+    return None
+
+
+def outlook(groups: Sequence[Sequence[Target]], tried: Collection[str], now: float) -> Outlook:
+    """How many could still be asked."""
+    healthy: set[str] = set()
+    others: set[str] = set()
+    for group in groups:
+        healthy.update(target.worker.id for target in _untried(_healthy(group, now), tried))
+        for tier in (_doubtful, _silent):
+            others.update(target.worker.id for target in _untried(tier(group, now), tried))
+    return Outlook(healthy=len(healthy), last_resort=len(others - healthy))
+
+
+def _untried(targets: Iterable[Target], tried: Collection[str]) -> list[Target]:
+    return [target for target in targets if target.worker.id not in tried]
+
+
+def _serving(group: Sequence[Target], now: float) -> list[Target]:
+    return [
+        target
+        for target in group
+        if target.worker.serving and not target.worker.silent and target.worker.has(target.model.name, now)
+    ]
+
+
+def _healthy(group: Sequence[Target], now: float) -> list[Target]:
+    """Those in good health; all that can be reached, in a panic."""
+    serving = _serving(group, now)
+    healthy = [target for target in serving if target.worker.health.healthy(now)]
+    if len(healthy) < PANIC * len(serving):
+        return [target for target in serving if not target.worker.suspected(now)]
+    return healthy
+
+
+def _doubtful(group: Sequence[Target], now: float) -> list[Target]:
+    """Suspected ones and open breakers, too."""
+    return _serving(group, now)
+
+
+def _silent(group: Sequence[Target], now: float) -> list[Target]:
+    """Those whose beats have stopped: perhaps only the registry lost sight of them."""
+    return [target for target in group if target.worker.serving and target.worker.silent]

@@ -1,0 +1,61 @@
+"""The workers as ops see them: the JSON of `GET /admin/workers`, which `vllama ps` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from router.balance.worker import Worker
+
+
+class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker, as this router process sees it."""
+
+    id: str
+    url: str
+    state: str
+    """The worker's own word (starting, ready, draining, restarting, stopped), or "silent": its beats stopped."""
+    models: tuple[str, ...]
+    running: int
+    waiting: int
+    in_flight: int
+    """This router process's own requests in it."""
+    slots: int
+    kv_usage: float
+    tokens_per_second: float
+    restarts: int
+    note: str
+    breaker: str
+    """closed, open, half-open, or "suspected": a connection was lost."""
+    engine: str
+    engine_version: str
+    speed: float
+    """Relative to the median of its model's workers."""
+
+
+def view(worker: Worker, now: float) -> WorkerView:
+    record, load = worker.record, worker.last
+    return WorkerView(
+        id=record.id,
+        url=record.url,
+        state="silent" if worker.silent else str(load.state),
+        models=tuple(model.name for model in record.models),
+        running=load.running,
+        waiting=load.waiting,
+        in_flight=worker.in_flight,
+        slots=record.slots,
+        kv_usage=load.kv_usage,
+        tokens_per_second=load.tokens_per_second,
+        restarts=load.restarts,
+        note=load.note,
+        breaker=worker.health.describe(now),
+        engine=record.engine,
+        engine_version=record.engine_version,
+        speed=round(worker.speed, 3),
+    )
+
+
+def view_all(workers: Iterable[Worker], now: float) -> tuple[WorkerView, ...]:
+    """All of them, sorted by id. Encode `{"workers": view_all(pool, now)}`."""
+    return tuple(view(worker, now) for worker in sorted(workers, key=lambda worker: worker.id))
