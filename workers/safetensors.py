@@ -1,0 +1,152 @@
+"""What a safetensors file says of itself in its header: tensors, shapes, types. No weights are loaded.
+
+A file is 8 bytes (little-endian length), a JSON object of that length, then the tensors' bytes. The digest
+also covers a short sample of each tensor, because two fine-tunes of one model have the same headers and
+sizes and are nevertheless two models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import msgspec
+
+MAX_HEADER = 100 << 20
+"""The format's own limit, in bytes."""
+SAMPLES = 1024
+"""Tensors sampled per file at most, evenly spread."""
+SAMPLE_BYTES = 256
+
+BITS = {
+    "F64": 64,
+    "F32": 32,
+    "F16": 16,
+    "BF16": 16,
+    "F8_E4M3": 8,
+    "F8_E5M2": 8,
+    "F8_E8M0": 8,
+    "F4": 4,
+    "I64": 64,
+    "I32": 32,
+    "I16": 16,
+    "I8": 8,
+    "U64": 64,
+    "U32": 32,
+    "U16": 16,
+    "U8": 8,
+    "BOOL": 8,
+}
+
+
+class MalformedHeader(ValueError):
+    """The file is not a safetensors file, or is cut off."""
+
+
+class Tensor(msgspec.Struct, frozen=True):
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int] = (0, 0)
+
+    @property
+    def elements(self) -> int:
+        return prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """One file's header."""
+
+    tensors: Mapping[str, Tensor]
+    size: int
+    """Bytes of the whole file."""
+    digest: str
+    """sha256 in hex over the size, the header and the samples; never over names or times of the file."""
+
+
+def read(path: Path) -> Weights:
+    """Read one file's header and samples: a few ms. Raises MalformedHeader, OSError."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+        if not 2 <= length <= min(MAX_HEADER, size - 8):
+            raise MalformedHeader(f"{path.name} is not a whole safetensors file")
+        header = file.read(length)
+        tensors = _decode(header, path.name)
+        sha = hashlib.sha256(b"%d:%b" % (size, header))
+        for offset in _sampled(tensors.values()):
+            file.seek(min(max(0, 8 + length + offset), size))
+            sha.update(file.read(SAMPLE_BYTES))
+    return Weights(tensors, size, sha.hexdigest())
+
+
+def count_parameters(tensors: Mapping[str, Tensor], bits: int = 0) -> int:
+    """How many weights a model has, given the bits of its quantised ones (0: not quantised).
+
+    Packed tensors count by their bits; scales, zero points and index tables of quantisation count as none.
+    """
+    return sum(_parameters(name, tensor, bits) for name, tensor in tensors.items())
+
+
+def main_dtype(tensors: Mapping[str, Tensor]) -> str:
+    """The type that most elements have, "" of nothing."""
+    counts: Counter[str] = Counter()
+    for tensor in tensors.values():
+        counts[tensor.dtype] += tensor.elements
+    return counts.most_common(1)[0][0] if counts else ""
+
+
+_PACKED = ("qweight", "weight_packed")
+_TABLES = (
+    "scales",
+    "qzeros",
+    "g_idx",
+    "weight_scale",
+    "weight_scale_2",
+    "weight_scale_inv",
+    "weight_global_scale",
+    "weight_zero_point",
+    "weight_shape",
+    "weight_g_idx",
+    "input_scale",
+    "input_global_scale",
+    "output_scale",
+    "k_scale",
+    "v_scale",
+    "absmax",
+    "quant_map",
+    "nested_absmax",
+    "nested_quant_map",
+)
+_INTEGERS = ("I64", "I32", "I16", "U64", "U32", "U16", "BOOL")
+
+
+def _parameters(name: str, tensor: Tensor, bits: int) -> int:
+    last = name.rpartition(".")[2]
+    if last in _TABLES or last.endswith("_scales") or ".quant_state." in name:
+        return 0
+    stored = BITS.get(tensor.dtype, 0)
+    half_bytes = bits == 4 and tensor.dtype == "U8"  # two weights in a byte: bitsandbytes, mxfp4, nvfp4
+    if bits and (last in _PACKED or last.endswith("_blocks") or half_bytes):
+        return tensor.elements * stored // bits
+    return 0 if tensor.dtype in _INTEGERS else tensor.elements
+
+
+def _decode(header: bytes, name: str) -> dict[str, Tensor]:
+    try:
+        entries = msgspec.json.decode(header, type=dict[str, msgspec.Raw])
+        return {key: msgspec.json.decode(raw, type=Tensor) for key, raw in entries.items() if key != "__metadata__"}
+    except msgspec.DecodeError as error:
+        raise MalformedHeader(f"the header of {name} is broken: {error}") from error
+
+
+def _sampled(tensors: Iterable[Tensor]) -> list[int]:
+    starts = sorted(tensor.data_offsets[0] for tensor in tensors)
+    step = max(1, len(starts) // SAMPLES)
+    return starts[::step][:SAMPLES]
