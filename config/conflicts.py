@@ -1,0 +1,125 @@
+"""What is wrong with a routing file only as a whole: names that clash, entries that serve each other.
+
+The plain values are read leniently here, so that a mistake in one place hides nothing in another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from config import names, urls
+from config.document import Document, Path, Problem, dotted
+
+
+def find(read: Document) -> list[Problem]:
+    """Every conflict in a file whose top is a mapping."""
+    return [*_name_conflicts(read), *_serve_conflicts(read), *_worker_conflicts(read)]
+
+
+def _entries(read: Document) -> Iterator[tuple[str, dict[str, Any]]]:
+    models = read.value.get("models")
+    for name, entry in models.items() if isinstance(models, dict) else ():
+        yield name, entry if isinstance(entry, dict) else {}
+
+
+def _texts(value: Any) -> list[tuple[int, str]]:
+    return [(i, item) for i, item in enumerate(value) if isinstance(item, str)] if isinstance(value, list) else []
+
+
+def _name_conflicts(read: Document) -> list[Problem]:
+    """Two entries, or an alias, that a client could not tell apart."""
+    problems: list[Problem] = []
+    owners: dict[str, tuple[str, int, str]] = {}
+    for name, _ in _entries(read):
+        spot = read.key_spot(("models", name))
+        key = names.lookup_key(name)
+        if key in owners:
+            first, line, _ = owners[key]
+            what = f"the same model name as '{first}' in line {line}; keep one of them"
+            problems.append(Problem(spot.line, spot.column, dotted(("models", name)), what))
+        else:
+            owners[key] = (name, spot.line, name)
+    for name, entry in _entries(read):
+        for i, alias in _texts(entry.get("aliases")):
+            path = ("models", name, "aliases", i)
+            spot, key = read.value_spot(path), names.lookup_key(alias)
+            if key not in owners:
+                owners[key] = (alias, spot.line, name)
+                continue
+            first, line, owner = owners[key]
+            if owner != name:
+                what = f"'{alias}' already stands for '{owner}' in line {line}; keep one of them"
+            elif key == names.lookup_key(name):
+                what = f"'{alias}' is the model's own name, in line {line}; remove it"
+            else:
+                what = f"the same alias as '{first}' in line {line}; remove it"
+            problems.append(Problem(spot.line, spot.column, dotted(path), what))
+    return problems
+
+
+def _targets(name: str, entry: dict[str, Any]) -> list[tuple[Path, str]]:
+    """The served names of an entry and where each is written."""
+    serve, path = entry.get("serve"), ("models", name, "serve")
+    if serve is None:
+        return [(("models", name), name)]
+    if isinstance(serve, str):
+        return [(path, serve)]
+    listed: list[tuple[Path, str]] = []
+    for i, item in enumerate(serve) if isinstance(serve, list) else ():
+        if isinstance(item, str):
+            listed.append(((*path, i), item))
+        elif isinstance(item, dict) and isinstance(item.get("model"), str):
+            listed.append(((*path, i, "model"), item["model"]))
+    return listed
+
+
+def _serve_conflicts(read: Document) -> list[Problem]:
+    """`serve` names what workers serve. Another entry of the file is refused there, as nothing would follow
+    it: so entries can neither form chains nor circles."""
+    problems: list[Problem] = []
+    entries = list(_entries(read))
+    stands_for = {names.lookup_key(name): (name, _targets(name, entry)) for name, entry in entries}
+    for name, entry in entries:
+        seen: dict[str, int] = {}
+        for path, target in _targets(name, entry):
+            spot, key = read.value_spot(path), names.lookup_key(target)
+            if key in seen:
+                what = f"'{target}' is listed twice, first in line {seen[key]}; give it one weight"
+                problems.append(Problem(spot.line, spot.column, dotted(path), what))
+            seen.setdefault(key, spot.line)
+            other, others_targets = stands_for.get(key, (name, []))
+            if other != name and all(names.lookup_key(text) != key for _, text in others_targets):
+                line = read.key_spot(("models", other)).line
+                served = others_targets[0][1] if others_targets else "a served model"
+                what = (
+                    f"'{target}' is another entry, in line {line}; write what workers serve, such as "
+                    f"'{served}', or make '{name}' an alias of it"
+                )
+                problems.append(Problem(spot.line, spot.column, dotted(path), what))
+    return problems
+
+
+def _worker_conflicts(read: Document) -> list[Problem]:
+    """Workers that a table or a log could not tell apart."""
+    problems: list[Problem] = []
+    workers = read.value.get("workers")
+    for key, normal in (("url", _normal_url), ("name", str)):
+        seen: dict[str, int] = {}
+        for i, worker in enumerate(workers) if isinstance(workers, list) else ():
+            if not isinstance(worker, dict) or not isinstance(worker.get(key), str):
+                continue
+            path = ("workers", i, key)
+            spot, value = read.value_spot(path), normal(worker[key])
+            if value in seen:
+                what = f"the same {key} as in line {seen[value]}; keep one of them"
+                problems.append(Problem(spot.line, spot.column, dotted(path), what))
+            seen.setdefault(value, spot.line)
+    return problems
+
+
+def _normal_url(value: str) -> str:
+    try:
+        return urls.worker_url(value)
+    except urls.InvalidUrl:
+        return value

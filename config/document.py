@@ -1,0 +1,262 @@
+"""YAML as plain values that remember where they were written, so that a complaint can name line and column.
+
+Accepted is what people write by hand: mappings with text keys, lists, text, numbers, true, false and null,
+and anchors with merge keys to say a thing once. Tags are refused, so no file can construct anything else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 16
+MAX_VALUES = 100_000
+"""After anchors are expanded, so that a few lines cannot grow into gigabytes."""
+
+Path = tuple[str | int, ...]
+"""Where a value is: keys and list indices from the top."""
+
+_TAG = "tag:yaml.org,2002:"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One complaint. `what` reads "what is wrong; what to do". Lines and columns count from 1; 0: the file."""
+
+    line: int
+    column: int
+    key: str
+    what: str
+
+    def located(self, file: str) -> str:
+        """As an editor or a terminal can jump to it: "FILE:LINE:COL: key: what; what to do"."""
+        place = f"{file}:{self.line}:{self.column}" if self.line else file
+        return f"{place}: {self.key}: {self.what}" if self.key else f"{place}: {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    line: int
+    column: int
+
+
+@dataclass(slots=True)
+class Document:
+    """A parsed file: its value, where each part of it was written, and what is wrong with it already."""
+
+    value: Any = None
+    keys: dict[Path, Spot] = field(default_factory=dict)
+    values: dict[Path, Spot] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def key_spot(self, path: Path) -> Spot:
+        """Where the key is written; of a list's item, where it begins; else the nearest thing around it."""
+        while path:
+            if path in self.keys:
+                return self.keys[path]
+            if path in self.values:
+                return self.values[path]
+            path = path[:-1]
+        return Spot(1, 1)
+
+    def value_spot(self, path: Path) -> Spot:
+        """Where the value begins, else the nearest thing around it."""
+        return self.values[path] if path in self.values else self.key_spot(path)
+
+
+def dotted(path: Path) -> str:
+    """A path as people write it: models.llama3.2.serve[0]."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def parse(data: bytes) -> Document:
+    """Read one YAML document. Never raises for what is in it: see `problems`."""
+    document = Document()
+    if len(data) > MAX_BYTES:
+        document.problems.append(Problem(0, 0, "", f"larger than {MAX_BYTES >> 10} KiB; split the fleet"))
+        return document
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        document.problems.append(Problem(line, 1, "", "not UTF-8 text; save the file as UTF-8"))
+        return document
+    try:
+        root = _compose(text)
+    except yaml.YAMLError as error:
+        document.problems.append(_syntax(error, text))
+        return document
+    if root is not None:
+        document.value = _Reader(document).value(root, (), 0)
+    return document
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses deep nesting before it can exhaust the stack."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.depth > MAX_DEPTH:
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, _too_deep(), mark)
+        self.depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
+
+def _too_deep() -> str:
+    return f"nested more than {MAX_DEPTH} levels deep; write it flatter"
+
+
+def _compose(text: str) -> yaml.Node | None:
+    loader = _Loader(text)
+    try:
+        return loader.get_single_node()
+    finally:
+        loader.dispose()
+
+
+def _syntax(error: yaml.YAMLError, text: str) -> Problem:
+    if isinstance(error, yaml.reader.ReaderError):
+        line = text.count("\n", 0, error.position) + 1
+        return Problem(line, 1, "", "a control character; remove it")
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return Problem(1, 1, "", f"not YAML: {error}; correct it")
+    mark = error.problem_mark
+    what = error.problem or "not YAML"
+    if "'\\t'" in what:
+        what = "a tab; indent with spaces"
+    elif "but found another document" in what:
+        what = "a second document begins; keep one document in a file"
+    elif "mapping values are not allowed" in what:
+        what = "a ':' where none can be; check the indentation, or put the text in quotes"
+    elif ";" not in what:
+        what = f"not YAML: {what}; check the indentation and the quotes"
+    return Problem(mark.line + 1, mark.column + 1, "", what)
+
+
+class _TooMuch(Exception):
+    pass
+
+
+class _Reader:
+    """Turns nodes into plain values and notes where each was."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self._scalars = yaml.constructor.SafeConstructor()
+        self._left = MAX_VALUES
+
+    def value(self, node: yaml.Node, path: Path, depth: int) -> Any:
+        try:
+            return self._value(node, path, depth)
+        except _TooMuch as error:
+            self._complain(node, path, str(error))
+            return None
+
+    def _value(self, node: yaml.Node, path: Path, depth: int) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise _TooMuch(f"more than {MAX_VALUES} values; use fewer anchors")
+        if depth > MAX_DEPTH:
+            raise _TooMuch(_too_deep())
+        self._document.values[path] = _spot(node)
+        if not isinstance(node, yaml.ScalarNode) and node.tag not in (_TAG + "map", _TAG + "seq"):
+            self._refuse_tag(node, path)
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path, depth)
+        if isinstance(node, yaml.SequenceNode):
+            return [self._value(item, (*path, i), depth + 1) for i, item in enumerate(node.value)]
+        return self._scalar(node, path)
+
+    def _mapping(self, node: yaml.MappingNode, path: Path, depth: int) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for key_node, value_node, merged in self._pairs(node, path, 0):
+            key = self._key(key_node, path)
+            if key is None or (merged and key in values):
+                continue
+            at = (*path, key)
+            if key in values and not merged:
+                first = self._document.keys[at].line
+                self._complain(key_node, at, f"written twice, first in line {first}; keep one of them")
+                continue
+            self._document.keys[at] = _spot(key_node)
+            values[key] = self._value(value_node, at, depth + 1)
+        return values
+
+    def _pairs(self, node: yaml.MappingNode, path: Path, depth: int) -> Iterator[tuple[yaml.Node, yaml.Node, bool]]:
+        """A mapping's own keys, then those that it takes over by `<<`: its own win."""
+        if depth > MAX_DEPTH:
+            raise _TooMuch(_too_deep())
+        merges = [value for key, value in node.value if key.tag == _TAG + "merge"]
+        for key, value in node.value:
+            if key.tag != _TAG + "merge":
+                yield key, value, False
+        for merge in merges:
+            for source in merge.value if isinstance(merge, yaml.SequenceNode) else [merge]:
+                if not isinstance(source, yaml.MappingNode):
+                    self._complain(merge, path, "'<<' takes an anchored mapping; write '<<: *name'")
+                    continue
+                for key, value, _ in self._pairs(source, path, depth + 1):
+                    yield key, value, True
+
+    def _key(self, node: yaml.Node, path: Path) -> str | None:
+        key = self._scalar(node, path) if isinstance(node, yaml.ScalarNode) else None
+        if isinstance(key, str):
+            return key
+        if isinstance(node, yaml.ScalarNode):
+            what = f'the key {node.value} is read as {kind(key)}; put it in quotes: "{node.value}"'
+        else:
+            what = "a list or mapping cannot be a key; write text"
+        self._complain(node, path, what)
+        return None
+
+    def _scalar(self, node: yaml.Node, path: Path) -> Any:
+        kind_of = node.tag.removeprefix(_TAG)
+        if kind_of in ("str", "timestamp", "value") or (kind_of in ("int", "float") and ":" in node.value):
+            return node.value
+        if kind_of not in ("null", "bool", "int", "float"):
+            self._refuse_tag(node, path)
+            return None
+        try:
+            return self._scalars.construct_object(node)
+        except ValueError:
+            self._complain(node, path, f"{node.value[:40]} is not a number that can be used; write another")
+            return None
+
+    def _refuse_tag(self, node: yaml.Node, path: Path) -> None:
+        self._complain(node, path, f"the tag {node.tag.replace(_TAG, '!!')} is not supported; remove it")
+
+    def _complain(self, node: yaml.Node, path: Path, what: str) -> None:
+        spot = _spot(node)
+        self._document.problems.append(Problem(spot.line, spot.column, dotted(path), what))
+
+
+def _spot(node: yaml.Node) -> Spot:
+    return Spot(node.start_mark.line + 1, node.start_mark.column + 1)
+
+
+def kind(value: object) -> str:
+    """What a value is, in a reader's words."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return f"the value {str(value).lower()}"
+    if isinstance(value, int):
+        return f"the number {value}" if abs(value) < 10**20 else "a number"
+    if isinstance(value, float):
+        return f"the number {value:g}" if math.isfinite(value) else "no finite number"
+    if isinstance(value, str):
+        return f"the text '{value if len(value) <= 40 else value[:37] + '...'}'"
+    return "a list" if isinstance(value, list) else "a mapping"

@@ -1,0 +1,128 @@
+"""The routing table: what each model name stands for, and the workers that nobody registers.
+
+`load` reads it from YAML and reports everything that is wrong with a file at once.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import ValidationError
+
+from config import conflicts, document, schema, wording
+from config.document import Problem
+
+DEFAULT_FILE = Path(__file__).with_name("routing.yaml")
+"""The commented default: an empty table."""
+
+LEAST_LOAD = "least-load"
+
+
+@dataclass(frozen=True, slots=True)
+class ServeTarget:
+    """A model as vLLM serves it, and its share of the requests among its neighbours."""
+
+    model: str
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRoute:
+    """What one name that clients ask for stands for. Names are spelled as in the file; compare them by
+    `names.lookup_key`."""
+
+    name: str
+    serve: tuple[ServeTarget, ...]
+    """Never empty; never another entry of the table."""
+    aliases: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    """Sampling defaults under Ollama's option names; only those that the file sets."""
+    policy: str = LEAST_LOAD
+    """"least-load" or "round-robin"."""
+
+
+@dataclass(frozen=True, slots=True)
+class StaticWorker:
+    """A vLLM server that nobody registers."""
+
+    url: str
+    """Base URL in the form of `urls.worker_url`."""
+    name: str
+    """Unique in the table; the URL where the file names none."""
+    slots: int = 0
+    """Requests it runs at once; 0 where unknown."""
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingTable:
+    models: tuple[ModelRoute, ...] = ()
+    workers: tuple[StaticWorker, ...] = ()
+
+
+class RoutingError(Exception):
+    """A routing file that cannot be used. `str()` has one line for each problem, in the order of the file:
+    "FILE:LINE:COL: key: what is wrong; what to do"."""
+
+    def __init__(self, file: str, problems: list[Problem]) -> None:
+        self.file = file
+        self.problems = tuple(sorted(set(problems)))
+        super().__init__("\n".join(problem.located(file) for problem in self.problems))
+
+
+def load(path: Path) -> RoutingTable:
+    """Read a routing file. Raises RoutingError, also where the file cannot be read."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise RoutingError(str(path), [Problem(0, 0, "", "not a file; name a YAML file")])
+        with path.open("rb") as file:
+            data = file.read(document.MAX_BYTES + 1)
+    except OSError as error:
+        why = error.strerror or "cannot be read"
+        raise RoutingError(str(path), [Problem(0, 0, "", f"{why}; name a readable file")]) from None
+    return parse(data, str(path))
+
+
+def parse(data: bytes, file: str = "routing.yaml") -> RoutingTable:
+    """The table that a file's bytes say; `file` is for messages. Raises RoutingError."""
+    read = document.parse(data)
+    if read.value is None:
+        read.value = {}
+    problems = list(read.problems)
+    entries = None
+    try:
+        entries = schema.RoutingFile.model_validate(read.value)
+    except ValidationError as error:
+        problems += [wording.explain(item, read) for item in error.errors(include_url=False)]
+    if isinstance(read.value, dict):
+        problems += conflicts.find(read)
+    if problems or entries is None:
+        raise RoutingError(file, problems)
+    return _table(entries)
+
+
+def _table(entries: schema.RoutingFile) -> RoutingTable:
+    return RoutingTable(
+        tuple(_route(name.strip(), entry) for name, entry in (entries.models or {}).items()),
+        tuple(
+            StaticWorker(worker.url, worker.name or worker.url, worker.slots, tuple(worker.tags or ()))
+            for worker in entries.workers or ()
+        ),
+    )
+
+
+def _route(name: str, entry: schema.ModelEntry) -> ModelRoute:
+    serve = entry.serve or name
+    targets = [serve] if isinstance(serve, str) else serve
+    return ModelRoute(
+        name,
+        tuple(ServeTarget(item) if isinstance(item, str) else ServeTarget(item.model, item.weight) for item in targets),
+        tuple(alias.strip() for alias in entry.aliases or ()),
+        MappingProxyType(entry.options.model_dump(exclude_none=True) if entry.options else {}),
+        entry.policy,
+    )

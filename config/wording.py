@@ -1,0 +1,98 @@
+"""What the schema finds wrong with a routing file, in words: "what is wrong; what to do"."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from pydantic import BaseModel
+
+from config import schema
+from config.document import Document, Path, Problem, dotted, kind
+
+
+def explain(error: Any, read: Document) -> Problem:
+    """One of pydantic's error details as a problem of the file."""
+    path = tuple(part for part in error["loc"] if not str(part).startswith("<"))
+    is_key = path[-1:] == ("[key]",)
+    if is_key:
+        path = path[:-1]
+    what = _words(error, path)
+    at_key = is_key or error["type"] in ("extra_forbidden", "missing")
+    spot = read.key_spot(path) if at_key else read.value_spot(path)
+    return Problem(spot.line, spot.column, dotted(path), what)
+
+
+def _words(error: Any, path: Path) -> str:
+    given, context = error["input"], error.get("ctx", {})
+    match error["type"]:
+        case "extra_forbidden":
+            return _unknown(str(path[-1]), path[:-1])
+        case "missing":
+            return "is missing; add it"
+        case "value_error":
+            return str(context["error"])
+        case "form":
+            return f"expected {error['msg']}, got {kind(given)}; {_advice(given)}"
+        case "literal_error":
+            return f"expected {context['expected']}, got {kind(given)}; write one of them"
+        case "string_pattern_mismatch":
+            return f"{kind(given)} has other characters than A-Z a-z 0-9 _ . -; rename it"
+        case "string_too_short" | "too_short":
+            return "is empty; write something or leave the key out"
+        case "string_too_long" | "too_long":
+            return f"is longer than {context['max_length']}; shorten it"
+        case "string_type":
+            return f"expected text, got {kind(given)}; {_advice(given)}"
+        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal" | "finite_number":
+            return f"{error['msg'].removeprefix('Input ').lower()}, got {kind(given)}; correct it"
+        case "list_type" if isinstance(given, str):
+            return f"expected a list, got {kind(given)}; write it in brackets: [{given[:40]}]"
+        case "model_type" if given is None and path:
+            return "says nothing; write something under it or remove it"
+    expected = _EXPECTED.get(error["type"], "another value")
+    return f"expected {expected}, got {kind(given)}; correct it"
+
+
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+}
+
+
+def _advice(given: object) -> str:
+    scalar = given is not None and not isinstance(given, str | list | dict)
+    return "put it in quotes" if scalar else "correct it"
+
+
+def _unknown(key: str, parent: Path) -> str:
+    model = _model_at(parent)
+    if model is schema.ModelEntry and key in schema.NOT_YET:
+        return "not supported yet; remove it"
+    if model is schema.Options and key in schema.REMOVED_OPTIONS:
+        return "no longer an option of Ollama; remove it"
+    known = list(model.model_fields)
+    near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.6)
+    thing = "option" if model is schema.Options else "key"
+    if near:
+        return f"unknown {thing}; did you mean '{near[0]}'?"
+    listed = "Ollama's option names" if model is schema.Options else f"of {', '.join(known)}"
+    return f"unknown {thing}; write one {'of ' if model is schema.Options else ''}{listed}"
+
+
+def _model_at(path: Path) -> type[BaseModel]:
+    match path:
+        case ("models", _):
+            return schema.ModelEntry
+        case ("models", _, "options"):
+            return schema.Options
+        case ("models", _, "serve", _):
+            return schema.Target
+        case ("workers", _):
+            return schema.WorkerEntry
+    return schema.RoutingFile

@@ -1,0 +1,111 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from config.document import MAX_BYTES, Problem, Spot, dotted, parse
+
+
+def complaint(text: str | bytes) -> Problem:
+    document = parse(text.encode() if isinstance(text, str) else text)
+    assert len(document.problems) == 1, document.problems
+    return document.problems[0]
+
+
+def test_values_and_where_they_are_written() -> None:
+    document = parse(b"models:\n  x:\n    serve: [a, {model: b}]\nworkers:\n  - url: u\n")
+    assert document.value == {"models": {"x": {"serve": ["a", {"model": "b"}]}}, "workers": [{"url": "u"}]}
+    assert document.problems == []
+    assert document.key_spot(("models", "x")) == Spot(2, 3)
+    assert document.value_spot(("models", "x", "serve")) == Spot(3, 12)
+    assert document.value_spot(("models", "x", "serve", 1, "model")) == Spot(3, 24)
+    assert document.key_spot(("workers", 0)) == Spot(5, 5)
+    assert document.key_spot(("workers", 0, "missing")) == Spot(5, 5)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "\ufeff"])
+def test_an_empty_file_says_nothing(text: str) -> None:
+    document = parse(text.encode())
+    assert document.value is None
+    assert document.problems == []
+
+
+@pytest.mark.parametrize(
+    ("scalar", "value"),
+    [
+        ("1", 1),
+        ("1.5", 1.5),
+        ("true", True),
+        ("null", None),
+        ("~", None),
+        ("1b", "1b"),
+        ("12:30", "12:30"),
+        ("1:30.5", "1:30.5"),
+        ("2024-01-01", "2024-01-01"),
+        ("2024-99-99", "2024-99-99"),
+        ("'1'", "1"),
+        ("!!str 1", "1"),
+        ("=", "="),
+    ],
+)
+def test_scalars(scalar: str, value: object) -> None:
+    document = parse(f"k: {scalar}\n".encode())
+    assert document.value == {"k": value}
+    assert document.problems == []
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "what"),
+    [
+        ("a: 1\na: 2\n", 2, "written twice, first in line 1"),
+        ("a:\n\tb: 1\n", 2, "a tab; indent with spaces"),
+        ("a: b: c\n", 1, "check the indentation"),
+        ("a: [1\nb: 2\n", 2, "not YAML"),
+        ("a: 1\n---\nb: 2\n", 2, "a second document begins"),
+        ("a: *nowhere\n", 1, "undefined alias"),
+        ("a: !!python/object/apply:os.system ['true']\n", 1, "the tag !!python/object/apply:os.system"),
+        ("a: !thing {b: 1}\n", 1, "the tag !thing is not supported"),
+        ("a: !secret x\n", 1, "the tag !secret is not supported"),
+        ("a: !!binary aGk=\n", 1, "the tag !!binary is not supported"),
+        ("ok: 1\n3.2: x\n", 2, 'the key 3.2 is read as the number 3.2; put it in quotes: "3.2"'),
+        ("on: x\n", 1, "the key on is read as the value true"),
+        ("? [a]\n: x\n", 1, "a list or mapping cannot be a key"),
+        ("a: {<<: 3}\n", 1, "'<<' takes an anchored mapping"),
+        (b"a: 1\nb: \xff\n", 2, "not UTF-8"),
+        ("a: 1\nb: \x01\n", 2, "a control character"),
+        ("a: " + "9" * 5000 + "\n", 1, "not a number that can be used"),
+        ("a: &x [*x]\n", 1, "levels deep"),
+        ("a: " + "[" * 50_000, 1, "levels deep"),
+        (b"#" * (MAX_BYTES + 1), 0, "larger than 1024 KiB"),
+    ],
+)
+def test_what_cannot_be_read_is_located(text: str | bytes, line: int, what: str) -> None:
+    problem = complaint(text)
+    assert problem.line == line
+    assert what in problem.what
+    assert ";" in problem.what
+
+
+def test_merge_keys_share_what_is_said_once_and_own_keys_win() -> None:
+    document = parse(b"a: &base {t: 1, k: 2}\nb: {k: 3, <<: *base}\nc: {<<: [{t: 9}, *base]}\n")
+    assert document.value["b"] == {"k": 3, "t": 1}
+    assert document.value["c"] == {"t": 9, "k": 2}
+    assert document.problems == []
+
+
+def test_anchors_cannot_blow_a_file_up() -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [" + ", ".join([f"*a{i - 1}"] * 10) + "]" for i in range(1, 9)]
+    assert "more than 100000 values" in complaint("\n".join(lines)).what
+
+
+def test_paths_and_problems_read_as_people_write_them() -> None:
+    assert dotted(("models", "llama3.2", "serve", 0, "model")) == "models.llama3.2.serve[0].model"
+    assert Problem(3, 4, "a.b", "bad; fix it").located("f.yaml") == "f.yaml:3:4: a.b: bad; fix it"
+    assert Problem(0, 0, "", "gone; name another").located("f.yaml") == "f.yaml: gone; name another"
+
+
+@given(st.text(alphabet="ab:-[]{}&*<!|>\"'#\n\t 1.~?", max_size=80) | st.binary(max_size=60))
+def test_no_file_makes_the_reader_fail(text: str | bytes) -> None:
+    document = parse(text.encode() if isinstance(text, str) else text)
+    for problem in document.problems:
+        assert problem.what
