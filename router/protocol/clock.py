@@ -1,0 +1,48 @@
+"""Time for the wire: RFC 3339 stamps, and the system's clock for whoever does not bring another."""
+
+from __future__ import annotations
+
+import time
+
+
+class SystemClock:
+    """The process's own clocks."""
+
+    def time_ns(self) -> int:
+        return time.time_ns()
+
+    def monotonic_ns(self) -> int:
+        return time.monotonic_ns()
+
+
+def rfc3339(unix_ns: int) -> str:
+    """UTC with up to nine fractional digits, trailing zeros trimmed (R041)."""
+    seconds, fraction = divmod(unix_ns, 1_000_000_000)
+    return _with_fraction(_second(seconds), fraction)
+
+
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+def _with_fraction(second: str, fraction: int) -> str:
+    if fraction:
+        return f"{second}.{fraction:09d}".rstrip("0") + "Z"
+    return second + "Z"
+
+
+class Stamps:
+    """`rfc3339` for a run of near moments: the part up to the second is formatted once per second."""
+
+    __slots__ = ("_second", "_text")
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._text = ""
+
+    def __call__(self, unix_ns: int) -> str:
+        seconds, fraction = divmod(unix_ns, 1_000_000_000)
+        if seconds != self._second:
+            self._second = seconds
+            self._text = _second(seconds)
+        return _with_fraction(self._text, fraction)

@@ -1,0 +1,51 @@
+"""Server-sent events: from bytes cut anywhere to the data of whole events."""
+
+from __future__ import annotations
+
+import re
+
+_LINE_END = re.compile(rb"\r\n|\r(?!\Z)")
+MAX_EVENT = 32 * 2**20
+"""Bytes of one event. The largest that vLLM sends carries a prompt's token ids."""
+
+
+class EventTooLong(Exception):
+    """A stream without an end of event in sight."""
+
+
+class EventSplitter:
+    """Takes a stream's bytes as they come and gives the `data` of every event that is complete.
+
+    Comment lines and other fields are skipped; line ends may be LF, CRLF or CR; several `data` lines of one
+    event are joined by LF. Works on bytes, so a cut inside a character does no harm.
+    """
+
+    __slots__ = ("_pending",)
+
+    def __init__(self) -> None:
+        self._pending = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Raises EventTooLong."""
+        if self._pending:
+            data = self._pending + data
+        if b"\r" in data:
+            # A CR at the very end may be half of a CRLF: it waits for the next bytes.
+            data = _LINE_END.sub(b"\n", data)
+        *blocks, self._pending = data.split(b"\n\n")
+        if len(self._pending) > MAX_EVENT:
+            raise EventTooLong
+        return [payload for block in blocks if (payload := _data_of(block))]
+
+    def rest(self) -> list[bytes]:
+        """What an ended stream left: an event whose closing blank line never came."""
+        block, self._pending = self._pending, b""
+        payload = _data_of(block.replace(b"\r", b"\n"))
+        return [payload] if payload else []
+
+
+def _data_of(block: bytes) -> bytes:
+    if block.startswith(b"data: ") and b"\n" not in block:
+        return block[6:]
+    lines = [line[5:].removeprefix(b" ") for line in block.split(b"\n") if line.startswith(b"data:")]
+    return b"\n".join(lines)

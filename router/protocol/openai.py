@@ -1,0 +1,200 @@
+"""The part of vLLM's OpenAI API that the router sends and reads.
+
+Requests are built from these types only, never from a client's bytes, so that nothing a client invents
+(URLs, unknown fields) reaches a worker. Absent fields are omitted. Answers are decoded typed: what is not
+named here is skipped.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+CHAT_PATH = "/v1/chat/completions"
+COMPLETIONS_PATH = "/v1/completions"
+
+
+class StreamOptions(msgspec.Struct, frozen=True):
+    include_usage: bool = True
+
+
+INCLUDE_USAGE = StreamOptions()
+
+
+class FunctionCall(msgspec.Struct, frozen=True):
+    name: str
+    arguments: str
+    """A JSON object as text."""
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    id: str
+    function: FunctionCall
+    type: str = "function"
+
+
+class ImageUrl(msgspec.Struct, frozen=True):
+    url: str
+
+
+class InputAudio(msgspec.Struct, frozen=True):
+    data: str
+    format: str
+
+
+class Part(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One piece of a message with more than text."""
+
+    type: str
+    text: str | None = None
+    image_url: ImageUrl | None = None
+    input_audio: InputAudio | None = None
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+    role: str
+    content: str | list[Part]
+    reasoning: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+class ToolFunction(msgspec.Struct, frozen=True, omit_defaults=True):
+    name: str
+    description: str | None = None
+    parameters: msgspec.Raw | None = None
+
+
+class Tool(msgspec.Struct, frozen=True):
+    function: ToolFunction
+    type: str = "function"
+
+
+class JsonSchema(msgspec.Struct, frozen=True):
+    name: str
+    schema: msgspec.Raw
+
+
+class ResponseFormat(msgspec.Struct, frozen=True, omit_defaults=True):
+    type: str
+    json_schema: JsonSchema | None = None
+
+
+class Sampling(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """What vLLM takes of Ollama's options, already within vLLM's ranges."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    stop: list[str] | None = None
+
+
+class ChatRequest(Sampling, omit_defaults=True, kw_only=True):
+    model: str
+    messages: list[Message]
+    stream: bool
+    stream_options: StreamOptions
+    tools: list[Tool] | None = None
+    response_format: ResponseFormat | None = None
+    chat_template_kwargs: dict[str, bool] | None = None
+    reasoning_effort: str | None = None
+    logprobs: bool = False
+    top_logprobs: int | None = None
+    return_token_ids: bool = False
+
+
+class CompletionRequest(Sampling, omit_defaults=True, kw_only=True):
+    model: str
+    prompt: str
+    stream: bool
+    stream_options: StreamOptions
+    suffix: str | None = None
+    response_format: ResponseFormat | None = None
+    logprobs: int | None = None
+    return_token_ids: bool = False
+
+
+class Usage(msgspec.Struct, frozen=True):
+    prompt_tokens: int = 0
+    completion_tokens: int | None = None
+
+
+class Metrics(msgspec.Struct, frozen=True):
+    """vLLM's own timings, with --enable-per-request-metrics. Milliseconds."""
+
+    time_to_first_token_ms: float | None = None
+    generation_time_ms: float | None = None
+
+
+class FunctionDelta(msgspec.Struct, frozen=True):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True):
+    index: int = 0
+    id: str | None = None
+    function: FunctionDelta | None = None
+
+
+class Delta(msgspec.Struct, frozen=True):
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    """What other releases call `reasoning`."""
+    tool_calls: list[ToolCallDelta] | None = None
+
+
+class TokenLogprob(msgspec.Struct, frozen=True):
+    token: str
+    logprob: float | None = None
+    top_logprobs: list[TokenLogprob] | None = None
+
+
+class Logprobs(msgspec.Struct, frozen=True):
+    """Both shapes: chat's `content`, and the parallel lists of completions."""
+
+    content: list[TokenLogprob] | None = None
+    tokens: list[str] | None = None
+    token_logprobs: list[float | None] | None = None
+    top_logprobs: list[dict[str, float] | None] | None = None
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """Both shapes: chat's `delta`, and the `text` of completions."""
+
+    delta: Delta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    logprobs: Logprobs | None = None
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    message: str | None = None
+    type: str | None = None
+    param: str | None = None
+    code: int | str | None = None
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One event of a chat or completions stream."""
+
+    choices: list[Choice] | None = None
+    usage: Usage | None = None
+    metrics: Metrics | None = None
+    prompt_token_ids: list[int] | None = None
+    error: ErrorBody | str | None = None
+
+
+_encoder = msgspec.json.Encoder()
+encode = _encoder.encode
+decode_event = msgspec.json.Decoder(Event).decode

@@ -1,0 +1,38 @@
+"""The table of endpoints that a worker answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from router.protocol import chat, generate, lines, requests
+from router.protocol.clock import SystemClock
+from router.protocol.operation import Clock, Operation
+
+
+def operations(clock: Clock) -> tuple[Operation[Any], ...]:
+    """The table, with the clock for answers that need no worker."""
+    return (
+        Operation(
+            name="chat",
+            path="/api/chat",
+            decode=requests.decode_chat,
+            check=lambda request, info: chat.check(request, info, clock),
+            prepare=chat.prepare,
+            fold=chat.fold,
+            not_found=requests.not_found,
+            content_type=lambda request: lines.content_type(request.stream),
+        ),
+        Operation(
+            name="generate",
+            path="/api/generate",
+            decode=requests.decode_generate,
+            check=lambda request, info: generate.check(request, info, clock),
+            prepare=generate.prepare,
+            fold=generate.fold,
+            not_found=requests.not_found,
+            content_type=lambda request: lines.content_type(request.stream),
+        ),
+    )
+
+
+OPERATIONS = operations(SystemClock())
