@@ -29,8 +29,18 @@ from redis.exceptions import (
 )
 
 from workers.keys import COLLECT_AFTER, ROUTER_TTL, Keys, check_worker_id
-from workers.record import Load, WorkerRecord, WorkerState
+from workers.record import Load, WorkerRecord
 from workers.signature import seal
+from workers.wire import (
+    Event,
+    Report,
+    Snapshot,
+    Subscribed,
+    Version,
+    decode_event,
+    decode_report,
+    encode_report,
+)
 
 CONNECT_TIMEOUT = 0.5
 """Seconds."""
@@ -38,7 +48,6 @@ REPLY_TIMEOUT = 1.0
 """Seconds. With redis-py's own defaults a hanging Redis holds one command for a minute."""
 SILENCE = 2.0
 """Seconds without a message after which a subscription is asked for a sign of life."""
-_MAX_NOTE = 200
 
 
 class RegistryUnavailable(Exception):
@@ -47,16 +56,6 @@ class RegistryUnavailable(Exception):
 
 class InvalidRegistryAddress(ValueError):
     """Not an address of a Redis. The text says what one looks like."""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """A load as it was reported. A worker lives as long as its (generation, n) keeps changing."""
-
-    generation: int
-    n: int
-    """Grows with every beat of one agent."""
-    load: Load
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,60 +70,6 @@ class Fenced:
 
     generation: int
     """The one that is registered."""
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """What the records are at. The epoch changes when the store was flushed or replaced."""
-
-    epoch: str = ""
-    seq: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.epoch}:{self.seq}"
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    version: Version
-    collected: int
-    """How many workers the store has collected; if it grew, an absent worker need not have left."""
-    routers: int
-    """Router processes that poll, this one included if it gave its id."""
-    records: Mapping[str, bytes] | None
-    """Worker id -> envelope; None if nothing changed since the version known."""
-    loads: Mapping[str, Report]
-
-
-@dataclass(frozen=True, slots=True)
-class Subscribed:
-    """From here on events arrive; what happened before must be polled for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Up:
-    worker_id: str
-    version: Version
-    report: Report
-    envelope: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Down:
-    """The worker has left. Silent deaths have no event."""
-
-    worker_id: str
-    version: Version
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class Beat:
-    worker_id: str
-    report: Report
-
-
-Event = Subscribed | Up | Down | Beat
 
 
 def connect(address: str) -> aioredis.Redis:
@@ -145,6 +90,12 @@ def connect(address: str) -> aioredis.Redis:
         raise InvalidRegistryAddress(
             "that is not the address of a Redis; use redis://HOST:6379/0, rediss:// for TLS, or unix:///PATH"
         ) from error
+
+
+async def ping(redis: aioredis.Redis) -> None:
+    """Ask for a sign of life. Raises RegistryUnavailable."""
+    with _mapped(_address(redis)):
+        await redis.ping()
 
 
 class Registry:
@@ -176,7 +127,7 @@ class Registry:
             raise ValueError(f"generation {record.generation} is negative")
         envelope = seal(record, fleet=self.fleet, secret=self._secret)
         report = encode_report(Report(record.generation, next(self._count), load))
-        with self._mapped():
+        with _mapped(self._where):
             reply = await self._register(
                 [keys.meta, keys.w, keys.load, keys.hbz],
                 [keys.ev, record.id, record.generation, envelope, report, secrets.token_hex(8)],
@@ -189,14 +140,14 @@ class Registry:
         """Say that the worker lives, and its load. False: it is not registered (any more), register again."""
         keys = self._keys
         report = encode_report(Report(generation, next(self._count), load))
-        with self._mapped():
+        with _mapped(self._where):
             reply = await self._beat([keys.w, keys.load, keys.hbz], [keys.ev, worker_id, generation, report])
         return bool(reply)
 
     async def leave(self, worker_id: str, generation: int) -> bool:
         """Take the worker out at once. False: it was not there, or a newer start of it has its place."""
         keys = self._keys
-        with self._mapped():
+        with _mapped(self._where):
             reply = await self._leave([keys.meta, keys.w, keys.load, keys.hbz], [keys.ev, worker_id, generation])
         return bool(reply)
 
@@ -208,7 +159,7 @@ class Registry:
         `router` is the id of a router process that wants to be counted until ROUTER_TTL after this call.
         """
         keys = self._keys
-        with self._mapped():
+        with _mapped(self._where):
             reply = await self._snapshot(
                 [keys.meta, keys.w, keys.load, keys.hbz, keys.routers],
                 [str(known or ""), int(COLLECT_AFTER * 1000), router, int(ROUTER_TTL * 1000)],
@@ -224,7 +175,7 @@ class Registry:
 
     async def retire_router(self, router: str) -> None:
         """Stop counting a router process."""
-        with self._mapped():
+        with _mapped(self._where):
             await self._redis.zrem(self._keys.routers, router)
 
     async def events(self) -> AsyncIterator[Event]:
@@ -233,11 +184,11 @@ class Registry:
         Ends with RegistryUnavailable when the connection is lost, or silent in spite of a ping.
         """
         async with self._redis.pubsub() as pubsub:
-            with self._mapped():
+            with _mapped(self._where):
                 await pubsub.subscribe(self._keys.ev)
             silent = False
             while True:
-                with self._mapped():
+                with _mapped(self._where):
                     message = await pubsub.get_message(timeout=SILENCE)
                     if message is None:
                         if silent:
@@ -248,66 +199,13 @@ class Registry:
                 if event is not None:
                     yield event
 
-    @contextmanager
-    def _mapped(self) -> Iterator[None]:
-        try:
-            yield
-        except (RedisError, OSError) as error:
-            raise RegistryUnavailable(_explain(error, self._where)) from error
+
+def _pairs(flat: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    return zip(flat[::2], flat[1::2], strict=True)
 
 
-# --- the wire, pure ---
-
-
-def encode_report(report: Report) -> str:
-    """`generation:n:state:running:waiting:kv:tokens per second:restarts:note`, on one line."""
-    load = report.load
-    note = "".join(c if c.isprintable() else " " for c in load.note)[:_MAX_NOTE]
-    return (
-        f"{report.generation}:{report.n}:{load.state}:{load.running}:{load.waiting}:{load.kv_usage:.3f}"
-        f":{load.tokens_per_second:.1f}:{load.restarts}:{note}"
-    )
-
-
-def decode_report(data: bytes) -> Report | None:
-    """None for a report that is damaged, or of a version that says it otherwise."""
-    try:
-        fields = data.decode().split(":", 8)
-        generation, n, state, running, waiting, kv_usage, speed, restarts, note = fields
-        load = Load(
-            state=WorkerState(state),
-            running=int(running),
-            waiting=int(waiting),
-            kv_usage=float(kv_usage),
-            tokens_per_second=float(speed),
-            restarts=int(restarts),
-            note=note,
-        )
-        return Report(int(generation), int(n), load)
-    except ValueError:
-        return None
-
-
-def decode_event(data: bytes) -> Up | Down | Beat | None:
-    """None for a message of another kind or a damaged one: polling makes up for it."""
-    kind, _, rest = data.partition(b"\n")
-    try:
-        match kind:
-            case b"load":
-                worker_id, line = rest.split(b"\n", 1)
-                report = decode_report(line)
-                return Beat(worker_id.decode(), report) if report else None
-            case b"up":
-                epoch, seq, worker_id, line, envelope = rest.split(b"\n", 4)
-                report = decode_report(line)
-                version = Version(epoch.decode(), int(seq))
-                return Up(worker_id.decode(), version, report, envelope) if report else None
-            case b"down":
-                epoch, seq, worker_id, generation = rest.split(b"\n", 3)
-                return Down(worker_id.decode(), Version(epoch.decode(), int(seq)), int(generation))
-    except ValueError:
-        return None
-    return None
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
 
 
 def _event(message: Mapping[str, Any]) -> Event | None:
@@ -319,12 +217,12 @@ def _event(message: Mapping[str, Any]) -> Event | None:
     return None
 
 
-def _pairs(flat: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    return zip(flat[::2], flat[1::2], strict=True)
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "replace")
+@contextmanager
+def _mapped(where: str) -> Iterator[None]:
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise RegistryUnavailable(_explain(error, where)) from error
 
 
 def _address(redis: aioredis.Redis) -> str:

@@ -1,0 +1,285 @@
+"""Who is in the fleet, judged from what the registry shows. No I/O, no clock of its own.
+
+A worker is alive while its report keeps changing: its agent counts its beats, and nobody's clock is compared
+with anybody else's. How long a report has stood still is measured in *feed time*, which passes only between
+polls of the registry that succeeded, so that an outage of the registry, its return, or a pause of this
+process cannot make a worker look dead. And silence alone puts nobody out: the worker is asked itself first.
+
+Nothing is deleted on suspicion. A worker is removed when it says that it leaves, or when it has been dead and
+out of the registry for long; until then its next beat brings it back.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Protocol
+
+from router.balance.pool import Discovered
+from workers.record import Load
+from workers.wire import Report, Snapshot, Version
+
+DOUBT_AFTER = 2.0
+"""Seconds of feed time without a beat after which a worker is asked itself. Two beats have been missed."""
+TTL = 3.0
+"""Seconds of feed time without a beat after which it is out, if it did not answer either."""
+GRACE = 2 * TTL
+"""Seconds for which nobody ages after the registry came back or was emptied: agents must find it first."""
+FORGET_AFTER = 60.0
+"""Seconds of feed time after which a worker that is dead and in no registry is forgotten."""
+LONGEST_STEP = 1.0
+"""Seconds of feed time that one poll can add. More than that was this process's own pause."""
+
+
+class Sink(Protocol):
+    """Where the verdicts go: the pool."""
+
+    def put(self, found: Discovered, /) -> None: ...
+    def remove(self, worker_id: str, /) -> None: ...
+    def report(self, worker_id: str, load: Load, /) -> object: ...
+    def vouch(self, worker_id: str, /) -> None: ...
+    def suspect(self, worker_id: str, /) -> None: ...
+    def absent(self, worker_id: str, /) -> None: ...
+
+
+class Answer(enum.Enum):
+    """What a worker said when it was asked itself."""
+
+    WELL = "well"
+    GONE = "gone"
+    """Nobody listens, or it says that its engine is dead."""
+    SILENT = "silent"
+    """No answer. It may be frozen, or this router may be the one that is cut off."""
+
+
+class Standing(enum.Enum):
+    ALIVE = "alive"
+    DOUBTED = "doubted"
+    OUT = "out"
+
+
+class FeedClock:
+    """Seconds for which the registry was seen to work. Times given to it are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self.up = False
+        self._total = 0.0
+        self._last = 0.0
+        self._frozen_until = float("-inf")
+
+    def polled(self, now: float) -> None:
+        """A poll has succeeded."""
+        self._total = self.at(now)
+        self._last = now
+        self.up = True
+
+    def lost(self) -> None:
+        """A poll has failed: time stands still until one succeeds."""
+        self.up = False
+
+    def freeze(self, now: float) -> None:
+        """Stand still for GRACE. Call it after `polled`."""
+        self._frozen_until = now + GRACE
+
+    def at(self, now: float) -> float:
+        """The feed time now: a little later than at the last poll, while the feed is up."""
+        if not self.up:
+            return self._total
+        return self._total + min(max(now - max(self._last, self._frozen_until), 0.0), LONGEST_STEP)
+
+
+class Member:
+    """What is known of one worker."""
+
+    def __init__(self, found: Discovered, report: Report, moved: float) -> None:
+        self.found = found
+        self.report = report
+        self.moved = moved
+        """Feed time at which its report last changed."""
+        self.standing = Standing.ALIVE
+        self.answer: Answer | None = None
+        """Its latest answer since it is doubted."""
+        self.registered = True
+        """Whether the registry's records still have it."""
+
+    def __repr__(self) -> str:
+        return f"<Member {self.found.record.id} {self.standing.value}, moved at {self.moved:.1f}>"
+
+
+class Membership:
+    """The workers of the registry. Feed it with what is read there; it tells the sink.
+
+    Every method takes `now` in seconds of one monotonic clock. Those that return a bool say whether the
+    registry should be polled at once, for all records.
+    """
+
+    def __init__(self, sink: Sink) -> None:
+        self.version = Version()
+        """What the members are at. A poll that began at another version has stale records."""
+        self._sink = sink
+        self._members: dict[str, Member] = {}
+        self._clock = FeedClock()
+        self._collected = 0
+        self._strangers: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def get(self, worker_id: str) -> Member | None:
+        return self._members.get(worker_id)
+
+    @property
+    def feed_up(self) -> bool:
+        """Whether the last poll of the registry succeeded."""
+        return self._clock.up
+
+    @property
+    def doubted(self) -> list[Discovered]:
+        """Those that must be asked themselves, because their beats have stopped."""
+        return [m.found for m in self._members.values() if m.standing is not Standing.ALIVE]
+
+    def lost(self) -> None:
+        """A poll has failed. Everybody stays as he is."""
+        self._clock.lost()
+
+    def polled(self, asked: Version, snapshot: Snapshot, found: Mapping[str, Discovered], now: float) -> bool:
+        """A poll has succeeded that was sent when `version` was `asked`. `found` are those of its records that
+        may be used."""
+        returned, stale = not self._clock.up, asked != self.version
+        self._clock.polled(now)
+        same = snapshot.version.epoch == self.version.epoch
+        renewed = not same or (not stale and snapshot.version.seq < self.version.seq)
+        if self._members and (returned or renewed):
+            self._clock.freeze(now)
+        if snapshot.records is not None and not stale:
+            sure = not returned and not renewed and snapshot.collected == self._collected
+            self._take(snapshot, found, now, left=sure and snapshot.version.seq > self.version.seq)
+            self.version = snapshot.version
+            self._collected = snapshot.collected
+            self._strangers = snapshot.loads.keys() - self._members.keys()
+        for worker_id, report in snapshot.loads.items():
+            self._moved(worker_id, report, now)
+        self._age(now)
+        known = self._members.keys() | self._strangers
+        return not snapshot.loads.keys() <= known or (snapshot.records is not None and stale)
+
+    def up(self, version: Version, worker_id: str, found: Discovered | None, report: Report, now: float) -> bool:
+        """A worker has registered. `found` is None if its record may not be used."""
+        if not self._next(version):
+            return self._missed(version)
+        if found is not None:
+            self._admit(found, report, now)
+        if worker_id not in self._members:
+            self._strangers.add(worker_id)
+        return False
+
+    def down(self, version: Version, worker_id: str, generation: int) -> bool:
+        """A worker has left."""
+        if not self._next(version):
+            return self._missed(version)
+        member = self._members.get(worker_id)
+        if member is not None and member.found.record.generation <= generation:
+            self._remove(worker_id)
+        return False
+
+    def beat(self, worker_id: str, report: Report, now: float) -> bool:
+        """A worker's report has come."""
+        member = self._members.get(worker_id)
+        if member is None:
+            return worker_id not in self._strangers
+        self._moved(worker_id, report, now)
+        return report.generation > member.found.record.generation
+
+    def answered(self, worker_id: str, answer: Answer, now: float) -> None:
+        """A doubted worker was asked itself."""
+        member = self._members.get(worker_id)
+        if member is None or member.standing is Standing.ALIVE:
+            return
+        member.answer = answer
+        if answer is Answer.WELL:
+            member.standing = Standing.DOUBTED
+            self._sink.vouch(worker_id)
+            return
+        self._sink.suspect(worker_id)
+        self._expire(now)
+
+    # inside
+
+    def _take(self, snapshot: Snapshot, found: Mapping[str, Discovered], now: float, *, left: bool) -> None:
+        """Adopt all records. `left`: whoever is missing has left, rather than been lost by the store."""
+        records = snapshot.records or {}
+        for worker_id, one in found.items():
+            report = snapshot.loads.get(worker_id)
+            if report is not None:
+                self._admit(one, report, now)
+        for worker_id, member in list(self._members.items()):
+            member.registered = worker_id in records
+            if left and not member.registered:
+                self._remove(worker_id)
+
+    def _admit(self, found: Discovered, report: Report, now: float) -> None:
+        worker_id, generation = found.record.id, found.record.generation
+        if report.generation != generation:
+            return
+        member = self._members.get(worker_id)
+        if member is not None and generation <= member.found.record.generation:
+            if generation < member.found.record.generation and member.standing is not Standing.OUT:
+                return  # a zombie of an earlier start
+            if found.record == member.found.record and found.endpoint == member.found.endpoint:
+                member.registered = True
+                self._moved(worker_id, report, now)
+                return
+        self._members[worker_id] = Member(found, report, self._clock.at(now))
+        self._sink.put(Discovered(found.record, found.endpoint, report.load))
+
+    def _moved(self, worker_id: str, report: Report, now: float) -> None:
+        member = self._members.get(worker_id)
+        if member is None or report.generation != member.found.record.generation or report == member.report:
+            return
+        member.report = report
+        member.moved = self._clock.at(now)
+        member.standing, member.answer = Standing.ALIVE, None
+        self._sink.report(worker_id, report.load)
+
+    def _age(self, now: float) -> None:
+        time = self._clock.at(now)
+        for worker_id, member in list(self._members.items()):
+            age = time - member.moved
+            if member.standing is Standing.ALIVE and age >= DOUBT_AFTER:
+                member.standing = Standing.DOUBTED
+            elif member.standing is Standing.OUT and not member.registered and age >= FORGET_AFTER:
+                self._remove(worker_id)
+        self._expire(now)
+
+    def _expire(self, now: float) -> None:
+        """Put out those whose time is over and who did not answer.
+
+        If more than half of a fleet falls silent at once, the fault is more likely this router's: then only
+        those go that are known to be gone.
+        """
+        time = self._clock.at(now)
+        present = sum(member.standing is not Standing.OUT for member in self._members.values())
+        doubted = [m for m in self._members.values() if m.standing is Standing.DOUBTED]
+        ill = [member for member in doubted if member.answer is not Answer.WELL]
+        believed: tuple[Answer, ...] = (Answer.GONE, Answer.SILENT)
+        if present > 2 and len(ill) * 2 > present:
+            believed = (Answer.GONE,)
+        for member in ill:
+            if time - member.moved >= TTL and member.answer in believed:
+                member.standing = Standing.OUT
+                self._sink.absent(member.found.record.id)
+
+    def _remove(self, worker_id: str) -> None:
+        del self._members[worker_id]
+        self._sink.remove(worker_id)
+
+    def _next(self, version: Version) -> bool:
+        """Whether this is the change that follows what is known; if so, it is known now."""
+        if version.epoch != self.version.epoch or version.seq != self.version.seq + 1:
+            return False
+        self.version = version
+        return True
+
+    def _missed(self, version: Version) -> bool:
+        """Whether a change that is not the next one shows that something was missed, rather than is old."""
+        return version.epoch != self.version.epoch or version.seq > self.version.seq
