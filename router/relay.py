@@ -36,7 +36,7 @@ class Ending(enum.StrEnum):
 class Relay:
     """Hands one worker's answer to one client. Resolves `ended` exactly once.
 
-    The response head and the first bytes must have been sent. The relay does not close the response: whoever
+    The head of the client's answer must have been sent. The relay does not close the response: whoever
     owns it does, on every path.
     """
 
@@ -65,8 +65,12 @@ class Relay:
         """Whether it is the client that holds things up."""
         return self._drain is not None
 
-    def start(self) -> None:
-        """Begin to relay, with what has already arrived."""
+    def start(self, first: bytes) -> None:
+        """Begin to relay: `first` is what the fold gave for what was read so far."""
+        if first:
+            self._write(first)
+        if self.ended.done():
+            return
         if self._fold.failure is not None:  # it came together with the first content
             self._conclude(self._fold.fail(self._fold.failure.text), Ending.FAILED)
         else:

@@ -82,7 +82,7 @@ class Client:
 def relay_to(client: Client, *, stall: float = 5.0) -> tuple[Relay, ScriptedResponse, Sink]:
     response = ScriptedResponse()
     relay = Relay(response, Shouting(), client.send, client_stall=stall, lost_text="worker lost")
-    relay.start()
+    relay.start(b"")
     assert response.sink is not None
     return relay, response, response.sink
 
@@ -176,7 +176,7 @@ async def test_the_end_is_sent_even_if_it_carries_no_bytes_and_the_client_is_slo
             return b""
 
     relay = Relay(response, Silent(), client.send, client_stall=5, lost_text="")
-    relay.start()
+    relay.start(b"")
     assert response.sink is not None
     client.open.clear()
     response.sink.data(b"x!")
@@ -212,7 +212,7 @@ async def test_a_failing_send_means_the_client_left() -> None:
 
     response = ScriptedResponse()
     relay = Relay(response, Shouting(), broken, client_stall=5, lost_text="")
-    relay.start()
+    relay.start(b"")
     assert response.sink is not None
     response.sink.data(b"x")
     assert await relay.ended is Ending.CLIENT_GONE

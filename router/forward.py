@@ -1,0 +1,293 @@
+"""Finding a worker that answers: select, send, and try elsewhere until the client's answer may begin.
+
+The first attempt is plain code; tenacity drives the further ones. Nothing is retried once the client has a byte.
+An `Answer` owns the worker's response and the lease on the worker, and gives both back once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+
+from router.balance.lease import ClientGone, Failed, Lease, Outcome
+from router.balance.pool import Pool
+from router.balance.retry import Attempts, Budget, GiveUp, Retry, decide, verdict
+from router.balance.routes import Resolution
+from router.balance.worker import Target
+from router.errors import AttemptFailed, Busy, ClientError, Lost, ModelGone, NoWorker, Unavailable
+from router.observe import RequestRecord
+from router.protocol.errors import classify, classify_text
+from router.protocol.operation import Clock, Fold, Operation, Timing
+from router.stalls import StallWatch
+from router.transport import Client, Response, TransportError
+
+ERROR_BODY_LIMIT = 256 * 1024
+"""Bytes of a worker's error body that are read."""
+
+WORKER_LOST = "the worker was lost while it was answering; send the request again"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One decoded request, on its way to a worker."""
+
+    operation: Operation[Any]
+    request: Any
+    resolution: Resolution
+    arrived: int
+    """When the request was complete: monotonic nanoseconds."""
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """In seconds."""
+
+    connect: float = 1.0
+
+
+class Answer:
+    """A worker's answer that may begin. Its owner calls `close` on every path; further calls do nothing."""
+
+    def __init__(self, lease: Lease, response: Response, fold: Fold, first: bytes) -> None:
+        self.response = response
+        self.fold = fold
+        self.first = first
+        """What the client gets for what has been read so far."""
+        self._lease = lease
+
+    @property
+    def worker_silent(self) -> bool:
+        """Whether the worker's beats, or this router's probes of it, have stopped."""
+        return self._lease.worker.silent
+
+    def close(self, outcome: Outcome) -> None:
+        """Give the connection and the place in the worker back."""
+        self.response.close()
+        self._lease.release(outcome)
+
+
+class _Waiting:
+    """An attempt that waits for its first content event; the stall watch may end it."""
+
+    excused = False
+
+    def __init__(self, lease: Lease, allowed: asyncio.Timeout) -> None:
+        self._lease = lease
+        self._allowed = allowed
+        self.last_heard = asyncio.get_running_loop().time()
+        self.reason = ""
+
+    @property
+    def worker_silent(self) -> bool:
+        return self._lease.worker.silent
+
+    def give_up(self, text: str) -> None:
+        if not self.reason:
+            self.reason = text
+            self._allowed.reschedule(asyncio.get_running_loop().time())
+
+
+class Forwarder:
+    """Sends calls to workers. Owns the retry budgets; everything else is passed in."""
+
+    def __init__(
+        self,
+        client: Client,
+        pool: Pool,
+        stalls: StallWatch,
+        clock: Clock,
+        rng: random.Random,
+        *,
+        limits: Limits,
+        refresh: Callable[[], None],
+    ) -> None:
+        """`refresh` is told when a worker denies a model that it claimed: the view of the workers is old."""
+        self._client = client
+        self._pool = pool
+        self._stalls = stalls
+        self._clock = clock
+        self._rng = rng
+        self._limits = limits
+        self._refresh = refresh
+        self._budgets: dict[str, Budget] = {}
+
+    async def acquire(self, call: Call, record: RequestRecord) -> Answer:
+        """An answer that may begin, from the first worker that gives one.
+
+        Raises ClientError: NoWorker, or the most telling of the attempts' failures. Cancelling it ends the
+        attempt under way, and the worker's request with it.
+        """
+        model = call.resolution.model
+        budget = self._budgets.setdefault(model, Budget())
+        budget.enter()
+        try:
+            return await self._acquire(call, record, budget)
+        finally:
+            budget.leave()
+
+    async def _acquire(self, call: Call, record: RequestRecord, budget: Budget) -> Answer:
+        tried: list[str] = []
+        try:
+            return await self._attempt(call, tried, record)
+        except AttemptFailed as failure:
+            failures = [failure]
+        try:
+            return await self._try_elsewhere(call, tried, failures, budget, record)
+        except AttemptFailed as failure:
+            raise client_error(failure) from None
+
+    async def _try_elsewhere(
+        self, call: Call, tried: list[str], failures: list[AttemptFailed], budget: Budget, record: RequestRecord
+    ) -> Answer:
+        """What follows a first failure. Raises the AttemptFailed that the client is told of."""
+        decision = self._decide(call, tried, failures, budget)
+
+        def stop(_: RetryCallState) -> bool:
+            return isinstance(decision, GiveUp)
+
+        def wait(_: RetryCallState) -> float:
+            return decision.delay if isinstance(decision, Retry) else 0.0
+
+        async def attempt() -> Answer:
+            nonlocal decision
+            try:
+                return await self._attempt(call, tried, record)
+            except AttemptFailed as failure:
+                failures.append(failure)
+                decision = self._decide(call, tried, failures, budget)
+                raise
+            except NoWorker:  # whoever was left has gone meanwhile
+                outlook = call.resolution.outlook(tried, self._now())
+                decision = GiveUp(verdict(Attempts(tuple(failures), outlook, budget.left)))
+                raise decision.failure from None
+
+        if isinstance(decision, Retry):
+            retrying = AsyncRetrying(retry=retry_if_exception_type(AttemptFailed), stop=stop, wait=wait, reraise=True)
+            try:
+                return await retrying(attempt)
+            except AttemptFailed:
+                pass
+        raise decision.failure if isinstance(decision, GiveUp) else failures[-1]
+
+    def _decide(self, call: Call, tried: list[str], failures: list[AttemptFailed], budget: Budget) -> Retry | GiveUp:
+        if isinstance(failures[-1], ModelGone):
+            self._refresh()
+        outlook = call.resolution.outlook(tried, self._now())
+        decision = decide(Attempts(tuple(failures), outlook, budget.left), self._rng)
+        if isinstance(decision, Retry) and decision.costs:
+            budget.withdraw()
+        return decision
+
+    async def _attempt(self, call: Call, tried: list[str], record: RequestRecord) -> Answer:
+        """One attempt on one worker. Raises AttemptFailed; NoWorker if there is nobody to ask."""
+        target = call.resolution.choose(tried, self._now(), self._rng)
+        if target is None:
+            raise call.resolution.no_worker()
+        tried.append(target.worker.id)
+        record.attempts += 1
+        record.worker, record.served = target.worker.id, target.model.name
+        lease = self._pool.lease(target.worker, target.model.name)
+        response: Response | None = None
+        try:
+            async with asyncio.timeout(None) as allowed:
+                waiting = _Waiting(lease, allowed)
+                with self._stalls.watching(waiting):
+                    timing = Timing(call.arrived, self._clock.monotonic_ns())
+                    response = await self._send(call, target)
+                    answer = await self._first_content(call, response, lease, waiting, timing)
+        except TimeoutError:
+            failure: AttemptFailed = Lost(waiting.reason or "the worker did not answer in time", status=504)
+        except TransportError as error:
+            failure = Lost(f"the worker could not be reached or was lost: {error}", status=502)
+        except AttemptFailed as error:
+            failure = error
+        except BaseException:  # cancelled, or a fault of ours: the worker is not to blame
+            _give_back(response, lease, ClientGone())
+            raise
+        else:
+            lease.begun()
+            return answer
+        record.failures.append(type(failure).__name__)
+        _give_back(response, lease, Failed(failure))
+        raise failure
+
+    async def _send(self, call: Call, target: Target) -> Response:
+        outgoing = call.operation.prepare(call.request, target.model, call.resolution.options)
+        return await self._client.send(
+            target.worker.endpoint,
+            "POST",
+            outgoing.path,
+            headers=_headers(call.request_id),
+            body=outgoing.body,
+            connect_timeout=self._limits.connect,
+            head_timeout=None,  # the stall watch knows how long is too long
+        )
+
+    async def _first_content(
+        self, call: Call, response: Response, lease: Lease, waiting: _Waiting, timing: Timing
+    ) -> Answer:
+        """Read until the client's answer may begin."""
+        if response.status != 200:
+            raise worker_refused(response, await _read_error(response))
+        fold = call.operation.fold(call.request, timing, self._clock)
+        first = bytearray()
+        while not fold.ready:
+            chunk = await response.read()
+            if not chunk:
+                raise Lost("the worker's answer ended before it was whole", status=502)
+            waiting.last_heard = asyncio.get_running_loop().time()
+            first += fold.feed(chunk)
+            if fold.failure is not None and not fold.ready:
+                raise classify_text(fold.failure.status, fold.failure.text)
+        return Answer(lease, response, fold, bytes(first))
+
+    def _now(self) -> float:
+        return self._clock.monotonic_ns() / 1e9
+
+
+def worker_refused(response: Response, body: bytes) -> AttemptFailed:
+    """What a worker's answer that is no 200 means."""
+    if response.status in (401, 403):  # our key is wrong, not the client's
+        return Unavailable("the worker refused the router's key; set VLLAMA_WORKER_KEY alike on both", status=502)
+    failure = classify(response.status, body)
+    failure.retry_after = _seconds(response.headers.get("retry-after"))
+    return failure
+
+
+def client_error(failure: AttemptFailed) -> ClientError:
+    """What the client is told when no further attempt is made (R163, R167)."""
+    retry_after = None
+    if isinstance(failure, Busy | Unavailable) or failure.status == 503:
+        retry_after = max(1, round(failure.retry_after or 1))
+    return ClientError(failure.text, status=failure.status, retry_after=retry_after)
+
+
+def _headers(request_id: str) -> Mapping[str, str]:
+    return {"content-type": "application/json", "accept": "text/event-stream", "x-request-id": request_id}
+
+
+def _give_back(response: Response | None, lease: Lease, outcome: Outcome) -> None:
+    if response is not None:
+        response.close()
+    lease.release(outcome)
+
+
+async def _read_error(response: Response) -> bytes:
+    body = bytearray()
+    while len(body) < ERROR_BODY_LIMIT:
+        chunk = await response.read()
+        if not chunk:
+            break
+        body += chunk
+    return bytes(body)
+
+
+def _seconds(header: str | None) -> float | None:
+    """A Retry-After of seconds; dates are not used by workers."""
+    return float(header) if header is not None and header.isascii() and header.isdigit() else None

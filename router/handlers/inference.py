@@ -1,0 +1,164 @@
+"""The one handler of every operation that a worker answers.
+
+Decode, resolve, check, acquire, relay. The answer's status line waits for the first content event, so that until
+then any worker may still answer; what happens after it can only end in the client's own stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from router.balance.lease import Answered, ClientGone, Failed, Outcome
+from router.balance.pool import Pool
+from router.balance.routes import Resolution, Routes, UnknownModel
+from router.errors import ClientError, Lost, ModelNotFound
+from router.forward import WORKER_LOST, Answer, Call, Forwarder
+from router.handlers.asgi import Receive, Scope, Send, read_body, send_error, send_whole
+from router.observe import Observer, RequestRecord
+from router.presence import ClientGone as ClientLeft
+from router.presence import Presence
+from router.protocol.errors import classify_text
+from router.protocol.operation import Clock, Operation
+from router.relay import Ending, Relay
+from router.stalls import StallWatch
+
+ASKED_SHOWN = 120
+"""Characters of the asked name that are logged."""
+
+GONE = 499
+"""The status that is logged for a client that left before its answer began."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """What inference handlers work with."""
+
+    routes: Callable[[], Routes]
+    pool: Pool
+    forwarder: Forwarder
+    stalls: StallWatch
+    clock: Clock
+    observer: Observer
+    body_limit: int
+    """Bytes."""
+    client_stall: float
+    """Seconds for which a client may take nothing of its answer."""
+
+    async def handle(self, operation: Operation[Any], scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, and tell the observer how it went."""
+        began = self.clock.monotonic_ns()
+        record = RequestRecord(id=scope["vllama.request_id"], operation=operation.name, client=scope["vllama.identity"])
+        try:
+            await self._serve(operation, receive, send, record)
+        except ClientError as error:
+            record.status, record.outcome = error.status, "refused"
+            await send_error(send, error)
+        except ClientLeft:
+            record.status, record.outcome = GONE, "client gone"
+        except asyncio.CancelledError:
+            record.outcome = "cancelled"
+            raise
+        finally:
+            record.outcome = record.outcome or "error"
+            record.total_ms = round((self.clock.monotonic_ns() - began) / 1e6, 3)
+            self.observer.finished(record)
+
+    async def _serve(self, operation: Operation[Any], receive: Receive, send: Send, record: RequestRecord) -> None:
+        body = await read_body(receive, self.body_limit)
+        arrived = self.clock.monotonic_ns()
+        request = operation.decode(body)
+        record.asked, record.stream = request.model[:ASKED_SHOWN], request.stream
+        resolution = self._resolve(operation, request.model)
+        record.model = resolution.model
+        reply = operation.check(request, resolution.info)
+        if reply is not None:
+            record.status, record.outcome = reply.status, "complete"
+            await send_whole(send, reply.status, reply.body, content_type=reply.content_type)
+            return
+        call = Call(operation, request, resolution, arrived, record.id)
+        async with Presence(receive) as presence:
+            answer = await presence.until_leaving(self.forwarder.acquire(call, record))
+            record.first_ms = round((self.clock.monotonic_ns() - arrived) / 1e6, 3)
+            outcome: Outcome = ClientGone()
+            try:
+                record.status = 200
+                if request.stream:
+                    outcome = await self._stream(answer, operation.content_type(request), send, presence, record)
+                else:
+                    outcome = await self._whole(answer, operation.content_type(request), send, record)
+            finally:
+                usage = answer.fold.usage
+                record.prompt_tokens, record.completion_tokens = usage.prompt_tokens, usage.completion_tokens
+                record.done_reason = usage.done_reason
+                answer.close(outcome)
+
+    def _resolve(self, operation: Operation[Any], name: str) -> Resolution:
+        try:
+            return self.routes().resolve(name, self.pool)
+        except UnknownModel:
+            raise ModelNotFound(operation.not_found(name)) from None
+
+    async def _whole(self, answer: Answer, content_type: str, send: Send, record: RequestRecord) -> Outcome:
+        """Send a complete answer."""
+        body = answer.first + answer.fold.finish()
+        record.outcome = "complete"
+        outcome = Answered(answer.fold.usage.completion_tokens)
+        answer.close(outcome)
+        await send_whole(send, 200, body, content_type=content_type)
+        return outcome
+
+    async def _stream(
+        self, answer: Answer, content_type: str, send: Send, presence: Presence, record: RequestRecord
+    ) -> Outcome:
+        """Begin the client's answer, then relay the rest of it."""
+        headers = [(b"content-type", content_type.encode("latin-1"))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        relay = Relay(answer.response, answer.fold, send, client_stall=self.client_stall, lost_text=WORKER_LOST)
+        presence.on_leaving(relay.client_gone)
+        relay.start(answer.first)
+        if not relay.ended.done():
+            with self.stalls.watching(_Relaying(relay, answer)):
+                await relay.ended
+        ending = relay.ended.result()
+        record.outcome = str(ending)
+        return _outcome(ending, answer)
+
+
+class _Relaying:
+    """A relayed answer, as the stall watch sees it."""
+
+    def __init__(self, relay: Relay, answer: Answer) -> None:
+        self._relay = relay
+        self._answer = answer
+
+    @property
+    def last_heard(self) -> float:
+        return self._relay.last_heard
+
+    @property
+    def worker_silent(self) -> bool:
+        return self._answer.worker_silent
+
+    @property
+    def excused(self) -> bool:
+        return self._relay.waits_for_client
+
+    def give_up(self, text: str) -> None:
+        self._relay.break_off(text)
+
+
+def _outcome(ending: Ending, answer: Answer) -> Outcome:
+    """What a relay's ending says of the worker."""
+    match ending:
+        case Ending.COMPLETE:
+            return Answered(answer.fold.usage.completion_tokens)
+        case Ending.LOST:
+            return Failed(Lost("lost in mid-stream"))
+        case Ending.FAILED:
+            failure = answer.fold.failure
+            return Failed(classify_text(failure.status, failure.text) if failure else Lost("failed in mid-stream"))
+        case Ending.CLIENT_GONE | Ending.CLIENT_STALLED:
+            return ClientGone()
