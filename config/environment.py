@@ -1,0 +1,165 @@
+"""The environment as settings take it: which variable fills which field, and what becomes of Ollama's own.
+
+Values are trimmed of blanks and quotes, and an empty one counts as not set, as Ollama does it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from config.durations import seconds
+
+HONOURED = frozenset(
+    {
+        "OLLAMA_HOST",
+        "OLLAMA_ORIGINS",
+        "OLLAMA_KEEP_ALIVE",
+        "OLLAMA_MAX_QUEUE",
+        "OLLAMA_LOAD_TIMEOUT",
+        "OLLAMA_DEBUG",
+    }
+)
+_NOT_FOR_SERVERS = frozenset({"OLLAMA_EDITOR", "OLLAMA_NOHISTORY", "OLLAMA_NO_CLOUD"})
+"""The client's own (R200), and the one that is always true here (R195)."""
+
+_SECRET_BYTES = 1 << 16
+
+
+class Env:
+    """Marks a field with the variables that fill it, the strongest first.
+
+    `file`: VARIABLE_FILE names a file that holds the value, as containers and systemd hand out secrets.
+    `every`: the field takes a list of all that are set, not the strongest alone.
+    """
+
+    def __init__(self, *names: str, file: bool = False, every: bool = False) -> None:
+        self.names = names
+        self.file = file
+        self.every = every
+
+
+@dataclass(frozen=True, slots=True)
+class FromFile:
+    """A value that is in a file. Read when the settings are checked, so that a failure is theirs to explain."""
+
+    path: Path
+
+    def read(self) -> str:
+        """The file's text, trimmed. Raises ValueError."""
+        try:
+            with self.path.open("rb") as file:
+                data = file.read(_SECRET_BYTES + 1)
+            text = data.decode()
+        except OSError as error:
+            raise ValueError(f"{self.path}: {error.strerror or error}; name a readable file") from None
+        except UnicodeDecodeError:
+            raise ValueError(f"{self.path}: not UTF-8 text; name another file") from None
+        if len(data) > _SECRET_BYTES:
+            raise ValueError(f"{self.path}: larger than {_SECRET_BYTES >> 10} KiB; name another file")
+        return text.strip()
+
+
+class HostPort(str):
+    """The value of a variable that says host and port at once."""
+
+    __slots__ = ()
+
+
+def trimmed(value: str) -> str:
+    return value.strip().strip("\"'").strip()
+
+
+def values_for(model: type[BaseModel], environ: Mapping[str, str]) -> dict[str, Any]:
+    """What the environment says of a settings class, nested as its fields are; silent fields are left out."""
+    values: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            if inner := values_for(kind, environ):
+                values[name] = inner
+        elif (value := _value(env_of(field), environ)) is not None:
+            values[name] = value
+    return values
+
+
+def env_of(field: FieldInfo) -> Env:
+    """A field's mark; one without variables where it has none."""
+    return next((item for item in field.metadata if isinstance(item, Env)), Env())
+
+
+def variable(env: Env, environ: Mapping[str, str]) -> str:
+    """The variable that a field's value came from, or would come from."""
+    return next((name for name in _candidates(env) if trimmed(environ.get(name, ""))), "".join(env.names[:1]))
+
+
+def _candidates(env: Env) -> Iterator[str]:
+    for name in env.names:
+        yield name
+        if env.file:
+            yield f"{name}_FILE"
+
+
+def _value(env: Env, environ: Mapping[str, str]) -> Any:
+    found = _found(env, environ)
+    return (list(found) or None) if env.every else next(found, None)
+
+
+def _found(env: Env, environ: Mapping[str, str]) -> Iterator[str | FromFile]:
+    for name in _candidates(env):
+        value = trimmed(environ.get(name, ""))
+        if not value:
+            continue
+        if env.file and name.endswith("_FILE"):
+            yield FromFile(Path(value))
+        elif name.endswith("_HOST"):
+            yield HostPort(value)
+        elif (read := _as_ollama(name, value)) is not None:
+            yield read
+
+
+def _as_ollama(name: str, value: str) -> str | None:
+    """A value in our words. None where Ollama itself cannot read it and takes its default."""
+    if name in ("OLLAMA_KEEP_ALIVE", "OLLAMA_LOAD_TIMEOUT"):
+        return value if _duration(value) else None
+    if name == "OLLAMA_MAX_QUEUE":
+        return value if re.fullmatch(r"[0-9]{1,9}", value) else None
+    if name == "OLLAMA_DEBUG":
+        on = value in ("1", "t", "T", "true", "TRUE", "True") or re.fullmatch(r"[+-]?0*[1-9][0-9]*", value)
+        return "debug" if on else "info"
+    return value
+
+
+def _duration(text: str) -> bool:
+    """Go's durations and whole seconds (R187); fractions of seconds need a unit there."""
+    try:
+        seconds(text)
+    except ValueError:
+        return False
+    return not re.fullmatch(r"[+-]?(\d+\.\d*|\.\d+)", text)
+
+
+def ignored(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Ollama's variables that are set and have no effect here (R189-R199), to be named once in the log."""
+    return tuple(
+        sorted(
+            name
+            for name, value in environ.items()
+            if name.startswith(("OLLAMA_", "LLAMA_ARG_")) and name not in HONOURED | _NOT_FOR_SERVERS and trimmed(value)
+        )
+    )
+
+
+def misread(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Ollama's variables that are set to what it cannot read: the default is used, as Ollama does."""
+    return tuple(
+        sorted(
+            name for name in HONOURED if (value := trimmed(environ.get(name, ""))) and _as_ollama(name, value) is None
+        )
+    )

@@ -1,0 +1,216 @@
+"""Everything that is set from outside, read once by the command line. Frozen.
+
+    RouterSettings ── registry: RegistrySettings
+    WorkerSettings ── registry: RegistrySettings
+
+Each field names the environment variables that fill it; what the command line passes in is stronger. Ollama's
+own variables carry over where they mean something here. Durations are seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from config.environment import Env, env_of, values_for, variable
+from config.values import (
+    ApiKeys,
+    Duration,
+    EndlessBelowZero,
+    EndlessFromZero,
+    Fleet,
+    Hosts,
+    ListenHost,
+    ListenPort,
+    LocalPath,
+    LongSecret,
+    Network,
+    Networks,
+    Origins,
+    RedisUrl,
+    Secret,
+    Version,
+)
+
+LOOPBACK: tuple[Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
+PRIVATE: tuple[Network, ...] = (
+    IPv4Network("10.0.0.0/8"),
+    IPv4Network("172.16.0.0/12"),
+    IPv4Network("192.168.0.0/16"),
+    IPv6Network("fc00::/7"),
+)
+"""Not link-local and not 100.64.0.0/10: clouds keep their metadata services there."""
+
+
+def _state_dir() -> Path:
+    base = os.environ.get("XDG_STATE_HOME", "")
+    if os.path.isabs(base):
+        return Path(base) / "vllama"
+    try:
+        return Path.home() / ".local" / "state" / "vllama"
+    except RuntimeError:  # a container's user without a home
+        return Path(tempfile.gettempdir()) / f"vllama-{os.geteuid()}"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=False)
+
+
+class RegistrySettings(_Frozen):
+    """The registry where workers and routers of one fleet find each other."""
+
+    redis_url: Annotated[RedisUrl | None, Field(repr=False), Env("VLLAMA_REDIS_URL", "REDIS_URL")] = None
+    """None: the embedded one, for this machine only. May hold a password."""
+    fleet: Annotated[Fleet, Env("VLLAMA_FLEET")] = "default"
+    """Several fleets may share one Redis."""
+    fleet_secret: Annotated[LongSecret | None, Env("VLLAMA_FLEET_SECRET", file=True)] = None
+    """Signs the workers' records. Needed with every Redis but the embedded one."""
+    worker_networks: Annotated[Networks, Env("VLLAMA_WORKER_NETWORKS")] = Field(
+        default_factory=lambda data: default_networks(data.get("redis_url"))
+    )
+    """Where a registered worker may be. Routers contact no other address, whatever a record says."""
+    state_dir: Annotated[LocalPath, Env("VLLAMA_STATE_DIR")] = Field(default_factory=_state_dir)
+    """Socket, lock and logs of the embedded registry. Its user alone may read it."""
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the registry is reached without a network: the embedded one, or a socket."""
+        return is_local(self.redis_url)
+
+
+def is_local(redis_url: str | None) -> bool:
+    return redis_url is None or redis_url.startswith(("/", "unix:"))
+
+
+def default_networks(redis_url: str | None) -> tuple[Network, ...]:
+    """Loopback for a registry of this machine; with a Redis that others reach, private networks too."""
+    return LOOPBACK if is_local(redis_url) else (*LOOPBACK, *PRIVATE)
+
+
+def _embedded_registry() -> RegistrySettings:
+    return RegistrySettings()
+
+
+class _Settings(BaseSettings):
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=False)
+
+    registry: RegistrySettings = Field(default_factory=_embedded_registry)
+    worker_key: Annotated[Secret | None, Env("VLLAMA_WORKER_KEY", file=True)] = None
+    """Bearer token between routers and workers, the same on both sides; never in the registry."""
+    grace: Annotated[Duration, Env("VLLAMA_GRACE")] = 30.0
+    """How long running requests may take to finish once a stop was asked for."""
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Env("VLLAMA_LOG_LEVEL", "OLLAMA_DEBUG")] = "info"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, _Environment(settings_cls)
+
+
+class _Environment(PydanticBaseSettingsSource):
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return values_for(self.settings_cls, os.environ)
+
+
+class RouterSettings(_Settings):
+    host: Annotated[ListenHost, Env("VLLAMA_HOST", "OLLAMA_HOST")] = "127.0.0.1"
+    """Address to listen on; IPv6 without brackets."""
+    port: Annotated[ListenPort, Env("VLLAMA_PORT", "VLLAMA_HOST", "OLLAMA_HOST")] = 11434
+    """0 lets the kernel choose."""
+    processes: Annotated[int, Field(ge=1, le=64), Env("VLLAMA_PROCESSES")] = 1
+    routing_file: Annotated[LocalPath | None, Env("VLLAMA_ROUTING_FILE")] = None
+    """None: no table, every registered model under its own name."""
+    version: Annotated[Version, Env("VLLAMA_OLLAMA_VERSION")] = "0.33.0"
+    """The Ollama version that clients are told."""
+
+    api_keys: Annotated[ApiKeys, Env("VLLAMA_API_KEYS", file=True, every=True)] = ()
+    allow_anonymous: Annotated[bool, Env("VLLAMA_ALLOW_ANONYMOUS")] = False
+    """Serve requests without a key, also on a public address or although keys are set."""
+    admin_key: Annotated[LongSecret | None, Env("VLLAMA_ADMIN_KEY", file=True)] = None
+    """Opens /admin and /metrics to others than this machine."""
+    origins: Annotated[Origins, Env("VLLAMA_ORIGINS", "OLLAMA_ORIGINS")] = ()
+    """Browser origins besides this machine's own and desktop apps'; `*` for any."""
+    allowed_hosts: Annotated[Hosts, Env("VLLAMA_ALLOWED_HOSTS")] = ()
+    """Host names besides Ollama's own that requests may be addressed to. On a public address: if any are set,
+    requests to other names are refused there too."""
+
+    body_limit: Annotated[ByteSize, Field(gt=0, le=1 << 32), Env("VLLAMA_BODY_LIMIT")] = ByteSize(64 << 20)
+    """Largest request body, in bytes."""
+    max_queue: Annotated[int, Field(ge=0, le=10**9), Env("VLLAMA_MAX_QUEUE", "OLLAMA_MAX_QUEUE")] = 512
+    """Requests that may wait at once."""
+    keep_alive: Annotated[EndlessBelowZero, Env("VLLAMA_KEEP_ALIVE", "OLLAMA_KEEP_ALIVE")] = 300.0
+    """What /api/ps says of a model's remaining time. Infinite for a negative value."""
+    connect_timeout: Annotated[Duration, Env("VLLAMA_CONNECT_TIMEOUT")] = 1.0
+    first_token_timeout: Annotated[Duration, Env("VLLAMA_FIRST_TOKEN_TIMEOUT")] = 300.0
+    """From a request's being sent to a worker until its first content."""
+    stall_timeout: Annotated[Duration, Env("VLLAMA_STALL_TIMEOUT")] = 120.0
+    """Longest silence of a worker in the middle of an answer."""
+
+
+class WorkerSettings(_Settings):
+    advertise: Annotated[str, Env("VLLAMA_ADVERTISE")] = "127.0.0.1"
+    """The host by which routers reach this worker. vLLM listens there and nowhere else."""
+    port: Annotated[int, Field(ge=0, le=65535), Env("VLLAMA_WORKER_PORT")] = 8100
+    """vLLM's port."""
+    load_timeout: Annotated[EndlessFromZero, Env("VLLAMA_LOAD_TIMEOUT", "OLLAMA_LOAD_TIMEOUT")] = 1800.0
+    """How long vLLM may take until it answers. Infinite for zero or less (R192)."""
+
+
+def explain(error: ValidationError, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """What is wrong with the settings, one line each: "VARIABLE: what is wrong; what to do".
+
+    Values are never repeated but by checks that know them to be harmless: many are secrets.
+    """
+    settings = next((kind for kind in (RouterSettings, WorkerSettings) if kind.__name__ == error.title), None)
+    lines: dict[str, None] = {}
+    for item in error.errors(include_url=False, include_input=False):
+        if item["type"] == "default_factory_not_called":  # follows from another line
+            continue
+        name = _variable(settings or RegistrySettings, item["loc"], environ)
+        what = str(item["ctx"]["error"]) if item["type"] == "value_error" else _words(item)
+        lines[f"{name}: {what}"] = None
+    return list(lines)
+
+
+def _variable(model: type[BaseModel], loc: tuple[int | str, ...], environ: Mapping[str, str]) -> str:
+    for part in loc:
+        field = model.model_fields.get(str(part))
+        if field is None:
+            break
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            model = field.annotation
+            continue
+        return variable(env_of(field), environ) or str(part)
+    return ".".join(str(part) for part in loc)
+
+
+_HINTS = {
+    "bool_parsing": "expected true or false; write 1 or 0",
+    "int_parsing": "expected a whole number; correct it",
+    "byte_size": "expected a size; write such as 64MiB",
+    "byte_size_unit": "expected a size; write such as 64MiB",
+}
+
+
+def _words(item: Any) -> str:
+    if item["type"] in _HINTS:
+        return _HINTS[item["type"]]
+    if item["type"] == "literal_error":
+        return f"expected {item['ctx']['expected']}; write one of them"
+    return f"{item['msg'].removeprefix('Input ').lower()}; correct it"

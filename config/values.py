@@ -1,0 +1,161 @@
+"""How texts of the environment become settings.
+
+Each check raises ValueError that reads "what is wrong; what to do". Secrets are never repeated in it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+
+from config.durations import seconds
+from config.environment import FromFile, HostPort
+from config.keys import ApiKey, checked, parse_keys
+from config.listen import parse_listen
+
+Network = IPv4Network | IPv6Network
+
+
+def _text(value: Any) -> Any:
+    return value.read() if isinstance(value, FromFile) else value
+
+
+def _items(value: Any) -> Any:
+    return tuple(item for item in re.split(r"[,\s]+", value) if item) if isinstance(value, str) else value
+
+
+def _duration(value: Any) -> Any:
+    return seconds(value) if isinstance(value, str) else value
+
+
+def _endless(value: float) -> float:
+    return math.inf if value < 0 else value
+
+
+def _not_zero(value: float) -> float:
+    return value or math.inf
+
+
+def _host(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    listen = parse_listen(value)
+    _refuse_scheme(listen.scheme)
+    return listen.host or "0.0.0.0"
+
+
+def _port(value: Any) -> Any:
+    if not isinstance(value, HostPort):
+        return value
+    listen = parse_listen(value)
+    _refuse_scheme(listen.scheme)
+    return listen.port
+
+
+def _refuse_scheme(scheme: str) -> None:
+    if scheme == "https":
+        raise ValueError("https is not spoken here; listen on http:// and put a TLS proxy in front")
+    if scheme != "http":
+        raise ValueError(f"{scheme[:20]}:// cannot be listened on; write HOST:PORT")
+
+
+def _redis_url(value: str) -> str:
+    if value.startswith("/") or re.match(r"(redis|rediss|unix)://[^/\s]|unix:///", value):
+        return value
+    raise ValueError("not the address of a Redis; write redis://HOST:6379/0, rediss:// for TLS, or unix:///PATH")
+
+
+def _networks(value: Any) -> Any:
+    return tuple(_network(item) for item in _items(value)) if isinstance(value, str) else value
+
+
+def _network(text: str) -> Network:
+    try:
+        return ip_network(text)
+    except ValueError:
+        pass
+    try:
+        near = ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(f"'{text[:60]}' is no network; write such as 10.0.0.0/8") from None
+    raise ValueError(f"'{text[:60]}' has bits beyond its prefix; write {near}")
+
+
+def _api_keys(value: Any) -> Any:
+    """The keys of every text and file together."""
+    if not isinstance(value, list):
+        return value
+    keys: list[ApiKey] = []
+    for source in value:
+        if isinstance(source, ApiKey):
+            keys.append(source)
+            continue
+        found = parse_keys(_text(source))
+        if not found:
+            raise ValueError("has no key in it; write NAME:SHA256, or leave it unset")
+        keys += found
+    return tuple(keys)
+
+
+def _origin(text: str) -> str:
+    if "*" not in text and not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://[^/\s]+\Z", text):
+        raise ValueError(f"'{text[:80]}' is no origin; write scheme://host[:port], with * for any part, or *")
+    return text.lower()
+
+
+def _allowed_host(text: str) -> str:
+    if not re.match(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?\Z|\[?[0-9A-Fa-f:.]+\]?\Z", text):
+        raise ValueError(f"'{text[:80]}' is no host; write a name without port, or *.example.com")
+    return text.lower().rstrip(".")
+
+
+def _long_enough(value: SecretStr) -> SecretStr:
+    if len(value.get_secret_value()) < 16:
+        raise ValueError("shorter than 16 characters; make one with: openssl rand -hex 32")
+    return value
+
+
+def _printable(value: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[!-~]+", value.get_secret_value()):
+        raise ValueError("has blanks or other than ASCII characters; make one with: openssl rand -hex 32")
+    return value
+
+
+def _fleet(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", text):
+        raise ValueError("has other characters than letters, digits, '.', '_' and '-', or is too long; rename it")
+    return text
+
+
+def _version(text: str) -> str:
+    if not re.fullmatch(r"[0-9]{1,6}\.[0-9]{1,6}\.[0-9]{1,6}", text):
+        raise ValueError("clients take versions apart as three numbers; write such as 0.33.0")
+    return text
+
+
+def _path(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+Seconds = Annotated[float, BeforeValidator(_duration)]
+Duration = Annotated[Seconds, Field(gt=0, le=86400 * 365)]
+"""Seconds, more than none."""
+EndlessBelowZero = Annotated[Seconds, AfterValidator(_endless)]
+EndlessFromZero = Annotated[EndlessBelowZero, AfterValidator(_not_zero)]
+Secret = Annotated[SecretStr, BeforeValidator(_text), AfterValidator(_printable)]
+LongSecret = Annotated[Secret, AfterValidator(_long_enough)]
+ApiKeys = Annotated[tuple[ApiKey, ...], BeforeValidator(_api_keys), AfterValidator(checked)]
+Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], BeforeValidator(_items)]
+Hosts = Annotated[tuple[Annotated[str, AfterValidator(_allowed_host)], ...], BeforeValidator(_items)]
+Networks = Annotated[tuple[Network, ...], BeforeValidator(_networks)]
+ListenHost = Annotated[str, BeforeValidator(_host)]
+ListenPort = Annotated[int, BeforeValidator(_port), Field(ge=0, le=65535)]
+RedisUrl = Annotated[str, AfterValidator(_redis_url)]
+Fleet = Annotated[str, AfterValidator(_fleet)]
+Version = Annotated[str, AfterValidator(_version)]
+LocalPath = Annotated[Path, AfterValidator(_path)]
