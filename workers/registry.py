@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -104,11 +104,14 @@ class Registry:
     Belongs to one process: it counts the beats that it sends. `secret` signs the records.
     """
 
-    def __init__(self, redis: aioredis.Redis, fleet: str, *, secret: bytes | None = None) -> None:
+    def __init__(
+        self, redis: aioredis.Redis, fleet: str, *, secret: bytes | None = None, silence: float = SILENCE
+    ) -> None:
         self.fleet = fleet
         self._redis = redis
         self._keys = Keys.of(fleet)
         self._secret = secret
+        self._silence = silence
         self._count = itertools.count(1)
         self._where = _address(redis)
         folder = resources.files("workers") / "scripts"
@@ -178,7 +181,7 @@ class Registry:
         with _mapped(self._where):
             await self._redis.zrem(self._keys.routers, router)
 
-    async def events(self) -> AsyncIterator[Event]:
+    async def events(self) -> AsyncGenerator[Event, None]:
         """Changes as they happen. Messages may be lost or late: polling repairs that.
 
         Ends with RegistryUnavailable when the connection is lost, or silent in spite of a ping.
@@ -189,7 +192,7 @@ class Registry:
             silent = False
             while True:
                 with _mapped(self._where):
-                    message = await pubsub.get_message(timeout=SILENCE)
+                    message = await pubsub.get_message(timeout=self._silence)
                     if message is None:
                         if silent:
                             raise RegistryUnavailable(f"the registry at {self._where} has gone silent")

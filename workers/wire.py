@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -98,9 +99,13 @@ def decode_report(data: bytes) -> Report | None:
             restarts=int(restarts),
             note=note,
         )
-        return Report(int(generation), int(n), load)
+        report = Report(int(generation), int(n), load)
     except ValueError:
         return None
+    numbers = (report.generation, report.n, load.running, load.waiting, load.restarts)
+    rates = (load.kv_usage, load.tokens_per_second)
+    sound = min(numbers) >= 0 and all(math.isfinite(rate) and rate >= 0 for rate in rates)
+    return report if sound else None
 
 
 def decode_event(data: bytes) -> Up | Down | Beat | None:

@@ -1,0 +1,235 @@
+"""What agents and routers may rely on, whether the registry is fakeredis or a real Valkey."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+import redis.asyncio as aioredis
+from fakeredis import FakeAsyncRedis, FakeServer
+
+from tests.support.until import auntil
+from tests.support.valkey import running_valkey
+from workers.keys import Keys
+from workers.record import Load, WorkerRecord, WorkerState
+from workers.registry import Fenced, Registered, Registry, connect
+from workers.signature import unseal
+from workers.wire import Beat, Down, Event, Subscribed, Up, Version
+
+SECRET = b"fleet secret"
+Clients = Callable[[], aioredis.Redis]
+
+
+@pytest.fixture(params=["fakeredis", "valkey"])
+async def clients(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Clients]:
+    """Makes clients of one store; closes them at the end."""
+    opened: list[aioredis.Redis] = []
+
+    def keep(client: aioredis.Redis) -> aioredis.Redis:
+        opened.append(client)
+        return client
+
+    if request.param == "fakeredis":
+        server = FakeServer()
+        yield lambda: keep(FakeAsyncRedis(server=server))
+        for client in opened:
+            await client.aclose()
+        return
+    async with running_valkey(tmp_path) as valkey:
+        yield lambda: keep(connect(valkey.address))
+        for client in opened:
+            await client.aclose()
+
+
+@pytest.fixture
+def redis(clients: Clients) -> aioredis.Redis:
+    return clients()
+
+
+@pytest.fixture
+def registry(redis: aioredis.Redis) -> Registry:
+    return Registry(redis, "f", secret=SECRET)
+
+
+def record(worker_id: str = "a", generation: int = 1, url: str = "http://127.0.0.1:8100") -> WorkerRecord:
+    return WorkerRecord(id=worker_id, generation=generation, url=url, slots=4)
+
+
+async def test_a_registered_worker_is_in_the_snapshot(registry: Registry) -> None:
+    empty = await registry.snapshot()
+    assert (empty.version, dict(empty.records or {}), dict(empty.loads)) == (Version("", 0), {}, {})
+    registered = await registry.register(record(), Load(running=2))
+    assert isinstance(registered, Registered)
+    snapshot = await registry.snapshot()
+    assert snapshot.version == Version(registered.epoch, registered.seq) == Version(registered.epoch, 1)
+    assert snapshot.records is not None
+    assert unseal(snapshot.records["a"], worker_id="a", fleet="f", secret=SECRET) == record()
+    assert (snapshot.loads["a"].generation, snapshot.loads["a"].load) == (1, Load(running=2))
+
+
+async def test_records_are_sent_only_when_they_have_changed(registry: Registry) -> None:
+    await registry.register(record(), Load())
+    first = await registry.snapshot()
+    await registry.beat("a", 1, Load(running=1))
+    second = await registry.snapshot(first.version)
+    assert second.records is None
+    assert second.loads["a"].load == Load(running=1)
+    assert second.loads["a"].n > first.loads["a"].n
+    await registry.register(record("b"), Load())
+    third = await registry.snapshot(first.version)
+    assert third.records is not None
+    assert set(third.records) == {"a", "b"}
+
+
+async def test_a_beat_of_an_unknown_worker_asks_for_registration(registry: Registry, redis: aioredis.Redis) -> None:
+    assert not await registry.beat("a", 1, Load())
+    await registry.register(record(), Load())
+    assert await registry.beat("a", 1, Load())
+    await redis.flushall()
+    assert not await registry.beat("a", 1, Load())
+    assert await registry.register(record(), Load()) != Fenced(1)
+
+
+async def test_an_older_generation_is_fenced(registry: Registry) -> None:
+    newer, older = 2**62 + 1, 2**62  # equal as doubles, which is what Lua's numbers are
+    await registry.register(record(generation=newer, url="http://127.0.0.1:2"), Load())
+    assert await registry.register(record(generation=older), Load()) == Fenced(newer)
+    assert not await registry.beat("a", older, Load())
+    assert not await registry.leave("a", older)
+    snapshot = await registry.snapshot()
+    assert snapshot.records is not None
+    held = unseal(snapshot.records["a"], worker_id="a", fleet="f", secret=SECRET)
+    assert (held.generation, held.url) == (newer, "http://127.0.0.1:2")
+
+
+async def test_generations_compare_as_numbers_not_as_words(registry: Registry) -> None:
+    await registry.register(record(generation=9), Load())
+    assert isinstance(await registry.register(record(generation=10), Load()), Registered)
+    assert await registry.register(record(generation=9), Load()) == Fenced(10)
+
+
+async def test_a_newer_start_takes_the_place_of_an_older_one(registry: Registry) -> None:
+    await registry.register(record(generation=1), Load())
+    await registry.register(record(generation=2), Load())
+    assert not await registry.beat("a", 1, Load())
+    assert not await registry.leave("a", 1)
+    assert await registry.beat("a", 2, Load())
+
+
+async def test_a_worker_that_leaves_is_gone_at_once(registry: Registry) -> None:
+    await registry.register(record(), Load())
+    assert await registry.leave("a", 1)
+    assert not await registry.leave("a", 1)
+    snapshot = await registry.snapshot()
+    assert snapshot.records == {}
+    assert snapshot.loads == {}
+    assert snapshot.version.seq == 2
+
+
+async def test_events_tell_of_everything(clients: Clients, registry: Registry) -> None:
+    listener = Registry(clients(), "f")
+    seen: list[Event] = []
+    async with aclosing(listener.events()) as events:
+        seen.append(await anext(events))
+        registered = await registry.register(record(), Load(running=1))
+        await registry.beat("a", 1, Load(state=WorkerState.DRAINING, note="stopping"))
+        await registry.leave("a", 1)
+        async with asyncio.timeout(5):
+            seen.extend([await anext(events) for _ in range(3)])
+    assert isinstance(registered, Registered)
+    subscribed, up, beat, down = seen
+    assert isinstance(subscribed, Subscribed)
+    assert isinstance(up, Up)
+    assert (up.worker_id, up.version) == ("a", Version(registered.epoch, 1))
+    assert unseal(up.envelope, worker_id="a", fleet="f", secret=SECRET) == record()
+    assert up.report.load == Load(running=1)
+    assert isinstance(beat, Beat)
+    assert beat.report.load == Load(state=WorkerState.DRAINING, note="stopping")
+    assert beat.report.n > up.report.n
+    assert down == Down("a", Version(registered.epoch, 2), 1)
+
+
+async def test_fleets_do_not_see_each_other(clients: Clients, registry: Registry) -> None:
+    await registry.register(record(), Load())
+    other = Registry(clients(), "g", secret=SECRET)
+    assert (await other.snapshot()).records == {}
+
+
+async def test_a_flush_changes_the_epoch(registry: Registry, redis: aioredis.Redis) -> None:
+    await registry.register(record(), Load())
+    before = (await registry.snapshot()).version
+    await redis.flushall()
+    await registry.register(record(), Load())
+    after = (await registry.snapshot(before)).version
+    assert after.seq == before.seq
+    assert after.epoch != before.epoch
+
+
+async def test_the_scripts_survive_being_forgotten(registry: Registry, redis: aioredis.Redis) -> None:
+    await registry.register(record(), Load())
+    await redis.script_flush()
+    assert await registry.beat("a", 1, Load())
+
+
+async def test_what_has_not_beaten_for_a_minute_is_collected(registry: Registry, redis: aioredis.Redis) -> None:
+    await registry.register(record("old"), Load())
+    await registry.register(record("new"), Load())
+    before = await registry.snapshot()
+    beats = dict(await redis.zrange(Keys.of("f").hbz, 0, -1, withscores=True))
+    await redis.zadd(Keys.of("f").hbz, {"old": beats[b"old"] - 61_000, "new": beats[b"new"] - 55_000})
+    after = await registry.snapshot(before.version)
+    assert after.records is not None
+    assert set(after.records) == set(after.loads) == {"new"}
+    assert after.collected == before.collected + 1
+    assert not await registry.beat("old", 1, Load())
+
+
+async def test_routers_are_counted_while_they_poll(registry: Registry, redis: aioredis.Redis) -> None:
+    assert (await registry.snapshot(router="r1")).routers == 1
+    assert (await registry.snapshot(router="r2")).routers == 2
+    assert (await registry.snapshot()).routers == 2
+    await registry.retire_router("r1")
+    assert (await registry.snapshot(router="r2")).routers == 1
+    await redis.zadd(Keys.of("f").routers, {"dead": 1.0})
+    assert (await registry.snapshot(router="r2")).routers == 1
+
+
+async def test_a_hundred_workers_at_once(registry: Registry, clients: Clients) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(100):
+            tasks.create_task(registry.register(record(f"w{number}"), Load()))
+    snapshot = await registry.snapshot()
+    assert snapshot.records is not None
+    assert len(snapshot.records) == len(snapshot.loads) == snapshot.version.seq == 100
+
+
+async def test_a_load_of_a_newer_version_is_left_out(registry: Registry, redis: aioredis.Redis) -> None:
+    await registry.register(record(), Load())
+    await redis.hset(Keys.of("f").load, "a", "1:9:hovering:0:0:0:0:0:")
+    snapshot = await registry.snapshot()
+    assert snapshot.loads == {}
+    assert await registry.beat("a", 1, Load())
+
+
+async def test_a_subscription_outlives_silence(clients: Clients, registry: Registry) -> None:
+    listener = Registry(clients(), "f", silence=0.05)
+    seen: list[Event] = []
+
+    async def listen() -> None:
+        async for event in listener.events():
+            seen.append(event)
+
+    task = asyncio.create_task(listen())
+    try:
+        await auntil(lambda: len(seen) == 1)
+        pinged = asyncio.get_running_loop().time() + 0.4
+        await auntil(lambda: asyncio.get_running_loop().time() > pinged or task.done())
+        assert not task.done()
+        await registry.register(record(), Load())
+        await auntil(lambda: len(seen) == 2)
+    finally:
+        task.cancel()
+        await asyncio.wait([task])

@@ -1,0 +1,29 @@
+"""A real Valkey for tests: the embedded one, on a socket and a port of its own."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from workers.embedded import EmbeddedValkey
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@asynccontextmanager
+async def running_valkey(state_dir: Path, *, port: int = 0) -> AsyncIterator[EmbeddedValkey]:
+    """Yields it once it answers, and stops it at the end."""
+    valkey = EmbeddedValkey(state_dir, port=port)
+    await valkey.start()
+    try:
+        await valkey.wait_ready()
+        yield valkey
+    finally:
+        await valkey.stop()
