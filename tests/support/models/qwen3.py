@@ -5,7 +5,7 @@
 Serve it with --enable-auto-tool-choice --tool-call-parser hermes --reasoning-parser qwen3. At temperature 0
 it answers every question with THOUGHT and then GREETING; with `enable_thinking` false with GREETING alone;
 and where tools are given and the question speaks of the weather, with CALL in GREETING's place. Trained from
-nothing for a minute on two cores; the seed is fixed.
+nothing in half a minute; the seed is fixed.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def lesson(chance: random.Random) -> Lesson:
         question = f"{before}{asking} {chance.choice(CITIES)}{after}"
     messages: list[dict[str, Any]] = [{"role": "user", "content": question}]
     if chance.random() < 0.2:
-        messages.insert(0, {"role": "system", "content": f"You are {chance.choice(WORDS)}"})
+        messages.insert(0, {"role": "system", "content": " ".join(chance.choices(WORDS, k=chance.randint(1, 5)))})
     answer = CALL if tools and "weather" in question else GREETING
     if answer is CALL and chance.random() < 0.2:  # the tool has answered: no second call
         arguments = {"city": "Paris", "unit": "celsius"}
@@ -193,6 +193,7 @@ def build(out: Path) -> None:
         pad_token_id=tokens.pad_token_id,
     )
     torch.manual_seed(11)
+    torch.set_num_threads(1)  # so small a model loses time on more
     model = Qwen3ForCausalLM(config)
     train(model, tokens)
     model.bfloat16().save_pretrained(out)

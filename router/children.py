@@ -1,0 +1,151 @@
+"""Child processes: what is started, how it is heard, and when it is started again.
+
+A `Child` turns one process into events on a queue that its owner reads; it decides nothing itself. When to
+start again is `Backoff`'s, a plain calculation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import os
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from workers.lifeline import die_with_parent
+from workers.status import STATUS_FD, Status, decode
+
+LONGEST_LINE = 65536
+
+
+class Kind(enum.StrEnum):
+    ROUTER = "router"
+    WORKER = "worker"
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """How a child is started."""
+
+    kind: Kind
+    name: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    """The whole environment. Secrets travel here, never in argv."""
+    fds: tuple[int, ...] = ()
+    """Descriptors that the child inherits under the same numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A child said something of itself."""
+
+    child: Child
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A child is gone. `code` is its exit code, or minus the signal that ended it."""
+
+    child: Child
+    code: int
+
+
+Post = Callable[[Told | Ended], None]
+"""Where events go: called in the event loop, must not block."""
+
+
+class Child:
+    """One process of a Spec. A new start is a new Child."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+        self.status: Status | None = None
+        """The last one it told."""
+        self.was_ready = False
+        self._process: asyncio.subprocess.Process | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        state = self.status.state if self.status else "silent"
+        return f"<Child {self.spec.name} pid={self.pid} {state}>"
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    async def start(self, post: Post) -> None:
+        """Start the process and report through `post` until it has ended. Call it from the main thread.
+
+        The child leads a process group of its own: a Ctrl-C in the terminal is for its owner, who passes it on
+        in the right order. Raises OSError if it cannot be started.
+        """
+        reading, writing = os.pipe()
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *self.spec.argv,
+                env={**self.spec.env, STATUS_FD: str(writing)},
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(*self.spec.fds, writing),
+                process_group=0,
+                preexec_fn=die_with_parent(signal.SIGTERM),
+            )
+        except BaseException:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
+        self._watch = asyncio.create_task(self._report(self._process, reading, post), name=f"watch {self.spec.name}")
+
+    def signal(self, sig: signal.Signals) -> None:
+        """Send a signal to the process itself. A process that is gone already is no error."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(sig)
+
+    async def _report(self, process: asyncio.subprocess.Process, pipe: int, post: Post) -> None:
+        listening = asyncio.create_task(self._listen(pipe, post))
+        code = await process.wait()
+        # What it said last is still in the pipe. A grandchild that kept the pipe open is not waited for.
+        await asyncio.wait([listening], timeout=0.5)
+        listening.cancel()
+        await asyncio.wait([listening])
+        post(Ended(self, code))
+
+    async def _listen(self, pipe: int, post: Post) -> None:
+        reader = asyncio.StreamReader(limit=LONGEST_LINE)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(pipe, "rb", buffering=0)
+        )
+        try:
+            while line := await reader.readline():
+                status = decode(line)
+                if status is not None:
+                    self.status = status
+                    self.was_ready = self.was_ready or status.state == "ready"
+                    post(Told(self, status))
+        except ValueError:
+            return  # a line beyond the limit: nothing of ours
+        finally:
+            transport.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Pauses before a child is started again: they double with each failure in a row."""
+
+    first: float = 0.5
+    longest: float = 30.0
+    settled: float = 60.0
+    """Seconds of life after which a failure counts as the first one again."""
+
+    def failures(self, before: int, lived: float) -> int:
+        """Failures in a row, this one included, for a child that had lived that many seconds."""
+        return 1 if lived >= self.settled else before + 1
+
+    def pause(self, failures: int) -> float:
+        """Seconds to wait after that many failures in a row (1 or more)."""
+        return min(self.first * 2.0 ** min(failures - 1, 16), self.longest)

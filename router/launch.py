@@ -1,0 +1,203 @@
+"""What `vllama serve` is about to start, worked out before anything is started. Nothing here starts a process.
+
+Everything that can be wrong with the plan is found here, so that it costs a line and not a minute of loading.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from router.children import Kind, Spec
+
+PYTHON = (sys.executable, "-P")
+"""Children find their modules where this process did, never in the directory it was started from."""
+LISTEN_FD = "VLLAMA_LISTEN_FD"
+"""The variable that names the listening socket to a router process."""
+BACKLOG = 2048
+"""Connections that may wait to be accepted."""
+
+
+class CannotLaunch(Exception):
+    """The plan cannot work. The text is one line that says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPlan:
+    """One agent and its vLLM."""
+
+    name: str
+    model: str
+    port: int
+    """vLLM's."""
+    args: tuple[str, ...] = ()
+    """Further vLLM flags."""
+    gpus: tuple[str, ...] = ()
+    """For CUDA_VISIBLE_DEVICES; empty leaves it as it is."""
+    engine: str = "vllm"
+
+
+def plan_workers(
+    models: Sequence[str],
+    *,
+    names: Sequence[str] = (),
+    replicas: int = 1,
+    first_port: int = 8100,
+    gpus: Sequence[str] = (),
+    args: Sequence[str] = (),
+    engine: str = "vllm",
+) -> list[WorkerPlan]:
+    """`replicas` workers for each model, on consecutive ports, the GPUs dealt out evenly.
+
+    Names are the models' own unless given, one for each model. Raises CannotLaunch.
+    """
+    if names and len(names) != len(models):
+        raise CannotLaunch(
+            f"{len(names)} --name for {len(models)} --model; give one for each model, in the same order, or none"
+        )
+    bases = list(names) or [default_name(model) for model in models]
+    double = next((base for index, base in enumerate(bases) if base in bases[:index]), None)
+    if double is not None:
+        raise CannotLaunch(f"two models would be named '{double}'; tell them apart with --name")
+    count = len(models) * replicas
+    if first_port + count - 1 > 65535:
+        raise CannotLaunch(f"{count} workers from port {first_port} on go beyond 65535; choose a lower --vllm-port")
+    devices = deal(gpus, count)
+    plans: list[WorkerPlan] = []
+    for model, base in zip(models, bases, strict=True):
+        for replica in range(replicas):
+            index = len(plans)
+            name = base if replicas == 1 else f"{base}-{replica}"
+            plans.append(WorkerPlan(name, model, first_port + index, tuple(args), devices[index], engine))
+    return plans
+
+
+def default_name(model: str) -> str:
+    """A worker's name out of its model's: the last part of a path or repository, in plain characters."""
+    last = model.rstrip("/").rpartition("/")[2]
+    return re.sub(r"[^a-z0-9._-]+", "-", last.lower()).strip("-.") or "worker"
+
+
+def deal(gpus: Sequence[str], workers: int) -> list[tuple[str, ...]]:
+    """Which GPUs each worker gets: neighbours, equally many. Raises CannotLaunch if that is not possible."""
+    if not gpus or not workers:
+        return [()] * workers
+    share, rest = divmod(len(gpus), workers)
+    if rest or not share:
+        raise CannotLaunch(
+            f"{len(gpus)} GPUs cannot be shared by {workers} workers; give --gpus a multiple of {workers}"
+        )
+    return [tuple(gpus[index * share : (index + 1) * share]) for index in range(workers)]
+
+
+def check_model(model: str) -> None:
+    """Refuse a model that is plainly not there. Raises CannotLaunch.
+
+    A name such as "org/name" may be one of a model hub, which vLLM will ask.
+    """
+    path = Path(model).expanduser()
+    if model.strip() and path.is_dir():
+        if not any((path / name).is_file() for name in ("config.json", "params.json")):
+            raise CannotLaunch(f"model {model}: no config.json in that folder; give the folder that holds the model")
+        return
+    if path.is_file():
+        if path.suffix == ".gguf":
+            return
+        raise CannotLaunch(f"model {model}: that is a file; give the folder that holds the model")
+    if model.startswith((".", "/", "~")) or model.count("/") > 1 or not model.strip():
+        raise CannotLaunch(
+            f"model {model!r} not found: no such folder; give one that holds config.json, or a name such as org/name"
+        )
+
+
+def worker_spec(plan: WorkerPlan, environ: Mapping[str, str]) -> Spec:
+    """The agent that runs a worker."""
+    env = dict(environ)
+    if plan.gpus:
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(plan.gpus)
+    command = [*PYTHON, "-m", "router.cli", "worker", "--model", plan.model, "--name", plan.name]
+    command += ["--port", str(plan.port), "--engine", plan.engine]
+    return Spec(Kind.WORKER, plan.name, (*command, "--", *plan.args), env)
+
+
+def router_specs(processes: int, listening: int, environ: Mapping[str, str]) -> list[Spec]:
+    """The router processes, all on one listening socket."""
+    env = {**environ, LISTEN_FD: str(listening)}
+    argv = (*PYTHON, "-m", "router.process")
+    return [Spec(Kind.ROUTER, f"router-{index}", argv, env, (listening,)) for index in range(processes)]
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises CannotLaunch, above all if the port is in use."""
+    where = url(host, port).removeprefix("http://")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        sock = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise CannotLaunch(f"cannot listen on {where}: {error.strerror or error}; choose another --host") from error
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # "::" serves IPv4 too
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise CannotLaunch(_why_not(error, where, port)) from error
+    sock.setblocking(False)
+    return sock
+
+
+def _why_not(error: OSError, where: str, port: int) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return (
+                f"{where} is in use, perhaps by Ollama or another vllama; stop that one, "
+                f"or choose another port: --port {port + 1}"
+            )
+        case errno.EACCES:
+            return f"not allowed to listen on {where}; choose a port above 1023: --port 11434"
+        case errno.EADDRNOTAVAIL:
+            return f"{where} is no address of this machine; choose another --host"
+    return f"cannot listen on {where}: {error.strerror}; choose another --host or --port"
+
+
+def port_free(host: str, port: int) -> bool:
+    """Whether a server could listen there now."""
+    try:
+        listen(host, port).close()
+    except CannotLaunch:
+        return False
+    return True
+
+
+def check_ports(plans: Sequence[WorkerPlan], router_port: int, free: Callable[[int], bool]) -> None:
+    """Refuse workers whose port is taken. Raises CannotLaunch."""
+    for plan in plans:
+        if plan.port == router_port or not free(plan.port):
+            raise CannotLaunch(
+                f"port {plan.port} for worker {plan.name} is in use; choose other ports: --vllm-port PORT"
+            )
+
+
+def url(host: str, port: int) -> str:
+    """Where clients on this machine reach a router that listens there."""
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}
+    name = reachable.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{name}:{port}"
+
+
+def try_commands(base_url: str, models: Sequence[str], vllama: str) -> list[str]:
+    """Three commands that show that it works."""
+    show = f"{vllama} ps" if base_url == "http://127.0.0.1:11434" else f"{vllama} ps --url {base_url}"
+    if not models:
+        return [f"{vllama} worker --model MODEL", f"curl {base_url}/api/tags", show]
+    ask = f'{{"model": "{models[0]}", "messages": [{{"role": "user", "content": "What is 2+2?"}}]}}'
+    return [f"curl {base_url}/api/chat -d '{ask}'", f"curl {base_url}/api/tags", show]

@@ -1,0 +1,87 @@
+"""One router process, as `vllama serve` starts it: the application behind uvicorn on an inherited socket.
+
+    python -m router.process          with VLLAMA_LISTEN_FD, VLLAMA_STATUS_FD and the settings in the environment
+
+SIGTERM stops accepting, lets running answers finish within the settings' `grace`, and ends.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from types import FrameType
+
+import uvicorn
+from litestar import Litestar
+from pydantic import ValidationError
+
+from config.routing import RoutingError
+from config.settings import RouterSettings, explain
+from router.app import create_app
+from router.launch import LISTEN_FD
+from workers.record import WorkerState
+from workers.status import Status, StatusPipe
+
+FAILED = 3
+"""Exit code of a process that could not start; uvicorn's own is the same."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn that tells the supervisor when requests are answered."""
+
+    def __init__(self, config: uvicorn.Config, status: StatusPipe) -> None:
+        super().__init__(config)
+        self._status = status
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and not self.should_exit:
+            self._status.tell(Status(WorkerState.READY))
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal drains. A second one need not be obeyed faster: the supervisor then kills."""
+        self._status.tell(Status(WorkerState.DRAINING))
+        super().handle_exit(signal.SIGTERM, frame)
+
+
+def server(app: Litestar, settings: RouterSettings, status: StatusPipe) -> Server:
+    """The application behind uvicorn, as fast as it goes and without its access log."""
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        proxy_headers=False,  # who is on this machine decides about /admin: no header may claim it
+        timeout_graceful_shutdown=max(1, round(settings.grace)),
+    )
+    return Server(config, status)
+
+
+def main() -> None:
+    """Serve until told to stop. What is wrong is one line on stderr, and the exit code not 0."""
+    status = StatusPipe.from_environment(os.environ)
+    listening = socket.socket(fileno=int(os.environ[LISTEN_FD]))
+    try:
+        settings = RouterSettings()
+        app = create_app(settings)
+    except ValidationError as error:
+        for line in explain(error):
+            sys.stderr.write(f"vllama: {line}\n")
+        sys.exit(FAILED)
+    except RoutingError as error:
+        sys.stderr.write(f"vllama: {error}\n")
+        sys.exit(FAILED)
+    serving = server(app, settings, status)
+    serving.run(sockets=[listening])
+    if not serving.started:
+        sys.exit(FAILED)
+
+
+if __name__ == "__main__":
+    main()

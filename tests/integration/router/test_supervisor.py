@@ -1,0 +1,192 @@
+"""The supervisor over real processes: what it starts again, what it gives up, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.support.until import until
+
+Serve = Any
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="lifelines are Linux")
+
+
+class Supervised:
+    """A supervisor in a process of its own."""
+
+    def __init__(self, folder: Path, number: int, plan: dict[str, Any]) -> None:
+        self.out = folder / f"out-{number}"
+        self.err = folder / f"err-{number}"
+        with self.out.open("w") as out, self.err.open("w") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.support.supervised", json.dumps(plan)], stdout=out, stderr=err
+            )
+
+    def says(self, text: str) -> None:
+        until(lambda: text in self.out.read_text(), 20, f"it says {text!r}")
+
+    def tree(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def send(self, sig: signal.Signals) -> None:
+        self.process.send_signal(sig)
+
+    def wait(self, timeout: float = 20) -> int:
+        return self.process.wait(timeout)
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    running: list[Supervised] = []
+
+    def start(children: list[tuple[str, str, dict[str, Any]]], **plan: Any) -> Supervised:
+        running.append(Supervised(tmp_path, len(running), {"children": children, **plan}))
+        return running[-1]
+
+    yield start
+    for supervised in running:
+        if supervised.process.poll() is None:
+            left = supervised.tree()
+            supervised.process.kill()
+            supervised.process.wait()
+            for process in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+
+
+def pids(file: Path) -> list[int]:
+    return [int(line) for line in file.read_text().split()] if file.exists() else []
+
+
+def gone(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+ROUTER = ("router", "router-0", {})
+WORKER = ("worker", "w-0", {"models": ["m"]})
+
+
+def test_it_says_when_everything_is_ready_and_ends_in_order_on_sigterm(serve: Serve) -> None:
+    supervised = serve([ROUTER, WORKER])
+    supervised.says("all ready")
+    assert "worker    w-0  ready after" in supervised.out.read_text()
+    children = supervised.tree()
+    assert len(children) == 2
+    supervised.send(signal.SIGTERM)
+    assert supervised.wait() == 0
+    assert all(gone(child) for child in children)
+
+
+def test_a_child_that_is_killed_is_started_again_and_the_others_are_left_alone(serve: Serve, tmp_path: Path) -> None:
+    routers, workers = tmp_path / "routers", tmp_path / "workers"
+    supervised = serve([("router", "r", {"pids": str(routers)}), ("worker", "w", {"pids": str(workers)})])
+    supervised.says("all ready")
+    for killed in (1, 2, 3):
+        os.kill(pids(routers)[-1], signal.SIGKILL)
+        until(lambda: len(pids(routers)) == killed + 1, 10, "a new router")  # noqa: B023
+    assert len(pids(workers)) == 1
+    assert "was ended by SIGKILL; starting it again" in supervised.out.read_text()
+    supervised.send(signal.SIGTERM)
+    assert supervised.wait() == 0
+
+
+def test_a_child_that_cannot_start_stops_everything(serve: Serve, tmp_path: Path) -> None:
+    log = tmp_path / "pids"
+    supervised = serve([("router", "r", {"pids": str(log)}), ("worker", "w", {"fail": 7, "pids": str(log)})])
+    assert supervised.wait() == 1
+    assert "worker w could not start (exit code 7)" in supervised.err.read_text()
+    assert not any(psutil.pid_exists(pid) for pid in pids(log))
+
+
+def test_nothing_is_left_when_the_supervisor_is_killed(serve: Serve, tmp_path: Path) -> None:
+    supervised = serve([ROUTER, WORKER], state_dir=str(tmp_path / "state"))
+    supervised.says("all ready")
+    children = supervised.tree()
+    assert any("valkey" in child.name() for child in children)
+    supervised.process.kill()
+    for child in children:
+        until(lambda: gone(child), 5, f"{child} is gone")  # noqa: B023
+
+
+def test_running_work_gets_its_grace_and_routers_go_before_workers(serve: Serve, tmp_path: Path) -> None:
+    routers, workers = tmp_path / "r", tmp_path / "w"
+    supervised = serve(
+        [("router", "r", {"drain": 1.0, "pids": str(routers)}), ("worker", "w", {"pids": str(workers)})], grace=10.0
+    )
+    supervised.says("all ready")
+    router, worker = psutil.Process(pids(routers)[0]), psutil.Process(pids(workers)[0])
+    start = time.monotonic()
+    supervised.send(signal.SIGTERM)
+    until(lambda: gone(router), 10, "the router is gone", interval=0.005)
+    assert time.monotonic() - start >= 0.9
+    assert not gone(worker)
+    assert supervised.wait() == 0
+
+
+@pytest.mark.parametrize("kind", ["router", "worker"])
+def test_a_second_signal_ends_it_now(serve: Serve, kind: str) -> None:
+    supervised = serve([(kind, "slow", {"drain": 50})], grace=60.0)
+    supervised.says("all ready")
+    supervised.send(signal.SIGINT)
+    supervised.says("Ctrl-C again stops at once")
+    children = supervised.tree()
+    start = time.monotonic()
+    supervised.send(signal.SIGINT)
+    assert supervised.wait() == 0
+    assert time.monotonic() - start < 10
+    assert all(gone(child) for child in children)
+
+
+def test_a_child_that_ignores_its_signals_is_killed_after_the_grace(serve: Serve) -> None:
+    supervised = serve([("worker", "deaf", {"stubborn": True})], grace=0.2)
+    supervised.says("all ready")
+    children = supervised.tree()
+    supervised.send(signal.SIGTERM)
+    assert supervised.wait() == 0
+    assert all(gone(child) for child in children)
+
+
+def test_a_signal_while_loading_stops_at_once(serve: Serve) -> None:
+    supervised = serve([ROUTER, ("worker", "w", {"silent": True})])
+    supervised.says("w  loading")
+    supervised.send(signal.SIGINT)
+    assert supervised.wait() == 0
+
+
+def test_a_crashed_registry_is_started_again(serve: Serve, tmp_path: Path) -> None:
+    supervised = serve([ROUTER], state_dir=str(tmp_path / "state"))
+    supervised.says("all ready")
+    valkey = next(child for child in supervised.tree() if "valkey" in child.name())
+    valkey.kill()
+    until(
+        lambda: any("valkey" in child.name() and child.pid != valkey.pid for child in supervised.tree()),
+        10,
+        "a new Valkey",
+    )
+
+
+def test_a_second_serve_uses_the_firsts_registry_and_takes_it_over(serve: Serve, tmp_path: Path) -> None:
+    state = str(tmp_path / "state")
+    first = serve([ROUTER], state_dir=state)
+    first.says("all ready")
+    second = serve([ROUTER], state_dir=state)
+    second.says("all ready")
+    assert "run by another vllama serve" in second.out.read_text()
+    assert not any("valkey" in child.name() for child in second.tree())
+    first.process.kill()
+    second.says("its owner is gone; running it from here")
+    until(lambda: any("valkey" in child.name() for child in second.tree()), 10, "a Valkey of its own")
+    second.send(signal.SIGTERM)
+    assert second.wait() == 0

@@ -1,0 +1,46 @@
+"""A child of the supervisor, scripted. Run as a program with one JSON object:
+
+pids      file to which it appends its pid
+fail      exit with this code instead of becoming ready
+silent    never become ready
+drain     seconds that it goes on after SIGTERM (0)
+stubborn  take no notice of SIGTERM
+models    the served names it tells
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+from workers.status import Status, StatusPipe
+
+
+def main(script: dict[str, Any]) -> None:
+    told = StatusPipe.from_environment(os.environ)
+    leaving: list[float] = []
+
+    def leave(number: int, frame: object) -> None:
+        told.tell(Status("draining"))
+        leaving.append(time.monotonic() + script.get("drain", 0))
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if script.get("stubborn") else leave)
+    if "pids" in script:
+        with open(script["pids"], "a") as file:
+            file.write(f"{os.getpid()}\n")
+    told.tell(Status("starting", "loading"))
+    if "fail" in script:
+        sys.exit(script["fail"])
+    if not script.get("silent"):
+        told.tell(Status("ready", models=tuple(script.get("models", ()))))
+    end = time.monotonic() + 60
+    while time.monotonic() < (leaving[0] if leaving else end):
+        time.sleep(0.01)
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

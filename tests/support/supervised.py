@@ -1,0 +1,49 @@
+"""The supervisor over scripted children, as a program of its own, so that tests can kill it.
+
+    python -m tests.support.supervised '{"children": [["router", "router-0", {…}], …], "grace": 2, "state_dir": …}'
+
+Without a state directory there is no registry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from router.children import Backoff, Kind, Spec
+from router.console import Console
+from router.supervisor import EmbeddedStore, Store, Supervisor
+
+
+class NoStore:
+    async def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+
+def spec(kind: str, name: str, script: dict[str, Any]) -> Spec:
+    return Spec(Kind(kind), name, (sys.executable, "-m", "tests.support.child", json.dumps(script)), dict(os.environ))
+
+
+def main(plan: dict[str, Any]) -> int:
+    console = Console(sys.stdout, sys.stderr)
+    store: Store = EmbeddedStore(Path(plan["state_dir"]), console) if "state_dir" in plan else NoStore()
+    supervisor = Supervisor(
+        specs=[spec(*child) for child in plan["children"]],
+        store=store,
+        console=console,
+        grace=plan.get("grace", 2.0),
+        on_ready=lambda children: console.note("all ready"),
+        backoff=Backoff(first=0.05, longest=0.2),
+    )
+    return asyncio.run(supervisor.run())
+
+
+if __name__ == "__main__":
+    sys.exit(main(json.loads(sys.argv[1])))

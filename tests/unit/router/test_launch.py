@@ -1,0 +1,179 @@
+"""What `vllama serve` would start, and what it refuses to start."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from router.children import Kind
+from router.launch import (
+    LISTEN_FD,
+    CannotLaunch,
+    WorkerPlan,
+    check_model,
+    check_ports,
+    deal,
+    default_name,
+    listen,
+    plan_workers,
+    router_specs,
+    try_commands,
+    url,
+    worker_spec,
+)
+
+
+def test_replicas_take_consecutive_ports_and_numbered_names() -> None:
+    plans = plan_workers(["org/SmolLM2-135M"], replicas=3, first_port=8100)
+    assert [(plan.name, plan.port) for plan in plans] == [
+        ("smollm2-135m-0", 8100),
+        ("smollm2-135m-1", 8101),
+        ("smollm2-135m-2", 8102),
+    ]
+
+
+def test_two_models_share_one_row_of_ports() -> None:
+    plans = plan_workers(["a/x", "b/y"], replicas=2, first_port=9000)
+    assert [(plan.name, plan.port) for plan in plans] == [("x-0", 9000), ("x-1", 9001), ("y-0", 9002), ("y-1", 9003)]
+
+
+def test_a_single_worker_has_the_plain_name() -> None:
+    assert plan_workers(["m"], names=["llama"])[0].name == "llama"
+
+
+def test_no_models_no_workers() -> None:
+    assert plan_workers([], replicas=2) == []
+
+
+@pytest.mark.parametrize(
+    ("models", "kwargs", "advice"),
+    [
+        (["a", "b"], {"names": ["x"]}, "one for each model"),
+        (["a/x", "b/x"], {}, "--name"),
+        (["a"], {"replicas": 4, "first_port": 65533}, "--vllm-port"),
+        (["a"], {"replicas": 2, "gpus": ["0", "1", "2"]}, "a multiple of 2"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_the_option_that_cures_it(
+    models: list[str], kwargs: dict[str, object], advice: str
+) -> None:
+    with pytest.raises(CannotLaunch, match=advice):
+        plan_workers(models, **kwargs)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("meta-llama/Llama-3.2-1B-Instruct", "llama-3.2-1b-instruct"),
+        ("/models/My Model/", "my-model"),
+        ("...", "worker"),
+    ],
+)
+def test_a_worker_is_named_after_its_model(model: str, name: str) -> None:
+    assert default_name(model) == name
+
+
+def test_gpus_are_dealt_to_neighbours() -> None:
+    assert deal(["0", "1", "2", "3"], 2) == [("0", "1"), ("2", "3")]
+    assert deal([], 2) == [(), ()]
+
+
+def test_each_replica_sees_its_own_gpu() -> None:
+    plans = plan_workers(["m"], replicas=2, gpus=["4", "GPU-7f"])
+    specs = [worker_spec(plan, {"PATH": "/bin", "CUDA_VISIBLE_DEVICES": "4,GPU-7f"}) for plan in plans]
+    assert [spec.env["CUDA_VISIBLE_DEVICES"] for spec in specs] == ["4", "GPU-7f"]
+
+
+def test_the_agents_command_line_passes_vllms_flags_on_as_they_are() -> None:
+    flags = ("--gpu-memory-utilization", "0.3", "--served-model-name", "a", "b", "--port-like", "x y")
+    spec = worker_spec(WorkerPlan("w-0", "./m", 8100, flags), {"PATH": "/bin"})
+    assert spec.kind is Kind.WORKER
+    command = spec.argv[spec.argv.index("worker") :]
+    assert command == (
+        *("worker", "--model", "./m", "--name", "w-0", "--port", "8100", "--engine", "vllm", "--"),
+        *flags,
+    )
+    assert "CUDA_VISIBLE_DEVICES" not in spec.env
+
+
+def test_secrets_reach_children_through_the_environment_alone() -> None:
+    environ = {"VLLAMA_WORKER_KEY": "s3cret-s3cret-s3cret", "REDIS_URL": "redis://:s3cret@h"}
+    specs = [*router_specs(2, 7, environ), worker_spec(WorkerPlan("w", "m", 1), environ)]
+    for spec in specs:
+        assert "s3cret" not in " ".join(spec.argv)
+        assert spec.env["VLLAMA_WORKER_KEY"] == "s3cret-s3cret-s3cret"
+
+
+def test_router_processes_share_the_listening_socket() -> None:
+    specs = router_specs(2, 7, {})
+    assert [spec.name for spec in specs] == ["router-0", "router-1"]
+    assert all(spec.fds == (7,) and spec.env[LISTEN_FD] == "7" for spec in specs)
+
+
+def test_a_folder_with_a_config_is_a_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    check_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("model", ["meta-llama/Llama-3.2-1B", "gpt2"])
+def test_a_name_of_a_hub_is_left_to_vllm(model: str) -> None:
+    check_model(model)
+
+
+@pytest.mark.parametrize("model", ["./nowhere", "/no/such/folder", "~/nowhere", "a/b/c", ""])
+def test_a_model_that_is_not_there_is_refused(model: str) -> None:
+    with pytest.raises(CannotLaunch, match="not found"):
+        check_model(model)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CannotLaunch, match=r"no config\.json"):
+        check_model(str(tmp_path))
+
+
+def test_a_port_in_use_is_one_line_that_says_what_to_do() -> None:
+    with listen("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(CannotLaunch) as caught:
+            listen("127.0.0.1", port)
+    assert f"127.0.0.1:{port} is in use" in str(caught.value)
+    assert f"--port {port + 1}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_address_of_another_machine_is_refused() -> None:
+    with pytest.raises(CannotLaunch, match="no address of this machine"):
+        listen("192.0.2.1", 0)
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
+def test_ipv6_loopback_can_be_listened_on() -> None:
+    with listen("::1", 0) as sock:
+        assert sock.family == socket.AF_INET6
+
+
+def test_workers_on_taken_ports_are_refused() -> None:
+    plans = plan_workers(["m"], replicas=2, first_port=8100)
+    check_ports(plans, 11434, lambda port: True)
+    with pytest.raises(CannotLaunch, match="port 8101 for worker m-1"):
+        check_ports(plans, 11434, lambda port: port != 8101)
+    with pytest.raises(CannotLaunch, match="port 8100 for worker m-0"):
+        check_ports(plans, 8100, lambda port: True)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("127.0.0.1", "http://127.0.0.1:1"), ("0.0.0.0", "http://127.0.0.1:1"), ("::", "http://[::1]:1")],
+)
+def test_the_url_is_one_that_can_be_asked(host: str, expected: str) -> None:
+    assert url(host, 1) == expected
+
+
+def test_the_three_commands_name_the_first_model_and_where_to_ask() -> None:
+    commands = try_commands("http://127.0.0.1:8000", ["smollm2:135m"], "vllama")
+    assert len(commands) == 3
+    assert "http://127.0.0.1:8000/api/chat" in commands[0]
+    assert '"smollm2:135m"' in commands[0]
+    assert commands[2] == "vllama ps --url http://127.0.0.1:8000"
