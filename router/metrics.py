@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from router.observe import RequestRecord
@@ -35,8 +35,9 @@ class WorkerGauges:
 
 
 class _Workers(Collector):
-    def __init__(self, read: Callable[[], Sequence[WorkerGauges]]) -> None:
+    def __init__(self, read: Callable[[], Sequence[WorkerGauges]], refusals: Callable[[], int]) -> None:
         self._read = read
+        self._refusals = refusals
 
     def collect(self) -> Iterable[Metric]:
         shown = (
@@ -54,14 +55,18 @@ class _Workers(Collector):
             for worker in workers:
                 family.add_metric([worker.worker], value(worker))
             yield family
+        yield CounterMetricFamily(
+            "vllama_refused_records", "worker records refused: signature, address", value=self._refusals()
+        )
 
 
 class Metrics:
     """Counts requests. Owns its registry, so that several routers can live in one process."""
 
-    def __init__(self, workers: Callable[[], Sequence[WorkerGauges]]) -> None:
+    def __init__(self, workers: Callable[[], Sequence[WorkerGauges]], refusals: Callable[[], int]) -> None:
+        """`workers` and `refusals` (worker records refused so far) are read at scrape time."""
         self.registry = CollectorRegistry()
-        self.registry.register(_Workers(workers))
+        self.registry.register(_Workers(workers, refusals))
         self._requests = Counter(
             "vllama_requests",
             "requests that have ended",
@@ -89,14 +94,7 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
-        self.open = Gauge("vllama_open_requests", "requests being served", registry=self.registry)
         self.registry_up = Gauge("vllama_registry_up", "1 while the registry answers", registry=self.registry)
-        self.rejected_records = Counter(
-            "vllama_rejected_records",
-            "worker records refused: signature, address",
-            ["reason"],
-            registry=self.registry,
-        )
 
     def finished(self, record: RequestRecord) -> None:
         model = record.model or UNKNOWN

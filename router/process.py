@@ -14,12 +14,12 @@ import sys
 from types import FrameType
 
 import uvicorn
-from litestar import Litestar
 from pydantic import ValidationError
 
 from config.routing import RoutingError
 from config.settings import RouterSettings, explain
 from router.app import create_app
+from router.gate import Gate
 from router.launch import LISTEN_FD
 from workers.record import WorkerState
 from workers.status import Status, StatusPipe
@@ -46,7 +46,7 @@ class Server(uvicorn.Server):
         super().handle_exit(signal.SIGTERM, frame)
 
 
-def server(app: Litestar, settings: RouterSettings, status: StatusPipe) -> Server:
+def server(app: Gate, settings: RouterSettings, status: StatusPipe) -> Server:
     """The application behind uvicorn, as fast as it goes and without its access log."""
     config = uvicorn.Config(
         app,

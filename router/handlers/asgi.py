@@ -75,6 +75,11 @@ async def send_whole(
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
+async def send_plain(send: Send, status: int, text: bytes) -> None:
+    """Send a line of text, or an empty answer."""
+    await send_whole(send, status, text, content_type="text/plain")
+
+
 async def send_error(send: Send, error: ClientError) -> None:
     """Send an error in Ollama's shape (R046)."""
     headers: Headers = []

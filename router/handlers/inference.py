@@ -13,14 +13,17 @@ from typing import Any
 
 from router.balance.lease import Answered, ClientGone, Failed, Outcome
 from router.balance.pool import Pool
-from router.balance.routes import Resolution, Routes, UnknownModel
+from router.balance.routes import Resolution, Routes, UnknownModel, display
 from router.errors import ClientError, Lost, ModelNotFound
 from router.forward import WORKER_LOST, Answer, Call, Forwarder
-from router.handlers.asgi import Receive, Scope, Send, read_body, send_error, send_whole
+from router.handlers.asgi import Receive, Scope, Send, read_body, send_error, send_plain, send_whole
+from router.handlers.errors import NOT_ALLOWED
 from router.observe import Observer, RequestRecord
 from router.presence import ClientGone as ClientLeft
 from router.presence import Presence
+from router.protocol.durations import keep_alive
 from router.protocol.errors import classify_text
+from router.protocol.lifetimes import Lifetimes
 from router.protocol.operation import Clock, Operation
 from router.relay import Ending, Relay
 from router.stalls import StallWatch
@@ -42,6 +45,7 @@ class Inference:
     stalls: StallWatch
     clock: Clock
     observer: Observer
+    lifetimes: Lifetimes
     body_limit: int
     """Bytes."""
     client_stall: float
@@ -49,6 +53,9 @@ class Inference:
 
     async def handle(self, operation: Operation[Any], scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, and tell the observer how it went."""
+        if scope["method"] != "POST":
+            await send_plain(send, 405, NOT_ALLOWED)
+            return
         began = self.clock.monotonic_ns()
         record = RequestRecord(id=scope["vllama.request_id"], operation=operation.name, client=scope["vllama.identity"])
         try:
@@ -74,21 +81,29 @@ class Inference:
         resolution = self._resolve(operation, request.model)
         record.model = resolution.model
         reply = operation.check(request, resolution.info)
-        if reply is not None:
-            record.status, record.outcome = reply.status, "complete"
-            await send_whole(send, reply.status, reply.body, content_type=reply.content_type)
-            return
-        call = Call(operation, request, resolution, arrived, record.id)
+        try:
+            if reply is not None:
+                record.status, record.outcome = reply.status, "complete"
+                await send_whole(send, reply.status, reply.body, content_type=reply.content_type)
+            else:
+                await self._answer(Call(operation, request, resolution, arrived, record.id), receive, send, record)
+        finally:
+            name = display(resolution.model)
+            self.lifetimes.touch(name, keep_alive(request.keep_alive), self.clock.time_ns())
+
+    async def _answer(self, call: Call, receive: Receive, send: Send, record: RequestRecord) -> None:
+        """Acquire an answer and hand it to the client, watching that the client is still there."""
         async with Presence(receive) as presence:
             answer = await presence.until_leaving(self.forwarder.acquire(call, record))
-            record.first_ms = round((self.clock.monotonic_ns() - arrived) / 1e6, 3)
+            record.first_ms = round((self.clock.monotonic_ns() - call.arrived) / 1e6, 3)
+            record.status = 200
+            content_type = call.operation.content_type(call.request)
             outcome: Outcome = ClientGone()
             try:
-                record.status = 200
-                if request.stream:
-                    outcome = await self._stream(answer, operation.content_type(request), send, presence, record)
+                if call.request.stream:
+                    outcome = await self._stream(answer, content_type, send, presence, record)
                 else:
-                    outcome = await self._whole(answer, operation.content_type(request), send, record)
+                    outcome = await self._whole(answer, content_type, send, record)
             finally:
                 usage = answer.fold.usage
                 record.prompt_tokens, record.completion_tokens = usage.prompt_tokens, usage.completion_tokens

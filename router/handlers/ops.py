@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 from litestar import Response, get, route
-from litestar.enums import HttpMethod
+from litestar.enums import HttpMethod, MediaType
 from litestar.handlers import HTTPRouteHandler
 
 from router import metrics
@@ -16,8 +16,6 @@ from router.metrics import Metrics, WorkerGauges
 
 RUNNING = b"Ollama is running"
 """What Ollama says at `/`: 17 bytes, no newline (R002)."""
-
-TEXT = "text/plain; charset=utf-8"
 
 
 class WorkersPage(msgspec.Struct, frozen=True):
@@ -35,11 +33,11 @@ def ops_routes(
 
     @route("/", http_method=[HttpMethod.GET, HttpMethod.HEAD], status_code=200, sync_to_thread=False)
     def root() -> Response[bytes]:
-        return Response(RUNNING, media_type=TEXT)
+        return Response(RUNNING, media_type=MediaType.TEXT)
 
     @route("/health", http_method=[HttpMethod.GET, HttpMethod.HEAD], status_code=200, sync_to_thread=False)
     def health() -> Response[bytes]:
-        return Response(b"OK", media_type=TEXT)
+        return Response(b"OK", media_type=MediaType.TEXT)
 
     @get("/metrics", sync_to_thread=False)
     def metrics_page() -> Response[bytes]:

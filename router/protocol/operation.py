@@ -36,6 +36,10 @@ class HasModel(Protocol):
     @property
     def stream(self) -> bool: ...
 
+    @property
+    def keep_alive(self) -> Any:
+        """As sent, already checked."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:

@@ -1,0 +1,188 @@
+"""All the wiring of one router process: which object knows which. No behaviour of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, BinaryIO, cast
+
+from litestar import Litestar, asgi
+from litestar.handlers import ASGIRouteHandler
+from litestar.types import Receive, Scope, Send
+
+from config.environment import ignored
+from config.routing import RoutingTable, load
+from config.settings import RouterSettings
+from router import probing
+from router.access import Access
+from router.balance.pool import Pool
+from router.balance.routes import Routes
+from router.discovery import Discovery
+from router.forward import Forwarder, Limits
+from router.gate import Gate
+from router.handlers.catalogue import catalogue_routes
+from router.handlers.errors import EXCEPTION_HANDLERS
+from router.handlers.inference import Inference
+from router.handlers.ops import ops_routes, worker_gauges
+from router.logging import RequestLog
+from router.metrics import Metrics
+from router.observe import Observers
+from router.protocol.clock import SystemClock
+from router.protocol.durations import FOREVER
+from router.protocol.lifetimes import Lifetimes
+from router.protocol.operation import Clock, Operation
+from router.protocol.operations import operations
+from router.stalls import StallLimits, StallWatch
+from router.transport import Client
+from router.upstream import UpstreamClient
+from router.vetting import Endpoints, Vetting
+from workers import embedded
+from workers.probe import http_client
+from workers.registry import Registry, connect
+
+log = logging.getLogger("vllama.router")
+
+FIRST_LOOK = 2.0
+"""Seconds that starting waits for the first look at the registry, so that the first request finds workers."""
+
+
+def create_app(
+    settings: RouterSettings,
+    table: RoutingTable | None = None,
+    *,
+    client: Client | None = None,
+    clock: Clock | None = None,
+    rng: random.Random | None = None,
+    log_stream: BinaryIO | None = None,
+) -> Gate:
+    """The ASGI application of one router process. `table` defaults to the settings' routing file.
+
+    Raises RoutingError for a file that cannot be used, and ValueError for a registry address that is none.
+    """
+    clock = clock or SystemClock()
+    rng = rng or random.Random()
+    if table is None:
+        table = load(settings.routing_file) if settings.routing_file else RoutingTable()
+    client = client or UpstreamClient()
+    pool = Pool(time.monotonic)
+    routes = Routes(table, time.monotonic, rng)
+    stalls = StallWatch(StallLimits(silent_worker=3.0, any_worker=settings.first_token_timeout))
+    key = settings.worker_key.get_secret_value() if settings.worker_key else None
+    endpoints = Endpoints(key)
+    control = http_client()
+    redis = connect(settings.registry.redis_url or embedded.address(settings.registry.state_dir))
+    registry = Registry(redis, settings.registry.fleet)
+    discovery = Discovery(registry, vetting(settings, endpoints), pool, probing.asker(control, key))
+    static = probing.StaticWorkers(table.workers, pool, control, endpoints, key=key)
+    forwarder = Forwarder(
+        client,
+        pool,
+        stalls,
+        clock,
+        rng,
+        limits=Limits(connect=settings.connect_timeout),
+        refresh=discovery.refresh,
+    )
+    lifetimes = Lifetimes(FOREVER if settings.keep_alive == float("inf") else int(settings.keep_alive * 1e9))
+    metrics = Metrics(lambda: worker_gauges(pool, time.monotonic()), lambda: discovery.refusals)
+    request_log = RequestLog(log_stream or sys.stdout.buffer)
+    inference = Inference(
+        routes=lambda: routes,
+        pool=pool,
+        forwarder=forwarder,
+        stalls=stalls,
+        clock=clock,
+        observer=Observers([metrics, request_log]),
+        lifetimes=lifetimes,
+        body_limit=settings.body_limit,
+        client_stall=60.0,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncGenerator[None, None]:
+        name_ignored_variables()
+        writing = asyncio.get_running_loop().create_task(request_log.run(), name="request log")
+        async with background(discovery.run(), static.run(), stalls.run()):
+            await discovery.wait_first(FIRST_LOOK)
+            yield
+        await client.aclose()
+        await control.aclose()
+        await redis.aclose()
+        request_log.stop()
+        await writing
+
+    app = Litestar(
+        route_handlers=[
+            *(worker_route(operation, inference) for operation in operations(clock)),
+            *catalogue_routes(pool, lambda: routes, lifetimes, clock, settings.version),
+            *ops_routes(pool, metrics, time.monotonic, lambda: discovery.registry_up),
+        ],
+        exception_handlers=EXCEPTION_HANDLERS,
+        lifespan=[lifespan],
+        openapi_config=None,
+        request_max_body_size=settings.body_limit,
+        logging_config=None,
+    )
+    return Gate(app, Access.of(settings, own_names=[socket.gethostname()]))
+
+
+def worker_route(operation: Operation[Any], inference: Inference) -> ASGIRouteHandler:
+    """A raw route: what it costs per token is ours alone."""
+
+    @asgi(operation.path, copy_scope=False, name=operation.name)
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        await inference.handle(operation, cast(Any, scope), cast(Any, receive), cast(Any, send))
+
+    return handler
+
+
+def vetting(settings: RouterSettings, endpoints: Endpoints) -> Vetting:
+    """Unsigned records are taken only where no other machine can write them."""
+    where = settings.registry
+    secret = where.fleet_secret.get_secret_value().encode() if where.fleet_secret else None
+    return Vetting(
+        fleet=where.fleet,
+        secret=secret,
+        unsigned=where.embedded and secret is None,
+        networks=where.worker_networks,
+        endpoints=endpoints,
+    )
+
+
+@asynccontextmanager
+async def background(*work: Coroutine[Any, Any, None]) -> AsyncGenerator[None, None]:
+    """Run what never ends by itself for as long as the app does. If one fails, this process drains and ends: a
+    router that no longer sees its workers come and go is worse than one that is started anew."""
+    tasks = [asyncio.get_running_loop().create_task(coroutine) for coroutine in work]
+    for task in tasks:
+        task.add_done_callback(_report_fault)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+def _report_fault(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("a background task has failed; this router process ends", exc_info=error)
+        signal.raise_signal(signal.SIGTERM)
+
+
+def name_ignored_variables() -> None:
+    """Say once which of Ollama's variables are set and mean nothing here (R190-R199)."""
+    names = ignored(os.environ)
+    if names:
+        log.warning("ignored, since vLLM is configured by its own flags: %s", ", ".join(names))

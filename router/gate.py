@@ -1,0 +1,58 @@
+"""The outermost layer: who may come in, under what request id, and with which headers answers leave.
+
+It stands around the whole app, so that raw routes and unknown paths pass it like every other. What it finds out
+goes on in the scope: `vllama.request_id` and `vllama.identity` (the API key's name, empty if anonymous).
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from router.access import Access, Denied, asked
+from router.handlers.asgi import Receive, Scope, Send, header
+
+Message = MutableMapping[str, Any]
+App = Callable[[Any, Any, Any], Awaitable[None]]
+
+REQUEST_ID = b"x-request-id"
+_CLIENTS_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+
+
+class Gate:
+    """An ASGI app around another. Lifespan events pass through."""
+
+    def __init__(self, app: App, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = request_id_of(scope)
+        decision = self._access.decide(asked(scope))
+        added = [(REQUEST_ID, request_id.encode()), *decision.headers]
+        if isinstance(decision, Denied):
+            headers = [(b"content-length", str(len(decision.body)).encode()), *added]
+            await send({"type": "http.response.start", "status": decision.status, "headers": headers})
+            await send({"type": "http.response.body", "body": decision.body, "more_body": False})
+            return
+        scope["vllama.request_id"] = request_id
+        scope["vllama.identity"] = decision.identity.name
+
+        def send_with_headers(message: Message) -> Awaitable[None]:
+            # No coroutine of its own: this is called for every token.
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *added]
+            return send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
+def request_id_of(scope: Scope) -> str:
+    """The client's own X-Request-Id if it is harmless in logs and headers, else a new one."""
+    given = header(scope, REQUEST_ID)
+    return given if given and _CLIENTS_ID.match(given) else secrets.token_hex(8)
