@@ -1,0 +1,66 @@
+"""What models there are: tags, ps, show and version, answered from the pool's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from litestar import Request, Response, get, post, route
+from litestar.datastructures import State
+from litestar.enums import HttpMethod
+from litestar.handlers import HTTPRouteHandler
+
+from router.balance.pool import Pool
+from router.balance.routes import Listed, Routes
+from router.errors import ModelNotFound
+from router.handlers.asgi import JSON
+from router.protocol import catalogue, show
+from router.protocol.catalogue import CatalogueModel
+from router.protocol.lifetimes import Lifetimes
+from router.protocol.operation import Clock
+
+
+def catalogue_routes(
+    pool: Pool, routes: Callable[[], Routes], lifetimes: Lifetimes, clock: Clock, version: str
+) -> list[HTTPRouteHandler]:
+    """The handlers. `version` is the Ollama version that clients are told."""
+
+    def models() -> list[CatalogueModel]:
+        return [as_model(listed) for listed in routes().listing(pool) if listed.replicas]
+
+    @route("/api/tags", http_method=[HttpMethod.GET, HttpMethod.HEAD], status_code=200, sync_to_thread=False)
+    def tags() -> Response[bytes]:
+        return _json(catalogue.tags(models()))
+
+    @get("/api/ps", sync_to_thread=False)
+    def ps() -> Response[bytes]:
+        now = clock.time_ns()
+        return _json(catalogue.ps(models(), lambda name: lifetimes.expires(name, now)))
+
+    @route("/api/version", http_method=[HttpMethod.GET, HttpMethod.HEAD], status_code=200, sync_to_thread=False)
+    def version_page() -> Response[bytes]:
+        return _json(catalogue.version(version))
+
+    @post("/api/show", status_code=200)
+    async def show_model(request: Request[None, None, State]) -> Response[bytes]:
+        wanted = show.decode_show(await request.body())
+        listed = routes().find(wanted.wanted, pool)
+        if listed is None or not listed.replicas:
+            raise ModelNotFound(show.not_found(wanted.wanted))
+        return _json(show.show(as_model(listed), wanted, request.headers.get("user-agent", "")))
+
+    return [tags, ps, version_page, show_model]
+
+
+def as_model(listed: Listed) -> CatalogueModel:
+    """A listed model as the catalogue describes it. `loaded` while any of its workers serves: a worker that is
+    restarting does not take the model out of `ps` as long as another has it."""
+    return CatalogueModel(
+        name=listed.name,
+        replicas=tuple(target.model for target in listed.replicas),
+        options=listed.options,
+        loaded=any(target.worker.serving and not target.worker.silent for target in listed.replicas),
+    )
+
+
+def _json(body: bytes) -> Response[bytes]:
+    return Response(body, media_type=JSON)
