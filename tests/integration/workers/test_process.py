@@ -1,0 +1,196 @@
+"""A server process and its guardian: whatever is killed, nothing stays behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support import fakevllm
+from tests.support.until import until
+from workers import guardian
+from workers.probe import http_client
+from workers.process import Ended, Exit, ProcessState, Run, StartFailed, rotate, tail
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def group(pid: int) -> list[psutil.Process]:
+    """The living processes of a process group."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == pid and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return found
+
+
+def gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def command(port: int) -> list[str]:
+    return [sys.executable, fakevllm.__file__, "serve", "tiny", "--port", str(port)]
+
+
+async def ready(command: list[str], port: int, log: Path) -> Run:
+    run = Run(command, os.environ, log)
+    await run.start()
+    async with http_client() as client:
+        await run.wait_ready(client, f"http://127.0.0.1:{port}")
+    return run
+
+
+async def test_start_ready_stop(command: list[str], port: int, tmp_path: Path) -> None:
+    run = await ready(command, port, tmp_path / "log")
+    assert run.state is ProcessState.READY
+    assert run.alive
+    assert len(group(run.pid)) == 2
+    exit = await run.stop(10)
+    assert exit == Exit(0)
+    assert run.state is ProcessState.ENDED
+    assert not run.alive
+    assert group(run.pid) == []
+    assert await run.stop(10) == exit
+
+
+async def test_a_server_that_ignores_sigterm_is_killed(command: list[str], port: int, tmp_path: Path) -> None:
+    run = await ready([*command, "--fake-deaf"], port, tmp_path / "log")
+    assert await run.stop(0.2) == Exit(-signal.SIGKILL)
+    assert group(run.pid) == []
+
+
+async def test_killing_the_server_takes_its_engine_along(command: list[str], port: int, tmp_path: Path) -> None:
+    run = await ready(command, port, tmp_path / "log")
+    os.kill(run.pid, signal.SIGKILL)
+    assert str(await run.wait()) == "signal 9 (SIGKILL)"
+    assert group(run.pid) == []
+
+
+async def test_a_frozen_server_can_be_stopped(command: list[str], port: int, tmp_path: Path) -> None:
+    run = await ready(command, port, tmp_path / "log")
+    os.kill(run.pid, signal.SIGSTOP)
+    assert await run.stop(0.2) == Exit(-signal.SIGKILL)
+    assert group(run.pid) == []
+
+
+async def test_killing_the_guardian_leaves_nothing(command: list[str], port: int, tmp_path: Path) -> None:
+    run = await ready(command, port, tmp_path / "log")
+    warden = psutil.Process(run.pid).ppid()
+    assert warden != os.getpid()
+    os.kill(warden, signal.SIGKILL)
+    assert await run.wait() == Exit(None)
+    assert group(run.pid) == []
+
+
+async def test_a_process_that_dies_at_start_says_why(command: list[str], port: int, tmp_path: Path) -> None:
+    run = Run([*command, "--fake-die", "no such model"], os.environ, tmp_path / "log")
+    await run.start()
+    async with http_client() as client:
+        with pytest.raises(Ended) as ended:
+            await run.wait_ready(client, f"http://127.0.0.1:{port}")
+    assert ended.value.exit == Exit(1)
+    assert "ValueError: no such model" in tail(run.log)
+
+
+async def test_a_program_that_is_not_there(tmp_path: Path) -> None:
+    run = Run(["/nowhere/vllm", "serve"], {}, tmp_path / "log")
+    with pytest.raises(StartFailed, match="/nowhere/vllm: No such file or directory"):
+        await run.start()
+    assert not run.alive
+    assert await run.wait() == Exit(127)
+
+
+OWNER = """
+import asyncio, os, sys
+from pathlib import Path
+from workers.process import Run
+
+async def main():
+    run = Run(sys.argv[2:], os.environ, Path(sys.argv[1]))
+    await run.start()
+    print(run.pid, flush=True)
+    await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def owner(command: list[str], tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Another process that runs a server, deaf to SIGTERM; and the server's process group."""
+    args = [sys.executable, "-c", OWNER, str(tmp_path / "log"), *command, "--fake-deaf"]
+    with subprocess.Popen(args, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        yield process, pid
+        process.kill()
+    until(lambda: not group(pid), 10)
+
+
+def test_killing_the_owner_takes_the_whole_tree(owner: tuple[subprocess.Popen[str], int], port: int) -> None:
+    process, pid = owner
+    until(lambda: listening(port), 10)
+    warden = psutil.Process(pid).ppid()
+    assert len(group(pid)) == 2
+    process.kill()
+    until(lambda: not group(pid), 6, "the server's group is gone")
+    until(lambda: gone(warden), 2, "the guardian is gone")
+
+
+def listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize("group", [0, 1, -1])
+def test_nobody_elses_processes_are_swept(group: int) -> None:
+    with pytest.raises(ValueError, match="no process group of ours"):
+        guardian.sweep(group)
+
+
+def test_a_sweep_spares_everything_outside_the_group() -> None:
+    with subprocess.Popen(["sleep", "60"], process_group=0) as swept, subprocess.Popen(["sleep", "60"]) as spared:
+        killed: list[int] = []
+        guardian.sweep(swept.pid, reap=lambda: killed.append(swept.poll() or 0))
+        assert swept.wait(5) == -signal.SIGKILL
+        assert spared.poll() is None
+        spared.kill()
+
+
+def test_logs_are_rotated(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "w.log"
+    for number in range(8):
+        rotate(log, keep=3)
+        log.write_text(str(number))
+    assert sorted(path.name for path in log.parent.iterdir()) == ["w.log", "w.log.1", "w.log.2", "w.log.3"]
+    assert (log.read_text(), log.with_name("w.log.3").read_text()) == ("7", "4")
+
+
+def test_the_tail_of_a_log(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert tail(log) == ""
+    log.write_bytes(b"x" * 100 + b"\xff end")
+    assert tail(log, 6) == "x� end"
