@@ -1,0 +1,63 @@
+"""Browsers' cross-origin rules as Ollama has them (R181): which origins may, and the headers that say so. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+_LOCAL = ("localhost", "127.0.0.1", "0.0.0.0")
+_DESKTOP = ("app://*", "file://*", "tauri://*", "vscode-webview://*", "vscode-file://*")
+_METHODS = b"GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
+_REQUEST_HEADERS = (
+    b"Authorization,Content-Type,User-Agent,Accept,X-Requested-With,Openai-Beta,"
+    b"X-Stainless-Arch,X-Stainless-Async,X-Stainless-Custom-Poll-Interval,X-Stainless-Helper-Method,"
+    b"X-Stainless-Lang,X-Stainless-Os,X-Stainless-Package-Version,X-Stainless-Poll-Helper,"
+    b"X-Stainless-Retry-Count,X-Stainless-Runtime,X-Stainless-Runtime-Version,X-Stainless-Timeout"
+)
+_MAX_AGE = b"43200"
+
+
+class Origins:
+    """The origins whose pages may use this server. Credentials are never allowed: keys are not cookies."""
+
+    def __init__(self, further: Iterable[str] = ()) -> None:
+        """`further` origins besides this machine's own and desktop apps': `*` stands for any part."""
+        listed = [*further, *_DESKTOP]
+        for host in _LOCAL:
+            for scheme in ("http", "https"):
+                listed += [f"{scheme}://{host}", f"{scheme}://{host}:*"]
+        self.any = "*" in listed
+        self._exact = frozenset(origin.lower() for origin in listed if "*" not in origin)
+        self._patterns = tuple(_pattern(origin) for origin in listed if "*" in origin)
+
+    def allows(self, origin: str) -> bool:
+        origin = origin.lower()
+        return self.any or origin in self._exact or any(p.match(origin) for p in self._patterns)
+
+    def headers(self, origin: str) -> Headers:
+        """For the answer to an allowed cross-origin request."""
+        if self.any:
+            return ((b"access-control-allow-origin", b"*"),)
+        return ((b"vary", b"Origin"), (b"access-control-allow-origin", origin.encode("latin-1", "replace")))
+
+    def preflight(self, origin: str) -> Headers:
+        """For the 204 that answers an allowed origin's question what it may send."""
+        varies = () if self.any else ((b"vary", b"Access-Control-Request-Method, Access-Control-Request-Headers"),)
+        return (
+            *self.headers(origin),
+            *varies,
+            (b"access-control-allow-methods", _METHODS),
+            (b"access-control-allow-headers", _REQUEST_HEADERS),
+            (b"access-control-max-age", _MAX_AGE),
+        )
+
+
+def same_host(origin: str, host: str) -> bool:
+    """Whether a page of this very server asks: its origin is the Host that it addresses."""
+    return origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
+
+
+def _pattern(origin: str) -> re.Pattern[str]:
+    return re.compile(".*".join(re.escape(part) for part in origin.lower().split("*")) + r"\Z", re.DOTALL)
