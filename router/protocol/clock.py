@@ -8,11 +8,8 @@ import time
 class SystemClock:
     """The process's own clocks."""
 
-    def time_ns(self) -> int:
-        return time.time_ns()
-
-    def monotonic_ns(self) -> int:
-        return time.monotonic_ns()
+    time_ns = staticmethod(time.time_ns)
+    monotonic_ns = staticmethod(time.monotonic_ns)
 
 
 def rfc3339(unix_ns: int) -> str:
@@ -26,6 +23,8 @@ def _second(seconds: int) -> str:
 
 
 def _with_fraction(second: str, fraction: int) -> str:
+    if fraction % 10:  # nothing to trim
+        return f"{second}.{fraction:09d}Z"
     if fraction:
         return f"{second}.{fraction:09d}".rstrip("0") + "Z"
     return second + "Z"

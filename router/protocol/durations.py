@@ -26,7 +26,7 @@ _PART = re.compile(r"(\d*)(\.\d*)?([^\d.]*)")
 
 def parse_duration(text: str) -> int:
     """Go's time.ParseDuration. Raises ValueError with Go's own text."""
-    quoted = '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    quoted = _quoted(text)
     invalid = ValueError(f"time: invalid duration {quoted}")
     rest = text
     sign = 1
@@ -48,7 +48,7 @@ def parse_duration(text: str) -> int:
         if not unit:
             raise ValueError(f"time: missing unit in duration {quoted}")
         if unit not in _UNITS:
-            raise ValueError(f'time: unknown unit "{unit}" in duration {quoted}')
+            raise ValueError(f"time: unknown unit {_quoted(unit)} in duration {quoted}")
         scale = _UNITS[unit]
         if len(whole) > 19:
             raise invalid
@@ -62,6 +62,10 @@ def parse_duration(text: str) -> int:
     return sign * total
 
 
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
 def keep_alive(value: Any) -> int | None:
     """A request's `keep_alive`: None where absent, FOREVER where negative, else nanoseconds.
 
@@ -72,7 +76,7 @@ def keep_alive(value: Any) -> int | None:
     if isinstance(value, bool):
         raise BadRequest("Unsupported type: 'bool'")
     if isinstance(value, (int, float)):
-        return FOREVER if value < 0 else min(FOREVER, int(value * SECOND))
+        return FOREVER if value < 0 or value >= FOREVER / SECOND else int(value * SECOND)
     if isinstance(value, str):
         try:
             parsed = parse_duration(value)

@@ -27,7 +27,11 @@ class EventSplitter:
 
     def feed(self, data: bytes) -> list[bytes]:
         """Raises EventTooLong."""
-        if self._pending:
+        if not self._pending:
+            # The common case: one read is one event of one line.
+            if data.find(b"\n") == len(data) - 2 and data.startswith(b"data: {") and data.endswith(b"}\n\n"):
+                return [data[6:-2]]
+        else:
             data = self._pending + data
         if b"\r" in data:
             # A CR at the very end may be half of a CRLF: it waits for the next bytes.

@@ -24,13 +24,13 @@ NO_TEMPLATES = "template is not supported: vLLM renders the model's own chat tem
 NO_IMAGES = "images are not supported without a chat template: not with raw or suffix, nor by a model without one"
 
 
-class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Fields in Ollama's order; those with a default are omitted when empty."""
 
     model: str
     created_at: str
     response: str
-    thinking: str | msgspec.UnsetType
+    thinking: str = ""
     done: bool
     done_reason: str = ""
     context: list[int] | None = None
@@ -59,11 +59,11 @@ class GenerateLines:
     def piece(self, stamp: str, piece: Piece) -> bytes:
         return lines.encode(
             Answer(
-                self._model,
-                stamp,
-                piece.content,
-                piece.thinking or msgspec.UNSET,
-                False,
+                model=self._model,
+                created_at=stamp,
+                response=piece.content,
+                thinking=piece.thinking,
+                done=False,
                 tool_calls=piece.tool_calls,
                 logprobs=piece.logprobs,
             )
@@ -72,21 +72,21 @@ class GenerateLines:
     def final(self, stamp: str, piece: Piece, final: Final) -> bytes:
         return lines.encode(
             Answer(
-                self._model,
-                stamp,
-                piece.content,
-                piece.thinking or msgspec.UNSET,
-                True,
-                final.done_reason,
-                final.context,
-                final.total_duration,
-                final.load_duration,
-                final.prompt_eval_count,
-                final.prompt_eval_duration,
-                final.eval_count,
-                final.eval_duration,
-                piece.tool_calls,
-                piece.logprobs,
+                model=self._model,
+                created_at=stamp,
+                response=piece.content,
+                thinking=piece.thinking,
+                done=True,
+                done_reason=final.done_reason,
+                context=final.context,
+                total_duration=final.total_duration,
+                load_duration=final.load_duration,
+                prompt_eval_count=final.prompt_eval_count,
+                prompt_eval_duration=final.prompt_eval_duration,
+                eval_count=final.eval_count,
+                eval_duration=final.eval_duration,
+                tool_calls=piece.tool_calls,
+                logprobs=piece.logprobs,
             )
         )
 
@@ -116,7 +116,8 @@ def check(request: GenerateRequest, info: ModelInfo, clock: Clock) -> Reply | No
 
 def _reply(request: GenerateRequest, clock: Clock, reason: str) -> Reply:
     """R088."""
-    return lines.reply(Answer(request.model, rfc3339(clock.time_ns()), "", msgspec.UNSET, True, reason))
+    stamp = rfc3339(clock.time_ns())
+    return lines.reply(Answer(model=request.model, created_at=stamp, response="", done=True, done_reason=reason))
 
 
 def _templated(request: GenerateRequest, info: ModelInfo) -> bool:

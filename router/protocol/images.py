@@ -16,10 +16,13 @@ def check_base64(text: str) -> None:
     """Raises BadRequest with Go's text and byte position."""
     try:
         binascii.a2b_base64(text, strict_mode=True)
+        if len(text) % 4 == 0 and not text.endswith("==="):  # some Python releases let padding pass here
+            return
     except ValueError:
-        position = illegal_at(text)
-        if position is not None:
-            raise BadRequest(f"illegal base64 data at input byte {position}") from None
+        pass
+    position = illegal_at(text)
+    if position is not None:
+        raise BadRequest(f"illegal base64 data at input byte {position}")
 
 
 def illegal_at(text: str) -> int | None:

@@ -114,8 +114,11 @@ def sampling(merged: Mapping[str, Any], info: ModelInfo) -> dict[str, Any]:
 
 
 def fill_context(values: dict[str, Any], info: ModelInfo) -> dict[str, Any]:
-    """An explicit max_tokens for /v1/completions. vLLM itself subtracts the prompt from a full context."""
-    values.setdefault("max_tokens", info.context_length or UNKNOWN_CONTEXT_TOKENS)
+    """An explicit max_tokens for /v1/completions: vLLM's default there is 16. It subtracts the prompt itself."""
+    if "max_tokens" not in values:
+        own = int_option(info.defaults.get("num_predict")) or 0
+        room = info.context_length or UNKNOWN_CONTEXT_TOKENS
+        values["max_tokens"] = min(own, room) if own > 0 else room
     return values
 
 

@@ -1,0 +1,213 @@
+"""GET /api/tags, /api/ps and /api/version, answered from what workers said of their models.
+
+Replicas of a model are merged into one entry. Where they differ, the entry is the safe one (the smallest
+context, only what all can do) and `replicas_differ`, a field of ours, names the difference.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from router.protocol.clock import rfc3339
+from router.protocol.lines import encode
+from workers.record import ModelInfo
+
+CAPABILITIES = ("completion", "tools", "insert", "vision", "embedding", "thinking", "audio")
+"""The closed set that clients know (R176), without `image`: it would make the CLI refuse the model."""
+
+
+@dataclass(frozen=True)
+class CatalogueModel:
+    """A model as it is listed: its name, and what each of its workers says of it."""
+
+    name: str
+    """Ollama's short form, with the tag."""
+    replicas: tuple[ModelInfo, ...]
+    """At least one."""
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    """The routing file's defaults, under Ollama's option names."""
+    loaded: bool = True
+    """Whether a worker can answer for it now; `ps` lists these."""
+
+    @cached_property
+    def merged(self) -> Merged:
+        return merge(self.name, self.replicas)
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What may be said of all replicas at once."""
+
+    info: ModelInfo
+    """Of a replica that knows its files, with the merged digest, size, context and capabilities."""
+    differ: dict[str, list[str | int]]
+    """By field, the values that replicas disagree about, sorted. What a replica does not know is not counted."""
+
+
+class Details(msgspec.Struct, frozen=True):
+    parent_model: str
+    format: str
+    family: str
+    families: list[str] | None
+    parameter_size: str
+    quantization_level: str
+    context_length: int | msgspec.UnsetType = msgspec.UNSET
+    embedding_length: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class Tag(msgspec.Struct, frozen=True, omit_defaults=True):
+    name: str
+    model: str
+    modified_at: str
+    size: int
+    digest: str
+    details: Details
+    capabilities: list[str] | None = None
+    replicas_differ: dict[str, list[str | int]] | None = None
+
+
+class Running(msgspec.Struct, frozen=True, omit_defaults=True):
+    name: str
+    model: str
+    size: int
+    digest: str
+    details: Details
+    expires_at: str
+    size_vram: int
+    context_length: int
+    replicas_differ: dict[str, list[str | int]] | None = None
+
+
+def tags(models: Sequence[CatalogueModel]) -> bytes:
+    """The most recently modified first (section 2.13)."""
+    newest_first = sorted(models, key=lambda model: (-model.merged.info.modified_at, model.name))
+    return encode({"models": [_tag(model) for model in newest_first]})
+
+
+def ps(models: Sequence[CatalogueModel], expires: Callable[[str], int]) -> bytes:
+    """Loaded models, the longest remaining lifetime first. `expires` gives Unix nanoseconds for a name."""
+    loaded = [(expires(model.name), model) for model in models if model.loaded]
+    loaded.sort(key=lambda pair: (-pair[0], pair[1].name))
+    return encode({"models": [_running(model, at) for at, model in loaded]})
+
+
+def version(text: str) -> bytes:
+    return encode({"version": text})
+
+
+def _tag(model: CatalogueModel) -> Tag:
+    merged = model.merged
+    info = merged.info
+    return Tag(
+        name=model.name,
+        model=model.name,
+        modified_at=modified_at(info),
+        size=info.size,
+        digest=info.digest,
+        details=details(info, lengths=True),
+        capabilities=list(info.capabilities) or None,
+        replicas_differ=merged.differ or None,
+    )
+
+
+def _running(model: CatalogueModel, expires: int) -> Running:
+    merged = model.merged
+    info = merged.info
+    return Running(
+        name=model.name,
+        model=model.name,
+        size=info.size,
+        digest=info.digest,
+        details=details(info, lengths=False),
+        expires_at=rfc3339(expires),
+        size_vram=info.size,
+        context_length=info.context_length,
+        replicas_differ=merged.differ or None,
+    )
+
+
+def modified_at(info: ModelInfo) -> str:
+    """The epoch where it is unknown: every client parses it, and it is plainly no real date."""
+    return rfc3339(int(info.modified_at * 1_000_000_000))
+
+
+def details(info: ModelInfo, *, lengths: bool) -> Details:
+    """`lengths`: with context and embedding length, which only tags has."""
+    return Details(
+        parent_model=info.parent,
+        format=info.format,
+        family=info.architecture,
+        families=[info.architecture] if info.architecture else None,
+        parameter_size=human_number(info.parameter_count) if info.parameter_count else "",
+        quantization_level=info.quantization,
+        context_length=info.context_length if lengths and info.context_length else msgspec.UNSET,
+        embedding_length=info.embedding_length if lengths and info.embedding_length else msgspec.UNSET,
+    )
+
+
+def human_number(number: int) -> str:
+    """As Ollama shows a count of parameters: 8B, 7.6B, 494.03M, 361K, 512 (R175)."""
+    for unit, suffix, places in ((10**12, "T", 1), (10**9, "B", 1), (10**6, "M", 2), (10**3, "K", 0)):
+        if number >= unit:
+            value = number / unit
+            return f"{value:.0f}{suffix}" if value.is_integer() else f"{value:.{places}f}{suffix}"
+    return str(number)
+
+
+def merge(name: str, replicas: Sequence[ModelInfo]) -> Merged:
+    """One entry for all replicas. The same for the same replicas in any order."""
+    ordered = sorted(replicas, key=_knowledge)
+    best = ordered[0]
+    contexts = [info.context_length for info in ordered if info.context_length]
+    abilities = [name for name in CAPABILITIES if all(name in info.capabilities for info in ordered)]
+    merged = msgspec.structs.replace(
+        best,
+        digest=best.digest if _is_digest(best.digest) else _derived_digest(name, best),
+        modified_at=max(info.modified_at for info in ordered),
+        context_length=min(contexts, default=0),
+        capabilities=tuple(abilities),
+        has_template=all(info.has_template for info in ordered),
+    )
+    return Merged(merged, _differences(ordered))
+
+
+def _knowledge(info: ModelInfo) -> tuple[bool, bool, str, str]:
+    """Those that have read the model's files come first, then by digest, so that no order of arrival shows."""
+    return (not info.digest, not info.size, info.digest, info.name)
+
+
+def _is_digest(text: str) -> bool:
+    return len(text) == 64 and all(char in "0123456789abcdef" for char in text)
+
+
+def _derived_digest(name: str, info: ModelInfo) -> str:
+    """For a worker that could not read the files: over what is known, so stable, and other for another model (R174)."""
+    known = (name, info.name, info.architecture, info.parameter_count, info.quantization, sorted(info.capabilities))
+    return hashlib.sha256(msgspec.json.encode(known)).hexdigest()
+
+
+def _differences(replicas: Sequence[ModelInfo]) -> dict[str, list[str | int]]:
+    result: dict[str, list[str | int]] = {}
+    for attribute, shown in _COMPARED.items():
+        values: set[Any] = {getattr(info, attribute) for info in replicas} - {"", 0}
+        if len(values) > 1:
+            result[shown] = sorted(values)
+    if len({frozenset(info.capabilities) for info in replicas}) > 1:
+        result["capabilities"] = sorted(set().union(*(info.capabilities for info in replicas)))
+    return result
+
+
+_COMPARED = {
+    "digest": "digest",
+    "size": "size",
+    "quantization": "quantization_level",
+    "parameter_count": "parameter_count",
+    "context_length": "context_length",
+}

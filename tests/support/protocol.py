@@ -1,0 +1,72 @@
+"""Shared by the tests of the protocol: a clock that stands still, captured streams, and models."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from router.protocol.fold import AnswerFold
+from router.protocol.operation import Timing
+from workers.record import ModelInfo
+
+STREAMS = Path(__file__).parent.parent / "data" / "streams"
+"""Streams captured from vLLM 0.32 (SmolLM2-135M-Instruct, and a tiny Qwen3 with tools and thinking)."""
+
+MODEL = ModelInfo(name="smollm2:135m", context_length=2048, template="{{ messages }}")
+THINKER = ModelInfo(
+    name="qwen3-tiny",
+    context_length=1024,
+    template="{{ messages }} {{ enable_thinking }} {{ tools }}",
+    capabilities=("completion", "tools", "thinking"),
+)
+TIMING = Timing(arrived=1_000_000, sent=3_000_000)
+
+
+class StillClock:
+    """Always the same moment: 22 Nov 2026, 10 ms after the request's arrival."""
+
+    def time_ns(self) -> int:
+        return 1_795_375_700_250_000_000
+
+    def monotonic_ns(self) -> int:
+        return 11_000_000
+
+
+STAMP = "2026-11-22T19:28:20.25Z"
+CLOCK = StillClock()
+
+
+def stream(name: str) -> bytes:
+    return (STREAMS / f"{name}.sse").read_bytes()
+
+
+def event(**fields: Any) -> bytes:
+    return b"data: " + json.dumps(fields).encode() + b"\n\n"
+
+
+def delta(finish: str | None = None, stop_reason: Any = None, logprobs: Any = None, **fields: Any) -> bytes:
+    """A chat event as vLLM writes it."""
+    choice = {"index": 0, "delta": fields, "logprobs": logprobs, "finish_reason": finish, "stop_reason": stop_reason}
+    return event(id="chatcmpl-1", object="chat.completion.chunk", choices=[choice])
+
+
+def usage(prompt: int = 5, completion: int = 3, **fields: Any) -> bytes:
+    return event(choices=[], usage={"prompt_tokens": prompt, "completion_tokens": completion}, **fields)
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+def run(fold: AnswerFold, data: bytes, cuts: Iterable[int] = ()) -> bytes:
+    """Everything that a client gets for a stream cut at the given places."""
+    places = [0, *sorted(cuts), len(data)]
+    out = b"".join(fold.feed(data[start:end]) for start, end in itertools.pairwise(places))
+    return out + fold.finish()
+
+
+def objects(answer: bytes) -> list[dict[str, Any]]:
+    """The objects of an NDJSON answer, or the one of a plain answer."""
+    return [json.loads(line) for line in answer.split(b"\n") if line]

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+from collections import Counter
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.protocol import chat
+from router.protocol.messages import translate
+from router.protocol.requests import ChatMessage, decode_chat
+from tests.support.protocol import THINKER
+
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(60)).decode()
+
+
+def upstream(*messages: dict[str, Any], **fields: Any) -> Any:
+    """What vLLM gets for these messages."""
+    request = decode_chat(json.dumps({"model": "x", "messages": messages} | fields).encode())
+    return json.loads(chat.prepare(request, THINKER, {}).body)
+
+
+def call(name: str, id: str | None = None, **arguments: Any) -> dict[str, Any]:
+    return {"function": {"name": name, "arguments": arguments}} | ({"id": id} if id else {})
+
+
+def test_r072_roles_are_lower_cased_and_plain_messages_stay_plain() -> None:
+    sent = upstream({"role": "System", "content": "be brief"}, {"role": "USER", "content": "hi"}, {"role": "assistant"})
+    assert sent["messages"] == [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": ""},
+    ]
+
+
+def test_r074_earlier_thoughts_go_back_as_reasoning() -> None:
+    sent = upstream({"role": "assistant", "content": "4", "thinking": "2+2"})
+    assert sent["messages"] == [{"role": "assistant", "content": "4", "reasoning": "2+2"}]
+
+
+def test_r075_images_become_data_urls_in_front_of_the_text() -> None:
+    sent = upstream({"role": "user", "content": "what is it?", "images": [PNG]})
+    assert sent["messages"][0]["content"] == [
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}},
+        {"type": "text", "text": "what is it?"},
+    ]
+
+
+def test_audio_travels_among_the_images() -> None:
+    wave = base64.b64encode(b"RIFF\0\0\0\0WAVE" + bytes(20)).decode()
+    sent = upstream({"role": "user", "images": [wave]})
+    assert sent["messages"][0]["content"] == [
+        {"type": "input_audio", "input_audio": {"data": wave, "format": "wav"}},
+    ]
+
+
+def test_r076_trap_1_arguments_go_out_as_a_string_in_the_order_of_the_client() -> None:
+    sent = upstream({"role": "assistant", "tool_calls": [call("f", z=1, a={"x": [1.50, None]})]})
+    function = sent["messages"][0]["tool_calls"][0]
+    assert function["type"] == "function"
+    assert json.loads(function["function"]["arguments"]) == {"z": 1, "a": {"x": [1.5, None]}}
+    assert function["function"]["arguments"].startswith('{"z"')
+
+
+def test_r077_r078_trap_2_results_are_paired_by_id_then_name_then_order() -> None:
+    sent = upstream(
+        {"role": "assistant", "tool_calls": [call("a", "one"), call("b"), call("c"), call("d")]},
+        {"role": "tool", "content": "first without a hint"},
+        {"role": "tool", "content": "c", "tool_name": "c"},
+        {"role": "tool", "content": "a", "tool_call_id": "one"},
+        {"role": "tool", "content": "second without a hint"},
+    )
+    ids = [made["id"] for made in sent["messages"][0]["tool_calls"]]
+    assert ids[0] == "one"
+    assert len(set(ids)) == 4
+    results = {message["content"]: message["tool_call_id"] for message in sent["messages"][1:]}
+    assert results == {
+        "a": ids[0],
+        "c": ids[2],
+        "first without a hint": ids[1],
+        "second without a hint": ids[3],
+    }
+    assert sent["messages"][2]["name"] == "c"
+
+
+def test_ids_that_a_client_uses_again_in_every_round_pair_within_their_round() -> None:
+    turns = [
+        {"role": "assistant", "tool_calls": [call("f", "call_0"), call("g", "call_1")]},
+        {"role": "tool", "content": "g", "tool_call_id": "call_1"},
+        {"role": "tool", "content": "f", "tool_call_id": "call_0"},
+    ]
+    sent = upstream(*turns, *turns)["messages"]
+    assert [message.get("tool_call_id") for message in sent] == [None, "call_1", "call_0"] * 2
+
+
+def test_a_result_without_a_call_keeps_its_id_or_gets_one() -> None:
+    sent = upstream({"role": "tool", "content": "x", "tool_call_id": "lost"}, {"role": "tool", "content": "y"})
+    assert sent["messages"][0]["tool_call_id"] == "lost"
+    assert sent["messages"][1]["tool_call_id"].startswith("call_")
+
+
+def test_r079_tools_pass_untouched_and_an_empty_list_is_none() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"city": {"type": ["string", "null"], "minLength": 1, "default": "x"}},
+        "additionalProperties": False,
+        "oneOf": [{"required": ["city"]}],
+    }
+    function = {"name": "f", "description": "d", "parameters": schema}
+    tools = [{"type": "function", "function": function}]
+    sent = upstream({"role": "user", "content": "hi"}, tools=tools)
+    assert sent["tools"] == [{"function": function, "type": "function"}]
+    assert json.dumps(sent["tools"][0]["function"]["parameters"]) == json.dumps(schema)
+    assert "tools" not in upstream({"role": "user", "content": "hi"}, tools=[])
+    bare = upstream({"role": "user", "content": "hi"}, tools=[{"function": {"name": "g", "parameters": None}}])
+    assert bare["tools"] == [{"function": {"name": "g"}, "type": "function"}]
+
+
+NAMES = st.sampled_from(["f", "g", ""])
+IDS = st.sampled_from(["", "x", "y", "call_00000000"])
+CALLS = st.lists(st.tuples(NAMES, IDS), min_size=1, max_size=4)
+MESSAGES = st.lists(
+    st.one_of(
+        st.builds(lambda calls: {"role": "assistant", "tool_calls": [call(*pair) for pair in calls]}, CALLS),
+        st.builds(lambda name, id: {"role": "tool", "content": "r", "tool_name": name, "tool_call_id": id}, NAMES, IDS),
+        st.just({"role": "user", "content": "u"}),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(MESSAGES)
+def test_pairing_never_loses_or_doubles_a_call(messages: list[dict[str, Any]]) -> None:
+    decoded = decode_chat(json.dumps({"model": "x", "messages": messages}).encode()).messages or []
+    sent = translate(decoded)
+    assert [message.role for message in sent] == [message.role for message in decoded]
+    open_calls: Counter[str] = Counter()
+    for is_tool, group in itertools.groupby(zip(decoded, sent, strict=True), lambda pair: pair[1].role == "tool"):
+        pairs = list(group)
+        if is_tool:
+            answered = Counter(after.tool_call_id or "" for _, after in pairs)
+            assert "" not in answered
+            # As many calls are answered as can be, and none twice.
+            assert (answered & open_calls).total() == min(len(pairs), open_calls.total())
+            open_calls -= answered & open_calls
+        for before, after in pairs:
+            ids = [made.id for made in after.tool_calls or ()]
+            assert len(set(ids)) == len(ids) == len(before.tool_calls or ())
+            open_calls.update(ids)
+
+
+@given(MESSAGES)
+def test_a_result_that_names_an_open_call_by_id_gets_that_one(messages: list[dict[str, Any]]) -> None:
+    unique = [
+        message | {"tool_calls": [entry | {"id": f"{i}-{j}"} for j, entry in enumerate(message["tool_calls"])]}
+        if message["role"] == "assistant"
+        else message
+        for i, message in enumerate(messages)
+    ]
+    answers = [
+        {"role": "tool", "content": entry["id"], "tool_call_id": entry["id"]}
+        for message in unique
+        for entry in message.get("tool_calls", ())
+    ]
+    calls = [message for message in unique if message["role"] == "assistant"]
+    hintless = [{"role": "tool", "content": "hintless"}]
+    body = json.dumps({"model": "x", "messages": calls + hintless + answers[::-1]}).encode()
+    for message in translate(decode_chat(body).messages or [])[len(calls) + 1 :]:
+        assert message.tool_call_id == message.content
+
+
+def test_messages_without_tools_cost_no_pairing() -> None:
+    assert translate([ChatMessage(role="user", content="hi")])[0].tool_call_id is None
