@@ -1,0 +1,251 @@
+"""What is answered: a pure function of the prompt's tokens, so that every simulated worker says the same.
+
+A plain answer names itself, repeats the question's first words and counts from then on:
+
+    Simulated answer to: What is 2+2?. I count: one two three four …
+
+Because it depends on nothing else, an answer that was cut off can be continued on another worker: a prompt
+that ends in the beginning of its own answer gets the rest of that answer.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import msgspec
+
+from workers.simulated import vocabulary as v
+
+QUESTION_WORDS = 12
+MAX_DEPTH = 8
+
+
+class Kind(enum.IntEnum):
+    """Where a token's text goes."""
+
+    HIDDEN = 0
+    """Nowhere: markup that a parser takes out."""
+    REASONING = 1
+    CONTENT = 2
+    CALL = 3
+    """Completes the head of a tool call; the text is the function's name."""
+    ARGUMENTS = 4
+    """A piece of a tool call's arguments."""
+
+
+class Token(NamedTuple):
+    id: int
+    text: str
+    kind: Kind
+    json: bytes
+    """The text as a JSON string, ready to be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A tool call that the answer consists of."""
+
+    name: str
+    arguments: str
+    """JSON."""
+    finish: str = "tool_calls"
+
+
+@dataclass(frozen=True, slots=True)
+class Wants:
+    """What the request asks of the answer beside its text."""
+
+    thinking: bool = False
+    call: Call | None = None
+    document: str | None = None
+    """JSON that answers a request for a format."""
+    length: int = 64
+    """Tokens of a plain answer that nothing else ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A sequence of tokens without an end, and where it ends by itself."""
+
+    head: tuple[Token, ...]
+    natural: int
+    """Tokens before the end-of-text token."""
+    finish: str = "stop"
+    skip: int = 0
+    """Tokens that the prompt had already."""
+
+    def token(self, index: int) -> Token:
+        """The token at this place; after the head the answer counts for ever."""
+        index += self.skip
+        if index < len(self.head):
+            return self.head[index]
+        return COUNT[(index - len(self.head)) % len(COUNT)]
+
+
+def _tokens(ids: Sequence[int], kind: Kind) -> list[Token]:
+    return [Token(token, text, kind, msgspec.json.encode(text)) for token, text in zip(ids, v.texts(ids), strict=True)]
+
+
+def _hidden(*ids: int) -> list[Token]:
+    return [Token(token, "", Kind.HIDDEN, b'""') for token in ids]
+
+
+COUNT = tuple(_tokens(v.encode("".join(v.NUMBERS)), Kind.CONTENT))
+ASSISTANT = (v.IM_START, *v.encode("assistant\n"))
+_USER = (v.IM_START, *v.encode("user\n"))
+NO_THINKING = (v.THINK, *v.encode("\n\n"), v.END_THINK, *v.encode("\n\n"))
+"""What the template puts behind the head of the answer where thinking is off."""
+_OPENING = tuple(_tokens((v.MARK, *v.encode(" answer to: ")), Kind.CONTENT))
+_TO_COUNT = tuple(_tokens(v.encode(". I count:"), Kind.CONTENT))
+_REASONING = (
+    *_hidden(v.THINK),
+    *_tokens(v.encode("\nThe user asked something. I repeat their words.\n"), Kind.REASONING),
+    *_hidden(v.END_THINK),
+)
+_AFTER_REASONING = tuple(_tokens(v.encode("\n\n"), Kind.CONTENT))
+
+
+def answer(prompt: Sequence[int], wants: Wants) -> Answer:
+    """The answer to a prompt, or the rest of it where the prompt has its beginning."""
+    base, done = _split(prompt)
+    if not done:
+        return _whole(base, wants)
+    whole = _whole(base, Wants(thinking=done[0] == v.THINK, length=wants.length))
+    if all(whole.token(index).id == token for index, token in enumerate(done)):
+        rest = max(0, whole.natural - len(done))
+        return Answer(whole.head, rest, skip=len(done))
+    return Answer((), wants.length)
+
+
+def _whole(base: Sequence[int], wants: Wants) -> Answer:
+    head: list[Token] = []
+    if wants.thinking:
+        head += _REASONING
+        head += _AFTER_REASONING
+    if wants.call is not None:
+        head += _call(wants.call)
+        return Answer(tuple(head), len(head), wants.call.finish)
+    if wants.document is not None:
+        head += _tokens(v.encode(wants.document), Kind.CONTENT)
+        return Answer(tuple(head), len(head))
+    before = len(head)
+    head += _OPENING
+    head += _tokens(v.encode(question(base)), Kind.CONTENT)
+    head += _TO_COUNT
+    return Answer(tuple(head), before + wants.length)
+
+
+def _call(call: Call) -> list[Token]:
+    """A call in the markup of the Hermes family, which the parser hides."""
+    opening = v.encode('\n{"name": "' + call.name + '", "arguments": ')
+    *markup, last = _hidden(v.TOOL_CALL, *opening)
+    return [
+        *markup,
+        last._replace(text=call.name, kind=Kind.CALL),
+        *_tokens(v.encode(call.arguments), Kind.ARGUMENTS),
+        *_hidden(*v.encode("}\n"), v.END_TOOL_CALL),
+    ]
+
+
+def _split(prompt: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
+    """The prompt, and what it has of its own answer already."""
+    start = _rfind(prompt, ASSISTANT)
+    if start >= 0:
+        end = start + len(ASSISTANT)
+        if tuple(prompt[end : end + len(NO_THINKING)]) == NO_THINKING:
+            end += len(NO_THINKING)
+        if v.IM_END not in prompt[end:]:
+            return prompt[:end], prompt[end:]
+    if v.MARK in prompt:
+        end = list(prompt).index(v.MARK)
+        return prompt[:end], prompt[end:]
+    return prompt, ()
+
+
+def question(prompt: Sequence[int]) -> str:
+    """The first words of the last question: of the last user's message, or of a plain prompt."""
+    start = _rfind(prompt, _USER)
+    rest = list(prompt[start + len(_USER) :] if start >= 0 else prompt)
+    if start >= 0 and v.IM_END in rest:
+        rest = rest[: rest.index(v.IM_END)]
+    words = v.decode(token for token in rest if not v.IM_START <= token < v.MARK).split()
+    return " ".join(words[:QUESTION_WORDS])
+
+
+def _rfind(tokens: Sequence[int], part: tuple[int, ...]) -> int:
+    for start in range(len(tokens) - len(part), -1, -1):
+        if tokens[start] == part[0] and tuple(tokens[start : start + len(part)]) == part:
+            return start
+    return -1
+
+
+@dataclass(slots=True)
+class _Builder:
+    """Makes a small value that satisfies a JSON schema."""
+
+    words: str
+    definitions: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, schema: Any, depth: int = 0) -> Any:
+        if not isinstance(schema, dict) or depth > MAX_DEPTH:
+            return None
+        if "const" in schema:
+            return schema["const"]
+        if schema.get("enum"):
+            return schema["enum"][0]
+        for key in ("anyOf", "oneOf", "allOf"):
+            if schema.get(key):
+                return self.build(schema[key][0], depth + 1)
+        if isinstance(schema.get("$ref"), str):
+            return self.build(self.definitions.get(schema["$ref"].rsplit("/", 1)[-1]), depth + 1)
+        kind = schema.get("type", "object")
+        return self._typed(kind[0] if isinstance(kind, list) and kind else kind, schema, depth)
+
+    def _typed(self, kind: Any, schema: Mapping[str, Any], depth: int) -> Any:
+        if kind == "object":
+            properties = schema.get("properties") or {}
+            return {name: self.build(part, depth + 1) for name, part in properties.items()}
+        if kind == "array":
+            count = max(1, int(schema.get("minItems", 1)))
+            return [self.build(schema.get("items", {"type": "string"}), depth + 1)] * min(count, 16)
+        if kind == "string":
+            return self.words
+        if kind in ("integer", "number"):
+            return schema.get("minimum", 1)
+        return {"boolean": True, "null": None}[kind]
+
+
+TYPES = frozenset(("object", "array", "string", "integer", "number", "boolean", "null"))
+
+
+def invalid_type(schema: Any) -> str | None:
+    """The first `type` in a schema that JSON schema does not have."""
+    if isinstance(schema, list):
+        return next((bad for part in schema if (bad := invalid_type(part))), None)
+    if not isinstance(schema, dict):
+        return None
+    kind = schema.get("type")
+    for name in kind if isinstance(kind, list) else [kind]:
+        if isinstance(name, str) and name not in TYPES:
+            return name
+    return next((bad for key, part in schema.items() if key != "enum" and (bad := invalid_type(part))), None)
+
+
+def document(schema: Mapping[str, Any] | None, words: str) -> str:
+    """JSON that satisfies the schema as far as its types, enums and properties go."""
+    if schema is None:
+        return json.dumps({"simulated": True, "answer": words}, ensure_ascii=False)
+    definitions = schema.get("$defs") or schema.get("definitions") or {}
+    return json.dumps(_Builder(words, definitions).build(schema), ensure_ascii=False)
+
+
+def untagged(whole: Answer) -> Answer:
+    """The same answer as plain text, markup included: completions know no reasoning and no calls."""
+    if all(token.kind is Kind.CONTENT for token in whole.head):
+        return whole
+    ids = [token.id for token in whole.head]
+    return Answer(tuple(_tokens(ids, Kind.CONTENT)), whole.natural, "stop", whole.skip)

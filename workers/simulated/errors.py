@@ -1,0 +1,136 @@
+"""vLLM's error answers, as its OpenAI server words them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole HTTP answer."""
+
+    status: int
+    body: bytes
+    content_type: str = "application/json"
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class Refusal(Exception):
+    """The request is answered with an error.
+
+    `kind` is vLLM's error type: "BadRequestError" for values out of range, but "Bad Request" (the status's
+    own phrase) for bodies of the wrong shape.
+    """
+
+    def __init__(
+        self, message: str, *, status: int = 400, kind: str = "BadRequestError", param: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.kind = kind
+        self.param = param
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.status}}
+
+    @property
+    def answer(self) -> Answer:
+        return Answer(self.status, msgspec.json.encode(self.fields))
+
+    @property
+    def event(self) -> bytes:
+        """The same as an event inside a stream whose 200 is out already. vLLM writes it with blanks."""
+        return b"data: " + spaced(self.fields) + b"\n\n"
+
+
+def parameter(message: str, param: str, value: object = None) -> Refusal:
+    """A refused parameter. vLLM adds its name, and its value where it has one, to the message."""
+    shown = f"parameter={param}" if value is None else f"parameter={param}, value={value}"
+    return Refusal(f"{message} ({shown})", param=param)
+
+
+def unknown_model(name: str, served: tuple[str, ...]) -> Refusal:
+    aliases = f" Valid aliases: {', '.join(served)}." if served else ""
+    return Refusal(f"The model `{name}` does not exist.{aliases}", status=404, kind="NotFoundError", param="model")
+
+
+def too_long(limit: int, tokens: int, *, exact: bool) -> Refusal:
+    """The prompt has more tokens than the context. Text is tokenized only up to the limit, so its count is
+    "at least" one more."""
+    least = "" if exact else "at least "
+    return parameter(
+        f"This model's maximum context length is {limit} tokens. However, your prompt contains {least}{tokens} "
+        "input tokens, which exceeds this limit even without any output tokens. Please reduce the length of "
+        "the input prompt.",
+        "input_tokens",
+        tokens,
+    )
+
+
+def too_many_characters(limit: int, characters: int, bound: int) -> Refusal:
+    return parameter(
+        f"This model's maximum context length is {limit} tokens. However, your prompt contains {characters} "
+        f"characters (more than {bound} characters, which is the upper bound for {limit} input tokens). Please "
+        "reduce the length of the input prompt.",
+        "input_text",
+        characters,
+    )
+
+
+def busy() -> Refusal:
+    """Admission control: more requests than --max-num-queued-reqs."""
+    return Refusal(
+        "The engine is currently busy and cannot accept new requests. Please try again later or on a different "
+        "instance.",
+        status=503,
+        kind="Service Unavailable",
+    )
+
+
+def engine_dead() -> Refusal:
+    return Refusal(
+        "EngineCore encountered an issue. See stack trace (above) for the root cause.",
+        status=500,
+        kind="InternalServerError",
+    )
+
+
+def shutting_down() -> Refusal:
+    """What vLLM answers to new requests while it drains after SIGTERM."""
+    return Refusal("cannot schedule new futures after shutdown", status=500, kind="InternalServerError")
+
+
+def scripted(status: int) -> Refusal:
+    """An error that a fault script asked for: the text says so, the shape is vLLM's."""
+    if status == 503:
+        return busy()
+    phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else "Error"
+    kind = "InternalServerError" if status == 500 else phrase
+    return Refusal(f"simulated fault: {phrase}", status=status, kind=kind)
+
+
+def no_template() -> Refusal:
+    return Refusal(
+        "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat "
+        "template if the tokenizer does not define one."
+    )
+
+
+NOT_FOUND = Answer(404, b'{"detail":"Not Found"}')
+UNAUTHORIZED = Answer(401, b'{"error":"Unauthorized"}')
+
+
+def method_not_allowed(allow: str) -> Answer:
+    return Answer(405, b'{"detail":"Method Not Allowed"}', headers=(("allow", allow),))
+
+
+def spaced(value: object) -> bytes:
+    """JSON as Python's json module writes it, with blanks after commas and colons."""
+    return json.dumps(value).encode()

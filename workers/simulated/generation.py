@@ -1,0 +1,99 @@
+"""One sequence while it is generated: which token comes next, and where it ends. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from workers.simulated import vocabulary
+from workers.simulated.answers import Answer, Kind, Token
+
+END = Token(vocabulary.EOS, "", Kind.HIDDEN, b'""')
+"""The end-of-text token. It counts as a token and has no text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """When a sequence ends."""
+
+    limit: int
+    """At most this many tokens."""
+    stop: tuple[str, ...] = ()
+    include_stop: bool = False
+    ignore_eos: bool = False
+    min_tokens: int = 0
+
+
+class Output(Protocol):
+    """Where generated tokens go. Called once for every token."""
+
+    def token(self, token: Token, finish: str, stop_reason: str | None) -> None:
+        """`finish` is "" but for the last token."""
+
+
+class Generation:
+    """A running sequence, as the engine sees it."""
+
+    __slots__ = ("_answer", "_ending", "_held", "_natural", "_output", "count", "prompt_tokens")
+
+    def __init__(self, prompt_tokens: int, answer: Answer, ending: Ending, output: Output) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.count = 0
+        self._answer = answer
+        self._ending = ending
+        self._output = output
+        self._natural = 1 << 62 if ending.ignore_eos else max(answer.natural, ending.min_tokens)
+        self._held = StopFilter(ending.stop, include=ending.include_stop) if ending.stop else None
+
+    def step(self, now: float) -> str:
+        finish = ""
+        if self.count >= self._natural:
+            token, finish = END, self._answer.finish
+        else:
+            token = self._answer.token(self.count)
+        self.count += 1
+        if not finish and self.count >= self._ending.limit:
+            finish = "length"
+        if self._held is None:
+            self._output.token(token, finish, None)
+            return finish
+        token, reason = self._held.take(token, last=bool(finish))
+        finish = "stop" if reason is not None else finish
+        self._output.token(token, finish, reason)
+        return finish
+
+
+class StopFilter:
+    """Looks for stop strings in an answer's content, and holds back what could still become one.
+
+    Reasoning and tool calls pass by it. Content that is held when a call begins stays held: it is the blank
+    line in front of the call.
+    """
+
+    def __init__(self, stop: Sequence[str], *, include: bool) -> None:
+        self._stop = tuple(stop)
+        self._include = include
+        self._hold = max(map(len, stop)) - 1
+        self._text = ""
+
+    def take(self, token: Token, *, last: bool) -> tuple[Token, str | None]:
+        """The token with the text that may be shown now, and the stop string that was met, if one was."""
+        if token.kind is Kind.CONTENT:
+            self._text += token.text
+        elif not (last and token is END):
+            return token, None
+        found = min(((at, word) for word in self._stop if (at := self._text.find(word)) >= 0), default=None)
+        if found is not None:
+            at, word = found
+            return _content(token, self._text[: at + len(word) if self._include else at]), word
+        keep = 0 if last else min(self._hold, len(self._text))
+        shown = self._text[: len(self._text) - keep]
+        self._text = self._text[len(self._text) - keep :]
+        return (token if token is END and not shown else _content(token, shown)), None
+
+
+def _content(token: Token, text: str) -> Token:
+    return Token(token.id, text, Kind.CONTENT, msgspec.json.encode(text))

@@ -1,0 +1,177 @@
+"""One request that generates: between the engine, which gives it tokens, and the client, who gets them.
+
+It acts out the fault that hits the request, if one does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from workers.simulated import errors, script
+from workers.simulated.answers import Kind, Token
+from workers.simulated.chunks import Stream
+from workers.simulated.documents import Collected
+from workers.simulated.engine import Entry
+from workers.simulated.errors import Refusal
+from workers.simulated.runner import Runner
+from workers.simulated.wire import Exchange
+
+GARBAGE = {
+    "head": b"\x00\xff\xfe not HTTP \x80\r\n\r\n",
+    "chunk": b"zz\r\n\xff\xfe\r\n",
+    "event": b"data: {\xff\xfe not JSON \x00\n\n",
+}
+
+
+class Job:
+    """The output of one generation."""
+
+    def __init__(
+        self, exchange: Exchange, runner: Runner, fault: script.RequestFault | None, die: Callable[[], None]
+    ) -> None:
+        self.exchange = exchange
+        self.output: Stream | Collected | None = None
+        """Set before the first token; a Collected one calls `complete`."""
+        self.entry: Entry | None = None
+        """Set when the engine has taken it."""
+        self.first = 0.0
+        self.last = 0.0
+        self.tokens = 0
+        self.reasoning = 0
+        """Those of the tokens that were reasoning."""
+        self.over = False
+        self.aborted = False
+        self.on_over: Callable[[Job], None] | None = None
+        """Called once, when the engine has nothing more to do for it."""
+        self._runner = runner
+        self._fault = fault
+        self._die = die
+        exchange.on_lost = self.lost
+        exchange.on_resume = self.catch_up
+
+    @property
+    def streams(self) -> bool:
+        return isinstance(self.output, Stream)
+
+    def token(self, token: Token, finish: str, stop_reason: str | None) -> None:
+        """From the engine, within a step."""
+        if self.over:
+            return
+        if self._fault is not None and self._is_due():
+            self._act(self._fault)
+            return
+        output = self.output
+        assert output is not None
+        self.last = self._runner.now
+        if not self.tokens:
+            self.first = self.last
+        self.tokens += 1
+        self.reasoning += token.kind is Kind.REASONING
+        output.token(token, finish, stop_reason)
+        if self.streams:
+            self._runner.touch(self.exchange)
+            if finish:
+                self._finished()
+                self.exchange.end()
+
+    def respond(self, answer: errors.Answer) -> None:
+        """The whole answer of a request that does not stream."""
+        self._finished()
+        self.exchange.respond(answer)
+
+    def fail(self, refusal: Refusal) -> None:
+        """End with an error: inside the stream if its head is out, else as the answer."""
+        if self.over:
+            return
+        self._finished()
+        if isinstance(self.output, Stream) and self.exchange.started:
+            self.output.fail(refusal)
+            self.exchange.end()
+        else:
+            self.exchange.respond(refusal.answer)
+
+    def abort(self) -> None:
+        """The engine gave it up (sleep): that is an end like others."""
+        if self.over or self.output is None:
+            return
+        self.output.abort()
+        if self.streams:
+            self._finished()
+            self.exchange.end()
+
+    def lost(self) -> None:
+        """The client has gone: the engine forgets the sequence at once."""
+        if self.over:
+            return
+        self.aborted = True
+        self._leave_engine()
+        self._finished()
+
+    def catch_up(self) -> None:
+        """The client takes more again."""
+        if isinstance(self.output, Stream) and not self.over:
+            self.output.catch_up()
+            self.exchange.flush()
+
+    def begin_fault(self) -> bool:
+        """Act out what comes before any token. Whether the request is thereby over."""
+        fault = self._fault
+        if isinstance(fault, script.Split):
+            self.exchange.split = True
+        if isinstance(fault, script.Garbage) and fault.where == "head":
+            self.exchange.garbled = GARBAGE["head"]
+        if isinstance(fault, script.Die | script.Error) and fault.after_tokens == 0:
+            if isinstance(fault, script.Error) and self.streams:
+                self.exchange.begin()
+            self._act(fault)
+            return True
+        return False
+
+    def _is_due(self) -> bool:
+        fault = self._fault
+        if isinstance(fault, script.Garbage) and fault.where == "head":
+            return False
+        after: Any = getattr(fault, "after_tokens", None)
+        return after is not None and self.tokens == after
+
+    def _act(self, fault: script.RequestFault) -> None:
+        """At the token after the last good one. The engine is in a step: changes come after it."""
+        if isinstance(fault, script.Garbage):
+            self._fault = None
+            self._garble(fault)
+            return
+        self.over = True
+        end = self._die if isinstance(fault, script.Die) else lambda: self._break(fault)
+        if self.entry is not None:
+            self._runner.after(end)
+        else:
+            end()
+
+    def _break(self, fault: script.RequestFault) -> None:
+        self._leave_engine()
+        self.over = False
+        if isinstance(fault, script.Error):
+            self.fail(errors.scripted(fault.status))
+        elif isinstance(fault, script.Cut):
+            self._finished()
+            self.exchange.cut(reset=fault.reset)
+        else:  # it stalls: nothing more comes, and the client may leave when it likes
+            self._finished()
+
+    def _garble(self, fault: script.Garbage) -> None:
+        if fault.where == "event" and self.streams:
+            self.exchange.event(GARBAGE["event"])
+        else:
+            self.exchange.flush()
+            self.exchange.garbled = GARBAGE["chunk"]
+
+    def _leave_engine(self) -> None:
+        if self.entry is not None:
+            self._runner.abort(self.entry)
+
+    def _finished(self) -> None:
+        if not self.over:
+            self.over = True
+            if self.on_over is not None:
+                self.on_over(self)

@@ -1,0 +1,185 @@
+"""How a simulated worker is set up, and its command line.
+
+The flags are vLLM's own where they make sense here, so that it can be started in vLLM's place; vLLM's other
+flags are accepted and ignored.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from workers.simulated.engine import Pace
+from workers.simulated.script import Fault, parse
+
+VERSION = "0.32.0+simulated"
+"""The vLLM that is simulated, marked as a simulation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """One simulated worker. Rates are in tokens per second, times in seconds."""
+
+    model: str = "simulated"
+    """First served name: the one that answers carry."""
+    aliases: tuple[str, ...] = ()
+    root: str = ""
+    """What /v1/models gives as the model's root; "" for its name."""
+    host: str = "127.0.0.1"
+    port: int = 0
+    """0: the kernel chooses."""
+    slots: int = 8
+    tokens_per_second: float = 40.0
+    """Of each running sequence, at speed 1."""
+    total_tokens_per_second: float = 0.0
+    """Bound on all together, at speed 1; 0 for none."""
+    speed: float = 1.0
+    """Multiplies both rates, so that workers can differ."""
+    ttft: float = 0.05
+    """Prefill of any prompt."""
+    prefill_tokens_per_second: float = 0.0
+    answer_tokens: int = 64
+    """Length of an answer that nothing else ends."""
+    max_model_len: int = 8192
+    embedding: bool = False
+    """Serves /v1/embeddings in place of chat and completions, as vLLM does for embedding models."""
+    dimensions: int = 64
+    chat_template: bool = True
+    tool_calls: bool = False
+    """Has a tool parser and automatic tool choice."""
+    tool_parser: bool = False
+    reasoning: bool = False
+    """Has a reasoning parser, and a model that thinks."""
+    max_num_queued_reqs: int | None = None
+    api_keys: tuple[str, ...] = ()
+    per_request_metrics: bool = False
+    prompt_tokens_details: bool = False
+    load_tracking: bool = False
+    dev_mode: bool = False
+    """Has the sleep routes."""
+    shutdown_timeout: float = 0.0
+    """How long running requests may go on after SIGTERM."""
+    keep_alive: float = 5.0
+    """How long an idle connection is kept."""
+    startup: float = 0.0
+    """How long starting takes; connections are refused until then."""
+    faults: tuple[Fault, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.model, *self.aliases)
+
+    @property
+    def pace(self) -> Pace:
+        return Pace(
+            slots=self.slots,
+            tokens_per_second=self.tokens_per_second * self.speed,
+            total_tokens_per_second=self.total_tokens_per_second * self.speed,
+            ttft=self.ttft / self.speed,
+            prefill_tokens_per_second=self.prefill_tokens_per_second * self.speed,
+        )
+
+
+def parse_arguments(argv: Sequence[str], environment: Mapping[str, str]) -> tuple[Options, list[str]]:
+    """Options from a command line as vLLM takes it, `[serve] [MODEL] --flags`, and the arguments ignored.
+
+    Exits with argparse's message where a known flag has a bad value.
+    """
+    rest = list(argv)
+    if rest[:1] == ["serve"]:
+        rest.pop(0)
+    positional = rest.pop(0) if rest and not rest[0].startswith("-") else None
+    given, ignored = _parser().parse_known_args(rest)
+    model = given.model or positional or "simulated"
+    names = given.served_model_name or [model]
+    options = Options(
+        model=names[0],
+        aliases=tuple(names[1:]),
+        root=model,
+        host=given.host,
+        port=given.port,
+        slots=given.max_num_seqs,
+        tokens_per_second=given.tokens_per_second,
+        total_tokens_per_second=given.total_tokens_per_second,
+        speed=given.speed,
+        ttft=given.ttft,
+        prefill_tokens_per_second=given.prefill_tokens_per_second,
+        answer_tokens=given.answer_tokens,
+        max_model_len=given.max_model_len,
+        embedding=given.runner == "pooling",
+        dimensions=given.dimensions,
+        chat_template=not given.no_chat_template,
+        tool_calls=given.enable_auto_tool_choice and given.tool_call_parser is not None,
+        tool_parser=given.tool_call_parser is not None,
+        reasoning=given.reasoning_parser is not None,
+        max_num_queued_reqs=given.max_num_queued_reqs,
+        api_keys=tuple(given.api_key or filter(None, [environment.get("VLLM_API_KEY")])),
+        per_request_metrics=given.enable_per_request_metrics,
+        prompt_tokens_details=given.enable_prompt_tokens_details,
+        load_tracking=given.enable_server_load_tracking,
+        dev_mode=environment.get("VLLM_SERVER_DEV_MODE") == "1",
+        shutdown_timeout=given.shutdown_timeout,
+        keep_alive=float(environment.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "5")),
+        startup=given.startup,
+        faults=tuple(fault for text in given.fault for fault in text),
+    )
+    return options, ignored
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m workers.simulated",
+        description="A simulated vLLM worker: no model, no GPU. Its answers repeat the question and count.",
+        allow_abbrev=False,
+    )
+    vllm = parser.add_argument_group("flags of vLLM (others are accepted and ignored)")
+    vllm.add_argument("--model")
+    vllm.add_argument("--served-model-name", nargs="+", metavar="NAME")
+    vllm.add_argument("--host", default="127.0.0.1")
+    vllm.add_argument("--port", type=int, default=8000, help="0: the kernel chooses")
+    vllm.add_argument("--max-num-seqs", "--slots", type=_whole, default=8, help="requests that run at once")
+    vllm.add_argument("--max-model-len", type=_whole, default=8192)
+    vllm.add_argument("--max-num-queued-reqs", type=_whole)
+    vllm.add_argument("--runner", choices=("auto", "generate", "pooling"), default="auto")
+    vllm.add_argument("--enable-auto-tool-choice", action="store_true")
+    vllm.add_argument("--tool-call-parser")
+    vllm.add_argument("--reasoning-parser")
+    vllm.add_argument("--enable-per-request-metrics", action="store_true")
+    vllm.add_argument("--enable-prompt-tokens-details", action="store_true")
+    vllm.add_argument("--enable-server-load-tracking", action="store_true")
+    vllm.add_argument("--api-key", nargs="+")
+    vllm.add_argument("--shutdown-timeout", type=float, default=0.0)
+    own = parser.add_argument_group("the simulation")
+    own.add_argument("--tokens-per-second", type=_positive, default=40.0, help="of each running request")
+    own.add_argument("--total-tokens-per-second", type=float, default=0.0, help="bound on all together")
+    own.add_argument("--speed", type=_positive, default=1.0, help="multiplies both rates")
+    own.add_argument("--ttft", type=float, default=0.05, help="seconds of prefill")
+    own.add_argument("--prefill-tokens-per-second", type=float, default=0.0)
+    own.add_argument("--answer-tokens", type=_whole, default=64, help="length of an answer")
+    own.add_argument("--dimensions", type=_whole, default=64, help="of an embedding")
+    own.add_argument("--no-chat-template", action="store_true")
+    own.add_argument("--startup", type=float, default=0.0, help="seconds before it listens")
+    own.add_argument("--fault", action="append", default=[], type=_fault, metavar="JSON", help="see script.py")
+    return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError("must be more than 0")
+    return value
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _fault(text: str) -> list[Fault]:
+    try:
+        return parse(text)
+    except ValueError as error:  # msgspec's errors are ValueErrors
+        raise argparse.ArgumentTypeError(f"not a fault: {error}") from error

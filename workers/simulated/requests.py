@@ -1,0 +1,398 @@
+"""Request bodies, checked as vLLM checks them: first the shape (pydantic, as in vLLM), then the values.
+
+Fields that the simulated worker does not act on are accepted and ignored, as vLLM ignores unknown ones.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
+
+from workers.simulated.errors import Refusal, parameter
+
+MAX_STOP_STRINGS = 4
+MAX_LOGPROBS = 20
+_REPORTED_ERRORS = 10
+_SHOWN_CHARACTERS = 200
+
+Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+TokenIds = list[Annotated[int, Field(ge=0)]]
+Stop = str | Annotated[list[str], Field(max_length=MAX_STOP_STRINGS)] | None
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+
+class StreamOptions(_Shape):
+    include_usage: bool | None = True
+    continuous_usage_stats: bool | None = False
+
+
+class CalledFunction(_Shape):
+    name: str
+    arguments: str
+
+
+class ToolCall(_Shape):
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
+class AssistantMessage(_Shape):
+    role: Literal["assistant"]
+    content: str | list[dict[str, Any]] | None = None
+    tool_calls: list[ToolCall] | None = None
+    reasoning: str | None = None
+
+
+class OtherMessage(_Shape):
+    role: str
+    content: str | list[dict[str, Any]]
+
+
+def _message_kind(message: Any) -> str:
+    role = message.get("role") if isinstance(message, dict) else getattr(message, "role", None)
+    return "assistant" if role == "assistant" else "other"
+
+
+Message = Annotated[
+    Annotated[AssistantMessage, Tag("assistant")] | Annotated[OtherMessage, Tag("other")],
+    Discriminator(_message_kind),
+]
+
+
+class Function(_Shape):
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(_Shape):
+    type: Literal["function"] = "function"
+    function: Function
+
+
+class NamedFunction(_Shape):
+    name: str
+
+
+class NamedTool(_Shape):
+    type: Literal["function"] = "function"
+    function: NamedFunction
+
+
+class JsonSchema(_Shape):
+    name: str
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+
+
+class ResponseFormat(_Shape):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class _Sampling(_Shape):
+    model: str | None = None
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: Int64 | None = None
+    n: int | None = 1
+    stop: Stop = None
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=2**63 - 1)] | None = None
+    truncation_side: Literal["left", "right"] | None = None
+    request_id: str | None = None
+    return_token_ids: bool | None = None
+
+
+class ChatRequest(_Sampling):
+    messages: list[Message]
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = False
+    top_logprobs: int | None = 0
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    include_reasoning: bool = True
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+
+
+class CompletionRequest(_Sampling):
+    prompt: TokenIds | list[TokenIds] | str | list[str] | None = None
+    max_tokens: int | None = 16
+    logprobs: int | None = None
+    echo: bool | None = False
+    suffix: str | None = None
+
+
+class EmbeddingRequest(_Shape):
+    model: str | None = None
+    input: TokenIds | list[TokenIds] | str | list[str]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=2**63 - 1)] | None = None
+
+
+class _TokenizeText(_Shape):
+    model: str | None = None
+    prompt: str
+    return_token_strs: bool | None = False
+
+
+class _TokenizeChat(_Shape):
+    model: str | None = None
+    messages: list[Message]
+    tools: list[Tool] | None = None
+    return_token_strs: bool | None = False
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+class DetokenizeRequest(_Shape):
+    model: str | None = None
+    tokens: TokenIds
+
+
+TokenizeRequest = _TokenizeText | _TokenizeChat
+
+_SHAPES: tuple[Any, ...] = (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    DetokenizeRequest,
+    TokenizeRequest,
+)
+_ADAPTERS: dict[Any, TypeAdapter[Any]] = {shape: TypeAdapter(shape) for shape in _SHAPES}
+_T = TypeVar("_T")
+
+
+def parse_chat(body: bytes, content_type: str) -> ChatRequest:
+    """Raises Refusal."""
+    data = _load(body, content_type)
+    _check_raw(data)
+    _check_raw_chat(data)
+    request: ChatRequest = _validate(ChatRequest, data)
+    _check_sampling(request, request.max_completion_tokens or request.max_tokens)
+    if request.logprobs:
+        _check_logprobs(request.top_logprobs or 0)
+    return request
+
+
+def parse_completion(body: bytes, content_type: str) -> CompletionRequest:
+    """Raises Refusal."""
+    data = _load(body, content_type)
+    _check_raw(data)
+    if data.get("prompt") in (None, ""):
+        raise parameter("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
+    request: CompletionRequest = _validate(CompletionRequest, data)
+    if request.suffix:
+        raise Refusal("suffix is only supported for models with FIM completion rendering", param="suffix")
+    if request.prompt == []:
+        raise Refusal("You must pass at least one prompt")
+    _check_sampling(request, request.max_tokens)
+    _check_logprobs(request.logprobs or 0)
+    return request
+
+
+def parse_embedding(body: bytes, content_type: str) -> EmbeddingRequest:
+    """Raises Refusal."""
+    request: EmbeddingRequest = _validate(EmbeddingRequest, _load(body, content_type))
+    if request.input == []:
+        raise Refusal("You must pass at least one prompt")
+    return request
+
+
+def parse_tokenize(body: bytes, content_type: str) -> _TokenizeText | _TokenizeChat:
+    """Raises Refusal."""
+    request: _TokenizeText | _TokenizeChat = _validate(TokenizeRequest, _load(body, content_type))
+    return request
+
+
+def parse_detokenize(body: bytes, content_type: str) -> DetokenizeRequest:
+    """Raises Refusal."""
+    request: DetokenizeRequest = _validate(DetokenizeRequest, _load(body, content_type))
+    return request
+
+
+# --- shapes ---
+
+
+def _load(body: bytes, content_type: str) -> dict[str, Any]:
+    if content_type.split(";")[0].strip().lower() != "application/json":
+        raise _malformed("Unsupported Media Type: Only 'application/json' is allowed", None)
+    if not body:
+        raise _malformed("{'type': 'missing', 'loc': 'body', 'msg': 'Field required', 'input': 'None'}", "body")
+    try:
+        data = json.loads(body)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        position = error.pos if isinstance(error, json.JSONDecodeError) else error.start
+        cause = error.msg if isinstance(error, json.JSONDecodeError) else error.reason
+        item = {
+            "type": "json_invalid",
+            "loc": f"body.{position}",
+            "msg": "JSON decode error",
+            "input": "<dict of 0 items>",
+            "ctx": {"error": cause},
+        }
+        raise _malformed(str(item), f"body.{position}") from error
+    if not isinstance(data, dict):
+        item = {
+            "type": "model_attributes_type",
+            "loc": "body",
+            "msg": "Input should be a valid dictionary or object to extract fields from",
+            "input": _shown(data),
+        }
+        raise _malformed(str(item), "body")
+    return data
+
+
+def _malformed(item: str, param: str | None, count: int = 1) -> Refusal:
+    label = "error" if count == 1 else "errors"
+    return Refusal(f"{count} validation {label}:\n  {item}", kind="Bad Request", param=param)
+
+
+def _validate(shape: Any, data: Any) -> Any:
+    try:
+        return _ADAPTERS[shape].validate_python(data)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+        items = [_problem(dict(problem)) for problem in problems[:_REPORTED_ERRORS]]
+        if len(problems) > _REPORTED_ERRORS:
+            items.append(f"...and {len(problems) - _REPORTED_ERRORS} more errors")
+        raise _malformed("\n  ".join(items), _location(problems[0]["loc"]), len(problems)) from error
+
+
+def _problem(problem: dict[str, Any]) -> str:
+    shown = {"type": problem["type"], "loc": _location(problem["loc"]), "msg": problem["msg"]}
+    shown["input"] = _shown(problem["input"])
+    if "ctx" in problem:
+        shown["ctx"] = problem["ctx"]
+    return str(shown)
+
+
+_INTERNAL = re.compile(r"[\[\]{}()]|^(str|int|float|bool|list|dict|none|_TokenizeText|_TokenizeChat|assistant|other)$")
+
+
+def _location(path: tuple[int | str, ...]) -> str:
+    """The path to the field, without pydantic's names for the branches of a union."""
+    return ".".join(["body", *(str(part) for part in path if not _INTERNAL.search(str(part)))])
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list | dict):
+        return f"<{type(value).__name__} of {len(value)} items>"
+    text = str(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "...[truncated]"
+
+
+# --- values ---
+
+
+def _check_raw(data: dict[str, Any]) -> None:
+    """Rules that vLLM applies to the raw body, before the shape."""
+    if data.get("stream_options") and not data.get("stream"):
+        raise parameter("Stream options can only be defined when `stream=True`.", "stream_options")
+    wanted = data.get("response_format")
+    if isinstance(wanted, dict) and wanted.get("type") == "json_schema" and wanted.get("json_schema") is None:
+        raise parameter(
+            "When response_format type is 'json_schema', the 'json_schema' field must be provided.",
+            "response_format",
+        )
+
+
+def _check_raw_chat(data: dict[str, Any]) -> None:
+    top = data.get("top_logprobs")
+    if top is not None and not isinstance(top, int | float):
+        raise parameter("`top_logprobs` must be an integer.", "top_logprobs", top)
+    if top is not None and top < 0 and top != -1:
+        raise parameter("`top_logprobs` must be a positive value or -1.", "top_logprobs", top)
+    if top and not data.get("logprobs"):
+        raise parameter("when using `top_logprobs`, `logprobs` must be set to true.", "top_logprobs")
+    if data.get("tools") == []:
+        raise parameter(
+            "`tools` must not be an empty array. Either provide at least one tool or omit the field entirely.",
+            "tools",
+        )
+    _check_tool_choice(data.get("tool_choice"), data.get("tools"))
+    if data.get("continue_final_message") and data.get("add_generation_prompt"):
+        raise Refusal("Cannot set both `continue_final_message` and `add_generation_prompt` to True.")
+
+
+def _check_tool_choice(choice: Any, tools: Any) -> None:
+    if choice in (None, "none"):
+        return
+    if not tools:
+        raise parameter("When using `tool_choice`, `tools` must be set.", "tool_choice")
+    if choice not in ("auto", "required") and not isinstance(choice, dict):
+        raise parameter(
+            f'Invalid value for `tool_choice`: {choice}! Only named tools, "none", "auto" or "required" are supported.',
+            "tool_choice",
+        )
+    if isinstance(choice, dict) and isinstance(tools, list):
+        name = (choice.get("function") or {}).get("name")
+        if name not in [(tool.get("function") or {}).get("name") for tool in tools if isinstance(tool, dict)]:
+            raise parameter(
+                "The tool specified in `tool_choice` does not match any of the specified `tools`", "tool_choice"
+            )
+
+
+def _check_sampling(request: _Sampling, max_tokens: int | None) -> None:
+    """vLLM's SamplingParams. Some refusals name their parameter, some do not; so it is there."""
+    if request.n is not None and request.n < 1:
+        raise Refusal(f"n must be at least 1, got {request.n}.")
+    _within("presence_penalty", request.presence_penalty, -2, 2)
+    _within("frequency_penalty", request.frequency_penalty, -2, 2)
+    if request.repetition_penalty is not None and request.repetition_penalty <= 0:
+        raise Refusal(f"repetition_penalty must be greater than zero, got {request.repetition_penalty}.")
+    temperature = request.temperature
+    if temperature is not None and temperature < 0:
+        raise parameter(f"temperature must be non-negative, got {temperature}.", "temperature", temperature)
+    if temperature is not None and temperature > 2:
+        raise parameter(f"temperature must be in [0, 2], got {temperature}.", "temperature", temperature)
+    if request.top_p is not None and not 0 < request.top_p <= 1:
+        raise parameter(f"top_p must be in (0, 1], got {request.top_p}.", "top_p", request.top_p)
+    if request.top_k is not None and request.top_k < -1:
+        raise Refusal(f"top_k must be 0 (disable), or at least 1, got {request.top_k}.")
+    _within("min_p", request.min_p, 0, 1)
+    if max_tokens is not None and max_tokens < 1:
+        raise parameter(f"max_tokens must be at least 1, got {max_tokens}.", "max_tokens", max_tokens)
+    if max_tokens is not None and request.min_tokens > max_tokens:
+        raise Refusal(f"min_tokens must be less than or equal to max_tokens={max_tokens}, got {request.min_tokens}.")
+    if request.stop == "" or (isinstance(request.stop, list) and "" in request.stop):
+        raise Refusal("stop cannot contain an empty string.")
+    if (request.n or 1) > 1:
+        if temperature == 0:
+            raise Refusal(f"n must be 1 when using greedy sampling, got {request.n}.")
+        raise Refusal("The simulated worker answers with n=1 only.", param="n")
+
+
+def _within(name: str, value: float | None, low: int, high: int) -> None:
+    if value is not None and not low <= value <= high:
+        raise Refusal(f"{name} must be in [{low}, {high}], got {value}.")
+
+
+def _check_logprobs(wanted: int) -> None:
+    if wanted > MAX_LOGPROBS:
+        raise parameter(
+            f"Requested sample logprobs of {wanted}, which is greater than max allowed: {MAX_LOGPROBS}",
+            "logprobs",
+            wanted,
+        )

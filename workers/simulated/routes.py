@@ -1,0 +1,309 @@
+"""The routes: which there are, who may use them, and all that do not generate."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qs
+
+import msgspec
+
+from workers.simulated import embedding, errors, script, template, vocabulary
+from workers.simulated.errors import Answer, Refusal
+from workers.simulated.inference import Inference
+from workers.simulated.metrics import CONTENT_TYPE, Metrics
+from workers.simulated.options import VERSION, Options
+from workers.simulated.requests import (
+    parse_detokenize,
+    parse_embedding,
+    parse_tokenize,
+)
+from workers.simulated.runner import Runner
+from workers.simulated.wire import Exchange, Request
+
+GUARDED = ("/v1", "/v2", "/inference", "/cohere")
+"""Prefixes of the paths that need an API key, where keys are set."""
+
+Handler = Callable[[Request], Answer]
+
+
+class Routes:
+    """Answers one worker's requests."""
+
+    def __init__(
+        self,
+        options: Options,
+        inference: Inference,
+        runner: Runner,
+        metrics: Metrics,
+        faults: script.Script,
+        *,
+        die: Callable[[], None],
+        set_faults: Callable[[list[script.Fault]], None],
+        stats: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._options = options
+        self._inference = inference
+        self._runner = runner
+        self._metrics = metrics
+        self._script = faults
+        self._die = die
+        self._set_faults = set_faults
+        self._stats = stats
+        self._sleep_level = 0
+        self._generating: dict[str, Callable[[Request, Exchange, script.RequestFault | None], None]] = {}
+        self._plain: dict[tuple[str, str], Handler] = {
+            ("GET", "/health"): self._health,
+            ("GET", "/ping"): self._health,
+            ("POST", "/ping"): self._health,
+            ("GET", "/version"): lambda _: _json({"version": VERSION}),
+            ("GET", "/v1/models"): self._models,
+            ("GET", "/metrics"): self._metrics_page,
+            ("GET", "/load"): self._load,
+            ("POST", "/tokenize"): self._tokenize,
+            ("POST", "/detokenize"): self._detokenize,
+            ("GET", "/simulated"): self._about,
+            ("GET", "/simulated/stats"): lambda _: _json(self._stats()),
+            ("GET", "/simulated/faults"): self._get_faults,
+            ("POST", "/simulated/faults"): self._post_faults,
+            ("DELETE", "/simulated/faults"): self._delete_faults,
+        }
+        if options.embedding:
+            self._plain["POST", "/v1/embeddings"] = self._embeddings
+        else:
+            self._generating["/v1/chat/completions"] = inference.chat
+            self._generating["/v1/completions"] = inference.completion
+        if options.dev_mode:
+            self._plain["POST", "/sleep"] = self._sleep
+            self._plain["POST", "/wake_up"] = self._wake_up
+            self._plain["GET", "/is_sleeping"] = self._is_sleeping
+        self._allowed: dict[str, list[str]] = {path: ["POST"] for path in self._generating}
+        for method, path in self._plain:
+            self._allowed.setdefault(path, []).append(method)
+
+    def handle(self, request: Request, exchange: Exchange) -> None:
+        """Answer a request. Never raises."""
+        fault = self._script.take(request.path, request.body)
+        if fault is not None and self._preempt(fault, exchange):
+            return
+        try:
+            generate = self._generating.get(request.path) if request.method == "POST" else None
+            if not self._authorized(request):
+                answer = errors.UNAUTHORIZED
+            elif generate is not None:
+                generate(request, exchange, fault)
+                self._metrics.answered(request.path, request.method, 200)
+                return
+            else:
+                answer = self._answer(request)
+        except Refusal as refusal:
+            answer = refusal.answer
+        if request.path in self._allowed:
+            self._metrics.answered(request.path, request.method, answer.status)
+        if isinstance(fault, script.Split):
+            exchange.split = True
+        exchange.respond(answer)
+
+    def _preempt(self, fault: script.RequestFault, exchange: Exchange) -> bool:
+        """Faults that need no look at the request. Whether it is thereby dealt with."""
+        if isinstance(fault, script.Hang):
+            return True
+        if isinstance(fault, script.Die) and fault.after_tokens == 0:
+            self._die()
+            return True
+        if isinstance(fault, script.Cut) and fault.after_tokens == 0 and not self._generating:
+            exchange.cut(reset=fault.reset)
+            return True
+        if isinstance(fault, script.Status):
+            answer = errors.scripted(fault.status).answer
+            after = fault.retry_after
+            headers = (("retry-after", f"{after:g}"),) if after is not None else ()
+            exchange.respond(Answer(answer.status, answer.body, headers=headers))
+            return True
+        return False
+
+    def _authorized(self, request: Request) -> bool:
+        keys = self._options.api_keys
+        if not keys or not request.path.startswith(GUARDED):
+            return True
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        return scheme.lower() == "bearer" and token in keys
+
+    def _answer(self, request: Request) -> Answer:
+        handler = self._plain.get((request.method, request.path))
+        if handler is not None:
+            return handler(request)
+        allowed = self._allowed.get(request.path)
+        return errors.method_not_allowed(", ".join(allowed)) if allowed else errors.NOT_FOUND
+
+    # --- what vLLM tells of itself ---
+
+    def _health(self, request: Request) -> Answer:
+        return Answer(503 if self._script.state(script.Dead) else 200, b"")
+
+    def _models(self, request: Request) -> Answer:
+        now = int(time.time())
+        permission = {
+            "id": f"modelperm-{secrets.token_hex(8)}",
+            "object": "model_permission",
+            "created": now,
+            "allow_create_engine": False,
+            "allow_sampling": True,
+            "allow_logprobs": True,
+            "allow_search_indices": False,
+            "allow_view": True,
+            "allow_fine_tuning": False,
+            "organization": "*",
+            "group": None,
+            "is_blocking": False,
+        }
+        models = [
+            {
+                "id": name,
+                "object": "model",
+                "created": now,
+                "owned_by": "simulated",
+                "root": self._options.root or self._options.model,
+                "parent": None,
+                "max_model_len": self._options.max_model_len,
+                "permission": [permission],
+            }
+            for name in self._options.names
+        ]
+        return _json({"object": "list", "data": models})
+
+    def _metrics_page(self, request: Request) -> Answer:
+        return Answer(200, self._metrics.page(self._runner.engine, self._sleep_level), CONTENT_TYPE)
+
+    def _load(self, request: Request) -> Answer:
+        return _json({"server_load": len(self._inference.jobs) if self._options.load_tracking else 0})
+
+    # --- tokens and vectors ---
+
+    def _tokenize(self, request: Request) -> Answer:
+        asked = parse_tokenize(request.body, request.headers.get("content-type", ""))
+        self._inference.check_model(asked.model)
+        text = getattr(asked, "prompt", None)
+        if text is None:
+            if not self._options.chat_template:
+                raise errors.no_template()
+            text = template.render(asked.messages, asked.tools, model=self._options.model)  # type: ignore[union-attr]
+        tokens = vocabulary.encode(text)
+        strings = [vocabulary.decode([token]) for token in tokens] if asked.return_token_strs else None
+        return _json(
+            {
+                "count": len(tokens),
+                "max_model_len": self._options.max_model_len,
+                "tokens": tokens,
+                "token_strs": strings,
+            }
+        )
+
+    def _detokenize(self, request: Request) -> Answer:
+        asked = parse_detokenize(request.body, request.headers.get("content-type", ""))
+        self._inference.check_model(asked.model)
+        try:
+            return _json({"prompt": vocabulary.decode(asked.tokens)})
+        except ValueError as error:
+            raise Refusal(str(error)) from error
+
+    def _embeddings(self, request: Request) -> Answer:
+        asked = parse_embedding(request.body, request.headers.get("content-type", ""))
+        if asked.model and asked.model not in self._options.names:
+            raise errors.unknown_model(asked.model, ())
+        if asked.dimensions is not None:
+            raise Refusal(
+                f"Model '{self._options.model}' does not support Matryoshka embeddings; dimensions must be unset "
+                f"(received dimensions={asked.dimensions})."
+            )
+        limit = self._options.max_model_len
+        data, count = [], 0
+        for index, tokens in enumerate(embedding.prompts(asked.input)):
+            if asked.truncate_prompt_tokens is not None:
+                tokens = tokens[: limit if asked.truncate_prompt_tokens == -1 else asked.truncate_prompt_tokens]
+            if len(tokens) > limit:
+                raise errors.too_long(limit, limit + 1, exact=False)
+            count += len(tokens)
+            values = embedding.vector(tokens, self._options.dimensions)
+            shown = embedding.as_base64(values) if asked.encoding_format == "base64" else values
+            data.append({"index": index, "object": "embedding", "embedding": shown})
+        usage = {
+            "prompt_tokens": count,
+            "total_tokens": count,
+            "completion_tokens": 0,
+            "prompt_tokens_details": None,
+            "completion_tokens_details": None,
+        }
+        return _json(
+            {
+                "id": f"embd-{secrets.token_hex(8)}",
+                "object": "list",
+                "created": int(time.time()),
+                "model": self._options.model,
+                "data": data,
+                "usage": usage,
+            }
+        )
+
+    # --- sleep (VLLM_SERVER_DEV_MODE=1) ---
+
+    def _sleep(self, request: Request) -> Answer:
+        asked = parse_qs(request.query)
+        level = int(asked.get("level", ["1"])[0])
+        if level not in (0, 1, 2):
+            raise Refusal(
+                "1 validation error:\n  {'type': 'less_than_equal', 'loc': 'query.level', 'msg': 'Input should be "
+                f"less than or equal to 2', 'input': '{level}', 'ctx': {{'le': 2}}}}",
+                kind="Bad Request",
+                param="query.level",
+            )
+        if asked.get("mode", ["abort"])[0] == "abort":
+            self._runner.engine.clear()
+            for job in list(self._inference.jobs):
+                job.abort()
+        self._runner.pause()
+        self._sleep_level = level
+        return _json({"status": "sleeping", "level": level})
+
+    def _wake_up(self, request: Request) -> Answer:
+        self._sleep_level = 0
+        self._runner.resume()
+        return _json({"status": "awake", "tags": None})
+
+    def _is_sleeping(self, request: Request) -> Answer:
+        return _json({"is_sleeping": self._runner.engine.paused})
+
+    # --- the simulation's own ---
+
+    def _about(self, request: Request) -> Answer:
+        return _json(
+            {
+                "simulated": True,
+                "what": "A simulated vLLM worker: no model and no GPU. Its answers repeat the question and count.",
+                "model": self._options.model,
+                "slots": self._options.slots,
+                "tokens_per_second": self._options.pace.tokens_per_second,
+                "routes": sorted({*self._allowed}),
+            }
+        )
+
+    def _get_faults(self, request: Request) -> Answer:
+        return _json({"what": "faults of a simulated worker", "faults": list(self._script.faults)})
+
+    def _post_faults(self, request: Request) -> Answer:
+        try:
+            faults = script.parse(request.body)
+        except ValueError as error:
+            raise Refusal(f"not a fault: {error}") from error
+        self._set_faults(faults)
+        return self._get_faults(request)
+
+    def _delete_faults(self, request: Request) -> Answer:
+        self._set_faults([])
+        return self._get_faults(request)
+
+
+def _json(value: Any) -> Answer:
+    return Answer(200, msgspec.json.encode(value))

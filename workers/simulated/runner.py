@@ -1,0 +1,118 @@
+"""Drives the engine in real time: one timer for all sequences of a worker, none for a token or a request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from workers.simulated.engine import Engine, Entry, Sequence
+from workers.simulated.wire import Exchange
+
+MAX_STEPS = 64
+"""Steps in one turn of the event loop, so that requests are read between them."""
+MAX_LAG = 1.0
+"""Seconds that a late timer may make up for; what is beyond is lost."""
+
+
+class Runner:
+    """Steps the engine whenever a step is due. Late steps are made up for, so that rates hold under load."""
+
+    def __init__(self, engine: Engine, slow: Callable[[], float]) -> None:
+        self.engine = engine
+        self.now = 0.0
+        """The time of the step that is being taken, in the loop's seconds."""
+        self._slow = slow
+        self._stepped = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._touched: list[Exchange] = []
+        self._after: list[Callable[[], None]] = []
+        self._suspended = False
+
+    def submit(self, sequence: Sequence) -> Entry:
+        entry = self.engine.submit(sequence, asyncio.get_running_loop().time())
+        self._wake()
+        return entry
+
+    def abort(self, entry: Entry) -> bool:
+        """Not from within a step; use `after` there."""
+        return self.engine.abort(entry, asyncio.get_running_loop().time())
+
+    def touch(self, exchange: Exchange) -> None:
+        """Flush this exchange at the end of the turn."""
+        self._touched.append(exchange)
+
+    def after(self, callback: Callable[[], None]) -> None:
+        """Call this at the end of the turn, when everything is flushed."""
+        self._after.append(callback)
+
+    def pause(self) -> None:
+        """The engine sleeps: what it has stays where it is."""
+        self.engine.paused = True
+        self._cancel()
+
+    def resume(self) -> None:
+        self.engine.resume(asyncio.get_running_loop().time())
+        self._wake()
+
+    def suspend(self) -> None:
+        """Stop stepping, as a frozen process does."""
+        self._suspended = True
+        self._cancel()
+
+    def go_on(self) -> None:
+        """The end of `suspend`. The time in between is lost."""
+        self._suspended = False
+        self._wake()
+
+    def stop(self) -> None:
+        self._cancel()
+        self._touched.clear()
+        self._after.clear()
+
+    def _wake(self) -> None:
+        if self._timer is None and self.engine.running and not self._suspended and not self.engine.paused:
+            now = asyncio.get_running_loop().time()
+            self._schedule(max(now, min(entry.ready for entry in self.engine.running)))
+
+    def _schedule(self, at: float) -> None:
+        self._stepped = at - self._interval()
+        self._timer = asyncio.get_running_loop().call_at(at, self._tick)
+
+    def _interval(self) -> float:
+        return self.engine.pace.interval(len(self.engine.running), self._slow())
+
+    def _tick(self) -> None:
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for _ in range(MAX_STEPS):
+            due = self._stepped + self._interval()
+            if due > now or not self.engine.running:
+                break
+            self._stepped = self.now = due
+            if not self.engine.step(due):
+                break
+        self._flush()
+        if not self.engine.running or self._suspended or self.engine.paused:
+            return
+        if self._timer is None:
+            self._stepped = max(self._stepped, now - MAX_LAG)
+            ready = min(entry.ready for entry in self.engine.running)
+            due = self._stepped + self._interval()
+            if ready > due:
+                self._schedule(ready)
+            else:
+                self._timer = loop.call_at(due, self._tick)
+
+    def _flush(self) -> None:
+        touched, self._touched = self._touched, []
+        for exchange in touched:
+            exchange.flush()
+        after, self._after = self._after, []
+        for callback in after:
+            callback()
+
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

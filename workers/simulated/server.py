@@ -1,0 +1,231 @@
+"""A simulated worker: it listens, is stepped, and acts out the faults that concern it as a whole."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from workers.simulated import errors, script
+from workers.simulated.engine import Engine
+from workers.simulated.errors import Refusal
+from workers.simulated.inference import Inference
+from workers.simulated.metrics import Metrics
+from workers.simulated.options import Options
+from workers.simulated.routes import Routes
+from workers.simulated.runner import Runner
+from workers.simulated.wire import Connection, Exchange, Request
+
+BACKLOG = 2048
+REMEMBERED = 256
+"""Requests that are remembered for tests to look at."""
+
+
+class Simulated:
+    """One simulated worker. Several may run in one event loop.
+
+    `die` is called when a fault kills the worker; without it the worker stays in this process and is gone
+    from the network: no listener, every connection reset.
+    """
+
+    def __init__(self, options: Options | None = None, *, die: Callable[[], None] | None = None) -> None:
+        self.options = options or Options()
+        self.port = self.options.port
+        self.keep_alive = self.options.keep_alive
+        self.connections: set[Connection] = set()
+        self.received: deque[Request] = deque(maxlen=REMEMBERED)
+        """The latest requests, for tests."""
+        self.requests: Counter[str] = Counter()
+        """Requests by path."""
+        self.most_running = 0
+        self._script = script.Script()
+        kv_tokens = self.options.slots * self.options.max_model_len
+        self.metrics = Metrics(self.options.model, kv_tokens)
+        self.runner = Runner(Engine(self.options.pace, self.metrics), lambda: self._script.slow)
+        self._die = die or self.vanish
+        self._inference = Inference(self.options, self.runner, self.metrics, refusal=self._refusal, die=self._die)
+        self._routes = Routes(
+            self.options,
+            self._inference,
+            self.runner,
+            self.metrics,
+            self._script,
+            die=self._die,
+            set_faults=self.set_faults,
+            stats=self.stats,
+        )
+        self._server: asyncio.Server | None = None
+        self._thaw: asyncio.TimerHandle | None = None
+        self._listen_again: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._frozen = False
+        self._draining = False
+
+    # --- life ---
+
+    async def start(self) -> int:
+        """Listen. Returns the port, which stays the same over `refuse` and `listen`. Raises OSError."""
+        if self.options.startup:
+            await asyncio.sleep(self.options.startup)
+        await self.listen()
+        self.set_faults(self.options.faults)
+        return self.port
+
+    async def stop(self) -> None:
+        """Close everything at once. Idempotent."""
+        self.vanish()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # asyncio closes transports in the loop's next turn
+        await asyncio.sleep(0)
+
+    async def drain(self, timeout: float) -> None:
+        """As vLLM after SIGTERM: refuse new requests, let running ones end for up to `timeout` s, then stop."""
+        self._draining = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._inference.idle.wait(), timeout)
+        await self.stop()
+
+    async def listen(self) -> None:
+        """Accept connections (again)."""
+        if self._server is None:
+            loop = asyncio.get_running_loop()
+            self._server = await loop.create_server(
+                lambda: Connection(self), self.options.host, self.port, backlog=BACKLOG, reuse_address=True
+            )
+            self.port = self._server.sockets[0].getsockname()[1]
+
+    def refuse(self) -> None:
+        """Refuse new connections from now on."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def vanish(self) -> None:
+        """Be gone, as a killed process is."""
+        self.refuse()
+        self.runner.stop()
+        self.runner.engine.clear()
+        for timer in (self._thaw, self._listen_again):
+            if timer is not None:
+                timer.cancel()
+        for connection in list(self.connections):
+            connection.cut(reset=True)
+
+    async def __aenter__(self) -> Simulated:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    @property
+    def url(self) -> str:
+        """Base URL."""
+        host = f"[{self.options.host}]" if ":" in self.options.host else self.options.host
+        return f"http://{host}:{self.port}"
+
+    # --- faults ---
+
+    def set_faults(self, faults: Iterable[script.Fault]) -> None:
+        """Replace the script. Faults of the whole worker take effect now."""
+        was_dead = self._script.state(script.Dead) is not None
+        self._script.replace(faults)
+        self._set_refusing(self._script.state(script.Refuse))
+        if self._script.state(script.Dead) and not was_dead:
+            self._kill_engine()
+        frozen = self._script.state(script.Freeze)
+        if isinstance(frozen, script.Freeze):
+            # later: the answer to the request that asked for it is still to be written
+            asyncio.get_running_loop().call_soon(self._freeze, frozen.seconds)
+
+    def _set_refusing(self, fault: object) -> None:
+        if self._listen_again is not None:
+            self._listen_again.cancel()
+            self._listen_again = None
+        if not isinstance(fault, script.Refuse):
+            self._spawn_listen()
+            return
+        self.refuse()
+        if fault.seconds is not None:
+            loop = asyncio.get_running_loop()
+            self._listen_again = loop.call_later(fault.seconds, self._spawn_listen)
+
+    def _spawn_listen(self) -> None:
+        if self._server is None:
+            task = asyncio.get_running_loop().create_task(self.listen())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _kill_engine(self) -> None:
+        self.runner.engine.clear()
+        for job in list(self._inference.jobs):
+            job.fail(errors.engine_dead())
+
+    def _freeze(self, seconds: float) -> None:
+        self._frozen = True
+        self.runner.suspend()
+        if self._thaw is not None:
+            self._thaw.cancel()
+        self._thaw = asyncio.get_running_loop().call_later(seconds, self._end_freeze)
+
+    def _end_freeze(self) -> None:
+        self._frozen = False
+        self.runner.go_on()
+        for connection in list(self.connections):
+            connection.thaw()
+
+    # --- what the connections, the routes and the inference ask ---
+
+    @property
+    def frozen(self) -> bool:
+        return self._frozen
+
+    def handle(self, request: Request, exchange: Exchange) -> None:
+        if not request.path.startswith("/simulated"):
+            self.requests[request.path] += 1
+            self.received.append(request)
+        self._routes.handle(request, exchange)
+
+    def _refusal(self) -> Refusal | None:
+        if self._script.state(script.Dead):
+            return errors.engine_dead()
+        if self._draining or self._script.state(script.Draining):
+            return errors.shutting_down()
+        return None
+
+    # --- for tests and GET /simulated/stats ---
+
+    @property
+    def running(self) -> int:
+        return len(self.runner.engine.running)
+
+    @property
+    def waiting(self) -> int:
+        return len(self.runner.engine.waiting)
+
+    @property
+    def tokens(self) -> int:
+        """Generated so far."""
+        return self.metrics.generation_tokens
+
+    @property
+    def aborted(self) -> int:
+        """Requests whose client left before their end."""
+        return self._inference.aborted
+
+    def stats(self) -> dict[str, Any]:
+        return {
+            "requests": dict(self.requests),
+            "tokens": self.tokens,
+            "prompt_tokens": self.metrics.prompt_tokens,
+            "finished": dict(self.metrics.finished_by),
+            "aborted": self.aborted,
+            "rejected": self.metrics.rejected,
+            "running": self.running,
+            "waiting": self.waiting,
+            "connections": len(self.connections),
+        }

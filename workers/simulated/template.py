@@ -1,0 +1,66 @@
+"""The chat template: messages to a prompt, in the ChatML form that Qwen's and many other models use. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from workers.simulated.errors import Refusal
+from workers.simulated.requests import AssistantMessage, Message, Tool
+
+NO_THINKING = "<think>\n\n</think>\n\n"
+
+
+def render(
+    messages: Sequence[Message],
+    tools: Sequence[Tool] | None,
+    *,
+    model: str,
+    no_thinking: bool = False,
+    open_end: bool = True,
+    continue_final: bool = False,
+) -> str:
+    """The prompt's text. Raises Refusal for no messages and for images.
+
+    `open_end` adds the head of the answer; `continue_final` leaves the last message open instead.
+    """
+    if not messages:
+        raise Refusal("Cannot apply chat template to an empty conversation. Provide at least one message.")
+    parts = []
+    if tools:
+        listed = "\n".join(json.dumps(tool.model_dump(exclude_none=True)) for tool in tools)
+        parts.append(f"<|im_start|>system\n# Tools\n{listed}<|im_end|>\n")
+    for message in messages:
+        parts.append(f"<|im_start|>{message.role}\n{_text(message, model)}<|im_end|>\n")
+    if continue_final:
+        parts[-1] = parts[-1].removesuffix("<|im_end|>\n")
+    elif open_end:
+        parts.append("<|im_start|>assistant\n" + (NO_THINKING if no_thinking else ""))
+    return "".join(parts)
+
+
+def last_question(messages: Sequence[Message], model: str) -> str:
+    """The text of the last message, if it is the user's."""
+    return _text(messages[-1], model) if messages and messages[-1].role == "user" else ""
+
+
+def _text(message: Message, model: str) -> str:
+    text = _content(message.content, model)
+    calls = message.tool_calls if isinstance(message, AssistantMessage) else None
+    for call in calls or ():
+        text += (
+            f'\n<tool_call>\n{{"name": "{call.function.name}", "arguments": {call.function.arguments}}}\n</tool_call>'
+        )
+    return text
+
+
+def _content(content: str | list[dict[str, Any]] | None, model: str) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    texts = []
+    for part in content:
+        if part.get("type", "text") != "text":
+            raise Refusal(f"{model} is not a multimodal model")
+        texts.append(str(part.get("text", "")))
+    return "\n".join(texts)
