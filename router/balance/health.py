@@ -35,29 +35,30 @@ class Breaker:
         """Failures in a row since the last success."""
         self.openings = 0
         """Times opened since the last success."""
-        self._open = False
+        self.is_open = False
+        """Open or half open."""
         self._opened_at = float("-inf")
         self._until = float("-inf")
         self._probing = False
 
     def __repr__(self) -> str:
-        if not self._open:
+        if not self.is_open:
             return f"<Breaker closed, {self.failures} failures>"
         probe = ", probing" if self._probing else ""
         return f"<Breaker open until {self._until:.1f}, {self.openings} openings{probe}>"
 
     def circuit(self, now: float) -> Circuit:
-        if not self._open:
+        if not self.is_open:
             return Circuit.CLOSED
         return Circuit.OPEN if now < self._until else Circuit.HALF_OPEN
 
     def allows(self, now: float) -> bool:
         """Closed, or half open with nobody probing yet."""
-        return not self._open or (now >= self._until and not self._probing)
+        return not self.is_open or (now >= self._until and not self._probing)
 
     def take(self, now: float) -> bool:
         """A request goes out. True if it is the probe; its owner then gives a verdict, or calls `untake`."""
-        if self._open and now >= self._until and not self._probing:
+        if self.is_open and now >= self._until and not self._probing:
             self._probing = True
             return True
         return False
@@ -68,18 +69,19 @@ class Breaker:
 
     def failed(self, sent: float, now: float) -> None:
         """A request sent at `sent` failed."""
-        if sent < self._opened_at or (self._open and now < self._until):
+        if sent < self._opened_at or (self.is_open and now < self._until):
             return
         self.failures += 1
-        if self._open or self.failures >= self._threshold:
+        if self.is_open or self.failures >= self._threshold:
             self._trip(now)
 
     def succeeded(self, sent: float) -> bool:
         """A request sent at `sent` was answered. True if that closed the breaker."""
         if sent < self._opened_at:
             return False
-        was_open = self._open
-        self.reset()
+        was_open = self.is_open
+        self._close()
+        self.openings = 0
         return was_open
 
     def trust(self) -> bool:
@@ -88,19 +90,23 @@ class Breaker:
         True if it was open and is closed now. The count of openings stays, so that the next failure opens it
         for longer.
         """
-        if not self._open or self.openings > 1:
+        if not self.is_open or self.openings > 1:
             return False
-        self._open = self._probing = False
-        self.failures = 0
+        self._close()
         return True
 
-    def reset(self) -> None:
-        """Closed, with no history but when it last opened."""
-        self._open = self._probing = False
-        self.failures = self.openings = 0
+    def reset(self, now: float) -> None:
+        """Begin anew: what requests sent until now still have to tell is of the past."""
+        self._close()
+        self.openings = 0
+        self._opened_at = now
+
+    def _close(self) -> None:
+        self.is_open = self._probing = False
+        self.failures = 0
 
     def _trip(self, now: float) -> None:
-        self._open = True
+        self.is_open = True
         self._probing = False
         self.openings += 1
         self._opened_at = now
@@ -126,6 +132,9 @@ class Health:
         return not self.link.allows(now)
 
     def healthy(self, now: float) -> bool:
+        """May be given requests."""
+        if not self.link.is_open and not self.breaker.is_open:  # nearly always; this is asked of every worker
+            return True
         return self.link.allows(now) and self.breaker.allows(now)
 
     def dispatched(self, now: float) -> bool:
@@ -162,7 +171,7 @@ class Health:
         """Its agent says that it is well. True if that readmits it."""
         return self.link.trust()
 
-    def reset(self) -> None:
+    def reset(self, now: float) -> None:
         """A new process behind the same name: nothing that was known counts."""
-        self.link.reset()
-        self.breaker.reset()
+        self.link.reset(now)
+        self.breaker.reset(now)

@@ -73,7 +73,6 @@ class Pool:
         for worker_id, worker in before.items():
             if worker_id not in self._workers:
                 self._leave(worker)
-        self._leaving = {key: worker for key, worker in self._leaving.items() if worker.in_flight}
         self._index(now)
 
     def put(self, found: Discovered) -> None:
@@ -152,7 +151,7 @@ class Pool:
             worker = Worker(record, found.endpoint, now)
         else:
             worker.renew(record, found.endpoint, now)
-        if found.load is not None and found.load != worker.last:
+        if found.load is not None:
             worker.report(found.load, now)
         return worker
 
@@ -161,6 +160,7 @@ class Pool:
             self._leaving[worker.id] = worker
 
     def _index(self, now: float) -> None:
+        self._leaving = {key: worker for key, worker in self._leaving.items() if worker.in_flight}
         exact: dict[str, dict[str, Target]] = {}
         by_key: dict[str, dict[str, Target]] = {}
         for worker in self:

@@ -99,29 +99,21 @@ def outlook(groups: Sequence[Sequence[Target]], tried: Collection[str], now: flo
 
 
 def _untried(targets: Iterable[Target], tried: Collection[str]) -> list[Target]:
-    return [target for target in targets if target.worker.id not in tried]
-
-
-def _serving(group: Sequence[Target], now: float) -> list[Target]:
-    return [
-        target
-        for target in group
-        if target.worker.serving and not target.worker.silent and target.worker.has(target.model.name, now)
-    ]
+    return [target for target in targets if target.worker.id not in tried] if tried else list(targets)
 
 
 def _healthy(group: Sequence[Target], now: float) -> list[Target]:
-    """Those in good health; all that can be reached, in a panic."""
-    serving = _serving(group, now)
+    """Those in good health that have the model; all that can be reached, in a panic."""
+    serving = [target for target in group if target.worker.serving and not target.worker.silent]
     healthy = [target for target in serving if target.worker.health.healthy(now)]
     if len(healthy) < PANIC * len(serving):
-        return [target for target in serving if not target.worker.suspected(now)]
-    return healthy
+        healthy = [target for target in serving if not target.worker.suspected(now)]
+    return [target for target in healthy if target.worker.has(target.model.name, now)]
 
 
 def _doubtful(group: Sequence[Target], now: float) -> list[Target]:
-    """Suspected ones and open breakers, too."""
-    return _serving(group, now)
+    """Also those that are suspected, whose breaker is open, or who said that they have no such model."""
+    return [target for target in group if target.worker.serving and not target.worker.silent]
 
 
 def _silent(group: Sequence[Target], now: float) -> list[Target]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from router.balance.health import Health
 from router.balance.speed import Rate
-from router.errors import AttemptFailed, ModelGone
+from router.errors import AttemptFailed, Busy, ModelGone
 from router.transport import Endpoint
 from workers.record import Load, ModelInfo, WorkerRecord, WorkerState
 
@@ -43,10 +43,11 @@ class Worker:
         self.health = Health()
         self.rate = Rate()
         self.speed = record.speed
-        """Relative to the median of the model's workers; the pool keeps it."""
+        """When full, relative to the median of the model's workers; the pool keeps it."""
         self._since = now
         self._others = 0
         self._was_full = False
+        self._turned_away = False
         self._denied: dict[str, float] = {}
 
     def __repr__(self) -> str:
@@ -90,7 +91,10 @@ class Worker:
 
     @property
     def full(self) -> bool:
-        """Without a free slot. Where the slots are unknown: while anything waits in it."""
+        """Without a free slot. Where the slots are unknown: while anything waits in it. In any case once it has
+        turned a request away, until its next report or answer."""
+        if self._turned_away:
+            return True
         if self.record.slots:
             crowded = self.last.waiting > 0 and self.last.kv_usage >= KV_FULL
             return crowded or self.load >= self.record.slots
@@ -102,8 +106,15 @@ class Worker:
         return 1.0 if age >= SLOW_START else FIRST_WEIGHT + (1 - FIRST_WEIGHT) * max(age, 0.0) / SLOW_START
 
     def score(self, now: float) -> float:
-        """How long one more request would find the way before it: lower is better."""
-        return (self.load + 1) / (self.speed * self.weight(now))
+        """How crowded one more request would find it: lower is better.
+
+        Where there is a free slot the request starts at once, on a faster worker with a faster stream: counting
+        measured speed there, too, would square it, and a worker twice as fast would be given four times the
+        tokens. What its operator declared still counts. Where the request must queue, the queue moves with the
+        worker's speed.
+        """
+        speed = self.speed if self.full else self.record.speed
+        return (self.load + 1) / (speed * self.weight(now))
 
     def has(self, model: str, now: float) -> bool:
         """Whether it can be asked for a model: False for a while after it denied having it."""
@@ -124,12 +135,15 @@ class Worker:
         """Take its latest report, which is also a sign of life."""
         if load.restarts > self.last.restarts or (load.state is WorkerState.READY and not self.serving):
             self._restarted(now)
-        elif load.state is WorkerState.READY and (self.silent or self.health.heard()):
-            self._since = now
+        elif load.state is WorkerState.READY:
+            heard = self.health.heard()
+            if heard or self.silent:
+                self._since = now
         elapsed = now - self.reported_at if self.reported_at is not None else 0.0
         self.last = load
         self.silent = False
         self.reported_at = now
+        self._turned_away = False
         self._others = max(0, load.running + load.waiting - self.in_flight)
         full = load.waiting > 0 or (self.record.slots > 0 and load.running >= self.record.slots)
         self.rate.reported(load.tokens_per_second, full and self._was_full, elapsed, now)
@@ -158,19 +172,22 @@ class Worker:
 
     def answered(self, sent: float, now: float) -> None:
         """A request sent at `sent` is being answered, or was."""
+        self._turned_away = False
         if self.health.answered(sent):
             self._since = now
 
     def failed(self, failure: AttemptFailed, model: str, sent: float, now: float) -> None:
         """A request sent at `sent` for one of its models failed."""
         self.health.failed(failure, sent, now)
-        if isinstance(failure, ModelGone) and model:
+        if isinstance(failure, Busy):
+            self._turned_away = True
+        elif isinstance(failure, ModelGone) and model:
             self._denied[model] = now + GONE_FOR
 
     def _restarted(self, now: float) -> None:
         self._since = now
         self._denied.clear()
-        self.health.reset()
+        self.health.reset(now)
 
 
 @dataclass(frozen=True, slots=True)

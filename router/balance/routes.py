@@ -1,0 +1,181 @@
+"""From the name in a request to the workers that may answer it.
+
+The routing file's names and aliases come first, then the names that workers serve. Every served model can be asked
+for without being listed. A name that nobody knows and a model that nobody can serve just now are different errors:
+the first is the client's, the second passes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from config.names import InvalidName, lookup_key, parse
+from config.routing import LEAST_LOAD, ModelRoute, RoutingTable, ServeTarget
+from router.balance import select
+from router.balance.pool import Pool
+from router.balance.select import POLICIES, Outlook, Policy
+from router.balance.worker import Target
+from router.errors import NoWorker
+from workers.record import ModelInfo
+
+RETRY_AFTER = 5
+"""Seconds that a client is asked to wait for a model without a worker."""
+
+
+class UnknownModel(Exception):
+    """Nobody serves the name, ever has, or has configured it. The endpoint words it (404)."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+        """As the client spelled it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What a name means now."""
+
+    name: str
+    """As the client spelled it."""
+    model: str
+    """The name it stands for, for logs and metrics: the routing file's, or the served one."""
+    groups: tuple[tuple[Target, ...], ...]
+    """The replicas of each served model, the models in the order in which they are to be tried."""
+    options: Mapping[str, Any]
+    """The routing file's default options, under Ollama's names."""
+    policy: Policy
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """All of them, in order; at least one in what `Routes.resolve` returns."""
+        return tuple(target for group in self.groups for target in group)
+
+    @property
+    def info(self) -> ModelInfo:
+        """The model as the best informed of its workers describes it: one that has read the files."""
+        targets = self.targets
+        return next((target.model for target in targets if target.model.digest), targets[0].model)
+
+    def choose(self, tried: Collection[str], now: float, rng: random.Random) -> Target | None:
+        """The target to ask next; None if none is left that was not tried (worker ids)."""
+        return select.choose(self.groups, tried, now, rng, self.policy)
+
+    def outlook(self, tried: Collection[str], now: float) -> Outlook:
+        """Who is left to ask."""
+        return select.outlook(self.groups, tried, now)
+
+    def no_worker(self) -> NoWorker:
+        """The error for when `choose` has nobody to begin with."""
+        return no_worker(self.name, self.targets)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A model as the catalogue lists it."""
+
+    name: str
+    """In Ollama's short form, with its tag; as it is if Ollama has no form for it."""
+    replicas: tuple[Target, ...]
+    """Every worker that has it, in any state; empty for a configured model that nobody serves."""
+    options: Mapping[str, Any]
+
+
+class Routes:
+    """The routing table, resolved against a pool. Immutable but for the memory that policies keep."""
+
+    def __init__(
+        self, table: RoutingTable, clock: Callable[[], float], rng: random.Random, policy: str = LEAST_LOAD
+    ) -> None:
+        """`policy`, one of POLICIES, is that of models which the table does not name. `clock` gives monotonic
+        seconds."""
+        self._models = table.models
+        self._by_key: dict[str, ModelRoute] = {}
+        for route in table.models:
+            for name in (route.name, *route.aliases):
+                self._by_key.setdefault(lookup_key(name), route)
+        self._clock = clock
+        self._rng = rng
+        self._policy = POLICIES[policy]()
+        self._policies = {route.name: POLICIES[route.policy]() for route in table.models}
+
+    def __repr__(self) -> str:
+        return f"<Routes {len(self._models)} models, {len(self._by_key)} names>"
+
+    def resolve(self, name: str, pool: Pool) -> Resolution:
+        """Who may answer a request for `name`.
+
+        Raises UnknownModel, and NoWorker (503) for a known model that nobody can serve now: at once, for waiting
+        is the client's choice.
+        """
+        route = self._by_key.get(lookup_key(name))
+        found = self._served(name, pool) if route is None else self._configured(name, route, pool)
+        if not any(target.worker.serving for group in found.groups for target in group):
+            raise found.no_worker()
+        return found
+
+    def find(self, name: str, pool: Pool) -> Listed | None:
+        """A model by any of its names, whatever its workers' state; None if it is unknown."""
+        route = self._by_key.get(lookup_key(name))
+        if route is not None:
+            return self._listed(route, pool)
+        replicas = pool.workers_for(name)
+        return Listed(display(replicas[0].model.name), replicas, {}) if replicas else None
+
+    def listing(self, pool: Pool) -> tuple[Listed, ...]:
+        """Every model that can be asked for: the routing file's, then the served ones that it does not redefine."""
+        configured = [self._listed(route, pool) for route in self._models]
+        served = [
+            Listed(display(name), pool.workers_for(name), {})
+            for name in pool.served()
+            if lookup_key(name) not in self._by_key
+        ]
+        return (*configured, *served)
+
+    def _served(self, name: str, pool: Pool) -> Resolution:
+        targets = pool.workers_for(name)
+        if targets:
+            return Resolution(name, targets[0].model.name, (targets,), {}, self._policy)
+        if pool.ever_served(name):
+            return Resolution(name, name, (), {}, self._policy)
+        raise UnknownModel(name)
+
+    def _configured(self, name: str, route: ModelRoute, pool: Pool) -> Resolution:
+        groups = (pool.workers_for(entry.model) for entry in self._in_turn(route.serve))
+        known = tuple(group for group in groups if group)
+        return Resolution(name, route.name, known, route.options, self._policies[route.name])
+
+    def _in_turn(self, serve: Sequence[ServeTarget]) -> Iterable[ServeTarget]:
+        """The entries in an order drawn by weight: the first is meant, the others stand in for it."""
+        if len(serve) < 2:
+            return serve
+        return sorted(serve, key=lambda entry: self._rng.expovariate(entry.weight) if entry.weight else float("inf"))
+
+    def _listed(self, route: ModelRoute, pool: Pool) -> Listed:
+        replicas = {target.worker.id: target for entry in route.serve for target in pool.workers_for(entry.model)}
+        return Listed(display(route.name), tuple(replicas.values()), route.options)
+
+
+def no_worker(name: str, targets: Sequence[Target]) -> NoWorker:
+    """503, and why: what state the model's workers are in."""
+    workers = {target.worker.id: target.worker for target in targets}.values()
+    if not workers:
+        why = "no worker serves it now"
+    else:
+        states = Counter("silent" if worker.silent else str(worker.state) for worker in workers)
+        why = "its workers are out: " + ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        notes = {worker.last.note for worker in workers if worker.last.note}
+        if len(notes) == 1:
+            why += f" ({notes.pop()})"
+    return NoWorker(f"no worker is available for model '{name}': {why}", retry_after=RETRY_AFTER)
+
+
+def display(name: str) -> str:
+    """A name as Ollama lists it."""
+    try:
+        return parse(name).short
+    except InvalidName:
+        return name
