@@ -6,7 +6,6 @@ Everything that can be wrong with the plan is found here, so that it costs a lin
 from __future__ import annotations
 
 import errno
-import re
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -14,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from router.children import Kind, Spec
+from workers.launch import AgentSpec, CannotStart, check_spec, worker_id
 
 PYTHON = (sys.executable, "-P")
 """Children find their modules where this process did, never in the directory it was started from."""
 LISTEN_FD = "VLLAMA_LISTEN_FD"
 """The variable that names the listening socket to a router process."""
+CONFIG_FILES = ("config.json", "params.json")
 BACKLOG = 2048
 """Connections that may wait to be accepted."""
 
@@ -51,36 +52,34 @@ def plan_workers(
     gpus: Sequence[str] = (),
     args: Sequence[str] = (),
     engine: str = "vllm",
+    host: str = "",
 ) -> list[WorkerPlan]:
     """`replicas` workers for each model, on consecutive ports, the GPUs dealt out evenly.
 
-    Names are the models' own unless given, one for each model. Raises CannotLaunch.
+    `names` has one for each model, and becomes the worker's id in the fleet; without, ids are made of model,
+    `host` (this machine's name) and port. Raises CannotLaunch.
     """
     if names and len(names) != len(models):
         raise CannotLaunch(
             f"{len(names)} --name for {len(models)} --model; give one for each model, in the same order, or none"
         )
-    bases = list(names) or [default_name(model) for model in models]
-    double = next((base for index, base in enumerate(bases) if base in bases[:index]), None)
+    double = next((name for index, name in enumerate(names) if name in names[:index]), None)
     if double is not None:
-        raise CannotLaunch(f"two models would be named '{double}'; tell them apart with --name")
+        raise CannotLaunch(f"two models are named '{double}'; tell them apart")
     count = len(models) * replicas
     if first_port + count - 1 > 65535:
         raise CannotLaunch(f"{count} workers from port {first_port} on go beyond 65535; choose a lower --vllm-port")
     devices = deal(gpus, count)
     plans: list[WorkerPlan] = []
-    for model, base in zip(models, bases, strict=True):
+    for number, model in enumerate(models):
         for replica in range(replicas):
-            index = len(plans)
-            name = base if replicas == 1 else f"{base}-{replica}"
-            plans.append(WorkerPlan(name, model, first_port + index, tuple(args), devices[index], engine))
+            port = first_port + len(plans)
+            if not names:
+                name = worker_id(AgentSpec(model=model), host, port)
+            else:
+                name = names[number] if replicas == 1 else f"{names[number]}-{replica}"
+            plans.append(WorkerPlan(name, model, port, tuple(args), devices[len(plans)], engine))
     return plans
-
-
-def default_name(model: str) -> str:
-    """A worker's name out of its model's: the last part of a path or repository, in plain characters."""
-    last = model.rstrip("/").rpartition("/")[2]
-    return re.sub(r"[^a-z0-9._-]+", "-", last.lower()).strip("-.") or "worker"
 
 
 def deal(gpus: Sequence[str], workers: int) -> list[tuple[str, ...]]:
@@ -95,24 +94,18 @@ def deal(gpus: Sequence[str], workers: int) -> list[tuple[str, ...]]:
     return [tuple(gpus[index * share : (index + 1) * share]) for index in range(workers)]
 
 
-def check_model(model: str) -> None:
-    """Refuse a model that is plainly not there. Raises CannotLaunch.
+def check_model(plan: WorkerPlan) -> None:
+    """Refuse what is plainly no model, or no worker. Raises CannotLaunch.
 
     A name such as "org/name" may be one of a model hub, which vLLM will ask.
     """
-    path = Path(model).expanduser()
-    if model.strip() and path.is_dir():
-        if not any((path / name).is_file() for name in ("config.json", "params.json")):
-            raise CannotLaunch(f"model {model}: no config.json in that folder; give the folder that holds the model")
-        return
-    if path.is_file():
-        if path.suffix == ".gguf":
-            return
-        raise CannotLaunch(f"model {model}: that is a file; give the folder that holds the model")
-    if model.startswith((".", "/", "~")) or model.count("/") > 1 or not model.strip():
-        raise CannotLaunch(
-            f"model {model!r} not found: no such folder; give one that holds config.json, or a name such as org/name"
-        )
+    try:
+        check_spec(AgentSpec(model=plan.model, flags=plan.args, engine=plan.engine))
+    except CannotStart as error:
+        raise CannotLaunch(str(error)) from error
+    path = Path(plan.model).expanduser()
+    if plan.engine == "vllm" and path.is_dir() and not any((path / name).is_file() for name in CONFIG_FILES):
+        raise CannotLaunch(f"there is no model in {plan.model}: it has no config.json; give the folder that has it")
 
 
 def worker_spec(plan: WorkerPlan, environ: Mapping[str, str]) -> Spec:
@@ -167,15 +160,6 @@ def _why_not(error: OSError, where: str, port: int) -> str:
         case errno.EADDRNOTAVAIL:
             return f"{where} is no address of this machine; choose another --host"
     return f"cannot listen on {where}: {error.strerror}; choose another --host or --port"
-
-
-def port_free(host: str, port: int) -> bool:
-    """Whether a server could listen there now."""
-    try:
-        listen(host, port).close()
-    except CannotLaunch:
-        return False
-    return True
 
 
 def check_ports(plans: Sequence[WorkerPlan], router_port: int, free: Callable[[int], bool]) -> None:

@@ -83,6 +83,8 @@ class Supervisor:
     console: Console
     grace: float
     """Seconds that running requests get to finish after the first signal."""
+    on_serving: Callable[[], None] = lambda: None
+    """Called once, when every router process answers."""
     on_ready: Callable[[Sequence[Child]], None] = lambda children: None
     """Called once, when every child has been ready."""
     on_drain: Callable[[], None] = lambda: None
@@ -92,6 +94,7 @@ class Supervisor:
     _children: dict[str, Child] = field(default_factory=dict)
     _histories: dict[str, History] = field(default_factory=dict)
     _timers: set[asyncio.TimerHandle] = field(default_factory=set)
+    _serving: bool = False
     _greeted: bool = False
 
     async def run(self) -> int:
@@ -165,10 +168,18 @@ class Supervisor:
         elif child.spec.kind is Kind.WORKER and (status.note or status.state != "starting"):
             history.announced = time.monotonic()
             self.console.line(child.spec.kind, child.spec.name, status.note or status.state)
-        if not self._greeted and len(self._children) == len(self.specs):
-            self._greeted = all(child.was_ready for child in self._children.values())
-            if self._greeted:
-                self.on_ready(list(self._children.values()))
+        self._celebrate()
+
+    def _celebrate(self) -> None:
+        """Say it when the routers, and when all are ready for the first time."""
+        ready = [child.spec.name for child in self._children.values() if child.was_ready]
+        missing = [spec for spec in self.specs if spec.name not in ready]
+        if not self._serving and all(spec.kind is not Kind.ROUTER for spec in missing):
+            self._serving = True
+            self.on_serving()
+        if not self._greeted and not missing:
+            self._greeted = True
+            self.on_ready(list(self._children.values()))
 
     def _hopeless(self, child: Child, code: int) -> bool:
         """Whether a child's end at start-up is one that a restart cannot cure. Says so."""

@@ -15,7 +15,6 @@ from router.launch import (
     check_model,
     check_ports,
     deal,
-    default_name,
     listen,
     plan_workers,
     router_specs,
@@ -26,17 +25,22 @@ from router.launch import (
 
 
 def test_replicas_take_consecutive_ports_and_numbered_names() -> None:
-    plans = plan_workers(["org/SmolLM2-135M"], replicas=3, first_port=8100)
+    plans = plan_workers(["org/SmolLM2-135M"], names=["smollm2"], replicas=3, first_port=8100)
     assert [(plan.name, plan.port) for plan in plans] == [
-        ("smollm2-135m-0", 8100),
-        ("smollm2-135m-1", 8101),
-        ("smollm2-135m-2", 8102),
+        ("smollm2-0", 8100),
+        ("smollm2-1", 8101),
+        ("smollm2-2", 8102),
     ]
 
 
 def test_two_models_share_one_row_of_ports() -> None:
-    plans = plan_workers(["a/x", "b/y"], replicas=2, first_port=9000)
-    assert [(plan.name, plan.port) for plan in plans] == [("x-0", 9000), ("x-1", 9001), ("y-0", 9002), ("y-1", 9003)]
+    plans = plan_workers(["a/x", "b/y"], replicas=2, first_port=9000, host="gpu1")
+    assert [(plan.name, plan.port) for plan in plans] == [
+        ("x-gpu1-9000", 9000),
+        ("x-gpu1-9001", 9001),
+        ("y-gpu1-9002", 9002),
+        ("y-gpu1-9003", 9003),
+    ]
 
 
 def test_a_single_worker_has_the_plain_name() -> None:
@@ -51,7 +55,7 @@ def test_no_models_no_workers() -> None:
     ("models", "kwargs", "advice"),
     [
         (["a", "b"], {"names": ["x"]}, "one for each model"),
-        (["a/x", "b/x"], {}, "--name"),
+        (["a", "b"], {"names": ["x", "x"]}, "tell them apart"),
         (["a"], {"replicas": 4, "first_port": 65533}, "--vllm-port"),
         (["a"], {"replicas": 2, "gpus": ["0", "1", "2"]}, "a multiple of 2"),
     ],
@@ -61,18 +65,6 @@ def test_what_cannot_work_is_refused_with_the_option_that_cures_it(
 ) -> None:
     with pytest.raises(CannotLaunch, match=advice):
         plan_workers(models, **kwargs)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("model", "name"),
-    [
-        ("meta-llama/Llama-3.2-1B-Instruct", "llama-3.2-1b-instruct"),
-        ("/models/My Model/", "my-model"),
-        ("...", "worker"),
-    ],
-)
-def test_a_worker_is_named_after_its_model(model: str, name: str) -> None:
-    assert default_name(model) == name
 
 
 def test_gpus_are_dealt_to_neighbours() -> None:
@@ -114,23 +106,27 @@ def test_router_processes_share_the_listening_socket() -> None:
 
 def test_a_folder_with_a_config_is_a_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    check_model(str(tmp_path))
+    check_model(WorkerPlan("w", str(tmp_path), 1))
 
 
-@pytest.mark.parametrize("model", ["meta-llama/Llama-3.2-1B", "gpt2"])
-def test_a_name_of_a_hub_is_left_to_vllm(model: str) -> None:
-    check_model(model)
+def test_a_name_of_a_hub_is_left_to_vllm() -> None:
+    check_model(WorkerPlan("w", "meta-llama/Llama-3.2-1B", 1))
 
 
-@pytest.mark.parametrize("model", ["./nowhere", "/no/such/folder", "~/nowhere", "a/b/c", ""])
+@pytest.mark.parametrize("model", ["./nowhere", "/no/such/folder", "~/nowhere", "a/b/c"])
 def test_a_model_that_is_not_there_is_refused(model: str) -> None:
-    with pytest.raises(CannotLaunch, match="not found"):
-        check_model(model)
+    with pytest.raises(CannotLaunch, match="no model at"):
+        check_model(WorkerPlan("w", model, 1))
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CannotLaunch, match=r"no config\.json"):
-        check_model(str(tmp_path))
+        check_model(WorkerPlan("w", str(tmp_path), 1))
+
+
+def test_vllm_flags_that_a_worker_cannot_have_are_refused() -> None:
+    with pytest.raises(CannotLaunch, match="--uds"):
+        check_model(WorkerPlan("w", "org/m", 1, ("--uds", "/tmp/s")))
 
 
 def test_a_port_in_use_is_one_line_that_says_what_to_do() -> None:
@@ -155,7 +151,7 @@ def test_ipv6_loopback_can_be_listened_on() -> None:
 
 
 def test_workers_on_taken_ports_are_refused() -> None:
-    plans = plan_workers(["m"], replicas=2, first_port=8100)
+    plans = plan_workers(["m"], names=["m"], replicas=2, first_port=8100)
     check_ports(plans, 11434, lambda port: True)
     with pytest.raises(CannotLaunch, match="port 8101 for worker m-1"):
         check_ports(plans, 11434, lambda port: port != 8101)
