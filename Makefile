@@ -1,0 +1,49 @@
+# vLLama from a checkout. Needs Python 3.11 or newer; everything else is set up here, in .venv* and .models.
+#
+#   make run      the router and real vLLM workers behind http://127.0.0.1:11434 (PORT=, MODEL=, ARGS=)
+#   make test     every test, those on real vLLM included (ARGS="-k name")
+#   make quick    the tests that need no vLLM, in under a minute
+#   make check    ruff and mypy
+#   make lock     write the lock files anew
+#   make clean    remove what was set up
+
+PYTHON ?= python3
+MODEL ?=
+PORT ?=
+ARGS ?=
+export MODEL PORT
+
+SETUP = $(PYTHON) -m deploy.local.setup
+PYTEST = .venv/bin/python -m pytest -p tests.support.kinds
+
+.PHONY: help run setup test quick check lock clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/d'
+
+run:
+	@exec $(PYTHON) -m deploy.local.run $(ARGS)
+
+setup:
+	@$(SETUP) --engine cpu dev vllm smollm2 test-models
+
+test: setup
+	@exec $(PYTEST) $(ARGS)
+
+quick:
+	@$(SETUP) dev
+	@exec $(PYTEST) -m "not vllm and not load" $(ARGS)
+
+check:
+	@$(SETUP) dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/mypy -p deploy.local
+
+lock:
+	@$(PYTHON) -m deploy.local.locks
+
+clean:
+	rm -rf .venv .venv-vllm .venv-vllm-cuda .tools .models .state .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,39 @@
+"""A pytest plugin: how many tests each kind has, and how long they took. A kind is a folder right below tests/."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+import pytest
+
+
+class Kinds:
+    """Collects reports by kind."""
+
+    def __init__(self) -> None:
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._outcomes: defaultdict[str, Counter[str]] = defaultdict(Counter)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        kind = kind_of(report.nodeid)
+        self._seconds[kind] += report.duration
+        if report.when == "call" or report.outcome != "passed":
+            self._outcomes[kind][report.outcome] += 1
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if not self._outcomes:
+            return
+        terminalreporter.section("by kind")
+        for kind, outcomes in sorted(self._outcomes.items()):
+            counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+            terminalreporter.write_line(f"{kind:<12} {self._seconds[kind]:7.1f} s   {counts}")
+
+
+def kind_of(nodeid: str) -> str:
+    """The kind of a test, from its node id: "tests/unit/config/test_names.py::test_x" is "unit"."""
+    parts = nodeid.partition("::")[0].split("/")
+    return parts[1] if len(parts) > 2 and parts[0] == "tests" else "other"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Kinds(), "vllama-kinds")

@@ -1,0 +1,64 @@
+"""What `make run` starts on which machine."""
+
+from __future__ import annotations
+
+from deploy.local.gpus import choose as choose_gpus
+from deploy.local.run import choose
+from deploy.local.setup import ROOT, SMOLLM2
+
+
+def option(argv: tuple[str, ...], name: str) -> str:
+    return argv[argv.index(name) + 1]
+
+
+def test_without_a_gpu_two_small_workers_share_the_cores() -> None:
+    launch = choose((), cores=8, model="", port="")
+    assert launch.parts == ("dev", "vllm", "smollm2")
+    assert launch.argv[1] == "serve"
+    assert option(launch.argv, "--port") == "11434"
+    assert option(launch.argv, "--model") == str(SMOLLM2)
+    assert option(launch.argv, "--served-model-name") == "smollm2:135m"
+    assert option(launch.argv, "--replicas") == "2"
+    assert "--gpus" not in launch.argv
+    assert launch.env["VLLAMA_VLLM"] == str(ROOT / ".venv-vllm/bin/vllm")
+    assert launch.env["OMP_NUM_THREADS"] == "4"
+
+
+def test_with_gpus_each_has_a_worker_of_its_own() -> None:
+    launch = choose(("0", "1", "2"), cores=64, model="", port="8000")
+    assert option(launch.argv, "--port") == "8000"
+    assert option(launch.argv, "--replicas") == "3"
+    assert option(launch.argv, "--gpus") == "0,1,2"
+    assert option(launch.argv, "--served-model-name") == "smollm2:135m"
+    assert "--enforce-eager" not in launch.argv
+    assert launch.env["VLLAMA_VLLM"] == str(ROOT / ".venv-vllm-cuda/bin/vllm")
+    assert "OMP_NUM_THREADS" not in launch.env
+
+
+def test_a_model_of_ones_own_is_served_under_its_own_name_and_may_be_fetched() -> None:
+    launch = choose(("0",), cores=8, model="Qwen/Qwen3-8B", port="")
+    assert launch.parts == ("dev", "vllm")
+    assert option(launch.argv, "--model") == "Qwen/Qwen3-8B"
+    assert "--served-model-name" not in launch.argv
+    assert "HF_HUB_OFFLINE" not in launch.env
+
+
+def test_further_words_come_last_so_that_they_win() -> None:
+    assert choose((), 2, "", "", ["--max-num-seqs", "2"]).argv[-2:] == ("--max-num-seqs", "2")
+
+
+def test_a_machine_with_one_core_still_gets_a_thread() -> None:
+    assert choose((), cores=1, model="", port="").env["OMP_NUM_THREADS"] == "1"
+
+
+def test_gpus_are_read_from_what_nvidia_smi_lists() -> None:
+    assert choose_gpus("0\n1\n", None) == ("0", "1")
+    assert choose_gpus("", None) == ()
+    assert choose_gpus("No devices were found\n", None) == ()
+
+
+def test_a_choice_of_gpus_that_was_made_is_kept() -> None:
+    assert choose_gpus("0\n1\n2\n", "2,GPU-1f") == ("2", "GPU-1f")
+    assert choose_gpus("0\n1\n", "") == ()
+    assert choose_gpus("0\n1\n", "-1") == ()
+    assert choose_gpus("", "0") == ()

@@ -1,0 +1,93 @@
+"""The set-up: done once, redone when its inputs change, and never half done."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deploy.local.steps import Failed, Step, cause, ensure, exclusively, run
+
+
+def step(folder: Path, work: Callable[[bool], None], salt: str = "", needs_free: int = 0) -> Step:
+    lock = folder / "lock.txt"
+    if not lock.exists():
+        lock.write_text("a==1")
+    return Step("a thing", folder / "made" / ".stamp", (lock,), salt, work, needs_free)
+
+
+def test_a_step_is_done_once_and_again_when_its_lock_changes(tmp_path: Path) -> None:
+    calls: list[bool] = []
+    thing = step(tmp_path, calls.append)
+    assert ensure(thing)
+    assert not ensure(thing)
+    (tmp_path / "lock.txt").write_text("a==2")
+    assert ensure(thing)
+    assert ensure(step(tmp_path, calls.append, salt="3.13"))
+    assert calls == [False, True, True]
+
+
+def test_a_step_that_was_cut_off_starts_from_nothing(tmp_path: Path) -> None:
+    calls: list[bool] = []
+    ensure(step(tmp_path, calls.append))
+    (tmp_path / "lock.txt").write_text("a==2")
+
+    def cut_off(update: bool) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ensure(step(tmp_path, cut_off))
+    ensure(step(tmp_path, calls.append))
+    assert calls == [False, False]
+
+
+def test_too_full_a_disk_is_found_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(Failed, match="free some space"):
+        ensure(step(tmp_path, lambda update: pytest.fail("worked"), needs_free=10**18))
+
+
+def test_a_failing_command_is_one_line_with_its_cause() -> None:
+    program = "import sys; print('Collecting'); sys.exit('error: something odd')"
+    with pytest.raises(Failed) as caught:
+        run("installing it", [sys.executable, "-c", program])
+    assert str(caught.value) == "installing it failed: error: something odd"
+
+
+def test_a_missing_command_is_one_line() -> None:
+    with pytest.raises(Failed, match="cannot run /no/such"):
+        run("installing it", ["/no/such"])
+
+
+@pytest.mark.parametrize(
+    ("output", "advice"),
+    [
+        ("error: Request failed\n  cause: dns error", "no network"),
+        ("OSError: [Errno 28] No space left on device", "disk is full"),
+        ("  cause: Hash mismatch for `torch`", "locked hash"),
+        ("hint: no wheels with a matching Python ABI tag (e.g., `cp312`)", "PYTHON=python3.11"),
+        ("", "it said nothing"),
+    ],
+)
+def test_the_likely_cause_is_named(output: str, advice: str) -> None:
+    assert advice in cause(output.splitlines())
+
+
+def _hold(lock: Path, order: multiprocessing.SimpleQueue[str]) -> None:
+    with exclusively(lock):
+        order.put("second")
+
+
+def test_two_set_ups_follow_each_other(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    order: multiprocessing.SimpleQueue[str] = context.SimpleQueue()
+    with exclusively(tmp_path / "lock"):
+        other = context.Process(target=_hold, args=(tmp_path / "lock", order))
+        other.start()
+        other.join(1.0)
+        assert other.is_alive()
+        order.put("first")
+    other.join(20)
+    assert [order.get(), order.get()] == ["first", "second"]
