@@ -16,8 +16,9 @@ from router.protocol import (
     options,
     thinking,
 )
+from router.protocol.answer import Final, Piece
 from router.protocol.clock import rfc3339
-from router.protocol.fold import AnswerFold, Final, Piece
+from router.protocol.fold import AnswerFold
 from router.protocol.logprobs import Entry
 from router.protocol.operation import Clock, Options, Outgoing, Reply, Timing
 from router.protocol.requests import ChatRequest

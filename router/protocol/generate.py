@@ -10,9 +10,10 @@ import msgspec
 
 from router.errors import BadRequest
 from router.protocol import capabilities, durations, formats, images, lines, messages, openai, options, thinking
+from router.protocol.answer import Final, Piece
 from router.protocol.chat import outgoing
 from router.protocol.clock import rfc3339
-from router.protocol.fold import AnswerFold, Final, Piece
+from router.protocol.fold import AnswerFold
 from router.protocol.logprobs import Entry
 from router.protocol.operation import Clock, Options, Outgoing, Reply, Timing
 from router.protocol.requests import GenerateRequest
