@@ -11,8 +11,8 @@ stands this process: nothing but the standard library, one loop, some 10 MB. It
 
 Owner and guardian talk lines over a socket pair. To the guardian: `stop SECONDS` (SIGTERM to the leader, and
 SIGKILL to all that long afterwards), `kill`; end of file means that the owner is gone. From it: `pid N` (the
-leader, and its process group), `failed TEXT` (it could not be started), `end CODE` (all are gone; negative for
-a signal).
+leader, and its process group), `failed TEXT` (it could not be started), `died CODE` (the leader has ended;
+negative for a signal), `end CODE` (all are gone).
 
 Started by file name with `python -I -S`, so it must import nothing of this project.
 """
@@ -69,6 +69,8 @@ class Guardian:
             selector.register(wakeup, selectors.EVENT_READ, lambda: _drain(wakeup))
             selector.register(self._owner, selectors.EVENT_READ, lambda: self._listen(selector))
             self._watch(selector)
+        if self._code is not None:
+            self._say(f"died {self._code}")
         sweep(self._leader, adopted=True, reap=self._reap)
         self._say(f"end {-signal.SIGKILL if self._code is None else self._code}")
 

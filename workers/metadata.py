@@ -41,7 +41,7 @@ def describe(model: str, flags: Flags, seen: Observed, env: Mapping[str, str]) -
     infos = model_infos(seen.models, seen.tasks)
     files = locate(model, env, revision=flags.value("--revision") or "main", download_dir=flags.value("--download-dir"))
     if files is None or not infos:
-        return _with_template(infos, seen.templated)
+        return _unread(infos, flags, seen)
     roots = {served.name: served.root for served in seen.models}
     base = complete(infos[0], files, flags, seen)
     adapters = [_adapter(info, base, roots.get(info.name, ""), env) for info in infos if info.parent]
@@ -76,6 +76,18 @@ def complete(info: ModelInfo, files: ModelFiles, flags: Flags, seen: Observed) -
         license=license_of(files),
         metadata=model_info(config, vision="vision" in media(config, flags)),
     )
+
+
+def slim(infos: tuple[ModelInfo, ...], limit: int) -> tuple[ModelInfo, ...]:
+    """Leave out texts until all fit into `limit` bytes of JSON: adapters' first, then licences, then templates."""
+    for adapters_only, fields in ((True, ("license", "template")), (False, ("license",)), (False, ("template",))):
+        if len(msgspec.json.encode(infos)) <= limit:
+            break
+        infos = tuple(
+            msgspec.structs.replace(info, **dict.fromkeys(fields, "")) if info.parent or not adapters_only else info
+            for info in infos
+        )
+    return infos
 
 
 def capabilities(tasks: Sequence[str], config: Config, templates: Sequence[str], flags: Flags) -> tuple[str, ...]:
@@ -146,10 +158,11 @@ _OPTIONS = {
 }
 
 
-def _with_template(infos: tuple[ModelInfo, ...], templated: bool | None) -> tuple[ModelInfo, ...]:
-    if templated is None:
-        return infos
-    return tuple(msgspec.structs.replace(info, has_template=templated) for info in infos)
+def _unread(infos: tuple[ModelInfo, ...], flags: Flags, seen: Observed) -> tuple[ModelInfo, ...]:
+    """What can be said without the files."""
+    has_template = True if seen.templated is None else seen.templated
+    able = capabilities(seen.tasks, {}, (), flags)
+    return tuple(msgspec.structs.replace(info, has_template=has_template, capabilities=able) for info in infos)
 
 
 def _adapter(info: ModelInfo, base: ModelInfo, root: str, env: Mapping[str, str]) -> ModelInfo:

@@ -105,9 +105,13 @@ class ProbeResult:
         return to_load(self.metrics, _STATES[self.health])
 
 
-def http_client(timeout: float = TIMEOUT) -> httpx.AsyncClient:
-    """A client for control traffic: no proxies from the environment, no redirects, few connections."""
+def http_client(timeout: float = TIMEOUT, *, verify: bool = True) -> httpx.AsyncClient:
+    """A client for control traffic: no proxies from the environment, no redirects, few connections.
+
+    Without `verify` any certificate will do: only for a server that the caller has started itself.
+    """
     return httpx.AsyncClient(
+        verify=verify,
         timeout=httpx.Timeout(timeout),
         trust_env=False,
         follow_redirects=False,

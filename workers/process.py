@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import enum
 import os
-import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -58,8 +57,6 @@ class Exit:
             return "lost"
         if self.code >= 0:
             return f"exit code {self.code}"
-        with contextlib.suppress(ValueError):
-            return f"signal {-self.code} ({signal.Signals(-self.code).name})"
         return f"signal {-self.code}"
 
 
@@ -73,6 +70,7 @@ class Run:
         """Of the server, and of its process group."""
         self.state = ProcessState.STARTING
         self._env = dict(env)
+        self._died: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
@@ -98,24 +96,29 @@ class Run:
             return
         self._writer.close()
         await warden.wait()
-        self.state = ProcessState.ENDED
-        self._exit.set_result(Exit(127))
+        self._finish(Exit(127))
         raise StartFailed(rest or "its guardian died at once")
 
     async def wait_ready(self, client: httpx.AsyncClient, url: str, key: str | None = None) -> None:
         """Return once /health is 200. vLLM listens only then. Raises Ended if it ends before."""
         while True:
-            if self._exit.done():
-                raise Ended(self._exit.result())
-            if await check_health(client, url, key) is Health.OK and not self._exit.done():
+            if self._died.done():
+                raise Ended(await self.wait())
+            if await check_health(client, url, key) is Health.OK and not self._died.done():
                 break
-            await self._ended_within(POLL_INTERVAL)
+            await self.died_within(POLL_INTERVAL)
         if self.state is ProcessState.STARTING:
             self.state = ProcessState.READY
 
     async def wait(self) -> Exit:
         """How it ended, as soon as the whole tree is gone."""
         return await asyncio.shield(self._exit)
+
+    async def died_within(self, seconds: float) -> Exit | None:
+        """How the server itself ended, if it does within that time; the rest of its tree may still be there."""
+        with contextlib.suppress(TimeoutError):
+            return await asyncio.wait_for(asyncio.shield(self._died), seconds)
+        return None
 
     async def stop(self, grace: float) -> Exit:
         """SIGTERM now, SIGKILL to the whole tree after `grace` seconds; 0 kills at once. May be called again,
@@ -129,11 +132,8 @@ class Run:
 
     @property
     def alive(self) -> bool:
-        return not self._exit.done()
-
-    async def _ended_within(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._exit), seconds)
+        """Whether the server itself runs."""
+        return not self._died.done()
 
     async def _follow(self, reader: asyncio.StreamReader, warden: asyncio.subprocess.Process) -> None:
         """Wait for the guardian's last word, or for its death; in that case clear up in its place."""
@@ -142,7 +142,9 @@ class Run:
         try:
             while line := await reader.readline():
                 word, _, rest = line.decode().strip().partition(" ")
-                if word == "end":
+                if word == "died":
+                    self._died.set_result(Exit(int(rest)))
+                elif word == "end":
                     code = int(rest)
         except ConnectionError:
             pass
@@ -150,8 +152,13 @@ class Run:
         if code is None:
             await asyncio.to_thread(guardian.sweep, self.pid)
         self._writer.close()
+        self._finish(Exit(code))
+
+    def _finish(self, exit: Exit) -> None:
         self.state = ProcessState.ENDED
-        self._exit.set_result(Exit(code))
+        for future in (self._died, self._exit):
+            if not future.done():
+                future.set_result(exit)
 
 
 def rotate(log: Path, keep: int = KEPT_LOGS) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.modelfolder import LLAMA, TOOL_TEMPLATE, write_model, write_safetensors
 from workers.flags import Flags
-from workers.metadata import Observed, describe
+from workers.metadata import Observed, describe, slim
 from workers.modelconfig import model_info, quantization
 from workers.modelfiles import hub_cache, is_repository, locate
 from workers.probe import ServedModel
@@ -208,6 +208,24 @@ def test_a_model_that_is_not_here_is_known_by_what_the_server_says(tmp_path: Pat
     seen = Observed((ServedModel("far", "org/far", "", 512),), ("completion",), False)
     (info,) = describe("org/far", Flags([]), seen, {"HF_HOME": str(tmp_path)})
     assert info == ModelInfo(name="far", context_length=512, has_template=False)
+
+
+def test_without_files_the_flags_still_tell_what_is_switched_on(tmp_path: Path) -> None:
+    seen = Observed((ServedModel("far", "org/far", "", 512),))
+    (info,) = describe("org/far", Flags(PARSERS), seen, {"HF_HOME": str(tmp_path)})
+    assert info.capabilities == ("completion", "tools", "thinking")
+
+
+def test_a_record_that_is_too_long_loses_texts_and_nothing_else() -> None:
+    base = ModelInfo(name="b", template="t" * 500, license="l" * 500)
+    adapters = tuple(ModelInfo(name=f"a{n}", parent="b", template="t" * 500) for n in range(3))
+    whole = (base, *adapters)
+    assert slim(whole, 10_000) == whole
+    first, *others = slim(whole, 1800)
+    assert first == base
+    assert {info.template for info in others} == {""}
+    assert [info.name for info in slim(whole, 1)] == ["b", "a0", "a1", "a2"]
+    assert slim(whole, 1)[0].template == ""
 
 
 @pytest.mark.parametrize("name", ["org/../../etc", "../up", "/abs", "a/b/c", "org/..", ""])
