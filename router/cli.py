@@ -169,7 +169,8 @@ def check(file: Path) -> None:
     except routing.RoutingError as error:
         raise Wrong(str(error)) from error
     show(routing_table(table))
-    click.echo(f"{file}: {len(table.models)} models, {len(table.workers)} static workers; no problems")
+    models, workers = count(len(table.models), "model"), count(len(table.workers), "static worker")
+    click.echo(f"{file}: {models}, {workers}; no problems")
 
 
 @main.group()
@@ -202,6 +203,10 @@ def read(kind: type[SettingsT]) -> SettingsT:
         return kind()
     except ValidationError as error:
         raise Wrong("\n".join(explain(error))) from error
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def show(tables: Sequence[Any]) -> None:

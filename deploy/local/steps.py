@@ -115,7 +115,8 @@ CAUSES = (
     (r"No space left on device|ENOSPC", "the disk is full; free some space and run it again"),
     (
         r"dns error|error resolving|Name or service not known|Temporary failure in name resolution"
-        r"|Network is unreachable|Connection refused|[Tt]imed out|timeout|NewConnectionError|tcp connect error",
+        r"|Network is unreachable|Connection refused|[Tt]imed out|timeout|NewConnectionError|ProxyError"
+        r"|tcp connect error|from versions: none",
         "no network: the package index could not be reached; connect, or configure a mirror for pip, and run it again",
     ),
     (

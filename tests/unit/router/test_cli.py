@@ -125,7 +125,7 @@ def test_check_shows_how_a_routing_file_was_understood(tmp_path: Path) -> None:
     )
     result = vllama("check", str(file))
     assert result.exit_code == 0
-    for text in ("llama3.2", "org/Llama", "small", "temperature=0.5", "http://10.0.0.5:8000", "1 models"):
+    for text in ("llama3.2", "org/Llama", "small", "temperature=0.5", "http://10.0.0.5:8000", "1 model, 1 static worker;"):
         assert text in result.stdout
 
 
