@@ -1,0 +1,186 @@
+"""A live router in the test's own event loop: real sockets, a real Valkey, and workers that announce themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import uvicorn
+
+from config.routing import RoutingTable
+from config.settings import RegistrySettings, RouterSettings
+from router.app import create_app
+from tests.support.until import auntil
+from tests.support.valkey import running_valkey
+from workers import embedded
+from workers.record import Load, ModelInfo, WorkerRecord, WorkerState
+from workers.registry import Registry, connect
+from workers.simulated.options import Options
+from workers.simulated.server import Simulated
+
+BEAT = 0.25
+"""Seconds between two beats: shorter than an agent's, so that tests need not wait."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn that leaves the test runner's signals alone."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def serving(app: Any) -> AsyncIterator[str]:
+    """The app on a port of the kernel's choice; yields its base URL."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        app, http="httptools", access_log=False, log_level="error", server_header=False, timeout_graceful_shutdown=2
+    )
+    server = Server(config)
+    task = asyncio.get_running_loop().create_task(server.serve(sockets=[listening]))
+    try:
+        await auntil(lambda: server.started or task.done(), 20, "the router to start")
+        if task.done():
+            task.result()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task
+
+
+class Announced:
+    """A simulated worker that is registered and beats, as an agent would do it."""
+
+    def __init__(self, worker: Simulated, record: WorkerRecord, registry: Registry) -> None:
+        self.worker = worker
+        self.record = record
+        self.state = WorkerState.READY
+        self._registry = registry
+        self._beats: asyncio.Task[None] | None = None
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    async def join(self) -> None:
+        """Register, and beat from now on."""
+        await self._registry.register(self.record, self.load())
+        self._beats = asyncio.get_running_loop().create_task(self._beat())
+
+    async def fall_silent(self) -> None:
+        """Stop beating without a word."""
+        if self._beats is not None:
+            self._beats.cancel()
+            await asyncio.gather(self._beats, return_exceptions=True)
+
+    async def drain(self) -> None:
+        """Announce that no new requests are wanted."""
+        self.state = WorkerState.DRAINING
+        await self._registry.beat(self.id, self.record.generation, self.load())
+
+    def load(self) -> Load:
+        return Load(state=self.state, running=self.worker.running, waiting=self.worker.waiting)
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT)
+            if not await self._registry.beat(self.id, self.record.generation, self.load()):
+                await self._registry.register(self.record, self.load())
+
+
+@dataclass
+class Fleet:
+    """Workers and one router."""
+
+    url: str
+    http: httpx.AsyncClient
+    workers: dict[str, Announced]
+    registry: Registry
+    log: io.BytesIO = field(default_factory=io.BytesIO)
+
+    def __getitem__(self, name: str) -> Simulated:
+        return self.workers[name].worker
+
+    async def states(self) -> dict[str, str]:
+        """Worker id -> state, as the router sees it."""
+        page = (await self.http.get("/admin/workers")).json()
+        return {worker["id"]: worker["state"] for worker in page["workers"]}
+
+    def records(self) -> list[dict[str, Any]]:
+        """The request log so far."""
+        return [msgspec.json.decode(line) for line in self.log.getvalue().splitlines()]
+
+    async def record(self, request_id: str) -> dict[str, Any]:
+        """The log's line of one request."""
+
+        def found() -> list[dict[str, Any]]:
+            return [record for record in self.records() if record["id"] == request_id]
+
+        return (await auntil(found, 5, f"the log line of {request_id}"))[0]
+
+
+def model(options: Options) -> ModelInfo:
+    capabilities = ["embedding"] if options.embedding else ["completion"]
+    if options.tool_calls:
+        capabilities.append("tools")
+    if options.reasoning:
+        capabilities.append("thinking")
+    return ModelInfo(
+        name=options.model,
+        aliases=options.aliases,
+        digest="a" * 64,
+        size=1000,
+        architecture="llama",
+        context_length=options.max_model_len,
+        capabilities=tuple(capabilities),
+        has_template=options.chat_template,
+    )
+
+
+@asynccontextmanager
+async def fleet(
+    state_dir: Path,
+    workers: dict[str, Options],
+    *,
+    table: RoutingTable | None = None,
+    **settings: Any,
+) -> AsyncIterator[Fleet]:
+    """Workers by id, announced, and a router that has seen all of them."""
+    log = io.BytesIO()
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(running_valkey(state_dir))
+        redis = connect(embedded.address(state_dir))
+        stack.push_async_callback(redis.aclose)
+        registry = Registry(redis, "default")
+        announced: dict[str, Announced] = {}
+        for name, options in workers.items():
+            worker = await stack.enter_async_context(Simulated(options))
+            record = WorkerRecord(id=name, generation=1, url=worker.url, models=(model(options),), slots=options.slots)
+            announced[name] = Announced(worker, record, registry)
+            await announced[name].join()
+            stack.push_async_callback(announced[name].fall_silent)
+        app = create_app(
+            RouterSettings(registry=RegistrySettings(state_dir=state_dir), **settings),
+            table or RoutingTable(),
+            log_stream=log,
+        )
+        url = await stack.enter_async_context(serving(app))
+        http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=20, trust_env=False))
+        running = Fleet(url, http, announced, registry, log)
+        await auntil(lambda: _all_ready(running), 10, "the router to see its workers")
+        yield running
+
+
+async def _all_ready(running: Fleet) -> bool:
+    states = await running.states()
+    return len(states) == len(running.workers) and set(states.values()) <= {"ready"}
