@@ -157,7 +157,7 @@ class Access:
 
     def _is_addressed(self, host: str) -> bool:
         name = _without_port(host).lower()
-        if name in ("", "localhost") or name in self.own_names or name in self.allowed_hosts:
+        if name in ("", "localhost", "127.0.0.1") or name in self.own_names or name in self.allowed_hosts:
             return True
         if name.endswith(_LOCAL_SUFFIXES):
             return True

@@ -1,0 +1,161 @@
+"""Imports go one way: config <- workers <- router, and inside the router protocol, balance <- forward <- handlers
+<- app <- cli. Read from the sources, so that an import inside a function counts as well."""
+
+import ast
+from collections.abc import Iterable, Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("config", "workers", "router")
+
+WIRING = ("router.app", "router.process")
+"""What builds the application and runs it."""
+COMMANDS = ("router.cli", "router.serve", "router.supervisor", "router.children", "router.console", "router.launch")
+"""The command line and what it starts."""
+FORWARDING = ("router.forward", "router.relay", "router.stepping")
+INPUT_OUTPUT = {
+    "aiohttp",
+    "anyio",
+    "asyncio",
+    "concurrent",
+    "http",
+    "httptools",
+    "httpx",
+    "litestar",
+    "multiprocessing",
+    "os",
+    "pathlib",
+    "redis",
+    "select",
+    "selectors",
+    "signal",
+    "socket",
+    "ssl",
+    "subprocess",
+    "threading",
+    "uvicorn",
+    "uvloop",
+}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@cache
+def sources() -> dict[str, Path]:
+    paths = (path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    return {module_name(path): path for path in paths}
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """Every module that one imports, in full; of ours the very file."""
+    path = sources()[module]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+                base = ".".join([*package[: len(package) - node.level + 1], *filter(None, [base])])
+            submodules = {f"{base}.{alias.name}" for alias in node.names} & set(sources())
+            found |= submodules or {base}
+    return frozenset(found - {module})
+
+
+def within(names: Iterable[str], *packages: str) -> set[str]:
+    return {name for name in names for package in packages if name == package or name.startswith(f"{package}.")}
+
+
+def importers_of(*packages: str) -> set[str]:
+    return {module for module in sources() if within(imports(module), *packages)}
+
+
+def modules(*packages: str) -> Iterator[str]:
+    return iter(sorted(within(sources(), *packages)))
+
+
+def test_the_sources_are_found_and_read() -> None:
+    assert {"config.names", "workers.record", "router.protocol.operation"} <= set(sources())
+    assert "workers.record" in imports("router.protocol.operation")
+
+
+@pytest.mark.parametrize(("package", "above"), [("config", ("workers", "router")), ("workers", ("router",))])
+def test_no_package_knows_those_above_it(package: str, above: tuple[str, ...]) -> None:
+    for module in modules(package):
+        assert not within(imports(module), *above), module
+
+
+@pytest.mark.parametrize(
+    ("part", "known"),
+    [
+        ("router.protocol", ("router.protocol", "router.errors", "workers.record", "config")),
+        ("router.balance", ("router.balance", "router.errors", "router.transport", "workers.record", "config")),
+    ],
+)
+def test_the_pure_parts_know_little_and_do_no_input_or_output(part: str, known: tuple[str, ...]) -> None:
+    for module in modules(part):
+        ours = within(imports(module), *PACKAGES)
+        assert ours <= within(ours, *known), f"{module} imports {ours - within(ours, *known)}"
+        outside = {name.split(".")[0] for name in imports(module)}
+        assert not outside & INPUT_OUTPUT, f"{module} imports {outside & INPUT_OUTPUT}"
+
+
+@pytest.mark.parametrize("module", ["router.access", "router.origins", "config.names", "config.urls", "config.schema"])
+def test_decisions_do_no_input_or_output(module: str) -> None:
+    assert not {name.split(".")[0] for name in imports(module)} & INPUT_OUTPUT
+
+
+def test_the_router_is_layered() -> None:
+    above: tuple[str, ...] = COMMANDS
+    for layer in (WIRING, ("router.handlers",), FORWARDING):
+        for module in modules(*layer):
+            known = within(imports(module), *above)
+            assert known <= {"router.launch"}, f"{module} imports {known}"
+        above = (*above, *layer)
+
+
+def test_only_the_wiring_and_the_command_line_know_the_application() -> None:
+    assert importers_of("router.app") <= {*WIRING, *COMMANDS}
+    assert not importers_of("router.cli")
+
+
+def test_only_handlers_and_the_application_know_litestar() -> None:
+    knowing = importers_of("litestar")
+    assert knowing - within(knowing, "router.handlers") == {"router.app"}
+
+
+def test_only_the_upstream_client_speaks_to_workers_while_clients_wait() -> None:
+    clients = within(sources(), "router.upstream", "router.upstream_connection", "router.upstream_exchange")
+    clients |= within(sources(), "router.upstream_wire")
+    assert within(importers_of("httptools"), "router") <= clients
+    assert importers_of("router.upstream") - clients == {"router.app"}
+    for module in modules("router"):
+        if within(imports(module), "httpx"):
+            assert module in ("router.cli", "router.probing"), f"{module} uses the slow client"
+
+
+def test_only_discovery_reads_the_registry() -> None:
+    readers = within(importers_of("workers.registry"), "router")
+    assert readers <= {"router.discovery", "router.app", "router.supervisor"}
+    assert not within(importers_of("redis"), "router", "config")
+
+
+def test_nothing_imports_vllm() -> None:
+    assert not importers_of("vllm", "torch", "transformers")
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {module: within(imports(module), *PACKAGES) & set(sources()) for module in sources()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
