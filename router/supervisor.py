@@ -27,8 +27,6 @@ from workers.embedded import EmbeddedFailed, EmbeddedValkey, Owner, claim, wait_
 from workers.registry import RegistryUnavailable
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-KILL_AFTER = 5.0
-"""Seconds that a child gets to end after it was told to stop now."""
 CLAIM_INTERVAL = 0.5
 """Seconds between two looks at whether the owner of the registry has gone."""
 HEARTBEAT = 15.0
@@ -90,6 +88,8 @@ class Supervisor:
     on_drain: Callable[[], None] = lambda: None
     """Called at the first signal, before any child is told: closes the listening socket."""
     backoff: Backoff = field(default_factory=Backoff)
+    kill_after: float = 5.0
+    """Seconds that a child gets to end after it was told to stop now."""
     _events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     _children: dict[str, Child] = field(default_factory=dict)
     _histories: dict[str, History] = field(default_factory=dict)
@@ -228,7 +228,7 @@ class Supervisor:
         self._signal(kind, signal.SIGTERM)
         while any(child.spec.kind is kind for child in self._children.values()):
             # Even with no grace left, an agent gets a moment to leave the registry and stop its vLLM.
-            left = max(deadline - time.monotonic(), 0.0) + KILL_AFTER
+            left = max(deadline - time.monotonic(), 0.0) + self.kill_after
             try:
                 event = await asyncio.wait_for(self._events.get(), left)
             except TimeoutError:
@@ -248,7 +248,7 @@ class Supervisor:
         self._signal(Kind.ROUTER, signal.SIGKILL)
         for sig in (signal.SIGTERM, signal.SIGKILL):
             self._signal(Kind.WORKER, sig)
-            deadline = time.monotonic() + KILL_AFTER
+            deadline = time.monotonic() + self.kill_after
             while self._children and (left := deadline - time.monotonic()) > 0:
                 with contextlib.suppress(TimeoutError):
                     event = await asyncio.wait_for(self._events.get(), left)

@@ -40,6 +40,7 @@ def main(plan: dict[str, Any]) -> int:
         console=console,
         grace=plan.get("grace", 2.0),
         on_ready=lambda children: console.note("all ready"),
+        kill_after=1.0,
         backoff=Backoff(first=0.05, longest=0.2),
     )
     return asyncio.run(supervisor.run())
