@@ -1,0 +1,68 @@
+"""Workers without sockets, and a clock that tests own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from router.balance.pool import Discovered, Pool
+from router.balance.worker import Target, Worker
+from router.transport import Endpoint
+from workers.record import Load, ModelInfo, WorkerRecord, WorkerState
+
+
+class Clock:
+    """Monotonic seconds, moved by hand."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def found(
+    worker_id: str,
+    *models: str | ModelInfo,
+    slots: int = 8,
+    generation: int = 1,
+    speed: float = 1.0,
+    load: Load | None = None,
+) -> Discovered:
+    """A discovered worker; models are given by name, "m" if none is."""
+    infos = tuple(ModelInfo(name=model) if isinstance(model, str) else model for model in models or ("m",))
+    url = f"http://{worker_id}:8100"
+    record = WorkerRecord(id=worker_id, generation=generation, url=url, models=infos, slots=slots, speed=speed)
+    return Discovered(record, Endpoint(worker_id, 8100), load)
+
+
+def pool_of(clock: Clock, *workers: Discovered, settled: bool = True) -> Pool:
+    """A pool of these workers, past their slow start unless told otherwise."""
+    pool = Pool(clock)
+    for worker in workers:
+        pool.put(worker)
+    if settled:
+        clock.advance(60)
+    return pool
+
+
+def worker_in(pool: Pool, worker_id: str) -> Worker:
+    worker = pool.get(worker_id)
+    assert worker is not None
+    return worker
+
+
+def group(pool: Pool, name: str = "m") -> tuple[tuple[Target, ...], ...]:
+    """A model's replicas as `choose` takes them."""
+    return (pool.workers_for(name),)
+
+
+def ids(targets: Iterable[Target]) -> list[str]:
+    return sorted(target.worker.id for target in targets)
+
+
+READY = Load()
+DRAINING = Load(state=WorkerState.DRAINING)
+RESTARTING = Load(state=WorkerState.RESTARTING, note="CUDA out of memory")

@@ -1,0 +1,107 @@
+"""A lease counts one request, once, and tells the worker's health how it went."""
+
+import pytest
+
+from router.balance.lease import Answered, ClientGone, Failed, Outcome
+from router.errors import Faulty, Lost, ModelGone
+from tests.support.balance import Clock, found, pool_of, worker_in
+
+
+@pytest.mark.parametrize("outcome", [Answered(5), Failed(Lost("reset")), Failed(Faulty("boom")), ClientGone()])
+def test_it_is_given_back_exactly_once(outcome: Outcome) -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("a"))
+    worker = worker_in(pool, "a")
+    first, second = pool.lease(worker), pool.lease(worker)
+    assert worker.in_flight == 2
+    for _ in range(3):
+        first.release(outcome)
+    assert worker.in_flight == 1
+    assert repr(first) == "<Lease on a, released>"
+    second.release(ClientGone())
+    assert pool.in_flight == 0
+
+
+def test_a_client_that_leaves_is_never_held_against_the_worker() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("a"))
+    for _ in range(100):
+        pool.lease(worker_in(pool, "a")).release(ClientGone())
+    assert worker_in(pool, "a").available(clock())
+
+
+def test_a_client_that_leaves_during_a_probe_leaves_the_probe_to_the_next() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("a"))
+    worker = worker_in(pool, "a")
+    pool.lease(worker).release(Failed(Lost("refused")))
+    clock.advance(3)
+    probe = pool.lease(worker)
+    assert not worker.available(clock())
+    probe.release(ClientGone())
+    assert worker.available(clock())
+
+
+def test_the_first_content_readmits_a_worker_before_the_answer_is_whole() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("a"))
+    worker = worker_in(pool, "a")
+    pool.lease(worker).release(Failed(Lost("refused")))
+    clock.advance(3)
+    probe = pool.lease(worker)
+    assert not worker.available(clock())
+    probe.begun()
+    assert worker.available(clock())
+    assert worker.weight(clock()) < 1
+    probe.release(Answered(1))
+
+
+def test_a_stream_that_breaks_after_it_began_suspects_the_worker() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("a"))
+    lease = pool.lease(worker_in(pool, "a"))
+    clock.advance(1)
+    lease.begun()
+    clock.advance(5)
+    lease.release(Failed(Lost("reset")))
+    assert worker_in(pool, "a").suspected(clock())
+
+
+def test_what_was_answered_well_before_the_loss_does_not_clear_it() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("a"))
+    worker = worker_in(pool, "a")
+    older, lost = pool.lease(worker), pool.lease(worker)
+    clock.advance(1)
+    lost.release(Failed(Lost("reset")))
+    clock.advance(0.1)
+    older.release(Answered(100))
+    assert worker.suspected(clock())
+
+
+def test_a_denied_model_is_remembered_for_that_model_only() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("a", "base", "lora"))
+    worker = worker_in(pool, "a")
+    pool.lease(worker, "lora").release(Failed(ModelGone("no such model")))
+    assert not worker.has("lora", clock())
+    assert worker.has("base", clock())
+    assert worker.available(clock())
+
+
+def test_answers_of_a_full_worker_measure_its_speed() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("a", slots=4))
+    worker = worker_in(pool, "a")
+    for _ in range(5):
+        leases = [pool.lease(worker) for _ in range(4)]
+        pool.lease(worker).release(ClientGone())
+        clock.advance(2)
+        leases[0].release(Answered(100))
+        for lease in leases[1:]:
+            lease.release(ClientGone())
+    assert worker.rate.known(clock()) is None  # the first of them was sent while slots were free
+    waiting = [pool.lease(worker) for _ in range(8)]
+    clock.advance(4)
+    waiting[4].release(Answered(100))
+    assert worker.rate.known(clock()) == pytest.approx((5 + 8) / 2 * 100 / 4)

@@ -1,0 +1,139 @@
+"""Anything may happen to a pool and its leases in any order; what must hold then."""
+
+import random
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, precondition, rule
+
+from router.balance.lease import Answered, ClientGone, Failed, Lease, Outcome
+from router.balance.pool import Pool
+from router.balance.select import choose, least_load, outlook
+from router.balance.worker import Worker
+from router.errors import Busy, Faulty, Lost, ModelGone, Refused, Unavailable
+from tests.support.balance import Clock, found, group
+from workers.record import Load, WorkerState
+
+IDS = st.sampled_from(["a", "b", "c", "d"])
+LOADS = st.builds(
+    Load,
+    state=st.sampled_from(list(WorkerState)),
+    running=st.integers(0, 8),
+    waiting=st.integers(0, 3),
+    tokens_per_second=st.floats(0, 1000),
+    restarts=st.integers(0, 2),
+)
+FAILURES = st.sampled_from([Lost, Busy, Unavailable, Faulty, ModelGone, Refused])
+OUTCOMES = st.one_of(
+    st.just(ClientGone()),
+    st.integers(0, 1000).map(Answered),
+    FAILURES.map(lambda kind: Failed(kind("failed"))),
+)
+
+
+class PoolMachine(RuleBasedStateMachine):
+    leases = Bundle("leases")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.rng = random.Random(1)
+        self.pool = Pool(self.clock)
+        self.open: list[tuple[Worker, Lease]] = []
+        self.refused: set[str] = set()
+
+    @rule(worker_id=IDS, generation=st.integers(1, 3), slots=st.sampled_from([0, 2, 8]), load=LOADS)
+    def join(self, worker_id: str, generation: int, slots: int, load: Load) -> None:
+        self.pool.put(found(worker_id, "m", "lora", generation=generation, slots=slots, load=load))
+        self.refused.discard(worker_id)
+
+    @rule(worker_ids=st.sets(IDS))
+    def replace(self, worker_ids: set[str]) -> None:
+        here = {worker.id: worker.record.generation for worker in self.pool}
+        self.pool.replace({one: found(one, "m", "lora", generation=here.get(one, 3)) for one in worker_ids})
+        self.refused &= here.keys() & worker_ids
+
+    @rule(worker_id=IDS)
+    def leave(self, worker_id: str) -> None:
+        self.pool.remove(worker_id)
+        self.refused.discard(worker_id)
+
+    @rule(worker_id=IDS, load=LOADS)
+    def beat(self, worker_id: str, load: Load) -> None:
+        if self.pool.report(worker_id, load):
+            self.refused.discard(worker_id)
+
+    @rule(worker_id=IDS, tell=st.sampled_from(["absent", "suspect", "vouch"]))
+    def hear(self, worker_id: str, tell: str) -> None:
+        getattr(self.pool, tell)(worker_id)
+        if tell == "vouch":
+            self.refused.discard(worker_id)
+
+    @rule(seconds=st.floats(0, 20))
+    def wait(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        if seconds >= 3:
+            self.refused.clear()
+
+    @rule(target=leases, name=st.sampled_from(["m", "lora"]), tried=st.sets(IDS))
+    def dispatch(self, name: str, tried: set[str]) -> object:
+        left = outlook(group(self.pool, name), tried, self.clock())
+        chosen = choose(group(self.pool, name), tried, self.clock(), self.rng, least_load)
+        assert (chosen is None) == (left.healthy + left.last_resort == 0)
+        if chosen is None:
+            return multiple()
+        worker = chosen.worker
+        assert worker.id not in tried
+        assert worker.state is WorkerState.READY
+        assert worker is self.pool.get(worker.id)
+        if left.healthy:
+            assert not worker.silent
+            assert worker.id not in self.refused
+        lease = self.pool.lease(worker, name)
+        self.open.append((worker, lease))
+        return lease
+
+    @rule(lease=leases)
+    def begin(self, lease: Lease) -> None:
+        lease.begun()
+        self.refused.discard(lease.worker.id)
+
+    @rule(lease=consumes(leases), outcome=OUTCOMES, times=st.integers(1, 3))
+    def release(self, lease: Lease, outcome: Outcome, times: int) -> None:
+        for _ in range(times):
+            lease.release(outcome)
+        self.open = [(worker, other) for worker, other in self.open if other is not lease]
+        self.refused.discard(lease.worker.id)
+
+    @rule(name=st.sampled_from(["m", "lora"]))
+    def refuse(self, name: str) -> None:
+        """A request finds nobody listening: from now on its worker is not chosen before something is heard."""
+        chosen = choose(group(self.pool, name), (), self.clock(), self.rng, least_load)
+        if chosen is not None:
+            self.pool.lease(chosen.worker, name).release(Failed(Lost("refused")))
+            self.refused.add(chosen.worker.id)
+
+    @precondition(lambda self: not self.open)
+    @rule()
+    def rest(self) -> None:
+        assert self.pool.in_flight == 0
+        assert all(worker.in_flight == 0 for worker in self.pool)
+
+    @invariant()
+    def counts_are_right(self) -> None:
+        assert self.pool.in_flight == len(self.open)
+        for worker in self.pool:
+            ours = sum(leased is worker for leased, _ in self.open)
+            assert worker.in_flight == ours
+            assert worker.load >= ours
+            assert 0 < worker.weight(self.clock()) <= 1
+            assert 0.25 <= worker.speed <= 4
+
+    def teardown(self) -> None:
+        for _, lease in self.open:
+            lease.release(ClientGone())
+        assert self.pool.in_flight == 0
+
+
+PoolMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestPool = PoolMachine.TestCase

@@ -1,0 +1,136 @@
+"""The pool: who is in it, what they serve, and what survives a change."""
+
+from router.balance.lease import Answered, ClientGone, Failed
+from router.balance.view import view_all
+from router.errors import Lost
+from tests.support.balance import RESTARTING, Clock, found, ids, pool_of, worker_in
+from workers.record import Load, ModelInfo
+
+
+def test_counters_health_and_start_survive_a_replacement() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("a"), found("b"))
+    lease = pool.lease(worker_in(pool, "a"))
+    pool.lease(worker_in(pool, "a")).release(Failed(Lost("refused")))
+    pool.replace({"a": found("a", slots=16), "c": found("c")})
+    a = worker_in(pool, "a")
+    assert (a.in_flight, a.record.slots) == (1, 16)
+    assert a.suspected(clock())
+    assert a.weight(clock()) == 1
+    assert worker_in(pool, "c").weight(clock()) < 1
+    assert pool.get("b") is None
+    lease.release(Answered(1))
+    assert pool.in_flight == 0
+
+
+def test_a_worker_that_leaves_with_requests_running_finds_its_count_again() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("a"))
+    first, second = (pool.lease(worker_in(pool, "a")) for _ in range(2))
+    pool.remove("a")
+    assert pool.workers_for("m") == ()
+    assert pool.in_flight == 2
+    first.release(ClientGone())
+    pool.put(found("a", generation=2))
+    assert worker_in(pool, "a").in_flight == 1
+    second.release(ClientGone())
+    assert pool.in_flight == 0
+
+
+def test_names_are_found_as_ollama_finds_them_and_exactly_first() -> None:
+    pool = pool_of(
+        Clock(),
+        found("a", "smollm2:135m"),
+        found("b", "Qwen/Qwen3-8B"),
+        found("c", "qwen/qwen3-8b"),
+        found("d", "/models/llama"),
+        found("e", "llama3.2"),
+    )
+    assert ids(pool.workers_for("SmolLM2:135M")) == ["a"]
+    assert ids(pool.workers_for("Qwen/Qwen3-8B")) == ["b"]
+    assert ids(pool.workers_for("qwen/qwen3-8b")) == ["c"]
+    assert ids(pool.workers_for("Qwen/Qwen3-8B:latest")) == ["b", "c"]
+    assert ids(pool.workers_for("/models/llama")) == ["d"]
+    assert ids(pool.workers_for("llama3.2:latest")) == ["e"]
+    assert pool.workers_for("llama3.2:3b") == ()
+    assert pool.workers_for("") == ()
+
+
+def test_each_worker_counts_once_for_a_name_however_often_it_serves_it() -> None:
+    model = ModelInfo(name="llama3.2", aliases=("llama3.2:latest", "meta/llama"))
+    pool = pool_of(Clock(), found("a", model), found("b", "llama3.2"))
+    assert ids(pool.workers_for("llama3.2")) == ["a", "b"]
+    assert ids(pool.workers_for("meta/llama")) == ["a"]
+    assert pool.served() == ("llama3.2",)
+
+
+def test_an_adapter_is_a_model_of_its_own() -> None:
+    pool = pool_of(Clock(), found("a", "base", ModelInfo(name="sql", parent="base")), found("b", "base"))
+    assert ids(pool.workers_for("sql")) == ["a"]
+    assert ids(pool.workers_for("base")) == ["a", "b"]
+    assert pool.served() == ("base", "sql")
+
+
+def test_it_remembers_what_was_ever_served() -> None:
+    pool = pool_of(Clock(), found("a", "Old"))
+    pool.remove("a")
+    assert pool.ever_served("old:latest")
+    assert not pool.ever_served("new")
+
+
+def test_what_is_told_of_strangers_is_ignored() -> None:
+    pool = pool_of(Clock(), found("a"))
+    assert not pool.report("stranger", Load())
+    pool.suspect("stranger")
+    pool.absent("stranger")
+    pool.vouch("stranger")
+    pool.remove("stranger")
+    assert len(pool) == 1
+
+
+def test_an_absent_worker_is_back_with_its_next_report_probe_or_record() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("a"))
+    a = worker_in(pool, "a")
+    for back in (
+        lambda: pool.report("a", Load(running=1)),
+        lambda: pool.vouch("a"),
+        lambda: pool.put(found("a", load=Load())),
+    ):
+        pool.absent("a")
+        assert not a.available(clock())
+        back()
+        assert a.available(clock())
+
+
+def test_measured_speeds_are_relative_within_a_model() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("a"), found("b"), found("c"), found("other", "n"))
+    for _ in range(3):
+        clock.advance(1)
+        for worker_id, rate in (("a", 100), ("b", 200), ("c", 400), ("other", 10_000)):
+            pool.report(worker_id, Load(running=8, tokens_per_second=rate))
+    clock.advance(1)
+    pool.report("a", Load(running=8, tokens_per_second=100))
+    assert [worker.speed for worker in pool] == [0.5, 1.0, 2.0, 1.0]
+
+
+def test_its_version_moves_with_its_members_only() -> None:
+    pool = pool_of(Clock(), found("a"))
+    before = pool.version
+    pool.report("a", Load(running=3))
+    assert pool.version == before
+    pool.put(found("b"))
+    assert pool.version > before
+
+
+def test_ops_see_every_worker_with_its_state() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("b", load=RESTARTING), found("a", load=Load(running=2, waiting=1, kv_usage=0.5)))
+    pool.lease(worker_in(pool, "a"))
+    pool.suspect("a")
+    pool.absent("b")
+    first, second = view_all(pool, clock())
+    assert (first.id, first.state, first.breaker, first.in_flight) == ("a", "ready", "suspected", 1)
+    assert (first.url, first.models, first.running, first.slots) == ("http://a:8100", ("m",), 2, 8)
+    assert (second.id, second.state, second.note) == ("b", "silent", "CUDA out of memory")

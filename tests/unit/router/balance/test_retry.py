@@ -1,0 +1,158 @@
+"""What is tried again, when, and at whose cost."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.balance.retry import LONGEST, MAX_ATTEMPTS, SHORTEST, Attempts, Budget, GiveUp, Retry, decide, verdict
+from router.balance.select import Outlook
+from router.errors import AttemptFailed, Busy, Faulty, Lost, ModelGone, Refused, Unavailable
+
+PLENTY = Outlook(healthy=5, last_resort=0)
+DOUBTFUL = Outlook(healthy=0, last_resort=2)
+NOBODY = Outlook(healthy=0, last_resort=0)
+KINDS: list[type[AttemptFailed]] = [Lost, Busy, Unavailable, Faulty, ModelGone, Refused]
+
+
+def after(
+    *kinds: type[AttemptFailed], outlook: Outlook = PLENTY, budget: float = 3, remaining: float | None = None
+) -> Retry | GiveUp:
+    failures = tuple(kind(f"{kind.__name__} {number}") for number, kind in enumerate(kinds))
+    return decide(Attempts(failures, outlook, budget, remaining), random.Random(1))
+
+
+@pytest.mark.parametrize("kind", [Busy, Unavailable, Faulty, ModelGone])
+def test_a_bad_answer_is_retried_at_once_at_the_budgets_cost(kind: type[AttemptFailed]) -> None:
+    assert after(kind) == Retry(delay=0.0, costs=True)
+    assert isinstance(after(kind, budget=0.9), GiveUp)
+
+
+def test_a_first_loss_is_free_while_a_healthy_worker_is_left() -> None:
+    assert after(Lost, budget=0) == Retry(delay=0.0, costs=False)
+    assert isinstance(after(Lost, budget=0, outlook=DOUBTFUL), GiveUp)
+    assert after(Lost, outlook=DOUBTFUL) == Retry(delay=0.0, costs=True)
+    second = after(Busy, Lost, budget=0)
+    assert isinstance(second, Retry)
+    assert not second.costs
+
+
+def test_a_second_loss_is_budgeted() -> None:
+    second = after(Lost, Lost)
+    assert isinstance(second, Retry)
+    assert second.costs
+    assert isinstance(after(Lost, Lost, budget=0), GiveUp)
+
+
+def test_from_the_second_redispatch_on_there_is_a_jittered_delay() -> None:
+    failures = (Busy("one"), Busy("two"))
+    rng = random.Random(1)
+    delays = []
+    for _ in range(200):
+        decision = decide(Attempts(failures, PLENTY, 3), rng)
+        assert isinstance(decision, Retry)
+        delays.append(decision.delay)
+    assert min(delays) >= SHORTEST
+    assert max(delays) <= LONGEST
+    assert max(delays) - min(delays) > 0.3
+
+
+@pytest.mark.parametrize("kind", [Faulty, ModelGone])
+def test_a_request_that_breaks_workers_does_not_walk_through_the_fleet(kind: type[AttemptFailed]) -> None:
+    for second in KINDS:
+        decision = after(kind, second)
+        assert isinstance(decision, GiveUp)
+
+
+def test_the_requests_own_fault_is_never_retried() -> None:
+    decision = after(Refused)
+    assert isinstance(decision, GiveUp)
+    assert decision.failure.text == "Refused 0"
+
+
+def test_nobody_left_and_no_time_left_end_it() -> None:
+    assert isinstance(after(Lost, outlook=NOBODY), GiveUp)
+    assert isinstance(after(Lost, remaining=0.9), GiveUp)
+    assert isinstance(after(Lost, remaining=1.5), Retry)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "told"),
+    [
+        ((Lost, Busy, Lost), "Busy 1"),
+        ((Faulty, Lost), "Faulty 0"),
+        ((Unavailable, Lost, Lost), "Unavailable 0"),
+        ((Busy, Busy, Busy), "Busy 2"),
+        ((Lost, Refused), "Refused 1"),
+        ((Lost, Lost, Lost), "Lost 2"),
+    ],
+)
+def test_the_client_is_told_the_latest_of_the_most_telling_failures(
+    kinds: tuple[type[AttemptFailed], ...], told: str
+) -> None:
+    failures = tuple(kind(f"{kind.__name__} {number}") for number, kind in enumerate(kinds))
+    assert verdict(Attempts(failures, NOBODY, 0)).text == told
+
+
+@given(
+    st.lists(st.sampled_from(KINDS), min_size=1, max_size=10),
+    st.integers(0, 3),
+    st.integers(0, 3),
+    st.floats(0, 5),
+)
+def test_there_are_never_more_than_three_attempts(
+    kinds: list[type[AttemptFailed]], healthy: int, last_resort: int, budget: float
+) -> None:
+    """Played through: each decision to retry makes the next failure happen."""
+    attempts = 1
+    while isinstance(after(*kinds[:attempts], outlook=Outlook(healthy, last_resort), budget=budget), Retry):
+        attempts += 1
+        if attempts > len(kinds):
+            break
+    assert attempts <= MAX_ATTEMPTS
+
+
+def test_the_budget_begins_with_three_and_earns_a_fifth_per_request() -> None:
+    budget = Budget()
+    assert [budget.withdraw() for _ in range(4)] == [True, True, True, False]
+    for _ in range(4):
+        budget.enter()
+        budget.leave()
+    assert not budget.withdraw()
+    for _ in range(2):
+        budget.enter()
+        budget.leave()
+    assert budget.withdraw()
+
+
+def test_the_budget_saves_no_more_than_a_fifth_of_what_is_in_flight() -> None:
+    budget = Budget()
+    for _ in range(100):
+        budget.enter()
+    assert budget.left == pytest.approx(20)
+    for _ in range(100):
+        budget.leave()
+    assert budget.left == 3
+    assert budget.in_flight == 0
+
+
+def test_when_everything_fails_workers_see_a_fifth_more_and_three() -> None:
+    """A retry storm: every worker answers 503 to everything, with ten requests under way at a time."""
+    budget, rng, requests, attempts = Budget(), random.Random(1), 0, 0
+    for _ in range(200):
+        for _ in range(10):
+            requests += 1
+            budget.enter()
+        for _ in range(10):
+            failures: tuple[AttemptFailed, ...] = ()
+            while True:
+                attempts += 1
+                failures += (Unavailable("down"),)
+                decision = decide(Attempts(failures, PLENTY, budget.left), rng)
+                if isinstance(decision, GiveUp):
+                    break
+                assert not decision.costs or budget.withdraw()
+        for _ in range(10):
+            budget.leave()
+    assert attempts <= 1.2 * requests + 3

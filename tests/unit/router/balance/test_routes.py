@@ -1,0 +1,154 @@
+"""From a request's name to workers: Ollama's rules, the routing file, and what is served."""
+
+import random
+from collections import Counter
+from types import MappingProxyType
+
+import pytest
+
+from config.routing import ModelRoute, RoutingTable, ServeTarget
+from router.balance.routes import Routes, UnknownModel
+from router.balance.select import RoundRobin
+from router.errors import NoWorker
+from tests.support.balance import DRAINING, RESTARTING, Clock, found, ids, pool_of
+from workers.record import ModelInfo
+
+TABLE = RoutingTable(
+    models=(
+        ModelRoute(
+            "llama3.2",
+            (ServeTarget("meta-llama/Llama-3.2-1B-Instruct"),),
+            ("llama3.2:1b", "Small"),
+            MappingProxyType({"temperature": 0.7}),
+        ),
+        ModelRoute("mixed", (ServeTarget("new", 3), ServeTarget("old", 1))),
+        ModelRoute("taken", (ServeTarget("elsewhere"),), policy="round-robin"),
+    )
+)
+
+
+def routes(table: RoutingTable = TABLE) -> Routes:
+    return Routes(table, Clock(), random.Random(3))
+
+
+def test_a_served_model_needs_no_entry() -> None:
+    pool = pool_of(Clock(), found("a", "smollm2:135m"))
+    resolution = routes().resolve("SMOLLM2:135m", pool)
+    assert ids(resolution.targets) == ["a"]
+    assert (resolution.name, resolution.model) == ("SMOLLM2:135m", "smollm2:135m")
+    assert dict(resolution.options) == {}
+
+
+@pytest.mark.parametrize("name", ["llama3.2", "LLAMA3.2:latest", "llama3.2:1b", "small", "library/llama3.2"])
+def test_a_configured_model_is_found_by_its_name_and_aliases(name: str) -> None:
+    pool = pool_of(Clock(), found("a", "meta-llama/Llama-3.2-1B-Instruct"))
+    resolution = routes().resolve(name, pool)
+    assert ids(resolution.targets) == ["a"]
+    assert resolution.model == "llama3.2"
+    assert resolution.targets[0].model.name == "meta-llama/Llama-3.2-1B-Instruct"
+    assert resolution.options["temperature"] == 0.7
+
+
+def test_served_names_keep_working_beside_the_names_that_stand_for_them() -> None:
+    pool = pool_of(Clock(), found("a", "meta-llama/Llama-3.2-1B-Instruct"))
+    resolution = routes().resolve("meta-llama/Llama-3.2-1B-Instruct", pool)
+    assert dict(resolution.options) == {}
+
+
+def test_a_configured_name_wins_over_a_served_one() -> None:
+    pool = pool_of(Clock(), found("a", "taken"), found("b", "elsewhere"))
+    resolution = routes().resolve("taken", pool)
+    assert ids(resolution.targets) == ["b"]
+    assert isinstance(resolution.policy, RoundRobin)
+
+
+def test_a_weighted_list_is_drawn_by_weight_and_each_stands_in_for_the_others() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("a", "new"), found("b", "old"))
+    table, rng = routes(), random.Random(1)
+    first: Counter[str] = Counter()
+    for _ in range(4000):
+        resolution = table.resolve("mixed", pool)
+        assert ids(resolution.targets) == ["a", "b"]
+        target = resolution.choose((), clock(), rng)
+        assert target is not None
+        first[target.model.name] += 1
+    assert first["new"] / 4000 == pytest.approx(0.75, abs=0.03)
+    pool.remove("a")
+    assert ids(table.resolve("mixed", pool).targets) == ["b"]
+
+
+def test_a_name_nobody_knows_is_the_clients_error() -> None:
+    pool = pool_of(Clock(), found("a"))
+    for name in ("nothing", "m:other", "", "a//b", "x" * 500):
+        with pytest.raises(UnknownModel) as caught:
+            routes().resolve(name, pool)
+        assert caught.value.name == name
+
+
+def test_a_model_whose_workers_are_out_says_so_at_once() -> None:
+    pool = pool_of(Clock(), found("a", load=RESTARTING), found("b", load=DRAINING))
+    with pytest.raises(NoWorker) as caught:
+        routes().resolve("M", pool)
+    assert caught.value.status == 503
+    assert caught.value.retry_after
+    assert caught.value.text == (
+        "no worker is available for model 'M': its workers are out: 1 draining, 1 restarting (CUDA out of memory)"
+    )
+
+
+@pytest.mark.parametrize("name", ["llama3.2", "gone"])
+def test_a_model_that_is_configured_or_was_served_but_has_no_worker_is_known(name: str) -> None:
+    pool = pool_of(Clock(), found("a", "gone"))
+    pool.remove("a")
+    with pytest.raises(NoWorker, match=f"no worker is available for model '{name}': no worker serves it now"):
+        routes().resolve(name, pool)
+
+
+def test_a_silent_worker_is_still_somebody_to_ask() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("a"))
+    pool.absent("a")
+    target = routes().resolve("m", pool).choose((), clock(), random.Random(1))
+    assert target is not None
+    assert target.worker.id == "a"
+
+
+def test_the_best_informed_replica_describes_the_model() -> None:
+    informed = ModelInfo(name="m", digest="d" * 64, context_length=2048)
+    pool = pool_of(Clock(), found("a", "m"), found("b", informed))
+    assert routes().resolve("m", pool).info is informed
+
+
+def test_the_listing_has_configured_names_first_and_does_not_repeat_them() -> None:
+    pool = pool_of(
+        Clock(),
+        found("a", "meta-llama/Llama-3.2-1B-Instruct", "Taken", "smollm2:135m"),
+        found("b", "smollm2:135m", load=RESTARTING),
+    )
+    listing = routes().listing(pool)
+    assert [(listed.name, ids(listed.replicas)) for listed in listing] == [
+        ("llama3.2:latest", ["a"]),
+        ("mixed:latest", []),
+        ("taken:latest", []),
+        ("meta-llama/Llama-3.2-1B-Instruct:latest", ["a"]),
+        ("smollm2:135m", ["a", "b"]),
+    ]
+    assert listing[0].options["temperature"] == 0.7
+
+
+def test_a_model_is_found_for_display_whatever_its_workers_do() -> None:
+    pool = pool_of(Clock(), found("a", "Smol", load=RESTARTING))
+    listed = routes().find("smol:latest", pool)
+    assert listed is not None
+    assert (listed.name, ids(listed.replicas)) == ("Smol:latest", ["a"])
+    alias = routes().find("small", pool)
+    assert alias is not None
+    assert (alias.name, alias.replicas) == ("llama3.2:latest", ())
+    assert routes().find("nothing", pool) is None
+
+
+def test_a_served_name_that_ollama_has_no_form_for_is_listed_as_it_is() -> None:
+    pool = pool_of(Clock(), found("a", "/models/llama"))
+    assert [listed.name for listed in routes(RoutingTable()).listing(pool)] == ["/models/llama"]
+    assert ids(routes().resolve("/models/llama", pool).targets) == ["a"]

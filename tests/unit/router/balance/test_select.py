@@ -1,0 +1,193 @@
+"""Who may be asked, and who of them is."""
+
+import random
+from collections import Counter
+
+from router.balance.lease import Answered, Failed
+from router.balance.pool import Pool
+from router.balance.select import POLICIES, Outlook, RoundRobin, choose, least_load, outlook
+from router.balance.worker import SLOW_START
+from router.errors import Faulty, Lost, ModelGone
+from tests.support.balance import DRAINING, RESTARTING, Clock, found, group, pool_of, worker_in
+from workers.record import Load
+
+
+def picks(pool: Pool, clock: Clock, times: int = 400, tried: tuple[str, ...] = ()) -> Counter[str]:
+    """How often each worker is chosen by least-load, nothing being dispatched meanwhile."""
+    rng = random.Random(7)
+    chosen: Counter[str] = Counter()
+    for _ in range(times):
+        target = choose(group(pool), tried, clock(), rng, least_load)
+        chosen[target.worker.id if target else "nobody"] += 1
+    return chosen
+
+
+def break_(pool: Pool, clock: Clock, *worker_ids: str) -> None:
+    """Open these workers' breakers."""
+    for worker_id in worker_ids:
+        for _ in range(5):
+            pool.lease(worker_in(pool, worker_id)).release(Failed(Faulty("boom")))
+
+
+def lose(pool: Pool, *worker_ids: str) -> None:
+    for worker_id in worker_ids:
+        pool.lease(worker_in(pool, worker_id)).release(Failed(Lost("refused")))
+
+
+def test_equals_share_evenly_wherever_they_stand() -> None:
+    clock = Clock()
+    pool = pool_of(clock, *(found(name) for name in "abcdef"))
+    chosen = picks(pool, clock, 6000)
+    assert set(chosen) == set("abcdef")
+    assert max(chosen.values()) < 1.15 * min(chosen.values())
+
+
+def test_the_less_busy_one_is_chosen() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("a", load=Load(running=3)), found("b", load=Load(running=2)))
+    assert picks(pool, clock) == {"b": 400}
+
+
+def test_one_without_a_free_slot_ranks_behind_a_busier_one_with_one() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("a", slots=4, load=Load(running=4)), found("b", slots=64, load=Load(running=30)))
+    assert picks(pool, clock) == {"b": 400}
+
+
+def test_among_the_full_the_faster_ones_queue_counts_less() -> None:
+    clock = Clock()
+    pool = pool_of(
+        clock,
+        found("a", slots=4, speed=2.0, load=Load(running=4, waiting=4)),
+        found("b", slots=4, load=Load(running=4, waiting=1)),
+    )
+    assert picks(pool, clock) == {"a": 400}
+
+
+def test_a_new_worker_does_not_attract_everything() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("a", slots=64, load=Load(running=4)))
+    pool.put(found("b"))
+    rng = random.Random(1)
+    taken: Counter[str] = Counter()
+    for _ in range(20):
+        target = choose(group(pool), (), clock(), rng, least_load)
+        assert target is not None
+        pool.lease(target.worker)
+        taken[target.worker.id] += 1
+    assert 1 <= taken["b"] <= 4
+
+
+def test_draining_and_restarting_workers_are_never_chosen() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("a", load=DRAINING), found("b", load=RESTARTING))
+    assert picks(pool, clock) == {"nobody": 400}
+    pool.put(found("c"))
+    assert picks(pool, clock) == {"c": 400}
+
+
+def test_a_lost_worker_is_out_until_something_good_is_heard_of_it() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("a"), found("b"))
+    lose(pool, "a")
+    assert picks(pool, clock) == {"b": 400}
+    pool.report("a", Load(running=0))
+    clock.advance(SLOW_START)
+    assert picks(pool, clock)["a"] > 100
+
+
+def test_the_lost_are_the_last_resort_when_all_are_out() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("a"), found("b"))
+    lose(pool, "a", "b")
+    assert set(picks(pool, clock)) == {"a", "b"}
+    assert outlook(group(pool), (), clock()) == Outlook(healthy=0, last_resort=2)
+
+
+def test_silent_ones_come_after_all_others() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("a"), found("b"))
+    pool.absent("a")
+    lose(pool, "b")
+    assert picks(pool, clock) == {"b": 400}
+    assert picks(pool, clock, tried=("b",)) == {"a": 400}
+    assert picks(pool, clock, tried=("a", "b")) == {"nobody": 400}
+
+
+def test_an_open_breaker_is_out_while_half_are_well() -> None:
+    clock = Clock()
+    pool = pool_of(clock, *(found(name) for name in "abcd"))
+    break_(pool, clock, "a", "b")
+    assert set(picks(pool, clock)) == {"c", "d"}
+    assert outlook(group(pool), (), clock()) == Outlook(healthy=2, last_resort=2)
+
+
+def test_in_a_panic_breakers_are_ignored_but_not_lost_or_draining_workers() -> None:
+    clock = Clock()
+    pool = pool_of(clock, *(found(name) for name in "abcd"), found("e", load=DRAINING))
+    break_(pool, clock, "a", "b")
+    lose(pool, "c")
+    assert set(picks(pool, clock)) == {"a", "b", "d"}
+
+
+def test_the_only_worker_is_asked_however_ill_it_is() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("a"))
+    break_(pool, clock, "a")
+    assert picks(pool, clock) == {"a": 400}
+
+
+def test_half_open_one_request_goes_through_until_it_is_answered() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("a"), found("b"))
+    break_(pool, clock, "a")
+    clock.advance(5)
+    probe = pool.lease(worker_in(pool, "a"))
+    assert picks(pool, clock) == {"b": 400}
+    probe.release(Answered(1))
+    clock.advance(SLOW_START)
+    assert picks(pool, clock)["a"] > 100
+
+
+def test_a_worker_that_denied_the_model_is_passed_over_while_there_is_another() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("a"), found("b"))
+    pool.lease(worker_in(pool, "a"), "m").release(Failed(ModelGone("no such model")))
+    assert picks(pool, clock) == {"b": 400}
+    assert picks(pool, clock, tried=("b",)) == {"a": 400}
+
+
+def test_a_healthy_stand_in_is_preferred_to_a_doubtful_replica() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("a", "first"), found("b", "second"))
+    groups = (pool.workers_for("first"), pool.workers_for("second"))
+    rng = random.Random(1)
+
+    def chosen() -> str:
+        target = choose(groups, (), clock(), rng, least_load)
+        assert target is not None
+        return target.model.name
+
+    assert chosen() == "first"
+    lose(pool, "a")
+    assert chosen() == "second"
+    lose(pool, "b")
+    assert chosen() == "first"
+
+
+def test_round_robin_takes_turns_also_when_workers_come_and_go() -> None:
+    clock = Clock()
+    pool = pool_of(clock, *(found(name) for name in "abc"))
+    policy, rng = RoundRobin(), random.Random(1)
+
+    def turn(*names: str) -> str:
+        return policy([worker_in(pool, name) for name in names], clock(), rng).id
+
+    assert [turn("a", "b", "c") for _ in range(4)] == ["a", "b", "c", "a"]
+    assert [turn("a", "c") for _ in range(3)] == ["c", "a", "c"]
+    assert turn("a", "b", "c") == "b"
+
+
+def test_policies_with_a_memory_do_not_share_it() -> None:
+    assert POLICIES["round-robin"]() is not POLICIES["round-robin"]()
+    assert POLICIES["least-load"]() is least_load

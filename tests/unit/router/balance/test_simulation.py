@@ -1,0 +1,103 @@
+"""What the policies do to a fleet over minutes of simulated time: shares, waits, herding.
+
+The routers' code is real, the engines and the clock are not: see tests/support/fleet.py.
+"""
+
+import random
+import statistics
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from router.balance.select import Policy, RoundRobin, least_load
+from router.balance.worker import Worker
+from tests.support.fleet import Figures, Fleet, Throughput, answer_lengths, batched, shared, streams
+
+SPEEDS = (0.5, 0.5, 1.0, 1.0, 1.0, 1.5, 2.0, 2.0)
+CLIENTS = 200
+ENGINES: dict[str, Callable[[float], Throughput]] = {
+    "shared": lambda speed: shared(1000 * speed),
+    "streams": lambda speed: streams(40 * speed),
+    "batched": lambda speed: batched(2000 * speed, half=24),
+}
+
+
+def of(policy: Policy) -> Callable[[], Policy]:
+    return lambda: policy
+
+
+def closed_loop(
+    engine: Callable[[float], Throughput], policy: Callable[[], Policy], slots: int, **options: bool | int
+) -> Figures:
+    """Eight workers of unequal speed under 200 clients that never pause, after a minute to settle."""
+    fleet = Fleet([engine(speed) for speed in SPEEDS], policy, slots=slots, seed=4, **options)  # type: ignore[arg-type]
+    fleet.closed_loop(CLIENTS, answer_lengths(random.Random(4)))
+    return fleet.measure(warm_up=60, seconds=120)
+
+
+@pytest.mark.parametrize("slots", [8, 16, 24, 26, 32, 64])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_with_least_load_each_worker_makes_its_share_of_the_tokens(engine: str, slots: int) -> None:
+    """Whether all are full (200 clients want 25 slots of each), hardly, or not at all."""
+    assert closed_loop(ENGINES[engine], of(least_load), slots).error(SPEEDS) < 0.05
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_so_it_does_where_workers_do_not_report_their_speed(engine: str) -> None:
+    for slots in (8, 26):
+        figures = closed_loop(ENGINES[engine], of(least_load), slots, reports_speed=False)
+        assert figures.error(SPEEDS) < 0.05
+
+
+@pytest.mark.parametrize("routers", [2, 4])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_so_it_does_where_several_routers_see_only_reports_of_each_other(engine: str, routers: int) -> None:
+    for slots in (8, 26):
+        assert closed_loop(ENGINES[engine], of(least_load), slots, routers=routers).error(SPEEDS) < 0.15
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_round_robin_gives_the_slow_too_much_and_the_fast_too_little(engine: str) -> None:
+    slow_and_fast = closed_loop(ENGINES[engine], RoundRobin, 16)
+    assert slow_and_fast.error(SPEEDS) > 1.0
+    least = closed_loop(ENGINES[engine], of(least_load), 16)
+    assert sum(least.tokens) > 1.8 * sum(slow_and_fast.tokens)
+
+
+def stale_argmin(candidates: Sequence[Worker], now: float, rng: random.Random) -> Worker:
+    """What herds: everybody takes the globally least busy worker of the last reports."""
+    best = min(worker.last.running + worker.last.waiting for worker in candidates)
+    return rng.choice([worker for worker in candidates if worker.last.running + worker.last.waiting == best])
+
+
+def open_loop(policy: Callable[[], Policy]) -> Figures:
+    """64 workers of unequal speed behind four routers, 85 % busy, reports a second apart."""
+    engines = [batched(1400 * (1.0, 1.0, 0.5, 2.0)[index % 4], half=12.8) for index in range(64)]
+    fleet = Fleet(engines, policy, slots=32, routers=4, beat=1.0, seed=3)
+    draw = answer_lengths(random.Random(9))
+    mean = statistics.mean(draw() for _ in range(20_000))
+    capacity = sum(throughput(32) for throughput in engines)
+    fleet.arrivals(0.85 * capacity / mean, answer_lengths(random.Random(5)))
+    return fleet.measure(warm_up=40, seconds=60)
+
+
+def test_least_of_four_does_not_herd_on_stale_reports() -> None:
+    ours, stale, turns = (open_loop(policy) for policy in (of(least_load), of(stale_argmin), RoundRobin))
+    assert statistics.mean(ours.latencies) < 0.5 * statistics.mean(stale.latencies)
+    assert statistics.mean(ours.latencies) < 0.7 * statistics.mean(turns.latencies)
+    assert statistics.mean(ours.waits) < 0.1
+    assert statistics.mean(stale.waits) > 1.0
+
+
+def test_a_worker_that_becomes_ten_times_slower_soon_gets_little() -> None:
+    speed = {"now": 1.0}
+    engines = [streams(40), streams(40), lambda running: 40 * speed["now"] * running]
+    fleet = Fleet(engines, of(least_load), slots=32, seed=2)
+    fleet.closed_loop(50, answer_lengths(random.Random(2)))
+    fleet.run(60)
+    speed["now"] = 0.1
+    fleet.run(70)
+    before = [len(engine.waits) for engine in fleet.engines]
+    fleet.run(130)
+    started = [len(engine.waits) - count for engine, count in zip(fleet.engines, before, strict=True)]
+    assert started[2] / sum(started) < 0.2 / 3

@@ -1,0 +1,71 @@
+"""What is learnt of a worker's speed, and from what."""
+
+import pytest
+
+from router.balance.speed import FASTEST, MEMORY, SLOWEST, Rate, relative
+
+
+def test_only_a_full_worker_is_measured() -> None:
+    rate = Rate()
+    rate.reported(100, full=False, elapsed=1, now=1)
+    assert rate.known(1) is None
+    rate.reported(400, full=True, elapsed=1, now=2)
+    assert rate.known(2) == 400
+
+
+def test_reports_are_smoothed() -> None:
+    rate = Rate()
+    rate.reported(400, full=True, elapsed=1, now=1)
+    rate.reported(800, full=True, elapsed=1, now=2)
+    after_one = rate.known(2)
+    assert after_one is not None
+    assert 400 < after_one < 500
+    for second in range(3, 40):
+        rate.reported(800, full=True, elapsed=1, now=second)
+    assert rate.known(40) == pytest.approx(800, rel=0.01)
+
+
+def test_a_half_empty_worker_that_beats_its_own_record_was_slow_only_for_a_time() -> None:
+    rate = Rate()
+    rate.reported(40, full=True, elapsed=1, now=1)
+    rate.reported(300, full=False, elapsed=1, now=2)
+    assert rate.known(2) == 300
+
+
+def test_a_rate_that_is_never_confirmed_is_forgotten() -> None:
+    rate = Rate()
+    rate.reported(400, full=True, elapsed=1, now=1)
+    assert rate.known(1 + MEMORY - 1) == 400
+    assert rate.known(1 + MEMORY) is None
+
+
+def test_without_reports_littles_law_gives_the_rate_of_the_whole_worker() -> None:
+    """Eight streams of 50 tokens/s, seen through answers of very different lengths."""
+    rate = Rate()
+    now = 0.0
+    for tokens in (10, 500, 40, 1000, 25, 250) * 5:
+        now += 0.4
+        rate.measured(tokens, seconds=tokens / 50, load=8, full=True, now=now)
+    assert rate.known(now) == pytest.approx(400)
+
+
+def test_own_measurements_give_way_to_reports() -> None:
+    rate = Rate()
+    rate.reported(400, full=True, elapsed=1, now=1)
+    rate.measured(1000, seconds=1, load=8, full=True, now=2)
+    assert rate.known(2) == 400
+
+
+def test_speeds_are_relative_to_the_median_and_bounded() -> None:
+    rates = [Rate() for _ in range(5)]
+    for rate, tokens in zip(rates, (1, 200, 400, 800, 40_000), strict=True):
+        rate.reported(tokens, full=True, elapsed=1, now=1)
+    assert relative(rates, [1.0] * 5, 1) == [SLOWEST, 0.5, 1.0, 2.0, FASTEST]
+
+
+def test_what_was_never_measured_is_as_fast_as_its_record_says() -> None:
+    measured = Rate()
+    measured.reported(400, full=True, elapsed=1, now=1)
+    assert relative([measured, Rate(), Rate()], [3.0, 1.0, 2.0], 1) == [1.0, 1.0, 2.0]
+    assert relative([Rate(), Rate()], [1.0, 0.5], 1) == [1.0, 0.5]
+    assert relative([], [], 1) == []
