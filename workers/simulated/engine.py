@@ -52,9 +52,9 @@ class Pace:
         return self.ttft + prompt_tokens / self.prefill_tokens_per_second
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Entry:
-    """A sequence in the engine, and when things happened to it."""
+    """A sequence in the engine, and when things happened to it. Two that look alike are still two."""
 
     sequence: Sequence
     arrived: float

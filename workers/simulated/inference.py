@@ -62,7 +62,7 @@ class Inference:
 
     def chat(self, request: Request, exchange: Exchange, fault: script.RequestFault | None) -> None:
         """POST /v1/chat/completions. Raises Refusal."""
-        asked = parse_chat(request.body, request.headers.get("content-type", ""))
+        asked = parse_chat(request.body, request.headers.get("content-type", ""), self._options.max_stop_strings)
         self.check_model(asked.model)
         self._check_chat(asked)
         thinking = self._options.reasoning and not _thinking_off(asked)
@@ -81,7 +81,7 @@ class Inference:
 
     def completion(self, request: Request, exchange: Exchange, fault: script.RequestFault | None) -> None:
         """POST /v1/completions. Raises Refusal."""
-        asked = parse_completion(request.body, request.headers.get("content-type", ""))
+        asked = parse_completion(request.body, request.headers.get("content-type", ""), self._options.max_stop_strings)
         self.check_model(asked.model)
         prompt = self._limit(_completion_prompt(asked), asked.truncate_prompt_tokens)
         wants = Wants(

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from workers.simulated.engine import Pace
+from workers.simulated.requests import MAX_STOP_STRINGS
 from workers.simulated.script import Fault, parse
 
 VERSION = "0.32.0+simulated"
@@ -52,6 +53,7 @@ class Options:
     reasoning: bool = False
     """Has a reasoning parser, and a model that thinks."""
     max_num_queued_reqs: int | None = None
+    max_stop_strings: int = MAX_STOP_STRINGS
     api_keys: tuple[str, ...] = ()
     per_request_metrics: bool = False
     prompt_tokens_details: bool = False
@@ -114,6 +116,7 @@ def parse_arguments(argv: Sequence[str], environment: Mapping[str, str]) -> tupl
         tool_parser=given.tool_call_parser is not None,
         reasoning=given.reasoning_parser is not None,
         max_num_queued_reqs=given.max_num_queued_reqs,
+        max_stop_strings=int(environment.get("VLLM_MAX_STOP_STRINGS", MAX_STOP_STRINGS)),
         api_keys=tuple(given.api_key or filter(None, [environment.get("VLLM_API_KEY")])),
         per_request_metrics=given.enable_per_request_metrics,
         prompt_tokens_details=given.enable_prompt_tokens_details,

@@ -14,13 +14,14 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapt
 from workers.simulated.errors import Refusal, parameter
 
 MAX_STOP_STRINGS = 4
+"""vLLM's default; $VLLM_MAX_STOP_STRINGS changes it."""
 MAX_LOGPROBS = 20
 _REPORTED_ERRORS = 10
 _SHOWN_CHARACTERS = 200
 
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 TokenIds = list[Annotated[int, Field(ge=0)]]
-Stop = str | Annotated[list[str], Field(max_length=MAX_STOP_STRINGS)] | None
+Stop = str | list[str] | None
 
 
 class _Shape(BaseModel):
@@ -184,10 +185,10 @@ _ADAPTERS: dict[Any, TypeAdapter[Any]] = {shape: TypeAdapter(shape) for shape in
 _T = TypeVar("_T")
 
 
-def parse_chat(body: bytes, content_type: str) -> ChatRequest:
+def parse_chat(body: bytes, content_type: str, max_stop: int = MAX_STOP_STRINGS) -> ChatRequest:
     """Raises Refusal."""
     data = _load(body, content_type)
-    _check_raw(data)
+    _check_raw(data, max_stop)
     _check_raw_chat(data)
     request: ChatRequest = _validate(ChatRequest, data)
     _check_sampling(request, request.max_completion_tokens or request.max_tokens)
@@ -196,10 +197,10 @@ def parse_chat(body: bytes, content_type: str) -> ChatRequest:
     return request
 
 
-def parse_completion(body: bytes, content_type: str) -> CompletionRequest:
+def parse_completion(body: bytes, content_type: str, max_stop: int = MAX_STOP_STRINGS) -> CompletionRequest:
     """Raises Refusal."""
     data = _load(body, content_type)
-    _check_raw(data)
+    _check_raw(data, max_stop)
     if data.get("prompt") in (None, ""):
         raise parameter("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
     request: CompletionRequest = _validate(CompletionRequest, data)
@@ -303,11 +304,27 @@ def _shown(value: object) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "...[truncated]"
 
 
+def _too_many_stops(count: int, most: int) -> Refusal:
+    shown = f"<list of {count} items>"
+    text = {"type": "string_type", "loc": "body.stop", "msg": "Input should be a valid string", "input": shown}
+    length = {
+        "type": "too_long",
+        "loc": "body.stop",
+        "msg": f"List should have at most {most} items after validation, not {count}",
+        "input": shown,
+        "ctx": {"field_type": "List", "max_length": most, "actual_length": count},
+    }
+    return _malformed(f"{text}\n  {length}", "body.stop", 2)
+
+
 # --- values ---
 
 
-def _check_raw(data: dict[str, Any]) -> None:
-    """Rules that vLLM applies to the raw body, before the shape."""
+def _check_raw(data: dict[str, Any], max_stop: int) -> None:
+    """Rules that vLLM applies to the raw body, before the shape; and the one that its settings change."""
+    stop = data.get("stop")
+    if isinstance(stop, list) and len(stop) > max_stop:
+        raise _too_many_stops(len(stop), max_stop)
     if data.get("stream_options") and not data.get("stream"):
         raise parameter("Stream options can only be defined when `stream=True`.", "stream_options")
     wanted = data.get("response_format")

@@ -39,7 +39,6 @@ class Simulated:
         """The latest requests, for tests."""
         self.requests: Counter[str] = Counter()
         """Requests by path."""
-        self.most_running = 0
         self._script = script.Script()
         kv_tokens = self.options.slots * self.options.max_model_len
         self.metrics = Metrics(self.options.model, kv_tokens)
@@ -183,6 +182,10 @@ class Simulated:
     @property
     def frozen(self) -> bool:
         return self._frozen
+
+    @property
+    def listening(self) -> bool:
+        return self._server is not None
 
     def handle(self, request: Request, exchange: Exchange) -> None:
         if not request.path.startswith("/simulated"):

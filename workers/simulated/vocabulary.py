@@ -74,7 +74,7 @@ def token_bytes(token: int) -> bytes:
             return bytes(divmod(token - _PAIR_BASE, 256))
     elif 0 <= token < 256:
         return bytes((token,))
-    elif token < MARK:
+    elif IM_START <= token < MARK:
         return SPECIALS[token - IM_START].encode()
     elif token == MARK:
         return MARK_TEXT.encode()

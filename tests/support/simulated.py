@@ -1,0 +1,127 @@
+"""Simulated workers for tests: in this event loop, or as processes that can be killed.
+
+In the loop, where counters and requests can be looked at directly:
+
+    async with workers(Options(speed=2.0), Options(speed=0.5)) as (fast, slow):
+        fast.set_faults([script.Cut(after_tokens=3)])
+        ...
+        assert fast.running == 0 and fast.aborted == 1
+
+As a process, which can be killed and stopped:
+
+    with SimulatedProcess("--speed", "2") as worker:
+        worker.set_faults([script.Status(status=503, count=1)])
+        worker.kill()
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+
+from tests.support.until import until
+from workers.lifeline import die_with_parent
+from workers.simulated import Options, Simulated, script
+
+ROOT = Path(__file__).resolve().parents[2]
+FAST = Options(model="m", tokens_per_second=1000.0, ttft=0.0)
+"""A worker for tests that do not look at times."""
+START_TIMEOUT = 20.0
+
+
+@contextlib.asynccontextmanager
+async def workers(*options: Options) -> AsyncIterator[tuple[Simulated, ...]]:
+    """One simulated worker for each of the options (one fast one where there are none), listening."""
+    async with contextlib.AsyncExitStack() as stack:
+        started = [await stack.enter_async_context(Simulated(each)) for each in options or (FAST,)]
+        yield tuple(started)
+
+
+class SimulatedProcess:
+    """A simulated worker in a process of its own, which dies with this one."""
+
+    def __init__(self, *flags: str, model: str = "m", env: dict[str, str] | None = None) -> None:
+        self._resources = contextlib.ExitStack()
+        self._log = Path(self._resources.enter_context(tempfile.TemporaryDirectory())) / "log"
+        command = [sys.executable, "-m", "workers.simulated", model, "--port", "0", *flags]
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env={**os.environ, **(env or {})},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=die_with_parent(signal.SIGKILL),  # noqa: PLW1509  it takes no locks
+            )
+        try:
+            self.url = until(self._find_url, START_TIMEOUT, "the simulated worker's start")
+        except AssertionError as error:
+            output = self.output
+            self.stop()
+            raise AssertionError(f"{error}; it wrote: {output}") from None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def stats(self) -> dict[str, Any]:
+        """Its counters: requests by path, tokens, running, waiting, aborted, …"""
+        found: dict[str, Any] = httpx.get(f"{self.url}/simulated/stats", trust_env=False).json()
+        return found
+
+    def set_faults(self, faults: Iterable[script.Fault]) -> None:
+        """Replace its faults."""
+        body = msgspec.json.encode(list(faults))
+        httpx.post(f"{self.url}/simulated/faults", content=body, trust_env=False).raise_for_status()
+
+    def signal(self, number: signal.Signals) -> None:
+        """SIGSTOP freezes it, SIGCONT thaws it, SIGTERM asks it to drain."""
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """End it without a word."""
+        self._process.kill()
+        self.wait()
+
+    def wait(self, timeout: float = 10.0) -> int:
+        """Wait for its end. Returns the exit code. Raises subprocess.TimeoutExpired."""
+        return self._process.wait(timeout)
+
+    def stop(self) -> None:
+        """End it, however it is. Idempotent."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._resources.close()
+
+    def __enter__(self) -> SimulatedProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def output(self) -> str:
+        """What it has written."""
+        return self._log.read_text()
+
+    def _find_url(self) -> str:
+        found = re.search(r"^Simulated worker .* at (http://\S+),", self.output, re.MULTILINE)
+        if found is None and self._process.poll() is not None:
+            raise AssertionError(f"exit code {self._process.returncode}")
+        return found[1] if found else ""
