@@ -6,6 +6,7 @@ exit code that is not 0.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import secrets
@@ -30,12 +31,17 @@ from router.launch import CannotLaunch, url
 from router.serve import Workers
 from router.serve import serve as run_serve
 from router.table import routing_table, workers_table
-from workers.launch import ENGINES
+from workers.agent import run_agent
+from workers.launch import ENGINES, AgentSpec
 
 SettingsT = TypeVar("SettingsT", RouterSettings, WorkerSettings)
 
 PASS_ON = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
 """vLLM's flags are vLLM's business: what is no option of ours goes to it as it is."""
+
+
+PIPED_WIDTH = 200
+"""Columns of a table that is not for a terminal: wide enough for scripts to find a worker on one line."""
 
 
 class Wrong(click.ClickException):
@@ -117,6 +123,46 @@ def serve(
     except (CannotLaunch, routing.RoutingError) as error:
         raise Wrong(str(error)) from error
     sys.exit(code)
+
+
+@main.command(context_settings=PASS_ON)
+@click.option("--model", help="A folder, or a name such as Qwen/Qwen3-8B.")
+@click.option("--name", help="The worker's name; unique in the fleet (made of model, host and port).")
+@click.option("--advertise", metavar="HOST", help="This machine's address for routers (127.0.0.1). vLLM listens there.")
+@click.option("--port", type=click.IntRange(1, 65535), help="vLLM's port (8100, or the next free one).")
+@click.option("--attach", metavar="URL", help="Announce a vLLM that somebody else runs, instead of starting one.")
+@click.option("--redis-url", metavar="URL", help="A Redis instead of the embedded registry. Or set REDIS_URL.")
+@click.option("--tag", "tags", multiple=True, help="A word for this worker. Repeatable.")
+@click.option("--engine", type=click.Choice(ENGINES), default="vllm", help="simulated: no model and no GPU, for tests.")
+@click.argument("vllm_args", nargs=-1, type=click.UNPROCESSED, metavar="[VLLM FLAGS]...")
+def worker(
+    model: str | None,
+    name: str | None,
+    advertise: str | None,
+    port: int | None,
+    attach: str | None,
+    redis_url: str | None,
+    tags: tuple[str, ...],
+    engine: str,
+    vllm_args: tuple[str, ...],
+) -> None:
+    """Run one vLLM, announce it to the routers of its fleet, and keep it running.
+
+    It may start before the router does. Any other flag goes to vLLM, such as --gpu-memory-utilization 0.3.
+    """
+    if engine == "simulated" and not attach:
+        model = model or "simulated"
+    spec = AgentSpec(
+        model=model or "",
+        name=name or "",
+        port=port,
+        flags=vllm_args,
+        attach=attach or "",
+        engine=engine,
+        tags=tags,
+    )
+    export({"VLLAMA_ADVERTISE": advertise, "VLLAMA_REDIS_URL": redis_url})
+    sys.exit(asyncio.run(run_agent(spec, read(WorkerSettings))))
 
 
 @main.command()
@@ -210,7 +256,7 @@ def count(number: int, noun: str) -> str:
 
 
 def show(tables: Sequence[Any]) -> None:
-    terminal = Terminal(soft_wrap=False)
+    terminal = Terminal() if sys.stdout.isatty() else Terminal(width=PIPED_WIDTH)
     for table in tables:
         terminal.print(table)
 

@@ -13,9 +13,12 @@ from router.balance.view import WorkerView
 
 def workers_table(workers: Sequence[WorkerView]) -> Table:
     """`vllama ps`: one row for each worker."""
-    table = Table("WORKER", "MODEL", "STATE", "RUNNING", "WAITING", "KV", "TOKENS/S", "RESTARTS", "URL", box=box.SIMPLE)
-    for index in (3, 4, 5, 6, 7):
-        table.columns[index].justify = "right"
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for title in ("WORKER", "MODEL", "STATE"):
+        table.add_column(title, overflow="fold")
+    for title in ("RUN", "WAIT", "KV", "TOK/S"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("ADDRESS", overflow="fold")
     for worker in workers:
         table.add_row(
             worker.id,
@@ -25,8 +28,7 @@ def workers_table(workers: Sequence[WorkerView]) -> Table:
             str(worker.waiting),
             f"{worker.kv_usage:.0%}",
             f"{worker.tokens_per_second:.0f}",
-            str(worker.restarts),
-            worker.url,
+            worker.url.removeprefix("http://"),
         )
     return table
 
@@ -38,6 +40,8 @@ def state(worker: WorkerView) -> str:
         words.append("simulated")
     if worker.breaker != "closed":
         words.append(f"breaker {worker.breaker}")
+    if worker.restarts:
+        words.append("restarted once" if worker.restarts == 1 else f"restarted {worker.restarts} times")
     if worker.note:
         words.append(worker.note)
     return ", ".join(words)

@@ -63,14 +63,24 @@ def router() -> Iterator[Serve]:
 
 
 def vllama(*words: str) -> Result:
-    return CliRunner().invoke(main, words, env={"COLUMNS": "200", "VLLAMA_HOST": None, "OLLAMA_HOST": None})
+    return CliRunner().invoke(main, words, env={"VLLAMA_HOST": None, "OLLAMA_HOST": None})
 
 
 def test_ps_shows_each_worker_with_its_load_and_its_trouble(router: Serve) -> None:
     result = vllama("ps", "--url", router(200, {"workers": [WORKER], "registry_up": True}))
     assert result.exit_code == 0
     row = next(line for line in result.stdout.splitlines() if "smollm2-0" in line)
-    for text in ("smollm2:135m", "restarting", "breaker open", "CUDA out of memory", "3/8", "25%", "51", "8100"):
+    for text in (
+        "smollm2:135m",
+        "restarting",
+        "breaker open",
+        "CUDA out of memory",
+        "3/8",
+        "25%",
+        "51",
+        "restarted once",
+        "127.0.0.1:8100",
+    ):
         assert text in row
 
 
@@ -125,7 +135,14 @@ def test_check_shows_how_a_routing_file_was_understood(tmp_path: Path) -> None:
     )
     result = vllama("check", str(file))
     assert result.exit_code == 0
-    for text in ("llama3.2", "org/Llama", "small", "temperature=0.5", "http://10.0.0.5:8000", "1 model, 1 static worker;"):
+    for text in (
+        "llama3.2",
+        "org/Llama",
+        "small",
+        "temperature=0.5",
+        "http://10.0.0.5:8000",
+        "1 model, 1 static worker;",
+    ):
         assert text in result.stdout
 
 
