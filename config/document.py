@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-MAX_BYTES = 1 << 20
+MAX_BYTES = 1 << 19
 MAX_DEPTH = 16
 MAX_VALUES = 100_000
 """After anchors are expanded, so that a few lines cannot grow into gigabytes."""
@@ -81,7 +81,7 @@ def parse(data: bytes) -> Document:
     """Read one YAML document. Never raises for what is in it: see `problems`."""
     document = Document()
     if len(data) > MAX_BYTES:
-        document.problems.append(Problem(0, 0, "", f"larger than {MAX_BYTES >> 10} KiB; split the fleet"))
+        document.problems.append(Problem(0, 0, "", f"larger than {MAX_BYTES >> 10} KiB; make it smaller"))
         return document
     try:
         text = data.decode("utf-8-sig")

@@ -75,7 +75,7 @@ def test_scalars(scalar: str, value: object) -> None:
         ("a: " + "9" * 5000 + "\n", 1, "not a number that can be used"),
         ("a: &x [*x]\n", 1, "levels deep"),
         ("a: " + "[" * 50_000, 1, "levels deep"),
-        (b"#" * (MAX_BYTES + 1), 0, "larger than 1024 KiB"),
+        (b"#" * (MAX_BYTES + 1), 0, "larger than 512 KiB"),
     ],
 )
 def test_what_cannot_be_read_is_located(text: str | bytes, line: int, what: str) -> None:
