@@ -135,7 +135,7 @@ def _running(model: CatalogueModel, expires: int) -> Running:
 
 def modified_at(info: ModelInfo) -> str:
     """The epoch where it is unknown: every client parses it, and it is plainly no real date."""
-    return rfc3339(int(info.modified_at * 1_000_000_000))
+    return rfc3339(round(info.modified_at * 1_000_000) * 1000)
 
 
 def details(info: ModelInfo, *, lengths: bool) -> Details:

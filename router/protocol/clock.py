@@ -36,12 +36,15 @@ class Stamps:
     __slots__ = ("_second", "_text")
 
     def __init__(self) -> None:
-        self._second = -1
+        self._second = ""
         self._text = ""
 
     def __call__(self, unix_ns: int) -> str:
-        seconds, fraction = divmod(unix_ns, 1_000_000_000)
-        if seconds != self._second:
-            self._second = seconds
-            self._text = _second(seconds)
-        return _with_fraction(self._text, fraction)
+        digits = str(unix_ns)
+        second = digits[:-9]
+        if digits[-1] == "0" or not second:  # zeros to trim, or the first second of 1970
+            return rfc3339(unix_ns)
+        if second != self._second:
+            self._second = second
+            self._text = _second(int(second)) + "."
+        return self._text + digits[-9:] + "Z"

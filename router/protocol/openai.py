@@ -120,30 +120,30 @@ class CompletionRequest(Sampling, omit_defaults=True, kw_only=True):
     return_token_ids: bool = False
 
 
-class Usage(msgspec.Struct, frozen=True):
+class Usage(msgspec.Struct, frozen=True, gc=False):
     prompt_tokens: int = 0
     completion_tokens: int | None = None
 
 
-class Metrics(msgspec.Struct, frozen=True):
+class Metrics(msgspec.Struct, frozen=True, gc=False):
     """vLLM's own timings, with --enable-per-request-metrics. Milliseconds."""
 
     time_to_first_token_ms: float | None = None
     generation_time_ms: float | None = None
 
 
-class FunctionDelta(msgspec.Struct, frozen=True):
+class FunctionDelta(msgspec.Struct, frozen=True, gc=False):
     name: str | None = None
     arguments: str | None = None
 
 
-class ToolCallDelta(msgspec.Struct, frozen=True):
+class ToolCallDelta(msgspec.Struct, frozen=True, gc=False):
     index: int = 0
     id: str | None = None
     function: FunctionDelta | None = None
 
 
-class Delta(msgspec.Struct, frozen=True):
+class Delta(msgspec.Struct, frozen=True, gc=False):
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
@@ -151,13 +151,13 @@ class Delta(msgspec.Struct, frozen=True):
     tool_calls: list[ToolCallDelta] | None = None
 
 
-class TokenLogprob(msgspec.Struct, frozen=True):
+class TokenLogprob(msgspec.Struct, frozen=True, gc=False):
     token: str
     logprob: float | None = None
     top_logprobs: list[TokenLogprob] | None = None
 
 
-class Logprobs(msgspec.Struct, frozen=True):
+class Logprobs(msgspec.Struct, frozen=True, gc=False):
     """Both shapes: chat's `content`, and the parallel lists of completions."""
 
     content: list[TokenLogprob] | None = None
@@ -166,7 +166,7 @@ class Logprobs(msgspec.Struct, frozen=True):
     top_logprobs: list[dict[str, float] | None] | None = None
 
 
-class Choice(msgspec.Struct, frozen=True):
+class Choice(msgspec.Struct, frozen=True, gc=False):
     """Both shapes: chat's `delta`, and the `text` of completions."""
 
     delta: Delta | None = None
@@ -178,14 +178,14 @@ class Choice(msgspec.Struct, frozen=True):
     prompt_token_ids: list[int] | None = None
 
 
-class ErrorBody(msgspec.Struct, frozen=True):
+class ErrorBody(msgspec.Struct, frozen=True, gc=False):
     message: str | None = None
     type: str | None = None
     param: str | None = None
     code: int | str | None = None
 
 
-class Event(msgspec.Struct, frozen=True):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """One event of a chat or completions stream."""
 
     choices: list[Choice] | None = None

@@ -16,13 +16,11 @@ from router.protocol.lines import encode
 from workers.record import ModelInfo
 
 _COPILOT = "GitHubCopilotChat/"
-_LONGEST_ARRAY = 5
-"""Longer ones are emptied unless `verbose` is asked for (R109)."""
 _COLUMN = 30
 
 
 class ShowRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`system`, `template` and `options` are taken and not looked at."""
+    """All but the name is taken and not looked at."""
 
     model: str = ""
     name: str = ""
@@ -82,7 +80,7 @@ def show(model: CatalogueModel, request: ShowRequest, user_agent: str) -> bytes:
     merged = model.merged
     info = merged.info
     parameters = {**info.defaults, **model.options}
-    facts = _model_info(model.name, info, verbose=request.verbose)
+    facts = _model_info(model.name, info)
     if user_agent.startswith(_COPILOT):
         facts["general.basename"] = request.wanted
     return encode(
@@ -100,8 +98,9 @@ def show(model: CatalogueModel, request: ShowRequest, user_agent: str) -> bytes:
     )
 
 
-def _model_info(name: str, info: ModelInfo, *, verbose: bool) -> dict[str, Any]:
-    """Never null, and its numbers are numbers: integrations fall over otherwise (R111)."""
+def _model_info(name: str, info: ModelInfo) -> dict[str, Any]:
+    """Never null, and its numbers are numbers: integrations fall over otherwise (R111). Records hold no arrays,
+    so there is nothing that `verbose` would add (R109)."""
     architecture = info.architecture or "unknown"
     facts: dict[str, Any] = {"general.architecture": architecture, "general.basename": _basename(name)}
     if info.parameter_count:
@@ -111,13 +110,7 @@ def _model_info(name: str, info: ModelInfo, *, verbose: bool) -> dict[str, Any]:
         facts[f"{architecture}.context_length"] = info.context_length
     if info.embedding_length:
         facts[f"{architecture}.embedding_length"] = info.embedding_length
-    if not verbose:
-        facts = {key: [] if _is_long(value) else value for key, value in facts.items()}
     return facts
-
-
-def _is_long(value: Any) -> bool:
-    return isinstance(value, list) and len(value) > _LONGEST_ARRAY
 
 
 def _basename(name: str) -> str:

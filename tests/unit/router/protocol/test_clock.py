@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.protocol.clock import Stamps, SystemClock, rfc3339
+from router.protocol.durations import FOREVER, SECOND
+from router.protocol.lifetimes import Lifetimes
+
+
+@pytest.mark.parametrize(
+    ("unix_ns", "text"),
+    [
+        (0, "1970-01-01T00:00:00Z"),
+        (5, "1970-01-01T00:00:00.000000005Z"),
+        (1_795_375_700_250_000_000, "2026-11-22T19:28:20.25Z"),
+        (1_795_375_700_000_000_000, "2026-11-22T19:28:20Z"),
+        (1_795_375_700_123_456_789, "2026-11-22T19:28:20.123456789Z"),
+    ],
+)
+def test_r041_stamps_are_rfc_3339_in_utc_without_trailing_zeros(unix_ns: int, text: str) -> None:
+    assert rfc3339(unix_ns) == Stamps()(unix_ns) == text
+
+
+@given(st.lists(st.integers(0, 10**19), min_size=1, max_size=5))
+def test_cached_stamps_are_the_same_and_can_be_parsed(moments: list[int]) -> None:
+    stamps = Stamps()
+    for moment in moments:
+        text = stamps(moment)
+        assert text == rfc3339(moment)
+        parsed = datetime.fromisoformat(text)
+        assert abs(parsed - datetime.fromtimestamp(moment // 10**9, UTC)) <= timedelta(seconds=1)
+
+
+def test_the_system_clock_runs() -> None:
+    clock = SystemClock()
+    assert clock.monotonic_ns() <= clock.monotonic_ns()
+    assert clock.time_ns() > 1_700_000_000 * SECOND
+
+
+def test_r093_the_last_request_says_how_long_a_model_stays() -> None:
+    lifetimes = Lifetimes(default=300 * SECOND)
+    assert lifetimes.expires("x", 1000) == 1000 + 300 * SECOND
+    lifetimes.touch("x", 3600 * SECOND, 1000)
+    assert lifetimes.expires("x", 2000) == 1000 + 3600 * SECOND
+    lifetimes.touch("x", None, 3000)
+    assert lifetimes.expires("x", 4000) == 3000 + 300 * SECOND
+    lifetimes.touch("x", FOREVER, 5000)
+    assert rfc3339(lifetimes.expires("x", 1_795_375_700 * SECOND)) > "2262"
+
+
+def test_what_has_outlived_its_time_is_still_there() -> None:
+    lifetimes = Lifetimes(default=-1)
+    lifetimes.touch("x", 0, 1000)
+    assert lifetimes.expires("x", 2000) == 2000 + FOREVER
