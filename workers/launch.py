@@ -27,6 +27,8 @@ CPU_KV_GIB = 1
 """KV cache of a CPU build, where the user has not set VLLM_CPU_KVCACHE_SPACE: else it takes most of the RAM."""
 CPU_MAX_NUM_SEQS = 128
 """vLLM 0.32's own default for --max-num-seqs on CPUs, per process of the model."""
+SIMULATED_SLOTS = 8
+"""The simulated worker's default."""
 PORTS_TRIED = 100
 
 ENGINES = ("vllm", "simulated")
@@ -166,11 +168,13 @@ def is_cpu_build(program: tuple[str, ...]) -> bool:
     return any(True for folder in site for name in names for _ in folder.glob(name))
 
 
-def slots_of(flags: Flags, *, cpu: bool) -> int:
+def slots_of(flags: Flags, *, cpu: bool, engine: str = "vllm") -> int:
     """Requests that run at once; 0 where it depends on the GPU, for vLLM does not tell.
 
     (0.32 takes 1024 on GPUs from 70 GB on, A100s excepted, and 256 on others.)
     """
+    if engine == "simulated":
+        return flags.number("--max-num-seqs", "--slots") or SIMULATED_SLOTS
     ranks = flags.number("--data-parallel-size", "-dp") or 1
     if given := flags.number("--max-num-seqs"):
         return given * ranks

@@ -106,7 +106,7 @@ class ProbeResult:
 
 
 def http_client(timeout: float = TIMEOUT, *, verify: bool = True) -> httpx.AsyncClient:
-    """A client for control traffic: no proxies from the environment, no redirects, few connections.
+    """A client for control traffic: no proxies from the environment and no redirects.
 
     Without `verify` any certificate will do: only for a server that the caller has started itself.
     """
@@ -115,7 +115,8 @@ def http_client(timeout: float = TIMEOUT, *, verify: bool = True) -> httpx.Async
         timeout=httpx.Timeout(timeout),
         trust_env=False,
         follow_redirects=False,
-        limits=httpx.Limits(max_connections=64, max_keepalive_connections=16, keepalive_expiry=4.0),
+        # No bound on connections: httpx 0.28 loses a slot of its pool with every request that is cancelled.
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=16, keepalive_expiry=4.0),
     )
 
 

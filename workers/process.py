@@ -78,26 +78,30 @@ class Run:
     async def start(self) -> None:
         """Raises StartFailed if there is no such program, or it must not be run."""
         mine, theirs = socket.socketpair()
-        with theirs, self.log.open("ab", buffering=0) as output:
-            warden = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", guardian.__file__, str(theirs.fileno()), *self.command),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=self._env,
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-            )
-        reader, self._writer = await asyncio.open_connection(sock=mine)
-        word, _, rest = (await reader.readline()).decode().strip().partition(" ")
-        if word == "pid":
-            self.pid = int(rest)
-            self._task = asyncio.create_task(self._follow(reader, warden))
-            return
-        self._writer.close()
-        await warden.wait()
-        self._finish(Exit(127))
-        raise StartFailed(rest or "its guardian died at once")
+        try:
+            with theirs, self.log.open("ab", buffering=0) as output:
+                warden = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-I", "-S", guardian.__file__, str(theirs.fileno()), *self.command),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    env=self._env,
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,
+                )
+            reader, self._writer = await asyncio.open_connection(sock=mine)
+            word, _, rest = (await reader.readline()).decode().strip().partition(" ")
+            if word != "pid":
+                await warden.wait()
+                raise StartFailed(rest or "its guardian died at once")
+        except BaseException:
+            mine.close()  # the guardian takes that as the end of its owner
+            if self._writer is not None:
+                self._writer.close()
+            self._finish(Exit(None))
+            raise
+        self.pid = int(rest)
+        self._task = asyncio.create_task(self._follow(reader, warden))
 
     async def wait_ready(self, client: httpx.AsyncClient, url: str, key: str | None = None) -> None:
         """Return once /health is 200. vLLM listens only then. Raises Ended if it ends before."""
