@@ -1,0 +1,132 @@
+"""The official Python client against a live router: what its users see."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import ollama
+import pytest
+
+from config.routing import ModelRoute, RoutingTable, ServeTarget
+from tests.support.live import Fleet, fleet
+from tests.support.until import auntil
+from workers.simulated import script
+from workers.simulated.options import Options
+
+OPTIONS = Options(model="Qwen/Qwen3-8B", tokens_per_second=500, ttft=0.01, answer_tokens=12, per_request_metrics=True)
+TABLE = RoutingTable(
+    models=(
+        ModelRoute(
+            name="friendly:8b",
+            serve=(ServeTarget("Qwen/Qwen3-8B"),),
+            aliases=("short",),
+            options={"temperature": 0.5},
+        ),
+    )
+)
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Fleet]:
+    async with fleet(tmp_path, {"a": OPTIONS, "b": OPTIONS}, table=TABLE) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(running: Fleet) -> AsyncIterator[ollama.AsyncClient]:
+    client = ollama.AsyncClient(host=running.url)
+    yield client
+    await client._client.aclose()
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen3-8B", "qwen/qwen3-8b:latest", "friendly:8b", "FRIENDLY:8B", "short"])
+async def test_chat_by_every_name_of_a_model(client: ollama.AsyncClient, name: str) -> None:
+    whole = await client.chat(name, messages=HELLO)
+    assert whole.model == name
+    assert whole.message.role == "assistant"
+    assert whole.done_reason == "stop"
+    for duration in (whole.total_duration, whole.load_duration, whole.prompt_eval_duration, whole.eval_duration):
+        assert duration is not None
+        assert duration > 0
+    streamed = [part async for part in await client.chat(name, messages=HELLO, stream=True)]
+    assert "".join(part.message.content or "" for part in streamed) == whole.message.content
+    assert [part.done for part in streamed][-2:] == [False, True]
+
+
+async def test_generate_both_ways(client: ollama.AsyncClient) -> None:
+    whole = await client.generate("friendly:8b", prompt="hello")
+    streamed = [part async for part in await client.generate("friendly:8b", prompt="hello", stream=True)]
+    assert "".join(part.response for part in streamed) == whole.response
+    assert whole.context
+
+
+async def test_a_system_message_and_several_turns(client: ollama.AsyncClient) -> None:
+    answer = await client.chat(
+        "friendly:8b",
+        messages=[
+            {"role": "system", "content": "be brief"},
+            {"role": "user", "content": "one"},
+            {"role": "assistant", "content": "two"},
+            {"role": "user", "content": "three"},
+        ],
+        options={"temperature": 0, "num_predict": 4, "num_ctx": 8192, "mirostat": 1},
+    )
+    assert answer.eval_count == 4
+    assert answer.done_reason == "length"
+
+
+async def test_lists_are_merged_and_full(client: ollama.AsyncClient) -> None:
+    listed = {model.model: model for model in (await client.list()).models}
+    assert set(listed) == {"friendly:8b", "Qwen/Qwen3-8B:latest"}
+    for model in listed.values():
+        assert model.digest == "a" * 64
+        assert model.size == 1000
+        assert model.modified_at is not None
+        assert model.details is not None
+        assert model.details.family == "llama"
+    loaded = (await client.ps()).models
+    assert {model.model for model in loaded} == set(listed)
+    assert {model.size_vram for model in loaded} == {1000}
+    assert {model.context_length for model in loaded} == {8192}
+
+
+async def test_show_has_what_clients_read(client: ollama.AsyncClient) -> None:
+    shown = await client.show("short")
+    assert shown.capabilities == ["completion"]
+    assert shown.modelinfo is not None
+    assert shown.modelinfo["general.architecture"] == "llama"
+    assert shown.modelinfo["llama.context_length"] == 8192
+    assert shown.parameters is not None
+    assert "temperature" in shown.parameters
+
+
+async def test_an_unknown_model_raises_with_ollamas_text(client: ollama.AsyncClient) -> None:
+    with pytest.raises(ollama.ResponseError, match="model 'nope' not found") as raised:
+        await client.chat("nope", messages=HELLO)
+    assert raised.value.status_code == 404
+    with pytest.raises(ollama.ResponseError, match="model 'nope:latest' not found"):
+        await client.show("nope")
+
+
+async def test_a_stream_that_breaks_raises_in_the_client(running: Fleet, client: ollama.AsyncClient) -> None:
+    for name in running.workers:
+        running[name].set_faults([script.Cut(after_tokens=3)])
+    stream = await client.chat("short", messages=HELLO, stream=True)
+    assert (await anext(stream)).message.content  # type: ignore[call-overload]
+    with pytest.raises(ollama.ResponseError):
+        [part async for part in stream]
+
+
+async def test_sixteen_at_once(client: ollama.AsyncClient) -> None:
+    answers = await asyncio.gather(*(client.chat("short", messages=HELLO) for _ in range(16)))
+    assert len({answer.message.content for answer in answers}) == 1
+
+
+async def test_breaking_off_a_stream_frees_the_worker(running: Fleet, client: ollama.AsyncClient) -> None:
+    stream = await client.chat("short", messages=HELLO, stream=True, options={"num_predict": 5000})
+    async for part in stream:
+        assert not part.done
+        break
+    await stream.aclose()  # type: ignore[attr-defined]
+    await auntil(lambda: running["a"].running + running["b"].running == 0, 1, "the worker to be free")
