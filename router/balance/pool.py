@@ -122,7 +122,11 @@ class Pool:
     def workers_for(self, name: str) -> tuple[Target, ...]:
         """The workers that serve a name, in any state: by its exact spelling, else by Ollama's rules (case does
         not matter, `:latest` may be left out). Empty if nobody does."""
-        return self._exact.get(name) or self._by_key.get(lookup_key(name), ())
+        return self._exact.get(name) or self.replicas(name)
+
+    def replicas(self, name: str) -> tuple[Target, ...]:
+        """The workers that serve a name in any spelling: what the catalogue shows as one model."""
+        return self._by_key.get(lookup_key(name), ())
 
     def ever_served(self, name: str) -> bool:
         """Whether any worker has served the name since this process began."""

@@ -122,14 +122,14 @@ class Routes:
         route = self._by_key.get(lookup_key(name))
         if route is not None:
             return self._listed(route, pool)
-        replicas = pool.workers_for(name)
+        replicas = pool.replicas(name)
         return Listed(display(replicas[0].model.name), replicas, {}) if replicas else None
 
     def listing(self, pool: Pool) -> tuple[Listed, ...]:
         """Every model that can be asked for: the routing file's, then the served ones that it does not redefine."""
         configured = [self._listed(route, pool) for route in self._models]
         served = [
-            Listed(display(name), pool.workers_for(name), {})
+            Listed(display(name), pool.replicas(name), {})
             for name in pool.served()
             if lookup_key(name) not in self._by_key
         ]

@@ -14,6 +14,7 @@ import statistics
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from router.balance.lease import Answered, Lease
 from router.balance.pool import Discovered, Pool
@@ -185,7 +186,7 @@ class Fleet:
         for pool in self.pools:
             pool.replace(found)
         for index in range(len(engines)):
-            self.later(self.rng.uniform(0, beat), lambda index=index: self._beat(index, beat))
+            self.later(self.rng.uniform(0, beat), partial(self._beat, index, beat))
 
     def later(self, delay: float, action: Callable[[], None]) -> None:
         heapq.heappush(self._events, (self.now + delay, next(self._order), action))

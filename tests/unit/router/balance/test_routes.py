@@ -148,6 +148,14 @@ def test_a_model_is_found_for_display_whatever_its_workers_do() -> None:
     assert routes().find("nothing", pool) is None
 
 
+def test_spellings_of_one_name_are_one_model_in_the_catalogue() -> None:
+    pool = pool_of(Clock(), found("a", "Llama3.2"), found("b", "llama3.2:latest"))
+    listing = routes(RoutingTable()).listing(pool)
+    assert [(listed.name, ids(listed.replicas)) for listed in listing] == [("Llama3.2:latest", ["a", "b"])]
+    assert ids(routes(RoutingTable()).resolve("Llama3.2", pool).targets) == ["a"]
+    assert ids(routes(RoutingTable()).resolve("LLAMA3.2", pool).targets) == ["a", "b"]
+
+
 def test_a_served_name_that_ollama_has_no_form_for_is_listed_as_it_is() -> None:
     pool = pool_of(Clock(), found("a", "/models/llama"))
     assert [listed.name for listed in routes(RoutingTable()).listing(pool)] == ["/models/llama"]
