@@ -36,7 +36,8 @@ class Gate:
         decision = self._access.decide(asked(scope))
         added = [(REQUEST_ID, request_id.encode()), *decision.headers]
         if isinstance(decision, Denied):
-            headers = [(b"content-length", str(len(decision.body)).encode()), *added]
+            length = [(b"content-length", str(len(decision.body)).encode())] if decision.status != 204 else []
+            headers = [*length, *added]
             await send({"type": "http.response.start", "status": decision.status, "headers": headers})
             await send({"type": "http.response.body", "body": decision.body, "more_body": False})
             return
