@@ -4,7 +4,8 @@ httpx costs some twenty times as much CPU per request and loses pool slots when 
 for a router is the normal course of things; control traffic uses it, this path does not.
 
     upstream_wire.py        bytes: the request head, the response parser
-    upstream_connection.py  a connection, and one exchange on it
+    upstream_exchange.py    one request and its response, pulled and pushed
+    upstream_connection.py  a connection, for one exchange at a time
     upstream.py             which connection serves a request
 """
 
@@ -15,7 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from router.transport import ConnectFailed, ConnectionLost, Endpoint
-from router.upstream_connection import Connection, Exchange
+from router.upstream_connection import Connection
+from router.upstream_exchange import Exchange
 from router.upstream_wire import request_head
 
 IDLE_EXPIRY = 4.0
@@ -106,22 +108,24 @@ class UpstreamClient:
         connection = Connection(endpoint, self._pool)
         attempt = asyncio.timeout(timeout)
         self._attempts.add(attempt)
+        made = False
         try:
             async with attempt:
                 await asyncio.get_running_loop().create_connection(
                     lambda: connection, endpoint.host, endpoint.port, ssl=endpoint.tls
                 )
-        except BaseException as error:
-            # It may have been established in the very moment in which the attempt ended.
-            connection.abort()
-            if attempt.expired():
-                raise ConnectFailed(f"{where}: no connection within {timeout:g} s") from None
-            if isinstance(error, (OSError, UnicodeError, OverflowError)):
-                raise ConnectFailed(f"{where}: {error or type(error).__name__}") from error
-            raise
+            made = not self._closed
+        except (OSError, UnicodeError, OverflowError) as error:
+            why = f"no connection within {timeout:g} s" if attempt.expired() else error or type(error).__name__
+            raise ConnectFailed(f"{where}: {why}") from error
         finally:
             self._attempts.discard(attempt)
             self._pool.changed.set()
+            if not made:
+                connection.abort()
+        if connection.closed:
+            raise ConnectionLost(f"{where}: closed as soon as it was connected")
+        self._pool.add(connection)
         return connection
 
 
@@ -163,6 +167,9 @@ class Pool:
             del self._idle[endpoint]
         return taken
 
+    def add(self, connection: Connection) -> None:
+        self._open.add(connection)
+
     def close(self) -> None:
         self._closed = True
         if self._sweeper is not None:
@@ -170,11 +177,6 @@ class Pool:
             self._sweeper = None
         self._idle.clear()
         for connection in tuple(self._open):
-            connection.abort()
-
-    def opened(self, connection: Connection) -> None:
-        self._open.add(connection)
-        if self._closed:
             connection.abort()
 
     def freed(self, connection: Connection) -> None:

@@ -1,34 +1,24 @@
-"""One connection to a worker, and one exchange on it: the push half of the upstream client.
-
-`Connection` is the event loop's protocol; it lives as long as its socket. `Exchange` is one request and its
-response, and what the caller holds. The two let go of each other as soon as the response has ended (complete
-or not), so that a connection can serve its next request while the last body is still being read from memory.
-"""
+"""One connection to a worker: the event loop's protocol, for one exchange at a time."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import ssl
 from typing import Protocol, cast
 
-from router.transport import ConnectionLost, Endpoint, ResponseTimeout, Sink, TransportError
-from router.upstream_wire import ResponseParser
-
-HIGH_WATER = 256 * 1024
-"""Body bytes held for a caller that pulls before reading from the worker is paused."""
+from router.transport import ConnectionLost, Endpoint
+from router.upstream_exchange import Exchange
 
 
 class Owner(Protocol):
     """Keeps connections; told of their fate."""
 
-    def opened(self, connection: Connection) -> None:
-        """The connection is established."""
-
     def freed(self, connection: Connection) -> None:
         """Its response is complete and it may serve another request."""
 
     def gone(self, connection: Connection) -> None:
-        """Its socket is closed. Called once after `opened`."""
+        """Its socket is closed. Not called where the event loop never says so: a connection counts as open
+        only once it has been returned to whoever asked for it."""
 
 
 class Connection(asyncio.Protocol):
@@ -42,6 +32,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
         self._reading = True
+        self._unwanted = False
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "idle" if self._exchange is None else "in use"
@@ -53,7 +44,8 @@ class Connection(asyncio.Protocol):
         return self._transport is None or self._transport.is_closing()
 
     def begin(self, method: str, head: bytes, body: bytes) -> Exchange:
-        """Write a request. The exchange owns the connection until its response has ended."""
+        """Write a request, on a connection that is idle and not closed. The exchange owns the connection until
+        its response has ended."""
         assert self._transport is not None
         assert self._exchange is None
         self.served += 1
@@ -86,7 +78,9 @@ class Connection(asyncio.Protocol):
             transport.pause_reading()
 
     def abort(self) -> None:
-        """Close the socket at once; an exchange in progress fails with ConnectionLost."""
+        """Close the socket at once, or as soon as there is one; an exchange in progress fails with
+        ConnectionLost."""
+        self._unwanted = True
         if self._exchange is not None:
             self._exchange.fail(ConnectionLost("closed by this side"))
         if self._transport is not None:
@@ -96,7 +90,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._owner.opened(self)
+        if self._unwanted:
+            self._transport.abort()  # uvloop can announce a connection after its making was cancelled
 
     def data_received(self, data: bytes) -> None:
         if self._exchange is not None:
@@ -106,7 +101,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         if self._exchange is not None:
-            self._exchange.eof()
+            self._exchange.eof(truncated=self._transport is not None and _truncated(self._transport))
         if self._transport is not None:
             self._transport.abort()
 
@@ -117,171 +112,15 @@ class Connection(asyncio.Protocol):
             self._exchange.fail(ConnectionLost(f"the connection to the worker was lost: {exc or 'closed'}"))
 
 
-class Exchange:
-    """One request and its response: `router.transport.Response`, once `head` has returned."""
+def _truncated(transport: asyncio.Transport) -> bool:
+    """Whether TLS ended without its closing alert, so that anybody on the way may have cut the stream off.
 
-    def __init__(self, connection: Connection, method: str) -> None:
-        self.status = 0
-        self.headers: Mapping[str, str] = {}
-        self._connection: Connection | None = connection
-        self._parser = ResponseParser(method)
-        self._buffer: list[bytes] = []
-        self._buffered = 0
-        self._sink: Sink | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self._ended = False  # nothing more will arrive: complete, or failed with _error
-        self._error: TransportError | None = None
-        self._held = False  # the owner asked not to read on
-        self._closed = False
-
-    def __repr__(self) -> str:
-        state = "ended" if self._ended else "open"
-        return f"<Exchange {self.status or 'no head'}, {state}, {self._buffered} bytes held>"
-
-    @property
-    def untouched(self) -> bool:
-        """No byte of a response has arrived."""
-        return not self._parser.started
-
-    async def head(self, timeout: float | None) -> None:
-        """Wait for the response head. Cancelled or timed out, it closes the connection."""
-        timer = None
-        if timeout is not None:
-            timer = asyncio.get_running_loop().call_later(timeout, self._head_is_late, timeout)
-        try:
-            while not self.status and self._error is None:
-                await self._wait()
-        finally:
-            if timer is not None:
-                timer.cancel()
-        if not self.status and self._error is not None:
-            raise self._error
-
-    async def read(self) -> bytes:
-        """The next body bytes, all that have arrived; b"" at the end. Cancelled, it closes the connection."""
-        if self._sink is not None or self._waiter is not None:
-            raise RuntimeError("the body is being read already")
-        while not self._buffer:
-            if self._error is not None:
-                raise self._error
-            if self._ended:
-                return b""
-            await self._wait()
-        data = self._take()
-        self._flow()
-        return data
-
-    def attach(self, sink: Sink) -> None:
-        if self._sink is not None or self._waiter is not None:
-            raise RuntimeError("the body is being read already")
-        if self._closed:
-            return
-        self._sink = sink
-        if self._buffer:
-            sink.data(self._take())
-        if self._ended:
-            self._announce_end()
-        else:
-            self._flow()
-
-    def pause(self) -> None:
-        """Bytes that were read before, and the end if it was among them, are still pushed."""
-        self._held = True
-        self._flow()
-
-    def resume(self) -> None:
-        self._held = False
-        self._flow()
-
-    def close(self) -> None:
-        self._closed = True
-        self._sink = None
-        self._buffer.clear()
-        self._buffered = 0
-        if not self._ended:
-            self.fail(ConnectionLost("closed by this side"))
-
-    # What the connection calls.
-
-    def received(self, data: bytes) -> None:
-        parser = self._parser
-        body = parser.feed(data)
-        # The connection is settled before anyone hears of the end, who may want it for the next request.
-        if parser.complete:
-            self._end(None, reusable=parser.keep_alive and not parser.extra)
-        elif parser.error is not None:
-            self._end(parser.error)
-        if not self.status and parser.status:
-            self.status, self.headers = parser.status, parser.headers
-            self._wake()
-        if body:
-            self._deliver(body)
-        if self._ended:
-            self._announce_end()
-
-    def eof(self) -> None:
-        """The worker closed its side: the end of a body that has no other, else a loss."""
-        if self._parser.eof():
-            self._end(None)
-            self._announce_end()
-        else:
-            self.fail(ConnectionLost("the worker closed the connection before the response was complete"))
-
-    def fail(self, error: TransportError) -> None:
-        if not self._ended:
-            self._end(error)
-            self._announce_end()
-
-    def _head_is_late(self, timeout: float) -> None:
-        if not self.status:
-            self.fail(ResponseTimeout(f"no response head within {timeout:g} s"))
-
-    def _end(self, error: TransportError | None, *, reusable: bool = False) -> None:
-        self._ended = True
-        self._error = error
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.release(reusable=reusable)
-
-    def _announce_end(self) -> None:
-        self._wake()
-        sink, self._sink = self._sink, None
-        if sink is None:
-            return
-        if self._error is None:
-            sink.eof()
-        else:
-            sink.lost(self._error)
-
-    def _deliver(self, body: bytes) -> None:
-        if self._sink is not None:
-            self._sink.data(body)
-        elif not self._closed:
-            self._buffer.append(body)
-            self._buffered += len(body)
-            self._flow()
-            self._wake()
-
-    def _take(self) -> bytes:
-        data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
-        self._buffer.clear()
-        self._buffered = 0
-        return data
-
-    def _flow(self) -> None:
-        if self._connection is not None:
-            self._connection.read_on(not self._held and self._buffered <= HIGH_WATER)
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        except asyncio.CancelledError:
-            self.close()
-            raise
-        finally:
-            self._waiter = None
+    asyncio reports both ends alike; OpenSSL answers b"" only after the alert.
+    """
+    tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+    if tls is None:
+        return False
+    try:
+        return tls.read(1) != b""
+    except ssl.SSLError:
+        return True

@@ -114,15 +114,19 @@ class ResponseParser:
             if self._framing > MAX_HEAD and not self.complete:
                 self.error = self.error or MalformedResponse("too many bytes without any of the body")
         if self.complete or self.error is not None:
-            self._parser = None  # it refers to us and we to it: do not leave that to the cycle collector
+            self.stop()
         return body
 
     def eof(self) -> bool:
         """The worker will send no more. Is the response complete?"""
         if self.status and self._until_close and self.error is None:
             self.complete = True
-        self._parser = None
+        self.stop()
         return self.complete
+
+    def stop(self) -> None:
+        """Take no more. llhttp refers to us and we to it: that is not left to the cycle collector."""
+        self._parser = None
 
     # What llhttp calls.
 

@@ -1,0 +1,55 @@
+"""Both event loops, and both implementations of `router.transport.Client`."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping
+
+import pytest
+import trustme
+import uvloop
+
+from router.transport import Client
+from router.upstream import UpstreamClient
+from tests.support.httpx_client import HttpxClient
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(params=["ours", "httpx"])
+async def client(request: pytest.FixtureRequest) -> AsyncIterator[Client]:
+    """The client of the hot path and its oracle."""
+    client: Client = UpstreamClient() if request.param == "ours" else HttpxClient()
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def ours() -> AsyncIterator[UpstreamClient]:
+    """For what the oracle does not show, or does in its own way; the test says which."""
+    client = UpstreamClient()
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def server_tls(authority: trustme.CA) -> ssl.SSLContext:
+    """A certificate for `localhost` and the loopback addresses."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost", "127.0.0.1", "::1").configure_cert(context)
+    return context
+
+
+@pytest.fixture(scope="session")
+def client_tls(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context

@@ -1,0 +1,156 @@
+"""Clients leave at any moment. The worker must see it, and nothing may be left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import ssl
+from collections.abc import Callable
+
+import psutil
+import pytest
+
+from router.transport import Client, Endpoint
+from router.upstream import UpstreamClient
+from tests.support.exchanges import Record, get, whole
+from tests.support.raw_server import RawServer, bytewise, hold, request, request_head, when
+from tests.support.until import auntil
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"
+STREAM = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"3\r\nabc\r\n" * 4 + b"0\r\n\r\n"
+BODY = b"abc" * 4
+
+
+async def pulled(client: Client, endpoint: Endpoint, body: bytes = b"x") -> bytes:
+    return await whole(await get(client, endpoint, "POST", body=body))
+
+
+async def pushed(client: Client, endpoint: Endpoint) -> bytes:
+    response = await get(client, endpoint, "POST", body=b"x")
+    try:
+        sink = Record()
+        response.attach(sink)
+        await asyncio.wait([sink.ended])
+        assert sink.ended.result() is None
+        return sink.body
+    finally:
+        response.close()
+
+
+async def cancel(task: asyncio.Task[bytes]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+PHASES = {
+    "no answer": b"",
+    "half a head": HEAD[:20],
+    "interim": b"HTTP/1.1 100 Continue\r\n\r\n",
+    "body awaited": HEAD,
+    "half a body": HEAD + b"12345",
+}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+async def test_a_cancelled_exchange_is_seen_by_the_worker(client: Client, phase: str) -> None:
+    async with RawServer([request, PHASES[phase], hold]) as server:
+        task = asyncio.create_task(pulled(client, server.endpoint))
+        await auntil(lambda: server.requests and server.peers[0].sent == len(PHASES[phase]), interval=0.001)
+        for _ in range(50):  # turns of the loop, so that the client has read what was sent
+            await asyncio.sleep(0)
+        await cancel(task)
+        assert task.cancelled()
+        await auntil(lambda: server.gone == 1, 1)
+        if isinstance(client, UpstreamClient):
+            await auntil(lambda: client.counts.open == 0, 1)
+
+
+async def test_cancelled_while_the_request_is_being_written(client: Client) -> None:
+    go = asyncio.Event()
+    async with RawServer([request_head, when(go), hold]) as server:
+        task = asyncio.create_task(pulled(client, server.endpoint, bytes(32 * 1024 * 1024)))
+        await auntil(lambda: server.requests)
+        await cancel(task)
+        assert task.cancelled()
+        go.set()
+        await auntil(lambda: server.gone == 1)
+
+
+async def test_a_cancelled_tls_handshake(ours: UpstreamClient, client_tls: ssl.SSLContext) -> None:
+    """Ours only: the oracle leaves the socket to the garbage collector."""
+    async with RawServer([hold]) as server:
+        task = asyncio.create_task(pulled(ours, Endpoint("localhost", server.port, "", client_tls)))
+        await auntil(lambda: server.peers)
+        await cancel(task)
+        await auntil(lambda: server.gone == 1, 1)
+        assert repr(ours) == "<UpstreamClient 0 open, 0 idle, 0 in use, 0 connecting>"
+
+
+@pytest.mark.parametrize("way", [pulled, pushed])
+@pytest.mark.parametrize("kept", [False, True], ids=["fresh", "kept"])
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_cancelled_after_any_number_of_turns_of_the_loop(
+    way: Callable[[Client, Endpoint], asyncio.Future[bytes]],
+    kept: bool,
+    tls: bool,
+    server_tls: ssl.SSLContext,
+    client_tls: ssl.SSLContext,
+) -> None:
+    """Ours only: the oracle loses pool slots here. Every moment is tried from before the first turn to the
+    end of the exchange; what follows must find all in order."""
+    async with RawServer([request, bytewise(STREAM)] * 1000, tls=server_tls if tls else None) as server:
+        endpoint = Endpoint("127.0.0.1", server.port, "", client_tls if tls else None)
+        turns = 0
+        while True:
+            client = UpstreamClient()
+            if kept:
+                assert await way(client, endpoint) == BODY
+            task = asyncio.ensure_future(way(client, endpoint))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if task.done():
+                break
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            await auntil(lambda: client.counts.in_use == client.counts.connecting == 0, 1, interval=0)  # noqa: B023
+            await client.aclose()
+            assert client.counts.open == 0
+            turns += 1
+            assert turns < 2000
+        assert turns > 20
+        assert task.result() == BODY
+        await client.aclose()
+        await auntil(lambda: all(peer.left.is_set() for peer in server.peers), 1)
+
+
+@pytest.mark.load
+async def test_ten_thousand_cancels_leave_nothing_behind(ours: UpstreamClient) -> None:
+    """Ours only: the oracle loses pool slots here, which is why it does not serve this path."""
+    rng = random.Random(7)
+    process = psutil.Process()
+    cancelled = 0
+    async with RawServer([request, bytewise(STREAM)] * 10_000) as server:
+        assert await pulled(ours, server.endpoint) == BODY
+        fds, tasks = process.num_fds(), len(asyncio.all_tasks())
+        while cancelled < 10_000:
+            batch = [asyncio.create_task((pulled, pushed)[i % 2](ours, server.endpoint)) for i in range(200)]
+            for task in batch:
+                asyncio.get_running_loop().call_later(rng.uniform(0, 0.08), task.cancel)
+            for result in await asyncio.gather(*batch, return_exceptions=True):
+                if isinstance(result, asyncio.CancelledError):
+                    cancelled += 1
+                else:
+                    assert result == BODY
+            assert ours.counts.connecting == 0
+        await auntil(lambda: ours.counts.in_use == 0)
+        assert await pulled(ours, server.endpoint) == BODY
+        # Each idle connection has a descriptor on either side, and the server's task.
+        others = ours.counts.open - 1
+        await auntil(lambda: process.num_fds() <= fds + 2 * others)
+        await auntil(lambda: len(asyncio.all_tasks()) <= tasks + others)
+        await ours.aclose()
+        await auntil(lambda: process.num_fds() <= fds - 2)
+        await auntil(lambda: len(asyncio.all_tasks()) <= tasks - 1)

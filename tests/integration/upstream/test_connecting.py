@@ -1,0 +1,187 @@
+"""Reaching a worker, or saying why not: addresses, names, time-outs, TLS, credentials."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import trustme
+
+from router.transport import Client, ConnectFailed, ConnectionLost, Endpoint, ResponseTimeout
+from router.upstream import UpstreamClient
+from tests.support.exchanges import get, whole
+from tests.support.raw_server import RawServer, Step, cut, hold, request, reset
+from tests.support.until import auntil
+
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port that refuses: bound, so that nobody else gets it, but not listening."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+@pytest.fixture
+async def silent() -> AsyncIterator[int]:
+    """A port that accepts and then says nothing, which is as far as TLS gets with it."""
+    async with RawServer([hold]) as server:
+        yield server.port
+
+
+async def test_a_refused_connection(client: Client, closed_port: int) -> None:
+    with pytest.raises(ConnectFailed):
+        await get(client, Endpoint("127.0.0.1", closed_port))
+
+
+async def test_the_error_names_the_place_and_not_the_key(ours: UpstreamClient, closed_port: int) -> None:
+    with pytest.raises(ConnectFailed, match=f"127.0.0.1:{closed_port}") as caught:
+        await get(ours, Endpoint("127.0.0.1", closed_port, authorization="Bearer secret"))
+    assert "secret" not in str(caught.value)
+    assert ours.counts.connecting == 0
+
+
+@pytest.mark.parametrize("script", [[], [reset]])
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_a_connection_that_is_closed_at_once(
+    ours: UpstreamClient, script: list[Step], tls: bool, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    """Ours only: the oracle sometimes finds out in writing. A reset may even come within the making."""
+    async with RawServer(script, tls=server_tls if tls else None) as server:
+        for _ in range(20):
+            with pytest.raises((ConnectionLost, ConnectFailed)):
+                await get(ours, Endpoint("localhost", server.port, "", client_tls if tls else None))
+        await auntil(lambda: ours.counts.open == 0)
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 70 + ".invalid", "a..b"])
+async def test_a_name_that_does_not_resolve(ours: UpstreamClient, host: str) -> None:
+    """Ours only for the malformed ones, which the oracle refuses in its own way."""
+    with pytest.raises(ConnectFailed):
+        await get(ours, Endpoint(host, 80))
+
+
+async def test_a_host_may_be_a_name(client: Client) -> None:
+    async with RawServer([request, ANSWER, hold]) as server:
+        assert await whole(await get(client, Endpoint("localhost", server.port))) == b"ok"
+        assert server.requests[0].headers["host"] == f"localhost:{server.port}"
+
+
+async def test_ipv6(client: Client) -> None:
+    async with RawServer([request, ANSWER, hold], host="::1") as server:
+        assert await whole(await get(client, server.endpoint)) == b"ok"
+        assert server.requests[0].headers["host"] == f"[::1]:{server.port}"
+
+
+async def test_a_prefix_and_a_bearer_token(client: Client) -> None:
+    async with RawServer([request, ANSWER, hold]) as server:
+        await whole(await get(client, Endpoint("127.0.0.1", server.port, "/gpu/3", None, "Bearer k"), path="/v1/x"))
+        assert server.requests[0].line == "GET /gpu/3/v1/x HTTP/1.1"
+        assert server.requests[0].headers["authorization"] == "Bearer k"
+
+
+async def test_a_connection_that_takes_too_long(client: Client, silent: int, client_tls: ssl.SSLContext) -> None:
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    with pytest.raises(ConnectFailed):
+        await get(client, Endpoint("127.0.0.1", silent, "", client_tls), connect_timeout=0.1)
+    assert loop.time() - begun < 2
+
+
+async def test_a_head_that_takes_too_long(client: Client) -> None:
+    async with RawServer([request, b"HTTP/1.1 200 OK\r\nA:", hold]) as server:
+        with pytest.raises(ResponseTimeout):
+            await get(client, server.endpoint, connect_timeout=0.1, head_timeout=0.1)
+        await auntil(lambda: server.gone == 1)
+
+
+async def test_interim_responses_do_not_stop_the_clock(client: Client) -> None:
+    async with RawServer([request, b"HTTP/1.1 100 Continue\r\n\r\n", hold]) as server:
+        with pytest.raises(ResponseTimeout):
+            await get(client, server.endpoint, connect_timeout=0.1, head_timeout=0.1)
+
+
+async def test_the_head_timeout_does_not_limit_the_body(client: Client) -> None:
+    go = asyncio.Event()
+
+    async def wait(_: object) -> None:
+        await go.wait()
+
+    async with RawServer([request, ANSWER[:-2], wait, b"ok", hold]) as server:
+        response = await get(client, server.endpoint, connect_timeout=0.05, head_timeout=0.05)
+        asyncio.get_running_loop().call_later(0.3, go.set)
+        assert await whole(response) == b"ok"
+
+
+async def test_without_a_head_timeout_it_waits(client: Client) -> None:
+    go = asyncio.Event()
+
+    async def wait(_: object) -> None:
+        await go.wait()
+
+    async with RawServer([request, wait, ANSWER, hold]) as server:
+        asyncio.get_running_loop().call_later(0.2, go.set)
+        assert await whole(await get(client, server.endpoint, head_timeout=None)) == b"ok"
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1"])
+async def test_tls_with_a_certificate_for_the_host(
+    client: Client, host: str, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    listen = "::1" if host == "::1" else "127.0.0.1"
+    async with RawServer([request, ANSWER, request, ANSWER, hold], host=listen, tls=server_tls) as server:
+        for _ in range(2):
+            assert await whole(await get(client, Endpoint(host, server.port, "", client_tls))) == b"ok"
+        assert len(server.requests) == 2
+
+
+async def test_tls_from_an_unknown_authority_is_refused(client: Client, server_tls: ssl.SSLContext) -> None:
+    stranger = ssl.create_default_context()
+    trustme.CA().configure_trust(stranger)
+    async with RawServer([request, ANSWER], tls=server_tls) as server:
+        with pytest.raises(ConnectFailed, match=r"(?i)certificate"):
+            await get(client, Endpoint("localhost", server.port, "", stranger))
+        assert server.requests == []
+
+
+async def test_tls_for_another_host_is_refused(
+    client: Client, authority: trustme.CA, client_tls: ssl.SSLContext
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("elsewhere.example").configure_cert(context)
+    async with RawServer([request, ANSWER], tls=context) as server:
+        with pytest.raises(ConnectFailed, match=r"(?i)hostname"):
+            await get(client, Endpoint("localhost", server.port, "", client_tls))
+        assert server.requests == []
+
+
+async def test_tls_to_a_server_that_speaks_plain_http(client: Client, client_tls: ssl.SSLContext) -> None:
+    async with RawServer([b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", hold]) as server:
+        with pytest.raises(ConnectFailed):
+            await get(client, Endpoint("localhost", server.port, "", client_tls))
+
+
+async def test_a_truncated_tls_stream_is_lost_even_without_length(
+    ours: UpstreamClient, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    """Ours only: the oracle takes the end of TCP for the end of the body."""
+    head = b"HTTP/1.1 200 OK\r\n\r\nabc"
+    async with RawServer([request, head, cut], [request, head], tls=server_tls) as server:
+        endpoint = Endpoint("localhost", server.port, "", client_tls)
+        with pytest.raises(ConnectionLost):
+            await whole(await get(ours, endpoint))
+        assert await whole(await get(ours, endpoint)) == b"abc"
+
+
+async def test_a_closed_client_connects_nowhere(ours: UpstreamClient, silent: int, client_tls: ssl.SSLContext) -> None:
+    connecting = asyncio.create_task(get(ours, Endpoint("127.0.0.1", silent, "", client_tls), connect_timeout=60))
+    await auntil(lambda: ours.counts.connecting == 1)
+    await asyncio.wait_for(ours.aclose(), 1)  # the attempt is called off, not waited for
+    for attempt in (connecting, get(ours, Endpoint("127.0.0.1", silent))):
+        with pytest.raises(ConnectFailed):
+            await attempt

@@ -1,0 +1,240 @@
+"""Which connection serves a request, and when one is given up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvicorn
+
+from router.transport import Client, ConnectionLost, Endpoint, ResponseTimeout
+from router.upstream import UpstreamClient
+from tests.support.exchanges import Record, get, whole
+from tests.support.raw_server import RawServer, Step, apart, cut, hold, request, reset
+from tests.support.until import auntil
+
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+SERVE: list[Step] = [request, ANSWER] * 20
+
+
+async def test_one_connection_serves_one_request_after_another(client: Client) -> None:
+    async with RawServer([*SERVE, hold]) as server:
+        for _ in range(20):
+            assert await whole(await get(client, server.endpoint)) == b"ok"
+        assert len(server.peers) == 1
+
+
+async def test_requests_at_once_get_connections_of_their_own(client: Client) -> None:
+    go = asyncio.Event()
+
+    async def wait(_: object) -> None:
+        await go.wait()
+
+    async with RawServer([request, wait, ANSWER, hold]) as server:
+        tasks = [asyncio.create_task(get(client, server.endpoint)) for _ in range(8)]
+        await auntil(lambda: len(server.requests) == 8)
+        go.set()
+        for response in await asyncio.gather(*tasks):
+            assert await whole(response) == b"ok"
+        assert len(server.peers) == 8
+
+
+async def test_the_counts_follow_a_request(ours: UpstreamClient) -> None:
+    """Ours only: the oracle has no such counts."""
+    async with RawServer([*SERVE, hold]) as server:
+        response = await get(ours, server.endpoint)
+        await whole(response)
+        assert repr(ours) == "<UpstreamClient 1 open, 1 idle, 0 in use, 0 connecting>"
+        response.close()
+        assert (ours.counts.open, ours.counts.idle, ours.counts.in_use) == (1, 1, 0)
+        await ours.aclose()
+        assert repr(ours) == "<UpstreamClient 0 open, 0 idle, 0 in use, 0 connecting>"
+
+
+async def test_a_complete_response_frees_its_connection_before_anyone_closes_it(ours: UpstreamClient) -> None:
+    """Ours only. The end is known from the bytes, so an owner that is slow to close holds nothing."""
+    async with RawServer([*SERVE, hold]) as server:
+        first = await get(ours, server.endpoint)
+        second = await get(ours, server.endpoint)
+        assert len(server.peers) == 1
+        first.close()
+        assert await whole(second) == b"ok"  # closing the first did not touch it
+        assert await whole(await get(ours, server.endpoint)) == b"ok"
+        assert len(server.peers) == 1
+
+
+async def test_the_newest_idle_connection_is_used_first(ours: UpstreamClient) -> None:
+    """Ours only: a pool that grew in a burst must be able to shrink."""
+    go = [asyncio.Event() for _ in range(3)]
+
+    async def in_turn(peer: Any) -> None:
+        await go[peer.server.peers.index(peer)].wait()
+
+    async with RawServer([request, in_turn, ANSWER, *SERVE, hold]) as server:
+        tasks = [asyncio.create_task(get(ours, server.endpoint)) for _ in range(3)]
+        await auntil(lambda: len(server.requests) == 3)
+        for idle, event in enumerate(go, 1):
+            event.set()
+            await auntil(lambda n=idle: ours.counts.idle == n)  # type: ignore[misc]
+        await asyncio.gather(*tasks)
+        newest = server.peers[2].sent
+        for i in range(5):
+            await whole(await get(ours, server.endpoint))
+            assert server.peers[2].sent == newest + (i + 1) * len(ANSWER)
+
+
+async def test_endpoints_do_not_share_connections(client: Client) -> None:
+    async with RawServer([*SERVE, hold]) as server:
+        for endpoint in (server.endpoint, Endpoint("127.0.0.1", server.port, authorization="Bearer x")):
+            await whole(await get(client, endpoint))
+        assert [seen.headers.get("authorization") for seen in server.requests] == [None, "Bearer x"]
+
+
+async def test_a_worker_that_closes_an_idle_connection_is_asked_over_a_new_one(client: Client) -> None:
+    async with RawServer([request, ANSWER]) as server:
+        for _ in range(5):
+            assert await whole(await get(client, server.endpoint)) == b"ok"
+            await auntil(server.peers[-1].writer.transport.is_closing)
+        assert len(server.peers) == 5
+
+
+@pytest.mark.parametrize("end", [cut, reset])
+async def test_a_kept_connection_that_dies_under_the_request_is_replaced_once(ours: UpstreamClient, end: Step) -> None:
+    """Ours only: the oracle reports this race to its caller."""
+    async with RawServer([request, ANSWER, request, end], [request, ANSWER, hold]) as server:
+        assert await whole(await get(ours, server.endpoint, "POST", body=b"1")) == b"ok"
+        assert await whole(await get(ours, server.endpoint, "POST", body=b"2")) == b"ok"
+        assert [seen.body for seen in server.requests] == [b"1", b"2", b"2"]
+
+
+async def test_a_request_is_not_replayed_twice(ours: UpstreamClient) -> None:
+    async with RawServer([request, ANSWER, request, cut], [request, cut]) as server:
+        await whole(await get(ours, server.endpoint))
+        with pytest.raises(ConnectionLost):
+            await get(ours, server.endpoint)
+        assert len(server.requests) == 3
+
+
+async def test_a_request_is_not_replayed_once_an_answer_has_begun(client: Client) -> None:
+    async with RawServer([request, ANSWER, request, b"H", cut]) as server:
+        await whole(await get(client, server.endpoint))
+        with pytest.raises(ConnectionLost):
+            await get(client, server.endpoint)
+        assert len(server.requests) == 2
+
+
+async def test_the_head_timeout_spans_the_replay(ours: UpstreamClient) -> None:
+    """Ours only. The first connection is closed after half of the time, the second never answers."""
+    late = asyncio.Event()
+
+    async def wait(_: object) -> None:
+        await late.wait()
+
+    async with RawServer([request, ANSWER, request, wait, cut], [request, hold]) as server:
+        await whole(await get(ours, server.endpoint))
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.5, late.set)
+        begun = loop.time()
+        with pytest.raises(ResponseTimeout):
+            await get(ours, server.endpoint, head_timeout=1.0)
+        assert 0.9 < loop.time() - begun < 1.4
+        assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("more", [b"x", b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"])
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_bytes_after_a_response_cost_the_connection(ours: UpstreamClient, more: bytes, at_once: bool) -> None:
+    """Ours only: the oracle notices only at the next request."""
+    tail = [ANSWER + more] if at_once else [apart(ANSWER, more)]
+    async with RawServer([request, *tail, hold]) as server:
+        assert await whole(await get(ours, server.endpoint)) == b"ok"
+        await auntil(lambda: server.gone == 1 and ours.counts.open == 0)
+        assert await whole(await get(ours, server.endpoint)) == b"ok"
+
+
+async def test_idle_connections_expire() -> None:
+    client = UpstreamClient(idle_expiry=0.2)
+    async with RawServer([request, ANSWER, hold]) as server:
+        await asyncio.gather(*[get(client, server.endpoint) for _ in range(4)])
+        assert client.counts.idle == 4
+        await auntil(lambda: server.gone == 4)
+        assert repr(client) == "<UpstreamClient 0 open, 0 idle, 0 in use, 0 connecting>"
+    await client.aclose()
+
+
+async def test_a_connection_in_use_does_not_expire() -> None:
+    client = UpstreamClient(idle_expiry=0.05)
+    go = asyncio.Event()
+
+    async def wait(_: object) -> None:
+        await go.wait()
+
+    async with RawServer([request, ANSWER[:-2], wait, ANSWER[-2:], hold], [request, ANSWER, hold]) as server:
+        busy = await get(client, server.endpoint)
+        await whole(await get(client, server.endpoint))
+        await auntil(lambda: server.gone == 1)  # the idle one has
+        go.set()
+        assert await whole(busy) == b"ok"
+    await client.aclose()
+
+
+async def test_aclose_ends_what_is_in_progress(ours: UpstreamClient) -> None:
+    """Ours only: the oracle leaves streams to their owners."""
+    async with RawServer([request, ANSWER[:-1], hold]) as server:
+        pulled, pushed = [await get(ours, server.endpoint) for _ in range(2)]
+        sink = Record()
+        pushed.attach(sink)
+        reading = asyncio.create_task(whole(pulled))
+        waiting = asyncio.create_task(get(ours, Endpoint("127.0.0.1", server.port), "PUT", "/never"))
+        await auntil(lambda: len(server.requests) >= 3)
+        await ours.aclose()
+        assert isinstance(await sink.ended, ConnectionLost)
+        with pytest.raises(ConnectionLost):
+            await reading
+        (await waiting).close()
+        assert ours.counts.open == 0
+        await auntil(lambda: server.gone == 3)
+
+
+@asynccontextmanager
+async def uvicorn_server(keep_alive: float) -> AsyncIterator[Endpoint]:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x-a", b"b")]})
+        for chunk in (b"o", b"k"):
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body"})
+
+    config = uvicorn.Config(app, port=0, lifespan="off", log_level="warning", timeout_keep_alive=keep_alive)  # type: ignore[arg-type]
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server._serve())
+    try:
+        await auntil(lambda: server.started)
+        yield Endpoint("127.0.0.1", server.servers[0].sockets[0].getsockname()[1])
+    finally:
+        server.should_exit = True
+        await task
+
+
+async def test_uvicorn_closes_idle_connections_and_nobody_notices() -> None:
+    """Ours only: the oracle reports the race to its caller. The gaps straddle uvicorn's time-out, so that some
+    requests meet its close half-way."""
+    client = UpstreamClient(idle_expiry=60)
+    async with uvicorn_server(0.05) as endpoint:
+        for i in range(60):
+            assert await whole(await get(client, endpoint, "POST", body=b"x")) == b"ok"
+            await asyncio.sleep(0.045 + i % 20 * 0.0005)
+    await client.aclose()
+
+
+async def test_uvicorn_closes_an_idle_connection_and_the_pool_is_empty() -> None:
+    client = UpstreamClient(idle_expiry=60)
+    async with uvicorn_server(0.1) as endpoint:
+        await whole(await get(client, endpoint))
+        assert client.counts.idle == 1
+        await auntil(lambda: client.counts.open == 0)
+        assert await whole(await get(client, endpoint)) == b"ok"
+    await client.aclose()

@@ -1,0 +1,304 @@
+"""A response pushed into a sink, and back-pressure."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from router.transport import Client, ConnectionLost, MalformedResponse, Response, TransportError
+from router.upstream import UpstreamClient
+from router.upstream_exchange import HIGH_WATER
+from tests.support.exchanges import Record, get, whole
+from tests.support.raw_server import Peer, RawServer, Script, Step, apart, cut, flood, hold, request
+from tests.support.until import auntil
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+END = b"0\r\n\r\n"
+READ = 256 * 1024
+"""The most that either event loop reads at once."""
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def gate() -> tuple[asyncio.Event, Step]:
+    """A step that waits until the test opens it."""
+    event = asyncio.Event()
+
+    async def wait(_: Peer) -> None:
+        await event.wait()
+
+    return event, wait
+
+
+async def test_pulled_first_and_pushed_from_there_on(client: Client) -> None:
+    go, wait = gate()
+    script: Script = [request, CHUNKED + chunk(b"one"), wait, apart(chunk(b"two"), chunk(b"three"), END), hold]
+    async with RawServer(script) as server:
+        response = await get(client, server.endpoint)
+        assert await response.read() == b"one"
+        sink = Record()
+        response.attach(sink)
+        go.set()
+        assert await asyncio.wait_for(sink.ended, 5) is None
+        assert sink.body == b"twothree"
+        response.close()
+        response.close()
+
+
+async def test_what_had_arrived_is_pushed_at_once(ours: UpstreamClient) -> None:
+    """Ours only: the oracle cannot look into its buffers without awaiting."""
+    go, wait = gate()
+    script: Script = [request, CHUNKED + chunk(b"a"), apart(chunk(b"b"), chunk(b"c")), wait, END, hold]
+    async with RawServer(script) as server:
+        response = await get(ours, server.endpoint)
+        await auntil(lambda: "3 bytes held" in repr(response))
+        sink = Record()
+        response.attach(sink)
+        assert sink.chunks == [b"abc"]
+        go.set()
+        assert await sink.ended is None
+
+
+async def test_a_response_that_is_over_is_pushed_at_once_with_its_end(ours: UpstreamClient) -> None:
+    async with RawServer([request, CHUNKED + chunk(b"a") + chunk(b"b") + END, hold]) as server:
+        response = await get(ours, server.endpoint)
+        sink = Record()
+        response.attach(sink)
+        assert sink.chunks == [b"ab"]
+        assert sink.ended.done()
+        assert sink.ended.result() is None
+
+
+async def test_a_response_that_was_lost_is_pushed_at_once_with_the_loss(ours: UpstreamClient) -> None:
+    async with RawServer([request, CHUNKED + chunk(b"a"), cut]) as server:
+        response = await get(ours, server.endpoint)
+        await auntil(lambda: ours.counts.open == 0)
+        sink = Record()
+        response.attach(sink)
+        assert sink.chunks == [b"a"]
+        assert isinstance(sink.ended.result(), ConnectionLost)
+
+
+async def test_the_chunks_of_one_read_are_one_call(ours: UpstreamClient) -> None:
+    """Ours only. Each call costs the router a write to its client."""
+    go, wait = gate()
+    async with RawServer([request, CHUNKED, wait, chunk(b"token ") * 50 + END, hold]) as server:
+        response = await get(ours, server.endpoint)
+        sink = Record()
+        response.attach(sink)
+        go.set()
+        assert await sink.ended is None
+        assert sink.chunks == [b"token " * 50]
+
+
+@pytest.mark.parametrize(
+    ("tail", "error"),
+    [([cut], ConnectionLost), ([b"zz\r\n", hold], MalformedResponse), ([chunk(b"b")[:4], cut], ConnectionLost)],
+)
+async def test_a_loss_is_told_once_after_what_arrived(
+    client: Client, tail: list[Step], error: type[TransportError]
+) -> None:
+    go, wait = gate()
+    async with RawServer([request, CHUNKED + chunk(b"a"), wait, *tail]) as server:
+        response = await get(client, server.endpoint)
+        sink = Record()
+        response.attach(sink)
+        await auntil(lambda: sink.body == b"a")
+        go.set()
+        assert isinstance(await asyncio.wait_for(sink.ended, 5), error)
+        assert sink.body in (b"a", b"ab")
+        response.close()
+        await auntil(sink.ended.done)
+
+
+class Closing(Record):
+    """Closes the response at the first bytes."""
+
+    response: Response
+
+    def data(self, chunk: bytes) -> None:
+        super().data(chunk)
+        self.response.close()
+
+
+@pytest.mark.parametrize("tail", [chunk(b"b") + END, END, chunk(b"b") + b"zz\r\n", chunk(b"b")])
+async def test_no_sink_is_called_after_close(client: Client, tail: bytes) -> None:
+    """Whether the end came with the bytes or not, and whether it was good."""
+    go, wait = gate()
+    async with RawServer([request, CHUNKED, wait, chunk(b"a"), apart(tail), hold]) as server:
+        sink = Closing()
+        sink.response = await get(client, server.endpoint)
+        sink.response.attach(sink)
+        go.set()
+        await auntil(lambda: sink.chunks)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(sink.chunks) == 1
+        assert not sink.ended.done()
+
+
+async def test_close_in_mid_stream_is_seen_by_the_worker(client: Client) -> None:
+    async with RawServer([request, CHUNKED + chunk(b"a"), hold]) as server:
+        response = await get(client, server.endpoint)
+        sink = Record()
+        response.attach(sink)
+        await auntil(lambda: sink.body == b"a")
+        response.close()
+        await auntil(lambda: server.gone == 1)
+        assert not sink.ended.done()
+
+
+async def test_a_stream_that_ended_leaves_its_connection_to_the_next(client: Client) -> None:
+    async with RawServer([request, CHUNKED, apart(chunk(b"a"), END), request, CHUNKED + END, hold]) as server:
+        response = await get(client, server.endpoint)
+        sink = Record()
+        response.attach(sink)
+        assert await asyncio.wait_for(sink.ended, 5) is None
+        response.close()
+        await asyncio.sleep(0)  # the oracle closes in a task
+        assert await whole(await get(client, server.endpoint)) == b""
+        assert len(server.peers) == 1
+
+
+async def test_a_sink_may_send_the_next_request_from_eof(ours: UpstreamClient) -> None:
+    """Ours only: the connection is free before the sink hears of the end."""
+
+    class Next(Record):
+        def eof(self) -> None:
+            super().eof()
+            self.idle = ours.counts.idle
+
+    async with RawServer([request, CHUNKED + chunk(b"a") + END, hold]) as server:
+        sink = Next()
+        (await get(ours, server.endpoint)).attach(sink)
+        await sink.ended
+        assert sink.idle == 1
+
+
+async def test_a_body_is_read_by_one_reader(ours: UpstreamClient) -> None:
+    async with RawServer([request, CHUNKED, hold]) as server:
+        response = await get(ours, server.endpoint)
+        reading = asyncio.create_task(response.read())
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError):
+            await response.read()
+        with pytest.raises(RuntimeError):
+            response.attach(Record())
+        response.close()
+        with pytest.raises(ConnectionLost):  # whoever still reads is not left waiting
+            await reading
+
+
+async def test_a_sink_that_fails_loses_its_own_connection_only(ours: UpstreamClient) -> None:
+    class Broken(Record):
+        def data(self, chunk: bytes) -> None:
+            raise ZeroDivisionError
+
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    go, wait = gate()
+    async with RawServer([request, CHUNKED, wait, chunk(b"a"), hold]) as server:
+        response = await get(ours, server.endpoint)
+        sink = Broken()
+        response.attach(sink)
+        go.set()
+        assert isinstance(await asyncio.wait_for(sink.ended, 5), ConnectionLost)
+        assert isinstance(reported[0]["exception"], ZeroDivisionError)
+        await auntil(lambda: server.gone == 1 and ours.counts.open == 0)
+
+
+TOTAL = 64 * 1024 * 1024
+KERNEL = 24 * 1024 * 1024
+"""More than the buffers of two loopback sockets."""
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % TOTAL
+
+
+async def stalled(server: RawServer) -> int:
+    """Wait until the server has stopped sending; how far it came."""
+    before = -1
+
+    def same() -> bool:
+        nonlocal before
+        before, last = server.peers[0].sent, before
+        return before == last
+
+    await auntil(same, interval=0.1)
+    return before
+
+
+async def test_a_paused_worker_stops_sending(client: Client) -> None:
+    async with RawServer([request, HEAD, flood(TOTAL), hold]) as server:
+        response = await get(client, server.endpoint)
+        sink = Record()
+        response.pause()
+        response.pause()
+        response.attach(sink)
+        assert await stalled(server) < KERNEL
+        assert len(sink.body) <= 2 * READ
+        response.resume()
+        response.resume()
+        assert await asyncio.wait_for(sink.ended, 30) is None
+        assert len(sink.body) == TOTAL
+        response.close()
+
+
+async def test_a_sink_may_pause_from_within(client: Client) -> None:
+    class Full(Record):
+        response: Response
+
+        def data(self, chunk: bytes) -> None:
+            super().data(chunk)
+            self.response.pause()
+
+    async with RawServer([request, HEAD, flood(TOTAL), hold]) as server:
+        sink = Full()
+        sink.response = await get(client, server.endpoint)
+        sink.response.attach(sink)
+        assert await stalled(server) < KERNEL
+        taken = len(sink.body)
+        assert taken <= 3 * READ
+        sink.response.resume()
+        await auntil(lambda: len(sink.body) > taken)
+        sink.response.close()
+        await auntil(server.peers[0].left.is_set)
+
+
+async def test_a_body_that_nobody_reads_is_bounded(ours: UpstreamClient) -> None:
+    """Ours only, for the bound: the oracle does not read ahead at all."""
+    async with RawServer([request, HEAD, flood(TOTAL), hold]) as server:
+        response = await get(ours, server.endpoint)
+        assert await stalled(server) < KERNEL
+        held = int(repr(response).split(", ")[2].split()[0])
+        assert HIGH_WATER < held <= HIGH_WATER + READ
+        assert len(await response.read()) == held
+        assert len(await whole(response)) == TOTAL - held
+        assert ours.counts.idle == 1
+
+
+async def test_pausing_does_not_outlive_the_response(ours: UpstreamClient) -> None:
+    """A paused connection that goes back to the pool must notice when the worker closes it."""
+    async with RawServer([request, CHUNKED + END]) as server:
+        response = await get(ours, server.endpoint)
+        response.pause()
+        response.close()
+        await auntil(lambda: ours.counts.open == 0)
+    go, wait = gate()
+
+    class Pausing(Record):
+        response: Response
+
+        def data(self, chunk: bytes) -> None:
+            super().data(chunk)
+            self.response.pause()
+
+    async with RawServer([request, CHUNKED, wait, chunk(b"a") + END]) as server:
+        sink = Pausing()
+        sink.response = await get(ours, server.endpoint)
+        sink.response.attach(sink)
+        go.set()
+        assert await sink.ended is None
+        await auntil(lambda: ours.counts.open == 0)

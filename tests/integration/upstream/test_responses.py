@@ -1,0 +1,251 @@
+"""Every shape of response, however the bytes are cut, read by pulling and by pushing."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from router.transport import Client, ConnectionLost, MalformedResponse, TransportError
+from router.upstream import UpstreamClient
+from tests.support.exchanges import Record, get, whole
+from tests.support.raw_server import RawServer, Step, apart, bytewise, cut, hold, request, request_head, reset
+
+OK = b"HTTP/1.1 200 OK\r\n"
+RESPONSES = {
+    "content-length": OK + b"X-Id: 7\r\nContent-Length: 8\r\n\r\nabc\r\n\r\nd",
+    "chunked": OK + b"X-Id: 7\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n5;q=1\r\n\r\n\r\nd\r\n0\r\nT: v\r\n\r\n",
+    "1xx": b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+    + OK
+    + b"X-Id: 7\r\nContent-Length: 8\r\n\r\nabc\r\n\r\nd",
+}
+BODY = b"abc\r\n\r\nd"
+
+
+@pytest.mark.parametrize("name", RESPONSES)
+async def test_a_response_cut_at_every_byte_is_pulled_whole(client: Client, name: str) -> None:
+    data = RESPONSES[name]
+    script = [step for i in range(1, len(data)) for step in (request, apart(data[:i], data[i:]))]
+    async with RawServer([*script, request, bytewise(data), hold]) as server:
+        for _ in range(len(data)):
+            response = await get(client, server.endpoint)
+            assert (response.status, response.headers["x-id"]) == (200, "7")
+            assert await whole(response) == BODY
+        assert len(server.peers) == 1  # and none of the cuts cost the connection
+
+
+@pytest.mark.parametrize("name", RESPONSES)
+async def test_a_response_cut_at_every_byte_is_pushed_whole(client: Client, name: str) -> None:
+    data = RESPONSES[name]
+    script = [step for i in range(1, len(data)) for step in (request, apart(data[:i], data[i:]))]
+    async with RawServer([*script, request, bytewise(data), hold]) as server:
+        for _ in range(len(data)):
+            response = await get(client, server.endpoint)
+            sink = Record()
+            response.attach(sink)
+            assert await asyncio.wait_for(sink.ended, 5) is None
+            assert sink.body == BODY
+            response.close()
+
+
+async def test_a_body_without_length_ends_with_the_connection(client: Client) -> None:
+    data = OK + b"Content-Type: text/plain\r\n\r\nabc"
+    async with RawServer([request, data], [request, bytewise(data)]) as server:
+        assert await whole(await get(client, server.endpoint)) == b"abc"
+        assert await whole(await get(client, server.endpoint)) == b"abc"
+        assert len(server.peers) == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "extra"),
+    [
+        ("HEAD", "200 OK", b"Content-Length: 5\r\n"),
+        ("HEAD", "200 OK", b"Transfer-Encoding: chunked\r\n"),
+        ("GET", "204 No Content", b""),
+        ("GET", "304 Not Modified", b"Content-Length: 5\r\n"),
+        ("GET", "200 OK", b"Content-Length: 0\r\n"),
+    ],
+)
+async def test_a_response_without_body_leaves_the_connection_usable(
+    client: Client, method: str, status: str, extra: bytes
+) -> None:
+    data = f"HTTP/1.1 {status}\r\n".encode() + extra + b"\r\n"
+    async with RawServer([request, data, request, data, hold]) as server:
+        for _ in range(2):
+            response = await get(client, server.endpoint, method)
+            assert f"{response.status}" == status[:3]
+            assert await whole(response) == b""
+        assert len(server.peers) == 1
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"HTTP/1.1 200 OK\r\nConnection: close\r\n", b"HTTP/1.0 200 OK\r\n", b"HTTP/1.1 200 OK\r\nconnection: Close\r\n"],
+)
+async def test_a_connection_that_the_worker_will_close_is_not_used_again(client: Client, head: bytes) -> None:
+    data = head + b"Content-Length: 1\r\n\r\na"
+    async with RawServer([request, data, hold]) as server:
+        for _ in range(2):
+            assert await whole(await get(client, server.endpoint)) == b"a"
+        assert len(server.peers) == 2
+
+
+async def test_http_1_0_can_ask_to_be_kept(client: Client) -> None:
+    data = b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\na"
+    async with RawServer([request, data, request, data, hold]) as server:
+        for _ in range(2):
+            assert await whole(await get(client, server.endpoint)) == b"a"
+    assert len(server.peers) <= 2  # the oracle does not trust such a server; both are right
+
+
+async def test_the_request_arrives_as_it_was_meant(client: Client) -> None:
+    async with RawServer([request, OK + b"Content-Length: 0\r\n\r\n", hold]) as server:
+        await whole(await get(client, server.endpoint, "POST", "/v1/x?y=1", headers={"accept": "a/b"}, body=b"\0\xff"))
+        (seen,) = server.requests
+        assert seen.line == "POST /v1/x?y=1 HTTP/1.1"
+        assert seen.headers["host"] == f"127.0.0.1:{server.port}"
+        assert (seen.headers["accept"], seen.headers["content-length"], seen.body) == ("a/b", "2", b"\0\xff")
+
+
+async def test_a_large_request_body_arrives_whole(client: Client) -> None:
+    body = bytes(range(256)) * 4 * 4096
+    async with RawServer([request, OK + b"Content-Length: 0\r\n\r\n", hold]) as server:
+        await whole(await get(client, server.endpoint, "POST", body=body))
+        assert server.requests[0].body == body
+
+
+BIG = bytes(32 * 1024 * 1024)
+"""More than the kernel takes from a writer whose peer does not read."""
+TOO_LARGE = b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno"
+
+
+async def test_an_answer_before_the_request_was_written_counts(client: Client) -> None:
+    """The worker refuses after the head, and then reads the body."""
+    async with RawServer([request_head, TOO_LARGE, hold]) as server:
+        response = await get(client, server.endpoint, "POST", body=BIG)
+        assert response.status == 413
+        assert await whole(response) == b"no"
+
+
+@pytest.mark.parametrize("end", [cut, reset])
+async def test_an_answer_counts_even_if_the_worker_never_reads_the_request(ours: UpstreamClient, end: Step) -> None:
+    """Ours only: the oracle fails in writing before it comes to read."""
+    async with RawServer([request_head, apart(TOO_LARGE), end]) as server:
+        response = await get(ours, server.endpoint, "POST", body=BIG)
+        assert response.status == 413
+        assert await whole(response) == b"no"
+
+
+async def test_a_connection_with_half_a_request_on_it_is_not_used_again(ours: UpstreamClient) -> None:
+    """Ours only: the oracle writes the rest of the request first."""
+    async with RawServer([request_head, TOO_LARGE, hold], [request, TOO_LARGE, hold]) as server:
+        await whole(await get(ours, server.endpoint, "POST", body=BIG))
+        await asyncio.wait_for(server.peers[0].left.wait(), 5)
+        assert await whole(await get(ours, server.endpoint)) == b"no"
+        assert len(server.peers) == 2
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-Le",
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+    ],
+)
+@pytest.mark.parametrize("end", [cut, reset])
+async def test_a_fresh_connection_that_ends_before_the_head_is_lost(client: Client, data: bytes, end: Step) -> None:
+    async with RawServer([request, data, end]) as server:
+        with pytest.raises(ConnectionLost):
+            await get(client, server.endpoint)
+        assert len(server.peers) == 1
+
+
+@pytest.mark.parametrize(
+    "data", [OK + b"Content-Length: 9\r\n\r\nabc", OK + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"]
+)
+@pytest.mark.parametrize("end", [cut, reset])
+async def test_a_body_that_breaks_off_is_lost(client: Client, data: bytes, end: Step) -> None:
+    async with RawServer([request, data, end]) as server:
+        response = await get(client, server.endpoint)
+        sink = Record()
+        response.attach(sink)
+        assert isinstance(await asyncio.wait_for(sink.ended, 5), ConnectionLost)
+        assert b"abc".startswith(sink.body)  # a reset may overtake what was sent before it
+        response.close()
+
+
+async def test_a_reset_is_no_end_of_a_body_without_length(ours: UpstreamClient) -> None:
+    """Ours only: the oracle's outcome depends on whether the reset overtakes the bytes."""
+    async with RawServer([request, apart(OK + b"\r\nabc"), reset]) as server:
+        response = await get(ours, server.endpoint)
+        with pytest.raises(ConnectionLost):
+            await whole(response)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
+        b"HTTP/1.1 2x0 OK\r\nContent-Length: 0\r\n\r\n",
+        OK + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+        OK + b"Content-Length: -3\r\n\r\nabc",
+        OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        OK + b"A b: c\r\nContent-Length: 0\r\n\r\n",
+    ],
+)
+async def test_a_malformed_head_is_refused(client: Client, data: bytes) -> None:
+    async with RawServer([request, data, hold]) as server:
+        with pytest.raises(MalformedResponse):
+            await get(client, server.endpoint)
+        await asyncio.wait_for(server.peers[0].left.wait(), 5)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        OK + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        OK + b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
+        b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+        OK + b"A: " + b"b" * 70_000 + b"\r\n\r\n",
+        OK + b"A: b\r\n" * 200 + b"C: %s\r\n" % (b"d" * 70_000),
+    ],
+)
+async def test_an_ambiguous_or_immense_head_is_refused(ours: UpstreamClient, data: bytes) -> None:
+    """Ours only: the oracle's parser repairs the first, and limits heads at 100 KiB."""
+    async with RawServer([request, data, hold]) as server:
+        with pytest.raises(MalformedResponse):
+            await get(ours, server.endpoint)
+        await asyncio.wait_for(server.peers[0].left.wait(), 5)
+
+
+async def test_a_broken_chunk_fails_after_what_came_before(client: Client) -> None:
+    async with RawServer(
+        [request, apart(OK + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", b"zz\r\n"), hold]
+    ) as server:
+        response = await get(client, server.endpoint)
+        assert await response.read() == b"abc"
+        with pytest.raises(MalformedResponse):
+            await response.read()
+        response.close()
+        await asyncio.wait_for(server.peers[0].left.wait(), 5)
+
+
+async def test_errors_stay_errors_when_read_again(ours: UpstreamClient) -> None:
+    """Ours only: the oracle's generator is exhausted after it raised once."""
+    async with RawServer([request, OK + b"Content-Length: 9\r\n\r\nabc"]) as server:
+        response = await get(ours, server.endpoint)
+        for _ in range(2):
+            with pytest.raises(TransportError):
+                await whole(response)
+
+
+@pytest.mark.parametrize("bad", ["a\r\nX: y", "a\nb", "a\0b"])
+async def test_nothing_is_smuggled_into_the_head(client: Client, bad: str) -> None:
+    async with RawServer([request, OK + b"Content-Length: 0\r\n\r\n", hold]) as server:
+        with pytest.raises(ValueError, match=r".+"):
+            await get(client, server.endpoint, headers={"x-a": bad})
+        with pytest.raises(ValueError, match=r".+"):
+            await get(client, server.endpoint, path="/" + bad)
+        assert server.requests == []

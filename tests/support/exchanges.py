@@ -1,0 +1,65 @@
+"""Short words for what tests of a `router.transport.Client` do over and over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from router.transport import Client, Endpoint, Response, TransportError
+
+
+async def get(
+    client: Client,
+    endpoint: Endpoint,
+    method: str = "GET",
+    path: str = "/",
+    *,
+    headers: Mapping[str, str] | None = None,
+    body: bytes = b"",
+    connect_timeout: float = 5.0,
+    head_timeout: float | None = 5.0,
+) -> Response:
+    """`Client.send` with defaults that suit a server on the loopback."""
+    return await client.send(
+        endpoint,
+        method,
+        path,
+        headers=headers or {},
+        body=body,
+        connect_timeout=connect_timeout,
+        head_timeout=head_timeout,
+    )
+
+
+async def whole(response: Response) -> bytes:
+    """Read to the end, then close."""
+    body = b""
+    try:
+        while chunk := await response.read():
+            body += chunk
+    finally:
+        response.close()
+    return body
+
+
+class Record:
+    """A sink that keeps what it is told, and fails the test if it is told anything after the end."""
+
+    def __init__(self) -> None:
+        self.chunks: list[bytes] = []
+        self.ended: asyncio.Future[TransportError | None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self.chunks)
+
+    def data(self, chunk: bytes) -> None:
+        assert chunk, "an empty chunk"
+        assert not self.ended.done(), "data after the end"
+        self.chunks.append(chunk)
+
+    def eof(self) -> None:
+        self.ended.set_result(None)  # raises if it was told before
+
+    def lost(self, error: TransportError) -> None:
+        self.ended.set_result(error)

@@ -1,0 +1,196 @@
+"""A TCP server that plays scripts: what a worker sends, byte for byte, and when.
+
+A script is a list of steps for one connection, each either bytes to write or a coroutine function of the
+`Peer`. The first connection plays the first script and so on; the last script is played again and again. A
+connection is closed when its script ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import struct
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from router.transport import Endpoint
+
+
+@dataclass(frozen=True)
+class Received:
+    """One request as it was read."""
+
+    line: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass(eq=False)
+class Peer:
+    """The server's side of one connection."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    server: RawServer
+    sent: int = 0
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+    """The client has closed."""
+
+    async def send(self, data: bytes) -> None:
+        if self.writer.transport.is_closing():
+            raise ConnectionResetError  # the loops differ in what writing does now
+        self.writer.write(data)
+        await self.writer.drain()
+        self.sent += len(data)
+
+
+Step = bytes | Callable[[Peer], Awaitable[None]]
+Script = Sequence[Step]
+
+
+async def request(peer: Peer) -> None:
+    """Read one request, body included."""
+    head = await _head(peer)
+    body = await peer.reader.readexactly(int(head.headers.get("content-length", "0")))
+    peer.server.requests.append(Received(head.line, head.headers, body))
+
+
+async def request_head(peer: Peer) -> None:
+    """Read a request's head and leave its body alone."""
+    peer.server.requests.append(await _head(peer))
+
+
+async def hold(peer: Peer) -> None:
+    """Keep the connection open, reading on, until the client closes it."""
+    with contextlib.suppress(ConnectionError):
+        while await peer.reader.read(65536):
+            pass
+    peer.left.set()
+
+
+async def reset(peer: Peer) -> None:
+    """Close with RST."""
+    raw: socket.socket = peer.writer.get_extra_info("socket")
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.writer.transport.abort()
+
+
+async def cut(peer: Peer) -> None:
+    """Close the socket without TLS's farewell."""
+    peer.writer.transport.abort()
+
+
+def apart(*parts: bytes) -> Callable[[Peer], Awaitable[None]]:
+    """Send the parts so that the client, on the same loop, reads one at a time."""
+
+    async def step(peer: Peer) -> None:
+        for part in parts:
+            await peer.send(part)
+            for _ in range(3):  # turns of the loop: one for the client to read it
+                await asyncio.sleep(0)
+
+    return step
+
+
+def bytewise(data: bytes) -> Callable[[Peer], Awaitable[None]]:
+    return apart(*(data[i : i + 1] for i in range(len(data))))
+
+
+def flood(total: int) -> Callable[[Peer], Awaitable[None]]:
+    """Send so many bytes as fast as they are taken; `Peer.sent` says how far it is."""
+
+    async def step(peer: Peer) -> None:
+        block = bytes(65536)
+        for _ in range(total // len(block)):
+            await peer.send(block)
+
+    return step
+
+
+def when(event: asyncio.Event) -> Callable[[Peer], Awaitable[None]]:
+    """Go on when the test says so."""
+
+    async def step(peer: Peer) -> None:
+        await event.wait()
+
+    return step
+
+
+class RawServer:
+    """`async with RawServer([request, b"HTTP/1.1 200 OK\\r\\n…"]) as server: … server.endpoint …`"""
+
+    def __init__(self, *scripts: Script, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
+        self.peers: list[Peer] = []
+        """One for each connection, in the order of their coming."""
+        self.requests: list[Received] = []
+        self._scripts = scripts
+        self._host = host
+        self._tls = tls
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accepted, self._host, 0, ssl=self._tls)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+        if self._failure is not None and error is None:
+            raise self._failure
+
+    @property
+    def port(self) -> int:
+        return int(self._server.sockets[0].getsockname()[1])
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return Endpoint(self._host, self.port)
+
+    @property
+    def gone(self) -> int:
+        """Connections that the client has closed, as `hold` saw it."""
+        return sum(peer.left.is_set() for peer in self.peers)
+
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A task of our own: StreamReader's callback reports every cancelled handler as an error.
+        task = asyncio.get_running_loop().create_task(self._play(Peer(reader, writer, self)))
+        self._tasks.add(task)
+        task.add_done_callback(self._played)
+
+    async def _play(self, peer: Peer) -> None:
+        self.peers.append(peer)
+        try:
+            for step in self._scripts[min(len(self.peers), len(self._scripts)) - 1]:
+                if isinstance(step, bytes):
+                    await peer.send(step)
+                else:
+                    await step(peer)
+            peer.writer.close()
+            with contextlib.suppress(ConnectionError, ssl.SSLError):
+                await peer.writer.wait_closed()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            peer.left.set()
+        finally:
+            peer.writer.transport.abort()
+
+    def _played(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._failure = task.exception()
+
+
+async def _head(peer: Peer) -> Received:
+    text = (await peer.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    line, *fields = text[:-4].split("\r\n")
+    pairs = (name_value.split(": ", 1) for name_value in fields)
+    return Received(line, {name.lower(): value for name, value in pairs}, b"")
