@@ -240,7 +240,10 @@ class Forwarder:
         while not fold.ready:
             chunk = await response.read()
             if not chunk:
-                raise Lost("the worker's answer ended before it was whole", status=502)
+                first += fold.finish()
+                if not fold.done:
+                    raise Lost("the worker's answer ended before it was whole", status=502)
+                break
             waiting.last_heard = asyncio.get_running_loop().time()
             first += fold.feed(chunk)
             if fold.failure is not None and not fold.ready:

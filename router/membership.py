@@ -147,8 +147,8 @@ class Membership:
         may be used."""
         returned, stale = not self._clock.up, asked != self.version
         self._clock.polled(now)
-        same = snapshot.version.epoch == self.version.epoch
-        renewed = not same or (not stale and snapshot.version.seq < self.version.seq)
+        emptied = self.version.epoch not in ("", snapshot.version.epoch)
+        renewed = emptied or (not stale and snapshot.version.seq < self.version.seq)
         if self._members and (returned or renewed):
             self._clock.freeze(now)
         if snapshot.records is not None and not stale:
@@ -206,15 +206,16 @@ class Membership:
     # inside
 
     def _take(self, snapshot: Snapshot, found: Mapping[str, Discovered], now: float, *, left: bool) -> None:
-        """Adopt all records. `left`: whoever is missing has left, rather than been lost by the store."""
+        """Adopt all records. `left`: whoever has gone missing has left, rather than been lost by the store."""
         records = snapshot.records or {}
         for worker_id, one in found.items():
             report = snapshot.loads.get(worker_id)
             if report is not None:
                 self._admit(one, report, now)
         for worker_id, member in list(self._members.items()):
+            missing = member.registered and worker_id not in records
             member.registered = worker_id in records
-            if left and not member.registered:
+            if left and missing:
                 self._remove(worker_id)
 
     def _admit(self, found: Discovered, report: Report, now: float) -> None:

@@ -89,8 +89,8 @@ class Relay:
     def eof(self) -> None:
         if self.ended.done() or self._last is not None:
             return
-        whole = self._fold.done
-        self._conclude(self._fold.finish(), Ending.COMPLETE if whole else Ending.LOST)
+        out = self._fold.finish()
+        self._conclude(out, Ending.COMPLETE if self._fold.done else Ending.LOST)
 
     def lost(self, error: TransportError) -> None:
         if self.ended.done() or self._last is not None:

@@ -11,11 +11,11 @@ from litestar.handlers import HTTPRouteHandler
 
 from router.balance.pool import Pool
 from router.balance.routes import Listed, Routes
-from router.errors import ModelNotFound
 from router.handlers.asgi import JSON
 from router.protocol import catalogue, show
 from router.protocol.catalogue import CatalogueModel
 from router.protocol.lifetimes import Lifetimes
+from router.protocol.naming import NO_CLOUD_DETAILS, unknown_model
 from router.protocol.operation import Clock
 
 
@@ -45,7 +45,7 @@ def catalogue_routes(
         wanted = show.decode_show(await request.body())
         listed = routes().find(wanted.wanted, pool)
         if listed is None or not listed.replicas:
-            raise ModelNotFound(show.not_found(wanted.wanted))
+            raise unknown_model(wanted.wanted, show.not_found(wanted.wanted), cloud=NO_CLOUD_DETAILS)
         return _json(show.show(as_model(listed), wanted, request.headers.get("user-agent", "")))
 
     return [tags, ps, version_page, show_model]

@@ -14,7 +14,7 @@ from typing import Any
 from router.balance.lease import Answered, ClientGone, Failed, Outcome
 from router.balance.pool import Pool
 from router.balance.routes import Resolution, Routes, UnknownModel, display
-from router.errors import ClientError, Lost, ModelNotFound
+from router.errors import ClientError, Lost
 from router.forward import WORKER_LOST, Answer, Call, Forwarder
 from router.handlers.asgi import Receive, Scope, Send, read_body, send_error, send_plain, send_whole
 from router.handlers.errors import NOT_ALLOWED
@@ -24,6 +24,7 @@ from router.presence import Presence
 from router.protocol.durations import keep_alive
 from router.protocol.errors import classify_text
 from router.protocol.lifetimes import Lifetimes
+from router.protocol.naming import unknown_model
 from router.protocol.operation import Clock, Operation
 from router.relay import Ending, Relay
 from router.stalls import StallWatch
@@ -114,7 +115,7 @@ class Inference:
         try:
             return self.routes().resolve(name, self.pool)
         except UnknownModel:
-            raise ModelNotFound(operation.not_found(name)) from None
+            raise unknown_model(name, operation.not_found(name)) from None
 
     async def _whole(self, answer: Answer, content_type: str, send: Send, record: RequestRecord) -> Outcome:
         """Send a complete answer."""

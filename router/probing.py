@@ -1,0 +1,196 @@
+"""Asking workers themselves, beside their beats: doubted ones for a sign of life, static ones for everything.
+
+Control traffic through httpx, never on a request's path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable
+
+import httpx
+
+from config.routing import StaticWorker
+from router.balance.pool import Discovered
+from router.discovery import Ask
+from router.membership import TTL, Answer, Sink
+from router.transport import Endpoint
+from router.vetting import Endpoints
+from workers import probe
+from workers.allowlist import parse_url
+from workers.probe import Health, Metrics, ProbeFailed, ProbeResult
+from workers.record import Load, ModelInfo, WorkerRecord, WorkerState
+
+INTERVAL = 1.0
+"""Seconds between two looks at a static worker, give or take a tenth."""
+WHOLE_EVERY = 10
+"""Looks between two whole ones: models and version change rarely."""
+ANSWER_TIMEOUT = 1.0
+"""Seconds that the client of `asker` should allow."""
+STATIC = "static/"
+"""What ids of static workers begin with; no registered one's can."""
+
+_log = logging.getLogger(__name__)
+
+_ANSWERS = {
+    Health.OK: Answer.WELL,
+    Health.STARTING: Answer.GONE,
+    Health.DEAD: Answer.GONE,
+    Health.UNREACHABLE: Answer.SILENT,
+}
+
+
+def asker(client: httpx.AsyncClient, key: str | None) -> Ask:
+    """Asks for a worker's /health. The time-outs are the client's: ANSWER_TIMEOUT suits."""
+
+    async def ask(found: Discovered) -> Answer:
+        return _ANSWERS[await probe.check_health(client, _url(found.endpoint), key)]
+
+    return ask
+
+
+class StaticWorkers:
+    """Looks after the workers of the routing file. `run` is the only task its owner needs."""
+
+    def __init__(
+        self,
+        workers: Iterable[StaticWorker],
+        pool: Sink,
+        client: httpx.AsyncClient,
+        endpoints: Endpoints,
+        *,
+        key: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._watches = [Watch(worker, pool, client, endpoints, key, clock) for worker in workers]
+
+    async def run(self) -> None:
+        """Look at each about every second until cancelled. They stay in the pool afterwards."""
+        async with asyncio.TaskGroup() as tasks:
+            for watch in self._watches:
+                tasks.create_task(watch.run(), name=f"static worker {watch.worker.name}")
+
+
+class Watch:
+    """One static worker. A failed look suspects it; one that says it is gone, or TTL of failures, puts it out."""
+
+    def __init__(
+        self,
+        worker: StaticWorker,
+        pool: Sink,
+        client: httpx.AsyncClient,
+        endpoints: Endpoints,
+        key: str | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self.worker = worker
+        self._pool = pool
+        self._client = client
+        self._key = key
+        self._clock = clock
+        self._id = STATIC + worker.name
+        self._endpoint = endpoints.of(parse_url(worker.url))
+        self._generation = 1
+        self._models: tuple[ModelInfo, ...] = ()
+        self._version = ""
+        self._looks = 0
+        self._well = False
+        self._failing_since: float | None = None
+        self._problem = ""
+        self._counted: tuple[float, int] | None = None
+
+    async def run(self) -> None:
+        self._out("not reached yet")
+        while True:
+            await self.look()
+            await asyncio.sleep(INTERVAL * random.uniform(0.9, 1.1))
+
+    async def look(self) -> None:
+        """Ask it once, and tell the pool."""
+        whole = not self._well or self._looks % WHOLE_EVERY == 0
+        self._looks += 1
+        result = await (probe.probe(self._client, self.worker.url, self._key) if whole else self._brief())
+        if result.health is Health.OK:
+            self._answered(result, whole)
+        else:
+            self._failed(result)
+
+    async def _brief(self) -> ProbeResult:
+        """Health and load only."""
+        health = await probe.check_health(self._client, self.worker.url, self._key)
+        if health is not Health.OK:
+            return ProbeResult(health, problem=f"{self.worker.url} is not healthy any more")
+        try:
+            metrics = await probe.scrape(self._client, self.worker.url, self._key)
+        except ProbeFailed as error:
+            return ProbeResult(Health.UNREACHABLE, problem=str(error))
+        return ProbeResult(Health.OK, metrics=metrics)
+
+    def _answered(self, result: ProbeResult, whole: bool) -> None:
+        load = self._load(result.metrics)
+        restarted = self._restarted(result.metrics)
+        self._generation += restarted
+        renewed = restarted or not self._well
+        if whole:
+            models = probe.model_infos(result.models, result.tasks)
+            renewed = renewed or (models, result.version) != (self._models, self._version)
+            self._models, self._version = models, result.version
+        self._counted = (self._clock(), result.metrics.generation_tokens)
+        if not self._well:
+            _log.info("static worker %s serves %s", self.worker.name, ", ".join(m.name for m in self._models))
+        if renewed:
+            self._pool.put(Discovered(self._record(), self._endpoint, load))
+        if self._failing_since is not None:
+            self._pool.vouch(self._id)
+        self._well, self._failing_since, self._problem = True, None, ""
+        self._pool.report(self._id, load)
+
+    def _failed(self, result: ProbeResult) -> None:
+        now = self._clock()
+        if self._failing_since is None:
+            self._failing_since = now
+        self._pool.suspect(self._id)
+        if result.health is not Health.UNREACHABLE or now - self._failing_since >= TTL:
+            self._out(result.problem)
+
+    def _out(self, problem: str) -> None:
+        if problem == self._problem:
+            return
+        _log.warning("static worker %s is out: %s", self.worker.name, problem)
+        self._problem, self._well = problem, False
+        load = Load(state=WorkerState.STOPPED, note=problem)
+        self._pool.put(Discovered(self._record(), self._endpoint, load))
+        self._pool.absent(self._id)
+
+    def _record(self) -> WorkerRecord:
+        return WorkerRecord(
+            id=self._id,
+            generation=self._generation,
+            url=self.worker.url,
+            models=self._models,
+            slots=self.worker.slots,
+            engine_version=self._version,
+            tags=self.worker.tags,
+        )
+
+    def _restarted(self, metrics: Metrics) -> bool:
+        """Its counter of tokens has fallen: it is another process than at the last look."""
+        return self._counted is not None and metrics.generation_tokens < self._counted[1]
+
+    def _load(self, metrics: Metrics) -> Load:
+        speed = 0.0
+        if self._counted is not None:
+            at, tokens = self._counted
+            passed = self._clock() - at
+            made = metrics.generation_tokens - tokens
+            speed = made / passed if passed > 0 and made > 0 else 0.0
+        return probe.to_load(metrics, tokens_per_second=speed)
+
+
+def _url(endpoint: Endpoint) -> str:
+    scheme = "http" if endpoint.tls is None else "https"
+    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+    return f"{scheme}://{host}:{endpoint.port}{endpoint.prefix}"
