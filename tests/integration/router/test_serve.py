@@ -1,0 +1,208 @@
+"""`vllama serve` from the command line: what it refuses, and one whole run over simulated workers."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from click.testing import CliRunner
+
+from router.cli import main
+from router.launch import listen
+from tests.support.until import until
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="lifelines are Linux")
+
+VLLAMA = (sys.executable, "-m", "router.cli")
+EXPORTED = ("HOST", "PORT", "WORKER_PORT", "ROUTING_FILE", "PROCESSES", "REDIS_URL", "ALLOW_ANONYMOUS", "ADVERTISE")
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    return {"VLLAMA_STATE_DIR": str(tmp_path / "state"), "VLLAMA_VLLM": sys.executable}
+
+
+def refused(environ: dict[str, str], *words: str) -> str:
+    """What `vllama serve` says before it gives up. Run in this process; the environment is put back."""
+    unset = [name for name in os.environ if name.startswith(("VLLAMA_", "OLLAMA_", "REDIS_"))]
+    cleared = dict.fromkeys([*unset, *(f"VLLAMA_{name}" for name in EXPORTED)])
+    result = CliRunner().invoke(main, ["serve", *words], env={**cleared, **environ})
+    assert result.exit_code == 1, result.output
+    assert isinstance(result.exception, SystemExit)
+    return result.stderr
+
+
+def one_line(text: str) -> bool:
+    return len(text.splitlines()) == 1 and text.startswith("vllama: ")
+
+
+def test_a_port_in_use_is_one_line(environ: dict[str, str]) -> None:
+    with listen("127.0.0.1", 0) as taken:
+        said = refused(environ, "--port", str(taken.getsockname()[1]))
+    assert one_line(said)
+    assert "is in use" in said
+
+
+def test_ollamas_own_variable_says_where_to_listen(environ: dict[str, str]) -> None:
+    with listen("127.0.0.1", 0) as taken:
+        said = refused({**environ, "OLLAMA_HOST": f"127.0.0.1:{taken.getsockname()[1]}"})
+    assert "is in use" in said
+
+
+def test_a_vllm_port_in_use_is_found_before_anything_is_loaded(environ: dict[str, str]) -> None:
+    with listen("127.0.0.1", 0) as taken:
+        port = str(taken.getsockname()[1])
+        said = refused(environ, "--port", "0", "--engine", "simulated", "--model", "m", "--vllm-port", port)
+    assert one_line(said)
+    assert f"port {port} for worker" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "variables", "text"),
+    [
+        (["--host", "0.0.0.0"], {}, "--allow-anonymous"),
+        (["--redis-url", "redis://10.0.0.1:6379"], {}, "VLLAMA_FLEET_SECRET"),
+        (["--model", "/no/such/model"], {}, "no model at /no/such/model"),
+        (["--model", "org/m"], {"VLLAMA_VLLM": "/no/such/vllm"}, "correct VLLAMA_VLLM"),
+        ([], {"VLLAMA_GRACE": "soon"}, "VLLAMA_GRACE"),
+        ([], {"REDIS_URL": "localhost"}, "REDIS_URL"),
+        (["--routing", "/no/such.yaml"], {}, "/no/such.yaml"),
+    ],
+)
+def test_what_cannot_work_is_one_line_that_says_what_to_do(
+    environ: dict[str, str], words: list[str], variables: dict[str, str], text: str
+) -> None:
+    said = refused({**environ, **variables}, "--port", "0", *words)
+    assert one_line(said)
+    assert text in said
+
+
+def test_a_redis_that_is_not_there_is_one_line_without_its_password(environ: dict[str, str]) -> None:
+    with listen("127.0.0.1", 0) as closed:
+        port = closed.getsockname()[1]
+    url = f"redis://user:topsecret@127.0.0.1:{port}/0"
+    said = refused({**environ, "VLLAMA_FLEET_SECRET": "0123456789abcdef"}, "--port", "0", "--redis-url", url)
+    assert one_line(said)
+    assert f"127.0.0.1:{port}" in said
+    assert "topsecret" not in said
+
+
+def test_a_broken_routing_file_is_named_with_its_line(environ: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "routing.yaml"
+    file.write_text("models:\n  a: {serv: x}\n")
+    said = refused(environ, "--port", "0", "--routing", str(file))
+    assert one_line(said)
+    assert f"{file}:2" in said
+
+
+def test_a_vllm_that_dies_at_its_start_stops_it_with_the_last_words_of_its_log(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    vllm = tmp_path / "vllm"
+    vllm.write_text("#!/bin/sh\necho 'ValueError: No available memory for the cache blocks.' >&2\nexit 1\n")
+    vllm.chmod(0o755)
+    words = ["--port", "0", "--model", "org/m", "--vllm-port", str(free_ports(1))]
+    variables = {**os.environ, **environ, "VLLAMA_VLLM": str(vllm)}
+    done = subprocess.run([*VLLAMA, "serve", *words], env=variables, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert "No available memory for the cache blocks" in done.stderr
+    assert all(line.startswith("vllama: ") for line in done.stderr.splitlines())
+
+
+def free_ports(count: int) -> int:
+    """The first of so many neighbouring ports that are free now."""
+    for first in range(21000, 32000, 7):
+        sockets = []
+        try:
+            for port in range(first, first + count):
+                sockets.append(socket.create_server(("127.0.0.1", port)))
+        except OSError:
+            continue
+        else:
+            return first
+        finally:
+            for sock in sockets:
+                sock.close()
+    raise AssertionError("no free ports")
+
+
+class Served:
+    """`vllama serve` over two simulated workers."""
+
+    def __init__(self, environ: dict[str, str], folder: Path) -> None:
+        words = ["--port", "0", "--engine", "simulated", "--model", "demo", "--name", "demo", "--replicas", "2"]
+        words += ["--vllm-port", str(free_ports(2)), "--tokens-per-second", "50"]
+        variables = {**os.environ, **environ}
+        self.out = folder / "out"
+        with self.out.open("w") as out:
+            self.process = subprocess.Popen([*VLLAMA, "serve", *words], env=variables, stdout=out, stderr=out)
+        try:
+            until(lambda: "ready. Try:" in self.out.read_text(), 60, "it is ready")
+        except AssertionError as error:
+            raise AssertionError(self.out.read_text()) from error
+        lines = self.out.read_text().splitlines()
+        self.url = next(line.split()[1] for line in lines if line.startswith("router "))
+        self.tree = psutil.Process(self.process.pid).children(recursive=True)
+
+    def left(self) -> list[str]:
+        return [
+            str(process) for process in self.tree if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        ]
+
+
+@pytest.fixture
+def served(environ: dict[str, str], tmp_path: Path) -> Iterator[Served]:
+    running = Served(environ, tmp_path)
+    yield running
+    if running.process.poll() is None:
+        running.process.kill()
+        running.process.wait()
+        until(lambda: not running.left(), 15, "nothing is left")
+
+
+def chat(url: str, **fields: Any) -> httpx.Response:
+    body = {"model": "demo", "stream": False, "messages": [{"role": "user", "content": "hi"}], **fields}
+    return httpx.post(f"{url}/api/chat", json=body, timeout=30, trust_env=False)
+
+
+def test_it_serves_says_what_to_try_and_finishes_what_runs_when_it_is_stopped(served: Served) -> None:
+    answer = chat(served.url, options={"num_predict": 5})
+    assert answer.status_code == 200
+    assert answer.json()["eval_count"] == 5
+
+    table = subprocess.run([*VLLAMA, "ps", "--url", served.url], capture_output=True, text=True, timeout=60).stdout
+    rows = [line.split()[:2] for line in table.splitlines() if "demo-" in line]
+    assert rows == [["demo-0", "demo"], ["demo-1", "demo"]]
+
+    said = served.out.read_text()
+    assert said.count("loading …") >= 2
+    assert said.count("ready after") == 2
+    assert len(re.findall(r"^  (?:curl|\S*vllama) ", said, re.MULTILINE)) == 3
+
+    body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "options": {"num_predict": 60}}
+    with httpx.stream("POST", f"{served.url}/api/chat", json=body, timeout=30, trust_env=False) as streamed:
+        lines = streamed.iter_lines()
+        next(lines)
+        served.process.send_signal(signal.SIGTERM)
+        until(lambda: "stopping" in served.out.read_text(), 10, "it stops")
+        last = list(lines)[-1]
+    assert '"done":true' in last
+    assert '"eval_count":60' in last
+    assert served.process.wait(30) == 0
+    assert served.left() == []
+
+
+def test_nothing_is_left_when_it_is_killed(served: Served) -> None:
+    served.process.kill()
+    served.process.wait()
+    until(lambda: not served.left(), 10, "nothing is left")
