@@ -74,7 +74,7 @@ def create_app(
         table = load(settings.routing_file) if settings.routing_file else RoutingTable()
     client = client or UpstreamClient()
     pool = Pool(time.monotonic)
-    routes = Routes(table, time.monotonic, rng)
+    routes = Routes(table, rng)
     stalls = StallWatch(StallLimits(silent_worker=3.0, any_worker=settings.first_token_timeout))
     key = settings.worker_key.get_secret_value() if settings.worker_key else None
     endpoints = Endpoints(key)

@@ -55,6 +55,8 @@ class Answer:
     """A worker's answer that may begin. Its owner calls `close` on every path; further calls do nothing."""
 
     def __init__(self, lease: Lease, response: Response, fold: Fold, first: bytes) -> None:
+        self.budget: Budget | None = None
+        """Left when the answer is closed: the request is in flight until then."""
         self.response = response
         self.fold = fold
         self.first = first
@@ -70,6 +72,9 @@ class Answer:
         """Give the connection and the place in the worker back."""
         self.response.close()
         self._lease.release(outcome)
+        if self.budget is not None:
+            self.budget.leave()
+            self.budget = None
 
 
 class _Waiting:
@@ -127,9 +132,12 @@ class Forwarder:
         budget = self._budgets.setdefault(model, Budget())
         budget.enter()
         try:
-            return await self._acquire(call, record, budget)
-        finally:
+            answer = await self._acquire(call, record, budget)
+        except BaseException:
             budget.leave()
+            raise
+        answer.budget = budget
+        return answer
 
     async def _acquire(self, call: Call, record: RequestRecord, budget: Budget) -> Answer:
         tried: list[str] = []

@@ -33,6 +33,8 @@ class Breaker:
         self._ceiling = ceiling
         self.failures = 0
         """Failures in a row since the last success."""
+        self.failed_at = float("-inf")
+        """When the last of them was seen."""
         self.openings = 0
         """Times opened since the last success."""
         self.is_open = False
@@ -72,6 +74,7 @@ class Breaker:
         if sent < self._opened_at or (self.is_open and now < self._until):
             return
         self.failures += 1
+        self.failed_at = now
         if self.is_open or self.failures >= self._threshold:
             self._trip(now)
 
@@ -111,6 +114,13 @@ class Breaker:
         self.openings += 1
         self._opened_at = now
         self._until = now + min(self._hold * self.openings, self._ceiling)
+
+
+DETERRENT = 8.0
+"""Factor for each bad answer in a row."""
+MOST_DETERRED = 3
+DETERRED_FOR = 5.0
+"""Seconds after the last of them. Then it is tried again, and the breaker counts on."""
 
 
 class Health:
@@ -166,6 +176,15 @@ class Health:
             self.breaker.succeeded(sent)
         else:  # Busy or ModelGone: neither well nor ill
             self.breaker.untake()
+
+    def deterrent(self, now: float) -> float:
+        """How many times as crowded it is taken to be than it is; 1 for none.
+
+        A worker that fails at once is never crowded, and would attract everything until its breaker opens. Once it
+        is open, whoever asks all the same is in a panic, and wants the load spread.
+        """
+        fresh = not self.breaker.is_open and now - self.breaker.failed_at < DETERRED_FOR
+        return DETERRENT ** min(self.breaker.failures, MOST_DETERRED) if fresh else 1.0
 
     def heard(self) -> bool:
         """Its agent says that it is well. True if that readmits it."""

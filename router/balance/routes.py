@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,17 +87,13 @@ class Listed:
 class Routes:
     """The routing table, resolved against a pool. Immutable but for the memory that policies keep."""
 
-    def __init__(
-        self, table: RoutingTable, clock: Callable[[], float], rng: random.Random, policy: str = LEAST_LOAD
-    ) -> None:
-        """`policy`, one of POLICIES, is that of models which the table does not name. `clock` gives monotonic
-        seconds."""
+    def __init__(self, table: RoutingTable, rng: random.Random, policy: str = LEAST_LOAD) -> None:
+        """`policy`, one of POLICIES, is that of models which the table does not name."""
         self._models = table.models
         self._by_key: dict[str, ModelRoute] = {}
         for route in table.models:
             for name in (route.name, *route.aliases):
                 self._by_key.setdefault(lookup_key(name), route)
-        self._clock = clock
         self._rng = rng
         self._policy = POLICIES[policy]()
         self._policies = {route.name: POLICIES[route.policy]() for route in table.models}

@@ -25,15 +25,21 @@ PANIC = 0.5
 rest would drown."""
 
 
+NEARLY_EQUAL = 1.02
+"""Scores within this factor of the best are drawn among."""
+
+
 def least_load(candidates: Sequence[Worker], now: float, rng: random.Random) -> Worker:
     """Of four at random the one with the least work for its speed; those without a free slot rank last.
 
-    Equals are drawn by lot. A strict "less than" over a fixed order would never reach the later of them.
+    Those that are nearly equal are drawn by lot. A strict "less than" over a fixed order would never reach the
+    later of them, and among workers that start slowly it would always be the one that came a moment earlier.
     """
     sample = candidates if len(candidates) <= SAMPLE else rng.sample(candidates, SAMPLE)
     ranked = [(worker.full, worker.score(now)) for worker in sample]
-    best = min(ranked)
-    equals = [worker for worker, rank in zip(sample, ranked, strict=True) if rank == best]
+    full, score = min(ranked)
+    bound = (full, score * NEARLY_EQUAL)
+    equals = [worker for worker, rank in zip(sample, ranked, strict=True) if rank <= bound]
     return equals[0] if len(equals) == 1 else rng.choice(equals)
 
 

@@ -114,7 +114,7 @@ class Worker:
         worker's speed.
         """
         speed = self.speed if self.full else self.record.speed
-        return (self.load + 1) / (speed * self.weight(now))
+        return (self.load + 1) * self.health.deterrent(now) / (speed * self.weight(now))
 
     def has(self, model: str, now: float) -> bool:
         """Whether it can be asked for a model: False for a while after it denied having it."""

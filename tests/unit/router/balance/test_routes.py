@@ -28,7 +28,7 @@ TABLE = RoutingTable(
 
 
 def routes(table: RoutingTable = TABLE) -> Routes:
-    return Routes(table, Clock(), random.Random(3))
+    return Routes(table, random.Random(3))
 
 
 def test_a_served_model_needs_no_entry() -> None:

@@ -191,3 +191,21 @@ def test_round_robin_takes_turns_also_when_workers_come_and_go() -> None:
 def test_policies_with_a_memory_do_not_share_it() -> None:
     assert POLICIES["round-robin"]() is not POLICIES["round-robin"]()
     assert POLICIES["least-load"]() is least_load
+
+
+def test_a_worker_that_fails_fast_does_not_attract_everything() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("broken"), found("busy", load=Load(running=4)))
+    pool.lease(worker_in(pool, "broken")).release(Failed(Faulty("boom")))
+    assert picks(pool, clock) == {"busy": 400}
+    clock.advance(6)
+    assert picks(pool, clock) == {"broken": 400}
+
+
+def test_workers_that_start_slowly_together_share_alike() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("first"), settled=False)
+    clock.advance(0.01)
+    pool.put(found("second"))
+    clock.advance(1)
+    assert set(picks(pool, clock)) == {"first", "second"}
