@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 DEFAULT_HOST = "registry.ollama.ai"
 DEFAULT_NAMESPACE = "library"
@@ -98,8 +99,9 @@ def is_cloud(text: str) -> bool:
     return _source_suffix(text.strip())[1] == "cloud"
 
 
+@lru_cache(maxsize=4096)
 def lookup_key(text: str) -> str:
-    """The key to find a model by. vLLM serves any name, also such as Ollama's grammar does not have
+    """The key to find a model by; remembered, for it is asked for several times per request. vLLM serves any name, also such as Ollama's grammar does not have
     (a path, a dot in the namespace): these are known under their exact spelling only."""
     try:
         return parse(text).key

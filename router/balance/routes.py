@@ -11,6 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from config.names import InvalidName, lookup_key, parse
@@ -169,6 +170,7 @@ def no_worker(name: str, targets: Sequence[Target]) -> NoWorker:
     return NoWorker(f"no worker is available for model '{name}': {why}", retry_after=RETRY_AFTER)
 
 
+@lru_cache(maxsize=4096)
 def display(name: str) -> str:
     """A name as Ollama lists it."""
     try:
