@@ -100,7 +100,8 @@ class Supervisor:
     async def run(self) -> int:
         """Start everything, watch over it, stop it. Returns the exit code."""
         loop = asyncio.get_running_loop()
-        for sig in STOP_SIGNALS:
+        signals = [sig for sig in STOP_SIGNALS if signal.getsignal(sig) is not signal.SIG_IGN]  # nohup
+        for sig in signals:
             loop.add_signal_handler(sig, self._events.put_nowait, Signalled())
         try:
             try:
@@ -114,7 +115,7 @@ class Supervisor:
             for timer in self._timers:
                 timer.cancel()
             await self.store.stop()
-            for sig in STOP_SIGNALS:
+            for sig in signals:
                 loop.remove_signal_handler(sig)
         return code
 
@@ -185,8 +186,8 @@ class Supervisor:
         """Whether a child's end at start-up is one that a restart cannot cure. Says so."""
         if self._histories[child.spec.name].was_ready or code < 0:
             return False
-        # The child itself has said on stderr what is wrong.
-        self.console.error(f"{child.spec.kind} {child.spec.name} could not start (exit code {code}); stopping")
+        # What is wrong, the child itself has said on stderr.
+        self.console.line(child.spec.kind, child.spec.name, f"could not start (exit code {code}); stopping everything")
         return True
 
     def _start_later(self, child: Child, code: int) -> None:

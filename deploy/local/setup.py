@@ -187,7 +187,7 @@ def into_place(build: Callable[[Path], None], target: Path) -> None:
 
 
 def uv(what: str, *arguments: str | Path) -> None:
-    env = dict(os.environ, UV_PYTHON_DOWNLOADS="never", UV_NO_PROGRESS="1")
+    env = dict(os.environ, UV_PYTHON_DOWNLOADS="never")
     index = pip_setting("index-url")
     if index:
         env.setdefault("UV_DEFAULT_INDEX", index)
