@@ -16,35 +16,20 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from config.settings import RegistrySettings, WorkerSettings
-from workers import claims
-from workers.announcer import Announcer, FencedOff, Store
-from workers.attached import Attached, is_loopback
+from workers.announcer import Announcer, FencedOff
+from workers.attached import Attached
 from workers.embedded import EmbeddedFailed, address
-from workers.flags import Flags
-from workers.hosting import GaveUp, Hosted, Launch, Ready
-from workers.keys import check_worker_id
-from workers.launch import (
-    Address,
-    AgentSpec,
-    CannotStart,
-    check_spec,
-    command_line,
-    environment,
-    find_program,
-    is_cpu_build,
-    slots_of,
-    worker_id,
-)
+from workers.hosting import GaveUp, Hosted, Ready
+from workers.launch import AgentSpec, CannotStart
 from workers.metadata import slim
 from workers.monitor import LOOK_TIMEOUT, Monitor
+from workers.plan import Plan, prepare
 from workers.probe import http_client
-from workers.record import Load, WorkerRecord, WorkerState
+from workers.record import WorkerRecord, WorkerState
 from workers.registry import InvalidRegistryAddress, Registry, RegistryUnavailable, connect
 from workers.status import Status, StatusPipe
 
@@ -68,34 +53,23 @@ class Server(Protocol):
     async def kill(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who this worker is, in every record."""
-
-    id: str
-    generation: int
-    slots: int
-    spec: AgentSpec
-    url: str
-
-
 class News:
     """Passes on what becomes of the server: to the registry, to the supervisor, to the terminal."""
 
-    def __init__(self, me: Identity, announcer: Announcer, monitor: Callable[[], Load], status: StatusPipe, say: Say):
-        self._me = me
+    def __init__(self, plan: Plan, announcer: Announcer, monitor: Monitor, status: StatusPipe, say: Say) -> None:
+        self._plan = plan
         self._announcer = announcer
-        self._load = monitor
+        self._monitor = monitor
         self._status = status
         self._say = say
 
     def starting(self, what: str) -> None:
         self._say(what)
-        self._announcer.announce(self._record(Ready(self._me.url, (), "")), self._load())
+        self._announcer.announce(self._record(Ready(self._plan.url, (), "")), self._monitor.load)
         self._status.tell(Status(WorkerState.STARTING))
 
     def ready(self, server: Ready, after: float) -> None:
-        self._announcer.announce(self._record(server), self._load())
+        self._announcer.announce(self._record(server), self._monitor.load)
         self._status.tell(Status(WorkerState.READY, models=tuple(n for m in server.models for n in m.names)))
         self._say(f"ready after {after:.0f} s")
 
@@ -104,17 +78,17 @@ class News:
         self._say(note)
 
     def _record(self, server: Ready) -> WorkerRecord:
-        me = self._me
+        plan = self._plan
         return WorkerRecord(
-            id=me.id,
-            generation=me.generation,
+            id=plan.name,
+            generation=plan.generation,
             url=server.url,
             models=slim(server.models, MAX_MODELS),
-            slots=me.slots,
-            speed=me.spec.speed,
-            engine=me.spec.engine,
+            slots=plan.slots,
+            speed=plan.spec.speed,
+            engine=plan.spec.engine,
             engine_version=server.version,
-            tags=me.spec.tags,
+            tags=plan.spec.tags,
             started=time.time(),
             host=socket.gethostname(),
             pid=server.pid,
@@ -196,121 +170,54 @@ async def run_agent(
     pipe = status or StatusPipe.from_environment(env)
     write = write or _to_stderr
     try:
-        check_spec(spec)
-        await _run(replace(spec, model=_expanded(spec.model)), settings, env, pipe, write)
+        with prepare(spec, settings, env) as plan:
+            await _run(plan, settings.registry, pipe, write)
     except (CannotStart, GaveUp, FencedOff, EmbeddedFailed, InvalidRegistryAddress) as error:
         write(f"vllama: {error}")  # not through the pipe: a supervisor would say it twice
         return 1
     return 0
 
 
-async def _run(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str], pipe: StatusPipe, write: Say) -> None:
-    state_dir = settings.registry.state_dir
-    check_advertise(settings.advertise, settings.registry)
-    flags = Flags(spec.flags)
-    port, port_claim = _port(spec, settings, flags)
-    name = worker_id(spec, socket.gethostname(), port)
-    try:
-        check_worker_id(name)
-    except ValueError as error:
-        raise CannotStart(str(error)) from error
-    id_claim = claims.claim_id(state_dir, name)
-
+async def _run(plan: Plan, settings: RegistrySettings, pipe: StatusPipe, write: Say) -> None:
     def say(text: str) -> None:
         if not pipe.connected:
-            write(f"worker {name}  {text}")
+            write(f"worker {plan.name}  {text}")
 
-    key = (
-        settings.worker_key.get_secret_value()
-        if settings.worker_key
-        else flags.value("--api-key") or env.get("VLLM_API_KEY")
-    )
-    program = () if spec.attach else find_program(spec.engine, env)
-    cpu = bool(program) and is_cpu_build(program)
-    scheme = "https" if flags.has("--ssl-keyfile") else "http"
-    where = Address(settings.advertise, flags.value("--host") or settings.advertise, port, scheme)
-    url = _attached_url(spec.attach, settings.advertise) if spec.attach else where.url
-    generation = claims.next_generation(state_dir, name)
-    me = Identity(name, generation, slots_of(flags, cpu=cpu, engine=spec.engine), spec, url)
-    redis = connect(settings.registry.redis_url or address(state_dir))
-    secret = settings.registry.fleet_secret
-    registry: Store = Registry(
-        redis, settings.registry.fleet, secret=secret.get_secret_value().encode() if secret else None
-    )
-    absent = "" if settings.registry.redis_url else f"no registry in {state_dir} yet: waiting for vllama serve"
+    redis = connect(settings.redis_url or address(settings.state_dir))
+    secret = settings.fleet_secret
+    registry = Registry(redis, settings.fleet, secret=secret.get_secret_value().encode() if secret else None)
+    absent = "" if settings.redis_url else f"no registry in {settings.state_dir} yet: waiting for vllama serve"
     announcer = Announcer(registry, say, rng=random.Random(), absent=absent)
-    async with http_client(LOOK_TIMEOUT, verify=bool(spec.attach)) as client:
-        monitor = Monitor(client, announcer.report, key)
-        news = News(me, announcer, lambda: monitor.load, pipe, say)
+    async with http_client(LOOK_TIMEOUT, verify=not plan.launch) as client:
+        monitor = Monitor(client, announcer.report, plan.key)
+        news = News(plan, announcer, monitor, pipe, say)
         server: Server
-        if spec.attach:
-            server = Attached(spec.attach, url, client, monitor, news, flags=flags, env=env, key=key)
-            news.starting(f"attaching to {spec.attach}")
+        if plan.launch is not None:
+            server = Hosted(plan.launch, client, monitor, news, key=plan.key)
+            news.starting(f"loading {' '.join(plan.names)} on port {plan.launch.address.port}")
         else:
-            launch = Launch(
-                tuple(command_line(program, spec, where, settings.grace)),
-                environment(env, cpu=cpu, key=key),
-                where,
-                claims.log_file(state_dir, name),
-                spec.model,
-                flags,
-                settings.load_timeout,
-            )
-            server = Hosted(launch, client, monitor, news, key=key)
-            news.starting(f"loading {' '.join(flags.values('--served-model-name')) or spec.model} on port {port}")
-        agent = Agent(server, announcer, grace=settings.grace, say=say)
-        loop = asyncio.get_running_loop()
-        numbers = [n for n in STOP_SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]  # nohup ignores SIGHUP
+            server = Attached(plan.spec.attach, plan.url, client, monitor, news, flags=plan.flags, key=plan.key)
+            news.starting(f"attaching to {plan.spec.attach}")
+        agent = Agent(server, announcer, grace=plan.grace, say=say)
+        with _signals(agent.stop):
+            try:
+                await agent.run()
+                say("stopped")
+            finally:
+                await redis.aclose()
+
+
+@contextlib.contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    numbers = [n for n in STOP_SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]  # nohup ignores SIGHUP
+    for number in numbers:
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
         for number in numbers:
-            loop.add_signal_handler(number, agent.stop)
-        try:
-            await agent.run()
-            say("stopped")
-        finally:
-            for number in numbers:
-                loop.remove_signal_handler(number)
-            await redis.aclose()
-            id_claim.release()
-            if port_claim is not None:
-                port_claim.release()
-
-
-def check_advertise(host: str, registry: RegistrySettings) -> None:
-    """Refuse what routers elsewhere could not reach, or would not believe. Raises CannotStart."""
-    if host in ("", "0.0.0.0", "::", "*"):
-        raise CannotStart(f"'{host}' is no address that routers could use; give --advertise this machine's own")
-    if registry.redis_url is None or registry.embedded:
-        return
-    if registry.fleet_secret is None:
-        raise CannotStart("records in a Redis must be signed; set VLLAMA_FLEET_SECRET, the same for all of the fleet")
-    redis_host = urlsplit(registry.redis_url).hostname or "localhost"
-    if is_loopback(host) and not is_loopback(redis_host):
-        raise CannotStart(
-            f"the registry is on {redis_host}, so routers may be elsewhere and could not reach {host}; "
-            "give --advertise an address of this machine that they can reach"
-        )
-
-
-def _port(spec: AgentSpec, settings: WorkerSettings, flags: Flags) -> tuple[int, claims.Claim | None]:
-    if spec.attach:
-        parts = urlsplit(spec.attach)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise CannotStart(f"{spec.attach} is no URL; give one such as http://127.0.0.1:8000")
-        return parts.port or (443 if parts.scheme == "https" else 80), None
-    asked = flags.number("--port") or spec.port
-    exact = asked is not None or "port" in settings.model_fields_set
-    host = flags.value("--host") or settings.advertise
-    return claims.claim_port(settings.registry.state_dir, host, asked or settings.port, exact=exact)
-
-
-def _attached_url(url: str, advertise: str) -> str:
-    """The attached server's URL as routers see it: on this machine, that is at the advertised address."""
-    parts = urlsplit(url)
-    if is_loopback(advertise) or not is_loopback(parts.hostname or ""):
-        return url.rstrip("/")
-    host = f"[{advertise}]" if ":" in advertise else advertise
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{host}{port}{parts.path}".rstrip("/")
+            loop.remove_signal_handler(number)
 
 
 async def _cancel(*tasks: asyncio.Task[object] | asyncio.Task[None] | asyncio.Task[bool]) -> None:
@@ -318,10 +225,6 @@ async def _cancel(*tasks: asyncio.Task[object] | asyncio.Task[None] | asyncio.Ta
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
-
-
-def _expanded(model: str) -> str:
-    return os.path.expanduser(model)
 
 
 def _to_stderr(line: str) -> None:

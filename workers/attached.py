@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Mapping
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 import httpx
 
 from workers.flags import Flags
 from workers.hosting import MISSES, Events, Ready
+from workers.launch import is_loopback
 from workers.metadata import Observed, describe
 from workers.monitor import IDLE_INTERVAL, Monitor
 from workers.probe import Health, ProbeResult, probe
@@ -31,7 +32,7 @@ class Attached:
         events: Events,
         *,
         flags: Flags,
-        env: Mapping[str, str],
+        env: Mapping[str, str] = os.environ,
         key: str | None = None,
     ) -> None:
         self._url = url.rstrip("/")
@@ -100,11 +101,3 @@ class Attached:
     def _down(self, problem: str) -> None:
         self._monitor.set(WorkerState.STARTING, problem)
         self._events.changed(WorkerState.STARTING, problem)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach it."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost" or host.lower().endswith(".localhost")

@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 from workers.flags import Flags
@@ -74,13 +75,13 @@ class Address:
     @property
     def url(self) -> str:
         """For routers."""
-        return f"{self.scheme}://{_bracketed(self.advertised)}:{self.port}"
+        return f"{self.scheme}://{bracketed(self.advertised)}:{self.port}"
 
     @property
     def local_url(self) -> str:
         """For the agent beside it."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.bound, self.bound)
-        return f"{self.scheme}://{_bracketed(host)}:{self.port}"
+        return f"{self.scheme}://{bracketed(host)}:{self.port}"
 
 
 def find_program(engine: str, env: Mapping[str, str]) -> tuple[str, ...]:
@@ -211,5 +212,14 @@ def is_free(host: str, port: int) -> bool:
     return True
 
 
-def _bracketed(host: str) -> str:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach it."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost" or host.lower().endswith(".localhost")
+
+
+def bracketed(host: str) -> str:
+    """The host as URLs have it."""
     return f"[{host}]" if ":" in host else host

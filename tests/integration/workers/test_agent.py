@@ -1,0 +1,376 @@
+"""`vllama worker` over a fake vLLM and a real Valkey: start, crash, drain, and everything that can be killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support import fakevllm
+from tests.support.agents import agent, group, seen, wait_for, wait_gone
+from tests.support.modelfolder import write_model
+from tests.support.until import auntil, until
+from tests.support.valkey import free_port, running_valkey
+from workers import embedded
+from workers.record import WorkerState
+from workers.registry import Registry, connect
+
+SECRET = "0123456789abcdef" * 2
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    return str(write_model(tmp_path / "tiny", chat_template_dot_jinja="{{ messages }}"))
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def args(model: str, port: int) -> list[str]:
+    return ["--model", model, "--name", "w", "--port", str(port), "--", "--max-num-seqs", "4"]
+
+
+@pytest.fixture
+async def registry(tmp_path: Path) -> AsyncIterator[Registry]:
+    """The embedded registry of tmp_path, for routers and agents of that state directory."""
+    async with running_valkey(tmp_path), connect(embedded.address(tmp_path)) as redis:
+        yield Registry(redis, "default")
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(trust_env=False, timeout=20.0) as made:
+        yield made
+
+
+async def stream(client: httpx.AsyncClient, url: str, tokens: int) -> str:
+    answer = await client.post(url + "/v1/completions", json={"prompt": "x", "max_tokens": tokens, "stream": True})
+    return answer.text
+
+
+async def test_a_worker_registers_when_it_is_ready(
+    registry: Registry, args: list[str], port: int, tmp_path: Path
+) -> None:
+    async with agent(*args, state_dir=tmp_path) as worker:
+        found = await wait_for(registry, "w", WorkerState.READY)
+        record, (info,) = found.record, found.record.models
+        assert (record.url, record.slots, record.engine) == (f"http://127.0.0.1:{port}", 4, "vllm")
+        assert record.engine_version == "0.0.0+fake"
+        assert (info.name, info.parameter_count, info.context_length) == ("tiny", 2112, 2048)
+        assert (info.has_template, info.template, len(info.digest)) == (True, "{{ messages }}", 64)
+        assert len(group(record.pid)) == 2
+        await auntil(lambda: worker.says("ready after"))
+        assert [line.split("  ")[1].split(" after")[0] for line in worker.lines] == [
+            f"loading tiny on port {port}",
+            "ready",
+        ]
+
+
+async def test_its_load_is_reported(
+    registry: Registry, args: list[str], client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    async with agent(*args, state_dir=tmp_path):
+        found = await wait_for(registry, "w", WorkerState.READY)
+        task = asyncio.create_task(stream(client, found.record.url, 150))
+
+        async def busy() -> bool:
+            now = await seen(registry, "w")
+            return now is not None and now.load.running == 1 and now.load.tokens_per_second > 10
+
+        await auntil(busy, 10, "the running request to be reported")
+        await task
+
+
+async def test_a_killed_vllm_is_restarted(registry: Registry, args: list[str], tmp_path: Path) -> None:
+    async with agent(*args, state_dir=tmp_path) as worker:
+        before = await wait_for(registry, "w", WorkerState.READY)
+        os.killpg(before.record.pid, signal.SIGKILL)
+        down = await wait_for(registry, "w", WorkerState.RESTARTING, 5)
+        assert down.load.note == "vLLM died (signal 9): restarting in 1 s"
+        assert down.record.models == before.record.models
+        after = await wait_for(registry, "w", WorkerState.READY, restarts=1)
+        assert after.record.pid != before.record.pid
+        assert after.record.generation == before.record.generation
+        assert worker.says("vLLM died (signal 9): restarting in 1 s")
+
+
+async def test_killing_the_server_alone_takes_its_engine_along(
+    registry: Registry, args: list[str], tmp_path: Path
+) -> None:
+    async with agent(*args, state_dir=tmp_path):
+        before = await wait_for(registry, "w", WorkerState.READY)
+        engine = next(p for p in group(before.record.pid) if p.pid != before.record.pid)
+        os.kill(before.record.pid, signal.SIGKILL)
+        await auntil(lambda: not engine.is_running(), 5, "the engine to go")
+        await wait_for(registry, "w", WorkerState.READY, restarts=1)
+
+
+async def test_a_dead_engine_is_noticed_before_vllm_ends(
+    registry: Registry, args: list[str], client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    async with agent(*args, state_dir=tmp_path) as worker:
+        found = await wait_for(registry, "w", WorkerState.READY)
+        await client.get(found.record.url + "/fake/die-slowly")
+        await wait_for(registry, "w", WorkerState.READY, restarts=1)
+        assert worker.says("its engine has died")
+
+
+async def test_a_frozen_vllm_gets_no_more_requests_until_it_thaws(
+    registry: Registry, args: list[str], tmp_path: Path
+) -> None:
+    async with agent(*args, state_dir=tmp_path):
+        found = await wait_for(registry, "w", WorkerState.READY)
+        os.kill(found.record.pid, signal.SIGSTOP)
+        down = await wait_for(registry, "w", WorkerState.RESTARTING, 8)
+        assert down.load.note == "vLLM does not answer"
+        os.kill(found.record.pid, signal.SIGCONT)
+        back = await wait_for(registry, "w", WorkerState.READY, 4)
+        assert (back.record.pid, back.load.restarts) == (found.record.pid, 0)
+
+
+async def test_sigterm_lets_running_requests_finish(
+    registry: Registry, args: list[str], client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    async with agent(*args, state_dir=tmp_path) as worker:
+        found = await wait_for(registry, "w", WorkerState.READY)
+        streams = [asyncio.create_task(stream(client, found.record.url, 150)) for _ in range(3)]
+        await wait_running(registry, 3)
+        worker.signal(signal.SIGTERM)
+        await wait_for(registry, "w", WorkerState.DRAINING, 2)
+        texts = await asyncio.gather(*streams)
+        assert all(text.count("data: {") == 150 and text.endswith("[DONE]\n\n") for text in texts)
+        await wait_gone(registry, "w")
+        assert await worker.exit_code() == 0
+        assert group(found.record.pid) == []
+
+
+async def test_a_second_signal_stops_at_once(
+    registry: Registry, args: list[str], client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    async with agent(*args, state_dir=tmp_path) as worker:
+        found = await wait_for(registry, "w", WorkerState.READY)
+        endless = asyncio.create_task(stream(client, found.record.url, 100_000))
+        await wait_running(registry, 1)
+        worker.signal(signal.SIGINT)
+        await wait_for(registry, "w", WorkerState.DRAINING, 2)
+        worker.signal(signal.SIGINT)
+        assert await worker.exit_code(5) == 0
+        assert group(found.record.pid) == []
+        assert await seen(registry, "w") is None
+        assert not (await endless).endswith("[DONE]\n\n")
+
+
+async def test_the_grace_is_bounded(
+    registry: Registry, args: list[str], client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    async with agent(*args, "--fake-deaf", state_dir=tmp_path, env={"VLLAMA_GRACE": "1"}) as worker:
+        found = await wait_for(registry, "w", WorkerState.READY)
+        endless = asyncio.create_task(stream(client, found.record.url, 100_000))
+        await wait_running(registry, 1)
+        worker.signal(signal.SIGTERM)
+        assert await worker.exit_code(15) == 0
+        assert group(found.record.pid) == []
+        assert not (await endless).endswith("[DONE]\n\n")
+
+
+async def test_stopping_while_it_loads(registry: Registry, args: list[str], tmp_path: Path) -> None:
+    async with agent(*args, "--fake-startup", "60", state_dir=tmp_path) as worker:
+        found = await wait_for(registry, "w", WorkerState.STARTING)
+        assert found.record.models == ()
+        worker.signal(signal.SIGTERM)
+        assert await worker.exit_code(5) == 0
+        assert await seen(registry, "w") is None
+
+
+async def test_killing_the_agent_takes_vllm_along(registry: Registry, args: list[str], tmp_path: Path) -> None:
+    async with agent(*args, "--fake-deaf", state_dir=tmp_path) as worker:
+        found = await wait_for(registry, "w", WorkerState.READY)
+        worker.signal(signal.SIGKILL)
+        await auntil(lambda: not group(found.record.pid), 10, "vLLM to go")
+
+
+async def test_started_before_the_registry(args: list[str], tmp_path: Path) -> None:
+    async with agent(*args, state_dir=tmp_path) as worker:
+        await auntil(lambda: worker.says("ready after"), 15)
+        assert sum("waiting for vllama serve" in line for line in worker.lines) == 1
+        async with running_valkey(tmp_path), connect(embedded.address(tmp_path)) as redis:
+            await wait_for(Registry(redis, "default"), "w", WorkerState.READY, 3)
+
+
+async def test_the_registry_may_go_away_and_come_back_empty(
+    args: list[str], client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    async with agent(*args, state_dir=tmp_path) as worker:
+        async with running_valkey(tmp_path), connect(embedded.address(tmp_path)) as redis:
+            found = await wait_for(Registry(redis, "default"), "w", WorkerState.READY)
+        await auntil(lambda: worker.says("no answer from the registry"), 5)
+        assert (await stream(client, found.record.url, 3)).endswith("[DONE]\n\n")
+        async with running_valkey(tmp_path), connect(embedded.address(tmp_path)) as redis:
+            again = await wait_for(Registry(redis, "default"), "w", WorkerState.READY, 3)
+        assert again.record == found.record
+        assert worker.says("the registry answers again")
+
+
+async def test_vllm_that_never_starts_is_one_line_and_a_code(
+    args: list[str], registry: Registry, tmp_path: Path
+) -> None:
+    async with agent(*args, "--fake-die", "no kernel image for this GPU", state_dir=tmp_path) as worker:
+        assert await worker.exit_code() == 1
+        (line,) = [line for line in worker.lines if line.startswith("vllama:")]
+        assert "did not start: exit code 1: ValueError: no kernel image for this GPU" in line
+        assert str(tmp_path / "logs" / "w.log") in line
+        assert not any("Traceback" in line for line in worker.lines)
+        assert await seen(registry, "w") is None
+
+
+async def test_a_restart_that_fails_is_tried_again_and_again(
+    registry: Registry, args: list[str], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    dies = ("--fake-die", "the disk is full", "--fake-die-if", str(broken))
+    async with agent(*args, *dies, state_dir=tmp_path):
+        found = await wait_for(registry, "w", WorkerState.READY)
+        broken.touch()
+        os.killpg(found.record.pid, signal.SIGKILL)
+        down = await wait_for(registry, "w", WorkerState.RESTARTING, restarts=2)
+        assert down.load.note == "vLLM died (exit code 1: ValueError: the disk is full): restarting in 2 s"
+        broken.unlink()
+        await wait_for(registry, "w", WorkerState.READY)
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        (["--model", "/nowhere/model"], "there is no model at /nowhere/model"),
+        (["--model", "org/tiny", "--advertise", "0.0.0.0"], "is no address that routers could use"),
+        (["--model", "org/tiny", "--name", "two words"], "is no worker id"),
+        (["--attach", "not a url"], "is no URL"),
+        ([], "either --model or --attach"),
+    ],
+)
+async def test_what_cannot_work_is_one_line(extra: list[str], says: str, tmp_path: Path) -> None:
+    async with agent(*extra, state_dir=tmp_path) as worker:
+        assert await worker.exit_code() == 1
+        (line,) = worker.lines
+        assert says in line
+
+
+async def test_a_taken_port_is_one_line(args: list[str], port: int, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", port)):
+        async with agent(*args, state_dir=tmp_path) as worker:
+            assert await worker.exit_code() == 1
+            (line,) = worker.lines
+            assert f"port {port} on 127.0.0.1 is in use" in line
+
+
+async def test_no_program_to_run(args: list[str], tmp_path: Path) -> None:
+    async with agent(*args, state_dir=tmp_path, program="/nowhere/vllm") as worker:
+        assert await worker.exit_code() == 1
+        assert worker.says("/nowhere/vllm: No such file or directory")
+
+
+async def test_a_newer_agent_takes_over_and_the_older_one_stops(model: str, tmp_path: Path) -> None:
+    redis_port = free_port()
+    env = {"VLLAMA_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0", "VLLAMA_FLEET_SECRET": SECRET}
+    both = ["--model", model, "--name", "w", "--port"]
+    async with running_valkey(tmp_path, port=redis_port), connect(env["VLLAMA_REDIS_URL"]) as redis:
+        registry = Registry(redis, "default")
+        async with agent(*both, str(free_port()), state_dir=tmp_path / "old", env=env) as old:
+            first = await wait_for(registry, "w", WorkerState.READY, secret=SECRET.encode())
+            async with agent(*both, str(free_port()), state_dir=tmp_path / "new", env=env):
+                assert await old.exit_code() == 1
+                assert old.says("a newer agent has taken this worker's place")
+                assert group(first.record.pid) == []
+                second = await wait_for(registry, "w", WorkerState.READY, secret=SECRET.encode())
+                assert second.record.generation > first.record.generation
+                assert second.record.url != first.record.url
+
+
+async def test_an_id_can_be_used_once_on_a_machine(
+    registry: Registry, args: list[str], model: str, tmp_path: Path
+) -> None:
+    async with agent(*args, state_dir=tmp_path):
+        await wait_for(registry, "w", WorkerState.READY)
+        async with agent("--model", model, "--name", "w", state_dir=tmp_path) as second:
+            assert await second.exit_code() == 1
+            assert second.says("worker w is already running here")
+        await wait_for(registry, "w", WorkerState.READY)
+
+
+@pytest.fixture
+def foreign(port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A vLLM that somebody else runs."""
+    command = [sys.executable, fakevllm.__file__, "serve", "theirs", "--port", str(port)]
+    with subprocess.Popen(command, start_new_session=True) as process:
+        yield process
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+async def test_attaching_to_a_vllm_that_is_not_ours(
+    registry: Registry, foreign: subprocess.Popen[bytes], port: int, tmp_path: Path
+) -> None:
+    url = f"http://127.0.0.1:{port}"
+    async with agent("--attach", url, "--name", "w", state_dir=tmp_path) as worker:
+        found = await wait_for(registry, "w", WorkerState.READY)
+        assert (found.record.url, found.record.slots, found.record.pid) == (url, 0, 0)
+        assert [info.name for info in found.record.models] == ["theirs"]
+        foreign.send_signal(signal.SIGSTOP)
+        down = await wait_for(registry, "w", WorkerState.STARTING, 8)
+        assert down.load.note == f"{url} does not answer"
+        foreign.send_signal(signal.SIGCONT)
+        await wait_for(registry, "w", WorkerState.READY, 8)
+        worker.signal(signal.SIGTERM)
+        assert await worker.exit_code(5) == 0
+        assert await seen(registry, "w") is None
+    assert foreign.poll() is None
+    until(lambda: httpx.get(url + "/health", trust_env=False).status_code == 200)
+
+
+async def test_attaching_to_what_is_not_there_yet(registry: Registry, port: int, tmp_path: Path) -> None:
+    async with agent("--attach", f"http://127.0.0.1:{port}", "--name", "w", state_dir=tmp_path) as worker:
+        await auntil(lambda: worker.says("refuses connections"), 10)
+        await auntil(lambda: noted(registry, "refuses connections"), 5)
+
+
+async def test_a_supervisor_hears_through_its_pipe(registry: Registry, args: list[str], tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    command = [sys.executable, "-m", "router.cli", "worker", *args]
+    fake = f"{sys.executable} {fakevllm.__file__}"
+    env = {**os.environ, "VLLAMA_STATE_DIR": str(tmp_path), "VLLAMA_VLLM": fake, "VLLAMA_STATUS_FD": str(writing)}
+    process = await asyncio.create_subprocess_exec(
+        *command, env=env, pass_fds=(writing,), stderr=asyncio.subprocess.PIPE
+    )
+    os.close(writing)
+    await wait_for(registry, "w", WorkerState.READY)
+    process.terminate()
+    _, written = await process.communicate()
+    with os.fdopen(reading) as pipe:
+        states = [json.loads(line) for line in pipe]
+    assert [status["state"] for status in states] == ["starting", "ready"]
+    assert states[1]["models"] == ["tiny"]
+    assert written == b""
+
+
+async def noted(registry: Registry, words: str) -> bool:
+    found = await seen(registry, "w")
+    return found is not None and words in found.load.note
+
+
+async def wait_running(registry: Registry, count: int) -> None:
+    async def running() -> bool:
+        found = await seen(registry, "w")
+        return found is not None and found.load.running == count
+
+    await auntil(running, 10, f"{count} running requests")

@@ -1,0 +1,126 @@
+"""Worker agents as programs of their own, over a fake vLLM, and what the registry says of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from tests.support import fakevllm
+from tests.support.until import auntil
+from workers.record import Load, WorkerRecord, WorkerState
+from workers.registry import Registry
+from workers.signature import unseal
+
+FAKE = f"{sys.executable} {fakevllm.__file__}"
+
+
+def group(pid: int) -> list[psutil.Process]:
+    """The living processes of a process group."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if os.getpgid(process.pid) == pid and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+@dataclass
+class AgentProcess:
+    """`vllama worker` under test. `lines` is what it wrote to the terminal."""
+
+    process: asyncio.subprocess.Process
+    lines: list[str] = field(default_factory=list)
+
+    def says(self, words: str) -> bool:
+        return any(words in line for line in self.lines)
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def exit_code(self, timeout: float = 20.0) -> int:
+        return await asyncio.wait_for(self.process.wait(), timeout)
+
+
+@asynccontextmanager
+async def agent(
+    *args: str, state_dir: Path, env: Mapping[str, str] | None = None, program: str = FAKE
+) -> AsyncIterator[AgentProcess]:
+    """Starts `vllama worker ARGS`; at the end it and all that it left are gone."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("VLLAMA_", "OLLAMA_", "REDIS"))}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "router.cli", "worker", *args),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={**kept, "VLLAMA_STATE_DIR": str(state_dir), "VLLAMA_VLLM": program, **(env or {})},
+    )
+    running = AgentProcess(process)
+    reading = asyncio.create_task(_read(process.stdout, running.lines))
+    try:
+        yield running
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        await reading
+
+
+async def _read(stream: asyncio.StreamReader | None, lines: list[str]) -> None:
+    assert stream is not None
+    async for line in stream:
+        lines.append(line.decode().rstrip())
+
+
+@dataclass
+class Seen:
+    """A worker as the registry has it."""
+
+    record: WorkerRecord
+    load: Load
+
+
+async def seen(registry: Registry, worker_id: str, secret: bytes | None = None) -> Seen | None:
+    snapshot = await registry.snapshot()
+    if not snapshot.records or worker_id not in snapshot.records or worker_id not in snapshot.loads:
+        return None
+    envelope = snapshot.records[worker_id]
+    record = unseal(envelope, worker_id=worker_id, fleet=registry.fleet, secret=secret, unsigned=secret is None)
+    return Seen(record, snapshot.loads[worker_id].load)
+
+
+async def wait_for(
+    registry: Registry,
+    worker_id: str,
+    state: WorkerState,
+    timeout: float = 15.0,
+    *,
+    restarts: int | None = None,
+    secret: bytes | None = None,
+) -> Seen:
+    """Wait until the registry has the worker in this state, and with that many restarts if given."""
+
+    async def look() -> Seen | None:
+        found = await seen(registry, worker_id, secret)
+        if found is None or found.load.state is not state or restarts not in (None, found.load.restarts):
+            return None
+        return found
+
+    found = await auntil(look, timeout, f"{worker_id} to be {state}")
+    assert found is not None
+    return found
+
+
+async def wait_gone(registry: Registry, worker_id: str, timeout: float = 15.0) -> None:
+    async def look() -> bool:
+        return await seen(registry, worker_id) is None
+
+    await auntil(look, timeout, f"{worker_id} to leave")
