@@ -101,8 +101,11 @@ def is_cloud(text: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def lookup_key(text: str) -> str:
-    """The key to find a model by; remembered, for it is asked for several times per request. vLLM serves any name, also such as Ollama's grammar does not have
-    (a path, a dot in the namespace): these are known under their exact spelling only."""
+    """The key to find a model by; remembered, for it is asked for several times per request.
+
+    vLLM serves any name, also such as Ollama's grammar does not have (a path, a dot in the namespace): these are
+    known under their exact spelling only.
+    """
     try:
         return parse(text).key
     except InvalidName:
