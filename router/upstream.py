@@ -108,21 +108,19 @@ class UpstreamClient:
         connection = Connection(endpoint, self._pool)
         attempt = asyncio.timeout(timeout)
         self._attempts.add(attempt)
-        made = False
         try:
             async with attempt:
                 await asyncio.get_running_loop().create_connection(
                     lambda: connection, endpoint.host, endpoint.port, ssl=endpoint.tls
                 )
-            made = not self._closed
+            if self._closed:
+                connection.abort()
         except (OSError, UnicodeError, OverflowError) as error:
             why = f"no connection within {timeout:g} s" if attempt.expired() else error or type(error).__name__
             raise ConnectFailed(f"{where}: {why}") from error
         finally:
             self._attempts.discard(attempt)
             self._pool.changed.set()
-            if not made:
-                connection.abort()
         if connection.closed:
             raise ConnectionLost(f"{where}: closed as soon as it was connected")
         self._pool.add(connection)

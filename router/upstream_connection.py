@@ -17,8 +17,11 @@ class Owner(Protocol):
         """Its response is complete and it may serve another request."""
 
     def gone(self, connection: Connection) -> None:
-        """Its socket is closed. Not called where the event loop never says so: a connection counts as open
-        only once it has been returned to whoever asked for it."""
+        """Its socket is closed.
+
+        Owners count a connection from when the event loop has handed it over, not from `connection_made`:
+        where its making is cancelled, uvloop can announce it all the same and never report its end.
+        """
 
 
 class Connection(asyncio.Protocol):
@@ -32,7 +35,6 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
         self._reading = True
-        self._unwanted = False
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "idle" if self._exchange is None else "in use"
@@ -78,9 +80,7 @@ class Connection(asyncio.Protocol):
             transport.pause_reading()
 
     def abort(self) -> None:
-        """Close the socket at once, or as soon as there is one; an exchange in progress fails with
-        ConnectionLost."""
-        self._unwanted = True
+        """Close the socket at once; an exchange in progress fails with ConnectionLost."""
         if self._exchange is not None:
             self._exchange.fail(ConnectionLost("closed by this side"))
         if self._transport is not None:
@@ -90,8 +90,6 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        if self._unwanted:
-            self._transport.abort()  # uvloop can announce a connection after its making was cancelled
 
     def data_received(self, data: bytes) -> None:
         if self._exchange is not None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from router.transport import Client, Endpoint
+from router.transport import Client, Endpoint, TransportError
 from router.upstream import UpstreamClient
 from tests.support.exchanges import Record, get, whole
 from tests.support.raw_server import RawServer, bytewise, hold, request, request_head, when
@@ -122,6 +122,34 @@ async def test_cancelled_after_any_number_of_turns_of_the_loop(
             assert turns < 2000
         assert turns > 20
         assert task.result() == BODY
+        await client.aclose()
+        await auntil(lambda: all(peer.left.is_set() for peer in server.peers), 1)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_closed_after_any_number_of_turns_of_the_loop(
+    tls: bool, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    """Ours only: the oracle leaves streams to their owners."""
+    async with RawServer([request, bytewise(STREAM), hold], tls=server_tls if tls else None) as server:
+        endpoint = Endpoint("127.0.0.1", server.port, "", client_tls if tls else None)
+        turns = 0
+        while True:
+            client = UpstreamClient()
+            task = asyncio.ensure_future(pulled(client, endpoint))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if task.done():
+                break
+            await asyncio.wait_for(client.aclose(), 1)
+            assert repr(client) == "<UpstreamClient 0 open, 0 idle, 0 in use, 0 connecting>"
+            try:
+                assert await task == BODY  # it was complete in the same turn
+            except TransportError:
+                turns += 1
+            else:
+                break
+        assert turns > 20
         await client.aclose()
         await auntil(lambda: all(peer.left.is_set() for peer in server.peers), 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -162,6 +163,16 @@ async def test_idle_connections_expire() -> None:
         assert client.counts.idle == 4
         await auntil(lambda: server.gone == 4)
         assert repr(client) == "<UpstreamClient 0 open, 0 idle, 0 in use, 0 connecting>"
+    await client.aclose()
+
+
+async def test_a_connection_that_expired_while_the_loop_was_busy_is_not_used() -> None:
+    client = UpstreamClient(idle_expiry=0.05)
+    async with RawServer([request, ANSWER, hold]) as server:
+        await whole(await get(client, server.endpoint))
+        time.sleep(0.1)  # noqa: ASYNC251 - the loop is to be blocked
+        await whole(await get(client, server.endpoint))
+        assert len(server.peers) == 2
     await client.aclose()
 
 
