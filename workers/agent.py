@@ -136,7 +136,8 @@ class Agent:
         await self._server.drain(deadline)
         await _cancel(beating)
         with contextlib.suppress(RegistryUnavailable, TimeoutError):
-            await asyncio.wait_for(self._announcer.leave(), LEAVE_TIMEOUT)
+            async with asyncio.timeout(LEAVE_TIMEOUT):
+                await self._announcer.leave()
         await self._server.stop(max(0.0, deadline - time.monotonic()))
 
     async def _unless_hurried(self, work: Coroutine[object, object, None]) -> None:
@@ -149,7 +150,8 @@ class Agent:
                 self._say("stopping now")
                 await _cancel(task)
                 with contextlib.suppress(RegistryUnavailable, TimeoutError):
-                    await asyncio.wait_for(self._announcer.leave(), LEAVE_TIMEOUT / 3)
+                    async with asyncio.timeout(LEAVE_TIMEOUT / 3):
+                        await self._announcer.leave()
         finally:
             await _cancel(task, hurried)
 
@@ -221,10 +223,15 @@ def _signals(stop: Callable[[], None]) -> Iterator[None]:
 
 
 async def _cancel(*tasks: asyncio.Task[object] | asyncio.Task[None] | asyncio.Task[bool]) -> None:
-    """Cancel and wait; what the tasks raise is for others to look at."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
+    """Cancel and wait; what the tasks raise is for others to look at.
+
+    Again and again: a cancellation that comes just when something else is done may be swallowed on its way.
+    """
+    pending: set[asyncio.Task[object] | asyncio.Task[None] | asyncio.Task[bool]] = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.1)
 
 
 def _to_stderr(line: str) -> None:

@@ -109,7 +109,8 @@ class Announcer:
             return
         pause = self._interval * self._rng.uniform(1 - JITTER, 1 + JITTER)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), pause)
+            async with asyncio.timeout(pause):
+                await self._woken.wait()
 
     async def _send(self) -> None:
         self._woken.clear()

@@ -120,9 +120,8 @@ class Run:
 
     async def died_within(self, seconds: float) -> Exit | None:
         """How the server itself ended, if it does within that time; the rest of its tree may still be there."""
-        with contextlib.suppress(TimeoutError):
-            return await asyncio.wait_for(asyncio.shield(self._died), seconds)
-        return None
+        await asyncio.wait([self._died], timeout=seconds)
+        return self._died.result() if self._died.done() else None
 
     async def stop(self, grace: float) -> Exit:
         """SIGTERM now, SIGKILL to the whole tree after `grace` seconds; 0 kills at once. May be called again,
