@@ -10,6 +10,7 @@ For load tests, fault tests, and trying a routing file. It says what it is: in i
     answers.py      pure: what is answered, as a function of the prompt's tokens
     vocabulary.py   pure: a reversible tokenizer
     requests.py     pure: request bodies, checked as vLLM checks them
+    context.py      pure: prompts that are too long
     errors.py       pure: vLLM's error answers
     chunks.py       pure: streamed answers;  documents.py  pure: whole ones
     inference.py    requests to generations;  routes.py  everything else;  embedding.py  vectors

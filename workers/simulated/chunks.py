@@ -226,29 +226,26 @@ class CompletionStream(Stream):
         super().__init__(*args, **kwargs)
         self._echo = echo
         self._offset = 0
-        self._prompt_told = False
+        self._prompt_told = not (echo or self.head.return_token_ids)
+        self._plain = self._plain and not echo
         self._text = self._prefix + b'"text":'
         self._tail = (
             b',"logprobs":null,"finish_reason":null,"stop_reason":null,"prompt_token_ids":null,"token_ids":null}]}\n\n'
         )
 
-    def open(self) -> None:
-        if self._echo:
-            self._write(self._text + encode(self._echo) + self._tail)
-
     def plain(self, token: Token) -> None:
         self._write(self._text + token.json + self._tail)
 
     def event(self, group: Sequence[Token], finish: str, stop_reason: str | None) -> dict[str, Any] | None:
-        text = "".join(token.text for token in group)
+        text = self._echo + "".join(token.text for token in group)
+        self._echo = ""
         choice: dict[str, Any] = {"text": text, "logprobs": None}
         if self.head.logprobs is not None:
             choice["logprobs"] = completion_logprobs(group, self.head.logprobs, self._offset)
         self._offset += len(text)
         choice["finish_reason"] = finish or None
         choice["stop_reason"] = stop_reason
-        told = self._prompt_told or not self.head.return_token_ids
-        choice["prompt_token_ids"] = None if told else list(self.head.prompt_ids)
+        choice["prompt_token_ids"] = None if self._prompt_told else list(self.head.prompt_ids)
         self._prompt_told = True
         choice["token_ids"] = self._ids(group)
         return choice

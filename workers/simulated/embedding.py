@@ -8,8 +8,6 @@ import math
 import struct
 from collections.abc import Sequence
 
-from workers.simulated import vocabulary
-
 
 def vector(tokens: Sequence[int], dimensions: int) -> list[float]:
     """A unit vector that adds up a direction for each token, so that texts with common words are near."""
@@ -28,15 +26,13 @@ def as_base64(values: Sequence[float]) -> str:
     return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()
 
 
-def prompts(given: str | list[int] | list[str] | list[list[int]]) -> list[list[int]]:
-    """The input in any of its forms as token ids, one list for each text."""
+def prompts(given: str | list[int] | list[str] | list[list[int]]) -> list[str | list[int]]:
+    """The input in any of its forms as a list of texts, each as text or as token ids."""
     if isinstance(given, str):
-        return [vocabulary.encode(given)]
+        return [given]
     if given and isinstance(given[0], int):
         return [[token for token in given if isinstance(token, int)]]
-    return [
-        vocabulary.encode(part) if isinstance(part, str) else list(part) for part in given if not isinstance(part, int)
-    ]
+    return [part if isinstance(part, str) else list(part) for part in given if not isinstance(part, int)]
 
 
 def _direction(token: int, dimensions: int) -> list[float]:

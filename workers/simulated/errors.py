@@ -24,17 +24,25 @@ class Refusal(Exception):
     """The request is answered with an error.
 
     `kind` is vLLM's error type: "BadRequestError" for values out of range, but "Bad Request" (the status's
-    own phrase) for bodies of the wrong shape.
+    own phrase) for bodies of the wrong shape. `inside`: vLLM finds it out only when the 200 of the stream is out,
+    so that it is the stream's one event.
     """
 
     def __init__(
-        self, message: str, *, status: int = 400, kind: str = "BadRequestError", param: str | None = None
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        kind: str = "BadRequestError",
+        param: str | None = None,
+        inside: bool = False,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.status = status
         self.kind = kind
         self.param = param
+        self.inside = inside
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -50,15 +58,21 @@ class Refusal(Exception):
         return b"data: " + spaced(self.fields) + b"\n\n"
 
 
-def parameter(message: str, param: str, value: object = None) -> Refusal:
+def parameter(message: str, param: str, value: object = None, *, inside: bool = False) -> Refusal:
     """A refused parameter. vLLM adds its name, and its value where it has one, to the message."""
     shown = f"parameter={param}" if value is None else f"parameter={param}, value={value}"
-    return Refusal(f"{message} ({shown})", param=param)
+    return Refusal(f"{message} ({shown})", param=param, inside=inside)
 
 
 def unknown_model(name: str, served: tuple[str, ...]) -> Refusal:
+    """`served` is () for embeddings, where vLLM tells neither the names nor the parameter."""
     aliases = f" Valid aliases: {', '.join(served)}." if served else ""
-    return Refusal(f"The model `{name}` does not exist.{aliases}", status=404, kind="NotFoundError", param="model")
+    return Refusal(
+        f"The model `{name}` does not exist.{aliases}",
+        status=404,
+        kind="NotFoundError",
+        param="model" if served else None,
+    )
 
 
 def too_long(limit: int, tokens: int, *, exact: bool) -> Refusal:

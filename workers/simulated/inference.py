@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from workers.simulated import answers, errors, script, template, vocabulary
+from workers.simulated import answers, context, errors, script, template, vocabulary
 from workers.simulated.answers import Call, Wants
 from workers.simulated.chunks import ChatStream, CompletionStream, Head, Stream
 from workers.simulated.documents import Collected, chat_document, completion_document
@@ -31,6 +31,9 @@ from workers.simulated.runner import Runner
 from workers.simulated.wire import Exchange, Request
 
 FINGERPRINT = f"vllm-{VERSION}"
+ADMISSION_WINDOW = 0.005
+"""Seconds between vLLM's first check of its limit and the request's being counted. Requests that arrive together
+all pass the check; the engine then refuses those too many, whose 200 is out already."""
 COMPLETION_TOKENS = 16
 """What /v1/completions generates where max_tokens is absent or null."""
 
@@ -66,12 +69,12 @@ class Inference:
         self.check_model(asked.model)
         self._check_chat(asked)
         thinking = self._options.reasoning and not _thinking_off(asked)
-        prompt = self._limit(self._chat_prompt(asked, thinking), asked.truncate_prompt_tokens)
+        prompt = self._limit(self._chat_prompt(asked, thinking), asked)
         call = self._call(asked)
         wants = Wants(
             thinking=thinking and not asked.continue_final_message,
             call=call,
-            document=_document(asked.response_format, answers.question(prompt)),
+            document=_document(asked, answers.question(prompt)),
             length=self._options.answer_tokens,
         )
         head = self._head("chatcmpl-", asked, request, prompt, asked.top_logprobs or 0 if asked.logprobs else None)
@@ -83,10 +86,8 @@ class Inference:
         """POST /v1/completions. Raises Refusal."""
         asked = parse_completion(request.body, request.headers.get("content-type", ""), self._options.max_stop_strings)
         self.check_model(asked.model)
-        prompt = self._limit(_completion_prompt(asked), asked.truncate_prompt_tokens)
-        wants = Wants(
-            document=_document(asked.response_format, answers.question(prompt)), length=self._options.answer_tokens
-        )
+        prompt = self._limit(_completion_prompt(asked), asked)
+        wants = Wants(document=_document(asked, answers.question(prompt)), length=self._options.answer_tokens)
         head = self._head("cmpl-", asked, request, prompt, asked.logprobs)
         job = self._job(exchange, fault)
         echo = vocabulary.decode(prompt) if asked.echo else ""
@@ -131,27 +132,23 @@ class Inference:
             continue_final=asked.continue_final_message,
         )
 
-    def _limit(self, prompt: str | list[int], truncate: int | None) -> list[int]:
+    def _limit(self, prompt: str | list[int], asked: ChatRequest | CompletionRequest) -> list[int]:
         """The prompt's tokens, cut if the request wants that. Raises Refusal where they are too many."""
+        truncate = asked.truncate_prompt_tokens
         limit = self._options.max_model_len
         if truncate is not None and truncate > limit:
             raise errors.parameter(
-                f"truncate_prompt_tokens={truncate} cannot be greater than max_model_len={limit}. Please request a "
+                f"truncate_prompt_tokens={truncate} cannot be greater than max_model_len = {limit}. Please request a "
                 "smaller truncation size.",
                 "truncate_prompt_tokens",
                 truncate,
             )
         if truncate == 0:
-            raise Refusal("The decoder prompt cannot be empty")
-        bound = limit * vocabulary.LONGEST
-        if truncate is None and isinstance(prompt, str) and len(prompt) > bound:
-            raise errors.too_many_characters(limit, len(prompt), bound)
-        tokens = vocabulary.encode(prompt) if isinstance(prompt, str) else prompt
+            raise Refusal("The decoder prompt cannot be empty", inside=bool(asked.stream))
+        tokens = context.tokens_of(prompt, limit, truncated=truncate is not None)
         if truncate is not None:
             return tokens[-(limit - 1 if truncate == -1 else truncate) :]
-        if len(tokens) >= limit:
-            exact = not isinstance(prompt, str)
-            raise errors.too_long(limit, len(tokens) if exact else limit + 1, exact=exact)
+        context.check(prompt, tokens, limit, room=1)
         return tokens
 
     def _call(self, asked: ChatRequest) -> Call | None:
@@ -247,9 +244,12 @@ class Inference:
         if asked.stream:
             job.exchange.begin()
         self._metrics.limited(ending.limit)
-        # as in vLLM, requests that arrive together all pass the first check; the engine then refuses some of
-        # them whose 200 is out already
-        asyncio.get_running_loop().call_soon(self._register, job, Generation(prompt, whole, ending, job))
+        loop = asyncio.get_running_loop()
+        generation = Generation(prompt, whole, ending, job)
+        if self._options.max_num_queued_reqs is None:
+            loop.call_soon(self._register, job, generation)
+        else:
+            loop.call_later(ADMISSION_WINDOW, self._register, job, generation)
 
     def _register(self, job: Job, generation: Generation) -> None:
         if job.over:
@@ -362,15 +362,16 @@ def _thinking_off(asked: ChatRequest) -> bool:
     return wanted is False or (wanted is None and asked.reasoning_effort == "none")
 
 
-def _document(wanted: Any, question: str) -> str | None:
+def _document(asked: ChatRequest | CompletionRequest, question: str) -> str | None:
     """The JSON that a response format asks for. Raises Refusal for a schema that is none."""
+    wanted = asked.response_format
     if wanted is None or wanted.type == "text":
         return None
     if wanted.type == "json_object":
         return answers.document(None, question)
-    schema = wanted.json_schema.schema_ or {}
+    schema = (wanted.json_schema and wanted.json_schema.schema_) or {}
     if (bad := answers.invalid_type(schema)) is not None:
-        raise Refusal(f"Grammar error: Invalid type: {bad}")
+        raise Refusal(f"Grammar error: Invalid type: {bad}", inside=bool(asked.stream))
     return answers.document(schema, question)
 
 
@@ -385,7 +386,7 @@ def _completion_prompt(asked: CompletionRequest) -> str | list[int]:
         try:
             vocabulary.decode(prompt)
         except ValueError as error:
-            raise Refusal(str(error)) from error
+            raise Refusal(str(error), inside=bool(asked.stream)) from error
     given: str | list[int] = prompt
     return given
 

@@ -193,7 +193,7 @@ def parse_chat(body: bytes, content_type: str, max_stop: int = MAX_STOP_STRINGS)
     request: ChatRequest = _validate(ChatRequest, data)
     _check_sampling(request, request.max_completion_tokens or request.max_tokens)
     if request.logprobs:
-        _check_logprobs(request.top_logprobs or 0)
+        _check_logprobs(request.top_logprobs or 0, request.stream)
     return request
 
 
@@ -209,7 +209,7 @@ def parse_completion(body: bytes, content_type: str, max_stop: int = MAX_STOP_ST
     if request.prompt == []:
         raise Refusal("You must pass at least one prompt")
     _check_sampling(request, request.max_tokens)
-    _check_logprobs(request.logprobs or 0)
+    _check_logprobs(request.logprobs or 0, request.stream)
     return request
 
 
@@ -406,10 +406,11 @@ def _within(name: str, value: float | None, low: int, high: int) -> None:
         raise Refusal(f"{name} must be in [{low}, {high}], got {value}.")
 
 
-def _check_logprobs(wanted: int) -> None:
+def _check_logprobs(wanted: int, stream: bool | None) -> None:
     if wanted > MAX_LOGPROBS:
         raise parameter(
             f"Requested sample logprobs of {wanted}, which is greater than max allowed: {MAX_LOGPROBS}",
             "logprobs",
             wanted,
+            inside=bool(stream),
         )

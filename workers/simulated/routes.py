@@ -10,7 +10,8 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from workers.simulated import embedding, errors, script, template, vocabulary
+from workers.simulated import context, embedding, errors, script, template, vocabulary
+from workers.simulated.chunks import DONE
 from workers.simulated.errors import Answer, Refusal
 from workers.simulated.inference import Inference
 from workers.simulated.metrics import CONTENT_TYPE, Metrics
@@ -99,6 +100,12 @@ class Routes:
             else:
                 answer = self._answer(request)
         except Refusal as refusal:
+            if refusal.inside:
+                exchange.begin()
+                exchange.event(refusal.event)
+                exchange.event(DONE)
+                exchange.end()
+                return
             answer = refusal.answer
         if request.path in self._allowed:
             self._metrics.answered(request.path, request.method, answer.status)
@@ -220,11 +227,12 @@ class Routes:
             )
         limit = self._options.max_model_len
         data, count = [], 0
-        for index, tokens in enumerate(embedding.prompts(asked.input)):
-            if asked.truncate_prompt_tokens is not None:
-                tokens = tokens[: limit if asked.truncate_prompt_tokens == -1 else asked.truncate_prompt_tokens]
-            if len(tokens) > limit:
-                raise errors.too_long(limit, limit + 1, exact=False)
+        truncate = asked.truncate_prompt_tokens
+        for index, prompt in enumerate(embedding.prompts(asked.input)):
+            tokens = context.tokens_of(prompt, limit, truncated=truncate is not None)
+            if truncate is not None:
+                tokens = tokens[: limit if truncate == -1 else truncate]
+            context.check(prompt, tokens, limit, room=0)
             count += len(tokens)
             values = embedding.vector(tokens, self._options.dimensions)
             shown = embedding.as_base64(values) if asked.encoding_format == "base64" else values

@@ -66,9 +66,10 @@ class Service(Protocol):
 class Exchange:
     """The answer to one request. Everything after the end, or after the client left, is ignored."""
 
-    __slots__ = ("_buffer", "_connection", "ended", "garbled", "on_lost", "on_resume", "split", "started")
+    __slots__ = ("_bodiless", "_buffer", "_connection", "ended", "garbled", "on_lost", "on_resume", "split", "started")
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, bodiless: bool = False) -> None:
+        self._bodiless = bodiless
         self._connection = connection
         self._buffer: list[bytes] = []
         self.started = False
@@ -95,7 +96,8 @@ class Exchange:
         headers = (*answer.headers, ("content-length", str(len(answer.body))))
         if answer.body:
             headers += (("content-type", answer.content_type),)
-        self._write(self._connection.head(answer.status, headers) + answer.body)
+        body = b"" if self._bodiless else answer.body
+        self._write(self._connection.head(answer.status, headers) + body)
         self._finish()
 
     def begin(self) -> None:
@@ -313,7 +315,7 @@ class Connection(asyncio.Protocol):
     def _answer(self) -> None:
         request = self._waiting.popleft()
         self._close = not request.keep_alive
-        self._exchange = Exchange(self)
+        self._exchange = Exchange(self, bodiless=request.method == "HEAD")
         self._service.handle(request, self._exchange)
 
     def _write_byte(self) -> None:

@@ -1,0 +1,194 @@
+"""Real vLLM servers for tests: started when first asked for, shared by the tests after that, few at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+
+from tests.support.until import until
+from workers.lifeline import die_with_parent
+
+START_TIMEOUT = 300.0
+STOP_TIMEOUT = 20.0
+CI_ENVIRONMENT = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "TORCHDYNAMO_DISABLE": "1",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "OMP_NUM_THREADS": "1",
+}
+"""Small, offline, and without the compiler that makes first requests take ten seconds."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a server serves, and how."""
+
+    name: str
+    """Served name."""
+    folder: Path
+    flags: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+
+
+class VllmServer:
+    """One running server. One that somebody else runs has no process, and is never ended."""
+
+    def __init__(self, spec: Spec, url: str, process: subprocess.Popen[bytes] | None, log: Path | None) -> None:
+        self.spec = spec
+        self.url = url
+        self.process = process
+        self._log = log
+
+    @property
+    def model(self) -> str:
+        return self.spec.name
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    @property
+    def alive(self) -> bool:
+        return self.process is None or self.process.poll() is None
+
+    def engine(self) -> psutil.Process:
+        """The process that generates, a child of the server."""
+        assert self.process is not None
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return next(child for child in children if "EngineCore" in " ".join(child.cmdline()) + child.name())
+
+    def log(self) -> str:
+        """The end of what it wrote."""
+        return self._log.read_text(errors="replace")[-3000:] if self._log is not None else ""
+
+    def stop(self) -> None:
+        """End it and all its children. Idempotent."""
+        if self.process is None:
+            return
+        if self.process.poll() is None:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(STOP_TIMEOUT)
+        # vLLM's engine can outlive its server by seconds; it is in the group that was made for the server
+        group = self.process.pid
+        until(lambda: not _kill_group(group), STOP_TIMEOUT, f"the end of process group {group}")
+        self.process.wait()
+
+
+def start(command: Sequence[str], spec: Spec, logs: Path) -> VllmServer:
+    """Start a server and wait until it is ready. Raises AssertionError with the end of its log."""
+    port = _free_port()
+    log = Path(tempfile.mkdtemp(dir=logs)) / "vllm.log"
+    line = [*command, "serve", str(spec.folder), "--served-model-name", spec.name]
+    line += ["--host", "127.0.0.1", "--port", str(port), "--enforce-eager", *spec.flags]
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            line,
+            env={**os.environ, **CI_ENVIRONMENT, **dict(spec.env)},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509  it takes no locks
+        )
+    server = VllmServer(spec, f"http://127.0.0.1:{port}", process, log)
+    try:
+        until(lambda: _is_ready(server), START_TIMEOUT, f"vLLM with {spec.name}", interval=0.2)
+    except AssertionError as error:
+        server.stop()
+        raise AssertionError(f"{error}\n{server.log()}") from None
+    return server
+
+
+class Servers:
+    """Starts servers lazily, keeps at most `limit` alive, and ends the one not used for the longest time.
+
+    `running` are URLs of servers that somebody else runs; one that serves a wanted name is used as it is.
+    """
+
+    def __init__(
+        self, command: Callable[[], Sequence[str]], logs: Path, *, limit: int = 2, running: Sequence[str] = ()
+    ) -> None:
+        self._command = command
+        self._logs = logs
+        self._limit = limit
+        self._running = running
+        self._alive: OrderedDict[Spec, VllmServer] = OrderedDict()
+        self.started: list[tuple[str, float]] = []
+        """Names and seconds of all starts."""
+
+    def get(self, spec: Spec, *, own: bool = False) -> VllmServer:
+        """A ready server. `own`: one that may be killed, so not one that somebody else runs."""
+        if not own and (found := self._find(spec)) is not None:
+            return found
+        server = self._alive.pop(spec, None)
+        if server is not None and not server.alive:
+            server.stop()
+            server = None
+        if server is None:
+            while len(self._alive) >= self._limit:
+                self._alive.popitem(last=False)[1].stop()
+            begun = time.monotonic()
+            server = start(self._command(), spec, self._logs)
+            self.started.append((spec.name, time.monotonic() - begun))
+        self._alive[spec] = server
+        return server
+
+    def stop(self) -> None:
+        """End all of them."""
+        for server in self._alive.values():
+            server.stop()
+        self._alive.clear()
+
+    def _find(self, spec: Spec) -> VllmServer | None:
+        for url in self._running:
+            models = httpx.get(f"{url}/v1/models", trust_env=False).json()["data"]
+            if models[0]["id"] == spec.name:
+                return VllmServer(spec, url.rstrip("/"), None, None)
+        return None
+
+
+def _is_ready(server: VllmServer) -> bool:
+    if not server.alive:
+        raise AssertionError(f"vLLM with {server.model} ended with code {server.process and server.process.returncode}")
+    try:
+        return httpx.get(f"{server.url}/health", trust_env=False, timeout=2.0).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _kill_group(group: int) -> bool:
+    """Kill a process group. False once nobody but zombies is in it."""
+    members = [process for process in psutil.process_iter() if _group_of(process) == group]
+    if not members:
+        return False
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _group_of(process: psutil.Process) -> int | None:
+    try:
+        return None if process.status() == psutil.STATUS_ZOMBIE else os.getpgid(process.pid)
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        return None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

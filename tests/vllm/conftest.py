@@ -1,0 +1,116 @@
+"""Real vLLM for the tests beside this file.
+
+A server starts when a test first asks for it and serves all later tests; at most two are alive at a time, for
+each takes 3 GB and, while it starts, two cores. Tests may run longer here than elsewhere, since a start counts
+as part of the test that causes it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.vllm import Servers, Spec, VllmServer
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).parent
+MODELS = ROOT / ".models"
+TIMEOUT = 600
+METRICS = ("--enable-per-request-metrics", "--enable-prompt-tokens-details")
+TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--reasoning-parser", "qwen3")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.vllm)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(TIMEOUT))
+
+
+def _needed(path: Path, what: str) -> Path:
+    """Tests on real vLLM are part of the whole: what they lack makes them fail, not go by in silence."""
+    if not path.exists():
+        pytest.fail(f"{what} is missing: run `make test`, which sets it up ({path.relative_to(ROOT)})", pytrace=False)
+    return path
+
+
+# --- what the set-up has made ---
+
+
+@pytest.fixture(scope="session")
+def vllm_command() -> list[str]:
+    """vLLM's program, without arguments."""
+    return [str(_needed(ROOT / ".venv-vllm" / "bin" / "vllm", "vLLM for the CPU"))]
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The folder of SmolLM2-135M-Instruct: chat, no tools, no thinking."""
+    return _needed(MODELS / "smollm2-135m-instruct", "the model SmolLM2")
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen3() -> Path:
+    """A model that thinks, calls tools, and says the same every time at temperature 0."""
+    return _needed(MODELS / "tiny-qwen3", "the test model tiny-qwen3")
+
+
+@pytest.fixture(scope="session")
+def tiny_bert() -> Path:
+    """An embedding model of 64 dimensions."""
+    return _needed(MODELS / "embed" / "bert", "the test model embed/bert")
+
+
+@pytest.fixture(scope="session")
+def no_template() -> Path:
+    """A model without a chat template: it completes, and cannot chat."""
+    return _needed(MODELS / "tiny-plain", "the test model tiny-plain")
+
+
+# --- servers ---
+
+
+@pytest.fixture(scope="session")
+def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Everything that is started, ended after the last test."""
+    running = [url for url in os.environ.get("VLLAMA_TEST_VLLM_URL", "").split(",") if url]
+    made = Servers(lambda: request.getfixturevalue("vllm_command"), tmp_path_factory.mktemp("vllm"), running=running)
+    yield made
+    made.stop()
+    if made.started:
+        starts = ", ".join(f"{name} in {seconds:.0f} s" for name, seconds in made.started)
+        print(f"\nvLLM was started {len(made.started)} times: {starts}")  # noqa: T201
+
+
+@pytest.fixture
+def smollm2_vllm(servers: Servers, smollm2: Path) -> VllmServer:
+    """SmolLM2 as smollm2:135m, 2048 tokens of context, 8 slots."""
+    flags = ("--max-model-len", "2048", "--max-num-seqs", "8", *METRICS)
+    return servers.get(Spec("smollm2:135m", smollm2, flags))
+
+
+@pytest.fixture
+def tiny_qwen3_spec(tiny_qwen3: Path) -> Spec:
+    return Spec("tiny-qwen3", tiny_qwen3, ("--max-model-len", "1024", *METRICS, *TOOLS))
+
+
+@pytest.fixture
+def tiny_qwen3_vllm(servers: Servers, tiny_qwen3_spec: Spec) -> VllmServer:
+    """tiny-qwen3 with tools and thinking, 1024 tokens of context."""
+    return servers.get(tiny_qwen3_spec)
+
+
+@pytest.fixture
+def tiny_bert_vllm(servers: Servers, tiny_bert: Path) -> VllmServer:
+    """tiny-bert, 512 tokens of context."""
+    return servers.get(Spec("tiny-bert", tiny_bert))
+
+
+@pytest.fixture
+def no_template_vllm(servers: Servers, no_template: Path) -> VllmServer:
+    """tiny-plain, which has no chat template."""
+    return servers.get(Spec("tiny-plain", no_template, METRICS))
