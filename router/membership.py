@@ -63,6 +63,8 @@ class FeedClock:
 
     def __init__(self) -> None:
         self.up = False
+        self.interrupted = False
+        """A poll has failed, and none has succeeded since."""
         self._total = 0.0
         self._last = 0.0
         self._frozen_until = float("-inf")
@@ -71,15 +73,19 @@ class FeedClock:
         """A poll has succeeded."""
         self._total = self.at(now)
         self._last = now
-        self.up = True
+        self.up, self.interrupted = True, False
 
     def lost(self) -> None:
         """A poll has failed: time stands still until one succeeds."""
-        self.up = False
+        self.up, self.interrupted = False, True
 
     def freeze(self, now: float) -> None:
         """Stand still for GRACE. Call it after `polled`."""
         self._frozen_until = now + GRACE
+
+    def running(self, now: float) -> bool:
+        """Whether it does not stand still now."""
+        return self.up and now >= self._frozen_until
 
     def at(self, now: float) -> float:
         """The feed time now: a little later than at the last poll, while the feed is up."""
@@ -145,11 +151,11 @@ class Membership:
     def polled(self, asked: Version, snapshot: Snapshot, found: Mapping[str, Discovered], now: float) -> bool:
         """A poll has succeeded that was sent when `version` was `asked`. `found` are those of its records that
         may be used."""
-        returned, stale = not self._clock.up, asked != self.version
+        returned, stale = self._clock.interrupted, asked != self.version
         self._clock.polled(now)
         emptied = self.version.epoch not in ("", snapshot.version.epoch)
         renewed = emptied or (not stale and snapshot.version.seq < self.version.seq)
-        if self._members and (returned or renewed):
+        if returned or renewed:
             self._clock.freeze(now)
         if snapshot.records is not None and not stale:
             sure = not returned and not renewed and snapshot.collected == self._collected
@@ -256,8 +262,10 @@ class Membership:
         """Put out those whose time is over and who did not answer.
 
         If more than half of a fleet falls silent at once, the fault is more likely this router's: then only
-        those go that are known to be gone.
+        those go that are known to be gone. While feed time stands still nobody goes.
         """
+        if not self._clock.running(now):
+            return
         time = self._clock.at(now)
         present = sum(member.standing is not Standing.OUT for member in self._members.values())
         doubted = [m for m in self._members.values() if m.standing is Standing.DOUBTED]
