@@ -14,7 +14,7 @@ import uvicorn
 from router.transport import Client, ConnectionLost, Endpoint, ResponseTimeout
 from router.upstream import UpstreamClient
 from tests.support.exchanges import Record, get, whole
-from tests.support.raw_server import RawServer, Step, apart, cut, hold, request, reset
+from tests.support.raw_server import RawServer, Step, apart, cut, hold, request, reset, when
 from tests.support.until import auntil
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -164,6 +164,33 @@ async def test_idle_connections_expire() -> None:
         await auntil(lambda: server.gone == 4)
         assert repr(client) == "<UpstreamClient 0 open, 0 idle, 0 in use, 0 connecting>"
     await client.aclose()
+
+
+async def test_connections_that_came_later_expire_later() -> None:
+    client = UpstreamClient(idle_expiry=0.2)
+    go = asyncio.Event()
+    async with RawServer([request, when(go), ANSWER, hold], [request, ANSWER, hold]) as server:
+        late = asyncio.create_task(get(client, server.endpoint))
+        await auntil(lambda: server.requests)
+        await whole(await get(client, server.endpoint))
+        asyncio.get_running_loop().call_later(0.1, go.set)
+        await whole(await late)
+        assert client.counts.idle == 2
+        await auntil(lambda: client.counts.idle == 1)
+        await auntil(lambda: server.gone == 2)
+    await client.aclose()
+
+
+async def test_a_request_at_any_turn_of_the_loop_after_the_worker_closed() -> None:
+    """From before the close is noticed until after it is dealt with."""
+    async with RawServer([request, ANSWER]) as server:
+        for turns in range(20):
+            client = UpstreamClient()
+            await whole(await get(client, server.endpoint))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            assert await whole(await get(client, server.endpoint)) == b"ok"
+            await client.aclose()
 
 
 async def test_a_connection_that_expired_while_the_loop_was_busy_is_not_used() -> None:
