@@ -15,14 +15,24 @@ from typing import IO
 
 from workers.launch import PORTS_TRIED, CannotStart, is_free
 
+PATIENCE = 10.0
+"""Seconds in which a killed agent's vLLM is surely gone."""
+
 
 class Claim:
     """A lock that lasts until `release`, or until this process ends."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
+        file.seek(0)
+        self.inherited = bool(file.read())
+        """Whether the last holder was killed; what it had started may take a few seconds to go."""
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
 
     def release(self) -> None:
+        self._file.truncate(0)
         self._file.close()
 
 
@@ -35,12 +45,21 @@ def claim_id(state_dir: Path, worker_id: str) -> Claim:
 
 
 def claim_port(
-    state_dir: Path, host: str, port: int, *, exact: bool, free: Callable[[str, int], bool] = is_free
+    state_dir: Path,
+    host: str,
+    port: int,
+    *,
+    exact: bool,
+    patience: float = 0.0,
+    free: Callable[[str, int], bool] = is_free,
 ) -> tuple[int, Claim]:
     """A port for vLLM, which binds it only seconds later: this one, or unless `exact` the next free one.
 
-    Raises CannotStart.
+    Blocks for up to `patience` seconds until the first one is free. Raises CannotStart.
     """
+    deadline = time.monotonic() + patience
+    while not free(host, port) and time.monotonic() < deadline:
+        time.sleep(0.1)
     for candidate in range(port, port + (1 if exact else PORTS_TRIED)):
         if candidate > 65535:
             break
@@ -80,7 +99,7 @@ def log_file(state_dir: Path, worker_id: str) -> Path:
 def _lock(path: Path) -> Claim | None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
+        file = path.open("a+")
     except OSError as error:
         raise _unusable(path, error) from error
     try:

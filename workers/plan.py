@@ -70,9 +70,10 @@ def _host(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str], hel
     bound = flags.value("--host") or settings.advertise
     asked = flags.number("--port") or spec.port
     exact = asked is not None or "port" in settings.model_fields_set
-    if spec.name:  # before the port, so that a double is called a double
-        _claim_id(spec.name, settings, held)
-    port, claim = claims.claim_port(state_dir, bound, asked or settings.port, exact=exact)
+    patience = 0.0
+    if spec.name and _claim_id(spec.name, settings, held).inherited:  # before the port: a double is called a double
+        patience = claims.PATIENCE
+    port, claim = claims.claim_port(state_dir, bound, asked or settings.port, exact=exact, patience=patience)
     held.callback(claim.release)
     name = worker_id(spec, socket.gethostname(), port)
     if not spec.name:
@@ -152,12 +153,14 @@ def advertised_url(attached: SplitResult, advertise: str) -> str:
     return f"{attached.scheme}://{bracketed(advertise)}{port}{attached.path}".rstrip("/")
 
 
-def _claim_id(name: str, settings: WorkerSettings, held: ExitStack) -> None:
+def _claim_id(name: str, settings: WorkerSettings, held: ExitStack) -> claims.Claim:
     try:
         check_worker_id(name)
     except ValueError as error:
         raise CannotStart(str(error)) from error
-    held.callback(claims.claim_id(settings.registry.state_dir, name).release)
+    claim = claims.claim_id(settings.registry.state_dir, name)
+    held.callback(claim.release)
+    return claim
 
 
 def _key(settings: WorkerSettings, flags: Flags, env: Mapping[str, str]) -> str | None:

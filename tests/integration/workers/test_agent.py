@@ -201,6 +201,27 @@ async def test_killing_the_agent_takes_vllm_along(registry: Registry, args: list
         await auntil(lambda: not group(found.record.pid), 10, "vLLM to go")
 
 
+async def test_an_agent_that_was_killed_can_be_started_again_at_once(
+    registry: Registry, args: list[str], tmp_path: Path
+) -> None:
+    async with agent(*args, "--fake-deaf", state_dir=tmp_path) as worker:
+        killed = await wait_for(registry, "w", WorkerState.READY)
+        worker.signal(signal.SIGKILL)
+        await worker.exit_code()
+    async with agent(*args, state_dir=tmp_path):
+
+        async def replaced() -> bool:
+            found = await seen(registry, "w")
+            return (
+                found is not None
+                and found.load.state is WorkerState.READY
+                and found.record.generation > killed.record.generation
+            )
+
+        await auntil(replaced, 20, "the new agent to be ready on the old port")
+        assert group(killed.record.pid) == []
+
+
 async def test_started_before_the_registry(args: list[str], tmp_path: Path) -> None:
     async with agent(*args, state_dir=tmp_path) as worker:
         await auntil(lambda: worker.says("ready after"), 15)

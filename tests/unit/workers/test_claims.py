@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,25 @@ def test_an_id_is_held_by_one_agent_until_it_ends(tmp_path: Path) -> None:
     claim_id(tmp_path, "other").release()
     held.release()
     claim_id(tmp_path, "w:1").release()
+
+
+def test_whether_the_last_holder_was_killed_is_known(tmp_path: Path) -> None:
+    killed = "import os; from pathlib import Path; from workers.claims import claim_id\n"
+    killed += f"held = claim_id(Path({str(tmp_path)!r}), 'w'); os._exit(9)"
+    subprocess.run([sys.executable, "-c", killed], check=False)
+    held = claim_id(tmp_path, "w")
+    assert held.inherited
+    held.release()
+    again = claim_id(tmp_path, "w")
+    assert not again.inherited
+    again.release()
+
+
+def test_the_port_of_a_killed_agent_is_waited_for(tmp_path: Path) -> None:
+    answers = iter([False, False, True, True])
+    port, held = claim_port(tmp_path, "h", 8100, exact=True, patience=5, free=lambda host, port: next(answers))
+    assert port == 8100
+    held.release()
 
 
 def test_generations_grow_whatever_the_clock_does(tmp_path: Path) -> None:
