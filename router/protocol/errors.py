@@ -35,18 +35,21 @@ _decode = msgspec.json.Decoder(_Envelope).decode
 
 
 def explain_upstream(status: int, body: bytes) -> str:
-    """One plain string for the `error` field of an answer, whatever shape the worker's body has."""
+    """One plain string for the `error` field of an answer, whatever shape the worker's body has. Never empty."""
+    return _explain(body) or f"the worker answered with HTTP status {status}"
+
+
+def _explain(body: bytes) -> str:
     try:
         envelope = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         text = body[:_SHOWN].decode("utf-8", "replace").strip()
-        return text if text and not text.startswith("<") else f"the worker answered with HTTP status {status}"
+        return "" if text.startswith("<") else text
     if isinstance(envelope.error, str):
         return _plain(envelope.error)
     if envelope.error is not None and envelope.error.message:
         return explain_event(envelope.error)
-    text = envelope.message or _detail(envelope.detail)
-    return _plain(text) if text else f"the worker answered with HTTP status {status}"
+    return _plain(envelope.message or _detail(envelope.detail))
 
 
 def explain_event(error: ErrorBody | str) -> str:

@@ -109,3 +109,8 @@ def test_any_body_is_explained_and_classified(status: int, given: bytes) -> None
     failure = classify(status, given)
     assert isinstance(failure, AttemptFailed)
     assert failure.text
+
+
+@pytest.mark.parametrize("body", [b'{"error":""}', b'{"error":{"message":""}}', b"", b"<html>", b"{}"])
+def test_an_error_without_words_is_given_some(body: bytes) -> None:
+    assert explain_upstream(418, body)

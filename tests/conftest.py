@@ -1,0 +1,9 @@
+"""Settings of all tests. Generated examples are the same on every run; HYPOTHESIS_PROFILE=explore draws new ones."""
+
+import os
+
+from hypothesis import settings
+
+settings.register_profile("steady", derandomize=True, deadline=None, database=None)
+settings.register_profile("explore", deadline=None, max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
