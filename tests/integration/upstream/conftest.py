@@ -22,15 +22,16 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
 @pytest.fixture(params=["ours", "httpx"])
 async def client(request: pytest.FixtureRequest) -> AsyncIterator[Client]:
     """The client of the hot path and its oracle."""
-    client: Client = UpstreamClient() if request.param == "ours" else HttpxClient()
+    client: Client = UpstreamClient(idle_expiry=600) if request.param == "ours" else HttpxClient()
     yield client
     await client.aclose()
 
 
 @pytest.fixture
 async def ours() -> AsyncIterator[UpstreamClient]:
-    """For what the oracle does not show, or does in its own way; the test says which."""
-    client = UpstreamClient()
+    """For what the oracle does not show, or does in its own way; the test says which. Idle connections outlast
+    every wait in these tests, so that one which is gone was given up for a reason."""
+    client = UpstreamClient(idle_expiry=600)
     yield client
     await client.aclose()
 

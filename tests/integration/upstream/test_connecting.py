@@ -185,3 +185,20 @@ async def test_a_closed_client_connects_nowhere(ours: UpstreamClient, silent: in
     for attempt in (connecting, get(ours, Endpoint("127.0.0.1", silent))):
         with pytest.raises(ConnectFailed):
             await attempt
+
+
+async def test_a_large_request_waits_for_a_worker_that_is_busy_with_other_things(client: Client) -> None:
+    """Its machine answers all the while, so the time to connect is no bound here."""
+
+    async def busy(peer: Peer) -> None:
+        await asyncio.sleep(1.0)
+
+    body = bytes(16 * 1024 * 1024)
+    async with RawServer([request, OK, busy, request, OK, hold]) as server:
+        for _ in range(2):
+            response = await client.send(
+                server.endpoint, "POST", "/", headers={}, body=body, connect_timeout=0.3, head_timeout=10
+            )
+            assert await whole(response) == b""
+        assert len(server.requests) == 2
+        assert len(server.peers) == 1
