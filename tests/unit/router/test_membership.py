@@ -9,43 +9,9 @@ import pytest
 from router.balance.pool import Discovered
 from router.membership import FORGET_AFTER, GRACE, LONGEST_STEP, TTL, Answer, Membership, Standing
 from router.transport import Endpoint
+from tests.support.sink import Recorder
 from workers.record import Load, WorkerRecord
 from workers.wire import Report, Snapshot, Version
-
-
-class Recorder:
-    """A sink that keeps what it was told."""
-
-    def __init__(self) -> None:
-        self.known: dict[str, Discovered] = {}
-        self.out: set[str] = set()
-        self.suspected: set[str] = set()
-        self.loads: dict[str, Load] = {}
-        self.puts = 0
-
-    def put(self, found: Discovered) -> None:
-        self.known[found.record.id] = found
-        self.out.discard(found.record.id)
-        self.puts += 1
-
-    def remove(self, worker_id: str) -> None:
-        del self.known[worker_id]
-        self.out.discard(worker_id)
-
-    def report(self, worker_id: str, load: Load) -> None:
-        self.loads[worker_id] = load
-        self.out.discard(worker_id)
-        self.suspected.discard(worker_id)
-
-    def vouch(self, worker_id: str) -> None:
-        self.out.discard(worker_id)
-        self.suspected.discard(worker_id)
-
-    def suspect(self, worker_id: str) -> None:
-        self.suspected.add(worker_id)
-
-    def absent(self, worker_id: str) -> None:
-        self.out.add(worker_id)
 
 
 class Fleet:
