@@ -36,7 +36,10 @@ class Problem:
     def located(self, file: str) -> str:
         """As an editor or a terminal can jump to it: "FILE:LINE:COL: key: what; what to do"."""
         place = f"{file}:{self.line}:{self.column}" if self.line else file
-        return f"{place}: {self.key}: {self.what}" if self.key else f"{place}: {self.what}"
+        text = f"{place}: {self.key}: {self.what}" if self.key else f"{place}: {self.what}"
+        return "".join(
+            part if part.isprintable() else repr(part)[1:-1] for part in text
+        )  # one line, whatever it quotes
 
 
 @dataclass(frozen=True, slots=True)

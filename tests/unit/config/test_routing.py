@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from config.routing import (
@@ -328,6 +328,7 @@ values = st.recursive(
     )
     | values
 )
+@example("\r")
 def test_no_file_makes_the_loader_fail(value: object) -> None:
     try:
         table = parse(json.dumps(value).encode())
