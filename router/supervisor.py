@@ -25,6 +25,7 @@ from router.children import Backoff, Child, Ended, Kind, Spec, Told
 from router.console import Console
 from workers.embedded import EmbeddedFailed, EmbeddedValkey, Owner, claim, wait_ready
 from workers.registry import RegistryUnavailable
+from workers.status import Status
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CLAIM_INTERVAL = 0.5
@@ -66,6 +67,8 @@ class History:
     """What is remembered of a child over its restarts."""
 
     started: float = 0.0
+    loading: float = 0.0
+    """When it last began to become ready: at its start, or when a worker's server went down."""
     failures: int = 0
     was_ready: bool = False
     announced: float = 0.0
@@ -134,8 +137,8 @@ class Supervisor:
             match event:
                 case Signalled():
                     return 0
-                case Told(child):
-                    self._heard(child)
+                case Told(child, status):
+                    self._heard(child, status)
                 case Ended(child, code):
                     del self._children[child.spec.name]
                     if self._hopeless(child, code):
@@ -147,7 +150,7 @@ class Supervisor:
     async def _start(self, spec: Spec) -> bool:
         child = Child(spec)
         history = self._histories.setdefault(spec.name, History())
-        history.started = history.announced = time.monotonic()
+        history.started = history.loading = history.announced = time.monotonic()
         try:
             await child.start(self._events.put_nowait)
         except OSError as error:
@@ -158,16 +161,17 @@ class Supervisor:
             self.console.line(spec.kind, spec.name, "loading …")
         return True
 
-    def _heard(self, child: Child) -> None:
-        status, history = child.status, self._histories[child.spec.name]
-        if status is None:
-            return
+    def _heard(self, child: Child, status: Status) -> None:
+        history = self._histories[child.spec.name]
         if status.state == "ready":
             history.was_ready = True
             if child.spec.kind is Kind.WORKER:
-                self.console.line(child.spec.kind, child.spec.name, f"ready after {self._age(child):.0f} s")
+                took = time.monotonic() - history.loading
+                self.console.line(child.spec.kind, child.spec.name, f"ready after {took:.0f} s")
         elif child.spec.kind is Kind.WORKER and (status.note or status.state != "starting"):
             history.announced = time.monotonic()
+            if status.state == "restarting":
+                history.loading = history.announced
             self.console.line(child.spec.kind, child.spec.name, status.note or status.state)
         self._celebrate()
 

@@ -4,6 +4,7 @@ pids      file to which it appends its pid
 fail      exit with this code instead of becoming ready
 silent    never become ready
 drain     seconds that it goes on after SIGTERM (0)
+relapse   seconds after which its server is restarted, and ready again at once
 stubborn  take no notice of SIGTERM
 models    the served names it tells
 """
@@ -37,6 +38,10 @@ def main(script: dict[str, Any]) -> None:
         sys.exit(script["fail"])
     if not script.get("silent"):
         told.tell(Status("ready", models=tuple(script.get("models", ()))))
+    if "relapse" in script:
+        time.sleep(script["relapse"])
+        told.tell(Status("restarting", "vLLM died"))
+        told.tell(Status("ready"))
     end = time.monotonic() + 60
     while time.monotonic() < (leaving[0] if leaving else end):
         time.sleep(0.01)

@@ -89,6 +89,13 @@ def test_it_says_when_everything_is_ready_and_ends_in_order_on_sigterm(serve: Se
     assert all(gone(child) for child in children)
 
 
+def test_a_worker_that_comes_back_says_how_long_that_took_and_not_its_age(serve: Serve) -> None:
+    supervised = serve([("worker", "w", {"relapse": 1.6})])
+    supervised.says("vLLM died")
+    until(lambda: supervised.out.read_text().count("ready after") == 2, 5, "it is back")
+    assert supervised.out.read_text().rstrip().endswith("w  ready after 0 s")
+
+
 def test_a_child_that_is_killed_is_started_again_and_the_others_are_left_alone(serve: Serve, tmp_path: Path) -> None:
     routers, workers = tmp_path / "routers", tmp_path / "workers"
     supervised = serve([("router", "r", {"pids": str(routers)}), ("worker", "w", {"pids": str(workers)})])
