@@ -106,6 +106,8 @@ class Client(Protocol):
 
         A kept-alive connection that turns out to be closed before any byte of the response is replaced by a
         fresh one once, without the caller's noticing. Cancelling the call closes the connection.
+        `connect_timeout` is how long the worker's machine may say nothing: to a connection that is made, and,
+        where the client can tell, to a small request on one that was kept.
         Time-outs are in seconds. Raises ConnectFailed, ConnectionLost, MalformedResponse, ResponseTimeout.
         """
 

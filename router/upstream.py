@@ -77,7 +77,7 @@ class UpstreamClient:
             try:
                 await exchange.head(head_timeout)
             except ConnectionLost:
-                if not exchange.untouched or self._closed:
+                if not exchange.untouched or connection.unreachable or self._closed:
                     raise
                 if head_timeout is not None:
                     head_timeout -= asyncio.get_running_loop().time() - begun
@@ -105,7 +105,7 @@ class UpstreamClient:
         where = f"{endpoint.host}:{endpoint.port}"
         if self._closed:
             raise ConnectFailed(f"{where}: the client is closed")
-        connection = Connection(endpoint, self._pool)
+        connection = Connection(endpoint, self._pool, timeout)
         attempt = asyncio.timeout(timeout)
         self._attempts.add(attempt)
         try:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 import ssl
 from typing import Protocol, cast
 
 from router.transport import ConnectionLost, Endpoint
 from router.upstream_exchange import Exchange
+
+TAKEN_IN = 32 * 1024
+"""Bytes of a request that the worker's kernel takes in, and acknowledges, even while the worker reads nothing."""
+BUSY = 30.0
+"""Seconds that a larger request may make no way: it waits for the worker itself, which may be busy."""
+UNREACHABLE = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH})
 
 
 class Owner(Protocol):
@@ -27,11 +35,17 @@ class Owner(Protocol):
 class Connection(asyncio.Protocol):
     """A connection to one endpoint, for one request at a time."""
 
-    def __init__(self, endpoint: Endpoint, owner: Owner) -> None:
+    def __init__(self, endpoint: Endpoint, owner: Owner, patience: float) -> None:
+        """`patience`: seconds within which the worker's machine must acknowledge a request. A machine that has
+        gone cannot refuse one, and on a connection that is made already nothing else would tell."""
         self.endpoint = endpoint
+        self.unreachable = False
+        """It was lost because nothing at all came from the worker's machine."""
         self.served = 0
         """Requests begun on it."""
         self._owner = owner
+        self._patience = patience
+        self._allowed: float | None = None
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
         self._reading = True
@@ -52,6 +66,7 @@ class Connection(asyncio.Protocol):
         assert self._exchange is None
         self.served += 1
         self._exchange = exchange = Exchange(self, method)
+        self._allow(self._patience if len(head) + len(body) <= TAKEN_IN else BUSY)
         self._transport.writelines((head, body) if body else (head,))
         return exchange
 
@@ -86,6 +101,14 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def _allow(self, seconds: float) -> None:
+        """Have the kernel give the connection up when what was sent stays unacknowledged for so long (Linux)."""
+        if seconds == self._allowed or self._transport is None or not hasattr(socket, "TCP_USER_TIMEOUT"):
+            return
+        self._allowed = seconds
+        sock = self._transport.get_extra_info("socket")
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(seconds * 1000)))
+
     # What the event loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -105,6 +128,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self.unreachable = isinstance(exc, OSError) and exc.errno in UNREACHABLE
         self._owner.gone(self)
         if self._exchange is not None:
             self._exchange.fail(ConnectionLost(f"the connection to the worker was lost: {exc or 'closed'}"))
