@@ -1,4 +1,7 @@
-"""A pytest plugin: how many tests each kind has, and how long they took. A kind is a folder right below tests/."""
+"""A pytest plugin: how many tests each kind has, how long they took, and the figures that they measured.
+
+A kind is a folder right below tests/. A test tells a figure by `record_property("figure", "what was seen")`.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,23 @@ class Kinds:
     def __init__(self) -> None:
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._outcomes: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._figures: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         kind = kind_of(report.nodeid)
         self._seconds[kind] += report.duration
         if report.when == "call" or report.outcome != "passed":
             self._outcomes[kind][report.outcome] += 1
+        if report.when == "call":
+            self._figures += [str(text) for name, text in report.user_properties if name == "figure"]
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if not self._outcomes:
             return
+        if self._figures:
+            terminalreporter.section("figures")
+        for text in self._figures:
+            terminalreporter.write_line(text)
         terminalreporter.section("by kind")
         for kind, outcomes in sorted(self._outcomes.items()):
             counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
