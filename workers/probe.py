@@ -244,19 +244,20 @@ async def version(client: httpx.AsyncClient, url: str, key: str | None = None) -
 
 
 async def tasks(client: httpx.AsyncClient, url: str, key: str | None = None) -> tuple[str, ...]:
-    """What the server's routes serve: ("completion",) or ("embedding",), () for neither.
+    """What the server's routes serve: ("completion",), else ("embedding",), () for neither.
 
-    vLLM has only the routes of its model's task. A GET runs nothing: it is 405 where the route exists and 404
-    where it does not. Raises ProbeFailed when the server cannot be reached.
+    vLLM has only the routes of its model's task. A GET runs nothing: it is 404 where there is no such route, and
+    something else where there is (405 from vLLM itself, whatever it likes from a proxy). Raises ProbeFailed when
+    the server cannot be reached.
     """
-    found = []
     for task, path in (("completion", "/v1/completions"), ("embedding", "/v1/embeddings")):
         try:
             await _get(client, url, path, key)
         except BadAnswer as error:
-            if error.status == 405:
-                found.append(task)
-    return tuple(found)
+            if error.status == 404:
+                continue
+        return (task,)
+    return ()
 
 
 async def probe(client: httpx.AsyncClient, url: str, key: str | None = None) -> ProbeResult:
