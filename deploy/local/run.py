@@ -50,7 +50,9 @@ def choose(gpus: Sequence[str], cores: int, model: str, port: str, further: Sequ
         argv += ["--replicas", str(CPU_WORKERS), "--enforce-eager", "--max-num-seqs", "8"]
         if not model:
             argv += ["--max-model-len", "2048"]
-        # Each worker would take every core, and they would wait for each other.
+        # By itself each worker would bind its threads to the same cores as the other, and they would wait for
+        # each other while further cores stay idle.
+        env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         env["OMP_NUM_THREADS"] = str(max(1, cores // CPU_WORKERS))
     parts = ("dev", "vllm") if model else ("dev", "vllm", "smollm2")
     return Launch(parts, (*argv, *further), env)

@@ -22,6 +22,7 @@ def test_without_a_gpu_two_small_workers_share_the_cores() -> None:
     assert "--gpus" not in launch.argv
     assert launch.env["VLLAMA_VLLM"] == str(ROOT / ".venv-vllm/bin/vllm")
     assert launch.env["OMP_NUM_THREADS"] == "4"
+    assert launch.env["VLLM_CPU_OMP_THREADS_BIND"] == "nobind", "both would bind to the same core"
 
 
 def test_with_gpus_each_has_a_worker_of_its_own() -> None:
