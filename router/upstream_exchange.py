@@ -167,7 +167,7 @@ class Exchange:
     def _deliver(self, body: bytes) -> None:
         if self._sink is not None:
             self._sink.data(body)
-        elif not self._closed:
+        else:
             self._buffer.append(body)
             self._buffered += len(body)
             self._flow()

@@ -162,8 +162,7 @@ class ResponseParser:
         self.status = status
         if self._no_body:
             self.complete = True
-        elif "content-length" not in self.headers and "transfer-encoding" not in self.headers:
-            self._until_close = status not in (204, 304)
+        self._until_close = "content-length" not in self.headers and "transfer-encoding" not in self.headers
 
     def on_message_complete(self) -> None:
         if self.status and not self.complete:

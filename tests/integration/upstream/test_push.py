@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -209,6 +211,24 @@ async def test_a_sink_that_fails_loses_its_own_connection_only(ours: UpstreamCli
         assert isinstance(await asyncio.wait_for(sink.ended, 5), ConnectionLost)
         assert isinstance(reported[0]["exception"], ZeroDivisionError)
         await auntil(lambda: server.gone == 1 and ours.counts.open == 0)
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["complete", "closed early"])
+async def test_a_response_is_not_left_to_the_cycle_collector(ours: UpstreamClient, early: bool) -> None:
+    """Ours only. A router that collects thousands of them stops for it, in the middle of everybody's tokens."""
+    async with RawServer([request, CHUNKED + chunk(b"a"), *([] if early else [END]), hold]) as server:
+        gc.disable()
+        try:
+            response = await get(ours, server.endpoint, head_timeout=60)
+            assert await response.read() == b"a"
+            if not early:
+                assert await response.read() == b""
+            response.close()
+            left = weakref.ref(response)
+            del response
+            assert left() is None
+        finally:
+            gc.enable()
 
 
 TOTAL = 64 * 1024 * 1024
