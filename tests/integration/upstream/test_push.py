@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import weakref
 from typing import Any
 
 import pytest
 
 from router.transport import Client, ConnectionLost, MalformedResponse, Response, TransportError
 from router.upstream import UpstreamClient
-from router.upstream_exchange import HIGH_WATER
+from router.upstream_exchange import HIGH_WATER, Exchange
+from router.upstream_wire import ResponseParser
 from tests.support.exchanges import Record, get, whole
 from tests.support.raw_server import Peer, RawServer, Script, Step, apart, cut, flood, hold, request
 from tests.support.until import auntil
@@ -217,6 +217,7 @@ async def test_a_sink_that_fails_loses_its_own_connection_only(ours: UpstreamCli
 async def test_a_response_is_not_left_to_the_cycle_collector(ours: UpstreamClient, early: bool) -> None:
     """Ours only. A router that collects thousands of them stops for it, in the middle of everybody's tokens."""
     async with RawServer([request, CHUNKED + chunk(b"a"), *([] if early else [END]), hold]) as server:
+        gc.collect()
         gc.disable()
         try:
             response = await get(ours, server.endpoint, head_timeout=60)
@@ -224,9 +225,8 @@ async def test_a_response_is_not_left_to_the_cycle_collector(ours: UpstreamClien
             if not early:
                 assert await response.read() == b""
             response.close()
-            left = weakref.ref(response)
             del response
-            assert left() is None
+            assert not [thing for thing in gc.get_objects() if isinstance(thing, Exchange | ResponseParser)]
         finally:
             gc.enable()
 
