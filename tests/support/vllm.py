@@ -20,7 +20,7 @@ import psutil
 from tests.support.until import until
 from workers.lifeline import die_with_parent
 
-START_TIMEOUT = 300.0
+START_TIMEOUT = 420.0
 STOP_TIMEOUT = 20.0
 CI_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",

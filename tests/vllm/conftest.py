@@ -18,17 +18,41 @@ from tests.support.vllm import Servers, Spec, VllmServer
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
 MODELS = ROOT / ".models"
-TIMEOUT = 600
+TIMEOUT = 900
+ORDER = ("smollm2_vllm", "tiny_qwen3_vllm", "doomed_tiny_qwen3", "tiny_bert_vllm", "no_template_vllm")
+"""In which tests that share servers run: those of one server together, and those that kill it after the others."""
+SERVERS: pytest.StashKey[Servers] = pytest.StashKey()
 METRICS = ("--enable-per-request-metrics", "--enable-prompt-tokens-details")
 TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--reasoning-parser", "qwen3")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.vllm)
-            if item.get_closest_marker("timeout") is None:
-                item.add_marker(pytest.mark.timeout(TIMEOUT))
+    ours = [item for item in items if HERE in item.path.parents]
+    for item in ours:
+        item.add_marker(pytest.mark.vllm)
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TIMEOUT))
+    ordered = iter(sorted(ours, key=_group))
+    items[:] = [next(ordered) if HERE in item.path.parents else item for item in items]
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """After the last test that shares servers, they make room for those that start their own."""
+    if _shares(item) and not (nextitem is not None and _shares(nextitem)):
+        made = item.session.stash.get(SERVERS, None)
+        if made is not None:
+            made.stop()
+
+
+def _shares(item: pytest.Item) -> bool:
+    return "servers" in getattr(item, "fixturenames", ())
+
+
+def _group(item: pytest.Item) -> int:
+    used = set(getattr(item, "fixturenames", ()))
+    return max(
+        (index for index, name in enumerate(ORDER) if name in used), default=len(ORDER) + ("servers" not in used)
+    )
 
 
 def _needed(path: Path, what: str) -> Path:
@@ -79,6 +103,7 @@ def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """Everything that is started, ended after the last test."""
     running = [url for url in os.environ.get("VLLAMA_TEST_VLLM_URL", "").split(",") if url]
     made = Servers(lambda: request.getfixturevalue("vllm_command"), tmp_path_factory.mktemp("vllm"), running=running)
+    request.session.stash[SERVERS] = made
     yield made
     made.stop()
     if made.started:
@@ -102,6 +127,12 @@ def tiny_qwen3_spec(tiny_qwen3: Path) -> Spec:
 def tiny_qwen3_vllm(servers: Servers, tiny_qwen3_spec: Spec) -> VllmServer:
     """tiny-qwen3 with tools and thinking, 1024 tokens of context."""
     return servers.get(tiny_qwen3_spec)
+
+
+@pytest.fixture
+def doomed_tiny_qwen3(servers: Servers, tiny_qwen3_spec: Spec) -> VllmServer:
+    """The same, for a test that kills it. It is started anew if another test needs it after that."""
+    return servers.get(tiny_qwen3_spec, own=True)
 
 
 @pytest.fixture

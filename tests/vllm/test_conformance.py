@@ -532,21 +532,28 @@ def test_an_embedding_server_has_no_chat(embedder: Pair) -> None:
 # --- clients that leave ---
 
 
-async def running(client: httpx.AsyncClient, url: str) -> int:
+def fresh(pair: Pair | None = None) -> httpx.AsyncClient:
+    """A client that keeps no connection: a server closes idle ones, and httpx may send on one that is closing."""
+    limits = httpx.Limits(max_keepalive_connections=0)
+    return httpx.AsyncClient(trust_env=False, timeout=60.0, headers=pair and pair.headers, limits=limits)
+
+
+async def running(client: httpx.AsyncClient, url: str, *, waiting: bool = False) -> int:
+    """Requests that run, and those that wait where they are wanted too."""
     page = (await client.get(f"{url}/metrics")).text
-    found = re.search(r"^vllm:num_requests_running\{.*\} (\S+)$", page, re.MULTILINE)
-    assert found is not None
-    return int(float(found[1]))
+    kinds = ["running", *(["waiting"] if waiting else [])]
+    counts = [re.search(rf"^vllm:num_requests_{kind}\{{.*\}} (\S+)$", page, re.MULTILINE) for kind in kinds]
+    return sum(int(float(count[1])) for count in counts if count is not None)
 
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_client_that_leaves_frees_its_sequence(chat: Pair, stream: bool) -> None:
     """On both: the sequence runs, the socket closes, and it is gone well within a second."""
     body = {"model": chat.model, **QUESTION, "max_tokens": 1500, "ignore_eos": True, "stream": stream}
-    async with httpx.AsyncClient(trust_env=False, timeout=30.0) as watcher:
+    async with fresh() as watcher:
         for url in (chat.real, chat.simulated):
             await auntil(lambda url=url: _is(running(watcher, url), 0), 10.0, "an idle server")
-            async with httpx.AsyncClient(trust_env=False, timeout=30.0) as client:
+            async with fresh() as client:
                 asked = asyncio.create_task(client.post(url + CHAT, json=body))
                 await auntil(lambda url=url: _is(running(watcher, url), 1), 10.0, "the running sequence")
                 asked.cancel()
@@ -566,8 +573,10 @@ LIMIT = 4
 
 @pytest.fixture
 def strict_spec(no_template: Path) -> Spec:
-    flags = ("--api-key", KEY, "--max-num-queued-reqs", str(LIMIT), "--shutdown-timeout", "30")
-    return Spec("strict", no_template, (*flags, "--enable-server-load-tracking"), (("VLLM_SERVER_DEV_MODE", "1"),))
+    """One slot, so that several requests take long one after the other, however fast a tiny model is."""
+    limits = ("--max-num-queued-reqs", str(LIMIT), "--max-num-seqs", "1", "--shutdown-timeout", "60")
+    flags = ("--api-key", KEY, *limits, "--enable-server-load-tracking")
+    return Spec("strict", no_template, flags, (("VLLM_SERVER_DEV_MODE", "1"),))
 
 
 @pytest.fixture
@@ -606,7 +615,7 @@ def test_a_model_without_a_template_cannot_chat(strict: Pair, stream: bool) -> N
 async def burst(pair: Pair, url: str) -> dict[str, Any]:
     """The shapes of the answers to many requests at once, by kind."""
     body = {"model": pair.model, **LONG, "stream": True}
-    async with httpx.AsyncClient(trust_env=False, timeout=60.0, headers=pair.headers) as client:
+    async with fresh(pair) as client:
         answers = await asyncio.gather(*(client.post(url + COMPLETIONS, json=body) for _ in range(4 * LIMIT)))
     found: dict[str, Any] = {}
     for answer in answers:
@@ -630,57 +639,81 @@ async def test_admission_refuses_plainly_and_inside_a_stream(strict: Pair) -> No
         assert not shapes.difference(real[kind], simulated[kind]), shapes.difference(real[kind], simulated[kind])
 
 
+class Reading:
+    """A stream whose beginning was read, so that it is known to run. It is not read on until `rest`: reading many
+    tokens would keep this process from asking anything else."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.response = response
+        self._text = response.aiter_text()
+        self._first = ""
+
+    async def begin(self) -> None:
+        self._first = await anext(self._text)
+
+    async def rest(self) -> list[Any]:
+        """Reads to the end. Returns the shapes of the last two events."""
+        return shapes.of_stream("".join([self._first, *[part async for part in self._text]]))[-2:]
+
+
+async def fill(client: httpx.AsyncClient, pair: Pair, url: str, count: int) -> list[Reading]:
+    """Long streams: the first one runs, the others wait for the one slot."""
+    body = {"model": pair.model, **LONG, "max_tokens": 2000 if url == pair.real else 1000, "stream": True}
+    asked = [client.build_request("POST", url + COMPLETIONS, json=body) for _ in range(count)]
+    first = Reading(await client.send(asked[0], stream=True))
+    await first.begin()
+    return [first, *[Reading(await client.send(each, stream=True)) for each in asked[1:]]]
+
+
 async def test_admission_refuses_plainly_where_the_engine_is_full(strict: Pair) -> None:
-    async with httpx.AsyncClient(trust_env=False, timeout=60.0, headers=strict.headers) as client:
-        refused = []
+    refused: list[httpx.Response] = []
+    async with fresh(strict) as client:
         for url in (strict.real, strict.simulated):
-            body = {"model": strict.model, **LONG, "max_tokens": 2000, "stream": True}
-            asked = [asyncio.create_task(client.post(url + COMPLETIONS, json=body)) for _ in range(LIMIT)]
-            await auntil(lambda url=url: _is(running(client, url), LIMIT), 20.0, "a full engine")
-            refused.append(await client.post(url + COMPLETIONS, json={"model": strict.model, "prompt": "x"}))
-            load = (await client.get(url + "/load")).json()
-            assert load["server_load"] >= LIMIT
-            for task in asked:
-                task.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
-            await auntil(lambda url=url: _is(running(client, url), 0), 5.0, "an idle engine")
-    real, simulated = map(shapes.of_response, refused)
-    assert real["status"] == 503
+            streams = await fill(client, strict, url, LIMIT)
+
+            async def refuses(url: str = url) -> bool:
+                refused.append(await client.post(url + COMPLETIONS, json={"model": strict.model, "prompt": "x"}))
+                return refused[-1].status_code == 503
+
+            await auntil(refuses, 5.0, "a refusal")
+            assert (await client.get(url + "/load")).json()["server_load"] >= LIMIT
+            for stream in streams:
+                await stream.response.aclose()
+            await auntil(lambda url=url: _is(running(client, url, waiting=True), 0), 5.0, "an idle engine")
+    real, simulated = (shapes.of_response(answer) for answer in refused if answer.status_code == 503)
     assert not shapes.difference(real, simulated), shapes.difference(real, simulated)
 
 
 async def test_sleep(strict: Pair) -> None:
-    """Sleep aborts what runs, which then ends as if by itself; what comes later waits for the awakening."""
+    """Sleep aborts what runs, which then ends as if by itself, and what waits, which ends without a word; what
+    comes later waits for the awakening."""
     strict.compare("/sleep?level=3")
     endings = []
-    async with httpx.AsyncClient(trust_env=False, timeout=60.0, headers=strict.headers) as client:
+    async with fresh(strict) as client:
         for url in (strict.real, strict.simulated):
-            body = {"model": strict.model, **LONG, "max_tokens": 2000, "stream": True}
-            asked = asyncio.create_task(client.post(url + COMPLETIONS, json=body))
-            await auntil(lambda url=url: _is(running(client, url), 1), 10.0, "the running sequence")
+            streams = await fill(client, strict, url, LIMIT - 1)
             slept = await client.post(url + "/sleep?level=1")
             assert slept.json() == {"status": "sleeping", "level": 1}
-            answer = await asked
-            endings.append(shapes.of_stream(answer.text)[-2:])
+            endings.append([await stream.rest() for stream in streams])
             assert (await client.get(url + "/is_sleeping")).json() == {"is_sleeping": True}
             assert 'sleep_state="awake"} 0.0' in (await client.get(url + "/metrics")).text
             held = asyncio.create_task(client.post(url + COMPLETIONS, json={"prompt": "x", "max_tokens": 1}))
             assert (await client.get(url + "/health")).status_code == 200
             assert (await client.post(url + "/wake_up")).json() == {"status": "awake", "tags": None}
             assert (await held).status_code == 200
-    assert endings[0][0]["choices"][0]["finish_reason"] == "abort"
+    real = endings[0]
+    assert real[0][0]["choices"][0]["finish_reason"] == "abort"
+    assert real[1:] == [["DONE"]] * (LIMIT - 2)
     assert not shapes.difference(*endings), shapes.difference(*endings)
 
 
 async def test_draining(strict: Pair, strict_vllm: VllmServer) -> None:
-    """Last of this server: SIGTERM lets the running request end and refuses new ones, with health still good."""
-    refused = []
+    """Last of this server: SIGTERM lets the accepted requests end and refuses new ones, with health still good."""
+    refused: list[httpx.Response] = []
     assert strict_vllm.process is not None
-    async with httpx.AsyncClient(trust_env=False, timeout=60.0, headers=strict.headers) as client:
+    async with fresh(strict) as client:
         for url in (strict.real, strict.simulated):
-            body = {"model": strict.model, **LONG, "max_tokens": 2000, "stream": True}
-            asked = asyncio.create_task(client.post(url + COMPLETIONS, json=body))
-            await auntil(lambda url=url: _is(running(client, url), 1), 10.0, "the running sequence")
+            streams = await fill(client, strict, url, LIMIT - 1)
             if url == strict.real:
                 strict_vllm.process.send_signal(signal.SIGTERM)
             else:
@@ -696,18 +729,19 @@ async def test_draining(strict: Pair, strict_vllm: VllmServer) -> None:
                 return answer.status_code == 500
 
             await auntil(refuses, 5.0, "a refusal")
-            assert shapes.of_stream((await asked).text)[-2]["choices"][0]["finish_reason"] == "length"
+            for stream in streams:
+                assert (await stream.rest())[0]["choices"][0]["finish_reason"] == "length"
     real, simulated = (shapes.of_response(answer) for answer in refused if answer.status_code == 500)
     assert not shapes.difference(real, simulated), shapes.difference(real, simulated)
 
 
-async def test_a_dead_engine(simulate: Simulate, servers: Servers, tiny_qwen3_spec: Spec) -> None:
+async def test_a_dead_engine(simulate: Simulate, doomed_tiny_qwen3: VllmServer) -> None:
     """The engine is killed: new requests get a 500 until the server has gone too."""
-    server = servers.get(tiny_qwen3_spec, own=True)
+    server = doomed_tiny_qwen3
     pair = simulate(server)
     body = {"model": pair.model, **QUESTION, "max_tokens": 3}
     real: list[httpx.Response] = []
-    async with httpx.AsyncClient(trust_env=False, timeout=30.0) as client:
+    async with fresh() as client:
         server.engine().kill()
 
         async def fails() -> bool:

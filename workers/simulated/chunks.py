@@ -106,10 +106,11 @@ class Stream:
         self._write(DONE)
 
     def abort(self) -> None:
-        """vLLM aborted the sequence itself (sleep): the stream ends as if by itself, but says so."""
+        """vLLM aborted the sequence itself (sleep): the stream ends as if by itself, but says so; one without a
+        token yet ends without a word."""
         if self._first:
-            self._first = False
-            self.open()
+            self._write(DONE)
+            return
         self._group([Token(0, "", Kind.HIDDEN, b'""')], "abort", None)
         self._end()
 
