@@ -107,7 +107,8 @@ class Discovery:
     async def wait_first(self, timeout: float) -> bool:
         """Wait for the first look at the registry. False if there was none within `timeout` seconds."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._first.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._first.wait()
         return self._first.is_set()
 
     async def run(self) -> None:

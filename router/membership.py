@@ -104,7 +104,8 @@ class Member:
         """Feed time at which its report last changed."""
         self.standing = Standing.ALIVE
         self.answer: Answer | None = None
-        """Its latest answer since it is doubted."""
+        """Its latest answer since it was doubted. A beat does not undo a bad one: its agent may reach what this
+        router cannot."""
         self.registered = True
         """Whether the registry's records still have it."""
 
@@ -141,8 +142,12 @@ class Membership:
 
     @property
     def doubted(self) -> list[Discovered]:
-        """Those that must be asked themselves, because their beats have stopped."""
-        return [m.found for m in self._members.values() if m.standing is not Standing.ALIVE]
+        """Those that must be asked themselves: their beats have stopped, or they did not answer the last time."""
+        return [
+            m.found
+            for m in self._members.values()
+            if m.standing is not Standing.ALIVE or m.answer not in (None, Answer.WELL)
+        ]
 
     def lost(self) -> None:
         """A poll has failed. Everybody stays as he is."""
@@ -199,11 +204,12 @@ class Membership:
     def answered(self, worker_id: str, answer: Answer, now: float) -> None:
         """A doubted worker was asked itself."""
         member = self._members.get(worker_id)
-        if member is None or member.standing is Standing.ALIVE:
+        if member is None:
             return
         member.answer = answer
         if answer is Answer.WELL:
-            member.standing = Standing.DOUBTED
+            if member.standing is Standing.OUT:
+                member.standing = Standing.DOUBTED
             self._sink.vouch(worker_id)
             return
         self._sink.suspect(worker_id)
@@ -245,7 +251,7 @@ class Membership:
             return
         member.report = report
         member.moved = self._clock.at(now)
-        member.standing, member.answer = Standing.ALIVE, None
+        member.standing = Standing.ALIVE
         self._sink.report(worker_id, report.load)
 
     def _age(self, now: float) -> None:

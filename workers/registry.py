@@ -9,6 +9,7 @@ Nothing stored here is believed because it is here: see `signature.py`.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import secrets
 from collections.abc import AsyncGenerator, Iterator, Mapping
@@ -222,10 +223,21 @@ def _event(message: Mapping[str, Any]) -> Event | None:
 
 @contextmanager
 def _mapped(where: str) -> Iterator[None]:
+    """Around every call of redis-py: its errors become ours, and a cancellation in it stays one.
+
+    redis-py sends through asyncio.wait_for, which before Python 3.12 swallows a cancellation that arrives just
+    as the send completes. The task that was cancelled would run on, and whoever waits for its end, for ever.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
     try:
         yield
     except (RedisError, OSError) as error:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError from error
         raise RegistryUnavailable(_explain(error, where)) from error
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
 
 
 def _address(redis: aioredis.Redis) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from pathlib import Path
 
 import pytest
+import pytest_asyncio
 import redis.asyncio as aioredis
 from fakeredis import FakeAsyncRedis, FakeServer
 
@@ -23,25 +24,35 @@ SECRET = b"fleet secret"
 Clients = Callable[[], aioredis.Redis]
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def address(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    """One Valkey for all tests here; each empties it first."""
+    async with running_valkey(tmp_path_factory.mktemp("state")) as valkey:
+        yield valkey.address
+
+
 @pytest.fixture(params=["fakeredis", "valkey"])
-async def clients(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Clients]:
-    """Makes clients of one store; closes them at the end."""
-    opened: list[aioredis.Redis] = []
-
-    def keep(client: aioredis.Redis) -> aioredis.Redis:
-        opened.append(client)
-        return client
-
+def store(request: pytest.FixtureRequest) -> Clients:
+    """Makes clients of one store."""
     if request.param == "fakeredis":
         server = FakeServer()
-        yield lambda: keep(FakeAsyncRedis(server=server))
-        for client in opened:
-            await client.aclose()
-        return
-    async with running_valkey(tmp_path) as valkey:
-        yield lambda: keep(connect(valkey.address))
-        for client in opened:
-            await client.aclose()
+        return lambda: FakeAsyncRedis(server=server)
+    address = request.getfixturevalue("address")
+    return lambda: connect(address)
+
+
+@pytest.fixture
+async def clients(store: Clients) -> AsyncIterator[Clients]:
+    """Makes clients of one empty store; closes them at the end."""
+    async with contextlib.AsyncExitStack() as opened:
+
+        def client() -> aioredis.Redis:
+            made = store()
+            opened.push_async_callback(made.aclose)
+            return made
+
+        await client().flushall()
+        yield client
 
 
 @pytest.fixture
@@ -233,3 +244,22 @@ async def test_a_subscription_outlives_silence(clients: Clients, registry: Regis
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+async def test_a_cancellation_is_never_swallowed(clients: Clients) -> None:
+    """At whatever moment it comes: nobody may run on who was cancelled."""
+    registry = Registry(clients(), "f")
+    await registry.register(record(), Load())
+
+    async def beat() -> None:
+        while True:
+            await registry.beat("a", 1, Load())
+
+    for turns in range(2, 42):
+        task = asyncio.create_task(beat())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        done, _ = await asyncio.wait([task], timeout=5)
+        assert done, f"cancelled after {turns} turns of the loop, and it ran on"
+        assert task.cancelled()

@@ -251,6 +251,18 @@ def test_a_beat_brings_a_worker_back() -> None:
     assert not fleet.pool.out
 
 
+def test_one_that_did_not_answer_is_asked_until_it_does_though_it_beats_again() -> None:
+    fleet = Fleet("a", "b")
+    fleet.live(30, "b", answer=Answer.SILENT)
+    fleet.live(3, "a", "b", answer=Answer.SILENT)
+    assert fleet.standing("a") is Standing.ALIVE
+    assert [found.record.id for found in fleet.members.doubted] == ["a"]
+    assert (fleet.pool.suspected, fleet.pool.out) == ({"a"}, set())
+    fleet.members.answered("a", Answer.WELL, fleet.now)
+    assert not fleet.members.doubted
+    assert not fleet.pool.suspected
+
+
 def test_an_answer_brings_a_worker_back_whose_agent_is_cut_off() -> None:
     fleet = Fleet("a", "b")
     fleet.live(5, "b", answer=Answer.SILENT)

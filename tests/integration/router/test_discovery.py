@@ -1,0 +1,287 @@
+"""Discovery on a real Valkey: how soon routers see workers come and go, and that troubles of the registry are
+none of theirs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import statistics
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from router.membership import Standing
+from tests.support.discovering import FLEET, RouterView, Worker, router_view, workers
+from tests.support.until import auntil
+from tests.support.valkey import running_valkey
+from workers.embedded import EmbeddedValkey
+from workers.keys import Keys
+from workers.record import Load, WorkerRecord
+from workers.registry import RegistryUnavailable, connect
+from workers.signature import seal
+
+Figures = Callable[[str, object], None]
+
+JOIN_BOUND = 2.0
+DEATH_BOUND = 5.0
+HEAL_BOUND = 2.0
+SAMPLES = 48
+
+
+@pytest.fixture
+async def valkey(tmp_path: Path) -> AsyncIterator[EmbeddedValkey]:
+    async with running_valkey(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def view(valkey: EmbeddedValkey) -> AsyncIterator[RouterView]:
+    async with router_view(valkey.address) as one:
+        assert await one.discovery.wait_first(5)
+        yield one
+
+
+async def test_joins_and_leaves_are_seen_at_once(valkey: EmbeddedValkey, record_property: Figures) -> None:
+    """From the agent's call to each of two routers' pools; 48 workers come and go, one after the other."""
+    joins: list[float] = []
+    leaves: list[float] = []
+    names = [f"w{number}" for number in range(SAMPLES)]
+    async with (
+        router_view(valkey.address) as one,
+        router_view(valkey.address) as two,
+        workers(valkey.address, *names, joined=False) as fleet,
+    ):
+        views = [one, two]
+        for view in views:
+            assert await view.discovery.wait_first(5)
+        for worker in fleet:
+            started = time.monotonic()
+            worker.join()
+            await auntil(lambda: all(worker.id in view.pool.seen for view in views), JOIN_BOUND)  # noqa: B023
+            joins += [view.pool.seen[worker.id] - started for view in views]
+        assert all(view.pool.all_usable == set(names) for view in views)
+        for worker in fleet:
+            await worker.stop_beating()
+            started = time.monotonic()
+            await worker.leave()
+            await auntil(lambda: all(worker.id in view.pool.removed for view in views), JOIN_BOUND)  # noqa: B023
+            leaves += [view.pool.removed[worker.id] - started for view in views]
+    for what, seconds in (("join", joins), ("leave", leaves)):
+        middle, worst = 1000 * statistics.median(seconds), 1000 * max(seconds)
+        record_property(
+            "figure", f"{what} as routers see it, {SAMPLES} workers: median {middle:.1f} ms, longest {worst:.0f} ms"
+        )
+        assert max(seconds) < JOIN_BOUND
+
+
+async def test_loads_arrive_with_each_beat(valkey: EmbeddedValkey, view: RouterView) -> None:
+    async with workers(valkey.address, "a") as [worker]:
+        await auntil(lambda: view.pool.usable("a"))
+        await worker.stop_beating()
+        assert await worker.registry.beat("a", 1, Load(running=3, waiting=2))
+        seen = view.pool.get("a")
+        assert seen is not None
+        await auntil(lambda: seen.last == Load(running=3, waiting=2))
+
+
+async def test_a_worker_that_came_before_the_router_is_seen(valkey: EmbeddedValkey) -> None:
+    async with workers(valkey.address, "a") as [worker]:
+        await auntil(worker.registry.snapshot)
+        async with router_view(valkey.address) as late:
+            assert await late.discovery.wait_first(5)
+            assert late.pool.usable("a")
+
+
+@pytest.mark.parametrize("how", ["dies", "hangs"])
+async def test_a_silent_death_is_noticed(
+    how: str, valkey: EmbeddedValkey, view: RouterView, record_property: Figures
+) -> None:
+    async with workers(valkey.address, "a", "b", "c") as [a, _, _]:
+        await auntil(lambda: view.pool.all_usable == {"a", "b", "c"})
+        started = time.monotonic()
+        a.hangs = how == "hangs"
+        await (a.stop_beating() if a.hangs else a.die())
+        await auntil(lambda: view.discovery.standing("a") is Standing.OUT, DEATH_BOUND)
+        record_property("figure", f"a worker that silently {how} is out after {time.monotonic() - started:.1f} s")
+        assert view.pool.all_usable == {"b", "c"}
+        assert view.pool.absences == ["a"]
+
+
+async def test_a_frozen_worker_comes_back(valkey: EmbeddedValkey, view: RouterView) -> None:
+    async with workers(valkey.address, "a", "b") as [a, _]:
+        await auntil(lambda: view.pool.all_usable == {"a", "b"})
+        a.hangs = True
+        await a.stop_beating()
+        await auntil(lambda: view.discovery.standing("a") is Standing.OUT, DEATH_BOUND)
+        a.hangs = False
+        a.beat_again()
+        await auntil(lambda: view.pool.usable("a"), HEAL_BOUND)
+
+
+async def test_a_worker_whose_agent_is_cut_off_is_kept(valkey: EmbeddedValkey, view: RouterView) -> None:
+    async with workers(valkey.address, "a", "b") as [a, _]:
+        await auntil(lambda: view.pool.all_usable == {"a", "b"})
+        await a.stop_beating()
+        await auntil(lambda: a.contacts > 0, DEATH_BOUND, "the router to ask the worker itself")
+        asked = time.monotonic()
+        await auntil(lambda: time.monotonic() > asked + 4, 5)
+        assert view.discovery.standing("a") is Standing.DOUBTED
+        assert view.pool.usable("a")
+        assert view.pool.absences == []
+
+
+async def test_an_emptied_registry_heals_and_nobody_is_missed(
+    valkey: EmbeddedValkey, view: RouterView, record_property: Figures
+) -> None:
+    names = {f"w{number}" for number in range(8)}
+    async with workers(valkey.address, *sorted(names)) as fleet:
+        await auntil(lambda: view.pool.all_usable == names)
+        async with contextlib.AsyncExitStack() as stack:
+            redis = await stack.enter_async_context(connect(valkey.address))
+            missed = asyncio.create_task(_watch(view, names))
+            await redis.flushall()
+            started = time.monotonic()
+            await auntil(lambda: _whole(fleet[0], names), HEAL_BOUND, "all to have registered again")
+            record_property("figure", f"emptied registry whole again after {time.monotonic() - started:.2f} s")
+            missed.cancel()
+            await asyncio.wait([missed])
+        assert view.pool.removed == {}
+        assert view.pool.absences == []
+
+
+async def test_a_killed_registry_costs_nobody_his_place(
+    valkey: EmbeddedValkey, view: RouterView, record_property: Figures
+) -> None:
+    names = {f"w{number}" for number in range(8)}
+    async with workers(valkey.address, *sorted(names)) as fleet:
+        await auntil(lambda: view.pool.all_usable == names)
+        first = valkey.pid
+        assert first is not None
+        started = time.monotonic()
+        os.kill(first, signal.SIGKILL)
+        await auntil(lambda: valkey.pid != first, 5, "it to be started again")
+        await auntil(lambda: _whole(fleet[0], names), HEAL_BOUND + 1, "all to have registered again")
+        record_property("figure", f"killed registry whole again after {time.monotonic() - started:.2f} s")
+        await auntil(lambda: view.discovery.registry_up, HEAL_BOUND)
+        assert view.pool.all_usable == names
+        assert view.pool.removed == {}
+        assert view.pool.absences == []
+        await fleet[0].leave()
+        await auntil(lambda: "w0" in view.pool.removed, HEAL_BOUND, "events to flow again")
+
+
+async def test_an_outage_changes_nothing_and_a_leave_in_it_is_seen_after(
+    valkey: EmbeddedValkey, view: RouterView
+) -> None:
+    async with workers(valkey.address, "a", "b") as [a, b]:
+        await auntil(lambda: view.pool.all_usable == {"a", "b"})
+        assert valkey.pid is not None
+        os.kill(valkey.pid, signal.SIGSTOP)
+        try:
+            await auntil(lambda: not view.discovery.registry_up, 5)
+            lost = time.monotonic()
+            await auntil(lambda: time.monotonic() > lost + 4, 5)
+            assert view.pool.all_usable == {"a", "b"}
+        finally:
+            os.kill(valkey.pid, signal.SIGCONT)
+        await auntil(lambda: view.discovery.registry_up, HEAL_BOUND)
+        assert view.pool.all_usable == {"a", "b"}
+        assert view.pool.absences == []
+        await a.leave()
+        await auntil(lambda: view.pool.all_usable == {"b"}, HEAL_BOUND)
+        assert not b.fenced
+
+
+async def test_an_older_start_of_a_worker_is_fenced_and_never_used(valkey: EmbeddedValkey, view: RouterView) -> None:
+    async with workers(valkey.address, "a") as [newer]:
+        await newer.stop_beating()
+        newer.generation = 5
+        newer.join()
+        await auntil(lambda: _generation(view, "a") == 5)
+        older = Worker("a", valkey.address, generation=4)
+        try:
+            await older.listen()
+            older.join()
+            await auntil(lambda: older.fenced)
+        finally:
+            await older.close()
+        assert _generation(view, "a") == 5
+        assert view.pool.usable("a")
+        assert older.contacts == 0
+
+
+@pytest.mark.parametrize("kind", ["a wrong signature", "no signature", "outside the networks", "another's record"])
+async def test_a_forged_record_is_never_used_nor_contacted(kind: str, valkey: EmbeddedValkey, view: RouterView) -> None:
+    """Written past the scripts, by somebody who has access to Redis."""
+    async with workers(valkey.address, "good", "bait", joined=False) as [good, bait], connect(valkey.address) as redis:
+        keys, record = Keys.of(FLEET), bait.record
+        envelope = {
+            "a wrong signature": seal(record, fleet=FLEET, secret=b"guess"),
+            "no signature": seal(record, fleet=FLEET, secret=None),
+            "outside the networks": seal(
+                WorkerRecord(id="bait", generation=1, url="http://192.0.2.1:80"), fleet=FLEET, secret=b"fleet secret"
+            ),
+            "another's record": seal(good.record, fleet=FLEET, secret=b"fleet secret"),
+        }[kind]
+        await redis.hset(keys.w, "bait", envelope)
+        await redis.hset(keys.load, "bait", "1:1:ready:0:0:0:0:0:")
+        good.join()
+        await auntil(lambda: view.pool.usable("good"))
+        await auntil(lambda: view.discovery.refusals == 1)
+        await redis.hset(keys.load, "bait", "1:2:ready:0:0:0:0:0:")  # it pretends to beat
+        await redis.publish(keys.ev, "load\nbait\n1:2:ready:0:0:0:0:0:")
+        await redis.publish(keys.ev, f"up\nx\n99\nbait\n1:3:ready:0:0:0:0:0:\n{envelope.decode()}")
+        polled = time.monotonic()
+        await auntil(lambda: time.monotonic() > polled + 1.5, 3)
+        assert "bait" not in view.pool.seen
+        assert "bait" in view.vetting.refused
+        assert bait.contacts == 0
+
+
+async def test_a_stalled_event_loop_costs_nobody_his_place(valkey: EmbeddedValkey, view: RouterView) -> None:
+    """The workers' own loop is the same one here, so they fall silent as well: two seconds of nothing."""
+    async with workers(valkey.address, "a", "b") as fleet:
+        await auntil(lambda: view.pool.all_usable == {"a", "b"})
+        for worker in fleet:
+            worker.hangs = True  # being asked would not save them
+        for _ in range(2):
+            time.sleep(2)  # noqa: ASYNC251
+            resumed = time.monotonic()
+            await auntil(lambda: time.monotonic() > resumed + 1.2, 2)  # noqa: B023
+        assert view.pool.absences == []
+        assert view.discovery.standing("a") is Standing.ALIVE
+
+
+async def test_routers_count_each_other(valkey: EmbeddedValkey, view: RouterView) -> None:
+    assert view.discovery.router_count == 1
+    async with router_view(valkey.address) as second:
+        await auntil(lambda: view.discovery.router_count == second.discovery.router_count == 2)
+        async with connect(valkey.address) as redis:
+            await redis.flushall()
+        polled = time.monotonic()
+        await auntil(lambda: time.monotonic() > polled + 1, 2)
+        assert view.discovery.router_count == 2  # the other is not gone, only not heard yet
+    await auntil(lambda: view.discovery.router_count == 1, 8, "the second to be believed gone")
+
+
+async def _whole(worker: Worker, names: set[str]) -> bool:
+    try:
+        snapshot = await worker.registry.snapshot()
+    except RegistryUnavailable:
+        return False
+    return set(snapshot.records or {}) == names
+
+
+async def _watch(view: RouterView, names: set[str]) -> None:
+    while True:
+        assert view.pool.all_usable == names
+        await asyncio.sleep(0.01)
+
+
+def _generation(view: RouterView, worker_id: str) -> int:
+    worker = view.pool.get(worker_id)
+    return worker.record.generation if worker is not None else 0

@@ -1,0 +1,195 @@
+"""Routers' views of a registry and agents that announce themselves to it, in the test's own event loop.
+
+The agents' link and the routers' discovery are the real ones; the workers answer nothing but GET /health.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from ipaddress import ip_network
+
+from router.balance.pool import Discovered, Pool
+from router.discovery import Discovery
+from router.probing import ANSWER_TIMEOUT, asker
+from router.vetting import Endpoints, Vetting
+from workers.announcer import Announcer, FencedOff
+from workers.probe import http_client
+from workers.record import Load, ModelInfo, WorkerRecord
+from workers.registry import Registry, connect
+
+FLEET = "f"
+SECRET = b"fleet secret"
+
+
+class NotingPool(Pool):
+    """A pool that notes when it was told of whom, and whom it has ever missed."""
+
+    def __init__(self) -> None:
+        super().__init__(time.monotonic)
+        self.seen: dict[str, float] = {}
+        self.removed: dict[str, float] = {}
+        self.absences: list[str] = []
+
+    def put(self, found: Discovered) -> None:
+        self.seen.setdefault(found.record.id, time.monotonic())
+        super().put(found)
+
+    def remove(self, worker_id: str) -> None:
+        self.removed[worker_id] = time.monotonic()
+        super().remove(worker_id)
+
+    def absent(self, worker_id: str) -> None:
+        self.absences.append(worker_id)
+        super().absent(worker_id)
+
+    def usable(self, worker_id: str) -> bool:
+        worker = self.get(worker_id)
+        return worker is not None and worker.available(time.monotonic())
+
+    @property
+    def all_usable(self) -> set[str]:
+        return {worker.id for worker in self if worker.available(time.monotonic())}
+
+
+class RouterView:
+    """One router process's discovery with its pool."""
+
+    def __init__(self, pool: NotingPool, discovery: Discovery, vetting: Vetting, task: asyncio.Task[None]) -> None:
+        self.pool = pool
+        self.discovery = discovery
+        self.vetting = vetting
+        self.task = task
+
+
+@contextlib.asynccontextmanager
+async def router_view(address: str, *, secret: bytes | None = SECRET) -> AsyncIterator[RouterView]:
+    """Follows the registry at an address until the end. A fault in it fails the test."""
+    redis = connect(address)
+    pool = NotingPool()
+    vetting = Vetting(
+        fleet=FLEET,
+        secret=secret,
+        unsigned=False,
+        networks=[ip_network("127.0.0.0/8")],
+        endpoints=Endpoints(None),
+    )
+    async with http_client(ANSWER_TIMEOUT) as client:
+        discovery = Discovery(Registry(redis, FLEET), vetting, pool, asker(client, None))
+        task = asyncio.create_task(discovery.run())
+        try:
+            yield RouterView(pool, discovery, vetting, task)
+            if task.done():
+                task.result()
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            await redis.aclose()
+
+
+class Worker:
+    """A worker that only says that it is well, and its agent."""
+
+    def __init__(self, worker_id: str, address: str, *, generation: int = 1, secret: bytes | None = SECRET) -> None:
+        self.id = worker_id
+        self.generation = generation
+        self.address = address
+        self.contacts = 0
+        self.hangs = False
+        self.fenced = False
+        self._secret = secret
+        self._server: asyncio.Server | None = None
+        self._open: set[asyncio.StreamWriter] = set()
+        self._beats: asyncio.Task[None] | None = None
+        self._redis = connect(address)
+        self.registry = Registry(self._redis, FLEET, secret=secret)
+        self._announcer = Announcer(self.registry, lambda line: None, rng=random.Random())
+
+    @property
+    def record(self) -> WorkerRecord:
+        assert self._server is not None
+        port = self._server.sockets[0].getsockname()[1]
+        return WorkerRecord(
+            id=self.id,
+            generation=self.generation,
+            url=f"http://127.0.0.1:{port}",
+            models=(ModelInfo(name="m"),),
+            slots=4,
+        )
+
+    async def listen(self) -> None:
+        self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
+
+    def join(self) -> None:
+        """Announce it and beat from now on."""
+        self._announcer.announce(self.record, Load())
+        self._beats = asyncio.create_task(self._beat())
+
+    async def stop_beating(self) -> None:
+        if self._beats is not None:
+            self._beats.cancel()
+            await asyncio.wait([self._beats])
+            self._beats = None
+
+    def beat_again(self) -> None:
+        self._beats = asyncio.create_task(self._beat())
+
+    async def leave(self) -> None:
+        await self.stop_beating()
+        await self._announcer.leave()
+
+    async def die(self) -> None:
+        """All of it at once, without a word."""
+        await self.stop_beating()
+        await self.stop_listening()
+
+    async def stop_listening(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            for writer in self._open:
+                writer.transport.abort()
+
+    async def close(self) -> None:
+        await self.die()
+        await self._redis.aclose()
+
+    async def _beat(self) -> None:
+        try:
+            await self._announcer.run()
+        except FencedOff:
+            self.fenced = True
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.contacts += 1
+        self._open.add(writer)
+        try:
+            while await reader.readuntil(b"\r\n\r\n"):
+                if not self.hangs:
+                    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            self._open.discard(writer)
+            writer.close()
+
+
+@contextlib.asynccontextmanager
+async def workers(address: str, *names: str, joined: bool = True) -> AsyncIterator[list[Worker]]:
+    """Workers with those ids; all is closed at the end."""
+    made = [Worker(name, address) for name in names]
+    try:
+        for worker in made:
+            await worker.listen()
+            if joined:
+                worker.join()
+        yield made
+    finally:
+        for worker in made:
+            await worker.close()
+
+
+def all_see(views: list[RouterView], what: Callable[[NotingPool], bool]) -> Callable[[], bool]:
+    return lambda: all(what(view.pool) for view in views)
