@@ -23,6 +23,9 @@ from router.upstream_wire import request_head
 IDLE_EXPIRY = 4.0
 """Seconds. vLLM (uvicorn) closes idle connections after 5: ours must go first, or requests race the close."""
 
+OVERSLEPT = 0.2
+"""Seconds after its due time at which a time-out tells of a pause of this process, rather than of the worker."""
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:
@@ -101,7 +104,8 @@ class UpstreamClient:
             self._pool.changed.clear()
             await self._pool.changed.wait()
 
-    async def _connect(self, endpoint: Endpoint, timeout: float) -> Connection:
+    async def _connect(self, endpoint: Endpoint, timeout: float, *, again: bool = True) -> Connection:
+        """`again`: try once more if this process itself was held up meanwhile."""
         where = f"{endpoint.host}:{endpoint.port}"
         if self._closed:
             raise ConnectFailed(f"{where}: the client is closed")
@@ -116,6 +120,8 @@ class UpstreamClient:
             if self._closed:
                 connection.abort()
         except (OSError, UnicodeError, OverflowError) as error:
+            if again and self._overslept(attempt):
+                return await self._connect(endpoint, timeout, again=False)
             why = f"no connection within {timeout:g} s" if attempt.expired() else error or type(error).__name__
             raise ConnectFailed(f"{where}: {why}") from error
         finally:
@@ -125,6 +131,11 @@ class UpstreamClient:
             raise ConnectionLost(f"{where}: closed as soon as it was connected")
         self._pool.add(connection)
         return connection
+
+    def _overslept(self, attempt: asyncio.Timeout) -> bool:
+        due = attempt.when()
+        expired = attempt.expired() and due is not None and not self._closed
+        return expired and asyncio.get_running_loop().time() - (due or 0.0) > OVERSLEPT
 
 
 class Pool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -91,6 +92,18 @@ async def test_a_connection_that_takes_too_long(client: Client, silent: int, cli
     with pytest.raises(ConnectFailed):
         await get(client, Endpoint("127.0.0.1", silent, "", client_tls), connect_timeout=0.1)
     assert loop.time() - begun < 2
+
+
+async def test_a_pause_of_this_process_is_not_held_against_the_worker(
+    ours: UpstreamClient, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    """Ours only. When the loop comes to it, the time is over, whatever the worker has done meanwhile."""
+    async with RawServer([request, ANSWER, hold], tls=server_tls) as server:
+        endpoint = Endpoint("localhost", server.port, "", client_tls)
+        task = asyncio.create_task(get(ours, endpoint, connect_timeout=0.3))
+        await asyncio.sleep(0)
+        time.sleep(0.6)  # noqa: ASYNC251  a garbage collection, or a machine with too much to do
+        assert await whole(await task) == b"ok"
 
 
 async def test_a_head_that_takes_too_long(client: Client) -> None:
