@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import random
@@ -111,14 +110,16 @@ def create_app(
     async def lifespan(_: Litestar) -> AsyncGenerator[None, None]:
         name_ignored_variables()
         writing = asyncio.get_running_loop().create_task(request_log.run(), name="request log")
-        async with background(discovery.run(), static.run(), stalls.run()):
-            await discovery.wait_first(FIRST_LOOK)
-            yield
-        await client.aclose()
-        await control.aclose()
-        await redis.aclose()
-        request_log.stop()
-        await writing
+        try:
+            async with background(discovery.run(), static.run(), stalls.run()):
+                await discovery.wait_first(FIRST_LOOK)
+                yield
+        finally:
+            await client.aclose()
+            await control.aclose()
+            await redis.aclose()
+            request_log.stop()
+            await writing
 
     app = Litestar(
         route_handlers=[
@@ -170,9 +171,7 @@ async def background(*work: Coroutine[Any, Any, None]) -> AsyncGenerator[None, N
     finally:
         for task in tasks:
             task.cancel()
-        for task in tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*tasks, return_exceptions=True)  # what failed was reported when it did
 
 
 def _report_fault(task: asyncio.Task[None]) -> None:

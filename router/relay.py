@@ -67,10 +67,12 @@ class Relay:
 
     def start(self, first: bytes) -> None:
         """Begin to relay: `first` is what the fold gave for what was read so far."""
-        if first:
-            self._write(first)
         if self.ended.done():
             return
+        if first:
+            self._write(first)
+            if self.ended.done():
+                return
         if self._fold.failure is not None:  # it came together with the first content
             self._conclude(self._fold.fail(self._fold.failure.text), Ending.FAILED)
         else:
@@ -108,6 +110,11 @@ class Relay:
     def client_gone(self) -> None:
         """The client has left: nothing more is sent."""
         self._end(Ending.CLIENT_GONE)
+
+    def stop(self) -> None:
+        """Nothing is sent any more, however far it got. Idempotent."""
+        if self._drain is not None and not self.ended.done():
+            self._drain.cancel()
 
     def _conclude(self, out: bytes, ending: Ending) -> None:
         self._last = ending

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -27,7 +27,7 @@ class Endpoint:
     """Path in front of every request's path, without a trailing slash."""
     tls: ssl.SSLContext | None = None
     """None for plain http."""
-    authorization: str | None = None
+    authorization: str | None = field(default=None, repr=False)
     """Value of the Authorization header, such as "Bearer …"; never logged."""
 
 

@@ -7,6 +7,7 @@ then any worker may still answer; what happens after it can only end in the clie
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -28,9 +29,13 @@ from router.protocol.naming import unknown_model
 from router.protocol.operation import Clock, Operation
 from router.relay import Ending, Relay
 from router.stalls import StallWatch
+from router.transport import TransportError
 
 ASKED_SHOWN = 120
 """Characters of the asked name that are logged."""
+
+LAST_BYTES = 0.1
+"""Seconds that the end of a response may come after the end of the answer in it."""
 
 GONE = 499
 """The status that is logged for a client that left before its answer began."""
@@ -118,13 +123,16 @@ class Inference:
             raise unknown_model(name, operation.not_found(name)) from None
 
     async def _whole(self, answer: Answer, content_type: str, send: Send, record: RequestRecord) -> Outcome:
-        """Send a complete answer."""
+        """Send a complete answer. The worker's response may lack its last bytes yet, and is read to its end, so
+        that its connection can be kept."""
         body = answer.first + answer.fold.finish()
         record.outcome = "complete"
-        outcome = Answered(answer.fold.usage.completion_tokens)
-        answer.close(outcome)
         await send_whole(send, 200, body, content_type=content_type)
-        return outcome
+        with contextlib.suppress(TimeoutError, TransportError):
+            async with asyncio.timeout(LAST_BYTES):
+                while await answer.response.read():
+                    pass
+        return Answered(answer.fold.usage.completion_tokens)
 
     async def _stream(
         self, answer: Answer, content_type: str, send: Send, presence: Presence, record: RequestRecord
@@ -134,10 +142,13 @@ class Inference:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         relay = Relay(answer.response, answer.fold, send, client_stall=self.client_stall, lost_text=WORKER_LOST)
         presence.on_leaving(relay.client_gone)
-        relay.start(answer.first)
-        if not relay.ended.done():
-            with self.stalls.watching(_Relaying(relay, answer)):
-                await relay.ended
+        try:
+            relay.start(answer.first)
+            if not relay.ended.done():
+                with self.stalls.watching(_Relaying(relay, answer)):
+                    await relay.ended
+        finally:
+            relay.stop()
         ending = relay.ended.result()
         record.outcome = str(ending)
         return _outcome(ending, answer)
