@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from router.app import create_app
 from tests.support.until import auntil
 from tests.support.valkey import running_valkey
 from workers import embedded
+from workers.pacing import TokenRate
 from workers.record import Load, ModelInfo, WorkerRecord, WorkerState
 from workers.registry import Registry, connect
 from workers.simulated.options import Options
@@ -66,6 +68,7 @@ class Announced:
         self.record = record
         self.state = WorkerState.READY
         self._registry = registry
+        self._rate = TokenRate()
         self._beats: asyncio.Task[None] | None = None
 
     @property
@@ -89,7 +92,8 @@ class Announced:
         await self._registry.beat(self.id, self.record.generation, self.load())
 
     def load(self) -> Load:
-        return Load(state=self.state, running=self.worker.running, waiting=self.worker.waiting)
+        rate = self._rate.update(time.monotonic(), self.worker.tokens)
+        return Load(state=self.state, running=self.worker.running, waiting=self.worker.waiting, tokens_per_second=rate)
 
     async def _beat(self) -> None:
         while True:

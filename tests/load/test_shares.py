@@ -1,0 +1,149 @@
+"""How the tokens of 200 clients are shared out over workers of unequal speed, by a live router over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from config.routing import ModelRoute, RoutingTable, ServeTarget
+from router.balance.worker import SLOW_START
+from router.transport import Endpoint
+from router.upstream import UpstreamClient
+from tests.support.exchanges import get, whole
+from tests.support.live import Fleet, fleet
+from workers.simulated.options import Options
+
+pytestmark = pytest.mark.load
+
+SPEEDS = {"a": 0.5, "b": 0.5, "c": 1.0, "d": 1.0, "e": 1.0, "f": 1.5, "g": 2.0, "h": 2.0}
+CLIENTS = 200
+REGIMES = {
+    "bound by arithmetic, some wait": Options(slots=16, tokens_per_second=20, total_tokens_per_second=120),
+    "bound by memory, all run": Options(slots=64, tokens_per_second=10),
+}
+"""Either a worker's speed bounds it as a whole and its slots are too few, or it bounds each request by itself."""
+LONGEST, SHORTEST = 50, 10
+"""Tokens of an answer."""
+MEASURED = 12.0
+"""Seconds."""
+SETTLING = 8.0
+"""Seconds from one policy to the next."""
+TABLE = RoutingTable(
+    models=tuple(
+        ModelRoute(name=policy, serve=(ServeTarget("m"),), aliases=(), options={}, policy=policy)
+        for policy in ("least-load", "round-robin")
+    )
+)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What each worker made in a time, in tokens."""
+
+    tokens: Mapping[str, int]
+    requests: int
+    seconds: float
+
+    def part(self, name: str) -> float:
+        return self.tokens[name] / sum(self.tokens.values())
+
+    def deviation(self, name: str) -> float:
+        """From the worker's share of speed, as a part of that."""
+        return self.part(name) / (SPEEDS[name] / sum(SPEEDS.values())) - 1
+
+    @property
+    def worst(self) -> float:
+        return max(abs(self.deviation(name)) for name in self.tokens)
+
+    def table(self, title: str) -> str:
+        rate = sum(self.tokens.values()) / self.seconds
+        head = f"{title}: {rate:.0f} tokens/s, {self.requests} requests, off by {self.worst:.1%} at most"
+        rows = [
+            f"  {name}  speed {speed:<4} share of speed {speed / sum(SPEEDS.values()):6.1%}"
+            f"  of tokens {self.part(name):6.1%}  deviation {self.deviation(name):+6.1%}"
+            for name, speed in SPEEDS.items()
+        ]
+        return "\n".join([head, *rows])
+
+
+async def test_least_load_shares_tokens_by_speed_and_round_robin_does_not(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    began, cpu = time.monotonic(), time.process_time()
+    results = await asyncio.gather(
+        *(compare(tmp_path / str(number), REGIMES[name]) for number, name in enumerate(REGIMES))
+    )
+    cores = (time.process_time() - cpu) / (time.monotonic() - began)
+    record_property("figure", f"{CLIENTS} clients of each fleet; all, with routers and workers, used {cores:.2f} cores")
+    for name, (balanced, in_turn) in zip(REGIMES, results, strict=True):
+        record_property("figure", balanced.table(f"least-load, {name}"))
+        record_property("figure", in_turn.table(f"round-robin, {name}"))
+    for balanced, in_turn in results:
+        assert balanced.worst < 0.15, balanced.table("least-load")
+        assert in_turn.worst > 0.25, in_turn.table("round-robin")
+        assert sum(in_turn.tokens.values()) < sum(balanced.tokens.values())
+
+
+async def compare(folder: Path, options: Options) -> tuple[Shares, Shares]:
+    """What least-load and round-robin make of a fleet of such workers, at the speeds above."""
+    workers = {
+        name: replace(options, model="m", speed=speed, ttft=0.02, answer_tokens=LONGEST)
+        for name, speed in SPEEDS.items()
+    }
+    async with fleet(folder, workers, table=TABLE) as running:
+        async with clients(running, "least-load") as answered:
+            await asyncio.sleep(SLOW_START + 3)  # what is measured is the state afterwards
+            balanced = await measure(running, answered)
+        async with clients(running, "round-robin") as answered:
+            await asyncio.sleep(SETTLING)
+            in_turn = await measure(running, answered)
+    return balanced, in_turn
+
+
+@asynccontextmanager
+async def clients(running: Fleet, model: str) -> AsyncIterator[list[int]]:
+    """Clients that never pause. Yields the lengths of the answers so far; a failed one fails the test."""
+    answered: list[int] = []
+    port = int(running.url.rpartition(":")[2])
+    client = UpstreamClient()
+    rng = random.Random(7)
+
+    async def ask() -> None:
+        while True:
+            length = rng.randint(SHORTEST, LONGEST)
+            message = {"role": "user", "content": "hello"}
+            body = json.dumps({"model": model, "messages": [message], "options": {"num_predict": length}})
+            response = await get(
+                client, Endpoint("127.0.0.1", port), "POST", "/api/chat", body=body.encode(), head_timeout=60
+            )
+            answer = await whole(response)
+            assert response.status == 200, answer
+            last = json.loads(answer.splitlines()[-1])
+            assert last["eval_count"] == length, last
+            answered.append(length)
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            asking = [tasks.create_task(ask()) for _ in range(CLIENTS)]
+            yield answered
+            for task in asking:
+                task.cancel()
+    finally:
+        await client.aclose()
+
+
+async def measure(running: Fleet, answered: list[int]) -> Shares:
+    before = {name: running[name].tokens for name in SPEEDS}
+    requests, began = len(answered), time.monotonic()
+    await asyncio.sleep(MEASURED)
+    seconds = time.monotonic() - began
+    tokens = {name: running[name].tokens - before[name] for name in SPEEDS}
+    return Shares(tokens, len(answered) - requests, seconds)
