@@ -91,6 +91,7 @@ class Hosted:
         *,
         key: str | None = None,
         backoff: Backoff | None = None,
+        stop_grace: float = STOP_GRACE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._launch = launch
@@ -100,9 +101,11 @@ class Hosted:
         self._events = events
         self._key = key
         self._backoff = backoff or Backoff()
+        self._stop_grace = stop_grace
         self._clock = clock
         self._run: Run | None = None
         self._restarts = 0
+        self._idle = False
 
     async def serve(self) -> None:
         """Raises GaveUp if it never became ready."""
@@ -132,18 +135,20 @@ class Hosted:
         """
         run, monitor, quiet = self._run, self._monitor, Quiet()
         if run is None or run.state is not ProcessState.READY:
+            self._idle = True
             return
         monitor.set(WorkerState.DRAINING)
         while run.alive and monitor.misses < MISSES and self._clock() < deadline:
             health = await monitor.look(self._url)
             if health is Health.OK and quiet.update(self._clock(), monitor.metrics):
+                self._idle = True
                 return
             await run.died_within(DRAIN_INTERVAL)
 
     async def stop(self, grace: float = 0.0) -> None:
-        """End the server; requests that still run get `grace` seconds more."""
+        """End the server; requests that still run get `grace` seconds more, where `drain` has not seen it idle."""
         if self._run is not None:
-            await self._run.stop(grace + STOP_GRACE)
+            await self._run.stop(self._stop_grace + (0.0 if self._idle else grace))
 
     async def kill(self) -> None:
         if self._run is not None:
