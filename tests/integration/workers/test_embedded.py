@@ -1,0 +1,236 @@
+"""The embedded Valkey: private, restarted, and gone with its owner."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.until import auntil, until
+from tests.support.valkey import free_port, running_valkey
+from workers import embedded
+from workers.embedded import MAX_SOCKET_PATH, EmbeddedFailed, EmbeddedValkey, claim, socket_path, wait_ready
+from workers.registry import Registry, RegistryUnavailable, connect
+
+PARENT = """
+import asyncio, sys
+from pathlib import Path
+from workers.embedded import EmbeddedValkey, claim
+
+async def main() -> None:
+    owner = claim(Path(sys.argv[1]))
+    assert owner is not None
+    valkey = EmbeddedValkey(Path(sys.argv[1]))
+    await valkey.start()
+    await valkey.wait_ready()
+    print(valkey.pid, flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+def start_parent(state_dir: Path) -> tuple[subprocess.Popen[str], psutil.Process]:
+    """Another process that owns a Valkey; and that Valkey."""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(state_dir)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert parent.stdout is not None
+    return parent, psutil.Process(int(parent.stdout.readline()))
+
+
+def ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+async def test_it_answers_on_a_socket_that_only_this_user_can_reach(tmp_path: Path) -> None:
+    async with running_valkey(tmp_path) as valkey:
+        assert valkey.is_alive
+        assert valkey.address == embedded.address(tmp_path) == str(socket_path(tmp_path))
+        assert mode(Path(valkey.address).parent) == 0o700
+        assert mode(Path(valkey.address)) == 0o700
+        async with connect(valkey.address) as redis:
+            assert (await redis.config_get("maxmemory-policy"))["maxmemory-policy"] == "noeviction"
+            await redis.set("x", "1")
+        assert valkey.pid is not None
+        assert psutil.Process(valkey.pid).net_connections("tcp") == []
+    assert not valkey.is_alive
+    assert Path(valkey.address).name not in os.listdir(Path(valkey.address).parent)
+
+
+async def test_nothing_is_kept_over_a_stop(tmp_path: Path) -> None:
+    for _ in range(2):
+        async with running_valkey(tmp_path) as valkey, connect(valkey.address) as redis:
+            assert await redis.dbsize() == 0
+            await redis.set("x", "1")
+
+
+async def test_it_can_listen_on_a_port_of_loopback_too(tmp_path: Path) -> None:
+    port = free_port()
+    async with running_valkey(tmp_path, port=port):
+        await wait_ready(f"redis://127.0.0.1:{port}", 5)
+
+
+async def test_it_is_started_again_when_it_crashes(tmp_path: Path) -> None:
+    async with running_valkey(tmp_path) as valkey:
+        for crash in (1, 2):
+            pid = valkey.pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            await auntil(lambda: valkey.restarts == crash, 10)  # noqa: B023
+            assert valkey.pid != pid
+            await valkey.wait_ready()
+
+
+async def test_stopping_it_between_a_crash_and_the_next_start_leaves_nothing(tmp_path: Path) -> None:
+    valkey = EmbeddedValkey(tmp_path)
+    await valkey.start()
+    await valkey.wait_ready()
+    assert valkey.pid is not None
+    os.kill(valkey.pid, signal.SIGKILL)
+    await auntil(lambda: not valkey.is_alive, 5)
+    await valkey.stop()
+    await valkey.stop()
+    assert not valkey.is_alive
+    with pytest.raises(RegistryUnavailable):
+        await wait_ready(valkey.address, 0.2)
+
+
+async def test_one_that_cannot_start_says_so_with_the_last_words_of_its_log(tmp_path: Path) -> None:
+    async with running_valkey(tmp_path / "one", port=free_port()) as first:
+        assert first.is_alive
+        port = first._port
+        second = EmbeddedValkey(tmp_path / "two", port=port)
+        await second.start()
+        try:
+            with pytest.raises(EmbeddedFailed, match=r"(?i)does not answer: .*(bind|listen|port).*valkey\.log"):
+                await second.wait_ready(1.5)
+        finally:
+            await second.stop()
+
+
+async def test_ctrl_c_in_the_terminal_does_not_reach_it(tmp_path: Path) -> None:
+    async with running_valkey(tmp_path) as valkey:
+        assert valkey.pid is not None
+        assert os.getpgid(valkey.pid) == valkey.pid != os.getpgid(0)
+
+
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM])
+def test_it_dies_with_its_parent(kind: signal.Signals, tmp_path: Path) -> None:
+    parent, valkey = start_parent(tmp_path)
+    try:
+        assert not ended(valkey)
+    finally:
+        parent.send_signal(kind)
+        parent.communicate()
+    until(lambda: ended(valkey), 2, "the orphan to end")
+
+
+async def test_the_next_owner_takes_over_after_a_kill(tmp_path: Path) -> None:
+    """Its socket must be the new one's: the old one must not take it away as it ends."""
+    parent, old = start_parent(tmp_path)
+    assert claim(tmp_path) is None
+    await wait_ready(embedded.address(tmp_path), 5)
+    parent.kill()
+    parent.communicate()
+    owner = await auntil(lambda: claim(tmp_path), 5)
+    with owner:
+        async with running_valkey(tmp_path) as valkey:
+            until(lambda: ended(old), 2)
+            quiet = time.monotonic()
+            await auntil(lambda: time.monotonic() > quiet + 0.5, 2)
+            async with connect(valkey.address) as redis:
+                await Registry(redis, "f").snapshot()
+
+
+def test_there_is_one_owner_at_a_time(tmp_path: Path) -> None:
+    with claim(tmp_path) or pytest.fail("nobody else claims it"):
+        assert claim(tmp_path) is None
+        with claim(tmp_path / "other") or pytest.fail("that is another one"):
+            pass
+    again = claim(tmp_path)
+    assert again is not None
+    again.release()
+    again.release()
+
+
+def test_a_deep_state_directory_gets_a_short_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = Path(tempfile.mkdtemp(prefix="v"))
+    monkeypatch.setattr(tempfile, "tempdir", str(short))
+    deep = tmp_path / ("d" * 60) / ("e" * 60)
+    path = socket_path(deep)
+    assert len(os.fsencode(path)) <= MAX_SOCKET_PATH
+    assert path.is_relative_to(short)
+    assert socket_path(deep) == path != socket_path(deep / "x")
+
+
+async def test_it_runs_in_a_deep_state_directory(tmp_path: Path) -> None:
+    async with running_valkey(tmp_path / ("d" * 60) / ("e" * 60)) as valkey:
+        await wait_ready(valkey.address, 5)
+        assert not Path(valkey.address).is_relative_to(tmp_path)
+    os.rmdir(os.path.dirname(valkey.address))
+
+
+def test_a_temporary_directory_that_is_too_deep_as_well_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("t" * 100)))
+    with pytest.raises(EmbeddedFailed, match="choose a shorter state directory"):
+        socket_path(tmp_path / ("d" * 100))
+
+
+def test_a_directory_open_to_others_is_closed(tmp_path: Path) -> None:
+    folder = tmp_path / "registry"
+    folder.mkdir(mode=0o777)
+    folder.chmod(0o777)
+    embedded.address(tmp_path)
+    assert mode(folder) == 0o700
+
+
+def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "registry").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(EmbeddedFailed, match="another state directory"):
+        embedded.address(tmp_path)
+    with pytest.raises(EmbeddedFailed, match="another state directory"):
+        claim(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_somebody_elses_directory_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / "registry").mkdir()
+    os.chown(tmp_path / "registry", 12345, 12345)
+    with pytest.raises(EmbeddedFailed, match="belongs to somebody else"):
+        embedded.address(tmp_path)
+
+
+def test_a_file_in_its_place_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("")
+    with pytest.raises(EmbeddedFailed, match=r"cannot use .*choose another state directory"):
+        claim(tmp_path / "state")
+
+
+async def test_a_waiter_hears_why_it_waited_in_vain(tmp_path: Path) -> None:
+    started = asyncio.get_running_loop().time()
+    with pytest.raises(RegistryUnavailable, match="is Redis running there"):
+        await wait_ready(str(tmp_path / "nothing.sock"), 0.3)
+    assert asyncio.get_running_loop().time() - started < 2
