@@ -272,7 +272,12 @@ def worker_refused(response: Response, body: bytes) -> AttemptFailed:
 
 
 def client_error(failure: AttemptFailed) -> ClientError:
-    """What the client is told when no further attempt is made (R163, R167)."""
+    """What the client is told when no further attempt is made (R163, R167).
+
+    If all that can be said is that workers were lost, there is nobody left who serves the model: 503, come back.
+    """
+    if isinstance(failure, Lost) and failure.status == 502:
+        return ClientError(failure.text, status=503, retry_after=1)
     retry_after = None
     if isinstance(failure, Busy | Unavailable) or failure.status == 503:
         retry_after = max(1, round(failure.retry_after or 1))

@@ -23,9 +23,10 @@ from router.app import create_app
 from tests.support.until import auntil
 from tests.support.valkey import running_valkey
 from workers import embedded
+from workers.embedded import EmbeddedValkey
 from workers.pacing import TokenRate
 from workers.record import Load, ModelInfo, WorkerRecord, WorkerState
-from workers.registry import Registry, connect
+from workers.registry import Registry, RegistryUnavailable, connect
 from workers.simulated.options import Options
 from workers.simulated.server import Simulated
 
@@ -98,8 +99,9 @@ class Announced:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(BEAT)
-            if not await self._registry.beat(self.id, self.record.generation, self.load()):
-                await self._registry.register(self.record, self.load())
+            with contextlib.suppress(RegistryUnavailable):
+                if not await self._registry.beat(self.id, self.record.generation, self.load()):
+                    await self._registry.register(self.record, self.load())
 
 
 @dataclass
@@ -110,6 +112,7 @@ class Fleet:
     http: httpx.AsyncClient
     workers: dict[str, Announced]
     registry: Registry
+    valkey: EmbeddedValkey
     log: io.BytesIO = field(default_factory=io.BytesIO)
 
     def __getitem__(self, name: str) -> Simulated:
@@ -162,7 +165,7 @@ async def fleet(
     """Workers by id, announced, and a router that has seen all of them."""
     log = io.BytesIO()
     async with contextlib.AsyncExitStack() as stack:
-        await stack.enter_async_context(running_valkey(state_dir))
+        valkey = await stack.enter_async_context(running_valkey(state_dir))
         redis = connect(embedded.address(state_dir))
         stack.push_async_callback(redis.aclose)
         registry = Registry(redis, "default")
@@ -180,7 +183,7 @@ async def fleet(
         )
         url = await stack.enter_async_context(serving(app))
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=20, trust_env=False))
-        running = Fleet(url, http, announced, registry, log)
+        running = Fleet(url, http, announced, registry, valkey, log)
         await auntil(lambda: _all_ready(running), 10, "the router to see its workers")
         yield running
 

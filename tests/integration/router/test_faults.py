@@ -1,0 +1,291 @@
+"""Faults under load: clients that never pause, a live router, and what they notice of what breaks behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import struct
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from socket import SO_LINGER, SOL_SOCKET
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.live import Fleet, fleet
+from tests.support.until import auntil
+from workers import embedded
+from workers.registry import RegistryUnavailable, connect
+from workers.simulated import script
+from workers.simulated.options import Options
+
+MODEL = "tiny:latest"
+TOKENS = 13
+"""Of an answer: twelve and the end of the sequence."""
+QUICK = Options(model=MODEL, tokens_per_second=200, ttft=0.01, answer_tokens=12, slots=32)
+CHAT = "/v1/chat/completions"
+Figures = Callable[[str, object], None]
+
+
+def chat(model: str = "tiny", **more: Any) -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": "hello"}], **more}
+
+
+@dataclass
+class Traffic:
+    """What clients saw."""
+
+    answered: int = 0
+    slowest: float = 0.0
+    """Seconds of the longest request."""
+    wrong: list[str] = field(default_factory=list)
+    """Everything that was no whole answer."""
+
+    async def more(self, count: int, timeout: float = 20.0) -> None:
+        """Wait for so many further answers."""
+        enough = self.answered + count
+        await auntil(lambda: self.answered >= enough or bool(self.wrong), timeout, f"{count} further answers")
+
+
+@asynccontextmanager
+async def traffic(running: Fleet, clients: int = 8, *, streams: bool = True) -> AsyncIterator[Traffic]:
+    """Clients that never pause, half of them streaming if `streams`."""
+    seen = Traffic()
+    stopping = asyncio.Event()
+
+    async def ask(stream: bool) -> None:
+        while not stopping.is_set():
+            began = time.monotonic()
+            response = await running.http.post("/api/chat", json=chat(stream=stream))
+            seen.slowest = max(seen.slowest, time.monotonic() - began)
+            whole = response.status_code == 200 and f'"eval_count":{TOKENS}' in response.text
+            if whole and '"error"' not in response.text:
+                seen.answered += 1
+            else:
+                seen.wrong.append(f"{response.status_code} {response.text[-300:]}")
+
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(clients):
+            tasks.create_task(ask(streams and number % 2 == 0))
+        try:
+            yield seen
+        finally:
+            stopping.set()
+
+
+@asynccontextmanager
+async def table_watched(running: Fleet) -> AsyncIterator[list[set[str]]]:
+    """Collects every set of workers that the router shows as ready, other than all of them."""
+    short: list[set[str]] = []
+
+    async def watch() -> None:
+        while True:
+            ready = {name for name, state in (await running.states()).items() if state == "ready"}
+            if ready != set(running.workers):
+                short.append(ready)
+            await asyncio.sleep(0.05)
+
+    task = asyncio.create_task(watch())
+    try:
+        yield short
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def in_flight(running: Fleet) -> int:
+    workers = (await running.http.get("/admin/workers")).json()["workers"]
+    return sum(worker["in_flight"] for worker in workers)
+
+
+async def test_the_registry_may_be_killed_frozen_and_emptied_under_load(
+    tmp_path: Path, record_property: Figures
+) -> None:
+    async with (
+        fleet(tmp_path, {"a": QUICK, "b": QUICK, "c": QUICK}) as running,
+        table_watched(running) as short,
+        traffic(running) as seen,
+    ):
+        await seen.more(50)
+
+        assert running.valkey.pid is not None
+        os.kill(running.valkey.pid, signal.SIGKILL)
+        await running.valkey.stop()
+        await auntil(lambda: _registry_up(running, False), 5, "the router to notice")
+        await seen.more(200)
+        await running.valkey.start()
+        began = time.monotonic()
+        await auntil(lambda: _whole(running), 5, "the registry to be whole again")
+        after_kill = time.monotonic() - began
+        assert after_kill < 2
+
+        os.kill(running.valkey.pid, signal.SIGSTOP)
+        try:
+            await auntil(lambda: _registry_up(running, False), 5, "the router to notice")
+            await seen.more(200)
+        finally:
+            os.kill(running.valkey.pid, signal.SIGCONT)
+        await auntil(lambda: _registry_up(running, True), 5, "the router to notice")
+
+        async with connect(embedded.address(tmp_path)) as redis:
+            await redis.flushall()
+        began = time.monotonic()
+        await auntil(lambda: _whole(running), 5, "the registry to be whole again")
+        after_flush = time.monotonic() - began
+        assert after_flush < 2
+        await seen.more(100)
+    record_property(
+        "figure",
+        f"registry killed, frozen, emptied: {seen.answered} requests, {len(seen.wrong)} failed, slowest "
+        f"{seen.slowest:.2f} s; whole again {after_kill:.2f} s after a start, {after_flush:.2f} s after a flush",
+    )
+    assert seen.wrong == []
+    assert short == []
+
+
+async def _registry_up(running: Fleet, wanted: bool) -> bool:
+    return bool((await running.http.get("/admin/workers")).json()["registry_up"]) is wanted
+
+
+async def _whole(running: Fleet) -> bool:
+    try:
+        return (await running.registry.snapshot()).loads.keys() == running.workers.keys()
+    except RegistryUnavailable:
+        return False
+
+
+async def test_when_all_workers_of_a_model_are_gone_its_clients_hear_so_and_others_nothing(tmp_path: Path) -> None:
+    """Nobody has told the router: connections are refused."""
+    other = Options(model="other", tokens_per_second=200, ttft=0.01, answer_tokens=12)
+    async with fleet(tmp_path, {"a": QUICK, "b": QUICK, "o": other}) as running:
+        for name in "ab":
+            running[name].refuse()
+        for _ in range(20):
+            began = time.monotonic()
+            refused = await running.http.post("/api/chat", json=chat())
+            assert time.monotonic() - began < 1
+            assert refused.status_code == 503, refused.text
+            assert int(refused.headers["retry-after"]) >= 1
+            assert isinstance(refused.json()["error"], str)
+            assert (await running.http.post("/api/chat", json=chat("other"))).status_code == 200
+        assert "tiny:latest" in (await running.http.get("/api/tags")).text
+        for name in "ab":
+            await running[name].listen()
+        began = time.monotonic()
+
+        async def back() -> bool:
+            return (await running.http.post("/api/chat", json=chat())).status_code == 200
+
+        await auntil(back, 2, "the model to be served again")
+
+
+async def test_a_worker_that_comes_and_goes_costs_no_request(tmp_path: Path, record_property: Figures) -> None:
+    """Whole answers only: a stream that has begun cannot move on yet."""
+    async with fleet(tmp_path, {"a": QUICK, "b": QUICK, "flapping": QUICK}) as running:
+        async with traffic(running, streams=False) as seen:
+            for _ in range(6):
+                running["flapping"].vanish()
+                await seen.more(80)
+                await running["flapping"].listen()
+                await seen.more(80)
+        share = running["flapping"].tokens / sum(running[name].tokens for name in running.workers)
+        record_property(
+            "figure",
+            f"a worker that comes and goes: {seen.answered} requests, {len(seen.wrong)} failed, slowest "
+            f"{seen.slowest:.2f} s; it made {share:.1%} of the tokens",
+        )
+        assert seen.wrong == []
+        assert any(record["failures"] for record in running.records())
+        assert share < 0.2
+
+
+async def test_a_retry_storm_is_bounded(tmp_path: Path, record_property: Figures) -> None:
+    """Every worker refuses everything: the fleet must not be asked three times as much as its clients ask."""
+    async with fleet(tmp_path, {"a": QUICK, "b": QUICK, "c": QUICK}) as running:
+        for name in running.workers:
+            running[name].set_faults([script.Status(status=503)])
+        requests = 300
+        gate = asyncio.Semaphore(20)
+
+        async def ask() -> int:
+            async with gate:
+                return (await running.http.post("/api/chat", json=chat())).status_code
+
+        statuses = await asyncio.gather(*(ask() for _ in range(requests)))
+        attempts = sum(running[name].requests[CHAT] for name in running.workers)
+        record_property("figure", f"retry storm: {requests} requests, {attempts} attempts")
+        assert set(statuses) == {503}
+        assert attempts <= 1.2 * requests + 3
+
+
+async def test_connections_that_a_worker_closes_when_idle_cost_nothing(tmp_path: Path) -> None:
+    """The pauses are about as long as the worker keeps a connection, so that requests cross its close."""
+    hasty = Options(model=MODEL, tokens_per_second=2000, ttft=0.0, answer_tokens=2, keep_alive=0.02)
+    rng = random.Random(5)
+    async with fleet(tmp_path, {"only": hasty}) as running:
+        for number in range(120):
+            response = await running.http.post("/api/chat", json=chat(stream=number % 2 == 0))
+            assert response.status_code == 200, response.text
+            assert '"done":true' in response.text
+            await asyncio.sleep(rng.uniform(0.015, 0.025))  # what is tried is exactly this moment
+        attempts = [record["attempts"] for record in running.records() if record["operation"] == "chat"]
+        assert max(attempts) == 1
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_clients_that_leave_at_any_moment_leave_nothing_behind(
+    tmp_path: Path, stream: bool, record_property: Figures
+) -> None:
+    rng = random.Random(3)
+    body = httpx.Request("POST", "http://x/", json=chat(stream=stream)).content
+    head = f"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    async with fleet(tmp_path, {"a": QUICK, "b": QUICK}) as running:
+        port = int(running.url.rpartition(":")[2])
+
+        async def leave() -> None:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(head + body)
+            await asyncio.sleep(rng.uniform(0, 0.08))  # from before the router has read it to after its end
+            if rng.random() < 0.5:
+                reset = struct.pack("ii", 1, 0)
+                writer.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, reset)
+            writer.transport.abort()
+
+        async def many(count: int) -> None:
+            gate = asyncio.Semaphore(50)
+
+            async def one() -> None:
+                async with gate:
+                    await leave()
+
+            await asyncio.gather(*(one() for _ in range(count)))
+            await auntil(lambda: _at_rest(running), 5, "the fleet to be at rest")
+
+        await many(100)
+        await auntil(lambda: running["a"].connections == running["b"].connections == set(), 10, "idle ones to close")
+        tasks, files = len(asyncio.all_tasks()), _open_files()
+        await many(500)
+        aborted = sum(running[name].aborted for name in running.workers)
+        record_property("figure", f"600 clients left at any moment ({stream=}): {aborted} aborted on the workers")
+        assert aborted > 50
+        await auntil(lambda: running["a"].connections == running["b"].connections == set(), 10, "idle ones to close")
+        await auntil(lambda: len(asyncio.all_tasks()) <= tasks, 5, "tasks to end")
+        await auntil(lambda: _open_files() <= files, 5, "files to be closed")
+        states = (await running.http.get("/admin/workers")).json()["workers"]
+        assert {worker["breaker"] for worker in states} == {"closed"}
+        assert (await running.http.post("/api/chat", json=chat())).status_code == 200
+
+
+async def _at_rest(running: Fleet) -> bool:
+    busy = sum(running[name].running + running[name].waiting for name in running.workers)
+    return busy == 0 and await in_flight(running) == 0
+
+
+def _open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
