@@ -27,6 +27,7 @@ from redis.exceptions import (
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
+    ResponseError,
 )
 
 from workers.keys import COLLECT_AFTER, ROUTER_TTL, Keys, check_worker_id
@@ -250,6 +251,8 @@ def _explain(error: Exception, where: str) -> str:
     match error:
         case AuthenticationError() | NoPermissionError():
             return f"the registry at {where} refuses these credentials ({error}); check those in REDIS_URL"
+        case ResponseError() if "ACL failure" in str(error):  # in a script it has no class of its own
+            return f"the registry at {where} does not let this user do what it must ({error}); correct its ACL"
         case OutOfMemoryError():
             return f"the registry at {where} is out of memory; raise its maxmemory"
         case ReadOnlyError():

@@ -32,7 +32,7 @@ from tests.support.netns import Host, impossible, network
 from tests.support.until import until
 from workers.keys import Keys
 from workers.record import Load, ModelInfo, WorkerRecord
-from workers.registry import Registry, connect
+from workers.registry import Registry, RegistryUnavailable, connect
 from workers.signature import seal
 
 pytestmark = [pytest.mark.netns, pytest.mark.skipif(bool(impossible()), reason=impossible())]
@@ -90,7 +90,8 @@ class Site:
         rules += " -@all +@read +@write +@pubsub +@scripting +@connection -@dangerous +time"
         options = ["--bind", self.front.address, "--port", str(REGISTRY_PORT), "--save", "", "--appendonly", "no"]
         config = self.folder / "valkey.conf"
-        config.write_text(f"user default off\n{rules}\n")
+        narrow = rules.replace("user fleet", "user narrow").replace("+time", "-time")
+        config.write_text(f"user default off\n{rules}\n{narrow}\n")
         argv = [get_binary_path(), str(config), *options]
         with self._program(self.front, "valkey", argv, {"PATH": os.defpath}):
             until(self._registry_answers, 15, "the registry to answer")
@@ -173,9 +174,11 @@ class Site:
     def in_flight(self) -> dict[str, int]:
         return {worker["id"]: worker["in_flight"] for worker in self.get("/admin/workers").json()["workers"]}
 
-    def chat(self, model: str, request_id: str = "", **more: Any) -> Future[Answer]:
-        """A streamed chat of a client on the router's own host, under way."""
-        return self.front.threads.submit(stream_chat, self.url, model, request_id, **more)
+    def chat(self, model: str, request_id: str = "", begun: list[str] | None = None, **more: Any) -> Future[Answer]:
+        """A streamed chat of a client on the router's own host, under way. Its id goes to `begun` with its first
+        line."""
+        begun = [] if begun is None else begun
+        return self.front.threads.submit(stream_chat, self.url, model, request_id, begun, **more)
 
     def worker_of(self, request_id: str) -> str:
         """Who answered, by the router's log."""
@@ -211,7 +214,7 @@ def http_get(url: str, **more: Any) -> httpx.Response:
     return httpx.get(url, timeout=10, trust_env=False, verify=PLAIN, **more)
 
 
-def stream_chat(url: str, model: str, request_id: str = "", **more: Any) -> Answer:
+def stream_chat(url: str, model: str, request_id: str, begun: list[str], **more: Any) -> Answer:
     headers = {"authorization": f"Bearer {CLIENT_KEY}"} | ({"x-request-id": request_id} if request_id else {})
     body = {"model": model, "messages": [{"role": "user", "content": "hello"}], **more}
     began = time.monotonic()
@@ -221,7 +224,9 @@ def stream_chat(url: str, model: str, request_id: str = "", **more: Any) -> Answ
     ):
         parts, first = [], 0.0
         for line in answer.iter_lines():
-            first = first or time.monotonic() - began
+            if not parts:
+                first = time.monotonic() - began
+                begun.append(request_id)
             parts.append(json.loads(line))
         return Answer(answer.status_code, first, time.monotonic(), parts)
 
@@ -340,6 +345,21 @@ def test_an_address_that_no_other_host_can_reach_is_refused(site: Site) -> None:
     assert PASSWORD not in said
 
 
+def test_a_registry_user_with_too_few_rights_is_told_so(site: Site) -> None:
+    async def register() -> str:
+        async with connect(site.registry_url.replace("fleet:", "narrow:")) as client:
+            record = WorkerRecord(id="w", generation=1, url=f"http://{site.b.address}:1")
+            try:
+                await Registry(client, FLEET, secret=SECRET.encode()).register(record, Load())
+            except RegistryUnavailable as error:
+                return str(error)
+            return ""
+
+    said = site.b.call(lambda: asyncio.run(register()))
+    assert "'time'" in said
+    assert said.endswith("correct its ACL")
+
+
 def test_records_that_are_not_to_be_trusted_are_never_contacted(site: Site, traps: tuple[Trap, Trap]) -> None:
     inside, outside = traps
     for trap in traps:
@@ -388,8 +408,9 @@ def test_a_record_of_an_earlier_start_is_not_believed(site: Site, traps: tuple[T
 
 def test_a_pulled_cable_costs_a_request_the_time_to_connect_at_most(site: Site, record_property: Figures) -> None:
     with site.workers("roamer", *SLOW, hosts="bc"):
-        warm = [site.chat("roamer", f"warm-{number}") for number in range(12)]
-        until(lambda: min(site.in_flight().get(name, 0) for name in "bc") >= 3, 10, "both to be busy")
+        begun: list[str] = []
+        warm = [site.chat("roamer", f"warm-{number}", begun) for number in range(12)]
+        until(lambda: len(begun) == 12 and site.in_flight()["b"] > 0, 10, "both to be answering")
         site.b.pull_cable()
         pulled = time.monotonic()
         try:
