@@ -571,12 +571,19 @@ KEY = "a-key"
 LIMIT = 4
 
 
-@pytest.fixture
-def strict_spec(no_template: Path) -> Spec:
-    """One slot, so that several requests take long one after the other, however fast a tiny model is."""
+@pytest.fixture(scope="module")
+def strict_spec(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Spec:
+    """SmolLM2 without its chat template, and with one slot: requests take long enough to be seen, one by one.
+
+    (A tiny model's engine is done long before its HTTP server has sent the first token.)
+    """
+    folder = tmp_path_factory.mktemp("strict")
+    for file in smollm2.iterdir():
+        if file.name != "chat_template.jinja":
+            (folder / file.name).symlink_to(file)
     limits = ("--max-num-queued-reqs", str(LIMIT), "--max-num-seqs", "1", "--shutdown-timeout", "60")
     flags = ("--api-key", KEY, *limits, "--enable-server-load-tracking")
-    return Spec("strict", no_template, flags, (("VLLM_SERVER_DEV_MODE", "1"),))
+    return Spec("strict", folder, flags, (("VLLM_SERVER_DEV_MODE", "1"),))
 
 
 @pytest.fixture
@@ -589,7 +596,7 @@ def strict(simulate: Simulate, strict_vllm: VllmServer) -> Pair:
     return simulate(strict_vllm, ("--no-chat-template",))
 
 
-LONG = {"prompt": "one two", "max_tokens": 400, "ignore_eos": True}
+LONG = {"prompt": "one two", "ignore_eos": True, "stream": True}
 
 
 @pytest.mark.parametrize("given", ["", "Bearer wrong", KEY])
@@ -614,7 +621,7 @@ def test_a_model_without_a_template_cannot_chat(strict: Pair, stream: bool) -> N
 
 async def burst(pair: Pair, url: str) -> dict[str, Any]:
     """The shapes of the answers to many requests at once, by kind."""
-    body = {"model": pair.model, **LONG, "stream": True}
+    body = {"model": pair.model, **LONG, "max_tokens": 30}
     async with fresh(pair) as client:
         answers = await asyncio.gather(*(client.post(url + COMPLETIONS, json=body) for _ in range(4 * LIMIT)))
     found: dict[str, Any] = {}
@@ -656,13 +663,15 @@ class Reading:
         return shapes.of_stream("".join([self._first, *[part async for part in self._text]]))[-2:]
 
 
-async def fill(client: httpx.AsyncClient, pair: Pair, url: str, count: int) -> list[Reading]:
+async def fill(client: httpx.AsyncClient, pair: Pair, url: str, count: int, tokens: int = 1500) -> list[Reading]:
     """Long streams: the first one runs, the others wait for the one slot."""
-    body = {"model": pair.model, **LONG, "max_tokens": 2000 if url == pair.real else 1000, "stream": True}
+    body = {"model": pair.model, **LONG, "max_tokens": tokens}
     asked = [client.build_request("POST", url + COMPLETIONS, json=body) for _ in range(count)]
     first = Reading(await client.send(asked[0], stream=True))
     await first.begin()
-    return [first, *[Reading(await client.send(each, stream=True)) for each in asked[1:]]]
+    others = [Reading(await client.send(each, stream=True)) for each in asked[1:]]
+    await auntil(lambda: _is(running(client, url, waiting=True), count), 10.0, "all in the engine")
+    return [first, *others]
 
 
 async def test_admission_refuses_plainly_where_the_engine_is_full(strict: Pair) -> None:
@@ -713,7 +722,7 @@ async def test_draining(strict: Pair, strict_vllm: VllmServer) -> None:
     assert strict_vllm.process is not None
     async with fresh(strict) as client:
         for url in (strict.real, strict.simulated):
-            streams = await fill(client, strict, url, LIMIT - 1)
+            streams = await fill(client, strict, url, LIMIT - 1, tokens=100 if url == strict.real else 1000)
             if url == strict.real:
                 strict_vllm.process.send_signal(signal.SIGTERM)
             else:

@@ -121,8 +121,9 @@ class Job:
             self.exchange.split = True
         if isinstance(fault, script.Garbage) and fault.where == "head":
             self.exchange.garbled = GARBAGE["head"]
-        if isinstance(fault, script.Die | script.Error) and fault.after_tokens == 0:
-            if isinstance(fault, script.Error) and self.streams:
+        at_once = isinstance(fault, script.Die | script.Error) and fault.after_tokens == 0
+        if fault is not None and (at_once or isinstance(fault, script.Empty)):
+            if not isinstance(fault, script.Die) and self.streams:
                 self.exchange.begin()
             self._act(fault)
             return True
@@ -153,6 +154,12 @@ class Job:
         self.over = False
         if isinstance(fault, script.Error):
             self.fail(errors.scripted(fault.status))
+        elif isinstance(fault, script.Empty) and isinstance(self.output, Stream):
+            self._finished()
+            self.output.abort()
+            self.exchange.end()
+        elif isinstance(fault, script.Empty):
+            self.fail(errors.scripted(500))
         elif isinstance(fault, script.Cut):
             self._finished()
             self.exchange.cut(reset=fault.reset)

@@ -92,6 +92,11 @@ class Error(_Request, frozen=True, kw_only=True):
     status: int = 500
 
 
+class Empty(_Request, frozen=True, kw_only=True):
+    """A 200 stream without any event but its end: what vLLM gives to streams that were accepted and had no token
+    yet when it went to sleep or began to drain. Other requests get a 500."""
+
+
 class Stall(_Request, frozen=True, kw_only=True):
     """The stream stops after k tokens and stays open."""
 
@@ -111,7 +116,7 @@ class Split(_Request, frozen=True, kw_only=True):
 
 
 WorkerFault = Refuse | Freeze | Slow | Dead | Draining
-RequestFault = Hang | Status | Die | Cut | Error | Stall | Garbage | Split
+RequestFault = Hang | Status | Die | Cut | Error | Empty | Stall | Garbage | Split
 Fault = WorkerFault | RequestFault
 
 

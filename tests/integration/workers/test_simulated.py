@@ -218,6 +218,15 @@ async def test_an_error_event_inside_the_stream(client: httpx.AsyncClient, after
         await auntil(lambda: worker.running == 0)
 
 
+async def test_a_stream_that_ends_without_a_word(client: httpx.AsyncClient) -> None:
+    async with workers() as (worker,):
+        worker.set_faults([script.Empty(count=2)])
+        answer = await client.post(worker.url + CHAT, json=STREAM)
+        assert (answer.status_code, answer.text) == (200, "data: [DONE]\n\n")
+        assert (await client.post(worker.url + CHAT, json=HI)).status_code == 500
+        assert (await client.post(worker.url + CHAT, json=STREAM)).text.count("data: ") > 60
+
+
 @pytest.mark.parametrize("reset", [False, True])
 async def test_a_stream_is_cut_after_so_many_tokens(client: httpx.AsyncClient, reset: bool) -> None:
     async with workers() as (worker,):

@@ -48,7 +48,7 @@ def test_faults_come_as_json() -> None:
     assert parse('{"kind": "cut", "after_tokens": 5, "count": 1}') == [Cut(after_tokens=5, count=1)]
     assert parse('[{"kind": "refuse"}, {"kind": "status", "status": 429}]') == [Refuse(), Status(status=429)]
     every: list[script.Fault] = [
-        kind() for kind in (script.Hang, script.Error, script.Stall, script.Garbage, script.Split)
+        kind() for kind in (script.Hang, script.Error, script.Empty, script.Stall, script.Garbage, script.Split)
     ]
     assert parse(msgspec.json.encode(every)) == every
 
