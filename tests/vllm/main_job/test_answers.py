@@ -1,0 +1,165 @@
+"""What users of Ollama's own Python client see, in front of real vLLM."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import ollama
+import pytest
+
+from tests.support.main_job import MODEL, PLAIN, Fleet
+
+SUM = [{"role": "user", "content": "What is 2+2?"}]
+EXACT = {"temperature": 0}
+CONTEXT = 2048
+"""--max-model-len, as `make run` sets it."""
+
+
+@pytest.fixture
+def client(fleet: Fleet) -> Iterator[ollama.Client]:
+    client = ollama.Client(host=fleet.url, trust_env=False, timeout=120)
+    yield client
+    client._client.close()
+
+
+def test_chat_in_one_piece(client: ollama.Client) -> None:
+    answer = client.chat(MODEL, messages=SUM, options=EXACT)
+    assert "4" in (answer.message.content or "")
+    assert (answer.model, answer.done, answer.done_reason) == (MODEL, True, "stop")
+    assert answer.prompt_eval_count
+    assert answer.eval_count
+    for duration in (answer.total_duration, answer.load_duration, answer.prompt_eval_duration, answer.eval_duration):
+        assert duration is not None
+        assert 0 < duration < 120e9
+
+
+def test_chat_streamed_says_the_same_token_by_token(client: ollama.Client) -> None:
+    whole = client.chat(MODEL, messages=SUM, options=EXACT)
+    parts = list(client.chat(MODEL, messages=SUM, options=EXACT, stream=True))
+    text = "".join(part.message.content or "" for part in parts)
+    assert "4" in text
+    assert text == whole.message.content
+    assert len(parts) > 3
+    assert [part.done for part in parts] == [False] * (len(parts) - 1) + [True]
+    assert (parts[-1].eval_count, parts[-1].prompt_eval_count) == (whole.eval_count, whole.prompt_eval_count)
+
+
+def test_chat_with_a_system_message_and_several_turns(fleet: Fleet, client: ollama.Client) -> None:
+    turns = [
+        {"role": "system", "content": "You are a friendly assistant."},
+        {"role": "user", "content": "My name is Alice."},
+        {"role": "assistant", "content": "Hello Alice, how can I help you?"},
+        {"role": "user", "content": "What is my name?"},
+    ]
+    answer = client.chat(MODEL, messages=turns, options={**EXACT, "num_predict": 20})
+    body = {"model": MODEL, "messages": turns, "temperature": 0, "max_tokens": 20}
+    worker = fleet.workers()["smollm2-0"]["url"]
+    own = httpx.post(f"{worker}/v1/chat/completions", json=body, trust_env=False, timeout=60).json()
+    assert answer.prompt_eval_count == own["usage"]["prompt_tokens"], "all turns are in the prompt"
+    assert answer.message.content == own["choices"][0]["message"]["content"], "vLLM itself says the same"
+
+
+def test_generate_in_one_piece_and_streamed(client: ollama.Client) -> None:
+    whole = client.generate(MODEL, prompt="What is 2+2?", options=EXACT)
+    assert "4" in whole.response, "the prompt goes through the chat template"
+    parts = list(client.generate(MODEL, prompt="What is 2+2?", options=EXACT, stream=True))
+    assert "".join(part.response for part in parts) == whole.response
+    assert (parts[-1].done, parts[-1].done_reason) == (True, "stop")
+    assert whole.context
+
+
+def test_generate_raw_goes_on_with_the_text(client: ollama.Client) -> None:
+    answer = client.generate(MODEL, prompt="1, 2, 3, 4, 5, 6,", raw=True, options={**EXACT, "num_predict": 8})
+    assert answer.response.strip().startswith("7, 8")
+    assert (answer.eval_count, answer.done_reason) == (8, "length")
+
+
+def test_lists_tell_the_truth_about_the_files(client: ollama.Client, smollm2: Path) -> None:
+    weights = smollm2 / "model.safetensors"
+    parameters = count_parameters(weights)
+    listed = {model.model: model for model in client.list().models}
+    assert set(listed) == {MODEL, f"{PLAIN}:latest"}
+    tag = listed[MODEL]
+    loaded = next(model for model in client.ps().models if model.model == MODEL)
+    assert tag.size == loaded.size == loaded.size_vram == weights.stat().st_size
+    assert tag.digest == loaded.digest
+    assert len(tag.digest or "") == 64
+    assert tag.digest != listed[f"{PLAIN}:latest"].digest
+    assert tag.details is not None
+    assert tag.details.parameter_size == f"{parameters / 1e6:.2f}M"
+    assert (tag.details.format, tag.details.family, tag.details.quantization_level) == ("safetensors", "llama", "BF16")
+    assert loaded.context_length == CONTEXT
+    newest = max(file.stat().st_mtime for file in smollm2.iterdir() if file.suffix in (".safetensors", ".json"))
+    assert tag.modified_at is not None
+    assert tag.modified_at.timestamp() == pytest.approx(newest, abs=2)
+
+
+def test_show_tells_the_truth_about_the_files(client: ollama.Client, smollm2: Path) -> None:
+    config = json.loads((smollm2 / "config.json").read_text())
+    shown = client.show(MODEL)
+    assert shown.capabilities == ["completion"]
+    assert shown.template == (smollm2 / "chat_template.jinja").read_text()
+    facts = dict(shown.modelinfo or {})
+    assert facts["general.architecture"] == config["model_type"]
+    assert facts["general.parameter_count"] == count_parameters(smollm2 / "model.safetensors")
+    assert facts["llama.context_length"] == CONTEXT
+    assert facts["llama.embedding_length"] == config["hidden_size"]
+    assert facts["llama.block_count"] == config["num_hidden_layers"]
+    assert facts["llama.attention.head_count_kv"] == config["num_key_value_heads"]
+
+
+def count_parameters(weights: Path) -> int:
+    """From the header of a safetensors file: its length in 8 bytes, then JSON."""
+    with weights.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+
+
+def test_the_plain_routes_answer(fleet: Fleet) -> None:
+    with httpx.Client(base_url=fleet.url, trust_env=False) as http:
+        assert http.get("/health").text == "OK"
+        assert http.get("/").text == "Ollama is running"
+        assert http.head("/").status_code == 200
+        assert http.get("/api/version").json()["version"]
+        assert 'model="smollm2:135m"' in http.get("/metrics").text
+
+
+def test_an_unknown_model_is_not_found(client: ollama.Client) -> None:
+    with pytest.raises(ollama.ResponseError, match="model 'nope' not found") as raised:
+        client.chat("nope", messages=SUM)
+    assert raised.value.status_code == 404
+
+
+def test_a_model_without_a_chat_template_completes(client: ollama.Client) -> None:
+    answer = client.generate(PLAIN, prompt="hello", options={**EXACT, "num_predict": 6})
+    assert answer.response
+    assert answer.eval_count == 6
+    parts = list(client.generate(PLAIN, prompt="hello", options={**EXACT, "num_predict": 6}, stream=True))
+    assert "".join(part.response for part in parts) == answer.response
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_model_without_a_chat_template_cannot_chat(fleet: Fleet, stream: bool) -> None:
+    body = {"model": PLAIN, "messages": SUM, "stream": stream}
+    answer = httpx.post(f"{fleet.url}/api/chat", json=body, trust_env=False, timeout=30)
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("chat needs a chat template")
+    assert "/api/generate" in answer.json()["error"], "it names the cure"
+
+
+def test_requests_at_once_are_spread_over_both_workers(fleet: Fleet) -> None:
+    bodies = [{"model": MODEL, "prompt": "Hi", "options": {"num_predict": 20}, "stream": False}] * 12
+    with ThreadPoolExecutor(12) as clients:
+        answers = list(clients.map(lambda body: ask(fleet, body), bodies))
+    workers = Counter(fleet.serve.request(answer.headers["x-request-id"])["worker"] for answer in answers)
+    assert set(workers) == {"smollm2-0", "smollm2-1"}
+
+
+def ask(fleet: Fleet, body: dict[str, object]) -> httpx.Response:
+    return httpx.post(f"{fleet.url}/api/generate", json=body, trust_env=False, timeout=60).raise_for_status()

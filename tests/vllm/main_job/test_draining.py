@@ -1,0 +1,33 @@
+"""A worker that is asked to stop finishes what it has begun."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+
+import httpx
+
+from tests.support.main_job import PLAIN, Fleet, generate_body, streaming
+from tests.support.until import auntil
+
+
+async def test_all_streams_finish_when_their_worker_is_asked_to_stop(fleet: Fleet) -> None:
+    url = f"{fleet.url}/api/generate"
+    async with streaming(url, generate_body(1900, PLAIN), 12, "drain") as (streams, tasks):  # 8 run, 4 wait
+        await auntil(lambda: sum(one.has_content for one in streams) >= 8, 60, "they stream")
+        running = sum(not task.done() for task in tasks)
+        fleet.worker.signal(signal.SIGTERM)
+        await auntil(lambda: fleet.states().get("plain") == "draining", 5, "routers know")
+        begun = time.monotonic()
+        turned_away = await asyncio.to_thread(httpx.post, url, json=generate_body(5, PLAIN), trust_env=False)
+        assert turned_away.status_code == 503
+        assert "draining" in turned_away.json()["error"]
+        assert time.monotonic() - begun < 1
+        assert running > 8, "streams were running when it was told"
+        await asyncio.gather(*tasks)
+    assert [one.errors for one in streams if one.errors] == []
+    assert all(one.complete for one in streams)
+    assert await asyncio.to_thread(fleet.worker.wait) == 0
+    assert fleet.worker.left() == []
+    await auntil(lambda: "plain" not in fleet.states(), 5, "it has left")

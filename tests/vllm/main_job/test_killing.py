@@ -1,0 +1,114 @@
+"""kill -9 of a vLLM, of an agent and of `vllama serve`: what clients see, and what is left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+
+from tests.support.agents import group
+from tests.support.main_job import MODEL, SLOTS, Fleet, Load, chat_body, is_alive, streaming
+from tests.support.until import auntil
+
+STREAMS = 4 * SLOTS
+"""Twice as many as both workers have slots."""
+TOKENS = 100
+
+
+async def test_a_vllm_is_killed_under_32_streams(fleet: Fleet) -> None:
+    async with streaming(f"{fleet.url}/api/chat", chat_body(TOKENS), STREAMS, "failover") as (streams, tasks):
+        await auntil(lambda: _full(fleet), 60, "every slot is taken and requests wait")
+        await auntil(lambda: sum(one.has_content for one in streams) >= 2 * SLOTS, 60, "all slots stream")
+        begun = {one.id for one in streams if one.has_content}
+        os.killpg(fleet.serve.vllm("smollm2-0").pid, signal.SIGKILL)
+        killed = time.monotonic()
+        async with Load(fleet, 2) as load:
+            await auntil(lambda: fleet.states().get("smollm2-0") == "restarting", 5, "the router knows")
+            shown = time.monotonic() - killed
+            assert "restarting" in await asyncio.to_thread(fleet.row, "smollm2-0"), "vllama ps shows it"
+            assert MODEL in [model["name"] for model in await asyncio.to_thread(_listed, fleet)]
+            await asyncio.gather(*tasks)
+            answered = time.monotonic() - killed
+            await auntil(lambda: fleet.states()["smollm2-0"] == "ready", 300, "the agent brings it back", interval=0.5)
+            back = time.monotonic() - killed
+        assert load.asked.failures == []
+        assert load.unlisted == 0
+    await auntil(lambda: {one.id for one in streams} <= fleet.serve.requests().keys(), 5, "all are logged")
+    log = fleet.serve.requests()
+    hit = {one.id for one in streams if log[one.id]["outcome"] == "lost"}
+    moved = {one.id for one in streams if log[one.id]["attempts"] == 2}
+    assert len(hit) >= SLOTS - 2, "some were in mid-answer on the one that died"
+    assert moved, "some had to move"
+    for one in streams:
+        assert one.status == 200
+        if one.id in hit:
+            assert one.has_content
+            assert len(one.errors) == 1
+            assert list(one.lines[-1]) == ["error"]
+            assert log[one.id]["worker"] == "smollm2-0"
+        else:
+            assert one.complete, one.lines[-1]
+            assert one.tokens == TOKENS
+            assert log[one.id]["worker"] == "smollm2-1" or one.id in begun
+    assert not moved & begun, "nobody who had content was sent elsewhere"
+    assert fleet.workers()["smollm2-0"]["restarts"] == 1
+    print(  # noqa: T201  for the record, with -s
+        f"\nkill -9 of a vLLM: {len(hit)} broken, {len(moved)} moved, in vllama ps after {shown:.1f} s, streams done "
+        f"after {answered:.0f} s, back after {back:.0f} s, {len(load.asked.statuses)} new requests, slowest "
+        f"{load.asked.slowest:.1f} s"
+    )
+    await _is_used_again(fleet)
+
+
+async def _is_used_again(fleet: Fleet) -> None:
+    async with streaming(f"{fleet.url}/api/chat", chat_body(20), 2 * SLOTS, "again") as (streams, tasks):
+        await asyncio.gather(*tasks)
+    assert all(one.complete for one in streams)
+    await auntil(lambda: {one.id for one in streams} <= fleet.serve.requests().keys(), 5, "all are logged")
+    assert "smollm2-0" in {fleet.serve.requests()[one.id]["worker"] for one in streams}
+
+
+async def test_an_agent_is_killed(fleet: Fleet) -> None:
+    agent, vllm = fleet.serve.agent("smollm2-1"), fleet.serve.vllm("smollm2-1")
+    before = fleet.serve.came_up("smollm2-1")
+    tree = [agent, *agent.children(recursive=True)]
+    assert len(group(vllm.pid)) >= 2
+    async with Load(fleet, 2) as load:
+        await auntil(lambda: len(load.asked.statuses) > 2, 60, "there is load")
+        agent.kill()
+        killed = time.monotonic()
+        await auntil(lambda: not any(is_alive(one) for one in tree), 10, "its vLLM is gone")
+        gone = time.monotonic() - killed
+        assert group(vllm.pid) == []
+        await auntil(lambda: fleet.serve.came_up("smollm2-1") > before, 300, "a new agent has it back", interval=0.5)
+        await auntil(lambda: fleet.states()["smollm2-1"] == "ready", 5, "routers know")
+        back = time.monotonic() - killed
+    assert load.asked.failures == []
+    assert load.unlisted == 0
+    assert fleet.serve.agent("smollm2-1") != agent
+    print(f"\nkill -9 of an agent: vLLM gone after {gone:.1f} s, back after {back:.0f} s")  # noqa: T201
+
+
+async def test_vllama_serve_is_killed(fleet: Fleet) -> None:
+    """Its children are told by the kernel. They drain as after SIGTERM, so what streams is finished."""
+    async with streaming(f"{fleet.url}/api/chat", chat_body(60), SLOTS, "orphans") as (streams, tasks):
+        await auntil(lambda: all(one.has_content for one in streams), 60, "they stream")
+        assert len(fleet.serve.descendants()) >= 12
+        fleet.serve.signal(signal.SIGKILL)
+        await asyncio.gather(*tasks)
+        done = time.monotonic()
+    assert all(one.complete for one in streams)
+    await asyncio.to_thread(fleet.serve.wait_gone, 15)
+    print(f"\nkill -9 of vllama serve: nothing left {time.monotonic() - done:.1f} s after the last stream")  # noqa: T201
+    assert fleet.worker.alive, "a worker of its own goes on, and waits for a registry"
+
+
+async def _full(fleet: Fleet) -> bool:
+    workers = await asyncio.to_thread(fleet.workers)
+    return all(workers[name]["running"] == SLOTS and workers[name]["waiting"] for name in ("smollm2-0", "smollm2-1"))
+
+
+def _listed(fleet: Fleet) -> list[dict[str, str]]:
+    listed: list[dict[str, str]] = fleet.get("/api/ps")["models"]
+    return listed

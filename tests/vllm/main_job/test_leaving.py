@@ -1,0 +1,68 @@
+"""A client that leaves frees its place in vLLM at once, whatever its request was doing. vLLM's own gauges say so."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from tests.support.main_job import SLOTS, Fleet, chat_body, drop, streaming
+from tests.support.until import auntil
+
+SOON = 1.0
+"""Seconds."""
+LONG = 1200
+"""Tokens: far more than the test waits for."""
+
+
+async def states(fleet: Fleet) -> tuple[int, int]:
+    """Requests running and waiting in vLLM."""
+    running, waiting = await asyncio.to_thread(fleet.running, "running", "waiting")
+    return running, waiting
+
+
+async def seen_within(fleet: Fleet, wanted: tuple[int, int], seconds: float) -> None:
+    """vLLM says so itself, on pages that were asked for within so many seconds."""
+    begun = asked = time.monotonic()
+    seen = await states(fleet)
+    while seen != wanted and asked - begun < 10:
+        await asyncio.sleep(0.02)
+        asked = time.monotonic()
+        seen = await states(fleet)
+    assert seen == wanted
+    assert asked - begun <= seconds
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_leaving_while_it_is_answered(fleet: Fleet, stream: bool) -> None:
+    body = chat_body(LONG, stream=stream)
+    async with streaming(f"{fleet.url}/api/chat", body, 4, f"leave-{stream}") as (streams, tasks):
+        await auntil(lambda: states(fleet), 30)
+        await auntil(lambda: _are(fleet, (4, 0)), 30, "all four run")
+        if stream:
+            await auntil(lambda: all(one.has_content for one in streams), 30, "all have content")
+        await drop(tasks)
+        await seen_within(fleet, (0, 0), SOON)
+    ids = [one.id for one in streams]
+    await auntil(lambda: set(ids) <= fleet.serve.requests().keys(), 5, "they are logged")
+    assert {fleet.serve.requests()[one]["outcome"] for one in ids} == {"client gone"}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_leaving_before_the_first_token(fleet: Fleet, stream: bool) -> None:
+    url = f"{fleet.url}/api/chat"
+    async with streaming(url, chat_body(LONG), 2 * SLOTS, "full") as (streams, tasks):
+        await auntil(lambda: _are(fleet, (2 * SLOTS, 0)), 60, "every slot is taken")
+        async with streaming(url, chat_body(LONG, stream=stream), 6, "queued") as (queued, more):
+            await auntil(lambda: _are(fleet, (2 * SLOTS, 6)), 30, "six wait inside vLLM")
+            assert not any(one.lines for one in queued)
+            await drop(more)
+            await seen_within(fleet, (2 * SLOTS, 0), SOON)
+        assert all(one.has_content and not one.errors for one in streams), "nobody else was touched"
+        await drop(tasks)
+        await seen_within(fleet, (0, 0), SOON)
+
+
+async def _are(fleet: Fleet, wanted: tuple[int, int]) -> bool:
+    return await states(fleet) == wanted

@@ -1,0 +1,108 @@
+"""The registry is away, the fleet is found in any order, and a second router stands beside the first."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import httpx
+
+from tests.support.main_job import MODEL, PLAIN, Fleet, Load, chat_body, generate_body, keep_killing, streaming
+from tests.support.until import auntil, until
+
+AWAY = 10.0
+"""Seconds."""
+
+
+def test_a_worker_may_start_before_the_router_and_the_registry(fleet: Fleet) -> None:
+    """The fleet's own `vllama worker` did."""
+    assert fleet.worker.process.create_time() < fleet.serve.process.create_time()
+    assert fleet.worker.says("waiting for vllama serve")
+    assert fleet.states()["plain"] == "ready"
+
+
+async def test_no_request_fails_while_the_registry_is_killed_for_ten_seconds(fleet: Fleet) -> None:
+    async with Load(fleet, 4) as load:
+        await auntil(lambda: len(load.asked.statuses) > 4, 60, "there is load")
+        killed = await keep_killing(lambda: fleet.serve.valkey, AWAY)
+        assert killed > 2, "it came back and was killed again"
+        during = await asyncio.to_thread(fleet.get, "/admin/workers")
+        await auntil(lambda: _registry_up(fleet), 15, "the registry is back")
+        await asyncio.sleep(2)  # under load with everything back, for as long as healing may take
+    assert not during["registry_up"]
+    assert {worker["id"] for worker in during["workers"]} == {"smollm2-0", "smollm2-1", "plain"}
+    check(load)
+    assert set(fleet.states().values()) == {"ready"}
+
+
+async def test_no_request_fails_while_the_registry_is_frozen_for_ten_seconds(fleet: Fleet) -> None:
+    valkey = fleet.serve.valkey
+    assert valkey is not None
+    async with Load(fleet, 4) as load:
+        await auntil(lambda: len(load.asked.statuses) > 4, 60, "there is load")
+        valkey.send_signal(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(AWAY)
+            during = await asyncio.to_thread(fleet.get, "/admin/workers")
+        finally:
+            valkey.send_signal(signal.SIGCONT)
+        await auntil(lambda: _registry_up(fleet), 10, "the registry is back")
+        await asyncio.sleep(2)
+    assert not during["registry_up"]
+    check(load)
+    assert set(fleet.states().values()) == {"ready"}
+
+
+def check(load: Load) -> None:
+    assert load.asked.failures == []
+    assert load.unlisted == 0
+    assert len(load.asked.statuses) > 20
+    assert load.asked.slowest < 10
+
+
+async def _registry_up(fleet: Fleet) -> bool:
+    page = await asyncio.to_thread(fleet.get, "/admin/workers")
+    return bool(page["registry_up"])
+
+
+async def test_a_second_serve_shares_the_fleet_and_ends_in_order(fleet: Fleet) -> None:
+    words = ["--model", str(fleet.job.plain), "--name", "side", "--served-model-name", "side:1b", "--enforce-eager"]
+    second = fleet.job.second_serve(*words)
+    try:
+        await asyncio.to_thread(until, lambda: second.says("ready. Try:"), 300, "the second one is ready")
+        assert second.says("run by another vllama serve")
+        await auntil(lambda: "side" in fleet.states(), 5, "the first one knows its worker")
+        for url in (fleet.url, second.url):
+            assert await asyncio.to_thread(names, url) == sorted(["side:1b", MODEL, f"{PLAIN}:latest"])
+            assert chat(url)["eval_count"] == 3
+            assert generate(url, "side:1b")["eval_count"] == 3
+        async with (
+            streaming(f"{second.url}/api/chat", chat_body(60), 2, "ctrl-c") as (chats, chatting),
+            streaming(f"{second.url}/api/generate", generate_body(1500, "side:1b"), 2, "side") as (own, tasks),
+        ):
+            await auntil(lambda: all(one.has_content for one in (*chats, *own)), 60, "all four stream")
+            second.signal(signal.SIGINT)
+            await asyncio.gather(*chatting, *tasks)
+        assert all(one.complete for one in (*chats, *own))
+        assert [one.tokens for one in chats] == [60, 60]
+        assert await asyncio.to_thread(second.wait) == 0
+        assert second.left() == []
+        await auntil(lambda: "side" not in fleet.states(), 5, "its worker has left the fleet")
+        assert chat(fleet.url)["eval_count"] == 3
+    finally:
+        second.end()
+
+
+def chat(url: str) -> dict[str, int]:
+    body = chat_body(3, stream=False)
+    return httpx.post(f"{url}/api/chat", json=body, trust_env=False, timeout=60).raise_for_status().json()
+
+
+def generate(url: str, model: str) -> dict[str, int]:
+    body = {**generate_body(3, model), "stream": False}
+    return httpx.post(f"{url}/api/generate", json=body, trust_env=False, timeout=60).raise_for_status().json()
+
+
+def names(url: str) -> list[str]:
+    models = httpx.get(f"{url}/api/tags", trust_env=False).raise_for_status().json()["models"]
+    return sorted(model["name"] for model in models)
