@@ -32,7 +32,7 @@ test: setup
 
 quick:
 	@$(SETUP) dev
-	@exec $(PYTEST) -m "not vllm and not load" $(ARGS)
+	@exec $(PYTEST) -m "not vllm and not load and not netns" $(ARGS)
 
 check:
 	@$(SETUP) dev

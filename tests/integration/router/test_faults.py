@@ -25,6 +25,8 @@ from workers.registry import RegistryUnavailable, connect
 from workers.simulated import script
 from workers.simulated.options import Options
 
+pytestmark = pytest.mark.load
+
 MODEL = "tiny:latest"
 TOKENS = 13
 """Of an answer: twelve and the end of the sequence."""

@@ -86,6 +86,7 @@ async def test_generate_answers_both_ways(pair: Fleet) -> None:
         script.Error(after_tokens=0, status=500),
         script.Error(after_tokens=0, status=503),
         script.Garbage(where="head"),
+        script.Empty(),
         script.Draining(),
         script.Dead(),
     ],
