@@ -188,7 +188,7 @@ async def test_an_outage_changes_nothing_and_a_leave_in_it_is_seen_after(
             assert view.pool.all_usable == {"a", "b"}
         finally:
             os.kill(valkey.pid, signal.SIGCONT)
-        await auntil(lambda: view.discovery.registry_up, HEAL_BOUND)
+        await auntil(lambda: view.discovery.registry_up, 5)
         assert view.pool.all_usable == {"a", "b"}
         assert view.pool.absences == []
         await a.leave()
