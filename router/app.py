@@ -77,10 +77,10 @@ def create_app(
     stalls = StallWatch(StallLimits(silent_worker=3.0, any_worker=settings.first_token_timeout))
     key = settings.worker_key.get_secret_value() if settings.worker_key else None
     endpoints = Endpoints(key)
-    control = http_client()
+    control, asking = http_client(), http_client(probing.ANSWER_TIMEOUT)
     redis = connect(settings.registry.redis_url or embedded.address(settings.registry.state_dir))
     registry = Registry(redis, settings.registry.fleet)
-    discovery = Discovery(registry, vetting(settings, endpoints), pool, probing.asker(control, key))
+    discovery = Discovery(registry, vetting(settings, endpoints), pool, probing.asker(asking, key))
     static = probing.StaticWorkers(table.workers, pool, control, endpoints, key=key)
     forwarder = Forwarder(
         client,
@@ -117,6 +117,7 @@ def create_app(
         finally:
             await client.aclose()
             await control.aclose()
+            await asking.aclose()
             await redis.aclose()
             request_log.stop()
             await writing

@@ -56,7 +56,8 @@ class RequestLog:
         loop = asyncio.get_running_loop()
         while not self._stopping.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), FLUSH_SECONDS)
+                async with asyncio.timeout(FLUSH_SECONDS):
+                    await self._stopping.wait()
             if self._lines:
                 lines, self._lines = self._lines, []
                 await loop.run_in_executor(None, self._write, b"".join(lines))
