@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,7 +21,7 @@ import httpx
 
 from workers.flags import Flags
 from workers.lastwords import last_words
-from workers.launch import Address, is_free
+from workers.launch import Address, is_free, served_name
 from workers.metadata import Observed, describe
 from workers.monitor import Monitor
 from workers.pacing import Backoff, Quiet
@@ -172,11 +172,22 @@ class Hosted:
         """Warm the server up and learn what it serves."""
         client, url, key = self._client, self._url, self._key
         models = await list_models(client, url, key)
+        self._check_ours([model.name for model in models])
         kinds = await tasks(client, url, key)
         templated = await warm_up(client, url, models[0].name, kinds, key) if models else None
         seen = Observed(models, kinds, templated)
         infos = await asyncio.to_thread(describe, self._launch.model, self._launch.flags, seen, self._launch.env)
         return Ready(self._launch.address.url, infos, await version(client, url, key), pid)
+
+    def _check_ours(self, served: Sequence[str]) -> None:
+        """vLLM binds its port so that others may bind it too. Raises ProbeFailed if it is another's answer."""
+        launch = self._launch
+        names = launch.flags.values("--served-model-name") or (served_name(launch.model),)
+        if names[0] not in served:
+            raise ProbeFailed(
+                f"port {launch.address.port} is answered by another server, which serves "
+                f"{', '.join(served) or 'nothing'}; choose another port"
+            )
 
     async def _or_ended(self, run: Run, examining: Coroutine[object, object, Ready]) -> Ready:
         """Examine it, unless it ends before that is done."""

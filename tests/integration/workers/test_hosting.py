@@ -1,4 +1,4 @@
-"""A hosted server of its own: how long it is given to end."""
+"""A hosted server: that it is ours, and how long it is given to end."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
-import psutil
+import pytest
 
 from tests.support import fakevllm
 from tests.support.modelfolder import write_model
 from tests.support.until import auntil
 from tests.support.valkey import free_port
 from workers.flags import Flags
-from workers.hosting import Hosted, Launch, Ready
+from workers.hosting import GaveUp, Hosted, Launch, Ready
 from workers.launch import Address
 from workers.monitor import Monitor
 from workers.record import WorkerState
@@ -35,42 +35,50 @@ class Events:
 
 
 @asynccontextmanager
-async def deaf(tmp_path: Path, *flags: str, ready: bool = True) -> AsyncIterator[Hosted]:
-    """A server that takes no notice of SIGTERM, and is killed 0.2 s after it."""
+async def hosted(
+    tmp_path: Path, *flags: str, name: str = "tiny"
+) -> AsyncIterator[tuple[Hosted, Events, asyncio.Task[None]]]:
+    """A server that takes no notice of SIGTERM, and is killed 0.2 s after it; it is asked to be called "tiny"."""
     model, port = str(write_model(tmp_path / "tiny")), free_port()
-    command = (sys.executable, fakevllm.__file__, "serve", model, "--port", str(port), "--fake-deaf", *flags)
-    launch = Launch(command, {}, Address("127.0.0.1", "127.0.0.1", port), tmp_path / "log", model, Flags(()))
+    command = (sys.executable, fakevllm.__file__, "serve", model, "--port", str(port), "--served-model-name", name)
+    address = Address("127.0.0.1", "127.0.0.1", port)
+    launch = Launch((*command, "--fake-deaf", *flags), {}, address, tmp_path / "log", model, Flags(()))
     events = Events()
     async with httpx.AsyncClient(trust_env=False, timeout=1) as client:
-        hosted = Hosted(launch, client, Monitor(client, lambda load: None), events, stop_grace=0.2)
-        serving = asyncio.create_task(hosted.serve())
+        server = Hosted(launch, client, Monitor(client, lambda load: None), events, stop_grace=0.2)
+        serving = asyncio.create_task(server.serve())
         try:
-            await auntil(lambda: events.server if ready else is_started(port), 10, "it has come so far")
-            serving.cancel()
-            await asyncio.wait([serving])
-            yield hosted
+            yield server, events, serving
         finally:
             serving.cancel()
-            await hosted.kill()
+            await asyncio.wait([serving])
+            await server.kill()
 
 
-def is_started(port: int) -> bool:
-    """Whether a server for that port is a child of ours' child, the guardian."""
-    guardians = psutil.Process().children()
-    return any(str(port) in child.cmdline() for guardian in guardians for child in guardian.children())
+async def end(server: Hosted, serving: asyncio.Task[None]) -> float:
+    """Drain and stop it as an agent does, with a minute for running requests; the seconds that took."""
+    serving.cancel()
+    await asyncio.wait([serving])
+    begun = time.monotonic()
+    await server.drain(begun + 60)
+    await server.stop(60)
+    return time.monotonic() - begun
 
 
 async def test_an_idle_server_is_not_given_the_time_of_requests_that_do_not_run(tmp_path: Path) -> None:
-    async with deaf(tmp_path) as hosted:
-        begun = time.monotonic()
-        await hosted.drain(begun + 60)
-        await hosted.stop(60)
-        assert time.monotonic() - begun < 10
+    async with hosted(tmp_path) as (server, events, serving):
+        await auntil(lambda: events.server, 10, "it is ready")
+        assert await end(server, serving) < 10
 
 
 async def test_nor_is_one_that_still_loads(tmp_path: Path) -> None:
-    async with deaf(tmp_path, "--fake-startup", "60", ready=False) as hosted:
-        begun = time.monotonic()
-        await hosted.drain(begun + 60)
-        await hosted.stop(60)
-        assert time.monotonic() - begun < 10
+    async with hosted(tmp_path, "--fake-startup", "60") as (server, _, serving):
+        await auntil(lambda: server._run is not None and server._run.pid, 10, "it loads")
+        assert await end(server, serving) < 10
+
+
+async def test_another_server_that_answers_on_its_port_is_not_taken_for_it(tmp_path: Path) -> None:
+    async with hosted(tmp_path, name="other") as (_, events, serving):
+        with pytest.raises(GaveUp, match=r"answered by another server, which serves other"):
+            await asyncio.wait_for(asyncio.shield(serving), 10)
+        assert events.server is None
