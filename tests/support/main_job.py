@@ -40,7 +40,7 @@ NUMBERS = "Write all numbers from one to five hundred, separated by commas."
 Json = dict[str, Any]
 
 
-def free_ports(count: int, after: int = 21000) -> int:
+def free_ports(count: int, after: int) -> int:
     """The first of so many neighbouring ports that are free now."""
     for first in range(after, 32000, 7):
         with contextlib.ExitStack() as probes, contextlib.suppress(OSError):
@@ -214,7 +214,7 @@ class MainJob:
         self.state_dir = folder / "state"
         self.serve: Serve | None = None
         self.worker: Program | None = None
-        self._port = 20993
+        self._port = 20000 + os.getpid() % 10_000
         self.seconds: list[float] = []
         """How long each start took, from nothing to all ready."""
 
