@@ -1,7 +1,8 @@
 # vLLama from a checkout. Needs Python 3.11 or newer; everything else is set up here, in .venv* and .models.
 #
 #   make run      the router and real vLLM workers behind http://127.0.0.1:11434 (PORT=, MODEL=, ARGS=)
-#   make test     every test, those on real vLLM included (ARGS="-k name")
+#   make test     the tests, those on real vLLM included (ARGS="-k name")
+#   make main-job  the acceptance tests of a whole fleet on real vLLM: its bounds need a quiet machine
 #   make quick    the tests that need no vLLM, in under a minute
 #   make check    ruff and mypy
 #   make lock     write the lock files anew
@@ -16,7 +17,7 @@ export MODEL PORT
 SETUP = $(PYTHON) -m deploy.local.setup
 PYTEST = .venv/bin/python -m pytest -p tests.support.kinds
 
-.PHONY: help run setup test quick check lock clean
+.PHONY: help run setup test main-job quick check lock clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/d'
@@ -28,7 +29,10 @@ setup:
 	@$(SETUP) --engine cpu dev vllm smollm2 test-models
 
 test: setup
-	@exec $(PYTEST) $(ARGS)
+	@exec $(PYTEST) -m "not main_job" $(ARGS)
+
+main-job: setup
+	@exec $(PYTEST) -m main_job $(ARGS)
 
 quick:
 	@$(SETUP) dev

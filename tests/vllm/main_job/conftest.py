@@ -22,6 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = [index for index, item in enumerate(items) if item.path.parent == here]
     ours = sorted((items[index] for index in places), key=lambda item: ORDER.index(item.path.name))
     for index, item in zip(places, ours, strict=True):
+        item.add_marker("main_job")
         items[index] = item
 
 
