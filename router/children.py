@@ -14,7 +14,7 @@ import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from workers.lifeline import die_with_parent
+from workers.lifeline import ORPHANED, die_with_parent
 from workers.status import STATUS_FD, Status, decode
 
 LONGEST_LINE = 65536
@@ -91,7 +91,7 @@ class Child:
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(*self.spec.fds, writing),
                 process_group=0,
-                preexec_fn=die_with_parent(signal.SIGTERM),
+                preexec_fn=die_with_parent(ORPHANED if self.spec.kind is Kind.WORKER else signal.SIGTERM),
             )
         except BaseException:
             os.close(reading)

@@ -25,6 +25,7 @@ from workers.attached import Attached
 from workers.embedded import EmbeddedFailed, address
 from workers.hosting import GaveUp, Hosted, Ready
 from workers.launch import AgentSpec, CannotStart
+from workers.lifeline import ORPHANED
 from workers.metadata import slim
 from workers.monitor import LOOK_TIMEOUT, Monitor
 from workers.plan import Plan, prepare
@@ -109,6 +110,10 @@ class Agent:
     def stop(self) -> None:
         """First call: drain and stop. Second: stop now."""
         (self._hurried if self._stopping.is_set() else self._stopping).set()
+
+    def orphaned(self) -> None:
+        """The supervisor is dead: drain and stop, however often this is said."""
+        self._stopping.set()
 
     async def run(self) -> None:
         """Raises GaveUp or FencedOff; by then nothing of the server is left."""
@@ -201,7 +206,7 @@ async def _run(plan: Plan, settings: RegistrySettings, pipe: StatusPipe, write: 
             server = Attached(plan.spec.attach, plan.url, client, monitor, news, flags=plan.flags, key=plan.key)
             news.starting(f"attaching to {plan.spec.attach}")
         agent = Agent(server, announcer, grace=plan.grace, say=say)
-        with _signals(agent.stop):
+        with _signals(agent.stop, agent.orphaned):
             try:
                 await agent.run()
                 say("stopped")
@@ -210,15 +215,16 @@ async def _run(plan: Plan, settings: RegistrySettings, pipe: StatusPipe, write: 
 
 
 @contextlib.contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[None]:
+def _signals(stop: Callable[[], None], orphaned: Callable[[], None]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
-    numbers = [n for n in STOP_SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]  # nohup ignores SIGHUP
-    for number in numbers:
-        loop.add_signal_handler(number, stop)
+    actions = {n: stop for n in STOP_SIGNALS if signal.getsignal(n) is not signal.SIG_IGN}  # nohup ignores SIGHUP
+    actions[ORPHANED] = orphaned
+    for number, action in actions.items():
+        loop.add_signal_handler(number, action)
     try:
         yield
     finally:
-        for number in numbers:
+        for number in actions:
             loop.remove_signal_handler(number)
 
 

@@ -1,9 +1,10 @@
 """A child's lifeline: it is signalled when the process that started it dies, however that happens.
 
 Linux's PR_SET_PDEATHSIG does this without the parent's help, so it also holds for a parent that is killed
-with SIGKILL. It has two edges that callers must know:
+with SIGKILL. It has three edges that callers must know:
 
 - The signal comes when the *thread* that forked ends. Start children from the main thread.
+- It may come several times: once for each thread of the parent that ends before the last one does.
 - It reaches the child alone, not the child's own children. A child that has some must pass the lifeline on,
   or be the leader of a process group that its owner kills.
 """
@@ -17,6 +18,10 @@ import sys
 from collections.abc import Callable
 
 PR_SET_PDEATHSIG = 1
+
+ORPHANED = signal.SIGUSR1
+"""What an agent gets when its supervisor dies: it drains and stops. No signal that anybody sends by hand, for a
+second one of those means "now"."""
 
 
 def die_with_parent(sig: signal.Signals = signal.SIGTERM) -> Callable[[], None]:

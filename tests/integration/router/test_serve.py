@@ -206,3 +206,15 @@ def test_nothing_is_left_when_it_is_killed(served: Served) -> None:
     served.process.kill()
     served.process.wait()
     until(lambda: not served.left(), 10, "nothing is left")
+
+
+def test_a_stream_that_runs_when_it_is_killed_is_finished_and_nothing_is_left(served: Served) -> None:
+    body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "options": {"num_predict": 60}}
+    with httpx.stream("POST", f"{served.url}/api/chat", json=body, timeout=30, trust_env=False) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        served.process.kill()
+        last = list(lines)[-1]
+    assert '"done":true' in last
+    assert '"eval_count":60' in last
+    until(lambda: not served.left(), 15, "nothing is left")
