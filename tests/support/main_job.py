@@ -153,8 +153,9 @@ def _tree(process: psutil.Process) -> list[psutil.Process]:
 
 
 def _has(process: psutil.Process, words: Sequence[str]) -> bool:
+    """Whether all these words, or files of these names, are on its command line. Some write theirs into one."""
     with contextlib.suppress(psutil.Error):
-        line = process.cmdline()
+        line = " ".join(process.cmdline()).split()
         return all(any(part == word or part.endswith(f"/{word}") for part in line) for word in words)
     return False
 
@@ -192,7 +193,8 @@ class Serve(Program):
 
     def request(self, name: str) -> Json:
         """What it logs of one request, once it has."""
-        return until(lambda: self.requests().get(name), 5, f"request {name} is logged") or {}
+        until(lambda: name in self.requests(), 5, f"request {name} is logged")
+        return self.requests()[name]
 
     def requests(self) -> dict[str, Json]:
         """Its log of requests, by their ids."""

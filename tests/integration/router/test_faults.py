@@ -203,7 +203,7 @@ async def test_a_worker_that_comes_and_goes_costs_no_request(tmp_path: Path, rec
             f"{seen.slowest:.2f} s; it made {share:.1%} of the tokens",
         )
         assert seen.wrong == []
-        assert any(record["failures"] for record in running.records())
+        assert any(record.get("failures") for record in running.records()), "some attempts did meet it"
         assert share < 0.2
 
 
