@@ -38,6 +38,8 @@ VLLAMA = str(ROOT / ".venv" / "bin" / "vllama")
 NUMBERS = "Write all numbers from one to five hundred, separated by commas."
 
 Json = dict[str, Any]
+Figures = Callable[[str, object], None]
+"""pytest's `record_property`."""
 
 
 def free_ports(count: int, after: int) -> int:

@@ -8,11 +8,11 @@ import time
 
 import httpx
 
-from tests.support.main_job import PLAIN, Fleet, generate_body, streaming
+from tests.support.main_job import PLAIN, Figures, Fleet, generate_body, streaming
 from tests.support.until import auntil
 
 
-async def test_all_streams_finish_when_their_worker_is_asked_to_stop(fleet: Fleet) -> None:
+async def test_all_streams_finish_when_their_worker_is_asked_to_stop(fleet: Fleet, record_property: Figures) -> None:
     url = f"{fleet.url}/api/generate"
     async with streaming(url, generate_body(1900, PLAIN), 12, "drain") as (streams, tasks):  # 8 run, 4 wait
         await auntil(lambda: sum(one.has_content for one in streams) >= 8, 60, "they stream")
@@ -28,6 +28,7 @@ async def test_all_streams_finish_when_their_worker_is_asked_to_stop(fleet: Flee
         await asyncio.gather(*tasks)
     assert [one.errors for one in streams if one.errors] == []
     assert all(one.complete for one in streams)
+    record_property("figure", f"SIGTERM to an agent: {running} streams were running, all finished")
     assert await asyncio.to_thread(fleet.worker.wait) == 0
     assert fleet.worker.left() == []
     await auntil(lambda: "plain" not in fleet.states(), 5, "it has left")

@@ -8,7 +8,7 @@ import signal
 import time
 
 from tests.support.agents import group
-from tests.support.main_job import MODEL, SLOTS, Fleet, Load, chat_body, is_alive, streaming
+from tests.support.main_job import MODEL, SLOTS, Figures, Fleet, Load, chat_body, is_alive, streaming
 from tests.support.until import auntil
 
 STREAMS = 4 * SLOTS
@@ -16,7 +16,7 @@ STREAMS = 4 * SLOTS
 TOKENS = 100
 
 
-async def test_a_vllm_is_killed_under_32_streams(fleet: Fleet) -> None:
+async def test_a_vllm_is_killed_under_32_streams(fleet: Fleet, record_property: Figures) -> None:
     async with streaming(f"{fleet.url}/api/chat", chat_body(TOKENS), STREAMS, "failover") as (streams, tasks):
         await auntil(lambda: _full(fleet), 60, "every slot is taken and requests wait")
         await auntil(lambda: sum(one.has_content for one in streams) >= 2 * SLOTS, 60, "all slots stream")
@@ -53,10 +53,11 @@ async def test_a_vllm_is_killed_under_32_streams(fleet: Fleet) -> None:
             assert log[one.id]["worker"] == "smollm2-1" or one.id in begun
     assert not moved & begun, "nobody who had content was sent elsewhere"
     assert fleet.workers()["smollm2-0"]["restarts"] == 1
-    print(  # noqa: T201  for the record, with -s
-        f"\nkill -9 of a vLLM: {len(hit)} broken, {len(moved)} moved, in vllama ps after {shown:.1f} s, streams done "
-        f"after {answered:.0f} s, back after {back:.0f} s, {len(load.asked.statuses)} new requests, slowest "
-        f"{load.asked.slowest:.1f} s"
+    record_property(
+        "figure",
+        f"kill -9 of a vLLM under {STREAMS} streams: {len(hit)} broken, {len(moved)} moved, known after {shown:.1f} s, "
+        f"streams done after {answered:.0f} s, back after {back:.0f} s; {len(load.asked.statuses)} new requests, "
+        f"0 failed, slowest {load.asked.slowest:.1f} s",
     )
     await _is_used_again(fleet)
 
@@ -69,7 +70,7 @@ async def _is_used_again(fleet: Fleet) -> None:
     assert "smollm2-0" in {fleet.serve.requests()[one.id]["worker"] for one in streams}
 
 
-async def test_an_agent_is_killed(fleet: Fleet) -> None:
+async def test_an_agent_is_killed(fleet: Fleet, record_property: Figures) -> None:
     agent, vllm = fleet.serve.agent("smollm2-1"), fleet.serve.vllm("smollm2-1")
     before = fleet.serve.came_up("smollm2-1")
     tree = [agent, *agent.children(recursive=True)]
@@ -87,10 +88,10 @@ async def test_an_agent_is_killed(fleet: Fleet) -> None:
     assert load.asked.failures == []
     assert load.unlisted == 0
     assert fleet.serve.agent("smollm2-1") != agent
-    print(f"\nkill -9 of an agent: vLLM gone after {gone:.1f} s, back after {back:.0f} s")  # noqa: T201
+    record_property("figure", f"kill -9 of an agent: its vLLM gone after {gone:.1f} s, back after {back:.0f} s")
 
 
-async def test_vllama_serve_is_killed(fleet: Fleet) -> None:
+async def test_vllama_serve_is_killed(fleet: Fleet, record_property: Figures) -> None:
     """Its children are told by the kernel. They drain as after SIGTERM, so what streams is finished."""
     async with streaming(f"{fleet.url}/api/chat", chat_body(60), SLOTS, "orphans") as (streams, tasks):
         await auntil(lambda: all(one.has_content for one in streams), 60, "they stream")
@@ -100,7 +101,8 @@ async def test_vllama_serve_is_killed(fleet: Fleet) -> None:
         done = time.monotonic()
     assert all(one.complete for one in streams)
     await asyncio.to_thread(fleet.serve.wait_gone, 15)
-    print(f"\nkill -9 of vllama serve: nothing left {time.monotonic() - done:.1f} s after the last stream")  # noqa: T201
+    left = time.monotonic() - done
+    record_property("figure", f"kill -9 of vllama serve: nothing left {left:.1f} s after the last of {SLOTS} streams")
     assert fleet.worker.alive, "a worker of its own goes on, and waits for a registry"
 
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.support.main_job import SLOTS, Fleet, chat_body, drop, streaming
+from tests.support.main_job import SLOTS, Figures, Fleet, chat_body, drop, streaming
 from tests.support.until import auntil
 
 SOON = 1.0
@@ -24,8 +24,8 @@ async def states(fleet: Fleet) -> tuple[int, int]:
     return running, waiting
 
 
-async def seen_within(fleet: Fleet, wanted: tuple[int, int], seconds: float) -> None:
-    """vLLM says so itself, on pages that were asked for within so many seconds."""
+async def seen_within(fleet: Fleet, wanted: tuple[int, int], seconds: float) -> float:
+    """vLLM says so itself, on pages that were asked for within so many seconds. Returns after how many."""
     begun = asked = time.monotonic()
     seen = await states(fleet)
     while seen != wanted and asked - begun < 10:
@@ -34,10 +34,11 @@ async def seen_within(fleet: Fleet, wanted: tuple[int, int], seconds: float) -> 
         seen = await states(fleet)
     assert seen == wanted
     assert asked - begun <= seconds
+    return asked - begun
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_leaving_while_it_is_answered(fleet: Fleet, stream: bool) -> None:
+async def test_leaving_while_it_is_answered(fleet: Fleet, stream: bool, record_property: Figures) -> None:
     body = chat_body(LONG, stream=stream)
     async with streaming(f"{fleet.url}/api/chat", body, 4, f"leave-{stream}") as (streams, tasks):
         await auntil(lambda: states(fleet), 30)
@@ -45,14 +46,15 @@ async def test_leaving_while_it_is_answered(fleet: Fleet, stream: bool) -> None:
         if stream:
             await auntil(lambda: all(one.has_content for one in streams), 30, "all have content")
         await drop(tasks)
-        await seen_within(fleet, (0, 0), SOON)
+        took = await seen_within(fleet, (0, 0), SOON)
+    record_property("figure", f"four clients left ({stream=}): vLLM runs none of theirs after {took:.2f} s")
     ids = [one.id for one in streams]
     await auntil(lambda: set(ids) <= fleet.serve.requests().keys(), 5, "they are logged")
     assert {fleet.serve.requests()[one]["outcome"] for one in ids} == {"client gone"}
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_leaving_before_the_first_token(fleet: Fleet, stream: bool) -> None:
+async def test_leaving_before_the_first_token(fleet: Fleet, stream: bool, record_property: Figures) -> None:
     url = f"{fleet.url}/api/chat"
     async with streaming(url, chat_body(LONG), 2 * SLOTS, "full") as (streams, tasks):
         await auntil(lambda: _are(fleet, (2 * SLOTS, 0)), 60, "every slot is taken")
@@ -60,10 +62,12 @@ async def test_leaving_before_the_first_token(fleet: Fleet, stream: bool) -> Non
             await auntil(lambda: _are(fleet, (2 * SLOTS, 6)), 30, "six wait inside vLLM")
             assert not any(one.lines for one in queued)
             await drop(more)
-            await seen_within(fleet, (2 * SLOTS, 0), SOON_WHEN_FULL)
+            took = await seen_within(fleet, (2 * SLOTS, 0), SOON_WHEN_FULL)
+            record_property("figure", f"six left that waited in full engines ({stream=}): seen after {took:.2f} s")
         assert all(one.has_content and not one.errors for one in streams), "nobody else was touched"
         await drop(tasks)
-        await seen_within(fleet, (0, 0), SOON_WHEN_FULL)
+        took = await seen_within(fleet, (0, 0), SOON_WHEN_FULL)
+    record_property("figure", f"all {2 * SLOTS} of two full engines left: vLLM runs none after {took:.2f} s")
 
 
 async def _are(fleet: Fleet, wanted: tuple[int, int]) -> bool:

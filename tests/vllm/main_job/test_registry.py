@@ -7,7 +7,7 @@ import signal
 
 import httpx
 
-from tests.support.main_job import MODEL, PLAIN, Fleet, Load, chat_body, generate_body, keep_killing, streaming
+from tests.support.main_job import MODEL, PLAIN, Figures, Fleet, Load, chat_body, generate_body, keep_killing, streaming
 from tests.support.until import auntil, until
 
 AWAY = 10.0
@@ -21,7 +21,9 @@ def test_a_worker_may_start_before_the_router_and_the_registry(fleet: Fleet) -> 
     assert fleet.states()["plain"] == "ready"
 
 
-async def test_no_request_fails_while_the_registry_is_killed_for_ten_seconds(fleet: Fleet) -> None:
+async def test_no_request_fails_while_the_registry_is_killed_for_ten_seconds(
+    fleet: Fleet, record_property: Figures
+) -> None:
     async with Load(fleet, 4) as load:
         await auntil(lambda: len(load.asked.statuses) > 4, 60, "there is load")
         killed = await keep_killing(lambda: fleet.serve.valkey, AWAY)
@@ -32,10 +34,13 @@ async def test_no_request_fails_while_the_registry_is_killed_for_ten_seconds(fle
     assert not during["registry_up"]
     assert {worker["id"] for worker in during["workers"]} == {"smollm2-0", "smollm2-1", "plain"}
     check(load)
+    record_property("figure", f"registry killed {killed} times in {AWAY:.0f} s: {told(load)}")
     assert set(fleet.states().values()) == {"ready"}
 
 
-async def test_no_request_fails_while_the_registry_is_frozen_for_ten_seconds(fleet: Fleet) -> None:
+async def test_no_request_fails_while_the_registry_is_frozen_for_ten_seconds(
+    fleet: Fleet, record_property: Figures
+) -> None:
     valkey = fleet.serve.valkey
     assert valkey is not None
     async with Load(fleet, 4) as load:
@@ -50,7 +55,13 @@ async def test_no_request_fails_while_the_registry_is_frozen_for_ten_seconds(fle
         await asyncio.sleep(2)
     assert not during["registry_up"]
     check(load)
+    record_property("figure", f"registry frozen for {AWAY:.0f} s: {told(load)}")
     assert set(fleet.states().values()) == {"ready"}
+
+
+def told(load: Load) -> str:
+    asked = load.asked
+    return f"{len(asked.statuses)} requests, {len(asked.failures)} failed, slowest {asked.slowest:.2f} s"
 
 
 def check(load: Load) -> None:
@@ -67,6 +78,7 @@ async def _registry_up(fleet: Fleet) -> bool:
 
 async def test_a_second_serve_shares_the_fleet_and_ends_in_order(fleet: Fleet) -> None:
     words = ["--model", str(fleet.job.plain), "--name", "side", "--served-model-name", "side:1b", "--enforce-eager"]
+    words += ["--gpu-memory-utilization", "0.3"]
     second = fleet.job.second_serve(*words)
     try:
         await asyncio.to_thread(until, lambda: second.says("ready. Try:"), 300, "the second one is ready")
