@@ -20,6 +20,8 @@ PYTHON = (sys.executable, "-P")
 LISTEN_FD = "VLLAMA_LISTEN_FD"
 """The variable that names the listening socket to a router process."""
 CONFIG_FILES = ("config.json", "params.json")
+ROUTERS_OWN = ("VLLAMA_API_KEYS", "VLLAMA_API_KEYS_FILE", "VLLAMA_ADMIN_KEY", "VLLAMA_ADMIN_KEY_FILE")
+"""Secrets that workers have no use for: what runs a model, and the model's code, must not find them."""
 BACKLOG = 2048
 """Connections that may wait to be accepted."""
 
@@ -110,7 +112,7 @@ def check_model(plan: WorkerPlan) -> None:
 
 def worker_spec(plan: WorkerPlan, environ: Mapping[str, str]) -> Spec:
     """The agent that runs a worker."""
-    env = dict(environ)
+    env = {name: value for name, value in environ.items() if name not in ROUTERS_OWN}
     if plan.gpus:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(plan.gpus)
     command = [*PYTHON, "-m", "router.cli", "worker", "--model", plan.model, "--name", plan.name]

@@ -130,7 +130,8 @@ class Supervisor:
                 return 1
         while True:
             try:
-                event = await asyncio.wait_for(self._events.get(), 1.0)
+                async with asyncio.timeout(1.0):
+                    event = await self._events.get()
             except TimeoutError:
                 self._mention_the_slow()
                 continue
@@ -235,7 +236,8 @@ class Supervisor:
             # Even with no grace left, an agent gets a moment to leave the registry and stop its vLLM.
             left = max(deadline - time.monotonic(), 0.0) + self.kill_after
             try:
-                event = await asyncio.wait_for(self._events.get(), left)
+                async with asyncio.timeout(left):
+                    event = await self._events.get()
             except TimeoutError:
                 return True
             match event:
@@ -256,7 +258,8 @@ class Supervisor:
             deadline = time.monotonic() + self.kill_after
             while self._children and (left := deadline - time.monotonic()) > 0:
                 with contextlib.suppress(TimeoutError):
-                    event = await asyncio.wait_for(self._events.get(), left)
+                    async with asyncio.timeout(left):
+                        event = await self._events.get()
                     if isinstance(event, Ended):
                         self._children.pop(event.child.spec.name, None)
 

@@ -159,3 +159,8 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_nothing_waits_by_a_call_that_loses_cancellations() -> None:
+    """Before Python 3.12 asyncio.wait_for returns a result that comes with a cancellation, and the task runs on."""
+    assert not [module for module, path in sources().items() if "asyncio.wait_for(" in path.read_text()]

@@ -85,7 +85,8 @@ class Simulated:
         """As vLLM after SIGTERM: refuse new requests, let running ones end for up to `timeout` s, then stop."""
         self._draining = True
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._inference.idle.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._inference.idle.wait()
         await self.stop()
 
     async def listen(self) -> None:

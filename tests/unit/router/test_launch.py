@@ -98,6 +98,16 @@ def test_secrets_reach_children_through_the_environment_alone() -> None:
         assert spec.env["VLLAMA_WORKER_KEY"] == "s3cret-s3cret-s3cret"
 
 
+def test_workers_do_not_get_the_routers_own_secrets() -> None:
+    own = {
+        name: "x" for name in ("VLLAMA_API_KEYS", "VLLAMA_API_KEYS_FILE", "VLLAMA_ADMIN_KEY", "VLLAMA_ADMIN_KEY_FILE")
+    }
+    environ = {**own, "VLLAMA_FLEET_SECRET": "s", "PATH": "/bin"}
+    assert worker_spec(WorkerPlan("w", "m", 1), environ).env == {"VLLAMA_FLEET_SECRET": "s", "PATH": "/bin"}
+    (router,) = router_specs(1, 7, environ)
+    assert own.keys() <= router.env.keys()
+
+
 def test_router_processes_share_the_listening_socket() -> None:
     specs = router_specs(2, 7, {})
     assert [spec.name for spec in specs] == ["router-0", "router-1"]
