@@ -25,6 +25,7 @@ from router import probing
 from router.access import Access
 from router.balance.pool import Pool
 from router.balance.routes import Routes
+from router.balance.view import view_all
 from router.discovery import Discovery
 from router.forward import Forwarder, Limits
 from router.gate import Gate
@@ -33,6 +34,7 @@ from router.handlers.errors import EXCEPTION_HANDLERS
 from router.handlers.inference import Inference
 from router.handlers.ops import ops_routes, worker_gauges
 from router.logging import RequestLog
+from router.merging import Report
 from router.metrics import Metrics
 from router.observe import Observers
 from router.protocol.clock import SystemClock
@@ -40,6 +42,7 @@ from router.protocol.durations import FOREVER
 from router.protocol.lifetimes import Lifetimes
 from router.protocol.operation import Clock, Operation
 from router.protocol.operations import operations
+from router.siblings import Place, Siblings
 from router.stalls import StallLimits, StallWatch
 from router.transport import Client
 from router.upstream import UpstreamClient
@@ -62,8 +65,10 @@ def create_app(
     clock: Clock | None = None,
     rng: random.Random | None = None,
     log_stream: BinaryIO | None = None,
+    place: Place | None = None,
 ) -> Gate:
-    """The ASGI application of one router process. `table` defaults to the settings' routing file.
+    """The ASGI application of one router process. `table` defaults to the settings' routing file, `place` to the
+    only process there is.
 
     Raises RoutingError for a file that cannot be used, and ValueError for a registry address that is none.
     """
@@ -74,7 +79,7 @@ def create_app(
     client = client or UpstreamClient()
     pool = Pool(time.monotonic)
     routes = Routes(table, rng)
-    stalls = StallWatch(StallLimits(silent_worker=3.0, any_worker=settings.first_token_timeout))
+    stalls = StallWatch(StallLimits(first_content=settings.first_token_timeout, in_answer=settings.stall_timeout))
     key = settings.worker_key.get_secret_value() if settings.worker_key else None
     endpoints = Endpoints(key)
     control, asking = http_client(), http_client(probing.ANSWER_TIMEOUT)
@@ -93,6 +98,12 @@ def create_app(
     )
     lifetimes = Lifetimes(FOREVER if settings.keep_alive == float("inf") else int(settings.keep_alive * 1e9))
     metrics = Metrics(lambda: worker_gauges(pool, time.monotonic()), lambda: discovery.refusals)
+
+    def report() -> Report:
+        metrics.registry_up.set(discovery.registry_up)
+        return Report(view_all(pool, time.monotonic()), discovery.registry_up, metrics.families())
+
+    siblings = Siblings(place or Place(), report)
     request_log = RequestLog(log_stream or sys.stdout.buffer)
     inference = Inference(
         routes=lambda: routes,
@@ -111,7 +122,7 @@ def create_app(
         name_ignored_variables()
         writing = asyncio.get_running_loop().create_task(request_log.run(), name="request log")
         try:
-            async with background(discovery.run(), static.run(), stalls.run()):
+            async with siblings.answering(), background(discovery.run(), static.run(), stalls.run()):
                 await discovery.wait_first(FIRST_LOOK)
                 yield
         finally:
@@ -126,7 +137,7 @@ def create_app(
         route_handlers=[
             *(worker_route(operation, inference) for operation in operations(clock)),
             *catalogue_routes(pool, lambda: routes, lifetimes, clock, settings.version),
-            *ops_routes(pool, metrics, time.monotonic, lambda: discovery.registry_up),
+            *ops_routes(siblings.reports),
         ],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=[lifespan],

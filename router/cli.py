@@ -25,9 +25,9 @@ from rich.console import Console as Terminal
 from config import routing
 from config.keys import parse_keys
 from config.settings import RouterSettings, WorkerSettings, explain
-from router.balance.view import WorkerView
 from router.console import Console
 from router.launch import CannotLaunch, url
+from router.merging import WorkersPage
 from router.serve import Workers
 from router.serve import serve as run_serve
 from router.table import routing_table, workers_table
@@ -169,7 +169,7 @@ def worker(
 @click.option("--url", "base_url", help="The router (that of VLLAMA_HOST or OLLAMA_HOST, else http://127.0.0.1:11434).")
 @click.option("--json", "as_json", is_flag=True, help="Print the router's own answer.")
 def ps(base_url: str | None, as_json: bool) -> None:
-    """Show the workers: models, state and load, as one router process sees them."""
+    """Show the workers: models, state and load, as the router sees them."""
     settings = read(RouterSettings)
     base_url = (base_url or url(settings.host, settings.port)).rstrip("/")
     if "://" not in base_url:
@@ -186,7 +186,7 @@ def ps(base_url: str | None, as_json: bool) -> None:
     if answer.status_code != httpx.codes.OK:
         raise Wrong(f"{base_url} answered {answer.status_code}: {answer.text.strip()[:300]}")
     try:
-        page = msgspec.json.decode(answer.content, type=Page)
+        page = msgspec.json.decode(answer.content, type=WorkersPage)
     except msgspec.MsgspecError as error:
         raise Wrong(f"{base_url} is no vLLama router: {error}") from error
     if as_json:
@@ -197,13 +197,9 @@ def ps(base_url: str | None, as_json: bool) -> None:
         click.echo("no workers; start one with: vllama worker --model MODEL")
     if not page.registry_up:
         click.echo("the registry does not answer: these are the workers as last seen", err=True)
-
-
-class Page(msgspec.Struct, frozen=True):
-    """The body of `GET /admin/workers`."""
-
-    workers: tuple[WorkerView, ...]
-    registry_up: bool = True
+    if page.processes.answered < page.processes.total:
+        asked = f"{page.processes.answered} of {page.processes.total} router processes answered"
+        click.echo(f"{asked}: what the others do is missing here", err=True)
 
 
 @main.command()

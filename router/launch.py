@@ -6,6 +6,7 @@ Everything that can be wrong with the plan is found here, so that it costs a lin
 from __future__ import annotations
 
 import errno
+import secrets
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from router.children import Kind, Spec
+from router.siblings import PLACE, Place
 from workers.launch import AgentSpec, CannotStart, check_spec, worker_id
 
 PYTHON = (sys.executable, "-P")
@@ -122,9 +124,17 @@ def worker_spec(plan: WorkerPlan, environ: Mapping[str, str]) -> Spec:
 
 def router_specs(processes: int, listening: int, environ: Mapping[str, str]) -> list[Spec]:
     """The router processes, all on one listening socket."""
-    env = {**environ, LISTEN_FD: str(listening)}
-    argv = (*PYTHON, "-m", "router.process")
-    return [Spec(Kind.ROUTER, f"router-{index}", argv, env, (listening,)) for index in range(processes)]
+    argv, family = (*PYTHON, "-m", "router.process"), secrets.token_hex(16)
+    return [
+        Spec(
+            Kind.ROUTER,
+            f"router-{index}",
+            argv,
+            {**environ, LISTEN_FD: str(listening), PLACE: str(Place(index, processes, family))},
+            (listening,),
+        )
+        for index in range(processes)
+    ]
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from router.merging import Family, families_of
 from router.observe import RequestRecord
 
 UNKNOWN = "unknown"
@@ -109,6 +110,6 @@ class Metrics:
             self._tokens.labels(model, "prompt").inc(record.prompt_tokens)
             self._tokens.labels(model, "completion").inc(record.completion_tokens)
 
-    def render(self) -> bytes:
-        """The page for Prometheus (text format 0.0.4)."""
-        return generate_latest(self.registry)
+    def families(self) -> tuple[Family, ...]:
+        """All of it, as of now."""
+        return families_of(self.registry.collect())

@@ -1,6 +1,6 @@
 """One router process, as `vllama serve` starts it: the application behind uvicorn on an inherited socket.
 
-    python -m router.process          with VLLAMA_LISTEN_FD, VLLAMA_STATUS_FD and the settings in the environment
+    python -m router.process      with VLLAMA_LISTEN_FD, VLLAMA_PROCESS, VLLAMA_STATUS_FD and the settings as variables
 
 SIGTERM stops accepting, lets running answers finish within the settings' `grace`, and ends.
 """
@@ -21,6 +21,7 @@ from config.settings import RouterSettings, explain
 from router.app import create_app
 from router.gate import Gate
 from router.launch import LISTEN_FD
+from router.siblings import PLACE, Place
 from workers.record import WorkerState
 from workers.status import Status, StatusPipe
 
@@ -69,7 +70,7 @@ def main() -> None:
     listening = socket.socket(fileno=int(os.environ[LISTEN_FD]))
     try:
         settings = RouterSettings()
-        app = create_app(settings)
+        app = create_app(settings, place=Place.parse(os.environ[PLACE]))
     except ValidationError as error:
         for line in explain(error):
             sys.stderr.write(f"vllama: {line}\n")

@@ -10,7 +10,7 @@ from router.balance.worker import Worker
 
 
 class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
-    """One worker, as this router process sees it."""
+    """One worker, as the router sees it."""
 
     id: str
     url: str
@@ -20,7 +20,7 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     running: int
     waiting: int
     in_flight: int
-    """This router process's own requests in it."""
+    """The router's own requests in it."""
     slots: int
     kv_usage: float
     tokens_per_second: float

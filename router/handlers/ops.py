@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 from litestar import Response, get, route
@@ -11,25 +11,15 @@ from litestar.handlers import HTTPRouteHandler
 
 from router import metrics
 from router.balance.pool import Pool
-from router.balance.view import WorkerView, view_all
-from router.metrics import Metrics, WorkerGauges
+from router.merging import Reports, metrics_page, workers_page
+from router.metrics import WorkerGauges
 
 RUNNING = b"Ollama is running"
 """What Ollama says at `/`: 17 bytes, no newline (R002)."""
 
 
-class WorkersPage(msgspec.Struct, frozen=True):
-    """The body of `GET /admin/workers`."""
-
-    workers: tuple[WorkerView, ...]
-    registry_up: bool
-    """Whether the registry answers; the workers are the last known ones otherwise."""
-
-
-def ops_routes(
-    pool: Pool, counted: Metrics, now: Callable[[], float], registry_up: Callable[[], bool]
-) -> list[HTTPRouteHandler]:
-    """`/`, `/health`, `/metrics`, `/admin/workers`. `now` gives monotonic seconds."""
+def ops_routes(reports: Callable[[], Awaitable[Reports]]) -> list[HTTPRouteHandler]:
+    """`/`, `/health`, `/metrics`, `/admin/workers`. `reports` asks all router processes."""
 
     @route("/", http_method=[HttpMethod.GET, HttpMethod.HEAD], status_code=200, sync_to_thread=False)
     def root() -> Response[bytes]:
@@ -39,17 +29,16 @@ def ops_routes(
     def health() -> Response[bytes]:
         return Response(b"OK", media_type=MediaType.TEXT)
 
-    @get("/metrics", sync_to_thread=False)
-    def metrics_page() -> Response[bytes]:
-        counted.registry_up.set(registry_up())
-        return Response(counted.render(), headers={"content-type": metrics.CONTENT_TYPE})
+    @get("/metrics")
+    async def counted() -> Response[bytes]:
+        return Response(metrics_page(await reports()), headers={"content-type": metrics.CONTENT_TYPE})
 
-    @get("/admin/workers", sync_to_thread=False)
-    def workers() -> Response[bytes]:
-        page = WorkersPage(view_all(pool, now()), registry_up())
+    @get("/admin/workers")
+    async def workers() -> Response[bytes]:
+        page = workers_page(await reports())
         return Response(msgspec.json.encode(page), media_type="application/json; charset=utf-8")
 
-    return [root, health, metrics_page, workers]
+    return [root, health, counted, workers]
 
 
 def worker_gauges(pool: Pool, now: float) -> list[WorkerGauges]:

@@ -99,9 +99,7 @@ def test_secrets_reach_children_through_the_environment_alone() -> None:
 
 
 def test_workers_do_not_get_the_routers_own_secrets() -> None:
-    own = {
-        name: "x" for name in ("VLLAMA_API_KEYS", "VLLAMA_API_KEYS_FILE", "VLLAMA_ADMIN_KEY", "VLLAMA_ADMIN_KEY_FILE")
-    }
+    own = dict.fromkeys(("VLLAMA_API_KEYS", "VLLAMA_API_KEYS_FILE", "VLLAMA_ADMIN_KEY", "VLLAMA_ADMIN_KEY_FILE"), "x")
     environ = {**own, "VLLAMA_FLEET_SECRET": "s", "PATH": "/bin"}
     assert worker_spec(WorkerPlan("w", "m", 1), environ).env == {"VLLAMA_FLEET_SECRET": "s", "PATH": "/bin"}
     (router,) = router_specs(1, 7, environ)

@@ -1,0 +1,147 @@
+"""Router processes ask each other for their reports, and do without those that do not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from router.merging import Report
+from router.siblings import Place, Siblings
+from tests.support.until import auntil, until
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")
+
+VLLAMA = (sys.executable, "-P", "-m", "router.cli")
+
+
+def siblings(total: int) -> list[Siblings]:
+    family = secrets.token_hex(8)
+    return [
+        Siblings(Place(index, total, family), lambda index=index: Report((), bool(index % 2), ()))  # type: ignore[misc]
+        for index in range(total)
+    ]
+
+
+async def test_each_gets_the_reports_of_all() -> None:
+    family = siblings(3)
+    async with contextlib.AsyncExitStack() as answering:
+        for one in family:
+            await answering.enter_async_context(one.answering())
+        for one in family:
+            reports = await one.reports()
+            assert {index: report.registry_up for index, report in reports.by_process.items()} == {
+                0: False,
+                1: True,
+                2: False,
+            }
+
+
+async def test_one_that_is_not_there_is_left_out() -> None:
+    family = siblings(3)
+    async with family[0].answering(), family[2].answering():
+        reports = await family[0].reports()
+    assert (reports.total, sorted(reports.by_process)) == (3, [0, 2])
+    assert sorted((await family[0].reports()).by_process) == [0]
+
+
+async def test_many_questions_at_once_are_all_answered() -> None:
+    family = siblings(2)
+    async with family[1].answering():
+        answers = await asyncio.gather(*(family[0].reports() for _ in range(50)))
+    assert all(len(answer.by_process) == 2 for answer in answers)
+
+
+async def test_a_single_process_asks_nobody() -> None:
+    (only,) = siblings(1)
+    async with only.answering():
+        assert list((await only.reports()).by_process) == [0]
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Three router processes over a simulated worker."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("VLLAMA_", "OLLAMA_", "REDIS_"))}
+    out = tmp_path / "out"
+    words = ["--port", "0", "--processes", "3", "--engine", "simulated", "--model", "demo", "--name", "demo"]
+    words += ["--vllm-port", str(20000 + os.getpid() % 10000), "--tokens-per-second", "20"]
+    with out.open("wb") as file:
+        process = subprocess.Popen(
+            [*VLLAMA, "serve", *words],
+            env={**kept, "VLLAMA_STATE_DIR": str(tmp_path / "state")},
+            stdout=file,
+            stderr=file,
+        )
+    try:
+        until(lambda: "ready. Try:" in out.read_text() or process.poll() is not None, 60, "it is ready")
+        found = re.search(r"^router +(http://\S+)  listening \(3 processes\)", out.read_text(), re.MULTILINE)
+        assert found, out.read_text()
+        yield process, found.group(1)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+async def test_whichever_process_is_asked_speaks_for_all(served: tuple[subprocess.Popen[bytes], str]) -> None:
+    process, url = served
+    body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "options": {"num_predict": 2000}}
+    async with (
+        httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as http,
+        contextlib.AsyncExitStack() as open_,
+    ):
+        for _ in range(6):
+            await open_.enter_async_context(http.stream("POST", "/api/chat", json=body))
+
+        async def page() -> Any:
+            async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as fresh:  # so to any process
+                return (await fresh.get("/admin/workers")).json()
+
+        for _ in range(8):
+            seen = await page()
+            assert seen["processes"] == {"total": 3, "answered": 3}
+            assert [worker["in_flight"] for worker in seen["workers"]] == [6]
+        metrics = (await http.get("/metrics")).text
+        in_flight = re.findall(r'vllama_worker_in_flight\{process="(\d)",worker="demo"\} (\d)', metrics)
+        assert [index for index, _ in in_flight] == ["0", "1", "2"]
+        assert sum(int(count) for _, count in in_flight) == 6
+
+        routers = [child for child in psutil.Process(process.pid).children() if "router.process" in child.cmdline()]
+        assert len(routers) == 3
+        routers[0].suspend()
+        try:
+            async with asyncio.timeout(30):
+                while (seen := await page_of_another(url))["processes"]["answered"] != 2:
+                    pass
+        finally:
+            routers[0].resume()
+        await auntil_all_answer(page)
+
+
+async def page_of_another(url: str) -> Any:
+    """A frozen process may get the connection; it does not answer."""
+    while True:
+        async with httpx.AsyncClient(base_url=url, timeout=3, trust_env=False) as http:
+            with contextlib.suppress(httpx.TimeoutException):
+                return (await http.get("/admin/workers")).json()
+
+
+async def auntil_all_answer(page: Any) -> None:
+    seen: list[int] = []
+
+    async def look() -> bool:
+        seen.append((await page())["processes"]["answered"])
+        return seen[-1] == 3
+
+    await auntil(look, 20, "all to answer again")
