@@ -160,7 +160,7 @@ class RouterSettings(_Settings):
     first_token_timeout: Annotated[Duration, Env("VLLAMA_FIRST_TOKEN_TIMEOUT")] = 300.0
     """From a request's being sent to a worker until its first content."""
     stall_timeout: Annotated[Duration, Env("VLLAMA_STALL_TIMEOUT")] = 120.0
-    """Longest silence of a worker in the middle of an answer."""
+    """Longest silence of a worker in the middle of an answer, also of one that is not streamed to the client."""
 
 
 class WorkerSettings(_Settings):

@@ -78,7 +78,10 @@ class Answer:
 
 
 class _Waiting:
-    """An attempt that waits for its first content event; the stall watch may end it."""
+    """An attempt until the client's answer may begin; the stall watch may end it.
+
+    That is its first content event, or, where nothing is streamed to the client, the answer's end.
+    """
 
     excused = False
 
@@ -86,7 +89,13 @@ class _Waiting:
         self._lease = lease
         self._allowed = allowed
         self.last_heard = asyncio.get_running_loop().time()
+        self.begun = False
         self.reason = ""
+
+    def content(self) -> None:
+        """Content has come, though not enough for the client's answer to begin."""
+        self.begun = True
+        self.last_heard = asyncio.get_running_loop().time()
 
     @property
     def worker_silent(self) -> bool:
@@ -252,8 +261,9 @@ class Forwarder:
                 if not fold.done:
                     raise Lost("the worker's answer ended before it was whole", status=502)
                 break
-            waiting.last_heard = asyncio.get_running_loop().time()
             first += fold.feed(chunk)
+            if fold.begun:
+                waiting.content()
             if fold.failure is not None and not fold.ready:
                 raise classify_text(fold.failure.status, fold.failure.text)
         return Answer(lease, response, fold, bytes(first))

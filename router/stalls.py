@@ -19,7 +19,11 @@ class Watched(Protocol):
 
     @property
     def last_heard(self) -> float:
-        """When the worker was last heard, on the loop's clock."""
+        """When the worker was last heard, on the loop's clock; before the first content, when it was asked."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether the first content of the answer has come."""
 
     @property
     def worker_silent(self) -> bool:
@@ -39,8 +43,10 @@ class StallLimits:
 
     silent_worker: float = 3.0
     """For how long a worker whose beats have stopped may say nothing."""
-    any_worker: float = 300.0
-    """For how long any worker may say nothing."""
+    first_content: float = 300.0
+    """For how long any worker may take until its answer begins."""
+    in_answer: float = 120.0
+    """For how long any worker may say nothing once it has begun."""
 
 
 class StallWatch:
@@ -68,10 +74,17 @@ class StallWatch:
     def look(self, now: float) -> None:
         """Give up on what has waited too long at `now`."""
         for watched in tuple(self._watched):
-            if watched.excused:
-                continue
-            silence = now - watched.last_heard
-            if silence > self._limits.any_worker:
-                watched.give_up(f"the worker sent nothing for {silence:.0f} s")
-            elif silence > self._limits.silent_worker and watched.worker_silent:
-                watched.give_up("the worker stopped responding")
+            reason = "" if watched.excused else self._too_long(watched, now - watched.last_heard)
+            if reason:
+                watched.give_up(reason)
+
+    def _too_long(self, watched: Watched, silence: float) -> str:
+        """Why nobody should wait any longer; empty while waiting makes sense."""
+        limits = self._limits
+        if not watched.begun and silence > limits.first_content:
+            return f"the worker did not begin to answer within {limits.first_content:g} s"
+        if watched.begun and silence > limits.in_answer:
+            return f"the worker fell silent for {limits.in_answer:g} s in the middle of its answer"
+        if silence > limits.silent_worker and watched.worker_silent:
+            return "the worker stopped responding"
+        return ""

@@ -157,6 +157,8 @@ class Inference:
 class _Relaying:
     """A relayed answer, as the stall watch sees it."""
 
+    begun = True
+
     def __init__(self, relay: Relay, answer: Answer) -> None:
         self._relay = relay
         self._answer = answer

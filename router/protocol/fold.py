@@ -82,6 +82,10 @@ class AnswerFold:
         return self._ready if self._stream else self._done
 
     @property
+    def begun(self) -> bool:
+        return self._ready
+
+    @property
     def done(self) -> bool:
         return self._done
 

@@ -100,6 +100,10 @@ class Fold(Protocol):
         a tool call, a finish, or usage). Not streaming: the answer is whole."""
 
     @property
+    def begun(self) -> bool:
+        """Whether the first content event was seen, streaming or not."""
+
+    @property
     def done(self) -> bool:
         """The worker's answer is complete: finish reason and, where asked for, usage have been seen."""
 

@@ -1,0 +1,64 @@
+"""How long workers may be silent, and how many requests may wait for them."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.live import Fleet, fleet
+from tests.support.until import auntil
+from workers.simulated import script
+from workers.simulated.options import Options
+
+MODEL = "tiny:latest"
+TOKENS = 13
+"""Of an answer: twelve and the end of the sequence."""
+QUICK = Options(model=MODEL, tokens_per_second=500, ttft=0.01, answer_tokens=12)
+IN_ANSWER = "the worker fell silent for 0.5 s in the middle of its answer"
+BEFORE = "the worker did not begin to answer within 0.5 s"
+
+
+@pytest.fixture
+async def hurried(tmp_path: Path) -> AsyncIterator[Fleet]:
+    """Workers that may be silent for half a second in an answer, and for long before it."""
+    async with fleet(tmp_path, {"a": QUICK, "b": QUICK}, stall_timeout=0.5, first_token_timeout=60.0) as running:
+        yield running
+
+
+def chat(**more: Any) -> dict[str, Any]:
+    return {"model": "tiny", "messages": [{"role": "user", "content": "hello"}], **more}
+
+
+async def test_a_stream_that_falls_silent_ends_with_a_line_that_says_so(hurried: Fleet) -> None:
+    for name in ("a", "b"):
+        hurried[name].set_faults([script.Stall(after_tokens=5)])
+    response = await hurried.http.post("/api/chat", json=chat())
+    assert response.status_code == 200
+    last = response.text.splitlines()[-1]
+    assert json.loads(last) == {"error": IN_ANSWER}
+
+
+async def test_a_whole_answer_that_falls_silent_is_asked_for_again(hurried: Fleet) -> None:
+    hurried["a"].set_faults([script.Stall(after_tokens=5)])
+    answers = await asyncio.gather(*(hurried.http.post("/api/chat", json=chat(stream=False)) for _ in range(6)))
+    assert [answer.status_code for answer in answers] == [200] * 6
+    assert {answer.json()["eval_count"] for answer in answers} == {TOKENS}
+    await auntil(lambda: len(hurried.records()) >= 6, 5, "all log lines")
+    assert ["Lost"] in [record.get("failures") for record in hurried.records()]
+
+
+async def test_a_whole_answer_that_falls_silent_everywhere_is_a_504(hurried: Fleet) -> None:
+    for name in ("a", "b"):
+        hurried[name].set_faults([script.Stall(after_tokens=5)])
+    response = await hurried.http.post("/api/chat", json=chat(stream=False))
+    assert (response.status_code, response.json()) == (504, {"error": IN_ANSWER})
+
+
+async def test_a_worker_that_does_not_begin_is_given_up_by_a_bound_of_its_own(tmp_path: Path) -> None:
+    async with fleet(tmp_path, {"a": QUICK}, stall_timeout=60.0, first_token_timeout=0.5) as running:
+        running["a"].set_faults([script.Hang()])
+        response = await running.http.post("/api/chat", json=chat())
+        assert (response.status_code, response.json()) == (504, {"error": BEFORE})
