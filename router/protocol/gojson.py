@@ -62,7 +62,10 @@ def rewrite(body: bytes, go: GoType) -> bytes:
         value = {}
     if not isinstance(value, dict):
         raise BadRequest(f"json: cannot unmarshal {_kind(value)} into Go value of type {go.name}")
-    text = json.dumps(_normalise(value, go, root, ""), ensure_ascii=False)
+    try:
+        text = json.dumps(_normalise(value, go, root, ""), ensure_ascii=False)
+    except RecursionError:
+        raise BadRequest("exceeded max depth") from None
     return _SURROGATE.sub("\ufffd", text).encode()
 
 

@@ -16,6 +16,8 @@ from workers.record import ModelInfo
 _INT64: Final = 2**63 - 1
 _TINY: Final = 1e-6
 """vLLM wants top_p above 0. So small a value keeps the most likely token only, as 0 does in Ollama."""
+_MOST_PENALTY: Final = 1e9
+"""JSON numbers have no bound, floats have. No token is left above this anyway."""
 UNKNOWN_CONTEXT_TOKENS: Final = 1024
 """max_tokens for /v1/completions where the model's context length is unknown: vLLM's own default is 16."""
 
@@ -130,7 +132,7 @@ def int_option(value: Any) -> int | None:
 
 
 def _clamped(name: str, low: float, high: float) -> Any:
-    return lambda value: (name, min(max(float(value), low), high))
+    return lambda value: (name, float(min(max(value, low), high)))
 
 
 def _top_k(value: Any) -> tuple[str, int]:
@@ -139,11 +141,11 @@ def _top_k(value: Any) -> tuple[str, int]:
 
 
 def _top_p(value: Any) -> tuple[str, float]:
-    return "top_p", min(max(float(value), _TINY), 1.0)
+    return "top_p", float(min(max(value, _TINY), 1.0))
 
 
 def _repeat_penalty(value: Any) -> tuple[str, float]:
-    return "repetition_penalty", float(value) if value > 0 else 1.0
+    return "repetition_penalty", float(min(value, _MOST_PENALTY)) if value > 0 else 1.0
 
 
 def _seed(value: Any) -> tuple[str, int | None]:

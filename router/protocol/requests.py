@@ -192,7 +192,10 @@ def not_found(model: str) -> str:
 
 def _decode(body: bytes, decoder: msgspec.json.Decoder[RequestT], go: gojson.GoType) -> RequestT:
     try:
-        return decoder.decode(body)
+        request = decoder.decode(body)
+        if not body.isascii():
+            body.decode()  # what is kept raw was not looked at
+        return request
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         exact = gojson.rewrite(body, go)
     try:

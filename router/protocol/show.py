@@ -60,7 +60,11 @@ def decode_show(body: bytes) -> ShowRequest:
     try:
         request = _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        request = _decoder.decode(gojson.rewrite(body, _SHOW))
+        exact = gojson.rewrite(body, _SHOW)
+        try:
+            request = _decoder.decode(exact)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise BadRequest(str(error)) from None
     if not request.wanted.strip():
         raise BadRequest("model is required")
     return request

@@ -1,0 +1,76 @@
+"""Bodies made to break the router: each is answered in Ollama's way or taken, and none is a fault of ours."""
+
+import contextlib
+import json
+from typing import Any
+
+import pytest
+
+from router.errors import BadRequest, ClientError
+from router.protocol import chat, generate, requests, show
+from tests.support.protocol import CLOCK
+from workers.record import ModelInfo
+
+ABLE = ModelInfo(name="m", capabilities=("completion", "tools", "vision", "thinking", "insert"), has_template=True)
+FEW = b'"messages":[{"role":"user","content":"x"}],"prompt":"x"'
+
+
+def sent(body: bytes) -> dict[str, Any]:
+    """What vLLM is sent for a chat. Raises ClientError."""
+    request = requests.decode_chat(body)
+    assert chat.check(request, ABLE, CLOCK) is None
+    result: dict[str, Any] = json.loads(chat.prepare(request, ABLE, {}).body)
+    return result
+
+
+@pytest.mark.parametrize("field", [b'"format":{"a":"\xff"}', b'"tools":[{"function":{"parameters":{"a":"\xff"}}}]'])
+def test_broken_text_is_replaced_also_in_what_is_passed_on_as_it_is(field: bytes) -> None:
+    assert "\ufffd" in json.dumps(sent(b'{"model":"m",%b,%b}' % (FEW, field)), ensure_ascii=False)
+
+
+def test_broken_text_in_the_arguments_of_a_call_is_replaced() -> None:
+    call = b'{"function":{"name":"f","arguments":{"a":"\xff"}}}'
+    message = sent(b'{"model":"m","messages":[{"role":"assistant","tool_calls":[%b]}]}' % call)["messages"][0]
+    assert json.loads(message["tool_calls"][0]["function"]["arguments"]) == {"a": "\ufffd"}
+
+
+def test_broken_text_as_a_format_is_an_invalid_format() -> None:
+    with pytest.raises(ClientError, match="invalid format"):
+        sent(b'{"model":"m",%b,"format":"\xff"}' % FEW)
+
+
+@pytest.mark.parametrize("field", ["think", "keep_alive", "format", "options", "unknown"])
+@pytest.mark.parametrize("depth", [900, 980, 990, 995, 1000, 5000, 100_000])
+def test_deep_nesting_is_taken_or_refused(field: str, depth: int) -> None:
+    body = b'{"model":"m",%b,"%b":%b%b}' % (FEW, field.encode(), b"[" * depth, b"]" * depth)
+    for decode in (requests.decode_chat, requests.decode_generate, show.decode_show):
+        with contextlib.suppress(BadRequest):
+            decode(body)
+
+
+def test_numbers_beyond_any_float_are_held_within_vllms_range() -> None:
+    huge = "9" * 310
+    options = f'{{"temperature":{huge},"top_p":{huge},"repeat_penalty":{huge},"top_k":{huge},"seed":{huge}}}'
+    request = sent(b'{"model":"m","messages":[{"role":"user"}],"options":%b}' % options.encode())
+    assert (request["temperature"], request["top_p"], request["top_k"]) == (2.0, 1.0, 2**31 - 1)
+    assert request["repetition_penalty"] == 1e9
+    assert request["seed"] == 2**63 - 1
+
+
+@pytest.mark.parametrize("breaks", [70, 5000])
+def test_an_image_may_begin_with_line_breaks(breaks: int) -> None:
+    image = "iV" + "\n" * breaks + "BORw0KGgo="
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "images": [image]}]}).encode()
+    part = sent(body)["messages"][0]["content"][0]
+    assert part["image_url"]["url"] == "data:image/png;base64,iVBORw0KGgo="
+
+
+def test_digits_are_gos_digits_only() -> None:
+    with pytest.raises(BadRequest, match="invalid duration"):
+        requests.decode_generate('{"model":"m","keep_alive":"\u0663s"}'.encode())
+
+
+def test_a_generate_request_keeps_to_the_same() -> None:
+    request = requests.decode_generate(b'{"model":"m","prompt":"x","format":{"a":"\xff"}}')
+    assert generate.check(request, ABLE, CLOCK) is None
+    assert "\ufffd" in generate.prepare(request, ABLE, {}).body.decode()
