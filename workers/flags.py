@@ -34,6 +34,10 @@ class Flags:
         negated = {"--no-" + name.removeprefix("--") for name in names if name.startswith("--")}
         return any(flag.name in names or flag.name in negated for flag in self._flags)
 
+    def begins(self, *prefixes: str) -> bool:
+        """Whether any flag's name begins so: vLLM also takes a value right behind the name, `-O3`, `-cc.mode=0`."""
+        return any(flag.name.startswith(prefixes) for flag in self._flags)
+
     def on(self, name: str) -> bool:
         """Whether a switch is on: given, and not taken back by a later `--no-…`."""
         negated = "--no-" + name.removeprefix("--")

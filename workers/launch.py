@@ -117,8 +117,21 @@ def check_spec(spec: AgentSpec) -> None:
         raise CannotStart(f"there is no model at {spec.model}; give a folder, or a repository id such as Qwen/Qwen3-8B")
 
 
-def command_line(program: tuple[str, ...], spec: AgentSpec, address: Address, grace: float) -> list[str]:
-    """The whole command. `grace` (s) is how long vLLM lets running requests finish after SIGTERM.
+def without_compiler(flags: Flags, *, cpu: bool) -> bool:
+    """Whether vLLM is to do without torch's compiler: on CPUs, unless the user's flags ask for it.
+
+    It makes the start and the first requests slower there by much more than it saves later.
+    """
+    if flags.has("--enforce-eager"):
+        return cpu and flags.on("--enforce-eager")
+    return cpu and not flags.begins("-O", "--optimization-level", "-cc", "--compilation-config")
+
+
+def command_line(
+    program: tuple[str, ...], spec: AgentSpec, address: Address, grace: float, *, eager: bool
+) -> list[str]:
+    """The whole command. `grace` (s) is how long vLLM lets running requests finish after SIGTERM; `eager` means
+    without torch's compiler.
 
     The API key is not among the arguments: everybody on the machine can read those.
     """
@@ -133,6 +146,8 @@ def command_line(program: tuple[str, ...], spec: AgentSpec, address: Address, gr
         "--disable-uvicorn-access-log": (),
         "--shutdown-timeout": (str(max(1, round(grace))),),
     }
+    if eager:
+        ours["--enforce-eager"] = ()
     added = [word for name, values in ours.items() if not flags.has(name) for word in (name, *values)]
     return [*program, *model, *added, *spec.flags]
 
@@ -145,7 +160,7 @@ def served_name(model: str) -> str:
     return model if not Path(model).is_dir() else Path(model).resolve().name
 
 
-def environment(env: Mapping[str, str], *, cpu: bool, key: str | None) -> dict[str, str]:
+def environment(env: Mapping[str, str], *, cpu: bool, eager: bool, key: str | None) -> dict[str, str]:
     """vLLM's environment: the agent's own, without our secrets, with defaults that the user may override."""
     ours = {
         "VLLM_NO_USAGE_STATS": "1",
@@ -154,8 +169,9 @@ def environment(env: Mapping[str, str], *, cpu: bool, key: str | None) -> dict[s
         "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
     }
     if cpu:
-        # without torch's compiler the first requests take some 10 s less, and later ones as long as before
-        ours |= {"TORCHDYNAMO_DISABLE": "1", "VLLM_CPU_KVCACHE_SPACE": str(CPU_KV_GIB)}
+        ours["VLLM_CPU_KVCACHE_SPACE"] = str(CPU_KV_GIB)
+    if eager:
+        ours["TORCHDYNAMO_DISABLE"] = "1"  # vLLM compiles its samplers even with --enforce-eager, at the first requests
     if key:
         ours["VLLM_API_KEY"] = key
     kept = {name: value for name, value in env.items() if not name.startswith("VLLAMA_") and name != "REDIS_URL"}

@@ -30,6 +30,7 @@ from workers.launch import (
     is_loopback,
     served_name,
     slots_of,
+    without_compiler,
     worker_id,
 )
 
@@ -67,6 +68,7 @@ def _host(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str], hel
     flags, state_dir = Flags(spec.flags), settings.registry.state_dir
     program = find_program(spec.engine, env)
     cpu = is_cpu_build(program)
+    eager = without_compiler(flags, cpu=cpu)
     bound = flags.value("--host") or settings.advertise
     asked = flags.number("--port") or spec.port
     exact = asked is not None or "port" in settings.model_fields_set
@@ -81,8 +83,8 @@ def _host(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str], hel
     where = Address(settings.advertise, bound, port, "https" if flags.has("--ssl-keyfile") else "http")
     key = _key(settings, flags, env)
     launch = Launch(
-        tuple(command_line(program, spec, where, settings.grace)),
-        environment(env, cpu=cpu, key=key),
+        tuple(command_line(program, spec, where, settings.grace, eager=eager)),
+        environment(env, cpu=cpu, eager=eager, key=key),
         where,
         claims.log_file(state_dir, name),
         spec.model,

@@ -21,6 +21,7 @@ from workers.launch import (
     is_free,
     served_name,
     slots_of,
+    without_compiler,
     worker_id,
 )
 
@@ -28,7 +29,7 @@ HERE = Address("127.0.0.1", "127.0.0.1", 8100)
 
 
 def line(*flags: str, model: str = "org/tiny", program: tuple[str, ...] = ("vllm",)) -> list[str]:
-    return command_line(program, AgentSpec(model=model, flags=flags), HERE, 30.0)
+    return command_line(program, AgentSpec(model=model, flags=flags), HERE, 30.0, eager=False)
 
 
 def test_the_command_line() -> None:
@@ -82,7 +83,7 @@ def test_a_folder_is_served_by_its_name_and_a_repository_by_its_id(tmp_path: Pat
 
 
 def test_the_environment_gets_defaults_that_the_user_overrides() -> None:
-    env = environment({"PATH": "/bin", "VLLM_MAX_STOP_STRINGS": "9"}, cpu=False, key=None)
+    env = environment({"PATH": "/bin", "VLLM_MAX_STOP_STRINGS": "9"}, cpu=False, eager=False, key=None)
     assert env["VLLM_MAX_STOP_STRINGS"] == "9"
     assert env["VLLM_NO_USAGE_STATS"] == "1"
     assert env["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] == "0"
@@ -93,13 +94,40 @@ def test_the_environment_gets_defaults_that_the_user_overrides() -> None:
 
 
 def test_the_environment_of_a_cpu_build() -> None:
-    env = environment({"VLLM_CPU_KVCACHE_SPACE": "7"}, cpu=True, key=None)
-    assert (env["TORCHDYNAMO_DISABLE"], env["VLLM_CPU_KVCACHE_SPACE"]) == ("1", "7")
+    env = environment({}, cpu=True, eager=True, key=None)
+    assert (env["TORCHDYNAMO_DISABLE"], env["VLLM_CPU_KVCACHE_SPACE"]) == ("1", "1")
+    env = environment({"VLLM_CPU_KVCACHE_SPACE": "7"}, cpu=True, eager=False, key=None)
+    assert env["VLLM_CPU_KVCACHE_SPACE"] == "7"
+    assert "TORCHDYNAMO_DISABLE" not in env
+
+
+@pytest.mark.parametrize(
+    ("given", "eager"),
+    [
+        ([], True),
+        (["--enforce-eager"], True),
+        (["--gpu-memory-utilization", "0.3"], True),
+        (["--no-enforce-eager"], False),
+        (["-O3"], False),
+        (["--optimization_level=2"], False),
+        (["-cc.mode=3"], False),
+        (["--compilation-config", "{}"], False),
+    ],
+)
+def test_a_cpu_build_does_without_the_compiler_unless_it_is_asked_for(given: list[str], eager: bool) -> None:
+    assert without_compiler(Flags(given), cpu=True) is eager
+    assert not without_compiler(Flags(given), cpu=False)
+
+
+def test_vllm_is_told_once_to_do_without_the_compiler() -> None:
+    for flags in ((), ("--enforce-eager",)):
+        words = command_line(("vllm",), AgentSpec(model="org/tiny", flags=flags), HERE, 30.0, eager=True)
+        assert words.count("--enforce-eager") == 1
 
 
 def test_the_key_goes_through_the_environment_and_our_secrets_do_not() -> None:
     given = {"VLLAMA_FLEET_SECRET": "s", "REDIS_URL": "redis://:p@h", "VLLAMA_WORKER_KEY": "k", "HOME": "/h"}
-    env = environment(given, cpu=False, key="k")
+    env = environment(given, cpu=False, eager=False, key="k")
     assert env["VLLM_API_KEY"] == "k"
     assert env["HOME"] == "/h"
     assert not any(name in env for name in ("VLLAMA_FLEET_SECRET", "REDIS_URL", "VLLAMA_WORKER_KEY"))
