@@ -153,7 +153,8 @@ class RouterSettings(_Settings):
     body_limit: Annotated[ByteSize, Field(gt=0, le=1 << 32), Env("VLLAMA_BODY_LIMIT")] = ByteSize(64 << 20)
     """Largest request body, in bytes."""
     max_queue: Annotated[int, Field(ge=0, le=10**9), Env("VLLAMA_MAX_QUEUE", "OLLAMA_MAX_QUEUE")] = 512
-    """Requests that may wait at once."""
+    """Requests of a router process that may wait for an answer to begin, beyond the slots of the model's workers (R161,
+    R188). With 0 only those are taken that find a free slot, as in Ollama."""
     keep_alive: Annotated[EndlessBelowZero, Env("VLLAMA_KEEP_ALIVE", "OLLAMA_KEEP_ALIVE")] = 300.0
     """What /api/ps says of a model's remaining time. Infinite for a negative value."""
     connect_timeout: Annotated[Duration, Env("VLLAMA_CONNECT_TIMEOUT")] = 1.0

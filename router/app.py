@@ -93,7 +93,7 @@ def create_app(
         stalls,
         clock,
         rng,
-        limits=Limits(connect=settings.connect_timeout),
+        limits=Limits(connect=settings.connect_timeout, waiting=settings.max_queue),
         refresh=discovery.refresh,
     )
     lifetimes = Lifetimes(FOREVER if settings.keep_alive == float("inf") else int(settings.keep_alive * 1e9))

@@ -7,7 +7,8 @@
     │   ├── Forbidden            403
     │   ├── ModelNotFound        404, in the endpoint's own words
     │   ├── TooLarge             413
-    │   └── NoWorker             503: the model is known, nobody can serve it now
+    │   ├── NoWorker             503: the model is known, nobody can serve it now
+    │   └── ServerBusy           503: too many requests wait already
     └── AttemptFailed            one attempt on one worker gave no answer
         ├── Lost                 refused, reset, timed out, engine dead: another worker at once, suspect this one
         ├── Busy                 429, or vLLM's admission 503: another worker; this one is not ill
@@ -57,6 +58,10 @@ class TooLarge(ClientError):
 
 
 class NoWorker(ClientError):
+    status = 503
+
+
+class ServerBusy(ClientError):
     status = 503
 
 

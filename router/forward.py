@@ -14,6 +14,7 @@ from typing import Any
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
+from router.balance.admission import Admission
 from router.balance.lease import ClientGone, Failed, Lease, Outcome
 from router.balance.pool import Pool
 from router.balance.retry import Attempts, Budget, GiveUp, Retry, decide, verdict
@@ -46,9 +47,12 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """In seconds."""
+    """What a request may cost before its answer begins."""
 
     connect: float = 1.0
+    """Seconds."""
+    waiting: int = 512
+    """Requests; see `Admission`."""
 
 
 class Answer:
@@ -129,22 +133,25 @@ class Forwarder:
         self._rng = rng
         self._limits = limits
         self._refresh = refresh
+        self._admission = Admission(limits.waiting)
         self._budgets: dict[str, Budget] = {}
 
     async def acquire(self, call: Call, record: RequestRecord) -> Answer:
         """An answer that may begin, from the first worker that gives one.
 
-        Raises ClientError: NoWorker, or the most telling of the attempts' failures. Cancelling it ends the
+        Raises ClientError: ServerBusy, NoWorker, or the most telling of the attempts' failures. Cancelling it ends the
         attempt under way, and the worker's request with it.
         """
-        model = call.resolution.model
-        budget = self._budgets.setdefault(model, Budget())
+        self._admission.enter(call.resolution)
+        budget = self._budgets.setdefault(call.resolution.model, Budget())
         budget.enter()
         try:
             answer = await self._acquire(call, record, budget)
         except BaseException:
             budget.leave()
             raise
+        finally:
+            self._admission.leave()
         answer.budget = budget
         return answer
 

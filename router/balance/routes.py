@@ -61,6 +61,12 @@ class Resolution:
         targets = self.targets
         return next((target.model for target in targets if target.model.digest), targets[0].model)
 
+    @property
+    def beyond_slots(self) -> int:
+        """Requests in its serving workers for which they have no slot; negative for free slots."""
+        workers = {target.worker.id: target.worker for target in self.targets}.values()
+        return sum(worker.beyond_slots for worker in workers if worker.serving and not worker.silent)
+
     def choose(self, tried: Collection[str], now: float, rng: random.Random) -> Target | None:
         """The target to ask next; None if none is left that was not tried (worker ids)."""
         return select.choose(self.groups, tried, now, rng, self.policy)

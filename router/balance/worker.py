@@ -100,6 +100,12 @@ class Worker:
             return crowded or self.load >= self.record.slots
         return self.last.waiting > 0
 
+    @property
+    def beyond_slots(self) -> int:
+        """Requests in it for which it has no slot; negative for free slots. Where the slots are unknown: those that
+        it reports as waiting, and one free slot while there are none."""
+        return self.load - self.record.slots if self.record.slots else self.last.waiting or -1
+
     def weight(self, now: float) -> float:
         """Share of its speed that counts while it starts slowly, FIRST_WEIGHT to 1."""
         age = now - self._since

@@ -62,3 +62,20 @@ async def test_a_worker_that_does_not_begin_is_given_up_by_a_bound_of_its_own(tm
         running["a"].set_faults([script.Hang()])
         response = await running.http.post("/api/chat", json=chat())
         assert (response.status_code, response.json()) == (504, {"error": BEFORE})
+
+
+async def test_r161_more_requests_than_may_wait_are_refused_and_counted(tmp_path: Path) -> None:
+    narrow = Options(model=MODEL, tokens_per_second=500, ttft=0.01, answer_tokens=12, slots=1)
+    async with fleet(tmp_path, {"a": narrow}, max_queue=2) as running:
+        running["a"].set_faults([script.Freeze(seconds=1)])
+        answers = await asyncio.gather(*(running.http.post("/api/chat", json=chat()) for _ in range(8)))
+        statuses = sorted(answer.status_code for answer in answers)
+        assert statuses == [200] * 3 + [503] * 5
+        refused = next(answer for answer in answers if answer.status_code == 503)
+        assert refused.json() == {"error": "server busy, please try again.  maximum pending requests exceeded"}
+        await auntil(lambda: len(running.records()) == 8, 5, "all log lines")
+        assert [record["outcome"] for record in running.records()].count("refused") == 5
+        page = (await running.http.get("/metrics")).text
+        counted = [line for line in page.splitlines() if 'status="503"' in line and f'model="{MODEL}"' in line]
+        assert [line.rpartition(" ")[2] for line in counted if line.startswith("vllama_requests_total")] == ["5.0"]
+        assert (await running.http.post("/api/chat", json=chat())).status_code == 200
