@@ -21,7 +21,9 @@ from router.origins import Headers, Origins, same_host
 _OPEN = frozenset({"/", "/health"})
 """Answered without a key: whether a server is here at all."""
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-_FORWARDING = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip"})
+_FORWARDING = frozenset(
+    {b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"}
+)
 _LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
 _BEARER = re.compile(r"Bearer +([^ ]+) *\Z", re.IGNORECASE)
 _SLASHES = re.compile(r"/+")
@@ -73,8 +75,21 @@ class Asked:
     """Sec-Fetch-Site, by which a browser says where the page stands that asks."""
     client: str | None = None
     """The peer's address; None where there is none, as on a unix socket."""
+    server: str | None = None
+    """The address of this end of the connection."""
     forwarded: bool = False
     """Whether a proxy says that the request came from elsewhere."""
+
+    @property
+    def local(self) -> bool:
+        """Whether this machine itself asks: over loopback, or from the very address that it connected to.
+
+        A proxy on this machine counts as it, but for requests that it forwards and says so. Those of a proxy
+        that adds no header, or that passes on TCP alone, cannot be told apart.
+        """
+        if self.client is None or self.forwarded:
+            return False
+        return is_loopback(self.client) or self.client == self.server
 
 
 def asked(scope: Mapping[str, Any]) -> Asked:
@@ -82,7 +97,7 @@ def asked(scope: Mapping[str, Any]) -> Asked:
     headers: dict[bytes, str] = {}
     for name, value in scope["headers"]:
         headers.setdefault(name, value.decode("latin-1"))
-    client = scope.get("client")
+    client, server = scope.get("client"), scope.get("server")
     return Asked(
         method=scope["method"],
         path=scope["path"],
@@ -92,6 +107,7 @@ def asked(scope: Mapping[str, Any]) -> Asked:
         x_api_key=headers.get(b"x-api-key"),
         fetch_site=headers.get(b"sec-fetch-site"),
         client=client[0] if client else None,
+        server=server[0] if server else None,
         forwarded=not _FORWARDING.isdisjoint(headers),
     )
 
@@ -139,7 +155,7 @@ class Access:
             headers = self.origins.headers(origin)
         elif self._is_foreign_page(request):
             return Denied(403)
-        if self.guarded and not self._is_addressed(host):
+        if self.guarded and not self._is_addressed(host, request.server):
             return Denied(403)
         if request.method == "OPTIONS":
             return Denied(204)
@@ -155,9 +171,9 @@ class Access:
             and not self.origins.any
         )
 
-    def _is_addressed(self, host: str) -> bool:
+    def _is_addressed(self, host: str, server: str | None) -> bool:
         name = _without_port(host).lower()
-        if name in ("", "localhost", "127.0.0.1") or name in self.own_names or name in self.allowed_hosts:
+        if name in ("", "localhost", "127.0.0.1", server) or name in self.own_names or name in self.allowed_hosts:
             return True
         if name.endswith(_LOCAL_SUFFIXES):
             return True
@@ -180,8 +196,12 @@ class Access:
         return _unauthorized(path, headers)
 
     def _admit_operator(self, request: Asked, path: str, headers: Headers) -> Allowed | Denied:
-        """Operations and metrics: for this machine, and for whoever has the key of their own."""
-        if request.client is not None and not request.forwarded and is_loopback(request.client):
+        """Operations and metrics: for this machine, and for whoever has the key of their own.
+
+        Without the key the Host counts on every address: a page that has its name rebound to this machine is
+        loaded by a browser of this machine.
+        """
+        if request.local and self._is_addressed(request.host or "", request.server):
             return Allowed(Identity(admin=True), headers)
         if self.admin_digest is None:
             text = "only from the router's own machine; set VLLAMA_ADMIN_KEY to open it to others"

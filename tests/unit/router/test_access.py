@@ -401,6 +401,31 @@ def test_operations_are_for_this_machine(path: str, client: str) -> None:
     assert refusal(access, Asked("GET", path)) == 403
 
 
+@pytest.mark.parametrize("own", ["10.0.0.5", "192.0.2.7", "fd00::5", "::ffff:10.0.0.5"])
+def test_operations_are_for_this_machine_by_any_of_its_addresses(own: str) -> None:
+    access = Access.of(settings(host=own, api_keys=KEYS))
+    request = Asked("GET", "/admin/workers", host=f"[{own}]:11434" if ":" in own else own, client=own, server=own)
+    assert passes(access, request).identity.admin
+    assert refusal(access, replace(request, client="10.0.0.9")) == 403
+    assert refusal(access, replace(request, forwarded=True)) == 403
+    assert refusal(access, replace(request, client=None, server=None)) == 403
+
+
+@pytest.mark.parametrize("client", ["127.0.0.1", "10.0.0.5"])
+def test_a_rebound_page_in_a_browser_of_this_machine_gets_no_operations(client: str) -> None:
+    access = Access.of(settings(host="0.0.0.0", api_keys=KEYS))
+    request = Asked("GET", "/admin/workers", host="evil.example:11434", client=client, server=client)
+    assert refusal(access, request) == 403
+    assert passes(access, replace(request, host="localhost:11434"))
+
+
+@pytest.mark.parametrize("name", [b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip"])
+def test_what_proxies_add_tells_that_a_request_came_from_elsewhere(name: bytes) -> None:
+    scope = {"method": "GET", "path": "/metrics", "client": ("127.0.0.1", 1), "headers": [(name, b"x")]}
+    assert not asked(scope).local
+    assert asked(scope | {"headers": []}).local
+
+
 def test_a_proxy_on_this_machine_does_not_open_operations_to_its_clients() -> None:
     request = Asked("GET", "/admin/workers", host="localhost", client="127.0.0.1", forwarded=True)
     assert refusal(LOOPBACK, request) == 403
@@ -441,6 +466,7 @@ def test_what_is_looked_at_in_a_scope() -> None:
         "method": "POST",
         "path": "/api/chat",
         "client": ("10.0.0.1", 4242),
+        "server": ("10.0.0.2", 11434),
         "headers": [
             (b"host", b"localhost:1"),
             (b"host", b"evil.com"),
@@ -452,7 +478,16 @@ def test_what_is_looked_at_in_a_scope() -> None:
         ],
     }
     assert asked(scope) == Asked(
-        "POST", "/api/chat", "localhost:1", "http://localhost", "Bearer \xff", "k", "none", "10.0.0.1", forwarded=True
+        method="POST",
+        path="/api/chat",
+        host="localhost:1",
+        origin="http://localhost",
+        authorization="Bearer \xff",
+        x_api_key="k",
+        fetch_site="none",
+        client="10.0.0.1",
+        server="10.0.0.2",
+        forwarded=True,
     )
     assert asked({"method": "GET", "path": "/", "client": None, "headers": []}) == Asked("GET", "/")
 
