@@ -97,13 +97,18 @@ def metrics_page(reports: Reports) -> bytes:
 
 
 def families_of(metrics: Iterable[Metric]) -> tuple[Family, ...]:
-    """What a Prometheus registry collects, as it is sent from process to process."""
+    """What a Prometheus registry collects, as it is sent from process to process. Without the moments at which
+    series were made: nobody asks for them, and they are as many as the series."""
     return tuple(
         Family(
             metric.name,
             metric.documentation,
             metric.type,
-            tuple(Sample(sample.name, dict(sample.labels), float(sample.value)) for sample in metric.samples),
+            tuple(
+                Sample(sample.name, dict(sample.labels), float(sample.value))
+                for sample in metric.samples
+                if not sample.name.endswith("_created")
+            ),
         )
         for metric in metrics
     )

@@ -30,6 +30,7 @@ WHOLE_EVERY = 10
 """Looks between two whole ones: models and version change rarely."""
 ANSWER_TIMEOUT = 1.0
 """Seconds that the client of `asker` should allow."""
+NOT_REACHED = "not reached yet"
 STATIC = "static/"
 """What ids of static workers begin with; no registered one's can."""
 
@@ -103,7 +104,7 @@ class Watch:
         self._counted: tuple[float, int] | None = None
 
     async def run(self) -> None:
-        self._out("not reached yet")
+        self._put_out(NOT_REACHED)  # known from the start, so that its absence is told from a wrong name
         while True:
             await self.look()
             await asyncio.sleep(INTERVAL * random.uniform(0.9, 1.1))
@@ -160,6 +161,9 @@ class Watch:
         if problem == self._problem:
             return
         _log.warning("static worker %s is out: %s", self.worker.name, problem)
+        self._put_out(problem)
+
+    def _put_out(self, problem: str) -> None:
         self._problem, self._well = problem, False
         load = Load(state=WorkerState.STOPPED, note=problem)
         self._pool.put(Discovered(self._record(), self._endpoint, load))

@@ -6,7 +6,7 @@ Everything happens on one event loop and nothing here waits, so there are no loc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from config.names import lookup_key
@@ -18,6 +18,9 @@ from workers.record import Load, WorkerRecord
 
 WEIGH_EVERY = 0.5
 """Seconds between two looks at how fast the workers are relative to each other."""
+
+REMEMBERED = 4096
+"""Names of models without a worker that are still told from names nobody knows; those that are served count too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class Pool:
         self._leaving: dict[str, Worker] = {}
         self._exact: dict[str, tuple[Target, ...]] = {}
         self._by_key: dict[str, tuple[Target, ...]] = {}
-        self._ever: set[str] = set()
+        self._ever: dict[str, None] = {}  # the latest last
         self._weighed_at = float("-inf")
         self.version = 0
         """Counts up whenever the workers or the names that they serve have changed, for those who cache."""
@@ -129,7 +132,7 @@ class Pool:
         return self._by_key.get(lookup_key(name), ())
 
     def ever_served(self, name: str) -> bool:
-        """Whether any worker has served the name since this process began."""
+        """Whether any worker has served the name since this process began. The latest REMEMBERED are known."""
         return name in self._ever or lookup_key(name) in self._ever
 
     def served(self) -> tuple[str, ...]:
@@ -175,9 +178,16 @@ class Pool:
                     by_key.setdefault(lookup_key(name), {}).setdefault(worker.id, target)
         self._exact = {name: tuple(targets.values()) for name, targets in exact.items()}
         self._by_key = {key: tuple(targets.values()) for key, targets in by_key.items()}
-        self._ever.update(self._exact, self._by_key)
+        self._remember((*self._exact, *self._by_key))
         self.version += 1
         self._weigh(now, force=True)
+
+    def _remember(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._ever.pop(name, None)
+            self._ever[name] = None
+        while len(self._ever) > REMEMBERED:
+            del self._ever[next(iter(self._ever))]
 
     def _weigh(self, now: float, *, force: bool = False) -> None:
         """Set the workers' speeds, each relative to those that serve the same first model."""

@@ -45,7 +45,7 @@ def http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[byte
 
 def fault(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """A bug of ours: the log has the traceback, the client one line."""
-    log.error("a fault while serving %s", request.scope["path"], exc_info=error)
+    log.error("a fault while serving %r", request.scope["path"], exc_info=error)
     return _json(500, "internal error of the router; its log says more")
 
 

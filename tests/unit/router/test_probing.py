@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import httpx
 import pytest
 
@@ -12,6 +14,7 @@ from router.probing import Watch, asker
 from router.transport import Endpoint
 from router.vetting import Endpoints
 from tests.support.sink import Recorder
+from tests.support.until import auntil
 from workers.record import WorkerRecord, WorkerState
 
 
@@ -202,3 +205,21 @@ async def test_the_doubted_are_asked_for_their_health(
     async with httpx.AsyncClient(transport=httpx.MockTransport(route)) as client:
         assert await asker(client, None)(found) is answer
     assert seen == ["http://[fd00::5]:8100/v/health"]
+
+
+async def test_starting_is_no_news_but_what_cannot_be_reached_is(caplog: pytest.LogCaptureFixture) -> None:
+    vllm, pool, clock = Vllm(), Recorder(), Clock()
+    vllm.fault = httpx.ConnectTimeout
+    static = watch(vllm, pool, clock)
+    running = asyncio.get_running_loop().create_task(static.run())
+    await auntil(lambda: vllm.asked, 5, "a first look")
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    load = pool.known[ID].load
+    assert load is not None
+    assert load.state is WorkerState.STOPPED
+    assert caplog.messages == []
+    clock.now += TTL
+    await static.look()
+    assert len(caplog.messages) == 1
+    assert "static worker gpu is out" in caplog.messages[0]

@@ -1,6 +1,7 @@
 """The pool: who is in it, what they serve, and what survives a change."""
 
 from router.balance.lease import Answered, ClientGone, Failed
+from router.balance.pool import REMEMBERED
 from router.balance.view import view_all
 from router.errors import Lost
 from tests.support.balance import RESTARTING, Clock, found, ids, pool_of, worker_in
@@ -134,3 +135,13 @@ def test_ops_see_every_worker_with_its_state() -> None:
     assert (first.id, first.state, first.breaker, first.in_flight) == ("a", "ready", "suspected", 1)
     assert (first.url, first.models, first.running, first.slots) == ("http://a:8100", ("m",), 2, 8)
     assert (second.id, second.state, second.note) == ("b", "silent", "CUDA out of memory")
+
+
+def test_models_that_were_served_are_remembered_the_latest_of_them() -> None:
+    pool = pool_of(Clock(), found("a", "old"))
+    pool.remove("a")
+    assert pool.ever_served("OLD:latest")
+    for number in range(REMEMBERED):
+        pool.put(found("b", f"model-{number}"))
+    assert not pool.ever_served("old")
+    assert pool.ever_served(f"model-{REMEMBERED - 1}")
