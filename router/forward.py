@@ -30,6 +30,9 @@ from router.transport import Client, Response, TransportError
 ERROR_BODY_LIMIT = 256 * 1024
 """Bytes of a worker's error body that are read."""
 
+LONGEST_WAIT = 600.0
+"""Seconds that a worker can have clients wait before they come back."""
+
 WORKER_LOST = "the worker was lost while it was answering; send the request again"
 
 
@@ -322,5 +325,7 @@ async def _read_error(response: Response) -> bytes:
 
 
 def _seconds(header: str | None) -> float | None:
-    """A Retry-After of seconds; dates are not used by workers."""
-    return float(header) if header is not None and header.isascii() and header.isdigit() else None
+    """A Retry-After of seconds, at most LONGEST_WAIT; dates are not used by workers."""
+    if header is None or not header.isascii() or not header.isdigit():
+        return None
+    return min(float(header), LONGEST_WAIT)

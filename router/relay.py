@@ -16,6 +16,9 @@ from router.protocol.operation import Fold
 from router.stepping import Suspended, resume, step
 from router.transport import Response, TransportError
 
+SEND_FAILS = (OSError, RuntimeError)
+"""What a server's `send` raises once its client is gone: uvloop's transports have a RuntimeError for it."""
+
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
@@ -95,16 +98,15 @@ class Relay:
         self._conclude(out, Ending.COMPLETE if self._fold.done else Ending.LOST)
 
     def lost(self, error: TransportError) -> None:
-        if self.ended.done() or self._last is not None:
-            return
-        if self._fold.done:  # the answer was whole; only the connection's end was not clean
-            self._conclude(self._fold.finish(), Ending.COMPLETE)
-        else:
-            self.break_off(self._lost_text)
+        self.break_off(self._lost_text)
 
     def break_off(self, text: str) -> None:
-        """End the client's answer with one error line: the worker will not finish it."""
-        if not self.ended.done() and self._last is None:
+        """End the client's answer: with one error line, unless the worker has said all of it."""
+        if self.ended.done() or self._last is not None:
+            return
+        if self._fold.done:  # only the end of its response is missing
+            self._conclude(self._fold.finish(), Ending.COMPLETE)
+        else:
             self._conclude(self._fold.fail(text), Ending.LOST)
 
     def client_gone(self) -> None:
@@ -126,7 +128,7 @@ class Relay:
             return
         try:
             suspended = step(cast(Any, self._send(self._message(out))))
-        except OSError:
+        except SEND_FAILS:
             self._end(Ending.CLIENT_GONE)
             return
         if suspended is None:
@@ -155,7 +157,7 @@ class Relay:
         except TimeoutError:
             self._end(Ending.CLIENT_STALLED)
             return
-        except OSError:
+        except SEND_FAILS:
             self._end(Ending.CLIENT_GONE)
             return
         self._drain = None

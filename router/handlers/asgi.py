@@ -45,7 +45,7 @@ async def read_body(receive: Receive, limit: int) -> bytes:
 
 
 def _too_large(limit: int) -> str:
-    return f"request body is larger than {limit // 2**20} MiB; send less, or raise VLLAMA_BODY_LIMIT"
+    return f"request body is larger than {limit / 2**20:g} MiB; send less, or raise VLLAMA_BODY_LIMIT"
 
 
 def header(scope: Scope, name: bytes) -> str | None:

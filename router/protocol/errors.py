@@ -78,7 +78,10 @@ def classify(status: int, body: bytes) -> AttemptFailed:
 
 
 def classify_text(status: int, text: str) -> AttemptFailed:
-    """The same where only the status and the text are known, as for an error event."""
+    """The same where only the status and the text are known, as for an error event. A status that is no error's
+    cannot be passed on as one."""
+    if not 400 <= status <= 599:
+        return Unavailable(text, status=502)
     if status == 429 or (status == 503 and _ADMISSION in text):
         return Busy(text, status=status)
     if any(sign in text for sign in _DEAD_ENGINE):
@@ -115,7 +118,10 @@ def _detail(raw: msgspec.Raw) -> str:
     """FastAPI's `detail`: a text, or a list of objects with `msg`."""
     if not bytes(raw):
         return ""
-    detail = msgspec.json.decode(raw)
+    try:
+        detail = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
     if isinstance(detail, str):
         return detail
     if isinstance(detail, list):

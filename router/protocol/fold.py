@@ -161,7 +161,7 @@ class AnswerFold:
     def _on_payload(self, payload: bytes, tick: int) -> None:
         try:
             event = openai.decode_event(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self._fail(502, RUNNER_ERROR + "the worker sent an event that is not understood")
             return
         if event.choices:
@@ -301,7 +301,7 @@ def _is_whole(payload: bytes) -> bool:
     """Whether the last event of an ended stream only lacks its line end."""
     try:
         openai.decode_event(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return payload == _DONE
     return True
 

@@ -20,10 +20,11 @@ class EventSplitter:
     event are joined by LF. Works on bytes, so a cut inside a character does no harm.
     """
 
-    __slots__ = ("_pending",)
+    __slots__ = ("_pending", "_size")
 
     def __init__(self) -> None:
-        self._pending = b""
+        self._pending: list[bytes] = []  # of an event that is not complete; joined once its end is in sight
+        self._size = 0
 
     def feed(self, data: bytes) -> list[bytes]:
         """Raises EventTooLong."""
@@ -31,21 +32,33 @@ class EventSplitter:
             # The common case: one read is one event of one line.
             if data.find(b"\n") == len(data) - 2 and data.startswith(b"data: {") and data.endswith(b"}\n\n"):
                 return [data[6:-2]]
+        elif b"\n" in data or b"\r" in data or self._pending[-1].endswith(b"\r"):
+            data = b"".join((*self._pending, data))
         else:
-            data = self._pending + data
+            self._keep(data)
+            return []
         if b"\r" in data:
             # A CR at the very end may be half of a CRLF: it waits for the next bytes.
             data = _LINE_END.sub(b"\n", data)
-        *blocks, self._pending = data.split(b"\n\n")
-        if len(self._pending) > MAX_EVENT:
-            raise EventTooLong
+        *blocks, rest = data.split(b"\n\n")
+        self._pending.clear()
+        self._size = 0
+        if rest:
+            self._keep(rest)
         return [payload for block in blocks if (payload := _data_of(block))]
 
     def rest(self) -> list[bytes]:
         """What an ended stream left: an event whose closing blank line never came."""
-        block, self._pending = self._pending, b""
+        block = b"".join(self._pending)
+        self._pending.clear()
         payload = _data_of(block.replace(b"\r", b"\n"))
         return [payload] if payload else []
+
+    def _keep(self, data: bytes) -> None:
+        self._pending.append(data)
+        self._size += len(data)
+        if self._size > MAX_EVENT:
+            raise EventTooLong
 
 
 def _data_of(block: bytes) -> bytes:

@@ -206,9 +206,32 @@ async def test_nothing_is_sent_after_the_client_left() -> None:
     assert await relay.ended is Ending.CLIENT_GONE
 
 
-async def test_a_failing_send_means_the_client_left() -> None:
+async def test_an_answer_that_was_whole_is_complete_though_the_worker_never_ends_it() -> None:
+    client = Client()
+    relay, _, sink = relay_to(client)
+    sink.data(b"done!")
+    relay.break_off("the worker fell silent")
+    assert client.body == b"DONE!<end>"
+    assert client.closed
+    assert await relay.ended is Ending.COMPLETE
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(), RuntimeError("the handler is closed")])
+async def test_a_send_that_fails_while_it_waits_means_the_client_left(error: Exception) -> None:
+    async def breaking(message: MutableMapping[str, Any]) -> None:
+        await asyncio.sleep(0)
+        raise error
+
+    response = ScriptedResponse()
+    relay = Relay(response, Shouting(), breaking, client_stall=5, lost_text="")
+    relay.start(b"x")
+    assert await asyncio.wait_for(relay.ended, 5) is Ending.CLIENT_GONE
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(), RuntimeError("the handler is closed")])
+async def test_a_failing_send_means_the_client_left(error: Exception) -> None:
     async def broken(message: MutableMapping[str, Any]) -> None:
-        raise ConnectionResetError
+        raise error
 
     response = ScriptedResponse()
     relay = Relay(response, Shouting(), broken, client_stall=5, lost_text="")

@@ -114,3 +114,14 @@ def test_any_body_is_explained_and_classified(status: int, given: bytes) -> None
 @pytest.mark.parametrize("body", [b'{"error":""}', b'{"error":{"message":""}}', b"", b"<html>", b"{}"])
 def test_an_error_without_words_is_given_some(body: bytes) -> None:
     assert explain_upstream(418, body)
+
+
+@pytest.mark.parametrize("status", [101, 200, 204, 206, 301, 302, 304, 399, 600, 999])
+def test_a_status_that_is_no_error_is_not_passed_on(status: int) -> None:
+    failure = classify(status, b"")
+    assert (type(failure), failure.status) == (Unavailable, 502)
+
+
+def test_a_detail_that_cannot_be_read_is_left_out() -> None:
+    assert classify(400, b'{"detail":"\xff"}').text == "the worker answered with HTTP status 400"
+    assert classify(400, b'{"detail":' + b"[" * 100_000 + b"]" * 100_000 + b"}").text

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import pytest
 from hypothesis import given
@@ -56,3 +57,23 @@ def test_a_stream_without_end_of_event_is_given_up() -> None:
     splitter.feed(chunk)
     with pytest.raises(EventTooLong):
         splitter.feed(b"x")
+
+
+def test_an_event_in_many_reads_is_joined_once() -> None:
+    """A prompt's token ids come in one event of megabytes: joining it anew at each read would hold up everybody."""
+    event = b"data: " + b"1234567," * 1_000_000
+    pieces = [event[start : start + 65536] for start in range(0, len(event), 65536)]
+    splitter = EventSplitter()
+    began = time.process_time()
+    for _ in range(3):
+        assert not any(splitter.feed(piece) for piece in pieces)
+        assert splitter.feed(b"\n\n") == [event[6:]]
+    assert time.process_time() - began < 0.6
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
+def test_a_line_end_between_reads_is_no_end_of_event(line_end: bytes) -> None:
+    splitter = EventSplitter()
+    parts = [b"data: a", line_end, b"data: b", line_end, b"", line_end, b"data: c"]
+    assert [event for part in parts for event in splitter.feed(part)] == [b"a\nb"]
+    assert splitter.rest() == [b"c"]
