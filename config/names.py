@@ -14,6 +14,9 @@ DEFAULT_HOST = "registry.ollama.ai"
 DEFAULT_NAMESPACE = "library"
 DEFAULT_TAG = "latest"
 
+LONGEST_REMEMBERED = 1024
+"""Characters; longer than any name that Ollama's grammar has."""
+
 _LONGEST = {"host": 350, "namespace": 80, "model": 80, "tag": 80}
 _ALLOWED = {
     "host": re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*\Z"),
@@ -99,17 +102,24 @@ def is_cloud(text: str) -> bool:
     return _source_suffix(text.strip())[1] == "cloud"
 
 
-@lru_cache(maxsize=4096)
 def lookup_key(text: str) -> str:
-    """The key to find a model by; remembered, for it is asked for several times per request.
+    """The key to find a model by; remembered, for it is asked for several times per request. Not so for endless names:
+    clients invent them.
 
     vLLM serves any name, also such as Ollama's grammar does not have (a path, a dot in the namespace): these are
     known under their exact spelling only.
     """
+    return _remembered_key(text) if len(text) <= LONGEST_REMEMBERED else _key(text)
+
+
+def _key(text: str) -> str:
     try:
         return parse(text).key
     except InvalidName:
         return text
+
+
+_remembered_key = lru_cache(maxsize=4096)(_key)
 
 
 def _split_source(text: str) -> tuple[str, str]:

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -183,3 +185,13 @@ def test_parsing_is_total_and_settles_at_once(text: str) -> None:
     assert parse(name.short).key == name.key
     assert is_cloud(text) == is_cloud(name.full)
     assert ".." not in (name.host, name.namespace, name.model, name.tag)
+
+
+def test_endless_names_that_clients_invent_are_not_kept() -> None:
+    tracemalloc.start()
+    try:
+        for number in range(50):
+            lookup_key(f"{number}" * 1_000_000)
+        assert tracemalloc.get_traced_memory()[0] < 5_000_000
+    finally:
+        tracemalloc.stop()
