@@ -13,6 +13,8 @@ MODEL ?=
 PORT ?=
 ARGS ?=
 export MODEL PORT
+# Kept bytecode halves the start of every process, also where the surroundings ask Python not to write any.
+export PYTHONDONTWRITEBYTECODE =
 
 SETUP = $(PYTHON) -m deploy.local.setup
 PYTEST = .venv/bin/python -m pytest -p tests.support.kinds
