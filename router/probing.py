@@ -48,7 +48,8 @@ def asker(client: httpx.AsyncClient, key: str | None) -> Ask:
     """Asks for a worker's /health. The time-outs are the client's: ANSWER_TIMEOUT suits."""
 
     async def ask(found: Discovered) -> Answer:
-        return _ANSWERS[await probe.check_health(client, _url(found.endpoint), key)]
+        endpoint = found.endpoint
+        return _ANSWERS[await probe.check_health(client, _url(endpoint), key, endpoint.server_name)]
 
     return ask
 

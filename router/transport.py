@@ -29,6 +29,9 @@ class Endpoint:
     """None for plain http."""
     authorization: str | None = field(default=None, repr=False)
     """Value of the Authorization header, such as "Bearer …"; never logged."""
+    server_name: str | None = None
+    """The name that `host` is a pinned address of: it goes into the Host header, and the worker's certificate must be
+    for it. None where `host` is what the worker is known by."""
 
 
 class TransportError(Exception):

@@ -115,7 +115,11 @@ class UpstreamClient:
         try:
             async with attempt:
                 await asyncio.get_running_loop().create_connection(
-                    lambda: connection, endpoint.host, endpoint.port, ssl=endpoint.tls
+                    lambda: connection,
+                    endpoint.host,
+                    endpoint.port,
+                    ssl=endpoint.tls,
+                    server_hostname=endpoint.server_name if endpoint.tls else None,
                 )
             if self._closed:
                 connection.abort()

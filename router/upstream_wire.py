@@ -52,7 +52,7 @@ def request_head(endpoint: Endpoint, method: str, path: str, headers: Mapping[st
 
 
 def _authority(endpoint: Endpoint) -> str:
-    host = endpoint.host
+    host = endpoint.server_name or endpoint.host
     if ":" in host:
         host = f"[{host.partition('%')[0]}]"  # an IPv6 zone means nothing to the other side
     return host if endpoint.port == (80 if endpoint.tls is None else 443) else f"{host}:{endpoint.port}"

@@ -49,11 +49,12 @@ class Endpoints:
         self._authorization = f"Bearer {key}" if key else None
         self._tls: ssl.SSLContext | None = None
 
-    def of(self, url: WorkerUrl) -> Endpoint:
+    def of(self, url: WorkerUrl, at: IPAddress | None = None) -> Endpoint:
+        """`at`: the address that the URL's host, a name, is pinned to."""
         if url.scheme == "https" and self._tls is None:
             self._tls = ssl.create_default_context()
         tls = self._tls if url.scheme == "https" else None
-        return Endpoint(url.host, url.port, url.prefix, tls, self._authorization)
+        return Endpoint(str(at or url.host), url.port, url.prefix, tls, self._authorization, url.host if at else None)
 
 
 class Vetting:
@@ -125,21 +126,21 @@ class Vetting:
             secret=self._secret,
             unsigned=self._unsigned,
         )
-        return Discovered(record, self._endpoints.of(await self._pin(parse_url(record.url))))
+        url = parse_url(record.url)
+        return Discovered(record, self._endpoints.of(url, await self._pin(url)))
 
-    async def _pin(self, url: WorkerUrl) -> WorkerUrl:
-        """A name behind TLS keeps its name, which its certificate must match; then every address must do."""
+    async def _pin(self, url: WorkerUrl) -> IPAddress | None:
+        """The first permitted address of a name; None for a URL that has a permitted address itself. Raises
+        UrlRefused, Unresolved."""
         literal = url.address
         addresses = [literal] if literal else await self._resolve(url.host, url.port)
         allowed = [address for address in addresses if permitted(address, self._networks)]
-        if url.scheme == "https" and literal is None and len(allowed) < len(addresses):
-            allowed = []
         if not allowed:
             networks = ", ".join(map(str, self._networks)) or "none"
             raise UrlRefused(
                 f"its URL {url} is outside the networks of this fleet ({networks}); see VLLAMA_WORKER_NETWORKS"
             )
-        return url if url.scheme == "https" and literal is None else url.at(allowed[0])
+        return None if literal else allowed[0]
 
     def _refuse(self, worker_id: str, why: str) -> None:
         if self._refused.get(worker_id) != why:

@@ -7,7 +7,7 @@ it again would let a DNS answer of a later moment through.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from urllib.parse import urlsplit
 
@@ -42,10 +42,6 @@ class WorkerUrl:
             return _plain(ip_address(self.host))
         except ValueError:
             return None
-
-    def at(self, address: IPAddress) -> WorkerUrl:
-        """The same URL, with the host pinned to an address."""
-        return replace(self, host=str(address))
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host

@@ -206,10 +206,13 @@ def model_infos(served: Iterable[ServedModel], tasks: tuple[str, ...] = ("comple
 # --- questions ---
 
 
-async def check_health(client: httpx.AsyncClient, url: str, key: str | None = None) -> Health:
-    """GET /health. Never raises ProbeFailed: that is the answer too."""
+async def check_health(
+    client: httpx.AsyncClient, url: str, key: str | None = None, server_name: str | None = None
+) -> Health:
+    """GET /health. Never raises ProbeFailed: that is the answer too. `server_name` is the name that the URL's address
+    was resolved from: for the Host header and the certificate."""
     try:
-        await _get(client, url, "/health", key)
+        await _get(client, url, "/health", key, server_name)
     except Refused:
         return Health.STARTING
     except BadAnswer as error:
@@ -287,7 +290,7 @@ _STATES = {
 _PROBLEMS = {
     Health.STARTING: "{url} refuses connections: not started yet, or gone",
     Health.DEAD: "{url} says that its engine has died",
-    Health.UNREACHABLE: "{url} gives no healthy answer",
+    Health.UNREACHABLE: "{url} gives no healthy answer; is that a vLLM?",
 }
 
 
@@ -306,14 +309,25 @@ class _Version(msgspec.Struct):
     version: str = ""
 
 
-async def _get(client: httpx.AsyncClient, url: str, path: str, key: str | None) -> bytes:
+async def _get(
+    client: httpx.AsyncClient, url: str, path: str, key: str | None, server_name: str | None = None
+) -> bytes:
     """The body of a 200 answer, else one of ProbeFailed's kinds."""
     address = url.rstrip("/") + path
     headers = {"Authorization": f"Bearer {key}"} if key else {}
+    extensions = {}
+    if server_name:
+        headers["Host"] = httpx.URL(url).copy_with(host=server_name).netloc.decode()
+        extensions["sni_hostname"] = server_name
     try:
-        async with asyncio.timeout(MAX_SECONDS), client.stream("GET", address, headers=headers) as response:
+        async with (
+            asyncio.timeout(MAX_SECONDS),
+            client.stream("GET", address, headers=headers, extensions=extensions) as response,
+        ):
             if response.status_code != 200:
-                raise BadAnswer(f"{address}: HTTP {response.status_code}", response.status_code)
+                refused = response.status_code in (401, 403)
+                cure = "; it wants another key, set VLLAMA_WORKER_KEY to it" if refused else ""
+                raise BadAnswer(f"{address}: HTTP {response.status_code}{cure}", response.status_code)
             body = bytearray()
             async for chunk in response.aiter_bytes():
                 body += chunk

@@ -42,9 +42,18 @@ class HttpxClient:
         url = f"http{'s' if endpoint.tls else ''}://{host}:{endpoint.port}{endpoint.prefix}{path}"
         if endpoint.authorization is not None:
             headers = {**headers, "authorization": endpoint.authorization}
+        extensions = {}
+        if endpoint.server_name is not None:
+            headers = {**headers, "host": httpx.URL(url).copy_with(host=endpoint.server_name).netloc.decode()}
+            extensions["sni_hostname"] = endpoint.server_name
         try:
             request = client.build_request(
-                method, url, headers=headers, content=body, timeout=httpx.Timeout(None, connect=connect_timeout)
+                method,
+                url,
+                headers=headers,
+                content=body,
+                timeout=httpx.Timeout(None, connect=connect_timeout),
+                extensions=extensions,
             )
             async with asyncio.timeout(None if head_timeout is None else connect_timeout + head_timeout):
                 response = await client.send(request, stream=True)

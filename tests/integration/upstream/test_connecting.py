@@ -7,6 +7,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 
 import pytest
 import trustme
@@ -18,6 +19,7 @@ from tests.support.raw_server import Peer, RawServer, Step, cut, hold, request, 
 from tests.support.until import auntil
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+LAST_ANSWER = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"
 
 
 @pytest.fixture
@@ -151,6 +153,20 @@ async def test_tls_with_a_certificate_for_the_host(
         for _ in range(2):
             assert await whole(await get(client, Endpoint(host, server.port, "", client_tls))) == b"ok"
         assert len(server.requests) == 2
+
+
+async def test_tls_by_name_to_an_address_that_was_pinned(
+    client: Client, authority: trustme.CA, client_tls: ssl.SSLContext
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("gpu.example").configure_cert(context)
+    async with RawServer([request, LAST_ANSWER, cut], [request, ANSWER], tls=context) as server:
+        pinned = Endpoint("127.0.0.1", server.port, "", client_tls, server_name="gpu.example")
+        assert await whole(await get(client, pinned)) == b"ok"
+        assert server.requests[0].headers["host"] == f"gpu.example:{server.port}"
+        with pytest.raises(ConnectFailed, match=r"(?i)hostname"):
+            await get(client, replace(pinned, server_name="elsewhere.example"))
+        assert len(server.requests) == 1
 
 
 async def test_tls_from_an_unknown_authority_is_refused(client: Client, server_tls: ssl.SSLContext) -> None:

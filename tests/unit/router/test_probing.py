@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 
 import httpx
 import pytest
@@ -205,6 +206,21 @@ async def test_the_doubted_are_asked_for_their_health(
     async with httpx.AsyncClient(transport=httpx.MockTransport(route)) as client:
         assert await asker(client, None)(found) is answer
     assert seen == ["http://[fd00::5]:8100/v/health"]
+
+
+async def test_the_doubted_are_asked_at_their_pinned_address_by_their_name() -> None:
+    seen: list[tuple[str, str, object]] = []
+
+    def route(request: httpx.Request) -> httpx.Response:
+        seen.append((request.url.host, request.headers["host"], request.extensions.get("sni_hostname")))
+        return httpx.Response(200)
+
+    record = WorkerRecord(id="a", generation=1, url="https://gpu.example:8443")
+    tls = ssl.create_default_context()
+    found = Discovered(record, Endpoint("10.0.0.5", 8443, tls=tls, server_name="gpu.example"))
+    async with httpx.AsyncClient(transport=httpx.MockTransport(route)) as client:
+        assert await asker(client, None)(found) is Answer.WELL
+    assert seen == [("10.0.0.5", "gpu.example:8443", "gpu.example")]
 
 
 async def test_starting_is_no_news_but_what_cannot_be_reached_is(caplog: pytest.LogCaptureFixture) -> None:

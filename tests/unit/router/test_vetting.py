@@ -102,11 +102,19 @@ async def test_of_a_names_addresses_only_one_inside_is_used() -> None:
     assert await vetting(Names(gpu=["192.0.2.1"])).check("a", sealed("http://gpu:8100")) is None
 
 
-async def test_behind_tls_a_name_keeps_its_name_if_all_of_it_is_inside() -> None:
-    found = await vetting(Names(gpu=["10.0.0.7", "10.0.0.8"])).check("a", sealed("https://gpu"))
+@pytest.mark.parametrize(("scheme", "port"), [("http", 80), ("https", 443)])
+async def test_a_pinned_worker_is_still_known_by_its_name(scheme: str, port: int) -> None:
+    found = await vetting(Names(gpu=["192.0.2.1", "10.0.0.7"])).check("a", sealed(f"{scheme}://gpu"))
     assert found is not None
-    assert (found.endpoint.host, found.endpoint.port, found.endpoint.tls is not None) == ("gpu", 443, True)
-    assert await vetting(Names(gpu=["10.0.0.7", "192.0.2.1"])).check("a", sealed("https://gpu")) is None
+    endpoint = found.endpoint
+    assert (endpoint.host, endpoint.port, endpoint.server_name) == ("10.0.0.7", port, "gpu")
+    assert (endpoint.tls is not None) is (scheme == "https")
+
+
+async def test_an_address_needs_no_name() -> None:
+    found = await vetting().check("a", sealed("https://10.0.0.7"))
+    assert found is not None
+    assert (found.endpoint.host, found.endpoint.server_name) == ("10.0.0.7", None)
 
 
 async def test_a_name_without_an_address_is_tried_again() -> None:
