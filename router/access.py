@@ -223,7 +223,7 @@ def startup_problem(settings: RouterSettings) -> str | None:
     if not is_loopback(settings.host) and not settings.api_keys and not settings.allow_anonymous:
         return (
             f"listening on {settings.host} would let anyone who can reach it use the models: set VLLAMA_API_KEYS "
-            "(or VLLAMA_API_KEYS_FILE) to NAME:SHA256, or pass --allow-anonymous if the network is trusted, or "
+            "(vllama key new NAME makes a key and its line), or pass --allow-anonymous if the network is trusted, or "
             "listen on 127.0.0.1"
         )
     return None

@@ -210,7 +210,7 @@ class Discovery:
     def _complain(self, complaint: str) -> None:
         """Log when the registry goes away and when it is back, once each."""
         if complaint and not self._complaint:
-            _log.warning("%s; serving from what is known", complaint)
+            _log.warning("serving from what is known: %s", complaint)
         elif self._complaint and not complaint:
             _log.warning("the registry is back")
         self._complaint = complaint

@@ -11,17 +11,16 @@ import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from router.children import Kind, Spec
 from router.siblings import PLACE, Place
+from workers.keys import check_worker_id
 from workers.launch import AgentSpec, CannotStart, check_spec, worker_id
 
 PYTHON = (sys.executable, "-P")
 """Children find their modules where this process did, never in the directory it was started from."""
 LISTEN_FD = "VLLAMA_LISTEN_FD"
 """The variable that names the listening socket to a router process."""
-CONFIG_FILES = ("config.json", "params.json")
 ROUTERS_OWN = ("VLLAMA_API_KEYS", "VLLAMA_API_KEYS_FILE", "VLLAMA_ADMIN_KEY", "VLLAMA_ADMIN_KEY_FILE")
 """Secrets that workers have no use for: what runs a model, and the model's code, must not find them."""
 BACKLOG = 2048
@@ -103,13 +102,13 @@ def check_model(plan: WorkerPlan) -> None:
 
     A name such as "org/name" may be one of a model hub, which vLLM will ask.
     """
+    if not plan.model:
+        raise CannotLaunch("--model is empty; give a folder, or a name such as Qwen/Qwen3-8B")
     try:
+        check_worker_id(plan.name)
         check_spec(AgentSpec(model=plan.model, flags=plan.args, engine=plan.engine))
-    except CannotStart as error:
+    except (CannotStart, ValueError) as error:
         raise CannotLaunch(str(error)) from error
-    path = Path(plan.model).expanduser()
-    if plan.engine == "vllm" and path.is_dir() and not any((path / name).is_file() for name in CONFIG_FILES):
-        raise CannotLaunch(f"there is no model in {plan.model}: it has no config.json; give the folder that has it")
 
 
 def worker_spec(plan: WorkerPlan, environ: Mapping[str, str]) -> Spec:

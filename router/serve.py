@@ -29,7 +29,7 @@ from router.launch import (
     worker_spec,
 )
 from router.supervisor import EmbeddedStore, ExternalStore, Store, Supervisor
-from workers.launch import CannotStart, find_program, is_free
+from workers.launch import CannotStart, check_bound, find_program, is_free
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def serve(settings: RouterSettings, workers: Workers, console: Console) -> int:
     for plan in plans:
         check_model(plan)
     if plans:
-        check_program(workers.engine)
+        check_machine(workers.engine, workers.host)
     listening = listen(settings.host, settings.port)
     base_url = url(settings.host, listening.getsockname()[1])
     try:
@@ -117,14 +117,13 @@ def store(registry: RegistrySettings, console: Console) -> Store:
     return ExternalStore(registry.redis_url, re.sub(r"//[^/@]*@", "//", registry.redis_url), console)
 
 
-def check_program(engine: str) -> None:
-    """Raises CannotLaunch if the server's program is not there."""
+def check_machine(engine: str, host: str) -> None:
+    """Raises CannotLaunch if the server's program is not there, or the address that it would listen on."""
     try:
-        program = find_program(engine, os.environ)
+        find_program(engine, os.environ)
+        check_bound(host)
     except CannotStart as error:
         raise CannotLaunch(str(error)) from error
-    if shutil.which(program[0]) is None:
-        raise CannotLaunch(f"cannot run {program[0]}: there is no such program; correct VLLAMA_VLLM")
 
 
 def program_name() -> str:

@@ -24,6 +24,7 @@ from typing import Protocol
 from router.children import Backoff, Child, Ended, Kind, Spec, Told
 from router.console import Console
 from workers.embedded import EmbeddedFailed, EmbeddedValkey, Owner, claim, wait_ready
+from workers.lifeline import signal_name
 from workers.registry import RegistryUnavailable
 from workers.status import Status
 
@@ -166,7 +167,9 @@ class Supervisor:
         history = self._histories[child.spec.name]
         if status.state == "ready":
             history.was_ready = True
-            if child.spec.kind is Kind.WORKER:
+            if child.spec.kind is Kind.ROUTER and history.failures:
+                self.console.line(child.spec.kind, child.spec.name, "answers again")
+            elif child.spec.kind is Kind.WORKER:
                 took = time.monotonic() - history.loading
                 self.console.line(child.spec.kind, child.spec.name, f"ready after {took:.0f} s")
         elif child.spec.kind is Kind.WORKER and (status.note or status.state != "starting"):
@@ -271,12 +274,7 @@ class Supervisor:
 
 def ending(code: int) -> str:
     """A child's end in words, from its return code."""
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        return f"was ended by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was ended by signal {-code}"
+    return f"ended with exit code {code}" if code >= 0 else f"was ended by {signal_name(-code)}"
 
 
 class EmbeddedStore:
@@ -316,7 +314,7 @@ class EmbeddedStore:
         return EmbeddedValkey(self._state_dir).address
 
     async def _take_charge(self) -> None:
-        self._valkey = EmbeddedValkey(self._state_dir)
+        self._valkey = EmbeddedValkey(self._state_dir, say=lambda text: self._console.line("registry", "valkey", text))
         await self._valkey.start()
         await self._valkey.wait_ready()
 

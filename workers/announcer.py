@@ -89,7 +89,7 @@ class Announcer:
                 await self._send()
             except RegistryUnavailable as error:
                 if not self._failures:
-                    self._say(self._absent if self._absent and self._sent is None else f"{error}; trying again")
+                    self._say(self._absent if self._absent and self._sent is None else f"trying again: {error}")
                 self._failures += 1
                 await asyncio.sleep(self._pause())
                 continue

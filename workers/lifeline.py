@@ -45,5 +45,13 @@ def die_with_parent(sig: signal.Signals = signal.SIGTERM) -> Callable[[], None]:
     return tie
 
 
+def signal_name(number: int) -> str:
+    """SIGKILL for 9: what people know signals by."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def _nothing() -> None:
     pass

@@ -22,6 +22,7 @@ from workers.launch import (
     AgentSpec,
     CannotStart,
     bracketed,
+    check_bound,
     check_spec,
     command_line,
     environment,
@@ -70,6 +71,7 @@ def _host(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str], hel
     cpu = is_cpu_build(program)
     eager = without_compiler(flags, cpu=cpu)
     bound = flags.value("--host") or settings.advertise
+    check_bound(bound)
     asked = flags.number("--port") or spec.port
     exact = asked is not None or "port" in settings.model_fields_set
     patience = 0.0

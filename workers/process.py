@@ -19,6 +19,7 @@ from pathlib import Path
 import httpx
 
 from workers import guardian
+from workers.lifeline import signal_name
 from workers.probe import Health, check_health
 
 POLL_INTERVAL = 0.25
@@ -54,10 +55,8 @@ class Exit:
 
     def __str__(self) -> str:
         if self.code is None:
-            return "lost"
-        if self.code >= 0:
-            return f"exit code {self.code}"
-        return f"signal {-self.code}"
+            return "nobody saw how"
+        return f"exit code {self.code}" if self.code >= 0 else signal_name(-self.code)
 
 
 class Run:

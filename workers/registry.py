@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import secrets
+import socket
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -257,5 +259,15 @@ def _explain(error: Exception, where: str) -> str:
             return f"the registry at {where} is out of memory; raise its maxmemory"
         case ReadOnlyError():
             return f"the registry at {where} is a read-only replica; point REDIS_URL at the primary"
-    reason = str(error) or type(error).__name__
-    return f"no answer from the registry at {where} ({reason}); is Redis running there, and is REDIS_URL right?"
+    question = "is Redis running there?" if where.startswith("/") else "is Redis running there, and is REDIS_URL right?"
+    return f"no answer from the registry at {where} ({_reason(error)}); {question}"
+
+
+def _reason(error: Exception) -> str:
+    """Why there is no answer, in the system's words where they are to be had: redis-py repeats the address."""
+    for cause in (error, error.__cause__, error.__context__):
+        if isinstance(cause, socket.gaierror):
+            return str(cause.strerror)
+        if isinstance(cause, OSError) and cause.errno:
+            return os.strerror(cause.errno)
+    return str(error).rstrip(".") or type(error).__name__

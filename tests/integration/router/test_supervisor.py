@@ -103,6 +103,7 @@ def test_a_child_that_is_killed_is_started_again_and_the_others_are_left_alone(s
     for killed in (1, 2, 3):
         os.kill(pids(routers)[-1], signal.SIGKILL)
         until(lambda: len(pids(routers)) == killed + 1, 10, "a new router")  # noqa: B023
+        until(lambda: supervised.out.read_text().count("r  answers again") == killed, 10, "it says so")  # noqa: B023
     assert len(pids(workers)) == 1
     assert "was ended by SIGKILL; starting it again" in supervised.out.read_text()
     supervised.send(signal.SIGTERM)
@@ -183,6 +184,7 @@ def test_a_crashed_registry_is_started_again(serve: Serve, tmp_path: Path) -> No
         10,
         "a new Valkey",
     )
+    assert "registry  valkey  was ended by SIGKILL; starting it again\n" in supervised.out.read_text()
 
 
 def test_a_second_serve_uses_the_firsts_registry_and_takes_it_over(serve: Serve, tmp_path: Path) -> None:

@@ -98,12 +98,12 @@ async def test_a_killed_vllm_is_restarted(registry: Registry, args: list[str], t
         before = await wait_for(registry, "w", WorkerState.READY)
         os.killpg(before.record.pid, signal.SIGKILL)
         down = await wait_for(registry, "w", WorkerState.RESTARTING, 5)
-        assert down.load.note == "vLLM died (signal 9): restarting in 1 s"
+        assert down.load.note == "vLLM died (SIGKILL): restarting in 1 s"
         assert down.record.models == before.record.models
         after = await wait_for(registry, "w", WorkerState.READY, restarts=1)
         assert after.record.pid != before.record.pid
         assert after.record.generation == before.record.generation
-        assert worker.says("vLLM died (signal 9): restarting in 1 s")
+        assert worker.says("vLLM died (SIGKILL): restarting in 1 s")
 
 
 async def test_killing_the_server_alone_takes_its_engine_along(
@@ -299,7 +299,7 @@ async def test_a_taken_port_is_one_line(args: list[str], port: int, tmp_path: Pa
 async def test_no_program_to_run(args: list[str], tmp_path: Path) -> None:
     async with agent(*args, state_dir=tmp_path, program="/nowhere/vllm") as worker:
         assert await worker.exit_code() == 1
-        assert worker.says("/nowhere/vllm: No such file or directory")
+        assert worker.says("cannot run /nowhere/vllm: there is no such program")
 
 
 async def test_a_newer_agent_takes_over_and_the_older_one_stops(model: str, tmp_path: Path) -> None:

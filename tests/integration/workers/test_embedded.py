@@ -229,6 +229,13 @@ def test_a_file_in_its_place_is_one_line(tmp_path: Path) -> None:
         claim(tmp_path / "state")
 
 
+def test_a_lock_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
+    """As on a file system that has become read-only."""
+    (tmp_path / "registry" / "owner.lock").mkdir(parents=True)
+    with pytest.raises(EmbeddedFailed, match=r"cannot use .*VLLAMA_STATE_DIR"):
+        claim(tmp_path)
+
+
 async def test_a_waiter_hears_why_it_waited_in_vain(tmp_path: Path) -> None:
     started = asyncio.get_running_loop().time()
     with pytest.raises(RegistryUnavailable, match="is Redis running there"):

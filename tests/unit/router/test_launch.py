@@ -132,6 +132,16 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
         check_model(WorkerPlan("w", str(tmp_path), 1))
 
 
+def test_a_name_that_no_worker_can_have_is_refused() -> None:
+    with pytest.raises(CannotLaunch, match="no worker id"):
+        check_model(WorkerPlan("a b", "org/m", 1))
+
+
+def test_an_empty_model_is_called_that() -> None:
+    with pytest.raises(CannotLaunch, match="--model is empty"):
+        check_model(WorkerPlan("w", "", 1))
+
+
 def test_vllm_flags_that_a_worker_cannot_have_are_refused() -> None:
     with pytest.raises(CannotLaunch, match="--uds"):
         check_model(WorkerPlan("w", "org/m", 1, ("--uds", "/tmp/s")))

@@ -13,6 +13,7 @@ from workers.launch import (
     Address,
     AgentSpec,
     CannotStart,
+    check_bound,
     check_spec,
     command_line,
     environment,
@@ -140,6 +141,8 @@ def test_finding_the_program(tmp_path: Path) -> None:
     (tmp_path / "vllm").write_text("#!/bin/sh\n")
     (tmp_path / "vllm").chmod(0o755)
     assert find_program("vllm", {"PATH": str(tmp_path)}) == (str(tmp_path / "vllm"),)
+    with pytest.raises(CannotStart, match="correct VLLAMA_VLLM"):
+        find_program("vllm", {"VLLAMA_VLLM": str(tmp_path / "none")})
     with pytest.raises(CannotStart, match="install vLLM"):
         find_program("vllm", {"PATH": str(tmp_path / "empty")})
 
@@ -166,7 +169,9 @@ def test_worker_ids() -> None:
     assert worker_id(AgentSpec(model="Qwen/Qwen3-8B"), "gpu1.example.org", 8100) == "Qwen3-8B-gpu1-8100"
     assert worker_id(AgentSpec(model="m", name="mine"), "h", 1) == "mine"
     attached = worker_id(AgentSpec(attach="http://10.0.0.5:8000"), "h", 8000)
-    assert attached == "10.0.0.5-8000-h-8000"
+    assert attached == "10.0.0.5-8000"
+    assert worker_id(AgentSpec(attach="http://localhost:8000"), "h.example.org", 8000) == "h-8000"
+    assert worker_id(AgentSpec(attach="http://[::1]:8000"), "h", 8000) == "h-8000"
 
 
 @pytest.mark.parametrize(
@@ -187,10 +192,20 @@ def test_what_cannot_work_is_refused_beforehand(spec: AgentSpec, says: str) -> N
 
 
 def test_what_can_work_is_not_refused(tmp_path: Path) -> None:
+    with pytest.raises(CannotStart, match=r"no config\.json"):
+        check_spec(AgentSpec(model=str(tmp_path)))
+    (tmp_path / "config.json").write_text("{}")
     check_spec(AgentSpec(model=str(tmp_path)))
     check_spec(AgentSpec(model="Qwen/Qwen3-8B"))
     check_spec(AgentSpec(attach="http://127.0.0.1:8000"))
     check_spec(AgentSpec(model="any thing", engine="simulated"))
+
+
+def test_an_address_of_another_machine_is_called_that() -> None:
+    with pytest.raises(CannotStart, match=r"203\.0\.113\.9 is no address of this machine"):
+        check_bound("203.0.113.9")
+    for host in ("127.0.0.1", "::1", "localhost", "no.such.host.invalid"):
+        check_bound(host)
 
 
 def test_a_taken_port_is_seen() -> None:

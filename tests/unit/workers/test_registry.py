@@ -69,6 +69,22 @@ async def test_every_failure_is_one_line_with_a_cure(error: Exception, cure: str
         assert "\n" not in str(failed.value)
 
 
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("redis://127.0.0.1:1/0", "at 127.0.0.1:1 (Connection refused)"),
+        ("redis://no.such.host.invalid:6379/0", "at no.such.host.invalid:6379 (Name or service not known)"),
+        ("/no/such.sock", "at /no/such.sock (No such file or directory); is Redis running there?"),
+    ],
+)
+async def test_the_reason_is_said_in_the_systems_words_and_the_address_once(address: str, said: str) -> None:
+    redis = connect(address)
+    with pytest.raises(RegistryUnavailable) as failed:
+        await ping(redis)
+    assert said in str(failed.value)
+    await redis.aclose()
+
+
 async def test_a_password_is_never_told() -> None:
     redis = connect("redis://user:hunter2@127.0.0.1:1/0")
     with pytest.raises(RegistryUnavailable) as failed:
