@@ -60,7 +60,7 @@ class Relay:
 
     @property
     def last_heard(self) -> float:
-        """When the worker's last bytes came, on the loop's clock."""
+        """When the worker's last bytes came, or the client took the last of them; on the loop's clock."""
         return self._last_heard
 
     @property
@@ -161,6 +161,7 @@ class Relay:
             self._end(Ending.CLIENT_GONE)
             return
         self._drain = None
+        self._last_heard = asyncio.get_running_loop().time()  # it could not be heard until now
         self._after_write()
         if not self.ended.done():
             self._response.resume()

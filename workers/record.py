@@ -7,10 +7,16 @@ unknown fields are ignored, so that a fleet can be upgraded one process at a tim
 from __future__ import annotations
 
 import enum
+from typing import Annotated
 
 import msgspec
 
 SCHEMA_VERSION = 1
+YEAR_10000 = 253402300800
+"""Unix seconds."""
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+"""What is no count is refused when a record is read: routers reckon with it."""
 
 
 class WorkerState(enum.StrEnum):
@@ -36,19 +42,19 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Further served names of the same model."""
     digest: str = ""
     """64 lower-case hex digits over the model's files (never over times); equal on equal replicas."""
-    size: int = 0
+    size: Count = 0
     """Bytes of weights on disk."""
-    modified_at: float = 0.0
+    modified_at: Annotated[float, msgspec.Meta(ge=0, lt=YEAR_10000)] = 0.0
     """Unix seconds: newest modification of the model's files."""
     format: str = "safetensors"
     architecture: str = ""
     """`model_type` of config.json, such as "llama"; Ollama's `general.architecture` and `family`."""
-    parameter_count: int = 0
+    parameter_count: Count = 0
     quantization: str = ""
     """Ollama's style: "BF16", "F16", "AWQ-INT4"."""
-    context_length: int = 0
+    context_length: Count = 0
     """vLLM's max_model_len, in tokens. 0 where unknown."""
-    embedding_length: int = 0
+    embedding_length: Count = 0
     capabilities: tuple[str, ...] = ("completion",)
     """Out of Ollama's closed set: completion, tools, insert, vision, embedding, thinking, audio."""
     has_template: bool = True
@@ -79,9 +85,9 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     url: str
     """The base URL that routers use, such as "http://10.0.0.5:8100"."""
     models: tuple[ModelInfo, ...] = ()
-    slots: int = 0
+    slots: Count = 0
     """Requests that vLLM runs at once (--max-num-seqs). 0 where unknown."""
-    speed: float = 1.0
+    speed: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     """Relative speed, 1.0 for the fleet's normal worker."""
     engine: str = "vllm"
     """"vllm", or "simulated" for the simulated worker."""

@@ -167,6 +167,18 @@ async def test_the_worker_is_read_again_once_a_slow_client_caught_up() -> None:
     assert await relay.ended is Ending.COMPLETE
 
 
+async def test_a_worker_is_not_silent_for_as_long_as_its_client_was() -> None:
+    client = Client()
+    relay, response, sink = relay_to(client)
+    client.open.clear()
+    sink.data(b"one ")
+    paused_at = relay.last_heard
+    await auntil(lambda: asyncio.get_running_loop().time() > paused_at + 0.01)
+    client.open.set()
+    await auntil(lambda: not response.paused)
+    assert relay.last_heard > paused_at + 0.01
+
+
 async def test_the_end_is_sent_even_if_it_carries_no_bytes_and_the_client_is_slow() -> None:
     client = Client()
     response = ScriptedResponse()

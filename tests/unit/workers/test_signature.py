@@ -84,6 +84,25 @@ def test_fields_of_a_newer_version_are_signed_and_ignored() -> None:
         unseal(envelope.replace(b"blue", b"pink"), worker_id="gpu-1", fleet="f", secret=SECRET)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"speed": 0},
+        {"speed": -1},
+        {"slots": -1},
+        {"models": [{"name": "m", "modified_at": 1e300}]},
+        {"models": [{"name": "m", "size": -1}]},
+        {"models": [{"name": "m", "context_length": -5}]},
+    ],
+    ids=str,
+)
+def test_numbers_that_routers_cannot_reckon_with_are_refused(wrong: dict[str, object]) -> None:
+    record = {"id": "gpu-1", "generation": 1, "url": "http://10.0.0.5"} | wrong
+    envelope = json.dumps({"record": record}).encode()
+    with pytest.raises(RecordRefused, match="damaged"):
+        unseal(envelope, worker_id="gpu-1", fleet="f", secret=None, unsigned=True)
+
+
 def test_a_huge_envelope_is_not_parsed() -> None:
     with pytest.raises(RecordRefused, match="bytes"):
         unseal(b" " * (MAX_ENVELOPE + 1), worker_id="a", fleet="f", secret=SECRET)
