@@ -21,6 +21,7 @@ import httpx
 import msgspec
 from pydantic import ValidationError
 from rich.console import Console as Terminal
+from rich.table import Table
 
 from config import routing
 from config.keys import parse_keys
@@ -40,7 +41,7 @@ PASS_ON = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
 """vLLM's flags are vLLM's business: what is no option of ours goes to it as it is."""
 
 
-PIPED_WIDTH = 200
+PIPED_WIDTH = 1000
 """Columns of a table that is not for a terminal: wide enough for scripts to find a worker on one line."""
 
 
@@ -58,7 +59,7 @@ def main() -> None:
     """One Ollama URL in front of a pool of vLLM servers."""
 
 
-@main.command(context_settings=PASS_ON)
+@main.command(context_settings=PASS_ON, short_help="Run the router, and a worker for every --model.")
 @click.option("--model", "models", multiple=True, metavar="MODEL", help="Also run a worker for this model. Repeatable.")
 @click.option("--name", "names", multiple=True, metavar="NAME", help="Name of the worker, one for each --model.")
 @click.option("--host", help="Address to listen on (127.0.0.1, or what OLLAMA_HOST says).")
@@ -125,7 +126,7 @@ def serve(
     sys.exit(code)
 
 
-@main.command(context_settings=PASS_ON)
+@main.command(context_settings=PASS_ON, short_help="Run one vLLM and announce it to the routers.")
 @click.option("--model", help="A folder, or a name such as Qwen/Qwen3-8B.")
 @click.option("--name", help="The worker's name; unique in the fleet (made of model, host and port).")
 @click.option("--advertise", metavar="HOST", help="This machine's address for routers (127.0.0.1). vLLM listens there.")
@@ -165,7 +166,7 @@ def worker(
     sys.exit(asyncio.run(run_agent(spec, read(WorkerSettings))))
 
 
-@main.command()
+@main.command(short_help="Show the workers: models, state and load.")
 @click.option("--url", "base_url", help="The router (that of VLLAMA_HOST or OLLAMA_HOST, else http://127.0.0.1:11434).")
 @click.option("--json", "as_json", is_flag=True, help="Print the router's own answer.")
 def ps(base_url: str | None, as_json: bool) -> None:
@@ -184,7 +185,7 @@ def ps(base_url: str | None, as_json: bool) -> None:
             "or name another one with --url"
         ) from error
     if answer.status_code != httpx.codes.OK:
-        raise Wrong(f"{base_url} answered {answer.status_code}: {answer.text.strip()[:300]}")
+        raise Wrong(f"{base_url} answered {answer.status_code}: {complaint(answer.content)}")
     try:
         page = msgspec.json.decode(answer.content, type=WorkersPage)
     except msgspec.MsgspecError as error:
@@ -192,7 +193,8 @@ def ps(base_url: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(answer.text)
         return
-    show([workers_table(page.workers)] if page.workers else [])
+    terminal = output()
+    show(terminal, [workers_table(page.workers, terminal.width)] if page.workers else [])
     if not page.workers:
         click.echo("no workers; start one with: vllama worker --model MODEL")
     if not page.registry_up:
@@ -202,7 +204,7 @@ def ps(base_url: str | None, as_json: bool) -> None:
         click.echo(f"{asked}: what the others do is missing here", err=True)
 
 
-@main.command()
+@main.command(short_help="Check a routing file.")
 @click.argument("file", type=click.Path(path_type=Path))
 def check(file: Path) -> None:
     """Say what a routing file means, or everything that is wrong with it."""
@@ -210,14 +212,14 @@ def check(file: Path) -> None:
         table = routing.load(file)
     except routing.RoutingError as error:
         raise Wrong(str(error)) from error
-    show(routing_table(table))
+    show(output(), routing_table(table))
     models, workers = count(len(table.models), "model"), count(len(table.workers), "static worker")
     click.echo(f"{file}: {models}, {workers}; no problems")
 
 
 @main.group()
 def key() -> None:
-    """API keys."""
+    """Make API keys."""
 
 
 @key.command("new")
@@ -251,10 +253,32 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def show(tables: Sequence[Any]) -> None:
-    terminal = Terminal() if sys.stdout.isatty() else Terminal(width=PIPED_WIDTH)
-    for table in tables:
-        terminal.print(table)
+def complaint(body: bytes) -> str:
+    """What a router says is wrong; other servers' pages are not shown."""
+    try:
+        return msgspec.json.decode(body, type=Complaint).error
+    except msgspec.MsgspecError:
+        return "that is no vLLama router; name another one with --url"
+
+
+class Complaint(msgspec.Struct):
+    """The body of a router's refusal."""
+
+    error: str
+
+
+def output() -> Terminal:
+    return Terminal() if sys.stdout.isatty() else Terminal(width=PIPED_WIDTH)
+
+
+def show(terminal: Terminal, tables: Sequence[Table]) -> None:
+    try:
+        for number, table in enumerate(tables):
+            if number:
+                terminal.print()
+            terminal.print(table)
+    except OSError as error:
+        raise Wrong(f"cannot write the answer: {error.strerror}") from error
 
 
 if __name__ == "__main__":

@@ -4,33 +4,57 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich import box
 from rich.table import Table
 
 from config.routing import RoutingTable
 from router.balance.view import WorkerView
 
+GAP = 2
+"""Blanks between two columns."""
+TEXT = ("WORKER", "MODEL", "STATE", "ADDRESS")
+FIRST_TO_GO = ("ADDRESS", "TOK/S", "KV", "WAIT")
+"""What a narrow terminal does without, in this order."""
 
-def workers_table(workers: Sequence[WorkerView]) -> Table:
-    """`vllama ps`: one row for each worker."""
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for title in ("WORKER", "MODEL", "STATE"):
-        table.add_column(title, overflow="fold")
-    for title in ("RUN", "WAIT", "KV", "TOK/S"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("ADDRESS", overflow="fold")
-    for worker in workers:
-        table.add_row(
-            worker.id,
-            ", ".join(worker.models),
-            state(worker),
-            f"{worker.running}/{worker.slots}" if worker.slots else str(worker.running),
-            str(worker.waiting),
-            f"{worker.kv_usage:.0%}",
-            f"{worker.tokens_per_second:.0f}",
-            worker.url.removeprefix("http://"),
+
+def workers_table(workers: Sequence[WorkerView], width: int) -> Table:
+    """`vllama ps`: one row for each worker, with as many columns as fit into `width` without breaking words."""
+    rows = [row(worker) for worker in workers]
+    titles = list(row(workers[0])) if workers else []
+    for title in FIRST_TO_GO:
+        if natural_width(rows, titles) > width and title in titles:
+            titles.remove(title)
+    table = plain()
+    for title in titles:
+        table.add_column(
+            title, justify="left" if title in TEXT else "right", overflow="fold", no_wrap=title not in TEXT
         )
+    for cells in rows:
+        table.add_row(*(cells[title] for title in titles))
     return table
+
+
+def row(worker: WorkerView) -> dict[str, str]:
+    """A worker's cells by column."""
+    return {
+        "WORKER": worker.id,
+        "MODEL": ", ".join(worker.models),
+        "STATE": state(worker),
+        "RUN": f"{worker.running}/{worker.slots}" if worker.slots else str(worker.running),
+        "WAIT": str(worker.waiting),
+        "KV": f"{worker.kv_usage:.0%}",
+        "TOK/S": f"{worker.tokens_per_second:.0f}",
+        "ADDRESS": worker.url.removeprefix("http://"),
+    }
+
+
+def natural_width(rows: Sequence[dict[str, str]], titles: Sequence[str]) -> int:
+    """Columns of the terminal that these columns of the table take."""
+    return sum(max(len(title), *(len(cells[title]) for cells in rows)) + GAP for title in titles) - GAP
+
+
+def plain(*titles: str) -> Table:
+    """Words in columns, no lines: it reads well, and scripts can split it."""
+    return Table(*titles, box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="")
 
 
 def state(worker: WorkerView) -> str:
@@ -51,7 +75,7 @@ def routing_table(routing: RoutingTable) -> list[Table]:
     """`vllama check`: the models and the static workers, as they were understood."""
     tables = []
     if routing.models:
-        models = Table("MODEL", "SERVED BY", "ALIASES", "OPTIONS", box=box.SIMPLE)
+        models = plain("MODEL", "SERVED BY", "ALIASES", "OPTIONS")
         for route in routing.models:
             weighted = len(route.serve) > 1
             served = [f"{target.model} ({target.weight})" if weighted else target.model for target in route.serve]
@@ -59,7 +83,7 @@ def routing_table(routing: RoutingTable) -> list[Table]:
             models.add_row(route.name, ", ".join(served), ", ".join(route.aliases), options)
         tables.append(models)
     if routing.workers:
-        workers = Table("STATIC WORKER", "URL", "SLOTS", "TAGS", box=box.SIMPLE)
+        workers = plain("STATIC WORKER", "URL", "SLOTS", "TAGS")
         for worker in routing.workers:
             workers.add_row(worker.name, worker.url, str(worker.slots or "unknown"), ", ".join(worker.tags))
         tables.append(workers)

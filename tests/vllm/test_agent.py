@@ -83,7 +83,7 @@ async def test_a_life_with_a_crash_and_a_drain(
 
     os.killpg(first.record.pid, signal.SIGKILL)
     down = await wait_for(registry, "w", WorkerState.RESTARTING, 5)
-    assert down.load.note == "vLLM died (signal 9): restarting in 1 s"
+    assert down.load.note == "vLLM died (SIGKILL): restarting in 1 s"
     assert down.record.models == first.record.models
     again = await wait_for(registry, "w", WorkerState.READY, START, restarts=1)
     assert again.record.models == first.record.models

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
+from rich.table import Table
 
 from config.keys import identify, parse_keys
+from router.balance.view import WorkerView
 from router.cli import main
+from router.table import workers_table
 
 WORKER = {
     "id": "smollm2-0",
@@ -84,6 +92,43 @@ def test_ps_shows_each_worker_with_its_load_and_its_trouble(router: Serve) -> No
         assert text in row
 
 
+def test_a_narrow_terminal_does_without_columns_rather_than_break_words() -> None:
+    worker = msgspec.convert(WORKER, WorkerView)
+    wide, narrow = (print_out(workers_table([worker], width), width) for width in (130, 90))
+    assert wide.split()[:8] == ["WORKER", "MODEL", "STATE", "RUN", "WAIT", "KV", "TOK/S", "ADDRESS"]
+    assert "ADDRESS" not in narrow
+    for text in (wide, narrow):
+        assert len(text.splitlines()) == 2
+        assert "restarting, breaker open, restarted once, CUDA out of memory" in text
+
+
+def print_out(table: Table, width: int) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width).print(table)
+    return out.getvalue()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_ps_whose_output_cannot_be_written_is_one_line(router: Serve) -> None:
+    url = router(200, {"workers": [WORKER]})
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "router.cli", "ps", "--url", url],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("vllama: cannot write the answer: No space left on device\n")
+    assert "Traceback" not in done.stderr
+
+
+def test_ps_tells_that_a_router_process_did_not_answer(router: Serve) -> None:
+    result = vllama("ps", "--url", router(200, {"workers": [WORKER], "processes": {"total": 4, "answered": 3}}))
+    assert result.exit_code == 0
+    assert "3 of 4 router processes answered" in result.stderr
+
+
 def test_ps_understands_an_address_without_a_scheme(router: Serve) -> None:
     assert vllama("ps", "--url", router(200, {"workers": [WORKER]}).removeprefix("http://")).exit_code == 0
 
@@ -111,6 +156,7 @@ def test_ps_can_print_the_routers_own_answer(router: Serve) -> None:
         (200, "Ollama is running", "is no vLLama router"),
         (200, {"models": []}, "is no vLLama router"),
         (404, "404 page not found", "answered 404"),
+        (404, "<html>\n<p>Not found</p>\n</html>", "that is no vLLama router"),
     ],
 )
 def test_ps_says_what_it_met_instead_of_a_router(router: Serve, status: int, body: Any, text: str) -> None:
