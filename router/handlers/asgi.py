@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -16,6 +17,11 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 JSON = "application/json; charset=utf-8"
+
+AT_ONCE = 256 * 1024
+"""Bytes of a body that are decoded within the event loop: some milliseconds at worst."""
+
+T = TypeVar("T")
 
 
 class ErrorBody(msgspec.Struct):
@@ -42,6 +48,12 @@ async def read_body(receive: Receive, limit: int) -> bytes:
         if not message.get("more_body", False):
             return bytes(parts)
         message = await receive()
+
+
+async def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
+    """What `decode` makes of a body, or raises. Large ones are decoded in a thread, for the streams of others must
+    go on meanwhile."""
+    return decode(body) if len(body) <= AT_ONCE else await asyncio.to_thread(decode, body)
 
 
 def _too_large(limit: int) -> str:

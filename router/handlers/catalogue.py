@@ -11,7 +11,7 @@ from litestar.handlers import HTTPRouteHandler
 
 from router.balance.pool import Pool
 from router.balance.routes import Listed, Routes
-from router.handlers.asgi import JSON
+from router.handlers.asgi import JSON, decoded
 from router.protocol import catalogue, show
 from router.protocol.catalogue import CatalogueModel
 from router.protocol.lifetimes import Lifetimes
@@ -42,7 +42,7 @@ def catalogue_routes(
 
     @post("/api/show", status_code=200)
     async def show_model(request: Request[None, None, State]) -> Response[bytes]:
-        wanted = show.decode_show(await request.body())
+        wanted = await decoded(show.decode_show, await request.body())
         listed = routes().find(wanted.wanted, pool)
         if listed is None or not listed.replicas:
             raise unknown_model(wanted.wanted, show.not_found(wanted.wanted), cloud=NO_CLOUD_DETAILS)

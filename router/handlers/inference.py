@@ -17,7 +17,7 @@ from router.balance.pool import Pool
 from router.balance.routes import Resolution, Routes, UnknownModel, display
 from router.errors import ClientError, Lost
 from router.forward import WORKER_LOST, Answer, Call, Forwarder
-from router.handlers.asgi import Receive, Scope, Send, read_body, send_error, send_plain, send_whole
+from router.handlers.asgi import Receive, Scope, Send, decoded, read_body, send_error, send_plain, send_whole
 from router.handlers.errors import NOT_ALLOWED
 from router.observe import Observer, RequestRecord
 from router.presence import ClientGone as ClientLeft
@@ -83,7 +83,7 @@ class Inference:
     async def _serve(self, operation: Operation[Any], receive: Receive, send: Send, record: RequestRecord) -> None:
         body = await read_body(receive, self.body_limit)
         arrived = self.clock.monotonic_ns()
-        request = operation.decode(body)
+        request = await decoded(operation.decode, body)
         record.asked, record.stream = request.model[:ASKED_SHOWN], request.stream
         resolution = self._resolve(operation, request.model)
         record.model = resolution.model

@@ -15,8 +15,6 @@ CONTEXT_EXCEEDED = (
 )
 """Ollama's own words (R145)."""
 
-_ALIASES = re.compile(r"\s*Valid aliases:.*$", re.DOTALL)
-_PARAMETER = re.compile(r"\s*\(parameter=.*\)\s*$", re.DOTALL)
 _VALIDATION = re.compile(r"'loc': '([^']*)', 'msg': (?:'([^']*)'|\"([^\"]*)\")")
 _CONTEXT = re.compile(r"maximum context length is|upper bound|longer than the maximum model length")
 _DEAD_ENGINE = ("cannot schedule new futures", "EngineCore encountered an issue", "EngineDeadError")
@@ -110,8 +108,9 @@ def _plain(text: str) -> str:
     found = _VALIDATION.findall(text)
     if found:
         return "; ".join(f"{where.removeprefix('body.')}: {single or double}" for where, single, double in found)
-    text = _ALIASES.sub("", text)
-    return _PARAMETER.sub("", text).strip()
+    text = text.partition("Valid aliases:")[0].strip()
+    before, parameter, _ = text.partition("(parameter=")
+    return before.strip() if parameter and text.endswith(")") else text
 
 
 def _detail(raw: msgspec.Raw) -> str:

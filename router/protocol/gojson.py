@@ -16,6 +16,14 @@ from typing import Any
 from router.errors import BadRequest
 
 MAX_DEPTH = 10_000
+MOST_SCANNED = 64 * 1024
+"""Characters of a body that is no JSON whose fault is named in exactly Go's words."""
+_ROUGHLY = {
+    "Expecting value": "looking for beginning of value",
+    "Expecting property name": "looking for beginning of object key string",
+    "Expecting ':'": "after object key",
+    "Expecting ','": "after array element",
+}
 _SPACE = re.compile(r"[ \t\r\n]*")
 _PLAIN = re.compile(r'[^"\\\x00-\x1f]*')
 _DIGITS = re.compile(r"[0-9]+")
@@ -81,9 +89,24 @@ def _parse(body: bytes) -> Any:
     try:
         return decoder.raw_decode(text, start)[0]
     except RecursionError:
-        raise BadRequest(syntax_error(text) or "exceeded max depth") from None
+        raise BadRequest((_exact(text) and syntax_error(text)) or "exceeded max depth") from None
+    except json.JSONDecodeError as error:
+        raise BadRequest(syntax_error(text) if _exact(text) else _roughly(error)) from None
     except ValueError as error:
-        raise BadRequest(syntax_error(text) or str(error)) from None
+        raise BadRequest((_exact(text) and syntax_error(text)) or str(error)) from None
+
+
+def _exact(text: str) -> bool:
+    """Whether it is worth the time to find Go's own words: a scanner in Python must not hold up everybody."""
+    return len(text) <= MOST_SCANNED
+
+
+def _roughly(error: json.JSONDecodeError) -> str:
+    """Go's words as far as Python's tell the place."""
+    if error.pos >= len(error.doc) or error.msg.startswith("Unterminated"):
+        return "unexpected EOF"
+    where = next((words for start, words in _ROUGHLY.items() if error.msg.startswith(start)), "in string literal")
+    return f"invalid character {_quoted(error.doc[error.pos])} {where}"
 
 
 def _last_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -125,3 +126,11 @@ def test_a_status_that_is_no_error_is_not_passed_on(status: int) -> None:
 def test_a_detail_that_cannot_be_read_is_left_out() -> None:
     assert classify(400, b'{"detail":"\xff"}').text == "the worker answered with HTTP status 400"
     assert classify(400, b'{"detail":' + b"[" * 100_000 + b"]" * 100_000 + b"}").text
+
+
+@pytest.mark.parametrize("filler", [" ", "(parameter=", "\n", "Valid aliases"])
+def test_what_a_message_quotes_of_a_prompt_costs_no_time(filler: str) -> None:
+    quoted = (filler * 250_000)[:250_000]
+    began = time.process_time()
+    assert classify(400, body(f"bad: {quoted} x")).text.startswith("bad:")
+    assert time.process_time() - began < 1

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from typing import Any
 
 import pytest
@@ -168,3 +169,24 @@ def test_any_bytes_are_decoded_or_refused(body: bytes) -> None:
     for decode in (decode_chat, decode_generate):
         with contextlib.suppress(ClientError):
             decode(body)
+
+
+@pytest.mark.parametrize(
+    ("rest", "text"),
+    [
+        ("x", "invalid character 'x' looking for beginning of value"),
+        ("", "unexpected EOF"),
+        ('"a', "unexpected EOF"),
+        ("{a", "invalid character 'a' looking for beginning of object key string"),
+        ('{"a" 1', "invalid character '1' after object key"),
+        ("1 2", "invalid character '2' after array element"),
+        ('"\x01"', "invalid character '\\x01' in string literal"),
+    ],
+)
+def test_r151_what_is_wrong_with_a_large_body_is_found_without_a_scan(rest: str, text: str) -> None:
+    body = b'{"model":"m","x":[' + b"1," * 2_000_000 + rest.encode()
+    began = time.process_time()
+    with pytest.raises(BadRequest) as caught:
+        decode_chat(body)
+    assert caught.value.text == text
+    assert time.process_time() - began < 1.5
