@@ -5,8 +5,9 @@ Values are trimmed of blanks and quotes, and an empty one counts as not set, as 
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from config.durations import seconds
 
+OURS = "VLLAMA_"
 HONOURED = frozenset(
     {
         "OLLAMA_HOST",
@@ -154,6 +156,25 @@ def ignored(environ: Mapping[str, str]) -> tuple[str, ...]:
             if name.startswith(("OLLAMA_", "LLAMA_ARG_")) and name not in HONOURED | _NOT_FOR_SERVERS and trimmed(value)
         )
     )
+
+
+def unknown(environ: Mapping[str, str], known: Iterable[str]) -> list[str]:
+    """A line for each of our variables that is set and is none of the `known`: a slip of the pen, most likely."""
+    names = {name.removeprefix(OURS): name for name in known}
+    lines = []
+    for name in sorted(environ):
+        if name.startswith(OURS) and name not in names.values():
+            near = difflib.get_close_matches(name.removeprefix(OURS), names, 1)
+            lines.append(f"{name}: there is no such setting" + (f"; did you mean {names[near[0]]}?" if near else ""))
+    return lines
+
+
+def variables_of(model: type[BaseModel]) -> Iterator[str]:
+    """Every variable that fills a settings class."""
+    for field in model.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from variables_of(field.annotation)
+        yield from _candidates(env_of(field))
 
 
 def misread(environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -24,16 +24,19 @@ from rich.console import Console as Terminal
 from rich.table import Table
 
 from config import routing
+from config.environment import unknown, variables_of
 from config.keys import parse_keys
 from config.settings import RouterSettings, WorkerSettings, explain
 from router.console import Console
-from router.launch import CannotLaunch, url
+from router.launch import LISTEN_FD, CannotLaunch, url
 from router.merging import WorkersPage
 from router.serve import Workers
 from router.serve import serve as run_serve
+from router.siblings import PLACE
 from router.table import routing_table, workers_table
 from workers.agent import run_agent
 from workers.launch import ENGINES, AgentSpec
+from workers.status import STATUS_FD
 
 SettingsT = TypeVar("SettingsT", RouterSettings, WorkerSettings)
 
@@ -41,6 +44,8 @@ PASS_ON = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
 """vLLM's flags are vLLM's business: what is no option of ours goes to it as it is."""
 
 
+INTERNAL = ("VLLAMA_VLLM", STATUS_FD, LISTEN_FD, PLACE)
+"""Our variables that are no settings."""
 PIPED_WIDTH = 1000
 """Columns of a table that is not for a terminal: wide enough for scripts to find a worker on one line."""
 
@@ -107,6 +112,7 @@ def serve(
             "VLLAMA_ALLOW_ANONYMOUS": "1" if allow_anonymous else None,
         }
     )
+    warn_of_unknown()
     settings = read(RouterSettings)
     worker_settings = read(WorkerSettings)
     workers = Workers(
@@ -163,6 +169,8 @@ def worker(
         tags=tags,
     )
     export({"VLLAMA_ADVERTISE": advertise, "VLLAMA_REDIS_URL": redis_url})
+    if STATUS_FD not in os.environ:  # else the supervisor has said it
+        warn_of_unknown()
     sys.exit(asyncio.run(run_agent(spec, read(WorkerSettings))))
 
 
@@ -239,6 +247,13 @@ def new_key(name: str) -> None:
 def export(variables: dict[str, str | int | None]) -> None:
     """Options are the strongest settings: said in the environment they also reach every child."""
     os.environ.update({name: str(value) for name, value in variables.items() if value is not None})
+
+
+def warn_of_unknown() -> None:
+    """A setting that is misspelt has no effect, and nobody would notice."""
+    known = {*variables_of(RouterSettings), *variables_of(WorkerSettings), *INTERNAL}
+    for line in unknown(os.environ, known):
+        click.echo(f"vllama: {line}", err=True)
 
 
 def read(kind: type[SettingsT]) -> SettingsT:

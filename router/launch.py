@@ -189,10 +189,11 @@ def url(host: str, port: int) -> str:
     return f"http://{name}:{port}"
 
 
-def try_commands(base_url: str, models: Sequence[str], vllama: str) -> list[str]:
-    """Three commands that show that it works."""
+def try_commands(base_url: str, models: Sequence[str], vllama: str, *, keyed: bool = False) -> list[str]:
+    """Three commands that show that it works. `keyed`: requests need an API key."""
+    curl = "curl -H 'Authorization: Bearer KEY'" if keyed else "curl"
     show = f"{vllama} ps" if base_url == "http://127.0.0.1:11434" else f"{vllama} ps --url {base_url}"
     if not models:
-        return [f"{vllama} worker --model MODEL", f"curl {base_url}/api/tags", show]
+        return [f"{vllama} worker --model MODEL", f"{curl} {base_url}/api/tags", show]
     ask = f'{{"model": "{models[0]}", "messages": [{{"role": "user", "content": "What is 2+2?"}}]}}'
-    return [f"curl {base_url}/api/chat -d '{ask}'", f"curl {base_url}/api/tags", show]
+    return [f"{curl} {base_url}/api/chat -d '{ask}'", f"{curl} {base_url}/api/tags", show]

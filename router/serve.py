@@ -76,12 +76,14 @@ def serve(settings: RouterSettings, workers: Workers, console: Console) -> int:
     try:
         check_ports(plans, listening.getsockname()[1], lambda port: is_free(workers.host, port))
         environ = dict(os.environ)
+        keyed = bool(settings.api_keys) and not settings.allow_anonymous
+        where = "listening on every address" if settings.host in ("0.0.0.0", "::") else "listening"
         processes = f" ({settings.processes} processes)" if settings.processes > 1 else ""
 
         def ready(children: Sequence[Child]) -> None:
             served = [name for child in children if child.status for name in child.status.models]
             console.note("ready. Try:")
-            for command in try_commands(base_url, served, program_name()):
+            for command in try_commands(base_url, served, program_name(), keyed=keyed):
                 console.note(f"  {command}")
 
         supervisor = Supervisor(
@@ -92,7 +94,7 @@ def serve(settings: RouterSettings, workers: Workers, console: Console) -> int:
             store=store(settings.registry, console),
             console=console,
             grace=settings.grace,
-            on_serving=lambda: console.line("router", base_url, f"listening{processes}"),
+            on_serving=lambda: console.line("router", base_url, f"{where}{processes}"),
             on_ready=ready,
             on_drain=listening.close,
         )

@@ -1,6 +1,6 @@
 import pytest
 
-from config.environment import ignored, misread, trimmed
+from config.environment import ignored, misread, trimmed, unknown
 
 
 @pytest.mark.parametrize("value", ["1.2.3.4", " 1.2.3.4 ", '"1.2.3.4"', "'1.2.3.4'", ' " 1.2.3.4 " '])
@@ -39,3 +39,11 @@ def test_ollamas_variables_that_cannot_be_read_are_named() -> None:
     }
     assert misread(environ) == ("OLLAMA_KEEP_ALIVE", "OLLAMA_LOAD_TIMEOUT", "OLLAMA_MAX_QUEUE")
     assert misread({"OLLAMA_KEEP_ALIVE": "5m0s", "OLLAMA_LOAD_TIMEOUT": "-1", "OLLAMA_MAX_QUEUE": "3"}) == ()
+
+
+def test_a_misspelt_variable_is_named_with_what_was_meant() -> None:
+    environ = {"VLLAMA_PROCESESS": "2", "VLLAMA_XYZ": "1", "VLLAMA_PROCESSES": "2", "PATH": "/bin", "VLLM_X": "1"}
+    assert unknown(environ, ["VLLAMA_PROCESSES", "VLLAMA_HOST"]) == [
+        "VLLAMA_PROCESESS: there is no such setting; did you mean VLLAMA_PROCESSES?",
+        "VLLAMA_XYZ: there is no such setting",
+    ]

@@ -2,16 +2,14 @@
 
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 import yaml
-from pydantic import BaseModel
 
-from config.environment import env_of
+from config.environment import variables_of
 from config.settings import RouterSettings, WorkerSettings
 from router.cli import main
 
@@ -21,16 +19,6 @@ DOCKERFILES = sorted(path for path in DEPLOY.glob("Dockerfile.*") if path.suffix
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 OTHER_VARIABLES = {"VLLAMA_VLLM"}
 """Read by the agent itself, not a setting."""
-
-
-def variables_of(model: type[BaseModel]) -> Iterator[str]:
-    for field in model.model_fields.values():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from variables_of(field.annotation)
-        env = env_of(field)
-        yield from env.names
-        if env.file:
-            yield from (f"{name}_FILE" for name in env.names)
 
 
 KNOWN = {*variables_of(RouterSettings), *variables_of(WorkerSettings)}

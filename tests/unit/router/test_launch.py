@@ -191,3 +191,9 @@ def test_the_three_commands_name_the_first_model_and_where_to_ask() -> None:
     assert "http://127.0.0.1:8000/api/chat" in commands[0]
     assert '"smollm2:135m"' in commands[0]
     assert commands[2] == "vllama ps --url http://127.0.0.1:8000"
+    keyed = try_commands("http://127.0.0.1:8000", ["m"], "vllama", keyed=True)
+    assert [command.startswith("curl -H 'Authorization: Bearer KEY' http://") for command in keyed] == [
+        True,
+        True,
+        False,
+    ]
