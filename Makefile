@@ -3,7 +3,7 @@
 #   make run      the router and real vLLM workers behind http://127.0.0.1:11434 (PORT=, MODEL=, ARGS=)
 #   make test     the tests, those on real vLLM included (ARGS="-k name")
 #   make main-job  the acceptance tests of a whole fleet on real vLLM: its bounds need a quiet machine
-#   make quick    the tests that need no vLLM: a few minutes
+#   make quick    the tests that need no vLLM and no machine of their own: a minute
 #   make check    ruff and mypy
 #   make lock     write the lock files anew
 #   make clean    remove what was set up
@@ -18,6 +18,10 @@ export PYTHONDONTWRITEBYTECODE =
 
 SETUP = $(PYTHON) -m deploy.local.setup
 PYTEST = .venv/bin/python -m pytest -p tests.support.kinds
+# Tests that need no machine to themselves mostly wait for beats and time-outs: more of them at once than cores.
+SIDE_BY_SIDE = -n 6 --dist worksteal -m "not vllm and not load and not netns"
+ALONE = (vllm or load or netns)
+NONE_CHOSEN = 5
 
 .PHONY: help run setup test main-job quick check lock clean
 
@@ -31,14 +35,15 @@ setup:
 	@$(SETUP) --engine cpu dev vllm smollm2 test-models
 
 test: setup
-	@exec $(PYTEST) -m "not main_job" $(ARGS)
+	@$(PYTEST) $(SIDE_BY_SIDE) $(ARGS) || [ $$? -eq $(NONE_CHOSEN) ]
+	@exec $(PYTEST) -m "$(ALONE) and not main_job" $(ARGS)
 
 main-job: setup
 	@exec $(PYTEST) -m main_job $(ARGS)
 
 quick:
 	@$(SETUP) dev
-	@exec $(PYTEST) -m "not vllm and not load and not netns" $(ARGS)
+	@exec $(PYTEST) $(SIDE_BY_SIDE) $(ARGS)
 
 check:
 	@$(SETUP) dev

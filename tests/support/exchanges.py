@@ -33,13 +33,13 @@ async def get(
 
 async def whole(response: Response) -> bytes:
     """Read to the end, then close."""
-    body = b""
+    body = bytearray()
     try:
         while chunk := await response.read():
             body += chunk
     finally:
         response.close()
-    return body
+    return bytes(body)
 
 
 class Record:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -101,7 +102,7 @@ class Server:
     def die_slowly(self) -> tuple[int, str]:
         """The engine is dead, the HTTP server is still there for a moment."""
         self.dead = True
-        asyncio.get_running_loop().call_later(0.5, os._exit, 1)
+        asyncio.get_running_loop().call_later(1.5, os._exit, 1)
         return 200, ""
 
     def metrics(self) -> str:
@@ -123,7 +124,9 @@ async def main(options: argparse.Namespace) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, (lambda: None) if options.fake_deaf else stop.set)
-    await asyncio.sleep(options.fake_startup)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), options.fake_startup)
+        return
     server = Server(options)
     listener = await asyncio.start_server(server.handle, options.host, options.port)
     await stop.wait()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from click.testing import CliRunner
 
 from router.cli import main
 from router.launch import listen
+from tests.support.ports import free_ports
 from tests.support.until import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="lifelines are Linux")
@@ -117,23 +117,6 @@ def test_a_vllm_that_dies_at_its_start_stops_it_with_the_last_words_of_its_log(
     assert done.returncode == 1
     assert one_line(done.stderr)
     assert "No available memory for the cache blocks" in done.stderr
-
-
-def free_ports(count: int) -> int:
-    """The first of so many neighbouring ports that are free now."""
-    for first in range(21000, 32000, 7):
-        sockets = []
-        try:
-            for port in range(first, first + count):
-                sockets.append(socket.create_server(("127.0.0.1", port)))
-        except OSError:
-            continue
-        else:
-            return first
-        finally:
-            for sock in sockets:
-                sock.close()
-    raise AssertionError("no free ports")
 
 
 class Served:

@@ -20,6 +20,7 @@ import pytest
 
 from router.merging import Report
 from router.siblings import Place, Siblings
+from tests.support.ports import free_ports
 from tests.support.until import auntil, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")
@@ -76,7 +77,7 @@ def served(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("VLLAMA_", "OLLAMA_", "REDIS_"))}
     out = tmp_path / "out"
     words = ["--port", "0", "--processes", "3", "--engine", "simulated", "--model", "demo", "--name", "demo"]
-    words += ["--vllm-port", str(20000 + os.getpid() % 10000), "--tokens-per-second", "20"]
+    words += ["--vllm-port", str(free_ports(2)), "--tokens-per-second", "20"]
     with out.open("wb") as file:
         process = subprocess.Popen(
             [*VLLAMA, "serve", *words],

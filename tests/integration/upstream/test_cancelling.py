@@ -18,8 +18,8 @@ from tests.support.raw_server import RawServer, bytewise, hold, request, request
 from tests.support.until import auntil
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"
-STREAM = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"3\r\nabc\r\n" * 4 + b"0\r\n\r\n"
-BODY = b"abc" * 4
+STREAM = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"3\r\nabc\r\n" * 2 + b"0\r\n\r\n"
+BODY = b"abc" * 2
 
 
 async def pulled(client: Client, endpoint: Endpoint, body: bytes = b"x") -> bytes:

@@ -231,7 +231,7 @@ async def test_a_response_is_not_left_to_the_cycle_collector(ours: UpstreamClien
             gc.enable()
 
 
-TOTAL = 64 * 1024 * 1024
+TOTAL = 32 * 1024 * 1024
 KERNEL = 24 * 1024 * 1024
 """More than the buffers of two loopback sockets."""
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % TOTAL

@@ -29,10 +29,10 @@ def of(policy: Policy) -> Callable[[], Policy]:
 def closed_loop(
     engine: Callable[[float], Throughput], policy: Callable[[], Policy], slots: int, **options: bool | int
 ) -> Figures:
-    """Eight workers of unequal speed under 200 clients that never pause, after a minute to settle."""
+    """Eight workers of unequal speed under 200 clients that never pause, after half a minute to settle."""
     fleet = Fleet([engine(speed) for speed in SPEEDS], policy, slots=slots, seed=4, **options)  # type: ignore[arg-type]
     fleet.closed_loop(CLIENTS, answer_lengths(random.Random(4)))
-    return fleet.measure(warm_up=60, seconds=120)
+    return fleet.measure(warm_up=30, seconds=60)
 
 
 @pytest.mark.parametrize("slots", [8, 16, 24, 26, 32, 64])
@@ -78,7 +78,7 @@ def open_loop(policy: Callable[[], Policy]) -> Figures:
     mean = statistics.mean(draw() for _ in range(20_000))
     capacity = sum(throughput(32) for throughput in engines)
     fleet.arrivals(0.85 * capacity / mean, answer_lengths(random.Random(5)))
-    return fleet.measure(warm_up=40, seconds=60)
+    return fleet.measure(warm_up=40, seconds=30)
 
 
 def test_least_of_four_does_not_herd_on_stale_reports() -> None:
