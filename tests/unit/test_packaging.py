@@ -62,7 +62,7 @@ def test_the_wheel_carries_every_file_of_the_packages(wheel: Path) -> None:
 def test_the_wheel_has_the_command_and_the_licence(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     info = {name.partition("/")[2]: name for name in archive.namelist() if ".dist-info/" in name}
-    assert "vllama = router.cli:main" in archive.read(info["entry_points.txt"]).decode()
+    assert "vllama = router.__main__:main" in archive.read(info["entry_points.txt"]).decode()
     assert "Apache License" in archive.read(info["licenses/LICENSE"]).decode()
     metadata = archive.read(info["METADATA"]).decode()
     assert "Classifier: Private :: Do Not Upload" in metadata
