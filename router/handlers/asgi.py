@@ -19,7 +19,7 @@ Headers = list[tuple[bytes, bytes]]
 JSON = "application/json; charset=utf-8"
 
 AT_ONCE = 256 * 1024
-"""Bytes of a body that are decoded within the event loop: some milliseconds at worst."""
+"""Bytes of a body that are decoded within the event loop: some twenty milliseconds at worst."""
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from typing import Any
 from router.errors import BadRequest
 
 MAX_DEPTH = 10_000
-MOST_SCANNED = 64 * 1024
+MOST_SCANNED = 16 * 1024
 """Characters of a body that is no JSON whose fault is named in exactly Go's words."""
 _ROUGHLY = {
     "Expecting value": "looking for beginning of value",
