@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -10,7 +11,10 @@ KIND_WIDTH = 9
 
 @dataclass(frozen=True, slots=True)
 class Console:
-    """Lines on `out`, errors on `err`. Plain text: it reads the same in a log file."""
+    """Lines on `out`, errors on `err`. Plain text: it reads the same in a log file.
+
+    What cannot be written, to a pipe that nobody reads any more or to a full disk, is lost: serving goes on.
+    """
 
     out: TextIO
     err: TextIO
@@ -29,5 +33,6 @@ class Console:
 
     @staticmethod
     def _write(stream: TextIO, text: str) -> None:
-        stream.write(text + "\n")
-        stream.flush()
+        with contextlib.suppress(OSError):
+            stream.write(text + "\n")
+            stream.flush()

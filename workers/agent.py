@@ -241,5 +241,6 @@ async def _cancel(*tasks: asyncio.Task[object] | asyncio.Task[None] | asyncio.Ta
 
 
 def _to_stderr(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # a closed pipe or a full disk: serving goes on
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()

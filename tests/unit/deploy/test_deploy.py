@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +184,12 @@ def test_units_say_nothing_twice() -> None:
     for path in UNITS:
         keys = [key for key, _ in unit(path)["[Service]"] if key not in ("EnvironmentFile", "Environment")]
         assert len(keys) == len(set(keys)), path.name
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_systemd_understands_every_line_of_the_units(tmp_path: Path) -> None:
+    for path in UNITS:
+        (tmp_path / path.name).write_text(path.read_text().replace("/opt/vllama/bin/vllama", "/bin/true"))
+    units = [str(tmp_path / path.name) for path in UNITS]
+    done = subprocess.run(["systemd-analyze", "verify", *units], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
