@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from config.routing import RoutingError
 from config.settings import RouterSettings, explain
 from router.app import create_app
+from router.bounded import BoundedProtocol
 from router.gate import Gate
 from router.launch import LISTEN_FD
 from router.siblings import PLACE, Place
@@ -52,7 +53,7 @@ def server(app: Gate, settings: RouterSettings, status: StatusPipe) -> Server:
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=BoundedProtocol,
         ws="none",
         lifespan="on",
         access_log=False,
