@@ -32,6 +32,7 @@ _NOT_FOR_SERVERS = frozenset({"OLLAMA_EDITOR", "OLLAMA_NOHISTORY", "OLLAMA_NO_CL
 """The client's own (R200), and the one that is always true here (R195)."""
 
 _SECRET_BYTES = 1 << 16
+_SERVICE = re.compile(r"_SERVICE_(HOST|PORT)(_|$)|_PORT_\d+_(TCP|UDP|SCTP)(_|$)")
 
 
 class Env:
@@ -116,7 +117,7 @@ def _value(env: Env, environ: Mapping[str, str]) -> Any:
 def _found(env: Env, environ: Mapping[str, str]) -> Iterator[str | FromFile]:
     for name in _candidates(env):
         value = trimmed(environ.get(name, ""))
-        if not value:
+        if not value or of_kubernetes(name, value):
             continue
         if env.file and name.endswith("_FILE"):
             yield FromFile(Path(value))
@@ -124,6 +125,11 @@ def _found(env: Env, environ: Mapping[str, str]) -> Iterator[str | FromFile]:
             yield HostPort(value)
         elif (read := _as_ollama(name, value)) is not None:
             yield read
+
+
+def of_kubernetes(name: str, value: str) -> bool:
+    """Whether Kubernetes has set this for a service whose name begins with vllama: VLLAMA_PORT is then a URL."""
+    return bool(_SERVICE.search(name)) or (name.endswith("_PORT") and value.startswith(("tcp://", "udp://", "sctp://")))
 
 
 def _as_ollama(name: str, value: str) -> str | None:
@@ -163,7 +169,7 @@ def unknown(environ: Mapping[str, str], known: Iterable[str]) -> list[str]:
     names = {name.removeprefix(OURS): name for name in known}
     lines = []
     for name in sorted(environ):
-        if name.startswith(OURS) and name not in names.values():
+        if name.startswith(OURS) and name not in names.values() and not of_kubernetes(name, environ[name]):
             near = difflib.get_close_matches(name.removeprefix(OURS), names, 1)
             lines.append(f"{name}: there is no such setting" + (f"; did you mean {names[near[0]]}?" if near else ""))
     return lines

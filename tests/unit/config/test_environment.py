@@ -1,6 +1,7 @@
 import pytest
 
-from config.environment import ignored, misread, trimmed, unknown
+from config.environment import ignored, misread, trimmed, unknown, values_for, variables_of
+from config.settings import RouterSettings, WorkerSettings
 
 
 @pytest.mark.parametrize("value", ["1.2.3.4", " 1.2.3.4 ", '"1.2.3.4"', "'1.2.3.4'", ' " 1.2.3.4 " '])
@@ -39,6 +40,22 @@ def test_ollamas_variables_that_cannot_be_read_are_named() -> None:
     }
     assert misread(environ) == ("OLLAMA_KEEP_ALIVE", "OLLAMA_LOAD_TIMEOUT", "OLLAMA_MAX_QUEUE")
     assert misread({"OLLAMA_KEEP_ALIVE": "5m0s", "OLLAMA_LOAD_TIMEOUT": "-1", "OLLAMA_MAX_QUEUE": "3"}) == ()
+
+
+def test_what_kubernetes_sets_for_a_service_of_our_name_is_no_setting_of_ours() -> None:
+    environ = {
+        "VLLAMA_SERVICE_HOST": "10.0.0.1",
+        "VLLAMA_SERVICE_PORT": "11434",
+        "VLLAMA_SERVICE_PORT_HTTP": "11434",
+        "VLLAMA_PORT": "tcp://10.0.0.1:11434",
+        "VLLAMA_PORT_11434_TCP": "tcp://10.0.0.1:11434",
+        "VLLAMA_PORT_11434_TCP_ADDR": "10.0.0.1",
+        "VLLAMA_WORKER_PORT": "tcp://10.0.0.2:8100",
+    }
+    assert unknown(environ, variables_of(RouterSettings)) == []
+    assert "port" not in values_for(RouterSettings, environ)
+    assert "port" not in values_for(WorkerSettings, environ)
+    assert values_for(RouterSettings, {"VLLAMA_PORT": "80"})["port"] == "80"
 
 
 def test_a_misspelt_variable_is_named_with_what_was_meant() -> None:
