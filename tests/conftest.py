@@ -1,5 +1,6 @@
 """Settings of all tests. Generated examples are the same on every run; HYPOTHESIS_PROFILE=explore draws new ones."""
 
+import gc
 import os
 
 from hypothesis import settings
@@ -7,3 +8,9 @@ from hypothesis import settings
 settings.register_profile("steady", derandomize=True, deadline=None, database=None)
 settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector thousands of tests and their modules: an eighth of the time of unit tests."""
+    gc.collect()
+    gc.freeze()

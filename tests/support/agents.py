@@ -20,15 +20,17 @@ from workers.record import Load, WorkerRecord, WorkerState
 from workers.registry import Registry
 from workers.signature import unseal
 
+INTERVAL = 0.05
+"""Seconds between two looks at the registry, or at all processes: agents beat once a second."""
 FAKE = f"{sys.executable} {fakevllm.__file__}"
 
 
 def group(pid: int) -> list[psutil.Process]:
     """The living processes of a process group."""
     found = []
-    for process in psutil.process_iter():
+    for other in psutil.pids():
         with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
-            if os.getpgid(process.pid) == pid and process.status() != psutil.STATUS_ZOMBIE:
+            if os.getpgid(other) == pid and (process := psutil.Process(other)).status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
 
@@ -114,7 +116,7 @@ async def wait_for(
             return None
         return found
 
-    found = await auntil(look, timeout, f"{worker_id} to be {state}")
+    found = await auntil(look, timeout, f"{worker_id} to be {state}", interval=INTERVAL)
     assert found is not None
     return found
 
@@ -123,4 +125,4 @@ async def wait_gone(registry: Registry, worker_id: str, timeout: float = 15.0) -
     async def look() -> bool:
         return await seen(registry, worker_id) is None
 
-    await auntil(look, timeout, f"{worker_id} to leave")
+    await auntil(look, timeout, f"{worker_id} to leave", interval=INTERVAL)
