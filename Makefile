@@ -3,7 +3,7 @@
 #   make run      the router and real vLLM workers behind http://127.0.0.1:11434 (PORT=, MODEL=, ARGS=)
 #   make test     the tests, those on real vLLM included (ARGS="-k name")
 #   make main-job  the acceptance tests of a whole fleet on real vLLM: its bounds need a quiet machine
-#   make quick    the tests that need no vLLM and no machine of their own: a minute
+#   make quick    the tests that need no vLLM and no machine of their own: about a minute
 #   make check    ruff and mypy
 #   make lock     write the lock files anew
 #   make clean    remove what was set up
