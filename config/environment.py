@@ -166,7 +166,7 @@ def ignored(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 def unknown(environ: Mapping[str, str], known: Iterable[str]) -> list[str]:
     """A line for each of our variables that is set and is none of the `known`: a slip of the pen, most likely."""
-    names = {name.removeprefix(OURS): name for name in known}
+    names = {name.removeprefix(OURS): name for name in sorted(known)}  # VLLAMA_REDIS_URL hides REDIS_URL
     lines = []
     for name in sorted(environ):
         if name.startswith(OURS) and name not in names.values() and not of_kubernetes(name, environ[name]):
