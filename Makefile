@@ -1,8 +1,7 @@
 # vLLama from a checkout. Needs Python 3.11 or newer; everything else is set up here, in .venv* and .models.
 #
 #   make run      the router and real vLLM workers behind http://127.0.0.1:11434 (PORT=, MODEL=, ARGS=)
-#   make test     the tests, those on real vLLM included (ARGS="-k name")
-#   make main-job  the acceptance tests of a whole fleet on real vLLM: its bounds need a quiet machine
+#   make test     the tests, those on real vLLM included (ARGS="-k name" for some of them)
 #   make quick    the tests that need no vLLM and no machine of their own: about a minute
 #   make check    ruff and mypy
 #   make lock     write the lock files anew
@@ -20,11 +19,9 @@ SETUP = $(PYTHON) -m deploy.local.setup
 PYTEST = .venv/bin/python -m pytest -p tests.support.kinds
 # Tests that need no machine to themselves mostly wait for beats and time-outs: more of them at once than cores.
 SIDE_BY_SIDE = -n 6 --dist worksteal -m "not vllm and not load and not netns"
-ALONE = (vllm or load or netns)
-# ARGS="-k name" may choose tests of one part alone; pytest calls that an error.
-NONE_CHOSEN = 5
+ALONE = -m "vllm or load or netns"
 
-.PHONY: help run setup test main-job quick check lock clean
+.PHONY: help run setup test quick check lock clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/d'
@@ -35,12 +32,13 @@ run:
 setup:
 	@$(SETUP) --engine cpu dev vllm smollm2 test-models
 
+ifeq ($(ARGS),)
 test: setup
-	@$(PYTEST) $(SIDE_BY_SIDE) $(ARGS) || [ $$? -eq $(NONE_CHOSEN) ]
-	@$(PYTEST) -m "$(ALONE) and not main_job" $(ARGS) || [ $$? -eq $(NONE_CHOSEN) ]
-
-main-job: setup
-	@exec $(PYTEST) -m main_job $(ARGS)
+	@$(PYTEST) $(SIDE_BY_SIDE); first=$$?; $(PYTEST) $(ALONE) && exit $$first
+else
+test: setup
+	@exec $(PYTEST) $(ARGS)
+endif
 
 quick:
 	@$(SETUP) dev

@@ -1,4 +1,8 @@
-"""The program `vllama`. Loading it takes half a second: Ctrl-C in that time ends it as quietly as later."""
+"""The program `vllama`.
+
+Loading it takes a while. Until a command has handlers of its own Ctrl-C ends it by the signal alone, without a
+traceback: nothing has been started by then.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,11 @@ import signal
 
 
 def main() -> None:
-    try:
-        from router import cli
-    except KeyboardInterrupt:
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as under nohup
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        signal.raise_signal(signal.SIGINT)
-    else:
-        cli.main(prog_name="vllama")
+    from router import cli
+
+    cli.main(prog_name="vllama")
 
 
 if __name__ == "__main__":

@@ -37,12 +37,13 @@ from router.logging import RequestLog
 from router.merging import Report
 from router.metrics import Metrics
 from router.observe import Observers
+from router.place import Place
 from router.protocol.clock import SystemClock
 from router.protocol.durations import FOREVER
 from router.protocol.lifetimes import Lifetimes
 from router.protocol.operation import Clock, Operation
 from router.protocol.operations import operations
-from router.siblings import Place, Siblings
+from router.siblings import Siblings
 from router.stalls import StallLimits, StallWatch
 from router.transport import Client
 from router.upstream import UpstreamClient

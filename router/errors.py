@@ -60,6 +60,11 @@ class TooLarge(ClientError):
 class NoWorker(ClientError):
     status = 503
 
+    def __init__(self, text: str, *, model: str = "", retry_after: int | None = None) -> None:
+        super().__init__(text, retry_after=retry_after)
+        self.model = model
+        """The model that is out, as the catalogue knows it, for logs and metrics."""
+
 
 class ServerBusy(ClientError):
     status = 503

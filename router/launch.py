@@ -13,14 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from router.children import Kind, Spec
-from router.siblings import PLACE, Place
+from router.place import LISTEN_FD, PLACE, Place
 from workers.keys import check_worker_id
 from workers.launch import AgentSpec, CannotStart, check_spec, worker_id
 
 PYTHON = (sys.executable, "-P")
 """Children find their modules where this process did, never in the directory it was started from."""
-LISTEN_FD = "VLLAMA_LISTEN_FD"
-"""The variable that names the listening socket to a router process."""
 ROUTERS_OWN = ("VLLAMA_API_KEYS", "VLLAMA_API_KEYS_FILE", "VLLAMA_ADMIN_KEY", "VLLAMA_ADMIN_KEY_FILE")
 """Secrets that workers have no use for: what runs a model, and the model's code, must not find them."""
 BACKLOG = 2048

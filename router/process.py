@@ -21,8 +21,7 @@ from config.settings import RouterSettings, explain
 from router.app import create_app
 from router.bounded import BoundedProtocol
 from router.gate import Gate
-from router.launch import LISTEN_FD
-from router.siblings import PLACE, Place
+from router.place import LISTEN_FD, PLACE, Place
 from workers.record import WorkerState
 from workers.status import Status, StatusPipe
 

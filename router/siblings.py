@@ -13,40 +13,16 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import msgspec
 
 from router.merging import Report, Reports
+from router.place import Place
 
-PLACE = "VLLAMA_PROCESS"
-"""The variable that tells a router process which one it is."""
 PATIENCE = 1.0
 """Seconds that a sibling has to answer."""
 _CREDENTIALS = struct.Struct("3i")
 """Linux's struct ucred: pid, uid, gid."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Which one of how many processes this is."""
-
-    index: int = 0
-    total: int = 1
-    family: str = ""
-    """Random; the same for all of them."""
-
-    def __str__(self) -> str:
-        return f"{self.index}/{self.total}/{self.family}"
-
-    @classmethod
-    def parse(cls, text: str) -> Place:
-        """What `str` made. Raises ValueError for anything else."""
-        index, total, family = text.split("/")
-        return cls(int(index), int(total), family)
-
-    def address(self, index: int) -> str:
-        return f"\0vllama-{self.family}-{index}"
 
 
 class Siblings:

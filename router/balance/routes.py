@@ -77,7 +77,7 @@ class Resolution:
 
     def no_worker(self) -> NoWorker:
         """The error for when `choose` has nobody to begin with."""
-        return no_worker(self.name, self.targets)
+        return no_worker(self.name, self.model, self.targets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +142,8 @@ class Routes:
         targets = pool.workers_for(name)
         if targets:
             return Resolution(name, targets[0].model.name, (targets,), {}, self._policy)
-        if pool.ever_served(name):
-            return Resolution(name, name, (), {}, self._policy)
+        if gone := pool.ever_served(name):
+            return Resolution(name, gone, (), {}, self._policy)
         raise UnknownModel(name)
 
     def _configured(self, name: str, route: ModelRoute, pool: Pool) -> Resolution:
@@ -162,8 +162,8 @@ class Routes:
         return Listed(display(route.name), tuple(replicas.values()), route.options)
 
 
-def no_worker(name: str, targets: Sequence[Target]) -> NoWorker:
-    """503, and why: what state the model's workers are in."""
+def no_worker(name: str, model: str, targets: Sequence[Target]) -> NoWorker:
+    """503 for a model that was asked for as `name`, and why: what state its workers are in."""
     workers = {target.worker.id: target.worker for target in targets}.values()
     if not workers:
         why = "no worker serves it now"
@@ -173,7 +173,7 @@ def no_worker(name: str, targets: Sequence[Target]) -> NoWorker:
         notes = {worker.last.note for worker in workers if worker.last.note}
         if len(notes) == 1:
             why += f" ({notes.pop()})"
-    return NoWorker(f"no worker is available for model '{name}': {why}", retry_after=RETRY_AFTER)
+    return NoWorker(f"no worker is available for model '{name}': {why}", model=model, retry_after=RETRY_AFTER)
 
 
 @lru_cache(maxsize=4096)

@@ -15,7 +15,7 @@ from typing import Any
 from router.balance.lease import Answered, ClientGone, Failed, Outcome
 from router.balance.pool import Pool
 from router.balance.routes import Resolution, Routes, UnknownModel, display
-from router.errors import ClientError, Lost
+from router.errors import ClientError, Lost, NoWorker
 from router.forward import WORKER_LOST, Answer, Call, Forwarder
 from router.handlers.asgi import Receive, Scope, Send, decoded, read_body, send_error, send_plain, send_whole
 from router.handlers.errors import NOT_ALLOWED
@@ -85,8 +85,7 @@ class Inference:
         arrived = self.clock.monotonic_ns()
         request = await decoded(operation.decode, body)
         record.asked, record.stream = request.model[:ASKED_SHOWN], request.stream
-        resolution = self._resolve(operation, request.model)
-        record.model = resolution.model
+        resolution = self._resolve(operation, request.model, record)
         reply = operation.check(request, resolution.info)
         try:
             if reply is not None:
@@ -117,11 +116,16 @@ class Inference:
                 record.done_reason = usage.done_reason
                 answer.close(outcome)
 
-    def _resolve(self, operation: Operation[Any], name: str) -> Resolution:
+    def _resolve(self, operation: Operation[Any], name: str, record: RequestRecord) -> Resolution:
         try:
-            return self.routes().resolve(name, self.pool)
+            resolution = self.routes().resolve(name, self.pool)
         except UnknownModel:
             raise unknown_model(name, operation.not_found(name)) from None
+        except NoWorker as out:
+            record.model = out.model
+            raise
+        record.model = resolution.model
+        return resolution
 
     async def _whole(self, answer: Answer, content_type: str, send: Send, record: RequestRecord) -> Outcome:
         """Send a complete answer. The worker's response may lack its last bytes yet, and is read to its end, so

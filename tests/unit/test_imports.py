@@ -1,5 +1,5 @@
 """Imports go one way: config <- workers <- router, and inside the router protocol, balance <- forward <- handlers
-<- app <- cli. Read from the sources, so that an import inside a function counts as well."""
+<- app <- commands. Read from the sources, so that an import inside a function counts as well."""
 
 import ast
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,15 @@ PACKAGES = ("config", "workers", "router")
 
 WIRING = ("router.app", "router.process")
 """What builds the application and runs it."""
-COMMANDS = ("router.cli", "router.serve", "router.supervisor", "router.children", "router.console", "router.launch")
+COMMANDS = (
+    "router.cli",
+    "router.commands",
+    "router.serve",
+    "router.supervisor",
+    "router.children",
+    "router.console",
+    "router.launch",
+)
 """The command line and what it starts."""
 FORWARDING = ("router.forward", "router.relay", "router.stepping")
 INPUT_OUTPUT = {
@@ -140,7 +148,7 @@ def test_only_the_upstream_client_speaks_to_workers_while_clients_wait() -> None
     assert importers_of("router.upstream") - clients == {"router.app"}
     for module in modules("router"):
         if within(imports(module), "httpx"):
-            assert module in ("router.cli", "router.probing"), f"{module} uses the slow client"
+            assert module in ("router.commands.ps", "router.probing"), f"{module} uses the slow client"
 
 
 def test_only_discovery_reads_the_registry() -> None:

@@ -169,6 +169,8 @@ async def test_a_model_without_a_live_worker_is_refused_at_once(pair: Fleet) -> 
     assert response.status_code == 503
     assert "no worker is available for model 'tiny'" in response.json()["error"]
     assert "retry-after" in response.headers
+    page = (await pair.http.get("/metrics")).text
+    assert f'vllama_requests_total{{model="{MODEL}",operation="chat",status="503"}} 1.0' in page
 
 
 async def test_an_unknown_model_is_404_in_ollamas_words(pair: Fleet) -> None:

@@ -19,7 +19,8 @@ import psutil
 import pytest
 
 from router.merging import Report
-from router.siblings import Place, Siblings
+from router.place import Place
+from router.siblings import Siblings
 from tests.support.ports import free_ports
 from tests.support.until import auntil, until
 

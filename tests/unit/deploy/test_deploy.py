@@ -34,8 +34,8 @@ def compose() -> dict[str, Any]:
 
 def check_command(words: list[str]) -> None:
     """The words after `vllama` are a command of ours with options that it has."""
-    command = main.commands[words[0]]
-    assert isinstance(command, click.Command)
+    command = main.get_command(click.Context(main), words[0])
+    assert command is not None
     options = {name for parameter in command.params for name in parameter.opts}
     ours = words[1 : words.index("--")] if "--" in words else words[1:]
     for word in ours:

@@ -13,19 +13,22 @@ import importlib.abc, os, signal, sys
 
 class Interrupting(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name == "httpx":
+        if name == "{module}":
             os.kill(os.getpid(), signal.SIGINT)
         return None
 
 sys.meta_path.insert(0, Interrupting())
+sys.argv = ["vllama", "worker"]
 from router.__main__ import main
 main()
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
-def test_ctrl_c_while_it_is_loaded_ends_it_without_a_word() -> None:
-    done = subprocess.run([sys.executable, "-P", "-c", INTERRUPTED], capture_output=True, text=True, timeout=60)
+@pytest.mark.parametrize("module", ["click", "workers.agent"])
+def test_ctrl_c_while_it_is_loaded_ends_it_without_a_word(module: str) -> None:
+    program = INTERRUPTED.format(module=module)
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == -signal.SIGINT
     assert (done.stdout, done.stderr) == ("", "")
 

@@ -101,8 +101,18 @@ def test_a_model_whose_workers_are_out_says_so_at_once() -> None:
 def test_a_model_that_is_configured_or_was_served_but_has_no_worker_is_known(name: str) -> None:
     pool = pool_of(Clock(), found("a", "gone"))
     pool.remove("a")
-    with pytest.raises(NoWorker, match=f"no worker is available for model '{name}': no worker serves it now"):
+    with pytest.raises(NoWorker, match=f"no worker is available for model '{name}': no worker serves it now") as out:
         routes().resolve(name, pool)
+    assert out.value.model == name
+
+
+def test_metrics_know_a_model_that_is_out_by_one_name_however_clients_spell_it() -> None:
+    pool = pool_of(Clock(), found("a", "Gone"))
+    pool.remove("a")
+    for name in ("gone", "GONE:latest"):
+        with pytest.raises(NoWorker) as out:
+            routes().resolve(name, pool)
+        assert out.value.model == "Gone"
 
 
 def test_a_silent_worker_is_still_somebody_to_ask() -> None:
