@@ -2,7 +2,7 @@
 #
 #   make run      the router and real vLLM workers behind http://127.0.0.1:11434 (PORT=, MODEL=, ARGS=)
 #   make test     the tests, those on real vLLM included (ARGS="-k name" for some of them)
-#   make quick    the tests that need no vLLM and no machine of their own: about a minute
+#   make quick    the tests that need no vLLM and no machine of their own: under a minute
 #   make check    ruff and mypy
 #   make lock     write the lock files anew
 #   make clean    remove what was set up
@@ -17,8 +17,9 @@ export PYTHONDONTWRITEBYTECODE =
 
 SETUP = $(PYTHON) -m deploy.local.setup
 PYTEST = .venv/bin/python -m pytest -p tests.support.kinds
-# Tests that need no machine to themselves mostly wait for beats and time-outs: more of them at once than cores.
-SIDE_BY_SIDE = -n 6 --dist worksteal -m "not vllm and not load and not netns"
+# Tests that need no machine to themselves mostly wait for beats and time-outs: more of them at once than cores. Nine
+# are quick; five leave more room for what a busier machine does besides.
+SIDE_BY_SIDE = --dist worksteal -m "not vllm and not load and not netns"
 ALONE = -m "vllm or load or netns"
 
 .PHONY: help run setup test quick check lock clean
@@ -34,7 +35,7 @@ setup:
 
 ifeq ($(ARGS),)
 test: setup
-	@$(PYTEST) $(SIDE_BY_SIDE); first=$$?; $(PYTEST) $(ALONE) && exit $$first
+	@$(PYTEST) -n 5 $(SIDE_BY_SIDE); first=$$?; $(PYTEST) $(ALONE) && exit $$first
 else
 test: setup
 	@exec $(PYTEST) $(ARGS)
@@ -42,7 +43,7 @@ endif
 
 quick:
 	@$(SETUP) dev
-	@exec $(PYTEST) $(SIDE_BY_SIDE) $(ARGS)
+	@exec $(PYTEST) -n 9 $(SIDE_BY_SIDE) $(ARGS)
 
 check:
 	@$(SETUP) dev
