@@ -77,6 +77,7 @@ class Run:
     async def start(self) -> None:
         """Raises StartFailed if there is no such program, or it must not be run."""
         mine, theirs = socket.socketpair()
+        warden: asyncio.subprocess.Process | None = None
         try:
             with theirs, self.log.open("ab", buffering=0) as output:
                 warden = await asyncio.create_subprocess_exec(
@@ -97,7 +98,10 @@ class Run:
             mine.close()  # the guardian takes that as the end of its owner
             if self._writer is not None:
                 self._writer.close()
-            self._finish(Exit(None))
+            if warden is None or warden.returncode is not None:
+                self._finish(Exit(None))
+            else:
+                self._task = asyncio.create_task(self._abandon(warden))
             raise
         self.pid = int(rest)
         self._task = asyncio.create_task(self._follow(reader, warden))
@@ -155,6 +159,11 @@ class Run:
             await asyncio.to_thread(guardian.sweep, self.pid)
         self._writer.close()
         self._finish(Exit(code))
+
+    async def _abandon(self, warden: asyncio.subprocess.Process) -> None:
+        """Wait until nothing is left of a start that was cancelled."""
+        await warden.wait()
+        self._finish(Exit(None))
 
     def _finish(self, exit: Exit) -> None:
         self.state = ProcessState.ENDED

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -136,6 +138,27 @@ async def main():
 
 asyncio.run(main())
 """
+
+
+async def test_a_start_that_is_cancelled_at_any_moment_leaves_nothing(
+    command: list[str], port: int, tmp_path: Path
+) -> None:
+    me = psutil.Process()
+    before = set(me.children(recursive=True))
+    for turns in range(0, 40, 4):
+        run = Run(command, os.environ, tmp_path / "log")
+        task = asyncio.create_task(run.start())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+            await run.stop(0)
+        if turns:  # else it was not begun
+            async with asyncio.timeout(10):
+                await run.wait()
+            assert run.state is ProcessState.ENDED
+        assert set(me.children(recursive=True)) <= before
 
 
 @pytest.fixture
