@@ -13,15 +13,16 @@ from tests.support.until import auntil
 
 STREAMS = 4 * SLOTS
 """Twice as many as both workers have slots."""
-TOKENS = 100
+TOKENS = 150
 
 
 async def test_a_vllm_is_killed_under_32_streams(fleet: Fleet, record_property: Figures) -> None:
+    doomed = fleet.serve.vllm("smollm2-0")
     async with streaming(f"{fleet.url}/api/chat", chat_body(TOKENS), STREAMS, "failover") as (streams, tasks):
         await auntil(lambda: _full(fleet), 60, "every slot is taken and requests wait")
         await auntil(lambda: sum(one.has_content for one in streams) >= 2 * SLOTS, 60, "all slots stream")
         begun = {one.id for one in streams if one.has_content}
-        os.killpg(fleet.serve.vllm("smollm2-0").pid, signal.SIGKILL)
+        os.killpg(doomed.pid, signal.SIGKILL)
         killed = time.monotonic()
         async with Load(fleet, 2) as load:
             await auntil(lambda: fleet.states().get("smollm2-0") == "restarting", 5, "the router knows")
