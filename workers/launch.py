@@ -135,8 +135,8 @@ def check_folder(model: str) -> None:
 def without_compiler(flags: Flags, *, cpu: bool) -> bool:
     """Whether vLLM is to do without torch's compiler: on CPUs, unless the user's flags ask for it.
 
-    It needs a C++ compiler there and doubles the time to start, for tokens that come a third faster: who has the
-    time says --no-enforce-eager.
+    There it makes the start much longer, and needs a compiler for C++. Who wants its faster tokens all the same says
+    --no-enforce-eager.
     """
     if flags.has("--enforce-eager"):
         return cpu and flags.on("--enforce-eager")

@@ -47,7 +47,7 @@ def choose(gpus: Sequence[str], cores: int, model: str, port: str, further: Sequ
     if gpus:
         argv += ["--replicas", str(len(gpus)), "--gpus", ",".join(gpus)]
     else:
-        argv += ["--replicas", str(CPU_WORKERS), "--enforce-eager", "--max-num-seqs", "8"]
+        argv += ["--replicas", str(CPU_WORKERS), "--max-num-seqs", "8"]
         if not model:
             argv += ["--max-model-len", "2048"]
         # By itself each worker would bind its threads to the same cores as the other, and they would wait for

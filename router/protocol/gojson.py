@@ -91,7 +91,7 @@ def _parse(body: bytes) -> Any:
     except RecursionError:
         raise BadRequest((_exact(text) and syntax_error(text)) or "exceeded max depth") from None
     except json.JSONDecodeError as error:
-        raise BadRequest(syntax_error(text) if _exact(text) else _roughly(error)) from None
+        raise BadRequest((_exact(text) and syntax_error(text)) or _roughly(error)) from None
     except ValueError as error:
         raise BadRequest((_exact(text) and syntax_error(text)) or str(error)) from None
 

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ import psutil
 
 from deploy.local.run import SERVED_AS, choose
 from deploy.local.setup import ROOT
+from tests.support.ports import free_ports
 from tests.support.until import until
 from workers.lifeline import die_with_parent
 
@@ -40,16 +40,6 @@ NUMBERS = "Write all numbers from one to five hundred, separated by commas."
 Json = dict[str, Any]
 Figures = Callable[[str, object], None]
 """pytest's `record_property`."""
-
-
-def free_ports(count: int, after: int) -> int:
-    """The first of so many neighbouring ports that are free now."""
-    for first in range(after, 32000, 7):
-        with contextlib.ExitStack() as probes, contextlib.suppress(OSError):
-            for port in range(first, first + count):
-                probes.enter_context(socket.create_server(("127.0.0.1", port)))
-            return first
-    raise AssertionError("no free ports")
 
 
 def is_alive(process: psutil.Process) -> bool:
@@ -218,7 +208,6 @@ class MainJob:
         self.state_dir = folder / "state"
         self.serve: Serve | None = None
         self.worker: Program | None = None
-        self._port = 20000 + os.getpid() % 10_000
         self.seconds: list[float] = []
         """How long each start took, from nothing to all ready."""
 
@@ -239,7 +228,7 @@ class MainJob:
 
     def second_serve(self, *words: str) -> Serve:
         """Another `vllama serve` of the same state directory."""
-        command = [VLLAMA, "serve", "--port", "0", "--vllm-port", self._ports(1), *words]
+        command = [VLLAMA, "serve", "--port", "0", "--vllm-port", str(free_ports()), *words]
         return Serve(command, self._env, self._folder / "second.log")
 
     def end(self) -> None:
@@ -257,17 +246,12 @@ class MainJob:
         launch = choose((), os.cpu_count() or 1, "", "0")
         return {**launch.env, "VLLAMA_STATE_DIR": str(self.state_dir)}
 
-    def _ports(self, count: int) -> str:
-        """The first of so many ports, never the same ones twice: a vLLM that loads does not listen yet."""
-        self._port = free_ports(count, self._port + 7)
-        return str(self._port)
-
     def _start_serve(self) -> Serve:
-        launch = choose((), os.cpu_count() or 1, "", "0", ["--vllm-port", self._ports(2)])
+        launch = choose((), os.cpu_count() or 1, "", "0", ["--vllm-port", str(free_ports(2))])
         return Serve(launch.argv, self._env, self._folder / f"serve-{len(self.seconds)}.log")
 
     def _worker_words(self) -> list[str]:
-        words = [VLLAMA, "worker", "--model", str(self.plain), "--name", "plain", "--port", self._ports(1)]
+        words = [VLLAMA, "worker", "--model", str(self.plain), "--name", "plain", "--port", str(free_ports())]
         return [*words, "--enforce-eager", "--max-num-seqs", str(SLOTS)]
 
     def _looks_whole(self, fleet: Fleet) -> bool:

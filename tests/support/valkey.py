@@ -6,13 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.support.ports import free_ports
 from workers.embedded import EmbeddedValkey
-
-
-def free_port() -> int:
-    """A port that is free, and that no other test is given."""
-    return free_ports(1)
 
 
 @asynccontextmanager

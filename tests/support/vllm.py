@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from tests.support.ports import free_ports
 from tests.support.until import until
 from workers.lifeline import die_with_parent
 
@@ -90,7 +90,7 @@ class VllmServer:
 
 def start(command: Sequence[str], spec: Spec, logs: Path) -> VllmServer:
     """Start a server and wait until it is ready. Raises AssertionError with the end of its log."""
-    port = _free_port()
+    port = free_ports()
     log = Path(tempfile.mkdtemp(dir=logs)) / "vllm.log"
     line = [*command, "serve", str(spec.folder), "--served-model-name", spec.name]
     line += ["--host", "127.0.0.1", "--port", str(port), "--enforce-eager", *spec.flags]
@@ -186,9 +186,3 @@ def _group_of(process: psutil.Process) -> int | None:
         return None if process.status() == psutil.STATUS_ZOMBIE else os.getpgid(process.pid)
     except (ProcessLookupError, psutil.NoSuchProcess):
         return None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

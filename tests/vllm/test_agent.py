@@ -14,8 +14,9 @@ import httpx
 import pytest
 
 from tests.support.agents import AgentProcess, agent, group, seen, wait_for, wait_gone
+from tests.support.ports import free_ports
 from tests.support.until import auntil
-from tests.support.valkey import free_port, running_valkey
+from tests.support.valkey import running_valkey
 from workers import embedded
 from workers.record import WorkerState
 from workers.registry import Registry, connect
@@ -43,7 +44,7 @@ async def worker(
     registry: Registry, vllm_command: list[str], smollm2: Path, tmp_path: Path
 ) -> AsyncIterator[AgentProcess]:
     flags = ("--served-model-name", NAME, "--max-model-len", "2048", "--max-num-seqs", "8", "--enforce-eager")
-    args = ("--model", str(smollm2), "--name", "w", "--port", str(free_port()), "--", *flags)
+    args = ("--model", str(smollm2), "--name", "w", "--port", str(free_ports()), "--", *flags)
     env = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     async with agent(*args, state_dir=tmp_path, env=env, program=" ".join(vllm_command)) as running:
         yield running

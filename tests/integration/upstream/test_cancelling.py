@@ -100,7 +100,8 @@ async def test_cancelled_after_any_number_of_turns_of_the_loop(
 ) -> None:
     """Ours only: the oracle loses pool slots here. Every moment is tried from before the first turn to the
     end of the exchange; what follows must find all in order."""
-    async with RawServer([request, bytewise(STREAM)] * 1000, tls=server_tls if tls else None) as server:
+    before = [request, STREAM] if kept else []  # what only makes the connection a kept one may come at once
+    async with RawServer([*before, request, bytewise(STREAM), request], tls=server_tls if tls else None) as server:
         endpoint = Endpoint("127.0.0.1", server.port, "", client_tls if tls else None)
         turns = 0
         while True:

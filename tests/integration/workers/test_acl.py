@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import redis.asyncio as aioredis
 
-from tests.support.valkey import free_port, running_valkey
+from tests.support.ports import free_ports
+from tests.support.valkey import running_valkey
 from workers.record import Load, WorkerRecord
 from workers.registry import Registered, Registry, RegistryUnavailable, connect
 from workers.wire import Subscribed
@@ -63,7 +64,7 @@ class Shared:
 
 @pytest.fixture
 async def shared(tmp_path: Path) -> AsyncIterator[Shared]:
-    port = free_port()
+    port = free_ports()
     async with running_valkey(tmp_path / "state", port=port) as valkey:
         admin = connect(valkey.address)
         yield Shared(admin, port)

@@ -18,8 +18,9 @@ import pytest
 from tests.support import fakevllm
 from tests.support.agents import agent, group, seen, wait_for, wait_gone
 from tests.support.modelfolder import write_model
+from tests.support.ports import free_ports
 from tests.support.until import auntil, until
-from tests.support.valkey import free_port, running_valkey
+from tests.support.valkey import running_valkey
 from workers import embedded
 from workers.record import WorkerState
 from workers.registry import Registry, connect
@@ -34,7 +35,7 @@ def model(tmp_path: Path) -> str:
 
 @pytest.fixture
 def port() -> int:
-    return free_port()
+    return free_ports()
 
 
 @pytest.fixture
@@ -303,14 +304,14 @@ async def test_no_program_to_run(args: list[str], tmp_path: Path) -> None:
 
 
 async def test_a_newer_agent_takes_over_and_the_older_one_stops(model: str, tmp_path: Path) -> None:
-    redis_port = free_port()
+    redis_port = free_ports()
     env = {"VLLAMA_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0", "VLLAMA_FLEET_SECRET": SECRET}
     both = ["--model", model, "--name", "w", "--port"]
     async with running_valkey(tmp_path, port=redis_port), connect(env["VLLAMA_REDIS_URL"]) as redis:
         registry = Registry(redis, "default")
-        async with agent(*both, str(free_port()), state_dir=tmp_path / "old", env=env) as old:
+        async with agent(*both, str(free_ports()), state_dir=tmp_path / "old", env=env) as old:
             first = await wait_for(registry, "w", WorkerState.READY, secret=SECRET.encode())
-            async with agent(*both, str(free_port()), state_dir=tmp_path / "new", env=env):
+            async with agent(*both, str(free_ports()), state_dir=tmp_path / "new", env=env):
                 assert await old.exit_code() == 1
                 assert old.says("a newer agent has taken this worker's place")
                 assert group(first.record.pid) == []

@@ -15,8 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.ports import free_ports
 from tests.support.until import auntil, until
-from tests.support.valkey import free_port, running_valkey
+from tests.support.valkey import running_valkey
 from workers import embedded
 from workers.embedded import MAX_SOCKET_PATH, EmbeddedFailed, EmbeddedValkey, claim, socket_path, wait_ready
 from workers.registry import Registry, RegistryUnavailable, connect
@@ -85,7 +86,7 @@ async def test_nothing_is_kept_over_a_stop(tmp_path: Path) -> None:
 
 
 async def test_it_can_listen_on_a_port_of_loopback_too(tmp_path: Path) -> None:
-    port = free_port()
+    port = free_ports()
     async with running_valkey(tmp_path, port=port):
         await wait_ready(f"redis://127.0.0.1:{port}", 5)
 
@@ -116,7 +117,7 @@ async def test_stopping_it_between_a_crash_and_the_next_start_leaves_nothing(tmp
 
 
 async def test_one_that_cannot_start_says_so_with_the_last_words_of_its_log(tmp_path: Path) -> None:
-    async with running_valkey(tmp_path / "one", port=free_port()) as first:
+    async with running_valkey(tmp_path / "one", port=free_ports()) as first:
         assert first.is_alive
         port = first._port
         second = EmbeddedValkey(tmp_path / "two", port=port)

@@ -14,8 +14,8 @@ import pytest
 
 from tests.support import fakevllm
 from tests.support.modelfolder import write_model
+from tests.support.ports import free_ports
 from tests.support.until import auntil
-from tests.support.valkey import free_port
 from workers.flags import Flags
 from workers.hosting import GaveUp, Hosted, Launch, Ready
 from workers.launch import Address
@@ -39,7 +39,7 @@ async def hosted(
     tmp_path: Path, *flags: str, name: str = "tiny"
 ) -> AsyncIterator[tuple[Hosted, Events, asyncio.Task[None]]]:
     """A server that takes no notice of SIGTERM, and is killed 0.2 s after it; it is asked to be called "tiny"."""
-    model, port = str(write_model(tmp_path / "tiny")), free_port()
+    model, port = str(write_model(tmp_path / "tiny")), free_ports()
     command = (sys.executable, fakevllm.__file__, "serve", model, "--port", str(port), "--served-model-name", name)
     address = Address("127.0.0.1", "127.0.0.1", port)
     launch = Launch((*command, "--fake-deaf", *flags), {}, address, tmp_path / "log", model, Flags(()))

@@ -16,28 +16,12 @@ import psutil
 import pytest
 
 from tests.support import fakevllm
+from tests.support.agents import group
+from tests.support.ports import free_ports
 from tests.support.until import until
 from workers import guardian
 from workers.probe import http_client
 from workers.process import Ended, Exit, ProcessState, Run, StartFailed, rotate, tail
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def group(pid: int) -> list[psutil.Process]:
-    """The living processes of a process group."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if os.getpgid(process.pid) == pid and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except (ProcessLookupError, psutil.NoSuchProcess):
-            continue
-    return found
 
 
 def gone(pid: int) -> bool:
@@ -49,7 +33,7 @@ def gone(pid: int) -> bool:
 
 @pytest.fixture
 def port() -> int:
-    return free_port()
+    return free_ports()
 
 
 @pytest.fixture
