@@ -19,7 +19,12 @@ SLOWEST, FASTEST = 0.25, 4.0
 """Relative speeds are held within these, so that one odd measurement neither starves nor floods a worker."""
 
 SMOOTHING = 5.0
-"""Seconds: how quickly a known rate follows a changed one."""
+"""Seconds: how quickly a known rate follows a changed one, and a speed what was measured of it: after so many
+seconds of measuring, 63 % of the way from what the worker's record claims."""
+
+SETTLED = 2.0
+"""Seconds for which a worker must have been full before its reports count: the rate in them looks back so far, and
+the time when the requests were still coming, or their prompts were read, says nothing of its speed."""
 
 WINDOW = 30.0
 """Seconds over which own measurements are added up: answers differ in length far more than workers in speed."""
@@ -36,6 +41,7 @@ class Rate:
 
     def __init__(self) -> None:
         self._known: float | None = None
+        self._evidence = 0.0
         self._known_at = 0.0
         self._reported_at = float("-inf")
         self._tokens = 0.0
@@ -49,8 +55,13 @@ class Rate:
         """Tokens per second when full; None where that was never seen, or too long ago."""
         return self._known if self._known is not None and now - self._known_at < MEMORY else None
 
+    def confidence(self, now: float) -> float:
+        """How far `known` is to be believed, 0 to 1. A second of measuring is mostly noise."""
+        return 0.0 if self.known(now) is None else 1 - math.exp(-self._evidence / SMOOTHING)
+
     def reported(self, rate: float, full: bool, elapsed: float, now: float) -> None:
-        """The worker made `rate` tokens/s over the last `elapsed` seconds, full all along or not."""
+        """The worker makes `rate` tokens/s, and its last report was `elapsed` seconds ago. `full`: it was all along
+        (see SETTLED)."""
         if rate <= 0:
             return
         self._reported_at = now
@@ -69,12 +80,16 @@ class Rate:
         self._tokens = self._tokens * keep + tokens * load
         self._seconds = self._seconds * keep + seconds
         self._measured_at = now
-        self._learn(self._tokens / self._seconds, elapsed, now)
+        self._learn(self._tokens / self._seconds, min(elapsed, seconds), now)
 
     def _learn(self, rate: float, elapsed: float, now: float) -> None:
         known = self.known(now)
-        share = 1 - math.exp(-max(elapsed, 0.0) / SMOOTHING)
-        self._known = rate if known is None else known + share * (rate - known)
+        elapsed = max(elapsed, 0.0)
+        self._evidence = elapsed if known is None else self._evidence + elapsed
+        if known is None:
+            self._known = rate
+        elif elapsed:  # the plain mean, until there is enough of it
+            self._known = known + max(1 - math.exp(-elapsed / SMOOTHING), elapsed / self._evidence) * (rate - known)
         self._known_at = now
 
 
@@ -82,9 +97,12 @@ def relative(rates: Sequence[Rate], priors: Sequence[float], now: float) -> list
     """Speeds of one model's workers, relative to the median of those that were measured.
 
     `priors` are the speeds that the workers' records claim, 1.0 for a normal one: they hold where nothing was
-    measured.
+    measured, and lose their hold as measuring goes on.
     """
     known = [rate.known(now) for rate in rates]
     scale = statistics.median([value for value in known if value is not None] or [1.0])
-    speeds = (prior if value is None else value / scale for value, prior in zip(known, priors, strict=True))
+    speeds = (
+        prior if value is None else prior + rate.confidence(now) * (value / scale - prior)
+        for rate, value, prior in zip(rates, known, priors, strict=True)
+    )
     return [min(max(speed, SLOWEST), FASTEST) for speed in speeds]

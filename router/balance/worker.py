@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from router.balance.health import Health
-from router.balance.speed import Rate
+from router.balance.speed import SETTLED, Rate
 from router.errors import AttemptFailed, Busy, ModelGone
 from router.transport import Endpoint
 from workers.record import Load, ModelInfo, WorkerRecord, WorkerState
@@ -21,6 +21,10 @@ FIRST_WEIGHT = 0.1
 
 KV_FULL = 0.95
 """Above this share of the KV cache a queue inside vLLM means that there is no room, whatever the slots say."""
+
+REMEMBERED = 1.0
+"""Seconds at least for which the most of our requests in a worker is remembered: longer than vLLM takes to drop a
+request whose client has left, and than its page takes to be read."""
 
 GONE_FOR = 5.0
 """Seconds for which a model that a worker denied having is not asked of it again."""
@@ -46,7 +50,9 @@ class Worker:
         """When full, relative to the median of the model's workers; the pool keeps it."""
         self._since = now
         self._others = 0
-        self._was_full = False
+        self._most = self._most_before = 0
+        self._counted_since = now
+        self._full_since: float | None = None
         self._turned_away = False
         self._denied: dict[str, float] = {}
 
@@ -84,8 +90,9 @@ class Worker:
     def load(self) -> int:
         """Requests in it, of all routers: our own now, and those of others as of its last report.
 
-        That equals max(own, reported + own dispatches - own completions since the report), kept up without
-        having to know which request was sent when.
+        What is reported beyond the most that were ours lately must be of others. Our count at the moment when the
+        report comes would not do: a report is older than that, and vLLM still counts requests that have just ended.
+        They would pass for somebody else's until the next report, and a request be queued here with a slot free.
         """
         return self.in_flight + self._others
 
@@ -150,10 +157,15 @@ class Worker:
         self.silent = False
         self.reported_at = now
         self._turned_away = False
-        self._others = max(0, load.running + load.waiting - self.in_flight)
-        full = load.waiting > 0 or (self.record.slots > 0 and load.running >= self.record.slots)
-        self.rate.reported(load.tokens_per_second, full and self._was_full, elapsed, now)
-        self._was_full = full
+        if now - self._counted_since >= REMEMBERED:
+            self._most_before, self._most, self._counted_since = self._most, self.in_flight, now
+        self._others = max(0, load.running + load.waiting - max(self._most, self._most_before))
+        if not (load.waiting > 0 or (self.record.slots > 0 and load.running >= self.record.slots)):
+            self._full_since = None
+        elif self._full_since is None:
+            self._full_since = now
+        settled = self._full_since is not None and now - self._full_since >= SETTLED
+        self.rate.reported(load.tokens_per_second, settled, elapsed, now)
 
     def vouched(self, now: float) -> None:
         """This router has reached it itself: whatever was suspected is over."""
@@ -170,6 +182,7 @@ class Worker:
     def dispatched(self, now: float) -> bool:
         """A request goes out to it. True if that is a probe."""
         self.in_flight += 1
+        self._most = max(self._most, self.in_flight)
         return self.health.dispatched(now)
 
     def finished(self) -> None:

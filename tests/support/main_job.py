@@ -190,8 +190,8 @@ class Serve(Program):
 
     def requests(self) -> dict[str, Json]:
         """Its log of requests, by their ids."""
-        lines = self.log.read_text(errors="replace").splitlines()
-        records = [json.loads(line) for line in lines if line.startswith('{"time"')]
+        lines = self.log.read_text(errors="replace").splitlines(keepends=True)
+        records = [json.loads(line) for line in lines if line.startswith('{"time"') and line.endswith("\n")]
         return {record["id"]: record for record in records}
 
 

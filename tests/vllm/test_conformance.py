@@ -663,10 +663,12 @@ class Reading:
         return shapes.of_stream("".join([self._first, *[part async for part in self._text]]))[-2:]
 
 
-async def fill(client: httpx.AsyncClient, pair: Pair, url: str, count: int, tokens: int = 1500) -> list[Reading]:
-    """Long streams: the first one runs, the others wait for the one slot."""
-    body = {"model": pair.model, **LONG, "max_tokens": tokens}
-    asked = [client.build_request("POST", url + COMPLETIONS, json=body) for _ in range(count)]
+async def fill(
+    client: httpx.AsyncClient, pair: Pair, url: str, count: int, tokens: int = 1500, then: int = 1500
+) -> list[Reading]:
+    """Streams: the first one runs, for so many tokens, and the others wait for the one slot, each for `then` tokens."""
+    bodies = [{"model": pair.model, **LONG, "max_tokens": each} for each in (tokens, *[then] * (count - 1))]
+    asked = [client.build_request("POST", url + COMPLETIONS, json=body) for body in bodies]
     first = Reading(await client.send(asked[0], stream=True))
     await first.begin()
     others = [Reading(await client.send(each, stream=True)) for each in asked[1:]]
@@ -722,7 +724,7 @@ async def test_draining(strict: Pair, strict_vllm: VllmServer) -> None:
     assert strict_vllm.process is not None
     async with fresh(strict) as client:
         for url in (strict.real, strict.simulated):
-            streams = await fill(client, strict, url, LIMIT - 1, tokens=100 if url == strict.real else 1000)
+            streams = await fill(client, strict, url, LIMIT - 1, tokens=500 if url == strict.real else 1000, then=10)
             if url == strict.real:
                 strict_vllm.process.send_signal(signal.SIGTERM)
             else:

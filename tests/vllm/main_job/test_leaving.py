@@ -10,10 +10,9 @@ import pytest
 from tests.support.main_job import SLOTS, Figures, Fleet, chat_body, drop, streaming
 from tests.support.until import auntil
 
-SOON = 1.0
-"""Seconds."""
-SOON_WHEN_FULL = 3.0
-"""Seconds, where two full engines keep two cores busy: vLLM looks for aborts between steps."""
+SOON = 3.0
+"""Seconds, on a machine that may be busy with other things; the figures tell how long it takes on a quiet one, which is
+well below 1 s, and the looking itself takes some of it."""
 LONG = 1200
 """Tokens: far more than the test waits for."""
 
@@ -49,7 +48,7 @@ async def test_leaving_while_it_is_answered(fleet: Fleet, stream: bool, record_p
         took = await seen_within(fleet, (0, 0), SOON)
     record_property("figure", f"four clients left ({stream=}): vLLM runs none of theirs after {took:.2f} s")
     ids = [one.id for one in streams]
-    await auntil(lambda: set(ids) <= fleet.serve.requests().keys(), 5, "they are logged")
+    await auntil(lambda: set(ids) <= fleet.serve.requests().keys(), 15, "they are logged")
     assert {fleet.serve.requests()[one]["outcome"] for one in ids} == {"client gone"}
 
 
@@ -62,11 +61,11 @@ async def test_leaving_before_the_first_token(fleet: Fleet, stream: bool, record
             await auntil(lambda: _are(fleet, (2 * SLOTS, 6)), 30, "six wait inside vLLM")
             assert not any(one.lines for one in queued)
             await drop(more)
-            took = await seen_within(fleet, (2 * SLOTS, 0), SOON_WHEN_FULL)
+            took = await seen_within(fleet, (2 * SLOTS, 0), SOON)
             record_property("figure", f"six left that waited in full engines ({stream=}): seen after {took:.2f} s")
         assert all(one.has_content and not one.errors for one in streams), "nobody else was touched"
         await drop(tasks)
-        took = await seen_within(fleet, (0, 0), SOON_WHEN_FULL)
+        took = await seen_within(fleet, (0, 0), SOON)
     record_property("figure", f"all {2 * SLOTS} of two full engines left: vLLM runs none after {took:.2f} s")
 
 

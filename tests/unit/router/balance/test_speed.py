@@ -19,10 +19,12 @@ def test_reports_are_smoothed() -> None:
     rate.reported(800, full=True, elapsed=1, now=2)
     after_one = rate.known(2)
     assert after_one is not None
-    assert 400 < after_one < 500
+    assert after_one == 600, "the mean, at first"
     for second in range(3, 40):
         rate.reported(800, full=True, elapsed=1, now=second)
     assert rate.known(40) == pytest.approx(800, rel=0.01)
+    rate.reported(400, full=True, elapsed=1, now=40)
+    assert rate.known(40) == pytest.approx(728, rel=0.01)
 
 
 def test_a_half_empty_worker_that_beats_its_own_record_was_slow_only_for_a_time() -> None:
@@ -59,13 +61,26 @@ def test_own_measurements_give_way_to_reports() -> None:
 def test_speeds_are_relative_to_the_median_and_bounded() -> None:
     rates = [Rate() for _ in range(5)]
     for rate, tokens in zip(rates, (1, 200, 400, 800, 40_000), strict=True):
-        rate.reported(tokens, full=True, elapsed=1, now=1)
+        rate.reported(tokens, full=True, elapsed=1000, now=1)
     assert relative(rates, [1.0] * 5, 1) == [SLOWEST, 0.5, 1.0, 2.0, FASTEST]
+
+
+def test_a_speed_is_believed_as_far_as_it_was_measured() -> None:
+    """Two equal workers, of which the first second shows 3 : 1: that must not send all that waits to one of them."""
+    rates = [Rate(), Rate()]
+    speeds = []
+    for second in range(20):
+        for rate, tokens in zip(rates, (600, 200), strict=True):
+            rate.reported(tokens, full=True, elapsed=1, now=second)
+        speeds.append(relative(rates, [1.0, 1.0], second))
+    assert speeds[0] == pytest.approx([1.09, 0.91], abs=0.01)
+    assert speeds[4] == pytest.approx([1.32, 0.68], abs=0.01)
+    assert speeds[19] == pytest.approx([1.49, 0.51], abs=0.01)
 
 
 def test_what_was_never_measured_is_as_fast_as_its_record_says() -> None:
     measured = Rate()
-    measured.reported(400, full=True, elapsed=1, now=1)
+    measured.reported(400, full=True, elapsed=1000, now=1)
     assert relative([measured, Rate(), Rate()], [3.0, 1.0, 2.0], 1) == [1.0, 1.0, 2.0]
     assert relative([Rate(), Rate()], [1.0, 0.5], 1) == [1.0, 0.5]
     assert relative([], [], 1) == []

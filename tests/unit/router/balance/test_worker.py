@@ -26,6 +26,23 @@ def test_its_load_is_what_others_have_in_it_and_what_we_have_now() -> None:
     assert one.load == 2
 
 
+def test_requests_of_ours_that_have_just_ended_are_not_taken_for_those_of_others() -> None:
+    one = worker()
+    for _ in range(3):
+        one.dispatched(1)
+    one.report(Load(running=4), 2)
+    for _ in range(3):
+        one.finished()
+    one.report(Load(running=4), 2.25)  # vLLM has not seen yet that they are gone
+    assert one.load == 1
+    one.report(Load(running=1), 2.5)
+    assert one.load == 0, "we cannot tell yet whose it is"
+    one.report(Load(running=1), 3.5)
+    assert one.load == 0
+    one.report(Load(running=1), 4.5)
+    assert one.load == 1, "it cannot be ours"
+
+
 def test_a_report_that_is_behind_our_own_count_is_no_reason_to_count_less() -> None:
     one = worker()
     for _ in range(6):
@@ -40,6 +57,19 @@ def test_it_is_full_when_its_slots_are_taken() -> None:
     assert not one.full
     one.dispatched(1)
     assert one.full
+
+
+def test_its_reports_tell_its_speed_once_it_has_been_full_for_a_while() -> None:
+    """The rate in a report looks back a second or two, to when the requests were still coming."""
+    one = worker(slots=2)
+    one.report(Load(running=2, tokens_per_second=5), 1)
+    one.report(Load(running=2, tokens_per_second=40), 2.5)
+    assert one.rate.known(2.5) is None
+    one.report(Load(running=2, tokens_per_second=80), 3)
+    assert one.rate.known(3) == 80
+    one.report(Load(running=1, tokens_per_second=30), 4)
+    one.report(Load(running=2, tokens_per_second=30), 5)
+    assert one.rate.known(5) == 80
 
 
 def test_with_unknown_slots_it_is_full_while_anything_waits() -> None:
