@@ -32,7 +32,7 @@ SLOTS = 8
 READY_TIMEOUT = 400.0
 """Seconds for three vLLMs that load side by side on two busy cores."""
 STOP_TIMEOUT = 45.0
-MARK = "VLLAMA_TEST_RUN"
+MARK = "TEST_RUN_OF_VLLAMA"
 VLLAMA = str(ROOT / ".venv" / "bin" / "vllama")
 
 NUMBERS = "Write all numbers from one to five hundred, separated by commas."
