@@ -7,6 +7,7 @@ SIGTERM stops accepting, lets running answers finish within the settings' `grace
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -38,6 +39,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        _spare_collector()
         if self.started and not self.should_exit:
             self._status.tell(Status(WorkerState.READY))
 
@@ -45,6 +47,13 @@ class Server(uvicorn.Server):
         """The first signal drains. A second one need not be obeyed faster: the supervisor then kills."""
         self._status.tell(Status(WorkerState.DRAINING))
         super().handle_exit(signal.SIGTERM, frame)
+
+
+def _spare_collector() -> None:
+    """What is there by now stays for good. Each full collection would look at all of it, and stop every stream
+    for tens of milliseconds: that was most of the 99th percentile of the time between tokens."""
+    gc.collect()
+    gc.freeze()
 
 
 def server(app: Gate, settings: RouterSettings, status: StatusPipe) -> Server:
