@@ -55,9 +55,10 @@ class Rate:
         """Tokens per second when full; None where that was never seen, or too long ago."""
         return self._known if self._known is not None and now - self._known_at < MEMORY else None
 
-    def confidence(self, now: float) -> float:
-        """How far `known` is to be believed, 0 to 1. A second of measuring is mostly noise."""
-        return 0.0 if self.known(now) is None else 1 - math.exp(-self._evidence / SMOOTHING)
+    @property
+    def confidence(self) -> float:
+        """How far what is known is to be believed, 0 to 1. A second of measuring is mostly noise."""
+        return 1 - math.exp(-self._evidence / SMOOTHING)
 
     def reported(self, rate: float, full: bool, elapsed: float, now: float) -> None:
         """The worker makes `rate` tokens/s, and its last report was `elapsed` seconds ago. `full`: it was all along
@@ -102,7 +103,7 @@ def relative(rates: Sequence[Rate], priors: Sequence[float], now: float) -> list
     known = [rate.known(now) for rate in rates]
     scale = statistics.median([value for value in known if value is not None] or [1.0])
     speeds = (
-        prior if value is None else prior + rate.confidence(now) * (value / scale - prior)
+        prior if value is None else prior + rate.confidence * (value / scale - prior)
         for rate, value, prior in zip(rates, known, priors, strict=True)
     )
     return [min(max(speed, SLOWEST), FASTEST) for speed in speeds]

@@ -22,9 +22,9 @@ FIRST_WEIGHT = 0.1
 KV_FULL = 0.95
 """Above this share of the KV cache a queue inside vLLM means that there is no room, whatever the slots say."""
 
-REMEMBERED = 1.0
-"""Seconds at least for which the most of our requests in a worker is remembered: longer than vLLM takes to drop a
-request whose client has left, and than its page takes to be read."""
+LINGERING = 1.0
+"""Seconds, at least, for which a report may still count requests of ours that have ended: vLLM takes a moment to drop
+one whose client has left, and its page to be read."""
 
 GONE_FOR = 5.0
 """Seconds for which a model that a worker denied having is not asked of it again."""
@@ -157,7 +157,7 @@ class Worker:
         self.silent = False
         self.reported_at = now
         self._turned_away = False
-        if now - self._counted_since >= REMEMBERED:
+        if now - self._counted_since >= LINGERING:
             self._most_before, self._most, self._counted_since = self._most, self.in_flight, now
         self._others = max(0, load.running + load.waiting - max(self._most, self._most_before))
         if not (load.waiting > 0 or (self.record.slots > 0 and load.running >= self.record.slots)):

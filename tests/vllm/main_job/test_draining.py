@@ -18,12 +18,12 @@ async def test_all_streams_finish_when_their_worker_is_asked_to_stop(fleet: Flee
         await auntil(lambda: sum(one.has_content for one in streams) >= 8, 60, "they stream")
         running = sum(not task.done() for task in tasks)
         fleet.worker.signal(signal.SIGTERM)
-        await auntil(lambda: fleet.states().get("plain") == "draining", 15, "routers know")
+        await auntil(lambda: fleet.states().get("plain") == "draining", 5, "routers know")
         begun = time.monotonic()
         turned_away = await asyncio.to_thread(httpx.post, url, json=generate_body(5, PLAIN), trust_env=False)
         assert turned_away.status_code == 503
         assert "draining" in turned_away.json()["error"]
-        assert time.monotonic() - begun < 3, "at once"
+        assert time.monotonic() - begun < 1
         assert running > 8, "streams were running when it was told"
         await asyncio.gather(*tasks)
     assert [one.errors for one in streams if one.errors] == []
@@ -31,4 +31,4 @@ async def test_all_streams_finish_when_their_worker_is_asked_to_stop(fleet: Flee
     record_property("figure", f"SIGTERM to an agent: {running} streams were running, all finished")
     assert await asyncio.to_thread(fleet.worker.wait) == 0
     assert fleet.worker.left() == []
-    await auntil(lambda: "plain" not in fleet.states(), 15, "it has left")
+    await auntil(lambda: "plain" not in fleet.states(), 5, "it has left")

@@ -83,7 +83,7 @@ async def test_a_second_serve_shares_the_fleet_and_ends_in_order(fleet: Fleet) -
     try:
         await asyncio.to_thread(until, lambda: second.says("ready. Try:"), 300, "the second one is ready")
         assert second.says("run by another vllama serve")
-        await auntil(lambda: "side" in fleet.states(), 15, "the first one knows its worker")
+        await auntil(lambda: "side" in fleet.states(), 5, "the first one knows its worker")
         for url in (fleet.url, second.url):
             assert await asyncio.to_thread(names, url) == sorted(["side:1b", MODEL, f"{PLAIN}:latest"])
             assert chat(url)["eval_count"] == 3
@@ -99,7 +99,7 @@ async def test_a_second_serve_shares_the_fleet_and_ends_in_order(fleet: Fleet) -
         assert [one.tokens for one in chats] == [60, 60]
         assert await asyncio.to_thread(second.wait) == 0
         assert second.left() == []
-        await auntil(lambda: "side" not in fleet.states(), 15, "its worker has left the fleet")
+        await auntil(lambda: "side" not in fleet.states(), 5, "its worker has left the fleet")
         assert chat(fleet.url)["eval_count"] == 3
     finally:
         second.end()
