@@ -23,7 +23,7 @@ from router.balance.worker import Target
 from router.errors import AttemptFailed, Busy, ClientError, Lost, ModelGone, NoWorker, Unavailable
 from router.observe import RequestRecord
 from router.protocol.errors import classify, classify_text
-from router.protocol.operation import Clock, Fold, Operation, Timing
+from router.protocol.operation import Clock, Fold, Operation, Outgoing, Timing
 from router.stalls import StallWatch
 from router.transport import Client, Response, TransportError
 
@@ -245,7 +245,8 @@ class Forwarder:
         raise failure
 
     async def _send(self, call: Call, target: Target) -> Response:
-        outgoing = call.operation.prepare(call.request, target.model, call.resolution.options)
+        outgoing = call.operation.prepare(call.request, target.model, call.resolution.defaults)
+        assert isinstance(outgoing, Outgoing)
         return await self._client.send(
             target.worker.endpoint,
             "POST",

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
+from config.defaults import NONE, Defaults
 from config.names import InvalidName, lookup_key, parse
 from config.routing import LEAST_LOAD, ModelRoute, RoutingTable, ServeTarget
 from router.balance import select
@@ -46,8 +46,8 @@ class Resolution:
     """The name it stands for, for logs and metrics: the routing file's, or the served one."""
     groups: tuple[tuple[Target, ...], ...]
     """The replicas of each served model, the models in the order in which they are to be tried."""
-    options: Mapping[str, Any]
-    """The routing file's default options, under Ollama's names."""
+    defaults: Defaults
+    """What the model brings: the routing file's options."""
     policy: Policy
 
     @property
@@ -88,7 +88,7 @@ class Listed:
     """In Ollama's short form, with its tag; as it is if Ollama has no form for it."""
     replicas: tuple[Target, ...]
     """Every worker that has it, in any state; empty for a configured model that nobody serves."""
-    options: Mapping[str, Any]
+    defaults: Defaults = NONE
 
 
 class Routes:
@@ -126,13 +126,13 @@ class Routes:
         if route is not None:
             return self._listed(route, pool)
         replicas = pool.replicas(name)
-        return Listed(display(replicas[0].model.name), replicas, {}) if replicas else None
+        return Listed(display(replicas[0].model.name), replicas, NONE) if replicas else None
 
     def listing(self, pool: Pool) -> tuple[Listed, ...]:
         """Every model that can be asked for: the routing file's, then the served ones that it does not redefine."""
         configured = [self._listed(route, pool) for route in self._models]
         served = [
-            Listed(display(name), pool.replicas(name), {})
+            Listed(display(name), pool.replicas(name), NONE)
             for name in pool.served()
             if lookup_key(name) not in self._by_key
         ]
@@ -141,15 +141,15 @@ class Routes:
     def _served(self, name: str, pool: Pool) -> Resolution:
         targets = pool.workers_for(name)
         if targets:
-            return Resolution(name, targets[0].model.name, (targets,), {}, self._policy)
+            return Resolution(name, targets[0].model.name, (targets,), NONE, self._policy)
         if gone := pool.ever_served(name):
-            return Resolution(name, gone, (), {}, self._policy)
+            return Resolution(name, gone, (), NONE, self._policy)
         raise UnknownModel(name)
 
     def _configured(self, name: str, route: ModelRoute, pool: Pool) -> Resolution:
         groups = (pool.workers_for(entry.model) for entry in self._in_turn(route.serve))
         known = tuple(group for group in groups if group)
-        return Resolution(name, route.name, known, route.options, self._policies[route.name])
+        return Resolution(name, route.name, known, Defaults(route.options), self._policies[route.name])
 
     def _in_turn(self, serve: Sequence[ServeTarget]) -> Iterable[ServeTarget]:
         """The entries in an order drawn by weight: the first is meant, the others stand in for it."""
@@ -159,7 +159,7 @@ class Routes:
 
     def _listed(self, route: ModelRoute, pool: Pool) -> Listed:
         replicas = {target.worker.id: target for entry in route.serve for target in pool.workers_for(entry.model)}
-        return Listed(display(route.name), tuple(replicas.values()), route.options)
+        return Listed(display(route.name), tuple(replicas.values()), Defaults(route.options))
 
 
 def no_worker(name: str, model: str, targets: Sequence[Target]) -> NoWorker:

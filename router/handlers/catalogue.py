@@ -57,7 +57,7 @@ def as_model(listed: Listed) -> CatalogueModel:
     return CatalogueModel(
         name=listed.name,
         replicas=tuple(target.model for target in listed.replicas),
-        options=listed.options,
+        defaults=listed.defaults,
         loaded=any(target.worker.serving and not target.worker.silent for target in listed.replicas),
     )
 

@@ -7,14 +7,14 @@ context, only what all can do) and `replicas_differ`, a field of ours, names the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
+from config.defaults import NONE, Defaults
 from router.protocol.clock import rfc3339
 from router.protocol.lines import encode
 from workers.record import ModelInfo
@@ -31,8 +31,8 @@ class CatalogueModel:
     """Ollama's short form, with the tag."""
     replicas: tuple[ModelInfo, ...]
     """At least one."""
-    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    """The routing file's defaults, under Ollama's option names."""
+    defaults: Defaults = NONE
+    """What the model brings: the routing file's options, or all that a virtual model was made with."""
     loaded: bool = True
     """Whether a worker can answer for it now; `ps` lists these."""
 

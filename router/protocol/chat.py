@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from config.defaults import Defaults
 from router.errors import BadRequest
 from router.protocol import (
     capabilities,
@@ -20,7 +21,7 @@ from router.protocol.answer import Final, Piece
 from router.protocol.clock import rfc3339
 from router.protocol.fold import AnswerFold
 from router.protocol.logprobs import Entry
-from router.protocol.operation import Clock, Options, Outgoing, Reply, Timing
+from router.protocol.operation import Clock, Outgoing, Reply, Timing
 from router.protocol.requests import ChatRequest
 from router.protocol.tool_calls import AnswerCall
 from workers.record import ModelInfo
@@ -123,7 +124,7 @@ def _reply(request: ChatRequest, clock: Clock, reason: str) -> Reply:
     return lines.reply(Answer(request.model, stamp, AnswerMessage("assistant", ""), True, reason))
 
 
-def prepare(request: ChatRequest, info: ModelInfo, route: Options) -> Outgoing:
+def prepare(request: ChatRequest, info: ModelInfo, defaults: Defaults) -> Outgoing:
     """Always vLLM's chat endpoint, streamed or not."""
     return outgoing(
         request.wanted_logprobs,
@@ -134,7 +135,7 @@ def prepare(request: ChatRequest, info: ModelInfo, route: Options) -> Outgoing:
             stream_options=openai.INCLUDE_USAGE,
             tools=messages.tools(request.tools),
             response_format=formats.translate(request.format),
-            **options.sampling(options.merge(request.options, route, info), info),
+            **options.sampling(options.merge(request.options, defaults.options, info), info),
         ),
         thinking.translate(request.think, info),
     )

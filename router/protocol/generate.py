@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from config.defaults import Defaults
 from router.errors import BadRequest
 from router.protocol import capabilities, durations, formats, images, lines, messages, openai, options, thinking
 from router.protocol.answer import Final, Piece
@@ -15,7 +16,7 @@ from router.protocol.chat import outgoing
 from router.protocol.clock import rfc3339
 from router.protocol.fold import AnswerFold
 from router.protocol.logprobs import Entry
-from router.protocol.operation import Clock, Options, Outgoing, Reply, Timing
+from router.protocol.operation import Clock, Outgoing, Reply, Timing
 from router.protocol.requests import GenerateRequest
 from router.protocol.tool_calls import AnswerCall
 from workers.record import ModelInfo
@@ -125,8 +126,8 @@ def _templated(request: GenerateRequest, info: ModelInfo) -> bool:
     return info.has_template and not request.raw and not request.suffix
 
 
-def prepare(request: GenerateRequest, info: ModelInfo, route: Options) -> Outgoing:
-    values = options.sampling(options.merge(request.options, route, info), info)
+def prepare(request: GenerateRequest, info: ModelInfo, defaults: Defaults) -> Outgoing:
+    values = options.sampling(options.merge(request.options, defaults.options, info), info)
     if not _templated(request, info):
         return _completion(request, info, values)
     chat: list[openai.Message] = []

@@ -7,14 +7,13 @@ through a new `Fold`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
+from config.defaults import Defaults
+from router.errors import AttemptFailed
 from workers.record import ModelInfo
-
-Options = Mapping[str, Any]
-"""Sampling options under Ollama's names, already checked for type."""
 
 
 class Clock(Protocol):
@@ -56,6 +55,20 @@ class Outgoing:
 
     path: str
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A question to the worker that comes before the request itself, such as how many tokens a prompt has."""
+
+    path: str
+    body: bytes
+    then: Callable[[bytes], Step]
+    """What follows, given the body of the worker's 200. Raises AttemptFailed if that cannot be understood."""
+
+
+Step: TypeAlias = Outgoing | Ask | Reply
+"""What is to be done next for a request: send it, ask the worker something first, or answer it right away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +152,12 @@ class Operation(Generic[RequestT]):
     """The body as bytes to a frozen request. Raises ClientError with Ollama's status and text."""
     check: Callable[[RequestT, ModelInfo], Reply | None]
     """What is refused or answered once the model is known, in Ollama's order of checks. Raises ClientError."""
-    prepare: Callable[[RequestT, ModelInfo, Options], Outgoing]
-    """The worker's request. The options are the route's own defaults (the YAML's), weaker than the request's."""
+    prepare: Callable[[RequestT, ModelInfo, Defaults], Step]
+    """The way to the worker's request. The defaults are the model's own, weaker than what the request says."""
     fold: Callable[[RequestT, Timing, Clock], Fold]
     not_found: Callable[[str], str]
     """The endpoint's text for a model nobody serves, given the name as sent."""
     content_type: Callable[[RequestT], str]
     """The answer's Content-Type."""
+    recover: Callable[[RequestT, ModelInfo, Defaults, AttemptFailed], Step | None] | None = None
+    """How to ask the same worker once more, differently, after it refused the request; None where nothing helps."""

@@ -83,7 +83,7 @@ def show(model: CatalogueModel, request: ShowRequest, user_agent: str) -> bytes:
     """`user_agent` is the client's header: Copilot is shown the name that it asked for (R110)."""
     merged = model.merged
     info = merged.info
-    parameters = {**info.defaults, **model.options}
+    parameters = {**info.defaults, **model.defaults.options}
     facts = _model_info(model.name, info)
     if user_agent.startswith(_COPILOT):
         facts["general.basename"] = request.wanted

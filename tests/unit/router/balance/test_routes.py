@@ -36,7 +36,7 @@ def test_a_served_model_needs_no_entry() -> None:
     resolution = routes().resolve("SMOLLM2:135m", pool)
     assert ids(resolution.targets) == ["a"]
     assert (resolution.name, resolution.model) == ("SMOLLM2:135m", "smollm2:135m")
-    assert dict(resolution.options) == {}
+    assert dict(resolution.defaults.options) == {}
 
 
 @pytest.mark.parametrize("name", ["llama3.2", "LLAMA3.2:latest", "llama3.2:1b", "small", "library/llama3.2"])
@@ -46,13 +46,13 @@ def test_a_configured_model_is_found_by_its_name_and_aliases(name: str) -> None:
     assert ids(resolution.targets) == ["a"]
     assert resolution.model == "llama3.2"
     assert resolution.targets[0].model.name == "meta-llama/Llama-3.2-1B-Instruct"
-    assert resolution.options["temperature"] == 0.7
+    assert resolution.defaults.options["temperature"] == 0.7
 
 
 def test_served_names_keep_working_beside_the_names_that_stand_for_them() -> None:
     pool = pool_of(Clock(), found("a", "meta-llama/Llama-3.2-1B-Instruct"))
     resolution = routes().resolve("meta-llama/Llama-3.2-1B-Instruct", pool)
-    assert dict(resolution.options) == {}
+    assert dict(resolution.defaults.options) == {}
 
 
 def test_a_configured_name_wins_over_a_served_one() -> None:
@@ -144,7 +144,7 @@ def test_the_listing_has_configured_names_first_and_does_not_repeat_them() -> No
         ("meta-llama/Llama-3.2-1B-Instruct:latest", ["a"]),
         ("smollm2:135m", ["a", "b"]),
     ]
-    assert listing[0].options["temperature"] == 0.7
+    assert listing[0].defaults.options["temperature"] == 0.7
 
 
 def test_a_model_is_found_for_display_whatever_its_workers_do() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from config.defaults import Defaults
 from router.errors import BadRequest, Forbidden, ModelNotFound
 from router.protocol.catalogue import CatalogueModel, human_number, merge, ps, tags, version
 from router.protocol.naming import unknown_model
@@ -31,7 +32,7 @@ INFO = ModelInfo(
     license="Apache-2.0",
     metadata={"block_count": 30, "attention.head_count": 9},
 )
-MODEL = CatalogueModel("smollm2:135m", (INFO,), {"temperature": 0.7})
+MODEL = CatalogueModel("smollm2:135m", (INFO,), Defaults({"temperature": 0.7}))
 
 
 def listed(*models: CatalogueModel) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from config.defaults import Defaults
 from router.errors import ClientError
 from router.protocol import chat
 from router.protocol.operation import Reply
@@ -31,7 +32,7 @@ def refused(info: ModelInfo = MODEL, **fields: Any) -> tuple[int, str]:
 
 def sent(info: ModelInfo = MODEL, route: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
     request = decode_chat(json.dumps({"model": "MyModel", "messages": [HI]} | fields).encode())
-    out = chat.prepare(request, info, route or {})
+    out = chat.prepare(request, info, Defaults(route or {}))
     assert out.path == "/v1/chat/completions"
     result: dict[str, Any] = json.loads(out.body)
     return result

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from config.defaults import NONE
 from router.errors import ClientError
 from router.protocol import generate
 from router.protocol.operation import Reply
@@ -30,7 +31,7 @@ def refused(info: ModelInfo = MODEL, **fields: Any) -> tuple[int, str]:
 
 def sent(info: ModelInfo = MODEL, **fields: Any) -> tuple[str, dict[str, Any]]:
     request = decode_generate(json.dumps({"model": "MyModel", "prompt": "hi"} | fields).encode())
-    out = generate.prepare(request, info, {})
+    out = generate.prepare(request, info, NONE)
     return out.path, json.loads(out.body)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from config.defaults import NONE
 from router.protocol import chat
 from router.protocol.messages import translate
 from router.protocol.requests import ChatMessage, decode_chat
@@ -20,7 +21,7 @@ PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(60)).decode()
 def upstream(*messages: dict[str, Any], **fields: Any) -> Any:
     """What vLLM gets for these messages."""
     request = decode_chat(json.dumps({"model": "x", "messages": messages} | fields).encode())
-    return json.loads(chat.prepare(request, THINKER, {}).body)
+    return json.loads(chat.prepare(request, THINKER, NONE).body)
 
 
 def call(name: str, id: str | None = None, **arguments: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from config.defaults import NONE
 from router.errors import BadRequest, ClientError
 from router.protocol import chat, generate, requests, show
 from tests.support.protocol import CLOCK
@@ -19,7 +20,7 @@ def sent(body: bytes) -> dict[str, Any]:
     """What vLLM is sent for a chat. Raises ClientError."""
     request = requests.decode_chat(body)
     assert chat.check(request, ABLE, CLOCK) is None
-    result: dict[str, Any] = json.loads(chat.prepare(request, ABLE, {}).body)
+    result: dict[str, Any] = json.loads(chat.prepare(request, ABLE, NONE).body)
     return result
 
 
@@ -73,4 +74,4 @@ def test_digits_are_gos_digits_only() -> None:
 def test_a_generate_request_keeps_to_the_same() -> None:
     request = requests.decode_generate(b'{"model":"m","prompt":"x","format":{"a":"\xff"}}')
     assert generate.check(request, ABLE, CLOCK) is None
-    assert "\ufffd" in generate.prepare(request, ABLE, {}).body.decode()
+    assert "\ufffd" in generate.prepare(request, ABLE, NONE).body.decode()
