@@ -267,6 +267,7 @@ TEST_MODEL_BUILDERS: dict[str, tuple[Any, ...]] = {
     "tiny-qwen3-lora": ("lora.py", MODELS / "tiny-qwen3"),
     "tiny-plain": ("plain.py",),
     "embed/bert": ("bert.py",),
+    "tiny-vision": ("vision.py",),
 }
 
 
