@@ -35,6 +35,14 @@ class CatalogueModel:
     """What the model brings: the routing file's options, or all that a virtual model was made with."""
     loaded: bool = True
     """Whether a worker can answer for it now; `ps` lists these."""
+    base: str = ""
+    """For a virtual model: the name of the model that it was made from, in Ollama's short form."""
+    made_digest: str = ""
+    """For a virtual model that adds something to its base: 64 hex digits over the base's digest and what it adds."""
+    made_at: float = 0.0
+    """For a virtual model: Unix seconds of its latest change."""
+    license: str = ""
+    """For a virtual model: the licence text that it was made with, besides its base's."""
 
     @cached_property
     def merged(self) -> Merged:
