@@ -14,24 +14,20 @@ from typing import Any
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
+from router.asking import follow
 from router.balance.admission import Admission
-from router.balance.lease import ClientGone, Failed, Lease, Outcome
+from router.balance.lease import Answered, ClientGone, Failed, Lease, Outcome
 from router.balance.pool import Pool
 from router.balance.retry import Attempts, Budget, GiveUp, Retry, decide, verdict
 from router.balance.routes import Resolution
 from router.balance.worker import Target
-from router.errors import AttemptFailed, Busy, ClientError, Lost, ModelGone, NoWorker, Unavailable
+from router.errors import AttemptFailed, Busy, ClientError, Lost, ModelGone, NoWorker, Refused, Unavailable
 from router.observe import RequestRecord
-from router.protocol.errors import classify, classify_text
-from router.protocol.operation import Clock, Fold, Operation, Outgoing, Timing
+from router.protocol.errors import classify_text
+from router.protocol.operation import Clock, Fold, Operation, Outgoing, Reply, Step, Timing
+from router.refusals import refused_by
 from router.stalls import StallWatch
 from router.transport import Client, Response, TransportError
-
-ERROR_BODY_LIMIT = 256 * 1024
-"""Bytes of a worker's error body that are read."""
-
-LONGEST_WAIT = 600.0
-"""Seconds that a worker can have clients wait before they come back."""
 
 WORKER_LOST = "the worker was lost while it was answering; send the request again"
 
@@ -102,6 +98,10 @@ class _Waiting:
     def content(self) -> None:
         """Content has come, though not enough for the client's answer to begin."""
         self.begun = True
+        self.heard()
+
+    def heard(self) -> None:
+        """The worker has said something, though nothing of the answer."""
         self.last_heard = asyncio.get_running_loop().time()
 
     @property
@@ -139,8 +139,8 @@ class Forwarder:
         self._admission = Admission(limits.waiting)
         self._budgets: dict[str, Budget] = {}
 
-    async def acquire(self, call: Call, record: RequestRecord) -> Answer:
-        """An answer that may begin, from the first worker that gives one.
+    async def acquire(self, call: Call, record: RequestRecord) -> Answer | Reply:
+        """An answer that may begin, from the first worker that gives one; or a reply, where asking a worker was enough.
 
         Raises ClientError: ServerBusy, NoWorker, or the most telling of the attempts' failures. Cancelling it ends the
         attempt under way, and the worker's request with it.
@@ -155,10 +155,13 @@ class Forwarder:
             raise
         finally:
             self._admission.leave()
-        answer.budget = budget
+        if isinstance(answer, Reply):
+            budget.leave()
+        else:
+            answer.budget = budget
         return answer
 
-    async def _acquire(self, call: Call, record: RequestRecord, budget: Budget) -> Answer:
+    async def _acquire(self, call: Call, record: RequestRecord, budget: Budget) -> Answer | Reply:
         tried: list[str] = []
         try:
             return await self._attempt(call, tried, record)
@@ -171,7 +174,7 @@ class Forwarder:
 
     async def _try_elsewhere(
         self, call: Call, tried: list[str], failures: list[AttemptFailed], budget: Budget, record: RequestRecord
-    ) -> Answer:
+    ) -> Answer | Reply:
         """What follows a first failure. Raises the AttemptFailed that the client is told of."""
         decision = self._decide(call, tried, failures, budget)
 
@@ -181,7 +184,7 @@ class Forwarder:
         def wait(_: RetryCallState) -> float:
             return decision.delay if isinstance(decision, Retry) else 0.0
 
-        async def attempt() -> Answer:
+        async def attempt() -> Answer | Reply:
             nonlocal decision
             try:
                 return await self._attempt(call, tried, record)
@@ -211,7 +214,7 @@ class Forwarder:
             budget.withdraw()
         return decision
 
-    async def _attempt(self, call: Call, tried: list[str], record: RequestRecord) -> Answer:
+    async def _attempt(self, call: Call, tried: list[str], record: RequestRecord) -> Answer | Reply:
         """One attempt on one worker. Raises AttemptFailed; NoWorker if there is nobody to ask."""
         target = call.resolution.choose(tried, self._now(), self._rng)
         if target is None:
@@ -220,14 +223,11 @@ class Forwarder:
         record.attempts += 1
         record.worker, record.served = target.worker.id, target.model.name
         lease = self._pool.lease(target.worker, target.model.name)
-        response: Response | None = None
         try:
             async with asyncio.timeout(None) as allowed:
                 waiting = _Waiting(lease, allowed)
                 with self._stalls.watching(waiting):
-                    timing = Timing(call.arrived, self._clock.monotonic_ns())
-                    response = await self._send(call, target)
-                    answer = await self._first_content(call, response, lease, waiting, timing)
+                    answer = await self._answer(call, target, lease, waiting)
         except TimeoutError:
             failure: AttemptFailed = Lost(waiting.reason or "the worker did not answer in time", status=504)
         except TransportError as error:
@@ -235,61 +235,82 @@ class Forwarder:
         except AttemptFailed as error:
             failure = error
         except BaseException:  # cancelled, or a fault of ours: the worker is not to blame
-            _give_back(response, lease, ClientGone())
+            lease.release(ClientGone())
             raise
         else:
-            lease.begun()
+            if isinstance(answer, Reply):
+                lease.release(Answered(0))
+            else:
+                lease.begun()
             return answer
         record.failures.append(type(failure).__name__)
-        _give_back(response, lease, Failed(failure))
+        lease.release(Failed(failure))
         raise failure
 
-    async def _send(self, call: Call, target: Target) -> Response:
-        outgoing = call.operation.prepare(call.request, target.model, call.resolution.defaults)
-        assert isinstance(outgoing, Outgoing)
+    async def _answer(self, call: Call, target: Target, lease: Lease, waiting: _Waiting) -> Answer | Reply:
+        """The worker's answer; if it refuses the request, perhaps to the same in another form."""
+        operation, defaults = call.operation, call.resolution.defaults
+        step = operation.prepare(call.request, target.model, defaults)
+        try:
+            return await self._take(call, target, step, lease, waiting)
+        except Refused as refused:
+            other = operation.recover and operation.recover(call.request, target.model, defaults, refused)
+            if not other:
+                raise
+            first = refused
+        try:
+            return await self._take(call, target, other, lease, waiting)
+        except Refused:
+            raise first from None
+
+    async def _take(self, call: Call, target: Target, step: Step, lease: Lease, waiting: _Waiting) -> Answer | Reply:
+        """Send what the step leads to, and read until the client's answer may begin."""
+        if not isinstance(step, Outgoing):
+            step = await follow(step, lambda path, body: self._send(call, target, path, body), waiting.heard)
+            if isinstance(step, Reply):
+                return step
+        timing = Timing(call.arrived, self._clock.monotonic_ns())
+        response = await self._send(call, target, step.path, step.body)
+        try:
+            if response.status != 200:
+                raise await refused_by(response)
+            fold = (step.fold or call.operation.fold)(call.request, timing, self._clock)
+            return Answer(lease, response, fold, await _first_content(response, fold, waiting))
+        except BaseException:
+            response.close()
+            raise
+
+    async def _send(self, call: Call, target: Target, path: str, body: bytes) -> Response:
         return await self._client.send(
             target.worker.endpoint,
             "POST",
-            outgoing.path,
+            path,
             headers=_headers(call.request_id),
-            body=outgoing.body,
+            body=body,
             connect_timeout=self._limits.connect,
             head_timeout=None,  # the stall watch knows how long is too long
         )
-
-    async def _first_content(
-        self, call: Call, response: Response, lease: Lease, waiting: _Waiting, timing: Timing
-    ) -> Answer:
-        """Read until the client's answer may begin."""
-        if response.status != 200:
-            raise worker_refused(response, await _read_error(response))
-        fold = call.operation.fold(call.request, timing, self._clock)
-        first = bytearray()
-        while not fold.ready:
-            chunk = await response.read()
-            if not chunk:
-                first += fold.finish()
-                if not fold.done:
-                    raise Lost("the worker's answer ended before it was whole", status=502)
-                break
-            first += fold.feed(chunk)
-            if fold.begun:
-                waiting.content()
-            if fold.failure is not None and not fold.ready:
-                raise classify_text(fold.failure.status, fold.failure.text)
-        return Answer(lease, response, fold, bytes(first))
 
     def _now(self) -> float:
         return self._clock.monotonic_ns() / 1e9
 
 
-def worker_refused(response: Response, body: bytes) -> AttemptFailed:
-    """What a worker's answer that is no 200 means."""
-    if response.status in (401, 403):  # our key is wrong, not the client's
-        return Unavailable("the worker refused the router's key; set VLLAMA_WORKER_KEY alike on both", status=502)
-    failure = classify(response.status, body)
-    failure.retry_after = _seconds(response.headers.get("retry-after"))
-    return failure
+async def _first_content(response: Response, fold: Fold, waiting: _Waiting) -> bytes:
+    """Read until the client's answer may begin. Returns what the client gets for it."""
+    first = bytearray()
+    while not fold.ready:
+        chunk = await response.read()
+        if not chunk:
+            first += fold.finish()
+            if not fold.done:
+                raise Lost("the worker's answer ended before it was whole", status=502)
+            break
+        first += fold.feed(chunk)
+        if fold.begun:
+            waiting.content()
+        if fold.failure is not None and not fold.ready:
+            raise classify_text(fold.failure.status, fold.failure.text)
+    return bytes(first)
 
 
 def client_error(failure: AttemptFailed) -> ClientError:
@@ -307,26 +328,3 @@ def client_error(failure: AttemptFailed) -> ClientError:
 
 def _headers(request_id: str) -> Mapping[str, str]:
     return {"content-type": "application/json", "accept": "text/event-stream", "x-request-id": request_id}
-
-
-def _give_back(response: Response | None, lease: Lease, outcome: Outcome) -> None:
-    if response is not None:
-        response.close()
-    lease.release(outcome)
-
-
-async def _read_error(response: Response) -> bytes:
-    body = bytearray()
-    while len(body) < ERROR_BODY_LIMIT:
-        chunk = await response.read()
-        if not chunk:
-            break
-        body += chunk
-    return bytes(body)
-
-
-def _seconds(header: str | None) -> float | None:
-    """A Retry-After of seconds, at most LONGEST_WAIT; dates are not used by workers."""
-    if header is None or not header.isascii() or not header.isdigit():
-        return None
-    return min(float(header), LONGEST_WAIT)

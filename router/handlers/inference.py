@@ -26,7 +26,7 @@ from router.protocol.durations import keep_alive
 from router.protocol.errors import classify_text
 from router.protocol.lifetimes import Lifetimes
 from router.protocol.naming import unknown_model
-from router.protocol.operation import Clock, Operation
+from router.protocol.operation import Clock, Operation, Reply
 from router.relay import Ending, Relay
 from router.stalls import StallWatch
 from router.transport import TransportError
@@ -89,8 +89,7 @@ class Inference:
         reply = operation.check(request, resolution.info)
         try:
             if reply is not None:
-                record.status, record.outcome = reply.status, "complete"
-                await send_whole(send, reply.status, reply.body, content_type=reply.content_type)
+                await self._reply(reply, send, record)
             else:
                 await self._answer(Call(operation, request, resolution, arrived, record.id), receive, send, record)
         finally:
@@ -102,6 +101,9 @@ class Inference:
         async with Presence(receive) as presence:
             answer = await presence.until_leaving(self.forwarder.acquire(call, record))
             record.first_ms = round((self.clock.monotonic_ns() - call.arrived) / 1e6, 3)
+            if isinstance(answer, Reply):
+                await self._reply(answer, send, record)
+                return
             record.status = 200
             content_type = call.operation.content_type(call.request)
             outcome: Outcome = ClientGone()
@@ -115,6 +117,11 @@ class Inference:
                 record.prompt_tokens, record.completion_tokens = usage.prompt_tokens, usage.completion_tokens
                 record.done_reason = usage.done_reason
                 answer.close(outcome)
+
+    async def _reply(self, reply: Reply, send: Send, record: RequestRecord) -> None:
+        """Answer with what needs no generating."""
+        record.status, record.outcome = reply.status, "complete"
+        await send_whole(send, reply.status, reply.body, content_type=reply.content_type)
 
     def _resolve(self, operation: Operation[Any], name: str, record: RequestRecord) -> Resolution:
         try:

@@ -55,6 +55,8 @@ class Outgoing:
 
     path: str
     body: bytes
+    fold: Callable[[Any, Timing, Clock], Fold] | None = None
+    """How the answer to this is read, given the request; None where that is the operation's own way."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from router.errors import Busy, Lost, Refused, Unavailable
-from router.forward import client_error, worker_refused
+from router.forward import client_error
+from router.refusals import worker_refused
 
 
 @dataclass

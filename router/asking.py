@@ -1,0 +1,50 @@
+"""The questions that come before a request: each is put to the same worker, until it is known what to send."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from router.errors import Faulty
+from router.protocol.operation import Ask, Outgoing, Reply, Step
+from router.refusals import refused_by
+from router.transport import Response
+
+MOST_QUESTIONS = 40
+"""For one attempt: halving a conversation of a thousand billion turns takes no more."""
+
+ANSWER_LIMIT = 32 * 2**20
+"""Bytes of an answer. The largest that vLLM gives carries a prompt's tokens."""
+
+Send = Callable[[str, bytes], Awaitable[Response]]
+"""Sends a body to a path of the worker."""
+
+
+async def follow(step: Step, send: Send, heard: Callable[[], None]) -> Outgoing | Reply:
+    """Ask until there is something to send or to reply. `heard` is called after each answer.
+
+    Raises AttemptFailed, as for the request itself, and TransportError.
+    """
+    for _ in range(MOST_QUESTIONS):
+        if not isinstance(step, Ask):
+            return step
+        response = await send(step.path, step.body)
+        try:
+            answer = await _answer(response)
+        finally:
+            response.close()
+        heard()
+        step = step.then(answer)
+    if isinstance(step, Ask):
+        raise Faulty("the worker's answers about the prompt lead nowhere", status=502)
+    return step
+
+
+async def _answer(response: Response) -> bytes:
+    if response.status != 200:
+        raise await refused_by(response)
+    body = bytearray()
+    while chunk := await response.read():
+        body += chunk
+        if len(body) > ANSWER_LIMIT:
+            raise Faulty("the worker's answer about the prompt is too large", status=502)
+    return bytes(body)
