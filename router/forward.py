@@ -29,6 +29,9 @@ from router.refusals import refused_by
 from router.stalls import StallWatch
 from router.transport import Client, Response, TransportError
 
+FINISHED_AT_ONCE = 64 * 1024
+"""Bytes of an answer whose end is worked out within the event loop: some milliseconds at worst."""
+
 WORKER_LOST = "the worker was lost while it was answering; send the request again"
 
 
@@ -298,10 +301,15 @@ class Forwarder:
 async def _first_content(response: Response, fold: Fold, waiting: _Waiting) -> bytes:
     """Read until the client's answer may begin. Returns what the client gets for it."""
     first = bytearray()
+    size = 0
     while not fold.ready:
         chunk = await response.read()
+        size += len(chunk)
         if not chunk:
-            first += fold.finish()
+            # What was kept until now may be much work, and the streams of others must go on meanwhile.
+            first += fold.finish() if size <= FINISHED_AT_ONCE else await asyncio.to_thread(fold.finish)
+            if fold.failure is not None:
+                raise classify_text(fold.failure.status, fold.failure.text)
             if not fold.done:
                 raise Lost("the worker's answer ended before it was whole", status=502)
             break

@@ -11,7 +11,9 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from router.errors import BadRequest
 
@@ -57,6 +59,27 @@ def list_of(name: str, item: GoType) -> GoType:
 
 def struct(name: str, /, **fields: GoType) -> GoType:
     return GoType(name, frozenset({"object"}), fields=fields)
+
+
+T = TypeVar("T")
+
+
+def decode(body: bytes, decoder: msgspec.json.Decoder[T], go: GoType) -> T:
+    """A body straight into the decoder's type or, where it is not spelled exactly, as `rewrite` gives it.
+
+    Raises BadRequest.
+    """
+    try:
+        request = decoder.decode(body)
+        if not body.isascii():
+            body.decode()  # what is kept raw was not looked at
+        return request
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        exact = rewrite(body, go)
+    try:
+        return decoder.decode(exact)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadRequest(str(error)) from None
 
 
 def rewrite(body: bytes, go: GoType) -> bytes:

@@ -6,7 +6,7 @@ trailing data) is rewritten by `gojson` first, which also finds the error texts.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -154,12 +154,11 @@ _GENERATE = struct(
 
 _chat_decoder = msgspec.json.Decoder(ChatRequest)
 _generate_decoder = msgspec.json.Decoder(GenerateRequest)
-RequestT = TypeVar("RequestT", bound=InferenceRequest)
 
 
 def decode_chat(body: bytes) -> ChatRequest:
     """Raises ClientError: BadRequest for a body that Ollama refuses, or for a missing model (R146)."""
-    request = _decode(body, _chat_decoder, _CHAT)
+    request = gojson.decode(body, _chat_decoder, _CHAT)
     for message in request.messages or ():
         if message.images:
             _check_images(message.images)
@@ -176,7 +175,7 @@ def decode_chat(body: bytes) -> ChatRequest:
 
 def decode_generate(body: bytes) -> GenerateRequest:
     """Raises ClientError: BadRequest for a body that Ollama refuses, ModelNotFound for a missing model."""
-    request = _decode(body, _generate_decoder, _GENERATE)
+    request = gojson.decode(body, _generate_decoder, _GENERATE)
     if request.images:
         _check_images(request.images)
     _check_shared(request)
@@ -188,20 +187,6 @@ def decode_generate(body: bytes) -> GenerateRequest:
 def not_found(model: str) -> str:
     """What chat and generate say of a model nobody serves (R148)."""
     return f"model '{model}' not found"
-
-
-def _decode(body: bytes, decoder: msgspec.json.Decoder[RequestT], go: gojson.GoType) -> RequestT:
-    try:
-        request = decoder.decode(body)
-        if not body.isascii():
-            body.decode()  # what is kept raw was not looked at
-        return request
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        exact = gojson.rewrite(body, go)
-    try:
-        return decoder.decode(exact)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise BadRequest(str(error)) from None
 
 
 def _check_shared(request: InferenceRequest) -> None:
