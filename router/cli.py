@@ -1,4 +1,4 @@
-"""The command line: `vllama serve | worker | ps | check | key`.
+"""The command line: `vllama serve | worker | ps | check | compat | key`.
 
 Only the commands read the environment and build settings. Whatever is wrong is one line on stderr, and an exit
 code that is not 0.
@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 import click
 
-COMMANDS = ("serve", "worker", "ps", "check", "key")
+COMMANDS = ("serve", "worker", "ps", "check", "compat", "key")
 """Modules of `router.commands`, in the order in which the help names them."""
 
 

@@ -144,11 +144,18 @@ def test_only_handlers_and_the_application_know_litestar() -> None:
 def test_only_the_upstream_client_speaks_to_workers_while_clients_wait() -> None:
     clients = within(sources(), "router.upstream", "router.upstream_connection", "router.upstream_exchange")
     clients |= within(sources(), "router.upstream_wire")
-    assert within(importers_of("httptools"), "router") <= clients
+    assert within(importers_of("httptools"), "router") <= clients | {"router.compat.wire"}
     assert importers_of("router.upstream") - clients == {"router.app"}
     for module in modules("router"):
         if within(imports(module), "httpx"):
             assert module in ("router.commands.ps", "router.probing"), f"{module} uses the slow client"
+
+
+def test_what_looks_at_any_server_knows_nothing_of_ours() -> None:
+    for module in modules("router.compat"):
+        ours = within(imports(module), *PACKAGES) - within(imports(module), "router.compat")
+        assert ours <= {"config.names", "router.table"}, f"{module} imports {ours}"
+    assert importers_of("router.compat") - within(sources(), "router.compat") == {"router.commands.compat"}
 
 
 def test_only_discovery_reads_the_registry() -> None:

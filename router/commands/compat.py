@@ -1,0 +1,136 @@
+"""`vllama compat`: where a server differs from Ollama, rule by rule."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import click
+from rich.table import Table
+
+from router.commands.common import Wrong
+from router.commands.terminal import output, show
+from router.compat.check import Check
+from router.compat.checks import CHECKS
+from router.compat.models import Models, choose, listed
+from router.compat.report import Row, by_rule, closing, machine, table
+from router.compat.rule import Rule
+from router.compat.rules import RULES
+from router.compat.runner import Result, run
+from router.compat.target import Target
+from router.compat.wire import BadAnswer, Place, place
+from router.table import plain
+
+
+class CouldNotRun(Wrong):
+    """Nothing was found out."""
+
+    exit_code = 2
+
+
+@click.command("compat", short_help="Show where a server differs from Ollama.")
+@click.argument("url", required=False)
+@click.option("--model", help="A model to chat with (the smallest that can).")
+@click.option("--embed-model", help="A model for embeddings.")
+@click.option("--thinking-model", help="A model that can think.")
+@click.option("--tools-model", help="A model that can call tools.")
+@click.option("--vision-model", help="A model that sees images.")
+@click.option("--key", help="An API key, sent as a Bearer.")
+@click.option("--rule", "wanted", multiple=True, metavar="R044", help="Only this rule; may be given several times.")
+@click.option("--writes", is_flag=True, help="Also make, copy, pull and delete models.")
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds for one answer.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report for machines.")
+@click.option("--list", "as_list", is_flag=True, help="Print the rules and how each is looked at; ask nobody.")
+def command(
+    url: str | None,
+    wanted: tuple[str, ...],
+    writes: bool,
+    timeout: float,
+    key: str | None,
+    as_json: bool,
+    as_list: bool,
+    **models: str | None,
+) -> None:
+    """Ask the Ollama server at URL what its clients could notice, and show where it differs from Ollama.
+
+    The exit code is 0 where nothing differs, 1 where something does, and 2 where the server could not be asked.
+    It answers some forty short requests; models are loaded, and one is unloaded.
+    """
+    if as_list:
+        show(output(), [listing()])
+        return
+    if not url:
+        raise CouldNotRun("name the server, such as http://127.0.0.1:11434")
+    rules = chosen(wanted)
+    checks = [
+        check for check in CHECKS if check.rules & {rule.number for rule in rules} and (writes or not check.writes)
+    ]
+    given = Models(**{use.removesuffix("_model") if use != "model" else "chat": name for use, name in models.items()})
+    found, asked = asyncio.run(look(where(url), given, checks, rules, key=key, timeout=timeout))
+    unseen = sum(not rule.outside for rule in rules)
+    if as_json:
+        click.echo(json.dumps(machine(url, asked.known(), found, unseen), ensure_ascii=False, indent=2))
+    else:
+        terminal = output()
+        show(terminal, [table(found, terminal.width)] if found else [])
+        click.echo(closing(found, unseen))
+    if any(row.result is Result.DIFFERS for row in found):
+        raise SystemExit(1)
+
+
+async def look(
+    at: Place, wanted: Models, checks: list[Check], rules: list[Rule], *, key: str | None, timeout: float
+) -> tuple[list[Row], Models]:
+    """The rows of the report, and the models that were asked. Raises CouldNotRun."""
+    models = await known_models(Target(at, wanted, key=key, timeout=timeout), wanted)
+    target = Target(at, models, key=key, timeout=timeout)
+    return by_rule(await run(target, checks), rules), models
+
+
+async def known_models(target: Target, wanted: Models) -> Models:
+    """A model for each use, out of those that the server lists. Raises CouldNotRun."""
+    where = f"http{'s' if target.place.tls else ''}://{target.place.authority}{target.place.prefix}"
+    try:
+        tags = await target.get("/api/tags")
+    except (OSError, BadAnswer) as error:
+        why = str(error) or type(error).__name__
+        raise CouldNotRun(f"no server answers at {where} ({why}); start one, or name another") from error
+    if tags.status in (401, 403):
+        raise CouldNotRun(f"{where} lets nobody in ({tags.status}); give a key with --key")
+    try:
+        return choose(listed(json.loads(tags.body)), wanted)
+    except ValueError:
+        return choose((), wanted)
+
+
+def where(url: str) -> Place:
+    try:
+        return place(url)
+    except ValueError as error:
+        raise CouldNotRun(str(error)) from error
+
+
+def chosen(wanted: tuple[str, ...]) -> list[Rule]:
+    """The rules that were asked for, all where none was. Raises CouldNotRun."""
+    by_name = {rule.name: rule for rule in RULES}
+    unknown = [name for name in wanted if name.upper() not in by_name]
+    if unknown:
+        raise CouldNotRun(f"{unknown[0]} is no rule; they go from R001 to {RULES[-1].name}, see --list")
+    return [by_name[name.upper()] for name in wanted] or list(RULES)
+
+
+def listing() -> Table:
+    """`--list`: every rule and how it is looked at."""
+    found = plain("RULE", "GROUP", "ABOUT", "HOW")
+    for rule in RULES:
+        found.add_row(rule.name, rule.group, rule.title, how(rule))
+    return found
+
+
+def how(rule: Rule) -> str:
+    if rule.left_out:
+        return f"left out: {rule.left_out}"
+    if rule.inside:
+        return f"tested inside: {rule.inside}"
+    checks = sum(rule.number in check.rules for check in CHECKS)
+    return "1 check" if checks == 1 else f"{checks} checks"

@@ -1,0 +1,99 @@
+"""Outcomes by rule: the table, the closing line, and the same for machines. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from router.compat.rule import Rule
+from router.compat.runner import Outcome, Result
+from router.table import plain
+
+WIDE = 160
+"""Columns from which details have a column of their own."""
+_WORDS = {Result.DIFFERS: "differs", Result.SKIPPED: "skipped", Result.SAME: "as Ollama"}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What came of one rule."""
+
+    rule: Rule
+    result: Result
+    detail: str = ""
+
+
+def by_rule(outcomes: Iterable[Outcome], rules: Iterable[Rule]) -> list[Row]:
+    """A row for each rule that was asked about, those that differ first, then those skipped.
+
+    A rule differs where one of its checks does; it is skipped only where all of them are.
+    """
+    found: dict[int, list[Outcome]] = {}
+    for outcome in outcomes:
+        for number in outcome.check.rules:
+            found.setdefault(number, []).append(outcome)
+    rows = [_row(rule, found[rule.number]) for rule in rules if rule.number in found]
+    return sorted(rows, key=lambda row: (list(Result).index(row.result), row.rule.number))
+
+
+def _row(rule: Rule, outcomes: Sequence[Outcome]) -> Row:
+    results = {outcome.result for outcome in outcomes}
+    result = next(result for result in (Result.DIFFERS, Result.SAME, Result.SKIPPED) if result in results)
+    details = (outcome.detail for outcome in outcomes if outcome.result is result and outcome.detail)
+    return Row(rule, result, "; ".join(dict.fromkeys(details)))
+
+
+def table(rows: Sequence[Row], width: int) -> Table:
+    """One row a rule, fit for terminals of any width."""
+    wide = width >= WIDE
+    found = plain("RULE", "", "ABOUT", "DETAIL") if wide else plain("RULE", "", "ABOUT")
+    for column in found.columns:
+        column.overflow = "fold"
+    for column in found.columns[:2]:
+        column.no_wrap = True
+    for row in rows:
+        title, detail = escape(row.rule.title), escape(row.detail)
+        cells = (title, detail) if wide else ("\n".join(filter(None, (title, detail))),)
+        found.add_row(row.rule.name, _WORDS[row.result], *cells)
+    return found
+
+
+def closing(rows: Sequence[Row], unseen: int) -> str:
+    """The counts, in a sentence. `unseen`: rules that no request shows."""
+    counts = count(rows)
+    said = f"{len(rows)} {'rule' if len(rows) == 1 else 'rules'} checked: {counts[Result.SAME]} as Ollama"
+    said += f", {counts[Result.DIFFERS]} {'differs' if counts[Result.DIFFERS] == 1 else 'differ'}"
+    if counts[Result.SKIPPED]:
+        said += f", {counts[Result.SKIPPED]} skipped"
+    return said + (f"; {unseen} cannot be seen from outside" if unseen else "")
+
+
+def count(rows: Iterable[Row]) -> dict[Result, int]:
+    found = dict.fromkeys(Result, 0)
+    for row in rows:
+        found[row.result] += 1
+    return found
+
+
+def machine(url: str, models: dict[str, str], rows: Sequence[Row], unseen: int) -> dict[str, Any]:
+    """The report for machines."""
+    counts = count(rows)
+    return {
+        "url": url,
+        "models": models,
+        "counts": {**{result.value: counts[result] for result in Result}, "unseen": unseen},
+        "rules": [
+            {
+                "rule": row.rule.name,
+                "group": row.rule.group,
+                "title": row.rule.title,
+                "result": row.result.value,
+                "detail": row.detail,
+            }
+            for row in rows
+        ],
+    }

@@ -1,0 +1,55 @@
+"""Asks a server everything, one thing after the other, and keeps what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from router.compat.check import Check
+from router.compat.expect import Differs, Skipped
+from router.compat.target import Target
+from router.compat.wire import BadAnswer
+
+
+class Result(StrEnum):
+    """What came of a check, or of a rule."""
+
+    DIFFERS = "differs"
+    SKIPPED = "skipped"
+    SAME = "same"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one check."""
+
+    check: Check
+    result: Result
+    detail: str = ""
+
+
+async def run(
+    target: Target, checks: Iterable[Check], *, progress: Callable[[Check], None] = lambda _: None
+) -> list[Outcome]:
+    """Every check's outcome, in order. They run one at a time: what one does must not show in another's answer."""
+    outcomes = []
+    for check in checks:
+        progress(check)
+        outcomes.append(await look(target, check))
+    return outcomes
+
+
+async def look(target: Target, check: Check) -> Outcome:
+    """One check's outcome. A server that does not answer, or not in HTTP, differs."""
+    try:
+        await check.ask(target)
+    except Skipped as skipped:
+        return Outcome(check, Result.SKIPPED, str(skipped))
+    except (Differs, BadAnswer) as difference:
+        return Outcome(check, Result.DIFFERS, str(difference))
+    except TimeoutError:
+        return Outcome(check, Result.DIFFERS, "expected an answer; none came in time")
+    except OSError as error:
+        return Outcome(check, Result.DIFFERS, f"expected an answer; {error.strerror or error}")
+    return Outcome(check, Result.SAME)

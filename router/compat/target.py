@@ -1,0 +1,90 @@
+"""The server that is looked at: how to ask it, its models, and what it has already said."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from router.compat.expect import Skipped
+from router.compat.models import Models
+from router.compat.wire import Connection, Place, Reply
+
+FEW = {"num_predict": 8, "temperature": 0, "seed": 1}
+"""Options of a short answer."""
+ABSENT = "vllama-compat-absent"
+"""A model that nobody has."""
+
+
+class Target:
+    """Asks one server, one request a connection. Raises OSError, TimeoutError and BadAnswer."""
+
+    def __init__(self, place: Place, models: Models, *, key: str | None = None, timeout: float = 60.0) -> None:
+        self.place = place
+        self.models = models
+        self.key = key
+        self._timeout = timeout
+        self._said: dict[str, Reply] = {}
+
+    def headers(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Those of every request; `extra` may replace them."""
+        own = {"Host": self.place.authority, "User-Agent": "vllama-compat", "Accept": "*/*"}
+        if self.key:
+            own["Authorization"] = f"Bearer {self.key}"
+        replaced = {name.lower() for name in extra or {}}
+        return {**{name: value for name, value in own.items() if name.lower() not in replaced}, **(extra or {})}
+
+    async def send(
+        self, method: str, path: str, body: Any = None, *, headers: Mapping[str, str] | None = None
+    ) -> Reply:
+        """One request on a connection of its own. A body that is not bytes goes as JSON."""
+        async with asyncio.timeout(self._timeout), Connection(self.place) as connection:
+            return await connection.exchange(method, path, self.headers(headers), encoded(body))
+
+    async def get(self, path: str, **headers: str) -> Reply:
+        return await self.send("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+
+    async def post(self, path: str, body: Any = None) -> Reply:
+        return await self.send("POST", path, body)
+
+    async def once(self, path: str, body: Any) -> Reply:
+        """As `post`, but what was asked before is not asked again: several checks look at one answer."""
+        asked = f"{path} {encoded(body).decode()}"
+        if asked not in self._said:
+            self._said[asked] = await self.post(path, body)
+        return self._said[asked]
+
+    def model(self, use: str) -> str:
+        """The name of the model for this use. Raises Skipped where there is none."""
+        name: str | None = getattr(self.models, use)
+        if name is None:
+            raise Skipped(_MISSING[use])
+        return name
+
+    async def generate(self, *, use: str = "chat", **fields: Any) -> Reply:
+        """A short answer of generate, streamed unless `fields` say otherwise."""
+        body = {"model": self.model(use), "prompt": "Say hello to me.", "options": FEW}
+        return await self.once("/api/generate", {**body, **fields})
+
+    async def chat(self, *, use: str = "chat", **fields: Any) -> Reply:
+        """A short answer of chat, streamed unless `fields` say otherwise."""
+        messages = [{"role": "user", "content": "Say hello to me."}]
+        return await self.once("/api/chat", {"model": self.model(use), "messages": messages, "options": FEW, **fields})
+
+
+def encoded(body: Any) -> bytes:
+    if body is None:
+        return b""
+    return body if isinstance(body, bytes) else json.dumps(body).encode()
+
+
+_MISSING = {
+    "chat": "no model that chats; name one with --model",
+    "embed": "no embedding model; name one with --embed-model",
+    "thinking": "no model that thinks; name one with --thinking-model",
+    "tools": "no model with tools; name one with --tools-model",
+    "vision": "no model that sees; name one with --vision-model",
+    "unthinking": "every model can think",
+    "toolless": "every model has tools",
+}
