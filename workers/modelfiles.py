@@ -66,6 +66,10 @@ class ModelFiles:
         """ "" where the file is missing, too long or unreadable."""
         return self._bytes(name, MAX_TEXT).decode("utf-8", "replace")
 
+    def mentions(self, name: str, word: str) -> bool:
+        """Whether a file has these letters anywhere."""
+        return word.encode() in self._bytes(name, MAX_JSON)
+
     @cached_property
     def weight_files(self) -> tuple[Path, ...]:
         """The files that vLLM would load, one format only: many repositories hold the same weights twice."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import SplitResult, urlsplit
 
 from config.settings import RegistrySettings, WorkerSettings
-from workers import claims
+from workers import claims, parsers
 from workers.flags import Flags
 from workers.hosting import Launch
 from workers.keys import check_worker_id
@@ -29,11 +29,14 @@ from workers.launch import (
     find_program,
     is_cpu_build,
     is_loopback,
+    offered_parsers,
     served_name,
     slots_of,
     without_compiler,
     worker_id,
 )
+from workers.modelfiles import locate
+from workers.speech import read_speech
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ class Plan:
     grace: float
     key: str | None
     launch: Launch | None
+    notes: tuple[str, ...] = ()
+    """What people should know of the decisions, a line each."""
 
 
 @contextmanager
@@ -66,8 +71,10 @@ def prepare(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str]) -
 
 
 def _host(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str], held: ExitStack) -> Plan:
-    flags, state_dir = Flags(spec.flags), settings.registry.state_dir
-    program = find_program(spec.engine, env)
+    program, state_dir = find_program(spec.engine, env), settings.registry.state_dir
+    chosen = _choose(spec, program, env)
+    spec = replace(spec, flags=parsers.without_none(spec.flags))
+    flags = Flags((*chosen.flags, *spec.flags))
     cpu = is_cpu_build(program)
     eager = without_compiler(flags, cpu=cpu)
     bound = flags.value("--host") or settings.advertise
@@ -85,7 +92,7 @@ def _host(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str], hel
     where = Address(settings.advertise, bound, port, "https" if flags.has("--ssl-keyfile") else "http")
     key = _key(settings, flags, env)
     launch = Launch(
-        tuple(command_line(program, spec, where, settings.grace, eager=eager)),
+        tuple(command_line(program, spec, where, settings.grace, eager=eager, parsers=chosen.flags)),
         environment(env, cpu=cpu, eager=eager, key=key),
         where,
         claims.log_file(state_dir, name),
@@ -104,11 +111,12 @@ def _host(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str], hel
         grace=settings.grace,
         key=key,
         launch=launch,
+        notes=chosen.notes,
     )
 
 
 def _attach(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str], held: ExitStack) -> Plan:
-    flags, parts = Flags(spec.flags), urlsplit(spec.attach)
+    flags, parts = Flags(parsers.without_none(spec.flags)), urlsplit(spec.attach)
     try:
         port = parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError:
@@ -131,6 +139,16 @@ def _attach(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str], h
         key=_key(settings, flags, env),
         launch=None,
     )
+
+
+def _choose(spec: AgentSpec, program: tuple[str, ...], env: Mapping[str, str]) -> parsers.Chosen:
+    """The parsers for what the model can, unless the user has decided about them."""
+    if spec.engine != "vllm":
+        return parsers.Chosen()
+    given = Flags(spec.flags)
+    revision, folder = given.value("--revision") or "main", given.value("--download-dir")
+    files = locate(spec.model, env, revision=revision, download_dir=folder)
+    return parsers.choose(read_speech(spec.model, files, given, parsers.MARKS), given, offered_parsers(program))
 
 
 def check_advertise(host: str, registry: RegistrySettings) -> None:

@@ -48,6 +48,9 @@ def command(
     """Run the router, and a worker for every --model.
 
     Any other flag goes to vLLM, such as --gpu-memory-utilization 0.3 or --max-model-len 8192.
+
+    vLLM's parsers for tool calls and thinking are chosen by the model's own files; give --tool-call-parser or
+    --reasoning-parser to choose others, or none to leave one off.
     """
     if vllm_args and not models:
         raise click.UsageError(

@@ -39,6 +39,9 @@ def command(
     """Run one vLLM, announce it to the routers of its fleet, and keep it running.
 
     It may start before the router does. Any other flag goes to vLLM, such as --gpu-memory-utilization 0.3.
+
+    vLLM's parsers for tool calls and thinking are chosen by the model's own files; give --tool-call-parser or
+    --reasoning-parser to choose others, or none to leave one off.
     """
     if engine == "simulated" and not attach:
         model = model or "simulated"

@@ -20,6 +20,7 @@ from workers.launch import (
     find_program,
     is_cpu_build,
     is_free,
+    offered_parsers,
     served_name,
     slots_of,
     without_compiler,
@@ -213,3 +214,12 @@ def test_a_taken_port_is_seen() -> None:
         assert not is_free("127.0.0.1", listener.getsockname()[1])
     assert is_free("127.0.0.1", 0)
     assert is_free("no.such.host.invalid", 1)
+
+
+def test_which_parsers_a_vllm_has(tmp_path: Path) -> None:
+    site = tmp_path / "lib" / "python3.11" / "site-packages" / "vllm"
+    for part, name in (("tool_parsers", "hermes"), ("reasoning", "qwen3")):
+        (site / part).mkdir(parents=True)
+        (site / part / "__init__.py").write_text(f'NAMES = {{\n    "{name}": (  # name\n        "file",\n    ),\n}}\n')
+    assert offered_parsers((str(tmp_path / "bin" / "vllm"), "serve")) == frozenset(("hermes", "qwen3"))
+    assert offered_parsers((str(tmp_path / "elsewhere" / "bin" / "vllm"),)) is None

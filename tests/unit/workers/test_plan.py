@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from config.settings import RegistrySettings, WorkerSettings
 from tests.support.modelfolder import write_model
+from tests.support.ports import free_ports
 from workers.launch import AgentSpec, CannotStart
 from workers.plan import advertised_url, check_advertise, prepare
 
@@ -25,13 +26,33 @@ def settings(tmp_path: Path, **changes: Any) -> WorkerSettings:
 
 def test_a_plan_for_a_vllm_of_our_own(tmp_path: Path) -> None:
     model = write_model(tmp_path / "tiny")
-    spec = AgentSpec(model=str(model), name="w", port=18100, flags=("--max-num-seqs", "4"))
+    port = free_ports()
+    spec = AgentSpec(model=str(model), name="w", port=port, flags=("--max-num-seqs", "4"))
     with prepare(spec, settings(tmp_path, worker_key="k" * 32), ENV) as plan:
-        assert (plan.name, plan.url, plan.names, plan.slots) == ("w", "http://127.0.0.1:18100", ("tiny",), 4)
+        assert (plan.name, plan.url, plan.names, plan.slots) == ("w", f"http://127.0.0.1:{port}", ("tiny",), 4)
         assert plan.launch is not None
         assert plan.launch.command[:4] == (sys.executable, "vllm", "serve", str(model))
         assert plan.launch.env["VLLM_API_KEY"] == plan.key == "k" * 32
         assert plan.launch.log == tmp_path / "state" / "logs" / "w.log"
+
+
+def test_tools_and_thinking_are_switched_on_by_themselves_and_off_by_none(tmp_path: Path) -> None:
+    template = '{{ tools }}<tool_call>{"name": "", "arguments": {}}{% if add_generation_prompt %}<think>{% endif %}'
+    model = write_model(tmp_path / "m", config={"model_type": "qwen3"}, chat_template_dot_jinja=template)
+    words = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--reasoning-parser", "qwen3")
+    with prepare(AgentSpec(model=str(model)), settings(tmp_path), ENV) as plan:
+        assert plan.launch is not None
+        assert plan.launch.command[-5:] == words
+        assert plan.launch.flags.value("--reasoning-parser") == "qwen3"
+        assert len(plan.notes) == 1
+    off = ("--tool-call-parser", "none", "--reasoning-parser=none")
+    with prepare(AgentSpec(model=str(model), flags=off), settings(tmp_path), ENV) as plan:
+        assert plan.launch is not None
+        assert not {"--tool-call-parser", "none", "--reasoning-parser=none"} & set(plan.launch.command)
+        assert not plan.launch.flags.has("--tool-call-parser", "--reasoning-parser")
+    with prepare(AgentSpec(model=str(model), engine="simulated"), settings(tmp_path), ENV) as plan:
+        assert plan.launch is not None
+        assert not plan.launch.flags.has("--tool-call-parser")
 
 
 def test_ports_and_ids_are_held_while_the_plan_is(tmp_path: Path) -> None:
