@@ -14,13 +14,14 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
+from typing import Protocol
 
 from router.balance.pool import Discovered
 from router.membership import Answer, Membership, Sink, Standing
 from router.vetting import Vetting
 from workers.keys import ROUTER_TTL
 from workers.registry import Registry, RegistryUnavailable
-from workers.wire import Beat, Down, Event, Snapshot, Subscribed, Up, Version
+from workers.wire import Beat, Down, Event, ModelChanged, ModelSeen, Snapshot, Subscribed, Up, Version
 
 POLL_INTERVAL = 0.5
 """Seconds, give or take a fifth, so that many routers do not poll in step."""
@@ -35,6 +36,17 @@ _log = logging.getLogger(__name__)
 
 Ask = Callable[[Discovered], Awaitable[Answer]]
 """Asks a worker itself whether it is well. Bounded in time, about a second; raises nothing."""
+
+
+class Models(Protocol):
+    """Who keeps the virtual models. What raises does so with RegistryUnavailable."""
+
+    async def polled(self, version: str) -> None:
+        """A poll has succeeded, and the registry's virtual models are at this version."""
+
+    async def changed(self, event: ModelChanged) -> None: ...
+
+    def seen(self, event: ModelSeen) -> None: ...
 
 
 class RouterCount:
@@ -66,12 +78,14 @@ class Discovery:
         *,
         clock: Callable[[], float] = time.monotonic,
         router_id: str | None = None,
+        models: Models | None = None,
     ) -> None:
         self._registry = registry
         self._vetting = vetting
         self._ask = ask
         self._clock = clock
         self._router_id = router_id or secrets.token_hex(8)
+        self._models = models
         self._membership = Membership(pool)
         self._routers = RouterCount()
         self._wake = asyncio.Event()
@@ -145,6 +159,17 @@ class Discovery:
                 return self._membership.down(version, worker_id, generation)
             case Subscribed():
                 return True
+            case ModelChanged() | ModelSeen():
+                if self._models is not None:
+                    await self._heard_of_model(event, self._models)
+                return False
+
+    async def _heard_of_model(self, event: ModelChanged | ModelSeen, models: Models) -> None:
+        if isinstance(event, ModelSeen):
+            models.seen(event)
+            return
+        with suppress(RegistryUnavailable):  # the poll says so
+            await models.changed(event)
 
     # --- polling ---
 
@@ -164,9 +189,16 @@ class Discovery:
                 records = snapshot.records
                 found = await self._vetting.check_all(records) if records is not None else {}
                 full = self._saw(asked, snapshot, found) or self._vetting.pending
+                await self._poll_models(snapshot.models)
                 self._first.set()
             self._ask_doubted(tasks)
             full = await self._pause() or full
+
+    async def _poll_models(self, version: str) -> None:
+        """What fails here must not look as if the workers' records could not be read."""
+        if self._models is not None:
+            with suppress(RegistryUnavailable):  # the next poll tries again
+                await self._models.polled(version)
 
     def _saw(self, asked: Version, snapshot: Snapshot, found: dict[str, Discovered]) -> bool:
         now = self._clock()

@@ -29,7 +29,7 @@ class Keys:
     """The key names of one fleet."""
 
     #: HASH. epoch: random, made by whoever writes first; a new one tells a flush from many deaths.
-    #: seq: counts the changes of `w`. collected: counts the collected workers.
+    #: seq: counts the changes of `w`. collected: counts the collected workers. models: counts the changes of `vm`.
     meta: str
     #: HASH worker id -> signed envelope. Written at registration, gone on leave or collection.
     w: str
@@ -41,8 +41,10 @@ class Keys:
     hbz: str
     #: ZSET router process -> Redis's time in ms at its last poll; dropped after ROUTER_TTL.
     routers: str
-    #: Channel. up, down and load messages; what is missed is repaired by the next poll.
+    #: Channel. up, down, load and model messages; what is missed is repaired by the next poll.
     ev: str
+    #: HASH name's key -> signed envelope of a virtual model or of its tombstone. Written by routers.
+    vm: str
 
     @classmethod
     def of(cls, fleet: str) -> Keys:
@@ -50,7 +52,7 @@ class Keys:
         if not _FLEET.fullmatch(fleet):
             raise ValueError(f"{fleet!r} is no fleet name; use up to 64 letters, digits, '.', '_' and '-'")
         tag = f"{{vllama:{fleet}}}:"
-        return cls(*(tag + name for name in ("meta", "w", "load", "want", "hbz", "routers", "ev")))
+        return cls(*(tag + name for name in ("meta", "w", "load", "want", "hbz", "routers", "ev", "vm")))
 
 
 def check_worker_id(worker_id: str) -> str:

@@ -37,6 +37,7 @@ from workers.record import Load, WorkerRecord
 from workers.signature import seal
 from workers.wire import (
     Event,
+    ModelSeen,
     Report,
     Snapshot,
     Subscribed,
@@ -44,6 +45,7 @@ from workers.wire import (
     decode_event,
     decode_report,
     encode_report,
+    encode_seen,
 )
 
 CONNECT_TIMEOUT = 0.5
@@ -74,6 +76,30 @@ class Fenced:
 
     generation: int
     """The one that is registered."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsHeld:
+    """All virtual models as they are in the registry, unchecked."""
+
+    version: str
+    """As in `Snapshot.models`."""
+    envelopes: Mapping[str, bytes]
+    """By the key of their names."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPut:
+    version: str
+    """What the virtual models are at with this change."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelHeld:
+    """Refused: somebody else has changed the entry."""
+
+    envelope: bytes
+    """What is there instead; empty for nothing."""
 
 
 def connect(address: str) -> aioredis.Redis:
@@ -119,9 +145,9 @@ class Registry:
         self._count = itertools.count(1)
         self._where = _address(redis)
         folder = resources.files("workers") / "scripts"
-        self._register, self._beat, self._leave, self._snapshot = (
+        self._register, self._beat, self._leave, self._snapshot, self._models, self._put_model = (
             redis.register_script((folder / f"{name}.lua").read_text("utf-8"))
-            for name in ("register", "beat", "leave", "snapshot")
+            for name in ("register", "beat", "leave", "snapshot", "models", "put_model")
         )
 
     # --- what agents do ---
@@ -168,22 +194,42 @@ class Registry:
         keys = self._keys
         with _mapped(self._where):
             reply = await self._snapshot(
-                [keys.meta, keys.w, keys.load, keys.hbz, keys.routers],
+                [keys.meta, keys.w, keys.load, keys.hbz, keys.routers, keys.vm],
                 [str(known or ""), int(COLLECT_AFTER * 1000), router, int(ROUTER_TTL * 1000)],
             )
-        epoch, seq, collected, routers, loads, records = reply
+        epoch, seq, collected, routers, loads, records, models = reply
         return Snapshot(
             Version(epoch.decode(), int(seq)),
             int(collected),
             int(routers),
             None if records is None else {_text(key): bytes(value) for key, value in _pairs(records)},
             {_text(key): report for key, value in _pairs(loads) if (report := decode_report(value))},
+            _text(models),
         )
 
     async def retire_router(self, router: str) -> None:
         """Stop counting a router process."""
         with _mapped(self._where):
             await self._redis.zrem(self._keys.routers, router)
+
+    async def models(self) -> ModelsHeld:
+        """All virtual models and tombstones."""
+        with _mapped(self._where):
+            version, entries = await self._models([self._keys.meta, self._keys.vm], [])
+        return ModelsHeld(_text(version), {_text(key): bytes(value) for key, value in _pairs(entries)})
+
+    async def put_model(self, key: str, expected: bytes, envelope: bytes, *, ask: bool = False) -> ModelPut | ModelHeld:
+        """Put a virtual model in place of exactly what is `expected` there (empty for nothing), and tell all routers.
+        An empty envelope drops the entry. `ask`: they are to answer with `seen`."""
+        arguments: list[bytes | str | int] = [self._keys.ev, key, expected, envelope, int(ask), secrets.token_hex(8)]
+        with _mapped(self._where):
+            put, answer = await self._put_model([self._keys.meta, self._keys.vm], arguments)
+        return ModelPut(_text(answer)) if put else ModelHeld(bytes(answer))
+
+    async def seen(self, version: str, router: str) -> None:
+        """Tell the other routers that this one has taken over a change."""
+        with _mapped(self._where):
+            await self._redis.publish(self._keys.ev, encode_seen(ModelSeen(version, router)))
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Changes as they happen. Messages may be lost or late: polling repairs that.

@@ -42,6 +42,8 @@ class Snapshot:
     records: Mapping[str, bytes] | None
     """Worker id -> envelope; None if nothing changed since the version known."""
     loads: Mapping[str, Report]
+    models: str = ""
+    """What the virtual models are at: changes with each of theirs, and when the store was emptied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,29 @@ class Beat:
     report: Report
 
 
-Event = Subscribed | Up | Down | Beat
+@dataclass(frozen=True, slots=True)
+class ModelChanged:
+    """A virtual model was put in place, or its tombstone; or, with an empty envelope, its entry was dropped."""
+
+    asked: bool
+    """Whether somebody waits until every router has seen it."""
+    before: str
+    """`Snapshot.models` until then."""
+    after: str
+    key: str
+    envelope: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSeen:
+    """A router process has taken over a change of a virtual model."""
+
+    version: str
+    """`ModelChanged.after`."""
+    router: str
+
+
+Event = Subscribed | Up | Down | Beat | ModelChanged | ModelSeen
 
 
 def encode_report(report: Report) -> str:
@@ -108,7 +132,11 @@ def decode_report(data: bytes) -> Report | None:
     return report if sound else None
 
 
-def decode_event(data: bytes) -> Up | Down | Beat | None:
+def encode_seen(seen: ModelSeen) -> str:
+    return f"seen\n{seen.version}\n{seen.router}"
+
+
+def decode_event(data: bytes) -> Up | Down | Beat | ModelChanged | ModelSeen | None:
     """None for a message of another kind or a damaged one: polling makes up for it."""
     kind, _, rest = data.partition(b"\n")
     try:
@@ -125,6 +153,12 @@ def decode_event(data: bytes) -> Up | Down | Beat | None:
             case b"down":
                 epoch, seq, worker_id, generation = rest.split(b"\n", 3)
                 return Down(worker_id.decode(), Version(epoch.decode(), int(seq)), int(generation))
+            case b"model":
+                asked, before, after, key, envelope = rest.split(b"\n", 4)
+                return ModelChanged(asked == b"1", before.decode(), after.decode(), key.decode(), envelope)
+            case b"seen":
+                known, router = rest.split(b"\n", 1)
+                return ModelSeen(known.decode(), router.decode())
     except ValueError:
         return None
     return None

@@ -16,9 +16,9 @@ from tests.support.until import auntil
 from tests.support.valkey import running_valkey
 from workers.keys import Keys
 from workers.record import Load, WorkerRecord, WorkerState
-from workers.registry import Fenced, Registered, Registry, connect
+from workers.registry import Fenced, ModelHeld, ModelPut, Registered, Registry, connect
 from workers.signature import unseal
-from workers.wire import Beat, Down, Event, Subscribed, Up, Version
+from workers.wire import Beat, Down, Event, ModelChanged, ModelSeen, Subscribed, Up, Version
 
 SECRET = b"fleet secret"
 Clients = Callable[[], aioredis.Redis]
@@ -223,6 +223,58 @@ async def test_a_load_of_a_newer_version_is_left_out(registry: Registry, redis: 
     snapshot = await registry.snapshot()
     assert snapshot.loads == {}
     assert await registry.beat("a", 1, Load())
+
+
+async def test_a_model_takes_the_place_of_what_its_writer_saw_and_of_nothing_else(registry: Registry) -> None:
+    first = await registry.put_model("v", b"", b"one")
+    assert isinstance(first, ModelPut)
+    assert await registry.put_model("v", b"", b"two") == ModelHeld(b"one")
+    second = await registry.put_model("v", b"one", b"two")
+    assert isinstance(second, ModelPut)
+    held = await registry.models()
+    assert held.envelopes == {"v": b"two"}
+    assert held.version == second.version == (await registry.snapshot()).models != first.version
+    assert await registry.put_model("v", b"one", b"") == ModelHeld(b"two")
+    assert isinstance(await registry.put_model("v", b"two", b""), ModelPut)
+    assert (await registry.models()).envelopes == {}
+    assert await registry.put_model("w", b"expected", b"x") == ModelHeld(b"")
+
+
+async def test_of_writers_at_once_one_wins_each_time(registry: Registry, clients: Clients) -> None:
+    writers = [Registry(clients(), "f") for _ in range(5)]
+    replies = await asyncio.gather(
+        *(writer.put_model("v", b"", str(number).encode()) for number, writer in enumerate(writers))
+    )
+    assert sum(isinstance(reply, ModelPut) for reply in replies) == 1
+    won = next(str(number).encode() for number, reply in enumerate(replies) if isinstance(reply, ModelPut))
+    assert (await registry.models()).envelopes == {"v": won}
+
+
+async def test_a_version_of_the_models_never_comes_again(registry: Registry, redis: aioredis.Redis) -> None:
+    await registry.register(record(), Load())
+    seen = {(await registry.snapshot()).models}
+    for _ in range(2):
+        await registry.put_model("v", b"", b"one")
+        seen.add((await registry.snapshot()).models)
+        await redis.hdel(Keys.of("f").vm, "v")  # lost without a word
+        seen.add((await registry.snapshot()).models)
+        await redis.flushall()
+    assert len(seen) == 5
+
+
+async def test_a_change_of_a_model_is_told_to_all_and_answered(registry: Registry) -> None:
+    async with aclosing(registry.events()) as events:
+        assert isinstance(await anext(events), Subscribed)
+        first = await registry.put_model("v", b"", b"{\n}", ask=True)
+        second = await registry.put_model("v", b"{\n}", b"")
+        assert isinstance(first, ModelPut)
+        assert isinstance(second, ModelPut)
+        change = await anext(events)
+        assert isinstance(change, ModelChanged)
+        assert (change.asked, change.after, change.key, change.envelope) == (True, first.version, "v", b"{\n}")
+        assert await anext(events) == ModelChanged(False, first.version, second.version, "v", b"")
+        await registry.seen(first.version, "r1")
+        assert await anext(events) == ModelSeen(first.version, "r1")
 
 
 async def test_a_subscription_outlives_silence(clients: Clients, registry: Registry) -> None:

@@ -57,6 +57,10 @@ class Shared:
             assert (await registry.snapshot()).collected == 1
             await registry.register(record, Load())
             assert await registry.leave("w", 1)
+            await registry.put_model("k", b"", b"made", ask=True)
+            await registry.put_model("k", b"made", b"")
+            assert (await registry.models()).envelopes == {}
+            await registry.seen("v", "r")
             await registry.retire_router("r")
         finally:
             await redis.aclose()

@@ -8,7 +8,19 @@ from hypothesis import strategies as st
 
 from workers.keys import Keys, check_worker_id
 from workers.record import Load, WorkerState
-from workers.wire import Beat, Down, Report, Up, Version, decode_event, decode_report, encode_report
+from workers.wire import (
+    Beat,
+    Down,
+    ModelChanged,
+    ModelSeen,
+    Report,
+    Up,
+    Version,
+    decode_event,
+    decode_report,
+    encode_report,
+    encode_seen,
+)
 
 LOADS = st.builds(
     Load,
@@ -65,6 +77,10 @@ def test_events_are_told_apart() -> None:
         "gpu-1", Version("abc", 5), report, b'{"record":1}'
     )
     assert decode_event(b"down\nabc\n6\ngpu-1\n3") == Down("gpu-1", Version("abc", 6), 3)
+    assert decode_event(b"model\n1\ne:1:1\ne:2:1\nh/l/v:latest\n{\n}") == ModelChanged(
+        True, "e:1:1", "e:2:1", "h/l/v:latest", b"{\n}"
+    )
+    assert decode_event(encode_seen(ModelSeen("e:2:1", "r")).encode()) == ModelSeen("e:2:1", "r")
 
 
 @given(st.binary(max_size=80) | st.builds(b"\n".join, st.lists(st.sampled_from([b"up", b"down", b"load", b"1", b""]))))
