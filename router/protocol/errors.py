@@ -15,6 +15,9 @@ CONTEXT_EXCEEDED = (
 )
 """Ollama's own words (R145)."""
 
+WRONG_TASK = "the worker does not serve this kind of request"
+"""vLLM has no such route for the model: it embeds and does not chat, or chats and does not embed."""
+
 _VALIDATION = re.compile(r"'loc': '([^']*)', 'msg': (?:'([^']*)'|\"([^\"]*)\")")
 _CONTEXT = re.compile(r"maximum context length is|upper bound|longer than the maximum model length")
 _DEAD_ENGINE = ("cannot schedule new futures", "EngineCore encountered an issue", "EngineDeadError")
@@ -71,7 +74,7 @@ def classify(status: int, body: bytes) -> AttemptFailed:
     """A worker's answer that is no 200."""
     text = explain_upstream(status, body)
     if status == 404 and not _is_model_error(body):
-        return Refused("the worker does not serve this kind of request", status=404)
+        return Refused(WRONG_TASK, status=404)
     return classify_text(status, text)
 
 

@@ -51,7 +51,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A request as vLLM takes it. Always streamed."""
+    """A request as vLLM takes it. Streamed, where vLLM can."""
 
     path: str
     body: bytes
@@ -162,4 +162,5 @@ class Operation(Generic[RequestT]):
     content_type: Callable[[RequestT], str]
     """The answer's Content-Type."""
     recover: Callable[[RequestT, ModelInfo, Defaults, AttemptFailed], Step | None] | None = None
-    """How to ask the same worker once more, differently, after it refused the request; None where nothing helps."""
+    """How to ask the same worker once more, differently, after it refused the request; None where nothing helps.
+    Raises Refused to say the same in the endpoint's own words."""
