@@ -19,7 +19,8 @@ SETUP = $(PYTHON) -m deploy.local.setup
 PYTEST = .venv/bin/python -m pytest -p tests.support.kinds
 # Tests that need no machine to themselves mostly wait for beats and time-outs: more of them at once than cores. Nine
 # are quick; five leave more room for what a busier machine does besides.
-SIDE_BY_SIDE = --dist worksteal -m "not vllm and not load and not netns"
+NOT_ALONE = not vllm and not load and not netns
+SIDE_BY_SIDE = --dist worksteal -m "$(NOT_ALONE)"
 ALONE = -m "vllm or load or netns"
 
 .PHONY: help run setup test quick check lock clean
@@ -43,7 +44,7 @@ endif
 
 quick:
 	@$(SETUP) dev
-	@exec $(PYTEST) -n 9 $(SIDE_BY_SIDE) $(ARGS)
+	@exec $(PYTEST) -n 9 --dist worksteal -m "$(NOT_ALONE) and not clients" $(ARGS)
 
 check:
 	@$(SETUP) dev

@@ -124,9 +124,11 @@ async def test_sixteen_at_once(client: ollama.AsyncClient) -> None:
 
 
 async def test_breaking_off_a_stream_frees_the_worker(running: Fleet, client: ollama.AsyncClient) -> None:
-    stream = await client.chat("short", messages=HELLO, stream=True, options={"num_predict": 5000})
-    async for part in stream:
-        assert not part.done
-        break
+    for name in running.workers:
+        running[name].set_faults([script.Slow(factor=100)])
+    stream = await client.chat("short", messages=HELLO, stream=True)
+    assert not (await anext(stream)).done  # type: ignore[call-overload]
+    assert running["a"].running + running["b"].running == 1
     await stream.aclose()  # type: ignore[attr-defined]
     await auntil(lambda: running["a"].running + running["b"].running == 0, 1, "the worker to be free")
+    assert running["a"].aborted + running["b"].aborted == 1

@@ -1,0 +1,116 @@
+"""PyPI's ollama, the official client."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import ollama
+from loop import Answer, answer, serve
+
+
+class OllamaPython:
+    def __init__(self, url: str, model: str, embedder: str) -> None:
+        self._client = ollama.Client(host=url)
+        self._model = model
+        self._embedder = embedder
+        self._open: Any = None
+
+    def chat(self, question: str, options: dict[str, Any]) -> Answer:
+        whole = self._client.chat(self._model, messages=_user(question), options=options)
+        return _answer(whole, whole.message.content)
+
+    def chat_stream(self, question: str, options: dict[str, Any]) -> Answer:
+        parts = list(self._client.chat(self._model, messages=_user(question), options=options, stream=True))
+        return _answer(parts[-1], "".join(part.message.content for part in parts), len(parts))
+
+    def generate(self, question: str, options: dict[str, Any]) -> Answer:
+        whole = self._client.generate(self._model, prompt=question, options=options)
+        return _answer(whole, whole.response)
+
+    def generate_stream(self, question: str, options: dict[str, Any]) -> Answer:
+        parts = list(self._client.generate(self._model, prompt=question, options=options, stream=True))
+        return _answer(parts[-1], "".join(part.response for part in parts), len(parts))
+
+    def tools(self, question: str, tools: list[Any], outcome: str, options: dict[str, Any]) -> Any:
+        messages: list[Any] = _user(question)
+        called = self._client.chat(self._model, messages=messages, tools=tools, options=options).message
+        return self._after(messages, called, called.tool_calls or [], tools, outcome, options)
+
+    def tools_stream(self, question: str, tools: list[Any], outcome: str, options: dict[str, Any]) -> Any:
+        messages: list[Any] = _user(question)
+        parts = list(self._client.chat(self._model, messages=messages, tools=tools, options=options, stream=True))
+        calls = [call for part in parts for call in part.message.tool_calls or []]
+        said = ollama.Message(role="assistant", content="", tool_calls=calls)
+        return self._after(messages, said, calls, tools, outcome, options)
+
+    def format(self, question: str, schema: Any, options: dict[str, Any]) -> str:
+        whole = self._client.chat(self._model, messages=_user(question), format=schema, options=options)
+        return whole.message.content
+
+    def thinking(self, question: str, on: bool, options: dict[str, Any]) -> Any:
+        message = self._client.chat(self._model, messages=_user(question), think=on, options=options).message
+        return {"thinking": message.thinking or "", "text": message.content}
+
+    def thinking_stream(self, question: str, on: bool, options: dict[str, Any]) -> Any:
+        asked = self._client.chat(self._model, messages=_user(question), think=on, options=options, stream=True)
+        parts = [part.message for part in asked]
+        return {
+            "thinking": "".join(part.thinking or "" for part in parts),
+            "text": "".join(part.content or "" for part in parts),
+        }
+
+    def embed(self, texts: list[str]) -> Any:
+        return [list(vector) for vector in self._client.embed(self._embedder, input=texts).embeddings]
+
+    def list(self) -> Any:
+        return [model.model for model in self._client.list().models]
+
+    def show(self) -> Any:
+        shown = self._client.show(self._model)
+        architecture = shown.modelinfo["general.architecture"]
+        return {"capabilities": shown.capabilities, "context": shown.modelinfo[f"{architecture}.context_length"]}
+
+    def ps(self) -> Any:
+        return [
+            {"name": model.model, "expires": model.expires_at.timestamp(), "size": model.size_vram}
+            for model in self._client.ps().models
+        ]
+
+    def pull(self) -> Any:
+        whole = self._client.pull(self._model).status
+        return [whole, *(part.status for part in self._client.pull(self._model, stream=True))]
+
+    def unknown(self) -> Any:
+        return self._client.chat("nope", messages=_user("hello")).message.content
+
+    def at_once(self, count: int, question: str, options: dict[str, Any]) -> Any:
+        with ThreadPoolExecutor(count) as pool:
+            return [one["text"] for one in pool.map(lambda _: self.chat(question, options), range(count))]
+
+    def begin(self, question: str, options: dict[str, Any]) -> Any:
+        self._open = self._client.chat(self._model, messages=_user(question), options=options, stream=True)
+        return next(self._open).done
+
+    def leave(self) -> None:
+        self._open.close()
+
+    def _after(
+        self, messages: Any, said: Any, calls: Any, tools: Any, outcome: str, options: dict[str, Any]
+    ) -> dict[str, Any]:
+        results = [{"role": "tool", "content": outcome, "tool_name": call.function.name} for call in calls]
+        again = self._client.chat(self._model, messages=[*messages, said, *results], tools=tools, options=options)
+        made = [{"name": call.function.name, "arguments": dict(call.function.arguments)} for call in calls]
+        return {"calls": made, "text": again.message.content}
+
+
+def _user(question: str) -> list[Any]:
+    return [{"role": "user", "content": question}]
+
+
+def _answer(last: Any, text: str, parts: int | None = None) -> Answer:
+    return answer(text, last.done_reason, [last.prompt_eval_count, last.eval_count], parts)
+
+
+if __name__ == "__main__":
+    serve(OllamaPython)

@@ -1,0 +1,57 @@
+"""Clients that were written for Ollama, over a router with simulated workers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.live import fleet
+from tests.support.stories import LongStage, Stage, Stories, client, started
+from workers.simulated.options import Options
+
+__all__ = ["TestSimulated", "client", "started"]
+pytestmark = pytest.mark.clients
+
+MODEL = Options(
+    model="thinker",
+    tokens_per_second=2000,
+    ttft=0.01,
+    answer_tokens=12,
+    max_model_len=4096,
+    per_request_metrics=True,
+    tool_calls=True,
+    tool_parser=True,
+    reasoning=True,
+)
+EMBEDDER = Options(model="embedder", embedding=True)
+SLOW = Options(model="slow", tokens_per_second=20, ttft=0.01, answer_tokens=4000)
+
+
+class TestSimulated(Stories):
+    @pytest.fixture
+    async def stage(self, tmp_path: Path) -> AsyncIterator[Stage]:
+        async with fleet(tmp_path, {"a": MODEL, "b": MODEL, "c": EMBEDDER}) as running:
+            yield Stage(
+                url=running.url,
+                model="thinker",
+                embedder="embedder",
+                says="Simulated answer to:",
+                thinks="The user asked something.",
+                arguments={"city": "simulated", "unit": "simulated"},
+                context=4096,
+            )
+
+    @pytest.fixture
+    async def long_stage(self, tmp_path: Path) -> AsyncIterator[LongStage]:
+        async with fleet(tmp_path, {"a": SLOW}) as running:
+            worker = running["a"]
+
+            async def busy() -> int:
+                return worker.running + worker.waiting
+
+            async def aborted() -> int:
+                return worker.aborted
+
+            yield LongStage(running.url, "slow", "hello", busy, aborted)
