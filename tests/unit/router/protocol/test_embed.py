@@ -16,11 +16,8 @@ from router.protocol.operation import Ask, Outgoing, Step
 from workers.record import ModelInfo
 
 MINILM = ModelInfo(name="all-minilm", context_length=256, capabilities=("embedding",))
-NULLS = dict.fromkeys(
-    "mirostat mirostat_eta mirostat_tau num_ctx num_gpu num_thread repeat_last_n repeat_penalty temperature stop tfs_z "
-    "top_k top_p".split()
-)
-"""What LangChain sends for options that nobody set."""
+NULLS: dict[str, None] = {"num_ctx": None, "num_gpu": None, "temperature": None, "stop": None, "mirostat": None}
+"""Some of what LangChain sends: options that nobody set."""
 
 
 def asked(**fields: Any) -> EmbedRequest:
