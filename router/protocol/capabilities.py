@@ -9,10 +9,14 @@ from router.errors import BadRequest
 from workers.record import ModelInfo
 
 
-def require_completion(verb: str, model: str, info: ModelInfo) -> None:
-    """Raises BadRequest, the model's name echoed (R156, R157)."""
+def refuse_image_makers(info: ModelInfo) -> None:
+    """Raises BadRequest for a model that makes images (R112)."""
     if "image" in info.capabilities:
         raise BadRequest("image generation models are not currently supported")
+
+
+def require_completion(verb: str, model: str, info: ModelInfo) -> None:
+    """Raises BadRequest, the model's name echoed (R156, R157)."""
     if "completion" not in info.capabilities:
         raise BadRequest(f'"{model}" does not support {verb}')
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from config.defaults import Defaults
-from router.errors import BadRequest
+from router.errors import AttemptFailed, BadRequest
 from router.protocol import (
     capabilities,
     durations,
@@ -15,14 +15,18 @@ from router.protocol import (
     messages,
     openai,
     options,
+    remedies,
+    render,
+    shorten,
     thinking,
 )
 from router.protocol.answer import Final, Piece
 from router.protocol.clock import rfc3339
 from router.protocol.fold import AnswerFold
 from router.protocol.logprobs import Entry
-from router.protocol.operation import Clock, Outgoing, Reply, Timing
-from router.protocol.requests import ChatRequest
+from router.protocol.operation import Clock, Outgoing, Reply, Step, Timing
+from router.protocol.render import DebugInfo
+from router.protocol.requests import ChatRequest, InferenceRequest
 from router.protocol.tool_calls import AnswerCall
 from workers.record import ModelInfo
 
@@ -44,6 +48,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     message: AnswerMessage
     done: bool
     done_reason: str = ""
+    debug_info: DebugInfo | None = msgspec.field(default=None, name="_debug_info")
     logprobs: list[Entry] | None = None
     total_duration: int = 0
     load_duration: int = 0
@@ -70,7 +75,7 @@ class ChatLines:
         )
 
     def piece(self, stamp: str, piece: Piece) -> bytes:
-        return lines.encode(Answer(self._model, stamp, _message(piece), False, "", piece.logprobs))
+        return lines.encode(Answer(self._model, stamp, _message(piece), False, "", None, piece.logprobs))
 
     def final(self, stamp: str, piece: Piece, final: Final) -> bytes:
         return lines.encode(
@@ -80,6 +85,7 @@ class ChatLines:
                 _message(piece),
                 True,
                 final.done_reason,
+                None,
                 piece.logprobs,
                 final.total_duration,
                 final.load_duration,
@@ -100,6 +106,7 @@ def check(request: ChatRequest, info: ModelInfo, clock: Clock) -> Reply | None:
     keep = durations.keep_alive(request.keep_alive)
     if not request.messages and keep == 0:
         return _reply(request, clock, "unload")
+    capabilities.refuse_image_makers(info)
     thinking.check_capability(request.think, request.model, info)
     capabilities.require_completion("chat", request.model, info)
     capabilities.require(["tools"] if request.tools else [], request.model, info)
@@ -124,31 +131,55 @@ def _reply(request: ChatRequest, clock: Clock, reason: str) -> Reply:
     return lines.reply(Answer(request.model, stamp, AnswerMessage("assistant", ""), True, reason))
 
 
-def prepare(request: ChatRequest, info: ModelInfo, defaults: Defaults) -> Outgoing:
-    """Always vLLM's chat endpoint, streamed or not."""
-    return outgoing(
-        request.wanted_logprobs,
+def prepare(request: ChatRequest, info: ModelInfo, defaults: Defaults, clock: Clock) -> Step:
+    """Always vLLM's chat endpoint, streamed or not. `_debug_render_only` asks for the prompt alone (R066)."""
+    sent = _sent(request, info, defaults)
+    if request.debug_render_only:
+        return render.of_chat(sent, lambda text: _rendered(request, clock, text))
+    return Outgoing(openai.CHAT_PATH, openai.encode(sent))
+
+
+def recover(request: ChatRequest, info: ModelInfo, defaults: Defaults, failure: AttemptFailed) -> Step | None:
+    """The same without its oldest turns where it is too long (R145), or within the worker's own limits."""
+    sent = _sent(request, info, defaults)
+    if remedies.is_too_long(failure):
+        return shorten.shortened(sent) if remedies.may_shorten(request) else None
+    other = remedies.within_limits(sent, failure)
+    return Outgoing(openai.CHAT_PATH, openai.encode(other)) if other is not None else None
+
+
+def _sent(request: ChatRequest, info: ModelInfo, defaults: Defaults) -> openai.ChatRequest:
+    chat = messages.with_defaults(request.messages or (), defaults)
+    return completed(
         openai.ChatRequest(
             model=info.name,
-            messages=messages.translate(request.messages or ()),
+            messages=messages.translate(chat),
             stream=True,
             stream_options=openai.INCLUDE_USAGE,
             tools=messages.tools(request.tools),
             response_format=formats.translate(request.format),
             **options.sampling(options.merge(request.options, defaults.options, info), info),
         ),
-        thinking.translate(request.think, info),
+        request,
+        info,
     )
 
 
-def outgoing(wanted: int | None, body: openai.ChatRequest, think: thinking.Thinking) -> Outgoing:
-    """A chat request with what generate adds to it in the same way."""
-    body.chat_template_kwargs = think.kwargs
-    body.reasoning_effort = think.effort
-    if wanted is not None:
-        body.logprobs = True
-        body.top_logprobs = wanted
-    return Outgoing(openai.CHAT_PATH, openai.encode(body))
+def completed(sent: openai.ChatRequest, request: InferenceRequest, info: ModelInfo) -> openai.ChatRequest:
+    """A chat request with what generate adds to it in the same way: thinking and logprobs."""
+    think = thinking.translate(request.think, info)
+    sent.chat_template_kwargs = think.kwargs
+    sent.reasoning_effort = think.effort
+    if request.wanted_logprobs is not None:
+        sent.logprobs = True
+        sent.top_logprobs = request.wanted_logprobs
+    return sent
+
+
+def _rendered(request: ChatRequest, clock: Clock, text: str) -> Reply:
+    stamp = rfc3339(clock.time_ns())
+    info = DebugInfo(text, len(_images(request)))
+    return lines.reply(Answer(request.model, stamp, AnswerMessage("", ""), False, debug_info=info))
 
 
 def fold(request: ChatRequest, timing: Timing, clock: Clock) -> AnswerFold:

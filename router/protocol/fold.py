@@ -14,6 +14,7 @@ from router.protocol.framing import EventSplitter, EventTooLong
 from router.protocol.logprobs import Entry
 from router.protocol.logprobs import translate as translate_logprobs
 from router.protocol.operation import Clock, StreamFailure, Timing, Usage
+from router.protocol.thoughts import Thoughts
 from router.protocol.tool_calls import BrokenArguments
 
 RUNNER_ERROR = "an error was encountered while running the model: "
@@ -44,6 +45,7 @@ class AnswerFold:
         "_stream",
         "_strip_content",
         "_strip_thinking",
+        "_thoughts",
         "_timing",
     )
 
@@ -56,8 +58,10 @@ class AnswerFold:
         stream: bool,
         logprobs: int | None,
         keep_ids: bool = False,
+        thoughts: Thoughts | None = None,
     ) -> None:
-        """`logprobs`: alternatives wanted per token, None for no logprobs. `keep_ids`: gather `context`."""
+        """`logprobs`: alternatives wanted per token, None for no logprobs. `keep_ids`: gather `context`.
+        `thoughts`: takes the thinking out of text that has it between tags."""
         self._lines = lines
         self._timing = timing
         self._clock = clock
@@ -76,6 +80,7 @@ class AnswerFold:
         self._strip_thinking = True
         self._out: list[bytes] = []
         self._pieces = Pieces()
+        self._thoughts = thoughts
 
     @property
     def ready(self) -> bool:
@@ -123,7 +128,7 @@ class AnswerFold:
         if self._ended:
             return b""
         self._ended = True
-        line = openai.encode({"error": text})
+        line = openai.encode({"error": text if text.startswith(RUNNER_ERROR) else RUNNER_ERROR + text})
         return line + b"\n" if self._stream else line
 
     def _take(self, payloads: list[bytes]) -> bytes:
@@ -196,6 +201,7 @@ class AnswerFold:
                 and choice.token_ids is None
                 and choice.logprobs is None
                 and not self._strip_content
+                and self._thoughts is None
                 and (
                     delta is None
                     or (delta.reasoning is None and delta.tool_calls is None and delta.reasoning_content is None)
@@ -217,6 +223,12 @@ class AnswerFold:
             if delta.tool_calls:
                 self._seen.tool_calls.add(delta.tool_calls)
                 self._touch(tick)
+        if self._thoughts is not None:
+            tagged, text = self._thoughts.split(text)
+            if choice.finish_reason is not None:
+                last_thinking, last_text = self._thoughts.rest()
+                tagged, text = tagged + last_thinking, text + last_text
+            thinking = self._trimmed(tagged, tick)
         if text and self._strip_content:
             text = text.lstrip()
             self._strip_content = not text

@@ -1,96 +1,48 @@
-"""POST /api/generate: checks, the request to vLLM, and how its answer is written (R049-R070).
+"""POST /api/generate: checks, and the request to vLLM (R049-R070).
 
 A prompt is a chat of one user message (trap 14), unless it is `raw`, has a `suffix`, or the model has no chat
-template: those go to vLLM's completions as they are.
+template: those go to vLLM's completions as they are. After a `context` the chat's tokens do.
 """
 
 from __future__ import annotations
 
-import msgspec
+from collections.abc import Callable
 
 from config.defaults import Defaults
-from router.errors import BadRequest
-from router.protocol import capabilities, durations, formats, images, lines, messages, openai, options, thinking
-from router.protocol.answer import Final, Piece
-from router.protocol.chat import outgoing
+from router.errors import AttemptFailed, BadRequest
+from router.protocol import (
+    capabilities,
+    durations,
+    formats,
+    images,
+    lines,
+    messages,
+    openai,
+    options,
+    remedies,
+    render,
+    shorten,
+    thinking,
+    thoughts,
+    tokens,
+)
+from router.protocol.chat import completed
 from router.protocol.clock import rfc3339
 from router.protocol.fold import AnswerFold
-from router.protocol.logprobs import Entry
-from router.protocol.operation import Clock, Outgoing, Reply, Timing
-from router.protocol.requests import GenerateRequest
-from router.protocol.tool_calls import AnswerCall
+from router.protocol.generate_lines import Answer, GenerateLines
+from router.protocol.operation import Clock, Outgoing, Reply, Step, Timing
+from router.protocol.render import DebugInfo
+from router.protocol.requests import GenerateRequest, brought
+from router.protocol.thoughts import Thoughts
 from workers.record import ModelInfo
 
 RAW_CONFLICT = "raw mode does not support template, system, or context"
 NO_TEMPLATES = "template is not supported: vLLM renders the model's own chat template; use raw for a prompt of your own"
-NO_IMAGES = "images are not supported without a chat template: not with raw or suffix, nor by a model without one"
-
-
-class Answer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Fields in Ollama's order; those with a default are omitted when empty."""
-
-    model: str
-    created_at: str
-    response: str
-    thinking: str = ""
-    done: bool
-    done_reason: str = ""
-    context: list[int] | None = None
-    total_duration: int = 0
-    load_duration: int = 0
-    prompt_eval_count: int = 0
-    prompt_eval_duration: int = 0
-    eval_count: int = 0
-    eval_duration: int = 0
-    tool_calls: list[AnswerCall] | None = None
-    logprobs: list[Entry] | None = None
-
-
-class GenerateLines:
-    """Writes generate's objects for one request."""
-
-    __slots__ = ("_head", "_model")
-
-    def __init__(self, model: str) -> None:
-        self._model = model
-        self._head = b'{"model":' + lines.quoted(model) + b',"created_at":"'
-
-    def text(self, stamp: str, content: str) -> bytes:
-        return b'%b%b","response":%b,"done":false}' % (self._head, stamp.encode(), lines.quoted(content))
-
-    def piece(self, stamp: str, piece: Piece) -> bytes:
-        return lines.encode(
-            Answer(
-                model=self._model,
-                created_at=stamp,
-                response=piece.content,
-                thinking=piece.thinking,
-                done=False,
-                tool_calls=piece.tool_calls,
-                logprobs=piece.logprobs,
-            )
-        )
-
-    def final(self, stamp: str, piece: Piece, final: Final) -> bytes:
-        return lines.encode(
-            Answer(
-                model=self._model,
-                created_at=stamp,
-                response=piece.content,
-                thinking=piece.thinking,
-                done=True,
-                done_reason=final.done_reason,
-                context=final.context,
-                total_duration=final.total_duration,
-                load_duration=final.load_duration,
-                prompt_eval_count=final.prompt_eval_count,
-                prompt_eval_duration=final.prompt_eval_duration,
-                eval_count=final.eval_count,
-                eval_duration=final.eval_duration,
-                tool_calls=piece.tool_calls,
-                logprobs=piece.logprobs,
-            )
-        )
+NO_IMAGES = (
+    "images are not supported without a chat template: not with raw, suffix or context, nor by a model without one"
+)
+TAIL = 8
+"""Tokens at a prompt's end that are looked at for a tag which the template has opened."""
 
 
 def check(request: GenerateRequest, info: ModelInfo, clock: Clock) -> Reply | None:
@@ -98,6 +50,7 @@ def check(request: GenerateRequest, info: ModelInfo, clock: Clock) -> Reply | No
     keep = durations.keep_alive(request.keep_alive)
     if not request.prompt and keep == 0:
         return _reply(request, clock, "unload")
+    capabilities.refuse_image_makers(info)
     if request.raw and (request.template or request.system or request.context):
         raise BadRequest(RAW_CONFLICT)
     thinking.check_capability(request.think, request.model, info)
@@ -111,7 +64,7 @@ def check(request: GenerateRequest, info: ModelInfo, clock: Clock) -> Reply | No
     if request.template:
         raise BadRequest(NO_TEMPLATES)
     capabilities.require(images.wanted(request.images or ()), request.model, info)
-    if request.images and not _templated(request, info):
+    if request.images and (request.context or not _templated(request, info)):
         raise BadRequest(NO_IMAGES)
     return None
 
@@ -126,18 +79,60 @@ def _templated(request: GenerateRequest, info: ModelInfo) -> bool:
     return info.has_template and not request.raw and not request.suffix
 
 
-def prepare(request: GenerateRequest, info: ModelInfo, defaults: Defaults) -> Outgoing:
-    values = options.sampling(options.merge(request.options, defaults.options, info), info)
-    if not _templated(request, info):
-        return _completion(request, info, values)
+def prepare(request: GenerateRequest, info: ModelInfo, defaults: Defaults, clock: Clock) -> Step:
+    """`_debug_render_only` asks for the prompt alone (R066)."""
+    if request.debug_render_only:
+        return _render(request, info, defaults, clock)
+    if request.context:
+        return _after_context(request, info, defaults, lambda sent, _: sent)
+    if _templated(request, info):
+        return Outgoing(openai.CHAT_PATH, openai.encode(_chat(request, info, defaults)))
+    return _send(_completion(request, info, defaults, _plain(request, defaults)))
+
+
+def recover(request: GenerateRequest, info: ModelInfo, defaults: Defaults, failure: AttemptFailed) -> Step | None:
+    """The same without what is too long (R145), or within the worker's own limits."""
+    too_long = remedies.is_too_long(failure)
+    if too_long and not remedies.may_shorten(request):
+        return None
+    if request.context:
+        return _after_context(request, info, defaults, lambda sent, limit: _better(sent, limit, failure) or sent)
+    if _templated(request, info):
+        chat = _chat(request, info, defaults)
+        if too_long:
+            return shorten.shortened(chat)
+        other = remedies.within_limits(chat, failure)
+        return Outgoing(openai.CHAT_PATH, openai.encode(other)) if other is not None else None
+    sent = _completion(request, info, defaults, _plain(request, defaults))
+    if too_long and not info.context_length:
+        return tokens.of_text(info.name, "", lambda found: _send(shorten.cut(sent, found.max_model_len)))
+    better = _better(sent, info.context_length, failure)
+    return _send(better) if better is not None else None
+
+
+def _better(sent: openai.CompletionRequest, limit: int, failure: AttemptFailed) -> openai.CompletionRequest | None:
+    """What the worker may take in place of a completion that it refused. `limit`: the context's tokens."""
+    return shorten.cut(sent, limit) if remedies.is_too_long(failure) else remedies.within_limits(sent, failure)
+
+
+def _send(sent: openai.CompletionRequest, begun: bool | None = None) -> Outgoing:
+    """`begun`: thinking is to be taken out of the answer's text, and whether the prompt has begun it."""
+    body = openai.encode(sent)
+    if begun is None:
+        return Outgoing(openai.COMPLETIONS_PATH, body)
+    return Outgoing(openai.COMPLETIONS_PATH, body, lambda *given: fold(*given, thoughts=Thoughts(begun=begun)))
+
+
+def _chat(request: GenerateRequest, info: ModelInfo, defaults: Defaults) -> openai.ChatRequest:
+    """A chat of one user message. After a `context` the model's own messages are in that already."""
     chat: list[openai.Message] = []
-    if request.system:
-        chat.append(openai.Message("system", request.system))
-    chat.append(
-        openai.Message("user", messages.parts(request.prompt, request.images) if request.images else request.prompt)
-    )
-    return outgoing(
-        request.wanted_logprobs,
+    if system := request.system or defaults.system:
+        chat.append(openai.Message("system", system))
+    if not request.context:
+        chat += messages.translate(brought(defaults.messages))
+    prompt = request.prompt
+    chat.append(openai.Message("user", messages.parts(prompt, request.images) if request.images else prompt))
+    return completed(
         openai.ChatRequest(
             model=info.name,
             messages=chat,
@@ -145,16 +140,24 @@ def prepare(request: GenerateRequest, info: ModelInfo, defaults: Defaults) -> Ou
             stream_options=openai.INCLUDE_USAGE,
             response_format=formats.translate(request.format),
             return_token_ids=True,
-            **values,
+            **options.sampling(options.merge(request.options, defaults.options, info), info),
         ),
-        thinking.translate(request.think, info),
+        request,
+        info,
     )
 
 
-def _completion(request: GenerateRequest, info: ModelInfo, values: dict[str, object]) -> Outgoing:
+def _plain(request: GenerateRequest, defaults: Defaults) -> str:
     """Without a template a system text can only go in front of the prompt."""
-    prompt = f"{request.system}\n\n{request.prompt}" if request.system else request.prompt
-    body = openai.CompletionRequest(
+    system = "" if request.raw or request.suffix else request.system or defaults.system
+    return f"{system}\n\n{request.prompt}" if system else request.prompt
+
+
+def _completion(
+    request: GenerateRequest, info: ModelInfo, defaults: Defaults, prompt: str | list[int]
+) -> openai.CompletionRequest:
+    values = options.sampling(options.merge(request.options, defaults.options, info), info)
+    return openai.CompletionRequest(
         model=info.name,
         prompt=prompt,
         stream=True,
@@ -165,10 +168,38 @@ def _completion(request: GenerateRequest, info: ModelInfo, values: dict[str, obj
         return_token_ids=not request.raw,
         **options.fill_context(values, info),
     )
-    return Outgoing(openai.COMPLETIONS_PATH, openai.encode(body))
 
 
-def fold(request: GenerateRequest, timing: Timing, clock: Clock) -> AnswerFold:
+Change = Callable[[openai.CompletionRequest, int], openai.CompletionRequest]
+"""Makes another of a completion, given the context's tokens."""
+
+
+def _after_context(request: GenerateRequest, info: ModelInfo, defaults: Defaults, change: Change) -> Step:
+    """The former turn's token ids, then those of the rendered prompt (R054)."""
+    tagged = _templated(request, info) and thoughts.are_tagged(info)
+
+    def tokenized(found: openai.Tokenized) -> Step:
+        sent = _completion(request, info, defaults, [*(request.context or ()), *found.tokens])
+        end = "".join(text or "" for text in (found.token_strs or ())[-TAIL:])
+        return _send(change(sent, found.max_model_len), thoughts.are_open(end) if tagged else None)
+
+    if _templated(request, info):
+        return tokens.of_chat(_chat(request, info, defaults), tokenized, with_texts=tagged)
+    return tokens.of_text(info.name, _plain(request, defaults), tokenized)
+
+
+def _render(request: GenerateRequest, info: ModelInfo, defaults: Defaults, clock: Clock) -> Step:
+    def reply(text: str) -> Reply:
+        stamp = rfc3339(clock.time_ns())
+        shown = DebugInfo(text, len(request.images or ()))
+        return lines.reply(Answer(model=request.model, created_at=stamp, response="", done=False, debug_info=shown))
+
+    if _templated(request, info):
+        return render.of_chat(_chat(request, info, defaults), reply, after=request.context)
+    return render.of_text(info.name, _plain(request, defaults), reply, after=request.context)
+
+
+def fold(request: GenerateRequest, timing: Timing, clock: Clock, *, thoughts: Thoughts | None = None) -> AnswerFold:
     """With `context` unless raw (R056, R067)."""
     return AnswerFold(
         GenerateLines(request.model),
@@ -177,4 +208,5 @@ def fold(request: GenerateRequest, timing: Timing, clock: Clock) -> AnswerFold:
         stream=request.stream,
         logprobs=request.wanted_logprobs,
         keep_ids=not request.raw,
+        thoughts=thoughts,
     )

@@ -5,9 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from config.defaults import Defaults
 from router.protocol import openai
 from router.protocol.images import sniff
-from router.protocol.requests import CalledTool, ChatMessage, DeclaredTool
+from router.protocol.requests import CalledTool, ChatMessage, DeclaredTool, brought
+
+
+def with_defaults(messages: Sequence[ChatMessage], defaults: Defaults) -> Sequence[ChatMessage]:
+    """A request's messages after what its model brings: messages, and in front of all a system text, unless the
+    request begins with one of its own (R085). That one stays in front, where chat templates want it."""
+    if not (defaults.system or defaults.messages):
+        return messages
+    if messages and messages[0].role.lower() == "system":
+        return [messages[0], *brought(defaults.messages), *messages[1:]]
+    system = [ChatMessage("system", defaults.system)] if defaults.system else []
+    return [*system, *brought(defaults.messages), *messages]
 
 
 def translate(messages: Sequence[ChatMessage]) -> list[openai.Message]:

@@ -7,10 +7,14 @@ named here is skipped.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import msgspec
 
 CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"
+TOKENIZE_PATH = "/tokenize"
+DETOKENIZE_PATH = "/detokenize"
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -93,6 +97,8 @@ class Sampling(msgspec.Struct, omit_defaults=True, kw_only=True):
     frequency_penalty: float | None = None
     seed: int | None = None
     stop: list[str] | None = None
+    truncate_prompt_tokens: int | None = None
+    """The prompt's last tokens are kept, this many. Not -1: vLLM then leaves room for one token of output."""
 
 
 class ChatRequest(Sampling, omit_defaults=True, kw_only=True):
@@ -111,13 +117,45 @@ class ChatRequest(Sampling, omit_defaults=True, kw_only=True):
 
 class CompletionRequest(Sampling, omit_defaults=True, kw_only=True):
     model: str
-    prompt: str
+    prompt: str | list[int]
+    """Text, or token ids."""
     stream: bool
     stream_options: StreamOptions
     suffix: str | None = None
     response_format: ResponseFormat | None = None
     logprobs: int | None = None
     return_token_ids: bool = False
+
+
+RequestT = TypeVar("RequestT", ChatRequest, CompletionRequest)
+
+
+class TokenizeChat(msgspec.Struct, frozen=True, omit_defaults=True):
+    model: str
+    messages: list[Message]
+    tools: list[Tool] | None = None
+    chat_template_kwargs: dict[str, bool | str] | None = None
+    return_token_strs: bool = False
+
+
+class TokenizeText(msgspec.Struct, frozen=True):
+    model: str
+    prompt: str
+
+
+class Tokenized(msgspec.Struct, frozen=True):
+    tokens: list[int]
+    max_model_len: int
+    token_strs: list[str | None] | None = None
+
+
+class Detokenize(msgspec.Struct, frozen=True):
+    model: str
+    tokens: list[int]
+
+
+class Detokenized(msgspec.Struct, frozen=True):
+    prompt: str
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):

@@ -6,6 +6,7 @@ trailing data) is rewritten by `gojson` first, which also finds the error texts.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -182,6 +183,14 @@ def decode_generate(body: bytes) -> GenerateRequest:
     if not request.model.strip():
         raise ModelNotFound(not_found(request.model))
     return request
+
+
+def brought(messages: Sequence[Mapping[str, Any]]) -> list[ChatMessage]:
+    """Messages that a model brings, in the form of /api/chat. Raises BadRequest for what is none."""
+    if not messages:
+        return []
+    body = msgspec.json.encode({"model": "-", "messages": [dict(message) for message in messages]})
+    return decode_chat(body).messages or []
 
 
 def not_found(model: str) -> str:

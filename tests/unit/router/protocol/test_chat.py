@@ -11,7 +11,7 @@ from router.errors import ClientError
 from router.protocol import chat
 from router.protocol.operation import Reply
 from router.protocol.requests import decode_chat
-from tests.support.protocol import CLOCK, MODEL, STAMP, THINKER
+from tests.support.protocol import CLOCK, MODEL, STAMP, THINKER, outgoing
 from workers.record import ModelInfo
 
 HI = {"role": "user", "content": "hi"}
@@ -32,7 +32,7 @@ def refused(info: ModelInfo = MODEL, **fields: Any) -> tuple[int, str]:
 
 def sent(info: ModelInfo = MODEL, route: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
     request = decode_chat(json.dumps({"model": "MyModel", "messages": [HI]} | fields).encode())
-    out = chat.prepare(request, info, Defaults(route or {}))
+    out = outgoing(chat.prepare(request, info, Defaults(route or {}), CLOCK))
     assert out.path == "/v1/chat/completions"
     result: dict[str, Any] = json.loads(out.body)
     return result

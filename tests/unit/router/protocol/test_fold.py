@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.protocol import chat, generate
-from router.protocol.fold import AnswerFold
+from router.protocol.fold import RUNNER_ERROR, AnswerFold
 from router.protocol.operation import StreamFailure, Usage
 from router.protocol.requests import decode_chat, decode_generate
 from tests.support.protocol import CLOCK, DONE, STAMP, TIMING, delta, event, objects, run, stream, usage
@@ -345,7 +345,7 @@ def test_an_error_event_fails_by_its_own_code(error: Any, failure: StreamFailure
     fold = chat_fold()
     assert fold.feed(event(error=error) + DONE) == b""
     assert (fold.failure, fold.ready, fold.done) == (failure, False, False)
-    assert objects(fold.finish()) == [{"error": failure.text}]
+    assert objects(fold.finish()) == [{"error": RUNNER_ERROR + failure.text}]
 
 
 def test_an_aborted_request_is_no_answer() -> None:
@@ -365,8 +365,8 @@ def test_events_that_are_not_vllms_fail(garbage: bytes) -> None:
     assert fold.failure.status == 502
 
 
-def test_nothing_follows_the_error_line() -> None:
+def test_r163_an_error_in_mid_answer_begins_as_ollamas_and_nothing_follows_it() -> None:
     fold = chat_fold()
     fold.feed(delta(content="x") + delta("stop"))
-    assert objects(fold.fail("gone")) == [{"error": "gone"}]
+    assert objects(fold.fail("gone")) == [{"error": RUNNER_ERROR + "gone"}]
     assert fold.feed(usage()) == fold.finish() == b""

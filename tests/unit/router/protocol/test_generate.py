@@ -11,7 +11,7 @@ from router.errors import ClientError
 from router.protocol import generate
 from router.protocol.operation import Reply
 from router.protocol.requests import decode_generate
-from tests.support.protocol import CLOCK, MODEL, STAMP, THINKER
+from tests.support.protocol import CLOCK, MODEL, STAMP, THINKER, outgoing
 from workers.record import ModelInfo
 
 EMBEDDER = ModelInfo(name="all-minilm", capabilities=("embedding",))
@@ -31,7 +31,7 @@ def refused(info: ModelInfo = MODEL, **fields: Any) -> tuple[int, str]:
 
 def sent(info: ModelInfo = MODEL, **fields: Any) -> tuple[str, dict[str, Any]]:
     request = decode_generate(json.dumps({"model": "MyModel", "prompt": "hi"} | fields).encode())
-    out = generate.prepare(request, info, NONE)
+    out = outgoing(generate.prepare(request, info, NONE, CLOCK))
     return out.path, json.loads(out.body)
 
 
@@ -135,11 +135,6 @@ def test_r061_thinking() -> None:
     assert sent(THINKER, think=False)[1]["chat_template_kwargs"]["enable_thinking"] is False
     assert "chat_template_kwargs" not in sent(THINKER, raw=True)[1]
     assert refused(prompt="hi", think="low") == (400, '"MyModel" does not support thinking')
-
-
-def test_r054_a_context_is_never_a_reason_to_fail() -> None:
-    assert check(prompt="hi", context=[1, 2, 3]) is None
-    assert sent(context=[1, 2, 3]) == sent()
 
 
 def test_r153_option_types_are_looked_at_before_a_load() -> None:

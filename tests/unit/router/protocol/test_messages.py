@@ -13,7 +13,7 @@ from config.defaults import NONE
 from router.protocol import chat
 from router.protocol.messages import translate
 from router.protocol.requests import ChatMessage, decode_chat
-from tests.support.protocol import THINKER
+from tests.support.protocol import CLOCK, THINKER, outgoing
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(60)).decode()
 
@@ -21,7 +21,7 @@ PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(60)).decode()
 def upstream(*messages: dict[str, Any], **fields: Any) -> Any:
     """What vLLM gets for these messages."""
     request = decode_chat(json.dumps({"model": "x", "messages": messages} | fields).encode())
-    return json.loads(chat.prepare(request, THINKER, NONE).body)
+    return json.loads(outgoing(chat.prepare(request, THINKER, NONE, CLOCK)).body)
 
 
 def call(name: str, id: str | None = None, **arguments: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 from config.defaults import NONE
 from router.errors import BadRequest, ClientError
 from router.protocol import chat, generate, requests, show
-from tests.support.protocol import CLOCK
+from tests.support.protocol import CLOCK, outgoing
 from workers.record import ModelInfo
 
 ABLE = ModelInfo(name="m", capabilities=("completion", "tools", "vision", "thinking", "insert"), has_template=True)
@@ -20,7 +20,7 @@ def sent(body: bytes) -> dict[str, Any]:
     """What vLLM is sent for a chat. Raises ClientError."""
     request = requests.decode_chat(body)
     assert chat.check(request, ABLE, CLOCK) is None
-    result: dict[str, Any] = json.loads(chat.prepare(request, ABLE, NONE).body)
+    result: dict[str, Any] = json.loads(outgoing(chat.prepare(request, ABLE, NONE, CLOCK)).body)
     return result
 
 
@@ -74,4 +74,4 @@ def test_digits_are_gos_digits_only() -> None:
 def test_a_generate_request_keeps_to_the_same() -> None:
     request = requests.decode_generate(b'{"model":"m","prompt":"x","format":{"a":"\xff"}}')
     assert generate.check(request, ABLE, CLOCK) is None
-    assert "\ufffd" in generate.prepare(request, ABLE, NONE).body.decode()
+    assert "\ufffd" in outgoing(generate.prepare(request, ABLE, NONE, CLOCK)).body.decode()

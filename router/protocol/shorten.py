@@ -1,0 +1,111 @@
+"""Making a prompt fit the model's context, once the worker has said that it does not (R062, R063, R145).
+
+The oldest turns go first. System messages and the last message always stay, and a tool's result never stays
+without the call that it answers, since chat templates refuse that. How far to go is found by halving, counted by the
+worker's own tokenizer. Where nothing may be left out any more, the prompt's beginning is cut off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from router.protocol import openai, tokens
+from router.protocol.operation import Outgoing, Step
+
+SHARE = 4
+"""One part in so many of the context is left for the answer, or less if the request wants less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shorter:
+    """A conversation without its oldest turns."""
+
+    start: int
+    """Where what is kept begins; system messages before it are kept too."""
+    question: int | None = None
+    """A user's message before it that is kept as well: the one that the turns after it are about."""
+
+    def of(self, messages: Sequence[openai.Message]) -> list[openai.Message]:
+        before = [
+            message
+            for position, message in enumerate(messages[: self.start])
+            if message.role == "system" or position == self.question
+        ]
+        return [*before, *messages[self.start :]]
+
+
+def room(limit: int, max_tokens: int | None) -> int:
+    """Tokens of a context of `limit` that are left for the answer; at least one."""
+    return max(1, min(limit // SHARE, max_tokens or limit))
+
+
+def ways(messages: Sequence[openai.Message]) -> list[Shorter]:
+    """Every way to shorten a conversation, from the longest to the shortest. If there is none: the whole of it.
+
+    While there are questions to drop, what is kept begins with one: many templates want a user's turn first. After
+    the last of them (an agent at work) calls with their results go one by one, and that question at the very end.
+    """
+    starts = _sound_starts(messages)
+    questions = [start for start in starts if messages[start].role == "user"]
+    last_question = questions[-1] if questions else None
+    later = starts if last_question is None else [start for start in starts if start > last_question]
+    found = [Shorter(start) for start in questions]
+    found += [Shorter(start, last_question) for start in later if start - 1 != last_question]
+    if later and last_question is not None:
+        found.append(Shorter(later[-1]))
+    shorter = [way for way in found if len(way.of(messages)) < len(messages)]
+    return shorter or [Shorter(0)]
+
+
+def _sound_starts(messages: Sequence[openai.Message]) -> list[int]:
+    """Where a conversation may begin, so that every tool's result still has its call. System messages are none."""
+    calls: dict[str, int] = {}
+    needs = []
+    for position, message in enumerate(messages):
+        calls.update((call.id, position) for call in message.tool_calls or ())
+        needs.append(calls.get(message.tool_call_id, position) if message.tool_call_id else position)
+    starts = []
+    earliest = len(messages)
+    for position in range(len(messages) - 1, -1, -1):
+        earliest = min(earliest, needs[position])
+        if earliest >= position and messages[position].role != "system":
+            starts.append(position)
+    return starts[::-1]
+
+
+def shortened(chat: openai.ChatRequest) -> Step:
+    """The way to a chat request that fits."""
+    found = ways(chat.messages)
+
+    def narrow(low: int, high: int, limit: int) -> Step:
+        """Ways before `low` are too long; the one at `high`, if there is one, fits."""
+        if low == high:
+            fits = low < len(found)
+            return _send(_with(chat, found[low]) if fits else cut(_with(chat, found[-1]), limit))
+        middle = (low + high) // 2
+
+        def counted(answer: openai.Tokenized) -> Step:
+            limit = answer.max_model_len
+            fits = len(answer.tokens) + room(limit, chat.max_tokens) <= limit
+            return narrow(low, middle, limit) if fits else narrow(middle + 1, high, limit)
+
+        return tokens.of_chat(_with(chat, found[middle]), counted)
+
+    return narrow(0, len(found), 0)
+
+
+def cut(request: openai.RequestT, limit: int) -> openai.RequestT:
+    """The same request with its prompt's beginning cut off, so that there is room for an answer."""
+    keep = max(1, limit - room(limit, request.max_tokens))
+    return msgspec.structs.replace(request, truncate_prompt_tokens=keep)
+
+
+def _with(chat: openai.ChatRequest, way: Shorter) -> openai.ChatRequest:
+    return msgspec.structs.replace(chat, messages=way.of(chat.messages))
+
+
+def _send(chat: openai.ChatRequest) -> Outgoing:
+    return Outgoing(openai.CHAT_PATH, openai.encode(chat))
