@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from router.protocol import chat, generate, lines, requests
+from router.protocol import chat, embed, generate, lines, requests
 from router.protocol.clock import SystemClock
+from router.protocol.embed_fold import EmbedFold
 from router.protocol.operation import Clock, Operation
 
 
@@ -17,8 +18,7 @@ def operations(clock: Clock) -> tuple[Operation[Any], ...]:
             path="/api/chat",
             decode=requests.decode_chat,
             check=lambda request, info: chat.check(request, info, clock),
-            prepare=lambda request, info, defaults: chat.prepare(request, info, defaults, clock),
-            recover=chat.recover,
+            prepare=chat.prepare,
             fold=chat.fold,
             not_found=requests.not_found,
             content_type=lambda request: lines.content_type(request.stream),
@@ -28,11 +28,32 @@ def operations(clock: Clock) -> tuple[Operation[Any], ...]:
             path="/api/generate",
             decode=requests.decode_generate,
             check=lambda request, info: generate.check(request, info, clock),
-            prepare=lambda request, info, defaults: generate.prepare(request, info, defaults, clock),
-            recover=generate.recover,
+            prepare=generate.prepare,
             fold=generate.fold,
             not_found=requests.not_found,
             content_type=lambda request: lines.content_type(request.stream),
+        ),
+        Operation(
+            name="embed",
+            path="/api/embed",
+            decode=embed.decode_embed,
+            check=embed.check,
+            prepare=embed.prepare,
+            fold=EmbedFold,
+            not_found=embed.not_found,
+            content_type=lambda request: lines.JSON,
+            recover=embed.recover,
+        ),
+        Operation(
+            name="embeddings",
+            path="/api/embeddings",
+            decode=embed.decode_embeddings,
+            check=embed.check,
+            prepare=embed.prepare,
+            fold=EmbedFold,
+            not_found=embed.not_found,
+            content_type=lambda request: lines.JSON,
+            recover=embed.recover,
         ),
     )
 

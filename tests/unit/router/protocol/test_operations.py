@@ -7,9 +7,9 @@ import pytest
 
 import router.protocol
 from config.defaults import NONE
-from router.protocol.operation import Operation
+from router.protocol.operation import Operation, Outgoing
 from router.protocol.operations import OPERATIONS, operations
-from tests.support.protocol import CLOCK, MODEL, TIMING, outgoing, run, stream
+from tests.support.protocol import CLOCK, MODEL, TIMING, run, stream
 
 ALLOWED = {"config", "workers", "router", "msgspec"}
 FORBIDDEN = {"asyncio", "socket", "os", "subprocess", "threading", "pathlib", "logging", "random"}
@@ -19,10 +19,12 @@ def by_name() -> dict[str, Operation[object]]:
     return {operation.name: operation for operation in operations(CLOCK)}
 
 
-def test_the_table_has_both_endpoints() -> None:
+def test_the_table_has_every_endpoint() -> None:
     assert {(operation.name, operation.path) for operation in OPERATIONS} == {
         ("chat", "/api/chat"),
         ("generate", "/api/generate"),
+        ("embed", "/api/embed"),
+        ("embeddings", "/api/embeddings"),
     }
 
 
@@ -34,7 +36,7 @@ def test_an_operation_from_body_to_answer(name: str, captured: str, streamed: bo
     request = operation.decode(body + (b"true}" if streamed else b"false}"))
     assert (request.model, request.stream) == ("X", streamed)  # type: ignore[attr-defined]
     assert operation.check(request, MODEL) is None
-    assert outgoing(operation.prepare(request, MODEL, NONE)).path == "/v1/chat/completions"
+    assert operation.prepare(request, MODEL, NONE).path == "/v1/chat/completions"
     answer = run(operation.fold(request, TIMING, CLOCK), stream(captured))  # type: ignore[arg-type]
     assert b'"done":true' in answer
     expected = "application/x-ndjson" if streamed else "application/json; charset=utf-8"
@@ -42,9 +44,25 @@ def test_an_operation_from_body_to_answer(name: str, captured: str, streamed: bo
     assert answer.endswith(b"\n") == streamed
 
 
-def test_r148_not_found_is_in_single_quotes_and_echoes() -> None:
-    for operation in OPERATIONS:
-        assert operation.not_found("Llama3") == "model 'Llama3' not found"
+def test_r148_not_found_echoes_in_the_endpoints_own_quotes() -> None:
+    for name, operation in by_name().items():
+        embeds = name.startswith("embed")
+        expected = 'model "Llama3" not found, try pulling it first' if embeds else "model 'Llama3' not found"
+        assert operation.not_found("Llama3") == expected
+
+
+@pytest.mark.parametrize("name", ["embed", "embeddings"])
+def test_r040_r043_an_embedding_from_body_to_answer_is_one_object(name: str) -> None:
+    operation = by_name()[name]
+    request = operation.decode(b'{"model":"X","prompt":"hi","input":["hi"],"stream":true}')
+    assert (request.model, request.stream) == ("X", False)  # type: ignore[attr-defined]
+    step = operation.prepare(request, MODEL, NONE)
+    assert isinstance(step, Outgoing)
+    assert step.path == "/v1/embeddings"
+    fold = operation.fold(request, TIMING, CLOCK)
+    assert fold.feed(b'{"data":[{"embedding":[1.0]}],"usage":{"prompt_tokens":3}}') == b""
+    assert fold.finish().startswith(b'{"model":"X","embeddings":[[1]],' if name == "embed" else b'{"embedding":[1]}')
+    assert operation.content_type(request) == "application/json; charset=utf-8"
 
 
 def test_the_protocol_is_pure() -> None:
