@@ -9,7 +9,7 @@ import router.protocol
 from config.defaults import NONE
 from router.protocol.operation import Operation, Outgoing
 from router.protocol.operations import OPERATIONS, operations
-from tests.support.protocol import CLOCK, MODEL, TIMING, run, stream
+from tests.support.protocol import CLOCK, MODEL, TIMING, outgoing, run, stream
 
 ALLOWED = {"config", "workers", "router", "msgspec"}
 FORBIDDEN = {"asyncio", "socket", "os", "subprocess", "threading", "pathlib", "logging", "random"}
@@ -36,7 +36,7 @@ def test_an_operation_from_body_to_answer(name: str, captured: str, streamed: bo
     request = operation.decode(body + (b"true}" if streamed else b"false}"))
     assert (request.model, request.stream) == ("X", streamed)  # type: ignore[attr-defined]
     assert operation.check(request, MODEL) is None
-    assert operation.prepare(request, MODEL, NONE).path == "/v1/chat/completions"
+    assert outgoing(operation.prepare(request, MODEL, NONE)).path == "/v1/chat/completions"
     answer = run(operation.fold(request, TIMING, CLOCK), stream(captured))  # type: ignore[arg-type]
     assert b'"done":true' in answer
     expected = "application/x-ndjson" if streamed else "application/json; charset=utf-8"
