@@ -19,7 +19,14 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
 MODELS = ROOT / ".models"
 TIMEOUT = 900
-ORDER = ("smollm2_vllm", "tiny_qwen3_vllm", "doomed_tiny_qwen3", "tiny_bert_vllm", "no_template_vllm")
+ORDER = (
+    "smollm2_vllm",
+    "tiny_qwen3_vllm",
+    "doomed_tiny_qwen3",
+    "tiny_bert_vllm",
+    "no_template_vllm",
+    "tiny_vision_vllm",
+)
 """In which tests that share servers run: those of one server together, and those that kill it after the others."""
 SERVERS: pytest.StashKey[Servers] = pytest.StashKey()
 METRICS = ("--enable-per-request-metrics", "--enable-prompt-tokens-details")
@@ -95,6 +102,12 @@ def no_template() -> Path:
     return _needed(MODELS / "tiny-plain", "the test model tiny-plain")
 
 
+@pytest.fixture(scope="session")
+def tiny_vision() -> Path:
+    """A model that takes images and answers something."""
+    return _needed(MODELS / "tiny-vision", "the test model tiny-vision")
+
+
 # --- servers ---
 
 
@@ -145,3 +158,9 @@ def tiny_bert_vllm(servers: Servers, tiny_bert: Path) -> VllmServer:
 def no_template_vllm(servers: Servers, no_template: Path) -> VllmServer:
     """tiny-plain, which has no chat template."""
     return servers.get(Spec("tiny-plain", no_template, METRICS))
+
+
+@pytest.fixture
+def tiny_vision_vllm(servers: Servers, tiny_vision: Path) -> VllmServer:
+    """tiny-vision, which sees, 1024 tokens of context."""
+    return servers.get(Spec("tiny-vision", tiny_vision, METRICS))

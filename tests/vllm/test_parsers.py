@@ -1,0 +1,74 @@
+"""Tools and thinking on a real vLLM that was given no flag for them: the agent chose the parsers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.agents import AgentProcess, agent
+from tests.support.live import Fleet, fleet
+from tests.support.ports import free_ports
+from tests.support.until import auntil
+
+START = 300.0
+"""Seconds that vLLM may take to start on a busy machine."""
+WEATHER: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "what is the weather in Paris?"}],
+    "tools": [
+        {
+            "type": "function",
+            "function": {
+                "name": "get_weather",
+                "description": "Get the weather",
+                "parameters": {
+                    "type": "object",
+                    "properties": {"city": {"type": "string"}, "unit": {"type": "string"}},
+                    "required": ["city"],
+                },
+            },
+        }
+    ],
+}
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Fleet]:
+    async with fleet(tmp_path, {}) as made:
+        made.http.timeout = httpx.Timeout(120)
+        yield made
+
+
+@pytest.fixture
+async def worker(
+    running: Fleet, vllm_command: list[str], tiny_qwen3: Path, tmp_path: Path
+) -> AsyncIterator[AgentProcess]:
+    flags = ("--max-model-len", "1024", "--max-num-seqs", "4")
+    args = ("--model", str(tiny_qwen3), "--name", "w", "--port", str(free_ports()), "--", *flags)
+    env = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    async with agent(*args, state_dir=tmp_path, env=env, program=" ".join(vllm_command)) as made:
+        yield made
+
+
+async def test_r095_r176_tools_and_thinking_without_a_flag(running: Fleet, worker: AgentProcess) -> None:
+    async def models() -> Any:
+        return (await running.http.get("/api/tags")).json()["models"]
+
+    [item] = await auntil(models, START, "tiny-qwen3 to serve")
+    assert item["capabilities"] == ["completion", "tools", "thinking"]
+    assert worker.says("chose --tool-call-parser hermes and --reasoning-parser qwen3")
+    body = {"model": "tiny-qwen3", "stream": False, "options": {"temperature": 0}}
+    called = (await running.http.post("/api/chat", json={**body, **WEATHER})).json()
+    [call] = called["message"]["tool_calls"]
+    assert call["function"]["name"] == "get_weather", json.dumps(called)
+    assert call["function"]["arguments"] == {"city": "Paris", "unit": "celsius"}
+    hello = {**body, "messages": [{"role": "user", "content": "hello"}]}
+    thought = (await running.http.post("/api/chat", json=hello)).json()["message"]
+    assert thought["thinking"].strip() == "The user said something. I greet."
+    assert thought["content"].strip().startswith("Hello!")
+    plain = (await running.http.post("/api/chat", json={**hello, "think": False})).json()["message"]
+    assert "thinking" not in plain

@@ -1,0 +1,120 @@
+"""Images behind the router on a real vLLM: what sees says so and sees, and what does not refuses clearly."""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.agents import agent
+from tests.support.live import fleet
+from tests.support.until import auntil
+from tests.support.vllm import VllmServer
+
+SEES = "tiny-vision"
+TOKENS_PER_IMAGE = 4
+JPEG = (
+    "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAKBueIx4ZKCMgoy0qqC+8P//8Nzc8P//////////////////////////////////////////////////"
+    "////////2wBDAaq0tPDS8P//////////////////////////////////////////////////////////////////////////////wAARCAAQABAD"
+    "ASAAAhEBAxEB/8QAFQABAQAAAAAAAAAAAAAAAAAAAAH/xAAUEAEAAAAAAAAAAAAAAAAAAAAA/8QAFAEBAAAAAAAAAAAAAAAAAAAAAv/EABQRAQAA"
+    "AAAAAAAAAAAAAAAAAAD/2gAMAwEAAhEDEQA/AIAJv//Z"
+)
+WEBP = "UklGRjAAAABXRUJQVlA4ICQAAABwAQCdASoQABAACQCsJaACdAFAAAD+u7eqqevxu9St+uiVAAA="
+
+
+def png(width: int, height: int) -> str:
+    """A picture of one colour, in base64."""
+    rows = b"".join(b"\0" + b"\xc8\x50\x1e" * width for _ in range(height))
+    parts = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    )
+    chunks = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    )
+    return base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"".join(chunks)).decode()
+
+
+IMAGES = {"png": png(16, 16), "wide png": png(300, 40), "jpeg": JPEG, "webp": WEBP}
+
+
+@asynccontextmanager
+async def router_over(server: VllmServer, state_dir: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """A live router that knows this one server through an agent beside it."""
+    async with fleet(state_dir, {}) as running, agent("--attach", server.url, state_dir=state_dir):
+
+        async def listed() -> bool:
+            return bool(await tags(running.http))
+
+        await auntil(listed, 60, f"{server.model} to be listed")
+        running.http.timeout = httpx.Timeout(120)
+        yield running.http
+
+
+async def tags(http: httpx.AsyncClient) -> list[dict[str, Any]]:
+    models: list[dict[str, Any]] = (await http.get("/api/tags")).json()["models"]
+    return models
+
+
+@pytest.fixture
+async def http(tiny_vision_vllm: VllmServer, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    async with router_over(tiny_vision_vllm, tmp_path) as client:
+        yield client
+
+
+async def ask(http: httpx.AsyncClient, path: str, images: list[str]) -> httpx.Response:
+    """One short question with these images."""
+    body: dict[str, Any] = {"model": SEES, "stream": False, "options": {"num_predict": 4, "temperature": 0}}
+    if path == "/api/chat":
+        return await http.post(path, json=body | {"messages": [{"role": "user", "content": "what?", "images": images}]})
+    return await http.post(path, json=body | {"prompt": "what?", "images": images})
+
+
+async def test_r176_a_model_that_sees_says_so(http: httpx.AsyncClient) -> None:
+    [item] = await tags(http)
+    assert item["capabilities"] == ["completion", "vision"]
+    shown = (await http.post("/api/show", json={"model": SEES})).json()
+    assert shown["capabilities"] == ["completion", "vision"]
+    assert shown["model_info"]["general.architecture"] == "idefics3"
+    assert shown["model_info"]["idefics3.vision.image_size"] == 56
+    assert shown["model_info"]["idefics3.context_length"] == 1024
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/api/generate"])
+async def test_r059_r075_every_image_adds_its_tokens(http: httpx.AsyncClient, path: str) -> None:
+    blind = (await ask(http, path, [])).json()
+    for kind, image in IMAGES.items():
+        seen = await ask(http, path, [image])
+        assert seen.status_code == 200, f"{kind}: {seen.text}"
+        assert seen.json()["prompt_eval_count"] >= blind["prompt_eval_count"] + TOKENS_PER_IMAGE, kind
+        assert seen.json()["done_reason"] in ("stop", "length")
+    both = (await ask(http, path, [IMAGES["png"], IMAGES["jpeg"]])).json()
+    assert both["prompt_eval_count"] >= blind["prompt_eval_count"] + 2 * TOKENS_PER_IMAGE
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/api/generate"])
+async def test_r154_what_is_no_image_is_a_plain_400(http: httpx.AsyncClient, path: str) -> None:
+    refused = await ask(http, path, [base64.b64encode(b"no image at all").decode()])
+    assert refused.status_code == 400
+    assert "image" in refused.json()["error"]
+    with_prefix = await ask(http, path, ["data:image/png;base64," + IMAGES["png"]])
+    assert (with_prefix.status_code, with_prefix.json()) == (400, {"error": "illegal base64 data at input byte 4"})
+
+
+async def test_r159_a_model_that_does_not_see_refuses_images(smollm2_vllm: VllmServer, tmp_path: Path) -> None:
+    async with router_over(smollm2_vllm, tmp_path) as http:
+        for path, fields in (
+            ("/api/chat", {"messages": [{"role": "user", "content": "what?", "images": [IMAGES["png"]]}]}),
+            ("/api/generate", {"prompt": "what?", "images": [IMAGES["png"]]}),
+        ):
+            refused = await http.post(path, json={"model": smollm2_vllm.model, **fields})
+            assert refused.status_code == 400
+            assert "does not support vision" in refused.json()["error"]
