@@ -35,6 +35,16 @@ class CatalogueModel:
     """What the model brings: the routing file's options, or all that a virtual model was made with."""
     loaded: bool = True
     """Whether a worker can answer for it now; `ps` lists these."""
+    engines: tuple[str, ...] = ()
+    """vLLM's versions in these workers; "" where unknown."""
+    base: str = ""
+    """For a virtual model: the listed name of what it was made from."""
+    made_digest: str = ""
+    """For a virtual model that adds something to its base: 64 hex digits over both."""
+    made_at: float = 0.0
+    """For a virtual model: when it was made, in Unix seconds."""
+    license: str = ""
+    """For a virtual model: the licence that it was made with."""
     base: str = ""
     """For a virtual model: the name of the model that it was made from, in Ollama's short form."""
     made_digest: str = ""
