@@ -1,7 +1,8 @@
 """From the name in a request to the workers that may answer it.
 
-The routing file's names and aliases come first, then the names that workers serve. Every served model can be asked
-for without being listed. A name that nobody knows and a model that nobody can serve just now are different errors:
+The routing file's names and aliases come first, then the names that workers serve, then the virtual models, which are
+routed as the models that they were made from. Every served model can be asked for without being listed. A name that
+nobody knows and a model that nobody can serve just now are different errors:
 the first is the client's, the second passes.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -22,6 +23,7 @@ from router.balance.select import POLICIES, Outlook, Policy
 from router.balance.worker import Target
 from router.errors import NoWorker
 from workers.record import ModelInfo
+from workers.virtual import VirtualModel
 
 RETRY_AFTER = 5
 """Seconds that a client is asked to wait for a model without a worker."""
@@ -43,12 +45,20 @@ class Resolution:
     name: str
     """As the client spelled it."""
     model: str
-    """The name it stands for, for logs and metrics: the routing file's, or the served one."""
+    """The name it stands for, for logs and metrics: the routing file's, or the served one. For a virtual model, that of
+    its base: clients invent the names of those."""
     groups: tuple[tuple[Target, ...], ...]
     """The replicas of each served model, the models in the order in which they are to be tried."""
     defaults: Defaults
-    """What the model brings: the routing file's options."""
+    """What the model brings: the routing file's options, and what a virtual model adds."""
     policy: Policy
+    virtual: str = ""
+    """The name of the virtual model that was asked for, as the catalogue lists it."""
+
+    @property
+    def listed(self) -> str:
+        """The name under which the catalogue lists what was asked for."""
+        return self.virtual or display(self.model)
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -89,18 +99,28 @@ class Listed:
     replicas: tuple[Target, ...]
     """Every worker that has it, in any state; empty for a configured model that nobody serves."""
     defaults: Defaults = NONE
+    virtual: VirtualModel | None = None
+    """What it was made with, if it is a virtual model: the replicas are its base's."""
 
 
 class Routes:
     """The routing table, resolved against a pool. Immutable but for the memory that policies keep."""
 
-    def __init__(self, table: RoutingTable, rng: random.Random, policy: str = LEAST_LOAD) -> None:
-        """`policy`, one of POLICIES, is that of models which the table does not name."""
+    def __init__(
+        self,
+        table: RoutingTable,
+        rng: random.Random,
+        policy: str = LEAST_LOAD,
+        virtual: Mapping[str, VirtualModel] | None = None,
+    ) -> None:
+        """`policy`, one of POLICIES, is that of models which the table does not name. `virtual` has the virtual models
+        by the key of their names; it may change at any time."""
         self._models = table.models
         self._by_key: dict[str, ModelRoute] = {}
         for route in table.models:
             for name in (route.name, *route.aliases):
                 self._by_key.setdefault(lookup_key(name), route)
+        self._virtual = virtual if virtual is not None else {}
         self._rng = rng
         self._policy = POLICIES[policy]()
         self._policies = {route.name: POLICIES[route.policy]() for route in table.models}
@@ -114,34 +134,75 @@ class Routes:
         Raises UnknownModel, and NoWorker (503) for a known model that nobody can serve now: at once, for waiting
         is the client's choice.
         """
-        route = self._by_key.get(lookup_key(name))
-        found = self._served(name, pool) if route is None else self._configured(name, route, pool)
+        found = self._known(name, pool) or self._made(name, pool) or self._gone(name, pool)
         if not any(target.worker.serving for group in found.groups for target in group):
             raise found.no_worker()
         return found
 
     def find(self, name: str, pool: Pool) -> Listed | None:
         """A model by any of its names, whatever its workers' state; None if it is unknown."""
+        found = self.find_base(name, pool)
+        if found is not None:
+            return found
+        model = self._virtual.get(lookup_key(name))
+        return self._listed_virtual(model, pool) if model is not None else None
+
+    def find_base(self, name: str, pool: Pool) -> Listed | None:
+        """The same among the routing file's models and the served ones: virtual models are made from these, and
+        cannot have their names."""
         route = self._by_key.get(lookup_key(name))
         if route is not None:
             return self._listed(route, pool)
         replicas = pool.replicas(name)
         return Listed(display(replicas[0].model.name), replicas, NONE) if replicas else None
 
+    def is_configured(self, name: str) -> bool:
+        """Whether the routing file has the name."""
+        return lookup_key(name) in self._by_key
+
     def listing(self, pool: Pool) -> tuple[Listed, ...]:
-        """Every model that can be asked for: the routing file's, then the served ones that it does not redefine."""
+        """Every model that can be asked for: the routing file's, then the served ones that it does not redefine, then
+        the virtual ones whose names none of these has."""
         configured = [self._listed(route, pool) for route in self._models]
         served = [
             Listed(display(name), pool.replicas(name), NONE)
             for name in pool.served()
             if lookup_key(name) not in self._by_key
         ]
-        return (*configured, *served)
+        made = [
+            self._listed_virtual(model, pool) for key, model in self._virtual.items() if not self._shadowed(key, pool)
+        ]
+        return (*configured, *served, *made)
 
-    def _served(self, name: str, pool: Pool) -> Resolution:
+    def shadowed(self, pool: Pool) -> tuple[str, ...]:
+        """The virtual models whose names the routing file or a worker has now."""
+        return tuple(model.name for key, model in self._virtual.items() if self._shadowed(key, pool))
+
+    def _shadowed(self, key: str, pool: Pool) -> bool:
+        return key in self._by_key or bool(pool.replicas(key))
+
+    def _known(self, name: str, pool: Pool) -> Resolution | None:
+        """What the routing file or the workers that are there mean by a name."""
+        route = self._by_key.get(lookup_key(name))
+        if route is not None:
+            return self._configured(name, route, pool)
         targets = pool.workers_for(name)
-        if targets:
-            return Resolution(name, targets[0].model.name, (targets,), NONE, self._policy)
+        return Resolution(name, targets[0].model.name, (targets,), NONE, self._policy) if targets else None
+
+    def _made(self, name: str, pool: Pool) -> Resolution | None:
+        """A virtual model, routed as its base. One whose base is out is known all the same."""
+        model = self._virtual.get(lookup_key(name))
+        if model is None:
+            return None
+        base = self._known(model.base, pool)
+        if base is None:
+            served = pool.ever_served(model.base) or model.base
+            return Resolution(name, served, (), _layered(NONE, model), self._policy, model.name)
+        defaults = _layered(base.defaults, model)
+        return Resolution(name, base.model, base.groups, defaults, base.policy, model.name)
+
+    def _gone(self, name: str, pool: Pool) -> Resolution:
+        """A name whose last worker has left. Raises UnknownModel for any other."""
         if gone := pool.ever_served(name):
             return Resolution(name, gone, (), NONE, self._policy)
         raise UnknownModel(name)
@@ -160,6 +221,17 @@ class Routes:
     def _listed(self, route: ModelRoute, pool: Pool) -> Listed:
         replicas = {target.worker.id: target for entry in route.serve for target in pool.workers_for(entry.model)}
         return Listed(display(route.name), tuple(replicas.values()), Defaults(route.options))
+
+    def _listed_virtual(self, model: VirtualModel, pool: Pool) -> Listed:
+        base = self.find_base(model.base, pool)
+        replicas, defaults = (base.replicas, base.defaults) if base is not None else ((), NONE)
+        return Listed(model.name, replicas, _layered(defaults, model), model)
+
+
+def _layered(base: Defaults, model: VirtualModel) -> Defaults:
+    """What a virtual model was made with is stronger than what its base brings."""
+    options = {**base.options, **model.options} if model.options else base.options
+    return Defaults(options, model.system or base.system, model.messages or base.messages)
 
 
 def no_worker(name: str, model: str, targets: Sequence[Target]) -> NoWorker:

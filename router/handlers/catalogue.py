@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from litestar import Request, Response, get, post, route
 from litestar.datastructures import State
@@ -17,6 +18,7 @@ from router.protocol.catalogue import CatalogueModel
 from router.protocol.lifetimes import Lifetimes
 from router.protocol.naming import NO_CLOUD_DETAILS, unknown_model
 from router.protocol.operation import Clock
+from workers.virtual import made_digest
 
 
 def catalogue_routes(
@@ -34,7 +36,8 @@ def catalogue_routes(
     @get("/api/ps", sync_to_thread=False)
     def ps() -> Response[bytes]:
         now = clock.time_ns()
-        return _json(catalogue.ps(models(), lambda name: lifetimes.expires(name, now)))
+        running = [model for model in models() if not model.base or lifetimes.lives(model.name, now)]
+        return _json(catalogue.ps(running, lambda name: lifetimes.expires(name, now)))
 
     @route("/api/version", http_method=[HttpMethod.GET, HttpMethod.HEAD], status_code=200, sync_to_thread=False)
     def version_page() -> Response[bytes]:
@@ -54,11 +57,21 @@ def catalogue_routes(
 def as_model(listed: Listed) -> CatalogueModel:
     """A listed model as the catalogue describes it. `loaded` while any of its workers serves: a worker that is
     restarting does not take the model out of `ps` as long as another has it."""
-    return CatalogueModel(
+    described = CatalogueModel(
         name=listed.name,
         replicas=tuple(target.model for target in listed.replicas),
         defaults=listed.defaults,
         loaded=any(target.worker.serving and not target.worker.silent for target in listed.replicas),
+    )
+    made = listed.virtual
+    if made is None:
+        return described
+    return replace(
+        described,
+        base=made.base,
+        made_digest=made_digest(made, described.merged.info.digest),
+        made_at=made.changed,
+        license="\n".join(made.licenses),
     )
 
 

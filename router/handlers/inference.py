@@ -14,7 +14,7 @@ from typing import Any
 
 from router.balance.lease import Answered, ClientGone, Failed, Outcome
 from router.balance.pool import Pool
-from router.balance.routes import Resolution, Routes, UnknownModel, display
+from router.balance.routes import Resolution, Routes, UnknownModel
 from router.errors import ClientError, Lost, NoWorker
 from router.forward import WORKER_LOST, Answer, Call, Forwarder
 from router.handlers.asgi import Receive, Scope, Send, decoded, read_body, send_error, send_plain, send_whole
@@ -93,8 +93,7 @@ class Inference:
             else:
                 await self._answer(Call(operation, request, resolution, arrived, record.id), receive, send, record)
         finally:
-            name = display(resolution.model)
-            self.lifetimes.touch(name, keep_alive(request.keep_alive), self.clock.time_ns())
+            self.lifetimes.touch(resolution.listed, keep_alive(request.keep_alive), self.clock.time_ns())
 
     async def _answer(self, call: Call, receive: Receive, send: Send, record: RequestRecord) -> None:
         """Acquire an answer and hand it to the client, watching that the client is still there."""

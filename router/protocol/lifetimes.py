@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from router.protocol.durations import FOREVER
 
+REMEMBERED = 4096
+"""Models whose latest request is remembered: the names of virtual ones are clients' to invent."""
+
 
 class Lifetimes:
     """The last request for a model says how long it stays; the time counts from that request's end."""
@@ -18,7 +21,15 @@ class Lifetimes:
 
     def touch(self, model: str, keep_alive: int | None, now: int) -> None:
         """A request for a model has ended. `keep_alive` as `durations.keep_alive` gives it."""
+        self._models.pop(model, None)
         self._models[model] = (now, self._default if keep_alive is None else keep_alive)
+        if len(self._models) > REMEMBERED:
+            del self._models[next(iter(self._models))]
+
+    def lives(self, model: str, now: int) -> bool:
+        """Whether it was asked for, and its time is not over yet."""
+        ended, lifetime = self._models.get(model, (now, 0))
+        return ended + lifetime > now
 
     def expires(self, model: str, now: int) -> int:
         """Never in the past, which clients show as stopping: a model that outlived its time is still there,

@@ -106,7 +106,10 @@ def test_no_package_knows_those_above_it(package: str, above: tuple[str, ...]) -
     ("part", "known"),
     [
         ("router.protocol", ("router.protocol", "router.errors", "workers.record", "config")),
-        ("router.balance", ("router.balance", "router.errors", "router.transport", "workers.record", "config")),
+        (
+            "router.balance",
+            ("router.balance", "router.errors", "router.transport", "workers.record", "workers.virtual", "config"),
+        ),
     ],
 )
 def test_the_pure_parts_know_little_and_do_no_input_or_output(part: str, known: tuple[str, ...]) -> None:
@@ -117,7 +120,9 @@ def test_the_pure_parts_know_little_and_do_no_input_or_output(part: str, known: 
         assert not outside & INPUT_OUTPUT, f"{module} imports {outside & INPUT_OUTPUT}"
 
 
-@pytest.mark.parametrize("module", ["router.access", "router.origins", "config.names", "config.urls", "config.schema"])
+@pytest.mark.parametrize(
+    "module", ["router.access", "router.origins", "router.paths", "config.names", "config.urls", "config.schema"]
+)
 def test_decisions_do_no_input_or_output(module: str) -> None:
     assert not {name.split(".")[0] for name in imports(module)} & INPUT_OUTPUT
 
@@ -144,7 +149,7 @@ def test_only_handlers_and_the_application_know_litestar() -> None:
 def test_only_the_upstream_client_speaks_to_workers_while_clients_wait() -> None:
     clients = within(sources(), "router.upstream", "router.upstream_connection", "router.upstream_exchange")
     clients |= within(sources(), "router.upstream_wire")
-    assert within(importers_of("httptools"), "router") <= clients | {"router.compat.wire"}
+    assert within(importers_of("httptools"), "router") <= clients | {"router.compat.wire", "router.bounded"}
     assert importers_of("router.upstream") - clients == {"router.app"}
     for module in modules("router"):
         if within(imports(module), "httpx"):
@@ -160,7 +165,7 @@ def test_what_looks_at_any_server_knows_nothing_of_ours() -> None:
 
 def test_only_discovery_reads_the_registry() -> None:
     readers = within(importers_of("workers.registry"), "router")
-    assert readers <= {"router.discovery", "router.app", "router.supervisor"}
+    assert readers <= {"router.discovery", "router.virtual.keeper", "router.app", "router.supervisor"}
     assert not within(importers_of("redis"), "router", "config")
 
 

@@ -1,0 +1,291 @@
+"""Keeps a router process's copy of the virtual models and the registry alike.
+
+The registry's channel tells of changes within milliseconds, and its polls repair what was missed. Whatever the
+registry has lost or was never told (it was emptied, it is started anew) it gets back from here: the highest revision
+wins everywhere. Requests read the copy, in memory; only a change of a model waits for the registry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from router.errors import ClientError, TooLarge
+from router.virtual.modelfile import ModelFile
+from router.virtual.store import Store
+from workers.registry import ModelHeld, ModelPut, ModelsHeld, RegistryUnavailable
+from workers.signature import MAX_ENVELOPE, RecordRefused
+from workers.virtual import VirtualModel, key_of, seal_model, unseal_model
+from workers.wire import ModelChanged, ModelSeen
+
+MOST_MODELS = 4096
+MOST_BYTES = 16 << 20
+"""Of all envelopes in the registry: the embedded one has 64 MiB for everything."""
+TRIES = 32
+"""Attempts at one change while others change the same model."""
+SEEN_WITHIN = 0.5
+"""Seconds that a change waits until every router has it. One that has not by then has it with its next poll."""
+RETRY_AFTER = 5
+"""Seconds that a client is asked to wait for the registry."""
+_MARKS = 256
+"""Latest changes for which it is remembered who has seen them."""
+_MOST_REFUSALS = 1024
+
+_log = logging.getLogger(__name__)
+
+
+class ModelRegistry(Protocol):
+    """The part of `Registry` that is used here."""
+
+    async def models(self) -> ModelsHeld: ...
+
+    async def put_model(
+        self, key: str, expected: bytes, envelope: bytes, *, ask: bool = False
+    ) -> ModelPut | ModelHeld: ...
+
+    async def seen(self, version: str, router: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Whose entries are believed, as for the workers' records."""
+
+    fleet: str
+    secret: bytes | None
+    unsigned: bool
+    """Nobody but this user can write to the registry."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """An entry of the registry."""
+
+    envelope: bytes
+    model: VirtualModel | None
+    """None for one that is refused."""
+
+
+class Keeper:
+    """The one who changes `store`, and the registry's virtual models. See `discovery.Models`."""
+
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        store: Store,
+        trust: Trust,
+        *,
+        router_id: str,
+        routers: Callable[[], int],
+        file: ModelFile | None = None,
+        clock: Callable[[], float] = time.time,
+        shadowed: Callable[[], Collection[str]] = tuple,
+    ) -> None:
+        """`routers` counts the router processes of the fleet, this one included. `clock` gives Unix seconds.
+        `shadowed` names the virtual models that requests do not reach, since others have their names now."""
+        self.store = store
+        self._registry = registry
+        self._trust = trust
+        self._router_id = router_id
+        self._routers = routers
+        self._file = file
+        self._clock = clock
+        self._shadowed = shadowed
+        self._version: str | None = None
+        self._held: dict[str, _Held] = {}
+        self._seen: dict[str, set[str]] = {}
+        self._news = asyncio.Event()
+        self._refused: dict[str, str] = {}
+        self._named: set[str] = set()
+        self._unsaved = False
+
+    def load(self) -> None:
+        """Take over what the file has. To be called once, before anything else."""
+        if self._file is not None:
+            for model in self._file.load():
+                self.store.take(model)
+
+    # --- changes ---
+
+    async def change(self, decide: Callable[[], VirtualModel]) -> VirtualModel:
+        """Make a change that `decide` finds from what the store holds, and return it as it was made. It is asked again
+        when another router was faster. Its `revision` and `changed` are set here.
+
+        Ends when all routers have it, or after SEEN_WITHIN. Raises what `decide` raises, and ClientError where the
+        registry is away or full.
+        """
+        for _ in range(TRIES):
+            decided = decide()
+            key = key_of(decided.name)
+            known = self.store.every.get(key)
+            revision = known.revision + 1 if known else 1
+            model = msgspec.structs.replace(decided, revision=revision, changed=self._clock())
+            envelope = self._seal(key, model)
+            self._check_room(key, model, envelope)
+            version = await self._put(key, envelope)
+            if version is not None:
+                self._adopt(key, _Held(envelope, model))
+                await self._settle(model, version)
+                return model
+        raise _not_now("others are changing this model at the same time")
+
+    async def _put(self, key: str, envelope: bytes) -> str | None:
+        """Into the registry. The version that it is at then; None if somebody was faster."""
+        held = self._held.get(key)
+        try:
+            reply = await self._registry.put_model(key, held.envelope if held else b"", envelope, ask=True)
+        except RegistryUnavailable as error:
+            _log.warning("a virtual model could not be changed: %s", error)
+            raise _not_now("the registry does not answer") from None
+        if isinstance(reply, ModelHeld):
+            self._meet(key, reply.envelope)
+            return None
+        return reply.version
+
+    async def _settle(self, model: VirtualModel, version: str) -> None:
+        """What is still to do for a change that the registry has taken."""
+        await self._save()
+        if model.deleted:
+            await self._drop_oldest()
+        await self._all_have_seen(version)
+
+    async def _drop_oldest(self) -> None:
+        """Of too many tombstones, take the oldest out of the registry."""
+        self.store.forget_oldest()
+        with suppress(RegistryUnavailable):  # the next deletion tries again
+            for key, held in list(self._held.items()):
+                if held.model is not None and held.model.deleted and key not in self.store.every:
+                    await self._registry.put_model(key, held.envelope, b"")
+
+    async def _all_have_seen(self, version: str) -> None:
+        try:
+            async with asyncio.timeout(SEEN_WITHIN):
+                while len(self._seen.get(version, set()) - {self._router_id}) < self._routers() - 1:
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            _log.info("not every router process has seen a change of the virtual models within %g s", SEEN_WITHIN)
+
+    def _check_room(self, key: str, model: VirtualModel, envelope: bytes) -> None:
+        if len(envelope) > MAX_ENVELOPE:
+            raise TooLarge(f"a model may add up to {MAX_ENVELOPE >> 10} KiB to its base; send shorter messages")
+        if model.deleted:
+            return
+        if key not in self.store.live and len(self.store.live) >= MOST_MODELS:
+            raise ClientError(f"there are {MOST_MODELS} models made here already; delete some of them", status=507)
+        others = sum(len(held.envelope) for other, held in self._held.items() if other != key)
+        if others + len(envelope) > MOST_BYTES:
+            raise ClientError(
+                f"the models made here fill the {MOST_BYTES >> 20} MiB that there are for them; delete some of them",
+                status=507,
+            )
+
+    # --- what the registry tells ---
+
+    async def polled(self, version: str) -> None:
+        """A poll of the registry has seen its models at this version. Raises RegistryUnavailable."""
+        if version != self._version:
+            await self._read_all()
+            await self._restore()
+        if self._unsaved:
+            await self._save()
+        self._name_shadowed()
+
+    async def changed(self, event: ModelChanged) -> None:
+        """Somebody has changed an entry. Raises RegistryUnavailable."""
+        self._meet(event.key, event.envelope)
+        if event.before == self._version:
+            self._version = event.after
+        if event.asked:
+            await self._registry.seen(event.after, self._router_id)
+
+    def seen(self, event: ModelSeen) -> None:
+        """A router process has taken over a change."""
+        self._seen.setdefault(event.version, set()).add(event.router)
+        while len(self._seen) > _MARKS:
+            del self._seen[next(iter(self._seen))]
+        self._news.set()
+
+    async def _read_all(self) -> None:
+        found = await self._registry.models()
+        for key in self._held.keys() - found.envelopes.keys():
+            del self._held[key]
+        for key, envelope in found.envelopes.items():
+            self._meet(key, envelope)
+        self.store.forget_oldest()
+        self._version = found.version
+
+    async def _restore(self) -> None:
+        """Give the registry what it lacks. Where another router is faster, the next poll shows what it did."""
+        restored = 0
+        for key, model in list(self.store.every.items()):
+            held = self._held.get(key)
+            if held is not None and held.model is not None and held.model.revision >= model.revision:
+                continue
+            envelope = self._seal(key, model)
+            reply = await self._registry.put_model(key, held.envelope if held else b"", envelope)
+            if isinstance(reply, ModelPut):
+                self._held[key] = _Held(envelope, model)
+                restored += 1
+            else:
+                self._meet(key, reply.envelope)
+        if restored:
+            _log.warning("the registry lacked %d virtual models or deletions of such; it has them again", restored)
+
+    def _meet(self, key: str, envelope: bytes) -> None:
+        """The registry holds this under a key; empty for nothing."""
+        if not envelope:
+            self._held.pop(key, None)
+            return
+        held = self._held.get(key)
+        if held is None or held.envelope != envelope:
+            held = _Held(envelope, self._unseal(key, envelope))
+        self._adopt(key, held)
+
+    def _adopt(self, key: str, held: _Held) -> None:
+        self._held[key] = held
+        if held.model is not None and self.store.take(held.model, settled=True):
+            self._unsaved = True
+
+    # --- trust ---
+
+    def _seal(self, key: str, model: VirtualModel) -> bytes:
+        return seal_model(model, key, fleet=self._trust.fleet, secret=self._trust.secret)
+
+    def _unseal(self, key: str, envelope: bytes) -> VirtualModel | None:
+        trust = self._trust
+        try:
+            return unseal_model(envelope, key, fleet=trust.fleet, secret=trust.secret, unsigned=trust.unsigned)
+        except RecordRefused as error:
+            if self._refused.get(key) != str(error):
+                if len(self._refused) >= _MOST_REFUSALS:
+                    self._refused.clear()
+                self._refused[key] = str(error)
+                _log.warning("the virtual model %r in the registry is not used: %s", key[:200], error)
+            return None
+
+    # --- beside ---
+
+    async def _save(self) -> None:
+        self._unsaved = False
+        if self._file is not None:
+            await asyncio.to_thread(self._file.save, list(self.store.every.values()))
+
+    def _name_shadowed(self) -> None:
+        """Log once which virtual models have lost their names to others."""
+        shadowed = set(self._shadowed())
+        for name in sorted(shadowed - self._named):
+            _log.warning(
+                "the virtual model %r is out of reach: a model that is served or configured has its name", name
+            )
+        self._named = shadowed
+
+
+def _not_now(why: str) -> ClientError:
+    return ClientError(f"models cannot be changed now: {why}; try again", status=503, retry_after=RETRY_AFTER)
