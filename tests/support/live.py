@@ -151,6 +151,7 @@ def model(options: Options) -> ModelInfo:
         context_length=options.max_model_len,
         capabilities=tuple(capabilities),
         has_template=options.chat_template,
+        template="{{ messages }} {% if not enable_thinking %}<think></think>{% endif %}" if options.reasoning else "",
     )
 
 

@@ -109,6 +109,11 @@ _REASONING = (
 _AFTER_REASONING = tuple(_tokens(v.encode("\n\n"), Kind.CONTENT))
 
 
+def begins_answer(prompt: Sequence[int]) -> bool:
+    """Whether a prompt ends where the template has the answer begin: a model that thinks would think now."""
+    return tuple(prompt[-len(ASSISTANT) :]) == ASSISTANT
+
+
 def answer(prompt: Sequence[int], wants: Wants) -> Answer:
     """The answer to a prompt, or the rest of it where the prompt has its beginning."""
     base, done = _split(prompt)

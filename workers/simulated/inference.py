@@ -23,6 +23,7 @@ from workers.simulated.requests import (
     ChatRequest,
     CompletionRequest,
     NamedTool,
+    TokenizeChat,
     Tool,
     parse_chat,
     parse_completion,
@@ -87,7 +88,11 @@ class Inference:
         asked = parse_completion(request.body, request.headers.get("content-type", ""), self._options.max_stop_strings)
         self.check_model(asked.model)
         prompt = self._limit(_completion_prompt(asked), asked)
-        wants = Wants(document=_document(asked, answers.question(prompt)), length=self._options.answer_tokens)
+        wants = Wants(
+            thinking=self._options.reasoning and answers.begins_answer(prompt),
+            document=_document(asked, answers.question(prompt)),
+            length=self._options.answer_tokens,
+        )
         head = self._head("cmpl-", asked, request, prompt, asked.logprobs)
         job = self._job(exchange, fault)
         echo = vocabulary.decode(prompt) if asked.echo else ""
@@ -104,6 +109,17 @@ class Inference:
         """Raises Refusal for a name that is not served. No name at all is the first model's."""
         if name and name not in self._options.names:
             raise errors.unknown_model(name, self._options.names)
+
+    def rendered(self, asked: TokenizeChat) -> str:
+        """The prompt that /tokenize counts: the same as a chat's."""
+        return template.render(
+            asked.messages,
+            asked.tools,
+            model=self._options.model,
+            no_thinking=self._options.reasoning and _thinking_off(asked),
+            open_end=asked.add_generation_prompt,
+            continue_final=asked.continue_final_message,
+        )
 
     # --- from a request to a generation ---
 
@@ -357,9 +373,10 @@ class Inference:
         return {key: value for key, value in fields.items() if value is not None}
 
 
-def _thinking_off(asked: ChatRequest) -> bool:
+def _thinking_off(asked: ChatRequest | TokenizeChat) -> bool:
     wanted = (asked.chat_template_kwargs or {}).get("enable_thinking")
-    return wanted is False or (wanted is None and asked.reasoning_effort == "none")
+    effort = asked.reasoning_effort if isinstance(asked, ChatRequest) else None
+    return wanted is False or (wanted is None and effort == "none")
 
 
 def _document(asked: ChatRequest | CompletionRequest, question: str) -> str | None:

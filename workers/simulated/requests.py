@@ -159,12 +159,14 @@ class _TokenizeText(_Shape):
     return_token_strs: bool | None = False
 
 
-class _TokenizeChat(_Shape):
+class TokenizeChat(_Shape):
     model: str | None = None
     messages: list[Message]
     tools: list[Tool] | None = None
     return_token_strs: bool | None = False
     chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
 
 
 class DetokenizeRequest(_Shape):
@@ -172,7 +174,7 @@ class DetokenizeRequest(_Shape):
     tokens: TokenIds
 
 
-TokenizeRequest = _TokenizeText | _TokenizeChat
+TokenizeRequest = _TokenizeText | TokenizeChat
 
 _SHAPES: tuple[Any, ...] = (
     ChatRequest,
@@ -221,9 +223,9 @@ def parse_embedding(body: bytes, content_type: str) -> EmbeddingRequest:
     return request
 
 
-def parse_tokenize(body: bytes, content_type: str) -> _TokenizeText | _TokenizeChat:
+def parse_tokenize(body: bytes, content_type: str) -> _TokenizeText | TokenizeChat:
     """Raises Refusal."""
-    request: _TokenizeText | _TokenizeChat = _validate(TokenizeRequest, _load(body, content_type))
+    request: _TokenizeText | TokenizeChat = _validate(TokenizeRequest, _load(body, content_type))
     return request
 
 
@@ -289,7 +291,7 @@ def _problem(problem: dict[str, Any]) -> str:
     return str(shown)
 
 
-_INTERNAL = re.compile(r"[\[\]{}()]|^(str|int|float|bool|list|dict|none|_TokenizeText|_TokenizeChat|assistant|other)$")
+_INTERNAL = re.compile(r"[\[\]{}()]|^(str|int|float|bool|list|dict|none|_TokenizeText|TokenizeChat|assistant|other)$")
 
 
 def _location(path: tuple[int | str, ...]) -> str:

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from workers.simulated import context, embedding, errors, script, template, vocabulary
+from workers.simulated import context, embedding, errors, script, vocabulary
 from workers.simulated.chunks import DONE
 from workers.simulated.errors import Answer, Refusal
 from workers.simulated.inference import Inference
@@ -196,7 +196,7 @@ class Routes:
         if text is None:
             if not self._options.chat_template:
                 raise errors.no_template()
-            text = template.render(asked.messages, asked.tools, model=self._options.model)  # type: ignore[union-attr]
+            text = self._inference.rendered(asked)  # type: ignore[arg-type]
         tokens = vocabulary.encode(text)
         strings = [vocabulary.decode([token]) for token in tokens] if asked.return_token_strs else None
         return _json(

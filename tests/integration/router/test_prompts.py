@@ -1,0 +1,216 @@
+"""What may happen to a prompt before it is answered, through a live router: context, shortening, rendering."""
+
+import dataclasses
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from router.protocol.errors import CONTEXT_EXCEEDED
+from tests.support.live import Fleet, fleet
+from tests.support.until import auntil
+from workers.simulated import script
+from workers.simulated.options import Options
+
+CONTEXT = 200
+SMALL = Options(
+    model="tiny:latest",
+    tokens_per_second=2000,
+    ttft=0.0,
+    answer_tokens=12,
+    max_model_len=CONTEXT,
+    reasoning=True,
+    tool_calls=True,
+    tool_parser=True,
+)
+RENDERED = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.fixture
+async def one(tmp_path: Path) -> AsyncIterator[Fleet]:
+    async with fleet(tmp_path, {"a": SMALL}) as running:
+        yield running
+
+
+async def ask(running: Fleet, path: str, **fields: Any) -> dict[str, Any]:
+    response = await running.http.post(path, json={"model": "tiny", "stream": False, **fields})
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == "application/json; charset=utf-8"
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def turns(count: int) -> list[dict[str, Any]]:
+    """A conversation of so many questions with their answers, the questions numbered, and a last one."""
+    told = [{"role": "system", "content": "be brief"}]
+    for number in range(count):
+        told.append({"role": "user", "content": f"question number {number}"})
+        told.append({"role": "assistant", "content": "some answer to that"})
+    return [*told, {"role": "user", "content": "the last one"}]
+
+
+async def test_r066_a_prompt_is_rendered_and_nothing_generated(one: Fleet) -> None:
+    chat = await ask(
+        one, "/api/chat", messages=[{"role": "user", "content": "hello"}], stream=True, _debug_render_only=True
+    )
+    assert chat.pop("created_at").endswith("Z")
+    assert chat == {
+        "model": "tiny",
+        "message": {"role": "", "content": ""},
+        "done": False,
+        "_debug_info": {"rendered_template": RENDERED},
+    }
+    generate = await ask(one, "/api/generate", prompt="hello", think=False, _debug_render_only=True)
+    assert generate["_debug_info"] == {"rendered_template": RENDERED + "<think>\n\n</think>\n\n"}
+    assert (generate["response"], generate["done"]) == ("", False)
+    raw = await ask(one, "/api/generate", prompt="hello", raw=True, _debug_render_only=True)
+    assert raw["_debug_info"] == {"rendered_template": "hello"}
+    assert one["a"].tokens == 0
+    states = (await one.http.get("/admin/workers")).json()["workers"]
+    assert [worker["in_flight"] for worker in states] == [0]
+
+
+async def test_r054_a_context_is_taken_up_again(one: Fleet) -> None:
+    first = await ask(one, "/api/generate", prompt="hello")
+    assert first["thinking"]
+    second = await ask(one, "/api/generate", prompt="and you", context=first["context"])
+    assert second["context"][: len(first["context"])] == first["context"]
+    assert second["prompt_eval_count"] > first["prompt_eval_count"] + first["eval_count"] - 1
+    assert (
+        second["response"]
+        == "Simulated answer to: and you. I count: one two three four five six seven eight"[: len(second["response"])]
+    )
+    assert second["thinking"] == first["thinking"]
+    rendered = await ask(one, "/api/generate", prompt="bye", context=first["context"], _debug_render_only=True)
+    text = rendered["_debug_info"]["rendered_template"]
+    assert text.startswith(RENDERED + "<think>")
+    assert text.endswith("<|im_start|>user\nbye<|im_end|>\n<|im_start|>assistant\n")
+
+
+async def test_r054_a_context_streams_as_any_prompt_does(one: Fleet) -> None:
+    first = await ask(one, "/api/generate", prompt="hello")
+    fields = {"model": "tiny", "prompt": "and you", "context": first["context"]}
+    whole = await ask(one, "/api/generate", **fields)
+    response = await one.http.post("/api/generate", json=fields)
+    parts = [json.loads(line) for line in response.text.splitlines()]
+    for key in ("response", "thinking"):
+        assert "".join(part.get(key, "") for part in parts) == whole[key]
+    assert parts[-1]["context"] == whole["context"]
+
+
+async def test_r054_ids_that_are_no_tokens_are_refused_in_vllms_words(one: Fleet) -> None:
+    for stream in (True, False):
+        body = {"model": "tiny", "prompt": "hello", "context": [99_999_999], "stream": stream}
+        response = await one.http.post("/api/generate", json=body)
+        assert response.status_code == 400
+        assert response.json() == {"error": "Token id 99999999 is out of vocabulary"}
+
+
+async def test_r062_r145_a_conversation_that_is_too_long_loses_its_oldest_turns(one: Fleet) -> None:
+    whole = turns(60)
+    answer = await ask(one, "/api/chat", messages=whole, think=False)
+    assert answer["message"]["content"].startswith("Simulated answer to: the last one")
+    assert CONTEXT / 2 < answer["prompt_eval_count"] <= CONTEXT * 3 // 4
+    assert answer["done_reason"] == "stop"
+    stats = one["a"].stats()["requests"]
+    assert stats["/v1/chat/completions"] == 2
+    assert 1 < stats["/tokenize"] <= 7
+    record = (await auntil(one.records, 5, "the log's line"))[-1]
+    assert (record["attempts"], record["status"]) == (1, 200)
+
+
+async def test_r145_what_is_kept_begins_with_a_question_and_has_the_system_message(one: Fleet) -> None:
+    short = await ask(one, "/api/chat", messages=turns(1), think=False)
+    long = await ask(one, "/api/chat", messages=turns(60), think=False, options={"num_predict": 5})
+    assert long["prompt_eval_count"] > short["prompt_eval_count"]
+    assert long["done_reason"] == "length"
+
+
+@pytest.mark.parametrize("fields", [{"truncate": False}, {"shift": False}])
+async def test_r062_r063_a_client_may_want_an_error_instead(one: Fleet, fields: dict[str, Any]) -> None:
+    for path, body in (("chat", {"messages": turns(60)}), ("generate", {"prompt": "hello " * 500})):
+        for stream in (True, False):
+            response = await one.http.post(f"/api/{path}", json={"model": "tiny", "stream": stream, **body, **fields})
+            assert response.status_code == 400
+            assert response.json() == {"error": CONTEXT_EXCEEDED}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": "hello " * 500},
+        {"prompt": "hello " * 500, "raw": True},
+        {"prompt": "hello " * 5000},
+        {"prompt": "hello " * 5000, "raw": True},
+        {"prompt": "hello", "context": [520] * 500},
+    ],
+    ids=["chat", "raw", "very long", "very long and raw", "context"],
+)
+async def test_r062_a_prompt_that_is_too_long_by_itself_loses_its_beginning(one: Fleet, fields: dict[str, Any]) -> None:
+    answer = await ask(one, "/api/generate", think=False if "raw" not in fields else None, **fields)
+    assert answer["prompt_eval_count"] == CONTEXT * 3 // 4
+    assert answer["eval_count"] > 1
+    assert answer["response"]
+
+
+async def test_r062_a_last_message_that_is_too_long_by_itself_is_cut(one: Fleet) -> None:
+    long = [*turns(3)[:-1], {"role": "user", "content": "hello " * 500}]
+    answer = await ask(one, "/api/chat", messages=long, options={"num_predict": 7})
+    assert answer["prompt_eval_count"] == CONTEXT - 7
+    assert (answer["eval_count"], answer["done_reason"]) == (7, "length")
+
+
+async def test_r145_results_of_tools_stay_with_their_calls(one: Fleet) -> None:
+    """An agent at work: one question, and so many calls since that the oldest have to go."""
+    told: list[dict[str, Any]] = [{"role": "user", "content": "what is the weather"}]
+    for number in range(30):
+        call = {"function": {"name": "get", "arguments": {"number": number}}}
+        told.append({"role": "assistant", "tool_calls": [call]})
+        told.append({"role": "tool", "content": "rain"})
+    answer = await ask(one, "/api/chat", messages=told, think=False)
+    assert CONTEXT / 2 < answer["prompt_eval_count"] <= CONTEXT * 3 // 4
+
+
+async def test_r063_an_answer_that_fills_the_context_ends_for_length(tmp_path: Path) -> None:
+    endless = dataclasses.replace(SMALL, answer_tokens=500, reasoning=False)
+    async with fleet(tmp_path, {"a": endless}) as running:
+        for fields in ({"raw": True}, {"options": {"num_predict": 100_000}}):
+            answer = await ask(running, "/api/generate", prompt="hello " * 40, shift=True, **fields)
+            assert answer["done_reason"] == "length"
+            assert answer["prompt_eval_count"] + answer["eval_count"] == CONTEXT
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        script.Status(status=500, paths=("/tokenize",)),
+        script.Status(status=503, paths=("/tokenize",)),
+        script.Hang(paths=("/tokenize",)),
+    ],
+    ids=repr,
+)
+async def test_a_worker_that_fails_at_a_question_costs_the_client_nothing(tmp_path: Path, fault: script.Fault) -> None:
+    async with fleet(tmp_path, {"a": SMALL, "b": SMALL}, first_token_timeout=1.0) as pair:
+        pair["a"].set_faults([fault])
+        for _ in range(4):
+            answer = await ask(pair, "/api/generate", prompt="hello", context=[520])
+            assert answer["response"]
+        assert pair["a"].running == 0
+
+
+async def test_a_client_that_leaves_ends_the_question_too(one: Fleet) -> None:
+    one["a"].set_faults([script.Hang(paths=("/tokenize",))])
+    body = {"model": "tiny", "prompt": "hello", "context": [520]}
+    with pytest.raises(httpx.ReadTimeout):
+        await one.http.post("/api/generate", json=body, timeout=0.5)
+    record = (await auntil(one.records, 5, "the log's line"))[-1]
+    assert (record["status"], record["outcome"]) == (499, "client gone")
+
+
+async def test_a_worker_that_cannot_count_leaves_the_first_refusal(one: Fleet) -> None:
+    one["a"].set_faults([script.Status(status=400, paths=("/tokenize",))])
+    response = await one.http.post("/api/chat", json={"model": "tiny", "messages": turns(60)})
+    assert (response.status_code, response.json()) == (400, {"error": CONTEXT_EXCEEDED})
