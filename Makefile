@@ -32,7 +32,7 @@ run:
 	@exec $(PYTHON) -m deploy.local.run $(ARGS)
 
 setup:
-	@$(SETUP) --engine cpu dev vllm smollm2 test-models clients
+	@$(SETUP) --engine cpu dev vllm smollm2 minilm test-models clients
 
 ifeq ($(ARGS),)
 test: setup

