@@ -15,6 +15,8 @@ from router.table import plain
 
 WIDE = 160
 """Columns from which details have a column of their own."""
+MOST_TOLD = 2
+"""Differences of one rule that are told."""
 _WORDS = {Result.DIFFERS: "differs", Result.SKIPPED: "skipped", Result.SAME: "as Ollama"}
 
 
@@ -43,8 +45,9 @@ def by_rule(outcomes: Iterable[Outcome], rules: Iterable[Rule]) -> list[Row]:
 def _row(rule: Rule, outcomes: Sequence[Outcome]) -> Row:
     results = {outcome.result for outcome in outcomes}
     result = next(result for result in (Result.DIFFERS, Result.SAME, Result.SKIPPED) if result in results)
-    details = (outcome.detail for outcome in outcomes if outcome.result is result and outcome.detail)
-    return Row(rule, result, "; ".join(dict.fromkeys(details)))
+    details = list(dict.fromkeys(o.detail for o in outcomes if o.result is result and o.detail))
+    more = [f"and {len(details) - MOST_TOLD} more"] if len(details) > MOST_TOLD else []
+    return Row(rule, result, "; ".join([*details[:MOST_TOLD], *more]))
 
 
 def table(rows: Sequence[Row], width: int) -> Table:

@@ -42,14 +42,19 @@ async def run(
 
 async def look(target: Target, check: Check) -> Outcome:
     """One check's outcome. A server that does not answer, or not in HTTP, differs."""
+
+    def differs(text: str) -> Outcome:
+        return Outcome(check, Result.DIFFERS, f"{target.last}: {text}" if target.last else text)
+
+    target.last = ""
     try:
         await check.ask(target)
     except Skipped as skipped:
         return Outcome(check, Result.SKIPPED, str(skipped))
     except (Differs, BadAnswer) as difference:
-        return Outcome(check, Result.DIFFERS, str(difference))
+        return differs(str(difference))
     except TimeoutError:
-        return Outcome(check, Result.DIFFERS, "expected an answer; none came in time")
+        return differs("expected an answer; none came in time")
     except OSError as error:
-        return Outcome(check, Result.DIFFERS, f"expected an answer; {error.strerror or error}")
+        return differs(f"expected an answer; {error.strerror or error}")
     return Outcome(check, Result.SAME)

@@ -25,6 +25,8 @@ class Target:
         self.models = models
         self.key = key
         self._timeout = timeout
+        self.last = ""
+        """The request asked last, such as "GET /api/tags"."""
         self._said: dict[str, Reply] = {}
 
     def headers(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -39,6 +41,7 @@ class Target:
         self, method: str, path: str, body: Any = None, *, headers: Mapping[str, str] | None = None
     ) -> Reply:
         """One request on a connection of its own. A body that is not bytes goes as JSON."""
+        self.last = f"{method} {path}"
         async with asyncio.timeout(self._timeout), Connection(self.place) as connection:
             return await connection.exchange(method, path, self.headers(headers), encoded(body))
 
@@ -51,6 +54,7 @@ class Target:
     async def once(self, path: str, body: Any) -> Reply:
         """As `post`, but what was asked before is not asked again: several checks look at one answer."""
         asked = f"{path} {encoded(body).decode()}"
+        self.last = f"POST {path}"
         if asked not in self._said:
             self._said[asked] = await self.post(path, body)
         return self._said[asked]

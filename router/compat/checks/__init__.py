@@ -3,7 +3,41 @@
 from __future__ import annotations
 
 from router.compat.check import Check, declared
-from router.compat.checks import routes
+from router.compat.checks import (
+    answers,
+    catalogue,
+    chat,
+    embeddings,
+    errors,
+    generate,
+    headers,
+    images,
+    loading,
+    naming,
+    options,
+    requests,
+    routes,
+    thinking,
+    writes,
+)
 
-CHECKS: tuple[Check, ...] = tuple(check for module in (routes,) for check in declared(module))
-"""All of them, in the order in which they run."""
+_MODULES = (
+    routes,
+    headers,
+    catalogue,
+    naming,
+    errors,
+    requests,
+    answers,
+    generate,
+    chat,
+    images,
+    thinking,
+    options,
+    embeddings,
+    writes,
+    loading,
+)
+"""In the order in which they run: what unloads models comes last."""
+
+CHECKS: tuple[Check, ...] = tuple(check for module in _MODULES for check in declared(module))

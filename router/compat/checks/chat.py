@@ -1,0 +1,127 @@
+"""What messages may hold (R072-R080, R159)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from router.compat.check import Check, covers
+from router.compat.checks.answers import streamed, whole
+from router.compat.checks.generate import full_name
+from router.compat.expect import Skipped, error, expect, same, take
+from router.compat.target import FEW, Target
+
+HELLO = {"role": "user", "content": "Say hello to me."}
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Tells the weather in a city, now.",
+        "parameters": {
+            "$schema": "http://json-schema.org/draft-07/schema#",
+            "type": "object",
+            "properties": {"city": {"type": ["string"], "description": "The city's name", "minLength": 1}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+QUESTION = {"role": "user", "content": "What is the weather in Paris? Call the tool get_weather."}
+CALL = {"function": {"name": "get_weather", "arguments": {"city": "Paris"}}}
+ANSWERED = "11 degrees and rain"
+
+
+async def tokens(target: Target, **fields: Any) -> int:
+    """How long the prompt of a chat is."""
+    return take(await whole(target, "chat", **fields), "prompt_eval_count", int)
+
+
+@covers(72)
+async def roles_in_any_case(target: Target) -> None:
+    plain = await tokens(target, messages=[HELLO])
+    same("prompt_eval_count", plain, await tokens(target, messages=[{**HELLO, "role": "USER"}]))
+
+
+@covers(73)
+async def content_may_be_null(target: Target) -> None:
+    await whole(target, "chat", messages=[HELLO, {"role": "assistant", "content": None}, HELLO])
+
+
+@covers(74)
+async def messages_may_carry_thinking(target: Target) -> None:
+    before = {"role": "assistant", "content": "Hello.", "thinking": "They want to be greeted."}
+    await whole(target, "chat", messages=[HELLO, before, HELLO])
+
+
+def history(rules: set[int], name: str, call: dict[str, Any], result: dict[str, Any]) -> Check:
+    """A chat in which a tool has answered already."""
+
+    async def ask(target: Target) -> None:
+        turns = [QUESTION, {"role": "assistant", "content": "", "tool_calls": [call]}]
+        answer = {"role": "tool", "content": ANSWERED, **result}
+        await whole(target, "chat", use="tools", messages=[*turns, answer], tools=[WEATHER], think=None)
+
+    return Check(frozenset(rules), name, ask)
+
+
+HISTORIES = (
+    history({76, 77}, "a result by the tool's name", CALL, {"tool_name": "get_weather"}),
+    history({76, 78}, "a result by the call's id", {"id": "call_a1b2c3d4", **CALL}, {"tool_call_id": "call_a1b2c3d4"}),
+    history({78}, "a result by neither", CALL, {}),
+)
+
+
+@covers(79)
+async def no_tools_by_an_empty_list(target: Target) -> None:
+    await whole(target, "chat", tools=[])
+
+
+@covers(79, 159)
+async def tools_need_a_model_that_has_them(target: Target) -> None:
+    model = target.model("toolless")
+    error(await target.chat(use="toolless", tools=[WEATHER]), 400, f"{full_name(model)} does not support tools")
+
+
+@covers(80)
+async def tool_choice_is_ignored(target: Target) -> None:
+    await whole(target, "chat", tool_choice={"type": "nonsense"})
+
+
+async def called(target: Target, *, stream: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The lines of an answer to a question for a tool, and the calls in them. Skipped where the model makes none."""
+    fields: dict[str, Any] = {"messages": [QUESTION], "tools": [WEATHER], "options": {**FEW, "num_predict": 256}}
+    if stream:
+        lines = await streamed(target, "chat", use="tools", **fields)
+    else:
+        lines = [await whole(target, "chat", use="tools", **fields)]
+    calls = [call for line in lines for call in take(line, "message", dict).get("tool_calls") or ()]
+    if not calls:
+        raise Skipped(f"{target.model('tools')} did not call the tool")
+    return lines, calls
+
+
+@covers(79, 81)
+async def tool_calls_have_their_shape(target: Target) -> None:
+    for stream in (False, True):
+        _, calls = await called(target, stream=stream)
+        for index, call in enumerate(calls):
+            expect(isinstance(call, dict), "an object for each call", call)
+            expect(take(call, "id", str), "an id", call)
+            same("keys", ["function", "id"], sorted(call))
+            function = take(call, "function", dict)
+            same("index", index, take(function, "index", int))
+            same("name", "get_weather", take(function, "name", str))
+            take(function, "arguments", dict)
+
+
+@covers(82, 83)
+async def tool_calls_come_whole(target: Target) -> None:
+    lines, _ = await called(target, stream=True)
+    with_calls = [line for line in lines if line["message"].get("tool_calls")]
+    same("lines with tool calls", 1, len(with_calls))
+    same("done_reason", "stop", take(lines[-1], "done_reason", str))
+
+
+@covers(83)
+async def a_call_is_no_reason_of_its_own(target: Target) -> None:
+    lines, _ = await called(target, stream=False)
+    same("done_reason", "stop", take(lines[-1], "done_reason", str))

@@ -1,0 +1,152 @@
+"""Errors: each endpoint's status and words, and which of two wins (R049, R146-R149, R154-R157, R166)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from router.compat.check import Check, covers
+from router.compat.checks.chat import HELLO
+from router.compat.expect import Differs, error, expect, lines, same, status
+from router.compat.target import ABSENT, FEW, Target
+
+REQUIRED = "model is required"
+INVALID = "invalid model name"
+BAD = "a@b"
+"""No name: it has a digest."""
+NO_BASE64 = "illegal base64 data at input byte"
+
+
+def fails(rules: set[int], method: str, path: str, body: dict[str, Any], wanted: int, text: str) -> Check:
+    """A request that no server can fulfil."""
+
+    async def ask(target: Target) -> None:
+        error(await target.send(method, path, body), wanted, text)
+
+    return Check(frozenset(rules), f"{method} {path} {body}", ask)
+
+
+MISSING = (
+    fails({49, 146}, "POST", "/api/generate", {"prompt": "x"}, 404, "model '' not found"),
+    fails({146}, "POST", "/api/chat", {"messages": [HELLO]}, 400, REQUIRED),
+    fails({146}, "POST", "/api/embed", {"input": "x"}, 404, "model '' not found"),
+    fails({146}, "POST", "/api/embeddings", {"prompt": "x"}, 400, REQUIRED),
+    fails({146}, "POST", "/api/show", {"verbose": False}, 400, REQUIRED),
+    fails({106, 146}, "POST", "/api/pull", {"stream": False}, 400, INVALID),
+    fails({146}, "POST", "/api/push", {"stream": False}, 400, REQUIRED),
+    fails({146}, "DELETE", "/api/delete", {"model": ""}, 400, REQUIRED),
+    fails({146}, "POST", "/api/copy", {"destination": ABSENT}, 400, 'source "" is invalid'),
+)
+NO_NAME = (
+    fails({147}, "POST", "/api/generate", {"model": BAD, "prompt": "x"}, 400, INVALID),
+    fails({147}, "POST", "/api/chat", {"model": BAD, "messages": [HELLO]}, 400, INVALID),
+    fails({147}, "POST", "/api/embed", {"model": BAD, "input": "x"}, 400, INVALID),
+    fails({147}, "POST", "/api/embeddings", {"model": BAD, "prompt": "x"}, 400, INVALID),
+    fails({147}, "POST", "/api/show", {"model": BAD}, 400, INVALID),
+    fails({106, 147}, "POST", "/api/pull", {"model": BAD, "stream": False}, 400, INVALID),
+    fails({147}, "DELETE", "/api/delete", {"model": BAD}, 400, f'name "{BAD}" is invalid'),
+    fails({147}, "POST", "/api/copy", {"source": BAD, "destination": "x"}, 400, f'source "{BAD}" is invalid'),
+    fails({147}, "POST", "/api/copy", {"source": ABSENT, "destination": BAD}, 400, f'destination "{BAD}" is invalid'),
+    fails({107, 147}, "POST", "/api/create", {"model": BAD, "from": ABSENT}, 400, INVALID),
+)
+NOT_FOUND, PULL_IT = f"model '{ABSENT}' not found", f'model "{ABSENT}" not found, try pulling it first'
+UNKNOWN = (
+    fails({148}, "POST", "/api/generate", {"model": ABSENT, "prompt": "x"}, 404, NOT_FOUND),
+    fails({148}, "POST", "/api/generate", {"model": f"{ABSENT}:7b"}, 404, f"model '{ABSENT}:7b' not found"),
+    fails({148}, "POST", "/api/chat", {"model": ABSENT, "messages": [HELLO]}, 404, NOT_FOUND),
+    fails({148}, "POST", "/api/embed", {"model": ABSENT, "input": "x"}, 404, PULL_IT),
+    fails({148}, "POST", "/api/embeddings", {"model": ABSENT, "prompt": "x"}, 404, PULL_IT),
+    fails({148}, "POST", "/api/show", {"model": ABSENT}, 404, f"model '{ABSENT}:latest' not found"),
+    fails({148}, "DELETE", "/api/delete", {"model": ABSENT}, 404, NOT_FOUND),
+    fails({148}, "POST", "/api/copy", {"source": ABSENT, "destination": "x"}, 404, f'model "{ABSENT}" not found'),
+)
+BOTH = "x:local:cloud"
+NOT_BOTH = f'use either :local or :cloud, not both: "{BOTH}"'
+CONFLICTING = tuple(
+    fails({149}, method, f"/api/{endpoint}", {"model": BOTH, "input": "x"}, 400, NOT_BOTH)
+    for method, endpoint in (
+        ("POST", "generate"),
+        ("POST", "chat"),
+        ("POST", "embed"),
+        ("POST", "embeddings"),
+        ("POST", "show"),
+        ("POST", "pull"),
+        ("DELETE", "delete"),
+    )
+)
+NOTHING_TO_MAKE_IT_OF = (
+    fails({107}, "POST", "/api/create", {"from": ABSENT}, 400, INVALID),
+    fails({107}, "POST", "/api/create", {"model": ABSENT}, 400, "neither 'from' or 'files' was specified"),
+)
+
+
+@covers(59, 154)
+async def images_are_plain_base64(target: Target) -> None:
+    reply = await target.generate(images=["data:image/png;base64,iVBORw0KGgo="])
+    error(reply, 400, f"{NO_BASE64} 4")
+
+
+@covers(75, 154)
+async def images_of_messages_are_plain_base64(target: Target) -> None:
+    for bad, place in (("data:image/png;base64,iVBORw0KGgo=", 4), ("iVBO!w0KGgo=", 4)):
+        error(await target.chat(messages=[{**HELLO, "images": [bad]}]), 400, f"{NO_BASE64} {place}")
+
+
+@covers(65, 155)
+async def alternatives_have_a_bound(target: Target) -> None:
+    for number in (21, -1):
+        for reply in (
+            await target.generate(logprobs=True, top_logprobs=number),
+            await target.chat(logprobs=True, top_logprobs=number),
+        ):
+            error(reply, 400, "top_logprobs must be between 0 and 20")
+
+
+def cannot(rule: int, endpoint: str, fields: dict[str, Any]) -> Check:
+    """A model for embeddings is asked for words."""
+
+    async def ask(target: Target) -> None:
+        model = target.model("embed")
+        reply = await target.post(f"/api/{endpoint}", {"model": model, "options": FEW, **fields})
+        error(reply, 400, f'"{model}" does not support {endpoint}')
+
+    return Check(frozenset({rule}), f"a model that cannot {endpoint}", ask)
+
+
+CANNOT = (cannot(156, "generate", {"prompt": "x"}), cannot(157, "chat", {"messages": [HELLO]}))
+
+
+@covers(166)
+async def a_missing_model_beats_a_bad_option(target: Target) -> None:
+    body = {"model": ABSENT, "options": {"temperature": "x"}}
+    error(await target.post("/api/generate", {**body, "prompt": "x"}), 404, NOT_FOUND)
+    error(await target.post("/api/chat", {**body, "messages": [HELLO]}), 404, NOT_FOUND)
+
+
+@covers(151, 166)
+async def broken_json_beats_all(target: Target) -> None:
+    reply = await target.send("POST", "/api/chat", b'{"model": "a@b", "top_logprobs": 99, "messages": [}')
+    status(reply, 400)
+    expect(b"invalid character '}'" in reply.body, "invalid character '}'", reply.body)
+
+
+@covers(155, 166)
+async def a_bad_count_of_alternatives_beats_a_missing_model(target: Target) -> None:
+    body = {"model": ABSENT, "prompt": "x", "top_logprobs": 99}
+    error(await target.post("/api/generate", body), 400, "top_logprobs must be between 0 and 20")
+
+
+ABSENT_THERE = "pull model manifest: file does not exist"
+
+
+@covers(47, 105)
+async def pulling_what_is_not_there_fails_in_the_stream(target: Target) -> None:
+    found = lines(await target.post("/api/pull", {"model": ABSENT}))
+    same("first line", {"status": "pulling manifest"}, found[0])
+    if len(found) == 1:
+        raise Differs(f"expected a line with the error {ABSENT_THERE}; got the end")
+    same("last line", {"error": ABSENT_THERE}, found[-1])
+
+
+@covers(105)
+async def pulling_what_is_not_there_fails_at_once_unstreamed(target: Target) -> None:
+    error(await target.post("/api/pull", {"name": ABSENT, "stream": False}), 500, ABSENT_THERE)

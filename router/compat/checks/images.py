@@ -1,0 +1,41 @@
+"""Pictures in requests (R059, R075)."""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+
+from router.compat.check import covers
+from router.compat.checks.answers import whole
+from router.compat.target import Target
+
+SIDE = 64
+"""Pixels; some models refuse smaller pictures."""
+
+
+def picture(side: int) -> bytes:
+    """A PNG, all of one red."""
+    row = b"\x00" + b"\xc0\x10\x10" * side
+    parts = (
+        (b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(row * side)),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    )
+
+
+PICTURE = base64.b64encode(picture(SIDE)).decode()
+
+
+@covers(59)
+async def generate_sees(target: Target) -> None:
+    await whole(target, "generate", use="vision", prompt="Which colour is this?", images=[PICTURE])
+
+
+@covers(75)
+async def chat_sees(target: Target) -> None:
+    question = {"role": "user", "content": "Which colour is this?", "images": [PICTURE]}
+    await whole(target, "chat", use="vision", messages=[question])

@@ -1,0 +1,108 @@
+"""Requests with nothing to answer, and how long models stay (R050, R058, R071, R087-R090, R092, R093)."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from router.compat.check import Check, covers
+from router.compat.checks.catalogue import running
+from router.compat.checks.images import PICTURE
+from router.compat.checks.requests import loaded
+from router.compat.expect import JSON, a_time, an_object, content_type, error, expect, same, take
+from router.compat.target import FEW, Target
+from router.compat.wire import Reply
+
+EMPTY_TEXT: dict[str, Any] = {"response": ""}
+EMPTY_MESSAGE: dict[str, Any] = {"message": {"role": "assistant", "content": ""}}
+
+
+def plain_reply(reply: Reply, model: str, empty: dict[str, Any], reason: str) -> None:
+    """One object, exactly: the name, the time, nothing said, and the reason (R088)."""
+    found = an_object(reply)
+    content_type(reply, JSON)
+    expect(not reply.body.endswith(b"\n"), "no newline at the end", reply.body[-20:])
+    a_time(take(found, "created_at", str), utc=True)
+    del found["created_at"]
+    same("reply", {"model": model, **empty, "done": True, "done_reason": reason}, found)
+
+
+def nothing(rules: set[int], name: str, path: str, fields: dict[str, Any], reason: str, use: str = "chat") -> Check:
+    """A request with nothing to answer."""
+
+    async def ask(target: Target) -> None:
+        model = target.model(use)
+        empty = EMPTY_MESSAGE if path == "/api/chat" else EMPTY_TEXT
+        plain_reply(await target.post(path, {"model": model, **fields}), model, empty, reason)
+
+    return Check(frozenset(rules), name, ask)
+
+
+GENERATE, CHAT = "/api/generate", "/api/chat"
+LOADS = (
+    nothing({50, 87, 88}, "no prompt", GENERATE, {}, "load"),
+    nothing({50, 87, 88}, "an empty prompt", GENERATE, {"prompt": "", "stream": True}, "load"),
+    nothing({71, 87, 88}, "no messages", CHAT, {}, "load"),
+    nothing({71, 87, 88}, "an empty list of messages", CHAT, {"messages": [], "stream": True}, "load"),
+    nothing({90}, "an image alone", GENERATE, {"images": [PICTURE]}, "load"),
+    nothing({58}, "keep_alive as clients send it", GENERATE, {"keep_alive": "5m0s"}, "load"),
+    nothing({92}, "seconds", GENERATE, {"keep_alive": 300}, "load"),
+    nothing({92}, "parts of seconds", CHAT, {"keep_alive": 300.5}, "load"),
+    nothing({92}, "a duration", CHAT, {"keep_alive": "1h30m"}, "load"),
+    nothing({92}, "for ever", GENERATE, {"keep_alive": -1}, "load"),
+    nothing({92}, "for ever, in words", GENERATE, {"keep_alive": "-1m"}, "load"),
+    nothing({92}, "null", GENERATE, {"keep_alive": None}, "load"),
+)
+
+
+def not_a_time(value: object, text: str) -> Check:
+    async def ask(target: Target) -> None:
+        for path in (GENERATE, CHAT):
+            error(await target.post(path, {"model": target.model("chat"), "keep_alive": value}), 400, text)
+
+    return Check(frozenset({92}), f"keep_alive {value!r}", ask)
+
+
+NOT_TIMES = (
+    not_a_time("5", 'time: missing unit in duration "5"'),
+    not_a_time("", 'time: invalid duration ""'),
+    not_a_time("soon", 'time: invalid duration "soon"'),
+    not_a_time(True, "Unsupported type: 'bool'"),
+)
+
+
+@covers(93)
+async def the_last_keep_alive_counts(target: Target) -> None:
+    model = target.model("chat")
+    at = await until(target, model, -1)
+    expect(at > timedelta(days=20 * 365), "an expiry decades ahead", str(at))
+    at = await until(target, model, "10m")
+    expect(timedelta(minutes=9) < at < timedelta(minutes=11), "an expiry in ten minutes", str(at))
+    loaded(await target.post(GENERATE, {"model": model}))
+
+
+async def until(target: Target, model: str, keep_alive: object) -> timedelta:
+    """How long a model that has been loaded so stays, as ps tells."""
+    found = loaded(await target.post(GENERATE, {"model": model, "keep_alive": keep_alive}))
+    expires = take(await running(target, model), "expires_at", str)
+    return moment(expires) - moment(take(found, "created_at", str))
+
+
+def moment(text: str) -> datetime:
+    a_time(text)
+    return datetime.fromisoformat(text)
+
+
+@covers(89)
+async def a_prompt_is_answered_before_the_unload(target: Target) -> None:
+    found = an_object(await target.generate(stream=False, keep_alive=0, options={**FEW, "num_predict": 2}))
+    expect(found.get("done_reason") in ("stop", "length"), "done_reason stop or length", found)
+    expect(take(found, "eval_count", int) > 0, "eval_count above 0", found)
+
+
+UNLOADS = (
+    nothing({87, 88}, "unload by 0", GENERATE, {"keep_alive": 0, "options": {"top_k": "x"}}, "unload"),
+    nothing({87, 88}, 'unload by "0s"', CHAT, {"keep_alive": "0s", "messages": []}, "unload"),
+    nothing({87, 88}, 'unload by "0"', GENERATE, {"keep_alive": "0", "prompt": ""}, "unload"),
+    nothing({87}, "unload what cannot generate", GENERATE, {"keep_alive": 0}, "unload", use="embed"),
+)

@@ -1,0 +1,96 @@
+"""Options: lenient in names, strict in types (R126-R143, R153)."""
+
+from __future__ import annotations
+
+from router.compat.check import Check, covers
+from router.compat.checks.answers import whole
+from router.compat.checks.requests import loaded
+from router.compat.expect import error, expect, take
+from router.compat.target import FEW, Target
+
+NUMBER, INTEGER, BOOLEAN = "of type float32", "of type integer", "of type boolean"
+TYPES = (
+    (126, "num_predict", INTEGER),
+    (127, "temperature", NUMBER),
+    (128, "top_k", INTEGER),
+    (129, "top_p", NUMBER),
+    (130, "min_p", NUMBER),
+    (131, "typical_p", NUMBER),
+    (132, "repeat_penalty", NUMBER),
+    (133, "repeat_last_n", INTEGER),
+    (134, "presence_penalty", NUMBER),
+    (135, "frequency_penalty", NUMBER),
+    (136, "seed", INTEGER),
+    (138, "num_ctx", INTEGER),
+    (139, "num_keep", INTEGER),
+    (140, "num_batch", INTEGER),
+    (141, "num_gpu", INTEGER),
+    (141, "main_gpu", INTEGER),
+    (141, "num_thread", INTEGER),
+    (141, "use_mmap", BOOLEAN),
+    (142, "draft_num_predict", INTEGER),
+)
+"""Rule, option, and what it has to be."""
+DROPPED = ("mirostat", "mirostat_tau", "mirostat_eta", "tfs_z", "penalize_newline", "numa", "low_vram", "f16_kv")
+SAMPLING = {
+    "temperature": 0,
+    "top_k": 40.0,
+    "top_p": 0.9,
+    "min_p": 0,
+    "typical_p": 1,
+    "repeat_penalty": 1.1,
+    "repeat_last_n": 64,
+    "presence_penalty": 0.5,
+    "frequency_penalty": 0.5,
+    "seed": 7.0,
+    "stop": ["vllama-compat"],
+    "num_predict": 4,
+}
+"""Every option for which nothing has to be loaded anew; integers may be spelled as numbers with a point."""
+
+
+def strict(rule: int, option: str, kind: str) -> Check:
+    """A text where something else belongs."""
+
+    async def ask(target: Target) -> None:
+        for path, prompt in (("/api/generate", {"prompt": "x"}), ("/api/chat", {"messages": []})):
+            reply = await target.post(path, {"model": target.model("chat"), **prompt, "options": {option: "x"}})
+            error(reply, 500, f'option "{option}" must be {kind}')
+
+    return Check(frozenset({rule, 153}), f"the type of {option}", ask)
+
+
+STRICT = tuple(strict(*each) for each in TYPES)
+
+
+@covers(137, 153)
+async def stop_is_a_list_of_texts(target: Target) -> None:
+    for value, kind in (("x", "of type array"), ([1], "of an array of strings")):
+        error(await target.generate(options={"stop": value}), 500, f'option "stop" must be {kind}')
+
+
+@covers(127, 128, 129, 130, 131, 132, 133, 134, 135, 136, 137)
+async def options_of_sampling_are_taken(target: Target) -> None:
+    await whole(target, "generate", options=SAMPLING)
+
+
+@covers(137)
+async def the_answer_ends_before_a_stop(target: Target) -> None:
+    words = take(await whole(target, "generate"), "response", str).split()
+    expect(words, "some words", words)
+    stop = words[len(words) // 2]
+    found = take(await whole(target, "generate", options={**FEW, "stop": [stop]}), "response", str)
+    expect(stop not in found, f"nothing from {stop!r} on", found)
+
+
+@covers(143)
+async def dropped_options_are_ignored(target: Target) -> None:
+    options = dict.fromkeys(DROPPED, "whatever")
+    loaded(await target.post("/api/generate", {"model": target.model("chat"), "options": options}))
+
+
+@covers(60, 143)
+async def options_may_be_null(target: Target) -> None:
+    """As LangChain sends them."""
+    options = {option: None for _, option, _ in TYPES}
+    loaded(await target.post("/api/generate", {"model": target.model("chat"), "options": options}))

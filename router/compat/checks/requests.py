@@ -1,0 +1,146 @@
+"""How bodies and headers of requests are read (R039, R045, R150-R152, R177-R179)."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from router.compat.check import Check, covers
+from router.compat.expect import Skipped, an_object, error, expect, same, status, take
+from router.compat.target import Target
+from router.compat.wire import Reply
+
+FORM = "application/x-www-form-urlencoded"
+
+
+def loaded(reply: Reply) -> dict[str, Any]:
+    """The reply to a request that had nothing to answer."""
+    found = an_object(reply)
+    same("done_reason", "load", found.get("done_reason", ""))
+    return found
+
+
+async def load(target: Target, body: bytes, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Load by a body spelled out: the cheapest request that shows how a body is read."""
+    return loaded(await target.send("POST", "/api/generate", body, headers=headers))
+
+
+def spelled(rules: set[int], name: str, body: str, headers: Mapping[str, str] | None = None) -> Check:
+    """A body that is read as a load of $MODEL."""
+
+    async def ask(target: Target) -> None:
+        model = target.model("chat")
+        found = await load(target, body.replace("$MODEL", json.dumps(model)).encode(), headers)
+        same("model", model, found.get("model", ""))
+
+    return Check(frozenset(rules), name, ask)
+
+
+LENIENT = (
+    spelled(
+        {39, 60}, "unknown keys and options", '{"model": $MODEL, "no_such_key": {"a": [1]}, "options": {"none": 1}}'
+    ),
+    spelled({39}, "keys in any case", '{"MODEL": "vllama-compat-absent", "Model": $MODEL, "pRoMpT": ""}'),
+    spelled({39}, "what follows the first value", '{"model": $MODEL} {"model": "vllama-compat-absent"} and more'),
+    spelled({39}, "the last of doubles", '{"model": "vllama-compat-absent", "model": $MODEL}'),
+    spelled(
+        {39}, "null is absent", '{"model": $MODEL, "prompt": null, "options": null, "stream": null, "images": null}'
+    ),
+    spelled({39, 177}, "a form's type", '{"model": $MODEL}', {"Content-Type": FORM}),
+    spelled({177}, "plain text", '{"model": $MODEL}', {"Content-Type": "text/plain"}),
+    spelled({177}, "Accept", '{"model": $MODEL}', {"Accept": "text/html"}),
+    spelled({112}, "sizes of images", '{"model": $MODEL, "width": 512, "height": "512", "steps": []}'),
+)
+
+
+@covers(45)
+async def answers_repeat_the_name_as_it_was_spelled(target: Target) -> None:
+    name = target.model("chat")
+    spellings = [name.swapcase()]
+    if name.lower().endswith(":latest"):
+        spellings.append(name.rpartition(":")[0])
+    for spelling in spellings:
+        for path in ("/api/generate", "/api/chat"):
+            found = loaded(await target.post(path, {"model": spelling}))
+            same("model", spelling, take(found, "model", str))
+
+
+def refused(rules: set[int], name: str, path: str, body: bytes, text: str) -> Check:
+    async def ask(target: Target) -> None:
+        error(await target.send("POST", path, body), 400, text)
+
+    return Check(frozenset(rules), name, ask)
+
+
+EMPTY = tuple(
+    refused({150}, f"an empty body to {path}", path, b"", "missing request body")
+    for path in ("/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/show", "/api/pull")
+)
+VALUE = "looking for beginning of value"
+BROKEN = (
+    refused({151}, "no JSON", "/api/chat", b"xyz", f"invalid character 'x' {VALUE}"),
+    refused({151}, "JSON cut off", "/api/chat", b'{"model": "m', "unexpected EOF"),
+    refused(
+        {151},
+        "a key without quotes",
+        "/api/generate",
+        b"{model: 1}",
+        "invalid character 'm' looking for beginning of object key string",
+    ),
+)
+
+
+def mistyped(rules: set[int], path: str, fields: Mapping[str, Any]) -> Check:
+    """A value of the wrong JSON type: a 400 in words that clients do not read."""
+
+    async def ask(target: Target) -> None:
+        reply = await target.post(path, {"model": target.model("chat"), **fields})
+        status(reply, 400)
+        take(an_object(reply, wanted=400), "error", str)
+
+    return Check(frozenset({152, *rules}), f"{path} refuses {json.dumps(fields)}", ask)
+
+
+MESSAGE = {"role": "user", "content": "x"}
+MISTYPED = (
+    mistyped({43}, "/api/generate", {"stream": "yes"}),
+    mistyped({62}, "/api/generate", {"truncate": "yes"}),
+    mistyped({63}, "/api/generate", {"shift": "yes"}),
+    mistyped(set(), "/api/generate", {"prompt": ["x"]}),
+    mistyped(set(), "/api/generate", {"options": "x"}),
+    mistyped({73}, "/api/chat", {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]}),
+    mistyped({74}, "/api/chat", {"messages": [{**MESSAGE, "thinking": 1}]}),
+    mistyped({72}, "/api/chat", {"messages": [{"role": 1, "content": "x"}]}),
+    mistyped(
+        {76},
+        "/api/chat",
+        {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}]},
+    ),
+    mistyped({79}, "/api/chat", {"messages": [MESSAGE], "tools": {"type": "function"}}),
+)
+
+
+@covers(178)
+async def gzip_is_not_undone(target: Target) -> None:
+    """Ollama finds no JSON in it; to say so by 415 is clearer, and no client sends it."""
+    body = gzip.compress(json.dumps({"model": target.model("chat")}).encode())
+    reply = await target.send("POST", "/api/generate", body, headers={"Content-Encoding": "gzip"})
+    expect(reply.status in (400, 415), "status 400 or 415", reply.status)
+    take(an_object(reply, wanted=reply.status), "error", str)
+
+
+@covers(178)
+async def answers_are_not_compressed(target: Target) -> None:
+    reply = await target.get("/api/tags", Accept_Encoding="gzip, zstd, br, deflate")
+    take(an_object(reply), "models", list)
+    same("Content-Encoding", "", reply.header("content-encoding") or "")
+
+
+@covers(179)
+async def keys_and_signatures_are_ignored(target: Target) -> None:
+    if target.key:
+        raise Skipped("this server has keys")
+    signed = await target.get("/api/tags?ts=1700000000", Authorization="Bearer whatever", X_Signature="c2lnbmVk")
+    take(an_object(signed), "models", list)
