@@ -18,19 +18,6 @@ from pydantic.fields import FieldInfo
 from config.durations import seconds
 
 OURS = "VLLAMA_"
-HONOURED = frozenset(
-    {
-        "OLLAMA_HOST",
-        "OLLAMA_ORIGINS",
-        "OLLAMA_KEEP_ALIVE",
-        "OLLAMA_MAX_QUEUE",
-        "OLLAMA_LOAD_TIMEOUT",
-        "OLLAMA_DEBUG",
-    }
-)
-_NOT_FOR_SERVERS = frozenset({"OLLAMA_EDITOR", "OLLAMA_NOHISTORY", "OLLAMA_NO_CLOUD"})
-"""The client's own (R200), and the one that is always true here (R195)."""
-
 _SECRET_BYTES = 1 << 16
 _SERVICE = re.compile(r"_SERVICE_(HOST|PORT)(_|$)|_PORT_\d+_(TCP|UDP|SCTP)(_|$)")
 
@@ -123,7 +110,7 @@ def _found(env: Env, environ: Mapping[str, str]) -> Iterator[str | FromFile]:
             yield FromFile(Path(value))
         elif name.endswith("_HOST"):
             yield HostPort(value)
-        elif (read := _as_ollama(name, value)) is not None:
+        elif (read := as_ollama(name, value)) is not None:
             yield read
 
 
@@ -132,7 +119,7 @@ def of_kubernetes(name: str, value: str) -> bool:
     return bool(_SERVICE.search(name)) or (name.endswith("_PORT") and value.startswith(("tcp://", "udp://", "sctp://")))
 
 
-def _as_ollama(name: str, value: str) -> str | None:
+def as_ollama(name: str, value: str) -> str | None:
     """A value in our words. None where Ollama itself cannot read it and takes its default."""
     if name in ("OLLAMA_KEEP_ALIVE", "OLLAMA_LOAD_TIMEOUT"):
         return value if _duration(value) else None
@@ -153,17 +140,6 @@ def _duration(text: str) -> bool:
     return not re.fullmatch(r"[+-]?(\d+\.\d*|\.\d+)", text)
 
 
-def ignored(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Ollama's variables that are set and have no effect here (R189-R199), to be named once in the log."""
-    return tuple(
-        sorted(
-            name
-            for name, value in environ.items()
-            if name.startswith(("OLLAMA_", "LLAMA_ARG_")) and name not in HONOURED | _NOT_FOR_SERVERS and trimmed(value)
-        )
-    )
-
-
 def unknown(environ: Mapping[str, str], known: Iterable[str]) -> list[str]:
     """A line for each of our variables that is set and is none of the `known`: a slip of the pen, most likely."""
     names = {name.removeprefix(OURS): name for name in sorted(known)}  # VLLAMA_REDIS_URL hides REDIS_URL
@@ -181,12 +157,3 @@ def variables_of(model: type[BaseModel]) -> Iterator[str]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from variables_of(field.annotation)
         yield from _candidates(env_of(field))
-
-
-def misread(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Ollama's variables that are set to what it cannot read: the default is used, as Ollama does."""
-    return tuple(
-        sorted(
-            name for name in HONOURED if (value := trimmed(environ.get(name, ""))) and _as_ollama(name, value) is None
-        )
-    )

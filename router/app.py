@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, BinaryIO, cast
 
 from litestar import Litestar, asgi
 from litestar.handlers import ASGIRouteHandler
+from litestar.routes import ASGIRoute, HTTPRoute
 from litestar.types import Receive, Scope, Send
 
-from config.environment import ignored
 from config.routing import RoutingTable, load
 from config.settings import RouterSettings
 from router import probing
@@ -32,7 +31,9 @@ from router.gate import Gate
 from router.handlers.catalogue import catalogue_routes
 from router.handlers.errors import EXCEPTION_HANDLERS
 from router.handlers.inference import Inference
+from router.handlers.listing import listing_routes
 from router.handlers.ops import ops_routes, worker_gauges
+from router.handlers.surface import Surface
 from router.logging import RequestLog
 from router.merging import Report
 from router.metrics import Metrics
@@ -40,6 +41,7 @@ from router.observe import Observers
 from router.place import Place
 from router.protocol.clock import SystemClock
 from router.protocol.durations import FOREVER
+from router.protocol.fixed import FIXED
 from router.protocol.lifetimes import Lifetimes
 from router.protocol.operation import Clock, Operation
 from router.protocol.operations import operations
@@ -120,7 +122,6 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncGenerator[None, None]:
-        name_ignored_variables()
         writing = asyncio.get_running_loop().create_task(request_log.run(), name="request log")
         try:
             async with siblings.answering(), background(discovery.run(), static.run(), stalls.run()):
@@ -138,6 +139,7 @@ def create_app(
         route_handlers=[
             *(worker_route(operation, inference) for operation in operations(clock)),
             *catalogue_routes(pool, lambda: routes, lifetimes, clock, settings.version),
+            *listing_routes(pool, lambda: routes),
             *ops_routes(siblings.reports),
         ],
         exception_handlers=EXCEPTION_HANDLERS,
@@ -146,7 +148,18 @@ def create_app(
         request_max_body_size=settings.body_limit,
         logging_config=None,
     )
-    return Gate(app, Access.of(settings, own_names=[socket.gethostname()]))
+    surface = Surface(app, served(app), FIXED, settings.body_limit)
+    return Gate(surface, Access.of(settings, own_names=[socket.gethostname()]))
+
+
+def served(app: Litestar) -> Iterator[tuple[str, Iterable[str]]]:
+    """The application's paths and methods. Raw routes take POST, or what they say as `methods`."""
+    for route in app.routes:
+        if isinstance(route, HTTPRoute):
+            methods = {str(method) for handler in route.route_handlers for method in handler.http_methods}
+            yield route.path, methods - {"OPTIONS"}
+        elif isinstance(route, ASGIRoute):
+            yield route.path, route.route_handler.opt.get("methods", ("POST",))
 
 
 def worker_route(operation: Operation[Any], inference: Inference) -> ASGIRouteHandler:
@@ -191,10 +204,3 @@ def _report_fault(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("a background task has failed; this router process ends", exc_info=error)
         signal.raise_signal(signal.SIGTERM)
-
-
-def name_ignored_variables() -> None:
-    """Say once which of Ollama's variables are set and mean nothing here (R190-R199)."""
-    names = ignored(os.environ)
-    if names:
-        log.warning("ignored, since vLLM is configured by its own flags: %s", ", ".join(names))

@@ -7,6 +7,7 @@
     │   ├── Forbidden            403
     │   ├── ModelNotFound        404, in the endpoint's own words
     │   ├── TooLarge             413
+    │   ├── UnknownEncoding      415: the body is compressed
     │   ├── NoWorker             503: the model is known, nobody can serve it now
     │   └── ServerBusy           503: too many requests wait already
     └── AttemptFailed            one attempt on one worker gave no answer
@@ -55,6 +56,10 @@ class ModelNotFound(ClientError):
 
 class TooLarge(ClientError):
     status = 413
+
+
+class UnknownEncoding(ClientError):
+    status = 415
 
 
 class NoWorker(ClientError):

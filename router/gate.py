@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from router.access import Access, Denied, asked
-from router.handlers.asgi import Receive, Scope, Send, header
+from router.handlers.asgi import Receive, Scope, Send, header, send_unread
 
 Message = MutableMapping[str, Any]
 App = Callable[[Any, Any, Any], Awaitable[None]]
@@ -32,14 +32,12 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = request_id_of(scope)
+        given = header(scope, REQUEST_ID)
+        request_id = request_id_of(given)
         decision = self._access.decide(asked(scope))
-        added = [(REQUEST_ID, request_id.encode()), *decision.headers]
+        added = [*([(REQUEST_ID, request_id.encode())] if given is not None else []), *decision.headers]
         if isinstance(decision, Denied):
-            length = [(b"content-length", str(len(decision.body)).encode())] if decision.status != 204 else []
-            headers = [*length, *added]
-            await send({"type": "http.response.start", "status": decision.status, "headers": headers})
-            await send({"type": "http.response.body", "body": decision.body, "more_body": False})
+            await send_unread(scope, receive, send, decision.status, decision.body, content_type="", headers=added)
             return
         scope["vllama.request_id"] = request_id
         scope["vllama.identity"] = decision.identity.name
@@ -53,7 +51,7 @@ class Gate:
         await self._app(scope, receive, send_with_headers)
 
 
-def request_id_of(scope: Scope) -> str:
-    """The client's own X-Request-Id if it is harmless in logs and headers, else a new one."""
-    given = header(scope, REQUEST_ID)
+def request_id_of(given: str | None) -> str:
+    """The client's own X-Request-Id if it is harmless in logs and headers, else a new one. It is told to clients that
+    sent one: Ollama's answers have no such headers (R180)."""
     return given if given and _CLIENTS_ID.match(given) else secrets.token_hex(8)

@@ -9,6 +9,7 @@ import click
 from pydantic import ValidationError
 
 from config.environment import unknown, variables_of
+from config.ollama import without_effect
 from config.settings import RouterSettings, WorkerSettings, explain
 from router.place import LISTEN_FD, PLACE
 from workers.status import STATUS_FD
@@ -36,9 +37,9 @@ def export(variables: dict[str, str | int | None]) -> None:
 
 
 def warn_of_unknown() -> None:
-    """A setting that is misspelt has no effect, and nobody would notice."""
+    """A setting that is misspelt, or means nothing here, has no effect, and nobody would notice."""
     known = {*variables_of(RouterSettings), *variables_of(WorkerSettings), *INTERNAL}
-    for line in unknown(os.environ, known):
+    for line in (*unknown(os.environ, known), *without_effect(os.environ)):
         click.echo(f"vllama: {line}", err=True)
 
 

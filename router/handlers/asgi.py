@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any, TypeVar
-
-import msgspec
 
 from router.errors import ClientError, TooLarge
 from router.presence import ClientGone
+from router.protocol.shapes import error_body
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -21,13 +21,11 @@ JSON = "application/json; charset=utf-8"
 AT_ONCE = 256 * 1024
 """Bytes of a body that are decoded within the event loop: some twenty milliseconds at worst."""
 
+LINGER = 10.0
+"""Seconds for which the rest of a body that was refused is taken and thrown away."""
+LINGER_BYTES = 256 * 1024 * 1024
+
 T = TypeVar("T")
-
-
-class ErrorBody(msgspec.Struct):
-    """Ollama's error shape on `/api/*`."""
-
-    error: str
 
 
 async def read_body(receive: Receive, limit: int) -> bytes:
@@ -36,7 +34,7 @@ async def read_body(receive: Receive, limit: int) -> bytes:
     if message["type"] == "http.request" and not message.get("more_body", False):
         body: bytes = message.get("body", b"")
         if len(body) > limit:
-            raise TooLarge(_too_large(limit))
+            raise TooLarge(too_large(limit))
         return body
     parts = bytearray()
     while True:
@@ -44,7 +42,7 @@ async def read_body(receive: Receive, limit: int) -> bytes:
             raise ClientGone
         parts += message.get("body", b"")
         if len(parts) > limit:
-            raise TooLarge(_too_large(limit))
+            raise TooLarge(too_large(limit))
         if not message.get("more_body", False):
             return bytes(parts)
         message = await receive()
@@ -56,7 +54,8 @@ async def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
     return decode(body) if len(body) <= AT_ONCE else await asyncio.to_thread(decode, body)
 
 
-def _too_large(limit: int) -> str:
+def too_large(limit: int) -> str:
+    """The text of a 413, given the limit in bytes."""
     return f"request body is larger than {limit / 2**20:g} MiB; send less, or raise VLLAMA_BODY_LIMIT"
 
 
@@ -92,10 +91,58 @@ async def send_plain(send: Send, status: int, text: bytes) -> None:
     await send_whole(send, status, text, content_type="text/plain")
 
 
-async def send_error(send: Send, error: ClientError) -> None:
-    """Send an error in Ollama's shape (R046)."""
+async def send_unread(
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    status: int,
+    body: bytes,
+    *,
+    content_type: str = JSON,
+    headers: Headers | None = None,
+) -> None:
+    """Send one complete answer to a request whose body was not read.
+
+    The client gets all of the answer at once. Then the rest of its body is thrown away: to close the connection on a
+    client that still sends would take the answer from it. One that waits for "100 Continue" sends nothing more.
+    """
+    waits = header(scope, b"expect") is not None
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                *([(b"content-type", content_type.encode("latin-1"))] if content_type else []),
+                *([(b"content-length", str(len(body)).encode())] if status != 204 else []),
+                *([(b"connection", b"close")] if waits else []),
+                *(headers or ()),
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    if not waits and _has_body(scope):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER):
+                await _throw_away(receive)
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _has_body(scope: Scope) -> bool:
+    return header(scope, b"content-length") not in (None, "0") or header(scope, b"transfer-encoding") is not None
+
+
+async def _throw_away(receive: Receive) -> None:
+    left = LINGER_BYTES
+    while left > 0:
+        message = await receive()
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            return
+        left -= len(message.get("body", b""))
+
+
+async def send_error(send: Send, error: ClientError, path: str = "") -> None:
+    """Send an error in the shape of the path's clients: Ollama's where it is left out (R046)."""
     headers: Headers = []
     if error.retry_after is not None:
         headers.append((b"retry-after", str(error.retry_after).encode()))
-    body = msgspec.json.encode(ErrorBody(error.text))
-    await send_whole(send, error.status, body, headers=headers)
+    await send_whole(send, error.status, error_body(path, error.status, error.text), headers=headers)

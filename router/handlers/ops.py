@@ -1,12 +1,11 @@
-"""What ops and probes ask: is it up, what does it count, how are its workers."""
+"""What ops ask: what does the router count, how are its workers."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
 import msgspec
-from litestar import Response, get, route
-from litestar.enums import HttpMethod, MediaType
+from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 
 from router import metrics
@@ -14,20 +13,9 @@ from router.balance.pool import Pool
 from router.merging import Reports, metrics_page, workers_page
 from router.metrics import WorkerGauges
 
-RUNNING = b"Ollama is running"
-"""What Ollama says at `/`: 17 bytes, no newline (R002)."""
-
 
 def ops_routes(reports: Callable[[], Awaitable[Reports]]) -> list[HTTPRouteHandler]:
-    """`/`, `/health`, `/metrics`, `/admin/workers`. `reports` asks all router processes."""
-
-    @route("/", http_method=[HttpMethod.GET, HttpMethod.HEAD], status_code=200, sync_to_thread=False)
-    def root() -> Response[bytes]:
-        return Response(RUNNING, media_type=MediaType.TEXT)
-
-    @route("/health", http_method=[HttpMethod.GET, HttpMethod.HEAD], status_code=200, sync_to_thread=False)
-    def health() -> Response[bytes]:
-        return Response(b"OK", media_type=MediaType.TEXT)
+    """`/metrics` and `/admin/workers`. `reports` asks all router processes."""
 
     @get("/metrics")
     async def counted() -> Response[bytes]:
@@ -38,7 +26,7 @@ def ops_routes(reports: Callable[[], Awaitable[Reports]]) -> list[HTTPRouteHandl
         page = workers_page(await reports())
         return Response(msgspec.json.encode(page), media_type="application/json; charset=utf-8")
 
-    return [root, health, counted, workers]
+    return [counted, workers]
 
 
 def worker_gauges(pool: Pool, now: float) -> list[WorkerGauges]:

@@ -20,6 +20,7 @@ import uvicorn
 from config.routing import RoutingTable
 from config.settings import RegistrySettings, RouterSettings
 from router.app import create_app
+from router.bounded import BoundedProtocol
 from tests.support.until import auntil
 from tests.support.valkey import running_valkey
 from workers import embedded
@@ -47,7 +48,12 @@ async def serving(app: Any) -> AsyncIterator[str]:
     """The app on a port of the kernel's choice; yields its base URL."""
     listening = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        app, http="httptools", access_log=False, log_level="error", server_header=False, timeout_graceful_shutdown=2
+        app,
+        http=BoundedProtocol,
+        access_log=False,
+        log_level="error",
+        server_header=False,
+        timeout_graceful_shutdown=2,
     )
     server = Server(config)
     task = asyncio.get_running_loop().create_task(server.serve(sockets=[listening]))

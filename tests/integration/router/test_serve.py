@@ -158,7 +158,7 @@ def chat(url: str, **fields: Any) -> httpx.Response:
     return httpx.post(f"{url}/api/chat", json=body, timeout=30, trust_env=False)
 
 
-def test_it_serves_says_what_to_try_and_finishes_what_runs_when_it_is_stopped(served: Served) -> None:
+def test_r184_it_serves_says_what_to_try_and_finishes_what_runs_when_it_is_stopped(served: Served) -> None:
     answer = chat(served.url, options={"num_predict": 5})
     assert answer.status_code == 200
     assert answer.json()["eval_count"] == 5

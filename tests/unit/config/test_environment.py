@@ -1,45 +1,12 @@
 import pytest
 
-from config.environment import ignored, misread, trimmed, unknown, values_for, variables_of
+from config.environment import trimmed, unknown, values_for, variables_of
 from config.settings import RouterSettings, WorkerSettings
 
 
 @pytest.mark.parametrize("value", ["1.2.3.4", " 1.2.3.4 ", '"1.2.3.4"', "'1.2.3.4'", ' " 1.2.3.4 " '])
 def test_blanks_and_quotes_are_trimmed(value: str) -> None:
     assert trimmed(value) == "1.2.3.4"
-
-
-def test_ollamas_variables_without_effect_are_named() -> None:
-    environ = {
-        "OLLAMA_NUM_PARALLEL": "4",
-        "OLLAMA_FLASH_ATTENTION": "1",
-        "OLLAMA_SOMETHING_NEW": "1",
-        "LLAMA_ARG_FIT": "on",
-        "OLLAMA_MODELS": " '' ",
-        "OLLAMA_HOST": "0.0.0.0",
-        "OLLAMA_EDITOR": "vi",
-        "OLLAMA_NO_CLOUD": "1",
-        "CUDA_VISIBLE_DEVICES": "0",
-        "VLLAMA_FLEET": "x",
-    }
-    assert ignored(environ) == (
-        "LLAMA_ARG_FIT",
-        "OLLAMA_FLASH_ATTENTION",
-        "OLLAMA_NUM_PARALLEL",
-        "OLLAMA_SOMETHING_NEW",
-    )
-
-
-def test_ollamas_variables_that_cannot_be_read_are_named() -> None:
-    environ = {
-        "OLLAMA_KEEP_ALIVE": "soon",
-        "OLLAMA_LOAD_TIMEOUT": "1.5",
-        "OLLAMA_MAX_QUEUE": "-1",
-        "OLLAMA_DEBUG": "loud",
-        "OLLAMA_HOST": "x:y",
-    }
-    assert misread(environ) == ("OLLAMA_KEEP_ALIVE", "OLLAMA_LOAD_TIMEOUT", "OLLAMA_MAX_QUEUE")
-    assert misread({"OLLAMA_KEEP_ALIVE": "5m0s", "OLLAMA_LOAD_TIMEOUT": "-1", "OLLAMA_MAX_QUEUE": "3"}) == ()
 
 
 def test_what_kubernetes_sets_for_a_service_of_our_name_is_no_setting_of_ours() -> None:

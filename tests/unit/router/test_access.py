@@ -64,7 +64,7 @@ def passes(access: Access, request: Asked) -> Allowed:
         "host.docker.internal:11434",
     ],
 )
-def test_hosts_of_this_machine_and_network_are_addressed(host: str | None) -> None:
+def test_r183_hosts_of_this_machine_and_network_are_addressed(host: str | None) -> None:
     assert passes(LOOPBACK, replace(CHAT, host=host))
 
 
@@ -90,11 +90,11 @@ def test_hosts_of_this_machine_and_network_are_addressed(host: str | None) -> No
         "gpu-55",
     ],
 )
-def test_other_hosts_are_refused_with_an_empty_body(host: str) -> None:
+def test_r164_r183_other_hosts_are_refused_with_an_empty_body(host: str) -> None:
     assert LOOPBACK.decide(replace(CHAT, host=host)) == Denied(403)
 
 
-def test_the_host_is_not_checked_on_a_public_address() -> None:
+def test_r183_the_host_is_not_checked_on_a_public_address() -> None:
     assert passes(Access(guarded=False), replace(CHAT, host="ollama.example.com"))
 
 
@@ -127,7 +127,9 @@ def test_configured_hosts_are_addressed_too(host: str, passing: bool) -> None:
         ({"host": "0.0.0.0", "allowed_hosts": ("a.example.com",)}, True),
     ],
 )
-def test_the_host_is_guarded_on_loopback_and_where_names_are_configured(given: dict[str, Any], guarded: bool) -> None:
+def test_r183_the_host_is_guarded_on_loopback_and_where_names_are_configured(
+    given: dict[str, Any], guarded: bool
+) -> None:
     assert Access.of(settings(**given)).guarded is guarded
 
 
@@ -150,7 +152,7 @@ def test_the_host_is_guarded_on_loopback_and_where_names_are_configured(given: d
         "vscode-file://vscode-app",
     ],
 )
-def test_local_and_desktop_origins_are_allowed_and_echoed(origin: str) -> None:
+def test_r181_local_and_desktop_origins_are_allowed_and_echoed(origin: str) -> None:
     allowed = passes(LOOPBACK, replace(CHAT, origin=origin))
     assert allowed.headers == ((b"vary", b"Origin"), (b"access-control-allow-origin", origin.encode()))
 
@@ -171,7 +173,7 @@ def test_local_and_desktop_origins_are_allowed_and_echoed(origin: str) -> None:
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
-def test_other_origins_are_refused_with_an_empty_body(origin: str, method: str) -> None:
+def test_r165_r181_other_origins_are_refused_with_an_empty_body(origin: str, method: str) -> None:
     assert LOOPBACK.decide(replace(CHAT, origin=origin, method=method)) == Denied(403)
 
 
@@ -190,7 +192,7 @@ def test_other_origins_are_refused_with_an_empty_body(origin: str, method: str) 
         ("*", "https://anything.example", True),
     ],
 )
-def test_configured_origins(pattern: str, origin: str, passing: bool) -> None:
+def test_r181_r186_configured_origins(pattern: str, origin: str, passing: bool) -> None:
     access = Access.of(settings(origins=(pattern,)))
     assert isinstance(access.decide(replace(CHAT, origin=origin)), Allowed) is passing
 
@@ -213,7 +215,7 @@ def test_a_rebound_page_is_stopped_by_its_host_although_its_origin_matches() -> 
     assert refusal(LOOPBACK, replace(CHAT, host="evil.com:11434", origin="http://evil.com:11434")) == 403
 
 
-def test_a_preflight_is_answered_without_a_key() -> None:
+def test_r181_r182_a_preflight_is_answered_without_a_key() -> None:
     decision = PUBLIC.decide(replace(CHAT, method="OPTIONS", origin="http://localhost:3000"))
     assert isinstance(decision, Denied)
     assert (decision.status, decision.body) == (204, b"")
@@ -279,7 +281,7 @@ def test_a_form_of_another_site_may_post_where_every_origin_may() -> None:
 @pytest.mark.parametrize(
     "authorization", [None, "Bearer ollama", "Bearer", "Basic eDp5", "whatever", "Bearer annas-key"]
 )
-def test_without_keys_anyone_is_anonymous_whatever_they_send(authorization: str | None) -> None:
+def test_r179_without_keys_anyone_is_anonymous_whatever_they_send(authorization: str | None) -> None:
     assert passes(LOOPBACK, replace(CHAT, authorization=authorization)).identity == Identity()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -162,4 +163,6 @@ def test_requests_at_once_are_spread_over_both_workers(fleet: Fleet) -> None:
 
 
 def ask(fleet: Fleet, body: dict[str, object]) -> httpx.Response:
-    return httpx.post(f"{fleet.url}/api/generate", json=body, trust_env=False, timeout=60).raise_for_status()
+    headers = {"x-request-id": secrets.token_hex(8)}
+    answer = httpx.post(f"{fleet.url}/api/generate", json=body, headers=headers, trust_env=False, timeout=60)
+    return answer.raise_for_status()

@@ -1,0 +1,84 @@
+"""Which requests there is an answer for: the server's paths with their methods, and Ollama's words for the rest.
+
+Pure. It stands before the framework, whose own manners differ: it serves "/api/tags/" and "//api/tags" as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from urllib.parse import quote
+
+_ORDER = ("HEAD", "GET", "POST", "PUT", "PATCH", "DELETE")
+_PARAMETER = re.compile(r"\{[a-z_]+:(str|path)\}")
+_PART = {"str": "[^/]+", "path": "[^/](?:.*[^/])?"}
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """The path is known without its last slash (R036)."""
+
+    status: int
+    location: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotFound:
+    """R036."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotAllowed:
+    """The path is known, by other methods alone (R036)."""
+
+    allow: str
+
+
+Verdict = Redirect | NotFound | NotAllowed
+
+
+class Paths:
+    """The paths of one server, fixed at its start. "{name:str}" stands for one segment, "{name:path}" for any."""
+
+    def __init__(self, routes: Iterable[tuple[str, Iterable[str]]]) -> None:
+        """Paths with their methods; those of one path that comes more than once are added up."""
+        methods: dict[str, set[str]] = {}
+        for path, some in routes:
+            methods.setdefault(path, set()).update(some)
+        self._methods: Mapping[str, frozenset[str]] = {path: frozenset(all_) for path, all_ in methods.items()}
+        self._patterns = [(_pattern(path), self._methods[path]) for path in methods if "{" in path]
+
+    def judge(self, method: str, path: str, query: str = "") -> Verdict | None:
+        """None where the request is to be served. The path is decoded, the query is not."""
+        methods = self.methods(path)
+        if method in methods:
+            return None
+        if len(path) > 1 and path.endswith("/") and method in self.methods(path[:-1]):
+            location = quote(path[:-1], safe="/:@!$&'()*+,;=~-._") + (f"?{query}" if query else "")
+            return Redirect(301 if method == "GET" else 307, location)
+        if methods:
+            return NotAllowed(", ".join(sorted(methods, key=_rank)))
+        return NotFound()
+
+    def methods(self, path: str) -> frozenset[str]:
+        """By which methods a path is served; none for an unknown one."""
+        if (known := self._methods.get(path)) is not None and "{" not in path:
+            return known
+        return next((methods for pattern, methods in self._patterns if pattern.match(path)), frozenset())
+
+    def __iter__(self) -> Iterable[tuple[str, frozenset[str]]]:
+        return iter(self._methods.items())
+
+
+def _rank(method: str) -> int:
+    return _ORDER.index(method) if method in _ORDER else len(_ORDER)
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    parts: list[str] = []
+    end = 0
+    for parameter in _PARAMETER.finditer(path):
+        parts += [re.escape(path[end : parameter.start()]), _PART[parameter[1]]]
+        end = parameter.end()
+    return re.compile("".join([*parts, re.escape(path[end:])]) + r"\Z", re.DOTALL)

@@ -1,0 +1,74 @@
+"""Ollama's own variables: what is honoured, what is named, and why."""
+
+import pytest
+
+from config.ollama import HONOURED, ignored, misread, without_effect
+
+IGNORED = {
+    "r189": ("OLLAMA_NUM_PARALLEL", "--max-num-seqs"),
+    "r190": ("OLLAMA_MAX_LOADED_MODELS", "keeps its model"),
+    "r191": ("OLLAMA_CONTEXT_LENGTH", "--max-model-len"),
+    "r194": ("OLLAMA_DEBUG_LOG_REQUESTS", "never logged"),
+    "r196": ("OLLAMA_REMOTES", "no remote models"),
+    "r197": ("OLLAMA_AUTH", "VLLAMA_API_KEYS"),
+    "r198": ("OLLAMA_MODELS", "--model"),
+    "r199": ("OLLAMA_FLASH_ATTENTION", "its own flags"),
+}
+
+
+@pytest.mark.parametrize(("name", "reason"), IGNORED.values(), ids=IGNORED.keys())
+def test_r189_r190_r191_r194_r196_r197_r198_r199_what_has_no_counterpart_is_named_with_the_reason(
+    name: str, reason: str
+) -> None:
+    (line,) = without_effect({name: "1"})
+    assert line.startswith(f"{name} has no effect: ")
+    assert reason in line
+
+
+def test_r198_r199_storage_engine_and_new_variables_are_named() -> None:
+    environ = {
+        "OLLAMA_NOPRUNE": "1",
+        "OLLAMA_MAX_TRANSFER_STREAMS": "4",
+        "OLLAMA_KV_CACHE_TYPE": "q8_0",
+        "OLLAMA_SOMETHING_NEW": "1",
+        "LLAMA_ARG_FIT": "on",
+        "OLLAMA_MODELS": " '' ",
+        "OLLAMA_HOST": "0.0.0.0",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "VLLAMA_FLEET": "x",
+    }
+    assert ignored(environ) == [
+        "LLAMA_ARG_FIT",
+        "OLLAMA_KV_CACHE_TYPE",
+        "OLLAMA_MAX_TRANSFER_STREAMS",
+        "OLLAMA_NOPRUNE",
+        "OLLAMA_SOMETHING_NEW",
+    ]
+
+
+def test_r200_what_is_for_the_command_line_alone_is_not_named() -> None:
+    assert without_effect({"OLLAMA_EDITOR": "vi", "OLLAMA_NOHISTORY": "1"}) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "named"), [("1", False), ("true", False), ("yes, please", False), ("0", True), (" 'False' ", True)]
+)
+def test_r195_there_is_no_cloud_and_only_who_wants_one_is_told(value: str, named: bool) -> None:
+    assert bool(without_effect({"OLLAMA_NO_CLOUD": value})) is named
+
+
+def test_honoured_variables_that_cannot_be_read_are_named() -> None:
+    environ = {
+        "OLLAMA_KEEP_ALIVE": "soon",
+        "OLLAMA_LOAD_TIMEOUT": "1.5",
+        "OLLAMA_MAX_QUEUE": "-1",
+        "OLLAMA_DEBUG": "loud",
+        "OLLAMA_HOST": "x:y",
+    }
+    assert misread(environ) == ["OLLAMA_KEEP_ALIVE", "OLLAMA_LOAD_TIMEOUT", "OLLAMA_MAX_QUEUE"]
+    assert "default" in without_effect(environ)[0]
+    assert misread({"OLLAMA_KEEP_ALIVE": "5m0s", "OLLAMA_LOAD_TIMEOUT": "-1", "OLLAMA_MAX_QUEUE": "3"}) == []
+
+
+def test_what_is_honoured_is_never_named() -> None:
+    assert ignored(dict.fromkeys(HONOURED, "1")) == []
