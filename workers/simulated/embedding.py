@@ -1,24 +1,96 @@
-"""Vectors that depend on the text alone: the same text, the same vector; length 1."""
+"""Vectors that depend on the text alone: the same text, the same vector; of length 1 unless that is not wanted.
+
+As with BERT and its kin, every text has one token more at either end, which a cut leaves where they are.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import math
+import secrets
 import struct
+import time
 from collections.abc import Sequence
 
+import msgspec
 
-def vector(tokens: Sequence[int], dimensions: int) -> list[float]:
-    """A unit vector that adds up a direction for each token, so that texts with common words are near."""
+from workers.simulated import context, errors, vocabulary
+from workers.simulated.errors import Answer, Refusal
+from workers.simulated.options import Options
+from workers.simulated.requests import EmbeddingRequest
+
+FIRST, LAST = vocabulary.IM_START, vocabulary.IM_END
+
+
+def answer(asked: EmbeddingRequest, options: Options) -> Answer:
+    """The answer to a checked batch, as vLLM writes it. Raises Refusal."""
+    data, count = [], 0
+    for index, prompt in enumerate(prompts(asked.input)):
+        tokens = tokens_of(prompt, asked.truncate_prompt_tokens, options.max_model_len)
+        count += len(tokens)
+        values = vector(tokens, options.dimensions, unit=asked.use_activation is not False)
+        shown = as_base64(values) if asked.encoding_format == "base64" else values
+        data.append({"index": index, "object": "embedding", "embedding": shown})
+    usage = {
+        "prompt_tokens": count,
+        "total_tokens": count,
+        "completion_tokens": 0,
+        "prompt_tokens_details": None,
+        "completion_tokens_details": None,
+    }
+    fields = {
+        "id": f"embd-{secrets.token_hex(8)}",
+        "object": "list",
+        "created": int(time.time()),
+        "model": options.model,
+        "data": data,
+        "usage": usage,
+    }
+    return Answer(200, msgspec.json.encode(fields))
+
+
+def check(asked: EmbeddingRequest, options: Options) -> None:
+    """What vLLM refuses of a request apart from its texts. Raises Refusal."""
+    if asked.model and asked.model not in options.names:
+        raise errors.unknown_model(asked.model, ())
+    if asked.dimensions is not None:
+        raise Refusal(
+            f"Model '{options.model}' does not support Matryoshka embeddings; dimensions must be unset "
+            f"(received dimensions={asked.dimensions})."
+        )
+    if (asked.truncate_prompt_tokens or 0) > options.max_model_len:
+        raise Refusal(
+            "truncate_prompt_tokens value is greater than max_model_len. Please request a smaller truncation size."
+        )
+
+
+def tokens_of(prompt: str | list[int], cut: int | None, limit: int) -> list[int]:
+    """A text's tokens, cut where that is wanted. Raises Refusal for what is too long, or nothing at all."""
+    tokens = context.tokens_of(prompt, limit, truncated=cut is not None)
+    if isinstance(prompt, str):
+        tokens = around(tokens)
+    if cut is not None:
+        tokens = _cut(tokens, limit if cut == -1 else cut, whole=isinstance(prompt, str))
+    context.check(prompt, tokens, limit, room=0)
+    if not tokens:
+        raise Refusal("The decoder prompt cannot be empty")
+    return tokens
+
+
+def around(tokens: list[int]) -> list[int]:
+    """A text's own tokens with those that every text has."""
+    return [FIRST, *tokens, LAST]
+
+
+def vector(tokens: Sequence[int], dimensions: int, *, unit: bool = True) -> list[float]:
+    """Adds up a direction for each token, so that texts with common words are near."""
     sums = [0.0] * dimensions
     for token in tokens:
         for index, value in enumerate(_direction(token, dimensions)):
             sums[index] += value
-    if not tokens:
-        sums[0] = 1.0
-    length = math.sqrt(sum(value * value for value in sums)) or 1.0
-    return [value / length for value in sums]
+    length = math.sqrt(sum(value * value for value in sums)) if unit else 0.0
+    return [value / (length or 1.0) for value in sums]
 
 
 def as_base64(values: Sequence[float]) -> str:
@@ -33,6 +105,13 @@ def prompts(given: str | list[int] | list[str] | list[list[int]]) -> list[str | 
     if given and isinstance(given[0], int):
         return [[token for token in given if isinstance(token, int)]]
     return [part if isinstance(part, str) else list(part) for part in given if not isinstance(part, int)]
+
+
+def _cut(tokens: list[int], most: int, *, whole: bool) -> list[int]:
+    """At most so many tokens, the first ones. `whole`: of a text, whose last token stays."""
+    if len(tokens) <= most:
+        return tokens
+    return [*tokens[: most - 1], LAST] if whole and most > 1 else tokens[:most]
 
 
 def _direction(token: int, dimensions: int) -> list[float]:

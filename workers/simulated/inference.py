@@ -110,6 +110,11 @@ class Inference:
         if name and name not in self._options.names:
             raise errors.unknown_model(name, self._options.names)
 
+    def check_state(self) -> None:
+        """Raises Refusal where the engine takes nothing more: it is dead, or drains."""
+        if (refusal := self._refusal()) is not None:
+            raise refusal
+
     def rendered(self, asked: TokenizeChat) -> str:
         """The prompt that /tokenize counts: the same as a chat's."""
         return template.render(
@@ -249,8 +254,7 @@ class Inference:
             ignore_eos=asked.ignore_eos,
             min_tokens=asked.min_tokens,
         )
-        if (refusal := self._refusal()) is not None:
-            raise refusal
+        self.check_state()
         if self._is_full():
             raise self._reject()
         self.jobs.add(job)

@@ -150,7 +150,8 @@ class EmbeddingRequest(_Shape):
     input: TokenIds | list[TokenIds] | str | list[str]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
-    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=2**63 - 1)] | None = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
+    use_activation: bool | None = None
 
 
 class _TokenizeText(_Shape):

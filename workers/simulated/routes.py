@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from workers.simulated import context, embedding, errors, script, vocabulary
+from workers.simulated import embedding, errors, script, vocabulary
 from workers.simulated.chunks import DONE
 from workers.simulated.errors import Answer, Refusal
 from workers.simulated.inference import Inference
@@ -198,6 +198,8 @@ class Routes:
                 raise errors.no_template()
             text = self._inference.rendered(asked)  # type: ignore[arg-type]
         tokens = vocabulary.encode(text)
+        if self._options.embedding:
+            tokens = embedding.around(tokens)
         strings = [vocabulary.decode([token]) for token in tokens] if asked.return_token_strs else None
         return _json(
             {
@@ -218,42 +220,9 @@ class Routes:
 
     def _embeddings(self, request: Request) -> Answer:
         asked = parse_embedding(request.body, request.headers.get("content-type", ""))
-        if asked.model and asked.model not in self._options.names:
-            raise errors.unknown_model(asked.model, ())
-        if asked.dimensions is not None:
-            raise Refusal(
-                f"Model '{self._options.model}' does not support Matryoshka embeddings; dimensions must be unset "
-                f"(received dimensions={asked.dimensions})."
-            )
-        limit = self._options.max_model_len
-        data, count = [], 0
-        truncate = asked.truncate_prompt_tokens
-        for index, prompt in enumerate(embedding.prompts(asked.input)):
-            tokens = context.tokens_of(prompt, limit, truncated=truncate is not None)
-            if truncate is not None:
-                tokens = tokens[: limit if truncate == -1 else truncate]
-            context.check(prompt, tokens, limit, room=0)
-            count += len(tokens)
-            values = embedding.vector(tokens, self._options.dimensions)
-            shown = embedding.as_base64(values) if asked.encoding_format == "base64" else values
-            data.append({"index": index, "object": "embedding", "embedding": shown})
-        usage = {
-            "prompt_tokens": count,
-            "total_tokens": count,
-            "completion_tokens": 0,
-            "prompt_tokens_details": None,
-            "completion_tokens_details": None,
-        }
-        return _json(
-            {
-                "id": f"embd-{secrets.token_hex(8)}",
-                "object": "list",
-                "created": int(time.time()),
-                "model": self._options.model,
-                "data": data,
-                "usage": usage,
-            }
-        )
+        embedding.check(asked, self._options)
+        self._inference.check_state()
+        return embedding.answer(asked, self._options)
 
     # --- sleep (VLLM_SERVER_DEV_MODE=1) ---
 
