@@ -46,12 +46,8 @@ class TestSimulated(Stories):
     @pytest.fixture
     async def long_stage(self, tmp_path: Path) -> AsyncIterator[LongStage]:
         async with fleet(tmp_path, {"a": SLOW}) as running:
-            worker = running["a"]
+            yield LongStage(running.url, "slow", "hello", running["a"].url)
 
-            async def busy() -> int:
-                return worker.running + worker.waiting
-
-            async def aborted() -> int:
-                return worker.aborted
-
-            yield LongStage(running.url, "slow", "hello", busy, aborted)
+    @pytest.fixture
+    def writer(self, stage: Stage) -> dict[str, str]:
+        return stage.at

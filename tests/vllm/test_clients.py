@@ -1,0 +1,59 @@
+"""Clients that were written for Ollama, over real vLLM: the stories of tests/contract/test_clients.py once more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.support.attached import system
+from tests.support.stories import LongStage, Stage, Stories, client, started
+from tests.support.vllm import VllmServer
+
+__all__ = ["TestRealVllm", "client", "started"]
+pytestmark = pytest.mark.clients
+
+Over = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def over(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Over]:
+    """The URL of a system over these servers: one at a time, and anew where a server was started anew."""
+    running: dict[tuple[str, ...], str] = {}
+    with ExitStack() as stack:
+
+        def url(*servers: VllmServer) -> str:
+            key = tuple(server.url for server in servers)
+            if key not in running:
+                stack.close()
+                running.clear()
+                running[key] = stack.enter_context(system(tmp_path_factory.mktemp("system"), *servers))
+            return running[key]
+
+        yield url
+
+
+class TestRealVllm(Stories):
+    @pytest.fixture
+    def stage(self, over: Over, tiny_qwen3_vllm: VllmServer, tiny_bert_vllm: VllmServer) -> Stage:
+        return Stage(
+            url=over(tiny_qwen3_vllm, tiny_bert_vllm),
+            model=tiny_qwen3_vllm.model,
+            embedder=tiny_bert_vllm.model,
+            says="Hello! I am a tiny llama 🦙 and I count:",
+            thinks="The user said something. I greet.",
+            arguments={"city": "Paris", "unit": "celsius"},
+            context=1024,
+        )
+
+    @pytest.fixture
+    def long_stage(self, over: Over, smollm2_vllm: VllmServer) -> LongStage:
+        """A tiny model's engine is done long before its server has sent the first token; this one takes seconds."""
+        question = "Write all numbers from one to five hundred, separated by commas."
+        return LongStage(over(smollm2_vllm), smollm2_vllm.model, question, smollm2_vllm.url)
+
+    @pytest.fixture
+    def writer(self, long_stage: LongStage) -> dict[str, str]:
+        """Where a schema leaves a choice, the tiny model writes white space until its context is full."""
+        return long_stage.at
