@@ -141,6 +141,8 @@ def prepare(request: ChatRequest, info: ModelInfo, defaults: Defaults, clock: Cl
 
 def recover(request: ChatRequest, info: ModelInfo, defaults: Defaults, failure: AttemptFailed) -> Step | None:
     """The same without its oldest turns where it is too long (R145), or within the worker's own limits."""
+    if not remedies.is_known(failure):
+        return None
     sent = _sent(request, info, defaults)
     if remedies.is_too_long(failure):
         return shorten.shortened(sent) if remedies.may_shorten(request) else None

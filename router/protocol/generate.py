@@ -93,7 +93,7 @@ def prepare(request: GenerateRequest, info: ModelInfo, defaults: Defaults, clock
 def recover(request: GenerateRequest, info: ModelInfo, defaults: Defaults, failure: AttemptFailed) -> Step | None:
     """The same without what is too long (R145), or within the worker's own limits."""
     too_long = remedies.is_too_long(failure)
-    if too_long and not remedies.may_shorten(request):
+    if not remedies.is_known(failure) or (too_long and not remedies.may_shorten(request)):
         return None
     if request.context:
         return _after_context(request, info, defaults, lambda sent, limit: _better(sent, limit, failure) or sent)

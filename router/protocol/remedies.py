@@ -23,6 +23,11 @@ def is_too_long(failure: AttemptFailed) -> bool:
     return failure.status == 400 and failure.text == CONTEXT_EXCEEDED
 
 
+def is_known(failure: AttemptFailed) -> bool:
+    """Whether there is anything here against such a refusal."""
+    return is_too_long(failure) or any(sign.search(failure.text) for sign in (_STOPS, _MAX_TOKENS))
+
+
 def may_shorten(request: InferenceRequest) -> bool:
     """Whether the client lets a prompt be shortened: both default to true (R062, R063)."""
     return request.truncate is not False and request.shift is not False

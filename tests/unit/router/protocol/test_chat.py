@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from config.defaults import Defaults
-from router.errors import ClientError
+from config.defaults import NONE, Defaults
+from router.errors import ClientError, Faulty
 from router.protocol import chat
-from router.protocol.operation import Reply
+from router.protocol.operation import Ask, Reply
 from router.protocol.requests import decode_chat
 from tests.support.protocol import CLOCK, MODEL, STAMP, THINKER, outgoing
 from workers.record import ModelInfo
@@ -89,7 +89,7 @@ def test_r159_tools_are_refused_with_the_full_name() -> None:
     assert check(THINKER, messages=[HI], tools=[TOOL]) is None
 
 
-def test_the_order_of_checks_is_ollamas() -> None:
+def test_r166_the_order_of_checks_is_ollamas() -> None:
     wrong: dict[str, Any] = {"think": True, "tools": [TOOL], "options": {"seed": "x"}, "format": "xml"}
     assert refused(**wrong, messages=[HI])[1] == '"MyModel" does not support thinking'
     del wrong["think"]
@@ -114,7 +114,7 @@ def test_r057_format() -> None:
     assert refused(messages=[HI], format=[1])[0] == 500
 
 
-def test_images_are_refused_for_a_text_model() -> None:
+def test_r075_r159_images_are_refused_for_a_text_model() -> None:
     messages = [HI | {"images": [PNG]}]
     text = "registry.ollama.ai/library/MyModel:latest does not support vision"
     assert refused(messages=messages) == (400, text)
@@ -150,6 +150,100 @@ def test_the_whole_request_as_vllm_gets_it() -> None:
 def test_nothing_that_a_client_invents_reaches_the_worker() -> None:
     invented = {"temperature": 2, "max_output_tokens": 5, "tool_choice": "any", "n": 4, "chat_template": "{{ x }}"}
     assert sent(**invented, options={"url": "http://x", "num_ctx": 5, "priority": 1}) == sent()
+
+
+def test_r060_options_may_be_null_or_hold_nulls() -> None:
+    assert sent(options=None) == sent(options={}) == sent(options={"temperature": None, "stop": None, "num_ctx": None})
+    assert sent(options={"temperature": 0})["temperature"] == 0.0
+
+
+def test_r079_no_tools_are_none_for_any_model() -> None:
+    assert check(messages=[HI], tools=[]) is check(messages=[HI], tools=None) is None
+    assert "tools" not in sent(tools=[])
+
+
+def test_r098_a_format_leaves_the_thinking_on() -> None:
+    body = sent(THINKER, format={"type": "boolean"})
+    assert body["chat_template_kwargs"]["enable_thinking"] is True
+    assert body["response_format"]["json_schema"]["schema"] == {"type": "boolean"}
+
+
+def test_r062_r063_truncate_and_shift_are_nothing_that_vllm_is_told() -> None:
+    for value in (True, False, None):
+        assert sent(truncate=value, shift=value) == sent()
+
+
+BROUGHT = Defaults(
+    {"temperature": 0.5},
+    "You are a pirate.",
+    ({"role": "user", "content": "one"}, {"role": "ASSISTANT", "content": "arr", "tool_calls": []}),
+)
+
+
+def told(defaults: Defaults, *messages: dict[str, Any]) -> list[tuple[str, str]]:
+    request = decode_chat(json.dumps({"model": "m", "messages": messages}).encode())
+    body = json.loads(outgoing(chat.prepare(request, MODEL, defaults, CLOCK)).body)
+    return [(message["role"], message["content"]) for message in body["messages"]]
+
+
+def test_r085_a_models_system_text_and_messages_come_before_the_requests() -> None:
+    few = [("user", "one"), ("assistant", "arr")]
+    assert told(BROUGHT, HI) == [("system", "You are a pirate."), *few, ("user", "hi")]
+    own = {"role": "System", "content": "Be kind."}
+    assert told(BROUGHT, own, HI) == [("system", "Be kind."), *few, ("user", "hi")]
+    assert told(Defaults(system="Be brief."), HI, own)[0] == ("system", "Be brief.")
+    assert told(Defaults(messages=BROUGHT.messages), HI) == [*few, ("user", "hi")]
+
+
+def test_r085_a_models_calls_and_the_requests_never_share_an_id() -> None:
+    call = {"function": {"name": "f", "arguments": {"a": 1}}}
+    defaults = Defaults(messages=({"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "r"}))
+    request = decode_chat(
+        json.dumps({"model": "m", "messages": [{"role": "assistant", "tool_calls": [call]}]}).encode()
+    )
+    body = json.loads(outgoing(chat.prepare(request, MODEL, defaults, CLOCK)).body)
+    first, result, second = body["messages"]
+    assert first["tool_calls"][0]["id"] == result["tool_call_id"] != second["tool_calls"][0]["id"]
+
+
+def test_r066_rendering_asks_the_worker_for_tokens_and_then_for_their_text() -> None:
+    body = {"model": "M", "messages": [HI], "_debug_render_only": True}
+    step = chat.prepare(decode_chat(json.dumps(body).encode()), THINKER, NONE, CLOCK)
+    assert isinstance(step, Ask)
+    assert json.loads(step.body) == {
+        "model": "qwen3-tiny",
+        "messages": [HI],
+        "chat_template_kwargs": {"enable_thinking": True, "thinking": True},
+    }
+    step = step.then(b'{"count":2,"max_model_len":1024,"tokens":[1,2],"token_strs":null}')
+    assert isinstance(step, Ask)
+    assert (step.path, json.loads(step.body)) == ("/detokenize", {"model": "qwen3-tiny", "tokens": [1, 2]})
+    reply = step.then(b'{"prompt":"<s>hi"}')
+    assert isinstance(reply, Reply)
+    assert reply.body.decode() == (
+        f'{{"model":"M","created_at":"{STAMP}","message":{{"role":"","content":""}},"done":false,'
+        '"_debug_info":{"rendered_template":"<s>hi"}}'
+    )
+
+
+def test_r066_images_are_counted() -> None:
+    seeing = msgspec.structs.replace(MODEL, capabilities=("completion", "vision"))
+    body = {"model": "M", "messages": [HI | {"images": [PNG, PNG]}], "_debug_render_only": True}
+    step = chat.prepare(decode_chat(json.dumps(body).encode()), seeing, NONE, CLOCK)
+    for answer in (b'{"max_model_len":1,"tokens":[1]}', b'{"prompt":"x"}'):
+        assert isinstance(step, Ask)
+        step = step.then(answer)
+    assert isinstance(step, Reply)
+    assert json.loads(step.body)["_debug_info"] == {"rendered_template": "x", "image_count": 2}
+
+
+@pytest.mark.parametrize("answer", [b"", b"{}", b"null", b'{"tokens":"x","max_model_len":1}', b"\xff"])
+def test_an_answer_about_tokens_that_makes_no_sense_is_the_workers_fault(answer: bytes) -> None:
+    body = {"model": "M", "messages": [HI], "_debug_render_only": True}
+    step = chat.prepare(decode_chat(json.dumps(body).encode()), THINKER, NONE, CLOCK)
+    assert isinstance(step, Ask)
+    with pytest.raises(Faulty, match="/tokenize"):
+        step.then(answer)
 
 
 def test_r080_there_is_no_tool_choice() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from router.protocol import chat, generate
 from router.protocol.fold import RUNNER_ERROR, AnswerFold
 from router.protocol.operation import StreamFailure, Usage
 from router.protocol.requests import decode_chat, decode_generate
+from router.protocol.thoughts import Thoughts
 from tests.support.protocol import CLOCK, DONE, STAMP, TIMING, delta, event, objects, run, stream, usage
 
 
@@ -126,6 +128,38 @@ def test_streamed_and_whole_answers_agree_and_every_line_is_an_object(
     assert {key: whole.get(key) for key in METRICS} == {key: lines[-1].get(key) for key in METRICS}
 
 
+TAGS = st.lists(st.sampled_from(["<think>", "</think>", "</", "think>", "a", "🦙", "\n"]), max_size=8).map("".join)
+
+
+@given(TAGS, st.booleans(), st.data())
+def test_thinking_between_tags_folds_alike_however_tokens_and_bytes_are_cut(
+    text: str, begun: bool, data: st.DataObject
+) -> None:
+    """Streamed or whole, in one event or in many, with logprobs or without."""
+
+    def fold(stream_it: bool) -> AnswerFold:
+        body = {"model": "m", "prompt": "x", "stream": stream_it, "logprobs": True}
+        request = decode_generate(json.dumps(body).encode())
+        return generate.fold(request, TIMING, CLOCK, thoughts=Thoughts(begun=begun))
+
+    def answer(pieces: list[str]) -> tuple[str, str]:
+        logs = {"tokens": ["t"], "token_logprobs": [-0.5], "top_logprobs": [None]}
+        events = [event(choices=[{"text": piece, "token_ids": [7], "logprobs": logs}]) for piece in pieces]
+        body = b"".join(events) + event(choices=[{"text": "", "finish_reason": "length"}]) + usage() + DONE
+        cuts = data.draw(st.lists(st.integers(0, len(body)), max_size=5))
+        lines = objects(run(fold(True), body, cuts))
+        [whole] = objects(run(fold(False), body, cuts))
+        assert sum(len(line.get("logprobs", ())) for line in lines) == len(whole.get("logprobs", ())) == len(pieces)
+        parts = tuple("".join(line.get(key, "") for line in lines) for key in ("thinking", "response"))
+        assert parts == (whole.get("thinking", ""), whole["response"])
+        assert whole["context"] == [7] * len(pieces)
+        return parts[0], parts[1]
+
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
+    pieces = [text[start:end] for start, end in itertools.pairwise([0, *cuts, len(text)])]
+    assert answer(pieces) == answer([text])
+
+
 def test_r044_r067_chat_lines_are_exactly_ollamas() -> None:
     fold = chat_fold()
     body = delta(role="assistant", content="") + delta(content="Hi <b>\n🦙") + delta("stop") + usage() + DONE
@@ -151,7 +185,7 @@ def test_r067_generate_lines_are_exactly_ollamas() -> None:
     )
 
 
-def test_r040_r086_a_whole_answer_is_one_object_without_line_end() -> None:
+def test_r040_r068_r086_a_whole_answer_is_one_object_without_line_end() -> None:
     fold = chat_fold(stream=False)
     body = delta(reasoning="hm") + delta(content="Hi") + delta(content=" you") + delta("stop") + usage()
     assert fold.feed(body) == b""
@@ -254,7 +288,7 @@ def test_r082_several_calls_are_numbered_and_keep_their_arguments_order() -> Non
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '"x"', "{}{}", "nonsense"])
-def test_trap_1_broken_arguments_are_an_error_not_a_string(text: str) -> None:
+def test_r048_r081_trap_1_broken_arguments_are_an_error_not_a_string(text: str) -> None:
     fold = chat_fold()
     lines = objects(run(fold, delta(content="x") + calls(text) + delta("tool_calls") + usage() + DONE))
     assert list(lines[-1]) == ["error"]

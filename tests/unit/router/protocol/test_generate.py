@@ -1,17 +1,31 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 
-from config.defaults import NONE
-from router.errors import ClientError
+from config.defaults import NONE, Defaults
+from router.errors import ClientError, Refused
 from router.protocol import generate
-from router.protocol.operation import Reply
+from router.protocol.errors import CONTEXT_EXCEEDED
+from router.protocol.fold import AnswerFold
+from router.protocol.operation import Ask, Outgoing, Reply, Step
 from router.protocol.requests import decode_generate
-from tests.support.protocol import CLOCK, MODEL, STAMP, THINKER, outgoing
+from tests.support.protocol import (
+    CLOCK,
+    DONE,
+    MODEL,
+    STAMP,
+    THINKER,
+    TIMING,
+    event,
+    objects,
+    outgoing,
+    run,
+    usage,
+)
 from workers.record import ModelInfo
 
 EMBEDDER = ModelInfo(name="all-minilm", capabilities=("embedding",))
@@ -84,11 +98,12 @@ def test_r053_a_template_is_refused_with_the_reason_but_not_an_empty_one() -> No
     assert check(prompt="hi", template="", suffix="", system="", options={}) is None
 
 
-def test_images_need_sight_and_a_template() -> None:
+def test_r059_images_need_sight_and_a_template() -> None:
     assert refused(prompt="hi", images=[PNG])[1].endswith("does not support vision")
     seeing = msgspec.structs.replace(MODEL, capabilities=("completion", "vision"))
     assert check(seeing, prompt="hi", images=[PNG]) is None
-    assert refused(seeing, prompt="hi", images=[PNG], raw=True)[0] == 400
+    for fields in ({"raw": True}, {"context": [1]}):
+        assert "images are not supported" in refused(seeing, prompt="hi", images=[PNG], **fields)[1]
     _, body = sent(seeing, images=[PNG])
     assert [part["type"] for part in body["messages"][0]["content"]] == ["image_url", "text"]
 
@@ -135,6 +150,121 @@ def test_r061_thinking() -> None:
     assert sent(THINKER, think=False)[1]["chat_template_kwargs"]["enable_thinking"] is False
     assert "chat_template_kwargs" not in sent(THINKER, raw=True)[1]
     assert refused(prompt="hi", think="low") == (400, '"MyModel" does not support thinking')
+
+
+TAGGED = msgspec.structs.replace(THINKER, template=THINKER.template + "<think>")
+
+
+def after_context(info: ModelInfo, answer: dict[str, Any], **fields: Any) -> tuple[dict[str, Any], Outgoing]:
+    """The question that comes before a request with a context, and that request."""
+    body = {"model": "M", "prompt": "hi", "context": [1, 2], **fields}
+    step = generate.prepare(decode_generate(json.dumps(body).encode()), info, NONE, CLOCK)
+    assert isinstance(step, Ask)
+    assert step.path == "/tokenize"
+    out = step.then(json.dumps({"count": 2, "max_model_len": 1024, **answer}).encode())
+    assert isinstance(out, Outgoing)
+    return json.loads(step.body), out
+
+
+def test_r054_a_context_comes_before_the_rendered_prompts_tokens() -> None:
+    asked, out = after_context(MODEL, {"tokens": [7, 8]}, system="be brief")
+    assert asked["messages"] == [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
+    assert out.path == "/v1/completions"
+    body = json.loads(out.body)
+    assert (body["prompt"], body["return_token_ids"], body["max_tokens"]) == ([1, 2, 7, 8], True, 2048)
+    assert out.fold is None
+    asked, out = after_context(BASE, {"tokens": [9]}, system="be brief")
+    assert asked["prompt"] == "be brief\n\nhi"
+    assert json.loads(out.body)["prompt"] == [1, 2, 9]
+    assert check(prompt="hi", context=[1, 2, 3]) is None
+    assert sent(context=[]) == sent()
+
+
+@pytest.mark.parametrize(
+    ("texts", "text", "thinking", "response"),
+    [
+        (["assistant", "Ċ"], "<think>\nhm\n</think>\n\nyes", "hm\n", "yes"),
+        (["assistant", "Ċ", "<think>", "Ċ"], "hm</think>yes", "hm", "yes"),
+        (["<think>", "ĊĊ", "</think>", "ĊĊ"], "yes", None, "yes"),
+        (["assistant", None], "yes", None, "yes"),
+    ],
+)
+def test_r054_thinking_is_taken_out_of_what_follows_a_context(
+    texts: list[str], text: str, thinking: str | None, response: str
+) -> None:
+    asked, out = after_context(TAGGED, {"tokens": [7, 8], "token_strs": texts})
+    assert asked["return_token_strs"] is True
+    assert out.fold is not None
+    request = decode_generate(b'{"model":"M","prompt":"hi","stream":false}')
+    pieces = b"".join(event(choices=[{"text": letter}]) for letter in text)
+    end = event(choices=[{"text": "", "finish_reason": "stop", "token_ids": []}]) + usage() + DONE
+    [answer] = objects(run(cast(AnswerFold, out.fold(request, TIMING, CLOCK)), pieces + end))
+    assert (answer.get("thinking"), answer["response"]) == (thinking, response)
+
+
+def test_r054_a_model_that_does_not_tag_its_thoughts_is_left_alone() -> None:
+    asked, out = after_context(THINKER, {"tokens": [7]})
+    assert "return_token_strs" not in asked
+    assert asked["chat_template_kwargs"]["enable_thinking"] is True
+    assert out.fold is None
+
+
+def test_r062_what_is_too_long_by_itself_is_cut() -> None:
+    too_long = Refused(CONTEXT_EXCEEDED, status=400)
+
+    def recovered(info: ModelInfo = MODEL, **fields: Any) -> Step | None:
+        request = decode_generate(json.dumps({"model": "M", "prompt": "hi"} | fields).encode())
+        return generate.recover(request, info, NONE, too_long)
+
+    raw = recovered(raw=True)
+    assert isinstance(raw, Outgoing)
+    assert json.loads(raw.body)["truncate_prompt_tokens"] == 2048 - 512
+    unknown = recovered(msgspec.structs.replace(MODEL, context_length=0), raw=True)
+    assert isinstance(unknown, Ask)
+    out = unknown.then(b'{"tokens":[],"max_model_len":400}')
+    assert isinstance(out, Outgoing)
+    assert json.loads(out.body)["truncate_prompt_tokens"] == 300
+    continued = recovered(context=[5] * 5000, options={"num_predict": 48})
+    assert isinstance(continued, Ask)
+    out = continued.then(b'{"tokens":[7],"max_model_len":2048}')
+    assert isinstance(out, Outgoing)
+    assert json.loads(out.body)["truncate_prompt_tokens"] == 2000
+    assert recovered(raw=True, truncate=False) is recovered(shift=False) is None
+
+
+def test_r052_r085_a_models_system_text_and_messages() -> None:
+    brought = ({"role": "user", "content": "one"}, {"role": "assistant", "content": "two"})
+    defaults = Defaults(system="You are a pirate.", messages=brought)
+
+    def told(info: ModelInfo = MODEL, **fields: Any) -> Any:
+        request = decode_generate(json.dumps({"model": "M", "prompt": "hi"} | fields).encode())
+        step = generate.prepare(request, info, defaults, CLOCK)
+        body = json.loads(step.body)  # type: ignore[union-attr]
+        return [message["content"] for message in body["messages"]] if "messages" in body else body["prompt"]
+
+    assert told() == ["You are a pirate.", "one", "two", "hi"]
+    assert told(system="Be kind.") == ["Be kind.", "one", "two", "hi"]
+    assert told(system="") == told()
+    assert told(context=[1]) == ["You are a pirate.", "hi"]
+    assert told(raw=True) == "hi"
+    assert told(BASE) == "You are a pirate.\n\nhi"
+
+
+def test_r066_the_prompt_of_a_completion_is_its_text() -> None:
+    def rendered(**fields: Any) -> Step:
+        body = {"model": "M", "prompt": "hi", "_debug_render_only": True, **fields}
+        return generate.prepare(decode_generate(json.dumps(body).encode()), BASE, NONE, CLOCK)
+
+    assert rendered() == Reply(
+        f'{{"model":"M","created_at":"{STAMP}","response":"","done":false,'
+        '"_debug_info":{"rendered_template":"hi"}}'.encode()
+    )
+    step = rendered(context=[1, 2])
+    assert isinstance(step, Ask)
+    assert json.loads(step.body)["tokens"] == [1, 2]
+    reply = step.then(b'{"prompt":"before "}')
+    assert isinstance(reply, Reply)
+    assert json.loads(reply.body)["_debug_info"]["rendered_template"] == "before hi"
 
 
 def test_r153_option_types_are_looked_at_before_a_load() -> None:

@@ -60,7 +60,7 @@ def test_r143_unknown_and_removed_options_have_no_type() -> None:
 
 
 @pytest.mark.parametrize("key", sorted(DROPPED))
-def test_r131_r138_r142_what_vllm_has_no_counterpart_for_is_dropped(key: str) -> None:
+def test_r131_r138_r139_r140_r141_r142_what_vllm_has_no_counterpart_for_is_dropped(key: str) -> None:
     assert sent({key: 1}) == sent()
 
 
@@ -102,7 +102,9 @@ def test_r126_completions_always_get_an_explicit_limit() -> None:
         ({"min_p": 2}, {"min_p": 1.0}),
     ],
 )
-def test_r128_r137_values_are_brought_into_vllms_range(options: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_r128_r130_r132_r133_r134_r135_r136_r137_values_are_brought_into_vllms_range(
+    options: dict[str, Any], expected: dict[str, Any]
+) -> None:
     result = sent(options)
     assert {key: result.get(key) for key in expected} == expected
 
@@ -114,7 +116,9 @@ LAYER = st.dictionaries(
 
 
 @given(LAYER, LAYER, st.sampled_from([0, 1, 2048]))
-def test_never_a_value_that_vllm_refuses(request: dict[str, Any], route: dict[str, Any], context: int) -> None:
+def test_r126_r136_no_value_is_one_that_vllm_refuses(
+    request: dict[str, Any], route: dict[str, Any], context: int
+) -> None:
     check(request)
     result = sent(request, route, msgspec.structs.replace(MODEL, context_length=context))
     assert result.get("max_tokens", 1) >= 1
@@ -129,3 +133,6 @@ def test_never_a_value_that_vllm_refuses(request: dict[str, Any], route: dict[st
     assert 0 <= result.get("seed", 0) < 2**63
     assert isinstance(result.get("top_k"), int)
     assert all(result.get("stop", ["x"]))
+    assert {type(value) for value in result.values()} <= {int, float, list}
+    completion = fill_context(result, msgspec.structs.replace(MODEL, context_length=context))
+    assert completion["max_tokens"] >= 1
