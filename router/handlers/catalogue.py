@@ -56,12 +56,15 @@ def catalogue_routes(
 
 def as_model(listed: Listed) -> CatalogueModel:
     """A listed model as the catalogue describes it. `loaded` while any of its workers serves: a worker that is
-    restarting does not take the model out of `ps` as long as another has it."""
+    restarting does not take the model out of `ps` as long as another has it. What a worker said that is silent now
+    counts only where nobody else says anything."""
+    heard = [target for target in listed.replicas if not target.worker.silent] or listed.replicas
     described = CatalogueModel(
         name=listed.name,
-        replicas=tuple(target.model for target in listed.replicas),
+        replicas=tuple(target.model for target in heard),
         defaults=listed.defaults,
-        loaded=any(target.worker.serving and not target.worker.silent for target in listed.replicas),
+        loaded=any(target.worker.serving and not target.worker.silent for target in heard),
+        engines=tuple(target.worker.record.engine_version for target in heard),
     )
     made = listed.virtual
     if made is None:
@@ -69,7 +72,7 @@ def as_model(listed: Listed) -> CatalogueModel:
     return replace(
         described,
         base=made.base,
-        made_digest=made_digest(made, described.merged.info.digest),
+        made_digest=made_digest(made, described.digest) or described.digest,
         made_at=made.changed,
         license="\n".join(made.licenses),
     )

@@ -38,17 +38,9 @@ class CatalogueModel:
     engines: tuple[str, ...] = ()
     """vLLM's versions in these workers; "" where unknown."""
     base: str = ""
-    """For a virtual model: the listed name of what it was made from."""
-    made_digest: str = ""
-    """For a virtual model that adds something to its base: 64 hex digits over both."""
-    made_at: float = 0.0
-    """For a virtual model: when it was made, in Unix seconds."""
-    license: str = ""
-    """For a virtual model: the licence that it was made with."""
-    base: str = ""
     """For a virtual model: the name of the model that it was made from, in Ollama's short form."""
     made_digest: str = ""
-    """For a virtual model that adds something to its base: 64 hex digits over the base's digest and what it adds."""
+    """For a virtual model: 64 hex digits over the base's digest and what it adds, if anything."""
     made_at: float = 0.0
     """For a virtual model: Unix seconds of its latest change."""
     license: str = ""
@@ -56,7 +48,19 @@ class CatalogueModel:
 
     @cached_property
     def merged(self) -> Merged:
-        return merge(self.name, self.replicas)
+        return merge(self.name, self.replicas, self.engines)
+
+    @cached_property
+    def digest(self) -> str:
+        """Other options make another model: some clients list models of one digest once (R174)."""
+        if self.made_digest or not self.defaults.options:
+            return self.made_digest or self.merged.info.digest
+        return _digest_of(self.merged.info.digest, sorted(self.defaults.options.items()))
+
+    @property
+    def modified(self) -> float:
+        """Unix seconds."""
+        return self.made_at if self.base else self.merged.info.modified_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,7 @@ class Running(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def tags(models: Sequence[CatalogueModel]) -> bytes:
     """The most recently modified first (section 2.13)."""
-    newest_first = sorted(models, key=lambda model: (-model.merged.info.modified_at, model.name))
+    newest_first = sorted(models, key=lambda model: (-model.modified, model.name))
     return encode({"models": [_tag(model) for model in newest_first]})
 
 
@@ -126,10 +130,10 @@ def _tag(model: CatalogueModel) -> Tag:
     return Tag(
         name=model.name,
         model=model.name,
-        modified_at=modified_at(info),
+        modified_at=modified_at(model),
         size=info.size,
-        digest=info.digest,
-        details=details(info, lengths=True),
+        digest=model.digest,
+        details=details(model, lengths=True),
         capabilities=list(info.capabilities) or None,
         replicas_differ=merged.differ or None,
     )
@@ -142,8 +146,8 @@ def _running(model: CatalogueModel, expires: int) -> Running:
         name=model.name,
         model=model.name,
         size=info.size,
-        digest=info.digest,
-        details=details(info, lengths=False),
+        digest=model.digest,
+        details=details(model, lengths=False),
         expires_at=rfc3339(expires),
         size_vram=info.size,
         context_length=info.context_length,
@@ -151,20 +155,22 @@ def _running(model: CatalogueModel, expires: int) -> Running:
     )
 
 
-def modified_at(info: ModelInfo) -> str:
+def modified_at(model: CatalogueModel) -> str:
     """The epoch where it is unknown: every client parses it, and it is plainly no real date."""
-    return rfc3339(round(info.modified_at * 1_000_000) * 1000)
+    return rfc3339(round(model.modified * 1_000_000) * 1000)
 
 
-def details(info: ModelInfo, *, lengths: bool) -> Details:
-    """`lengths`: with context and embedding length, which only tags has."""
+def details(model: CatalogueModel, *, lengths: bool) -> Details:
+    """`lengths`: with context and embedding length, which only tags has. Clients want strings, and some want them to
+    hold something: what is not known says so, as Ollama does for a quantisation that it does not know."""
+    info = model.merged.info
     return Details(
-        parent_model=info.parent,
-        format=info.format,
-        family=info.architecture,
+        parent_model=model.base or info.parent,
+        format=info.format or UNKNOWN,
+        family=info.architecture or UNKNOWN,
         families=[info.architecture] if info.architecture else None,
-        parameter_size=human_number(info.parameter_count) if info.parameter_count else "",
-        quantization_level=info.quantization,
+        parameter_size=human_number(info.parameter_count) if info.parameter_count else UNKNOWN,
+        quantization_level=info.quantization or UNKNOWN,
         context_length=info.context_length if lengths and info.context_length else msgspec.UNSET,
         embedding_length=info.embedding_length if lengths and info.embedding_length else msgspec.UNSET,
     )
@@ -179,21 +185,22 @@ def human_number(number: int) -> str:
     return str(number)
 
 
-def merge(name: str, replicas: Sequence[ModelInfo]) -> Merged:
-    """One entry for all replicas. The same for the same replicas in any order."""
+def merge(name: str, replicas: Sequence[ModelInfo], engines: Sequence[str] = ()) -> Merged:
+    """One entry for all replicas. The same for the same replicas in any order. `engines` are vLLM's versions."""
     ordered = sorted(replicas, key=_knowledge)
     best = ordered[0]
     contexts = [info.context_length for info in ordered if info.context_length]
-    abilities = [name for name in CAPABILITIES if all(name in info.capabilities for info in ordered)]
+    abilities = tuple(name for name in CAPABILITIES if all(name in info.capabilities for info in ordered))
     merged = msgspec.structs.replace(
         best,
-        digest=best.digest if _is_digest(best.digest) else _derived_digest(name, best),
+        digest=_digest(name, best, abilities),
+        size=best.size or 1,
         modified_at=max(info.modified_at for info in ordered),
         context_length=min(contexts, default=0),
-        capabilities=tuple(abilities),
+        capabilities=abilities,
         has_template=all(info.has_template for info in ordered),
     )
-    return Merged(merged, _differences(ordered))
+    return Merged(merged, _differences(ordered, engines))
 
 
 def _knowledge(info: ModelInfo) -> tuple[bool, bool, str, str]:
@@ -201,27 +208,37 @@ def _knowledge(info: ModelInfo) -> tuple[bool, bool, str, str]:
     return (not info.digest, not info.size, info.digest, info.name)
 
 
+def _digest(name: str, info: ModelInfo, abilities: Sequence[str]) -> str:
+    """Over the files' digest, or what else is known where a worker could not read them, and what the model can do:
+    clients remember capabilities by digest for ever. Stable, and the same for the same replicas (R174)."""
+    known = (info.digest,) if _is_digest(info.digest) else (name, *_identity(info))
+    return _digest_of(known, abilities)
+
+
+def _identity(info: ModelInfo) -> tuple[str | int, ...]:
+    return (info.name, info.architecture, info.parameter_count, info.quantization)
+
+
 def _is_digest(text: str) -> bool:
     return len(text) == 64 and all(char in "0123456789abcdef" for char in text)
 
 
-def _derived_digest(name: str, info: ModelInfo) -> str:
-    """For a worker that could not read the files: over what is known, so stable, and other for another model (R174)."""
-    known = (name, info.name, info.architecture, info.parameter_count, info.quantization, sorted(info.capabilities))
+def _digest_of(*known: Any) -> str:
     return hashlib.sha256(msgspec.json.encode(known)).hexdigest()
 
 
-def _differences(replicas: Sequence[ModelInfo]) -> dict[str, list[str | int]]:
-    result: dict[str, list[str | int]] = {}
-    for attribute, shown in _COMPARED.items():
-        values: set[Any] = {getattr(info, attribute) for info in replicas} - {"", 0}
-        if len(values) > 1:
-            result[shown] = sorted(values)
+def _differences(replicas: Sequence[ModelInfo], engines: Sequence[str]) -> dict[str, list[str | int]]:
+    found: dict[str, set[Any]] = {
+        shown: {getattr(info, attribute) for info in replicas} - {"", 0} for attribute, shown in _COMPARED.items()
+    }
+    found["engine_version"] = set(engines) - {""}
+    result: dict[str, list[str | int]] = {shown: sorted(values) for shown, values in found.items() if len(values) > 1}
     if len({frozenset(info.capabilities) for info in replicas}) > 1:
         result["capabilities"] = sorted(set().union(*(info.capabilities for info in replicas)))
     return result
 
 
+UNKNOWN = "unknown"
 _COMPARED = {
     "digest": "digest",
     "size": "size",

@@ -5,8 +5,10 @@ Nothing is ever unloaded for it. Time is passed in, as Unix nanoseconds.
 
 from __future__ import annotations
 
-from router.protocol.durations import FOREVER
+from router.protocol.durations import FOREVER, SECOND
 
+RELOADED = 300 * SECOND
+"""Where the default is to unload at once, and nothing ever is: what Ollama's own default would show."""
 REMEMBERED = 4096
 """Models whose latest request is remembered: the names of virtual ones are clients' to invent."""
 
@@ -36,5 +38,5 @@ class Lifetimes:
         as if it had just been loaded."""
         ended, lifetime = self._models.get(model, (now, self._default))
         if ended + lifetime <= now:
-            ended, lifetime = now, self._default
+            ended, lifetime = now, self._default or RELOADED
         return ended + lifetime

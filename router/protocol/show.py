@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -13,6 +13,7 @@ from router.protocol import gojson
 from router.protocol.catalogue import CatalogueModel, Details, details, modified_at
 from router.protocol.gojson import BOOL, OBJECT, STRING, struct
 from router.protocol.lines import encode
+from router.protocol.modelfile import modelfile, parameter_values
 from workers.record import ModelInfo
 
 _COPILOT = "GitHubCopilotChat/"
@@ -42,9 +43,11 @@ class Shown(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     modelfile: str
     parameters: str = ""
     template: str = ""
+    system: str = ""
     details: Details
+    messages: list[dict[str, Any]] | None = None
     model_info: dict[str, Any]
-    capabilities: list[str] | None = None
+    capabilities: list[str]
     modified_at: str
     replicas_differ: dict[str, list[str | int]] | None = None
 
@@ -81,25 +84,46 @@ def not_found(requested: str) -> str:
 
 def show(model: CatalogueModel, request: ShowRequest, user_agent: str) -> bytes:
     """`user_agent` is the client's header: Copilot is shown the name that it asked for (R110)."""
-    merged = model.merged
-    info = merged.info
+    info = model.merged.info
     parameters = {**info.defaults, **model.defaults.options}
+    license_text = "\n".join(filter(None, (info.license, model.license)))
     facts = _model_info(model.name, info)
     if user_agent.startswith(_COPILOT):
         facts["general.basename"] = request.wanted
     return encode(
         Shown(
-            modelfile=_modelfile(model.name, parameters, info.license),
-            details=details(info, lengths=False),
+            license=license_text,
+            modelfile=modelfile(
+                model.name,
+                model.base or model.name,
+                parameters,
+                model.defaults.system,
+                model.defaults.messages,
+                license_text,
+            ),
+            parameters=_columns(parameters),
+            template=_template(info),
+            system=model.defaults.system,
+            details=details(model, lengths=False),
+            messages=[dict(message) for message in model.defaults.messages] or None,
             model_info=facts,
-            modified_at=modified_at(info),
-            license=info.license,
-            parameters="\n".join(f"{key:<{_COLUMN}} {text}" for key, text in _parameter_lines(parameters)),
-            template=info.template,
-            capabilities=list(info.capabilities) or None,
-            replicas_differ=merged.differ or None,
+            capabilities=list(info.capabilities),
+            modified_at=modified_at(model),
+            replicas_differ=model.merged.differ or None,
         )
     )
+
+
+def _columns(parameters: Mapping[str, Any]) -> str:
+    """A value a line and nothing else, which Continue insists on; strings in quotes and escaped."""
+    pairs = ((key, msgspec.json.encode(value).decode()) for key, value in parameter_values(parameters))
+    return "\n".join(f"{key:<{_COLUMN}} {text}" for key, text in pairs)
+
+
+def _template(info: ModelInfo) -> str:
+    """The chat template, unless some client would take it for one of Ollama's that fills in the middle: Continue looks
+    for this word, and for nothing else."""
+    return "" if ".Suffix" in info.template and "insert" not in info.capabilities else info.template
 
 
 def _model_info(name: str, info: ModelInfo) -> dict[str, Any]:
@@ -109,7 +133,14 @@ def _model_info(name: str, info: ModelInfo) -> dict[str, Any]:
     facts: dict[str, Any] = {"general.architecture": architecture, "general.basename": _basename(name)}
     if info.parameter_count:
         facts["general.parameter_count"] = info.parameter_count
-    facts.update({f"{architecture}.{key}": value for key, value in sorted(info.metadata.items())})
+    sees = "vision" in info.capabilities  # older clients take any key of these for the capability
+    facts.update(
+        {
+            f"{architecture}.{key}": value
+            for key, value in sorted(info.metadata.items())
+            if sees or not key.startswith("vision.")
+        }
+    )
     if info.context_length:
         facts[f"{architecture}.context_length"] = info.context_length
     if info.embedding_length:
@@ -122,20 +153,3 @@ def _basename(name: str) -> str:
         return parse(name).model
     except InvalidName:
         return name
-
-
-def _parameter_lines(parameters: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """One line per value, a list's key repeated; strings in quotes."""
-    lines: list[tuple[str, str]] = []
-    for key, value in sorted(parameters.items()):
-        values: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]
-        lines.extend((key, msgspec.json.encode(item).decode()) for item in values if item is not None)
-    return lines
-
-
-def _modelfile(name: str, parameters: Mapping[str, Any], license_text: str) -> str:
-    lines = ["# The model is served by vLLM. This Modelfile says what it adds up to.", f"FROM {name}"]
-    lines += [f"PARAMETER {key} {text}" for key, text in _parameter_lines(parameters)]
-    if license_text:
-        lines.append(f'LICENSE """{license_text}"""')
-    return "\n".join(lines) + "\n"

@@ -12,7 +12,6 @@ from config.defaults import Defaults
 from router.errors import BadRequest, Forbidden, ModelNotFound
 from router.protocol.catalogue import CatalogueModel, human_number, merge, ps, tags, version
 from router.protocol.naming import unknown_model
-from router.protocol.show import ShowRequest, decode_show, not_found, show
 from workers.record import ModelInfo
 
 DIGEST = "ab" * 32
@@ -40,20 +39,16 @@ def listed(*models: CatalogueModel) -> list[dict[str, Any]]:
     return result
 
 
-def shown(model: CatalogueModel = MODEL, user_agent: str = "", **fields: Any) -> dict[str, Any]:
-    request = decode_show(json.dumps({"model": "SmolLM2:135M"} | fields).encode())
-    result: dict[str, Any] = json.loads(show(model, request, user_agent))
-    return result
-
-
-def test_tags_says_all_that_clients_read() -> None:
-    assert listed(MODEL) == [
+def test_r009_tags_say_all_that_clients_read() -> None:
+    [item] = listed(MODEL)
+    assert re.fullmatch("[0-9a-f]{64}", item["digest"])
+    assert [item | {"digest": ""}] == [
         {
             "name": "smollm2:135m",
             "model": "smollm2:135m",
             "modified_at": "2026-11-22T19:28:20.25Z",
             "size": 269_060_552,
-            "digest": DIGEST,
+            "digest": "",
             "details": {
                 "parent_model": "",
                 "format": "safetensors",
@@ -69,11 +64,26 @@ def test_tags_says_all_that_clients_read() -> None:
     ]
 
 
-def test_an_empty_list_is_a_list() -> None:
+def test_r009_keys_come_in_ollamas_order() -> None:
+    [item] = listed(MODEL)
+    assert list(item) == ["name", "model", "modified_at", "size", "digest", "details", "capabilities"]
+    assert list(item["details"]) == [
+        "parent_model",
+        "format",
+        "family",
+        "families",
+        "parameter_size",
+        "quantization_level",
+        "context_length",
+        "embedding_length",
+    ]
+
+
+def test_r009_r022_an_empty_list_is_a_list() -> None:
     assert tags([]) == ps([], lambda _: 0) == b'{"models":[]}'
 
 
-def test_tags_come_most_recently_modified_first() -> None:
+def test_r009_tags_come_most_recently_modified_first() -> None:
     models = [
         CatalogueModel(name, (msgspec.structs.replace(INFO, modified_at=at),))
         for name, at in (("old", 1.0), ("b", 5.0), ("a", 5.0), ("new", 9.0))
@@ -81,7 +91,7 @@ def test_tags_come_most_recently_modified_first() -> None:
     assert [item["name"] for item in listed(*models)] == ["new", "a", "b", "old"]
 
 
-def test_r175_ps_shows_what_is_loaded_longest_lifetime_first() -> None:
+def test_r022_r175_ps_shows_what_is_loaded_longest_lifetime_first() -> None:
     away = CatalogueModel("away", (INFO,), loaded=False)
     other = CatalogueModel("other", (INFO,))
     moments = {"smollm2:135m": 10**18, "other": 2 * 10**18, "away": 3 * 10**18}
@@ -126,7 +136,7 @@ def test_replicas_that_differ_are_merged_safely_and_the_difference_is_named() ->
     [item] = json.loads(answers.pop())["models"]
     assert item["details"]["context_length"] == 1024
     assert item["capabilities"] == ["completion"]
-    assert item["digest"] == DIGEST
+    assert item["digest"] == merge("x", [msgspec.structs.replace(INFO, capabilities=("completion",))]).info.digest
     assert item["replicas_differ"] == {
         "digest": [DIGEST, "cd" * 32],
         "quantization_level": ["BF16", "FP8"],
@@ -135,14 +145,54 @@ def test_replicas_that_differ_are_merged_safely_and_the_difference_is_named() ->
     }
 
 
-def test_r174_a_digest_is_always_64_hex_stable_and_its_own() -> None:
-    def digest(name: str, **fields: Any) -> str:
-        return merge(name, [ModelInfo(name=name, **fields)]).info.digest
+def digest(name: str, **fields: Any) -> str:
+    return merge(name, [ModelInfo(name=name, **fields)]).info.digest
 
+
+def test_r174_a_digest_is_always_64_hex_stable_and_its_own() -> None:
     digests = [digest("a"), digest("b"), digest("a", capabilities=("completion", "tools")), digest("a", digest="short")]
     assert all(re.fullmatch("[0-9a-f]{64}", text) for text in digests)
     assert digest("a") == digest("a")
     assert len(set(digests[:3])) == 3
+
+
+def test_r174_a_digest_changes_with_what_the_model_can_do_for_clients_remember_by_it() -> None:
+    plain, tools = (
+        digest("a", digest=DIGEST, capabilities=able) for able in (("completion",), ("completion", "tools"))
+    )
+    assert plain != tools
+    assert digest("b", digest=DIGEST) == plain, "a second name of the same model is the same model"
+    assert digest("b", digest="cd" * 32) != plain
+
+
+def test_r174_options_make_another_model_and_a_virtual_one_brings_its_own_digest() -> None:
+    warm, hot = (CatalogueModel("x", (INFO,), Defaults({"temperature": value})) for value in (0.5, 1.5))
+    plain = CatalogueModel("x", (INFO,))
+    made = CatalogueModel("y:latest", (INFO,), base="x:latest", made_digest="ef" * 32)
+    assert len({model.digest for model in (warm, hot, plain, made)}) == 4
+    assert made.digest == "ef" * 32
+    assert plain.digest == plain.merged.info.digest
+
+
+def test_r009_a_virtual_model_names_its_base_and_when_it_was_made() -> None:
+    made = CatalogueModel("mario:latest", (INFO,), base="smollm2:135m", made_digest="ef" * 32, made_at=1_795_375_800.5)
+    first, second = listed(MODEL, made)
+    assert (first["name"], first["digest"], first["modified_at"]) == (
+        "mario:latest",
+        "ef" * 32,
+        "2026-11-22T19:30:00.5Z",
+    )
+    assert (first["details"]["parent_model"], second["details"]["parent_model"]) == ("smollm2:135m", "")
+    assert first["size"] == second["size"]
+
+
+def test_replicas_of_different_versions_of_vllm_say_so() -> None:
+    def differ(*engines: str) -> Any:
+        return listed(CatalogueModel("x", (INFO,) * len(engines), engines=engines))[0].get("replicas_differ")
+
+    assert differ("0.32.0", "0.31.1", "0.32.0") == {"engine_version": ["0.31.1", "0.32.0"]}
+    assert differ("0.32.0", "0.32.0") is None
+    assert differ("0.32.0", "") is None, "not known is no difference"
 
 
 def test_r176_capabilities_stay_in_the_closed_set() -> None:
@@ -150,68 +200,28 @@ def test_r176_capabilities_stay_in_the_closed_set() -> None:
     assert listed(CatalogueModel("x", (info,)))[0]["capabilities"] == ["completion", "audio"]
 
 
-def test_what_no_worker_knows_is_left_empty_and_parses() -> None:
-    [item] = listed(CatalogueModel("x:latest", (ModelInfo(name="x"),)))
+def test_r175_what_no_worker_knows_says_so_and_parses() -> None:
+    unread = CatalogueModel("x:latest", (ModelInfo(name="x"),))
+    [item] = listed(unread)
     assert item["modified_at"] == "1970-01-01T00:00:00Z"
-    assert item["details"]["families"] is None
-    assert "context_length" not in item["details"]
-    facts = shown(CatalogueModel("x:latest", (ModelInfo(name="x"),)))
-    assert facts["model_info"] == {"general.architecture": "unknown", "general.basename": "x"}
-    assert "parameters" not in facts
-
-
-def test_r111_show_has_the_keys_that_clients_read() -> None:
-    answer = shown()
-    assert answer["model_info"] == {
-        "general.architecture": "llama",
-        "general.basename": "smollm2",
-        "general.parameter_count": 134_515_008,
-        "llama.attention.head_count": 9,
-        "llama.block_count": 30,
-        "llama.context_length": 2048,
-        "llama.embedding_length": 576,
+    assert item["details"] == {
+        "parent_model": "",
+        "format": "safetensors",
+        "family": "unknown",
+        "families": None,
+        "parameter_size": "unknown",
+        "quantization_level": "unknown",
     }
-    assert answer["capabilities"] == ["completion", "tools"]
-    assert answer["template"] == "{{ messages }}"
-    assert answer["license"] == "Apache-2.0"
-    assert answer["modified_at"] == "2026-11-22T19:28:20.25Z"
-    assert list(answer)[:4] == ["license", "modelfile", "parameters", "template"]
+    [running] = json.loads(ps([unread], lambda _: 10**18))["models"]
+    assert running["size"] == running["size_vram"] > 0, "nothing in VRAM would read as running on the CPU"
 
 
-def test_show_writes_parameters_in_columns_one_value_a_line() -> None:
-    assert shown()["parameters"].split("\n") == [
-        'stop                           "<|im_end|>"',
-        'stop                           "\\n"',
-        "temperature                    0.7",
-    ]
-    assert 'PARAMETER stop "<|im_end|>"\n' in shown()["modelfile"]
-    assert "FROM smollm2:135m\n" in shown()["modelfile"]
+def test_r174_name_and_model_are_the_same_in_both_lists() -> None:
+    for item in (*listed(MODEL), *json.loads(ps([MODEL], lambda _: 10**18))["models"]):
+        assert item["name"] == item["model"] == "smollm2:135m"
 
 
-def test_r109_verbose_changes_nothing() -> None:
-    assert shown(verbose=True) == shown()
-
-
-def test_r110_copilot_sees_the_name_that_it_asked_for() -> None:
-    assert shown(user_agent="GitHubCopilotChat/0.30")["model_info"]["general.basename"] == "SmolLM2:135M"
-
-
-def test_trap_12_show_takes_the_name_from_either_field() -> None:
-    assert decode_show(b'{"model":"","name":"x","system":"","template":"","options":null}').wanted == "x"
-    assert decode_show(b'{"NAME":"x","foo":1}').wanted == "x"
-    assert ShowRequest(model="a", name="b").wanted == "a"
-
-
-def test_r146_r148_show_refuses_in_its_own_words() -> None:
-    for body in (b"{}", b'{"model":" "}', b"null"):
-        with pytest.raises(BadRequest, match=r"^model is required$"):
-            decode_show(body)
-    assert not_found("Nope") == "model 'Nope:latest' not found"
-    assert not_found("registry.ollama.ai/library/x:8b") == "model 'x:8b' not found"
-    assert not_found("/odd/") == "model '/odd/' not found"
-
-
-def test_r147_r149_names_nobody_serves() -> None:
+def test_r038_r147_r149_names_nobody_serves() -> None:
     assert isinstance(unknown_model("nope", "gone"), ModelNotFound)
     bad = unknown_model("/x", "gone")
     assert (type(bad), bad.text) == (BadRequest, "invalid model name")
