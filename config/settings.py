@@ -71,13 +71,13 @@ class RegistrySettings(_Frozen):
     fleet: Annotated[Fleet, Env("VLLAMA_FLEET")] = "default"
     """Several fleets may share one Redis."""
     fleet_secret: Annotated[LongSecret | None, Env("VLLAMA_FLEET_SECRET", file=True)] = None
-    """Signs the workers' records. Needed with every Redis but the embedded one."""
+    """Signs the workers' records and virtual models. Needed with every Redis but the embedded one."""
     worker_networks: Annotated[Networks, Env("VLLAMA_WORKER_NETWORKS")] = Field(
         default_factory=lambda data: default_networks(data.get("redis_url"))
     )
     """Where a registered worker may be. Routers contact no other address, whatever a record says."""
     state_dir: Annotated[LocalPath, Env("VLLAMA_STATE_DIR")] = Field(default_factory=_state_dir)
-    """Socket, lock and logs of the embedded registry. Its user alone may read it."""
+    """Socket, lock and logs of the embedded registry, and its virtual models. Its user alone may read it."""
 
     @property
     def embedded(self) -> bool:
@@ -152,6 +152,8 @@ class RouterSettings(_Settings):
 
     body_limit: Annotated[ByteSize, Field(gt=0, le=1 << 32), Env("VLLAMA_BODY_LIMIT")] = ByteSize(64 << 20)
     """Largest request body, in bytes."""
+    model_writes: Annotated[bool, Env("VLLAMA_MODEL_WRITES")] = True
+    """Whether clients may create, copy and delete virtual models."""
     max_queue: Annotated[int, Field(ge=0, le=10**9), Env("VLLAMA_MAX_QUEUE", "OLLAMA_MAX_QUEUE")] = 512
     """Requests of a router process that may wait for an answer to begin, beyond the slots of the model's workers (R161,
     R188). With 0 only those are taken that find a free slot, as in Ollama."""

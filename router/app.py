@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import secrets
 import signal
 import socket
 import sys
@@ -32,6 +33,7 @@ from router.handlers.catalogue import catalogue_routes
 from router.handlers.errors import EXCEPTION_HANDLERS
 from router.handlers.inference import Inference
 from router.handlers.listing import listing_routes
+from router.handlers.models import model_routes
 from router.handlers.ops import ops_routes, worker_gauges
 from router.handlers.surface import Surface
 from router.logging import RequestLog
@@ -50,6 +52,10 @@ from router.stalls import StallLimits, StallWatch
 from router.transport import Client
 from router.upstream import UpstreamClient
 from router.vetting import Endpoints, Vetting
+from router.virtual.keeper import Keeper, Trust
+from router.virtual.modelfile import ModelFile
+from router.virtual.plans import UNSIGNED, WRITES_OFF, Known
+from router.virtual.store import Store
 from workers import embedded
 from workers.probe import http_client
 from workers.registry import Registry, connect
@@ -81,14 +87,33 @@ def create_app(
         table = load(settings.routing_file) if settings.routing_file else RoutingTable()
     client = client or UpstreamClient()
     pool = Pool(time.monotonic)
-    routes = Routes(table, rng)
+    virtual = Store()
+    routes = Routes(table, rng, virtual=virtual.live)
     stalls = StallWatch(StallLimits(first_content=settings.first_token_timeout, in_answer=settings.stall_timeout))
     key = settings.worker_key.get_secret_value() if settings.worker_key else None
     endpoints = Endpoints(key)
     control, asking = http_client(), http_client(probing.ANSWER_TIMEOUT)
     redis = connect(settings.registry.redis_url or embedded.address(settings.registry.state_dir))
     registry = Registry(redis, settings.registry.fleet)
-    discovery = Discovery(registry, vetting(settings, endpoints), pool, probing.asker(asking, key))
+    router_id = secrets.token_hex(8)
+    keeper = Keeper(
+        registry,
+        virtual,
+        trust(settings),
+        router_id=router_id,
+        routers=lambda: discovery.router_count,
+        file=model_file(settings),
+        shadowed=lambda: routes.shadowed(pool),
+    )
+    keeper.load()
+    discovery = Discovery(
+        registry,
+        vetting(settings, endpoints),
+        pool,
+        probing.asker(asking, key),
+        router_id=router_id,
+        models=keeper,
+    )
     static = probing.StaticWorkers(table.workers, pool, control, endpoints, key=key)
     forwarder = Forwarder(
         client,
@@ -140,6 +165,7 @@ def create_app(
             *(worker_route(operation, inference) for operation in operations(clock)),
             *catalogue_routes(pool, lambda: routes, lifetimes, clock, settings.version),
             *listing_routes(pool, lambda: routes),
+            *model_routes(keeper, lambda: Known(routes, pool, virtual.live, no_writes(settings))),
             *ops_routes(siblings.reports),
         ],
         exception_handlers=EXCEPTION_HANDLERS,
@@ -172,17 +198,37 @@ def worker_route(operation: Operation[Any], inference: Inference) -> ASGIRouteHa
     return handler
 
 
-def vetting(settings: RouterSettings, endpoints: Endpoints) -> Vetting:
+def trust(settings: RouterSettings) -> Trust:
     """Unsigned records are taken only where no other machine can write them."""
     where = settings.registry
     secret = where.fleet_secret.get_secret_value().encode() if where.fleet_secret else None
+    return Trust(where.fleet, secret, unsigned=where.embedded and secret is None)
+
+
+def vetting(settings: RouterSettings, endpoints: Endpoints) -> Vetting:
+    """Who believes workers' records."""
+    believed = trust(settings)
     return Vetting(
-        fleet=where.fleet,
-        secret=secret,
-        unsigned=where.embedded and secret is None,
-        networks=where.worker_networks,
+        fleet=believed.fleet,
+        secret=believed.secret,
+        unsigned=believed.unsigned,
+        networks=settings.registry.worker_networks,
         endpoints=endpoints,
     )
+
+
+def no_writes(settings: RouterSettings) -> str:
+    """Why clients may not change models; "" if they may."""
+    believed = trust(settings)
+    if not settings.model_writes:
+        return WRITES_OFF
+    return "" if believed.secret or believed.unsigned else UNSIGNED
+
+
+def model_file(settings: RouterSettings) -> ModelFile | None:
+    """The embedded registry keeps nothing over a restart, so its routers do. Any other is its owner's to keep."""
+    where = settings.registry
+    return ModelFile(embedded.folder(where.state_dir), where.fleet) if where.redis_url is None else None
 
 
 @asynccontextmanager

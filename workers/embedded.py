@@ -1,7 +1,7 @@
 """The embedded Valkey: the registry of a fleet that has no Redis of its own.
 
-It listens on a Unix socket in a directory that only this user can enter, keeps nothing on disk (agents fill
-it again within a second or so), is started again when it crashes, and dies with the process that owns it.
+It listens on a Unix socket in a directory that only this user can enter, keeps nothing on disk (agents and routers
+fill it again within a second or so), is started again when it crashes, and dies with the process that owns it.
 Which process that is, a lock in the state directory decides.
 """
 
@@ -65,6 +65,13 @@ def address(state_dir: Path) -> str:
     return str(path)
 
 
+def folder(state_dir: Path) -> Path:
+    """Where the registry's files are: a directory that only this user can enter. Raises EmbeddedFailed."""
+    path = state_dir.absolute() / "registry"
+    _make_private(path)
+    return path
+
+
 class Owner:
     """The right to run the embedded Valkey of a state directory, until released or until the process ends.
 
@@ -91,12 +98,11 @@ def claim(state_dir: Path) -> Owner | None:
 
     Does not block. Raises EmbeddedFailed if the state directory cannot be used.
     """
-    folder = state_dir.absolute() / "registry"
-    _make_private(folder)
+    where = folder(state_dir)
     try:
-        lock = (folder / "owner.lock").open("ab")
+        lock = (where / "owner.lock").open("ab")
     except OSError as error:
-        raise _unusable(folder, error) from error
+        raise _unusable(where, error) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -113,15 +113,17 @@ class Keeper:
 
     # --- changes ---
 
-    async def change(self, decide: Callable[[], VirtualModel]) -> VirtualModel:
-        """Make a change that `decide` finds from what the store holds, and return it as it was made. It is asked again
-        when another router was faster. Its `revision` and `changed` are set here.
+    async def change(self, decide: Callable[[], VirtualModel | None]) -> VirtualModel | None:
+        """Make a change that `decide` finds from what the store holds, and return it as it was made; None if there is
+        none to make. It is asked again when another router was faster. `revision` and `changed` are set here.
 
         Ends when all routers have it, or after SEEN_WITHIN. Raises what `decide` raises, and ClientError where the
         registry is away or full.
         """
         for _ in range(TRIES):
             decided = decide()
+            if decided is None:
+                return None
             key = key_of(decided.name)
             known = self.store.every.get(key)
             revision = known.revision + 1 if known else 1

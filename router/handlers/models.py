@@ -1,0 +1,88 @@
+"""Create, copy, delete and pull: the routes that make and take away models, as far as a pool of vLLM servers has any.
+
+A change is made before the first byte of its answer, so that what is wrong has its status, also where a stream was
+asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from litestar import Request, Response, delete, post
+from litestar.datastructures import State
+from litestar.handlers import HTTPRouteHandler
+from litestar.response import Stream
+
+from router.errors import ClientError
+from router.handlers.asgi import JSON, decoded
+from router.protocol import copying, create, pull
+from router.protocol.lines import NDJSON
+from router.protocol.pull import SUCCESS
+from router.virtual.keeper import Keeper
+from router.virtual.plans import Known, Made, Nowhere, base_digest, plan_copy, plan_create, plan_delete
+from workers.virtual import VirtualModel
+
+Asked = Request[None, None, State]
+
+
+def model_routes(keeper: Keeper, known: Callable[[], Known]) -> list[HTTPRouteHandler]:
+    """The handlers. `known` says what there is at the moment."""
+
+    @post("/api/create", status_code=200)
+    async def create_model(request: Asked) -> Response[bytes] | Stream:
+        wanted = await decoded(create.decode_create, await request.body())
+        plan: list[Made] = []
+
+        def decide() -> VirtualModel:
+            plan[:] = [plan_create(wanted, known())]
+            return plan[0].model
+
+        try:
+            await keeper.change(decide)
+        except Nowhere:
+            if not wanted.stream:
+                raise
+            return _stream(pull.failure())
+        (made,) = plan
+        return _answer(wanted.stream, create.progress(made.existing, made.new))
+
+    @post("/api/copy", status_code=200)
+    async def copy_model(request: Asked) -> Response[bytes]:
+        wanted = copying.decode_copy(await request.body())
+        await keeper.change(lambda: plan_copy(wanted, known()))
+        return Response(b"", status_code=200, media_type="")
+
+    @delete("/api/delete", status_code=200)
+    async def delete_model(request: Asked) -> Response[bytes]:
+        wanted = copying.decode_delete(await request.body())
+        await keeper.change(lambda: plan_delete(wanted.wanted, known()))
+        return Response(b"", status_code=200, media_type="")
+
+    @post("/api/pull", status_code=200)
+    async def pull_model(request: Asked) -> Response[bytes] | Stream:
+        wanted = pull.decode_pull(await request.body())
+        listed = known().find(wanted.wanted)
+        if listed is not None and listed.replicas:
+            size = max(target.model.size for target in listed.replicas)
+            return _answer(wanted.stream, pull.success(base_digest(listed), size))
+        pull.check_name(wanted.wanted)
+        if wanted.stream:
+            return _stream(pull.failure())
+        raise ClientError(pull.NOWHERE, status=500)
+
+    return [create_model, copy_model, delete_model, pull_model]
+
+
+def _answer(stream: bool, lines: Sequence[bytes]) -> Response[bytes] | Stream:
+    """R104: without a stream, success alone."""
+    return _stream(lines) if stream else Response(SUCCESS, media_type=JSON)
+
+
+def _stream(lines: Sequence[bytes]) -> Stream:
+    """One object for each chunk (R044)."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for line in lines:
+            yield line + b"\n"
+
+    return Stream(chunks(), media_type=NDJSON)

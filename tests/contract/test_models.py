@@ -1,0 +1,298 @@
+"""The official Python client makes, copies, deletes and pulls models; what others see on the wire."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import ollama
+import pytest
+
+from config.routing import ModelRoute, RoutingTable, ServeTarget
+from tests.support.live import Fleet, fleet
+from workers.simulated.options import Options
+
+OPTIONS = Options(model="Qwen/Qwen3-8B", tokens_per_second=500, ttft=0.01, answer_tokens=5, aliases=("tuned",))
+TABLE = RoutingTable(
+    models=(ModelRoute(name="friendly:8b", serve=(ServeTarget("Qwen/Qwen3-8B"),), options={"temperature": 0.5}),)
+)
+HELLO = [{"role": "user", "content": "hello"}]
+DIGEST = "a" * 64
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Fleet]:
+    async with fleet(tmp_path, {"a": OPTIONS}, table=TABLE) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(running: Fleet) -> AsyncIterator[ollama.AsyncClient]:
+    client = ollama.AsyncClient(host=running.url)
+    yield client
+    await client._client.aclose()
+
+
+def lines(response: httpx.Response) -> list[dict[str, Any]]:
+    assert response.text.endswith("\n")
+    return [json.loads(line) for line in response.text.splitlines()]
+
+
+def statuses(response: httpx.Response) -> list[str]:
+    return [line["status"] for line in lines(response)]
+
+
+async def test_r015_r108_a_model_made_of_another_is_listed_and_answers(client: ollama.AsyncClient) -> None:
+    made = await client.create(
+        "Mario",
+        from_="friendly:8b",
+        system="You are Mario.",
+        parameters={"temperature": 0.1, "stop": ["!"]},
+        messages=[ollama.Message(role="user", content="who?"), ollama.Message(role="assistant", content="me")],
+        license="free",
+    )
+    assert made.status == "success"
+    listed = {model.model: model for model in (await client.list()).models}
+    assert set(listed) == {"friendly:8b", "Qwen/Qwen3-8B:latest", "Mario:latest"}
+    assert (await client.chat("mario", messages=HELLO)).message.content
+    assert (await client.generate("MARIO:latest", prompt="hello")).response
+    shown = await client.show("mario")
+    assert shown.parameters is not None
+    assert "0.1" in shown.parameters
+    assert '"!"' in shown.parameters
+
+
+async def test_r107_a_stream_tells_ollamas_statuses(running: Fleet, client: ollama.AsyncClient) -> None:
+    told = [part.status async for part in await client.create("v", from_="friendly:8b", system="s", stream=True)]
+    assert told[0] == f"using existing layer sha256:{DIGEST}"
+    assert told[1] is not None
+    assert told[1].startswith("creating new layer sha256:")
+    assert told[2:] == ["writing manifest", "success"]
+    raw = await running.http.post("/api/create", json={"model": "w", "from": "v", "parameters": {"seed": 1}})
+    assert raw.headers["content-type"] == "application/x-ndjson"
+    again = statuses(raw)
+    assert again[:2] == [told[0], told[1].replace("creating new", "using existing")]
+    assert again[2].startswith("creating new layer sha256:")
+
+
+async def test_r107_what_cannot_be_made_is_refused_in_ollamas_words(running: Fleet) -> None:
+    async def refused(**body: Any) -> tuple[int, str]:
+        answer = await running.http.post("/api/create", json=body)
+        return answer.status_code, answer.json()["error"]
+
+    assert await refused(model="v") == (400, "neither 'from' or 'files' was specified")
+    assert await refused(model="bad name", **{"from": "friendly:8b"}) == (400, "invalid model name")
+    assert await refused(**{"from": "friendly:8b"}) == (400, "invalid model name")
+    assert await refused(model="v", **{"from": "bad name"}) == (400, "invalid model name")
+    assert await refused(model="v", files={"m.gguf": "sha256:12"}) == (400, "invalid digest format")
+    assert await refused(model="v", files={"/m.gguf": f"sha256:{DIGEST}"}) == (400, "file path must be relative")
+    assert await refused(model="v", files={"a/../m.gguf": f"sha256:{DIGEST}"}) == (400, "file path must be relative")
+    status, text = await refused(model="v", parameters={"temperature": "hot"}, **{"from": "friendly:8b"})
+    assert (status, text) == (400, 'option "temperature" must be of type float32')
+    status, _ = await refused(model="v", messages=[{"role": "user", "content": 5}], **{"from": "friendly:8b"})
+    assert status == 400
+    assert (await running.http.post("/api/create", content=b"")).json() == {"error": "missing request body"}
+    assert "v:latest" not in await names(running)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"files": {"m.gguf": f"sha256:{DIGEST}"}},
+        {"adapters": {"a.safetensors": f"sha256:{DIGEST}"}},
+        {"draft_files": {"d.gguf": f"sha256:{DIGEST}"}},
+        {"template": "{{ .Prompt }}"},
+        {"quantize": "q4_K_M"},
+        {"quantization": "q4_0"},
+        {"draft_quantize": "q4_0"},
+        {"renderer": "x"},
+        {"parser": "x"},
+    ],
+)
+async def test_r037_r108_what_vllm_has_no_counterpart_for_is_a_501_with_a_way_out(
+    running: Fleet, field: dict[str, Any]
+) -> None:
+    answer = await running.http.post("/api/create", json={"model": "v", "from": "friendly:8b", **field})
+    assert answer.status_code == 501
+    text = answer.json()["error"]
+    assert ":" in text
+    assert not any(word in text for word in ("not found", "unauthorized"))
+
+
+async def test_r015_a_base_that_is_nowhere_would_have_been_pulled(running: Fleet, client: ollama.AsyncClient) -> None:
+    body = {"model": "v", "from": "nope"}
+    streamed = await running.http.post("/api/create", json=body)
+    assert streamed.status_code == 200
+    assert lines(streamed) == [
+        {"status": "pulling manifest"},
+        {"error": "pull model manifest: file does not exist"},
+    ]
+    with pytest.raises(ollama.ResponseError, match="pull model manifest: file does not exist") as raised:
+        await client.create("v", from_="nope")
+    assert raised.value.status_code == 500
+    assert (await running.http.post("/api/create", json={"model": "v", "from": "big:cloud"})).status_code == 403
+
+
+async def test_names_of_the_file_and_of_served_models_stay_theirs(client: ollama.AsyncClient, running: Fleet) -> None:
+    await client.create("v", from_="friendly:8b", system="s")
+    for name in ("friendly:8b", "FRIENDLY:8b", "Qwen/Qwen3-8B", "tuned"):
+        for change in (
+            client.create(name, from_="v"),
+            client.copy("v", name),
+            client.delete(name),
+        ):
+            with pytest.raises(ollama.ResponseError, match=r"routing file|served by vLLM workers") as raised:
+                await change
+            assert raised.value.status_code == 403
+    assert await names(running) == {"friendly:8b", "Qwen/Qwen3-8B:latest", "v:latest"}
+
+
+async def test_r018_a_copy_is_a_model_of_its_own(running: Fleet, client: ollama.AsyncClient) -> None:
+    answer = await running.http.post("/api/copy", json={"source": "tuned", "destination": "second"})
+    assert (answer.status_code, answer.content) == (200, b"")
+    await client.create("v", from_="second", system="s")
+    assert (await client.copy("v", "third")).status == "success"
+    assert (await client.delete("v")).status == "success"
+    assert await names(running) == {"friendly:8b", "Qwen/Qwen3-8B:latest", "second:latest", "third:latest"}
+    assert (await client.chat("third", messages=HELLO)).message.content
+
+
+async def test_r018_a_copy_onto_itself_changes_nothing(running: Fleet) -> None:
+    for name, same in (("friendly:8b", "Friendly:8b"), ("nope", "nope:latest")):
+        answer = await running.http.post("/api/copy", json={"source": name, "destination": same})
+        assert (answer.status_code, answer.content) == (200, b"")
+    assert await names(running) == {"friendly:8b", "Qwen/Qwen3-8B:latest"}
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "status", "text"),
+    [
+        ("", "v", 400, 'source "" is invalid'),
+        ("bad name", "v", 400, 'source "bad name" is invalid'),
+        ("friendly:8b", "bad name", 400, 'destination "bad name" is invalid'),
+        ("friendly:8b", "", 400, 'destination "" is invalid'),
+        ("nope", "v", 404, 'model "nope" not found'),
+    ],
+)
+async def test_r146_r147_r148_copy_says_what_is_wrong_in_ollamas_words(
+    running: Fleet, source: str, destination: str, status: int, text: str
+) -> None:
+    answer = await running.http.post("/api/copy", json={"source": source, "destination": destination})
+    assert (answer.status_code, answer.json()) == (status, {"error": text})
+
+
+async def test_r011_what_was_made_can_be_deleted(running: Fleet, client: ollama.AsyncClient) -> None:
+    for key in ("model", "name"):
+        await client.create("v", from_="friendly:8b", system="s")
+        body = {"model": "", key: "V"}
+        answer = await running.http.request("DELETE", "/api/delete", json=body)
+        assert (answer.status_code, answer.content) == (200, b"")
+        with pytest.raises(ollama.ResponseError, match="model 'v' not found"):
+            await client.chat("v", messages=HELLO)
+    with pytest.raises(ollama.ResponseError, match="model 'v' not found") as raised:
+        await client.delete("v")
+    assert raised.value.status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "text"),
+    [
+        ("", 400, "model is required"),
+        ("bad name", 400, 'name "bad name" is invalid'),
+        ("nope", 404, "model 'nope' not found"),
+        ("x:local:cloud", 400, 'use either :local or :cloud, not both: "x:local:cloud"'),
+    ],
+)
+async def test_r146_r147_r148_r149_delete_says_what_is_wrong_in_ollamas_words(
+    running: Fleet, name: str, status: int, text: str
+) -> None:
+    answer = await running.http.request("DELETE", "/api/delete", json={"name": name})
+    assert (answer.status_code, answer.json()) == (status, {"error": text})
+
+
+@pytest.mark.parametrize("name", ["friendly:8b", "Qwen/Qwen3-8B", "qwen/qwen3-8b:latest", "tuned"])
+async def test_r006_r103_a_model_of_the_pool_is_pulled_at_once(
+    running: Fleet, client: ollama.AsyncClient, name: str
+) -> None:
+    told = [part async for part in await client.pull(name, stream=True)]
+    assert [part.status for part in told] == [
+        "pulling manifest",
+        "pulling aaaaaaaaaaaa",
+        "verifying sha256 digest",
+        "writing manifest",
+        "success",
+    ]
+    assert (told[1].digest, told[1].total, told[1].completed) == (f"sha256:{DIGEST}", 1000, 1000)
+    raw = await running.http.post("/api/pull", json={"model": "", "name": name, "insecure": True})
+    assert raw.headers["content-type"] == "application/x-ndjson"
+
+
+async def test_r006_a_virtual_model_is_pulled_too(client: ollama.AsyncClient) -> None:
+    await client.create("v", from_="friendly:8b", system="s")
+    assert (await client.pull("v")).status == "success"
+
+
+async def test_r104_without_a_stream_success_is_all(running: Fleet) -> None:
+    answer = await running.http.post("/api/pull", json={"model": "friendly:8b", "stream": False})
+    assert answer.headers["content-type"] == "application/json; charset=utf-8"
+    assert answer.content == b'{"status":"success"}'
+    answer = await running.http.post("/api/create", json={"model": "v", "from": "friendly:8b", "stream": False})
+    assert answer.headers["content-type"] == "application/json; charset=utf-8"
+    assert answer.content == b'{"status":"success"}'
+
+
+@pytest.mark.parametrize("name", ["nope", "friendly", "x:cloud", "x:8b-cloud"])
+async def test_r105_a_model_of_nobody_is_nowhere(running: Fleet, client: ollama.AsyncClient, name: str) -> None:
+    streamed = await running.http.post("/api/pull", json={"model": name})
+    assert streamed.status_code == 200
+    assert lines(streamed) == [
+        {"status": "pulling manifest"},
+        {"error": "pull model manifest: file does not exist"},
+    ]
+    with pytest.raises(ollama.ResponseError, match="pull model manifest: file does not exist") as raised:
+        await client.pull(name)
+    assert raised.value.status_code == 500
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("", "invalid model name"),
+        ("bad name", "invalid model name"),
+        ("x:local:cloud", 'use either :local or :cloud, not both: "x:local:cloud"'),
+    ],
+)
+async def test_r106_r146_r147_r149_pull_refuses_what_is_no_name(running: Fleet, name: str, text: str) -> None:
+    for stream in (True, False):
+        answer = await running.http.post("/api/pull", json={"model": name, "stream": stream})
+        assert (answer.status_code, answer.json()) == (400, {"error": text})
+
+
+async def test_ps_has_a_virtual_model_once_it_was_used(client: ollama.AsyncClient) -> None:
+    await client.create("v", from_="friendly:8b", system="s")
+    loaded = {model.model for model in (await client.ps()).models}
+    assert loaded == {"friendly:8b", "Qwen/Qwen3-8B:latest"}
+    await client.chat("v", messages=HELLO)
+    assert {model.model for model in (await client.ps()).models} == loaded | {"v:latest"}
+    await client.generate("v", prompt="", keep_alive=0)
+    assert {model.model for model in (await client.ps()).models} == loaded
+
+
+async def test_a_setting_turns_all_changes_off(tmp_path: Path) -> None:
+    async with fleet(tmp_path, {"a": OPTIONS}, table=TABLE, model_writes=False) as running:
+        for method, path, body in (
+            ("POST", "/api/create", {"model": "v", "from": "friendly:8b"}),
+            ("POST", "/api/copy", {"source": "friendly:8b", "destination": "v"}),
+            ("DELETE", "/api/delete", {"model": "friendly:8b"}),
+        ):
+            answer = await running.http.request(method, path, json=body)
+            assert answer.status_code == 403
+            assert "VLLAMA_MODEL_WRITES" in answer.json()["error"]
+        assert (await running.http.post("/api/pull", json={"model": "friendly:8b"})).status_code == 200
+
+
+async def names(running: Fleet) -> set[str]:
+    return {model["name"] for model in (await running.http.get("/api/tags")).json()["models"]}
