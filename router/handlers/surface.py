@@ -78,7 +78,7 @@ class Surface:
     async def _answer(self, fixed: Fixed, scope: Scope, receive: Receive, send: Send) -> None:
         question = Question(scope["method"], scope["path"])
         try:
-            if not fixed.reads:
+            if fixed.body is None:
                 reply = fixed.answer(question)
                 await send_unread(scope, receive, send, reply.status, reply.body, content_type=reply.content_type)
                 return

@@ -98,8 +98,8 @@ class TokenCount(msgspec.Struct, frozen=True):
 
 
 _SHARED = {"model": STRING, "keep_alive": ANY, "options": OBJECT}
-_EMBED = struct("api.EmbedRequest", **_SHARED, input=ANY, truncate=BOOL, dimensions=INT)
-_EMBEDDINGS = struct("api.EmbeddingRequest", **_SHARED, prompt=STRING)
+EMBED = struct("api.EmbedRequest", **_SHARED, input=ANY, truncate=BOOL, dimensions=INT)
+EMBEDDINGS = struct("api.EmbeddingRequest", **_SHARED, prompt=STRING)
 _embed_decoder = msgspec.json.Decoder(_EmbedBody)
 _embeddings_decoder = msgspec.json.Decoder(_EmbeddingsBody)
 _count_decoder = msgspec.json.Decoder(TokenCount)
@@ -107,7 +107,7 @@ _count_decoder = msgspec.json.Decoder(TokenCount)
 
 def decode_embed(body: bytes) -> EmbedRequest:
     """Raises ClientError. A bad `input` comes before a missing model (R166)."""
-    request = gojson.decode(body, _embed_decoder, _EMBED)
+    request = gojson.decode(body, _embed_decoder, EMBED)
     keep_alive(request.keep_alive)
     texts = _texts(request.input)
     if not request.model.strip():
@@ -125,7 +125,7 @@ def decode_embed(body: bytes) -> EmbedRequest:
 
 def decode_embeddings(body: bytes) -> EmbedRequest:
     """Raises ClientError. One text, and never cut."""
-    request = gojson.decode(body, _embeddings_decoder, _EMBEDDINGS)
+    request = gojson.decode(body, _embeddings_decoder, EMBEDDINGS)
     keep_alive(request.keep_alive)
     if not request.model.strip():
         raise BadRequest("model is required")

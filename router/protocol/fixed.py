@@ -14,7 +14,7 @@ import msgspec
 
 from router.errors import BadRequest
 from router.protocol import gojson
-from router.protocol.gojson import BOOL, STRING, struct
+from router.protocol.gojson import BOOL, STRING, GoType, struct
 from router.protocol.lines import JSON, encode
 from router.protocol.operation import Reply
 from router.protocol.shapes import error_body
@@ -22,7 +22,7 @@ from router.protocol.shapes import error_body
 TEXT = "text/plain; charset=utf-8"
 RUNNING = b"Ollama is running"
 """What Ollama says at `/`: 17 bytes, no newline (R002)."""
-NO_PUSH = "models cannot be pushed from here: vLLM serves them from files on the workers' machines; publish those files"
+NOPUSH = "models cannot be pushed from here: vLLM serves them from files on the workers' machines; publish those files"
 NO_FILES = (
     "models cannot be made from files here: put the files where a worker runs, and serve them with vllama serve --model"
 )
@@ -30,7 +30,7 @@ NOT_SIGNED_IN = "you are not currently signed in"
 _SERVED_V1 = "use /api/chat, /api/generate or /api/embed, as Ollama's own clients do; of /v1 there is /v1/models"
 
 _DIGEST = re.compile(r"sha256[:-][0-9a-fA-F]{64}\Z")
-_PUSH = struct(
+PUSH = struct(
     "api.PushRequest", model=STRING, name=STRING, insecure=BOOL, username=STRING, password=STRING, stream=BOOL
 )
 
@@ -54,8 +54,8 @@ class Fixed:
     methods: tuple[str, ...]
     answer: Callable[[Question], Reply]
     """Raises ClientError."""
-    reads: bool = False
-    """Whether the answer depends on the body."""
+    body: GoType | None = None
+    """What the answer depends on in a body; None where it is not read."""
 
 
 def always(body: bytes, status: int = 200, content_type: str = JSON) -> Callable[[Question], Reply]:
@@ -70,10 +70,10 @@ def refused(status: int, text: str) -> Callable[[Question], Reply]:
 
 def push(question: Question) -> Reply:
     """R007: nothing is ever pushed, but a request without a name is told so first (R146)."""
-    request = msgspec.json.decode(gojson.rewrite(question.body, _PUSH), type=dict[str, object])
+    request = msgspec.json.decode(gojson.rewrite(question.body, PUSH), type=dict[str, object])
     if not (str(request.get("model", "")).strip() or str(request.get("name", "")).strip()):
         raise BadRequest("model is required")
-    return Reply(error_body(question.path, 501, NO_PUSH), 501)
+    return Reply(error_body(question.path, 501, NOPUSH), 501)
 
 
 def blob(question: Question) -> Reply:
@@ -95,7 +95,7 @@ FIXED = (
     Fixed("/", ("HEAD", "GET"), always(RUNNING, content_type=TEXT)),
     Fixed("/health", ("HEAD", "GET"), always(b"OK", content_type=TEXT)),
     Fixed("/api/status", ("GET",), always(encode({"cloud": {"disabled": True, "source": "config"}}))),
-    Fixed("/api/push", ("POST",), push, reads=True),
+    Fixed("/api/push", ("POST",), push, PUSH),
     Fixed("/api/me", ("POST",), refused(401, "unauthorized")),
     Fixed("/api/signout", ("POST",), refused(401, NOT_SIGNED_IN)),
     Fixed("/api/user/keys/{encoded_key:str}", ("DELETE",), refused(401, NOT_SIGNED_IN)),

@@ -13,6 +13,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from config.defaults import Defaults
 from router.errors import AttemptFailed
+from router.protocol.gojson import GoType
 from workers.record import ModelInfo
 
 
@@ -150,6 +151,8 @@ class Operation(Generic[RequestT]):
     name: str
     """For logs and metrics, such as "chat"."""
     path: str
+    body: GoType
+    """What a body may be, as the decoder's slow path reads it. The API is described by it."""
     decode: Callable[[bytes], RequestT]
     """The body as bytes to a frozen request. Raises ClientError with Ollama's status and text."""
     check: Callable[[RequestT, ModelInfo], Reply | None]

@@ -138,10 +138,10 @@ _SHARED = {
     "top_logprobs": INT,
     "_debug_render_only": BOOL,
 }
-_CHAT = struct(
+CHAT = struct(
     "api.ChatRequest", **_SHARED, messages=list_of("[]api.Message", _MESSAGE), tools=list_of("api.Tools", _TOOL)
 )
-_GENERATE = struct(
+GENERATE = struct(
     "api.GenerateRequest",
     **_SHARED,
     prompt=STRING,
@@ -159,14 +159,14 @@ _generate_decoder = msgspec.json.Decoder(GenerateRequest)
 
 def decode_chat(body: bytes) -> ChatRequest:
     """Raises ClientError: BadRequest for a body that Ollama refuses, or for a missing model (R146)."""
-    request = gojson.decode(body, _chat_decoder, _CHAT)
+    request = gojson.decode(body, _chat_decoder, CHAT)
     for message in request.messages or ():
         if message.images:
             _check_images(message.images)
         for call in message.tool_calls or ():
             if bytes(call.function.arguments)[:1] != b"{":
                 # Null is no arguments; anything else is refused in Go's words.
-                return decode_chat(gojson.rewrite(body, _CHAT))
+                return decode_chat(gojson.rewrite(body, CHAT))
     _check_declared(request.tools)
     _check_shared(request)
     if not request.model.strip():
@@ -176,7 +176,7 @@ def decode_chat(body: bytes) -> ChatRequest:
 
 def decode_generate(body: bytes) -> GenerateRequest:
     """Raises ClientError: BadRequest for a body that Ollama refuses, ModelNotFound for a missing model."""
-    request = gojson.decode(body, _generate_decoder, _GENERATE)
+    request = gojson.decode(body, _generate_decoder, GENERATE)
     if request.images:
         _check_images(request.images)
     _check_shared(request)

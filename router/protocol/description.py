@@ -1,0 +1,80 @@
+"""The API as an OpenAPI document, made of the tables that it is served by. What drives the fuzz tests; pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from router.protocol.fixed import Fixed
+from router.protocol.gojson import GoType
+from router.protocol.operation import Operation
+from router.protocol.options import KNOWN
+
+Schema = dict[str, Any]
+Route = tuple[str, Iterable[str]]
+
+_PARAMETER = re.compile(r"\{([a-z_]+):(?:str|path)\}")
+_TYPES = {"string": "string", "bool": "boolean", "object": "object", "array": "array"}
+_ERROR: Schema = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {"error": {"type": ["string", "object"]}},
+}
+_OPTIONS: Schema = {"type": "object", "properties": {name: {} for name in sorted(KNOWN)}}
+
+
+def bodies(operations: Iterable[Operation[Any]], fixed: Iterable[Fixed]) -> dict[str, GoType]:
+    """By path, what the tables say of bodies."""
+    known = {operation.path: operation.body for operation in operations}
+    return known | {answer.path: answer.body for answer in fixed if answer.body is not None}
+
+
+def describe(routes: Iterable[Route], takes: Mapping[str, GoType], version: str) -> Schema:
+    """The document. `routes` are paths with their methods, `takes` says by path what a POST's body may be."""
+    paths: dict[str, Schema] = {}
+    for path, methods in routes:
+        item = paths.setdefault(_PARAMETER.sub(r"{\1}", path), {})
+        for method in methods:
+            item[method.lower()] = _operation(path, method, takes.get(path))
+    return {"openapi": "3.1.0", "info": {"title": "vLLama", "version": version}, "paths": paths}
+
+
+def _operation(path: str, method: str, body: GoType | None) -> Schema:
+    described: Schema = {
+        "operationId": re.sub(r"[^a-z0-9]+", "_", f"{method} {path}".lower()).strip("_"),
+        "responses": {
+            "200": {"description": "the answer"},
+            "default": {"description": "an error", "content": {"application/json": {"schema": _ERROR}}},
+        },
+    }
+    names = [found[1] for found in _PARAMETER.finditer(path)]
+    if names:
+        described["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+            for name in names
+        ]
+    if method in ("POST", "DELETE", "PUT") and body is not None:
+        described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema(body)}}}
+    return described
+
+
+def schema(go: GoType, name: str = "") -> Schema:
+    """A body's type as a JSON schema. Null is absent everywhere (R039)."""
+    if name == "options":
+        return {"anyOf": [_OPTIONS, {"type": "null"}]}
+    if not go.kinds:
+        return {}
+    kinds = [kind for each in sorted(go.kinds) for kind in _kinds(each, go)]
+    result: Schema = {"type": [*kinds, "null"]}
+    if go.item is not None:
+        result["items"] = schema(go.item)
+    if go.fields:
+        result["properties"] = {key: schema(field, key) for key, field in go.fields.items()}
+    return result
+
+
+def _kinds(kind: str, go: GoType) -> list[str]:
+    if kind == "number":
+        return ["integer"] if go.name == "int" else ["number"]
+    return [_TYPES[kind]]

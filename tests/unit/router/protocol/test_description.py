@@ -1,0 +1,50 @@
+"""The API as an OpenAPI document, out of the tables that it is served by."""
+
+from router.protocol.description import bodies, describe, schema
+from router.protocol.fixed import FIXED
+from router.protocol.gojson import ANY, BOOL, INT, STRING, list_of, struct
+from router.protocol.operations import OPERATIONS
+
+ROUTES = [
+    ("/api/tags", ("GET", "HEAD")),
+    ("/api/chat", ("POST",)),
+    ("/api/blobs/{digest:str}", ("HEAD",)),
+    ("/v1/models/{name:path}", ("GET",)),
+]
+
+
+def test_every_method_of_every_path_is_described() -> None:
+    document = describe(ROUTES, {}, "1.2.3")
+    assert document["info"]["version"] == "1.2.3"
+    assert {path: sorted(item) for path, item in document["paths"].items()} == {
+        "/api/tags": ["get", "head"],
+        "/api/chat": ["post"],
+        "/api/blobs/{digest}": ["head"],
+        "/v1/models/{name}": ["get"],
+    }
+    (parameter,) = document["paths"]["/v1/models/{name}"]["get"]["parameters"]
+    assert (parameter["name"], parameter["in"], parameter["required"]) == ("name", "path", True)
+
+
+def test_the_tables_say_what_bodies_are_taken() -> None:
+    found = bodies(OPERATIONS, FIXED)
+    assert {operation.path for operation in OPERATIONS} | {"/api/push"} == set(found)
+    document = describe([("/api/chat", ("POST",)), ("/api/tags", ("GET",))], found, "1.2.3")
+    body = document["paths"]["/api/chat"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert {"model", "messages", "stream", "options", "think", "keep_alive"} <= set(body["properties"])
+    assert {"temperature", "num_ctx", "stop"} <= set(body["properties"]["options"]["anyOf"][0]["properties"])
+    assert "requestBody" not in document["paths"]["/api/tags"]["get"]
+
+
+def test_types_are_those_of_the_decoder_and_null_is_absent() -> None:
+    described = schema(struct("api.X", name=STRING, on=BOOL, size=INT, any=ANY, words=list_of("[]string", STRING)))
+    assert described == {
+        "type": ["object", "null"],
+        "properties": {
+            "name": {"type": ["string", "null"]},
+            "on": {"type": ["boolean", "null"]},
+            "size": {"type": ["integer", "null"]},
+            "any": {},
+            "words": {"type": ["array", "null"], "items": {"type": ["string", "null"]}},
+        },
+    }
