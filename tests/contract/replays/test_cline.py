@@ -1,0 +1,34 @@
+"""Cline: it asks for a window of 32768 tokens, and asks again where no head comes within 30 s."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from workers.simulated import script
+
+if TYPE_CHECKING:
+    from tests.contract.replays.conftest import Replay
+    from tests.support.live import Fleet
+
+CLIENT = "cline"
+
+
+async def test_models_have_names(replay: Replay) -> None:
+    assert all(model["name"] for model in (await replay.object("models"))["models"])
+
+
+async def test_a_window_larger_than_the_models_is_no_error(replay: Replay) -> None:
+    *parts, last = await replay.lines("chat")
+    assert all(isinstance(part["message"]["content"], str) for part in parts)
+    assert min(last["prompt_eval_count"], last["eval_count"]) > 0
+    assert not {"num_ctx", "truncate_prompt_tokens", "max_tokens"} & set(replay.sent_on())
+
+
+async def test_the_head_comes_with_the_first_token(replay: Replay, running: Fleet) -> None:
+    worker = running["a"]
+    worker.set_faults([script.Slow(factor=100)])
+    async with replay.stream("chat") as answer:
+        assert answer.status_code == 200
+        assert worker.running == 1
+        worker.set_faults([])
+        assert '"done":true' in (await answer.aread()).decode()

@@ -1,0 +1,31 @@
+"""Copilot in VS Code: one bad model, and it shows none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.contract.replays.conftest import Replay
+
+CLIENT = "copilot"
+
+
+async def test_the_version_is_recent_enough(replay: Replay) -> None:
+    version = (await replay.object("version"))["version"]
+    assert tuple(int(part) for part in version.split(".")) >= (0, 17, 6)
+
+
+async def test_r110_every_model_listed_shows_all_that_is_read_of_it(replay: Replay) -> None:
+    listed = [model["model"] for model in (await replay.object("models"))["models"]]
+    assert len(listed) == 3
+    for name in listed:
+        shown = await replay.object("show", name)
+        assert isinstance(shown["capabilities"], list)
+        info = shown["model_info"]
+        assert info[f"{info['general.architecture']}.context_length"] in (4096, 8192)
+        assert info["general.basename"] == name
+
+
+async def test_only_what_calls_tools_says_so(replay: Replay) -> None:
+    assert "tools" in (await replay.object("show", "thinker:latest"))["capabilities"]
+    assert "tools" not in (await replay.object("show", "plain:latest"))["capabilities"]

@@ -1,0 +1,31 @@
+"""haystack: it always says that it wants no thoughts, and reads role and content of every part."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.contract.replays.conftest import Replay
+
+CLIENT = "haystack"
+
+
+async def test_every_part_has_a_role_and_a_content(replay: Replay) -> None:
+    lines = await replay.lines("chat")
+    for line in lines:
+        assert line["message"]["role"] == "assistant"
+        assert isinstance(line["message"]["content"], str)
+        assert not line["message"].get("thinking")
+    assert lines[-1]["done_reason"] == "stop"
+
+
+async def test_no_thoughts_are_no_error_where_there_are_none(replay: Replay) -> None:
+    assert (await replay.lines("chat", "plain"))[-1]["done_reason"] == "stop"
+
+
+async def test_parts_with_calls_have_a_content_too(replay: Replay) -> None:
+    lines = await replay.lines("chat with tools")
+    assert all(isinstance(line["message"]["content"], str) for line in lines)
+    assert [call["function"]["name"] for line in lines for call in line["message"].get("tool_calls", ())] == [
+        "get_weather"
+    ]
