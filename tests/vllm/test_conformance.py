@@ -325,6 +325,58 @@ def test_tokens(chat: Pair) -> None:
     chat.ask("/detokenize", tokens=[1, 2, 3])
 
 
+@pytest.mark.parametrize(
+    "fields", [{}, NO_THINKING, WEATHER, {"return_token_strs": True}], ids=lambda fields: "-".join(fields) or "default"
+)
+def test_tokens_of_a_chat_are_those_that_its_prompt_has(thinker: Pair, fields: dict[str, Any]) -> None:
+    """What shortening counts is what the request is then measured by."""
+    for counted, url in zip(
+        thinker.ask("/tokenize", **QUESTION | fields), (thinker.real, thinker.simulated), strict=True
+    ):
+        body = {"model": thinker.model, "max_tokens": 1, "return_token_ids": True, **QUESTION, **fields}
+        answer = thinker.send(url, "POST", CHAT, body, None).json()
+        assert answer["prompt_token_ids"] == counted.json()["tokens"]
+        assert counted.json()["max_model_len"] == thinker.context
+
+
+def test_tokens_of_more_than_the_context_holds_are_counted_all_the_same(thinker: Pair) -> None:
+    long = {"messages": [{"role": "user", "content": "hello " * 20000}]}
+    for answer in thinker.ask("/tokenize", **long):
+        assert answer.json()["count"] > 2 * thinker.context
+
+
+def test_text_of_tokens_has_the_markup(thinker: Pair) -> None:
+    for url in (thinker.real, thinker.simulated):
+        tokens = thinker.send(url, "POST", "/tokenize", {"model": thinker.model, **QUESTION}, None).json()["tokens"]
+        text = thinker.send(url, "POST", "/detokenize", {"model": thinker.model, "tokens": tokens}, None).json()[
+            "prompt"
+        ]
+        assert text == "<|im_start|>user\nWhat is 2+2?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_completion_of_a_rendered_prompt_thinks_in_its_text(thinker: Pair) -> None:
+    for url in (thinker.real, thinker.simulated):
+        tokens = thinker.send(url, "POST", "/tokenize", {"model": thinker.model, **QUESTION}, None).json()["tokens"]
+        body = {"model": thinker.model, "prompt": tokens, "max_tokens": 500, "temperature": 0}
+        text = thinker.send(url, "POST", COMPLETIONS, body, None).json()["choices"][0]["text"]
+        assert text.lstrip().startswith("<think>")
+        assert "</think>" in text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+@pytest.mark.parametrize("words", [3000, 60000], ids=["too many tokens", "too many characters"])
+def test_a_prompt_is_cut_to_its_last_tokens_however_long_it_is(
+    thinker: Pair, path: str, words: int, stream: bool
+) -> None:
+    text = "hello " * words
+    prompt: dict[str, Any] = {"messages": [{"role": "user", "content": text}]} if path == CHAT else {"prompt": text}
+    how = {"stream": True, **USAGE, **NO_THINKING} if stream else NO_THINKING
+    for answer in thinker.ask(path, **prompt, truncate_prompt_tokens=1000, max_tokens=3, ignore_eos=True, **how):
+        body = answer.text.split("data: ")[-2] if stream else answer.text
+        assert json.loads(body)["usage"]["prompt_tokens"] == 1000
+
+
 @pytest.mark.parametrize("path", ["/health", "/ping", "/version", "/load", "/v1/models"])
 def test_what_a_server_tells(chat: Pair, path: str) -> None:
     chat.compare(path, method="GET")

@@ -1,0 +1,159 @@
+"""Chat and generate through a live router, on a real vLLM with a model that thinks and calls tools."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import httpx
+import pytest
+
+from router.protocol.errors import CONTEXT_EXCEEDED
+from tests.support.attached import system
+from tests.support.vllm import VllmServer
+
+CONTEXT = 1024
+ANSWER = "Hello! I am a tiny llama 🦙 and I count:"
+GREEDY: dict[str, Any] = {"options": {"temperature": 0}}
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Get the weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}, "unit": {"type": "string"}},
+            "required": ["city"],
+        },
+    },
+}
+Ask = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def over(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[VllmServer], str]]:
+    """The URL of a system over a server."""
+    running: dict[str, str] = {}
+    with ExitStack() as stack:
+
+        def url(server: VllmServer) -> str:
+            if server.url not in running:
+                stack.close()
+                running.clear()
+                running[server.url] = stack.enter_context(system(tmp_path_factory.mktemp("system"), server))
+            return running[server.url]
+
+        yield url
+
+
+@pytest.fixture
+def post(over: Callable[[VllmServer], str], tiny_qwen3_vllm: VllmServer) -> Callable[..., httpx.Response]:
+    url = over(tiny_qwen3_vllm)
+
+    def send(path: str, **fields: Any) -> httpx.Response:
+        body = {"model": tiny_qwen3_vllm.model, "stream": False, **GREEDY, **fields}
+        return httpx.post(url + path, json=body, trust_env=False, timeout=60.0)
+
+    return send
+
+
+@pytest.fixture
+def ask(post: Callable[..., httpx.Response]) -> Ask:
+    def answered(path: str, **fields: Any) -> dict[str, Any]:
+        response = post(path, **fields)
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    return answered
+
+
+def user(text: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": text}]
+
+
+def turns(count: int) -> list[dict[str, Any]]:
+    told = [{"role": "system", "content": "be brief"}]
+    for _ in range(count):
+        told += [*user("what do you say to that then"), {"role": "assistant", "content": "one two three four"}]
+    return told + user("What is 2+2?")
+
+
+def test_r061_r095_thinking_on_and_off(ask: Ask) -> None:
+    for fields in ({}, {"think": True}, {"think": "low"}):
+        message = ask("/api/chat", messages=user("What is 2+2?"), **fields)["message"]
+        assert message["thinking"].startswith("The user said something.")
+        assert message["content"].startswith(ANSWER)
+    silent = ask("/api/chat", messages=user("What is 2+2?"), think=False)["message"]
+    assert "thinking" not in silent
+    assert silent["content"].startswith(ANSWER)
+
+
+def test_r081_r083_trap_7_the_model_calls_a_tool(ask: Ask) -> None:
+    asked = user("what is the weather in Paris?")
+    answer = ask("/api/chat", messages=asked, tools=[TOOL])
+    assert answer["done_reason"] == "stop"
+    [call] = answer["message"]["tool_calls"]
+    assert call["function"] == {"index": 0, "name": "get_weather", "arguments": {"city": "Paris", "unit": "celsius"}}
+    result = {"role": "tool", "content": "22 degrees", "tool_name": "get_weather"}
+    after = ask("/api/chat", messages=[*asked, answer["message"], result], tools=[TOOL])
+    assert after["message"]["content"]
+    assert "tool_calls" not in after["message"]
+
+
+def test_r057_r098_a_closed_schema_is_kept_to_and_thinking_stays_free(ask: Ask) -> None:
+    answer = ask("/api/chat", messages=user("What is 2+2?"), format={"type": "boolean"})
+    assert json.loads(answer["message"]["content"]) in (True, False)
+    assert answer["message"]["thinking"].startswith("The user said something.")
+
+
+def test_r054_a_context_is_taken_up_again(ask: Ask, post: Callable[..., httpx.Response]) -> None:
+    first = ask("/api/generate", prompt="What is 2+2?")
+    assert len(first["context"]) == first["prompt_eval_count"] + first["eval_count"] - 1
+    second = ask("/api/generate", prompt="What is 2+2?", context=first["context"])
+    assert second["prompt_eval_count"] == len(first["context"]) + first["prompt_eval_count"]
+    assert second["context"][: len(first["context"])] == first["context"]
+    assert second["response"]
+    assert "think>" not in second["response"] + second.get("thinking", "")
+    alone = ask("/api/generate", prompt="What is 2+2?", context=first["context"][:1])
+    assert alone["thinking"].startswith("The user said something.")
+    assert alone["response"].startswith(ANSWER)
+    for stream in (True, False):
+        refused = post("/api/generate", prompt="hi", context=[99_999_999], stream=stream)
+        assert refused.status_code == 400
+        assert "vocabulary" in refused.json()["error"]
+
+
+def test_r145_a_long_conversation_loses_its_oldest_turns(ask: Ask, post: Callable[..., httpx.Response]) -> None:
+    long = turns(200)
+    answer = ask("/api/chat", messages=long, think=False)
+    assert CONTEXT / 2 < answer["prompt_eval_count"] <= CONTEXT * 3 // 4
+    assert answer["message"]["content"]
+    alone = ask("/api/chat", messages=user("hello " * 3000), options={"num_predict": 20})
+    assert alone["prompt_eval_count"] == CONTEXT - 20
+    raw = ask("/api/generate", prompt="hello " * 60000, raw=True, options={"num_predict": 20})
+    assert (raw["prompt_eval_count"], raw["done_reason"]) == (CONTEXT - 20, "length")
+    for fields in ({"truncate": False}, {"shift": False}):
+        refused = post("/api/chat", messages=long, stream=True, **fields)
+        assert (refused.status_code, refused.json()) == (400, {"error": CONTEXT_EXCEEDED})
+
+
+def test_r066_a_prompt_is_rendered_and_nothing_generated(ask: Ask) -> None:
+    rendered = "<|im_start|>user\nWhat is 2+2?<|im_end|>\n<|im_start|>assistant\n"
+    chat = ask("/api/chat", messages=user("What is 2+2?"), _debug_render_only=True)
+    assert chat["_debug_info"] == {"rendered_template": rendered}
+    generate = ask("/api/generate", prompt="What is 2+2?", think=False, _debug_render_only=True)
+    assert generate["_debug_info"] == {"rendered_template": rendered + "<think>\n\n</think>\n\n"}
+
+
+def test_r064_logprobs_of_both_endpoints_have_the_same_shape(ask: Ask) -> None:
+    few = {"logprobs": True, "top_logprobs": 2, "options": {"temperature": 0, "num_predict": 4}, "think": False}
+    chat = ask("/api/chat", messages=user("What is 2+2?"), **few)["logprobs"]
+    raw = ask("/api/generate", prompt="hello there", raw=True, **{**few, "think": None})["logprobs"]
+    for entries in (chat, raw):
+        assert len(entries) == 4
+        for entry in entries:
+            assert bytes(entry["bytes"]).decode() == entry["token"]
+            assert [len(entry["top_logprobs"]) for entry in entries] == [2] * 4
