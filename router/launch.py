@@ -44,42 +44,56 @@ class WorkerPlan:
     engine: str = "vllm"
 
 
-def plan_workers(
-    models: Sequence[str],
-    *,
-    names: Sequence[str] = (),
-    replicas: int = 1,
-    first_port: int = 8100,
-    gpus: Sequence[str] = (),
-    args: Sequence[str] = (),
-    engine: str = "vllm",
-    host: str = "",
-) -> list[WorkerPlan]:
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Models whose workers are run alike."""
+
+    models: Sequence[str]
+    names: Sequence[str] = ()
+    """One for each model, or none."""
+    replicas: int = 1
+    gpus: Sequence[str] = ()
+    args: Sequence[str] = ()
+    """Further vLLM flags."""
+    engine: str = "vllm"
+
+
+def plan_groups(groups: Sequence[Group], *, first_port: int = 8100, host: str = "") -> list[WorkerPlan]:
+    """The workers of all groups, on consecutive ports. Raises CannotLaunch."""
+    plans: list[WorkerPlan] = []
+    for group in groups:
+        plans += plan_workers(group, first_port=first_port + len(plans), host=host)
+    names = [plan.name for plan in plans]
+    double = next((name for index, name in enumerate(names) if name in names[:index]), None)
+    if double is not None:
+        raise CannotLaunch(f"two workers are named '{double}'; tell them apart")
+    return plans
+
+
+def plan_workers(group: Group, *, first_port: int = 8100, host: str = "") -> list[WorkerPlan]:
     """`replicas` workers for each model, on consecutive ports, the GPUs dealt out evenly.
 
-    `names` has one for each model, and becomes the worker's id in the fleet; without, ids are made of model,
-    `host` (this machine's name) and port. Raises CannotLaunch.
+    A model's name becomes its worker's id in the fleet; without, ids are made of model, `host` (this machine's name)
+    and port. Raises CannotLaunch.
     """
+    models, names = group.models, group.names
     if names and len(names) != len(models):
         raise CannotLaunch(
             f"{len(names)} --name for {len(models)} --model; give one for each model, in the same order, or none"
         )
-    double = next((name for index, name in enumerate(names) if name in names[:index]), None)
-    if double is not None:
-        raise CannotLaunch(f"two models are named '{double}'; tell them apart")
-    count = len(models) * replicas
+    count = len(models) * group.replicas
     if first_port + count - 1 > 65535:
         raise CannotLaunch(f"{count} workers from port {first_port} on go beyond 65535; choose a lower --vllm-port")
-    devices = deal(gpus, count)
+    devices = deal(group.gpus, count)
     plans: list[WorkerPlan] = []
     for number, model in enumerate(models):
-        for replica in range(replicas):
+        for replica in range(group.replicas):
             port = first_port + len(plans)
             if not names:
                 name = worker_id(AgentSpec(model=model), host, port)
             else:
-                name = names[number] if replicas == 1 else f"{names[number]}-{replica}"
-            plans.append(WorkerPlan(name, model, port, tuple(args), devices[len(plans)], engine))
+                name = names[number] if group.replicas == 1 else f"{names[number]}-{replica}"
+            plans.append(WorkerPlan(name, model, port, tuple(group.args), devices[len(plans)], group.engine))
     return plans
 
 

@@ -19,10 +19,11 @@ from router.children import Child
 from router.console import Console
 from router.launch import (
     CannotLaunch,
+    Group,
     check_model,
     check_ports,
     listen,
-    plan_workers,
+    plan_groups,
     router_specs,
     try_commands,
     url,
@@ -36,15 +37,10 @@ from workers.launch import CannotStart, check_bound, find_program, is_free
 class Workers:
     """The workers that the command line asks for."""
 
-    models: Sequence[str]
-    names: Sequence[str]
-    replicas: int
+    groups: Sequence[Group]
     first_port: int
     host: str
     """The address that vLLM will listen on."""
-    gpus: Sequence[str]
-    engine: str
-    args: Sequence[str]
 
 
 def serve(settings: RouterSettings, workers: Workers, console: Console) -> int:
@@ -57,20 +53,11 @@ def serve(settings: RouterSettings, workers: Workers, console: Console) -> int:
         raise CannotLaunch(problem)
     if settings.routing_file:
         routing.load(settings.routing_file)
-    plans = plan_workers(
-        workers.models,
-        names=workers.names,
-        replicas=workers.replicas,
-        first_port=workers.first_port,
-        gpus=workers.gpus,
-        args=workers.args,
-        engine=workers.engine,
-        host=socket.gethostname(),
-    )
+    plans = plan_groups(workers.groups, first_port=workers.first_port, host=socket.gethostname())
     for plan in plans:
         check_model(plan)
-    if plans:
-        check_machine(workers.engine, workers.host)
+    for engine in sorted({plan.engine for plan in plans}):
+        check_machine(engine, workers.host)
     listening = listen(settings.host, settings.port)
     base_url = url(settings.host, listening.getsockname()[1])
     try:

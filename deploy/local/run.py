@@ -1,7 +1,8 @@
 """`make run`: set up what is needed, then become `vllama serve`.
 
-Without a GPU: two workers with vLLM's CPU build. With NVIDIA GPUs: one worker on each. MODEL names the model,
-SmolLM2-135M-Instruct as `smollm2:135m` if it is not set; PORT the router's port.
+Without a GPU: two workers with vLLM's CPU build. With NVIDIA GPUs: one worker on each. MODEL names the model. If it is
+not set, that is SmolLM2-135M-Instruct as `smollm2:135m`, and one more worker embeds: all-MiniLM-L6-v2 as `all-minilm`.
+PORT is the router's port.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from deploy.local.gpus import find_gpus
-from deploy.local.setup import ROOT, SMOLLM2, environment, plan
+from deploy.local.setup import MINILM, ROOT, SMOLLM2, environment, plan
 from deploy.local.steps import Failed, ensure, exclusively
 
 NAME = "smollm2"
 SERVED_AS = "smollm2:135m"
+EMBEDS = "all-minilm"
 CPU_WORKERS = 2
 
 
@@ -34,7 +36,8 @@ class Launch:
 def choose(gpus: Sequence[str], cores: int, model: str, port: str, further: Sequence[str] = ()) -> Launch:
     """Decide what to run on a machine with these GPUs and so many cores.
 
-    `model` and `port` are "" if they were not named; `further` are more words for `vllama serve`, after ours.
+    `model` and `port` are "" if they were not named; `further` are more words for `vllama serve`, after ours for this
+    model, so that they win.
     """
     kind = "cuda" if gpus else "cpu"
     env = {"VLLAMA_VLLM": str(environment(kind) / "bin" / "vllm"), "VLLAMA_STATE_DIR": str(ROOT / ".state")}
@@ -46,6 +49,8 @@ def choose(gpus: Sequence[str], cores: int, model: str, port: str, further: Sequ
         env["HF_HUB_OFFLINE"] = "1"  # the model is here: a start must not depend on a hub
     if gpus:
         argv += ["--replicas", str(len(gpus)), "--gpus", ",".join(gpus)]
+        if not model:
+            argv += ["--gpu-memory-utilization", "0.8"]  # the first has another worker beside it
     else:
         argv += ["--replicas", str(CPU_WORKERS), "--max-num-seqs", "8"]
         if not model:
@@ -54,8 +59,19 @@ def choose(gpus: Sequence[str], cores: int, model: str, port: str, further: Sequ
         # each other while further cores stay idle.
         env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         env["OMP_NUM_THREADS"] = str(max(1, cores // CPU_WORKERS))
-    parts = ("dev", "vllm") if model else ("dev", "vllm", "smollm2")
-    return Launch(parts, (*argv, *further), env)
+    argv += further
+    if not model:
+        argv += ["--and", *embedding(gpus)]
+    parts = ("dev", "vllm") if model else ("dev", "vllm", "smollm2", "minilm")
+    return Launch(parts, tuple(argv), env)
+
+
+def embedding(gpus: Sequence[str]) -> list[str]:
+    """The words for the worker that embeds: a small one, on the first GPU if there are any."""
+    words = ["--model", str(MINILM), "--name", EMBEDS, "--served-model-name", EMBEDS, "--dtype", "float32"]
+    if gpus:
+        return [*words, "--gpus", gpus[0], "--gpu-memory-utilization", "0.1"]
+    return [*words, "--max-num-seqs", "8"]
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ import psutil
 
 from deploy.local.run import SERVED_AS, choose
 from deploy.local.setup import ROOT
+from router.commands.groups import AND
 from tests.support.ports import free_ports
 from tests.support.until import until
 from workers.lifeline import die_with_parent
@@ -248,7 +249,8 @@ class MainJob:
 
     def _start_serve(self) -> Serve:
         launch = choose((), os.cpu_count() or 1, "", "0", ["--vllm-port", str(free_ports(2))])
-        return Serve(launch.argv, self._env, self._folder / f"serve-{len(self.seconds)}.log")
+        chat = launch.argv[: launch.argv.index(AND)]  # the worker that embeds would take the place of the third
+        return Serve(chat, self._env, self._folder / f"serve-{len(self.seconds)}.log")
 
     def _worker_words(self) -> list[str]:
         words = [VLLAMA, "worker", "--model", str(self.plain), "--name", "plain", "--port", str(free_ports())]

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from deploy.local.gpus import choose as choose_gpus
 from deploy.local.run import choose
-from deploy.local.setup import ROOT, SMOLLM2
+from deploy.local.setup import MINILM, ROOT, SMOLLM2
+
+Words = tuple[str, ...]
 
 
-def option(argv: tuple[str, ...], name: str) -> str:
+def option(argv: Words, name: str) -> str:
     return argv[argv.index(name) + 1]
+
+
+def groups(argv: Words) -> tuple[Words, Words]:
+    """The words for the model that chats, and for the one that embeds."""
+    middle = argv.index("--and")
+    return argv[:middle], argv[middle + 1 :]
 
 
 def test_without_a_gpu_two_small_workers_share_the_cores() -> None:
     launch = choose((), cores=8, model="", port="")
-    assert launch.parts == ("dev", "vllm", "smollm2")
+    assert launch.parts == ("dev", "vllm", "smollm2", "minilm")
     assert launch.argv[1] == "serve"
     assert option(launch.argv, "--port") == "11434"
     assert option(launch.argv, "--model") == str(SMOLLM2)
@@ -44,8 +52,29 @@ def test_a_model_of_ones_own_is_served_under_its_own_name_and_may_be_fetched() -
     assert "HF_HUB_OFFLINE" not in launch.env
 
 
+def test_one_more_worker_embeds() -> None:
+    _, words = groups(choose((), cores=2, model="", port="").argv)
+    assert option(words, "--model") == str(MINILM)
+    assert option(words, "--served-model-name") == option(words, "--name") == "all-minilm"
+    assert "--replicas" not in words
+
+
+def test_where_there_are_gpus_the_one_that_embeds_shares_the_first() -> None:
+    chat, words = groups(choose(("2", "3"), cores=2, model="", port="").argv)
+    assert option(words, "--gpus") == "2"
+    shares = [float(option(some, "--gpu-memory-utilization")) for some in (chat, words)]
+    assert sum(shares) < 0.92, "what vLLM takes by itself"
+
+
+def test_a_model_of_ones_own_has_the_machine_to_itself() -> None:
+    launch = choose(("0",), cores=8, model="Qwen/Qwen3-8B", port="")
+    assert not {"--and", "--gpu-memory-utilization"} & set(launch.argv)
+
+
 def test_further_words_come_last_so_that_they_win() -> None:
-    assert choose((), 2, "", "", ["--max-num-seqs", "2"]).argv[-2:] == ("--max-num-seqs", "2")
+    for model in ("", "Qwen/Qwen3-8B"):
+        argv = choose((), 2, model, "", ["--max-num-seqs", "2"]).argv
+        assert (groups(argv)[0] if "--and" in argv else argv)[-2:] == ("--max-num-seqs", "2")
 
 
 def test_a_machine_with_one_core_still_gets_a_thread() -> None:
