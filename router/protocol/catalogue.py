@@ -203,9 +203,14 @@ def merge(name: str, replicas: Sequence[ModelInfo], engines: Sequence[str] = ())
     return Merged(merged, _differences(ordered, engines))
 
 
-def _knowledge(info: ModelInfo) -> tuple[bool, bool, str, str]:
-    """Those that have read the model's files come first, then by digest, so that no order of arrival shows."""
-    return (not info.digest, not info.size, info.digest, info.name)
+def _knowledge(info: ModelInfo) -> tuple[Any, ...]:
+    """Those that have read the model's files come first, then by what may differ, so that no order of arrival shows."""
+    return (
+        not info.digest,
+        not info.size,
+        *(info.digest, info.name, info.size, info.quantization, info.parameter_count),
+        *(info.context_length, info.capabilities, info.template),
+    )
 
 
 def _digest(name: str, info: ModelInfo, abilities: Sequence[str]) -> str:

@@ -1,4 +1,6 @@
+import random
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -34,7 +36,7 @@ LONG_HOST = "3" * 350
         (f"{LONG_HOST}/{LONG}/{LONG}:{LONG}",) + (f"{LONG_HOST}/{LONG}/{LONG}:{LONG}",) * 2,
     ],
 )
-def test_parts_and_defaults(text: str, full: str, short: str) -> None:
+def test_r169_r173_parts_and_defaults(text: str, full: str, short: str) -> None:
     name = parse(text)
     assert (name.full, name.short) == (full, short)
 
@@ -71,7 +73,7 @@ def test_parts_and_defaults(text: str, full: str, short: str) -> None:
         ("x:-cloud", "the tag is empty"),
     ],
 )
-def test_what_is_no_name_says_why(text: str, why: str) -> None:
+def test_r169_r170_what_is_no_name_says_why(text: str, why: str) -> None:
     with pytest.raises(InvalidName, match=why) as raised:
         parse(text)
     assert raised.value.text == "invalid model name"
@@ -91,11 +93,11 @@ def test_what_is_no_name_says_why(text: str, why: str) -> None:
         ("ns/x: local", "ns/x:latest"),
     ],
 )
-def test_spellings_of_one_name_share_a_key(one: str, other: str) -> None:
+def test_r171_r172_spellings_of_one_name_share_a_key(one: str, other: str) -> None:
     assert parse(one).key == parse(other).key
 
 
-def test_the_given_spelling_is_kept_for_display() -> None:
+def test_r171_the_given_spelling_is_kept_for_display() -> None:
     assert parse("Qwen/Qwen3-8B:FP8").short == "Qwen/Qwen3-8B:FP8"
     assert parse("Registry.Ollama.AI/Library/X").short == "X:latest"
 
@@ -117,7 +119,7 @@ def test_the_given_spelling_is_kept_for_display() -> None:
         ("", False),
     ],
 )
-def test_cloud_names(text: str, cloud: bool) -> None:
+def test_r038_r172_cloud_names(text: str, cloud: bool) -> None:
     assert is_cloud(text) is cloud
 
 
@@ -132,7 +134,7 @@ def test_a_cloud_name_never_means_the_local_model(text: str, tag: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["foo:cloud:local", "foo:local:cloud", "foo:8b-cloud:local", "foo:local:local"])
-def test_both_sources_are_a_conflict(text: str) -> None:
+def test_r149_both_sources_are_a_conflict(text: str) -> None:
     with pytest.raises(ConflictingSource) as raised:
         parse(text)
     assert raised.value.text == f'use either :local or :cloud, not both: "{text}"'
@@ -147,7 +149,7 @@ def test_both_sources_are_a_conflict(text: str) -> None:
         ("a:local:cloud", "a:local:cloud"),
     ],
 )
-def test_served_names_outside_the_grammar_are_their_own_key(text: str, key: str) -> None:
+def test_r173_served_names_outside_the_grammar_are_their_own_key(text: str, key: str) -> None:
     assert lookup_key(text) == key
 
 
@@ -164,7 +166,7 @@ names = st.builds(Name, part(350, ".:"), part(80, ""), part(80, "."), part(80, "
 
 
 @given(names)
-def test_printing_and_parsing_are_inverse(name: Name) -> None:
+def test_r169_r173_printing_and_parsing_are_inverse(name: Name) -> None:
     if name.tag.lower() == "local":
         assert parse(name.full).tag == "latest"
     elif is_cloud(name.full):
@@ -175,7 +177,7 @@ def test_printing_and_parsing_are_inverse(name: Name) -> None:
 
 
 @given(st.text(max_size=200) | st.text(alphabet="aB1_-.:/ @", max_size=40) | names.map(lambda name: name.full))
-def test_parsing_is_total_and_settles_at_once(text: str) -> None:
+def test_r169_parsing_is_total_and_settles_at_once(text: str) -> None:
     try:
         name = parse(text)
     except InvalidName:
@@ -185,6 +187,65 @@ def test_parsing_is_total_and_settles_at_once(text: str) -> None:
     assert parse(name.short).key == name.key
     assert is_cloud(text) == is_cloud(name.full)
     assert ".." not in (name.host, name.namespace, name.model, name.tag)
+
+
+plain_names = names.filter(lambda name: not is_cloud(name.full) and name.tag.lower() != "local")
+
+
+@given(plain_names, st.sampled_from(["{model}", "{namespace}/{model}", "{host}/{namespace}/{model}"]), st.booleans())
+def test_r169_what_is_left_out_is_filled_in(name: Name, form: str, tagged: bool) -> None:
+    text = form.format(host=name.host, namespace=name.namespace, model=name.model) + (f":{name.tag}" if tagged else "")
+    host = name.host if "{host}" in form else "registry.ollama.ai"
+    namespace = name.namespace if "{namespace}" in form else "library"
+    wanted = Name(host, namespace, name.model, name.tag if tagged else "latest")
+    assert parse(text) == wanted
+    assert parse(f"  {text}\n") == wanted
+    if "{host}" in form and "://" not in name.host:
+        assert parse(f"https://{text}") == wanted
+
+
+@given(plain_names, st.integers(min_value=1, max_value=65535))
+def test_r169_a_hosts_port_is_no_tag(name: Name, port: int) -> None:
+    host = f"{name.host.replace(':', '.')[:300]}:{port}"
+    assert parse(f"{host}/{name.namespace}/{name.model}") == Name(host, name.namespace, name.model, "latest")
+
+
+@given(plain_names, st.sampled_from(["host", "namespace", "model", "tag"]), st.sampled_from("@é+*%~\0\\"), st.data())
+def test_r170_one_odd_character_anywhere_is_too_much(name: Name, part: str, odd: str, data: st.DataObject) -> None:
+    text = getattr(name, part)
+    at = data.draw(st.integers(0, len(text)))
+    with pytest.raises(InvalidName):
+        parse(replace(name, **{part: text[:at] + odd + text[at:]}).full)
+
+
+@given(st.sampled_from([("host", 350), ("namespace", 80), ("model", 80), ("tag", 80)]), st.integers(1, 400))
+def test_r170_every_part_has_a_longest_length(part: tuple[str, int], length: int) -> None:
+    field, longest = part
+    name = Name(**{"host": "h", "namespace": "n", "model": "m", "tag": "t", field: "x" * length})
+    if length <= longest:
+        assert parse(name.full) == name
+    else:
+        with pytest.raises(InvalidName, match=f"longer than {longest}"):
+            parse(name.full)
+
+
+@given(plain_names, st.randoms(use_true_random=False))
+def test_r171_case_never_makes_another_model(name: Name, chance: random.Random) -> None:
+    spelled = "".join(chance.choice((char.lower(), char.upper())) for char in name.full)
+    assert lookup_key(spelled) == lookup_key(name.full) == name.key
+    assert parse(spelled).full == spelled
+
+
+@given(plain_names, st.sampled_from(["local", "LOCAL", "Local"]), st.sampled_from(["cloud", "Cloud"]))
+def test_r172_local_is_stripped_and_cloud_is_kept(name: Name, local: str, cloud: str) -> None:
+    assert parse(f"{name.full}:{local}") == name
+    assert not is_cloud(f"{name.full}:{local}")
+    assert is_cloud(f"{name.full}:{cloud}")
+    assert is_cloud(f"{name.full}-{cloud}")
+    assert parse(f"{name.full}:{cloud}").key != name.key
+    for both in (f"{name.full}:{local}:{cloud}", f"{name.full}:{cloud}:{local}"):
+        with pytest.raises(ConflictingSource):
+            parse(both)
 
 
 def test_endless_names_that_clients_invent_are_not_kept() -> None:

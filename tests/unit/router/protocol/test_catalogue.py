@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 import re
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from config.defaults import Defaults
 from router.errors import BadRequest, Forbidden, ModelNotFound
@@ -184,6 +187,39 @@ def test_r009_a_virtual_model_names_its_base_and_when_it_was_made() -> None:
     )
     assert (first["details"]["parent_model"], second["details"]["parent_model"]) == ("smollm2:135m", "")
     assert first["size"] == second["size"]
+
+
+replicas = st.lists(
+    st.builds(
+        ModelInfo,
+        name=st.just("m"),
+        digest=st.sampled_from(["", DIGEST, "cd" * 32]),
+        size=st.sampled_from([0, 10, 20]),
+        modified_at=st.sampled_from([0.0, 5.0]),
+        quantization=st.sampled_from(["", "BF16", "FP8"]),
+        context_length=st.sampled_from([0, 1024, 2048]),
+        capabilities=st.sampled_from(
+            [("completion",), ("completion", "tools"), ("tools", "completion"), ("embedding",)]
+        ),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(replicas, st.randoms(use_true_random=False))
+def test_r174_replicas_make_one_safe_entry_in_any_order(infos: list[ModelInfo], chance: random.Random) -> None:
+    shuffled = infos.copy()
+    chance.shuffle(shuffled)
+    merged = merge("m", infos)
+    assert merge("m", shuffled) == merged
+    assert re.fullmatch("[0-9a-f]{64}", merged.info.digest)
+    assert merged.info.size > 0
+    known = [info.context_length for info in infos if info.context_length]
+    assert merged.info.context_length == min(known, default=0)
+    assert all(set(merged.info.capabilities) <= set(info.capabilities) for info in infos)
+    assert ("capabilities" in merged.differ) == (len({frozenset(info.capabilities) for info in infos}) > 1)
+    assert ("quantization_level" in merged.differ) == (len({info.quantization for info in infos} - {""}) > 1)
 
 
 def test_replicas_of_different_versions_of_vllm_say_so() -> None:

@@ -52,6 +52,20 @@ def test_r093_the_last_request_says_how_long_a_model_stays() -> None:
     assert rfc3339(lifetimes.expires("x", 1_795_375_700 * SECOND)) > "2262"
 
 
+def test_r187_a_default_of_nothing_does_not_show_what_is_served_as_stopping() -> None:
+    lifetimes = Lifetimes(default=0)
+    assert lifetimes.expires("x", 1000) == 1000 + 300 * SECOND
+    lifetimes.touch("x", None, 1000)
+    assert lifetimes.expires("x", 2000) > 2000
+
+
+@given(st.integers(0, 253402300799 * SECOND))
+def test_r041_r022_python_reads_every_stamp_as_open_webui_does(unix_ns: int) -> None:
+    moment = datetime.fromisoformat(rfc3339(unix_ns))
+    assert moment.utcoffset() == timedelta(0)
+    assert (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) == unix_ns // 1000
+
+
 def test_what_has_outlived_its_time_is_still_there() -> None:
     lifetimes = Lifetimes(default=-1)
     lifetimes.touch("x", 0, 1000)

@@ -73,6 +73,27 @@ def test_durations_add_up(hours: int, minutes: int, seconds: int, ms: int) -> No
     assert parse_duration(f"{hours}h{minutes}m{seconds}.{ms:03d}s") == total
 
 
+def as_go_prints(nanoseconds: int) -> str:
+    """Go's Duration.String: the client sends keep_alive like that."""
+    for unit, scale in (("ns", 1), ("µs", 10**3), ("ms", 10**6)):
+        if nanoseconds < scale * 1000:
+            return f"{decimal(nanoseconds, scale)}{unit}" if nanoseconds else "0s"
+    minutes, rest = divmod(nanoseconds, 60 * SECOND)
+    hours, minutes = divmod(minutes, 60)
+    return (f"{hours}h" if hours else "") + (f"{minutes}m" if hours or minutes else "") + f"{decimal(rest, SECOND)}s"
+
+
+def decimal(value: int, scale: int) -> str:
+    whole, fraction = divmod(value, scale)
+    digits = f"{fraction:0{len(str(scale)) - 1}d}".rstrip("0") if fraction else ""
+    return f"{whole}.{digits}" if digits else str(whole)
+
+
+@given(st.integers(0, FOREVER) | st.integers(0, 2000) | st.integers(0, 10**10))
+def test_r092_what_go_prints_is_read_back(nanoseconds: int) -> None:
+    assert parse_duration(as_go_prints(nanoseconds)) == nanoseconds
+
+
 @given(st.text(max_size=12))
 def test_any_text_is_a_duration_or_a_value_error(text: str) -> None:
     try:
