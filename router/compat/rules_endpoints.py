@@ -56,7 +56,7 @@ ENDPOINTS = (
     Rule(41, WIRE, "Times are RFC 3339, in UTC where an answer was made"),
     Rule(42, WIRE, "Durations are whole nanoseconds"),
     Rule(43, WIRE, "Answers are streamed unless asked otherwise"),
-    Rule(44, WIRE, "Streams are NDJSON: exact type, an object and newline a chunk, nothing else"),
+    Rule(44, WIRE, "Streams are NDJSON: exact type, whole lines in each chunk, nothing else"),
     Rule(45, WIRE, "Answers name the model as the request spelled it"),
     Rule(46, WIRE, "An error before the first line has its own status"),
     Rule(47, WIRE, "An error in a stream is one line with nothing but the error, then the end"),

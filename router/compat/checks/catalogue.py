@@ -144,7 +144,8 @@ async def show_has_what_clients_read(target: Target) -> None:
     has_details(found)
     a_time(take(found, "modified_at", str))
     take(found, "model_info", dict)
-    take(found, "template", str)
+    for text in {"template", "license", "modelfile", "parameters", "system"} & set(found):
+        take(found, text, str)
     capabilities = take(found, "capabilities", list)
     expect(all(isinstance(each, str) for each in capabilities), "capabilities as texts", capabilities)
     lacks(found, "remote_host", "remote_model")
@@ -154,6 +155,7 @@ async def show_has_what_clients_read(target: Target) -> None:
 async def show_takes_the_older_name(target: Target) -> None:
     """As the ollama command and others ask."""
     asked = {"model": "", "name": target.model("chat"), "system": "", "template": "", "options": None}
+    has_details(await shown(target, **asked))
     same("answer", await shown(target), await shown(target, **asked))
 
 

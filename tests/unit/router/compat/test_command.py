@@ -1,0 +1,113 @@
+"""`vllama compat`: what it prints, and what its exit code says."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from click.testing import CliRunner, Result
+
+from router.cli import main
+from router.compat.rules import RULES
+from tests.support.ports import free_ports
+
+BANNER = b"Ollama is running"
+TAGS = json.dumps({"models": [{"name": "m:latest", "size": 1, "capabilities": ["completion"]}]}).encode()
+Serve = Callable[[dict[str, bytes]], str]
+
+
+@pytest.fixture
+def server() -> Iterator[Serve]:
+    """Starts a server that answers these paths with plain text, and all others with 404, and says where it is."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def start(pages: dict[str, bytes]) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                body = pages.get(self.path)
+                self.send_response(200 if body is not None else 404)
+                self.send_header("Content-Type", "text/plain; charset=utf-8")
+                self.send_header("Content-Length", str(len(body or b"")))
+                self.end_headers()
+                self.wfile.write(body or b"")
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=servers[-1].serve_forever, args=(0.01,), daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}"
+
+    yield start
+    for each in servers:
+        each.shutdown()
+        each.server_close()
+
+
+def compat(*words: str) -> Result:
+    return CliRunner().invoke(main, ["compat", *words])
+
+
+def test_nothing_differs(server: Serve) -> None:
+    result = compat(server({"/": BANNER}), "--rule", "R002")
+    assert result.exit_code == 0
+    assert "as Ollama" in result.stdout
+    assert result.stdout.splitlines()[-1] == "1 rule checked: 1 as Ollama, 0 differ"
+
+
+def test_something_differs(server: Serve) -> None:
+    result = compat(server({"/": b"Welcome"}), "--rule", "r002", "--rule", "R185")
+    assert result.exit_code == 1
+    row = next(line for line in result.stdout.splitlines() if line.startswith("R002"))
+    assert "GET /: expected body Ollama is running; got Welcome" in row
+    assert result.stdout.splitlines()[-1].endswith("0 as Ollama, 1 differs; 1 cannot be seen from outside")
+
+
+def test_what_cannot_be_looked_at_is_skipped(server: Serve) -> None:
+    result = compat(server({"/": BANNER, "/api/tags": TAGS}), "--rule", "R096")
+    assert result.exit_code == 0
+    assert "--thinking-model" in result.stdout
+    assert "1 skipped" in result.stdout
+
+
+def test_machines_are_told_the_same(server: Serve) -> None:
+    result = compat(server({"/": b"Welcome", "/api/tags": TAGS}), "--rule", "R002", "--json", "--tools-model", "t")
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert report["counts"] == {"differs": 1, "skipped": 0, "same": 0, "unseen": 0}
+    assert report["models"] == {"chat": "m:latest", "tools": "t", "unthinking": "m:latest", "toolless": "m:latest"}
+    assert [row["rule"] for row in report["rules"]] == ["R002"]
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ([], "name the server"),
+        (["ftp://h"], "is no URL of a server"),
+        (["http://127.0.0.1:1", "--rule", "R999"], "R999 is no rule; they go from R001 to R201"),
+    ],
+)
+def test_what_is_wrong_with_the_words(words: list[str], complaint: str) -> None:
+    result = compat(*words)
+    assert result.exit_code == 2
+    assert complaint in result.stderr
+
+
+def test_nobody_answers() -> None:
+    result = compat(f"127.0.0.1:{free_ports()}")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("vllama: no server answers at http://127.0.0.1:")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_the_rules_are_listed_without_asking_anybody() -> None:
+    result = compat("--list")
+    assert result.exit_code == 0
+    rows = result.stdout.splitlines()[1:]
+    assert [row.split()[0] for row in rows] == [rule.name for rule in RULES]
+    assert "left out: /v1 is not served yet" in rows[26]
+    assert "tested inside" in rows[184]
+    assert "check" in rows[0]

@@ -1,0 +1,89 @@
+"""What differs, and how it is told."""
+
+import re
+
+import pytest
+
+from router.compat import expect
+from router.compat.expect import Differs
+from router.compat.wire import Reply
+
+
+def reply(status: int = 200, body: bytes = b"", content_type: str = "application/x-ndjson") -> Reply:
+    return Reply(status, (("content-type", content_type),), body, None)
+
+
+def test_equal_is_equal_in_type_too() -> None:
+    expect.same("done", True, True)
+    for other in (1, "true", None, False):
+        with pytest.raises(Differs, match="expected done true; got"):
+            expect.same("done", True, other)
+
+
+def test_what_came_is_told_in_few_words() -> None:
+    assert expect.brief("x" * 500) == "x" * 119 + "…"
+    assert expect.brief({"a": [1, "é"]}) == '{"a": [1, "é"]}'
+    assert expect.brief(b"\xff\n") == "\\xff\\n"
+
+
+def test_errors_are_compared_to_the_letter() -> None:
+    expect.error(reply(404, b'{"error": "not here"}'), 404, "not here")
+    expect.error(reply(404, b'{"error": "not here"}'), 404, re.compile("^not"))
+    for status, body in (
+        (400, b'{"error": "not here"}'),
+        (404, b'{"error": "Not here"}'),
+        (404, b'{"error": {"message": "not here"}}'),
+        (404, b'{"error": "not here", "code": 1}'),
+        (404, b"[]"),
+        (404, b"404 page not found"),
+        (404, b""),
+    ):
+        with pytest.raises(Differs):
+            expect.error(reply(status, body), 404, "not here")
+    with pytest.raises(Differs, match="expected 404 not here; got 400 nowhere"):
+        expect.error(reply(400, b'{"error": "nowhere"}'), 404, "not here")
+
+
+def test_streams_are_objects_on_lines_and_nothing_else() -> None:
+    assert expect.lines(reply(body=b'{"a": 1}\n{"b": 2}\n')) == [{"a": 1}, {"b": 2}]
+    for body in (b'{"a": 1}', b'{"a": 1}\n\n', b'\n{"a": 1}\n', b'data: {"a": 1}\n', b"[]\n", b": ping\n", b""):
+        with pytest.raises(Differs):
+            expect.lines(reply(body=body))
+    for content_type in ("application/x-ndjson; charset=utf-8", "application/json", "text/event-stream"):
+        with pytest.raises(Differs, match="Content-Type"):
+            expect.lines(reply(body=b"{}\n", content_type=content_type))
+
+
+def test_a_key_is_taken_by_its_type() -> None:
+    assert expect.take({"n": 1}, "n", int) == 1
+    assert expect.take({"n": 1}, "n", float) == 1
+    for data in ({}, {"n": True}, {"n": 1.5}, {"n": "1"}, {"n": None}):
+        with pytest.raises(Differs, match="expected n"):
+            expect.take(data, "n", int)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-08-21T10:11:12Z",
+        "2026-08-21T10:11:12.5Z",
+        "2026-08-21T10:11:12.123456789+02:00",
+        "2318-01-01T00:00:00-07:00",
+    ],
+)
+def test_times_as_go_writes_them(text: str) -> None:
+    expect.a_time(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2026-08-21T10:11:12", "2026-08-21 10:11:12Z", "2026-08-21T10:11:12.50Z", "2026-08-21T10:11:12.0Z", "", "now"],
+)
+def test_times_as_others_write_them_differ(text: str) -> None:
+    with pytest.raises(Differs):
+        expect.a_time(text)
+
+
+def test_times_of_answers_are_in_utc() -> None:
+    with pytest.raises(Differs, match="in UTC"):
+        expect.a_time("2026-08-21T10:11:12+02:00", utc=True)

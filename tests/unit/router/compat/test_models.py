@@ -1,0 +1,56 @@
+"""Which models are asked."""
+
+from router.compat.models import Models, choose, listed
+
+
+def tags(*models: tuple[str, int, list[str]]) -> dict[str, object]:
+    return {"models": [{"name": name, "size": size, "capabilities": can} for name, size, can in models]}
+
+
+BIG = ("big:70b", 70, ["completion", "tools", "thinking"])
+SMALL = ("small:1b", 1, ["completion"])
+ABLE = ("able:8b", 8, ["completion", "tools", "thinking", "vision"])
+VECTORS = ("vectors:latest", 2, ["embedding"])
+
+
+def test_the_smallest_model_that_can_is_asked() -> None:
+    found = choose(listed(tags(BIG, ABLE, VECTORS, SMALL)), Models())
+    assert found == Models(
+        chat="small:1b",
+        embed="vectors:latest",
+        thinking="able:8b",
+        tools="able:8b",
+        vision="able:8b",
+        unthinking="small:1b",
+        toolless="small:1b",
+    )
+
+
+def test_named_models_win() -> None:
+    found = choose(listed(tags(BIG, ABLE, SMALL)), Models(chat="big:70b", tools="mine"))
+    assert (found.chat, found.tools, found.thinking) == ("big:70b", "mine", "able:8b")
+
+
+def test_a_model_that_thinks_chats_where_no_other_does() -> None:
+    found = choose(listed(tags(BIG, VECTORS)), Models())
+    assert (found.chat, found.unthinking, found.toolless, found.vision) == ("big:70b", None, None, None)
+    assert found.known() == {
+        "chat": "big:70b",
+        "embed": "vectors:latest",
+        "thinking": "big:70b",
+        "tools": "big:70b",
+    }
+
+
+def test_models_of_the_cloud_are_not_asked() -> None:
+    found = choose(
+        listed(tags(("huge:cloud", 0, ["completion"]), ("huge:1t-cloud", 0, ["completion"]), SMALL)), Models()
+    )
+    assert found.chat == "small:1b"
+
+
+def test_what_is_no_list_of_models_has_none() -> None:
+    nonsense: list[object] = [{}, [], "x", None, {"models": None}, {"models": [1, {"name": 2}, {}]}]
+    for each in nonsense:
+        assert choose(listed(each), Models()) == Models()
+    assert listed({"models": [{"name": "old", "size": None, "capabilities": None}]})[0].name == "old"

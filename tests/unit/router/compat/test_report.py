@@ -1,0 +1,87 @@
+"""What people and machines are told."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from router.compat.check import Check
+from router.compat.report import Row, by_rule, closing, machine, table
+from router.compat.rules import RULES
+from router.compat.runner import Outcome, Result
+from router.compat.target import Target
+
+
+async def nothing(target: Target) -> None:
+    """A check that is not asked here."""
+
+
+def outcome(result: Result, *rules: int, detail: str = "") -> Outcome:
+    return Outcome(Check(frozenset(rules), "a check", nothing), result, detail)
+
+
+def printed(rows: list[Row], width: int) -> str:
+    text = io.StringIO()
+    Console(file=text, width=width).print(table(rows, width))
+    return text.getvalue()
+
+
+def test_a_rule_differs_where_one_of_its_checks_does() -> None:
+    found = by_rule(
+        [
+            outcome(Result.SAME, 1, 2),
+            outcome(Result.SKIPPED, 2, 3, detail="no model"),
+            outcome(Result.DIFFERS, 1, detail="expected a; got b"),
+        ],
+        RULES,
+    )
+    assert [(row.rule.number, row.result, row.detail) for row in found] == [
+        (1, Result.DIFFERS, "expected a; got b"),
+        (3, Result.SKIPPED, "no model"),
+        (2, Result.SAME, ""),
+    ]
+
+
+def test_equal_differences_are_told_once_and_many_not_at_all() -> None:
+    details = ["a", "a", "b", "c", "d"]
+    (row,) = by_rule([outcome(Result.DIFFERS, 7, detail=detail) for detail in details], RULES)
+    assert row.detail == "a; b; and 2 more"
+
+
+@pytest.mark.parametrize("width", [40, 80, 120, 200, 1000])
+def test_the_table_fits_and_says_all(width: int) -> None:
+    rows = by_rule([outcome(Result.DIFFERS, 44, detail="expected [x]; got [/y]"), outcome(Result.SAME, 1)], RULES)
+    text = printed(rows, width)
+    assert all(len(line) <= width for line in text.splitlines())
+    assert "R044" in text
+    assert "differs" in text
+    assert "expected[x];got[/y]" in text.replace("\n", "").replace(" ", "")
+    assert text.index("R044") < text.index("R001")
+
+
+def test_a_wide_table_has_one_line_for_each_rule() -> None:
+    rows = by_rule([outcome(Result.DIFFERS, 44, detail="expected x; got y"), outcome(Result.SAME, 1)], RULES)
+    assert len(printed(rows, 1000).splitlines()) == 3
+
+
+def test_the_closing_line_counts() -> None:
+    rows = by_rule(
+        [outcome(Result.SAME, 1, 2, 3), outcome(Result.DIFFERS, 4), outcome(Result.SKIPPED, 5, detail="none")], RULES
+    )
+    assert closing(rows, 58) == ("5 rules checked: 3 as Ollama, 1 differs, 1 skipped; 58 cannot be seen from outside")
+    assert closing(rows[-1:], 0) == "1 rule checked: 1 as Ollama, 0 differ"
+
+
+def test_machines_get_counts_and_every_rule() -> None:
+    rows = by_rule([outcome(Result.SAME, 1), outcome(Result.DIFFERS, 44, detail="expected x; got y")], RULES)
+    report = machine("http://h", {"chat": "m"}, rows, 52)
+    assert report["counts"] == {"differs": 1, "skipped": 0, "same": 1, "unseen": 52}
+    assert report["models"] == {"chat": "m"}
+    first = report["rules"][0]
+    assert first | {"title": ""} == {
+        "rule": "R044",
+        "group": "requests and answers",
+        "title": "",
+        "result": "differs",
+        "detail": "expected x; got y",
+    }
