@@ -202,7 +202,6 @@ class Stories:
         assert loaded[stage.model]["expires"] > time.time()
         assert loaded[stage.model]["size"] > 0
 
-    @pytest.mark.xfail(strict=True, reason="/api/pull is missing")
     @told_by_all("pull")
     async def test_a_pull_of_what_is_there_succeeds(self, client: StockClient, stage: Stage) -> None:
         whole, *parts = await client.tell("pull", stage.at)

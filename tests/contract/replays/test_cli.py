@@ -68,7 +68,6 @@ async def test_run_asks_for_the_thoughts_of_a_model_that_has_them(replay: Replay
     assert all(type(token) is int for token in last["context"])
 
 
-@pytest.mark.xfail(strict=True, reason="/api/pull is missing")
 async def test_run_of_a_model_that_is_not_there_pulls_it(replay: Replay) -> None:
     assert (await replay("show unknown")).status_code == 404
     lines = await replay.lines("pull unknown")
@@ -95,7 +94,6 @@ async def test_stop(replay: Replay) -> None:
     assert (await replay("stop", "nope")).json()["error"].endswith("not found")
 
 
-@pytest.mark.xfail(strict=True, reason="/api/pull is missing")
 async def test_pull(replay: Replay) -> None:
     lines = await replay.lines("pull")
     assert lines[0] == {"status": "pulling manifest"}
@@ -103,7 +101,6 @@ async def test_pull(replay: Replay) -> None:
     assert all(re.fullmatch("sha256:[0-9a-f]{64}", line["digest"]) for line in lines if "digest" in line)
 
 
-@pytest.mark.xfail(strict=True, reason="/api/copy is missing")
 async def test_copies_are_served_and_removed(replay: Replay) -> None:
     made = await replay("cp")
     assert (made.status_code, made.content) == (200, b"")
@@ -114,7 +111,6 @@ async def test_copies_are_served_and_removed(replay: Replay) -> None:
     assert (await replay("show", "second")).status_code == 404
 
 
-@pytest.mark.xfail(strict=True, reason="/api/create is missing")
 async def test_what_is_saved_keeps_its_parameters_and_messages(replay: Replay) -> None:
     assert (await replay.lines("save"))[-1] == {"status": "success"}
     shown = await replay.object("show", "saved")
@@ -126,7 +122,6 @@ async def test_what_is_saved_keeps_its_parameters_and_messages(replay: Replay) -
     assert [message["content"] for message in sent["messages"]] == ["hello", "hello to you", "hello"]
 
 
-@pytest.mark.xfail(strict=True, reason="/api/delete is missing")
 @pytest.mark.parametrize("name", ["thinker", "nope"])
 async def test_only_what_was_made_here_can_be_removed(replay: Replay, name: str) -> None:
     answer = await replay("rm", name)

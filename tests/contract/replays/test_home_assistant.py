@@ -7,8 +7,6 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 if TYPE_CHECKING:
     from tests.contract.replays.conftest import Replay
     from tests.support.live import Fleet
@@ -27,7 +25,6 @@ async def test_models_are_listed(replay: Replay) -> None:
     assert {model["model"] for model in (await replay.object("models"))["models"]} >= {"thinker:latest"}
 
 
-@pytest.mark.xfail(strict=True, reason="/api/pull is missing")
 async def test_pulling_tells_how_far_it_is(replay: Replay) -> None:
     lines = await replay.lines("pull")
     assert lines[-1] == {"status": "success"}

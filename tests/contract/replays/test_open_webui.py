@@ -82,7 +82,6 @@ async def test_embeddings_by_both_routes(replay: Replay) -> None:
     assert alone == pytest.approx([value * alone[0] / first[0] for value in first], abs=1e-4)
 
 
-@pytest.mark.xfail(strict=True, reason="/api/pull is missing")
 async def test_pulling_what_is_there(replay: Replay) -> None:
     lines = await replay.lines("pull")
     assert lines[0]["status"] == "pulling manifest"

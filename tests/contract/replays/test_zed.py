@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ CHUNK = {"model": str, "created_at": str, "done": bool, "message": dict}
 MESSAGE = {"role": str, "content": str}
 
 
-def check(found: dict[str, Any], wanted: dict[str, type]) -> None:
+def check(found: dict[str, Any], wanted: Mapping[str, type]) -> None:
     assert {name: type(found.get(name)) for name in wanted} == wanted
 
 
