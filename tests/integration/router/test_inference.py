@@ -47,7 +47,7 @@ def text_of(parts: list[dict[str, Any]]) -> str:
     return "".join(part["message"]["content"] for part in parts if "message" in part)
 
 
-async def test_a_streamed_chat_is_ndjson_that_ends_with_done(pair: Fleet) -> None:
+async def test_r024_r044_r071_a_streamed_chat_is_ndjson_that_ends_with_done(pair: Fleet) -> None:
     response = await pair.http.post("/api/chat", json=chat())
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/x-ndjson"
@@ -65,7 +65,7 @@ async def test_not_streamed_gives_the_same_text_in_one_object(pair: Fleet) -> No
     assert whole.json()["message"]["content"] == text_of(streamed)
 
 
-async def test_generate_answers_both_ways(pair: Fleet) -> None:
+async def test_r023_r043_r055_generate_answers_both_ways_and_streams_unless_told_not_to(pair: Fleet) -> None:
     streamed = lines(await pair.http.post("/api/generate", json={"model": "tiny", "prompt": "hello"}))
     whole = (await pair.http.post("/api/generate", json={"model": "tiny", "prompt": "hello", "stream": False})).json()
     assert whole["response"] == "".join(part["response"] for part in streamed)
@@ -106,7 +106,7 @@ async def test_a_worker_that_fails_before_its_first_token_costs_the_client_nothi
 @pytest.mark.parametrize(
     "fault", [script.Cut(after_tokens=5), script.Error(after_tokens=5), script.Die(after_tokens=5)]
 )
-async def test_a_whole_answer_that_breaks_is_asked_for_again(pair: Fleet, fault: script.Fault) -> None:
+async def test_r048_a_whole_answer_that_breaks_is_asked_for_again(pair: Fleet, fault: script.Fault) -> None:
     pair["a"].set_faults([fault])
     for _ in range(4):
         response = await pair.http.post("/api/chat", json=chat(stream=False))
@@ -117,18 +117,19 @@ async def test_a_whole_answer_that_breaks_is_asked_for_again(pair: Fleet, fault:
 @pytest.mark.parametrize(
     "fault", [script.Cut(after_tokens=5), script.Error(after_tokens=5), script.Die(after_tokens=5)]
 )
-async def test_a_stream_that_breaks_ends_with_one_error_line(pair: Fleet, fault: script.Fault) -> None:
+async def test_r047_r163_trap_4_a_stream_that_breaks_ends_with_one_error_line(pair: Fleet, fault: script.Fault) -> None:
     for name in ("a", "b"):
         pair[name].set_faults([fault])
     response = await pair.http.post("/api/chat", json=chat())
     parts = lines(response)
     assert response.status_code == 200
     assert set(parts[-1]) == {"error"}
+    assert parts[-1]["error"].startswith("an error was encountered while running the model: ")
     assert text_of(parts[:-1])
     assert not any(part.get("done") for part in parts)
 
 
-async def test_a_request_at_fault_is_not_tried_elsewhere(pair: Fleet) -> None:
+async def test_r167_a_request_at_fault_is_not_tried_elsewhere(pair: Fleet) -> None:
     for name in ("a", "b"):
         pair[name].set_faults([script.Status(status=400)])
     response = await pair.http.post("/api/chat", json=chat(), headers={"x-request-id": "fault-1"})
@@ -173,10 +174,32 @@ async def test_a_model_without_a_live_worker_is_refused_at_once(pair: Fleet) -> 
     assert f'vllama_requests_total{{model="{MODEL}",operation="chat",status="503"}} 1.0' in page
 
 
-async def test_an_unknown_model_is_404_in_ollamas_words(pair: Fleet) -> None:
-    response = await pair.http.post("/api/chat", json=chat() | {"model": "nope"})
+@pytest.mark.parametrize("stream", [True, False])
+async def test_r046_r148_an_unknown_model_is_404_in_ollamas_words_also_for_a_stream(pair: Fleet, stream: bool) -> None:
+    response = await pair.http.post("/api/chat", json=chat(stream=stream) | {"model": "nope"})
     assert response.status_code == 404
+    assert response.headers["content-type"].startswith("application/json")
     assert response.json() == {"error": "model 'nope' not found"}
+
+
+@pytest.mark.parametrize("name", ["tiny", "Tiny:LATEST", "tiny:latest", "library/tiny"])
+async def test_r045_r049_a_model_is_found_by_any_spelling_and_echoed_in_that(pair: Fleet, name: str) -> None:
+    answer = (await pair.http.post("/api/generate", json={"model": name, "prompt": "hello", "stream": False})).json()
+    assert answer["model"] == name
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ({"model": "nope", "options": {"seed": "x"}}, "model 'nope' not found"),
+        ({"model": "nope", "think": "x"}, 'invalid think value: "x"'),
+        ({"model": "", "top_logprobs": 21}, "top_logprobs must be between 0 and 20"),
+        ({"options": {"seed": "x"}}, 'option "seed" must be of type integer'),
+    ],
+)
+async def test_r166_the_first_of_two_errors_is_ollamas(pair: Fleet, body: dict[str, Any], error: str) -> None:
+    response = await pair.http.post("/api/generate", json={"model": "tiny", "prompt": "x"} | body)
+    assert response.json()["error"].startswith(error)
 
 
 @pytest.mark.parametrize(
@@ -216,11 +239,14 @@ async def test_wrong_method_and_unknown_path(pair: Fleet) -> None:
     assert (unknown.status_code, unknown.text) == (404, "404 page not found")
 
 
-async def test_load_and_unload_need_no_worker_to_work(pair: Fleet) -> None:
+async def test_r058_r087_load_and_unload_need_no_worker_to_work(pair: Fleet) -> None:
     loaded = await pair.http.post("/api/chat", json={"model": "tiny"})
     assert loaded.json()["done_reason"] == "load"
-    unloaded = await pair.http.post("/api/generate", json={"model": "tiny", "keep_alive": 0})
-    assert unloaded.json()["done_reason"] == "unload"
+    for keep_alive in (0, "0", "0s"):
+        unloaded = await pair.http.post("/api/generate", json={"model": "tiny", "keep_alive": keep_alive})
+        assert unloaded.json()["done_reason"] == "unload"
+    wrong = await pair.http.post("/api/generate", json={"model": "tiny", "prompt": "x", "keep_alive": "5"})
+    assert (wrong.status_code, wrong.json()) == (400, {"error": 'time: missing unit in duration "5"'})
     assert pair["a"].tokens + pair["b"].tokens == 0
 
 

@@ -201,7 +201,7 @@ async def test_a_worker_that_fails_at_a_question_costs_the_client_nothing(tmp_pa
         assert pair["a"].running == 0
 
 
-async def test_a_client_that_leaves_ends_the_question_too(one: Fleet) -> None:
+async def test_r162_a_client_that_leaves_ends_the_question_too(one: Fleet) -> None:
     one["a"].set_faults([script.Hang(paths=("/tokenize",))])
     body = {"model": "tiny", "prompt": "hello", "context": [520]}
     with pytest.raises(httpx.ReadTimeout):
