@@ -70,7 +70,8 @@ class Merged:
     info: ModelInfo
     """Of a replica that knows its files, with the merged digest, size, context and capabilities."""
     differ: dict[str, list[str | int]]
-    """By field, the values that replicas disagree about, sorted. What a replica does not know is not counted."""
+    """By field, the values that replicas disagree about, sorted; of templates the first digits of a digest. What a
+    replica does not know is not counted."""
 
 
 class Details(msgspec.Struct, frozen=True):
@@ -237,6 +238,7 @@ def _differences(replicas: Sequence[ModelInfo], engines: Sequence[str]) -> dict[
         shown: {getattr(info, attribute) for info in replicas} - {"", 0} for attribute, shown in _COMPARED.items()
     }
     found["engine_version"] = set(engines) - {""}
+    found["template"] = {_digest_of(info.template)[:12] for info in replicas if info.template}
     result: dict[str, list[str | int]] = {shown: sorted(values) for shown, values in found.items() if len(values) > 1}
     if len({frozenset(info.capabilities) for info in replicas}) > 1:
         result["capabilities"] = sorted(set().union(*(info.capabilities for info in replicas)))

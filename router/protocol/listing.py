@@ -20,7 +20,7 @@ class Recommendation(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def openai_models(models: Sequence[CatalogueModel]) -> bytes:
     """GET /v1/models (R117), the most recently modified first. An empty list where Ollama says null."""
-    newest_first = sorted(models, key=lambda model: (-model.merged.info.modified_at, model.name))
+    newest_first = sorted(models, key=lambda model: (-model.modified, model.name))
     return encode({"object": "list", "data": [_openai_model(model, model.name) for model in newest_first]})
 
 
@@ -35,7 +35,7 @@ def recommendations(models: Sequence[CatalogueModel]) -> bytes:
 
 
 def _openai_model(model: CatalogueModel, name: str) -> dict[str, Any]:
-    created = int(model.merged.info.modified_at)
+    created = int(model.modified)
     return {"id": name, "object": "model", "created": created, "owned_by": _namespace(name)}
 
 

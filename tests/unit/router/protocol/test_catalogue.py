@@ -231,6 +231,13 @@ def test_replicas_of_different_versions_of_vllm_say_so() -> None:
     assert differ("0.32.0", "") is None, "not known is no difference"
 
 
+def test_replicas_with_different_templates_say_so_in_few_words() -> None:
+    other, unread = (msgspec.structs.replace(INFO, template=text) for text in ("{{ other }}", ""))
+    [item] = listed(CatalogueModel("x", (INFO, other, unread)))
+    assert [len(digits) for digits in item["replicas_differ"].pop("template")] == [12, 12]
+    assert item["replicas_differ"] == {}, "what is not known is no difference"
+
+
 def test_r176_capabilities_stay_in_the_closed_set() -> None:
     info = msgspec.structs.replace(INFO, capabilities=("image", "telepathy", "audio", "completion"))
     assert listed(CatalogueModel("x", (info,)))[0]["capabilities"] == ["completion", "audio"]

@@ -1,0 +1,57 @@
+"""What the catalogue says of a model, by the workers that have it."""
+
+from __future__ import annotations
+
+import random
+
+from config.routing import RoutingTable
+from router.balance.pool import Pool
+from router.balance.routes import Routes
+from router.handlers.catalogue import as_model
+from router.protocol.catalogue import CatalogueModel
+from tests.support.balance import DRAINING, READY, RESTARTING, Clock, found, pool_of
+from workers.record import ModelInfo
+from workers.virtual import VirtualModel, key_of
+
+LONG, SHORT = (ModelInfo(name="m", digest="ab" * 32, context_length=length) for length in (4096, 1024))
+
+
+def described(pool: Pool, name: str = "m", *made: VirtualModel) -> CatalogueModel:
+    routes = Routes(RoutingTable(), random.Random(1), virtual={key_of(model.name): model for model in made})
+    listed = routes.find(name, pool)
+    assert listed is not None
+    return as_model(listed)
+
+
+def test_r022_a_model_is_loaded_while_any_of_its_workers_serves() -> None:
+    pool = pool_of(Clock(), found("a", LONG, load=READY), found("b", LONG, load=RESTARTING))
+    assert described(pool).loaded
+    pool.report("a", DRAINING)
+    assert not described(pool).loaded
+
+
+def test_what_a_silent_worker_said_counts_only_where_nobody_else_says_anything() -> None:
+    pool = pool_of(Clock(), found("a", LONG, load=READY), found("b", SHORT, load=READY))
+    assert described(pool).merged.info.context_length == 1024
+    pool.absent("b")
+    assert described(pool).merged.info.context_length == 4096
+    assert described(pool).merged.differ == {}
+    pool.absent("a")
+    assert described(pool).merged.info.context_length == 1024
+    assert not described(pool).loaded
+
+
+def test_a_restarting_worker_still_counts_for_it_comes_back() -> None:
+    pool = pool_of(Clock(), found("a", LONG, load=READY), found("b", SHORT, load=RESTARTING))
+    assert described(pool).merged.differ == {"context_length": [1024, 4096]}
+
+
+def test_r174_a_plain_copy_has_its_models_digest_and_one_that_adds_something_its_own() -> None:
+    pool = pool_of(Clock(), found("a", LONG, load=READY))
+    copy = VirtualModel(name="copy:latest", revision=1, base="m:latest", changed=5.0)
+    mario = VirtualModel(name="mario:latest", revision=1, base="m:latest", system="You are Mario.", changed=7.0)
+    served = described(pool, "m", copy, mario)
+    assert described(pool, "copy", copy, mario).digest == served.digest
+    made = described(pool, "mario", copy, mario)
+    assert len({made.digest, served.digest}) == 2
+    assert (made.base, made.modified, made.defaults.system) == ("m:latest", 7.0, "You are Mario.")
