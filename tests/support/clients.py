@@ -26,7 +26,8 @@ PROGRAMS = ROOT / "tests" / "contract" / "clients"
 STORIES = frozenset(
     (
         *("chat", "chat_stream", "generate", "generate_stream", "tools", "tools_stream", "format"),
-        *("thinking", "thinking_stream", "embed", "list", "show", "ps", "pull", "unknown", "at_once", "begin", "leave"),
+        *("thinking", "thinking_stream", "embed", "list", "show", "ps", "pull", "make"),
+        *("unknown", "at_once", "begin", "leave"),
     )
 )
 """All that a client may be asked to tell."""
@@ -46,13 +47,15 @@ class Kind:
     """What it raises where a model is unknown: class, and what the message has in it."""
 
 
+NO_CARE = dict.fromkeys(("ps", "pull", "make"), "has no such call")
+"""What clients lack that use models and do not look after them."""
 KINDS = (
     Kind("ollama-python", "with_ollama.py"),
     Kind("ollama-js", "with_ollama.mjs"),
     Kind(
         "langchain",
         "with_langchain.py",
-        {"show": "asks for no details", "ps": "has no such call", "pull": "has no such call"},
+        {"show": "asks for no details", **NO_CARE},
     ),
     Kind(
         "llama-index",
@@ -61,15 +64,14 @@ KINDS = (
             "generate": "sends completions as chats",
             "generate_stream": "sends completions as chats",
             "list": "has no such call",
-            "ps": "has no such call",
-            "pull": "has no such call",
+            **NO_CARE,
         },
         "ResponseError: model 'nope:latest' not found",  # it asks for the model's details first
     ),
     Kind(
         "litellm",
         "with_litellm.py",
-        {"ps": "has no such call", "pull": "has no such call"},
+        NO_CARE,
         'NotFoundError: litellm.NotFoundError: Ollama_chatException - {"error":"model \'nope\' not found"}',
     ),
 )

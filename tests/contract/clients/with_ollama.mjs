@@ -125,6 +125,16 @@ class OllamaJs {
     return [status, ...parts.map((part) => part.status)];
   }
 
+  async make({ name, system }) {
+    const copy = `${name}-copy`;
+    const made = await this.#client.create({ model: name, from: this.#model, system });
+    const copied = await this.#client.copy({ source: name, destination: copy });
+    const { modelfile } = await this.#client.show({ model: copy });
+    const { response } = await this.#client.generate({ model: copy, prompt: "hello" });
+    const gone = [await this.#client.delete({ model: name }), await this.#client.delete({ model: copy })];
+    return { statuses: [made, copied, ...gone].map(({ status }) => status), modelfile, text: response };
+  }
+
   async unknown() {
     return (await this.#client.chat({ model: "nope", messages: user("hello") })).message.content;
   }

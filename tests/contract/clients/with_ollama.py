@@ -81,6 +81,14 @@ class OllamaPython:
         whole = self._client.pull(self._model).status
         return [whole, *(part.status for part in self._client.pull(self._model, stream=True))]
 
+    def make(self, name: str, system: str) -> Any:
+        made = self._client.create(name, from_=self._model, system=system)
+        copied = self._client.copy(name, f"{name}-copy")
+        shown = self._client.show(f"{name}-copy")
+        said = self._client.generate(f"{name}-copy", prompt="hello").response
+        gone = [self._client.delete(each).status for each in (name, f"{name}-copy")]
+        return {"statuses": [made.status, copied.status, *gone], "modelfile": shown.modelfile, "text": said}
+
     def unknown(self) -> Any:
         return self._client.chat("nope", messages=_user("hello")).message.content
 
