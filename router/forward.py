@@ -278,7 +278,7 @@ class Forwarder:
             if response.status != 200:
                 raise await refused_by(response)
             fold = (step.fold or call.operation.fold)(call.request, timing, self._clock)
-            return Answer(lease, response, fold, await _first_content(response, fold, waiting))
+            return Answer(lease, response, fold, await first_content(response, fold, waiting.content))
         except BaseException:
             response.close()
             raise
@@ -298,8 +298,9 @@ class Forwarder:
         return self._clock.monotonic_ns() / 1e9
 
 
-async def _first_content(response: Response, fold: Fold, waiting: _Waiting) -> bytes:
-    """Read until the client's answer may begin. Returns what the client gets for it."""
+async def first_content(response: Response, fold: Fold, begun: Callable[[], None]) -> bytes:
+    """Read until the client's answer may begin. Returns what the client gets for it. `begun` is called for all that
+    comes from the first content on. Raises AttemptFailed and TransportError."""
     first = bytearray()
     size = 0
     while not fold.ready:
@@ -315,7 +316,7 @@ async def _first_content(response: Response, fold: Fold, waiting: _Waiting) -> b
             break
         first += fold.feed(chunk)
         if fold.begun:
-            waiting.content()
+            begun()
         if fold.failure is not None and not fold.ready:
             raise classify_text(fold.failure.status, fold.failure.text)
     return bytes(first)
