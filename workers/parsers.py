@@ -64,7 +64,7 @@ class _Rule:
 
 def choose(speech: Speech, flags: Flags, offered: Collection[str] | None = None) -> Chosen:
     """`flags` are the user's, who is never overruled. `offered`: the parsers that this vLLM has, None if unknown."""
-    if speech.embeds or flags.has("--config") or _pools(flags):
+    if speech.embeds or re.search(_BASE, speech.name) or flags.has("--config") or _pools(flags):
         return Chosen()
     tools, reasoning = _by_files(speech, offered) if speech.files else _by_name(speech.name, offered)
     chosen, notes = [], []
@@ -144,6 +144,8 @@ _TOOL_RULES = (
     ),
 )
 
+_BASE = r"(?i)(^|[-_.])(base|pt)($|[-_.])"
+"""Pre-trained models carry the template of those that were trained to follow it."""
 _TOOLS = r"\btools\b"
 _THINKS = r"\benable_thinking\b|</think>|\[THINK\]"
 _OPENS = "<think>"

@@ -238,8 +238,9 @@ def _differences(replicas: Sequence[ModelInfo], engines: Sequence[str]) -> dict[
         shown: {getattr(info, attribute) for info in replicas} - {"", 0} for attribute, shown in _COMPARED.items()
     }
     found["engine_version"] = set(engines) - {""}
-    found["template"] = {_digest_of(info.template)[:12] for info in replicas if info.template}
     result: dict[str, list[str | int]] = {shown: sorted(values) for shown, values in found.items() if len(values) > 1}
+    if len(templates := {info.template for info in replicas} - {""}) > 1:
+        result["template"] = sorted(_digest_of(text)[:12] for text in templates)
     if len({frozenset(info.capabilities) for info in replicas}) > 1:
         result["capabilities"] = sorted(set().union(*(info.capabilities for info in replicas)))
     return result

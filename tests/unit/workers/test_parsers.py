@@ -123,8 +123,10 @@ def test_the_switch_alone_gets_the_parser_that_vllm_would_miss() -> None:
     assert choose(speech, Flags(["--enable-auto-tool-choice"])).flags == ("--tool-call-parser", "hermes")
 
 
-def test_embedding_models_get_none() -> None:
+def test_embedding_and_pre_trained_models_get_none() -> None:
     assert chosen("qwen3", HYBRID, embeds=True) == ("", "")
+    assert chosen("qwen3", HYBRID, name="Qwen3-8B-Base") == ("", "")
+    assert chosen("qwen3", HYBRID, name="Database-Qwen3-8B") == ("hermes", "qwen3")
 
 
 def test_only_parsers_that_this_vllm_has() -> None:
