@@ -48,6 +48,9 @@ def command(
 
     Any other flag goes to vLLM, such as --gpu-memory-utilization 0.3 or --max-model-len 8192.
 
+    vLLM's parsers for tool calls and thinking are chosen by the model's own files; give --tool-call-parser or
+    --reasoning-parser to choose others, or none to leave one off.
+
     Models that need flags of their own come after --and, with --name, --replicas, --gpus and --engine of their own:
 
     \b
