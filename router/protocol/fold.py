@@ -29,6 +29,7 @@ class AnswerFold:
 
     __slots__ = (
         "_ask_logprobs",
+        "_careful",
         "_clock",
         "_done",
         "_ended",
@@ -78,6 +79,7 @@ class AnswerFold:
         self._failure: StreamFailure | None = None
         self._strip_content = False
         self._strip_thinking = True
+        self._careful = thoughts is not None  # text cannot go out as it comes
         self._out: list[bytes] = []
         self._pieces = Pieces()
         self._thoughts = thoughts
@@ -200,8 +202,7 @@ class AnswerFold:
                 finish is None
                 and choice.token_ids is None
                 and choice.logprobs is None
-                and not self._strip_content
-                and self._thoughts is None
+                and not self._careful
                 and (
                     delta is None
                     or (delta.reasoning is None and delta.tool_calls is None and delta.reasoning_content is None)
@@ -232,6 +233,7 @@ class AnswerFold:
         if text and self._strip_content:
             text = text.lstrip()
             self._strip_content = not text
+            self._careful = self._strip_content or self._thoughts is not None
         entries = self._entries(choice, tick)
         if self._keep_ids:
             self._gather_ids(choice)
@@ -246,7 +248,7 @@ class AnswerFold:
         if not thinking:
             return ""
         self._touch(tick)
-        self._strip_content = True
+        self._strip_content = self._careful = True
         if self._strip_thinking:
             thinking = thinking.lstrip()
             self._strip_thinking = not thinking
