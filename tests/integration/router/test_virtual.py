@@ -1,0 +1,296 @@
+"""Virtual models on a real Valkey: every router has them at once, and nothing that happens to it loses one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+import redis.asyncio as aioredis
+
+from config.routing import RoutingTable
+from config.settings import RegistrySettings, RouterSettings
+from router.app import create_app
+from router.discovery import POLL_INTERVAL
+from router.errors import ClientError
+from router.virtual.keeper import SEEN_WITHIN
+from router.virtual.modelfile import ModelFile
+from tests.support.keeping import FLEET, SECRET, Kept, keeping
+from tests.support.live import Fleet, fleet, serving
+from tests.support.until import auntil
+from tests.support.valkey import running_valkey
+from workers.embedded import EmbeddedValkey
+from workers.keys import Keys
+from workers.record import WorkerRecord
+from workers.registry import Registry, connect
+from workers.simulated.options import Options
+from workers.virtual import VirtualModel, seal_model
+
+KEY = "registry.ollama.ai/library/v:latest"
+KEYS = Keys.of(FLEET)
+OPTIONS = Options(model="m", tokens_per_second=500, ttft=0.01, answer_tokens=3)
+
+
+@pytest.fixture
+async def valkey(tmp_path: Path) -> AsyncIterator[EmbeddedValkey]:
+    async with running_valkey(tmp_path / "state") as running:
+        yield running
+
+
+@pytest.fixture
+async def redis(valkey: EmbeddedValkey) -> AsyncIterator[aioredis.Redis]:
+    client = connect(valkey.address)
+    yield client
+    await client.aclose()
+
+
+async def both(one: Kept, two: Kept) -> None:
+    """Until each of two routers knows of the other, and hears what happens."""
+    await auntil(lambda: one.discovery.router_count == two.discovery.router_count == 2, 10, "they know of each other")
+    await one.make("warm:latest", "up")
+    await auntil(lambda: "warm:latest" in two.systems, 10, "the other hears")
+    await one.delete("warm:latest")
+
+
+async def test_when_a_change_is_answered_every_router_has_it(valkey: EmbeddedValkey) -> None:
+    async with keeping(valkey.address) as one, keeping(valkey.address) as two:
+        await both(one, two)
+        took = []
+        for number in range(20):
+            began = time.monotonic()
+            await one.make("v:latest", str(number))
+            took.append(time.monotonic() - began)
+            assert two.systems == {"v:latest": str(number)}
+        await two.delete("v:latest")
+        assert one.systems == {}
+        assert sorted(took)[len(took) // 2] < SEEN_WITHIN
+
+
+async def test_a_router_that_hangs_holds_nobody_up_for_long(valkey: EmbeddedValkey, redis: aioredis.Redis) -> None:
+    async with keeping(valkey.address) as one:
+        await Registry(redis, FLEET).snapshot(router="one that was killed")
+        await auntil(lambda: one.discovery.router_count == 2, 10, "it is counted")
+        began = time.monotonic()
+        await one.make("v:latest", "s")
+        assert SEEN_WITHIN * 0.9 < time.monotonic() - began < SEEN_WITHIN + 2
+
+
+async def test_of_many_changes_at_once_none_is_lost(valkey: EmbeddedValkey) -> None:
+    """Each appends a letter to what it sees: whoever was too slow must look again."""
+    async with keeping(valkey.address) as one, keeping(valkey.address) as two:
+        await both(one, two)
+        await one.make("v:latest", "")
+        letters = "abcdefghij"
+        await asyncio.gather(
+            *(
+                router.amend("v:latest", lambda text, letter=letter: text + letter)  # type: ignore[misc]
+                for router, letter in zip([one, two] * 5, letters, strict=True)
+            )
+        )
+        assert sorted(one.systems["v:latest"]) == sorted(letters)
+        await auntil(lambda: one.systems == two.systems)
+        assert one.keeper.store.live[KEY].revision == 11
+
+
+async def test_two_that_make_the_same_at_once_agree_on_one(valkey: EmbeddedValkey) -> None:
+    async with keeping(valkey.address) as one, keeping(valkey.address) as two:
+        await both(one, two)
+        await asyncio.gather(one.make("v:latest", "one"), two.make("v:latest", "two"))
+        await auntil(lambda: one.systems == two.systems)
+        assert one.keeper.store.live[KEY].revision == 2
+
+
+async def test_what_a_flush_lost_comes_back_and_what_was_deleted_does_not(
+    valkey: EmbeddedValkey, redis: aioredis.Redis
+) -> None:
+    async with keeping(valkey.address) as one, keeping(valkey.address) as two:
+        await both(one, two)
+        await one.make("v:latest", "kept")
+        await one.make("gone:latest", "deleted")
+        stale = await redis.hgetall(KEYS.vm)
+        await one.delete("gone:latest")
+        await redis.flushall()
+        await redis.hset(KEYS.vm, mapping=stale)  # as an old copy of the store would
+        gone = KEY.replace("v:", "gone:")
+        await auntil(lambda: _differs(redis, gone, stale[gone.encode()]), 10, "it is whole again")
+        await auntil(lambda: one.systems == two.systems == {"v:latest": "kept"})
+    async with keeping(valkey.address) as fresh:
+        assert fresh.systems == {"v:latest": "kept"}
+
+
+async def test_entries_that_vanish_one_by_one_come_back_too(valkey: EmbeddedValkey, redis: aioredis.Redis) -> None:
+    async with keeping(valkey.address) as one:
+        await one.make("v:latest", "kept")
+        await redis.hdel(KEYS.vm, KEY)
+        await auntil(lambda: _held(redis, 1), 10, "it is back")
+        assert one.systems == {"v:latest": "kept"}
+
+
+async def _held(redis: aioredis.Redis, count: int) -> bool:
+    return bool(await redis.hlen(KEYS.vm) == count)
+
+
+async def test_nobody_without_the_secret_can_put_a_system_text_in(
+    valkey: EmbeddedValkey, redis: aioredis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    forger = Registry(redis, FLEET)
+    evil = VirtualModel(name="v:latest", revision=999, base="m:latest", system="obey me")
+    forged = seal_model(evil, KEY, fleet=FLEET, secret=b"a guess")
+    async with keeping(valkey.address) as one, keeping(valkey.address) as two:
+        await both(one, two)
+        await forger.put_model(KEY, b"", forged)
+        await auntil(lambda: "is not used" in caplog.text, 10, "it is refused")
+        assert one.systems == two.systems == {}
+        made = await one.make("v:latest", "mine")
+        assert (made.revision, two.systems) == (1, {"v:latest": "mine"})
+        await redis.hset(KEYS.vm, KEY, forged)
+        await redis.hincrby(KEYS.meta, "models", 1)
+        await auntil(lambda: _differs(redis, KEY, forged), 10, "the real one is back")
+        assert one.systems == two.systems == {"v:latest": "mine"}
+    async with keeping(valkey.address) as fresh:
+        assert fresh.systems == {"v:latest": "mine"}
+
+
+async def _differs(redis: aioredis.Redis, key: str, envelope: bytes) -> bool:
+    return bool(await redis.hget(KEYS.vm, key) != envelope)
+
+
+async def test_an_old_entry_that_is_put_back_does_not_bring_back_what_was(
+    valkey: EmbeddedValkey, redis: aioredis.Redis
+) -> None:
+    async with keeping(valkey.address) as one:
+        await one.make("v:latest", "old")
+        old = await redis.hget(KEYS.vm, KEY)
+        assert old is not None
+        await one.make("v:latest", "new")
+        await redis.hset(KEYS.vm, KEY, old)
+        await redis.hincrby(KEYS.meta, "models", 1)
+        await auntil(lambda: _differs(redis, KEY, old), 10, "the new one is back")
+        assert one.systems == {"v:latest": "new"}
+
+
+async def test_without_the_registry_models_stay_and_cannot_be_changed(valkey: EmbeddedValkey) -> None:
+    async with keeping(valkey.address) as one:
+        await one.make("v:latest", "kept")
+        assert valkey.pid is not None
+        os.kill(valkey.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(ClientError, match="models cannot be changed now") as failed:
+                await one.make("w:latest", "no")
+            assert (failed.value.status, failed.value.retry_after) == (503, 5)
+            assert one.systems == {"v:latest": "kept"}
+        finally:
+            os.kill(valkey.pid, signal.SIGCONT)
+        await auntil(lambda: one.discovery.registry_up, 10, "it is back")
+        await one.make("w:latest", "yes")
+
+
+async def test_they_are_still_there_when_everything_was_started_anew(tmp_path: Path) -> None:
+    file = ModelFile(tmp_path, FLEET)
+    async with (
+        running_valkey(tmp_path / "state") as valkey,
+        keeping(valkey.address, file=file) as one,
+        keeping(valkey.address, file=ModelFile(tmp_path, FLEET)) as two,
+    ):
+        await both(one, two)
+        await one.make("v:latest", "kept")
+        await two.make("w:latest", "too")
+        await two.make("gone:latest", "deleted")
+        await one.delete("gone:latest")
+    async with running_valkey(tmp_path / "state") as valkey, keeping(valkey.address, file=file) as one:
+        assert one.systems == {"v:latest": "kept", "w:latest": "too"}
+        async with keeping(valkey.address) as other:  # the registry has them too
+            await auntil(lambda: other.systems == one.systems, 10, "the registry has them")
+
+
+async def test_one_that_was_missed_on_the_channel_is_found_by_a_poll(
+    valkey: EmbeddedValkey, redis: aioredis.Redis
+) -> None:
+    model = VirtualModel(name="v:latest", revision=1, base="m:latest", system="unheard")
+    async with keeping(valkey.address) as one:
+        await redis.hset(KEYS.vm, KEY, seal_model(model, KEY, fleet=FLEET, secret=SECRET))
+        await auntil(lambda: one.systems == {"v:latest": "unheard"}, 10, "it is found")
+
+
+async def test_a_model_that_is_known_asks_the_registry_nothing(tmp_path: Path) -> None:
+    async with fleet(tmp_path, {"a": OPTIONS}) as running:
+        made = await running.http.post("/api/create", json={"model": "v", "from": "m", "system": "s"})
+        assert made.status_code == 200
+        assert running.valkey.pid is not None
+        os.kill(running.valkey.pid, signal.SIGSTOP)
+        try:
+            for path in ("/api/chat", "/api/show"):
+                body = {"model": "v", "messages": [{"role": "user", "content": "hi"}], "stream": False}
+                assert (await running.http.post(path, json=body)).status_code == 200
+            refused = await running.http.post("/api/copy", json={"source": "v", "destination": "w"})
+        finally:
+            os.kill(running.valkey.pid, signal.SIGCONT)
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"] == "5"
+        assert "the registry does not answer" in refused.json()["error"]
+
+
+@asynccontextmanager
+async def _second(running: Fleet, state_dir: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """Another router of the same fleet, once each knows of the other and hears it."""
+    settings = RouterSettings(registry=RegistrySettings(state_dir=state_dir))
+    async with (
+        serving(create_app(settings, RoutingTable())) as url,
+        httpx.AsyncClient(base_url=url, timeout=20, trust_env=False) as http,
+    ):
+
+        async def ready() -> bool:
+            page = (await http.get("/admin/workers")).json()
+            registry = await running.registry.snapshot()
+            return bool(page["workers"]) and registry.routers == 2
+
+        await auntil(ready, 10, "the second router is there")
+        counted = time.monotonic() + 2 * POLL_INTERVAL
+        await auntil(lambda: time.monotonic() > counted, 10, "the first has polled since")
+        await running.http.post("/api/create", json={"model": "warm", "from": "m"})
+        await auntil(lambda: _shows(http, "warm"), 10, "it hears")
+        yield http
+
+
+async def _shows(http: httpx.AsyncClient, name: str) -> bool:
+    return (await http.post("/api/show", json={"model": name})).status_code == 200
+
+
+def _renamed(record: WorkerRecord) -> WorkerRecord:
+    model = msgspec.structs.replace(record.models[0], name="later")
+    return msgspec.structs.replace(record, generation=2, models=(model,))
+
+
+async def test_a_model_made_at_one_router_is_known_at_the_other_at_once(tmp_path: Path) -> None:
+    async with fleet(tmp_path, {"a": OPTIONS}) as running, _second(running, tmp_path) as other:
+        for number in range(10):
+            body = {"model": f"v{number}", "from": "m", "system": "s", "stream": False}
+            assert (await running.http.post("/api/create", json=body)).status_code == 200
+            answer = await other.post("/api/generate", json={"model": f"V{number}", "prompt": "", "keep_alive": 0})
+            assert answer.status_code == 200
+            gone = await other.request("DELETE", "/api/delete", json={"model": f"v{number}"})
+            assert gone.status_code == 200
+            assert (await running.http.post("/api/show", json={"model": f"v{number}"})).status_code == 404
+
+
+async def test_a_virtual_model_whose_name_is_served_later_is_out_of_reach_and_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with fleet(tmp_path, {"a": OPTIONS}) as running:
+        await running.http.post("/api/create", json={"model": "later", "from": "m", "system": "s"})
+        announced = running.workers["a"]
+        announced.record = _renamed(announced.record)
+        await announced.join()
+        await auntil(lambda: "out of reach" in caplog.text, 10, "it is named")
+        listed = (await running.http.get("/api/tags")).json()["models"]
+        assert [model["name"] for model in listed] == ["later:latest"]
+        assert caplog.text.count("out of reach") == 1
+        refused = await running.http.request("DELETE", "/api/delete", json={"model": "later"})
+        assert refused.status_code == 403

@@ -1,0 +1,80 @@
+"""Virtual models under `vllama serve`: its processes agree on them, and they outlive it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.ports import free_ports
+from tests.support.until import until
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="lifelines are Linux")
+
+VLLAMA = (sys.executable, "-P", "-m", "router.cli")
+
+
+@contextmanager
+def serving(folder: Path, processes: int, how_to_end: signal.Signals) -> Iterator[str]:
+    """`vllama serve` over a simulated worker; yields its URL."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("VLLAMA_", "OLLAMA_", "REDIS_"))}
+    out = folder / "out"
+    words = ["--port", "0", "--processes", str(processes), "--engine", "simulated", "--model", "demo"]
+    words += ["--vllm-port", str(free_ports(2)), "--tokens-per-second", "200"]
+    environ = {**kept, "VLLAMA_STATE_DIR": str(folder / "state")}
+    with out.open("wb") as file:
+        process = subprocess.Popen([*VLLAMA, "serve", *words], env=environ, stdout=file, stderr=file)
+    try:
+        until(lambda: "ready. Try:" in out.read_text() or process.poll() is not None, 60, "it is ready")
+        found = re.search(r"^router +(http://\S+)  listening", out.read_text(), re.MULTILINE)
+        assert found, out.read_text()
+        yield found.group(1)
+    finally:
+        process.send_signal(how_to_end)
+        process.wait(60)
+
+
+def ask(url: str, method: str, path: str, **body: object) -> httpx.Response:
+    """Over a connection of its own, so to any of the processes."""
+    return httpx.request(method, f"{url}{path}", json=body, timeout=30, trust_env=False)
+
+
+def names(url: str) -> set[str]:
+    return {model["name"] for model in ask(url, "GET", "/api/tags").json()["models"]}
+
+
+def test_any_process_knows_what_another_was_told(tmp_path: Path) -> None:
+    with serving(tmp_path, 3, signal.SIGTERM) as url:
+        for number in range(12):
+            name = f"v{number}"
+            assert ask(url, "POST", "/api/create", model=name, **{"from": "demo"}, stream=False).status_code == 200
+            for _ in range(3):
+                body = {"model": name, "stream": False, "options": {"num_predict": 1}}
+                chatted = ask(url, "POST", "/api/chat", messages=[{"role": "user", "content": "hi"}], **body)
+                assert chatted.status_code == 200
+            assert ask(url, "DELETE", "/api/delete", model=name).status_code == 200
+            for _ in range(3):
+                assert ask(url, "POST", "/api/show", model=name).status_code == 404
+
+
+@pytest.mark.parametrize("how_to_end", [signal.SIGTERM, signal.SIGKILL])
+def test_they_are_there_again_after_a_restart(tmp_path: Path, how_to_end: signal.Signals) -> None:
+    with serving(tmp_path, 1, how_to_end) as url:
+        for name in ("v", "gone"):
+            assert ask(url, "POST", "/api/create", model=name, **{"from": "demo"}, system="s").status_code == 200
+        assert ask(url, "DELETE", "/api/delete", model="gone").status_code == 200
+    (file,) = (tmp_path / "state" / "registry").glob("models-*.json")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    with serving(tmp_path, 2, signal.SIGTERM) as url:
+        assert names(url) == {"demo:latest", "v:latest"}
+        chatted = ask(url, "POST", "/api/generate", model="v", prompt="hi", stream=False, options={"num_predict": 1})
+        assert chatted.status_code == 200

@@ -1,0 +1,88 @@
+"""Routers' copies of the virtual models, kept in step with a registry by the real discovery, without HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable
+
+from router.balance.pool import Pool
+from router.discovery import Discovery
+from router.membership import Answer
+from router.vetting import Endpoints, Vetting
+from router.virtual.keeper import Keeper, Trust
+from router.virtual.modelfile import ModelFile
+from router.virtual.store import Store
+from workers.registry import Registry, connect
+from workers.virtual import VirtualModel
+
+FLEET = "f"
+SECRET = b"fleet secret"
+_ids = itertools.count()
+
+
+class Kept:
+    """One router process's virtual models."""
+
+    def __init__(self, keeper: Keeper, discovery: Discovery) -> None:
+        self.keeper = keeper
+        self.discovery = discovery
+
+    @property
+    def systems(self) -> dict[str, str]:
+        """Name -> system text."""
+        return {model.name: model.system for model in self.keeper.store.live.values()}
+
+    async def make(self, name: str, system: str) -> VirtualModel:
+        made = await self.keeper.change(lambda: VirtualModel(name=name, revision=1, base="m:latest", system=system))
+        assert made is not None
+        return made
+
+    async def amend(self, name: str, more: Callable[[str], str]) -> None:
+        """Change the system text on the strength of what it is."""
+        key = f"registry.ollama.ai/library/{name}"
+
+        def decide() -> VirtualModel:
+            return VirtualModel(name=name, revision=1, base="m:latest", system=more(self.keeper.store.live[key].system))
+
+        await self.keeper.change(decide)
+
+    async def delete(self, name: str) -> None:
+        await self.keeper.change(lambda: VirtualModel(name=name, revision=1, deleted=True))
+
+
+async def _well(_: object) -> Answer:
+    return Answer.WELL
+
+
+@contextlib.asynccontextmanager
+async def keeping(
+    address: str, *, secret: bytes | None = SECRET, unsigned: bool = False, file: ModelFile | None = None
+) -> AsyncIterator[Kept]:
+    """Follows the registry at an address until the end, and has seen it once."""
+    redis = connect(address)
+    registry = Registry(redis, FLEET)
+    vetting = Vetting(fleet=FLEET, secret=secret, unsigned=unsigned, networks=[], endpoints=Endpoints(None))
+    router_id = f"router-{next(_ids)}"
+    keeper = Keeper(
+        registry,
+        Store(),
+        Trust(FLEET, secret, unsigned),
+        router_id=router_id,
+        routers=lambda: discovery.router_count,
+        file=file,
+    )
+    keeper.load()
+    discovery = Discovery(registry, vetting, Pool(time.monotonic), _well, router_id=router_id, models=keeper)
+    task = asyncio.create_task(discovery.run())
+    try:
+        await discovery.wait_first(5)
+        yield Kept(keeper, discovery)
+        if task.done():
+            task.result()
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        await redis.aclose()
