@@ -6,23 +6,23 @@ on a `num_ctx` below the model's own context, which vLLM has no word for, is fou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from config.defaults import Defaults
-from router.errors import AttemptFailed, BadRequest, Faulty, ModelNotFound, Refused
-from router.protocol import errors, gojson, options, requests
+from router.errors import AttemptFailed, BadRequest, ModelNotFound, Refused
+from router.protocol import errors, gojson, options, requests, tokens
 from router.protocol.durations import keep_alive
 from router.protocol.gojson import ANY, BOOL, INT, OBJECT, STRING, struct
 from router.protocol.lines import encode
-from router.protocol.operation import Ask, Outgoing, Reply, Step
+from router.protocol.openai import Tokenized
+from router.protocol.operation import Outgoing, Reply, Step
 from workers.record import ModelInfo
 
 EMBEDDINGS_PATH = "/v1/embeddings"
-TOKENIZE_PATH = "/tokenize"
 
 BAD_INPUT = "invalid input type"
 TOO_LONG = "the input length exceeds the context length"
@@ -88,21 +88,11 @@ class VectorsRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
     """False: not brought to length 1."""
 
 
-class TokenizeRequest(msgspec.Struct, frozen=True):
-    model: str
-    prompt: str
-
-
-class TokenCount(msgspec.Struct, frozen=True):
-    count: int
-
-
 _SHARED = {"model": STRING, "keep_alive": ANY, "options": OBJECT}
 EMBED = struct("api.EmbedRequest", **_SHARED, input=ANY, truncate=BOOL, dimensions=INT)
 EMBEDDINGS = struct("api.EmbeddingRequest", **_SHARED, prompt=STRING)
 _embed_decoder = msgspec.json.Decoder(_EmbedBody)
 _embeddings_decoder = msgspec.json.Decoder(_EmbeddingsBody)
-_count_decoder = msgspec.json.Decoder(TokenCount)
 
 
 def decode_embed(body: bytes) -> EmbedRequest:
@@ -202,12 +192,12 @@ def _outgoing(request: EmbedRequest, info: ModelInfo, cut_at: int | None) -> Out
 def _room(info: ModelInfo, limit: int, then: Outgoing) -> Step:
     """Whether so few tokens hold anything of a text besides those that the model puts around each."""
 
-    def judge(answer: bytes) -> Step:
-        if limit <= _count(answer):
+    def judge(empty: Tokenized) -> Step:
+        if limit <= len(empty.tokens):
             raise Refused(NO_ROOM, status=400)
         return then
 
-    return _tokenize(info, "", judge)
+    return tokens.of_text(info.name, "", judge)
 
 
 def _counted(texts: Sequence[str], info: ModelInfo, limit: int, then: Outgoing) -> Step:
@@ -215,20 +205,9 @@ def _counted(texts: Sequence[str], info: ModelInfo, limit: int, then: Outgoing) 
     if not texts:
         return then
 
-    def judge(answer: bytes) -> Step:
-        if _count(answer) > limit:
+    def judge(first: Tokenized) -> Step:
+        if len(first.tokens) > limit:
             raise Refused(errors.CONTEXT_EXCEEDED, status=400)
         return _counted(texts[1:], info, limit, then)
 
-    return _tokenize(info, texts[0], judge)
-
-
-def _tokenize(info: ModelInfo, text: str, then: Callable[[bytes], Step]) -> Ask:
-    return Ask(TOKENIZE_PATH, encode(TokenizeRequest(info.name, text)), then)
-
-
-def _count(answer: bytes) -> int:
-    try:
-        return _count_decoder.decode(answer).count
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Faulty(f"the worker's count of tokens is not understood: {error}", status=502) from None
+    return tokens.of_text(info.name, texts[0], judge)

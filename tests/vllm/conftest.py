@@ -24,6 +24,7 @@ ORDER = (
     "tiny_qwen3_vllm",
     "doomed_tiny_qwen3",
     "tiny_bert_vllm",
+    "all_minilm_vllm",
     "no_template_vllm",
     "tiny_vision_vllm",
 )
@@ -97,6 +98,12 @@ def tiny_bert() -> Path:
 
 
 @pytest.fixture(scope="session")
+def all_minilm() -> Path:
+    """all-MiniLM-L6-v2, an embedding model of 384 dimensions."""
+    return _needed(MODELS / "all-minilm-l6-v2", "the model all-MiniLM-L6-v2")
+
+
+@pytest.fixture(scope="session")
 def no_template() -> Path:
     """A model without a chat template: it completes, and cannot chat."""
     return _needed(MODELS / "tiny-plain", "the test model tiny-plain")
@@ -152,6 +159,12 @@ def doomed_tiny_qwen3(servers: Servers, tiny_qwen3_spec: Spec) -> VllmServer:
 def tiny_bert_vllm(servers: Servers, tiny_bert: Path) -> VllmServer:
     """tiny-bert, 512 tokens of context."""
     return servers.get(Spec("tiny-bert", tiny_bert))
+
+
+@pytest.fixture
+def all_minilm_vllm(servers: Servers, all_minilm: Path) -> VllmServer:
+    """all-MiniLM-L6-v2 as all-minilm, 256 tokens of context."""
+    return servers.get(Spec("all-minilm", all_minilm, ("--dtype", "float32")))
 
 
 @pytest.fixture

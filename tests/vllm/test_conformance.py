@@ -309,14 +309,35 @@ def test_deltas_of_a_call_make_its_arguments(thinker: Pair) -> None:
         {"input": [[1, 2], [3]]},
         {"input": ""},
         {"input": "a " * 3000, "truncate_prompt_tokens": -1},
+        {"input": ["a " * 3000, "b"], "truncate_prompt_tokens": 3},
+        {"input": ["a " * 3000, "b"], "truncate_prompt_tokens": 512, "encoding_format": "base64"},
+        {"input": "a", "stream": True, "made_up_field": 1},
     ],
-    ids=["text", "base64", "ids", "lists of ids", "empty", "truncated"],
+    ids=["text", "base64", "ids", "lists of ids", "empty", "truncated", "cut", "cut at the limit", "unknown fields"],
 )
 def test_embeddings(embedder: Pair, fields: dict[str, Any]) -> None:
     for answer in embedder.ask(EMBEDDINGS, **fields):
         vector = answer.json()["data"][0]["embedding"]
         if isinstance(vector, list):
             assert sum(value * value for value in vector) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_texts_are_embedded_with_a_token_at_either_end_and_cut_between_them(embedder: Pair) -> None:
+    for answer in embedder.ask("/tokenize", prompt=""):
+        assert answer.json()["count"] == 2
+    for cut in (1, 2, 3):
+        answers = embedder.ask(EMBEDDINGS, input=["", "why is the sky blue"], truncate_prompt_tokens=cut)
+        assert [answer.json()["usage"]["prompt_tokens"] for answer in answers] == [min(2, cut) + cut] * 2
+    for answer in embedder.ask(EMBEDDINGS, input=["why is", "why"], truncate_prompt_tokens=3):
+        long, short = (item["embedding"] for item in answer.json()["data"])
+        if "simulated" not in answer.headers.get("server", ""):  # whose words are not these
+            assert long == pytest.approx(short, abs=1e-2)
+
+
+def test_a_vector_without_the_activation_has_a_length_of_its_own(embedder: Pair) -> None:
+    for answer in embedder.ask(EMBEDDINGS, input="why is the sky blue", use_activation=False):
+        vector = answer.json()["data"][0]["embedding"]
+        assert sum(value * value for value in vector) != pytest.approx(1.0, abs=1e-2)
 
 
 def test_tokens(chat: Pair) -> None:
@@ -516,7 +537,12 @@ def test_bad_completions(chat: Pair, fields: dict[str, Any], stream: bool) -> No
         {"input": 5},
         {},
         {"input": "x", "dimensions": 3},
+        {"input": "x", "dimensions": 0},
         {"input": "x", "encoding_format": "x"},
+        {"input": "x", "truncate_prompt_tokens": 0},
+        {"input": "x", "truncate_prompt_tokens": -2},
+        {"input": "x", "truncate_prompt_tokens": 513},
+        {"input": ["x", 5]},
     ],
     ids=name,
 )
@@ -544,7 +570,9 @@ def test_prompts_that_are_too_long(chat: Pair, stream: bool) -> None:
 
 
 def test_texts_that_are_too_long_to_embed(embedder: Pair) -> None:
-    embedder.ask(EMBEDDINGS, input="hi " * 200_000)
+    for given in ("hi " * 200_000, "hi " * 600, ["hi", "hi " * 600], [5] * 600):
+        real, _ = embedder.ask(EMBEDDINGS, input=given)
+        assert real.status_code == 400
 
 
 @pytest.mark.parametrize("body", [b"{bad json", b"[]", b"", b'"x"'])

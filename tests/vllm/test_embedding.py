@@ -1,0 +1,175 @@
+"""all-MiniLM-L6-v2 on a real vLLM, asked through a live router as Ollama's clients ask for `all-minilm`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import httpx
+import ollama
+import pytest
+
+from tests.support.attached import system
+from tests.support.vllm import VllmServer
+
+SKY = "Why is the sky blue?"
+PUBLISHED = [
+    *(0.010071029, -0.0017594862, 0.05007221, 0.04692972, 0.054916814),
+    *(0.008599704, 0.105441414, -0.025878139, 0.12958129, 0.031952348),
+]
+"""How this model's vector for that text begins in Ollama's documentation of its API."""
+DIMENSIONS, CONTEXT = 384, 256
+LONG = "The sky is blue since air scatters blue light more than red light. " * 40
+TOO_LONG = "the input length exceeds the context length"
+NO_ROOM = "input after truncation exceeds maximum context length"
+Vector = list[float]
+
+
+@pytest.fixture(scope="module")
+def over(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[VllmServer], str]]:
+    """The URL of a system over a server; one for all tests here."""
+    running: dict[str, str] = {}
+    with ExitStack() as stack:
+
+        def url(server: VllmServer) -> str:
+            if server.url not in running:
+                stack.close()
+                running[server.url] = stack.enter_context(system(tmp_path_factory.mktemp("system"), server))
+            return running[server.url]
+
+        yield url
+
+
+@pytest.fixture
+def client(over: Callable[[VllmServer], str], all_minilm_vllm: VllmServer) -> Iterator[ollama.Client]:
+    """Ollama's own."""
+    made = ollama.Client(over(all_minilm_vllm), trust_env=False, timeout=60.0)
+    yield made
+    made._client.close()
+
+
+@pytest.fixture
+def post(over: Callable[[VllmServer], str], all_minilm_vllm: VllmServer) -> Callable[..., httpx.Response]:
+    url = over(all_minilm_vllm)
+
+    def send(path: str, **fields: Any) -> httpx.Response:
+        return httpx.post(url + path, json={"model": "all-minilm", **fields}, trust_env=False, timeout=60.0)
+
+    return send
+
+
+@pytest.fixture
+def embed(post: Callable[..., httpx.Response]) -> Callable[..., dict[str, Any]]:
+    def embedded(given: Any, **fields: Any) -> dict[str, Any]:
+        response = post("/api/embed", input=given, **fields)
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    return embedded
+
+
+Post = Callable[..., httpx.Response]
+Embed = Callable[..., dict[str, Any]]
+
+
+def cosine(one: Vector, other: Vector) -> float:
+    return sum(a * b for a, b in zip(one, other, strict=True)) / (math.hypot(*one) * math.hypot(*other))
+
+
+def alike(one: Vector, other: Vector) -> bool:
+    return cosine(one, other) > 0.9999
+
+
+def test_r025_the_vector_is_the_one_that_ollama_publishes(embed: Embed) -> None:
+    answer = embed(SKY)
+    (vector,) = answer["embeddings"]
+    assert len(vector) == DIMENSIONS
+    assert cosine(vector[: len(PUBLISHED)], PUBLISHED) > 0.999
+    assert vector[: len(PUBLISHED)] == pytest.approx(PUBLISHED, abs=2e-3)
+    assert answer["prompt_eval_count"] == 8
+    assert answer["model"] == "all-minilm"
+    assert min(answer["total_duration"], answer["load_duration"]) >= 1
+
+
+def test_r099_vectors_have_length_one_whatever_is_cut(embed: Embed) -> None:
+    (whole,) = embed(SKY)["embeddings"]
+    (cut,) = embed(SKY, dimensions=64)["embeddings"]
+    assert len(cut) == 64
+    assert math.hypot(*whole) == pytest.approx(1.0, abs=1e-6)
+    assert math.hypot(*cut) == pytest.approx(1.0, abs=1e-6)
+    assert alike(cut, whole[:64])
+    assert alike(embed(SKY, dimensions=DIMENSIONS + 1)["embeddings"][0], whole)
+
+
+def test_a_batch_is_answered_in_order(embed: Embed) -> None:
+    texts = [f"{word} is a word" for word in ["sky", "grass", "sea", "fire", "stone"]] * 20
+    answer = embed(texts)
+    alone = {text: embed(text) for text in set(texts)}
+    assert len(answer["embeddings"]) == len(texts)
+    assert all(
+        alike(vector, alone[text]["embeddings"][0]) for text, vector in zip(texts, answer["embeddings"], strict=True)
+    )
+    assert answer["prompt_eval_count"] == sum(alone[text]["prompt_eval_count"] for text in texts)
+
+
+def test_r101_r102_num_ctx_says_where_a_text_is_cut(embed: Embed, post: Post) -> None:
+    """Three tokens are the word and the two that BERT puts around every text."""
+    (why,) = embed("why")["embeddings"]
+    for text in (SKY, LONG.replace("The sky", "Why", 1)):
+        cut = embed(text, options={"num_ctx": 3})
+        assert cut["prompt_eval_count"] == 3
+        assert alike(cut["embeddings"][0], why)
+    for none in (2, 1, 0):
+        refused = post("/api/embed", input=SKY, options={"num_ctx": none})
+        assert (refused.status_code, refused.json()) == (400, {"error": NO_ROOM})
+    assert embed(SKY, options={"num_ctx": 8}, truncate=False)["prompt_eval_count"] == 8
+    refused = post("/api/embed", input=SKY, options={"num_ctx": 7}, truncate=False)
+    assert (refused.status_code, refused.json()) == (400, {"error": TOO_LONG})
+
+
+def test_r101_the_models_own_context_cuts_or_refuses(embed: Embed, post: Post) -> None:
+    assert embed(LONG)["prompt_eval_count"] == CONTEXT
+    assert embed(LONG, options={"num_ctx": 100_000})["prompt_eval_count"] == CONTEXT
+    for text in (LONG, LONG * 100, ["short", LONG]):
+        refused = post("/api/embed", input=text, truncate=False)
+        assert (refused.status_code, refused.json()) == (400, {"error": TOO_LONG})
+    refused = post("/api/embeddings", prompt=LONG)
+    assert (refused.status_code, refused.json()) == (500, {"error": TOO_LONG})
+
+
+def test_r026_the_older_endpoint_gives_the_vector_of_the_models_own_length(embed: Embed, post: Post) -> None:
+    answer = post("/api/embeddings", prompt=SKY).json()
+    assert set(answer) == {"embedding"}
+    assert alike(answer["embedding"], embed(SKY)["embeddings"][0])
+    assert math.hypot(*answer["embedding"]) > 1.5, "not normalised"
+
+
+def test_r100_an_empty_text_in_a_list_is_a_real_one(embed: Embed) -> None:
+    answer = embed([""])
+    assert (len(answer["embeddings"][0]), answer["prompt_eval_count"]) == (DIMENSIONS, 2)
+    assert embed("") == embed([]) == {"model": "all-minilm", "embeddings": []}
+
+
+def test_texts_of_all_kinds_are_taken(embed: Embed) -> None:
+    texts = ["\U0001f999 \u00e9\u00df \u65e5\u672c\u8a9e", "\x00\x01 \t\r\n", '"quoted" \\ <&>', "a" * 5000, "\ufffd"]
+    assert len(embed(texts)["embeddings"]) == len(texts)
+
+
+def test_vectors_mean_something(embed: Embed) -> None:
+    question, near, far = embed([SKY, "What makes the sky look blue?", "How do I bake bread?"])["embeddings"]
+    assert cosine(question, near) > 0.8 > 0.3 > cosine(question, far)
+
+
+def test_the_stock_client_embeds_and_sees_what_the_model_is(client: ollama.Client) -> None:
+    answer = client.embed("all-minilm", [SKY, "why"])
+    assert [len(vector) for vector in answer.embeddings] == [DIMENSIONS, DIMENSIONS]
+    assert answer.prompt_eval_count == 11
+    assert len(client.embeddings("all-minilm", SKY).embedding) == DIMENSIONS
+    assert client.show("all-minilm").capabilities == ["embedding"]
+    with pytest.raises(ollama.ResponseError, match="does not support chat"):
+        client.chat("all-minilm", [{"role": "user", "content": "hi"}])
+    with pytest.raises(ollama.ResponseError, match='model "nope" not found, try pulling it first'):
+        client.embed("nope", "x")
