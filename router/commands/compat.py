@@ -73,7 +73,7 @@ def command(
     else:
         terminal = output()
         show(terminal, [table(found, terminal.width)] if found else [])
-        click.echo(closing(found, unseen))
+        click.echo(closing(found, unseen, len(rules) - len(found) - unseen))
     if any(row.result is Result.DIFFERS for row in found):
         raise SystemExit(1)
 

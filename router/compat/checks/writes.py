@@ -9,6 +9,7 @@ from typing import Any
 
 from router.compat.check import covers
 from router.compat.checks.catalogue import tagged, tags
+from router.compat.checks.errors import registry_answers
 from router.compat.checks.requests import loaded
 from router.compat.expect import Differs, an_object, error, expect, lines, same, status, take
 from router.compat.target import Target
@@ -126,7 +127,9 @@ async def what_was_made_is_deleted(target: Target) -> None:
 
 @covers(6, 103, writes=True)
 async def models_that_are_there_are_pulled(target: Target) -> None:
-    found = lines(await target.post("/api/pull", {"model": target.model("chat")}))
+    reply = await target.post("/api/pull", {"model": target.model("chat")})
+    registry_answers(reply)
+    found = lines(reply)
     steps = [take(line, "status", str) for line in found]
     same("first status", "pulling manifest", steps[0])
     same("last line", {"status": "success"}, found[-1])
@@ -142,4 +145,6 @@ async def models_that_are_there_are_pulled(target: Target) -> None:
 @covers(104, writes=True)
 async def a_pull_may_be_waited_for(target: Target) -> None:
     body = {"name": target.model("chat"), "stream": False}
-    same("reply", {"status": "success"}, an_object(await target.post("/api/pull", body)))
+    reply = await target.post("/api/pull", body)
+    registry_answers(reply)
+    same("reply", {"status": "success"}, an_object(reply))

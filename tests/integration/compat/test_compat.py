@@ -1,14 +1,11 @@
 """Our own router through the eyes of `vllama compat`: rule by rule, as any server is looked at."""
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from router.compat.checks import CHECKS
-from router.compat.expect import an_object
 from router.compat.models import Models, choose, listed
 from router.compat.report import Row, by_rule
 from router.compat.rule import Rule
@@ -16,19 +13,11 @@ from router.compat.rules import RULES
 from router.compat.runner import Result, run
 from router.compat.target import Target
 from router.compat.wire import place
-from tests.support.live import Fleet, fleet
-from tests.support.until import auntil
-from workers.simulated.options import Options
+from tests.support.described import described_fleet
 
 SEEN = [rule for rule in RULES if rule.outside]
-QUICK = Options(model="plain", tokens_per_second=2000.0, ttft=0.001, answer_tokens=24)
-WORKERS = {
-    "plain": QUICK,
-    "able": replace(QUICK, model="able", tool_calls=True, tool_parser=True, reasoning=True),
-    "vectors": replace(QUICK, model="vectors", embedding=True, dimensions=16, max_model_len=64),
-}
 UNTRIED: frozenset[int] = frozenset()
-"""Rules that simulated workers cannot show."""
+"""Rules that simulated workers cannot show. An entry that can be looked at fails."""
 EXPECTED: dict[int, str] = {
     40: "errors hold <, > and & as they are; every JSON reader takes both",
 }
@@ -42,34 +31,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Row]:
 
 
 async def looked_at(state_dir: Path) -> list[Row]:
-    async with fleet(state_dir, WORKERS) as running:
-        await describe(running)
-        tags = await Target(place(running.url), Models()).get("/api/tags")
-        target = Target(place(running.url), choose(listed(an_object(tags)), Models()), timeout=20)
-        return by_rule(await run(target, CHECKS), RULES)
-
-
-async def describe(running: Fleet) -> None:
-    """Let the workers know of their models what agents read from the models' files."""
-    for announced in running.workers.values():
-        (model,) = announced.record.models
-        known = msgspec.structs.replace(
-            model,
-            digest=f"{len(model.name):064x}",
-            modified_at=1_700_000_000.5,
-            parameter_count=134_515_008,
-            quantization="BF16",
-            embedding_length=576,
-        )
-        announced.record = msgspec.structs.replace(announced.record, generation=2, models=(known,))
-        await running.registry.register(announced.record, announced.load())
-
-    await auntil(lambda: described(running), 10, "the router to see what the models are")
-
-
-async def described(running: Fleet) -> bool:
-    found = (await running.http.get("/api/tags")).json()["models"]
-    return len(found) == len(WORKERS) and all(item["details"]["parameter_size"] for item in found)
+    async with described_fleet(state_dir) as running:
+        models = choose(listed((await running.http.get("/api/tags")).json()), Models())
+        return by_rule(await run(Target(place(running.url), models, timeout=20), CHECKS), RULES)
 
 
 @pytest.mark.parametrize("rule", SEEN, ids=lambda rule: rule.name)

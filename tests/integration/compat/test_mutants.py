@@ -1,0 +1,202 @@
+"""What others get wrong is found: our router's answers, each time with one thing changed in them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router.compat.checks import CHECKS
+from router.compat.models import Models, choose, listed
+from router.compat.report import by_rule
+from router.compat.rules import RULES
+from router.compat.runner import Result, run
+from router.compat.target import Target
+from router.compat.wire import Place, Reply, place
+from tests.support.described import described_fleet
+
+Change = Callable[[Reply], Reply]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A server that differs in one thing."""
+
+    name: str
+    rules: set[int]
+    """Those that see it."""
+    change: Change
+    path: str = ""
+    """Where; "" for everywhere."""
+
+
+def header(name: str, value: str, only: str = "") -> Change:
+    """Put a header in place of its like, in answers of this type alone."""
+
+    def change(reply: Reply) -> Reply:
+        if only not in (reply.header("content-type") or ""):
+            return reply
+        kept = tuple(pair for pair in reply.headers if pair[0] != name)
+        return replace(reply, headers=(*kept, (name, value)))
+
+    return change
+
+
+def body(change: Callable[[bytes], bytes], only: str = "") -> Change:
+    def changed(reply: Reply) -> Reply:
+        return replace(reply, body=change(reply.body)) if only in (reply.header("content-type") or "") else reply
+
+    return changed
+
+
+def text(old: str, new: str) -> Change:
+    return body(lambda data: data.replace(old.encode(), new.encode()))
+
+
+def objects(change: Callable[[dict[str, Any]], object]) -> Change:
+    """Change every object of an answer in place, whether it is one or a line of many."""
+
+    def each(line: bytes) -> bytes:
+        found = json.loads(line)
+        change(found)
+        return json.dumps(found, separators=(",", ":")).encode()
+
+    def changed(reply: Reply) -> Reply:
+        if "json" not in (reply.header("content-type") or "") or not reply.body:
+            return reply
+        end = b"\n" if reply.body.endswith(b"\n") else b""
+        return replace(reply, body=b"\n".join(each(line) for line in reply.body.splitlines()) + end)
+
+    return changed
+
+
+def without(*keys: str) -> Change:
+    return objects(lambda found: [found.pop(key, None) for key in keys])
+
+
+def with_(**fields: Any) -> Change:
+    """Replace what is there under these keys."""
+    return objects(lambda found: found.update({key: value for key, value in fields.items() if key in found}))
+
+
+def in_models(**fields: Any) -> Change:
+    return objects(lambda found: [item.update(fields) for item in found.get("models", ())])
+
+
+def call_arguments_as_text(found: dict[str, Any]) -> None:
+    for call in (found.get("message") or {}).get("tool_calls", ()):
+        call["function"]["arguments"] = json.dumps(call["function"]["arguments"])
+
+
+def errors_of_openai(found: dict[str, Any]) -> None:
+    if "error" in found:
+        found["error"] = {"message": found["error"]}
+
+
+def stretched(found: dict[str, Any]) -> None:
+    found["embeddings"] = [[2 * number for number in vector] for vector in found.get("embeddings", ())]
+
+
+def in_milliseconds(found: dict[str, Any]) -> None:
+    for key in [key for key in found if key.endswith("_duration")]:
+        found[key] = found[key] / 1e6
+
+
+def thinking_in_content(found: dict[str, Any]) -> None:
+    message = found.get("message") or {}
+    if "thinking" in message:
+        message["content"] = f"<think>{message.pop('thinking')}</think>{message['content']}"
+
+
+def status(wanted: int, instead: int) -> Change:
+    return lambda reply: replace(reply, status=instead) if reply.status == wanted else reply
+
+
+NDJSON = "x-ndjson"
+MUTANTS = (
+    Mutant("a banner with a newline", {1, 2}, body(lambda data: data + b"\n"), "/"),
+    Mutant("a version of a build", {4}, text('"version":"', '"version":"v'), "/api/version"),
+    Mutant("streams with a charset", {44}, header("content-type", "application/x-ndjson; charset=utf-8", NDJSON)),
+    Mutant("streams as events", {44}, body(lambda data: b"data: " + data, NDJSON)),
+    Mutant("blank lines in streams", {44}, body(lambda data: data.replace(b"\n", b"\n\n"), NDJSON)),
+    Mutant("one chunk and no newline", {44}, body(lambda data: data.rstrip(b"\n"), NDJSON)),
+    Mutant("JSON without a charset", {40}, header("content-type", "application/json", "json;")),
+    Mutant("a newline after JSON", {40, 88}, body(lambda data: data + b"\n", "json;")),
+    Mutant("local times", {41}, text('Z","', '+00:00","')),
+    Mutant("milliseconds", {42, 70}, objects(in_milliseconds)),
+    Mutant("no durations", {70}, without("load_duration")),
+    Mutant("a name of its own", {45, 88}, with_(model="other:latest"), "/api/generate"),
+    Mutant("no context", {54, 67}, without("context")),
+    Mutant("no created_at", {88}, without("created_at")),
+    Mutant("loads with metrics", {50, 71, 88}, objects(lambda found: found.update(eval_count=1))),
+    Mutant("a reason of OpenAI's", {83}, text('"done_reason":"stop"', '"done_reason":"tool_calls"')),
+    Mutant("arguments as text", {81, 82}, objects(call_arguments_as_text), "/api/chat"),
+    Mutant("calls with a type", {81}, text('"function":{', '"type":"function","function":{'), "/api/chat"),
+    Mutant("null in place of no text", {24, 84}, text('"content":""', '"content":null'), "/api/chat"),
+    Mutant("thinking in the text", {84, 95}, objects(thinking_in_content), "/api/chat"),
+    Mutant("errors of OpenAI's kind", {146, 147, 148, 153, 158}, objects(errors_of_openai)),
+    Mutant("errors under detail", {146, 150, 151}, text('{"error":', '{"detail":')),
+    Mutant("400 for what is not found", {148}, status(404, 400)),
+    Mutant("400 for a wrong option", {127, 153}, status(500, 400)),
+    Mutant("404 for a wrong method", {36}, status(405, 404)),
+    Mutant("digests with their kind", {174}, text('"digest":"', '"digest":"sha256:'), "/api/tags"),
+    Mutant("no capabilities", {176}, in_models(capabilities=None), "/api/tags"),
+    Mutant("no sizes", {175}, in_models(size=0), "/api/tags"),
+    Mutant("names without tags", {173}, text(':latest"', '"'), "/api/tags"),
+    Mutant("times in seconds", {9, 41}, in_models(modified_at=1700000000), "/api/tags"),
+    Mutant("more on the GPU than there is", {22, 175}, in_models(size_vram=10**15), "/api/ps"),
+    Mutant("nothing is loaded", {22, 93}, with_(models=[]), "/api/ps"),
+    Mutant("no model_info", {10, 111}, with_(model_info=None), "/api/show"),
+    Mutant("no capabilities shown", {10, 176}, without("capabilities"), "/api/show"),
+    Mutant("a basename of its own", {110}, text('"general.basename":"plain', '"general.basename":"base-'), "/api/show"),
+    Mutant("vectors of any length", {99}, objects(stretched), "/api/embed"),
+    Mutant("no vectors", {25, 100}, with_(embeddings=[]), "/api/embed"),
+    Mutant("a server's name", {180}, header("server", "uvicorn")),
+    Mutant("every origin by its name", {181}, header("vary", "Accept")),
+    Mutant("compressed", {178}, header("content-encoding", "gzip")),
+    Mutant("pulls that only end", {6, 103}, body(lambda data: data.splitlines(keepends=True)[-1], NDJSON), "/api/pull"),
+    Mutant("deletions that talk", {11}, body(lambda data: data or b"{}"), "/api/delete"),
+)
+
+
+class Changed(Target):
+    """Sees what a mutant would have said."""
+
+    def __init__(self, at: Place, models: Models, mutant: Mutant) -> None:
+        super().__init__(at, models, timeout=20)
+        self._mutant = mutant
+
+    async def send(
+        self, method: str, path: str, body: Any = None, *, headers: Mapping[str, str] | None = None
+    ) -> Reply:
+        reply = await super().send(method, path, body, headers=headers)
+        return self._mutant.change(reply) if self._mutant.path in ("", path) else reply
+
+
+async def seen_in_each(state_dir: Path) -> dict[str, set[int]]:
+    """By mutant, the rules by which it was found to differ."""
+    async with described_fleet(state_dir) as running:
+        at = place(running.url)
+        tags = (await running.http.get("/api/tags")).json()
+        models = choose(listed(tags), Models())
+        found: dict[str, set[int]] = {}
+        for mutant in MUTANTS:
+            checks = [check for check in CHECKS if check.rules & mutant.rules]
+            rows = by_rule(await run(Changed(at, models, mutant), checks), RULES)
+            found[mutant.name] = {row.rule.number for row in rows if row.result is Result.DIFFERS}
+        return found
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[int]]:
+    return asyncio.run(seen_in_each(tmp_path_factory.mktemp("state")))
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_server_that_differs_in_one_thing_is_found_out(seen: dict[str, set[int]], mutant: Mutant) -> None:
+    assert mutant.rules <= seen[mutant.name], f"not seen: {sorted(mutant.rules - seen[mutant.name])}"
