@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from router.errors import Faulty
+from router.errors import Faulty, Refused
 from router.protocol.operation import Ask, Outgoing, Reply, Step
 from router.refusals import refused_by
 from router.transport import Response
@@ -29,7 +29,7 @@ async def follow(step: Step, send: Send, heard: Callable[[], None]) -> Outgoing 
             return step
         response = await send(step.path, step.body)
         try:
-            answer = await _answer(response)
+            answer = await _answer(response, step.path)
         finally:
             response.close()
         heard()
@@ -39,9 +39,14 @@ async def follow(step: Step, send: Send, heard: Callable[[], None]) -> Outgoing 
     return step
 
 
-async def _answer(response: Response) -> bytes:
+async def _answer(response: Response, path: str) -> bytes:
     if response.status != 200:
-        raise await refused_by(response)
+        failure = await refused_by(response)
+        if isinstance(failure, Refused) and failure.status == 404:  # the model is there, and clients must not fetch it
+            raise Refused(
+                f"this needs vLLM's {path}, which the worker does not have: put no filter before it", status=501
+            )
+        raise failure
     body = bytearray()
     while chunk := await response.read():
         body += chunk

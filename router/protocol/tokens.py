@@ -17,7 +17,7 @@ T = TypeVar("T")
 def of_chat(chat: openai.ChatRequest, then: Callable[[openai.Tokenized], Step], *, with_texts: bool = False) -> Ask:
     """The tokens of the prompt that a chat request makes. `with_texts`: each token's text too."""
     settings: dict[str, bool | str] = {**(chat.chat_template_kwargs or {})}
-    if chat.reasoning_effort is not None:
+    if settings and chat.reasoning_effort is not None:  # alone it is Mistral's, whose tokenizer takes no settings
         settings["reasoning_effort"] = chat.reasoning_effort
     body = openai.TokenizeChat(chat.model, chat.messages, chat.tools, settings or None, with_texts)
     return _ask(openai.TOKENIZE_PATH, body, openai.Tokenized, then)

@@ -366,6 +366,12 @@ def test_tokens_of_more_than_the_context_holds_are_counted_all_the_same(thinker:
         assert answer.json()["count"] > 2 * thinker.context
 
 
+def test_ids_are_cut_to_their_last_ones_too(thinker: Pair) -> None:
+    fields = {"prompt": [5] * 5000, "truncate_prompt_tokens": 1000, "max_tokens": 3, "ignore_eos": True}
+    for answer in thinker.ask(COMPLETIONS, **fields):
+        assert answer.json()["usage"]["prompt_tokens"] == 1000
+
+
 def test_text_of_tokens_has_the_markup(thinker: Pair) -> None:
     for url in (thinker.real, thinker.simulated):
         tokens = thinker.send(url, "POST", "/tokenize", {"model": thinker.model, **QUESTION}, None).json()["tokens"]

@@ -239,6 +239,16 @@ async def test_wrong_method_and_unknown_path(pair: Fleet) -> None:
     assert (unknown.status_code, unknown.text) == (404, "404 page not found")
 
 
+async def test_r137_more_stop_strings_than_a_worker_takes_are_no_reason_to_fail(pair: Fleet) -> None:
+    for path in ("/api/chat", "/api/generate"):
+        body = chat(stream=False, options={"stop": [" two", "%", "&", "#", "!", "?"]}, prompt="hello")
+        response = await pair.http.post(path, json=body, headers={"x-request-id": path[5:]})
+        assert response.status_code == 200, response.text
+        answer = response.json()
+        assert (answer.get("response") or answer["message"]["content"]).endswith("I count: one")
+        assert (await pair.record(path[5:]))["attempts"] == 1
+
+
 async def test_r058_r087_load_and_unload_need_no_worker_to_work(pair: Fleet) -> None:
     loaded = await pair.http.post("/api/chat", json={"model": "tiny"})
     assert loaded.json()["done_reason"] == "load"

@@ -101,6 +101,13 @@ async def test_a_bad_answer_is_typed_as_one_to_the_request_would_be(given: Given
     assert given.closed
 
 
+async def test_a_worker_without_such_a_route_is_no_missing_model() -> None:
+    worker = Worker(Given([b'{"detail":"Not Found"}'], 404))
+    with pytest.raises(Refused, match="/tokenize") as caught:
+        await worker.follow(Ask("/tokenize", b"", lambda answer: SENT))
+    assert caught.value.status == 501
+
+
 async def test_a_lost_connection_is_given_back() -> None:
     worker = Worker(Given([], lost=True))
     with pytest.raises(ConnectionLost):

@@ -104,7 +104,7 @@ ENDINGS = st.sampled_from(
 
 
 @given(st.lists(PIECES, max_size=8), ENDINGS, st.data())
-def test_streamed_and_whole_answers_agree_and_every_line_is_an_object(
+def test_r044_trap_3_streamed_and_whole_answers_agree_and_every_line_is_an_object(
     pieces: list[bytes], ending: bytes, data: st.DataObject
 ) -> None:
     body = b"".join(pieces) + ending
@@ -241,7 +241,7 @@ def test_r067_context_is_the_prompt_and_the_text_without_the_end_mark() -> None:
         ("content_filter", "stop"),
     ],
 )
-def test_r069_r083_done_reason_is_stop_or_length(finish: str, reason: str) -> None:
+def test_r069_r083_trap_7_done_reason_is_stop_or_length(finish: str, reason: str) -> None:
     fold = chat_fold()
     assert objects(run(fold, delta(content="x") + delta(finish) + usage() + DONE))[-1]["done_reason"] == reason
     assert fold.usage == Usage(5, 3, reason)

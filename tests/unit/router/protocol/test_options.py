@@ -116,7 +116,7 @@ LAYER = st.dictionaries(
 
 
 @given(LAYER, LAYER, st.sampled_from([0, 1, 2048]))
-def test_r126_r136_no_value_is_one_that_vllm_refuses(
+def test_r126_r136_trap_13_no_value_is_one_that_vllm_refuses(
     request: dict[str, Any], route: dict[str, Any], context: int
 ) -> None:
     check(request)

@@ -4,13 +4,20 @@ import contextlib
 import json
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from config.defaults import NONE
-from router.errors import BadRequest, ClientError
-from router.protocol import chat, generate, requests, show
+from router.errors import BadRequest, ClientError, Refused
+from router.protocol import chat, generate, options, requests, show
+from router.protocol.errors import CONTEXT_EXCEEDED
+from router.protocol.operation import Ask, Outgoing, Reply, Step
+from router.protocol.operations import operations
 from tests.support.protocol import CLOCK, outgoing
 from workers.record import ModelInfo
+from workers.simulated.requests import parse_chat, parse_completion
 
 ABLE = ModelInfo(name="m", capabilities=("completion", "tools", "vision", "thinking", "insert"), has_template=True)
 FEW = b'"messages":[{"role":"user","content":"x"}],"prompt":"x"'
@@ -75,3 +82,67 @@ def test_a_generate_request_keeps_to_the_same() -> None:
     request = requests.decode_generate(b'{"model":"m","prompt":"x","format":{"a":"\xff"}}')
     assert generate.check(request, ABLE, CLOCK) is None
     assert "\ufffd" in outgoing(generate.prepare(request, ABLE, NONE, CLOCK)).body.decode()
+
+
+TEXT = st.text(max_size=8)
+CALL = st.fixed_dictionaries(
+    {"function": st.fixed_dictionaries({"name": TEXT, "arguments": st.dictionaries(TEXT, st.integers(), max_size=2)})},
+    optional={"id": TEXT},
+)
+MESSAGE = st.fixed_dictionaries(
+    {"role": st.sampled_from(["system", "User", "assistant", "tool", "developer", ""])},
+    optional={
+        "content": TEXT | st.none(),
+        "thinking": TEXT,
+        "tool_calls": st.lists(CALL, max_size=3) | st.none(),
+        "tool_name": TEXT,
+        "tool_call_id": TEXT,
+    },
+)
+NUMBER = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+REQUEST = st.fixed_dictionaries(
+    {"model": st.just("m"), "messages": st.lists(MESSAGE, min_size=1, max_size=6), "prompt": st.just("x")},
+    optional={
+        "options": st.dictionaries(st.sampled_from(sorted(options.KNOWN - {"stop", "use_mmap"})), NUMBER, max_size=6),
+        "think": st.sampled_from([True, False, "low", "max", None]),
+        "format": st.sampled_from(["json", "", None, {"type": "boolean"}]),
+        "tools": st.sampled_from([[], None, [{"type": "function", "function": {"name": "f"}}]]),
+        "context": st.lists(st.integers(0, 2**31), max_size=3),
+        "raw": st.booleans(),
+        "system": TEXT,
+        "truncate": st.booleans(),
+        "logprobs": st.booleans(),
+        "_debug_render_only": st.booleans(),
+    },
+)
+ANSWERS = {
+    "/tokenize": b'{"count":3,"max_model_len":8,"tokens":[1,2,3],"token_strs":["a",null,"<think>"]}',
+    "/detokenize": b'{"prompt":"text"}',
+}
+
+
+def followed(step: Step | None) -> Outgoing | Reply | None:
+    while isinstance(step, Ask):
+        step = step.then(ANSWERS[step.path])
+    return step
+
+
+@given(REQUEST, st.sampled_from(["chat", "generate"]), st.booleans())
+def test_whatever_is_taken_can_be_sent_and_sent_again_shorter(
+    fields: dict[str, Any], name: str, has_template: bool
+) -> None:
+    """A worker of the simulated kind takes the shape of whatever comes out."""
+    operation = next(operation for operation in operations(CLOCK) if operation.name == name)
+    info = msgspec.structs.replace(ABLE, has_template=has_template, template="<think>", context_length=64)
+    request = operation.decode(json.dumps(fields).encode())
+    try:
+        assert operation.check(request, info) is None
+    except ClientError:
+        return
+    assert operation.recover is not None
+    too_long = Refused(CONTEXT_EXCEEDED, status=400)
+    for step in (operation.prepare(request, info, NONE), operation.recover(request, info, NONE, too_long)):
+        sent = followed(step)
+        if isinstance(sent, Outgoing):
+            parse = parse_chat if sent.path.endswith("chat/completions") else parse_completion
+            parse(sent.body, "application/json", max_stop=1000)
