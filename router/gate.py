@@ -25,12 +25,12 @@ class Gate:
     """An ASGI app around another. Lifespan events pass through."""
 
     def __init__(self, app: App, access: Access) -> None:
-        self._app = app
+        self.app = app
         self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         given = header(scope, REQUEST_ID)
         request_id = request_id_of(given)
@@ -48,7 +48,7 @@ class Gate:
                 message["headers"] = [*message.get("headers", ()), *added]
             return send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        await self.app(scope, receive, send_with_headers)
 
 
 def request_id_of(given: str | None) -> str:

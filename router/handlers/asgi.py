@@ -77,13 +77,18 @@ async def send_whole(
             "type": "http.response.start",
             "status": status,
             "headers": [
-                (b"content-type", content_type.encode("latin-1")),
+                *([(b"content-type", content_type.encode("latin-1"))] if content_type else []),
                 (b"content-length", str(len(body)).encode()),
                 *(headers or ()),
             ],
         }
     )
     await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def send_empty(_: Any, receive: Any, send: Any) -> None:
+    """An ASGI app: 200 and nothing else, not even a Content-Type (R011, R018)."""
+    await send_whole(send, 200, b"", content_type="")
 
 
 async def send_plain(send: Send, status: int, text: bytes) -> None:

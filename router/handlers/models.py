@@ -12,9 +12,10 @@ from litestar import Request, Response, delete, post
 from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 from litestar.response import Stream
+from litestar.types import ASGIApp
 
 from router.errors import ClientError
-from router.handlers.asgi import JSON, decoded
+from router.handlers.asgi import JSON, decoded, send_empty
 from router.protocol import copying, create, pull
 from router.protocol.lines import NDJSON
 from router.protocol.pull import SUCCESS
@@ -47,16 +48,16 @@ def model_routes(keeper: Keeper, known: Callable[[], Known]) -> list[HTTPRouteHa
         return _answer(wanted.stream, create.progress(made.existing, made.new))
 
     @post("/api/copy", status_code=200)
-    async def copy_model(request: Asked) -> Response[bytes]:
+    async def copy_model(request: Asked) -> ASGIApp:
         wanted = copying.decode_copy(await request.body())
         await keeper.change(lambda: plan_copy(wanted, known()))
-        return Response(b"", status_code=200, media_type="")
+        return send_empty
 
     @delete("/api/delete", status_code=200)
-    async def delete_model(request: Asked) -> Response[bytes]:
+    async def delete_model(request: Asked) -> ASGIApp:
         wanted = copying.decode_delete(await request.body())
         await keeper.change(lambda: plan_delete(wanted.wanted, known()))
-        return Response(b"", status_code=200, media_type="")
+        return send_empty
 
     @post("/api/pull", status_code=200)
     async def pull_model(request: Asked) -> Response[bytes] | Stream:

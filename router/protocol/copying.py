@@ -26,20 +26,20 @@ class DeleteRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.model or self.name
 
 
-_COPY = struct("api.CopyRequest", source=STRING, destination=STRING)
-_DELETE = struct("api.DeleteRequest", model=STRING, name=STRING)
+COPY = struct("api.CopyRequest", source=STRING, destination=STRING)
+DELETE = struct("api.DeleteRequest", model=STRING, name=STRING)
 _copy_decoder = msgspec.json.Decoder(CopyRequest)
 _delete_decoder = msgspec.json.Decoder(DeleteRequest)
 
 
 def decode_copy(body: bytes) -> CopyRequest:
     """Raises BadRequest in Ollama's words."""
-    return gojson.decode(body, _copy_decoder, _COPY)
+    return gojson.decode(body, _copy_decoder, COPY)
 
 
 def decode_delete(body: bytes) -> DeleteRequest:
     """Raises BadRequest in Ollama's words, also for a missing model (R146)."""
-    request = gojson.decode(body, _delete_decoder, _DELETE)
+    request = gojson.decode(body, _delete_decoder, DELETE)
     if not request.wanted.strip():
         raise BadRequest("model is required")
     return request

@@ -75,7 +75,7 @@ class CreateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         return tuple(text for text in texts if text)
 
 
-_CREATE = struct(
+CREATE = struct(
     "api.CreateRequest",
     **dict.fromkeys(
         ("model", "name", "from", "template", "system", "quantize", "quantization", "draft_quantize"), STRING
@@ -93,7 +93,7 @@ _decoder = msgspec.json.Decoder(CreateRequest)
 
 def decode_create(body: bytes) -> CreateRequest:
     """Raises BadRequest in Ollama's words."""
-    request = gojson.decode(body, _decoder, _CREATE)
+    request = gojson.decode(body, _decoder, CREATE)
     for path in (*request.files, *request.adapters, *request.draft_files):
         if not _is_relative(path):
             raise BadRequest(BAD_PATH)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from router.protocol import copying, create, pull, show
 from router.protocol.fixed import Fixed
 from router.protocol.gojson import GoType
 from router.protocol.operation import Operation
@@ -24,9 +25,19 @@ _ERROR: Schema = {
 _OPTIONS: Schema = {"type": "object", "properties": {name: {} for name in sorted(KNOWN)}}
 
 
+_PAGES = {
+    "/api/show": show.SHOW,
+    "/api/pull": pull.PULL,
+    "/api/create": create.CREATE,
+    "/api/copy": copying.COPY,
+    "/api/delete": copying.DELETE,
+}
+"""What is answered from the pool's memory."""
+
+
 def bodies(operations: Iterable[Operation[Any]], fixed: Iterable[Fixed]) -> dict[str, GoType]:
-    """By path, what the tables say of bodies."""
-    known = {operation.path: operation.body for operation in operations}
+    """By path, what may stand in a body."""
+    known = {operation.path: operation.body for operation in operations} | _PAGES
     return known | {answer.path: answer.body for answer in fixed if answer.body is not None}
 
 

@@ -31,7 +31,7 @@ class PullRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.model or self.name
 
 
-_PULL = struct(
+PULL = struct(
     "api.PullRequest", model=STRING, name=STRING, insecure=BOOL, username=STRING, password=STRING, stream=BOOL
 )
 _decoder = msgspec.json.Decoder(PullRequest)
@@ -39,7 +39,7 @@ _decoder = msgspec.json.Decoder(PullRequest)
 
 def decode_pull(body: bytes) -> PullRequest:
     """Raises BadRequest in Ollama's words."""
-    return gojson.decode(body, _decoder, _PULL)
+    return gojson.decode(body, _decoder, PULL)
 
 
 def check_name(name: str) -> None:

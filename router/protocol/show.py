@@ -52,7 +52,7 @@ class Shown(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     replicas_differ: dict[str, list[str | int]] | None = None
 
 
-_SHOW = struct(
+SHOW = struct(
     "api.ShowRequest", model=STRING, name=STRING, verbose=BOOL, system=STRING, template=STRING, options=OBJECT
 )
 _decoder = msgspec.json.Decoder(ShowRequest)
@@ -63,7 +63,7 @@ def decode_show(body: bytes) -> ShowRequest:
     try:
         request = _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        exact = gojson.rewrite(body, _SHOW)
+        exact = gojson.rewrite(body, SHOW)
         try:
             request = _decoder.decode(exact)
         except (msgspec.DecodeError, RecursionError) as error:

@@ -21,6 +21,7 @@ from config.routing import RoutingTable
 from config.settings import RegistrySettings, RouterSettings
 from router.app import create_app
 from router.bounded import BoundedProtocol
+from router.gate import Gate
 from tests.support.until import auntil
 from tests.support.valkey import running_valkey
 from workers import embedded
@@ -119,6 +120,7 @@ class Fleet:
     workers: dict[str, Announced]
     registry: Registry
     valkey: EmbeddedValkey
+    app: Gate
     log: io.BytesIO = field(default_factory=io.BytesIO)
 
     def __getitem__(self, name: str) -> Simulated:
@@ -190,7 +192,7 @@ async def fleet(
         )
         url = await stack.enter_async_context(serving(app))
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=20, trust_env=False))
-        running = Fleet(url, http, announced, registry, valkey, log)
+        running = Fleet(url, http, announced, registry, valkey, app, log)
         await auntil(lambda: _all_ready(running), 10, "the router to see its workers")
         yield running
 

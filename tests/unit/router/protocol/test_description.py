@@ -28,7 +28,7 @@ def test_every_method_of_every_path_is_described() -> None:
 
 def test_the_tables_say_what_bodies_are_taken() -> None:
     found = bodies(OPERATIONS, FIXED)
-    assert {operation.path for operation in OPERATIONS} | {"/api/push"} == set(found)
+    assert {operation.path for operation in OPERATIONS} | {"/api/push", "/api/show", "/api/delete"} <= set(found)
     document = describe([("/api/chat", ("POST",)), ("/api/tags", ("GET",))], found, "1.2.3")
     body = document["paths"]["/api/chat"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert {"model", "messages", "stream", "options", "think", "keep_alive"} <= set(body["properties"])
