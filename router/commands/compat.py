@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
+from typing import Any
 
 import click
+from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from router.commands.common import Wrong
 from router.commands.terminal import output, show
 from router.compat.check import Check
 from router.compat.checks import CHECKS
-from router.compat.models import Models, choose, listed
+from router.compat.models import Listed, Models, capabilities, choose, listed
 from router.compat.report import Row, by_rule, closing, machine, table
 from router.compat.rule import Rule
 from router.compat.rules import RULES
@@ -84,7 +88,9 @@ async def look(
     """The rows of the report, and the models that were asked. Raises CouldNotRun."""
     models = await known_models(Target(at, wanted, key=key, timeout=timeout), wanted)
     target = Target(at, models, key=key, timeout=timeout)
-    return by_rule(await run(target, checks), rules), models
+    with Console(stderr=True).status("") as status:
+        outcomes = await run(target, checks, progress=lambda check: status.update(escape(check.name)))
+    return by_rule(outcomes, rules), models
 
 
 async def known_models(target: Target, wanted: Models) -> Models:
@@ -92,15 +98,31 @@ async def known_models(target: Target, wanted: Models) -> Models:
     where = f"http{'s' if target.place.tls else ''}://{target.place.authority}{target.place.prefix}"
     try:
         tags = await target.get("/api/tags")
+        if tags.status in (401, 403):
+            raise CouldNotRun(f"{where} lets nobody in ({tags.status}); give a key with --key")
+        for name in wanted.known().values():
+            if (await target.once("/api/show", {"model": name})).status == 404:
+                raise CouldNotRun(f"{where} has no model {name}; name one that it lists")
+        return choose([await described(target, model) for model in listed(from_json(tags.body))], wanted)
     except (OSError, BadAnswer) as error:
         why = str(error) or type(error).__name__
         raise CouldNotRun(f"no server answers at {where} ({why}); start one, or name another") from error
-    if tags.status in (401, 403):
-        raise CouldNotRun(f"{where} lets nobody in ({tags.status}); give a key with --key")
+
+
+async def described(target: Target, model: Listed) -> Listed:
+    """The model with what it can, from show where the list does not say: that of older servers does not."""
+    if model.capabilities:
+        return model
+    shown = await target.once("/api/show", {"model": model.name})
+    return replace(model, capabilities=capabilities(from_json(shown.body)))
+
+
+def from_json(body: bytes) -> Any:
+    """What a body says; None where it is no JSON."""
     try:
-        return choose(listed(json.loads(tags.body)), wanted)
+        return json.loads(body)
     except ValueError:
-        return choose((), wanted)
+        return None
 
 
 def where(url: str) -> Place:

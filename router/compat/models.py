@@ -34,6 +34,7 @@ class Listed:
     name: str
     size: int
     capabilities: frozenset[str]
+    """Empty where it does not say."""
 
 
 def listed(tags: Any) -> list[Listed]:
@@ -44,18 +45,24 @@ def listed(tags: Any) -> list[Listed]:
 
 
 def _listed(item: Mapping[str, Any]) -> Listed:
-    size, capabilities = item.get("size"), item.get("capabilities")
-    known = frozenset(capabilities) if isinstance(capabilities, list) else frozenset()
-    return Listed(item["name"], size if isinstance(size, int) else 0, known)
+    size = item.get("size")
+    return Listed(item["name"], size if isinstance(size, int) else 0, capabilities(item))
+
+
+def capabilities(answer: Any) -> frozenset[str]:
+    """What an entry of /api/tags, or an answer of /api/show, says that a model can."""
+    found = answer.get("capabilities") if isinstance(answer, Mapping) else None
+    return frozenset(each for each in found if isinstance(each, str)) if isinstance(found, list) else frozenset()
 
 
 def choose(models: Iterable[Listed], wanted: Models) -> Models:
     """The model for each use: the wanted one, else the smallest that can.
 
-    Plain questions go to a model that does not think where there is one: it answers in fewer tokens.
+    Plain questions go to a model that does not think where there is one: it answers in fewer tokens. A model of which
+    nothing is known is taken for one that chats.
     """
     models = [model for model in models if not _remote(model.name)]
-    chats = [model for model in models if "completion" in model.capabilities]
+    chats = [model for model in models if "completion" in model.capabilities or not model.capabilities]
 
     def first(among: list[Listed], can: Callable[[Listed], bool]) -> str | None:
         return next((model.name for model in among if can(model)), None)

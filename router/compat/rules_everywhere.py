@@ -58,7 +58,7 @@ EVERYWHERE = (
     Rule(157, ERRORS, "A model that cannot chat"),
     Rule(158, ERRORS, "A model that cannot think"),
     Rule(159, ERRORS, "A model without tools, or that cannot insert, by its full name"),
-    Rule(160, ERRORS, "Remote models that are not allowed", inside="no server of ours has remote models"),
+    Rule(160, ERRORS, "Remote models that are not allowed", left_out="there are no remote models"),
     Rule(161, ERRORS, "The queue is full", inside=FULL),
     Rule(162, ERRORS, "The client left the queue", inside=LEFT),
     Rule(163, ERRORS, "What runs the model failed", inside=FAULT),

@@ -11,6 +11,9 @@ from router.compat.expect import Differs, Skipped
 from router.compat.target import Target
 from router.compat.wire import BadAnswer
 
+PATIENCE = 3
+"""Answers in a row that may stay away before nothing more is asked: each costs a whole time-out."""
+
 
 class Result(StrEnum):
     """What came of a check, or of a rule."""
@@ -27,14 +30,19 @@ class Outcome:
     check: Check
     result: Result
     detail: str = ""
+    late: bool = False
+    """An answer did not come in time."""
 
 
 async def run(
     target: Target, checks: Iterable[Check], *, progress: Callable[[Check], None] = lambda _: None
 ) -> list[Outcome]:
     """Every check's outcome, in order. They run one at a time: what one does must not show in another's answer."""
-    outcomes = []
+    outcomes: list[Outcome] = []
     for check in checks:
+        if len(outcomes) >= PATIENCE and all(outcome.late for outcome in outcomes[-PATIENCE:]):
+            outcomes.append(Outcome(check, Result.SKIPPED, "the server does not answer any more", late=True))
+            continue
         progress(check)
         outcomes.append(await look(target, check))
     return outcomes
@@ -43,8 +51,8 @@ async def run(
 async def look(target: Target, check: Check) -> Outcome:
     """One check's outcome. A server that does not answer, or not in HTTP, differs."""
 
-    def differs(text: str) -> Outcome:
-        return Outcome(check, Result.DIFFERS, f"{target.last}: {text}" if target.last else text)
+    def differs(text: str, *, late: bool = False) -> Outcome:
+        return Outcome(check, Result.DIFFERS, f"{target.last}: {text}" if target.last else text, late)
 
     target.last = ""
     try:
@@ -54,7 +62,7 @@ async def look(target: Target, check: Check) -> Outcome:
     except (Differs, BadAnswer) as difference:
         return differs(str(difference))
     except TimeoutError:
-        return differs("expected an answer; none came in time")
+        return differs("expected an answer; none came in time", late=True)
     except OSError as error:
         return differs(f"expected an answer; {error.strerror or error}")
     return Outcome(check, Result.SAME)

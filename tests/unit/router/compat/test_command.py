@@ -26,6 +26,10 @@ def server() -> Iterator[Serve]:
 
     def start(pages: dict[str, bytes]) -> str:
         class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.do_GET()
+
             def do_GET(self) -> None:
                 body = pages.get(self.path)
                 self.send_response(200 if body is not None else 404)
@@ -74,7 +78,8 @@ def test_what_cannot_be_looked_at_is_skipped(server: Serve) -> None:
 
 
 def test_machines_are_told_the_same(server: Serve) -> None:
-    result = compat(server({"/": b"Welcome", "/api/tags": TAGS}), "--rule", "R002", "--json", "--tools-model", "t")
+    url = server({"/": b"Welcome", "/api/tags": TAGS, "/api/show": b"{}"})
+    result = compat(url, "--rule", "R002", "--json", "--tools-model", "t")
     assert result.exit_code == 1
     report = json.loads(result.stdout)
     assert report["counts"] == {"differs": 1, "skipped": 0, "same": 0, "unseen": 0}
@@ -111,3 +116,34 @@ def test_the_rules_are_listed_without_asking_anybody() -> None:
     assert "left out: /v1 is not served yet" in rows[26]
     assert "tested inside" in rows[184]
     assert "check" in rows[0]
+
+
+def test_a_named_model_has_to_be_there(server: Serve) -> None:
+    result = compat(server({"/api/tags": TAGS}), "--model", "absent")
+    assert result.exit_code == 2
+    assert "has no model absent; name one that it lists" in result.stderr
+
+
+def test_what_models_can_is_asked_where_the_list_does_not_say(server: Serve) -> None:
+    old = json.dumps({"models": [{"name": "old:latest"}]}).encode()
+    shown = json.dumps({"capabilities": ["embedding"]}).encode()
+    url = server({"/": BANNER, "/api/tags": old, "/api/show": shown})
+    report = json.loads(compat(url, "--rule", "R002", "--json").stdout)
+    assert report["models"] == {"embed": "old:latest"}
+
+
+def test_a_server_with_keys_is_not_judged_without_one() -> None:
+    class Locked(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(401)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Locked) as locked:
+        threading.Thread(target=locked.serve_forever, args=(0.01,), daemon=True).start()
+        result = compat(f"127.0.0.1:{locked.server_port}")
+        locked.shutdown()
+    assert result.exit_code == 2
+    assert "give a key with --key" in result.stderr

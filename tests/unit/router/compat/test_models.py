@@ -49,6 +49,11 @@ def test_models_of_the_cloud_are_not_asked() -> None:
     assert found.chat == "small:1b"
 
 
+def test_a_model_of_which_nothing_is_known_is_taken_for_one_that_chats() -> None:
+    found = choose(listed({"models": [{"name": "old", "model": "old"}]}), Models())
+    assert (found.chat, found.embed, found.tools) == ("old", None, None)
+
+
 def test_what_is_no_list_of_models_has_none() -> None:
     nonsense: list[object] = [{}, [], "x", None, {"models": None}, {"models": [1, {"name": 2}, {}]}]
     for each in nonsense:

@@ -6,7 +6,7 @@ from router.compat.check import Check, covers, declared
 from router.compat.checks import CHECKS, writes
 from router.compat.expect import Differs, Skipped
 from router.compat.models import Models
-from router.compat.runner import Result, look, run
+from router.compat.runner import PATIENCE, Result, look, run
 from router.compat.target import Target
 from router.compat.wire import Place
 from tests.support.ports import free_ports
@@ -55,6 +55,21 @@ async def test_a_server_that_is_gone_or_hangs_differs() -> None:
         at = Place(server.endpoint.host, server.endpoint.port)
         hangs = await look(Target(at, Models(), timeout=0.1), asks)
     assert hangs.detail == "GET /api/status: expected an answer; none came in time"
+
+
+async def test_a_server_that_hangs_is_not_asked_for_ever() -> None:
+    def asking(path: str) -> Check:
+        @covers(5)
+        async def asks(target: Target) -> None:
+            await target.get(path)
+
+        return asks
+
+    async with RawServer([request, hold]) as server:
+        at = Place(server.endpoint.host, server.endpoint.port)
+        found = await run(Target(at, Models(), timeout=0.1), [asking(f"/{number}") for number in range(9)])
+    assert [outcome.result for outcome in found] == [Result.DIFFERS] * PATIENCE + [Result.SKIPPED] * (9 - PATIENCE)
+    assert len(server.requests) == PATIENCE
 
 
 async def test_what_was_asked_before_is_not_asked_again() -> None:
