@@ -308,12 +308,12 @@ async def first_content(response: Response, fold: Fold, begun: Callable[[], None
         size += len(chunk)
         if not chunk:
             # What was kept until now may be much work, and the streams of others must go on meanwhile.
-            first += fold.finish() if size <= FINISHED_AT_ONCE else await asyncio.to_thread(fold.finish)
+            end = fold.finish() if size <= FINISHED_AT_ONCE else await asyncio.to_thread(fold.finish)
             if fold.failure is not None:
                 raise classify_text(fold.failure.status, fold.failure.text)
             if not fold.done:
                 raise Lost("the worker's answer ended before it was whole", status=502)
-            break
+            return bytes(first) + end if first else end
         first += fold.feed(chunk)
         if fold.begun:
             begun()

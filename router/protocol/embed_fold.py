@@ -92,15 +92,15 @@ class EmbedFold:
         if request.plain:
             return b'{"embedding":%b}' % vectors.written(vectors.read(items[0].embedding))
         self._usage = Usage(answer.usage.prompt_tokens)
-        written = [self._vector(item.embedding) for item in items]
-        now = self._clock.monotonic_ns()
-        return b'{"model":%b,"embeddings":[%b],"total_duration":%d,"load_duration":%d,"prompt_eval_count":%d}' % (
-            encode(request.model),
-            b",".join(written),
-            max(1, now - self._timing.arrived),
+        parts = [b'{"model":%b,"embeddings":[' % encode(request.model)]
+        for item in items:
+            parts += (self._vector(item.embedding), b",")
+        parts[-1] = b'],"total_duration":%d,"load_duration":%d,"prompt_eval_count":%d}' % (
+            max(1, self._clock.monotonic_ns() - self._timing.arrived),
             max(1, self._timing.sent - self._timing.arrived),
             self._usage.prompt_tokens,
         )
+        return b"".join(parts)
 
     def _vector(self, given: str | Sequence[float]) -> bytes:
         return vectors.written(vectors.normalised(vectors.read(given), self._request.dimensions))
