@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from router.balance.select import RoundRobin
 from router.errors import NoWorker
 from tests.support.balance import DRAINING, RESTARTING, Clock, found, ids, pool_of
 from workers.record import ModelInfo
+from workers.virtual import VirtualModel, key_of
 
 TABLE = RoutingTable(
     models=(
@@ -170,3 +172,78 @@ def test_a_served_name_that_ollama_has_no_form_for_is_listed_as_it_is() -> None:
     pool = pool_of(Clock(), found("a", "/models/llama"))
     assert [listed.name for listed in routes(RoutingTable()).listing(pool)] == ["/models/llama"]
     assert ids(routes().resolve("/models/llama", pool).targets) == ["a"]
+
+
+def virtual(**fields: Any) -> VirtualModel:
+    return VirtualModel(name="Mario:latest", revision=1, **fields)
+
+
+def with_virtual(*models: VirtualModel) -> Routes:
+    return Routes(TABLE, random.Random(3), virtual={key_of(model.name): model for model in models})
+
+
+LAYERED = virtual(
+    base="llama3.2:latest",
+    system="You are Mario.",
+    options={"temperature": 0.1, "seed": 1},
+    messages=({"role": "user", "content": "hi"},),
+)
+
+
+def test_r085_a_virtual_model_is_routed_as_its_base_and_brings_what_it_was_made_with() -> None:
+    pool = pool_of(Clock(), found("a", "meta-llama/Llama-3.2-1B-Instruct"))
+    resolution = with_virtual(LAYERED).resolve("mario", pool)
+    assert ids(resolution.targets) == ["a"]
+    assert (resolution.name, resolution.model, resolution.listed) == ("mario", "llama3.2", "Mario:latest")
+    assert resolution.defaults.system == "You are Mario."
+    assert resolution.defaults.messages == LAYERED.messages
+
+
+def test_a_virtual_models_parameters_are_stronger_than_the_files_options() -> None:
+    pool = pool_of(Clock(), found("a", "meta-llama/Llama-3.2-1B-Instruct"))
+    routes = with_virtual(LAYERED, VirtualModel(name="plain:latest", revision=1, base="llama3.2:latest"))
+    assert dict(routes.resolve("mario", pool).defaults.options) == {"temperature": 0.1, "seed": 1}
+    assert dict(routes.resolve("plain", pool).defaults.options) == {"temperature": 0.7}
+
+
+def test_names_of_the_file_and_of_served_models_win_over_virtual_ones() -> None:
+    pool = pool_of(Clock(), found("a", "served"), found("b", "elsewhere"))
+    taken = [VirtualModel(name=f"{name}:latest", revision=1, base="served:latest") for name in ("taken", "served")]
+    routes = with_virtual(*taken)
+    assert ids(routes.resolve("taken", pool).targets) == ["b"]
+    assert routes.resolve("served", pool).listed == "served:latest"
+    assert not routes.resolve("served", pool).virtual
+    assert set(routes.shadowed(pool)) == {"taken:latest", "served:latest"}
+    assert all(listed.virtual is None for listed in routes.listing(pool))
+
+
+def test_a_virtual_model_whose_base_is_out_is_known_and_a_503() -> None:
+    routes = with_virtual(LAYERED, VirtualModel(name="orphan:latest", revision=1, base="never:latest"))
+    pool = pool_of(Clock(), found("a", "meta-llama/Llama-3.2-1B-Instruct", load=RESTARTING))
+    for name in ("mario", "orphan"):
+        with pytest.raises(NoWorker, match=f"no worker is available for model '{name}'"):
+            routes.resolve(name, pool)
+    pool.remove("a")
+    with pytest.raises(NoWorker) as out:
+        routes.resolve("mario", pool)
+    assert out.value.model == "llama3.2"
+
+
+def test_a_virtual_model_is_listed_beside_its_base_with_the_replicas_of_that() -> None:
+    pool = pool_of(Clock(), found("a", "meta-llama/Llama-3.2-1B-Instruct"))
+    routes = with_virtual(LAYERED, VirtualModel(name="orphan:latest", revision=1, base="never:latest"))
+    listed = {one.name: one for one in routes.listing(pool)}
+    assert ids(listed["Mario:latest"].replicas) == ["a"]
+    assert listed["Mario:latest"].virtual is LAYERED
+    assert listed["orphan:latest"].replicas == ()
+    assert routes.find("MARIO", pool) == listed["Mario:latest"]
+    assert routes.find_base("mario", pool) is None
+
+
+def test_no_virtual_model_is_the_base_of_another() -> None:
+    """Else two of them could be each other's."""
+    pool = pool_of(Clock(), found("a"))
+    one = VirtualModel(name="one:latest", revision=1, base="two:latest")
+    two = VirtualModel(name="two:latest", revision=1, base="one:latest")
+    with pytest.raises(NoWorker):
+        with_virtual(one, two).resolve("one", pool)
