@@ -120,11 +120,11 @@ def test_a_vllm_that_dies_at_its_start_stops_it_with_the_last_words_of_its_log(
 
 
 class Served:
-    """`vllama serve` over two simulated workers."""
+    """`vllama serve` over two simulated workers, and what `more` asks for."""
 
-    def __init__(self, environ: dict[str, str], folder: Path) -> None:
+    def __init__(self, environ: dict[str, str], folder: Path, *more: str) -> None:
         words = ["--port", "0", "--engine", "simulated", "--model", "demo", "--name", "demo", "--replicas", "2"]
-        words += ["--vllm-port", str(free_ports(2)), "--tokens-per-second", "50"]
+        words += ["--vllm-port", str(free_ports(3)), "--tokens-per-second", "50", *more]
         variables = {**os.environ, **environ}
         self.out = folder / "out"
         with self.out.open("w") as out:
@@ -142,15 +142,20 @@ class Served:
             str(process) for process in self.tree if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
         ]
 
+    def __enter__(self) -> Served:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+            until(lambda: not self.left(), 15, "nothing is left")
+
 
 @pytest.fixture
 def served(environ: dict[str, str], tmp_path: Path) -> Iterator[Served]:
-    running = Served(environ, tmp_path)
-    yield running
-    if running.process.poll() is None:
-        running.process.kill()
-        running.process.wait()
-        until(lambda: not running.left(), 15, "nothing is left")
+    with Served(environ, tmp_path) as running:
+        yield running
 
 
 def chat(url: str, **fields: Any) -> httpx.Response:
@@ -183,6 +188,22 @@ def test_r184_it_serves_says_what_to_try_and_finishes_what_runs_when_it_is_stopp
     assert '"eval_count":60' in last
     assert served.process.wait(30) == 0
     assert served.left() == []
+
+
+def test_a_model_with_flags_of_its_own_is_served_beside_the_others(environ: dict[str, str], tmp_path: Path) -> None:
+    more = "--and --engine simulated --model vectors --name vectors --runner pooling --dimensions 7 --max-num-seqs 3"
+    with Served(environ, tmp_path, *more.split()) as served:
+        assert chat(served.url, options={"num_predict": 2}).json()["eval_count"] == 2
+        asked = {"model": "vectors", "input": ["one", "two"]}
+        vectors = httpx.post(f"{served.url}/api/embed", json=asked, timeout=30, trust_env=False).json()["embeddings"]
+        assert [len(vector) for vector in vectors] == [7, 7]
+        listed = httpx.get(f"{served.url}/api/tags", timeout=30, trust_env=False).json()["models"]
+        assert {model["name"]: model["capabilities"] for model in listed} == {
+            "demo:latest": ["completion"],
+            "vectors:latest": ["embedding"],
+        }
+        page = httpx.get(f"{served.url}/admin/workers", timeout=30, trust_env=False).json()
+        assert {worker["id"]: worker["slots"] for worker in page["workers"]} == {"demo-0": 8, "demo-1": 8, "vectors": 3}
 
 
 def test_nothing_is_left_when_it_is_killed(served: Served) -> None:
