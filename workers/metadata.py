@@ -33,6 +33,7 @@ class Observed:
 
     models: tuple[ServedModel, ...]
     tasks: tuple[str, ...] = ("completion",)
+    """In Ollama's words; with "tools" and "thinking" where it was asked for them."""
     templated: bool | None = None
     """Whether a chat request was templated; None if none was tried."""
 
@@ -94,22 +95,18 @@ def slim(infos: tuple[ModelInfo, ...], limit: int) -> tuple[ModelInfo, ...]:
 def capabilities(tasks: Sequence[str], config: Config, templates: Sequence[str], flags: Flags) -> tuple[str, ...]:
     """Only what a request would really get, in Ollama's words.
 
+    `tasks` may have tools and thinking where the server has shown them; else the flags tell.
     Tools need a template that knows them and a parser that is switched on; thinking needs a reasoning parser
     (without one the thoughts stay in the text) and a template that knows of it, where there is one to read.
     """
     if "completion" not in tasks:
         return tuple(tasks)
-    found = ["completion"]
-    found += media(config, flags)
-    if (
-        flags.on("--enable-auto-tool-choice")
-        and flags.value("--tool-call-parser")
-        and (not templates or any(re.search(r"\btools\b", template) for template in templates))
-    ):
+    found = ["completion", *media(config, flags)]
+    tools = "tools" in tasks or (flags.on("--enable-auto-tool-choice") and flags.value("--tool-call-parser"))
+    thinking = "thinking" in tasks or flags.value("--reasoning-parser")
+    if tools and (not templates or any(re.search(r"\btools\b", template) for template in templates)):
         found.append("tools")
-    if flags.value("--reasoning-parser") and (
-        not templates or any(re.search(_THINKING, template) for template in templates)
-    ):
+    if thinking and (not templates or any(re.search(_THINKING, template) for template in templates)):
         found.append("thinking")
     return tuple(found)
 

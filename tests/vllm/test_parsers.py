@@ -14,6 +14,7 @@ from tests.support.agents import AgentProcess, agent
 from tests.support.live import Fleet, fleet
 from tests.support.ports import free_ports
 from tests.support.until import auntil
+from tests.support.vllm import VllmServer
 
 START = 300.0
 """Seconds that vLLM may take to start on a busy machine."""
@@ -43,6 +44,10 @@ async def running(tmp_path: Path) -> AsyncIterator[Fleet]:
         yield made
 
 
+async def models(running: Fleet) -> Any:
+    return (await running.http.get("/api/tags")).json()["models"]
+
+
 @pytest.fixture
 async def worker(
     running: Fleet, vllm_command: list[str], tiny_qwen3: Path, tmp_path: Path
@@ -55,10 +60,7 @@ async def worker(
 
 
 async def test_r095_r176_tools_and_thinking_without_a_flag(running: Fleet, worker: AgentProcess) -> None:
-    async def models() -> Any:
-        return (await running.http.get("/api/tags")).json()["models"]
-
-    [item] = await auntil(models, START, "tiny-qwen3 to serve")
+    [item] = await auntil(lambda: models(running), START, "tiny-qwen3 to serve")
     assert item["capabilities"] == ["completion", "tools", "thinking"]
     assert worker.says("chose --tool-call-parser hermes and --reasoning-parser qwen3")
     body = {"model": "tiny-qwen3", "stream": False, "options": {"temperature": 0}}
@@ -72,3 +74,11 @@ async def test_r095_r176_tools_and_thinking_without_a_flag(running: Fleet, worke
     assert thought["content"].strip().startswith("Hello!")
     plain = (await running.http.post("/api/chat", json={**hello, "think": False})).json()["message"]
     assert "thinking" not in plain
+
+
+async def test_r176_an_attached_server_shows_itself_what_is_on(
+    running: Fleet, tiny_qwen3_vllm: VllmServer, tmp_path: Path
+) -> None:
+    async with agent("--attach", tiny_qwen3_vllm.url, state_dir=tmp_path):
+        [item] = await auntil(lambda: models(running), 60, "tiny-qwen3 to be listed")
+        assert item["capabilities"] == ["completion", "tools", "thinking"]

@@ -111,6 +111,8 @@ async def test_r154_what_is_no_image_is_a_plain_400(http: httpx.AsyncClient, pat
 
 async def test_r159_a_model_that_does_not_see_refuses_images(smollm2_vllm: VllmServer, tmp_path: Path) -> None:
     async with router_over(smollm2_vllm, tmp_path) as http:
+        [item] = await tags(http)
+        assert item["capabilities"] == ["completion"]
         for path, fields in (
             ("/api/chat", {"messages": [{"role": "user", "content": "what?", "images": [IMAGES["png"]]}]}),
             ("/api/generate", {"prompt": "what?", "images": [IMAGES["png"]]}),

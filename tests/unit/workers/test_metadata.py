@@ -216,6 +216,15 @@ def test_without_files_the_flags_still_tell_what_is_switched_on(tmp_path: Path) 
     assert info.capabilities == ("completion", "tools", "thinking")
 
 
+def test_what_the_server_showed_counts_without_flags_and_files(tmp_path: Path) -> None:
+    shown = ("completion", "tools", "thinking")
+    seen = Observed((ServedModel("far", "org/far", "", 512),), shown)
+    (info,) = describe("org/far", Flags([]), seen, {"HF_HOME": str(tmp_path)})
+    assert info.capabilities == shown
+    plain = write_model(tmp_path / "plain", chat_template_dot_jinja="{{ messages }}")
+    assert describe_one(plain, tasks=shown).capabilities == ("completion",), "a template that knows neither"
+
+
 def test_a_record_that_is_too_long_loses_texts_and_nothing_else() -> None:
     base = ModelInfo(name="b", template="t" * 500, license="l" * 500)
     adapters = tuple(ModelInfo(name=f"a{n}", parent="b", template="t" * 500) for n in range(3))

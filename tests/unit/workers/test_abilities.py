@@ -1,0 +1,81 @@
+"""What a server that somebody else started shows of its parsers, and that nothing is claimed which was not shown."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from workers.abilities import abilities
+from workers.simulated.options import Options
+from workers.simulated.server import Simulated
+
+
+async def shown(options: Options) -> tuple[str, ...]:
+    async with Simulated(options) as worker, httpx.AsyncClient(trust_env=False) as client:
+        return await abilities(client, worker.url, options.model)
+
+
+@pytest.mark.parametrize(
+    ("options", "able"),
+    [
+        (Options(model="m", reasoning="hm", ttft=0, tokens_per_second=1e6), ("thinking",)),
+        (Options(model="m", ttft=0, tokens_per_second=1e6), ()),
+        (Options(model="m", tool_calls=True, reasoning="hm", ttft=0, tokens_per_second=1e6), ("tools", "thinking")),
+        (Options(model="m", embedding=True), ()),
+    ],
+)
+async def test_a_server_shows_it(options: Options, able: tuple[str, ...]) -> None:
+    assert await shown(options) == able
+
+
+def vllm(*, tools: bool, message: dict[str, Any], asked: list[dict[str, Any]]) -> httpx.AsyncClient:
+    def answer(request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content)
+        asked.append(body)
+        if "tools" in body and not tools:
+            return httpx.Response(400, json={"error": {"message": '"auto" tool choice requires …'}})
+        return httpx.Response(200, json={"choices": [{"index": 0, "message": {"role": "assistant", **message}}]})
+
+    return httpx.AsyncClient(transport=httpx.MockTransport(answer))
+
+
+async def test_tools_and_thinking_are_seen_with_one_short_request() -> None:
+    asked: list[dict[str, Any]] = []
+    async with vllm(tools=True, message={"content": None, "reasoning": "Okay"}, asked=asked) as client:
+        assert await abilities(client, "http://w", "m", "key") == ("tools", "thinking")
+    assert len(asked) == 1
+    assert asked[0]["max_tokens"] < 20
+
+
+async def test_without_a_parser_for_tools_thinking_is_still_seen() -> None:
+    asked: list[dict[str, Any]] = []
+    async with vllm(tools=False, message={"reasoning_content": "Okay"}, asked=asked) as client:
+        assert await abilities(client, "http://w", "m") == ("thinking",)
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    "message", [{"content": "<think>Okay"}, {"content": "x", "reasoning": None}, {"reasoning": ""}]
+)
+async def test_thoughts_in_the_text_are_no_thinking(message: dict[str, Any]) -> None:
+    async with vllm(tools=True, message=message, asked=[]) as client:
+        assert await abilities(client, "http://w", "m") == ("tools",)
+
+
+@pytest.mark.parametrize(
+    "answer", [httpx.Response(500), httpx.Response(200, text="no json"), httpx.Response(200, json={})]
+)
+async def test_nothing_is_claimed_of_a_server_that_answers_otherwise(answer: httpx.Response) -> None:
+    async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: answer)) as client:
+        assert await abilities(client, "http://w", "m") == ()
+
+
+async def test_nothing_is_claimed_of_a_server_that_is_gone() -> None:
+    def gone(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("gone", request=request)
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(gone)) as client:
+        assert await abilities(client, "http://w", "m") == ()
