@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from typing import Any
 
 from config import names
@@ -21,8 +22,8 @@ MOST_LISTED = 5
 
 
 async def tags(target: Target) -> list[dict[str, Any]]:
-    """The models of /api/tags, at least one. Raises Skipped."""
-    found = models(await target.get("/api/tags"))
+    """The models of /api/tags that are here and not in the cloud, at least one. Raises Skipped."""
+    found = [item for item in models(await target.get("/api/tags")) if not item.get("remote_host")]
     if not found:
         raise Skipped("no models")
     return found
@@ -59,6 +60,11 @@ async def shown(target: Target, **fields: Any) -> dict[str, Any]:
     return an_object(await target.once("/api/show", asked))
 
 
+def moment(text: str) -> datetime:
+    a_time(text)
+    return datetime.fromisoformat(text)
+
+
 def has_details(item: dict[str, Any]) -> None:
     details = take(item, "details", dict)
     for key in TEXTS:
@@ -72,10 +78,25 @@ def has_details(item: dict[str, Any]) -> None:
 async def tags_have_what_clients_read(target: Target) -> None:
     reply = await target.get("/api/tags")
     content_type(reply, JSON)
-    for item in models(reply) or await tags(target):
+    for item in await tags(target):
         a_time(take(item, "modified_at", str))
         has_details(item)
         lacks(item, "expires_at", "size_vram")
+
+
+@covers(9)
+async def the_newest_come_first(target: Target) -> None:
+    times = [moment(take(item, "modified_at", str)) for item in models(await target.get("/api/tags"))]
+    if not times:
+        raise Skipped("no models")
+    expect(times == sorted(times, reverse=True), "the newest first", [str(time) for time in times])
+
+
+@covers(22)
+async def the_longest_lived_come_first(target: Target) -> None:
+    loaded(await target.post("/api/generate", {"model": target.model("chat")}))
+    times = [moment(take(item, "expires_at", str)) for item in models(await target.get("/api/ps"))]
+    expect(times and times == sorted(times, reverse=True), "the longest-lived first", [str(time) for time in times])
 
 
 @covers(173)

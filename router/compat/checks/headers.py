@@ -130,6 +130,15 @@ async def foreign_hosts_are_refused(target: Target) -> None:
 
 
 @covers(183)
+async def names_of_this_machine_may_ask_for_options(target: Target) -> None:
+    """Where hosts are guarded, OPTIONS for one by name ends there."""
+    await foreign_hosts_are_refused.ask(target)
+    reply = await target.send("OPTIONS", "/api/chat", headers={"Host": "localhost"})
+    same("status", 204, reply.status)
+    same("body", b"", reply.body)
+
+
+@covers(183)
 async def hosts_of_this_machine_are_let_in(target: Target) -> None:
     if not is_loopback(target.place):
         raise Skipped("only where the server listens on this machine alone")

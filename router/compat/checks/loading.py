@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from router.compat.check import Check, covers
-from router.compat.checks.catalogue import running
+from router.compat.checks.catalogue import moment, running
 from router.compat.checks.images import PICTURE
 from router.compat.checks.requests import loaded
 from router.compat.expect import JSON, a_time, an_object, content_type, error, expect, same, take
@@ -86,11 +86,6 @@ async def until(target: Target, model: str, keep_alive: object) -> timedelta:
     found = loaded(await target.post(GENERATE, {"model": model, "keep_alive": keep_alive}))
     expires = take(await running(target, model), "expires_at", str)
     return moment(expires) - moment(take(found, "created_at", str))
-
-
-def moment(text: str) -> datetime:
-    a_time(text)
-    return datetime.fromisoformat(text)
 
 
 @covers(89)

@@ -67,16 +67,20 @@ async def answers_repeat_the_name_as_it_was_spelled(target: Target) -> None:
             same("model", spelling, take(found, "model", str))
 
 
-def refused(rules: set[int], name: str, path: str, body: bytes, text: str) -> Check:
+def refused(rules: set[int], name: str, path: str, body: bytes, text: str, method: str = "POST") -> Check:
     async def ask(target: Target) -> None:
-        error(await target.send("POST", path, body), 400, text)
+        error(await target.send(method, path, body), 400, text)
 
     return Check(frozenset(rules), name, ask)
 
 
-EMPTY = tuple(
-    refused({150}, f"an empty body to {path}", path, b"", "missing request body")
-    for path in ("/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/api/show", "/api/pull")
+EMPTY = (
+    *(
+        refused({150}, f"an empty body to {endpoint}", f"/api/{endpoint}", b"", "missing request body")
+        for endpoint in ("generate", "chat", "embed", "embeddings", "show", "pull", "push", "copy", "create")
+    ),
+    refused({150}, "an empty body to delete", "/api/delete", b"", "missing request body", "DELETE"),
+    refused({150}, "a blank body", "/api/chat", b" \n", "missing request body"),
 )
 VALUE = "looking for beginning of value"
 BROKEN = (

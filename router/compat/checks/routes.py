@@ -202,7 +202,14 @@ WRONG_METHODS = (
     wrong_method("GET", "/api/show"),
     wrong_method("POST", "/api/tags"),
     wrong_method("PUT", "/api/version"),
+    wrong_method("DELETE", "/"),
 )
+
+
+@covers(36)
+async def head_is_no_method_of_most_routes(target: Target) -> None:
+    same("status", 405, (await target.send("HEAD", "/api/ps")).status)
+    same("status", 405, (await target.send("HEAD", "/api/show")).status)
 
 
 @covers(36)

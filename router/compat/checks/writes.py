@@ -139,7 +139,7 @@ async def models_that_are_there_are_pulled(target: Target) -> None:
         if "digest" in line:
             expect(take(line, "digest", str).startswith("sha256:"), "a digest with sha256:", line)
             expect(line["status"].startswith("pulling "), "pulling and the digest's first digits", line)
-            take(line, "total", int)
+            expect(type(line.get("total", 0)) is int, "total as an integer", line)
 
 
 @covers(104, writes=True)
