@@ -48,6 +48,8 @@ class Server(uvicorn.Server):
 async def serving(app: Any) -> AsyncIterator[str]:
     """The app on a port of the kernel's choice; yields its base URL."""
     listening = socket.create_server(("127.0.0.1", 0))
+    # As uvloop has it: head and body of an answer are two packets, and the second would wait for the first.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     config = uvicorn.Config(
         app,
         http=BoundedProtocol,
