@@ -63,6 +63,8 @@ def check(request: GenerateRequest, info: ModelInfo, clock: Clock) -> Reply | No
     formats.check_format(request.format)
     if request.template:
         raise BadRequest(NO_TEMPLATES)
+    if request.context and min(request.context) < 0:
+        raise BadRequest(f"{min(request.context)} in context is no token id: send what a former answer had there")
     capabilities.require(images.wanted(request.images or ()), request.model, info)
     if request.images and (request.context or not _templated(request, info)):
         raise BadRequest(NO_IMAGES)

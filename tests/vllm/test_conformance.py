@@ -344,6 +344,10 @@ def test_tokens(chat: Pair) -> None:
     chat.ask("/tokenize", prompt="Hello there")
     chat.ask("/tokenize", **QUESTION, return_token_strs=True)
     chat.ask("/detokenize", tokens=[1, 2, 3])
+    for answer in chat.ask("/detokenize", tokens=[999_999]):
+        assert answer.json() == {"prompt": ""}
+    for tokens in ([2**32], [-1]):
+        chat.ask("/detokenize", tokens=tokens)
 
 
 @pytest.mark.parametrize(

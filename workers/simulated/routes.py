@@ -213,10 +213,9 @@ class Routes:
     def _detokenize(self, request: Request) -> Answer:
         asked = parse_detokenize(request.body, request.headers.get("content-type", ""))
         self._inference.check_model(asked.model)
-        try:
-            return _json({"prompt": vocabulary.decode(asked.tokens)})
-        except ValueError as error:
-            raise Refusal(str(error)) from error
+        if max(asked.tokens, default=0) >= 2**32:
+            raise Refusal("number too large to fit in target type")
+        return _json({"prompt": vocabulary.decode(filter(vocabulary.is_known, asked.tokens))})
 
     def _embeddings(self, request: Request) -> Answer:
         asked = parse_embedding(request.body, request.headers.get("content-type", ""))

@@ -67,6 +67,15 @@ def encode(text: str) -> list[int]:
     return ids
 
 
+def is_known(token: int) -> bool:
+    """Whether the vocabulary has this id."""
+    try:
+        token_bytes(token)
+    except ValueError:
+        return False
+    return True
+
+
 def token_bytes(token: int) -> bytes:
     """The bytes that a token stands for. Raises ValueError for an id outside the vocabulary."""
     if token >= _PAIR_BASE:
