@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -32,6 +32,9 @@ NO_ADAPTERS = (
     "adapter as 'from'"
 )
 NO_DRAFT = "drafts cannot be sent here: serve the model with vLLM's --speculative-config"
+
+MAX_DEPTH = 100
+"""Levels of lists and objects within each other. Routers write and read what they keep a few levels further in."""
 
 _DIGEST = re.compile(r"sha256[:-][0-9a-fA-F]{64}\Z")
 _FILES = GoType("map[string]string", frozenset({"object"}))
@@ -94,6 +97,8 @@ _decoder = msgspec.json.Decoder(CreateRequest)
 def decode_create(body: bytes) -> CreateRequest:
     """Raises BadRequest in Ollama's words."""
     request = gojson.decode(body, _decoder, CREATE)
+    if not (_is_shallow(request.parameters) and _is_shallow(request.messages)):
+        raise BadRequest("exceeded max depth")
     for path in (*request.files, *request.adapters, *request.draft_files):
         if not _is_relative(path):
             raise BadRequest(BAD_PATH)
@@ -132,8 +137,8 @@ def parameters(request: CreateRequest) -> dict[str, Any]:
 
 def messages(request: CreateRequest) -> tuple[dict[str, Any], ...]:
     """In the form of /api/chat. Raises BadRequest for what is no message there."""
-    told = msgspec.json.decode(msgspec.json.encode(brought(request.messages)))
-    return tuple(_without_nulls(message) for message in told)
+    told: list[dict[str, Any]] = msgspec.json.decode(msgspec.json.encode(brought(request.messages)))
+    return tuple(_brief(message) for message in told)
 
 
 def progress(existing: Sequence[str], new: Sequence[str]) -> list[bytes]:
@@ -147,10 +152,29 @@ def progress(existing: Sequence[str], new: Sequence[str]) -> list[bytes]:
     return [encode({"status": status}) for status in statuses]
 
 
-def _without_nulls(value: Any) -> Any:
+def _brief(message: dict[str, Any]) -> dict[str, Any]:
+    """Without what a message does not say. Nulls in a call's arguments are part of them."""
+    brief = {key: value for key, value in message.items() if value is not None}
+    if "tool_calls" in brief:
+        brief["tool_calls"] = [
+            {key: value for key, value in call.items() if value is not None} for call in brief["tool_calls"]
+        ]
+    return brief
+
+
+def _is_shallow(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [item for outer in level for item in _items(outer)]
+        if not level:
+            return True
+    return False
+
+
+def _items(value: Any) -> Iterable[Any]:
     if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _is_relative(path: str) -> bool:

@@ -36,6 +36,7 @@ RETRY_AFTER = 5
 """Seconds that a client is asked to wait for the registry."""
 _MARKS = 256
 """Latest changes for which it is remembered who has seen them."""
+_MOST_ROUTERS = 1024
 _MOST_REFUSALS = 1024
 
 _log = logging.getLogger(__name__)
@@ -133,6 +134,9 @@ class Keeper:
             version = await self._put(key, envelope)
             if version is not None:
                 self._adopt(key, _Held(envelope, model))
+                _log.info(
+                    "virtual model %r %s", model.name, "deleted" if model.deleted else f"made from {model.base!r}"
+                )
                 await self._settle(model, version)
                 return model
         raise _not_now("others are changing this model at the same time")
@@ -209,7 +213,9 @@ class Keeper:
 
     def seen(self, event: ModelSeen) -> None:
         """A router process has taken over a change."""
-        self._seen.setdefault(event.version, set()).add(event.router)
+        routers = self._seen.setdefault(event.version, set())
+        if len(routers) < _MOST_ROUTERS:
+            routers.add(event.router)
         while len(self._seen) > _MARKS:
             del self._seen[next(iter(self._seen))]
         self._news.set()

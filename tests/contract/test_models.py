@@ -245,7 +245,7 @@ async def test_r104_without_a_stream_success_is_all(running: Fleet) -> None:
 
 
 @pytest.mark.parametrize("name", ["nope", "friendly", "x:cloud", "x:8b-cloud"])
-async def test_r105_a_model_of_nobody_is_nowhere(running: Fleet, client: ollama.AsyncClient, name: str) -> None:
+async def test_r105_r106_a_model_of_nobody_is_nowhere(running: Fleet, client: ollama.AsyncClient, name: str) -> None:
     streamed = await running.http.post("/api/pull", json={"model": name})
     assert streamed.status_code == 200
     assert lines(streamed) == [
@@ -269,6 +269,15 @@ async def test_r106_r146_r147_r149_pull_refuses_what_is_no_name(running: Fleet, 
     for stream in (True, False):
         answer = await running.http.post("/api/pull", json={"model": name, "stream": stream})
         assert (answer.status_code, answer.json()) == (400, {"error": text})
+
+
+async def test_r085_its_system_text_and_messages_reach_the_worker(client: ollama.AsyncClient, running: Fleet) -> None:
+    remembered = [{"role": "user", "content": "who?"}, {"role": "assistant", "content": "the plumber"}]
+    await client.create("v", from_="friendly:8b", system="You are Mario.", messages=remembered)
+    body = {"model": "v", "messages": HELLO, "_debug_render_only": True}
+    rendered = (await running.http.post("/api/chat", json=body)).json()["_debug_info"]["rendered_template"]
+    places = [rendered.index(text) for text in ("You are Mario.", "who?", "the plumber", "hello")]
+    assert places == sorted(places)
 
 
 async def test_ps_has_a_virtual_model_once_it_was_used(client: ollama.AsyncClient) -> None:

@@ -13,11 +13,12 @@ from router.balance.routes import Routes
 from router.errors import ClientError, Forbidden, ModelNotFound
 from router.protocol.copying import CopyRequest
 from router.protocol.create import decode_create
+from router.protocol.requests import brought
 from router.virtual.plans import UNSIGNED, Known, Made, Nowhere, plan_copy, plan_create, plan_delete
 from router.virtual.store import Store
 from tests.support.balance import Clock, found, pool_of
 from workers.record import ModelInfo
-from workers.virtual import VirtualModel
+from workers.virtual import VirtualModel, key_of, seal_model, unseal_model
 
 TABLE = RoutingTable(models=(ModelRoute("friendly:8b", (ServeTarget("Org/M"),), ("short",), {"temperature": 0.5}),))
 DIGEST = "d" * 64
@@ -105,12 +106,30 @@ def test_a_model_can_be_made_anew_from_itself_and_keeps_its_spelling() -> None:
     assert made.model.options == OLD.options
 
 
-def test_tool_calls_in_messages_survive() -> None:
+def test_tool_calls_in_messages_survive_to_the_last_null() -> None:
     call = {"function": {"name": "f", "arguments": {"x": [1, {"y": None}]}}}
     made = create(known(), messages=[{"role": "assistant", "tool_calls": [call]}])
     (message,) = made.model.messages
-    assert message["tool_calls"][0]["function"]["name"] == "f"
-    assert message["tool_calls"][0]["function"]["arguments"]["x"][0] == 1
+    assert message["tool_calls"] == [{"function": {**call["function"], "index": 0}}]
+    (read,) = brought(made.model.messages)
+    assert read.tool_calls is not None
+    assert bytes(read.tool_calls[0].function.arguments) == b'{"x":[1,{"y":null}]}'
+
+
+@pytest.mark.parametrize("field", ["parameters", "messages"])
+def test_what_is_too_deep_to_be_kept_is_refused(field: str) -> None:
+    deep: Any = {}
+    for _ in range(150):
+        deep = {"x": deep}
+    with pytest.raises(ClientError, match="max depth") as refused:
+        create(known(), **{field: deep if field == "parameters" else [deep]})
+    assert refused.value.status == 400
+
+
+def test_numbers_of_any_size_are_kept() -> None:
+    model = create(known(), parameters={"seed": 10**200, "temperature": -(10**30)}).model
+    key = key_of(model.name)
+    assert unseal_model(seal_model(model, key, fleet="f", secret=b"s"), key, fleet="f", secret=b"s") == model
 
 
 def test_r108_a_template_that_the_base_has_anyway_changes_nothing() -> None:
