@@ -22,7 +22,11 @@ _ERROR: Schema = {
     "required": ["error"],
     "properties": {"error": {"type": ["string", "object"]}},
 }
-_OPTIONS: Schema = {"type": "object", "properties": {name: {} for name in sorted(KNOWN)}}
+_OPTIONS: Schema = {
+    "type": "object",
+    "properties": {name: {"type": ["number", "null"]} for name in sorted(KNOWN)}
+    | {"stop": {"type": ["array", "null"], "items": {"type": "string"}}, "use_mmap": {"type": ["boolean", "null"]}},
+}
 
 
 _PAGES = {

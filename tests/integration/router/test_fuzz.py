@@ -1,0 +1,145 @@
+"""Whatever is sent: no 5xx of ours, no hang, and errors in the shape that clients read."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import GenerationMode
+
+from router.handlers.surface import Surface
+from router.protocol.description import bodies, describe
+from router.protocol.fixed import FIXED
+from router.protocol.operations import OPERATIONS
+from tests.support.fuzzing import Damaged, damaged, problem
+from tests.support.live import Fleet, fleet
+from workers.simulated.options import Options
+
+CHAT = Options(model="tiny:latest", tokens_per_second=100_000, ttft=0.0, answer_tokens=3)
+VECTORS = Options(model="vec", embedding=True, tokens_per_second=100_000, ttft=0.0)
+NAMES = [
+    "tiny",
+    "tiny:latest",
+    "TINY",
+    "tiny:local",
+    "vec",
+    "mine",
+    "",
+    " ",
+    "nope",
+    "org/nope:8b",
+    "x:cloud",
+    "a b",
+    "a:local:cloud",
+    None,
+]
+LIKELY = {
+    **{key: {"enum": NAMES} for key in ("model", "name", "source", "from")},
+    "keep_alive": {"enum": [None, 0, -1, 0.5, "5m", "0s", "soon", True]},
+    "think": {"enum": [None, False, True, "low", "max", "loud"]},
+    "format": {"enum": [None, "", "json", "yaml", {}, {"type": "object"}]},
+    "images": {"enum": [None, [], ["x"]]},
+    "input": {"enum": [None, "", "a", [], ["a"], [""], ["a", 1], 1, {}]},
+    "top_logprobs": {"enum": [None, 0, 1, 20, 21, -1]},
+}
+"""Instead of what is drawn at random: names that somebody serves, and values that get past the first check."""
+LONGEST = 10.0
+"""Seconds that an answer may take, on a busy machine."""
+
+
+def bounded(examples: int) -> Any:
+    """The same examples on every run."""
+    return settings(
+        max_examples=examples,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Fleet]:
+    async with fleet(tmp_path, {"a": CHAT, "b": VECTORS}, body_limit=2**20) as one:
+        yield one
+
+
+def described(running: Fleet) -> dict[str, Any]:
+    surface = running.app.app
+    assert isinstance(surface, Surface)
+    document = describe(surface.paths, bodies(OPERATIONS, FIXED), "0")
+    for item in document["paths"].values():
+        for operation in item.values():
+            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+            fields = body.get("properties", {})
+            fields.update({key: values for key, values in LIKELY.items() if key in fields})
+            body["required"] = sorted({"model", "source", "messages"} & set(fields))
+    return document
+
+
+def send(client: httpx.Client, method: str, url: str, body: bytes | None, headers: dict[str, str]) -> int:
+    """The answer's status. Raises httpx.TimeoutException for an answer that does not come or does not go on."""
+    request = client.build_request(method, url, content=body, headers=headers)
+    answer = client.send(request)
+    kind = answer.headers.get("content-type", "")
+    wrong = problem(method, request.url.path, answer.status_code, kind, answer.content)
+    assert not wrong, f"{wrong}: {method} {url} {body!r:.2000} gave {answer.status_code} {answer.text:.500}"
+    return answer.status_code
+
+
+def drive_described(url: str, document: dict[str, Any], examples: int) -> Counter[int]:
+    """Requests that fit the description and requests that do not, to every operation. Returns the statuses."""
+    schema = schemathesis.openapi.from_dict(document)
+    statuses: Counter[int] = Counter()
+    with httpx.Client(timeout=LONGEST, trust_env=False) as client:
+        for result in schema.get_all_operations():
+            operation = result.ok()
+            for mode in GenerationMode if operation.body else (GenerationMode.POSITIVE,):
+
+                @bounded(examples if operation.body else 3)
+                @given(case=operation.as_strategy(generation_mode=mode))
+                def drive(case: schemathesis.Case) -> None:
+                    made = case.as_transport_kwargs(base_url=url)
+                    body = json.dumps(made["json"]).encode() if "json" in made else made.get("data")
+                    statuses[send(client, made["method"], made["url"], body, {"content-type": "application/json"})] += 1
+
+                drive()
+    return statuses
+
+
+def drive_damaged(url: str, examples: int) -> Counter[int]:
+    statuses: Counter[int] = Counter()
+    with httpx.Client(timeout=LONGEST, trust_env=False) as client:
+
+        @bounded(examples)
+        @given(request=damaged())
+        def drive(request: Damaged) -> None:
+            status = send(client, request.method, f"{url}{request.path}", request.body, dict(request.headers))
+            statuses[status] += 1
+
+        drive()
+    return statuses
+
+
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module")  # whoever draws lots beside the strategies
+async def test_whatever_fits_the_description_or_does_not_is_answered_as_ollama_would(running: Fleet) -> None:
+    statuses = await asyncio.to_thread(drive_described, running.url, described(running), 60)
+    assert statuses[200] > 50
+    assert statuses[400] > 100
+
+
+async def test_damaged_requests_of_real_clients_are_answered_as_ollama_would(running: Fleet) -> None:
+    statuses = await asyncio.to_thread(drive_damaged, running.url, 1500)
+    assert statuses[200] > 100
+    assert statuses[400] > 100
+    after = await running.http.post("/api/generate", json={"model": "tiny", "prompt": "hello", "stream": False})
+    assert after.status_code == 200
