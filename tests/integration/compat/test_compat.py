@@ -18,6 +18,8 @@ from tests.support.described import described_fleet
 SEEN = [rule for rule in RULES if rule.outside]
 UNTRIED: frozenset[int] = frozenset()
 """Rules that simulated workers cannot show. An entry that can be looked at fails."""
+SMALLEST = Models()
+"""The model for each use that is chosen where nobody names one."""
 EXPECTED: dict[int, str] = {
     40: "errors hold <, > and & as they are; every JSON reader takes both",
 }
@@ -30,9 +32,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Row]:
     return {row.rule.number: row for row in asyncio.run(looked_at(tmp_path_factory.mktemp("state")))}
 
 
-async def looked_at(state_dir: Path) -> list[Row]:
+async def looked_at(state_dir: Path, wanted: Models = SMALLEST) -> list[Row]:
     async with described_fleet(state_dir) as running:
-        models = choose(listed((await running.http.get("/api/tags")).json()), Models())
+        models = choose(listed((await running.http.get("/api/tags")).json()), wanted)
         return by_rule(await run(Target(place(running.url), models, timeout=20), CHECKS), RULES)
 
 
@@ -46,3 +48,9 @@ def test_we_are_as_ollama_is(rows: dict[int, Row], rule: Rule) -> None:
         assert row.result is Result.SKIPPED, f"{rule.name} is looked at now: take it off UNTRIED"
         pytest.skip(row.detail)
     assert row.result is Result.SAME, f"{rule.title}: {row.detail}"
+
+
+async def test_a_model_that_thinks_is_as_ollamas_where_it_answers_everything(tmp_path: Path) -> None:
+    rows = await looked_at(tmp_path, Models(chat="able"))
+    differing = {row.rule.number: row.detail for row in rows if row.result is Result.DIFFERS}
+    assert {number: detail for number, detail in differing.items() if number not in EXPECTED} == {}
