@@ -25,6 +25,9 @@ from workers.simulated.options import Options
 
 CHAT = Options(model="tiny:latest", tokens_per_second=100_000, ttft=0.0, answer_tokens=3)
 VECTORS = Options(model="vec", embedding=True, tokens_per_second=100_000, ttft=0.0)
+# The router draws lots in another thread, meanwhile.
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")
+
 NAMES = [
     "tiny",
     "tiny:latest",
@@ -130,7 +133,6 @@ def drive_damaged(url: str, examples: int) -> Counter[int]:
     return statuses
 
 
-@pytest.mark.filterwarnings("ignore:Do not use the `random` module")  # whoever draws lots beside the strategies
 async def test_whatever_fits_the_description_or_does_not_is_answered_as_ollama_would(running: Fleet) -> None:
     statuses = await asyncio.to_thread(drive_described, running.url, described(running), 60)
     assert statuses[200] > 50
