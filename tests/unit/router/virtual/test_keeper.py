@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,57 +12,12 @@ from router.virtual import keeper as keeping
 from router.virtual.keeper import Keeper, Trust
 from router.virtual.modelfile import ModelFile
 from router.virtual.store import MOST_TOMBSTONES, Store
-from workers.registry import ModelHeld, ModelPut, ModelsHeld, RegistryUnavailable
+from tests.support.fakeregistry import FakeRegistry
 from workers.virtual import VirtualModel, seal_model
 from workers.wire import ModelChanged, ModelSeen
 
 TRUST = Trust("f", b"fleet secret", unsigned=False)
 PREFIX = "registry.ollama.ai/library/"
-
-
-class FakeRegistry:
-    """As the scripts do it, in memory."""
-
-    def __init__(self) -> None:
-        self.entries: dict[str, bytes] = {}
-        self.changes = 0
-        self.away = False
-        self.puts: list[str] = []
-        self.told: list[tuple[str, str]] = []
-        self.meanwhile: Callable[[], None] = lambda: None
-
-    @property
-    def version(self) -> str:
-        return f"e:{self.changes}:{len(self.entries)}"
-
-    async def models(self) -> ModelsHeld:
-        self._answer()
-        return ModelsHeld(self.version, dict(self.entries))
-
-    async def put_model(self, key: str, expected: bytes, envelope: bytes, *, ask: bool = False) -> ModelPut | ModelHeld:
-        self._answer()
-        self.meanwhile()
-        held = self.entries.get(key, b"")
-        if held != expected:
-            return ModelHeld(held)
-        self.puts.append(key)
-        self.put(key, envelope)
-        return ModelPut(self.version)
-
-    async def seen(self, version: str, router: str) -> None:
-        self._answer()
-        self.told.append((version, router))
-
-    def put(self, key: str, envelope: bytes) -> None:
-        self.changes += 1
-        if envelope:
-            self.entries[key] = envelope
-        else:
-            self.entries.pop(key, None)
-
-    def _answer(self) -> None:
-        if self.away:
-            raise RegistryUnavailable("no answer from the registry at /somewhere/private")
 
 
 @pytest.fixture

@@ -1,0 +1,63 @@
+"""The virtual models of a registry as the scripts keep them, in a dict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from workers.registry import ModelHeld, ModelPut, ModelsHeld, RegistryUnavailable
+from workers.wire import ModelChanged
+
+
+class FakeRegistry:
+    """As the scripts do it, in memory."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, bytes] = {}
+        self.changes = 0
+        self.epoch = "e"
+        self.away = False
+        self.puts: list[str] = []
+        self.told: list[tuple[str, str]] = []
+        self.meanwhile: Callable[[], None] = lambda: None
+        """Happens just before a put is looked at."""
+        self.events: list[ModelChanged] = []
+
+    @property
+    def version(self) -> str:
+        return f"{self.epoch}:{self.changes}:{len(self.entries)}"
+
+    async def models(self) -> ModelsHeld:
+        self._answer()
+        return ModelsHeld(self.version, dict(self.entries))
+
+    async def put_model(self, key: str, expected: bytes, envelope: bytes, *, ask: bool = False) -> ModelPut | ModelHeld:
+        self._answer()
+        self.meanwhile()
+        held = self.entries.get(key, b"")
+        if held != expected:
+            return ModelHeld(held)
+        self.puts.append(key)
+        before = self.version
+        self.put(key, envelope)
+        self.events.append(ModelChanged(ask, before, self.version, key, envelope))
+        return ModelPut(self.version)
+
+    async def seen(self, version: str, router: str) -> None:
+        self._answer()
+        self.told.append((version, router))
+
+    def put(self, key: str, envelope: bytes) -> None:
+        self.changes += 1
+        if envelope:
+            self.entries[key] = envelope
+        else:
+            self.entries.pop(key, None)
+
+    def flush(self) -> None:
+        self.entries.clear()
+        self.changes = 0
+        self.epoch += "e"
+
+    def _answer(self) -> None:
+        if self.away:
+            raise RegistryUnavailable("no answer from the registry at /somewhere/private")
