@@ -21,7 +21,7 @@ Serve = Callable[[dict[str, bytes]], str]
 
 @pytest.fixture
 def server() -> Iterator[Serve]:
-    """Starts a server that answers these paths with plain text, and all others with 404, and says where it is."""
+    """Starts a server that answers these paths, and all others with 404, and says where it is."""
     servers: list[ThreadingHTTPServer] = []
 
     def start(pages: dict[str, bytes]) -> str:
@@ -31,12 +31,12 @@ def server() -> Iterator[Serve]:
                 self.do_GET()
 
             def do_GET(self) -> None:
-                body = pages.get(self.path)
-                self.send_response(200 if body is not None else 404)
+                body = pages.get(self.path, b'{"error": "not here"}')
+                self.send_response(200 if self.path in pages else 404)
                 self.send_header("Content-Type", "text/plain; charset=utf-8")
-                self.send_header("Content-Length", str(len(body or b"")))
+                self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body or b"")
+                self.wfile.write(body)
 
             def log_message(self, *args: object) -> None:
                 pass
