@@ -20,6 +20,7 @@ from router.membership import TTL, Answer, Sink
 from router.transport import Endpoint
 from router.vetting import Endpoints
 from workers import probe
+from workers.abilities import abilities
 from workers.allowlist import parse_url
 from workers.probe import Health, Metrics, ProbeFailed, ProbeResult
 from workers.record import Load, ModelInfo, WorkerRecord, WorkerState
@@ -97,6 +98,9 @@ class Watch:
         self._endpoint = endpoints.of(parse_url(worker.url))
         self._generation = 1
         self._models: tuple[ModelInfo, ...] = ()
+        self._able: tuple[str, ...] = ()
+        self._asked_of: int | None = None
+        """The generation that was asked for what it can."""
         self._version = ""
         self._looks = 0
         self._well = False
@@ -115,10 +119,13 @@ class Watch:
         whole = not self._well or self._looks % WHOLE_EVERY == 0
         self._looks += 1
         result = await (probe.probe(self._client, self.worker.url, self._key) if whole else self._brief())
-        if result.health is Health.OK:
-            self._answered(result, whole)
-        else:
+        if result.health is not Health.OK:
             self._failed(result)
+            return
+        self._answered(result, whole)
+        if whole and self._asked_of != self._generation:
+            self._asked_of = self._generation
+            await self._learn(result)  # it serves while it is asked
 
     async def _brief(self) -> ProbeResult:
         """Health and load only."""
@@ -131,13 +138,21 @@ class Watch:
             return ProbeResult(Health.UNREACHABLE, problem=str(error))
         return ProbeResult(Health.OK, metrics=metrics)
 
+    async def _learn(self, result: ProbeResult) -> None:
+        """Ask it for what its routes do not tell."""
+        if "completion" not in result.tasks or not self._models:
+            return
+        self._able = await abilities(self._client, self.worker.url, self._models[0].name, self._key)
+        if self._able:
+            self._answered(result, whole=True)
+
     def _answered(self, result: ProbeResult, whole: bool) -> None:
         load = self._load(result.metrics)
         restarted = self._restarted(result.metrics)
         self._generation += restarted
         renewed = restarted or not self._well
         if whole:
-            models = probe.model_infos(result.models, result.tasks)
+            models = probe.model_infos(result.models, (*result.tasks, *self._able))
             renewed = renewed or (models, result.version) != (self._models, self._version)
             self._models, self._version = models, result.version
         self._counted = (self._clock(), result.metrics.generation_tokens)
@@ -166,6 +181,7 @@ class Watch:
 
     def _put_out(self, problem: str) -> None:
         self._problem, self._well = problem, False
+        self._able, self._asked_of = (), None
         load = Load(state=WorkerState.STOPPED, note=problem)
         self._pool.put(Discovered(self._record(), self._endpoint, load))
         self._pool.absent(self._id)

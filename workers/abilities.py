@@ -1,7 +1,7 @@
-"""What a running server can do that its routes do not tell: whether its parsers for tools and thinking are on.
+"""What a running server can do that its routes do not tell: tools, thinking, images.
 
-For a vLLM that somebody else started: its flags are not known, and its model's files may be elsewhere. One or two
-short requests show it, as its warm-up is short requests too.
+For a vLLM that somebody else started: its flags are not known, and its model's files may be elsewhere. Two or three
+short requests show it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import msgspec
 
-TIMEOUT = 60.0
+TIMEOUT = 30.0
 """Seconds for each request; the server may be busy with others'."""
 TOKENS = 12
 """Enough for a model that thinks to have begun."""
@@ -23,6 +23,21 @@ _TOOL = {
         "description": "Get the current time",
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
     },
+}
+_IMAGE = (
+    "data:image/png;base64,"
+    "iVBORw0KGgoAAAANSUhEUgAAADgAAAA4CAIAAAAn5KxJAAAAP0lEQVR42u3OMQ0AAAwDoEqv9B5TsQQUkD4RUVFRUVFRUVFRUVFRUVFRUVFR"
+    "UVFRUVFRUVFRUVFRUVFRUVHRM4zeYQ8NTLd/AAAAAElFTkSuQmCC"
+)
+"""Grey, 56 pixels square: not too small for any model's tiles."""
+_SEEING = {
+    "messages": [
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": _IMAGE}}],
+        }
+    ],
+    "max_tokens": 1,
 }
 
 
@@ -41,7 +56,8 @@ class _Answer(msgspec.Struct):
 
 
 async def abilities(client: httpx.AsyncClient, url: str, model: str, key: str | None = None) -> tuple[str, ...]:
-    """Of "tools" and "thinking" those that a chat with this model showed. What cannot be asked now is not claimed."""
+    """Of "tools", "thinking" and "vision" those that chats with this model showed. What cannot be asked now is not
+    claimed. A server that neither answers nor refuses is asked nothing more."""
     chat: dict[str, Any] = {
         "model": model,
         "messages": [{"role": "user", "content": "What is 17 times 23?"}],
@@ -49,22 +65,24 @@ async def abilities(client: httpx.AsyncClient, url: str, model: str, key: str | 
         "temperature": 0,
         "chat_template_kwargs": {"enable_thinking": True, "thinking": True},
     }
-    found = []
-    answer = await _ask(client, url, {**chat, "tools": [_TOOL]}, key)
-    if answer is not None:
-        found.append("tools")
-    else:
-        answer = await _ask(client, url, chat, key)
-    if answer is not None and any(one.message.reasoning or one.message.reasoning_content for one in answer.choices):
-        found.append("thinking")
+    found: list[str] = []
+    try:
+        answer = await _ask(client, url, {**chat, "tools": [_TOOL]}, key)
+        if answer is not None:
+            found.append("tools")
+        else:
+            answer = await _ask(client, url, chat, key)
+        if answer is not None and any(one.message.reasoning or one.message.reasoning_content for one in answer.choices):
+            found.append("thinking")
+        if answer is not None and await _ask(client, url, {**chat, **_SEEING}, key) is not None:
+            found.append("vision")
+    except (httpx.HTTPError, msgspec.DecodeError):
+        return tuple(found)
     return tuple(found)
 
 
 async def _ask(client: httpx.AsyncClient, url: str, body: dict[str, Any], key: str | None) -> _Answer | None:
-    """The answer to a chat; None for a refusal, and for whatever vLLM would not say."""
+    """The answer to a chat; None for a refusal. Raises what keeps it from being either."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    try:
-        response = await client.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=TIMEOUT)
-        return msgspec.json.decode(response.content, type=_Answer) if response.status_code == 200 else None
-    except (httpx.HTTPError, msgspec.DecodeError):
-        return None
+    response = await client.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=TIMEOUT)
+    return msgspec.json.decode(response.content, type=_Answer) if response.status_code == 200 else None

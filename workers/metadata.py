@@ -33,7 +33,7 @@ class Observed:
 
     models: tuple[ServedModel, ...]
     tasks: tuple[str, ...] = ("completion",)
-    """In Ollama's words; with "tools" and "thinking" where it was asked for them."""
+    """In Ollama's words; with "tools", "thinking" and "vision" where it was asked for them."""
     templated: bool | None = None
     """Whether a chat request was templated; None if none was tried."""
 
@@ -95,13 +95,13 @@ def slim(infos: tuple[ModelInfo, ...], limit: int) -> tuple[ModelInfo, ...]:
 def capabilities(tasks: Sequence[str], config: Config, templates: Sequence[str], flags: Flags) -> tuple[str, ...]:
     """Only what a request would really get, in Ollama's words.
 
-    `tasks` may have tools and thinking where the server has shown them; else the flags tell.
+    `tasks` may have tools, thinking and vision where the server has shown them; else flags and files tell.
     Tools need a template that knows them and a parser that is switched on; thinking needs a reasoning parser
     (without one the thoughts stay in the text) and a template that knows of it, where there is one to read.
     """
     if "completion" not in tasks:
         return tuple(tasks)
-    found = ["completion", *media(config, flags)]
+    found = ["completion", *(media(config, flags) if config else [task for task in tasks if task == "vision"])]
     tools = "tools" in tasks or (flags.on("--enable-auto-tool-choice") and flags.value("--tool-call-parser"))
     thinking = "thinking" in tasks or flags.value("--reasoning-parser")
     if tools and (not templates or any(re.search(r"\btools\b", template) for template in templates)):

@@ -28,6 +28,7 @@ class Vllm:
         self.models = [{"id": "m", "root": "org/m", "max_model_len": 2048}]
         self.running = 0
         self.tokens = 0
+        self.able = False
         self.asked: list[str] = []
         self.authorization: set[str | None] = set()
         self.client = httpx.AsyncClient(transport=httpx.MockTransport(self.answer))
@@ -52,6 +53,8 @@ class Vllm:
                 )
             case "/v1/completions":
                 return httpx.Response(405)
+            case "/v1/chat/completions" if self.able:
+                return httpx.Response(200, json={"choices": [{"message": {"reasoning": "hm"}}]})
         return httpx.Response(404)
 
 
@@ -81,6 +84,21 @@ async def test_a_static_worker_joins_with_what_it_says_of_itself() -> None:
     assert pool.known[ID].endpoint == Endpoint("10.0.0.5", 8000, "", None, "Bearer key")
     assert pool.loads[ID].running == 3
     assert vllm.authorization == {"Bearer key"}
+
+
+async def test_r176_it_is_asked_for_what_it_can_when_it_appears_and_not_again() -> None:
+    vllm, pool = Vllm(), Recorder()
+    vllm.able = True
+    static = watch(vllm, pool, Clock())
+    for _ in range(12):
+        await static.look()
+    assert pool.known[ID].record.models[0].capabilities == ("completion", "tools", "thinking", "vision")
+    assert vllm.asked.count("/v1/chat/completions") == 2
+    vllm.health = 503
+    await static.look()
+    vllm.health, vllm.able = 200, False
+    await static.look()
+    assert pool.known[ID].record.models[0].capabilities == ("completion",)
 
 
 async def test_later_looks_are_brief() -> None:

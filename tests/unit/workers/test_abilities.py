@@ -31,10 +31,12 @@ async def test_a_server_shows_it(options: Options, able: tuple[str, ...]) -> Non
     assert await shown(options) == able
 
 
-def vllm(*, tools: bool, message: dict[str, Any], asked: list[dict[str, Any]]) -> httpx.AsyncClient:
+def vllm(*, tools: bool, message: dict[str, Any], asked: list[dict[str, Any]], sees: bool = False) -> httpx.AsyncClient:
     def answer(request: httpx.Request) -> httpx.Response:
         body = json.loads(request.content)
         asked.append(body)
+        if not sees and isinstance(body["messages"][0]["content"], list):
+            return httpx.Response(400, json={"error": {"message": "m is not a multimodal model"}})
         if "tools" in body and not tools:
             return httpx.Response(400, json={"error": {"message": '"auto" tool choice requires …'}})
         return httpx.Response(200, json={"choices": [{"index": 0, "message": {"role": "assistant", **message}}]})
@@ -42,19 +44,24 @@ def vllm(*, tools: bool, message: dict[str, Any], asked: list[dict[str, Any]]) -
     return httpx.AsyncClient(transport=httpx.MockTransport(answer))
 
 
-async def test_tools_and_thinking_are_seen_with_one_short_request() -> None:
+async def test_tools_and_thinking_are_seen_with_short_requests() -> None:
     asked: list[dict[str, Any]] = []
     async with vllm(tools=True, message={"content": None, "reasoning": "Okay"}, asked=asked) as client:
         assert await abilities(client, "http://w", "m", "key") == ("tools", "thinking")
-    assert len(asked) == 1
-    assert asked[0]["max_tokens"] < 20
+    assert len(asked) == 2
+    assert all(body["max_tokens"] < 20 for body in asked)
+
+
+async def test_a_model_that_takes_an_image_sees() -> None:
+    async with vllm(tools=False, message={"content": "x"}, asked=[], sees=True) as client:
+        assert await abilities(client, "http://w", "m") == ("vision",)
 
 
 async def test_without_a_parser_for_tools_thinking_is_still_seen() -> None:
     asked: list[dict[str, Any]] = []
     async with vllm(tools=False, message={"reasoning_content": "Okay"}, asked=asked) as client:
         assert await abilities(client, "http://w", "m") == ("thinking",)
-    assert len(asked) == 2
+    assert len(asked) == 3
 
 
 @pytest.mark.parametrize(
@@ -73,9 +80,13 @@ async def test_nothing_is_claimed_of_a_server_that_answers_otherwise(answer: htt
         assert await abilities(client, "http://w", "m") == ()
 
 
-async def test_nothing_is_claimed_of_a_server_that_is_gone() -> None:
+async def test_a_server_that_is_gone_is_asked_nothing_more_and_nothing_claimed() -> None:
+    asked = []
+
     def gone(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
         raise httpx.ConnectError("gone", request=request)
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(gone)) as client:
         assert await abilities(client, "http://w", "m") == ()
+    assert len(asked) == 1
