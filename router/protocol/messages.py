@@ -1,14 +1,14 @@
-"""Ollama's messages and tools in vLLM's form, and which result answers which tool call (R071-R079)."""
+"""Ollama's messages and tools in vLLM's form (R071-R079)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from config.defaults import Defaults
 from router.protocol import openai
 from router.protocol.images import sniff
-from router.protocol.requests import CalledTool, ChatMessage, DeclaredTool, brought
+from router.protocol.pairing import Pairing, pair
+from router.protocol.requests import ChatMessage, DeclaredTool, brought
 
 
 def with_defaults(messages: Sequence[ChatMessage], defaults: Defaults) -> Sequence[ChatMessage]:
@@ -24,7 +24,7 @@ def with_defaults(messages: Sequence[ChatMessage], defaults: Defaults) -> Sequen
 
 def translate(messages: Sequence[ChatMessage]) -> list[openai.Message]:
     """Every message, in order. Tool calls get ids, and each result the id of the call that it answers."""
-    pairing: _Pairing | None = None
+    pairing: Pairing | None = None
     result: list[openai.Message] = []
     for position, message in enumerate(messages):
         role = message.role.lower()
@@ -38,7 +38,7 @@ def translate(messages: Sequence[ChatMessage]) -> list[openai.Message]:
     return result
 
 
-def _with_tools(message: ChatMessage, role: str, position: int, pairing: _Pairing) -> openai.Message:
+def _with_tools(message: ChatMessage, role: str, position: int, pairing: Pairing) -> openai.Message:
     text = message.content or ""
     content = parts(text, message.images) if message.images else text
     if role == "tool":
@@ -80,91 +80,3 @@ def tools(declared: Sequence[DeclaredTool] | None) -> list[openai.Tool] | None:
         )
         for tool in declared
     ]
-
-
-@dataclass(frozen=True, slots=True)
-class _Pairing:
-    """By position in the list of messages."""
-
-    calls: dict[int, list[str]]
-    """Ids of an assistant message's tool calls, in order."""
-    results: dict[int, str]
-    """The id that a tool message answers."""
-
-
-def pair(messages: Sequence[ChatMessage]) -> _Pairing:
-    """Which call each tool message answers: by id, then by name, then by order.
-
-    Clients often send neither ids nor names. Each run of tool messages is settled as a whole, so that a
-    result without an id never takes the call of one that has it. Calls of the latest assistant message come
-    first. A result without any open call keeps its own id, or gets a new one.
-    """
-    ids = _Ids(messages)
-    calls: dict[int, list[str]] = {}
-    results: dict[int, str] = {}
-    open_calls: list[tuple[str, str]] = []
-    run: list[int] = []
-    for position, message in enumerate(messages):
-        if message.role.lower() == "tool":
-            run.append(position)
-            continue
-        _settle(messages, run, open_calls, results, ids)
-        run = []
-        if message.tool_calls:
-            calls[position] = ids.of(message.tool_calls)
-            names = [call.function.name for call in message.tool_calls]
-            open_calls = [*zip(calls[position], names, strict=True), *open_calls]
-    _settle(messages, run, open_calls, results, ids)
-    return _Pairing(calls, results)
-
-
-def _settle(
-    messages: Sequence[ChatMessage],
-    run: Sequence[int],
-    open_calls: list[tuple[str, str]],
-    results: dict[int, str],
-    ids: _Ids,
-) -> None:
-    """Pair one run of tool messages with open calls, and close those."""
-    waiting = list(run)
-    for by in ("id", "name", "order"):
-        left: list[int] = []
-        for position in waiting:
-            found = _find(open_calls, messages[position], by)
-            if found is None:
-                left.append(position)
-            else:
-                results[position] = open_calls.pop(found)[0]
-        waiting = left
-    for position in waiting:
-        results[position] = messages[position].tool_call_id or ids.invent()
-
-
-def _find(open_calls: Sequence[tuple[str, str]], message: ChatMessage, by: str) -> int | None:
-    for index, (id, name) in enumerate(open_calls):
-        if by == "order" or (by == "id" and id == message.tool_call_id) or (by == "name" and name == message.tool_name):
-            return index
-    return None
-
-
-class _Ids:
-    """Ids for tool calls: the client's own, else invented ones that it uses nowhere."""
-
-    def __init__(self, messages: Sequence[ChatMessage]) -> None:
-        self._given = {call.id for message in messages for call in message.tool_calls or () if call.id}
-        self._given.update(message.tool_call_id for message in messages if message.tool_call_id)
-        self._next = 0
-
-    def of(self, calls: Sequence[CalledTool]) -> list[str]:
-        """Unique within the message. Over the conversation clients may use an id again, and do."""
-        result: list[str] = []
-        for call in calls:
-            result.append(call.id if call.id and call.id not in result else self.invent())
-        return result
-
-    def invent(self) -> str:
-        while True:
-            id = f"call_{self._next:08d}"
-            self._next += 1
-            if id not in self._given:
-                return id

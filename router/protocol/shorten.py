@@ -43,7 +43,7 @@ def room(limit: int, max_tokens: int | None) -> int:
 
 
 def ways(messages: Sequence[openai.Message]) -> list[Shorter]:
-    """Every way to shorten a conversation, from the longest to the shortest. If there is none: the whole of it.
+    """Every way to shorten a conversation, from the whole of it to the shortest.
 
     While there are questions to drop, what is kept begins with one: many templates want a user's turn first. After
     the last of them (an agent at work) calls with their results go one by one, and that question at the very end.
@@ -56,8 +56,8 @@ def ways(messages: Sequence[openai.Message]) -> list[Shorter]:
     found += [Shorter(start, last_question) for start in later if start - 1 != last_question]
     if later and last_question is not None:
         found.append(Shorter(later[-1]))
-    shorter = [way for way in found if len(way.of(messages)) < len(messages)]
-    return shorter or [Shorter(0)]
+    first = next((place for place, message in enumerate(messages) if message.role != "system"), 0)
+    return [Shorter(0), *(way for way in found if way.start > first)]
 
 
 def _sound_starts(messages: Sequence[openai.Message]) -> list[int]:
@@ -80,27 +80,36 @@ def shortened(chat: openai.ChatRequest) -> Step:
     """The way to a chat request that fits."""
     found = ways(chat.messages)
 
-    def narrow(low: int, high: int, limit: int) -> Step:
-        """Ways before `low` are too long; the one at `high`, if there is one, fits."""
+    def narrow(low: int, high: int, best: openai.ChatRequest | None, limit: int) -> Step:
+        """Ways before `low` are too long; the one at `high`, if there is one, fits: it is `best`."""
         if low == high:
-            fits = low < len(found)
-            return _send(_with(chat, found[low]) if fits else cut(_with(chat, found[-1]), limit))
+            return _send(best or cut(_with(chat, found[-1]), limit))
         middle = (low + high) // 2
+        tried = _with(chat, found[middle])
 
         def counted(answer: openai.Tokenized) -> Step:
             limit = answer.max_model_len
-            fits = len(answer.tokens) + room(limit, chat.max_tokens) <= limit
-            return narrow(low, middle, limit) if fits else narrow(middle + 1, high, limit)
+            left = limit - len(answer.tokens)
+            if left < room(limit, chat.max_tokens):
+                return narrow(middle + 1, high, best, limit)
+            return narrow(low, middle, _limited(tried, left), limit)
 
-        return tokens.of_chat(_with(chat, found[middle]), counted)
+        return tokens.of_chat(tried, counted)
 
-    return narrow(0, len(found), 0)
+    return narrow(0, len(found), None, 0)
 
 
 def cut(request: openai.RequestT, limit: int) -> openai.RequestT:
     """The same request with its prompt's beginning cut off, so that there is room for an answer."""
-    keep = max(1, limit - room(limit, request.max_tokens))
-    return msgspec.structs.replace(request, truncate_prompt_tokens=keep)
+    left = room(limit, request.max_tokens)
+    return msgspec.structs.replace(_limited(request, left), truncate_prompt_tokens=max(1, limit - left))
+
+
+def _limited(request: openai.RequestT, left: int) -> openai.RequestT:
+    """With no more output than there is room for: older releases of vLLM do not see to that themselves."""
+    if request.max_tokens is None or request.max_tokens <= left:
+        return request
+    return msgspec.structs.replace(request, max_tokens=left)
 
 
 def _with(chat: openai.ChatRequest, way: Shorter) -> openai.ChatRequest:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import time
 from collections import Counter
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from config.defaults import NONE
 from router.protocol import chat
 from router.protocol.messages import translate
-from router.protocol.requests import ChatMessage, decode_chat
+from router.protocol.requests import CalledFunction, CalledTool, ChatMessage, decode_chat
 from tests.support.protocol import CLOCK, THINKER, outgoing
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(60)).decode()
@@ -135,7 +136,7 @@ MESSAGES = st.lists(
 
 
 @given(MESSAGES)
-def test_pairing_never_loses_or_doubles_a_call(messages: list[dict[str, Any]]) -> None:
+def test_r077_r078_trap_2_pairing_never_loses_or_doubles_a_call(messages: list[dict[str, Any]]) -> None:
     decoded = decode_chat(json.dumps({"model": "x", "messages": messages}).encode()).messages or []
     sent = translate(decoded)
     assert [message.role for message in sent] == [message.role for message in decoded]
@@ -144,6 +145,7 @@ def test_pairing_never_loses_or_doubles_a_call(messages: list[dict[str, Any]]) -
         pairs = list(group)
         if is_tool:
             answered = Counter(after.tool_call_id or "" for _, after in pairs)
+            assert all(isinstance(after.tool_call_id, str) for _, after in pairs)
             assert "" not in answered
             # As many calls are answered as can be, and none twice.
             assert (answered & open_calls).total() == min(len(pairs), open_calls.total())
@@ -176,3 +178,14 @@ def test_a_result_that_names_an_open_call_by_id_gets_that_one(messages: list[dic
 
 def test_messages_without_tools_cost_no_pairing() -> None:
     assert translate([ChatMessage(role="user", content="hi")])[0].tool_call_id is None
+
+
+def test_thousands_of_open_calls_cost_no_more_than_each_its_own() -> None:
+    """Results that fit none of them, by id or by name, were looked for among all."""
+    many = 20000
+    calls = [CalledTool(CalledFunction(f"f{number}"), id=f"c{number}") for number in range(many)]
+    results = [ChatMessage("tool", "r", tool_call_id="none", tool_name="none") for _ in range(many)]
+    began = time.process_time()
+    sent = translate([ChatMessage("assistant", tool_calls=calls), *results])
+    assert [message.tool_call_id for message in sent[1:]] == [f"c{number}" for number in range(many)]
+    assert time.process_time() - began < 5
