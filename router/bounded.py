@@ -21,6 +21,7 @@ _LEAVING = frozenset({b"upgrade", b"http2-settings"})
 class BoundedProtocol(HttpToolsProtocol):
     """Answers 400 to a head that does not end, and closes the connection. Offers to upgrade are not heard."""
 
+    max_unread = MAX_UNREAD
     _head = 0
     """Bytes of reads that held nothing but a part of the present head."""
     _unread = 0
@@ -46,7 +47,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self._head > MAX_HEAD:
             self.send_400_response("The request's head is too large.")
-        elif self._unread > MAX_UNREAD:
+        elif self._unread > self.max_unread:
             self.transport.close()
 
     def on_headers_complete(self) -> None:

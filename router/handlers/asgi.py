@@ -91,11 +91,6 @@ async def send_empty(_: Any, receive: Any, send: Any) -> None:
     await send_whole(send, 200, b"", content_type="")
 
 
-async def send_plain(send: Send, status: int, text: bytes) -> None:
-    """Send a line of text, or an empty answer."""
-    await send_whole(send, status, text, content_type="text/plain")
-
-
 async def send_unread(
     scope: Scope,
     receive: Receive,

@@ -17,8 +17,7 @@ from router.balance.pool import Pool
 from router.balance.routes import Resolution, Routes, UnknownModel
 from router.errors import ClientError, Lost, NoWorker
 from router.forward import WORKER_LOST, Answer, Call, Forwarder
-from router.handlers.asgi import Receive, Scope, Send, decoded, read_body, send_error, send_plain, send_whole
-from router.handlers.errors import NOT_ALLOWED
+from router.handlers.asgi import Receive, Scope, Send, decoded, read_body, send_error, send_whole
 from router.observe import Observer, RequestRecord
 from router.presence import ClientGone as ClientLeft
 from router.presence import Presence
@@ -59,9 +58,6 @@ class Inference:
 
     async def handle(self, operation: Operation[Any], scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, and tell the observer how it went."""
-        if scope["method"] != "POST":
-            await send_plain(send, 405, NOT_ALLOWED)
-            return
         began = self.clock.monotonic_ns()
         record = RequestRecord(id=scope["vllama.request_id"], operation=operation.name, client=scope["vllama.identity"])
         try:

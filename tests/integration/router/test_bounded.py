@@ -1,6 +1,7 @@
-"""Request heads are bounded, bodies are not by this."""
+"""Request heads are bounded, and so are bodies that nobody reads; offers of other protocols are not taken up."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -24,15 +25,31 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-@pytest.fixture
-async def port() -> AsyncIterator[int]:
+async def refusing(scope: Any, receive: Any, send: Any) -> None:
+    """Answers before it has read anything."""
+    await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"no"})
+
+
+class Impatient(BoundedProtocol):
+    max_unread = 2**20
+
+
+@contextlib.asynccontextmanager
+async def serving(app: Any, protocol: type[BoundedProtocol]) -> AsyncIterator[int]:
     listening = socket.create_server(("127.0.0.1", 0))
-    server = Server(uvicorn.Config(app, http=BoundedProtocol, lifespan="off", access_log=False, log_level="error"))
+    server = Server(uvicorn.Config(app, http=protocol, lifespan="off", access_log=False, log_level="error"))
     task = asyncio.get_running_loop().create_task(server.serve(sockets=[listening]))
     await auntil(lambda: server.started, 10, "the server to start")
     yield listening.getsockname()[1]
     server.should_exit = True
     await task
+
+
+@pytest.fixture
+async def port() -> AsyncIterator[int]:
+    async with serving(app, BoundedProtocol) as listening:
+        yield listening
 
 
 async def answer(port: int, *sent: bytes) -> bytes:
@@ -67,3 +84,32 @@ async def test_large_bodies_and_many_requests_on_a_connection_pass(port: int) ->
     answers = await answer(port, post, *[get] * 8, post, last)
     assert answers.count(b"HTTP/1.1 200") == 11
     assert answers.count(str(size).encode()) == 2
+
+
+async def test_what_comes_after_the_answer_is_bounded() -> None:
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+    async with serving(refusing, Impatient) as port:
+        endless = await answer(port, head % 2**40, *[b"b" * 2**16] * 4096)
+        assert endless.startswith(b"HTTP/1.1 4"), "cut off, or the answer and the end"
+        last = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        moderate = await answer(port, head % 2**19, b"b" * 2**19, last)
+        assert moderate.count(b"HTTP/1.1 413") == 2, "the connection goes on"
+
+
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEA\r\n"
+
+
+@pytest.mark.parametrize("cut", [0, 5, 30, 60, 90, 130, 150])
+async def test_an_offer_to_upgrade_is_not_heard_however_it_is_cut(port: int, cut: int) -> None:
+    first = b"POST / HTTP/1.1\r\nHost: x\r\n%bContent-Length: 5\r\n\r\nhello" % UPGRADE
+    offer = b"Connection: close, Upgrade\r\nUpgrade: websocket\r\n"
+    last = b"POST / HTTP/1.1\r\nHost: x\r\n%bContent-Length: 3\r\n\r\nbye" % offer
+    both = first + last
+    answers = await answer(port, both[:cut], both[cut:])
+    assert answers.count(b"HTTP/1.1 200") == 2
+    assert answers.partition(b"\r\n\r\n")[2].startswith(b"5")
+    assert answers.endswith(b"3")
+
+
+async def test_a_tunnel_is_refused(port: int) -> None:
+    assert (await answer(port, b"CONNECT example.com:443 HTTP/1.1\r\nHost: x\r\n\r\n")).startswith(b"HTTP/1.1 400")

@@ -190,6 +190,20 @@ def test_r184_it_serves_says_what_to_try_and_finishes_what_runs_when_it_is_stopp
     assert served.left() == []
 
 
+def test_r201_no_traffic_of_ours_takes_a_proxy_and_what_has_no_effect_is_named_once(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    dead = "http://127.0.0.1:9"
+    proxies = {"HTTP_PROXY": dead, "HTTPS_PROXY": dead, "ALL_PROXY": dead, "NO_PROXY": ""}
+    lower = {name.lower(): value for name, value in proxies.items()}
+    ollamas = {"OLLAMA_NUM_PARALLEL": "4", "OLLAMA_KEEP_ALIVE": "soon"}
+    with Served({**environ, **proxies, **lower, **ollamas}, tmp_path, "--processes", "2") as served:
+        assert chat(served.url, options={"num_predict": 2}).json()["eval_count"] == 2
+        said = served.out.read_text()
+    assert said.count("OLLAMA_NUM_PARALLEL has no effect: ") == 1
+    assert said.count("OLLAMA_KEEP_ALIVE cannot be read: ") == 1
+
+
 def test_a_model_with_flags_of_its_own_is_served_beside_the_others(environ: dict[str, str], tmp_path: Path) -> None:
     more = "--and --engine simulated --model vectors --name vectors --runner pooling --dimensions 7 --max-num-seqs 3"
     with Served(environ, tmp_path, *more.split()) as served:
