@@ -36,7 +36,11 @@ def catalogue_routes(
     @get("/api/ps", sync_to_thread=False)
     def ps() -> Response[bytes]:
         now = clock.time_ns()
-        running = [model for model in models() if not model.base or lifetimes.lives(model.name, now)]
+        running = [
+            as_model(listed)
+            for listed in routes().listing(pool)
+            if listed.replicas and (listed.virtual is None or lifetimes.lives(listed.name, now))
+        ]
         return _json(catalogue.ps(running, lambda name: lifetimes.expires(name, now)))
 
     @route("/api/version", http_method=[HttpMethod.GET, HttpMethod.HEAD], status_code=200, sync_to_thread=False)

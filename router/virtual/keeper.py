@@ -22,10 +22,11 @@ from router.virtual.modelfile import ModelFile
 from router.virtual.store import Store
 from workers.registry import ModelHeld, ModelPut, ModelsHeld, RegistryUnavailable
 from workers.signature import MAX_ENVELOPE, RecordRefused
-from workers.virtual import VirtualModel, key_of, seal_model, unseal_model
+from workers.virtual import VirtualModel, digest_of, key_of, seal_model, unseal_model
 from workers.wire import ModelChanged, ModelSeen
 
-MOST_MODELS = 4096
+MOST_MODELS = 1024
+"""A list of so many takes some forty milliseconds, in which no stream goes on."""
 MOST_BYTES = 16 << 20
 """Of all envelopes in the registry: the embedded one has 64 MiB for everything."""
 TRIES = 32
@@ -116,7 +117,7 @@ class Keeper:
 
     async def change(self, decide: Callable[[], VirtualModel | None]) -> VirtualModel | None:
         """Make a change that `decide` finds from what the store holds, and return it as it was made; None if there is
-        none to make. It is asked again when another router was faster. `revision` and `changed` are set here.
+        none to make. It is asked again when another router was faster. Revision, time and digest are set here.
 
         Ends when all routers have it, or after SEEN_WITHIN. Raises what `decide` raises, and ClientError where the
         registry is away or full.
@@ -127,8 +128,12 @@ class Keeper:
                 return None
             key = key_of(decided.name)
             known = self.store.every.get(key)
-            revision = known.revision + 1 if known else 1
-            model = msgspec.structs.replace(decided, revision=revision, changed=self._clock())
+            model = msgspec.structs.replace(
+                decided,
+                revision=known.revision + 1 if known else 1,
+                changed=self._clock(),
+                parts_digest=digest_of(decided.parts) if decided.parts else "",
+            )
             envelope = self._seal(key, model)
             self._check_room(key, model, envelope)
             version = await self._put(key, envelope)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from workers.record import WorkerRecord
 from workers.signature import RecordRefused, seal
-from workers.virtual import VirtualModel, made_digest, seal_model, unseal_model
+from workers.virtual import VirtualModel, digest_of, made_digest, seal_model, unseal_model
 
 SECRET = b"fleet secret"
 KEY = "registry.ollama.ai/library/v:latest"
@@ -81,5 +82,6 @@ def test_its_digest_is_of_its_base_and_of_what_it_adds() -> None:
         messages=MODEL.messages,
     )
     assert made_digest(renamed, "b" * 64) == digest
+    assert made_digest(msgspec.structs.replace(renamed, parts_digest=digest_of(renamed.parts)), "b" * 64) == digest
     assert made_digest(MODEL, "c" * 64) != digest
     assert made_digest(VirtualModel(name="v:latest", revision=1, base="m:latest"), "b" * 64) == ""
