@@ -51,5 +51,5 @@ async def _answer(response: Response, path: str) -> bytes:
     while chunk := await response.read():
         body += chunk
         if len(body) > ANSWER_LIMIT:
-            raise Faulty("the worker's answer about the prompt is too large", status=502)
+            raise Refused("the prompt is too long to be counted; shorten the prompt", status=400)
     return bytes(body)

@@ -145,7 +145,7 @@ def recover(request: ChatRequest, info: ModelInfo, defaults: Defaults, failure: 
         return None
     sent = _sent(request, info, defaults)
     if remedies.is_too_long(failure):
-        return shorten.shortened(sent) if remedies.may_shorten(request) else None
+        return shorten.shortened(sent, info.context_length) if remedies.may_shorten(request) else None
     other = remedies.within_limits(sent, failure)
     return Outgoing(openai.CHAT_PATH, openai.encode(other)) if other is not None else None
 

@@ -102,7 +102,7 @@ def recover(request: GenerateRequest, info: ModelInfo, defaults: Defaults, failu
     if _templated(request, info):
         chat = _chat(request, info, defaults)
         if too_long:
-            return shorten.shortened(chat)
+            return shorten.shortened(chat, info.context_length)
         other = remedies.within_limits(chat, failure)
         return Outgoing(openai.CHAT_PATH, openai.encode(other)) if other is not None else None
     sent = _completion(request, info, defaults, _plain(request, defaults))

@@ -18,6 +18,10 @@ from router.protocol.operation import Outgoing, Step
 SHARE = 4
 """One part in so many of the context is left for the answer, or less if the request wants less."""
 
+LONGEST_TOKEN = 256
+"""Characters; few vocabularies have runs of blanks longer than half of this. More text need not be counted to be known
+as too long: megabytes of it take seconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shorter:
@@ -76,8 +80,8 @@ def _sound_starts(messages: Sequence[openai.Message]) -> list[int]:
     return starts[::-1]
 
 
-def shortened(chat: openai.ChatRequest) -> Step:
-    """The way to a chat request that fits."""
+def shortened(chat: openai.ChatRequest, limit: int) -> Step:
+    """The way to a chat request that fits. `limit`: the context's tokens, 0 where only the worker knows."""
     found = ways(chat.messages)
 
     def narrow(low: int, high: int, best: openai.ChatRequest | None, limit: int) -> Step:
@@ -86,6 +90,8 @@ def shortened(chat: openai.ChatRequest) -> Step:
             return _send(best or cut(_with(chat, found[-1]), limit))
         middle = (low + high) // 2
         tried = _with(chat, found[middle])
+        if limit and _characters(tried) > limit * LONGEST_TOKEN:
+            return narrow(middle + 1, high, best, limit)
 
         def counted(answer: openai.Tokenized) -> Step:
             limit = answer.max_model_len
@@ -96,7 +102,7 @@ def shortened(chat: openai.ChatRequest) -> Step:
 
         return tokens.of_chat(tried, counted)
 
-    return narrow(0, len(found), None, 0)
+    return narrow(0, len(found), None, limit)
 
 
 def cut(request: openai.RequestT, limit: int) -> openai.RequestT:
@@ -110,6 +116,10 @@ def _limited(request: openai.RequestT, left: int) -> openai.RequestT:
     if request.max_tokens is None or request.max_tokens <= left:
         return request
     return msgspec.structs.replace(request, max_tokens=left)
+
+
+def _characters(chat: openai.ChatRequest) -> int:
+    return sum(len(message.content) for message in chat.messages if isinstance(message.content, str))
 
 
 def _with(chat: openai.ChatRequest, way: Shorter) -> openai.ChatRequest:

@@ -90,7 +90,7 @@ async def test_each_answer_leads_to_the_next_step() -> None:
         (Given([b'{"error":{"message":"bad","code":400}}'], 400), Refused),
         (Given([b'{"error":{"message":"no such model","code":404}}'], 404), ModelGone),
         (Given([b"oops"], 500), Faulty),
-        (Given([b"x" * 2**20] * (ANSWER_LIMIT // 2**20 + 1)), Faulty),
+        (Given([b"x" * 2**20] * (ANSWER_LIMIT // 2**20 + 1)), Refused),
     ],
     ids=["refused", "gone", "faulty", "endless"],
 )

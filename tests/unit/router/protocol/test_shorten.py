@@ -175,6 +175,16 @@ def test_no_more_is_asked_for_than_there_is_room_for() -> None:
     assert (sent["truncate_prompt_tokens"], sent["max_tokens"]) == (75, 25)
 
 
+def test_text_that_no_tokenizer_makes_short_is_not_counted() -> None:
+    """The model's context is 2048 tokens here."""
+    huge = {"role": "user", "content": "x" * 2048 * 257}
+    sent, asked = recovered([huge], {})
+    assert (asked, sent["truncate_prompt_tokens"]) == (0, 2048 - 512)
+    sent, asked = recovered([huge, *turns(3)], {})
+    assert asked <= 2
+    assert len(sent["messages"]) == 3
+
+
 def test_a_long_conversation_costs_little_to_look_at() -> None:
     began = time.process_time()
     assert len(ways(told(*["user", "assistant"] * 5000))) == 5001
