@@ -155,7 +155,7 @@ def _sent(request: ChatRequest, info: ModelInfo, defaults: Defaults) -> openai.C
     return completed(
         openai.ChatRequest(
             model=info.name,
-            messages=messages.translate(chat),
+            messages=messages.for_template(messages.translate(chat), info.template),
             stream=True,
             stream_options=openai.INCLUDE_USAGE,
             tools=messages.tools(request.tools),

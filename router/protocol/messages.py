@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from config.defaults import Defaults
 from router.protocol import openai
 from router.protocol.images import sniff
@@ -36,6 +38,14 @@ def translate(messages: Sequence[ChatMessage]) -> list[openai.Message]:
         else:
             result.append(openai.Message(role, message.content or "", message.thinking or None))
     return result
+
+
+def for_template(messages: list[openai.Message], template: str) -> list[openai.Message]:
+    """A developer's message that begins the conversation is the system's, for a template that knows no developer:
+    it would leave it out without a word."""
+    if messages and messages[0].role == "developer" and template and "developer" not in template:
+        return [msgspec.structs.replace(messages[0], role="system"), *messages[1:]]
+    return messages
 
 
 def _with_tools(message: ChatMessage, role: str, position: int, pairing: Pairing) -> openai.Message:
