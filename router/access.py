@@ -6,7 +6,6 @@ In Ollama's order: the Origin, then the Host that was addressed, then (ours) the
 from __future__ import annotations
 
 import hmac
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from config.keys import ApiKey, digest, identify
 from config.listen import is_loopback
 from config.settings import PRIVATE, RouterSettings
 from router.origins import Headers, Origins, same_host
+from router.protocol.shapes import error_body
 
 _OPEN = frozenset({"/", "/health"})
 """Answered without a key: whether a server is here at all."""
@@ -205,7 +205,7 @@ class Access:
             return Allowed(Identity(admin=True), headers)
         if self.admin_digest is None:
             text = "only from the router's own machine; set VLLAMA_ADMIN_KEY to open it to others"
-            return Denied(403, _error(path, 403, text), (_JSON, *headers))
+            return Denied(403, error_body(path, 403, text), (_JSON, *headers))
         secret = _secret(request)
         if secret and hmac.compare_digest(digest(secret), self.admin_digest):
             return Allowed(Identity("admin", admin=True), headers)
@@ -233,19 +233,8 @@ _JSON = (b"content-type", b"application/json; charset=utf-8")
 
 
 def _unauthorized(path: str, headers: Headers) -> Denied:
-    body = _error(path, 401, "unauthorized")
+    body = error_body(path, 401, "unauthorized")
     return Denied(401, body, (_JSON, (b"www-authenticate", b"Bearer"), *headers))
-
-
-def _error(path: str, status: int, text: str) -> bytes:
-    """An error in the shape that the path's clients read."""
-    content: dict[str, Any] = {"error": text}
-    if path.startswith("/v1/messages"):
-        kind = "authentication_error" if status == 401 else "permission_error"
-        content = {"type": "error", "error": {"type": kind, "message": text}}
-    elif path.startswith("/v1/"):
-        content = {"error": {"message": text, "type": "api_error", "param": None, "code": None}}
-    return json.dumps(content, separators=(",", ":")).encode()
 
 
 def _is_operations(path: str) -> bool:
