@@ -85,10 +85,6 @@ def choose(speech: Speech, flags: Flags, offered: Collection[str] | None = None)
     return Chosen((*auto, *(word for pair in chosen for word in pair)), tuple(notes))
 
 
-MARKS = ("<|python_tag|>", "<|tool_call_start|>", "<tool_calls>")
-"""The tokens that rules look for in a tokenizer."""
-
-
 def without_none(args: tuple[str, ...]) -> tuple[str, ...]:
     """vLLM's flags without `--tool-call-parser none` and `--reasoning-parser none`, which are for us alone."""
     kept: list[str] = []

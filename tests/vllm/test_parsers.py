@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,8 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
+from config.routing import RoutingTable, StaticWorker
+from config.settings import RegistrySettings, RouterSettings
+from router.app import create_app
 from tests.support.agents import AgentProcess, agent
-from tests.support.live import Fleet, fleet
+from tests.support.live import Fleet, fleet, serving
 from tests.support.ports import free_ports
 from tests.support.until import auntil
 from tests.support.vllm import VllmServer
@@ -82,3 +86,15 @@ async def test_r176_an_attached_server_shows_itself_what_is_on(
     async with agent("--attach", tiny_qwen3_vllm.url, state_dir=tmp_path):
         [item] = await auntil(lambda: models(running), 60, "tiny-qwen3 to be listed")
         assert item["capabilities"] == ["completion", "tools", "thinking"]
+
+
+async def test_r176_so_does_a_server_of_the_routing_file(tiny_vision_vllm: VllmServer, tmp_path: Path) -> None:
+    table = RoutingTable(workers=(StaticWorker(url=tiny_vision_vllm.url, name="theirs"),))
+    app = create_app(RouterSettings(registry=RegistrySettings(state_dir=tmp_path)), table, log_stream=io.BytesIO())
+    async with serving(app) as url, httpx.AsyncClient(base_url=url, trust_env=False) as http:
+
+        async def capabilities() -> Any:
+            found = (await http.get("/api/tags")).json()["models"]
+            return found and found[0]["capabilities"] == ["completion", "vision"]
+
+        await auntil(capabilities, 60, "tiny-vision to be known as one that sees")
