@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from router.errors import BadRequest, ClientError
+from router.errors import BadRequest, ClientError, TooLarge
 from router.protocol import gojson, options
 from router.protocol.fixed import NO_FILES
 from router.protocol.gojson import ANY, BOOL, OBJECT, STRING, GoType, list_of, struct
@@ -33,6 +33,8 @@ NO_ADAPTERS = (
 )
 NO_DRAFT = "drafts cannot be sent here: serve the model with vLLM's --speculative-config"
 
+MAX_BODY = 8 << 20
+"""Bytes. What is kept of a request has an eighth of that at most."""
 MAX_DEPTH = 100
 """Levels of lists and objects within each other. Routers write and read what they keep a few levels further in."""
 
@@ -95,7 +97,9 @@ _decoder = msgspec.json.Decoder(CreateRequest)
 
 
 def decode_create(body: bytes) -> CreateRequest:
-    """Raises BadRequest in Ollama's words."""
+    """Raises BadRequest in Ollama's words, TooLarge for far more than can be kept."""
+    if len(body) > MAX_BODY:
+        raise TooLarge(f"a model may be made from a request of up to {MAX_BODY >> 20} MiB; send shorter messages")
     request = gojson.decode(body, _decoder, CREATE)
     if not (_is_shallow(request.parameters) and _is_shallow(request.messages)):
         raise BadRequest("exceeded max depth")

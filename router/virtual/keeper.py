@@ -35,6 +35,8 @@ SEEN_WITHIN = 0.5
 """Seconds that a change waits until every router has it. One that has not by then has it with its next poll."""
 RETRY_AFTER = 5
 """Seconds that a client is asked to wait for the registry."""
+RESTORED_AT_ONCE = 128
+"""Entries that a poll gives back to the registry: those of the workers are not to wait for long."""
 _MARKS = 256
 """Latest changes for which it is remembered who has seen them."""
 _MOST_ROUTERS = 1024
@@ -202,8 +204,9 @@ class Keeper:
     async def polled(self, version: str) -> None:
         """A poll of the registry has seen its models at this version. Raises RegistryUnavailable."""
         if version != self._version:
+            first = self._version is None
             await self._read_all()
-            await self._restore()
+            await self._restore(expected=first)
         if self._unsaved:
             await self._save()
         self._name_shadowed()
@@ -234,22 +237,24 @@ class Keeper:
         self.store.forget_oldest()
         self._version = found.version
 
-    async def _restore(self) -> None:
-        """Give the registry what it lacks. Where another router is faster, the next poll shows what it did."""
-        restored = 0
-        for key, model in list(self.store.every.items()):
+    async def _restore(self, *, expected: bool) -> None:
+        """Give the registry what it lacks. Where another router is faster, the next poll shows what it did. `expected`
+        to be needed: at the start of everything the registry is empty, and the file is not."""
+        lacking = [(key, model) for key, model in self.store.every.items() if self._lacks(key, model)]
+        for key, model in lacking[:RESTORED_AT_ONCE]:
             held = self._held.get(key)
-            if held is not None and held.model is not None and held.model.revision >= model.revision:
-                continue
             envelope = self._seal(key, model)
             reply = await self._registry.put_model(key, held.envelope if held else b"", envelope)
-            if isinstance(reply, ModelPut):
-                self._held[key] = _Held(envelope, model)
-                restored += 1
-            else:
-                self._meet(key, reply.envelope)
-        if restored:
-            _log.warning("the registry lacked %d virtual models or deletions of such; it has them again", restored)
+            self._meet(key, reply.envelope if isinstance(reply, ModelHeld) else envelope)
+        if lacking:
+            level = logging.INFO if expected else logging.WARNING
+            _log.log(level, "the registry lacks %d of the virtual models and deletions; it gets them", len(lacking))
+        if len(lacking) > RESTORED_AT_ONCE:
+            self._version = ""  # so that the next poll goes on
+
+    def _lacks(self, key: str, model: VirtualModel) -> bool:
+        held = self._held.get(key)
+        return held is None or held.model is None or held.model.revision < model.revision
 
     def _meet(self, key: str, envelope: bytes) -> None:
         """The registry holds this under a key; empty for nothing."""

@@ -172,6 +172,7 @@ async def test_an_emptied_registry_gets_back_what_it_lacks_and_only_that(
     registry: FakeRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
     kept = keeper(registry)
+    await kept.polled(registry.version)
     for one in (model("a:latest", 3), model("b:latest", 4, deleted=True), model("c:latest", 5)):
         kept.store.take(one)
     registry.put(*sealed(model("c:latest", 6)))
@@ -179,10 +180,20 @@ async def test_an_emptied_registry_gets_back_what_it_lacks_and_only_that(
     await kept.polled(registry.version)
     assert sorted(registry.puts) == [PREFIX + "a:latest", PREFIX + "b:latest"]
     assert kept.store.live[PREFIX + "c:latest"].revision == 6
-    assert "lacked 2" in caplog.text
+    assert "lacks 2" in caplog.text
     registry.puts.clear()
     await kept.polled(registry.version)
     assert registry.puts == []
+
+
+async def test_many_are_given_back_in_several_polls(registry: FakeRegistry) -> None:
+    kept = keeper(registry)
+    count = 2 * keeping.RESTORED_AT_ONCE + 1
+    for number in range(count):
+        kept.store.take(model(f"v{number}:latest"))
+    for polls in (1, 2, 3):
+        await kept.polled(registry.version)
+        assert len(registry.entries) == min(polls * keeping.RESTORED_AT_ONCE, count)
 
 
 async def test_what_is_refused_is_named_once_and_overwritten_by_the_next_change(

@@ -10,7 +10,7 @@ import pytest
 
 from config.routing import ModelRoute, RoutingTable, ServeTarget
 from router.balance.routes import Routes
-from router.errors import ClientError, Forbidden, ModelNotFound
+from router.errors import ClientError, Forbidden, ModelNotFound, TooLarge
 from router.protocol.copying import CopyRequest
 from router.protocol.create import decode_create
 from router.protocol.requests import brought
@@ -124,6 +124,11 @@ def test_what_is_too_deep_to_be_kept_is_refused(field: str) -> None:
     with pytest.raises(ClientError, match="max depth") as refused:
         create(known(), **{field: deep if field == "parameters" else [deep]})
     assert refused.value.status == 400
+
+
+def test_far_more_than_can_be_kept_is_refused_before_it_is_read() -> None:
+    with pytest.raises(TooLarge, match="8 MiB"):
+        decode_create(b" " * (8 << 20) + b"{}")
 
 
 def test_numbers_of_any_size_are_kept() -> None:
