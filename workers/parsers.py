@@ -164,6 +164,9 @@ _REASONING_RULES = (
     _Rule(("mistral",), "mistral.*", names="magistral"),
 )
 
+MARKS = frozenset(mark for rule in (*_TOOL_RULES, *_REASONING_RULES) for mark in rule.marks)
+"""The tokens that are looked for in a tokenizer."""
+
 _COPIES = (
     r"(-(FP8|AWQ|GPTQ|NVFP4|MXFP4|W4A16|W8A8|INT4|INT8|BF16|bnb|4bit|8bit|dynamic|quantized|unsloth|\d+bits?)[\w.]*)*"
 )
