@@ -23,7 +23,7 @@ from router.balance.routes import Resolution
 from router.balance.worker import Target
 from router.errors import AttemptFailed, Busy, ClientError, Lost, ModelGone, NoWorker, Refused, Unavailable
 from router.observe import RequestRecord
-from router.protocol.errors import classify_text
+from router.protocol.errors import of_stream
 from router.protocol.operation import Clock, Fold, Operation, Outgoing, Reply, Step, Timing
 from router.refusals import refused_by
 from router.stalls import StallWatch
@@ -310,7 +310,7 @@ async def first_content(response: Response, fold: Fold, begun: Callable[[], None
             # What was kept until now may be much work, and the streams of others must go on meanwhile.
             end = fold.finish() if size <= FINISHED_AT_ONCE else await asyncio.to_thread(fold.finish)
             if fold.failure is not None:
-                raise classify_text(fold.failure.status, fold.failure.text)
+                raise of_stream(fold.failure)
             if not fold.done:
                 raise Lost("the worker's answer ended before it was whole", status=502)
             return bytes(first) + end if first else end
@@ -318,7 +318,7 @@ async def first_content(response: Response, fold: Fold, begun: Callable[[], None
         if fold.begun:
             begun()
         if fold.failure is not None and not fold.ready:
-            raise classify_text(fold.failure.status, fold.failure.text)
+            raise of_stream(fold.failure)
     return bytes(first)
 
 

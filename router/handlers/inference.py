@@ -22,7 +22,7 @@ from router.observe import Observer, RequestRecord
 from router.presence import ClientGone as ClientLeft
 from router.presence import Presence
 from router.protocol.durations import keep_alive
-from router.protocol.errors import classify_text
+from router.protocol.errors import of_stream
 from router.protocol.lifetimes import Lifetimes
 from router.protocol.naming import unknown_model
 from router.protocol.operation import Clock, Operation, Reply
@@ -195,6 +195,6 @@ def _outcome(ending: Ending, answer: Answer) -> Outcome:
             return Failed(Lost("lost in mid-stream"))
         case Ending.FAILED:
             failure = answer.fold.failure
-            return Failed(classify_text(failure.status, failure.text) if failure else Lost("failed in mid-stream"))
+            return Failed(of_stream(failure) if failure else Lost("failed in mid-stream"))
         case Ending.CLIENT_GONE | Ending.CLIENT_STALLED:
             return ClientGone()

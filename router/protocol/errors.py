@@ -8,6 +8,7 @@ import msgspec
 
 from router.errors import AttemptFailed, Busy, Faulty, Lost, ModelGone, Refused, Unavailable
 from router.protocol.openai import ErrorBody
+from router.protocol.operation import StreamFailure
 
 CONTEXT_EXCEEDED = (
     "the prompt is longer than the context length currently available to the model; shorten the prompt, adjust the "
@@ -94,6 +95,13 @@ def classify_text(status: int, text: str) -> AttemptFailed:
     if 400 <= status < 500:
         return Refused(text, status=status)
     return Faulty(text, status=status)
+
+
+def of_stream(failure: StreamFailure) -> AttemptFailed:
+    """An error inside a stream."""
+    if failure.models_own:
+        return Refused(failure.text, status=failure.status)
+    return classify_text(failure.status, failure.text)
 
 
 def _is_model_error(body: bytes) -> bool:

@@ -284,7 +284,8 @@ class AnswerFold:
         try:
             calls = seen.tool_calls.whole(cut=reason == "length")
         except BrokenArguments:
-            self._fail(500, RUNNER_ERROR + "the arguments of a tool call are not a JSON object")
+            text = RUNNER_ERROR + "the arguments of a tool call are not a JSON object"
+            self._failure = StreamFailure(500, text, models_own=True)
             return
         if calls:
             self._emit(Piece(tool_calls=calls))

@@ -99,6 +99,8 @@ class StreamFailure:
 
     status: int
     text: str
+    models_own: bool = False
+    """What the model wrote is at fault: no other worker would do better, and this one is not ill."""
 
 
 class Fold(Protocol):

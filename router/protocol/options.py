@@ -99,7 +99,10 @@ def merge(request: Mapping[str, Any] | None, route: Mapping[str, Any], info: Mod
 
 
 def sampling(merged: Mapping[str, Any], info: ModelInfo) -> dict[str, Any]:
-    """Checked options as keyword arguments of `Sampling`, every value within vLLM's range."""
+    """Checked options as keyword arguments of `Sampling`, every value within vLLM's range.
+
+    `num_predict` of 0 or less is no limit (R126): Ollama's own paths disagree about 0, and vLLM refuses it.
+    """
     result: dict[str, Any] = {}
     for key, value in merged.items():
         convert = _CONVERT.get(key)

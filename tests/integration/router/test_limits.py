@@ -32,13 +32,13 @@ def chat(**more: Any) -> dict[str, Any]:
     return {"model": "tiny", "messages": [{"role": "user", "content": "hello"}], **more}
 
 
-async def test_a_stream_that_falls_silent_ends_with_a_line_that_says_so(hurried: Fleet) -> None:
+async def test_r163_a_stream_that_falls_silent_ends_with_a_line_that_says_so(hurried: Fleet) -> None:
     for name in ("a", "b"):
         hurried[name].set_faults([script.Stall(after_tokens=5)])
     response = await hurried.http.post("/api/chat", json=chat())
     assert response.status_code == 200
     last = response.text.splitlines()[-1]
-    assert json.loads(last) == {"error": IN_ANSWER}
+    assert json.loads(last) == {"error": f"an error was encountered while running the model: {IN_ANSWER}"}
 
 
 async def test_a_whole_answer_that_falls_silent_is_asked_for_again(hurried: Fleet) -> None:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import AttemptFailed, Busy, Faulty, Lost, ModelGone, Refused, Unavailable
-from router.protocol.errors import CONTEXT_EXCEEDED, classify, classify_text, explain_upstream
+from router.protocol.errors import CONTEXT_EXCEEDED, classify, classify_text, explain_upstream, of_stream
+from router.protocol.operation import StreamFailure
 
 
 def body(message: str, kind: str = "BadRequestError", code: Any = 400, param: Any = None) -> bytes:
@@ -134,3 +135,9 @@ def test_what_a_message_quotes_of_a_prompt_costs_no_time(filler: str) -> None:
     began = time.process_time()
     assert classify(400, body(f"bad: {quoted} x")).text.startswith("bad:")
     assert time.process_time() - began < 1
+
+
+def test_trap_1_what_a_model_writes_is_no_fault_of_its_worker() -> None:
+    own = of_stream(StreamFailure(500, "bad arguments", models_own=True))
+    assert (type(own), own.status, own.text) == (Refused, 500, "bad arguments")
+    assert type(of_stream(StreamFailure(500, "engine died"))) is Faulty
