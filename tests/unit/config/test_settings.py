@@ -288,3 +288,9 @@ def test_everything_wrong_is_said_at_once(setenv: Set) -> None:
 
 def test_a_mistake_in_the_code_is_not_blamed_on_a_variable() -> None:
     assert complaints(RouterSettings, hots="x")[0].startswith("hots: ")
+
+
+def test_a_variable_turns_changes_of_models_off(setenv: Set) -> None:
+    assert RouterSettings().model_writes
+    setenv(VLLAMA_MODEL_WRITES="0")
+    assert not RouterSettings().model_writes
