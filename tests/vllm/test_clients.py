@@ -36,11 +36,11 @@ def over(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Over]:
 
 class TestRealVllm(Stories):
     @pytest.fixture
-    def stage(self, over: Over, tiny_qwen3_vllm: VllmServer, tiny_bert_vllm: VllmServer) -> Stage:
+    def stage(self, over: Over, tiny_qwen3_vllm: VllmServer, all_minilm_vllm: VllmServer) -> Stage:
         return Stage(
-            url=over(tiny_qwen3_vllm, tiny_bert_vllm),
+            url=over(tiny_qwen3_vllm, all_minilm_vllm),
             model=tiny_qwen3_vllm.model,
-            embedder=tiny_bert_vllm.model,
+            embedder=all_minilm_vllm.model,
             says="Hello! I am a tiny llama 🦙 and I count:",
             thinks="The user said something. I greet.",
             arguments={"city": "Paris", "unit": "celsius"},
