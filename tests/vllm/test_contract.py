@@ -157,3 +157,25 @@ def test_r064_logprobs_of_both_endpoints_have_the_same_shape(ask: Ask) -> None:
         for entry in entries:
             assert bytes(entry["bytes"]).decode() == entry["token"]
             assert [len(entry["top_logprobs"]) for entry in entries] == [2] * 4
+
+
+PNG = "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAFklEQVR4nGM4ESBHEmIY1TCqYfhqAAB45TYQRqxXzQAAAABJRU5ErkJggg=="
+
+
+def test_r066_r145_images_are_counted_and_left_out_with_their_turns(
+    over: Callable[[VllmServer], str], tiny_vision_vllm: VllmServer
+) -> None:
+    url = over(tiny_vision_vllm)
+    seen = [{"role": "user", "content": "what is this", "images": [PNG]}, {"role": "assistant", "content": "a square"}]
+
+    def chat(messages: list[dict[str, Any]], **fields: Any) -> Any:
+        body = {"model": tiny_vision_vllm.model, "stream": False, "messages": messages, **GREEDY, **fields}
+        response = httpx.post(f"{url}/api/chat", json=body, trust_env=False, timeout=120.0)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    shown = chat([*seen, *seen[:1]], _debug_render_only=True)["_debug_info"]
+    assert shown["image_count"] == 2
+    assert "what is this" in shown["rendered_template"]
+    answer = chat([*(seen * 60), *seen[:1]], options={"temperature": 0, "num_predict": 8})
+    assert CONTEXT / 2 < answer["prompt_eval_count"] <= CONTEXT - 8
