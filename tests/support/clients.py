@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from deploy.local.setup import CLIENTS, ROOT
+from deploy.local.installers import CLIENTS, ROOT
 from workers.lifeline import die_with_parent
 
 PROGRAMS = ROOT / "tests" / "contract" / "clients"

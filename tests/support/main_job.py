@@ -18,8 +18,8 @@ from typing import Any
 import httpx
 import psutil
 
+from deploy.local.installers import ROOT
 from deploy.local.run import SERVED_AS, choose
-from deploy.local.setup import ROOT
 from router.commands.groups import AND
 from tests.support.ports import free_ports
 from tests.support.until import until

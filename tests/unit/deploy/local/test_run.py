@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from deploy.local.gpus import choose as choose_gpus
+from deploy.local.installers import ROOT
 from deploy.local.run import choose
-from deploy.local.setup import MINILM, ROOT, SMOLLM2
+from deploy.local.setup import MINILM, SMOLLM2
 
 Words = tuple[str, ...]
 
