@@ -101,7 +101,6 @@ def create_app(
         virtual,
         trust(settings),
         router_id=router_id,
-        routers=lambda: discovery.router_count,
         file=model_file(settings),
         shadowed=lambda: routes.shadowed(pool),
     )

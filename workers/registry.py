@@ -92,6 +92,8 @@ class ModelsHeld:
 class ModelPut:
     version: str
     """What the virtual models are at with this change."""
+    routers: int
+    """Router processes that poll: those that are told of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,8 +225,10 @@ class Registry:
         An empty envelope drops the entry. `ask`: they are to answer with `seen`."""
         arguments: list[bytes | str | int] = [self._keys.ev, key, expected, envelope, int(ask), secrets.token_hex(8)]
         with _mapped(self._where):
-            put, answer = await self._put_model([self._keys.meta, self._keys.vm], arguments)
-        return ModelPut(_text(answer)) if put else ModelHeld(bytes(answer))
+            put, answer, *routers = await self._put_model(
+                [self._keys.meta, self._keys.vm, self._keys.routers], arguments
+            )
+        return ModelPut(_text(answer), int(*routers)) if put else ModelHeld(bytes(answer))
 
     async def seen(self, version: str, router: str) -> None:
         """Tell the other routers that this one has taken over a change."""

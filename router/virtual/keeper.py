@@ -86,18 +86,16 @@ class Keeper:
         trust: Trust,
         *,
         router_id: str,
-        routers: Callable[[], int],
         file: ModelFile | None = None,
         clock: Callable[[], float] = time.time,
         shadowed: Callable[[], Collection[str]] = tuple,
     ) -> None:
-        """`routers` counts the router processes of the fleet, this one included. `clock` gives Unix seconds.
-        `shadowed` names the virtual models that requests do not reach, since others have their names now."""
+        """`clock` gives Unix seconds. `shadowed` names the virtual models that requests do not reach, since others have
+        their names now."""
         self.store = store
         self._registry = registry
         self._trust = trust
         self._router_id = router_id
-        self._routers = routers
         self._file = file
         self._clock = clock
         self._shadowed = shadowed
@@ -138,18 +136,18 @@ class Keeper:
             )
             envelope = self._seal(key, model)
             self._check_room(key, model, envelope)
-            version = await self._put(key, envelope)
-            if version is not None:
+            put = await self._put(key, envelope)
+            if put is not None:
                 self._adopt(key, _Held(envelope, model))
                 _log.info(
                     "virtual model %r %s", model.name, "deleted" if model.deleted else f"made from {model.base!r}"
                 )
-                await self._settle(model, version)
+                await self._settle(model, put)
                 return model
         raise _not_now("others are changing this model at the same time")
 
-    async def _put(self, key: str, envelope: bytes) -> str | None:
-        """Into the registry. The version that it is at then; None if somebody was faster."""
+    async def _put(self, key: str, envelope: bytes) -> ModelPut | None:
+        """Into the registry. None if somebody was faster."""
         held = self._held.get(key)
         try:
             reply = await self._registry.put_model(key, held.envelope if held else b"", envelope, ask=True)
@@ -159,14 +157,14 @@ class Keeper:
         if isinstance(reply, ModelHeld):
             self._meet(key, reply.envelope)
             return None
-        return reply.version
+        return reply
 
-    async def _settle(self, model: VirtualModel, version: str) -> None:
+    async def _settle(self, model: VirtualModel, put: ModelPut) -> None:
         """What is still to do for a change that the registry has taken."""
         await self._save()
         if model.deleted:
             await self._drop_oldest()
-        await self._all_have_seen(version)
+        await self._all_have_seen(put)
 
     async def _drop_oldest(self) -> None:
         """Of too many tombstones, take the oldest out of the registry."""
@@ -176,10 +174,10 @@ class Keeper:
                 if held.model is not None and held.model.deleted and key not in self.store.every:
                     await self._registry.put_model(key, held.envelope, b"")
 
-    async def _all_have_seen(self, version: str) -> None:
+    async def _all_have_seen(self, put: ModelPut) -> None:
         try:
             async with asyncio.timeout(SEEN_WITHIN):
-                while len(self._seen.get(version, set()) - {self._router_id}) < self._routers() - 1:
+                while len(self._seen.get(put.version, set()) - {self._router_id}) < put.routers - 1:
                     self._news.clear()
                     await self._news.wait()
         except TimeoutError:

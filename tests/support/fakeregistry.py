@@ -15,6 +15,7 @@ class FakeRegistry:
         self.entries: dict[str, bytes] = {}
         self.changes = 0
         self.epoch = "e"
+        self.routers = 1
         self.away = False
         self.puts: list[str] = []
         self.told: list[tuple[str, str]] = []
@@ -40,7 +41,7 @@ class FakeRegistry:
         before = self.version
         self.put(key, envelope)
         self.events.append(ModelChanged(ask, before, self.version, key, envelope))
-        return ModelPut(self.version)
+        return ModelPut(self.version, self.routers)
 
     async def seen(self, version: str, router: str) -> None:
         self._answer()

@@ -71,7 +71,6 @@ async def keeping(
         Store(),
         Trust(FLEET, secret, unsigned),
         router_id=router_id,
-        routers=lambda: discovery.router_count,
         file=file,
     )
     keeper.load()

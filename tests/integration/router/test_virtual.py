@@ -18,11 +18,10 @@ import redis.asyncio as aioredis
 from config.routing import RoutingTable
 from config.settings import RegistrySettings, RouterSettings
 from router.app import create_app
-from router.discovery import POLL_INTERVAL
 from router.errors import ClientError
 from router.virtual.keeper import SEEN_WITHIN
 from router.virtual.modelfile import ModelFile
-from tests.support.keeping import FLEET, SECRET, Kept, keeping
+from tests.support.keeping import FLEET, SECRET, keeping
 from tests.support.live import Fleet, fleet, serving
 from tests.support.until import auntil
 from tests.support.valkey import running_valkey
@@ -51,17 +50,19 @@ async def redis(valkey: EmbeddedValkey) -> AsyncIterator[aioredis.Redis]:
     await client.aclose()
 
 
-async def both(one: Kept, two: Kept) -> None:
-    """Until each of two routers knows of the other, and hears what happens."""
-    await auntil(lambda: one.discovery.router_count == two.discovery.router_count == 2, 10, "they know of each other")
-    await one.make("warm:latest", "up")
-    await auntil(lambda: "warm:latest" in two.systems, 10, "the other hears")
-    await one.delete("warm:latest")
+async def both(redis: aioredis.Redis, keys: Keys = KEYS) -> None:
+    """Until two routers listen."""
+
+    async def listening() -> bool:
+        ((_, count),) = await redis.pubsub_numsub(keys.ev)
+        return bool(count == 2)
+
+    await auntil(listening, 10, "both listen")
 
 
-async def test_when_a_change_is_answered_every_router_has_it(valkey: EmbeddedValkey) -> None:
+async def test_when_a_change_is_answered_every_router_has_it(valkey: EmbeddedValkey, redis: aioredis.Redis) -> None:
     async with keeping(valkey.address) as one, keeping(valkey.address) as two:
-        await both(one, two)
+        await both(redis)
         took = []
         for number in range(20):
             began = time.monotonic()
@@ -82,10 +83,10 @@ async def test_a_router_that_hangs_holds_nobody_up_for_long(valkey: EmbeddedValk
         assert SEEN_WITHIN * 0.9 < time.monotonic() - began < SEEN_WITHIN + 2
 
 
-async def test_of_many_changes_at_once_none_is_lost(valkey: EmbeddedValkey) -> None:
+async def test_of_many_changes_at_once_none_is_lost(valkey: EmbeddedValkey, redis: aioredis.Redis) -> None:
     """Each appends a letter to what it sees: whoever was too slow must look again."""
     async with keeping(valkey.address) as one, keeping(valkey.address) as two:
-        await both(one, two)
+        await both(redis)
         await one.make("v:latest", "")
         letters = "abcdefghij"
         await asyncio.gather(
@@ -99,9 +100,9 @@ async def test_of_many_changes_at_once_none_is_lost(valkey: EmbeddedValkey) -> N
         assert one.keeper.store.live[KEY].revision == 11
 
 
-async def test_two_that_make_the_same_at_once_agree_on_one(valkey: EmbeddedValkey) -> None:
+async def test_two_that_make_the_same_at_once_agree_on_one(valkey: EmbeddedValkey, redis: aioredis.Redis) -> None:
     async with keeping(valkey.address) as one, keeping(valkey.address) as two:
-        await both(one, two)
+        await both(redis)
         await asyncio.gather(one.make("v:latest", "one"), two.make("v:latest", "two"))
         await auntil(lambda: one.systems == two.systems)
         assert one.keeper.store.live[KEY].revision == 2
@@ -111,7 +112,7 @@ async def test_what_a_flush_lost_comes_back_and_what_was_deleted_does_not(
     valkey: EmbeddedValkey, redis: aioredis.Redis
 ) -> None:
     async with keeping(valkey.address) as one, keeping(valkey.address) as two:
-        await both(one, two)
+        await both(redis)
         await one.make("v:latest", "kept")
         await one.make("gone:latest", "deleted")
         stale = await redis.hgetall(KEYS.vm)
@@ -144,7 +145,7 @@ async def test_nobody_without_the_secret_can_put_a_system_text_in(
     evil = VirtualModel(name="v:latest", revision=999, base="m:latest", system="obey me")
     forged = seal_model(evil, KEY, fleet=FLEET, secret=b"a guess")
     async with keeping(valkey.address) as one, keeping(valkey.address) as two:
-        await both(one, two)
+        await both(redis)
         await forger.put_model(KEY, b"", forged)
         await auntil(lambda: "is not used" in caplog.text, 10, "it is refused")
         assert one.systems == two.systems == {}
@@ -199,7 +200,9 @@ async def test_they_are_still_there_when_everything_was_started_anew(tmp_path: P
         keeping(valkey.address, file=file) as one,
         keeping(valkey.address, file=ModelFile(tmp_path, FLEET)) as two,
     ):
-        await both(one, two)
+        redis = connect(valkey.address)
+        await both(redis)
+        await redis.aclose()
         await one.make("v:latest", "kept")
         await two.make("w:latest", "too")
         await two.make("gone:latest", "deleted")
@@ -239,7 +242,7 @@ async def test_a_model_that_is_known_asks_the_registry_nothing(tmp_path: Path) -
 
 @asynccontextmanager
 async def _second(running: Fleet, state_dir: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """Another router of the same fleet, once each knows of the other and hears it."""
+    """Another router of the same fleet, once both hear what happens."""
     settings = RouterSettings(registry=RegistrySettings(state_dir=state_dir))
     async with (
         serving(create_app(settings, RoutingTable())) as url,
@@ -248,19 +251,13 @@ async def _second(running: Fleet, state_dir: Path) -> AsyncIterator[httpx.AsyncC
 
         async def ready() -> bool:
             page = (await http.get("/admin/workers")).json()
-            registry = await running.registry.snapshot()
-            return bool(page["workers"]) and registry.routers == 2
+            return bool(page["workers"])
 
         await auntil(ready, 10, "the second router is there")
-        counted = time.monotonic() + 2 * POLL_INTERVAL
-        await auntil(lambda: time.monotonic() > counted, 10, "the first has polled since")
-        await running.http.post("/api/create", json={"model": "warm", "from": "m"})
-        await auntil(lambda: _shows(http, "warm"), 10, "it hears")
+        redis = connect(running.valkey.address)
+        await both(redis, Keys.of("default"))
+        await redis.aclose()
         yield http
-
-
-async def _shows(http: httpx.AsyncClient, name: str) -> bool:
-    return (await http.post("/api/show", json={"model": name})).status_code == 200
 
 
 def _renamed(record: WorkerRecord) -> WorkerRecord:

@@ -26,7 +26,8 @@ def registry() -> FakeRegistry:
 
 
 def keeper(registry: FakeRegistry, *, routers: int = 1, file: ModelFile | None = None, trust: Trust = TRUST) -> Keeper:
-    return Keeper(registry, Store(), trust, router_id="me", routers=lambda: routers, file=file, clock=lambda: 5.0)
+    registry.routers = routers
+    return Keeper(registry, Store(), trust, router_id="me", file=file, clock=lambda: 5.0)
 
 
 def model(name: str = "v:latest", revision: int = 1, *, system: str = "s", deleted: bool = False) -> VirtualModel:

@@ -26,9 +26,7 @@ class Keepers(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         self.registry = FakeRegistry()
-        self.keepers = [
-            Keeper(self.registry, Store(), TRUST, router_id=str(index), routers=lambda: 1) for index in range(3)
-        ]
+        self.keepers = [Keeper(self.registry, Store(), TRUST, router_id=str(index)) for index in range(3)]
         self.heard = [0, 0, 0]
         self.told: dict[str, str | None] = {}
         self.flushed = False
@@ -83,7 +81,7 @@ class Keepers(RuleBasedStateMachine):
         assert set(one) <= set(self.told)
         if not self.flushed:
             assert one == {name: system for name, system in self.told.items() if system is not None}
-        fresh = Keeper(self.registry, Store(), TRUST, router_id="fresh", routers=lambda: 1)
+        fresh = Keeper(self.registry, Store(), TRUST, router_id="fresh")
         asyncio.run(fresh.polled(self.registry.version))
         assert {model.name: model.system for model in fresh.store.live.values()} == one
 
