@@ -204,7 +204,11 @@ class Keeper:
         if version != self._version:
             first = self._version is None
             await self._read_all()
-            await self._restore(expected=first)
+            try:
+                await self._restore(expected=first)
+            except RegistryUnavailable:
+                self._version = ""  # so that the next poll goes on
+                raise
         if self._unsaved:
             await self._save()
         self._name_shadowed()

@@ -13,6 +13,7 @@ from router.virtual.keeper import Keeper, Trust
 from router.virtual.modelfile import ModelFile
 from router.virtual.store import MOST_TOMBSTONES, Store
 from tests.support.fakeregistry import FakeRegistry
+from workers.registry import RegistryUnavailable
 from workers.virtual import VirtualModel, digest_of, seal_model
 from workers.wire import ModelChanged, ModelSeen
 
@@ -195,6 +196,25 @@ async def test_many_are_given_back_in_several_polls(registry: FakeRegistry) -> N
     for polls in (1, 2, 3):
         await kept.polled(registry.version)
         assert len(registry.entries) == min(polls * keeping.RESTORED_AT_ONCE, count)
+
+
+async def test_a_registry_that_goes_away_meanwhile_gets_the_rest_later(registry: FakeRegistry) -> None:
+    kept = keeper(registry)
+    for number in range(3):
+        kept.store.take(model(f"v{number}:latest"))
+
+    def meanwhile() -> None:
+        registry.away = len(registry.entries) == 1
+
+    registry.meanwhile = meanwhile
+    with pytest.raises(RegistryUnavailable):
+        await kept.polled(registry.version)
+    assert len(registry.entries) < 3
+    registry.away, registry.meanwhile = False, lambda: None
+    for event in registry.events:
+        await kept.changed(event)
+    await kept.polled(registry.version)
+    assert len(registry.entries) == 3
 
 
 async def test_what_is_refused_is_named_once_and_overwritten_by_the_next_change(
