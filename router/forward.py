@@ -14,23 +14,20 @@ from typing import Any
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
+from router.answer import Answer, Waiting, first_content
 from router.asking import follow
 from router.balance.admission import Admission
-from router.balance.lease import Answered, ClientGone, Failed, Lease, Outcome
+from router.balance.lease import Answered, ClientGone, Failed, Lease
 from router.balance.pool import Pool
 from router.balance.retry import Attempts, Budget, GiveUp, Retry, decide, verdict
 from router.balance.routes import Resolution
 from router.balance.worker import Target
-from router.errors import AttemptFailed, Busy, ClientError, Lost, ModelGone, NoWorker, Refused, Unavailable
+from router.errors import AttemptFailed, Lost, ModelGone, NoWorker, Refused
 from router.observe import RequestRecord
-from router.protocol.errors import of_stream
-from router.protocol.operation import Clock, Fold, Operation, Outgoing, Reply, Step, Timing
-from router.refusals import refused_by
+from router.protocol.operation import Clock, Operation, Outgoing, Reply, Step, Timing
+from router.refusals import client_error, refused_by
 from router.stalls import StallWatch
 from router.transport import Client, Response, TransportError
-
-FINISHED_AT_ONCE = 64 * 1024
-"""Bytes of an answer whose end is worked out within the event loop: some milliseconds at worst."""
 
 WORKER_LOST = "the worker was lost while it was answering; send the request again"
 
@@ -55,66 +52,6 @@ class Limits:
     """Seconds."""
     waiting: int = 512
     """Requests; see `Admission`."""
-
-
-class Answer:
-    """A worker's answer that may begin. Its owner calls `close` on every path; further calls do nothing."""
-
-    def __init__(self, lease: Lease, response: Response, fold: Fold, first: bytes) -> None:
-        self.budget: Budget | None = None
-        """Left when the answer is closed: the request is in flight until then."""
-        self.response = response
-        self.fold = fold
-        self.first = first
-        """What the client gets for what has been read so far."""
-        self._lease = lease
-
-    @property
-    def worker_silent(self) -> bool:
-        """Whether the worker's beats, or this router's probes of it, have stopped."""
-        return self._lease.worker.silent
-
-    def close(self, outcome: Outcome) -> None:
-        """Give the connection and the place in the worker back."""
-        self.response.close()
-        self._lease.release(outcome)
-        if self.budget is not None:
-            self.budget.leave()
-            self.budget = None
-
-
-class _Waiting:
-    """An attempt until the client's answer may begin; the stall watch may end it.
-
-    That is its first content event, or, where nothing is streamed to the client, the answer's end.
-    """
-
-    excused = False
-
-    def __init__(self, lease: Lease, allowed: asyncio.Timeout) -> None:
-        self._lease = lease
-        self._allowed = allowed
-        self.last_heard = asyncio.get_running_loop().time()
-        self.begun = False
-        self.reason = ""
-
-    def content(self) -> None:
-        """Content has come, though not enough for the client's answer to begin."""
-        self.begun = True
-        self.heard()
-
-    def heard(self) -> None:
-        """The worker has said something, though nothing of the answer."""
-        self.last_heard = asyncio.get_running_loop().time()
-
-    @property
-    def worker_silent(self) -> bool:
-        return self._lease.worker.silent
-
-    def give_up(self, text: str) -> None:
-        if not self.reason:
-            self.reason = text
-            self._allowed.reschedule(asyncio.get_running_loop().time())
 
 
 class Forwarder:
@@ -228,7 +165,7 @@ class Forwarder:
         lease = self._pool.lease(target.worker, target.model.name)
         try:
             async with asyncio.timeout(None) as allowed:
-                waiting = _Waiting(lease, allowed)
+                waiting = Waiting(lease, allowed)
                 with self._stalls.watching(waiting):
                     answer = await self._answer(call, target, lease, waiting)
         except TimeoutError:
@@ -250,7 +187,7 @@ class Forwarder:
         lease.release(Failed(failure))
         raise failure
 
-    async def _answer(self, call: Call, target: Target, lease: Lease, waiting: _Waiting) -> Answer | Reply:
+    async def _answer(self, call: Call, target: Target, lease: Lease, waiting: Waiting) -> Answer | Reply:
         """The worker's answer; if it refuses the request, perhaps to the same in another form."""
         operation, defaults = call.operation, call.resolution.defaults
         step = operation.prepare(call.request, target.model, defaults)
@@ -266,7 +203,7 @@ class Forwarder:
         except Refused:
             raise first from None
 
-    async def _take(self, call: Call, target: Target, step: Step, lease: Lease, waiting: _Waiting) -> Answer | Reply:
+    async def _take(self, call: Call, target: Target, step: Step, lease: Lease, waiting: Waiting) -> Answer | Reply:
         """Send what the step leads to, and read until the client's answer may begin."""
         if not isinstance(step, Outgoing):
             step = await follow(step, lambda path, body: self._send(call, target, path, body), waiting.heard)
@@ -296,43 +233,6 @@ class Forwarder:
 
     def _now(self) -> float:
         return self._clock.monotonic_ns() / 1e9
-
-
-async def first_content(response: Response, fold: Fold, begun: Callable[[], None]) -> bytes:
-    """Read until the client's answer may begin. Returns what the client gets for it. `begun` is called for all that
-    comes from the first content on. Raises AttemptFailed and TransportError."""
-    first = bytearray()
-    size = 0
-    while not fold.ready:
-        chunk = await response.read()
-        size += len(chunk)
-        if not chunk:
-            # What was kept until now may be much work, and the streams of others must go on meanwhile.
-            end = fold.finish() if size <= FINISHED_AT_ONCE else await asyncio.to_thread(fold.finish)
-            if fold.failure is not None:
-                raise of_stream(fold.failure)
-            if not fold.done:
-                raise Lost("the worker's answer ended before it was whole", status=502)
-            return bytes(first) + end if first else end
-        first += fold.feed(chunk)
-        if fold.begun:
-            begun()
-        if fold.failure is not None and not fold.ready:
-            raise of_stream(fold.failure)
-    return bytes(first)
-
-
-def client_error(failure: AttemptFailed) -> ClientError:
-    """What the client is told when no further attempt is made (R163, R167).
-
-    If all that can be said is that workers were lost, there is nobody left who serves the model: 503, come back.
-    """
-    if isinstance(failure, Lost) and failure.status == 502:
-        return ClientError(failure.text, status=503, retry_after=1)
-    retry_after = None
-    if isinstance(failure, Busy | Unavailable) or failure.status == 503:
-        retry_after = max(1, round(failure.retry_after or 1))
-    return ClientError(failure.text, status=failure.status, retry_after=retry_after)
 
 
 def _headers(request_id: str) -> Mapping[str, str]:

@@ -1,8 +1,8 @@
-"""A worker's answer that is no 200: reading it, and what it means."""
+"""A worker's answer that is no 200: reading it, what it means, and what the client is told."""
 
 from __future__ import annotations
 
-from router.errors import AttemptFailed, Unavailable
+from router.errors import AttemptFailed, Busy, ClientError, Lost, Unavailable
 from router.protocol.errors import classify
 from router.transport import Response
 
@@ -31,6 +31,19 @@ def worker_refused(response: Response, body: bytes) -> AttemptFailed:
     failure = classify(response.status, body)
     failure.retry_after = _seconds(response.headers.get("retry-after"))
     return failure
+
+
+def client_error(failure: AttemptFailed) -> ClientError:
+    """What the client is told when no further attempt is made (R163, R167).
+
+    If all that can be said is that workers were lost, there is nobody left who serves the model: 503, come back.
+    """
+    if isinstance(failure, Lost) and failure.status == 502:
+        return ClientError(failure.text, status=503, retry_after=1)
+    retry_after = None
+    if isinstance(failure, Busy | Unavailable) or failure.status == 503:
+        retry_after = max(1, round(failure.retry_after or 1))
+    return ClientError(failure.text, status=failure.status, retry_after=retry_after)
 
 
 def _seconds(header: str | None) -> float | None:

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from router.answer import Answer
 from router.balance.lease import Answered, ClientGone, Failed, Outcome
 from router.balance.pool import Pool
 from router.balance.routes import Resolution, Routes, UnknownModel
 from router.errors import ClientError, Lost, NoWorker
-from router.forward import WORKER_LOST, Answer, Call, Forwarder
+from router.forward import WORKER_LOST, Call, Forwarder
 from router.handlers.asgi import Receive, Scope, Send, decoded, read_body, send_error, send_whole
 from router.observe import Observer, RequestRecord
 from router.presence import ClientGone as ClientLeft

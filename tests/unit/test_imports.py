@@ -24,7 +24,7 @@ COMMANDS = (
     "router.launch",
 )
 """The command line and what it starts."""
-FORWARDING = ("router.forward", "router.relay", "router.stepping")
+FORWARDING = ("router.forward", "router.answer", "router.asking", "router.refusals", "router.relay", "router.stepping")
 INPUT_OUTPUT = {
     "aiohttp",
     "anyio",

@@ -2,53 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
 import pytest
 
 from router.asking import ANSWER_LIMIT, MOST_QUESTIONS, follow
 from router.errors import AttemptFailed, Faulty, ModelGone, Refused
 from router.protocol.operation import Ask, Outgoing, Reply, Step
-from router.transport import ConnectionLost, Sink
+from router.transport import ConnectionLost
+from tests.support.canned import Canned
 
 SENT = Outgoing("/v1/chat/completions", b"{}")
 
 
-@dataclass
-class Given:
-    """A worker's answer."""
-
-    chunks: list[bytes]
-    status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
-    closed: bool = False
-    lost: bool = False
-
-    async def read(self) -> bytes:
-        if self.lost:
-            raise ConnectionLost("gone")
-        return self.chunks.pop(0) if self.chunks else b""
-
-    def attach(self, sink: Sink) -> None: ...
-
-    def pause(self) -> None: ...
-
-    def resume(self) -> None: ...
-
-    def close(self) -> None:
-        self.closed = True
+def given(chunks: list[bytes], status: int = 200, *, lost: bool = False) -> Canned:
+    return Canned(status, chunks=chunks, lost=lost)
 
 
 class Worker:
     """Gives its answers one after the other."""
 
-    def __init__(self, *answers: Given) -> None:
+    def __init__(self, *answers: Canned) -> None:
         self.answers = list(answers)
         self.asked: list[tuple[str, bytes]] = []
         self.heard = 0
 
-    async def send(self, path: str, body: bytes) -> Given:
+    async def send(self, path: str, body: bytes) -> Canned:
         self.asked.append((path, body))
         return self.answers[len(self.asked) - 1]
 
@@ -68,7 +45,7 @@ async def test_what_needs_no_question_is_asked_nothing() -> None:
 
 
 async def test_each_answer_leads_to_the_next_step() -> None:
-    worker = Worker(Given([b"on", b"e"]), Given([b"two"]))
+    worker = Worker(given([b"on", b"e"]), given([b"two"]))
     seen: list[bytes] = []
 
     def then(step: Step) -> Step:
@@ -85,31 +62,31 @@ async def test_each_answer_leads_to_the_next_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "kind"),
+    ("answer", "kind"),
     [
-        (Given([b'{"error":{"message":"bad","code":400}}'], 400), Refused),
-        (Given([b'{"error":{"message":"no such model","code":404}}'], 404), ModelGone),
-        (Given([b"oops"], 500), Faulty),
-        (Given([b"x" * 2**20] * (ANSWER_LIMIT // 2**20 + 1)), Refused),
+        (given([b'{"error":{"message":"bad","code":400}}'], 400), Refused),
+        (given([b'{"error":{"message":"no such model","code":404}}'], 404), ModelGone),
+        (given([b"oops"], 500), Faulty),
+        (given([b"x" * 2**20] * (ANSWER_LIMIT // 2**20 + 1)), Refused),
     ],
     ids=["refused", "gone", "faulty", "endless"],
 )
-async def test_a_bad_answer_is_typed_as_one_to_the_request_would_be(given: Given, kind: type[AttemptFailed]) -> None:
-    worker = Worker(given)
+async def test_a_bad_answer_is_typed_as_one_to_the_request_would_be(answer: Canned, kind: type[AttemptFailed]) -> None:
+    worker = Worker(answer)
     with pytest.raises(kind):
         await worker.follow(Ask("/tokenize", b"", lambda answer: SENT))
-    assert given.closed
+    assert answer.closed
 
 
 async def test_a_worker_without_such_a_route_is_no_missing_model() -> None:
-    worker = Worker(Given([b'{"detail":"Not Found"}'], 404))
+    worker = Worker(given([b'{"detail":"Not Found"}'], 404))
     with pytest.raises(Refused, match="/tokenize") as caught:
         await worker.follow(Ask("/tokenize", b"", lambda answer: SENT))
     assert caught.value.status == 501
 
 
 async def test_a_lost_connection_is_given_back() -> None:
-    worker = Worker(Given([], lost=True))
+    worker = Worker(given([], lost=True))
     with pytest.raises(ConnectionLost):
         await worker.follow(Ask("/tokenize", b"", lambda answer: SENT))
     assert worker.answers[0].closed
@@ -119,7 +96,7 @@ async def test_questions_without_end_are_given_up() -> None:
     def again(answer: bytes) -> Step:
         return Ask("/tokenize", b"", again)
 
-    worker = Worker(*(Given([b"x"]) for _ in range(MOST_QUESTIONS + 1)))
+    worker = Worker(*(given([b"x"]) for _ in range(MOST_QUESTIONS + 1)))
     with pytest.raises(Faulty, match="nowhere"):
         await worker.follow(again(b""))
     assert len(worker.asked) == MOST_QUESTIONS
