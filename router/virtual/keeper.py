@@ -17,29 +17,22 @@ from typing import Protocol
 
 import msgspec
 
-from router.errors import ClientError, TooLarge
+from router.errors import ClientError
 from router.virtual.modelfile import ModelFile
+from router.virtual.room import check_room
 from router.virtual.store import Store
+from router.virtual.witnesses import SEEN_WITHIN, Witnesses
 from workers.registry import ModelHeld, ModelPut, ModelsHeld, RegistryUnavailable
-from workers.signature import MAX_ENVELOPE, RecordRefused
+from workers.signature import RecordRefused
 from workers.virtual import VirtualModel, digest_of, key_of, seal_model, unseal_model
 from workers.wire import ModelChanged, ModelSeen
 
-MOST_MODELS = 1024
-"""A list of so many takes some forty milliseconds, in which no stream goes on."""
-MOST_BYTES = 16 << 20
-"""Of all envelopes in the registry: the embedded one has 64 MiB for everything."""
 TRIES = 32
 """Attempts at one change while others change the same model."""
-SEEN_WITHIN = 0.5
-"""Seconds that a change waits until every router has it. One that has not by then has it with its next poll."""
 RETRY_AFTER = 5
 """Seconds that a client is asked to wait for the registry."""
 RESTORED_AT_ONCE = 128
 """Entries that a poll gives back to the registry: those of the workers are not to wait for long."""
-_MARKS = 256
-"""Latest changes for which it is remembered who has seen them."""
-_MOST_ROUTERS = 1024
 _MOST_REFUSALS = 1024
 
 _log = logging.getLogger(__name__)
@@ -101,8 +94,7 @@ class Keeper:
         self._shadowed = shadowed
         self._version: str | None = None
         self._held: dict[str, _Held] = {}
-        self._seen: dict[str, set[str]] = {}
-        self._news = asyncio.Event()
+        self._witnesses = Witnesses()
         self._refused: dict[str, str] = {}
         self._named: set[str] = set()
         self._unsaved = False
@@ -164,7 +156,8 @@ class Keeper:
         await self._save()
         if model.deleted:
             await self._drop_oldest()
-        await self._all_have_seen(put)
+        if not await self._witnesses.wait(put.version, others=put.routers - 1, but=self._router_id):
+            _log.info("not every router process has seen a change of the virtual models within %g s", SEEN_WITHIN)
 
     async def _drop_oldest(self) -> None:
         """Of too many tombstones, take the oldest out of the registry."""
@@ -174,28 +167,10 @@ class Keeper:
                 if held.model is not None and held.model.deleted and key not in self.store.every:
                     await self._registry.put_model(key, held.envelope, b"")
 
-    async def _all_have_seen(self, put: ModelPut) -> None:
-        try:
-            async with asyncio.timeout(SEEN_WITHIN):
-                while len(self._seen.get(put.version, set()) - {self._router_id}) < put.routers - 1:
-                    self._news.clear()
-                    await self._news.wait()
-        except TimeoutError:
-            _log.info("not every router process has seen a change of the virtual models within %g s", SEEN_WITHIN)
-
     def _check_room(self, key: str, model: VirtualModel, envelope: bytes) -> None:
-        if len(envelope) > MAX_ENVELOPE:
-            raise TooLarge(f"a model may add up to {MAX_ENVELOPE >> 10} KiB to its base; send shorter messages")
-        if model.deleted:
-            return
-        if key not in self.store.live and len(self.store.live) >= MOST_MODELS:
-            raise ClientError(f"there are {MOST_MODELS} models made here already; delete some of them", status=507)
         others = sum(len(held.envelope) for other, held in self._held.items() if other != key)
-        if others + len(envelope) > MOST_BYTES:
-            raise ClientError(
-                f"the models made here fill the {MOST_BYTES >> 20} MiB that there are for them; delete some of them",
-                status=507,
-            )
+        if not model.deleted:
+            check_room(size=len(envelope), others=others, count=len(self.store.live.keys() | {key}))
 
     # --- what the registry tells ---
 
@@ -223,12 +198,7 @@ class Keeper:
 
     def seen(self, event: ModelSeen) -> None:
         """A router process has taken over a change."""
-        routers = self._seen.setdefault(event.version, set())
-        if len(routers) < _MOST_ROUTERS:
-            routers.add(event.router)
-        while len(self._seen) > _MARKS:
-            del self._seen[next(iter(self._seen))]
-        self._news.set()
+        self._witnesses.seen(event)
 
     async def _read_all(self) -> None:
         found = await self._registry.models()

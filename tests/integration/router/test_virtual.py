@@ -19,8 +19,8 @@ from config.routing import RoutingTable
 from config.settings import RegistrySettings, RouterSettings
 from router.app import create_app
 from router.errors import ClientError
-from router.virtual.keeper import SEEN_WITHIN
 from router.virtual.modelfile import ModelFile
+from router.virtual.witnesses import SEEN_WITHIN
 from tests.support.keeping import FLEET, SECRET, keeping
 from tests.support.live import Fleet, fleet, serving
 from tests.support.until import auntil

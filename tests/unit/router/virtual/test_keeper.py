@@ -11,7 +11,9 @@ from router.errors import ClientError, TooLarge
 from router.virtual import keeper as keeping
 from router.virtual.keeper import Keeper, Trust
 from router.virtual.modelfile import ModelFile
+from router.virtual.room import MOST_MODELS
 from router.virtual.store import MOST_TOMBSTONES, Store
+from router.virtual.witnesses import SEEN_WITHIN
 from tests.support.fakeregistry import FakeRegistry
 from workers.registry import RegistryUnavailable
 from workers.virtual import VirtualModel, digest_of, seal_model
@@ -118,7 +120,7 @@ async def test_what_is_too_large_or_too_much_is_refused(registry: FakeRegistry) 
 
 async def test_so_many_models_and_no_more(registry: FakeRegistry) -> None:
     kept = keeper(registry)
-    for number in range(keeping.MOST_MODELS):
+    for number in range(MOST_MODELS):
         kept.store.take(model(f"v{number}:latest"))
     with pytest.raises(ClientError, match="delete some of them") as refused:
         await kept.change(lambda: model("more:latest"))
@@ -147,7 +149,7 @@ async def test_a_change_waits_for_the_other_routers_and_not_for_ever(registry: F
     await asyncio.wait_for(waiting, 5)
     began = asyncio.get_running_loop().time()
     await kept.change(model)
-    assert asyncio.get_running_loop().time() - began < keeping.SEEN_WITHIN + 5
+    assert asyncio.get_running_loop().time() - began < SEEN_WITHIN + 5
 
 
 async def test_an_answer_that_comes_before_the_registrys_counts(registry: FakeRegistry) -> None:
@@ -155,7 +157,7 @@ async def test_an_answer_that_comes_before_the_registrys_counts(registry: FakeRe
     registry.meanwhile = lambda: kept.seen(ModelSeen("e:1:1", "other"))
     began = asyncio.get_running_loop().time()
     await kept.change(model)
-    assert asyncio.get_running_loop().time() - began < keeping.SEEN_WITHIN
+    assert asyncio.get_running_loop().time() - began < SEEN_WITHIN
 
 
 async def test_a_change_of_others_is_taken_over_and_answered_if_they_ask(registry: FakeRegistry) -> None:
