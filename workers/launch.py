@@ -150,10 +150,10 @@ def command_line(
     grace: float,
     *,
     eager: bool,
-    parsers: tuple[str, ...] = (),
+    chosen: tuple[str, ...] = (),
 ) -> list[str]:
     """The whole command. `grace` (s) is how long vLLM lets running requests finish after SIGTERM; `eager` means
-    without torch's compiler; `parsers` are flags that switch on what the model can.
+    without torch's compiler; `chosen` are flags for what the model can.
 
     The API key is not among the arguments: everybody on the machine can read those.
     """
@@ -171,7 +171,7 @@ def command_line(
     if eager:
         ours["--enforce-eager"] = ()
     added = [word for name, values in ours.items() if not flags.has(name) for word in (name, *values)]
-    return [*program, *model, *added, *parsers, *spec.flags]
+    return [*program, *model, *added, *chosen, *spec.flags]
 
 
 def served_name(model: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import SplitResult, urlsplit
 
 from config.settings import RegistrySettings, WorkerSettings
-from workers import claims, parsers
+from workers import claims, parsers, structured
 from workers.flags import Flags
 from workers.hosting import Launch
 from workers.keys import check_worker_id
@@ -92,7 +92,7 @@ def _host(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str], hel
     where = Address(settings.advertise, bound, port, "https" if flags.has("--ssl-keyfile") else "http")
     key = _key(settings, flags, env)
     launch = Launch(
-        tuple(command_line(program, spec, where, settings.grace, eager=eager, parsers=chosen.flags)),
+        tuple(command_line(program, spec, where, settings.grace, eager=eager, chosen=chosen.flags)),
         environment(env, cpu=cpu, eager=eager, key=key),
         where,
         claims.log_file(state_dir, name),
@@ -142,13 +142,15 @@ def _attach(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str], h
 
 
 def _choose(spec: AgentSpec, program: tuple[str, ...], env: Mapping[str, str]) -> parsers.Chosen:
-    """The parsers for what the model can, unless the user has decided about them."""
+    """The parsers for what the model can, and how it is held to schemas, unless the user has decided about them."""
     if spec.engine != "vllm":
         return parsers.Chosen()
     given = Flags(spec.flags)
     revision, folder = given.value("--revision") or "main", given.value("--download-dir")
     files = locate(spec.model, env, revision=revision, download_dir=folder)
-    return parsers.choose(read_speech(spec.model, files, given, parsers.MARKS), given, offered_parsers(program))
+    speech = read_speech(spec.model, files, given, parsers.MARKS)
+    chosen = parsers.choose(speech, given, offered_parsers(program))
+    return replace(chosen, flags=(*chosen.flags, *structured.flags_for(speech, given)))
 
 
 def check_advertise(host: str, registry: RegistrySettings) -> None:

@@ -1,4 +1,4 @@
-"""Tools and thinking on a real vLLM that was given no flag for them: the agent chose the parsers."""
+"""Tools, thinking and schemas on a real vLLM that was given no flag for them: the agent chose."""
 
 from __future__ import annotations
 
@@ -78,6 +78,22 @@ async def test_r095_r176_tools_and_thinking_without_a_flag(running: Fleet, worke
     assert thought["content"].strip().startswith("Hello!")
     plain = (await running.http.post("/api/chat", json={**hello, "think": False})).json()["message"]
     assert "thinking" not in plain
+    await finish_an_object(running, hello)
+
+
+async def finish_an_object(running: Fleet, hello: dict[str, Any]) -> None:
+    """Without a bound on white space this model writes blanks until its context is full."""
+    schema = {
+        "type": "object",
+        "properties": {"sunny": {"type": "boolean"}, "city": {"enum": ["Paris", "Rome"]}},
+        "required": ["sunny", "city"],
+        "additionalProperties": False,
+    }
+    answer = (await running.http.post("/api/chat", json={**hello, "format": schema})).json()
+    assert answer["done_reason"] == "stop"
+    found = json.loads(answer["message"]["content"])
+    assert set(found) == {"sunny", "city"}
+    assert answer["message"]["thinking"]
 
 
 async def test_r176_an_attached_server_shows_itself_what_is_on(

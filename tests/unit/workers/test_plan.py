@@ -42,7 +42,7 @@ def test_tools_and_thinking_are_switched_on_by_themselves_and_off_by_none(tmp_pa
     words = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--reasoning-parser", "qwen3")
     with prepare(AgentSpec(model=str(model)), settings(tmp_path), ENV) as plan:
         assert plan.launch is not None
-        assert plan.launch.command[-5:] == words
+        assert plan.launch.command[-7:-2] == words
         assert plan.launch.flags.value("--reasoning-parser") == "qwen3"
         assert len(plan.notes) == 1
     off = ("--tool-call-parser", "none", "--reasoning-parser=none")
