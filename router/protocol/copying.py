@@ -8,7 +8,6 @@ from config.names import ConflictingSource, InvalidName, parse
 from router.errors import BadRequest, ClientError, ModelNotFound
 from router.protocol import gojson
 from router.protocol.gojson import STRING, struct
-from router.protocol.lines import quoted
 
 
 class CopyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,14 +44,18 @@ def decode_delete(body: bytes) -> DeleteRequest:
     return request
 
 
+def _quoted(name: str) -> str:
+    return msgspec.json.encode(name).decode()
+
+
 def bad_name(field: str, name: str) -> BadRequest:
     """400 for what is no name; `field` is "source", "destination" or "name" (R147)."""
-    return BadRequest(f"{field} {quoted(name).decode()} is invalid")
+    return BadRequest(f"{field} {_quoted(name)} is invalid")
 
 
 def no_source(name: str) -> ModelNotFound:
     """R148."""
-    return ModelNotFound(f"model {quoted(name).decode()} not found")
+    return ModelNotFound(f"model {_quoted(name)} not found")
 
 
 def no_such_model(name: str) -> ClientError:

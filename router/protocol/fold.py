@@ -11,6 +11,7 @@ from router.protocol import errors, openai
 from router.protocol.answer import Lines, Piece, Pieces, Seen
 from router.protocol.clock import Stamps
 from router.protocol.framing import EventSplitter, EventTooLong
+from router.protocol.lines import encode
 from router.protocol.logprobs import Entry
 from router.protocol.logprobs import translate as translate_logprobs
 from router.protocol.operation import Clock, StreamFailure, Timing, Usage
@@ -130,7 +131,7 @@ class AnswerFold:
         if self._ended:
             return b""
         self._ended = True
-        line = openai.encode({"error": text if text.startswith(RUNNER_ERROR) else RUNNER_ERROR + text})
+        line = encode({"error": text if text.startswith(RUNNER_ERROR) else RUNNER_ERROR + text})
         return line + b"\n" if self._stream else line
 
     def _take(self, payloads: list[bytes]) -> bytes:

@@ -222,7 +222,7 @@ def test_r066_rendering_asks_the_worker_for_tokens_and_then_for_their_text() -> 
     assert isinstance(reply, Reply)
     assert reply.body.decode() == (
         f'{{"model":"M","created_at":"{STAMP}","message":{{"role":"","content":""}},"done":false,'
-        '"_debug_info":{"rendered_template":"<s>hi"}}'
+        '"_debug_info":{"rendered_template":"\\u003cs\\u003ehi"}}'
     )
 
 

@@ -164,7 +164,8 @@ def test_r044_r067_chat_lines_are_exactly_ollamas() -> None:
     fold = chat_fold()
     body = delta(role="assistant", content="") + delta(content="Hi <b>\n🦙") + delta("stop") + usage() + DONE
     assert run(fold, body).decode() == (
-        f'{{"model":"Llama3","created_at":"{STAMP}","message":{{"role":"assistant","content":"Hi <b>\\n🦙"}},'
+        f'{{"model":"Llama3","created_at":"{STAMP}","message":{{"role":"assistant",'
+        '"content":"Hi \\u003cb\\u003e\\n🦙"},'
         '"done":false}\n'
         f'{{"model":"Llama3","created_at":"{STAMP}","message":{{"role":"assistant","content":""}},"done":true,'
         '"done_reason":"stop","total_duration":10000000,"load_duration":2000000,"prompt_eval_count":5,'
