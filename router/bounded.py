@@ -87,6 +87,12 @@ class _StayingParser:
 
     def feed_data(self, data: bytes) -> None:
         """Raises HttpParserError."""
+        left = memoryview(data)
+        while (read := self._feed(left)) < len(left):
+            left = left[read:]
+
+    def _feed(self, data: memoryview) -> int:
+        """Up to the end of the first head that offers an upgrade. Returns how many bytes that were."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as offered:
@@ -95,7 +101,8 @@ class _StayingParser:
             head = self._protocol.head_without_upgrade()
             self._begin()
             self._parser.feed_data(head)
-            self.feed_data(data[offered.args[0] :])
+            return int(offered.args[0])
+        return len(data)
 
     def _begin(self) -> None:
         self._parser = httptools.HttpRequestParser(self._protocol)

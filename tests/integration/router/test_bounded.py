@@ -111,5 +111,12 @@ async def test_an_offer_to_upgrade_is_not_heard_however_it_is_cut(port: int, cut
     assert answers.endswith(b"3")
 
 
+async def test_offers_without_end_in_one_go_are_answered_one_by_one(port: int) -> None:
+    offer = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"
+    last = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    answers = await answer(port, offer * 3000 + last)
+    assert answers.count(b"HTTP/1.1 200") == 3001
+
+
 async def test_a_tunnel_is_refused(port: int) -> None:
     assert (await answer(port, b"CONNECT example.com:443 HTTP/1.1\r\nHost: x\r\n\r\n")).startswith(b"HTTP/1.1 400")
