@@ -70,21 +70,22 @@ def test_ports_and_ids_are_held_while_the_plan_is(tmp_path: Path) -> None:
 
 
 def test_a_port_of_the_environment_is_meant_as_well(tmp_path: Path) -> None:
-    spec = AgentSpec(model=str(write_model(tmp_path / "tiny")))
+    spec, port = AgentSpec(model=str(write_model(tmp_path / "tiny"))), free_ports()
     with (
-        prepare(spec, settings(tmp_path, port=18200), ENV),
-        pytest.raises(CannotStart, match="port 18200"),
-        prepare(AgentSpec(model=spec.model, name="x"), settings(tmp_path, port=18200), ENV),
+        prepare(spec, settings(tmp_path, port=port), ENV),
+        pytest.raises(CannotStart, match=f"port {port}"),
+        prepare(AgentSpec(model=spec.model, name="x"), settings(tmp_path, port=port), ENV),
     ):
         pass
 
 
 def test_the_users_host_flag_is_bound_and_ours_advertised(tmp_path: Path) -> None:
-    spec = AgentSpec(model=str(write_model(tmp_path / "tiny")), port=18300, flags=("--host", "0.0.0.0"))
+    port = free_ports()
+    spec = AgentSpec(model=str(write_model(tmp_path / "tiny")), port=port, flags=("--host", "0.0.0.0"))
     with prepare(spec, settings(tmp_path, advertise="192.0.2.1"), ENV) as plan:
         assert plan.launch is not None
-        assert plan.url == "http://192.0.2.1:18300"
-        assert plan.launch.address.local_url == "http://127.0.0.1:18300"
+        assert plan.url == f"http://192.0.2.1:{port}"
+        assert plan.launch.address.local_url == f"http://127.0.0.1:{port}"
 
 
 def test_a_plan_for_somebody_elses_vllm(tmp_path: Path) -> None:
