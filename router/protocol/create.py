@@ -34,9 +34,14 @@ NO_ADAPTERS = (
 NO_DRAFT = "drafts cannot be sent here: serve the model with vLLM's --speculative-config"
 
 MAX_BODY = 8 << 20
-"""Bytes. What is kept of a request has an eighth of that at most."""
+"""Bytes of a request."""
+MAX_KEPT = 1 << 20
+"""Bytes of what it adds to its base, as JSON: what the registry takes of one model. Checked where the request is
+decoded already, for the rest is done within the event loop."""
 MAX_DEPTH = 100
 """Levels of lists and objects within each other. Routers write and read what they keep a few levels further in."""
+
+TOO_MUCH = f"a model may add up to {MAX_KEPT >> 10} KiB to its base; send shorter messages"
 
 _DIGEST = re.compile(r"sha256[:-][0-9a-fA-F]{64}\Z")
 _FILES = GoType("map[string]string", frozenset({"object"}))
@@ -106,6 +111,8 @@ def decode_create(body: bytes) -> CreateRequest:
     for path in (*request.files, *request.adapters, *request.draft_files):
         if not _is_relative(path):
             raise BadRequest(BAD_PATH)
+    if _weight(request) > MAX_KEPT:
+        raise TooLarge(TOO_MUCH)
     return request
 
 
@@ -164,6 +171,13 @@ def _brief(message: dict[str, Any]) -> dict[str, Any]:
             {key: value for key, value in call.items() if value is not None} for call in brief["tool_calls"]
         ]
     return brief
+
+
+def _weight(request: CreateRequest) -> int:
+    """Bytes of what would be kept, give or take what says nothing."""
+    licenses = request.license if isinstance(request.license, list) else [request.license]
+    texts = sum(len(text) for text in licenses if isinstance(text, str))
+    return texts + len(msgspec.json.encode((request.system, request.parameters, request.messages)))
 
 
 def _is_shallow(value: Any) -> bool:

@@ -116,7 +116,7 @@ def _made(name: Name, source: Listed, request: CreateRequest, known: Known) -> M
         system=request.system or old.system,
         options={**old.options, **create.parameters(request)},
         messages=create.messages(request) or old.messages,
-        licenses=(*old.licenses, *(text for text in request.licenses if text not in old.licenses)),
+        licenses=tuple(dict.fromkeys((*old.licenses, *request.licenses))),
     )
     before = {kind: digest_of(part) for kind, part in old.parts.items()}
     after = {kind: digest_of(part) for kind, part in model.parts.items()}

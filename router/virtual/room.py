@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from router.errors import ClientError, TooLarge
+from router.protocol.create import TOO_MUCH
 from workers.signature import MAX_ENVELOPE
 
 MOST_MODELS = 1024
@@ -15,7 +16,7 @@ def check_room(*, size: int, others: int, count: int) -> None:
     """Whether a model may be put beside the others. `size` and `others` are bytes of envelopes, `count` is how many
     models there are then. Raises TooLarge, and ClientError 507."""
     if size > MAX_ENVELOPE:
-        raise TooLarge(f"a model may add up to {MAX_ENVELOPE >> 10} KiB to its base; send shorter messages")
+        raise TooLarge(TOO_MUCH)
     if count > MOST_MODELS:
         raise ClientError(f"there are {MOST_MODELS} models made here already; delete some of them", status=507)
     if others + size > MOST_BYTES:

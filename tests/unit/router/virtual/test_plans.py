@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from typing import Any
 
 import msgspec
@@ -12,12 +13,13 @@ from config.routing import ModelRoute, RoutingTable, ServeTarget
 from router.balance.routes import Routes
 from router.errors import ClientError, Forbidden, ModelNotFound, TooLarge
 from router.protocol.copying import CopyRequest
-from router.protocol.create import decode_create
+from router.protocol.create import MAX_KEPT, decode_create
 from router.protocol.requests import brought
 from router.virtual.plans import UNSIGNED, Known, Made, Nowhere, plan_copy, plan_create, plan_delete
 from router.virtual.store import Store
 from tests.support.balance import Clock, found, pool_of
 from workers.record import ModelInfo
+from workers.signature import MAX_ENVELOPE
 from workers.virtual import VirtualModel, key_of, seal_model, unseal_model
 
 TABLE = RoutingTable(models=(ModelRoute("friendly:8b", (ServeTarget("Org/M"),), ("short",), {"temperature": 0.5}),))
@@ -129,6 +131,29 @@ def test_what_is_too_deep_to_be_kept_is_refused(field: str) -> None:
 def test_far_more_than_can_be_kept_is_refused_before_it_is_read() -> None:
     with pytest.raises(TooLarge, match="8 MiB"):
         decode_create(b" " * (8 << 20) + b"{}")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"system": "x" * (1 << 20)},
+        {"license": ["x" * 4096] * 257},
+        {"parameters": {"stop": ["x" * 1024] * 1025}},
+        {"messages": [{"role": "user", "content": "x"}] * 40_000},
+    ],
+)
+def test_more_than_can_be_kept_is_refused_where_it_is_decoded(fields: dict[str, Any]) -> None:
+    assert MAX_KEPT == MAX_ENVELOPE
+    with pytest.raises(TooLarge, match="up to 1024 KiB"):
+        decode_create(msgspec.json.encode({"model": "v", "from": "m", **fields}))
+
+
+def test_many_licences_on_many_others_take_no_time_to_speak_of() -> None:
+    old = msgspec.structs.replace(OLD, licenses=tuple(f"{number:x}" for number in range(100_000)))
+    began = time.process_time()
+    made = create(known(old), source="old", license=[f"{number:x}z" for number in range(100_000)] + ["1", "0z"])
+    assert len(made.model.licenses) == 200_000
+    assert time.process_time() - began < 10, "minutes, where each is compared with each"
 
 
 def test_numbers_of_any_size_are_kept() -> None:
