@@ -65,6 +65,10 @@ class Events(Protocol):
         """It does not, or not any longer."""
 
 
+Describe = Callable[[str, Flags, Observed, Mapping[str, str]], tuple[ModelInfo, ...]]
+"""What a server's models are, by the model that it was started with, its flags, what it showed, its environment."""
+
+
 @dataclass(frozen=True, slots=True)
 class Launch:
     """How the server is started, all decided."""
@@ -77,6 +81,7 @@ class Launch:
     flags: Flags
     load_timeout: float = math.inf
     """Seconds from a start to ready."""
+    describe: Describe = describe
 
 
 class Hosted:
@@ -176,8 +181,9 @@ class Hosted:
         kinds = await tasks(client, url, key)
         templated = await warm_up(client, url, models[0].name, kinds, key) if models else None
         seen = Observed(models, kinds, templated)
-        infos = await asyncio.to_thread(describe, self._launch.model, self._launch.flags, seen, self._launch.env)
-        return Ready(self._launch.address.url, infos, await version(client, url, key), pid)
+        launch = self._launch
+        infos = await asyncio.to_thread(launch.describe, launch.model, launch.flags, seen, launch.env)
+        return Ready(launch.address.url, infos, await version(client, url, key), pid)
 
     def _check_ours(self, served: Sequence[str]) -> None:
         """vLLM binds its port so that others may bind it too. Raises ProbeFailed if it is another's answer."""

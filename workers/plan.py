@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import SplitResult, urlsplit
 
 from config.settings import RegistrySettings, WorkerSettings
-from workers import claims, parsers, structured
+from workers import claims, metadata, parsers, structured
 from workers.flags import Flags
 from workers.hosting import Launch
 from workers.keys import check_worker_id
@@ -36,6 +36,7 @@ from workers.launch import (
     worker_id,
 )
 from workers.modelfiles import locate
+from workers.simulated import description
 from workers.speech import read_speech
 
 
@@ -99,6 +100,7 @@ def _host(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str], hel
         spec.model,
         flags,
         settings.load_timeout,
+        description.describe if spec.engine == "simulated" else metadata.describe,
     )
     return Plan(
         spec=spec,

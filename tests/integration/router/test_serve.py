@@ -190,6 +190,12 @@ def test_r184_it_serves_says_what_to_try_and_finishes_what_runs_when_it_is_stopp
     assert served.left() == []
 
 
+def test_a_server_without_a_model_shows_no_difference_from_ollama(served: Served) -> None:
+    rules = ("--rule", "R009", "--rule", "R010", "--rule", "R111", "--rule", "R175")
+    seen = subprocess.run([*VLLAMA, "compat", served.url, *rules], capture_output=True, text=True, timeout=60)
+    assert (seen.stdout.splitlines()[-1], seen.returncode) == ("4 rules checked: 4 as Ollama, 0 differ", 0)
+
+
 def test_r201_no_traffic_of_ours_takes_a_proxy_and_what_has_no_effect_is_named_once(
     environ: dict[str, str], tmp_path: Path
 ) -> None:

@@ -1,0 +1,37 @@
+"""What a simulated worker's model is said to be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.support.modelfolder import write_model
+from workers.flags import Flags
+from workers.metadata import Observed
+from workers.probe import ServedModel
+from workers.record import ModelInfo
+from workers.simulated.description import describe
+
+SEEN = Observed((ServedModel("m", "m", "", 8192), ServedModel("second", "m", "", 8192)))
+
+
+def described(model: str, *flags: str) -> ModelInfo:
+    (info,) = describe(model, Flags(flags), SEEN, {})
+    return info
+
+
+def test_a_model_without_files_is_described_as_what_it_is() -> None:
+    info = described("m")
+    assert (info.names, info.context_length, info.capabilities) == (("m", "second"), 8192, ("completion",))
+    assert (info.architecture, info.quantization, info.embedding_length) == ("simulated", "F32", 64)
+    assert info.parameter_count % 64 == 0
+    assert info.size == 4 * info.parameter_count > 0
+
+
+def test_it_is_larger_with_longer_vectors() -> None:
+    wide = described("m", "--dimensions", "128")
+    assert (wide.embedding_length, wide.parameter_count) == (128, 2 * described("m").parameter_count)
+
+
+def test_a_models_own_files_are_believed(tmp_path: Path) -> None:
+    info = described(str(write_model(tmp_path / "m")))
+    assert (info.architecture, info.embedding_length, info.parameter_count) == ("llama", 64, 2112)

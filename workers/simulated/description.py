@@ -1,0 +1,36 @@
+"""What the agent says of a simulated worker's model: it has no files to be read, and describes itself. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from workers import metadata
+from workers.flags import Flags
+from workers.metadata import Observed
+from workers.record import ModelInfo
+from workers.simulated import vocabulary
+from workers.simulated.options import Options
+
+ARCHITECTURE = "simulated"
+BYTES_PER_PARAMETER = 4
+
+
+def describe(model: str, flags: Flags, seen: Observed, env: Mapping[str, str]) -> tuple[ModelInfo, ...]:
+    """As `metadata.describe`. Where there are no files, it is as large as a table of its tokens' embeddings."""
+    dimensions = flags.number("--dimensions") or Options().dimensions
+    parameters = vocabulary.SIZE * dimensions
+    return tuple(
+        info
+        if info.architecture
+        else msgspec.structs.replace(
+            info,
+            architecture=ARCHITECTURE,
+            parameter_count=parameters,
+            size=parameters * BYTES_PER_PARAMETER,
+            quantization="F32",
+            embedding_length=dimensions,
+        )
+        for info in metadata.describe(model, flags, seen, env)
+    )
