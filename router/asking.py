@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from router.aside import aside
 from router.errors import Faulty, Refused
 from router.protocol.operation import Ask, Outgoing, Reply, Step
 from router.refusals import refused_by
@@ -19,8 +20,9 @@ Send = Callable[[str, bytes], Awaitable[Response]]
 """Sends a body to a path of the worker."""
 
 
-async def follow(step: Step, send: Send, heard: Callable[[], None]) -> Outgoing | Reply:
-    """Ask until there is something to send or to reply. `heard` is called after each answer.
+async def follow(step: Step, send: Send, heard: Callable[[], None], size: int) -> Outgoing | Reply:
+    """Ask until there is something to send or to reply. `heard` is called after each answer. `size`: the bytes of the
+    client's request, which the next question may hold again.
 
     Raises AttemptFailed, as for the request itself, and TransportError.
     """
@@ -33,7 +35,7 @@ async def follow(step: Step, send: Send, heard: Callable[[], None]) -> Outgoing 
         finally:
             response.close()
         heard()
-        step = step.then(answer)
+        step = await aside(max(size, len(answer)), step.then, answer)
     if isinstance(step, Ask):
         raise Faulty("the worker's answers about the prompt lead nowhere", status=502)
     return step

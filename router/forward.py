@@ -10,11 +10,13 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from router.answer import Answer, Waiting, first_content
+from router.aside import aside
 from router.asking import follow
 from router.balance.admission import Admission
 from router.balance.lease import Answered, ClientGone, Failed, Lease
@@ -42,6 +44,8 @@ class Call:
     arrived: int
     """When the request was complete: monotonic nanoseconds."""
     request_id: str
+    size: int
+    """Bytes of the request's body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,12 +194,14 @@ class Forwarder:
     async def _answer(self, call: Call, target: Target, lease: Lease, waiting: Waiting) -> Answer | Reply:
         """The worker's answer; if it refuses the request, perhaps to the same in another form."""
         operation, defaults = call.operation, call.resolution.defaults
-        step = operation.prepare(call.request, target.model, defaults)
+        step = await aside(call.size, operation.prepare, call.request, target.model, defaults)
         try:
             return await self._take(call, target, step, lease, waiting)
         except Refused as refused:
-            other = operation.recover and operation.recover(call.request, target.model, defaults, refused)
-            if not other:
+            if operation.recover is None:
+                raise
+            other = await aside(call.size, operation.recover, call.request, target.model, defaults, refused)
+            if other is None:
                 raise
             first = refused
         try:
@@ -206,7 +212,8 @@ class Forwarder:
     async def _take(self, call: Call, target: Target, step: Step, lease: Lease, waiting: Waiting) -> Answer | Reply:
         """Send what the step leads to, and read until the client's answer may begin."""
         if not isinstance(step, Outgoing):
-            step = await follow(step, lambda path, body: self._send(call, target, path, body), waiting.heard)
+            send = partial(self._send, call, target)
+            step = await follow(step, send, waiting.heard, call.size)
             if isinstance(step, Reply):
                 return step
         timing = Timing(call.arrived, self._clock.monotonic_ns())

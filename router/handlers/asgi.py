@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from router.aside import aside
 from router.errors import ClientError, TooLarge
 from router.presence import ClientGone
 from router.protocol.shapes import error_body
@@ -17,9 +18,6 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 JSON = "application/json; charset=utf-8"
-
-AT_ONCE = 256 * 1024
-"""Bytes of a body that are decoded within the event loop: some twenty milliseconds at worst."""
 
 LINGER = 10.0
 """Seconds for which the rest of a body that was refused is taken and thrown away."""
@@ -49,9 +47,8 @@ async def read_body(receive: Receive, limit: int) -> bytes:
 
 
 async def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
-    """What `decode` makes of a body, or raises. Large ones are decoded in a thread, for the streams of others must
-    go on meanwhile."""
-    return decode(body) if len(body) <= AT_ONCE else await asyncio.to_thread(decode, body)
+    """What `decode` makes of a body, or raises."""
+    return await aside(len(body), decode, body)
 
 
 def too_large(limit: int) -> str:

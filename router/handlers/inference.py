@@ -88,7 +88,8 @@ class Inference:
             if reply is not None:
                 await self._reply(reply, send, record)
             else:
-                await self._answer(Call(operation, request, resolution, arrived, record.id), receive, send, record)
+                call = Call(operation, request, resolution, arrived, record.id, len(body))
+                await self._answer(call, receive, send, record)
         finally:
             self.lifetimes.touch(resolution.listed, keep_alive(request.keep_alive), self.clock.time_ns())
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
+from router.aside import AT_ONCE
 from router.asking import ANSWER_LIMIT, MOST_QUESTIONS, follow
 from router.errors import AttemptFailed, Faulty, ModelGone, Refused
 from router.protocol.operation import Ask, Outgoing, Reply, Step
@@ -24,6 +27,7 @@ class Worker:
         self.answers = list(answers)
         self.asked: list[tuple[str, bytes]] = []
         self.heard = 0
+        self.size = 0
 
     async def send(self, path: str, body: bytes) -> Canned:
         self.asked.append((path, body))
@@ -33,7 +37,7 @@ class Worker:
         self.heard += 1
 
     async def follow(self, step: Step) -> Outgoing | Reply:
-        return await follow(step, self.send, self.hear)
+        return await follow(step, self.send, self.hear, self.size)
 
 
 async def test_what_needs_no_question_is_asked_nothing() -> None:
@@ -59,6 +63,20 @@ async def test_each_answer_leads_to_the_next_step() -> None:
     assert seen == [b"one", b"two"]
     assert worker.heard == 2
     assert all(answer.closed for answer in worker.answers)
+
+
+@pytest.mark.parametrize(("size", "answer"), [(0, AT_ONCE + 1), (AT_ONCE + 1, 1), (AT_ONCE, AT_ONCE)])
+async def test_what_follows_for_much_text_is_worked_out_beside_the_event_loop(size: int, answer: int) -> None:
+    worker = Worker(given([b" " * answer]))
+    worker.size = size
+    threads: list[int] = []
+
+    def then(answer: bytes) -> Step:
+        threads.append(threading.get_ident())
+        return SENT
+
+    await worker.follow(Ask("/tokenize", b"", then))
+    assert (threads == [threading.get_ident()]) is (max(size, answer) <= AT_ONCE)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from router.aside import AT_ONCE
 from router.errors import BadRequest, TooLarge
-from router.handlers.asgi import AT_ONCE, Receive, decoded, read_body
+from router.handlers.asgi import Receive, decoded, read_body
 from router.presence import ClientGone
 
 
