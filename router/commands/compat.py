@@ -22,7 +22,7 @@ from router.compat.rule import Rule
 from router.compat.rules import RULES
 from router.compat.runner import Result, run
 from router.compat.target import Target
-from router.compat.wire import BadAnswer, Place, place
+from router.compat.wire import BadAnswer, Place, place, reason
 from router.table import plain
 
 
@@ -42,7 +42,7 @@ class CouldNotRun(Wrong):
 @click.option("--key", help="An API key, sent as a Bearer.")
 @click.option("--rule", "wanted", multiple=True, metavar="R044", help="Only this rule; may be given several times.")
 @click.option("--writes", is_flag=True, help="Also make, copy, pull and delete models.")
-@click.option("--timeout", default=60.0, show_default=True, help="Seconds for one answer.")
+@click.option("--timeout", type=click.FloatRange(0.1), default=60.0, show_default=True, help="Seconds for one answer.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report for machines.")
 @click.option("--list", "as_list", is_flag=True, help="Print the rules and how each is looked at; ask nobody.")
 def command(
@@ -90,7 +90,7 @@ async def look(
     models = await known_models(Target(at, wanted, key=key, timeout=timeout), wanted)
     target = Target(at, models, key=key, timeout=timeout)
     with Console(stderr=True).status("") as status:
-        outcomes = await run(target, checks, progress=lambda check: status.update(escape(check.name)))
+        outcomes = await run(target, checks, progress=lambda check: status.update(escape(check.name.replace("_", " "))))
     return by_rule(outcomes, rules), models
 
 
@@ -101,13 +101,17 @@ async def known_models(target: Target, wanted: Models) -> Models:
         tags = await target.get("/api/tags")
         if tags.status in (401, 403):
             raise CouldNotRun(f"{where} lets nobody in ({tags.status}); give a key with --key")
+        if not isinstance(from_json(tags.body), dict):
+            raise CouldNotRun(f"{where} is no Ollama server: {tags.status} and no JSON for /api/tags; correct the URL")
         for name in wanted.known().values():
             shown = await target.once("/api/show", {"model": name})
             if shown.status == 404 and isinstance(from_json(shown.body), dict):
                 raise CouldNotRun(f"{where} has no model {name}; name one that it lists")
         return choose([await described(target, model) for model in listed(from_json(tags.body))], wanted)
+    except TimeoutError as error:
+        raise CouldNotRun(f"{where} gives no answer in time; wait longer with --timeout, or name another") from error
     except (OSError, BadAnswer) as error:
-        why = str(error) or type(error).__name__
+        why = reason(error) if isinstance(error, OSError) else error
         raise CouldNotRun(f"no server answers at {where} ({why}); start one, or name another") from error
 
 

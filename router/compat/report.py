@@ -66,14 +66,14 @@ def table(rows: Sequence[Row], width: int) -> Table:
 
 
 def closing(rows: Sequence[Row], unseen: int, unasked: int = 0) -> str:
-    """The counts, in a sentence. `unseen`: rules that no request shows; `unasked`: those that take --writes."""
+    """The counts, in a sentence. `unseen`: rules about which nothing is asked; `unasked`: those that take --writes."""
     counts = count(rows)
     said = f"{len(rows)} {'rule' if len(rows) == 1 else 'rules'} checked: {counts[Result.SAME]} as Ollama"
     said += f", {counts[Result.DIFFERS]} {'differs' if counts[Result.DIFFERS] == 1 else 'differ'}"
     if counts[Result.SKIPPED]:
         said += f", {counts[Result.SKIPPED]} skipped"
     said += f"; {unasked} more with --writes" if unasked else ""
-    return said + (f"; {unseen} cannot be seen from outside" if unseen else "")
+    return said + (f"; {unseen} not asked about, --list says why" if unseen else "")
 
 
 def count(rows: Iterable[Row]) -> dict[Result, int]:

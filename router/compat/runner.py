@@ -9,7 +9,7 @@ from enum import StrEnum
 from router.compat.check import Check
 from router.compat.expect import Differs, Skipped
 from router.compat.target import Target
-from router.compat.wire import BadAnswer
+from router.compat.wire import BadAnswer, reason
 
 PATIENCE = 3
 """Answers in a row that may stay away before nothing more is asked: each costs a whole time-out."""
@@ -64,5 +64,5 @@ async def look(target: Target, check: Check) -> Outcome:
     except TimeoutError:
         return differs("expected an answer; none came in time", late=True)
     except OSError as error:
-        return differs(f"expected an answer; {error.strerror or error}")
+        return differs(f"expected an answer; got none: {reason(error)}")
     return Outcome(check, Result.SAME)

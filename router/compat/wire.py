@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import re
 import ssl
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 import httptools
 
@@ -55,11 +57,21 @@ class Place:
 
 def place(url: str) -> Place:
     """Where a URL points; http and Ollama's port where it does not say. Raises ValueError where it is none."""
-    parts: SplitResult = urlsplit(url if "://" in url else f"http://{url}")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host or parts.scheme not in ("http", "https") or re.search(r"\s", host):
         raise ValueError(f"{url!r} is no URL of a server; say http://HOST:PORT")
     usual = {"http": 80, "https": 443}[parts.scheme] if "://" in url else 11434
-    return Place(parts.hostname, parts.port or usual, parts.scheme == "https", parts.path.rstrip("/"))
+    return Place(host, port or usual, parts.scheme == "https", parts.path.rstrip("/"))
+
+
+def reason(error: OSError) -> str:
+    """Why there was no connection, or none any more, without the addresses that asyncio puts into it."""
+    number = re.search(r"\[Errno (\d+)\]", str(error))  # of the first address, where several were tried
+    return os.strerror(int(number[1])) if number else error.strerror or str(error) or type(error).__name__
 
 
 class Connection:

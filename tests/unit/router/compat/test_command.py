@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -67,7 +68,7 @@ def test_something_differs(server: Serve) -> None:
     assert result.exit_code == 1
     row = next(line for line in result.stdout.splitlines() if line.startswith("R002"))
     assert "GET /: expected body Ollama is running; got Welcome" in row
-    assert result.stdout.splitlines()[-1].endswith("0 as Ollama, 1 differs; 1 cannot be seen from outside")
+    assert result.stdout.splitlines()[-1].endswith("0 as Ollama, 1 differs; 1 not asked about, --list says why")
 
 
 def test_what_cannot_be_looked_at_is_skipped(server: Serve) -> None:
@@ -105,7 +106,21 @@ def test_nobody_answers() -> None:
     result = compat(f"127.0.0.1:{free_ports()}")
     assert result.exit_code == 2
     assert result.stderr.startswith("vllama: no server answers at http://127.0.0.1:")
+    assert result.stderr.endswith(" (Connection refused); start one, or name another\n")
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_what_answers_but_is_no_ollama_is_not_judged_rule_by_rule(server: Serve) -> None:
+    result = compat(server({"/": b"<html>", "/api/tags": b"<html>"}))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.endswith(" is no Ollama server: 200 and no JSON for /api/tags; correct the URL\n")
+
+
+def test_a_server_that_accepts_and_says_nothing_is_told_from_none() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        result = compat(f"127.0.0.1:{silent.getsockname()[1]}", "--timeout", "0.2")
+    assert result.exit_code == 2
+    assert "gives no answer in time; wait longer with --timeout, or name another" in result.stderr
 
 
 def test_the_rules_are_listed_without_asking_anybody() -> None:

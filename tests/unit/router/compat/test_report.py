@@ -68,7 +68,9 @@ def test_the_closing_line_counts() -> None:
     rows = by_rule(
         [outcome(Result.SAME, 1, 2, 3), outcome(Result.DIFFERS, 4), outcome(Result.SKIPPED, 5, detail="none")], RULES
     )
-    assert closing(rows, 58) == ("5 rules checked: 3 as Ollama, 1 differs, 1 skipped; 58 cannot be seen from outside")
+    assert closing(rows, 58) == (
+        "5 rules checked: 3 as Ollama, 1 differs, 1 skipped; 58 not asked about, --list says why"
+    )
     assert closing(rows, 0, 2).endswith("1 skipped; 2 more with --writes")
     assert closing(rows[-1:], 0) == "1 rule checked: 1 as Ollama, 0 differ"
 

@@ -1,8 +1,10 @@
 """Answers as they came: heads, bodies and chunks, from servers that cut and break them."""
 
+import socket
+
 import pytest
 
-from router.compat.wire import BadAnswer, Connection, Place, Reply, place
+from router.compat.wire import BadAnswer, Connection, Place, Reply, place, reason
 from tests.support.raw_server import RawServer, bytewise, cut, request
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -78,10 +80,27 @@ def test_places_of_urls(url: str, expected: Place) -> None:
     assert place(url) == expected
 
 
-@pytest.mark.parametrize("url", ["", "ftp://h", "http://", "http://h:x", "unix:///tmp/x"])
+@pytest.mark.parametrize(
+    "url", ["", "ftp://h", "http://", "http://h:x", "unix:///tmp/x", "h:99999", "http://[::1", "::1", "not a host"]
+)
 def test_what_is_no_url(url: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011  the words differ, and are told as they are
+    with pytest.raises(ValueError, match="is no URL of a server; say http://HOST:PORT") as raised:
         place(url)
+    assert repr(url) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ConnectionRefusedError(111, "Connect call failed ('127.0.0.1', 1)"), "Connection refused"),
+        (OSError("Multiple exceptions: [Errno 111] Connect call failed ('::1', 1, 0, 0), [Errno 111] …"), "Connection"),
+        (socket.gaierror(-2, "Name or service not known"), "Name or service not known"),
+        (ConnectionResetError(), "ConnectionResetError"),
+    ],
+)
+def test_why_there_is_no_connection_is_told_in_few_words(error: OSError, said: str) -> None:
+    assert reason(error).startswith(said)
+    assert "Errno" not in reason(error)
 
 
 def test_hosts_as_headers_have_them() -> None:
