@@ -7,7 +7,7 @@ from router.compat.rule import Rule
 ROUTES, WIRE, GENERATE, CHAT = "routes", "requests and answers", "generate", "chat"
 LOADING, THINKING, EMBED, WRITES, CATALOGUE = "loading", "thinking", "embeddings", "pull and create", "catalogue"
 
-V1 = "/v1 is not served yet"
+V1 = "of /v1 only the models are served yet"
 FAULT = "no request brings such a fault about"
 SENT = "it shows in what the worker is sent"
 LONG = "it takes prompts as long as the context of the model"
@@ -42,8 +42,8 @@ ENDPOINTS = (
     Rule(27, "/v1", "/v1/chat/completions", left_out=V1),
     Rule(28, "/v1", "/v1/completions, through the chat template", left_out=V1),
     Rule(29, "/v1", "/v1/embeddings", left_out=V1),
-    Rule(30, "/v1", "/v1/models", left_out=V1),
-    Rule(31, "/v1", "/v1/models/NAME", left_out=V1),
+    Rule(30, "/v1", "/v1/models lists the same models as /api/tags"),
+    Rule(31, "/v1", "/v1/models/NAME shows one, by the name that was asked for"),
     Rule(32, "/v1", "/v1/responses", left_out=V1),
     Rule(33, "/v1", "/v1/audio/transcriptions", left_out=V1),
     Rule(34, "/v1", "/v1/messages", left_out=V1),
@@ -55,7 +55,7 @@ ENDPOINTS = (
     Rule(40, WIRE, "Whole answers are JSON without a newline, with <, > and & escaped"),
     Rule(41, WIRE, "Times are RFC 3339, in UTC where an answer was made"),
     Rule(42, WIRE, "Durations are whole nanoseconds"),
-    Rule(43, WIRE, "Answers are streamed unless asked otherwise"),
+    Rule(43, WIRE, "Answers on /api are streamed unless asked otherwise; vectors never are"),
     Rule(44, WIRE, "Streams are NDJSON: exact type, whole lines in each chunk, nothing else"),
     Rule(45, WIRE, "Answers name the model as the request spelled it"),
     Rule(46, WIRE, "An error before the first line has its own status"),

@@ -154,6 +154,8 @@ MUTANTS = (
     Mutant("no model_info", {10, 111}, with_(model_info=None), "/api/show"),
     Mutant("no capabilities shown", {10, 176}, without("capabilities"), "/api/show"),
     Mutant("a basename of its own", {110}, text('"general.basename":"plain', '"general.basename":"base-'), "/api/show"),
+    Mutant("OpenAI's models by time", {117}, text('"created":', '"created":1'), "/v1/models"),
+    Mutant("OpenAI's models by another name", {30}, text('"id":"', '"id":"x'), "/v1/models"),
     Mutant("vectors of any length", {99}, objects(stretched), "/api/embed"),
     Mutant("no vectors", {25, 100}, with_(embeddings=[]), "/api/embed"),
     Mutant("a server's name", {180}, header("server", "uvicorn")),
