@@ -238,7 +238,9 @@ class AnswerFold:
         entries = self._entries(choice, tick)
         if self._keep_ids:
             self._gather_ids(choice)
-        if text or thinking or entries:
+        if text and self._stream and not (thinking or entries):
+            self._out.append(self._lines.text(self._stamp, text))
+        elif text or thinking or entries:
             self._emit(Piece(text, thinking, None, entries))
         if choice.finish_reason is not None:
             self._touch(tick)
