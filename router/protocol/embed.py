@@ -14,11 +14,11 @@ import msgspec
 
 from config.defaults import Defaults
 from router.errors import AttemptFailed, BadRequest, ModelNotFound, Refused
-from router.protocol import errors, gojson, options, requests, tokens
+from router.protocol import errors, gojson, openai, options, requests, tokens
 from router.protocol.durations import keep_alive
 from router.protocol.gojson import ANY, BOOL, INT, OBJECT, STRING, struct
 from router.protocol.lines import encode
-from router.protocol.openai import Tokenized
+from router.protocol.openai import Counted
 from router.protocol.operation import Outgoing, Reply, Step
 from workers.record import ModelInfo
 
@@ -105,7 +105,7 @@ def decode_embed(body: bytes) -> EmbedRequest:
     return EmbedRequest(
         model=request.model,
         texts=texts,
-        encoded=encode(texts),
+        encoded=openai.encode(texts),
         keep_alive=request.keep_alive,
         options=request.options or {},
         cut=request.truncate is not False,
@@ -123,7 +123,7 @@ def decode_embeddings(body: bytes) -> EmbedRequest:
     return EmbedRequest(
         model=request.model,
         texts=texts,
-        encoded=encode(texts),
+        encoded=openai.encode(texts),
         keep_alive=request.keep_alive,
         options=request.options or {},
         cut=False,
@@ -186,18 +186,18 @@ def _outgoing(request: EmbedRequest, info: ModelInfo, cut_at: int | None) -> Out
         truncate_prompt_tokens=cut_at,
         use_activation=not request.plain,
     )
-    return Outgoing(EMBEDDINGS_PATH, encode(body))
+    return Outgoing(EMBEDDINGS_PATH, openai.encode(body))
 
 
 def _room(info: ModelInfo, limit: int, then: Outgoing) -> Step:
     """Whether so few tokens hold anything of a text besides those that the model puts around each."""
 
-    def judge(empty: Tokenized) -> Step:
-        if limit <= len(empty.tokens):
+    def judge(empty: Counted) -> Step:
+        if limit <= empty.count:
             raise Refused(NO_ROOM, status=400)
         return then
 
-    return tokens.of_text(info.name, "", judge)
+    return tokens.count_text(info.name, "", judge)
 
 
 def _counted(texts: Sequence[str], info: ModelInfo, limit: int, then: Outgoing) -> Step:
@@ -205,9 +205,9 @@ def _counted(texts: Sequence[str], info: ModelInfo, limit: int, then: Outgoing) 
     if not texts:
         return then
 
-    def judge(first: Tokenized) -> Step:
-        if len(first.tokens) > limit:
+    def judge(first: Counted) -> Step:
+        if first.count > limit:
             raise Refused(errors.CONTEXT_EXCEEDED, status=400)
         return _counted(texts[1:], info, limit, then)
 
-    return tokens.of_text(info.name, texts[0], judge)
+    return tokens.count_text(info.name, texts[0], judge)

@@ -107,7 +107,7 @@ def recover(request: GenerateRequest, info: ModelInfo, defaults: Defaults, failu
         return Outgoing(openai.CHAT_PATH, openai.encode(other)) if other is not None else None
     sent = _completion(request, info, defaults, _plain(request, defaults))
     if too_long and not info.context_length:
-        return tokens.of_text(info.name, "", lambda found: _send(shorten.cut(sent, found.max_model_len)))
+        return tokens.count_text(info.name, "", lambda found: _send(shorten.cut(sent, found.max_model_len)))
     better = _better(sent, info.context_length, failure)
     return _send(better) if better is not None else None
 

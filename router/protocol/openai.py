@@ -143,6 +143,13 @@ class TokenizeText(msgspec.Struct, frozen=True):
     prompt: str
 
 
+class Counted(msgspec.Struct, frozen=True):
+    """Of the same answer how many tokens there are: to skip a million of them takes a tenth of the time."""
+
+    count: int
+    max_model_len: int
+
+
 class Tokenized(msgspec.Struct, frozen=True):
     tokens: list[int]
     max_model_len: int

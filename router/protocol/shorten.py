@@ -93,14 +93,14 @@ def shortened(chat: openai.ChatRequest, limit: int) -> Step:
         if limit and _characters(tried) > limit * LONGEST_TOKEN:
             return narrow(middle + 1, high, best, limit)
 
-        def counted(answer: openai.Tokenized) -> Step:
+        def counted(answer: openai.Counted) -> Step:
             limit = answer.max_model_len
-            left = limit - len(answer.tokens)
+            left = limit - answer.count
             if left < room(limit, chat.max_tokens):
                 return narrow(middle + 1, high, best, limit)
             return narrow(low, middle, _limited(tried, left), limit)
 
-        return tokens.of_chat(tried, counted)
+        return tokens.count_chat(tried, counted)
 
     return narrow(0, len(found), None, limit)
 

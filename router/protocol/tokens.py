@@ -16,16 +16,29 @@ T = TypeVar("T")
 
 def of_chat(chat: openai.ChatRequest, then: Callable[[openai.Tokenized], Step], *, with_texts: bool = False) -> Ask:
     """The tokens of the prompt that a chat request makes. `with_texts`: each token's text too."""
+    return _ask(openai.TOKENIZE_PATH, _of(chat, with_texts), openai.Tokenized, then)
+
+
+def count_chat(chat: openai.ChatRequest, then: Callable[[openai.Counted], Step]) -> Ask:
+    """How many they are."""
+    return _ask(openai.TOKENIZE_PATH, _of(chat, with_texts=False), openai.Counted, then)
+
+
+def _of(chat: openai.ChatRequest, with_texts: bool) -> openai.TokenizeChat:
     settings: dict[str, bool | str] = {**(chat.chat_template_kwargs or {})}
     if settings and chat.reasoning_effort is not None:  # alone it is Mistral's, whose tokenizer takes no settings
         settings["reasoning_effort"] = chat.reasoning_effort
-    body = openai.TokenizeChat(chat.model, chat.messages, chat.tools, settings or None, with_texts)
-    return _ask(openai.TOKENIZE_PATH, body, openai.Tokenized, then)
+    return openai.TokenizeChat(chat.model, chat.messages, chat.tools, settings or None, with_texts)
 
 
 def of_text(model: str, text: str, then: Callable[[openai.Tokenized], Step]) -> Ask:
     """The tokens of a plain prompt."""
     return _ask(openai.TOKENIZE_PATH, openai.TokenizeText(model, text), openai.Tokenized, then)
+
+
+def count_text(model: str, text: str, then: Callable[[openai.Counted], Step]) -> Ask:
+    """How many they are."""
+    return _ask(openai.TOKENIZE_PATH, openai.TokenizeText(model, text), openai.Counted, then)
 
 
 def to_text(model: str, tokens: list[int], then: Callable[[openai.Detokenized], Step]) -> Ask:

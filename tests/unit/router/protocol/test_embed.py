@@ -54,7 +54,7 @@ def counted(step: Step, *counts: int) -> tuple[Step, list[str]]:
         question = json.loads(step.body)
         assert question["model"] == "all-minilm"
         texts.append(question["prompt"])
-        step = step.then(json.dumps({"count": count, "max_model_len": 256, "tokens": [1] * count}).encode())
+        step = step.then(json.dumps({"count": count, "max_model_len": 256}).encode())
     return step, texts
 
 
@@ -71,6 +71,13 @@ def test_r100_input_is_a_text_or_a_list_of_texts_or_nothing(given: Any, texts: l
     assert json.loads(asked(input=given).encoded) == texts
 
 
+def test_texts_go_to_vllm_without_escapes_that_only_browsers_need() -> None:
+    """A large batch was looked through for them four times, while streams waited."""
+    step = prepared(asked(input=["<b>&"]))
+    assert isinstance(step, Outgoing)
+    assert b'"input":["<b>&"]' in step.body
+
+
 def test_r100_an_input_that_is_absent_is_nothing() -> None:
     assert asked().texts == []
 
@@ -81,7 +88,7 @@ def test_r100_r166_a_bad_input_comes_before_a_missing_model(given: Any) -> None:
     assert refused(embed.decode_embed, body) == (400, "invalid input type")
 
 
-def test_r146_a_missing_model_is_worded_by_each_endpoint() -> None:
+def test_r146_trap_6_a_missing_model_is_worded_by_each_endpoint() -> None:
     for model in ("", '"model": "", ', '"model": null, ', '"model": " ", '):
         status, text = refused(embed.decode_embed, f'{{{model}"input": "x"}}')
         assert (status, text.replace("' '", "''")) == (404, "model '' not found")
@@ -251,7 +258,7 @@ LONG = (
         ((400, b'{"error":{"message":"Nope.","type":"BadRequestError","code":400}}'), 400, "Nope."),
     ],
 )
-def test_r101_r159_refusals_are_in_ollamas_words(answer: tuple[int, bytes], status: int, text: str) -> None:
+def test_r101_r159_trap_15_refusals_are_in_ollamas_words(answer: tuple[int, bytes], status: int, text: str) -> None:
     for request, expected in ((asked(input="x", truncate=False), status), (older(prompt="x"), 500)):
         with pytest.raises(Refused) as caught:
             embed.recover(request, MINILM, NONE, classify(*answer))

@@ -222,7 +222,7 @@ def test_r062_what_is_too_long_by_itself_is_cut() -> None:
     assert json.loads(raw.body)["truncate_prompt_tokens"] == 2048 - 512
     unknown = recovered(msgspec.structs.replace(MODEL, context_length=0), raw=True)
     assert isinstance(unknown, Ask)
-    out = unknown.then(b'{"tokens":[],"max_model_len":400}')
+    out = unknown.then(b'{"count":0,"max_model_len":400}')
     assert isinstance(out, Outgoing)
     assert json.loads(out.body)["truncate_prompt_tokens"] == 300
     continued = recovered(context=[5] * 5000, options={"num_predict": 48})

@@ -103,8 +103,8 @@ def follow(step: Any, sizes: dict[str, int], limit: int = LIMIT) -> tuple[dict[s
         asked += 1
         assert step.path == "/tokenize"
         messages = json.loads(step.body)["messages"]
-        tokens = [0] * sum(sizes.get(message["content"], 10) for message in messages)
-        step = step.then(msgspec.json.encode({"count": len(tokens), "tokens": tokens, "max_model_len": limit}))
+        count = sum(sizes.get(message["content"], 10) for message in messages)
+        step = step.then(msgspec.json.encode({"count": count, "max_model_len": limit}))
     assert isinstance(step, Outgoing)
     sent: dict[str, Any] = json.loads(step.body)
     return sent, asked
