@@ -97,7 +97,10 @@ def rewrite(body: bytes, go: GoType) -> bytes:
         text = json.dumps(_normalise(value, go, root, ""), ensure_ascii=False)
     except RecursionError:
         raise BadRequest("exceeded max depth") from None
-    return _SURROGATE.sub("\ufffd", text).encode()
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return _SURROGATE.sub("\ufffd", text).encode()
 
 
 def _parse(body: bytes) -> Any:
