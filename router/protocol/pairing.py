@@ -5,7 +5,6 @@ Ollama's clients often send neither ids nor names; vLLM's chat templates need id
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -82,16 +81,17 @@ class _OpenCalls:
     an agent's conversation has thousands."""
 
     def __init__(self) -> None:
-        self._rounds: dict[tuple[str, str], list[deque[_Call]]] = {}
-        """For each hint the calls of one message after the other, closed ones among them."""
+        self._rounds: dict[tuple[str, str], list[list[_Call]]] = {}
+        """For each hint the calls of one message after the other, each message's last call first; closed ones among
+        them."""
 
     def add(self, ids: Sequence[str], calls: Sequence[CalledTool]) -> None:
         """Open one message's calls."""
-        round_: dict[tuple[str, str], deque[_Call]] = {}
-        for id, called in zip(ids, calls, strict=True):
+        round_: dict[tuple[str, str], list[_Call]] = {}
+        for id, called in zip(reversed(ids), reversed(calls), strict=True):
             call = _Call(id)
             for hint in (("id", id), ("name", called.function.name), ("order", "")):
-                round_.setdefault(hint, deque()).append(call)
+                round_.setdefault(hint, []).append(call)
         for hint, queue in round_.items():
             self._rounds.setdefault(hint, []).append(queue)
 
@@ -100,7 +100,7 @@ class _OpenCalls:
         rounds = self._rounds.get((by, hint), [])
         while rounds:
             while rounds[-1]:
-                call = rounds[-1].popleft()
+                call = rounds[-1].pop()
                 if call.open:
                     call.open = False
                     return call.id
