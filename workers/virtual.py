@@ -1,7 +1,7 @@
 """Virtual models: a model that others serve, under another name, with a system text, parameters and messages.
 
-The registry has one entry for each name, kept for ever under a revision that counts its changes. What was deleted
-stays as a tombstone, so that a router which has slept through it cannot bring it back.
+The registry has one entry for each name, under a revision that grows with its changes. What was deleted stays as a
+tombstone, so that a router which has slept through it cannot bring it back.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class VirtualModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     name: str
     """In Ollama's short form, with its tag, as it was spelled when it was made."""
     revision: Annotated[int, msgspec.Meta(ge=1)]
-    """Grows with every change of the name. The highest wins wherever two are known."""
+    """Grows with every change of the name, and is mostly the Unix time of it in ms. The highest wins wherever two are
+    known."""
     changed: Annotated[float, msgspec.Meta(ge=0, lt=YEAR_10000)] = 0.0
     """Unix seconds, for display and to forget the oldest tombstones first."""
     deleted: bool = False

@@ -118,12 +118,13 @@ class Keeper:
             decided = decide()
             if decided is None:
                 return None
+            now = self._clock()
             key = key_of(decided.name)
             known = self.store.every.get(key)
             model = msgspec.structs.replace(
                 decided,
-                revision=known.revision + 1 if known else 1,
-                changed=self._clock(),
+                revision=next_revision(known.revision if known else 0, now),
+                changed=now,
                 parts_digest=digest_of(decided.parts) if decided.parts else "",
             )
             envelope = self._seal(key, model)
@@ -160,8 +161,7 @@ class Keeper:
             _log.info("not every router process has seen a change of the virtual models within %g s", SEEN_WITHIN)
 
     async def _drop_oldest(self) -> None:
-        """Of too many tombstones, take the oldest out of the registry."""
-        self.store.forget_oldest()
+        """Take out of the registry the tombstones that are forgotten here."""
         with suppress(RegistryUnavailable):  # the next deletion tries again
             for key, held in list(self._held.items()):
                 if held.model is not None and held.model.deleted and key not in self.store.every:
@@ -206,7 +206,6 @@ class Keeper:
             del self._held[key]
         for key, envelope in found.envelopes.items():
             self._meet(key, envelope)
-        self.store.forget_oldest()
         self._version = found.version
 
     async def _restore(self, *, expected: bool) -> None:
@@ -241,6 +240,7 @@ class Keeper:
     def _adopt(self, key: str, held: _Held) -> None:
         self._held[key] = held
         if held.model is not None and self.store.take(held.model, settled=True):
+            self.store.forget_oldest()
             self._unsaved = True
 
     # --- trust ---
@@ -275,6 +275,13 @@ class Keeper:
                 "the virtual model %r is out of reach: a model that is served or configured has its name", name
             )
         self._named = shadowed
+
+
+def next_revision(known: int, now: float) -> int:
+    """That of a change made at `now` (Unix seconds) where the latest that is known here is `known`, 0 for none. One
+    more would do if all were known: a deletion may be forgotten here and remembered by a router that was away, and
+    a forged entry hides what this router has yet to hear of."""
+    return max(known + 1, int(now * 1000))
 
 
 def _not_now(why: str) -> ClientError:

@@ -18,7 +18,8 @@ MOST_TOMBSTONES = 1024
 class Store:
     """Virtual models by the key of their names, the latest known revision of each."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_tombstones: int = MOST_TOMBSTONES) -> None:
+        self._most_tombstones = most_tombstones
         self._every: dict[str, VirtualModel] = {}
         self._live: dict[str, VirtualModel] = {}
         self.live: Mapping[str, VirtualModel] = MappingProxyType(self._live)
@@ -49,10 +50,13 @@ class Store:
             self._live[key] = model
         return True
 
-    def forget_oldest(self, most: int = MOST_TOMBSTONES) -> list[str]:
+    def forget_oldest(self) -> list[str]:
         """Forget all tombstones but so many. Returns the keys of the forgotten: the same in every process."""
-        tombstones = [(model.changed, key) for key, model in self._every.items() if model.deleted]
-        oldest = sorted(tombstones)[: max(0, len(tombstones) - most)]
-        for _, key in oldest:
+        surplus = len(self._every) - len(self._live) - self._most_tombstones
+        if surplus <= 0:
+            return []
+        tombstones = sorted((model.changed, key) for key, model in self._every.items() if model.deleted)
+        oldest = [key for _, key in tombstones[:surplus]]
+        for key in oldest:
             del self._every[key]
-        return [key for _, key in oldest]
+        return oldest

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,9 +31,16 @@ def registry() -> FakeRegistry:
     return FakeRegistry()
 
 
-def keeper(registry: FakeRegistry, *, routers: int = 1, file: ModelFile | None = None, trust: Trust = TRUST) -> Keeper:
+def keeper(
+    registry: FakeRegistry,
+    *,
+    routers: int = 1,
+    file: ModelFile | None = None,
+    trust: Trust = TRUST,
+    clock: Callable[[], float] = lambda: 5.0,
+) -> Keeper:
     registry.routers = routers
-    return Keeper(registry, Store(), trust, router_id="me", file=file, clock=lambda: 5.0)
+    return Keeper(registry, Store(), trust, router_id="me", file=file, clock=clock)
 
 
 def model(name: str = "v:latest", revision: int = 1, *, system: str = "s", deleted: bool = False) -> VirtualModel:
@@ -47,13 +57,13 @@ async def test_a_change_counts_the_revision_up_and_says_when(registry: FakeRegis
     kept = keeper(registry)
     made = await kept.change(model)
     assert made is not None
-    assert (made.revision, made.changed, made.parts_digest) == (1, 5.0, digest_of(made.parts))
+    assert (made.revision, made.changed, made.parts_digest) == (5000, 5.0, digest_of(made.parts))
     gone = await kept.change(lambda: model(deleted=True))
     assert gone is not None
-    assert (gone.revision, gone.deleted) == (2, True)
+    assert (gone.revision, gone.deleted) == (5001, True)
     again = await kept.change(model)
     assert again is not None
-    assert again.revision == 3
+    assert again.revision == 5002
     assert list(kept.store.live) == [PREFIX + "v:latest"]
 
 
@@ -64,7 +74,7 @@ async def test_nothing_to_change_asks_nobody(registry: FakeRegistry) -> None:
 
 async def test_whoever_was_too_slow_decides_anew_on_what_is_there(registry: FakeRegistry) -> None:
     kept = keeper(registry)
-    faster = [sealed(model(revision=number, system=f"other {number}")) for number in (7, 8)]
+    faster = [sealed(model(revision=number, system=f"other {number}")) for number in (5007, 5008)]
 
     def meanwhile() -> None:
         if faster:
@@ -79,8 +89,8 @@ async def test_whoever_was_too_slow_decides_anew_on_what_is_there(registry: Fake
 
     made = await kept.change(decide)
     assert made is not None
-    assert (made.revision, made.system) == (9, "mine")
-    assert seen == ["other 7", "other 8"]
+    assert (made.revision, made.system) == (5009, "mine")
+    assert seen == ["other 5007", "other 5008"]
 
 
 async def test_whoever_is_always_too_slow_is_told_so(registry: FakeRegistry) -> None:
@@ -135,6 +145,47 @@ async def test_deletions_beyond_the_bound_are_forgotten_in_the_registry_too(regi
     await kept.polled(registry.version)
     await kept.change(lambda: model("last:latest", deleted=True))
     assert len(registry.entries) == MOST_TOMBSTONES
+
+
+async def delete_so_many(one: Keeper, count: int) -> None:
+    for number in range(count):
+        await one.change(partial(model, f"v{number}:latest", deleted=True))
+
+
+async def test_routers_that_only_hear_of_deletions_forget_the_oldest_too(registry: FakeRegistry) -> None:
+    clock = partial(next, itertools.count(1.0))
+    one, two = keeper(registry, clock=clock), keeper(registry, clock=clock)
+    await delete_so_many(one, MOST_TOMBSTONES + 3)
+    for event in registry.events:
+        await two.changed(event)
+    assert two.store.every == one.store.every
+    assert len(two.store.every) == MOST_TOMBSTONES
+
+
+async def test_a_name_whose_deletion_is_forgotten_by_some_is_made_anew_for_all(registry: FakeRegistry) -> None:
+    clock = partial(next, itertools.count(1.0))
+    one, two = keeper(registry, clock=clock), keeper(registry, clock=clock)
+    for deleted in (False, True, False, True):
+        await one.change(partial(model, "again:latest", deleted=deleted))
+    await two.polled(registry.version)
+    await delete_so_many(one, MOST_TOMBSTONES)
+    await one.change(partial(model, "again:latest"))
+    await two.polled(registry.version)
+    assert list(two.store.live) == [PREFIX + "again:latest"]
+    assert list(registry.entries).count(PREFIX + "again:latest") == 1
+
+
+async def test_a_forged_entry_hides_no_later_deletion_from_a_change(registry: FakeRegistry) -> None:
+    clock = partial(next, itertools.count(1.0))
+    ahead, behind = keeper(registry, clock=clock), keeper(registry, clock=clock)
+    await behind.change(partial(model, deleted=True))
+    await ahead.polled(registry.version)
+    for _ in range(2):
+        await ahead.change(partial(model, deleted=True))
+    registry.put(PREFIX + "v:latest", b"forged")
+    await behind.change(model)
+    await ahead.polled(registry.version)
+    assert list(ahead.store.live) == [PREFIX + "v:latest"]
 
 
 async def test_a_change_waits_for_the_other_routers_and_not_for_ever(registry: FakeRegistry) -> None:
@@ -223,7 +274,7 @@ async def test_what_is_refused_is_named_once_and_overwritten_by_the_next_change(
     registry: FakeRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
     key = PREFIX + "v:latest"
-    registry.put(key, seal_model(model(revision=99), key, fleet="f", secret=None))
+    registry.put(key, seal_model(model(revision=99_999), key, fleet="f", secret=None))
     registry.put("no key of ours", b"{")
     kept = keeper(registry)
     for _ in range(3):
@@ -233,7 +284,7 @@ async def test_what_is_refused_is_named_once_and_overwritten_by_the_next_change(
     assert dict(kept.store.every) == {}
     made = await kept.change(model)
     assert made is not None
-    assert made.revision == 1
+    assert made.revision == 5000
 
 
 async def test_an_embedded_registry_needs_no_secret(registry: FakeRegistry) -> None:

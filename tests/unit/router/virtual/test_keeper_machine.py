@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from functools import partial
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -23,13 +25,20 @@ class Keepers(RuleBasedStateMachine):
     """Three routers. `told` is what clients were last told that it had worked; until the registry forgets, that is how
     it stays."""
 
+    most_tombstones = 1024
+    forgotten = False
+
     @initialize()
     def start(self) -> None:
         self.registry = FakeRegistry()
-        self.keepers = [Keeper(self.registry, Store(), TRUST, router_id=str(index)) for index in range(3)]
+        self.clock = partial(next, itertools.count(1.0))
+        self.keepers = [self.keeper(str(index)) for index in range(3)]
         self.heard = [0, 0, 0]
         self.told: dict[str, str | None] = {}
         self.flushed = False
+
+    def keeper(self, router_id: str) -> Keeper:
+        return Keeper(self.registry, Store(self.most_tombstones), TRUST, router_id=router_id, clock=self.clock)
 
     @rule(router=ROUTERS, name=NAMES, system=st.text("xyz", min_size=1, max_size=3))
     def make(self, router: int, name: str, system: str) -> None:
@@ -60,7 +69,7 @@ class Keepers(RuleBasedStateMachine):
         self.registry.flush()
         self.flushed = True
 
-    @rule(name=NAMES, revision=st.integers(1, 50))
+    @rule(name=NAMES, revision=st.integers(1, 10**6))
     def forge(self, name: str, revision: int) -> None:
         """By somebody who can write to the registry and does not know the secret."""
         evil = VirtualModel(name=name, revision=revision, base="m:latest", system="evil")
@@ -79,12 +88,21 @@ class Keepers(RuleBasedStateMachine):
         assert one == two == three
         assert "evil" not in one.values()
         assert set(one) <= set(self.told)
-        if not self.flushed:
+        if not (self.flushed or self.forgotten):
             assert one == {name: system for name, system in self.told.items() if system is not None}
-        fresh = Keeper(self.registry, Store(), TRUST, router_id="fresh")
+        fresh = self.keeper("fresh")
         asyncio.run(fresh.polled(self.registry.version))
         assert {model.name: model.system for model in fresh.store.live.values()} == one
 
 
+class Forgetful(Keepers):
+    """Deletions are forgotten at once: what was deleted may come back, but not in one place only."""
+
+    most_tombstones = 0
+    forgotten = True
+
+
 TestKeepers = Keepers.TestCase
 TestKeepers.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestForgetful = Forgetful.TestCase
+TestForgetful.settings = TestKeepers.settings

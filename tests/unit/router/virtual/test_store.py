@@ -52,16 +52,16 @@ def test_names_differ_in_case_only_for_the_eye() -> None:
 
 
 def test_of_too_many_tombstones_the_oldest_are_forgotten() -> None:
-    store = Store()
+    store = Store(most_tombstones=2)
     for number in range(1, 7):
         store.take(model(number, name=f"v{number}:latest", deleted=number > 2))
-    assert store.forget_oldest(most=2) == [
+    assert store.forget_oldest() == [
         "registry.ollama.ai/library/v3:latest",
         "registry.ollama.ai/library/v4:latest",
     ]
     assert len(store.live) == 2
     assert len(store.every) == 4
-    assert store.forget_oldest(most=2) == []
+    assert store.forget_oldest() == []
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 5), st.booleans()), max_size=12))
