@@ -111,5 +111,5 @@ class Seen:
             prompt_eval_duration=max(1, int(prefill * _MS) if prefill else self.first - timing.sent),
             eval_count=usage.completion_tokens,
             eval_duration=max(1, int(generation * _MS) if generation else self.last - self.first),
-            context=self.prompt_ids + self.ids if context else None,
+            context=(self.prompt_ids + self.ids or None) if context else None,
         )
