@@ -45,9 +45,8 @@ async def valkey(tmp_path: Path) -> AsyncIterator[EmbeddedValkey]:
 
 @pytest.fixture
 async def redis(valkey: EmbeddedValkey) -> AsyncIterator[aioredis.Redis]:
-    client = connect(valkey.address)
-    yield client
-    await client.aclose()
+    async with connect(valkey.address) as client:
+        yield client
 
 
 async def both(redis: aioredis.Redis, keys: Keys = KEYS) -> None:
@@ -202,9 +201,8 @@ async def test_they_are_still_there_when_everything_was_started_anew(tmp_path: P
         keeping(valkey.address, file=file) as one,
         keeping(valkey.address, file=ModelFile(tmp_path, FLEET)) as two,
     ):
-        redis = connect(valkey.address)
-        await both(redis)
-        await redis.aclose()
+        async with connect(valkey.address) as redis:
+            await both(redis)
         await one.make("v:latest", "kept")
         await two.make("w:latest", "too")
         await two.make("gone:latest", "deleted")
@@ -256,9 +254,8 @@ async def _second(running: Fleet, state_dir: Path) -> AsyncIterator[httpx.AsyncC
             return bool(page["workers"])
 
         await auntil(ready, 10, "the second router is there")
-        redis = connect(running.valkey.address)
-        await both(redis, Keys.of("default"))
-        await redis.aclose()
+        async with connect(running.valkey.address) as redis:
+            await both(redis, Keys.of("default"))
         yield http
 
 
