@@ -184,7 +184,7 @@ async def test_r146_r147_r148_copy_says_what_is_wrong_in_ollamas_words(
     assert (answer.status_code, answer.json()) == (status, {"error": text})
 
 
-async def test_r011_what_was_made_can_be_deleted(running: Fleet, client: ollama.AsyncClient) -> None:
+async def test_r011_trap_12_what_was_made_can_be_deleted(running: Fleet, client: ollama.AsyncClient) -> None:
     for key in ("model", "name"):
         await client.create("v", from_="friendly:8b", system="s")
         body = {"model": "", key: "V"}

@@ -106,7 +106,7 @@ async def test_r110_copilot_is_shown_the_name_that_it_asked_for(running: Fleet) 
     assert shown["model_info"]["general.basename"] == "TINY:Latest"
 
 
-async def test_r171_r173_models_are_found_by_every_spelling_and_listed_in_short(running: Fleet) -> None:
+async def test_r171_r173_trap_10_models_are_found_by_every_spelling_and_listed_in_short(running: Fleet) -> None:
     assert (await entry(running, "/api/tags"))["name"] == "tiny:latest"
     for name in (
         "tiny",

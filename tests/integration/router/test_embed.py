@@ -59,7 +59,7 @@ async def test_r025_a_text_is_embedded_with_every_metric(running: Fleet) -> None
     assert set(found) == {"model", "embeddings", "total_duration", "load_duration", "prompt_eval_count"}
 
 
-async def test_r026_the_older_endpoint_gives_the_vector_alone_and_not_normalised(running: Fleet) -> None:
+async def test_r026_trap_15_the_older_endpoint_gives_the_vector_alone_and_not_normalised(running: Fleet) -> None:
     found = await older(running, "why")
     assert set(found) == {"embedding"}
     assert math.hypot(*found["embedding"]) != pytest.approx(1.0)
@@ -75,13 +75,13 @@ async def test_a_batch_keeps_its_order_and_sums_its_tokens(running: Fleet) -> No
 
 
 @pytest.mark.parametrize("given", ["", None, []], ids=repr)
-async def test_r091_r100_loads_reach_no_worker(running: Fleet, given: Any) -> None:
+async def test_r091_r100_trap_15_loads_reach_no_worker(running: Fleet, given: Any) -> None:
     assert await embed(running, given, keep_alive="10m") == {"model": "all-minilm", "embeddings": []}
     assert await older(running, "") == {"embedding": []}
     assert not running["a"].requests["/v1/embeddings"] + running["b"].requests["/v1/embeddings"]
 
 
-async def test_r099_dimensions_cut_and_normalise_again(running: Fleet) -> None:
+async def test_r099_trap_15_dimensions_cut_and_normalise_again(running: Fleet) -> None:
     whole = (await embed(running))["embeddings"][0]
     cut = (await embed(running, dimensions=5))["embeddings"][0]
     assert len(cut) == 5
@@ -90,7 +90,7 @@ async def test_r099_dimensions_cut_and_normalise_again(running: Fleet) -> None:
     assert (await embed(running, dimensions=500))["embeddings"][0] == whole
 
 
-async def test_r101_too_long_a_text_is_cut_or_refused_as_asked(running: Fleet) -> None:
+async def test_r101_trap_15_too_long_a_text_is_cut_or_refused_as_asked(running: Fleet) -> None:
     assert (await embed(running, LONG))["prompt_eval_count"] == 64
     assert (await embed(running, LONG, truncate=True))["prompt_eval_count"] == 64
     assert await embed(running, ["short", LONG], 400, truncate=False) == TOO_LONG, "one fails all"

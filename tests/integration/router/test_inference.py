@@ -92,7 +92,7 @@ async def test_r023_r043_r055_generate_answers_both_ways_and_streams_unless_told
     ],
     ids=repr,
 )
-async def test_a_worker_that_fails_before_its_first_token_costs_the_client_nothing(
+async def test_r046_r167_trap_4_a_worker_that_fails_before_its_first_token_costs_the_client_nothing(
     pair: Fleet, fault: script.Fault, stream: bool
 ) -> None:
     pair["a"].set_faults([fault])
@@ -112,6 +112,20 @@ async def test_r048_a_whole_answer_that_breaks_is_asked_for_again(pair: Fleet, f
         response = await pair.http.post("/api/chat", json=chat(stream=False))
         assert response.status_code == 200, response.text
         assert response.json()["eval_count"] == TOKENS
+
+
+@pytest.mark.parametrize("fault", [script.Cut(after_tokens=5), script.Error(after_tokens=5)])
+@pytest.mark.parametrize("path", ["/api/chat", "/api/generate"])
+async def test_r048_a_whole_answer_that_breaks_everywhere_is_an_error_and_none_of_its_text(
+    pair: Fleet, path: str, fault: script.Fault
+) -> None:
+    for name in ("a", "b"):
+        pair[name].set_faults([fault])
+    response = await pair.http.post(path, json=chat(stream=False, prompt="hello"))
+    assert response.status_code >= 500
+    assert response.headers["content-type"] == "application/json; charset=utf-8"
+    assert list(response.json()) == ["error"]
+    assert "Simulated" not in response.text
 
 
 @pytest.mark.parametrize(
@@ -138,6 +152,16 @@ async def test_r167_a_request_at_fault_is_not_tried_elsewhere(pair: Fleet) -> No
     record = await pair.record("fault-1")
     assert record["attempts"] == 1
     assert record["failures"] == ["Refused"]
+
+
+@pytest.mark.parametrize("status", [400, 413, 422, 429, 503])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_r167_what_every_worker_says_keeps_its_status(pair: Fleet, status: int, stream: bool) -> None:
+    for name in ("a", "b"):
+        pair[name].set_faults([script.Status(status=status)])
+    response = await pair.http.post("/api/chat", json=chat(stream=stream))
+    assert response.status_code == status
+    assert isinstance(response.json()["error"], str)
 
 
 async def test_a_poison_request_is_tried_twice_and_then_refused(tmp_path: Path) -> None:
@@ -183,7 +207,7 @@ async def test_r046_r148_an_unknown_model_is_404_in_ollamas_words_also_for_a_str
 
 
 @pytest.mark.parametrize("name", ["tiny", "Tiny:LATEST", "tiny:latest", "library/tiny"])
-async def test_r045_r049_a_model_is_found_by_any_spelling_and_echoed_in_that(pair: Fleet, name: str) -> None:
+async def test_r045_r049_trap_10_a_model_is_found_by_any_spelling_and_echoed_in_that(pair: Fleet, name: str) -> None:
     answer = (await pair.http.post("/api/generate", json={"model": name, "prompt": "hello", "stream": False})).json()
     assert answer["model"] == name
 

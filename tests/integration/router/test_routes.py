@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from tests.support.live import Fleet, fleet
+from workers.simulated import script
 from workers.simulated.options import Options
 
 QUICK = Options(model="tiny:latest", tokens_per_second=2000, ttft=0.0, answer_tokens=5)
@@ -159,6 +160,27 @@ async def test_r040_r042_r043_streams_by_default_and_one_object_where_not(runnin
         lines = streamed.text.splitlines()
         assert [json.loads(line)["done"] for line in lines] == [False] * (len(lines) - 1) + [True]
         assert "eval_count" not in lines[0], "metrics that are zero are left out"
+
+
+async def test_r044_chunks_are_whole_lines_and_sent_at_once(tmp_path: Path) -> None:
+    """The worker falls silent in the middle of its answer, so nothing that comes was held back for more."""
+    async with fleet(tmp_path, {"a": QUICK}) as running:
+        running["a"].set_faults([script.Stall(after_tokens=3)])
+        url = httpx.URL(running.url)
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        body = json.dumps({"model": "tiny", "prompt": "hello"}).encode()
+        head = b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+        writer.write(head % len(body) + body)
+        lines: list[dict[str, Any]] = []
+        async with asyncio.timeout(15):
+            assert b"transfer-encoding: chunked" in (await reader.readuntil(b"\r\n\r\n")).lower()
+            while len(lines) < 3:
+                size = int(await reader.readline(), 16)
+                chunk = (await reader.readexactly(size + 2)).removesuffix(b"\r\n")
+                assert chunk.endswith(b"\n")
+                lines += [json.loads(line) for line in chunk.removesuffix(b"\n").split(b"\n")]
+        writer.close()
+    assert [line["done"] for line in lines] == [False] * 3
 
 
 async def test_r039_r177_the_content_type_of_a_body_is_not_looked_at(running: Fleet) -> None:

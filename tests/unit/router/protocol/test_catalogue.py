@@ -94,7 +94,7 @@ def test_r009_tags_come_most_recently_modified_first() -> None:
     assert [item["name"] for item in listed(*models)] == ["new", "a", "b", "old"]
 
 
-def test_r022_r175_ps_shows_what_is_loaded_longest_lifetime_first() -> None:
+def test_r022_r175_trap_11_ps_shows_what_is_loaded_longest_lifetime_first() -> None:
     away = CatalogueModel("away", (INFO,), loaded=False)
     other = CatalogueModel("other", (INFO,))
     moments = {"smollm2:135m": 10**18, "other": 2 * 10**18, "away": 3 * 10**18}
@@ -152,7 +152,7 @@ def digest(name: str, **fields: Any) -> str:
     return merge(name, [ModelInfo(name=name, **fields)]).info.digest
 
 
-def test_r174_a_digest_is_always_64_hex_stable_and_its_own() -> None:
+def test_r174_trap_11_a_digest_is_always_64_hex_stable_and_its_own() -> None:
     digests = [digest("a"), digest("b"), digest("a", capabilities=("completion", "tools")), digest("a", digest="short")]
     assert all(re.fullmatch("[0-9a-f]{64}", text) for text in digests)
     assert digest("a") == digest("a")

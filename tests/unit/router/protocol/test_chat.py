@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -39,7 +40,7 @@ def sent(info: ModelInfo = MODEL, route: dict[str, Any] | None = None, **fields:
 
 
 @pytest.mark.parametrize("body", [b"{}", b'{"model":""}', b'{"model":"  "}', b'{"model":null}', b"null"])
-def test_r146_a_missing_model_is_a_400(body: bytes) -> None:
+def test_r146_trap_6_a_missing_model_is_a_400(body: bytes) -> None:
     with pytest.raises(ClientError) as caught:
         decode_chat(body)
     assert (caught.value.status, caught.value.text) == (400, "model is required")
@@ -53,7 +54,7 @@ def test_r155_top_logprobs_are_bounded_before_anything_else(top: int) -> None:
 
 
 @pytest.mark.parametrize("fields", [{}, {"messages": []}, {"messages": None}, {"stream": True}, {"keep_alive": -1}])
-def test_r087_r088_trap_5_no_messages_is_a_load(fields: dict[str, Any]) -> None:
+def test_r071_r087_r088_trap_5_no_messages_is_a_load(fields: dict[str, Any]) -> None:
     reply = check(**fields)
     assert reply == Reply(
         f'{{"model":"MyModel","created_at":"{STAMP}","message":{{"role":"assistant","content":""}},"done":true,'
@@ -118,6 +119,9 @@ def test_r075_r159_images_are_refused_for_a_text_model() -> None:
     messages = [HI | {"images": [PNG]}]
     text = "registry.ollama.ai/library/MyModel:latest does not support vision"
     assert refused(messages=messages) == (400, text)
+    wave = base64.b64encode(b"RIFF\0\0\0\0WAVE" + bytes(20)).decode()
+    both = f"{text}\n{text.replace('vision', 'audio')}"
+    assert refused(messages=[HI | {"images": [PNG, wave]}]) == (400, both)
     seeing = msgspec.structs.replace(MODEL, capabilities=("completion", "vision"))
     assert check(seeing, messages=messages) is None
 
@@ -155,6 +159,11 @@ def test_nothing_that_a_client_invents_reaches_the_worker() -> None:
 def test_r060_options_may_be_null_or_hold_nulls() -> None:
     assert sent(options=None) == sent(options={}) == sent(options={"temperature": None, "stop": None, "num_ctx": None})
     assert sent(options={"temperature": 0})["temperature"] == 0.0
+
+
+def test_r065_alternatives_without_logprobs_are_ignored() -> None:
+    assert sent(top_logprobs=3) == sent(logprobs=False, top_logprobs=3) == sent()
+    assert sent(logprobs=True, top_logprobs=3)["top_logprobs"] == 3
 
 
 def test_r079_no_tools_are_none_for_any_model() -> None:

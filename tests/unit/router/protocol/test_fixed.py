@@ -97,6 +97,15 @@ def test_r016_r017_what_is_no_digest_is_refused(method: str, digest: str) -> Non
     assert raised.value.status == 400
 
 
+def test_r037_what_is_not_offered_says_nothing_that_the_cli_takes_for_something_else() -> None:
+    for fixed in FIXED:
+        path = fixed.path.replace("{digest:str}", DIGEST)
+        reply = fixed.answer(Question("POST", path, b'{"model":"m"}'))
+        if reply.status == 501:
+            text = str(json.loads(reply.body)["error"])
+            assert not any(word in text for word in ("not found", "unauthorized")), path
+
+
 @pytest.mark.parametrize("what", ["search", "fetch"])
 def test_r019_r020_there_is_no_web_search(what: str) -> None:
     reply = ask("POST", f"/api/experimental/web_{what}")

@@ -32,6 +32,11 @@ def test_r072_roles_are_lower_cased_and_plain_messages_stay_plain() -> None:
     ]
 
 
+def test_r072_r073_roles_are_not_looked_at_and_null_is_no_text() -> None:
+    sent = upstream({"role": "Critic", "content": "hm"}, {"role": "assistant", "content": None})
+    assert sent["messages"] == [{"role": "critic", "content": "hm"}, {"role": "assistant", "content": ""}]
+
+
 def test_r072_a_developer_is_let_through_but_never_left_out() -> None:
     told = [ChatMessage("Developer", "be brief"), ChatMessage("user", "hi"), ChatMessage("developer", "now")]
     for template in ("", "{% if message.role == 'developer' %}"):

@@ -55,13 +55,27 @@ def test_r153_a_wrong_type_is_a_500(key: str, value: Any, kind: str) -> None:
 
 
 def test_r143_unknown_and_removed_options_have_no_type() -> None:
-    check({"mirostat": "x", "tfs_z": [], "num_gqa": {}, "Temperature": "case matters here", "stop": None})
-    assert sent({"mirostat": 1, "low_vram": True}) == sent()
+    removed = ["mirostat", "mirostat_tau", "mirostat_eta", "tfs_z", "penalize_newline", "numa", "low_vram"]
+    removed += ["f16_kv", "logits_all", "vocab_only", "use_mlock", "num_gqa"]
+    values: tuple[Any, ...] = ("x", [], {}, 1, True)
+    for value in values:
+        check(dict.fromkeys(removed, value))
+        assert sent(dict.fromkeys(removed, value)) == sent()
+    check({"Temperature": "case matters here", "stop": None})
 
 
 @pytest.mark.parametrize("key", sorted(DROPPED))
 def test_r131_r138_r139_r140_r141_r142_what_vllm_has_no_counterpart_for_is_dropped(key: str) -> None:
     assert sent({key: 1}) == sent()
+
+
+def test_r131_r138_r139_r140_r141_r142_what_is_dropped_has_a_type_all_the_same() -> None:
+    """Ollama knows these options, and no others that vLLM lacks."""
+    integers = {"num_ctx", "num_keep", "num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict"}
+    assert {*integers, "typical_p", "use_mmap"} == DROPPED
+    for key in DROPPED:
+        with pytest.raises(ClientError, match=f'^option "{key}" must be of type '):
+            check({key: "x"})
 
 
 @pytest.mark.parametrize(("given", "max_tokens"), [(-1, None), (-2, None), (0, None), (5, 5), (5.9, 5), (10**9, 2048)])
