@@ -29,6 +29,10 @@ INTERVAL = 1.0
 """Seconds between two looks at a static worker, give or take a tenth."""
 WHOLE_EVERY = 10
 """Looks between two whole ones: models and version change rarely."""
+ASK_AGAIN = 10.0
+"""Seconds until a worker that was too busy to show what it can is asked again; twice as long each further time."""
+ASKED_AT_MOST = 7
+"""Times: a quarter of an hour."""
 ANSWER_TIMEOUT = 1.0
 """Seconds that the client of `asker` should allow."""
 NOT_REACHED = "not reached yet"
@@ -98,9 +102,14 @@ class Watch:
         self._endpoint = endpoints.of(parse_url(worker.url))
         self._generation = 1
         self._models: tuple[ModelInfo, ...] = ()
+        self._seen = ProbeResult(Health.UNREACHABLE)
+        """The latest whole look that went well."""
+        self._load_seen = Load(state=WorkerState.STOPPED)
         self._able: tuple[str, ...] = ()
-        self._asked_of: int | None = None
-        """The generation that was asked for what it can."""
+        self._asked = 0
+        """Times that this generation was asked for what it can."""
+        self._ask_at: float | None = 0.0
+        """On the clock, when it may be asked next; None once all is known."""
         self._version = ""
         self._looks = 0
         self._well = False
@@ -110,9 +119,13 @@ class Watch:
 
     async def run(self) -> None:
         self._put_out(NOT_REACHED)  # known from the start, so that its absence is told from a wrong name
-        while True:
-            await self.look()
-            await asyncio.sleep(INTERVAL * random.uniform(0.9, 1.1))
+        learning: asyncio.Task[None] | None = None
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await self.look()
+                if self.curious and (learning is None or learning.done()):
+                    learning = tasks.create_task(self.learn())  # it serves, and is looked at, while it is asked
+                await asyncio.sleep(INTERVAL * random.uniform(0.9, 1.1))
 
     async def look(self) -> None:
         """Ask it once, and tell the pool."""
@@ -123,9 +136,6 @@ class Watch:
             self._failed(result)
             return
         self._answered(result, whole)
-        if whole and self._asked_of != self._generation:
-            self._asked_of = self._generation
-            await self._learn(result)  # it serves while it is asked
 
     async def _brief(self) -> ProbeResult:
         """Health and load only."""
@@ -138,21 +148,42 @@ class Watch:
             return ProbeResult(Health.UNREACHABLE, problem=str(error))
         return ProbeResult(Health.OK, metrics=metrics)
 
-    async def _learn(self, result: ProbeResult) -> None:
-        """Ask it for what its routes do not tell."""
-        if "completion" not in result.tasks or not self._models:
+    @property
+    def curious(self) -> bool:
+        """Whether it is to be asked now for what its routes do not tell."""
+        due = self._ask_at is not None and self._clock() >= self._ask_at
+        return self._well and due and "completion" in self._seen.tasks and bool(self._models)
+
+    async def learn(self) -> None:
+        """Ask it for that."""
+        generation = self._generation
+        shown = await abilities(self._client, self.worker.url, self._models[0].name, self._key)
+        if not self._well or self._generation != generation:
             return
-        self._able = await abilities(self._client, self.worker.url, self._models[0].name, self._key)
-        if self._able:
-            self._answered(result, whole=True)
+        self._asked += 1
+        known = shown.settled or self._asked >= ASKED_AT_MOST
+        self._ask_at = None if known else self._clock() + ASK_AGAIN * 2 ** (self._asked - 1)
+        if fresh := [name for name in shown.able if name not in self._able]:
+            self._able = (*self._able, *fresh)
+            self._models = self._described()
+            self._pool.put(Discovered(self._record(), self._endpoint, self._load_seen))
+
+    def _described(self) -> tuple[ModelInfo, ...]:
+        return probe.model_infos(self._seen.models, (*self._seen.tasks, *self._able))
+
+    def _ask_anew(self) -> None:
+        self._able, self._asked, self._ask_at = (), 0, 0.0
 
     def _answered(self, result: ProbeResult, whole: bool) -> None:
-        load = self._load(result.metrics)
+        load = self._load_seen = self._load(result.metrics)
         restarted = self._restarted(result.metrics)
         self._generation += restarted
         renewed = restarted or not self._well
+        if restarted:
+            self._ask_anew()
         if whole:
-            models = probe.model_infos(result.models, (*result.tasks, *self._able))
+            self._seen = result
+            models = self._described()
             renewed = renewed or (models, result.version) != (self._models, self._version)
             self._models, self._version = models, result.version
         self._counted = (self._clock(), result.metrics.generation_tokens)
@@ -181,7 +212,7 @@ class Watch:
 
     def _put_out(self, problem: str) -> None:
         self._problem, self._well = problem, False
-        self._able, self._asked_of = (), None
+        self._ask_anew()
         load = Load(state=WorkerState.STOPPED, note=problem)
         self._pool.put(Discovered(self._record(), self._endpoint, load))
         self._pool.absent(self._id)

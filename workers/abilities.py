@@ -6,6 +6,7 @@ short requests show it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ TIMEOUT = 30.0
 TOKENS = 12
 """Enough for a model that thinks to have begun."""
 
+_BUSY = frozenset({408, 429, 503, 504})
 _TOOL = {
     "type": "function",
     "function": {
@@ -55,9 +57,18 @@ class _Answer(msgspec.Struct):
     choices: list[_Choice]
 
 
-async def abilities(client: httpx.AsyncClient, url: str, model: str, key: str | None = None) -> tuple[str, ...]:
-    """Of "tools", "thinking" and "vision" those that chats with this model showed. What cannot be asked now is not
-    claimed. A server that neither answers nor refuses is asked nothing more."""
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a server has shown."""
+
+    able: tuple[str, ...] = ()
+    """Of "tools", "thinking" and "vision". What could not be asked is not claimed."""
+    settled: bool = True
+    """Whether everything was answered or refused; otherwise a later time may show more."""
+
+
+async def abilities(client: httpx.AsyncClient, url: str, model: str, key: str | None = None) -> Shown:
+    """What chats with this model show. A server that neither answers nor refuses is asked nothing more."""
     chat: dict[str, Any] = {
         "model": model,
         "messages": [{"role": "user", "content": "What is 17 times 23?"}],
@@ -76,13 +87,21 @@ async def abilities(client: httpx.AsyncClient, url: str, model: str, key: str | 
             found.append("thinking")
         if answer is not None and await _ask(client, url, {**chat, **_SEEING}, key) is not None:
             found.append("vision")
-    except (httpx.HTTPError, msgspec.DecodeError):
-        return tuple(found)
-    return tuple(found)
+    except (httpx.HTTPError, _Busy):
+        return Shown(tuple(found), settled=False)
+    except (msgspec.DecodeError, RecursionError):
+        return Shown(tuple(found))
+    return Shown(tuple(found))
+
+
+class _Busy(Exception):
+    """The server takes no more requests now."""
 
 
 async def _ask(client: httpx.AsyncClient, url: str, body: dict[str, Any], key: str | None) -> _Answer | None:
     """The answer to a chat; None for a refusal. Raises what keeps it from being either."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     response = await client.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=TIMEOUT)
+    if response.status_code in _BUSY:
+        raise _Busy
     return msgspec.json.decode(response.content, type=_Answer) if response.status_code == 200 else None

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from workers.abilities import abilities
+from workers.abilities import Shown, abilities
 from workers.flags import Flags
 from workers.hosting import MISSES, Events, Ready
 from workers.launch import is_loopback
@@ -78,8 +78,8 @@ class Attached:
             templated = await warm_up(self._client, self._url, first, result.tasks, self._key)
         except WarmUpFailed as error:
             return f"{self._url}: {error}"
-        shown = await abilities(self._client, self._url, first, self._key) if templated else ()
-        seen = Observed(result.models, (*result.tasks, *shown), templated)
+        shown = await abilities(self._client, self._url, first, self._key) if templated else Shown()
+        seen = Observed(result.models, (*result.tasks, *shown.able), templated)
         infos = await asyncio.to_thread(describe, self._folder(result), self._flags, seen, self._env)
         self._monitor.misses = 0
         self._monitor.set(WorkerState.READY)

@@ -28,12 +28,12 @@ class Vllm:
         self.models = [{"id": "m", "root": "org/m", "max_model_len": 2048}]
         self.running = 0
         self.tokens = 0
-        self.able = False
+        self.able = self.busy = self.slow = False
         self.asked: list[str] = []
         self.authorization: set[str | None] = set()
         self.client = httpx.AsyncClient(transport=httpx.MockTransport(self.answer))
 
-    def answer(self, request: httpx.Request) -> httpx.Response:
+    async def answer(self, request: httpx.Request) -> httpx.Response:
         self.asked.append(request.url.path)
         self.authorization.add(request.headers.get("authorization"))
         if self.fault is not None:
@@ -53,6 +53,10 @@ class Vllm:
                 )
             case "/v1/completions":
                 return httpx.Response(405)
+            case "/v1/chat/completions" if self.slow:
+                await asyncio.Event().wait()
+            case "/v1/chat/completions" if self.busy:
+                return httpx.Response(503)
             case "/v1/chat/completions" if self.able:
                 return httpx.Response(200, json={"choices": [{"message": {"reasoning": "hm"}}]})
         return httpx.Response(404)
@@ -86,19 +90,59 @@ async def test_a_static_worker_joins_with_what_it_says_of_itself() -> None:
     assert vllm.authorization == {"Bearer key"}
 
 
+async def look(static: Watch, times: int = 1) -> None:
+    """As `run` does it."""
+    for _ in range(times):
+        await static.look()
+        if static.curious:
+            await static.learn()
+
+
 async def test_r176_it_is_asked_for_what_it_can_when_it_appears_and_not_again() -> None:
     vllm, pool = Vllm(), Recorder()
     vllm.able = True
     static = watch(vllm, pool, Clock())
-    for _ in range(12):
-        await static.look()
+    await look(static, times=12)
     assert pool.known[ID].record.models[0].capabilities == ("completion", "tools", "thinking", "vision")
     assert vllm.asked.count("/v1/chat/completions") == 2
     vllm.health = 503
-    await static.look()
+    await look(static)
     vllm.health, vllm.able = 200, False
-    await static.look()
+    await look(static)
     assert pool.known[ID].record.models[0].capabilities == ("completion",)
+
+
+async def test_r176_one_that_is_too_busy_to_show_what_it_can_is_asked_again_less_and_less_often() -> None:
+    vllm, pool, clock = Vllm(), Recorder(), Clock()
+    vllm.busy = True
+    static = watch(vllm, pool, clock)
+    at = []
+    for _ in range(1000):
+        before = len(vllm.asked)
+        await look(static)
+        if "/v1/chat/completions" in vllm.asked[before:]:
+            at.append(clock.now - 100)
+        clock.now += 10
+    assert at == [0, 10, 30, 70, 150, 310, 630]
+    vllm.health = 503
+    await look(static)
+    vllm.health = 200
+    await look(static)
+    vllm.busy, vllm.able, clock.now = False, True, clock.now + 10
+    await look(static)
+    assert pool.known[ID].record.models[0].capabilities == ("completion", "tools", "thinking", "vision")
+
+
+async def test_it_is_looked_at_while_it_is_asked_and_slow() -> None:
+    vllm, pool, clock = Vllm(), Recorder(), Clock()
+    vllm.slow = True
+    running = asyncio.get_running_loop().create_task(watch(vllm, pool, clock).run())
+    await auntil(lambda: "/v1/chat/completions" in vllm.asked, 10, "it is asked")
+    vllm.running = 9
+    await auntil(lambda: pool.loads[ID].running == 9, 10, "it is looked at")
+    assert vllm.asked.count("/v1/chat/completions") == 1
+    running.cancel()
+    await asyncio.wait([running])
 
 
 async def test_later_looks_are_brief() -> None:

@@ -8,12 +8,12 @@ from typing import Any
 import httpx
 import pytest
 
-from workers.abilities import abilities
+from workers.abilities import Shown, abilities
 from workers.simulated.options import Options
 from workers.simulated.server import Simulated
 
 
-async def shown(options: Options) -> tuple[str, ...]:
+async def shown(options: Options) -> Shown:
     async with Simulated(options) as worker, httpx.AsyncClient(trust_env=False) as client:
         return await abilities(client, worker.url, options.model)
 
@@ -28,7 +28,7 @@ async def shown(options: Options) -> tuple[str, ...]:
     ],
 )
 async def test_a_server_shows_it(options: Options, able: tuple[str, ...]) -> None:
-    assert await shown(options) == able
+    assert await shown(options) == Shown(able)
 
 
 def vllm(*, tools: bool, message: dict[str, Any], asked: list[dict[str, Any]], sees: bool = False) -> httpx.AsyncClient:
@@ -47,20 +47,20 @@ def vllm(*, tools: bool, message: dict[str, Any], asked: list[dict[str, Any]], s
 async def test_tools_and_thinking_are_seen_with_short_requests() -> None:
     asked: list[dict[str, Any]] = []
     async with vllm(tools=True, message={"content": None, "reasoning": "Okay"}, asked=asked) as client:
-        assert await abilities(client, "http://w", "m", "key") == ("tools", "thinking")
+        assert await abilities(client, "http://w", "m", "key") == Shown(("tools", "thinking"))
     assert len(asked) == 2
     assert all(body["max_tokens"] < 20 for body in asked)
 
 
 async def test_a_model_that_takes_an_image_sees() -> None:
     async with vllm(tools=False, message={"content": "x"}, asked=[], sees=True) as client:
-        assert await abilities(client, "http://w", "m") == ("vision",)
+        assert await abilities(client, "http://w", "m") == Shown(("vision",))
 
 
 async def test_without_a_parser_for_tools_thinking_is_still_seen() -> None:
     asked: list[dict[str, Any]] = []
     async with vllm(tools=False, message={"reasoning_content": "Okay"}, asked=asked) as client:
-        assert await abilities(client, "http://w", "m") == ("thinking",)
+        assert await abilities(client, "http://w", "m") == Shown(("thinking",))
     assert len(asked) == 3
 
 
@@ -69,15 +69,21 @@ async def test_without_a_parser_for_tools_thinking_is_still_seen() -> None:
 )
 async def test_thoughts_in_the_text_are_no_thinking(message: dict[str, Any]) -> None:
     async with vllm(tools=True, message=message, asked=[]) as client:
-        assert await abilities(client, "http://w", "m") == ("tools",)
+        assert await abilities(client, "http://w", "m") == Shown(("tools",))
 
 
 @pytest.mark.parametrize(
-    "answer", [httpx.Response(500), httpx.Response(200, text="no json"), httpx.Response(200, json={})]
+    "answer",
+    [
+        httpx.Response(500),
+        httpx.Response(200, text="no json"),
+        httpx.Response(200, json={}),
+        httpx.Response(200, text="[" * 9999),
+    ],
 )
 async def test_nothing_is_claimed_of_a_server_that_answers_otherwise(answer: httpx.Response) -> None:
     async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: answer)) as client:
-        assert await abilities(client, "http://w", "m") == ()
+        assert await abilities(client, "http://w", "m") == Shown()
 
 
 async def test_a_server_that_is_gone_is_asked_nothing_more_and_nothing_claimed() -> None:
@@ -88,5 +94,12 @@ async def test_a_server_that_is_gone_is_asked_nothing_more_and_nothing_claimed()
         raise httpx.ConnectError("gone", request=request)
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(gone)) as client:
-        assert await abilities(client, "http://w", "m") == ()
+        assert await abilities(client, "http://w", "m") == Shown(settled=False)
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_server_that_is_busy_may_show_more_later(status: int) -> None:
+    answers = iter([httpx.Response(200, json={"choices": []}), httpx.Response(status)])
+    async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: next(answers))) as client:
+        assert await abilities(client, "http://w", "m") == Shown(("tools",), settled=False)
