@@ -163,10 +163,13 @@ def modified_at(model: CatalogueModel) -> str:
 
 def details(model: CatalogueModel, *, lengths: bool) -> Details:
     """`lengths`: with context and embedding length, which only tags has. Clients want strings, and some want them to
-    hold something: what is not known says so, as Ollama does for a quantisation that it does not know."""
+    hold something: what is not known says so, as Ollama does for a quantisation that it does not know.
+
+    The stock CLI saves what it has changed as made from `parent_model`: for an adapter that would lose the adapter.
+    """
     info = model.merged.info
     return Details(
-        parent_model=model.base or info.parent,
+        parent_model=model.base,
         format=info.format or UNKNOWN,
         family=info.architecture or UNKNOWN,
         families=[info.architecture] if info.architecture else None,

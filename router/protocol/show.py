@@ -131,6 +131,8 @@ def _model_info(name: str, info: ModelInfo) -> dict[str, Any]:
     so there is nothing that `verbose` would add (R109)."""
     architecture = info.architecture or "unknown"
     facts: dict[str, Any] = {"general.architecture": architecture, "general.basename": _basename(name)}
+    if info.parent:
+        facts["general.base_model.0.name"] = info.parent
     if info.parameter_count:
         facts["general.parameter_count"] = info.parameter_count
     sees = "vision" in info.capabilities  # older clients take any key of these for the capability

@@ -92,6 +92,12 @@ def tiny_qwen3() -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_qwen3_lora() -> Path:
+    """An adapter for it."""
+    return _needed(MODELS / "tiny-qwen3-lora", "the test model tiny-qwen3-lora")
+
+
+@pytest.fixture(scope="session")
 def tiny_bert() -> Path:
     """An embedding model of 64 dimensions."""
     return _needed(MODELS / "embed" / "bert", "the test model embed/bert")

@@ -169,3 +169,9 @@ def test_r038_show_refuses_cloud_models_in_its_own_words() -> None:
     refused = unknown_model("x:8b-cloud", not_found("x:8b-cloud"), cloud=NO_CLOUD_DETAILS)
     assert (type(refused), refused.status) == (Forbidden, 403)
     assert refused.text == "ollama cloud is disabled: remote model details are unavailable"
+
+
+def test_an_adapter_names_its_base_where_saving_it_does_not_lose_the_adapter() -> None:
+    answer = shown(CatalogueModel("ada:latest", (msgspec.structs.replace(INFO, parent="smollm2:135m"),)))
+    assert answer["model_info"]["general.base_model.0.name"] == "smollm2:135m"
+    assert answer["details"]["parent_model"] == ""

@@ -1,0 +1,74 @@
+"""A LoRA adapter on a real vLLM is a model of its own: listed, asked, and made into further models by its name."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.agents import AgentProcess, agent
+from tests.support.live import Fleet, fleet
+from tests.support.ports import free_ports
+from tests.support.until import auntil
+
+START = 300.0
+"""Seconds that vLLM may take to start on a busy machine."""
+PLAIN = {"stream": False, "think": False, "options": {"temperature": 0, "num_predict": 8}}
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Fleet]:
+    async with fleet(tmp_path, {}) as made:
+        made.http.timeout = httpx.Timeout(120)
+        yield made
+
+
+@pytest.fixture
+async def worker(
+    running: Fleet, vllm_command: list[str], tiny_qwen3: Path, tiny_qwen3_lora: Path, tmp_path: Path
+) -> AsyncIterator[AgentProcess]:
+    flags = ("--max-model-len", "1024", "--max-num-seqs", "4", "--enable-lora", "--max-lora-rank", "8")
+    flags = (*flags, "--lora-modules", f"ada={tiny_qwen3_lora}")
+    args = ("--model", str(tiny_qwen3), "--name", "w", "--port", str(free_ports()), "--", *flags)
+    env = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    async with agent(*args, state_dir=tmp_path, env=env, program=" ".join(vllm_command)) as made:
+        yield made
+
+
+async def test_r108_r174_an_adapter_is_a_model_of_which_others_can_be_made(
+    running: Fleet, worker: AgentProcess
+) -> None:
+    async def listed() -> dict[str, Any]:
+        models = (await running.http.get("/api/tags")).json()["models"]
+        return {model["name"]: model for model in models}
+
+    def both(models: dict[str, Any]) -> bool:
+        return set(models) == {"tiny-qwen3:latest", "ada:latest"}
+
+    async def ready() -> dict[str, Any] | None:
+        models = await listed()
+        return models if both(models) else None
+
+    models = await auntil(ready, START, "base and adapter to serve")
+    base, adapter = models["tiny-qwen3:latest"], models["ada:latest"]
+    assert adapter["digest"] != base["digest"]
+    assert adapter["size"] > base["size"]
+    assert adapter["capabilities"] == base["capabilities"] == ["completion", "tools", "thinking"]
+
+    shown = (await running.http.post("/api/show", json={"model": "ada"})).json()
+    assert shown["model_info"]["qwen3.context_length"] == 1024
+    assert shown["model_info"]["general.base_model.0.name"] == "tiny-qwen3"
+
+    made = {"model": "mine", "from": "ada", "system": "Be brief.", "stream": False}
+    assert (await running.http.post("/api/create", json=made)).json() == {"status": "success"}
+    for name in ("ada", "mine", "tiny-qwen3"):
+        body = {"model": name, **PLAIN, "messages": [{"role": "user", "content": "hello"}]}
+        answer = (await running.http.post("/api/chat", json=body)).json()
+        assert answer["model"] == name
+        assert answer["message"]["content"], answer
+    rendered = {"model": "mine", **PLAIN, "_debug_render_only": True, "messages": [{"role": "user", "content": "hi"}]}
+    text = (await running.http.post("/api/chat", json=rendered)).json()["_debug_info"]["rendered_template"]
+    assert "Be brief." in text
