@@ -181,12 +181,12 @@ async def fleet(
         stack.push_async_callback(redis.aclose)
         registry = Registry(redis, "default")
         announced: dict[str, Announced] = {}
+        stack.push_async_callback(_silence, announced)
         for name, options in workers.items():
             worker = await stack.enter_async_context(Simulated(options))
             record = WorkerRecord(id=name, generation=1, url=worker.url, models=(model(options),), slots=options.slots)
             announced[name] = Announced(worker, record, registry)
             await announced[name].join()
-            stack.push_async_callback(announced[name].fall_silent)
         app = create_app(
             RouterSettings(registry=RegistrySettings(state_dir=state_dir), **settings),
             table or RoutingTable(),
@@ -197,6 +197,12 @@ async def fleet(
         running = Fleet(url, http, announced, registry, valkey, app, log)
         await auntil(lambda: _all_ready(running), 10, "the router to see its workers")
         yield running
+
+
+async def _silence(announced: dict[str, Announced]) -> None:
+    """Also those that a test has added: their beats would outlive the registry's connections."""
+    for each in announced.values():
+        await each.fall_silent()
 
 
 async def _all_ready(running: Fleet) -> bool:

@@ -37,7 +37,7 @@ async def join(running: Fleet, name: str, *, version: str, **changes: Any) -> An
     first = running.workers["a"].record
     model = msgspec.structs.replace(first.models[0], **changes)
     record = msgspec.structs.replace(first, id=name, models=(model,), engine_version=version)
-    joined = Announced(running["a"], record, running.registry)
+    joined = running.workers[name] = Announced(running["a"], record, running.registry)
     await joined.join()
 
     async def seen() -> bool:
@@ -98,6 +98,14 @@ async def test_r022_r093_r187_the_time_that_is_left_is_read_by_python_as_open_we
     for keep_alive, least in (("10m", 590), (1800, 1790), (-1, 3e9), (0, 50)):
         assert (await running.http.post("/api/chat", json={**chat, "keep_alive": keep_alive})).status_code == 200
         assert left((await entry(running, "/api/ps"))["expires_at"]) > timedelta(seconds=least), keep_alive
+
+
+@pytest.mark.parametrize("verbose", [True, False])
+async def test_r109_r111_facts_hold_neither_name_nor_template_nor_lists(running: Fleet, verbose: bool) -> None:
+    shown = (await running.http.post("/api/show", json={"model": "tiny", "verbose": verbose})).json()
+    assert "enable_thinking" in shown["template"]
+    assert not {"general.name", "tokenizer.chat_template"} & set(shown["model_info"])
+    assert {type(value) for value in shown["model_info"].values()} == {str, int}
 
 
 async def test_r110_copilot_is_shown_the_name_that_it_asked_for(running: Fleet) -> None:
