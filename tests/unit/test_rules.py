@@ -21,13 +21,19 @@ def numbers(name: str) -> set[int]:
 
 
 @cache
+def names() -> frozenset[str]:
+    """Of every function in every file of tests."""
+    return frozenset(
+        node.name
+        for path in TESTS.rglob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text(), str(path)))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+
+
+@cache
 def named() -> frozenset[int]:
-    found: set[int] = set()
-    for path in TESTS.rglob("test_*.py"):
-        for node in ast.walk(ast.parse(path.read_text(), str(path))):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                found |= numbers(node.name)
-    return frozenset(found)
+    return frozenset(number for name in names() for number in numbers(name))
 
 
 def test_names_are_read_as_they_are_meant() -> None:
@@ -58,6 +64,12 @@ def test_each_rule_is_checked_from_outside_or_says_why_not() -> None:
 def test_each_rule_has_a_test_or_says_why_not() -> None:
     wanted = {rule.number for rule in RULES if not rule.left_out}
     assert spans(wanted - named()) == "", "add a test that is named after the rule"
+
+
+def test_each_trap_has_a_test() -> None:
+    """Fifteen places in the contract where servers that are not Ollama go wrong, whatever rules they are made of."""
+    found = {int(number) for name in names() for number in re.findall(r"_trap_(\d+)_", name)}
+    assert found == set(range(1, 16))
 
 
 def test_no_test_is_named_after_a_rule_that_there_is_not() -> None:

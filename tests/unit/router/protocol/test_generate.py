@@ -65,6 +65,20 @@ def test_r050_r088_r090_no_prompt_is_a_load(fields: dict[str, Any]) -> None:
     )
 
 
+def test_r090_a_suffix_alone_is_a_load_of_a_model_that_fills_in() -> None:
+    coder = msgspec.structs.replace(MODEL, capabilities=("completion", "insert"))
+    loaded = check(coder, suffix="end")
+    assert loaded is not None
+    assert json.loads(loaded.body)["done_reason"] == "load"
+    assert refused(suffix="end")[1].endswith("does not support insert")
+
+
+def test_r112_image_models_are_refused_and_sizes_of_images_ignored() -> None:
+    painter = msgspec.structs.replace(MODEL, capabilities=("completion", "image"))
+    assert refused(painter, prompt="hi") == (400, "image generation models are not currently supported")
+    assert sent(width=512, height="512", steps=[]) == sent()
+
+
 def test_r087_unload_comes_before_every_check() -> None:
     reply = check(EMBEDDER, keep_alive="0s", raw=True, system="x", think=True)
     assert reply is not None
