@@ -16,6 +16,9 @@ MOST_QUESTIONS = 40
 ANSWER_LIMIT = 32 * 2**20
 """Bytes of an answer. The largest that vLLM gives carries a prompt's tokens."""
 
+FILTERED = (403, 405)
+"""How proxies answer for a route that they do not let through; vLLM itself never does."""
+
 Send = Callable[[str, bytes], Awaitable[Response]]
 """Sends a body to a path of the worker."""
 
@@ -44,7 +47,9 @@ async def follow(step: Step, send: Send, heard: Callable[[], None], size: int) -
 async def _answer(response: Response, path: str) -> bytes:
     if response.status != 200:
         failure = await refused_by(response)
-        if isinstance(failure, Refused) and failure.status == 404:  # the model is there, and clients must not fetch it
+        # What answers requests well is not ill for a filter before its other routes. Nor is its model missing, which
+        # clients would fetch then.
+        if response.status in FILTERED or (isinstance(failure, Refused) and failure.status == 404):
             raise Refused(
                 f"this needs vLLM's {path}, which the worker does not have: put no filter before it", status=501
             )

@@ -20,7 +20,7 @@ WRONG_TASK = "the worker does not serve this kind of request"
 """vLLM has no such route for the model: it embeds and does not chat, or chats and does not embed."""
 
 _VALIDATION = re.compile(r"'loc': '([^']*)', 'msg': (?:'([^']*)'|\"([^\"]*)\")")
-_CONTEXT = re.compile(r"maximum context length is|upper bound|longer than the maximum model length")
+_CONTEXT = re.compile(r"maximum context length is|which is the upper bound|longer than the maximum model length")
 _DEAD_ENGINE = ("cannot schedule new futures", "EngineCore encountered an issue", "EngineDeadError")
 _ADMISSION = "The engine is currently busy"
 _SHOWN = 2000

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import msgspec
 
-from router.errors import Faulty
+from router.errors import Refused
 from router.protocol import openai
 from router.protocol.operation import Ask, Step
 
@@ -50,7 +50,7 @@ def _ask(path: str, body: msgspec.Struct, kind: type[T], then: Callable[[T], Ste
         try:
             found = msgspec.json.decode(answer, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise Faulty(f"the worker's answer to {path} is not understood: {error}", status=502) from None
+            raise Refused(f"the worker's answer to {path} is not vLLM's: {error}", status=501) from None
         return then(found)
 
     return Ask(path, openai.encode(body), answered)

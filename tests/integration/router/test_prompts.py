@@ -210,7 +210,8 @@ async def test_r162_a_client_that_leaves_ends_the_question_too(one: Fleet) -> No
     assert (record["status"], record["outcome"]) == (499, "client gone")
 
 
-async def test_a_worker_that_cannot_count_leaves_the_first_refusal(one: Fleet) -> None:
-    one["a"].set_faults([script.Status(status=400, paths=("/tokenize",))])
+@pytest.mark.parametrize("status", [400, 403, 405])
+async def test_a_worker_that_cannot_count_leaves_the_first_refusal(one: Fleet, status: int) -> None:
+    one["a"].set_faults([script.Status(status=status, paths=("/tokenize",))])
     response = await one.http.post("/api/chat", json={"model": "tiny", "messages": turns(60)})
     assert (response.status_code, response.json()) == (400, {"error": CONTEXT_EXCEEDED})

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from config.defaults import NONE, Defaults
-from router.errors import ClientError, Faulty
+from router.errors import ClientError, Refused
 from router.protocol import chat
 from router.protocol.operation import Ask, Reply
 from router.protocol.requests import decode_chat
@@ -247,12 +247,13 @@ def test_r066_images_are_counted() -> None:
 
 
 @pytest.mark.parametrize("answer", [b"", b"{}", b"null", b'{"tokens":"x","max_model_len":1}', b"\xff"])
-def test_an_answer_about_tokens_that_makes_no_sense_is_the_workers_fault(answer: bytes) -> None:
+def test_an_answer_about_tokens_that_is_not_vllms_makes_the_worker_not_ill(answer: bytes) -> None:
     body = {"model": "M", "messages": [HI], "_debug_render_only": True}
     step = chat.prepare(decode_chat(json.dumps(body).encode()), THINKER, NONE, CLOCK)
     assert isinstance(step, Ask)
-    with pytest.raises(Faulty, match="/tokenize"):
+    with pytest.raises(Refused, match="/tokenize") as caught:
         step.then(answer)
+    assert caught.value.status == 501
 
 
 def test_r080_there_is_no_tool_choice() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from config.defaults import NONE, Defaults
-from router.errors import ClientError, Faulty, Refused
+from router.errors import ClientError, Refused
 from router.protocol import embed
 from router.protocol.embed import EmbedRequest
 from router.protocol.errors import CONTEXT_EXCEEDED, classify
@@ -237,7 +237,7 @@ def test_only_what_may_be_too_long_is_counted_and_not_all_of_a_large_batch() -> 
 def test_a_count_that_is_none_is_the_workers_fault() -> None:
     step = prepared(asked(input="x", options={"num_ctx": 2}))
     assert isinstance(step, Ask)
-    with pytest.raises(Faulty):
+    with pytest.raises(Refused):
         step.then(b"{}")
 
 

@@ -40,6 +40,7 @@ DEAD = body("EngineCore encountered an issue. See stack trace (above) for the ro
         (400, TOO_LONG, CONTEXT_EXCEEDED),
         (400, VALIDATION, "stop: Input should be a valid string; stop: List mustn't be long"),
         (400, body("bad thing (parameter=seed, value=1.5)"), "bad thing"),
+        (400, body("Grammar error: upper bound below 3"), "Grammar error: upper bound below 3"),
         (401, b'{"error":"Unauthorized"}', "Unauthorized"),
         (404, b'{"detail":"Not Found"}', "Not Found"),
         (422, b'{"detail":[{"msg":"field required","loc":["a"]},{"msg":"b"}]}', "field required; b"),
