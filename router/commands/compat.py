@@ -17,7 +17,7 @@ from router.commands.terminal import output, show
 from router.compat.check import Check
 from router.compat.checks import CHECKS
 from router.compat.models import Listed, Models, capabilities, choose, listed
-from router.compat.report import Row, by_rule, closing, machine, table
+from router.compat.report import WIDE, Row, by_rule, closing, machine, table
 from router.compat.rule import Rule
 from router.compat.rules import RULES
 from router.compat.runner import Result, run
@@ -62,7 +62,8 @@ def command(
     unloaded.
     """
     if as_list:
-        show(output(), [listing()])
+        terminal = output()
+        show(terminal, [listing(terminal.width)])
         return
     if not url:
         raise CouldNotRun("name the server, such as http://127.0.0.1:11434")
@@ -147,11 +148,13 @@ def chosen(wanted: tuple[str, ...]) -> list[Rule]:
     return [by_name[name.upper()] for name in wanted] or list(RULES)
 
 
-def listing() -> Table:
-    """`--list`: every rule and how it is looked at."""
-    found = plain("RULE", "GROUP", "ABOUT", "HOW")
+def listing(width: int) -> Table:
+    """`--list`: every rule and how it is looked at; without its group where that would squeeze the rest."""
+    wide = width >= WIDE
+    found = plain("RULE", "GROUP", "ABOUT", "HOW") if wide else plain("RULE", "ABOUT", "HOW")
     for rule in RULES:
-        found.add_row(rule.name, rule.group, rule.title, how(rule))
+        group = (rule.group,) if wide else ()
+        found.add_row(rule.name, *group, rule.title, how(rule))
     return found
 
 

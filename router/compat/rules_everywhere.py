@@ -97,9 +97,7 @@ EVERYWHERE = (
     Rule(196, ENVIRONMENT, "OLLAMA_REMOTES has no effect, and that is told", inside=SETTING),
     Rule(197, ENVIRONMENT, "OLLAMA_AUTH has no effect, and that is told", inside=SETTING),
     Rule(198, ENVIRONMENT, "OLLAMA_MODELS and others of storage have no effect, and that is told", inside=SETTING),
-    Rule(
-        199, ENVIRONMENT, "OLLAMA_FLASH_ATTENTION and others of the engine have no effect, and that is told", inside=SETTING
-    ),
+    Rule(199, ENVIRONMENT, "OLLAMA_FLASH_ATTENTION and its like have no effect, and that is told", inside=SETTING),
     Rule(200, ENVIRONMENT, "OLLAMA_EDITOR, OLLAMA_NOHISTORY", left_out="read by the ollama command alone"),
     Rule(201, ENVIRONMENT, "HTTP_PROXY and its like are not taken to the workers", inside=SETTING),
 )
