@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[3]
 DEPLOY = ROOT / "deploy"
 DOCKERFILES = sorted(path for path in DEPLOY.glob("Dockerfile.*") if path.suffix != ".dockerignore")
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
-OTHER_VARIABLES = {"VLLAMA_VLLM"}
-"""Read by the agent itself, not a setting."""
+OTHER_VARIABLES = {"VLLAMA_VLLM", "OLLAMA_NUM_PARALLEL", "OLLAMA_CONTEXT_LENGTH"}
+"""Read by the agent itself, not a setting; and two of Ollama's that people look for."""
 
 
 KNOWN = {*variables_of(RouterSettings), *variables_of(WorkerSettings)}
