@@ -167,9 +167,8 @@ class Registry:
                 [keys.meta, keys.w, keys.load, keys.hbz],
                 [keys.ev, record.id, record.generation, envelope, report, secrets.token_hex(8)],
             )
-        if not reply[0]:
-            return Fenced(int(reply[1]))
-        return Registered(reply[1].decode(), int(reply[2]))
+        with _understood(self._where):
+            return Registered(reply[1].decode(), int(reply[2])) if reply[0] else Fenced(int(reply[1]))
 
     async def beat(self, worker_id: str, generation: int, load: Load) -> bool:
         """Say that the worker lives, and its load. False: it is not registered (any more), register again."""
@@ -200,14 +199,15 @@ class Registry:
                 [str(known or ""), int(COLLECT_AFTER * 1000), router, int(ROUTER_TTL * 1000)],
             )
         epoch, seq, collected, routers, loads, records, models = reply
-        return Snapshot(
-            Version(epoch.decode(), int(seq)),
-            int(collected),
-            int(routers),
-            None if records is None else {_text(key): bytes(value) for key, value in _pairs(records)},
-            {_text(key): report for key, value in _pairs(loads) if (report := decode_report(value))},
-            _text(models),
-        )
+        with _understood(self._where):
+            return Snapshot(
+                Version(epoch.decode(), int(seq)),
+                int(collected),
+                int(routers),
+                None if records is None else {_text(key): bytes(value) for key, value in _pairs(records)},
+                {_text(key): report for key, value in _pairs(loads) if (report := decode_report(value))},
+                _text(models),
+            )
 
     async def retire_router(self, router: str) -> None:
         """Stop counting a router process."""
@@ -291,6 +291,17 @@ def _mapped(where: str) -> Iterator[None]:
         raise RegistryUnavailable(_explain(error, where)) from error
     if task is not None and task.cancelling() > before:
         raise asyncio.CancelledError
+
+
+@contextmanager
+def _understood(where: str) -> Iterator[None]:
+    """Around the reading of what others can write: it must not end whoever reads it."""
+    try:
+        yield
+    except ValueError as error:
+        raise RegistryUnavailable(
+            f"the registry at {where} holds what no vLLama has written ({error}); remove it, or change VLLAMA_FLEET"
+        ) from error
 
 
 def _address(redis: aioredis.Redis) -> str:

@@ -69,6 +69,31 @@ async def test_every_failure_is_one_line_with_a_cure(error: Exception, cure: str
         assert "\n" not in str(failed.value)
 
 
+class Foreign(FakeAsyncRedis):
+    """A Redis in which somebody else has written."""
+
+    reply: object = None
+
+    async def execute_command(self, *args: object, **options: object) -> object:
+        return self.reply
+
+
+@pytest.mark.parametrize(
+    "version",
+    [(b"e", b"much"), (b"e", b"1.5"), (b"\xff", b"1"), (b"e", b"9" * 5000)],
+    ids=["word", "half", "bytes", "long"],
+)
+async def test_what_others_have_written_is_a_registry_that_cannot_be_used(version: tuple[bytes, bytes]) -> None:
+    redis = Foreign(server=FakeServer())
+    registry = Registry(redis, "f")
+    redis.reply = [*version, b"0", 1, [], [], b""]
+    with pytest.raises(RegistryUnavailable, match="no vLLama has written"):
+        await registry.snapshot()
+    redis.reply = [1, *version]
+    with pytest.raises(RegistryUnavailable, match="no vLLama has written"):
+        await registry.register(WorkerRecord(id="a", generation=1, url="http://127.0.0.1:1"), Load())
+
+
 @pytest.mark.parametrize(
     ("address", "said"),
     [
