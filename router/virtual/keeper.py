@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -33,6 +34,9 @@ RETRY_AFTER = 5
 """Seconds that a client is asked to wait for the registry."""
 RESTORED_AT_ONCE = 128
 """Entries that a poll gives back to the registry: those of the workers are not to wait for long."""
+SAID_EVERY = 60
+"""Seconds between two lines in the log about what the registry lacks: two routers that do not believe each other take
+turns in overwriting."""
 _MOST_REFUSALS = 1024
 
 _log = logging.getLogger(__name__)
@@ -95,6 +99,9 @@ class Keeper:
         self._version: str | None = None
         self._held: dict[str, _Held] = {}
         self._witnesses = Witnesses()
+        self._doubted: set[str] = set()
+        """Keys of changes heard of since the latest poll."""
+        self._said_at = -math.inf
         self._refused: dict[str, str] = {}
         self._named: set[str] = set()
         self._unsaved = False
@@ -176,7 +183,7 @@ class Keeper:
 
     async def polled(self, version: str) -> None:
         """A poll of the registry has seen its models at this version. Raises RegistryUnavailable."""
-        if version != self._version:
+        if version != self._version or self._overwritten():
             first = self._version is None
             await self._read_all()
             try:
@@ -191,6 +198,7 @@ class Keeper:
     async def changed(self, event: ModelChanged) -> None:
         """Somebody has changed an entry. Raises RegistryUnavailable."""
         self._meet(event.key, event.envelope)
+        self._doubted.add(event.key)
         if event.before == self._version:
             self._version = event.after
         if event.asked:
@@ -218,10 +226,24 @@ class Keeper:
             reply = await self._registry.put_model(key, held.envelope if held else b"", envelope)
             self._meet(key, reply.envelope if isinstance(reply, ModelHeld) else envelope)
         if lacking:
-            level = logging.INFO if expected else logging.WARNING
-            _log.log(level, "the registry lacks %d of the virtual models and deletions; it gets them", len(lacking))
+            self._say_lacking(len(lacking), expected)
         if len(lacking) > RESTORED_AT_ONCE:
             self._version = ""  # so that the next poll goes on
+
+    def _say_lacking(self, count: int, expected: bool) -> None:
+        now = self._clock()
+        words = "the registry lacks %d of the virtual models and deletions; it gets them"
+        if expected:
+            _log.info(words, count)
+        elif abs(now - self._said_at) >= SAID_EVERY:
+            self._said_at = now
+            _log.warning(words, count)
+
+    def _overwritten(self) -> bool:
+        """Whether a change that was heard of has left the registry with less than is known here."""
+        doubted, self._doubted = self._doubted, set()
+        known = ((key, self.store.every.get(key)) for key in doubted)
+        return any(model is not None and self._lacks(key, model) for key, model in known)
 
     def _lacks(self, key: str, model: VirtualModel) -> bool:
         held = self._held.get(key)

@@ -241,6 +241,34 @@ async def test_an_emptied_registry_gets_back_what_it_lacks_and_only_that(
     assert registry.puts == []
 
 
+async def test_routers_of_different_secrets_do_not_fill_the_log(
+    registry: FakeRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = keeper(registry), keeper(registry, trust=Trust("f", b"another secret", unsigned=False))
+    await one.change(model)
+    await two.change(model)
+    for _ in range(20):
+        await one.polled(registry.version)
+        await two.polled(registry.version)
+    assert caplog.text.count("lacks 1") == 2
+    assert caplog.text.count("signature is wrong") == 2
+    assert list(one.store.live) == list(two.store.live) == [PREFIX + "v:latest"]
+
+
+@pytest.mark.parametrize("envelope", [b"forged", b""])
+async def test_what_is_overwritten_aloud_is_given_back_too(registry: FakeRegistry, envelope: bytes) -> None:
+    kept = keeper(registry)
+    await kept.change(model)
+    await kept.polled(registry.version)
+    key, before = PREFIX + "v:latest", registry.version
+    registry.put(key, envelope)
+    await kept.changed(ModelChanged(False, before, registry.version, key, envelope))
+    await kept.polled(registry.version)
+    fresh = keeper(registry)
+    await fresh.polled(registry.version)
+    assert list(fresh.store.live) == [key]
+
+
 async def test_many_are_given_back_in_several_polls(registry: FakeRegistry) -> None:
     kept = keeper(registry)
     count = 2 * keeping.RESTORED_AT_ONCE + 1

@@ -14,6 +14,7 @@ from router.virtual.keeper import Keeper, Trust
 from router.virtual.store import Store
 from tests.support.fakeregistry import FakeRegistry
 from workers.virtual import VirtualModel, seal_model
+from workers.wire import ModelChanged
 
 TRUST = Trust("f", b"fleet secret", unsigned=False)
 PREFIX = "registry.ollama.ai/library/"
@@ -69,12 +70,15 @@ class Keepers(RuleBasedStateMachine):
         self.registry.flush()
         self.flushed = True
 
-    @rule(name=NAMES, revision=st.integers(1, 10**6))
-    def forge(self, name: str, revision: int) -> None:
+    @rule(name=NAMES, revision=st.integers(1, 10**6), aloud=st.booleans())
+    def forge(self, name: str, revision: int, aloud: bool) -> None:
         """By somebody who can write to the registry and does not know the secret."""
         evil = VirtualModel(name=name, revision=revision, base="m:latest", system="evil")
         key = PREFIX + name
-        self.registry.put(key, seal_model(evil, key, fleet="f", secret=b"a guess"))
+        envelope, before = seal_model(evil, key, fleet="f", secret=b"a guess"), self.registry.version
+        self.registry.put(key, envelope)
+        if aloud:  # as a router would
+            self.registry.events.append(ModelChanged(False, before, self.registry.version, key, envelope))
 
     def teardown(self) -> None:
         if not hasattr(self, "registry"):
