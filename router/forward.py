@@ -31,6 +31,9 @@ from router.refusals import client_error, refused_by
 from router.stalls import StallWatch
 from router.transport import Client, Response, TransportError
 
+MOST_REMEDIES = 3
+"""For one attempt: more stop strings or tokens than the worker takes, and a prompt that is too long."""
+
 WORKER_LOST = "the worker was lost while it was answering; send the request again"
 
 
@@ -195,19 +198,19 @@ class Forwarder:
         """The worker's answer; if it refuses the request, perhaps to the same in another form."""
         operation, defaults = call.operation, call.resolution.defaults
         step = await aside(call.size, operation.prepare, call.request, target.model, defaults)
-        try:
-            return await self._take(call, target, step, lease, waiting)
-        except Refused as refused:
-            if operation.recover is None:
-                raise
-            other = await aside(call.size, operation.recover, call.request, target.model, defaults, refused)
+        refusals: list[Refused] = []
+        while True:
+            try:
+                return await self._take(call, target, step, lease, waiting)
+            except Refused as refused:
+                again = any(refused.text == earlier.text for earlier in refusals)
+                refusals.append(refused)
+            other = None
+            if operation.recover is not None and not again and len(refusals) <= MOST_REMEDIES:
+                other = await aside(call.size, operation.recover, call.request, target.model, defaults, *refusals)
             if other is None:
-                raise
-            first = refused
-        try:
-            return await self._take(call, target, other, lease, waiting)
-        except Refused:
-            raise first from None
+                raise refusals[0]
+            step = other
 
     async def _take(self, call: Call, target: Target, step: Step, lease: Lease, waiting: Waiting) -> Answer | Reply:
         """Send what the step leads to, and read until the client's answer may begin."""

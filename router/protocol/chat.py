@@ -139,14 +139,14 @@ def prepare(request: ChatRequest, info: ModelInfo, defaults: Defaults, clock: Cl
     return Outgoing(openai.CHAT_PATH, openai.encode(sent))
 
 
-def recover(request: ChatRequest, info: ModelInfo, defaults: Defaults, failure: AttemptFailed) -> Step | None:
+def recover(request: ChatRequest, info: ModelInfo, defaults: Defaults, *refusals: AttemptFailed) -> Step | None:
     """The same without its oldest turns where it is too long (R145), or within the worker's own limits."""
-    if not remedies.is_known(failure):
+    if not remedies.is_known(refusals[-1]):
         return None
     sent = _sent(request, info, defaults)
-    if remedies.is_too_long(failure):
-        return shorten.shortened(sent, info.context_length) if remedies.may_shorten(request) else None
-    other = remedies.within_limits(sent, failure)
+    other = remedies.within_limits(sent, refusals)
+    if any(map(remedies.is_too_long, refusals)):
+        return shorten.shortened(other or sent, info.context_length) if remedies.may_shorten(request) else None
     return Outgoing(openai.CHAT_PATH, openai.encode(other)) if other is not None else None
 
 

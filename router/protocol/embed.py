@@ -168,9 +168,9 @@ def prepare(request: EmbedRequest, info: ModelInfo, defaults: Defaults) -> Step:
     return _counted(doubtful[:MOST_COUNTED], info, limit, _outgoing(request, info, None))
 
 
-def recover(request: EmbedRequest, info: ModelInfo, defaults: Defaults, failure: AttemptFailed) -> Step | None:
+def recover(request: EmbedRequest, info: ModelInfo, defaults: Defaults, *refusals: AttemptFailed) -> Step | None:
     """Nothing helps. Raises Refused in Ollama's words; of the older endpoint every such failure is a 500 (R101)."""
-    text, status = failure.text, failure.status
+    text, status = refusals[-1].text, refusals[-1].status
     if text == errors.CONTEXT_EXCEEDED:
         text = TOO_LONG
     elif text == errors.WRONG_TASK:

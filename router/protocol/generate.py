@@ -6,7 +6,7 @@ template: those go to vLLM's completions as they are. After a `context` the chat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from config.defaults import Defaults
 from router.errors import AttemptFailed, BadRequest
@@ -92,29 +92,34 @@ def prepare(request: GenerateRequest, info: ModelInfo, defaults: Defaults, clock
     return _send(_completion(request, info, defaults, _plain(request, defaults)))
 
 
-def recover(request: GenerateRequest, info: ModelInfo, defaults: Defaults, failure: AttemptFailed) -> Step | None:
+def recover(request: GenerateRequest, info: ModelInfo, defaults: Defaults, *refusals: AttemptFailed) -> Step | None:
     """The same without what is too long (R145), or within the worker's own limits."""
-    too_long = remedies.is_too_long(failure)
-    if not remedies.is_known(failure) or (too_long and not remedies.may_shorten(request)):
+    too_long = any(map(remedies.is_too_long, refusals))
+    if not remedies.is_known(refusals[-1]) or (too_long and not remedies.may_shorten(request)):
         return None
     if request.context:
-        return _after_context(request, info, defaults, lambda sent, limit: _better(sent, limit, failure) or sent)
+        return _after_context(request, info, defaults, lambda sent, limit: _better(sent, limit, refusals) or sent)
     if _templated(request, info):
         chat = _chat(request, info, defaults)
+        other = remedies.within_limits(chat, refusals)
         if too_long:
-            return shorten.shortened(chat, info.context_length)
-        other = remedies.within_limits(chat, failure)
+            return shorten.shortened(other or chat, info.context_length)
         return Outgoing(openai.CHAT_PATH, openai.encode(other)) if other is not None else None
     sent = _completion(request, info, defaults, _plain(request, defaults))
     if too_long and not info.context_length:
-        return tokens.count_text(info.name, "", lambda found: _send(shorten.cut(sent, found.max_model_len)))
-    better = _better(sent, info.context_length, failure)
+        return tokens.count_text(
+            info.name, "", lambda found: _send(_better(sent, found.max_model_len, refusals) or sent)
+        )
+    better = _better(sent, info.context_length, refusals)
     return _send(better) if better is not None else None
 
 
-def _better(sent: openai.CompletionRequest, limit: int, failure: AttemptFailed) -> openai.CompletionRequest | None:
+def _better(
+    sent: openai.CompletionRequest, limit: int, refusals: Sequence[AttemptFailed]
+) -> openai.CompletionRequest | None:
     """What the worker may take in place of a completion that it refused. `limit`: the context's tokens."""
-    return shorten.cut(sent, limit) if remedies.is_too_long(failure) else remedies.within_limits(sent, failure)
+    other = remedies.within_limits(sent, refusals)
+    return shorten.cut(other or sent, limit) if any(map(remedies.is_too_long, refusals)) else other
 
 
 def _send(sent: openai.CompletionRequest, begun: bool | None = None) -> Outgoing:

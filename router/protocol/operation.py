@@ -166,6 +166,6 @@ class Operation(Generic[RequestT]):
     """The endpoint's text for a model nobody serves, given the name as sent."""
     content_type: Callable[[RequestT], str]
     """The answer's Content-Type."""
-    recover: Callable[[RequestT, ModelInfo, Defaults, AttemptFailed], Step | None] | None = None
-    """How to ask the same worker once more, differently, after it refused the request; None where nothing helps.
-    Raises Refused to say the same in the endpoint's own words."""
+    recover: Callable[[RequestT, ModelInfo, Defaults, *tuple[AttemptFailed, ...]], Step | None] | None = None
+    """How to ask the same worker once more, differently, given all its refusals, the latest last; None where nothing
+    helps. Raises Refused to say the same in the endpoint's own words."""

@@ -6,6 +6,7 @@ Workers that were started elsewhere have settings that are not known beforehand.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import msgspec
 
@@ -33,8 +34,16 @@ def may_shorten(request: InferenceRequest) -> bool:
     return request.truncate is not False and request.shift is not False
 
 
-def within_limits(sent: openai.RequestT, failure: AttemptFailed) -> openai.RequestT | None:
-    """The request as the worker takes it; None if that is not what was wrong with it.
+def within_limits(sent: openai.RequestT, refusals: Sequence[AttemptFailed]) -> openai.RequestT | None:
+    """The request as the worker takes it, by all that it has refused of it; None if that is not what was wrong."""
+    within = sent
+    for refusal in refusals:
+        within = _within(within, refusal)
+    return None if within is sent else within
+
+
+def _within(sent: openai.RequestT, failure: AttemptFailed) -> openai.RequestT:
+    """The same where it keeps to the limit already.
 
     Of too many stop strings the first are kept: vLLM takes four unless VLLM_MAX_STOP_STRINGS says otherwise.
     """
@@ -42,4 +51,4 @@ def within_limits(sent: openai.RequestT, failure: AttemptFailed) -> openai.Reque
         return msgspec.structs.replace(sent, stop=(sent.stop or [])[: int(found[1])] or None)
     if (found := _MAX_TOKENS.search(failure.text)) and (sent.max_tokens or 0) > int(found[1]):
         return msgspec.structs.replace(sent, max_tokens=int(found[1]))
-    return None
+    return sent

@@ -156,6 +156,25 @@ async def test_r062_a_prompt_that_is_too_long_by_itself_loses_its_beginning(one:
     assert answer["response"]
 
 
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/api/chat", {"messages": turns(60)}),
+        ("/api/generate", {"prompt": "word " * 600}),
+        ("/api/generate", {"prompt": "word " * 600, "raw": True}),
+        ("/api/generate", {"prompt": "word " * 600, "context": [520]}),
+    ],
+    ids=["chat", "generate", "raw", "context"],
+)
+async def test_r062_r137_a_prompt_may_be_too_long_and_have_too_many_stop_strings(
+    one: Fleet, path: str, fields: dict[str, Any]
+) -> None:
+    """vLLM tells of one after the other."""
+    answer = await ask(one, path, options={"stop": ["~a", "~b", "~c", "~d", "~e"]}, **fields)
+    assert answer["done_reason"] in ("stop", "length")
+    assert 0 < answer["prompt_eval_count"] < CONTEXT
+
+
 async def test_r062_a_last_message_that_is_too_long_by_itself_is_cut(one: Fleet) -> None:
     long = [*turns(3)[:-1], {"role": "user", "content": "hello " * 500}]
     answer = await ask(one, "/api/chat", messages=long, options={"num_predict": 7})
