@@ -52,9 +52,10 @@ from router.stalls import StallLimits, StallWatch
 from router.transport import Client
 from router.upstream import UpstreamClient
 from router.vetting import Endpoints, Vetting
-from router.virtual.keeper import Keeper, Trust
+from router.virtual.keeper import Keeper
 from router.virtual.modelfile import ModelFile
 from router.virtual.plans import UNSIGNED, WRITES_OFF, Known
+from router.virtual.seals import Trust
 from router.virtual.store import Store
 from workers import embedded
 from workers.probe import http_client

@@ -21,11 +21,11 @@ import msgspec
 from router.errors import ClientError
 from router.virtual.modelfile import ModelFile
 from router.virtual.room import check_room
+from router.virtual.seals import Seals, Trust
 from router.virtual.store import Store
 from router.virtual.witnesses import SEEN_WITHIN, Witnesses
 from workers.registry import ModelHeld, ModelPut, ModelsHeld, RegistryUnavailable
-from workers.signature import RecordRefused
-from workers.virtual import VirtualModel, digest_of, key_of, seal_model, unseal_model
+from workers.virtual import VirtualModel, digest_of, key_of
 from workers.wire import ModelChanged, ModelSeen
 
 TRIES = 32
@@ -37,7 +37,6 @@ RESTORED_AT_ONCE = 128
 SAID_EVERY = 60
 """Seconds between two lines in the log about what the registry lacks: two routers that do not believe each other take
 turns in overwriting."""
-_MOST_REFUSALS = 1024
 
 _log = logging.getLogger(__name__)
 
@@ -52,16 +51,6 @@ class ModelRegistry(Protocol):
     ) -> ModelPut | ModelHeld: ...
 
     async def seen(self, version: str, router: str) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Trust:
-    """Whose entries are believed, as for the workers' records."""
-
-    fleet: str
-    secret: bytes | None
-    unsigned: bool
-    """Nobody but this user can write to the registry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +80,7 @@ class Keeper:
         their names now."""
         self.store = store
         self._registry = registry
-        self._trust = trust
+        self._seals = Seals(trust)
         self._router_id = router_id
         self._file = file
         self._clock = clock
@@ -102,7 +91,6 @@ class Keeper:
         self._doubted: set[str] = set()
         """Keys of changes heard of since the latest poll."""
         self._said_at = -math.inf
-        self._refused: dict[str, str] = {}
         self._named: set[str] = set()
         self._unsaved = False
 
@@ -134,7 +122,7 @@ class Keeper:
                 changed=now,
                 parts_digest=digest_of(decided.parts) if decided.parts else "",
             )
-            envelope = self._seal(key, model)
+            envelope = self._seals.seal(key, model)
             self._check_room(key, model, envelope)
             put = await self._put(key, envelope)
             if put is not None:
@@ -222,7 +210,7 @@ class Keeper:
         lacking = [(key, model) for key, model in self.store.every.items() if self._lacks(key, model)]
         for key, model in lacking[:RESTORED_AT_ONCE]:
             held = self._held.get(key)
-            envelope = self._seal(key, model)
+            envelope = self._seals.seal(key, model)
             reply = await self._registry.put_model(key, held.envelope if held else b"", envelope)
             self._meet(key, reply.envelope if isinstance(reply, ModelHeld) else envelope)
         if lacking:
@@ -256,7 +244,7 @@ class Keeper:
             return
         held = self._held.get(key)
         if held is None or held.envelope != envelope:
-            held = _Held(envelope, self._unseal(key, envelope))
+            held = _Held(envelope, self._seals.unseal(key, envelope))
         self._adopt(key, held)
 
     def _adopt(self, key: str, held: _Held) -> None:
@@ -264,23 +252,6 @@ class Keeper:
         if held.model is not None and self.store.take(held.model, settled=True):
             self.store.forget_oldest()
             self._unsaved = True
-
-    # --- trust ---
-
-    def _seal(self, key: str, model: VirtualModel) -> bytes:
-        return seal_model(model, key, fleet=self._trust.fleet, secret=self._trust.secret)
-
-    def _unseal(self, key: str, envelope: bytes) -> VirtualModel | None:
-        trust = self._trust
-        try:
-            return unseal_model(envelope, key, fleet=trust.fleet, secret=trust.secret, unsigned=trust.unsigned)
-        except RecordRefused as error:
-            if self._refused.get(key) != str(error):
-                if len(self._refused) >= _MOST_REFUSALS:
-                    self._refused.clear()
-                self._refused[key] = str(error)
-                _log.warning("the virtual model %r in the registry is not used: %s", key[:200], error)
-            return None
 
     # --- beside ---
 

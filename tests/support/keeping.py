@@ -12,8 +12,9 @@ from router.balance.pool import Pool
 from router.discovery import Discovery
 from router.membership import Answer
 from router.vetting import Endpoints, Vetting
-from router.virtual.keeper import Keeper, Trust
+from router.virtual.keeper import Keeper
 from router.virtual.modelfile import ModelFile
+from router.virtual.seals import Trust
 from router.virtual.store import Store
 from workers.registry import Registry, connect
 from workers.virtual import VirtualModel

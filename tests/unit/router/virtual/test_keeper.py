@@ -12,9 +12,10 @@ import pytest
 
 from router.errors import ClientError, TooLarge
 from router.virtual import keeper as keeping
-from router.virtual.keeper import Keeper, Trust
+from router.virtual.keeper import Keeper
 from router.virtual.modelfile import ModelFile
 from router.virtual.room import MOST_MODELS
+from router.virtual.seals import Trust
 from router.virtual.store import MOST_TOMBSTONES, Store
 from router.virtual.witnesses import SEEN_WITHIN
 from tests.support.fakeregistry import FakeRegistry

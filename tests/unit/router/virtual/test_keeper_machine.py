@@ -10,7 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from router.virtual.keeper import Keeper, Trust
+from router.virtual.keeper import Keeper
+from router.virtual.seals import Trust
 from router.virtual.store import Store
 from tests.support.fakeregistry import FakeRegistry
 from workers.virtual import VirtualModel, seal_model
