@@ -89,16 +89,16 @@ class EmbedFold:
         items = sorted(answer.data, key=lambda item: item.index)
         if len(items) != len(request.texts):
             raise ValueError(f"{len(items)} for {len(request.texts)} texts")
+        self._usage = Usage(answer.usage.prompt_tokens)
         if request.plain:
             return b'{"embedding":%b}' % vectors.written(vectors.read(items[0].embedding))
-        self._usage = Usage(answer.usage.prompt_tokens)
         parts = [b'{"model":%b,"embeddings":[' % encode(request.model)]
         for item in items:
             parts += (self._vector(item.embedding), b",")
-        parts[-1] = b'],"total_duration":%d,"load_duration":%d,"prompt_eval_count":%d}' % (
+        parts[-1] = b'],"total_duration":%d,"load_duration":%d%b}' % (
             max(1, self._clock.monotonic_ns() - self._timing.arrived),
             max(1, self._timing.sent - self._timing.arrived),
-            self._usage.prompt_tokens,
+            b',"prompt_eval_count":%d' % self._usage.prompt_tokens if self._usage.prompt_tokens else b"",
         )
         return b"".join(parts)
 

@@ -29,7 +29,11 @@ def read(given: str | Sequence[float]) -> Sequence[float]:
     Raises ValueError for what is neither, NotFinite for NaN and infinities.
     """
     values = _unpacked(given) if isinstance(given, str) else given
-    if not math.isfinite(math.fsum(map(abs, values))):
+    try:
+        finite = math.isfinite(math.fsum(map(abs, values)))
+    except OverflowError:  # numbers far above what a 32-bit float holds
+        finite = False
+    if not finite:
         raise NotFinite
     return values
 

@@ -57,6 +57,22 @@ def test_r025_the_answer_echoes_the_model_and_has_every_metric() -> None:
     assert (fold.done, fold.usage.prompt_tokens, fold.failure) == (True, 8, None)
 
 
+def test_r042_a_count_that_the_worker_does_not_give_is_left_out() -> None:
+    assert "prompt_eval_count" not in folded(folding(), answer(vector(1), vector(1), tokens=0))
+
+
+def test_r026_the_older_endpoints_tokens_are_counted_for_us_though_not_told() -> None:
+    fold = older()
+    folded(fold, answer(vector(3, 4), tokens=7))
+    assert fold.usage.prompt_tokens == 7
+
+
+def test_r099_numbers_beyond_any_sum_are_no_fault_of_ours() -> None:
+    fold = folding()
+    assert folded(fold, answer([1e308, 1e308], [1.0])) == {"error": "embedding contains NaN or Inf values"}
+    assert fold.failure is not None
+
+
 def test_durations_are_at_least_a_nanosecond() -> None:
     now = CLOCK.monotonic_ns()
     found = folded(folding(Timing(arrived=now, sent=now)), answer(vector(1), vector(1)))
