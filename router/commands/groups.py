@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from itertools import groupby
 from typing import Any, TypeVar
 
 import click
@@ -60,11 +59,14 @@ class Grouped(click.Command):
 
 
 def split(words: Sequence[str]) -> list[list[str]]:
-    """The words of each group; the first is that of the command itself."""
-    groups = [list(part) for is_and, part in groupby(words, lambda word: word == AND) if not is_and]
-    if words and words[0] == AND:
-        groups.insert(0, [])
-    return groups or [[]]
+    """The words of each group, which may be none; the first is that of the command itself."""
+    groups: list[list[str]] = [[]]
+    for word in words:
+        if word == AND:
+            groups.append([])
+        else:
+            groups[-1].append(word)
+    return groups
 
 
 def group(models: Sequence[str], names: Sequence[str], replicas: int, gpus: str, engine: str, vllm_args: Any) -> Group:

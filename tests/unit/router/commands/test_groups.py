@@ -58,11 +58,12 @@ def test_each_group_has_options_and_flags_of_its_own() -> None:
 def test_the_first_group_may_be_empty() -> None:
     assert read("--and", "--model", "a") == (None, [Group(()), Group(("a",))])
     assert split([]) == [[]]
-    assert split(["--and"]) == [[]]
+    assert split(["--and"]) == [[], []]
 
 
 def test_a_group_without_a_model_is_refused() -> None:
-    assert "there is no --model after --and" in refused("--model", "a", "--and", "--max-num-seqs", "8")
+    for words in (["--max-num-seqs", "8"], [], ["--and", "--model", "b"]):
+        assert "there is no --model after --and" in refused("--model", "a", "--and", *words)
     assert "there is no --model whose vLLM would get it" in refused("--max-num-seqs", "8")
 
 
