@@ -86,7 +86,8 @@ class Announced:
         return self.record.id
 
     async def join(self) -> None:
-        """Register, and beat from now on."""
+        """Register, and beat from now on. Also anew, with another record."""
+        await self.fall_silent()
         await self._registry.register(self.record, self.load())
         self._beats = asyncio.get_running_loop().create_task(self._beat())
 
