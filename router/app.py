@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import secrets
 import signal
 import socket
 import sys
@@ -21,12 +20,10 @@ from litestar.types import Receive, Scope, Send
 
 from config.routing import RoutingTable, load
 from config.settings import RouterSettings
-from router import probing
 from router.access import Access
 from router.balance.pool import Pool
 from router.balance.routes import Routes
 from router.balance.view import view_all
-from router.discovery import Discovery
 from router.forward import Forwarder, Limits
 from router.gate import Gate
 from router.handlers.catalogue import catalogue_routes
@@ -48,18 +45,12 @@ from router.protocol.lifetimes import Lifetimes
 from router.protocol.operation import Clock, Operation
 from router.protocol.operations import operations
 from router.siblings import Siblings
+from router.sources import no_writes, open_sources
 from router.stalls import StallLimits, StallWatch
 from router.transport import Client
 from router.upstream import UpstreamClient
-from router.vetting import Endpoints, Vetting
-from router.virtual.keeper import Keeper
-from router.virtual.modelfile import ModelFile
-from router.virtual.plans import UNSIGNED, WRITES_OFF, Known
-from router.virtual.seals import Trust
+from router.virtual.plans import Known
 from router.virtual.store import Store
-from workers import embedded
-from workers.probe import http_client
-from workers.registry import Registry, connect
 
 log = logging.getLogger("vllama.router")
 
@@ -91,30 +82,8 @@ def create_app(
     virtual = Store()
     routes = Routes(table, rng, virtual=virtual.live)
     stalls = StallWatch(StallLimits(first_content=settings.first_token_timeout, in_answer=settings.stall_timeout))
-    key = settings.worker_key.get_secret_value() if settings.worker_key else None
-    endpoints = Endpoints(key)
-    control, asking = http_client(), http_client(probing.ANSWER_TIMEOUT)
-    redis = connect(settings.registry.redis_url or embedded.address(settings.registry.state_dir))
-    registry = Registry(redis, settings.registry.fleet)
-    router_id = secrets.token_hex(8)
-    keeper = Keeper(
-        registry,
-        virtual,
-        trust(settings),
-        router_id=router_id,
-        file=model_file(settings),
-        shadowed=lambda: routes.shadowed(pool),
-    )
-    keeper.load()
-    discovery = Discovery(
-        registry,
-        vetting(settings, endpoints),
-        pool,
-        probing.asker(asking, key),
-        router_id=router_id,
-        models=keeper,
-    )
-    static = probing.StaticWorkers(table.workers, pool, control, endpoints, key=key)
+    sources = open_sources(settings, table.workers, pool, virtual, lambda: routes.shadowed(pool))
+    discovery = sources.discovery
     forwarder = Forwarder(
         client,
         pool,
@@ -149,14 +118,12 @@ def create_app(
     async def lifespan(_: Litestar) -> AsyncGenerator[None, None]:
         writing = asyncio.get_running_loop().create_task(request_log.run(), name="request log")
         try:
-            async with siblings.answering(), background(discovery.run(), static.run(), stalls.run()):
+            async with siblings.answering(), background(*sources.work(), stalls.run()):
                 await discovery.wait_first(FIRST_LOOK)
                 yield
         finally:
             await client.aclose()
-            await control.aclose()
-            await asking.aclose()
-            await redis.aclose()
+            await sources.aclose()
             request_log.stop()
             await writing
 
@@ -165,7 +132,7 @@ def create_app(
             *(worker_route(operation, inference) for operation in operations(clock)),
             *catalogue_routes(pool, lambda: routes, lifetimes, clock, settings.version),
             *listing_routes(pool, lambda: routes),
-            *model_routes(keeper, lambda: Known(routes, pool, virtual.live, no_writes(settings))),
+            *model_routes(sources.keeper, lambda: Known(routes, pool, virtual.live, no_writes(settings))),
             *ops_routes(siblings.reports),
         ],
         exception_handlers=EXCEPTION_HANDLERS,
@@ -196,39 +163,6 @@ def worker_route(operation: Operation[Any], inference: Inference) -> ASGIRouteHa
         await inference.handle(operation, cast(Any, scope), cast(Any, receive), cast(Any, send))
 
     return handler
-
-
-def trust(settings: RouterSettings) -> Trust:
-    """Unsigned records are taken only where no other machine can write them."""
-    where = settings.registry
-    secret = where.fleet_secret.get_secret_value().encode() if where.fleet_secret else None
-    return Trust(where.fleet, secret, unsigned=where.embedded and secret is None)
-
-
-def vetting(settings: RouterSettings, endpoints: Endpoints) -> Vetting:
-    """Who believes workers' records."""
-    believed = trust(settings)
-    return Vetting(
-        fleet=believed.fleet,
-        secret=believed.secret,
-        unsigned=believed.unsigned,
-        networks=settings.registry.worker_networks,
-        endpoints=endpoints,
-    )
-
-
-def no_writes(settings: RouterSettings) -> str:
-    """Why clients may not change models; "" if they may."""
-    believed = trust(settings)
-    if not settings.model_writes:
-        return WRITES_OFF
-    return "" if believed.secret or believed.unsigned else UNSIGNED
-
-
-def model_file(settings: RouterSettings) -> ModelFile | None:
-    """The embedded registry keeps nothing over a restart, so its routers do. Any other is its owner's to keep."""
-    where = settings.registry
-    return ModelFile(embedded.folder(where.state_dir), where.fleet) if where.redis_url is None else None
 
 
 @asynccontextmanager

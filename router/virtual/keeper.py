@@ -19,8 +19,8 @@ from typing import Protocol
 import msgspec
 
 from router.errors import ClientError
-from router.virtual.modelfile import ModelFile
 from router.virtual.room import check_room
+from router.virtual.savefile import SaveFile
 from router.virtual.seals import Seals, Trust
 from router.virtual.store import Store
 from router.virtual.witnesses import SEEN_WITHIN, Witnesses
@@ -72,7 +72,7 @@ class Keeper:
         trust: Trust,
         *,
         router_id: str,
-        file: ModelFile | None = None,
+        file: SaveFile | None = None,
         clock: Callable[[], float] = time.time,
         shadowed: Callable[[], Collection[str]] = tuple,
     ) -> None:

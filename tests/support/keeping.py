@@ -13,7 +13,7 @@ from router.discovery import Discovery
 from router.membership import Answer
 from router.vetting import Endpoints, Vetting
 from router.virtual.keeper import Keeper
-from router.virtual.modelfile import ModelFile
+from router.virtual.savefile import SaveFile
 from router.virtual.seals import Trust
 from router.virtual.store import Store
 from workers.registry import Registry, connect
@@ -60,7 +60,7 @@ async def _well(_: object) -> Answer:
 
 @contextlib.asynccontextmanager
 async def keeping(
-    address: str, *, secret: bytes | None = SECRET, unsigned: bool = False, file: ModelFile | None = None
+    address: str, *, secret: bytes | None = SECRET, unsigned: bool = False, file: SaveFile | None = None
 ) -> AsyncIterator[Kept]:
     """Follows the registry at an address until the end, and has seen it once."""
     redis = connect(address)

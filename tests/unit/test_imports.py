@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("config", "workers", "router")
 
-WIRING = ("router.app", "router.process")
+WIRING = ("router.app", "router.sources", "router.process")
 """What builds the application and runs it."""
 COMMANDS = (
     "router.cli",
@@ -165,7 +165,7 @@ def test_what_looks_at_any_server_knows_nothing_of_ours() -> None:
 
 def test_only_discovery_reads_the_registry() -> None:
     readers = within(importers_of("workers.registry"), "router")
-    assert readers <= {"router.discovery", "router.virtual.keeper", "router.app", "router.supervisor"}
+    assert readers <= {"router.discovery", "router.virtual.keeper", "router.sources", "router.supervisor"}
     assert not within(importers_of("redis"), "router", "config")
 
 

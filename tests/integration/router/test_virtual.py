@@ -19,7 +19,7 @@ from config.routing import RoutingTable
 from config.settings import RegistrySettings, RouterSettings
 from router.app import create_app
 from router.errors import ClientError
-from router.virtual.modelfile import ModelFile
+from router.virtual.savefile import SaveFile
 from router.virtual.witnesses import SEEN_WITHIN
 from tests.support.keeping import FLEET, SECRET, keeping
 from tests.support.live import Fleet, fleet, serving
@@ -195,11 +195,11 @@ async def test_without_the_registry_models_stay_and_cannot_be_changed(valkey: Em
 
 
 async def test_they_are_still_there_when_everything_was_started_anew(tmp_path: Path) -> None:
-    file = ModelFile(tmp_path, FLEET)
+    file = SaveFile(tmp_path, FLEET)
     async with (
         running_valkey(tmp_path / "state") as valkey,
         keeping(valkey.address, file=file) as one,
-        keeping(valkey.address, file=ModelFile(tmp_path, FLEET)) as two,
+        keeping(valkey.address, file=SaveFile(tmp_path, FLEET)) as two,
     ):
         async with connect(valkey.address) as redis:
             await both(redis)

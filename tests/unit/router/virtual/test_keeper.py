@@ -13,8 +13,8 @@ import pytest
 from router.errors import ClientError, TooLarge
 from router.virtual import keeper as keeping
 from router.virtual.keeper import Keeper
-from router.virtual.modelfile import ModelFile
 from router.virtual.room import MOST_MODELS
+from router.virtual.savefile import SaveFile
 from router.virtual.seals import Trust
 from router.virtual.store import MOST_TOMBSTONES, Store
 from router.virtual.witnesses import SEEN_WITHIN
@@ -36,7 +36,7 @@ def keeper(
     registry: FakeRegistry,
     *,
     routers: int = 1,
-    file: ModelFile | None = None,
+    file: SaveFile | None = None,
     trust: Trust = TRUST,
     clock: Callable[[], float] = lambda: 5.0,
 ) -> Keeper:
@@ -325,12 +325,12 @@ async def test_an_embedded_registry_needs_no_secret(registry: FakeRegistry) -> N
 
 
 async def test_what_others_have_made_is_kept_on_disk_too(registry: FakeRegistry, tmp_path: Path) -> None:
-    kept = keeper(registry, file=ModelFile(tmp_path, "f"))
+    kept = keeper(registry, file=SaveFile(tmp_path, "f"))
     await kept.changed(ModelChanged(False, "", "", *sealed(model())))
     await kept.polled(registry.version)
-    assert [one.name for one in ModelFile(tmp_path, "f").load()] == ["v:latest"]
+    assert [one.name for one in SaveFile(tmp_path, "f").load()] == ["v:latest"]
 
 
 async def test_a_disk_that_fails_costs_no_change(registry: FakeRegistry, tmp_path: Path) -> None:
-    kept = keeper(registry, file=ModelFile(tmp_path / "missing", "f"))
+    kept = keeper(registry, file=SaveFile(tmp_path / "missing", "f"))
     assert await kept.change(model) is not None

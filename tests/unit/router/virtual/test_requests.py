@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from config.routing import RoutingTable
 from config.settings import RegistrySettings, RouterSettings
-from router.app import model_file, no_writes
 from router.balance.routes import Routes
 from router.errors import BadRequest, ClientError
 from router.protocol import copying, create, pull
+from router.sources import no_writes, save_file
 from router.virtual.plans import UNSIGNED, WRITES_OFF, Known, plan_copy, plan_create, plan_delete
 from tests.support.balance import Clock, found, pool_of
 from workers.virtual import key_of, seal_model, unseal_model
@@ -116,4 +116,4 @@ def test_unsigned_models_are_made_only_where_nobody_else_can_write() -> None:
     assert refusal({"redis_url": "redis://10.0.0.1:6379/0"}) == UNSIGNED
     assert refusal({"redis_url": "redis://10.0.0.1:6379/0", "fleet_secret": "0123456789abcdef"}) == ""
     assert refusal({}, model_writes=False) == WRITES_OFF
-    assert model_file(RouterSettings(registry=RegistrySettings(redis_url="redis://10.0.0.1:6379/0"))) is None
+    assert save_file(RouterSettings(registry=RegistrySettings(redis_url="redis://10.0.0.1:6379/0"))) is None

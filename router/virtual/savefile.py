@@ -34,7 +34,7 @@ class _Content(msgspec.Struct):
     v: int = 1
 
 
-class ModelFile:
+class SaveFile:
     """Blocking: to be used from a thread, or at the start. Nothing that goes wrong here raises: it is logged, for
     models that cannot be kept on disk are no reason to serve none."""
 
