@@ -14,13 +14,12 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.response import Stream
 from litestar.types import ASGIApp
 
-from router.errors import ClientError
 from router.handlers.asgi import JSON, decoded, send_empty
 from router.protocol import copying, create, pull
 from router.protocol.lines import NDJSON
 from router.protocol.pull import SUCCESS
 from router.virtual.keeper import Keeper
-from router.virtual.plans import Known, Made, Nowhere, base_digest, plan_copy, plan_create, plan_delete
+from router.virtual.plans import Known, Made, Nowhere, plan_copy, plan_create, plan_delete, plan_pull
 from workers.virtual import VirtualModel
 
 Asked = Request[None, None, State]
@@ -62,14 +61,12 @@ def model_routes(keeper: Keeper, known: Callable[[], Known]) -> list[HTTPRouteHa
     @post("/api/pull", status_code=200)
     async def pull_model(request: Asked) -> Response[bytes] | Stream:
         wanted = pull.decode_pull(await request.body())
-        listed = known().find(wanted.wanted)
-        if listed is not None and listed.replicas:
-            size = max(target.model.size for target in listed.replicas)
-            return _answer(wanted.stream, pull.success(base_digest(listed), size))
-        pull.check_name(wanted.wanted)
-        if wanted.stream:
+        try:
+            return _answer(wanted.stream, plan_pull(wanted.wanted, known()))
+        except Nowhere:
+            if not wanted.stream:
+                raise
             return _stream(pull.failure())
-        raise ClientError(pull.NOWHERE, status=500)
 
     return [create_model, copy_model, delete_model, pull_model]
 

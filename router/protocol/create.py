@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,14 +9,13 @@ import msgspec
 
 from router.errors import BadRequest, ClientError, TooLarge
 from router.protocol import gojson, options
-from router.protocol.fixed import NO_FILES
+from router.protocol.fixed import BAD_DIGEST, DIGEST, NO_FILES
 from router.protocol.gojson import ANY, BOOL, OBJECT, STRING, GoType, list_of, struct
 from router.protocol.lines import encode
 from router.protocol.requests import brought
 
 NEITHER = "neither 'from' or 'files' was specified"
 BAD_PATH = "file path must be relative"
-BAD_DIGEST = "invalid digest format"
 NO_TEMPLATE = (
     "vLLM templates chats with the served model's own template: leave 'template' out, or serve the model with "
     "vLLM's --chat-template"
@@ -43,7 +41,6 @@ MAX_DEPTH = 100
 
 TOO_MUCH = f"a model may add up to {MAX_KEPT >> 10} KiB to its base; send shorter messages"
 
-_DIGEST = re.compile(r"sha256[:-][0-9a-fA-F]{64}\Z")
 _FILES = GoType("map[string]string", frozenset({"object"}))
 
 
@@ -122,7 +119,7 @@ def refuse_unsupported(request: CreateRequest, template: str) -> None:
     Raises BadRequest, and ClientError 501 with what to do instead (R037, R108).
     """
     for digest in (*request.files.values(), *request.adapters.values(), *request.draft_files.values()):
-        if not _DIGEST.match(digest):
+        if not DIGEST.match(digest):
             raise BadRequest(BAD_DIGEST)
     asked = {
         NO_FILES: request.files,

@@ -29,7 +29,8 @@ NO_FILES = (
 NOT_SIGNED_IN = "you are not currently signed in"
 _SERVED_V1 = "use /api/chat, /api/generate or /api/embed, as Ollama's own clients do; of /v1 there is /v1/models"
 
-_DIGEST = re.compile(r"sha256[:-][0-9a-fA-F]{64}\Z")
+BAD_DIGEST = "invalid digest format"
+DIGEST = re.compile(r"sha256[:-][0-9a-fA-F]{64}\Z")
 PUSH = struct(
     "api.PushRequest", model=STRING, name=STRING, insecure=BOOL, username=STRING, password=STRING, stream=BOOL
 )
@@ -79,8 +80,8 @@ def push(question: Question) -> Reply:
 def blob(question: Question) -> Reply:
     """R016, R017: there are no blobs, and none are taken."""
     digest = question.path.rpartition("/")[2]
-    if not _DIGEST.match(digest):
-        raise BadRequest("invalid digest format")
+    if not DIGEST.match(digest):
+        raise BadRequest(BAD_DIGEST)
     if question.method == "HEAD":
         return Reply(encode({"error": f'blob "{digest}" not found'}), 404)
     return Reply(encode({"error": NO_FILES}), 501)

@@ -10,11 +10,10 @@ from config.names import InvalidName, Name, is_cloud, lookup_key, parse
 from router.balance.pool import Pool
 from router.balance.routes import Listed, Routes
 from router.errors import BadRequest, ClientError, Forbidden
-from router.protocol import copying, create
+from router.protocol import copying, create, pull
 from router.protocol.copying import CopyRequest
 from router.protocol.create import CreateRequest
 from router.protocol.naming import NO_CLOUD
-from router.protocol.pull import NOWHERE
 from workers.virtual import VirtualModel, digest_of
 
 WRITES_OFF = "models cannot be changed here: VLLAMA_MODEL_WRITES is off"
@@ -28,7 +27,7 @@ class Nowhere(ClientError):
     status = 500
 
     def __init__(self) -> None:
-        super().__init__(NOWHERE)
+        super().__init__(pull.NOWHERE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +95,15 @@ def plan_delete(wanted: str, known: Known) -> VirtualModel:
     if found.virtual is None:
         raise Forbidden(f"{_owner(wanted, known)}: it cannot be deleted here")
     return VirtualModel(name=found.virtual.name, revision=1, deleted=True)
+
+
+def plan_pull(wanted: str, known: Known) -> list[bytes]:
+    """The lines of a pull that succeeds: of a model that a worker has (R103). Raises ClientError, Nowhere out of it."""
+    listed = known.find(wanted)
+    if listed is None or not listed.replicas:
+        pull.check_name(wanted)
+        raise Nowhere
+    return pull.success(base_digest(listed), max(target.model.size for target in listed.replicas))
 
 
 def base_digest(source: Listed) -> str:
