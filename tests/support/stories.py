@@ -19,21 +19,10 @@ import pytest
 
 from tests.support.clients import KINDS, STORIES, StockClient, Told
 from tests.support.until import auntil
+from tests.support.weather import QUESTION as WEATHER
+from tests.support.weather import TOOL
 
 GREETING = "hello"
-WEATHER = "what is the weather in Paris?"
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "Get the weather",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"type": "string"}, "unit": {"type": "string"}},
-            "required": ["city"],
-        },
-    },
-}
 SCHEMA = {
     "type": "object",
     "properties": {"sky": {"enum": ["blue", "grey"]}, "clouds": {"type": "integer", "minimum": 1, "maximum": 9}},

@@ -23,28 +23,12 @@ from tests.support import shapes
 from tests.support.simulated import SimulatedProcess
 from tests.support.until import auntil, until
 from tests.support.vllm import Servers, Spec, VllmServer
+from tests.support.weather import CHAT as WEATHER
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
 QUESTION: dict[str, Any] = {"messages": [{"role": "user", "content": "What is 2+2?"}]}
-WEATHER: dict[str, Any] = {
-    "messages": [{"role": "user", "content": "what is the weather in Paris?"}],
-    "tools": [
-        {
-            "type": "function",
-            "function": {
-                "name": "get_weather",
-                "description": "Get the weather",
-                "parameters": {
-                    "type": "object",
-                    "properties": {"city": {"type": "string"}, "unit": {"type": "string"}},
-                    "required": ["city"],
-                },
-            },
-        }
-    ],
-}
 NO_THINKING = {"chat_template_kwargs": {"enable_thinking": False}}
 USAGE = {"stream_options": {"include_usage": True}}
 JSON = {"content-type": "application/json"}

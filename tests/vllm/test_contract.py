@@ -13,22 +13,11 @@ import pytest
 from router.protocol.errors import CONTEXT_EXCEEDED
 from tests.support.attached import system
 from tests.support.vllm import VllmServer
+from tests.support.weather import TOOL
 
 CONTEXT = 1024
 ANSWER = "Hello! I am a tiny llama 🦙 and I count:"
 GREEDY: dict[str, Any] = {"options": {"temperature": 0}}
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "Get the weather",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"type": "string"}, "unit": {"type": "string"}},
-            "required": ["city"],
-        },
-    },
-}
 Ask = Callable[..., dict[str, Any]]
 
 

@@ -19,26 +19,10 @@ from tests.support.live import Fleet, fleet, serving
 from tests.support.ports import free_ports
 from tests.support.until import auntil
 from tests.support.vllm import VllmServer
+from tests.support.weather import CHAT as WEATHER
 
 START = 300.0
 """Seconds that vLLM may take to start on a busy machine."""
-WEATHER: dict[str, Any] = {
-    "messages": [{"role": "user", "content": "what is the weather in Paris?"}],
-    "tools": [
-        {
-            "type": "function",
-            "function": {
-                "name": "get_weather",
-                "description": "Get the weather",
-                "parameters": {
-                    "type": "object",
-                    "properties": {"city": {"type": "string"}, "unit": {"type": "string"}},
-                    "required": ["city"],
-                },
-            },
-        }
-    ],
-}
 
 
 @pytest.fixture
