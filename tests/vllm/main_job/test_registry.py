@@ -84,8 +84,10 @@ async def test_a_second_serve_shares_the_fleet_and_ends_in_order(fleet: Fleet) -
         await asyncio.to_thread(until, lambda: second.says("ready. Try:"), 300, "the second one is ready")
         assert second.says("run by another vllama serve")
         await auntil(lambda: "side" in fleet.states(), 5, "the first one knows its worker")
+        every = sorted(["side:1b", MODEL, f"{PLAIN}:latest"])
         for url in (fleet.url, second.url):
-            assert await asyncio.to_thread(names, url) == sorted(["side:1b", MODEL, f"{PLAIN}:latest"])
+            # A worker tells its serve that it is ready when it tells the registry; routers hear of it right after.
+            await auntil(lambda url=url: _lists(url, every), 1, f"{url} to list {every}")
             assert chat(url)["eval_count"] == 3
             assert generate(url, "side:1b")["eval_count"] == 3
         async with (
@@ -118,3 +120,7 @@ def generate(url: str, model: str) -> dict[str, int]:
 def names(url: str) -> list[str]:
     models = httpx.get(f"{url}/api/tags", trust_env=False).raise_for_status().json()["models"]
     return sorted(model["name"] for model in models)
+
+
+async def _lists(url: str, every: list[str]) -> bool:
+    return await asyncio.to_thread(names, url) == every
