@@ -1,7 +1,7 @@
 """HTTP/1.1 on asyncio and httptools, behaving as uvicorn does in front of vLLM.
 
 One request is answered at a time on each connection; further ones that were sent ahead wait. An idle
-connection is closed after `keep_alive` seconds. Streams are chunked, one event in one chunk.
+connection is closed `keep_alive` seconds after its latest answer. Streams are chunked, one event in one chunk.
 """
 
 from __future__ import annotations
@@ -177,7 +177,6 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
         self._service.connections.add(self)
-        self._start_idle()
 
     def data_received(self, data: bytes) -> None:
         if self._service.frozen:

@@ -151,6 +151,20 @@ async def test_a_slow_reader_gets_several_tokens_in_one_event() -> None:
     assert len(content(lines).split()) == pytest.approx(100_000, abs=20)
 
 
+async def test_a_connection_is_idle_from_its_first_answer_on() -> None:
+    async with workers(dataclasses.replace(FAST, keep_alive=0.05)) as (worker,):
+        fresh_reader, fresh = await asyncio.open_connection("127.0.0.1", worker.port)
+        reader, used = await asyncio.open_connection("127.0.0.1", worker.port)
+        async with asyncio.timeout(5):
+            used.write(b"GET /version HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert b"200 OK" in await reader.read()
+            fresh.write(b"GET /version HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert b"200 OK" in await fresh_reader.read()
+        for writer in (used, fresh):
+            writer.close()
+            await writer.wait_closed()
+
+
 async def test_an_idle_connection_is_closed() -> None:
     async with workers(dataclasses.replace(FAST, keep_alive=0.2)) as (worker,):
         reader, writer = await asyncio.open_connection("127.0.0.1", worker.port)
