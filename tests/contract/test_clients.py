@@ -46,7 +46,7 @@ class TestSimulated(Stories):
     @pytest.fixture
     async def long_stage(self, tmp_path: Path) -> AsyncIterator[LongStage]:
         async with fleet(tmp_path, {"a": SLOW}) as running:
-            yield LongStage(running.url, "slow", "hello", running["a"].url)
+            yield LongStage(running.url, SLOW.model, "hello", running["a"].url, SLOW.answer_tokens)
 
     @pytest.fixture
     def writer(self, stage: Stage) -> dict[str, str]:

@@ -51,7 +51,7 @@ class TestRealVllm(Stories):
     def long_stage(self, over: Over, smollm2_vllm: VllmServer) -> LongStage:
         """A tiny model's engine is done long before its server has sent the first token; this one takes seconds."""
         question = "Write all numbers from one to five hundred, separated by commas."
-        return LongStage(over(smollm2_vllm), smollm2_vllm.model, question, smollm2_vllm.url)
+        return LongStage(over(smollm2_vllm), smollm2_vllm.model, question, smollm2_vllm.url, answer=2000)
 
     @pytest.fixture
     def writer(self, long_stage: LongStage) -> dict[str, str]:
