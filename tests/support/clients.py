@@ -113,6 +113,10 @@ class StockClient:
         """The stories that its program has."""
         return set(self._tell({"story": "offers", "at": None}))
 
+    def log(self) -> str:
+        """The end of what it wrote, with the stacks of slow stories."""
+        return f"{self.kind.name} wrote: {self._log.read_text()[-3000:]}"
+
     def stop(self) -> None:
         """End it. Idempotent."""
         self._process.kill()
@@ -128,7 +132,7 @@ class StockClient:
             self._process.stdin.flush()
             line = self._process.stdout.readline()
         if not line:
-            raise AssertionError(f"{self.kind.name} has ended; it wrote: {self._log.read_text()[-3000:]}")
+            raise AssertionError(f"it has ended; {self.log()}")
         told = json.loads(line)
         if "error" in told:
             raise Told(told["error"])

@@ -230,9 +230,13 @@ class Stories:
             return await long_stage.busy() == 0
 
         made = await long_stage.made()
+        asked = time.monotonic()
         done = await client.tell("begin", long_stage.at, question=long_stage.question, options=OPTIONS)
         assert not done
-        assert await long_stage.busy() == 1
+        busy = await long_stage.busy()
+        assert busy == 1, f"{time.monotonic() - asked:.1f} s after it was asked; {client.log()}"
         await client.tell("leave", long_stage.at)
         await auntil(is_free, 1.0, "the worker to be free")
-        assert await long_stage.made() - made < long_stage.answer / 2, "it was free as the answer had ended"
+        made = await long_stage.made() - made
+        why = f"the answer ended by itself, {time.monotonic() - asked:.1f} s after it was asked for; {client.log()}"
+        assert made < long_stage.answer / 2, why

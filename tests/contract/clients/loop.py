@@ -14,6 +14,7 @@ What stories give, the same for every client:
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import sys
@@ -21,6 +22,8 @@ from collections.abc import Callable
 from typing import Any
 
 Answer = dict[str, Any]
+SLOW = 10.0
+"""Seconds after which the stack of a story that still goes on is written to the log."""
 
 
 def answer(text: str, reason: str | None, counts: list[int] | None, parts: int | None = None) -> Answer:
@@ -46,8 +49,11 @@ def serve(client: Callable[..., Any]) -> None:
 
 
 def _tell(story: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
+    faulthandler.dump_traceback_later(SLOW)
     try:
         return {"result": story(**given)}
     except Exception as error:  # noqa: BLE001  whatever a client raises is what the test looks at
         status = getattr(error, "status_code", None)
         return {"error": {"class": type(error).__name__, "message": str(error), "status": status}}
+    finally:
+        faulthandler.cancel_dump_traceback_later()
