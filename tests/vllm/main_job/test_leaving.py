@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import UTC, datetime
 from statistics import median
 
 import pytest
@@ -13,10 +14,10 @@ from tests.support.until import auntil
 
 ROUNDS = 3
 SOON = 1.0
-"""Seconds, for the middle one of the rounds."""
+"""Seconds: for the router each time, for vLLM in the middle one of the rounds."""
 AT_MOST = 3.0
-"""Seconds. vLLM looks for aborts between steps, and two engines, which spin while they wait, keep two cores busy: a
-step was seen to take half a second more."""
+"""Seconds, for vLLM. It looks for aborts between steps, and two engines, which spin while they wait, keep two cores
+busy: a step was seen to take a second more."""
 LONG = 1200
 """Tokens: far more than the test waits for."""
 
@@ -43,11 +44,15 @@ async def left(fleet: Fleet, stream: bool, name: str) -> float:
         await auntil(lambda: _are(look, (4, 0)), 30, "all four run")
         if stream:
             await auntil(lambda: all(one.has_content for one in streams), 30, "all have content")
+        leaving = datetime.now(UTC)
         await drop(tasks)
         took = await seen_within(look, (0, 0), AT_MOST)
     ids = {one.id for one in streams}
     await auntil(lambda: ids <= fleet.serve.requests().keys(), 5, "they are logged")
-    assert {fleet.serve.requests()[one]["outcome"] for one in ids} == {"client gone"}
+    records = [fleet.serve.requests()[one] for one in ids]
+    assert {record["outcome"] for record in records} == {"client gone"}
+    let_go = max(datetime.fromisoformat(record["time"]) for record in records)
+    assert (let_go - leaving).total_seconds() <= SOON
     return took
 
 
