@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from config import names, urls
-from config.document import Document, Path, Problem, dotted
+from vllama_pool.config import names, urls
+from vllama_pool.config.document import Document, Path, Problem, dotted
 
 
 def find(read: Document) -> list[Problem]:

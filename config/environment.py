@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from config.durations import seconds
+from vllama_pool.config.durations import seconds
 
 OURS = "VLLAMA_"
 _SECRET_BYTES = 1 << 16

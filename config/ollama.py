@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from config.environment import as_ollama, trimmed
+from vllama_pool.config.environment import as_ollama, trimmed
 
 HONOURED = frozenset(
     {

@@ -14,8 +14,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from config import conflicts, document, schema, wording
-from config.document import Problem
+from vllama_pool.config import conflicts, document, schema, wording
+from vllama_pool.config.document import Problem
 
 DEFAULT_FILE = Path(__file__).with_name("routing.yaml")
 """The commented default: an empty table."""

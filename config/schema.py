@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
-from config import names, urls
+from vllama_pool.config import names, urls
 
 NOT_YET = frozenset({"fallback", "limits"})
 """Keys of a model that are planned: refused with their own words, so that nobody believes they act."""

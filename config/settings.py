@@ -19,8 +19,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from config.environment import Env, env_of, values_for, variable
-from config.values import (
+from vllama_pool.config.environment import Env, env_of, values_for, variable
+from vllama_pool.config.values import (
     ApiKeys,
     Duration,
     EndlessBelowZero,

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
-from config.keys import ApiKey, digest, identify
-from config.listen import is_loopback
-from config.settings import PRIVATE, RouterSettings
-from router.origins import Headers, Origins, same_host
-from router.protocol.shapes import error_body
+from vllama_pool.config.keys import ApiKey, digest, identify
+from vllama_pool.config.listen import is_loopback
+from vllama_pool.config.settings import PRIVATE, RouterSettings
+from vllama_pool.router.origins import Headers, Origins, same_host
+from vllama_pool.router.protocol.shapes import error_body
 
 _OPEN = frozenset({"/", "/health"})
 """Answered without a key: whether a server is here at all."""

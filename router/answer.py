@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from router.balance.lease import Lease, Outcome
-from router.balance.retry import Budget
-from router.errors import Lost
-from router.protocol.errors import of_stream
-from router.protocol.operation import Fold
-from router.transport import Response
+from vllama_pool.router.balance.lease import Lease, Outcome
+from vllama_pool.router.balance.retry import Budget
+from vllama_pool.router.errors import Lost
+from vllama_pool.router.protocol.errors import of_stream
+from vllama_pool.router.protocol.operation import Fold
+from vllama_pool.router.transport import Response
 
 FINISHED_AT_ONCE = 64 * 1024
 """Bytes of an answer whose end is worked out within the event loop: some milliseconds at worst."""

@@ -18,39 +18,39 @@ from litestar.handlers import ASGIRouteHandler
 from litestar.routes import ASGIRoute, HTTPRoute
 from litestar.types import Receive, Scope, Send
 
-from config.routing import RoutingTable, load
-from config.settings import RouterSettings
-from router.access import Access
-from router.balance.pool import Pool
-from router.balance.routes import Routes
-from router.balance.view import view_all
-from router.forward import Forwarder, Limits
-from router.gate import Gate
-from router.handlers.catalogue import catalogue_routes
-from router.handlers.errors import EXCEPTION_HANDLERS
-from router.handlers.inference import Inference
-from router.handlers.listing import listing_routes
-from router.handlers.models import model_routes
-from router.handlers.ops import ops_routes, worker_gauges
-from router.handlers.surface import Surface
-from router.logging import RequestLog
-from router.merging import Report
-from router.metrics import Metrics
-from router.observe import Observers
-from router.place import Place
-from router.protocol.clock import SystemClock
-from router.protocol.durations import FOREVER
-from router.protocol.fixed import FIXED
-from router.protocol.lifetimes import Lifetimes
-from router.protocol.operation import Clock, Operation
-from router.protocol.operations import operations
-from router.siblings import Siblings
-from router.sources import no_writes, open_sources
-from router.stalls import StallLimits, StallWatch
-from router.transport import Client
-from router.upstream import UpstreamClient
-from router.virtual.plans import Known
-from router.virtual.store import Store
+from vllama_pool.config.routing import RoutingTable, load
+from vllama_pool.config.settings import RouterSettings
+from vllama_pool.router.access import Access
+from vllama_pool.router.balance.pool import Pool
+from vllama_pool.router.balance.routes import Routes
+from vllama_pool.router.balance.view import view_all
+from vllama_pool.router.forward import Forwarder, Limits
+from vllama_pool.router.gate import Gate
+from vllama_pool.router.handlers.catalogue import catalogue_routes
+from vllama_pool.router.handlers.errors import EXCEPTION_HANDLERS
+from vllama_pool.router.handlers.inference import Inference
+from vllama_pool.router.handlers.listing import listing_routes
+from vllama_pool.router.handlers.models import model_routes
+from vllama_pool.router.handlers.ops import ops_routes, worker_gauges
+from vllama_pool.router.handlers.surface import Surface
+from vllama_pool.router.logging import RequestLog
+from vllama_pool.router.merging import Report
+from vllama_pool.router.metrics import Metrics
+from vllama_pool.router.observe import Observers
+from vllama_pool.router.place import Place
+from vllama_pool.router.protocol.clock import SystemClock
+from vllama_pool.router.protocol.durations import FOREVER
+from vllama_pool.router.protocol.fixed import FIXED
+from vllama_pool.router.protocol.lifetimes import Lifetimes
+from vllama_pool.router.protocol.operation import Clock, Operation
+from vllama_pool.router.protocol.operations import operations
+from vllama_pool.router.siblings import Siblings
+from vllama_pool.router.sources import no_writes, open_sources
+from vllama_pool.router.stalls import StallLimits, StallWatch
+from vllama_pool.router.transport import Client
+from vllama_pool.router.upstream import UpstreamClient
+from vllama_pool.router.virtual.plans import Known
+from vllama_pool.router.virtual.store import Store
 
 log = logging.getLogger("vllama.router")
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from router.aside import aside
-from router.errors import Faulty, Refused
-from router.protocol.operation import Ask, Outgoing, Reply, Step
-from router.refusals import refused_by
-from router.transport import Response
+from vllama_pool.router.aside import aside
+from vllama_pool.router.errors import Faulty, Refused
+from vllama_pool.router.protocol.operation import Ask, Outgoing, Reply, Step
+from vllama_pool.router.refusals import refused_by
+from vllama_pool.router.transport import Response
 
 MOST_QUESTIONS = 40
 """For one attempt: halving a conversation of a thousand billion turns takes no more."""

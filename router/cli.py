@@ -12,7 +12,7 @@ from importlib.metadata import version
 import click
 
 COMMANDS = ("serve", "worker", "ps", "check", "compat", "key")
-"""Modules of `router.commands`, in the order in which the help names them."""
+"""Modules of `vllama_pool.router.commands`, in the order in which the help names them."""
 
 
 class Commands(click.Group):
@@ -24,12 +24,12 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        found: click.Command = import_module(f"router.commands.{cmd_name}").command
+        found: click.Command = import_module(f"vllama_pool.router.commands.{cmd_name}").command
         return found
 
 
 @click.group(cls=Commands)
-@click.version_option(version("vllama"), prog_name="vllama", message="%(prog)s %(version)s")
+@click.version_option(version("vllama-pool"), prog_name="vllama", message="%(prog)s %(version)s")
 def main() -> None:
     """One Ollama URL in front of a pool of vLLM servers."""
 

@@ -16,12 +16,12 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 from typing import Protocol
 
-from router.balance.pool import Discovered
-from router.membership import Answer, Membership, Sink, Standing
-from router.vetting import Vetting
-from workers.keys import ROUTER_TTL
-from workers.registry import Registry, RegistryUnavailable
-from workers.wire import Beat, Down, Event, ModelChanged, ModelSeen, Snapshot, Subscribed, Up, Version
+from vllama_pool.router.balance.pool import Discovered
+from vllama_pool.router.membership import Answer, Membership, Sink, Standing
+from vllama_pool.router.vetting import Vetting
+from vllama_pool.workers.keys import ROUTER_TTL
+from vllama_pool.workers.registry import Registry, RegistryUnavailable
+from vllama_pool.workers.wire import Beat, Down, Event, ModelChanged, ModelSeen, Snapshot, Subscribed, Up, Version
 
 POLL_INTERVAL = 0.5
 """Seconds, give or take a fifth, so that many routers do not poll in step."""

@@ -15,21 +15,21 @@ from typing import Any
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
-from router.answer import Answer, Waiting, first_content
-from router.aside import aside
-from router.asking import follow
-from router.balance.admission import Admission
-from router.balance.lease import Answered, ClientGone, Failed, Lease
-from router.balance.pool import Pool
-from router.balance.retry import Attempts, Budget, GiveUp, Retry, decide, verdict
-from router.balance.routes import Resolution
-from router.balance.worker import Target
-from router.errors import AttemptFailed, Lost, ModelGone, NoWorker, Refused
-from router.observe import RequestRecord
-from router.protocol.operation import Clock, Operation, Outgoing, Reply, Step, Timing
-from router.refusals import client_error, refused_by
-from router.stalls import StallWatch
-from router.transport import Client, Response, TransportError
+from vllama_pool.router.answer import Answer, Waiting, first_content
+from vllama_pool.router.aside import aside
+from vllama_pool.router.asking import follow
+from vllama_pool.router.balance.admission import Admission
+from vllama_pool.router.balance.lease import Answered, ClientGone, Failed, Lease
+from vllama_pool.router.balance.pool import Pool
+from vllama_pool.router.balance.retry import Attempts, Budget, GiveUp, Retry, decide, verdict
+from vllama_pool.router.balance.routes import Resolution
+from vllama_pool.router.balance.worker import Target
+from vllama_pool.router.errors import AttemptFailed, Lost, ModelGone, NoWorker, Refused
+from vllama_pool.router.observe import RequestRecord
+from vllama_pool.router.protocol.operation import Clock, Operation, Outgoing, Reply, Step, Timing
+from vllama_pool.router.refusals import client_error, refused_by
+from vllama_pool.router.stalls import StallWatch
+from vllama_pool.router.transport import Client, Response, TransportError
 
 MOST_REMEDIES = 3
 """For one attempt: more stop strings or tokens than the worker takes, and a prompt that is too long."""

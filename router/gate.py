@@ -11,8 +11,8 @@ import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from router.access import Access, Denied, asked
-from router.handlers.asgi import Receive, Scope, Send, header, send_unread
+from vllama_pool.router.access import Access, Denied, asked
+from vllama_pool.router.handlers.asgi import Receive, Scope, Send, header, send_unread
 
 Message = MutableMapping[str, Any]
 App = Callable[[Any, Any, Any], Awaitable[None]]

@@ -12,10 +12,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from router.children import Kind, Spec
-from router.place import LISTEN_FD, PLACE, Place
-from workers.keys import check_worker_id
-from workers.launch import AgentSpec, CannotStart, check_spec, worker_id
+from vllama_pool.router.children import Kind, Spec
+from vllama_pool.router.place import LISTEN_FD, PLACE, Place
+from vllama_pool.workers.keys import check_worker_id
+from vllama_pool.workers.launch import AgentSpec, CannotStart, check_spec, worker_id
 
 PYTHON = (sys.executable, "-P")
 """Children find their modules where this process did, never in the directory it was started from."""
@@ -128,14 +128,14 @@ def worker_spec(plan: WorkerPlan, environ: Mapping[str, str]) -> Spec:
     env = {name: value for name, value in environ.items() if name not in ROUTERS_OWN}
     if plan.gpus:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(plan.gpus)
-    command = [*PYTHON, "-m", "router.cli", "worker", "--model", plan.model, "--name", plan.name]
+    command = [*PYTHON, "-m", "vllama_pool.router.cli", "worker", "--model", plan.model, "--name", plan.name]
     command += ["--port", str(plan.port), "--engine", plan.engine]
     return Spec(Kind.WORKER, plan.name, (*command, "--", *plan.args), env)
 
 
 def router_specs(processes: int, listening: int, environ: Mapping[str, str]) -> list[Spec]:
     """The router processes, all on one listening socket."""
-    argv, family = (*PYTHON, "-m", "router.process"), secrets.token_hex(16)
+    argv, family = (*PYTHON, "-m", "vllama_pool.router.process"), secrets.token_hex(16)
     return [
         Spec(
             Kind.ROUTER,

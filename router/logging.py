@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from router.observe import RequestRecord
+from vllama_pool.router.observe import RequestRecord
 
 FLUSH_SECONDS = 0.2
 MOST_LINES = 10_000

@@ -15,9 +15,9 @@ import enum
 from collections.abc import Mapping
 from typing import Protocol
 
-from router.balance.pool import Discovered
-from workers.record import Load
-from workers.wire import Report, Snapshot, Version
+from vllama_pool.router.balance.pool import Discovered
+from vllama_pool.workers.record import Load
+from vllama_pool.workers.wire import Report, Snapshot, Version
 
 DOUBT_AFTER = 2.0
 """Seconds of feed time without a beat after which a worker is asked itself. Two beats have been missed."""

@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from router.merging import Family, families_of
-from router.observe import RequestRecord
+from vllama_pool.router.merging import Family, families_of
+from vllama_pool.router.observe import RequestRecord
 
 UNKNOWN = "unknown"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)

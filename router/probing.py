@@ -13,17 +13,17 @@ from collections.abc import Callable, Iterable
 
 import httpx
 
-from config.routing import StaticWorker
-from router.balance.pool import Discovered
-from router.discovery import Ask
-from router.membership import TTL, Answer, Sink
-from router.transport import Endpoint
-from router.vetting import Endpoints
-from workers import probe
-from workers.abilities import abilities
-from workers.allowlist import parse_url
-from workers.probe import Health, Metrics, ProbeFailed, ProbeResult
-from workers.record import Load, ModelInfo, WorkerRecord, WorkerState
+from vllama_pool.config.routing import StaticWorker
+from vllama_pool.router.balance.pool import Discovered
+from vllama_pool.router.discovery import Ask
+from vllama_pool.router.membership import TTL, Answer, Sink
+from vllama_pool.router.transport import Endpoint
+from vllama_pool.router.vetting import Endpoints
+from vllama_pool.workers import probe
+from vllama_pool.workers.abilities import abilities
+from vllama_pool.workers.allowlist import parse_url
+from vllama_pool.workers.probe import Health, Metrics, ProbeFailed, ProbeResult
+from vllama_pool.workers.record import Load, ModelInfo, WorkerRecord, WorkerState
 
 INTERVAL = 1.0
 """Seconds between two looks at a static worker, give or take a tenth."""

@@ -1,6 +1,6 @@
 """One router process, as `vllama serve` starts it: the application behind uvicorn on an inherited socket.
 
-    python -m router.process      with VLLAMA_LISTEN_FD, VLLAMA_PROCESS, VLLAMA_STATUS_FD and the settings as variables
+    python -m vllama_pool.router.process      with VLLAMA_LISTEN_FD, VLLAMA_PROCESS, VLLAMA_STATUS_FD and the settings as variables
 
 SIGTERM stops accepting, lets running answers finish within the settings' `grace`, and ends.
 """
@@ -17,14 +17,14 @@ from types import FrameType
 import uvicorn
 from pydantic import ValidationError
 
-from config.routing import RoutingError
-from config.settings import RouterSettings, explain
-from router.app import create_app
-from router.bounded import BoundedProtocol
-from router.gate import Gate
-from router.place import LISTEN_FD, PLACE, Place
-from workers.record import WorkerState
-from workers.status import Status, StatusPipe
+from vllama_pool.config.routing import RoutingError
+from vllama_pool.config.settings import RouterSettings, explain
+from vllama_pool.router.app import create_app
+from vllama_pool.router.bounded import BoundedProtocol
+from vllama_pool.router.gate import Gate
+from vllama_pool.router.place import LISTEN_FD, PLACE, Place
+from vllama_pool.workers.record import WorkerState
+from vllama_pool.workers.status import Status, StatusPipe
 
 FAILED = 3
 """Exit code of a process that could not start; uvicorn's own is the same."""

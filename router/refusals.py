@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from router.errors import AttemptFailed, Busy, ClientError, Lost, Unavailable
-from router.protocol.errors import classify
-from router.transport import Response
+from vllama_pool.router.errors import AttemptFailed, Busy, ClientError, Lost, Unavailable
+from vllama_pool.router.protocol.errors import classify
+from vllama_pool.router.transport import Response
 
 ERROR_BODY_LIMIT = 256 * 1024
 """Bytes of a worker's error body that are read."""

@@ -12,9 +12,9 @@ import enum
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, cast
 
-from router.protocol.operation import Fold
-from router.stepping import Suspended, resume, step
-from router.transport import Response, TransportError
+from vllama_pool.router.protocol.operation import Fold
+from vllama_pool.router.stepping import Suspended, resume, step
+from vllama_pool.router.transport import Response, TransportError
 
 SEND_FAILS = (OSError, RuntimeError)
 """What a server's `send` raises once its client is gone: uvloop's transports have a RuntimeError for it."""

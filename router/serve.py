@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from config import routing
-from config.settings import RegistrySettings, RouterSettings
-from router.access import startup_problem
-from router.children import Child
-from router.console import Console
-from router.launch import (
+from vllama_pool.config import routing
+from vllama_pool.config.settings import RegistrySettings, RouterSettings
+from vllama_pool.router.access import startup_problem
+from vllama_pool.router.children import Child
+from vllama_pool.router.console import Console
+from vllama_pool.router.launch import (
     CannotLaunch,
     Group,
     check_model,
@@ -29,8 +29,8 @@ from router.launch import (
     url,
     worker_spec,
 )
-from router.supervisor import EmbeddedStore, ExternalStore, Store, Supervisor
-from workers.launch import CannotStart, check_bound, find_program, is_free
+from vllama_pool.router.supervisor import EmbeddedStore, ExternalStore, Store, Supervisor
+from vllama_pool.workers.launch import CannotStart, check_bound, find_program, is_free
 
 
 @dataclass(frozen=True, slots=True)

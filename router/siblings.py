@@ -16,8 +16,8 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from router.merging import Report, Reports
-from router.place import Place
+from vllama_pool.router.merging import Report, Reports
+from vllama_pool.router.place import Place
 
 PATIENCE = 1.0
 """Seconds that a sibling has to answer."""

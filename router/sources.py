@@ -10,21 +10,21 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from config.routing import StaticWorker
-from config.settings import RouterSettings
-from router import probing
-from router.balance.pool import Pool
-from router.discovery import Discovery
-from router.probing import StaticWorkers
-from router.vetting import Endpoints, Vetting
-from router.virtual.keeper import Keeper
-from router.virtual.plans import UNSIGNED, WRITES_OFF
-from router.virtual.savefile import SaveFile
-from router.virtual.seals import Trust
-from router.virtual.store import Store
-from workers import embedded
-from workers.probe import http_client
-from workers.registry import Registry, connect
+from vllama_pool.config.routing import StaticWorker
+from vllama_pool.config.settings import RouterSettings
+from vllama_pool.router import probing
+from vllama_pool.router.balance.pool import Pool
+from vllama_pool.router.discovery import Discovery
+from vllama_pool.router.probing import StaticWorkers
+from vllama_pool.router.vetting import Endpoints, Vetting
+from vllama_pool.router.virtual.keeper import Keeper
+from vllama_pool.router.virtual.plans import UNSIGNED, WRITES_OFF
+from vllama_pool.router.virtual.savefile import SaveFile
+from vllama_pool.router.virtual.seals import Trust
+from vllama_pool.router.virtual.store import Store
+from vllama_pool.workers import embedded
+from vllama_pool.workers.probe import http_client
+from vllama_pool.workers.registry import Registry, connect
 
 
 @dataclass(frozen=True, slots=True)

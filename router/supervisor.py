@@ -21,12 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from router.children import Backoff, Child, Ended, Kind, Spec, Told
-from router.console import Console
-from workers.embedded import EmbeddedFailed, EmbeddedValkey, Owner, claim, wait_ready
-from workers.lifeline import signal_name
-from workers.registry import RegistryUnavailable
-from workers.status import Status
+from vllama_pool.router.children import Backoff, Child, Ended, Kind, Spec, Told
+from vllama_pool.router.console import Console
+from vllama_pool.workers.embedded import EmbeddedFailed, EmbeddedValkey, Owner, claim, wait_ready
+from vllama_pool.workers.lifeline import signal_name
+from vllama_pool.workers.registry import RegistryUnavailable
+from vllama_pool.workers.status import Status
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CLAIM_INTERVAL = 0.5

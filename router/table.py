@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from config.routing import RoutingTable
-from router.balance.view import WorkerView
+from vllama_pool.config.routing import RoutingTable
+from vllama_pool.router.balance.view import WorkerView
 
 GAP = 2
 """Blanks between two columns."""

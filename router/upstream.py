@@ -15,10 +15,10 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from router.transport import ConnectFailed, ConnectionLost, Endpoint
-from router.upstream_connection import Connection
-from router.upstream_exchange import Exchange
-from router.upstream_wire import request_head
+from vllama_pool.router.transport import ConnectFailed, ConnectionLost, Endpoint
+from vllama_pool.router.upstream_connection import Connection
+from vllama_pool.router.upstream_exchange import Exchange
+from vllama_pool.router.upstream_wire import request_head
 
 IDLE_EXPIRY = 4.0
 """Seconds. vLLM (uvicorn) closes idle connections after 5: ours must go first, or requests race the close."""
@@ -41,7 +41,7 @@ class Counts:
 
 
 class UpstreamClient:
-    """`router.transport.Client`, for one event loop. It sets no limit on connections: admission does."""
+    """`vllama_pool.router.transport.Client`, for one event loop. It sets no limit on connections: admission does."""
 
     def __init__(self, *, idle_expiry: float = IDLE_EXPIRY) -> None:
         self._pool = Pool(idle_expiry)
@@ -70,7 +70,7 @@ class UpstreamClient:
         connect_timeout: float,
         head_timeout: float | None,
     ) -> Exchange:
-        """As `router.transport.Client.send`. Raises ValueError, before anything is sent, for headers that
+        """As `vllama_pool.router.transport.Client.send`. Raises ValueError, before anything is sent, for headers that
         cannot be sent as what they are (see `request_head`)."""
         head = request_head(endpoint, method, path, headers, len(body))
         connection = self._pool.take(endpoint)

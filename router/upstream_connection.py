@@ -8,8 +8,8 @@ import socket
 import ssl
 from typing import Protocol, cast
 
-from router.transport import ConnectionLost, Endpoint
-from router.upstream_exchange import Exchange
+from vllama_pool.router.transport import ConnectionLost, Endpoint
+from vllama_pool.router.upstream_exchange import Exchange
 
 TAKEN_IN = 32 * 1024
 """Bytes of a request that the worker's kernel takes in, and acknowledges, even while the worker reads nothing."""

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import Protocol
 
-from router.transport import ConnectionLost, ResponseTimeout, Sink, TransportError
-from router.upstream_wire import ResponseParser
+from vllama_pool.router.transport import ConnectionLost, ResponseTimeout, Sink, TransportError
+from vllama_pool.router.upstream_wire import ResponseParser
 
 HIGH_WATER = 256 * 1024
 """Body bytes held for a caller that pulls before reading from the worker is paused."""
@@ -24,7 +24,7 @@ class Line(Protocol):
 
 
 class Exchange:
-    """`router.transport.Response`, once `head` has returned.
+    """`vllama_pool.router.transport.Response`, once `head` has returned.
 
     It lets go of its connection as soon as the response has ended, complete or not, so that the connection can
     serve the next request while this body is still being read from memory.

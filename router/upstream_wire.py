@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from router.transport import Endpoint, MalformedResponse
+from vllama_pool.router.transport import Endpoint, MalformedResponse
 
 MAX_HEAD = 64 * 1024
 """Bytes of a response head, and of anything else that is not body between two pieces of body."""

@@ -19,20 +19,20 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from config.settings import RegistrySettings, WorkerSettings
-from workers.announcer import Announcer, FencedOff
-from workers.attached import Attached
-from workers.embedded import EmbeddedFailed, address
-from workers.hosting import GaveUp, Hosted, Ready
-from workers.launch import AgentSpec, CannotStart
-from workers.lifeline import ORPHANED
-from workers.metadata import slim
-from workers.monitor import LOOK_TIMEOUT, Monitor
-from workers.plan import Plan, prepare
-from workers.probe import http_client
-from workers.record import WorkerRecord, WorkerState
-from workers.registry import InvalidRegistryAddress, Registry, RegistryUnavailable, connect
-from workers.status import Status, StatusPipe
+from vllama_pool.config.settings import RegistrySettings, WorkerSettings
+from vllama_pool.workers.announcer import Announcer, FencedOff
+from vllama_pool.workers.attached import Attached
+from vllama_pool.workers.embedded import EmbeddedFailed, address
+from vllama_pool.workers.hosting import GaveUp, Hosted, Ready
+from vllama_pool.workers.launch import AgentSpec, CannotStart
+from vllama_pool.workers.lifeline import ORPHANED
+from vllama_pool.workers.metadata import slim
+from vllama_pool.workers.monitor import LOOK_TIMEOUT, Monitor
+from vllama_pool.workers.plan import Plan, prepare
+from vllama_pool.workers.probe import http_client
+from vllama_pool.workers.record import WorkerRecord, WorkerState
+from vllama_pool.workers.registry import InvalidRegistryAddress, Registry, RegistryUnavailable, connect
+from vllama_pool.workers.status import Status, StatusPipe
 
 __all__ = ["Agent", "AgentSpec", "CannotStart", "run_agent"]
 

@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from workers.keys import BEAT_INTERVAL
-from workers.pacing import worth_telling
-from workers.record import Load, WorkerRecord
-from workers.registry import Fenced, Registered, RegistryUnavailable
+from vllama_pool.workers.keys import BEAT_INTERVAL
+from vllama_pool.workers.pacing import worth_telling
+from vllama_pool.workers.record import Load, WorkerRecord
+from vllama_pool.workers.registry import Fenced, Registered, RegistryUnavailable
 
 JITTER = 0.1
 """Share of the interval by which beats vary."""

@@ -10,15 +10,15 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from workers.abilities import Shown, abilities
-from workers.flags import Flags
-from workers.hosting import MISSES, Events, Ready
-from workers.launch import is_loopback
-from workers.metadata import Observed, describe
-from workers.monitor import IDLE_INTERVAL, Monitor
-from workers.probe import Health, ProbeResult, probe
-from workers.record import WorkerState
-from workers.warmup import WarmUpFailed, warm_up
+from vllama_pool.workers.abilities import Shown, abilities
+from vllama_pool.workers.flags import Flags
+from vllama_pool.workers.hosting import MISSES, Events, Ready
+from vllama_pool.workers.launch import is_loopback
+from vllama_pool.workers.metadata import Observed, describe
+from vllama_pool.workers.monitor import IDLE_INTERVAL, Monitor
+from vllama_pool.workers.probe import Health, ProbeResult, probe
+from vllama_pool.workers.record import WorkerState
+from vllama_pool.workers.warmup import WarmUpFailed, warm_up
 
 
 class Attached:

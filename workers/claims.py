@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from workers.launch import PORTS_TRIED, CannotStart, is_free
+from vllama_pool.workers.launch import PORTS_TRIED, CannotStart, is_free
 
 PATIENCE = 10.0
 """Seconds in which a killed agent's vLLM is surely gone."""

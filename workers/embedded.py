@@ -22,8 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from workers.lifeline import die_with_parent, signal_name
-from workers.registry import RegistryUnavailable, connect, ping
+from vllama_pool.workers.lifeline import die_with_parent, signal_name
+from vllama_pool.workers.registry import RegistryUnavailable, connect, ping
 
 MAX_SOCKET_PATH = 107
 """Bytes that fit into a socket address on Linux; macOS has three fewer."""

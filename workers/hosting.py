@@ -19,16 +19,16 @@ from typing import Protocol
 
 import httpx
 
-from workers.flags import Flags
-from workers.lastwords import last_words
-from workers.launch import Address, is_free, served_name
-from workers.metadata import Observed, describe
-from workers.monitor import Monitor
-from workers.pacing import Backoff, Quiet
-from workers.probe import Health, ProbeFailed, list_models, tasks, version
-from workers.process import Ended, Exit, ProcessState, Run, StartFailed, rotate, tail
-from workers.record import ModelInfo, WorkerState
-from workers.warmup import WarmUpFailed, warm_up
+from vllama_pool.workers.flags import Flags
+from vllama_pool.workers.lastwords import last_words
+from vllama_pool.workers.launch import Address, is_free, served_name
+from vllama_pool.workers.metadata import Observed, describe
+from vllama_pool.workers.monitor import Monitor
+from vllama_pool.workers.pacing import Backoff, Quiet
+from vllama_pool.workers.probe import Health, ProbeFailed, list_models, tasks, version
+from vllama_pool.workers.process import Ended, Exit, ProcessState, Run, StartFailed, rotate, tail
+from vllama_pool.workers.record import ModelInfo, WorkerState
+from vllama_pool.workers.warmup import WarmUpFailed, warm_up
 
 MISSES = 3
 """Looks in a row without an answer, a second each, after which a worker is no longer given requests."""

@@ -19,8 +19,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from workers.flags import Flags
-from workers.modelfiles import is_repository
+from vllama_pool.workers.flags import Flags
+from vllama_pool.workers.modelfiles import is_repository
 
 KEEP_ALIVE = 65
 """Seconds that vLLM keeps an idle connection; its own 5 make routers reconnect all the time."""
@@ -94,7 +94,7 @@ def find_program(engine: str, env: Mapping[str, str]) -> tuple[str, ...]:
     $VLLAMA_VLLM, a command line, comes first; then the `vllm` beside this Python; then the one on PATH.
     """
     if engine == "simulated":
-        return (sys.executable, "-m", "workers.simulated")
+        return (sys.executable, "-m", "vllama_pool.workers.simulated")
     if given := shlex.split(env.get("VLLAMA_VLLM", "")):
         if shutil.which(given[0], path=env.get("PATH")) is None:
             raise CannotStart(f"cannot run {given[0]}: there is no such program; correct VLLAMA_VLLM")

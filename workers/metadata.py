@@ -15,13 +15,13 @@ from pathlib import Path
 
 import msgspec
 
-from workers import safetensors
-from workers.flags import Flags
-from workers.modelconfig import Config, media, model_info, number, quantization, text_config
-from workers.modelfiles import ModelFiles, locate
-from workers.probe import ServedModel, model_infos
-from workers.record import ModelInfo
-from workers.speech import chat_templates, has_mistral_tokenizer
+from vllama_pool.workers import safetensors
+from vllama_pool.workers.flags import Flags
+from vllama_pool.workers.modelconfig import Config, media, model_info, number, quantization, text_config
+from vllama_pool.workers.modelfiles import ModelFiles, locate
+from vllama_pool.workers.probe import ServedModel, model_infos
+from vllama_pool.workers.record import ModelInfo
+from vllama_pool.workers.speech import chat_templates, has_mistral_tokenizer
 
 MAX_LICENSE = 32 << 10
 """Bytes of licence text that go into a record."""

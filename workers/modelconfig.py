@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from workers.flags import Flags
+from vllama_pool.workers.flags import Flags
 
 Config = Mapping[str, Any]
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import msgspec
 
-from workers import safetensors
-from workers.safetensors import MalformedHeader, Weights
+from vllama_pool.workers import safetensors
+from vllama_pool.workers.safetensors import MalformedHeader, Weights
 
 MAX_TEXT = 256 << 10
 """Bytes of a template, a licence or a README beyond which it is left alone."""

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import httpx
 import msgspec
 
-from workers.pacing import TokenRate
-from workers.probe import Health, Metrics, ProbeFailed, check_health, scrape
-from workers.record import Load, WorkerState
+from vllama_pool.workers.pacing import TokenRate
+from vllama_pool.workers.probe import Health, Metrics, ProbeFailed, check_health, scrape
+from vllama_pool.workers.record import Load, WorkerState
 
 LOOK_TIMEOUT = 1.0
 """Seconds for one look, to be the client's time-out. vLLM answers in some 10 ms."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from workers.probe import Metrics
-from workers.record import Load
+from vllama_pool.workers.probe import Metrics
+from vllama_pool.workers.record import Load
 
 UNKNOWN_SLOTS = 8
 """What counts as all slots where nobody knows, for early beats only."""

@@ -11,8 +11,8 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from workers.flags import Flags
-from workers.speech import Speech
+from vllama_pool.workers.flags import Flags
+from vllama_pool.workers.speech import Speech
 
 TOOLS = "--tool-call-parser"
 AUTO = "--enable-auto-tool-choice"

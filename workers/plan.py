@@ -12,12 +12,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from urllib.parse import SplitResult, urlsplit
 
-from config.settings import RegistrySettings, WorkerSettings
-from workers import claims, metadata, parsers, structured
-from workers.flags import Flags
-from workers.hosting import Launch
-from workers.keys import check_worker_id
-from workers.launch import (
+from vllama_pool.config.settings import RegistrySettings, WorkerSettings
+from vllama_pool.workers import claims, metadata, parsers, structured
+from vllama_pool.workers.flags import Flags
+from vllama_pool.workers.hosting import Launch
+from vllama_pool.workers.keys import check_worker_id
+from vllama_pool.workers.launch import (
     Address,
     AgentSpec,
     CannotStart,
@@ -35,9 +35,9 @@ from workers.launch import (
     without_compiler,
     worker_id,
 )
-from workers.modelfiles import locate
-from workers.simulated import description
-from workers.speech import read_speech
+from vllama_pool.workers.modelfiles import locate
+from vllama_pool.workers.simulated import description
+from vllama_pool.workers.speech import read_speech
 
 
 @dataclass(frozen=True, slots=True)

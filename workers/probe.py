@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import httpx
 import msgspec
 
-from workers.record import Load, ModelInfo, WorkerState
+from vllama_pool.workers.record import Load, ModelInfo, WorkerState
 
 TIMEOUT = 2.0
 """Seconds that one question may take where the caller says nothing else."""

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import httpx
 
-from workers import guardian
-from workers.lifeline import signal_name
-from workers.probe import Health, check_health
+from vllama_pool.workers import guardian
+from vllama_pool.workers.lifeline import signal_name
+from vllama_pool.workers.probe import Health, check_health
 
 POLL_INTERVAL = 0.25
 """Seconds between two looks at /health while vLLM starts."""

@@ -32,10 +32,10 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from workers.keys import COLLECT_AFTER, ROUTER_TTL, Keys, check_worker_id
-from workers.record import Load, WorkerRecord
-from workers.signature import seal
-from workers.wire import (
+from vllama_pool.workers.keys import COLLECT_AFTER, ROUTER_TTL, Keys, check_worker_id
+from vllama_pool.workers.record import Load, WorkerRecord
+from vllama_pool.workers.signature import seal
+from vllama_pool.workers.wire import (
     Event,
     ModelSeen,
     Report,
@@ -146,7 +146,7 @@ class Registry:
         self._silence = silence
         self._count = itertools.count(1)
         self._where = _address(redis)
-        folder = resources.files("workers") / "scripts"
+        folder = resources.files("vllama_pool.workers") / "scripts"
         self._register, self._beat, self._leave, self._snapshot, self._models, self._put_model = (
             redis.register_script((folder / f"{name}.lua").read_text("utf-8"))
             for name in ("register", "beat", "leave", "snapshot", "models", "put_model")

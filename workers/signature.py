@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import msgspec
 
-from workers.record import WorkerRecord
+from vllama_pool.workers.record import WorkerRecord
 
 MAX_ENVELOPE = 1 << 20
 """Bytes. Larger than any record with its models' templates; a bound on what routers will parse."""

@@ -9,8 +9,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers.flags import Flags
-from workers.modelfiles import MAX_TEXT, ModelFiles
+from vllama_pool.workers.flags import Flags
+from vllama_pool.workers.modelfiles import MAX_TEXT, ModelFiles
 
 _MISTRAL_FILES = ("tekken.json", "tokenizer.model.v3", "tokenizer.model.v7")
 _VOCABULARIES = ("added_tokens.json", "tokenizer_config.json", "tokenizer.json")

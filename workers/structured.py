@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import re
 
-from workers.flags import Flags
-from workers.speech import Speech
+from vllama_pool.workers.flags import Flags
+from vllama_pool.workers.speech import Speech
 
 CONFIG = "--structured-outputs-config"
 COMPACT = json.dumps({"backend": "guidance", "disable_any_whitespace": True}, separators=(",", ":"))

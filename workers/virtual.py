@@ -11,9 +11,9 @@ from typing import Annotated, Any
 
 import msgspec
 
-from config.names import InvalidName, parse
-from workers.record import YEAR_10000
-from workers.signature import RecordRefused, decode, unwrap, wrap
+from vllama_pool.config.names import InvalidName, parse
+from vllama_pool.workers.record import YEAR_10000
+from vllama_pool.workers.signature import RecordRefused, decode, unwrap, wrap
 
 
 class VirtualModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from workers.record import Load, WorkerState
+from vllama_pool.workers.record import Load, WorkerState
 
 _MAX_NOTE = 200
 

@@ -6,8 +6,8 @@ have no slot: however many prompts arrive at once, those that run are not refuse
 
 from __future__ import annotations
 
-from router.balance.routes import Resolution
-from router.errors import ServerBusy
+from vllama_pool.router.balance.routes import Resolution
+from vllama_pool.router.errors import ServerBusy
 
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 """Ollama's own words, with two spaces (R161)."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 
-from router.errors import AttemptFailed, Faulty, Lost, Refused, Unavailable
+from vllama_pool.router.errors import AttemptFailed, Faulty, Lost, Refused, Unavailable
 
 
 class Circuit(enum.StrEnum):

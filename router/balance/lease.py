@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from router.balance.worker import Worker
-from router.errors import AttemptFailed
+from vllama_pool.router.balance.worker import Worker
+from vllama_pool.router.errors import AttemptFailed
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from config.names import lookup_key
-from router.balance.lease import Lease
-from router.balance.speed import relative
-from router.balance.worker import Target, Worker
-from router.transport import Endpoint
-from workers.record import Load, WorkerRecord
+from vllama_pool.config.names import lookup_key
+from vllama_pool.router.balance.lease import Lease
+from vllama_pool.router.balance.speed import relative
+from vllama_pool.router.balance.worker import Target, Worker
+from vllama_pool.router.transport import Endpoint
+from vllama_pool.workers.record import Load, WorkerRecord
 
 WEIGH_EVERY = 0.5
 """Seconds between two looks at how fast the workers are relative to each other."""

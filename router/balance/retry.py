@@ -18,8 +18,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from router.balance.select import Outlook
-from router.errors import AttemptFailed, Busy, Faulty, Lost, ModelGone, Refused, Unavailable
+from vllama_pool.router.balance.select import Outlook
+from vllama_pool.router.errors import AttemptFailed, Busy, Faulty, Lost, ModelGone, Refused, Unavailable
 
 MAX_ATTEMPTS = 3
 SHORTEST, LONGEST = 0.05, 0.5

@@ -14,16 +14,16 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from config.defaults import NONE, Defaults
-from config.names import InvalidName, lookup_key, parse
-from config.routing import LEAST_LOAD, ModelRoute, RoutingTable, ServeTarget
-from router.balance import select
-from router.balance.pool import Pool
-from router.balance.select import POLICIES, Outlook, Policy
-from router.balance.worker import Target
-from router.errors import NoWorker
-from workers.record import ModelInfo
-from workers.virtual import VirtualModel
+from vllama_pool.config.defaults import NONE, Defaults
+from vllama_pool.config.names import InvalidName, lookup_key, parse
+from vllama_pool.config.routing import LEAST_LOAD, ModelRoute, RoutingTable, ServeTarget
+from vllama_pool.router.balance import select
+from vllama_pool.router.balance.pool import Pool
+from vllama_pool.router.balance.select import POLICIES, Outlook, Policy
+from vllama_pool.router.balance.worker import Target
+from vllama_pool.router.errors import NoWorker
+from vllama_pool.workers.record import ModelInfo
+from vllama_pool.workers.virtual import VirtualModel
 
 RETRY_AFTER = 5
 """Seconds that a client is asked to wait for a model without a worker."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from router.balance.worker import Target, Worker
+from vllama_pool.router.balance.worker import Target, Worker
 
 Policy = Callable[[Sequence[Worker], float, random.Random], Worker]
 """`(candidates, now, rng) -> worker`. There is at least one candidate."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from router.balance.worker import Worker
+from vllama_pool.router.balance.worker import Worker
 
 
 class WorkerView(msgspec.Struct, frozen=True, kw_only=True):

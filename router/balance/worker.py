@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from router.balance.health import Health
-from router.balance.speed import SETTLED, Rate
-from router.errors import AttemptFailed, Busy, ModelGone
-from router.transport import Endpoint
-from workers.record import Load, ModelInfo, WorkerRecord, WorkerState
+from vllama_pool.router.balance.health import Health
+from vllama_pool.router.balance.speed import SETTLED, Rate
+from vllama_pool.router.errors import AttemptFailed, Busy, ModelGone
+from vllama_pool.router.transport import Endpoint
+from vllama_pool.workers.record import Load, ModelInfo, WorkerRecord, WorkerState
 
 SLOW_START = 10.0
 """Seconds over which a new, restarted or readmitted worker comes to its full share."""

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from config import routing
-from router.commands.common import Wrong
-from router.commands.terminal import output, show
-from router.table import routing_table
+from vllama_pool.config import routing
+from vllama_pool.router.commands.common import Wrong
+from vllama_pool.router.commands.terminal import output, show
+from vllama_pool.router.table import routing_table
 
 
 @click.command("check", short_help="Check a routing file.")

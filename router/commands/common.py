@@ -8,11 +8,11 @@ from typing import IO, Any, TypeVar
 import click
 from pydantic import ValidationError
 
-from config.environment import unknown, variables_of
-from config.ollama import without_effect
-from config.settings import RouterSettings, WorkerSettings, explain
-from router.place import LISTEN_FD, PLACE
-from workers.status import STATUS_FD
+from vllama_pool.config.environment import unknown, variables_of
+from vllama_pool.config.ollama import without_effect
+from vllama_pool.config.settings import RouterSettings, WorkerSettings, explain
+from vllama_pool.router.place import LISTEN_FD, PLACE
+from vllama_pool.workers.status import STATUS_FD
 
 SettingsT = TypeVar("SettingsT", RouterSettings, WorkerSettings)
 

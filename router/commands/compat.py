@@ -12,18 +12,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from router.commands.common import Wrong
-from router.commands.terminal import output, show
-from router.compat.check import Check
-from router.compat.checks import CHECKS
-from router.compat.models import Listed, Models, capabilities, choose, listed
-from router.compat.report import WIDE, Row, by_rule, closing, machine, table
-from router.compat.rule import Rule
-from router.compat.rules import RULES
-from router.compat.runner import Result, run
-from router.compat.target import Target
-from router.compat.wire import BadAnswer, Place, place, reason
-from router.table import plain
+from vllama_pool.router.commands.common import Wrong
+from vllama_pool.router.commands.terminal import output, show
+from vllama_pool.router.compat.check import Check
+from vllama_pool.router.compat.checks import CHECKS
+from vllama_pool.router.compat.models import Listed, Models, capabilities, choose, listed
+from vllama_pool.router.compat.report import WIDE, Row, by_rule, closing, machine, table
+from vllama_pool.router.compat.rule import Rule
+from vllama_pool.router.compat.rules import RULES
+from vllama_pool.router.compat.runner import Result, run
+from vllama_pool.router.compat.target import Target
+from vllama_pool.router.compat.wire import BadAnswer, Place, place, reason
+from vllama_pool.router.table import plain
 
 
 class CouldNotRun(Wrong):

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 import click
 
-from router.commands.common import PASS_ON
-from router.launch import Group
-from workers.launch import ENGINES
+from vllama_pool.router.commands.common import PASS_ON
+from vllama_pool.router.launch import Group
+from vllama_pool.workers.launch import ENGINES
 
 AND = "--and"
 _FURTHER = "vllama.further_groups"

@@ -7,8 +7,8 @@ import secrets
 
 import click
 
-from config.keys import parse_keys
-from router.commands.common import Wrong
+from vllama_pool.config.keys import parse_keys
+from vllama_pool.router.commands.common import Wrong
 
 
 @click.group("key")

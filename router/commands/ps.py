@@ -6,12 +6,12 @@ import click
 import httpx
 import msgspec
 
-from config.settings import RouterSettings
-from router.commands.common import Wrong, read
-from router.commands.terminal import output, show
-from router.launch import url
-from router.merging import WorkersPage
-from router.table import workers_table
+from vllama_pool.config.settings import RouterSettings
+from vllama_pool.router.commands.common import Wrong, read
+from vllama_pool.router.commands.terminal import output, show
+from vllama_pool.router.launch import url
+from vllama_pool.router.merging import WorkersPage
+from vllama_pool.router.table import workers_table
 
 
 @click.command("ps", short_help="Show the workers: models, state and load.")

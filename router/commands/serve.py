@@ -6,14 +6,14 @@ import sys
 
 import click
 
-from config.routing import RoutingError
-from config.settings import RouterSettings, WorkerSettings
-from router.commands.common import PASS_ON, Wrong, export, read, warn_of_unknown
-from router.commands.groups import Grouped, further_groups, group, of_a_group
-from router.console import Console
-from router.launch import CannotLaunch
-from router.serve import Workers
-from router.serve import serve as run_serve
+from vllama_pool.config.routing import RoutingError
+from vllama_pool.config.settings import RouterSettings, WorkerSettings
+from vllama_pool.router.commands.common import PASS_ON, Wrong, export, read, warn_of_unknown
+from vllama_pool.router.commands.groups import Grouped, further_groups, group, of_a_group
+from vllama_pool.router.console import Console
+from vllama_pool.router.launch import CannotLaunch
+from vllama_pool.router.serve import Workers
+from vllama_pool.router.serve import serve as run_serve
 
 
 @click.command(

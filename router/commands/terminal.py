@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from router.commands.common import Wrong
+from vllama_pool.router.commands.common import Wrong
 
 PIPED_WIDTH = 1000
 """Columns of a table that is not for a terminal: wide enough for scripts to find a worker on one line."""

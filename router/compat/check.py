@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import ModuleType
 
-from router.compat.target import Target
+from vllama_pool.router.compat.target import Target
 
 Ask = Callable[[Target], Awaitable[None]]
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from router.compat.wire import Reply
+from vllama_pool.router.compat.wire import Reply
 
 LONGEST = 120
 """Characters of what came that are shown."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import groupby
 
-from router.compat.rule import Rule
-from router.compat.rules_endpoints import ENDPOINTS
-from router.compat.rules_everywhere import EVERYWHERE
+from vllama_pool.router.compat.rule import Rule
+from vllama_pool.router.compat.rules_endpoints import ENDPOINTS
+from vllama_pool.router.compat.rules_everywhere import EVERYWHERE
 
 RULES: tuple[Rule, ...] = (*ENDPOINTS, *EVERYWHERE)
 """R001 to R201, in order."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router.compat.rule import Rule
+from vllama_pool.router.compat.rule import Rule
 
 ROUTES, WIRE, GENERATE, CHAT = "routes", "requests and answers", "generate", "chat"
 LOADING, THINKING, EMBED, WRITES, CATALOGUE = "loading", "thinking", "embeddings", "pull and create", "catalogue"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from router.compat.rule import Rule
-from router.compat.rules_endpoints import FAULT, LONG, SENT, V1
+from vllama_pool.router.compat.rule import Rule
+from vllama_pool.router.compat.rules_endpoints import FAULT, LONG, SENT, V1
 
 OPTIONS, ERRORS, NAMES, HEADERS, ENVIRONMENT = "options", "errors", "names", "headers", "environment"
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from router.compat.check import Check
-from router.compat.expect import Differs, Skipped
-from router.compat.target import Target
-from router.compat.wire import BadAnswer, reason
+from vllama_pool.router.compat.check import Check
+from vllama_pool.router.compat.expect import Differs, Skipped
+from vllama_pool.router.compat.target import Target
+from vllama_pool.router.compat.wire import BadAnswer, reason
 
 PATIENCE = 3
 """Answers in a row that may stay away before nothing more is asked: each costs a whole time-out."""

@@ -7,9 +7,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from router.compat.expect import Skipped
-from router.compat.models import Models
-from router.compat.wire import Connection, Place, Reply
+from vllama_pool.router.compat.expect import Skipped
+from vllama_pool.router.compat.models import Models
+from vllama_pool.router.compat.wire import Connection, Place, Reply
 
 FEW = {"num_predict": 8, "temperature": 0, "seed": 1}
 """Options of a short answer."""

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from router.aside import aside
-from router.errors import ClientError, TooLarge
-from router.presence import ClientGone
-from router.protocol.shapes import error_body
+from vllama_pool.router.aside import aside
+from vllama_pool.router.errors import ClientError, TooLarge
+from vllama_pool.router.presence import ClientGone
+from vllama_pool.router.protocol.shapes import error_body
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

@@ -10,15 +10,15 @@ from litestar.datastructures import State
 from litestar.enums import HttpMethod
 from litestar.handlers import HTTPRouteHandler
 
-from router.balance.pool import Pool
-from router.balance.routes import Listed, Routes
-from router.handlers.asgi import JSON, decoded
-from router.protocol import catalogue, show
-from router.protocol.catalogue import CatalogueModel
-from router.protocol.lifetimes import Lifetimes
-from router.protocol.naming import NO_CLOUD_DETAILS, unknown_model
-from router.protocol.operation import Clock
-from workers.virtual import made_digest
+from vllama_pool.router.balance.pool import Pool
+from vllama_pool.router.balance.routes import Listed, Routes
+from vllama_pool.router.handlers.asgi import JSON, decoded
+from vllama_pool.router.protocol import catalogue, show
+from vllama_pool.router.protocol.catalogue import CatalogueModel
+from vllama_pool.router.protocol.lifetimes import Lifetimes
+from vllama_pool.router.protocol.naming import NO_CLOUD_DETAILS, unknown_model
+from vllama_pool.router.protocol.operation import Clock
+from vllama_pool.workers.virtual import made_digest
 
 
 def catalogue_routes(

@@ -10,9 +10,9 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFou
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.types import ExceptionHandlersMap
 
-from router.errors import ClientError
-from router.handlers.asgi import JSON, too_large
-from router.protocol.shapes import error_body
+from vllama_pool.router.errors import ClientError
+from vllama_pool.router.handlers.asgi import JSON, too_large
+from vllama_pool.router.protocol.shapes import error_body
 
 log = logging.getLogger("vllama.router")
 

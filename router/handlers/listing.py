@@ -8,14 +8,14 @@ from litestar import Request, Response, get
 from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 
-from router.balance.pool import Pool
-from router.balance.routes import Routes
-from router.handlers.asgi import JSON
-from router.handlers.catalogue import as_model
-from router.protocol import listing
-from router.protocol.catalogue import CatalogueModel
-from router.protocol.naming import NO_CLOUD_DETAILS, unknown_model
-from router.protocol.show import not_found
+from vllama_pool.router.balance.pool import Pool
+from vllama_pool.router.balance.routes import Routes
+from vllama_pool.router.handlers.asgi import JSON
+from vllama_pool.router.handlers.catalogue import as_model
+from vllama_pool.router.protocol import listing
+from vllama_pool.router.protocol.catalogue import CatalogueModel
+from vllama_pool.router.protocol.naming import NO_CLOUD_DETAILS, unknown_model
+from vllama_pool.router.protocol.show import not_found
 
 _ONE = "/v1/models/"
 

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
 from typing import Any
 
-from router.errors import ClientError, TooLarge, UnknownEncoding
-from router.handlers.asgi import (
+from vllama_pool.router.errors import ClientError, TooLarge, UnknownEncoding
+from vllama_pool.router.handlers.asgi import (
     Receive,
     Scope,
     Send,
@@ -23,11 +23,11 @@ from router.handlers.asgi import (
     send_whole,
     too_large,
 )
-from router.handlers.errors import NOT_ALLOWED, NOT_FOUND, TEXT
-from router.paths import NotAllowed, Paths, Redirect, Verdict
-from router.presence import ClientGone
-from router.protocol.fixed import Fixed, Question
-from router.protocol.shapes import error_body
+from vllama_pool.router.handlers.errors import NOT_ALLOWED, NOT_FOUND, TEXT
+from vllama_pool.router.paths import NotAllowed, Paths, Redirect, Verdict
+from vllama_pool.router.presence import ClientGone
+from vllama_pool.router.protocol.fixed import Fixed, Question
+from vllama_pool.router.protocol.shapes import error_body
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 JSON_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from router.protocol import openai
-from router.protocol.logprobs import Entry
-from router.protocol.operation import Timing, Usage
-from router.protocol.tool_calls import AnswerCall, ToolCalls
+from vllama_pool.router.protocol import openai
+from vllama_pool.router.protocol.logprobs import Entry
+from vllama_pool.router.protocol.operation import Timing, Usage
+from vllama_pool.router.protocol.tool_calls import AnswerCall, ToolCalls
 
 _MS = 1_000_000
 

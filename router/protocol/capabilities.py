@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from config.names import InvalidName, parse
-from router.errors import BadRequest
-from workers.record import ModelInfo
+from vllama_pool.config.names import InvalidName, parse
+from vllama_pool.router.errors import BadRequest
+from vllama_pool.workers.record import ModelInfo
 
 
 def refuse_image_makers(info: ModelInfo) -> None:

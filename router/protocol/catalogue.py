@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 
-from config.defaults import NONE, Defaults
-from router.protocol.clock import rfc3339
-from router.protocol.lines import encode
-from workers.record import ModelInfo
+from vllama_pool.config.defaults import NONE, Defaults
+from vllama_pool.router.protocol.clock import rfc3339
+from vllama_pool.router.protocol.lines import encode
+from vllama_pool.workers.record import ModelInfo
 
 CAPABILITIES = ("completion", "tools", "insert", "vision", "embedding", "thinking", "audio")
 """The closed set that clients know (R176), without `image`: it would make the CLI refuse the model."""

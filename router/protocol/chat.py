@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from config.defaults import Defaults
-from router.errors import AttemptFailed, BadRequest
-from router.protocol import (
+from vllama_pool.config.defaults import Defaults
+from vllama_pool.router.errors import AttemptFailed, BadRequest
+from vllama_pool.router.protocol import (
     capabilities,
     durations,
     formats,
@@ -20,15 +20,15 @@ from router.protocol import (
     shorten,
     thinking,
 )
-from router.protocol.answer import Final, Piece
-from router.protocol.clock import rfc3339
-from router.protocol.fold import AnswerFold
-from router.protocol.logprobs import Entry
-from router.protocol.operation import Clock, Outgoing, Reply, Step, Timing
-from router.protocol.render import DebugInfo
-from router.protocol.requests import ChatRequest, InferenceRequest
-from router.protocol.tool_calls import AnswerCall
-from workers.record import ModelInfo
+from vllama_pool.router.protocol.answer import Final, Piece
+from vllama_pool.router.protocol.clock import rfc3339
+from vllama_pool.router.protocol.fold import AnswerFold
+from vllama_pool.router.protocol.logprobs import Entry
+from vllama_pool.router.protocol.operation import Clock, Outgoing, Reply, Step, Timing
+from vllama_pool.router.protocol.render import DebugInfo
+from vllama_pool.router.protocol.requests import ChatRequest, InferenceRequest
+from vllama_pool.router.protocol.tool_calls import AnswerCall
+from vllama_pool.workers.record import ModelInfo
 
 NO_TEMPLATE = 'chat needs a chat template and "{model}" has none: use /api/generate, or start vLLM with --chat-template'
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from config.names import ConflictingSource, InvalidName, parse
-from router.errors import BadRequest, ClientError, ModelNotFound
-from router.protocol import gojson
-from router.protocol.gojson import STRING, struct
+from vllama_pool.config.names import ConflictingSource, InvalidName, parse
+from vllama_pool.router.errors import BadRequest, ClientError, ModelNotFound
+from vllama_pool.router.protocol import gojson
+from vllama_pool.router.protocol.gojson import STRING, struct
 
 
 class CopyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -7,12 +7,12 @@ from typing import Any
 
 import msgspec
 
-from router.errors import BadRequest, ClientError, TooLarge
-from router.protocol import gojson, options
-from router.protocol.fixed import BAD_DIGEST, DIGEST, NO_FILES
-from router.protocol.gojson import ANY, BOOL, OBJECT, STRING, GoType, list_of, struct
-from router.protocol.lines import encode
-from router.protocol.requests import brought
+from vllama_pool.router.errors import BadRequest, ClientError, TooLarge
+from vllama_pool.router.protocol import gojson, options
+from vllama_pool.router.protocol.fixed import BAD_DIGEST, DIGEST, NO_FILES
+from vllama_pool.router.protocol.gojson import ANY, BOOL, OBJECT, STRING, GoType, list_of, struct
+from vllama_pool.router.protocol.lines import encode
+from vllama_pool.router.protocol.requests import brought
 
 NEITHER = "neither 'from' or 'files' was specified"
 BAD_PATH = "file path must be relative"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from router.errors import BadRequest
+from vllama_pool.router.errors import BadRequest
 
 SECOND = 1_000_000_000
 FOREVER = 2**63 - 1

@@ -12,15 +12,15 @@ from typing import Any
 
 import msgspec
 
-from config.defaults import Defaults
-from router.errors import AttemptFailed, BadRequest, ModelNotFound, Refused
-from router.protocol import errors, gojson, openai, options, requests, tokens
-from router.protocol.durations import keep_alive
-from router.protocol.gojson import ANY, BOOL, INT, OBJECT, STRING, struct
-from router.protocol.lines import encode
-from router.protocol.openai import Counted
-from router.protocol.operation import Outgoing, Reply, Step
-from workers.record import ModelInfo
+from vllama_pool.config.defaults import Defaults
+from vllama_pool.router.errors import AttemptFailed, BadRequest, ModelNotFound, Refused
+from vllama_pool.router.protocol import errors, gojson, openai, options, requests, tokens
+from vllama_pool.router.protocol.durations import keep_alive
+from vllama_pool.router.protocol.gojson import ANY, BOOL, INT, OBJECT, STRING, struct
+from vllama_pool.router.protocol.lines import encode
+from vllama_pool.router.protocol.openai import Counted
+from vllama_pool.router.protocol.operation import Outgoing, Reply, Step
+from vllama_pool.workers.record import ModelInfo
 
 EMBEDDINGS_PATH = "/v1/embeddings"
 

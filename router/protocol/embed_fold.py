@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from router.protocol import vectors
-from router.protocol.embed import EmbedRequest
-from router.protocol.lines import encode
-from router.protocol.openai import Usage as Counted
-from router.protocol.operation import Clock, StreamFailure, Timing, Usage
+from vllama_pool.router.protocol import vectors
+from vllama_pool.router.protocol.embed import EmbedRequest
+from vllama_pool.router.protocol.lines import encode
+from vllama_pool.router.protocol.openai import Usage as Counted
+from vllama_pool.router.protocol.operation import Clock, StreamFailure, Timing, Usage
 
 NOT_UNDERSTOOD = "the worker's vectors are not understood: "
 

@@ -6,9 +6,9 @@ import re
 
 import msgspec
 
-from router.errors import AttemptFailed, Busy, Faulty, Lost, ModelGone, Refused, Unavailable
-from router.protocol.openai import ErrorBody
-from router.protocol.operation import StreamFailure
+from vllama_pool.router.errors import AttemptFailed, Busy, Faulty, Lost, ModelGone, Refused, Unavailable
+from vllama_pool.router.protocol.openai import ErrorBody
+from vllama_pool.router.protocol.operation import StreamFailure
 
 CONTEXT_EXCEEDED = (
     "the prompt is longer than the context length currently available to the model; shorten the prompt, adjust the "

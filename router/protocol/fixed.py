@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import msgspec
 
-from router.errors import BadRequest
-from router.protocol import gojson
-from router.protocol.gojson import BOOL, STRING, GoType, struct
-from router.protocol.lines import JSON, encode
-from router.protocol.operation import Reply
-from router.protocol.shapes import error_body
+from vllama_pool.router.errors import BadRequest
+from vllama_pool.router.protocol import gojson
+from vllama_pool.router.protocol.gojson import BOOL, STRING, GoType, struct
+from vllama_pool.router.protocol.lines import JSON, encode
+from vllama_pool.router.protocol.operation import Reply
+from vllama_pool.router.protocol.shapes import error_body
 
 TEXT = "text/plain; charset=utf-8"
 RUNNING = b"Ollama is running"

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import msgspec
 
-from router.protocol import errors, openai
-from router.protocol.answer import Lines, Piece, Pieces, Seen
-from router.protocol.clock import Stamps
-from router.protocol.framing import EventSplitter, EventTooLong
-from router.protocol.lines import encode
-from router.protocol.logprobs import Entry
-from router.protocol.logprobs import translate as translate_logprobs
-from router.protocol.operation import Clock, StreamFailure, Timing, Usage
-from router.protocol.thoughts import Thoughts
-from router.protocol.tool_calls import BrokenArguments
+from vllama_pool.router.protocol import errors, openai
+from vllama_pool.router.protocol.answer import Lines, Piece, Pieces, Seen
+from vllama_pool.router.protocol.clock import Stamps
+from vllama_pool.router.protocol.framing import EventSplitter, EventTooLong
+from vllama_pool.router.protocol.lines import encode
+from vllama_pool.router.protocol.logprobs import Entry
+from vllama_pool.router.protocol.logprobs import translate as translate_logprobs
+from vllama_pool.router.protocol.operation import Clock, StreamFailure, Timing, Usage
+from vllama_pool.router.protocol.thoughts import Thoughts
+from vllama_pool.router.protocol.tool_calls import BrokenArguments
 
 RUNNER_ERROR = "an error was encountered while running the model: "
 """How Ollama begins an error in mid-answer (R163)."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from router.errors import ClientError
-from router.protocol.openai import JsonSchema, ResponseFormat
+from vllama_pool.router.errors import ClientError
+from vllama_pool.router.protocol.openai import JsonSchema, ResponseFormat
 
 _UNSET = (b"", b"null", b'""')
 

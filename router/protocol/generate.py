@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from config.defaults import Defaults
-from router.errors import AttemptFailed, BadRequest
-from router.protocol import (
+from vllama_pool.config.defaults import Defaults
+from vllama_pool.router.errors import AttemptFailed, BadRequest
+from vllama_pool.router.protocol import (
     capabilities,
     durations,
     formats,
@@ -26,15 +26,15 @@ from router.protocol import (
     thoughts,
     tokens,
 )
-from router.protocol.chat import completed
-from router.protocol.clock import rfc3339
-from router.protocol.fold import AnswerFold
-from router.protocol.generate_lines import Answer, GenerateLines
-from router.protocol.operation import Clock, Outgoing, Reply, Step, Timing
-from router.protocol.render import DebugInfo
-from router.protocol.requests import GenerateRequest, brought
-from router.protocol.thoughts import Thoughts
-from workers.record import ModelInfo
+from vllama_pool.router.protocol.chat import completed
+from vllama_pool.router.protocol.clock import rfc3339
+from vllama_pool.router.protocol.fold import AnswerFold
+from vllama_pool.router.protocol.generate_lines import Answer, GenerateLines
+from vllama_pool.router.protocol.operation import Clock, Outgoing, Reply, Step, Timing
+from vllama_pool.router.protocol.render import DebugInfo
+from vllama_pool.router.protocol.requests import GenerateRequest, brought
+from vllama_pool.router.protocol.thoughts import Thoughts
+from vllama_pool.workers.record import ModelInfo
 
 RAW_CONFLICT = "raw mode does not support template, system, or context"
 NO_TEMPLATES = "template is not supported: vLLM renders the model's own chat template; use raw for a prompt of your own"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from router.protocol import lines
-from router.protocol.answer import Final, Piece
-from router.protocol.logprobs import Entry
-from router.protocol.render import DebugInfo
-from router.protocol.tool_calls import AnswerCall
+from vllama_pool.router.protocol import lines
+from vllama_pool.router.protocol.answer import Final, Piece
+from vllama_pool.router.protocol.logprobs import Entry
+from vllama_pool.router.protocol.render import DebugInfo
+from vllama_pool.router.protocol.tool_calls import AnswerCall
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

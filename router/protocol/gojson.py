@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from router.errors import BadRequest
+from vllama_pool.router.errors import BadRequest
 
 MAX_DEPTH = 10_000
 MOST_SCANNED = 16 * 1024

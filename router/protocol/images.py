@@ -6,7 +6,7 @@ import binascii
 import re
 from collections.abc import Iterable
 
-from router.errors import BadRequest
+from vllama_pool.router.errors import BadRequest
 
 _ILLEGAL = re.compile(r"[^A-Za-z0-9+/\r\n]")
 _NEWLINES = re.compile(r"[\r\n]*")

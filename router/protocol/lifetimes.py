@@ -5,7 +5,7 @@ Nothing is ever unloaded for it. Time is passed in, as Unix nanoseconds.
 
 from __future__ import annotations
 
-from router.protocol.durations import FOREVER, SECOND
+from vllama_pool.router.protocol.durations import FOREVER, SECOND
 
 RELOADED = 300 * SECOND
 """Where the default is to unload at once, and nothing ever is: what Ollama's own default would show."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from router.protocol.operation import Reply
+from vllama_pool.router.protocol.operation import Reply
 
 NDJSON = "application/x-ndjson"
 JSON = "application/json; charset=utf-8"

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from config.names import InvalidName, parse
-from router.protocol.catalogue import CatalogueModel, human_number
-from router.protocol.lines import encode
+from vllama_pool.config.names import InvalidName, parse
+from vllama_pool.router.protocol.catalogue import CatalogueModel, human_number
+from vllama_pool.router.protocol.lines import encode
 
 
 class Recommendation(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -6,7 +6,7 @@ from itertools import zip_longest
 
 import msgspec
 
-from router.protocol import openai
+from vllama_pool.router.protocol import openai
 
 
 class Alternative(msgspec.Struct, frozen=True):

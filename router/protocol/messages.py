@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from config.defaults import Defaults
-from router.protocol import openai
-from router.protocol.images import sniff
-from router.protocol.pairing import Pairing, pair
-from router.protocol.requests import ChatMessage, DeclaredTool, brought
+from vllama_pool.config.defaults import Defaults
+from vllama_pool.router.protocol import openai
+from vllama_pool.router.protocol.images import sniff
+from vllama_pool.router.protocol.pairing import Pairing, pair
+from vllama_pool.router.protocol.requests import ChatMessage, DeclaredTool, brought
 
 
 def with_defaults(messages: Sequence[ChatMessage], defaults: Defaults) -> Sequence[ChatMessage]:

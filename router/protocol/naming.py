@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from config.names import InvalidName, is_cloud, parse
-from router.errors import BadRequest, ClientError, Forbidden, ModelNotFound
+from vllama_pool.config.names import InvalidName, is_cloud, parse
+from vllama_pool.router.errors import BadRequest, ClientError, Forbidden, ModelNotFound
 
 NO_CLOUD = "ollama cloud is disabled: remote model is unavailable"
 NO_CLOUD_DETAILS = "ollama cloud is disabled: remote model details are unavailable"

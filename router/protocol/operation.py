@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
-from config.defaults import Defaults
-from router.errors import AttemptFailed
-from router.protocol.gojson import GoType
-from workers.record import ModelInfo
+from vllama_pool.config.defaults import Defaults
+from vllama_pool.router.errors import AttemptFailed
+from vllama_pool.router.protocol.gojson import GoType
+from vllama_pool.workers.record import ModelInfo
 
 
 class Clock(Protocol):

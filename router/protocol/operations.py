@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from router.protocol import chat, embed, generate, lines, requests
-from router.protocol.clock import SystemClock
-from router.protocol.embed_fold import EmbedFold
-from router.protocol.operation import Clock, Operation
+from vllama_pool.router.protocol import chat, embed, generate, lines, requests
+from vllama_pool.router.protocol.clock import SystemClock
+from vllama_pool.router.protocol.embed_fold import EmbedFold
+from vllama_pool.router.protocol.operation import Clock, Operation
 
 
 def operations(clock: Clock) -> tuple[Operation[Any], ...]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from router.errors import ClientError
-from router.protocol.openai import Sampling
-from workers.record import ModelInfo
+from vllama_pool.router.errors import ClientError
+from vllama_pool.router.protocol.openai import Sampling
+from vllama_pool.workers.record import ModelInfo
 
 _INT64: Final = 2**63 - 1
 _TINY: Final = 1e-6

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from router.protocol.requests import CalledTool, ChatMessage
+from vllama_pool.router.protocol.requests import CalledTool, ChatMessage
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ from typing import Any
 
 import msgspec
 
-from config.names import InvalidName, parse
-from router.errors import BadRequest
-from router.protocol import gojson
-from router.protocol.gojson import BOOL, STRING, struct
-from router.protocol.lines import encode
+from vllama_pool.config.names import InvalidName, parse
+from vllama_pool.router.errors import BadRequest
+from vllama_pool.router.protocol import gojson
+from vllama_pool.router.protocol.gojson import BOOL, STRING, struct
+from vllama_pool.router.protocol.lines import encode
 
 NOWHERE = "pull model manifest: file does not exist"
 """The CLI looks for exactly this (R105)."""

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from router.errors import AttemptFailed
-from router.protocol import openai
-from router.protocol.errors import CONTEXT_EXCEEDED
-from router.protocol.requests import InferenceRequest
+from vllama_pool.router.errors import AttemptFailed
+from vllama_pool.router.protocol import openai
+from vllama_pool.router.protocol.errors import CONTEXT_EXCEEDED
+from vllama_pool.router.protocol.requests import InferenceRequest
 
 _STOPS = re.compile(r"stop: List should have at most (\d+) item")
 _MAX_TOKENS = re.compile(r"max_tokens=\d+ cannot be greater than max_model_len=(\d+)")

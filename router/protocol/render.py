@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from router.protocol import openai, tokens
-from router.protocol.operation import Reply, Step
+from vllama_pool.router.protocol import openai, tokens
+from vllama_pool.router.protocol.operation import Reply, Step
 
 
 class DebugInfo(msgspec.Struct, frozen=True, omit_defaults=True):

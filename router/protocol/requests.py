@@ -11,12 +11,12 @@ from typing import Any
 
 import msgspec
 
-from router.errors import BadRequest, ModelNotFound
-from router.protocol import gojson
-from router.protocol.durations import keep_alive
-from router.protocol.gojson import ANY, BOOL, INT, OBJECT, STRING, list_of, struct
-from router.protocol.images import check_base64
-from router.protocol.thinking import check_think
+from vllama_pool.router.errors import BadRequest, ModelNotFound
+from vllama_pool.router.protocol import gojson
+from vllama_pool.router.protocol.durations import keep_alive
+from vllama_pool.router.protocol.gojson import ANY, BOOL, INT, OBJECT, STRING, list_of, struct
+from vllama_pool.router.protocol.images import check_base64
+from vllama_pool.router.protocol.thinking import check_think
 
 
 class CalledFunction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

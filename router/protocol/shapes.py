@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from router.protocol.lines import encode
+from vllama_pool.router.protocol.lines import encode
 
 _OPENAI = {400: "invalid_request_error", 404: "not_found_error"}
 _ANTHROPIC = {

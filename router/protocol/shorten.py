@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from router.protocol import openai, tokens
-from router.protocol.operation import Outgoing, Step
+from vllama_pool.router.protocol import openai, tokens
+from vllama_pool.router.protocol.operation import Outgoing, Step
 
 SHARE = 4
 """One part in so many of the context is left for the answer, or less if the request wants less."""

@@ -7,14 +7,14 @@ from typing import Any
 
 import msgspec
 
-from config.names import InvalidName, parse
-from router.errors import BadRequest
-from router.protocol import gojson
-from router.protocol.catalogue import CatalogueModel, Details, details, modified_at
-from router.protocol.gojson import BOOL, OBJECT, STRING, struct
-from router.protocol.lines import encode
-from router.protocol.modelfile import modelfile, parameter_values
-from workers.record import ModelInfo
+from vllama_pool.config.names import InvalidName, parse
+from vllama_pool.router.errors import BadRequest
+from vllama_pool.router.protocol import gojson
+from vllama_pool.router.protocol.catalogue import CatalogueModel, Details, details, modified_at
+from vllama_pool.router.protocol.gojson import BOOL, OBJECT, STRING, struct
+from vllama_pool.router.protocol.lines import encode
+from vllama_pool.router.protocol.modelfile import modelfile, parameter_values
+from vllama_pool.workers.record import ModelInfo
 
 _COPILOT = "GitHubCopilotChat/"
 _COLUMN = 30

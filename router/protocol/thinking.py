@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from router.errors import BadRequest
-from workers.record import ModelInfo
+from vllama_pool.router.errors import BadRequest
+from vllama_pool.workers.record import ModelInfo
 
 _LEVELS = ("high", "medium", "low", "max")
 

@@ -7,9 +7,9 @@ from typing import TypeVar
 
 import msgspec
 
-from router.errors import Refused
-from router.protocol import openai
-from router.protocol.operation import Ask, Step
+from vllama_pool.router.errors import Refused
+from vllama_pool.router.protocol import openai
+from vllama_pool.router.protocol.operation import Ask, Step
 
 T = TypeVar("T")
 

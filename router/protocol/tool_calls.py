@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from router.protocol.openai import ToolCallDelta
+from vllama_pool.router.protocol.openai import ToolCallDelta
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 

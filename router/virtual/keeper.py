@@ -18,15 +18,15 @@ from typing import Protocol
 
 import msgspec
 
-from router.errors import ClientError
-from router.virtual.room import check_room
-from router.virtual.savefile import SaveFile
-from router.virtual.seals import Seals, Trust
-from router.virtual.store import Store
-from router.virtual.witnesses import SEEN_WITHIN, Witnesses
-from workers.registry import ModelHeld, ModelPut, ModelsHeld, RegistryUnavailable
-from workers.virtual import VirtualModel, digest_of, key_of
-from workers.wire import ModelChanged, ModelSeen
+from vllama_pool.router.errors import ClientError
+from vllama_pool.router.virtual.room import check_room
+from vllama_pool.router.virtual.savefile import SaveFile
+from vllama_pool.router.virtual.seals import Seals, Trust
+from vllama_pool.router.virtual.store import Store
+from vllama_pool.router.virtual.witnesses import SEEN_WITHIN, Witnesses
+from vllama_pool.workers.registry import ModelHeld, ModelPut, ModelsHeld, RegistryUnavailable
+from vllama_pool.workers.virtual import VirtualModel, digest_of, key_of
+from vllama_pool.workers.wire import ModelChanged, ModelSeen
 
 TRIES = 32
 """Attempts at one change while others change the same model."""

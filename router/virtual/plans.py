@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from config.names import InvalidName, Name, is_cloud, lookup_key, parse
-from router.balance.pool import Pool
-from router.balance.routes import Listed, Routes
-from router.errors import BadRequest, ClientError, Forbidden
-from router.protocol import copying, create, pull
-from router.protocol.copying import CopyRequest
-from router.protocol.create import CreateRequest
-from router.protocol.naming import NO_CLOUD
-from workers.virtual import VirtualModel, digest_of
+from vllama_pool.config.names import InvalidName, Name, is_cloud, lookup_key, parse
+from vllama_pool.router.balance.pool import Pool
+from vllama_pool.router.balance.routes import Listed, Routes
+from vllama_pool.router.errors import BadRequest, ClientError, Forbidden
+from vllama_pool.router.protocol import copying, create, pull
+from vllama_pool.router.protocol.copying import CopyRequest
+from vllama_pool.router.protocol.create import CreateRequest
+from vllama_pool.router.protocol.naming import NO_CLOUD
+from vllama_pool.workers.virtual import VirtualModel, digest_of
 
 WRITES_OFF = "models cannot be changed here: VLLAMA_MODEL_WRITES is off"
 UNSIGNED = "models cannot be changed here: set VLLAMA_FLEET_SECRET, with which the fleet's routers sign them"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from router.errors import ClientError, TooLarge
-from router.protocol.create import TOO_MUCH
-from workers.signature import MAX_ENVELOPE
+from vllama_pool.router.errors import ClientError, TooLarge
+from vllama_pool.router.protocol.create import TOO_MUCH
+from vllama_pool.workers.signature import MAX_ENVELOPE
 
 MOST_MODELS = 1024
 """A list of so many takes some forty milliseconds, in which no stream goes on."""

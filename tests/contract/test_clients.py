@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.live import fleet
 from tests.support.stories import LongStage, Stage, Stories, client, started
-from workers.simulated.options import Options
+from vllama_pool.workers.simulated.options import Options
 
 __all__ = ["TestSimulated", "client", "started"]
 pytestmark = pytest.mark.clients

@@ -11,9 +11,9 @@ import httpx
 import ollama
 import pytest
 
-from config.routing import ModelRoute, RoutingTable, ServeTarget
 from tests.support.live import Fleet, fleet
-from workers.simulated.options import Options
+from vllama_pool.config.routing import ModelRoute, RoutingTable, ServeTarget
+from vllama_pool.workers.simulated.options import Options
 
 OPTIONS = Options(model="Qwen/Qwen3-8B", tokens_per_second=500, ttft=0.01, answer_tokens=5, aliases=("tuned",))
 TABLE = RoutingTable(

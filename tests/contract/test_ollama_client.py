@@ -8,11 +8,11 @@ from pathlib import Path
 import ollama
 import pytest
 
-from config.routing import ModelRoute, RoutingTable, ServeTarget
 from tests.support.live import Fleet, fleet
 from tests.support.until import auntil
-from workers.simulated import script
-from workers.simulated.options import Options
+from vllama_pool.config.routing import ModelRoute, RoutingTable, ServeTarget
+from vllama_pool.workers.simulated import script
+from vllama_pool.workers.simulated.options import Options
 
 OPTIONS = Options(model="Qwen/Qwen3-8B", tokens_per_second=500, ttft=0.01, answer_tokens=12, per_request_metrics=True)
 TABLE = RoutingTable(

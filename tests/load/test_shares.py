@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from config.routing import ModelRoute, RoutingTable, ServeTarget
-from router.balance.worker import SLOW_START
-from router.transport import Endpoint
-from router.upstream import UpstreamClient
 from tests.support.exchanges import get, whole
 from tests.support.live import Fleet, fleet
-from workers.simulated.options import Options
+from vllama_pool.config.routing import ModelRoute, RoutingTable, ServeTarget
+from vllama_pool.router.balance.worker import SLOW_START
+from vllama_pool.router.transport import Endpoint
+from vllama_pool.router.upstream import UpstreamClient
+from vllama_pool.workers.simulated.options import Options
 
 pytestmark = pytest.mark.load
 

@@ -16,9 +16,9 @@ import psutil
 
 from tests.support import fakevllm
 from tests.support.until import auntil
-from workers.record import Load, WorkerRecord, WorkerState
-from workers.registry import Registry
-from workers.signature import unseal
+from vllama_pool.workers.record import Load, WorkerRecord, WorkerState
+from vllama_pool.workers.registry import Registry
+from vllama_pool.workers.signature import unseal
 
 INTERVAL = 0.05
 """Seconds between two looks at the registry, or at all processes: agents beat once a second."""
@@ -59,7 +59,7 @@ async def agent(
     """Starts `vllama worker ARGS`; at the end it and all that it left are gone."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("VLLAMA_", "OLLAMA_", "REDIS"))}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "router.cli", "worker", *args),
+        *(sys.executable, "-m", "vllama_pool.router.cli", "worker", *args),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from router.balance.pool import Discovered, Pool
-from router.balance.worker import Target, Worker
-from router.transport import Endpoint
-from workers.record import Load, ModelInfo, WorkerRecord, WorkerState
+from vllama_pool.router.balance.pool import Discovered, Pool
+from vllama_pool.router.balance.worker import Target, Worker
+from vllama_pool.router.transport import Endpoint
+from vllama_pool.workers.record import Load, ModelInfo, WorkerRecord, WorkerState
 
 
 class Clock:

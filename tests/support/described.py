@@ -11,7 +11,7 @@ import msgspec
 
 from tests.support.live import Fleet, fleet
 from tests.support.until import auntil
-from workers.simulated.options import Options
+from vllama_pool.workers.simulated.options import Options
 
 QUICK = Options(model="plain", tokens_per_second=2000.0, ttft=0.001, answer_tokens=24)
 WORKERS = {

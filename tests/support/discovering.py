@@ -12,14 +12,14 @@ import time
 from collections.abc import AsyncIterator, Callable
 from ipaddress import ip_network
 
-from router.balance.pool import Discovered, Pool
-from router.discovery import Discovery
-from router.probing import ANSWER_TIMEOUT, asker
-from router.vetting import Endpoints, Vetting
-from workers.announcer import Announcer, FencedOff
-from workers.probe import http_client
-from workers.record import Load, ModelInfo, WorkerRecord
-from workers.registry import Registry, connect
+from vllama_pool.router.balance.pool import Discovered, Pool
+from vllama_pool.router.discovery import Discovery
+from vllama_pool.router.probing import ANSWER_TIMEOUT, asker
+from vllama_pool.router.vetting import Endpoints, Vetting
+from vllama_pool.workers.announcer import Announcer, FencedOff
+from vllama_pool.workers.probe import http_client
+from vllama_pool.workers.record import Load, ModelInfo, WorkerRecord
+from vllama_pool.workers.registry import Registry, connect
 
 FLEET = "f"
 SECRET = b"fleet secret"

@@ -16,11 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from router.balance.lease import Answered, Lease
-from router.balance.pool import Discovered, Pool
-from router.balance.select import Policy, choose
-from router.transport import Endpoint
-from workers.record import Load, ModelInfo, WorkerRecord
+from vllama_pool.router.balance.lease import Answered, Lease
+from vllama_pool.router.balance.pool import Discovered, Pool
+from vllama_pool.router.balance.select import Policy, choose
+from vllama_pool.router.transport import Endpoint
+from vllama_pool.workers.record import Load, ModelInfo, WorkerRecord
 
 Throughput = Callable[[int], float]
 """Tokens per second of a whole engine by the number of requests in its batch."""

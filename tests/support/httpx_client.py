@@ -1,4 +1,4 @@
-"""`router.transport.Client` over httpx: slower, written by others, and so the oracle of the upstream client."""
+"""`vllama_pool.router.transport.Client` over httpx: slower, written by others, and so the oracle of the upstream client."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import httpx
 
-from router.transport import (
+from vllama_pool.router.transport import (
     ConnectFailed,
     ConnectionLost,
     Endpoint,

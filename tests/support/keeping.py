@@ -8,16 +8,16 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Callable
 
-from router.balance.pool import Pool
-from router.discovery import Discovery
-from router.membership import Answer
-from router.vetting import Endpoints, Vetting
-from router.virtual.keeper import Keeper
-from router.virtual.savefile import SaveFile
-from router.virtual.seals import Trust
-from router.virtual.store import Store
-from workers.registry import Registry, connect
-from workers.virtual import VirtualModel
+from vllama_pool.router.balance.pool import Pool
+from vllama_pool.router.discovery import Discovery
+from vllama_pool.router.membership import Answer
+from vllama_pool.router.vetting import Endpoints, Vetting
+from vllama_pool.router.virtual.keeper import Keeper
+from vllama_pool.router.virtual.savefile import SaveFile
+from vllama_pool.router.virtual.seals import Trust
+from vllama_pool.router.virtual.store import Store
+from vllama_pool.workers.registry import Registry, connect
+from vllama_pool.workers.virtual import VirtualModel
 
 FLEET = "f"
 SECRET = b"fleet secret"

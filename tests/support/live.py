@@ -17,20 +17,20 @@ import httpx
 import msgspec
 import uvicorn
 
-from config.routing import RoutingTable
-from config.settings import RegistrySettings, RouterSettings
-from router.app import create_app
-from router.bounded import BoundedProtocol
-from router.gate import Gate
 from tests.support.until import auntil
 from tests.support.valkey import running_valkey
-from workers import embedded
-from workers.embedded import EmbeddedValkey
-from workers.pacing import TokenRate
-from workers.record import Load, ModelInfo, WorkerRecord, WorkerState
-from workers.registry import Registry, RegistryUnavailable, connect
-from workers.simulated.options import Options
-from workers.simulated.server import Simulated
+from vllama_pool.config.routing import RoutingTable
+from vllama_pool.config.settings import RegistrySettings, RouterSettings
+from vllama_pool.router.app import create_app
+from vllama_pool.router.bounded import BoundedProtocol
+from vllama_pool.router.gate import Gate
+from vllama_pool.workers import embedded
+from vllama_pool.workers.embedded import EmbeddedValkey
+from vllama_pool.workers.pacing import TokenRate
+from vllama_pool.workers.record import Load, ModelInfo, WorkerRecord, WorkerState
+from vllama_pool.workers.registry import Registry, RegistryUnavailable, connect
+from vllama_pool.workers.simulated.options import Options
+from vllama_pool.workers.simulated.server import Simulated
 
 BEAT = 0.25
 """Seconds between two beats: shorter than an agent's, so that tests need not wait."""

@@ -20,10 +20,10 @@ import psutil
 
 from deploy.local.installers import ROOT
 from deploy.local.run import SERVED_AS, choose
-from router.commands.groups import AND
 from tests.support.ports import free_ports
 from tests.support.until import until
-from workers.lifeline import die_with_parent
+from vllama_pool.router.commands.groups import AND
+from vllama_pool.workers.lifeline import die_with_parent
 
 MODEL = SERVED_AS
 PLAIN = "tiny-plain"
@@ -167,7 +167,7 @@ class Serve(Program):
 
     def agent(self, worker: str) -> psutil.Process:
         """The agent of one of its workers."""
-        found = self.find("router.cli", worker)
+        found = self.find("vllama_pool.router.cli", worker)
         assert found is not None, f"{worker} has no agent"
         return found
 

@@ -31,8 +31,8 @@ import httpx
 import msgspec
 
 from tests.support.until import until
-from workers.lifeline import die_with_parent
-from workers.simulated import Options, Simulated, script
+from vllama_pool.workers.lifeline import die_with_parent
+from vllama_pool.workers.simulated import Options, Simulated, script
 
 ROOT = Path(__file__).resolve().parents[2]
 FAST = Options(model="m", tokens_per_second=1000.0, ttft=0.0)
@@ -54,7 +54,7 @@ class SimulatedProcess:
     def __init__(self, *flags: str, model: str = "m", env: dict[str, str] | None = None) -> None:
         self._resources = contextlib.ExitStack()
         self._log = Path(self._resources.enter_context(tempfile.TemporaryDirectory())) / "log"
-        command = [sys.executable, "-m", "workers.simulated", model, "--port", "0", *flags]
+        command = [sys.executable, "-m", "vllama_pool.workers.simulated", model, "--port", "0", *flags]
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
                 command,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from router.balance.pool import Discovered
-from workers.record import Load
+from vllama_pool.router.balance.pool import Discovered
+from vllama_pool.workers.record import Load
 
 
 class Recorder:

@@ -10,21 +10,29 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("config", "workers", "router")
+FOLDERS = ("config", "workers", "router")
+PACKAGES = ("vllama_pool",)
 
-WIRING = ("router.app", "router.sources", "router.process")
+WIRING = ("vllama_pool.router.app", "vllama_pool.router.sources", "vllama_pool.router.process")
 """What builds the application and runs it."""
 COMMANDS = (
-    "router.cli",
-    "router.commands",
-    "router.serve",
-    "router.supervisor",
-    "router.children",
-    "router.console",
-    "router.launch",
+    "vllama_pool.router.cli",
+    "vllama_pool.router.commands",
+    "vllama_pool.router.serve",
+    "vllama_pool.router.supervisor",
+    "vllama_pool.router.children",
+    "vllama_pool.router.console",
+    "vllama_pool.router.launch",
 )
 """The command line and what it starts."""
-FORWARDING = ("router.forward", "router.answer", "router.asking", "router.refusals", "router.relay", "router.stepping")
+FORWARDING = (
+    "vllama_pool.router.forward",
+    "vllama_pool.router.answer",
+    "vllama_pool.router.asking",
+    "vllama_pool.router.refusals",
+    "vllama_pool.router.relay",
+    "vllama_pool.router.stepping",
+)
 INPUT_OUTPUT = {
     "aiohttp",
     "anyio",
@@ -52,12 +60,12 @@ INPUT_OUTPUT = {
 
 def module_name(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    return ".".join(("vllama_pool", *parts[:-1]) if parts[-1] == "__init__" else ("vllama_pool", *parts))
 
 
 @cache
 def sources() -> dict[str, Path]:
-    paths = (path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    paths = (path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
     return {module_name(path): path for path in paths}
 
 
@@ -92,11 +100,19 @@ def modules(*packages: str) -> Iterator[str]:
 
 
 def test_the_sources_are_found_and_read() -> None:
-    assert {"config.names", "workers.record", "router.protocol.operation"} <= set(sources())
-    assert "workers.record" in imports("router.protocol.operation")
+    assert {"vllama_pool.config.names", "vllama_pool.workers.record", "vllama_pool.router.protocol.operation"} <= set(
+        sources()
+    )
+    assert "vllama_pool.workers.record" in imports("vllama_pool.router.protocol.operation")
 
 
-@pytest.mark.parametrize(("package", "above"), [("config", ("workers", "router")), ("workers", ("router",))])
+@pytest.mark.parametrize(
+    ("package", "above"),
+    [
+        ("vllama_pool.config", ("vllama_pool.workers", "vllama_pool.router")),
+        ("vllama_pool.workers", ("vllama_pool.router",)),
+    ],
+)
 def test_no_package_knows_those_above_it(package: str, above: tuple[str, ...]) -> None:
     for module in modules(package):
         assert not within(imports(module), *above), module
@@ -105,10 +121,25 @@ def test_no_package_knows_those_above_it(package: str, above: tuple[str, ...]) -
 @pytest.mark.parametrize(
     ("part", "known"),
     [
-        ("router.protocol", ("router.protocol", "router.errors", "workers.record", "config")),
         (
-            "router.balance",
-            ("router.balance", "router.errors", "router.transport", "workers.record", "workers.virtual", "config"),
+            "vllama_pool.router.protocol",
+            (
+                "vllama_pool.router.protocol",
+                "vllama_pool.router.errors",
+                "vllama_pool.workers.record",
+                "vllama_pool.config",
+            ),
+        ),
+        (
+            "vllama_pool.router.balance",
+            (
+                "vllama_pool.router.balance",
+                "vllama_pool.router.errors",
+                "vllama_pool.router.transport",
+                "vllama_pool.workers.record",
+                "vllama_pool.workers.virtual",
+                "vllama_pool.config",
+            ),
         ),
     ],
 )
@@ -121,7 +152,15 @@ def test_the_pure_parts_know_little_and_do_no_input_or_output(part: str, known: 
 
 
 @pytest.mark.parametrize(
-    "module", ["router.access", "router.origins", "router.paths", "config.names", "config.urls", "config.schema"]
+    "module",
+    [
+        "vllama_pool.router.access",
+        "vllama_pool.router.origins",
+        "vllama_pool.router.paths",
+        "vllama_pool.config.names",
+        "vllama_pool.config.urls",
+        "vllama_pool.config.schema",
+    ],
 )
 def test_decisions_do_no_input_or_output(module: str) -> None:
     assert not {name.split(".")[0] for name in imports(module)} & INPUT_OUTPUT
@@ -129,44 +168,61 @@ def test_decisions_do_no_input_or_output(module: str) -> None:
 
 def test_the_router_is_layered() -> None:
     above: tuple[str, ...] = COMMANDS
-    for layer in (WIRING, ("router.handlers",), FORWARDING):
+    for layer in (WIRING, ("vllama_pool.router.handlers",), FORWARDING):
         for module in modules(*layer):
             known = within(imports(module), *above)
-            assert known <= {"router.launch"}, f"{module} imports {known}"
+            assert known <= {"vllama_pool.router.launch"}, f"{module} imports {known}"
         above = (*above, *layer)
 
 
 def test_only_the_wiring_and_the_command_line_know_the_application() -> None:
-    assert importers_of("router.app") <= {*WIRING, *COMMANDS}
-    assert importers_of("router.cli") == {"router.__main__"}
+    assert importers_of("vllama_pool.router.app") <= {*WIRING, *COMMANDS}
+    assert importers_of("vllama_pool.router.cli") == {"vllama_pool.router.__main__"}
 
 
 def test_only_handlers_and_the_application_know_litestar() -> None:
     knowing = importers_of("litestar")
-    assert knowing - within(knowing, "router.handlers") == {"router.app"}
+    assert knowing - within(knowing, "vllama_pool.router.handlers") == {"vllama_pool.router.app"}
 
 
 def test_only_the_upstream_client_speaks_to_workers_while_clients_wait() -> None:
-    clients = within(sources(), "router.upstream", "router.upstream_connection", "router.upstream_exchange")
-    clients |= within(sources(), "router.upstream_wire")
-    assert within(importers_of("httptools"), "router") <= clients | {"router.compat.wire", "router.bounded"}
-    assert importers_of("router.upstream") - clients == {"router.app"}
-    for module in modules("router"):
+    clients = within(
+        sources(),
+        "vllama_pool.router.upstream",
+        "vllama_pool.router.upstream_connection",
+        "vllama_pool.router.upstream_exchange",
+    )
+    clients |= within(sources(), "vllama_pool.router.upstream_wire")
+    assert within(importers_of("httptools"), "vllama_pool.router") <= clients | {
+        "vllama_pool.router.compat.wire",
+        "vllama_pool.router.bounded",
+    }
+    assert importers_of("vllama_pool.router.upstream") - clients == {"vllama_pool.router.app"}
+    for module in modules("vllama_pool.router"):
         if within(imports(module), "httpx"):
-            assert module in ("router.commands.ps", "router.probing"), f"{module} uses the slow client"
+            assert module in ("vllama_pool.router.commands.ps", "vllama_pool.router.probing"), (
+                f"{module} uses the slow client"
+            )
 
 
 def test_what_looks_at_any_server_knows_nothing_of_ours() -> None:
-    for module in modules("router.compat"):
-        ours = within(imports(module), *PACKAGES) - within(imports(module), "router.compat")
-        assert ours <= {"config.names", "router.table"}, f"{module} imports {ours}"
-    assert importers_of("router.compat") - within(sources(), "router.compat") == {"router.commands.compat"}
+    for module in modules("vllama_pool.router.compat"):
+        ours = within(imports(module), *PACKAGES) - within(imports(module), "vllama_pool.router.compat")
+        assert ours <= {"vllama_pool.config.names", "vllama_pool.router.table"}, f"{module} imports {ours}"
+    assert importers_of("vllama_pool.router.compat") - within(sources(), "vllama_pool.router.compat") == {
+        "vllama_pool.router.commands.compat"
+    }
 
 
 def test_only_discovery_reads_the_registry() -> None:
-    readers = within(importers_of("workers.registry"), "router")
-    assert readers <= {"router.discovery", "router.virtual.keeper", "router.sources", "router.supervisor"}
-    assert not within(importers_of("redis"), "router", "config")
+    readers = within(importers_of("vllama_pool.workers.registry"), "vllama_pool.router")
+    assert readers <= {
+        "vllama_pool.router.discovery",
+        "vllama_pool.router.virtual.keeper",
+        "vllama_pool.router.sources",
+        "vllama_pool.router.supervisor",
+    }
+    assert not within(importers_of("redis"), "vllama_pool.router", "vllama_pool.config")
 
 
 def test_nothing_imports_vllm() -> None:

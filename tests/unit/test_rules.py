@@ -6,9 +6,9 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 
-from router.compat.checks import CHECKS
-from router.compat.rule import GROUPS
-from router.compat.rules import RULES, markdown, spans
+from vllama_pool.router.compat.checks import CHECKS
+from vllama_pool.router.compat.rule import GROUPS
+from vllama_pool.router.compat.rules import RULES, markdown, spans
 
 TESTS = Path(__file__).resolve().parents[1]
 NUMBERS = re.compile(r"test_((?:r\d{3}_)+)")

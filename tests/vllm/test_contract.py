@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from router.protocol.errors import CONTEXT_EXCEEDED
 from tests.support.attached import system
 from tests.support.vllm import VllmServer
 from tests.support.weather import TOOL
+from vllama_pool.router.protocol.errors import CONTEXT_EXCEEDED
 
 CONTEXT = 1024
 ANSWER = "Hello! I am a tiny llama 🦙 and I count:"

@@ -11,15 +11,15 @@ from typing import Any
 import httpx
 import pytest
 
-from config.routing import RoutingTable, StaticWorker
-from config.settings import RegistrySettings, RouterSettings
-from router.app import create_app
 from tests.support.agents import AgentProcess, agent
 from tests.support.live import Fleet, fleet, serving
 from tests.support.ports import free_ports
 from tests.support.until import auntil
 from tests.support.vllm import VllmServer
 from tests.support.weather import CHAT as WEATHER
+from vllama_pool.config.routing import RoutingTable, StaticWorker
+from vllama_pool.config.settings import RegistrySettings, RouterSettings
+from vllama_pool.router.app import create_app
 
 START = 300.0
 """Seconds that vLLM may take to start on a busy machine."""

@@ -19,7 +19,7 @@ For load tests, fault tests, and trying a routing file. It says what it is: in i
     wire.py         HTTP/1.1 on asyncio and httptools
 """
 
-from workers.simulated.options import Options
-from workers.simulated.server import Simulated
+from vllama_pool.workers.simulated.options import Options
+from vllama_pool.workers.simulated.server import Simulated
 
 __all__ = ["Options", "Simulated"]

@@ -1,4 +1,4 @@
-"""`python -m workers.simulated [MODEL] --flags`: a simulated worker as a process, in vLLM's place."""
+"""`python -m vllama_pool.workers.simulated [MODEL] --flags`: a simulated worker as a process, in vLLM's place."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TextIO
 
 import uvloop
 
-from workers.simulated.options import Options, parse_arguments
-from workers.simulated.server import Simulated
+from vllama_pool.workers.simulated.options import Options, parse_arguments
+from vllama_pool.workers.simulated.server import Simulated
 
 KILLED = 137
 """What a shell reports of a process that SIGKILL ended: so it looks when a fault kills the worker."""

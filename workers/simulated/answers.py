@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from workers.simulated import vocabulary as v
+from vllama_pool.workers.simulated import vocabulary as v
 
 QUESTION_WORDS = 12
 MAX_DEPTH = 8

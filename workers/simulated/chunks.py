@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from workers.simulated.answers import Kind, Token
-from workers.simulated.errors import Refusal
-from workers.simulated.logprobs import chat_logprobs, completion_logprobs
+from vllama_pool.workers.simulated.answers import Kind, Token
+from vllama_pool.workers.simulated.errors import Refusal
+from vllama_pool.workers.simulated.logprobs import chat_logprobs, completion_logprobs
 
 DONE = b"data: [DONE]\n\n"
 encode = msgspec.json.encode

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workers.simulated import errors, vocabulary
+from vllama_pool.workers.simulated import errors, vocabulary
 
 
 def tokens_of(prompt: str | list[int], limit: int, *, truncated: bool) -> list[int]:

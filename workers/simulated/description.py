@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import msgspec
 
-from workers import metadata
-from workers.flags import Flags
-from workers.metadata import Observed
-from workers.record import ModelInfo
-from workers.simulated import vocabulary
-from workers.simulated.options import Options
+from vllama_pool.workers import metadata
+from vllama_pool.workers.flags import Flags
+from vllama_pool.workers.metadata import Observed
+from vllama_pool.workers.record import ModelInfo
+from vllama_pool.workers.simulated import vocabulary
+from vllama_pool.workers.simulated.options import Options
 
 ARCHITECTURE = "simulated"
 BYTES_PER_PARAMETER = 4

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from workers.simulated.answers import Kind, Token
-from workers.simulated.chunks import Head
-from workers.simulated.logprobs import chat_logprobs, completion_logprobs
+from vllama_pool.workers.simulated.answers import Kind, Token
+from vllama_pool.workers.simulated.chunks import Head
+from vllama_pool.workers.simulated.logprobs import chat_logprobs, completion_logprobs
 
 
 class Collected:

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from workers.simulated import context, errors, vocabulary
-from workers.simulated.errors import Answer, Refusal
-from workers.simulated.options import Options
-from workers.simulated.requests import EmbeddingRequest
+from vllama_pool.workers.simulated import context, errors, vocabulary
+from vllama_pool.workers.simulated.errors import Answer, Refusal
+from vllama_pool.workers.simulated.options import Options
+from vllama_pool.workers.simulated.requests import EmbeddingRequest
 
 FIRST, LAST = vocabulary.IM_START, vocabulary.IM_END
 

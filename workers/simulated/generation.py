@@ -8,8 +8,8 @@ from typing import Protocol
 
 import msgspec
 
-from workers.simulated import vocabulary
-from workers.simulated.answers import Answer, Kind, Token
+from vllama_pool.workers.simulated import vocabulary
+from vllama_pool.workers.simulated.answers import Answer, Kind, Token
 
 END = Token(vocabulary.EOS, "", Kind.HIDDEN, b'""')
 """The end-of-text token. It counts as a token and has no text."""

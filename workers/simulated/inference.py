@@ -10,16 +10,16 @@ from typing import Any
 
 import msgspec
 
-from workers.simulated import answers, context, errors, script, template, vocabulary
-from workers.simulated.answers import Call, Wants
-from workers.simulated.chunks import ChatStream, CompletionStream, Head, Stream
-from workers.simulated.documents import Collected, chat_document, completion_document
-from workers.simulated.errors import Answer, Refusal
-from workers.simulated.generation import Ending, Generation
-from workers.simulated.job import Job
-from workers.simulated.metrics import Metrics
-from workers.simulated.options import VERSION, Options
-from workers.simulated.requests import (
+from vllama_pool.workers.simulated import answers, context, errors, script, template, vocabulary
+from vllama_pool.workers.simulated.answers import Call, Wants
+from vllama_pool.workers.simulated.chunks import ChatStream, CompletionStream, Head, Stream
+from vllama_pool.workers.simulated.documents import Collected, chat_document, completion_document
+from vllama_pool.workers.simulated.errors import Answer, Refusal
+from vllama_pool.workers.simulated.generation import Ending, Generation
+from vllama_pool.workers.simulated.job import Job
+from vllama_pool.workers.simulated.metrics import Metrics
+from vllama_pool.workers.simulated.options import VERSION, Options
+from vllama_pool.workers.simulated.requests import (
     ChatRequest,
     CompletionRequest,
     NamedTool,
@@ -28,8 +28,8 @@ from workers.simulated.requests import (
     parse_chat,
     parse_completion,
 )
-from workers.simulated.runner import Runner
-from workers.simulated.wire import Exchange, Request
+from vllama_pool.workers.simulated.runner import Runner
+from vllama_pool.workers.simulated.wire import Exchange, Request
 
 FINGERPRINT = f"vllm-{VERSION}"
 ADMISSION_WINDOW = 0.005

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from workers.simulated import errors, script
-from workers.simulated.answers import Kind, Token
-from workers.simulated.chunks import Stream
-from workers.simulated.documents import Collected
-from workers.simulated.engine import Entry
-from workers.simulated.errors import Refusal
-from workers.simulated.runner import Runner
-from workers.simulated.wire import Exchange
+from vllama_pool.workers.simulated import errors, script
+from vllama_pool.workers.simulated.answers import Kind, Token
+from vllama_pool.workers.simulated.chunks import Stream
+from vllama_pool.workers.simulated.documents import Collected
+from vllama_pool.workers.simulated.engine import Entry
+from vllama_pool.workers.simulated.errors import Refusal
+from vllama_pool.workers.simulated.runner import Runner
+from vllama_pool.workers.simulated.wire import Exchange
 
 GARBAGE = {
     "head": b"\x00\xff\xfe not HTTP \x80\r\n\r\n",

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from workers.simulated import vocabulary
-from workers.simulated.answers import Token
+from vllama_pool.workers.simulated import vocabulary
+from vllama_pool.workers.simulated.answers import Token
 
 
 def chat_logprobs(tokens: Sequence[Token], top: int) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from workers.simulated.engine import Engine, Entry
+from vllama_pool.workers.simulated.engine import Engine, Entry
 
 CONTENT_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 REASONS = ("stop", "length", "abort", "error", "repetition")

@@ -10,9 +10,9 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from workers.simulated.engine import Pace
-from workers.simulated.requests import MAX_STOP_STRINGS
-from workers.simulated.script import Fault, parse
+from vllama_pool.workers.simulated.engine import Pace
+from vllama_pool.workers.simulated.requests import MAX_STOP_STRINGS
+from vllama_pool.workers.simulated.script import Fault, parse
 
 VERSION = "0.32.0+simulated"
 """The vLLM that is simulated, marked as a simulation."""
@@ -132,7 +132,7 @@ def parse_arguments(argv: Sequence[str], environment: Mapping[str, str]) -> tupl
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m workers.simulated",
+        prog="python -m vllama_pool.workers.simulated",
         description="A simulated vLLM worker: no model, no GPU. Its answers repeat the question and count.",
         allow_abbrev=False,
     )

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 
-from workers.simulated.errors import Refusal, parameter
+from vllama_pool.workers.simulated.errors import Refusal, parameter
 
 MAX_STOP_STRINGS = 4
 """vLLM's default; $VLLM_MAX_STOP_STRINGS changes it."""

@@ -10,19 +10,15 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from workers.simulated import embedding, errors, script, vocabulary
-from workers.simulated.chunks import DONE
-from workers.simulated.errors import Answer, Refusal
-from workers.simulated.inference import Inference
-from workers.simulated.metrics import CONTENT_TYPE, Metrics
-from workers.simulated.options import VERSION, Options
-from workers.simulated.requests import (
-    parse_detokenize,
-    parse_embedding,
-    parse_tokenize,
-)
-from workers.simulated.runner import Runner
-from workers.simulated.wire import Exchange, Request
+from vllama_pool.workers.simulated import embedding, errors, script, vocabulary
+from vllama_pool.workers.simulated.chunks import DONE
+from vllama_pool.workers.simulated.errors import Answer, Refusal
+from vllama_pool.workers.simulated.inference import Inference
+from vllama_pool.workers.simulated.metrics import CONTENT_TYPE, Metrics
+from vllama_pool.workers.simulated.options import VERSION, Options
+from vllama_pool.workers.simulated.requests import parse_detokenize, parse_embedding, parse_tokenize
+from vllama_pool.workers.simulated.runner import Runner
+from vllama_pool.workers.simulated.wire import Exchange, Request
 
 GUARDED = ("/v1", "/v2", "/inference", "/cohere")
 """Prefixes of the paths that need an API key, where keys are set."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from workers.simulated.engine import Engine, Entry, Sequence
-from workers.simulated.wire import Exchange
+from vllama_pool.workers.simulated.engine import Engine, Entry, Sequence
+from vllama_pool.workers.simulated.wire import Exchange
 
 MAX_STEPS = 64
 """Steps in one turn of the event loop, so that requests are read between them."""

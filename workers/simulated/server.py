@@ -8,15 +8,15 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from workers.simulated import errors, script
-from workers.simulated.engine import Engine
-from workers.simulated.errors import Refusal
-from workers.simulated.inference import Inference
-from workers.simulated.metrics import Metrics
-from workers.simulated.options import Options
-from workers.simulated.routes import Routes
-from workers.simulated.runner import Runner
-from workers.simulated.wire import Connection, Exchange, Request
+from vllama_pool.workers.simulated import errors, script
+from vllama_pool.workers.simulated.engine import Engine
+from vllama_pool.workers.simulated.errors import Refusal
+from vllama_pool.workers.simulated.inference import Inference
+from vllama_pool.workers.simulated.metrics import Metrics
+from vllama_pool.workers.simulated.options import Options
+from vllama_pool.workers.simulated.routes import Routes
+from vllama_pool.workers.simulated.runner import Runner
+from vllama_pool.workers.simulated.wire import Connection, Exchange, Request
 
 BACKLOG = 2048
 REMEMBERED = 256

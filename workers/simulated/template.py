@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from workers.simulated.errors import Refusal
-from workers.simulated.requests import AssistantMessage, Message, Tool
+from vllama_pool.workers.simulated.errors import Refusal
+from vllama_pool.workers.simulated.requests import AssistantMessage, Message, Tool
 
 NO_THINKING = "<think>\n\n</think>\n\n"
 

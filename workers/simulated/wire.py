@@ -20,7 +20,7 @@ from typing import Protocol, cast
 
 import httptools
 
-from workers.simulated.errors import Answer
+from vllama_pool.workers.simulated.errors import Answer
 
 SERVER = b"vllama-simulated"
 EVENT_STREAM = "text/event-stream; charset=utf-8"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from router.compat.check import Check, declared
-from router.compat.checks import (
+from vllama_pool.router.compat.check import Check, declared
+from vllama_pool.router.compat.checks import (
     answers,
     catalogue,
     chat,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from router.compat.check import Check, covers
-from router.compat.expect import (
+from vllama_pool.router.compat.check import Check, covers
+from vllama_pool.router.compat.expect import (
     JSON,
     NDJSON,
     a_time,
@@ -18,8 +18,8 @@ from router.compat.expect import (
     status,
     take,
 )
-from router.compat.target import FEW, Target
-from router.compat.wire import Reply
+from vllama_pool.router.compat.target import FEW, Target
+from vllama_pool.router.compat.wire import Reply
 
 DURATIONS = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
 COUNTS = ("prompt_eval_count", "eval_count")

@@ -6,12 +6,23 @@ import re
 from datetime import datetime
 from typing import Any
 
-from config import names
-from router.compat.check import covers
-from router.compat.checks.requests import loaded
-from router.compat.expect import JSON, Differs, Skipped, a_time, an_object, content_type, expect, lacks, same, take
-from router.compat.target import Target
-from router.compat.wire import Reply
+from vllama_pool.config import names
+from vllama_pool.router.compat.check import covers
+from vllama_pool.router.compat.checks.requests import loaded
+from vllama_pool.router.compat.expect import (
+    JSON,
+    Differs,
+    Skipped,
+    a_time,
+    an_object,
+    content_type,
+    expect,
+    lacks,
+    same,
+    take,
+)
+from vllama_pool.router.compat.target import Target
+from vllama_pool.router.compat.wire import Reply
 
 DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 PARAMETERS = re.compile(r"\d+(\.\d+)?[KMBT]?\Z")

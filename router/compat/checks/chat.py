@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from router.compat.check import Check, covers
-from router.compat.checks.answers import streamed, whole
-from router.compat.checks.generate import full_name
-from router.compat.expect import Skipped, error, expect, same, take
-from router.compat.target import FEW, Target
+from vllama_pool.router.compat.check import Check, covers
+from vllama_pool.router.compat.checks.answers import streamed, whole
+from vllama_pool.router.compat.checks.generate import full_name
+from vllama_pool.router.compat.expect import Skipped, error, expect, same, take
+from vllama_pool.router.compat.target import FEW, Target
 
 HELLO = {"role": "user", "content": "Say hello to me."}
 WEATHER = {

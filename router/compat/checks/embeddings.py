@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from router.compat.check import Check, covers
-from router.compat.expect import JSON, Skipped, an_object, content_type, error, expect, lacks, same, take
-from router.compat.target import ABSENT, Target
-from router.compat.wire import Reply
+from vllama_pool.router.compat.check import Check, covers
+from vllama_pool.router.compat.expect import JSON, Skipped, an_object, content_type, error, expect, lacks, same, take
+from vllama_pool.router.compat.target import ABSENT, Target
+from vllama_pool.router.compat.wire import Reply
 
 TEXTS = ["Why is the sky blue?", "Why is the grass green?"]
 LONGEST_TRIED = 8192

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from router.compat.check import Check, covers
-from router.compat.checks.chat import HELLO
-from router.compat.expect import Differs, Skipped, error, expect, lines, same, status
-from router.compat.target import ABSENT, FEW, Target
-from router.compat.wire import Reply
+from vllama_pool.router.compat.check import Check, covers
+from vllama_pool.router.compat.checks.chat import HELLO
+from vllama_pool.router.compat.expect import Differs, Skipped, error, expect, lines, same, status
+from vllama_pool.router.compat.target import ABSENT, FEW, Target
+from vllama_pool.router.compat.wire import Reply
 
 REQUIRED = "model is required"
 INVALID = "invalid model name"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from config import names
-from router.compat.check import Check, covers
-from router.compat.checks.answers import NATIVE, streamed, whole
-from router.compat.expect import Skipped, an_object, error, expect, lacks, same, take
-from router.compat.target import FEW, Target
+from vllama_pool.config import names
+from vllama_pool.router.compat.check import Check, covers
+from vllama_pool.router.compat.checks.answers import NATIVE, streamed, whole
+from vllama_pool.router.compat.expect import Skipped, an_object, error, expect, lacks, same, take
+from vllama_pool.router.compat.target import FEW, Target
 
 SCHEMA = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
 LONGER = {**FEW, "num_predict": 32}

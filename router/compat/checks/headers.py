@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 
-from router.compat.check import Check, covers
-from router.compat.checks.routes import BANNER, is_banner
-from router.compat.expect import Skipped, expect, lines, same
-from router.compat.target import Target
-from router.compat.wire import Connection, Place, Reply
+from vllama_pool.router.compat.check import Check, covers
+from vllama_pool.router.compat.checks.routes import BANNER, is_banner
+from vllama_pool.router.compat.expect import Skipped, expect, lines, same
+from vllama_pool.router.compat.target import Target
+from vllama_pool.router.compat.wire import Connection, Place, Reply
 
 HERE = "http://localhost:3000"
 FOREIGN = "http://vllama-compat.example"

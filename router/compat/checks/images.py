@@ -6,9 +6,9 @@ import base64
 import struct
 import zlib
 
-from router.compat.check import covers
-from router.compat.checks.answers import whole
-from router.compat.target import Target
+from vllama_pool.router.compat.check import covers
+from vllama_pool.router.compat.checks.answers import whole
+from vllama_pool.router.compat.target import Target
 
 SIDE = 64
 """Pixels; some models refuse smaller pictures."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from router.compat.check import Check, covers
-from router.compat.checks.catalogue import moment, running
-from router.compat.checks.images import PICTURE
-from router.compat.checks.requests import loaded
-from router.compat.expect import JSON, a_time, an_object, content_type, error, expect, same, take
-from router.compat.target import FEW, Target
-from router.compat.wire import Reply
+from vllama_pool.router.compat.check import Check, covers
+from vllama_pool.router.compat.checks.catalogue import moment, running
+from vllama_pool.router.compat.checks.images import PICTURE
+from vllama_pool.router.compat.checks.requests import loaded
+from vllama_pool.router.compat.expect import JSON, a_time, an_object, content_type, error, expect, same, take
+from vllama_pool.router.compat.target import FEW, Target
+from vllama_pool.router.compat.wire import Reply
 
 EMPTY_TEXT: dict[str, Any] = {"response": ""}
 EMPTY_MESSAGE: dict[str, Any] = {"message": {"role": "assistant", "content": ""}}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from config import names
-from router.compat.check import Check, covers
-from router.compat.checks.requests import loaded
-from router.compat.expect import Skipped, an_object, error, same, take
-from router.compat.target import ABSENT, Target
+from vllama_pool.config import names
+from vllama_pool.router.compat.check import Check, covers
+from vllama_pool.router.compat.checks.requests import loaded
+from vllama_pool.router.compat.expect import Skipped, an_object, error, same, take
+from vllama_pool.router.compat.target import ABSENT, Target
 
 
 def parts(target: Target) -> names.Name:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
-from router.compat.check import covers
-from router.compat.checks.catalogue import moment, tags
-from router.compat.expect import JSON, an_object, content_type, expect, same, take
-from router.compat.target import ABSENT, Target
+from vllama_pool.router.compat.check import covers
+from vllama_pool.router.compat.checks.catalogue import moment, tags
+from vllama_pool.router.compat.expect import JSON, an_object, content_type, expect, same, take
+from vllama_pool.router.compat.target import ABSENT, Target
 
 
 def is_entry(item: Any) -> None:

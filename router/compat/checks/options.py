@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from router.compat.check import Check, covers
-from router.compat.checks.answers import whole
-from router.compat.checks.requests import loaded
-from router.compat.expect import error, expect, take
-from router.compat.target import FEW, Target
+from vllama_pool.router.compat.check import Check, covers
+from vllama_pool.router.compat.checks.answers import whole
+from vllama_pool.router.compat.checks.requests import loaded
+from vllama_pool.router.compat.expect import error, expect, take
+from vllama_pool.router.compat.target import FEW, Target
 
 NUMBER, INTEGER, BOOLEAN = "of type float32", "of type integer", "of type boolean"
 TYPES = (

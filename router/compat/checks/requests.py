@@ -7,10 +7,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from router.compat.check import Check, covers
-from router.compat.expect import Skipped, an_object, error, expect, same, status, take
-from router.compat.target import Target
-from router.compat.wire import Reply
+from vllama_pool.router.compat.check import Check, covers
+from vllama_pool.router.compat.expect import Skipped, an_object, error, expect, same, status, take
+from vllama_pool.router.compat.target import Target
+from vllama_pool.router.compat.wire import Reply
 
 FORM = "application/x-www-form-urlencoded"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from router.compat.check import Check, covers
-from router.compat.expect import (
+from vllama_pool.router.compat.check import Check, covers
+from vllama_pool.router.compat.expect import (
     JSON,
     Skipped,
     an_object,
@@ -17,8 +17,8 @@ from router.compat.expect import (
     status,
     take,
 )
-from router.compat.target import Target
-from router.compat.wire import Reply
+from vllama_pool.router.compat.target import Target
+from vllama_pool.router.compat.wire import Reply
 
 BANNER = b"Ollama is running"
 PLAIN = "text/plain; charset=utf-8"

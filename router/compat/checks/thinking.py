@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from router.compat.check import Check, covers
-from router.compat.checks.answers import NATIVE, asked, streamed, text, thinking, whole
-from router.compat.checks.generate import SCHEMA
-from router.compat.expect import error, expect, same
-from router.compat.target import FEW, Target
+from vllama_pool.router.compat.check import Check, covers
+from vllama_pool.router.compat.checks.answers import NATIVE, asked, streamed, text, thinking, whole
+from vllama_pool.router.compat.checks.generate import SCHEMA
+from vllama_pool.router.compat.expect import error, expect, same
+from vllama_pool.router.compat.target import FEW, Target
 
 LEVELS = ("low", "medium", "high", "max")
 CHOICES = '"high", "medium", "low", "max", true, or false'

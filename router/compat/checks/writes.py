@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from router.compat.check import covers
-from router.compat.checks.catalogue import tagged, tags
-from router.compat.checks.errors import registry_answers
-from router.compat.checks.requests import loaded
-from router.compat.expect import Differs, an_object, error, expect, lines, same, status, take
-from router.compat.target import Target
-from router.compat.wire import Reply
+from vllama_pool.router.compat.check import covers
+from vllama_pool.router.compat.checks.catalogue import tagged, tags
+from vllama_pool.router.compat.checks.errors import registry_answers
+from vllama_pool.router.compat.checks.requests import loaded
+from vllama_pool.router.compat.expect import Differs, an_object, error, expect, lines, same, status, take
+from vllama_pool.router.compat.target import Target
+from vllama_pool.router.compat.wire import Reply
 
 SYSTEM = "Answer as a pirate of vllama-compat."
 PARAMETERS = {"temperature": 0.25, "stop": ["vllama-a", "vllama-b"]}

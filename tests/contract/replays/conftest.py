@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.support.live import Fleet, fleet
-from workers.simulated.options import Options
+from vllama_pool.workers.simulated.options import Options
 
 DATA = Path(__file__).resolve().parents[2] / "data" / "clients"
 FAST = {"tokens_per_second": 2000.0, "ttft": 0.01, "answer_tokens": 12, "max_model_len": 4096}

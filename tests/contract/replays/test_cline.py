@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from workers.simulated import script
+from vllama_pool.workers.simulated import script
 
 if TYPE_CHECKING:
     from tests.contract.replays.conftest import Replay

@@ -4,13 +4,13 @@ import asyncio
 
 import pytest
 
-from router.compat.check import Check
-from router.compat.checks import CHECKS
-from router.compat.models import Models
-from router.compat.runner import Outcome, Result, run
-from router.compat.target import Target
-from router.compat.wire import place
 from tests.support.answering import answering
+from vllama_pool.router.compat.check import Check
+from vllama_pool.router.compat.checks import CHECKS
+from vllama_pool.router.compat.models import Models
+from vllama_pool.router.compat.runner import Outcome, Result, run
+from vllama_pool.router.compat.target import Target
+from vllama_pool.router.compat.wire import place
 
 MODELS = Models(chat="c", embed="e", thinking="t", tools="f", vision="v", unthinking="c", toolless="c")
 ANSWERS = {"yes": (200, b"{}"), "no": (500, b'{"error": "no"}')}

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from router.compat.checks import CHECKS
-from router.compat.models import Models, choose, listed
-from router.compat.report import Row, by_rule
-from router.compat.rule import Rule
-from router.compat.rules import RULES
-from router.compat.runner import Result, run
-from router.compat.target import Target
-from router.compat.wire import place
 from tests.support.described import described_fleet
+from vllama_pool.router.compat.checks import CHECKS
+from vllama_pool.router.compat.models import Models, choose, listed
+from vllama_pool.router.compat.report import Row, by_rule
+from vllama_pool.router.compat.rule import Rule
+from vllama_pool.router.compat.rules import RULES
+from vllama_pool.router.compat.runner import Result, run
+from vllama_pool.router.compat.target import Target
+from vllama_pool.router.compat.wire import place
 
 SEEN = [rule for rule in RULES if rule.outside]
 UNTRIED: frozenset[int] = frozenset()

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from router.compat.checks import CHECKS
-from router.compat.models import Models, choose, listed
-from router.compat.report import by_rule
-from router.compat.rules import RULES
-from router.compat.runner import Result, run
-from router.compat.target import Target
-from router.compat.wire import Place, Reply, place
 from tests.support.described import described_fleet
+from vllama_pool.router.compat.checks import CHECKS
+from vllama_pool.router.compat.models import Models, choose, listed
+from vllama_pool.router.compat.report import by_rule
+from vllama_pool.router.compat.rules import RULES
+from vllama_pool.router.compat.runner import Result, run
+from vllama_pool.router.compat.target import Target
+from vllama_pool.router.compat.wire import Place, Reply, place
 
 Change = Callable[[Reply], Reply]
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import uvicorn
 
-from router.bounded import MAX_HEAD, BoundedProtocol
 from tests.support.live import Server
 from tests.support.until import auntil
+from vllama_pool.router.bounded import MAX_HEAD, BoundedProtocol
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.live import Announced, Fleet, fleet
 from tests.support.until import auntil
-from workers.simulated.options import Options
+from vllama_pool.workers.simulated.options import Options
 
 OPTIONS = Options(model="tiny", max_model_len=4096, reasoning="hm", tokens_per_second=500, ttft=0.01, answer_tokens=2)
 

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from router.membership import Standing
 from tests.support.discovering import FLEET, RouterView, Worker, router_view, workers
 from tests.support.until import auntil
 from tests.support.valkey import running_valkey
-from workers.embedded import EmbeddedValkey
-from workers.keys import Keys
-from workers.record import Load, WorkerRecord
-from workers.registry import RegistryUnavailable, connect
-from workers.signature import seal
+from vllama_pool.router.membership import Standing
+from vllama_pool.workers.embedded import EmbeddedValkey
+from vllama_pool.workers.keys import Keys
+from vllama_pool.workers.record import Load, WorkerRecord
+from vllama_pool.workers.registry import RegistryUnavailable, connect
+from vllama_pool.workers.signature import seal
 
 Figures = Callable[[str, object], None]
 

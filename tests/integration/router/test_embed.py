@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from config.routing import ModelRoute, RoutingTable, ServeTarget
 from tests.support.live import Fleet, fleet
 from tests.support.until import auntil
-from workers.simulated import script
-from workers.simulated.options import Options
+from vllama_pool.config.routing import ModelRoute, RoutingTable, ServeTarget
+from vllama_pool.workers.simulated import script
+from vllama_pool.workers.simulated.options import Options
 
 MINILM = Options(model="all-minilm", embedding=True, max_model_len=64, dimensions=32)
 CHAT = Options(model="chat")

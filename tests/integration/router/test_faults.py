@@ -20,10 +20,10 @@ import pytest
 
 from tests.support.live import Fleet, fleet
 from tests.support.until import auntil
-from workers import embedded
-from workers.registry import RegistryUnavailable, connect
-from workers.simulated import script
-from workers.simulated.options import Options
+from vllama_pool.workers import embedded
+from vllama_pool.workers.registry import RegistryUnavailable, connect
+from vllama_pool.workers.simulated import script
+from vllama_pool.workers.simulated.options import Options
 
 pytestmark = pytest.mark.load
 

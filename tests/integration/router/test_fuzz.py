@@ -15,13 +15,13 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 
-from router.handlers.surface import Surface
-from router.protocol.description import bodies, describe
-from router.protocol.fixed import FIXED
-from router.protocol.operations import OPERATIONS
 from tests.support.fuzzing import Damaged, damaged, problem
 from tests.support.live import Fleet, fleet
-from workers.simulated.options import Options
+from vllama_pool.router.handlers.surface import Surface
+from vllama_pool.router.protocol.description import bodies, describe
+from vllama_pool.router.protocol.fixed import FIXED
+from vllama_pool.router.protocol.operations import OPERATIONS
+from vllama_pool.workers.simulated.options import Options
 
 CHAT = Options(model="tiny:latest", tokens_per_second=100_000, ttft=0.0, answer_tokens=3)
 VECTORS = Options(model="vec", embedding=True, tokens_per_second=100_000, ttft=0.0)

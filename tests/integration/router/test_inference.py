@@ -9,11 +9,11 @@ from typing import Any
 import httpx
 import pytest
 
-from config.keys import ApiKey, digest
 from tests.support.live import Fleet, fleet
 from tests.support.until import auntil
-from workers.simulated import script
-from workers.simulated.options import Options
+from vllama_pool.config.keys import ApiKey, digest
+from vllama_pool.workers.simulated import script
+from vllama_pool.workers.simulated.options import Options
 
 MODEL = "tiny:latest"
 TOKENS = 13

@@ -10,8 +10,8 @@ import pytest
 
 from tests.support.live import Fleet, fleet
 from tests.support.until import auntil
-from workers.simulated import script
-from workers.simulated.options import Options
+from vllama_pool.workers.simulated import script
+from vllama_pool.workers.simulated.options import Options
 
 MODEL = "tiny:latest"
 TOKENS = 13

@@ -9,11 +9,11 @@ from typing import Any
 import httpx
 import pytest
 
-from router.protocol.errors import CONTEXT_EXCEEDED
 from tests.support.live import Fleet, fleet
 from tests.support.until import auntil
-from workers.simulated import script
-from workers.simulated.options import Options
+from vllama_pool.router.protocol.errors import CONTEXT_EXCEEDED
+from vllama_pool.workers.simulated import script
+from vllama_pool.workers.simulated.options import Options
 
 CONTEXT = 200
 SMALL = Options(

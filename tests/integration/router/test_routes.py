@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from tests.support.live import Fleet, fleet
-from workers.simulated import script
-from workers.simulated.options import Options
+from vllama_pool.workers.simulated import script
+from vllama_pool.workers.simulated.options import Options
 
 QUICK = Options(model="tiny:latest", tokens_per_second=2000, ttft=0.0, answer_tokens=5)
 DIGEST = "sha256:" + "a" * 64

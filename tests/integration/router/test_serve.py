@@ -16,14 +16,14 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from router.cli import main
-from router.launch import listen
 from tests.support.ports import free_ports
 from tests.support.until import until
+from vllama_pool.router.cli import main
+from vllama_pool.router.launch import listen
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="lifelines are Linux")
 
-VLLAMA = (sys.executable, "-m", "router.cli")
+VLLAMA = (sys.executable, "-m", "vllama_pool.router.cli")
 EXPORTED = ("HOST", "PORT", "WORKER_PORT", "ROUTING_FILE", "PROCESSES", "REDIS_URL", "ALLOW_ANONYMOUS", "ADVERTISE")
 
 

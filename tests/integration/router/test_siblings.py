@@ -18,15 +18,15 @@ import httpx
 import psutil
 import pytest
 
-from router.merging import Report
-from router.place import Place
-from router.siblings import Siblings
 from tests.support.ports import free_ports
 from tests.support.until import auntil, until
+from vllama_pool.router.merging import Report
+from vllama_pool.router.place import Place
+from vllama_pool.router.siblings import Siblings
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")
 
-VLLAMA = (sys.executable, "-P", "-m", "router.cli")
+VLLAMA = (sys.executable, "-P", "-m", "vllama_pool.router.cli")
 
 
 def siblings(total: int) -> list[Siblings]:
@@ -119,7 +119,9 @@ async def test_whichever_process_is_asked_speaks_for_all(served: tuple[subproces
         assert [index for index, _ in in_flight] == ["0", "1", "2"]
         assert sum(int(count) for _, count in in_flight) == 6
 
-        routers = [child for child in psutil.Process(process.pid).children() if "router.process" in child.cmdline()]
+        routers = [
+            child for child in psutil.Process(process.pid).children() if "vllama_pool.router.process" in child.cmdline()
+        ]
         assert len(routers) == 3
         routers[0].suspend()
         try:

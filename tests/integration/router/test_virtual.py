@@ -15,22 +15,22 @@ import msgspec
 import pytest
 import redis.asyncio as aioredis
 
-from config.routing import RoutingTable
-from config.settings import RegistrySettings, RouterSettings
-from router.app import create_app
-from router.errors import ClientError
-from router.virtual.savefile import SaveFile
-from router.virtual.witnesses import SEEN_WITHIN
 from tests.support.keeping import FLEET, SECRET, keeping
 from tests.support.live import Fleet, fleet, serving
 from tests.support.until import auntil
 from tests.support.valkey import running_valkey
-from workers.embedded import EmbeddedValkey
-from workers.keys import Keys
-from workers.record import WorkerRecord
-from workers.registry import Registry, connect
-from workers.simulated.options import Options
-from workers.virtual import VirtualModel, seal_model
+from vllama_pool.config.routing import RoutingTable
+from vllama_pool.config.settings import RegistrySettings, RouterSettings
+from vllama_pool.router.app import create_app
+from vllama_pool.router.errors import ClientError
+from vllama_pool.router.virtual.savefile import SaveFile
+from vllama_pool.router.virtual.witnesses import SEEN_WITHIN
+from vllama_pool.workers.embedded import EmbeddedValkey
+from vllama_pool.workers.keys import Keys
+from vllama_pool.workers.record import WorkerRecord
+from vllama_pool.workers.registry import Registry, connect
+from vllama_pool.workers.simulated.options import Options
+from vllama_pool.workers.virtual import VirtualModel, seal_model
 
 KEY = "registry.ollama.ai/library/v:latest"
 KEYS = Keys.of(FLEET)

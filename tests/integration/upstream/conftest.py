@@ -1,4 +1,4 @@
-"""Both event loops, and both implementations of `router.transport.Client`."""
+"""Both event loops, and both implementations of `vllama_pool.router.transport.Client`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 import trustme
 import uvloop
 
-from router.transport import Client
-from router.upstream import UpstreamClient
 from tests.support.httpx_client import HttpxClient
+from vllama_pool.router.transport import Client
+from vllama_pool.router.upstream import UpstreamClient
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

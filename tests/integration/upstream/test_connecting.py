@@ -12,11 +12,11 @@ from dataclasses import replace
 import pytest
 import trustme
 
-from router.transport import Client, ConnectFailed, ConnectionLost, Endpoint, ResponseTimeout
-from router.upstream import UpstreamClient
 from tests.support.exchanges import get, whole
 from tests.support.raw_server import Peer, RawServer, Step, cut, hold, request, reset
 from tests.support.until import auntil
+from vllama_pool.router.transport import Client, ConnectFailed, ConnectionLost, Endpoint, ResponseTimeout
+from vllama_pool.router.upstream import UpstreamClient
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 LAST_ANSWER = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"

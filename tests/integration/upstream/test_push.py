@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from router.transport import Client, ConnectionLost, MalformedResponse, Response, TransportError
-from router.upstream import UpstreamClient
-from router.upstream_exchange import HIGH_WATER, Exchange
-from router.upstream_wire import ResponseParser
 from tests.support.exchanges import Record, get, whole
 from tests.support.raw_server import Peer, RawServer, Script, Step, apart, cut, flood, hold, request
 from tests.support.until import auntil
+from vllama_pool.router.transport import Client, ConnectionLost, MalformedResponse, Response, TransportError
+from vllama_pool.router.upstream import UpstreamClient
+from vllama_pool.router.upstream_exchange import HIGH_WATER, Exchange
+from vllama_pool.router.upstream_wire import ResponseParser
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 END = b"0\r\n\r\n"

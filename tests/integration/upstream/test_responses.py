@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from router.transport import Client, ConnectionLost, MalformedResponse, TransportError
-from router.upstream import UpstreamClient
 from tests.support.exchanges import Record, get, whole
 from tests.support.raw_server import RawServer, Step, apart, bytewise, cut, hold, request, request_head, reset
+from vllama_pool.router.transport import Client, ConnectionLost, MalformedResponse, TransportError
+from vllama_pool.router.upstream import UpstreamClient
 
 OK = b"HTTP/1.1 200 OK\r\n"
 RESPONSES = {

@@ -12,9 +12,9 @@ import redis.asyncio as aioredis
 
 from tests.support.ports import free_ports
 from tests.support.valkey import running_valkey
-from workers.record import Load, WorkerRecord
-from workers.registry import Registered, Registry, RegistryUnavailable, connect
-from workers.wire import Subscribed
+from vllama_pool.workers.record import Load, WorkerRecord
+from vllama_pool.workers.registry import Registered, Registry, RegistryUnavailable, connect
+from vllama_pool.workers.wire import Subscribed
 
 README = Path(__file__).parents[3] / "deploy" / "README.md"
 SECRET = b"0123456789abcdef"

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.simulated import FAST, SimulatedProcess, workers
 from tests.support.until import auntil
-from workers.simulated import Options, Simulated, script
+from vllama_pool.workers.simulated import Options, Simulated, script
 
 CHAT = "/v1/chat/completions"
 HI: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}

@@ -1,6 +1,6 @@
 import pytest
 
-from config.durations import seconds
+from vllama_pool.config.durations import seconds
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import pytest
 
-from config.environment import trimmed, unknown, values_for, variables_of
-from config.settings import RouterSettings, WorkerSettings
+from vllama_pool.config.environment import trimmed, unknown, values_for, variables_of
+from vllama_pool.config.settings import RouterSettings, WorkerSettings
 
 
 @pytest.mark.parametrize("value", ["1.2.3.4", " 1.2.3.4 ", '"1.2.3.4"', "'1.2.3.4'", ' " 1.2.3.4 " '])

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config.listen import Listen, is_loopback, parse_listen
+from vllama_pool.config.listen import Listen, is_loopback, parse_listen
 
 
 @pytest.mark.parametrize(

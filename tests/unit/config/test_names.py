@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config.names import ConflictingSource, InvalidName, Name, is_cloud, lookup_key, parse
+from vllama_pool.config.names import ConflictingSource, InvalidName, Name, is_cloud, lookup_key, parse
 
 LONG = "8" * 80
 LONG_HOST = "3" * 350

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from config.settings import LOOPBACK, PRIVATE, RegistrySettings, RouterSettings, WorkerSettings, explain
+from vllama_pool.config.settings import LOOPBACK, PRIVATE, RegistrySettings, RouterSettings, WorkerSettings, explain
 
 Set = Callable[..., None]
 SECRET = "0123456789abcdef"

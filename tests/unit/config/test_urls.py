@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config.urls import InvalidUrl, worker_url
+from vllama_pool.config.urls import InvalidUrl, worker_url
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import click
 import pytest
 import yaml
 
-from config.environment import variables_of
-from config.settings import RouterSettings, WorkerSettings
-from router.cli import main
+from vllama_pool.config.environment import variables_of
+from vllama_pool.config.settings import RouterSettings, WorkerSettings
+from vllama_pool.router.cli import main
 
 ROOT = Path(__file__).resolve().parents[3]
 DEPLOY = ROOT / "deploy"

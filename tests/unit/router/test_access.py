@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from config.keys import ApiKey, digest
-from config.settings import RouterSettings
-from router.access import Access, Allowed, Asked, Denied, Identity, asked, plain_path, startup_problem
-from router.origins import Origins
+from vllama_pool.config.keys import ApiKey, digest
+from vllama_pool.config.settings import RouterSettings
+from vllama_pool.router.access import Access, Allowed, Asked, Denied, Identity, asked, plain_path, startup_problem
+from vllama_pool.router.origins import Origins
 
 CHAT = Asked("POST", "/api/chat", host="127.0.0.1:11434", client="127.0.0.1")
 KEYS = (ApiKey("anna", digest("annas-key")), ApiKey("bob", digest("bobs-key")))

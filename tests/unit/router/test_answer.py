@@ -11,12 +11,12 @@ from collections.abc import Iterable
 
 import pytest
 
-from router.answer import FINISHED_AT_ONCE, first_content
-from router.errors import Refused, Unavailable
-from router.protocol.embed import decode_embed
-from router.protocol.embed_fold import EmbedFold
 from tests.support.canned import Canned
 from tests.support.protocol import CLOCK, TIMING
+from vllama_pool.router.answer import FINISHED_AT_ONCE, first_content
+from vllama_pool.router.errors import Refused, Unavailable
+from vllama_pool.router.protocol.embed import decode_embed
+from vllama_pool.router.protocol.embed_fold import EmbedFold
 
 
 class Watched(EmbedFold):

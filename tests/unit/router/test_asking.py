@@ -6,12 +6,12 @@ import threading
 
 import pytest
 
-from router.aside import AT_ONCE
-from router.asking import ANSWER_LIMIT, MOST_QUESTIONS, follow
-from router.errors import AttemptFailed, Faulty, ModelGone, Refused
-from router.protocol.operation import Ask, Outgoing, Reply, Step
-from router.transport import ConnectionLost
 from tests.support.canned import Canned
+from vllama_pool.router.aside import AT_ONCE
+from vllama_pool.router.asking import ANSWER_LIMIT, MOST_QUESTIONS, follow
+from vllama_pool.router.errors import AttemptFailed, Faulty, ModelGone, Refused
+from vllama_pool.router.protocol.operation import Ask, Outgoing, Reply, Step
+from vllama_pool.router.transport import ConnectionLost
 
 SENT = Outgoing("/v1/chat/completions", b"{}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router.children import Backoff
+from vllama_pool.router.children import Backoff
 
 BACKOFF = Backoff(first=0.5, longest=30.0, settled=60.0)
 

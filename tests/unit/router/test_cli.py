@@ -18,10 +18,10 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 from rich.table import Table
 
-from config.keys import identify, parse_keys
-from router.balance.view import WorkerView
-from router.cli import main
-from router.table import workers_table
+from vllama_pool.config.keys import identify, parse_keys
+from vllama_pool.router.balance.view import WorkerView
+from vllama_pool.router.cli import main
+from vllama_pool.router.table import workers_table
 
 WORKER = {
     "id": "smollm2-0",
@@ -113,7 +113,7 @@ def test_ps_whose_output_cannot_be_written_is_one_line(router: Serve) -> None:
     url = router(200, {"workers": [WORKER]})
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "router.cli", "ps", "--url", url],
+            [sys.executable, "-P", "-m", "vllama_pool.router.cli", "ps", "--url", url],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,

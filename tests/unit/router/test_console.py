@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from router.console import Console
+from vllama_pool.router.console import Console
 
 
 def test_lines_are_in_columns_and_errors_have_our_name() -> None:

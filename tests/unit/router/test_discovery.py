@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from router.discovery import RouterCount
-from workers.keys import ROUTER_TTL
+from vllama_pool.router.discovery import RouterCount
+from vllama_pool.workers.keys import ROUTER_TTL
 
 
 def test_a_router_is_never_nobody() -> None:

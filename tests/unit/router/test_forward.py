@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from config.defaults import NONE
-from router.aside import AT_ONCE
-from router.balance.routes import Resolution
-from router.errors import ClientError
-from router.forward import Call, Forwarder, Limits
-from router.observe import RequestRecord
-from router.protocol.clock import SystemClock
-from router.protocol.operations import OPERATIONS
-from router.stalls import StallLimits, StallWatch
 from tests.support.balance import Clock, found, group, pool_of
 from tests.support.canned import Canned
-from workers.record import ModelInfo
+from vllama_pool.config.defaults import NONE
+from vllama_pool.router.aside import AT_ONCE
+from vllama_pool.router.balance.routes import Resolution
+from vllama_pool.router.errors import ClientError
+from vllama_pool.router.forward import Call, Forwarder, Limits
+from vllama_pool.router.observe import RequestRecord
+from vllama_pool.router.protocol.clock import SystemClock
+from vllama_pool.router.protocol.operations import OPERATIONS
+from vllama_pool.router.stalls import StallLimits, StallWatch
+from vllama_pool.workers.record import ModelInfo
 
 CHAT = next(operation for operation in OPERATIONS if operation.name == "chat")
 TOO_LONG = b'{"error":{"message":"This model\'s maximum context length is 10 tokens.","code":400}}'

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from router.children import Kind
-from router.launch import (
+from vllama_pool.router.children import Kind
+from vllama_pool.router.launch import (
     LISTEN_FD,
     CannotLaunch,
     Group,

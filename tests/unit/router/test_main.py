@@ -19,13 +19,13 @@ class Interrupting(importlib.abc.MetaPathFinder):
 
 sys.meta_path.insert(0, Interrupting())
 sys.argv = ["vllama", "worker"]
-from router.__main__ import main
+from vllama_pool.router.__main__ import main
 main()
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
-@pytest.mark.parametrize("module", ["click", "workers.agent"])
+@pytest.mark.parametrize("module", ["click", "vllama_pool.workers.agent"])
 def test_ctrl_c_while_it_is_loaded_ends_it_without_a_word(module: str) -> None:
     program = INTERRUPTED.format(module=module)
     done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, timeout=60)

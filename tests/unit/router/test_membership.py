@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import pytest
 
-from router.balance.pool import Discovered
-from router.membership import FORGET_AFTER, GRACE, LONGEST_STEP, TTL, Answer, Membership, Standing
-from router.transport import Endpoint
 from tests.support.sink import Recorder
-from workers.record import Load, WorkerRecord
-from workers.wire import Report, Snapshot, Version
+from vllama_pool.router.balance.pool import Discovered
+from vllama_pool.router.membership import FORGET_AFTER, GRACE, LONGEST_STEP, TTL, Answer, Membership, Standing
+from vllama_pool.router.transport import Endpoint
+from vllama_pool.workers.record import Load, WorkerRecord
+from vllama_pool.workers.wire import Report, Snapshot, Version
 
 
 class Fleet:

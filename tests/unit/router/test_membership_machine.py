@@ -11,11 +11,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from router.balance.pool import Discovered
-from router.membership import GRACE, TTL, Answer, Membership
-from router.transport import Endpoint
-from workers.record import Load, WorkerRecord
-from workers.wire import Report, Snapshot, Version
+from vllama_pool.router.balance.pool import Discovered
+from vllama_pool.router.membership import GRACE, TTL, Answer, Membership
+from vllama_pool.router.transport import Endpoint
+from vllama_pool.workers.record import Load, WorkerRecord
+from vllama_pool.workers.wire import Report, Snapshot, Version
 
 STEP = 0.5
 DEATH_BOUND = 5.0

@@ -1,8 +1,8 @@
 """What is counted of requests, and under which labels."""
 
-from router.merging import Report, Reports, metrics_page
-from router.metrics import Metrics
-from router.observe import RequestRecord
+from vllama_pool.router.merging import Report, Reports, metrics_page
+from vllama_pool.router.metrics import Metrics
+from vllama_pool.router.observe import RequestRecord
 
 
 def page(*records: RequestRecord) -> list[str]:

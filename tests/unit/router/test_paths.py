@@ -2,7 +2,7 @@
 
 import pytest
 
-from router.paths import NotAllowed, NotFound, Paths, Redirect
+from vllama_pool.router.paths import NotAllowed, NotFound, Paths, Redirect
 
 PATHS = Paths(
     [

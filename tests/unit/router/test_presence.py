@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from router.presence import ClientGone, Presence
+from vllama_pool.router.presence import ClientGone, Presence
 
 
 class Line:

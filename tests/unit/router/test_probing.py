@@ -8,15 +8,15 @@ import ssl
 import httpx
 import pytest
 
-from config.routing import StaticWorker
-from router.balance.pool import Discovered, Pool
-from router.membership import TTL, Answer
-from router.probing import Watch, asker
-from router.transport import Endpoint
-from router.vetting import Endpoints
 from tests.support.sink import Recorder
 from tests.support.until import auntil
-from workers.record import WorkerRecord, WorkerState
+from vllama_pool.config.routing import StaticWorker
+from vllama_pool.router.balance.pool import Discovered, Pool
+from vllama_pool.router.membership import TTL, Answer
+from vllama_pool.router.probing import Watch, asker
+from vllama_pool.router.transport import Endpoint
+from vllama_pool.router.vetting import Endpoints
+from vllama_pool.workers.record import WorkerRecord, WorkerState
 
 
 class Vllm:

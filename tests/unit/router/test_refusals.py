@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from router.errors import Busy, Lost, Refused, Unavailable
-from router.refusals import client_error, worker_refused
 from tests.support.canned import Canned
+from vllama_pool.router.errors import Busy, Lost, Refused, Unavailable
+from vllama_pool.router.refusals import client_error, worker_refused
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from router.protocol.operation import StreamFailure, Usage
-from router.relay import Ending, Relay
-from router.transport import ConnectionLost, Sink
 from tests.support.until import auntil
+from vllama_pool.router.protocol.operation import StreamFailure, Usage
+from vllama_pool.router.relay import Ending, Relay
+from vllama_pool.router.transport import ConnectionLost, Sink
 
 
 class ScriptedResponse:

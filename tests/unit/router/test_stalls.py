@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from router.stalls import StallLimits, StallWatch
+from vllama_pool.router.stalls import StallLimits, StallWatch
 
 LIMITS = StallLimits(silent_worker=3, first_content=300, in_answer=120)
 

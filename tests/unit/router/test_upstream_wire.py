@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from router.transport import Endpoint
-from router.upstream_wire import MAX_HEAD, MAX_HEADERS, ResponseParser, request_head
+from vllama_pool.router.transport import Endpoint
+from vllama_pool.router.upstream_wire import MAX_HEAD, MAX_HEADERS, ResponseParser, request_head
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"

@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from workers.abilities import Shown, abilities
-from workers.simulated.options import Options
-from workers.simulated.server import Simulated
+from vllama_pool.workers.abilities import Shown, abilities
+from vllama_pool.workers.simulated.options import Options
+from vllama_pool.workers.simulated.server import Simulated
 
 
 async def shown(options: Options) -> Shown:

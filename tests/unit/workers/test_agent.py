@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.support.until import auntil
-from workers.agent import Agent
-from workers.announcer import Announcer, FencedOff
-from workers.hosting import GaveUp
-from workers.record import Load, WorkerRecord
-from workers.registry import Fenced, Registered
+from vllama_pool.workers.agent import Agent
+from vllama_pool.workers.announcer import Announcer, FencedOff
+from vllama_pool.workers.hosting import GaveUp
+from vllama_pool.workers.record import Load, WorkerRecord
+from vllama_pool.workers.registry import Fenced, Registered
 
 RECORD = WorkerRecord(id="w", generation=1, url="http://h:1")
 

@@ -6,7 +6,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from workers.allowlist import UrlRefused, WorkerUrl, parse_url, permitted
+from vllama_pool.workers.allowlist import UrlRefused, WorkerUrl, parse_url, permitted
 
 NETWORKS = [ip_network("10.0.0.0/8"), ip_network("::1/128"), ip_network("fd00::/8")]
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.support.until import auntil
-from workers.announcer import Announcer, FencedOff
-from workers.record import Load, WorkerRecord, WorkerState
-from workers.registry import Fenced, Registered, RegistryUnavailable
+from vllama_pool.workers.announcer import Announcer, FencedOff
+from vllama_pool.workers.record import Load, WorkerRecord, WorkerState
+from vllama_pool.workers.registry import Fenced, Registered, RegistryUnavailable
 
 RECORD = WorkerRecord(id="w", generation=7, url="http://h:1", slots=8)
 

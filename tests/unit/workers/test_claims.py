@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from workers.claims import claim_id, claim_port, log_file, next_generation
-from workers.launch import CannotStart
+from vllama_pool.workers.claims import claim_id, claim_port, log_file, next_generation
+from vllama_pool.workers.launch import CannotStart
 
 
 def test_an_id_is_held_by_one_agent_until_it_ends(tmp_path: Path) -> None:
@@ -23,7 +23,7 @@ def test_an_id_is_held_by_one_agent_until_it_ends(tmp_path: Path) -> None:
 
 
 def test_whether_the_last_holder_was_killed_is_known(tmp_path: Path) -> None:
-    killed = "import os; from pathlib import Path; from workers.claims import claim_id\n"
+    killed = "import os; from pathlib import Path; from vllama_pool.workers.claims import claim_id\n"
     killed += f"held = claim_id(Path({str(tmp_path)!r}), 'w'); os._exit(9)"
     subprocess.run([sys.executable, "-c", killed], check=False)
     held = claim_id(tmp_path, "w")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workers.flags import Flags
+from vllama_pool.workers.flags import Flags
 
 
 def test_both_spellings_of_a_value() -> None:

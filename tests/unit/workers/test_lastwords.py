@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from workers.lastwords import LONGEST, last_words
+from vllama_pool.workers.lastwords import LONGEST, last_words
 
 TRACE = 'Traceback (most recent call last):\n  File "serve.py", line 1, in cmd\n    raise ValueError(\n'
 CORE = "(EngineCore pid=17223) ERROR 11-22 19:27:13 [core.py:1510] "

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from workers.flags import Flags
-from workers.launch import (
+from vllama_pool.workers.flags import Flags
+from vllama_pool.workers.launch import (
     Address,
     AgentSpec,
     CannotStart,
@@ -138,7 +138,7 @@ def test_the_key_goes_through_the_environment_and_our_secrets_do_not() -> None:
 
 def test_finding_the_program(tmp_path: Path) -> None:
     assert find_program("vllm", {"VLLAMA_VLLM": "nice -n 5 '/my env/vllm'"}) == ("nice", "-n", "5", "/my env/vllm")
-    assert find_program("simulated", {}) == (sys.executable, "-m", "workers.simulated")
+    assert find_program("simulated", {}) == (sys.executable, "-m", "vllama_pool.workers.simulated")
     (tmp_path / "vllm").write_text("#!/bin/sh\n")
     (tmp_path / "vllm").chmod(0o755)
     assert find_program("vllm", {"PATH": str(tmp_path)}) == (str(tmp_path / "vllm"),)

@@ -12,14 +12,14 @@ import psutil
 import pytest
 
 from tests.support.until import until
-from workers.lifeline import die_with_parent
+from vllama_pool.workers.lifeline import die_with_parent
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux")
 
 PARENT = textwrap.dedent(
     """
     import signal, subprocess, sys
-    from workers.lifeline import die_with_parent
+    from vllama_pool.workers.lifeline import die_with_parent
     child = subprocess.Popen(
         [sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE,
         preexec_fn=die_with_parent(signal.Signals[sys.argv[2]]),

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from tests.support.modelfolder import LLAMA, TOOL_TEMPLATE, write_model, write_safetensors
-from workers.flags import Flags
-from workers.metadata import Observed, describe, slim
-from workers.modelconfig import model_info, quantization
-from workers.modelfiles import hub_cache, is_repository, locate
-from workers.probe import ServedModel
-from workers.record import ModelInfo
+from vllama_pool.workers.flags import Flags
+from vllama_pool.workers.metadata import Observed, describe, slim
+from vllama_pool.workers.modelconfig import model_info, quantization
+from vllama_pool.workers.modelfiles import hub_cache, is_repository, locate
+from vllama_pool.workers.probe import ServedModel
+from vllama_pool.workers.record import ModelInfo
 
 PARSERS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--reasoning-parser", "qwen3")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import httpx
 
-from workers.monitor import BUSY_INTERVAL, IDLE_INTERVAL, Monitor
-from workers.probe import Health
-from workers.record import Load, WorkerState
+from vllama_pool.workers.monitor import BUSY_INTERVAL, IDLE_INTERVAL, Monitor
+from vllama_pool.workers.probe import Health
+from vllama_pool.workers.record import Load, WorkerState
 
 URL = "http://worker.test:8100"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from workers.pacing import UNKNOWN_SLOTS, Backoff, Quiet, TokenRate, worth_telling
-from workers.probe import Metrics
-from workers.record import Load, WorkerState
+from vllama_pool.workers.pacing import UNKNOWN_SLOTS, Backoff, Quiet, TokenRate, worth_telling
+from vllama_pool.workers.probe import Metrics
+from vllama_pool.workers.record import Load, WorkerState
 
 
 def test_pauses_double_up_to_a_minute() -> None:

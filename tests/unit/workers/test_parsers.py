@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from workers.flags import Flags
-from workers.parsers import MARKS, choose, without_none
-from workers.speech import Speech
+from vllama_pool.workers.flags import Flags
+from vllama_pool.workers.parsers import MARKS, choose, without_none
+from vllama_pool.workers.speech import Speech
 
 HERMES = (
     '{% if tools %}<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>{% endif %}'

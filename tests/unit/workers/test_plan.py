@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 import pytest
 from pydantic import SecretStr
 
-from config.settings import RegistrySettings, WorkerSettings
 from tests.support.modelfolder import write_model
 from tests.support.ports import free_ports
-from workers.launch import AgentSpec, CannotStart
-from workers.plan import advertised_url, check_advertise, prepare
+from vllama_pool.config.settings import RegistrySettings, WorkerSettings
+from vllama_pool.workers.launch import AgentSpec, CannotStart
+from vllama_pool.workers.plan import advertised_url, check_advertise, prepare
 
 ENV = {"VLLAMA_VLLM": f"{sys.executable} vllm"}
 SECRET = SecretStr("0123456789abcdef" * 2)

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from workers.probe import (
+from vllama_pool.workers.probe import (
     MAX_BYTES,
     BadAnswer,
     Health,
@@ -25,7 +25,7 @@ from workers.probe import (
     scrape,
     version,
 )
-from workers.record import WorkerState
+from vllama_pool.workers.record import WorkerState
 
 PAGE = (Path(__file__).parents[2] / "data" / "vllm-metrics.txt").read_text()
 URL = "http://worker.test:8100"

@@ -16,8 +16,8 @@ from redis.exceptions import (
     TimeoutError,
 )
 
-from workers.record import Load, WorkerRecord
-from workers.registry import (
+from vllama_pool.workers.record import Load, WorkerRecord
+from vllama_pool.workers.registry import (
     CONNECT_TIMEOUT,
     REPLY_TIMEOUT,
     InvalidRegistryAddress,

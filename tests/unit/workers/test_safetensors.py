@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.modelfolder import write_safetensors
-from workers.safetensors import MalformedHeader, Tensor, count_parameters, main_dtype, read
+from vllama_pool.workers.safetensors import MalformedHeader, Tensor, count_parameters, main_dtype, read
 
 
 def test_a_real_header(tmp_path: Path) -> None:

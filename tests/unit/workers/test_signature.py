@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.record import ModelInfo, WorkerRecord
-from workers.signature import MAX_ENVELOPE, RecordRefused, seal, unseal
+from vllama_pool.workers.record import ModelInfo, WorkerRecord
+from vllama_pool.workers.signature import MAX_ENVELOPE, RecordRefused, seal, unseal
 
 SECRET = b"correct horse"
 RECORD = WorkerRecord(

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from tests.support.modelfolder import write_model
-from workers.flags import Flags
-from workers.modelfiles import ModelFiles
-from workers.speech import Speech, read_speech
+from vllama_pool.workers.flags import Flags
+from vllama_pool.workers.modelfiles import ModelFiles
+from vllama_pool.workers.speech import Speech, read_speech
 
 
 def read(folder: Path, *flags: str) -> Speech:

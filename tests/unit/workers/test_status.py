@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from workers.status import STATUS_FD, Status, StatusPipe, decode
+from vllama_pool.workers.status import STATUS_FD, Status, StatusPipe, decode
 
 
 def test_what_is_told_is_read_as_it_was() -> None:

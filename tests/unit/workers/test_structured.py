@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from workers.flags import Flags
-from workers.speech import Speech
-from workers.structured import CONFIG, flags_for
+from vllama_pool.workers.flags import Flags
+from vllama_pool.workers.speech import Speech
+from vllama_pool.workers.structured import CONFIG, flags_for
 
 
 def test_white_space_is_switched_off_with_a_backend_that_can() -> None:

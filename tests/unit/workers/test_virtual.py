@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from workers.record import WorkerRecord
-from workers.signature import RecordRefused, seal
-from workers.virtual import VirtualModel, digest_of, made_digest, seal_model, unseal_model
+from vllama_pool.workers.record import WorkerRecord
+from vllama_pool.workers.signature import RecordRefused, seal
+from vllama_pool.workers.virtual import VirtualModel, digest_of, made_digest, seal_model, unseal_model
 
 SECRET = b"fleet secret"
 KEY = "registry.ollama.ai/library/v:latest"

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from workers.warmup import WarmUpFailed, warm_up
+from vllama_pool.workers.warmup import WarmUpFailed, warm_up
 
 URL = "http://worker.test:8100"
 NO_TEMPLATE = {"error": {"message": "default chat template is no longer allowed, so you must provide a chat template"}}

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.keys import Keys, check_worker_id
-from workers.record import Load, WorkerState
-from workers.wire import (
+from vllama_pool.workers.keys import Keys, check_worker_id
+from vllama_pool.workers.record import Load, WorkerState
+from vllama_pool.workers.wire import (
     Beat,
     Down,
     ModelChanged,

@@ -4,13 +4,13 @@ import random
 
 import pytest
 
-from config.routing import RoutingTable
-from router.balance.admission import Admission
-from router.balance.pool import Pool
-from router.balance.routes import Resolution, Routes
-from router.errors import ServerBusy
 from tests.support.balance import Clock, found, pool_of, worker_in
-from workers.record import Load, WorkerState
+from vllama_pool.config.routing import RoutingTable
+from vllama_pool.router.balance.admission import Admission
+from vllama_pool.router.balance.pool import Pool
+from vllama_pool.router.balance.routes import Resolution, Routes
+from vllama_pool.router.errors import ServerBusy
+from vllama_pool.workers.record import Load, WorkerState
 
 
 def resolved(pool: Pool) -> Resolution:

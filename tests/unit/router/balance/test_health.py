@@ -2,8 +2,8 @@
 
 import pytest
 
-from router.balance.health import Breaker, Circuit, Health
-from router.errors import Busy, Faulty, Lost, ModelGone, Refused, Unavailable
+from vllama_pool.router.balance.health import Breaker, Circuit, Health
+from vllama_pool.router.errors import Busy, Faulty, Lost, ModelGone, Refused, Unavailable
 
 
 def breaker() -> Breaker:

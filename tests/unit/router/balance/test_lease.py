@@ -2,9 +2,9 @@
 
 import pytest
 
-from router.balance.lease import Answered, ClientGone, Failed, Outcome
-from router.errors import Faulty, Lost, ModelGone
 from tests.support.balance import Clock, found, pool_of, worker_in
+from vllama_pool.router.balance.lease import Answered, ClientGone, Failed, Outcome
+from vllama_pool.router.errors import Faulty, Lost, ModelGone
 
 
 @pytest.mark.parametrize("outcome", [Answered(5), Failed(Lost("reset")), Failed(Faulty("boom")), ClientGone()])

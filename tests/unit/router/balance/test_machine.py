@@ -6,13 +6,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, precondition, rule
 
-from router.balance.lease import Answered, ClientGone, Failed, Lease, Outcome
-from router.balance.pool import Pool
-from router.balance.select import choose, least_load, outlook
-from router.balance.worker import Worker
-from router.errors import Busy, Faulty, Lost, ModelGone, Refused, Unavailable
 from tests.support.balance import Clock, found, group
-from workers.record import Load, WorkerState
+from vllama_pool.router.balance.lease import Answered, ClientGone, Failed, Lease, Outcome
+from vllama_pool.router.balance.pool import Pool
+from vllama_pool.router.balance.select import choose, least_load, outlook
+from vllama_pool.router.balance.worker import Worker
+from vllama_pool.router.errors import Busy, Faulty, Lost, ModelGone, Refused, Unavailable
+from vllama_pool.workers.record import Load, WorkerState
 
 IDS = st.sampled_from(["a", "b", "c", "d"])
 LOADS = st.builds(

@@ -2,12 +2,12 @@
 
 import pytest
 
-from router.balance.lease import Answered, ClientGone, Failed
-from router.balance.pool import REMEMBERED
-from router.balance.view import view_all
-from router.errors import Lost
 from tests.support.balance import RESTARTING, Clock, found, ids, pool_of, worker_in
-from workers.record import Load, ModelInfo
+from vllama_pool.router.balance.lease import Answered, ClientGone, Failed
+from vllama_pool.router.balance.pool import REMEMBERED
+from vllama_pool.router.balance.view import view_all
+from vllama_pool.router.errors import Lost
+from vllama_pool.workers.record import Load, ModelInfo
 
 
 def test_counters_health_and_start_survive_a_replacement() -> None:

@@ -6,9 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.balance.retry import LONGEST, MAX_ATTEMPTS, SHORTEST, Attempts, Budget, GiveUp, Retry, decide, verdict
-from router.balance.select import Outlook
-from router.errors import AttemptFailed, Busy, Faulty, Lost, ModelGone, Refused, Unavailable
+from vllama_pool.router.balance.retry import (
+    LONGEST,
+    MAX_ATTEMPTS,
+    SHORTEST,
+    Attempts,
+    Budget,
+    GiveUp,
+    Retry,
+    decide,
+    verdict,
+)
+from vllama_pool.router.balance.select import Outlook
+from vllama_pool.router.errors import AttemptFailed, Busy, Faulty, Lost, ModelGone, Refused, Unavailable
 
 PLENTY = Outlook(healthy=5, last_resort=0)
 DOUBTFUL = Outlook(healthy=0, last_resort=2)

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from config.routing import ModelRoute, RoutingTable, ServeTarget
-from router.balance.routes import Routes, UnknownModel
-from router.balance.select import RoundRobin
-from router.errors import NoWorker
 from tests.support.balance import DRAINING, RESTARTING, Clock, found, ids, pool_of
-from workers.record import ModelInfo
-from workers.virtual import VirtualModel, key_of
+from vllama_pool.config.routing import ModelRoute, RoutingTable, ServeTarget
+from vllama_pool.router.balance.routes import Routes, UnknownModel
+from vllama_pool.router.balance.select import RoundRobin
+from vllama_pool.router.errors import NoWorker
+from vllama_pool.workers.record import ModelInfo
+from vllama_pool.workers.virtual import VirtualModel, key_of
 
 TABLE = RoutingTable(
     models=(

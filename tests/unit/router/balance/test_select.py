@@ -3,13 +3,13 @@
 import random
 from collections import Counter
 
-from router.balance.lease import Answered, Failed
-from router.balance.pool import Pool
-from router.balance.select import POLICIES, Outlook, RoundRobin, choose, least_load, outlook
-from router.balance.worker import SLOW_START
-from router.errors import Faulty, Lost, ModelGone
 from tests.support.balance import DRAINING, RESTARTING, Clock, found, group, pool_of, worker_in
-from workers.record import Load
+from vllama_pool.router.balance.lease import Answered, Failed
+from vllama_pool.router.balance.pool import Pool
+from vllama_pool.router.balance.select import POLICIES, Outlook, RoundRobin, choose, least_load, outlook
+from vllama_pool.router.balance.worker import SLOW_START
+from vllama_pool.router.errors import Faulty, Lost, ModelGone
+from vllama_pool.workers.record import Load
 
 
 def picks(pool: Pool, clock: Clock, times: int = 400, tried: tuple[str, ...] = ()) -> Counter[str]:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from router.balance.select import Policy, RoundRobin, least_load
-from router.balance.worker import Worker
 from tests.support.fleet import Figures, Fleet, Throughput, answer_lengths, batched, shared, streams
+from vllama_pool.router.balance.select import Policy, RoundRobin, least_load
+from vllama_pool.router.balance.worker import Worker
 
 SPEEDS = (0.5, 0.5, 1.0, 1.0, 1.0, 1.5, 2.0, 2.0)
 CLIENTS = 200

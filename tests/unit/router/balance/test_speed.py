@@ -2,7 +2,7 @@
 
 import pytest
 
-from router.balance.speed import FASTEST, MEMORY, SLOWEST, Rate, relative
+from vllama_pool.router.balance.speed import FASTEST, MEMORY, SLOWEST, Rate, relative
 
 
 def test_only_a_full_worker_is_measured() -> None:

@@ -8,9 +8,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from router.commands import serve
-from router.commands.groups import Grouped, further_groups, group, of_a_group, split
-from router.launch import Group
+from vllama_pool.router.commands import serve
+from vllama_pool.router.commands.groups import Grouped, further_groups, group, of_a_group, split
+from vllama_pool.router.launch import Group
 
 
 @click.command("serve", cls=Grouped, context_settings={"ignore_unknown_options": True})

@@ -11,9 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from click.testing import CliRunner, Result
 
-from router.cli import main
-from router.compat.rules import RULES
 from tests.support.ports import free_ports
+from vllama_pool.router.cli import main
+from vllama_pool.router.compat.rules import RULES
 
 BANNER = b"Ollama is running"
 TAGS = json.dumps({"models": [{"name": "m:latest", "size": 1, "capabilities": ["completion"]}]}).encode()

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from router.compat import expect
-from router.compat.expect import Differs
-from router.compat.wire import Reply
+from vllama_pool.router.compat import expect
+from vllama_pool.router.compat.expect import Differs
+from vllama_pool.router.compat.wire import Reply
 
 
 def reply(status: int = 200, body: bytes = b"", content_type: str = "application/x-ndjson") -> Reply:

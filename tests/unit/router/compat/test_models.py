@@ -1,6 +1,6 @@
 """Which models are asked."""
 
-from router.compat.models import Models, choose, listed
+from vllama_pool.router.compat.models import Models, choose, listed
 
 
 def tags(*models: tuple[str, int, list[str]]) -> dict[str, object]:

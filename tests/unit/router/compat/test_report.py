@@ -5,11 +5,11 @@ import io
 import pytest
 from rich.console import Console
 
-from router.compat.check import Check
-from router.compat.report import Row, by_rule, closing, machine, table
-from router.compat.rules import RULES
-from router.compat.runner import Outcome, Result
-from router.compat.target import Target
+from vllama_pool.router.compat.check import Check
+from vllama_pool.router.compat.report import Row, by_rule, closing, machine, table
+from vllama_pool.router.compat.rules import RULES
+from vllama_pool.router.compat.runner import Outcome, Result
+from vllama_pool.router.compat.target import Target
 
 
 async def nothing(target: Target) -> None:

@@ -2,15 +2,15 @@
 
 import pytest
 
-from router.compat.check import Check, covers, declared
-from router.compat.checks import CHECKS, writes
-from router.compat.expect import Differs, Skipped
-from router.compat.models import Models
-from router.compat.runner import PATIENCE, Result, look, run
-from router.compat.target import Target
-from router.compat.wire import Place
 from tests.support.ports import free_ports
 from tests.support.raw_server import RawServer, hold, request
+from vllama_pool.router.compat.check import Check, covers, declared
+from vllama_pool.router.compat.checks import CHECKS, writes
+from vllama_pool.router.compat.expect import Differs, Skipped
+from vllama_pool.router.compat.models import Models
+from vllama_pool.router.compat.runner import PATIENCE, Result, look, run
+from vllama_pool.router.compat.target import Target
+from vllama_pool.router.compat.wire import Place
 
 NOWHERE = Place("127.0.0.1", 1)
 

@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
-from router.compat.wire import BadAnswer, Connection, Place, Reply, place, reason
 from tests.support.raw_server import RawServer, bytewise, cut, request
+from vllama_pool.router.compat.wire import BadAnswer, Connection, Place, Reply, place, reason
 
 OK = b"HTTP/1.1 200 OK\r\n"
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from router.aside import AT_ONCE
-from router.errors import BadRequest, TooLarge
-from router.handlers.asgi import Receive, decoded, read_body
-from router.presence import ClientGone
+from vllama_pool.router.aside import AT_ONCE
+from vllama_pool.router.errors import BadRequest, TooLarge
+from vllama_pool.router.handlers.asgi import Receive, decoded, read_body
+from vllama_pool.router.presence import ClientGone
 
 
 def receiving(*messages: MutableMapping[str, Any]) -> Receive:

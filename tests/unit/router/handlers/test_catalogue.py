@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 
-from config.routing import RoutingTable
-from router.balance.pool import Pool
-from router.balance.routes import Routes
-from router.handlers.catalogue import as_model
-from router.protocol.catalogue import CatalogueModel
 from tests.support.balance import DRAINING, READY, RESTARTING, Clock, found, pool_of
-from workers.record import ModelInfo
-from workers.virtual import VirtualModel, key_of
+from vllama_pool.config.routing import RoutingTable
+from vllama_pool.router.balance.pool import Pool
+from vllama_pool.router.balance.routes import Routes
+from vllama_pool.router.handlers.catalogue import as_model
+from vllama_pool.router.protocol.catalogue import CatalogueModel
+from vllama_pool.workers.record import ModelInfo
+from vllama_pool.workers.virtual import VirtualModel, key_of
 
 LONG, SHORT = (ModelInfo(name="m", digest="ab" * 32, context_length=length) for length in (4096, 1024))
 

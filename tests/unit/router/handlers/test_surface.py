@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from router.handlers.asgi import Receive, Scope, Send, send_unread, send_whole
-from router.handlers.surface import Surface
-from router.protocol.fixed import Fixed, always
+from vllama_pool.router.handlers.asgi import Receive, Scope, Send, send_unread, send_whole
+from vllama_pool.router.handlers.surface import Surface
+from vllama_pool.router.protocol.fixed import Fixed, always
 
 Message = MutableMapping[str, Any]
 HI = Fixed("/hi", ("GET",), always(b"fixed"))

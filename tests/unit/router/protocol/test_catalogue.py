@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config.defaults import Defaults
-from router.errors import BadRequest, Forbidden, ModelNotFound
-from router.protocol.catalogue import CatalogueModel, human_number, merge, ps, tags, version
-from router.protocol.naming import unknown_model
-from workers.record import ModelInfo
+from vllama_pool.config.defaults import Defaults
+from vllama_pool.router.errors import BadRequest, Forbidden, ModelNotFound
+from vllama_pool.router.protocol.catalogue import CatalogueModel, human_number, merge, ps, tags, version
+from vllama_pool.router.protocol.naming import unknown_model
+from vllama_pool.workers.record import ModelInfo
 
 DIGEST = "ab" * 32
 INFO = ModelInfo(

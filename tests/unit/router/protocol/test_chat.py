@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from config.defaults import NONE, Defaults
-from router.errors import ClientError, Refused
-from router.protocol import chat
-from router.protocol.operation import Ask, Reply
-from router.protocol.requests import decode_chat
 from tests.support.protocol import CLOCK, MODEL, STAMP, THINKER, outgoing
-from workers.record import ModelInfo
+from vllama_pool.config.defaults import NONE, Defaults
+from vllama_pool.router.errors import ClientError, Refused
+from vllama_pool.router.protocol import chat
+from vllama_pool.router.protocol.operation import Ask, Reply
+from vllama_pool.router.protocol.requests import decode_chat
+from vllama_pool.workers.record import ModelInfo
 
 HI = {"role": "user", "content": "hi"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.protocol.clock import Stamps, SystemClock, rfc3339
-from router.protocol.durations import FOREVER, SECOND
-from router.protocol.lifetimes import Lifetimes
+from vllama_pool.router.protocol.clock import Stamps, SystemClock, rfc3339
+from vllama_pool.router.protocol.durations import FOREVER, SECOND
+from vllama_pool.router.protocol.lifetimes import Lifetimes
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 """The API as an OpenAPI document, out of the tables that it is served by."""
 
-from router.protocol.description import bodies, describe, schema
-from router.protocol.fixed import FIXED
-from router.protocol.gojson import ANY, BOOL, INT, STRING, list_of, struct
-from router.protocol.operations import OPERATIONS
+from vllama_pool.router.protocol.description import bodies, describe, schema
+from vllama_pool.router.protocol.fixed import FIXED
+from vllama_pool.router.protocol.gojson import ANY, BOOL, INT, STRING, list_of, struct
+from vllama_pool.router.protocol.operations import OPERATIONS
 
 ROUTES = [
     ("/api/tags", ("GET", "HEAD")),

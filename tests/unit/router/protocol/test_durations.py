@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.errors import BadRequest
-from router.protocol.durations import FOREVER, SECOND, keep_alive, parse_duration
+from vllama_pool.router.errors import BadRequest
+from vllama_pool.router.protocol.durations import FOREVER, SECOND, keep_alive, parse_duration
 
 GOOD = {
     None: None,

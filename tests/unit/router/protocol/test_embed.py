@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from config.defaults import NONE, Defaults
-from router.errors import ClientError, Refused
-from router.protocol import embed
-from router.protocol.embed import EmbedRequest
-from router.protocol.errors import CONTEXT_EXCEEDED, classify
-from router.protocol.operation import Ask, Outgoing, Step
-from workers.record import ModelInfo
+from vllama_pool.config.defaults import NONE, Defaults
+from vllama_pool.router.errors import ClientError, Refused
+from vllama_pool.router.protocol import embed
+from vllama_pool.router.protocol.embed import EmbedRequest
+from vllama_pool.router.protocol.errors import CONTEXT_EXCEEDED, classify
+from vllama_pool.router.protocol.operation import Ask, Outgoing, Step
+from vllama_pool.workers.record import ModelInfo
 
 MINILM = ModelInfo(name="all-minilm", context_length=256, capabilities=("embedding",))
 NULLS: dict[str, None] = {"num_ctx": None, "num_gpu": None, "temperature": None, "stop": None, "mirostat": None}

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from router.protocol import embed
-from router.protocol.embed_fold import EmbedFold
-from router.protocol.operation import Timing
 from tests.support.protocol import CLOCK, TIMING
+from vllama_pool.router.protocol import embed
+from vllama_pool.router.protocol.embed_fold import EmbedFold
+from vllama_pool.router.protocol.operation import Timing
 
 
 def vector(*values: float) -> str:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.errors import AttemptFailed, Busy, Faulty, Lost, ModelGone, Refused, Unavailable
-from router.protocol.errors import CONTEXT_EXCEEDED, classify, classify_text, explain_upstream, of_stream
-from router.protocol.operation import StreamFailure
+from vllama_pool.router.errors import AttemptFailed, Busy, Faulty, Lost, ModelGone, Refused, Unavailable
+from vllama_pool.router.protocol.errors import CONTEXT_EXCEEDED, classify, classify_text, explain_upstream, of_stream
+from vllama_pool.router.protocol.operation import StreamFailure
 
 
 def body(message: str, kind: str = "BadRequestError", code: Any = 400, param: Any = None) -> bytes:

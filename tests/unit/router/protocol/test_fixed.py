@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from router.errors import ClientError
-from router.protocol.fixed import FIXED, Fixed, Question
-from router.protocol.operation import Reply
-from router.protocol.shapes import error_body
+from vllama_pool.router.errors import ClientError
+from vllama_pool.router.protocol.fixed import FIXED, Fixed, Question
+from vllama_pool.router.protocol.operation import Reply
+from vllama_pool.router.protocol.shapes import error_body
 
 DIGEST = "sha256:" + "a" * 64
 BY_PATH = {answer.path: answer for answer in FIXED}

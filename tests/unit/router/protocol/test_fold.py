@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.protocol import chat, generate
-from router.protocol.answer import Piece
-from router.protocol.fold import RUNNER_ERROR, AnswerFold
-from router.protocol.generate_lines import GenerateLines
-from router.protocol.operation import StreamFailure, Timing, Usage
-from router.protocol.requests import decode_chat, decode_generate
-from router.protocol.thoughts import Thoughts
 from tests.support.protocol import CLOCK, DONE, STAMP, TIMING, delta, event, objects, run, stream, usage
+from vllama_pool.router.protocol import chat, generate
+from vllama_pool.router.protocol.answer import Piece
+from vllama_pool.router.protocol.fold import RUNNER_ERROR, AnswerFold
+from vllama_pool.router.protocol.generate_lines import GenerateLines
+from vllama_pool.router.protocol.operation import StreamFailure, Timing, Usage
+from vllama_pool.router.protocol.requests import decode_chat, decode_generate
+from vllama_pool.router.protocol.thoughts import Thoughts
 
 
 def chat_fold(**fields: Any) -> AnswerFold:

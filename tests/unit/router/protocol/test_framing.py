@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.protocol import framing
-from router.protocol.framing import EventSplitter, EventTooLong
+from vllama_pool.router.protocol import framing
+from vllama_pool.router.protocol.framing import EventSplitter, EventTooLong
 
 STREAM = (
     b": keep-alive\n\n"

@@ -6,13 +6,6 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from config.defaults import NONE, Defaults
-from router.errors import ClientError, Refused
-from router.protocol import generate
-from router.protocol.errors import CONTEXT_EXCEEDED
-from router.protocol.fold import AnswerFold
-from router.protocol.operation import Ask, Outgoing, Reply, Step
-from router.protocol.requests import decode_generate
 from tests.support.protocol import (
     CLOCK,
     DONE,
@@ -26,7 +19,14 @@ from tests.support.protocol import (
     run,
     usage,
 )
-from workers.record import ModelInfo
+from vllama_pool.config.defaults import NONE, Defaults
+from vllama_pool.router.errors import ClientError, Refused
+from vllama_pool.router.protocol import generate
+from vllama_pool.router.protocol.errors import CONTEXT_EXCEEDED
+from vllama_pool.router.protocol.fold import AnswerFold
+from vllama_pool.router.protocol.operation import Ask, Outgoing, Reply, Step
+from vllama_pool.router.protocol.requests import decode_generate
+from vllama_pool.workers.record import ModelInfo
 
 EMBEDDER = ModelInfo(name="all-minilm", capabilities=("embedding",))
 BASE = msgspec.structs.replace(MODEL, name="base", has_template=False, template="")

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.errors import BadRequest, ClientError
-from router.protocol.gojson import syntax_error
-from router.protocol.requests import decode_chat, decode_generate
+from vllama_pool.router.errors import BadRequest, ClientError
+from vllama_pool.router.protocol.gojson import syntax_error
+from vllama_pool.router.protocol.requests import decode_chat, decode_generate
 
 generate = decode_generate
 

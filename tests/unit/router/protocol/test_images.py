@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.errors import BadRequest
-from router.protocol.images import check_base64, illegal_at, sniff, wanted
-from router.protocol.requests import decode_chat, decode_generate
+from vllama_pool.router.errors import BadRequest
+from vllama_pool.router.protocol.images import check_base64, illegal_at, sniff, wanted
+from vllama_pool.router.protocol.requests import decode_chat, decode_generate
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(60)).decode()
 

@@ -1,7 +1,7 @@
 """How long models are shown as loaded."""
 
-from router.protocol.durations import FOREVER
-from router.protocol.lifetimes import REMEMBERED, Lifetimes
+from vllama_pool.router.protocol.durations import FOREVER
+from vllama_pool.router.protocol.lifetimes import REMEMBERED, Lifetimes
 
 MINUTE = 60 * 10**9
 

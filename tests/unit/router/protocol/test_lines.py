@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.protocol.lines import encode, quoted
+from vllama_pool.router.protocol.lines import encode, quoted
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@
 
 import json
 
-from router.protocol import listing
-from router.protocol.catalogue import CatalogueModel
-from workers.record import ModelInfo
+from vllama_pool.router.protocol import listing
+from vllama_pool.router.protocol.catalogue import CatalogueModel
+from vllama_pool.workers.record import ModelInfo
 
 
 def model(name: str, **info: object) -> CatalogueModel:

@@ -4,11 +4,11 @@ import base64
 import json
 from typing import Any
 
-from config.defaults import NONE
-from router.protocol import chat
-from router.protocol.messages import for_template, translate
-from router.protocol.requests import ChatMessage, decode_chat
 from tests.support.protocol import CLOCK, THINKER, outgoing
+from vllama_pool.config.defaults import NONE
+from vllama_pool.router.protocol import chat
+from vllama_pool.router.protocol.messages import for_template, translate
+from vllama_pool.router.protocol.requests import ChatMessage, decode_chat
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(60)).decode()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.protocol.modelfile import modelfile, quoted
+from vllama_pool.router.protocol.modelfile import modelfile, quoted
 
 
 def commands(text: str) -> list[tuple[str, str]]:

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.errors import ClientError
-from router.protocol import openai
-from router.protocol.options import DROPPED, KNOWN, check, fill_context, merge, sampling
 from tests.support.protocol import MODEL
-from workers.record import ModelInfo
+from vllama_pool.router.errors import ClientError
+from vllama_pool.router.protocol import openai
+from vllama_pool.router.protocol.options import DROPPED, KNOWN, check, fill_context, merge, sampling
+from vllama_pool.workers.record import ModelInfo
 
 
 def sent(request: dict[str, Any] | None = None, route: dict[str, Any] | None = None, info: ModelInfo = MODEL) -> Any:

@@ -11,11 +11,11 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config.defaults import NONE
-from router.protocol import chat
-from router.protocol.messages import translate
-from router.protocol.requests import CalledFunction, CalledTool, ChatMessage, decode_chat
 from tests.support.protocol import CLOCK, THINKER, outgoing
+from vllama_pool.config.defaults import NONE
+from vllama_pool.router.protocol import chat
+from vllama_pool.router.protocol.messages import translate
+from vllama_pool.router.protocol.requests import CalledFunction, CalledTool, ChatMessage, decode_chat
 
 
 def upstream(*messages: dict[str, Any], **fields: Any) -> Any:

@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from config.defaults import NONE
-from router.errors import AttemptFailed, Refused
-from router.protocol import chat, generate
-from router.protocol.errors import classify
-from router.protocol.operation import Step
-from router.protocol.requests import decode_chat, decode_generate
 from tests.support.protocol import MODEL, outgoing
-from workers.record import ModelInfo
+from vllama_pool.config.defaults import NONE
+from vllama_pool.router.errors import AttemptFailed, Refused
+from vllama_pool.router.protocol import chat, generate
+from vllama_pool.router.protocol.errors import classify
+from vllama_pool.router.protocol.operation import Step
+from vllama_pool.router.protocol.requests import decode_chat, decode_generate
+from vllama_pool.workers.record import ModelInfo
 
 STATIC = ModelInfo(name="static")
 """A model of which nothing is known."""

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config.defaults import NONE
-from router.errors import BadRequest, ClientError, Refused
-from router.protocol import chat, generate, options, requests, show
-from router.protocol.errors import CONTEXT_EXCEEDED
-from router.protocol.operation import Ask, Outgoing, Reply, Step
-from router.protocol.operations import operations
 from tests.support.protocol import CLOCK, outgoing
-from workers.record import ModelInfo
-from workers.simulated.requests import parse_chat, parse_completion
+from vllama_pool.config.defaults import NONE
+from vllama_pool.router.errors import BadRequest, ClientError, Refused
+from vllama_pool.router.protocol import chat, generate, options, requests, show
+from vllama_pool.router.protocol.errors import CONTEXT_EXCEEDED
+from vllama_pool.router.protocol.operation import Ask, Outgoing, Reply, Step
+from vllama_pool.router.protocol.operations import operations
+from vllama_pool.workers.record import ModelInfo
+from vllama_pool.workers.simulated.requests import parse_chat, parse_completion
 
 ABLE = ModelInfo(name="m", capabilities=("completion", "tools", "vision", "thinking", "insert"), has_template=True)
 FEW = b'"messages":[{"role":"user","content":"x"}],"prompt":"x"'

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config.defaults import NONE
-from router.errors import Refused
-from router.protocol import chat, openai, shorten
-from router.protocol.errors import CONTEXT_EXCEEDED
-from router.protocol.messages import translate
-from router.protocol.operation import Ask, Outgoing
-from router.protocol.requests import ChatMessage, decode_chat
-from router.protocol.shorten import Shorter, room, ways
 from tests.support.protocol import MODEL
+from vllama_pool.config.defaults import NONE
+from vllama_pool.router.errors import Refused
+from vllama_pool.router.protocol import chat, openai, shorten
+from vllama_pool.router.protocol.errors import CONTEXT_EXCEEDED
+from vllama_pool.router.protocol.messages import translate
+from vllama_pool.router.protocol.operation import Ask, Outgoing
+from vllama_pool.router.protocol.requests import ChatMessage, decode_chat
+from vllama_pool.router.protocol.shorten import Shorter, room, ways
 
 TOO_LONG = Refused(CONTEXT_EXCEEDED, status=400)
 LIMIT = 100

@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from config.defaults import Defaults
-from router.errors import BadRequest, Forbidden
-from router.protocol.catalogue import CatalogueModel
-from router.protocol.naming import NO_CLOUD_DETAILS, unknown_model
-from router.protocol.show import ShowRequest, decode_show, not_found, show
 from tests.unit.router.protocol.test_catalogue import INFO, MODEL
-from workers.record import ModelInfo
+from vllama_pool.config.defaults import Defaults
+from vllama_pool.router.errors import BadRequest, Forbidden
+from vllama_pool.router.protocol.catalogue import CatalogueModel
+from vllama_pool.router.protocol.naming import NO_CLOUD_DETAILS, unknown_model
+from vllama_pool.router.protocol.show import ShowRequest, decode_show, not_found, show
+from vllama_pool.workers.record import ModelInfo
 
 MARIO = CatalogueModel(
     "mario:latest",

@@ -5,9 +5,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from router.errors import BadRequest
-from router.protocol.thinking import Thinking, check_capability, check_think, translate
 from tests.support.protocol import MODEL, THINKER
+from vllama_pool.router.errors import BadRequest
+from vllama_pool.router.protocol.thinking import Thinking, check_capability, check_think, translate
 
 ON = {"enable_thinking": True, "thinking": True}
 OFF = {"enable_thinking": False, "thinking": False}

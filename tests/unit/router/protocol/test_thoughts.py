@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.protocol.thoughts import Thoughts, are_open, are_tagged
 from tests.support.protocol import MODEL, THINKER
+from vllama_pool.router.protocol.thoughts import Thoughts, are_open, are_tagged
 
 
 def split(pieces: list[str], *, begun: bool = False) -> tuple[str, str]:

@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from router.errors import ClientError, TooLarge
-from router.virtual import keeper as keeping
-from router.virtual.keeper import Keeper
-from router.virtual.room import MOST_MODELS
-from router.virtual.savefile import SaveFile
-from router.virtual.seals import Trust
-from router.virtual.store import MOST_TOMBSTONES, Store
-from router.virtual.witnesses import SEEN_WITHIN
 from tests.support.fakeregistry import FakeRegistry
-from workers.registry import RegistryUnavailable
-from workers.virtual import VirtualModel, digest_of, seal_model
-from workers.wire import ModelChanged, ModelSeen
+from vllama_pool.router.errors import ClientError, TooLarge
+from vllama_pool.router.virtual import keeper as keeping
+from vllama_pool.router.virtual.keeper import Keeper
+from vllama_pool.router.virtual.room import MOST_MODELS
+from vllama_pool.router.virtual.savefile import SaveFile
+from vllama_pool.router.virtual.seals import Trust
+from vllama_pool.router.virtual.store import MOST_TOMBSTONES, Store
+from vllama_pool.router.virtual.witnesses import SEEN_WITHIN
+from vllama_pool.workers.registry import RegistryUnavailable
+from vllama_pool.workers.virtual import VirtualModel, digest_of, seal_model
+from vllama_pool.workers.wire import ModelChanged, ModelSeen
 
 TRUST = Trust("f", b"fleet secret", unsigned=False)
 PREFIX = "registry.ollama.ai/library/"

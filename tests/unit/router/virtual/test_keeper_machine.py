@@ -10,12 +10,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from router.virtual.keeper import Keeper
-from router.virtual.seals import Trust
-from router.virtual.store import Store
 from tests.support.fakeregistry import FakeRegistry
-from workers.virtual import VirtualModel, seal_model
-from workers.wire import ModelChanged
+from vllama_pool.router.virtual.keeper import Keeper
+from vllama_pool.router.virtual.seals import Trust
+from vllama_pool.router.virtual.store import Store
+from vllama_pool.workers.virtual import VirtualModel, seal_model
+from vllama_pool.workers.wire import ModelChanged
 
 TRUST = Trust("f", b"fleet secret", unsigned=False)
 PREFIX = "registry.ollama.ai/library/"

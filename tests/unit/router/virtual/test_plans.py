@@ -9,18 +9,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from config.routing import ModelRoute, RoutingTable, ServeTarget
-from router.balance.routes import Routes
-from router.errors import ClientError, Forbidden, ModelNotFound, TooLarge
-from router.protocol.copying import CopyRequest
-from router.protocol.create import MAX_KEPT, decode_create
-from router.protocol.requests import brought
-from router.virtual.plans import UNSIGNED, Known, Made, Nowhere, plan_copy, plan_create, plan_delete
-from router.virtual.store import Store
 from tests.support.balance import Clock, found, pool_of
-from workers.record import ModelInfo
-from workers.signature import MAX_ENVELOPE
-from workers.virtual import VirtualModel, key_of, seal_model, unseal_model
+from vllama_pool.config.routing import ModelRoute, RoutingTable, ServeTarget
+from vllama_pool.router.balance.routes import Routes
+from vllama_pool.router.errors import ClientError, Forbidden, ModelNotFound, TooLarge
+from vllama_pool.router.protocol.copying import CopyRequest
+from vllama_pool.router.protocol.create import MAX_KEPT, decode_create
+from vllama_pool.router.protocol.requests import brought
+from vllama_pool.router.virtual.plans import UNSIGNED, Known, Made, Nowhere, plan_copy, plan_create, plan_delete
+from vllama_pool.router.virtual.store import Store
+from vllama_pool.workers.record import ModelInfo
+from vllama_pool.workers.signature import MAX_ENVELOPE
+from vllama_pool.workers.virtual import VirtualModel, key_of, seal_model, unseal_model
 
 TABLE = RoutingTable(models=(ModelRoute("friendly:8b", (ServeTarget("Org/M"),), ("short",), {"temperature": 0.5}),))
 DIGEST = "d" * 64

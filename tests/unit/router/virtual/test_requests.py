@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from config.routing import RoutingTable
-from config.settings import RegistrySettings, RouterSettings
-from router.balance.routes import Routes
-from router.errors import BadRequest, ClientError
-from router.protocol import copying, create, pull
-from router.sources import no_writes, save_file
-from router.virtual.plans import UNSIGNED, WRITES_OFF, Known, plan_copy, plan_create, plan_delete
 from tests.support.balance import Clock, found, pool_of
-from workers.virtual import key_of, seal_model, unseal_model
+from vllama_pool.config.routing import RoutingTable
+from vllama_pool.config.settings import RegistrySettings, RouterSettings
+from vllama_pool.router.balance.routes import Routes
+from vllama_pool.router.errors import BadRequest, ClientError
+from vllama_pool.router.protocol import copying, create, pull
+from vllama_pool.router.sources import no_writes, save_file
+from vllama_pool.router.virtual.plans import UNSIGNED, WRITES_OFF, Known, plan_copy, plan_create, plan_delete
+from vllama_pool.workers.virtual import key_of, seal_model, unseal_model
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),

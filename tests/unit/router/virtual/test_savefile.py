@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from router.virtual import savefile
-from router.virtual.savefile import SaveFile
-from workers.virtual import VirtualModel
+from vllama_pool.router.virtual import savefile
+from vllama_pool.router.virtual.savefile import SaveFile
+from vllama_pool.workers.virtual import VirtualModel
 
 
 def model(name: str, revision: int = 1, *, deleted: bool = False) -> VirtualModel:

@@ -7,8 +7,8 @@ from itertools import permutations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.virtual.store import Store
-from workers.virtual import VirtualModel
+from vllama_pool.router.virtual.store import Store
+from vllama_pool.workers.virtual import VirtualModel
 
 KEY = "registry.ollama.ai/library/v:latest"
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.simulated import vocabulary as v
-from workers.simulated.answers import (
+from vllama_pool.workers.simulated import vocabulary as v
+from vllama_pool.workers.simulated.answers import (
     ASSISTANT,
     NO_THINKING,
     Answer,

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from workers.simulated.embedding import answer, check
-from workers.simulated.errors import Refusal
-from workers.simulated.options import Options
-from workers.simulated.requests import parse_embedding
+from vllama_pool.workers.simulated.embedding import answer, check
+from vllama_pool.workers.simulated.errors import Refusal
+from vllama_pool.workers.simulated.options import Options
+from vllama_pool.workers.simulated.requests import parse_embedding
 
 OPTIONS = Options(model="minilm", embedding=True, max_model_len=16, dimensions=8)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from workers.simulated.engine import Engine, Entry, Pace
+from vllama_pool.workers.simulated.engine import Engine, Entry, Pace
 
 
 @dataclass

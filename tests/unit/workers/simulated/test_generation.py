@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.simulated import vocabulary as v
-from workers.simulated.answers import Answer, Kind, Token, Wants, answer
-from workers.simulated.generation import END, Ending, Generation, StopFilter
+from vllama_pool.workers.simulated import vocabulary as v
+from vllama_pool.workers.simulated.answers import Answer, Kind, Token, Wants, answer
+from vllama_pool.workers.simulated.generation import END, Ending, Generation, StopFilter
 
 PROMPT = v.encode("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
 

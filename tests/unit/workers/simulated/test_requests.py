@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from workers.simulated.errors import Refusal
-from workers.simulated.requests import parse_chat, parse_completion, parse_embedding, parse_tokenize
+from vllama_pool.workers.simulated.errors import Refusal
+from vllama_pool.workers.simulated.requests import parse_chat, parse_completion, parse_embedding, parse_tokenize
 
 HI = {"messages": [{"role": "user", "content": "hi"}]}
 JSON = "application/json"

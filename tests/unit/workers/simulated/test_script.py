@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from workers.simulated import script
-from workers.simulated.script import Cut, Die, Freeze, Refuse, Script, Slow, Status, parse
+from vllama_pool.workers.simulated import script
+from vllama_pool.workers.simulated.script import Cut, Die, Freeze, Refuse, Script, Slow, Status, parse
 
 CHAT = "/v1/chat/completions"
 

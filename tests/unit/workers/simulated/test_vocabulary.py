@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.simulated import vocabulary as v
+from vllama_pool.workers.simulated import vocabulary as v
 
 TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]))
 

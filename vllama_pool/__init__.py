@@ -1,0 +1,1 @@
+"""vLLama: one Ollama URL in front of a pool of vLLM servers."""
