@@ -1,0 +1,1 @@
+"""Settings from the environment, Ollama's name rules, and the routing file."""

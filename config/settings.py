@@ -20,7 +20,7 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from vllama_pool.config.environment import Env, env_of, values_for, variable
-from vllama_pool.config.values import (
+from vllama_pool.config.fields import (
     ApiKeys,
     Duration,
     EndlessBelowZero,

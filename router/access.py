@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
-from vllama_pool.config.keys import ApiKey, digest, identify
+from vllama_pool.config.api_keys import ApiKey, digest, identify
 from vllama_pool.config.listen import is_loopback
 from vllama_pool.config.settings import PRIVATE, RouterSettings
 from vllama_pool.router.origins import Headers, Origins, same_host

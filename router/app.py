@@ -18,7 +18,7 @@ from litestar.handlers import ASGIRouteHandler
 from litestar.routes import ASGIRoute, HTTPRoute
 from litestar.types import Receive, Scope, Send
 
-from vllama_pool.config.routing import RoutingTable, load
+from vllama_pool.config.routing.table import RoutingTable, load
 from vllama_pool.config.settings import RouterSettings
 from vllama_pool.router.access import Access
 from vllama_pool.router.balance.pool import Pool

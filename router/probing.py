@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 import httpx
 
-from vllama_pool.config.routing import StaticWorker
+from vllama_pool.config.routing.table import StaticWorker
 from vllama_pool.router.balance.pool import Discovered
 from vllama_pool.router.discovery import Ask
 from vllama_pool.router.membership import TTL, Answer, Sink

@@ -17,7 +17,7 @@ from types import FrameType
 import uvicorn
 from pydantic import ValidationError
 
-from vllama_pool.config.routing import RoutingError
+from vllama_pool.config.routing.table import RoutingError
 from vllama_pool.config.settings import RouterSettings, explain
 from vllama_pool.router.app import create_app
 from vllama_pool.router.bounded import BoundedProtocol

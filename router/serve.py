@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vllama_pool.config import routing
+from vllama_pool.config.routing import table
 from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.router.access import startup_problem
 from vllama_pool.router.children import Child
@@ -52,7 +52,7 @@ def serve(settings: RouterSettings, workers: Workers, console: Console) -> int:
     if problem:
         raise CannotLaunch(problem)
     if settings.routing_file:
-        routing.load(settings.routing_file)
+        table.load(settings.routing_file)
     plans = plan_groups(workers.groups, first_port=workers.first_port, host=socket.gethostname())
     for plan in plans:
         check_model(plan)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from vllama_pool.config.routing import StaticWorker
+from vllama_pool.config.routing.table import StaticWorker
 from vllama_pool.config.settings import RouterSettings
 from vllama_pool.router import probing
 from vllama_pool.router.balance.pool import Pool

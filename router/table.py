@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from vllama_pool.config.routing import RoutingTable
+from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.router.balance.view import WorkerView
 
 GAP = 2

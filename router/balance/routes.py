@@ -14,9 +14,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from vllama_pool.config.defaults import NONE, Defaults
 from vllama_pool.config.names import InvalidName, lookup_key, parse
-from vllama_pool.config.routing import LEAST_LOAD, ModelRoute, RoutingTable, ServeTarget
+from vllama_pool.config.routing.defaults import NONE, Defaults
+from vllama_pool.config.routing.table import LEAST_LOAD, ModelRoute, RoutingTable, ServeTarget
 from vllama_pool.router.balance import select
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.balance.select import POLICIES, Outlook, Policy

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from vllama_pool.config import routing
+from vllama_pool.config.routing import table as routing
 from vllama_pool.router.commands.common import Wrong
 from vllama_pool.router.commands.terminal import output, show
 from vllama_pool.router.table import routing_table

@@ -9,7 +9,7 @@ import click
 from pydantic import ValidationError
 
 from vllama_pool.config.environment import unknown, variables_of
-from vllama_pool.config.ollama import without_effect
+from vllama_pool.config.ollama_env import without_effect
 from vllama_pool.config.settings import RouterSettings, WorkerSettings, explain
 from vllama_pool.router.place import LISTEN_FD, PLACE
 from vllama_pool.workers.status import STATUS_FD

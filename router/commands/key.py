@@ -7,7 +7,7 @@ import secrets
 
 import click
 
-from vllama_pool.config.keys import parse_keys
+from vllama_pool.config.api_keys import parse_keys
 from vllama_pool.router.commands.common import Wrong
 
 

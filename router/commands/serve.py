@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from vllama_pool.config.routing import RoutingError
+from vllama_pool.config.routing.table import RoutingError
 from vllama_pool.config.settings import RouterSettings, WorkerSettings
 from vllama_pool.router.commands.common import PASS_ON, Wrong, export, read, warn_of_unknown
 from vllama_pool.router.commands.groups import Grouped, further_groups, group, of_a_group

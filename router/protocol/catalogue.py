@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from vllama_pool.config.defaults import NONE, Defaults
+from vllama_pool.config.routing.defaults import NONE, Defaults
 from vllama_pool.router.protocol.clock import rfc3339
 from vllama_pool.router.protocol.lines import encode
 from vllama_pool.workers.record import ModelInfo

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from vllama_pool.config.defaults import Defaults
+from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.errors import AttemptFailed, BadRequest
 from vllama_pool.router.protocol import (
     capabilities,

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from vllama_pool.config.defaults import Defaults
+from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.errors import AttemptFailed, BadRequest, ModelNotFound, Refused
 from vllama_pool.router.protocol import errors, gojson, openai, options, requests, tokens
 from vllama_pool.router.protocol.durations import keep_alive

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from vllama_pool.config.defaults import Defaults
+from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.errors import AttemptFailed, BadRequest
 from vllama_pool.router.protocol import (
     capabilities,

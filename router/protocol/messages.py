@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from vllama_pool.config.defaults import Defaults
+from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.protocol import openai
 from vllama_pool.router.protocol.images import sniff
 from vllama_pool.router.protocol.pairing import Pairing, pair

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
-from vllama_pool.config.defaults import Defaults
+from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.errors import AttemptFailed
 from vllama_pool.router.protocol.gojson import GoType
 from vllama_pool.workers.record import ModelInfo

@@ -12,7 +12,7 @@ import ollama
 import pytest
 
 from tests.support.live import Fleet, fleet
-from vllama_pool.config.routing import ModelRoute, RoutingTable, ServeTarget
+from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
 from vllama_pool.workers.simulated.options import Options
 
 OPTIONS = Options(model="Qwen/Qwen3-8B", tokens_per_second=500, ttft=0.01, answer_tokens=5, aliases=("tuned",))

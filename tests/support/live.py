@@ -19,7 +19,7 @@ import uvicorn
 
 from tests.support.until import auntil
 from tests.support.valkey import running_valkey
-from vllama_pool.config.routing import RoutingTable
+from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.router.app import create_app
 from vllama_pool.router.bounded import BoundedProtocol

@@ -159,7 +159,7 @@ def test_the_pure_parts_know_little_and_do_no_input_or_output(part: str, known: 
         "vllama_pool.router.paths",
         "vllama_pool.config.names",
         "vllama_pool.config.urls",
-        "vllama_pool.config.schema",
+        "vllama_pool.config.routing.schema",
     ],
 )
 def test_decisions_do_no_input_or_output(module: str) -> None:

@@ -17,7 +17,7 @@ from tests.support.ports import free_ports
 from tests.support.until import auntil
 from tests.support.vllm import VllmServer
 from tests.support.weather import CHAT as WEATHER
-from vllama_pool.config.routing import RoutingTable, StaticWorker
+from vllama_pool.config.routing.table import RoutingTable, StaticWorker
 from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.router.app import create_app
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.live import Fleet, fleet
 from tests.support.until import auntil
-from vllama_pool.config.routing import ModelRoute, RoutingTable, ServeTarget
+from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
 from vllama_pool.workers.simulated import script
 from vllama_pool.workers.simulated.options import Options
 

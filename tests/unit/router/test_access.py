@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from vllama_pool.config.keys import ApiKey, digest
+from vllama_pool.config.api_keys import ApiKey, digest
 from vllama_pool.config.settings import RouterSettings
 from vllama_pool.router.access import Access, Allowed, Asked, Denied, Identity, asked, plain_path, startup_problem
 from vllama_pool.router.origins import Origins

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.balance import Clock, found, group, pool_of
 from tests.support.canned import Canned
-from vllama_pool.config.defaults import NONE
+from vllama_pool.config.routing.defaults import NONE
 from vllama_pool.router.aside import AT_ONCE
 from vllama_pool.router.balance.routes import Resolution
 from vllama_pool.router.errors import ClientError

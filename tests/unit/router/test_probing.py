@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.sink import Recorder
 from tests.support.until import auntil
-from vllama_pool.config.routing import StaticWorker
+from vllama_pool.config.routing.table import StaticWorker
 from vllama_pool.router.balance.pool import Discovered, Pool
 from vllama_pool.router.membership import TTL, Answer
 from vllama_pool.router.probing import Watch, asker

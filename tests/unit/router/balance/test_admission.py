@@ -5,7 +5,7 @@ import random
 import pytest
 
 from tests.support.balance import Clock, found, pool_of, worker_in
-from vllama_pool.config.routing import RoutingTable
+from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.router.balance.admission import Admission
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.balance.routes import Resolution, Routes

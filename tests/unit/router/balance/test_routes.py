@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.balance import DRAINING, RESTARTING, Clock, found, ids, pool_of
-from vllama_pool.config.routing import ModelRoute, RoutingTable, ServeTarget
+from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
 from vllama_pool.router.balance.routes import Routes, UnknownModel
 from vllama_pool.router.balance.select import RoundRobin
 from vllama_pool.router.errors import NoWorker

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from tests.support.balance import DRAINING, READY, RESTARTING, Clock, found, pool_of
-from vllama_pool.config.routing import RoutingTable
+from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.balance.routes import Routes
 from vllama_pool.router.handlers.catalogue import as_model

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllama_pool.config.defaults import Defaults
+from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.errors import BadRequest, Forbidden, ModelNotFound
 from vllama_pool.router.protocol.catalogue import CatalogueModel, human_number, merge, ps, tags, version
 from vllama_pool.router.protocol.naming import unknown_model

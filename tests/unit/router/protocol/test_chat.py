@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from tests.support.protocol import CLOCK, MODEL, STAMP, THINKER, outgoing
-from vllama_pool.config.defaults import NONE, Defaults
+from vllama_pool.config.routing.defaults import NONE, Defaults
 from vllama_pool.router.errors import ClientError, Refused
 from vllama_pool.router.protocol import chat
 from vllama_pool.router.protocol.operation import Ask, Reply

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vllama_pool.config.defaults import NONE, Defaults
+from vllama_pool.config.routing.defaults import NONE, Defaults
 from vllama_pool.router.errors import ClientError, Refused
 from vllama_pool.router.protocol import embed
 from vllama_pool.router.protocol.embed import EmbedRequest

@@ -19,7 +19,7 @@ from tests.support.protocol import (
     run,
     usage,
 )
-from vllama_pool.config.defaults import NONE, Defaults
+from vllama_pool.config.routing.defaults import NONE, Defaults
 from vllama_pool.router.errors import ClientError, Refused
 from vllama_pool.router.protocol import generate
 from vllama_pool.router.protocol.errors import CONTEXT_EXCEEDED

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from tests.support.protocol import CLOCK, THINKER, outgoing
-from vllama_pool.config.defaults import NONE
+from vllama_pool.config.routing.defaults import NONE
 from vllama_pool.router.protocol import chat
 from vllama_pool.router.protocol.messages import for_template, translate
 from vllama_pool.router.protocol.requests import ChatMessage, decode_chat

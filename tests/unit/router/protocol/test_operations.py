@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.protocol import CLOCK, MODEL, TIMING, outgoing, run, stream
-from vllama_pool.config.defaults import NONE
+from vllama_pool.config.routing.defaults import NONE
 from vllama_pool.router.protocol.operation import Operation, Outgoing
 from vllama_pool.router.protocol.operations import OPERATIONS, operations
 

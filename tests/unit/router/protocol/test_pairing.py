@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.protocol import CLOCK, THINKER, outgoing
-from vllama_pool.config.defaults import NONE
+from vllama_pool.config.routing.defaults import NONE
 from vllama_pool.router.protocol import chat
 from vllama_pool.router.protocol.messages import translate
 from vllama_pool.router.protocol.requests import CalledFunction, CalledTool, ChatMessage, decode_chat

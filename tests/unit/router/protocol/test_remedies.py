@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from tests.support.protocol import MODEL, outgoing
-from vllama_pool.config.defaults import NONE
+from vllama_pool.config.routing.defaults import NONE
 from vllama_pool.router.errors import AttemptFailed, Refused
 from vllama_pool.router.protocol import chat, generate
 from vllama_pool.router.protocol.errors import classify

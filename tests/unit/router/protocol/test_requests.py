@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.protocol import CLOCK, outgoing
-from vllama_pool.config.defaults import NONE
+from vllama_pool.config.routing.defaults import NONE
 from vllama_pool.router.errors import BadRequest, ClientError, Refused
 from vllama_pool.router.protocol import chat, generate, options, requests, show
 from vllama_pool.router.protocol.errors import CONTEXT_EXCEEDED

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.protocol import MODEL
-from vllama_pool.config.defaults import NONE
+from vllama_pool.config.routing.defaults import NONE
 from vllama_pool.router.errors import Refused
 from vllama_pool.router.protocol import chat, openai, shorten
 from vllama_pool.router.protocol.errors import CONTEXT_EXCEEDED

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from tests.unit.router.protocol.test_catalogue import INFO, MODEL
-from vllama_pool.config.defaults import Defaults
+from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.errors import BadRequest, Forbidden
 from vllama_pool.router.protocol.catalogue import CatalogueModel
 from vllama_pool.router.protocol.naming import NO_CLOUD_DETAILS, unknown_model

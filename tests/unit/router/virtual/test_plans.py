@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from tests.support.balance import Clock, found, pool_of
-from vllama_pool.config.routing import ModelRoute, RoutingTable, ServeTarget
+from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
 from vllama_pool.router.balance.routes import Routes
 from vllama_pool.router.errors import ClientError, Forbidden, ModelNotFound, TooLarge
 from vllama_pool.router.protocol.copying import CopyRequest

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.balance import Clock, found, pool_of
-from vllama_pool.config.routing import RoutingTable
+from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.router.balance.routes import Routes
 from vllama_pool.router.errors import BadRequest, ClientError

@@ -14,10 +14,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vllama_pool.config import conflicts, document, schema, wording
-from vllama_pool.config.document import Problem
+from vllama_pool.config.routing import checks, messages, schema, yaml_document
+from vllama_pool.config.routing.yaml_document import Problem
 
-DEFAULT_FILE = Path(__file__).with_name("routing.yaml")
+DEFAULT_FILE = Path(__file__).parents[1] / "routing.yaml"
 """The commented default: an empty table."""
 
 LEAST_LOAD = "least-load"
@@ -81,7 +81,7 @@ def load(path: Path) -> RoutingTable:
         if not stat.S_ISREG(path.stat().st_mode):
             raise RoutingError(str(path), [Problem(0, 0, "", "not a file; name a YAML file")])
         with path.open("rb") as file:
-            data = file.read(document.MAX_BYTES + 1)
+            data = file.read(yaml_document.MAX_BYTES + 1)
     except OSError as error:
         why = error.strerror or "cannot be read"
         raise RoutingError(str(path), [Problem(0, 0, "", f"{why}; name a readable file")]) from None
@@ -90,7 +90,7 @@ def load(path: Path) -> RoutingTable:
 
 def parse(data: bytes, file: str = "routing.yaml") -> RoutingTable:
     """The table that a file's bytes say; `file` is for messages. Raises RoutingError."""
-    read = document.parse(data)
+    read = yaml_document.parse(data)
     if read.value is None:
         read.value = {}
     problems = list(read.problems)
@@ -98,9 +98,9 @@ def parse(data: bytes, file: str = "routing.yaml") -> RoutingTable:
     try:
         entries = schema.RoutingFile.model_validate(read.value)
     except ValidationError as error:
-        problems += [wording.explain(item, read) for item in error.errors(include_url=False)]
+        problems += [messages.explain(item, read) for item in error.errors(include_url=False)]
     if isinstance(read.value, dict):
-        problems += conflicts.find(read)
+        problems += checks.find(read)
     if problems or entries is None:
         raise RoutingError(file, problems)
     return _table(entries)

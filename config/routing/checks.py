@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from vllama_pool.config import names, urls
-from vllama_pool.config.document import Document, Path, Problem, dotted
+from vllama_pool.config.routing.yaml_document import Document, Path, Problem, dotted
 
 
 def find(read: Document) -> list[Problem]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vllama_pool.config.ollama import HONOURED, ignored, misread, without_effect
+from vllama_pool.config.ollama_env import HONOURED, ignored, misread, without_effect
 
 IGNORED = {
     "r189": ("OLLAMA_NUM_PARALLEL", "--max-num-seqs"),

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllama_pool.config.document import MAX_BYTES, Problem, Spot, dotted, parse
+from vllama_pool.config.routing.yaml_document import MAX_BYTES, Problem, Spot, dotted, parse
 
 
 def complaint(text: str | bytes) -> Problem:

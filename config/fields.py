@@ -13,9 +13,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
+from vllama_pool.config.api_keys import ApiKey, checked, parse_keys
 from vllama_pool.config.durations import seconds
 from vllama_pool.config.environment import FromFile, HostPort
-from vllama_pool.config.keys import ApiKey, checked, parse_keys
 from vllama_pool.config.listen import parse_listen
 
 Network = IPv4Network | IPv6Network

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from vllama_pool.config import schema
-from vllama_pool.config.document import Document, Path, Problem, dotted, kind
+from vllama_pool.config.routing import schema
+from vllama_pool.config.routing.yaml_document import Document, Path, Problem, dotted, kind
 
 
 def explain(error: Any, read: Document) -> Problem:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vllama_pool.config.routing import (
+from vllama_pool.config.routing.schema import json_schema
+from vllama_pool.config.routing.table import (
     DEFAULT_FILE,
     ModelRoute,
     RoutingError,
@@ -17,7 +18,6 @@ from vllama_pool.config.routing import (
     load,
     parse,
 )
-from vllama_pool.config.schema import json_schema
 
 
 def complaints(text: str) -> list[str]:
@@ -309,7 +309,9 @@ def test_the_default_file_is_an_empty_table_and_its_examples_load() -> None:
 
 def test_the_schema_for_editors_is_the_loaders() -> None:
     shipped = json.loads(DEFAULT_FILE.with_name("routing.schema.json").read_text())
-    assert shipped == json_schema(), "regenerate it: python -m vllama_pool.config.schema > config/routing.schema.json"
+    assert shipped == json_schema(), (
+        "regenerate it: python -m vllama_pool.config.routing.schema > config/routing.schema.json"
+    )
 
 
 keys = st.sampled_from(

@@ -2,7 +2,7 @@ import hashlib
 
 import pytest
 
-from vllama_pool.config.keys import LONGEST_SECRET, ApiKey, digest, identify, parse_keys
+from vllama_pool.config.api_keys import LONGEST_SECRET, ApiKey, digest, identify, parse_keys
 
 ANNA = hashlib.sha256(b"anna's secret").hexdigest()
 BOB = hashlib.sha256(b"bob's secret").hexdigest()

@@ -1,0 +1,1 @@
+"""The routing file: its schema, its YAML reader, its checks and the table that it becomes."""
