@@ -14,8 +14,8 @@ import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from vllama_pool.workers.lifeline import ORPHANED, die_with_parent
-from vllama_pool.workers.status import STATUS_FD, Status, decode
+from vllama_pool.workers.process.lifeline import ORPHANED, die_with_parent
+from vllama_pool.workers.process.status import STATUS_FD, Status, decode
 
 LONGEST_LINE = 65536
 

@@ -19,9 +19,19 @@ from typing import Protocol
 from vllama_pool.router.balance.pool import Discovered
 from vllama_pool.router.membership import Answer, Membership, Sink, Standing
 from vllama_pool.router.vetting import Vetting
-from vllama_pool.workers.keys import ROUTER_TTL
-from vllama_pool.workers.registry import Registry, RegistryUnavailable
-from vllama_pool.workers.wire import Beat, Down, Event, ModelChanged, ModelSeen, Snapshot, Subscribed, Up, Version
+from vllama_pool.workers.registry.client import Registry, RegistryUnavailable
+from vllama_pool.workers.registry.keys import ROUTER_TTL
+from vllama_pool.workers.registry.messages import (
+    Beat,
+    Down,
+    Event,
+    ModelChanged,
+    ModelSeen,
+    Snapshot,
+    Subscribed,
+    Up,
+    Version,
+)
 
 POLL_INTERVAL = 0.5
 """Seconds, give or take a fifth, so that many routers do not poll in step."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from vllama_pool.router.children import Kind, Spec
 from vllama_pool.router.place import LISTEN_FD, PLACE, Place
-from vllama_pool.workers.keys import check_worker_id
-from vllama_pool.workers.launch import AgentSpec, CannotStart, check_spec, worker_id
+from vllama_pool.workers.agent.command_line import AgentSpec, CannotStart, check_spec, worker_id
+from vllama_pool.workers.registry.keys import check_worker_id
 
 PYTHON = (sys.executable, "-P")
 """Children find their modules where this process did, never in the directory it was started from."""

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from vllama_pool.router.balance.pool import Discovered
-from vllama_pool.workers.record import Load
-from vllama_pool.workers.wire import Report, Snapshot, Version
+from vllama_pool.workers.registry.messages import Report, Snapshot, Version
+from vllama_pool.workers.registry.record import Load
 
 DOUBT_AFTER = 2.0
 """Seconds of feed time without a beat after which a worker is asked itself. Two beats have been missed."""

@@ -19,11 +19,11 @@ from vllama_pool.router.discovery import Ask
 from vllama_pool.router.membership import TTL, Answer, Sink
 from vllama_pool.router.transport import Endpoint
 from vllama_pool.router.vetting import Endpoints
-from vllama_pool.workers import probe
-from vllama_pool.workers.abilities import abilities
 from vllama_pool.workers.allowlist import parse_url
-from vllama_pool.workers.probe import Health, Metrics, ProbeFailed, ProbeResult
-from vllama_pool.workers.record import Load, ModelInfo, WorkerRecord, WorkerState
+from vllama_pool.workers.registry.record import Load, ModelInfo, WorkerRecord, WorkerState
+from vllama_pool.workers.vllm import probe
+from vllama_pool.workers.vllm.abilities import abilities
+from vllama_pool.workers.vllm.probe import Health, Metrics, ProbeFailed, ProbeResult
 
 INTERVAL = 1.0
 """Seconds between two looks at a static worker, give or take a tenth."""

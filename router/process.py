@@ -1,6 +1,8 @@
 """One router process, as `vllama serve` starts it: the application behind uvicorn on an inherited socket.
 
-    python -m vllama_pool.router.process      with VLLAMA_LISTEN_FD, VLLAMA_PROCESS, VLLAMA_STATUS_FD and the settings as variables
+    python -m vllama_pool.router.process
+
+The variables VLLAMA_LISTEN_FD, VLLAMA_PROCESS and VLLAMA_STATUS_FD carry what it inherits, beside the settings.
 
 SIGTERM stops accepting, lets running answers finish within the settings' `grace`, and ends.
 """
@@ -23,8 +25,8 @@ from vllama_pool.router.app import create_app
 from vllama_pool.router.bounded import BoundedProtocol
 from vllama_pool.router.gate import Gate
 from vllama_pool.router.place import LISTEN_FD, PLACE, Place
-from vllama_pool.workers.record import WorkerState
-from vllama_pool.workers.status import Status, StatusPipe
+from vllama_pool.workers.process.status import Status, StatusPipe
+from vllama_pool.workers.registry.record import WorkerState
 
 FAILED = 3
 """Exit code of a process that could not start; uvicorn's own is the same."""

@@ -30,7 +30,7 @@ from vllama_pool.router.launch import (
     worker_spec,
 )
 from vllama_pool.router.supervisor import EmbeddedStore, ExternalStore, Store, Supervisor
-from vllama_pool.workers.launch import CannotStart, check_bound, find_program, is_free
+from vllama_pool.workers.agent.command_line import CannotStart, check_bound, find_program, is_free
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,9 @@ from vllama_pool.router.virtual.plans import UNSIGNED, WRITES_OFF
 from vllama_pool.router.virtual.savefile import SaveFile
 from vllama_pool.router.virtual.seals import Trust
 from vllama_pool.router.virtual.store import Store
-from vllama_pool.workers import embedded
-from vllama_pool.workers.probe import http_client
-from vllama_pool.workers.registry import Registry, connect
+from vllama_pool.workers.registry import embedded
+from vllama_pool.workers.registry.client import Registry, connect
+from vllama_pool.workers.vllm.probe import http_client
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ loop acts on them. Restarting routers touches neither the registry nor the GPUs.
   broken file): everything is stopped. One that was ready, or was killed, is started again, with pauses.
 - First signal: routers stop accepting and finish their streams, then the agents drain, all within `grace`
   seconds. Second signal: everything is stopped now.
-- If this process is killed, its children are told by the kernel (see `workers/lifeline.py`).
+- If this process is killed, its children are told by the kernel (see `workers/process/lifeline.py`).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from typing import Protocol
 
 from vllama_pool.router.children import Backoff, Child, Ended, Kind, Spec, Told
 from vllama_pool.router.console import Console
-from vllama_pool.workers.embedded import EmbeddedFailed, EmbeddedValkey, Owner, claim, wait_ready
-from vllama_pool.workers.lifeline import signal_name
-from vllama_pool.workers.registry import RegistryUnavailable
-from vllama_pool.workers.status import Status
+from vllama_pool.workers.process.lifeline import signal_name
+from vllama_pool.workers.process.status import Status
+from vllama_pool.workers.registry.client import RegistryUnavailable
+from vllama_pool.workers.registry.embedded import EmbeddedFailed, EmbeddedValkey, Owner, claim, wait_ready
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CLAIM_INTERVAL = 0.5

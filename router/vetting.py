@@ -15,8 +15,8 @@ from ipaddress import ip_address
 from vllama_pool.router.balance.pool import Discovered
 from vllama_pool.router.transport import Endpoint
 from vllama_pool.workers.allowlist import IPAddress, IPNetwork, UrlRefused, WorkerUrl, parse_url, permitted
-from vllama_pool.workers.keys import check_worker_id
-from vllama_pool.workers.signature import RecordRefused, unseal
+from vllama_pool.workers.registry.keys import check_worker_id
+from vllama_pool.workers.registry.signature import RecordRefused, unseal
 
 RESOLVE_TIMEOUT = 1.0
 """Seconds."""

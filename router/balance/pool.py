@@ -14,7 +14,7 @@ from vllama_pool.router.balance.lease import Lease
 from vllama_pool.router.balance.speed import relative
 from vllama_pool.router.balance.worker import Target, Worker
 from vllama_pool.router.transport import Endpoint
-from vllama_pool.workers.record import Load, WorkerRecord
+from vllama_pool.workers.registry.record import Load, WorkerRecord
 
 WEIGH_EVERY = 0.5
 """Seconds between two looks at how fast the workers are relative to each other."""

@@ -22,8 +22,8 @@ from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.balance.select import POLICIES, Outlook, Policy
 from vllama_pool.router.balance.worker import Target
 from vllama_pool.router.errors import NoWorker
-from vllama_pool.workers.record import ModelInfo
-from vllama_pool.workers.virtual import VirtualModel
+from vllama_pool.workers.registry.record import ModelInfo
+from vllama_pool.workers.registry.virtual_model import VirtualModel
 
 RETRY_AFTER = 5
 """Seconds that a client is asked to wait for a model without a worker."""

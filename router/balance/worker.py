@@ -11,7 +11,7 @@ from vllama_pool.router.balance.health import Health
 from vllama_pool.router.balance.speed import SETTLED, Rate
 from vllama_pool.router.errors import AttemptFailed, Busy, ModelGone
 from vllama_pool.router.transport import Endpoint
-from vllama_pool.workers.record import Load, ModelInfo, WorkerRecord, WorkerState
+from vllama_pool.workers.registry.record import Load, ModelInfo, WorkerRecord, WorkerState
 
 SLOW_START = 10.0
 """Seconds over which a new, restarted or readmitted worker comes to its full share."""

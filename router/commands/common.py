@@ -12,7 +12,7 @@ from vllama_pool.config.environment import unknown, variables_of
 from vllama_pool.config.ollama_env import without_effect
 from vllama_pool.config.settings import RouterSettings, WorkerSettings, explain
 from vllama_pool.router.place import LISTEN_FD, PLACE
-from vllama_pool.workers.status import STATUS_FD
+from vllama_pool.workers.process.status import STATUS_FD
 
 SettingsT = TypeVar("SettingsT", RouterSettings, WorkerSettings)
 

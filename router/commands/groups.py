@@ -13,7 +13,7 @@ import click
 
 from vllama_pool.router.commands.common import PASS_ON
 from vllama_pool.router.launch import Group
-from vllama_pool.workers.launch import ENGINES
+from vllama_pool.workers.agent.command_line import ENGINES
 
 AND = "--and"
 _FURTHER = "vllama.further_groups"

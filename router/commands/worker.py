@@ -10,9 +10,9 @@ import click
 
 from vllama_pool.config.settings import WorkerSettings
 from vllama_pool.router.commands.common import PASS_ON, export, read, warn_of_unknown
-from vllama_pool.workers.agent import run_agent
-from vllama_pool.workers.launch import ENGINES, AgentSpec
-from vllama_pool.workers.status import STATUS_FD
+from vllama_pool.workers.agent.agent import run_agent
+from vllama_pool.workers.agent.command_line import ENGINES, AgentSpec
+from vllama_pool.workers.process.status import STATUS_FD
 
 
 @click.command("worker", context_settings=PASS_ON, short_help="Run one vLLM and announce it to the routers.")

@@ -18,7 +18,7 @@ from vllama_pool.router.protocol.catalogue import CatalogueModel
 from vllama_pool.router.protocol.lifetimes import Lifetimes
 from vllama_pool.router.protocol.naming import NO_CLOUD_DETAILS, unknown_model
 from vllama_pool.router.protocol.operation import Clock
-from vllama_pool.workers.virtual import made_digest
+from vllama_pool.workers.registry.virtual_model import made_digest
 
 
 def catalogue_routes(

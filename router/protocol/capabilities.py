@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from vllama_pool.config.names import InvalidName, parse
 from vllama_pool.router.errors import BadRequest
-from vllama_pool.workers.record import ModelInfo
+from vllama_pool.workers.registry.record import ModelInfo
 
 
 def refuse_image_makers(info: ModelInfo) -> None:

@@ -17,7 +17,7 @@ import msgspec
 from vllama_pool.config.routing.defaults import NONE, Defaults
 from vllama_pool.router.protocol.clock import rfc3339
 from vllama_pool.router.protocol.lines import encode
-from vllama_pool.workers.record import ModelInfo
+from vllama_pool.workers.registry.record import ModelInfo
 
 CAPABILITIES = ("completion", "tools", "insert", "vision", "embedding", "thinking", "audio")
 """The closed set that clients know (R176), without `image`: it would make the CLI refuse the model."""

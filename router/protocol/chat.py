@@ -28,7 +28,7 @@ from vllama_pool.router.protocol.operation import Clock, Outgoing, Reply, Step, 
 from vllama_pool.router.protocol.render import DebugInfo
 from vllama_pool.router.protocol.requests import ChatRequest, InferenceRequest
 from vllama_pool.router.protocol.tool_calls import AnswerCall
-from vllama_pool.workers.record import ModelInfo
+from vllama_pool.workers.registry.record import ModelInfo
 
 NO_TEMPLATE = 'chat needs a chat template and "{model}" has none: use /api/generate, or start vLLM with --chat-template'
 

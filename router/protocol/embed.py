@@ -20,7 +20,7 @@ from vllama_pool.router.protocol.gojson import ANY, BOOL, INT, OBJECT, STRING, s
 from vllama_pool.router.protocol.lines import encode
 from vllama_pool.router.protocol.openai import Counted
 from vllama_pool.router.protocol.operation import Outgoing, Reply, Step
-from vllama_pool.workers.record import ModelInfo
+from vllama_pool.workers.registry.record import ModelInfo
 
 EMBEDDINGS_PATH = "/v1/embeddings"
 

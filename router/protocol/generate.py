@@ -34,7 +34,7 @@ from vllama_pool.router.protocol.operation import Clock, Outgoing, Reply, Step, 
 from vllama_pool.router.protocol.render import DebugInfo
 from vllama_pool.router.protocol.requests import GenerateRequest, brought
 from vllama_pool.router.protocol.thoughts import Thoughts
-from vllama_pool.workers.record import ModelInfo
+from vllama_pool.workers.registry.record import ModelInfo
 
 RAW_CONFLICT = "raw mode does not support template, system, or context"
 NO_TEMPLATES = "template is not supported: vLLM renders the model's own chat template; use raw for a prompt of your own"

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from vllama_pool.router.errors import ClientError
 from vllama_pool.router.protocol.openai import Sampling
-from vllama_pool.workers.record import ModelInfo
+from vllama_pool.workers.registry.record import ModelInfo
 
 _INT64: Final = 2**63 - 1
 _TINY: Final = 1e-6

@@ -14,7 +14,7 @@ from vllama_pool.router.protocol.catalogue import CatalogueModel, Details, detai
 from vllama_pool.router.protocol.gojson import BOOL, OBJECT, STRING, struct
 from vllama_pool.router.protocol.lines import encode
 from vllama_pool.router.protocol.modelfile import modelfile, parameter_values
-from vllama_pool.workers.record import ModelInfo
+from vllama_pool.workers.registry.record import ModelInfo
 
 _COPILOT = "GitHubCopilotChat/"
 _COLUMN = 30

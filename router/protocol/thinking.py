@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllama_pool.router.errors import BadRequest
-from vllama_pool.workers.record import ModelInfo
+from vllama_pool.workers.registry.record import ModelInfo
 
 _LEVELS = ("high", "medium", "low", "max")
 

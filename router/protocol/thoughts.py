@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from vllama_pool.workers.record import ModelInfo
+from vllama_pool.workers.registry.record import ModelInfo
 
 OPEN: Final = "<think>"
 CLOSE: Final = "</think>"

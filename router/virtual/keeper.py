@@ -24,9 +24,9 @@ from vllama_pool.router.virtual.savefile import SaveFile
 from vllama_pool.router.virtual.seals import Seals, Trust
 from vllama_pool.router.virtual.store import Store
 from vllama_pool.router.virtual.witnesses import SEEN_WITHIN, Witnesses
-from vllama_pool.workers.registry import ModelHeld, ModelPut, ModelsHeld, RegistryUnavailable
-from vllama_pool.workers.virtual import VirtualModel, digest_of, key_of
-from vllama_pool.workers.wire import ModelChanged, ModelSeen
+from vllama_pool.workers.registry.client import ModelHeld, ModelPut, ModelsHeld, RegistryUnavailable
+from vllama_pool.workers.registry.messages import ModelChanged, ModelSeen
+from vllama_pool.workers.registry.virtual_model import VirtualModel, digest_of, key_of
 
 TRIES = 32
 """Attempts at one change while others change the same model."""

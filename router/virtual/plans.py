@@ -14,7 +14,7 @@ from vllama_pool.router.protocol import copying, create, pull
 from vllama_pool.router.protocol.copying import CopyRequest
 from vllama_pool.router.protocol.create import CreateRequest
 from vllama_pool.router.protocol.naming import NO_CLOUD
-from vllama_pool.workers.virtual import VirtualModel, digest_of
+from vllama_pool.workers.registry.virtual_model import VirtualModel, digest_of
 
 WRITES_OFF = "models cannot be changed here: VLLAMA_MODEL_WRITES is off"
 UNSIGNED = "models cannot be changed here: set VLLAMA_FLEET_SECRET, with which the fleet's routers sign them"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vllama_pool.router.errors import ClientError, TooLarge
 from vllama_pool.router.protocol.create import TOO_MUCH
-from vllama_pool.workers.signature import MAX_ENVELOPE
+from vllama_pool.workers.registry.signature import MAX_ENVELOPE
 
 MOST_MODELS = 1024
 """A list of so many takes some forty milliseconds, in which no stream goes on."""

@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from vllama_pool.router.virtual.store import Store
-from vllama_pool.workers.virtual import VirtualModel, key_of
+from vllama_pool.workers.registry.virtual_model import VirtualModel, key_of
 
 MAX_BYTES = 64 << 20
 """A larger file is not one of ours."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from vllama_pool.workers.signature import RecordRefused
-from vllama_pool.workers.virtual import VirtualModel, seal_model, unseal_model
+from vllama_pool.workers.registry.signature import RecordRefused
+from vllama_pool.workers.registry.virtual_model import VirtualModel, seal_model, unseal_model
 
 _MOST_REFUSALS = 1024
 

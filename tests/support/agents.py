@@ -16,9 +16,9 @@ import psutil
 
 from tests.support import fakevllm
 from tests.support.until import auntil
-from vllama_pool.workers.record import Load, WorkerRecord, WorkerState
-from vllama_pool.workers.registry import Registry
-from vllama_pool.workers.signature import unseal
+from vllama_pool.workers.registry.client import Registry
+from vllama_pool.workers.registry.record import Load, WorkerRecord, WorkerState
+from vllama_pool.workers.registry.signature import unseal
 
 INTERVAL = 0.05
 """Seconds between two looks at the registry, or at all processes: agents beat once a second."""

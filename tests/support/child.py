@@ -18,7 +18,7 @@ import sys
 import time
 from typing import Any
 
-from vllama_pool.workers.status import Status, StatusPipe
+from vllama_pool.workers.process.status import Status, StatusPipe
 
 
 def main(script: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from deploy.local.installers import CLIENTS, ROOT
-from vllama_pool.workers.lifeline import die_with_parent
+from vllama_pool.workers.process.lifeline import die_with_parent
 
 PROGRAMS = ROOT / "tests" / "contract" / "clients"
 STORIES = frozenset(

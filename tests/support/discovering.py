@@ -16,10 +16,10 @@ from vllama_pool.router.balance.pool import Discovered, Pool
 from vllama_pool.router.discovery import Discovery
 from vllama_pool.router.probing import ANSWER_TIMEOUT, asker
 from vllama_pool.router.vetting import Endpoints, Vetting
-from vllama_pool.workers.announcer import Announcer, FencedOff
-from vllama_pool.workers.probe import http_client
-from vllama_pool.workers.record import Load, ModelInfo, WorkerRecord
-from vllama_pool.workers.registry import Registry, connect
+from vllama_pool.workers.agent.announcer import Announcer, FencedOff
+from vllama_pool.workers.registry.client import Registry, connect
+from vllama_pool.workers.registry.record import Load, ModelInfo, WorkerRecord
+from vllama_pool.workers.vllm.probe import http_client
 
 FLEET = "f"
 SECRET = b"fleet secret"

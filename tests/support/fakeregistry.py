@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vllama_pool.workers.registry import ModelHeld, ModelPut, ModelsHeld, RegistryUnavailable
-from vllama_pool.workers.wire import ModelChanged
+from vllama_pool.workers.registry.client import ModelHeld, ModelPut, ModelsHeld, RegistryUnavailable
+from vllama_pool.workers.registry.messages import ModelChanged
 
 
 class FakeRegistry:

@@ -20,7 +20,7 @@ from vllama_pool.router.balance.lease import Answered, Lease
 from vllama_pool.router.balance.pool import Discovered, Pool
 from vllama_pool.router.balance.select import Policy, choose
 from vllama_pool.router.transport import Endpoint
-from vllama_pool.workers.record import Load, ModelInfo, WorkerRecord
+from vllama_pool.workers.registry.record import Load, ModelInfo, WorkerRecord
 
 Throughput = Callable[[int], float]
 """Tokens per second of a whole engine by the number of requests in its batch."""

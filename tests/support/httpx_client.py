@@ -1,4 +1,4 @@
-"""`vllama_pool.router.transport.Client` over httpx: slower, written by others, and so the oracle of the upstream client."""
+"""The interface of the upstream client over httpx: slower, written by others, and so the oracle of ours."""
 
 from __future__ import annotations
 

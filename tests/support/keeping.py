@@ -16,8 +16,8 @@ from vllama_pool.router.virtual.keeper import Keeper
 from vllama_pool.router.virtual.savefile import SaveFile
 from vllama_pool.router.virtual.seals import Trust
 from vllama_pool.router.virtual.store import Store
-from vllama_pool.workers.registry import Registry, connect
-from vllama_pool.workers.virtual import VirtualModel
+from vllama_pool.workers.registry.client import Registry, connect
+from vllama_pool.workers.registry.virtual_model import VirtualModel
 
 FLEET = "f"
 SECRET = b"fleet secret"

@@ -24,11 +24,11 @@ from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.router.app import create_app
 from vllama_pool.router.bounded import BoundedProtocol
 from vllama_pool.router.gate import Gate
-from vllama_pool.workers import embedded
-from vllama_pool.workers.embedded import EmbeddedValkey
-from vllama_pool.workers.pacing import TokenRate
-from vllama_pool.workers.record import Load, ModelInfo, WorkerRecord, WorkerState
-from vllama_pool.workers.registry import Registry, RegistryUnavailable, connect
+from vllama_pool.workers.agent.pacing import TokenRate
+from vllama_pool.workers.registry import embedded
+from vllama_pool.workers.registry.client import Registry, RegistryUnavailable, connect
+from vllama_pool.workers.registry.embedded import EmbeddedValkey
+from vllama_pool.workers.registry.record import Load, ModelInfo, WorkerRecord, WorkerState
 from vllama_pool.workers.simulated.options import Options
 from vllama_pool.workers.simulated.server import Simulated
 

@@ -23,7 +23,7 @@ from deploy.local.run import SERVED_AS, choose
 from tests.support.ports import free_ports
 from tests.support.until import until
 from vllama_pool.router.commands.groups import AND
-from vllama_pool.workers.lifeline import die_with_parent
+from vllama_pool.workers.process.lifeline import die_with_parent
 
 MODEL = SERVED_AS
 PLAIN = "tiny-plain"

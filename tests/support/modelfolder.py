@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from vllama_pool.workers.safetensors import BITS
+from vllama_pool.workers.model.safetensors import BITS
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from vllama_pool.workers.lifeline import die_with_parent
+from vllama_pool.workers.process.lifeline import die_with_parent
 
 P = ParamSpec("P")
 T = TypeVar("T")

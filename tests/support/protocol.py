@@ -10,7 +10,7 @@ from typing import Any
 
 from vllama_pool.router.protocol.fold import AnswerFold
 from vllama_pool.router.protocol.operation import Outgoing, Step, Timing
-from vllama_pool.workers.record import ModelInfo
+from vllama_pool.workers.registry.record import ModelInfo
 
 STREAMS = Path(__file__).parent.parent / "data" / "streams"
 """Streams captured from vLLM 0.32 (SmolLM2-135M-Instruct, and a tiny Qwen3 with tools and thinking)."""

@@ -31,7 +31,7 @@ import httpx
 import msgspec
 
 from tests.support.until import until
-from vllama_pool.workers.lifeline import die_with_parent
+from vllama_pool.workers.process.lifeline import die_with_parent
 from vllama_pool.workers.simulated import Options, Simulated, script
 
 ROOT = Path(__file__).resolve().parents[2]

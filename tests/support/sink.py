@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vllama_pool.router.balance.pool import Discovered
-from vllama_pool.workers.record import Load
+from vllama_pool.workers.registry.record import Load
 
 
 class Recorder:

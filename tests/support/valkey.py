@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from vllama_pool.workers.embedded import EmbeddedValkey
+from vllama_pool.workers.registry.embedded import EmbeddedValkey
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ import psutil
 
 from tests.support.ports import free_ports
 from tests.support.until import until
-from vllama_pool.workers.lifeline import die_with_parent
+from vllama_pool.workers.process.lifeline import die_with_parent
 
 START_TIMEOUT = 420.0
 STOP_TIMEOUT = 20.0

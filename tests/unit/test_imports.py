@@ -100,10 +100,12 @@ def modules(*packages: str) -> Iterator[str]:
 
 
 def test_the_sources_are_found_and_read() -> None:
-    assert {"vllama_pool.config.names", "vllama_pool.workers.record", "vllama_pool.router.protocol.operation"} <= set(
-        sources()
-    )
-    assert "vllama_pool.workers.record" in imports("vllama_pool.router.protocol.operation")
+    assert {
+        "vllama_pool.config.names",
+        "vllama_pool.workers.registry.record",
+        "vllama_pool.router.protocol.operation",
+    } <= set(sources())
+    assert "vllama_pool.workers.registry.record" in imports("vllama_pool.router.protocol.operation")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,7 @@ def test_no_package_knows_those_above_it(package: str, above: tuple[str, ...]) -
             (
                 "vllama_pool.router.protocol",
                 "vllama_pool.router.errors",
-                "vllama_pool.workers.record",
+                "vllama_pool.workers.registry.record",
                 "vllama_pool.config",
             ),
         ),
@@ -136,8 +138,8 @@ def test_no_package_knows_those_above_it(package: str, above: tuple[str, ...]) -
                 "vllama_pool.router.balance",
                 "vllama_pool.router.errors",
                 "vllama_pool.router.transport",
-                "vllama_pool.workers.record",
-                "vllama_pool.workers.virtual",
+                "vllama_pool.workers.registry.record",
+                "vllama_pool.workers.registry.virtual_model",
                 "vllama_pool.config",
             ),
         ),
@@ -215,7 +217,7 @@ def test_what_looks_at_any_server_knows_nothing_of_ours() -> None:
 
 
 def test_only_discovery_reads_the_registry() -> None:
-    readers = within(importers_of("vllama_pool.workers.registry"), "vllama_pool.router")
+    readers = within(importers_of("vllama_pool.workers.registry.client"), "vllama_pool.router")
     assert readers <= {
         "vllama_pool.router.discovery",
         "vllama_pool.router.virtual.keeper",

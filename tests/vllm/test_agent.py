@@ -17,9 +17,9 @@ from tests.support.agents import AgentProcess, agent, group, seen, wait_for, wai
 from tests.support.ports import free_ports
 from tests.support.until import auntil
 from tests.support.valkey import running_valkey
-from vllama_pool.workers import embedded
-from vllama_pool.workers.record import WorkerState
-from vllama_pool.workers.registry import Registry, connect
+from vllama_pool.workers.registry import embedded
+from vllama_pool.workers.registry.client import Registry, connect
+from vllama_pool.workers.registry.record import WorkerState
 
 NAME = "smollm2:135m"
 START = 300.0

@@ -6,19 +6,19 @@ from collections.abc import Mapping
 
 import msgspec
 
-from vllama_pool.workers import metadata
-from vllama_pool.workers.flags import Flags
-from vllama_pool.workers.metadata import Observed
-from vllama_pool.workers.record import ModelInfo
+from vllama_pool.workers.model.describe import Observed
+from vllama_pool.workers.model.describe import describe as describe_files
+from vllama_pool.workers.registry.record import ModelInfo
 from vllama_pool.workers.simulated import vocabulary
 from vllama_pool.workers.simulated.options import Options
+from vllama_pool.workers.vllm.flags import Flags
 
 ARCHITECTURE = "simulated"
 BYTES_PER_PARAMETER = 4
 
 
 def describe(model: str, flags: Flags, seen: Observed, env: Mapping[str, str]) -> tuple[ModelInfo, ...]:
-    """As `metadata.describe`. Where there are no files, it is as large as a table of its tokens' embeddings."""
+    """As `model.describe.describe`. Where there are no files, it is as large as a table of its tokens' embeddings."""
     dimensions = flags.number("--dimensions") or Options().dimensions
     parameters = vocabulary.SIZE * dimensions
     return tuple(
@@ -32,5 +32,5 @@ def describe(model: str, flags: Flags, seen: Observed, env: Mapping[str, str]) -
             quantization="F32",
             embedding_length=dimensions,
         )
-        for info in metadata.describe(model, flags, seen, env)
+        for info in describe_files(model, flags, seen, env)
     )

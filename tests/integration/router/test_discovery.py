@@ -18,11 +18,11 @@ from tests.support.discovering import FLEET, RouterView, Worker, router_view, wo
 from tests.support.until import auntil
 from tests.support.valkey import running_valkey
 from vllama_pool.router.membership import Standing
-from vllama_pool.workers.embedded import EmbeddedValkey
-from vllama_pool.workers.keys import Keys
-from vllama_pool.workers.record import Load, WorkerRecord
-from vllama_pool.workers.registry import RegistryUnavailable, connect
-from vllama_pool.workers.signature import seal
+from vllama_pool.workers.registry.client import RegistryUnavailable, connect
+from vllama_pool.workers.registry.embedded import EmbeddedValkey
+from vllama_pool.workers.registry.keys import Keys
+from vllama_pool.workers.registry.record import Load, WorkerRecord
+from vllama_pool.workers.registry.signature import seal
 
 Figures = Callable[[str, object], None]
 

@@ -20,8 +20,8 @@ import pytest
 
 from tests.support.live import Fleet, fleet
 from tests.support.until import auntil
-from vllama_pool.workers import embedded
-from vllama_pool.workers.registry import RegistryUnavailable, connect
+from vllama_pool.workers.registry import embedded
+from vllama_pool.workers.registry.client import RegistryUnavailable, connect
 from vllama_pool.workers.simulated import script
 from vllama_pool.workers.simulated.options import Options
 

@@ -25,12 +25,12 @@ from vllama_pool.router.app import create_app
 from vllama_pool.router.errors import ClientError
 from vllama_pool.router.virtual.savefile import SaveFile
 from vllama_pool.router.virtual.witnesses import SEEN_WITHIN
-from vllama_pool.workers.embedded import EmbeddedValkey
-from vllama_pool.workers.keys import Keys
-from vllama_pool.workers.record import WorkerRecord
-from vllama_pool.workers.registry import Registry, connect
+from vllama_pool.workers.registry.client import Registry, connect
+from vllama_pool.workers.registry.embedded import EmbeddedValkey
+from vllama_pool.workers.registry.keys import Keys
+from vllama_pool.workers.registry.record import WorkerRecord
+from vllama_pool.workers.registry.virtual_model import VirtualModel, seal_model
 from vllama_pool.workers.simulated.options import Options
-from vllama_pool.workers.virtual import VirtualModel, seal_model
 
 KEY = "registry.ollama.ai/library/v:latest"
 KEYS = Keys.of(FLEET)

@@ -12,9 +12,9 @@ import redis.asyncio as aioredis
 
 from tests.support.ports import free_ports
 from tests.support.valkey import running_valkey
-from vllama_pool.workers.record import Load, WorkerRecord
-from vllama_pool.workers.registry import Registered, Registry, RegistryUnavailable, connect
-from vllama_pool.workers.wire import Subscribed
+from vllama_pool.workers.registry.client import Registered, Registry, RegistryUnavailable, connect
+from vllama_pool.workers.registry.messages import Subscribed
+from vllama_pool.workers.registry.record import Load, WorkerRecord
 
 README = Path(__file__).parents[3] / "deploy" / "README.md"
 SECRET = b"0123456789abcdef"

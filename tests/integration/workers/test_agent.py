@@ -21,9 +21,9 @@ from tests.support.modelfolder import write_model
 from tests.support.ports import free_ports
 from tests.support.until import auntil, until
 from tests.support.valkey import running_valkey
-from vllama_pool.workers import embedded
-from vllama_pool.workers.record import WorkerState
-from vllama_pool.workers.registry import Registry, connect
+from vllama_pool.workers.registry import embedded
+from vllama_pool.workers.registry.client import Registry, connect
+from vllama_pool.workers.registry.record import WorkerState
 
 SECRET = "0123456789abcdef" * 2
 

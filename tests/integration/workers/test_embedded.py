@@ -18,14 +18,21 @@ import pytest
 from tests.support.ports import free_ports
 from tests.support.until import auntil, until
 from tests.support.valkey import running_valkey
-from vllama_pool.workers import embedded
-from vllama_pool.workers.embedded import MAX_SOCKET_PATH, EmbeddedFailed, EmbeddedValkey, claim, socket_path, wait_ready
-from vllama_pool.workers.registry import Registry, RegistryUnavailable, connect
+from vllama_pool.workers.registry import embedded
+from vllama_pool.workers.registry.client import Registry, RegistryUnavailable, connect
+from vllama_pool.workers.registry.embedded import (
+    MAX_SOCKET_PATH,
+    EmbeddedFailed,
+    EmbeddedValkey,
+    claim,
+    socket_path,
+    wait_ready,
+)
 
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-from vllama_pool.workers.embedded import EmbeddedValkey, claim
+from vllama_pool.workers.registry.embedded import EmbeddedValkey, claim
 
 async def main() -> None:
     owner = claim(Path(sys.argv[1]))

@@ -16,11 +16,11 @@ from tests.support import fakevllm
 from tests.support.modelfolder import write_model
 from tests.support.ports import free_ports
 from tests.support.until import auntil
-from vllama_pool.workers.flags import Flags
-from vllama_pool.workers.hosting import GaveUp, Hosted, Launch, Ready
-from vllama_pool.workers.launch import Address
-from vllama_pool.workers.monitor import Monitor
-from vllama_pool.workers.record import WorkerState
+from vllama_pool.workers.agent.command_line import Address
+from vllama_pool.workers.agent.hosted import GaveUp, Hosted, Launch, Ready
+from vllama_pool.workers.agent.monitor import Monitor
+from vllama_pool.workers.registry.record import WorkerState
+from vllama_pool.workers.vllm.flags import Flags
 
 
 class Events:

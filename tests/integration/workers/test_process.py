@@ -19,9 +19,9 @@ from tests.support import fakevllm
 from tests.support.agents import group
 from tests.support.ports import free_ports
 from tests.support.until import until
-from vllama_pool.workers import guardian
-from vllama_pool.workers.probe import http_client
-from vllama_pool.workers.process import Ended, Exit, ProcessState, Run, StartFailed, rotate, tail
+from vllama_pool.workers.process import guardian
+from vllama_pool.workers.process.run import Ended, Exit, ProcessState, Run, StartFailed, rotate, tail
+from vllama_pool.workers.vllm.probe import http_client
 
 
 def gone(pid: int) -> bool:
@@ -112,7 +112,7 @@ async def test_a_program_that_is_not_there(tmp_path: Path) -> None:
 OWNER = """
 import asyncio, os, sys
 from pathlib import Path
-from vllama_pool.workers.process import Run
+from vllama_pool.workers.process.run import Run
 
 async def main():
     run = Run(sys.argv[2:], os.environ, Path(sys.argv[1]))

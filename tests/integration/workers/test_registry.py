@@ -14,9 +14,9 @@ import pytest
 
 from tests.support.until import auntil
 from tests.support.valkey import running_valkey
-from vllama_pool.workers.embedded import EmbeddedValkey
-from vllama_pool.workers.registry import Registry, RegistryUnavailable, connect
-from vllama_pool.workers.wire import Event
+from vllama_pool.workers.registry.client import Registry, RegistryUnavailable, connect
+from vllama_pool.workers.registry.embedded import EmbeddedValkey
+from vllama_pool.workers.registry.messages import Event
 
 
 @contextmanager

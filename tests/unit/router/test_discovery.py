@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vllama_pool.router.discovery import RouterCount
-from vllama_pool.workers.keys import ROUTER_TTL
+from vllama_pool.workers.registry.keys import ROUTER_TTL
 
 
 def test_a_router_is_never_nobody() -> None:

@@ -20,7 +20,7 @@ from vllama_pool.router.observe import RequestRecord
 from vllama_pool.router.protocol.clock import SystemClock
 from vllama_pool.router.protocol.operations import OPERATIONS
 from vllama_pool.router.stalls import StallLimits, StallWatch
-from vllama_pool.workers.record import ModelInfo
+from vllama_pool.workers.registry.record import ModelInfo
 
 CHAT = next(operation for operation in OPERATIONS if operation.name == "chat")
 TOO_LONG = b'{"error":{"message":"This model\'s maximum context length is 10 tokens.","code":400}}'

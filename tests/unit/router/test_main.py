@@ -25,7 +25,7 @@ main()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
-@pytest.mark.parametrize("module", ["click", "vllama_pool.workers.agent"])
+@pytest.mark.parametrize("module", ["click", "vllama_pool.workers.agent.agent"])
 def test_ctrl_c_while_it_is_loaded_ends_it_without_a_word(module: str) -> None:
     program = INTERRUPTED.format(module=module)
     done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, timeout=60)

@@ -14,8 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from vllama_pool.router.balance.pool import Discovered
 from vllama_pool.router.membership import GRACE, TTL, Answer, Membership
 from vllama_pool.router.transport import Endpoint
-from vllama_pool.workers.record import Load, WorkerRecord
-from vllama_pool.workers.wire import Report, Snapshot, Version
+from vllama_pool.workers.registry.messages import Report, Snapshot, Version
+from vllama_pool.workers.registry.record import Load, WorkerRecord
 
 STEP = 0.5
 DEATH_BOUND = 5.0

@@ -16,7 +16,7 @@ from vllama_pool.router.membership import TTL, Answer
 from vllama_pool.router.probing import Watch, asker
 from vllama_pool.router.transport import Endpoint
 from vllama_pool.router.vetting import Endpoints
-from vllama_pool.workers.record import WorkerRecord, WorkerState
+from vllama_pool.workers.registry.record import WorkerRecord, WorkerState
 
 
 class Vllm:

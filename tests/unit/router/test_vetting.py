@@ -10,8 +10,8 @@ import pytest
 from vllama_pool.router.transport import Endpoint
 from vllama_pool.router.vetting import Endpoints, Unresolved, Vetting
 from vllama_pool.workers.allowlist import IPAddress
-from vllama_pool.workers.record import WorkerRecord
-from vllama_pool.workers.signature import seal
+from vllama_pool.workers.registry.record import WorkerRecord
+from vllama_pool.workers.registry.signature import seal
 
 SECRET = b"fleet secret"
 NETWORKS = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))

@@ -10,7 +10,7 @@ from vllama_pool.router.balance.admission import Admission
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.balance.routes import Resolution, Routes
 from vllama_pool.router.errors import ServerBusy
-from vllama_pool.workers.record import Load, WorkerState
+from vllama_pool.workers.registry.record import Load, WorkerState
 
 
 def resolved(pool: Pool) -> Resolution:

@@ -12,7 +12,7 @@ from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.balance.select import choose, least_load, outlook
 from vllama_pool.router.balance.worker import Worker
 from vllama_pool.router.errors import Busy, Faulty, Lost, ModelGone, Refused, Unavailable
-from vllama_pool.workers.record import Load, WorkerState
+from vllama_pool.workers.registry.record import Load, WorkerState
 
 IDS = st.sampled_from(["a", "b", "c", "d"])
 LOADS = st.builds(

@@ -7,7 +7,7 @@ from vllama_pool.router.balance.lease import Answered, ClientGone, Failed
 from vllama_pool.router.balance.pool import REMEMBERED
 from vllama_pool.router.balance.view import view_all
 from vllama_pool.router.errors import Lost
-from vllama_pool.workers.record import Load, ModelInfo
+from vllama_pool.workers.registry.record import Load, ModelInfo
 
 
 def test_counters_health_and_start_survive_a_replacement() -> None:

@@ -12,8 +12,8 @@ from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarg
 from vllama_pool.router.balance.routes import Routes, UnknownModel
 from vllama_pool.router.balance.select import RoundRobin
 from vllama_pool.router.errors import NoWorker
-from vllama_pool.workers.record import ModelInfo
-from vllama_pool.workers.virtual import VirtualModel, key_of
+from vllama_pool.workers.registry.record import ModelInfo
+from vllama_pool.workers.registry.virtual_model import VirtualModel, key_of
 
 TABLE = RoutingTable(
     models=(

@@ -9,7 +9,7 @@ from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.balance.select import POLICIES, Outlook, RoundRobin, choose, least_load, outlook
 from vllama_pool.router.balance.worker import SLOW_START
 from vllama_pool.router.errors import Faulty, Lost, ModelGone
-from vllama_pool.workers.record import Load
+from vllama_pool.workers.registry.record import Load
 
 
 def picks(pool: Pool, clock: Clock, times: int = 400, tried: tuple[str, ...] = ()) -> Counter[str]:

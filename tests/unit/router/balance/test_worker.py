@@ -5,7 +5,7 @@ import pytest
 from tests.support.balance import DRAINING, READY, RESTARTING, found
 from vllama_pool.router.balance.worker import FIRST_WEIGHT, SLOW_START, Worker
 from vllama_pool.router.errors import Busy, Faulty, Lost, ModelGone
-from vllama_pool.workers.record import Load
+from vllama_pool.workers.registry.record import Load
 
 
 def worker(slots: int = 8, now: float = 0.0, speed: float = 1.0) -> Worker:

@@ -10,8 +10,8 @@ from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.balance.routes import Routes
 from vllama_pool.router.handlers.catalogue import as_model
 from vllama_pool.router.protocol.catalogue import CatalogueModel
-from vllama_pool.workers.record import ModelInfo
-from vllama_pool.workers.virtual import VirtualModel, key_of
+from vllama_pool.workers.registry.record import ModelInfo
+from vllama_pool.workers.registry.virtual_model import VirtualModel, key_of
 
 LONG, SHORT = (ModelInfo(name="m", digest="ab" * 32, context_length=length) for length in (4096, 1024))
 

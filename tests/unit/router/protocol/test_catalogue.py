@@ -15,7 +15,7 @@ from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.errors import BadRequest, Forbidden, ModelNotFound
 from vllama_pool.router.protocol.catalogue import CatalogueModel, human_number, merge, ps, tags, version
 from vllama_pool.router.protocol.naming import unknown_model
-from vllama_pool.workers.record import ModelInfo
+from vllama_pool.workers.registry.record import ModelInfo
 
 DIGEST = "ab" * 32
 INFO = ModelInfo(

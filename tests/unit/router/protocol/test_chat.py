@@ -13,7 +13,7 @@ from vllama_pool.router.errors import ClientError, Refused
 from vllama_pool.router.protocol import chat
 from vllama_pool.router.protocol.operation import Ask, Reply
 from vllama_pool.router.protocol.requests import decode_chat
-from vllama_pool.workers.record import ModelInfo
+from vllama_pool.workers.registry.record import ModelInfo
 
 HI = {"role": "user", "content": "hi"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}

@@ -13,7 +13,7 @@ from vllama_pool.router.protocol import embed
 from vllama_pool.router.protocol.embed import EmbedRequest
 from vllama_pool.router.protocol.errors import CONTEXT_EXCEEDED, classify
 from vllama_pool.router.protocol.operation import Ask, Outgoing, Step
-from vllama_pool.workers.record import ModelInfo
+from vllama_pool.workers.registry.record import ModelInfo
 
 MINILM = ModelInfo(name="all-minilm", context_length=256, capabilities=("embedding",))
 NULLS: dict[str, None] = {"num_ctx": None, "num_gpu": None, "temperature": None, "stop": None, "mirostat": None}

@@ -26,7 +26,7 @@ from vllama_pool.router.protocol.errors import CONTEXT_EXCEEDED
 from vllama_pool.router.protocol.fold import AnswerFold
 from vllama_pool.router.protocol.operation import Ask, Outgoing, Reply, Step
 from vllama_pool.router.protocol.requests import decode_generate
-from vllama_pool.workers.record import ModelInfo
+from vllama_pool.workers.registry.record import ModelInfo
 
 EMBEDDER = ModelInfo(name="all-minilm", capabilities=("embedding",))
 BASE = msgspec.structs.replace(MODEL, name="base", has_template=False, template="")

@@ -4,7 +4,7 @@ import json
 
 from vllama_pool.router.protocol import listing
 from vllama_pool.router.protocol.catalogue import CatalogueModel
-from vllama_pool.workers.record import ModelInfo
+from vllama_pool.workers.registry.record import ModelInfo
 
 
 def model(name: str, **info: object) -> CatalogueModel:

@@ -12,7 +12,7 @@ from tests.support.protocol import MODEL
 from vllama_pool.router.errors import ClientError
 from vllama_pool.router.protocol import openai
 from vllama_pool.router.protocol.options import DROPPED, KNOWN, check, fill_context, merge, sampling
-from vllama_pool.workers.record import ModelInfo
+from vllama_pool.workers.registry.record import ModelInfo
 
 
 def sent(request: dict[str, Any] | None = None, route: dict[str, Any] | None = None, info: ModelInfo = MODEL) -> Any:

@@ -15,7 +15,7 @@ from vllama_pool.router.protocol import chat, generate
 from vllama_pool.router.protocol.errors import classify
 from vllama_pool.router.protocol.operation import Step
 from vllama_pool.router.protocol.requests import decode_chat, decode_generate
-from vllama_pool.workers.record import ModelInfo
+from vllama_pool.workers.registry.record import ModelInfo
 
 STATIC = ModelInfo(name="static")
 """A model of which nothing is known."""

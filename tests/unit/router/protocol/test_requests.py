@@ -16,7 +16,7 @@ from vllama_pool.router.protocol import chat, generate, options, requests, show
 from vllama_pool.router.protocol.errors import CONTEXT_EXCEEDED
 from vllama_pool.router.protocol.operation import Ask, Outgoing, Reply, Step
 from vllama_pool.router.protocol.operations import operations
-from vllama_pool.workers.record import ModelInfo
+from vllama_pool.workers.registry.record import ModelInfo
 from vllama_pool.workers.simulated.requests import parse_chat, parse_completion
 
 ABLE = ModelInfo(name="m", capabilities=("completion", "tools", "vision", "thinking", "insert"), has_template=True)

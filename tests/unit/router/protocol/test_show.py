@@ -15,7 +15,7 @@ from vllama_pool.router.errors import BadRequest, Forbidden
 from vllama_pool.router.protocol.catalogue import CatalogueModel
 from vllama_pool.router.protocol.naming import NO_CLOUD_DETAILS, unknown_model
 from vllama_pool.router.protocol.show import ShowRequest, decode_show, not_found, show
-from vllama_pool.workers.record import ModelInfo
+from vllama_pool.workers.registry.record import ModelInfo
 
 MARIO = CatalogueModel(
     "mario:latest",

@@ -19,9 +19,9 @@ from vllama_pool.router.virtual.savefile import SaveFile
 from vllama_pool.router.virtual.seals import Trust
 from vllama_pool.router.virtual.store import MOST_TOMBSTONES, Store
 from vllama_pool.router.virtual.witnesses import SEEN_WITHIN
-from vllama_pool.workers.registry import RegistryUnavailable
-from vllama_pool.workers.virtual import VirtualModel, digest_of, seal_model
-from vllama_pool.workers.wire import ModelChanged, ModelSeen
+from vllama_pool.workers.registry.client import RegistryUnavailable
+from vllama_pool.workers.registry.messages import ModelChanged, ModelSeen
+from vllama_pool.workers.registry.virtual_model import VirtualModel, digest_of, seal_model
 
 TRUST = Trust("f", b"fleet secret", unsigned=False)
 PREFIX = "registry.ollama.ai/library/"

@@ -14,8 +14,8 @@ from tests.support.fakeregistry import FakeRegistry
 from vllama_pool.router.virtual.keeper import Keeper
 from vllama_pool.router.virtual.seals import Trust
 from vllama_pool.router.virtual.store import Store
-from vllama_pool.workers.virtual import VirtualModel, seal_model
-from vllama_pool.workers.wire import ModelChanged
+from vllama_pool.workers.registry.messages import ModelChanged
+from vllama_pool.workers.registry.virtual_model import VirtualModel, seal_model
 
 TRUST = Trust("f", b"fleet secret", unsigned=False)
 PREFIX = "registry.ollama.ai/library/"

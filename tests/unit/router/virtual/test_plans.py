@@ -18,9 +18,9 @@ from vllama_pool.router.protocol.create import MAX_KEPT, decode_create
 from vllama_pool.router.protocol.requests import brought
 from vllama_pool.router.virtual.plans import UNSIGNED, Known, Made, Nowhere, plan_copy, plan_create, plan_delete
 from vllama_pool.router.virtual.store import Store
-from vllama_pool.workers.record import ModelInfo
-from vllama_pool.workers.signature import MAX_ENVELOPE
-from vllama_pool.workers.virtual import VirtualModel, key_of, seal_model, unseal_model
+from vllama_pool.workers.registry.record import ModelInfo
+from vllama_pool.workers.registry.signature import MAX_ENVELOPE
+from vllama_pool.workers.registry.virtual_model import VirtualModel, key_of, seal_model, unseal_model
 
 TABLE = RoutingTable(models=(ModelRoute("friendly:8b", (ServeTarget("Org/M"),), ("short",), {"temperature": 0.5}),))
 DIGEST = "d" * 64

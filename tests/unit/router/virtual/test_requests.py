@@ -19,7 +19,7 @@ from vllama_pool.router.errors import BadRequest, ClientError
 from vllama_pool.router.protocol import copying, create, pull
 from vllama_pool.router.sources import no_writes, save_file
 from vllama_pool.router.virtual.plans import UNSIGNED, WRITES_OFF, Known, plan_copy, plan_create, plan_delete
-from vllama_pool.workers.virtual import key_of, seal_model, unseal_model
+from vllama_pool.workers.registry.virtual_model import key_of, seal_model, unseal_model
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),

@@ -12,7 +12,7 @@ import pytest
 
 from vllama_pool.router.virtual import savefile
 from vllama_pool.router.virtual.savefile import SaveFile
-from vllama_pool.workers.virtual import VirtualModel
+from vllama_pool.workers.registry.virtual_model import VirtualModel
 
 
 def model(name: str, revision: int = 1, *, deleted: bool = False) -> VirtualModel:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllama_pool.router.virtual.store import Store
-from vllama_pool.workers.virtual import VirtualModel
+from vllama_pool.workers.registry.virtual_model import VirtualModel
 
 KEY = "registry.ollama.ai/library/v:latest"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.support.modelfolder import write_model
-from vllama_pool.workers.flags import Flags
-from vllama_pool.workers.metadata import Observed
-from vllama_pool.workers.probe import ServedModel
-from vllama_pool.workers.record import ModelInfo
+from vllama_pool.workers.model.describe import Observed
+from vllama_pool.workers.registry.record import ModelInfo
 from vllama_pool.workers.simulated.description import describe
+from vllama_pool.workers.vllm.flags import Flags
+from vllama_pool.workers.vllm.probe import ServedModel
 
 SEEN = Observed((ServedModel("m", "m", "", 8192), ServedModel("second", "m", "", 8192)))
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vllama_pool.workers.probe import parse_metrics
 from vllama_pool.workers.simulated.engine import Engine, Pace
 from vllama_pool.workers.simulated.metrics import Metrics
+from vllama_pool.workers.vllm.probe import parse_metrics
 
 
 @dataclass

@@ -1,0 +1,129 @@
+"""The order in which an agent ends: drain, leave, stop; and at once when it is told twice."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.support.until import auntil
+from vllama_pool.workers.agent.agent import Agent
+from vllama_pool.workers.agent.announcer import Announcer, FencedOff
+from vllama_pool.workers.agent.hosted import GaveUp
+from vllama_pool.workers.registry.client import Fenced, Registered
+from vllama_pool.workers.registry.record import Load, WorkerRecord
+
+RECORD = WorkerRecord(id="w", generation=1, url="http://h:1")
+
+
+@dataclass
+class Scene:
+    """A server and a registry that write down what happens to them, in order."""
+
+    happened: list[str] = field(default_factory=list)
+    fails: bool = False
+    fenced: bool = False
+    endless: bool = False
+    """Its requests never finish."""
+    swallows: int = 0
+    """How many cancellations are lost in a beat, as can happen when something else ends at the same moment."""
+    beating: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def serve(self) -> None:
+        if self.fails:
+            raise GaveUp("no GPU")
+        await asyncio.Event().wait()
+
+    async def drain(self, deadline: float) -> None:
+        self.happened.append("drain")
+        if self.endless:
+            await asyncio.Event().wait()
+
+    async def stop(self, grace: float = 0.0) -> None:
+        self.happened.append("stop")
+
+    async def kill(self) -> None:
+        self.happened.append("kill")
+
+    async def register(self, record: WorkerRecord, load: Load) -> Registered | Fenced:
+        return Fenced(2) if self.fenced else Registered("e", 1)
+
+    async def beat(self, worker_id: str, generation: int, load: Load) -> bool:
+        self.beating.set()
+        while self.swallows:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.swallows -= 1
+        return True
+
+    async def leave(self, worker_id: str, generation: int) -> bool:
+        self.happened.append("leave")
+        return True
+
+    def agent(self) -> Agent:
+        announcer = Announcer(self, lambda line: None, interval=0.01, rng=random.Random(1))
+        announcer.announce(RECORD, Load())
+        return Agent(self, announcer, grace=30.0, say=lambda line: None)
+
+
+async def test_told_once_it_drains_leaves_and_stops() -> None:
+    scene = Scene()
+    agent = scene.agent()
+    running = asyncio.create_task(agent.run())
+    await scene.beating.wait()
+    agent.stop()
+    await asyncio.wait_for(running, 5)
+    assert scene.happened == ["drain", "leave", "stop", "kill"]
+
+
+async def test_told_twice_it_leaves_and_kills() -> None:
+    scene = Scene(endless=True)
+    agent = scene.agent()
+    running = asyncio.create_task(agent.run())
+    await scene.beating.wait()
+    agent.stop()
+    await auntil(lambda: scene.happened == ["drain"])
+    agent.stop()
+    await asyncio.wait_for(running, 5)
+    assert scene.happened == ["drain", "leave", "kill"]
+
+
+async def test_beats_go_on_while_it_drains() -> None:
+    scene = Scene(endless=True)
+    agent = scene.agent()
+    running = asyncio.create_task(agent.run())
+    await scene.beating.wait()
+    agent.stop()
+    await auntil(lambda: scene.happened == ["drain"])
+    scene.beating.clear()
+    await asyncio.wait_for(scene.beating.wait(), 5)
+    agent.stop()
+    await running
+
+
+async def test_a_server_that_gave_up_is_left_and_said() -> None:
+    scene = Scene(fails=True)
+    with pytest.raises(GaveUp, match="no GPU"):
+        await asyncio.wait_for(scene.agent().run(), 5)
+    assert scene.happened[-1] == "kill"
+    assert "leave" in scene.happened
+
+
+async def test_a_fenced_agent_lets_its_requests_finish_and_says_so() -> None:
+    scene = Scene(fenced=True)
+    with pytest.raises(FencedOff):
+        await asyncio.wait_for(scene.agent().run(), 5)
+    assert scene.happened == ["drain", "leave", "stop", "kill"]
+
+
+async def test_a_cancellation_that_gets_lost_does_not_hang_it() -> None:
+    scene = Scene(swallows=2)
+    agent = scene.agent()
+    running = asyncio.create_task(agent.run())
+    await scene.beating.wait()
+    agent.stop()
+    await asyncio.wait_for(running, 5)
+    assert scene.happened == ["drain", "leave", "stop", "kill"]

@@ -1,0 +1,168 @@
+"""What the registry hears of a worker, with a registry that may be away, empty, or taken over."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.support.until import auntil
+from vllama_pool.workers.agent.announcer import Announcer, FencedOff
+from vllama_pool.workers.registry.client import Fenced, Registered, RegistryUnavailable
+from vllama_pool.workers.registry.record import Load, WorkerRecord, WorkerState
+
+RECORD = WorkerRecord(id="w", generation=7, url="http://h:1", slots=8)
+
+
+@dataclass
+class FakeStore:
+    away: bool = False
+    registered: bool = False
+    newer: int = 0
+    tries: int = 0
+    registrations: list[WorkerRecord] = field(default_factory=list)
+    loads: list[Load] = field(default_factory=list)
+    left: list[tuple[str, int]] = field(default_factory=list)
+
+    async def register(self, record: WorkerRecord, load: Load) -> Registered | Fenced:
+        self._check()
+        if self.newer:
+            return Fenced(self.newer)
+        self.registrations.append(record)
+        self.loads.append(load)
+        self.registered = True
+        return Registered("e", len(self.registrations))
+
+    async def beat(self, worker_id: str, generation: int, load: Load) -> bool:
+        self._check()
+        if self.registered:
+            self.loads.append(load)
+        return self.registered
+
+    async def leave(self, worker_id: str, generation: int) -> bool:
+        self._check()
+        self.left.append((worker_id, generation))
+        return True
+
+    def _check(self) -> None:
+        self.tries += 1
+        if self.away:
+            raise RegistryUnavailable("no answer from the registry")
+
+
+@dataclass
+class Case:
+    store: FakeStore
+    announcer: Announcer
+    said: list[str]
+
+
+@contextlib.asynccontextmanager
+async def running(interval: float = 0.05, **store: object) -> AsyncIterator[Case]:
+    said: list[str] = []
+    fake = FakeStore(**store)  # type: ignore[arg-type]
+    announcer = Announcer(fake, said.append, interval=interval, rng=random.Random(1))
+    task = asyncio.create_task(announcer.run())
+    try:
+        yield Case(fake, announcer, said)
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled() and (error := task.exception()):
+            raise error
+
+
+async def test_nothing_is_sent_before_there_is_a_record() -> None:
+    async with running(interval=0.01) as case:
+        case.announcer.report(Load(state=WorkerState.READY))
+        case.announcer.announce(RECORD, Load())
+        await auntil(lambda: case.store.loads)
+    assert case.store.registrations == [RECORD]
+
+
+async def test_registered_once_then_beats() -> None:
+    async with running() as case:
+        case.announcer.announce(RECORD, Load(running=1))
+        await auntil(lambda: len(case.store.loads) >= 3)
+    assert case.store.registrations == [RECORD]
+    assert case.store.loads[0] == Load(running=1)
+
+
+async def test_a_new_record_is_registered_at_once() -> None:
+    async with running(interval=60) as case:
+        case.announcer.announce(RECORD, Load())
+        await auntil(lambda: len(case.store.registrations) == 1)
+        fresh = WorkerRecord(id="w", generation=7, url="http://h:1", pid=5)
+        case.announcer.announce(fresh, Load())
+        await auntil(lambda: case.store.registrations == [RECORD, fresh])
+
+
+async def test_a_change_of_state_does_not_wait_for_the_next_beat() -> None:
+    async with running(interval=60) as case:
+        case.announcer.announce(RECORD, Load())
+        await auntil(lambda: case.store.loads)
+        case.announcer.report(Load(state=WorkerState.RESTARTING, note="died"))
+        await auntil(lambda: case.store.loads[-1].note == "died", 2)
+
+
+async def test_early_beats_are_at_most_five_in_a_second() -> None:
+    async with running(interval=60) as case:
+        case.announcer.announce(RECORD, Load())
+        started = asyncio.get_running_loop().time()
+        for number in range(1, 200):
+            case.announcer.report(Load(running=8 * number))
+            await asyncio.sleep(0.005)
+        lasted = asyncio.get_running_loop().time() - started
+        assert 2 <= len(case.store.loads) <= lasted * 5 + 2
+
+
+async def test_after_a_flush_it_registers_again() -> None:
+    async with running() as case:
+        case.announcer.announce(RECORD, Load())
+        await auntil(lambda: len(case.store.loads) >= 2)
+        case.store.registered = False
+        await auntil(lambda: len(case.store.registrations) == 2)
+    assert case.said == []
+
+
+async def test_a_registry_that_is_away_is_mentioned_once_and_tried_again() -> None:
+    async with running(away=True) as case:
+        case.announcer.announce(RECORD, Load())
+        await auntil(lambda: case.said)
+        await auntil(lambda: case.store.tries >= 4)
+        assert len(case.said) == 1
+        assert "no answer" in case.said[0]
+        case.store.away = False
+        await auntil(lambda: case.store.registrations)
+        await auntil(lambda: len(case.said) == 2)
+
+
+async def test_a_newer_agent_ends_this_one() -> None:
+    store = FakeStore(newer=8)
+    announcer = Announcer(store, lambda line: None, rng=random.Random(1))
+    announcer.announce(RECORD, Load())
+    with pytest.raises(FencedOff, match="--name"):
+        await asyncio.wait_for(announcer.run(), 5)
+    assert store.registrations == []
+
+
+async def test_leaving() -> None:
+    async with running() as case:
+        case.announcer.announce(RECORD, Load())
+        await auntil(lambda: case.store.loads)
+    await case.announcer.leave()
+    assert case.store.left == [("w", 7)]
+    case.store.away = True
+    with pytest.raises(RegistryUnavailable):
+        await case.announcer.leave()
+
+
+async def test_who_never_announced_has_nothing_to_leave() -> None:
+    async with running() as case:
+        pass
+    await case.announcer.leave()
+    assert case.store.left == []

@@ -1,0 +1,84 @@
+"""Ids, ports and generations of the agents on one machine."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vllama_pool.workers.agent.command_line import CannotStart
+from vllama_pool.workers.agent.locks import claim_id, claim_port, log_file, next_generation
+
+
+def test_an_id_is_held_by_one_agent_until_it_ends(tmp_path: Path) -> None:
+    held = claim_id(tmp_path, "w:1")
+    with pytest.raises(CannotStart, match="another --name"):
+        claim_id(tmp_path, "w:1")
+    claim_id(tmp_path, "other").release()
+    held.release()
+    claim_id(tmp_path, "w:1").release()
+
+
+def test_whether_the_last_holder_was_killed_is_known(tmp_path: Path) -> None:
+    killed = "import os; from pathlib import Path; from vllama_pool.workers.agent.locks import claim_id\n"
+    killed += f"held = claim_id(Path({str(tmp_path)!r}), 'w'); os._exit(9)"
+    subprocess.run([sys.executable, "-c", killed], check=False)
+    held = claim_id(tmp_path, "w")
+    assert held.inherited
+    held.release()
+    again = claim_id(tmp_path, "w")
+    assert not again.inherited
+    again.release()
+
+
+def test_the_port_of_a_killed_agent_is_waited_for(tmp_path: Path) -> None:
+    answers = iter([False, False, True, True])
+    port, held = claim_port(tmp_path, "h", 8100, exact=True, patience=5, free=lambda host, port: next(answers))
+    assert port == 8100
+    held.release()
+
+
+def test_generations_grow_whatever_the_clock_does(tmp_path: Path) -> None:
+    assert next_generation(tmp_path, "w", lambda: 1000.0) == 1_000_000
+    assert next_generation(tmp_path, "w", lambda: 1000.0) == 1_000_001
+    assert next_generation(tmp_path, "w", lambda: 5.0) == 1_000_002
+    assert next_generation(tmp_path, "w", lambda: 2000.0) == 2_000_000
+    assert next_generation(tmp_path, "other", lambda: 5.0) == 5000
+
+
+def test_a_damaged_generation_is_started_anew(tmp_path: Path) -> None:
+    next_generation(tmp_path, "w")
+    (tmp_path / "workers" / "w.generation").write_text("rubbish")
+    assert next_generation(tmp_path, "w", lambda: 3.0) == 3000
+
+
+def test_two_agents_get_two_ports_although_neither_listens_yet(tmp_path: Path) -> None:
+    def free(host: str, port: int) -> bool:
+        return port != 8101
+
+    first, held = claim_port(tmp_path, "127.0.0.1", 8100, exact=False, free=free)
+    second, other = claim_port(tmp_path, "127.0.0.1", 8100, exact=False, free=free)
+    assert (first, second) == (8100, 8102)
+    with pytest.raises(CannotStart, match="port 8100 on"):
+        claim_port(tmp_path, "127.0.0.1", 8100, exact=True, free=free)
+    held.release()
+    other.release()
+
+
+def test_no_port_at_all(tmp_path: Path) -> None:
+    with pytest.raises(CannotStart, match="no port is free"):
+        claim_port(tmp_path, "h", 65530, exact=False, free=lambda host, port: False)
+
+
+def test_a_state_directory_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for attempt in (lambda: next_generation(tmp_path / "file", "w"), lambda: claim_id(tmp_path / "file", "w")):
+        with pytest.raises(CannotStart, match="VLLAMA_STATE_DIR"):
+            attempt()
+
+
+def test_file_names_are_tame(tmp_path: Path) -> None:
+    assert re.fullmatch(r"[\w.]+\.log", log_file(tmp_path, "a/../b c:1").name)

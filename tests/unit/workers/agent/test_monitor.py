@@ -1,0 +1,84 @@
+"""Looks at a server become load reports."""
+
+from __future__ import annotations
+
+import httpx
+
+from vllama_pool.workers.agent.monitor import BUSY_INTERVAL, IDLE_INTERVAL, Monitor
+from vllama_pool.workers.registry.record import Load, WorkerState
+from vllama_pool.workers.vllm.probe import Health
+
+URL = "http://worker.test:8100"
+
+
+class Server:
+    """A server whose state the test sets."""
+
+    def __init__(self) -> None:
+        self.health = 200
+        self.up = True
+        self.running = 0
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if not self.up:
+            raise httpx.ConnectError("refused", request=request)
+        if request.url.path == "/health":
+            return httpx.Response(self.health)
+        return httpx.Response(200, text=f"vllm:num_requests_running {self.running}\nvllm:kv_cache_usage_perc 0.5\n")
+
+
+def monitored() -> tuple[Server, Monitor, list[Load]]:
+    server, reports = Server(), list[Load]()
+    client = httpx.AsyncClient(transport=httpx.MockTransport(server))
+    return server, Monitor(client, reports.append), reports
+
+
+async def test_figures_are_reported_with_the_state() -> None:
+    server, monitor, reports = monitored()
+    monitor.set(WorkerState.READY)
+    server.running = 3
+    assert await monitor.look(URL) is Health.OK
+    assert (reports[-1].state, reports[-1].running, reports[-1].kv_usage) == (WorkerState.READY, 3, 0.5)
+
+
+async def test_looks_are_closer_while_it_is_busy() -> None:
+    server, monitor, _ = monitored()
+    await monitor.look(URL)
+    assert monitor.interval == IDLE_INTERVAL
+    server.running = 1
+    await monitor.look(URL)
+    assert monitor.interval == BUSY_INTERVAL
+
+
+async def test_misses_are_counted_until_it_answers_again() -> None:
+    server, monitor, _ = monitored()
+    server.up = False
+    assert [await monitor.look(URL) for _ in range(2)] == [Health.STARTING, Health.STARTING]
+    assert monitor.misses == 2
+    server.up = True
+    await monitor.look(URL)
+    assert monitor.misses == 0
+
+
+async def test_a_dead_engine_is_seen_although_metrics_still_answer() -> None:
+    server, monitor, _ = monitored()
+    server.health = 503
+    assert await monitor.look(URL) is Health.DEAD
+
+
+async def test_a_server_that_is_down_has_no_figures_but_its_restarts() -> None:
+    server, monitor, reports = monitored()
+    server.running = 3
+    await monitor.look(URL)
+    monitor.set(WorkerState.RESTARTING, "died", restarts=2)
+    assert reports[-1] == Load(state=WorkerState.RESTARTING, note="died", restarts=2)
+    monitor.set(WorkerState.READY)
+    assert reports[-1] == Load(state=WorkerState.READY, restarts=2)
+
+
+async def test_a_draining_server_keeps_its_figures() -> None:
+    server, monitor, reports = monitored()
+    server.running = 3
+    await monitor.look(URL)
+    monitor.set(WorkerState.DRAINING)
+    assert (reports[-1].state, reports[-1].running) == (WorkerState.DRAINING, 3)

@@ -1,0 +1,78 @@
+"""Pauses, rates and quiet as plain calculations."""
+
+from __future__ import annotations
+
+import pytest
+
+from vllama_pool.workers.agent.pacing import UNKNOWN_SLOTS, Backoff, Quiet, TokenRate, worth_telling
+from vllama_pool.workers.registry.record import Load, WorkerState
+from vllama_pool.workers.vllm.probe import Metrics
+
+
+def test_pauses_double_up_to_a_minute() -> None:
+    backoff = Backoff()
+    assert [backoff.pause(0) for _ in range(8)] == [1, 2, 4, 8, 16, 32, 60, 60]
+
+
+def test_five_minutes_of_health_forgive_everything() -> None:
+    backoff = Backoff()
+    for _ in range(5):
+        backoff.pause(299)
+    assert backoff.pause(299) == 32
+    assert backoff.pause(300) == 1
+    assert backoff.pause(0) == 2
+
+
+def test_a_rate_out_of_a_counter() -> None:
+    rate = TokenRate()
+    assert rate.update(0.0, 1000) == 0
+    assert rate.update(0.5, 1050) == pytest.approx(100)
+    assert rate.update(1.0, 1100) == pytest.approx(100)
+    for step in range(1, 9):
+        last = rate.update(1.0 + step / 4, 1100)
+    assert last == 0
+
+
+def test_a_counter_that_fell_starts_anew() -> None:
+    rate = TokenRate()
+    rate.update(0.0, 1000)
+    assert rate.update(1.0, 10) == 0
+    assert rate.update(2.0, 40) == pytest.approx(30)
+
+
+def test_quiet_needs_more_than_one_look() -> None:
+    quiet, idle, busy = Quiet(lasting=1.0), Metrics(reported=True), Metrics(running=1, reported=True)
+    assert not quiet.update(0.0, idle)
+    assert not quiet.update(0.9, idle)
+    assert not quiet.update(0.95, busy)
+    assert not quiet.update(1.0, idle)
+    assert not quiet.update(1.9, idle)
+    assert quiet.update(2.0, idle)
+
+
+def test_waiting_requests_are_not_quiet() -> None:
+    quiet = Quiet(lasting=0.0)
+    assert not quiet.update(0.0, Metrics(waiting=1))
+    assert not quiet.update(1.0, Metrics(waiting=1))
+
+
+@pytest.mark.parametrize(
+    ("running", "waiting", "slots", "told"),
+    [
+        (1, 0, 8, False),
+        (2, 0, 8, True),
+        (0, 2, 8, True),
+        (1, 0, 1, True),
+        (UNKNOWN_SLOTS // 4, 0, 0, True),
+        (1, 0, 0, False),
+    ],
+)
+def test_a_quarter_of_the_slots_is_worth_a_beat(running: int, waiting: int, slots: int, told: bool) -> None:
+    assert worth_telling(Load(), Load(running=running, waiting=waiting), slots) is told
+
+
+def test_a_change_of_state_is_always_worth_a_beat() -> None:
+    assert worth_telling(None, Load(), 8)
+    assert worth_telling(Load(), Load(state=WorkerState.DRAINING), 8)
+    assert worth_telling(Load(), Load(note="why"), 8)
+    assert not worth_telling(Load(), Load(kv_usage=0.9, tokens_per_second=50), 8)

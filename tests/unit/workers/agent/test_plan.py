@@ -1,0 +1,132 @@
+"""What is decided, and refused, before anything is started."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from pydantic import SecretStr
+
+from tests.support.modelfolder import write_model
+from tests.support.ports import free_ports
+from vllama_pool.config.settings import RegistrySettings, WorkerSettings
+from vllama_pool.workers.agent.command_line import AgentSpec, CannotStart
+from vllama_pool.workers.agent.plan import advertised_url, check_advertise, prepare
+
+ENV = {"VLLAMA_VLLM": f"{sys.executable} vllm"}
+SECRET = SecretStr("0123456789abcdef" * 2)
+
+
+def settings(tmp_path: Path, **changes: Any) -> WorkerSettings:
+    return WorkerSettings(registry=RegistrySettings(state_dir=tmp_path / "state"), **changes)
+
+
+def test_a_plan_for_a_vllm_of_our_own(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "tiny")
+    port = free_ports()
+    spec = AgentSpec(model=str(model), name="w", port=port, flags=("--max-num-seqs", "4"))
+    with prepare(spec, settings(tmp_path, worker_key="k" * 32), ENV) as plan:
+        assert (plan.name, plan.url, plan.names, plan.slots) == ("w", f"http://127.0.0.1:{port}", ("tiny",), 4)
+        assert plan.launch is not None
+        assert plan.launch.command[:4] == (sys.executable, "vllm", "serve", str(model))
+        assert plan.launch.env["VLLM_API_KEY"] == plan.key == "k" * 32
+        assert plan.launch.log == tmp_path / "state" / "logs" / "w.log"
+
+
+def test_tools_and_thinking_are_switched_on_by_themselves_and_off_by_none(tmp_path: Path) -> None:
+    template = '{{ tools }}<tool_call>{"name": "", "arguments": {}}{% if add_generation_prompt %}<think>{% endif %}'
+    model = write_model(tmp_path / "m", config={"model_type": "qwen3"}, chat_template_dot_jinja=template)
+    words = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--reasoning-parser", "qwen3")
+    with prepare(AgentSpec(model=str(model)), settings(tmp_path), ENV) as plan:
+        assert plan.launch is not None
+        assert plan.launch.command[-7:-2] == words
+        assert plan.launch.flags.value("--reasoning-parser") == "qwen3"
+        assert len(plan.notes) == 1
+    off = ("--tool-call-parser", "none", "--reasoning-parser=none")
+    with prepare(AgentSpec(model=str(model), flags=off), settings(tmp_path), ENV) as plan:
+        assert plan.launch is not None
+        assert not {"--tool-call-parser", "none", "--reasoning-parser=none"} & set(plan.launch.command)
+        assert not plan.launch.flags.has("--tool-call-parser", "--reasoning-parser")
+    with prepare(AgentSpec(model=str(model), engine="simulated"), settings(tmp_path), ENV) as plan:
+        assert plan.launch is not None
+        assert not plan.launch.flags.has("--tool-call-parser")
+
+
+def test_ports_and_ids_are_held_while_the_plan_is(tmp_path: Path) -> None:
+    spec = AgentSpec(model=str(write_model(tmp_path / "tiny")))
+    with prepare(spec, settings(tmp_path), ENV) as first, prepare(spec, settings(tmp_path), ENV) as second:
+        assert first.launch is not None
+        assert second.launch is not None
+        assert second.launch.address.port > first.launch.address.port >= 8100
+        assert first.name != second.name
+        exact = AgentSpec(model=spec.model, name="third", port=first.launch.address.port)
+        with pytest.raises(CannotStart, match="is in use"), prepare(exact, settings(tmp_path), ENV):
+            pass
+    with prepare(exact, settings(tmp_path), ENV) as third:
+        assert third.generation > 0
+
+
+def test_a_port_of_the_environment_is_meant_as_well(tmp_path: Path) -> None:
+    spec, port = AgentSpec(model=str(write_model(tmp_path / "tiny"))), free_ports()
+    with (
+        prepare(spec, settings(tmp_path, port=port), ENV),
+        pytest.raises(CannotStart, match=f"port {port}"),
+        prepare(AgentSpec(model=spec.model, name="x"), settings(tmp_path, port=port), ENV),
+    ):
+        pass
+
+
+def test_the_users_host_flag_is_bound_and_ours_advertised(tmp_path: Path) -> None:
+    port = free_ports()
+    spec = AgentSpec(model=str(write_model(tmp_path / "tiny")), port=port, flags=("--host", "0.0.0.0"))
+    with prepare(spec, settings(tmp_path, advertise="192.0.2.1"), ENV) as plan:
+        assert plan.launch is not None
+        assert plan.url == f"http://192.0.2.1:{port}"
+        assert plan.launch.address.local_url == f"http://127.0.0.1:{port}"
+
+
+def test_a_plan_for_somebody_elses_vllm(tmp_path: Path) -> None:
+    spec = AgentSpec(attach="http://127.0.0.1:8000/", flags=("--max-num-seqs", "64"))
+    with prepare(spec, settings(tmp_path), {"VLLM_API_KEY": "theirs"}) as plan:
+        assert (plan.launch, plan.url, plan.slots, plan.key) == (None, "http://127.0.0.1:8000", 64, "theirs")
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://h", "http://", "http://h:99999", "http://u:p@h:1"])
+def test_urls_that_cannot_be_attached(tmp_path: Path, url: str) -> None:
+    with pytest.raises(CannotStart), prepare(AgentSpec(attach=url), settings(tmp_path), {}):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("url", "advertise", "announced"),
+    [
+        ("http://127.0.0.1:8000", "127.0.0.1", "http://127.0.0.1:8000"),
+        ("http://127.0.0.1:8000/x/", "192.0.2.1", "http://192.0.2.1:8000/x"),
+        ("http://localhost", "fd00::1", "http://[fd00::1]"),
+        ("https://gpu.test:8000", "192.0.2.1", "https://gpu.test:8000"),
+    ],
+)
+def test_what_routers_are_told_of_an_attached_server(url: str, advertise: str, announced: str) -> None:
+    assert advertised_url(urlsplit(url), advertise) == announced
+
+
+def test_loopback_is_no_address_for_routers_elsewhere(tmp_path: Path) -> None:
+    def registry(url: str | None, secret: SecretStr | None = SECRET) -> RegistrySettings:
+        return RegistrySettings(redis_url=url, fleet_secret=secret, state_dir=tmp_path)
+
+    check_advertise("127.0.0.1", registry(None, None))
+    check_advertise("127.0.0.1", registry("unix:///run/redis.sock", None))
+    check_advertise("127.0.0.1", registry("redis://localhost:6379/0"))
+    check_advertise("10.0.0.5", registry("redis://redis.test:6379/0"))
+    with pytest.raises(CannotStart, match=r"the registry is on redis\.test"):
+        check_advertise("127.0.0.1", registry("redis://redis.test:6379/0"))
+    with pytest.raises(CannotStart, match=r"the registry is on 10\.0\.0\.1"):
+        check_advertise("localhost", registry("rediss://:pw@10.0.0.1/0"))
+    with pytest.raises(CannotStart, match="VLLAMA_FLEET_SECRET"):
+        check_advertise("10.0.0.5", registry("redis://redis.test:6379/0", None))
+    for nowhere in ("0.0.0.0", "::", ""):
+        with pytest.raises(CannotStart, match="--advertise"):
+            check_advertise(nowhere, registry(None))

@@ -1,0 +1,41 @@
+"""White space between the parts of JSON is bounded, unless the user or the tokenizer wants it otherwise."""
+
+import json
+
+import pytest
+
+from vllama_pool.workers.model.chat_template import Speech
+from vllama_pool.workers.model.structured import CONFIG, flags_for
+from vllama_pool.workers.vllm.flags import Flags
+
+
+def test_white_space_is_switched_off_with_a_backend_that_can() -> None:
+    name, value = flags_for(Speech("Qwen3-8B"), Flags(()))
+    assert name == CONFIG
+    assert json.loads(value) == {"backend": "guidance", "disable_any_whitespace": True}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (CONFIG, '{"backend": "xgrammar"}'),
+        (f"{CONFIG}={{}}",),
+        (f"{CONFIG}.backend", "auto"),
+        ("--structured_outputs_config.backend", "auto"),
+        ("--config", "vllm.yaml"),
+    ],
+)
+def test_the_users_word_counts(words: tuple[str, ...]) -> None:
+    assert flags_for(Speech("Qwen3-8B"), Flags(words)) == ()
+
+
+@pytest.mark.parametrize(
+    "speech",
+    [
+        Speech("all-minilm", embeds=True),
+        Speech("any", mistral=True),
+        *(Speech(name) for name in ("Mistral-7B-Instruct-v0.3", "Mixtral-8x7B", "Ministral-8B", "Codestral-22B")),
+    ],
+)
+def test_what_does_not_fit_is_left_to_vllm(speech: Speech) -> None:
+    assert flags_for(speech, Flags(())) == ()

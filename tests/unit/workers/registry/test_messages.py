@@ -1,0 +1,107 @@
+"""How loads and events travel."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllama_pool.workers.registry.keys import Keys, check_worker_id
+from vllama_pool.workers.registry.messages import (
+    Beat,
+    Down,
+    ModelChanged,
+    ModelSeen,
+    Report,
+    Up,
+    Version,
+    decode_event,
+    decode_report,
+    encode_report,
+    encode_seen,
+)
+from vllama_pool.workers.registry.record import Load, WorkerState
+
+LOADS = st.builds(
+    Load,
+    state=st.sampled_from(WorkerState),
+    running=st.integers(0, 10_000),
+    waiting=st.integers(0, 10_000),
+    kv_usage=st.floats(0, 1).map(lambda x: round(x, 3)),
+    tokens_per_second=st.floats(0, 1e6).map(lambda x: round(x, 1)),
+    restarts=st.integers(0, 1000),
+    note=st.text(st.characters(categories=["L", "N", "P"], include_characters=" "), max_size=200),
+)
+REPORTS = st.builds(Report, st.integers(0, 2**63), st.integers(0, 2**40), LOADS)
+
+
+@given(REPORTS)
+def test_a_report_comes_back(report: Report) -> None:
+    line = encode_report(report)
+    assert decode_report(line.encode()) == report
+
+
+def test_a_note_is_one_short_line() -> None:
+    report = Report(1, 2, Load(note="Traceback:\n\tboom\x1b[31m: " + "x" * 500))
+    line = encode_report(report)
+    assert "\n" not in line
+    read = decode_report(line.encode())
+    assert read is not None
+    assert read.load.note.startswith("Traceback:  boom [31m: xxx")
+    assert len(read.load.note) == 200
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"1:2",
+        b"1:2:unheard-of:0:0:0:0:0:",
+        b"x:2:ready:0:0:0:0:0:",
+        b"\xff:2:ready:0:0:0:0:0:",
+        b"1:2:ready:0:0:nan:0:0:",
+        b"1:2:ready:-1:0:0:0:0:",
+        b"1:2:ready:0:0:0:inf:0:",
+        b"-1:2:ready:0:0:0:0:0:",
+    ],
+)
+def test_a_damaged_report_is_none(data: bytes) -> None:
+    assert decode_report(data) is None
+
+
+def test_events_are_told_apart() -> None:
+    report = Report(3, 1, Load(note="a: b"))
+    line = encode_report(report).encode()
+    assert decode_event(b"load\ngpu-1\n" + line) == Beat("gpu-1", report)
+    assert decode_event(b"up\nabc\n5\ngpu-1\n" + line + b'\n{"record":1}') == Up(
+        "gpu-1", Version("abc", 5), report, b'{"record":1}'
+    )
+    assert decode_event(b"down\nabc\n6\ngpu-1\n3") == Down("gpu-1", Version("abc", 6), 3)
+    assert decode_event(b"model\n1\ne:1:1\ne:2:1\nh/l/v:latest\n{\n}") == ModelChanged(
+        True, "e:1:1", "e:2:1", "h/l/v:latest", b"{\n}"
+    )
+    assert decode_event(encode_seen(ModelSeen("e:2:1", "r")).encode()) == ModelSeen("e:2:1", "r")
+
+
+@given(st.binary(max_size=80) | st.builds(b"\n".join, st.lists(st.sampled_from([b"up", b"down", b"load", b"1", b""]))))
+def test_a_damaged_event_is_none(data: bytes) -> None:
+    event = decode_event(data)
+    assert event is None or isinstance(event, Down)
+
+
+def test_keys_of_a_fleet_share_one_slot() -> None:
+    keys = Keys.of("team-a")
+    assert keys.w == "{vllama:team-a}:w"
+    assert keys.ev == "{vllama:team-a}:ev"
+
+
+@pytest.mark.parametrize("fleet", ["", "a}b", "a b", "a:b", "x" * 65])
+def test_a_fleet_name_cannot_break_the_hash_tag(fleet: str) -> None:
+    with pytest.raises(ValueError, match="fleet name"):
+        Keys.of(fleet)
+
+
+@pytest.mark.parametrize("worker_id", ["", "a\nb", "a b", "static/x", "-a", "x" * 129])
+def test_a_worker_id_cannot_break_the_framing(worker_id: str) -> None:
+    with pytest.raises(ValueError, match="worker id"):
+        check_worker_id(worker_id)

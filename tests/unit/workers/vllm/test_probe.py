@@ -1,0 +1,212 @@
+"""The metrics parser on a page of vLLM 0.32 (12 requests on 8 slots); the questions over a mock transport."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from vllama_pool.workers.registry.record import WorkerState
+from vllama_pool.workers.vllm.probe import (
+    MAX_BYTES,
+    BadAnswer,
+    Health,
+    Metrics,
+    Refused,
+    ServedModel,
+    TimedOut,
+    check_health,
+    http_client,
+    list_models,
+    model_infos,
+    parse_metrics,
+    probe,
+    scrape,
+    version,
+)
+
+PAGE = (Path(__file__).parents[3] / "data" / "vllm-metrics.txt").read_text()
+URL = "http://worker.test:8100"
+
+
+def answering(handler: Callable[[httpx.Request], httpx.Response]) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.MockTransport(handler))
+
+
+def vllm(request: httpx.Request) -> httpx.Response:
+    """A healthy vLLM with a base under two names and an adapter."""
+    match request.url.path:
+        case "/health":
+            return httpx.Response(200)
+        case "/version":
+            return httpx.Response(200, json={"version": "0.32.0"})
+        case "/metrics":
+            return httpx.Response(200, text=PAGE)
+        case "/v1/models":
+            entry = {"object": "model", "owned_by": "vllm"}
+            base = entry | {"root": "/m", "parent": None, "max_model_len": 1024}
+            lora = entry | {"id": "ada", "root": "/l", "parent": "tiny", "max_model_len": None}
+            return httpx.Response(200, json={"data": [base | {"id": "tiny"}, base | {"id": "alias"}, lora]})
+        case "/v1/completions":
+            return httpx.Response(405, json={"detail": "Method Not Allowed"})
+        case _:
+            return httpx.Response(404, json={"detail": "Not Found"})
+
+
+def test_a_real_page() -> None:
+    metrics = parse_metrics(PAGE)
+    assert metrics == Metrics(
+        running=8,
+        waiting=4,
+        kv_usage=pytest.approx(0.02203856749311295),
+        generation_tokens=350,
+        prompt_tokens=828,
+        asleep=False,
+        reported=True,
+    )
+
+
+def test_missing_names_are_zero_and_said_to_be_missing() -> None:
+    assert parse_metrics("") == Metrics()
+    assert not parse_metrics('http_requests_total{handler="/health"} 3.0\n').reported
+    assert parse_metrics("vllm:num_requests_running 2\n") == Metrics(running=2, reported=True)
+
+
+def test_engines_are_summed_and_the_fullest_cache_counts() -> None:
+    page = "".join(
+        f'vllm:num_requests_running{{engine="{e}",model_name="m"}} {n}\n'
+        f'vllm:kv_cache_usage_perc{{engine="{e}",model_name="m"}} {kv}\n'
+        for e, n, kv in ((0, 3.0, 0.25), (1, 4.0, 0.75))
+    )
+    assert parse_metrics(page) == Metrics(running=7, kv_usage=0.75, reported=True)
+
+
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-1", "many"])
+def test_values_that_are_no_counts_are_skipped(value: str) -> None:
+    page = f'vllm:num_requests_waiting{{engine="0"}} {value}\nvllm:num_requests_running{{engine="0"}} 1.0\n'
+    assert parse_metrics(page) == Metrics(running=1, reported=True)
+
+
+def test_a_label_may_hold_a_brace_and_a_timestamp_may_follow() -> None:
+    page = 'vllm:num_requests_running{engine="0",model_name="odd} 9 name"} 5.0 1795374361000\n'
+    assert parse_metrics(page).running == 5
+
+
+def test_sleep_is_seen() -> None:
+    assert parse_metrics('vllm:engine_sleep_state{engine="0",sleep_state="awake"} 0.0\n').asleep
+    assert not parse_metrics('vllm:engine_sleep_state{engine="0",sleep_state="discard_all"} 0.0\n').asleep
+
+
+def test_infos_group_aliases_and_follow_adapters_to_their_base() -> None:
+    infos = model_infos(
+        [
+            ServedModel("tiny", "/m", "", 1024),
+            ServedModel("alias", "/m", "", 1024),
+            ServedModel("ada", "/l", "tiny", 0),
+        ]
+    )
+    assert [(i.name, i.aliases, i.parent, i.context_length) for i in infos] == [
+        ("tiny", ("alias",), "", 1024),
+        ("ada", (), "tiny", 1024),
+    ]
+    assert all(i.capabilities == ("completion",) for i in infos)
+    assert model_infos([ServedModel("e")], ("embedding",))[0].capabilities == ("embedding",)
+
+
+async def test_probe_of_a_healthy_server() -> None:
+    async with answering(vllm) as client:
+        result = await probe(client, URL + "/")
+    assert result.health is Health.OK
+    assert result.version == "0.32.0"
+    assert [m.name for m in result.models] == ["tiny", "alias", "ada"]
+    assert (result.load.state, result.load.running, result.load.waiting) == (WorkerState.READY, 8, 4)
+    assert result.tasks == ("completion",)
+    assert result.problem == ""
+
+
+async def test_an_embedding_server_is_known_by_its_routes() -> None:
+    def embedding(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v1/embeddings":
+            return httpx.Response(405)
+        if request.url.path == "/v1/completions":
+            return httpx.Response(404)
+        return vllm(request)
+
+    async with answering(embedding) as client:
+        assert (await probe(client, URL)).tasks == ("embedding",)
+
+
+async def test_a_dead_engine_is_not_a_starting_one() -> None:
+    async with answering(lambda _: httpx.Response(503)) as client:
+        result = await probe(client, URL)
+    assert result.health is Health.DEAD
+    assert result.load.state is WorkerState.STOPPED
+    assert "died" in result.problem
+
+
+async def test_something_else_than_vllm() -> None:
+    def page(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, text="<html>hello</html>")
+
+    async with answering(page) as client:
+        assert await check_health(client, URL) is Health.OK
+        with pytest.raises(BadAnswer, match="not a list of models"):
+            await list_models(client, URL)
+        assert await version(client, URL) == ""
+        result = await probe(client, URL)
+    assert result.health is Health.UNREACHABLE
+    assert "not a list of models" in result.problem
+
+
+async def test_errors_below_http_have_types() -> None:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused", request=request)
+
+    def hang(request: httpx.Request) -> httpx.Response:
+        raise httpx.ReadTimeout("late", request=request)
+
+    async with answering(refuse) as client:
+        assert await check_health(client, URL) is Health.STARTING
+        with pytest.raises(Refused):
+            await scrape(client, URL)
+    async with answering(hang) as client:
+        assert await check_health(client, URL) is Health.UNREACHABLE
+        with pytest.raises(TimedOut):
+            await scrape(client, URL)
+
+
+async def test_a_redirect_is_not_followed() -> None:
+    def redirect(request: httpx.Request) -> httpx.Response:
+        assert request.url.host == "worker.test"
+        return httpx.Response(302, headers={"location": "http://elsewhere.test/"})
+
+    async with answering(redirect) as client:
+        with pytest.raises(BadAnswer, match="302"):
+            await scrape(client, URL)
+
+
+async def test_an_endless_answer_is_cut_off() -> None:
+    async with answering(lambda _: httpx.Response(200, content=b"x" * (MAX_BYTES + 1))) as client:
+        with pytest.raises(BadAnswer, match="more than"):
+            await scrape(client, URL)
+
+
+async def test_the_key_is_sent_as_a_bearer_token() -> None:
+    def guarded(request: httpx.Request) -> httpx.Response:
+        if request.headers.get("authorization") != "Bearer secret":
+            return httpx.Response(401, json={"error": "Unauthorized"})
+        return vllm(request)
+
+    async with answering(guarded) as client:
+        assert (await list_models(client, URL, "secret"))[0].name == "tiny"
+        with pytest.raises(BadAnswer) as failed:
+            await list_models(client, URL)
+    assert failed.value.status == 401
+
+
+async def test_the_client_ignores_proxies_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.invalid:1")
+    async with http_client() as client:
+        assert await check_health(client, "http://127.0.0.1:1") is Health.STARTING

@@ -1,0 +1,249 @@
+"""The worker agent: one process beside one vLLM.
+
+    start -> ready -> warm-up -> announce -> beat -> drain -> leave -> stop
+
+The server's own life is hosting.py's (or attached.py's), the registry's side is announcer.py's. Here they are
+put together, and signals are turned into a drain or into an end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from typing import Protocol
+
+from vllama_pool.config.settings import RegistrySettings, WorkerSettings
+from vllama_pool.workers.agent.announcer import Announcer, FencedOff
+from vllama_pool.workers.agent.attached import Attached
+from vllama_pool.workers.agent.command_line import AgentSpec, CannotStart
+from vllama_pool.workers.agent.hosted import GaveUp, Hosted, Ready
+from vllama_pool.workers.agent.monitor import LOOK_TIMEOUT, Monitor
+from vllama_pool.workers.agent.plan import Plan, prepare
+from vllama_pool.workers.model.describe import slim
+from vllama_pool.workers.process.lifeline import ORPHANED
+from vllama_pool.workers.process.status import Status, StatusPipe
+from vllama_pool.workers.registry.client import InvalidRegistryAddress, Registry, RegistryUnavailable, connect
+from vllama_pool.workers.registry.embedded import EmbeddedFailed, address
+from vllama_pool.workers.registry.record import WorkerRecord, WorkerState
+from vllama_pool.workers.vllm.probe import http_client
+
+__all__ = ["Agent", "AgentSpec", "CannotStart", "run_agent"]
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+LEAVE_TIMEOUT = 1.5
+"""Seconds for the last word to the registry."""
+MAX_MODELS = 700 << 10
+"""Bytes of JSON that a record's models may take; routers refuse records beyond a megabyte."""
+
+Say = Callable[[str], None]
+
+
+class Server(Protocol):
+    """A vLLM, ours or not."""
+
+    async def serve(self) -> None: ...
+    async def drain(self, deadline: float) -> None: ...
+    async def stop(self, grace: float = 0.0) -> None: ...
+    async def kill(self) -> None: ...
+
+
+class News:
+    """Passes on what becomes of the server: to the registry, to the supervisor, to the terminal."""
+
+    def __init__(self, plan: Plan, announcer: Announcer, monitor: Monitor, status: StatusPipe, say: Say) -> None:
+        self._plan = plan
+        self._announcer = announcer
+        self._monitor = monitor
+        self._status = status
+        self._say = say
+
+    def starting(self, what: str, notes: Sequence[str] = ()) -> None:
+        self._say(what)
+        self._announcer.announce(self._record(Ready(self._plan.url, (), "")), self._monitor.load)
+        for note in notes:
+            self._say(note)
+            self._status.tell(Status(WorkerState.STARTING, note))
+        self._status.tell(Status(WorkerState.STARTING))
+
+    def ready(self, server: Ready, after: float) -> None:
+        self._announcer.announce(self._record(server), self._monitor.load)
+        self._status.tell(Status(WorkerState.READY, models=tuple(n for m in server.models for n in m.names)))
+        self._say(f"ready after {after:.0f} s")
+
+    def changed(self, state: WorkerState, note: str) -> None:
+        self._status.tell(Status(state, note))
+        self._say(note)
+
+    def _record(self, server: Ready) -> WorkerRecord:
+        plan = self._plan
+        return WorkerRecord(
+            id=plan.name,
+            generation=plan.generation,
+            url=server.url,
+            models=slim(server.models, MAX_MODELS),
+            slots=plan.slots,
+            speed=plan.spec.speed,
+            engine=plan.spec.engine,
+            engine_version=server.version,
+            tags=plan.spec.tags,
+            started=time.time(),
+            host=socket.gethostname(),
+            pid=server.pid,
+        )
+
+
+class Agent:
+    """Runs a server and its announcements until told to stop."""
+
+    def __init__(self, server: Server, announcer: Announcer, *, grace: float, say: Say) -> None:
+        self._server = server
+        self._announcer = announcer
+        self._grace = grace
+        self._say = say
+        self._stopping = asyncio.Event()
+        self._hurried = asyncio.Event()
+
+    def stop(self) -> None:
+        """First call: drain and stop. Second: stop now."""
+        (self._hurried if self._stopping.is_set() else self._stopping).set()
+
+    def orphaned(self) -> None:
+        """The supervisor is dead: drain and stop, however often this is said."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Raises GaveUp or FencedOff; by then nothing of the server is left."""
+        serving = asyncio.create_task(self._server.serve())
+        beating = asyncio.create_task(self._announcer.run())
+        stopping = asyncio.create_task(self._stopping.wait())
+        tasks = (serving, beating, stopping)
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await _cancel(serving)
+            grace = self._grace if not serving.done() or serving.cancelled() else 0.0
+            await self._unless_hurried(self._wind_down(beating, grace))
+        finally:
+            await self._server.kill()
+            await _cancel(*tasks)
+        for task in (serving, beating):
+            if not task.cancelled() and (error := task.exception()) is not None and not self._stopping.is_set():
+                raise error
+
+    async def _wind_down(self, beating: asyncio.Task[None], grace: float) -> None:
+        """Let running requests finish, with beats going on, then leave, then stop the server."""
+        deadline = time.monotonic() + grace
+        if self._stopping.is_set():
+            self._say(f"draining: running requests get {grace:.0f} s")
+        await self._server.drain(deadline)
+        await _cancel(beating)
+        with contextlib.suppress(RegistryUnavailable, TimeoutError):
+            async with asyncio.timeout(LEAVE_TIMEOUT):
+                await self._announcer.leave()
+        await self._server.stop(max(0.0, deadline - time.monotonic()))
+
+    async def _unless_hurried(self, work: Coroutine[object, object, None]) -> None:
+        task, hurried = asyncio.create_task(work), asyncio.create_task(self._hurried.wait())
+        try:
+            await asyncio.wait((task, hurried), return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                await task
+            else:
+                self._say("stopping now")
+                await _cancel(task)
+                with contextlib.suppress(RegistryUnavailable, TimeoutError):
+                    async with asyncio.timeout(LEAVE_TIMEOUT / 3):
+                        await self._announcer.leave()
+        finally:
+            await _cancel(task, hurried)
+
+
+async def run_agent(
+    spec: AgentSpec,
+    settings: WorkerSettings,
+    *,
+    env: Mapping[str, str] = os.environ,
+    status: StatusPipe | None = None,
+    write: Say | None = None,
+) -> int:
+    """Run one worker until SIGTERM or SIGINT; the exit code. Call it in the main thread.
+
+    `write` gets one line for each change of state, without line end; the default is stderr. Under a
+    supervisor, which has the status pipe, only errors are written.
+    """
+    pipe = status or StatusPipe.from_environment(env)
+    write = write or _to_stderr
+    try:
+        with prepare(spec, settings, env) as plan:
+            await _run(plan, settings.registry, pipe, write)
+    except (CannotStart, GaveUp, FencedOff, EmbeddedFailed, InvalidRegistryAddress) as error:
+        write(f"vllama: {error}")  # not through the pipe: a supervisor would say it twice
+        return 1
+    return 0
+
+
+async def _run(plan: Plan, settings: RegistrySettings, pipe: StatusPipe, write: Say) -> None:
+    def say(text: str) -> None:
+        if not pipe.connected:
+            write(f"worker {plan.name}  {text}")
+
+    redis = connect(settings.redis_url or address(settings.state_dir))
+    secret = settings.fleet_secret
+    registry = Registry(redis, settings.fleet, secret=secret.get_secret_value().encode() if secret else None)
+    absent = "" if settings.redis_url else f"no registry in {settings.state_dir} yet: waiting for vllama serve"
+    announcer = Announcer(registry, say, rng=random.Random(), absent=absent)
+    async with http_client(LOOK_TIMEOUT, verify=not plan.launch) as client:
+        monitor = Monitor(client, announcer.report, plan.key)
+        news = News(plan, announcer, monitor, pipe, say)
+        server: Server
+        if plan.launch is not None:
+            server = Hosted(plan.launch, client, monitor, news, key=plan.key)
+            news.starting(f"loading {' '.join(plan.names)} on port {plan.launch.address.port}", plan.notes)
+        else:
+            server = Attached(plan.spec.attach, plan.url, client, monitor, news, flags=plan.flags, key=plan.key)
+            news.starting(f"attaching to {plan.spec.attach}")
+        agent = Agent(server, announcer, grace=plan.grace, say=say)
+        with _signals(agent.stop, agent.orphaned):
+            try:
+                await agent.run()
+                say("stopped")
+            finally:
+                await redis.aclose()
+
+
+@contextlib.contextmanager
+def _signals(stop: Callable[[], None], orphaned: Callable[[], None]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    actions = {n: stop for n in STOP_SIGNALS if signal.getsignal(n) is not signal.SIG_IGN}  # nohup ignores SIGHUP
+    actions[ORPHANED] = orphaned
+    for number, action in actions.items():
+        loop.add_signal_handler(number, action)
+    try:
+        yield
+    finally:
+        for number in actions:
+            loop.remove_signal_handler(number)
+
+
+async def _cancel(*tasks: asyncio.Task[object] | asyncio.Task[None] | asyncio.Task[bool]) -> None:
+    """Cancel and wait; what the tasks raise is for others to look at.
+
+    Again and again: a cancellation that comes just when something else is done may be swallowed on its way.
+    """
+    pending: set[asyncio.Task[object] | asyncio.Task[None] | asyncio.Task[bool]] = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.1)
+
+
+def _to_stderr(line: str) -> None:
+    with contextlib.suppress(OSError):  # a closed pipe or a full disk: serving goes on
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()

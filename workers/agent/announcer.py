@@ -1,0 +1,134 @@
+"""The agent's link to the registry: register, beat, register again, leave.
+
+Redis being away is no reason for anything but patience: vLLM serves on, and this tries again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from vllama_pool.workers.agent.pacing import worth_telling
+from vllama_pool.workers.registry.client import Fenced, Registered, RegistryUnavailable
+from vllama_pool.workers.registry.keys import BEAT_INTERVAL
+from vllama_pool.workers.registry.record import Load, WorkerRecord
+
+JITTER = 0.1
+"""Share of the interval by which beats vary."""
+MIN_GAP = 0.2
+"""Seconds between two beats, however much happens."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
+"""Bounds of the pause after a failure, in seconds, before jitter."""
+
+
+class Store(Protocol):
+    """The part of `Registry` that agents use."""
+
+    async def register(self, record: WorkerRecord, load: Load) -> Registered | Fenced: ...
+
+    async def beat(self, worker_id: str, generation: int, load: Load) -> bool: ...
+
+    async def leave(self, worker_id: str, generation: int) -> bool: ...
+
+
+class FencedOff(Exception):
+    """A newer agent has this worker's place. The text is one line."""
+
+
+class Announcer:
+    """Owns what the registry is told of one worker. `run` is its only writer there."""
+
+    def __init__(
+        self,
+        store: Store,
+        say: Callable[[str], None],
+        *,
+        interval: float = BEAT_INTERVAL,
+        rng: random.Random,
+        absent: str = "",
+    ) -> None:
+        """`absent` is what to say if the registry does not answer the first time; "" for its own words."""
+        self._store = store
+        self._say = say
+        self._absent = absent
+        self._interval = interval
+        self._rng = rng
+        self._record: WorkerRecord | None = None
+        self._load = Load()
+        self._sent: Load | None = None
+        self._registered = False
+        self._failures = 0
+        self._woken = asyncio.Event()
+
+    def announce(self, record: WorkerRecord, load: Load) -> None:
+        """This is the worker now. Registers at once."""
+        self._record, self._load = record, load
+        self._registered = False
+        self._woken.set()
+
+    def report(self, load: Load) -> None:
+        """This is its load now. Beats at once if routers should know, else with the next beat."""
+        self._load = load
+        if self._record is not None and worth_telling(self._sent, load, self._record.slots):
+            self._woken.set()
+
+    @property
+    def load(self) -> Load:
+        return self._load
+
+    async def run(self) -> None:
+        """Beat until cancelled. Raises FencedOff."""
+        while True:
+            await self._due()
+            started = time.monotonic()
+            try:
+                await self._send()
+            except RegistryUnavailable as error:
+                if not self._failures:
+                    self._say(self._absent if self._absent and self._sent is None else f"trying again: {error}")
+                self._failures += 1
+                await asyncio.sleep(self._pause())
+                continue
+            if self._failures and self._record is not None:
+                self._say("the registry answers again")
+                self._failures = 0
+            await asyncio.sleep(max(0.0, MIN_GAP - (time.monotonic() - started)))
+
+    async def leave(self) -> None:
+        """Take the worker out. Raises RegistryUnavailable. Not while `run` runs."""
+        if self._record is not None and await self._store.leave(self._record.id, self._record.generation):
+            self._registered = False
+
+    async def _due(self) -> None:
+        """Wait until the next beat is due, or until something is worth telling."""
+        if self._failures:
+            return
+        pause = self._interval * self._rng.uniform(1 - JITTER, 1 + JITTER)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await self._woken.wait()
+
+    async def _send(self) -> None:
+        self._woken.clear()
+        record, load = self._record, self._load
+        if record is None:
+            return
+        if self._registered and not await self._store.beat(record.id, record.generation, load):
+            self._registered = False
+        if not self._registered:
+            reply = await self._store.register(record, load)
+            if isinstance(reply, Fenced):
+                raise FencedOff(
+                    "a newer agent has taken this worker's place in the registry; "
+                    "if that was not meant, give each worker a --name of its own"
+                )
+            self._registered = record is self._record
+        self._sent = load
+
+    def _pause(self) -> float:
+        longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._failures, 8))
+        return self._rng.uniform(FIRST_PAUSE, longest)

@@ -1,0 +1,253 @@
+"""A vLLM of our own: start it, keep it running, end it.
+
+    start -> ready -> warm-up -> metadata -> announce -> watch
+      ^                                                    |
+      +------------------ pause, doubling <----------------+ died
+
+If it does not become ready the first time, another try would not help, and the worker gives up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import httpx
+
+from vllama_pool.workers.agent.command_line import Address, is_free, served_name
+from vllama_pool.workers.agent.monitor import Monitor
+from vllama_pool.workers.agent.pacing import Backoff, Quiet
+from vllama_pool.workers.model.describe import Observed, describe
+from vllama_pool.workers.process.crash_reason import last_words
+from vllama_pool.workers.process.run import Ended, Exit, ProcessState, Run, StartFailed, rotate, tail
+from vllama_pool.workers.registry.record import ModelInfo, WorkerState
+from vllama_pool.workers.vllm.flags import Flags
+from vllama_pool.workers.vllm.probe import Health, ProbeFailed, list_models, tasks, version
+from vllama_pool.workers.vllm.warmup import WarmUpFailed, warm_up
+
+MISSES = 3
+"""Looks in a row without an answer, a second each, after which a worker is no longer given requests."""
+HANG = 120.0
+"""Seconds without an answer after which a server that still runs is killed and started again."""
+DEAD_ENGINE_GRACE = 10.0
+"""Seconds that vLLM gets to end by itself once it has said that its engine is dead; it looks every 5."""
+STOP_GRACE = 10.0
+"""Seconds between SIGTERM and SIGKILL for an idle server; vLLM takes 2 to 6."""
+DRAIN_INTERVAL = 0.1
+
+
+class GaveUp(Exception):
+    """The server never became ready. The text is one line that says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A server that takes requests."""
+
+    url: str
+    models: tuple[ModelInfo, ...]
+    version: str
+    pid: int = 0
+
+
+class Events(Protocol):
+    """What becomes of the news."""
+
+    def ready(self, server: Ready, after: float) -> None:
+        """It takes requests, `after` seconds since its start."""
+
+    def changed(self, state: WorkerState, note: str) -> None:
+        """It does not, or not any longer."""
+
+
+Describe = Callable[[str, Flags, Observed, Mapping[str, str]], tuple[ModelInfo, ...]]
+"""What a server's models are, by the model that it was started with, its flags, what it showed, its environment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How the server is started, all decided."""
+
+    command: tuple[str, ...]
+    env: Mapping[str, str]
+    address: Address
+    log: Path
+    model: str
+    flags: Flags
+    load_timeout: float = math.inf
+    """Seconds from a start to ready."""
+    describe: Describe = describe
+
+
+class Hosted:
+    """Runs one server, again and again. `serve` until cancelled, then `drain` and `stop`, or `kill`."""
+
+    def __init__(
+        self,
+        launch: Launch,
+        client: httpx.AsyncClient,
+        monitor: Monitor,
+        events: Events,
+        *,
+        key: str | None = None,
+        backoff: Backoff | None = None,
+        stop_grace: float = STOP_GRACE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._launch = launch
+        self._url = launch.address.local_url
+        self._client = client
+        self._monitor = monitor
+        self._events = events
+        self._key = key
+        self._backoff = backoff or Backoff()
+        self._stop_grace = stop_grace
+        self._clock = clock
+        self._run: Run | None = None
+        self._restarts = 0
+        self._idle = False
+
+    async def serve(self) -> None:
+        """Raises GaveUp if it never became ready."""
+        while True:
+            healthy = 0.0
+            try:
+                await self._make_ready()
+            except (StartFailed, Ended, WarmUpFailed, ProbeFailed, TimeoutError, OSError) as error:
+                reason = self._why(error)
+                if not self._restarts:
+                    raise GaveUp(f"vLLM did not start: {reason}; its log is {self._launch.log}") from error
+            else:
+                since = self._clock()
+                reason = await self._watch()
+                healthy = self._clock() - since
+            pause = self._backoff.pause(healthy)
+            self._restarts += 1
+            self._down(f"vLLM died ({reason}): restarting in {pause:g} s", log=f"{self._launch.log}.1")
+            await self._clean_up()
+            await asyncio.sleep(pause)
+
+    async def drain(self, deadline: float) -> None:
+        """Wait until no request runs, until the server is gone, or until `deadline` on the clock.
+
+        Where vLLM shows no gauges, or does not answer, it is left to vLLM, which finishes its requests after
+        SIGTERM.
+        """
+        run, monitor, quiet = self._run, self._monitor, Quiet()
+        if run is None or run.state is not ProcessState.READY:
+            self._idle = True
+            return
+        monitor.set(WorkerState.DRAINING)
+        while run.alive and monitor.misses < MISSES and self._clock() < deadline:
+            health = await monitor.look(self._url)
+            if health is Health.OK and quiet.update(self._clock(), monitor.metrics):
+                self._idle = True
+                return
+            await run.died_within(DRAIN_INTERVAL)
+
+    async def stop(self, grace: float = 0.0) -> None:
+        """End the server; requests that still run get `grace` seconds more, where `drain` has not seen it idle."""
+        if self._run is not None:
+            await self._run.stop(self._stop_grace + (0.0 if self._idle else grace))
+
+    async def kill(self) -> None:
+        if self._run is not None:
+            await self._run.stop(0)
+
+    async def _make_ready(self) -> None:
+        launch, started = self._launch, self._clock()
+        if not is_free(launch.address.bound, launch.address.port):
+            raise StartFailed(f"port {launch.address.port} on {launch.address.bound} is in use")
+        rotate(launch.log)
+        self._run = run = Run(launch.command, launch.env, launch.log)
+        await run.start()
+        async with asyncio.timeout(None if math.isinf(launch.load_timeout) else launch.load_timeout):
+            await run.wait_ready(self._client, self._url, self._key)
+            server = await self._or_ended(run, self._examine(run.pid))
+        self._monitor.misses = 0
+        self._monitor.set(WorkerState.READY)
+        self._events.ready(server, self._clock() - started)
+
+    async def _examine(self, pid: int) -> Ready:
+        """Warm the server up and learn what it serves."""
+        client, url, key = self._client, self._url, self._key
+        models = await list_models(client, url, key)
+        self._check_ours([model.name for model in models])
+        kinds = await tasks(client, url, key)
+        templated = await warm_up(client, url, models[0].name, kinds, key) if models else None
+        seen = Observed(models, kinds, templated)
+        launch = self._launch
+        infos = await asyncio.to_thread(launch.describe, launch.model, launch.flags, seen, launch.env)
+        return Ready(launch.address.url, infos, await version(client, url, key), pid)
+
+    def _check_ours(self, served: Sequence[str]) -> None:
+        """vLLM binds its port so that others may bind it too. Raises ProbeFailed if it is another's answer."""
+        launch = self._launch
+        names = launch.flags.values("--served-model-name") or (served_name(launch.model),)
+        if names[0] not in served:
+            raise ProbeFailed(
+                f"port {launch.address.port} is answered by another server, which serves "
+                f"{', '.join(served) or 'nothing'}; choose another port"
+            )
+
+    async def _or_ended(self, run: Run, examining: Coroutine[object, object, Ready]) -> Ready:
+        """Examine it, unless it ends before that is done."""
+        task = asyncio.ensure_future(examining)
+        ending = asyncio.ensure_future(run.wait())
+        try:
+            await asyncio.wait({task, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if not run.alive:
+                raise Ended(await run.wait())
+            return await task
+        finally:
+            for pending in (task, ending):
+                pending.cancel()
+
+    async def _watch(self) -> str:
+        """Look until it is down, and return why."""
+        run, monitor = self._run, self._monitor
+        assert run is not None
+        silent_since = self._clock()
+        while True:
+            if (exit := await run.died_within(monitor.interval)) is not None:
+                return self._why(Ended(exit))
+            health = await monitor.look(self._url)
+            if not run.alive:
+                continue
+            if health is Health.DEAD:
+                self._down("vLLM says that its engine has died")
+                await run.died_within(DEAD_ENGINE_GRACE)
+                return f"its engine died: {last_words(tail(run.log))}"
+            if health is Health.OK:
+                silent_since = self._clock()
+                if monitor.load.state is not WorkerState.READY:
+                    monitor.set(WorkerState.READY)
+                    self._events.changed(WorkerState.READY, "vLLM answers again")
+            elif self._clock() - silent_since >= HANG:
+                await run.stop(0)
+                return f"no answer for {HANG:.0f} s"
+            elif monitor.misses == MISSES:
+                self._down("vLLM does not answer")
+
+    def _down(self, note: str, log: str = "") -> None:
+        self._monitor.set(WorkerState.RESTARTING, note, restarts=self._restarts)
+        self._events.changed(WorkerState.RESTARTING, f"{note}; its log will be {log}" if log else note)
+
+    async def _clean_up(self) -> None:
+        """Nothing of the old server may be left when the new one starts."""
+        if self._run is not None:
+            await self._run.stop(0)
+
+    def _why(self, error: Exception) -> str:
+        match error:
+            case Ended(exit=Exit(code)) if code is not None and code >= 0:
+                words = last_words(tail(self._launch.log))
+                return f"{error}: {words}" if words else str(error)
+            case TimeoutError():
+                return f"not ready within {self._launch.load_timeout:.0f} s"
+        return str(error)

@@ -1,0 +1,118 @@
+"""What an agent holds on its machine while it runs: its id, its port; and its generation, which only grows.
+
+Locks on files in the state directory: they end with the process, however that ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from vllama_pool.workers.agent.command_line import PORTS_TRIED, CannotStart, is_free
+
+PATIENCE = 10.0
+"""Seconds in which a killed agent's vLLM is surely gone."""
+
+
+class Claim:
+    """A lock that lasts until `release`, or until this process ends."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+        file.seek(0)
+        self.inherited = bool(file.read())
+        """Whether the last holder was killed; what it had started may take a few seconds to go."""
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+
+    def release(self) -> None:
+        self._file.truncate(0)
+        self._file.close()
+
+
+def claim_id(state_dir: Path, worker_id: str) -> Claim:
+    """Be the only agent of this id on this machine. Raises CannotStart."""
+    lock = _lock(state_dir / "workers" / f"{_file_name(worker_id)}.lock")
+    if lock is None:
+        raise CannotStart(f"worker {worker_id} is already running here; give this one another --name")
+    return lock
+
+
+def claim_port(
+    state_dir: Path,
+    host: str,
+    port: int,
+    *,
+    exact: bool,
+    patience: float = 0.0,
+    free: Callable[[str, int], bool] = is_free,
+) -> tuple[int, Claim]:
+    """A port for vLLM, which binds it only seconds later: this one, or unless `exact` the next free one.
+
+    Blocks for up to `patience` seconds until the first one is free. Raises CannotStart.
+    """
+    deadline = time.monotonic() + patience
+    while not free(host, port) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for candidate in range(port, port + (1 if exact else PORTS_TRIED)):
+        if candidate > 65535:
+            break
+        if free(host, candidate) and (lock := _lock(state_dir / "ports" / f"{candidate}.lock")) is not None:
+            return candidate, lock
+    if exact:
+        raise CannotStart(f"port {port} on {host} is in use; stop what listens there, or choose another port")
+    raise CannotStart(f"no port is free on {host} from {port} on; choose another one")
+
+
+def next_generation(state_dir: Path, worker_id: str, now: Callable[[], float] = time.time) -> int:
+    """A number above all that this worker had before: the time in ms, or more if the clock went back.
+
+    Raises CannotStart if the state directory cannot be written.
+    """
+    path = state_dir / "workers" / f"{_file_name(worker_id)}.generation"
+    try:
+        before = int(path.read_text())
+    except (OSError, ValueError):
+        before = 0
+    generation = max(int(now() * 1000), before + 1)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_suffix(f".{os.getpid()}")
+        fresh.write_text(str(generation))
+        fresh.replace(path)
+    except OSError as error:
+        raise _unusable(path, error) from error
+    return generation
+
+
+def log_file(state_dir: Path, worker_id: str) -> Path:
+    """Where vLLM's output goes."""
+    return state_dir / "logs" / f"{_file_name(worker_id)}.log"
+
+
+def _lock(path: Path) -> Claim | None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as error:
+        raise _unusable(path, error) from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return None
+    return Claim(file)
+
+
+def _unusable(path: Path, error: OSError) -> CannotStart:
+    return CannotStart(f"cannot write {path} ({error.strerror}); set VLLAMA_STATE_DIR to a folder of your own")
+
+
+def _file_name(worker_id: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", worker_id)

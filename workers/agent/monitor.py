@@ -1,0 +1,72 @@
+"""Looks at one server again and again, and turns what it sees into the worker's load report."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import httpx
+import msgspec
+
+from vllama_pool.workers.agent.pacing import TokenRate
+from vllama_pool.workers.registry.record import Load, WorkerState
+from vllama_pool.workers.vllm.probe import Health, Metrics, ProbeFailed, check_health, scrape
+
+LOOK_TIMEOUT = 1.0
+"""Seconds for one look, to be the client's time-out. vLLM answers in some 10 ms."""
+BUSY_INTERVAL, IDLE_INTERVAL = 0.25, 0.5
+"""Seconds between two looks; a page costs vLLM some 5 ms of one core."""
+
+
+class Monitor:
+    """Owns what is said of the server: its state, its figures, and why it is not ready."""
+
+    def __init__(self, client: httpx.AsyncClient, report: Callable[[Load], None], key: str | None = None) -> None:
+        self._client = client
+        self._report = report
+        self._key = key
+        self._rate = TokenRate()
+        self._load = Load(state=WorkerState.STARTING)
+        self.metrics = Metrics()
+        """Of the last look that got them."""
+        self.misses = 0
+        """Looks without an answer, in a row."""
+
+    @property
+    def load(self) -> Load:
+        return self._load
+
+    def set(self, state: WorkerState, note: str = "", *, restarts: int | None = None) -> None:
+        """The worker is in this state now. A server that is down has no figures."""
+        down = state in (WorkerState.STARTING, WorkerState.RESTARTING, WorkerState.STOPPED)
+        old = Load(restarts=self._load.restarts) if down else self._load
+        changes = {"state": state, "note": note} | ({} if restarts is None else {"restarts": restarts})
+        self._load = msgspec.structs.replace(old, **changes)
+        self._report(self._load)
+
+    async def look(self, url: str) -> Health:
+        """One look: health and metrics side by side. Reports the figures if there are any."""
+        health, _ = await asyncio.gather(check_health(self._client, url, self._key), self._scrape(url))
+        self.misses = 0 if health is Health.OK else self.misses + 1
+        return health
+
+    @property
+    def interval(self) -> float:
+        """Seconds until the next look."""
+        return BUSY_INTERVAL if self.metrics.running or self.metrics.waiting else IDLE_INTERVAL
+
+    async def _scrape(self, url: str) -> None:
+        try:
+            metrics = await scrape(self._client, url, self._key)
+        except ProbeFailed:
+            return
+        self.metrics = metrics
+        self._load = msgspec.structs.replace(
+            self._load,
+            running=metrics.running,
+            waiting=metrics.waiting,
+            kv_usage=metrics.kv_usage,
+            tokens_per_second=self._rate.update(time.monotonic(), metrics.generation_tokens),
+        )
+        self._report(self._load)

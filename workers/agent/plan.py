@@ -1,0 +1,197 @@
+"""What an agent is about to do, decided from what it was asked, its settings and its environment.
+
+Everything that can be known to be wrong is found here, before anything is started.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from urllib.parse import SplitResult, urlsplit
+
+from vllama_pool.config.settings import RegistrySettings, WorkerSettings
+from vllama_pool.workers.agent import locks
+from vllama_pool.workers.agent.command_line import (
+    Address,
+    AgentSpec,
+    CannotStart,
+    bracketed,
+    check_bound,
+    check_spec,
+    command_line,
+    environment,
+    find_program,
+    is_cpu_build,
+    is_loopback,
+    offered_parsers,
+    served_name,
+    slots_of,
+    without_compiler,
+    worker_id,
+)
+from vllama_pool.workers.agent.hosted import Launch
+from vllama_pool.workers.model import describe, parsers, structured
+from vllama_pool.workers.model.chat_template import read_speech
+from vllama_pool.workers.model.files import locate
+from vllama_pool.workers.registry.keys import check_worker_id
+from vllama_pool.workers.simulated import description
+from vllama_pool.workers.vllm.flags import Flags
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All decided. `launch` is None for a server that somebody else runs."""
+
+    spec: AgentSpec
+    flags: Flags
+    name: str
+    """The worker's id."""
+    generation: int
+    url: str
+    """For routers."""
+    names: tuple[str, ...]
+    """What the model will be called, as far as that is known."""
+    slots: int
+    grace: float
+    key: str | None
+    launch: Launch | None
+    notes: tuple[str, ...] = ()
+    """What people should know of the decisions, a line each."""
+
+
+@contextmanager
+def prepare(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str]) -> Iterator[Plan]:
+    """Decide, and hold the worker's id and port until the end. Raises CannotStart."""
+    check_spec(spec)
+    check_advertise(settings.advertise, settings.registry)
+    spec = replace(spec, model=os.path.expanduser(spec.model))
+    with ExitStack() as held:
+        yield _attach(spec, settings, env, held) if spec.attach else _host(spec, settings, env, held)
+
+
+def _host(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str], held: ExitStack) -> Plan:
+    program, state_dir = find_program(spec.engine, env), settings.registry.state_dir
+    chosen = _choose(spec, program, env)
+    spec = replace(spec, flags=parsers.without_none(spec.flags))
+    flags = Flags((*chosen.flags, *spec.flags))
+    cpu = is_cpu_build(program)
+    eager = without_compiler(flags, cpu=cpu)
+    bound = flags.value("--host") or settings.advertise
+    check_bound(bound)
+    asked = flags.number("--port") or spec.port
+    exact = asked is not None or "port" in settings.model_fields_set
+    patience = 0.0
+    if spec.name and _claim_id(spec.name, settings, held).inherited:  # before the port: a double is called a double
+        patience = locks.PATIENCE
+    port, claim = locks.claim_port(state_dir, bound, asked or settings.port, exact=exact, patience=patience)
+    held.callback(claim.release)
+    name = worker_id(spec, socket.gethostname(), port)
+    if not spec.name:
+        _claim_id(name, settings, held)
+    where = Address(settings.advertise, bound, port, "https" if flags.has("--ssl-keyfile") else "http")
+    key = _key(settings, flags, env)
+    launch = Launch(
+        tuple(command_line(program, spec, where, settings.grace, eager=eager, chosen=chosen.flags)),
+        environment(env, cpu=cpu, eager=eager, key=key),
+        where,
+        locks.log_file(state_dir, name),
+        spec.model,
+        flags,
+        settings.load_timeout,
+        description.describe if spec.engine == "simulated" else describe.describe,
+    )
+    return Plan(
+        spec=spec,
+        flags=flags,
+        name=name,
+        generation=locks.next_generation(state_dir, name),
+        url=where.url,
+        names=flags.values("--served-model-name") or (served_name(spec.model),),
+        slots=slots_of(flags, cpu=cpu, engine=spec.engine),
+        grace=settings.grace,
+        key=key,
+        launch=launch,
+        notes=chosen.notes,
+    )
+
+
+def _attach(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str], held: ExitStack) -> Plan:
+    flags, parts = Flags(parsers.without_none(spec.flags)), urlsplit(spec.attach)
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        port = 0
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port:
+        raise CannotStart(f"{spec.attach} is no URL; give one such as http://127.0.0.1:8000")
+    if parts.username or parts.password:
+        raise CannotStart("give no password in --attach; set VLLAMA_WORKER_KEY")
+    name = worker_id(spec, socket.gethostname(), port)
+    _claim_id(name, settings, held)
+    return Plan(
+        spec=spec,
+        flags=flags,
+        name=name,
+        generation=locks.next_generation(settings.registry.state_dir, name),
+        url=advertised_url(parts, settings.advertise),
+        names=(),
+        slots=slots_of(flags, cpu=False),
+        grace=settings.grace,
+        key=_key(settings, flags, env),
+        launch=None,
+    )
+
+
+def _choose(spec: AgentSpec, program: tuple[str, ...], env: Mapping[str, str]) -> parsers.Chosen:
+    """The parsers for what the model can, and how it is held to schemas, unless the user has decided about them."""
+    if spec.engine != "vllm":
+        return parsers.Chosen()
+    given = Flags(spec.flags)
+    revision, folder = given.value("--revision") or "main", given.value("--download-dir")
+    files = locate(spec.model, env, revision=revision, download_dir=folder)
+    speech = read_speech(spec.model, files, given, parsers.MARKS)
+    chosen = parsers.choose(speech, given, offered_parsers(program))
+    return replace(chosen, flags=(*chosen.flags, *structured.flags_for(speech, given)))
+
+
+def check_advertise(host: str, registry: RegistrySettings) -> None:
+    """Refuse what routers elsewhere could not reach, or would not believe. Raises CannotStart."""
+    if host in ("", "0.0.0.0", "::", "*"):
+        raise CannotStart(f"'{host}' is no address that routers could use; give --advertise this machine's own")
+    if registry.redis_url is None or registry.embedded:
+        return
+    if registry.fleet_secret is None:
+        raise CannotStart("records in a Redis must be signed; set VLLAMA_FLEET_SECRET, the same for all of the fleet")
+    redis_host = urlsplit(registry.redis_url).hostname or "localhost"
+    if is_loopback(host) and not is_loopback(redis_host):
+        raise CannotStart(
+            f"the registry is on {redis_host}, so routers may be elsewhere and could not reach {host}; "
+            "give --advertise an address of this machine that they can reach"
+        )
+
+
+def advertised_url(attached: SplitResult, advertise: str) -> str:
+    """The attached server's URL as routers see it: on this machine, that is at the advertised address."""
+    if is_loopback(advertise) or not is_loopback(attached.hostname or ""):
+        return attached.geturl().rstrip("/")
+    port = f":{attached.port}" if attached.port else ""
+    return f"{attached.scheme}://{bracketed(advertise)}{port}{attached.path}".rstrip("/")
+
+
+def _claim_id(name: str, settings: WorkerSettings, held: ExitStack) -> locks.Claim:
+    try:
+        check_worker_id(name)
+    except ValueError as error:
+        raise CannotStart(str(error)) from error
+    claim = locks.claim_id(settings.registry.state_dir, name)
+    held.callback(claim.release)
+    return claim
+
+
+def _key(settings: WorkerSettings, flags: Flags, env: Mapping[str, str]) -> str | None:
+    """The bearer token that this server wants, the fleet's own first."""
+    if settings.worker_key is not None:
+        return settings.worker_key.get_secret_value()
+    return flags.value("--api-key") or env.get("VLLM_API_KEY") or None

@@ -1,0 +1,79 @@
+"""How a model speaks, as its files tell: its chat templates, its tokenizer's marks.
+
+What it can be asked for, and which of vLLM's parsers understand its answers, follows from that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from vllama_pool.workers.model.files import MAX_TEXT, ModelFiles
+from vllama_pool.workers.vllm.flags import Flags
+
+_MISTRAL_FILES = ("tekken.json", "tokenizer.model.v3", "tokenizer.model.v7")
+_VOCABULARIES = ("added_tokens.json", "tokenizer_config.json", "tokenizer.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """What is known of a model before it is served."""
+
+    name: str
+    """The last part of its folder's or repository's name."""
+    files: bool = False
+    """Whether its files were there to be read; of a repository that vLLM has yet to download, few or none are."""
+    model_type: str = ""
+    templates: tuple[str, ...] = ()
+    """The chat templates, the default one first."""
+    marks: frozenset[str] = frozenset()
+    """Which of the marks that were asked for its tokenizer has."""
+    mistral: bool = False
+    """Whether mistral-common renders its chats, without a template."""
+    embeds: bool = False
+    """Whether it is made for embeddings."""
+
+
+def read_speech(model: str, files: ModelFiles | None, flags: Flags, marks: Collection[str]) -> Speech:
+    """Of the files of `model`, None where there are none yet. `marks`: the tokens to look for."""
+    name = Path(model).name
+    if files is None:
+        return Speech(name)
+    templates = chat_templates(files, flags)
+    return Speech(
+        name,
+        files=bool(files.find("config.json") and (templates or files.weight_files)),
+        model_type=str(files.json("config.json").get("model_type", "")),
+        templates=templates,
+        marks=frozenset(mark for mark in marks if any(files.mentions(place, mark) for place in _VOCABULARIES)),
+        mistral=has_mistral_tokenizer(files),
+        embeds=files.find("modules.json") is not None,
+    )
+
+
+def chat_templates(files: ModelFiles, flags: Flags) -> tuple[str, ...]:
+    """The chat templates that vLLM would take, the default one first."""
+    given = flags.value("--chat-template")
+    if given:
+        path = Path(given)
+        if "{" not in given and path.is_file() and path.stat().st_size <= MAX_TEXT:
+            return (path.read_text("utf-8", "replace"),)
+        return (given,)
+    if text := files.text("chat_template.jinja"):
+        return (text,)
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        template = files.json(name).get("chat_template")
+        if isinstance(template, str) and template:
+            return (template,)
+        if isinstance(template, list):
+            named = [entry for entry in template if isinstance(entry, dict)]
+            named.sort(key=lambda entry: entry.get("name") != "default")
+            if texts := tuple(str(entry.get("template", "")) for entry in named):
+                return texts
+    return ()
+
+
+def has_mistral_tokenizer(files: ModelFiles) -> bool:
+    """mistral-common renders chats itself, without a template."""
+    return any(files.find(name) for name in _MISTRAL_FILES)

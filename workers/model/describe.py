@@ -1,0 +1,179 @@
+"""What a worker says of its models: the running server's own word, completed from the model's files.
+
+`describe` is what the agent calls once vLLM is ready: by then a repository has been downloaded, and names,
+context length and task are known from the server. Files that are missing or broken never stop a worker: what
+they would have told stays at its default.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from vllama_pool.workers.model import safetensors
+from vllama_pool.workers.model.chat_template import chat_templates, has_mistral_tokenizer
+from vllama_pool.workers.model.config_json import Config, media, model_info, number, quantization, text_config
+from vllama_pool.workers.model.files import ModelFiles, locate
+from vllama_pool.workers.registry.record import ModelInfo
+from vllama_pool.workers.vllm.flags import Flags
+from vllama_pool.workers.vllm.probe import ServedModel, model_infos
+
+MAX_LICENSE = 32 << 10
+"""Bytes of licence text that go into a record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What the running server showed."""
+
+    models: tuple[ServedModel, ...]
+    tasks: tuple[str, ...] = ("completion",)
+    """In Ollama's words; with "tools", "thinking" and "vision" where it was asked for them."""
+    templated: bool | None = None
+    """Whether a chat request was templated; None if none was tried."""
+
+
+def describe(model: str, flags: Flags, seen: Observed, env: Mapping[str, str]) -> tuple[ModelInfo, ...]:
+    """The models of one server: base first, then its adapters. Reads files; call it in a thread."""
+    infos = model_infos(seen.models, seen.tasks)
+    files = locate(model, env, revision=flags.value("--revision") or "main", download_dir=flags.value("--download-dir"))
+    if files is None or not infos:
+        return _unread(infos, flags, seen)
+    roots = {served.name: served.root for served in seen.models}
+    base = complete(infos[0], files, flags, seen)
+    adapters = [_adapter(info, base, roots.get(info.name, ""), env) for info in infos if info.parent]
+    others = [info for info in infos[1:] if not info.parent]
+    return (base, *others, *adapters)
+
+
+def complete(info: ModelInfo, files: ModelFiles, flags: Flags, seen: Observed) -> ModelInfo:
+    """Fill in what the files of a model tell."""
+    config = files.json("config.json")
+    text = text_config(config)
+    tensors = {name: tensor for weights in files.weights for name, tensor in weights.tensors.items()}
+    stored = safetensors.main_dtype(tensors) or _DTYPES.get(str(config.get("dtype", config.get("torch_dtype"))), "")
+    label, bits = quantization(config, stored, flags.value("--quantization", "-q"))
+    templates = chat_templates(files, flags)
+    has_template = bool(templates) or has_mistral_tokenizer(files)
+    return msgspec.structs.replace(
+        info,
+        digest=files.digest(),
+        size=files.size,
+        modified_at=files.modified_at,
+        format=_FORMATS.get(files.weight_files[0].suffix, "") if files.weight_files else "",
+        architecture=str(config.get("model_type", "")),
+        parameter_count=safetensors.count_parameters(tensors, bits),
+        quantization=label,
+        context_length=info.context_length or number(text, "max_position_embeddings", "n_positions"),
+        embedding_length=number(text, "hidden_size", "n_embd", "d_model"),
+        capabilities=capabilities(seen.tasks, config, templates, flags),
+        has_template=has_template if seen.templated is None else seen.templated,
+        template=templates[0] if templates else "",
+        defaults=sampling_defaults(files, flags),
+        license=license_of(files),
+        metadata=model_info(config, vision="vision" in media(config, flags)),
+    )
+
+
+def slim(infos: tuple[ModelInfo, ...], limit: int) -> tuple[ModelInfo, ...]:
+    """Leave out texts until all fit into `limit` bytes of JSON: adapters' first, then licences, then templates."""
+    for adapters_only, fields in ((True, ("license", "template")), (False, ("license",)), (False, ("template",))):
+        if len(msgspec.json.encode(infos)) <= limit:
+            break
+        infos = tuple(
+            msgspec.structs.replace(info, **dict.fromkeys(fields, "")) if info.parent or not adapters_only else info
+            for info in infos
+        )
+    return infos
+
+
+def capabilities(tasks: Sequence[str], config: Config, templates: Sequence[str], flags: Flags) -> tuple[str, ...]:
+    """Only what a request would really get, in Ollama's words.
+
+    `tasks` may have tools, thinking and vision where the server has shown them; else flags and files tell.
+    Tools need a template that knows them and a parser that is switched on; thinking needs a reasoning parser
+    (without one the thoughts stay in the text) and a template that knows of it, where there is one to read.
+    """
+    if "completion" not in tasks:
+        return tuple(tasks)
+    found = ["completion", *(media(config, flags) if config else [task for task in tasks if task == "vision"])]
+    tools = "tools" in tasks or (flags.on("--enable-auto-tool-choice") and flags.value("--tool-call-parser"))
+    thinking = "thinking" in tasks or flags.value("--reasoning-parser")
+    if tools and (not templates or any(re.search(r"\btools\b", template) for template in templates)):
+        found.append("tools")
+    if thinking and (not templates or any(re.search(_THINKING, template) for template in templates)):
+        found.append("thinking")
+    return tuple(found)
+
+
+def sampling_defaults(files: ModelFiles, flags: Flags) -> dict[str, float | int | list[str]]:
+    """The sampling defaults that vLLM takes from generation_config.json, under Ollama's option names."""
+    source = flags.value("--generation-config") or "auto"
+    chosen: Config = {}
+    if source == "auto":
+        chosen = files.json("generation_config.json")
+    elif source != "vllm":
+        chosen = ModelFiles((Path(source),)).json("generation_config.json")
+    chosen = {**chosen, **flags.object("--override-generation-config")}
+    return {
+        ours: value
+        for theirs, ours in _OPTIONS.items()
+        if isinstance(value := chosen.get(theirs), int | float) and not isinstance(value, bool)
+    }
+
+
+def license_of(files: ModelFiles) -> str:
+    """The licence's text, else its id from the README's front matter, else ""."""
+    for name in ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE"):
+        if text := files.text(name).strip():
+            return text.encode()[:MAX_LICENSE].decode("utf-8", "ignore")
+    readme = files.text("README.md")
+    if not readme.startswith("---\n"):
+        return ""
+    front = readme[4:].partition("\n---")[0]
+    found: dict[str, str] = dict(re.findall(r"^(license(?:_name)?):[ \t]*[\"']?([\w.+-]+)", front, re.MULTILINE))
+    plain = found.get("license", "")
+    return found.get("license_name", plain) if plain in ("", "other") else plain
+
+
+_THINKING = r"enable_thinking|</?think|reasoning|thinking"
+_FORMATS = {".safetensors": "safetensors", ".bin": "pytorch", ".gguf": "gguf"}
+_DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+_OPTIONS = {
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "repetition_penalty": "repeat_penalty",
+    "presence_penalty": "presence_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "max_new_tokens": "num_predict",
+}
+
+
+def _unread(infos: tuple[ModelInfo, ...], flags: Flags, seen: Observed) -> tuple[ModelInfo, ...]:
+    """What can be said without the files."""
+    has_template = True if seen.templated is None else seen.templated
+    able = capabilities(seen.tasks, {}, (), flags)
+    return tuple(msgspec.structs.replace(info, has_template=has_template, capabilities=able) for info in infos)
+
+
+def _adapter(info: ModelInfo, base: ModelInfo, root: str, env: Mapping[str, str]) -> ModelInfo:
+    """An adapter is its base with weights of its own added; its digest covers both."""
+    files = locate(root, env) if root else None
+    own = files.digest() if files else ""
+    return msgspec.structs.replace(
+        base,
+        name=info.name,
+        aliases=info.aliases,
+        parent=info.parent,
+        context_length=info.context_length,
+        size=base.size + (files.size if files else 0),
+        modified_at=max(base.modified_at, files.modified_at if files else 0.0),
+        digest=hashlib.sha256(f"{base.digest} + {own}".encode()).hexdigest() if own and base.digest else "",
+    )

@@ -1,0 +1,230 @@
+"""Which of vLLM's parsers understand a model's tool calls and thoughts. Pure.
+
+Ollama's users expect tools and thinking of a model that can, without flags. A parser that does not fit does harm (one
+for thoughts swallows the answers of a model that does not think), so a row is here only where it is sure, and by signs
+in the model's own template before its name. vLLM's parsers are named as of 0.32; `offered` says which a vLLM has.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from vllama_pool.workers.model.chat_template import Speech
+from vllama_pool.workers.vllm.flags import Flags
+
+TOOLS = "--tool-call-parser"
+AUTO = "--enable-auto-tool-choice"
+REASONING = "--reasoning-parser"
+NONE = "none"
+"""Instead of a parser's name: leave it off. vLLM itself knows no such parser."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What is switched on, beyond what the user has decided."""
+
+    flags: tuple[str, ...] = ()
+    """For vLLM's command line."""
+    notes: tuple[str, ...] = ()
+    """For people: what was chosen, and what could not be."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """A parser, and the signs that call for it: all of them must be there."""
+
+    parsers: tuple[str, ...]
+    """The first of them that this vLLM has."""
+    types: str = ""
+    """A pattern for all of config.json's model_type."""
+    signs: tuple[str, ...] = ()
+    """Patterns to be found in a chat template."""
+    without: str = ""
+    """A pattern that must not be found there."""
+    marks: tuple[str, ...] = ()
+    """Tokens that the parser wants of the tokenizer."""
+    names: str = ""
+    """A pattern for the model's name."""
+    prompting: str = ""
+    """A pattern to be found in what the template adds for the answer."""
+
+    def fits(self, speech: Speech) -> bool:
+        text = "\n".join(speech.templates)
+        return (
+            (not self.types or re.fullmatch(self.types, speech.model_type) is not None)
+            and all(re.search(sign, text) for sign in self.signs)
+            and not (self.without and re.search(self.without, text))
+            and speech.marks.issuperset(self.marks)
+            and (not self.names or re.search(self.names, speech.name, re.IGNORECASE) is not None)
+            and (not self.prompting or re.search(self.prompting, _prompting(speech)) is not None)
+        )
+
+
+def choose(speech: Speech, flags: Flags, offered: Collection[str] | None = None) -> Chosen:
+    """`flags` are the user's, who is never overruled. `offered`: the parsers that this vLLM has, None if unknown."""
+    if speech.embeds or re.search(_BASE, speech.name) or flags.has("--config") or _pools(flags):
+        return Chosen()
+    tools, reasoning = _by_files(speech, offered) if speech.files else _by_name(speech.name, offered)
+    chosen, notes = [], []
+    if not flags.has(TOOLS) and (flags.on(AUTO) or not flags.has(AUTO)):
+        if tools:
+            chosen.append((TOOLS, tools))
+        elif _mentions(_TOOLS, speech):
+            notes.append(_unknown("tool calls", f"{AUTO} {TOOLS} NAME"))
+    if not flags.has(REASONING) and not flags.begins("--structured-outputs-config"):
+        if reasoning:
+            chosen.append((REASONING, reasoning))
+        elif _mentions(_THINKS, speech):
+            notes.append(_unknown("thinking", f"{REASONING} NAME"))
+    auto = (AUTO,) if (TOOLS, tools) in chosen and not flags.has(AUTO) else ()
+    if chosen:
+        said = " and ".join(" ".join(pair) for pair in chosen)
+        notes.insert(0, f"chose {said} by the model's {'files' if speech.files else 'name'}")
+    return Chosen((*auto, *(word for pair in chosen for word in pair)), tuple(notes))
+
+
+def without_none(args: tuple[str, ...]) -> tuple[str, ...]:
+    """vLLM's flags without `--tool-call-parser none` and `--reasoning-parser none`, which are for us alone."""
+    kept: list[str] = []
+    rest = list(args)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") in (TOOLS, REASONING):
+            if equals and value.lower() == NONE:
+                continue
+            if not equals and rest and rest[0].lower() == NONE:
+                del rest[0]
+                continue
+        kept.append(word)
+    return tuple(kept)
+
+
+_TOOL_RULES = (
+    _Rule(("openai",), "gpt_oss"),
+    _Rule(("gemma4",), "gemma4.*", (r"<\|tool_call>",)),
+    _Rule(("functiongemma",), signs=("<start_function_call>",)),
+    _Rule(("glm45",), "glm4.*", ("<arg_key>",)),
+    _Rule(("kimi_k2",), signs=(r"<\|tool_calls_section_begin\|>",)),
+    _Rule(("deepseek_v32",), "deepseek_v32"),
+    _Rule(("deepseek_v31",), "deepseek_v3", (r"<｜tool▁calls▁begin｜>", r"\bthinking\b")),
+    _Rule(("deepseek_v3",), "deepseek_v3", (r"<｜tool▁calls▁begin｜>",)),
+    _Rule(("minimax_m2",), "minimax_m2", ("<minimax:tool_call>",)),
+    _Rule(("seed_oss",), "seed_oss", ("<seed:tool_call>",)),
+    _Rule(("longcat",), "longcat.*", ("<longcat_tool_call>",)),
+    _Rule(("hunyuan_a13b",), "hunyuan_v1_moe", ("<tool_calls>",)),
+    _Rule(("lfm2",), "lfm2.*", marks=("<|tool_call_start|>",)),
+    _Rule(("apertus",), "apertus", (r"<\|tools_prefix\|>",)),
+    _Rule(("olmo3",), "olmo3", ("<function_calls>",)),
+    _Rule(("jamba",), "jamba", ("<tool_calls>",), marks=("<tool_calls>",)),
+    _Rule(("granite4", "hermes"), "granitemoe.+|granite", ("<tool_call>", '"arguments"'), without=r"<\|tool_call\|>"),
+    _Rule(("granite",), "granite.*", (r"<\|tool_call\|>",)),
+    _Rule(("qwen3_coder", "qwen3_xml"), "qwen3.*|nemotron_h.*", ("<function=", "<parameter=")),
+    _Rule(("phi4_mini_json",), "phi3|phi4.*", ("functools",)),
+    _Rule(("llama4_pythonic",), "llama4.*", (r"\[func_name1\(",)),
+    _Rule(
+        ("llama3_json",),
+        "llama|mllama",
+        ('"parameters": dictionary of argument name',),
+        without="<tool_call>",
+        marks=("<|python_tag|>",),
+    ),
+    _Rule(("mistral",), signs=(r"\[TOOL_CALLS\]",)),
+    _Rule(
+        ("hermes",),
+        "(?!ernie|hunyuan|glm|mimo|step|internlm).*",
+        ("<tool_call>", '"name"', '"arguments"'),
+        without=r"<arg_key>|<function=|<\|tool_call\|>",
+    ),
+)
+
+_BASE = r"(?i)(^|[-_.])(base|pt)($|[-_.])"
+"""Pre-trained models carry the template of those that were trained to follow it."""
+_TOOLS = r"\btools\b"
+_THINKS = r"\benable_thinking\b|</think>|\[THINK\]"
+_OPENS = "<think>"
+_REASONING_RULES = (
+    _Rule(("openai_gptoss",), "gpt_oss"),
+    _Rule(("gemma4",), "gemma4.*", (r"\benable_thinking\b",)),
+    _Rule(("glm45",), "glm4.*", (r"\benable_thinking\b",)),
+    _Rule(("seed_oss",), "seed_oss", ("<seed:think>",)),
+    _Rule(("minimax_m2",), "minimax_m2", prompting=_OPENS),
+    _Rule(("kimi_k2",), "kimi_k2.*", (_OPENS,), names="thinking"),
+    _Rule(("hunyuan_a13b",), "hunyuan_v1_moe", (r"\benable_thinking\b",)),
+    _Rule(("olmo3",), "olmo3", prompting=_OPENS),
+    _Rule(("granite",), "granite.*", ("Here is my thought process",)),
+    _Rule(("deepseek_v3",), "deepseek_v3", (r"\bthinking\b", "</think>")),
+    _Rule(("deepseek_v3",), "deepseek_v32"),
+    _Rule(("deepseek_r1",), "deepseek_v3", ("</think>",), names=r"\bR1\b"),
+    _Rule(("deepseek_r1",), "qwen2|qwen3|llama", ("<｜Assistant｜>", "</think>")),
+    _Rule(("deepseek_r1",), "qwen2", prompting=_OPENS),
+    _Rule(("qwen3",), "qwen3.*", prompting=_OPENS),
+    _Rule(("mistral",), "mistral.*", names="magistral"),
+)
+
+MARKS = frozenset(mark for rule in (*_TOOL_RULES, *_REASONING_RULES) for mark in rule.marks)
+"""The tokens that are looked for in a tokenizer."""
+
+_COPIES = (
+    r"(-(FP8|AWQ|GPTQ|NVFP4|MXFP4|W4A16|W8A8|INT4|INT8|BF16|bnb|4bit|8bit|dynamic|quantized|unsloth|\d+bits?)[\w.]*)*"
+)
+_NAMES = (
+    # Whole names of well-known models, and what others append when they quantise them: tools, reasoning
+    (r"Qwen3-Coder(-Next|-\d+B-A\d+B-Instruct)", "qwen3_coder", ""),
+    (r"Qwen3(-Next)?-\d+B(-A\d+B)?-Instruct(-\d{4})?", "hermes", ""),
+    (r"Qwen3(-Next)?-\d+B(-A\d+B)?-Thinking(-\d{4})?", "hermes", "qwen3"),
+    (r"Qwen3-[\d.]+B(-A\d+B)?", "hermes", "qwen3"),
+    (r"Qwen2\.5-[\d.]+B-Instruct(-1M)?", "hermes", ""),
+    (r"QwQ-32B", "hermes", "deepseek_r1"),
+    (r"gpt-oss-\d+b", "openai", "openai_gptoss"),
+    (r"DeepSeek-R1-Distill-(Qwen|Llama)-[\d.]+B", "", "deepseek_r1"),
+    (r"(Meta-)?Llama-3\.[123]-\d+B-Instruct", "llama3_json", ""),
+    (r"Hermes-3-Llama-3\.[12]-\d+B", "hermes", ""),
+    (r"(Mistral-7B-Instruct-v0\.3|Mistral-(Small|Nemo|Large)[\w.-]*Instruct-\d{4})", "mistral", ""),
+    (r"GLM-4\.[56](-Air)?", "glm45", "glm45"),
+)
+
+
+def _by_files(speech: Speech, offered: Collection[str] | None) -> tuple[str, str]:
+    if speech.templates and not _mentions(_TOOLS, speech):
+        return "", _first(_REASONING_RULES, speech, offered)
+    tools = _first(_TOOL_RULES, speech, offered)
+    if not tools and speech.mistral and re.search("instruct|devstral|magistral", speech.name, re.IGNORECASE):
+        tools = _available(("mistral",), offered)
+    return tools, _first(_REASONING_RULES, speech, offered)
+
+
+def _by_name(name: str, offered: Collection[str] | None) -> tuple[str, str]:
+    for pattern, tools, reasoning in _NAMES:
+        if re.fullmatch(pattern + _COPIES, name, re.IGNORECASE):
+            return _available((tools,), offered), _available((reasoning,), offered)
+    return "", ""
+
+
+def _first(rules: tuple[_Rule, ...], speech: Speech, offered: Collection[str] | None) -> str:
+    return next((_available(rule.parsers, offered) for rule in rules if rule.fits(speech)), "")
+
+
+def _available(parsers: tuple[str, ...], offered: Collection[str] | None) -> str:
+    return next((name for name in parsers if offered is None or name in offered), "")
+
+
+def _mentions(pattern: str, speech: Speech) -> bool:
+    return any(re.search(pattern, template) for template in speech.templates)
+
+
+def _pools(flags: Flags) -> bool:
+    """Whether the user makes the model answer with vectors."""
+    return flags.value("--runner") == "pooling" or flags.value("--task") not in (None, "auto", "generate")
+
+
+def _prompting(speech: Speech) -> str:
+    """What the default template writes for the answer to begin."""
+    _, asked, rest = (speech.templates or ("",))[0].rpartition("add_generation_prompt")
+    return rest if asked else ""
+
+
+def _unknown(what: str, words: str) -> str:
+    return f"its template knows of {what}, and no parser for them is known here; if vLLM has one, give {words}"

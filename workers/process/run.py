@@ -1,0 +1,191 @@
+"""One run of a vLLM server: start it, wait until it is ready, stop it, and learn how it ended.
+
+The server runs under a guardian (guardian.py), so that its whole tree goes when it ends, and when this
+process does, by whatever signal. A `Run` is used once; a restart is a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from vllama_pool.workers.process import guardian
+from vllama_pool.workers.process.lifeline import signal_name
+from vllama_pool.workers.vllm.probe import Health, check_health
+
+POLL_INTERVAL = 0.25
+"""Seconds between two looks at /health while vLLM starts."""
+KEPT_LOGS = 5
+TAIL_BYTES = 64 << 10
+
+
+class ProcessState(enum.StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    STOPPING = "stopping"
+    ENDED = "ended"
+
+
+class StartFailed(Exception):
+    """The command could not be run at all. The text is one line."""
+
+
+class Ended(Exception):
+    """The process ended while it was waited for."""
+
+    def __init__(self, exit: Exit) -> None:
+        super().__init__(str(exit))
+        self.exit = exit
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a run ended: an exit code, negative for a signal, None where nobody could tell."""
+
+    code: int | None
+
+    def __str__(self) -> str:
+        if self.code is None:
+            return "nobody saw how"
+        return f"exit code {self.code}" if self.code >= 0 else signal_name(-self.code)
+
+
+class Run:
+    """One server process. Its owner awaits `start` first; then the other methods may be used from any task."""
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+        self.command = tuple(command)
+        self.log = log
+        self.pid = 0
+        """Of the server, and of its process group."""
+        self.state = ProcessState.STARTING
+        self._env = dict(env)
+        self._died: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self._writer: asyncio.StreamWriter | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Raises StartFailed if there is no such program, or it must not be run."""
+        mine, theirs = socket.socketpair()
+        warden: asyncio.subprocess.Process | None = None
+        try:
+            with theirs, self.log.open("ab", buffering=0) as output:
+                warden = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-I", "-S", guardian.__file__, str(theirs.fileno()), *self.command),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    env=self._env,
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,
+                )
+            reader, self._writer = await asyncio.open_connection(sock=mine)
+            word, _, rest = (await reader.readline()).decode().strip().partition(" ")
+            if word != "pid":
+                await warden.wait()
+                raise StartFailed(rest or "its guardian died at once")
+        except BaseException:
+            mine.close()  # the guardian takes that as the end of its owner
+            if self._writer is not None:
+                self._writer.close()
+            if warden is None or warden.returncode is not None:
+                self._finish(Exit(None))
+            else:
+                self._task = asyncio.create_task(self._abandon(warden))
+            raise
+        self.pid = int(rest)
+        self._task = asyncio.create_task(self._follow(reader, warden))
+
+    async def wait_ready(self, client: httpx.AsyncClient, url: str, key: str | None = None) -> None:
+        """Return once /health is 200. vLLM listens only then. Raises Ended if it ends before."""
+        while True:
+            if self._died.done():
+                raise Ended(await self.wait())
+            if await check_health(client, url, key) is Health.OK and not self._died.done():
+                break
+            await self.died_within(POLL_INTERVAL)
+        if self.state is ProcessState.STARTING:
+            self.state = ProcessState.READY
+
+    async def wait(self) -> Exit:
+        """How it ended, as soon as the whole tree is gone."""
+        return await asyncio.shield(self._exit)
+
+    async def died_within(self, seconds: float) -> Exit | None:
+        """How the server itself ended, if it does within that time; the rest of its tree may still be there."""
+        await asyncio.wait([self._died], timeout=seconds)
+        return self._died.result() if self._died.done() else None
+
+    async def stop(self, grace: float) -> Exit:
+        """SIGTERM now, SIGKILL to the whole tree after `grace` seconds; 0 kills at once. May be called again,
+        to shorten the grace. Returns when all are gone."""
+        if not self._exit.done() and self._writer is not None:
+            self.state = ProcessState.STOPPING
+            with contextlib.suppress(ConnectionError):
+                self._writer.write(f"stop {grace:g}\n".encode() if grace > 0 else b"kill\n")
+                await self._writer.drain()
+        return await self.wait()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server itself runs."""
+        return not self._died.done()
+
+    async def _follow(self, reader: asyncio.StreamReader, warden: asyncio.subprocess.Process) -> None:
+        """Wait for the guardian's last word, or for its death; in that case clear up in its place."""
+        assert self._writer is not None
+        code: int | None = None
+        try:
+            while line := await reader.readline():
+                word, _, rest = line.decode().strip().partition(" ")
+                if word == "died":
+                    self._died.set_result(Exit(int(rest)))
+                elif word == "end":
+                    code = int(rest)
+        except ConnectionError:
+            pass
+        await warden.wait()
+        if code is None:
+            await asyncio.to_thread(guardian.sweep, self.pid)
+        self._writer.close()
+        self._finish(Exit(code))
+
+    async def _abandon(self, warden: asyncio.subprocess.Process) -> None:
+        """Wait until nothing is left of a start that was cancelled."""
+        await warden.wait()
+        self._finish(Exit(None))
+
+    def _finish(self, exit: Exit) -> None:
+        self.state = ProcessState.ENDED
+        for future in (self._died, self._exit):
+            if not future.done():
+                future.set_result(exit)
+
+
+def rotate(log: Path, keep: int = KEPT_LOGS) -> None:
+    """Make room for a new log: x.log becomes x.log.1, and so on; the oldest goes. Raises OSError."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    for number in range(keep - 1, -1, -1):
+        old = log if number == 0 else log.with_name(f"{log.name}.{number}")
+        if old.exists():
+            old.replace(log.with_name(f"{log.name}.{number + 1}"))
+
+
+def tail(log: Path, size: int = TAIL_BYTES) -> str:
+    """The end of a log, "" where there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - size))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""

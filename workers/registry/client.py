@@ -1,0 +1,334 @@
+"""The registry: what workers announce of themselves in Redis, and what routers read there.
+
+A hash of records, a hash of loads and a channel, changed only by the scripts beside this file, so that every
+step is atomic. `keys.py` has the names and lifetimes. Nothing here keeps time or retries: agents and routers
+each have a loop of their own, and a registry that is away is an answer for them (RegistryUnavailable).
+
+Nothing stored here is believed because it is here: see `signature.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import secrets
+import socket
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import redis.asyncio as aioredis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+
+from vllama_pool.workers.registry.keys import COLLECT_AFTER, ROUTER_TTL, Keys, check_worker_id
+from vllama_pool.workers.registry.messages import (
+    Event,
+    ModelSeen,
+    Report,
+    Snapshot,
+    Subscribed,
+    Version,
+    decode_event,
+    decode_report,
+    encode_report,
+    encode_seen,
+)
+from vllama_pool.workers.registry.record import Load, WorkerRecord
+from vllama_pool.workers.registry.signature import seal
+
+CONNECT_TIMEOUT = 0.5
+"""Seconds."""
+REPLY_TIMEOUT = 1.0
+"""Seconds. With redis-py's own defaults a hanging Redis holds one command for a minute."""
+SILENCE = 2.0
+"""Seconds without a message after which a subscription is asked for a sign of life."""
+
+
+class RegistryUnavailable(Exception):
+    """Redis did not do what it was asked. The text is one line that says what to do."""
+
+
+class InvalidRegistryAddress(ValueError):
+    """Not an address of a Redis. The text says what one looks like."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    epoch: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """Refused: a newer start of this worker is registered."""
+
+    generation: int
+    """The one that is registered."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsHeld:
+    """All virtual models as they are in the registry, unchecked."""
+
+    version: str
+    """As in `Snapshot.models`."""
+    envelopes: Mapping[str, bytes]
+    """By the key of their names."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPut:
+    version: str
+    """What the virtual models are at with this change."""
+    routers: int
+    """Router processes that poll: those that are told of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelHeld:
+    """Refused: somebody else has changed the entry."""
+
+    envelope: bytes
+    """What is there instead; empty for nothing."""
+
+
+def connect(address: str) -> aioredis.Redis:
+    """A client for redis://, rediss://, unix:// or the plain path of a socket. Connects when first used.
+
+    Raises InvalidRegistryAddress.
+    """
+    url = f"unix://{address}" if address.startswith("/") else address
+    try:
+        return aioredis.Redis.from_url(
+            url,
+            protocol=2,
+            socket_connect_timeout=CONNECT_TIMEOUT,
+            socket_timeout=REPLY_TIMEOUT,
+            retry=Retry(NoBackoff(), 0),
+        )
+    except ValueError as error:
+        raise InvalidRegistryAddress(
+            "that is not the address of a Redis; use redis://HOST:6379/0, rediss:// for TLS, or unix:///PATH"
+        ) from error
+
+
+async def ping(redis: aioredis.Redis) -> None:
+    """Ask for a sign of life. Raises RegistryUnavailable."""
+    with _mapped(_address(redis)):
+        await redis.ping()
+
+
+class Registry:
+    """One fleet's part of a Redis. Every method raises RegistryUnavailable when Redis fails.
+
+    Belongs to one process: it counts the beats that it sends. `secret` signs the records.
+    """
+
+    def __init__(
+        self, redis: aioredis.Redis, fleet: str, *, secret: bytes | None = None, silence: float = SILENCE
+    ) -> None:
+        self.fleet = fleet
+        self._redis = redis
+        self._keys = Keys.of(fleet)
+        self._secret = secret
+        self._silence = silence
+        self._count = itertools.count(1)
+        self._where = _address(redis)
+        folder = resources.files("vllama_pool.workers.registry") / "scripts"
+        self._register, self._beat, self._leave, self._snapshot, self._models, self._put_model = (
+            redis.register_script((folder / f"{name}.lua").read_text("utf-8"))
+            for name in ("register", "beat", "leave", "snapshot", "models", "put_model")
+        )
+
+    # --- what agents do ---
+
+    async def register(self, record: WorkerRecord, load: Load) -> Registered | Fenced:
+        """Announce a worker, or a new record of it. Also a beat. Raises ValueError for an unusable id."""
+        keys = self._keys
+        check_worker_id(record.id)
+        if record.generation < 0:
+            raise ValueError(f"generation {record.generation} is negative")
+        envelope = seal(record, fleet=self.fleet, secret=self._secret)
+        report = encode_report(Report(record.generation, next(self._count), load))
+        with _mapped(self._where):
+            reply = await self._register(
+                [keys.meta, keys.w, keys.load, keys.hbz],
+                [keys.ev, record.id, record.generation, envelope, report, secrets.token_hex(8)],
+            )
+        with _understood(self._where):
+            return Registered(reply[1].decode(), int(reply[2])) if reply[0] else Fenced(int(reply[1]))
+
+    async def beat(self, worker_id: str, generation: int, load: Load) -> bool:
+        """Say that the worker lives, and its load. False: it is not registered (any more), register again."""
+        keys = self._keys
+        report = encode_report(Report(generation, next(self._count), load))
+        with _mapped(self._where):
+            reply = await self._beat([keys.w, keys.load, keys.hbz], [keys.ev, worker_id, generation, report])
+        return bool(reply)
+
+    async def leave(self, worker_id: str, generation: int) -> bool:
+        """Take the worker out at once. False: it was not there, or a newer start of it has its place."""
+        keys = self._keys
+        with _mapped(self._where):
+            reply = await self._leave([keys.meta, keys.w, keys.load, keys.hbz], [keys.ev, worker_id, generation])
+        return bool(reply)
+
+    # --- what routers do ---
+
+    async def snapshot(self, known: Version | None = None, *, router: str = "") -> Snapshot:
+        """All loads, and all records unless the version is the known one.
+
+        `router` is the id of a router process that wants to be counted until ROUTER_TTL after this call.
+        """
+        keys = self._keys
+        with _mapped(self._where):
+            reply = await self._snapshot(
+                [keys.meta, keys.w, keys.load, keys.hbz, keys.routers, keys.vm],
+                [str(known or ""), int(COLLECT_AFTER * 1000), router, int(ROUTER_TTL * 1000)],
+            )
+        epoch, seq, collected, routers, loads, records, models = reply
+        with _understood(self._where):
+            return Snapshot(
+                Version(epoch.decode(), int(seq)),
+                int(collected),
+                int(routers),
+                None if records is None else {_text(key): bytes(value) for key, value in _pairs(records)},
+                {_text(key): report for key, value in _pairs(loads) if (report := decode_report(value))},
+                _text(models),
+            )
+
+    async def retire_router(self, router: str) -> None:
+        """Stop counting a router process."""
+        with _mapped(self._where):
+            await self._redis.zrem(self._keys.routers, router)
+
+    async def models(self) -> ModelsHeld:
+        """All virtual models and tombstones."""
+        with _mapped(self._where):
+            version, entries = await self._models([self._keys.meta, self._keys.vm], [])
+        return ModelsHeld(_text(version), {_text(key): bytes(value) for key, value in _pairs(entries)})
+
+    async def put_model(self, key: str, expected: bytes, envelope: bytes, *, ask: bool = False) -> ModelPut | ModelHeld:
+        """Put a virtual model in place of exactly what is `expected` there (empty for nothing), and tell all routers.
+        An empty envelope drops the entry. `ask`: they are to answer with `seen`."""
+        arguments: list[bytes | str | int] = [self._keys.ev, key, expected, envelope, int(ask), secrets.token_hex(8)]
+        with _mapped(self._where):
+            put, answer, *routers = await self._put_model(
+                [self._keys.meta, self._keys.vm, self._keys.routers], arguments
+            )
+        return ModelPut(_text(answer), int(*routers)) if put else ModelHeld(bytes(answer))
+
+    async def seen(self, version: str, router: str) -> None:
+        """Tell the other routers that this one has taken over a change."""
+        with _mapped(self._where):
+            await self._redis.publish(self._keys.ev, encode_seen(ModelSeen(version, router)))
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """Changes as they happen. Messages may be lost or late: polling repairs that.
+
+        Ends with RegistryUnavailable when the connection is lost, or silent in spite of a ping.
+        """
+        async with self._redis.pubsub() as pubsub:
+            with _mapped(self._where):
+                await pubsub.subscribe(self._keys.ev)
+            silent = False
+            while True:
+                with _mapped(self._where):
+                    message = await pubsub.get_message(timeout=self._silence)
+                    if message is None:
+                        if silent:
+                            raise RegistryUnavailable(f"the registry at {self._where} has gone silent")
+                        await pubsub.ping()
+                silent = message is None
+                event = _event(message) if message is not None else None
+                if event is not None:
+                    yield event
+
+
+def _pairs(flat: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    return zip(flat[::2], flat[1::2], strict=True)
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
+
+
+def _event(message: Mapping[str, Any]) -> Event | None:
+    match message["type"]:
+        case "message":
+            return decode_event(message["data"])
+        case "subscribe":
+            return Subscribed()
+    return None
+
+
+@contextmanager
+def _mapped(where: str) -> Iterator[None]:
+    """Around every call of redis-py: its errors become ours, and a cancellation in it stays one.
+
+    redis-py sends through asyncio.wait_for, which before Python 3.12 swallows a cancellation that arrives just
+    as the send completes. The task that was cancelled would run on, and whoever waits for its end, for ever.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError from error
+        raise RegistryUnavailable(_explain(error, where)) from error
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
+
+
+@contextmanager
+def _understood(where: str) -> Iterator[None]:
+    """Around the reading of what others can write: it must not end whoever reads it."""
+    try:
+        yield
+    except ValueError as error:
+        raise RegistryUnavailable(
+            f"the registry at {where} holds what no vLLama has written ({error}); remove it, or change VLLAMA_FLEET"
+        ) from error
+
+
+def _address(redis: aioredis.Redis) -> str:
+    """Where the Redis is, without its password."""
+    options = redis.connection_pool.connection_kwargs
+    return str(options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}")
+
+
+def _explain(error: Exception, where: str) -> str:
+    match error:
+        case AuthenticationError() | NoPermissionError():
+            return f"the registry at {where} refuses these credentials ({error}); check those in REDIS_URL"
+        case ResponseError() if "ACL failure" in str(error):  # in a script it has no class of its own
+            return f"the registry at {where} does not let this user do what it must ({error}); correct its ACL"
+        case OutOfMemoryError():
+            return f"the registry at {where} is out of memory; raise its maxmemory"
+        case ReadOnlyError():
+            return f"the registry at {where} is a read-only replica; point REDIS_URL at the primary"
+    question = "is Redis running there?" if where.startswith("/") else "is Redis running there, and is REDIS_URL right?"
+    return f"no answer from the registry at {where} ({_reason(error)}); {question}"
+
+
+def _reason(error: Exception) -> str:
+    """Why there is no answer, in the system's words where they are to be had: redis-py repeats the address."""
+    for cause in (error, error.__cause__, error.__context__):
+        if isinstance(cause, socket.gaierror):
+            return str(cause.strerror)
+        if isinstance(cause, OSError) and cause.errno:
+            return os.strerror(cause.errno)
+    return str(error).rstrip(".") or type(error).__name__

@@ -1,0 +1,1 @@
+"""One vLLM server's HTTP API and flags: probes, abilities, warm-up."""
