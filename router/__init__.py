@@ -1,0 +1,1 @@
+"""The router: one Ollama URL in front of the workers."""

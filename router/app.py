@@ -20,19 +20,12 @@ from litestar.types import Receive, Scope, Send
 
 from vllama_pool.config.routing.table import RoutingTable, load
 from vllama_pool.config.settings import RouterSettings
-from vllama_pool.router.access import Access
 from vllama_pool.router.balance.pool import Pool
-from vllama_pool.router.balance.routes import Routes
-from vllama_pool.router.balance.view import view_all
-from vllama_pool.router.forward import Forwarder, Limits
-from vllama_pool.router.gate import Gate
+from vllama_pool.router.handlers.admin import ops_routes, worker_gauges
 from vllama_pool.router.handlers.catalogue import catalogue_routes
-from vllama_pool.router.handlers.errors import EXCEPTION_HANDLERS
 from vllama_pool.router.handlers.inference import Inference
-from vllama_pool.router.handlers.listing import listing_routes
 from vllama_pool.router.handlers.models import model_routes
-from vllama_pool.router.handlers.ops import ops_routes, worker_gauges
-from vllama_pool.router.handlers.surface import Surface
+from vllama_pool.router.handlers.openai_models import listing_routes
 from vllama_pool.router.logging import RequestLog
 from vllama_pool.router.merging import Report
 from vllama_pool.router.metrics import Metrics
@@ -44,11 +37,18 @@ from vllama_pool.router.protocol.fixed import FIXED
 from vllama_pool.router.protocol.lifetimes import Lifetimes
 from vllama_pool.router.protocol.operation import Clock, Operation
 from vllama_pool.router.protocol.operations import operations
+from vllama_pool.router.proxy.forward import Forwarder, Limits
+from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
+from vllama_pool.router.routing.resolve import Routes
+from vllama_pool.router.server.access import Access
+from vllama_pool.router.server.dispatch import Surface
+from vllama_pool.router.server.error_handlers import EXCEPTION_HANDLERS
+from vllama_pool.router.server.gate import Gate
 from vllama_pool.router.siblings import Siblings
 from vllama_pool.router.sources import no_writes, open_sources
-from vllama_pool.router.stalls import StallLimits, StallWatch
-from vllama_pool.router.transport import Client
-from vllama_pool.router.upstream import UpstreamClient
+from vllama_pool.router.telemetry.worker_view import view_all
+from vllama_pool.router.upstream.client import UpstreamClient
+from vllama_pool.router.upstream.interface import Client
 from vllama_pool.router.virtual.plans import Known
 from vllama_pool.router.virtual.store import Store
 

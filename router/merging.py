@@ -10,7 +10,7 @@ import msgspec
 from prometheus_client import generate_latest
 from prometheus_client.core import Metric
 
-from vllama_pool.router.balance.view import WorkerView
+from vllama_pool.router.telemetry.worker_view import WorkerView
 
 STATES = ("ready", "draining", "starting", "restarting", "stopped", "silent")
 BREAKERS = ("closed", "half-open", "suspected", "open")

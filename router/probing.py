@@ -17,7 +17,7 @@ from vllama_pool.config.routing.table import StaticWorker
 from vllama_pool.router.balance.pool import Discovered
 from vllama_pool.router.discovery import Ask
 from vllama_pool.router.membership import TTL, Answer, Sink
-from vllama_pool.router.transport import Endpoint
+from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.router.vetting import Endpoints
 from vllama_pool.workers.allowlist import parse_url
 from vllama_pool.workers.registry.record import Load, ModelInfo, WorkerRecord, WorkerState

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from vllama_pool.config.routing import table
 from vllama_pool.config.settings import RegistrySettings, RouterSettings
-from vllama_pool.router.access import startup_problem
 from vllama_pool.router.children import Child
 from vllama_pool.router.console import Console
 from vllama_pool.router.launch import (
@@ -29,6 +28,7 @@ from vllama_pool.router.launch import (
     url,
     worker_spec,
 )
+from vllama_pool.router.server.access import startup_problem
 from vllama_pool.router.supervisor import EmbeddedStore, ExternalStore, Store, Supervisor
 from vllama_pool.workers.agent.command_line import CannotStart, check_bound, find_program, is_free
 

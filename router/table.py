@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from vllama_pool.config.routing.table import RoutingTable
-from vllama_pool.router.balance.view import WorkerView
+from vllama_pool.router.telemetry.worker_view import WorkerView
 
 GAP = 2
 """Blanks between two columns."""

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from ipaddress import ip_address
 
 from vllama_pool.router.balance.pool import Discovered
-from vllama_pool.router.transport import Endpoint
+from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.allowlist import IPAddress, IPNetwork, UrlRefused, WorkerUrl, parse_url, permitted
 from vllama_pool.workers.registry.keys import check_worker_id
 from vllama_pool.workers.registry.signature import RecordRefused, unseal

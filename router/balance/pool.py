@@ -13,7 +13,7 @@ from vllama_pool.config.names import lookup_key
 from vllama_pool.router.balance.lease import Lease
 from vllama_pool.router.balance.speed import relative
 from vllama_pool.router.balance.worker import Target, Worker
-from vllama_pool.router.transport import Endpoint
+from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.record import Load, WorkerRecord
 
 WEIGH_EVERY = 0.5

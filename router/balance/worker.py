@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from vllama_pool.router.balance.health import Health
 from vllama_pool.router.balance.speed import SETTLED, Rate
 from vllama_pool.router.errors import AttemptFailed, Busy, ModelGone
-from vllama_pool.router.transport import Endpoint
+from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.record import Load, ModelInfo, WorkerRecord, WorkerState
 
 SLOW_START = 10.0

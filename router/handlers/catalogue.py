@@ -11,13 +11,13 @@ from litestar.enums import HttpMethod
 from litestar.handlers import HTTPRouteHandler
 
 from vllama_pool.router.balance.pool import Pool
-from vllama_pool.router.balance.routes import Listed, Routes
-from vllama_pool.router.handlers.asgi import JSON, decoded
 from vllama_pool.router.protocol import catalogue, show
 from vllama_pool.router.protocol.catalogue import CatalogueModel
 from vllama_pool.router.protocol.lifetimes import Lifetimes
 from vllama_pool.router.protocol.naming import NO_CLOUD_DETAILS, unknown_model
 from vllama_pool.router.protocol.operation import Clock
+from vllama_pool.router.routing.resolve import Listed, Routes
+from vllama_pool.router.server.asgi import JSON, decoded
 from vllama_pool.workers.registry.virtual_model import made_digest
 
 

@@ -12,24 +12,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from vllama_pool.router.answer import Answer
 from vllama_pool.router.balance.lease import Answered, ClientGone, Failed, Outcome
 from vllama_pool.router.balance.pool import Pool
-from vllama_pool.router.balance.routes import Resolution, Routes, UnknownModel
 from vllama_pool.router.errors import ClientError, Lost, NoWorker
-from vllama_pool.router.forward import WORKER_LOST, Call, Forwarder
-from vllama_pool.router.handlers.asgi import Receive, Scope, Send, decoded, read_body, send_error, send_whole
 from vllama_pool.router.observe import Observer, RequestRecord
-from vllama_pool.router.presence import ClientGone as ClientLeft
-from vllama_pool.router.presence import Presence
 from vllama_pool.router.protocol.durations import keep_alive
 from vllama_pool.router.protocol.errors import of_stream
 from vllama_pool.router.protocol.lifetimes import Lifetimes
 from vllama_pool.router.protocol.naming import unknown_model
 from vllama_pool.router.protocol.operation import Clock, Operation, Reply
-from vllama_pool.router.relay import Ending, Relay
-from vllama_pool.router.stalls import StallWatch
-from vllama_pool.router.transport import TransportError
+from vllama_pool.router.proxy.attempt import Answer
+from vllama_pool.router.proxy.forward import WORKER_LOST, Call, Forwarder
+from vllama_pool.router.proxy.relay import Ending, Relay
+from vllama_pool.router.proxy.stalls import StallWatch
+from vllama_pool.router.routing.resolve import Resolution, Routes, UnknownModel
+from vllama_pool.router.server.asgi import Receive, Scope, Send, decoded, read_body, send_error, send_whole
+from vllama_pool.router.server.disconnect import ClientGone as ClientLeft
+from vllama_pool.router.server.disconnect import Presence
+from vllama_pool.router.upstream.interface import TransportError
 
 ASKED_SHOWN = 120
 """Characters of the asked name that are logged."""

@@ -1,0 +1,1 @@
+"""Ollama's protocol, vLLM's API, and the translation between them. Pure."""

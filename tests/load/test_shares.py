@@ -17,8 +17,8 @@ from tests.support.exchanges import get, whole
 from tests.support.live import Fleet, fleet
 from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
 from vllama_pool.router.balance.worker import SLOW_START
-from vllama_pool.router.transport import Endpoint
-from vllama_pool.router.upstream import UpstreamClient
+from vllama_pool.router.upstream.client import UpstreamClient
+from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.simulated.options import Options
 
 pytestmark = pytest.mark.load

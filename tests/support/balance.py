@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from vllama_pool.router.balance.pool import Discovered, Pool
 from vllama_pool.router.balance.worker import Target, Worker
-from vllama_pool.router.transport import Endpoint
+from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.record import Load, ModelInfo, WorkerRecord, WorkerState
 
 

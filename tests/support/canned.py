@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from vllama_pool.router.transport import ConnectionLost, Sink
+from vllama_pool.router.upstream.interface import ConnectionLost, Sink
 
 
 @dataclass
 class Canned:
-    """A `vllama_pool.router.transport.Response` that is read in these pieces."""
+    """A `vllama_pool.router.upstream.interface.Response` that is read in these pieces."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)

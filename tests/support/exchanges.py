@@ -1,11 +1,11 @@
-"""Short words for what tests of a `vllama_pool.router.transport.Client` do over and over."""
+"""Short words for what tests of a `vllama_pool.router.upstream.interface.Client` do over and over."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
 
-from vllama_pool.router.transport import Client, Endpoint, Response, TransportError
+from vllama_pool.router.upstream.interface import Client, Endpoint, Response, TransportError
 
 
 async def get(

@@ -19,7 +19,7 @@ from functools import partial
 from vllama_pool.router.balance.lease import Answered, Lease
 from vllama_pool.router.balance.pool import Discovered, Pool
 from vllama_pool.router.balance.select import Policy, choose
-from vllama_pool.router.transport import Endpoint
+from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.record import Load, ModelInfo, WorkerRecord
 
 Throughput = Callable[[int], float]

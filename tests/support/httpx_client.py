@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import httpx
 
-from vllama_pool.router.transport import (
+from vllama_pool.router.upstream.interface import (
     ConnectFailed,
     ConnectionLost,
     Endpoint,

@@ -22,8 +22,8 @@ from tests.support.valkey import running_valkey
 from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.router.app import create_app
-from vllama_pool.router.bounded import BoundedProtocol
-from vllama_pool.router.gate import Gate
+from vllama_pool.router.server.gate import Gate
+from vllama_pool.router.server.http_protocol import BoundedProtocol
 from vllama_pool.workers.agent.pacing import TokenRate
 from vllama_pool.workers.registry import embedded
 from vllama_pool.workers.registry.client import Registry, RegistryUnavailable, connect

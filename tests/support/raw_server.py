@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from vllama_pool.router.transport import Endpoint
+from vllama_pool.router.upstream.interface import Endpoint
 
 
 @dataclass(frozen=True)

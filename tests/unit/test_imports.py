@@ -26,12 +26,12 @@ COMMANDS = (
 )
 """The command line and what it starts."""
 FORWARDING = (
-    "vllama_pool.router.forward",
-    "vllama_pool.router.answer",
-    "vllama_pool.router.asking",
-    "vllama_pool.router.refusals",
-    "vllama_pool.router.relay",
-    "vllama_pool.router.stepping",
+    "vllama_pool.router.proxy.forward",
+    "vllama_pool.router.proxy.attempt",
+    "vllama_pool.router.proxy.preflight",
+    "vllama_pool.router.proxy.refusals",
+    "vllama_pool.router.proxy.relay",
+    "vllama_pool.router.proxy.sync_send",
 )
 INPUT_OUTPUT = {
     "aiohttp",
@@ -137,7 +137,7 @@ def test_no_package_knows_those_above_it(package: str, above: tuple[str, ...]) -
             (
                 "vllama_pool.router.balance",
                 "vllama_pool.router.errors",
-                "vllama_pool.router.transport",
+                "vllama_pool.router.upstream.interface",
                 "vllama_pool.workers.registry.record",
                 "vllama_pool.workers.registry.virtual_model",
                 "vllama_pool.config",
@@ -156,9 +156,9 @@ def test_the_pure_parts_know_little_and_do_no_input_or_output(part: str, known: 
 @pytest.mark.parametrize(
     "module",
     [
-        "vllama_pool.router.access",
-        "vllama_pool.router.origins",
-        "vllama_pool.router.paths",
+        "vllama_pool.router.server.access",
+        "vllama_pool.router.server.cors",
+        "vllama_pool.router.server.paths",
         "vllama_pool.config.names",
         "vllama_pool.config.urls",
         "vllama_pool.config.routing.schema",
@@ -190,16 +190,16 @@ def test_only_handlers_and_the_application_know_litestar() -> None:
 def test_only_the_upstream_client_speaks_to_workers_while_clients_wait() -> None:
     clients = within(
         sources(),
-        "vllama_pool.router.upstream",
-        "vllama_pool.router.upstream_connection",
-        "vllama_pool.router.upstream_exchange",
+        "vllama_pool.router.upstream.client",
+        "vllama_pool.router.upstream.connection",
+        "vllama_pool.router.upstream.exchange",
     )
-    clients |= within(sources(), "vllama_pool.router.upstream_wire")
+    clients |= within(sources(), "vllama_pool.router.upstream.http1")
     assert within(importers_of("httptools"), "vllama_pool.router") <= clients | {
         "vllama_pool.router.compat.wire",
-        "vllama_pool.router.bounded",
+        "vllama_pool.router.server.http_protocol",
     }
-    assert importers_of("vllama_pool.router.upstream") - clients == {"vllama_pool.router.app"}
+    assert importers_of("vllama_pool.router.upstream.client") - clients == {"vllama_pool.router.app"}
     for module in modules("vllama_pool.router"):
         if within(imports(module), "httpx"):
             assert module in ("vllama_pool.router.commands.ps", "vllama_pool.router.probing"), (

@@ -11,7 +11,7 @@ import uvicorn
 
 from tests.support.live import Server
 from tests.support.until import auntil
-from vllama_pool.router.bounded import MAX_HEAD, BoundedProtocol
+from vllama_pool.router.server.http_protocol import MAX_HEAD, BoundedProtocol
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -17,10 +17,10 @@ from schemathesis import GenerationMode
 
 from tests.support.fuzzing import Damaged, damaged, problem
 from tests.support.live import Fleet, fleet
-from vllama_pool.router.handlers.surface import Surface
 from vllama_pool.router.protocol.description import bodies, describe
 from vllama_pool.router.protocol.fixed import FIXED
 from vllama_pool.router.protocol.operations import OPERATIONS
+from vllama_pool.router.server.dispatch import Surface
 from vllama_pool.workers.simulated.options import Options
 
 CHAT = Options(model="tiny:latest", tokens_per_second=100_000, ttft=0.0, answer_tokens=3)

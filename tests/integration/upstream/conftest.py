@@ -1,4 +1,4 @@
-"""Both event loops, and both implementations of `vllama_pool.router.transport.Client`."""
+"""Both event loops, and both implementations of `vllama_pool.router.upstream.interface.Client`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import trustme
 import uvloop
 
 from tests.support.httpx_client import HttpxClient
-from vllama_pool.router.transport import Client
-from vllama_pool.router.upstream import UpstreamClient
+from vllama_pool.router.upstream.client import UpstreamClient
+from vllama_pool.router.upstream.interface import Client
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

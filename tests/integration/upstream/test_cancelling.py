@@ -14,8 +14,8 @@ import pytest
 from tests.support.exchanges import Record, get, whole
 from tests.support.raw_server import RawServer, bytewise, hold, request, request_head, when
 from tests.support.until import auntil
-from vllama_pool.router.transport import Client, Endpoint, TransportError
-from vllama_pool.router.upstream import UpstreamClient
+from vllama_pool.router.upstream.client import UpstreamClient
+from vllama_pool.router.upstream.interface import Client, Endpoint, TransportError
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"
 STREAM = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"3\r\nabc\r\n" * 2 + b"0\r\n\r\n"

@@ -15,8 +15,8 @@ import trustme
 from tests.support.exchanges import get, whole
 from tests.support.raw_server import Peer, RawServer, Step, cut, hold, request, reset
 from tests.support.until import auntil
-from vllama_pool.router.transport import Client, ConnectFailed, ConnectionLost, Endpoint, ResponseTimeout
-from vllama_pool.router.upstream import UpstreamClient
+from vllama_pool.router.upstream.client import UpstreamClient
+from vllama_pool.router.upstream.interface import Client, ConnectFailed, ConnectionLost, Endpoint, ResponseTimeout
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 LAST_ANSWER = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"

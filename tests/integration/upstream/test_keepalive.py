@@ -14,8 +14,8 @@ import uvicorn
 from tests.support.exchanges import Record, get, whole
 from tests.support.raw_server import RawServer, Step, apart, cut, hold, request, reset, when
 from tests.support.until import auntil
-from vllama_pool.router.transport import Client, ConnectionLost, Endpoint, ResponseTimeout
-from vllama_pool.router.upstream import UpstreamClient
+from vllama_pool.router.upstream.client import UpstreamClient
+from vllama_pool.router.upstream.interface import Client, ConnectionLost, Endpoint, ResponseTimeout
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 SERVE: list[Step] = [request, ANSWER] * 20

@@ -11,10 +11,10 @@ import pytest
 from tests.support.exchanges import Record, get, whole
 from tests.support.raw_server import Peer, RawServer, Script, Step, apart, cut, flood, hold, request
 from tests.support.until import auntil
-from vllama_pool.router.transport import Client, ConnectionLost, MalformedResponse, Response, TransportError
-from vllama_pool.router.upstream import UpstreamClient
-from vllama_pool.router.upstream_exchange import HIGH_WATER, Exchange
-from vllama_pool.router.upstream_wire import ResponseParser
+from vllama_pool.router.upstream.client import UpstreamClient
+from vllama_pool.router.upstream.exchange import HIGH_WATER, Exchange
+from vllama_pool.router.upstream.http1 import ResponseParser
+from vllama_pool.router.upstream.interface import Client, ConnectionLost, MalformedResponse, Response, TransportError
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 END = b"0\r\n\r\n"

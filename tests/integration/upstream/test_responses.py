@@ -8,8 +8,8 @@ import pytest
 
 from tests.support.exchanges import Record, get, whole
 from tests.support.raw_server import RawServer, Step, apart, bytewise, cut, hold, request, request_head, reset
-from vllama_pool.router.transport import Client, ConnectionLost, MalformedResponse, TransportError
-from vllama_pool.router.upstream import UpstreamClient
+from vllama_pool.router.upstream.client import UpstreamClient
+from vllama_pool.router.upstream.interface import Client, ConnectionLost, MalformedResponse, TransportError
 
 OK = b"HTTP/1.1 200 OK\r\n"
 RESPONSES = {

@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from vllama_pool.config.api_keys import identify, parse_keys
-from vllama_pool.router.balance.view import WorkerView
 from vllama_pool.router.cli import main
 from vllama_pool.router.table import workers_table
+from vllama_pool.router.telemetry.worker_view import WorkerView
 
 WORKER = {
     "id": "smollm2-0",

@@ -9,7 +9,7 @@ import pytest
 from tests.support.sink import Recorder
 from vllama_pool.router.balance.pool import Discovered
 from vllama_pool.router.membership import FORGET_AFTER, GRACE, LONGEST_STEP, TTL, Answer, Membership, Standing
-from vllama_pool.router.transport import Endpoint
+from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.messages import Report, Snapshot, Version
 from vllama_pool.workers.registry.record import Load, WorkerRecord
 

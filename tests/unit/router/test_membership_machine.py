@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from vllama_pool.router.balance.pool import Discovered
 from vllama_pool.router.membership import GRACE, TTL, Answer, Membership
-from vllama_pool.router.transport import Endpoint
+from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.messages import Report, Snapshot, Version
 from vllama_pool.workers.registry.record import Load, WorkerRecord
 

@@ -8,8 +8,8 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from vllama_pool.router.balance.view import WorkerView
 from vllama_pool.router.merging import Processes, Report, Reports, families_of, metrics_page, workers_page
+from vllama_pool.router.telemetry.worker_view import WorkerView
 
 
 def worker(**changes: Any) -> WorkerView:

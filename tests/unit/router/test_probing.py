@@ -14,7 +14,7 @@ from vllama_pool.config.routing.table import StaticWorker
 from vllama_pool.router.balance.pool import Discovered, Pool
 from vllama_pool.router.membership import TTL, Answer
 from vllama_pool.router.probing import Watch, asker
-from vllama_pool.router.transport import Endpoint
+from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.router.vetting import Endpoints
 from vllama_pool.workers.registry.record import WorkerRecord, WorkerState
 

@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from vllama_pool.router.transport import Endpoint
+from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.router.vetting import Endpoints, Unresolved, Vetting
 from vllama_pool.workers.allowlist import IPAddress
 from vllama_pool.workers.registry.record import WorkerRecord

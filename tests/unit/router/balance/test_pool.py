@@ -5,8 +5,8 @@ import pytest
 from tests.support.balance import RESTARTING, Clock, found, ids, pool_of, worker_in
 from vllama_pool.router.balance.lease import Answered, ClientGone, Failed
 from vllama_pool.router.balance.pool import REMEMBERED
-from vllama_pool.router.balance.view import view_all
 from vllama_pool.router.errors import Lost
+from vllama_pool.router.telemetry.worker_view import view_all
 from vllama_pool.workers.registry.record import Load, ModelInfo
 
 

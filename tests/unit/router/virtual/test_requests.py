@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from tests.support.balance import Clock, found, pool_of
 from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.config.settings import RegistrySettings, RouterSettings
-from vllama_pool.router.balance.routes import Routes
 from vllama_pool.router.errors import BadRequest, ClientError
 from vllama_pool.router.protocol import copying, create, pull
+from vllama_pool.router.routing.resolve import Routes
 from vllama_pool.router.sources import no_writes, save_file
 from vllama_pool.router.virtual.plans import UNSIGNED, WRITES_OFF, Known, plan_copy, plan_create, plan_delete
 from vllama_pool.workers.registry.virtual_model import key_of, seal_model, unseal_model

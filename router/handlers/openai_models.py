@@ -1,0 +1,45 @@
+"""OpenAI's lists of models and the launcher's recommendations, answered from the pool's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from litestar import Request, Response, get
+from litestar.datastructures import State
+from litestar.handlers import HTTPRouteHandler
+
+from vllama_pool.router.balance.pool import Pool
+from vllama_pool.router.handlers.catalogue import as_model
+from vllama_pool.router.protocol import listing
+from vllama_pool.router.protocol.catalogue import CatalogueModel
+from vllama_pool.router.protocol.naming import NO_CLOUD_DETAILS, unknown_model
+from vllama_pool.router.protocol.show import not_found
+from vllama_pool.router.routing.resolve import Routes
+from vllama_pool.router.server.asgi import JSON
+
+_ONE = "/v1/models/"
+
+
+def listing_routes(pool: Pool, routes: Callable[[], Routes]) -> list[HTTPRouteHandler]:
+    """`/v1/models`, `/v1/models/NAME` and `/api/experimental/model-recommendations`."""
+
+    def models() -> list[CatalogueModel]:
+        return [as_model(listed) for listed in routes().listing(pool) if listed.replicas]
+
+    @get("/v1/models", sync_to_thread=False)
+    def every_model() -> Response[bytes]:
+        return Response(listing.openai_models(models()), media_type=JSON)
+
+    @get("/v1/models/{name:path}", sync_to_thread=False)
+    def one_model(request: Request[None, None, State]) -> Response[bytes]:
+        asked = str(request.scope["path"]).removeprefix(_ONE)  # may hold slashes, as vLLM's names do
+        listed = routes().find(asked, pool)
+        if listed is None or not listed.replicas:
+            raise unknown_model(asked, not_found(asked), cloud=NO_CLOUD_DETAILS)
+        return Response(listing.openai_model(as_model(listed), asked), media_type=JSON)
+
+    @get("/api/experimental/model-recommendations", sync_to_thread=False)
+    def recommended() -> Response[bytes]:
+        return Response(listing.recommendations(models()), media_type=JSON)
+
+    return [every_model, one_model, recommended]

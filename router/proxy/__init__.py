@@ -1,0 +1,1 @@
+"""A request on its way: attempts, retries, relay of the answer, stall watch."""

@@ -1,0 +1,100 @@
+"""A worker's answer: waited for until the client's may begin, and owned from then on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from vllama_pool.router.balance.lease import Lease, Outcome
+from vllama_pool.router.balance.retry import Budget
+from vllama_pool.router.errors import Lost
+from vllama_pool.router.protocol.errors import of_stream
+from vllama_pool.router.protocol.operation import Fold
+from vllama_pool.router.upstream.interface import Response
+
+FINISHED_AT_ONCE = 64 * 1024
+"""Bytes of an answer whose end is worked out within the event loop: some milliseconds at worst."""
+
+
+class Answer:
+    """A worker's answer that may begin. Its owner calls `close` on every path; further calls do nothing."""
+
+    def __init__(self, lease: Lease, response: Response, fold: Fold, first: bytes) -> None:
+        self.budget: Budget | None = None
+        """Left when the answer is closed: the request is in flight until then."""
+        self.response = response
+        self.fold = fold
+        self.first = first
+        """What the client gets for what has been read so far."""
+        self._lease = lease
+
+    @property
+    def worker_silent(self) -> bool:
+        """Whether the worker's beats, or this router's probes of it, have stopped."""
+        return self._lease.worker.silent
+
+    def close(self, outcome: Outcome) -> None:
+        """Give the connection and the place in the worker back."""
+        self.response.close()
+        self._lease.release(outcome)
+        if self.budget is not None:
+            self.budget.leave()
+            self.budget = None
+
+
+class Waiting:
+    """An attempt until the client's answer may begin; the stall watch may end it.
+
+    That is its first content event, or, where nothing is streamed to the client, the answer's end.
+    """
+
+    excused = False
+
+    def __init__(self, lease: Lease, allowed: asyncio.Timeout) -> None:
+        self._lease = lease
+        self._allowed = allowed
+        self.last_heard = asyncio.get_running_loop().time()
+        self.begun = False
+        self.reason = ""
+
+    def content(self) -> None:
+        """Content has come, though not enough for the client's answer to begin."""
+        self.begun = True
+        self.heard()
+
+    def heard(self) -> None:
+        """The worker has said something, though nothing of the answer."""
+        self.last_heard = asyncio.get_running_loop().time()
+
+    @property
+    def worker_silent(self) -> bool:
+        return self._lease.worker.silent
+
+    def give_up(self, text: str) -> None:
+        if not self.reason:
+            self.reason = text
+            self._allowed.reschedule(asyncio.get_running_loop().time())
+
+
+async def first_content(response: Response, fold: Fold, begun: Callable[[], None]) -> bytes:
+    """Read until the client's answer may begin. Returns what the client gets for it. `begun` is called for all that
+    comes from the first content on. Raises AttemptFailed and TransportError."""
+    first = bytearray()
+    size = 0
+    while not fold.ready:
+        chunk = await response.read()
+        size += len(chunk)
+        if not chunk:
+            # What was kept until now may be much work, and the streams of others must go on meanwhile.
+            end = fold.finish() if size <= FINISHED_AT_ONCE else await asyncio.to_thread(fold.finish)
+            if fold.failure is not None:
+                raise of_stream(fold.failure)
+            if not fold.done:
+                raise Lost("the worker's answer ended before it was whole", status=502)
+            return bytes(first) + end if first else end
+        first += fold.feed(chunk)
+        if fold.begun:
+            begun()
+        if fold.failure is not None and not fold.ready:
+            raise of_stream(fold.failure)
+    return bytes(first)

@@ -1,0 +1,249 @@
+"""Finding a worker that answers: select, send, and try elsewhere until the client's answer may begin.
+
+The first attempt is plain code; tenacity drives the further ones. Nothing is retried once the client has a byte.
+An `Answer` owns the worker's response and the lease on the worker, and gives both back once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+
+from vllama_pool.router.admission.bound import Admission
+from vllama_pool.router.aside import aside
+from vllama_pool.router.balance.lease import Answered, ClientGone, Failed, Lease
+from vllama_pool.router.balance.pool import Pool
+from vllama_pool.router.balance.retry import Attempts, Budget, GiveUp, Retry, decide, verdict
+from vllama_pool.router.balance.worker import Target
+from vllama_pool.router.errors import AttemptFailed, Lost, ModelGone, NoWorker, Refused
+from vllama_pool.router.observe import RequestRecord
+from vllama_pool.router.protocol.operation import Clock, Operation, Outgoing, Reply, Step, Timing
+from vllama_pool.router.proxy.attempt import Answer, Waiting, first_content
+from vllama_pool.router.proxy.preflight import follow
+from vllama_pool.router.proxy.refusals import client_error, refused_by
+from vllama_pool.router.proxy.stalls import StallWatch
+from vllama_pool.router.routing.resolve import Resolution
+from vllama_pool.router.upstream.interface import Client, Response, TransportError
+
+MOST_REMEDIES = 3
+"""For one attempt: more stop strings or tokens than the worker takes, and a prompt that is too long."""
+
+WORKER_LOST = "the worker was lost while it was answering; send the request again"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One decoded request, on its way to a worker."""
+
+    operation: Operation[Any]
+    request: Any
+    resolution: Resolution
+    arrived: int
+    """When the request was complete: monotonic nanoseconds."""
+    request_id: str
+    size: int
+    """Bytes of the request's body."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a request may cost before its answer begins."""
+
+    connect: float = 1.0
+    """Seconds."""
+    waiting: int = 512
+    """Requests; see `Admission`."""
+
+
+class Forwarder:
+    """Sends calls to workers. Owns the retry budgets; everything else is passed in."""
+
+    def __init__(
+        self,
+        client: Client,
+        pool: Pool,
+        stalls: StallWatch,
+        clock: Clock,
+        rng: random.Random,
+        *,
+        limits: Limits,
+        refresh: Callable[[], None],
+    ) -> None:
+        """`refresh` is told when a worker denies a model that it claimed: the view of the workers is old."""
+        self._client = client
+        self._pool = pool
+        self._stalls = stalls
+        self._clock = clock
+        self._rng = rng
+        self._limits = limits
+        self._refresh = refresh
+        self._admission = Admission(limits.waiting)
+        self._budgets: dict[str, Budget] = {}
+
+    async def acquire(self, call: Call, record: RequestRecord) -> Answer | Reply:
+        """An answer that may begin, from the first worker that gives one; or a reply, where asking a worker was enough.
+
+        Raises ClientError: ServerBusy, NoWorker, or the most telling of the attempts' failures. Cancelling it ends the
+        attempt under way, and the worker's request with it.
+        """
+        self._admission.enter(call.resolution)
+        budget = self._budgets.setdefault(call.resolution.model, Budget())
+        budget.enter()
+        try:
+            answer = await self._acquire(call, record, budget)
+        except BaseException:
+            budget.leave()
+            raise
+        finally:
+            self._admission.leave()
+        if isinstance(answer, Reply):
+            budget.leave()
+        else:
+            answer.budget = budget
+        return answer
+
+    async def _acquire(self, call: Call, record: RequestRecord, budget: Budget) -> Answer | Reply:
+        tried: list[str] = []
+        try:
+            return await self._attempt(call, tried, record)
+        except AttemptFailed as failure:
+            failures = [failure]
+        try:
+            return await self._try_elsewhere(call, tried, failures, budget, record)
+        except AttemptFailed as failure:
+            raise client_error(failure) from None
+
+    async def _try_elsewhere(
+        self, call: Call, tried: list[str], failures: list[AttemptFailed], budget: Budget, record: RequestRecord
+    ) -> Answer | Reply:
+        """What follows a first failure. Raises the AttemptFailed that the client is told of."""
+        decision = self._decide(call, tried, failures, budget)
+
+        def stop(_: RetryCallState) -> bool:
+            return isinstance(decision, GiveUp)
+
+        def wait(_: RetryCallState) -> float:
+            return decision.delay if isinstance(decision, Retry) else 0.0
+
+        async def attempt() -> Answer | Reply:
+            nonlocal decision
+            try:
+                return await self._attempt(call, tried, record)
+            except AttemptFailed as failure:
+                failures.append(failure)
+                decision = self._decide(call, tried, failures, budget)
+                raise
+            except NoWorker:  # whoever was left has gone meanwhile
+                outlook = call.resolution.outlook(tried, self._now())
+                decision = GiveUp(verdict(Attempts(tuple(failures), outlook, budget.left)))
+                raise decision.failure from None
+
+        if isinstance(decision, Retry):
+            retrying = AsyncRetrying(retry=retry_if_exception_type(AttemptFailed), stop=stop, wait=wait, reraise=True)
+            try:
+                return await retrying(attempt)
+            except AttemptFailed:
+                pass
+        raise decision.failure if isinstance(decision, GiveUp) else failures[-1]
+
+    def _decide(self, call: Call, tried: list[str], failures: list[AttemptFailed], budget: Budget) -> Retry | GiveUp:
+        if isinstance(failures[-1], ModelGone):
+            self._refresh()
+        outlook = call.resolution.outlook(tried, self._now())
+        decision = decide(Attempts(tuple(failures), outlook, budget.left), self._rng)
+        if isinstance(decision, Retry) and decision.costs:
+            budget.withdraw()
+        return decision
+
+    async def _attempt(self, call: Call, tried: list[str], record: RequestRecord) -> Answer | Reply:
+        """One attempt on one worker. Raises AttemptFailed; NoWorker if there is nobody to ask."""
+        target = call.resolution.choose(tried, self._now(), self._rng)
+        if target is None:
+            raise call.resolution.no_worker()
+        tried.append(target.worker.id)
+        record.attempts += 1
+        record.worker, record.served = target.worker.id, target.model.name
+        lease = self._pool.lease(target.worker, target.model.name)
+        try:
+            async with asyncio.timeout(None) as allowed:
+                waiting = Waiting(lease, allowed)
+                with self._stalls.watching(waiting):
+                    answer = await self._answer(call, target, lease, waiting)
+        except TimeoutError:
+            failure: AttemptFailed = Lost(waiting.reason or "the worker did not answer in time", status=504)
+        except TransportError as error:
+            failure = Lost(f"the worker could not be reached or was lost: {error}", status=502)
+        except AttemptFailed as error:
+            failure = error
+        except BaseException:  # cancelled, or a fault of ours: the worker is not to blame
+            lease.release(ClientGone())
+            raise
+        else:
+            if isinstance(answer, Reply):
+                lease.release(Answered(0))
+            else:
+                lease.begun()
+            return answer
+        record.failures.append(type(failure).__name__)
+        lease.release(Failed(failure))
+        raise failure
+
+    async def _answer(self, call: Call, target: Target, lease: Lease, waiting: Waiting) -> Answer | Reply:
+        """The worker's answer; if it refuses the request, perhaps to the same in another form."""
+        operation, defaults = call.operation, call.resolution.defaults
+        step = await aside(call.size, operation.prepare, call.request, target.model, defaults)
+        refusals: list[Refused] = []
+        while True:
+            try:
+                return await self._take(call, target, step, lease, waiting)
+            except Refused as refused:
+                again = any(refused.text == earlier.text for earlier in refusals)
+                refusals.append(refused)
+            other = None
+            if operation.recover is not None and not again and len(refusals) <= MOST_REMEDIES:
+                other = await aside(call.size, operation.recover, call.request, target.model, defaults, *refusals)
+            if other is None:
+                raise refusals[0]
+            step = other
+
+    async def _take(self, call: Call, target: Target, step: Step, lease: Lease, waiting: Waiting) -> Answer | Reply:
+        """Send what the step leads to, and read until the client's answer may begin."""
+        if not isinstance(step, Outgoing):
+            send = partial(self._send, call, target)
+            step = await follow(step, send, waiting.heard, call.size)
+            if isinstance(step, Reply):
+                return step
+        timing = Timing(call.arrived, self._clock.monotonic_ns())
+        response = await self._send(call, target, step.path, step.body)
+        try:
+            if response.status != 200:
+                raise await refused_by(response)
+            fold = (step.fold or call.operation.fold)(call.request, timing, self._clock)
+            return Answer(lease, response, fold, await first_content(response, fold, waiting.content))
+        except BaseException:
+            response.close()
+            raise
+
+    async def _send(self, call: Call, target: Target, path: str, body: bytes) -> Response:
+        return await self._client.send(
+            target.worker.endpoint,
+            "POST",
+            path,
+            headers=_headers(call.request_id),
+            body=body,
+            connect_timeout=self._limits.connect,
+            head_timeout=None,  # the stall watch knows how long is too long
+        )
+
+    def _now(self) -> float:
+        return self._clock.monotonic_ns() / 1e9
+
+
+def _headers(request_id: str) -> Mapping[str, str]:
+    return {"content-type": "application/json", "accept": "text/event-stream", "x-request-id": request_id}

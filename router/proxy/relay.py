@@ -1,0 +1,174 @@
+"""From a worker's stream to the client, pushed: what happens after the client's answer has begun.
+
+The relay is the sink of the worker's response. Bytes go through the fold and out by ASGI `send`, all inside the
+event loop's read callback. When the client does not take them, reading from the worker stops, so that a slow
+client costs one bounded backlog and vLLM feels the pressure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, cast
+
+from vllama_pool.router.protocol.operation import Fold
+from vllama_pool.router.proxy.sync_send import Suspended, resume, step
+from vllama_pool.router.upstream.interface import Response, TransportError
+
+SEND_FAILS = (OSError, RuntimeError)
+"""What a server's `send` raises once its client is gone: uvloop's transports have a RuntimeError for it."""
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class Ending(enum.StrEnum):
+    """How a relayed answer ended."""
+
+    COMPLETE = "complete"
+    """The whole answer was handed to the client."""
+    LOST = "lost"
+    """The worker was lost; the client got one error line."""
+    FAILED = "failed"
+    """The worker sent an error event; the client got it as one error line."""
+    CLIENT_GONE = "client gone"
+    CLIENT_STALLED = "client stalled"
+    """The client took nothing for the time allowed, and was dropped."""
+
+
+class Relay:
+    """Hands one worker's answer to one client. Resolves `ended` exactly once.
+
+    The head of the client's answer must have been sent. The relay does not close the response: whoever
+    owns it does, on every path.
+    """
+
+    def __init__(self, response: Response, fold: Fold, send: Send, *, client_stall: float, lost_text: str) -> None:
+        """`client_stall`: seconds for which a client may take nothing. `lost_text`: what the client is told
+        when the worker is lost."""
+        self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self._response = response
+        self._fold = fold
+        self._send = send
+        self._client_stall = client_stall
+        self._lost_text = lost_text
+        self._backlog = bytearray()
+        self._last: Ending | None = None  # set once the worker's side is over
+        self._closed = False  # the message that ends the client's answer was made
+        self._drain: asyncio.Task[None] | None = None
+        self._last_heard = asyncio.get_running_loop().time()
+
+    @property
+    def last_heard(self) -> float:
+        """When the worker's last bytes came, or the client took the last of them; on the loop's clock."""
+        return self._last_heard
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether it is the client that holds things up."""
+        return self._drain is not None
+
+    def start(self, first: bytes) -> None:
+        """Begin to relay: `first` is what the fold gave for what was read so far."""
+        if self.ended.done():
+            return
+        if first:
+            self._write(first)
+            if self.ended.done():
+                return
+        if self._fold.failure is not None:  # it came together with the first content
+            self._conclude(self._fold.fail(self._fold.failure.text), Ending.FAILED)
+        else:
+            self._response.attach(self)
+
+    def data(self, chunk: bytes) -> None:
+        if self.ended.done() or self._last is not None:
+            return
+        self._last_heard = asyncio.get_running_loop().time()
+        out = self._fold.feed(chunk)
+        if self._fold.failure is not None:
+            self._conclude(out + self._fold.fail(self._fold.failure.text), Ending.FAILED)
+        elif out:
+            self._write(out)
+
+    def eof(self) -> None:
+        if self.ended.done() or self._last is not None:
+            return
+        out = self._fold.finish()
+        self._conclude(out, Ending.COMPLETE if self._fold.done else Ending.LOST)
+
+    def lost(self, error: TransportError) -> None:
+        self.break_off(self._lost_text)
+
+    def break_off(self, text: str) -> None:
+        """End the client's answer: with one error line, unless the worker has said all of it."""
+        if self.ended.done() or self._last is not None:
+            return
+        if self._fold.done:  # only the end of its response is missing
+            self._conclude(self._fold.finish(), Ending.COMPLETE)
+        else:
+            self._conclude(self._fold.fail(text), Ending.LOST)
+
+    def client_gone(self) -> None:
+        """The client has left: nothing more is sent."""
+        self._end(Ending.CLIENT_GONE)
+
+    def stop(self) -> None:
+        """Nothing is sent any more, however far it got. Idempotent."""
+        if self._drain is not None and not self.ended.done():
+            self._drain.cancel()
+
+    def _conclude(self, out: bytes, ending: Ending) -> None:
+        self._last = ending
+        self._write(out)
+
+    def _write(self, out: bytes) -> None:
+        if self._drain is not None:
+            self._backlog += out
+            return
+        try:
+            suspended = step(cast(Any, self._send(self._message(out))))
+        except SEND_FAILS:
+            self._end(Ending.CLIENT_GONE)
+            return
+        if suspended is None:
+            self._after_write()
+        else:
+            self._response.pause()
+            self._drain = asyncio.get_running_loop().create_task(self._drain_backlog(suspended))
+
+    def _message(self, out: bytes) -> MutableMapping[str, Any]:
+        self._closed = self._last is not None
+        return {"type": "http.response.body", "body": out, "more_body": not self._closed}
+
+    def _after_write(self) -> None:
+        if self._closed and self._last is not None:
+            self._end(self._last)
+
+    async def _drain_backlog(self, suspended: Suspended) -> None:
+        try:
+            async with asyncio.timeout(self._client_stall) as allowed:
+                await resume(suspended)
+                while self._backlog or (self._last is not None and not self._closed):
+                    allowed.reschedule(asyncio.get_running_loop().time() + self._client_stall)
+                    out = bytes(self._backlog)
+                    self._backlog.clear()
+                    await self._send(self._message(out))
+        except TimeoutError:
+            self._end(Ending.CLIENT_STALLED)
+            return
+        except SEND_FAILS:
+            self._end(Ending.CLIENT_GONE)
+            return
+        self._drain = None
+        self._last_heard = asyncio.get_running_loop().time()  # it could not be heard until now
+        self._after_write()
+        if not self.ended.done():
+            self._response.resume()
+
+    def _end(self, ending: Ending) -> None:
+        if self.ended.done():
+            return
+        if self._drain is not None and self._drain is not asyncio.current_task():
+            self._drain.cancel()
+        self.ended.set_result(ending)

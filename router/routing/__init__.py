@@ -1,0 +1,1 @@
+"""From a model name to the workers that may answer it."""

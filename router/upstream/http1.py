@@ -1,0 +1,184 @@
+"""HTTP/1.1 as bytes: the head of a request, and a parser for one response. No I/O.
+
+Rules are those of RFC 9112. Where it lets a client choose between repairing and refusing, this refuses: a
+worker whose framing is in doubt could otherwise hand one client's tokens to another.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from vllama_pool.router.upstream.interface import Endpoint, MalformedResponse
+
+MAX_HEAD = 64 * 1024
+"""Bytes of a response head, and of anything else that is not body between two pieces of body."""
+MAX_HEADERS = 128
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_TARGET = re.compile(r"/[!-~]*")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_FRAMING = frozenset(("connection", "content-length", "expect", "keep-alive", "te", "trailer", "upgrade"))
+_OURS = _FRAMING | {"transfer-encoding", "host", "authorization"}
+_BODY_EXPECTED = frozenset(("POST", "PUT", "PATCH"))
+
+
+def request_head(endpoint: Endpoint, method: str, path: str, headers: Mapping[str, str], body_size: int) -> bytes:
+    """The request line and headers, with the empty line after them.
+
+    Raises ValueError for anything that could not be sent as what it is: control characters (CR, LF and NUL
+    above all) anywhere, a path that is not printable ASCII, a header name that is no token or that belongs to
+    this client (framing, Host, Authorization), a value outside Latin-1.
+    """
+    target = endpoint.prefix + path
+    if _TARGET.fullmatch(target) is None:
+        raise ValueError(f"not a request path: {target!r}")
+    if _TOKEN.fullmatch(method) is None:
+        raise ValueError(f"not a method: {method!r}")
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {_authority(endpoint)}"]
+    if endpoint.authorization is not None:
+        lines.append(f"Authorization: {endpoint.authorization}")
+    if body_size or method in _BODY_EXPECTED:
+        lines.append(f"Content-Length: {body_size}")
+    for name, value in headers.items():
+        if _TOKEN.fullmatch(name) is None or name.lower() in _OURS:
+            raise ValueError(f"not a header that a caller may set: {name!r}")
+        lines.append(f"{name}: {value}")
+    if _CONTROL.search("".join(lines)) is not None:
+        raise ValueError("a control character in the request's headers")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+def _authority(endpoint: Endpoint) -> str:
+    host = endpoint.server_name or endpoint.host
+    if ":" in host:
+        host = f"[{host.partition('%')[0]}]"  # an IPv6 zone means nothing to the other side
+    return host if endpoint.port == (80 if endpoint.tls is None else 443) else f"{host}:{endpoint.port}"
+
+
+class ResponseParser:
+    """Folds the bytes of one response: `feed` them as they come, then look at the flags.
+
+    Nothing is raised, so that body bytes in front of a fault are not lost with it. One parser per response:
+    llhttp can neither be told that a response to HEAD has no body, nor go on after a fault.
+    """
+
+    def __init__(self, method: str) -> None:
+        self.status = 0
+        """0 until the final head is complete; 1xx are skipped."""
+        self.headers: dict[str, str] = {}
+        """Names in lower case, repeated ones joined by ", "."""
+        self.started = False
+        """Any byte has arrived."""
+        self.complete = False
+        self.keep_alive = False
+        """As far as the head says."""
+        self.extra = False
+        """Bytes came after the end of the response."""
+        self.error: MalformedResponse | None = None
+        self._no_body = method == "HEAD"
+        self._until_close = False
+        self._head_size = 0
+        self._framing = 0
+        self._kept = 0
+        self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append  # called from C, once per chunk: no Python frame
+        self._parser: HttpResponseParser | None = HttpResponseParser(self)
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what one read gave; return the body bytes in it, in one piece."""
+        if self._parser is None:
+            self.extra = True
+            return b""
+        self.started = True
+        try:
+            self._parser.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade) as error:
+            if self.complete:
+                self.extra = True
+            else:
+                self.error = self.error or MalformedResponse(f"the worker's bytes are not HTTP: {error}")
+        pieces = self._pieces
+        if self.complete and len(pieces) > self._kept:
+            self.extra = True
+            del pieces[self._kept :]
+        if pieces:
+            self._framing = 0
+            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
+        else:
+            body = b""
+            self._framing += len(data)
+            if self._framing > MAX_HEAD and not self.complete:
+                self.error = self.error or MalformedResponse("too many bytes without any of the body")
+        if self.complete or self.error is not None:
+            self.stop()
+        return body
+
+    def eof(self) -> bool:
+        """The worker will send no more. Is the response complete?"""
+        if self.status and self._until_close and self.error is None:
+            self.complete = True
+        self.stop()
+        return self.complete
+
+    def stop(self) -> None:
+        """Take no more. llhttp refers to us and we to it: that is not left to the cycle collector."""
+        self._parser = None
+
+    # What llhttp calls.
+
+    def on_message_begin(self) -> None:
+        if self.complete:
+            self.extra = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_size += len(name) + len(value)
+        if self._head_size > MAX_HEAD:
+            self._refuse("the response head is too large")
+        if self.status:
+            return  # a trailer: nobody asked for one
+        if len(self.headers) >= MAX_HEADERS:
+            self._refuse("too many response headers")
+        key = name.decode("ascii").lower()
+        text = value.decode("latin-1")
+        known = self.headers.get(key)
+        self.headers[key] = text if known is None else f"{known}, {text}"
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        if parser is None or self.complete:
+            return
+        status = parser.get_status_code()
+        if status < 200:
+            if status < 100 or status == 101:
+                self._refuse(f"status {status} was not asked for")
+            self.headers.clear()
+            return
+        self._check_framing(parser.get_http_version())
+        self.keep_alive = parser.should_keep_alive()
+        self.status = status
+        if self._no_body:
+            self.complete = True
+        self._until_close = "content-length" not in self.headers and "transfer-encoding" not in self.headers
+
+    def on_message_complete(self) -> None:
+        if self.status and not self.complete:
+            self.complete = True
+            self._kept = len(self._pieces)
+
+    def _check_framing(self, version: str) -> None:
+        if version not in ("1.1", "1.0"):
+            self._refuse(f"HTTP version {version}")
+        encoding = self.headers.get("transfer-encoding")
+        if encoding is None:
+            return
+        # llhttp refuses most of this itself; the rest it would read in its own way.
+        if encoding.lower() != "chunked" or "content-length" in self.headers or version == "1.0":
+            self._refuse("it is not clear where the response ends")
+
+    def _refuse(self, why: str) -> None:
+        self.error = MalformedResponse(why)
+        raise self.error  # stops llhttp; `feed` does not let it out

@@ -1,0 +1,269 @@
+"""The relay: what reaches the client, in what order, and how it ends."""
+
+import asyncio
+from collections.abc import MutableMapping
+from typing import Any, ClassVar
+
+import pytest
+
+from tests.support.until import auntil
+from vllama_pool.router.protocol.operation import StreamFailure, Usage
+from vllama_pool.router.proxy.relay import Ending, Relay
+from vllama_pool.router.upstream.interface import ConnectionLost, Sink
+
+
+class ScriptedResponse:
+    """A worker's response whose bytes the test pushes."""
+
+    status = 200
+    headers: ClassVar[dict[str, str]] = {}
+
+    def __init__(self) -> None:
+        self.sink: Sink | None = None
+        self.paused = False
+
+    async def read(self) -> bytes:
+        raise AssertionError("a relay never pulls")
+
+    def attach(self, sink: Sink) -> None:
+        self.sink = sink
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+
+    def close(self) -> None:
+        self.sink = None
+
+
+class Shouting:
+    """A fold that upper-cases; "!" ends the answer, "#" is an error event."""
+
+    ready = True
+    usage = Usage()
+
+    def __init__(self) -> None:
+        self.done = False
+        self.failure: StreamFailure | None = None
+
+    def feed(self, data: bytes) -> bytes:
+        if b"#" in data:
+            self.failure = StreamFailure(500, "engine died")
+            return b""
+        self.done = self.done or b"!" in data
+        return data.upper()
+
+    def finish(self) -> bytes:
+        return b"<end>" if self.done else self.fail("cut short")
+
+    def fail(self, text: str) -> bytes:
+        return b"<error " + text.encode() + b">"
+
+
+class Client:
+    """Takes ASGI messages; can be made to wait before each."""
+
+    def __init__(self) -> None:
+        self.body = b""
+        self.closed = False
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        if not self.open.is_set():
+            await self.open.wait()
+        assert not self.closed, "a message after the last one"
+        self.body += message["body"]
+        self.closed = not message["more_body"]
+
+
+def relay_to(client: Client, *, stall: float = 5.0) -> tuple[Relay, ScriptedResponse, Sink]:
+    response = ScriptedResponse()
+    relay = Relay(response, Shouting(), client.send, client_stall=stall, lost_text="worker lost")
+    relay.start(b"")
+    assert response.sink is not None
+    return relay, response, response.sink
+
+
+async def test_bytes_reach_the_client_within_the_read_callback() -> None:
+    client = Client()
+    relay, _, sink = relay_to(client)
+    sink.data(b"hello ")
+    assert client.body == b"HELLO "
+    sink.data(b"you!")
+    sink.eof()
+    assert client.body == b"HELLO YOU!<end>"
+    assert client.closed
+    assert await relay.ended is Ending.COMPLETE
+
+
+async def test_a_lost_worker_becomes_one_error_line() -> None:
+    client = Client()
+    relay, _, sink = relay_to(client)
+    sink.data(b"hel")
+    sink.lost(ConnectionLost("reset"))
+    sink.data(b"late")
+    assert client.body == b"HEL<error worker lost>"
+    assert client.closed
+    assert await relay.ended is Ending.LOST
+
+
+async def test_a_body_that_ends_too_early_is_a_lost_worker() -> None:
+    client = Client()
+    relay, _, sink = relay_to(client)
+    sink.data(b"hel")
+    sink.eof()
+    assert client.body == b"HEL<error cut short>"
+    assert await relay.ended is Ending.LOST
+
+
+async def test_a_connection_lost_after_the_whole_answer_is_no_error() -> None:
+    client = Client()
+    relay, _, sink = relay_to(client)
+    sink.data(b"done!")
+    sink.lost(ConnectionLost("reset"))
+    assert client.body == b"DONE!<end>"
+    assert await relay.ended is Ending.COMPLETE
+
+
+async def test_an_error_event_ends_the_answer() -> None:
+    client = Client()
+    relay, _, sink = relay_to(client)
+    sink.data(b"a")
+    sink.data(b"#")
+    sink.eof()
+    assert client.body == b"A<error engine died>"
+    assert await relay.ended is Ending.FAILED
+
+
+async def test_a_slow_client_pauses_the_worker_and_loses_nothing() -> None:
+    client = Client()
+    relay, response, sink = relay_to(client)
+    client.open.clear()
+    sink.data(b"one ")
+    assert response.paused
+    sink.data(b"two ")
+    sink.data(b"three!")
+    sink.eof()
+    assert client.body == b""
+    client.open.set()
+    assert await relay.ended is Ending.COMPLETE
+    assert client.body == b"ONE TWO THREE!<end>"
+
+
+async def test_the_worker_is_read_again_once_a_slow_client_caught_up() -> None:
+    client = Client()
+    relay, response, sink = relay_to(client)
+    client.open.clear()
+    sink.data(b"one ")
+    client.open.set()
+    await auntil(lambda: not response.paused)
+    assert not relay.waits_for_client
+    sink.data(b"two!")
+    sink.eof()
+    assert client.body == b"ONE TWO!<end>"
+    assert await relay.ended is Ending.COMPLETE
+
+
+async def test_a_worker_is_not_silent_for_as_long_as_its_client_was() -> None:
+    client = Client()
+    relay, response, sink = relay_to(client)
+    client.open.clear()
+    sink.data(b"one ")
+    paused_at = relay.last_heard
+    await auntil(lambda: asyncio.get_running_loop().time() > paused_at + 0.01)
+    client.open.set()
+    await auntil(lambda: not response.paused)
+    assert relay.last_heard > paused_at + 0.01
+
+
+async def test_the_end_is_sent_even_if_it_carries_no_bytes_and_the_client_is_slow() -> None:
+    client = Client()
+    response = ScriptedResponse()
+
+    class Silent(Shouting):
+        def finish(self) -> bytes:
+            return b""
+
+    relay = Relay(response, Silent(), client.send, client_stall=5, lost_text="")
+    relay.start(b"")
+    assert response.sink is not None
+    client.open.clear()
+    response.sink.data(b"x!")
+    response.sink.eof()
+    client.open.set()
+    assert await relay.ended is Ending.COMPLETE
+    assert client.closed
+
+
+async def test_a_client_that_takes_nothing_is_dropped() -> None:
+    client = Client()
+    relay, response, sink = relay_to(client, stall=0.05)
+    client.open.clear()
+    sink.data(b"one")
+    assert await relay.ended is Ending.CLIENT_STALLED
+    assert response.paused
+
+
+async def test_nothing_is_sent_after_the_client_left() -> None:
+    client = Client()
+    relay, _, sink = relay_to(client)
+    sink.data(b"one")
+    relay.client_gone()
+    sink.data(b"two")
+    sink.eof()
+    assert client.body == b"ONE"
+    assert await relay.ended is Ending.CLIENT_GONE
+
+
+async def test_an_answer_that_was_whole_is_complete_though_the_worker_never_ends_it() -> None:
+    client = Client()
+    relay, _, sink = relay_to(client)
+    sink.data(b"done!")
+    relay.break_off("the worker fell silent")
+    assert client.body == b"DONE!<end>"
+    assert client.closed
+    assert await relay.ended is Ending.COMPLETE
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(), RuntimeError("the handler is closed")])
+async def test_a_send_that_fails_while_it_waits_means_the_client_left(error: Exception) -> None:
+    async def breaking(message: MutableMapping[str, Any]) -> None:
+        await asyncio.sleep(0)
+        raise error
+
+    response = ScriptedResponse()
+    relay = Relay(response, Shouting(), breaking, client_stall=5, lost_text="")
+    relay.start(b"x")
+    assert await asyncio.wait_for(relay.ended, 5) is Ending.CLIENT_GONE
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(), RuntimeError("the handler is closed")])
+async def test_a_failing_send_means_the_client_left(error: Exception) -> None:
+    async def broken(message: MutableMapping[str, Any]) -> None:
+        raise error
+
+    response = ScriptedResponse()
+    relay = Relay(response, Shouting(), broken, client_stall=5, lost_text="")
+    relay.start(b"")
+    assert response.sink is not None
+    response.sink.data(b"x")
+    assert await relay.ended is Ending.CLIENT_GONE
+
+
+@pytest.mark.parametrize("slow", [False, True])
+async def test_stepping_and_awaiting_give_the_same_answer(slow: bool) -> None:
+    client = Client()
+    relay, _, sink = relay_to(client)
+    for piece in (b"a", b"b", b"c!"):
+        if slow:
+            client.open.clear()
+            asyncio.get_running_loop().call_soon(client.open.set)
+        sink.data(piece)
+        if slow:
+            await auntil(client.open.is_set)
+    sink.eof()
+    assert await relay.ended is Ending.COMPLETE
+    assert client.body == b"ABC!<end>"

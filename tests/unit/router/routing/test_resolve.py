@@ -1,0 +1,249 @@
+"""From a request's name to workers: Ollama's rules, the routing file, and what is served."""
+
+import random
+from collections import Counter
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from tests.support.balance import DRAINING, RESTARTING, Clock, found, ids, pool_of
+from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
+from vllama_pool.router.balance.select import RoundRobin
+from vllama_pool.router.errors import NoWorker
+from vllama_pool.router.routing.resolve import Routes, UnknownModel
+from vllama_pool.workers.registry.record import ModelInfo
+from vllama_pool.workers.registry.virtual_model import VirtualModel, key_of
+
+TABLE = RoutingTable(
+    models=(
+        ModelRoute(
+            "llama3.2",
+            (ServeTarget("meta-llama/Llama-3.2-1B-Instruct"),),
+            ("llama3.2:1b", "Small"),
+            MappingProxyType({"temperature": 0.7}),
+        ),
+        ModelRoute("mixed", (ServeTarget("new", 3), ServeTarget("old", 1))),
+        ModelRoute("taken", (ServeTarget("elsewhere"),), policy="round-robin"),
+    )
+)
+
+
+def routes(table: RoutingTable = TABLE) -> Routes:
+    return Routes(table, random.Random(3))
+
+
+def test_a_served_model_needs_no_entry() -> None:
+    pool = pool_of(Clock(), found("a", "smollm2:135m"))
+    resolution = routes().resolve("SMOLLM2:135m", pool)
+    assert ids(resolution.targets) == ["a"]
+    assert (resolution.name, resolution.model) == ("SMOLLM2:135m", "smollm2:135m")
+    assert dict(resolution.defaults.options) == {}
+
+
+@pytest.mark.parametrize("name", ["llama3.2", "LLAMA3.2:latest", "llama3.2:1b", "small", "library/llama3.2"])
+def test_a_configured_model_is_found_by_its_name_and_aliases(name: str) -> None:
+    pool = pool_of(Clock(), found("a", "meta-llama/Llama-3.2-1B-Instruct"))
+    resolution = routes().resolve(name, pool)
+    assert ids(resolution.targets) == ["a"]
+    assert resolution.model == "llama3.2"
+    assert resolution.targets[0].model.name == "meta-llama/Llama-3.2-1B-Instruct"
+    assert resolution.defaults.options["temperature"] == 0.7
+
+
+def test_served_names_keep_working_beside_the_names_that_stand_for_them() -> None:
+    pool = pool_of(Clock(), found("a", "meta-llama/Llama-3.2-1B-Instruct"))
+    resolution = routes().resolve("meta-llama/Llama-3.2-1B-Instruct", pool)
+    assert dict(resolution.defaults.options) == {}
+
+
+def test_a_configured_name_wins_over_a_served_one() -> None:
+    pool = pool_of(Clock(), found("a", "taken"), found("b", "elsewhere"))
+    resolution = routes().resolve("taken", pool)
+    assert ids(resolution.targets) == ["b"]
+    assert isinstance(resolution.policy, RoundRobin)
+
+
+def test_a_weighted_list_is_drawn_by_weight_and_each_stands_in_for_the_others() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("a", "new"), found("b", "old"))
+    table, rng = routes(), random.Random(1)
+    first: Counter[str] = Counter()
+    for _ in range(4000):
+        resolution = table.resolve("mixed", pool)
+        assert ids(resolution.targets) == ["a", "b"]
+        target = resolution.choose((), clock(), rng)
+        assert target is not None
+        first[target.model.name] += 1
+    assert first["new"] / 4000 == pytest.approx(0.75, abs=0.03)
+    pool.remove("a")
+    assert ids(table.resolve("mixed", pool).targets) == ["b"]
+
+
+def test_a_name_nobody_knows_is_the_clients_error() -> None:
+    pool = pool_of(Clock(), found("a"))
+    for name in ("nothing", "m:other", "", "a//b", "x" * 500):
+        with pytest.raises(UnknownModel) as caught:
+            routes().resolve(name, pool)
+        assert caught.value.name == name
+
+
+def test_a_model_whose_workers_are_out_says_so_at_once() -> None:
+    pool = pool_of(Clock(), found("a", load=RESTARTING), found("b", load=DRAINING))
+    with pytest.raises(NoWorker) as caught:
+        routes().resolve("M", pool)
+    assert caught.value.status == 503
+    assert caught.value.retry_after
+    assert caught.value.text == (
+        "no worker is available for model 'M': its workers are out: 1 draining, 1 restarting (CUDA out of memory)"
+    )
+
+
+@pytest.mark.parametrize("name", ["llama3.2", "gone"])
+def test_a_model_that_is_configured_or_was_served_but_has_no_worker_is_known(name: str) -> None:
+    pool = pool_of(Clock(), found("a", "gone"))
+    pool.remove("a")
+    with pytest.raises(NoWorker, match=f"no worker is available for model '{name}': no worker serves it now") as out:
+        routes().resolve(name, pool)
+    assert out.value.model == name
+
+
+def test_metrics_know_a_model_that_is_out_by_one_name_however_clients_spell_it() -> None:
+    pool = pool_of(Clock(), found("a", "Gone"))
+    pool.remove("a")
+    for name in ("gone", "GONE:latest"):
+        with pytest.raises(NoWorker) as out:
+            routes().resolve(name, pool)
+        assert out.value.model == "Gone"
+
+
+def test_a_silent_worker_is_still_somebody_to_ask() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("a"))
+    pool.absent("a")
+    target = routes().resolve("m", pool).choose((), clock(), random.Random(1))
+    assert target is not None
+    assert target.worker.id == "a"
+
+
+def test_the_best_informed_replica_describes_the_model() -> None:
+    informed = ModelInfo(name="m", digest="d" * 64, context_length=2048)
+    pool = pool_of(Clock(), found("a", "m"), found("b", informed))
+    assert routes().resolve("m", pool).info is informed
+
+
+def test_the_listing_has_configured_names_first_and_does_not_repeat_them() -> None:
+    pool = pool_of(
+        Clock(),
+        found("a", "meta-llama/Llama-3.2-1B-Instruct", "Taken", "smollm2:135m"),
+        found("b", "smollm2:135m", load=RESTARTING),
+    )
+    listing = routes().listing(pool)
+    assert [(listed.name, ids(listed.replicas)) for listed in listing] == [
+        ("llama3.2:latest", ["a"]),
+        ("mixed:latest", []),
+        ("taken:latest", []),
+        ("meta-llama/Llama-3.2-1B-Instruct:latest", ["a"]),
+        ("smollm2:135m", ["a", "b"]),
+    ]
+    assert listing[0].defaults.options["temperature"] == 0.7
+
+
+def test_a_model_is_found_for_display_whatever_its_workers_do() -> None:
+    pool = pool_of(Clock(), found("a", "Smol", load=RESTARTING))
+    listed = routes().find("smol:latest", pool)
+    assert listed is not None
+    assert (listed.name, ids(listed.replicas)) == ("Smol:latest", ["a"])
+    alias = routes().find("small", pool)
+    assert alias is not None
+    assert (alias.name, alias.replicas) == ("llama3.2:latest", ())
+    assert routes().find("nothing", pool) is None
+
+
+def test_spellings_of_one_name_are_one_model_in_the_catalogue() -> None:
+    pool = pool_of(Clock(), found("a", "Llama3.2"), found("b", "llama3.2:latest"))
+    listing = routes(RoutingTable()).listing(pool)
+    assert [(listed.name, ids(listed.replicas)) for listed in listing] == [("Llama3.2:latest", ["a", "b"])]
+    assert ids(routes(RoutingTable()).resolve("Llama3.2", pool).targets) == ["a"]
+    assert ids(routes(RoutingTable()).resolve("LLAMA3.2", pool).targets) == ["a", "b"]
+
+
+def test_a_served_name_that_ollama_has_no_form_for_is_listed_as_it_is() -> None:
+    pool = pool_of(Clock(), found("a", "/models/llama"))
+    assert [listed.name for listed in routes(RoutingTable()).listing(pool)] == ["/models/llama"]
+    assert ids(routes().resolve("/models/llama", pool).targets) == ["a"]
+
+
+def virtual(**fields: Any) -> VirtualModel:
+    return VirtualModel(name="Mario:latest", revision=1, **fields)
+
+
+def with_virtual(*models: VirtualModel) -> Routes:
+    return Routes(TABLE, random.Random(3), virtual={key_of(model.name): model for model in models})
+
+
+LAYERED = virtual(
+    base="llama3.2:latest",
+    system="You are Mario.",
+    options={"temperature": 0.1, "seed": 1},
+    messages=({"role": "user", "content": "hi"},),
+)
+
+
+def test_r085_a_virtual_model_is_routed_as_its_base_and_brings_what_it_was_made_with() -> None:
+    pool = pool_of(Clock(), found("a", "meta-llama/Llama-3.2-1B-Instruct"))
+    resolution = with_virtual(LAYERED).resolve("mario", pool)
+    assert ids(resolution.targets) == ["a"]
+    assert (resolution.name, resolution.model, resolution.listed) == ("mario", "llama3.2", "Mario:latest")
+    assert resolution.defaults.system == "You are Mario."
+    assert resolution.defaults.messages == LAYERED.messages
+
+
+def test_a_virtual_models_parameters_are_stronger_than_the_files_options() -> None:
+    pool = pool_of(Clock(), found("a", "meta-llama/Llama-3.2-1B-Instruct"))
+    routes = with_virtual(LAYERED, VirtualModel(name="plain:latest", revision=1, base="llama3.2:latest"))
+    assert dict(routes.resolve("mario", pool).defaults.options) == {"temperature": 0.1, "seed": 1}
+    assert dict(routes.resolve("plain", pool).defaults.options) == {"temperature": 0.7}
+
+
+def test_names_of_the_file_and_of_served_models_win_over_virtual_ones() -> None:
+    pool = pool_of(Clock(), found("a", "served"), found("b", "elsewhere"))
+    taken = [VirtualModel(name=f"{name}:latest", revision=1, base="served:latest") for name in ("taken", "served")]
+    routes = with_virtual(*taken)
+    assert ids(routes.resolve("taken", pool).targets) == ["b"]
+    assert routes.resolve("served", pool).listed == "served:latest"
+    assert not routes.resolve("served", pool).virtual
+    assert set(routes.shadowed(pool)) == {"taken:latest", "served:latest"}
+    assert all(listed.virtual is None for listed in routes.listing(pool))
+
+
+def test_a_virtual_model_whose_base_is_out_is_known_and_a_503() -> None:
+    routes = with_virtual(LAYERED, VirtualModel(name="orphan:latest", revision=1, base="never:latest"))
+    pool = pool_of(Clock(), found("a", "meta-llama/Llama-3.2-1B-Instruct", load=RESTARTING))
+    for name in ("mario", "orphan"):
+        with pytest.raises(NoWorker, match=f"no worker is available for model '{name}'"):
+            routes.resolve(name, pool)
+    pool.remove("a")
+    with pytest.raises(NoWorker) as out:
+        routes.resolve("mario", pool)
+    assert out.value.model == "llama3.2"
+
+
+def test_a_virtual_model_is_listed_beside_its_base_with_the_replicas_of_that() -> None:
+    pool = pool_of(Clock(), found("a", "meta-llama/Llama-3.2-1B-Instruct"))
+    routes = with_virtual(LAYERED, VirtualModel(name="orphan:latest", revision=1, base="never:latest"))
+    listed = {one.name: one for one in routes.listing(pool)}
+    assert ids(listed["Mario:latest"].replicas) == ["a"]
+    assert listed["Mario:latest"].virtual is LAYERED
+    assert listed["orphan:latest"].replicas == ()
+    assert routes.find("MARIO", pool) == listed["Mario:latest"]
+    assert routes.find_base("mario", pool) is None
+
+
+def test_no_virtual_model_is_the_base_of_another() -> None:
+    """Else two of them could be each other's."""
+    pool = pool_of(Clock(), found("a"))
+    one = VirtualModel(name="one:latest", revision=1, base="two:latest")
+    two = VirtualModel(name="two:latest", revision=1, base="one:latest")
+    with pytest.raises(NoWorker):
+        with_virtual(one, two).resolve("one", pool)

@@ -1,0 +1,532 @@
+import hashlib
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from vllama_pool.config.api_keys import ApiKey, digest
+from vllama_pool.config.settings import RouterSettings
+from vllama_pool.router.server.access import (
+    Access,
+    Allowed,
+    Asked,
+    Denied,
+    Identity,
+    asked,
+    plain_path,
+    startup_problem,
+)
+from vllama_pool.router.server.cors import Origins
+
+CHAT = Asked("POST", "/api/chat", host="127.0.0.1:11434", client="127.0.0.1")
+KEYS = (ApiKey("anna", digest("annas-key")), ApiKey("bob", digest("bobs-key")))
+ADMIN = "0123456789abcdef0123"
+
+LOOPBACK = Access(own_names=frozenset({"gpu-5"}))
+PUBLIC = Access(guarded=False, keys=KEYS, anonymous=False)
+
+
+def settings(**given: Any) -> RouterSettings:
+    """Defaults but for what is given, whatever the environment says."""
+    return RouterSettings.model_construct(**given)
+
+
+def refusal(access: Access, request: Asked) -> int:
+    decision = access.decide(request)
+    assert isinstance(decision, Denied), decision
+    return decision.status
+
+
+def passes(access: Access, request: Asked) -> Allowed:
+    decision = access.decide(request)
+    assert isinstance(decision, Allowed), decision
+    return decision
+
+
+# The Host header, R183.
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        None,
+        "",
+        "localhost",
+        "LocalHost:11434",
+        "127.0.0.1",
+        "127.0.0.1:11434",
+        "127.9.9.9:1",
+        "[::1]",
+        "[::1]:11434",
+        "0.0.0.0:11434",
+        "10.1.2.3:11434",
+        "172.31.0.1",
+        "192.168.1.5:80",
+        "[fd00::1]:11434",
+        "[::ffff:127.0.0.1]:11434",
+        "gpu-5:11434",
+        "GPU-5",
+        "app.localhost",
+        "printer.local:11434",
+        "host.docker.internal:11434",
+    ],
+)
+def test_r183_hosts_of_this_machine_and_network_are_addressed(host: str | None) -> None:
+    assert passes(LOOPBACK, replace(CHAT, host=host))
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.com",
+        "evil.com:11434",
+        "localhost.evil.com",
+        "127.0.0.1.evil.com",
+        "127.0.0.1.nip.io",
+        "notlocal",
+        "evillocal:11434",
+        "8.8.8.8",
+        "172.32.0.1",
+        "169.254.169.254",
+        "[2001:db8::1]:11434",
+        "2130706433",
+        "0x7f000001",
+        "evil.com:localhost",
+        "localhost:1:2",
+        "localhost@evil.com",
+        "gpu-55",
+    ],
+)
+def test_r164_r183_other_hosts_are_refused_with_an_empty_body(host: str) -> None:
+    assert LOOPBACK.decide(replace(CHAT, host=host)) == Denied(403)
+
+
+def test_r183_the_host_is_not_checked_on_a_public_address() -> None:
+    assert passes(Access(guarded=False), replace(CHAT, host="ollama.example.com"))
+
+
+@pytest.mark.parametrize(
+    ("host", "passing"),
+    [
+        ("ollama.example.com:443", True),
+        ("OLLAMA.example.com", True),
+        ("a.lan", True),
+        ("a.b.lan", True),
+        ("lan", False),
+        ("evillan", False),
+        ("example.com", False),
+        ("127.0.0.1:11434", True),
+    ],
+)
+def test_configured_hosts_are_addressed_too(host: str, passing: bool) -> None:
+    access = Access(allowed_hosts=frozenset({"ollama.example.com", "*.lan"}))
+    assert isinstance(access.decide(replace(CHAT, host=host)), Allowed) is passing
+
+
+@pytest.mark.parametrize(
+    ("given", "guarded"),
+    [
+        ({"host": "127.0.0.1"}, True),
+        ({"host": "::1"}, True),
+        ({"host": "localhost"}, True),
+        ({"host": "0.0.0.0"}, False),
+        ({"host": "10.0.0.1"}, False),
+        ({"host": "0.0.0.0", "allowed_hosts": ("a.example.com",)}, True),
+    ],
+)
+def test_r183_the_host_is_guarded_on_loopback_and_where_names_are_configured(
+    given: dict[str, Any], guarded: bool
+) -> None:
+    assert Access.of(settings(**given)).guarded is guarded
+
+
+# The Origin header, R181.
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://localhost",
+        "https://localhost",
+        "http://localhost:3000",
+        "HTTP://LOCALHOST:3000",
+        "http://127.0.0.1:8080",
+        "https://0.0.0.0:1",
+        "app://obsidian.md",
+        "file://",
+        "tauri://localhost",
+        "vscode-webview://1abc",
+        "vscode-file://vscode-app",
+    ],
+)
+def test_r181_local_and_desktop_origins_are_allowed_and_echoed(origin: str) -> None:
+    allowed = passes(LOOPBACK, replace(CHAT, origin=origin))
+    assert allowed.headers == ((b"vary", b"Origin"), (b"access-control-allow-origin", origin.encode()))
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "null",
+        "https://evil.com",
+        "http://localhost.evil.com",
+        "http://localhost.evil.com:3000",
+        "http://evil.com/http://localhost",
+        "http://xlocalhost:3000",
+        "http://[::1]:3000",
+        "chrome-extension://abcdef",
+        "moz-extension://abcdef",
+        "localhost:3000",
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+def test_r165_r181_other_origins_are_refused_with_an_empty_body(origin: str, method: str) -> None:
+    assert LOOPBACK.decide(replace(CHAT, origin=origin, method=method)) == Denied(403)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "origin", "passing"),
+    [
+        ("chrome-extension://*", "chrome-extension://abcdef", True),
+        ("https://*.example.com", "https://a.example.com", True),
+        ("https://*.example.com", "https://example.com", False),
+        ("https://*.example.com", "https://a.example.com.evil.com", False),
+        ("https://*.example.com", "http://a.example.com", False),
+        ("https://a-*.example.com:*", "https://a-1.example.com:8443", True),
+        ("https://chat.example.com", "https://chat.example.com", True),
+        ("https://chat.example.com", "https://chatXexample.com", False),
+        ("*", "null", True),
+        ("*", "https://anything.example", True),
+    ],
+)
+def test_r181_r186_configured_origins(pattern: str, origin: str, passing: bool) -> None:
+    access = Access.of(settings(origins=(pattern,)))
+    assert isinstance(access.decide(replace(CHAT, origin=origin)), Allowed) is passing
+
+
+def test_any_origin_is_answered_without_echo() -> None:
+    access = Access(origins=Origins(["*"]))
+    allowed = passes(access, replace(CHAT, origin="https://a.example"))
+    assert allowed.headers == ((b"access-control-allow-origin", b"*"),)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_page_of_this_server_is_no_cross_origin_request(scheme: str) -> None:
+    access = Access(guarded=False)
+    request = replace(CHAT, host="ollama.example.com:8443", origin=f"{scheme}://Ollama.example.com:8443")
+    assert passes(access, request).headers == ()
+    assert refusal(access, replace(request, origin=f"{scheme}://ollama.example.com:9")) == 403
+
+
+def test_a_rebound_page_is_stopped_by_its_host_although_its_origin_matches() -> None:
+    assert refusal(LOOPBACK, replace(CHAT, host="evil.com:11434", origin="http://evil.com:11434")) == 403
+
+
+def test_r181_r182_a_preflight_is_answered_without_a_key() -> None:
+    decision = PUBLIC.decide(replace(CHAT, method="OPTIONS", origin="http://localhost:3000"))
+    assert isinstance(decision, Denied)
+    assert (decision.status, decision.body) == (204, b"")
+    headers = dict(decision.headers)
+    assert headers[b"access-control-allow-origin"] == b"http://localhost:3000"
+    assert headers[b"access-control-allow-methods"] == b"GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
+    assert headers[b"access-control-max-age"] == b"43200"
+    names = headers[b"access-control-allow-headers"].lower().split(b",")
+    assert {b"authorization", b"content-type", b"openai-beta", b"x-stainless-os"} <= set(names)
+    assert b"x-api-key" not in names
+    varied = b", ".join(value for name, value in decision.headers if name == b"vary")
+    assert varied == b"Origin, Access-Control-Request-Method, Access-Control-Request-Headers"
+
+
+@pytest.mark.parametrize("origin", [None, "http://localhost:3000"])
+def test_credentials_are_never_allowed(origin: str | None) -> None:
+    for method in ("OPTIONS", "POST"):
+        decision = LOOPBACK.decide(replace(CHAT, method=method, origin=origin))
+        assert b"access-control-allow-credentials" not in dict(decision.headers)
+
+
+def test_options_without_an_origin_is_a_plain_204() -> None:
+    assert LOOPBACK.decide(replace(CHAT, method="OPTIONS")) == Denied(204)
+    assert refusal(LOOPBACK, replace(CHAT, method="OPTIONS", host="evil.com")) == 403
+
+
+def test_a_refused_key_still_tells_an_allowed_page_what_happened() -> None:
+    decision = PUBLIC.decide(replace(CHAT, origin="http://localhost:3000"))
+    assert isinstance(decision, Denied)
+    assert decision.status == 401
+    assert (b"access-control-allow-origin", b"http://localhost:3000") in decision.headers
+
+
+# Pages of other sites.
+
+
+@pytest.mark.parametrize(
+    ("method", "site", "origin", "passing"),
+    [
+        ("POST", "cross-site", None, False),
+        ("DELETE", "cross-site", None, False),
+        ("POST", "cross-site", "http://localhost:3000", True),
+        ("POST", "same-site", None, True),
+        ("POST", "same-origin", None, True),
+        ("POST", "none", None, True),
+        ("POST", None, None, True),
+        ("GET", "cross-site", None, True),
+        ("HEAD", "cross-site", None, True),
+    ],
+)
+def test_a_form_of_another_site_cannot_post(method: str, site: str | None, origin: str | None, passing: bool) -> None:
+    request = replace(CHAT, method=method, fetch_site=site, origin=origin)
+    assert isinstance(LOOPBACK.decide(request), Allowed) is passing
+
+
+def test_a_form_of_another_site_may_post_where_every_origin_may() -> None:
+    assert passes(Access(origins=Origins(["*"])), replace(CHAT, fetch_site="cross-site"))
+
+
+# Keys, R179.
+
+
+@pytest.mark.parametrize(
+    "authorization", [None, "Bearer ollama", "Bearer", "Basic eDp5", "whatever", "Bearer annas-key"]
+)
+def test_r179_without_keys_anyone_is_anonymous_whatever_they_send(authorization: str | None) -> None:
+    assert passes(LOOPBACK, replace(CHAT, authorization=authorization)).identity == Identity()
+
+
+@pytest.mark.parametrize(
+    ("authorization", "name"),
+    [
+        ("Bearer annas-key", "anna"),
+        ("bearer bobs-key", "bob"),
+        ("Bearer   bobs-key ", "bob"),
+    ],
+)
+def test_a_key_names_its_holder(authorization: str, name: str) -> None:
+    assert passes(PUBLIC, replace(CHAT, authorization=authorization)).identity == Identity(name)
+
+
+def test_anthropics_header_carries_a_key_too() -> None:
+    assert passes(PUBLIC, replace(CHAT, x_api_key="annas-key")).identity.name == "anna"
+    assert refusal(PUBLIC, replace(CHAT, x_api_key="bobs-key", authorization="Bearer wrong")) == 401
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer wrong",
+        "Bearer annas-key x",
+        "Bearer Annas-key",
+        "annas-key",
+        "Basic YW5uYXMta2V5",
+        "Bearer " + hashlib.sha256(b"annas-key").hexdigest(),
+        "Bearer " + "x" * 100_000,
+        "Bearer \xff",
+    ],
+)
+def test_an_unknown_authorization_is_no_identity(authorization: str | None) -> None:
+    decision = PUBLIC.decide(replace(CHAT, authorization=authorization))
+    assert isinstance(decision, Denied)
+    assert (decision.status, decision.body) == (401, b'{"error":"unauthorized"}')
+    assert (b"www-authenticate", b"Bearer") in decision.headers
+
+
+def test_keys_are_asked_for_on_loopback_as_well_once_there_are_any() -> None:
+    access = Access.of(settings(api_keys=KEYS))
+    assert refusal(access, CHAT) == 401
+    assert passes(access, replace(CHAT, authorization="Bearer annas-key")).identity.name == "anna"
+
+
+def test_anonymous_may_be_allowed_beside_keys() -> None:
+    access = Access.of(settings(api_keys=KEYS, allow_anonymous=True))
+    assert passes(access, CHAT).identity == Identity()
+    assert passes(access, replace(CHAT, authorization="Bearer wrong")).identity == Identity()
+    assert passes(access, replace(CHAT, authorization="Bearer annas-key")).identity.name == "anna"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "open_"),
+    [
+        ("GET", "/", True),
+        ("HEAD", "/", True),
+        ("GET", "/health", True),
+        ("HEAD", "/health/", True),
+        ("POST", "/", False),
+        ("GET", "/healthz", False),
+        ("GET", "/api/version", False),
+        ("GET", "/api/tags", False),
+        ("GET", "/nowhere", False),
+    ],
+)
+def test_what_is_open_without_a_key(method: str, path: str, open_: bool) -> None:
+    assert isinstance(PUBLIC.decide(Asked(method, path)), Allowed) is open_
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/chat", {"error": "unauthorized"}),
+        ("/metrics", {"error": "unauthorized"}),
+        (
+            "/v1/chat/completions",
+            {"error": {"message": "unauthorized", "type": "api_error", "param": None, "code": None}},
+        ),
+        (
+            "/v1/messages",
+            {"type": "error", "error": {"type": "authentication_error", "message": "unauthorized"}},
+        ),
+    ],
+)
+def test_a_refusal_has_the_shape_that_the_paths_clients_read(path: str, body: dict[str, Any]) -> None:
+    access = replace(PUBLIC, admin_digest=digest(ADMIN))
+    decision = access.decide(Asked("POST", path, client="10.0.0.1"))
+    assert isinstance(decision, Denied)
+    assert json.loads(decision.body) == body
+
+
+# Operations.
+
+OPERATIONS = [
+    "/metrics",
+    "/admin",
+    "/admin/workers",
+    "//metrics",
+    "/metrics/",
+    "/admin//workers",
+    "//admin/workers/",
+    "/Metrics",
+]
+
+
+@pytest.mark.parametrize("path", OPERATIONS)
+@pytest.mark.parametrize("client", ["127.0.0.1", "::1", "::ffff:127.0.0.1"])
+def test_operations_are_for_this_machine(path: str, client: str) -> None:
+    access = Access.of(settings(host="0.0.0.0", api_keys=KEYS))
+    assert passes(access, Asked("GET", path, client=client)).identity.admin
+    assert refusal(access, Asked("GET", path, client="10.0.0.9")) == 403
+    assert refusal(access, Asked("GET", path, client="10.0.0.9", authorization="Bearer annas-key")) == 403
+    assert refusal(access, Asked("GET", path)) == 403
+
+
+@pytest.mark.parametrize("own", ["10.0.0.5", "192.0.2.7", "fd00::5", "::ffff:10.0.0.5"])
+def test_operations_are_for_this_machine_by_any_of_its_addresses(own: str) -> None:
+    access = Access.of(settings(host=own, api_keys=KEYS))
+    request = Asked("GET", "/admin/workers", host=f"[{own}]:11434" if ":" in own else own, client=own, server=own)
+    assert passes(access, request).identity.admin
+    assert refusal(access, replace(request, client="10.0.0.9")) == 403
+    assert refusal(access, replace(request, forwarded=True)) == 403
+    assert refusal(access, replace(request, client=None, server=None)) == 403
+
+
+@pytest.mark.parametrize("client", ["127.0.0.1", "10.0.0.5"])
+def test_a_rebound_page_in_a_browser_of_this_machine_gets_no_operations(client: str) -> None:
+    access = Access.of(settings(host="0.0.0.0", api_keys=KEYS))
+    request = Asked("GET", "/admin/workers", host="evil.example:11434", client=client, server=client)
+    assert refusal(access, request) == 403
+    assert passes(access, replace(request, host="localhost:11434"))
+
+
+@pytest.mark.parametrize("name", [b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip"])
+def test_what_proxies_add_tells_that_a_request_came_from_elsewhere(name: bytes) -> None:
+    scope = {"method": "GET", "path": "/metrics", "client": ("127.0.0.1", 1), "headers": [(name, b"x")]}
+    assert not asked(scope).local
+    assert asked(scope | {"headers": []}).local
+
+
+def test_a_proxy_on_this_machine_does_not_open_operations_to_its_clients() -> None:
+    request = Asked("GET", "/admin/workers", host="localhost", client="127.0.0.1", forwarded=True)
+    assert refusal(LOOPBACK, request) == 403
+
+
+def test_the_admin_key_opens_operations_from_anywhere() -> None:
+    access = Access.of(settings(host="0.0.0.0", api_keys=KEYS, admin_key=SecretStr(ADMIN)))
+    request = Asked("GET", "/metrics", client="10.0.0.9")
+    assert passes(access, replace(request, authorization=f"Bearer {ADMIN}")).identity == Identity("admin", admin=True)
+    for authorization in (None, "Bearer annas-key", "Bearer wrong", ADMIN):
+        assert refusal(access, replace(request, authorization=authorization)) == 401
+
+
+def test_the_admin_key_is_no_key_for_models() -> None:
+    access = Access.of(settings(api_keys=KEYS, admin_key=SecretStr(ADMIN)))
+    assert refusal(access, replace(CHAT, authorization=f"Bearer {ADMIN}")) == 401
+
+
+def test_anonymous_access_opens_no_operations() -> None:
+    access = Access.of(settings(host="0.0.0.0", allow_anonymous=True))
+    assert passes(access, replace(CHAT, client="10.0.0.9"))
+    assert refusal(access, Asked("GET", "/admin/workers", client="10.0.0.9")) == 403
+
+
+def test_paths_are_judged_as_litestar_serves_them() -> None:
+    from litestar.utils import normalize_path
+
+    for path in ["", "/", "//", "/a", "/a/", "//a//b//", "a/b", "/a/%2e/b", "/admin/../api"]:
+        assert plain_path(path) == normalize_path(path)
+
+
+# What is read from ASGI, and the start.
+
+
+def test_what_is_looked_at_in_a_scope() -> None:
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/api/chat",
+        "client": ("10.0.0.1", 4242),
+        "server": ("10.0.0.2", 11434),
+        "headers": [
+            (b"host", b"localhost:1"),
+            (b"host", b"evil.com"),
+            (b"origin", b"http://localhost"),
+            (b"authorization", b"Bearer \xff"),
+            (b"x-api-key", b"k"),
+            (b"sec-fetch-site", b"none"),
+            (b"x-forwarded-for", b"1.2.3.4"),
+        ],
+    }
+    assert asked(scope) == Asked(
+        method="POST",
+        path="/api/chat",
+        host="localhost:1",
+        origin="http://localhost",
+        authorization="Bearer \xff",
+        x_api_key="k",
+        fetch_site="none",
+        client="10.0.0.1",
+        server="10.0.0.2",
+        forwarded=True,
+    )
+    assert asked({"method": "GET", "path": "/", "client": None, "headers": []}) == Asked("GET", "/")
+
+
+@pytest.mark.parametrize(
+    ("given", "starts"),
+    [
+        ({"host": "127.0.0.1"}, True),
+        ({"host": "::1"}, True),
+        ({"host": "localhost"}, True),
+        ({"host": "0.0.0.0"}, False),
+        ({"host": "::"}, False),
+        ({"host": "10.0.0.1"}, False),
+        ({"host": "gpu-5.example.com"}, False),
+        ({"host": "0.0.0.0", "allow_anonymous": True}, True),
+        ({"host": "0.0.0.0", "api_keys": KEYS}, True),
+    ],
+)
+def test_a_public_address_needs_keys_or_an_explicit_word(given: dict[str, Any], starts: bool) -> None:
+    problem = startup_problem(settings(**given))
+    assert (problem is None) is starts
+    if problem:
+        for cure in (given["host"], "VLLAMA_API_KEYS", "--allow-anonymous", "127.0.0.1"):
+            assert cure in problem
+        assert "\n" not in problem
+
+
+def test_ollama_host_follows_the_same_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", "0.0.0.0")
+    monkeypatch.delenv("VLLAMA_API_KEYS", raising=False)
+    assert startup_problem(RouterSettings())

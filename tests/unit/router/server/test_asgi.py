@@ -1,0 +1,59 @@
+"""The ASGI steps of raw handlers: bodies in, and where they are decoded."""
+
+import threading
+from collections.abc import MutableMapping
+from typing import Any
+
+import pytest
+
+from vllama_pool.router.aside import AT_ONCE
+from vllama_pool.router.errors import BadRequest, TooLarge
+from vllama_pool.router.server.asgi import Receive, decoded, read_body
+from vllama_pool.router.server.disconnect import ClientGone
+
+
+def receiving(*messages: MutableMapping[str, Any]) -> Receive:
+    left = list(messages)
+
+    async def receive() -> MutableMapping[str, Any]:
+        return left.pop(0)
+
+    return receive
+
+
+def part(body: bytes, more: bool = True) -> MutableMapping[str, Any]:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+def thread_of(body: bytes) -> int:
+    return threading.get_ident()
+
+
+def refuse(body: bytes) -> None:
+    raise BadRequest("no")
+
+
+async def test_a_large_body_is_decoded_beside_the_event_loop() -> None:
+    assert await decoded(thread_of, b" " * AT_ONCE) == threading.get_ident()
+    assert await decoded(thread_of, b" " * (AT_ONCE + 1)) != threading.get_ident()
+
+
+@pytest.mark.parametrize("size", [1, AT_ONCE + 1])
+async def test_a_body_that_is_refused_is_refused_wherever_it_was_decoded(size: int) -> None:
+    with pytest.raises(BadRequest, match="no"):
+        await decoded(refuse, b" " * size)
+
+
+async def test_a_body_comes_in_parts() -> None:
+    assert await read_body(receiving(part(b"a"), part(b""), part(b"b", more=False)), 2) == b"ab"
+
+
+@pytest.mark.parametrize("messages", [[part(b"abc", more=False)], [part(b"ab"), part(b"c")]])
+async def test_a_body_over_the_limit_is_refused_before_it_is_whole(messages: list[MutableMapping[str, Any]]) -> None:
+    with pytest.raises(TooLarge, match="larger than"):
+        await read_body(receiving(*messages), 2)
+
+
+async def test_a_client_may_leave_before_its_body_is_whole() -> None:
+    with pytest.raises(ClientGone):
+        await read_body(receiving(part(b"a"), {"type": "http.disconnect"}), 10)

@@ -1,0 +1,82 @@
+"""Presence: a client's leaving cancels the search for a worker, and nothing else does."""
+
+import asyncio
+from collections.abc import MutableMapping
+from typing import Any
+
+import pytest
+
+from vllama_pool.router.server.disconnect import ClientGone, Presence
+
+
+class Line:
+    """A client's connection: `receive` waits until the test hangs up."""
+
+    def __init__(self) -> None:
+        self.hung_up = asyncio.Event()
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        await self.hung_up.wait()
+        return {"type": "http.disconnect"}
+
+
+async def test_work_that_ends_in_time_is_returned() -> None:
+    async def work() -> int:
+        await asyncio.sleep(0)
+        return 7
+
+    async with Presence(Line().receive) as presence:
+        assert await presence.until_leaving(work()) == 7
+
+
+async def test_leaving_cancels_the_work_and_is_told_as_such() -> None:
+    line = Line()
+    cleaned_up = False
+
+    async def work() -> None:
+        nonlocal cleaned_up
+        asyncio.get_running_loop().call_soon(line.hung_up.set)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaned_up = True
+
+    async with Presence(line.receive) as presence:
+        with pytest.raises(ClientGone):
+            await presence.until_leaving(work())
+        assert presence.gone
+    assert cleaned_up
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+async def test_a_cancelled_request_stays_cancelled() -> None:
+    started = asyncio.Event()
+
+    async def request() -> None:
+        async def work() -> None:
+            started.set()
+            await asyncio.Event().wait()
+
+        async with Presence(Line().receive) as presence:
+            await presence.until_leaving(work())
+
+    task = asyncio.create_task(request())
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_who_left_before_is_told_at_once() -> None:
+    line = Line()
+    line.hung_up.set()
+    told: list[bool] = []
+    async with Presence(line.receive) as presence:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        presence.on_leaving(lambda: told.append(True))
+        with pytest.raises(ClientGone):
+            await presence.until_leaving(asyncio.sleep(0))
+    assert told == [True]

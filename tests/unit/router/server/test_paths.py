@@ -1,0 +1,90 @@
+"""Which requests there is an answer for, and Ollama's manners with the rest."""
+
+import pytest
+
+from vllama_pool.router.server.paths import NotAllowed, NotFound, Paths, Redirect
+
+PATHS = Paths(
+    [
+        ("/", ("GET", "HEAD")),
+        ("/api/tags", ("GET",)),
+        ("/api/tags", ("HEAD",)),
+        ("/api/chat", ("POST",)),
+        ("/api/blobs/{digest:str}", ("HEAD", "POST")),
+        ("/v1/models", ("GET",)),
+        ("/v1/models/{name:path}", ("GET",)),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/"),
+        ("HEAD", "/api/tags"),
+        ("GET", "/api/tags"),
+        ("POST", "/api/chat"),
+        ("HEAD", "/api/blobs/sha256:1"),
+        ("GET", "/v1/models/m"),
+        ("GET", "/v1/models/org/m:8b"),
+    ],
+)
+def test_what_is_served(method: str, path: str) -> None:
+    assert PATHS.judge(method, path) is None
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/api",
+        "/api/",
+        "/API/chat",
+        "//api/chat",
+        "/api//chat",
+        "/api/chat//",
+        "/api/blobs/",
+        "/api/blobs/a/b",
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "BREW"])
+def test_r036_an_unknown_path(method: str, path: str) -> None:
+    assert PATHS.judge(method, path) == NotFound()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("GET", "/api/chat", "POST"),
+        ("HEAD", "/v1/models", "GET"),
+        ("POST", "/", "HEAD, GET"),
+        ("GET", "/api/blobs/x", "HEAD, POST"),
+        ("DELETE", "/v1/models/org/m", "GET"),
+        ("BREW", "/api/tags", "HEAD, GET"),
+    ],
+)
+def test_r036_a_wrong_method_is_told_the_right_ones(method: str, path: str, allow: str) -> None:
+    assert PATHS.judge(method, path) == NotAllowed(allow)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "verdict"),
+    [
+        ("GET", "/api/tags/", Redirect(301, "/api/tags")),
+        ("HEAD", "/api/tags/", Redirect(307, "/api/tags")),
+        ("POST", "/api/chat/", Redirect(307, "/api/chat")),
+        ("GET", "/v1/models/", Redirect(301, "/v1/models")),
+        ("GET", "//", Redirect(301, "/")),
+        ("GET", "/v1/models/a b\r\nc/", Redirect(301, "/v1/models/a%20b%0D%0Ac")),
+        ("GET", "/api/chat/", NotFound()),
+        ("GET", "//evil.example/", NotFound()),
+    ],
+)
+def test_r036_a_slash_too_many_is_redirected_where_the_method_is_right(
+    method: str, path: str, verdict: Redirect | NotFound
+) -> None:
+    assert PATHS.judge(method, path) == verdict
+
+
+def test_r036_a_redirect_keeps_the_query() -> None:
+    assert PATHS.judge("GET", "/api/tags/", "a=%20b&c") == Redirect(301, "/api/tags?a=%20b&c")

@@ -1,0 +1,245 @@
+"""The bytes of HTTP/1.1: what is sent, and what a response parser makes of a worker's bytes."""
+
+from __future__ import annotations
+
+import pytest
+
+from vllama_pool.router.upstream.http1 import MAX_HEAD, MAX_HEADERS, ResponseParser, request_head
+from vllama_pool.router.upstream.interface import Endpoint
+
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+def length(size: int) -> bytes:
+    return OK + b"Content-Length: %d\r\n\r\n" % size
+
+
+def parse(*parts: bytes, method: str = "GET") -> tuple[ResponseParser, bytes]:
+    parser = ResponseParser(method)
+    return parser, b"".join([parser.feed(part) for part in parts])
+
+
+WHOLE = {
+    "content-length": (length(7) + b"a\r\n\r\nbc", b"a\r\n\r\nbc"),
+    "chunked": (CHUNKED + b"3\r\nabc\r\n10;x=y\r\n0123456789abcdef\r\n0\r\n\r\n", b"abc0123456789abcdef"),
+    "trailers": (CHUNKED + b"1\r\na\r\n0\r\nDigest: x\r\nB: c\r\n\r\n", b"a"),
+    "1xx": (
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + length(2) + b"ab",
+        b"ab",
+    ),
+    "empty": (length(0), b""),
+    "204": (b"HTTP/1.1 204 No Content\r\nContent-Length: 9\r\n\r\n", b""),
+    "304": (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n", b""),
+    "no reason": (b"HTTP/1.1 200\r\nContent-Length: 1\r\n\r\na", b"a"),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_whole_response_reads_the_same_however_it_is_cut(name: str) -> None:
+    data, body = WHOLE[name]
+    in_two = [[data[:i], data[i:]] for i in range(1, len(data))]
+    for parts in [[data], *in_two, [data[i : i + 1] for i in range(len(data))]]:
+        parser, got = parse(*parts)
+        assert (got, parser.complete, parser.error, parser.extra) == (body, True, None, False), parts
+        assert parser.keep_alive
+        assert parser.status in (200, 204, 304)
+        assert "link" not in parser.headers
+        assert "digest" not in parser.headers
+
+
+def test_the_body_of_one_read_comes_in_one_piece() -> None:
+    parser = ResponseParser("GET")
+    assert parser.feed(CHUNKED + b"1\r\na\r\n1\r\nb\r\n1\r\n") == b"ab"
+    assert parser.feed(b"c\r\n1\r\nd\r\n") == b"cd"
+
+
+def test_header_names_are_lower_case_and_repeated_ones_joined() -> None:
+    parser, _ = parse(OK + b"X-A: 1\r\nVia: \xe9\r\nx-a: 2\r\nContent-Length: 0\r\n\r\n")
+    assert parser.headers == {"x-a": "1, 2", "via": "\xe9", "content-length": "0"}
+
+
+def test_a_body_without_length_ends_with_the_connection() -> None:
+    for parts in [(OK + b"\r\nabc",), tuple((OK + b"\r\nabc")[i : i + 1] for i in range(len(OK) + 5))]:
+        parser, body = parse(*parts)
+        assert (body, parser.complete, parser.keep_alive) == (b"abc", False, False)
+        assert parser.eof()
+        assert parser.complete
+
+
+@pytest.mark.parametrize(
+    "cut", [OK, length(3) + b"ab", CHUNKED + b"3\r\nabc\r\n", CHUNKED + b"0\r\n", OK + b"A: b\r\n", b""]
+)
+def test_a_connection_that_ends_early_does_not_complete_the_response(cut: bytes) -> None:
+    parser, _ = parse(cut)
+    assert not parser.eof()
+    assert not parser.complete
+
+
+@pytest.mark.parametrize(
+    ("head", "kept"),
+    [
+        (b"HTTP/1.1 200 OK\r\nConnection: close\r\n", False),
+        (b"HTTP/1.1 200 OK\r\nConnection: keep-alive, Close\r\n", False),
+        (b"HTTP/1.0 200 OK\r\n", False),
+        (b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n", True),
+        (b"HTTP/1.1 200 OK\r\n", True),
+    ],
+)
+def test_whether_the_connection_may_be_kept(head: bytes, kept: bool) -> None:
+    parser, body = parse(head + b"Content-Length: 2\r\n\r\nab")
+    assert (parser.keep_alive, parser.complete, body) == (kept, True, b"ab")
+
+
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 9", b"Content-Length: 0", b"Transfer-Encoding: chunked", b"A: b"]
+)
+def test_a_response_to_head_has_no_body(framing: bytes) -> None:
+    parser, body = parse(OK + framing + b"\r\n\r\n", method="HEAD")
+    assert (parser.complete, body, parser.extra) == (True, b"", False)
+
+
+EXTRA = {
+    "content-length": length(2) + b"ab",
+    "chunked": CHUNKED + b"2\r\nab\r\n0\r\n\r\n",
+    "closing": OK + b"Connection: close\r\nContent-Length: 2\r\n\r\nab",
+}
+
+
+@pytest.mark.parametrize("more", [b"x", b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nc", b"\0"])
+@pytest.mark.parametrize("whole", EXTRA)
+def test_bytes_after_the_end_are_noticed_and_kept_out_of_the_body(whole: str, more: bytes) -> None:
+    for parts in [(EXTRA[whole] + more,), (EXTRA[whole], more)]:
+        parser, body = parse(*parts)
+        assert (body, parser.complete, parser.extra, parser.error) == (b"ab", True, True, None)
+
+
+def test_a_body_after_a_response_to_head_is_noticed() -> None:
+    parser, body = parse(length(2) + b"ab", method="HEAD")
+    assert (body, parser.extra) == (b"", True)
+
+
+MALFORMED = {
+    "no http": b"SSH-2.0-OpenSSH_9.2\r\n",
+    "tls": b"\x15\x03\x01\x00\x02\x02\x46",
+    "http 0.9": b"HTTP/0.9 200 OK\r\nContent-Length: 0\r\n\r\n",
+    "http 2": b"HTTP/2.0 200 OK\r\nContent-Length: 0\r\n\r\n",
+    "status 99": b"HTTP/1.1 099 X\r\nContent-Length: 0\r\n\r\n",
+    "status 1000": b"HTTP/1.1 1000 X\r\nContent-Length: 0\r\n\r\n",
+    "upgrade": b"HTTP/1.1 101 Switching\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\nxx",
+    "two lengths": OK + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+    "length twice": OK + b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
+    "length list": OK + b"Content-Length: 3, 3\r\n\r\nabc",
+    "length +": OK + b"Content-Length: +3\r\n\r\nabc",
+    "length -": OK + b"Content-Length: -3\r\n\r\nabc",
+    "length hex": OK + b"Content-Length: 0x3\r\n\r\nabc",
+    "length empty": OK + b"Content-Length: \r\n\r\nabc",
+    "length too large": OK + b"Content-Length: 99999999999999999999\r\n\r\nabc",
+    "length and chunked": OK + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunked and length": OK + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n",
+    "gzip, chunked": OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    "chunked twice": OK + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "identity": OK + b"Transfer-Encoding: identity\r\n\r\nabc",
+    "chunked 1.0": b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "no colon": OK + b"Content-Length 3\r\n\r\nabc",
+    "space before colon": OK + b"Content-Length : 3\r\n\r\nabc",
+    "folded header": OK + b"A: b\r\n c\r\nContent-Length: 0\r\n\r\n",
+    "bare LF": b"HTTP/1.1 200 OK\nContent-Length: 0\n\n",
+    "NUL in a header": OK + b"A: b\0c\r\nContent-Length: 0\r\n\r\n",
+    "too many headers": OK + b"".join(b"A%d: b\r\n" % i for i in range(MAX_HEADERS + 1)) + b"\r\n",
+    "head too large": OK + b"A: " + b"b" * MAX_HEAD + b"\r\n\r\n",
+    "head without end": OK + b"A: " + b"b" * (MAX_HEAD + 1),
+    "1xx without end": b"HTTP/1.1 100 Continue\r\n\r\n" * (MAX_HEAD // 25 + 1),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_what_is_not_a_response_is_refused_however_it_is_cut(name: str) -> None:
+    data = MALFORMED[name]
+    step = max(1, len(data) // 200)
+    for parts in [(data,), tuple(data[i : i + step] for i in range(0, len(data), step))]:
+        parser, body = parse(*parts)
+        assert parser.error is not None
+        assert (parser.status, parser.complete, body) == (0, False, b"")
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [b"ZZ\r\n", b"3 \r\nabc\r\n", b"3\r\nabcd\r\n", b"fffffffffffffffff\r\n", b"-1\r\n", b"\r\n", b"0x3\r\nabc\r\n"],
+)
+def test_a_broken_chunk_loses_nothing_that_came_before_it(tail: bytes) -> None:
+    data = CHUNKED + b"2\r\nab\r\n" + tail
+    for parts in [(data,), tuple(data[i : i + 1] for i in range(len(data)))]:
+        parser, body = parse(*parts)
+        assert parser.error is not None
+        assert not parser.complete
+        assert body.startswith(b"ab")
+        assert len(body) <= 5
+
+
+@pytest.mark.parametrize("filler", [b"1;" + b"x" * MAX_HEAD, b"0\r\n" + b"A: b\r\n" * (MAX_HEAD // 6 + 1)])
+def test_what_is_no_body_is_bounded(filler: bytes) -> None:
+    parser, _ = parse(CHUNKED, *(filler[i : i + 999] for i in range(0, len(filler), 999)))
+    assert parser.error is not None
+
+
+def test_a_long_stream_of_small_chunks_is_no_fault() -> None:
+    parser, body = parse(CHUNKED, *([b"1\r\n", b"a\r\n"] * MAX_HEAD))
+    assert len(body) == MAX_HEAD
+    assert parser.error is None
+
+
+LOCAL = Endpoint("worker", 8100)
+
+
+def head(endpoint: Endpoint = LOCAL, method: str = "POST", path: str = "/v1", size: int = 0, **headers: str) -> str:
+    return request_head(endpoint, method, path, headers, size).decode("latin-1")
+
+
+def test_a_request_head() -> None:
+    assert head(Endpoint("worker", 8100, "/a", None, "Bearer k"), size=3, accept="x/y") == (
+        "POST /a/v1 HTTP/1.1\r\nHost: worker:8100\r\nAuthorization: Bearer k\r\n"
+        "Content-Length: 3\r\naccept: x/y\r\n\r\n"
+    )
+
+
+def test_content_length_is_sent_where_a_body_is_expected() -> None:
+    assert "Content-Length: 0\r\n" in head(method="POST")
+    assert "Content-Length" not in head(method="GET")
+    assert "Content-Length: 2\r\n" in head(method="GET", size=2)
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "sent"), [("::1", 8100, "[::1]:8100"), ("fe80::1%eth0", 1, "[fe80::1]:1"), ("h", 80, "h")]
+)
+def test_the_host_header(host: str, port: int, sent: str) -> None:
+    assert f"\r\nHost: {sent}\r\n" in head(Endpoint(host, port))
+
+
+@pytest.mark.parametrize("bad", ["\r", "\n", "\r\nX: y", "\0", "\x7f", "\x1b", "\u20ac"])
+def test_nothing_can_be_smuggled_into_a_head(bad: str) -> None:
+    for attempt in (
+        lambda: head(path="/a" + bad),
+        lambda: head(method="GET" + bad),
+        lambda: head(accept="a" + bad),
+        lambda: head(**{"x" + bad: "a"}),
+        lambda: head(Endpoint("worker" + bad, 1)),
+        lambda: head(Endpoint("worker", 1, "/p" + bad)),
+        lambda: head(Endpoint("worker", 1, "", None, "Bearer " + bad)),
+    ):
+        with pytest.raises(ValueError, match=r".+"):
+            attempt()
+
+
+@pytest.mark.parametrize("path", ["", "v1", "/a b", "http://x/"])
+def test_a_path_is_a_path(path: str) -> None:
+    with pytest.raises(ValueError, match="path"):
+        head(path=path)
+
+
+@pytest.mark.parametrize(
+    "name", ["Host", "content-length", "Transfer-Encoding", "Connection", "Authorization", "", "a b", "a:"]
+)
+def test_headers_that_are_not_the_callers(name: str) -> None:
+    with pytest.raises(ValueError, match="header"):
+        head(**{name: "x"})
