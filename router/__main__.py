@@ -12,7 +12,7 @@ import signal
 def main() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as under nohup
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from vllama_pool.router import cli
+    from vllama_pool.router.cli import main as cli
 
     cli.main(prog_name="vllama")
 

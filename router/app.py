@@ -26,11 +26,7 @@ from vllama_pool.router.handlers.catalogue import catalogue_routes
 from vllama_pool.router.handlers.inference import Inference
 from vllama_pool.router.handlers.models import model_routes
 from vllama_pool.router.handlers.openai_models import listing_routes
-from vllama_pool.router.logging import RequestLog
-from vllama_pool.router.merging import Report
-from vllama_pool.router.metrics import Metrics
-from vllama_pool.router.observe import Observers
-from vllama_pool.router.place import Place
+from vllama_pool.router.instance import Place
 from vllama_pool.router.protocol.clock import SystemClock
 from vllama_pool.router.protocol.durations import FOREVER
 from vllama_pool.router.protocol.fixed import FIXED
@@ -44,13 +40,17 @@ from vllama_pool.router.server.access import Access
 from vllama_pool.router.server.dispatch import Surface
 from vllama_pool.router.server.error_handlers import EXCEPTION_HANDLERS
 from vllama_pool.router.server.gate import Gate
-from vllama_pool.router.siblings import Siblings
-from vllama_pool.router.sources import no_writes, open_sources
+from vllama_pool.router.telemetry.aggregate import Report
+from vllama_pool.router.telemetry.metrics import Metrics
+from vllama_pool.router.telemetry.request_log import RequestLog
+from vllama_pool.router.telemetry.request_record import Observers
+from vllama_pool.router.telemetry.siblings import Siblings
 from vllama_pool.router.telemetry.worker_view import view_all
 from vllama_pool.router.upstream.client import UpstreamClient
 from vllama_pool.router.upstream.interface import Client
-from vllama_pool.router.virtual.plans import Known
-from vllama_pool.router.virtual.store import Store
+from vllama_pool.router.virtual_models.plans import Known
+from vllama_pool.router.virtual_models.store import Store
+from vllama_pool.router.wiring import no_writes, open_sources
 
 log = logging.getLogger("vllama.router")
 

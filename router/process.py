@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from vllama_pool.config.routing.table import RoutingError
 from vllama_pool.config.settings import RouterSettings, explain
 from vllama_pool.router.app import create_app
-from vllama_pool.router.place import LISTEN_FD, PLACE, Place
+from vllama_pool.router.instance import LISTEN_FD, PLACE, Place
 from vllama_pool.router.server.gate import Gate
 from vllama_pool.router.server.http_protocol import BoundedProtocol
 from vllama_pool.workers.process.status import Status, StatusPipe

@@ -9,9 +9,9 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from vllama_pool.router.cli.tables import plain
 from vllama_pool.router.compat.rule import Rule
 from vllama_pool.router.compat.runner import Outcome, Result
-from vllama_pool.router.table import plain
 
 WIDE = 160
 """Columns from which details have a column of their own."""

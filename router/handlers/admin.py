@@ -8,10 +8,10 @@ import msgspec
 from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 
-from vllama_pool.router import metrics
 from vllama_pool.router.balance.pool import Pool
-from vllama_pool.router.merging import Reports, metrics_page, workers_page
-from vllama_pool.router.metrics import WorkerGauges
+from vllama_pool.router.telemetry import metrics
+from vllama_pool.router.telemetry.aggregate import Reports, metrics_page, workers_page
+from vllama_pool.router.telemetry.metrics import WorkerGauges
 
 
 def ops_routes(reports: Callable[[], Awaitable[Reports]]) -> list[HTTPRouteHandler]:

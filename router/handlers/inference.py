@@ -15,7 +15,6 @@ from typing import Any
 from vllama_pool.router.balance.lease import Answered, ClientGone, Failed, Outcome
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.errors import ClientError, Lost, NoWorker
-from vllama_pool.router.observe import Observer, RequestRecord
 from vllama_pool.router.protocol.durations import keep_alive
 from vllama_pool.router.protocol.errors import of_stream
 from vllama_pool.router.protocol.lifetimes import Lifetimes
@@ -29,6 +28,7 @@ from vllama_pool.router.routing.resolve import Resolution, Routes, UnknownModel
 from vllama_pool.router.server.asgi import Receive, Scope, Send, decoded, read_body, send_error, send_whole
 from vllama_pool.router.server.disconnect import ClientGone as ClientLeft
 from vllama_pool.router.server.disconnect import Presence
+from vllama_pool.router.telemetry.request_record import Observer, RequestRecord
 from vllama_pool.router.upstream.interface import TransportError
 
 ASKED_SHOWN = 120

@@ -18,8 +18,8 @@ from vllama_pool.router.protocol import copying, create, pull
 from vllama_pool.router.protocol.lines import NDJSON
 from vllama_pool.router.protocol.pull import SUCCESS
 from vllama_pool.router.server.asgi import JSON, decoded, send_empty
-from vllama_pool.router.virtual.keeper import Keeper
-from vllama_pool.router.virtual.plans import Known, Made, Nowhere, plan_copy, plan_create, plan_delete, plan_pull
+from vllama_pool.router.virtual_models.plans import Known, Made, Nowhere, plan_copy, plan_create, plan_delete, plan_pull
+from vllama_pool.router.virtual_models.sync import Keeper
 from vllama_pool.workers.registry.virtual_model import VirtualModel
 
 Asked = Request[None, None, State]

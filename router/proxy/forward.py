@@ -16,19 +16,19 @@ from typing import Any
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from vllama_pool.router.admission.bound import Admission
-from vllama_pool.router.aside import aside
 from vllama_pool.router.balance.lease import Answered, ClientGone, Failed, Lease
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.balance.retry import Attempts, Budget, GiveUp, Retry, decide, verdict
 from vllama_pool.router.balance.worker import Target
 from vllama_pool.router.errors import AttemptFailed, Lost, ModelGone, NoWorker, Refused
-from vllama_pool.router.observe import RequestRecord
+from vllama_pool.router.offload import aside
 from vllama_pool.router.protocol.operation import Clock, Operation, Outgoing, Reply, Step, Timing
 from vllama_pool.router.proxy.attempt import Answer, Waiting, first_content
 from vllama_pool.router.proxy.preflight import follow
 from vllama_pool.router.proxy.refusals import client_error, refused_by
 from vllama_pool.router.proxy.stalls import StallWatch
 from vllama_pool.router.routing.resolve import Resolution
+from vllama_pool.router.telemetry.request_record import RequestRecord
 from vllama_pool.router.upstream.interface import Client, Response, TransportError
 
 MOST_REMEDIES = 3

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from vllama_pool.router.aside import aside
 from vllama_pool.router.errors import Faulty, Refused
+from vllama_pool.router.offload import aside
 from vllama_pool.router.protocol.operation import Ask, Outgoing, Reply, Step
 from vllama_pool.router.proxy.refusals import refused_by
 from vllama_pool.router.upstream.interface import Response

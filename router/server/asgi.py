@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from vllama_pool.router.aside import aside
 from vllama_pool.router.errors import ClientError, TooLarge
+from vllama_pool.router.offload import aside
 from vllama_pool.router.protocol.shapes import error_body
 from vllama_pool.router.server.disconnect import ClientGone
 

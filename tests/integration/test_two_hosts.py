@@ -37,7 +37,7 @@ from vllama_pool.workers.registry.signature import seal
 
 pytestmark = [pytest.mark.netns, pytest.mark.skipif(bool(impossible()), reason=impossible())]
 
-VLLAMA = (sys.executable, "-P", "-m", "vllama_pool.router.cli")
+VLLAMA = (sys.executable, "-P", "-m", "vllama_pool.router.cli.main")
 SECRET = "the-fleets-secret-known-to-its-hosts-alone"
 PASSWORD = "registry-password"
 ADMIN_KEY = "an-admin-key-of-some-length"

@@ -59,7 +59,7 @@ async def agent(
     """Starts `vllama worker ARGS`; at the end it and all that it left are gone."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("VLLAMA_", "OLLAMA_", "REDIS"))}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "vllama_pool.router.cli", "worker", *args),
+        *(sys.executable, "-m", "vllama_pool.router.cli.main", "worker", *args),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

@@ -13,9 +13,9 @@ from collections.abc import AsyncIterator, Callable
 from ipaddress import ip_network
 
 from vllama_pool.router.balance.pool import Discovered, Pool
-from vllama_pool.router.discovery import Discovery
-from vllama_pool.router.probing import ANSWER_TIMEOUT, asker
-from vllama_pool.router.vetting import Endpoints, Vetting
+from vllama_pool.router.discovery.registry_loop import Discovery
+from vllama_pool.router.discovery.static_workers import ANSWER_TIMEOUT, asker
+from vllama_pool.router.discovery.trust import Endpoints, Vetting
 from vllama_pool.workers.agent.announcer import Announcer, FencedOff
 from vllama_pool.workers.registry.client import Registry, connect
 from vllama_pool.workers.registry.record import Load, ModelInfo, WorkerRecord

@@ -9,13 +9,13 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 from vllama_pool.router.balance.pool import Pool
-from vllama_pool.router.discovery import Discovery
-from vllama_pool.router.membership import Answer
-from vllama_pool.router.vetting import Endpoints, Vetting
-from vllama_pool.router.virtual.keeper import Keeper
-from vllama_pool.router.virtual.savefile import SaveFile
-from vllama_pool.router.virtual.seals import Trust
-from vllama_pool.router.virtual.store import Store
+from vllama_pool.router.discovery.membership import Answer
+from vllama_pool.router.discovery.registry_loop import Discovery
+from vllama_pool.router.discovery.trust import Endpoints, Vetting
+from vllama_pool.router.virtual_models.savefile import SaveFile
+from vllama_pool.router.virtual_models.sealing import Trust
+from vllama_pool.router.virtual_models.store import Store
+from vllama_pool.router.virtual_models.sync import Keeper
 from vllama_pool.workers.registry.client import Registry, connect
 from vllama_pool.workers.registry.virtual_model import VirtualModel
 

@@ -22,7 +22,7 @@ from deploy.local.installers import ROOT
 from deploy.local.run import SERVED_AS, choose
 from tests.support.ports import free_ports
 from tests.support.until import until
-from vllama_pool.router.commands.groups import AND
+from vllama_pool.router.cli.commands.groups import AND
 from vllama_pool.workers.process.lifeline import die_with_parent
 
 MODEL = SERVED_AS
@@ -167,7 +167,7 @@ class Serve(Program):
 
     def agent(self, worker: str) -> psutil.Process:
         """The agent of one of its workers."""
-        found = self.find("vllama_pool.router.cli", worker)
+        found = self.find("vllama_pool.router.cli.main", worker)
         assert found is not None, f"{worker} has no agent"
         return found
 

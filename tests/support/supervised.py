@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vllama_pool.router.children import Backoff, Kind, Spec
-from vllama_pool.router.console import Console
-from vllama_pool.router.supervisor import EmbeddedStore, Store, Supervisor
+from vllama_pool.router.supervisor.child import Backoff, Kind, Spec
+from vllama_pool.router.supervisor.console import Console
+from vllama_pool.router.supervisor.supervisor import EmbeddedStore, Store, Supervisor
 
 
 class NoStore:

@@ -13,16 +13,16 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("config", "workers", "router")
 PACKAGES = ("vllama_pool",)
 
-WIRING = ("vllama_pool.router.app", "vllama_pool.router.sources", "vllama_pool.router.process")
+WIRING = ("vllama_pool.router.app", "vllama_pool.router.wiring", "vllama_pool.router.process")
 """What builds the application and runs it."""
 COMMANDS = (
-    "vllama_pool.router.cli",
-    "vllama_pool.router.commands",
-    "vllama_pool.router.serve",
-    "vllama_pool.router.supervisor",
-    "vllama_pool.router.children",
-    "vllama_pool.router.console",
-    "vllama_pool.router.launch",
+    "vllama_pool.router.cli.main",
+    "vllama_pool.router.cli.commands",
+    "vllama_pool.router.supervisor.serve",
+    "vllama_pool.router.supervisor.supervisor",
+    "vllama_pool.router.supervisor.child",
+    "vllama_pool.router.supervisor.console",
+    "vllama_pool.router.supervisor.plan",
 )
 """The command line and what it starts."""
 FORWARDING = (
@@ -173,13 +173,13 @@ def test_the_router_is_layered() -> None:
     for layer in (WIRING, ("vllama_pool.router.handlers",), FORWARDING):
         for module in modules(*layer):
             known = within(imports(module), *above)
-            assert known <= {"vllama_pool.router.launch"}, f"{module} imports {known}"
+            assert known <= {"vllama_pool.router.supervisor.plan"}, f"{module} imports {known}"
         above = (*above, *layer)
 
 
 def test_only_the_wiring_and_the_command_line_know_the_application() -> None:
     assert importers_of("vllama_pool.router.app") <= {*WIRING, *COMMANDS}
-    assert importers_of("vllama_pool.router.cli") == {"vllama_pool.router.__main__"}
+    assert importers_of("vllama_pool.router.cli.main") == {"vllama_pool.router.__main__"}
 
 
 def test_only_handlers_and_the_application_know_litestar() -> None:
@@ -202,7 +202,7 @@ def test_only_the_upstream_client_speaks_to_workers_while_clients_wait() -> None
     assert importers_of("vllama_pool.router.upstream.client") - clients == {"vllama_pool.router.app"}
     for module in modules("vllama_pool.router"):
         if within(imports(module), "httpx"):
-            assert module in ("vllama_pool.router.commands.ps", "vllama_pool.router.probing"), (
+            assert module in ("vllama_pool.router.cli.commands.ps", "vllama_pool.router.discovery.static_workers"), (
                 f"{module} uses the slow client"
             )
 
@@ -210,19 +210,19 @@ def test_only_the_upstream_client_speaks_to_workers_while_clients_wait() -> None
 def test_what_looks_at_any_server_knows_nothing_of_ours() -> None:
     for module in modules("vllama_pool.router.compat"):
         ours = within(imports(module), *PACKAGES) - within(imports(module), "vllama_pool.router.compat")
-        assert ours <= {"vllama_pool.config.names", "vllama_pool.router.table"}, f"{module} imports {ours}"
+        assert ours <= {"vllama_pool.config.names", "vllama_pool.router.cli.tables"}, f"{module} imports {ours}"
     assert importers_of("vllama_pool.router.compat") - within(sources(), "vllama_pool.router.compat") == {
-        "vllama_pool.router.commands.compat"
+        "vllama_pool.router.cli.commands.compat"
     }
 
 
 def test_only_discovery_reads_the_registry() -> None:
     readers = within(importers_of("vllama_pool.workers.registry.client"), "vllama_pool.router")
     assert readers <= {
-        "vllama_pool.router.discovery",
-        "vllama_pool.router.virtual.keeper",
-        "vllama_pool.router.sources",
-        "vllama_pool.router.supervisor",
+        "vllama_pool.router.discovery.registry_loop",
+        "vllama_pool.router.virtual_models.sync",
+        "vllama_pool.router.wiring",
+        "vllama_pool.router.supervisor.supervisor",
     }
     assert not within(importers_of("redis"), "vllama_pool.router", "vllama_pool.config")
 

@@ -17,7 +17,7 @@ import pytest
 from tests.support.discovering import FLEET, RouterView, Worker, router_view, workers
 from tests.support.until import auntil
 from tests.support.valkey import running_valkey
-from vllama_pool.router.membership import Standing
+from vllama_pool.router.discovery.membership import Standing
 from vllama_pool.workers.registry.client import RegistryUnavailable, connect
 from vllama_pool.workers.registry.embedded import EmbeddedValkey
 from vllama_pool.workers.registry.keys import Keys

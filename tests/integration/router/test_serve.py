@@ -18,12 +18,12 @@ from click.testing import CliRunner
 
 from tests.support.ports import free_ports
 from tests.support.until import until
-from vllama_pool.router.cli import main
-from vllama_pool.router.launch import listen
+from vllama_pool.router.cli.main import main
+from vllama_pool.router.supervisor.plan import listen
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="lifelines are Linux")
 
-VLLAMA = (sys.executable, "-m", "vllama_pool.router.cli")
+VLLAMA = (sys.executable, "-m", "vllama_pool.router.cli.main")
 EXPORTED = ("HOST", "PORT", "WORKER_PORT", "ROUTING_FILE", "PROCESSES", "REDIS_URL", "ALLOW_ANONYMOUS", "ADVERTISE")
 
 

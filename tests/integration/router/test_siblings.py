@@ -20,13 +20,13 @@ import pytest
 
 from tests.support.ports import free_ports
 from tests.support.until import auntil, until
-from vllama_pool.router.merging import Report
-from vllama_pool.router.place import Place
-from vllama_pool.router.siblings import Siblings
+from vllama_pool.router.instance import Place
+from vllama_pool.router.telemetry.aggregate import Report
+from vllama_pool.router.telemetry.siblings import Siblings
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")
 
-VLLAMA = (sys.executable, "-P", "-m", "vllama_pool.router.cli")
+VLLAMA = (sys.executable, "-P", "-m", "vllama_pool.router.cli.main")
 
 
 def siblings(total: int) -> list[Siblings]:

@@ -23,8 +23,8 @@ from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.router.app import create_app
 from vllama_pool.router.errors import ClientError
-from vllama_pool.router.virtual.savefile import SaveFile
-from vllama_pool.router.virtual.witnesses import SEEN_WITHIN
+from vllama_pool.router.virtual_models.acks import SEEN_WITHIN
+from vllama_pool.router.virtual_models.savefile import SaveFile
 from vllama_pool.workers.registry.client import Registry, connect
 from vllama_pool.workers.registry.embedded import EmbeddedValkey
 from vllama_pool.workers.registry.keys import Keys

@@ -20,7 +20,7 @@ from tests.support.until import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="lifelines are Linux")
 
-VLLAMA = (sys.executable, "-P", "-m", "vllama_pool.router.cli")
+VLLAMA = (sys.executable, "-P", "-m", "vllama_pool.router.cli.main")
 
 
 @contextmanager

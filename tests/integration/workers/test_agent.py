@@ -368,7 +368,7 @@ async def test_attaching_to_what_is_not_there_yet(registry: Registry, port: int,
 
 async def test_a_supervisor_hears_through_its_pipe(registry: Registry, args: list[str], tmp_path: Path) -> None:
     reading, writing = os.pipe()
-    command = [sys.executable, "-m", "vllama_pool.router.cli", "worker", *args]
+    command = [sys.executable, "-m", "vllama_pool.router.cli.main", "worker", *args]
     fake = f"{sys.executable} {fakevllm.__file__}"
     env = {**os.environ, "VLLAMA_STATE_DIR": str(tmp_path), "VLLAMA_VLLM": fake, "VLLAMA_STATUS_FD": str(writing)}
     process = await asyncio.create_subprocess_exec(

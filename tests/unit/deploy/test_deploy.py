@@ -13,7 +13,7 @@ import yaml
 
 from vllama_pool.config.environment import variables_of
 from vllama_pool.config.settings import RouterSettings, WorkerSettings
-from vllama_pool.router.cli import main
+from vllama_pool.router.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[3]
 DEPLOY = ROOT / "deploy"

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.support.ports import free_ports
-from vllama_pool.router.cli import main
+from vllama_pool.router.cli.main import main
 from vllama_pool.router.compat.rules import RULES
 
 BANNER = b"Ollama is running"

@@ -12,14 +12,14 @@ import pytest
 from tests.support.balance import Clock, found, group, pool_of
 from tests.support.canned import Canned
 from vllama_pool.config.routing.defaults import NONE
-from vllama_pool.router.aside import AT_ONCE
 from vllama_pool.router.errors import ClientError
-from vllama_pool.router.observe import RequestRecord
+from vllama_pool.router.offload import AT_ONCE
 from vllama_pool.router.protocol.clock import SystemClock
 from vllama_pool.router.protocol.operations import OPERATIONS
 from vllama_pool.router.proxy.forward import Call, Forwarder, Limits
 from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
 from vllama_pool.router.routing.resolve import Resolution
+from vllama_pool.router.telemetry.request_record import RequestRecord
 from vllama_pool.workers.registry.record import ModelInfo
 
 CHAT = next(operation for operation in OPERATIONS if operation.name == "chat")

@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from tests.support.canned import Canned
-from vllama_pool.router.aside import AT_ONCE
 from vllama_pool.router.errors import AttemptFailed, Faulty, ModelGone, Refused
+from vllama_pool.router.offload import AT_ONCE
 from vllama_pool.router.protocol.operation import Ask, Outgoing, Reply, Step
 from vllama_pool.router.proxy.preflight import ANSWER_LIMIT, MOST_QUESTIONS, follow
 from vllama_pool.router.upstream.interface import ConnectionLost

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from vllama_pool.router.aside import AT_ONCE
 from vllama_pool.router.errors import BadRequest, TooLarge
+from vllama_pool.router.offload import AT_ONCE
 from vllama_pool.router.server.asgi import Receive, decoded, read_body
 from vllama_pool.router.server.disconnect import ClientGone
 

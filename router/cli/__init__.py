@@ -1,0 +1,1 @@
+"""The command line: `vllama serve | worker | ps | check | compat | key`."""

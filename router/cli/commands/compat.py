@@ -1,0 +1,167 @@
+"""`vllama compat`: where a server differs from Ollama, rule by rule."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from vllama_pool.router.cli.commands.common import Wrong
+from vllama_pool.router.cli.commands.terminal import output, show
+from vllama_pool.router.cli.tables import plain
+from vllama_pool.router.compat.check import Check
+from vllama_pool.router.compat.checks import CHECKS
+from vllama_pool.router.compat.models import Listed, Models, capabilities, choose, listed
+from vllama_pool.router.compat.report import WIDE, Row, by_rule, closing, machine, table
+from vllama_pool.router.compat.rule import Rule
+from vllama_pool.router.compat.rules import RULES
+from vllama_pool.router.compat.runner import Result, run
+from vllama_pool.router.compat.target import Target
+from vllama_pool.router.compat.wire import BadAnswer, Place, place, reason
+
+
+class CouldNotRun(Wrong):
+    """Nothing was found out."""
+
+    exit_code = 2
+
+
+@click.command("compat", short_help="Show where a server differs from Ollama.")
+@click.argument("url", required=False)
+@click.option("--model", help="A model to chat with (the smallest that can).")
+@click.option("--embed-model", help="A model for embeddings.")
+@click.option("--thinking-model", help="A model that can think.")
+@click.option("--tools-model", help="A model that can call tools.")
+@click.option("--vision-model", help="A model that sees images.")
+@click.option("--key", help="An API key, sent as a Bearer.")
+@click.option("--rule", "wanted", multiple=True, metavar="R044", help="Only this rule; may be given several times.")
+@click.option("--writes", is_flag=True, help="Also make, copy, pull and delete models.")
+@click.option("--timeout", type=click.FloatRange(0.1), default=60.0, show_default=True, help="Seconds for one answer.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report for machines.")
+@click.option("--list", "as_list", is_flag=True, help="Print the rules and how each is looked at; ask nobody.")
+def command(
+    url: str | None,
+    wanted: tuple[str, ...],
+    writes: bool,
+    timeout: float,
+    key: str | None,
+    as_json: bool,
+    as_list: bool,
+    **models: str | None,
+) -> None:
+    """Ask the Ollama server at URL what its clients could notice, and show where it differs from Ollama.
+
+    The exit code is 0 where nothing differs, 1 where something does, and 2 where the server could not be asked.
+    It gets some four hundred small requests, and answers fifty of them with a few tokens each. Models are loaded and
+    unloaded.
+    """
+    if as_list:
+        terminal = output()
+        show(terminal, [listing(terminal.width)])
+        return
+    if not url:
+        raise CouldNotRun("name the server, such as http://127.0.0.1:11434")
+    rules = chosen(wanted)
+    checks = [
+        check for check in CHECKS if check.rules & {rule.number for rule in rules} and (writes or not check.writes)
+    ]
+    given = Models(**{use.removesuffix("_model") if use != "model" else "chat": name for use, name in models.items()})
+    found, asked = asyncio.run(look(where(url), given, checks, rules, key=key, timeout=timeout))
+    unseen = sum(not rule.outside for rule in rules)
+    if as_json:
+        click.echo(json.dumps(machine(url, asked.known(), found, unseen), ensure_ascii=False, indent=2))
+    else:
+        terminal = output()
+        show(terminal, [table(found, terminal.width)] if found else [])
+        click.echo(closing(found, unseen, len(rules) - len(found) - unseen))
+    if any(row.result is Result.DIFFERS for row in found):
+        raise SystemExit(1)
+
+
+async def look(
+    at: Place, wanted: Models, checks: list[Check], rules: list[Rule], *, key: str | None, timeout: float
+) -> tuple[list[Row], Models]:
+    """The rows of the report, and the models that were asked. Raises CouldNotRun."""
+    models = await known_models(Target(at, wanted, key=key, timeout=timeout), wanted)
+    target = Target(at, models, key=key, timeout=timeout)
+    with Console(stderr=True).status("") as status:
+        outcomes = await run(target, checks, progress=lambda check: status.update(escape(check.name.replace("_", " "))))
+    return by_rule(outcomes, rules), models
+
+
+async def known_models(target: Target, wanted: Models) -> Models:
+    """A model for each use, out of those that the server lists. Raises CouldNotRun."""
+    where = f"http{'s' if target.place.tls else ''}://{target.place.authority}{target.place.prefix}"
+    try:
+        tags = await target.get("/api/tags")
+        if tags.status in (401, 403):
+            raise CouldNotRun(f"{where} lets nobody in ({tags.status}); give a key with --key")
+        if not isinstance(from_json(tags.body), dict):
+            raise CouldNotRun(f"{where} is no Ollama server: {tags.status} and no JSON for /api/tags; correct the URL")
+        for name in wanted.known().values():
+            shown = await target.once("/api/show", {"model": name})
+            if shown.status == 404 and isinstance(from_json(shown.body), dict):
+                raise CouldNotRun(f"{where} has no model {name}; name one that it lists")
+        return choose([await described(target, model) for model in listed(from_json(tags.body))], wanted)
+    except TimeoutError as error:
+        raise CouldNotRun(f"{where} gives no answer in time; wait longer with --timeout, or name another") from error
+    except (OSError, BadAnswer) as error:
+        why = reason(error) if isinstance(error, OSError) else error
+        raise CouldNotRun(f"no server answers at {where} ({why}); start one, or name another") from error
+
+
+async def described(target: Target, model: Listed) -> Listed:
+    """The model with what it can, from show where the list does not say: that of older servers does not."""
+    if model.capabilities:
+        return model
+    shown = await target.once("/api/show", {"model": model.name})
+    return replace(model, capabilities=capabilities(from_json(shown.body)))
+
+
+def from_json(body: bytes) -> Any:
+    """What a body says; None where it is no JSON."""
+    try:
+        return json.loads(body)
+    except ValueError:
+        return None
+
+
+def where(url: str) -> Place:
+    try:
+        return place(url)
+    except ValueError as error:
+        raise CouldNotRun(str(error)) from error
+
+
+def chosen(wanted: tuple[str, ...]) -> list[Rule]:
+    """The rules that were asked for, all where none was. Raises CouldNotRun."""
+    by_name = {rule.name: rule for rule in RULES}
+    unknown = [name for name in wanted if name.upper() not in by_name]
+    if unknown:
+        raise CouldNotRun(f"{unknown[0]} is no rule; they go from R001 to {RULES[-1].name}, see --list")
+    return [by_name[name.upper()] for name in wanted] or list(RULES)
+
+
+def listing(width: int) -> Table:
+    """`--list`: every rule and how it is looked at; without its group where that would squeeze the rest."""
+    wide = width >= WIDE
+    found = plain("RULE", "GROUP", "ABOUT", "HOW") if wide else plain("RULE", "ABOUT", "HOW")
+    for rule in RULES:
+        group = (rule.group,) if wide else ()
+        found.add_row(rule.name, *group, rule.title, how(rule))
+    return found
+
+
+def how(rule: Rule) -> str:
+    if rule.left_out:
+        return f"left out: {rule.left_out}"
+    if rule.inside:
+        return f"tested inside: {rule.inside}"
+    checks = sum(rule.number in check.rules for check in CHECKS)
+    return "1 check" if checks == 1 else f"{checks} checks"

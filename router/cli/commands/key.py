@@ -1,0 +1,30 @@
+"""`vllama key`: API keys."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+
+import click
+
+from vllama_pool.config.api_keys import parse_keys
+from vllama_pool.router.cli.commands.common import Wrong
+
+
+@click.group("key")
+def command() -> None:
+    """Make API keys."""
+
+
+@command.command("new")
+@click.argument("name")
+def new_key(name: str) -> None:
+    """Make an API key for NAME. It is shown this once; the router knows its SHA-256 only."""
+    secret = f"vllama-{secrets.token_urlsafe(32)}"
+    entry = f"{name}:{hashlib.sha256(secret.encode()).hexdigest()}"
+    try:
+        parse_keys(entry)
+    except ValueError:
+        raise Wrong(f"{name!r} cannot name a key; use letters, digits, '.', '_' and '-'") from None
+    click.echo(f"for the client:  {secret}")
+    click.echo(f"for the router:  VLLAMA_API_KEYS={entry}   (or a line of the file VLLAMA_API_KEYS_FILE)")

@@ -1,0 +1,66 @@
+"""`vllama ps`: the workers, as a router sees them."""
+
+from __future__ import annotations
+
+import click
+import httpx
+import msgspec
+
+from vllama_pool.config.settings import RouterSettings
+from vllama_pool.router.cli.commands.common import Wrong, read
+from vllama_pool.router.cli.commands.terminal import output, show
+from vllama_pool.router.cli.tables import workers_table
+from vllama_pool.router.supervisor.plan import url
+from vllama_pool.router.telemetry.aggregate import WorkersPage
+
+
+@click.command("ps", short_help="Show the workers: models, state and load.")
+@click.option("--url", "base_url", help="The router (that of VLLAMA_HOST or OLLAMA_HOST, else http://127.0.0.1:11434).")
+@click.option("--json", "as_json", is_flag=True, help="Print the router's own answer.")
+def command(base_url: str | None, as_json: bool) -> None:
+    """Show the workers: models, state and load, as the router sees them."""
+    settings = read(RouterSettings)
+    base_url = (base_url or url(settings.host, settings.port)).rstrip("/")
+    if "://" not in base_url:
+        base_url = f"http://{base_url}"
+    key = settings.admin_key
+    headers = {"authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+    try:
+        answer = httpx.get(f"{base_url}/admin/workers", headers=headers, timeout=5.0, trust_env=False)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise Wrong(
+            f"no router answers at {base_url} ({error or type(error).__name__}); start one with vllama serve, "
+            "or name another one with --url"
+        ) from error
+    if answer.status_code != httpx.codes.OK:
+        raise Wrong(f"{base_url} answered {answer.status_code}: {complaint(answer.content)}")
+    try:
+        page = msgspec.json.decode(answer.content, type=WorkersPage)
+    except msgspec.MsgspecError as error:
+        raise Wrong(f"{base_url} is no vLLama router: {error}") from error
+    if as_json:
+        click.echo(answer.text)
+        return
+    terminal = output()
+    show(terminal, [workers_table(page.workers, terminal.width)] if page.workers else [])
+    if not page.workers:
+        click.echo("no workers; start one with: vllama worker --model MODEL")
+    if not page.registry_up:
+        click.echo("the registry does not answer: these are the workers as last seen", err=True)
+    if page.processes.answered < page.processes.total:
+        asked = f"{page.processes.answered} of {page.processes.total} router processes answered"
+        click.echo(f"{asked}: what the others do is missing here", err=True)
+
+
+def complaint(body: bytes) -> str:
+    """What a router says is wrong; other servers' pages are not shown."""
+    try:
+        return msgspec.json.decode(body, type=Complaint).error
+    except msgspec.MsgspecError:
+        return "that is no vLLama router; name another one with --url"
+
+
+class Complaint(msgspec.Struct):
+    """The body of a router's refusal."""
+
+    error: str

@@ -1,0 +1,79 @@
+"""`vllama serve`: the router, and a worker for every --model."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from vllama_pool.config.routing.table import RoutingError
+from vllama_pool.config.settings import RouterSettings, WorkerSettings
+from vllama_pool.router.cli.commands.common import PASS_ON, Wrong, export, read, warn_of_unknown
+from vllama_pool.router.cli.commands.groups import Grouped, further_groups, group, of_a_group
+from vllama_pool.router.supervisor.console import Console
+from vllama_pool.router.supervisor.plan import CannotLaunch
+from vllama_pool.router.supervisor.serve import Workers
+from vllama_pool.router.supervisor.serve import serve as run_serve
+
+
+@click.command(
+    "serve", cls=Grouped, context_settings=PASS_ON, short_help="Run the router, and a worker for every --model."
+)
+@of_a_group
+@click.option("--host", help="Address to listen on (127.0.0.1, or what OLLAMA_HOST says).")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on (11434, or what OLLAMA_HOST says).")
+@click.option("--vllm-port", type=click.IntRange(1, 65535), help="Port of the first vLLM; others follow (8100).")
+@click.option("--routing", "routing_file", metavar="FILE", help="Routing file (see: vllama check).")
+@click.option("--processes", type=click.IntRange(1, 64), help="Router processes (1).")
+@click.option("--redis-url", metavar="URL", help="A Redis instead of the embedded registry. Or set REDIS_URL.")
+@click.option("--allow-anonymous", is_flag=True, help="Listen on a public address without API keys.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    models: tuple[str, ...],
+    names: tuple[str, ...],
+    replicas: int,
+    gpus: str,
+    engine: str,
+    vllm_args: tuple[str, ...],
+    host: str | None,
+    port: int | None,
+    vllm_port: int | None,
+    routing_file: str | None,
+    processes: int | None,
+    redis_url: str | None,
+    allow_anonymous: bool,
+) -> None:
+    """Run the router, and a worker for every --model.
+
+    Any other flag goes to vLLM, such as --gpu-memory-utilization 0.3 or --max-model-len 8192.
+
+    vLLM's parsers for tool calls and thinking are chosen by the model's own files; give --tool-call-parser or
+    --reasoning-parser to choose others, or none to leave one off.
+
+    Models that need flags of their own come after --and, with --name, --replicas, --gpus and --engine of their own:
+
+    \b
+    vllama serve --model A --max-model-len 8192 --and --model B --max-num-seqs 8
+    """
+    groups = [group(models, names, replicas, gpus, engine, vllm_args), *further_groups(ctx)]
+    export(
+        {
+            "VLLAMA_HOST": host,
+            "VLLAMA_PORT": port,
+            "VLLAMA_WORKER_PORT": vllm_port,
+            "VLLAMA_ROUTING_FILE": routing_file,
+            "VLLAMA_PROCESSES": processes,
+            "VLLAMA_REDIS_URL": redis_url,
+            "VLLAMA_ALLOW_ANONYMOUS": "1" if allow_anonymous else None,
+        }
+    )
+    warn_of_unknown()
+    settings = read(RouterSettings)
+    worker_settings = read(WorkerSettings)
+    workers = Workers(groups, first_port=worker_settings.port, host=worker_settings.advertise)
+    try:
+        code = run_serve(settings, workers, Console(sys.stdout, sys.stderr))
+    except (CannotLaunch, RoutingError) as error:
+        raise Wrong(str(error)) from error
+    sys.exit(code)

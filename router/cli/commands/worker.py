@@ -1,0 +1,60 @@
+"""`vllama worker`: one vLLM, announced to the routers of its fleet."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+import click
+
+from vllama_pool.config.settings import WorkerSettings
+from vllama_pool.router.cli.commands.common import PASS_ON, export, read, warn_of_unknown
+from vllama_pool.workers.agent.agent import run_agent
+from vllama_pool.workers.agent.command_line import ENGINES, AgentSpec
+from vllama_pool.workers.process.status import STATUS_FD
+
+
+@click.command("worker", context_settings=PASS_ON, short_help="Run one vLLM and announce it to the routers.")
+@click.option("--model", help="A folder, or a name such as Qwen/Qwen3-8B.")
+@click.option("--name", help="The worker's name; unique in the fleet (made of model, host and port).")
+@click.option("--advertise", metavar="HOST", help="This machine's address for routers (127.0.0.1). vLLM listens there.")
+@click.option("--port", type=click.IntRange(1, 65535), help="vLLM's port (8100, or the next free one).")
+@click.option("--attach", metavar="URL", help="Announce a vLLM that somebody else runs, instead of starting one.")
+@click.option("--redis-url", metavar="URL", help="A Redis instead of the embedded registry. Or set REDIS_URL.")
+@click.option("--tag", "tags", multiple=True, help="A word for this worker. Repeatable.")
+@click.option("--engine", type=click.Choice(ENGINES), default="vllm", help="simulated: no model and no GPU, for tests.")
+@click.argument("vllm_args", nargs=-1, type=click.UNPROCESSED, metavar="[VLLM FLAGS]...")
+def command(
+    model: str | None,
+    name: str | None,
+    advertise: str | None,
+    port: int | None,
+    attach: str | None,
+    redis_url: str | None,
+    tags: tuple[str, ...],
+    engine: str,
+    vllm_args: tuple[str, ...],
+) -> None:
+    """Run one vLLM, announce it to the routers of its fleet, and keep it running.
+
+    It may start before the router does. Any other flag goes to vLLM, such as --gpu-memory-utilization 0.3.
+
+    vLLM's parsers for tool calls and thinking are chosen by the model's own files; give --tool-call-parser or
+    --reasoning-parser to choose others, or none to leave one off.
+    """
+    if engine == "simulated" and not attach:
+        model = model or "simulated"
+    spec = AgentSpec(
+        model=model or "",
+        name=name or "",
+        port=port,
+        flags=vllm_args,
+        attach=attach or "",
+        engine=engine,
+        tags=tags,
+    )
+    export({"VLLAMA_ADVERTISE": advertise, "VLLAMA_REDIS_URL": redis_url})
+    if STATUS_FD not in os.environ:  # else the supervisor has said it
+        warn_of_unknown()
+    sys.exit(asyncio.run(run_agent(spec, read(WorkerSettings))))

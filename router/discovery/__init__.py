@@ -1,0 +1,1 @@
+"""Finds workers: registry snapshots and events, static workers, and whom to trust."""

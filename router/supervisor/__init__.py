@@ -1,0 +1,1 @@
+"""The processes of `vllama serve`: embedded Valkey, router processes, worker agents."""

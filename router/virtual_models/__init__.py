@@ -1,0 +1,1 @@
+"""Virtual models: what `ollama create` and `cp` make, kept in step across routers."""

@@ -1,0 +1,81 @@
+"""How a command line with `--and` in it is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from vllama_pool.router.cli.commands import serve
+from vllama_pool.router.cli.commands.groups import Grouped, further_groups, group, of_a_group, split
+from vllama_pool.router.supervisor.plan import Group
+
+
+@click.command("serve", cls=Grouped, context_settings={"ignore_unknown_options": True})
+@of_a_group
+@click.option("--port", type=int)
+@click.pass_context
+def command(ctx: click.Context, /, port: int | None, **given: Any) -> None:
+    ctx.obj.append((port, [group(**given), *further_groups(ctx)]))
+
+
+def read(*words: str) -> tuple[int | None, list[Group]]:
+    found: list[tuple[int | None, list[Group]]] = []
+    result = CliRunner().invoke(command, words, obj=found)
+    assert result.exit_code == 0, result.output
+    return found[0]
+
+
+def refused(*words: str) -> str:
+    result = CliRunner().invoke(command, words, obj=[])
+    assert result.exit_code == 2, result.output
+    return result.output
+
+
+def test_without_the_word_there_is_one_group() -> None:
+    assert read("--model", "a", "--model", "b", "--max-num-seqs", "8", "--port", "5") == (
+        5,
+        [Group(("a", "b"), args=("--max-num-seqs", "8"))],
+    )
+    assert read() == (None, [Group(())])
+
+
+def test_each_group_has_options_and_flags_of_its_own() -> None:
+    words = "--model a --name x --replicas 2 --gpus 0,1 --max-model-len 2048 --port 5 "
+    words += "--and --model b --name y --engine simulated --and --model c -- --runner pooling"
+    assert read(*words.split()) == (
+        5,
+        [
+            Group(("a",), ("x",), 2, ("0", "1"), ("--max-model-len", "2048")),
+            Group(("b",), ("y",), engine="simulated"),
+            Group(("c",), args=("--runner", "pooling")),
+        ],
+    )
+
+
+def test_the_first_group_may_be_empty() -> None:
+    assert read("--and", "--model", "a") == (None, [Group(()), Group(("a",))])
+    assert split([]) == [[]]
+    assert split(["--and"]) == [[], []]
+
+
+def test_a_group_without_a_model_is_refused() -> None:
+    for words in (["--max-num-seqs", "8"], [], ["--and", "--model", "b"]):
+        assert "there is no --model after --and" in refused("--model", "a", "--and", *words)
+    assert "there is no --model whose vLLM would get it" in refused("--max-num-seqs", "8")
+
+
+@pytest.mark.parametrize("word", ["--port", "--port=9"])
+def test_what_is_for_all_is_refused_in_a_later_group(word: str) -> None:
+    assert "give it before the first --and" in refused("--model", "a", "--and", "--model", "b", word, "9")
+
+
+def test_a_bad_value_is_refused_in_any_group() -> None:
+    assert "Invalid value for '--replicas'" in refused("--model", "a", "--and", "--model", "b", "--replicas", "0")
+
+
+def test_the_help_of_serve_tells_of_it() -> None:
+    result = CliRunner().invoke(serve.command, ["--help"])
+    assert "--and --model B" in result.output

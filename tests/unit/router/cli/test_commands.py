@@ -1,0 +1,225 @@
+"""`vllama ps`, `check` and `key`: what they print, and what they say when something is wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from click.testing import CliRunner, Result
+from rich.console import Console
+from rich.table import Table
+
+from vllama_pool.config.api_keys import identify, parse_keys
+from vllama_pool.router.cli.main import main
+from vllama_pool.router.cli.tables import workers_table
+from vllama_pool.router.telemetry.worker_view import WorkerView
+
+WORKER = {
+    "id": "smollm2-0",
+    "url": "http://127.0.0.1:8100",
+    "state": "restarting",
+    "models": ["smollm2:135m"],
+    "running": 3,
+    "waiting": 2,
+    "in_flight": 1,
+    "slots": 8,
+    "kv_usage": 0.25,
+    "tokens_per_second": 51.4,
+    "restarts": 1,
+    "note": "CUDA out of memory",
+    "breaker": "open",
+    "engine": "vllm",
+    "engine_version": "0.32.0",
+    "speed": 1.0,
+}
+Serve = Callable[[int, Any], str]
+
+
+@pytest.fixture
+def router() -> Iterator[Serve]:
+    """Starts an HTTP server that gives one answer, and says where it is."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def start(status: int, body: Any) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                answer = body if isinstance(body, str) else json.dumps(body)
+                self.send_response(status if self.path == "/admin/workers" else 404)
+                self.end_headers()
+                self.wfile.write(answer.encode())
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=servers[-1].serve_forever, args=(0.01,), daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def vllama(*words: str) -> Result:
+    return CliRunner().invoke(main, words, env={"VLLAMA_HOST": None, "OLLAMA_HOST": None})
+
+
+def test_ps_shows_each_worker_with_its_load_and_its_trouble(router: Serve) -> None:
+    result = vllama("ps", "--url", router(200, {"workers": [WORKER], "registry_up": True}))
+    assert result.exit_code == 0
+    row = next(line for line in result.stdout.splitlines() if "smollm2-0" in line)
+    for text in (
+        "smollm2:135m",
+        "restarting",
+        "breaker open",
+        "CUDA out of memory",
+        "3/8",
+        "25%",
+        "51",
+        "restarted once",
+        "127.0.0.1:8100",
+    ):
+        assert text in row
+
+
+def test_a_narrow_terminal_does_without_columns_rather_than_break_words() -> None:
+    worker = msgspec.convert(WORKER, WorkerView)
+    wide, narrow = (print_out(workers_table([worker], width), width) for width in (130, 90))
+    assert wide.split()[:8] == ["WORKER", "MODEL", "STATE", "RUN", "WAIT", "KV", "TOK/S", "ADDRESS"]
+    assert "ADDRESS" not in narrow
+    for text in (wide, narrow):
+        assert len(text.splitlines()) == 2
+        assert "restarting, breaker open, restarted once, CUDA out of memory" in text
+
+
+def print_out(table: Table, width: int) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width).print(table)
+    return out.getvalue()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_ps_whose_output_cannot_be_written_is_one_line(router: Serve) -> None:
+    url = router(200, {"workers": [WORKER]})
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "vllama_pool.router.cli.main", "ps", "--url", url],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("vllama: cannot write the answer: No space left on device\n")
+    assert "Traceback" not in done.stderr
+
+
+def test_ps_tells_that_a_router_process_did_not_answer(router: Serve) -> None:
+    result = vllama("ps", "--url", router(200, {"workers": [WORKER], "processes": {"total": 4, "answered": 3}}))
+    assert result.exit_code == 0
+    assert "3 of 4 router processes answered" in result.stderr
+
+
+def test_ps_understands_an_address_without_a_scheme(router: Serve) -> None:
+    assert vllama("ps", "--url", router(200, {"workers": [WORKER]}).removeprefix("http://")).exit_code == 0
+
+
+def test_ps_says_how_to_get_a_first_worker(router: Serve) -> None:
+    result = vllama("ps", "--url", router(200, {"workers": []}))
+    assert result.exit_code == 0
+    assert "vllama worker --model" in result.stdout
+
+
+def test_ps_warns_when_the_view_is_old(router: Serve) -> None:
+    result = vllama("ps", "--url", router(200, {"workers": [WORKER], "registry_up": False}))
+    assert "as last seen" in result.stderr
+
+
+def test_ps_can_print_the_routers_own_answer(router: Serve) -> None:
+    result = vllama("ps", "--json", "--url", router(200, {"workers": [WORKER]}))
+    assert json.loads(result.stdout) == {"workers": [WORKER]}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "text"),
+    [
+        (403, '{"error":"only from the router\'s own machine"}', "own machine"),
+        (200, "Ollama is running", "is no vLLama router"),
+        (200, {"models": []}, "is no vLLama router"),
+        (404, "404 page not found", "answered 404"),
+        (404, "<html>\n<p>Not found</p>\n</html>", "that is no vLLama router"),
+    ],
+)
+def test_ps_says_what_it_met_instead_of_a_router(router: Serve, status: int, body: Any, text: str) -> None:
+    result = vllama("ps", "--url", router(status, body))
+    assert result.exit_code == 1
+    assert text in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_ps_without_a_router_is_one_line_that_says_what_to_do() -> None:
+    result = vllama("ps", "--url", "http://127.0.0.1:1")
+    assert result.exit_code == 1
+    assert "vllama serve" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_check_shows_how_a_routing_file_was_understood(tmp_path: Path) -> None:
+    file = tmp_path / "routing.yaml"
+    file.write_text(
+        "models:\n  llama3.2:\n    serve: org/Llama\n    aliases: [small]\n    options: {temperature: 0.5}\n"
+        "workers:\n  - url: http://10.0.0.5:8000\n"
+    )
+    result = vllama("check", str(file))
+    assert result.exit_code == 0
+    for text in (
+        "llama3.2",
+        "org/Llama",
+        "small",
+        "temperature=0.5",
+        "http://10.0.0.5:8000",
+        "1 model, 1 static worker;",
+    ):
+        assert text in result.stdout
+
+
+def test_check_names_every_mistake_on_a_line_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "routing.yaml"
+    file.write_text("models:\n  a: {serv: x}\nworker: []\n")
+    result = vllama("check", str(file))
+    assert result.exit_code == 1
+    assert len(result.stderr.splitlines()) == 2
+    assert all(line.startswith(f"vllama: {file}:") for line in result.stderr.splitlines())
+
+
+def test_check_of_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    result = vllama("check", str(tmp_path / "none.yaml"))
+    assert result.exit_code == 1
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_new_key_opens_what_its_entry_closes() -> None:
+    result = vllama("key", "new", "ci")
+    secret = result.stdout.split("for the client:")[1].split()[0]
+    entry = result.stdout.split("VLLAMA_API_KEYS=")[1].split()[0]
+    assert identify(secret, parse_keys(entry)) == "ci"
+    assert vllama("key", "new", "ci").stdout != result.stdout
+
+
+def test_a_key_cannot_be_named_so_that_its_entry_is_ambiguous() -> None:
+    result = vllama("key", "new", "a,b:c")
+    assert result.exit_code == 1
+    assert "letters, digits" in result.stderr
+
+
+def test_version() -> None:
+    assert vllama("--version").stdout.startswith("vllama ")

@@ -1,0 +1,422 @@
+"""Who is in the fleet, judged without I/O: time is a number here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from tests.support.sink import Recorder
+from vllama_pool.router.balance.pool import Discovered
+from vllama_pool.router.discovery.membership import FORGET_AFTER, GRACE, LONGEST_STEP, TTL, Answer, Membership, Standing
+from vllama_pool.router.upstream.interface import Endpoint
+from vllama_pool.workers.registry.messages import Report, Snapshot, Version
+from vllama_pool.workers.registry.record import Load, WorkerRecord
+
+
+class Fleet:
+    """A membership, the registry it reads, and the time, moved by hand."""
+
+    def __init__(self, *workers: str) -> None:
+        self.pool = Recorder()
+        self.members = Membership(self.pool)
+        self.now = 100.0
+        self.epoch, self.seq, self.collected = "e1", 0, 0
+        self.found: dict[str, Discovered] = {}
+        self.reports: dict[str, Report] = {}
+        self.counts: dict[str, int] = {}
+        for worker in workers:
+            self.register(worker)
+        self.poll()
+
+    def register(self, worker: str, generation: int = 1, url: str = "http://127.0.0.1:1") -> None:
+        self.seq += 1
+        record = WorkerRecord(id=worker, generation=generation, url=url)
+        self.found[worker] = Discovered(record, Endpoint("127.0.0.1", 1))
+        self.report(worker, generation)
+
+    def report(self, worker: str, generation: int | None = None, load: Load | None = None) -> Report:
+        self.counts[worker] = self.counts.get(worker, 0) + 1
+        if generation is None:
+            generation = self.found[worker].record.generation
+        self.reports[worker] = Report(generation, self.counts[worker], load or Load())
+        return self.reports[worker]
+
+    def leave(self, worker: str) -> None:
+        self.seq += 1
+        del self.found[worker], self.reports[worker]
+
+    def collect(self, worker: str) -> None:
+        self.collected += 1
+        self.leave(worker)
+
+    def flush(self, epoch: str = "e2") -> None:
+        self.epoch, self.seq, self.collected = epoch, 0, 0
+        self.found.clear()
+        self.reports.clear()
+
+    @property
+    def version(self) -> Version:
+        return Version(self.epoch, self.seq)
+
+    def snapshot(self, records: Mapping[str, bytes] | None) -> Snapshot:
+        return Snapshot(self.version, self.collected, 1, records, dict(self.reports))
+
+    def poll(self, *, full: bool = False) -> bool:
+        asked = self.members.version
+        changed = full or asked != self.version
+        records = dict.fromkeys(self.found, b"") if changed else None
+        return self.members.polled(asked, self.snapshot(records), dict(self.found) if changed else {}, self.now)
+
+    def live(self, seconds: float, *beating: str, answer: Answer | None = None) -> None:
+        """Time passes in half seconds: a poll each, and a beat of those that live each second."""
+        for step in range(round(seconds * 2)):
+            self.now += 0.5
+            if step % 2:
+                for worker in beating:
+                    self.report(worker)
+            self.poll()
+            if answer:
+                for found in self.members.doubted:
+                    self.members.answered(found.record.id, answer, self.now)
+
+    def standing(self, worker: str) -> Standing | None:
+        member = self.members.get(worker)
+        return member.standing if member else None
+
+
+# --- joining and leaving ---
+
+
+def test_what_is_registered_is_in_the_pool() -> None:
+    fleet = Fleet("a", "b")
+    assert set(fleet.pool.known) == {"a", "b"}
+    assert fleet.members.version == fleet.version
+
+
+def test_an_event_is_enough_to_join() -> None:
+    fleet = Fleet("a")
+    fleet.register("b")
+    assert not fleet.members.up(fleet.version, "b", fleet.found["b"], fleet.reports["b"], fleet.now)
+    assert set(fleet.pool.known) == {"a", "b"}
+    puts = fleet.pool.puts
+    assert not fleet.poll()
+    assert fleet.pool.puts == puts  # nothing was sent twice
+
+
+def test_a_gap_in_the_events_asks_for_a_poll() -> None:
+    fleet = Fleet("a")
+    fleet.register("b")
+    fleet.register("c")
+    assert fleet.members.up(fleet.version, "c", fleet.found["c"], fleet.reports["c"], fleet.now)
+    assert set(fleet.pool.known) == {"a"}
+    fleet.poll()
+    assert set(fleet.pool.known) == {"a", "b", "c"}
+
+
+def test_an_event_that_was_overtaken_by_a_poll_changes_nothing() -> None:
+    fleet = Fleet("a")
+    fleet.register("b")
+    at, found, report = fleet.version, fleet.found["b"], fleet.reports["b"]
+    fleet.leave("b")
+    fleet.poll()
+    assert not fleet.members.up(at, "b", found, report, fleet.now)
+    assert set(fleet.pool.known) == {"a"}
+
+
+def test_a_poll_that_was_overtaken_by_an_event_changes_nothing() -> None:
+    fleet = Fleet("a", "b")
+    asked, old = fleet.members.version, fleet.snapshot(dict.fromkeys(fleet.found, b""))
+    found = dict(fleet.found)
+    fleet.leave("b")
+    fleet.members.down(fleet.version, "b", 1)
+    assert fleet.members.polled(asked, old, found, fleet.now)  # ask again
+    assert set(fleet.pool.known) == {"a"}
+
+
+def test_leaving_removes_at_once_by_event_and_by_poll() -> None:
+    fleet = Fleet("a", "b", "c")
+    fleet.leave("b")
+    fleet.members.down(fleet.version, "b", 1)
+    assert set(fleet.pool.known) == {"a", "c"}
+    fleet.leave("c")
+    fleet.poll()
+    assert set(fleet.pool.known) == {"a"}
+
+
+def test_the_leaving_of_an_older_start_does_not_remove_the_newer() -> None:
+    fleet = Fleet("a")
+    fleet.register("a", generation=2)
+    fleet.poll()
+    fleet.seq += 1
+    fleet.members.down(fleet.version, "a", 1)
+    assert set(fleet.pool.known) == {"a"}
+
+
+def test_a_beat_of_an_unknown_worker_asks_for_a_poll_once() -> None:
+    fleet = Fleet("a")
+    stranger = Report(1, 1, Load())
+    assert fleet.members.beat("x", stranger, fleet.now)
+    fleet.reports["x"] = stranger  # its record is one that may not be used
+    fleet.poll(full=True)
+    assert not fleet.members.beat("x", Report(1, 2, Load()), fleet.now)
+    assert not fleet.poll()
+    assert set(fleet.pool.known) == {"a"}
+
+
+def test_a_refused_registration_does_not_ask_for_polls() -> None:
+    fleet = Fleet("a")
+    fleet.seq += 1
+    fleet.reports["x"] = Report(1, 1, Load())
+    assert not fleet.members.up(fleet.version, "x", None, fleet.reports["x"], fleet.now)
+    assert not fleet.members.beat("x", Report(1, 2, Load()), fleet.now)
+    assert not fleet.poll()
+
+
+def test_a_newer_start_replaces_an_older_one_and_never_the_other_way() -> None:
+    fleet = Fleet("a")
+    fleet.register("a", generation=5, url="http://127.0.0.1:5")
+    fleet.poll()
+    assert fleet.pool.known["a"].record.url == "http://127.0.0.1:5"
+    fleet.flush()  # the store has forgotten which is newer
+    fleet.register("a", generation=4, url="http://127.0.0.1:4")
+    fleet.poll()
+    assert fleet.pool.known["a"].record.url == "http://127.0.0.1:5"
+    assert not fleet.members.beat("a", Report(4, 99, Load(running=9)), fleet.now)
+    assert fleet.pool.loads.get("a") != Load(running=9)
+
+
+def test_a_lower_generation_may_follow_one_that_is_dead() -> None:
+    fleet = Fleet("a", "b")
+    fleet.live(TTL + 1, "b", answer=Answer.GONE)
+    fleet.register("a", generation=0, url="http://127.0.0.1:9")
+    fleet.poll()
+    assert fleet.pool.known["a"].record.url == "http://127.0.0.1:9"
+    assert fleet.standing("a") is Standing.ALIVE
+
+
+def test_loads_reach_the_pool_by_event_and_by_poll() -> None:
+    fleet = Fleet("a")
+    fleet.members.beat("a", fleet.report("a", load=Load(running=3)), fleet.now)
+    assert fleet.pool.loads["a"] == Load(running=3)
+    fleet.report("a", load=Load(running=4))
+    fleet.poll()
+    assert fleet.pool.loads["a"] == Load(running=4)
+
+
+# --- silence ---
+
+
+def test_a_worker_that_beats_is_never_doubted() -> None:
+    fleet = Fleet("a")
+    for _ in range(100):
+        fleet.live(1, "a")
+        assert not fleet.members.doubted
+
+
+@pytest.mark.parametrize("answer", [Answer.GONE, Answer.SILENT])
+def test_silence_and_no_answer_put_a_worker_out(answer: Answer) -> None:
+    fleet = Fleet("a", "b", "c")
+    started = fleet.now
+    while "a" not in fleet.pool.out:
+        fleet.live(0.5, "b", "c", answer=answer)
+        fleet.report("b")
+        fleet.report("c")
+        assert fleet.now - started <= TTL + 0.5
+    assert fleet.standing("b") is Standing.ALIVE
+    assert "a" in fleet.pool.known  # not deleted
+
+
+def test_silence_alone_puts_nobody_out() -> None:
+    fleet = Fleet("a", "b")
+    fleet.live(2 * FORGET_AFTER, "b", answer=Answer.WELL)
+    assert not fleet.pool.out
+    fleet = Fleet("a", "b")
+    fleet.live(10, "b")  # the question is not answered yet
+    assert not fleet.pool.out
+
+
+def test_a_worker_is_suspected_before_it_is_out() -> None:
+    fleet = Fleet("a", "b")
+    fleet.live(2, "b", answer=Answer.GONE)
+    assert (fleet.pool.suspected, fleet.pool.out) == ({"a"}, set())
+
+
+def test_a_beat_brings_a_worker_back() -> None:
+    fleet = Fleet("a", "b")
+    fleet.live(5, "b", answer=Answer.SILENT)
+    assert fleet.pool.out == {"a"}
+    fleet.members.beat("a", fleet.report("a"), fleet.now)
+    assert fleet.standing("a") is Standing.ALIVE
+    assert not fleet.pool.out
+
+
+def test_one_that_did_not_answer_is_asked_until_it_does_though_it_beats_again() -> None:
+    fleet = Fleet("a", "b")
+    fleet.live(30, "b", answer=Answer.SILENT)
+    fleet.live(3, "a", "b", answer=Answer.SILENT)
+    assert fleet.standing("a") is Standing.ALIVE
+    assert [found.record.id for found in fleet.members.doubted] == ["a"]
+    assert (fleet.pool.suspected, fleet.pool.out) == ({"a"}, set())
+    fleet.members.answered("a", Answer.WELL, fleet.now)
+    assert not fleet.members.doubted
+    assert not fleet.pool.suspected
+
+
+def test_an_answer_brings_a_worker_back_whose_agent_is_cut_off() -> None:
+    fleet = Fleet("a", "b")
+    fleet.live(5, "b", answer=Answer.SILENT)
+    fleet.members.answered("a", Answer.WELL, fleet.now)
+    assert fleet.standing("a") is Standing.DOUBTED
+    assert not fleet.pool.out
+
+
+def test_the_last_worker_can_be_out_too() -> None:
+    fleet = Fleet("a")
+    fleet.live(4, answer=Answer.SILENT)
+    assert fleet.pool.out == {"a"}
+
+
+def test_more_than_half_falling_silent_at_once_is_not_believed() -> None:
+    fleet = Fleet("a", "b", "c", "d", "e")
+    fleet.live(20, "d", "e", answer=Answer.SILENT)
+    assert not fleet.pool.out
+    fleet.live(0.5, "d", "e", answer=Answer.GONE)  # but being refused is
+    assert fleet.pool.out == {"a", "b", "c"}
+
+
+def test_half_falling_silent_is_believed() -> None:
+    fleet = Fleet("a", "b", "c", "d")
+    fleet.live(5, "c", "d", answer=Answer.SILENT)
+    assert fleet.pool.out == {"a", "b"}
+
+
+def test_the_dead_are_forgotten_once_the_registry_has_collected_them() -> None:
+    fleet = Fleet("a", "b")
+    fleet.live(30, "b", answer=Answer.GONE)
+    fleet.live(35, "b", answer=Answer.GONE)
+    assert "a" in fleet.pool.known  # its record is still there
+    fleet.collect("a")
+    fleet.live(1, "b")
+    assert set(fleet.pool.known) == {"b"}
+
+
+# --- the registry's own troubles ---
+
+
+def test_a_jump_of_the_stores_clock_removes_nobody() -> None:
+    fleet = Fleet("a", "b")
+    fleet.collect("a")
+    fleet.collect("b")
+    fleet.poll()
+    assert set(fleet.pool.known) == {"a", "b"}
+    fleet.live(1)
+    fleet.register("a")
+    fleet.register("b")
+    fleet.live(10, "a", "b", answer=Answer.GONE)
+    assert not fleet.pool.out
+
+
+def test_nobody_ages_while_the_registry_is_away() -> None:
+    fleet = Fleet("a", "b")
+    fleet.members.lost()
+    assert not fleet.members.feed_up
+    fleet.now += 3600
+    assert not fleet.members.doubted
+    fleet.poll()
+    assert not fleet.members.doubted
+    assert fleet.members.feed_up
+
+
+def test_after_an_outage_there_is_grace_and_then_the_dead_are_out() -> None:
+    fleet = Fleet("a", "b")
+    fleet.members.lost()
+    fleet.now += 10
+    fleet.live(GRACE, "b", answer=Answer.GONE)
+    assert not fleet.pool.out
+    fleet.live(TTL + 1, "b", answer=Answer.GONE)
+    assert fleet.pool.out == {"a"}
+
+
+def test_a_router_that_starts_during_an_outage_gives_the_same_grace() -> None:
+    fleet = Fleet()
+    fleet.members = Membership(fleet.pool)
+    fleet.members.lost()
+    fleet.register("a")
+    fleet.live(GRACE - 1, answer=Answer.GONE)
+    assert not fleet.pool.out
+
+
+def test_a_flush_removes_nobody() -> None:
+    fleet = Fleet("a", "b", "c")
+    fleet.flush("")
+    fleet.live(1)
+    assert set(fleet.pool.known) == {"a", "b", "c"}
+    fleet.epoch = "e2"
+    fleet.register("a")
+    fleet.live(1, "a")
+    fleet.register("b")
+    fleet.live(GRACE - 1, "a", "b", answer=Answer.GONE)
+    assert set(fleet.pool.known) == {"a", "b", "c"}
+    assert not fleet.pool.out
+    fleet.live(TTL + 1, "a", "b", answer=Answer.GONE)
+    assert fleet.pool.out == {"c"}
+
+
+def test_a_flush_is_no_leaving_even_if_many_register_before_the_next_poll() -> None:
+    fleet = Fleet("a", "b")
+    fleet.flush("e2")
+    for _ in range(10):
+        fleet.register("b")
+    fleet.poll()
+    assert set(fleet.pool.known) == {"a", "b"}
+
+
+def test_what_an_outage_has_swallowed_has_not_left() -> None:
+    fleet = Fleet("a", "b", "c")
+    fleet.members.lost()
+    del fleet.found["c"], fleet.reports["c"]  # a replica was promoted that had not heard of c
+    fleet.register("b")
+    fleet.poll()
+    assert set(fleet.pool.known) == {"a", "b", "c"}
+
+
+def test_the_doubted_are_not_put_out_while_the_registry_is_away() -> None:
+    fleet = Fleet("a", "b")
+    fleet.live(TTL + 1, "b", answer=Answer.WELL)
+    fleet.members.lost()
+    fleet.now += 10
+    fleet.members.answered("a", Answer.GONE, fleet.now)
+    assert (fleet.pool.suspected, fleet.pool.out) == ({"a"}, set())
+    fleet.live(GRACE - 1, "b", answer=Answer.GONE)  # nor until its agent could have found it again
+    assert not fleet.pool.out
+
+
+def test_the_first_worker_of_an_empty_registry_brings_no_grace() -> None:
+    fleet = Fleet()
+    fleet.members = Membership(fleet.pool)
+    fleet.epoch = ""
+    fleet.poll()
+    fleet.epoch = "e1"
+    fleet.register("a")
+    fleet.poll()
+    fleet.live(TTL + 1, answer=Answer.GONE)
+    assert fleet.pool.out == {"a"}
+
+
+def test_a_replica_that_lags_behind_removes_nobody() -> None:
+    fleet = Fleet("a", "b", "c")
+    fleet.seq -= 1  # promoted before it had heard of c
+    del fleet.found["c"], fleet.reports["c"]
+    fleet.poll()
+    assert set(fleet.pool.known) == {"a", "b", "c"}
+    assert not fleet.pool.out
+
+
+def test_a_pause_of_this_process_counts_as_one_step() -> None:
+    fleet = Fleet("a", "b")
+    fleet.live(0.5)
+    fleet.now += 60
+    fleet.poll()
+    assert not fleet.members.doubted
+    assert LONGEST_STEP + 0.5 + 1.1 < TTL  # a beat's interval and a pause together stay below it

@@ -1,0 +1,301 @@
+"""Whatever happens to the registry, the living stay and the dead go: a state machine that tries.
+
+The world has workers that beat every second unless they are dead, frozen or cut off, a store that may be
+flushed, restarted or away, and its own clocks, which jump. The router polls, hears some of the events and
+loses others, and sometimes stands still. Ground truth is kept beside it and compared after every step.
+"""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from vllama_pool.router.balance.pool import Discovered
+from vllama_pool.router.discovery.membership import GRACE, TTL, Answer, Membership
+from vllama_pool.router.upstream.interface import Endpoint
+from vllama_pool.workers.registry.messages import Report, Snapshot, Version
+from vllama_pool.workers.registry.record import Load, WorkerRecord
+
+STEP = 0.5
+DEATH_BOUND = 5.0
+JOIN_BOUND = 2.0
+NAMES = "abcd"
+LATE = "bd"
+"""Those that beat half a second after the others."""
+
+names = st.sampled_from(NAMES)
+
+
+class Pool:
+    def __init__(self) -> None:
+        self.known: set[str] = set()
+        self.out: set[str] = set()
+
+    def put(self, found: Discovered) -> None:
+        self.known.add(found.record.id)
+        self.out.discard(found.record.id)
+
+    def remove(self, worker_id: str) -> None:
+        self.known.remove(worker_id)
+        self.out.discard(worker_id)
+
+    def report(self, worker_id: str, load: Load) -> None:
+        assert worker_id in self.known
+        self.out.discard(worker_id)
+
+    def vouch(self, worker_id: str) -> None:
+        assert worker_id in self.known
+        self.out.discard(worker_id)
+
+    def suspect(self, worker_id: str) -> None:
+        assert worker_id in self.known
+
+    def absent(self, worker_id: str) -> None:
+        assert worker_id in self.known
+        self.out.add(worker_id)
+
+
+class Agent:
+    """A worker and its agent, as they really are."""
+
+    def __init__(self, name: str, generation: int, born: float) -> None:
+        self.name = name
+        self.visible_since = born
+        self.generation = generation
+        self.count = 0
+        self.dead = False
+        self.cut_off = False
+        """Its agent cannot reach the store; the worker itself is well."""
+        self.unreachable = False
+        """This router gets no answer when it asks the worker; the others may."""
+        self.recovering = False
+        """It was cut off, and has not beaten since."""
+        self.seen = False
+        """It has been in the pool."""
+        self.dead_for = 0.0
+        """Seconds since its death during which the feed was up and out of grace."""
+        self.last_beat = 0.0
+
+
+class Fleet(RuleBasedStateMachine):
+    @initialize(unreachable=st.sets(names))
+    def begin(self, unreachable: set[str]) -> None:
+        self.pool = Pool()
+        self.members = Membership(self.pool)
+        self.now = 1000.0
+        self.workers: dict[str, Agent] = {}
+        self.store_up = True
+        self.agents_back_at = 0.0
+        self.quiet_until = 0.0
+        """Until then nobody is expected to age: the store came back, or was emptied."""
+        self.epoch, self.seq, self.collected, self.epochs = "", 0, 0, 0
+        self.records: dict[str, Discovered] = {}
+        self.loads: dict[str, Report] = {}
+        self.events_lost = False
+        self.poll()
+        for name in NAMES:
+            self.join(name)
+            self.workers[name].unreachable = name in unreachable
+
+    # --- the agents' side ---
+
+    def put_record(self, agent: Agent) -> None:
+        """What REGISTER does."""
+        held = self.records.get(agent.name)
+        if held is not None and held.record.generation > agent.generation:
+            return
+        if not self.epoch:
+            self.epochs += 1
+            self.epoch = f"e{self.epochs}"
+        self.seq += 1
+        agent.count += 1
+        record = WorkerRecord(id=agent.name, generation=agent.generation, url="http://127.0.0.1:1")
+        self.records[agent.name] = Discovered(record, Endpoint("127.0.0.1", 1))
+        self.loads[agent.name] = Report(agent.generation, agent.count, Load())
+        if not self.events_lost:
+            version = Version(self.epoch, self.seq)
+            self.members.up(version, agent.name, self.records[agent.name], self.loads[agent.name], self.now)
+
+    def beat(self, agent: Agent, late: float = 0.0) -> None:
+        """What BEAT does, and registering again if it says 0."""
+        agent.last_beat = self.now - late
+        if not self.store_up or agent.cut_off:
+            return
+        if agent.recovering:
+            agent.recovering, agent.visible_since = False, self.now
+        held = self.loads.get(agent.name)
+        if held is None or held.generation != agent.generation:
+            self.put_record(agent)
+            return
+        agent.count += 1
+        self.loads[agent.name] = Report(agent.generation, agent.count, Load())
+        if not self.events_lost:
+            self.members.beat(agent.name, self.loads[agent.name], self.now)
+
+    @rule(name=names)
+    def join(self, name: str) -> None:
+        if name not in self.workers:
+            self.workers[name] = Agent(name, 1, self.now)
+            self.beat(self.workers[name])
+            if name in LATE:
+                self.workers[name].last_beat -= 0.5
+
+    @rule(name=names)
+    def leave(self, name: str) -> None:
+        agent = self.workers.get(name)
+        if agent is None or agent.dead or agent.cut_off or not self.store_up or name not in self.records:
+            return
+        del self.workers[name], self.records[name], self.loads[name]
+        self.seq += 1
+        if not self.events_lost:
+            self.members.down(Version(self.epoch, self.seq), name, agent.generation)
+
+    @rule(name=names)
+    def die(self, name: str) -> None:
+        if name in self.workers:
+            self.workers[name].dead = True
+
+    @rule(name=names)
+    def restart(self, name: str) -> None:
+        """The same worker, started again: a newer generation."""
+        if name in self.workers:
+            self.workers[name] = Agent(name, self.workers[name].generation + 1, self.now)
+            self.beat(self.workers[name])
+
+    @rule(name=names, cut_off=st.booleans(), unreachable=st.booleans())
+    def network(self, name: str, cut_off: bool, unreachable: bool) -> None:
+        agent = self.workers.get(name)
+        if agent is not None:
+            agent.recovering = agent.recovering or agent.cut_off
+            agent.cut_off, agent.unreachable = cut_off, unreachable
+
+    # --- the store's side ---
+
+    def quiet(self) -> None:
+        self.quiet_until = max(self.quiet_until, self.now + GRACE + 2 * STEP)
+
+    @rule()
+    def flush(self) -> None:
+        if self.store_up:
+            self.epoch, self.seq, self.collected = "", 0, 0
+            self.records.clear()
+            self.loads.clear()
+            self.quiet()
+
+    @rule(keep=st.booleans())
+    def store_dies(self, keep: bool) -> None:
+        if not keep:
+            self.flush()
+        self.store_up = False
+
+    @rule(back_off=st.sampled_from([0.0, 1.0, 4.0]))
+    def store_returns(self, back_off: float) -> None:
+        """Agents find it again after a while; after a restart between two polls, within a second."""
+        if self.store_up:
+            return
+        self.store_up = True
+        self.quiet()
+        wait = back_off if not self.members.feed_up else min(back_off, 1.0)
+        for agent in self.workers.values():
+            agent.last_beat = self.now + wait - 1.0 + (0.5 if agent.name in LATE else 0.0)
+        self.agents_back_at = self.now + wait + 0.5
+
+    @rule()
+    def store_clock_jumps(self) -> None:
+        """Everybody's beat looks old: all are collected, and register again."""
+        if self.store_up and self.records:
+            self.collected += len(self.records)
+            self.seq += 1
+            self.records.clear()
+            self.loads.clear()
+
+    @rule(lost=st.booleans())
+    def events(self, lost: bool) -> None:
+        self.events_lost = lost
+
+    # --- the router's side ---
+
+    def poll(self) -> None:
+        if not self.store_up:
+            self.members.lost()
+            return
+        asked, at = self.members.version, Version(self.epoch, self.seq)
+        changed = asked != at
+        snapshot = Snapshot(
+            at, self.collected, 1, dict.fromkeys(self.records, b"") if changed else None, dict(self.loads)
+        )
+        again = self.members.polled(asked, snapshot, dict(self.records) if changed else {}, self.now)
+        if again:
+            whole = Snapshot(at, self.collected, 1, dict.fromkeys(self.records, b""), dict(self.loads))
+            assert not self.members.polled(self.members.version, whole, dict(self.records), self.now)
+
+    def ask(self) -> None:
+        for found in self.members.doubted:
+            self.members.answered(found.record.id, self.answer(self.workers.get(found.record.id)), self.now)
+
+    def answer(self, agent: Agent | None) -> Answer:
+        if agent is None or agent.dead:
+            return Answer.GONE
+        return Answer.SILENT if agent.unreachable else Answer.WELL
+
+    @rule(seconds=st.sampled_from([0.5, 1.0, 2.0, 5.0, 10.0]))
+    def time_passes(self, seconds: float) -> None:
+        for _ in range(round(seconds / STEP)):
+            self.now += STEP
+            for agent in self.workers.values():
+                if not agent.dead and self.now - agent.last_beat >= 1.0:
+                    self.beat(agent)
+                if agent.dead and self.store_up and self.now > self.quiet_until:
+                    agent.dead_for += STEP
+            self.poll()
+            self.ask()
+            self.check()
+
+    @rule()
+    def poll_at_once(self) -> None:
+        self.poll()
+
+    @rule(seconds=st.floats(0.1, 30))
+    def router_stands_still(self, seconds: float) -> None:
+        """The workers live on, unseen; what they published meanwhile is read at once afterwards."""
+        if self.now < self.quiet_until:
+            self.quiet_until += seconds
+        self.now += seconds
+        for agent in self.workers.values():
+            if not agent.dead:
+                self.beat(agent)
+        self.poll()
+        self.ask()
+
+    # --- what must hold ---
+
+    @invariant()
+    def check(self) -> None:
+        for name, agent in self.workers.items():
+            agent.seen = agent.seen or name in self.pool.known
+            if agent.dead:
+                out = name in self.pool.out or name not in self.pool.known
+                assert out or agent.dead_for <= DEATH_BOUND, f"{name} is dead and not out"
+                continue
+            hidden = agent.recovering or (agent.cut_off and agent.unreachable)
+            if agent.seen and not hidden and self.now - agent.visible_since > JOIN_BOUND:
+                assert name in self.pool.known, f"{name} lives and was removed"
+                assert name not in self.pool.out, f"{name} lives and is out"
+
+    @rule()
+    def all_is_seen_in_the_end(self) -> None:
+        """Once the store is up, everybody who can reach it is in the pool within two seconds."""
+        if not self.store_up:
+            self.store_returns(0.0)
+        self.time_passes(JOIN_BOUND + max(0.0, self.agents_back_at - self.now))
+        for name, agent in self.workers.items():
+            if not agent.dead and not agent.cut_off:
+                assert name in self.pool.known
+        assert self.pool.out <= self.pool.known
+
+
+Fleet.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestFleet = Fleet.TestCase
+
+assert TTL < DEATH_BOUND

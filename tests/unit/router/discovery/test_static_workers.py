@@ -1,0 +1,303 @@
+"""Static workers are looked after by the router itself; doubted ones are asked."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+
+import httpx
+import pytest
+
+from tests.support.sink import Recorder
+from tests.support.until import auntil
+from vllama_pool.config.routing.table import StaticWorker
+from vllama_pool.router.balance.pool import Discovered, Pool
+from vllama_pool.router.discovery.membership import TTL, Answer
+from vllama_pool.router.discovery.static_workers import Watch, asker
+from vllama_pool.router.discovery.trust import Endpoints
+from vllama_pool.router.upstream.interface import Endpoint
+from vllama_pool.workers.registry.record import WorkerRecord, WorkerState
+
+
+class Vllm:
+    """What one vLLM answers, as an httpx transport."""
+
+    def __init__(self) -> None:
+        self.health = 200
+        self.fault: type[httpx.TransportError] | None = None
+        self.models = [{"id": "m", "root": "org/m", "max_model_len": 2048}]
+        self.running = 0
+        self.tokens = 0
+        self.able = self.busy = self.slow = False
+        self.asked: list[str] = []
+        self.authorization: set[str | None] = set()
+        self.client = httpx.AsyncClient(transport=httpx.MockTransport(self.answer))
+
+    async def answer(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(request.url.path)
+        self.authorization.add(request.headers.get("authorization"))
+        if self.fault is not None:
+            raise self.fault("no", request=request)
+        match request.url.path:
+            case "/health":
+                return httpx.Response(self.health)
+            case "/v1/models":
+                return httpx.Response(200, json={"object": "list", "data": self.models})
+            case "/version":
+                return httpx.Response(200, json={"version": "0.32.0"})
+            case "/metrics":
+                return httpx.Response(
+                    200,
+                    text=f'vllm:num_requests_running{{engine="0"}} {self.running}.0\n'
+                    f'vllm:generation_tokens_total{{engine="0"}} {self.tokens}.0\n',
+                )
+            case "/v1/completions":
+                return httpx.Response(405)
+            case "/v1/chat/completions" if self.slow:
+                await asyncio.Event().wait()
+            case "/v1/chat/completions" if self.busy:
+                return httpx.Response(503)
+            case "/v1/chat/completions" if self.able:
+                return httpx.Response(200, json={"choices": [{"message": {"reasoning": "hm"}}]})
+        return httpx.Response(404)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+ID = "static/gpu"
+
+
+def watch(vllm: Vllm, pool: Recorder | Pool, clock: Clock) -> Watch:
+    worker = StaticWorker(url="http://10.0.0.5:8000", name="gpu", slots=4, tags=("a",))
+    return Watch(worker, pool, vllm.client, Endpoints("key"), "key", clock)
+
+
+async def test_a_static_worker_joins_with_what_it_says_of_itself() -> None:
+    vllm, pool = Vllm(), Recorder()
+    vllm.running = 3
+    await watch(vllm, pool, Clock()).look()
+    record = pool.known[ID].record
+    assert [(m.name, m.context_length) for m in record.models] == [("m", 2048)]
+    assert (record.slots, record.tags, record.engine_version) == (4, ("a",), "0.32.0")
+    assert pool.known[ID].endpoint == Endpoint("10.0.0.5", 8000, "", None, "Bearer key")
+    assert pool.loads[ID].running == 3
+    assert vllm.authorization == {"Bearer key"}
+
+
+async def look(static: Watch, times: int = 1) -> None:
+    """As `run` does it."""
+    for _ in range(times):
+        await static.look()
+        if static.curious:
+            await static.learn()
+
+
+async def test_r176_it_is_asked_for_what_it_can_when_it_appears_and_not_again() -> None:
+    vllm, pool = Vllm(), Recorder()
+    vllm.able = True
+    static = watch(vllm, pool, Clock())
+    await look(static, times=12)
+    assert pool.known[ID].record.models[0].capabilities == ("completion", "tools", "thinking", "vision")
+    assert vllm.asked.count("/v1/chat/completions") == 2
+    vllm.health = 503
+    await look(static)
+    vllm.health, vllm.able = 200, False
+    await look(static)
+    assert pool.known[ID].record.models[0].capabilities == ("completion",)
+
+
+async def test_r176_one_that_is_too_busy_to_show_what_it_can_is_asked_again_less_and_less_often() -> None:
+    vllm, pool, clock = Vllm(), Recorder(), Clock()
+    vllm.busy = True
+    static = watch(vllm, pool, clock)
+    at = []
+    for _ in range(1000):
+        before = len(vllm.asked)
+        await look(static)
+        if "/v1/chat/completions" in vllm.asked[before:]:
+            at.append(clock.now - 100)
+        clock.now += 10
+    assert at == [0, 10, 30, 70, 150, 310, 630]
+    vllm.health = 503
+    await look(static)
+    vllm.health = 200
+    await look(static)
+    vllm.busy, vllm.able, clock.now = False, True, clock.now + 10
+    await look(static)
+    assert pool.known[ID].record.models[0].capabilities == ("completion", "tools", "thinking", "vision")
+
+
+async def test_it_is_looked_at_while_it_is_asked_and_slow() -> None:
+    vllm, pool, clock = Vllm(), Recorder(), Clock()
+    vllm.slow = True
+    running = asyncio.get_running_loop().create_task(watch(vllm, pool, clock).run())
+    await auntil(lambda: "/v1/chat/completions" in vllm.asked, 10, "it is asked")
+    vllm.running = 9
+    await auntil(lambda: pool.loads[ID].running == 9, 10, "it is looked at")
+    assert vllm.asked.count("/v1/chat/completions") == 1
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_later_looks_are_brief() -> None:
+    vllm, pool, clock = Vllm(), Recorder(), Clock()
+    static = watch(vllm, pool, clock)
+    await static.look()
+    vllm.asked.clear()
+    vllm.tokens, clock.now = 50, clock.now + 2
+    await static.look()
+    assert vllm.asked == ["/health", "/metrics"]
+    assert pool.loads[ID].tokens_per_second == 25.0
+    assert pool.puts == 1
+
+
+async def test_a_new_model_is_seen() -> None:
+    vllm, pool = Vllm(), Recorder()
+    static = watch(vllm, pool, Clock())
+    await static.look()
+    vllm.models.append({"id": "adapter", "root": "x", "parent": "m"})  # type: ignore[dict-item]
+    for _ in range(10):
+        await static.look()
+    assert [m.name for m in pool.known[ID].record.models] == ["m", "adapter"]
+
+
+async def test_a_restart_is_a_new_generation() -> None:
+    vllm, pool = Vllm(), Recorder()
+    static = watch(vllm, pool, Clock())
+    vllm.tokens = 100
+    await static.look()
+    before = pool.known[ID].record.generation
+    vllm.tokens = 5
+    await static.look()
+    assert pool.known[ID].record.generation == before + 1
+
+
+@pytest.mark.parametrize(("health", "fault"), [(503, None), (200, httpx.ConnectError)])
+async def test_one_that_says_it_is_gone_is_out_at_once(health: int, fault: type[httpx.TransportError] | None) -> None:
+    vllm, pool = Vllm(), Recorder()
+    static = watch(vllm, pool, Clock())
+    await static.look()
+    vllm.health, vllm.fault = health, fault
+    await static.look()
+    assert pool.out == {ID}
+    load = pool.known[ID].load
+    assert load is not None
+    assert load.state is WorkerState.STOPPED
+    assert "10.0.0.5:8000" in load.note
+    vllm.health, vllm.fault = 200, None
+    await static.look()
+    assert (pool.out, pool.suspected) == (set(), set())
+    assert [m.name for m in pool.known[ID].record.models] == ["m"]
+
+
+async def test_silence_is_suspicious_at_first_and_out_after_a_while() -> None:
+    vllm, pool, clock = Vllm(), Recorder(), Clock()
+    static = watch(vllm, pool, clock)
+    await static.look()
+    vllm.fault = httpx.ReadTimeout
+    await static.look()
+    assert (pool.suspected, pool.out) == ({ID}, set())
+    clock.now += TTL
+    await static.look()
+    assert pool.out == {ID}
+
+
+async def test_a_short_silence_is_forgiven() -> None:
+    vllm, pool, clock = Vllm(), Recorder(), Clock()
+    static = watch(vllm, pool, clock)
+    await static.look()
+    for _ in range(3):
+        vllm.fault = httpx.ReadTimeout
+        await static.look()
+        vllm.fault, clock.now = None, clock.now + TTL
+        await static.look()
+    assert (pool.suspected, pool.out) == (set(), set())
+
+
+async def test_in_the_real_pool_it_comes_and_goes() -> None:
+    vllm, clock = Vllm(), Clock()
+    vllm.fault = httpx.ConnectError
+    pool = Pool(clock)
+    static = watch(vllm, pool, clock)
+    await static.look()
+    worker = pool.get(ID)
+    assert worker is not None
+    assert not worker.available(clock.now)
+    vllm.fault = None
+    await static.look()
+    assert worker.available(clock.now)
+    assert pool.served() == ("m",)
+    vllm.fault = httpx.ReadTimeout
+    await static.look()
+    assert not worker.available(clock.now)
+    vllm.fault = None
+    await static.look()
+    assert worker.available(clock.now)
+
+
+@pytest.mark.parametrize(
+    ("health", "fault", "answer"),
+    [
+        (200, None, Answer.WELL),
+        (503, None, Answer.GONE),
+        (200, httpx.ConnectError, Answer.GONE),
+        (200, httpx.ConnectTimeout, Answer.SILENT),
+        (200, httpx.ReadTimeout, Answer.SILENT),
+        (404, None, Answer.SILENT),
+    ],
+)
+async def test_the_doubted_are_asked_for_their_health(
+    health: int, fault: type[httpx.TransportError] | None, answer: Answer
+) -> None:
+    vllm = Vllm()
+    vllm.health, vllm.fault = health, fault
+    record = WorkerRecord(id="a", generation=1, url="http://[fd00::5]:8100/v")
+    found = Discovered(record, Endpoint("fd00::5", 8100, "/v"))
+    seen: list[str] = []
+
+    def route(request: httpx.Request) -> httpx.Response:
+        seen.append(str(request.url))
+        return vllm.answer(httpx.Request("GET", str(request.url).replace("/v/", "/")))
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(route)) as client:
+        assert await asker(client, None)(found) is answer
+    assert seen == ["http://[fd00::5]:8100/v/health"]
+
+
+async def test_the_doubted_are_asked_at_their_pinned_address_by_their_name() -> None:
+    seen: list[tuple[str, str, object]] = []
+
+    def route(request: httpx.Request) -> httpx.Response:
+        seen.append((request.url.host, request.headers["host"], request.extensions.get("sni_hostname")))
+        return httpx.Response(200)
+
+    record = WorkerRecord(id="a", generation=1, url="https://gpu.example:8443")
+    tls = ssl.create_default_context()
+    found = Discovered(record, Endpoint("10.0.0.5", 8443, tls=tls, server_name="gpu.example"))
+    async with httpx.AsyncClient(transport=httpx.MockTransport(route)) as client:
+        assert await asker(client, None)(found) is Answer.WELL
+    assert seen == [("10.0.0.5", "gpu.example:8443", "gpu.example")]
+
+
+async def test_starting_is_no_news_but_what_cannot_be_reached_is(caplog: pytest.LogCaptureFixture) -> None:
+    vllm, pool, clock = Vllm(), Recorder(), Clock()
+    vllm.fault = httpx.ConnectTimeout
+    static = watch(vllm, pool, clock)
+    running = asyncio.get_running_loop().create_task(static.run())
+    await auntil(lambda: vllm.asked, 5, "a first look")
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    load = pool.known[ID].load
+    assert load is not None
+    assert load.state is WorkerState.STOPPED
+    assert caplog.messages == []
+    clock.now += TTL
+    await static.look()
+    assert len(caplog.messages) == 1
+    assert "static worker gpu is out" in caplog.messages[0]

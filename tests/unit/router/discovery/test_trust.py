@@ -1,0 +1,146 @@
+"""Records are checked before anything is contacted, and names are resolved once."""
+
+from __future__ import annotations
+
+import logging
+from ipaddress import ip_address, ip_network
+
+import pytest
+
+from vllama_pool.router.discovery.networks import IPAddress
+from vllama_pool.router.discovery.trust import Endpoints, Unresolved, Vetting
+from vllama_pool.router.upstream.interface import Endpoint
+from vllama_pool.workers.registry.record import WorkerRecord
+from vllama_pool.workers.registry.signature import seal
+
+SECRET = b"fleet secret"
+NETWORKS = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
+
+
+class Names:
+    """A resolver; every question is kept."""
+
+    def __init__(self, **known: list[str]) -> None:
+        self.known = known
+        self.asked: list[str] = []
+
+    async def __call__(self, host: str, port: int) -> list[IPAddress]:
+        self.asked.append(host)
+        if host not in self.known:
+            raise Unresolved(f"its host {host} cannot be resolved")
+        return [ip_address(address) for address in self.known[host]]
+
+
+def vetting(names: Names | None = None, *, unsigned: bool = False, secret: bytes | None = SECRET) -> Vetting:
+    return Vetting(
+        fleet="f",
+        secret=secret,
+        unsigned=unsigned,
+        networks=NETWORKS,
+        endpoints=Endpoints("key"),
+        resolve=names or Names(),
+    )
+
+
+def sealed(url: str, worker_id: str = "a", secret: bytes | None = SECRET) -> bytes:
+    return seal(WorkerRecord(id=worker_id, generation=1, url=url), fleet="f", secret=secret)
+
+
+async def test_a_signed_record_inside_the_networks_passes_with_the_workers_key() -> None:
+    found = await vetting().check("a", sealed("http://10.0.0.5:8100/vllm"))
+    assert found is not None
+    assert found.endpoint == Endpoint("10.0.0.5", 8100, "/vllm", None, "Bearer key")
+
+
+async def test_a_wrong_signature_is_refused_before_its_name_is_even_looked_up(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    names = Names(evil=["10.0.0.5"])
+    gate = vetting(names)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert await gate.check("a", sealed("http://evil:80", secret=b"guess")) is None
+    assert names.asked == []
+    assert gate.refusals == 1
+    assert "signature is wrong" in gate.refused["a"]
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    "url", ["http://11.0.0.5:80", "http://127.0.0.1:80", "http://169.254.169.254", "http://[::1]:80"]
+)
+async def test_an_address_outside_the_networks_is_refused(url: str) -> None:
+    gate = vetting()
+    assert await gate.check("a", sealed(url)) is None
+    assert "outside the networks" in gate.refused["a"]
+
+
+@pytest.mark.parametrize("url", ["http://me@10.0.0.5", "ftp://10.0.0.5", "http://10.0.0.5:0", "http://10.0.0.5/?a"])
+async def test_a_url_that_is_none_is_refused(url: str) -> None:
+    gate = vetting()
+    assert await gate.check("a", sealed(url)) is None
+    assert gate.refusals == 1
+
+
+async def test_a_name_is_resolved_once_and_pinned() -> None:
+    names = Names(gpu=["10.0.0.7"])
+    gate = vetting(names)
+    envelope = sealed("http://gpu:8100")
+    first = await gate.check("a", envelope)
+    names.known["gpu"] = ["169.254.169.254"]  # the name server has changed its mind
+    second = await gate.check("a", envelope)
+    assert first is not None
+    assert first == second
+    assert first.endpoint.host == "10.0.0.7"
+    assert names.asked == ["gpu"]
+
+
+async def test_of_a_names_addresses_only_one_inside_is_used() -> None:
+    found = await vetting(Names(gpu=["192.0.2.1", "fd00::7"])).check("a", sealed("http://gpu:8100"))
+    assert found is not None
+    assert found.endpoint.host == "fd00::7"
+    assert await vetting(Names(gpu=["192.0.2.1"])).check("a", sealed("http://gpu:8100")) is None
+
+
+@pytest.mark.parametrize(("scheme", "port"), [("http", 80), ("https", 443)])
+async def test_a_pinned_worker_is_still_known_by_its_name(scheme: str, port: int) -> None:
+    found = await vetting(Names(gpu=["192.0.2.1", "10.0.0.7"])).check("a", sealed(f"{scheme}://gpu"))
+    assert found is not None
+    endpoint = found.endpoint
+    assert (endpoint.host, endpoint.port, endpoint.server_name) == ("10.0.0.7", port, "gpu")
+    assert (endpoint.tls is not None) is (scheme == "https")
+
+
+async def test_an_address_needs_no_name() -> None:
+    found = await vetting().check("a", sealed("https://10.0.0.7"))
+    assert found is not None
+    assert (found.endpoint.host, found.endpoint.server_name) == ("10.0.0.7", None)
+
+
+async def test_a_name_without_an_address_is_tried_again() -> None:
+    names = Names()
+    gate = vetting(names)
+    envelopes = {"a": sealed("http://gpu:8100")}
+    assert await gate.check_all(envelopes) == {}
+    assert gate.pending
+    assert gate.refusals == 0
+    assert "gpu cannot be resolved" in gate.refused["a"]
+    names.known["gpu"] = ["10.0.0.7"]
+    assert set(await gate.check_all(envelopes)) == {"a"}
+    assert not gate.pending
+    assert not gate.refused
+
+
+async def test_one_bad_record_does_not_hide_the_good_ones() -> None:
+    gate = vetting()
+    found = await gate.check_all({"a": sealed("http://10.0.0.5"), "b": b"{}", "c": sealed("http://10.0.0.6", "x")})
+    assert set(found) == {"a"}
+    assert set(gate.refused) == {"b", "c"}
+    assert set(await gate.check_all({"a": sealed("http://10.0.0.5")})) == {"a"}
+    assert not gate.refused
+
+
+async def test_an_id_that_no_registration_could_have_is_refused() -> None:
+    gate = vetting(unsigned=True, secret=None)
+    assert await gate.check("static/a", sealed("http://10.0.0.5", "static/a", None)) is None
+    assert await gate.check("b", sealed("http://10.0.0.5", "b", None)) is not None

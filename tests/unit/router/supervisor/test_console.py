@@ -1,0 +1,38 @@
+"""What a person sees of `vllama serve`, and what happens when nobody looks any more."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+
+from vllama_pool.router.supervisor.console import Console
+
+
+def test_lines_are_in_columns_and_errors_have_our_name() -> None:
+    out, err = io.StringIO(), io.StringIO()
+    console = Console(out, err)
+    console.line("worker", "w-0", "loading")
+    console.note("ready")
+    console.error("no disk; buy one")
+    assert out.getvalue() == "worker    w-0  loading\nready\n"
+    assert err.getvalue() == "vllama: no disk; buy one\n"
+
+
+def test_a_reader_that_has_gone_stops_nothing() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb", buffering=0) as raw:
+        console = Console(io.TextIOWrapper(raw, write_through=True), io.StringIO())
+        for _ in range(3):
+            console.note("anybody there?")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_stops_nothing() -> None:
+    with open("/dev/full", "wb", buffering=0) as raw:
+        console = Console(io.TextIOWrapper(raw, write_through=True), io.StringIO())
+        for _ in range(3):
+            console.note("still serving")

@@ -1,0 +1,100 @@
+"""What several router processes know, put together: each worker once, each metric once with a label."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from vllama_pool.router.telemetry.aggregate import Processes, Report, Reports, families_of, metrics_page, workers_page
+from vllama_pool.router.telemetry.worker_view import WorkerView
+
+
+def worker(**changes: Any) -> WorkerView:
+    fields: dict[str, Any] = {
+        "id": "w",
+        "url": "http://h:1",
+        "state": "ready",
+        "models": ("m",),
+        "running": 1,
+        "waiting": 0,
+        "in_flight": 0,
+        "slots": 8,
+        "kv_usage": 0.0,
+        "tokens_per_second": 0.0,
+        "restarts": 0,
+        "note": "",
+        "breaker": "closed",
+        "engine": "vllm",
+        "engine_version": "",
+        "speed": 1.0,
+    }
+    return WorkerView(**{**fields, **changes})
+
+
+def report(*workers: WorkerView, requests: int = 0, registry_up: bool = True) -> Report:
+    return Report(workers, registry_up, families_of(counted(requests).collect()))
+
+
+def counted(requests: int) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    counter = Counter("vllama_requests", "requests that have ended", ["model"], registry=registry)
+    counter.labels("m").inc(requests)
+    Gauge("vllama_registry_up", "1 while the registry answers", registry=registry).set(1)
+    return registry
+
+
+def test_requests_of_all_processes_are_in_flight() -> None:
+    page = workers_page(Reports(2, {0: report(worker(in_flight=2)), 1: report(worker(in_flight=3))}))
+    assert [(view.id, view.in_flight) for view in page.workers] == [("w", 5)]
+    assert page.processes == Processes(2, 2)
+
+
+@pytest.mark.parametrize(
+    ("states", "worst"),
+    [(("ready", "silent"), "silent"), (("restarting", "ready"), "restarting"), (("new", "ready"), "new")],
+)
+def test_the_worst_state_is_shown_with_its_note(states: tuple[str, str], worst: str) -> None:
+    views = [worker(state=state, note=f"it is {state}") for state in states]
+    (view,) = workers_page(Reports(2, dict(enumerate(map(report, views))))).workers
+    assert (view.state, view.note) == (worst, f"it is {worst}")
+
+
+def test_the_worst_breaker_is_shown() -> None:
+    (view,) = workers_page(
+        Reports(2, {0: report(worker(breaker="open")), 1: report(worker(breaker="half-open"))})
+    ).workers
+    assert view.breaker == "open"
+
+
+def test_a_worker_that_one_process_alone_knows_is_shown() -> None:
+    page = workers_page(Reports(2, {0: report(worker(id="b")), 1: report(worker(id="a"), worker(id="b"))}))
+    assert [view.id for view in page.workers] == ["a", "b"]
+
+
+def test_a_process_that_did_not_answer_is_counted_and_one_that_lost_the_registry_is_told() -> None:
+    page = workers_page(Reports(3, {0: report(), 2: report(registry_up=False)}))
+    assert page.processes == Processes(total=3, answered=2)
+    assert not page.registry_up
+
+
+def test_metrics_of_one_process_are_as_they_were_collected_without_the_moments_of_their_making() -> None:
+    registry = counted(4)
+    collected = [line for line in generate_latest(registry).splitlines() if b"_created" not in line]
+    page = metrics_page(Reports(1, {0: Report((), True, families_of(registry.collect()))}))
+    assert page.splitlines() == collected
+
+
+def test_metrics_of_several_processes_have_a_label_and_each_family_once() -> None:
+    page = metrics_page(Reports(3, {0: report(requests=4), 2: report(requests=7)})).decode()
+    assert page.count("# TYPE vllama_requests_total counter") == 1
+    samples = {
+        (sample.name, sample.labels["process"]): sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+    }
+    assert samples["vllama_requests_total", "0"] == 4
+    assert samples["vllama_requests_total", "2"] == 7
+    assert [samples["vllama_process_up", index] for index in "012"] == [1, 0, 1]

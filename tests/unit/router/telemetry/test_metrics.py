@@ -1,0 +1,35 @@
+"""What is counted of requests, and under which labels."""
+
+from vllama_pool.router.telemetry.aggregate import Report, Reports, metrics_page
+from vllama_pool.router.telemetry.metrics import Metrics
+from vllama_pool.router.telemetry.request_record import RequestRecord
+
+
+def page(*records: RequestRecord) -> list[str]:
+    metrics = Metrics(list, lambda: 0)
+    for record in records:
+        metrics.finished(record)
+    report = Report((), True, metrics.families())
+    return metrics_page(Reports(1, {0: report})).decode().splitlines()
+
+
+def done(**more: object) -> RequestRecord:
+    known = {"id": "1", "operation": "chat", "model": "m", "status": 200, "outcome": "complete", "completion_tokens": 7}
+    return RequestRecord(**{**known, **more})  # type: ignore[arg-type]
+
+
+def test_requests_attempts_and_tokens_are_counted() -> None:
+    lines = page(done(), done(failures=["Lost", "Busy"]))
+    assert 'vllama_requests_total{model="m",operation="chat",status="200"} 2.0' in lines
+    assert 'vllama_attempt_failures_total{kind="Lost"} 1.0' in lines
+    assert 'vllama_tokens_total{kind="completion",model="m"} 14.0' in lines
+
+
+def test_a_name_that_a_client_made_up_is_no_label() -> None:
+    lines = page(done(model="", asked="made-up", status=404, outcome="refused"))
+    assert 'vllama_requests_total{model="unknown",operation="chat",status="404"} 1.0' in lines
+    assert not any("made-up" in line for line in lines)
+
+
+def test_series_do_not_tell_when_they_were_made() -> None:
+    assert not any("_created" in line for line in page(done(first_ms=5.0)))

@@ -1,0 +1,262 @@
+"""What requests to create, copy and delete models mean, without a registry."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.support.balance import Clock, found, pool_of
+from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
+from vllama_pool.router.errors import ClientError, Forbidden, ModelNotFound, TooLarge
+from vllama_pool.router.protocol.copying import CopyRequest
+from vllama_pool.router.protocol.create import MAX_KEPT, decode_create
+from vllama_pool.router.protocol.requests import brought
+from vllama_pool.router.routing.resolve import Routes
+from vllama_pool.router.virtual_models.plans import UNSIGNED, Known, Made, Nowhere, plan_copy, plan_create, plan_delete
+from vllama_pool.router.virtual_models.store import Store
+from vllama_pool.workers.registry.record import ModelInfo
+from vllama_pool.workers.registry.signature import MAX_ENVELOPE
+from vllama_pool.workers.registry.virtual_model import VirtualModel, key_of, seal_model, unseal_model
+
+TABLE = RoutingTable(models=(ModelRoute("friendly:8b", (ServeTarget("Org/M"),), ("short",), {"temperature": 0.5}),))
+DIGEST = "d" * 64
+SERVED = ModelInfo(name="Org/M", digest=DIGEST, template="{{ messages }}")
+LORA = ModelInfo(name="pirate", parent="Org/M", digest="e" * 64)
+
+
+def known(*live: VirtualModel, refusal: str = "") -> Known:
+    store = Store()
+    for model in live:
+        store.take(model)
+    routes = Routes(TABLE, random.Random(1), virtual=store.live)
+    return Known(routes, pool_of(Clock(), found("a", SERVED, LORA)), store.live, refusal)
+
+
+def create(now: Known, **fields: Any) -> Made:
+    fields["from"] = fields.pop("source", "Org/M")
+    return plan_create(decode_create(msgspec.json.encode({"model": "v", **fields})), now)
+
+
+OLD = VirtualModel(
+    name="Old:latest",
+    revision=4,
+    base="friendly:8b",
+    system="old",
+    options={"temperature": 0.1, "seed": 1},
+    messages=({"role": "user", "content": "hi"},),
+    licenses=("free",),
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "base"),
+    [
+        ("Org/M", "Org/M:latest"),
+        ("org/m:LATEST", "Org/M:latest"),
+        ("short", "friendly:8b"),
+        ("pirate", "pirate:latest"),
+        ("old", "friendly:8b"),
+    ],
+)
+def test_r015_any_model_of_the_pool_can_be_the_base(source: str, base: str) -> None:
+    assert create(known(OLD), source=source, system="s").model.base == base
+
+
+def test_r108_system_parameters_and_messages_are_kept() -> None:
+    made = create(
+        known(),
+        model="My-Model:7b",
+        system="be brief",
+        parameters={"temperature": 1, "stop": ["a", "b"], "seed": None, "mirostat": 2},
+        messages=[{"role": "User", "content": "hi", "images": None}, {"role": "assistant", "content": "yes"}],
+        license=["one", "two"],
+    )
+    assert made.model == VirtualModel(
+        name="My-Model:7b",
+        revision=1,
+        base="Org/M:latest",
+        system="be brief",
+        options={"temperature": 1, "stop": ["a", "b"], "mirostat": 2},
+        messages=({"role": "User", "content": "hi"}, {"role": "assistant", "content": "yes"}),
+        licenses=("one", "two"),
+    )
+    assert made.existing == (DIGEST,)
+    assert len(made.new) == 4
+
+
+def test_what_is_made_from_a_virtual_model_has_all_of_it_and_needs_it_no_more() -> None:
+    made = create(known(OLD), source="old", system="new", parameters={"seed": 2}, license="free")
+    assert made.model == VirtualModel(
+        name="v:latest",
+        revision=1,
+        base="friendly:8b",
+        system="new",
+        options={"temperature": 0.1, "seed": 2},
+        messages=OLD.messages,
+        licenses=("free",),
+    )
+    assert (len(made.existing), len(made.new)) == (3, 2)
+
+
+def test_a_model_can_be_made_anew_from_itself_and_keeps_its_spelling() -> None:
+    made = create(known(OLD), model="OLD", source="old", system="new")
+    assert made.model.name == "Old:latest"
+    assert made.model.options == OLD.options
+
+
+def test_tool_calls_in_messages_survive_to_the_last_null() -> None:
+    call = {"function": {"name": "f", "arguments": {"x": [1, {"y": None}]}}}
+    made = create(known(), messages=[{"role": "assistant", "tool_calls": [call]}])
+    (message,) = made.model.messages
+    assert message["tool_calls"] == [{"function": {**call["function"], "index": 0}}]
+    (read,) = brought(made.model.messages)
+    assert read.tool_calls is not None
+    assert bytes(read.tool_calls[0].function.arguments) == b'{"x":[1,{"y":null}]}'
+
+
+@pytest.mark.parametrize("field", ["parameters", "messages"])
+def test_what_is_too_deep_to_be_kept_is_refused(field: str) -> None:
+    deep: Any = {}
+    for _ in range(150):
+        deep = {"x": deep}
+    with pytest.raises(ClientError, match="max depth") as refused:
+        create(known(), **{field: deep if field == "parameters" else [deep]})
+    assert refused.value.status == 400
+
+
+def test_far_more_than_can_be_kept_is_refused_before_it_is_read() -> None:
+    with pytest.raises(TooLarge, match="8 MiB"):
+        decode_create(b" " * (8 << 20) + b"{}")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"system": "x" * (1 << 20)},
+        {"license": ["x" * 4096] * 257},
+        {"parameters": {"stop": ["x" * 1024] * 1025}},
+        {"messages": [{"role": "user", "content": "x"}] * 40_000},
+    ],
+)
+def test_more_than_can_be_kept_is_refused_where_it_is_decoded(fields: dict[str, Any]) -> None:
+    assert MAX_KEPT == MAX_ENVELOPE
+    with pytest.raises(TooLarge, match="up to 1024 KiB"):
+        decode_create(msgspec.json.encode({"model": "v", "from": "m", **fields}))
+
+
+def test_many_licences_on_many_others_take_no_time_to_speak_of() -> None:
+    old = msgspec.structs.replace(OLD, licenses=tuple(f"{number:x}" for number in range(100_000)))
+    began = time.process_time()
+    made = create(known(old), source="old", license=[f"{number:x}z" for number in range(100_000)] + ["1", "0z"])
+    assert len(made.model.licenses) == 200_000
+    assert time.process_time() - began < 10, "minutes, where each is compared with each"
+
+
+def test_numbers_of_any_size_are_kept() -> None:
+    model = create(known(), parameters={"seed": 10**200, "temperature": -(10**30)}).model
+    key = key_of(model.name)
+    assert unseal_model(seal_model(model, key, fleet="f", secret=b"s"), key, fleet="f", secret=b"s") == model
+
+
+def test_r108_a_template_that_the_base_has_anyway_changes_nothing() -> None:
+    assert create(known(), template="{{ messages }}").model.parts == {}
+    with pytest.raises(ClientError, match="chat-template") as refused:
+        create(known(), template="{{ .Prompt }}")
+    assert refused.value.status == 501
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "text"),
+    [
+        ({"model": ""}, 400, "invalid model name"),
+        ({"model": "a//b"}, 400, "invalid model name"),
+        ({"model": "x:local:cloud"}, 400, "use either :local or :cloud, not both"),
+        ({"model": "x:cloud"}, 403, "ollama.com"),
+        ({"model": "Short"}, 403, "'Short' is a name in the routing file"),
+        ({"model": "Org/M"}, 403, "'Org/M' is served by vLLM workers"),
+        ({"source": ""}, 400, "neither 'from' or 'files' was specified"),
+        ({"source": "x y"}, 400, "invalid model name"),
+        ({"source": "x:cloud"}, 403, "ollama cloud is disabled"),
+        ({"remote_host": "https://ollama.com"}, 403, "ollama cloud is disabled"),
+        ({"source": "nope"}, 500, "pull model manifest: file does not exist"),
+        ({"parameters": {"stop": "x"}}, 400, 'option "stop" must be of type array'),
+        ({"license": {"a": 1}}, 400, "license must be"),
+    ],
+)
+def test_r106_r107_r147_r149_what_cannot_be_made(fields: dict[str, Any], status: int, text: str) -> None:
+    with pytest.raises(ClientError, match=text.replace("(", r"\(")) as refused:
+        create(known(), **fields)
+    assert refused.value.status == status
+
+
+def test_a_base_that_is_nowhere_is_told_apart_since_a_stream_begins_before_it() -> None:
+    with pytest.raises(Nowhere):
+        create(known(), source="nope")
+
+
+def test_r018_a_copy_of_a_served_model_has_it_as_its_base() -> None:
+    copied = plan_copy(CopyRequest("PIRATE", "Arr"), known())
+    assert copied == VirtualModel(name="Arr:latest", revision=1, base="pirate:latest")
+
+
+def test_r018_a_copy_of_a_virtual_model_is_the_same_under_another_name() -> None:
+    copied = plan_copy(CopyRequest("old", "new:1"), known(OLD))
+    assert copied == msgspec.structs.replace(OLD, name="new:1", revision=1)
+
+
+@pytest.mark.parametrize("pair", [("v", "V:latest"), ("Org/M", "org/m"), ("old", "library/old")])
+def test_r018_a_copy_onto_itself_is_none(pair: tuple[str, str]) -> None:
+    assert plan_copy(CopyRequest(*pair), known(OLD, refusal="off")) is None
+
+
+@pytest.mark.parametrize(
+    ("pair", "status", "text"),
+    [
+        (("", "v"), 400, 'source "" is invalid'),
+        (("x:local:cloud", "v"), 400, 'source "x:local:cloud" is invalid'),
+        (("old", "x y"), 400, 'destination "x y" is invalid'),
+        (("nope", "v"), 404, 'model "nope" not found'),
+        (("old", "short"), 403, "'short' is a name in the routing file: choose another name"),
+        (("old", "pirate"), 403, "'pirate' is served by vLLM workers: choose another name"),
+        (("old", "x:cloud"), 403, "names with :cloud are those of ollama.com's models; choose another name"),
+    ],
+)
+def test_r146_r147_r148_r149_what_cannot_be_copied(pair: tuple[str, str], status: int, text: str) -> None:
+    with pytest.raises(ClientError) as refused:
+        plan_copy(CopyRequest(*pair), known(OLD))
+    assert (refused.value.status, refused.value.text) == (status, text)
+
+
+def test_r011_a_virtual_model_leaves_a_tombstone() -> None:
+    assert plan_delete("OLD", known(OLD)) == VirtualModel(name="Old:latest", revision=1, deleted=True)
+
+
+def test_r011_other_models_are_not_clients_to_delete() -> None:
+    for name in ("friendly:8b", "short", "Org/M", "pirate"):
+        with pytest.raises(Forbidden, match="cannot be deleted here"):
+            plan_delete(name, known(OLD))
+
+
+def test_r011_an_unknown_name_is_a_404_also_where_nothing_may_be_changed() -> None:
+    with pytest.raises(ModelNotFound, match="model 'nope' not found"):
+        plan_delete("nope", known(refusal=UNSIGNED))
+
+
+def test_a_model_whose_base_is_gone_can_be_deleted() -> None:
+    orphan = msgspec.structs.replace(OLD, base="gone:latest")
+    assert plan_delete("old", known(orphan)).deleted
+
+
+def test_where_nothing_may_be_changed_every_change_is_a_403_with_the_reason() -> None:
+    now = known(OLD, refusal=UNSIGNED)
+    for change in (
+        lambda: create(now),
+        lambda: plan_copy(CopyRequest("old", "new"), now),
+        lambda: plan_delete("old", now),
+    ):
+        with pytest.raises(Forbidden, match="VLLAMA_FLEET_SECRET"):
+            change()

@@ -1,0 +1,79 @@
+"""A router's copy of the virtual models: the highest revision wins, wherever it comes from."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllama_pool.router.virtual_models.store import Store
+from vllama_pool.workers.registry.virtual_model import VirtualModel
+
+KEY = "registry.ollama.ai/library/v:latest"
+
+
+def model(revision: int, *, name: str = "v:latest", deleted: bool = False, system: str = "") -> VirtualModel:
+    base = "" if deleted else "m:latest"
+    return VirtualModel(name=name, revision=revision, changed=revision, deleted=deleted, base=base, system=system)
+
+
+def test_the_highest_revision_wins_in_any_order() -> None:
+    for order in permutations([model(1), model(2, deleted=True), model(3)]):
+        store = Store()
+        for one in order:
+            store.take(one)
+        assert dict(store.live) == {KEY: model(3)}
+
+
+def test_a_tombstone_hides_a_model_and_stays() -> None:
+    store = Store()
+    assert store.take(model(1))
+    assert store.take(model(2, deleted=True))
+    assert not store.take(model(1))
+    assert dict(store.live) == {}
+    assert store.every[KEY].deleted
+
+
+def test_of_two_of_one_revision_the_registrys_is_taken() -> None:
+    store = Store()
+    store.take(model(4, system="mine"))
+    assert not store.take(model(4, system="another's"))
+    assert not store.take(model(4, system="mine"), settled=True)
+    assert store.take(model(4, system="another's"), settled=True)
+    assert store.live[KEY].system == "another's"
+
+
+def test_names_differ_in_case_only_for_the_eye() -> None:
+    store = Store()
+    store.take(model(1, name="V:latest"))
+    store.take(model(2))
+    assert list(store.live) == [KEY]
+
+
+def test_of_too_many_tombstones_the_oldest_are_forgotten() -> None:
+    store = Store(most_tombstones=2)
+    for number in range(1, 7):
+        store.take(model(number, name=f"v{number}:latest", deleted=number > 2))
+    assert store.forget_oldest() == [
+        "registry.ollama.ai/library/v3:latest",
+        "registry.ollama.ai/library/v4:latest",
+    ]
+    assert len(store.live) == 2
+    assert len(store.every) == 4
+    assert store.forget_oldest() == []
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 5), st.booleans()), max_size=12))
+def test_what_is_known_does_not_depend_on_the_order_in_which_it_was_heard(
+    heard: list[tuple[str, int, bool]],
+) -> None:
+    models = {(name, revision): model(revision, name=name, deleted=gone) for name, revision, gone in heard}
+    orders = [list(models.values()), list(reversed(models.values()))]
+    seen = []
+    for order in orders:
+        store = Store()
+        for one in order:
+            store.take(one)
+        seen.append((dict(store.live), dict(store.every)))
+    assert seen[0] == seen[1]

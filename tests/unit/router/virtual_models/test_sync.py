@@ -1,0 +1,336 @@
+"""The keeper against a registry that is a dict: bounds, refusals, and what it does when others are faster."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.support.fakeregistry import FakeRegistry
+from vllama_pool.router.errors import ClientError, TooLarge
+from vllama_pool.router.virtual_models import sync as keeping
+from vllama_pool.router.virtual_models.acks import SEEN_WITHIN
+from vllama_pool.router.virtual_models.quota import MOST_MODELS
+from vllama_pool.router.virtual_models.savefile import SaveFile
+from vllama_pool.router.virtual_models.sealing import Trust
+from vllama_pool.router.virtual_models.store import MOST_TOMBSTONES, Store
+from vllama_pool.router.virtual_models.sync import Keeper
+from vllama_pool.workers.registry.client import RegistryUnavailable
+from vllama_pool.workers.registry.messages import ModelChanged, ModelSeen
+from vllama_pool.workers.registry.virtual_model import VirtualModel, digest_of, seal_model
+
+TRUST = Trust("f", b"fleet secret", unsigned=False)
+PREFIX = "registry.ollama.ai/library/"
+
+
+@pytest.fixture
+def registry() -> FakeRegistry:
+    return FakeRegistry()
+
+
+def keeper(
+    registry: FakeRegistry,
+    *,
+    routers: int = 1,
+    file: SaveFile | None = None,
+    trust: Trust = TRUST,
+    clock: Callable[[], float] = lambda: 5.0,
+) -> Keeper:
+    registry.routers = routers
+    return Keeper(registry, Store(), trust, router_id="me", file=file, clock=clock)
+
+
+def model(name: str = "v:latest", revision: int = 1, *, system: str = "s", deleted: bool = False) -> VirtualModel:
+    base = "" if deleted else "m:latest"
+    return VirtualModel(name=name, revision=revision, base=base, system=system, deleted=deleted)
+
+
+def sealed(one: VirtualModel) -> tuple[str, bytes]:
+    key = PREFIX + one.name
+    return key, seal_model(one, key, fleet="f", secret=b"fleet secret")
+
+
+async def test_a_change_counts_the_revision_up_and_says_when(registry: FakeRegistry) -> None:
+    kept = keeper(registry)
+    made = await kept.change(model)
+    assert made is not None
+    assert (made.revision, made.changed, made.parts_digest) == (5000, 5.0, digest_of(made.parts))
+    gone = await kept.change(lambda: model(deleted=True))
+    assert gone is not None
+    assert (gone.revision, gone.deleted) == (5001, True)
+    again = await kept.change(model)
+    assert again is not None
+    assert again.revision == 5002
+    assert list(kept.store.live) == [PREFIX + "v:latest"]
+
+
+async def test_nothing_to_change_asks_nobody(registry: FakeRegistry) -> None:
+    registry.away = True
+    assert await keeper(registry).change(lambda: None) is None
+
+
+async def test_whoever_was_too_slow_decides_anew_on_what_is_there(registry: FakeRegistry) -> None:
+    kept = keeper(registry)
+    faster = [sealed(model(revision=number, system=f"other {number}")) for number in (5007, 5008)]
+
+    def meanwhile() -> None:
+        if faster:
+            registry.put(*faster.pop(0))
+
+    registry.meanwhile = meanwhile
+    seen: list[str] = []
+
+    def decide() -> VirtualModel:
+        seen.extend(one.system for one in kept.store.live.values())
+        return model(system="mine")
+
+    made = await kept.change(decide)
+    assert made is not None
+    assert (made.revision, made.system) == (5009, "mine")
+    assert seen == ["other 5007", "other 5008"]
+
+
+async def test_whoever_is_always_too_slow_is_told_so(registry: FakeRegistry) -> None:
+    revisions = iter(range(1, 1000))
+    registry.meanwhile = lambda: registry.put(*sealed(model(revision=next(revisions))))
+    with pytest.raises(ClientError, match="others are changing this model") as refused:
+        await keeper(registry).change(model)
+    assert refused.value.status == 503
+
+
+async def test_what_the_registry_does_is_no_business_of_clients(
+    registry: FakeRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry.away = True
+    with pytest.raises(ClientError, match="models cannot be changed now") as refused:
+        await keeper(registry).change(model)
+    assert refused.value.status == 503
+    assert "private" not in refused.value.text
+    assert "/somewhere/private" in caplog.text
+
+
+async def test_what_is_too_large_or_too_much_is_refused(registry: FakeRegistry) -> None:
+    kept = keeper(registry)
+    with pytest.raises(TooLarge, match="1024 KiB"):
+        await kept.change(lambda: model(system="x" * (1 << 20)))
+    for number in range(17):
+        one = model(f"big{number}:latest", system="x" * 1_000_000)
+        registry.put(*sealed(one))
+    await kept.polled(registry.version)
+    with pytest.raises(ClientError, match="delete some") as refused:
+        await kept.change(model)
+    assert refused.value.status == 507
+    await kept.change(lambda: model("big0:latest", deleted=True))
+    await kept.change(lambda: model("big1:latest", deleted=True))
+    await kept.change(model)
+
+
+async def test_so_many_models_and_no_more(registry: FakeRegistry) -> None:
+    kept = keeper(registry)
+    for number in range(MOST_MODELS):
+        kept.store.take(model(f"v{number}:latest"))
+    with pytest.raises(ClientError, match="delete some of them") as refused:
+        await kept.change(lambda: model("more:latest"))
+    assert refused.value.status == 507
+    await kept.change(lambda: model("v7:latest"))
+
+
+async def test_deletions_beyond_the_bound_are_forgotten_in_the_registry_too(registry: FakeRegistry) -> None:
+    kept = keeper(registry)
+    for number in range(MOST_TOMBSTONES + 3):
+        registry.put(*sealed(model(f"v{number}:latest", deleted=True)))
+    await kept.polled(registry.version)
+    await kept.change(lambda: model("last:latest", deleted=True))
+    assert len(registry.entries) == MOST_TOMBSTONES
+
+
+async def delete_so_many(one: Keeper, count: int) -> None:
+    for number in range(count):
+        await one.change(partial(model, f"v{number}:latest", deleted=True))
+
+
+async def test_routers_that_only_hear_of_deletions_forget_the_oldest_too(registry: FakeRegistry) -> None:
+    clock = partial(next, itertools.count(1.0))
+    one, two = keeper(registry, clock=clock), keeper(registry, clock=clock)
+    await delete_so_many(one, MOST_TOMBSTONES + 3)
+    for event in registry.events:
+        await two.changed(event)
+    assert two.store.every == one.store.every
+    assert len(two.store.every) == MOST_TOMBSTONES
+
+
+async def test_a_name_whose_deletion_is_forgotten_by_some_is_made_anew_for_all(registry: FakeRegistry) -> None:
+    clock = partial(next, itertools.count(1.0))
+    one, two = keeper(registry, clock=clock), keeper(registry, clock=clock)
+    for deleted in (False, True, False, True):
+        await one.change(partial(model, "again:latest", deleted=deleted))
+    await two.polled(registry.version)
+    await delete_so_many(one, MOST_TOMBSTONES)
+    await one.change(partial(model, "again:latest"))
+    await two.polled(registry.version)
+    assert list(two.store.live) == [PREFIX + "again:latest"]
+    assert list(registry.entries).count(PREFIX + "again:latest") == 1
+
+
+async def test_a_forged_entry_hides_no_later_deletion_from_a_change(registry: FakeRegistry) -> None:
+    clock = partial(next, itertools.count(1.0))
+    ahead, behind = keeper(registry, clock=clock), keeper(registry, clock=clock)
+    await behind.change(partial(model, deleted=True))
+    await ahead.polled(registry.version)
+    for _ in range(2):
+        await ahead.change(partial(model, deleted=True))
+    registry.put(PREFIX + "v:latest", b"forged")
+    await behind.change(model)
+    await ahead.polled(registry.version)
+    assert list(ahead.store.live) == [PREFIX + "v:latest"]
+
+
+async def test_a_change_waits_for_the_other_routers_and_not_for_ever(registry: FakeRegistry) -> None:
+    kept = keeper(registry, routers=3)
+    waiting = asyncio.create_task(kept.change(model))
+    for router in ("me", "one", "one"):
+        await asyncio.sleep(0)
+        kept.seen(ModelSeen("e:1:1", router))
+    done, _ = await asyncio.wait([waiting], timeout=0.05)
+    assert not done
+    kept.seen(ModelSeen("e:1:1", "two"))
+    await asyncio.wait_for(waiting, 5)
+    began = asyncio.get_running_loop().time()
+    await kept.change(model)
+    assert asyncio.get_running_loop().time() - began < SEEN_WITHIN + 5
+
+
+async def test_an_answer_that_comes_before_the_registrys_counts(registry: FakeRegistry) -> None:
+    kept = keeper(registry, routers=2)
+    registry.meanwhile = lambda: kept.seen(ModelSeen("e:1:1", "other"))
+    began = asyncio.get_running_loop().time()
+    await kept.change(model)
+    assert asyncio.get_running_loop().time() - began < SEEN_WITHIN
+
+
+async def test_a_change_of_others_is_taken_over_and_answered_if_they_ask(registry: FakeRegistry) -> None:
+    kept = keeper(registry)
+    await kept.polled(registry.version)
+    key, envelope = sealed(model())
+    await kept.changed(ModelChanged(True, "e:0:0", "e:1:1", key, envelope))
+    await kept.changed(ModelChanged(False, "e:1:1", "e:2:1", *sealed(model(revision=2, system="t"))))
+    assert [one.system for one in kept.store.live.values()] == ["t"]
+    assert registry.told == [("e:1:1", "me")]
+    registry.away = True
+    await kept.polled("e:2:1")  # nothing was missed, so nothing is asked
+
+
+async def test_an_emptied_registry_gets_back_what_it_lacks_and_only_that(
+    registry: FakeRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = keeper(registry)
+    await kept.polled(registry.version)
+    for one in (model("a:latest", 3), model("b:latest", 4, deleted=True), model("c:latest", 5)):
+        kept.store.take(one)
+    registry.put(*sealed(model("c:latest", 6)))
+    registry.put(*sealed(model("a:latest", 2)))
+    await kept.polled(registry.version)
+    assert sorted(registry.puts) == [PREFIX + "a:latest", PREFIX + "b:latest"]
+    assert kept.store.live[PREFIX + "c:latest"].revision == 6
+    assert "lacks 2" in caplog.text
+    registry.puts.clear()
+    await kept.polled(registry.version)
+    assert registry.puts == []
+
+
+async def test_routers_of_different_secrets_do_not_fill_the_log(
+    registry: FakeRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = keeper(registry), keeper(registry, trust=Trust("f", b"another secret", unsigned=False))
+    await one.change(model)
+    await two.change(model)
+    for _ in range(20):
+        await one.polled(registry.version)
+        await two.polled(registry.version)
+    assert caplog.text.count("lacks 1") == 2
+    assert caplog.text.count("signature is wrong") == 2
+    assert list(one.store.live) == list(two.store.live) == [PREFIX + "v:latest"]
+
+
+@pytest.mark.parametrize("envelope", [b"forged", b""])
+async def test_what_is_overwritten_aloud_is_given_back_too(registry: FakeRegistry, envelope: bytes) -> None:
+    kept = keeper(registry)
+    await kept.change(model)
+    await kept.polled(registry.version)
+    key, before = PREFIX + "v:latest", registry.version
+    registry.put(key, envelope)
+    await kept.changed(ModelChanged(False, before, registry.version, key, envelope))
+    await kept.polled(registry.version)
+    fresh = keeper(registry)
+    await fresh.polled(registry.version)
+    assert list(fresh.store.live) == [key]
+
+
+async def test_many_are_given_back_in_several_polls(registry: FakeRegistry) -> None:
+    kept = keeper(registry)
+    count = 2 * keeping.RESTORED_AT_ONCE + 1
+    for number in range(count):
+        kept.store.take(model(f"v{number}:latest"))
+    for polls in (1, 2, 3):
+        await kept.polled(registry.version)
+        assert len(registry.entries) == min(polls * keeping.RESTORED_AT_ONCE, count)
+
+
+async def test_a_registry_that_goes_away_meanwhile_gets_the_rest_later(registry: FakeRegistry) -> None:
+    kept = keeper(registry)
+    for number in range(3):
+        kept.store.take(model(f"v{number}:latest"))
+
+    def meanwhile() -> None:
+        registry.away = len(registry.entries) == 1
+
+    registry.meanwhile = meanwhile
+    with pytest.raises(RegistryUnavailable):
+        await kept.polled(registry.version)
+    assert len(registry.entries) < 3
+    registry.away, registry.meanwhile = False, lambda: None
+    for event in registry.events:
+        await kept.changed(event)
+    await kept.polled(registry.version)
+    assert len(registry.entries) == 3
+
+
+async def test_what_is_refused_is_named_once_and_overwritten_by_the_next_change(
+    registry: FakeRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = PREFIX + "v:latest"
+    registry.put(key, seal_model(model(revision=99_999), key, fleet="f", secret=None))
+    registry.put("no key of ours", b"{")
+    kept = keeper(registry)
+    for _ in range(3):
+        registry.changes += 1
+        await kept.polled(registry.version)
+    assert caplog.text.count("is not used") == 2
+    assert dict(kept.store.every) == {}
+    made = await kept.change(model)
+    assert made is not None
+    assert made.revision == 5000
+
+
+async def test_an_embedded_registry_needs_no_secret(registry: FakeRegistry) -> None:
+    kept = keeper(registry, trust=Trust("f", None, unsigned=True))
+    await kept.change(model)
+    other = keeper(registry, trust=Trust("f", None, unsigned=True))
+    await other.polled(registry.version)
+    assert other.store.live.keys() == kept.store.live.keys()
+
+
+async def test_what_others_have_made_is_kept_on_disk_too(registry: FakeRegistry, tmp_path: Path) -> None:
+    kept = keeper(registry, file=SaveFile(tmp_path, "f"))
+    await kept.changed(ModelChanged(False, "", "", *sealed(model())))
+    await kept.polled(registry.version)
+    assert [one.name for one in SaveFile(tmp_path, "f").load()] == ["v:latest"]
+
+
+async def test_a_disk_that_fails_costs_no_change(registry: FakeRegistry, tmp_path: Path) -> None:
+    kept = keeper(registry, file=SaveFile(tmp_path / "missing", "f"))
+    assert await kept.change(model) is not None

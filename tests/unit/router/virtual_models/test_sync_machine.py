@@ -1,0 +1,113 @@
+"""Routers that miss what they are told, and a registry that forgets: in the end all of them agree."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from functools import partial
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from tests.support.fakeregistry import FakeRegistry
+from vllama_pool.router.virtual_models.sealing import Trust
+from vllama_pool.router.virtual_models.store import Store
+from vllama_pool.router.virtual_models.sync import Keeper
+from vllama_pool.workers.registry.messages import ModelChanged
+from vllama_pool.workers.registry.virtual_model import VirtualModel, seal_model
+
+TRUST = Trust("f", b"fleet secret", unsigned=False)
+PREFIX = "registry.ollama.ai/library/"
+ROUTERS = st.integers(0, 2)
+NAMES = st.sampled_from(["a:latest", "b:latest"])
+
+
+class Keepers(RuleBasedStateMachine):
+    """Three routers. `told` is what clients were last told that it had worked; until the registry forgets, that is how
+    it stays."""
+
+    most_tombstones = 1024
+    forgotten = False
+
+    @initialize()
+    def start(self) -> None:
+        self.registry = FakeRegistry()
+        self.clock = partial(next, itertools.count(1.0))
+        self.keepers = [self.keeper(str(index)) for index in range(3)]
+        self.heard = [0, 0, 0]
+        self.told: dict[str, str | None] = {}
+        self.flushed = False
+
+    def keeper(self, router_id: str) -> Keeper:
+        return Keeper(self.registry, Store(self.most_tombstones), TRUST, router_id=router_id, clock=self.clock)
+
+    @rule(router=ROUTERS, name=NAMES, system=st.text("xyz", min_size=1, max_size=3))
+    def make(self, router: int, name: str, system: str) -> None:
+        made = VirtualModel(name=name, revision=1, base="m:latest", system=system)
+        asyncio.run(self.keepers[router].change(lambda: made))
+        self.told[name] = system
+
+    @rule(router=ROUTERS, name=NAMES)
+    def delete(self, router: int, name: str) -> None:
+        asyncio.run(self.keepers[router].change(lambda: VirtualModel(name=name, revision=1, deleted=True)))
+        self.told[name] = None
+
+    @rule(router=ROUTERS, lost=st.booleans())
+    def hear(self, router: int, lost: bool) -> None:
+        """The next message on the channel arrives, or does not."""
+        if self.heard[router] < len(self.registry.events):
+            event = self.registry.events[self.heard[router]]
+            self.heard[router] += 1
+            if not lost:
+                asyncio.run(self.keepers[router].changed(event))
+
+    @rule(router=ROUTERS)
+    def poll(self, router: int) -> None:
+        asyncio.run(self.keepers[router].polled(self.registry.version))
+
+    @rule()
+    def flush(self) -> None:
+        self.registry.flush()
+        self.flushed = True
+
+    @rule(name=NAMES, revision=st.integers(1, 10**6), aloud=st.booleans())
+    def forge(self, name: str, revision: int, aloud: bool) -> None:
+        """By somebody who can write to the registry and does not know the secret."""
+        evil = VirtualModel(name=name, revision=revision, base="m:latest", system="evil")
+        key = PREFIX + name
+        envelope, before = seal_model(evil, key, fleet="f", secret=b"a guess"), self.registry.version
+        self.registry.put(key, envelope)
+        if aloud:  # as a router would
+            self.registry.events.append(ModelChanged(False, before, self.registry.version, key, envelope))
+
+    def teardown(self) -> None:
+        if not hasattr(self, "registry"):
+            return
+        for _ in range(3):
+            for router in range(3):
+                self.poll(router)
+        one, two, three = (
+            {model.name: model.system for model in keeper.store.live.values()} for keeper in self.keepers
+        )
+        assert one == two == three
+        assert "evil" not in one.values()
+        assert set(one) <= set(self.told)
+        if not (self.flushed or self.forgotten):
+            assert one == {name: system for name, system in self.told.items() if system is not None}
+        fresh = self.keeper("fresh")
+        asyncio.run(fresh.polled(self.registry.version))
+        assert {model.name: model.system for model in fresh.store.live.values()} == one
+
+
+class Forgetful(Keepers):
+    """Deletions are forgotten at once: what was deleted may come back, but not in one place only."""
+
+    most_tombstones = 0
+    forgotten = True
+
+
+TestKeepers = Keepers.TestCase
+TestKeepers.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestForgetful = Forgetful.TestCase
+TestForgetful.settings = TestKeepers.settings
