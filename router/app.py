@@ -28,11 +28,11 @@ from vllama_pool.router.handlers.models import model_routes
 from vllama_pool.router.handlers.openai_models import listing_routes
 from vllama_pool.router.instance import Place
 from vllama_pool.router.protocol.clock import SystemClock
-from vllama_pool.router.protocol.durations import FOREVER
-from vllama_pool.router.protocol.fixed import FIXED
-from vllama_pool.router.protocol.lifetimes import Lifetimes
+from vllama_pool.router.protocol.ollama.durations import FOREVER
+from vllama_pool.router.protocol.ollama.fixed import FIXED
+from vllama_pool.router.protocol.ollama.lifetimes import Lifetimes
 from vllama_pool.router.protocol.operation import Clock, Operation
-from vllama_pool.router.protocol.operations import operations
+from vllama_pool.router.protocol.table import operations
 from vllama_pool.router.proxy.forward import Forwarder, Limits
 from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
 from vllama_pool.router.routing.resolve import Routes

@@ -15,11 +15,11 @@ from typing import Any
 from vllama_pool.router.balance.lease import Answered, ClientGone, Failed, Outcome
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.errors import ClientError, Lost, NoWorker
-from vllama_pool.router.protocol.durations import keep_alive
-from vllama_pool.router.protocol.errors import of_stream
-from vllama_pool.router.protocol.lifetimes import Lifetimes
-from vllama_pool.router.protocol.naming import unknown_model
+from vllama_pool.router.protocol.ollama.durations import keep_alive
+from vllama_pool.router.protocol.ollama.lifetimes import Lifetimes
+from vllama_pool.router.protocol.ollama.not_found import unknown_model
 from vllama_pool.router.protocol.operation import Clock, Operation, Reply
+from vllama_pool.router.protocol.vllm.errors import of_stream
 from vllama_pool.router.proxy.attempt import Answer
 from vllama_pool.router.proxy.forward import WORKER_LOST, Call, Forwarder
 from vllama_pool.router.proxy.relay import Ending, Relay

@@ -14,9 +14,9 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.response import Stream
 from litestar.types import ASGIApp
 
-from vllama_pool.router.protocol import copying, create, pull
-from vllama_pool.router.protocol.lines import NDJSON
-from vllama_pool.router.protocol.pull import SUCCESS
+from vllama_pool.router.protocol.json_lines import NDJSON
+from vllama_pool.router.protocol.ollama import copying, create, pull
+from vllama_pool.router.protocol.ollama.pull import SUCCESS
 from vllama_pool.router.server.asgi import JSON, decoded, send_empty
 from vllama_pool.router.virtual_models.plans import Known, Made, Nowhere, plan_copy, plan_create, plan_delete, plan_pull
 from vllama_pool.router.virtual_models.sync import Keeper

@@ -10,10 +10,10 @@ from litestar.handlers import HTTPRouteHandler
 
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.handlers.catalogue import as_model
-from vllama_pool.router.protocol import listing
-from vllama_pool.router.protocol.catalogue import CatalogueModel
-from vllama_pool.router.protocol.naming import NO_CLOUD_DETAILS, unknown_model
-from vllama_pool.router.protocol.show import not_found
+from vllama_pool.router.protocol.ollama.catalogue import CatalogueModel
+from vllama_pool.router.protocol.ollama.not_found import NO_CLOUD_DETAILS, unknown_model
+from vllama_pool.router.protocol.ollama.show import not_found
+from vllama_pool.router.protocol.openai import models as listing
 from vllama_pool.router.routing.resolve import Routes
 from vllama_pool.router.server.asgi import JSON
 

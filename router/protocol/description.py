@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from vllama_pool.router.protocol import copying, create, pull, show
-from vllama_pool.router.protocol.fixed import Fixed
-from vllama_pool.router.protocol.gojson import GoType
+from vllama_pool.router.protocol.ollama import copying, create, pull, show
+from vllama_pool.router.protocol.ollama.fixed import Fixed
+from vllama_pool.router.protocol.ollama.gojson import GoType
+from vllama_pool.router.protocol.ollama.options import KNOWN
 from vllama_pool.router.protocol.operation import Operation
-from vllama_pool.router.protocol.options import KNOWN
 
 Schema = dict[str, Any]
 Route = tuple[str, Iterable[str]]

@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.errors import AttemptFailed
-from vllama_pool.router.protocol.gojson import GoType
+from vllama_pool.router.protocol.ollama.gojson import GoType
 from vllama_pool.workers.registry.record import ModelInfo
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from vllama_pool.router.balance.lease import Lease, Outcome
 from vllama_pool.router.balance.retry import Budget
 from vllama_pool.router.errors import Lost
-from vllama_pool.router.protocol.errors import of_stream
 from vllama_pool.router.protocol.operation import Fold
+from vllama_pool.router.protocol.vllm.errors import of_stream
 from vllama_pool.router.upstream.interface import Response
 
 FINISHED_AT_ONCE = 64 * 1024

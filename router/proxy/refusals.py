@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vllama_pool.router.errors import AttemptFailed, Busy, ClientError, Lost, Unavailable
-from vllama_pool.router.protocol.errors import classify
+from vllama_pool.router.protocol.vllm.errors import classify
 from vllama_pool.router.upstream.interface import Response
 
 ERROR_BODY_LIMIT = 256 * 1024

@@ -15,7 +15,7 @@ from typing import Any
 from vllama_pool.config.api_keys import ApiKey, digest, identify
 from vllama_pool.config.listen import is_loopback
 from vllama_pool.config.settings import PRIVATE, RouterSettings
-from vllama_pool.router.protocol.shapes import error_body
+from vllama_pool.router.protocol.error_bodies import error_body
 from vllama_pool.router.server.cors import Headers, Origins, same_host
 
 _OPEN = frozenset({"/", "/health"})

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from vllama_pool.router.errors import ClientError, TooLarge
 from vllama_pool.router.offload import aside
-from vllama_pool.router.protocol.shapes import error_body
+from vllama_pool.router.protocol.error_bodies import error_body
 from vllama_pool.router.server.disconnect import ClientGone
 
 Scope = MutableMapping[str, Any]

@@ -11,8 +11,8 @@ from http import HTTPStatus
 from typing import Any
 
 from vllama_pool.router.errors import ClientError, TooLarge, UnknownEncoding
-from vllama_pool.router.protocol.fixed import Fixed, Question
-from vllama_pool.router.protocol.shapes import error_body
+from vllama_pool.router.protocol.error_bodies import error_body
+from vllama_pool.router.protocol.ollama.fixed import Fixed, Question
 from vllama_pool.router.server.asgi import (
     Receive,
     Scope,

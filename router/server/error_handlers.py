@@ -11,7 +11,7 @@ from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.types import ExceptionHandlersMap
 
 from vllama_pool.router.errors import ClientError
-from vllama_pool.router.protocol.shapes import error_body
+from vllama_pool.router.protocol.error_bodies import error_body
 from vllama_pool.router.server.asgi import JSON, too_large
 
 log = logging.getLogger("vllama.router")

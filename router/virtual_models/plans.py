@@ -9,10 +9,10 @@ from typing import Any
 from vllama_pool.config.names import InvalidName, Name, is_cloud, lookup_key, parse
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.errors import BadRequest, ClientError, Forbidden
-from vllama_pool.router.protocol import copying, create, pull
-from vllama_pool.router.protocol.copying import CopyRequest
-from vllama_pool.router.protocol.create import CreateRequest
-from vllama_pool.router.protocol.naming import NO_CLOUD
+from vllama_pool.router.protocol.ollama import copying, create, pull
+from vllama_pool.router.protocol.ollama.copying import CopyRequest
+from vllama_pool.router.protocol.ollama.create import CreateRequest
+from vllama_pool.router.protocol.ollama.not_found import NO_CLOUD
 from vllama_pool.router.routing.resolve import Listed, Routes
 from vllama_pool.workers.registry.virtual_model import VirtualModel, digest_of
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vllama_pool.router.errors import ClientError, TooLarge
-from vllama_pool.router.protocol.create import TOO_MUCH
+from vllama_pool.router.protocol.ollama.create import TOO_MUCH
 from vllama_pool.workers.registry.signature import MAX_ENVELOPE
 
 MOST_MODELS = 1024

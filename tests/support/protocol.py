@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from vllama_pool.router.protocol.fold import AnswerFold
+from vllama_pool.router.protocol.ollama.stream import AnswerFold
 from vllama_pool.router.protocol.operation import Outgoing, Step, Timing
 from vllama_pool.workers.registry.record import ModelInfo
 

@@ -13,7 +13,7 @@ import pytest
 from tests.support.attached import system
 from tests.support.vllm import VllmServer
 from tests.support.weather import TOOL
-from vllama_pool.router.protocol.errors import CONTEXT_EXCEEDED
+from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
 
 CONTEXT = 1024
 ANSWER = "Hello! I am a tiny llama 🦙 and I count:"

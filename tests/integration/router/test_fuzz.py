@@ -18,8 +18,8 @@ from schemathesis import GenerationMode
 from tests.support.fuzzing import Damaged, damaged, problem
 from tests.support.live import Fleet, fleet
 from vllama_pool.router.protocol.description import bodies, describe
-from vllama_pool.router.protocol.fixed import FIXED
-from vllama_pool.router.protocol.operations import OPERATIONS
+from vllama_pool.router.protocol.ollama.fixed import FIXED
+from vllama_pool.router.protocol.table import OPERATIONS
 from vllama_pool.router.server.dispatch import Surface
 from vllama_pool.workers.simulated.options import Options
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.live import Fleet, fleet
 from tests.support.until import auntil
-from vllama_pool.router.protocol.errors import CONTEXT_EXCEEDED
+from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
 from vllama_pool.workers.simulated import script
 from vllama_pool.workers.simulated.options import Options
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllama_pool.router.protocol.clock import Stamps, SystemClock, rfc3339
-from vllama_pool.router.protocol.durations import FOREVER, SECOND
-from vllama_pool.router.protocol.lifetimes import Lifetimes
+from vllama_pool.router.protocol.ollama.durations import FOREVER, SECOND
+from vllama_pool.router.protocol.ollama.lifetimes import Lifetimes
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 """The API as an OpenAPI document, out of the tables that it is served by."""
 
 from vllama_pool.router.protocol.description import bodies, describe, schema
-from vllama_pool.router.protocol.fixed import FIXED
-from vllama_pool.router.protocol.gojson import ANY, BOOL, INT, STRING, list_of, struct
-from vllama_pool.router.protocol.operations import OPERATIONS
+from vllama_pool.router.protocol.ollama.fixed import FIXED
+from vllama_pool.router.protocol.ollama.gojson import ANY, BOOL, INT, STRING, list_of, struct
+from vllama_pool.router.protocol.table import OPERATIONS
 
 ROUTES = [
     ("/api/tags", ("GET", "HEAD")),

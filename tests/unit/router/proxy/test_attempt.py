@@ -14,8 +14,8 @@ import pytest
 from tests.support.canned import Canned
 from tests.support.protocol import CLOCK, TIMING
 from vllama_pool.router.errors import Refused, Unavailable
-from vllama_pool.router.protocol.embed import decode_embed
-from vllama_pool.router.protocol.embed_fold import EmbedFold
+from vllama_pool.router.protocol.ollama.embed import decode_embed
+from vllama_pool.router.protocol.ollama.embed_stream import EmbedFold
 from vllama_pool.router.proxy.attempt import FINISHED_AT_ONCE, first_content
 
 

@@ -15,7 +15,7 @@ from vllama_pool.config.routing.defaults import NONE
 from vllama_pool.router.errors import ClientError
 from vllama_pool.router.offload import AT_ONCE
 from vllama_pool.router.protocol.clock import SystemClock
-from vllama_pool.router.protocol.operations import OPERATIONS
+from vllama_pool.router.protocol.table import OPERATIONS
 from vllama_pool.router.proxy.forward import Call, Forwarder, Limits
 from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
 from vllama_pool.router.routing.resolve import Resolution

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from vllama_pool.router.protocol.fixed import Fixed, always
+from vllama_pool.router.protocol.ollama.fixed import Fixed, always
 from vllama_pool.router.server.asgi import Receive, Scope, Send, send_unread, send_whole
 from vllama_pool.router.server.dispatch import Surface
 

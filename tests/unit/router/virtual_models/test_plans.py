@@ -12,9 +12,9 @@ import pytest
 from tests.support.balance import Clock, found, pool_of
 from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
 from vllama_pool.router.errors import ClientError, Forbidden, ModelNotFound, TooLarge
-from vllama_pool.router.protocol.copying import CopyRequest
-from vllama_pool.router.protocol.create import MAX_KEPT, decode_create
-from vllama_pool.router.protocol.requests import brought
+from vllama_pool.router.protocol.ollama.copying import CopyRequest
+from vllama_pool.router.protocol.ollama.create import MAX_KEPT, decode_create
+from vllama_pool.router.protocol.ollama.requests import brought
 from vllama_pool.router.routing.resolve import Routes
 from vllama_pool.router.virtual_models.plans import UNSIGNED, Known, Made, Nowhere, plan_copy, plan_create, plan_delete
 from vllama_pool.router.virtual_models.store import Store

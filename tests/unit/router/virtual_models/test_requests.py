@@ -15,7 +15,7 @@ from tests.support.balance import Clock, found, pool_of
 from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.router.errors import BadRequest, ClientError
-from vllama_pool.router.protocol import copying, create, pull
+from vllama_pool.router.protocol.ollama import copying, create, pull
 from vllama_pool.router.routing.resolve import Routes
 from vllama_pool.router.virtual_models.plans import UNSIGNED, WRITES_OFF, Known, plan_copy, plan_create, plan_delete
 from vllama_pool.router.wiring import no_writes, save_file

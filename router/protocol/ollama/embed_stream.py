@@ -1,0 +1,106 @@
+"""Folding vLLM's vectors into the answer of /api/embed or /api/embeddings (R099, R026).
+
+Nothing is streamed: the worker's body is kept, and read once it is whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from vllama_pool.router.protocol.json_lines import encode
+from vllama_pool.router.protocol.ollama.embed import EmbedRequest
+from vllama_pool.router.protocol.operation import Clock, StreamFailure, Timing, Usage
+from vllama_pool.router.protocol.vllm import vectors
+from vllama_pool.router.protocol.vllm.api import Usage as Counted
+
+NOT_UNDERSTOOD = "the worker's vectors are not understood: "
+
+
+class Item(msgspec.Struct, frozen=True, gc=False):
+    embedding: str | list[float]
+    index: int = 0
+
+
+class Vectors(msgspec.Struct, frozen=True):
+    data: list[Item]
+    usage: Counted = Counted()
+
+
+_decode = msgspec.json.Decoder(Vectors).decode
+
+
+class EmbedFold:
+    """A `Fold` over vLLM's answer to one batch."""
+
+    def __init__(self, request: EmbedRequest, timing: Timing, clock: Clock) -> None:
+        self._request = request
+        self._timing = timing
+        self._clock = clock
+        self._body: list[bytes] = []
+        self._failure: StreamFailure | None = None
+        self._usage = Usage()
+        self._done = False
+
+    @property
+    def ready(self) -> bool:
+        return self._done
+
+    @property
+    def begun(self) -> bool:
+        return bool(self._body) or self._done
+
+    @property
+    def done(self) -> bool:
+        return self._done
+
+    @property
+    def failure(self) -> StreamFailure | None:
+        return self._failure
+
+    @property
+    def usage(self) -> Usage:
+        return self._usage
+
+    def feed(self, data: bytes) -> bytes:
+        self._body.append(data)
+        return b""
+
+    def finish(self) -> bytes:
+        if self._done:
+            return b""
+        try:
+            answer = self._answer(_decode(b"".join(self._body)))
+        except vectors.NotFinite as error:
+            self._failure = StreamFailure(400, error.text)
+        except ValueError as error:  # msgspec's and base64's errors are ValueErrors
+            self._failure = StreamFailure(502, f"{NOT_UNDERSTOOD}{error}")
+        else:
+            self._done = True
+            return answer
+        return self.fail(self._failure.text)
+
+    def fail(self, text: str) -> bytes:
+        return encode({"error": text})
+
+    def _answer(self, answer: Vectors) -> bytes:
+        request = self._request
+        items = sorted(answer.data, key=lambda item: item.index)
+        if len(items) != len(request.texts):
+            raise ValueError(f"{len(items)} for {len(request.texts)} texts")
+        self._usage = Usage(answer.usage.prompt_tokens)
+        if request.plain:
+            return b'{"embedding":%b}' % vectors.written(vectors.read(items[0].embedding))
+        parts = [b'{"model":%b,"embeddings":[' % encode(request.model)]
+        for item in items:
+            parts += (self._vector(item.embedding), b",")
+        parts[-1] = b'],"total_duration":%d,"load_duration":%d%b}' % (
+            max(1, self._clock.monotonic_ns() - self._timing.arrived),
+            max(1, self._timing.sent - self._timing.arrived),
+            b',"prompt_eval_count":%d' % self._usage.prompt_tokens if self._usage.prompt_tokens else b"",
+        )
+        return b"".join(parts)
+
+    def _vector(self, given: str | Sequence[float]) -> bytes:
+        return vectors.written(vectors.normalised(vectors.read(given), self._request.dimensions))

@@ -1,0 +1,28 @@
+"""Ollama's `format` as vLLM's `response_format` (R057)."""
+
+from __future__ import annotations
+
+import msgspec
+
+from vllama_pool.router.errors import ClientError
+from vllama_pool.router.protocol.vllm.api import JsonSchema, ResponseFormat
+
+_UNSET = (b"", b"null", b'""')
+
+
+def check_format(value: msgspec.Raw) -> None:
+    """Raises ClientError: Ollama's runner finds this one, so the status is 500."""
+    raw = bytes(value)
+    if raw in _UNSET or raw == b'"json"' or raw[:1] == b"{":
+        return
+    shown = '"' + raw.decode().replace("\\", "\\\\").replace('"', '\\"') + '"'
+    raise ClientError(f'invalid format: {shown}; expected "json" or a valid JSON Schema object')
+
+
+def translate(value: msgspec.Raw) -> ResponseFormat | None:
+    raw = bytes(value)
+    if raw in _UNSET:
+        return None
+    if raw == b'"json"':
+        return ResponseFormat(type="json_object")
+    return ResponseFormat(type="json_schema", json_schema=JsonSchema(name="response", schema=value))

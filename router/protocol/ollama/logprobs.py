@@ -1,0 +1,54 @@
+"""Ollama's logprobs entries from vLLM's two shapes (section 2.15 of the contract: R064, R065)."""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+
+import msgspec
+
+from vllama_pool.router.protocol.vllm import api
+
+
+class Alternative(msgspec.Struct, frozen=True):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[Alternative] | None = None
+
+
+def translate(logprobs: api.Logprobs, top: int) -> list[Entry]:
+    """One entry per token. Alternatives, best first, at most `top`; left out where none were asked for."""
+    if logprobs.content is not None:
+        return [
+            _entry(item.token, item.logprob, [(a.token, a.logprob) for a in item.top_logprobs or ()], top)
+            for item in logprobs.content
+        ]
+    return [
+        _entry(token, logprob, list((alternatives or {}).items()), top)
+        for token, logprob, alternatives in zip_longest(
+            logprobs.tokens or (), logprobs.token_logprobs or (), logprobs.top_logprobs or ()
+        )
+        if token is not None
+    ]
+
+
+def _entry(token: str, logprob: float | None, alternatives: list[tuple[str, float | None]], top: int) -> Entry:
+    best: list[Alternative] | None = None
+    if top:
+        best = sorted((_alternative(*pair) for pair in alternatives), key=lambda item: -item.logprob)[:top]
+    return Entry(token, _value(logprob), list(token.encode()), best)
+
+
+def _alternative(token: str, logprob: float | None) -> Alternative:
+    return Alternative(token, _value(logprob), list(token.encode()))
+
+
+def _value(logprob: float | None) -> float:
+    """Never above 0; vLLM's floor where it gives none."""
+    return -9999.0 if logprob is None else min(logprob, 0.0)

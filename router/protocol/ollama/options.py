@@ -1,0 +1,176 @@
+"""Ollama's sampling options: their types, and what vLLM is sent for them (R126-R144).
+
+Weakest first: Ollama's defaults, the model's generation_config, the route's options, the request's. Where
+the model's generation_config has a key, Ollama's default for it is not sent: vLLM applies its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from vllama_pool.router.errors import ClientError
+from vllama_pool.router.protocol.vllm.api import Sampling
+from vllama_pool.workers.registry.record import ModelInfo
+
+_INT64: Final = 2**63 - 1
+_TINY: Final = 1e-6
+"""vLLM wants top_p above 0. So small a value keeps the most likely token only, as 0 does in Ollama."""
+_MOST_PENALTY: Final = 1e9
+"""JSON numbers have no bound, floats have. No token is left above this anyway."""
+UNKNOWN_CONTEXT_TOKENS: Final = 1024
+"""max_tokens for /v1/completions where the model's context length is unknown: vLLM's own default is 16."""
+
+_INTEGERS = frozenset(
+    {
+        "num_ctx",
+        "num_batch",
+        "num_gpu",
+        "main_gpu",
+        "num_thread",
+        "num_keep",
+        "num_predict",
+        "draft_num_predict",
+        "repeat_last_n",
+        "seed",
+        "top_k",
+    }
+)
+_FLOATS = frozenset(
+    {
+        "temperature",
+        "top_p",
+        "min_p",
+        "typical_p",
+        "repeat_penalty",
+        "presence_penalty",
+        "frequency_penalty",
+    }
+)
+KNOWN: Final = _INTEGERS | _FLOATS | {"use_mmap", "stop"}
+"""Every option that Ollama knows. Others are ignored, whatever their type (R143)."""
+DROPPED: Final = KNOWN - {
+    "num_predict",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repeat_penalty",
+    "repeat_last_n",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "stop",
+}
+"""Known to Ollama, without a counterpart in a request to vLLM."""
+_DEFAULTS: Final = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
+"""Ollama's defaults where they differ from vLLM's. The rest (min_p 0, penalties off) are vLLM's own."""
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """The types that Ollama insists on. Raises ClientError 500 with its text (R153)."""
+    for key, value in options.items():
+        if value is None:
+            continue
+        if key in _FLOATS:
+            _expect(isinstance(value, (int, float)) and not isinstance(value, bool), key, "of type float32")
+        elif key in _INTEGERS:
+            _expect(isinstance(value, (int, float)) and not isinstance(value, bool), key, "of type integer")
+        elif key == "stop":
+            _expect(isinstance(value, list), key, "of type array")
+            _expect(all(isinstance(item, str) for item in value), key, "of an array of strings")
+        elif key == "use_mmap":
+            _expect(isinstance(value, bool), key, "of type boolean")
+
+
+def _expect(right: bool, key: str, kind: str) -> None:
+    if not right:
+        raise ClientError(f'option "{key}" must be {kind}', status=500)
+
+
+def merge(request: Mapping[str, Any] | None, route: Mapping[str, Any], info: ModelInfo) -> dict[str, Any]:
+    """The options in force, without those that are left to vLLM. Nulls count as absent."""
+    merged: dict[str, Any] = {key: value for key, value in _DEFAULTS.items() if key not in info.defaults}
+    for layer in (route, request or {}):
+        for key, value in layer.items():
+            if value is not None:
+                merged[key] = value
+    return merged
+
+
+def sampling(merged: Mapping[str, Any], info: ModelInfo) -> dict[str, Any]:
+    """Checked options as keyword arguments of `Sampling`, every value within vLLM's range.
+
+    `num_predict` of 0 or less is no limit (R126): Ollama's own paths disagree about 0, and vLLM refuses it.
+    """
+    result: dict[str, Any] = {}
+    for key, value in merged.items():
+        convert = _CONVERT.get(key)
+        if convert is not None:
+            name, send = convert(value)
+            if send is not None:
+                result[name] = send
+    if merged.get("repeat_last_n") == 0:
+        result["repetition_penalty"] = 1.0
+    limit = int_option(merged.get("num_predict"))
+    if limit is not None and limit > 0:
+        result["max_tokens"] = min(limit, info.context_length or limit)
+    return result
+
+
+def fill_context(values: dict[str, Any], info: ModelInfo) -> dict[str, Any]:
+    """An explicit max_tokens for /v1/completions: vLLM's default there is 16. It subtracts the prompt itself."""
+    if "max_tokens" not in values:
+        own = int_option(info.defaults.get("num_predict")) or 0
+        room = info.context_length or UNKNOWN_CONTEXT_TOKENS
+        values["max_tokens"] = min(own, room) if own > 0 else room
+    return values
+
+
+def int_option(value: Any) -> int | None:
+    """A JSON number as Go's int: truncated, and held within 64 bits."""
+    if value is None:
+        return None
+    return max(-_INT64, min(_INT64, int(value)))
+
+
+def _clamped(name: str, low: float, high: float) -> Any:
+    return lambda value: (name, float(min(max(value, low), high)))
+
+
+def _top_k(value: Any) -> tuple[str, int]:
+    number = int_option(value) or 0
+    return "top_k", min(number, 2**31 - 1) if number > 0 else -1
+
+
+def _top_p(value: Any) -> tuple[str, float]:
+    return "top_p", float(min(max(value, _TINY), 1.0))
+
+
+def _repeat_penalty(value: Any) -> tuple[str, float]:
+    return "repetition_penalty", float(min(value, _MOST_PENALTY)) if value > 0 else 1.0
+
+
+def _seed(value: Any) -> tuple[str, int | None]:
+    number = int_option(value)
+    return "seed", number if number is not None and number >= 0 else None
+
+
+def _stop(value: Any) -> tuple[str, list[str] | None]:
+    texts = [value] if isinstance(value, str) else value
+    return "stop", [text for text in texts if text] or None
+
+
+_CONVERT: Final[Mapping[str, Any]] = {
+    "temperature": _clamped("temperature", 0.0, 2.0),
+    "top_k": _top_k,
+    "top_p": _top_p,
+    "min_p": _clamped("min_p", 0.0, 1.0),
+    "repeat_penalty": _repeat_penalty,
+    "presence_penalty": _clamped("presence_penalty", -2.0, 2.0),
+    "frequency_penalty": _clamped("frequency_penalty", -2.0, 2.0),
+    "seed": _seed,
+    "stop": _stop,
+}
+
+__all__ = ["DROPPED", "KNOWN", "Sampling", "check", "fill_context", "int_option", "merge", "sampling"]

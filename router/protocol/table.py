@@ -1,0 +1,68 @@
+"""The table of endpoints that a worker answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllama_pool.router.protocol import json_lines
+from vllama_pool.router.protocol.clock import SystemClock
+from vllama_pool.router.protocol.ollama import chat, embed, generate, requests
+from vllama_pool.router.protocol.ollama.embed_stream import EmbedFold
+from vllama_pool.router.protocol.operation import Clock, Operation
+
+
+def operations(clock: Clock) -> tuple[Operation[Any], ...]:
+    """The table, with the clock for answers that need no worker."""
+    return (
+        Operation(
+            name="chat",
+            path="/api/chat",
+            body=requests.CHAT,
+            decode=requests.decode_chat,
+            check=lambda request, info: chat.check(request, info, clock),
+            prepare=lambda request, info, defaults: chat.prepare(request, info, defaults, clock),
+            recover=chat.recover,
+            fold=chat.fold,
+            not_found=requests.not_found,
+            content_type=lambda request: json_lines.content_type(request.stream),
+        ),
+        Operation(
+            name="generate",
+            path="/api/generate",
+            body=requests.GENERATE,
+            decode=requests.decode_generate,
+            check=lambda request, info: generate.check(request, info, clock),
+            prepare=lambda request, info, defaults: generate.prepare(request, info, defaults, clock),
+            recover=generate.recover,
+            fold=generate.fold,
+            not_found=requests.not_found,
+            content_type=lambda request: json_lines.content_type(request.stream),
+        ),
+        Operation(
+            name="embed",
+            path="/api/embed",
+            body=embed.EMBED,
+            decode=embed.decode_embed,
+            check=embed.check,
+            prepare=embed.prepare,
+            fold=EmbedFold,
+            not_found=embed.not_found,
+            content_type=lambda request: json_lines.JSON,
+            recover=embed.recover,
+        ),
+        Operation(
+            name="embeddings",
+            path="/api/embeddings",
+            body=embed.EMBEDDINGS,
+            decode=embed.decode_embeddings,
+            check=embed.check,
+            prepare=embed.prepare,
+            fold=EmbedFold,
+            not_found=embed.not_found,
+            content_type=lambda request: json_lines.JSON,
+            recover=embed.recover,
+        ),
+    )
+
+
+OPERATIONS = operations(SystemClock())

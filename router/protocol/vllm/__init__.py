@@ -1,0 +1,1 @@
+"""vLLM's API: request bodies, SSE, errors, tokenizer questions, and vLLM's limits."""

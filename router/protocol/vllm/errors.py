@@ -1,0 +1,139 @@
+"""vLLM's errors: as one plain text for the client, and as what may be done next (R163, R167)."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from vllama_pool.router.errors import AttemptFailed, Busy, Faulty, Lost, ModelGone, Refused, Unavailable
+from vllama_pool.router.protocol.operation import StreamFailure
+from vllama_pool.router.protocol.vllm.api import ErrorBody
+
+CONTEXT_EXCEEDED = (
+    "the prompt is longer than the context length currently available to the model; shorten the prompt, adjust the "
+    "context length in settings, or use a model with a longer context length"
+)
+"""Ollama's own words (R145)."""
+
+WRONG_TASK = "the worker does not serve this kind of request"
+"""vLLM has no such route for the model: it embeds and does not chat, or chats and does not embed."""
+
+_VALIDATION = re.compile(r"'loc': '([^']*)', 'msg': (?:'([^']*)'|\"([^\"]*)\")")
+_CONTEXT = re.compile(r"maximum context length is|which is the upper bound|longer than the maximum model length")
+_DEAD_ENGINE = ("cannot schedule new futures", "EngineCore encountered an issue", "EngineDeadError")
+_ADMISSION = "The engine is currently busy"
+_SHOWN = 2000
+"""Characters of a body that is no error of vLLM's, such as a proxy's page."""
+
+
+class _Envelope(msgspec.Struct, frozen=True):
+    error: ErrorBody | str | None = None
+    detail: msgspec.Raw = msgspec.Raw()
+    message: str | None = None
+
+
+_decode = msgspec.json.Decoder(_Envelope).decode
+
+
+def explain_upstream(status: int, body: bytes) -> str:
+    """One plain string for the `error` field of an answer, whatever shape the worker's body has. Never empty."""
+    return _explain(body) or f"the worker answered with HTTP status {status}"
+
+
+def _explain(body: bytes) -> str:
+    try:
+        envelope = _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        text = body[:_SHOWN].decode("utf-8", "replace").strip()
+        return "" if text.startswith("<") else text
+    if isinstance(envelope.error, str):
+        return _plain(envelope.error)
+    if envelope.error is not None and envelope.error.message:
+        return explain_event(envelope.error)
+    return _plain(envelope.message or _detail(envelope.detail))
+
+
+def explain_event(error: ErrorBody | str) -> str:
+    """The same for an error event inside a stream."""
+    if isinstance(error, str):
+        return _plain(error)
+    return _plain(error.message or "unknown error")
+
+
+def event_status(error: ErrorBody | str) -> int:
+    """The HTTP status that an error event stands for."""
+    if isinstance(error, str):
+        return 500
+    code = error.code
+    if isinstance(code, str) and code.isascii() and code.isdigit():
+        code = int(code)
+    return code if isinstance(code, int) and 400 <= code <= 599 else 500
+
+
+def classify(status: int, body: bytes) -> AttemptFailed:
+    """A worker's answer that is no 200."""
+    text = explain_upstream(status, body)
+    if status == 404 and not _is_model_error(body):
+        return Refused(WRONG_TASK, status=404)
+    return classify_text(status, text)
+
+
+def classify_text(status: int, text: str) -> AttemptFailed:
+    """The same where only the status and the text are known, as for an error event. A status that is no error's
+    cannot be passed on as one."""
+    if not 400 <= status <= 599:
+        return Unavailable(text, status=502)
+    if status == 429 or (status == 503 and _ADMISSION in text):
+        return Busy(text, status=status)
+    if any(sign in text for sign in _DEAD_ENGINE):
+        return Lost(text, status=status)
+    if status in (502, 503, 504):
+        return Unavailable(text, status=status)
+    if status == 404:
+        return ModelGone(text, status=status)
+    if 400 <= status < 500:
+        return Refused(text, status=status)
+    return Faulty(text, status=status)
+
+
+def of_stream(failure: StreamFailure) -> AttemptFailed:
+    """An error inside a stream."""
+    if failure.models_own:
+        return Refused(failure.text, status=failure.status)
+    return classify_text(failure.status, failure.text)
+
+
+def _is_model_error(body: bytes) -> bool:
+    """vLLM says NotFoundError of a model; a bare {"detail": "Not Found"} is an unknown route."""
+    try:
+        error = _decode(body).error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return isinstance(error, ErrorBody)
+
+
+def _plain(text: str) -> str:
+    if _CONTEXT.search(text):
+        return CONTEXT_EXCEEDED
+    found = _VALIDATION.findall(text)
+    if found:
+        return "; ".join(f"{where.removeprefix('body.')}: {single or double}" for where, single, double in found)
+    text = text.partition("Valid aliases:")[0].strip()
+    before, parameter, _ = text.partition("(parameter=")
+    return before.strip() if parameter and text.endswith(")") else text
+
+
+def _detail(raw: msgspec.Raw) -> str:
+    """FastAPI's `detail`: a text, or a list of objects with `msg`."""
+    if not bytes(raw):
+        return ""
+    try:
+        detail = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    if isinstance(detail, str):
+        return detail
+    if isinstance(detail, list):
+        return "; ".join(str(item.get("msg", "")) for item in detail if isinstance(item, dict))
+    return ""

@@ -1,0 +1,85 @@
+"""Tool calls of an answer: vLLM's fragments gathered into whole calls (R081, R082, trap 1)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import msgspec
+
+from vllama_pool.router.protocol.vllm.api import ToolCallDelta
+
+_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
+
+
+class AnswerFunction(msgspec.Struct, frozen=True):
+    index: int
+    name: str
+    arguments: msgspec.Raw
+
+
+class AnswerCall(msgspec.Struct, frozen=True):
+    id: str
+    function: AnswerFunction
+
+
+class BrokenArguments(Exception):
+    """The model's arguments are not a JSON object."""
+
+
+class ToolCalls:
+    """Gathers fragments by vLLM's index."""
+
+    __slots__ = ("_calls",)
+
+    def __init__(self) -> None:
+        self._calls: dict[int, list[str]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._calls)
+
+    def add(self, deltas: Sequence[ToolCallDelta]) -> None:
+        for delta in deltas:
+            call = self._calls.setdefault(delta.index, ["", "", ""])
+            call[0] = call[0] or delta.id or ""
+            if delta.function is not None:
+                call[1] = call[1] or delta.function.name or ""
+                call[2] += delta.function.arguments or ""
+
+    def whole(self, *, cut: bool) -> list[AnswerCall]:
+        """All calls, numbered from 0. `cut`: the answer ended for length, and so perhaps inside the last
+        call; that one is then left out if it is broken. Otherwise raises BrokenArguments."""
+        result: list[AnswerCall] = []
+        for number, (id, name, text) in enumerate(self._calls.values()):
+            try:
+                arguments = _compact(text)
+            except BrokenArguments:
+                if cut and number == len(self._calls) - 1:
+                    break
+                raise
+            seed = id or f"{number} {name} {text}"
+            result.append(AnswerCall(_short_id(seed), AnswerFunction(number, name, arguments)))
+        return result
+
+
+def _compact(text: str) -> msgspec.Raw:
+    """Without line breaks, which NDJSON does not bear; numbers and order as the model wrote them."""
+    if not text.strip():
+        return msgspec.Raw(b"{}")
+    try:
+        compact = msgspec.json.format(text.encode(), indent=-1)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        raise BrokenArguments(text) from None
+    if not compact.startswith(b"{"):
+        raise BrokenArguments(text)
+    return msgspec.Raw(compact)
+
+
+def _short_id(seed: str) -> str:
+    """`call_` and eight characters, the same for the same call however its stream was cut."""
+    number = int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=8).digest())
+    letters = []
+    for _ in range(8):
+        number, digit = divmod(number, len(_ALPHABET))
+        letters.append(_ALPHABET[digit])
+    return "call_" + "".join(letters)

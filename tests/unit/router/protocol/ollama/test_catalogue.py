@@ -1,0 +1,273 @@
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import re
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllama_pool.config.routing.defaults import Defaults
+from vllama_pool.router.errors import BadRequest, Forbidden, ModelNotFound
+from vllama_pool.router.protocol.ollama.catalogue import CatalogueModel, human_number, merge, ps, tags, version
+from vllama_pool.router.protocol.ollama.not_found import unknown_model
+from vllama_pool.workers.registry.record import ModelInfo
+
+DIGEST = "ab" * 32
+INFO = ModelInfo(
+    name="HuggingFaceTB/SmolLM2",
+    digest=DIGEST,
+    size=269_060_552,
+    modified_at=1_795_375_700.25,
+    architecture="llama",
+    parameter_count=134_515_008,
+    quantization="BF16",
+    context_length=2048,
+    embedding_length=576,
+    capabilities=("completion", "tools"),
+    template="{{ messages }}",
+    defaults={"temperature": 0.2, "stop": ["<|im_end|>", "\n"]},
+    license="Apache-2.0",
+    metadata={"block_count": 30, "attention.head_count": 9},
+)
+MODEL = CatalogueModel("smollm2:135m", (INFO,), Defaults({"temperature": 0.7}))
+
+
+def listed(*models: CatalogueModel) -> list[dict[str, Any]]:
+    result: list[dict[str, Any]] = json.loads(tags(models))["models"]
+    return result
+
+
+def test_r009_tags_say_all_that_clients_read() -> None:
+    [item] = listed(MODEL)
+    assert re.fullmatch("[0-9a-f]{64}", item["digest"])
+    assert [item | {"digest": ""}] == [
+        {
+            "name": "smollm2:135m",
+            "model": "smollm2:135m",
+            "modified_at": "2026-11-22T19:28:20.25Z",
+            "size": 269_060_552,
+            "digest": "",
+            "details": {
+                "parent_model": "",
+                "format": "safetensors",
+                "family": "llama",
+                "families": ["llama"],
+                "parameter_size": "134.52M",
+                "quantization_level": "BF16",
+                "context_length": 2048,
+                "embedding_length": 576,
+            },
+            "capabilities": ["completion", "tools"],
+        }
+    ]
+
+
+def test_r009_keys_come_in_ollamas_order() -> None:
+    [item] = listed(MODEL)
+    assert list(item) == ["name", "model", "modified_at", "size", "digest", "details", "capabilities"]
+    assert list(item["details"]) == [
+        "parent_model",
+        "format",
+        "family",
+        "families",
+        "parameter_size",
+        "quantization_level",
+        "context_length",
+        "embedding_length",
+    ]
+
+
+def test_r009_r022_an_empty_list_is_a_list() -> None:
+    assert tags([]) == ps([], lambda _: 0) == b'{"models":[]}'
+
+
+def test_r009_tags_come_most_recently_modified_first() -> None:
+    models = [
+        CatalogueModel(name, (msgspec.structs.replace(INFO, modified_at=at),))
+        for name, at in (("old", 1.0), ("b", 5.0), ("a", 5.0), ("new", 9.0))
+    ]
+    assert [item["name"] for item in listed(*models)] == ["new", "a", "b", "old"]
+
+
+def test_r022_r175_trap_11_ps_shows_what_is_loaded_longest_lifetime_first() -> None:
+    away = CatalogueModel("away", (INFO,), loaded=False)
+    other = CatalogueModel("other", (INFO,))
+    moments = {"smollm2:135m": 10**18, "other": 2 * 10**18, "away": 3 * 10**18}
+    items = json.loads(ps([MODEL, other, away], moments.__getitem__))["models"]
+    assert [item["name"] for item in items] == ["other", "smollm2:135m"]
+    assert list(items[1]) == ["name", "model", "size", "digest", "details", "expires_at", "size_vram", "context_length"]
+    assert items[1]["size_vram"] == items[1]["size"]
+    assert items[1]["expires_at"] == "2001-09-09T01:46:40Z"
+    assert "context_length" not in items[1]["details"]
+
+
+def test_version_is_plain() -> None:
+    assert version("0.33.0") == b'{"version":"0.33.0"}'
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (8_000_000_000, "8B"),
+        (7_615_616_512, "7.6B"),
+        (494_032_768, "494.03M"),
+        (361_300, "361K"),
+        (12, "12"),
+        (2_000_000, "2M"),
+    ],
+)
+def test_r175_parameter_sizes_are_written_as_ollama_does(number: int, text: str) -> None:
+    assert human_number(number) == text
+
+
+def test_equal_replicas_are_one_without_a_word() -> None:
+    assert listed(CatalogueModel("x", (INFO, INFO, INFO))) == listed(CatalogueModel("x", (INFO,)))
+
+
+def test_replicas_that_differ_are_merged_safely_and_the_difference_is_named() -> None:
+    other = msgspec.structs.replace(
+        INFO, digest="cd" * 32, context_length=1024, capabilities=("completion", "thinking"), quantization="FP8"
+    )
+    unread = ModelInfo(name="HuggingFaceTB/SmolLM2", capabilities=("completion", "tools"))
+    answers = {tags([CatalogueModel("x", replicas)]) for replicas in itertools.permutations([INFO, other, unread])}
+    assert len(answers) == 1
+    [item] = json.loads(answers.pop())["models"]
+    assert item["details"]["context_length"] == 1024
+    assert item["capabilities"] == ["completion"]
+    assert item["digest"] == merge("x", [msgspec.structs.replace(INFO, capabilities=("completion",))]).info.digest
+    assert item["replicas_differ"] == {
+        "digest": [DIGEST, "cd" * 32],
+        "quantization_level": ["BF16", "FP8"],
+        "context_length": [1024, 2048],
+        "capabilities": ["completion", "thinking", "tools"],
+    }
+
+
+def digest(name: str, **fields: Any) -> str:
+    return merge(name, [ModelInfo(name=name, **fields)]).info.digest
+
+
+def test_r174_trap_11_a_digest_is_always_64_hex_stable_and_its_own() -> None:
+    digests = [digest("a"), digest("b"), digest("a", capabilities=("completion", "tools")), digest("a", digest="short")]
+    assert all(re.fullmatch("[0-9a-f]{64}", text) for text in digests)
+    assert digest("a") == digest("a")
+    assert len(set(digests[:3])) == 3
+
+
+def test_r174_a_digest_changes_with_what_the_model_can_do_for_clients_remember_by_it() -> None:
+    plain, tools = (
+        digest("a", digest=DIGEST, capabilities=able) for able in (("completion",), ("completion", "tools"))
+    )
+    assert plain != tools
+    assert digest("b", digest=DIGEST) == plain, "a second name of the same model is the same model"
+    assert digest("b", digest="cd" * 32) != plain
+
+
+def test_r174_options_make_another_model_and_a_virtual_one_brings_its_own_digest() -> None:
+    warm, hot = (CatalogueModel("x", (INFO,), Defaults({"temperature": value})) for value in (0.5, 1.5))
+    plain = CatalogueModel("x", (INFO,))
+    made = CatalogueModel("y:latest", (INFO,), base="x:latest", made_digest="ef" * 32)
+    assert len({model.digest for model in (warm, hot, plain, made)}) == 4
+    assert made.digest == "ef" * 32
+    assert plain.digest == plain.merged.info.digest
+
+
+def test_r009_a_virtual_model_names_its_base_and_when_it_was_made() -> None:
+    made = CatalogueModel("mario:latest", (INFO,), base="smollm2:135m", made_digest="ef" * 32, made_at=1_795_375_800.5)
+    first, second = listed(MODEL, made)
+    assert (first["name"], first["digest"], first["modified_at"]) == (
+        "mario:latest",
+        "ef" * 32,
+        "2026-11-22T19:30:00.5Z",
+    )
+    assert (first["details"]["parent_model"], second["details"]["parent_model"]) == ("smollm2:135m", "")
+    assert first["size"] == second["size"]
+
+
+replicas = st.lists(
+    st.builds(
+        ModelInfo,
+        name=st.just("m"),
+        digest=st.sampled_from(["", DIGEST, "cd" * 32]),
+        size=st.sampled_from([0, 10, 20]),
+        modified_at=st.sampled_from([0.0, 5.0]),
+        quantization=st.sampled_from(["", "BF16", "FP8"]),
+        context_length=st.sampled_from([0, 1024, 2048]),
+        capabilities=st.sampled_from(
+            [("completion",), ("completion", "tools"), ("tools", "completion"), ("embedding",)]
+        ),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(replicas, st.randoms(use_true_random=False))
+def test_r174_replicas_make_one_safe_entry_in_any_order(infos: list[ModelInfo], chance: random.Random) -> None:
+    shuffled = infos.copy()
+    chance.shuffle(shuffled)
+    merged = merge("m", infos)
+    assert merge("m", shuffled) == merged
+    assert re.fullmatch("[0-9a-f]{64}", merged.info.digest)
+    assert merged.info.size > 0
+    known = [info.context_length for info in infos if info.context_length]
+    assert merged.info.context_length == min(known, default=0)
+    assert all(set(merged.info.capabilities) <= set(info.capabilities) for info in infos)
+    assert ("capabilities" in merged.differ) == (len({frozenset(info.capabilities) for info in infos}) > 1)
+    assert ("quantization_level" in merged.differ) == (len({info.quantization for info in infos} - {""}) > 1)
+
+
+def test_replicas_of_different_versions_of_vllm_say_so() -> None:
+    def differ(*engines: str) -> Any:
+        return listed(CatalogueModel("x", (INFO,) * len(engines), engines=engines))[0].get("replicas_differ")
+
+    assert differ("0.32.0", "0.31.1", "0.32.0") == {"engine_version": ["0.31.1", "0.32.0"]}
+    assert differ("0.32.0", "0.32.0") is None
+    assert differ("0.32.0", "") is None, "not known is no difference"
+
+
+def test_replicas_with_different_templates_say_so_in_few_words() -> None:
+    other, unread = (msgspec.structs.replace(INFO, template=text) for text in ("{{ other }}", ""))
+    [item] = listed(CatalogueModel("x", (INFO, other, unread)))
+    assert [len(digits) for digits in item["replicas_differ"].pop("template")] == [12, 12]
+    assert item["replicas_differ"] == {}, "what is not known is no difference"
+
+
+def test_r176_capabilities_stay_in_the_closed_set() -> None:
+    info = msgspec.structs.replace(INFO, capabilities=("image", "telepathy", "audio", "completion"))
+    assert listed(CatalogueModel("x", (info,)))[0]["capabilities"] == ["completion", "audio"]
+
+
+def test_r175_what_no_worker_knows_says_so_and_parses() -> None:
+    unread = CatalogueModel("x:latest", (ModelInfo(name="x"),))
+    [item] = listed(unread)
+    assert item["modified_at"] == "1970-01-01T00:00:00Z"
+    assert item["details"] == {
+        "parent_model": "",
+        "format": "safetensors",
+        "family": "unknown",
+        "families": None,
+        "parameter_size": "unknown",
+        "quantization_level": "unknown",
+    }
+    [running] = json.loads(ps([unread], lambda _: 10**18))["models"]
+    assert running["size"] == running["size_vram"] > 0, "nothing in VRAM would read as running on the CPU"
+
+
+def test_r174_name_and_model_are_the_same_in_both_lists() -> None:
+    for item in (*listed(MODEL), *json.loads(ps([MODEL], lambda _: 10**18))["models"]):
+        assert item["name"] == item["model"] == "smollm2:135m"
+
+
+def test_r038_r147_r149_names_nobody_serves() -> None:
+    assert isinstance(unknown_model("nope", "gone"), ModelNotFound)
+    bad = unknown_model("/x", "gone")
+    assert (type(bad), bad.text) == (BadRequest, "invalid model name")
+    cloud = unknown_model("x:cloud", "gone")
+    assert (type(cloud), cloud.text) == (Forbidden, "ollama cloud is disabled: remote model is unavailable")
+    assert unknown_model("x:local:cloud", "gone").status == 400

@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.support.protocol import CLOCK, MODEL, STAMP, THINKER, outgoing
+from vllama_pool.config.routing.defaults import NONE, Defaults
+from vllama_pool.router.errors import ClientError, Refused
+from vllama_pool.router.protocol.ollama import chat
+from vllama_pool.router.protocol.ollama.requests import decode_chat
+from vllama_pool.router.protocol.operation import Ask, Reply
+from vllama_pool.workers.registry.record import ModelInfo
+
+HI = {"role": "user", "content": "hi"}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+EMBEDDER = ModelInfo(name="all-minilm", capabilities=("embedding",))
+PNG = "iVBORw0KGgoAAAAN"
+
+
+def check(info: ModelInfo = MODEL, **fields: Any) -> Reply | None:
+    return chat.check(decode_chat(json.dumps({"model": "MyModel"} | fields).encode()), info, CLOCK)
+
+
+def refused(info: ModelInfo = MODEL, **fields: Any) -> tuple[int, str]:
+    with pytest.raises(ClientError) as caught:
+        check(info, **fields)
+    return caught.value.status, caught.value.text
+
+
+def sent(info: ModelInfo = MODEL, route: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+    request = decode_chat(json.dumps({"model": "MyModel", "messages": [HI]} | fields).encode())
+    out = outgoing(chat.prepare(request, info, Defaults(route or {}), CLOCK))
+    assert out.path == "/v1/chat/completions"
+    result: dict[str, Any] = json.loads(out.body)
+    return result
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"model":""}', b'{"model":"  "}', b'{"model":null}', b"null"])
+def test_r146_trap_6_a_missing_model_is_a_400(body: bytes) -> None:
+    with pytest.raises(ClientError) as caught:
+        decode_chat(body)
+    assert (caught.value.status, caught.value.text) == (400, "model is required")
+
+
+@pytest.mark.parametrize("top", [-1, 21])
+def test_r155_top_logprobs_are_bounded_before_anything_else(top: int) -> None:
+    with pytest.raises(ClientError) as caught:
+        decode_chat(json.dumps({"top_logprobs": top}).encode())
+    assert (caught.value.status, caught.value.text) == (400, "top_logprobs must be between 0 and 20")
+
+
+@pytest.mark.parametrize("fields", [{}, {"messages": []}, {"messages": None}, {"stream": True}, {"keep_alive": -1}])
+def test_r071_r087_r088_trap_5_no_messages_is_a_load(fields: dict[str, Any]) -> None:
+    reply = check(**fields)
+    assert reply == Reply(
+        f'{{"model":"MyModel","created_at":"{STAMP}","message":{{"role":"assistant","content":""}},"done":true,'
+        '"done_reason":"load"}'.encode()
+    )
+    assert reply.content_type == "application/json; charset=utf-8"
+
+
+@pytest.mark.parametrize("keep_alive", [0, 0.0, "0", "0s", "0m"])
+def test_r087_keep_alive_zero_without_messages_is_an_unload_for_any_model(keep_alive: Any) -> None:
+    reply = check(EMBEDDER, keep_alive=keep_alive, options={"temperature": "not looked at"}, think=True)
+    assert reply is not None
+    assert json.loads(reply.body)["done_reason"] == "unload"
+
+
+def test_r089_keep_alive_zero_with_messages_is_answered() -> None:
+    assert check(messages=[HI], keep_alive=0) is None
+
+
+def test_r157_an_embedding_model_cannot_chat_nor_be_loaded_for_it() -> None:
+    assert refused(EMBEDDER, messages=[HI]) == refused(EMBEDDER) == (400, '"MyModel" does not support chat')
+
+
+def test_r112_image_models_are_refused() -> None:
+    info = ModelInfo(name="flux", capabilities=("image",))
+    assert refused(info, messages=[HI]) == (400, "image generation models are not currently supported")
+
+
+def test_r159_tools_are_refused_with_the_full_name() -> None:
+    text = "registry.ollama.ai/library/MyModel:latest does not support tools"
+    assert refused(messages=[HI], tools=[TOOL]) == (400, text)
+    assert check(messages=[HI], tools=[]) is None
+    assert check(THINKER, messages=[HI], tools=[TOOL]) is None
+
+
+def test_r166_the_order_of_checks_is_ollamas() -> None:
+    wrong: dict[str, Any] = {"think": True, "tools": [TOOL], "options": {"seed": "x"}, "format": "xml"}
+    assert refused(**wrong, messages=[HI])[1] == '"MyModel" does not support thinking'
+    del wrong["think"]
+    assert "does not support tools" in refused(**wrong, messages=[HI])[1]
+    del wrong["tools"]
+    assert refused(**wrong)[0] == 500  # also before the load
+    del wrong["options"]
+    assert refused(**wrong, messages=[HI])[0] == 500
+    assert check(**wrong) is not None  # a load runs nothing, so nobody looks at the format
+
+
+def test_r057_format() -> None:
+    schema = {"type": "object", "properties": {"z": {}, "a": {"$ref": "#/$defs/x"}}, "$defs": {"x": {}}}
+    assert "response_format" not in sent()
+    assert "response_format" not in sent(format="")
+    assert "response_format" not in sent(format=None)
+    assert sent(format="json")["response_format"] == {"type": "json_object"}
+    given = sent(format=schema)["response_format"]
+    assert given == {"type": "json_schema", "json_schema": {"name": "response", "schema": schema}}
+    text = 'invalid format: "\\"xml\\""; expected "json" or a valid JSON Schema object'
+    assert refused(messages=[HI], format="xml") == (500, text)
+    assert refused(messages=[HI], format=[1])[0] == 500
+
+
+def test_r075_r159_images_are_refused_for_a_text_model() -> None:
+    messages = [HI | {"images": [PNG]}]
+    text = "registry.ollama.ai/library/MyModel:latest does not support vision"
+    assert refused(messages=messages) == (400, text)
+    wave = base64.b64encode(b"RIFF\0\0\0\0WAVE" + bytes(20)).decode()
+    both = f"{text}\n{text.replace('vision', 'audio')}"
+    assert refused(messages=[HI | {"images": [PNG, wave]}]) == (400, both)
+    seeing = msgspec.structs.replace(MODEL, capabilities=("completion", "vision"))
+    assert check(seeing, messages=messages) is None
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_model_without_template_is_one_plain_400_that_names_the_cure(stream: bool) -> None:
+    status, text = refused(ModelInfo(name="base", has_template=False), messages=[HI], stream=stream)
+    assert status == 400
+    assert "/api/generate" in text
+    assert "--chat-template" in text
+
+
+def test_the_whole_request_as_vllm_gets_it() -> None:
+    assert sent(THINKER, {"top_k": 3}, stream=False, tools=[TOOL], logprobs=True, options={"seed": 1}) == {
+        "model": "qwen3-tiny",
+        "messages": [HI],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "tools": [TOOL | {"function": {"name": "f", "parameters": {"type": "object"}}}],
+        "chat_template_kwargs": {"enable_thinking": True, "thinking": True},
+        "logprobs": True,
+        "top_logprobs": 0,
+        "temperature": 0.8,
+        "top_k": 3,
+        "top_p": 0.9,
+        "seed": 1,
+    }
+
+
+def test_nothing_that_a_client_invents_reaches_the_worker() -> None:
+    invented = {"temperature": 2, "max_output_tokens": 5, "tool_choice": "any", "n": 4, "chat_template": "{{ x }}"}
+    assert sent(**invented, options={"url": "http://x", "num_ctx": 5, "priority": 1}) == sent()
+
+
+def test_r060_options_may_be_null_or_hold_nulls() -> None:
+    assert sent(options=None) == sent(options={}) == sent(options={"temperature": None, "stop": None, "num_ctx": None})
+    assert sent(options={"temperature": 0})["temperature"] == 0.0
+
+
+def test_r065_alternatives_without_logprobs_are_ignored() -> None:
+    assert sent(top_logprobs=3) == sent(logprobs=False, top_logprobs=3) == sent()
+    assert sent(logprobs=True, top_logprobs=3)["top_logprobs"] == 3
+
+
+def test_r079_no_tools_are_none_for_any_model() -> None:
+    assert check(messages=[HI], tools=[]) is check(messages=[HI], tools=None) is None
+    assert "tools" not in sent(tools=[])
+
+
+def test_r098_a_format_leaves_the_thinking_on() -> None:
+    body = sent(THINKER, format={"type": "boolean"})
+    assert body["chat_template_kwargs"]["enable_thinking"] is True
+    assert body["response_format"]["json_schema"]["schema"] == {"type": "boolean"}
+
+
+def test_r062_r063_truncate_and_shift_are_nothing_that_vllm_is_told() -> None:
+    for value in (True, False, None):
+        assert sent(truncate=value, shift=value) == sent()
+
+
+BROUGHT = Defaults(
+    {"temperature": 0.5},
+    "You are a pirate.",
+    ({"role": "user", "content": "one"}, {"role": "ASSISTANT", "content": "arr", "tool_calls": []}),
+)
+
+
+def told(defaults: Defaults, *messages: dict[str, Any]) -> list[tuple[str, str]]:
+    request = decode_chat(json.dumps({"model": "m", "messages": messages}).encode())
+    body = json.loads(outgoing(chat.prepare(request, MODEL, defaults, CLOCK)).body)
+    return [(message["role"], message["content"]) for message in body["messages"]]
+
+
+def test_r085_a_models_system_text_and_messages_come_before_the_requests() -> None:
+    few = [("user", "one"), ("assistant", "arr")]
+    assert told(BROUGHT, HI) == [("system", "You are a pirate."), *few, ("user", "hi")]
+    own = {"role": "System", "content": "Be kind."}
+    assert told(BROUGHT, own, HI) == [("system", "Be kind."), *few, ("user", "hi")]
+    assert told(Defaults(system="Be brief."), HI, own)[0] == ("system", "Be brief.")
+    assert told(Defaults(messages=BROUGHT.messages), HI) == [*few, ("user", "hi")]
+
+
+def test_r085_a_models_calls_and_the_requests_never_share_an_id() -> None:
+    call = {"function": {"name": "f", "arguments": {"a": 1}}}
+    defaults = Defaults(messages=({"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "r"}))
+    request = decode_chat(
+        json.dumps({"model": "m", "messages": [{"role": "assistant", "tool_calls": [call]}]}).encode()
+    )
+    body = json.loads(outgoing(chat.prepare(request, MODEL, defaults, CLOCK)).body)
+    first, result, second = body["messages"]
+    assert first["tool_calls"][0]["id"] == result["tool_call_id"] != second["tool_calls"][0]["id"]
+
+
+def test_r066_rendering_asks_the_worker_for_tokens_and_then_for_their_text() -> None:
+    body = {"model": "M", "messages": [HI], "_debug_render_only": True}
+    step = chat.prepare(decode_chat(json.dumps(body).encode()), THINKER, NONE, CLOCK)
+    assert isinstance(step, Ask)
+    assert json.loads(step.body) == {
+        "model": "qwen3-tiny",
+        "messages": [HI],
+        "chat_template_kwargs": {"enable_thinking": True, "thinking": True},
+    }
+    step = step.then(b'{"count":2,"max_model_len":1024,"tokens":[1,2],"token_strs":null}')
+    assert isinstance(step, Ask)
+    assert (step.path, json.loads(step.body)) == ("/detokenize", {"model": "qwen3-tiny", "tokens": [1, 2]})
+    reply = step.then(b'{"prompt":"<s>hi"}')
+    assert isinstance(reply, Reply)
+    assert reply.body.decode() == (
+        f'{{"model":"M","created_at":"{STAMP}","message":{{"role":"","content":""}},"done":false,'
+        '"_debug_info":{"rendered_template":"\\u003cs\\u003ehi"}}'
+    )
+
+
+def test_r066_images_are_counted() -> None:
+    seeing = msgspec.structs.replace(MODEL, capabilities=("completion", "vision"))
+    body = {"model": "M", "messages": [HI | {"images": [PNG, PNG]}], "_debug_render_only": True}
+    step = chat.prepare(decode_chat(json.dumps(body).encode()), seeing, NONE, CLOCK)
+    for answer in (b'{"max_model_len":1,"tokens":[1]}', b'{"prompt":"x"}'):
+        assert isinstance(step, Ask)
+        step = step.then(answer)
+    assert isinstance(step, Reply)
+    assert json.loads(step.body)["_debug_info"] == {"rendered_template": "x", "image_count": 2}
+
+
+@pytest.mark.parametrize("answer", [b"", b"{}", b"null", b'{"tokens":"x","max_model_len":1}', b"\xff"])
+def test_an_answer_about_tokens_that_is_not_vllms_makes_the_worker_not_ill(answer: bytes) -> None:
+    body = {"model": "M", "messages": [HI], "_debug_render_only": True}
+    step = chat.prepare(decode_chat(json.dumps(body).encode()), THINKER, NONE, CLOCK)
+    assert isinstance(step, Ask)
+    with pytest.raises(Refused, match="/tokenize") as caught:
+        step.then(answer)
+    assert caught.value.status == 501
+
+
+def test_r080_there_is_no_tool_choice() -> None:
+    assert "tool_choice" not in sent(THINKER, tools=[TOOL], tool_choice="required")

@@ -1,0 +1,265 @@
+"""What is asked of /api/embed and /api/embeddings, and what vLLM is asked for it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from vllama_pool.config.routing.defaults import NONE, Defaults
+from vllama_pool.router.errors import ClientError, Refused
+from vllama_pool.router.protocol.ollama import embed
+from vllama_pool.router.protocol.ollama.embed import EmbedRequest
+from vllama_pool.router.protocol.operation import Ask, Outgoing, Step
+from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED, classify
+from vllama_pool.workers.registry.record import ModelInfo
+
+MINILM = ModelInfo(name="all-minilm", context_length=256, capabilities=("embedding",))
+NULLS: dict[str, None] = {"num_ctx": None, "num_gpu": None, "temperature": None, "stop": None, "mirostat": None}
+"""Some of what LangChain sends: options that nobody set."""
+
+
+def asked(**fields: Any) -> EmbedRequest:
+    return embed.decode_embed(json.dumps({"model": "MiniLM", **fields}).encode())
+
+
+def older(**fields: Any) -> EmbedRequest:
+    return embed.decode_embeddings(json.dumps({"model": "MiniLM", **fields}).encode())
+
+
+def refused(decode: Any, body: str) -> tuple[int, str]:
+    with pytest.raises(ClientError) as caught:
+        decode(body.encode())
+    return caught.value.status, caught.value.text
+
+
+def sent(step: Step) -> dict[str, Any]:
+    assert isinstance(step, Outgoing)
+    assert step.path == "/v1/embeddings"
+    found: dict[str, Any] = json.loads(step.body)
+    return found
+
+
+def prepared(request: EmbedRequest, info: ModelInfo = MINILM, defaults: Defaults = NONE) -> Step:
+    return embed.prepare(request, info, defaults)
+
+
+def counted(step: Step, *counts: int) -> tuple[Step, list[str]]:
+    """Answer a step's questions with these counts; what follows, and the texts that were counted."""
+    texts = []
+    for count in counts:
+        assert isinstance(step, Ask)
+        assert step.path == "/tokenize"
+        question = json.loads(step.body)
+        assert question["model"] == "all-minilm"
+        texts.append(question["prompt"])
+        step = step.then(json.dumps({"count": count, "max_model_len": 256}).encode())
+    return step, texts
+
+
+# --- what is asked ---
+
+
+@pytest.mark.parametrize(
+    ("given", "texts"),
+    [("", []), (None, []), ([], []), ("why", ["why"]), ([""], [""]), (["b", "a", "b"], ["b", "a", "b"])],
+    ids=repr,
+)
+def test_r100_input_is_a_text_or_a_list_of_texts_or_nothing(given: Any, texts: list[str]) -> None:
+    assert asked(input=given).texts == texts
+    assert json.loads(asked(input=given).encoded) == texts
+
+
+def test_texts_go_to_vllm_without_escapes_that_only_browsers_need() -> None:
+    """A large batch was looked through for them four times, while streams waited."""
+    step = prepared(asked(input=["<b>&"]))
+    assert isinstance(step, Outgoing)
+    assert b'"input":["<b>&"]' in step.body
+
+
+def test_r100_an_input_that_is_absent_is_nothing() -> None:
+    assert asked().texts == []
+
+
+@pytest.mark.parametrize("given", [5, 0, 1.5, True, False, {}, {"a": "b"}, [1], ["a", 1], [None], ["a", None], [["a"]]])
+def test_r100_r166_a_bad_input_comes_before_a_missing_model(given: Any) -> None:
+    body = json.dumps({"input": given})
+    assert refused(embed.decode_embed, body) == (400, "invalid input type")
+
+
+def test_r146_trap_6_a_missing_model_is_worded_by_each_endpoint() -> None:
+    for model in ("", '"model": "", ', '"model": null, ', '"model": " ", '):
+        status, text = refused(embed.decode_embed, f'{{{model}"input": "x"}}')
+        assert (status, text.replace("' '", "''")) == (404, "model '' not found")
+        assert refused(embed.decode_embeddings, f'{{{model}"prompt": "x"}}') == (400, "model is required")
+
+
+def test_r148_both_say_in_double_quotes_that_a_model_is_not_there() -> None:
+    assert embed.not_found("Llama3") == 'model "Llama3" not found, try pulling it first'
+
+
+@pytest.mark.parametrize("decode", [embed.decode_embed, embed.decode_embeddings])
+def test_bad_json_and_bad_types_are_told_in_gos_words(decode: Any) -> None:
+    assert refused(decode, "") == (400, "missing request body")
+    assert refused(decode, '{"model": x}')[1] == "invalid character 'x' looking for beginning of value"
+    assert refused(decode, '{"model": 5}')[1].endswith("of type string")
+    assert refused(decode, '{"model": "m", "options": []}')[1].endswith("of type map[string]interface {}")
+    assert refused(decode, '{"model": "m", "keep_alive": "5"}') == (400, 'time: missing unit in duration "5"')
+
+
+def test_bodies_are_read_as_leniently_as_go_does() -> None:
+    body = (
+        b' {"MODEL": "m", "Input": ["a", "b"], "Truncate": false, "made_up": 1, "DIMENSIONS": 3.0, "options": null} x'
+    )
+    request = embed.decode_embed(body)
+    assert (request.model, request.texts, request.cut, request.dimensions) == ("m", ["a", "b"], False, 3)
+    again = embed.decode_embeddings(b'{"Model": "m", "PROMPT": "a", "input": "ignored"}')
+    assert (again.model, again.texts) == ("m", ["a"])
+
+
+def test_a_broken_character_is_replaced_before_it_reaches_a_worker() -> None:
+    assert embed.decode_embed(b'{"model": "m", "input": "a\\ud83e"}').texts == ["a\ufffd"]
+
+
+# --- what needs no worker ---
+
+
+@pytest.mark.parametrize("given", ["", None, []])
+def test_r091_r100_nothing_to_embed_is_a_load(given: Any) -> None:
+    reply = embed.check(asked(input=given, keep_alive=0, options=NULLS), MINILM)
+    assert reply is not None
+    assert (reply.status, reply.body) == (200, b'{"model":"MiniLM","embeddings":[]}')
+
+
+def test_r091_an_empty_prompt_is_a_load() -> None:
+    reply = embed.check(older(prompt=""), MINILM)
+    assert reply is not None
+    assert (reply.status, reply.body) == (200, b'{"embedding":[]}')
+
+
+def test_options_are_checked_for_type_before_a_load() -> None:
+    for request in (asked(options={"num_ctx": "big"}), older(prompt="x", options={"num_ctx": "big"})):
+        with pytest.raises(ClientError) as caught:
+            embed.check(request, MINILM)
+        assert (caught.value.status, caught.value.text) == (500, 'option "num_ctx" must be of type integer')
+    assert embed.check(asked(input="x", options=NULLS), MINILM) is None
+
+
+def test_r102_no_capability_is_asked_for() -> None:
+    chat = ModelInfo(name="chat", capabilities=("completion",))
+    assert embed.check(asked(input="x"), chat) is None
+    assert isinstance(prepared(asked(input="x"), chat), Outgoing)
+
+
+# --- what vLLM is asked ---
+
+
+def test_a_batch_goes_out_whole_and_in_order() -> None:
+    texts = ["b", "", 'a "quoted"\n\u00e9 \U0001f999']
+    assert sent(prepared(asked(input=texts, dimensions=3, options=NULLS))) == {
+        "model": "all-minilm",
+        "input": texts,
+        "encoding_format": "base64",
+        "truncate_prompt_tokens": -1,
+    }
+
+
+def test_the_older_endpoint_wants_the_vector_as_it_is_and_cuts_nothing() -> None:
+    assert sent(prepared(older(prompt="why"))) == {
+        "model": "all-minilm",
+        "input": ["why"],
+        "encoding_format": "base64",
+        "use_activation": False,
+    }
+
+
+def test_r101_without_truncation_nothing_is_cut() -> None:
+    for options in ({}, {"num_ctx": 256}, {"num_ctx": 100_000}):
+        body = sent(prepared(asked(input="x" * 1000, truncate=False, options=options)))
+        assert "truncate_prompt_tokens" not in body
+
+
+@pytest.mark.parametrize(("num_ctx", "expected"), [(255, 255), (17, 17), (256, -1), (4096, -1), (1e30, -1), (None, -1)])
+def test_r102_r138_num_ctx_caps_the_truncation(num_ctx: Any, expected: int) -> None:
+    body = sent(prepared(asked(input="x", options={"num_ctx": num_ctx})))
+    assert body["truncate_prompt_tokens"] == expected
+
+
+def test_r138_a_models_own_num_ctx_is_weaker_than_the_requests() -> None:
+    own = Defaults(options={"num_ctx": 32})
+    assert sent(prepared(asked(input="x"), defaults=own))["truncate_prompt_tokens"] == 32
+    stronger = asked(input="x", options={"num_ctx": 64})
+    assert sent(prepared(stronger, defaults=own))["truncate_prompt_tokens"] == 64
+
+
+def test_a_context_that_is_unknown_leaves_the_cut_to_vllm() -> None:
+    unknown = ModelInfo(name="all-minilm")
+    assert sent(prepared(asked(input="x", options={"num_ctx": 2}), unknown))["truncate_prompt_tokens"] == -1
+
+
+@pytest.mark.parametrize("num_ctx", [2, 1, 0, -1])
+def test_r101_a_num_ctx_without_room_beside_the_models_own_tokens_is_refused(num_ctx: int) -> None:
+    step = prepared(asked(input="why is the sky blue?", options={"num_ctx": num_ctx}))
+    with pytest.raises(Refused) as caught:
+        counted(step, 2)
+    assert caught.value.status == 400
+    assert caught.value.text == "input after truncation exceeds maximum context length"
+
+
+def test_r102_a_num_ctx_with_room_for_one_token_cuts_there() -> None:
+    step, texts = counted(prepared(asked(input="why is the sky blue?", options={"num_ctx": 3})), 2)
+    assert texts == [""]
+    assert sent(step)["truncate_prompt_tokens"] == 3
+
+
+@pytest.mark.parametrize("make", [lambda **fields: asked(truncate=False, input=fields.pop("text"), **fields), None])
+def test_r101_without_truncation_num_ctx_is_a_bound(make: Any) -> None:
+    make = make or (lambda **fields: older(prompt=fields.pop("text"), **fields))
+    request = make(text="x" * 100, options={"num_ctx": 20})
+    with pytest.raises(Refused) as caught:
+        counted(prepared(request), 21)
+    assert caught.value.text == CONTEXT_EXCEEDED
+    step, _ = counted(prepared(request), 20)
+    assert "truncate_prompt_tokens" not in sent(step)
+
+
+def test_only_what_may_be_too_long_is_counted_and_not_all_of_a_large_batch() -> None:
+    options = {"num_ctx": 40}
+    short = asked(input=["short", "x" * 24], truncate=False, options=options)
+    assert isinstance(prepared(short), Outgoing)
+    long = [f"{index:02}" * 20 + "x" * index for index in range(50)]
+    step, texts = counted(prepared(asked(input=long, truncate=False, options=options)), *[40] * embed.MOST_COUNTED)
+    assert sent(step)["input"] == long
+    assert texts == long[: -embed.MOST_COUNTED - 1 : -1], "the longest"
+
+
+def test_a_count_that_is_none_is_the_workers_fault() -> None:
+    step = prepared(asked(input="x", options={"num_ctx": 2}))
+    assert isinstance(step, Ask)
+    with pytest.raises(Refused):
+        step.then(b"{}")
+
+
+# --- refusals ---
+
+LONG = (
+    b'{"error":{"message":"This model\'s maximum context length is 256 tokens. However, your prompt contains at least '
+    b"257 input tokens, which exceeds this limit even without any output tokens. Please reduce the length of the input "
+    b'prompt. (parameter=input_tokens, value=257)","type":"BadRequestError","param":"input_tokens","code":400}}'
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "text"),
+    [
+        ((400, LONG), 400, "the input length exceeds the context length"),
+        ((404, b'{"detail":"Not Found"}'), 501, "this model does not support embeddings"),
+        ((400, b'{"error":{"message":"Nope.","type":"BadRequestError","code":400}}'), 400, "Nope."),
+    ],
+)
+def test_r101_r159_trap_15_refusals_are_in_ollamas_words(answer: tuple[int, bytes], status: int, text: str) -> None:
+    for request, expected in ((asked(input="x", truncate=False), status), (older(prompt="x"), 500)):
+        with pytest.raises(Refused) as caught:
+            embed.recover(request, MINILM, NONE, classify(*answer))
+        assert (caught.value.status, caught.value.text) == (expected, text)

@@ -1,0 +1,131 @@
+"""Answers that are always the same, as a table."""
+
+import json
+
+import pytest
+
+from vllama_pool.router.errors import ClientError
+from vllama_pool.router.protocol.error_bodies import error_body
+from vllama_pool.router.protocol.ollama.fixed import FIXED, Fixed, Question
+from vllama_pool.router.protocol.operation import Reply
+
+DIGEST = "sha256:" + "a" * 64
+BY_PATH = {answer.path: answer for answer in FIXED}
+
+
+def ask(method: str, path: str, body: bytes = b"") -> Reply:
+    fixed = BY_PATH.get(path) or next(each for each in FIXED if "{" in each.path and _parent(each) == _up(path))
+    assert method in fixed.methods
+    return fixed.answer(Question(method, path, body))
+
+
+def _parent(fixed: Fixed) -> str:
+    return _up(fixed.path)
+
+
+def _up(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+def test_r002_the_root_says_that_it_runs() -> None:
+    reply = ask("GET", "/")
+    assert (reply.status, reply.body, reply.content_type) == (200, b"Ollama is running", "text/plain; charset=utf-8")
+
+
+def test_r005_there_is_no_cloud() -> None:
+    assert ask("GET", "/api/status").body == b'{"cloud":{"disabled":true,"source":"config"}}'
+
+
+@pytest.mark.parametrize("body", [b'{"name":"m","model":""}', b'{"MODEL":"m","stream":false,"x":1}'])
+def test_r007_r037_nothing_is_pushed_and_the_text_is_none_that_the_cli_looks_for(body: bytes) -> None:
+    reply = ask("POST", "/api/push", body)
+    assert reply.status == 501
+    text = json.loads(reply.body)["error"]
+    assert "not found" not in text
+    assert "unauthorized" not in text
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b"", "missing request body"),
+        (b"{}", "model is required"),
+        (b'{"model":" ","name":null}', "model is required"),
+        (b"nope", "invalid character 'o' in literal null (expecting 'u')"),
+        (b'{"model":1}', "json: cannot unmarshal number into Go struct field PushRequest.model of type string"),
+    ],
+)
+def test_r146_r150_r151_r152_a_push_that_ollama_refuses_is_refused_in_its_words(body: bytes, text: str) -> None:
+    with pytest.raises(ClientError) as raised:
+        ask("POST", "/api/push", body)
+    assert (raised.value.status, raised.value.text) == (400, text)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "text"),
+    [
+        ("POST", "/api/me", "unauthorized"),
+        ("POST", "/api/signout", "you are not currently signed in"),
+        ("DELETE", "/api/user/keys/c3NoLWVk", "you are not currently signed in"),
+    ],
+    ids=["r012", "r013", "r014"],
+)
+def test_r012_r013_r014_nobody_is_signed_in(method: str, path: str, text: str) -> None:
+    reply = ask(method, path)
+    assert (reply.status, json.loads(reply.body)) == (401, {"error": text})
+
+
+@pytest.mark.parametrize(
+    ("method", "digest", "status", "text"),
+    [
+        ("HEAD", DIGEST, 404, f'blob "{DIGEST}" not found'),
+        ("HEAD", DIGEST.replace(":", "-"), 404, f'blob "{DIGEST.replace(":", "-")}" not found'),
+        ("POST", DIGEST, 501, "models cannot be made from files here"),
+    ],
+)
+def test_r016_r017_there_are_no_blobs(method: str, digest: str, status: int, text: str) -> None:
+    reply = ask(method, f"/api/blobs/{digest}")
+    assert reply.status == status
+    assert json.loads(reply.body)["error"].startswith(text)
+
+
+@pytest.mark.parametrize("digest", ["x", "sha256:", DIGEST + "a", DIGEST[:-1], "md5:" + "a" * 64, "sha256:" + "g" * 64])
+@pytest.mark.parametrize("method", ["HEAD", "POST"])
+def test_r016_r017_what_is_no_digest_is_refused(method: str, digest: str) -> None:
+    with pytest.raises(ClientError, match="invalid digest format") as raised:
+        ask(method, f"/api/blobs/{digest}")
+    assert raised.value.status == 400
+
+
+def test_r037_what_is_not_offered_says_nothing_that_the_cli_takes_for_something_else() -> None:
+    for fixed in FIXED:
+        path = fixed.path.replace("{digest:str}", DIGEST)
+        reply = fixed.answer(Question("POST", path, b'{"model":"m"}'))
+        if reply.status == 501:
+            text = str(json.loads(reply.body)["error"])
+            assert not any(word in text for word in ("not found", "unauthorized")), path
+
+
+@pytest.mark.parametrize("what", ["search", "fetch"])
+def test_r019_r020_there_is_no_web_search(what: str) -> None:
+    reply = ask("POST", f"/api/experimental/web_{what}")
+    assert reply.status == 403
+    assert json.loads(reply.body) == {"error": f"ollama cloud is disabled: web {what} is unavailable"}
+
+
+def test_endpoints_that_are_not_served_say_so_in_the_shape_of_their_clients() -> None:
+    openai = ask("POST", "/v1/chat/completions")
+    assert openai.status == 501
+    assert json.loads(openai.body)["error"]["type"] == "api_error"
+    assert "/v1/models" in json.loads(openai.body)["error"]["message"]
+    anthropic = json.loads(ask("POST", "/v1/messages").body)
+    assert (anthropic["type"], anthropic["error"]["type"]) == ("error", "api_error")
+
+
+def test_the_shapes_of_errors() -> None:
+    assert error_body("/api/chat", 404, 'no "x"') == b'{"error":"no \\"x\\""}'
+    assert error_body("/v1/models/x", 404, "no") == (
+        b'{"error":{"message":"no","type":"not_found_error","param":null,"code":null}}'
+    )
+    assert json.loads(error_body("/v1/models", 400, "no"))["error"]["type"] == "invalid_request_error"
+    assert json.loads(error_body("/v1/messages", 429, "no"))["error"]["type"] == "rate_limit_error"

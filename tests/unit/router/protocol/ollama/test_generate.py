@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from tests.support.protocol import (
+    CLOCK,
+    DONE,
+    MODEL,
+    STAMP,
+    THINKER,
+    TIMING,
+    event,
+    objects,
+    outgoing,
+    run,
+    usage,
+)
+from vllama_pool.config.routing.defaults import NONE, Defaults
+from vllama_pool.router.errors import ClientError, Refused
+from vllama_pool.router.protocol.ollama import generate
+from vllama_pool.router.protocol.ollama.requests import decode_generate
+from vllama_pool.router.protocol.ollama.stream import AnswerFold
+from vllama_pool.router.protocol.operation import Ask, Outgoing, Reply, Step
+from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
+from vllama_pool.workers.registry.record import ModelInfo
+
+EMBEDDER = ModelInfo(name="all-minilm", capabilities=("embedding",))
+BASE = msgspec.structs.replace(MODEL, name="base", has_template=False, template="")
+PNG = "iVBORw0KGgoAAAAN"
+
+
+def check(info: ModelInfo = MODEL, **fields: Any) -> Reply | None:
+    return generate.check(decode_generate(json.dumps({"model": "MyModel"} | fields).encode()), info, CLOCK)
+
+
+def refused(info: ModelInfo = MODEL, **fields: Any) -> tuple[int, str]:
+    with pytest.raises(ClientError) as caught:
+        check(info, **fields)
+    return caught.value.status, caught.value.text
+
+
+def sent(info: ModelInfo = MODEL, **fields: Any) -> tuple[str, dict[str, Any]]:
+    request = decode_generate(json.dumps({"model": "MyModel", "prompt": "hi"} | fields).encode())
+    out = outgoing(generate.prepare(request, info, NONE, CLOCK))
+    return out.path, json.loads(out.body)
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"model":""}', b'{"model":null}', b"null"])
+def test_r146_trap_6_a_missing_model_is_a_404_here(body: bytes) -> None:
+    with pytest.raises(ClientError) as caught:
+        decode_generate(body)
+    assert (caught.value.status, caught.value.text) == (404, "model '' not found")
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"prompt": ""}, {"images": [PNG]}, {"raw": True}, {"stream": True, "keep_alive": "5m"}]
+)
+def test_r050_r088_r090_no_prompt_is_a_load(fields: dict[str, Any]) -> None:
+    assert check(**fields) == Reply(
+        f'{{"model":"MyModel","created_at":"{STAMP}","response":"","done":true,"done_reason":"load"}}'.encode()
+    )
+
+
+def test_r090_a_suffix_alone_is_a_load_of_a_model_that_fills_in() -> None:
+    coder = msgspec.structs.replace(MODEL, capabilities=("completion", "insert"))
+    loaded = check(coder, suffix="end")
+    assert loaded is not None
+    assert json.loads(loaded.body)["done_reason"] == "load"
+    assert refused(suffix="end")[1].endswith("does not support insert")
+
+
+def test_r112_image_models_are_refused_and_sizes_of_images_ignored() -> None:
+    painter = msgspec.structs.replace(MODEL, capabilities=("completion", "image"))
+    assert refused(painter, prompt="hi") == (400, "image generation models are not currently supported")
+    assert sent(width=512, height="512", steps=[]) == sent()
+
+
+def test_r087_unload_comes_before_every_check() -> None:
+    reply = check(EMBEDDER, keep_alive="0s", raw=True, system="x", think=True)
+    assert reply is not None
+    assert json.loads(reply.body)["done_reason"] == "unload"
+
+
+@pytest.mark.parametrize("fields", [{"template": "x"}, {"system": "x"}, {"context": [1]}])
+def test_r056_raw_conflicts(fields: dict[str, Any]) -> None:
+    text = "raw mode does not support template, system, or context"
+    assert refused(raw=True, prompt="hi", **fields) == (400, text)
+    assert check(raw=True, prompt="hi", template="", system="", context=[]) is None
+
+
+def test_r156_an_embedding_model_cannot_generate() -> None:
+    assert refused(EMBEDDER, prompt="hi") == (400, '"MyModel" does not support generate')
+
+
+def test_r051_suffix_needs_a_model_that_fills_in() -> None:
+    text = "registry.ollama.ai/library/MyModel:latest does not support insert"
+    assert refused(prompt="hi", suffix="end") == (400, text)
+    coder = msgspec.structs.replace(MODEL, capabilities=("completion", "insert"))
+    assert check(coder, prompt="hi", suffix="end") is None
+    path, body = sent(coder, suffix="end")
+    assert (path, body["prompt"], body["suffix"]) == ("/v1/completions", "hi", "end")
+
+
+def test_r053_a_template_is_refused_with_the_reason_but_not_an_empty_one() -> None:
+    status, text = refused(prompt="hi", template="{{ .Prompt }}")
+    assert status == 400
+    assert "template" in text
+    assert check(prompt="hi", template="", suffix="", system="", options={}) is None
+
+
+def test_r059_images_need_sight_and_a_template() -> None:
+    assert refused(prompt="hi", images=[PNG])[1].endswith("does not support vision")
+    seeing = msgspec.structs.replace(MODEL, capabilities=("completion", "vision"))
+    assert check(seeing, prompt="hi", images=[PNG]) is None
+    for fields in ({"raw": True}, {"context": [1]}):
+        assert "images are not supported" in refused(seeing, prompt="hi", images=[PNG], **fields)[1]
+    _, body = sent(seeing, images=[PNG])
+    assert [part["type"] for part in body["messages"][0]["content"]] == ["image_url", "text"]
+
+
+def test_trap_14_a_prompt_is_a_chat_of_one_message() -> None:
+    path, body = sent(system="be brief", options={"num_predict": -1})
+    assert path == "/v1/chat/completions"
+    assert body == {
+        "model": "smollm2:135m",
+        "messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "return_token_ids": True,
+        "temperature": 0.8,
+        "top_k": 40,
+        "top_p": 0.9,
+    }
+
+
+def test_r056_raw_is_a_completion_of_the_prompt_alone() -> None:
+    path, body = sent(raw=True, logprobs=True, top_logprobs=3)
+    assert path == "/v1/completions"
+    assert body == {
+        "model": "smollm2:135m",
+        "prompt": "hi",
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "max_tokens": 2048,
+        "logprobs": 3,
+        "temperature": 0.8,
+        "top_k": 40,
+        "top_p": 0.9,
+    }
+
+
+def test_a_model_without_template_completes_what_it_is_given() -> None:
+    path, body = sent(BASE, system="Be brief.")
+    assert (path, body["prompt"]) == ("/v1/completions", "Be brief.\n\nhi")
+    assert body["return_token_ids"] is True
+
+
+def test_r061_thinking() -> None:
+    assert sent(THINKER)[1]["chat_template_kwargs"]["enable_thinking"] is True
+    assert sent(THINKER, think=False)[1]["chat_template_kwargs"]["enable_thinking"] is False
+    assert "chat_template_kwargs" not in sent(THINKER, raw=True)[1]
+    assert refused(prompt="hi", think="low") == (400, '"MyModel" does not support thinking')
+
+
+TAGGED = msgspec.structs.replace(THINKER, template=THINKER.template + "<think>")
+
+
+def after_context(info: ModelInfo, answer: dict[str, Any], **fields: Any) -> tuple[dict[str, Any], Outgoing]:
+    """The question that comes before a request with a context, and that request."""
+    body = {"model": "M", "prompt": "hi", "context": [1, 2], **fields}
+    step = generate.prepare(decode_generate(json.dumps(body).encode()), info, NONE, CLOCK)
+    assert isinstance(step, Ask)
+    assert step.path == "/tokenize"
+    out = step.then(json.dumps({"count": 2, "max_model_len": 1024, **answer}).encode())
+    assert isinstance(out, Outgoing)
+    return json.loads(step.body), out
+
+
+def test_r054_a_context_comes_before_the_rendered_prompts_tokens() -> None:
+    asked, out = after_context(MODEL, {"tokens": [7, 8]}, system="be brief")
+    assert asked["messages"] == [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
+    assert out.path == "/v1/completions"
+    body = json.loads(out.body)
+    assert (body["prompt"], body["return_token_ids"], body["max_tokens"]) == ([1, 2, 7, 8], True, 2048)
+    assert out.fold is None
+    asked, out = after_context(BASE, {"tokens": [9]}, system="be brief")
+    assert asked["prompt"] == "be brief\n\nhi"
+    assert json.loads(out.body)["prompt"] == [1, 2, 9]
+    assert check(prompt="hi", context=[1, 2, 3]) is None
+    assert sent(context=[]) == sent()
+    assert refused(prompt="hi", context=[1, -2])[1].startswith("-2 in context is no token id")
+
+
+@pytest.mark.parametrize(
+    ("texts", "text", "thinking", "response"),
+    [
+        (["assistant", "Ċ"], "<think>\nhm\n</think>\n\nyes", "hm\n", "yes"),
+        (["assistant", "Ċ", "<think>", "Ċ"], "hm</think>yes", "hm", "yes"),
+        (["<think>", "ĊĊ", "</think>", "ĊĊ"], "yes", None, "yes"),
+        (["assistant", None], "yes", None, "yes"),
+    ],
+)
+def test_r054_thinking_is_taken_out_of_what_follows_a_context(
+    texts: list[str], text: str, thinking: str | None, response: str
+) -> None:
+    asked, out = after_context(TAGGED, {"tokens": [7, 8], "token_strs": texts})
+    assert asked["return_token_strs"] is True
+    assert out.fold is not None
+    request = decode_generate(b'{"model":"M","prompt":"hi","stream":false}')
+    pieces = b"".join(event(choices=[{"text": letter}]) for letter in text)
+    end = event(choices=[{"text": "", "finish_reason": "stop", "token_ids": []}]) + usage() + DONE
+    [answer] = objects(run(cast(AnswerFold, out.fold(request, TIMING, CLOCK)), pieces + end))
+    assert (answer.get("thinking"), answer["response"]) == (thinking, response)
+
+
+def test_r054_a_model_that_does_not_tag_its_thoughts_is_left_alone() -> None:
+    asked, out = after_context(THINKER, {"tokens": [7]})
+    assert "return_token_strs" not in asked
+    assert asked["chat_template_kwargs"]["enable_thinking"] is True
+    assert out.fold is None
+
+
+def test_r062_what_is_too_long_by_itself_is_cut() -> None:
+    too_long = Refused(CONTEXT_EXCEEDED, status=400)
+
+    def recovered(info: ModelInfo = MODEL, **fields: Any) -> Step | None:
+        request = decode_generate(json.dumps({"model": "M", "prompt": "hi"} | fields).encode())
+        return generate.recover(request, info, NONE, too_long)
+
+    raw = recovered(raw=True)
+    assert isinstance(raw, Outgoing)
+    assert json.loads(raw.body)["truncate_prompt_tokens"] == 2048 - 512
+    unknown = recovered(msgspec.structs.replace(MODEL, context_length=0), raw=True)
+    assert isinstance(unknown, Ask)
+    out = unknown.then(b'{"count":0,"max_model_len":400}')
+    assert isinstance(out, Outgoing)
+    assert json.loads(out.body)["truncate_prompt_tokens"] == 300
+    continued = recovered(context=[5] * 5000, options={"num_predict": 48})
+    assert isinstance(continued, Ask)
+    out = continued.then(b'{"tokens":[7],"max_model_len":2048}')
+    assert isinstance(out, Outgoing)
+    assert json.loads(out.body)["truncate_prompt_tokens"] == 2000
+    assert recovered(raw=True, truncate=False) is recovered(shift=False) is None
+
+
+def test_r052_r085_a_models_system_text_and_messages() -> None:
+    brought = ({"role": "user", "content": "one"}, {"role": "assistant", "content": "two"})
+    defaults = Defaults(system="You are a pirate.", messages=brought)
+
+    def told(info: ModelInfo = MODEL, **fields: Any) -> Any:
+        request = decode_generate(json.dumps({"model": "M", "prompt": "hi"} | fields).encode())
+        step = generate.prepare(request, info, defaults, CLOCK)
+        body = json.loads(step.body)  # type: ignore[union-attr]
+        return [message["content"] for message in body["messages"]] if "messages" in body else body["prompt"]
+
+    assert told() == ["You are a pirate.", "one", "two", "hi"]
+    assert told(system="Be kind.") == ["Be kind.", "one", "two", "hi"]
+    assert told(system="") == told()
+    assert told(context=[1]) == ["You are a pirate.", "hi"]
+    assert told(raw=True) == "hi"
+    assert told(BASE) == "You are a pirate.\n\nhi"
+
+
+def test_r066_the_prompt_of_a_completion_is_its_text() -> None:
+    def rendered(**fields: Any) -> Step:
+        body = {"model": "M", "prompt": "hi", "_debug_render_only": True, **fields}
+        return generate.prepare(decode_generate(json.dumps(body).encode()), BASE, NONE, CLOCK)
+
+    assert rendered() == Reply(
+        f'{{"model":"M","created_at":"{STAMP}","response":"","done":false,'
+        '"_debug_info":{"rendered_template":"hi"}}'.encode()
+    )
+    step = rendered(context=[1, 2])
+    assert isinstance(step, Ask)
+    assert json.loads(step.body)["tokens"] == [1, 2]
+    reply = step.then(b'{"prompt":"before "}')
+    assert isinstance(reply, Reply)
+    assert json.loads(reply.body)["_debug_info"]["rendered_template"] == "before hi"
+
+
+def test_r153_option_types_are_looked_at_before_a_load() -> None:
+    assert refused(options={"top_k": "x"}) == (500, 'option "top_k" must be of type integer')

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+from tests.support.protocol import CLOCK, THINKER, outgoing
+from vllama_pool.config.routing.defaults import NONE
+from vllama_pool.router.protocol.ollama import chat
+from vllama_pool.router.protocol.ollama.messages import for_template, translate
+from vllama_pool.router.protocol.ollama.requests import ChatMessage, decode_chat
+
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(60)).decode()
+
+
+def upstream(*messages: dict[str, Any], **fields: Any) -> Any:
+    """What vLLM gets for these messages."""
+    request = decode_chat(json.dumps({"model": "x", "messages": messages} | fields).encode())
+    return json.loads(outgoing(chat.prepare(request, THINKER, NONE, CLOCK)).body)
+
+
+def call(name: str, id: str | None = None, **arguments: Any) -> dict[str, Any]:
+    return {"function": {"name": name, "arguments": arguments}} | ({"id": id} if id else {})
+
+
+def test_r072_roles_are_lower_cased_and_plain_messages_stay_plain() -> None:
+    sent = upstream({"role": "System", "content": "be brief"}, {"role": "USER", "content": "hi"}, {"role": "assistant"})
+    assert sent["messages"] == [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": ""},
+    ]
+
+
+def test_r072_r073_roles_are_not_looked_at_and_null_is_no_text() -> None:
+    sent = upstream({"role": "Critic", "content": "hm"}, {"role": "assistant", "content": None})
+    assert sent["messages"] == [{"role": "critic", "content": "hm"}, {"role": "assistant", "content": ""}]
+
+
+def test_r072_a_developer_is_let_through_but_never_left_out() -> None:
+    told = [ChatMessage("Developer", "be brief"), ChatMessage("user", "hi"), ChatMessage("developer", "now")]
+    for template in ("", "{% if message.role == 'developer' %}"):
+        assert [made.role for made in for_template(translate(told), template)] == ["developer", "user", "developer"]
+    made = for_template(translate(told), "{% if message.role == 'system' %}")
+    assert [(message.role, message.content) for message in made[:2]] == [("system", "be brief"), ("user", "hi")]
+    assert upstream({"role": "developer", "content": "x"})["messages"][0]["role"] == "system"
+
+
+def test_r074_earlier_thoughts_go_back_as_reasoning() -> None:
+    sent = upstream({"role": "assistant", "content": "4", "thinking": "2+2"})
+    assert sent["messages"] == [{"role": "assistant", "content": "4", "reasoning": "2+2"}]
+
+
+def test_r075_images_become_data_urls_in_front_of_the_text() -> None:
+    sent = upstream({"role": "user", "content": "what is it?", "images": [PNG]})
+    assert sent["messages"][0]["content"] == [
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}},
+        {"type": "text", "text": "what is it?"},
+    ]
+
+
+def test_audio_travels_among_the_images() -> None:
+    wave = base64.b64encode(b"RIFF\0\0\0\0WAVE" + bytes(20)).decode()
+    sent = upstream({"role": "user", "images": [wave]})
+    assert sent["messages"][0]["content"] == [
+        {"type": "input_audio", "input_audio": {"data": wave, "format": "wav"}},
+    ]
+
+
+def test_r076_trap_1_arguments_go_out_as_a_string_in_the_order_of_the_client() -> None:
+    sent = upstream({"role": "assistant", "tool_calls": [call("f", z=1, a={"x": [1.50, None]})]})
+    function = sent["messages"][0]["tool_calls"][0]
+    assert function["type"] == "function"
+    assert json.loads(function["function"]["arguments"]) == {"z": 1, "a": {"x": [1.5, None]}}
+    assert function["function"]["arguments"].startswith('{"z"')
+
+
+def test_r079_tools_pass_untouched_and_an_empty_list_is_none() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"city": {"type": ["string", "null"], "minLength": 1, "default": "x"}},
+        "additionalProperties": False,
+        "oneOf": [{"required": ["city"]}],
+    }
+    function = {"name": "f", "description": "d", "parameters": schema}
+    tools = [{"type": "function", "function": function}]
+    sent = upstream({"role": "user", "content": "hi"}, tools=tools)
+    assert sent["tools"] == [{"function": function, "type": "function"}]
+    assert json.dumps(sent["tools"][0]["function"]["parameters"]) == json.dumps(schema)
+    assert "tools" not in upstream({"role": "user", "content": "hi"}, tools=[])
+    bare = upstream({"role": "user", "content": "hi"}, tools=[{"function": {"name": "g", "parameters": None}}])
+    assert bare["tools"] == [{"function": {"name": "g"}, "type": "function"}]

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.protocol import MODEL
+from vllama_pool.router.errors import ClientError
+from vllama_pool.router.protocol.ollama.options import DROPPED, KNOWN, check, fill_context, merge, sampling
+from vllama_pool.router.protocol.vllm import api
+from vllama_pool.workers.registry.record import ModelInfo
+
+
+def sent(request: dict[str, Any] | None = None, route: dict[str, Any] | None = None, info: ModelInfo = MODEL) -> Any:
+    values = sampling(merge(request, route or {}, info), info)
+    return json.loads(msgspec.json.encode(api.Sampling(**values)))
+
+
+def test_r127_r129_ollamas_defaults_are_sent_where_nobody_says_otherwise() -> None:
+    assert sent() == {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
+
+
+def test_r144_a_default_that_the_model_sets_itself_is_left_to_vllm() -> None:
+    info = msgspec.structs.replace(MODEL, defaults={"temperature": 0.2, "top_p": 0.5})
+    assert sent(info=info) == {"top_k": 40}
+    assert sent({"temperature": 1}, info=info) == {"top_k": 40, "temperature": 1.0}
+
+
+def test_the_request_is_stronger_than_the_route_and_null_is_absent() -> None:
+    result = sent({"temperature": None, "top_k": 7}, {"temperature": 0.1, "top_k": 5, "stop": "END"})
+    assert result == {"temperature": 0.1, "top_k": 7, "top_p": 0.9, "stop": ["END"]}
+
+
+WRONG: list[tuple[str, Any, str]] = [
+    ("temperature", "hot", "of type float32"),
+    ("top_p", True, "of type float32"),
+    ("num_predict", "5", "of type integer"),
+    ("num_ctx", [1], "of type integer"),
+    ("draft_num_predict", {}, "of type integer"),
+    ("use_mmap", 1, "of type boolean"),
+    ("stop", "END", "of type array"),
+    ("stop", ["a", 1], "of an array of strings"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "kind"), WRONG)
+def test_r153_a_wrong_type_is_a_500(key: str, value: Any, kind: str) -> None:
+    with pytest.raises(ClientError) as caught:
+        check({key: value})
+    assert (caught.value.status, caught.value.text) == (500, f'option "{key}" must be {kind}')
+
+
+def test_r143_unknown_and_removed_options_have_no_type() -> None:
+    removed = ["mirostat", "mirostat_tau", "mirostat_eta", "tfs_z", "penalize_newline", "numa", "low_vram"]
+    removed += ["f16_kv", "logits_all", "vocab_only", "use_mlock", "num_gqa"]
+    values: tuple[Any, ...] = ("x", [], {}, 1, True)
+    for value in values:
+        check(dict.fromkeys(removed, value))
+        assert sent(dict.fromkeys(removed, value)) == sent()
+    check({"Temperature": "case matters here", "stop": None})
+
+
+@pytest.mark.parametrize("key", sorted(DROPPED))
+def test_r131_r138_r139_r140_r141_r142_what_vllm_has_no_counterpart_for_is_dropped(key: str) -> None:
+    assert sent({key: 1}) == sent()
+
+
+def test_r131_r138_r139_r140_r141_r142_what_is_dropped_has_a_type_all_the_same() -> None:
+    """Ollama knows these options, and no others that vLLM lacks."""
+    integers = {"num_ctx", "num_keep", "num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict"}
+    assert {*integers, "typical_p", "use_mmap"} == DROPPED
+    for key in DROPPED:
+        with pytest.raises(ClientError, match=f'^option "{key}" must be of type '):
+            check({key: "x"})
+
+
+@pytest.mark.parametrize(("given", "max_tokens"), [(-1, None), (-2, None), (0, None), (5, 5), (5.9, 5), (10**9, 2048)])
+def test_r126_num_predict(given: float, max_tokens: int | None) -> None:
+    assert sent({"num_predict": given}).get("max_tokens") == max_tokens
+
+
+def test_r126_completions_always_get_an_explicit_limit() -> None:
+    def limit(info: ModelInfo, **options: Any) -> Any:
+        return fill_context(sampling(merge(options, {}, info), info), info)["max_tokens"]
+
+    assert limit(MODEL) == 2048
+    assert limit(MODEL, num_predict=-1) == 2048
+    assert limit(MODEL, num_predict=7) == 7
+    assert limit(ModelInfo(name="unknown")) == 1024
+    assert limit(msgspec.structs.replace(MODEL, defaults={"num_predict": 100})) == 100
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"top_k": 0}, {"top_k": -1}),
+        ({"top_k": -5}, {"top_k": -1}),
+        ({"top_p": 0}, {"top_p": 1e-6}),
+        ({"temperature": 9}, {"temperature": 2.0}),
+        ({"repeat_penalty": 0}, {"repetition_penalty": 1.0}),
+        ({"repeat_penalty": 1.1}, {"repetition_penalty": 1.1}),
+        ({"repeat_penalty": 1.1, "repeat_last_n": 0}, {"repetition_penalty": 1.0}),
+        ({"repeat_last_n": 64}, {"repetition_penalty": None}),
+        ({"presence_penalty": -7}, {"presence_penalty": -2.0}),
+        ({"frequency_penalty": 7}, {"frequency_penalty": 2.0}),
+        ({"seed": -1}, {"seed": None}),
+        ({"seed": 0}, {"seed": 0}),
+        ({"seed": 1e30}, {"seed": 2**63 - 1}),
+        ({"stop": ["", "a"]}, {"stop": ["a"]}),
+        ({"stop": [""]}, {"stop": None}),
+        ({"stop": list("abcdef")}, {"stop": list("abcdef")}),
+        ({"min_p": 2}, {"min_p": 1.0}),
+    ],
+)
+def test_r128_r130_r132_r133_r134_r135_r136_r137_values_are_brought_into_vllms_range(
+    options: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    result = sent(options)
+    assert {key: result.get(key) for key in expected} == expected
+
+
+NUMBERS = st.integers(-(10**25), 10**25) | st.floats(allow_nan=False, allow_infinity=False)
+LAYER = st.dictionaries(
+    st.sampled_from(sorted(KNOWN - {"stop", "use_mmap"})), NUMBERS | st.none(), max_size=12
+) | st.fixed_dictionaries({}, optional={"stop": st.lists(st.text(max_size=5), max_size=9), "num_predict": NUMBERS})
+
+
+@given(LAYER, LAYER, st.sampled_from([0, 1, 2048]))
+def test_r126_r136_trap_13_no_value_is_one_that_vllm_refuses(
+    request: dict[str, Any], route: dict[str, Any], context: int
+) -> None:
+    check(request)
+    result = sent(request, route, msgspec.structs.replace(MODEL, context_length=context))
+    assert result.get("max_tokens", 1) >= 1
+    assert not context or result.get("max_tokens", 1) <= context
+    assert 0 <= result.get("temperature", 0) <= 2
+    assert 0 < result.get("top_p", 1) <= 1
+    assert 0 <= result.get("min_p", 0) <= 1
+    assert result.get("top_k", 0) == -1 or 0 < result["top_k"] < 2**31
+    assert result.get("repetition_penalty", 1) > 0
+    assert -2 <= result.get("presence_penalty", 0) <= 2
+    assert -2 <= result.get("frequency_penalty", 0) <= 2
+    assert 0 <= result.get("seed", 0) < 2**63
+    assert isinstance(result.get("top_k"), int)
+    assert all(result.get("stop", ["x"]))
+    assert {type(value) for value in result.values()} <= {int, float, list}
+    completion = fill_context(result, msgspec.structs.replace(MODEL, context_length=context))
+    assert completion["max_tokens"] >= 1

@@ -1,0 +1,177 @@
+"""POST /api/show: what clients read of a model, and what would break them."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import msgspec
+import pytest
+from tests.unit.router.protocol.ollama.test_catalogue import INFO, MODEL
+
+from vllama_pool.config.routing.defaults import Defaults
+from vllama_pool.router.errors import BadRequest, Forbidden
+from vllama_pool.router.protocol.ollama.catalogue import CatalogueModel
+from vllama_pool.router.protocol.ollama.not_found import NO_CLOUD_DETAILS, unknown_model
+from vllama_pool.router.protocol.ollama.show import ShowRequest, decode_show, not_found, show
+from vllama_pool.workers.registry.record import ModelInfo
+
+MARIO = CatalogueModel(
+    "mario:latest",
+    (INFO,),
+    Defaults(
+        {"temperature": 1, "stop": ["a b", "c"]},
+        'You are "Mario".\nSay so.',
+        ({"role": "user", "content": "Hi"}, {"role": "assistant", "content": '"It\'s me!"'}),
+    ),
+    base="smollm2:135m",
+    made_digest="ef" * 32,
+    made_at=1_795_375_800.0,
+    license="Mine",
+)
+
+
+def shown(model: CatalogueModel = MODEL, user_agent: str = "", **fields: Any) -> dict[str, Any]:
+    request = decode_show(json.dumps({"model": "SmolLM2:135M"} | fields).encode())
+    result: dict[str, Any] = json.loads(show(model, request, user_agent))
+    return result
+
+
+def but(**changes: Any) -> CatalogueModel:
+    return CatalogueModel("x:latest", (msgspec.structs.replace(INFO, **changes),))
+
+
+def test_r010_r111_show_has_the_keys_that_clients_read() -> None:
+    answer = shown()
+    assert answer["model_info"] == {
+        "general.architecture": "llama",
+        "general.basename": "smollm2",
+        "general.parameter_count": 134_515_008,
+        "llama.attention.head_count": 9,
+        "llama.block_count": 30,
+        "llama.context_length": 2048,
+        "llama.embedding_length": 576,
+    }
+    assert answer["capabilities"] == ["completion", "tools"]
+    assert answer["template"] == "{{ messages }}"
+    assert answer["license"] == "Apache-2.0"
+    assert answer["modified_at"] == "2026-11-22T19:28:20.25Z"
+    assert "context_length" not in answer["details"]
+
+
+def test_r010_keys_come_in_ollamas_order_and_none_is_of_another_kind_of_server() -> None:
+    assert list(shown(MARIO)) == [
+        "license",
+        "modelfile",
+        "parameters",
+        "template",
+        "system",
+        "details",
+        "messages",
+        "model_info",
+        "capabilities",
+        "modified_at",
+    ]
+
+
+def test_r010_what_clients_insist_on_is_there_when_nothing_is_known() -> None:
+    nothing = CatalogueModel("x:latest", (ModelInfo(name="x", capabilities=()),))
+    answer = shown(nothing)
+    assert answer["capabilities"] == []
+    assert answer["model_info"] == {"general.architecture": "unknown", "general.basename": "x"}
+    assert not {"parameters", "license", "template", "system", "messages"} & set(answer)
+
+
+def test_r111_numbers_are_numbers_and_the_context_is_what_every_replica_has() -> None:
+    short = msgspec.structs.replace(INFO, context_length=1024)
+    facts = shown(CatalogueModel("x", (INFO, short)))["model_info"]
+    assert facts["llama.context_length"] == 1024
+    for key, value in facts.items():
+        assert isinstance(value, str if key in ("general.architecture", "general.basename") else int), key
+
+
+def test_r111_keys_of_vision_mean_that_the_model_sees() -> None:
+    metadata = {"vision.block_count": 2, "block_count": 3}
+    blind = shown(but(metadata=metadata))["model_info"]
+    assert not any(".vision." in key for key in blind)
+    assert blind["llama.block_count"] == 3
+    assert "llama.vision.block_count" in shown(but(metadata=metadata, capabilities=("vision",)))["model_info"]
+
+
+def test_the_parameters_can_be_read_line_by_line_as_clients_do() -> None:
+    text = shown()["parameters"]
+    assert text.split("\n") == [
+        'stop                           "<|im_end|>"',
+        'stop                           "\\n"',
+        "temperature                    0.7",
+    ]
+    for line in shown(MARIO)["parameters"].split("\n"):
+        assert re.fullmatch(r'(\S+)\s+((?:".*")|\S+)', line), line
+
+
+def test_a_template_that_would_be_taken_for_fill_in_the_middle_is_left_out() -> None:
+    odd = "{{ message.Suffix }}"
+    assert "template" not in shown(but(template=odd))
+    assert shown(but(template=odd, capabilities=("completion", "insert")))["template"] == odd
+
+
+def test_r109_verbose_changes_nothing() -> None:
+    assert shown(verbose=True) == shown()
+    assert not any(isinstance(value, list) for value in shown()["model_info"].values())
+
+
+def test_r110_copilot_sees_the_name_that_it_asked_for() -> None:
+    assert shown(user_agent="GitHubCopilotChat/0.30")["model_info"]["general.basename"] == "SmolLM2:135M"
+    assert shown(user_agent="curl GitHubCopilotChat/0.30")["model_info"]["general.basename"] == "smollm2"
+
+
+def test_r010_a_virtual_model_shows_what_it_was_made_with() -> None:
+    answer = shown(MARIO)
+    assert answer["system"] == 'You are "Mario".\nSay so.'
+    assert answer["messages"] == [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": '"It\'s me!"'}]
+    assert answer["details"]["parent_model"] == "smollm2:135m"
+    assert answer["modified_at"] == "2026-11-22T19:30:00Z"
+    assert answer["license"] == "Apache-2.0\nMine"
+    assert answer["modelfile"].split("\n\n", 1)[1] == (
+        "FROM smollm2:135m\n"
+        'SYSTEM """You are "Mario".\nSay so."""\n'
+        "PARAMETER stop a b\n"
+        "PARAMETER stop c\n"
+        "PARAMETER temperature 1\n"
+        "MESSAGE user Hi\n"
+        'MESSAGE assistant """"It\'s me!""""\n'
+        'LICENSE """Apache-2.0\nMine"""\n'
+    )
+
+
+def test_r010_a_served_models_modelfile_is_from_itself() -> None:
+    assert "\nFROM smollm2:135m\n" in shown()["modelfile"]
+    assert "TEMPLATE" not in shown()["modelfile"]
+
+
+def test_trap_12_show_takes_the_name_from_either_field() -> None:
+    assert decode_show(b'{"model":"","name":"x","system":"","template":"","options":null}').wanted == "x"
+    assert decode_show(b'{"NAME":"x","foo":1}').wanted == "x"
+    assert ShowRequest(model="a", name="b").wanted == "a"
+
+
+def test_r146_r148_show_refuses_in_its_own_words() -> None:
+    for body in (b"{}", b'{"model":" "}', b"null"):
+        with pytest.raises(BadRequest, match=r"^model is required$"):
+            decode_show(body)
+    assert not_found("Nope") == "model 'Nope:latest' not found"
+    assert not_found("registry.ollama.ai/library/x:8b") == "model 'x:8b' not found"
+    assert not_found("/odd/") == "model '/odd/' not found"
+
+
+def test_r038_show_refuses_cloud_models_in_its_own_words() -> None:
+    refused = unknown_model("x:8b-cloud", not_found("x:8b-cloud"), cloud=NO_CLOUD_DETAILS)
+    assert (type(refused), refused.status) == (Forbidden, 403)
+    assert refused.text == "ollama cloud is disabled: remote model details are unavailable"
+
+
+def test_an_adapter_names_its_base_where_saving_it_does_not_lose_the_adapter() -> None:
+    answer = shown(CatalogueModel("ada:latest", (msgspec.structs.replace(INFO, parent="smollm2:135m"),)))
+    assert answer["model_info"]["general.base_model.0.name"] == "smollm2:135m"
+    assert answer["details"]["parent_model"] == ""

@@ -1,0 +1,454 @@
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.protocol import CLOCK, DONE, STAMP, TIMING, delta, event, objects, run, stream, usage
+from vllama_pool.router.protocol.ollama import chat, generate
+from vllama_pool.router.protocol.ollama.generate_lines import GenerateLines
+from vllama_pool.router.protocol.ollama.pieces import Piece
+from vllama_pool.router.protocol.ollama.requests import decode_chat, decode_generate
+from vllama_pool.router.protocol.ollama.stream import RUNNER_ERROR, AnswerFold
+from vllama_pool.router.protocol.operation import StreamFailure, Timing, Usage
+from vllama_pool.router.protocol.vllm.think_tags import Thoughts
+
+
+def chat_fold(**fields: Any) -> AnswerFold:
+    return chat.fold(decode_chat(json.dumps({"model": "Llama3"} | fields).encode()), TIMING, CLOCK)
+
+
+def generate_fold(**fields: Any) -> AnswerFold:
+    return generate.fold(decode_generate(json.dumps({"model": "Llama3"} | fields).encode()), TIMING, CLOCK)
+
+
+LOGPROBS = {"logprobs": True, "top_logprobs": 2}
+CAPTURED: list[tuple[str, Callable[..., AnswerFold], dict[str, Any]]] = [
+    ("chat-plain", chat_fold, {}),
+    ("chat-length", chat_fold, {}),
+    ("chat-logprobs", chat_fold, LOGPROBS),
+    ("chat-thinking", chat_fold, {}),
+    ("chat-tools", chat_fold, {}),
+    ("chat-tools-cut", chat_fold, {}),
+    ("generate-ids", generate_fold, {}),
+    ("generate-thinking-ids", generate_fold, {}),
+    ("completion-logprobs", generate_fold, LOGPROBS | {"raw": True}),
+    ("completion-stop", generate_fold, {"raw": True}),
+]
+NAMES = [name for name, _, _ in CAPTURED]
+
+
+@pytest.mark.parametrize("stream_it", [True, False])
+@pytest.mark.parametrize(("name", "make", "fields"), CAPTURED, ids=NAMES)
+def test_captured_streams_fold_alike_cut_at_every_byte(
+    name: str, make: Callable[..., AnswerFold], fields: dict[str, Any], stream_it: bool
+) -> None:
+    data = stream(name)
+    whole = run(make(stream=stream_it, **fields), data)
+    assert run(make(stream=stream_it, **fields), data, range(1, len(data))) == whole
+    for cut in range(1, len(data), 97):
+        assert run(make(stream=stream_it, **fields), data, [cut]) == whole
+    last = objects(whole)[-1]
+    assert last["done"] is True
+    assert all(last[key] >= 1 for key in METRICS)
+
+
+METRICS = (
+    "total_duration",
+    "load_duration",
+    "prompt_eval_count",
+    "prompt_eval_duration",
+    "eval_count",
+    "eval_duration",
+)
+
+
+@given(st.data())
+def test_any_split_of_the_same_bytes_gives_the_same_answer(data: st.DataObject) -> None:
+    name, make, fields = data.draw(st.sampled_from(CAPTURED))
+    body = stream(name).replace(b"\n", b"\r\n") if data.draw(st.booleans()) else stream(name)
+    cuts = data.draw(st.lists(st.integers(0, len(body)), max_size=10))
+    stream_it = data.draw(st.booleans())
+    assert run(make(stream=stream_it, **fields), body, cuts) == run(make(stream=stream_it, **fields), stream(name))
+
+
+PIECES = st.one_of(
+    st.builds(lambda text: delta(content=text), st.text(max_size=6)),
+    st.builds(lambda text: delta(reasoning=text), st.text(max_size=6)),
+    st.builds(lambda text: delta(content=text, reasoning=text), st.text(max_size=3)),
+    st.just(b": ping\n\n"),
+    st.just(delta(role="assistant", content="")),
+    st.builds(
+        lambda index, part: delta(
+            tool_calls=[{"index": index, "id": f"t{index}", "function": {"name": "f", "arguments": part}}]
+        ),
+        st.integers(0, 2),
+        st.sampled_from(["{", "}", '{"a":1}', '"', ""]),
+    ),
+)
+ENDINGS = st.sampled_from(
+    [
+        delta("stop") + usage() + DONE,
+        delta("length", content="x") + usage() + DONE,
+        delta("tool_calls") + usage() + DONE,
+        delta("stop") + DONE,
+        delta("abort") + DONE,
+        DONE,
+        b"",
+        event(error={"message": "no", "code": 503}) + DONE,
+    ]
+)
+
+
+@given(st.lists(PIECES, max_size=8), ENDINGS, st.data())
+def test_r044_trap_3_streamed_and_whole_answers_agree_and_every_line_is_an_object(
+    pieces: list[bytes], ending: bytes, data: st.DataObject
+) -> None:
+    body = b"".join(pieces) + ending
+    cuts = data.draw(st.lists(st.integers(0, len(body)), max_size=6))
+    streamed = run(chat_fold(), body, cuts)
+    assert streamed == run(chat_fold(), body)
+    assert streamed.endswith(b"\n")
+    assert b"\n\n" not in streamed
+    lines = objects(streamed)
+    assert [line.get("done") for line in lines[:-1]] == [False] * (len(lines) - 1)
+    [whole] = objects(run(chat_fold(stream=False), body, cuts))
+    if "error" in lines[-1]:
+        assert whole == lines[-1] == {"error": whole["error"]}
+        return
+    merged = {key: "".join(line["message"].get(key, "") for line in lines) for key in ("content", "thinking")}
+    assert whole["message"]["content"] == merged["content"]
+    assert whole["message"].get("thinking", "") == merged["thinking"]
+    assert whole["message"].get("tool_calls", []) == [
+        made for line in lines for made in line["message"].get("tool_calls", [])
+    ]
+    assert {key: whole.get(key) for key in METRICS} == {key: lines[-1].get(key) for key in METRICS}
+
+
+TAGS = st.lists(st.sampled_from(["<think>", "</think>", "</", "think>", "a", "🦙", "\n"]), max_size=8).map("".join)
+
+
+@given(TAGS, st.booleans(), st.data())
+def test_thinking_between_tags_folds_alike_however_tokens_and_bytes_are_cut(
+    text: str, begun: bool, data: st.DataObject
+) -> None:
+    """Streamed or whole, in one event or in many, with logprobs or without."""
+
+    def fold(stream_it: bool) -> AnswerFold:
+        body = {"model": "m", "prompt": "x", "stream": stream_it, "logprobs": True}
+        request = decode_generate(json.dumps(body).encode())
+        return generate.fold(request, TIMING, CLOCK, thoughts=Thoughts(begun=begun))
+
+    def answer(pieces: list[str]) -> tuple[str, str]:
+        logs = {"tokens": ["t"], "token_logprobs": [-0.5], "top_logprobs": [None]}
+        events = [event(choices=[{"text": piece, "token_ids": [7], "logprobs": logs}]) for piece in pieces]
+        body = b"".join(events) + event(choices=[{"text": "", "finish_reason": "length"}]) + usage() + DONE
+        cuts = data.draw(st.lists(st.integers(0, len(body)), max_size=5))
+        lines = objects(run(fold(True), body, cuts))
+        [whole] = objects(run(fold(False), body, cuts))
+        assert sum(len(line.get("logprobs", ())) for line in lines) == len(whole.get("logprobs", ())) == len(pieces)
+        parts = tuple("".join(line.get(key, "") for line in lines) for key in ("thinking", "response"))
+        assert parts == (whole.get("thinking", ""), whole["response"])
+        assert whole["context"] == [7] * len(pieces)
+        return parts[0], parts[1]
+
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
+    pieces = [text[start:end] for start, end in itertools.pairwise([0, *cuts, len(text)])]
+    assert answer(pieces) == answer([text])
+
+
+def test_r044_r067_chat_lines_are_exactly_ollamas() -> None:
+    fold = chat_fold()
+    body = delta(role="assistant", content="") + delta(content="Hi <b>\n🦙") + delta("stop") + usage() + DONE
+    assert run(fold, body).decode() == (
+        f'{{"model":"Llama3","created_at":"{STAMP}","message":{{"role":"assistant",'
+        '"content":"Hi \\u003cb\\u003e\\n🦙"},'
+        '"done":false}\n'
+        f'{{"model":"Llama3","created_at":"{STAMP}","message":{{"role":"assistant","content":""}},"done":true,'
+        '"done_reason":"stop","total_duration":10000000,"load_duration":2000000,"prompt_eval_count":5,'
+        '"prompt_eval_duration":8000000,"eval_count":3,"eval_duration":1}\n'
+    )
+
+
+def test_r067_generate_lines_are_exactly_ollamas() -> None:
+    chunk = {"index": 0, "delta": {"content": "Hi"}, "finish_reason": None, "token_ids": [7, 8]}
+    end = {"index": 0, "delta": {"content": ""}, "finish_reason": "stop", "stop_reason": None, "token_ids": [2]}
+    body = event(choices=[{"delta": {"role": "assistant", "content": ""}}], prompt_token_ids=[1, 5])
+    body += event(choices=[chunk]) + event(choices=[end]) + usage() + DONE
+    assert run(generate_fold(), body).decode() == (
+        f'{{"model":"Llama3","created_at":"{STAMP}","response":"Hi","done":false}}\n'
+        f'{{"model":"Llama3","created_at":"{STAMP}","response":"","done":true,"done_reason":"stop",'
+        '"context":[1,5,7,8],"total_duration":10000000,"load_duration":2000000,"prompt_eval_count":5,'
+        '"prompt_eval_duration":8000000,"eval_count":3,"eval_duration":1}\n'
+    )
+
+
+def test_r040_r068_r086_a_whole_answer_is_one_object_without_line_end() -> None:
+    fold = chat_fold(stream=False)
+    body = delta(reasoning="hm") + delta(content="Hi") + delta(content=" you") + delta("stop") + usage()
+    assert fold.feed(body) == b""
+    assert (fold.ready, fold.done) == (True, True)
+    answer = fold.finish()
+    assert not answer.endswith(b"\n")
+    [whole] = objects(answer)
+    assert whole["message"] == {"role": "assistant", "content": "Hi you", "thinking": "hm"}
+    assert list(whole) == ["model", "created_at", "message", "done", "done_reason", *METRICS]
+    assert fold.finish() == b""
+
+
+def test_r068_a_whole_answer_of_generate_has_all_that_its_lines_had() -> None:
+    body = stream("completion-logprobs")
+    fields = LOGPROBS | {"raw": True}
+    lines = objects(run(generate_fold(**fields), body))
+    [whole] = objects(run(generate_fold(stream=False, **fields), body))
+    assert whole["response"] == "".join(line["response"] for line in lines) != ""
+    assert whole["logprobs"] == [entry for line in lines for entry in line.get("logprobs", [])] != []
+    thoughtful = delta(reasoning="h") + delta(reasoning="m") + delta(content="Hi") + delta("stop") + usage()
+    [whole] = objects(run(generate_fold(stream=False), thoughtful))
+    assert (whole["thinking"], whole["response"]) == ("hm", "Hi")
+    keys = [key for key in whole if key != "context"]
+    assert keys == ["model", "created_at", "response", "thinking", "done", "done_reason", *METRICS]
+
+
+def test_r045_model_is_echoed() -> None:
+    assert {line["model"] for line in objects(run(chat_fold(), stream("chat-plain")))} == {"Llama3"}
+
+
+def test_r056_raw_has_no_context() -> None:
+    assert "context" not in objects(run(generate_fold(raw=True), stream("completion-stop")))[-1]
+
+
+def test_r064_logprobs_stand_on_the_line_of_their_text_and_leave_out_the_end_mark() -> None:
+    lines = objects(run(chat_fold(**LOGPROBS), stream("chat-logprobs")))
+    tokens = [entry["token"] for line in lines for entry in line.get("logprobs", [])]
+    assert "".join(tokens) == "".join(line["message"]["content"] for line in lines)
+    for line in lines[:-1]:
+        for entry in line["logprobs"]:
+            assert list(entry) == ["token", "logprob", "bytes", "top_logprobs"]
+            assert bytes(entry["bytes"]).decode() == entry["token"]
+            values = [alternative["logprob"] for alternative in entry["top_logprobs"]]
+            assert values == sorted(values, reverse=True)
+            assert len(values) <= 2
+    assert all("logprobs" not in line for line in objects(run(chat_fold(), stream("chat-logprobs"))))
+
+
+def test_r065_alternatives_only_where_asked_for() -> None:
+    whole = objects(run(generate_fold(raw=True, stream=False, logprobs=True), stream("completion-logprobs")))[0]
+    assert len(whole["logprobs"]) == whole["eval_count"] == 4
+    assert all("top_logprobs" not in entry for entry in whole["logprobs"])
+
+
+def test_r067_context_is_the_prompt_and_the_text_without_the_end_mark() -> None:
+    last = objects(run(generate_fold(), stream("generate-ids")))[-1]
+    assert len(last["context"]) == last["prompt_eval_count"] + last["eval_count"] - 1
+
+
+@pytest.mark.parametrize(
+    ("finish", "reason"),
+    [
+        ("stop", "stop"),
+        ("length", "length"),
+        ("tool_calls", "stop"),
+        ("repetition", "stop"),
+        ("content_filter", "stop"),
+    ],
+)
+def test_r069_r083_trap_7_done_reason_is_stop_or_length(finish: str, reason: str) -> None:
+    fold = chat_fold()
+    assert objects(run(fold, delta(content="x") + delta(finish) + usage() + DONE))[-1]["done_reason"] == reason
+    assert fold.usage == Usage(5, 3, reason)
+
+
+def test_r070_durations_are_vllms_own_where_it_gives_them() -> None:
+    metrics = {"time_to_first_token_ms": 6.5, "generation_time_ms": 34.25, "queue_time_ms": 0.1}
+    last = objects(run(chat_fold(), delta(content="x") + delta("stop") + usage(metrics=metrics) + DONE))[-1]
+    assert (last["prompt_eval_duration"], last["eval_duration"]) == (6_500_000, 34_250_000)
+
+
+def test_r042_r070_trap_9_no_metric_is_zero_or_a_fraction_however_fast_it_was() -> None:
+    metrics = {"time_to_first_token_ms": 0.0, "generation_time_ms": 0.0000001, "queue_time_ms": 0.0}
+    body = delta(content="x") + delta("stop") + usage(metrics=metrics) + DONE
+    now = CLOCK.monotonic_ns()
+    for timing in (TIMING, Timing(arrived=now, sent=now)):
+        for fold in (
+            chat.fold(decode_chat(b'{"model":"m"}'), timing, CLOCK),
+            generate.fold(decode_generate(b'{"model":"m"}'), timing, CLOCK),
+        ):
+            last = objects(run(fold, body))[-1]
+            assert all(type(last[key]) is int and last[key] >= 1 for key in METRICS), last
+
+
+def test_r070_tokens_out_of_the_cache_count_as_well() -> None:
+    used = {"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 8}}
+    body = delta(content="x") + delta("stop") + event(choices=[], usage=used) + DONE
+    assert objects(run(chat_fold(), body))[-1]["prompt_eval_count"] == 9
+
+
+def test_r081_tool_calls_come_whole_on_a_line_of_their_own() -> None:
+    lines = objects(run(chat_fold(), stream("chat-tools")))
+    with_calls = [line for line in lines if "tool_calls" in line["message"]]
+    assert len(with_calls) == 1
+    assert with_calls[0] is lines[-2]
+    assert with_calls[0]["message"]["content"] == ""
+    [made] = with_calls[0]["message"]["tool_calls"]
+    assert made["function"] == {"index": 0, "name": "get_weather", "arguments": {"city": "Paris", "unit": "celsius"}}
+    assert list(made) == ["id", "function"]
+    assert len(made["id"]) == 13
+    assert made["id"].startswith("call_")
+    assert made["id"][5:].isalnum()
+    assert lines[-1]["done_reason"] == "stop"
+
+
+def calls(*texts: str) -> bytes:
+    deltas = [
+        {"index": index, "id": f"chatcmpl-tool-{index}", "type": "function", "function": {"name": "f"}}
+        for index in range(len(texts))
+    ]
+    parts = [{"index": index, "function": {"arguments": text}} for index, text in enumerate(texts)]
+    return delta(content=None, tool_calls=deltas) + b"".join(delta(content=None, tool_calls=[part]) for part in parts)
+
+
+def test_r082_several_calls_are_numbered_and_keep_their_arguments_order() -> None:
+    body = calls('{"z": 1.50,\n "a": [ ]}', "") + delta("tool_calls") + usage() + DONE
+    [line] = [line for line in run(chat_fold(), body).split(b"\n") if b"tool_calls" in line]
+    assert b'"arguments":{"z":1.50,"a":[]}' in line
+    made = json.loads(line)["message"]["tool_calls"]
+    assert [entry["function"]["index"] for entry in made] == [0, 1]
+    assert made[1]["function"]["arguments"] == {}
+    assert made[0]["id"] != made[1]["id"]
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '"x"', "{}{}", "nonsense"])
+def test_r048_r081_trap_1_broken_arguments_are_an_error_not_a_string(text: str) -> None:
+    fold = chat_fold()
+    lines = objects(run(fold, delta(content="x") + calls(text) + delta("tool_calls") + usage() + DONE))
+    assert list(lines[-1]) == ["error"]
+    assert fold.failure is not None
+    assert (fold.failure.status, fold.failure.models_own) == (500, True)
+
+
+def test_a_call_that_the_length_limit_cut_is_left_out() -> None:
+    lines = objects(run(chat_fold(), stream("chat-tools-cut")))
+    assert [line.get("done_reason") for line in lines] == ["length"]
+    body = calls('{"a":1}', '{"b":') + delta("length") + usage() + DONE
+    whole = objects(run(chat_fold(stream=False), body))[0]
+    assert [made["function"]["arguments"] for made in whole["message"]["tool_calls"]] == [{"a": 1}]
+
+
+def test_r084_thinking_comes_apart_from_content_without_its_blank_lines() -> None:
+    lines = objects(run(chat_fold(), stream("chat-thinking")))
+    thinking = [line for line in lines if "thinking" in line["message"]]
+    assert thinking == lines[: len(thinking)]
+    assert all(line["message"]["content"] == "" for line in thinking)
+    whole = objects(run(chat_fold(stream=False), stream("chat-thinking")))[0]
+    assert whole["message"]["thinking"].startswith("The user said something.")
+    assert whole["message"]["content"].startswith("Hello! I am a tiny llama 🦙")
+
+
+def test_the_older_name_of_reasoning_is_read_too() -> None:
+    assert b'"thinking":"hm"' in run(chat_fold(), delta(reasoning_content="hm") + delta("stop") + usage())
+
+
+def test_nothing_is_ready_before_content() -> None:
+    fold = chat_fold()
+    assert fold.feed(b": ping\n\n" + delta(role="assistant", content="")) == b""
+    assert not fold.ready
+    for first in (delta(content="x"), delta(reasoning="x"), calls("{}"), delta("stop"), usage()):
+        fold = chat_fold()
+        fold.feed(first)
+        assert fold.ready
+
+
+def test_a_whole_answer_is_ready_only_when_it_is_whole() -> None:
+    fold = chat_fold(stream=False)
+    fold.feed(delta(content="x") + delta("stop"))
+    assert not fold.ready
+    fold.feed(usage())
+    assert fold.ready
+
+
+def test_r047_trap_9_the_last_line_waits_for_usage() -> None:
+    fold = chat_fold()
+    assert b"done_reason" not in fold.feed(delta(content="x") + delta("stop"))
+    assert not fold.done
+    assert b'"done":true' in fold.feed(usage())
+    assert fold.done
+    assert fold.feed(DONE) == fold.finish() == fold.fail("too late") == b""
+
+
+def test_a_server_that_gives_no_usage_is_finished_by_its_done_mark_or_end() -> None:
+    for ending in (DONE, b""):
+        fold = chat_fold()
+        last = objects(run(fold, delta(content="x") + delta("stop") + ending))[-1]
+        assert last["done"] is True
+        assert "eval_count" not in last
+        assert fold.done
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("ending", [b"", DONE, delta(content="y")[:-9]])
+def test_r047_an_answer_that_breaks_off_ends_in_one_error_line(ending: bytes, whole: bool) -> None:
+    fold = chat_fold(stream=not whole)
+    lines = objects(run(fold, delta(content="x") + ending))
+    assert lines[-1] == {"error": "an error was encountered while running the model: unexpected EOF"}
+    assert len(lines) == (1 if whole else 2)
+    assert not fold.done
+    assert fold.finish() == fold.fail("again") == b""
+
+
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        ({"message": "busy", "type": "Service Unavailable", "code": 503}, StreamFailure(503, "busy")),
+        ({"message": "bad", "code": "400"}, StreamFailure(400, "bad")),
+        ({"message": "odd", "code": None}, StreamFailure(500, "odd")),
+        ({"message": "odd", "code": 7}, StreamFailure(500, "odd")),
+        ("Unauthorized", StreamFailure(500, "Unauthorized")),
+    ],
+)
+def test_an_error_event_fails_by_its_own_code(error: Any, failure: StreamFailure) -> None:
+    fold = chat_fold()
+    assert fold.feed(event(error=error) + DONE) == b""
+    assert (fold.failure, fold.ready, fold.done) == (failure, False, False)
+    assert objects(fold.finish()) == [{"error": RUNNER_ERROR + failure.text}]
+
+
+def test_an_aborted_request_is_no_answer() -> None:
+    fold = chat_fold()
+    fold.feed(delta("abort") + DONE)
+    assert fold.failure is not None
+    assert (fold.failure.status, fold.ready) == (503, False)
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"data: <html>\n\n", b'data: {"choices":[{"delta":{"content":1}}]}\n\n', b"data: []\n\n"]
+)
+def test_events_that_are_not_vllms_fail(garbage: bytes) -> None:
+    fold = chat_fold()
+    fold.feed(garbage)
+    assert fold.failure is not None
+    assert fold.failure.status == 502
+
+
+def test_r163_an_error_in_mid_answer_begins_as_ollamas_and_nothing_follows_it() -> None:
+    fold = chat_fold()
+    fold.feed(delta(content="x") + delta("stop"))
+    assert objects(fold.fail("gone")) == [{"error": RUNNER_ERROR + "gone"}]
+    assert fold.feed(usage()) == fold.finish() == b""
+
+
+def test_text_that_comes_with_its_token_ids_is_written_as_plainly_as_any() -> None:
+    """Generate's every token has ids: to build an object for each cost a fifth of the fold."""
+
+    class Lines(GenerateLines):
+        def piece(self, stamp: str, piece: Piece) -> bytes:
+            raise AssertionError(piece)
+
+    fold = AnswerFold(Lines("m"), TIMING, CLOCK, stream=True, logprobs=None, keep_ids=True)
+    out = fold.feed(b'data: {"choices":[{"delta":{"content":"hi"},"token_ids":[7]}]}\n\n')
+    assert json.loads(out) == {"model": "m", "created_at": STAMP, "response": "hi", "done": False}

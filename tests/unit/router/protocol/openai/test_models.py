@@ -1,0 +1,46 @@
+"""OpenAI's list of models, and the launcher's recommendations."""
+
+import json
+
+from vllama_pool.router.protocol.ollama.catalogue import CatalogueModel
+from vllama_pool.router.protocol.openai import models
+from vllama_pool.workers.registry.record import ModelInfo
+
+
+def model(name: str, **info: object) -> CatalogueModel:
+    return CatalogueModel(name=name, replicas=(ModelInfo(name=name, **info),))  # type: ignore[arg-type]
+
+
+CHAT = model("chat:8b", modified_at=1700000000.9, capabilities=("completion",), context_length=4096)
+LARGE = model("org/large:latest", modified_at=1800000000.0, capabilities=("completion",), parameter_count=8 * 10**9)
+EMBED = model("embed:latest", capabilities=("embedding",))
+
+
+def test_r030_r117_models_are_listed_as_openai_does_newest_first() -> None:
+    assert json.loads(models.openai_models([EMBED, CHAT, LARGE])) == {
+        "object": "list",
+        "data": [
+            {"id": "org/large:latest", "object": "model", "created": 1800000000, "owned_by": "org"},
+            {"id": "chat:8b", "object": "model", "created": 1700000000, "owned_by": "library"},
+            {"id": "embed:latest", "object": "model", "created": 0, "owned_by": "library"},
+        ],
+    }
+
+
+def test_r117_no_models_are_an_empty_list() -> None:
+    assert models.openai_models([]) == b'{"object":"list","data":[]}'
+
+
+def test_r031_r117_one_model_comes_back_as_it_was_asked_for() -> None:
+    assert json.loads(models.openai_model(LARGE, "Org/Large"))["id"] == "Org/Large"
+    assert json.loads(models.openai_model(LARGE, "a/b/c/d"))["owned_by"] == "library"
+
+
+def test_r021_what_can_be_chatted_with_is_recommended() -> None:
+    assert json.loads(models.recommendations([CHAT, LARGE, EMBED])) == {
+        "recommendations": [
+            {"model": "chat:8b", "description": "served by this pool", "context_length": 4096},
+            {"model": "org/large:latest", "description": "8B parameters, served by this pool"},
+        ]
+    }
+    assert models.recommendations([EMBED]) == b'{"recommendations":[]}'

@@ -1,0 +1,31 @@
+"""JSON as Go writes it."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllama_pool.router.protocol.json_lines import encode, quoted
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("<b>", rb'"\u003cb\u003e"'),
+        ("a & b", rb'"a \u0026 b"'),
+        ("\u2028\u2029", rb'"\u2028\u2029"'),
+        ("\u2027é🦙", '"\u2027é🦙"'.encode()),
+        ('"\\<', rb'"\"\\\u003c"'),
+    ],
+)
+def test_r040_what_could_be_markup_is_escaped(text: str, written: bytes) -> None:
+    assert quoted(text) == written
+    assert json.loads(written) == text
+
+
+@given(st.text() | st.text(alphabet='<>&\u2028\u2029\\"u0'))
+def test_r040_every_text_can_be_read_back(text: str) -> None:
+    data = encode({text: [text]})
+    assert json.loads(data) == {text: [text]}
+    assert not {"<", ">", "&", "\u2028", "\u2029"} & set(data.decode())

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.support.protocol import CLOCK, MODEL, TIMING, outgoing, run, stream
+from vllama_pool.config.routing.defaults import NONE
+from vllama_pool.router.protocol.operation import Operation, Outgoing
+from vllama_pool.router.protocol.table import OPERATIONS, operations
+
+
+def by_name() -> dict[str, Operation[object]]:
+    return {operation.name: operation for operation in operations(CLOCK)}
+
+
+def test_the_table_has_every_endpoint() -> None:
+    assert {(operation.name, operation.path) for operation in OPERATIONS} == {
+        ("chat", "/api/chat"),
+        ("generate", "/api/generate"),
+        ("embed", "/api/embed"),
+        ("embeddings", "/api/embeddings"),
+    }
+
+
+@pytest.mark.parametrize(("name", "captured"), [("chat", "chat-plain"), ("generate", "generate-ids")])
+@pytest.mark.parametrize("streamed", [True, False])
+def test_an_operation_from_body_to_answer(name: str, captured: str, streamed: bool) -> None:
+    operation = by_name()[name]
+    body = b'{"model":"X","prompt":"hi","messages":[{"role":"user","content":"hi"}],"stream":'
+    request = operation.decode(body + (b"true}" if streamed else b"false}"))
+    assert (request.model, request.stream) == ("X", streamed)  # type: ignore[attr-defined]
+    assert operation.check(request, MODEL) is None
+    assert outgoing(operation.prepare(request, MODEL, NONE)).path == "/v1/chat/completions"
+    answer = run(operation.fold(request, TIMING, CLOCK), stream(captured))  # type: ignore[arg-type]
+    assert b'"done":true' in answer
+    expected = "application/x-ndjson" if streamed else "application/json; charset=utf-8"
+    assert operation.content_type(request) == expected
+    assert answer.endswith(b"\n") == streamed
+
+
+def test_r148_not_found_echoes_in_the_endpoints_own_quotes() -> None:
+    for name, operation in by_name().items():
+        embeds = name.startswith("embed")
+        expected = 'model "Llama3" not found, try pulling it first' if embeds else "model 'Llama3' not found"
+        assert operation.not_found("Llama3") == expected
+
+
+@pytest.mark.parametrize("name", ["embed", "embeddings"])
+def test_r040_r043_an_embedding_from_body_to_answer_is_one_object(name: str) -> None:
+    operation = by_name()[name]
+    request = operation.decode(b'{"model":"X","prompt":"hi","input":["hi"],"stream":true}')
+    assert (request.model, request.stream) == ("X", False)  # type: ignore[attr-defined]
+    step = operation.prepare(request, MODEL, NONE)
+    assert isinstance(step, Outgoing)
+    assert step.path == "/v1/embeddings"
+    fold = operation.fold(request, TIMING, CLOCK)
+    assert fold.feed(b'{"data":[{"embedding":[1.0]}],"usage":{"prompt_tokens":3}}') == b""
+    assert fold.finish().startswith(b'{"model":"X","embeddings":[[1]],' if name == "embed" else b'{"embedding":[1]}')
+    assert operation.content_type(request) == "application/json; charset=utf-8"

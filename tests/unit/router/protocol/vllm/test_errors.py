@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllama_pool.router.errors import AttemptFailed, Busy, Faulty, Lost, ModelGone, Refused, Unavailable
+from vllama_pool.router.protocol.operation import StreamFailure
+from vllama_pool.router.protocol.vllm.errors import (
+    CONTEXT_EXCEEDED,
+    classify,
+    classify_text,
+    explain_upstream,
+    of_stream,
+)
+
+
+def body(message: str, kind: str = "BadRequestError", code: Any = 400, param: Any = None) -> bytes:
+    return json.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}}).encode()
+
+
+NOT_FOUND = body("The model `nope` does not exist. Valid aliases: tiny, secret-name.", "NotFoundError", 404, "model")
+TOO_LONG = body(
+    "This model's maximum context length is 2048 tokens. However, your prompt contains at least 2049 input tokens, "
+    "which exceeds this limit even without any output tokens. Please reduce the length of the input prompt. "
+    "(parameter=input_tokens, value=2049)"
+)
+VALIDATION = body(
+    "2 validation errors:\n  {'type': 'string_type', 'loc': 'body.stop', 'msg': 'Input should be a valid string', "
+    "'input': '<list>'}\n  {'type': 'too_long', 'loc': 'body.stop', 'msg': \"List mustn't be long\", 'ctx': {}}",
+    "Bad Request",
+)
+BUSY = body("The engine is currently busy and cannot accept new requests. Please try again later", "x", 503)
+DRAINING = body("cannot schedule new futures after shutdown", "InternalServerError", 500)
+DEAD = body("EngineCore encountered an issue. See stack trace (above) for the root cause.", "InternalServerError", 500)
+
+
+@pytest.mark.parametrize(
+    ("status", "given", "text"),
+    [
+        (404, NOT_FOUND, "The model `nope` does not exist."),
+        (400, TOO_LONG, CONTEXT_EXCEEDED),
+        (400, VALIDATION, "stop: Input should be a valid string; stop: List mustn't be long"),
+        (400, body("bad thing (parameter=seed, value=1.5)"), "bad thing"),
+        (400, body("Grammar error: upper bound below 3"), "Grammar error: upper bound below 3"),
+        (401, b'{"error":"Unauthorized"}', "Unauthorized"),
+        (404, b'{"detail":"Not Found"}', "Not Found"),
+        (422, b'{"detail":[{"msg":"field required","loc":["a"]},{"msg":"b"}]}', "field required; b"),
+        (500, b"Internal Server Error", "Internal Server Error"),
+        (502, b"<html>nginx</html>", "the worker answered with HTTP status 502"),
+        (500, b"", "the worker answered with HTTP status 500"),
+        (500, b"{}", "the worker answered with HTTP status 500"),
+        (500, b"\xff\xfe", "\ufffd\ufffd"),
+        (500, b"[" * 100_000, None),
+    ],
+)
+def test_r167_upstream_errors_become_one_plain_text(status: int, given: bytes, text: str | None) -> None:
+    said = explain_upstream(status, given)
+    assert text is None or said == text
+    assert len(said) <= 2000
+
+
+def test_r145_ollamas_context_text_is_one_that_clients_recognise() -> None:
+    assert "context" in CONTEXT_EXCEEDED
+    assert "longer" in CONTEXT_EXCEEDED
+
+
+def test_r167_served_names_do_not_leak() -> None:
+    assert "secret-name" not in explain_upstream(404, NOT_FOUND)
+
+
+@pytest.mark.parametrize(
+    ("status", "given", "kind"),
+    [
+        (404, NOT_FOUND, ModelGone),
+        (404, b'{"detail":"Not Found"}', Refused),
+        (404, b"", Refused),
+        (405, b'{"detail":"Method Not Allowed"}', Refused),
+        (400, TOO_LONG, Refused),
+        (429, body("slow down", "x", 429), Busy),
+        (503, BUSY, Busy),
+        (503, body("no healthy upstream", "x", 503), Unavailable),
+        (502, b"", Unavailable),
+        (504, b"", Unavailable),
+        (500, DRAINING, Lost),
+        (500, DEAD, Lost),
+        (503, DEAD, Lost),
+        (500, body("CUDA out of memory", "InternalServerError", 500), Faulty),
+    ],
+)
+def test_what_may_be_done_next_is_told_by_status_and_text(status: int, given: bytes, kind: type[AttemptFailed]) -> None:
+    failure = classify(status, given)
+    assert type(failure) is kind
+    assert failure.status == status
+
+
+def test_an_error_event_is_classified_by_its_own_code() -> None:
+    assert type(classify_text(503, "The engine is currently busy and")) is Busy
+    assert type(classify_text(400, "bad")) is Refused
+
+
+@given(
+    st.integers(400, 599),
+    st.binary(max_size=200)
+    | st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+        lambda inner: (
+            st.dictionaries(st.sampled_from(["error", "message", "detail", "code", "msg"]), inner, max_size=3)
+            | st.lists(inner, max_size=2)
+        ),
+    ).map(lambda value: json.dumps(value).encode()),
+)
+def test_any_body_is_explained_and_classified(status: int, given: bytes) -> None:
+    failure = classify(status, given)
+    assert isinstance(failure, AttemptFailed)
+    assert failure.text
+
+
+@pytest.mark.parametrize("body", [b'{"error":""}', b'{"error":{"message":""}}', b"", b"<html>", b"{}"])
+def test_an_error_without_words_is_given_some(body: bytes) -> None:
+    assert explain_upstream(418, body)
+
+
+@pytest.mark.parametrize("status", [101, 200, 204, 206, 301, 302, 304, 399, 600, 999])
+def test_a_status_that_is_no_error_is_not_passed_on(status: int) -> None:
+    failure = classify(status, b"")
+    assert (type(failure), failure.status) == (Unavailable, 502)
+
+
+def test_a_detail_that_cannot_be_read_is_left_out() -> None:
+    assert classify(400, b'{"detail":"\xff"}').text == "the worker answered with HTTP status 400"
+    assert classify(400, b'{"detail":' + b"[" * 100_000 + b"]" * 100_000 + b"}").text
+
+
+@pytest.mark.parametrize("filler", [" ", "(parameter=", "\n", "Valid aliases"])
+def test_what_a_message_quotes_of_a_prompt_costs_no_time(filler: str) -> None:
+    quoted = (filler * 250_000)[:250_000]
+    began = time.process_time()
+    assert classify(400, body(f"bad: {quoted} x")).text.startswith("bad:")
+    assert time.process_time() - began < 1
+
+
+def test_trap_1_what_a_model_writes_is_no_fault_of_its_worker() -> None:
+    own = of_stream(StreamFailure(500, "bad arguments", models_own=True))
+    assert (type(own), own.status, own.text) == (Refused, 500, "bad arguments")
+    assert type(of_stream(StreamFailure(500, "engine died"))) is Faulty

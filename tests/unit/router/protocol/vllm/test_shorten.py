@@ -1,0 +1,202 @@
+"""Conversations without their oldest turns: which ones may be made, and which one is."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.protocol import MODEL
+from vllama_pool.config.routing.defaults import NONE
+from vllama_pool.router.errors import Refused
+from vllama_pool.router.protocol.ollama import chat
+from vllama_pool.router.protocol.ollama.messages import translate
+from vllama_pool.router.protocol.ollama.requests import ChatMessage, decode_chat
+from vllama_pool.router.protocol.operation import Ask, Outgoing
+from vllama_pool.router.protocol.vllm import api, shorten
+from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
+from vllama_pool.router.protocol.vllm.shorten import Shorter, room, ways
+
+TOO_LONG = Refused(CONTEXT_EXCEEDED, status=400)
+LIMIT = 100
+CALL = {"function": {"name": "f", "arguments": {}}}
+
+
+def told(*roles: str) -> list[api.Message]:
+    """Messages of these roles; "calls" is an assistant's that calls two tools."""
+    messages = [
+        ChatMessage(
+            role="assistant", tool_calls=decode([{"role": "assistant", "tool_calls": [CALL, CALL]}])[0].tool_calls
+        )
+        if role == "calls"
+        else ChatMessage(role=role, content=f"{position}")
+        for position, role in enumerate(roles)
+    ]
+    return translate(messages)
+
+
+def decode(messages: list[dict[str, Any]]) -> list[ChatMessage]:
+    return decode_chat(json.dumps({"model": "m", "messages": messages}).encode()).messages or []
+
+
+def kept(*roles: str) -> list[list[str]]:
+    """The contents of every shorter conversation; the first way is always the whole of it."""
+    messages = told(*roles)
+    whole, *shorter = ways(messages)
+    assert whole.of(messages) == messages
+    return [[str(message.content) or "calls" for message in way.of(messages)] for way in shorter]
+
+
+def test_r145_questions_go_with_their_answers_the_oldest_first() -> None:
+    assert kept("system", "user", "assistant", "user", "assistant", "user") == [
+        ["0", "3", "4", "5"],
+        ["0", "5"],
+    ]
+
+
+def test_r145_every_system_message_stays_and_so_does_the_last_one() -> None:
+    assert kept("system", "user", "system", "assistant", "user")[-1] == ["0", "2", "4"]
+    assert kept("user", "assistant", "system")[-1] == ["1", "2"]
+    for whole in (["system", "user"], ["user", "system"], ["system", "system"], ["system"], ["user"], ["tool"]):
+        assert kept(*whole) == []
+
+
+def test_r145_after_the_last_question_calls_go_one_by_one_and_that_question_last() -> None:
+    assert kept("user", "assistant", "user", "calls", "tool", "tool", "calls", "tool", "tool") == [
+        ["2", "calls", "4", "5", "calls", "7", "8"],
+        ["2", "calls", "7", "8"],
+        ["calls", "7", "8"],
+    ]
+
+
+ROLES = st.lists(st.sampled_from(["system", "user", "assistant", "calls", "tool"]), min_size=1, max_size=14)
+
+
+@given(ROLES)
+def test_what_is_kept_is_always_sound(roles: list[str]) -> None:
+    messages = told(*roles)
+    found = [way.of(messages) for way in ways(messages)]
+    sizes = [len(shorter) for shorter in found]
+    assert sizes == sorted(sizes, reverse=True)
+    calls = {call.id for message in messages for call in message.tool_calls or ()}
+    for shorter in found:
+        assert shorter[-1] is messages[-1]
+        assert [message for message in messages if message in shorter] == shorter
+        assert [message for message in shorter if message.role == "system"] == [
+            message for message in messages if message.role == "system"
+        ]
+        made: set[str] = set()
+        for message in shorter:
+            made |= {call.id for call in message.tool_calls or ()}
+            assert message.tool_call_id is None or message.tool_call_id in made or message.tool_call_id not in calls
+
+
+def follow(step: Any, sizes: dict[str, int], limit: int = LIMIT) -> tuple[dict[str, Any], int]:
+    """Answer every question as a worker would whose messages have so many tokens. Returns what is sent, and how many
+    questions it took."""
+    asked = 0
+    while isinstance(step, Ask):
+        asked += 1
+        assert step.path == "/tokenize"
+        messages = json.loads(step.body)["messages"]
+        count = sum(sizes.get(message["content"], 10) for message in messages)
+        step = step.then(msgspec.json.encode({"count": count, "max_model_len": limit}))
+    assert isinstance(step, Outgoing)
+    sent: dict[str, Any] = json.loads(step.body)
+    return sent, asked
+
+
+def recovered(messages: list[dict[str, Any]], sizes: dict[str, int] | None = None, **fields: Any) -> tuple[Any, int]:
+    request = decode_chat(json.dumps({"model": "m", "messages": messages} | fields).encode())
+    return follow(chat.recover(request, MODEL, NONE, TOO_LONG), sizes or {})
+
+
+def turns(count: int) -> list[dict[str, Any]]:
+    return [{"role": ("user", "assistant")[index % 2], "content": f"{index}"} for index in range(count)]
+
+
+def test_r145_as_much_is_kept_as_fits_with_room_for_an_answer() -> None:
+    sent, asked = recovered(turns(1001))
+    assert len(sent["messages"]) == 7  # 70 of 100 tokens: a quarter is left for the answer
+    assert sent["messages"][-1]["content"] == "1000"
+    assert "truncate_prompt_tokens" not in sent
+    assert asked <= 10
+    sent, _ = recovered(turns(1001), options={"num_predict": 1})
+    assert len(sent["messages"]) == 9
+
+
+def test_r062_the_last_message_alone_is_cut_with_room_for_an_answer() -> None:
+    sent, asked = recovered(turns(5), {"4": 1000})
+    assert [message["content"] for message in sent["messages"]] == ["4"]
+    assert sent["truncate_prompt_tokens"] == 75
+    assert asked <= 3
+    sent, _ = recovered(turns(5), {"4": 1000}, options={"num_predict": 10})
+    assert sent["truncate_prompt_tokens"] == 90
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=30))
+def test_halving_finds_the_longest_conversation_that_fits(sizes: list[int]) -> None:
+    messages = turns(len(sizes))
+    by_content = {f"{index}": size for index, size in enumerate(sizes)}
+    sent, _ = recovered(messages, by_content)
+    fitting = [way for way in ways(translate(decode(messages))) if _size(way, sizes) <= 75]
+    if not fitting:
+        assert sent["truncate_prompt_tokens"] == 75
+    else:
+        assert len(sent["messages"]) == max(len(way.of(told(*["user"] * len(sizes)))) for way in fitting)
+
+
+def _size(way: Shorter, sizes: list[int]) -> int:
+    return sum(sizes[way.start :]) + (sizes[way.question] if way.question is not None else 0)
+
+
+@pytest.mark.parametrize(
+    ("limit", "wanted", "left"), [(100, None, 25), (100, 7, 7), (100, 50, 25), (2, None, 1), (100, 0, 25)]
+)
+def test_room(limit: int, wanted: int | None, left: int) -> None:
+    assert room(limit, wanted) == left
+
+
+@pytest.mark.parametrize("fields", [{"truncate": False}, {"shift": False}])
+def test_r063_nothing_is_shortened_against_the_clients_will(fields: dict[str, Any]) -> None:
+    request = decode_chat(json.dumps({"model": "m", "messages": turns(5)} | fields).encode())
+    assert chat.recover(request, MODEL, NONE, TOO_LONG) is None
+
+
+def test_no_more_is_asked_for_than_there_is_room_for() -> None:
+    """Older releases of vLLM refuse a max_tokens that the prompt leaves no room for."""
+    sent, _ = recovered(turns(1), options={"num_predict": 1000})
+    assert (len(sent["messages"]), sent["max_tokens"]) == (1, 90)
+    sent, _ = recovered(turns(1), {"0": 500}, options={"num_predict": 1000})
+    assert (sent["truncate_prompt_tokens"], sent["max_tokens"]) == (75, 25)
+
+
+def test_text_that_no_tokenizer_makes_short_is_not_counted() -> None:
+    """The model's context is 2048 tokens here."""
+    huge = {"role": "user", "content": "x" * 2048 * 257}
+    sent, asked = recovered([huge], {})
+    assert (asked, sent["truncate_prompt_tokens"]) == (0, 2048 - 512)
+    sent, asked = recovered([huge, *turns(3)], {})
+    assert asked <= 2
+    assert len(sent["messages"]) == 3
+
+
+def test_a_long_conversation_costs_little_to_look_at() -> None:
+    began = time.process_time()
+    assert len(ways(told(*["user", "assistant"] * 5000))) == 5001
+    assert time.process_time() - began < 5
+
+
+def test_tools_and_thinking_count_too() -> None:
+    request = decode_chat(json.dumps({"model": "m", "messages": turns(5), "tools": [CALL]}).encode())
+    step = chat.recover(request, msgspec.structs.replace(MODEL, capabilities=("thinking",)), NONE, TOO_LONG)
+    assert isinstance(step, Ask)
+    asked = json.loads(step.body)
+    assert asked["tools"][0]["function"]["name"] == "f"
+    assert asked["chat_template_kwargs"] == {"enable_thinking": True, "thinking": True}
+    assert shorten.SHARE > 1

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import itertools
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllama_pool.router.protocol.vllm import sse
+from vllama_pool.router.protocol.vllm.sse import EventSplitter, EventTooLong
+
+STREAM = (
+    b": keep-alive\n\n"
+    b'data: {"a":1}\n\n'
+    b'event: x\r\ndata: {"b":"\xf0\x9f\xa6\x99"}\r\n\r\n'
+    b"\n"
+    b'data:{"c":1}\n\n'
+    b"data: one\ndata: two\n\n"
+    b"id: 7\n\n"
+    b"data: [DONE]\n\n"
+)
+EVENTS = [b'{"a":1}', b'{"b":"\xf0\x9f\xa6\x99"}', b'{"c":1}', b"one\ntwo", b"[DONE]"]
+
+
+def split(data: bytes, cuts: list[int]) -> list[bytes]:
+    splitter = EventSplitter()
+    places = [0, *sorted(cuts), len(data)]
+    pieces = [splitter.feed(data[start:end]) for start, end in itertools.pairwise(places)]
+    return [*itertools.chain(*pieces), *splitter.rest()]
+
+
+@given(st.lists(st.integers(0, len(STREAM)), max_size=12))
+def test_events_are_the_same_wherever_the_bytes_are_cut(cuts: list[int]) -> None:
+    assert split(STREAM, cuts) == EVENTS
+
+
+def test_every_single_byte_alone() -> None:
+    assert split(STREAM, list(range(len(STREAM)))) == EVENTS
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
+def test_all_three_line_ends(line_end: bytes) -> None:
+    data = b"data: 1" + line_end * 2 + b": c" + line_end + b"data: 2" + line_end * 2
+    for cut in range(len(data)):
+        assert split(data, [cut]) == [b"1", b"2"]
+
+
+def test_an_event_without_its_closing_line_is_given_at_the_end() -> None:
+    assert split(b"data: 1\n\ndata: [DONE]", []) == [b"1", b"[DONE]"]
+
+
+def test_a_stream_without_end_of_event_is_given_up() -> None:
+    splitter = EventSplitter()
+    chunk = b"x" * (sse.MAX_EVENT // 2)
+    splitter.feed(chunk)
+    splitter.feed(chunk)
+    with pytest.raises(EventTooLong):
+        splitter.feed(b"x")
+
+
+def test_an_event_in_many_reads_is_joined_once() -> None:
+    """A prompt's token ids come in one event of megabytes: joining it anew at each read would hold up everybody."""
+    event = b"data: " + b"1234567," * 1_000_000
+    pieces = [event[start : start + 65536] for start in range(0, len(event), 65536)]
+    splitter = EventSplitter()
+    began = time.process_time()
+    for _ in range(3):
+        assert not any(splitter.feed(piece) for piece in pieces)
+        assert splitter.feed(b"\n\n") == [event[6:]]
+    assert time.process_time() - began < 0.6
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
+def test_a_line_end_between_reads_is_no_end_of_event(line_end: bytes) -> None:
+    splitter = EventSplitter()
+    parts = [b"data: a", line_end, b"data: b", line_end, b"", line_end, b"data: c"]
+    assert [event for part in parts for event in splitter.feed(part)] == [b"a\nb"]
+    assert splitter.rest() == [b"c"]
