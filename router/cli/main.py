@@ -12,7 +12,7 @@ from importlib.metadata import version
 import click
 
 COMMANDS = ("serve", "worker", "ps", "check", "compat", "key")
-"""Modules of `vllama_pool.router.cli.commands`, in the order in which the help names them."""
+"""Modules of `router.cli.commands`, in the order in which the help names them."""
 
 
 class Commands(click.Group):

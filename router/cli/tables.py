@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from vllama_pool.config.routing.table import RoutingTable
+from vllama_pool.router.compat.columns import GAP, plain
 from vllama_pool.router.telemetry.worker_view import WorkerView
 
-GAP = 2
-"""Blanks between two columns."""
 TEXT = ("WORKER", "MODEL", "STATE", "ADDRESS")
 FIRST_TO_GO = ("ADDRESS", "TOK/S", "KV", "WAIT")
 """What a narrow terminal does without, in this order."""
@@ -50,11 +49,6 @@ def row(worker: WorkerView) -> dict[str, str]:
 def natural_width(rows: Sequence[dict[str, str]], titles: Sequence[str]) -> int:
     """Columns of the terminal that these columns of the table take."""
     return sum(max(len(title), *(len(cells[title]) for cells in rows)) + GAP for title in titles) - GAP
-
-
-def plain(*titles: str) -> Table:
-    """Words in columns, no lines: it reads well, and scripts can split it."""
-    return Table(*titles, box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="")
 
 
 def state(worker: WorkerView) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from vllama_pool.router.cli.tables import plain
+from vllama_pool.router.compat.columns import plain
 from vllama_pool.router.compat.rule import Rule
 from vllama_pool.router.compat.runner import Outcome, Result
 

@@ -11,8 +11,8 @@ from litestar.enums import HttpMethod
 from litestar.handlers import HTTPRouteHandler
 
 from vllama_pool.router.balance.pool import Pool
+from vllama_pool.router.protocol.model_view import CatalogueModel
 from vllama_pool.router.protocol.ollama import catalogue, show
-from vllama_pool.router.protocol.ollama.catalogue import CatalogueModel
 from vllama_pool.router.protocol.ollama.lifetimes import Lifetimes
 from vllama_pool.router.protocol.ollama.not_found import NO_CLOUD_DETAILS, unknown_model
 from vllama_pool.router.protocol.operation import Clock

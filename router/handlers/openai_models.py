@@ -10,7 +10,7 @@ from litestar.handlers import HTTPRouteHandler
 
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.handlers.catalogue import as_model
-from vllama_pool.router.protocol.ollama.catalogue import CatalogueModel
+from vllama_pool.router.protocol.model_view import CatalogueModel
 from vllama_pool.router.protocol.ollama.not_found import NO_CLOUD_DETAILS, unknown_model
 from vllama_pool.router.protocol.ollama.show import not_found
 from vllama_pool.router.protocol.openai import models as listing

@@ -13,7 +13,6 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.errors import AttemptFailed
-from vllama_pool.router.protocol.ollama.gojson import GoType
 from vllama_pool.workers.registry.record import ModelInfo
 
 
@@ -153,8 +152,6 @@ class Operation(Generic[RequestT]):
     name: str
     """For logs and metrics, such as "chat"."""
     path: str
-    body: GoType
-    """What a body may be, as the decoder's slow path reads it. The API is described by it."""
     decode: Callable[[bytes], RequestT]
     """The body as bytes to a frozen request. Raises ClientError with Ollama's status and text."""
     check: Callable[[RequestT, ModelInfo], Reply | None]

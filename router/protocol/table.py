@@ -17,7 +17,6 @@ def operations(clock: Clock) -> tuple[Operation[Any], ...]:
         Operation(
             name="chat",
             path="/api/chat",
-            body=requests.CHAT,
             decode=requests.decode_chat,
             check=lambda request, info: chat.check(request, info, clock),
             prepare=lambda request, info, defaults: chat.prepare(request, info, defaults, clock),
@@ -29,7 +28,6 @@ def operations(clock: Clock) -> tuple[Operation[Any], ...]:
         Operation(
             name="generate",
             path="/api/generate",
-            body=requests.GENERATE,
             decode=requests.decode_generate,
             check=lambda request, info: generate.check(request, info, clock),
             prepare=lambda request, info, defaults: generate.prepare(request, info, defaults, clock),
@@ -41,7 +39,6 @@ def operations(clock: Clock) -> tuple[Operation[Any], ...]:
         Operation(
             name="embed",
             path="/api/embed",
-            body=embed.EMBED,
             decode=embed.decode_embed,
             check=embed.check,
             prepare=embed.prepare,
@@ -53,7 +50,6 @@ def operations(clock: Clock) -> tuple[Operation[Any], ...]:
         Operation(
             name="embeddings",
             path="/api/embeddings",
-            body=embed.EMBEDDINGS,
             decode=embed.decode_embeddings,
             check=embed.check,
             prepare=embed.prepare,

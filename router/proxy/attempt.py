@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from vllama_pool.router.balance.budget import Budget
 from vllama_pool.router.balance.lease import Lease, Outcome
-from vllama_pool.router.balance.retry import Budget
 from vllama_pool.router.errors import Lost
 from vllama_pool.router.protocol.operation import Fold
 from vllama_pool.router.protocol.vllm.errors import of_stream

@@ -16,9 +16,10 @@ from typing import Any
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from vllama_pool.router.admission.bound import Admission
+from vllama_pool.router.balance.budget import Budget
 from vllama_pool.router.balance.lease import Answered, ClientGone, Failed, Lease
 from vllama_pool.router.balance.pool import Pool
-from vllama_pool.router.balance.retry import Attempts, Budget, GiveUp, Retry, decide, verdict
+from vllama_pool.router.balance.retry import Attempts, GiveUp, Retry, decide, verdict
 from vllama_pool.router.balance.worker import Target
 from vllama_pool.router.errors import AttemptFailed, Lost, ModelGone, NoWorker, Refused
 from vllama_pool.router.offload import aside

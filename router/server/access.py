@@ -218,17 +218,6 @@ def plain_path(path: str) -> str:
     return _SLASHES.sub("/", f"/{path.strip('/')}")
 
 
-def startup_problem(settings: RouterSettings) -> str | None:
-    """Why the router must not start with these settings, and what to do; None if it may."""
-    if not is_loopback(settings.host) and not settings.api_keys and not settings.allow_anonymous:
-        return (
-            f"listening on {settings.host} would let anyone who can reach it use the models: set VLLAMA_API_KEYS "
-            "(vllama key new NAME makes a key and its line), or pass --allow-anonymous if the network is trusted, or "
-            "listen on 127.0.0.1"
-        )
-    return None
-
-
 _JSON = (b"content-type", b"application/json; charset=utf-8")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vllama_pool.config.routing import table
 from vllama_pool.config.settings import RegistrySettings, RouterSettings
-from vllama_pool.router.server.access import startup_problem
+from vllama_pool.config.startup import startup_problem
 from vllama_pool.router.supervisor.child import Child
 from vllama_pool.router.supervisor.console import Console
 from vllama_pool.router.supervisor.plan import (
@@ -48,7 +48,7 @@ def serve(settings: RouterSettings, workers: Workers, console: Console) -> int:
 
     Raises CannotLaunch or RoutingError before anything is started.
     """
-    problem = startup_problem(settings) or registry_problem(settings.registry)
+    problem = startup_problem(settings)
     if problem:
         raise CannotLaunch(problem)
     if settings.routing_file:
@@ -88,16 +88,6 @@ def serve(settings: RouterSettings, workers: Workers, console: Console) -> int:
         return asyncio.run(supervisor.run())
     finally:
         listening.close()
-
-
-def registry_problem(registry: RegistrySettings) -> str | None:
-    """Why no worker could ever be trusted over this registry, and what to do."""
-    if registry.embedded or registry.fleet_secret is not None:
-        return None
-    return (
-        "with a Redis that others can reach, workers sign their records: set VLLAMA_FLEET_SECRET to the same value "
-        "for routers and workers (make one with: openssl rand -hex 32)"
-    )
 
 
 def store(registry: RegistrySettings, console: Console) -> Store:

@@ -41,7 +41,7 @@ class Counts:
 
 
 class UpstreamClient:
-    """`vllama_pool.router.upstream.interface.Client`, for one event loop. It sets no limit on connections: admission does."""
+    """`interface.Client`, for one event loop. It sets no limit on connections: admission does."""
 
     def __init__(self, *, idle_expiry: float = IDLE_EXPIRY) -> None:
         self._pool = Pool(idle_expiry)
@@ -70,7 +70,7 @@ class UpstreamClient:
         connect_timeout: float,
         head_timeout: float | None,
     ) -> Exchange:
-        """As `vllama_pool.router.upstream.interface.Client.send`. Raises ValueError, before anything is sent, for headers that
+        """As `interface.Client.send`. Raises ValueError, before anything is sent, for headers that
         cannot be sent as what they are (see `request_head`)."""
         head = request_head(endpoint, method, path, headers, len(body))
         connection = self._pool.take(endpoint)

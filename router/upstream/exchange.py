@@ -24,7 +24,7 @@ class Line(Protocol):
 
 
 class Exchange:
-    """`vllama_pool.router.upstream.interface.Response`, once `head` has returned.
+    """`interface.Response`, once `head` has returned.
 
     It lets go of its connection as soon as the response has ended, complete or not, so that the connection can
     serve the next request while this body is still being read from memory.

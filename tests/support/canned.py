@@ -10,7 +10,7 @@ from vllama_pool.router.upstream.interface import ConnectionLost, Sink
 
 @dataclass
 class Canned:
-    """A `vllama_pool.router.upstream.interface.Response` that is read in these pieces."""
+    """A `interface.Response` that is read in these pieces."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)

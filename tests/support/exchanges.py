@@ -1,4 +1,4 @@
-"""Short words for what tests of a `vllama_pool.router.upstream.interface.Client` do over and over."""
+"""Short words for what tests of a `interface.Client` do over and over."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Imports go one way: config <- workers <- router, and inside the router protocol, balance <- forward <- handlers
-<- app <- commands. Read from the sources, so that an import inside a function counts as well."""
+"""Each folder imports only what `MAY_IMPORT` lists. Imports inside functions count."""
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -10,235 +9,215 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("config", "workers", "router")
-PACKAGES = ("vllama_pool",)
+PACKAGE = "vllama_pool"
 
-WIRING = ("vllama_pool.router.app", "vllama_pool.router.wiring", "vllama_pool.router.process")
-"""What builds the application and runs it."""
-COMMANDS = (
-    "vllama_pool.router.cli.main",
-    "vllama_pool.router.cli.commands",
-    "vllama_pool.router.supervisor.serve",
-    "vllama_pool.router.supervisor.supervisor",
-    "vllama_pool.router.supervisor.child",
-    "vllama_pool.router.supervisor.console",
-    "vllama_pool.router.supervisor.plan",
-)
-"""The command line and what it starts."""
-FORWARDING = (
-    "vllama_pool.router.proxy.forward",
-    "vllama_pool.router.proxy.attempt",
-    "vllama_pool.router.proxy.preflight",
-    "vllama_pool.router.proxy.refusals",
-    "vllama_pool.router.proxy.relay",
-    "vllama_pool.router.proxy.sync_send",
-)
+MAY_IMPORT: dict[str, set[str]] = {
+    "config": set(),
+    "config/routing": {"config"},
+    "workers/process": set(),
+    "workers/registry": {"config", "workers/process"},
+    "workers/vllm": {"workers/registry"},
+    "workers/model": {"workers/vllm", "workers/registry"},
+    "workers/simulated": {"workers/model", "workers/vllm", "workers/registry"},
+    "workers/agent": {
+        *("config", "workers/process", "workers/registry", "workers/vllm", "workers/model", "workers/simulated"),
+    },
+    "router/errors.py": set(),
+    "router/instance.py": set(),
+    "router/offload.py": set(),
+    "router/upstream": set(),
+    "router/protocol": {"config", "config/routing", "router/errors.py", "workers/registry"},
+    "router/protocol/vllm": {"router/protocol", "router/errors.py", "workers/registry"},
+    "router/protocol/ollama": {
+        *("config", "config/routing", "router/errors.py", "router/protocol", "router/protocol/vllm"),
+        "workers/registry",
+    },
+    "router/protocol/openai": {"config", "router/protocol", "router/protocol/vllm"},
+    "router/protocol/table.py": {
+        *("router/protocol", "router/protocol/vllm", "router/protocol/ollama", "router/protocol/openai"),
+    },
+    "router/balance": {"config", "router/errors.py", "router/upstream", "workers/registry"},
+    "router/routing": {"config", "config/routing", "router/errors.py", "router/balance", "workers/registry"},
+    "router/admission": {"router/errors.py", "router/routing"},
+    "router/telemetry": {"router/balance", "router/instance.py"},
+    "router/server": {
+        *("config", "router/errors.py", "router/offload.py", "router/protocol", "router/protocol/ollama"),
+    },
+    "router/proxy": {
+        *("router/admission", "router/balance", "router/errors.py", "router/offload.py", "router/protocol"),
+        *("router/protocol/vllm", "router/routing", "router/telemetry", "router/upstream"),
+    },
+    "router/discovery": {
+        *("config", "config/routing", "router/balance", "router/upstream", "workers/registry", "workers/vllm"),
+    },
+    "router/virtual_models": {
+        *("config", "router/balance", "router/errors.py", "router/protocol/ollama", "router/routing"),
+        "workers/registry",
+    },
+    "router/handlers": {
+        *("router/balance", "router/errors.py", "router/protocol", "router/protocol/ollama", "router/protocol/openai"),
+        *("router/protocol/vllm", "router/proxy", "router/routing", "router/server", "router/telemetry"),
+        *("router/upstream", "router/virtual_models", "workers/registry"),
+    },
+    "router/wiring.py": {
+        *("config", "config/routing", "router/balance", "router/discovery", "router/virtual_models"),
+        *("workers/registry", "workers/vllm"),
+    },
+    "router/app.py": {
+        *("config", "config/routing", "router/balance", "router/handlers", "router/instance.py", "router/protocol"),
+        *("router/protocol/ollama", "router/protocol/table.py", "router/proxy", "router/routing", "router/server"),
+        *("router/telemetry", "router/upstream", "router/virtual_models", "router/wiring.py"),
+    },
+    "router/process.py": {
+        *("config", "config/routing", "router/app.py", "router/instance.py", "router/server", "workers/process"),
+        "workers/registry",
+    },
+    "router/supervisor": {
+        *("config", "config/routing", "router/instance.py", "workers/agent", "workers/process", "workers/registry"),
+    },
+    "router/compat": {"config"},
+    "router/cli": {"config/routing", "router/compat", "router/telemetry"},
+    "router/cli/commands": {
+        *("config", "config/routing", "router/cli", "router/compat", "router/instance.py", "router/supervisor"),
+        *("router/telemetry", "workers/agent", "workers/process"),
+    },
+    "router/__main__.py": {"router/cli"},
+}
+"""Folder (or a file that stands alone) by path: all of ours that its modules may import besides their own folder."""
+
+PURE = ("router/protocol", "router/balance", "router/routing", "router/admission", "config/routing/schema.py")
+PURE_MODULES = ("router/server/access.py", "router/server/cors.py", "router/server/paths.py", "config/names.py")
 INPUT_OUTPUT = {
-    "aiohttp",
-    "anyio",
-    "asyncio",
-    "concurrent",
-    "http",
-    "httptools",
-    "httpx",
-    "litestar",
-    "multiprocessing",
-    "os",
-    "pathlib",
-    "redis",
-    "select",
-    "selectors",
-    "signal",
-    "socket",
-    "ssl",
-    "subprocess",
-    "threading",
-    "uvicorn",
+    *("aiohttp", "anyio", "asyncio", "concurrent", "http", "httptools", "httpx", "litestar", "multiprocessing", "os"),
+    *("pathlib", "redis", "select", "selectors", "signal", "socket", "ssl", "subprocess", "threading", "uvicorn"),
     "uvloop",
 }
-
-
-def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(("vllama_pool", *parts[:-1]) if parts[-1] == "__init__" else ("vllama_pool", *parts))
+THIRD_PARTY = {
+    "litestar": ("router/handlers", "router/app.py", "router/server/error_handlers.py"),
+    "redis": ("workers/registry",),
+    "httptools": ("router/upstream", "router/server/http_protocol.py", "router/compat/wire.py", "workers/simulated"),
+    "httpx": ("workers/vllm", "workers/agent", "router/discovery", "router/wiring.py", "router/cli/commands"),
+    "vllm": (),
+    "torch": (),
+    "transformers": (),
+}
+"""Which modules may import a library that marks an edge of the system."""
 
 
 @cache
-def sources() -> dict[str, Path]:
-    paths = (path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
-    return {module_name(path): path for path in paths}
+def modules() -> dict[str, Path]:
+    """Path from the root, and the file itself."""
+    paths = (path for folder in ("config", "workers", "router") for path in (ROOT / folder).rglob("*.py"))
+    return {str(path.relative_to(ROOT)): path for path in paths}
 
 
 @cache
 def imports(module: str) -> frozenset[str]:
-    """Every module that one imports, in full; of ours the very file."""
-    path = sources()[module]
+    """Dotted names of everything that a module imports."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+    for node in ast.walk(ast.parse(modules()[module].read_text(), module)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
-                base = ".".join([*package[: len(package) - node.level + 1], *filter(None, [base])])
-            submodules = {f"{base}.{alias.name}" for alias in node.names} & set(sources())
-            found |= submodules or {base}
-    return frozenset(found - {module})
+            assert not node.level, f"{module} has a relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(found)
 
 
-def within(names: Iterable[str], *packages: str) -> set[str]:
-    return {name for name in names for package in packages if name == package or name.startswith(f"{package}.")}
+def ours(module: str) -> Iterator[str]:
+    """Paths of our own modules that a module imports."""
+    for name in imports(module):
+        if name.split(".")[0] == PACKAGE:
+            path = name.removeprefix(f"{PACKAGE}.").replace(".", "/")
+            options = (f"{path}.py", f"{path}/__init__.py", f"{path.rpartition('/')[0]}.py")
+            yield next((option for option in options if option in modules()), f"{path.rpartition('/')[0]}/__init__.py")
 
 
-def importers_of(*packages: str) -> set[str]:
-    return {module for module in sources() if within(imports(module), *packages)}
+def outside(module: str) -> set[str]:
+    return {name.split(".")[0] for name in imports(module)}
 
 
-def modules(*packages: str) -> Iterator[str]:
-    return iter(sorted(within(sources(), *packages)))
+def entry(module: str) -> str:
+    """The row of `MAY_IMPORT` that a module belongs to: its own, or that of its nearest folder."""
+    path = module
+    while path not in MAY_IMPORT:
+        path, _, _ = path.rpartition("/")
+        assert path, f"{module} belongs to no row of MAY_IMPORT"
+    return path
 
 
-def test_the_sources_are_found_and_read() -> None:
-    assert {
-        "vllama_pool.config.names",
-        "vllama_pool.workers.registry.record",
-        "vllama_pool.router.protocol.operation",
-    } <= set(sources())
-    assert "vllama_pool.workers.registry.record" in imports("vllama_pool.router.protocol.operation")
+def within(module: str, places: tuple[str, ...]) -> bool:
+    return any(module == place or module.startswith(f"{place}/") for place in places)
 
 
-@pytest.mark.parametrize(
-    ("package", "above"),
-    [
-        ("vllama_pool.config", ("vllama_pool.workers", "vllama_pool.router")),
-        ("vllama_pool.workers", ("vllama_pool.router",)),
-    ],
-)
-def test_no_package_knows_those_above_it(package: str, above: tuple[str, ...]) -> None:
-    for module in modules(package):
-        assert not within(imports(module), *above), module
+def is_bare(module: str) -> bool:
+    """`__init__.py` of a folder that only holds folders."""
+    return module in ("workers/__init__.py", "router/__init__.py")
 
 
-@pytest.mark.parametrize(
-    ("part", "known"),
-    [
-        (
-            "vllama_pool.router.protocol",
-            (
-                "vllama_pool.router.protocol",
-                "vllama_pool.router.errors",
-                "vllama_pool.workers.registry.record",
-                "vllama_pool.config",
-            ),
-        ),
-        (
-            "vllama_pool.router.balance",
-            (
-                "vllama_pool.router.balance",
-                "vllama_pool.router.errors",
-                "vllama_pool.router.upstream.interface",
-                "vllama_pool.workers.registry.record",
-                "vllama_pool.workers.registry.virtual_model",
-                "vllama_pool.config",
-            ),
-        ),
-    ],
-)
-def test_the_pure_parts_know_little_and_do_no_input_or_output(part: str, known: tuple[str, ...]) -> None:
-    for module in modules(part):
-        ours = within(imports(module), *PACKAGES)
-        assert ours <= within(ours, *known), f"{module} imports {ours - within(ours, *known)}"
-        outside = {name.split(".")[0] for name in imports(module)}
-        assert not outside & INPUT_OUTPUT, f"{module} imports {outside & INPUT_OUTPUT}"
+@pytest.mark.parametrize("row", MAY_IMPORT)
+def test_a_folder_imports_only_what_its_row_lists(row: str) -> None:
+    for module in modules():
+        if not is_bare(module) and entry(module) == row:
+            known = {entry(other) for other in ours(module)} - {row}
+            assert known <= MAY_IMPORT[row], f"{module} imports from {sorted(known - MAY_IMPORT[row])}"
+    assert (ROOT / row).exists(), f"{row} does not exist"
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "vllama_pool.router.server.access",
-        "vllama_pool.router.server.cors",
-        "vllama_pool.router.server.paths",
-        "vllama_pool.config.names",
-        "vllama_pool.config.urls",
-        "vllama_pool.config.routing.schema",
-    ],
-)
-def test_decisions_do_no_input_or_output(module: str) -> None:
-    assert not {name.split(".")[0] for name in imports(module)} & INPUT_OUTPUT
-
-
-def test_the_router_is_layered() -> None:
-    above: tuple[str, ...] = COMMANDS
-    for layer in (WIRING, ("vllama_pool.router.handlers",), FORWARDING):
-        for module in modules(*layer):
-            known = within(imports(module), *above)
-            assert known <= {"vllama_pool.router.supervisor.plan"}, f"{module} imports {known}"
-        above = (*above, *layer)
-
-
-def test_only_the_wiring_and_the_command_line_know_the_application() -> None:
-    assert importers_of("vllama_pool.router.app") <= {*WIRING, *COMMANDS}
-    assert importers_of("vllama_pool.router.cli.main") == {"vllama_pool.router.__main__"}
-
-
-def test_only_handlers_and_the_application_know_litestar() -> None:
-    knowing = importers_of("litestar")
-    assert knowing - within(knowing, "vllama_pool.router.handlers") == {"vllama_pool.router.app"}
-
-
-def test_only_the_upstream_client_speaks_to_workers_while_clients_wait() -> None:
-    clients = within(
-        sources(),
-        "vllama_pool.router.upstream.client",
-        "vllama_pool.router.upstream.connection",
-        "vllama_pool.router.upstream.exchange",
-    )
-    clients |= within(sources(), "vllama_pool.router.upstream.http1")
-    assert within(importers_of("httptools"), "vllama_pool.router") <= clients | {
-        "vllama_pool.router.compat.wire",
-        "vllama_pool.router.server.http_protocol",
-    }
-    assert importers_of("vllama_pool.router.upstream.client") - clients == {"vllama_pool.router.app"}
-    for module in modules("vllama_pool.router"):
-        if within(imports(module), "httpx"):
-            assert module in ("vllama_pool.router.cli.commands.ps", "vllama_pool.router.discovery.static_workers"), (
-                f"{module} uses the slow client"
-            )
-
-
-def test_what_looks_at_any_server_knows_nothing_of_ours() -> None:
-    for module in modules("vllama_pool.router.compat"):
-        ours = within(imports(module), *PACKAGES) - within(imports(module), "vllama_pool.router.compat")
-        assert ours <= {"vllama_pool.config.names", "vllama_pool.router.cli.tables"}, f"{module} imports {ours}"
-    assert importers_of("vllama_pool.router.compat") - within(sources(), "vllama_pool.router.compat") == {
-        "vllama_pool.router.cli.commands.compat"
-    }
-
-
-def test_only_discovery_reads_the_registry() -> None:
-    readers = within(importers_of("vllama_pool.workers.registry.client"), "vllama_pool.router")
-    assert readers <= {
-        "vllama_pool.router.discovery.registry_loop",
-        "vllama_pool.router.virtual_models.sync",
-        "vllama_pool.router.wiring",
-        "vllama_pool.router.supervisor.supervisor",
-    }
-    assert not within(importers_of("redis"), "vllama_pool.router", "vllama_pool.config")
-
-
-def test_nothing_imports_vllm() -> None:
-    assert not importers_of("vllm", "torch", "transformers")
+def test_the_table_has_no_circle() -> None:
+    TopologicalSorter(MAY_IMPORT).prepare()
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    graph = {module: within(imports(module), *PACKAGES) & set(sources()) for module in sources()}
     try:
-        TopologicalSorter(graph).prepare()
+        TopologicalSorter({module: set(ours(module)) - {module} for module in modules()}).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
 
 
+def test_every_folder_says_in_one_line_what_it_is_for() -> None:
+    for module, path in modules().items():
+        if path.name == "__init__.py":
+            text = ast.get_docstring(ast.parse(path.read_text()))
+            assert text, f"{module} has no docstring"
+            assert text.splitlines()[0].endswith("."), f"{module}: its first line is not a sentence"
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if within(name, PURE) or name in PURE_MODULES])
+def test_decisions_and_translation_do_no_input_or_output(module: str) -> None:
+    assert not outside(module) & INPUT_OUTPUT
+
+
+@pytest.mark.parametrize("library", THIRD_PARTY)
+def test_a_library_is_imported_only_at_its_edge(library: str) -> None:
+    for module in modules():
+        if library in outside(module):
+            assert within(module, THIRD_PARTY[library]), f"{module} imports {library}"
+
+
+def test_only_discovery_and_virtual_models_read_the_registry() -> None:
+    client = "workers/registry/client.py"
+    readers = {module for module in modules() if module.startswith("router/") and client in set(ours(module))}
+    assert readers <= {
+        "router/discovery/registry_loop.py",
+        "router/virtual_models/sync.py",
+        "router/wiring.py",
+        "router/supervisor/supervisor.py",
+    }
+
+
+@pytest.mark.parametrize("folder", ["config", "workers", "router"])
+def test_no_source_imports_our_folders_without_the_import_package(folder: str) -> None:
+    """In the wheel only `vllama_pool` exists; a plain `import config` would find somebody else's package."""
+    for top in ("config", "workers", "router", "tests", "deploy", PACKAGE):
+        for path in (ROOT / top).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                if isinstance(node, ast.ImportFrom) and not node.level:
+                    names = [node.module or ""]
+                assert folder not in {name.split(".")[0] for name in names}, path
+
+
 def test_nothing_waits_by_a_call_that_loses_cancellations() -> None:
     """Before Python 3.12 asyncio.wait_for returns a result that comes with a cancellation, and the task runs on."""
-    assert not [module for module, path in sources().items() if "asyncio.wait_for(" in path.read_text()]
+    assert not [module for module, path in modules().items() if "asyncio.wait_for(" in path.read_text()]

@@ -27,7 +27,7 @@ from vllama_pool.workers.process.crash_reason import last_words
 from vllama_pool.workers.process.run import Ended, Exit, ProcessState, Run, StartFailed, rotate, tail
 from vllama_pool.workers.registry.record import ModelInfo, WorkerState
 from vllama_pool.workers.vllm.flags import Flags
-from vllama_pool.workers.vllm.probe import Health, ProbeFailed, list_models, tasks, version
+from vllama_pool.workers.vllm.probe import Health, ProbeFailed, check_health, list_models, tasks, version
 from vllama_pool.workers.vllm.warmup import WarmUpFailed, warm_up
 
 MISSES = 3
@@ -167,11 +167,15 @@ class Hosted:
         self._run = run = Run(launch.command, launch.env, launch.log)
         await run.start()
         async with asyncio.timeout(None if math.isinf(launch.load_timeout) else launch.load_timeout):
-            await run.wait_ready(self._client, self._url, self._key)
+            await run.wait_ready(self._is_healthy)
             server = await self._or_ended(run, self._examine(run.pid))
         self._monitor.misses = 0
         self._monitor.set(WorkerState.READY)
         self._events.ready(server, self._clock() - started)
+
+    async def _is_healthy(self) -> bool:
+        """Whether /health answers 200. vLLM listens only when it is ready."""
+        return await check_health(self._client, self._url, self._key) is Health.OK
 
     async def _examine(self, pid: int) -> Ready:
         """Warm the server up and learn what it serves."""

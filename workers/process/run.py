@@ -12,18 +12,15 @@ import enum
 import os
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-
 from vllama_pool.workers.process import guardian
 from vllama_pool.workers.process.lifeline import signal_name
-from vllama_pool.workers.vllm.probe import Health, check_health
 
 POLL_INTERVAL = 0.25
-"""Seconds between two looks at /health while vLLM starts."""
+"""Seconds between two polls for readiness while vLLM starts."""
 KEPT_LOGS = 5
 TAIL_BYTES = 64 << 10
 
@@ -106,12 +103,12 @@ class Run:
         self.pid = int(rest)
         self._task = asyncio.create_task(self._follow(reader, warden))
 
-    async def wait_ready(self, client: httpx.AsyncClient, url: str, key: str | None = None) -> None:
-        """Return once /health is 200. vLLM listens only then. Raises Ended if it ends before."""
+    async def wait_ready(self, is_ready: Callable[[], Awaitable[bool]]) -> None:
+        """Poll `is_ready` until it is true. Raises Ended if the process ends before."""
         while True:
             if self._died.done():
                 raise Ended(await self.wait())
-            if await check_health(client, url, key) is Health.OK and not self._died.done():
+            if await is_ready() and not self._died.done():
                 break
             await self.died_within(POLL_INTERVAL)
         if self.state is ProcessState.STARTING:

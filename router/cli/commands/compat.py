@@ -14,9 +14,9 @@ from rich.table import Table
 
 from vllama_pool.router.cli.commands.common import Wrong
 from vllama_pool.router.cli.commands.terminal import output, show
-from vllama_pool.router.cli.tables import plain
 from vllama_pool.router.compat.check import Check
 from vllama_pool.router.compat.checks import CHECKS
+from vllama_pool.router.compat.columns import plain
 from vllama_pool.router.compat.models import Listed, Models, capabilities, choose, listed
 from vllama_pool.router.compat.report import WIDE, Row, by_rule, closing, machine, table
 from vllama_pool.router.compat.rule import Rule

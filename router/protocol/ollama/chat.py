@@ -21,7 +21,7 @@ from vllama_pool.router.protocol.ollama import (
 from vllama_pool.router.protocol.ollama.logprobs import Entry
 from vllama_pool.router.protocol.ollama.pieces import Final, Piece
 from vllama_pool.router.protocol.ollama.render import DebugInfo
-from vllama_pool.router.protocol.ollama.requests import ChatRequest, InferenceRequest
+from vllama_pool.router.protocol.ollama.requests import ChatRequest, InferenceRequest, may_shorten
 from vllama_pool.router.protocol.ollama.stream import AnswerFold
 from vllama_pool.router.protocol.operation import Clock, Outgoing, Reply, Step, Timing
 from vllama_pool.router.protocol.vllm import api, limits, shorten
@@ -144,7 +144,7 @@ def recover(request: ChatRequest, info: ModelInfo, defaults: Defaults, *refusals
     sent = _sent(request, info, defaults)
     other = limits.within_limits(sent, refusals)
     if any(map(limits.is_too_long, refusals)):
-        return shorten.shortened(other or sent, info.context_length) if limits.may_shorten(request) else None
+        return shorten.shortened(other or sent, info.context_length) if may_shorten(request) else None
     return Outgoing(api.CHAT_PATH, api.encode(other)) if other is not None else None
 
 

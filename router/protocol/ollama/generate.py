@@ -25,7 +25,7 @@ from vllama_pool.router.protocol.ollama import (
 from vllama_pool.router.protocol.ollama.chat import completed
 from vllama_pool.router.protocol.ollama.generate_lines import Answer, GenerateLines
 from vllama_pool.router.protocol.ollama.render import DebugInfo
-from vllama_pool.router.protocol.ollama.requests import GenerateRequest, brought
+from vllama_pool.router.protocol.ollama.requests import GenerateRequest, brought, may_shorten
 from vllama_pool.router.protocol.ollama.stream import AnswerFold
 from vllama_pool.router.protocol.operation import Clock, Outgoing, Reply, Step, Timing
 from vllama_pool.router.protocol.vllm import api, limits, shorten, think_tags, tokenize
@@ -91,7 +91,7 @@ def prepare(request: GenerateRequest, info: ModelInfo, defaults: Defaults, clock
 def recover(request: GenerateRequest, info: ModelInfo, defaults: Defaults, *refusals: AttemptFailed) -> Step | None:
     """The same without what is too long (R145), or within the worker's own limits."""
     too_long = any(map(limits.is_too_long, refusals))
-    if not limits.is_known(refusals[-1]) or (too_long and not limits.may_shorten(request)):
+    if not limits.is_known(refusals[-1]) or (too_long and not may_shorten(request)):
         return None
     if request.context:
         return _after_context(request, info, defaults, lambda sent, limit: _better(sent, limit, refusals) or sent)

@@ -221,3 +221,8 @@ def _check_declared(tools: list[DeclaredTool] | None) -> None:
                 f"json: cannot unmarshal {kind} into Go struct field ChatRequest.tools.function.parameters"
                 " of type api.ToolFunctionParameters"
             )
+
+
+def may_shorten(request: InferenceRequest) -> bool:
+    """Whether the client lets a prompt be shortened: both default to true (R062, R063)."""
+    return request.truncate is not False and request.shift is not False

@@ -10,8 +10,9 @@ import msgspec
 from vllama_pool.config.names import InvalidName, parse
 from vllama_pool.router.errors import BadRequest
 from vllama_pool.router.protocol.json_lines import encode
+from vllama_pool.router.protocol.model_view import CatalogueModel
 from vllama_pool.router.protocol.ollama import gojson
-from vllama_pool.router.protocol.ollama.catalogue import CatalogueModel, Details, details, modified_at
+from vllama_pool.router.protocol.ollama.catalogue import Details, details, modified_at
 from vllama_pool.router.protocol.ollama.gojson import BOOL, OBJECT, STRING, struct
 from vllama_pool.router.protocol.ollama.modelfile import modelfile, parameter_values
 from vllama_pool.workers.registry.record import ModelInfo

@@ -9,7 +9,7 @@ import msgspec
 
 from vllama_pool.config.names import InvalidName, parse
 from vllama_pool.router.protocol.json_lines import encode
-from vllama_pool.router.protocol.ollama.catalogue import CatalogueModel, human_number
+from vllama_pool.router.protocol.model_view import CatalogueModel, human_number
 
 
 class Recommendation(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import msgspec
 
 from vllama_pool.router.errors import AttemptFailed
-from vllama_pool.router.protocol.ollama.requests import InferenceRequest
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
 
@@ -27,11 +26,6 @@ def is_too_long(failure: AttemptFailed) -> bool:
 def is_known(failure: AttemptFailed) -> bool:
     """Whether there is anything here against such a refusal."""
     return is_too_long(failure) or any(sign.search(failure.text) for sign in (_STOPS, _MAX_TOKENS))
-
-
-def may_shorten(request: InferenceRequest) -> bool:
-    """Whether the client lets a prompt be shortened: both default to true (R062, R063)."""
-    return request.truncate is not False and request.shift is not False
 
 
 def within_limits(sent: api.RequestT, refusals: Sequence[AttemptFailed]) -> api.RequestT | None:

@@ -1,4 +1,4 @@
-"""Both event loops, and both implementations of `vllama_pool.router.upstream.interface.Client`."""
+"""Both event loops, and both implementations of `interface.Client`."""
 
 from __future__ import annotations
 

@@ -9,9 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -21,7 +22,7 @@ from tests.support.ports import free_ports
 from tests.support.until import until
 from vllama_pool.workers.process import guardian
 from vllama_pool.workers.process.run import Ended, Exit, ProcessState, Run, StartFailed, rotate, tail
-from vllama_pool.workers.vllm.probe import http_client
+from vllama_pool.workers.vllm.probe import Health, check_health, http_client
 
 
 def gone(pid: int) -> bool:
@@ -41,11 +42,18 @@ def command(port: int) -> list[str]:
     return [sys.executable, fakevllm.__file__, "serve", "tiny", "--port", str(port)]
 
 
+def healthy(client: httpx.AsyncClient, port: int) -> Callable[[], Awaitable[bool]]:
+    async def is_ready() -> bool:
+        return await check_health(client, f"http://127.0.0.1:{port}") is Health.OK
+
+    return is_ready
+
+
 async def ready(command: list[str], port: int, log: Path) -> Run:
     run = Run(command, os.environ, log)
     await run.start()
     async with http_client() as client:
-        await run.wait_ready(client, f"http://127.0.0.1:{port}")
+        await run.wait_ready(healthy(client, port))
     return run
 
 
@@ -96,7 +104,7 @@ async def test_a_process_that_dies_at_start_says_why(command: list[str], port: i
     await run.start()
     async with http_client() as client:
         with pytest.raises(Ended) as ended:
-            await run.wait_ready(client, f"http://127.0.0.1:{port}")
+            await run.wait_ready(healthy(client, port))
     assert ended.value.exit == Exit(1)
     assert "ValueError: no such model" in tail(run.log)
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from vllama_pool.router.balance.health import Breaker, Circuit, Health
+from vllama_pool.router.balance.breaker import Breaker, Circuit
+from vllama_pool.router.balance.health import Health
 from vllama_pool.router.errors import Busy, Faulty, Lost, ModelGone, Refused, Unavailable
 
 

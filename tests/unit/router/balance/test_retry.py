@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vllama_pool.router.balance.budget import Budget
 from vllama_pool.router.balance.retry import (
     LONGEST,
     MAX_ATTEMPTS,
     SHORTEST,
     Attempts,
-    Budget,
     GiveUp,
     Retry,
     decide,

@@ -8,7 +8,7 @@ from tests.support.balance import DRAINING, READY, RESTARTING, Clock, found, poo
 from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.handlers.catalogue import as_model
-from vllama_pool.router.protocol.ollama.catalogue import CatalogueModel
+from vllama_pool.router.protocol.model_view import CatalogueModel
 from vllama_pool.router.routing.resolve import Routes
 from vllama_pool.workers.registry.record import ModelInfo
 from vllama_pool.workers.registry.virtual_model import VirtualModel, key_of

@@ -16,7 +16,6 @@ from vllama_pool.router.server.access import (
     Identity,
     asked,
     plain_path,
-    startup_problem,
 )
 from vllama_pool.router.server.cors import Origins
 
@@ -501,32 +500,3 @@ def test_what_is_looked_at_in_a_scope() -> None:
         forwarded=True,
     )
     assert asked({"method": "GET", "path": "/", "client": None, "headers": []}) == Asked("GET", "/")
-
-
-@pytest.mark.parametrize(
-    ("given", "starts"),
-    [
-        ({"host": "127.0.0.1"}, True),
-        ({"host": "::1"}, True),
-        ({"host": "localhost"}, True),
-        ({"host": "0.0.0.0"}, False),
-        ({"host": "::"}, False),
-        ({"host": "10.0.0.1"}, False),
-        ({"host": "gpu-5.example.com"}, False),
-        ({"host": "0.0.0.0", "allow_anonymous": True}, True),
-        ({"host": "0.0.0.0", "api_keys": KEYS}, True),
-    ],
-)
-def test_a_public_address_needs_keys_or_an_explicit_word(given: dict[str, Any], starts: bool) -> None:
-    problem = startup_problem(settings(**given))
-    assert (problem is None) is starts
-    if problem:
-        for cure in (given["host"], "VLLAMA_API_KEYS", "--allow-anonymous", "127.0.0.1"):
-            assert cure in problem
-        assert "\n" not in problem
-
-
-def test_ollama_host_follows_the_same_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OLLAMA_HOST", "0.0.0.0")
-    monkeypatch.delenv("VLLAMA_API_KEYS", raising=False)
-    assert startup_problem(RouterSettings())

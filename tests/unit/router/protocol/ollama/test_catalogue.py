@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.errors import BadRequest, Forbidden, ModelNotFound
-from vllama_pool.router.protocol.ollama.catalogue import CatalogueModel, human_number, merge, ps, tags, version
+from vllama_pool.router.protocol.model_view import CatalogueModel, human_number, merge
+from vllama_pool.router.protocol.ollama.catalogue import ps, tags, version
 from vllama_pool.router.protocol.ollama.not_found import unknown_model
 from vllama_pool.workers.registry.record import ModelInfo
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.unit.router.protocol.ollama.test_catalogue import INFO, MODEL
 
+from tests.unit.router.protocol.ollama.test_catalogue import INFO, MODEL
 from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.errors import BadRequest, Forbidden
-from vllama_pool.router.protocol.ollama.catalogue import CatalogueModel
+from vllama_pool.router.protocol.model_view import CatalogueModel
 from vllama_pool.router.protocol.ollama.not_found import NO_CLOUD_DETAILS, unknown_model
 from vllama_pool.router.protocol.ollama.show import ShowRequest, decode_show, not_found, show
 from vllama_pool.workers.registry.record import ModelInfo

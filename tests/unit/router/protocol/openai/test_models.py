@@ -2,7 +2,7 @@
 
 import json
 
-from vllama_pool.router.protocol.ollama.catalogue import CatalogueModel
+from vllama_pool.router.protocol.model_view import CatalogueModel
 from vllama_pool.router.protocol.openai import models
 from vllama_pool.workers.registry.record import ModelInfo
 

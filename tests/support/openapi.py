@@ -1,4 +1,4 @@
-"""The API as an OpenAPI document, made of the tables that it is served by. What drives the fuzz tests; pure."""
+"""The API as an OpenAPI document, made of the tables that serve it. It drives the fuzz tests."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from vllama_pool.router.protocol.ollama import copying, create, pull, show
+from vllama_pool.router.protocol.ollama import copying, create, embed, pull, requests, show
 from vllama_pool.router.protocol.ollama.fixed import Fixed
 from vllama_pool.router.protocol.ollama.gojson import GoType
 from vllama_pool.router.protocol.ollama.options import KNOWN
-from vllama_pool.router.protocol.operation import Operation
 
 Schema = dict[str, Any]
 Route = tuple[str, Iterable[str]]
@@ -29,20 +28,23 @@ _OPTIONS: Schema = {
 }
 
 
-_PAGES = {
+_BODIES = {
+    "/api/chat": requests.CHAT,
+    "/api/generate": requests.GENERATE,
+    "/api/embed": embed.EMBED,
+    "/api/embeddings": embed.EMBEDDINGS,
     "/api/show": show.SHOW,
     "/api/pull": pull.PULL,
     "/api/create": create.CREATE,
     "/api/copy": copying.COPY,
     "/api/delete": copying.DELETE,
 }
-"""What is answered from the pool's memory."""
+"""By path, the type of a body."""
 
 
-def bodies(operations: Iterable[Operation[Any]], fixed: Iterable[Fixed]) -> dict[str, GoType]:
-    """By path, what may stand in a body."""
-    known = {operation.path: operation.body for operation in operations} | _PAGES
-    return known | {answer.path: answer.body for answer in fixed if answer.body is not None}
+def bodies(fixed: Iterable[Fixed]) -> dict[str, GoType]:
+    """By path, the type of a body."""
+    return _BODIES | {answer.path: answer.body for answer in fixed if answer.body is not None}
 
 
 def describe(routes: Iterable[Route], takes: Mapping[str, GoType], version: str) -> Schema:

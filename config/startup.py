@@ -1,0 +1,32 @@
+"""Settings that must keep a router from starting: each problem says what to do."""
+
+from __future__ import annotations
+
+from vllama_pool.config.listen import is_loopback
+from vllama_pool.config.settings import RegistrySettings, RouterSettings
+
+
+def startup_problem(settings: RouterSettings) -> str | None:
+    """The first reason why the router must not start with these settings, and what to do; None if it may."""
+    return listen_problem(settings) or registry_problem(settings.registry)
+
+
+def listen_problem(settings: RouterSettings) -> str | None:
+    """Why the router must not start with these settings, and what to do; None if it may."""
+    if not is_loopback(settings.host) and not settings.api_keys and not settings.allow_anonymous:
+        return (
+            f"listening on {settings.host} would let anyone who can reach it use the models: set VLLAMA_API_KEYS "
+            "(vllama key new NAME makes a key and its line), or pass --allow-anonymous if the network is trusted, or "
+            "listen on 127.0.0.1"
+        )
+    return None
+
+
+def registry_problem(registry: RegistrySettings) -> str | None:
+    """Why no worker could ever be trusted over this registry, and what to do."""
+    if registry.embedded or registry.fleet_secret is not None:
+        return None
+    return (
+        "with a Redis that others can reach, workers sign their records: set VLLAMA_FLEET_SECRET to the same value "
+        "for routers and workers (make one with: openssl rand -hex 32)"
+    )

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from vllama_pool.config.api_keys import ApiKey, digest
+from vllama_pool.config.settings import RouterSettings
+from vllama_pool.config.startup import listen_problem, startup_problem
+
+
+def settings(**given: Any) -> RouterSettings:
+    """Defaults but for what is given, whatever the environment says."""
+    return RouterSettings.model_construct(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "starts"),
+    [
+        ({"host": "127.0.0.1"}, True),
+        ({"host": "::1"}, True),
+        ({"host": "localhost"}, True),
+        ({"host": "0.0.0.0"}, False),
+        ({"host": "::"}, False),
+        ({"host": "10.0.0.1"}, False),
+        ({"host": "gpu-5.example.com"}, False),
+        ({"host": "0.0.0.0", "allow_anonymous": True}, True),
+        ({"host": "0.0.0.0", "api_keys": (ApiKey("anna", digest("annas-key")),)}, True),
+    ],
+)
+def test_a_public_address_needs_keys_or_an_explicit_word(given: dict[str, Any], starts: bool) -> None:
+    problem = listen_problem(settings(**given))
+    assert (problem is None) is starts
+    if problem:
+        for cure in (given["host"], "VLLAMA_API_KEYS", "--allow-anonymous", "127.0.0.1"):
+            assert cure in problem
+        assert "\n" not in problem
+
+
+def test_ollama_host_follows_the_same_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", "0.0.0.0")
+    monkeypatch.delenv("VLLAMA_API_KEYS", raising=False)
+    assert startup_problem(RouterSettings())
