@@ -45,7 +45,8 @@ def statuses(response: httpx.Response) -> list[str]:
     return [line["status"] for line in lines(response)]
 
 
-async def test_r015_r108_a_model_made_of_another_is_listed_and_answers(client: ollama.AsyncClient) -> None:
+@pytest.mark.rule(15, 108)
+async def test_a_model_made_of_another_is_listed_and_answers(client: ollama.AsyncClient) -> None:
     made = await client.create(
         "Mario",
         from_="friendly:8b",
@@ -65,7 +66,8 @@ async def test_r015_r108_a_model_made_of_another_is_listed_and_answers(client: o
     assert '"!"' in shown.parameters
 
 
-async def test_r107_a_stream_tells_ollamas_statuses(running: Fleet, client: ollama.AsyncClient) -> None:
+@pytest.mark.rule(107)
+async def test_a_stream_tells_ollamas_statuses(running: Fleet, client: ollama.AsyncClient) -> None:
     told = [part.status async for part in await client.create("v", from_="friendly:8b", system="s", stream=True)]
     assert told[0] == f"using existing layer sha256:{DIGEST}"
     assert told[1] is not None
@@ -78,7 +80,8 @@ async def test_r107_a_stream_tells_ollamas_statuses(running: Fleet, client: olla
     assert again[2].startswith("creating new layer sha256:")
 
 
-async def test_r107_what_cannot_be_made_is_refused_in_ollamas_words(running: Fleet) -> None:
+@pytest.mark.rule(107)
+async def test_what_cannot_be_made_is_refused_in_ollamas_words(running: Fleet) -> None:
     async def refused(**body: Any) -> tuple[int, str]:
         answer = await running.http.post("/api/create", json=body)
         return answer.status_code, answer.json()["error"]
@@ -98,6 +101,7 @@ async def test_r107_what_cannot_be_made_is_refused_in_ollamas_words(running: Fle
     assert "v:latest" not in await names(running)
 
 
+@pytest.mark.rule(37, 108)
 @pytest.mark.parametrize(
     "field",
     [
@@ -112,9 +116,7 @@ async def test_r107_what_cannot_be_made_is_refused_in_ollamas_words(running: Fle
         {"parser": "x"},
     ],
 )
-async def test_r037_r108_what_vllm_has_no_counterpart_for_is_a_501_with_a_way_out(
-    running: Fleet, field: dict[str, Any]
-) -> None:
+async def test_what_vllm_has_no_counterpart_for_is_a_501_with_a_way_out(running: Fleet, field: dict[str, Any]) -> None:
     answer = await running.http.post("/api/create", json={"model": "v", "from": "friendly:8b", **field})
     assert answer.status_code == 501
     text = answer.json()["error"]
@@ -122,7 +124,8 @@ async def test_r037_r108_what_vllm_has_no_counterpart_for_is_a_501_with_a_way_ou
     assert not any(word in text for word in ("not found", "unauthorized"))
 
 
-async def test_r015_a_base_that_is_nowhere_would_have_been_pulled(running: Fleet, client: ollama.AsyncClient) -> None:
+@pytest.mark.rule(15)
+async def test_a_base_that_is_nowhere_would_have_been_pulled(running: Fleet, client: ollama.AsyncClient) -> None:
     body = {"model": "v", "from": "nope"}
     streamed = await running.http.post("/api/create", json=body)
     assert streamed.status_code == 200
@@ -150,7 +153,8 @@ async def test_names_of_the_file_and_of_served_models_stay_theirs(client: ollama
     assert await names(running) == {"friendly:8b", "Qwen/Qwen3-8B:latest", "v:latest"}
 
 
-async def test_r018_a_copy_is_a_model_of_its_own(running: Fleet, client: ollama.AsyncClient) -> None:
+@pytest.mark.rule(18)
+async def test_a_copy_is_a_model_of_its_own(running: Fleet, client: ollama.AsyncClient) -> None:
     answer = await running.http.post("/api/copy", json={"source": "tuned", "destination": "second"})
     assert (answer.status_code, answer.content) == (200, b"")
     await client.create("v", from_="second", system="s")
@@ -160,13 +164,15 @@ async def test_r018_a_copy_is_a_model_of_its_own(running: Fleet, client: ollama.
     assert (await client.chat("third", messages=HELLO)).message.content
 
 
-async def test_r018_a_copy_onto_itself_changes_nothing(running: Fleet) -> None:
+@pytest.mark.rule(18)
+async def test_a_copy_onto_itself_changes_nothing(running: Fleet) -> None:
     for name, same in (("friendly:8b", "Friendly:8b"), ("nope", "nope:latest")):
         answer = await running.http.post("/api/copy", json={"source": name, "destination": same})
         assert (answer.status_code, answer.content) == (200, b"")
     assert await names(running) == {"friendly:8b", "Qwen/Qwen3-8B:latest"}
 
 
+@pytest.mark.rule(146, 147, 148)
 @pytest.mark.parametrize(
     ("source", "destination", "status", "text"),
     [
@@ -177,14 +183,16 @@ async def test_r018_a_copy_onto_itself_changes_nothing(running: Fleet) -> None:
         ("nope", "v", 404, 'model "nope" not found'),
     ],
 )
-async def test_r146_r147_r148_copy_says_what_is_wrong_in_ollamas_words(
+async def test_copy_says_what_is_wrong_in_ollamas_words(
     running: Fleet, source: str, destination: str, status: int, text: str
 ) -> None:
     answer = await running.http.post("/api/copy", json={"source": source, "destination": destination})
     assert (answer.status_code, answer.json()) == (status, {"error": text})
 
 
-async def test_r011_trap_12_what_was_made_can_be_deleted(running: Fleet, client: ollama.AsyncClient) -> None:
+@pytest.mark.rule(11)
+@pytest.mark.trap(12)
+async def test_what_was_made_can_be_deleted(running: Fleet, client: ollama.AsyncClient) -> None:
     for key in ("model", "name"):
         await client.create("v", from_="friendly:8b", system="s")
         body = {"model": "", key: "V"}
@@ -197,6 +205,7 @@ async def test_r011_trap_12_what_was_made_can_be_deleted(running: Fleet, client:
     assert raised.value.status_code == 404
 
 
+@pytest.mark.rule(146, 147, 148, 149)
 @pytest.mark.parametrize(
     ("name", "status", "text"),
     [
@@ -206,17 +215,14 @@ async def test_r011_trap_12_what_was_made_can_be_deleted(running: Fleet, client:
         ("x:local:cloud", 400, 'use either :local or :cloud, not both: "x:local:cloud"'),
     ],
 )
-async def test_r146_r147_r148_r149_delete_says_what_is_wrong_in_ollamas_words(
-    running: Fleet, name: str, status: int, text: str
-) -> None:
+async def test_delete_says_what_is_wrong_in_ollamas_words(running: Fleet, name: str, status: int, text: str) -> None:
     answer = await running.http.request("DELETE", "/api/delete", json={"name": name})
     assert (answer.status_code, answer.json()) == (status, {"error": text})
 
 
+@pytest.mark.rule(6, 103)
 @pytest.mark.parametrize("name", ["friendly:8b", "Qwen/Qwen3-8B", "qwen/qwen3-8b:latest", "tuned"])
-async def test_r006_r103_a_model_of_the_pool_is_pulled_at_once(
-    running: Fleet, client: ollama.AsyncClient, name: str
-) -> None:
+async def test_a_model_of_the_pool_is_pulled_at_once(running: Fleet, client: ollama.AsyncClient, name: str) -> None:
     told = [part async for part in await client.pull(name, stream=True)]
     assert [part.status for part in told] == [
         "pulling manifest",
@@ -230,12 +236,14 @@ async def test_r006_r103_a_model_of_the_pool_is_pulled_at_once(
     assert raw.headers["content-type"] == "application/x-ndjson"
 
 
-async def test_r006_a_virtual_model_is_pulled_too(client: ollama.AsyncClient) -> None:
+@pytest.mark.rule(6)
+async def test_a_virtual_model_is_pulled_too(client: ollama.AsyncClient) -> None:
     await client.create("v", from_="friendly:8b", system="s")
     assert (await client.pull("v")).status == "success"
 
 
-async def test_r104_without_a_stream_success_is_all(running: Fleet) -> None:
+@pytest.mark.rule(104)
+async def test_without_a_stream_success_is_all(running: Fleet) -> None:
     answer = await running.http.post("/api/pull", json={"model": "friendly:8b", "stream": False})
     assert answer.headers["content-type"] == "application/json; charset=utf-8"
     assert answer.content == b'{"status":"success"}'
@@ -244,8 +252,9 @@ async def test_r104_without_a_stream_success_is_all(running: Fleet) -> None:
     assert answer.content == b'{"status":"success"}'
 
 
+@pytest.mark.rule(105, 106)
 @pytest.mark.parametrize("name", ["nope", "friendly", "x:cloud", "x:8b-cloud"])
-async def test_r105_r106_a_model_of_nobody_is_nowhere(running: Fleet, client: ollama.AsyncClient, name: str) -> None:
+async def test_a_model_of_nobody_is_nowhere(running: Fleet, client: ollama.AsyncClient, name: str) -> None:
     streamed = await running.http.post("/api/pull", json={"model": name})
     assert streamed.status_code == 200
     assert lines(streamed) == [
@@ -257,6 +266,7 @@ async def test_r105_r106_a_model_of_nobody_is_nowhere(running: Fleet, client: ol
     assert raised.value.status_code == 500
 
 
+@pytest.mark.rule(106, 146, 147, 149)
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -265,13 +275,14 @@ async def test_r105_r106_a_model_of_nobody_is_nowhere(running: Fleet, client: ol
         ("x:local:cloud", 'use either :local or :cloud, not both: "x:local:cloud"'),
     ],
 )
-async def test_r106_r146_r147_r149_pull_refuses_what_is_no_name(running: Fleet, name: str, text: str) -> None:
+async def test_pull_refuses_what_is_no_name(running: Fleet, name: str, text: str) -> None:
     for stream in (True, False):
         answer = await running.http.post("/api/pull", json={"model": name, "stream": stream})
         assert (answer.status_code, answer.json()) == (400, {"error": text})
 
 
-async def test_r085_its_system_text_and_messages_reach_the_worker(client: ollama.AsyncClient, running: Fleet) -> None:
+@pytest.mark.rule(85)
+async def test_its_system_text_and_messages_reach_the_worker(client: ollama.AsyncClient, running: Fleet) -> None:
     remembered = [{"role": "user", "content": "who?"}, {"role": "assistant", "content": "the plumber"}]
     await client.create("v", from_="friendly:8b", system="You are Mario.", messages=remembered)
     body = {"model": "v", "messages": HELLO, "_debug_render_only": True}

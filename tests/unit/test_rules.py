@@ -1,8 +1,8 @@
-"""Every rule of the contract has a test that is named after it, or a reason why there is none."""
+"""The list of the contract's rules, and the tests that are marked with them."""
 
 import ast
-import re
 from collections import Counter
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -11,44 +11,41 @@ from vllama_pool.router.compat.rule import GROUPS
 from vllama_pool.router.compat.rules import RULES, markdown, spans
 
 TESTS = Path(__file__).resolve().parents[1]
-NUMBERS = re.compile(r"test_((?:r\d{3}_)+)")
+TRAPS = 15
+"""Places in the contract where servers other than Ollama tend to go wrong."""
 
 
-def numbers(name: str) -> set[int]:
-    """The rules that a test's name begins with."""
-    found = NUMBERS.match(name)
-    return {int(number) for number in re.findall(r"\d{3}", found[1])} if found else set()
-
-
-@cache
-def names() -> frozenset[str]:
-    """Of every function in every file of tests."""
-    return frozenset(
-        node.name
-        for path in TESTS.rglob("test_*.py")
-        for node in ast.walk(ast.parse(path.read_text(), str(path)))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    )
+def marks(source: str) -> Iterator[tuple[str, int]]:
+    """Each `pytest.mark.<name>(<number>, …)` on a function in the source, as (name, number)."""
+    for function in ast.walk(ast.parse(source)):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            for decorator in function.decorator_list:
+                match decorator:
+                    case ast.Call(func=ast.Attribute(value=ast.Attribute(attr="mark"), attr=name), args=args):
+                        for arg in args:
+                            if isinstance(arg, ast.Constant) and type(arg.value) is int:
+                                yield name, arg.value
 
 
 @cache
-def named() -> frozenset[int]:
-    return frozenset(number for name in names() for number in numbers(name))
+def marked(mark: str) -> frozenset[int]:
+    """The numbers that any test carries in this mark."""
+    sources = (path.read_text() for path in TESTS.rglob("test_*.py"))
+    return frozenset(number for source in sources for name, number in marks(source) if name == mark)
 
 
-def test_names_are_read_as_they_are_meant() -> None:
-    assert numbers("test_r044_streams_are_ndjson") == {44}
-    assert numbers("test_r095_r158_thinking") == {95, 158}
-    assert numbers("test_a_model_r044_") == set()
-    assert 44 in named()
+def test_marks_are_read_from_the_source() -> None:
+    source = "class A:\n    @pytest.mark.rule(44, 45)\n    @pytest.mark.trap(3)\n    async def test_x(): ..."
+    assert list(marks(source)) == [("rule", 44), ("rule", 45), ("trap", 3)]
+    assert list(marks("@pytest.mark.vllm\n@rule(4)\ndef test_r044_x(): ...")) == []
 
 
-def test_the_rules_are_all_there_in_order() -> None:
+def test_the_rules_are_numbered_without_a_gap() -> None:
     assert [rule.number for rule in RULES] == list(range(1, 202))
     assert {rule.group for rule in RULES} == set(GROUPS)
 
 
-def test_titles_fit_on_a_line_and_are_told_apart() -> None:
+def test_titles_are_unique_and_fit_on_a_line() -> None:
     titles = Counter(rule.title for rule in RULES)
     assert [title for title, count in titles.items() if count > 1] == []
     assert [rule.name for rule in RULES if not 0 < len(rule.title) <= 80] == []
@@ -61,22 +58,20 @@ def test_each_rule_is_checked_from_outside_or_says_why_not() -> None:
     assert [rule.name for rule in RULES if rule.inside and rule.left_out] == []
 
 
-def test_each_rule_has_a_test_or_says_why_not() -> None:
-    wanted = {rule.number for rule in RULES if not rule.left_out}
-    assert spans(wanted - named()) == "", "add a test that is named after the rule"
+def test_each_rule_that_no_check_can_see_has_a_test() -> None:
+    unchecked = {rule.number for rule in RULES if rule.inside}
+    assert spans(unchecked - marked("rule")) == "", "mark a test of the rule with @pytest.mark.rule(number)"
 
 
 def test_each_trap_has_a_test() -> None:
-    """Fifteen places in the contract where servers that are not Ollama go wrong, whatever rules they are made of."""
-    found = {int(number) for name in names() for number in re.findall(r"_trap_(\d+)_", name)}
-    assert found == set(range(1, 16))
+    assert marked("trap") == set(range(1, TRAPS + 1))
 
 
-def test_no_test_is_named_after_a_rule_that_there_is_not() -> None:
-    assert spans(named() - {rule.number for rule in RULES}) == ""
+def test_no_test_is_marked_with_an_unknown_rule() -> None:
+    assert spans(marked("rule") - {rule.number for rule in RULES}) == ""
 
 
-def test_the_table_for_people_counts_every_rule() -> None:
+def test_the_table_counts_every_rule() -> None:
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown().splitlines()[2:]]
     assert [row[0].split(" (")[0] for row in rows] == [*GROUPS, "all"]
     for column in (1, 2, 3):

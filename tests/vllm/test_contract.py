@@ -70,7 +70,8 @@ def turns(count: int) -> list[dict[str, Any]]:
     return told + user("What is 2+2?")
 
 
-def test_r061_r095_thinking_on_and_off(ask: Ask) -> None:
+@pytest.mark.rule(61, 95)
+def test_thinking_on_and_off(ask: Ask) -> None:
     for fields in ({}, {"think": True}, {"think": "low"}):
         message = ask("/api/chat", messages=user("What is 2+2?"), **fields)["message"]
         assert message["thinking"].startswith("The user said something.")
@@ -80,7 +81,9 @@ def test_r061_r095_thinking_on_and_off(ask: Ask) -> None:
     assert silent["content"].startswith(ANSWER)
 
 
-def test_r081_r083_trap_7_the_model_calls_a_tool(ask: Ask) -> None:
+@pytest.mark.rule(81, 83)
+@pytest.mark.trap(7)
+def test_the_model_calls_a_tool(ask: Ask) -> None:
     asked = user("what is the weather in Paris?")
     answer = ask("/api/chat", messages=asked, tools=[TOOL])
     assert answer["done_reason"] == "stop"
@@ -92,13 +95,15 @@ def test_r081_r083_trap_7_the_model_calls_a_tool(ask: Ask) -> None:
     assert "tool_calls" not in after["message"]
 
 
-def test_r057_r098_a_closed_schema_is_kept_to_and_thinking_stays_free(ask: Ask) -> None:
+@pytest.mark.rule(57, 98)
+def test_a_closed_schema_is_kept_to_and_thinking_stays_free(ask: Ask) -> None:
     answer = ask("/api/chat", messages=user("What is 2+2?"), format={"type": "boolean"})
     assert json.loads(answer["message"]["content"]) in (True, False)
     assert answer["message"]["thinking"].startswith("The user said something.")
 
 
-def test_r054_a_context_is_taken_up_again(ask: Ask, post: Callable[..., httpx.Response]) -> None:
+@pytest.mark.rule(54)
+def test_a_context_is_taken_up_again(ask: Ask, post: Callable[..., httpx.Response]) -> None:
     first = ask("/api/generate", prompt="What is 2+2?")
     assert len(first["context"]) == first["prompt_eval_count"] + first["eval_count"] - 1
     second = ask("/api/generate", prompt="What is 2+2?", context=first["context"])
@@ -115,7 +120,8 @@ def test_r054_a_context_is_taken_up_again(ask: Ask, post: Callable[..., httpx.Re
         assert "vocabulary" in refused.json()["error"]
 
 
-def test_r145_a_long_conversation_loses_its_oldest_turns(ask: Ask, post: Callable[..., httpx.Response]) -> None:
+@pytest.mark.rule(145)
+def test_a_long_conversation_loses_its_oldest_turns(ask: Ask, post: Callable[..., httpx.Response]) -> None:
     long = turns(200)
     answer = ask("/api/chat", messages=long, think=False)
     assert CONTEXT / 2 < answer["prompt_eval_count"] <= CONTEXT * 3 // 4
@@ -129,7 +135,8 @@ def test_r145_a_long_conversation_loses_its_oldest_turns(ask: Ask, post: Callabl
         assert (refused.status_code, refused.json()) == (400, {"error": CONTEXT_EXCEEDED})
 
 
-def test_r066_a_prompt_is_rendered_and_nothing_generated(ask: Ask) -> None:
+@pytest.mark.rule(66)
+def test_a_prompt_is_rendered_and_nothing_generated(ask: Ask) -> None:
     rendered = "<|im_start|>user\nWhat is 2+2?<|im_end|>\n<|im_start|>assistant\n"
     chat = ask("/api/chat", messages=user("What is 2+2?"), _debug_render_only=True)
     assert chat["_debug_info"] == {"rendered_template": rendered}
@@ -137,7 +144,8 @@ def test_r066_a_prompt_is_rendered_and_nothing_generated(ask: Ask) -> None:
     assert generate["_debug_info"] == {"rendered_template": rendered + "<think>\n\n</think>\n\n"}
 
 
-def test_r064_logprobs_of_both_endpoints_have_the_same_shape(ask: Ask) -> None:
+@pytest.mark.rule(64)
+def test_logprobs_of_both_endpoints_have_the_same_shape(ask: Ask) -> None:
     few = {"logprobs": True, "top_logprobs": 2, "options": {"temperature": 0, "num_predict": 4}, "think": False}
     chat = ask("/api/chat", messages=user("What is 2+2?"), **few)["logprobs"]
     raw = ask("/api/generate", prompt="hello there", raw=True, **{**few, "think": None})["logprobs"]
@@ -151,7 +159,8 @@ def test_r064_logprobs_of_both_endpoints_have_the_same_shape(ask: Ask) -> None:
 PNG = "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAFklEQVR4nGM4ESBHEmIY1TCqYfhqAAB45TYQRqxXzQAAAABJRU5ErkJggg=="
 
 
-def test_r066_r145_images_are_counted_and_left_out_with_their_turns(
+@pytest.mark.rule(66, 145)
+def test_images_are_counted_and_left_out_with_their_turns(
     over: Callable[[VllmServer], str], tiny_vision_vllm: VllmServer
 ) -> None:
     url = over(tiny_vision_vllm)

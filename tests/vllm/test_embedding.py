@@ -83,7 +83,8 @@ def alike(one: Vector, other: Vector) -> bool:
     return cosine(one, other) > 0.9999
 
 
-def test_r025_the_vector_is_the_one_that_ollama_publishes(embed: Embed) -> None:
+@pytest.mark.rule(25)
+def test_the_vector_is_the_one_that_ollama_publishes(embed: Embed) -> None:
     answer = embed(SKY)
     (vector,) = answer["embeddings"]
     assert len(vector) == DIMENSIONS
@@ -94,7 +95,8 @@ def test_r025_the_vector_is_the_one_that_ollama_publishes(embed: Embed) -> None:
     assert min(answer["total_duration"], answer["load_duration"]) >= 1
 
 
-def test_r099_vectors_have_length_one_whatever_is_cut(embed: Embed) -> None:
+@pytest.mark.rule(99)
+def test_vectors_have_length_one_whatever_is_cut(embed: Embed) -> None:
     (whole,) = embed(SKY)["embeddings"]
     (cut,) = embed(SKY, dimensions=64)["embeddings"]
     assert len(cut) == 64
@@ -115,7 +117,8 @@ def test_a_batch_is_answered_in_order(embed: Embed) -> None:
     assert answer["prompt_eval_count"] == sum(alone[text]["prompt_eval_count"] for text in texts)
 
 
-def test_r101_r102_num_ctx_says_where_a_text_is_cut(embed: Embed, post: Post) -> None:
+@pytest.mark.rule(101, 102)
+def test_num_ctx_says_where_a_text_is_cut(embed: Embed, post: Post) -> None:
     """Three tokens are the word and the two that BERT puts around every text."""
     (why,) = embed("why")["embeddings"]
     for text in (SKY, LONG.replace("The sky", "Why", 1)):
@@ -130,7 +133,8 @@ def test_r101_r102_num_ctx_says_where_a_text_is_cut(embed: Embed, post: Post) ->
     assert (refused.status_code, refused.json()) == (400, {"error": TOO_LONG})
 
 
-def test_r101_the_models_own_context_cuts_or_refuses(embed: Embed, post: Post) -> None:
+@pytest.mark.rule(101)
+def test_the_models_own_context_cuts_or_refuses(embed: Embed, post: Post) -> None:
     assert embed(LONG)["prompt_eval_count"] == CONTEXT
     assert embed(LONG, options={"num_ctx": 100_000})["prompt_eval_count"] == CONTEXT
     for text in (LONG, LONG * 100, ["short", LONG]):
@@ -140,14 +144,16 @@ def test_r101_the_models_own_context_cuts_or_refuses(embed: Embed, post: Post) -
     assert (refused.status_code, refused.json()) == (500, {"error": TOO_LONG})
 
 
-def test_r026_the_older_endpoint_gives_the_vector_of_the_models_own_length(embed: Embed, post: Post) -> None:
+@pytest.mark.rule(26)
+def test_the_older_endpoint_gives_the_vector_of_the_models_own_length(embed: Embed, post: Post) -> None:
     answer = post("/api/embeddings", prompt=SKY).json()
     assert set(answer) == {"embedding"}
     assert alike(answer["embedding"], embed(SKY)["embeddings"][0])
     assert math.hypot(*answer["embedding"]) > 1.5, "not normalised"
 
 
-def test_r100_an_empty_text_in_a_list_is_a_real_one(embed: Embed) -> None:
+@pytest.mark.rule(100)
+def test_an_empty_text_in_a_list_is_a_real_one(embed: Embed) -> None:
     answer = embed([""])
     assert (len(answer["embeddings"][0]), answer["prompt_eval_count"]) == (DIMENSIONS, 2)
     assert embed("") == embed([]) == {"model": "all-minilm", "embeddings": []}

@@ -38,9 +38,8 @@ async def worker(
         yield made
 
 
-async def test_r108_r174_an_adapter_is_a_model_of_which_others_can_be_made(
-    running: Fleet, worker: AgentProcess
-) -> None:
+@pytest.mark.rule(108, 174)
+async def test_an_adapter_is_a_model_of_which_others_can_be_made(running: Fleet, worker: AgentProcess) -> None:
     async def listed() -> dict[str, Any]:
         models = (await running.http.get("/api/tags")).json()["models"]
         return {model["name"]: model for model in models}

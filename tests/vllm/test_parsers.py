@@ -47,7 +47,8 @@ async def worker(
         yield made
 
 
-async def test_r095_r176_tools_and_thinking_without_a_flag(running: Fleet, worker: AgentProcess) -> None:
+@pytest.mark.rule(95, 176)
+async def test_tools_and_thinking_without_a_flag(running: Fleet, worker: AgentProcess) -> None:
     [item] = await auntil(lambda: models(running), START, "tiny-qwen3 to serve")
     assert item["capabilities"] == ["completion", "tools", "thinking"]
     assert worker.says("chose --tool-call-parser hermes and --reasoning-parser qwen3")
@@ -80,7 +81,8 @@ async def finish_an_object(running: Fleet, hello: dict[str, Any]) -> None:
     assert answer["message"]["thinking"]
 
 
-async def test_r176_an_attached_server_shows_itself_what_is_on(
+@pytest.mark.rule(176)
+async def test_an_attached_server_shows_itself_what_is_on(
     running: Fleet, tiny_qwen3_vllm: VllmServer, tmp_path: Path
 ) -> None:
     async with agent("--attach", tiny_qwen3_vllm.url, state_dir=tmp_path):
@@ -88,7 +90,8 @@ async def test_r176_an_attached_server_shows_itself_what_is_on(
         assert item["capabilities"] == ["completion", "tools", "thinking"]
 
 
-async def test_r176_so_does_a_server_of_the_routing_file(tiny_vision_vllm: VllmServer, tmp_path: Path) -> None:
+@pytest.mark.rule(176)
+async def test_so_does_a_server_of_the_routing_file(tiny_vision_vllm: VllmServer, tmp_path: Path) -> None:
     table = RoutingTable(workers=(StaticWorker(url=tiny_vision_vllm.url, name="theirs"),))
     app = create_app(RouterSettings(registry=RegistrySettings(state_dir=tmp_path)), table, log_stream=io.BytesIO())
     async with serving(app) as url, httpx.AsyncClient(base_url=url, trust_env=False) as http:

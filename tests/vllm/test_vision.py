@@ -78,7 +78,8 @@ async def ask(http: httpx.AsyncClient, path: str, images: list[str]) -> httpx.Re
     return await http.post(path, json=body | {"prompt": "what?", "images": images})
 
 
-async def test_r176_a_model_that_sees_says_so(http: httpx.AsyncClient) -> None:
+@pytest.mark.rule(176)
+async def test_a_model_that_sees_says_so(http: httpx.AsyncClient) -> None:
     [item] = await tags(http)
     assert item["capabilities"] == ["completion", "vision"]
     shown = (await http.post("/api/show", json={"model": SEES})).json()
@@ -88,8 +89,9 @@ async def test_r176_a_model_that_sees_says_so(http: httpx.AsyncClient) -> None:
     assert shown["model_info"]["idefics3.context_length"] == 1024
 
 
+@pytest.mark.rule(59, 75)
 @pytest.mark.parametrize("path", ["/api/chat", "/api/generate"])
-async def test_r059_r075_every_image_adds_its_tokens(http: httpx.AsyncClient, path: str) -> None:
+async def test_every_image_adds_its_tokens(http: httpx.AsyncClient, path: str) -> None:
     blind = (await ask(http, path, [])).json()
     for kind, image in IMAGES.items():
         seen = await ask(http, path, [image])
@@ -100,8 +102,9 @@ async def test_r059_r075_every_image_adds_its_tokens(http: httpx.AsyncClient, pa
     assert both["prompt_eval_count"] >= blind["prompt_eval_count"] + 2 * TOKENS_PER_IMAGE
 
 
+@pytest.mark.rule(154)
 @pytest.mark.parametrize("path", ["/api/chat", "/api/generate"])
-async def test_r154_what_is_no_image_is_a_plain_400(http: httpx.AsyncClient, path: str) -> None:
+async def test_what_is_no_image_is_a_plain_400(http: httpx.AsyncClient, path: str) -> None:
     refused = await ask(http, path, [base64.b64encode(b"no image at all").decode()])
     assert refused.status_code == 400
     assert "image" in refused.json()["error"]
@@ -109,7 +112,8 @@ async def test_r154_what_is_no_image_is_a_plain_400(http: httpx.AsyncClient, pat
     assert (with_prefix.status_code, with_prefix.json()) == (400, {"error": "illegal base64 data at input byte 4"})
 
 
-async def test_r159_a_model_that_does_not_see_refuses_images(smollm2_vllm: VllmServer, tmp_path: Path) -> None:
+@pytest.mark.rule(159)
+async def test_a_model_that_does_not_see_refuses_images(smollm2_vllm: VllmServer, tmp_path: Path) -> None:
     async with router_over(smollm2_vllm, tmp_path) as http:
         [item] = await tags(http)
         assert item["capabilities"] == ["completion"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from tests.contract.replays.conftest import Replay
 
@@ -15,7 +17,8 @@ async def test_the_version_is_recent_enough(replay: Replay) -> None:
     assert tuple(int(part) for part in version.split(".")) >= (0, 17, 6)
 
 
-async def test_r110_every_model_listed_shows_all_that_is_read_of_it(replay: Replay) -> None:
+@pytest.mark.rule(110)
+async def test_every_model_listed_shows_all_that_is_read_of_it(replay: Replay) -> None:
     listed = [model["model"] for model in (await replay.object("models"))["models"]]
     assert len(listed) == 3
     for name in listed:

@@ -47,10 +47,9 @@ async def join(running: Fleet, name: str, *, version: str, **changes: Any) -> An
     return joined
 
 
+@pytest.mark.rule(9, 10, 22)
 @pytest.mark.parametrize("path", ["/api/tags", "/api/ps", "/api/show"])
-async def test_r009_r010_r022_a_difference_is_named_while_it_lasts_and_the_safe_answer_given(
-    running: Fleet, path: str
-) -> None:
+async def test_a_difference_is_named_while_it_lasts_and_the_safe_answer_given(running: Fleet, path: str) -> None:
     alone = await entry(running, path)
     assert "replicas_differ" not in alone
     changes: dict[str, Any] = {"context_length": 1024, "quantization": "FP8", "capabilities": ("completion",)}
@@ -79,7 +78,8 @@ async def test_r009_r010_r022_a_difference_is_named_while_it_lasts_and_the_safe_
     await auntil(as_before, 5, "the difference to go with the workers")
 
 
-async def test_r174_equal_replicas_and_a_restarted_router_have_one_digest(running: Fleet, tmp_path: Path) -> None:
+@pytest.mark.rule(174)
+async def test_equal_replicas_and_a_restarted_router_have_one_digest(running: Fleet, tmp_path: Path) -> None:
     before = await entry(running, "/api/tags")
     await join(running, "b", version="")
     assert await entry(running, "/api/tags") == before
@@ -88,7 +88,8 @@ async def test_r174_equal_replicas_and_a_restarted_router_have_one_digest(runnin
         assert (await entry(other, "/api/tags"))["digest"] == before["digest"]
 
 
-async def test_r022_r093_r187_the_time_that_is_left_is_read_by_python_as_open_webui_does(running: Fleet) -> None:
+@pytest.mark.rule(22, 93, 187)
+async def test_the_time_that_is_left_is_read_by_python_as_open_webui_does(running: Fleet) -> None:
     def left(stamp: str) -> timedelta:
         moment = datetime.fromisoformat(stamp)
         return moment - datetime.now(moment.tzinfo)
@@ -100,21 +101,25 @@ async def test_r022_r093_r187_the_time_that_is_left_is_read_by_python_as_open_we
         assert left((await entry(running, "/api/ps"))["expires_at"]) > timedelta(seconds=least), keep_alive
 
 
+@pytest.mark.rule(109, 111)
 @pytest.mark.parametrize("verbose", [True, False])
-async def test_r109_r111_facts_hold_neither_name_nor_template_nor_lists(running: Fleet, verbose: bool) -> None:
+async def test_facts_hold_neither_name_nor_template_nor_lists(running: Fleet, verbose: bool) -> None:
     shown = (await running.http.post("/api/show", json={"model": "tiny", "verbose": verbose})).json()
     assert "enable_thinking" in shown["template"]
     assert not {"general.name", "tokenizer.chat_template"} & set(shown["model_info"])
     assert {type(value) for value in shown["model_info"].values()} == {str, int}
 
 
-async def test_r110_copilot_is_shown_the_name_that_it_asked_for(running: Fleet) -> None:
+@pytest.mark.rule(110)
+async def test_copilot_is_shown_the_name_that_it_asked_for(running: Fleet) -> None:
     headers = {"user-agent": "GitHubCopilotChat/0.30.1"}
     shown = (await running.http.post("/api/show", json={"model": "TINY:Latest"}, headers=headers)).json()
     assert shown["model_info"]["general.basename"] == "TINY:Latest"
 
 
-async def test_r171_r173_trap_10_models_are_found_by_every_spelling_and_listed_in_short(running: Fleet) -> None:
+@pytest.mark.rule(171, 173)
+@pytest.mark.trap(10)
+async def test_models_are_found_by_every_spelling_and_listed_in_short(running: Fleet) -> None:
     assert (await entry(running, "/api/tags"))["name"] == "tiny:latest"
     for name in (
         "tiny",

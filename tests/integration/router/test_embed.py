@@ -51,7 +51,8 @@ def cosine(one: list[float], other: list[float]) -> float:
     return sum(a * b for a, b in zip(one, other, strict=True)) / (math.hypot(*one) * math.hypot(*other))
 
 
-async def test_r025_a_text_is_embedded_with_every_metric(running: Fleet) -> None:
+@pytest.mark.rule(25)
+async def test_a_text_is_embedded_with_every_metric(running: Fleet) -> None:
     found = await embed(running)
     assert found["model"] == "all-minilm"
     assert [len(vector) for vector in found["embeddings"]] == [32]
@@ -59,7 +60,9 @@ async def test_r025_a_text_is_embedded_with_every_metric(running: Fleet) -> None
     assert set(found) == {"model", "embeddings", "total_duration", "load_duration", "prompt_eval_count"}
 
 
-async def test_r026_trap_15_the_older_endpoint_gives_the_vector_alone_and_not_normalised(running: Fleet) -> None:
+@pytest.mark.rule(26)
+@pytest.mark.trap(15)
+async def test_the_older_endpoint_gives_the_vector_alone_and_not_normalised(running: Fleet) -> None:
     found = await older(running, "why")
     assert set(found) == {"embedding"}
     assert math.hypot(*found["embedding"]) != pytest.approx(1.0)
@@ -74,14 +77,18 @@ async def test_a_batch_keeps_its_order_and_sums_its_tokens(running: Fleet) -> No
     assert found["prompt_eval_count"] == sum(one["prompt_eval_count"] for one in alone)
 
 
+@pytest.mark.rule(91, 100)
+@pytest.mark.trap(15)
 @pytest.mark.parametrize("given", ["", None, []], ids=repr)
-async def test_r091_r100_trap_15_loads_reach_no_worker(running: Fleet, given: Any) -> None:
+async def test_loads_reach_no_worker(running: Fleet, given: Any) -> None:
     assert await embed(running, given, keep_alive="10m") == {"model": "all-minilm", "embeddings": []}
     assert await older(running, "") == {"embedding": []}
     assert not running["a"].requests["/v1/embeddings"] + running["b"].requests["/v1/embeddings"]
 
 
-async def test_r099_trap_15_dimensions_cut_and_normalise_again(running: Fleet) -> None:
+@pytest.mark.rule(99)
+@pytest.mark.trap(15)
+async def test_dimensions_cut_and_normalise_again(running: Fleet) -> None:
     whole = (await embed(running))["embeddings"][0]
     cut = (await embed(running, dimensions=5))["embeddings"][0]
     assert len(cut) == 5
@@ -90,7 +97,9 @@ async def test_r099_trap_15_dimensions_cut_and_normalise_again(running: Fleet) -
     assert (await embed(running, dimensions=500))["embeddings"][0] == whole
 
 
-async def test_r101_trap_15_too_long_a_text_is_cut_or_refused_as_asked(running: Fleet) -> None:
+@pytest.mark.rule(101)
+@pytest.mark.trap(15)
+async def test_too_long_a_text_is_cut_or_refused_as_asked(running: Fleet) -> None:
     assert (await embed(running, LONG))["prompt_eval_count"] == 64
     assert (await embed(running, LONG, truncate=True))["prompt_eval_count"] == 64
     assert await embed(running, ["short", LONG], 400, truncate=False) == TOO_LONG, "one fails all"
@@ -98,7 +107,8 @@ async def test_r101_trap_15_too_long_a_text_is_cut_or_refused_as_asked(running: 
     assert await older(running, LONG, 500) == TOO_LONG
 
 
-async def test_r101_r102_r138_num_ctx_bounds_what_is_taken_of_a_text(running: Fleet) -> None:
+@pytest.mark.rule(101, 102, 138)
+async def test_num_ctx_bounds_what_is_taken_of_a_text(running: Fleet) -> None:
     one = await embed(running, " one")
     for text in (" one two three", LONG):
         cut = await embed(running, text, options={"num_ctx": 3})
@@ -112,12 +122,14 @@ async def test_r101_r102_r138_num_ctx_bounds_what_is_taken_of_a_text(running: Fl
     assert len((await embed(running, LONG, options={"num_ctx": 100_000}))["embeddings"]) == 1
 
 
-async def test_r138_a_routes_num_ctx_counts_as_well(tmp_path: Path) -> None:
+@pytest.mark.rule(138)
+async def test_a_routes_num_ctx_counts_as_well(tmp_path: Path) -> None:
     route = ModelRoute("small", (ServeTarget("all-minilm"),), options={"num_ctx": 3})
     async with fleet(tmp_path, {"a": MINILM}, table=RoutingTable(models=(route,))) as running:
         assert (await embed(running, "one two three", model="small"))["prompt_eval_count"] == 3
 
 
+@pytest.mark.rule(147, 148)
 @pytest.mark.parametrize("path", ["/api/embed", "/api/embeddings"])
 @pytest.mark.parametrize(
     ("model", "status", "text"),
@@ -127,21 +139,21 @@ async def test_r138_a_routes_num_ctx_counts_as_well(tmp_path: Path) -> None:
         ("x:cloud", 403, "ollama cloud is disabled: remote model is unavailable"),
     ],
 )
-async def test_r147_r148_names_that_nobody_serves(
-    running: Fleet, path: str, model: str, status: int, text: str
-) -> None:
+async def test_names_that_nobody_serves(running: Fleet, path: str, model: str, status: int, text: str) -> None:
     response = await running.http.post(path, json={"model": model, "input": "x", "prompt": "x"})
     assert answered(response, status) == {"error": text}
 
 
-async def test_r149_local_and_cloud_at_once_is_refused(running: Fleet) -> None:
+@pytest.mark.rule(149)
+async def test_local_and_cloud_at_once_is_refused(running: Fleet) -> None:
     text = 'use either :local or :cloud, not both: "x:local:cloud"'
     for path in ("/api/embed", "/api/embeddings"):
         response = await running.http.post(path, json={"model": "x:local:cloud", "input": "x", "prompt": "x"})
         assert answered(response, 400) == {"error": text}
 
 
-async def test_r166_the_order_of_refusals(running: Fleet) -> None:
+@pytest.mark.rule(166)
+async def test_the_order_of_refusals(running: Fleet) -> None:
     """Bad JSON, then a bad input, then a missing model, then a bad option."""
     bad = {"num_ctx": "x"}
     assert "cannot unmarshal" in (await embed(running, 5, 400, model="nope", truncate="x", options=bad))["error"]
@@ -150,7 +162,8 @@ async def test_r166_the_order_of_refusals(running: Fleet) -> None:
     assert (await embed(running, "", 500, options=bad))["error"] == 'option "num_ctx" must be of type integer'
 
 
-async def test_r102_r159_a_model_that_chats_is_asked_and_cannot_embed(running: Fleet) -> None:
+@pytest.mark.rule(102, 159)
+async def test_a_model_that_chats_is_asked_and_cannot_embed(running: Fleet) -> None:
     refused = {"error": "this model does not support embeddings"}
     assert await embed(running, "x", 501, model="chat") == refused
     assert await older(running, "x", 500, model="chat") == refused

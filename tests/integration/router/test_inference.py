@@ -47,7 +47,8 @@ def text_of(parts: list[dict[str, Any]]) -> str:
     return "".join(part["message"]["content"] for part in parts if "message" in part)
 
 
-async def test_r024_r044_r071_a_streamed_chat_is_ndjson_that_ends_with_done(pair: Fleet) -> None:
+@pytest.mark.rule(24, 44, 71)
+async def test_a_streamed_chat_is_ndjson_that_ends_with_done(pair: Fleet) -> None:
     response = await pair.http.post("/api/chat", json=chat())
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/x-ndjson"
@@ -65,13 +66,16 @@ async def test_not_streamed_gives_the_same_text_in_one_object(pair: Fleet) -> No
     assert whole.json()["message"]["content"] == text_of(streamed)
 
 
-async def test_r023_r043_r055_generate_answers_both_ways_and_streams_unless_told_not_to(pair: Fleet) -> None:
+@pytest.mark.rule(23, 43, 55)
+async def test_generate_answers_both_ways_and_streams_unless_told_not_to(pair: Fleet) -> None:
     streamed = lines(await pair.http.post("/api/generate", json={"model": "tiny", "prompt": "hello"}))
     whole = (await pair.http.post("/api/generate", json={"model": "tiny", "prompt": "hello", "stream": False})).json()
     assert whole["response"] == "".join(part["response"] for part in streamed)
     assert whole["context"]
 
 
+@pytest.mark.rule(46, 167)
+@pytest.mark.trap(4)
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize(
     "fault",
@@ -92,7 +96,7 @@ async def test_r023_r043_r055_generate_answers_both_ways_and_streams_unless_told
     ],
     ids=repr,
 )
-async def test_r046_r167_trap_4_a_worker_that_fails_before_its_first_token_costs_the_client_nothing(
+async def test_a_worker_that_fails_before_its_first_token_costs_the_client_nothing(
     pair: Fleet, fault: script.Fault, stream: bool
 ) -> None:
     pair["a"].set_faults([fault])
@@ -103,10 +107,11 @@ async def test_r046_r167_trap_4_a_worker_that_fails_before_its_first_token_costs
     assert pair["b"].tokens == 6 * TOKENS
 
 
+@pytest.mark.rule(48)
 @pytest.mark.parametrize(
     "fault", [script.Cut(after_tokens=5), script.Error(after_tokens=5), script.Die(after_tokens=5)]
 )
-async def test_r048_a_whole_answer_that_breaks_is_asked_for_again(pair: Fleet, fault: script.Fault) -> None:
+async def test_a_whole_answer_that_breaks_is_asked_for_again(pair: Fleet, fault: script.Fault) -> None:
     pair["a"].set_faults([fault])
     for _ in range(4):
         response = await pair.http.post("/api/chat", json=chat(stream=False))
@@ -114,9 +119,10 @@ async def test_r048_a_whole_answer_that_breaks_is_asked_for_again(pair: Fleet, f
         assert response.json()["eval_count"] == TOKENS
 
 
+@pytest.mark.rule(48)
 @pytest.mark.parametrize("fault", [script.Cut(after_tokens=5), script.Error(after_tokens=5)])
 @pytest.mark.parametrize("path", ["/api/chat", "/api/generate"])
-async def test_r048_a_whole_answer_that_breaks_everywhere_is_an_error_and_none_of_its_text(
+async def test_a_whole_answer_that_breaks_everywhere_is_an_error_and_none_of_its_text(
     pair: Fleet, path: str, fault: script.Fault
 ) -> None:
     for name in ("a", "b"):
@@ -128,10 +134,12 @@ async def test_r048_a_whole_answer_that_breaks_everywhere_is_an_error_and_none_o
     assert "Simulated" not in response.text
 
 
+@pytest.mark.rule(47, 163)
+@pytest.mark.trap(4)
 @pytest.mark.parametrize(
     "fault", [script.Cut(after_tokens=5), script.Error(after_tokens=5), script.Die(after_tokens=5)]
 )
-async def test_r047_r163_trap_4_a_stream_that_breaks_ends_with_one_error_line(pair: Fleet, fault: script.Fault) -> None:
+async def test_a_stream_that_breaks_ends_with_one_error_line(pair: Fleet, fault: script.Fault) -> None:
     for name in ("a", "b"):
         pair[name].set_faults([fault])
     response = await pair.http.post("/api/chat", json=chat())
@@ -143,7 +151,8 @@ async def test_r047_r163_trap_4_a_stream_that_breaks_ends_with_one_error_line(pa
     assert not any(part.get("done") for part in parts)
 
 
-async def test_r167_a_request_at_fault_is_not_tried_elsewhere(pair: Fleet) -> None:
+@pytest.mark.rule(167)
+async def test_a_request_at_fault_is_not_tried_elsewhere(pair: Fleet) -> None:
     for name in ("a", "b"):
         pair[name].set_faults([script.Status(status=400)])
     response = await pair.http.post("/api/chat", json=chat(), headers={"x-request-id": "fault-1"})
@@ -154,9 +163,10 @@ async def test_r167_a_request_at_fault_is_not_tried_elsewhere(pair: Fleet) -> No
     assert record["failures"] == ["Refused"]
 
 
+@pytest.mark.rule(167)
 @pytest.mark.parametrize("status", [400, 413, 422, 429, 503])
 @pytest.mark.parametrize("stream", [True, False])
-async def test_r167_what_every_worker_says_keeps_its_status(pair: Fleet, status: int, stream: bool) -> None:
+async def test_what_every_worker_says_keeps_its_status(pair: Fleet, status: int, stream: bool) -> None:
     for name in ("a", "b"):
         pair[name].set_faults([script.Status(status=status)])
     response = await pair.http.post("/api/chat", json=chat(stream=stream))
@@ -198,20 +208,24 @@ async def test_a_model_without_a_live_worker_is_refused_at_once(pair: Fleet) -> 
     assert f'vllama_requests_total{{model="{MODEL}",operation="chat",status="503"}} 1.0' in page
 
 
+@pytest.mark.rule(46, 148)
 @pytest.mark.parametrize("stream", [True, False])
-async def test_r046_r148_an_unknown_model_is_404_in_ollamas_words_also_for_a_stream(pair: Fleet, stream: bool) -> None:
+async def test_an_unknown_model_is_404_in_ollamas_words_also_for_a_stream(pair: Fleet, stream: bool) -> None:
     response = await pair.http.post("/api/chat", json=chat(stream=stream) | {"model": "nope"})
     assert response.status_code == 404
     assert response.headers["content-type"].startswith("application/json")
     assert response.json() == {"error": "model 'nope' not found"}
 
 
+@pytest.mark.rule(45, 49)
+@pytest.mark.trap(10)
 @pytest.mark.parametrize("name", ["tiny", "Tiny:LATEST", "tiny:latest", "library/tiny"])
-async def test_r045_r049_trap_10_a_model_is_found_by_any_spelling_and_echoed_in_that(pair: Fleet, name: str) -> None:
+async def test_a_model_is_found_by_any_spelling_and_echoed_in_that(pair: Fleet, name: str) -> None:
     answer = (await pair.http.post("/api/generate", json={"model": name, "prompt": "hello", "stream": False})).json()
     assert answer["model"] == name
 
 
+@pytest.mark.rule(166)
 @pytest.mark.parametrize(
     ("body", "error"),
     [
@@ -221,7 +235,7 @@ async def test_r045_r049_trap_10_a_model_is_found_by_any_spelling_and_echoed_in_
         ({"options": {"seed": "x"}}, 'option "seed" must be of type integer'),
     ],
 )
-async def test_r166_the_first_of_two_errors_is_ollamas(pair: Fleet, body: dict[str, Any], error: str) -> None:
+async def test_the_first_of_two_errors_is_ollamas(pair: Fleet, body: dict[str, Any], error: str) -> None:
     response = await pair.http.post("/api/generate", json={"model": "tiny", "prompt": "x"} | body)
     assert response.json()["error"].startswith(error)
 
@@ -263,7 +277,8 @@ async def test_wrong_method_and_unknown_path(pair: Fleet) -> None:
     assert (unknown.status_code, unknown.text) == (404, "404 page not found")
 
 
-async def test_r137_more_stop_strings_than_a_worker_takes_are_no_reason_to_fail(pair: Fleet) -> None:
+@pytest.mark.rule(137)
+async def test_more_stop_strings_than_a_worker_takes_are_no_reason_to_fail(pair: Fleet) -> None:
     for path in ("/api/chat", "/api/generate"):
         body = chat(stream=False, options={"stop": [" two", "%", "&", "#", "!", "?"]}, prompt="hello")
         response = await pair.http.post(path, json=body, headers={"x-request-id": path[5:]})
@@ -273,7 +288,8 @@ async def test_r137_more_stop_strings_than_a_worker_takes_are_no_reason_to_fail(
         assert (await pair.record(path[5:]))["attempts"] == 1
 
 
-async def test_r058_r087_load_and_unload_need_no_worker_to_work(pair: Fleet) -> None:
+@pytest.mark.rule(58, 87)
+async def test_load_and_unload_need_no_worker_to_work(pair: Fleet) -> None:
     loaded = await pair.http.post("/api/chat", json={"model": "tiny"})
     assert loaded.json()["done_reason"] == "load"
     for keep_alive in (0, "0", "0s"):

@@ -32,7 +32,8 @@ def chat(**more: Any) -> dict[str, Any]:
     return {"model": "tiny", "messages": [{"role": "user", "content": "hello"}], **more}
 
 
-async def test_r163_a_stream_that_falls_silent_ends_with_a_line_that_says_so(hurried: Fleet) -> None:
+@pytest.mark.rule(163)
+async def test_a_stream_that_falls_silent_ends_with_a_line_that_says_so(hurried: Fleet) -> None:
     for name in ("a", "b"):
         hurried[name].set_faults([script.Stall(after_tokens=5)])
     response = await hurried.http.post("/api/chat", json=chat())
@@ -64,7 +65,8 @@ async def test_a_worker_that_does_not_begin_is_given_up_by_a_bound_of_its_own(tm
         assert (response.status_code, response.json()) == (504, {"error": BEFORE})
 
 
-async def test_r161_more_requests_than_may_wait_are_refused_and_counted(tmp_path: Path) -> None:
+@pytest.mark.rule(161)
+async def test_more_requests_than_may_wait_are_refused_and_counted(tmp_path: Path) -> None:
     narrow = Options(model=MODEL, tokens_per_second=500, ttft=0.01, answer_tokens=12, slots=1)
     async with fleet(tmp_path, {"a": narrow}, max_queue=2) as running:
         running["a"].set_faults([script.Freeze(seconds=1)])

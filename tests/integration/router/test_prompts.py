@@ -52,7 +52,8 @@ def turns(count: int) -> list[dict[str, Any]]:
     return [*told, {"role": "user", "content": "the last one"}]
 
 
-async def test_r066_a_prompt_is_rendered_and_nothing_generated(one: Fleet) -> None:
+@pytest.mark.rule(66)
+async def test_a_prompt_is_rendered_and_nothing_generated(one: Fleet) -> None:
     chat = await ask(
         one, "/api/chat", messages=[{"role": "user", "content": "hello"}], stream=True, _debug_render_only=True
     )
@@ -73,7 +74,8 @@ async def test_r066_a_prompt_is_rendered_and_nothing_generated(one: Fleet) -> No
     assert [worker["in_flight"] for worker in states] == [0]
 
 
-async def test_r054_a_context_is_taken_up_again(one: Fleet) -> None:
+@pytest.mark.rule(54)
+async def test_a_context_is_taken_up_again(one: Fleet) -> None:
     first = await ask(one, "/api/generate", prompt="hello")
     assert first["thinking"]
     second = await ask(one, "/api/generate", prompt="and you", context=first["context"])
@@ -90,7 +92,8 @@ async def test_r054_a_context_is_taken_up_again(one: Fleet) -> None:
     assert text.endswith("<|im_start|>user\nbye<|im_end|>\n<|im_start|>assistant\n")
 
 
-async def test_r054_a_context_streams_as_any_prompt_does(one: Fleet) -> None:
+@pytest.mark.rule(54)
+async def test_a_context_streams_as_any_prompt_does(one: Fleet) -> None:
     first = await ask(one, "/api/generate", prompt="hello")
     fields = {"model": "tiny", "prompt": "and you", "context": first["context"]}
     whole = await ask(one, "/api/generate", **fields)
@@ -101,7 +104,8 @@ async def test_r054_a_context_streams_as_any_prompt_does(one: Fleet) -> None:
     assert parts[-1]["context"] == whole["context"]
 
 
-async def test_r054_ids_that_are_no_tokens_are_refused_in_vllms_words(one: Fleet) -> None:
+@pytest.mark.rule(54)
+async def test_ids_that_are_no_tokens_are_refused_in_vllms_words(one: Fleet) -> None:
     for stream in (True, False):
         body = {"model": "tiny", "prompt": "hello", "context": [99_999_999], "stream": stream}
         response = await one.http.post("/api/generate", json=body)
@@ -109,7 +113,8 @@ async def test_r054_ids_that_are_no_tokens_are_refused_in_vllms_words(one: Fleet
         assert response.json() == {"error": "Token id 99999999 is out of vocabulary"}
 
 
-async def test_r062_r145_a_conversation_that_is_too_long_loses_its_oldest_turns(one: Fleet) -> None:
+@pytest.mark.rule(62, 145)
+async def test_a_conversation_that_is_too_long_loses_its_oldest_turns(one: Fleet) -> None:
     whole = turns(60)
     answer = await ask(one, "/api/chat", messages=whole, think=False)
     assert answer["message"]["content"].startswith("Simulated answer to: the last one")
@@ -122,15 +127,17 @@ async def test_r062_r145_a_conversation_that_is_too_long_loses_its_oldest_turns(
     assert (record["attempts"], record["status"]) == (1, 200)
 
 
-async def test_r145_what_is_kept_begins_with_a_question_and_has_the_system_message(one: Fleet) -> None:
+@pytest.mark.rule(145)
+async def test_what_is_kept_begins_with_a_question_and_has_the_system_message(one: Fleet) -> None:
     short = await ask(one, "/api/chat", messages=turns(1), think=False)
     long = await ask(one, "/api/chat", messages=turns(60), think=False, options={"num_predict": 5})
     assert long["prompt_eval_count"] > short["prompt_eval_count"]
     assert long["done_reason"] == "length"
 
 
+@pytest.mark.rule(62, 63)
 @pytest.mark.parametrize("fields", [{"truncate": False}, {"shift": False}])
-async def test_r062_r063_a_client_may_want_an_error_instead(one: Fleet, fields: dict[str, Any]) -> None:
+async def test_a_client_may_want_an_error_instead(one: Fleet, fields: dict[str, Any]) -> None:
     for path, body in (("chat", {"messages": turns(60)}), ("generate", {"prompt": "hello " * 500})):
         for stream in (True, False):
             response = await one.http.post(f"/api/{path}", json={"model": "tiny", "stream": stream, **body, **fields})
@@ -138,6 +145,7 @@ async def test_r062_r063_a_client_may_want_an_error_instead(one: Fleet, fields: 
             assert response.json() == {"error": CONTEXT_EXCEEDED}
 
 
+@pytest.mark.rule(62)
 @pytest.mark.parametrize(
     "fields",
     [
@@ -149,13 +157,14 @@ async def test_r062_r063_a_client_may_want_an_error_instead(one: Fleet, fields: 
     ],
     ids=["chat", "raw", "very long", "very long and raw", "context"],
 )
-async def test_r062_a_prompt_that_is_too_long_by_itself_loses_its_beginning(one: Fleet, fields: dict[str, Any]) -> None:
+async def test_a_prompt_that_is_too_long_by_itself_loses_its_beginning(one: Fleet, fields: dict[str, Any]) -> None:
     answer = await ask(one, "/api/generate", think=False if "raw" not in fields else None, **fields)
     assert answer["prompt_eval_count"] == CONTEXT * 3 // 4
     assert answer["eval_count"] > 1
     assert answer["response"]
 
 
+@pytest.mark.rule(62, 137)
 @pytest.mark.parametrize(
     ("path", "fields"),
     [
@@ -166,7 +175,7 @@ async def test_r062_a_prompt_that_is_too_long_by_itself_loses_its_beginning(one:
     ],
     ids=["chat", "generate", "raw", "context"],
 )
-async def test_r062_r137_a_prompt_may_be_too_long_and_have_too_many_stop_strings(
+async def test_a_prompt_may_be_too_long_and_have_too_many_stop_strings(
     one: Fleet, path: str, fields: dict[str, Any]
 ) -> None:
     """vLLM tells of one after the other."""
@@ -175,14 +184,16 @@ async def test_r062_r137_a_prompt_may_be_too_long_and_have_too_many_stop_strings
     assert 0 < answer["prompt_eval_count"] < CONTEXT
 
 
-async def test_r062_a_last_message_that_is_too_long_by_itself_is_cut(one: Fleet) -> None:
+@pytest.mark.rule(62)
+async def test_a_last_message_that_is_too_long_by_itself_is_cut(one: Fleet) -> None:
     long = [*turns(3)[:-1], {"role": "user", "content": "hello " * 500}]
     answer = await ask(one, "/api/chat", messages=long, options={"num_predict": 7})
     assert answer["prompt_eval_count"] == CONTEXT - 7
     assert (answer["eval_count"], answer["done_reason"]) == (7, "length")
 
 
-async def test_r145_results_of_tools_stay_with_their_calls(one: Fleet) -> None:
+@pytest.mark.rule(145)
+async def test_results_of_tools_stay_with_their_calls(one: Fleet) -> None:
     """An agent at work: one question, and so many calls since that the oldest have to go."""
     told: list[dict[str, Any]] = [{"role": "user", "content": "what is the weather"}]
     for number in range(30):
@@ -193,7 +204,8 @@ async def test_r145_results_of_tools_stay_with_their_calls(one: Fleet) -> None:
     assert CONTEXT / 2 < answer["prompt_eval_count"] <= CONTEXT * 3 // 4
 
 
-async def test_r063_an_answer_that_fills_the_context_ends_for_length(tmp_path: Path) -> None:
+@pytest.mark.rule(63)
+async def test_an_answer_that_fills_the_context_ends_for_length(tmp_path: Path) -> None:
     endless = dataclasses.replace(SMALL, answer_tokens=500, reasoning=False)
     async with fleet(tmp_path, {"a": endless}) as running:
         for fields in ({"raw": True}, {"options": {"num_predict": 100_000}}):
@@ -220,7 +232,8 @@ async def test_a_worker_that_fails_at_a_question_costs_the_client_nothing(tmp_pa
         assert pair["a"].running == 0
 
 
-async def test_r162_a_client_that_leaves_ends_the_question_too(one: Fleet) -> None:
+@pytest.mark.rule(162)
+async def test_a_client_that_leaves_ends_the_question_too(one: Fleet) -> None:
     one["a"].set_faults([script.Hang(paths=("/tokenize",))])
     body = {"model": "tiny", "prompt": "hello", "context": [520]}
     with pytest.raises(httpx.ReadTimeout):

@@ -46,7 +46,8 @@ async def raw(running: Fleet, *sent: bytes) -> bytes:
         writer.close()
 
 
-async def test_r001_r002_r003_r004_r008_what_clients_ask_first(running: Fleet) -> None:
+@pytest.mark.rule(1, 2, 3, 4, 8)
+async def test_what_clients_ask_first(running: Fleet) -> None:
     root = await running.http.get("/")
     assert (root.status_code, root.content) == (200, b"Ollama is running")
     assert root.headers["content-type"] == "text/plain; charset=utf-8"
@@ -58,11 +59,13 @@ async def test_r001_r002_r003_r004_r008_what_clients_ask_first(running: Fleet) -
         assert {**head.headers, "date": ""} == {**got.headers, "date": ""}
 
 
-async def test_r004_the_version_can_be_set(tmp_path: Path) -> None:
+@pytest.mark.rule(4)
+async def test_the_version_can_be_set(tmp_path: Path) -> None:
     async with fleet(tmp_path, {}, version="0.40.1") as one:
         assert (await one.http.get("/api/version")).json() == {"version": "0.40.1"}
 
 
+@pytest.mark.rule(5, 12, 13, 14, 16, 17, 19, 20, 113)
 @pytest.mark.parametrize(
     ("rule", "method", "path", "status"),
     [
@@ -80,9 +83,7 @@ async def test_r004_the_version_can_be_set(tmp_path: Path) -> None:
         ("v1", "POST", "/v1/messages?beta=true", 501),
     ],
 )
-async def test_r005_r012_r013_r014_r016_r017_r019_r020_r113_fixed_answers(
-    running: Fleet, rule: str, method: str, path: str, status: int
-) -> None:
+async def test_fixed_answers(running: Fleet, rule: str, method: str, path: str, status: int) -> None:
     answer = await running.http.request(method, path, content=b"anything" if method == "POST" else None)
     assert answer.status_code == status, rule
     if status != 404:
@@ -90,13 +91,15 @@ async def test_r005_r012_r013_r014_r016_r017_r019_r020_r113_fixed_answers(
         assert method == "HEAD" or isinstance(answer.json(), dict)
 
 
-async def test_r007_r037_push_is_refused(running: Fleet) -> None:
+@pytest.mark.rule(7, 37)
+async def test_push_is_refused(running: Fleet) -> None:
     answer = await running.http.post("/api/push", json={"model": "tiny"})
     assert (answer.status_code, answer.headers["content-type"]) == (501, JSON)
     assert answer.json()["error"].startswith("models cannot be pushed from here")
 
 
-async def test_r021_r030_r031_r117_models_in_other_words(running: Fleet) -> None:
+@pytest.mark.rule(21, 30, 31, 117)
+async def test_models_in_other_words(running: Fleet) -> None:
     listed = (await running.http.get("/v1/models")).json()
     assert [(one["id"], one["owned_by"]) for one in listed["data"]] == [("tiny:latest", "library")]
     one = await running.http.get("/v1/models/TINY")
@@ -112,14 +115,16 @@ async def test_r021_r030_r031_r117_models_in_other_words(running: Fleet) -> None
     assert [one["model"] for one in recommended["recommendations"]] == ["tiny:latest"]
 
 
-async def test_r035_what_ollama_has_not_is_not_there(running: Fleet) -> None:
+@pytest.mark.rule(35)
+async def test_what_ollama_has_not_is_not_there(running: Fleet) -> None:
     paths = ("/v1/messages/count_tokens", "/v1/images/generations", "/api/tokenize", "/api/detokenize")
     for path in paths:
         answer = await running.http.post(path, json={})
         assert (answer.status_code, answer.text) == (404, "404 page not found"), path
 
 
-async def test_r036_unknown_paths_wrong_methods_and_slashes(running: Fleet) -> None:
+@pytest.mark.rule(36)
+async def test_unknown_paths_wrong_methods_and_slashes(running: Fleet) -> None:
     for method, path in (("GET", "/api/nothing"), ("POST", "//api/chat"), ("GET", "/API/tags"), ("PUT", "/x/")):
         answer = await running.http.request(method, f"{running.url}{path}")
         assert (answer.status_code, answer.content) == (404, b"404 page not found"), path
@@ -136,7 +141,8 @@ async def test_r036_unknown_paths_wrong_methods_and_slashes(running: Fleet) -> N
     assert (await running.http.get("/api/%74ags")).status_code == 200
 
 
-async def test_r038_cloud_names_are_refused(running: Fleet) -> None:
+@pytest.mark.rule(38)
+async def test_cloud_names_are_refused(running: Fleet) -> None:
     for path in ("/api/chat", "/api/generate"):
         answer = await running.http.post(path, json=chat(model="kimi-k2:1t-cloud", prompt="x"))
         assert answer.status_code == 403
@@ -146,7 +152,8 @@ async def test_r038_cloud_names_are_refused(running: Fleet) -> None:
     assert shown.json() == {"error": "ollama cloud is disabled: remote model details are unavailable"}
 
 
-async def test_r040_r042_r043_streams_by_default_and_one_object_where_not(running: Fleet) -> None:
+@pytest.mark.rule(40, 42, 43)
+async def test_streams_by_default_and_one_object_where_not(running: Fleet) -> None:
     whole = await running.http.post("/api/chat", json=chat())
     assert whole.headers["content-type"] == JSON
     assert not whole.content.endswith(b"\n")
@@ -162,7 +169,8 @@ async def test_r040_r042_r043_streams_by_default_and_one_object_where_not(runnin
         assert "eval_count" not in lines[0], "metrics that are zero are left out"
 
 
-async def test_r044_chunks_are_whole_lines_and_sent_at_once(tmp_path: Path) -> None:
+@pytest.mark.rule(44)
+async def test_chunks_are_whole_lines_and_sent_at_once(tmp_path: Path) -> None:
     """The worker falls silent in the middle of its answer, so nothing that comes was held back for more."""
     async with fleet(tmp_path, {"a": QUICK}) as running:
         running["a"].set_faults([script.Stall(after_tokens=3)])
@@ -183,7 +191,8 @@ async def test_r044_chunks_are_whole_lines_and_sent_at_once(tmp_path: Path) -> N
     assert [line["done"] for line in lines] == [False] * 3
 
 
-async def test_r039_r177_the_content_type_of_a_body_is_not_looked_at(running: Fleet) -> None:
+@pytest.mark.rule(39, 177)
+async def test_the_content_type_of_a_body_is_not_looked_at(running: Fleet) -> None:
     for kind in (
         "application/x-www-form-urlencoded",
         "text/plain",
@@ -200,8 +209,9 @@ async def test_r039_r177_the_content_type_of_a_body_is_not_looked_at(running: Fl
     assert "content-type" not in bare.request.headers
 
 
+@pytest.mark.rule(178)
 @pytest.mark.parametrize("path", POSTS)
-async def test_r178_compressed_bodies_are_refused_before_they_are_read(running: Fleet, path: str) -> None:
+async def test_compressed_bodies_are_refused_before_they_are_read(running: Fleet, path: str) -> None:
     for encoding in ("gzip", "zstd", "br", "deflate, gzip"):
         answer = await running.http.post(path, content=b"\x1f\x8b", headers={"content-encoding": encoding})
         assert (answer.status_code, answer.headers["content-type"]) == (415, JSON)
@@ -210,15 +220,17 @@ async def test_r178_compressed_bodies_are_refused_before_they_are_read(running: 
     assert plain.status_code in (200, 501)
 
 
-async def test_r178_answers_are_never_compressed(running: Fleet) -> None:
+@pytest.mark.rule(178)
+async def test_answers_are_never_compressed(running: Fleet) -> None:
     for path in ("/api/tags", "/"):
         answer = await running.http.get(path, headers={"accept-encoding": "gzip, br, zstd"})
         assert "content-encoding" not in answer.headers
         assert "vary" not in answer.headers
 
 
+@pytest.mark.rule(150)
 @pytest.mark.parametrize("path", POSTS)
-async def test_r150_an_empty_body_is_named(running: Fleet, path: str) -> None:
+async def test_an_empty_body_is_named(running: Fleet, path: str) -> None:
     for body in (b"", b"  \n"):
         answer = await running.http.post(path, content=body)
         assert (answer.status_code, answer.json()) == (400, {"error": "missing request body"})
@@ -278,13 +290,15 @@ async def test_images_of_many_megabytes_are_taken(tmp_path: Path) -> None:
         assert answer.status_code < 500
 
 
-async def test_r179_credentials_are_ignored_where_there_are_no_keys(running: Fleet) -> None:
+@pytest.mark.rule(179)
+async def test_credentials_are_ignored_where_there_are_no_keys(running: Fleet) -> None:
     answer = await running.http.post("/api/chat?ts=1700000000", json=chat(), headers={"authorization": "ssh key:sig"})
     assert answer.status_code == 200
     assert "www-authenticate" not in answer.headers
 
 
-async def test_r180_answers_have_ollamas_headers_and_no_others(running: Fleet) -> None:
+@pytest.mark.rule(180)
+async def test_answers_have_ollamas_headers_and_no_others(running: Fleet) -> None:
     whole = await running.http.post("/api/chat", json=chat())
     assert set(whole.headers) == {"content-type", "content-length", "date"}
     streamed = await running.http.post("/api/chat", json=chat(stream=True))
@@ -295,7 +309,8 @@ async def test_r180_answers_have_ollamas_headers_and_no_others(running: Fleet) -
     assert traced.headers["x-request-id"] == "mine", "only for who sends one"
 
 
-async def test_r181_r182_pages_are_told_what_they_may(running: Fleet) -> None:
+@pytest.mark.rule(181, 182)
+async def test_pages_are_told_what_they_may(running: Fleet) -> None:
     origin = "http://localhost:3000"
     asked = {
         "origin": origin,
@@ -320,7 +335,8 @@ async def test_r181_r182_pages_are_told_what_they_may(running: Fleet) -> None:
     assert "access-control-allow-origin" not in same.headers
 
 
-async def test_r164_r165_r183_foreign_hosts_and_origins_get_an_empty_403(running: Fleet) -> None:
+@pytest.mark.rule(164, 165, 183)
+async def test_foreign_hosts_and_origins_get_an_empty_403(running: Fleet) -> None:
     for headers in ({"host": "evil.example.com"}, {"origin": "https://evil.example.com"}):
         for method, path in (("POST", "/api/chat"), ("GET", "/"), ("GET", "/api/nothing"), ("OPTIONS", "/api/tags")):
             answer = await running.http.request(method, path, headers=headers)

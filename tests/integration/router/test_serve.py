@@ -163,7 +163,8 @@ def chat(url: str, **fields: Any) -> httpx.Response:
     return httpx.post(f"{url}/api/chat", json=body, timeout=30, trust_env=False)
 
 
-def test_r184_it_serves_says_what_to_try_and_finishes_what_runs_when_it_is_stopped(served: Served) -> None:
+@pytest.mark.rule(184)
+def test_it_serves_says_what_to_try_and_finishes_what_runs_when_it_is_stopped(served: Served) -> None:
     answer = chat(served.url, options={"num_predict": 5})
     assert answer.status_code == 200
     assert answer.json()["eval_count"] == 5
@@ -196,7 +197,8 @@ def test_a_server_without_a_model_shows_no_difference_from_ollama(served: Served
     assert (seen.stdout.splitlines()[-1], seen.returncode) == ("4 rules checked: 4 as Ollama, 0 differ", 0)
 
 
-def test_r201_no_traffic_of_ours_takes_a_proxy_and_what_has_no_effect_is_named_once(
+@pytest.mark.rule(201)
+def test_no_traffic_of_ours_takes_a_proxy_and_what_has_no_effect_is_named_once(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
     dead = "http://127.0.0.1:9"

@@ -12,6 +12,7 @@ LONG = "8" * 80
 LONG_HOST = "3" * 350
 
 
+@pytest.mark.rule(169, 173)
 @pytest.mark.parametrize(
     ("text", "full", "short"),
     [
@@ -36,11 +37,12 @@ LONG_HOST = "3" * 350
         (f"{LONG_HOST}/{LONG}/{LONG}:{LONG}",) + (f"{LONG_HOST}/{LONG}/{LONG}:{LONG}",) * 2,
     ],
 )
-def test_r169_r173_parts_and_defaults(text: str, full: str, short: str) -> None:
+def test_parts_and_defaults(text: str, full: str, short: str) -> None:
     name = parse(text)
     assert (name.full, name.short) == (full, short)
 
 
+@pytest.mark.rule(169, 170)
 @pytest.mark.parametrize(
     ("text", "why"),
     [
@@ -73,13 +75,14 @@ def test_r169_r173_parts_and_defaults(text: str, full: str, short: str) -> None:
         ("x:-cloud", "the tag is empty"),
     ],
 )
-def test_r169_r170_what_is_no_name_says_why(text: str, why: str) -> None:
+def test_what_is_no_name_says_why(text: str, why: str) -> None:
     with pytest.raises(InvalidName, match=why) as raised:
         parse(text)
     assert raised.value.text == "invalid model name"
     assert raised.value.given == text
 
 
+@pytest.mark.rule(171, 172)
 @pytest.mark.parametrize(
     ("one", "other"),
     [
@@ -93,15 +96,17 @@ def test_r169_r170_what_is_no_name_says_why(text: str, why: str) -> None:
         ("ns/x: local", "ns/x:latest"),
     ],
 )
-def test_r171_r172_spellings_of_one_name_share_a_key(one: str, other: str) -> None:
+def test_spellings_of_one_name_share_a_key(one: str, other: str) -> None:
     assert parse(one).key == parse(other).key
 
 
-def test_r171_the_given_spelling_is_kept_for_display() -> None:
+@pytest.mark.rule(171)
+def test_the_given_spelling_is_kept_for_display() -> None:
     assert parse("Qwen/Qwen3-8B:FP8").short == "Qwen/Qwen3-8B:FP8"
     assert parse("Registry.Ollama.AI/Library/X").short == "X:latest"
 
 
+@pytest.mark.rule(38, 172)
 @pytest.mark.parametrize(
     ("text", "cloud"),
     [
@@ -119,7 +124,7 @@ def test_r171_the_given_spelling_is_kept_for_display() -> None:
         ("", False),
     ],
 )
-def test_r038_r172_cloud_names(text: str, cloud: bool) -> None:
+def test_cloud_names(text: str, cloud: bool) -> None:
     assert is_cloud(text) is cloud
 
 
@@ -133,13 +138,15 @@ def test_a_cloud_name_never_means_the_local_model(text: str, tag: str) -> None:
     assert is_cloud(name.full)
 
 
+@pytest.mark.rule(149)
 @pytest.mark.parametrize("text", ["foo:cloud:local", "foo:local:cloud", "foo:8b-cloud:local", "foo:local:local"])
-def test_r149_both_sources_are_a_conflict(text: str) -> None:
+def test_both_sources_are_a_conflict(text: str) -> None:
     with pytest.raises(ConflictingSource) as raised:
         parse(text)
     assert raised.value.text == f'use either :local or :cloud, not both: "{text}"'
 
 
+@pytest.mark.rule(173)
 @pytest.mark.parametrize(
     ("text", "key"),
     [
@@ -149,7 +156,7 @@ def test_r149_both_sources_are_a_conflict(text: str) -> None:
         ("a:local:cloud", "a:local:cloud"),
     ],
 )
-def test_r173_served_names_outside_the_grammar_are_their_own_key(text: str, key: str) -> None:
+def test_served_names_outside_the_grammar_are_their_own_key(text: str, key: str) -> None:
     assert lookup_key(text) == key
 
 
@@ -165,8 +172,9 @@ def part(longest: int, extra: str) -> st.SearchStrategy[str]:
 names = st.builds(Name, part(350, ".:"), part(80, ""), part(80, "."), part(80, "."))
 
 
+@pytest.mark.rule(169, 173)
 @given(names)
-def test_r169_r173_printing_and_parsing_are_inverse(name: Name) -> None:
+def test_printing_and_parsing_are_inverse(name: Name) -> None:
     if name.tag.lower() == "local":
         assert parse(name.full).tag == "latest"
     elif is_cloud(name.full):
@@ -176,8 +184,9 @@ def test_r169_r173_printing_and_parsing_are_inverse(name: Name) -> None:
         assert parse(name.short).key == name.key
 
 
+@pytest.mark.rule(169)
 @given(st.text(max_size=200) | st.text(alphabet="aB1_-.:/ @", max_size=40) | names.map(lambda name: name.full))
-def test_r169_parsing_is_total_and_settles_at_once(text: str) -> None:
+def test_parsing_is_total_and_settles_at_once(text: str) -> None:
     try:
         name = parse(text)
     except InvalidName:
@@ -192,8 +201,9 @@ def test_r169_parsing_is_total_and_settles_at_once(text: str) -> None:
 plain_names = names.filter(lambda name: not is_cloud(name.full) and name.tag.lower() != "local")
 
 
+@pytest.mark.rule(169)
 @given(plain_names, st.sampled_from(["{model}", "{namespace}/{model}", "{host}/{namespace}/{model}"]), st.booleans())
-def test_r169_what_is_left_out_is_filled_in(name: Name, form: str, tagged: bool) -> None:
+def test_what_is_left_out_is_filled_in(name: Name, form: str, tagged: bool) -> None:
     text = form.format(host=name.host, namespace=name.namespace, model=name.model) + (f":{name.tag}" if tagged else "")
     host = name.host if "{host}" in form else "registry.ollama.ai"
     namespace = name.namespace if "{namespace}" in form else "library"
@@ -204,22 +214,25 @@ def test_r169_what_is_left_out_is_filled_in(name: Name, form: str, tagged: bool)
         assert parse(f"https://{text}") == wanted
 
 
+@pytest.mark.rule(169)
 @given(plain_names, st.integers(min_value=1, max_value=65535))
-def test_r169_a_hosts_port_is_no_tag(name: Name, port: int) -> None:
+def test_a_hosts_port_is_no_tag(name: Name, port: int) -> None:
     host = f"{name.host.replace(':', '.')[:300]}:{port}"
     assert parse(f"{host}/{name.namespace}/{name.model}") == Name(host, name.namespace, name.model, "latest")
 
 
+@pytest.mark.rule(170)
 @given(plain_names, st.sampled_from(["host", "namespace", "model", "tag"]), st.sampled_from("@é+*%~\0\\"), st.data())
-def test_r170_one_odd_character_anywhere_is_too_much(name: Name, part: str, odd: str, data: st.DataObject) -> None:
+def test_one_odd_character_anywhere_is_too_much(name: Name, part: str, odd: str, data: st.DataObject) -> None:
     text = getattr(name, part)
     at = data.draw(st.integers(0, len(text)))
     with pytest.raises(InvalidName):
         parse(replace(name, **{part: text[:at] + odd + text[at:]}).full)
 
 
+@pytest.mark.rule(170)
 @given(st.sampled_from([("host", 350), ("namespace", 80), ("model", 80), ("tag", 80)]), st.integers(1, 400))
-def test_r170_every_part_has_a_longest_length(part: tuple[str, int], length: int) -> None:
+def test_every_part_has_a_longest_length(part: tuple[str, int], length: int) -> None:
     field, longest = part
     name = Name(**{"host": "h", "namespace": "n", "model": "m", "tag": "t", field: "x" * length})
     if length <= longest:
@@ -229,15 +242,17 @@ def test_r170_every_part_has_a_longest_length(part: tuple[str, int], length: int
             parse(name.full)
 
 
+@pytest.mark.rule(171)
 @given(plain_names, st.randoms(use_true_random=False))
-def test_r171_case_never_makes_another_model(name: Name, chance: random.Random) -> None:
+def test_case_never_makes_another_model(name: Name, chance: random.Random) -> None:
     spelled = "".join(chance.choice((char.lower(), char.upper())) for char in name.full)
     assert lookup_key(spelled) == lookup_key(name.full) == name.key
     assert parse(spelled).full == spelled
 
 
+@pytest.mark.rule(172)
 @given(plain_names, st.sampled_from(["local", "LOCAL", "Local"]), st.sampled_from(["cloud", "Cloud"]))
-def test_r172_local_is_stripped_and_cloud_is_kept(name: Name, local: str, cloud: str) -> None:
+def test_local_is_stripped_and_cloud_is_kept(name: Name, local: str, cloud: str) -> None:
     assert parse(f"{name.full}:{local}") == name
     assert not is_cloud(f"{name.full}:{local}")
     assert is_cloud(f"{name.full}:{cloud}")

@@ -16,16 +16,16 @@ IGNORED = {
 }
 
 
+@pytest.mark.rule(189, 190, 191, 194, 196, 197, 198, 199)
 @pytest.mark.parametrize(("name", "reason"), IGNORED.values(), ids=IGNORED.keys())
-def test_r189_r190_r191_r194_r196_r197_r198_r199_what_has_no_counterpart_is_named_with_the_reason(
-    name: str, reason: str
-) -> None:
+def test_what_has_no_counterpart_is_named_with_the_reason(name: str, reason: str) -> None:
     (line,) = without_effect({name: "1"})
     assert line.startswith(f"{name} has no effect: ")
     assert reason in line
 
 
-def test_r198_r199_storage_engine_and_new_variables_are_named() -> None:
+@pytest.mark.rule(198, 199)
+def test_storage_engine_and_new_variables_are_named() -> None:
     environ = {
         "OLLAMA_NOPRUNE": "1",
         "OLLAMA_MAX_TRANSFER_STREAMS": "4",
@@ -46,14 +46,16 @@ def test_r198_r199_storage_engine_and_new_variables_are_named() -> None:
     ]
 
 
-def test_r200_what_is_for_the_command_line_alone_is_not_named() -> None:
+@pytest.mark.rule(200)
+def test_what_is_for_the_command_line_alone_is_not_named() -> None:
     assert without_effect({"OLLAMA_EDITOR": "vi", "OLLAMA_NOHISTORY": "1"}) == []
 
 
+@pytest.mark.rule(195)
 @pytest.mark.parametrize(
     ("value", "named"), [("1", False), ("true", False), ("yes, please", False), ("0", True), (" 'False' ", True)]
 )
-def test_r195_there_is_no_cloud_and_only_who_wants_one_is_told(value: str, named: bool) -> None:
+def test_there_is_no_cloud_and_only_who_wants_one_is_told(value: str, named: bool) -> None:
     assert bool(without_effect({"OLLAMA_NO_CLOUD": value})) is named
 
 

@@ -54,6 +54,7 @@ def test_settings_are_frozen() -> None:
         settings.registry.fleet = "x"  # type: ignore[misc]
 
 
+@pytest.mark.rule(185)
 @pytest.mark.parametrize(
     ("variables", "host", "port"),
     [
@@ -68,7 +69,7 @@ def test_settings_are_frozen() -> None:
         ({"OLLAMA_HOST": "' '"}, "127.0.0.1", 11434),
     ],
 )
-def test_r185_where_to_listen(setenv: Set, variables: dict[str, str], host: str, port: int) -> None:
+def test_where_to_listen(setenv: Set, variables: dict[str, str], host: str, port: int) -> None:
     setenv(**variables)
     settings = RouterSettings()
     assert (settings.host, settings.port) == (host, port)
@@ -87,32 +88,36 @@ def test_our_own_variables_are_stronger_than_ollamas(setenv: Set) -> None:
     assert (settings.keep_alive, settings.origins) == (600, ("http://a",))
 
 
+@pytest.mark.rule(187)
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [("10m", 600), ("90", 90), ("-1", math.inf), ("-1m", math.inf), ("0", 0), ("soon", 300), ("1.5", 300), ("", 300)],
 )
-def test_r187_ollamas_keep_alive(setenv: Set, value: str, seconds: float) -> None:
+def test_ollamas_keep_alive(setenv: Set, value: str, seconds: float) -> None:
     setenv(OLLAMA_KEEP_ALIVE=value)
     assert RouterSettings().keep_alive == seconds
 
 
+@pytest.mark.rule(192)
 @pytest.mark.parametrize(("value", "seconds"), [("10m", 600), ("0", math.inf), ("-1", math.inf), ("x", 1800)])
-def test_r192_ollamas_load_timeout(setenv: Set, value: str, seconds: float) -> None:
+def test_ollamas_load_timeout(setenv: Set, value: str, seconds: float) -> None:
     setenv(OLLAMA_LOAD_TIMEOUT=value)
     assert WorkerSettings().load_timeout == seconds
 
 
+@pytest.mark.rule(188)
 @pytest.mark.parametrize(("value", "queue"), [("7", 7), ("0", 0), ("-1", 512), ("many", 512)])
-def test_r188_ollamas_queue(setenv: Set, value: str, queue: int) -> None:
+def test_ollamas_queue(setenv: Set, value: str, queue: int) -> None:
     setenv(OLLAMA_MAX_QUEUE=value)
     assert RouterSettings().max_queue == queue
 
 
+@pytest.mark.rule(193)
 @pytest.mark.parametrize(
     ("value", "level"),
     [("1", "debug"), ("true", "debug"), ("2", "debug"), ("0", "info"), ("false", "info"), ("x", "info")],
 )
-def test_r193_ollamas_debug(setenv: Set, value: str, level: str) -> None:
+def test_ollamas_debug(setenv: Set, value: str, level: str) -> None:
     setenv(OLLAMA_DEBUG=value)
     assert RouterSettings().log_level == level
 

@@ -29,12 +29,14 @@ def admitted(pool: Pool, most: int, tries: int, worker: str = "a") -> int:
     return tries
 
 
+@pytest.mark.rule(161)
 @pytest.mark.parametrize("most", [0, 1, 512])
-def test_r161_beyond_the_slots_so_many_may_wait(most: int) -> None:
+def test_beyond_the_slots_so_many_may_wait(most: int) -> None:
     assert admitted(pool_of(Clock(), found("a", slots=8)), most, 1000) == most + 8
 
 
-def test_r161_the_refusal_is_ollamas_and_says_when_to_come_back() -> None:
+@pytest.mark.rule(161)
+def test_the_refusal_is_ollamas_and_says_when_to_come_back() -> None:
     pool = pool_of(Clock(), found("a", slots=1))
     pool.lease(worker_in(pool, "a"))
     with pytest.raises(ServerBusy) as caught:

@@ -98,7 +98,8 @@ async def look(static: Watch, times: int = 1) -> None:
             await static.learn()
 
 
-async def test_r176_it_is_asked_for_what_it_can_when_it_appears_and_not_again() -> None:
+@pytest.mark.rule(176)
+async def test_it_is_asked_for_what_it_can_when_it_appears_and_not_again() -> None:
     vllm, pool = Vllm(), Recorder()
     vllm.able = True
     static = watch(vllm, pool, Clock())
@@ -112,7 +113,8 @@ async def test_r176_it_is_asked_for_what_it_can_when_it_appears_and_not_again() 
     assert pool.known[ID].record.models[0].capabilities == ("completion",)
 
 
-async def test_r176_one_that_is_too_busy_to_show_what_it_can_is_asked_again_less_and_less_often() -> None:
+@pytest.mark.rule(176)
+async def test_one_that_is_too_busy_to_show_what_it_can_is_asked_again_less_and_less_often() -> None:
     vllm, pool, clock = Vllm(), Recorder(), Clock()
     vllm.busy = True
     static = watch(vllm, pool, clock)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from tests.support.balance import DRAINING, READY, RESTARTING, Clock, found, pool_of
 from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.router.balance.pool import Pool
@@ -23,7 +25,8 @@ def described(pool: Pool, name: str = "m", *made: VirtualModel) -> CatalogueMode
     return as_model(listed)
 
 
-def test_r022_a_model_is_loaded_while_any_of_its_workers_serves() -> None:
+@pytest.mark.rule(22)
+def test_a_model_is_loaded_while_any_of_its_workers_serves() -> None:
     pool = pool_of(Clock(), found("a", LONG, load=READY), found("b", LONG, load=RESTARTING))
     assert described(pool).loaded
     pool.report("a", DRAINING)
@@ -46,7 +49,8 @@ def test_a_restarting_worker_still_counts_for_it_comes_back() -> None:
     assert described(pool).merged.differ == {"context_length": [1024, 4096]}
 
 
-def test_r174_a_plain_copy_has_its_models_digest_and_one_that_adds_something_its_own() -> None:
+@pytest.mark.rule(174)
+def test_a_plain_copy_has_its_models_digest_and_one_that_adds_something_its_own() -> None:
     pool = pool_of(Clock(), found("a", LONG, load=READY))
     copy = VirtualModel(name="copy:latest", revision=1, base="m:latest", changed=5.0)
     mario = VirtualModel(name="mario:latest", revision=1, base="m:latest", system="You are Mario.", changed=7.0)

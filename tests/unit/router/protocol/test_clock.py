@@ -11,6 +11,7 @@ from vllama_pool.router.protocol.ollama.durations import FOREVER, SECOND
 from vllama_pool.router.protocol.ollama.lifetimes import Lifetimes
 
 
+@pytest.mark.rule(41)
 @pytest.mark.parametrize(
     ("unix_ns", "text"),
     [
@@ -21,7 +22,7 @@ from vllama_pool.router.protocol.ollama.lifetimes import Lifetimes
         (1_795_375_700_123_456_789, "2026-11-22T19:28:20.123456789Z"),
     ],
 )
-def test_r041_stamps_are_rfc_3339_in_utc_without_trailing_zeros(unix_ns: int, text: str) -> None:
+def test_stamps_are_rfc_3339_in_utc_without_trailing_zeros(unix_ns: int, text: str) -> None:
     assert rfc3339(unix_ns) == Stamps()(unix_ns) == text
 
 
@@ -41,7 +42,8 @@ def test_the_system_clock_runs() -> None:
     assert clock.time_ns() > 1_700_000_000 * SECOND
 
 
-def test_r093_the_last_request_says_how_long_a_model_stays() -> None:
+@pytest.mark.rule(93)
+def test_the_last_request_says_how_long_a_model_stays() -> None:
     lifetimes = Lifetimes(default=300 * SECOND)
     assert lifetimes.expires("x", 1000) == 1000 + 300 * SECOND
     lifetimes.touch("x", 3600 * SECOND, 1000)
@@ -52,15 +54,17 @@ def test_r093_the_last_request_says_how_long_a_model_stays() -> None:
     assert rfc3339(lifetimes.expires("x", 1_795_375_700 * SECOND)) > "2262"
 
 
-def test_r187_a_default_of_nothing_does_not_show_what_is_served_as_stopping() -> None:
+@pytest.mark.rule(187)
+def test_a_default_of_nothing_does_not_show_what_is_served_as_stopping() -> None:
     lifetimes = Lifetimes(default=0)
     assert lifetimes.expires("x", 1000) == 1000 + 300 * SECOND
     lifetimes.touch("x", None, 1000)
     assert lifetimes.expires("x", 2000) > 2000
 
 
+@pytest.mark.rule(41, 22)
 @given(st.integers(0, 253402300799 * SECOND))
-def test_r041_r022_python_reads_every_stamp_as_open_webui_does(unix_ns: int) -> None:
+def test_python_reads_every_stamp_as_open_webui_does(unix_ns: int) -> None:
     moment = datetime.fromisoformat(rfc3339(unix_ns))
     assert moment.utcoffset() == timedelta(0)
     assert (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) == unix_ns // 1000

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from vllama_pool.router.protocol.json_lines import encode, quoted
 
 
+@pytest.mark.rule(40)
 @pytest.mark.parametrize(
     ("text", "written"),
     [
@@ -19,13 +20,14 @@ from vllama_pool.router.protocol.json_lines import encode, quoted
         ('"\\<', rb'"\"\\\u003c"'),
     ],
 )
-def test_r040_what_could_be_markup_is_escaped(text: str, written: bytes) -> None:
+def test_what_could_be_markup_is_escaped(text: str, written: bytes) -> None:
     assert quoted(text) == written
     assert json.loads(written) == text
 
 
+@pytest.mark.rule(40)
 @given(st.text() | st.text(alphabet='<>&\u2028\u2029\\"u0'))
-def test_r040_every_text_can_be_read_back(text: str) -> None:
+def test_every_text_can_be_read_back(text: str) -> None:
     data = encode({text: [text]})
     assert json.loads(data) == {text: [text]}
     assert not {"<", ">", "&", "\u2028", "\u2029"} & set(data.decode())

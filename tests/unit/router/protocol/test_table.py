@@ -37,15 +37,17 @@ def test_an_operation_from_body_to_answer(name: str, captured: str, streamed: bo
     assert answer.endswith(b"\n") == streamed
 
 
-def test_r148_not_found_echoes_in_the_endpoints_own_quotes() -> None:
+@pytest.mark.rule(148)
+def test_not_found_echoes_in_the_endpoints_own_quotes() -> None:
     for name, operation in by_name().items():
         embeds = name.startswith("embed")
         expected = 'model "Llama3" not found, try pulling it first' if embeds else "model 'Llama3' not found"
         assert operation.not_found("Llama3") == expected
 
 
+@pytest.mark.rule(40, 43)
 @pytest.mark.parametrize("name", ["embed", "embeddings"])
-def test_r040_r043_an_embedding_from_body_to_answer_is_one_object(name: str) -> None:
+def test_an_embedding_from_body_to_answer_is_one_object(name: str) -> None:
     operation = by_name()[name]
     request = operation.decode(b'{"model":"X","prompt":"hi","input":["hi"],"stream":true}')
     assert (request.model, request.stream) == ("X", False)  # type: ignore[attr-defined]

@@ -190,7 +190,8 @@ LAYERED = virtual(
 )
 
 
-def test_r085_a_virtual_model_is_routed_as_its_base_and_brings_what_it_was_made_with() -> None:
+@pytest.mark.rule(85)
+def test_a_virtual_model_is_routed_as_its_base_and_brings_what_it_was_made_with() -> None:
     pool = pool_of(Clock(), found("a", "meta-llama/Llama-3.2-1B-Instruct"))
     resolution = with_virtual(LAYERED).resolve("mario", pool)
     assert ids(resolution.targets) == ["a"]

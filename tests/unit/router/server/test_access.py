@@ -47,6 +47,7 @@ def passes(access: Access, request: Asked) -> Allowed:
 # The Host header, R183.
 
 
+@pytest.mark.rule(183)
 @pytest.mark.parametrize(
     "host",
     [
@@ -72,10 +73,11 @@ def passes(access: Access, request: Asked) -> Allowed:
         "host.docker.internal:11434",
     ],
 )
-def test_r183_hosts_of_this_machine_and_network_are_addressed(host: str | None) -> None:
+def test_hosts_of_this_machine_and_network_are_addressed(host: str | None) -> None:
     assert passes(LOOPBACK, replace(CHAT, host=host))
 
 
+@pytest.mark.rule(164, 183)
 @pytest.mark.parametrize(
     "host",
     [
@@ -98,11 +100,12 @@ def test_r183_hosts_of_this_machine_and_network_are_addressed(host: str | None) 
         "gpu-55",
     ],
 )
-def test_r164_r183_other_hosts_are_refused_with_an_empty_body(host: str) -> None:
+def test_other_hosts_are_refused_with_an_empty_body(host: str) -> None:
     assert LOOPBACK.decide(replace(CHAT, host=host)) == Denied(403)
 
 
-def test_r183_the_host_is_not_checked_on_a_public_address() -> None:
+@pytest.mark.rule(183)
+def test_the_host_is_not_checked_on_a_public_address() -> None:
     assert passes(Access(guarded=False), replace(CHAT, host="ollama.example.com"))
 
 
@@ -124,6 +127,7 @@ def test_configured_hosts_are_addressed_too(host: str, passing: bool) -> None:
     assert isinstance(access.decide(replace(CHAT, host=host)), Allowed) is passing
 
 
+@pytest.mark.rule(183)
 @pytest.mark.parametrize(
     ("given", "guarded"),
     [
@@ -135,15 +139,14 @@ def test_configured_hosts_are_addressed_too(host: str, passing: bool) -> None:
         ({"host": "0.0.0.0", "allowed_hosts": ("a.example.com",)}, True),
     ],
 )
-def test_r183_the_host_is_guarded_on_loopback_and_where_names_are_configured(
-    given: dict[str, Any], guarded: bool
-) -> None:
+def test_the_host_is_guarded_on_loopback_and_where_names_are_configured(given: dict[str, Any], guarded: bool) -> None:
     assert Access.of(settings(**given)).guarded is guarded
 
 
 # The Origin header, R181.
 
 
+@pytest.mark.rule(181)
 @pytest.mark.parametrize(
     "origin",
     [
@@ -160,11 +163,12 @@ def test_r183_the_host_is_guarded_on_loopback_and_where_names_are_configured(
         "vscode-file://vscode-app",
     ],
 )
-def test_r181_local_and_desktop_origins_are_allowed_and_echoed(origin: str) -> None:
+def test_local_and_desktop_origins_are_allowed_and_echoed(origin: str) -> None:
     allowed = passes(LOOPBACK, replace(CHAT, origin=origin))
     assert allowed.headers == ((b"vary", b"Origin"), (b"access-control-allow-origin", origin.encode()))
 
 
+@pytest.mark.rule(165, 181)
 @pytest.mark.parametrize(
     "origin",
     [
@@ -181,10 +185,11 @@ def test_r181_local_and_desktop_origins_are_allowed_and_echoed(origin: str) -> N
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
-def test_r165_r181_other_origins_are_refused_with_an_empty_body(origin: str, method: str) -> None:
+def test_other_origins_are_refused_with_an_empty_body(origin: str, method: str) -> None:
     assert LOOPBACK.decide(replace(CHAT, origin=origin, method=method)) == Denied(403)
 
 
+@pytest.mark.rule(181, 186)
 @pytest.mark.parametrize(
     ("pattern", "origin", "passing"),
     [
@@ -200,7 +205,7 @@ def test_r165_r181_other_origins_are_refused_with_an_empty_body(origin: str, met
         ("*", "https://anything.example", True),
     ],
 )
-def test_r181_r186_configured_origins(pattern: str, origin: str, passing: bool) -> None:
+def test_configured_origins(pattern: str, origin: str, passing: bool) -> None:
     access = Access.of(settings(origins=(pattern,)))
     assert isinstance(access.decide(replace(CHAT, origin=origin)), Allowed) is passing
 
@@ -223,7 +228,8 @@ def test_a_rebound_page_is_stopped_by_its_host_although_its_origin_matches() -> 
     assert refusal(LOOPBACK, replace(CHAT, host="evil.com:11434", origin="http://evil.com:11434")) == 403
 
 
-def test_r181_r182_a_preflight_is_answered_without_a_key() -> None:
+@pytest.mark.rule(181, 182)
+def test_a_preflight_is_answered_without_a_key() -> None:
     decision = PUBLIC.decide(replace(CHAT, method="OPTIONS", origin="http://localhost:3000"))
     assert isinstance(decision, Denied)
     assert (decision.status, decision.body) == (204, b"")
@@ -286,10 +292,11 @@ def test_a_form_of_another_site_may_post_where_every_origin_may() -> None:
 # Keys, R179.
 
 
+@pytest.mark.rule(179)
 @pytest.mark.parametrize(
     "authorization", [None, "Bearer ollama", "Bearer", "Basic eDp5", "whatever", "Bearer annas-key"]
 )
-def test_r179_without_keys_anyone_is_anonymous_whatever_they_send(authorization: str | None) -> None:
+def test_without_keys_anyone_is_anonymous_whatever_they_send(authorization: str | None) -> None:
     assert passes(LOOPBACK, replace(CHAT, authorization=authorization)).identity == Identity()
 
 

@@ -79,7 +79,8 @@ async def test_a_length_over_the_limit_is_refused_without_a_look_at_the_body(len
     assert client.status == status
 
 
-async def test_r178_only_bodies_have_encodings() -> None:
+@pytest.mark.rule(178)
+async def test_only_bodies_have_encodings() -> None:
     client = Client()
     surface = Surface(served, [("/x", ("GET",))], [], 10)
     await surface(scope("GET", "/x", content_encoding="gzip"), client.receive, client.send)

@@ -33,6 +33,7 @@ def test_what_is_served(method: str, path: str) -> None:
     assert PATHS.judge(method, path) is None
 
 
+@pytest.mark.rule(36)
 @pytest.mark.parametrize(
     "path",
     [
@@ -48,10 +49,11 @@ def test_what_is_served(method: str, path: str) -> None:
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "BREW"])
-def test_r036_an_unknown_path(method: str, path: str) -> None:
+def test_an_unknown_path(method: str, path: str) -> None:
     assert PATHS.judge(method, path) == NotFound()
 
 
+@pytest.mark.rule(36)
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
@@ -63,10 +65,11 @@ def test_r036_an_unknown_path(method: str, path: str) -> None:
         ("BREW", "/api/tags", "HEAD, GET"),
     ],
 )
-def test_r036_a_wrong_method_is_told_the_right_ones(method: str, path: str, allow: str) -> None:
+def test_a_wrong_method_is_told_the_right_ones(method: str, path: str, allow: str) -> None:
     assert PATHS.judge(method, path) == NotAllowed(allow)
 
 
+@pytest.mark.rule(36)
 @pytest.mark.parametrize(
     ("method", "path", "verdict"),
     [
@@ -80,11 +83,12 @@ def test_r036_a_wrong_method_is_told_the_right_ones(method: str, path: str, allo
         ("GET", "//evil.example/", NotFound()),
     ],
 )
-def test_r036_a_slash_too_many_is_redirected_where_the_method_is_right(
+def test_a_slash_too_many_is_redirected_where_the_method_is_right(
     method: str, path: str, verdict: Redirect | NotFound
 ) -> None:
     assert PATHS.judge(method, path) == verdict
 
 
-def test_r036_a_redirect_keeps_the_query() -> None:
+@pytest.mark.rule(36)
+def test_a_redirect_keeps_the_query() -> None:
     assert PATHS.judge("GET", "/api/tags/", "a=%20b&c") == Redirect(301, "/api/tags?a=%20b&c")

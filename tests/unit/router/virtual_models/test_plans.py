@@ -52,6 +52,7 @@ OLD = VirtualModel(
 )
 
 
+@pytest.mark.rule(15)
 @pytest.mark.parametrize(
     ("source", "base"),
     [
@@ -62,11 +63,12 @@ OLD = VirtualModel(
         ("old", "friendly:8b"),
     ],
 )
-def test_r015_any_model_of_the_pool_can_be_the_base(source: str, base: str) -> None:
+def test_any_model_of_the_pool_can_be_the_base(source: str, base: str) -> None:
     assert create(known(OLD), source=source, system="s").model.base == base
 
 
-def test_r108_system_parameters_and_messages_are_kept() -> None:
+@pytest.mark.rule(108)
+def test_system_parameters_and_messages_are_kept() -> None:
     made = create(
         known(),
         model="My-Model:7b",
@@ -162,13 +164,15 @@ def test_numbers_of_any_size_are_kept() -> None:
     assert unseal_model(seal_model(model, key, fleet="f", secret=b"s"), key, fleet="f", secret=b"s") == model
 
 
-def test_r108_a_template_that_the_base_has_anyway_changes_nothing() -> None:
+@pytest.mark.rule(108)
+def test_a_template_that_the_base_has_anyway_changes_nothing() -> None:
     assert create(known(), template="{{ messages }}").model.parts == {}
     with pytest.raises(ClientError, match="chat-template") as refused:
         create(known(), template="{{ .Prompt }}")
     assert refused.value.status == 501
 
 
+@pytest.mark.rule(106, 107, 147, 149)
 @pytest.mark.parametrize(
     ("fields", "status", "text"),
     [
@@ -187,7 +191,7 @@ def test_r108_a_template_that_the_base_has_anyway_changes_nothing() -> None:
         ({"license": {"a": 1}}, 400, "license must be"),
     ],
 )
-def test_r106_r107_r147_r149_what_cannot_be_made(fields: dict[str, Any], status: int, text: str) -> None:
+def test_what_cannot_be_made(fields: dict[str, Any], status: int, text: str) -> None:
     with pytest.raises(ClientError, match=text.replace("(", r"\(")) as refused:
         create(known(), **fields)
     assert refused.value.status == status
@@ -198,21 +202,25 @@ def test_a_base_that_is_nowhere_is_told_apart_since_a_stream_begins_before_it() 
         create(known(), source="nope")
 
 
-def test_r018_a_copy_of_a_served_model_has_it_as_its_base() -> None:
+@pytest.mark.rule(18)
+def test_a_copy_of_a_served_model_has_it_as_its_base() -> None:
     copied = plan_copy(CopyRequest("PIRATE", "Arr"), known())
     assert copied == VirtualModel(name="Arr:latest", revision=1, base="pirate:latest")
 
 
-def test_r018_a_copy_of_a_virtual_model_is_the_same_under_another_name() -> None:
+@pytest.mark.rule(18)
+def test_a_copy_of_a_virtual_model_is_the_same_under_another_name() -> None:
     copied = plan_copy(CopyRequest("old", "new:1"), known(OLD))
     assert copied == msgspec.structs.replace(OLD, name="new:1", revision=1)
 
 
+@pytest.mark.rule(18)
 @pytest.mark.parametrize("pair", [("v", "V:latest"), ("Org/M", "org/m"), ("old", "library/old")])
-def test_r018_a_copy_onto_itself_is_none(pair: tuple[str, str]) -> None:
+def test_a_copy_onto_itself_is_none(pair: tuple[str, str]) -> None:
     assert plan_copy(CopyRequest(*pair), known(OLD, refusal="off")) is None
 
 
+@pytest.mark.rule(146, 147, 148, 149)
 @pytest.mark.parametrize(
     ("pair", "status", "text"),
     [
@@ -225,23 +233,26 @@ def test_r018_a_copy_onto_itself_is_none(pair: tuple[str, str]) -> None:
         (("old", "x:cloud"), 403, "names with :cloud are those of ollama.com's models; choose another name"),
     ],
 )
-def test_r146_r147_r148_r149_what_cannot_be_copied(pair: tuple[str, str], status: int, text: str) -> None:
+def test_what_cannot_be_copied(pair: tuple[str, str], status: int, text: str) -> None:
     with pytest.raises(ClientError) as refused:
         plan_copy(CopyRequest(*pair), known(OLD))
     assert (refused.value.status, refused.value.text) == (status, text)
 
 
-def test_r011_a_virtual_model_leaves_a_tombstone() -> None:
+@pytest.mark.rule(11)
+def test_a_virtual_model_leaves_a_tombstone() -> None:
     assert plan_delete("OLD", known(OLD)) == VirtualModel(name="Old:latest", revision=1, deleted=True)
 
 
-def test_r011_other_models_are_not_clients_to_delete() -> None:
+@pytest.mark.rule(11)
+def test_other_models_are_not_clients_to_delete() -> None:
     for name in ("friendly:8b", "short", "Org/M", "pirate"):
         with pytest.raises(Forbidden, match="cannot be deleted here"):
             plan_delete(name, known(OLD))
 
 
-def test_r011_an_unknown_name_is_a_404_also_where_nothing_may_be_changed() -> None:
+@pytest.mark.rule(11)
+def test_an_unknown_name_is_a_404_also_where_nothing_may_be_changed() -> None:
     with pytest.raises(ModelNotFound, match="model 'nope' not found"):
         plan_delete("nope", known(refusal=UNSIGNED))
 

@@ -100,8 +100,9 @@ def test_no_request_is_a_fault(body: Any) -> None:
         assert refused is None or refused.text
 
 
+@pytest.mark.rule(150, 151)
 @pytest.mark.parametrize("decode", [create.decode_create, copying.decode_copy, copying.decode_delete, pull.decode_pull])
-def test_r150_r151_a_body_that_is_none_is_refused_in_ollamas_words(decode: Any) -> None:
+def test_a_body_that_is_none_is_refused_in_ollamas_words(decode: Any) -> None:
     for body, text in ((b"", "missing request body"), (b"{", "unexpected EOF"), (b"x", "invalid character 'x'")):
         with pytest.raises(BadRequest) as refused:
             decode(body)

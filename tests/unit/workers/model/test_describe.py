@@ -98,7 +98,8 @@ def test_what_the_server_did_outweighs_the_files(tmp_path: Path) -> None:
     assert not describe_one(write_model(tmp_path / "b", chat_template_dot_jinja="x"), templated=False).has_template
 
 
-def test_r176_an_embedding_model_completes_nothing(tmp_path: Path) -> None:
+@pytest.mark.rule(176)
+def test_an_embedding_model_completes_nothing(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "m", chat_template_dot_jinja=TOOL_TEMPLATE, modules_dot_json="[]")
     assert describe_one(folder, *PARSERS, tasks=("embedding",)).capabilities == ("embedding",)
 

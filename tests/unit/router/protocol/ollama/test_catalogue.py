@@ -43,7 +43,8 @@ def listed(*models: CatalogueModel) -> list[dict[str, Any]]:
     return result
 
 
-def test_r009_tags_say_all_that_clients_read() -> None:
+@pytest.mark.rule(9)
+def test_tags_say_all_that_clients_read() -> None:
     [item] = listed(MODEL)
     assert re.fullmatch("[0-9a-f]{64}", item["digest"])
     assert [item | {"digest": ""}] == [
@@ -68,7 +69,8 @@ def test_r009_tags_say_all_that_clients_read() -> None:
     ]
 
 
-def test_r009_keys_come_in_ollamas_order() -> None:
+@pytest.mark.rule(9)
+def test_keys_come_in_ollamas_order() -> None:
     [item] = listed(MODEL)
     assert list(item) == ["name", "model", "modified_at", "size", "digest", "details", "capabilities"]
     assert list(item["details"]) == [
@@ -83,11 +85,13 @@ def test_r009_keys_come_in_ollamas_order() -> None:
     ]
 
 
-def test_r009_r022_an_empty_list_is_a_list() -> None:
+@pytest.mark.rule(9, 22)
+def test_an_empty_list_is_a_list() -> None:
     assert tags([]) == ps([], lambda _: 0) == b'{"models":[]}'
 
 
-def test_r009_tags_come_most_recently_modified_first() -> None:
+@pytest.mark.rule(9)
+def test_tags_come_most_recently_modified_first() -> None:
     models = [
         CatalogueModel(name, (msgspec.structs.replace(INFO, modified_at=at),))
         for name, at in (("old", 1.0), ("b", 5.0), ("a", 5.0), ("new", 9.0))
@@ -95,7 +99,9 @@ def test_r009_tags_come_most_recently_modified_first() -> None:
     assert [item["name"] for item in listed(*models)] == ["new", "a", "b", "old"]
 
 
-def test_r022_r175_trap_11_ps_shows_what_is_loaded_longest_lifetime_first() -> None:
+@pytest.mark.rule(22, 175)
+@pytest.mark.trap(11)
+def test_ps_shows_what_is_loaded_longest_lifetime_first() -> None:
     away = CatalogueModel("away", (INFO,), loaded=False)
     other = CatalogueModel("other", (INFO,))
     moments = {"smollm2:135m": 10**18, "other": 2 * 10**18, "away": 3 * 10**18}
@@ -111,6 +117,7 @@ def test_version_is_plain() -> None:
     assert version("0.33.0") == b'{"version":"0.33.0"}'
 
 
+@pytest.mark.rule(175)
 @pytest.mark.parametrize(
     ("number", "text"),
     [
@@ -122,7 +129,7 @@ def test_version_is_plain() -> None:
         (2_000_000, "2M"),
     ],
 )
-def test_r175_parameter_sizes_are_written_as_ollama_does(number: int, text: str) -> None:
+def test_parameter_sizes_are_written_as_ollama_does(number: int, text: str) -> None:
     assert human_number(number) == text
 
 
@@ -153,14 +160,17 @@ def digest(name: str, **fields: Any) -> str:
     return merge(name, [ModelInfo(name=name, **fields)]).info.digest
 
 
-def test_r174_trap_11_a_digest_is_always_64_hex_stable_and_its_own() -> None:
+@pytest.mark.rule(174)
+@pytest.mark.trap(11)
+def test_a_digest_is_always_64_hex_stable_and_its_own() -> None:
     digests = [digest("a"), digest("b"), digest("a", capabilities=("completion", "tools")), digest("a", digest="short")]
     assert all(re.fullmatch("[0-9a-f]{64}", text) for text in digests)
     assert digest("a") == digest("a")
     assert len(set(digests[:3])) == 3
 
 
-def test_r174_a_digest_changes_with_what_the_model_can_do_for_clients_remember_by_it() -> None:
+@pytest.mark.rule(174)
+def test_a_digest_changes_with_what_the_model_can_do_for_clients_remember_by_it() -> None:
     plain, tools = (
         digest("a", digest=DIGEST, capabilities=able) for able in (("completion",), ("completion", "tools"))
     )
@@ -169,7 +179,8 @@ def test_r174_a_digest_changes_with_what_the_model_can_do_for_clients_remember_b
     assert digest("b", digest="cd" * 32) != plain
 
 
-def test_r174_options_make_another_model_and_a_virtual_one_brings_its_own_digest() -> None:
+@pytest.mark.rule(174)
+def test_options_make_another_model_and_a_virtual_one_brings_its_own_digest() -> None:
     warm, hot = (CatalogueModel("x", (INFO,), Defaults({"temperature": value})) for value in (0.5, 1.5))
     plain = CatalogueModel("x", (INFO,))
     made = CatalogueModel("y:latest", (INFO,), base="x:latest", made_digest="ef" * 32)
@@ -178,7 +189,8 @@ def test_r174_options_make_another_model_and_a_virtual_one_brings_its_own_digest
     assert plain.digest == plain.merged.info.digest
 
 
-def test_r009_a_virtual_model_names_its_base_and_when_it_was_made() -> None:
+@pytest.mark.rule(9)
+def test_a_virtual_model_names_its_base_and_when_it_was_made() -> None:
     made = CatalogueModel("mario:latest", (INFO,), base="smollm2:135m", made_digest="ef" * 32, made_at=1_795_375_800.5)
     first, second = listed(MODEL, made)
     assert (first["name"], first["digest"], first["modified_at"]) == (
@@ -208,8 +220,9 @@ replicas = st.lists(
 )
 
 
+@pytest.mark.rule(174)
 @given(replicas, st.randoms(use_true_random=False))
-def test_r174_replicas_make_one_safe_entry_in_any_order(infos: list[ModelInfo], chance: random.Random) -> None:
+def test_replicas_make_one_safe_entry_in_any_order(infos: list[ModelInfo], chance: random.Random) -> None:
     shuffled = infos.copy()
     chance.shuffle(shuffled)
     merged = merge("m", infos)
@@ -239,12 +252,14 @@ def test_replicas_with_different_templates_say_so_in_few_words() -> None:
     assert item["replicas_differ"] == {}, "what is not known is no difference"
 
 
-def test_r176_capabilities_stay_in_the_closed_set() -> None:
+@pytest.mark.rule(176)
+def test_capabilities_stay_in_the_closed_set() -> None:
     info = msgspec.structs.replace(INFO, capabilities=("image", "telepathy", "audio", "completion"))
     assert listed(CatalogueModel("x", (info,)))[0]["capabilities"] == ["completion", "audio"]
 
 
-def test_r175_what_no_worker_knows_says_so_and_parses() -> None:
+@pytest.mark.rule(175)
+def test_what_no_worker_knows_says_so_and_parses() -> None:
     unread = CatalogueModel("x:latest", (ModelInfo(name="x"),))
     [item] = listed(unread)
     assert item["modified_at"] == "1970-01-01T00:00:00Z"
@@ -260,12 +275,14 @@ def test_r175_what_no_worker_knows_says_so_and_parses() -> None:
     assert running["size"] == running["size_vram"] > 0, "nothing in VRAM would read as running on the CPU"
 
 
-def test_r174_name_and_model_are_the_same_in_both_lists() -> None:
+@pytest.mark.rule(174)
+def test_name_and_model_are_the_same_in_both_lists() -> None:
     for item in (*listed(MODEL), *json.loads(ps([MODEL], lambda _: 10**18))["models"]):
         assert item["name"] == item["model"] == "smollm2:135m"
 
 
-def test_r038_r147_r149_names_nobody_serves() -> None:
+@pytest.mark.rule(38, 147, 149)
+def test_names_nobody_serves() -> None:
     assert isinstance(unknown_model("nope", "gone"), ModelNotFound)
     bad = unknown_model("/x", "gone")
     assert (type(bad), bad.text) == (BadRequest, "invalid model name")

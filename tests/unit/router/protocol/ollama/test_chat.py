@@ -39,22 +39,27 @@ def sent(info: ModelInfo = MODEL, route: dict[str, Any] | None = None, **fields:
     return result
 
 
+@pytest.mark.rule(146)
+@pytest.mark.trap(6)
 @pytest.mark.parametrize("body", [b"{}", b'{"model":""}', b'{"model":"  "}', b'{"model":null}', b"null"])
-def test_r146_trap_6_a_missing_model_is_a_400(body: bytes) -> None:
+def test_a_missing_model_is_a_400(body: bytes) -> None:
     with pytest.raises(ClientError) as caught:
         decode_chat(body)
     assert (caught.value.status, caught.value.text) == (400, "model is required")
 
 
+@pytest.mark.rule(155)
 @pytest.mark.parametrize("top", [-1, 21])
-def test_r155_top_logprobs_are_bounded_before_anything_else(top: int) -> None:
+def test_top_logprobs_are_bounded_before_anything_else(top: int) -> None:
     with pytest.raises(ClientError) as caught:
         decode_chat(json.dumps({"top_logprobs": top}).encode())
     assert (caught.value.status, caught.value.text) == (400, "top_logprobs must be between 0 and 20")
 
 
+@pytest.mark.rule(71, 87, 88)
+@pytest.mark.trap(5)
 @pytest.mark.parametrize("fields", [{}, {"messages": []}, {"messages": None}, {"stream": True}, {"keep_alive": -1}])
-def test_r071_r087_r088_trap_5_no_messages_is_a_load(fields: dict[str, Any]) -> None:
+def test_no_messages_is_a_load(fields: dict[str, Any]) -> None:
     reply = check(**fields)
     assert reply == Reply(
         f'{{"model":"MyModel","created_at":"{STAMP}","message":{{"role":"assistant","content":""}},"done":true,'
@@ -63,34 +68,40 @@ def test_r071_r087_r088_trap_5_no_messages_is_a_load(fields: dict[str, Any]) -> 
     assert reply.content_type == "application/json; charset=utf-8"
 
 
+@pytest.mark.rule(87)
 @pytest.mark.parametrize("keep_alive", [0, 0.0, "0", "0s", "0m"])
-def test_r087_keep_alive_zero_without_messages_is_an_unload_for_any_model(keep_alive: Any) -> None:
+def test_keep_alive_zero_without_messages_is_an_unload_for_any_model(keep_alive: Any) -> None:
     reply = check(EMBEDDER, keep_alive=keep_alive, options={"temperature": "not looked at"}, think=True)
     assert reply is not None
     assert json.loads(reply.body)["done_reason"] == "unload"
 
 
-def test_r089_keep_alive_zero_with_messages_is_answered() -> None:
+@pytest.mark.rule(89)
+def test_keep_alive_zero_with_messages_is_answered() -> None:
     assert check(messages=[HI], keep_alive=0) is None
 
 
-def test_r157_an_embedding_model_cannot_chat_nor_be_loaded_for_it() -> None:
+@pytest.mark.rule(157)
+def test_an_embedding_model_cannot_chat_nor_be_loaded_for_it() -> None:
     assert refused(EMBEDDER, messages=[HI]) == refused(EMBEDDER) == (400, '"MyModel" does not support chat')
 
 
-def test_r112_image_models_are_refused() -> None:
+@pytest.mark.rule(112)
+def test_image_models_are_refused() -> None:
     info = ModelInfo(name="flux", capabilities=("image",))
     assert refused(info, messages=[HI]) == (400, "image generation models are not currently supported")
 
 
-def test_r159_tools_are_refused_with_the_full_name() -> None:
+@pytest.mark.rule(159)
+def test_tools_are_refused_with_the_full_name() -> None:
     text = "registry.ollama.ai/library/MyModel:latest does not support tools"
     assert refused(messages=[HI], tools=[TOOL]) == (400, text)
     assert check(messages=[HI], tools=[]) is None
     assert check(THINKER, messages=[HI], tools=[TOOL]) is None
 
 
-def test_r166_the_order_of_checks_is_ollamas() -> None:
+@pytest.mark.rule(166)
+def test_the_order_of_checks_is_ollamas() -> None:
     wrong: dict[str, Any] = {"think": True, "tools": [TOOL], "options": {"seed": "x"}, "format": "xml"}
     assert refused(**wrong, messages=[HI])[1] == '"MyModel" does not support thinking'
     del wrong["think"]
@@ -102,7 +113,8 @@ def test_r166_the_order_of_checks_is_ollamas() -> None:
     assert check(**wrong) is not None  # a load runs nothing, so nobody looks at the format
 
 
-def test_r057_format() -> None:
+@pytest.mark.rule(57)
+def test_format() -> None:
     schema = {"type": "object", "properties": {"z": {}, "a": {"$ref": "#/$defs/x"}}, "$defs": {"x": {}}}
     assert "response_format" not in sent()
     assert "response_format" not in sent(format="")
@@ -115,7 +127,8 @@ def test_r057_format() -> None:
     assert refused(messages=[HI], format=[1])[0] == 500
 
 
-def test_r075_r159_images_are_refused_for_a_text_model() -> None:
+@pytest.mark.rule(75, 159)
+def test_images_are_refused_for_a_text_model() -> None:
     messages = [HI | {"images": [PNG]}]
     text = "registry.ollama.ai/library/MyModel:latest does not support vision"
     assert refused(messages=messages) == (400, text)
@@ -156,28 +169,33 @@ def test_nothing_that_a_client_invents_reaches_the_worker() -> None:
     assert sent(**invented, options={"url": "http://x", "num_ctx": 5, "priority": 1}) == sent()
 
 
-def test_r060_options_may_be_null_or_hold_nulls() -> None:
+@pytest.mark.rule(60)
+def test_options_may_be_null_or_hold_nulls() -> None:
     assert sent(options=None) == sent(options={}) == sent(options={"temperature": None, "stop": None, "num_ctx": None})
     assert sent(options={"temperature": 0})["temperature"] == 0.0
 
 
-def test_r065_alternatives_without_logprobs_are_ignored() -> None:
+@pytest.mark.rule(65)
+def test_alternatives_without_logprobs_are_ignored() -> None:
     assert sent(top_logprobs=3) == sent(logprobs=False, top_logprobs=3) == sent()
     assert sent(logprobs=True, top_logprobs=3)["top_logprobs"] == 3
 
 
-def test_r079_no_tools_are_none_for_any_model() -> None:
+@pytest.mark.rule(79)
+def test_no_tools_are_none_for_any_model() -> None:
     assert check(messages=[HI], tools=[]) is check(messages=[HI], tools=None) is None
     assert "tools" not in sent(tools=[])
 
 
-def test_r098_a_format_leaves_the_thinking_on() -> None:
+@pytest.mark.rule(98)
+def test_a_format_leaves_the_thinking_on() -> None:
     body = sent(THINKER, format={"type": "boolean"})
     assert body["chat_template_kwargs"]["enable_thinking"] is True
     assert body["response_format"]["json_schema"]["schema"] == {"type": "boolean"}
 
 
-def test_r062_r063_truncate_and_shift_are_nothing_that_vllm_is_told() -> None:
+@pytest.mark.rule(62, 63)
+def test_truncate_and_shift_are_nothing_that_vllm_is_told() -> None:
     for value in (True, False, None):
         assert sent(truncate=value, shift=value) == sent()
 
@@ -195,7 +213,8 @@ def told(defaults: Defaults, *messages: dict[str, Any]) -> list[tuple[str, str]]
     return [(message["role"], message["content"]) for message in body["messages"]]
 
 
-def test_r085_a_models_system_text_and_messages_come_before_the_requests() -> None:
+@pytest.mark.rule(85)
+def test_a_models_system_text_and_messages_come_before_the_requests() -> None:
     few = [("user", "one"), ("assistant", "arr")]
     assert told(BROUGHT, HI) == [("system", "You are a pirate."), *few, ("user", "hi")]
     own = {"role": "System", "content": "Be kind."}
@@ -204,7 +223,8 @@ def test_r085_a_models_system_text_and_messages_come_before_the_requests() -> No
     assert told(Defaults(messages=BROUGHT.messages), HI) == [*few, ("user", "hi")]
 
 
-def test_r085_a_models_calls_and_the_requests_never_share_an_id() -> None:
+@pytest.mark.rule(85)
+def test_a_models_calls_and_the_requests_never_share_an_id() -> None:
     call = {"function": {"name": "f", "arguments": {"a": 1}}}
     defaults = Defaults(messages=({"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "r"}))
     request = decode_chat(
@@ -215,7 +235,8 @@ def test_r085_a_models_calls_and_the_requests_never_share_an_id() -> None:
     assert first["tool_calls"][0]["id"] == result["tool_call_id"] != second["tool_calls"][0]["id"]
 
 
-def test_r066_rendering_asks_the_worker_for_tokens_and_then_for_their_text() -> None:
+@pytest.mark.rule(66)
+def test_rendering_asks_the_worker_for_tokens_and_then_for_their_text() -> None:
     body = {"model": "M", "messages": [HI], "_debug_render_only": True}
     step = chat.prepare(decode_chat(json.dumps(body).encode()), THINKER, NONE, CLOCK)
     assert isinstance(step, Ask)
@@ -235,7 +256,8 @@ def test_r066_rendering_asks_the_worker_for_tokens_and_then_for_their_text() -> 
     )
 
 
-def test_r066_images_are_counted() -> None:
+@pytest.mark.rule(66)
+def test_images_are_counted() -> None:
     seeing = msgspec.structs.replace(MODEL, capabilities=("completion", "vision"))
     body = {"model": "M", "messages": [HI | {"images": [PNG, PNG]}], "_debug_render_only": True}
     step = chat.prepare(decode_chat(json.dumps(body).encode()), seeing, NONE, CLOCK)
@@ -256,5 +278,6 @@ def test_an_answer_about_tokens_that_is_not_vllms_makes_the_worker_not_ill(answe
     assert caught.value.status == 501
 
 
-def test_r080_there_is_no_tool_choice() -> None:
+@pytest.mark.rule(80)
+def test_there_is_no_tool_choice() -> None:
     assert "tool_choice" not in sent(THINKER, tools=[TOOL], tool_choice="required")

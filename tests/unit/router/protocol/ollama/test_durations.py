@@ -32,8 +32,9 @@ GOOD = {
 }
 
 
+@pytest.mark.rule(92)
 @pytest.mark.parametrize(("value", "expected"), GOOD.items())
-def test_r092_keep_alive_is_seconds_or_a_go_duration(value: Any, expected: int | None) -> None:
+def test_keep_alive_is_seconds_or_a_go_duration(value: Any, expected: int | None) -> None:
     assert keep_alive(value) == expected
 
 
@@ -51,17 +52,19 @@ BAD = {
 }
 
 
+@pytest.mark.rule(92)
 @pytest.mark.parametrize(("value", "text"), BAD.items())
-def test_r092_bad_durations_in_gos_words(value: str, text: str) -> None:
+def test_bad_durations_in_gos_words(value: str, text: str) -> None:
     with pytest.raises(BadRequest) as caught:
         keep_alive(value)
     assert (caught.value.status, caught.value.text) == (400, text)
 
 
+@pytest.mark.rule(92)
 @pytest.mark.parametrize(
     ("value", "kind"), [(True, "bool"), (False, "bool"), ([1], "[]interface {}"), ({}, "map[string]interface {}")]
 )
-def test_r092_other_types_are_named(value: Any, kind: str) -> None:
+def test_other_types_are_named(value: Any, kind: str) -> None:
     with pytest.raises(BadRequest) as caught:
         keep_alive(value)
     assert caught.value.text == f"Unsupported type: '{kind}'"
@@ -89,8 +92,9 @@ def decimal(value: int, scale: int) -> str:
     return f"{whole}.{digits}" if digits else str(whole)
 
 
+@pytest.mark.rule(92)
 @given(st.integers(0, FOREVER) | st.integers(0, 2000) | st.integers(0, 10**10))
-def test_r092_what_go_prints_is_read_back(nanoseconds: int) -> None:
+def test_what_go_prints_is_read_back(nanoseconds: int) -> None:
     assert parse_duration(as_go_prints(nanoseconds)) == nanoseconds
 
 

@@ -61,12 +61,13 @@ def counted(step: Step, *counts: int) -> tuple[Step, list[str]]:
 # --- what is asked ---
 
 
+@pytest.mark.rule(100)
 @pytest.mark.parametrize(
     ("given", "texts"),
     [("", []), (None, []), ([], []), ("why", ["why"]), ([""], [""]), (["b", "a", "b"], ["b", "a", "b"])],
     ids=repr,
 )
-def test_r100_input_is_a_text_or_a_list_of_texts_or_nothing(given: Any, texts: list[str]) -> None:
+def test_input_is_a_text_or_a_list_of_texts_or_nothing(given: Any, texts: list[str]) -> None:
     assert asked(input=given).texts == texts
     assert json.loads(asked(input=given).encoded) == texts
 
@@ -78,24 +79,29 @@ def test_texts_go_to_vllm_without_escapes_that_only_browsers_need() -> None:
     assert b'"input":["<b>&"]' in step.body
 
 
-def test_r100_an_input_that_is_absent_is_nothing() -> None:
+@pytest.mark.rule(100)
+def test_an_input_that_is_absent_is_nothing() -> None:
     assert asked().texts == []
 
 
+@pytest.mark.rule(100, 166)
 @pytest.mark.parametrize("given", [5, 0, 1.5, True, False, {}, {"a": "b"}, [1], ["a", 1], [None], ["a", None], [["a"]]])
-def test_r100_r166_a_bad_input_comes_before_a_missing_model(given: Any) -> None:
+def test_a_bad_input_comes_before_a_missing_model(given: Any) -> None:
     body = json.dumps({"input": given})
     assert refused(embed.decode_embed, body) == (400, "invalid input type")
 
 
-def test_r146_trap_6_a_missing_model_is_worded_by_each_endpoint() -> None:
+@pytest.mark.rule(146)
+@pytest.mark.trap(6)
+def test_a_missing_model_is_worded_by_each_endpoint() -> None:
     for model in ("", '"model": "", ', '"model": null, ', '"model": " ", '):
         status, text = refused(embed.decode_embed, f'{{{model}"input": "x"}}')
         assert (status, text.replace("' '", "''")) == (404, "model '' not found")
         assert refused(embed.decode_embeddings, f'{{{model}"prompt": "x"}}') == (400, "model is required")
 
 
-def test_r148_both_say_in_double_quotes_that_a_model_is_not_there() -> None:
+@pytest.mark.rule(148)
+def test_both_say_in_double_quotes_that_a_model_is_not_there() -> None:
     assert embed.not_found("Llama3") == 'model "Llama3" not found, try pulling it first'
 
 
@@ -125,14 +131,16 @@ def test_a_broken_character_is_replaced_before_it_reaches_a_worker() -> None:
 # --- what needs no worker ---
 
 
+@pytest.mark.rule(91, 100)
 @pytest.mark.parametrize("given", ["", None, []])
-def test_r091_r100_nothing_to_embed_is_a_load(given: Any) -> None:
+def test_nothing_to_embed_is_a_load(given: Any) -> None:
     reply = embed.check(asked(input=given, keep_alive=0, options=NULLS), MINILM)
     assert reply is not None
     assert (reply.status, reply.body) == (200, b'{"model":"MiniLM","embeddings":[]}')
 
 
-def test_r091_an_empty_prompt_is_a_load() -> None:
+@pytest.mark.rule(91)
+def test_an_empty_prompt_is_a_load() -> None:
     reply = embed.check(older(prompt=""), MINILM)
     assert reply is not None
     assert (reply.status, reply.body) == (200, b'{"embedding":[]}')
@@ -146,7 +154,8 @@ def test_options_are_checked_for_type_before_a_load() -> None:
     assert embed.check(asked(input="x", options=NULLS), MINILM) is None
 
 
-def test_r102_no_capability_is_asked_for() -> None:
+@pytest.mark.rule(102)
+def test_no_capability_is_asked_for() -> None:
     chat = ModelInfo(name="chat", capabilities=("completion",))
     assert embed.check(asked(input="x"), chat) is None
     assert isinstance(prepared(asked(input="x"), chat), Outgoing)
@@ -174,19 +183,22 @@ def test_the_older_endpoint_wants_the_vector_as_it_is_and_cuts_nothing() -> None
     }
 
 
-def test_r101_without_truncation_nothing_is_cut() -> None:
+@pytest.mark.rule(101)
+def test_without_truncation_nothing_is_cut() -> None:
     for options in ({}, {"num_ctx": 256}, {"num_ctx": 100_000}):
         body = sent(prepared(asked(input="x" * 1000, truncate=False, options=options)))
         assert "truncate_prompt_tokens" not in body
 
 
+@pytest.mark.rule(102, 138)
 @pytest.mark.parametrize(("num_ctx", "expected"), [(255, 255), (17, 17), (256, -1), (4096, -1), (1e30, -1), (None, -1)])
-def test_r102_r138_num_ctx_caps_the_truncation(num_ctx: Any, expected: int) -> None:
+def test_num_ctx_caps_the_truncation(num_ctx: Any, expected: int) -> None:
     body = sent(prepared(asked(input="x", options={"num_ctx": num_ctx})))
     assert body["truncate_prompt_tokens"] == expected
 
 
-def test_r138_a_models_own_num_ctx_is_weaker_than_the_requests() -> None:
+@pytest.mark.rule(138)
+def test_a_models_own_num_ctx_is_weaker_than_the_requests() -> None:
     own = Defaults(options={"num_ctx": 32})
     assert sent(prepared(asked(input="x"), defaults=own))["truncate_prompt_tokens"] == 32
     stronger = asked(input="x", options={"num_ctx": 64})
@@ -198,8 +210,9 @@ def test_a_context_that_is_unknown_leaves_the_cut_to_vllm() -> None:
     assert sent(prepared(asked(input="x", options={"num_ctx": 2}), unknown))["truncate_prompt_tokens"] == -1
 
 
+@pytest.mark.rule(101)
 @pytest.mark.parametrize("num_ctx", [2, 1, 0, -1])
-def test_r101_a_num_ctx_without_room_beside_the_models_own_tokens_is_refused(num_ctx: int) -> None:
+def test_a_num_ctx_without_room_beside_the_models_own_tokens_is_refused(num_ctx: int) -> None:
     step = prepared(asked(input="why is the sky blue?", options={"num_ctx": num_ctx}))
     with pytest.raises(Refused) as caught:
         counted(step, 2)
@@ -207,14 +220,16 @@ def test_r101_a_num_ctx_without_room_beside_the_models_own_tokens_is_refused(num
     assert caught.value.text == "input after truncation exceeds maximum context length"
 
 
-def test_r102_a_num_ctx_with_room_for_one_token_cuts_there() -> None:
+@pytest.mark.rule(102)
+def test_a_num_ctx_with_room_for_one_token_cuts_there() -> None:
     step, texts = counted(prepared(asked(input="why is the sky blue?", options={"num_ctx": 3})), 2)
     assert texts == [""]
     assert sent(step)["truncate_prompt_tokens"] == 3
 
 
+@pytest.mark.rule(101)
 @pytest.mark.parametrize("make", [lambda **fields: asked(truncate=False, input=fields.pop("text"), **fields), None])
-def test_r101_without_truncation_num_ctx_is_a_bound(make: Any) -> None:
+def test_without_truncation_num_ctx_is_a_bound(make: Any) -> None:
     make = make or (lambda **fields: older(prompt=fields.pop("text"), **fields))
     request = make(text="x" * 100, options={"num_ctx": 20})
     with pytest.raises(Refused) as caught:
@@ -250,6 +265,8 @@ LONG = (
 )
 
 
+@pytest.mark.rule(101, 159)
+@pytest.mark.trap(15)
 @pytest.mark.parametrize(
     ("answer", "status", "text"),
     [
@@ -258,7 +275,7 @@ LONG = (
         ((400, b'{"error":{"message":"Nope.","type":"BadRequestError","code":400}}'), 400, "Nope."),
     ],
 )
-def test_r101_r159_trap_15_refusals_are_in_ollamas_words(answer: tuple[int, bytes], status: int, text: str) -> None:
+def test_refusals_are_in_ollamas_words(answer: tuple[int, bytes], status: int, text: str) -> None:
     for request, expected in ((asked(input="x", truncate=False), status), (older(prompt="x"), 500)):
         with pytest.raises(Refused) as caught:
             embed.recover(request, MINILM, NONE, classify(*answer))

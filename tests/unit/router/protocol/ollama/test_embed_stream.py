@@ -45,7 +45,8 @@ def folded(fold: EmbedFold, body: bytes) -> dict[str, Any]:
     return found
 
 
-def test_r025_the_answer_echoes_the_model_and_has_every_metric() -> None:
+@pytest.mark.rule(25)
+def test_the_answer_echoes_the_model_and_has_every_metric() -> None:
     fold = folding()
     assert folded(fold, answer(vector(1, 0), vector(0, 1))) == {
         "model": "MiniLM",
@@ -57,17 +58,20 @@ def test_r025_the_answer_echoes_the_model_and_has_every_metric() -> None:
     assert (fold.done, fold.usage.prompt_tokens, fold.failure) == (True, 8, None)
 
 
-def test_r042_a_count_that_the_worker_does_not_give_is_left_out() -> None:
+@pytest.mark.rule(42)
+def test_a_count_that_the_worker_does_not_give_is_left_out() -> None:
     assert "prompt_eval_count" not in folded(folding(), answer(vector(1), vector(1), tokens=0))
 
 
-def test_r026_the_older_endpoints_tokens_are_counted_for_us_though_not_told() -> None:
+@pytest.mark.rule(26)
+def test_the_older_endpoints_tokens_are_counted_for_us_though_not_told() -> None:
     fold = older()
     folded(fold, answer(vector(3, 4), tokens=7))
     assert fold.usage.prompt_tokens == 7
 
 
-def test_r099_numbers_beyond_any_sum_are_no_fault_of_ours() -> None:
+@pytest.mark.rule(99)
+def test_numbers_beyond_any_sum_are_no_fault_of_ours() -> None:
     fold = folding()
     assert folded(fold, answer([1e308, 1e308], [1.0])) == {"error": "embedding contains NaN or Inf values"}
     assert fold.failure is not None
@@ -79,11 +83,13 @@ def test_durations_are_at_least_a_nanosecond() -> None:
     assert (found["total_duration"], found["load_duration"]) == (1, 1)
 
 
-def test_r026_the_older_answer_is_the_vector_alone_and_of_its_own_length() -> None:
+@pytest.mark.rule(26)
+def test_the_older_answer_is_the_vector_alone_and_of_its_own_length() -> None:
     assert folded(older(), answer(vector(3, -4))) == {"embedding": [3, -4]}
 
 
-def test_r099_vectors_are_normalised_and_cut_where_asked() -> None:
+@pytest.mark.rule(99)
+def test_vectors_are_normalised_and_cut_where_asked() -> None:
     long = answer(vector(3, 4, 12), vector(0.5, 0, 0))
     assert folded(folding(), long)["embeddings"] == [pytest.approx([3 / 13, 4 / 13, 12 / 13]), [1, 0, 0]]
     assert folded(folding(dimensions=2), long)["embeddings"] == [pytest.approx([0.6, 0.8]), [1, 0]]
@@ -100,8 +106,9 @@ def test_a_worker_that_writes_numbers_is_understood_too() -> None:
     assert folded(folding(), answer([3.0, 4.0], [1, 0]))["embeddings"] == [pytest.approx([0.6, 0.8]), [1, 0]]
 
 
+@pytest.mark.rule(99)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_r099_nan_is_an_error_of_the_whole_batch(bad: float) -> None:
+def test_nan_is_an_error_of_the_whole_batch(bad: float) -> None:
     for fold, body in ((folding(), answer(vector(1, 0), vector(bad, 1))), (older(), answer(vector(bad)))):
         assert folded(fold, body) == {"error": "embedding contains NaN or Inf values"}
         assert fold.failure is not None

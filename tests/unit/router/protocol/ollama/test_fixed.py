@@ -27,17 +27,20 @@ def _up(path: str) -> str:
     return path.rpartition("/")[0]
 
 
-def test_r002_the_root_says_that_it_runs() -> None:
+@pytest.mark.rule(2)
+def test_the_root_says_that_it_runs() -> None:
     reply = ask("GET", "/")
     assert (reply.status, reply.body, reply.content_type) == (200, b"Ollama is running", "text/plain; charset=utf-8")
 
 
-def test_r005_there_is_no_cloud() -> None:
+@pytest.mark.rule(5)
+def test_there_is_no_cloud() -> None:
     assert ask("GET", "/api/status").body == b'{"cloud":{"disabled":true,"source":"config"}}'
 
 
+@pytest.mark.rule(7, 37)
 @pytest.mark.parametrize("body", [b'{"name":"m","model":""}', b'{"MODEL":"m","stream":false,"x":1}'])
-def test_r007_r037_nothing_is_pushed_and_the_text_is_none_that_the_cli_looks_for(body: bytes) -> None:
+def test_nothing_is_pushed_and_the_text_is_none_that_the_cli_looks_for(body: bytes) -> None:
     reply = ask("POST", "/api/push", body)
     assert reply.status == 501
     text = json.loads(reply.body)["error"]
@@ -45,6 +48,7 @@ def test_r007_r037_nothing_is_pushed_and_the_text_is_none_that_the_cli_looks_for
     assert "unauthorized" not in text
 
 
+@pytest.mark.rule(146, 150, 151, 152)
 @pytest.mark.parametrize(
     ("body", "text"),
     [
@@ -55,12 +59,13 @@ def test_r007_r037_nothing_is_pushed_and_the_text_is_none_that_the_cli_looks_for
         (b'{"model":1}', "json: cannot unmarshal number into Go struct field PushRequest.model of type string"),
     ],
 )
-def test_r146_r150_r151_r152_a_push_that_ollama_refuses_is_refused_in_its_words(body: bytes, text: str) -> None:
+def test_a_push_that_ollama_refuses_is_refused_in_its_words(body: bytes, text: str) -> None:
     with pytest.raises(ClientError) as raised:
         ask("POST", "/api/push", body)
     assert (raised.value.status, raised.value.text) == (400, text)
 
 
+@pytest.mark.rule(12, 13, 14)
 @pytest.mark.parametrize(
     ("method", "path", "text"),
     [
@@ -70,11 +75,12 @@ def test_r146_r150_r151_r152_a_push_that_ollama_refuses_is_refused_in_its_words(
     ],
     ids=["r012", "r013", "r014"],
 )
-def test_r012_r013_r014_nobody_is_signed_in(method: str, path: str, text: str) -> None:
+def test_nobody_is_signed_in(method: str, path: str, text: str) -> None:
     reply = ask(method, path)
     assert (reply.status, json.loads(reply.body)) == (401, {"error": text})
 
 
+@pytest.mark.rule(16, 17)
 @pytest.mark.parametrize(
     ("method", "digest", "status", "text"),
     [
@@ -83,21 +89,23 @@ def test_r012_r013_r014_nobody_is_signed_in(method: str, path: str, text: str) -
         ("POST", DIGEST, 501, "models cannot be made from files here"),
     ],
 )
-def test_r016_r017_there_are_no_blobs(method: str, digest: str, status: int, text: str) -> None:
+def test_there_are_no_blobs(method: str, digest: str, status: int, text: str) -> None:
     reply = ask(method, f"/api/blobs/{digest}")
     assert reply.status == status
     assert json.loads(reply.body)["error"].startswith(text)
 
 
+@pytest.mark.rule(16, 17)
 @pytest.mark.parametrize("digest", ["x", "sha256:", DIGEST + "a", DIGEST[:-1], "md5:" + "a" * 64, "sha256:" + "g" * 64])
 @pytest.mark.parametrize("method", ["HEAD", "POST"])
-def test_r016_r017_what_is_no_digest_is_refused(method: str, digest: str) -> None:
+def test_what_is_no_digest_is_refused(method: str, digest: str) -> None:
     with pytest.raises(ClientError, match="invalid digest format") as raised:
         ask(method, f"/api/blobs/{digest}")
     assert raised.value.status == 400
 
 
-def test_r037_what_is_not_offered_says_nothing_that_the_cli_takes_for_something_else() -> None:
+@pytest.mark.rule(37)
+def test_what_is_not_offered_says_nothing_that_the_cli_takes_for_something_else() -> None:
     for fixed in FIXED:
         path = fixed.path.replace("{digest:str}", DIGEST)
         reply = fixed.answer(Question("POST", path, b'{"model":"m"}'))
@@ -106,8 +114,9 @@ def test_r037_what_is_not_offered_says_nothing_that_the_cli_takes_for_something_
             assert not any(word in text for word in ("not found", "unauthorized")), path
 
 
+@pytest.mark.rule(19, 20)
 @pytest.mark.parametrize("what", ["search", "fetch"])
-def test_r019_r020_there_is_no_web_search(what: str) -> None:
+def test_there_is_no_web_search(what: str) -> None:
     reply = ask("POST", f"/api/experimental/web_{what}")
     assert reply.status == 403
     assert json.loads(reply.body) == {"error": f"ollama cloud is disabled: web {what} is unavailable"}

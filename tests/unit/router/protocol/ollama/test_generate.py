@@ -49,23 +49,27 @@ def sent(info: ModelInfo = MODEL, **fields: Any) -> tuple[str, dict[str, Any]]:
     return out.path, json.loads(out.body)
 
 
+@pytest.mark.rule(146)
+@pytest.mark.trap(6)
 @pytest.mark.parametrize("body", [b"{}", b'{"model":""}', b'{"model":null}', b"null"])
-def test_r146_trap_6_a_missing_model_is_a_404_here(body: bytes) -> None:
+def test_a_missing_model_is_a_404_here(body: bytes) -> None:
     with pytest.raises(ClientError) as caught:
         decode_generate(body)
     assert (caught.value.status, caught.value.text) == (404, "model '' not found")
 
 
+@pytest.mark.rule(50, 88, 90)
 @pytest.mark.parametrize(
     "fields", [{}, {"prompt": ""}, {"images": [PNG]}, {"raw": True}, {"stream": True, "keep_alive": "5m"}]
 )
-def test_r050_r088_r090_no_prompt_is_a_load(fields: dict[str, Any]) -> None:
+def test_no_prompt_is_a_load(fields: dict[str, Any]) -> None:
     assert check(**fields) == Reply(
         f'{{"model":"MyModel","created_at":"{STAMP}","response":"","done":true,"done_reason":"load"}}'.encode()
     )
 
 
-def test_r090_a_suffix_alone_is_a_load_of_a_model_that_fills_in() -> None:
+@pytest.mark.rule(90)
+def test_a_suffix_alone_is_a_load_of_a_model_that_fills_in() -> None:
     coder = msgspec.structs.replace(MODEL, capabilities=("completion", "insert"))
     loaded = check(coder, suffix="end")
     assert loaded is not None
@@ -73,30 +77,35 @@ def test_r090_a_suffix_alone_is_a_load_of_a_model_that_fills_in() -> None:
     assert refused(suffix="end")[1].endswith("does not support insert")
 
 
-def test_r112_image_models_are_refused_and_sizes_of_images_ignored() -> None:
+@pytest.mark.rule(112)
+def test_image_models_are_refused_and_sizes_of_images_ignored() -> None:
     painter = msgspec.structs.replace(MODEL, capabilities=("completion", "image"))
     assert refused(painter, prompt="hi") == (400, "image generation models are not currently supported")
     assert sent(width=512, height="512", steps=[]) == sent()
 
 
-def test_r087_unload_comes_before_every_check() -> None:
+@pytest.mark.rule(87)
+def test_unload_comes_before_every_check() -> None:
     reply = check(EMBEDDER, keep_alive="0s", raw=True, system="x", think=True)
     assert reply is not None
     assert json.loads(reply.body)["done_reason"] == "unload"
 
 
+@pytest.mark.rule(56)
 @pytest.mark.parametrize("fields", [{"template": "x"}, {"system": "x"}, {"context": [1]}])
-def test_r056_raw_conflicts(fields: dict[str, Any]) -> None:
+def test_raw_conflicts(fields: dict[str, Any]) -> None:
     text = "raw mode does not support template, system, or context"
     assert refused(raw=True, prompt="hi", **fields) == (400, text)
     assert check(raw=True, prompt="hi", template="", system="", context=[]) is None
 
 
-def test_r156_an_embedding_model_cannot_generate() -> None:
+@pytest.mark.rule(156)
+def test_an_embedding_model_cannot_generate() -> None:
     assert refused(EMBEDDER, prompt="hi") == (400, '"MyModel" does not support generate')
 
 
-def test_r051_suffix_needs_a_model_that_fills_in() -> None:
+@pytest.mark.rule(51)
+def test_suffix_needs_a_model_that_fills_in() -> None:
     text = "registry.ollama.ai/library/MyModel:latest does not support insert"
     assert refused(prompt="hi", suffix="end") == (400, text)
     coder = msgspec.structs.replace(MODEL, capabilities=("completion", "insert"))
@@ -105,14 +114,16 @@ def test_r051_suffix_needs_a_model_that_fills_in() -> None:
     assert (path, body["prompt"], body["suffix"]) == ("/v1/completions", "hi", "end")
 
 
-def test_r053_a_template_is_refused_with_the_reason_but_not_an_empty_one() -> None:
+@pytest.mark.rule(53)
+def test_a_template_is_refused_with_the_reason_but_not_an_empty_one() -> None:
     status, text = refused(prompt="hi", template="{{ .Prompt }}")
     assert status == 400
     assert "template" in text
     assert check(prompt="hi", template="", suffix="", system="", options={}) is None
 
 
-def test_r059_images_need_sight_and_a_template() -> None:
+@pytest.mark.rule(59)
+def test_images_need_sight_and_a_template() -> None:
     assert refused(prompt="hi", images=[PNG])[1].endswith("does not support vision")
     seeing = msgspec.structs.replace(MODEL, capabilities=("completion", "vision"))
     assert check(seeing, prompt="hi", images=[PNG]) is None
@@ -122,7 +133,8 @@ def test_r059_images_need_sight_and_a_template() -> None:
     assert [part["type"] for part in body["messages"][0]["content"]] == ["image_url", "text"]
 
 
-def test_trap_14_a_prompt_is_a_chat_of_one_message() -> None:
+@pytest.mark.trap(14)
+def test_a_prompt_is_a_chat_of_one_message() -> None:
     path, body = sent(system="be brief", options={"num_predict": -1})
     assert path == "/v1/chat/completions"
     assert body == {
@@ -137,7 +149,8 @@ def test_trap_14_a_prompt_is_a_chat_of_one_message() -> None:
     }
 
 
-def test_r056_raw_is_a_completion_of_the_prompt_alone() -> None:
+@pytest.mark.rule(56)
+def test_raw_is_a_completion_of_the_prompt_alone() -> None:
     path, body = sent(raw=True, logprobs=True, top_logprobs=3)
     assert path == "/v1/completions"
     assert body == {
@@ -159,7 +172,8 @@ def test_a_model_without_template_completes_what_it_is_given() -> None:
     assert body["return_token_ids"] is True
 
 
-def test_r061_thinking() -> None:
+@pytest.mark.rule(61)
+def test_thinking() -> None:
     assert sent(THINKER)[1]["chat_template_kwargs"]["enable_thinking"] is True
     assert sent(THINKER, think=False)[1]["chat_template_kwargs"]["enable_thinking"] is False
     assert "chat_template_kwargs" not in sent(THINKER, raw=True)[1]
@@ -180,7 +194,8 @@ def after_context(info: ModelInfo, answer: dict[str, Any], **fields: Any) -> tup
     return json.loads(step.body), out
 
 
-def test_r054_a_context_comes_before_the_rendered_prompts_tokens() -> None:
+@pytest.mark.rule(54)
+def test_a_context_comes_before_the_rendered_prompts_tokens() -> None:
     asked, out = after_context(MODEL, {"tokens": [7, 8]}, system="be brief")
     assert asked["messages"] == [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
     assert out.path == "/v1/completions"
@@ -195,6 +210,7 @@ def test_r054_a_context_comes_before_the_rendered_prompts_tokens() -> None:
     assert refused(prompt="hi", context=[1, -2])[1].startswith("-2 in context is no token id")
 
 
+@pytest.mark.rule(54)
 @pytest.mark.parametrize(
     ("texts", "text", "thinking", "response"),
     [
@@ -204,7 +220,7 @@ def test_r054_a_context_comes_before_the_rendered_prompts_tokens() -> None:
         (["assistant", None], "yes", None, "yes"),
     ],
 )
-def test_r054_thinking_is_taken_out_of_what_follows_a_context(
+def test_thinking_is_taken_out_of_what_follows_a_context(
     texts: list[str], text: str, thinking: str | None, response: str
 ) -> None:
     asked, out = after_context(TAGGED, {"tokens": [7, 8], "token_strs": texts})
@@ -217,14 +233,16 @@ def test_r054_thinking_is_taken_out_of_what_follows_a_context(
     assert (answer.get("thinking"), answer["response"]) == (thinking, response)
 
 
-def test_r054_a_model_that_does_not_tag_its_thoughts_is_left_alone() -> None:
+@pytest.mark.rule(54)
+def test_a_model_that_does_not_tag_its_thoughts_is_left_alone() -> None:
     asked, out = after_context(THINKER, {"tokens": [7]})
     assert "return_token_strs" not in asked
     assert asked["chat_template_kwargs"]["enable_thinking"] is True
     assert out.fold is None
 
 
-def test_r062_what_is_too_long_by_itself_is_cut() -> None:
+@pytest.mark.rule(62)
+def test_what_is_too_long_by_itself_is_cut() -> None:
     too_long = Refused(CONTEXT_EXCEEDED, status=400)
 
     def recovered(info: ModelInfo = MODEL, **fields: Any) -> Step | None:
@@ -247,7 +265,8 @@ def test_r062_what_is_too_long_by_itself_is_cut() -> None:
     assert recovered(raw=True, truncate=False) is recovered(shift=False) is None
 
 
-def test_r052_r085_a_models_system_text_and_messages() -> None:
+@pytest.mark.rule(52, 85)
+def test_a_models_system_text_and_messages() -> None:
     brought = ({"role": "user", "content": "one"}, {"role": "assistant", "content": "two"})
     defaults = Defaults(system="You are a pirate.", messages=brought)
 
@@ -265,7 +284,8 @@ def test_r052_r085_a_models_system_text_and_messages() -> None:
     assert told(BASE) == "You are a pirate.\n\nhi"
 
 
-def test_r066_the_prompt_of_a_completion_is_its_text() -> None:
+@pytest.mark.rule(66)
+def test_the_prompt_of_a_completion_is_its_text() -> None:
     def rendered(**fields: Any) -> Step:
         body = {"model": "M", "prompt": "hi", "_debug_render_only": True, **fields}
         return generate.prepare(decode_generate(json.dumps(body).encode()), BASE, NONE, CLOCK)
@@ -282,5 +302,6 @@ def test_r066_the_prompt_of_a_completion_is_its_text() -> None:
     assert json.loads(reply.body)["_debug_info"]["rendered_template"] == "before hi"
 
 
-def test_r153_option_types_are_looked_at_before_a_load() -> None:
+@pytest.mark.rule(153)
+def test_option_types_are_looked_at_before_a_load() -> None:
     assert refused(options={"top_k": "x"}) == (500, 'option "top_k" must be of type integer')

@@ -48,15 +48,17 @@ MALFORMED = {
 }
 
 
+@pytest.mark.rule(151)
 @pytest.mark.parametrize(("body", "text"), MALFORMED.items())
-def test_r151_malformed_json_is_refused_in_gos_words(body: str, text: str) -> None:
+def test_malformed_json_is_refused_in_gos_words(body: str, text: str) -> None:
     with pytest.raises(BadRequest) as caught:
         decode_generate(body.encode())
     assert (caught.value.status, caught.value.text) == (400, text)
 
 
+@pytest.mark.rule(150)
 @pytest.mark.parametrize("body", [b"", b"  \n\t"])
-def test_r150_an_empty_body_is_named(body: bytes) -> None:
+def test_an_empty_body_is_named(body: bytes) -> None:
     with pytest.raises(BadRequest, match=r"^missing request body$"):
         decode_chat(body)
 
@@ -76,8 +78,9 @@ WRONG_TYPES = {
 }
 
 
+@pytest.mark.rule(152)
 @pytest.mark.parametrize(("body", "text"), WRONG_TYPES.items())
-def test_r152_wrong_types_are_refused_in_gos_words(body: str, text: str) -> None:
+def test_wrong_types_are_refused_in_gos_words(body: str, text: str) -> None:
     with pytest.raises(BadRequest) as caught:
         decode_generate(body.encode())
     assert (caught.value.status, caught.value.text) == (400, f"json: cannot unmarshal {text}")
@@ -96,25 +99,29 @@ WRONG_IN_CHAT = {
 }
 
 
+@pytest.mark.rule(73, 76)
 @pytest.mark.parametrize(("body", "text"), WRONG_IN_CHAT.items())
-def test_r073_r076_wrong_types_inside_messages_name_the_whole_path(body: str, text: str) -> None:
+def test_wrong_types_inside_messages_name_the_whole_path(body: str, text: str) -> None:
     with pytest.raises(BadRequest) as caught:
         decode_chat(b'{"model":"x",' + body[1:].encode())
     assert caught.value.text == f"json: cannot unmarshal {text}"
 
 
-def test_r039_keys_in_any_case_unknown_keys_and_trailing_data() -> None:
+@pytest.mark.rule(39)
+def test_keys_in_any_case_unknown_keys_and_trailing_data() -> None:
     request = generate(b' {"MODEL":"x","Prompt":"hi","STREAM":false,"temperature":2,"foo":{"bar":[1]}} trailing')
     assert (request.model, request.prompt, request.stream) == ("x", "hi", False)
 
 
-def test_r039_the_last_of_duplicate_keys_wins_whatever_its_case() -> None:
+@pytest.mark.rule(39)
+def test_the_last_of_duplicate_keys_wins_whatever_its_case() -> None:
     assert generate(b'{"model":"a","model":"b"}').model == "b"
     assert generate(b'{"model":"a","MODEL":"b"}').model == "b"
     assert generate(b'{"model":"a","MODEL":"b","model":"c"}').model == "c"
 
 
-def test_r039_null_is_absent_for_every_field() -> None:
+@pytest.mark.rule(39)
+def test_null_is_absent_for_every_field() -> None:
     names = ["prompt", "suffix", "system", "template", "context", "stream", "raw", "format", "keep_alive", "images"]
     names += ["options", "think", "truncate", "shift", "logprobs", "top_logprobs", "_debug_render_only"]
     given = generate(json.dumps({"model": "x"} | dict.fromkeys(names)).encode())
@@ -171,6 +178,7 @@ def test_any_bytes_are_decoded_or_refused(body: bytes) -> None:
             decode(body)
 
 
+@pytest.mark.rule(151)
 @pytest.mark.parametrize(
     ("rest", "text"),
     [
@@ -183,7 +191,7 @@ def test_any_bytes_are_decoded_or_refused(body: bytes) -> None:
         ('"\x01"', "invalid character '\\x01' in string literal"),
     ],
 )
-def test_r151_what_is_wrong_with_a_large_body_is_found_without_a_scan(rest: str, text: str) -> None:
+def test_what_is_wrong_with_a_large_body_is_found_without_a_scan(rest: str, text: str) -> None:
     body = b'{"model":"m","x":[' + b"1," * 2_000_000 + rest.encode()
     began = time.process_time()
     with pytest.raises(BadRequest) as caught:

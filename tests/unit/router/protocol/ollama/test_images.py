@@ -29,8 +29,9 @@ ILLEGAL |= {
 }
 
 
+@pytest.mark.rule(154)
 @pytest.mark.parametrize(("text", "position"), ILLEGAL.items())
-def test_r154_bad_base64_is_refused_with_gos_byte_position(text: str, position: int) -> None:
+def test_bad_base64_is_refused_with_gos_byte_position(text: str, position: int) -> None:
     with pytest.raises(BadRequest) as caught:
         check_base64(text)
     assert (caught.value.status, caught.value.text) == (400, f"illegal base64 data at input byte {position}")
@@ -57,7 +58,8 @@ def test_every_encoding_is_accepted(data: bytes) -> None:
     assert illegal_at(base64.b64encode(data).decode()) is None
 
 
-def test_r059_images_are_checked_when_the_body_is_read() -> None:
+@pytest.mark.rule(59)
+def test_images_are_checked_when_the_body_is_read() -> None:
     for decode, body in (
         (decode_generate, b'{"model":"nope","images":["data:x"]}'),
         (decode_chat, b'{"model":"nope","messages":[{"role":"user","images":["data:x"]}]}'),
@@ -79,8 +81,9 @@ KINDS = {
 }
 
 
+@pytest.mark.rule(59)
 @pytest.mark.parametrize(("head", "kind"), KINDS.items())
-def test_r059_the_kind_is_sniffed(head: bytes, kind: str) -> None:
+def test_the_kind_is_sniffed(head: bytes, kind: str) -> None:
     assert sniff(base64.b64encode(head + bytes(40) if head else b"").decode()) == kind
 
 

@@ -1,12 +1,15 @@
 """How long models are shown as loaded."""
 
+import pytest
+
 from vllama_pool.router.protocol.ollama.durations import FOREVER
 from vllama_pool.router.protocol.ollama.lifetimes import REMEMBERED, Lifetimes
 
 MINUTE = 60 * 10**9
 
 
-def test_r093_a_model_lives_from_the_end_of_its_last_request_on() -> None:
+@pytest.mark.rule(93)
+def test_a_model_lives_from_the_end_of_its_last_request_on() -> None:
     lifetimes = Lifetimes(5 * MINUTE)
     assert not lifetimes.lives("v", 0)
     lifetimes.touch("v", None, 10 * MINUTE)

@@ -4,6 +4,8 @@ import base64
 import json
 from typing import Any
 
+import pytest
+
 from tests.support.protocol import CLOCK, THINKER, outgoing
 from vllama_pool.config.routing.defaults import NONE
 from vllama_pool.router.protocol.ollama import chat
@@ -23,7 +25,8 @@ def call(name: str, id: str | None = None, **arguments: Any) -> dict[str, Any]:
     return {"function": {"name": name, "arguments": arguments}} | ({"id": id} if id else {})
 
 
-def test_r072_roles_are_lower_cased_and_plain_messages_stay_plain() -> None:
+@pytest.mark.rule(72)
+def test_roles_are_lower_cased_and_plain_messages_stay_plain() -> None:
     sent = upstream({"role": "System", "content": "be brief"}, {"role": "USER", "content": "hi"}, {"role": "assistant"})
     assert sent["messages"] == [
         {"role": "system", "content": "be brief"},
@@ -32,12 +35,14 @@ def test_r072_roles_are_lower_cased_and_plain_messages_stay_plain() -> None:
     ]
 
 
-def test_r072_r073_roles_are_not_looked_at_and_null_is_no_text() -> None:
+@pytest.mark.rule(72, 73)
+def test_roles_are_not_looked_at_and_null_is_no_text() -> None:
     sent = upstream({"role": "Critic", "content": "hm"}, {"role": "assistant", "content": None})
     assert sent["messages"] == [{"role": "critic", "content": "hm"}, {"role": "assistant", "content": ""}]
 
 
-def test_r072_a_developer_is_let_through_but_never_left_out() -> None:
+@pytest.mark.rule(72)
+def test_a_developer_is_let_through_but_never_left_out() -> None:
     told = [ChatMessage("Developer", "be brief"), ChatMessage("user", "hi"), ChatMessage("developer", "now")]
     for template in ("", "{% if message.role == 'developer' %}"):
         assert [made.role for made in for_template(translate(told), template)] == ["developer", "user", "developer"]
@@ -46,12 +51,14 @@ def test_r072_a_developer_is_let_through_but_never_left_out() -> None:
     assert upstream({"role": "developer", "content": "x"})["messages"][0]["role"] == "system"
 
 
-def test_r074_earlier_thoughts_go_back_as_reasoning() -> None:
+@pytest.mark.rule(74)
+def test_earlier_thoughts_go_back_as_reasoning() -> None:
     sent = upstream({"role": "assistant", "content": "4", "thinking": "2+2"})
     assert sent["messages"] == [{"role": "assistant", "content": "4", "reasoning": "2+2"}]
 
 
-def test_r075_images_become_data_urls_in_front_of_the_text() -> None:
+@pytest.mark.rule(75)
+def test_images_become_data_urls_in_front_of_the_text() -> None:
     sent = upstream({"role": "user", "content": "what is it?", "images": [PNG]})
     assert sent["messages"][0]["content"] == [
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}},
@@ -67,7 +74,9 @@ def test_audio_travels_among_the_images() -> None:
     ]
 
 
-def test_r076_trap_1_arguments_go_out_as_a_string_in_the_order_of_the_client() -> None:
+@pytest.mark.rule(76)
+@pytest.mark.trap(1)
+def test_arguments_go_out_as_a_string_in_the_order_of_the_client() -> None:
     sent = upstream({"role": "assistant", "tool_calls": [call("f", z=1, a={"x": [1.50, None]})]})
     function = sent["messages"][0]["tool_calls"][0]
     assert function["type"] == "function"
@@ -75,7 +84,8 @@ def test_r076_trap_1_arguments_go_out_as_a_string_in_the_order_of_the_client() -
     assert function["function"]["arguments"].startswith('{"z"')
 
 
-def test_r079_tools_pass_untouched_and_an_empty_list_is_none() -> None:
+@pytest.mark.rule(79)
+def test_tools_pass_untouched_and_an_empty_list_is_none() -> None:
     schema = {
         "type": "object",
         "properties": {"city": {"type": ["string", "null"], "minLength": 1, "default": "x"}},

@@ -20,11 +20,13 @@ def sent(request: dict[str, Any] | None = None, route: dict[str, Any] | None = N
     return json.loads(msgspec.json.encode(api.Sampling(**values)))
 
 
-def test_r127_r129_ollamas_defaults_are_sent_where_nobody_says_otherwise() -> None:
+@pytest.mark.rule(127, 129)
+def test_ollamas_defaults_are_sent_where_nobody_says_otherwise() -> None:
     assert sent() == {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 
 
-def test_r144_a_default_that_the_model_sets_itself_is_left_to_vllm() -> None:
+@pytest.mark.rule(144)
+def test_a_default_that_the_model_sets_itself_is_left_to_vllm() -> None:
     info = msgspec.structs.replace(MODEL, defaults={"temperature": 0.2, "top_p": 0.5})
     assert sent(info=info) == {"top_k": 40}
     assert sent({"temperature": 1}, info=info) == {"top_k": 40, "temperature": 1.0}
@@ -47,14 +49,16 @@ WRONG: list[tuple[str, Any, str]] = [
 ]
 
 
+@pytest.mark.rule(153)
 @pytest.mark.parametrize(("key", "value", "kind"), WRONG)
-def test_r153_a_wrong_type_is_a_500(key: str, value: Any, kind: str) -> None:
+def test_a_wrong_type_is_a_500(key: str, value: Any, kind: str) -> None:
     with pytest.raises(ClientError) as caught:
         check({key: value})
     assert (caught.value.status, caught.value.text) == (500, f'option "{key}" must be {kind}')
 
 
-def test_r143_unknown_and_removed_options_have_no_type() -> None:
+@pytest.mark.rule(143)
+def test_unknown_and_removed_options_have_no_type() -> None:
     removed = ["mirostat", "mirostat_tau", "mirostat_eta", "tfs_z", "penalize_newline", "numa", "low_vram"]
     removed += ["f16_kv", "logits_all", "vocab_only", "use_mlock", "num_gqa"]
     values: tuple[Any, ...] = ("x", [], {}, 1, True)
@@ -64,12 +68,14 @@ def test_r143_unknown_and_removed_options_have_no_type() -> None:
     check({"Temperature": "case matters here", "stop": None})
 
 
+@pytest.mark.rule(131, 138, 139, 140, 141, 142)
 @pytest.mark.parametrize("key", sorted(DROPPED))
-def test_r131_r138_r139_r140_r141_r142_what_vllm_has_no_counterpart_for_is_dropped(key: str) -> None:
+def test_what_vllm_has_no_counterpart_for_is_dropped(key: str) -> None:
     assert sent({key: 1}) == sent()
 
 
-def test_r131_r138_r139_r140_r141_r142_what_is_dropped_has_a_type_all_the_same() -> None:
+@pytest.mark.rule(131, 138, 139, 140, 141, 142)
+def test_what_is_dropped_has_a_type_all_the_same() -> None:
     """Ollama knows these options, and no others that vLLM lacks."""
     integers = {"num_ctx", "num_keep", "num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict"}
     assert {*integers, "typical_p", "use_mmap"} == DROPPED
@@ -78,12 +84,14 @@ def test_r131_r138_r139_r140_r141_r142_what_is_dropped_has_a_type_all_the_same()
             check({key: "x"})
 
 
+@pytest.mark.rule(126)
 @pytest.mark.parametrize(("given", "max_tokens"), [(-1, None), (-2, None), (0, None), (5, 5), (5.9, 5), (10**9, 2048)])
-def test_r126_num_predict(given: float, max_tokens: int | None) -> None:
+def test_num_predict(given: float, max_tokens: int | None) -> None:
     assert sent({"num_predict": given}).get("max_tokens") == max_tokens
 
 
-def test_r126_completions_always_get_an_explicit_limit() -> None:
+@pytest.mark.rule(126)
+def test_completions_always_get_an_explicit_limit() -> None:
     def limit(info: ModelInfo, **options: Any) -> Any:
         return fill_context(sampling(merge(options, {}, info), info), info)["max_tokens"]
 
@@ -94,6 +102,7 @@ def test_r126_completions_always_get_an_explicit_limit() -> None:
     assert limit(msgspec.structs.replace(MODEL, defaults={"num_predict": 100})) == 100
 
 
+@pytest.mark.rule(128, 130, 132, 133, 134, 135, 136, 137)
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -116,9 +125,7 @@ def test_r126_completions_always_get_an_explicit_limit() -> None:
         ({"min_p": 2}, {"min_p": 1.0}),
     ],
 )
-def test_r128_r130_r132_r133_r134_r135_r136_r137_values_are_brought_into_vllms_range(
-    options: dict[str, Any], expected: dict[str, Any]
-) -> None:
+def test_values_are_brought_into_vllms_range(options: dict[str, Any], expected: dict[str, Any]) -> None:
     result = sent(options)
     assert {key: result.get(key) for key in expected} == expected
 
@@ -129,10 +136,10 @@ LAYER = st.dictionaries(
 ) | st.fixed_dictionaries({}, optional={"stop": st.lists(st.text(max_size=5), max_size=9), "num_predict": NUMBERS})
 
 
+@pytest.mark.rule(126, 136)
+@pytest.mark.trap(13)
 @given(LAYER, LAYER, st.sampled_from([0, 1, 2048]))
-def test_r126_r136_trap_13_no_value_is_one_that_vllm_refuses(
-    request: dict[str, Any], route: dict[str, Any], context: int
-) -> None:
+def test_no_value_is_one_that_vllm_refuses(request: dict[str, Any], route: dict[str, Any], context: int) -> None:
     check(request)
     result = sent(request, route, msgspec.structs.replace(MODEL, context_length=context))
     assert result.get("max_tokens", 1) >= 1

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,7 +29,9 @@ def call(name: str, id: str | None = None, **arguments: Any) -> dict[str, Any]:
     return {"function": {"name": name, "arguments": arguments}} | ({"id": id} if id else {})
 
 
-def test_r077_r078_trap_2_results_are_paired_by_id_then_name_then_order() -> None:
+@pytest.mark.rule(77, 78)
+@pytest.mark.trap(2)
+def test_results_are_paired_by_id_then_name_then_order() -> None:
     sent = upstream(
         {"role": "assistant", "tool_calls": [call("a", "one"), call("b"), call("c"), call("d")]},
         {"role": "tool", "content": "first without a hint"},
@@ -79,8 +82,10 @@ MESSAGES = st.lists(
 )
 
 
+@pytest.mark.rule(77, 78)
+@pytest.mark.trap(2)
 @given(MESSAGES)
-def test_r077_r078_trap_2_pairing_never_loses_or_doubles_a_call(messages: list[dict[str, Any]]) -> None:
+def test_pairing_never_loses_or_doubles_a_call(messages: list[dict[str, Any]]) -> None:
     decoded = decode_chat(json.dumps({"model": "x", "messages": messages}).encode()).messages or []
     sent = translate(decoded)
     assert [message.role for message in sent] == [message.role for message in decoded]

@@ -42,7 +42,8 @@ def but(**changes: Any) -> CatalogueModel:
     return CatalogueModel("x:latest", (msgspec.structs.replace(INFO, **changes),))
 
 
-def test_r010_r111_show_has_the_keys_that_clients_read() -> None:
+@pytest.mark.rule(10, 111)
+def test_show_has_the_keys_that_clients_read() -> None:
     answer = shown()
     assert answer["model_info"] == {
         "general.architecture": "llama",
@@ -60,7 +61,8 @@ def test_r010_r111_show_has_the_keys_that_clients_read() -> None:
     assert "context_length" not in answer["details"]
 
 
-def test_r010_keys_come_in_ollamas_order_and_none_is_of_another_kind_of_server() -> None:
+@pytest.mark.rule(10)
+def test_keys_come_in_ollamas_order_and_none_is_of_another_kind_of_server() -> None:
     assert list(shown(MARIO)) == [
         "license",
         "modelfile",
@@ -75,7 +77,8 @@ def test_r010_keys_come_in_ollamas_order_and_none_is_of_another_kind_of_server()
     ]
 
 
-def test_r010_what_clients_insist_on_is_there_when_nothing_is_known() -> None:
+@pytest.mark.rule(10)
+def test_what_clients_insist_on_is_there_when_nothing_is_known() -> None:
     nothing = CatalogueModel("x:latest", (ModelInfo(name="x", capabilities=()),))
     answer = shown(nothing)
     assert answer["capabilities"] == []
@@ -83,7 +86,8 @@ def test_r010_what_clients_insist_on_is_there_when_nothing_is_known() -> None:
     assert not {"parameters", "license", "template", "system", "messages"} & set(answer)
 
 
-def test_r111_numbers_are_numbers_and_the_context_is_what_every_replica_has() -> None:
+@pytest.mark.rule(111)
+def test_numbers_are_numbers_and_the_context_is_what_every_replica_has() -> None:
     short = msgspec.structs.replace(INFO, context_length=1024)
     facts = shown(CatalogueModel("x", (INFO, short)))["model_info"]
     assert facts["llama.context_length"] == 1024
@@ -91,7 +95,8 @@ def test_r111_numbers_are_numbers_and_the_context_is_what_every_replica_has() ->
         assert isinstance(value, str if key in ("general.architecture", "general.basename") else int), key
 
 
-def test_r111_keys_of_vision_mean_that_the_model_sees() -> None:
+@pytest.mark.rule(111)
+def test_keys_of_vision_mean_that_the_model_sees() -> None:
     metadata = {"vision.block_count": 2, "block_count": 3}
     blind = shown(but(metadata=metadata))["model_info"]
     assert not any(".vision." in key for key in blind)
@@ -116,17 +121,20 @@ def test_a_template_that_would_be_taken_for_fill_in_the_middle_is_left_out() -> 
     assert shown(but(template=odd, capabilities=("completion", "insert")))["template"] == odd
 
 
-def test_r109_verbose_changes_nothing() -> None:
+@pytest.mark.rule(109)
+def test_verbose_changes_nothing() -> None:
     assert shown(verbose=True) == shown()
     assert not any(isinstance(value, list) for value in shown()["model_info"].values())
 
 
-def test_r110_copilot_sees_the_name_that_it_asked_for() -> None:
+@pytest.mark.rule(110)
+def test_copilot_sees_the_name_that_it_asked_for() -> None:
     assert shown(user_agent="GitHubCopilotChat/0.30")["model_info"]["general.basename"] == "SmolLM2:135M"
     assert shown(user_agent="curl GitHubCopilotChat/0.30")["model_info"]["general.basename"] == "smollm2"
 
 
-def test_r010_a_virtual_model_shows_what_it_was_made_with() -> None:
+@pytest.mark.rule(10)
+def test_a_virtual_model_shows_what_it_was_made_with() -> None:
     answer = shown(MARIO)
     assert answer["system"] == 'You are "Mario".\nSay so.'
     assert answer["messages"] == [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": '"It\'s me!"'}]
@@ -145,18 +153,21 @@ def test_r010_a_virtual_model_shows_what_it_was_made_with() -> None:
     )
 
 
-def test_r010_a_served_models_modelfile_is_from_itself() -> None:
+@pytest.mark.rule(10)
+def test_a_served_models_modelfile_is_from_itself() -> None:
     assert "\nFROM smollm2:135m\n" in shown()["modelfile"]
     assert "TEMPLATE" not in shown()["modelfile"]
 
 
-def test_trap_12_show_takes_the_name_from_either_field() -> None:
+@pytest.mark.trap(12)
+def test_show_takes_the_name_from_either_field() -> None:
     assert decode_show(b'{"model":"","name":"x","system":"","template":"","options":null}').wanted == "x"
     assert decode_show(b'{"NAME":"x","foo":1}').wanted == "x"
     assert ShowRequest(model="a", name="b").wanted == "a"
 
 
-def test_r146_r148_show_refuses_in_its_own_words() -> None:
+@pytest.mark.rule(146, 148)
+def test_show_refuses_in_its_own_words() -> None:
     for body in (b"{}", b'{"model":" "}', b"null"):
         with pytest.raises(BadRequest, match=r"^model is required$"):
             decode_show(body)
@@ -165,7 +176,8 @@ def test_r146_r148_show_refuses_in_its_own_words() -> None:
     assert not_found("/odd/") == "model '/odd/' not found"
 
 
-def test_r038_show_refuses_cloud_models_in_its_own_words() -> None:
+@pytest.mark.rule(38)
+def test_show_refuses_cloud_models_in_its_own_words() -> None:
     refused = unknown_model("x:8b-cloud", not_found("x:8b-cloud"), cloud=NO_CLOUD_DETAILS)
     assert (type(refused), refused.status) == (Forbidden, 403)
     assert refused.text == "ollama cloud is disabled: remote model details are unavailable"

@@ -105,8 +105,10 @@ ENDINGS = st.sampled_from(
 )
 
 
+@pytest.mark.rule(44)
+@pytest.mark.trap(3)
 @given(st.lists(PIECES, max_size=8), ENDINGS, st.data())
-def test_r044_trap_3_streamed_and_whole_answers_agree_and_every_line_is_an_object(
+def test_streamed_and_whole_answers_agree_and_every_line_is_an_object(
     pieces: list[bytes], ending: bytes, data: st.DataObject
 ) -> None:
     body = b"".join(pieces) + ending
@@ -162,7 +164,8 @@ def test_thinking_between_tags_folds_alike_however_tokens_and_bytes_are_cut(
     assert answer(pieces) == answer([text])
 
 
-def test_r044_r067_chat_lines_are_exactly_ollamas() -> None:
+@pytest.mark.rule(44, 67)
+def test_chat_lines_are_exactly_ollamas() -> None:
     fold = chat_fold()
     body = delta(role="assistant", content="") + delta(content="Hi <b>\n🦙") + delta("stop") + usage() + DONE
     assert run(fold, body).decode() == (
@@ -175,7 +178,8 @@ def test_r044_r067_chat_lines_are_exactly_ollamas() -> None:
     )
 
 
-def test_r067_generate_lines_are_exactly_ollamas() -> None:
+@pytest.mark.rule(67)
+def test_generate_lines_are_exactly_ollamas() -> None:
     chunk = {"index": 0, "delta": {"content": "Hi"}, "finish_reason": None, "token_ids": [7, 8]}
     end = {"index": 0, "delta": {"content": ""}, "finish_reason": "stop", "stop_reason": None, "token_ids": [2]}
     body = event(choices=[{"delta": {"role": "assistant", "content": ""}}], prompt_token_ids=[1, 5])
@@ -188,7 +192,8 @@ def test_r067_generate_lines_are_exactly_ollamas() -> None:
     )
 
 
-def test_r040_r068_r086_a_whole_answer_is_one_object_without_line_end() -> None:
+@pytest.mark.rule(40, 68, 86)
+def test_a_whole_answer_is_one_object_without_line_end() -> None:
     fold = chat_fold(stream=False)
     body = delta(reasoning="hm") + delta(content="Hi") + delta(content=" you") + delta("stop") + usage()
     assert fold.feed(body) == b""
@@ -201,7 +206,8 @@ def test_r040_r068_r086_a_whole_answer_is_one_object_without_line_end() -> None:
     assert fold.finish() == b""
 
 
-def test_r068_a_whole_answer_of_generate_has_all_that_its_lines_had() -> None:
+@pytest.mark.rule(68)
+def test_a_whole_answer_of_generate_has_all_that_its_lines_had() -> None:
     body = stream("completion-logprobs")
     fields = LOGPROBS | {"raw": True}
     lines = objects(run(generate_fold(**fields), body))
@@ -215,15 +221,18 @@ def test_r068_a_whole_answer_of_generate_has_all_that_its_lines_had() -> None:
     assert keys == ["model", "created_at", "response", "thinking", "done", "done_reason", *METRICS]
 
 
-def test_r045_model_is_echoed() -> None:
+@pytest.mark.rule(45)
+def test_model_is_echoed() -> None:
     assert {line["model"] for line in objects(run(chat_fold(), stream("chat-plain")))} == {"Llama3"}
 
 
-def test_r056_raw_has_no_context() -> None:
+@pytest.mark.rule(56)
+def test_raw_has_no_context() -> None:
     assert "context" not in objects(run(generate_fold(raw=True), stream("completion-stop")))[-1]
 
 
-def test_r064_logprobs_stand_on_the_line_of_their_text_and_leave_out_the_end_mark() -> None:
+@pytest.mark.rule(64)
+def test_logprobs_stand_on_the_line_of_their_text_and_leave_out_the_end_mark() -> None:
     lines = objects(run(chat_fold(**LOGPROBS), stream("chat-logprobs")))
     tokens = [entry["token"] for line in lines for entry in line.get("logprobs", [])]
     assert "".join(tokens) == "".join(line["message"]["content"] for line in lines)
@@ -237,17 +246,21 @@ def test_r064_logprobs_stand_on_the_line_of_their_text_and_leave_out_the_end_mar
     assert all("logprobs" not in line for line in objects(run(chat_fold(), stream("chat-logprobs"))))
 
 
-def test_r065_alternatives_only_where_asked_for() -> None:
+@pytest.mark.rule(65)
+def test_alternatives_only_where_asked_for() -> None:
     whole = objects(run(generate_fold(raw=True, stream=False, logprobs=True), stream("completion-logprobs")))[0]
     assert len(whole["logprobs"]) == whole["eval_count"] == 4
     assert all("top_logprobs" not in entry for entry in whole["logprobs"])
 
 
-def test_r067_context_is_the_prompt_and_the_text_without_the_end_mark() -> None:
+@pytest.mark.rule(67)
+def test_context_is_the_prompt_and_the_text_without_the_end_mark() -> None:
     last = objects(run(generate_fold(), stream("generate-ids")))[-1]
     assert len(last["context"]) == last["prompt_eval_count"] + last["eval_count"] - 1
 
 
+@pytest.mark.rule(69, 83)
+@pytest.mark.trap(7)
 @pytest.mark.parametrize(
     ("finish", "reason"),
     [
@@ -258,19 +271,22 @@ def test_r067_context_is_the_prompt_and_the_text_without_the_end_mark() -> None:
         ("content_filter", "stop"),
     ],
 )
-def test_r069_r083_trap_7_done_reason_is_stop_or_length(finish: str, reason: str) -> None:
+def test_done_reason_is_stop_or_length(finish: str, reason: str) -> None:
     fold = chat_fold()
     assert objects(run(fold, delta(content="x") + delta(finish) + usage() + DONE))[-1]["done_reason"] == reason
     assert fold.usage == Usage(5, 3, reason)
 
 
-def test_r070_durations_are_vllms_own_where_it_gives_them() -> None:
+@pytest.mark.rule(70)
+def test_durations_are_vllms_own_where_it_gives_them() -> None:
     metrics = {"time_to_first_token_ms": 6.5, "generation_time_ms": 34.25, "queue_time_ms": 0.1}
     last = objects(run(chat_fold(), delta(content="x") + delta("stop") + usage(metrics=metrics) + DONE))[-1]
     assert (last["prompt_eval_duration"], last["eval_duration"]) == (6_500_000, 34_250_000)
 
 
-def test_r042_r070_trap_9_no_metric_is_zero_or_a_fraction_however_fast_it_was() -> None:
+@pytest.mark.rule(42, 70)
+@pytest.mark.trap(9)
+def test_no_metric_is_zero_or_a_fraction_however_fast_it_was() -> None:
     metrics = {"time_to_first_token_ms": 0.0, "generation_time_ms": 0.0000001, "queue_time_ms": 0.0}
     body = delta(content="x") + delta("stop") + usage(metrics=metrics) + DONE
     now = CLOCK.monotonic_ns()
@@ -283,13 +299,15 @@ def test_r042_r070_trap_9_no_metric_is_zero_or_a_fraction_however_fast_it_was() 
             assert all(type(last[key]) is int and last[key] >= 1 for key in METRICS), last
 
 
-def test_r070_tokens_out_of_the_cache_count_as_well() -> None:
+@pytest.mark.rule(70)
+def test_tokens_out_of_the_cache_count_as_well() -> None:
     used = {"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 8}}
     body = delta(content="x") + delta("stop") + event(choices=[], usage=used) + DONE
     assert objects(run(chat_fold(), body))[-1]["prompt_eval_count"] == 9
 
 
-def test_r081_tool_calls_come_whole_on_a_line_of_their_own() -> None:
+@pytest.mark.rule(81)
+def test_tool_calls_come_whole_on_a_line_of_their_own() -> None:
     lines = objects(run(chat_fold(), stream("chat-tools")))
     with_calls = [line for line in lines if "tool_calls" in line["message"]]
     assert len(with_calls) == 1
@@ -313,7 +331,8 @@ def calls(*texts: str) -> bytes:
     return delta(content=None, tool_calls=deltas) + b"".join(delta(content=None, tool_calls=[part]) for part in parts)
 
 
-def test_r082_several_calls_are_numbered_and_keep_their_arguments_order() -> None:
+@pytest.mark.rule(82)
+def test_several_calls_are_numbered_and_keep_their_arguments_order() -> None:
     body = calls('{"z": 1.50,\n "a": [ ]}', "") + delta("tool_calls") + usage() + DONE
     [line] = [line for line in run(chat_fold(), body).split(b"\n") if b"tool_calls" in line]
     assert b'"arguments":{"z":1.50,"a":[]}' in line
@@ -323,8 +342,10 @@ def test_r082_several_calls_are_numbered_and_keep_their_arguments_order() -> Non
     assert made[0]["id"] != made[1]["id"]
 
 
+@pytest.mark.rule(48, 81)
+@pytest.mark.trap(1)
 @pytest.mark.parametrize("text", ["{", "[1]", '"x"', "{}{}", "nonsense"])
-def test_r048_r081_trap_1_broken_arguments_are_an_error_not_a_string(text: str) -> None:
+def test_broken_arguments_are_an_error_not_a_string(text: str) -> None:
     fold = chat_fold()
     lines = objects(run(fold, delta(content="x") + calls(text) + delta("tool_calls") + usage() + DONE))
     assert list(lines[-1]) == ["error"]
@@ -340,7 +361,8 @@ def test_a_call_that_the_length_limit_cut_is_left_out() -> None:
     assert [made["function"]["arguments"] for made in whole["message"]["tool_calls"]] == [{"a": 1}]
 
 
-def test_r084_thinking_comes_apart_from_content_without_its_blank_lines() -> None:
+@pytest.mark.rule(84)
+def test_thinking_comes_apart_from_content_without_its_blank_lines() -> None:
     lines = objects(run(chat_fold(), stream("chat-thinking")))
     thinking = [line for line in lines if "thinking" in line["message"]]
     assert thinking == lines[: len(thinking)]
@@ -372,7 +394,9 @@ def test_a_whole_answer_is_ready_only_when_it_is_whole() -> None:
     assert fold.ready
 
 
-def test_r047_trap_9_the_last_line_waits_for_usage() -> None:
+@pytest.mark.rule(47)
+@pytest.mark.trap(9)
+def test_the_last_line_waits_for_usage() -> None:
     fold = chat_fold()
     assert b"done_reason" not in fold.feed(delta(content="x") + delta("stop"))
     assert not fold.done
@@ -390,9 +414,10 @@ def test_a_server_that_gives_no_usage_is_finished_by_its_done_mark_or_end() -> N
         assert fold.done
 
 
+@pytest.mark.rule(47)
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("ending", [b"", DONE, delta(content="y")[:-9]])
-def test_r047_an_answer_that_breaks_off_ends_in_one_error_line(ending: bytes, whole: bool) -> None:
+def test_an_answer_that_breaks_off_ends_in_one_error_line(ending: bytes, whole: bool) -> None:
     fold = chat_fold(stream=not whole)
     lines = objects(run(fold, delta(content="x") + ending))
     assert lines[-1] == {"error": "an error was encountered while running the model: unexpected EOF"}
@@ -435,7 +460,8 @@ def test_events_that_are_not_vllms_fail(garbage: bytes) -> None:
     assert fold.failure.status == 502
 
 
-def test_r163_an_error_in_mid_answer_begins_as_ollamas_and_nothing_follows_it() -> None:
+@pytest.mark.rule(163)
+def test_an_error_in_mid_answer_begins_as_ollamas_and_nothing_follows_it() -> None:
     fold = chat_fold()
     fold.feed(delta(content="x") + delta("stop"))
     assert objects(fold.fail("gone")) == [{"error": RUNNER_ERROR + "gone"}]

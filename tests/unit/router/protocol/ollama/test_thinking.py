@@ -13,13 +13,15 @@ ON = {"enable_thinking": True, "thinking": True}
 OFF = {"enable_thinking": False, "thinking": False}
 
 
+@pytest.mark.rule(94)
 @pytest.mark.parametrize("value", [None, True, False, "high", "medium", "low", "max"])
-def test_r094_bool_or_one_of_four_levels(value: Any) -> None:
+def test_bool_or_one_of_four_levels(value: Any) -> None:
     check_think(value)
 
 
+@pytest.mark.rule(94)
 @pytest.mark.parametrize("value", ["", "x", "High"])
-def test_r094_bad_levels(value: str) -> None:
+def test_bad_levels(value: str) -> None:
     with pytest.raises(BadRequest) as caught:
         check_think(value)
     assert caught.value.text == (
@@ -27,26 +29,31 @@ def test_r094_bad_levels(value: str) -> None:
     )
 
 
+@pytest.mark.rule(94)
 @pytest.mark.parametrize("value", [1, 0.5, [], {}])
-def test_r094_bad_types(value: Any) -> None:
+def test_bad_types(value: Any) -> None:
     with pytest.raises(BadRequest) as caught:
         check_think(value)
     assert caught.value.text == 'think must be a boolean or string ("high", "medium", "low", "max", true, or false)'
 
 
+@pytest.mark.rule(95, 158)
 @pytest.mark.parametrize("value", [True, "low", "max"])
-def test_r095_r158_thinking_is_refused_where_a_model_cannot(value: Any) -> None:
+def test_thinking_is_refused_where_a_model_cannot(value: Any) -> None:
     with pytest.raises(BadRequest) as caught:
         check_capability(value, "MyModel", MODEL)
     assert (caught.value.status, caught.value.text) == (400, '"MyModel" does not support thinking')
 
 
-def test_r095_no_thinking_is_fine_with_any_model() -> None:
+@pytest.mark.rule(95)
+def test_no_thinking_is_fine_with_any_model() -> None:
     for value in (None, False):
         check_capability(value, "MyModel", MODEL)
         assert translate(value, MODEL) == Thinking()
 
 
+@pytest.mark.rule(95, 97)
+@pytest.mark.trap(8)
 @pytest.mark.parametrize(
     ("value", "sent"),
     [
@@ -57,14 +64,15 @@ def test_r095_no_thinking_is_fine_with_any_model() -> None:
         ("max", Thinking(ON, "max")),
     ],
 )
-def test_r095_r097_trap_8_thinking_is_on_unless_it_is_turned_off(value: Any, sent: Thinking) -> None:
+def test_thinking_is_on_unless_it_is_turned_off(value: Any, sent: Thinking) -> None:
     assert translate(value, THINKER) == sent
 
 
+@pytest.mark.rule(96)
 @pytest.mark.parametrize(
     ("value", "effort"), [(None, "medium"), (True, "medium"), ("max", "high"), ("low", "low"), (False, "low")]
 )
-def test_r096_gpt_oss_knows_three_levels(value: Any, effort: str) -> None:
+def test_gpt_oss_knows_three_levels(value: Any, effort: str) -> None:
     assert translate(value, msgspec.structs.replace(THINKER, architecture="gpt_oss")).effort == effort
 
 

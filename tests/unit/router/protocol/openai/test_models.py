@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from vllama_pool.router.protocol.model_view import CatalogueModel
 from vllama_pool.router.protocol.openai import models
 from vllama_pool.workers.registry.record import ModelInfo
@@ -16,7 +18,8 @@ LARGE = model("org/large:latest", modified_at=1800000000.0, capabilities=("compl
 EMBED = model("embed:latest", capabilities=("embedding",))
 
 
-def test_r030_r117_models_are_listed_as_openai_does_newest_first() -> None:
+@pytest.mark.rule(30, 117)
+def test_models_are_listed_as_openai_does_newest_first() -> None:
     assert json.loads(models.openai_models([EMBED, CHAT, LARGE])) == {
         "object": "list",
         "data": [
@@ -27,16 +30,19 @@ def test_r030_r117_models_are_listed_as_openai_does_newest_first() -> None:
     }
 
 
-def test_r117_no_models_are_an_empty_list() -> None:
+@pytest.mark.rule(117)
+def test_no_models_are_an_empty_list() -> None:
     assert models.openai_models([]) == b'{"object":"list","data":[]}'
 
 
-def test_r031_r117_one_model_comes_back_as_it_was_asked_for() -> None:
+@pytest.mark.rule(31, 117)
+def test_one_model_comes_back_as_it_was_asked_for() -> None:
     assert json.loads(models.openai_model(LARGE, "Org/Large"))["id"] == "Org/Large"
     assert json.loads(models.openai_model(LARGE, "a/b/c/d"))["owned_by"] == "library"
 
 
-def test_r021_what_can_be_chatted_with_is_recommended() -> None:
+@pytest.mark.rule(21)
+def test_what_can_be_chatted_with_is_recommended() -> None:
     assert json.loads(models.recommendations([CHAT, LARGE, EMBED])) == {
         "recommendations": [
             {"model": "chat:8b", "description": "served by this pool", "context_length": 4096},

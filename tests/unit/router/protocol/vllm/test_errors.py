@@ -39,6 +39,7 @@ DRAINING = body("cannot schedule new futures after shutdown", "InternalServerErr
 DEAD = body("EngineCore encountered an issue. See stack trace (above) for the root cause.", "InternalServerError", 500)
 
 
+@pytest.mark.rule(167)
 @pytest.mark.parametrize(
     ("status", "given", "text"),
     [
@@ -58,18 +59,20 @@ DEAD = body("EngineCore encountered an issue. See stack trace (above) for the ro
         (500, b"[" * 100_000, None),
     ],
 )
-def test_r167_upstream_errors_become_one_plain_text(status: int, given: bytes, text: str | None) -> None:
+def test_upstream_errors_become_one_plain_text(status: int, given: bytes, text: str | None) -> None:
     said = explain_upstream(status, given)
     assert text is None or said == text
     assert len(said) <= 2000
 
 
-def test_r145_ollamas_context_text_is_one_that_clients_recognise() -> None:
+@pytest.mark.rule(145)
+def test_ollamas_context_text_is_one_that_clients_recognise() -> None:
     assert "context" in CONTEXT_EXCEEDED
     assert "longer" in CONTEXT_EXCEEDED
 
 
-def test_r167_served_names_do_not_leak() -> None:
+@pytest.mark.rule(167)
+def test_served_names_do_not_leak() -> None:
     assert "secret-name" not in explain_upstream(404, NOT_FOUND)
 
 
@@ -144,7 +147,8 @@ def test_what_a_message_quotes_of_a_prompt_costs_no_time(filler: str) -> None:
     assert time.process_time() - began < 1
 
 
-def test_trap_1_what_a_model_writes_is_no_fault_of_its_worker() -> None:
+@pytest.mark.trap(1)
+def test_what_a_model_writes_is_no_fault_of_its_worker() -> None:
     own = of_stream(StreamFailure(500, "bad arguments", models_own=True))
     assert (type(own), own.status, own.text) == (Refused, 500, "bad arguments")
     assert type(of_stream(StreamFailure(500, "engine died"))) is Faulty

@@ -41,14 +41,16 @@ def recover(failure: AttemptFailed, path: str, info: ModelInfo = STATIC, **optio
     return generate.recover(decode_generate(body.encode()), info, NONE, failure)
 
 
+@pytest.mark.rule(137)
 @pytest.mark.parametrize("path", ["chat", "generate", "raw"])
-def test_r137_of_too_many_stop_strings_the_first_are_sent(path: str) -> None:
+def test_of_too_many_stop_strings_the_first_are_sent(path: str) -> None:
     sent = json.loads(outgoing(recover(TOO_MANY, path, stop=list("abcdef"))).body)  # type: ignore[arg-type]
     assert sent["stop"] == list("abcd")
 
 
+@pytest.mark.rule(126)
 @pytest.mark.parametrize("path", ["chat", "generate", "raw"])
-def test_r126_more_tokens_than_the_context_has_are_as_many_as_it_has(path: str) -> None:
+def test_more_tokens_than_the_context_has_are_as_many_as_it_has(path: str) -> None:
     sent = json.loads(outgoing(recover(TOO_MUCH, path, num_predict=5000)).body)  # type: ignore[arg-type]
     assert sent["max_tokens"] == 1024
 

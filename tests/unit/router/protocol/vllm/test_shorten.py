@@ -52,21 +52,24 @@ def kept(*roles: str) -> list[list[str]]:
     return [[str(message.content) or "calls" for message in way.of(messages)] for way in shorter]
 
 
-def test_r145_questions_go_with_their_answers_the_oldest_first() -> None:
+@pytest.mark.rule(145)
+def test_questions_go_with_their_answers_the_oldest_first() -> None:
     assert kept("system", "user", "assistant", "user", "assistant", "user") == [
         ["0", "3", "4", "5"],
         ["0", "5"],
     ]
 
 
-def test_r145_every_system_message_stays_and_so_does_the_last_one() -> None:
+@pytest.mark.rule(145)
+def test_every_system_message_stays_and_so_does_the_last_one() -> None:
     assert kept("system", "user", "system", "assistant", "user")[-1] == ["0", "2", "4"]
     assert kept("user", "assistant", "system")[-1] == ["1", "2"]
     for whole in (["system", "user"], ["user", "system"], ["system", "system"], ["system"], ["user"], ["tool"]):
         assert kept(*whole) == []
 
 
-def test_r145_after_the_last_question_calls_go_one_by_one_and_that_question_last() -> None:
+@pytest.mark.rule(145)
+def test_after_the_last_question_calls_go_one_by_one_and_that_question_last() -> None:
     assert kept("user", "assistant", "user", "calls", "tool", "tool", "calls", "tool", "tool") == [
         ["2", "calls", "4", "5", "calls", "7", "8"],
         ["2", "calls", "7", "8"],
@@ -120,7 +123,8 @@ def turns(count: int) -> list[dict[str, Any]]:
     return [{"role": ("user", "assistant")[index % 2], "content": f"{index}"} for index in range(count)]
 
 
-def test_r145_as_much_is_kept_as_fits_with_room_for_an_answer() -> None:
+@pytest.mark.rule(145)
+def test_as_much_is_kept_as_fits_with_room_for_an_answer() -> None:
     sent, asked = recovered(turns(1001))
     assert len(sent["messages"]) == 7  # 70 of 100 tokens: a quarter is left for the answer
     assert sent["messages"][-1]["content"] == "1000"
@@ -130,7 +134,8 @@ def test_r145_as_much_is_kept_as_fits_with_room_for_an_answer() -> None:
     assert len(sent["messages"]) == 9
 
 
-def test_r062_the_last_message_alone_is_cut_with_room_for_an_answer() -> None:
+@pytest.mark.rule(62)
+def test_the_last_message_alone_is_cut_with_room_for_an_answer() -> None:
     sent, asked = recovered(turns(5), {"4": 1000})
     assert [message["content"] for message in sent["messages"]] == ["4"]
     assert sent["truncate_prompt_tokens"] == 75
@@ -162,8 +167,9 @@ def test_room(limit: int, wanted: int | None, left: int) -> None:
     assert room(limit, wanted) == left
 
 
+@pytest.mark.rule(63)
 @pytest.mark.parametrize("fields", [{"truncate": False}, {"shift": False}])
-def test_r063_nothing_is_shortened_against_the_clients_will(fields: dict[str, Any]) -> None:
+def test_nothing_is_shortened_against_the_clients_will(fields: dict[str, Any]) -> None:
     request = decode_chat(json.dumps({"model": "m", "messages": turns(5)} | fields).encode())
     assert chat.recover(request, MODEL, NONE, TOO_LONG) is None
 

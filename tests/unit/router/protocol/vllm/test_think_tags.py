@@ -19,6 +19,7 @@ def split(pieces: list[str], *, begun: bool = False) -> tuple[str, str]:
     return "".join(thinking for thinking, _ in parts), "".join(content for _, content in parts)
 
 
+@pytest.mark.rule(84)
 @pytest.mark.parametrize(
     ("text", "begun", "thinking", "content"),
     [
@@ -36,7 +37,7 @@ def split(pieces: list[str], *, begun: bool = False) -> tuple[str, str]:
         ("", False, "", ""),
     ],
 )
-def test_r084_only_what_comes_first_between_the_tags_is_thinking(
+def test_only_what_comes_first_between_the_tags_is_thinking(
     text: str, begun: bool, thinking: str, content: str
 ) -> None:
     assert split([text], begun=begun) == split(list(text), begun=begun) == (thinking, content)

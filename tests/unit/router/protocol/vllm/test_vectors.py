@@ -33,8 +33,9 @@ def test_nine_digits_and_no_more_are_written() -> None:
     assert written == b"[0.100000001,1,0,-0.5,1.35525272e-20]"
 
 
+@pytest.mark.rule(99)
 @given(st.lists(FLOATS, min_size=1, max_size=40), st.integers(-1, 50))
-def test_r099_vectors_have_length_one_after_the_cut_too(values: list[float], dimensions: int) -> None:
+def test_vectors_have_length_one_after_the_cut_too(values: list[float], dimensions: int) -> None:
     cut = vectors.normalised(vectors.read(values), dimensions)
     assert len(cut) == (dimensions if 0 < dimensions < len(values) else len(values))
     length = math.hypot(*values[: len(cut)])
@@ -47,8 +48,9 @@ def test_a_vector_of_zeros_stays_one() -> None:
     assert vectors.normalised((0.0, 0.0)) == [0.0, 0.0]
 
 
+@pytest.mark.rule(99)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_r099_nan_and_infinities_are_named(bad: float) -> None:
+def test_nan_and_infinities_are_named(bad: float) -> None:
     for given_as in (as_base64(1.0, bad, 2.0), [1.0, bad, 2.0], as_base64(bad, bad)):
         with pytest.raises(vectors.NotFinite) as caught:
             vectors.read(given_as)
