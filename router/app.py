@@ -29,8 +29,8 @@ from vllama_pool.router.handlers.openai_models import listing_routes
 from vllama_pool.router.instance import Place
 from vllama_pool.router.protocol.clock import SystemClock
 from vllama_pool.router.protocol.ollama.durations import FOREVER
-from vllama_pool.router.protocol.ollama.fixed import FIXED
-from vllama_pool.router.protocol.ollama.lifetimes import Lifetimes
+from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker
+from vllama_pool.router.protocol.ollama.fixed_routes import FIXED_ROUTES
 from vllama_pool.router.protocol.operation import Clock, Operation
 from vllama_pool.router.protocol.table import operations
 from vllama_pool.router.proxy.forward import Forwarder, Limits
@@ -93,7 +93,7 @@ def create_app(
         limits=Limits(connect=settings.connect_timeout, waiting=settings.max_queue),
         refresh=discovery.refresh,
     )
-    lifetimes = Lifetimes(FOREVER if settings.keep_alive == float("inf") else int(settings.keep_alive * 1e9))
+    expiry = ExpiryTracker(FOREVER if settings.keep_alive == float("inf") else int(settings.keep_alive * 1e9))
     metrics = Metrics(lambda: worker_gauges(pool, time.monotonic()), lambda: discovery.refusals)
 
     def report() -> Report:
@@ -109,7 +109,7 @@ def create_app(
         stalls=stalls,
         clock=clock,
         observer=Observers([metrics, request_log]),
-        lifetimes=lifetimes,
+        expiry=expiry,
         body_limit=settings.body_limit,
         client_stall=60.0,
     )
@@ -130,7 +130,7 @@ def create_app(
     app = Litestar(
         route_handlers=[
             *(worker_route(operation, inference) for operation in operations(clock)),
-            *catalogue_routes(pool, lambda: routes, lifetimes, clock, settings.version),
+            *catalogue_routes(pool, lambda: routes, expiry, clock, settings.version),
             *listing_routes(pool, lambda: routes),
             *model_routes(sources.keeper, lambda: Known(routes, pool, virtual.live, no_writes(settings))),
             *ops_routes(siblings.reports),
@@ -141,7 +141,7 @@ def create_app(
         request_max_body_size=settings.body_limit,
         logging_config=None,
     )
-    surface = Surface(app, served(app), FIXED, settings.body_limit)
+    surface = Surface(app, served(app), FIXED_ROUTES, settings.body_limit)
     return Gate(surface, Access.of(settings, own_names=[socket.gethostname()]))
 
 

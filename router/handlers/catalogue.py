@@ -11,9 +11,9 @@ from litestar.enums import HttpMethod
 from litestar.handlers import HTTPRouteHandler
 
 from vllama_pool.router.balance.pool import Pool
-from vllama_pool.router.protocol.model_view import CatalogueModel
+from vllama_pool.router.protocol.model_view import ModelView
 from vllama_pool.router.protocol.ollama import catalogue, show
-from vllama_pool.router.protocol.ollama.lifetimes import Lifetimes
+from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker
 from vllama_pool.router.protocol.ollama.not_found import NO_CLOUD_DETAILS, unknown_model
 from vllama_pool.router.protocol.operation import Clock
 from vllama_pool.router.routing.resolve import Listed, Routes
@@ -22,11 +22,11 @@ from vllama_pool.workers.registry.virtual_model import made_digest
 
 
 def catalogue_routes(
-    pool: Pool, routes: Callable[[], Routes], lifetimes: Lifetimes, clock: Clock, version: str
+    pool: Pool, routes: Callable[[], Routes], expiry: ExpiryTracker, clock: Clock, version: str
 ) -> list[HTTPRouteHandler]:
     """The handlers. `version` is the Ollama version that clients are told."""
 
-    def models() -> list[CatalogueModel]:
+    def models() -> list[ModelView]:
         return [as_model(listed) for listed in routes().listing(pool) if listed.replicas]
 
     @route("/api/tags", http_method=[HttpMethod.GET, HttpMethod.HEAD], status_code=200, sync_to_thread=False)
@@ -39,9 +39,9 @@ def catalogue_routes(
         running = [
             as_model(listed)
             for listed in routes().listing(pool)
-            if listed.replicas and (listed.virtual is None or lifetimes.lives(listed.name, now))
+            if listed.replicas and (listed.virtual is None or expiry.lives(listed.name, now))
         ]
-        return _json(catalogue.ps(running, lambda name: lifetimes.expires(name, now)))
+        return _json(catalogue.ps(running, lambda name: expiry.expires(name, now)))
 
     @route("/api/version", http_method=[HttpMethod.GET, HttpMethod.HEAD], status_code=200, sync_to_thread=False)
     def version_page() -> Response[bytes]:
@@ -58,12 +58,12 @@ def catalogue_routes(
     return [tags, ps, version_page, show_model]
 
 
-def as_model(listed: Listed) -> CatalogueModel:
+def as_model(listed: Listed) -> ModelView:
     """A listed model as the catalogue describes it. `loaded` while any of its workers serves: a worker that is
     restarting does not take the model out of `ps` as long as another has it. What a worker said that is silent now
     counts only where nobody else says anything."""
     heard = [target for target in listed.replicas if not target.worker.silent] or listed.replicas
-    described = CatalogueModel(
+    described = ModelView(
         name=listed.name,
         replicas=tuple(target.model for target in heard),
         defaults=listed.defaults,

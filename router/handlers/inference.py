@@ -16,9 +16,9 @@ from vllama_pool.router.balance.lease import Answered, ClientGone, Failed, Outco
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.errors import ClientError, Lost, NoWorker
 from vllama_pool.router.protocol.ollama.durations import keep_alive
-from vllama_pool.router.protocol.ollama.lifetimes import Lifetimes
+from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker
 from vllama_pool.router.protocol.ollama.not_found import unknown_model
-from vllama_pool.router.protocol.operation import Clock, Operation, Reply
+from vllama_pool.router.protocol.operation import Clock, DirectResponse, Operation
 from vllama_pool.router.protocol.vllm.errors import of_stream
 from vllama_pool.router.proxy.attempt import Answer
 from vllama_pool.router.proxy.forward import WORKER_LOST, Call, Forwarder
@@ -51,7 +51,7 @@ class Inference:
     stalls: StallWatch
     clock: Clock
     observer: Observer
-    lifetimes: Lifetimes
+    expiry: ExpiryTracker
     body_limit: int
     """Bytes."""
     client_stall: float
@@ -91,14 +91,14 @@ class Inference:
                 call = Call(operation, request, resolution, arrived, record.id, len(body))
                 await self._answer(call, receive, send, record)
         finally:
-            self.lifetimes.touch(resolution.listed, keep_alive(request.keep_alive), self.clock.time_ns())
+            self.expiry.touch(resolution.listed, keep_alive(request.keep_alive), self.clock.time_ns())
 
     async def _answer(self, call: Call, receive: Receive, send: Send, record: RequestRecord) -> None:
         """Acquire an answer and hand it to the client, watching that the client is still there."""
         async with Presence(receive) as presence:
             answer = await presence.until_leaving(self.forwarder.acquire(call, record))
             record.first_ms = round((self.clock.monotonic_ns() - call.arrived) / 1e6, 3)
-            if isinstance(answer, Reply):
+            if isinstance(answer, DirectResponse):
                 await self._reply(answer, send, record)
                 return
             record.status = 200
@@ -110,12 +110,12 @@ class Inference:
                 else:
                     outcome = await self._whole(answer, content_type, send, record)
             finally:
-                usage = answer.fold.usage
+                usage = answer.translator.usage
                 record.prompt_tokens, record.completion_tokens = usage.prompt_tokens, usage.completion_tokens
                 record.done_reason = usage.done_reason
                 answer.close(outcome)
 
-    async def _reply(self, reply: Reply, send: Send, record: RequestRecord) -> None:
+    async def _reply(self, reply: DirectResponse, send: Send, record: RequestRecord) -> None:
         """Answer with what needs no generating."""
         record.status, record.outcome = reply.status, "complete"
         await send_whole(send, reply.status, reply.body, content_type=reply.content_type)
@@ -134,14 +134,14 @@ class Inference:
     async def _whole(self, answer: Answer, content_type: str, send: Send, record: RequestRecord) -> Outcome:
         """Send a complete answer. The worker's response may lack its last bytes yet, and is read to its end, so
         that its connection can be kept."""
-        body = answer.first + answer.fold.finish()
+        body = answer.first + answer.translator.finish()
         record.outcome = "complete"
         await send_whole(send, 200, body, content_type=content_type)
         with contextlib.suppress(TimeoutError, TransportError):
             async with asyncio.timeout(LAST_BYTES):
                 while await answer.response.read():
                     pass
-        return Answered(answer.fold.usage.completion_tokens)
+        return Answered(answer.translator.usage.completion_tokens)
 
     async def _stream(
         self, answer: Answer, content_type: str, send: Send, presence: Presence, record: RequestRecord
@@ -149,7 +149,7 @@ class Inference:
         """Begin the client's answer, then relay the rest of it."""
         headers = [(b"content-type", content_type.encode("latin-1"))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        relay = Relay(answer.response, answer.fold, send, client_stall=self.client_stall, lost_text=WORKER_LOST)
+        relay = Relay(answer.response, answer.translator, send, client_stall=self.client_stall, lost_text=WORKER_LOST)
         presence.on_leaving(relay.client_gone)
         try:
             relay.start(answer.first)
@@ -192,11 +192,11 @@ def _outcome(ending: Ending, answer: Answer) -> Outcome:
     """What a relay's ending says of the worker."""
     match ending:
         case Ending.COMPLETE:
-            return Answered(answer.fold.usage.completion_tokens)
+            return Answered(answer.translator.usage.completion_tokens)
         case Ending.LOST:
             return Failed(Lost("lost in mid-stream"))
         case Ending.FAILED:
-            failure = answer.fold.failure
+            failure = answer.translator.failure
             return Failed(of_stream(failure) if failure else Lost("failed in mid-stream"))
         case Ending.CLIENT_GONE | Ending.CLIENT_STALLED:
             return ClientGone()

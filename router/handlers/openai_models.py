@@ -10,7 +10,7 @@ from litestar.handlers import HTTPRouteHandler
 
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.handlers.catalogue import as_model
-from vllama_pool.router.protocol.model_view import CatalogueModel
+from vllama_pool.router.protocol.model_view import ModelView
 from vllama_pool.router.protocol.ollama.not_found import NO_CLOUD_DETAILS, unknown_model
 from vllama_pool.router.protocol.ollama.show import not_found
 from vllama_pool.router.protocol.openai import models as listing
@@ -23,7 +23,7 @@ _ONE = "/v1/models/"
 def listing_routes(pool: Pool, routes: Callable[[], Routes]) -> list[HTTPRouteHandler]:
     """`/v1/models`, `/v1/models/NAME` and `/api/experimental/model-recommendations`."""
 
-    def models() -> list[CatalogueModel]:
+    def models() -> list[ModelView]:
         return [as_model(listed) for listed in routes().listing(pool) if listed.replicas]
 
     @get("/v1/models", sync_to_thread=False)

@@ -30,7 +30,7 @@ def _with_fraction(second: str, fraction: int) -> str:
     return second + "Z"
 
 
-class Stamps:
+class TimestampFormatter:
     """`rfc3339` for a run of near moments: the part up to the second is formatted once per second."""
 
     __slots__ = ("_second", "_text")

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from vllama_pool.router.protocol.operation import Reply
+from vllama_pool.router.protocol.operation import DirectResponse
 
 NDJSON = "application/x-ndjson"
 JSON = "application/json; charset=utf-8"
@@ -37,6 +37,6 @@ def content_type(stream: bool) -> str:
     return NDJSON if stream else JSON
 
 
-def reply(answer: msgspec.Struct) -> Reply:
+def reply(answer: msgspec.Struct) -> DirectResponse:
     """One plain object, also where a stream was asked for (R088)."""
-    return Reply(encode(answer))
+    return DirectResponse(encode(answer))

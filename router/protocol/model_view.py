@@ -22,7 +22,7 @@ CAPABILITIES = ("completion", "tools", "insert", "vision", "embedding", "thinkin
 
 
 @dataclass(frozen=True)
-class CatalogueModel:
+class ModelView:
     """A model as it is listed: its name, and what each of its workers says of it."""
 
     name: str

@@ -2,7 +2,7 @@
 
 Everything here is pure. The router's one handler decodes a body with `decode`, resolves the model's name,
 asks `check`, and then for each attempt builds the worker's request with `prepare` and reads its answer
-through a new `Fold`.
+through a new `StreamTranslator`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vllama_pool.workers.registry.record import ModelInfo
 
 
 class Clock(Protocol):
-    """Where time comes from. Passed in, so that folds stay pure and tests own the time."""
+    """Where time comes from. Passed in, so that translators stay pure and tests own the time."""
 
     def time_ns(self) -> int:
         """Wall clock, Unix nanoseconds."""
@@ -41,7 +41,7 @@ class HasModel(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class DirectResponse:
     """An answer that needs no worker, such as a load request's."""
 
     body: bytes
@@ -50,26 +50,26 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
+class UpstreamRequest:
     """A request as vLLM takes it. Streamed, where vLLM can."""
 
     path: str
     body: bytes
-    fold: Callable[[Any, Timing, Clock], Fold] | None = None
+    translator: Callable[[Any, Timing, Clock], StreamTranslator] | None = None
     """How the answer to this is read, given the request; None where that is the operation's own way."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class PreflightRequest:
     """A question to the worker that comes before the request itself, such as how many tokens a prompt has."""
 
     path: str
     body: bytes
-    then: Callable[[bytes], Step]
+    then: Callable[[bytes], NextStep]
     """What follows, given the body of the worker's 200. Raises AttemptFailed if that cannot be understood."""
 
 
-Step: TypeAlias = Outgoing | Ask | Reply
+NextStep: TypeAlias = UpstreamRequest | PreflightRequest | DirectResponse
 """What is to be done next for a request: send it, ask the worker something first, or answer it right away."""
 
 
@@ -102,13 +102,13 @@ class StreamFailure:
     """What the model wrote is at fault: no other worker would do better, and this one is not ill."""
 
 
-class Fold(Protocol):
+class StreamTranslator(Protocol):
     """Turns the bytes of a worker's stream into the bytes of the client's answer.
 
     Streaming, `feed` gives NDJSON lines, all events of one read together. Otherwise `feed` gives nothing and
     `finish` gives the one JSON object. The input may be cut anywhere, also inside a character. Until `ready`
     nothing that was fed may have reached the client: `feed` keeps its output back and gives it all when the
-    fold becomes ready.
+    translator becomes ready.
     """
 
     @property
@@ -154,15 +154,15 @@ class Operation(Generic[RequestT]):
     path: str
     decode: Callable[[bytes], RequestT]
     """The body as bytes to a frozen request. Raises ClientError with Ollama's status and text."""
-    check: Callable[[RequestT, ModelInfo], Reply | None]
+    check: Callable[[RequestT, ModelInfo], DirectResponse | None]
     """What is refused or answered once the model is known, in Ollama's order of checks. Raises ClientError."""
-    prepare: Callable[[RequestT, ModelInfo, Defaults], Step]
+    prepare: Callable[[RequestT, ModelInfo, Defaults], NextStep]
     """The way to the worker's request. The defaults are the model's own, weaker than what the request says."""
-    fold: Callable[[RequestT, Timing, Clock], Fold]
+    translator: Callable[[RequestT, Timing, Clock], StreamTranslator]
     not_found: Callable[[str], str]
     """The endpoint's text for a model nobody serves, given the name as sent."""
     content_type: Callable[[RequestT], str]
     """The answer's Content-Type."""
-    recover: Callable[[RequestT, ModelInfo, Defaults, *tuple[AttemptFailed, ...]], Step | None] | None = None
+    adapt: Callable[[RequestT, ModelInfo, Defaults, *tuple[AttemptFailed, ...]], NextStep | None] | None = None
     """How to ask the same worker once more, differently, given all its refusals, the latest last; None where nothing
     helps. Raises Refused to say the same in the endpoint's own words."""

@@ -7,7 +7,7 @@ from typing import Any
 from vllama_pool.router.protocol import json_lines
 from vllama_pool.router.protocol.clock import SystemClock
 from vllama_pool.router.protocol.ollama import chat, embed, generate, requests
-from vllama_pool.router.protocol.ollama.embed_stream import EmbedFold
+from vllama_pool.router.protocol.ollama.embed_response import EmbedTranslator
 from vllama_pool.router.protocol.operation import Clock, Operation
 
 
@@ -20,8 +20,8 @@ def operations(clock: Clock) -> tuple[Operation[Any], ...]:
             decode=requests.decode_chat,
             check=lambda request, info: chat.check(request, info, clock),
             prepare=lambda request, info, defaults: chat.prepare(request, info, defaults, clock),
-            recover=chat.recover,
-            fold=chat.fold,
+            adapt=chat.adapt,
+            translator=chat.translator,
             not_found=requests.not_found,
             content_type=lambda request: json_lines.content_type(request.stream),
         ),
@@ -31,8 +31,8 @@ def operations(clock: Clock) -> tuple[Operation[Any], ...]:
             decode=requests.decode_generate,
             check=lambda request, info: generate.check(request, info, clock),
             prepare=lambda request, info, defaults: generate.prepare(request, info, defaults, clock),
-            recover=generate.recover,
-            fold=generate.fold,
+            adapt=generate.adapt,
+            translator=generate.translator,
             not_found=requests.not_found,
             content_type=lambda request: json_lines.content_type(request.stream),
         ),
@@ -42,10 +42,10 @@ def operations(clock: Clock) -> tuple[Operation[Any], ...]:
             decode=embed.decode_embed,
             check=embed.check,
             prepare=embed.prepare,
-            fold=EmbedFold,
+            translator=EmbedTranslator,
             not_found=embed.not_found,
             content_type=lambda request: json_lines.JSON,
-            recover=embed.recover,
+            adapt=embed.adapt,
         ),
         Operation(
             name="embeddings",
@@ -53,10 +53,10 @@ def operations(clock: Clock) -> tuple[Operation[Any], ...]:
             decode=embed.decode_embeddings,
             check=embed.check,
             prepare=embed.prepare,
-            fold=EmbedFold,
+            translator=EmbedTranslator,
             not_found=embed.not_found,
             content_type=lambda request: json_lines.JSON,
-            recover=embed.recover,
+            adapt=embed.adapt,
         ),
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from vllama_pool.router.balance.budget import Budget
 from vllama_pool.router.balance.lease import Lease, Outcome
 from vllama_pool.router.errors import Lost
-from vllama_pool.router.protocol.operation import Fold
+from vllama_pool.router.protocol.operation import StreamTranslator
 from vllama_pool.router.protocol.vllm.errors import of_stream
 from vllama_pool.router.upstream.interface import Response
 
@@ -19,11 +19,11 @@ FINISHED_AT_ONCE = 64 * 1024
 class Answer:
     """A worker's answer that may begin. Its owner calls `close` on every path; further calls do nothing."""
 
-    def __init__(self, lease: Lease, response: Response, fold: Fold, first: bytes) -> None:
+    def __init__(self, lease: Lease, response: Response, translator: StreamTranslator, first: bytes) -> None:
         self.budget: Budget | None = None
         """Left when the answer is closed: the request is in flight until then."""
         self.response = response
-        self.fold = fold
+        self.translator = translator
         self.first = first
         """What the client gets for what has been read so far."""
         self._lease = lease
@@ -76,25 +76,25 @@ class Waiting:
             self._allowed.reschedule(asyncio.get_running_loop().time())
 
 
-async def first_content(response: Response, fold: Fold, begun: Callable[[], None]) -> bytes:
+async def first_content(response: Response, translator: StreamTranslator, begun: Callable[[], None]) -> bytes:
     """Read until the client's answer may begin. Returns what the client gets for it. `begun` is called for all that
     comes from the first content on. Raises AttemptFailed and TransportError."""
     first = bytearray()
     size = 0
-    while not fold.ready:
+    while not translator.ready:
         chunk = await response.read()
         size += len(chunk)
         if not chunk:
             # What was kept until now may be much work, and the streams of others must go on meanwhile.
-            end = fold.finish() if size <= FINISHED_AT_ONCE else await asyncio.to_thread(fold.finish)
-            if fold.failure is not None:
-                raise of_stream(fold.failure)
-            if not fold.done:
+            end = translator.finish() if size <= FINISHED_AT_ONCE else await asyncio.to_thread(translator.finish)
+            if translator.failure is not None:
+                raise of_stream(translator.failure)
+            if not translator.done:
                 raise Lost("the worker's answer ended before it was whole", status=502)
             return bytes(first) + end if first else end
-        first += fold.feed(chunk)
-        if fold.begun:
+        first += translator.feed(chunk)
+        if translator.begun:
             begun()
-        if fold.failure is not None and not fold.ready:
-            raise of_stream(fold.failure)
+        if translator.failure is not None and not translator.ready:
+            raise of_stream(translator.failure)
     return bytes(first)

@@ -23,7 +23,7 @@ from vllama_pool.router.balance.retry import Attempts, GiveUp, Retry, decide, ve
 from vllama_pool.router.balance.worker import Target
 from vllama_pool.router.errors import AttemptFailed, Lost, ModelGone, NoWorker, Refused
 from vllama_pool.router.offload import aside
-from vllama_pool.router.protocol.operation import Clock, Operation, Outgoing, Reply, Step, Timing
+from vllama_pool.router.protocol.operation import Clock, DirectResponse, NextStep, Operation, Timing, UpstreamRequest
 from vllama_pool.router.proxy.attempt import Answer, Waiting, first_content
 from vllama_pool.router.proxy.preflight import follow
 from vllama_pool.router.proxy.refusals import client_error, refused_by
@@ -87,7 +87,7 @@ class Forwarder:
         self._admission = Admission(limits.waiting)
         self._budgets: dict[str, Budget] = {}
 
-    async def acquire(self, call: Call, record: RequestRecord) -> Answer | Reply:
+    async def acquire(self, call: Call, record: RequestRecord) -> Answer | DirectResponse:
         """An answer that may begin, from the first worker that gives one; or a reply, where asking a worker was enough.
 
         Raises ClientError: ServerBusy, NoWorker, or the most telling of the attempts' failures. Cancelling it ends the
@@ -103,13 +103,13 @@ class Forwarder:
             raise
         finally:
             self._admission.leave()
-        if isinstance(answer, Reply):
+        if isinstance(answer, DirectResponse):
             budget.leave()
         else:
             answer.budget = budget
         return answer
 
-    async def _acquire(self, call: Call, record: RequestRecord, budget: Budget) -> Answer | Reply:
+    async def _acquire(self, call: Call, record: RequestRecord, budget: Budget) -> Answer | DirectResponse:
         tried: list[str] = []
         try:
             return await self._attempt(call, tried, record)
@@ -122,7 +122,7 @@ class Forwarder:
 
     async def _try_elsewhere(
         self, call: Call, tried: list[str], failures: list[AttemptFailed], budget: Budget, record: RequestRecord
-    ) -> Answer | Reply:
+    ) -> Answer | DirectResponse:
         """What follows a first failure. Raises the AttemptFailed that the client is told of."""
         decision = self._decide(call, tried, failures, budget)
 
@@ -132,7 +132,7 @@ class Forwarder:
         def wait(_: RetryCallState) -> float:
             return decision.delay if isinstance(decision, Retry) else 0.0
 
-        async def attempt() -> Answer | Reply:
+        async def attempt() -> Answer | DirectResponse:
             nonlocal decision
             try:
                 return await self._attempt(call, tried, record)
@@ -162,7 +162,7 @@ class Forwarder:
             budget.withdraw()
         return decision
 
-    async def _attempt(self, call: Call, tried: list[str], record: RequestRecord) -> Answer | Reply:
+    async def _attempt(self, call: Call, tried: list[str], record: RequestRecord) -> Answer | DirectResponse:
         """One attempt on one worker. Raises AttemptFailed; NoWorker if there is nobody to ask."""
         target = call.resolution.choose(tried, self._now(), self._rng)
         if target is None:
@@ -186,7 +186,7 @@ class Forwarder:
             lease.release(ClientGone())
             raise
         else:
-            if isinstance(answer, Reply):
+            if isinstance(answer, DirectResponse):
                 lease.release(Answered(0))
             else:
                 lease.begun()
@@ -195,7 +195,7 @@ class Forwarder:
         lease.release(Failed(failure))
         raise failure
 
-    async def _answer(self, call: Call, target: Target, lease: Lease, waiting: Waiting) -> Answer | Reply:
+    async def _answer(self, call: Call, target: Target, lease: Lease, waiting: Waiting) -> Answer | DirectResponse:
         """The worker's answer; if it refuses the request, perhaps to the same in another form."""
         operation, defaults = call.operation, call.resolution.defaults
         step = await aside(call.size, operation.prepare, call.request, target.model, defaults)
@@ -207,26 +207,28 @@ class Forwarder:
                 again = any(refused.text == earlier.text for earlier in refusals)
                 refusals.append(refused)
             other = None
-            if operation.recover is not None and not again and len(refusals) <= MOST_REMEDIES:
-                other = await aside(call.size, operation.recover, call.request, target.model, defaults, *refusals)
+            if operation.adapt is not None and not again and len(refusals) <= MOST_REMEDIES:
+                other = await aside(call.size, operation.adapt, call.request, target.model, defaults, *refusals)
             if other is None:
                 raise refusals[0]
             step = other
 
-    async def _take(self, call: Call, target: Target, step: Step, lease: Lease, waiting: Waiting) -> Answer | Reply:
+    async def _take(
+        self, call: Call, target: Target, step: NextStep, lease: Lease, waiting: Waiting
+    ) -> Answer | DirectResponse:
         """Send what the step leads to, and read until the client's answer may begin."""
-        if not isinstance(step, Outgoing):
+        if not isinstance(step, UpstreamRequest):
             send = partial(self._send, call, target)
             step = await follow(step, send, waiting.heard, call.size)
-            if isinstance(step, Reply):
+            if isinstance(step, DirectResponse):
                 return step
         timing = Timing(call.arrived, self._clock.monotonic_ns())
         response = await self._send(call, target, step.path, step.body)
         try:
             if response.status != 200:
                 raise await refused_by(response)
-            fold = (step.fold or call.operation.fold)(call.request, timing, self._clock)
-            return Answer(lease, response, fold, await first_content(response, fold, waiting.content))
+            translator = (step.translator or call.operation.translator)(call.request, timing, self._clock)
+            return Answer(lease, response, translator, await first_content(response, translator, waiting.content))
         except BaseException:
             response.close()
             raise

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from vllama_pool.router.errors import Faulty, Refused
 from vllama_pool.router.offload import aside
-from vllama_pool.router.protocol.operation import Ask, Outgoing, Reply, Step
+from vllama_pool.router.protocol.operation import DirectResponse, NextStep, PreflightRequest, UpstreamRequest
 from vllama_pool.router.proxy.refusals import refused_by
 from vllama_pool.router.upstream.interface import Response
 
@@ -23,14 +23,14 @@ Send = Callable[[str, bytes], Awaitable[Response]]
 """Sends a body to a path of the worker."""
 
 
-async def follow(step: Step, send: Send, heard: Callable[[], None], size: int) -> Outgoing | Reply:
+async def follow(step: NextStep, send: Send, heard: Callable[[], None], size: int) -> UpstreamRequest | DirectResponse:
     """Ask until there is something to send or to reply. `heard` is called after each answer. `size`: the bytes of the
     client's request, which the next question may hold again.
 
     Raises AttemptFailed, as for the request itself, and TransportError.
     """
     for _ in range(MOST_QUESTIONS):
-        if not isinstance(step, Ask):
+        if not isinstance(step, PreflightRequest):
             return step
         response = await send(step.path, step.body)
         try:
@@ -39,7 +39,7 @@ async def follow(step: Step, send: Send, heard: Callable[[], None], size: int) -
             response.close()
         heard()
         step = await aside(max(size, len(answer)), step.then, answer)
-    if isinstance(step, Ask):
+    if isinstance(step, PreflightRequest):
         raise Faulty("the worker's answers about the prompt lead nowhere", status=502)
     return step
 

@@ -1,6 +1,6 @@
 """From a worker's stream to the client, pushed: what happens after the client's answer has begun.
 
-The relay is the sink of the worker's response. Bytes go through the fold and out by ASGI `send`, all inside the
+The relay is the sink of the worker's response. Bytes go through the translator and out by ASGI `send`, all inside the
 event loop's read callback. When the client does not take them, reading from the worker stops, so that a slow
 client costs one bounded backlog and vLLM feels the pressure.
 """
@@ -12,7 +12,7 @@ import enum
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, cast
 
-from vllama_pool.router.protocol.operation import Fold
+from vllama_pool.router.protocol.operation import StreamTranslator
 from vllama_pool.router.proxy.sync_send import Suspended, resume, step
 from vllama_pool.router.upstream.interface import Response, TransportError
 
@@ -43,12 +43,14 @@ class Relay:
     owns it does, on every path.
     """
 
-    def __init__(self, response: Response, fold: Fold, send: Send, *, client_stall: float, lost_text: str) -> None:
+    def __init__(
+        self, response: Response, translator: StreamTranslator, send: Send, *, client_stall: float, lost_text: str
+    ) -> None:
         """`client_stall`: seconds for which a client may take nothing. `lost_text`: what the client is told
         when the worker is lost."""
         self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._response = response
-        self._fold = fold
+        self._translator = translator
         self._send = send
         self._client_stall = client_stall
         self._lost_text = lost_text
@@ -69,15 +71,15 @@ class Relay:
         return self._drain is not None
 
     def start(self, first: bytes) -> None:
-        """Begin to relay: `first` is what the fold gave for what was read so far."""
+        """Begin to relay: `first` is what the translator gave for what was read so far."""
         if self.ended.done():
             return
         if first:
             self._write(first)
             if self.ended.done():
                 return
-        if self._fold.failure is not None:  # it came together with the first content
-            self._conclude(self._fold.fail(self._fold.failure.text), Ending.FAILED)
+        if self._translator.failure is not None:  # it came together with the first content
+            self._conclude(self._translator.fail(self._translator.failure.text), Ending.FAILED)
         else:
             self._response.attach(self)
 
@@ -85,17 +87,17 @@ class Relay:
         if self.ended.done() or self._last is not None:
             return
         self._last_heard = asyncio.get_running_loop().time()
-        out = self._fold.feed(chunk)
-        if self._fold.failure is not None:
-            self._conclude(out + self._fold.fail(self._fold.failure.text), Ending.FAILED)
+        out = self._translator.feed(chunk)
+        if self._translator.failure is not None:
+            self._conclude(out + self._translator.fail(self._translator.failure.text), Ending.FAILED)
         elif out:
             self._write(out)
 
     def eof(self) -> None:
         if self.ended.done() or self._last is not None:
             return
-        out = self._fold.finish()
-        self._conclude(out, Ending.COMPLETE if self._fold.done else Ending.LOST)
+        out = self._translator.finish()
+        self._conclude(out, Ending.COMPLETE if self._translator.done else Ending.LOST)
 
     def lost(self, error: TransportError) -> None:
         self.break_off(self._lost_text)
@@ -104,10 +106,10 @@ class Relay:
         """End the client's answer: with one error line, unless the worker has said all of it."""
         if self.ended.done() or self._last is not None:
             return
-        if self._fold.done:  # only the end of its response is missing
-            self._conclude(self._fold.finish(), Ending.COMPLETE)
+        if self._translator.done:  # only the end of its response is missing
+            self._conclude(self._translator.finish(), Ending.COMPLETE)
         else:
-            self._conclude(self._fold.fail(text), Ending.LOST)
+            self._conclude(self._translator.fail(text), Ending.LOST)
 
     def client_gone(self) -> None:
         """The client has left: nothing more is sent."""

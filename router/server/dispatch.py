@@ -12,7 +12,7 @@ from typing import Any
 
 from vllama_pool.router.errors import ClientError, TooLarge, UnknownEncoding
 from vllama_pool.router.protocol.error_bodies import error_body
-from vllama_pool.router.protocol.ollama.fixed import Fixed, Question
+from vllama_pool.router.protocol.ollama.fixed_routes import FixedRequest, FixedRoute
 from vllama_pool.router.server.asgi import (
     Receive,
     Scope,
@@ -38,7 +38,7 @@ class Surface:
     """The app around `app`. Lifespan events pass through."""
 
     def __init__(
-        self, app: App, served: Iterable[tuple[str, Iterable[str]]], fixed: Iterable[Fixed], body_limit: int
+        self, app: App, served: Iterable[tuple[str, Iterable[str]]], fixed: Iterable[FixedRoute], body_limit: int
     ) -> None:
         """`served` are the paths of `app` with their methods. A fixed answer gives way to one of these."""
         self._app = app
@@ -75,8 +75,8 @@ class Surface:
             return UnknownEncoding(f"request bodies are not taken as {encoding[:40]}; send them uncompressed")
         return None
 
-    async def _answer(self, fixed: Fixed, scope: Scope, receive: Receive, send: Send) -> None:
-        question = Question(scope["method"], scope["path"])
+    async def _answer(self, fixed: FixedRoute, scope: Scope, receive: Receive, send: Send) -> None:
+        question = FixedRequest(scope["method"], scope["path"])
         try:
             if fixed.body is None:
                 reply = fixed.answer(question)
@@ -85,7 +85,7 @@ class Surface:
             if refusal := self._refusal(scope):
                 raise refusal
             body = await read_body(receive, self._body_limit)
-            reply = await decoded(lambda read: fixed.answer(Question(question.method, question.path, read)), body)
+            reply = await decoded(lambda read: fixed.answer(FixedRequest(question.method, question.path, read)), body)
             await send_whole(send, reply.status, reply.body, content_type=reply.content_type)
         except ClientError as error:
             await send_error(send, error, question.path)

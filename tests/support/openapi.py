@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vllama_pool.router.protocol.ollama import copying, create, embed, pull, requests, show
-from vllama_pool.router.protocol.ollama.fixed import Fixed
+from vllama_pool.router.protocol.ollama.fixed_routes import FixedRoute
 from vllama_pool.router.protocol.ollama.gojson import GoType
 from vllama_pool.router.protocol.ollama.options import KNOWN
 
@@ -42,7 +42,7 @@ _BODIES = {
 """By path, the type of a body."""
 
 
-def bodies(fixed: Iterable[Fixed]) -> dict[str, GoType]:
+def bodies(fixed: Iterable[FixedRoute]) -> dict[str, GoType]:
     """By path, the type of a body."""
     return _BODIES | {answer.path: answer.body for answer in fixed if answer.body is not None}
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from vllama_pool.router.protocol.ollama.stream import AnswerFold
-from vllama_pool.router.protocol.operation import Outgoing, Step, Timing
+from vllama_pool.router.protocol.ollama.stream import TextTranslator
+from vllama_pool.router.protocol.operation import NextStep, Timing, UpstreamRequest
 from vllama_pool.workers.registry.record import ModelInfo
 
 STREAMS = Path(__file__).parent.parent / "data" / "streams"
@@ -60,17 +60,17 @@ def usage(prompt: int = 5, completion: int = 3, **fields: Any) -> bytes:
 DONE = b"data: [DONE]\n\n"
 
 
-def outgoing(step: Step) -> Outgoing:
+def outgoing(step: NextStep) -> UpstreamRequest:
     """A way to the worker that asks nothing first."""
-    assert isinstance(step, Outgoing)
+    assert isinstance(step, UpstreamRequest)
     return step
 
 
-def run(fold: AnswerFold, data: bytes, cuts: Iterable[int] = ()) -> bytes:
+def run(translator: TextTranslator, data: bytes, cuts: Iterable[int] = ()) -> bytes:
     """Everything that a client gets for a stream cut at the given places."""
     places = [0, *sorted(cuts), len(data)]
-    out = b"".join(fold.feed(data[start:end]) for start, end in itertools.pairwise(places))
-    return out + fold.finish()
+    out = b"".join(translator.feed(data[start:end]) for start, end in itertools.pairwise(places))
+    return out + translator.finish()
 
 
 def objects(answer: bytes) -> list[dict[str, Any]]:

@@ -8,12 +8,12 @@ import msgspec
 
 from vllama_pool.router.protocol.clock import rfc3339
 from vllama_pool.router.protocol.json_lines import encode
-from vllama_pool.router.protocol.model_view import CatalogueModel, human_number
+from vllama_pool.router.protocol.model_view import ModelView, human_number
 
 UNKNOWN = "unknown"
 
 
-class Details(msgspec.Struct, frozen=True):
+class ModelDetails(msgspec.Struct, frozen=True):
     parent_model: str
     format: str
     family: str
@@ -24,36 +24,36 @@ class Details(msgspec.Struct, frozen=True):
     embedding_length: int | msgspec.UnsetType = msgspec.UNSET
 
 
-class Tag(msgspec.Struct, frozen=True, omit_defaults=True):
+class TagsEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str
     model: str
     modified_at: str
     size: int
     digest: str
-    details: Details
+    details: ModelDetails
     capabilities: list[str] | None = None
     replicas_differ: dict[str, list[str | int]] | None = None
 
 
-class Running(msgspec.Struct, frozen=True, omit_defaults=True):
+class PsEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str
     model: str
     size: int
     digest: str
-    details: Details
+    details: ModelDetails
     expires_at: str
     size_vram: int
     context_length: int
     replicas_differ: dict[str, list[str | int]] | None = None
 
 
-def tags(models: Sequence[CatalogueModel]) -> bytes:
+def tags(models: Sequence[ModelView]) -> bytes:
     """The most recently modified first (section 2.13)."""
     newest_first = sorted(models, key=lambda model: (-model.modified, model.name))
     return encode({"models": [_tag(model) for model in newest_first]})
 
 
-def ps(models: Sequence[CatalogueModel], expires: Callable[[str], int]) -> bytes:
+def ps(models: Sequence[ModelView], expires: Callable[[str], int]) -> bytes:
     """Loaded models, the longest remaining lifetime first. `expires` gives Unix nanoseconds for a name."""
     loaded = [(expires(model.name), model) for model in models if model.loaded]
     loaded.sort(key=lambda pair: (-pair[0], pair[1].name))
@@ -64,10 +64,10 @@ def version(text: str) -> bytes:
     return encode({"version": text})
 
 
-def _tag(model: CatalogueModel) -> Tag:
+def _tag(model: ModelView) -> TagsEntry:
     merged = model.merged
     info = merged.info
-    return Tag(
+    return TagsEntry(
         name=model.name,
         model=model.name,
         modified_at=modified_at(model),
@@ -79,10 +79,10 @@ def _tag(model: CatalogueModel) -> Tag:
     )
 
 
-def _running(model: CatalogueModel, expires: int) -> Running:
+def _running(model: ModelView, expires: int) -> PsEntry:
     merged = model.merged
     info = merged.info
-    return Running(
+    return PsEntry(
         name=model.name,
         model=model.name,
         size=info.size,
@@ -95,19 +95,19 @@ def _running(model: CatalogueModel, expires: int) -> Running:
     )
 
 
-def modified_at(model: CatalogueModel) -> str:
+def modified_at(model: ModelView) -> str:
     """The epoch where it is unknown: every client parses it, and it is plainly no real date."""
     return rfc3339(round(model.modified * 1_000_000) * 1000)
 
 
-def details(model: CatalogueModel, *, lengths: bool) -> Details:
+def details(model: ModelView, *, lengths: bool) -> ModelDetails:
     """`lengths`: with context and embedding length, which only tags has. Clients want strings, and some want them to
     hold something: what is not known says so, as Ollama does for a quantisation that it does not know.
 
     The stock CLI saves what it has changed as made from `parent_model`: for an adapter that would lose the adapter.
     """
     info = model.merged.info
-    return Details(
+    return ModelDetails(
         parent_model=model.base,
         format=info.format or UNKNOWN,
         family=info.architecture or UNKNOWN,

@@ -16,38 +16,38 @@ from vllama_pool.router.protocol.ollama import (
     messages,
     options,
     render,
-    thinking,
+    think_option,
 )
-from vllama_pool.router.protocol.ollama.logprobs import Entry
-from vllama_pool.router.protocol.ollama.pieces import Final, Piece
+from vllama_pool.router.protocol.ollama.chunks import Chunk, FinalFields
+from vllama_pool.router.protocol.ollama.logprobs import LogprobEntry
 from vllama_pool.router.protocol.ollama.render import DebugInfo
 from vllama_pool.router.protocol.ollama.requests import ChatRequest, InferenceRequest, may_shorten
-from vllama_pool.router.protocol.ollama.stream import AnswerFold
-from vllama_pool.router.protocol.operation import Clock, Outgoing, Reply, Step, Timing
+from vllama_pool.router.protocol.ollama.stream import TextTranslator
+from vllama_pool.router.protocol.operation import Clock, DirectResponse, NextStep, Timing, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api, limits, shorten
-from vllama_pool.router.protocol.vllm.tool_calls import AnswerCall
+from vllama_pool.router.protocol.vllm.tool_calls import ResponseToolCall
 from vllama_pool.workers.registry.record import ModelInfo
 
 NO_TEMPLATE = 'chat needs a chat template and "{model}" has none: use /api/generate, or start vLLM with --chat-template'
 
 
-class AnswerMessage(msgspec.Struct, frozen=True, omit_defaults=True):
+class ResponseMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     role: str
     content: str
     thinking: str = ""
-    tool_calls: list[AnswerCall] | None = None
+    tool_calls: list[ResponseToolCall] | None = None
 
 
-class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+class ChatResponse(msgspec.Struct, frozen=True, omit_defaults=True):
     """Fields in Ollama's order; those with a default are omitted when empty."""
 
     model: str
     created_at: str
-    message: AnswerMessage
+    message: ResponseMessage
     done: bool
     done_reason: str = ""
     debug_info: DebugInfo | None = msgspec.field(default=None, name="_debug_info")
-    logprobs: list[Entry] | None = None
+    logprobs: list[LogprobEntry] | None = None
     total_duration: int = 0
     load_duration: int = 0
     prompt_eval_count: int = 0
@@ -56,7 +56,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     eval_duration: int = 0
 
 
-class ChatLines:
+class ChatWriter:
     """Writes chat's objects for one request."""
 
     __slots__ = ("_head", "_model")
@@ -72,12 +72,12 @@ class ChatLines:
             json_lines.quoted(content),
         )
 
-    def piece(self, stamp: str, piece: Piece) -> bytes:
-        return json_lines.encode(Answer(self._model, stamp, _message(piece), False, "", None, piece.logprobs))
+    def piece(self, stamp: str, piece: Chunk) -> bytes:
+        return json_lines.encode(ChatResponse(self._model, stamp, _message(piece), False, "", None, piece.logprobs))
 
-    def final(self, stamp: str, piece: Piece, final: Final) -> bytes:
+    def final(self, stamp: str, piece: Chunk, final: FinalFields) -> bytes:
         return json_lines.encode(
-            Answer(
+            ChatResponse(
                 self._model,
                 stamp,
                 _message(piece),
@@ -95,17 +95,17 @@ class ChatLines:
         )
 
 
-def _message(piece: Piece) -> AnswerMessage:
-    return AnswerMessage("assistant", piece.content, piece.thinking, piece.tool_calls)
+def _message(piece: Chunk) -> ResponseMessage:
+    return ResponseMessage("assistant", piece.content, piece.thinking, piece.tool_calls)
 
 
-def check(request: ChatRequest, info: ModelInfo, clock: Clock) -> Reply | None:
+def check(request: ChatRequest, info: ModelInfo, clock: Clock) -> DirectResponse | None:
     """In Ollama's order: unload, thinking, capabilities, option types, load, then what only a run would find."""
     keep = durations.keep_alive(request.keep_alive)
     if not request.messages and keep == 0:
         return _reply(request, clock, "unload")
     capabilities.refuse_image_makers(info)
-    thinking.check_capability(request.think, request.model, info)
+    think_option.check_capability(request.think, request.model, info)
     capabilities.require_completion("chat", request.model, info)
     capabilities.require(["tools"] if request.tools else [], request.model, info)
     if request.options:
@@ -123,21 +123,21 @@ def _images(request: ChatRequest) -> list[str]:
     return [image for message in request.messages or () for image in message.images or ()]
 
 
-def _reply(request: ChatRequest, clock: Clock, reason: str) -> Reply:
+def _reply(request: ChatRequest, clock: Clock, reason: str) -> DirectResponse:
     """R088."""
     stamp = rfc3339(clock.time_ns())
-    return json_lines.reply(Answer(request.model, stamp, AnswerMessage("assistant", ""), True, reason))
+    return json_lines.reply(ChatResponse(request.model, stamp, ResponseMessage("assistant", ""), True, reason))
 
 
-def prepare(request: ChatRequest, info: ModelInfo, defaults: Defaults, clock: Clock) -> Step:
+def prepare(request: ChatRequest, info: ModelInfo, defaults: Defaults, clock: Clock) -> NextStep:
     """Always vLLM's chat endpoint, streamed or not. `_debug_render_only` asks for the prompt alone (R066)."""
     sent = _sent(request, info, defaults)
     if request.debug_render_only:
         return render.of_chat(sent, lambda text: _rendered(request, clock, text))
-    return Outgoing(api.CHAT_PATH, api.encode(sent))
+    return UpstreamRequest(api.CHAT_PATH, api.encode(sent))
 
 
-def recover(request: ChatRequest, info: ModelInfo, defaults: Defaults, *refusals: AttemptFailed) -> Step | None:
+def adapt(request: ChatRequest, info: ModelInfo, defaults: Defaults, *refusals: AttemptFailed) -> NextStep | None:
     """The same without its oldest turns where it is too long (R145), or within the worker's own limits."""
     if not limits.is_known(refusals[-1]):
         return None
@@ -145,13 +145,13 @@ def recover(request: ChatRequest, info: ModelInfo, defaults: Defaults, *refusals
     other = limits.within_limits(sent, refusals)
     if any(map(limits.is_too_long, refusals)):
         return shorten.shortened(other or sent, info.context_length) if may_shorten(request) else None
-    return Outgoing(api.CHAT_PATH, api.encode(other)) if other is not None else None
+    return UpstreamRequest(api.CHAT_PATH, api.encode(other)) if other is not None else None
 
 
-def _sent(request: ChatRequest, info: ModelInfo, defaults: Defaults) -> api.ChatRequest:
+def _sent(request: ChatRequest, info: ModelInfo, defaults: Defaults) -> api.VllmChatRequest:
     chat = messages.with_defaults(request.messages or (), defaults)
     return completed(
-        api.ChatRequest(
+        api.VllmChatRequest(
             model=info.name,
             messages=messages.for_template(messages.translate(chat), info.template),
             stream=True,
@@ -165,9 +165,9 @@ def _sent(request: ChatRequest, info: ModelInfo, defaults: Defaults) -> api.Chat
     )
 
 
-def completed(sent: api.ChatRequest, request: InferenceRequest, info: ModelInfo) -> api.ChatRequest:
+def completed(sent: api.VllmChatRequest, request: InferenceRequest, info: ModelInfo) -> api.VllmChatRequest:
     """A chat request with what generate adds to it in the same way: thinking and logprobs."""
-    think = thinking.translate(request.think, info)
+    think = think_option.translate(request.think, info)
     sent.chat_template_kwargs = think.kwargs
     sent.reasoning_effort = think.effort
     if request.wanted_logprobs is not None:
@@ -176,11 +176,13 @@ def completed(sent: api.ChatRequest, request: InferenceRequest, info: ModelInfo)
     return sent
 
 
-def _rendered(request: ChatRequest, clock: Clock, text: str) -> Reply:
+def _rendered(request: ChatRequest, clock: Clock, text: str) -> DirectResponse:
     stamp = rfc3339(clock.time_ns())
     info = DebugInfo(text, len(_images(request)))
-    return json_lines.reply(Answer(request.model, stamp, AnswerMessage("", ""), False, debug_info=info))
+    return json_lines.reply(ChatResponse(request.model, stamp, ResponseMessage("", ""), False, debug_info=info))
 
 
-def fold(request: ChatRequest, timing: Timing, clock: Clock) -> AnswerFold:
-    return AnswerFold(ChatLines(request.model), timing, clock, stream=request.stream, logprobs=request.wanted_logprobs)
+def translator(request: ChatRequest, timing: Timing, clock: Clock) -> TextTranslator:
+    return TextTranslator(
+        ChatWriter(request.model), timing, clock, stream=request.stream, logprobs=request.wanted_logprobs
+    )

@@ -10,9 +10,9 @@ import msgspec
 from vllama_pool.router.errors import BadRequest, ClientError, TooLarge
 from vllama_pool.router.protocol.json_lines import encode
 from vllama_pool.router.protocol.ollama import gojson, options
-from vllama_pool.router.protocol.ollama.fixed import BAD_DIGEST, DIGEST, NO_FILES
+from vllama_pool.router.protocol.ollama.fixed_routes import BAD_DIGEST, DIGEST, NO_FILES
 from vllama_pool.router.protocol.ollama.gojson import ANY, BOOL, OBJECT, STRING, GoType, list_of, struct
-from vllama_pool.router.protocol.ollama.requests import brought
+from vllama_pool.router.protocol.ollama.requests import default_messages
 
 NEITHER = "neither 'from' or 'files' was specified"
 BAD_PATH = "file path must be relative"
@@ -145,7 +145,7 @@ def parameters(request: CreateRequest) -> dict[str, Any]:
 
 def messages(request: CreateRequest) -> tuple[dict[str, Any], ...]:
     """In the form of /api/chat. Raises BadRequest for what is no message there."""
-    told: list[dict[str, Any]] = msgspec.json.decode(msgspec.json.encode(brought(request.messages)))
+    told: list[dict[str, Any]] = msgspec.json.decode(msgspec.json.encode(default_messages(request.messages)))
     return tuple(_brief(message) for message in told)
 
 

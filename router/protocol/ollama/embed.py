@@ -18,9 +18,9 @@ from vllama_pool.router.protocol.json_lines import encode
 from vllama_pool.router.protocol.ollama import gojson, options, requests
 from vllama_pool.router.protocol.ollama.durations import keep_alive
 from vllama_pool.router.protocol.ollama.gojson import ANY, BOOL, INT, OBJECT, STRING, struct
-from vllama_pool.router.protocol.operation import Outgoing, Reply, Step
+from vllama_pool.router.protocol.operation import DirectResponse, NextStep, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api, errors, tokenize
-from vllama_pool.router.protocol.vllm.api import Counted
+from vllama_pool.router.protocol.vllm.api import VllmTokenCount
 from vllama_pool.workers.registry.record import ModelInfo
 
 EMBEDDINGS_PATH = "/v1/embeddings"
@@ -86,7 +86,7 @@ class VectorsRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
     encoding_format: str
     truncate_prompt_tokens: int | None = None
     use_activation: bool = True
-    """False: not brought to length 1."""
+    """False: not default_messages to length 1."""
 
 
 _SHARED = {"model": STRING, "keep_alive": ANY, "options": OBJECT}
@@ -148,15 +148,15 @@ def not_found(model: str) -> str:
     return f'model "{model}" not found, try pulling it first'
 
 
-def check(request: EmbedRequest, info: ModelInfo) -> Reply | None:
+def check(request: EmbedRequest, info: ModelInfo) -> DirectResponse | None:
     """Types of options, then a load (R091). What the model can do is not asked (R102)."""
     options.check(request.options)
     if request.texts:
         return None
-    return Reply(b'{"embedding":[]}' if request.plain else encode({"model": request.model, "embeddings": []}))
+    return DirectResponse(b'{"embedding":[]}' if request.plain else encode({"model": request.model, "embeddings": []}))
 
 
-def prepare(request: EmbedRequest, info: ModelInfo, defaults: Defaults) -> Step:
+def prepare(request: EmbedRequest, info: ModelInfo, defaults: Defaults) -> NextStep:
     """The request to vLLM, after what must be counted where `num_ctx` is below the model's context (R101, R102)."""
     limit = options.int_option(options.merge(request.options, defaults.options, info).get("num_ctx"))
     if limit is None or not info.context_length or limit >= info.context_length:
@@ -169,7 +169,7 @@ def prepare(request: EmbedRequest, info: ModelInfo, defaults: Defaults) -> Step:
     return _counted(doubtful[:MOST_COUNTED], info, limit, _outgoing(request, info, None))
 
 
-def recover(request: EmbedRequest, info: ModelInfo, defaults: Defaults, *refusals: AttemptFailed) -> Step | None:
+def adapt(request: EmbedRequest, info: ModelInfo, defaults: Defaults, *refusals: AttemptFailed) -> NextStep | None:
     """Nothing helps. Raises Refused in Ollama's words; of the older endpoint every such failure is a 500 (R101)."""
     text, status = refusals[-1].text, refusals[-1].status
     if text == errors.CONTEXT_EXCEEDED:
@@ -179,7 +179,7 @@ def recover(request: EmbedRequest, info: ModelInfo, defaults: Defaults, *refusal
     raise Refused(text, status=500 if request.plain else status)
 
 
-def _outgoing(request: EmbedRequest, info: ModelInfo, cut_at: int | None) -> Outgoing:
+def _outgoing(request: EmbedRequest, info: ModelInfo, cut_at: int | None) -> UpstreamRequest:
     body = VectorsRequest(
         model=info.name,
         input=msgspec.Raw(request.encoded),
@@ -187,13 +187,13 @@ def _outgoing(request: EmbedRequest, info: ModelInfo, cut_at: int | None) -> Out
         truncate_prompt_tokens=cut_at,
         use_activation=not request.plain,
     )
-    return Outgoing(EMBEDDINGS_PATH, api.encode(body))
+    return UpstreamRequest(EMBEDDINGS_PATH, api.encode(body))
 
 
-def _room(info: ModelInfo, limit: int, then: Outgoing) -> Step:
+def _room(info: ModelInfo, limit: int, then: UpstreamRequest) -> NextStep:
     """Whether so few tokens hold anything of a text besides those that the model puts around each."""
 
-    def judge(empty: Counted) -> Step:
+    def judge(empty: VllmTokenCount) -> NextStep:
         if limit <= empty.count:
             raise Refused(NO_ROOM, status=400)
         return then
@@ -201,12 +201,12 @@ def _room(info: ModelInfo, limit: int, then: Outgoing) -> Step:
     return tokenize.count_text(info.name, "", judge)
 
 
-def _counted(texts: Sequence[str], info: ModelInfo, limit: int, then: Outgoing) -> Step:
+def _counted(texts: Sequence[str], info: ModelInfo, limit: int, then: UpstreamRequest) -> NextStep:
     """Whether none of the texts is too long."""
     if not texts:
         return then
 
-    def judge(first: Counted) -> Step:
+    def judge(first: VllmTokenCount) -> NextStep:
         if first.count > limit:
             raise Refused(errors.CONTEXT_EXCEEDED, status=400)
         return _counted(texts[1:], info, limit, then)

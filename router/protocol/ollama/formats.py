@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from vllama_pool.router.errors import ClientError
-from vllama_pool.router.protocol.vllm.api import JsonSchema, ResponseFormat
+from vllama_pool.router.protocol.vllm.api import VllmJsonSchema, VllmResponseFormat
 
 _UNSET = (b"", b"null", b'""')
 
@@ -19,10 +19,10 @@ def check_format(value: msgspec.Raw) -> None:
     raise ClientError(f'invalid format: {shown}; expected "json" or a valid JSON Schema object')
 
 
-def translate(value: msgspec.Raw) -> ResponseFormat | None:
+def translate(value: msgspec.Raw) -> VllmResponseFormat | None:
     raw = bytes(value)
     if raw in _UNSET:
         return None
     if raw == b'"json"':
-        return ResponseFormat(type="json_object")
-    return ResponseFormat(type="json_schema", json_schema=JsonSchema(name="response", schema=value))
+        return VllmResponseFormat(type="json_object")
+    return VllmResponseFormat(type="json_schema", json_schema=VllmJsonSchema(name="response", schema=value))

@@ -20,16 +20,16 @@ from vllama_pool.router.protocol.ollama import (
     messages,
     options,
     render,
-    thinking,
+    think_option,
 )
 from vllama_pool.router.protocol.ollama.chat import completed
-from vllama_pool.router.protocol.ollama.generate_lines import Answer, GenerateLines
+from vllama_pool.router.protocol.ollama.generate_response import GenerateResponse, GenerateWriter
 from vllama_pool.router.protocol.ollama.render import DebugInfo
-from vllama_pool.router.protocol.ollama.requests import GenerateRequest, brought, may_shorten
-from vllama_pool.router.protocol.ollama.stream import AnswerFold
-from vllama_pool.router.protocol.operation import Clock, Outgoing, Reply, Step, Timing
+from vllama_pool.router.protocol.ollama.requests import GenerateRequest, default_messages, may_shorten
+from vllama_pool.router.protocol.ollama.stream import TextTranslator
+from vllama_pool.router.protocol.operation import Clock, DirectResponse, NextStep, Timing, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api, limits, shorten, think_tags, tokenize
-from vllama_pool.router.protocol.vllm.think_tags import Thoughts
+from vllama_pool.router.protocol.vllm.think_tags import ThinkTagSplitter
 from vllama_pool.workers.registry.record import ModelInfo
 
 RAW_CONFLICT = "raw mode does not support template, system, or context"
@@ -41,7 +41,7 @@ TAIL = 8
 """Tokens at a prompt's end that are looked at for a tag which the template has opened."""
 
 
-def check(request: GenerateRequest, info: ModelInfo, clock: Clock) -> Reply | None:
+def check(request: GenerateRequest, info: ModelInfo, clock: Clock) -> DirectResponse | None:
     """In Ollama's order: unload, raw, thinking, capabilities, option types, load, then what a run would find."""
     keep = durations.keep_alive(request.keep_alive)
     if not request.prompt and keep == 0:
@@ -49,7 +49,7 @@ def check(request: GenerateRequest, info: ModelInfo, clock: Clock) -> Reply | No
     capabilities.refuse_image_makers(info)
     if request.raw and (request.template or request.system or request.context):
         raise BadRequest(RAW_CONFLICT)
-    thinking.check_capability(request.think, request.model, info)
+    think_option.check_capability(request.think, request.model, info)
     capabilities.require_completion("generate", request.model, info)
     capabilities.require(["insert"] if request.suffix else [], request.model, info)
     if request.options:
@@ -67,28 +67,30 @@ def check(request: GenerateRequest, info: ModelInfo, clock: Clock) -> Reply | No
     return None
 
 
-def _reply(request: GenerateRequest, clock: Clock, reason: str) -> Reply:
+def _reply(request: GenerateRequest, clock: Clock, reason: str) -> DirectResponse:
     """R088."""
     stamp = rfc3339(clock.time_ns())
-    return json_lines.reply(Answer(model=request.model, created_at=stamp, response="", done=True, done_reason=reason))
+    return json_lines.reply(
+        GenerateResponse(model=request.model, created_at=stamp, response="", done=True, done_reason=reason)
+    )
 
 
 def _templated(request: GenerateRequest, info: ModelInfo) -> bool:
     return info.has_template and not request.raw and not request.suffix
 
 
-def prepare(request: GenerateRequest, info: ModelInfo, defaults: Defaults, clock: Clock) -> Step:
+def prepare(request: GenerateRequest, info: ModelInfo, defaults: Defaults, clock: Clock) -> NextStep:
     """`_debug_render_only` asks for the prompt alone (R066)."""
     if request.debug_render_only:
         return _render(request, info, defaults, clock)
     if request.context:
         return _after_context(request, info, defaults, lambda sent, _: sent)
     if _templated(request, info):
-        return Outgoing(api.CHAT_PATH, api.encode(_chat(request, info, defaults)))
+        return UpstreamRequest(api.CHAT_PATH, api.encode(_chat(request, info, defaults)))
     return _send(_completion(request, info, defaults, _plain(request, defaults)))
 
 
-def recover(request: GenerateRequest, info: ModelInfo, defaults: Defaults, *refusals: AttemptFailed) -> Step | None:
+def adapt(request: GenerateRequest, info: ModelInfo, defaults: Defaults, *refusals: AttemptFailed) -> NextStep | None:
     """The same without what is too long (R145), or within the worker's own limits."""
     too_long = any(map(limits.is_too_long, refusals))
     if not limits.is_known(refusals[-1]) or (too_long and not may_shorten(request)):
@@ -100,7 +102,7 @@ def recover(request: GenerateRequest, info: ModelInfo, defaults: Defaults, *refu
         other = limits.within_limits(chat, refusals)
         if too_long:
             return shorten.shortened(other or chat, info.context_length)
-        return Outgoing(api.CHAT_PATH, api.encode(other)) if other is not None else None
+        return UpstreamRequest(api.CHAT_PATH, api.encode(other)) if other is not None else None
     sent = _completion(request, info, defaults, _plain(request, defaults))
     if too_long and not info.context_length:
         return tokenize.count_text(
@@ -110,31 +112,35 @@ def recover(request: GenerateRequest, info: ModelInfo, defaults: Defaults, *refu
     return _send(better) if better is not None else None
 
 
-def _better(sent: api.CompletionRequest, limit: int, refusals: Sequence[AttemptFailed]) -> api.CompletionRequest | None:
+def _better(
+    sent: api.VllmCompletionRequest, limit: int, refusals: Sequence[AttemptFailed]
+) -> api.VllmCompletionRequest | None:
     """What the worker may take in place of a completion that it refused. `limit`: the context's tokens."""
     other = limits.within_limits(sent, refusals)
     return shorten.cut(other or sent, limit) if any(map(limits.is_too_long, refusals)) else other
 
 
-def _send(sent: api.CompletionRequest, begun: bool | None = None) -> Outgoing:
+def _send(sent: api.VllmCompletionRequest, begun: bool | None = None) -> UpstreamRequest:
     """`begun`: thinking is to be taken out of the answer's text, and whether the prompt has begun it."""
     body = api.encode(sent)
     if begun is None:
-        return Outgoing(api.COMPLETIONS_PATH, body)
-    return Outgoing(api.COMPLETIONS_PATH, body, lambda *given: fold(*given, thoughts=Thoughts(begun=begun)))
+        return UpstreamRequest(api.COMPLETIONS_PATH, body)
+    return UpstreamRequest(
+        api.COMPLETIONS_PATH, body, lambda *given: translator(*given, thoughts=ThinkTagSplitter(begun=begun))
+    )
 
 
-def _chat(request: GenerateRequest, info: ModelInfo, defaults: Defaults) -> api.ChatRequest:
+def _chat(request: GenerateRequest, info: ModelInfo, defaults: Defaults) -> api.VllmChatRequest:
     """A chat of one user message. After a `context` the model's own messages are in that already."""
-    chat: list[api.Message] = []
+    chat: list[api.VllmMessage] = []
     if system := request.system or defaults.system:
-        chat.append(api.Message("system", system))
+        chat.append(api.VllmMessage("system", system))
     if not request.context:
-        chat += messages.translate(brought(defaults.messages))
+        chat += messages.translate(default_messages(defaults.messages))
     prompt = request.prompt
-    chat.append(api.Message("user", messages.parts(prompt, request.images) if request.images else prompt))
+    chat.append(api.VllmMessage("user", messages.parts(prompt, request.images) if request.images else prompt))
     return completed(
-        api.ChatRequest(
+        api.VllmChatRequest(
             model=info.name,
             messages=chat,
             stream=True,
@@ -156,9 +162,9 @@ def _plain(request: GenerateRequest, defaults: Defaults) -> str:
 
 def _completion(
     request: GenerateRequest, info: ModelInfo, defaults: Defaults, prompt: str | list[int]
-) -> api.CompletionRequest:
+) -> api.VllmCompletionRequest:
     values = options.sampling(options.merge(request.options, defaults.options, info), info)
-    return api.CompletionRequest(
+    return api.VllmCompletionRequest(
         model=info.name,
         prompt=prompt,
         stream=True,
@@ -171,15 +177,15 @@ def _completion(
     )
 
 
-Change = Callable[[api.CompletionRequest, int], api.CompletionRequest]
+Change = Callable[[api.VllmCompletionRequest, int], api.VllmCompletionRequest]
 """Makes another of a completion, given the context's tokens."""
 
 
-def _after_context(request: GenerateRequest, info: ModelInfo, defaults: Defaults, change: Change) -> Step:
+def _after_context(request: GenerateRequest, info: ModelInfo, defaults: Defaults, change: Change) -> NextStep:
     """The former turn's token ids, then those of the rendered prompt (R054)."""
     tagged = _templated(request, info) and think_tags.are_tagged(info)
 
-    def tokenized(found: api.Tokenized) -> Step:
+    def tokenized(found: api.VllmTokenized) -> NextStep:
         sent = _completion(request, info, defaults, [*(request.context or ()), *found.tokens])
         end = "".join(text or "" for text in (found.token_strs or ())[-TAIL:])
         return _send(change(sent, found.max_model_len), think_tags.are_open(end) if tagged else None)
@@ -189,12 +195,12 @@ def _after_context(request: GenerateRequest, info: ModelInfo, defaults: Defaults
     return tokenize.of_text(info.name, _plain(request, defaults), tokenized)
 
 
-def _render(request: GenerateRequest, info: ModelInfo, defaults: Defaults, clock: Clock) -> Step:
-    def reply(text: str) -> Reply:
+def _render(request: GenerateRequest, info: ModelInfo, defaults: Defaults, clock: Clock) -> NextStep:
+    def reply(text: str) -> DirectResponse:
         stamp = rfc3339(clock.time_ns())
         shown = DebugInfo(text, len(request.images or ()))
         return json_lines.reply(
-            Answer(model=request.model, created_at=stamp, response="", done=False, debug_info=shown)
+            GenerateResponse(model=request.model, created_at=stamp, response="", done=False, debug_info=shown)
         )
 
     if _templated(request, info):
@@ -202,10 +208,12 @@ def _render(request: GenerateRequest, info: ModelInfo, defaults: Defaults, clock
     return render.of_text(info.name, _plain(request, defaults), reply, after=request.context)
 
 
-def fold(request: GenerateRequest, timing: Timing, clock: Clock, *, thoughts: Thoughts | None = None) -> AnswerFold:
+def translator(
+    request: GenerateRequest, timing: Timing, clock: Clock, *, thoughts: ThinkTagSplitter | None = None
+) -> TextTranslator:
     """With `context` unless raw (R056, R067)."""
-    return AnswerFold(
-        GenerateLines(request.model),
+    return TextTranslator(
+        GenerateWriter(request.model),
         timing,
         clock,
         stream=request.stream,

@@ -9,20 +9,20 @@ import msgspec
 from vllama_pool.router.protocol.vllm import api
 
 
-class Alternative(msgspec.Struct, frozen=True):
+class LogprobAlternative(msgspec.Struct, frozen=True):
     token: str
     logprob: float
     bytes: list[int]
 
 
-class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+class LogprobEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     token: str
     logprob: float
     bytes: list[int]
-    top_logprobs: list[Alternative] | None = None
+    top_logprobs: list[LogprobAlternative] | None = None
 
 
-def translate(logprobs: api.Logprobs, top: int) -> list[Entry]:
+def translate(logprobs: api.VllmLogprobs, top: int) -> list[LogprobEntry]:
     """One entry per token. Alternatives, best first, at most `top`; left out where none were asked for."""
     if logprobs.content is not None:
         return [
@@ -38,15 +38,15 @@ def translate(logprobs: api.Logprobs, top: int) -> list[Entry]:
     ]
 
 
-def _entry(token: str, logprob: float | None, alternatives: list[tuple[str, float | None]], top: int) -> Entry:
-    best: list[Alternative] | None = None
+def _entry(token: str, logprob: float | None, alternatives: list[tuple[str, float | None]], top: int) -> LogprobEntry:
+    best: list[LogprobAlternative] | None = None
     if top:
         best = sorted((_alternative(*pair) for pair in alternatives), key=lambda item: -item.logprob)[:top]
-    return Entry(token, _value(logprob), list(token.encode()), best)
+    return LogprobEntry(token, _value(logprob), list(token.encode()), best)
 
 
-def _alternative(token: str, logprob: float | None) -> Alternative:
-    return Alternative(token, _value(logprob), list(token.encode()))
+def _alternative(token: str, logprob: float | None) -> LogprobAlternative:
+    return LogprobAlternative(token, _value(logprob), list(token.encode()))
 
 
 def _value(logprob: float | None) -> float:

@@ -9,7 +9,7 @@ import msgspec
 from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.protocol.ollama.images import sniff
 from vllama_pool.router.protocol.ollama.pairing import Pairing, pair
-from vllama_pool.router.protocol.ollama.requests import ChatMessage, DeclaredTool, brought
+from vllama_pool.router.protocol.ollama.requests import ChatMessage, DeclaredTool, default_messages
 from vllama_pool.router.protocol.vllm import api
 
 
@@ -19,28 +19,28 @@ def with_defaults(messages: Sequence[ChatMessage], defaults: Defaults) -> Sequen
     if not (defaults.system or defaults.messages):
         return messages
     if messages and messages[0].role.lower() == "system":
-        return [messages[0], *brought(defaults.messages), *messages[1:]]
+        return [messages[0], *default_messages(defaults.messages), *messages[1:]]
     system = [ChatMessage("system", defaults.system)] if defaults.system else []
-    return [*system, *brought(defaults.messages), *messages]
+    return [*system, *default_messages(defaults.messages), *messages]
 
 
-def translate(messages: Sequence[ChatMessage]) -> list[api.Message]:
+def translate(messages: Sequence[ChatMessage]) -> list[api.VllmMessage]:
     """Every message, in order. Tool calls get ids, and each result the id of the call that it answers."""
     pairing: Pairing | None = None
-    result: list[api.Message] = []
+    result: list[api.VllmMessage] = []
     for position, message in enumerate(messages):
         role = message.role.lower()
         if message.tool_calls or role == "tool":
             pairing = pairing or pair(messages)
             result.append(_with_tools(message, role, position, pairing))
         elif message.images:
-            result.append(api.Message(role, parts(message.content or "", message.images)))
+            result.append(api.VllmMessage(role, parts(message.content or "", message.images)))
         else:
-            result.append(api.Message(role, message.content or "", message.thinking or None))
+            result.append(api.VllmMessage(role, message.content or "", message.thinking or None))
     return result
 
 
-def for_template(messages: list[api.Message], template: str) -> list[api.Message]:
+def for_template(messages: list[api.VllmMessage], template: str) -> list[api.VllmMessage]:
     """A developer's message that begins the conversation is the system's, for a template that knows no developer:
     it would leave it out without a word."""
     if messages and messages[0].role == "developer" and template and "developer" not in template:
@@ -48,41 +48,41 @@ def for_template(messages: list[api.Message], template: str) -> list[api.Message
     return messages
 
 
-def _with_tools(message: ChatMessage, role: str, position: int, pairing: Pairing) -> api.Message:
+def _with_tools(message: ChatMessage, role: str, position: int, pairing: Pairing) -> api.VllmMessage:
     text = message.content or ""
     content = parts(text, message.images) if message.images else text
     if role == "tool":
-        return api.Message(role, content, tool_call_id=pairing.results[position], name=message.tool_name or None)
+        return api.VllmMessage(role, content, tool_call_id=pairing.results[position], name=message.tool_name or None)
     calls = [
-        api.ToolCall(id, api.FunctionCall(call.function.name, bytes(call.function.arguments).decode()))
+        api.VllmToolCall(id, api.VllmFunctionCall(call.function.name, bytes(call.function.arguments).decode()))
         for id, call in zip(pairing.calls[position], message.tool_calls or (), strict=True)
     ]
-    return api.Message(role, content, message.thinking or None, calls)
+    return api.VllmMessage(role, content, message.thinking or None, calls)
 
 
-def parts(text: str, images: Sequence[str]) -> list[api.Part]:
+def parts(text: str, images: Sequence[str]) -> list[api.VllmPart]:
     """Images (and audio) go in front of the text, as Ollama's templates put them."""
     result = [_media(image) for image in images]
     if text:
-        result.append(api.Part("text", text=text))
+        result.append(api.VllmPart("text", text=text))
     return result
 
 
-def _media(data: str) -> api.Part:
+def _media(data: str) -> api.VllmPart:
     data = data.replace("\n", "").replace("\r", "")
     kind = sniff(data)
     if kind.startswith("audio/"):
-        return api.Part("input_audio", input_audio=api.InputAudio(data, kind.removeprefix("audio/")))
-    return api.Part("image_url", image_url=api.ImageUrl(f"data:{kind};base64,{data}"))
+        return api.VllmPart("input_audio", input_audio=api.VllmInputAudio(data, kind.removeprefix("audio/")))
+    return api.VllmPart("image_url", image_url=api.VllmImageUrl(f"data:{kind};base64,{data}"))
 
 
-def tools(declared: Sequence[DeclaredTool] | None) -> list[api.Tool] | None:
+def tools(declared: Sequence[DeclaredTool] | None) -> list[api.VllmTool] | None:
     """`tools: []` is none: vLLM refuses an empty list."""
     if not declared:
         return None
     return [
-        api.Tool(
-            api.ToolFunction(
+        api.VllmTool(
+            api.VllmToolFunction(
                 tool.function.name,
                 tool.function.description,
                 None if bytes(tool.function.parameters) in (b"", b"null") else tool.function.parameters,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from vllama_pool.router.errors import ClientError
-from vllama_pool.router.protocol.vllm.api import Sampling
+from vllama_pool.router.protocol.vllm.api import VllmSampling
 from vllama_pool.workers.registry.record import ModelInfo
 
 _INT64: Final = 2**63 - 1
@@ -99,7 +99,7 @@ def merge(request: Mapping[str, Any] | None, route: Mapping[str, Any], info: Mod
 
 
 def sampling(merged: Mapping[str, Any], info: ModelInfo) -> dict[str, Any]:
-    """Checked options as keyword arguments of `Sampling`, every value within vLLM's range.
+    """Checked options as keyword arguments of `VllmSampling`, every value within vLLM's range.
 
     `num_predict` of 0 or less is no limit (R126): Ollama's own paths disagree about 0, and vLLM refuses it.
     """
@@ -173,4 +173,4 @@ _CONVERT: Final[Mapping[str, Any]] = {
     "stop": _stop,
 }
 
-__all__ = ["DROPPED", "KNOWN", "Sampling", "check", "fill_context", "int_option", "merge", "sampling"]
+__all__ = ["DROPPED", "KNOWN", "VllmSampling", "check", "fill_context", "int_option", "merge", "sampling"]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from vllama_pool.router.protocol.operation import Reply, Step
+from vllama_pool.router.protocol.operation import DirectResponse, NextStep
 from vllama_pool.router.protocol.vllm import api, tokenize
 
 
@@ -18,17 +18,21 @@ class DebugInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     image_count: int = 0
 
 
-def of_chat(sent: api.ChatRequest, reply: Callable[[str], Reply], *, after: list[int] | None = None) -> Step:
+def of_chat(
+    sent: api.VllmChatRequest, reply: Callable[[str], DirectResponse], *, after: list[int] | None = None
+) -> NextStep:
     """Replies with the prompt's text. `after`: token ids that come before it."""
 
-    def rendered(found: api.Tokenized) -> Step:
+    def rendered(found: api.VllmTokenized) -> NextStep:
         ids = [*(after or ()), *found.tokens]
         return tokenize.to_text(sent.model, ids, lambda text: reply(text.prompt))
 
     return tokenize.of_chat(sent, rendered)
 
 
-def of_text(model: str, prompt: str, reply: Callable[[str], Reply], *, after: list[int] | None = None) -> Step:
+def of_text(
+    model: str, prompt: str, reply: Callable[[str], DirectResponse], *, after: list[int] | None = None
+) -> NextStep:
     """The same for a prompt that no template is applied to: it is the text, after those ids."""
     if not after:
         return reply(prompt)

@@ -16,7 +16,7 @@ from vllama_pool.router.protocol.ollama import gojson
 from vllama_pool.router.protocol.ollama.durations import keep_alive
 from vllama_pool.router.protocol.ollama.gojson import ANY, BOOL, INT, OBJECT, STRING, list_of, struct
 from vllama_pool.router.protocol.ollama.images import check_base64
-from vllama_pool.router.protocol.ollama.thinking import check_think
+from vllama_pool.router.protocol.ollama.think_option import check_think
 
 
 class CalledFunction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -185,7 +185,7 @@ def decode_generate(body: bytes) -> GenerateRequest:
     return request
 
 
-def brought(messages: Sequence[Mapping[str, Any]]) -> list[ChatMessage]:
+def default_messages(messages: Sequence[Mapping[str, Any]]) -> list[ChatMessage]:
     """Messages that a model brings, in the form of /api/chat. Raises BadRequest for what is none."""
     if not messages:
         return []

@@ -10,9 +10,9 @@ import msgspec
 from vllama_pool.config.names import InvalidName, parse
 from vllama_pool.router.errors import BadRequest
 from vllama_pool.router.protocol.json_lines import encode
-from vllama_pool.router.protocol.model_view import CatalogueModel
+from vllama_pool.router.protocol.model_view import ModelView
 from vllama_pool.router.protocol.ollama import gojson
-from vllama_pool.router.protocol.ollama.catalogue import Details, details, modified_at
+from vllama_pool.router.protocol.ollama.catalogue import ModelDetails, details, modified_at
 from vllama_pool.router.protocol.ollama.gojson import BOOL, OBJECT, STRING, struct
 from vllama_pool.router.protocol.ollama.modelfile import modelfile, parameter_values
 from vllama_pool.workers.registry.record import ModelInfo
@@ -37,7 +37,7 @@ class ShowRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.model or self.name
 
 
-class Shown(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class ShowResponse(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Fields in Ollama's order; those with a default are omitted when empty."""
 
     license: str = ""
@@ -45,7 +45,7 @@ class Shown(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     parameters: str = ""
     template: str = ""
     system: str = ""
-    details: Details
+    details: ModelDetails
     messages: list[dict[str, Any]] | None = None
     model_info: dict[str, Any]
     capabilities: list[str]
@@ -83,7 +83,7 @@ def not_found(requested: str) -> str:
     return f"model '{shown}' not found"
 
 
-def show(model: CatalogueModel, request: ShowRequest, user_agent: str) -> bytes:
+def show(model: ModelView, request: ShowRequest, user_agent: str) -> bytes:
     """`user_agent` is the client's header: Copilot is shown the name that it asked for (R110)."""
     info = model.merged.info
     parameters = {**info.defaults, **model.defaults.options}
@@ -92,7 +92,7 @@ def show(model: CatalogueModel, request: ShowRequest, user_agent: str) -> bytes:
     if user_agent.startswith(_COPILOT):
         facts["general.basename"] = request.wanted
     return encode(
-        Shown(
+        ShowResponse(
             license=license_text,
             modelfile=modelfile(
                 model.name,

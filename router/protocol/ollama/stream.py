@@ -1,22 +1,22 @@
 """Folding a worker's stream into the answer of /api/chat or /api/generate.
 
-A pure state machine: bytes in, bytes out. What the two endpoints write differs only in `Lines`.
+A pure state machine: bytes in, bytes out. What the two endpoints write differs only in `ResponseWriter`.
 """
 
 from __future__ import annotations
 
 import msgspec
 
-from vllama_pool.router.protocol.clock import Stamps
+from vllama_pool.router.protocol.clock import TimestampFormatter
 from vllama_pool.router.protocol.json_lines import encode
-from vllama_pool.router.protocol.ollama.logprobs import Entry
+from vllama_pool.router.protocol.ollama.chunks import Chunk, ChunkBuffer, ResponseWriter, StreamState
+from vllama_pool.router.protocol.ollama.logprobs import LogprobEntry
 from vllama_pool.router.protocol.ollama.logprobs import translate as translate_logprobs
-from vllama_pool.router.protocol.ollama.pieces import Lines, Piece, Pieces, Seen
 from vllama_pool.router.protocol.operation import Clock, StreamFailure, Timing, Usage
 from vllama_pool.router.protocol.vllm import api, errors
 from vllama_pool.router.protocol.vllm.sse import EventSplitter, EventTooLong
-from vllama_pool.router.protocol.vllm.think_tags import Thoughts
-from vllama_pool.router.protocol.vllm.tool_calls import BrokenArguments
+from vllama_pool.router.protocol.vllm.think_tags import ThinkTagSplitter
+from vllama_pool.router.protocol.vllm.tool_calls import InvalidArguments
 
 RUNNER_ERROR = "an error was encountered while running the model: "
 """How Ollama begins an error in mid-answer (R163)."""
@@ -25,8 +25,8 @@ _BROKEN_OFF = {"abort": 503, "error": 500}
 """Finish reasons that are no finish, and the status that they stand for."""
 
 
-class AnswerFold:
-    """A `Fold` over a chat or completions stream of vLLM."""
+class TextTranslator:
+    """A `StreamTranslator` over a chat or completions stream of vLLM."""
 
     __slots__ = (
         "_ask_logprobs",
@@ -53,14 +53,14 @@ class AnswerFold:
 
     def __init__(
         self,
-        lines: Lines,
+        lines: ResponseWriter,
         timing: Timing,
         clock: Clock,
         *,
         stream: bool,
         logprobs: int | None,
         keep_ids: bool = False,
-        thoughts: Thoughts | None = None,
+        thoughts: ThinkTagSplitter | None = None,
     ) -> None:
         """`logprobs`: alternatives wanted per token, None for no logprobs. `keep_ids`: gather `context`.
         `thoughts`: takes the thinking out of text that has it between tags."""
@@ -71,9 +71,9 @@ class AnswerFold:
         self._ask_logprobs = logprobs
         self._keep_ids = keep_ids
         self._splitter = EventSplitter()
-        self._stamps = Stamps()
+        self._stamps = TimestampFormatter()
         self._stamp = ""
-        self._seen = Seen()
+        self._seen = StreamState()
         self._ready = False
         self._done = False
         self._ended = False
@@ -82,7 +82,7 @@ class AnswerFold:
         self._strip_thinking = True
         self._careful = thoughts is not None  # text cannot go out as it comes
         self._out: list[bytes] = []
-        self._pieces = Pieces()
+        self._pieces = ChunkBuffer()
         self._thoughts = thoughts
 
     @property
@@ -186,7 +186,7 @@ class AnswerFold:
         if self._seen.finish is not None and self._failure is None:
             self._complete()
 
-    def _on_choice(self, choice: api.Choice, tick: int) -> None:
+    def _on_choice(self, choice: api.VllmChoice, tick: int) -> None:
         finish = choice.finish_reason
         if finish is not None and finish in _BROKEN_OFF:
             self._fail(_BROKEN_OFF[finish], RUNNER_ERROR + "the worker stopped the request")
@@ -216,7 +216,7 @@ class AnswerFold:
                 return
         self._on_rich_choice(choice, text, tick)
 
-    def _on_rich_choice(self, choice: api.Choice, text: str, tick: int) -> None:
+    def _on_rich_choice(self, choice: api.VllmChoice, text: str, tick: int) -> None:
         """Anything but plain text: reasoning, tool calls, logprobs, token ids, a finish, or nothing at all."""
         delta = choice.delta
         thinking = ""
@@ -241,7 +241,7 @@ class AnswerFold:
         if text and self._stream and not (thinking or entries):
             self._out.append(self._lines.text(self._stamp, text))
         elif text or thinking or entries:
-            self._emit(Piece(text, thinking, None, entries))
+            self._emit(Chunk(text, thinking, None, entries))
         if choice.finish_reason is not None:
             self._touch(tick)
             self._on_finish(choice.finish_reason)
@@ -257,7 +257,7 @@ class AnswerFold:
             self._strip_thinking = not thinking
         return thinking
 
-    def _entries(self, choice: api.Choice, tick: int) -> list[Entry] | None:
+    def _entries(self, choice: api.VllmChoice, tick: int) -> list[LogprobEntry] | None:
         if choice.logprobs is None or self._ask_logprobs is None:
             return None
         entries = translate_logprobs(choice.logprobs, self._ask_logprobs)
@@ -272,7 +272,7 @@ class AnswerFold:
         self._seen.first = self._seen.first or tick
         self._seen.last = tick
 
-    def _gather_ids(self, choice: api.Choice) -> None:
+    def _gather_ids(self, choice: api.VllmChoice) -> None:
         if choice.prompt_token_ids:
             self._seen.prompt_ids = choice.prompt_token_ids
         ids = choice.token_ids
@@ -286,14 +286,14 @@ class AnswerFold:
             return
         try:
             calls = seen.tool_calls.whole(cut=reason == "length")
-        except BrokenArguments:
+        except InvalidArguments:
             text = RUNNER_ERROR + "the arguments of a tool call are not a JSON object"
             self._failure = StreamFailure(500, text, models_own=True)
             return
         if calls:
-            self._emit(Piece(tool_calls=calls))
+            self._emit(Chunk(tool_calls=calls))
 
-    def _emit(self, piece: Piece) -> None:
+    def _emit(self, piece: Chunk) -> None:
         if self._stream:
             self._out.append(self._lines.piece(self._stamp, piece))
         else:
@@ -308,9 +308,9 @@ class AnswerFold:
         self._ready = True
         if self._stream:
             self._ended = True
-            self._out.append(self._final_line(Piece()))
+            self._out.append(self._final_line(Chunk()))
 
-    def _final_line(self, piece: Piece) -> bytes:
+    def _final_line(self, piece: Chunk) -> bytes:
         now = self._clock.monotonic_ns()
         return self._lines.final(self._stamp, piece, self._seen.final(self._timing, now, context=self._keep_ids))
 
@@ -324,7 +324,7 @@ def _is_whole(payload: bytes) -> bool:
     return True
 
 
-def _stopped_by_token(choice: api.Choice) -> bool:
+def _stopped_by_token(choice: api.VllmChoice) -> bool:
     """Whether the last token is the end mark, which is no text: Ollama counts it neither in `context` nor in
     `logprobs`. A stop string is named by `stop_reason`."""
     return choice.finish_reason in ("stop", "tool_calls") and not isinstance(choice.stop_reason, str)

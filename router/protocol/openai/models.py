@@ -9,7 +9,7 @@ import msgspec
 
 from vllama_pool.config.names import InvalidName, parse
 from vllama_pool.router.protocol.json_lines import encode
-from vllama_pool.router.protocol.model_view import CatalogueModel, human_number
+from vllama_pool.router.protocol.model_view import ModelView, human_number
 
 
 class Recommendation(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -18,23 +18,23 @@ class Recommendation(msgspec.Struct, frozen=True, omit_defaults=True):
     context_length: int = 0
 
 
-def openai_models(models: Sequence[CatalogueModel]) -> bytes:
+def openai_models(models: Sequence[ModelView]) -> bytes:
     """GET /v1/models (R117), the most recently modified first. An empty list where Ollama says null."""
     newest_first = sorted(models, key=lambda model: (-model.modified, model.name))
     return encode({"object": "list", "data": [_openai_model(model, model.name) for model in newest_first]})
 
 
-def openai_model(model: CatalogueModel, asked: str) -> bytes:
+def openai_model(model: ModelView, asked: str) -> bytes:
     """GET /v1/models/NAME: the name comes back as it was asked for (R117)."""
     return encode(_openai_model(model, asked))
 
 
-def recommendations(models: Sequence[CatalogueModel]) -> bytes:
+def recommendations(models: Sequence[ModelView]) -> bytes:
     """What can be chatted with here (R021)."""
     return encode({"recommendations": [_recommended(model) for model in models if _chats(model)]})
 
 
-def _openai_model(model: CatalogueModel, name: str) -> dict[str, Any]:
+def _openai_model(model: ModelView, name: str) -> dict[str, Any]:
     created = int(model.modified)
     return {"id": name, "object": "model", "created": created, "owned_by": _namespace(name)}
 
@@ -46,11 +46,11 @@ def _namespace(name: str) -> str:
         return "library"
 
 
-def _chats(model: CatalogueModel) -> bool:
+def _chats(model: ModelView) -> bool:
     return "completion" in model.merged.info.capabilities
 
 
-def _recommended(model: CatalogueModel) -> Recommendation:
+def _recommended(model: ModelView) -> Recommendation:
     info = model.merged.info
     size = f"{human_number(info.parameter_count)} parameters, " if info.parameter_count else ""
     return Recommendation(model.name, f"{size}served by this pool", info.context_length)

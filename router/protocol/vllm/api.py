@@ -17,74 +17,74 @@ TOKENIZE_PATH = "/tokenize"
 DETOKENIZE_PATH = "/detokenize"
 
 
-class StreamOptions(msgspec.Struct, frozen=True):
+class VllmStreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool = True
 
 
-INCLUDE_USAGE = StreamOptions()
+INCLUDE_USAGE = VllmStreamOptions()
 
 
-class FunctionCall(msgspec.Struct, frozen=True):
+class VllmFunctionCall(msgspec.Struct, frozen=True):
     name: str
     arguments: str
     """A JSON object as text."""
 
 
-class ToolCall(msgspec.Struct, frozen=True):
+class VllmToolCall(msgspec.Struct, frozen=True):
     id: str
-    function: FunctionCall
+    function: VllmFunctionCall
     type: str = "function"
 
 
-class ImageUrl(msgspec.Struct, frozen=True):
+class VllmImageUrl(msgspec.Struct, frozen=True):
     url: str
 
 
-class InputAudio(msgspec.Struct, frozen=True):
+class VllmInputAudio(msgspec.Struct, frozen=True):
     data: str
     format: str
 
 
-class Part(msgspec.Struct, frozen=True, omit_defaults=True):
+class VllmPart(msgspec.Struct, frozen=True, omit_defaults=True):
     """One piece of a message with more than text."""
 
     type: str
     text: str | None = None
-    image_url: ImageUrl | None = None
-    input_audio: InputAudio | None = None
+    image_url: VllmImageUrl | None = None
+    input_audio: VllmInputAudio | None = None
 
 
-class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+class VllmMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     role: str
-    content: str | list[Part]
+    content: str | list[VllmPart]
     reasoning: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[VllmToolCall] | None = None
     tool_call_id: str | None = None
     name: str | None = None
 
 
-class ToolFunction(msgspec.Struct, frozen=True, omit_defaults=True):
+class VllmToolFunction(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str
     description: str | None = None
     parameters: msgspec.Raw | None = None
 
 
-class Tool(msgspec.Struct, frozen=True):
-    function: ToolFunction
+class VllmTool(msgspec.Struct, frozen=True):
+    function: VllmToolFunction
     type: str = "function"
 
 
-class JsonSchema(msgspec.Struct, frozen=True):
+class VllmJsonSchema(msgspec.Struct, frozen=True):
     name: str
     schema: msgspec.Raw
 
 
-class ResponseFormat(msgspec.Struct, frozen=True, omit_defaults=True):
+class VllmResponseFormat(msgspec.Struct, frozen=True, omit_defaults=True):
     type: str
-    json_schema: JsonSchema | None = None
+    json_schema: VllmJsonSchema | None = None
 
 
-class Sampling(msgspec.Struct, omit_defaults=True, kw_only=True):
+class VllmSampling(msgspec.Struct, omit_defaults=True, kw_only=True):
     """What vLLM takes of Ollama's options, already within vLLM's ranges."""
 
     max_tokens: int | None = None
@@ -101,13 +101,13 @@ class Sampling(msgspec.Struct, omit_defaults=True, kw_only=True):
     """The prompt's last tokens are kept, this many. Not -1: vLLM then leaves room for one token of output."""
 
 
-class ChatRequest(Sampling, omit_defaults=True, kw_only=True):
+class VllmChatRequest(VllmSampling, omit_defaults=True, kw_only=True):
     model: str
-    messages: list[Message]
+    messages: list[VllmMessage]
     stream: bool
-    stream_options: StreamOptions
-    tools: list[Tool] | None = None
-    response_format: ResponseFormat | None = None
+    stream_options: VllmStreamOptions
+    tools: list[VllmTool] | None = None
+    response_format: VllmResponseFormat | None = None
     chat_template_kwargs: dict[str, bool] | None = None
     reasoning_effort: str | None = None
     logprobs: bool = False
@@ -115,131 +115,131 @@ class ChatRequest(Sampling, omit_defaults=True, kw_only=True):
     return_token_ids: bool = False
 
 
-class CompletionRequest(Sampling, omit_defaults=True, kw_only=True):
+class VllmCompletionRequest(VllmSampling, omit_defaults=True, kw_only=True):
     model: str
     prompt: str | list[int]
     """Text, or token ids."""
     stream: bool
-    stream_options: StreamOptions
+    stream_options: VllmStreamOptions
     suffix: str | None = None
-    response_format: ResponseFormat | None = None
+    response_format: VllmResponseFormat | None = None
     logprobs: int | None = None
     return_token_ids: bool = False
 
 
-RequestT = TypeVar("RequestT", ChatRequest, CompletionRequest)
+RequestT = TypeVar("RequestT", VllmChatRequest, VllmCompletionRequest)
 
 
-class TokenizeChat(msgspec.Struct, frozen=True, omit_defaults=True):
+class VllmTokenizeChatRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     model: str
-    messages: list[Message]
-    tools: list[Tool] | None = None
+    messages: list[VllmMessage]
+    tools: list[VllmTool] | None = None
     chat_template_kwargs: dict[str, bool | str] | None = None
     return_token_strs: bool = False
 
 
-class TokenizeText(msgspec.Struct, frozen=True):
+class VllmTokenizeTextRequest(msgspec.Struct, frozen=True):
     model: str
     prompt: str
 
 
-class Counted(msgspec.Struct, frozen=True):
+class VllmTokenCount(msgspec.Struct, frozen=True):
     """Of the same answer how many tokens there are: to skip a million of them takes a tenth of the time."""
 
     count: int
     max_model_len: int
 
 
-class Tokenized(msgspec.Struct, frozen=True):
+class VllmTokenized(msgspec.Struct, frozen=True):
     tokens: list[int]
     max_model_len: int
     token_strs: list[str | None] | None = None
 
 
-class Detokenize(msgspec.Struct, frozen=True):
+class VllmDetokenizeRequest(msgspec.Struct, frozen=True):
     model: str
     tokens: list[int]
 
 
-class Detokenized(msgspec.Struct, frozen=True):
+class VllmDetokenized(msgspec.Struct, frozen=True):
     prompt: str
 
 
-class Usage(msgspec.Struct, frozen=True, gc=False):
+class VllmUsage(msgspec.Struct, frozen=True, gc=False):
     prompt_tokens: int = 0
     completion_tokens: int | None = None
 
 
-class Metrics(msgspec.Struct, frozen=True, gc=False):
+class VllmMetrics(msgspec.Struct, frozen=True, gc=False):
     """vLLM's own timings, with --enable-per-request-metrics. Milliseconds."""
 
     time_to_first_token_ms: float | None = None
     generation_time_ms: float | None = None
 
 
-class FunctionDelta(msgspec.Struct, frozen=True, gc=False):
+class VllmFunctionDelta(msgspec.Struct, frozen=True, gc=False):
     name: str | None = None
     arguments: str | None = None
 
 
-class ToolCallDelta(msgspec.Struct, frozen=True, gc=False):
+class VllmToolCallDelta(msgspec.Struct, frozen=True, gc=False):
     index: int = 0
     id: str | None = None
-    function: FunctionDelta | None = None
+    function: VllmFunctionDelta | None = None
 
 
-class Delta(msgspec.Struct, frozen=True, gc=False):
+class VllmDelta(msgspec.Struct, frozen=True, gc=False):
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
     """What other releases call `reasoning`."""
-    tool_calls: list[ToolCallDelta] | None = None
+    tool_calls: list[VllmToolCallDelta] | None = None
 
 
-class TokenLogprob(msgspec.Struct, frozen=True, gc=False):
+class VllmTokenLogprob(msgspec.Struct, frozen=True, gc=False):
     token: str
     logprob: float | None = None
-    top_logprobs: list[TokenLogprob] | None = None
+    top_logprobs: list[VllmTokenLogprob] | None = None
 
 
-class Logprobs(msgspec.Struct, frozen=True, gc=False):
+class VllmLogprobs(msgspec.Struct, frozen=True, gc=False):
     """Both shapes: chat's `content`, and the parallel lists of completions."""
 
-    content: list[TokenLogprob] | None = None
+    content: list[VllmTokenLogprob] | None = None
     tokens: list[str] | None = None
     token_logprobs: list[float | None] | None = None
     top_logprobs: list[dict[str, float] | None] | None = None
 
 
-class Choice(msgspec.Struct, frozen=True, gc=False):
+class VllmChoice(msgspec.Struct, frozen=True, gc=False):
     """Both shapes: chat's `delta`, and the `text` of completions."""
 
-    delta: Delta | None = None
+    delta: VllmDelta | None = None
     text: str | None = None
     finish_reason: str | None = None
     stop_reason: int | str | None = None
-    logprobs: Logprobs | None = None
+    logprobs: VllmLogprobs | None = None
     token_ids: list[int] | None = None
     prompt_token_ids: list[int] | None = None
 
 
-class ErrorBody(msgspec.Struct, frozen=True, gc=False):
+class VllmErrorBody(msgspec.Struct, frozen=True, gc=False):
     message: str | None = None
     type: str | None = None
     param: str | None = None
     code: int | str | None = None
 
 
-class Event(msgspec.Struct, frozen=True, gc=False):
+class VllmEvent(msgspec.Struct, frozen=True, gc=False):
     """One event of a chat or completions stream."""
 
-    choices: list[Choice] | None = None
-    usage: Usage | None = None
-    metrics: Metrics | None = None
+    choices: list[VllmChoice] | None = None
+    usage: VllmUsage | None = None
+    metrics: VllmMetrics | None = None
     prompt_token_ids: list[int] | None = None
-    error: ErrorBody | str | None = None
+    error: VllmErrorBody | str | None = None
 
 
 _encoder = msgspec.json.Encoder()
 encode = _encoder.encode
-decode_event = msgspec.json.Decoder(Event).decode
+decode_event = msgspec.json.Decoder(VllmEvent).decode

@@ -8,7 +8,7 @@ import msgspec
 
 from vllama_pool.router.errors import AttemptFailed, Busy, Faulty, Lost, ModelGone, Refused, Unavailable
 from vllama_pool.router.protocol.operation import StreamFailure
-from vllama_pool.router.protocol.vllm.api import ErrorBody
+from vllama_pool.router.protocol.vllm.api import VllmErrorBody
 
 CONTEXT_EXCEEDED = (
     "the prompt is longer than the context length currently available to the model; shorten the prompt, adjust the "
@@ -27,13 +27,13 @@ _SHOWN = 2000
 """Characters of a body that is no error of vLLM's, such as a proxy's page."""
 
 
-class _Envelope(msgspec.Struct, frozen=True):
-    error: ErrorBody | str | None = None
+class _ErrorResponse(msgspec.Struct, frozen=True):
+    error: VllmErrorBody | str | None = None
     detail: msgspec.Raw = msgspec.Raw()
     message: str | None = None
 
 
-_decode = msgspec.json.Decoder(_Envelope).decode
+_decode = msgspec.json.Decoder(_ErrorResponse).decode
 
 
 def explain_upstream(status: int, body: bytes) -> str:
@@ -54,14 +54,14 @@ def _explain(body: bytes) -> str:
     return _plain(envelope.message or _detail(envelope.detail))
 
 
-def explain_event(error: ErrorBody | str) -> str:
+def explain_event(error: VllmErrorBody | str) -> str:
     """The same for an error event inside a stream."""
     if isinstance(error, str):
         return _plain(error)
     return _plain(error.message or "unknown error")
 
 
-def event_status(error: ErrorBody | str) -> int:
+def event_status(error: VllmErrorBody | str) -> int:
     """The HTTP status that an error event stands for."""
     if isinstance(error, str):
         return 500
@@ -110,7 +110,7 @@ def _is_model_error(body: bytes) -> bool:
         error = _decode(body).error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
-    return isinstance(error, ErrorBody)
+    return isinstance(error, VllmErrorBody)
 
 
 def _plain(text: str) -> str:

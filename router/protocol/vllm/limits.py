@@ -1,4 +1,4 @@
-"""What a worker's refusal says of its own limits, and the request brought within them.
+"""What a worker's refusal says of its own limits, and the request default_messages within them.
 
 Workers that were started elsewhere have settings that are not known beforehand.
 """

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from vllama_pool.router.protocol.operation import Outgoing, Step
+from vllama_pool.router.protocol.operation import NextStep, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api, tokenize
 
 SHARE = 4
@@ -24,7 +24,7 @@ as too long: megabytes of it take seconds."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shorter:
+class Shortening:
     """A conversation without its oldest turns."""
 
     start: int
@@ -32,7 +32,7 @@ class Shorter:
     question: int | None = None
     """A user's message before it that is kept as well: the one that the turns after it are about."""
 
-    def of(self, messages: Sequence[api.Message]) -> list[api.Message]:
+    def of(self, messages: Sequence[api.VllmMessage]) -> list[api.VllmMessage]:
         before = [
             message
             for position, message in enumerate(messages[: self.start])
@@ -46,7 +46,7 @@ def room(limit: int, max_tokens: int | None) -> int:
     return max(1, min(limit // SHARE, max_tokens or limit))
 
 
-def ways(messages: Sequence[api.Message]) -> list[Shorter]:
+def ways(messages: Sequence[api.VllmMessage]) -> list[Shortening]:
     """Every way to shorten a conversation, from the whole of it to the shortest.
 
     While there are questions to drop, what is kept begins with one: many templates want a user's turn first. After
@@ -56,15 +56,15 @@ def ways(messages: Sequence[api.Message]) -> list[Shorter]:
     questions = [start for start in starts if messages[start].role == "user"]
     last_question = questions[-1] if questions else None
     later = starts if last_question is None else [start for start in starts if start > last_question]
-    found = [Shorter(start) for start in questions]
-    found += [Shorter(start, last_question) for start in later if start - 1 != last_question]
+    found = [Shortening(start) for start in questions]
+    found += [Shortening(start, last_question) for start in later if start - 1 != last_question]
     if later and last_question is not None:
-        found.append(Shorter(later[-1]))
+        found.append(Shortening(later[-1]))
     first = next((place for place, message in enumerate(messages) if message.role != "system"), 0)
-    return [Shorter(0), *(way for way in found if way.start > first)]
+    return [Shortening(0), *(way for way in found if way.start > first)]
 
 
-def _sound_starts(messages: Sequence[api.Message]) -> list[int]:
+def _sound_starts(messages: Sequence[api.VllmMessage]) -> list[int]:
     """Where a conversation may begin, so that every tool's result still has its call. System messages are none."""
     calls: dict[str, int] = {}
     needs = []
@@ -80,11 +80,11 @@ def _sound_starts(messages: Sequence[api.Message]) -> list[int]:
     return starts[::-1]
 
 
-def shortened(chat: api.ChatRequest, limit: int) -> Step:
+def shortened(chat: api.VllmChatRequest, limit: int) -> NextStep:
     """The way to a chat request that fits. `limit`: the context's tokens, 0 where only the worker knows."""
     found = ways(chat.messages)
 
-    def narrow(low: int, high: int, best: api.ChatRequest | None, limit: int) -> Step:
+    def narrow(low: int, high: int, best: api.VllmChatRequest | None, limit: int) -> NextStep:
         """Ways before `low` are too long; the one at `high`, if there is one, fits: it is `best`."""
         if low == high:
             return _send(best or cut(_with(chat, found[-1]), limit))
@@ -93,7 +93,7 @@ def shortened(chat: api.ChatRequest, limit: int) -> Step:
         if limit and _characters(tried) > limit * LONGEST_TOKEN:
             return narrow(middle + 1, high, best, limit)
 
-        def counted(answer: api.Counted) -> Step:
+        def counted(answer: api.VllmTokenCount) -> NextStep:
             limit = answer.max_model_len
             left = limit - answer.count
             if left < room(limit, chat.max_tokens):
@@ -118,13 +118,13 @@ def _limited(request: api.RequestT, left: int) -> api.RequestT:
     return msgspec.structs.replace(request, max_tokens=left)
 
 
-def _characters(chat: api.ChatRequest) -> int:
+def _characters(chat: api.VllmChatRequest) -> int:
     return sum(len(message.content) for message in chat.messages if isinstance(message.content, str))
 
 
-def _with(chat: api.ChatRequest, way: Shorter) -> api.ChatRequest:
+def _with(chat: api.VllmChatRequest, way: Shortening) -> api.VllmChatRequest:
     return msgspec.structs.replace(chat, messages=way.of(chat.messages))
 
 
-def _send(chat: api.ChatRequest) -> Outgoing:
-    return Outgoing(api.CHAT_PATH, api.encode(chat))
+def _send(chat: api.VllmChatRequest) -> UpstreamRequest:
+    return UpstreamRequest(api.CHAT_PATH, api.encode(chat))

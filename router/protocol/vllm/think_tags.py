@@ -23,7 +23,7 @@ def are_open(prompt_end: str) -> bool:
     return prompt_end.rfind(OPEN) > prompt_end.rfind(CLOSE)
 
 
-class Thoughts:
+class ThinkTagSplitter:
     """Splits a text that comes in pieces. However it is cut, the sums of what comes out are the same.
 
     Thinking is only what comes before anything else. A piece that may be the beginning of a tag is held back.

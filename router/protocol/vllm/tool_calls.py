@@ -7,23 +7,23 @@ from collections.abc import Sequence
 
 import msgspec
 
-from vllama_pool.router.protocol.vllm.api import ToolCallDelta
+from vllama_pool.router.protocol.vllm.api import VllmToolCallDelta
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
-class AnswerFunction(msgspec.Struct, frozen=True):
+class ResponseFunction(msgspec.Struct, frozen=True):
     index: int
     name: str
     arguments: msgspec.Raw
 
 
-class AnswerCall(msgspec.Struct, frozen=True):
+class ResponseToolCall(msgspec.Struct, frozen=True):
     id: str
-    function: AnswerFunction
+    function: ResponseFunction
 
 
-class BrokenArguments(Exception):
+class InvalidArguments(Exception):
     """The model's arguments are not a JSON object."""
 
 
@@ -38,7 +38,7 @@ class ToolCalls:
     def __bool__(self) -> bool:
         return bool(self._calls)
 
-    def add(self, deltas: Sequence[ToolCallDelta]) -> None:
+    def add(self, deltas: Sequence[VllmToolCallDelta]) -> None:
         for delta in deltas:
             call = self._calls.setdefault(delta.index, ["", "", ""])
             call[0] = call[0] or delta.id or ""
@@ -46,19 +46,19 @@ class ToolCalls:
                 call[1] = call[1] or delta.function.name or ""
                 call[2] += delta.function.arguments or ""
 
-    def whole(self, *, cut: bool) -> list[AnswerCall]:
+    def whole(self, *, cut: bool) -> list[ResponseToolCall]:
         """All calls, numbered from 0. `cut`: the answer ended for length, and so perhaps inside the last
-        call; that one is then left out if it is broken. Otherwise raises BrokenArguments."""
-        result: list[AnswerCall] = []
+        call; that one is then left out if it is broken. Otherwise raises InvalidArguments."""
+        result: list[ResponseToolCall] = []
         for number, (id, name, text) in enumerate(self._calls.values()):
             try:
                 arguments = _compact(text)
-            except BrokenArguments:
+            except InvalidArguments:
                 if cut and number == len(self._calls) - 1:
                     break
                 raise
             seed = id or f"{number} {name} {text}"
-            result.append(AnswerCall(_short_id(seed), AnswerFunction(number, name, arguments)))
+            result.append(ResponseToolCall(_short_id(seed), ResponseFunction(number, name, arguments)))
         return result
 
 
@@ -69,9 +69,9 @@ def _compact(text: str) -> msgspec.Raw:
     try:
         compact = msgspec.json.format(text.encode(), indent=-1)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
-        raise BrokenArguments(text) from None
+        raise InvalidArguments(text) from None
     if not compact.startswith(b"{"):
-        raise BrokenArguments(text)
+        raise InvalidArguments(text)
     return msgspec.Raw(compact)
 
 

@@ -1,4 +1,4 @@
-"""Embedding vectors: read from a worker's answer, brought to length 1, cut, and written as JSON.
+"""Embedding vectors: read from a worker's answer, default_messages to length 1, cut, and written as JSON.
 
 They are 32-bit floats on both sides. Nine digits tell any two of them apart, so no more are written.
 """

@@ -18,7 +18,7 @@ from schemathesis import GenerationMode
 from tests.support.fuzzing import Damaged, damaged, problem
 from tests.support.live import Fleet, fleet
 from tests.support.openapi import bodies, describe
-from vllama_pool.router.protocol.ollama.fixed import FIXED
+from vllama_pool.router.protocol.ollama.fixed_routes import FIXED_ROUTES
 from vllama_pool.router.server.dispatch import Surface
 from vllama_pool.workers.simulated.options import Options
 
@@ -78,7 +78,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Fleet]:
 def described(running: Fleet) -> dict[str, Any]:
     surface = running.app.app
     assert isinstance(surface, Surface)
-    document = describe(surface.paths, bodies(FIXED), "0")
+    document = describe(surface.paths, bodies(FIXED_ROUTES), "0")
     for item in document["paths"].values():
         for operation in item.values():
             body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})

@@ -1,7 +1,7 @@
 """The API as an OpenAPI document, out of the tables that it is served by."""
 
 from tests.support.openapi import bodies, describe, schema
-from vllama_pool.router.protocol.ollama.fixed import FIXED
+from vllama_pool.router.protocol.ollama.fixed_routes import FIXED_ROUTES
 from vllama_pool.router.protocol.ollama.gojson import ANY, BOOL, INT, STRING, list_of, struct
 from vllama_pool.router.protocol.table import OPERATIONS
 
@@ -27,7 +27,7 @@ def test_every_method_of_every_path_is_described() -> None:
 
 
 def test_the_tables_say_what_bodies_are_taken() -> None:
-    found = bodies(FIXED)
+    found = bodies(FIXED_ROUTES)
     assert {operation.path for operation in OPERATIONS} | {"/api/push", "/api/show", "/api/delete"} <= set(found)
     document = describe([("/api/chat", ("POST",)), ("/api/tags", ("GET",))], found, "1.2.3")
     body = document["paths"]["/api/chat"]["post"]["requestBody"]["content"]["application/json"]["schema"]

@@ -10,7 +10,7 @@ from tests.support.balance import DRAINING, READY, RESTARTING, Clock, found, poo
 from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.handlers.catalogue import as_model
-from vllama_pool.router.protocol.model_view import CatalogueModel
+from vllama_pool.router.protocol.model_view import ModelView
 from vllama_pool.router.routing.resolve import Routes
 from vllama_pool.workers.registry.record import ModelInfo
 from vllama_pool.workers.registry.virtual_model import VirtualModel, key_of
@@ -18,7 +18,7 @@ from vllama_pool.workers.registry.virtual_model import VirtualModel, key_of
 LONG, SHORT = (ModelInfo(name="m", digest="ab" * 32, context_length=length) for length in (4096, 1024))
 
 
-def described(pool: Pool, name: str = "m", *made: VirtualModel) -> CatalogueModel:
+def described(pool: Pool, name: str = "m", *made: VirtualModel) -> ModelView:
     routes = Routes(RoutingTable(), random.Random(1), virtual={key_of(model.name): model for model in made})
     listed = routes.find(name, pool)
     assert listed is not None

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllama_pool.router.protocol.clock import Stamps, SystemClock, rfc3339
+from vllama_pool.router.protocol.clock import SystemClock, TimestampFormatter, rfc3339
 from vllama_pool.router.protocol.ollama.durations import FOREVER, SECOND
-from vllama_pool.router.protocol.ollama.lifetimes import Lifetimes
+from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker
 
 
 @pytest.mark.rule(41)
@@ -23,12 +23,12 @@ from vllama_pool.router.protocol.ollama.lifetimes import Lifetimes
     ],
 )
 def test_stamps_are_rfc_3339_in_utc_without_trailing_zeros(unix_ns: int, text: str) -> None:
-    assert rfc3339(unix_ns) == Stamps()(unix_ns) == text
+    assert rfc3339(unix_ns) == TimestampFormatter()(unix_ns) == text
 
 
 @given(st.lists(st.integers(0, 10**19), min_size=1, max_size=5))
 def test_cached_stamps_are_the_same_and_can_be_parsed(moments: list[int]) -> None:
-    stamps = Stamps()
+    stamps = TimestampFormatter()
     for moment in moments:
         text = stamps(moment)
         assert text == rfc3339(moment)
@@ -44,22 +44,22 @@ def test_the_system_clock_runs() -> None:
 
 @pytest.mark.rule(93)
 def test_the_last_request_says_how_long_a_model_stays() -> None:
-    lifetimes = Lifetimes(default=300 * SECOND)
-    assert lifetimes.expires("x", 1000) == 1000 + 300 * SECOND
-    lifetimes.touch("x", 3600 * SECOND, 1000)
-    assert lifetimes.expires("x", 2000) == 1000 + 3600 * SECOND
-    lifetimes.touch("x", None, 3000)
-    assert lifetimes.expires("x", 4000) == 3000 + 300 * SECOND
-    lifetimes.touch("x", FOREVER, 5000)
-    assert rfc3339(lifetimes.expires("x", 1_795_375_700 * SECOND)) > "2262"
+    expiry = ExpiryTracker(default=300 * SECOND)
+    assert expiry.expires("x", 1000) == 1000 + 300 * SECOND
+    expiry.touch("x", 3600 * SECOND, 1000)
+    assert expiry.expires("x", 2000) == 1000 + 3600 * SECOND
+    expiry.touch("x", None, 3000)
+    assert expiry.expires("x", 4000) == 3000 + 300 * SECOND
+    expiry.touch("x", FOREVER, 5000)
+    assert rfc3339(expiry.expires("x", 1_795_375_700 * SECOND)) > "2262"
 
 
 @pytest.mark.rule(187)
 def test_a_default_of_nothing_does_not_show_what_is_served_as_stopping() -> None:
-    lifetimes = Lifetimes(default=0)
-    assert lifetimes.expires("x", 1000) == 1000 + 300 * SECOND
-    lifetimes.touch("x", None, 1000)
-    assert lifetimes.expires("x", 2000) > 2000
+    expiry = ExpiryTracker(default=0)
+    assert expiry.expires("x", 1000) == 1000 + 300 * SECOND
+    expiry.touch("x", None, 1000)
+    assert expiry.expires("x", 2000) > 2000
 
 
 @pytest.mark.rule(41, 22)
@@ -71,6 +71,6 @@ def test_python_reads_every_stamp_as_open_webui_does(unix_ns: int) -> None:
 
 
 def test_what_has_outlived_its_time_is_still_there() -> None:
-    lifetimes = Lifetimes(default=-1)
-    lifetimes.touch("x", 0, 1000)
-    assert lifetimes.expires("x", 2000) == 2000 + FOREVER
+    expiry = ExpiryTracker(default=-1)
+    expiry.touch("x", 0, 1000)
+    assert expiry.expires("x", 2000) == 2000 + FOREVER

@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.protocol import CLOCK, MODEL, TIMING, outgoing, run, stream
 from vllama_pool.config.routing.defaults import NONE
-from vllama_pool.router.protocol.operation import Operation, Outgoing
+from vllama_pool.router.protocol.operation import Operation, UpstreamRequest
 from vllama_pool.router.protocol.table import OPERATIONS, operations
 
 
@@ -30,7 +30,7 @@ def test_an_operation_from_body_to_answer(name: str, captured: str, streamed: bo
     assert (request.model, request.stream) == ("X", streamed)  # type: ignore[attr-defined]
     assert operation.check(request, MODEL) is None
     assert outgoing(operation.prepare(request, MODEL, NONE)).path == "/v1/chat/completions"
-    answer = run(operation.fold(request, TIMING, CLOCK), stream(captured))  # type: ignore[arg-type]
+    answer = run(operation.translator(request, TIMING, CLOCK), stream(captured))  # type: ignore[arg-type]
     assert b'"done":true' in answer
     expected = "application/x-ndjson" if streamed else "application/json; charset=utf-8"
     assert operation.content_type(request) == expected
@@ -52,9 +52,11 @@ def test_an_embedding_from_body_to_answer_is_one_object(name: str) -> None:
     request = operation.decode(b'{"model":"X","prompt":"hi","input":["hi"],"stream":true}')
     assert (request.model, request.stream) == ("X", False)  # type: ignore[attr-defined]
     step = operation.prepare(request, MODEL, NONE)
-    assert isinstance(step, Outgoing)
+    assert isinstance(step, UpstreamRequest)
     assert step.path == "/v1/embeddings"
-    fold = operation.fold(request, TIMING, CLOCK)
-    assert fold.feed(b'{"data":[{"embedding":[1.0]}],"usage":{"prompt_tokens":3}}') == b""
-    assert fold.finish().startswith(b'{"model":"X","embeddings":[[1]],' if name == "embed" else b'{"embedding":[1]}')
+    translator = operation.translator(request, TIMING, CLOCK)
+    assert translator.feed(b'{"data":[{"embedding":[1.0]}],"usage":{"prompt_tokens":3}}') == b""
+    assert translator.finish().startswith(
+        b'{"model":"X","embeddings":[[1]],' if name == "embed" else b'{"embedding":[1]}'
+    )
     assert operation.content_type(request) == "application/json; charset=utf-8"

@@ -15,11 +15,11 @@ from tests.support.canned import Canned
 from tests.support.protocol import CLOCK, TIMING
 from vllama_pool.router.errors import Refused, Unavailable
 from vllama_pool.router.protocol.ollama.embed import decode_embed
-from vllama_pool.router.protocol.ollama.embed_stream import EmbedFold
+from vllama_pool.router.protocol.ollama.embed_response import EmbedTranslator
 from vllama_pool.router.proxy.attempt import FINISHED_AT_ONCE, first_content
 
 
-class Watched(EmbedFold):
+class Watched(EmbedTranslator):
     """Remembers where its end was worked out."""
 
     finished_in: threading.Thread | None = None
@@ -41,19 +41,19 @@ def vectors(values: Iterable[float], dimensions: int = 1) -> bytes:
 async def test_the_end_of_a_large_answer_is_worked_out_beside_the_loop() -> None:
     body = vectors([2.0] * 40, 1024)
     assert len(body) > 2 * FINISHED_AT_ONCE
-    fold = embedding(40)
+    translator = embedding(40)
     begun: list[int] = []
-    first = await first_content(Canned(200, chunks=[body[:1000], body[1000:]]), fold, lambda: begun.append(1))
+    first = await first_content(Canned(200, chunks=[body[:1000], body[1000:]]), translator, lambda: begun.append(1))
     assert json.loads(first)["embeddings"] == [[0.03125] * 1024] * 40
-    assert fold.finished_in is not threading.current_thread()
+    assert translator.finished_in is not threading.current_thread()
     assert len(begun) == 2
 
 
 async def test_the_end_of_a_small_answer_is_worked_out_at_once() -> None:
-    fold = embedding(2)
-    first = await first_content(Canned(200, chunks=[vectors([1.0, -3.0])]), fold, lambda: None)
+    translator = embedding(2)
+    first = await first_content(Canned(200, chunks=[vectors([1.0, -3.0])]), translator, lambda: None)
     assert json.loads(first)["embeddings"] == [[1], [-1]]
-    assert fold.finished_in is threading.current_thread()
+    assert translator.finished_in is threading.current_thread()
 
 
 async def test_the_loop_goes_on_while_a_large_answer_is_worked_out() -> None:

@@ -45,8 +45,8 @@ async def test_a_large_request_is_made_ready_beside_the_event_loop(size: int) ->
 
         return called
 
-    assert CHAT.recover is not None
-    operation = dataclasses.replace(CHAT, prepare=seen(CHAT.prepare), recover=seen(CHAT.recover))
+    assert CHAT.adapt is not None
+    operation = dataclasses.replace(CHAT, prepare=seen(CHAT.prepare), adapt=seen(CHAT.adapt))
     pool = pool_of(Clock(), found("a", MODEL))
     forwarder = Forwarder(
         Refusing(),

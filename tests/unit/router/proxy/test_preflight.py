@@ -9,11 +9,11 @@ import pytest
 from tests.support.canned import Canned
 from vllama_pool.router.errors import AttemptFailed, Faulty, ModelGone, Refused
 from vllama_pool.router.offload import AT_ONCE
-from vllama_pool.router.protocol.operation import Ask, Outgoing, Reply, Step
+from vllama_pool.router.protocol.operation import DirectResponse, NextStep, PreflightRequest, UpstreamRequest
 from vllama_pool.router.proxy.preflight import ANSWER_LIMIT, MOST_QUESTIONS, follow
 from vllama_pool.router.upstream.interface import ConnectionLost
 
-SENT = Outgoing("/v1/chat/completions", b"{}")
+SENT = UpstreamRequest("/v1/chat/completions", b"{}")
 
 
 def given(chunks: list[bytes], status: int = 200, *, lost: bool = False) -> Canned:
@@ -36,14 +36,14 @@ class Worker:
     def hear(self) -> None:
         self.heard += 1
 
-    async def follow(self, step: Step) -> Outgoing | Reply:
+    async def follow(self, step: NextStep) -> UpstreamRequest | DirectResponse:
         return await follow(step, self.send, self.hear, self.size)
 
 
 async def test_what_needs_no_question_is_asked_nothing() -> None:
     worker = Worker()
     assert await worker.follow(SENT) is SENT
-    reply = Reply(b"{}")
+    reply = DirectResponse(b"{}")
     assert await worker.follow(reply) is reply
     assert worker.asked == []
 
@@ -52,12 +52,12 @@ async def test_each_answer_leads_to_the_next_step() -> None:
     worker = Worker(given([b"on", b"e"]), given([b"two"]))
     seen: list[bytes] = []
 
-    def then(step: Step) -> Step:
-        def take(answer: bytes) -> Step:
+    def then(step: NextStep) -> NextStep:
+        def take(answer: bytes) -> NextStep:
             seen.append(answer)
             return step
 
-        return Ask(f"/{len(seen)}", b"?", take)
+        return PreflightRequest(f"/{len(seen)}", b"?", take)
 
     assert await worker.follow(then(then(SENT))) is SENT
     assert seen == [b"one", b"two"]
@@ -71,11 +71,11 @@ async def test_what_follows_for_much_text_is_worked_out_beside_the_event_loop(si
     worker.size = size
     threads: list[int] = []
 
-    def then(answer: bytes) -> Step:
+    def then(answer: bytes) -> NextStep:
         threads.append(threading.get_ident())
         return SENT
 
-    await worker.follow(Ask("/tokenize", b"", then))
+    await worker.follow(PreflightRequest("/tokenize", b"", then))
     assert (threads == [threading.get_ident()]) is (max(size, answer) <= AT_ONCE)
 
 
@@ -92,7 +92,7 @@ async def test_what_follows_for_much_text_is_worked_out_beside_the_event_loop(si
 async def test_a_bad_answer_is_typed_as_one_to_the_request_would_be(answer: Canned, kind: type[AttemptFailed]) -> None:
     worker = Worker(answer)
     with pytest.raises(kind):
-        await worker.follow(Ask("/tokenize", b"", lambda answer: SENT))
+        await worker.follow(PreflightRequest("/tokenize", b"", lambda answer: SENT))
     assert answer.closed
 
 
@@ -104,20 +104,20 @@ async def test_a_bad_answer_is_typed_as_one_to_the_request_would_be(answer: Cann
 async def test_a_worker_without_such_a_route_is_neither_ill_nor_its_model_missing(answer: Canned) -> None:
     worker = Worker(answer)
     with pytest.raises(Refused, match="/tokenize") as caught:
-        await worker.follow(Ask("/tokenize", b"", lambda answer: SENT))
+        await worker.follow(PreflightRequest("/tokenize", b"", lambda answer: SENT))
     assert caught.value.status == 501
 
 
 async def test_a_lost_connection_is_given_back() -> None:
     worker = Worker(given([], lost=True))
     with pytest.raises(ConnectionLost):
-        await worker.follow(Ask("/tokenize", b"", lambda answer: SENT))
+        await worker.follow(PreflightRequest("/tokenize", b"", lambda answer: SENT))
     assert worker.answers[0].closed
 
 
 async def test_questions_without_end_are_given_up() -> None:
-    def again(answer: bytes) -> Step:
-        return Ask("/tokenize", b"", again)
+    def again(answer: bytes) -> NextStep:
+        return PreflightRequest("/tokenize", b"", again)
 
     worker = Worker(*(given([b"x"]) for _ in range(MOST_QUESTIONS + 1)))
     with pytest.raises(Faulty, match="nowhere"):

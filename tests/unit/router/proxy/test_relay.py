@@ -39,7 +39,7 @@ class ScriptedResponse:
 
 
 class Shouting:
-    """A fold that upper-cases; "!" ends the answer, "#" is an error event."""
+    """A translator that upper-cases; "!" ends the answer, "#" is an error event."""
 
     ready = True
     usage = Usage()

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from vllama_pool.router.protocol.ollama.fixed import Fixed, always
+from vllama_pool.router.protocol.ollama.fixed_routes import FixedRoute, always
 from vllama_pool.router.server.asgi import Receive, Scope, Send, send_unread, send_whole
 from vllama_pool.router.server.dispatch import Surface
 
 Message = MutableMapping[str, Any]
-HI = Fixed("/hi", ("GET",), always(b"fixed"))
+HI = FixedRoute("/hi", ("GET",), always(b"fixed"))
 
 
 async def served(scope: Scope, receive: Receive, send: Send) -> None:

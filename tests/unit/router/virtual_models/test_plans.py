@@ -14,7 +14,7 @@ from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarg
 from vllama_pool.router.errors import ClientError, Forbidden, ModelNotFound, TooLarge
 from vllama_pool.router.protocol.ollama.copying import CopyRequest
 from vllama_pool.router.protocol.ollama.create import MAX_KEPT, decode_create
-from vllama_pool.router.protocol.ollama.requests import brought
+from vllama_pool.router.protocol.ollama.requests import default_messages
 from vllama_pool.router.routing.resolve import Routes
 from vllama_pool.router.virtual_models.plans import UNSIGNED, Known, Made, Nowhere, plan_copy, plan_create, plan_delete
 from vllama_pool.router.virtual_models.store import Store
@@ -115,7 +115,7 @@ def test_tool_calls_in_messages_survive_to_the_last_null() -> None:
     made = create(known(), messages=[{"role": "assistant", "tool_calls": [call]}])
     (message,) = made.model.messages
     assert message["tool_calls"] == [{"function": {**call["function"], "index": 0}}]
-    (read,) = brought(made.model.messages)
+    (read,) = default_messages(made.model.messages)
     assert read.tool_calls is not None
     assert bytes(read.tool_calls[0].function.arguments) == b'{"x":[1,{"y":null}]}'
 

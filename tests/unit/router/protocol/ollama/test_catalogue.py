@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.errors import BadRequest, Forbidden, ModelNotFound
-from vllama_pool.router.protocol.model_view import CatalogueModel, human_number, merge
+from vllama_pool.router.protocol.model_view import ModelView, human_number, merge
 from vllama_pool.router.protocol.ollama.catalogue import ps, tags, version
 from vllama_pool.router.protocol.ollama.not_found import unknown_model
 from vllama_pool.workers.registry.record import ModelInfo
@@ -35,10 +35,10 @@ INFO = ModelInfo(
     license="Apache-2.0",
     metadata={"block_count": 30, "attention.head_count": 9},
 )
-MODEL = CatalogueModel("smollm2:135m", (INFO,), Defaults({"temperature": 0.7}))
+MODEL = ModelView("smollm2:135m", (INFO,), Defaults({"temperature": 0.7}))
 
 
-def listed(*models: CatalogueModel) -> list[dict[str, Any]]:
+def listed(*models: ModelView) -> list[dict[str, Any]]:
     result: list[dict[str, Any]] = json.loads(tags(models))["models"]
     return result
 
@@ -93,7 +93,7 @@ def test_an_empty_list_is_a_list() -> None:
 @pytest.mark.rule(9)
 def test_tags_come_most_recently_modified_first() -> None:
     models = [
-        CatalogueModel(name, (msgspec.structs.replace(INFO, modified_at=at),))
+        ModelView(name, (msgspec.structs.replace(INFO, modified_at=at),))
         for name, at in (("old", 1.0), ("b", 5.0), ("a", 5.0), ("new", 9.0))
     ]
     assert [item["name"] for item in listed(*models)] == ["new", "a", "b", "old"]
@@ -102,8 +102,8 @@ def test_tags_come_most_recently_modified_first() -> None:
 @pytest.mark.rule(22, 175)
 @pytest.mark.trap(11)
 def test_ps_shows_what_is_loaded_longest_lifetime_first() -> None:
-    away = CatalogueModel("away", (INFO,), loaded=False)
-    other = CatalogueModel("other", (INFO,))
+    away = ModelView("away", (INFO,), loaded=False)
+    other = ModelView("other", (INFO,))
     moments = {"smollm2:135m": 10**18, "other": 2 * 10**18, "away": 3 * 10**18}
     items = json.loads(ps([MODEL, other, away], moments.__getitem__))["models"]
     assert [item["name"] for item in items] == ["other", "smollm2:135m"]
@@ -134,7 +134,7 @@ def test_parameter_sizes_are_written_as_ollama_does(number: int, text: str) -> N
 
 
 def test_equal_replicas_are_one_without_a_word() -> None:
-    assert listed(CatalogueModel("x", (INFO, INFO, INFO))) == listed(CatalogueModel("x", (INFO,)))
+    assert listed(ModelView("x", (INFO, INFO, INFO))) == listed(ModelView("x", (INFO,)))
 
 
 def test_replicas_that_differ_are_merged_safely_and_the_difference_is_named() -> None:
@@ -142,7 +142,7 @@ def test_replicas_that_differ_are_merged_safely_and_the_difference_is_named() ->
         INFO, digest="cd" * 32, context_length=1024, capabilities=("completion", "thinking"), quantization="FP8"
     )
     unread = ModelInfo(name="HuggingFaceTB/SmolLM2", capabilities=("completion", "tools"))
-    answers = {tags([CatalogueModel("x", replicas)]) for replicas in itertools.permutations([INFO, other, unread])}
+    answers = {tags([ModelView("x", replicas)]) for replicas in itertools.permutations([INFO, other, unread])}
     assert len(answers) == 1
     [item] = json.loads(answers.pop())["models"]
     assert item["details"]["context_length"] == 1024
@@ -181,9 +181,9 @@ def test_a_digest_changes_with_what_the_model_can_do_for_clients_remember_by_it(
 
 @pytest.mark.rule(174)
 def test_options_make_another_model_and_a_virtual_one_brings_its_own_digest() -> None:
-    warm, hot = (CatalogueModel("x", (INFO,), Defaults({"temperature": value})) for value in (0.5, 1.5))
-    plain = CatalogueModel("x", (INFO,))
-    made = CatalogueModel("y:latest", (INFO,), base="x:latest", made_digest="ef" * 32)
+    warm, hot = (ModelView("x", (INFO,), Defaults({"temperature": value})) for value in (0.5, 1.5))
+    plain = ModelView("x", (INFO,))
+    made = ModelView("y:latest", (INFO,), base="x:latest", made_digest="ef" * 32)
     assert len({model.digest for model in (warm, hot, plain, made)}) == 4
     assert made.digest == "ef" * 32
     assert plain.digest == plain.merged.info.digest
@@ -191,7 +191,7 @@ def test_options_make_another_model_and_a_virtual_one_brings_its_own_digest() ->
 
 @pytest.mark.rule(9)
 def test_a_virtual_model_names_its_base_and_when_it_was_made() -> None:
-    made = CatalogueModel("mario:latest", (INFO,), base="smollm2:135m", made_digest="ef" * 32, made_at=1_795_375_800.5)
+    made = ModelView("mario:latest", (INFO,), base="smollm2:135m", made_digest="ef" * 32, made_at=1_795_375_800.5)
     first, second = listed(MODEL, made)
     assert (first["name"], first["digest"], first["modified_at"]) == (
         "mario:latest",
@@ -238,7 +238,7 @@ def test_replicas_make_one_safe_entry_in_any_order(infos: list[ModelInfo], chanc
 
 def test_replicas_of_different_versions_of_vllm_say_so() -> None:
     def differ(*engines: str) -> Any:
-        return listed(CatalogueModel("x", (INFO,) * len(engines), engines=engines))[0].get("replicas_differ")
+        return listed(ModelView("x", (INFO,) * len(engines), engines=engines))[0].get("replicas_differ")
 
     assert differ("0.32.0", "0.31.1", "0.32.0") == {"engine_version": ["0.31.1", "0.32.0"]}
     assert differ("0.32.0", "0.32.0") is None
@@ -247,7 +247,7 @@ def test_replicas_of_different_versions_of_vllm_say_so() -> None:
 
 def test_replicas_with_different_templates_say_so_in_few_words() -> None:
     other, unread = (msgspec.structs.replace(INFO, template=text) for text in ("{{ other }}", ""))
-    [item] = listed(CatalogueModel("x", (INFO, other, unread)))
+    [item] = listed(ModelView("x", (INFO, other, unread)))
     assert [len(digits) for digits in item["replicas_differ"].pop("template")] == [12, 12]
     assert item["replicas_differ"] == {}, "what is not known is no difference"
 
@@ -255,12 +255,12 @@ def test_replicas_with_different_templates_say_so_in_few_words() -> None:
 @pytest.mark.rule(176)
 def test_capabilities_stay_in_the_closed_set() -> None:
     info = msgspec.structs.replace(INFO, capabilities=("image", "telepathy", "audio", "completion"))
-    assert listed(CatalogueModel("x", (info,)))[0]["capabilities"] == ["completion", "audio"]
+    assert listed(ModelView("x", (info,)))[0]["capabilities"] == ["completion", "audio"]
 
 
 @pytest.mark.rule(175)
 def test_what_no_worker_knows_says_so_and_parses() -> None:
-    unread = CatalogueModel("x:latest", (ModelInfo(name="x"),))
+    unread = ModelView("x:latest", (ModelInfo(name="x"),))
     [item] = listed(unread)
     assert item["modified_at"] == "1970-01-01T00:00:00Z"
     assert item["details"] == {

@@ -12,7 +12,7 @@ from vllama_pool.config.routing.defaults import NONE, Defaults
 from vllama_pool.router.errors import ClientError, Refused
 from vllama_pool.router.protocol.ollama import chat
 from vllama_pool.router.protocol.ollama.requests import decode_chat
-from vllama_pool.router.protocol.operation import Ask, Reply
+from vllama_pool.router.protocol.operation import DirectResponse, PreflightRequest
 from vllama_pool.workers.registry.record import ModelInfo
 
 HI = {"role": "user", "content": "hi"}
@@ -21,7 +21,7 @@ EMBEDDER = ModelInfo(name="all-minilm", capabilities=("embedding",))
 PNG = "iVBORw0KGgoAAAAN"
 
 
-def check(info: ModelInfo = MODEL, **fields: Any) -> Reply | None:
+def check(info: ModelInfo = MODEL, **fields: Any) -> DirectResponse | None:
     return chat.check(decode_chat(json.dumps({"model": "MyModel"} | fields).encode()), info, CLOCK)
 
 
@@ -61,7 +61,7 @@ def test_top_logprobs_are_bounded_before_anything_else(top: int) -> None:
 @pytest.mark.parametrize("fields", [{}, {"messages": []}, {"messages": None}, {"stream": True}, {"keep_alive": -1}])
 def test_no_messages_is_a_load(fields: dict[str, Any]) -> None:
     reply = check(**fields)
-    assert reply == Reply(
+    assert reply == DirectResponse(
         f'{{"model":"MyModel","created_at":"{STAMP}","message":{{"role":"assistant","content":""}},"done":true,'
         '"done_reason":"load"}'.encode()
     )
@@ -239,17 +239,17 @@ def test_a_models_calls_and_the_requests_never_share_an_id() -> None:
 def test_rendering_asks_the_worker_for_tokens_and_then_for_their_text() -> None:
     body = {"model": "M", "messages": [HI], "_debug_render_only": True}
     step = chat.prepare(decode_chat(json.dumps(body).encode()), THINKER, NONE, CLOCK)
-    assert isinstance(step, Ask)
+    assert isinstance(step, PreflightRequest)
     assert json.loads(step.body) == {
         "model": "qwen3-tiny",
         "messages": [HI],
         "chat_template_kwargs": {"enable_thinking": True, "thinking": True},
     }
     step = step.then(b'{"count":2,"max_model_len":1024,"tokens":[1,2],"token_strs":null}')
-    assert isinstance(step, Ask)
+    assert isinstance(step, PreflightRequest)
     assert (step.path, json.loads(step.body)) == ("/detokenize", {"model": "qwen3-tiny", "tokens": [1, 2]})
     reply = step.then(b'{"prompt":"<s>hi"}')
-    assert isinstance(reply, Reply)
+    assert isinstance(reply, DirectResponse)
     assert reply.body.decode() == (
         f'{{"model":"M","created_at":"{STAMP}","message":{{"role":"","content":""}},"done":false,'
         '"_debug_info":{"rendered_template":"\\u003cs\\u003ehi"}}'
@@ -262,9 +262,9 @@ def test_images_are_counted() -> None:
     body = {"model": "M", "messages": [HI | {"images": [PNG, PNG]}], "_debug_render_only": True}
     step = chat.prepare(decode_chat(json.dumps(body).encode()), seeing, NONE, CLOCK)
     for answer in (b'{"max_model_len":1,"tokens":[1]}', b'{"prompt":"x"}'):
-        assert isinstance(step, Ask)
+        assert isinstance(step, PreflightRequest)
         step = step.then(answer)
-    assert isinstance(step, Reply)
+    assert isinstance(step, DirectResponse)
     assert json.loads(step.body)["_debug_info"] == {"rendered_template": "x", "image_count": 2}
 
 
@@ -272,7 +272,7 @@ def test_images_are_counted() -> None:
 def test_an_answer_about_tokens_that_is_not_vllms_makes_the_worker_not_ill(answer: bytes) -> None:
     body = {"model": "M", "messages": [HI], "_debug_render_only": True}
     step = chat.prepare(decode_chat(json.dumps(body).encode()), THINKER, NONE, CLOCK)
-    assert isinstance(step, Ask)
+    assert isinstance(step, PreflightRequest)
     with pytest.raises(Refused, match="/tokenize") as caught:
         step.then(answer)
     assert caught.value.status == 501

@@ -11,7 +11,7 @@ from vllama_pool.config.routing.defaults import NONE, Defaults
 from vllama_pool.router.errors import ClientError, Refused
 from vllama_pool.router.protocol.ollama import embed
 from vllama_pool.router.protocol.ollama.embed import EmbedRequest
-from vllama_pool.router.protocol.operation import Ask, Outgoing, Step
+from vllama_pool.router.protocol.operation import NextStep, PreflightRequest, UpstreamRequest
 from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED, classify
 from vllama_pool.workers.registry.record import ModelInfo
 
@@ -34,22 +34,22 @@ def refused(decode: Any, body: str) -> tuple[int, str]:
     return caught.value.status, caught.value.text
 
 
-def sent(step: Step) -> dict[str, Any]:
-    assert isinstance(step, Outgoing)
+def sent(step: NextStep) -> dict[str, Any]:
+    assert isinstance(step, UpstreamRequest)
     assert step.path == "/v1/embeddings"
     found: dict[str, Any] = json.loads(step.body)
     return found
 
 
-def prepared(request: EmbedRequest, info: ModelInfo = MINILM, defaults: Defaults = NONE) -> Step:
+def prepared(request: EmbedRequest, info: ModelInfo = MINILM, defaults: Defaults = NONE) -> NextStep:
     return embed.prepare(request, info, defaults)
 
 
-def counted(step: Step, *counts: int) -> tuple[Step, list[str]]:
+def counted(step: NextStep, *counts: int) -> tuple[NextStep, list[str]]:
     """Answer a step's questions with these counts; what follows, and the texts that were counted."""
     texts = []
     for count in counts:
-        assert isinstance(step, Ask)
+        assert isinstance(step, PreflightRequest)
         assert step.path == "/tokenize"
         question = json.loads(step.body)
         assert question["model"] == "all-minilm"
@@ -75,7 +75,7 @@ def test_input_is_a_text_or_a_list_of_texts_or_nothing(given: Any, texts: list[s
 def test_texts_go_to_vllm_without_escapes_that_only_browsers_need() -> None:
     """A large batch was looked through for them four times, while streams waited."""
     step = prepared(asked(input=["<b>&"]))
-    assert isinstance(step, Outgoing)
+    assert isinstance(step, UpstreamRequest)
     assert b'"input":["<b>&"]' in step.body
 
 
@@ -158,7 +158,7 @@ def test_options_are_checked_for_type_before_a_load() -> None:
 def test_no_capability_is_asked_for() -> None:
     chat = ModelInfo(name="chat", capabilities=("completion",))
     assert embed.check(asked(input="x"), chat) is None
-    assert isinstance(prepared(asked(input="x"), chat), Outgoing)
+    assert isinstance(prepared(asked(input="x"), chat), UpstreamRequest)
 
 
 # --- what vLLM is asked ---
@@ -242,7 +242,7 @@ def test_without_truncation_num_ctx_is_a_bound(make: Any) -> None:
 def test_only_what_may_be_too_long_is_counted_and_not_all_of_a_large_batch() -> None:
     options = {"num_ctx": 40}
     short = asked(input=["short", "x" * 24], truncate=False, options=options)
-    assert isinstance(prepared(short), Outgoing)
+    assert isinstance(prepared(short), UpstreamRequest)
     long = [f"{index:02}" * 20 + "x" * index for index in range(50)]
     step, texts = counted(prepared(asked(input=long, truncate=False, options=options)), *[40] * embed.MOST_COUNTED)
     assert sent(step)["input"] == long
@@ -251,7 +251,7 @@ def test_only_what_may_be_too_long_is_counted_and_not_all_of_a_large_batch() -> 
 
 def test_a_count_that_is_none_is_the_workers_fault() -> None:
     step = prepared(asked(input="x", options={"num_ctx": 2}))
-    assert isinstance(step, Ask)
+    assert isinstance(step, PreflightRequest)
     with pytest.raises(Refused):
         step.then(b"{}")
 
@@ -278,5 +278,5 @@ LONG = (
 def test_refusals_are_in_ollamas_words(answer: tuple[int, bytes], status: int, text: str) -> None:
     for request, expected in ((asked(input="x", truncate=False), status), (older(prompt="x"), 500)):
         with pytest.raises(Refused) as caught:
-            embed.recover(request, MINILM, NONE, classify(*answer))
+            embed.adapt(request, MINILM, NONE, classify(*answer))
         assert (caught.value.status, caught.value.text) == (expected, text)

@@ -23,8 +23,8 @@ from vllama_pool.config.routing.defaults import NONE, Defaults
 from vllama_pool.router.errors import ClientError, Refused
 from vllama_pool.router.protocol.ollama import generate
 from vllama_pool.router.protocol.ollama.requests import decode_generate
-from vllama_pool.router.protocol.ollama.stream import AnswerFold
-from vllama_pool.router.protocol.operation import Ask, Outgoing, Reply, Step
+from vllama_pool.router.protocol.ollama.stream import TextTranslator
+from vllama_pool.router.protocol.operation import DirectResponse, NextStep, PreflightRequest, UpstreamRequest
 from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
 from vllama_pool.workers.registry.record import ModelInfo
 
@@ -33,7 +33,7 @@ BASE = msgspec.structs.replace(MODEL, name="base", has_template=False, template=
 PNG = "iVBORw0KGgoAAAAN"
 
 
-def check(info: ModelInfo = MODEL, **fields: Any) -> Reply | None:
+def check(info: ModelInfo = MODEL, **fields: Any) -> DirectResponse | None:
     return generate.check(decode_generate(json.dumps({"model": "MyModel"} | fields).encode()), info, CLOCK)
 
 
@@ -63,7 +63,7 @@ def test_a_missing_model_is_a_404_here(body: bytes) -> None:
     "fields", [{}, {"prompt": ""}, {"images": [PNG]}, {"raw": True}, {"stream": True, "keep_alive": "5m"}]
 )
 def test_no_prompt_is_a_load(fields: dict[str, Any]) -> None:
-    assert check(**fields) == Reply(
+    assert check(**fields) == DirectResponse(
         f'{{"model":"MyModel","created_at":"{STAMP}","response":"","done":true,"done_reason":"load"}}'.encode()
     )
 
@@ -183,14 +183,14 @@ def test_thinking() -> None:
 TAGGED = msgspec.structs.replace(THINKER, template=THINKER.template + "<think>")
 
 
-def after_context(info: ModelInfo, answer: dict[str, Any], **fields: Any) -> tuple[dict[str, Any], Outgoing]:
+def after_context(info: ModelInfo, answer: dict[str, Any], **fields: Any) -> tuple[dict[str, Any], UpstreamRequest]:
     """The question that comes before a request with a context, and that request."""
     body = {"model": "M", "prompt": "hi", "context": [1, 2], **fields}
     step = generate.prepare(decode_generate(json.dumps(body).encode()), info, NONE, CLOCK)
-    assert isinstance(step, Ask)
+    assert isinstance(step, PreflightRequest)
     assert step.path == "/tokenize"
     out = step.then(json.dumps({"count": 2, "max_model_len": 1024, **answer}).encode())
-    assert isinstance(out, Outgoing)
+    assert isinstance(out, UpstreamRequest)
     return json.loads(step.body), out
 
 
@@ -201,7 +201,7 @@ def test_a_context_comes_before_the_rendered_prompts_tokens() -> None:
     assert out.path == "/v1/completions"
     body = json.loads(out.body)
     assert (body["prompt"], body["return_token_ids"], body["max_tokens"]) == ([1, 2, 7, 8], True, 2048)
-    assert out.fold is None
+    assert out.translator is None
     asked, out = after_context(BASE, {"tokens": [9]}, system="be brief")
     assert asked["prompt"] == "be brief\n\nhi"
     assert json.loads(out.body)["prompt"] == [1, 2, 9]
@@ -225,11 +225,11 @@ def test_thinking_is_taken_out_of_what_follows_a_context(
 ) -> None:
     asked, out = after_context(TAGGED, {"tokens": [7, 8], "token_strs": texts})
     assert asked["return_token_strs"] is True
-    assert out.fold is not None
+    assert out.translator is not None
     request = decode_generate(b'{"model":"M","prompt":"hi","stream":false}')
     pieces = b"".join(event(choices=[{"text": letter}]) for letter in text)
     end = event(choices=[{"text": "", "finish_reason": "stop", "token_ids": []}]) + usage() + DONE
-    [answer] = objects(run(cast(AnswerFold, out.fold(request, TIMING, CLOCK)), pieces + end))
+    [answer] = objects(run(cast(TextTranslator, out.translator(request, TIMING, CLOCK)), pieces + end))
     assert (answer.get("thinking"), answer["response"]) == (thinking, response)
 
 
@@ -238,37 +238,37 @@ def test_a_model_that_does_not_tag_its_thoughts_is_left_alone() -> None:
     asked, out = after_context(THINKER, {"tokens": [7]})
     assert "return_token_strs" not in asked
     assert asked["chat_template_kwargs"]["enable_thinking"] is True
-    assert out.fold is None
+    assert out.translator is None
 
 
 @pytest.mark.rule(62)
 def test_what_is_too_long_by_itself_is_cut() -> None:
     too_long = Refused(CONTEXT_EXCEEDED, status=400)
 
-    def recovered(info: ModelInfo = MODEL, **fields: Any) -> Step | None:
+    def recovered(info: ModelInfo = MODEL, **fields: Any) -> NextStep | None:
         request = decode_generate(json.dumps({"model": "M", "prompt": "hi"} | fields).encode())
-        return generate.recover(request, info, NONE, too_long)
+        return generate.adapt(request, info, NONE, too_long)
 
     raw = recovered(raw=True)
-    assert isinstance(raw, Outgoing)
+    assert isinstance(raw, UpstreamRequest)
     assert json.loads(raw.body)["truncate_prompt_tokens"] == 2048 - 512
     unknown = recovered(msgspec.structs.replace(MODEL, context_length=0), raw=True)
-    assert isinstance(unknown, Ask)
+    assert isinstance(unknown, PreflightRequest)
     out = unknown.then(b'{"count":0,"max_model_len":400}')
-    assert isinstance(out, Outgoing)
+    assert isinstance(out, UpstreamRequest)
     assert json.loads(out.body)["truncate_prompt_tokens"] == 300
     continued = recovered(context=[5] * 5000, options={"num_predict": 48})
-    assert isinstance(continued, Ask)
+    assert isinstance(continued, PreflightRequest)
     out = continued.then(b'{"tokens":[7],"max_model_len":2048}')
-    assert isinstance(out, Outgoing)
+    assert isinstance(out, UpstreamRequest)
     assert json.loads(out.body)["truncate_prompt_tokens"] == 2000
     assert recovered(raw=True, truncate=False) is recovered(shift=False) is None
 
 
 @pytest.mark.rule(52, 85)
 def test_a_models_system_text_and_messages() -> None:
-    brought = ({"role": "user", "content": "one"}, {"role": "assistant", "content": "two"})
-    defaults = Defaults(system="You are a pirate.", messages=brought)
+    default_messages = ({"role": "user", "content": "one"}, {"role": "assistant", "content": "two"})
+    defaults = Defaults(system="You are a pirate.", messages=default_messages)
 
     def told(info: ModelInfo = MODEL, **fields: Any) -> Any:
         request = decode_generate(json.dumps({"model": "M", "prompt": "hi"} | fields).encode())
@@ -286,19 +286,19 @@ def test_a_models_system_text_and_messages() -> None:
 
 @pytest.mark.rule(66)
 def test_the_prompt_of_a_completion_is_its_text() -> None:
-    def rendered(**fields: Any) -> Step:
+    def rendered(**fields: Any) -> NextStep:
         body = {"model": "M", "prompt": "hi", "_debug_render_only": True, **fields}
         return generate.prepare(decode_generate(json.dumps(body).encode()), BASE, NONE, CLOCK)
 
-    assert rendered() == Reply(
+    assert rendered() == DirectResponse(
         f'{{"model":"M","created_at":"{STAMP}","response":"","done":false,'
         '"_debug_info":{"rendered_template":"hi"}}'.encode()
     )
     step = rendered(context=[1, 2])
-    assert isinstance(step, Ask)
+    assert isinstance(step, PreflightRequest)
     assert json.loads(step.body)["tokens"] == [1, 2]
     reply = step.then(b'{"prompt":"before "}')
-    assert isinstance(reply, Reply)
+    assert isinstance(reply, DirectResponse)
     assert json.loads(reply.body)["_debug_info"]["rendered_template"] == "before hi"
 
 

@@ -17,7 +17,7 @@ from vllama_pool.workers.registry.record import ModelInfo
 
 def sent(request: dict[str, Any] | None = None, route: dict[str, Any] | None = None, info: ModelInfo = MODEL) -> Any:
     values = sampling(merge(request, route or {}, info), info)
-    return json.loads(msgspec.json.encode(api.Sampling(**values)))
+    return json.loads(msgspec.json.encode(api.VllmSampling(**values)))
 
 
 @pytest.mark.rule(127, 129)

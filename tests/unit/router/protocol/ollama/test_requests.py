@@ -13,7 +13,7 @@ from tests.support.protocol import CLOCK, outgoing
 from vllama_pool.config.routing.defaults import NONE
 from vllama_pool.router.errors import BadRequest, ClientError, Refused
 from vllama_pool.router.protocol.ollama import chat, generate, options, requests, show
-from vllama_pool.router.protocol.operation import Ask, Outgoing, Reply, Step
+from vllama_pool.router.protocol.operation import DirectResponse, NextStep, PreflightRequest, UpstreamRequest
 from vllama_pool.router.protocol.table import operations
 from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
 from vllama_pool.workers.registry.record import ModelInfo
@@ -121,8 +121,8 @@ ANSWERS = {
 }
 
 
-def followed(step: Step | None) -> Outgoing | Reply | None:
-    while isinstance(step, Ask):
+def followed(step: NextStep | None) -> UpstreamRequest | DirectResponse | None:
+    while isinstance(step, PreflightRequest):
         step = step.then(ANSWERS[step.path])
     return step
 
@@ -139,10 +139,10 @@ def test_whatever_is_taken_can_be_sent_and_sent_again_shorter(
         assert operation.check(request, info) is None
     except ClientError:
         return
-    assert operation.recover is not None
+    assert operation.adapt is not None
     too_long = Refused(CONTEXT_EXCEEDED, status=400)
-    for step in (operation.prepare(request, info, NONE), operation.recover(request, info, NONE, too_long)):
+    for step in (operation.prepare(request, info, NONE), operation.adapt(request, info, NONE, too_long)):
         sent = followed(step)
-        if isinstance(sent, Outgoing):
+        if isinstance(sent, UpstreamRequest):
             parse = parse_chat if sent.path.endswith("chat/completions") else parse_completion
             parse(sent.body, "application/json", max_stop=1000)

@@ -12,12 +12,12 @@ import pytest
 from tests.unit.router.protocol.ollama.test_catalogue import INFO, MODEL
 from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.errors import BadRequest, Forbidden
-from vllama_pool.router.protocol.model_view import CatalogueModel
+from vllama_pool.router.protocol.model_view import ModelView
 from vllama_pool.router.protocol.ollama.not_found import NO_CLOUD_DETAILS, unknown_model
 from vllama_pool.router.protocol.ollama.show import ShowRequest, decode_show, not_found, show
 from vllama_pool.workers.registry.record import ModelInfo
 
-MARIO = CatalogueModel(
+MARIO = ModelView(
     "mario:latest",
     (INFO,),
     Defaults(
@@ -32,14 +32,14 @@ MARIO = CatalogueModel(
 )
 
 
-def shown(model: CatalogueModel = MODEL, user_agent: str = "", **fields: Any) -> dict[str, Any]:
+def shown(model: ModelView = MODEL, user_agent: str = "", **fields: Any) -> dict[str, Any]:
     request = decode_show(json.dumps({"model": "SmolLM2:135M"} | fields).encode())
     result: dict[str, Any] = json.loads(show(model, request, user_agent))
     return result
 
 
-def but(**changes: Any) -> CatalogueModel:
-    return CatalogueModel("x:latest", (msgspec.structs.replace(INFO, **changes),))
+def but(**changes: Any) -> ModelView:
+    return ModelView("x:latest", (msgspec.structs.replace(INFO, **changes),))
 
 
 @pytest.mark.rule(10, 111)
@@ -79,7 +79,7 @@ def test_keys_come_in_ollamas_order_and_none_is_of_another_kind_of_server() -> N
 
 @pytest.mark.rule(10)
 def test_what_clients_insist_on_is_there_when_nothing_is_known() -> None:
-    nothing = CatalogueModel("x:latest", (ModelInfo(name="x", capabilities=()),))
+    nothing = ModelView("x:latest", (ModelInfo(name="x", capabilities=()),))
     answer = shown(nothing)
     assert answer["capabilities"] == []
     assert answer["model_info"] == {"general.architecture": "unknown", "general.basename": "x"}
@@ -89,7 +89,7 @@ def test_what_clients_insist_on_is_there_when_nothing_is_known() -> None:
 @pytest.mark.rule(111)
 def test_numbers_are_numbers_and_the_context_is_what_every_replica_has() -> None:
     short = msgspec.structs.replace(INFO, context_length=1024)
-    facts = shown(CatalogueModel("x", (INFO, short)))["model_info"]
+    facts = shown(ModelView("x", (INFO, short)))["model_info"]
     assert facts["llama.context_length"] == 1024
     for key, value in facts.items():
         assert isinstance(value, str if key in ("general.architecture", "general.basename") else int), key
@@ -184,6 +184,6 @@ def test_show_refuses_cloud_models_in_its_own_words() -> None:
 
 
 def test_an_adapter_names_its_base_where_saving_it_does_not_lose_the_adapter() -> None:
-    answer = shown(CatalogueModel("ada:latest", (msgspec.structs.replace(INFO, parent="smollm2:135m"),)))
+    answer = shown(ModelView("ada:latest", (msgspec.structs.replace(INFO, parent="smollm2:135m"),)))
     assert answer["model_info"]["general.base_model.0.name"] == "smollm2:135m"
     assert answer["details"]["parent_model"] == ""

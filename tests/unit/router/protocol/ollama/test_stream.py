@@ -11,24 +11,24 @@ from hypothesis import strategies as st
 
 from tests.support.protocol import CLOCK, DONE, STAMP, TIMING, delta, event, objects, run, stream, usage
 from vllama_pool.router.protocol.ollama import chat, generate
-from vllama_pool.router.protocol.ollama.generate_lines import GenerateLines
-from vllama_pool.router.protocol.ollama.pieces import Piece
+from vllama_pool.router.protocol.ollama.chunks import Chunk
+from vllama_pool.router.protocol.ollama.generate_response import GenerateWriter
 from vllama_pool.router.protocol.ollama.requests import decode_chat, decode_generate
-from vllama_pool.router.protocol.ollama.stream import RUNNER_ERROR, AnswerFold
+from vllama_pool.router.protocol.ollama.stream import RUNNER_ERROR, TextTranslator
 from vllama_pool.router.protocol.operation import StreamFailure, Timing, Usage
-from vllama_pool.router.protocol.vllm.think_tags import Thoughts
+from vllama_pool.router.protocol.vllm.think_tags import ThinkTagSplitter
 
 
-def chat_fold(**fields: Any) -> AnswerFold:
-    return chat.fold(decode_chat(json.dumps({"model": "Llama3"} | fields).encode()), TIMING, CLOCK)
+def chat_fold(**fields: Any) -> TextTranslator:
+    return chat.translator(decode_chat(json.dumps({"model": "Llama3"} | fields).encode()), TIMING, CLOCK)
 
 
-def generate_fold(**fields: Any) -> AnswerFold:
-    return generate.fold(decode_generate(json.dumps({"model": "Llama3"} | fields).encode()), TIMING, CLOCK)
+def generate_fold(**fields: Any) -> TextTranslator:
+    return generate.translator(decode_generate(json.dumps({"model": "Llama3"} | fields).encode()), TIMING, CLOCK)
 
 
 LOGPROBS = {"logprobs": True, "top_logprobs": 2}
-CAPTURED: list[tuple[str, Callable[..., AnswerFold], dict[str, Any]]] = [
+CAPTURED: list[tuple[str, Callable[..., TextTranslator], dict[str, Any]]] = [
     ("chat-plain", chat_fold, {}),
     ("chat-length", chat_fold, {}),
     ("chat-logprobs", chat_fold, LOGPROBS),
@@ -46,7 +46,7 @@ NAMES = [name for name, _, _ in CAPTURED]
 @pytest.mark.parametrize("stream_it", [True, False])
 @pytest.mark.parametrize(("name", "make", "fields"), CAPTURED, ids=NAMES)
 def test_captured_streams_fold_alike_cut_at_every_byte(
-    name: str, make: Callable[..., AnswerFold], fields: dict[str, Any], stream_it: bool
+    name: str, make: Callable[..., TextTranslator], fields: dict[str, Any], stream_it: bool
 ) -> None:
     data = stream(name)
     whole = run(make(stream=stream_it, **fields), data)
@@ -141,18 +141,18 @@ def test_thinking_between_tags_folds_alike_however_tokens_and_bytes_are_cut(
 ) -> None:
     """Streamed or whole, in one event or in many, with logprobs or without."""
 
-    def fold(stream_it: bool) -> AnswerFold:
+    def translator(stream_it: bool) -> TextTranslator:
         body = {"model": "m", "prompt": "x", "stream": stream_it, "logprobs": True}
         request = decode_generate(json.dumps(body).encode())
-        return generate.fold(request, TIMING, CLOCK, thoughts=Thoughts(begun=begun))
+        return generate.translator(request, TIMING, CLOCK, thoughts=ThinkTagSplitter(begun=begun))
 
     def answer(pieces: list[str]) -> tuple[str, str]:
         logs = {"tokens": ["t"], "token_logprobs": [-0.5], "top_logprobs": [None]}
         events = [event(choices=[{"text": piece, "token_ids": [7], "logprobs": logs}]) for piece in pieces]
         body = b"".join(events) + event(choices=[{"text": "", "finish_reason": "length"}]) + usage() + DONE
         cuts = data.draw(st.lists(st.integers(0, len(body)), max_size=5))
-        lines = objects(run(fold(True), body, cuts))
-        [whole] = objects(run(fold(False), body, cuts))
+        lines = objects(run(translator(True), body, cuts))
+        [whole] = objects(run(translator(False), body, cuts))
         assert sum(len(line.get("logprobs", ())) for line in lines) == len(whole.get("logprobs", ())) == len(pieces)
         parts = tuple("".join(line.get(key, "") for line in lines) for key in ("thinking", "response"))
         assert parts == (whole.get("thinking", ""), whole["response"])
@@ -166,9 +166,9 @@ def test_thinking_between_tags_folds_alike_however_tokens_and_bytes_are_cut(
 
 @pytest.mark.rule(44, 67)
 def test_chat_lines_are_exactly_ollamas() -> None:
-    fold = chat_fold()
+    translator = chat_fold()
     body = delta(role="assistant", content="") + delta(content="Hi <b>\n🦙") + delta("stop") + usage() + DONE
-    assert run(fold, body).decode() == (
+    assert run(translator, body).decode() == (
         f'{{"model":"Llama3","created_at":"{STAMP}","message":{{"role":"assistant",'
         '"content":"Hi \\u003cb\\u003e\\n🦙"},'
         '"done":false}\n'
@@ -194,16 +194,16 @@ def test_generate_lines_are_exactly_ollamas() -> None:
 
 @pytest.mark.rule(40, 68, 86)
 def test_a_whole_answer_is_one_object_without_line_end() -> None:
-    fold = chat_fold(stream=False)
+    translator = chat_fold(stream=False)
     body = delta(reasoning="hm") + delta(content="Hi") + delta(content=" you") + delta("stop") + usage()
-    assert fold.feed(body) == b""
-    assert (fold.ready, fold.done) == (True, True)
-    answer = fold.finish()
+    assert translator.feed(body) == b""
+    assert (translator.ready, translator.done) == (True, True)
+    answer = translator.finish()
     assert not answer.endswith(b"\n")
     [whole] = objects(answer)
     assert whole["message"] == {"role": "assistant", "content": "Hi you", "thinking": "hm"}
     assert list(whole) == ["model", "created_at", "message", "done", "done_reason", *METRICS]
-    assert fold.finish() == b""
+    assert translator.finish() == b""
 
 
 @pytest.mark.rule(68)
@@ -272,9 +272,9 @@ def test_context_is_the_prompt_and_the_text_without_the_end_mark() -> None:
     ],
 )
 def test_done_reason_is_stop_or_length(finish: str, reason: str) -> None:
-    fold = chat_fold()
-    assert objects(run(fold, delta(content="x") + delta(finish) + usage() + DONE))[-1]["done_reason"] == reason
-    assert fold.usage == Usage(5, 3, reason)
+    translator = chat_fold()
+    assert objects(run(translator, delta(content="x") + delta(finish) + usage() + DONE))[-1]["done_reason"] == reason
+    assert translator.usage == Usage(5, 3, reason)
 
 
 @pytest.mark.rule(70)
@@ -291,11 +291,11 @@ def test_no_metric_is_zero_or_a_fraction_however_fast_it_was() -> None:
     body = delta(content="x") + delta("stop") + usage(metrics=metrics) + DONE
     now = CLOCK.monotonic_ns()
     for timing in (TIMING, Timing(arrived=now, sent=now)):
-        for fold in (
-            chat.fold(decode_chat(b'{"model":"m"}'), timing, CLOCK),
-            generate.fold(decode_generate(b'{"model":"m"}'), timing, CLOCK),
+        for translator in (
+            chat.translator(decode_chat(b'{"model":"m"}'), timing, CLOCK),
+            generate.translator(decode_generate(b'{"model":"m"}'), timing, CLOCK),
         ):
-            last = objects(run(fold, body))[-1]
+            last = objects(run(translator, body))[-1]
             assert all(type(last[key]) is int and last[key] >= 1 for key in METRICS), last
 
 
@@ -346,11 +346,11 @@ def test_several_calls_are_numbered_and_keep_their_arguments_order() -> None:
 @pytest.mark.trap(1)
 @pytest.mark.parametrize("text", ["{", "[1]", '"x"', "{}{}", "nonsense"])
 def test_broken_arguments_are_an_error_not_a_string(text: str) -> None:
-    fold = chat_fold()
-    lines = objects(run(fold, delta(content="x") + calls(text) + delta("tool_calls") + usage() + DONE))
+    translator = chat_fold()
+    lines = objects(run(translator, delta(content="x") + calls(text) + delta("tool_calls") + usage() + DONE))
     assert list(lines[-1]) == ["error"]
-    assert fold.failure is not None
-    assert (fold.failure.status, fold.failure.models_own) == (500, True)
+    assert translator.failure is not None
+    assert (translator.failure.status, translator.failure.models_own) == (500, True)
 
 
 def test_a_call_that_the_length_limit_cut_is_left_out() -> None:
@@ -377,53 +377,53 @@ def test_the_older_name_of_reasoning_is_read_too() -> None:
 
 
 def test_nothing_is_ready_before_content() -> None:
-    fold = chat_fold()
-    assert fold.feed(b": ping\n\n" + delta(role="assistant", content="")) == b""
-    assert not fold.ready
+    translator = chat_fold()
+    assert translator.feed(b": ping\n\n" + delta(role="assistant", content="")) == b""
+    assert not translator.ready
     for first in (delta(content="x"), delta(reasoning="x"), calls("{}"), delta("stop"), usage()):
-        fold = chat_fold()
-        fold.feed(first)
-        assert fold.ready
+        translator = chat_fold()
+        translator.feed(first)
+        assert translator.ready
 
 
 def test_a_whole_answer_is_ready_only_when_it_is_whole() -> None:
-    fold = chat_fold(stream=False)
-    fold.feed(delta(content="x") + delta("stop"))
-    assert not fold.ready
-    fold.feed(usage())
-    assert fold.ready
+    translator = chat_fold(stream=False)
+    translator.feed(delta(content="x") + delta("stop"))
+    assert not translator.ready
+    translator.feed(usage())
+    assert translator.ready
 
 
 @pytest.mark.rule(47)
 @pytest.mark.trap(9)
 def test_the_last_line_waits_for_usage() -> None:
-    fold = chat_fold()
-    assert b"done_reason" not in fold.feed(delta(content="x") + delta("stop"))
-    assert not fold.done
-    assert b'"done":true' in fold.feed(usage())
-    assert fold.done
-    assert fold.feed(DONE) == fold.finish() == fold.fail("too late") == b""
+    translator = chat_fold()
+    assert b"done_reason" not in translator.feed(delta(content="x") + delta("stop"))
+    assert not translator.done
+    assert b'"done":true' in translator.feed(usage())
+    assert translator.done
+    assert translator.feed(DONE) == translator.finish() == translator.fail("too late") == b""
 
 
 def test_a_server_that_gives_no_usage_is_finished_by_its_done_mark_or_end() -> None:
     for ending in (DONE, b""):
-        fold = chat_fold()
-        last = objects(run(fold, delta(content="x") + delta("stop") + ending))[-1]
+        translator = chat_fold()
+        last = objects(run(translator, delta(content="x") + delta("stop") + ending))[-1]
         assert last["done"] is True
         assert "eval_count" not in last
-        assert fold.done
+        assert translator.done
 
 
 @pytest.mark.rule(47)
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("ending", [b"", DONE, delta(content="y")[:-9]])
 def test_an_answer_that_breaks_off_ends_in_one_error_line(ending: bytes, whole: bool) -> None:
-    fold = chat_fold(stream=not whole)
-    lines = objects(run(fold, delta(content="x") + ending))
+    translator = chat_fold(stream=not whole)
+    lines = objects(run(translator, delta(content="x") + ending))
     assert lines[-1] == {"error": "an error was encountered while running the model: unexpected EOF"}
     assert len(lines) == (1 if whole else 2)
-    assert not fold.done
-    assert fold.finish() == fold.fail("again") == b""
+    assert not translator.done
+    assert translator.finish() == translator.fail("again") == b""
 
 
 @pytest.mark.parametrize(
@@ -437,44 +437,44 @@ def test_an_answer_that_breaks_off_ends_in_one_error_line(ending: bytes, whole: 
     ],
 )
 def test_an_error_event_fails_by_its_own_code(error: Any, failure: StreamFailure) -> None:
-    fold = chat_fold()
-    assert fold.feed(event(error=error) + DONE) == b""
-    assert (fold.failure, fold.ready, fold.done) == (failure, False, False)
-    assert objects(fold.finish()) == [{"error": RUNNER_ERROR + failure.text}]
+    translator = chat_fold()
+    assert translator.feed(event(error=error) + DONE) == b""
+    assert (translator.failure, translator.ready, translator.done) == (failure, False, False)
+    assert objects(translator.finish()) == [{"error": RUNNER_ERROR + failure.text}]
 
 
 def test_an_aborted_request_is_no_answer() -> None:
-    fold = chat_fold()
-    fold.feed(delta("abort") + DONE)
-    assert fold.failure is not None
-    assert (fold.failure.status, fold.ready) == (503, False)
+    translator = chat_fold()
+    translator.feed(delta("abort") + DONE)
+    assert translator.failure is not None
+    assert (translator.failure.status, translator.ready) == (503, False)
 
 
 @pytest.mark.parametrize(
     "garbage", [b"data: <html>\n\n", b'data: {"choices":[{"delta":{"content":1}}]}\n\n', b"data: []\n\n"]
 )
 def test_events_that_are_not_vllms_fail(garbage: bytes) -> None:
-    fold = chat_fold()
-    fold.feed(garbage)
-    assert fold.failure is not None
-    assert fold.failure.status == 502
+    translator = chat_fold()
+    translator.feed(garbage)
+    assert translator.failure is not None
+    assert translator.failure.status == 502
 
 
 @pytest.mark.rule(163)
 def test_an_error_in_mid_answer_begins_as_ollamas_and_nothing_follows_it() -> None:
-    fold = chat_fold()
-    fold.feed(delta(content="x") + delta("stop"))
-    assert objects(fold.fail("gone")) == [{"error": RUNNER_ERROR + "gone"}]
-    assert fold.feed(usage()) == fold.finish() == b""
+    translator = chat_fold()
+    translator.feed(delta(content="x") + delta("stop"))
+    assert objects(translator.fail("gone")) == [{"error": RUNNER_ERROR + "gone"}]
+    assert translator.feed(usage()) == translator.finish() == b""
 
 
 def test_text_that_comes_with_its_token_ids_is_written_as_plainly_as_any() -> None:
-    """Generate's every token has ids: to build an object for each cost a fifth of the fold."""
+    """Generate's every token has ids: to build an object for each cost a fifth of the translator."""
 
-    class Lines(GenerateLines):
-        def piece(self, stamp: str, piece: Piece) -> bytes:
+    class ResponseWriter(GenerateWriter):
+        def piece(self, stamp: str, piece: Chunk) -> bytes:
             raise AssertionError(piece)
 
-    fold = AnswerFold(Lines("m"), TIMING, CLOCK, stream=True, logprobs=None, keep_ids=True)
-    out = fold.feed(b'data: {"choices":[{"delta":{"content":"hi"},"token_ids":[7]}]}\n\n')
+    translator = TextTranslator(ResponseWriter("m"), TIMING, CLOCK, stream=True, logprobs=None, keep_ids=True)
+    out = translator.feed(b'data: {"choices":[{"delta":{"content":"hi"},"token_ids":[7]}]}\n\n')
     assert json.loads(out) == {"model": "m", "created_at": STAMP, "response": "hi", "done": False}

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from vllama_pool.router.protocol.model_view import CatalogueModel
+from vllama_pool.router.protocol.model_view import ModelView
 from vllama_pool.router.protocol.openai import models
 from vllama_pool.workers.registry.record import ModelInfo
 
 
-def model(name: str, **info: object) -> CatalogueModel:
-    return CatalogueModel(name=name, replicas=(ModelInfo(name=name, **info),))  # type: ignore[arg-type]
+def model(name: str, **info: object) -> ModelView:
+    return ModelView(name=name, replicas=(ModelInfo(name=name, **info),))  # type: ignore[arg-type]
 
 
 CHAT = model("chat:8b", modified_at=1700000000.9, capabilities=("completion",), context_length=4096)

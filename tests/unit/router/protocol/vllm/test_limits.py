@@ -1,4 +1,4 @@
-"""Requests that a worker refuses for limits of its own, brought within these."""
+"""Requests that a worker refuses for limits of its own, default_messages within these."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vllama_pool.config.routing.defaults import NONE
 from vllama_pool.router.errors import AttemptFailed, Refused
 from vllama_pool.router.protocol.ollama import chat, generate
 from vllama_pool.router.protocol.ollama.requests import decode_chat, decode_generate
-from vllama_pool.router.protocol.operation import Step
+from vllama_pool.router.protocol.operation import NextStep
 from vllama_pool.router.protocol.vllm.errors import classify
 from vllama_pool.workers.registry.record import ModelInfo
 
@@ -34,24 +34,24 @@ TOO_MANY = vllm_says(
 TOO_MUCH = vllm_says("max_tokens=5000 cannot be greater than max_model_len=1024. Please request fewer output tokens.")
 
 
-def recover(failure: AttemptFailed, path: str, info: ModelInfo = STATIC, **options: Any) -> Step | None:
+def adapt(failure: AttemptFailed, path: str, info: ModelInfo = STATIC, **options: Any) -> NextStep | None:
     body = json.dumps({"model": "m", "messages": HI, "prompt": "hi", "raw": path == "raw", "options": options})
     if path == "chat":
-        return chat.recover(decode_chat(body.encode()), info, NONE, failure)
-    return generate.recover(decode_generate(body.encode()), info, NONE, failure)
+        return chat.adapt(decode_chat(body.encode()), info, NONE, failure)
+    return generate.adapt(decode_generate(body.encode()), info, NONE, failure)
 
 
 @pytest.mark.rule(137)
 @pytest.mark.parametrize("path", ["chat", "generate", "raw"])
 def test_of_too_many_stop_strings_the_first_are_sent(path: str) -> None:
-    sent = json.loads(outgoing(recover(TOO_MANY, path, stop=list("abcdef"))).body)  # type: ignore[arg-type]
+    sent = json.loads(outgoing(adapt(TOO_MANY, path, stop=list("abcdef"))).body)  # type: ignore[arg-type]
     assert sent["stop"] == list("abcd")
 
 
 @pytest.mark.rule(126)
 @pytest.mark.parametrize("path", ["chat", "generate", "raw"])
 def test_more_tokens_than_the_context_has_are_as_many_as_it_has(path: str) -> None:
-    sent = json.loads(outgoing(recover(TOO_MUCH, path, num_predict=5000)).body)  # type: ignore[arg-type]
+    sent = json.loads(outgoing(adapt(TOO_MUCH, path, num_predict=5000)).body)  # type: ignore[arg-type]
     assert sent["max_tokens"] == 1024
 
 
@@ -59,4 +59,4 @@ def test_more_tokens_than_the_context_has_are_as_many_as_it_has(path: str) -> No
 @pytest.mark.parametrize("failure", [Refused("no", status=400), TOO_MANY, TOO_MUCH])
 def test_what_was_not_wrong_is_not_changed(failure: AttemptFailed, path: str) -> None:
     small = msgspec.structs.replace(MODEL, context_length=512)
-    assert recover(failure, path, small) is None
+    assert adapt(failure, path, small) is None

@@ -17,17 +17,17 @@ from vllama_pool.router.errors import Refused
 from vllama_pool.router.protocol.ollama import chat
 from vllama_pool.router.protocol.ollama.messages import translate
 from vllama_pool.router.protocol.ollama.requests import ChatMessage, decode_chat
-from vllama_pool.router.protocol.operation import Ask, Outgoing
+from vllama_pool.router.protocol.operation import PreflightRequest, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api, shorten
 from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
-from vllama_pool.router.protocol.vllm.shorten import Shorter, room, ways
+from vllama_pool.router.protocol.vllm.shorten import Shortening, room, ways
 
 TOO_LONG = Refused(CONTEXT_EXCEEDED, status=400)
 LIMIT = 100
 CALL = {"function": {"name": "f", "arguments": {}}}
 
 
-def told(*roles: str) -> list[api.Message]:
+def told(*roles: str) -> list[api.VllmMessage]:
     """Messages of these roles; "calls" is an assistant's that calls two tools."""
     messages = [
         ChatMessage(
@@ -103,20 +103,20 @@ def follow(step: Any, sizes: dict[str, int], limit: int = LIMIT) -> tuple[dict[s
     """Answer every question as a worker would whose messages have so many tokens. Returns what is sent, and how many
     questions it took."""
     asked = 0
-    while isinstance(step, Ask):
+    while isinstance(step, PreflightRequest):
         asked += 1
         assert step.path == "/tokenize"
         messages = json.loads(step.body)["messages"]
         count = sum(sizes.get(message["content"], 10) for message in messages)
         step = step.then(msgspec.json.encode({"count": count, "max_model_len": limit}))
-    assert isinstance(step, Outgoing)
+    assert isinstance(step, UpstreamRequest)
     sent: dict[str, Any] = json.loads(step.body)
     return sent, asked
 
 
 def recovered(messages: list[dict[str, Any]], sizes: dict[str, int] | None = None, **fields: Any) -> tuple[Any, int]:
     request = decode_chat(json.dumps({"model": "m", "messages": messages} | fields).encode())
-    return follow(chat.recover(request, MODEL, NONE, TOO_LONG), sizes or {})
+    return follow(chat.adapt(request, MODEL, NONE, TOO_LONG), sizes or {})
 
 
 def turns(count: int) -> list[dict[str, Any]]:
@@ -156,7 +156,7 @@ def test_halving_finds_the_longest_conversation_that_fits(sizes: list[int]) -> N
         assert len(sent["messages"]) == max(len(way.of(told(*["user"] * len(sizes)))) for way in fitting)
 
 
-def _size(way: Shorter, sizes: list[int]) -> int:
+def _size(way: Shortening, sizes: list[int]) -> int:
     return sum(sizes[way.start :]) + (sizes[way.question] if way.question is not None else 0)
 
 
@@ -171,7 +171,7 @@ def test_room(limit: int, wanted: int | None, left: int) -> None:
 @pytest.mark.parametrize("fields", [{"truncate": False}, {"shift": False}])
 def test_nothing_is_shortened_against_the_clients_will(fields: dict[str, Any]) -> None:
     request = decode_chat(json.dumps({"model": "m", "messages": turns(5)} | fields).encode())
-    assert chat.recover(request, MODEL, NONE, TOO_LONG) is None
+    assert chat.adapt(request, MODEL, NONE, TOO_LONG) is None
 
 
 def test_no_more_is_asked_for_than_there_is_room_for() -> None:
@@ -200,8 +200,8 @@ def test_a_long_conversation_costs_little_to_look_at() -> None:
 
 def test_tools_and_thinking_count_too() -> None:
     request = decode_chat(json.dumps({"model": "m", "messages": turns(5), "tools": [CALL]}).encode())
-    step = chat.recover(request, msgspec.structs.replace(MODEL, capabilities=("thinking",)), NONE, TOO_LONG)
-    assert isinstance(step, Ask)
+    step = chat.adapt(request, msgspec.structs.replace(MODEL, capabilities=("thinking",)), NONE, TOO_LONG)
+    assert isinstance(step, PreflightRequest)
     asked = json.loads(step.body)
     assert asked["tools"][0]["function"]["name"] == "f"
     assert asked["chat_template_kwargs"] == {"enable_thinking": True, "thinking": True}

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.protocol import MODEL, THINKER
-from vllama_pool.router.protocol.vllm.think_tags import Thoughts, are_open, are_tagged
+from vllama_pool.router.protocol.vllm.think_tags import ThinkTagSplitter, are_open, are_tagged
 
 
 def split(pieces: list[str], *, begun: bool = False) -> tuple[str, str]:
-    thoughts = Thoughts(begun=begun)
+    thoughts = ThinkTagSplitter(begun=begun)
     parts = [thoughts.split(piece) for piece in pieces] + [thoughts.rest()]
     return "".join(thinking for thinking, _ in parts), "".join(content for _, content in parts)
 

@@ -6,20 +6,20 @@ import pytest
 
 from vllama_pool.router.errors import ClientError
 from vllama_pool.router.protocol.error_bodies import error_body
-from vllama_pool.router.protocol.ollama.fixed import FIXED, Fixed, Question
-from vllama_pool.router.protocol.operation import Reply
+from vllama_pool.router.protocol.ollama.fixed_routes import FIXED_ROUTES, FixedRequest, FixedRoute
+from vllama_pool.router.protocol.operation import DirectResponse
 
 DIGEST = "sha256:" + "a" * 64
-BY_PATH = {answer.path: answer for answer in FIXED}
+BY_PATH = {answer.path: answer for answer in FIXED_ROUTES}
 
 
-def ask(method: str, path: str, body: bytes = b"") -> Reply:
-    fixed = BY_PATH.get(path) or next(each for each in FIXED if "{" in each.path and _parent(each) == _up(path))
+def ask(method: str, path: str, body: bytes = b"") -> DirectResponse:
+    fixed = BY_PATH.get(path) or next(each for each in FIXED_ROUTES if "{" in each.path and _parent(each) == _up(path))
     assert method in fixed.methods
-    return fixed.answer(Question(method, path, body))
+    return fixed.answer(FixedRequest(method, path, body))
 
 
-def _parent(fixed: Fixed) -> str:
+def _parent(fixed: FixedRoute) -> str:
     return _up(fixed.path)
 
 
@@ -106,9 +106,9 @@ def test_what_is_no_digest_is_refused(method: str, digest: str) -> None:
 
 @pytest.mark.rule(37)
 def test_what_is_not_offered_says_nothing_that_the_cli_takes_for_something_else() -> None:
-    for fixed in FIXED:
+    for fixed in FIXED_ROUTES:
         path = fixed.path.replace("{digest:str}", DIGEST)
-        reply = fixed.answer(Question("POST", path, b'{"model":"m"}'))
+        reply = fixed.answer(FixedRequest("POST", path, b'{"model":"m"}'))
         if reply.status == 501:
             text = str(json.loads(reply.body)["error"])
             assert not any(word in text for word in ("not found", "unauthorized")), path

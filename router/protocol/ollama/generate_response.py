@@ -5,13 +5,13 @@ from __future__ import annotations
 import msgspec
 
 from vllama_pool.router.protocol import json_lines
-from vllama_pool.router.protocol.ollama.logprobs import Entry
-from vllama_pool.router.protocol.ollama.pieces import Final, Piece
+from vllama_pool.router.protocol.ollama.chunks import Chunk, FinalFields
+from vllama_pool.router.protocol.ollama.logprobs import LogprobEntry
 from vllama_pool.router.protocol.ollama.render import DebugInfo
-from vllama_pool.router.protocol.vllm.tool_calls import AnswerCall
+from vllama_pool.router.protocol.vllm.tool_calls import ResponseToolCall
 
 
-class Answer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class GenerateResponse(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Fields in Ollama's order; those with a default are omitted when empty."""
 
     model: str
@@ -27,12 +27,12 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     prompt_eval_duration: int = 0
     eval_count: int = 0
     eval_duration: int = 0
-    tool_calls: list[AnswerCall] | None = None
+    tool_calls: list[ResponseToolCall] | None = None
     debug_info: DebugInfo | None = msgspec.field(default=None, name="_debug_info")
-    logprobs: list[Entry] | None = None
+    logprobs: list[LogprobEntry] | None = None
 
 
-class GenerateLines:
+class GenerateWriter:
     """Writes generate's objects for one request."""
 
     __slots__ = ("_head", "_model")
@@ -44,9 +44,9 @@ class GenerateLines:
     def text(self, stamp: str, content: str) -> bytes:
         return b'%b%b","response":%b,"done":false}' % (self._head, stamp.encode(), json_lines.quoted(content))
 
-    def piece(self, stamp: str, piece: Piece) -> bytes:
+    def piece(self, stamp: str, piece: Chunk) -> bytes:
         return json_lines.encode(
-            Answer(
+            GenerateResponse(
                 model=self._model,
                 created_at=stamp,
                 response=piece.content,
@@ -57,9 +57,9 @@ class GenerateLines:
             )
         )
 
-    def final(self, stamp: str, piece: Piece, final: Final) -> bytes:
+    def final(self, stamp: str, piece: Chunk, final: FinalFields) -> bytes:
         return json_lines.encode(
-            Answer(
+            GenerateResponse(
                 model=self._model,
                 created_at=stamp,
                 response=piece.content,

@@ -13,7 +13,7 @@ from vllama_pool.router.protocol.json_lines import encode
 from vllama_pool.router.protocol.ollama.embed import EmbedRequest
 from vllama_pool.router.protocol.operation import Clock, StreamFailure, Timing, Usage
 from vllama_pool.router.protocol.vllm import vectors
-from vllama_pool.router.protocol.vllm.api import Usage as Counted
+from vllama_pool.router.protocol.vllm.api import VllmUsage
 
 NOT_UNDERSTOOD = "the worker's vectors are not understood: "
 
@@ -25,14 +25,14 @@ class Item(msgspec.Struct, frozen=True, gc=False):
 
 class Vectors(msgspec.Struct, frozen=True):
     data: list[Item]
-    usage: Counted = Counted()
+    usage: VllmUsage = VllmUsage()
 
 
 _decode = msgspec.json.Decoder(Vectors).decode
 
 
-class EmbedFold:
-    """A `Fold` over vLLM's answer to one batch."""
+class EmbedTranslator:
+    """A `StreamTranslator` over vLLM's answer to one batch."""
 
     def __init__(self, request: EmbedRequest, timing: Timing, clock: Clock) -> None:
         self._request = request

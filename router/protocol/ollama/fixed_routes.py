@@ -17,7 +17,7 @@ from vllama_pool.router.protocol.error_bodies import error_body
 from vllama_pool.router.protocol.json_lines import JSON, encode
 from vllama_pool.router.protocol.ollama import gojson
 from vllama_pool.router.protocol.ollama.gojson import BOOL, STRING, GoType, struct
-from vllama_pool.router.protocol.operation import Reply
+from vllama_pool.router.protocol.operation import DirectResponse
 
 TEXT = "text/plain; charset=utf-8"
 RUNNING = b"Ollama is running"
@@ -37,7 +37,7 @@ PUSH = struct(
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class FixedRequest:
     """What of a request such an answer may depend on."""
 
     method: str
@@ -47,66 +47,66 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Fixed:
+class FixedRoute:
     """One endpoint."""
 
     path: str
     """Its last part may be "{name:str}", any one segment."""
     methods: tuple[str, ...]
-    answer: Callable[[Question], Reply]
+    answer: Callable[[FixedRequest], DirectResponse]
     """Raises ClientError."""
     body: GoType | None = None
     """What the answer depends on in a body; None where it is not read."""
 
 
-def always(body: bytes, status: int = 200, content_type: str = JSON) -> Callable[[Question], Reply]:
-    reply = Reply(body, status, content_type)
+def always(body: bytes, status: int = 200, content_type: str = JSON) -> Callable[[FixedRequest], DirectResponse]:
+    reply = DirectResponse(body, status, content_type)
     return lambda _: reply
 
 
-def refused(status: int, text: str) -> Callable[[Question], Reply]:
+def refused(status: int, text: str) -> Callable[[FixedRequest], DirectResponse]:
     """An error in the shape of the path's clients."""
-    return lambda question: Reply(error_body(question.path, status, text), status)
+    return lambda question: DirectResponse(error_body(question.path, status, text), status)
 
 
-def push(question: Question) -> Reply:
+def push(question: FixedRequest) -> DirectResponse:
     """R007: nothing is ever pushed, but a request without a name is told so first (R146)."""
     request = msgspec.json.decode(gojson.rewrite(question.body, PUSH), type=dict[str, object])
     if not (str(request.get("model", "")).strip() or str(request.get("name", "")).strip()):
         raise BadRequest("model is required")
-    return Reply(error_body(question.path, 501, NOPUSH), 501)
+    return DirectResponse(error_body(question.path, 501, NOPUSH), 501)
 
 
-def blob(question: Question) -> Reply:
+def blob(question: FixedRequest) -> DirectResponse:
     """R016, R017: there are no blobs, and none are taken."""
     digest = question.path.rpartition("/")[2]
     if not DIGEST.match(digest):
         raise BadRequest(BAD_DIGEST)
     if question.method == "HEAD":
-        return Reply(encode({"error": f'blob "{digest}" not found'}), 404)
-    return Reply(encode({"error": NO_FILES}), 501)
+        return DirectResponse(encode({"error": f'blob "{digest}" not found'}), 404)
+    return DirectResponse(encode({"error": NO_FILES}), 501)
 
 
-def _v1(name: str) -> Fixed:
+def _v1(name: str) -> FixedRoute:
     path = f"/v1/{name}"
-    return Fixed(path, ("POST",), refused(501, f"{path} is not served by this version: {_SERVED_V1}"))
+    return FixedRoute(path, ("POST",), refused(501, f"{path} is not served by this version: {_SERVED_V1}"))
 
 
-FIXED = (
-    Fixed("/", ("HEAD", "GET"), always(RUNNING, content_type=TEXT)),
-    Fixed("/health", ("HEAD", "GET"), always(b"OK", content_type=TEXT)),
-    Fixed("/api/status", ("GET",), always(encode({"cloud": {"disabled": True, "source": "config"}}))),
-    Fixed("/api/push", ("POST",), push, PUSH),
-    Fixed("/api/me", ("POST",), refused(401, "unauthorized")),
-    Fixed("/api/signout", ("POST",), refused(401, NOT_SIGNED_IN)),
-    Fixed("/api/user/keys/{encoded_key:str}", ("DELETE",), refused(401, NOT_SIGNED_IN)),
-    Fixed("/api/blobs/{digest:str}", ("HEAD", "POST"), blob),
-    Fixed(
+FIXED_ROUTES = (
+    FixedRoute("/", ("HEAD", "GET"), always(RUNNING, content_type=TEXT)),
+    FixedRoute("/health", ("HEAD", "GET"), always(b"OK", content_type=TEXT)),
+    FixedRoute("/api/status", ("GET",), always(encode({"cloud": {"disabled": True, "source": "config"}}))),
+    FixedRoute("/api/push", ("POST",), push, PUSH),
+    FixedRoute("/api/me", ("POST",), refused(401, "unauthorized")),
+    FixedRoute("/api/signout", ("POST",), refused(401, NOT_SIGNED_IN)),
+    FixedRoute("/api/user/keys/{encoded_key:str}", ("DELETE",), refused(401, NOT_SIGNED_IN)),
+    FixedRoute("/api/blobs/{digest:str}", ("HEAD", "POST"), blob),
+    FixedRoute(
         "/api/experimental/web_search",
         ("POST",),
         refused(403, "ollama cloud is disabled: web search is unavailable"),
     ),
-    Fixed(
+    FixedRoute(
         "/api/experimental/web_fetch",
         ("POST",),
         refused(403, "ollama cloud is disabled: web fetch is unavailable"),

@@ -1,30 +1,30 @@
-"""The parts of an answer, as a fold gathers them and an endpoint writes them."""
+"""The parts of an answer, as a translator gathers them and an endpoint writes them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from vllama_pool.router.protocol.ollama.logprobs import Entry
+from vllama_pool.router.protocol.ollama.logprobs import LogprobEntry
 from vllama_pool.router.protocol.operation import Timing, Usage
 from vllama_pool.router.protocol.vllm import api
-from vllama_pool.router.protocol.vllm.tool_calls import AnswerCall, ToolCalls
+from vllama_pool.router.protocol.vllm.tool_calls import ResponseToolCall, ToolCalls
 
 _MS = 1_000_000
 
 
 @dataclass(slots=True)
-class Piece:
+class Chunk:
     """A part of an answer: one line of a stream, or all of it."""
 
     content: str = ""
     thinking: str = ""
-    tool_calls: list[AnswerCall] | None = None
-    logprobs: list[Entry] | None = None
+    tool_calls: list[ResponseToolCall] | None = None
+    logprobs: list[LogprobEntry] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Final:
+class FinalFields:
     """What only the last line carries. Durations in nanoseconds, all at least 1 (R070)."""
 
     done_reason: str
@@ -37,18 +37,18 @@ class Final:
     context: list[int] | None = None
 
 
-class Lines(Protocol):
+class ResponseWriter(Protocol):
     """How an endpoint writes its objects: JSON without a line end."""
 
     def text(self, stamp: str, content: str) -> bytes:
         """The common case: nothing but text."""
 
-    def piece(self, stamp: str, piece: Piece) -> bytes: ...
+    def piece(self, stamp: str, piece: Chunk) -> bytes: ...
 
-    def final(self, stamp: str, piece: Piece, final: Final) -> bytes: ...
+    def final(self, stamp: str, piece: Chunk, final: FinalFields) -> bytes: ...
 
 
-class Pieces:
+class ChunkBuffer:
     """Gathers pieces for an answer that is sent whole."""
 
     __slots__ = ("_calls", "_logprobs", "_thoughts", "texts")
@@ -56,10 +56,10 @@ class Pieces:
     def __init__(self) -> None:
         self.texts: list[str] = []
         self._thoughts: list[str] = []
-        self._calls: list[AnswerCall] = []
-        self._logprobs: list[Entry] = []
+        self._calls: list[ResponseToolCall] = []
+        self._logprobs: list[LogprobEntry] = []
 
-    def add(self, piece: Piece) -> None:
+    def add(self, piece: Chunk) -> None:
         if piece.content:
             self.texts.append(piece.content)
         if piece.thinking:
@@ -67,18 +67,18 @@ class Pieces:
         self._calls.extend(piece.tool_calls or ())
         self._logprobs.extend(piece.logprobs or ())
 
-    def joined(self) -> Piece:
-        return Piece("".join(self.texts), "".join(self._thoughts), self._calls or None, self._logprobs or None)
+    def joined(self) -> Chunk:
+        return Chunk("".join(self.texts), "".join(self._thoughts), self._calls or None, self._logprobs or None)
 
 
 @dataclass(slots=True)
-class Seen:
+class StreamState:
     """What the worker has said so far, apart from text."""
 
     finish: str | None = None
     """vLLM's own finish reason."""
-    counted: api.Usage | None = None
-    metrics: api.Metrics | None = None
+    counted: api.VllmUsage | None = None
+    metrics: api.VllmMetrics | None = None
     first: int = 0
     """Monotonic time of the first content, nanoseconds; 0 before."""
     last: int = 0
@@ -95,15 +95,15 @@ class Seen:
 
     @property
     def usage(self) -> Usage:
-        counted = self.counted or api.Usage()
+        counted = self.counted or api.VllmUsage()
         return Usage(counted.prompt_tokens, counted.completion_tokens or 0, self.done_reason)
 
-    def final(self, timing: Timing, now: int, *, context: bool) -> Final:
+    def final(self, timing: Timing, now: int, *, context: bool) -> FinalFields:
         """vLLM's own timings where it gives them, else the router's."""
         usage = self.usage
-        metrics = self.metrics or api.Metrics()
+        metrics = self.metrics or api.VllmMetrics()
         prefill, generation = metrics.time_to_first_token_ms, metrics.generation_time_ms
-        return Final(
+        return FinalFields(
             done_reason=self.done_reason,
             total_duration=max(1, now - timing.arrived),
             load_duration=max(1, timing.sent - timing.arrived),

@@ -13,7 +13,7 @@ REMEMBERED = 4096
 """Models whose latest request is remembered: the names of virtual ones are clients' to invent."""
 
 
-class Lifetimes:
+class ExpiryTracker:
     """The last request for a model says how long it stays; the time counts from that request's end."""
 
     def __init__(self, default: int) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.protocol import MODEL, THINKER
 from vllama_pool.router.errors import BadRequest
-from vllama_pool.router.protocol.ollama.thinking import Thinking, check_capability, check_think, translate
+from vllama_pool.router.protocol.ollama.think_option import Thinking, check_capability, check_think, translate
 
 ON = {"enable_thinking": True, "thinking": True}
 OFF = {"enable_thinking": False, "thinking": False}

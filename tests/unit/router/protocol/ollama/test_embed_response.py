@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.protocol import CLOCK, TIMING
 from vllama_pool.router.protocol.ollama import embed
-from vllama_pool.router.protocol.ollama.embed_stream import EmbedFold
+from vllama_pool.router.protocol.ollama.embed_response import EmbedTranslator
 from vllama_pool.router.protocol.operation import Timing
 
 
@@ -30,32 +30,32 @@ def answer(*embeddings: Any, indexes: list[int] | None = None, tokens: int = 8) 
     return json.dumps({"id": "embd-1", "object": "list", "model": "m", "data": data, "usage": usage}).encode()
 
 
-def folding(timing: Timing = TIMING, **fields: Any) -> EmbedFold:
+def folding(timing: Timing = TIMING, **fields: Any) -> EmbedTranslator:
     body = {"model": "MiniLM", "input": ["a", "b"], **fields}
-    return EmbedFold(embed.decode_embed(json.dumps(body).encode()), timing, CLOCK)
+    return EmbedTranslator(embed.decode_embed(json.dumps(body).encode()), timing, CLOCK)
 
 
-def older() -> EmbedFold:
-    return EmbedFold(embed.decode_embeddings(b'{"model": "MiniLM", "prompt": "a"}'), TIMING, CLOCK)
+def older() -> EmbedTranslator:
+    return EmbedTranslator(embed.decode_embeddings(b'{"model": "MiniLM", "prompt": "a"}'), TIMING, CLOCK)
 
 
-def folded(fold: EmbedFold, body: bytes) -> dict[str, Any]:
-    assert fold.feed(body) == b""
-    found: dict[str, Any] = json.loads(fold.finish())
+def folded(translator: EmbedTranslator, body: bytes) -> dict[str, Any]:
+    assert translator.feed(body) == b""
+    found: dict[str, Any] = json.loads(translator.finish())
     return found
 
 
 @pytest.mark.rule(25)
 def test_the_answer_echoes_the_model_and_has_every_metric() -> None:
-    fold = folding()
-    assert folded(fold, answer(vector(1, 0), vector(0, 1))) == {
+    translator = folding()
+    assert folded(translator, answer(vector(1, 0), vector(0, 1))) == {
         "model": "MiniLM",
         "embeddings": [[1, 0], [0, 1]],
         "total_duration": 10_000_000,
         "load_duration": 2_000_000,
         "prompt_eval_count": 8,
     }
-    assert (fold.done, fold.usage.prompt_tokens, fold.failure) == (True, 8, None)
+    assert (translator.done, translator.usage.prompt_tokens, translator.failure) == (True, 8, None)
 
 
 @pytest.mark.rule(42)
@@ -65,16 +65,16 @@ def test_a_count_that_the_worker_does_not_give_is_left_out() -> None:
 
 @pytest.mark.rule(26)
 def test_the_older_endpoints_tokens_are_counted_for_us_though_not_told() -> None:
-    fold = older()
-    folded(fold, answer(vector(3, 4), tokens=7))
-    assert fold.usage.prompt_tokens == 7
+    translator = older()
+    folded(translator, answer(vector(3, 4), tokens=7))
+    assert translator.usage.prompt_tokens == 7
 
 
 @pytest.mark.rule(99)
 def test_numbers_beyond_any_sum_are_no_fault_of_ours() -> None:
-    fold = folding()
-    assert folded(fold, answer([1e308, 1e308], [1.0])) == {"error": "embedding contains NaN or Inf values"}
-    assert fold.failure is not None
+    translator = folding()
+    assert folded(translator, answer([1e308, 1e308], [1.0])) == {"error": "embedding contains NaN or Inf values"}
+    assert translator.failure is not None
 
 
 def test_durations_are_at_least_a_nanosecond() -> None:
@@ -109,10 +109,10 @@ def test_a_worker_that_writes_numbers_is_understood_too() -> None:
 @pytest.mark.rule(99)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_nan_is_an_error_of_the_whole_batch(bad: float) -> None:
-    for fold, body in ((folding(), answer(vector(1, 0), vector(bad, 1))), (older(), answer(vector(bad)))):
-        assert folded(fold, body) == {"error": "embedding contains NaN or Inf values"}
-        assert fold.failure is not None
-        assert (fold.failure.status, fold.done) == (400, False)
+    for translator, body in ((folding(), answer(vector(1, 0), vector(bad, 1))), (older(), answer(vector(bad)))):
+        assert folded(translator, body) == {"error": "embedding contains NaN or Inf values"}
+        assert translator.failure is not None
+        assert (translator.failure.status, translator.done) == (400, False)
 
 
 @pytest.mark.parametrize(
@@ -121,19 +121,19 @@ def test_nan_is_an_error_of_the_whole_batch(bad: float) -> None:
     ids=["empty", "no data", "no JSON", "no list", "too few", "no base64", "no floats"],
 )
 def test_an_answer_that_is_not_understood_is_the_workers_fault(body: bytes) -> None:
-    fold = folding()
-    assert "error" in folded(fold, body)
-    assert fold.failure is not None
-    assert (fold.failure.status, fold.done) == (502, False)
+    translator = folding()
+    assert "error" in folded(translator, body)
+    assert translator.failure is not None
+    assert (translator.failure.status, translator.done) == (502, False)
 
 
 def test_the_answer_may_be_cut_anywhere() -> None:
     body = answer(vector(1, 2), vector(3, 4))
     whole = folded(folding(), body)
-    fold = folding()
-    assert not fold.begun
+    translator = folding()
+    assert not translator.begun
     for byte in body:
-        assert fold.feed(bytes((byte,))) == b""
-        assert (fold.ready, fold.begun) == (False, True)
-    assert json.loads(fold.finish()) == whole
-    assert fold.finish() == b"", "it is said once"
+        assert translator.feed(bytes((byte,))) == b""
+        assert (translator.ready, translator.begun) == (False, True)
+    assert json.loads(translator.finish()) == whole
+    assert translator.finish() == b"", "it is said once"

@@ -1,0 +1,32 @@
+"""How long models are shown as loaded."""
+
+import pytest
+
+from vllama_pool.router.protocol.ollama.durations import FOREVER
+from vllama_pool.router.protocol.ollama.expiry import REMEMBERED, ExpiryTracker
+
+MINUTE = 60 * 10**9
+
+
+@pytest.mark.rule(93)
+def test_a_model_lives_from_the_end_of_its_last_request_on() -> None:
+    expiry = ExpiryTracker(5 * MINUTE)
+    assert not expiry.lives("v", 0)
+    expiry.touch("v", None, 10 * MINUTE)
+    assert expiry.lives("v", 15 * MINUTE - 1)
+    assert not expiry.lives("v", 15 * MINUTE)
+    expiry.touch("v", FOREVER, 0)
+    assert expiry.lives("v", 10**6 * MINUTE)
+    expiry.touch("v", 0, 0)
+    assert not expiry.lives("v", 0)
+
+
+def test_the_models_asked_for_longest_ago_are_forgotten() -> None:
+    expiry = ExpiryTracker(MINUTE)
+    expiry.touch("first", None, 0)
+    for number in range(REMEMBERED - 1):
+        expiry.touch(f"v{number}", None, 0)
+    expiry.touch("first", None, 1)
+    expiry.touch("one more", None, 1)
+    assert expiry.lives("first", 2)
+    assert not expiry.lives("v0", 2)
