@@ -79,7 +79,7 @@ class Breaker:
         self.openings = 0
         return was_open
 
-    def trust(self) -> bool:
+    def close_once(self) -> bool:
         """Close on somebody else's word, once: not if it has opened again without a success in between.
 
         True if it was open and is closed now. The count of openings stays, so that the next failure opens it

@@ -29,10 +29,10 @@ class Health:
         return f"<Health link={self.link!r} breaker={self.breaker!r}>"
 
     def describe(self, now: float) -> str:
-        """For ops: "closed", "open", "half-open", or "suspected" while the link is in doubt."""
-        return "suspected" if self.suspected(now) else str(self.breaker.circuit(now))
+        """For ops: "closed", "open", "half-open", or "suspect" while the link is in doubt."""
+        return "suspect" if self.is_suspect(now) else str(self.breaker.circuit(now))
 
-    def suspected(self, now: float) -> bool:
+    def is_suspect(self, now: float) -> bool:
         """A connection was lost and nothing good has been heard since, nor is a trial due."""
         return not self.link.allows(now)
 
@@ -81,9 +81,9 @@ class Health:
         fresh = not self.breaker.is_open and now - self.breaker.failed_at < DETERRED_FOR
         return DETERRENT ** min(self.breaker.failures, MOST_DETERRED) if fresh else 1.0
 
-    def heard(self) -> bool:
+    def mark_up(self) -> bool:
         """Its agent says that it is well. True if that readmits it."""
-        return self.link.trust()
+        return self.link.close_once()
 
     def reset(self, now: float) -> None:
         """A new process behind the same name: nothing that was known counts."""

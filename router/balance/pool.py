@@ -1,6 +1,6 @@
 """All workers that one router process knows, and what they serve.
 
-Discovery drives it (`replace`, `report`, `absent`, `vouch`, `suspect`, `remove`), requests take leases from it.
+Discovery drives it (`replace`, `report`, `mark_down`, `mark_up`, `mark_suspect`, `remove`); requests take leases.
 Everything happens on one event loop and nothing here waits, so there are no locks.
 """
 
@@ -101,24 +101,24 @@ class Pool:
         self._weigh(now)
         return True
 
-    def vouch(self, worker_id: str) -> None:
+    def mark_up(self, worker_id: str) -> None:
         """This router has just reached the worker itself (a probe): stronger than a beat."""
         worker = self._workers.get(worker_id)
         if worker is not None:
-            worker.vouched(self._clock())
+            worker.mark_up(self._clock())
 
-    def suspect(self, worker_id: str) -> None:
+    def mark_suspect(self, worker_id: str) -> None:
         """This router could not reach the worker (a probe, not a request: those tell through their lease)."""
         worker = self._workers.get(worker_id)
         if worker is not None:
-            worker.suspect(self._clock())
+            worker.mark_suspect(self._clock())
 
-    def absent(self, worker_id: str) -> None:
+    def mark_down(self, worker_id: str) -> None:
         """Its beats have stopped. It stays known, and is asked only when nobody else is left, until the next
         report, probe or record."""
         worker = self._workers.get(worker_id)
         if worker is not None:
-            worker.silent = True
+            worker.down = True
 
     # what requests need
 

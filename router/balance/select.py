@@ -84,7 +84,7 @@ def choose(
     Groups come in order of preference, each with the replicas of one model. Healthy workers of a later group are
     preferred to doubtful ones of an earlier one.
     """
-    for tier in (_healthy, _doubtful, _silent):
+    for tier in (_healthy, _unhealthy, _down):
         for group in groups:
             candidates = _untried(tier(group, now), tried)
             if candidates:
@@ -99,7 +99,7 @@ def outlook(groups: Sequence[Sequence[Target]], tried: Collection[str], now: flo
     others: set[str] = set()
     for group in groups:
         healthy.update(target.worker.id for target in _untried(_healthy(group, now), tried))
-        for tier in (_doubtful, _silent):
+        for tier in (_unhealthy, _down):
             others.update(target.worker.id for target in _untried(tier(group, now), tried))
     return Outlook(healthy=len(healthy), last_resort=len(others - healthy))
 
@@ -110,18 +110,18 @@ def _untried(targets: Iterable[Target], tried: Collection[str]) -> list[Target]:
 
 def _healthy(group: Sequence[Target], now: float) -> list[Target]:
     """Those in good health that have the model; all that can be reached, in a panic."""
-    serving = [target for target in group if target.worker.serving and not target.worker.silent]
+    serving = [target for target in group if target.worker.serving and not target.worker.down]
     healthy = [target for target in serving if target.worker.health.healthy(now)]
     if len(healthy) < PANIC * len(serving):
-        healthy = [target for target in serving if not target.worker.suspected(now)]
+        healthy = [target for target in serving if not target.worker.is_suspect(now)]
     return [target for target in healthy if target.worker.has(target.model.name, now)]
 
 
-def _doubtful(group: Sequence[Target], now: float) -> list[Target]:
+def _unhealthy(group: Sequence[Target], now: float) -> list[Target]:
     """Also those that are suspected, whose breaker is open, or who said that they have no such model."""
-    return [target for target in group if target.worker.serving and not target.worker.silent]
+    return [target for target in group if target.worker.serving and not target.worker.down]
 
 
-def _silent(group: Sequence[Target], now: float) -> list[Target]:
+def _down(group: Sequence[Target], now: float) -> list[Target]:
     """Those whose beats have stopped: perhaps only the registry lost sight of them."""
-    return [target for target in group if target.worker.serving and target.worker.silent]
+    return [target for target in group if target.worker.serving and target.worker.down]

@@ -42,7 +42,7 @@ class Worker:
         """When that came, on the router's monotonic clock; None before the first."""
         self.in_flight = 0
         """This process's own requests in it."""
-        self.silent = False
+        self.down = False
         """Its beats have stopped. It is asked only when nobody else is left."""
         self.health = Health()
         self.rate = Rate()
@@ -78,13 +78,13 @@ class Worker:
         """Takes new requests by its own account. False while starting, restarting, draining or stopped."""
         return self.last.state is WorkerState.READY
 
-    def suspected(self, now: float) -> bool:
+    def is_suspect(self, now: float) -> bool:
         """A connection to it was lost and nothing good has been heard of it since."""
-        return self.health.suspected(now)
+        return self.health.is_suspect(now)
 
     def available(self, now: float) -> bool:
         """May be chosen: serving, heard of, and in good health. Being full only ranks it last."""
-        return self.serving and not self.silent and self.health.healthy(now)
+        return self.serving and not self.down and self.health.healthy(now)
 
     @property
     def load(self) -> int:
@@ -149,12 +149,12 @@ class Worker:
         if load.restarts > self.last.restarts or (load.state is WorkerState.READY and not self.serving):
             self._restarted(now)
         elif load.state is WorkerState.READY:
-            heard = self.health.heard()
-            if heard or self.silent:
+            heard = self.health.mark_up()
+            if heard or self.down:
                 self._since = now
         elapsed = now - self.reported_at if self.reported_at is not None else 0.0
         self.last = load
-        self.silent = False
+        self.down = False
         self.reported_at = now
         self._turned_away = False
         if now - self._counted_since >= LINGERING:
@@ -167,13 +167,13 @@ class Worker:
         settled = self._full_since is not None and now - self._full_since >= SETTLED
         self.rate.reported(load.tokens_per_second, settled, elapsed, now)
 
-    def vouched(self, now: float) -> None:
+    def mark_up(self, now: float) -> None:
         """This router has reached it itself: whatever was suspected is over."""
-        if self.health.link.succeeded(now) or self.silent:
+        if self.health.link.succeeded(now) or self.down:
             self._since = now
-        self.silent = False
+        self.down = False
 
-    def suspect(self, now: float) -> None:
+    def mark_suspect(self, now: float) -> None:
         """It could not be reached."""
         self.health.link.failed(now, now)
 

@@ -19,7 +19,7 @@ from vllama_pool.router.balance.pool import Discovered
 from vllama_pool.workers.registry.messages import Report, Snapshot, Version
 from vllama_pool.workers.registry.record import Load
 
-DOUBT_AFTER = 2.0
+LATE_AFTER = 2.0
 """Seconds of feed time without a beat after which a worker is asked itself. Two beats have been missed."""
 TTL = 3.0
 """Seconds of feed time without a beat after which it is out, if it did not answer either."""
@@ -37,25 +37,25 @@ class Sink(Protocol):
     def put(self, found: Discovered, /) -> None: ...
     def remove(self, worker_id: str, /) -> None: ...
     def report(self, worker_id: str, load: Load, /) -> object: ...
-    def vouch(self, worker_id: str, /) -> None: ...
-    def suspect(self, worker_id: str, /) -> None: ...
-    def absent(self, worker_id: str, /) -> None: ...
+    def mark_up(self, worker_id: str, /) -> None: ...
+    def mark_suspect(self, worker_id: str, /) -> None: ...
+    def mark_down(self, worker_id: str, /) -> None: ...
 
 
-class Answer(enum.Enum):
+class ProbeAnswer(enum.Enum):
     """What a worker said when it was asked itself."""
 
-    WELL = "well"
+    UP = "up"
     GONE = "gone"
     """Nobody listens, or it says that its engine is dead."""
-    SILENT = "silent"
+    NONE = "none"
     """No answer. It may be frozen, or this router may be the one that is cut off."""
 
 
-class Standing(enum.Enum):
+class Liveness(enum.Enum):
     ALIVE = "alive"
-    DOUBTED = "doubted"
-    OUT = "out"
+    LATE = "late"
+    DOWN = "down"
 
 
 class FeedClock:
@@ -102,15 +102,15 @@ class Member:
         self.report = report
         self.moved = moved
         """Feed time at which its report last changed."""
-        self.standing = Standing.ALIVE
-        self.answer: Answer | None = None
+        self.liveness = Liveness.ALIVE
+        self.answer: ProbeAnswer | None = None
         """Its latest answer since it was doubted. A beat does not undo a bad one: its agent may reach what this
         router cannot."""
         self.registered = True
         """Whether the registry's records still have it."""
 
     def __repr__(self) -> str:
-        return f"<Member {self.found.record.id} {self.standing.value}, moved at {self.moved:.1f}>"
+        return f"<Member {self.found.record.id} {self.liveness.value}, moved at {self.moved:.1f}>"
 
 
 class Membership:
@@ -141,12 +141,12 @@ class Membership:
         return self._clock.up
 
     @property
-    def doubted(self) -> list[Discovered]:
+    def to_probe(self) -> list[Discovered]:
         """Those that must be asked themselves: their beats have stopped, or they did not answer the last time."""
         return [
             m.found
             for m in self._members.values()
-            if m.standing is not Standing.ALIVE or m.answer not in (None, Answer.WELL)
+            if m.liveness is not Liveness.ALIVE or m.answer not in (None, ProbeAnswer.UP)
         ]
 
     def lost(self) -> None:
@@ -201,18 +201,18 @@ class Membership:
         self._moved(worker_id, report, now)
         return report.generation > member.found.record.generation
 
-    def answered(self, worker_id: str, answer: Answer, now: float) -> None:
+    def answered(self, worker_id: str, answer: ProbeAnswer, now: float) -> None:
         """A doubted worker was asked itself."""
         member = self._members.get(worker_id)
         if member is None:
             return
         member.answer = answer
-        if answer is Answer.WELL:
-            if member.standing is Standing.OUT:
-                member.standing = Standing.DOUBTED
-            self._sink.vouch(worker_id)
+        if answer is ProbeAnswer.UP:
+            if member.liveness is Liveness.DOWN:
+                member.liveness = Liveness.LATE
+            self._sink.mark_up(worker_id)
             return
-        self._sink.suspect(worker_id)
+        self._sink.mark_suspect(worker_id)
         self._expire(now)
 
     # inside
@@ -236,7 +236,7 @@ class Membership:
             return
         member = self._members.get(worker_id)
         if member is not None and generation <= member.found.record.generation:
-            if generation < member.found.record.generation and member.standing is not Standing.OUT:
+            if generation < member.found.record.generation and member.liveness is not Liveness.DOWN:
                 return  # a zombie of an earlier start
             if found.record == member.found.record and found.endpoint == member.found.endpoint:
                 member.registered = True
@@ -251,16 +251,16 @@ class Membership:
             return
         member.report = report
         member.moved = self._clock.at(now)
-        member.standing = Standing.ALIVE
+        member.liveness = Liveness.ALIVE
         self._sink.report(worker_id, report.load)
 
     def _age(self, now: float) -> None:
         time = self._clock.at(now)
         for worker_id, member in list(self._members.items()):
             age = time - member.moved
-            if member.standing is Standing.ALIVE and age >= DOUBT_AFTER:
-                member.standing = Standing.DOUBTED
-            elif member.standing is Standing.OUT and not member.registered and age >= FORGET_AFTER:
+            if member.liveness is Liveness.ALIVE and age >= LATE_AFTER:
+                member.liveness = Liveness.LATE
+            elif member.liveness is Liveness.DOWN and not member.registered and age >= FORGET_AFTER:
                 self._remove(worker_id)
         self._expire(now)
 
@@ -273,16 +273,16 @@ class Membership:
         if not self._clock.running(now):
             return
         time = self._clock.at(now)
-        present = sum(member.standing is not Standing.OUT for member in self._members.values())
-        doubted = [m for m in self._members.values() if m.standing is Standing.DOUBTED]
-        ill = [member for member in doubted if member.answer is not Answer.WELL]
-        believed: tuple[Answer, ...] = (Answer.GONE, Answer.SILENT)
+        present = sum(member.liveness is not Liveness.DOWN for member in self._members.values())
+        doubted = [m for m in self._members.values() if m.liveness is Liveness.LATE]
+        ill = [member for member in doubted if member.answer is not ProbeAnswer.UP]
+        believed: tuple[ProbeAnswer, ...] = (ProbeAnswer.GONE, ProbeAnswer.NONE)
         if present > 2 and len(ill) * 2 > present:
-            believed = (Answer.GONE,)
+            believed = (ProbeAnswer.GONE,)
         for member in ill:
             if time - member.moved >= TTL and member.answer in believed:
-                member.standing = Standing.OUT
-                self._sink.absent(member.found.record.id)
+                member.liveness = Liveness.DOWN
+                self._sink.mark_down(member.found.record.id)
 
     def _remove(self, worker_id: str) -> None:
         del self._members[worker_id]

@@ -17,7 +17,7 @@ from contextlib import aclosing, suppress
 from typing import Protocol
 
 from vllama_pool.router.balance.pool import Discovered
-from vllama_pool.router.discovery.membership import Answer, Membership, Sink, Standing
+from vllama_pool.router.discovery.membership import Liveness, Membership, ProbeAnswer, Sink
 from vllama_pool.router.discovery.trust import Vetting
 from vllama_pool.workers.registry.client import Registry, RegistryUnavailable
 from vllama_pool.workers.registry.keys import ROUTER_TTL
@@ -44,7 +44,7 @@ ASK_DEAD_EVERY = 2.0
 
 _log = logging.getLogger(__name__)
 
-Ask = Callable[[Discovered], Awaitable[Answer]]
+Ask = Callable[[Discovered], Awaitable[ProbeAnswer]]
 """Asks a worker itself whether it is well. Bounded in time, about a second; raises nothing."""
 
 
@@ -123,10 +123,10 @@ class Discovery:
         """Look at the registry soon: something here seems to be out of date."""
         self._wake.set()
 
-    def standing(self, worker_id: str) -> Standing | None:
+    def liveness(self, worker_id: str) -> Liveness | None:
         """How a registered worker stands; None if it is not known."""
         member = self._membership.get(worker_id)
-        return member.standing if member is not None else None
+        return member.liveness if member is not None else None
 
     async def wait_first(self, timeout: float) -> bool:
         """Wait for the first look at the registry. False if there was none within `timeout` seconds."""
@@ -232,10 +232,10 @@ class Discovery:
 
     def _ask_doubted(self, tasks: asyncio.TaskGroup) -> None:
         now = self._clock()
-        doubted = {found.record.id: found for found in self._membership.doubted}
+        doubted = {found.record.id: found for found in self._membership.to_probe}
         self._asked_at = {key: at for key, at in self._asked_at.items() if key in doubted}
         for worker_id, found in doubted.items():
-            out = self.standing(worker_id) is Standing.OUT
+            out = self.liveness(worker_id) is Liveness.DOWN
             waited = now - self._asked_at.get(worker_id, float("-inf"))
             if worker_id in self._questions or (out and waited < ASK_DEAD_EVERY):
                 continue

@@ -15,7 +15,7 @@ import httpx
 
 from vllama_pool.config.routing.table import StaticWorker
 from vllama_pool.router.balance.pool import Discovered
-from vllama_pool.router.discovery.membership import TTL, Answer, Sink
+from vllama_pool.router.discovery.membership import TTL, ProbeAnswer, Sink
 from vllama_pool.router.discovery.networks import parse_url
 from vllama_pool.router.discovery.registry_loop import Ask
 from vllama_pool.router.discovery.trust import Endpoints
@@ -42,17 +42,17 @@ STATIC = "static/"
 _log = logging.getLogger(__name__)
 
 _ANSWERS = {
-    Health.OK: Answer.WELL,
-    Health.STARTING: Answer.GONE,
-    Health.DEAD: Answer.GONE,
-    Health.UNREACHABLE: Answer.SILENT,
+    Health.OK: ProbeAnswer.UP,
+    Health.STARTING: ProbeAnswer.GONE,
+    Health.DEAD: ProbeAnswer.GONE,
+    Health.UNREACHABLE: ProbeAnswer.NONE,
 }
 
 
 def asker(client: httpx.AsyncClient, key: str | None) -> Ask:
     """Asks for a worker's /health. The time-outs are the client's: ANSWER_TIMEOUT suits."""
 
-    async def ask(found: Discovered) -> Answer:
+    async def ask(found: Discovered) -> ProbeAnswer:
         endpoint = found.endpoint
         return _ANSWERS[await probe.check_health(client, _url(endpoint), key, endpoint.server_name)]
 
@@ -192,7 +192,7 @@ class Watch:
         if renewed:
             self._pool.put(Discovered(self._record(), self._endpoint, load))
         if self._failing_since is not None:
-            self._pool.vouch(self._id)
+            self._pool.mark_up(self._id)
         self._well, self._failing_since, self._problem = True, None, ""
         self._pool.report(self._id, load)
 
@@ -200,7 +200,7 @@ class Watch:
         now = self._clock()
         if self._failing_since is None:
             self._failing_since = now
-        self._pool.suspect(self._id)
+        self._pool.mark_suspect(self._id)
         if result.health is not Health.UNREACHABLE or now - self._failing_since >= TTL:
             self._out(result.problem)
 
@@ -215,7 +215,7 @@ class Watch:
         self._ask_anew()
         load = Load(state=WorkerState.STOPPED, note=problem)
         self._pool.put(Discovered(self._record(), self._endpoint, load))
-        self._pool.absent(self._id)
+        self._pool.mark_down(self._id)
 
     def _record(self) -> WorkerRecord:
         return WorkerRecord(

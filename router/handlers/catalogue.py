@@ -62,12 +62,12 @@ def as_model(listed: Listed) -> ModelView:
     """A listed model as the catalogue describes it. `loaded` while any of its workers serves: a worker that is
     restarting does not take the model out of `ps` as long as another has it. What a worker said that is silent now
     counts only where nobody else says anything."""
-    heard = [target for target in listed.replicas if not target.worker.silent] or listed.replicas
+    heard = [target for target in listed.replicas if not target.worker.down] or listed.replicas
     described = ModelView(
         name=listed.name,
         replicas=tuple(target.model for target in heard),
         defaults=listed.defaults,
-        loaded=any(target.worker.serving and not target.worker.silent for target in heard),
+        loaded=any(target.worker.serving and not target.worker.down for target in heard),
         engines=tuple(target.worker.record.engine_version for target in heard),
     )
     made = listed.virtual

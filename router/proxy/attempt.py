@@ -31,7 +31,7 @@ class Answer:
     @property
     def worker_silent(self) -> bool:
         """Whether the worker's beats, or this router's probes of it, have stopped."""
-        return self._lease.worker.silent
+        return self._lease.worker.down
 
     def close(self, outcome: Outcome) -> None:
         """Give the connection and the place in the worker back."""
@@ -68,7 +68,7 @@ class Waiting:
 
     @property
     def worker_silent(self) -> bool:
-        return self._lease.worker.silent
+        return self._lease.worker.down
 
     def give_up(self, text: str) -> None:
         if not self.reason:

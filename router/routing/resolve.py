@@ -75,7 +75,7 @@ class Resolution:
     def beyond_slots(self) -> int:
         """Requests in its serving workers for which they have no slot; negative for free slots."""
         workers = {target.worker.id: target.worker for target in self.targets}.values()
-        return sum(worker.beyond_slots for worker in workers if worker.serving and not worker.silent)
+        return sum(worker.beyond_slots for worker in workers if worker.serving and not worker.down)
 
     def choose(self, tried: Collection[str], now: float, rng: random.Random) -> Target | None:
         """The target to ask next; None if none is left that was not tried (worker ids)."""
@@ -240,7 +240,7 @@ def no_worker(name: str, model: str, targets: Sequence[Target]) -> NoWorker:
     if not workers:
         why = "no worker serves it now"
     else:
-        states = Counter("silent" if worker.silent else str(worker.state) for worker in workers)
+        states = Counter("down" if worker.down else str(worker.state) for worker in workers)
         why = "its workers are out: " + ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
         notes = {worker.last.note for worker in workers if worker.last.note}
         if len(notes) == 1:

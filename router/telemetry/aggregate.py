@@ -12,8 +12,8 @@ from prometheus_client.core import Metric
 
 from vllama_pool.router.telemetry.worker_view import WorkerView
 
-STATES = ("ready", "draining", "starting", "restarting", "stopped", "silent")
-BREAKERS = ("closed", "half-open", "suspected", "open")
+STATES = ("ready", "draining", "starting", "restarting", "stopped", "down")
+BREAKERS = ("closed", "half-open", "suspect", "open")
 """From well to worse. What is not listed is worse still."""
 PROCESS = "process"
 """The label that tells the processes' metrics apart: a counter that starts again at 0 with its process must not

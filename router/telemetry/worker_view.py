@@ -15,7 +15,7 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     url: str
     state: str
-    """The worker's own word (starting, ready, draining, restarting, stopped), or "silent": its beats stopped."""
+    """The worker's own word (starting, ready, draining, restarting, stopped), or "down": its beats stopped."""
     models: tuple[str, ...]
     running: int
     waiting: int
@@ -27,7 +27,7 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int
     note: str
     breaker: str
-    """closed, open, half-open, or "suspected": a connection was lost."""
+    """closed, open, half-open, or "suspect": a connection was lost."""
     engine: str
     engine_version: str
     speed: float
@@ -39,7 +39,7 @@ def view(worker: Worker, now: float) -> WorkerView:
     return WorkerView(
         id=record.id,
         url=record.url,
-        state="silent" if worker.silent else str(load.state),
+        state="down" if worker.down else str(load.state),
         models=tuple(model.name for model in record.models),
         running=load.running,
         waiting=load.waiting,

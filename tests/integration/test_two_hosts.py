@@ -425,7 +425,7 @@ def test_a_pulled_cable_costs_a_request_the_time_to_connect_at_most(site: Site, 
             record_property("figure", f"{len(broken)} of 12 streams ended with an error line after {longest:.1f} s")
             assert longest < 6
             assert all(answer.status == 200 and answer.error for answer in broken)
-            until(lambda: site.states()["b"] == "silent", 10, "the worker to be out")
+            until(lambda: site.states()["b"] == "down", 10, "the worker to be out")
             assert slowest < 1.0 + 1.5
         finally:
             site.b.plug_in()

@@ -42,9 +42,9 @@ class NotingPool(Pool):
         self.removed[worker_id] = time.monotonic()
         super().remove(worker_id)
 
-    def absent(self, worker_id: str) -> None:
+    def mark_down(self, worker_id: str) -> None:
         self.absences.append(worker_id)
-        super().absent(worker_id)
+        super().mark_down(worker_id)
 
     def usable(self, worker_id: str) -> bool:
         worker = self.get(worker_id)

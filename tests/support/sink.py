@@ -30,12 +30,12 @@ class Recorder:
         self.out.discard(worker_id)
         self.suspected.discard(worker_id)
 
-    def vouch(self, worker_id: str) -> None:
+    def mark_up(self, worker_id: str) -> None:
         self.out.discard(worker_id)
         self.suspected.discard(worker_id)
 
-    def suspect(self, worker_id: str) -> None:
+    def mark_suspect(self, worker_id: str) -> None:
         self.suspected.add(worker_id)
 
-    def absent(self, worker_id: str) -> None:
+    def mark_down(self, worker_id: str) -> None:
         self.out.add(worker_id)

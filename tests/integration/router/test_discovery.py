@@ -17,7 +17,7 @@ import pytest
 from tests.support.discovering import FLEET, RouterView, Worker, router_view, workers
 from tests.support.until import auntil
 from tests.support.valkey import running_valkey
-from vllama_pool.router.discovery.membership import Standing
+from vllama_pool.router.discovery.membership import Liveness
 from vllama_pool.workers.registry.client import RegistryUnavailable, connect
 from vllama_pool.workers.registry.embedded import EmbeddedValkey
 from vllama_pool.workers.registry.keys import Keys
@@ -105,7 +105,7 @@ async def test_a_silent_death_is_noticed(
         started = time.monotonic()
         a.hangs = how == "hangs"
         await (a.stop_beating() if a.hangs else a.die())
-        await auntil(lambda: view.discovery.standing("a") is Standing.OUT, DEATH_BOUND)
+        await auntil(lambda: view.discovery.liveness("a") is Liveness.DOWN, DEATH_BOUND)
         record_property("figure", f"a worker that silently {how} is out after {time.monotonic() - started:.1f} s")
         assert view.pool.all_usable == {"b", "c"}
         assert view.pool.absences == ["a"]
@@ -116,7 +116,7 @@ async def test_a_frozen_worker_comes_back(valkey: EmbeddedValkey, view: RouterVi
         await auntil(lambda: view.pool.all_usable == {"a", "b"})
         a.hangs = True
         await a.stop_beating()
-        await auntil(lambda: view.discovery.standing("a") is Standing.OUT, DEATH_BOUND)
+        await auntil(lambda: view.discovery.liveness("a") is Liveness.DOWN, DEATH_BOUND)
         a.hangs = False
         a.beat_again()
         await auntil(lambda: view.pool.usable("a"), HEAL_BOUND)
@@ -129,7 +129,7 @@ async def test_a_worker_whose_agent_is_cut_off_is_kept(valkey: EmbeddedValkey, v
         await auntil(lambda: a.contacts > 0, DEATH_BOUND, "the router to ask the worker itself")
         asked = time.monotonic()
         await auntil(lambda: time.monotonic() > asked + 4, 5)
-        assert view.discovery.standing("a") is Standing.DOUBTED
+        assert view.discovery.liveness("a") is Liveness.LATE
         assert view.pool.usable("a")
         assert view.pool.absences == []
 
@@ -253,7 +253,7 @@ async def test_a_stalled_event_loop_costs_nobody_his_place(valkey: EmbeddedValke
             resumed = time.monotonic()
             await auntil(lambda: time.monotonic() > resumed + 1.2, 2)  # noqa: B023
         assert view.pool.absences == []
-        assert view.discovery.standing("a") is Standing.ALIVE
+        assert view.discovery.liveness("a") is Liveness.ALIVE
 
 
 async def test_routers_count_each_other(valkey: EmbeddedValkey, view: RouterView) -> None:

@@ -101,7 +101,7 @@ def test_fifty_streams_that_break_together_are_one_lost_connection() -> None:
     for _ in range(50):
         health.failed(Lost("reset"), sent=0.0, now=10.0)
     assert health.link.openings == 1
-    assert health.heard()
+    assert health.mark_up()
     assert health.healthy(10.1)
     health.failed(Lost("late news of the same event"), sent=0.0, now=10.2)
     assert health.healthy(10.3)
@@ -110,13 +110,13 @@ def test_fifty_streams_that_break_together_are_one_lost_connection() -> None:
 def test_a_lost_connection_suspects_at_once_and_a_beat_clears_it_once_only() -> None:
     health = Health()
     health.failed(Lost("refused"), sent=0.0, now=0.0)
-    assert health.suspected(0.1)
-    assert health.describe(0.1) == "suspected"
-    assert health.heard()
+    assert health.is_suspect(0.1)
+    assert health.describe(0.1) == "suspect"
+    assert health.mark_up()
     assert health.healthy(0.2)
 
     health.failed(Lost("refused"), sent=0.3, now=0.3)
-    assert not health.heard()
+    assert not health.mark_up()
     assert not health.healthy(6.2)
     assert health.healthy(6.3)
 
@@ -124,10 +124,10 @@ def test_a_lost_connection_suspects_at_once_and_a_beat_clears_it_once_only() -> 
 def test_an_answer_restores_trust_in_beats() -> None:
     health = Health()
     health.failed(Lost("refused"), sent=0.0, now=0.0)
-    health.heard()
+    health.mark_up()
     health.answered(sent=1.0)
     health.failed(Lost("refused"), sent=2.0, now=2.0)
-    assert health.heard()
+    assert health.mark_up()
 
 
 def test_without_any_news_one_trial_is_made_after_three_seconds() -> None:
@@ -146,9 +146,9 @@ def test_bad_answers_open_the_breaker_and_beats_do_not_close_it(kind: type[Unava
     health = Health()
     for second in range(5):
         health.failed(kind("no"), sent=second, now=second)
-    assert not health.heard()
+    assert not health.mark_up()
     assert not health.healthy(5)
-    assert not health.suspected(5)
+    assert not health.is_suspect(5)
     assert health.describe(5) == "open"
 
 
@@ -177,4 +177,4 @@ def test_any_answer_shows_that_the_connection_works() -> None:
     health = Health()
     health.failed(Lost("refused"), sent=0.0, now=0.0)
     health.failed(Faulty("boom"), sent=3.0, now=3.1)
-    assert not health.suspected(3.2)
+    assert not health.is_suspect(3.2)

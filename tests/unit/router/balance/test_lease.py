@@ -64,7 +64,7 @@ def test_a_stream_that_breaks_after_it_began_suspects_the_worker() -> None:
     lease.begun()
     clock.advance(5)
     lease.release(Failed(Lost("reset")))
-    assert worker_in(pool, "a").suspected(clock())
+    assert worker_in(pool, "a").is_suspect(clock())
 
 
 def test_what_was_answered_well_before_the_loss_does_not_clear_it() -> None:
@@ -76,7 +76,7 @@ def test_what_was_answered_well_before_the_loss_does_not_clear_it() -> None:
     lost.release(Failed(Lost("reset")))
     clock.advance(0.1)
     older.release(Answered(100))
-    assert worker.suspected(clock())
+    assert worker.is_suspect(clock())
 
 
 def test_a_denied_model_is_remembered_for_that_model_only() -> None:

@@ -63,10 +63,10 @@ class PoolMachine(RuleBasedStateMachine):
         if self.pool.report(worker_id, load):
             self.refused.discard(worker_id)
 
-    @rule(worker_id=IDS, tell=st.sampled_from(["absent", "suspect", "vouch"]))
+    @rule(worker_id=IDS, tell=st.sampled_from(["mark_down", "mark_suspect", "mark_up"]))
     def hear(self, worker_id: str, tell: str) -> None:
         getattr(self.pool, tell)(worker_id)
-        if tell == "vouch":
+        if tell == "mark_up":
             self.refused.discard(worker_id)
 
     @rule(seconds=st.floats(0, 20))
@@ -87,7 +87,7 @@ class PoolMachine(RuleBasedStateMachine):
         assert worker.state is WorkerState.READY
         assert worker is self.pool.get(worker.id)
         if left.healthy:
-            assert not worker.silent
+            assert not worker.down
             assert worker.id not in self.refused
         lease = self.pool.lease(worker, name)
         self.open.append((worker, lease))

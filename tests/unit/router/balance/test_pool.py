@@ -18,7 +18,7 @@ def test_counters_health_and_start_survive_a_replacement() -> None:
     pool.replace({"a": found("a", slots=16), "c": found("c")})
     a = worker_in(pool, "a")
     assert (a.in_flight, a.record.slots) == (1, 16)
-    assert a.suspected(clock())
+    assert a.is_suspect(clock())
     assert a.weight(clock()) == 1
     assert worker_in(pool, "c").weight(clock()) < 1
     assert pool.get("b") is None
@@ -84,9 +84,9 @@ def test_it_remembers_what_was_ever_served() -> None:
 def test_what_is_told_of_strangers_is_ignored() -> None:
     pool = pool_of(Clock(), found("a"))
     assert not pool.report("stranger", Load())
-    pool.suspect("stranger")
-    pool.absent("stranger")
-    pool.vouch("stranger")
+    pool.mark_suspect("stranger")
+    pool.mark_down("stranger")
+    pool.mark_up("stranger")
     pool.remove("stranger")
     assert len(pool) == 1
 
@@ -97,10 +97,10 @@ def test_an_absent_worker_is_back_with_its_next_report_probe_or_record() -> None
     a = worker_in(pool, "a")
     for back in (
         lambda: pool.report("a", Load(running=1)),
-        lambda: pool.vouch("a"),
+        lambda: pool.mark_up("a"),
         lambda: pool.put(found("a", load=Load())),
     ):
-        pool.absent("a")
+        pool.mark_down("a")
         assert not a.available(clock())
         back()
         assert a.available(clock())
@@ -131,12 +131,12 @@ def test_ops_see_every_worker_with_its_state() -> None:
     clock = Clock()
     pool = pool_of(clock, found("b", load=RESTARTING), found("a", load=Load(running=2, waiting=1, kv_usage=0.5)))
     pool.lease(worker_in(pool, "a"))
-    pool.suspect("a")
-    pool.absent("b")
+    pool.mark_suspect("a")
+    pool.mark_down("b")
     first, second = view_all(pool, clock())
-    assert (first.id, first.state, first.breaker, first.in_flight) == ("a", "ready", "suspected", 1)
+    assert (first.id, first.state, first.breaker, first.in_flight) == ("a", "ready", "suspect", 1)
     assert (first.url, first.models, first.running, first.slots) == ("http://a:8100", ("m",), 2, 8)
-    assert (second.id, second.state, second.note) == ("b", "silent", "CUDA out of memory")
+    assert (second.id, second.state, second.note) == ("b", "down", "CUDA out of memory")
 
 
 def test_models_that_were_served_are_remembered_the_latest_of_them() -> None:

@@ -107,7 +107,7 @@ def test_the_lost_are_the_last_resort_when_all_are_out() -> None:
 def test_silent_ones_come_after_all_others() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a"), found("b"))
-    pool.absent("a")
+    pool.mark_down("a")
     lose(pool, "b")
     assert picks(pool, clock) == {"b": 400}
     assert picks(pool, clock, tried=("b",)) == {"a": 400}

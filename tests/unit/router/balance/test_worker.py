@@ -157,7 +157,7 @@ def test_streams_of_the_old_process_that_break_late_do_not_harm_the_new_one() ->
 def test_readmission_by_a_beat_is_slow_and_an_ordinary_beat_changes_nothing() -> None:
     one = worker()
     one.failed(Lost("refused"), "m", sent=20, now=20)
-    assert one.suspected(20)
+    assert one.is_suspect(20)
     one.report(Load(running=1), 21)
     assert one.available(21)
     assert one.weight(21) == FIRST_WEIGHT
@@ -167,8 +167,8 @@ def test_readmission_by_a_beat_is_slow_and_an_ordinary_beat_changes_nothing() ->
 
 def test_a_beat_of_a_silent_and_suspected_worker_ends_both() -> None:
     one = worker()
-    one.suspect(20)
-    one.silent = True
+    one.mark_suspect(20)
+    one.down = True
     one.report(READY, 21)
     assert one.available(21)
 
@@ -179,7 +179,7 @@ def test_a_probe_of_our_own_ends_suspicion_however_often_beats_were_wrong() -> N
         one.failed(Lost("refused"), "m", sent=now, now=now)
         one.report(Load(running=int(now)), now + 0.5)
     assert not one.available(41)
-    one.vouched(41)
+    one.mark_up(41)
     assert one.available(41)
 
 

@@ -8,7 +8,15 @@ import pytest
 
 from tests.support.sink import Recorder
 from vllama_pool.router.balance.pool import Discovered
-from vllama_pool.router.discovery.membership import FORGET_AFTER, GRACE, LONGEST_STEP, TTL, Answer, Membership, Standing
+from vllama_pool.router.discovery.membership import (
+    FORGET_AFTER,
+    GRACE,
+    LONGEST_STEP,
+    TTL,
+    Liveness,
+    Membership,
+    ProbeAnswer,
+)
 from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.messages import Report, Snapshot, Version
 from vllama_pool.workers.registry.record import Load, WorkerRecord
@@ -68,7 +76,7 @@ class Fleet:
         records = dict.fromkeys(self.found, b"") if changed else None
         return self.members.polled(asked, self.snapshot(records), dict(self.found) if changed else {}, self.now)
 
-    def live(self, seconds: float, *beating: str, answer: Answer | None = None) -> None:
+    def live(self, seconds: float, *beating: str, answer: ProbeAnswer | None = None) -> None:
         """Time passes in half seconds: a poll each, and a beat of those that live each second."""
         for step in range(round(seconds * 2)):
             self.now += 0.5
@@ -77,12 +85,12 @@ class Fleet:
                     self.report(worker)
             self.poll()
             if answer:
-                for found in self.members.doubted:
+                for found in self.members.to_probe:
                     self.members.answered(found.record.id, answer, self.now)
 
-    def standing(self, worker: str) -> Standing | None:
+    def liveness(self, worker: str) -> Liveness | None:
         member = self.members.get(worker)
-        return member.standing if member else None
+        return member.liveness if member else None
 
 
 # --- joining and leaving ---
@@ -188,11 +196,11 @@ def test_a_newer_start_replaces_an_older_one_and_never_the_other_way() -> None:
 
 def test_a_lower_generation_may_follow_one_that_is_dead() -> None:
     fleet = Fleet("a", "b")
-    fleet.live(TTL + 1, "b", answer=Answer.GONE)
+    fleet.live(TTL + 1, "b", answer=ProbeAnswer.GONE)
     fleet.register("a", generation=0, url="http://127.0.0.1:9")
     fleet.poll()
     assert fleet.pool.known["a"].record.url == "http://127.0.0.1:9"
-    assert fleet.standing("a") is Standing.ALIVE
+    assert fleet.liveness("a") is Liveness.ALIVE
 
 
 def test_loads_reach_the_pool_by_event_and_by_poll() -> None:
@@ -211,11 +219,11 @@ def test_a_worker_that_beats_is_never_doubted() -> None:
     fleet = Fleet("a")
     for _ in range(100):
         fleet.live(1, "a")
-        assert not fleet.members.doubted
+        assert not fleet.members.to_probe
 
 
-@pytest.mark.parametrize("answer", [Answer.GONE, Answer.SILENT])
-def test_silence_and_no_answer_put_a_worker_out(answer: Answer) -> None:
+@pytest.mark.parametrize("answer", [ProbeAnswer.GONE, ProbeAnswer.NONE])
+def test_silence_and_no_answer_put_a_worker_out(answer: ProbeAnswer) -> None:
     fleet = Fleet("a", "b", "c")
     started = fleet.now
     while "a" not in fleet.pool.out:
@@ -223,13 +231,13 @@ def test_silence_and_no_answer_put_a_worker_out(answer: Answer) -> None:
         fleet.report("b")
         fleet.report("c")
         assert fleet.now - started <= TTL + 0.5
-    assert fleet.standing("b") is Standing.ALIVE
+    assert fleet.liveness("b") is Liveness.ALIVE
     assert "a" in fleet.pool.known  # not deleted
 
 
 def test_silence_alone_puts_nobody_out() -> None:
     fleet = Fleet("a", "b")
-    fleet.live(2 * FORGET_AFTER, "b", answer=Answer.WELL)
+    fleet.live(2 * FORGET_AFTER, "b", answer=ProbeAnswer.UP)
     assert not fleet.pool.out
     fleet = Fleet("a", "b")
     fleet.live(10, "b")  # the question is not answered yet
@@ -238,63 +246,63 @@ def test_silence_alone_puts_nobody_out() -> None:
 
 def test_a_worker_is_suspected_before_it_is_out() -> None:
     fleet = Fleet("a", "b")
-    fleet.live(2, "b", answer=Answer.GONE)
+    fleet.live(2, "b", answer=ProbeAnswer.GONE)
     assert (fleet.pool.suspected, fleet.pool.out) == ({"a"}, set())
 
 
 def test_a_beat_brings_a_worker_back() -> None:
     fleet = Fleet("a", "b")
-    fleet.live(5, "b", answer=Answer.SILENT)
+    fleet.live(5, "b", answer=ProbeAnswer.NONE)
     assert fleet.pool.out == {"a"}
     fleet.members.beat("a", fleet.report("a"), fleet.now)
-    assert fleet.standing("a") is Standing.ALIVE
+    assert fleet.liveness("a") is Liveness.ALIVE
     assert not fleet.pool.out
 
 
 def test_one_that_did_not_answer_is_asked_until_it_does_though_it_beats_again() -> None:
     fleet = Fleet("a", "b")
-    fleet.live(30, "b", answer=Answer.SILENT)
-    fleet.live(3, "a", "b", answer=Answer.SILENT)
-    assert fleet.standing("a") is Standing.ALIVE
-    assert [found.record.id for found in fleet.members.doubted] == ["a"]
+    fleet.live(30, "b", answer=ProbeAnswer.NONE)
+    fleet.live(3, "a", "b", answer=ProbeAnswer.NONE)
+    assert fleet.liveness("a") is Liveness.ALIVE
+    assert [found.record.id for found in fleet.members.to_probe] == ["a"]
     assert (fleet.pool.suspected, fleet.pool.out) == ({"a"}, set())
-    fleet.members.answered("a", Answer.WELL, fleet.now)
-    assert not fleet.members.doubted
+    fleet.members.answered("a", ProbeAnswer.UP, fleet.now)
+    assert not fleet.members.to_probe
     assert not fleet.pool.suspected
 
 
 def test_an_answer_brings_a_worker_back_whose_agent_is_cut_off() -> None:
     fleet = Fleet("a", "b")
-    fleet.live(5, "b", answer=Answer.SILENT)
-    fleet.members.answered("a", Answer.WELL, fleet.now)
-    assert fleet.standing("a") is Standing.DOUBTED
+    fleet.live(5, "b", answer=ProbeAnswer.NONE)
+    fleet.members.answered("a", ProbeAnswer.UP, fleet.now)
+    assert fleet.liveness("a") is Liveness.LATE
     assert not fleet.pool.out
 
 
 def test_the_last_worker_can_be_out_too() -> None:
     fleet = Fleet("a")
-    fleet.live(4, answer=Answer.SILENT)
+    fleet.live(4, answer=ProbeAnswer.NONE)
     assert fleet.pool.out == {"a"}
 
 
 def test_more_than_half_falling_silent_at_once_is_not_believed() -> None:
     fleet = Fleet("a", "b", "c", "d", "e")
-    fleet.live(20, "d", "e", answer=Answer.SILENT)
+    fleet.live(20, "d", "e", answer=ProbeAnswer.NONE)
     assert not fleet.pool.out
-    fleet.live(0.5, "d", "e", answer=Answer.GONE)  # but being refused is
+    fleet.live(0.5, "d", "e", answer=ProbeAnswer.GONE)  # but being refused is
     assert fleet.pool.out == {"a", "b", "c"}
 
 
 def test_half_falling_silent_is_believed() -> None:
     fleet = Fleet("a", "b", "c", "d")
-    fleet.live(5, "c", "d", answer=Answer.SILENT)
+    fleet.live(5, "c", "d", answer=ProbeAnswer.NONE)
     assert fleet.pool.out == {"a", "b"}
 
 
 def test_the_dead_are_forgotten_once_the_registry_has_collected_them() -> None:
     fleet = Fleet("a", "b")
-    fleet.live(30, "b", answer=Answer.GONE)
-    fleet.live(35, "b", answer=Answer.GONE)
+    fleet.live(30, "b", answer=ProbeAnswer.GONE)
+    fleet.live(35, "b", answer=ProbeAnswer.GONE)
     assert "a" in fleet.pool.known  # its record is still there
     fleet.collect("a")
     fleet.live(1, "b")
@@ -313,7 +321,7 @@ def test_a_jump_of_the_stores_clock_removes_nobody() -> None:
     fleet.live(1)
     fleet.register("a")
     fleet.register("b")
-    fleet.live(10, "a", "b", answer=Answer.GONE)
+    fleet.live(10, "a", "b", answer=ProbeAnswer.GONE)
     assert not fleet.pool.out
 
 
@@ -322,9 +330,9 @@ def test_nobody_ages_while_the_registry_is_away() -> None:
     fleet.members.lost()
     assert not fleet.members.feed_up
     fleet.now += 3600
-    assert not fleet.members.doubted
+    assert not fleet.members.to_probe
     fleet.poll()
-    assert not fleet.members.doubted
+    assert not fleet.members.to_probe
     assert fleet.members.feed_up
 
 
@@ -332,9 +340,9 @@ def test_after_an_outage_there_is_grace_and_then_the_dead_are_out() -> None:
     fleet = Fleet("a", "b")
     fleet.members.lost()
     fleet.now += 10
-    fleet.live(GRACE, "b", answer=Answer.GONE)
+    fleet.live(GRACE, "b", answer=ProbeAnswer.GONE)
     assert not fleet.pool.out
-    fleet.live(TTL + 1, "b", answer=Answer.GONE)
+    fleet.live(TTL + 1, "b", answer=ProbeAnswer.GONE)
     assert fleet.pool.out == {"a"}
 
 
@@ -343,7 +351,7 @@ def test_a_router_that_starts_during_an_outage_gives_the_same_grace() -> None:
     fleet.members = Membership(fleet.pool)
     fleet.members.lost()
     fleet.register("a")
-    fleet.live(GRACE - 1, answer=Answer.GONE)
+    fleet.live(GRACE - 1, answer=ProbeAnswer.GONE)
     assert not fleet.pool.out
 
 
@@ -356,10 +364,10 @@ def test_a_flush_removes_nobody() -> None:
     fleet.register("a")
     fleet.live(1, "a")
     fleet.register("b")
-    fleet.live(GRACE - 1, "a", "b", answer=Answer.GONE)
+    fleet.live(GRACE - 1, "a", "b", answer=ProbeAnswer.GONE)
     assert set(fleet.pool.known) == {"a", "b", "c"}
     assert not fleet.pool.out
-    fleet.live(TTL + 1, "a", "b", answer=Answer.GONE)
+    fleet.live(TTL + 1, "a", "b", answer=ProbeAnswer.GONE)
     assert fleet.pool.out == {"c"}
 
 
@@ -383,12 +391,12 @@ def test_what_an_outage_has_swallowed_has_not_left() -> None:
 
 def test_the_doubted_are_not_put_out_while_the_registry_is_away() -> None:
     fleet = Fleet("a", "b")
-    fleet.live(TTL + 1, "b", answer=Answer.WELL)
+    fleet.live(TTL + 1, "b", answer=ProbeAnswer.UP)
     fleet.members.lost()
     fleet.now += 10
-    fleet.members.answered("a", Answer.GONE, fleet.now)
+    fleet.members.answered("a", ProbeAnswer.GONE, fleet.now)
     assert (fleet.pool.suspected, fleet.pool.out) == ({"a"}, set())
-    fleet.live(GRACE - 1, "b", answer=Answer.GONE)  # nor until its agent could have found it again
+    fleet.live(GRACE - 1, "b", answer=ProbeAnswer.GONE)  # nor until its agent could have found it again
     assert not fleet.pool.out
 
 
@@ -400,7 +408,7 @@ def test_the_first_worker_of_an_empty_registry_brings_no_grace() -> None:
     fleet.epoch = "e1"
     fleet.register("a")
     fleet.poll()
-    fleet.live(TTL + 1, answer=Answer.GONE)
+    fleet.live(TTL + 1, answer=ProbeAnswer.GONE)
     assert fleet.pool.out == {"a"}
 
 
@@ -418,5 +426,5 @@ def test_a_pause_of_this_process_counts_as_one_step() -> None:
     fleet.live(0.5)
     fleet.now += 60
     fleet.poll()
-    assert not fleet.members.doubted
+    assert not fleet.members.to_probe
     assert LONGEST_STEP + 0.5 + 1.1 < TTL  # a beat's interval and a pause together stay below it

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from vllama_pool.router.balance.pool import Discovered
-from vllama_pool.router.discovery.membership import GRACE, TTL, Answer, Membership
+from vllama_pool.router.discovery.membership import GRACE, TTL, Membership, ProbeAnswer
 from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.messages import Report, Snapshot, Version
 from vllama_pool.workers.registry.record import Load, WorkerRecord
@@ -44,14 +44,14 @@ class Pool:
         assert worker_id in self.known
         self.out.discard(worker_id)
 
-    def vouch(self, worker_id: str) -> None:
+    def mark_up(self, worker_id: str) -> None:
         assert worker_id in self.known
         self.out.discard(worker_id)
 
-    def suspect(self, worker_id: str) -> None:
+    def mark_suspect(self, worker_id: str) -> None:
         assert worker_id in self.known
 
-    def absent(self, worker_id: str) -> None:
+    def mark_down(self, worker_id: str) -> None:
         assert worker_id in self.known
         self.out.add(worker_id)
 
@@ -231,13 +231,13 @@ class Fleet(RuleBasedStateMachine):
             assert not self.members.polled(self.members.version, whole, dict(self.records), self.now)
 
     def ask(self) -> None:
-        for found in self.members.doubted:
+        for found in self.members.to_probe:
             self.members.answered(found.record.id, self.answer(self.workers.get(found.record.id)), self.now)
 
-    def answer(self, agent: Agent | None) -> Answer:
+    def answer(self, agent: Agent | None) -> ProbeAnswer:
         if agent is None or agent.dead:
-            return Answer.GONE
-        return Answer.SILENT if agent.unreachable else Answer.WELL
+            return ProbeAnswer.GONE
+        return ProbeAnswer.NONE if agent.unreachable else ProbeAnswer.UP
 
     @rule(seconds=st.sampled_from([0.5, 1.0, 2.0, 5.0, 10.0]))
     def time_passes(self, seconds: float) -> None:

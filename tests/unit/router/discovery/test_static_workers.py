@@ -12,7 +12,7 @@ from tests.support.sink import Recorder
 from tests.support.until import auntil
 from vllama_pool.config.routing.table import StaticWorker
 from vllama_pool.router.balance.pool import Discovered, Pool
-from vllama_pool.router.discovery.membership import TTL, Answer
+from vllama_pool.router.discovery.membership import TTL, ProbeAnswer
 from vllama_pool.router.discovery.static_workers import Watch, asker
 from vllama_pool.router.discovery.trust import Endpoints
 from vllama_pool.router.upstream.interface import Endpoint
@@ -246,16 +246,16 @@ async def test_in_the_real_pool_it_comes_and_goes() -> None:
 @pytest.mark.parametrize(
     ("health", "fault", "answer"),
     [
-        (200, None, Answer.WELL),
-        (503, None, Answer.GONE),
-        (200, httpx.ConnectError, Answer.GONE),
-        (200, httpx.ConnectTimeout, Answer.SILENT),
-        (200, httpx.ReadTimeout, Answer.SILENT),
-        (404, None, Answer.SILENT),
+        (200, None, ProbeAnswer.UP),
+        (503, None, ProbeAnswer.GONE),
+        (200, httpx.ConnectError, ProbeAnswer.GONE),
+        (200, httpx.ConnectTimeout, ProbeAnswer.NONE),
+        (200, httpx.ReadTimeout, ProbeAnswer.NONE),
+        (404, None, ProbeAnswer.NONE),
     ],
 )
 async def test_the_doubted_are_asked_for_their_health(
-    health: int, fault: type[httpx.TransportError] | None, answer: Answer
+    health: int, fault: type[httpx.TransportError] | None, answer: ProbeAnswer
 ) -> None:
     vllm = Vllm()
     vllm.health, vllm.fault = health, fault
@@ -283,7 +283,7 @@ async def test_the_doubted_are_asked_at_their_pinned_address_by_their_name() -> 
     tls = ssl.create_default_context()
     found = Discovered(record, Endpoint("10.0.0.5", 8443, tls=tls, server_name="gpu.example"))
     async with httpx.AsyncClient(transport=httpx.MockTransport(route)) as client:
-        assert await asker(client, None)(found) is Answer.WELL
+        assert await asker(client, None)(found) is ProbeAnswer.UP
     assert seen == [("10.0.0.5", "gpu.example:8443", "gpu.example")]
 
 

@@ -36,10 +36,10 @@ def test_a_model_is_loaded_while_any_of_its_workers_serves() -> None:
 def test_what_a_silent_worker_said_counts_only_where_nobody_else_says_anything() -> None:
     pool = pool_of(Clock(), found("a", LONG, load=READY), found("b", SHORT, load=READY))
     assert described(pool).merged.info.context_length == 1024
-    pool.absent("b")
+    pool.mark_down("b")
     assert described(pool).merged.info.context_length == 4096
     assert described(pool).merged.differ == {}
-    pool.absent("a")
+    pool.mark_down("a")
     assert described(pool).merged.info.context_length == 1024
     assert not described(pool).loaded
 

@@ -99,7 +99,7 @@ async def test_a_bad_answer_is_typed_as_one_to_the_request_would_be(answer: Cann
 @pytest.mark.parametrize(
     "answer",
     [given([b"{}"], 404), given([b"<html>"], 403), given([b"{}"], 405)],
-    ids=["absent", "filtered", "read only"],
+    ids=["mark_down", "filtered", "read only"],
 )
 async def test_a_worker_without_such_a_route_is_neither_ill_nor_its_model_missing(answer: Canned) -> None:
     worker = Worker(answer)

@@ -120,7 +120,7 @@ def test_metrics_know_a_model_that_is_out_by_one_name_however_clients_spell_it()
 def test_a_silent_worker_is_still_somebody_to_ask() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a"))
-    pool.absent("a")
+    pool.mark_down("a")
     target = routes().resolve("m", pool).choose((), clock(), random.Random(1))
     assert target is not None
     assert target.worker.id == "a"

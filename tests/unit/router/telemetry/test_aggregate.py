@@ -54,7 +54,7 @@ def test_requests_of_all_processes_are_in_flight() -> None:
 
 @pytest.mark.parametrize(
     ("states", "worst"),
-    [(("ready", "silent"), "silent"), (("restarting", "ready"), "restarting"), (("new", "ready"), "new")],
+    [(("ready", "down"), "down"), (("restarting", "ready"), "restarting"), (("new", "ready"), "new")],
 )
 def test_the_worst_state_is_shown_with_its_note(states: tuple[str, str], worst: str) -> None:
     views = [worker(state=state, note=f"it is {state}") for state in states]
