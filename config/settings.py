@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -38,6 +38,7 @@ from vllama_pool.config.fields import (
     Secret,
     Version,
 )
+from vllama_pool.config.log_config import Level
 
 LOOPBACK: tuple[Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 PRIVATE: tuple[Network, ...] = (
@@ -106,7 +107,7 @@ class _Settings(BaseSettings):
     """Bearer token between routers and workers, the same on both sides; never in the registry."""
     grace: Annotated[Duration, Env("VLLAMA_GRACE")] = 30.0
     """How long running requests may take to finish once a stop was asked for."""
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], Env("VLLAMA_LOG_LEVEL", "OLLAMA_DEBUG")] = "info"
+    log_level: Annotated[Level, Env("VLLAMA_LOG_LEVEL", "OLLAMA_DEBUG")] = "info"
 
     @classmethod
     def settings_customise_sources(

@@ -52,7 +52,7 @@ from vllama_pool.router.virtual_models.plans import Known
 from vllama_pool.router.virtual_models.store import Store
 from vllama_pool.router.wiring import no_writes, open_sources
 
-log = logging.getLogger("vllama.router")
+log = logging.getLogger(__name__)
 
 FIRST_LOOK = 2.0
 """Seconds that starting waits for the first look at the registry, so that the first request finds workers."""

@@ -19,6 +19,7 @@ from types import FrameType
 import uvicorn
 from pydantic import ValidationError
 
+from vllama_pool.config.log_config import configure_logging
 from vllama_pool.config.routing.table import RoutingError
 from vllama_pool.config.settings import RouterSettings, explain
 from vllama_pool.router.app import create_app
@@ -67,7 +68,7 @@ def server(app: Gate, settings: RouterSettings, status: StatusPipe) -> Server:
         ws="none",
         lifespan="on",
         access_log=False,
-        log_level="warning",
+        log_config=None,  # `configure_logging` has configured uvicorn's loggers
         server_header=False,
         proxy_headers=False,  # who is on this machine decides about /admin: no header may claim it
         timeout_graceful_shutdown=max(1, round(settings.grace)),
@@ -81,6 +82,7 @@ def main() -> None:
     listening = socket.socket(fileno=int(os.environ[LISTEN_FD]))
     try:
         settings = RouterSettings()
+        configure_logging(settings.log_level)
         app = create_app(settings, place=Place.parse(os.environ[PLACE]))
     except ValidationError as error:
         for line in explain(error):

@@ -15,8 +15,6 @@ class Answered:
 
     tokens: int
     """Tokens it made."""
-    seconds: float | None = None
-    """From dispatch to end as the worker's own time; None takes the lease's. Leave out what a slow client cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +67,11 @@ class Lease:
         self.released = True
         now = self._clock()
         match outcome:
-            case Answered(tokens=tokens, seconds=seconds):
+            case Answered(tokens=tokens):
                 self.worker.answered(self._sent, now)
                 load = (self._load + self.worker.load) / 2
                 full = self._full and self.worker.full
-                took = now - self._sent if seconds is None else seconds
-                self.worker.rate.measured(tokens, took, load, full, now)
+                self.worker.rate.measured(tokens, now - self._sent, load, full, now)
             case Failed(failure=failure):
                 self.worker.failed(failure, self.model, self._sent, now)
             case ClientGone():

@@ -45,8 +45,6 @@ class Pool:
         self._by_key: dict[str, tuple[Target, ...]] = {}
         self._ever: dict[str, str] = {}  # the latest last
         self._weighed_at = float("-inf")
-        self.version = 0
-        """Counts up whenever the workers or the names that they serve have changed, for those who cache."""
 
     def __repr__(self) -> str:
         return f"<Pool {len(self._workers)} workers, {len(self._by_key)} names, {self.in_flight} in flight>"
@@ -181,7 +179,6 @@ class Pool:
         self._by_key = {key: tuple(targets.values()) for key, targets in by_key.items()}
         self._remember(self._exact)
         self._remember(self._by_key)
-        self.version += 1
         self._weigh(now, force=True)
 
     def _remember(self, served: Mapping[str, tuple[Target, ...]]) -> None:

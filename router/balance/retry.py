@@ -16,6 +16,7 @@ At most three attempts, on distinct workers. The first goes out again without de
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vllama_pool.router.balance.select import Outlook
@@ -24,9 +25,6 @@ from vllama_pool.router.errors import AttemptFailed, Busy, Faulty, Lost, ModelGo
 MAX_ATTEMPTS = 3
 SHORTEST, LONGEST = 0.05, 0.5
 """Seconds: bounds of the jittered delay from the second redispatch on."""
-
-LEAST_REMAINING = 1.0
-"""Seconds before the deadline within which nothing is started any more."""
 
 _TELLING: tuple[type[AttemptFailed], ...] = (Refused, Faulty, Busy, ModelGone, Unavailable, Lost)
 """Which failure the client is told of, the most telling first: what an engine said beats that one was lost."""
@@ -42,8 +40,6 @@ class Attempts:
     """Who is left that was not tried."""
     budget: float
     """Budgeted retries that may be made now: `Budget.left`."""
-    remaining: float | None = None
-    """Seconds to the request's deadline; None without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +62,7 @@ class GiveUp:
 def decide(attempts: Attempts, rng: random.Random) -> Retry | GiveUp:
     """All the answers below in one."""
     if stop(attempts):
-        return GiveUp(verdict(attempts))
+        return GiveUp(verdict(attempts.failures))
     return Retry(delay=wait(attempts, rng), costs=costs(attempts))
 
 
@@ -78,8 +74,6 @@ def stop(attempts: Attempts) -> bool:
     if any(isinstance(failure, Faulty | ModelGone) for failure in failures[:-1]):
         return True
     if outlook.healthy + outlook.last_resort == 0:
-        return True
-    if attempts.remaining is not None and attempts.remaining < LEAST_REMAINING:
         return True
     return costs(attempts) and attempts.budget < 1
 
@@ -96,10 +90,10 @@ def costs(attempts: Attempts) -> bool:
     return not (first_loss and attempts.outlook.healthy > 0)
 
 
-def verdict(attempts: Attempts) -> AttemptFailed:
-    """What the client is told if no further attempt is made: the latest of the most telling failures."""
+def verdict(failures: Sequence[AttemptFailed]) -> AttemptFailed:
+    """Return the failure that the client sees: the latest of the most specific ones. There is at least one."""
     return min(
-        reversed(attempts.failures),
+        reversed(failures),
         key=lambda failure: next(
             (rank for rank, kind in enumerate(_TELLING) if isinstance(failure, kind)), len(_TELLING)
         ),

@@ -104,6 +104,27 @@ def outlook(groups: Sequence[Sequence[Target]], tried: Collection[str], now: flo
     return Outlook(healthy=len(healthy), last_resort=len(others - healthy))
 
 
+def rejections(groups: Sequence[Sequence[Target]], tried: Collection[str], now: float) -> dict[str, str]:
+    """By worker id, the reason why a worker is not eligible, or its load and score where it is. For logs."""
+    return {target.worker.id: _rejection(target, tried, now) for group in groups for target in group}
+
+
+def _rejection(target: Target, tried: Collection[str], now: float) -> str:
+    worker = target.worker
+    if worker.id in tried:
+        return "tried already"
+    if not worker.serving:
+        return str(worker.state)
+    if worker.down:
+        return "down"
+    health = worker.health.describe(now)
+    if health != "closed":
+        return health if health == "suspect" else f"breaker {health}"
+    if not worker.has(target.model.name, now):
+        return f"denied having {target.model.name}"
+    return f"{'full, ' if worker.full else ''}score {worker.score(now):.2f}"
+
+
 def _untried(targets: Iterable[Target], tried: Collection[str]) -> list[Target]:
     return [target for target in targets if target.worker.id not in tried] if tried else list(targets)
 

@@ -70,10 +70,6 @@ class Worker:
         return self.last.state
 
     @property
-    def draining(self) -> bool:
-        return self.last.state is WorkerState.DRAINING
-
-    @property
     def serving(self) -> bool:
         """Takes new requests by its own account. False while starting, restarting, draining or stopped."""
         return self.last.state is WorkerState.READY

@@ -1,19 +1,18 @@
-"""Finding a worker that answers: select, send, and try elsewhere until the client's answer may begin.
+"""Sends a request to a worker, and to another one after a failure, until the client's answer may begin.
 
-The first attempt is plain code; tenacity drives the further ones. Nothing is retried once the client has a byte.
-An `Answer` owns the worker's response and the lease on the worker, and gives both back once.
+Nothing is retried once the client has a byte. An `Answer` owns the worker's response and the lease on the worker,
+and releases both once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from vllama_pool.router.admission.bound import Admission
 from vllama_pool.router.balance.budget import Budget
@@ -31,6 +30,8 @@ from vllama_pool.router.proxy.stalls import StallWatch
 from vllama_pool.router.routing.resolve import Resolution
 from vllama_pool.router.telemetry.request_record import RequestRecord
 from vllama_pool.router.upstream.interface import Client, Response, TransportError
+
+_log = logging.getLogger(__name__)
 
 MOST_REMEDIES = 3
 """For one attempt: more stop strings or tokens than the worker takes, and a prompt that is too long."""
@@ -111,47 +112,21 @@ class Forwarder:
 
     async def _acquire(self, call: Call, record: RequestRecord, budget: Budget) -> Answer | DirectResponse:
         tried: list[str] = []
-        try:
-            return await self._attempt(call, tried, record)
-        except AttemptFailed as failure:
-            failures = [failure]
-        try:
-            return await self._try_elsewhere(call, tried, failures, budget, record)
-        except AttemptFailed as failure:
-            raise client_error(failure) from None
-
-    async def _try_elsewhere(
-        self, call: Call, tried: list[str], failures: list[AttemptFailed], budget: Budget, record: RequestRecord
-    ) -> Answer | DirectResponse:
-        """What follows a first failure. Raises the AttemptFailed that the client is told of."""
-        decision = self._decide(call, tried, failures, budget)
-
-        def stop(_: RetryCallState) -> bool:
-            return isinstance(decision, GiveUp)
-
-        def wait(_: RetryCallState) -> float:
-            return decision.delay if isinstance(decision, Retry) else 0.0
-
-        async def attempt() -> Answer | DirectResponse:
-            nonlocal decision
+        failures: list[AttemptFailed] = []
+        while True:
             try:
                 return await self._attempt(call, tried, record)
             except AttemptFailed as failure:
                 failures.append(failure)
-                decision = self._decide(call, tried, failures, budget)
-                raise
-            except NoWorker:  # whoever was left has gone meanwhile
-                outlook = call.resolution.outlook(tried, self._now())
-                decision = GiveUp(verdict(Attempts(tuple(failures), outlook, budget.left)))
-                raise decision.failure from None
-
-        if isinstance(decision, Retry):
-            retrying = AsyncRetrying(retry=retry_if_exception_type(AttemptFailed), stop=stop, wait=wait, reraise=True)
-            try:
-                return await retrying(attempt)
-            except AttemptFailed:
-                pass
-        raise decision.failure if isinstance(decision, GiveUp) else failures[-1]
+            except NoWorker:
+                if not failures:
+                    raise
+                raise client_error(verdict(failures)) from None  # the remaining workers have left meanwhile
+            decision = self._decide(call, tried, failures, budget)
+            if isinstance(decision, GiveUp):
+                raise client_error(decision.failure) from None
+            if decision.delay:
+                await asyncio.sleep(decision.delay)
 
     def _decide(self, call: Call, tried: list[str], failures: list[AttemptFailed], budget: Budget) -> Retry | GiveUp:
         if isinstance(failures[-1], ModelGone):
@@ -164,7 +139,10 @@ class Forwarder:
 
     async def _attempt(self, call: Call, tried: list[str], record: RequestRecord) -> Answer | DirectResponse:
         """One attempt on one worker. Raises AttemptFailed; NoWorker if there is nobody to ask."""
-        target = call.resolution.choose(tried, self._now(), self._rng)
+        now = self._now()
+        target = call.resolution.choose(tried, now, self._rng)
+        if _log.isEnabledFor(logging.DEBUG):
+            _log_choice(call, target, tried, now)
         if target is None:
             raise call.resolution.no_worker()
         tried.append(target.worker.id)
@@ -190,7 +168,9 @@ class Forwarder:
                 lease.release(Answered(0))
             else:
                 lease.begun()
+            _log.debug("request %s: %s answers", call.request_id, target.worker.id)
             return answer
+        _log.debug("request %s: %s failed: %s: %s", call.request_id, target.worker.id, type(failure).__name__, failure)
         record.failures.append(type(failure).__name__)
         lease.release(Failed(failure))
         raise failure
@@ -241,11 +221,19 @@ class Forwarder:
             headers=_headers(call.request_id),
             body=body,
             connect_timeout=self._limits.connect,
-            head_timeout=None,  # the stall watch knows how long is too long
+            head_timeout=None,  # the stall watch ends attempts that take too long
         )
 
     def _now(self) -> float:
         return self._clock.monotonic_ns() / 1e9
+
+
+def _log_choice(call: Call, target: Target | None, tried: list[str], now: float) -> None:
+    """At debug: the chosen worker, and the reason why each other one was not chosen."""
+    others = call.resolution.rejections(tried, now, target)
+    reasons = ", ".join(f"{worker}: {reason}" for worker, reason in others.items()) or "none"
+    chosen = target.worker.id if target else "no worker"
+    _log.debug("request %s: chose %s for %s; others: %s", call.request_id, chosen, call.resolution.model, reasons)
 
 
 def _headers(request_id: str) -> Mapping[str, str]:

@@ -85,6 +85,11 @@ class Resolution:
         """Who is left to ask."""
         return select.outlook(self.groups, tried, now)
 
+    def rejections(self, tried: Collection[str], now: float, chosen: Target | None) -> dict[str, str]:
+        """By id of each worker that was not chosen, the reason. For logs."""
+        found = select.rejections(self.groups, tried, now)
+        return {worker: reason for worker, reason in found.items() if chosen is None or worker != chosen.worker.id}
+
     def no_worker(self) -> NoWorker:
         """The error for when `choose` has nobody to begin with."""
         return no_worker(self.name, self.model, self.targets)

@@ -14,7 +14,7 @@ from vllama_pool.router.errors import ClientError
 from vllama_pool.router.protocol.error_bodies import error_body
 from vllama_pool.router.server.asgi import JSON, too_large
 
-log = logging.getLogger("vllama.router")
+log = logging.getLogger(__name__)
 
 TEXT = "text/plain"
 NOT_FOUND = b"404 page not found"

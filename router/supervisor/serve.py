@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vllama_pool.config.log_config import configure_logging
 from vllama_pool.config.routing import table
 from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.config.startup import startup_problem
@@ -58,6 +59,7 @@ def serve(settings: RouterSettings, workers: Workers, console: Console) -> int:
         check_model(plan)
     for engine in sorted({plan.engine for plan in plans}):
         check_machine(engine, workers.host)
+    configure_logging(settings.log_level)
     listening = listen(settings.host, settings.port)
     base_url = url(settings.host, listening.getsockname()[1])
     try:

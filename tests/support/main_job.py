@@ -192,7 +192,7 @@ class Serve(Program):
     def requests(self) -> dict[str, Json]:
         """Its log of requests, by their ids."""
         lines = self.log.read_text(errors="replace").splitlines(keepends=True)
-        records = [json.loads(line) for line in lines if line.startswith('{"time"') and line.endswith("\n")]
+        records = [json.loads(line) for line in lines if '"event":"request"' in line and line.endswith("\n")]
         return {record["id"]: record for record in records}
 
 

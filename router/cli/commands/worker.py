@@ -8,6 +8,7 @@ import sys
 
 import click
 
+from vllama_pool.config.log_config import configure_logging
 from vllama_pool.config.settings import WorkerSettings
 from vllama_pool.router.cli.commands.common import PASS_ON, export, read, warn_of_unknown
 from vllama_pool.workers.agent.agent import run_agent
@@ -57,4 +58,6 @@ def command(
     export({"VLLAMA_ADVERTISE": advertise, "VLLAMA_REDIS_URL": redis_url})
     if STATUS_FD not in os.environ:  # else the supervisor has said it
         warn_of_unknown()
-    sys.exit(asyncio.run(run_agent(spec, read(WorkerSettings))))
+    settings = read(WorkerSettings)
+    configure_logging(settings.log_level)
+    sys.exit(asyncio.run(run_agent(spec, settings)))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -137,6 +139,11 @@ class Served:
         self.url = next(line.split()[1] for line in lines if line.startswith("router "))
         self.tree = psutil.Process(self.process.pid).children(recursive=True)
 
+    def logged(self) -> list[dict[str, Any]]:
+        """The log lines so far, without those of requests."""
+        lines = [json.loads(line) for line in self.out.read_text().splitlines() if line.startswith('{"time"')]
+        return [line for line in lines if "logger" in line]
+
     def left(self) -> list[str]:
         return [
             str(process) for process in self.tree if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
@@ -176,6 +183,7 @@ def test_it_serves_says_what_to_try_and_finishes_what_runs_when_it_is_stopped(se
     said = served.out.read_text()
     assert said.count("loading …") >= 2
     assert said.count("ready after") == 2
+    assert {line["level"] for line in served.logged()} <= {"info", "warning"}
     assert len(re.findall(r"^  (?:curl|\S*vllama) ", said, re.MULTILINE)) == 3
 
     body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "options": {"num_predict": 60}}
@@ -195,6 +203,27 @@ def test_a_server_without_a_model_shows_no_difference_from_ollama(served: Served
     rules = ("--rule", "R009", "--rule", "R010", "--rule", "R111", "--rule", "R175")
     seen = subprocess.run([*VLLAMA, "compat", served.url, *rules], capture_output=True, text=True, timeout=60)
     assert (seen.stdout.splitlines()[-1], seen.returncode) == ("4 rules checked: 4 as Ollama, 0 differ", 0)
+
+
+@pytest.mark.rule(193)
+@pytest.mark.parametrize(("variable", "value"), [("OLLAMA_DEBUG", "1"), ("VLLAMA_LOG_LEVEL", "debug")])
+def test_at_debug_the_log_says_why_a_worker_was_chosen_and_how_the_attempt_went(
+    environ: dict[str, str], tmp_path: Path, variable: str, value: str
+) -> None:
+    with Served({**environ, variable: value}, tmp_path) as served:
+        assert chat(served.url, options={"num_predict": 2}).status_code == 200
+        lines = [line["message"] for line in served.logged() if line["level"] == "debug"]
+    chosen = next(line for line in lines if "chose demo-" in line)
+    assert "score" in chosen
+    assert any("answers" in line for line in lines)
+
+
+def test_uvicorns_lines_are_in_the_same_json_log(served: Served) -> None:
+    host, _, port = served.url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as raw:
+        raw.sendall(b"no request\r\n\r\n")
+        assert raw.recv(100).startswith(b"HTTP/1.1 400")
+    until(lambda: any(line["logger"].startswith("uvicorn") for line in served.logged()), 10, "uvicorn's line")
 
 
 @pytest.mark.rule(201)

@@ -118,15 +118,6 @@ def test_measured_speeds_are_relative_within_a_model() -> None:
     assert [worker.speed for worker in pool] == pytest.approx([0.5, 1.0, 2.0, 1.0], abs=0.01)
 
 
-def test_its_version_moves_with_its_members_only() -> None:
-    pool = pool_of(Clock(), found("a"))
-    before = pool.version
-    pool.report("a", Load(running=3))
-    assert pool.version == before
-    pool.put(found("b"))
-    assert pool.version > before
-
-
 def test_ops_see_every_worker_with_its_state() -> None:
     clock = Clock()
     pool = pool_of(clock, found("b", load=RESTARTING), found("a", load=Load(running=2, waiting=1, kv_usage=0.5)))

@@ -26,11 +26,9 @@ NOBODY = Outlook(healthy=0, last_resort=0)
 KINDS: list[type[AttemptFailed]] = [Lost, Busy, Unavailable, Faulty, ModelGone, Refused]
 
 
-def after(
-    *kinds: type[AttemptFailed], outlook: Outlook = PLENTY, budget: float = 3, remaining: float | None = None
-) -> Retry | GiveUp:
+def after(*kinds: type[AttemptFailed], outlook: Outlook = PLENTY, budget: float = 3) -> Retry | GiveUp:
     failures = tuple(kind(f"{kind.__name__} {number}") for number, kind in enumerate(kinds))
-    return decide(Attempts(failures, outlook, budget, remaining), random.Random(1))
+    return decide(Attempts(failures, outlook, budget), random.Random(1))
 
 
 @pytest.mark.parametrize("kind", [Busy, Unavailable, Faulty, ModelGone])
@@ -81,10 +79,8 @@ def test_the_requests_own_fault_is_never_retried() -> None:
     assert decision.failure.text == "Refused 0"
 
 
-def test_nobody_left_and_no_time_left_end_it() -> None:
+def test_without_an_untried_worker_there_is_no_retry() -> None:
     assert isinstance(after(Lost, outlook=NOBODY), GiveUp)
-    assert isinstance(after(Lost, remaining=0.9), GiveUp)
-    assert isinstance(after(Lost, remaining=1.5), Retry)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +98,7 @@ def test_the_client_is_told_the_latest_of_the_most_telling_failures(
     kinds: tuple[type[AttemptFailed], ...], told: str
 ) -> None:
     failures = tuple(kind(f"{kind.__name__} {number}") for number, kind in enumerate(kinds))
-    assert verdict(Attempts(failures, NOBODY, 0)).text == told
+    assert verdict(failures).text == told
 
 
 @given(

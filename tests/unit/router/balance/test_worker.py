@@ -122,7 +122,6 @@ def test_only_a_ready_worker_is_available(load: Load) -> None:
     assert one.available(1)
     one.report(load, 1)
     assert not one.available(1)
-    assert one.draining is (load is DRAINING)
     one.report(READY, 2)
     assert one.available(2)
 

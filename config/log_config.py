@@ -1,0 +1,55 @@
+"""The log: JSON lines on stderr, configured once in each process."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import logging.config
+from typing import Any, Literal
+
+Level = Literal["debug", "info", "warning", "error"]
+
+PACKAGE = "vllama_pool"
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats a record as one JSON object: time (RFC 3339, UTC), level, logger, message, then the `extra` fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="milliseconds")
+        line: dict[str, Any] = {
+            "time": time.replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def log_config(level: Level) -> dict[str, Any]:
+    """A configuration for `logging.config.dictConfig`.
+
+    `level` applies to our own loggers. Libraries log from warning on, because httpx logs every request at info;
+    uvicorn logs one level below ours, since its info lines repeat what the supervisor prints.
+    """
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"json": {"()": JsonFormatter}},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json", "stream": "ext://sys.stderr"}},
+        "loggers": {
+            PACKAGE: {"level": level.upper()},
+            "uvicorn": {"level": "INFO" if level == "debug" else "WARNING"},
+        },
+        "root": {"level": "WARNING", "handlers": ["stderr"]},
+    }
+
+
+def configure_logging(level: Level) -> None:
+    """Configure the loggers of this process. Call it once, before anything logs."""
+    logging.config.dictConfig(log_config(level))
