@@ -1,5 +1,5 @@
-"""`vllama compat`: asks a server what a client of Ollama would notice, and says where it differs from Ollama.
+"""`vllama compat`: compares a server's answers with Ollama's, rule by rule.
 
-`rules` is the project's one list of the contract's rules; `checks` asks about those that can be seen from outside.
-It knows nothing of our router: any server is looked at in the same way.
+`rules` lists all rules of Ollama's API. `checks` tests those that a client can observe. Nothing here depends on our
+router: every server is checked in the same way.
 """

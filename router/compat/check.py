@@ -1,4 +1,4 @@
-"""A check: what it covers, and the function that asks."""
+"""A check: the rules it covers and the function that sends its requests."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import ModuleType
 
-from vllama_pool.router.compat.target import Target
+from vllama_pool.router.compat.server import CheckedServer
 
-Ask = Callable[[Target], Awaitable[None]]
+Ask = Callable[[CheckedServer], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One look at a server. `ask` returns where it is as Ollama, and raises Differs or Skipped."""
+    """`ask` returns if the server answers as Ollama does; otherwise it raises Differs or Skipped."""
 
     rules: frozenset[int]
     name: str
     ask: Ask
     writes: bool = False
-    """It makes and deletes models, and is left out unless that is wanted."""
+    """It creates and deletes models: runs only with --writes."""
 
 
 def covers(*rules: int, writes: bool = False) -> Callable[[Ask], Check]:
-    """Makes a check of a function: `@covers(44, 67) async def streams_are_ndjson(target): …`"""
+    """Decorator that turns a function into a check: `@covers(44, 67) async def streams_are_ndjson(server): …`"""
 
     def declare(ask: Ask) -> Check:
         return Check(frozenset(rules), ask.__name__, ask, writes)
@@ -32,7 +32,7 @@ def covers(*rules: int, writes: bool = False) -> Callable[[Ask], Check]:
 
 
 def declared(module: ModuleType) -> tuple[Check, ...]:
-    """The checks of a module, in their order: alone, or in tuples of them."""
+    """The checks of a module in source order, whether single or in tuples."""
     found: list[Check] = []
     for value in vars(module).values():
         members = value if isinstance(value, tuple) else (value,)

@@ -1,4 +1,4 @@
-"""What checks say about answers: that they differ, in few words. Pure."""
+"""Assertions on responses. Each failure says in one short line what was expected and what was received."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from vllama_pool.router.compat.wire import Reply
+from vllama_pool.router.compat.wire import RawResponse
 
-LONGEST = 120
-"""Characters of what came that are shown."""
+MAX_SHOWN = 120
+"""Characters of a received value that are shown."""
 T = TypeVar("T")
 
 JSON = "application/json; charset=utf-8"
@@ -19,15 +19,15 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)\
 
 
 class Differs(Exception):
-    """The server is not as Ollama is. `str()` says what was expected and what came."""
+    """The server differs from Ollama. `str()` says what was expected and what was received."""
 
 
 class Skipped(Exception):
-    """The check says nothing about this server. `str()` says why."""
+    """The check does not apply to this server. `str()` says why."""
 
 
 def brief(value: object) -> str:
-    """What came, short enough for a table."""
+    """Shorten a value to fit into a table."""
     if isinstance(value, str):
         text = value
     elif isinstance(value, bytes):
@@ -35,23 +35,23 @@ def brief(value: object) -> str:
     else:
         text = json.dumps(value, ensure_ascii=False, default=str)
     text = " ".join(text.split(" ")).replace("\n", "\\n")
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"
 
 
 def expect(holds: object, expected: str, actual: object) -> None:
-    """Raises Differs where it does not hold."""
+    """Raise Differs unless `holds`."""
     if not holds:
         raise Differs(f"expected {expected}; got {brief(actual)}")
 
 
 def same(what: str, expected: object, actual: object) -> None:
-    """Equal, and of one type: 1 is not true."""
+    """Require equal values of the same type: 1 is not True."""
     expect(type(actual) is type(expected) and actual == expected, f"{what} {brief(expected)}", actual)
 
 
-def status(reply: Reply, wanted: int) -> None:
-    said = f"{reply.status} {brief(reply.body)}".strip()
-    expect(reply.status == wanted, f"status {wanted}", said)
+def status(response: RawResponse, expected: int) -> None:
+    received = f"{response.status} {brief(response.body)}".strip()
+    expect(response.status == expected, f"status {expected}", received)
 
 
 def parsed(data: bytes, what: str = "JSON") -> Any:
@@ -61,41 +61,41 @@ def parsed(data: bytes, what: str = "JSON") -> Any:
         raise Differs(f"expected {what}; got {brief(data)}") from None
 
 
-def an_object(reply: Reply, *, wanted: int = 200) -> dict[str, Any]:
-    """The JSON object that a reply is."""
-    status(reply, wanted)
-    found = parsed(reply.body)
+def an_object(response: RawResponse, *, wanted: int = 200) -> dict[str, Any]:
+    """Require a response of this status whose body is a JSON object, and return that object."""
+    status(response, wanted)
+    found = parsed(response.body)
     expect(isinstance(found, dict), "a JSON object", found)
     return dict(found)
 
 
-def error(reply: Reply, wanted: int, text: str | re.Pattern[str]) -> None:
-    """`{"error": text}` with this status, and nothing else in it."""
+def error(response: RawResponse, wanted: int, text: str | re.Pattern[str]) -> None:
+    """Require exactly `{"error": text}` with this status."""
     shown = text if isinstance(text, str) else f"/{text.pattern}/"
     expected = f"{wanted} {brief(shown)}"
     try:
-        found = json.loads(reply.body)
+        found = json.loads(response.body)
     except ValueError:
         found = None
     said = found.get("error") if isinstance(found, dict) else None
     right = isinstance(said, str) and (said == text if isinstance(text, str) else text.search(said) is not None)
-    actual = said if isinstance(said, str) else reply.body.decode("utf-8", "replace")
-    expect(reply.status == wanted and right, expected, f"{reply.status} {actual}".strip())
+    actual = said if isinstance(said, str) else response.body.decode("utf-8", "replace")
+    expect(response.status == wanted and right, expected, f"{response.status} {actual}".strip())
     expect(set(found or ()) == {"error"}, "the key error alone", found)
 
 
-def content_type(reply: Reply, wanted: str) -> None:
-    same("Content-Type", wanted, reply.header("content-type") or "")
+def content_type(response: RawResponse, wanted: str) -> None:
+    same("Content-Type", wanted, response.header("content-type") or "")
 
 
-def take(data: Mapping[str, Any], key: str, kind: type[T], where: str = "") -> T:
-    """A key's value, of this type."""
+def field(data: Mapping[str, Any], key: str, kind: type[T], where: str = "") -> T:
+    """Return a key's value. Raise Differs unless it is present and of this type."""
     if key not in data:
         raise Differs(f"expected {where}{key}; got {brief(dict(data))}")
     value = data[key]
     right = type(value) is kind or (kind is float and type(value) is int)
     expect(right, f"{where}{key} as {_NAMES.get(kind, kind.__name__)}", value)
-    return value  # type: ignore[no-any-return]  # looked at just now
+    return value  # type: ignore[no-any-return]  # checked above
 
 
 _NAMES: dict[type, str] = {str: "a text", int: "an integer", float: "a number", bool: "a boolean", list: "a list"}
@@ -107,17 +107,17 @@ def lacks(data: Mapping[str, Any], *keys: str) -> None:
 
 
 def a_time(text: str, *, utc: bool = False) -> None:
-    """RFC 3339 with up to nine digits, no zero at their end (R041)."""
+    """Require RFC 3339 with up to nine fractional digits and no trailing zero (R041)."""
     right = TIME.match(text) and not re.search(r"\.\d*0(Z|[+-])", text)
     expect(right and (not utc or text.endswith("Z")), "a time as Go writes it" + (", in UTC" if utc else ""), text)
 
 
-def lines(reply: Reply) -> list[dict[str, Any]]:
-    """The objects of an NDJSON stream (R044)."""
-    status(reply, 200)
-    content_type(reply, NDJSON)
-    expect(reply.body.endswith(b"\n"), "a newline at the end", reply.body[-40:])
-    found = [parsed(line, "a line of JSON") for line in reply.body[:-1].split(b"\n")]
+def lines(response: RawResponse) -> list[dict[str, Any]]:
+    """Require an NDJSON stream (R044), and return its objects."""
+    status(response, 200)
+    content_type(response, NDJSON)
+    expect(response.body.endswith(b"\n"), "a newline at the end", response.body[-40:])
+    found = [parsed(line, "a line of JSON") for line in response.body[:-1].split(b"\n")]
     for line in found:
         expect(isinstance(line, dict), "an object in each line", line)
     return found

@@ -1,4 +1,4 @@
-"""Which of a server's models to ask: small ones, of each kind that the checks need. Pure."""
+"""Selects the models to check: the smallest of each kind that the checks need."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Models:
-    """Names by what they are needed for; None where the server has no such model."""
+class ModelChoice:
+    """Model names by purpose; None if the server has no such model."""
 
     chat: str | None = None
     embed: str | None = None
@@ -17,58 +17,58 @@ class Models:
     tools: str | None = None
     vision: str | None = None
     unthinking: str | None = None
-    """Chats, and cannot think."""
+    """Chats, cannot think."""
     toolless: str | None = None
-    """Chats, and cannot call tools."""
+    """Chats, cannot call tools."""
 
     def known(self) -> dict[str, str]:
-        """Those that there are, by their use."""
+        """The names that are set, by purpose."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         return {use: name for use, name in found.items() if name is not None}
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
-    """A model of /api/tags."""
+class ListedModel:
+    """An entry of /api/tags."""
 
     name: str
     size: int
     capabilities: frozenset[str]
-    """Empty where it does not say."""
+    """Empty if the entry has none."""
 
 
-def listed(tags: Any) -> list[Listed]:
-    """What /api/tags lists, the smallest first; whatever is no model is passed over."""
+def listed(tags: Any) -> list[ListedModel]:
+    """The models in a body of /api/tags, smallest first. Malformed entries are skipped."""
     models = tags.get("models") if isinstance(tags, Mapping) else None
     found = [_listed(item) for item in models or () if isinstance(item, Mapping) and isinstance(item.get("name"), str)]
     return sorted(found, key=lambda model: (model.size, model.name))
 
 
-def _listed(item: Mapping[str, Any]) -> Listed:
+def _listed(item: Mapping[str, Any]) -> ListedModel:
     size = item.get("size")
-    return Listed(item["name"], size if isinstance(size, int) else 0, capabilities(item))
+    return ListedModel(item["name"], size if isinstance(size, int) else 0, capabilities(item))
 
 
 def capabilities(answer: Any) -> frozenset[str]:
-    """What an entry of /api/tags, or an answer of /api/show, says that a model can."""
+    """The capabilities in an entry of /api/tags or a body of /api/show."""
     found = answer.get("capabilities") if isinstance(answer, Mapping) else None
     return frozenset(each for each in found if isinstance(each, str)) if isinstance(found, list) else frozenset()
 
 
-def choose(models: Iterable[Listed], wanted: Models) -> Models:
-    """The model for each use: the wanted one, else the smallest that can.
+def choose(models: Iterable[ListedModel], wanted: ModelChoice) -> ModelChoice:
+    """The wanted model for each purpose, else the smallest that is capable of it.
 
-    Plain questions go to a model that does not think where there is one: it answers in fewer tokens. A model of which
-    nothing is known is taken for one that chats.
+    Plain prompts go to a model that does not think, if there is one, because it answers in fewer tokens. A model
+    without capabilities is assumed to chat.
     """
     models = [model for model in models if not _remote(model.name)]
     chats = [model for model in models if "completion" in model.capabilities or not model.capabilities]
 
-    def first(among: list[Listed], can: Callable[[Listed], bool]) -> str | None:
+    def first(among: list[ListedModel], can: Callable[[ListedModel], bool]) -> str | None:
         return next((model.name for model in among if can(model)), None)
 
     unthinking = first(chats, lambda model: "thinking" not in model.capabilities)
-    return Models(
+    return ModelChoice(
         chat=wanted.chat or unthinking or first(chats, lambda _: True),
         embed=wanted.embed or first(models, lambda model: "embedding" in model.capabilities),
         thinking=wanted.thinking or first(chats, lambda model: "thinking" in model.capabilities),
@@ -80,5 +80,5 @@ def choose(models: Iterable[Listed], wanted: Models) -> Models:
 
 
 def _remote(name: str) -> bool:
-    """Whether ollama.com would answer for it (R038)."""
+    """True for a model that runs on ollama.com (R038)."""
     return name.endswith((":cloud", "-cloud"))

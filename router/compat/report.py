@@ -1,4 +1,4 @@
-"""Outcomes by rule: the table, the closing line, and the same for machines. Pure."""
+"""The report by rule: the table, the summary line and the JSON document."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from vllama_pool.router.compat.rule import Rule
 from vllama_pool.router.compat.runner import Outcome, Result
 
 WIDE = 160
-"""Columns from which details have a column of their own."""
-MOST_TOLD = 2
-"""Differences of one rule that are told."""
+"""Terminal columns from which details get a table column of their own."""
+MAX_DETAILS = 2
+"""Differences shown per rule."""
 _WORDS = {Result.DIFFERS: "differs", Result.SKIPPED: "skipped", Result.SAME: "as Ollama"}
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What came of one rule."""
+    """The result of one rule."""
 
     rule: Rule
     result: Result
@@ -30,9 +30,9 @@ class Row:
 
 
 def by_rule(outcomes: Iterable[Outcome], rules: Iterable[Rule]) -> list[Row]:
-    """A row for each rule that was asked about, those that differ first, then those skipped.
+    """One row per checked rule: first those that differ, then those skipped.
 
-    A rule differs where one of its checks does; it is skipped only where all of them are.
+    A rule differs if any of its checks does, and is skipped only if all of them are.
     """
     found: dict[int, list[Outcome]] = {}
     for outcome in outcomes:
@@ -46,12 +46,12 @@ def _row(rule: Rule, outcomes: Sequence[Outcome]) -> Row:
     results = {outcome.result for outcome in outcomes}
     result = next(result for result in (Result.DIFFERS, Result.SAME, Result.SKIPPED) if result in results)
     details = list(dict.fromkeys(o.detail for o in outcomes if o.result is result and o.detail))
-    more = [f"and {len(details) - MOST_TOLD} more"] if len(details) > MOST_TOLD else []
-    return Row(rule, result, "; ".join([*details[:MOST_TOLD], *more]))
+    more = [f"and {len(details) - MAX_DETAILS} more"] if len(details) > MAX_DETAILS else []
+    return Row(rule, result, "; ".join([*details[:MAX_DETAILS], *more]))
 
 
 def table(rows: Sequence[Row], width: int) -> Table:
-    """One row a rule, fit for terminals of any width."""
+    """One table row per rule, laid out for the terminal's width."""
     wide = width >= WIDE
     found = plain("RULE", "", "ABOUT", "DETAIL") if wide else plain("RULE", "", "ABOUT")
     for column in found.columns:
@@ -66,7 +66,7 @@ def table(rows: Sequence[Row], width: int) -> Table:
 
 
 def closing(rows: Sequence[Row], unseen: int, unasked: int = 0) -> str:
-    """The counts, in a sentence. `unseen`: rules about which nothing is asked; `unasked`: those that take --writes."""
+    """A summary line. `unseen`: rules that no check covers; `unasked`: rules whose checks need --writes."""
     counts = count(rows)
     said = f"{len(rows)} {'rule' if len(rows) == 1 else 'rules'} checked: {counts[Result.SAME]} as Ollama"
     said += f", {counts[Result.DIFFERS]} {'differs' if counts[Result.DIFFERS] == 1 else 'differ'}"
@@ -84,7 +84,7 @@ def count(rows: Iterable[Row]) -> dict[Result, int]:
 
 
 def machine(url: str, models: dict[str, str], rows: Sequence[Row], unseen: int) -> dict[str, Any]:
-    """The report for machines."""
+    """The report as a JSON document."""
     counts = count(rows)
     return {
         "url": url,

@@ -1,4 +1,4 @@
-"""What is known of a rule without asking any server."""
+"""A rule of Ollama's API."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ GROUPS = (
     "headers",
     "environment",
 )
-"""What rules are about, in the order in which they are shown."""
+"""Topics of rules, in display order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule of the contract."""
+    """One rule."""
 
     number: int
     group: str
     title: str
-    """One line in our words, at most 80 characters."""
+    """One line of at most 80 characters."""
     inside: str = ""
-    """Why no request can show it: tests of ours look at it from inside."""
+    """Reason why no request can observe it. Tests marked with its number prove it instead."""
     left_out: str = ""
-    """Why we do not have it."""
+    """Reason why it is not implemented."""
 
     @property
     def name(self) -> str:
@@ -43,7 +43,7 @@ class Rule:
 
     @property
     def outside(self) -> bool:
-        """Whether there are checks that see it from outside."""
+        """True if checks cover it."""
         return not self.inside and not self.left_out
 
     @property

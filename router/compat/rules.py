@@ -1,7 +1,4 @@
-"""The contract's rules by number: what each is about, and how it is looked at. The one list of them all.
-
-Tests and docstrings name the rules by the same numbers.
-"""
+"""The list of all rules of Ollama's API, R001 to R201. Tests and docstrings refer to rules by these numbers."""
 
 from __future__ import annotations
 
@@ -13,12 +10,15 @@ from vllama_pool.router.compat.rules_endpoints import ENDPOINTS
 from vllama_pool.router.compat.rules_everywhere import EVERYWHERE
 
 RULES: tuple[Rule, ...] = (*ENDPOINTS, *EVERYWHERE)
-"""R001 to R201, in order."""
+"""In order of their numbers."""
 
 
 def markdown(rules: Iterable[Rule] = RULES) -> str:
-    """The rules by group, as the table of the README: how many, and how each is looked at."""
-    lines = ["| about | rules | from outside | inside only | left out |", "|---|---|---|---|---|"]
+    """The table in docs/ollama-compatibility.md: rules per group, by how they are verified."""
+    lines = [
+        "| about | rules | checked by `vllama compat` | tested inside | not implemented |",
+        "|---|---|---|---|---|",
+    ]
     total = [0, 0, 0, 0]
     for group, found in groupby(sorted(rules, key=lambda rule: rule.group_order), key=lambda rule: rule.group):
         members = list(found)
@@ -38,7 +38,7 @@ def markdown(rules: Iterable[Rule] = RULES) -> str:
 
 
 def spans(numbers: Iterable[int]) -> str:
-    """Numbers in few words, such as "R001-R026, R035"."""
+    """Format numbers as ranges, such as "R001-R026, R035"."""
     found: list[list[int]] = []
     for number in sorted(numbers):
         if found and number == found[-1][-1] + 1:

@@ -1,4 +1,4 @@
-"""The rules about single endpoints of `/api`: R001 to R113."""
+"""Rules of single `/api` endpoints: R001 to R113."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from vllama_pool.router.compat.rule import Rule
 ROUTES, WIRE, GENERATE, CHAT = "routes", "requests and answers", "generate", "chat"
 LOADING, THINKING, EMBED, WRITES, CATALOGUE = "loading", "thinking", "embeddings", "pull and create", "catalogue"
 
-V1 = "of /v1 only the models are served yet"
-FAULT = "no request brings such a fault about"
-SENT = "it shows in what the worker is sent"
-LONG = "it takes prompts as long as the context of the model"
+V1 = "only the model list of /v1 is served so far"
+FAULT = "no request causes such a fault"
+SENT = "only the request to the worker shows it"
+LONG = "it needs prompts as long as the context of the model"
 
 ENDPOINTS = (
     Rule(1, ROUTES, "HEAD / is GET / without the body"),
@@ -19,7 +19,7 @@ ENDPOINTS = (
     Rule(4, ROUTES, "The version is plain numbers, as clients parse it"),
     Rule(5, ROUTES, "/api/status says whether the cloud is off, and who said so"),
     Rule(6, ROUTES, "A model that is there can be pulled again (--writes)"),
-    Rule(7, ROUTES, "/api/push is refused", inside="Ollama would upload to ollama.com"),
+    Rule(7, ROUTES, "/api/push is refused", inside="Ollama would upload the model to ollama.com"),
     Rule(8, ROUTES, "HEAD /api/tags is there"),
     Rule(9, ROUTES, "/api/tags lists the models"),
     Rule(10, ROUTES, "/api/show describes a model"),
@@ -69,7 +69,7 @@ ENDPOINTS = (
         53,
         GENERATE,
         "A template for one request is refused",
-        inside="Ollama would take it; vLLM has no templates of its kind",
+        inside="Ollama accepts it; Go templates cannot run in vLLM",
     ),
     Rule(54, GENERATE, "The context of an answer can be sent back"),
     Rule(55, GENERATE, "stream: false gives one object"),
@@ -105,7 +105,7 @@ ENDPOINTS = (
     Rule(85, CHAT, "A model's system text is used unless the first message is one (--writes)"),
     Rule(86, CHAT, "A whole answer of chat"),
     Rule(87, LOADING, "Nothing to answer: load, or with keep_alive 0 unload"),
-    Rule(88, LOADING, "Load and unload reply one plain object without metrics, never a stream"),
+    Rule(88, LOADING, "Load and unload response one plain object without metrics, never a stream"),
     Rule(89, LOADING, "keep_alive 0 with a prompt answers first"),
     Rule(90, LOADING, "Images without a prompt are still a load"),
     Rule(91, LOADING, "Nothing to embed: load, and no vectors"),
@@ -119,7 +119,7 @@ ENDPOINTS = (
     Rule(99, EMBED, "Vectors have length 1, also cut to dimensions"),
     Rule(100, EMBED, "Empty inputs load, a list with an empty text does not; others are refused"),
     Rule(101, EMBED, "Too long with truncate: false is a 400"),
-    Rule(102, EMBED, "num_ctx bounds the truncation", inside="Ollama would load the model anew for it"),
+    Rule(102, EMBED, "num_ctx bounds the truncation", inside="Ollama reloads the model for it"),
     Rule(103, WRITES, "The lines of a pull (--writes)"),
     Rule(104, WRITES, "A pull that is not streamed says success once (--writes)"),
     Rule(105, WRITES, "Pulling what is not there: Ollama's error, in the stream or as a 500"),

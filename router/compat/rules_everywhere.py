@@ -1,4 +1,4 @@
-"""The rules about /v1, options, errors, names, headers and the environment: R114 to R201."""
+"""Rules of /v1, options, errors, names, headers and the environment: R114 to R201."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from vllama_pool.router.compat.rules_endpoints import FAULT, LONG, SENT, V1
 
 OPTIONS, ERRORS, NAMES, HEADERS, ENVIRONMENT = "options", "errors", "names", "headers", "environment"
 
-FULL = "it takes a server full of requests"
+FULL = "it needs a server full of requests"
 SETTING = "it is a setting of the server"
-LEFT = "the client that caused it has left"
+LEFT = "the client is gone"
 
 EVERYWHERE = (
     Rule(114, "/v1", "OpenAI's chat", left_out=V1),
@@ -82,7 +82,7 @@ EVERYWHERE = (
     Rule(181, HEADERS, "Browsers on this machine may ask (CORS)"),
     Rule(182, HEADERS, "Anthropic's headers are not among those that browsers may send"),
     Rule(183, HEADERS, "Hosts that mean this machine are let in"),
-    Rule(184, HEADERS, "The end of the server lets answers finish", inside="it takes ending the server"),
+    Rule(184, HEADERS, "The end of the server lets answers finish", inside="the server has to stop"),
     Rule(185, ENVIRONMENT, "OLLAMA_HOST says where to listen", inside=SETTING),
     Rule(186, ENVIRONMENT, "OLLAMA_ORIGINS lets in further pages", inside=SETTING),
     Rule(187, ENVIRONMENT, "OLLAMA_KEEP_ALIVE says how long models show in ps", inside=SETTING),
@@ -98,6 +98,6 @@ EVERYWHERE = (
     Rule(197, ENVIRONMENT, "OLLAMA_AUTH has no effect, and that is told", inside=SETTING),
     Rule(198, ENVIRONMENT, "OLLAMA_MODELS and others of storage have no effect, and that is told", inside=SETTING),
     Rule(199, ENVIRONMENT, "OLLAMA_FLASH_ATTENTION and its like have no effect, and that is told", inside=SETTING),
-    Rule(200, ENVIRONMENT, "OLLAMA_EDITOR, OLLAMA_NOHISTORY", left_out="read by the ollama command alone"),
+    Rule(200, ENVIRONMENT, "OLLAMA_EDITOR, OLLAMA_NOHISTORY", left_out="only the ollama command reads it"),
     Rule(201, ENVIRONMENT, "HTTP_PROXY and its like are not taken to the workers", inside=SETTING),
 )

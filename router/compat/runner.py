@@ -1,4 +1,4 @@
-"""Asks a server everything, one thing after the other, and keeps what came of it."""
+"""Runs checks against a server, one at a time."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from enum import StrEnum
 
 from vllama_pool.router.compat.check import Check
 from vllama_pool.router.compat.expect import Differs, Skipped
-from vllama_pool.router.compat.target import Target
-from vllama_pool.router.compat.wire import BadAnswer, reason
+from vllama_pool.router.compat.server import CheckedServer
+from vllama_pool.router.compat.wire import InvalidResponse, reason
 
-PATIENCE = 3
-"""Answers in a row that may stay away before nothing more is asked: each costs a whole time-out."""
+MAX_TIMEOUTS = 3
+"""Consecutive time-outs after which the remaining checks are skipped."""
 
 
 class Result(StrEnum):
-    """What came of a check, or of a rule."""
+    """The result of a check or of a rule."""
 
     DIFFERS = "differs"
     SKIPPED = "skipped"
@@ -25,44 +25,43 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of one check."""
+    """The result of one check."""
 
     check: Check
     result: Result
     detail: str = ""
-    late: bool = False
-    """An answer did not come in time."""
+    timed_out: bool = False
 
 
 async def run(
-    target: Target, checks: Iterable[Check], *, progress: Callable[[Check], None] = lambda _: None
+    server: CheckedServer, checks: Iterable[Check], *, progress: Callable[[Check], None] = lambda _: None
 ) -> list[Outcome]:
-    """Every check's outcome, in order. They run one at a time: what one does must not show in another's answer."""
+    """Run the checks in order, one at a time, because a check may change what another one observes."""
     outcomes: list[Outcome] = []
     for check in checks:
-        if len(outcomes) >= PATIENCE and all(outcome.late for outcome in outcomes[-PATIENCE:]):
-            outcomes.append(Outcome(check, Result.SKIPPED, "the server does not answer any more", late=True))
+        if len(outcomes) >= MAX_TIMEOUTS and all(outcome.timed_out for outcome in outcomes[-MAX_TIMEOUTS:]):
+            outcomes.append(Outcome(check, Result.SKIPPED, "the server has stopped answering", timed_out=True))
             continue
         progress(check)
-        outcomes.append(await look(target, check))
+        outcomes.append(await run_check(server, check))
     return outcomes
 
 
-async def look(target: Target, check: Check) -> Outcome:
-    """One check's outcome. A server that does not answer, or not in HTTP, differs."""
+async def run_check(server: CheckedServer, check: Check) -> Outcome:
+    """Run one check. A server that does not answer, or not in HTTP, differs."""
 
-    def differs(text: str, *, late: bool = False) -> Outcome:
-        return Outcome(check, Result.DIFFERS, f"{target.last}: {text}" if target.last else text, late)
+    def differs(text: str, *, timed_out: bool = False) -> Outcome:
+        return Outcome(check, Result.DIFFERS, f"{server.last}: {text}" if server.last else text, timed_out)
 
-    target.last = ""
+    server.last = ""
     try:
-        await check.ask(target)
+        await check.ask(server)
     except Skipped as skipped:
         return Outcome(check, Result.SKIPPED, str(skipped))
-    except (Differs, BadAnswer) as difference:
+    except (Differs, InvalidResponse) as difference:
         return differs(str(difference))
     except TimeoutError:
-        return differs("expected an answer; none came in time", late=True)
+        return differs("expected an answer; timed out", timed_out=True)
     except OSError as error:
         return differs(f"expected an answer; got none: {reason(error)}")
     return Outcome(check, Result.SAME)

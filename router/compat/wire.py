@@ -1,4 +1,4 @@
-"""HTTP as it came: status, headers, body and the very chunks, which a client for daily use hides."""
+"""A minimal HTTP client that keeps what other clients hide: the header order, the raw body and its chunk boundaries."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-import httptools
+import h11
 
-LARGEST = 64 * 1024 * 1024
-"""Bytes of an answer; more are no answer to what is asked here."""
-BLOCK = 64 * 1024
+MAX_BODY_BYTES = 64 * 1024 * 1024
+READ_BYTES = 64 * 1024
+OLLAMA_PORT = 11434
 
 
-class BadAnswer(Exception):
-    """What came is no HTTP answer, or only part of one. `str()` says which."""
+class InvalidResponse(Exception):
+    """The server did not send a complete HTTP response. `str()` says what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """One answer."""
+class RawResponse:
+    """One HTTP response."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
-    """Names in lower case, in the order in which they came."""
+    """(lower-case name, value), in the order received."""
     body: bytes
     chunks: tuple[bytes, ...] | None
-    """The body as it was cut into chunks; None where it was not."""
+    """The body by chunk; None without chunked transfer encoding."""
 
     def header(self, name: str) -> str | None:
-        """The first header of this name."""
+        """The first header of this lower-case name."""
         return next((value for given, value in self.headers if given == name), None)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a server is."""
+class ServerUrl:
+    """Address of a server."""
 
     host: str
     port: int
     tls: bool = False
     prefix: str = ""
-    """What comes before every path."""
+    """Path that precedes every request path, without a slash at the end."""
 
     @property
     def authority(self) -> str:
@@ -55,37 +55,38 @@ class Place:
         return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
 
 
-def place(url: str) -> Place:
-    """Where a URL points; http and Ollama's port where it does not say. Raises ValueError where it is none."""
+def parse_url(url: str) -> ServerUrl:
+    """Parse a URL. Without a scheme it is http on Ollama's port. Raises ValueError."""
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         host, port = parts.hostname, parts.port
     except ValueError:
         host = port = None
     if not host or parts.scheme not in ("http", "https") or re.search(r"\s", host):
-        raise ValueError(f"{url!r} is no URL of a server; say http://HOST:PORT")
-    usual = {"http": 80, "https": 443}[parts.scheme] if "://" in url else 11434
-    return Place(host, port or usual, parts.scheme == "https", parts.path.rstrip("/"))
+        raise ValueError(f"{url!r} is not the URL of a server; use http://HOST:PORT")
+    default = {"http": 80, "https": 443}[parts.scheme] if "://" in url else OLLAMA_PORT
+    return ServerUrl(host, port or default, parts.scheme == "https", parts.path.rstrip("/"))
 
 
 def reason(error: OSError) -> str:
-    """Why there was no connection, or none any more, without the addresses that asyncio puts into it."""
-    number = re.search(r"\[Errno (\d+)\]", str(error))  # of the first address, where several were tried
+    """The system's text for a connection error, without the addresses that asyncio adds."""
+    number = re.search(r"\[Errno (\d+)\]", str(error))  # of the first address, if several were tried
     return os.strerror(int(number[1])) if number else error.strerror or str(error) or type(error).__name__
 
 
-class Connection:
-    """`async with Connection(place) as connection: reply = await connection.exchange(…)`
+class RawConnection:
+    """`async with RawConnection(url) as connection: response = await connection.exchange(…)`
 
-    Raises OSError where nobody listens.
+    Raises OSError if it cannot connect.
     """
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    def __init__(self, url: ServerUrl) -> None:
+        self._url = url
+        self._http = h11.Connection(h11.CLIENT)
 
     async def __aenter__(self) -> Self:
-        tls = ssl.create_default_context() if self._place.tls else None
-        self._reader, self._writer = await asyncio.open_connection(self._place.host, self._place.port, ssl=tls)
+        tls = ssl.create_default_context() if self._url.tls else None
+        self._reader, self._writer = await asyncio.open_connection(self._url.host, self._url.port, ssl=tls)
         return self
 
     async def __aexit__(
@@ -95,80 +96,49 @@ class Connection:
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
 
-    async def exchange(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Reply:
-        """Send a request and read the whole answer. Raises BadAnswer, OSError."""
-        self._writer.write(_request(method, self._place.prefix + path, headers, body))
+    async def exchange(self, method: str, path: str, headers: dict[str, str], body: bytes) -> RawResponse:
+        """Send a request and read the whole response. Raises InvalidResponse, OSError."""
+        if body or method not in ("GET", "HEAD", "OPTIONS"):
+            headers = {**headers, "Content-Length": str(len(body))}
+        request = h11.Request(method=method, target=self._url.prefix + path, headers=list(headers.items()))
+        for event in (request, h11.Data(body), h11.EndOfMessage()):
+            self._writer.write(self._http.send(event) or b"")
         await self._writer.drain()
-        answer = _Answer(has_body=method != "HEAD")
-        while not answer.whole:
-            data = await self._reader.read(BLOCK)
-            answer.feed(data)
-        return answer.reply()
-
-
-def _request(method: str, path: str, headers: dict[str, str], body: bytes) -> bytes:
-    if body or method not in ("GET", "HEAD", "OPTIONS"):
-        headers = {**headers, "Content-Length": str(len(body))}
-    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body
-
-
-class _Answer:
-    """Collects what the parser finds; its methods are called by the parser."""
-
-    def __init__(self, *, has_body: bool) -> None:
-        self.whole = False
-        self._has_body = has_body
-        self._parser = httptools.HttpResponseParser(self)
-        self._headers: list[tuple[str, str]] = []
-        self._body = bytearray()
-        self._chunks: list[bytes] = []
-        self._chunked = False
-        self._begun = 0
-        self._seen_head = False
-
-    def feed(self, data: bytes) -> None:
-        """More bytes; none for the end of the connection."""
-        if not data:
-            if not self._seen_head or self._framed():
-                raise BadAnswer("the connection ended before the answer did")
-            self.whole = True
-            return
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            if not self.whole:
-                raise BadAnswer(f"this is not HTTP: {error}") from error
-        if len(self._body) > LARGEST:
-            raise BadAnswer(f"the answer is longer than {LARGEST} bytes")
+            response = await self._receive()
+        except h11.RemoteProtocolError as error:
+            raise InvalidResponse(f"not a complete HTTP response: {error}") from error
+        if self._http.our_state is self._http.their_state is h11.DONE:
+            self._http.start_next_cycle()
+        return response
 
-    def reply(self) -> Reply:
-        status = self._parser.get_status_code()
-        chunks = tuple(self._chunks) if self._chunked else None
-        return Reply(status, tuple(self._headers), bytes(self._body), chunks)
+    async def _receive(self) -> RawResponse:
+        head: h11.Response | None = None
+        chunks = [bytearray()]
+        size = 0
+        while True:
+            match await self._event():
+                case h11.Response() as head:
+                    pass
+                case h11.Data(data=data, chunk_end=chunk_end):
+                    chunks[-1] += data
+                    size += len(data)
+                    if size > MAX_BODY_BYTES:
+                        raise InvalidResponse(f"the response is longer than {MAX_BODY_BYTES} bytes")
+                    if chunk_end:
+                        chunks.append(bytearray())
+                case h11.EndOfMessage() | h11.ConnectionClosed():
+                    break
+        if head is None:
+            raise InvalidResponse("the connection was closed before the response began")
+        headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in head.headers)
+        chunked = any(name == "transfer-encoding" and "chunked" in value for name, value in headers)
+        body = b"".join(chunks)
+        return RawResponse(
+            head.status_code, headers, body, tuple(map(bytes, filter(None, chunks))) if chunked else None
+        )
 
-    def _framed(self) -> bool:
-        """Whether the headers say where the body ends."""
-        return any(name in ("content-length", "transfer-encoding") for name, _ in self._headers)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.decode("latin-1").lower(), value.decode("latin-1")))
-
-    def on_headers_complete(self) -> None:
-        self._seen_head = True
-        self._chunked = any(name == "transfer-encoding" and "chunked" in value for name, value in self._headers)
-        if not self._has_body:
-            self.whole = True
-
-    def on_body(self, data: bytes) -> None:
-        self._body += data
-
-    def on_chunk_header(self) -> None:
-        self._begun = len(self._body)
-
-    def on_chunk_complete(self) -> None:
-        if len(self._body) > self._begun:
-            self._chunks.append(bytes(self._body[self._begun :]))
-
-    def on_message_complete(self) -> None:
-        self.whole = True
+    async def _event(self) -> object:
+        while (event := self._http.next_event()) is h11.NEED_DATA:
+            self._http.receive_data(await self._reader.read(READ_BYTES))
+        return event

@@ -58,6 +58,10 @@ def test_each_rule_is_checked_from_outside_or_says_why_not() -> None:
     assert [rule.name for rule in RULES if rule.inside and rule.left_out] == []
 
 
+def test_check_names_are_unique() -> None:
+    assert len({check.name for check in CHECKS}) == len(CHECKS)
+
+
 def test_each_rule_that_no_check_can_see_has_a_test() -> None:
     unchecked = {rule.number for rule in RULES if rule.inside}
     assert spans(unchecked - marked("rule")) == "", "mark a test of the rule with @pytest.mark.rule(number)"

@@ -17,13 +17,13 @@ from vllama_pool.router.cli.commands.terminal import output, show
 from vllama_pool.router.compat.check import Check
 from vllama_pool.router.compat.checks import CHECKS
 from vllama_pool.router.compat.columns import plain
-from vllama_pool.router.compat.models import Listed, Models, capabilities, choose, listed
+from vllama_pool.router.compat.models import ListedModel, ModelChoice, capabilities, choose, listed
 from vllama_pool.router.compat.report import WIDE, Row, by_rule, closing, machine, table
 from vllama_pool.router.compat.rule import Rule
 from vllama_pool.router.compat.rules import RULES
 from vllama_pool.router.compat.runner import Result, run
-from vllama_pool.router.compat.target import Target
-from vllama_pool.router.compat.wire import BadAnswer, Place, place, reason
+from vllama_pool.router.compat.server import CheckedServer
+from vllama_pool.router.compat.wire import InvalidResponse, ServerUrl, parse_url, reason
 
 
 class CouldNotRun(Wrong):
@@ -71,7 +71,9 @@ def command(
     checks = [
         check for check in CHECKS if check.rules & {rule.number for rule in rules} and (writes or not check.writes)
     ]
-    given = Models(**{use.removesuffix("_model") if use != "model" else "chat": name for use, name in models.items()})
+    given = ModelChoice(
+        **{use.removesuffix("_model") if use != "model" else "chat": name for use, name in models.items()}
+    )
     found, asked = asyncio.run(look(where(url), given, checks, rules, key=key, timeout=timeout))
     unseen = sum(not rule.outside for rule in rules)
     if as_json:
@@ -85,42 +87,42 @@ def command(
 
 
 async def look(
-    at: Place, wanted: Models, checks: list[Check], rules: list[Rule], *, key: str | None, timeout: float
-) -> tuple[list[Row], Models]:
+    at: ServerUrl, wanted: ModelChoice, checks: list[Check], rules: list[Rule], *, key: str | None, timeout: float
+) -> tuple[list[Row], ModelChoice]:
     """The rows of the report, and the models that were asked. Raises CouldNotRun."""
-    models = await known_models(Target(at, wanted, key=key, timeout=timeout), wanted)
-    target = Target(at, models, key=key, timeout=timeout)
+    models = await known_models(CheckedServer(at, wanted, key=key, timeout=timeout), wanted)
+    server = CheckedServer(at, models, key=key, timeout=timeout)
     with Console(stderr=True).status("") as status:
-        outcomes = await run(target, checks, progress=lambda check: status.update(escape(check.name.replace("_", " "))))
+        outcomes = await run(server, checks, progress=lambda check: status.update(escape(check.name.replace("_", " "))))
     return by_rule(outcomes, rules), models
 
 
-async def known_models(target: Target, wanted: Models) -> Models:
+async def known_models(server: CheckedServer, wanted: ModelChoice) -> ModelChoice:
     """A model for each use, out of those that the server lists. Raises CouldNotRun."""
-    where = f"http{'s' if target.place.tls else ''}://{target.place.authority}{target.place.prefix}"
+    where = f"http{'s' if server.url.tls else ''}://{server.url.authority}{server.url.prefix}"
     try:
-        tags = await target.get("/api/tags")
+        tags = await server.get("/api/tags")
         if tags.status in (401, 403):
             raise CouldNotRun(f"{where} lets nobody in ({tags.status}); give a key with --key")
         if not isinstance(from_json(tags.body), dict):
             raise CouldNotRun(f"{where} is no Ollama server: {tags.status} and no JSON for /api/tags; correct the URL")
         for name in wanted.known().values():
-            shown = await target.once("/api/show", {"model": name})
+            shown = await server.once("/api/show", {"model": name})
             if shown.status == 404 and isinstance(from_json(shown.body), dict):
                 raise CouldNotRun(f"{where} has no model {name}; name one that it lists")
-        return choose([await described(target, model) for model in listed(from_json(tags.body))], wanted)
+        return choose([await described(server, model) for model in listed(from_json(tags.body))], wanted)
     except TimeoutError as error:
         raise CouldNotRun(f"{where} gives no answer in time; wait longer with --timeout, or name another") from error
-    except (OSError, BadAnswer) as error:
+    except (OSError, InvalidResponse) as error:
         why = reason(error) if isinstance(error, OSError) else error
         raise CouldNotRun(f"no server answers at {where} ({why}); start one, or name another") from error
 
 
-async def described(target: Target, model: Listed) -> Listed:
+async def described(server: CheckedServer, model: ListedModel) -> ListedModel:
     """The model with what it can, from show where the list does not say: that of older servers does not."""
     if model.capabilities:
         return model
-    shown = await target.once("/api/show", {"model": model.name})
+    shown = await server.once("/api/show", {"model": model.name})
     return replace(model, capabilities=capabilities(from_json(shown.body)))
 
 
@@ -132,9 +134,9 @@ def from_json(body: bytes) -> Any:
         return None
 
 
-def where(url: str) -> Place:
+def where(url: str) -> ServerUrl:
     try:
-        return place(url)
+        return parse_url(url)
     except ValueError as error:
         raise CouldNotRun(str(error)) from error
 

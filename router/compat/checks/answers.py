@@ -12,14 +12,14 @@ from vllama_pool.router.compat.expect import (
     an_object,
     content_type,
     expect,
+    field,
     lacks,
     lines,
     same,
     status,
-    take,
 )
-from vllama_pool.router.compat.target import FEW, Target
-from vllama_pool.router.compat.wire import Reply
+from vllama_pool.router.compat.server import FEW, CheckedServer
+from vllama_pool.router.compat.wire import RawResponse
 
 DURATIONS = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
 COUNTS = ("prompt_eval_count", "eval_count")
@@ -27,40 +27,40 @@ NATIVE = ("generate", "chat")
 REASONS = ("stop", "length")
 
 
-async def streamed(target: Target, endpoint: str, **fields: Any) -> list[dict[str, Any]]:
+async def streamed(server: CheckedServer, endpoint: str, **fields: Any) -> list[dict[str, Any]]:
     """The lines of a short answer, whose end has been looked at."""
-    found = lines(await asked(target, endpoint, **fields))
+    found = lines(await asked(server, endpoint, **fields))
     for line in found:
         expect("error" not in line, "no error", line)
-        take(line, "done", bool)
+        field(line, "done", bool)
         text(endpoint, line)
     expect([line["done"] for line in found].index(True) == len(found) - 1, "done: true on the last line alone", found)
     return found
 
 
-async def whole(target: Target, endpoint: str, **fields: Any) -> dict[str, Any]:
+async def whole(server: CheckedServer, endpoint: str, **fields: Any) -> dict[str, Any]:
     """A short answer that is not streamed."""
-    found = an_object(await asked(target, endpoint, stream=False, **fields))
-    same("done", True, take(found, "done", bool))
+    found = an_object(await asked(server, endpoint, stream=False, **fields))
+    same("done", True, field(found, "done", bool))
     return found
 
 
-async def asked(target: Target, endpoint: str, **fields: Any) -> Reply:
-    return await (target.generate(**fields) if endpoint == "generate" else target.chat(**fields))
+async def asked(server: CheckedServer, endpoint: str, **fields: Any) -> RawResponse:
+    return await (server.generate(**fields) if endpoint == "generate" else server.chat(**fields))
 
 
 def text(endpoint: str, line: dict[str, Any]) -> str:
     """What a line adds to the answer; it is always there, if empty."""
     if endpoint == "generate":
-        return take(line, "response", str)
-    message = take(line, "message", dict)
-    same("message.role", "assistant", take(message, "role", str, "message."))
-    return take(message, "content", str, "message.")
+        return field(line, "response", str)
+    message = field(line, "message", dict)
+    same("message.role", "assistant", field(message, "role", str, "message."))
+    return field(message, "content", str, "message.")
 
 
 def thinking(endpoint: str, line: dict[str, Any]) -> str:
     """What a line adds to the thinking."""
-    holder = line if endpoint == "generate" else take(line, "message", dict)
+    holder = line if endpoint == "generate" else field(line, "message", dict)
     found = holder.get("thinking", "")
     expect(isinstance(found, str), "thinking as a text", found)
     return str(found)
@@ -68,15 +68,15 @@ def thinking(endpoint: str, line: dict[str, Any]) -> str:
 
 def metrics(line: dict[str, Any]) -> None:
     for key in (*DURATIONS, *COUNTS):
-        expect(take(line, key, int) > 0, f"{key} above 0", line[key])
+        expect(field(line, key, int) > 0, f"{key} above 0", line[key])
 
 
 def for_both(rules: dict[str, set[int]], name: str, ask: Any) -> tuple[Check, ...]:
     """One check for each of generate and chat."""
 
     def bound(endpoint: str) -> Check:
-        async def run(target: Target) -> None:
-            await ask(target, endpoint)
+        async def run(server: CheckedServer) -> None:
+            await ask(server, endpoint)
 
         return Check(frozenset(rules[endpoint]), f"{endpoint}: {name}", run)
 
@@ -88,12 +88,12 @@ def both(*rules: int, generate: int | None = None, chat: int | None = None) -> d
     return {endpoint: {*rules, *filter(None, [own[endpoint]])} for endpoint in NATIVE}
 
 
-async def _streams(target: Target, endpoint: str) -> None:
-    reply = await asked(target, endpoint)
-    found = await streamed(target, endpoint)
-    content_type(reply, NDJSON)
-    expect(reply.chunks is not None, "Transfer-Encoding: chunked", dict(reply.headers))
-    for chunk in reply.chunks or ():
+async def _streams(server: CheckedServer, endpoint: str) -> None:
+    response = await asked(server, endpoint)
+    found = await streamed(server, endpoint)
+    content_type(response, NDJSON)
+    expect(response.chunks is not None, "Transfer-Encoding: chunked", dict(response.headers))
+    for chunk in response.chunks or ():
         expect(chunk.endswith(b"\n"), "whole lines in each chunk", chunk)
     expect(len(found) >= 2, "at least two lines", found)
 
@@ -101,14 +101,14 @@ async def _streams(target: Target, endpoint: str) -> None:
 STREAMS = for_both(both(43, 44, generate=23, chat=24), "streams are lines of JSON", _streams)
 
 
-async def _stream_texts(target: Target, endpoint: str) -> None:
-    found = await streamed(target, endpoint)
+async def _stream_texts(server: CheckedServer, endpoint: str) -> None:
+    found = await streamed(server, endpoint)
     said = [(thinking(endpoint, line), text(endpoint, line)) for line in found]
     expect(any(map(any, said)), "some text", found)
     for before, line in zip(said[:-1], found[:-1], strict=True):
         expect(endpoint == "generate" or any(before) or "tool_calls" in line["message"], "no empty lines", line)
-        same("model", found[-1].get("model", ""), take(line, "model", str))
-        a_time(take(line, "created_at", str), utc=True)
+        same("model", found[-1].get("model", ""), field(line, "model", str))
+        a_time(field(line, "created_at", str), utc=True)
         lacks(line, "done_reason", *DURATIONS, *COUNTS)
     same("text of the last line", "", said[-1][1])
 
@@ -116,71 +116,73 @@ async def _stream_texts(target: Target, endpoint: str) -> None:
 STREAM_TEXTS = for_both(both(41, generate=67, chat=84), "texts, then the end", _stream_texts)
 
 
-async def _ends(target: Target, endpoint: str) -> None:
+async def _ends(server: CheckedServer, endpoint: str) -> None:
     """Both forms end in the same way."""
-    for last in ((await streamed(target, endpoint))[-1], await whole(target, endpoint)):
+    for last in ((await streamed(server, endpoint))[-1], await whole(server, endpoint)):
         metrics(last)
-        reason = take(last, "done_reason", str)
+        reason = field(last, "done_reason", str)
         expect(reason in REASONS, "done_reason stop or length", reason)
-        a_time(take(last, "created_at", str), utc=True)
+        a_time(field(last, "created_at", str), utc=True)
 
 
 ENDS = for_both(both(42, 69, 70), "metrics of the end", _ends)
 
 
-async def _whole(target: Target, endpoint: str) -> None:
-    reply = await asked(target, endpoint, stream=False)
-    status(reply, 200)
-    content_type(reply, JSON)
-    expect(not reply.body.endswith(b"\n"), "no newline at the end", reply.body[-20:])
-    found = await whole(target, endpoint)
+async def _whole(server: CheckedServer, endpoint: str) -> None:
+    response = await asked(server, endpoint, stream=False)
+    status(response, 200)
+    content_type(response, JSON)
+    expect(not response.body.endswith(b"\n"), "no newline at the end", response.body[-20:])
+    found = await whole(server, endpoint)
     expect(text(endpoint, found) or thinking(endpoint, found), "some text", found)
-    same("model", target.model("chat"), take(found, "model", str))
+    same("model", server.model("chat"), field(found, "model", str))
 
 
 WHOLE = for_both(both(40, generate=68, chat=86), "a whole answer", _whole)
 
 
 @covers(55)
-async def generate_does_not_stream_when_told_so(target: Target) -> None:
-    await whole(target, "generate")
+async def generate_does_not_stream_when_told_so(server: CheckedServer) -> None:
+    await whole(server, "generate")
 
 
 @covers(67)
-async def generate_returns_its_context(target: Target) -> None:
-    for last in ((await streamed(target, "generate"))[-1], await whole(target, "generate")):
-        context = take(last, "context", list)
+async def generate_returns_its_context(server: CheckedServer) -> None:
+    for last in ((await streamed(server, "generate"))[-1], await whole(server, "generate")):
+        context = field(last, "context", list)
         expect(context and all(type(token) is int for token in context), "context as a list of integers", context)
 
 
 @covers(86)
-async def chat_has_no_context(target: Target) -> None:
-    for last in ((await streamed(target, "chat"))[-1], await whole(target, "chat")):
+async def chat_has_no_context(server: CheckedServer) -> None:
+    for last in ((await streamed(server, "chat"))[-1], await whole(server, "chat")):
         lacks(last, "context", "response")
 
 
 @covers(69, 126)
-async def num_predict_bounds_the_answer(target: Target) -> None:
-    found = await whole(target, "generate", options={**FEW, "num_predict": 3})
-    same("done_reason", "length", take(found, "done_reason", str))
-    same("eval_count", 3, take(found, "eval_count", int))
+async def num_predict_bounds_the_answer(server: CheckedServer) -> None:
+    found = await whole(server, "generate", options={**FEW, "num_predict": 3})
+    same("done_reason", "length", field(found, "done_reason", str))
+    same("eval_count", 3, field(found, "eval_count", int))
 
 
 @covers(112)
-async def nothing_of_images_in_answers(target: Target) -> None:
+async def nothing_of_images_in_answers(server: CheckedServer) -> None:
     for endpoint in NATIVE:
-        lacks(await whole(target, endpoint), "image", "completed", "total")
+        lacks(await whole(server, endpoint), "image", "completed", "total")
 
 
 @covers(40)
-async def special_characters_are_escaped(target: Target) -> None:
-    reply = await target.send("DELETE", "/api/delete", {"model": "<&>"})
-    status(reply, 400)
-    expect(b"\\u003c\\u0026\\u003e" in reply.body, "<&> as \\u003c\\u0026\\u003e", reply.body)
+async def special_characters_are_escaped(server: CheckedServer) -> None:
+    response = await server.send("DELETE", "/api/delete", {"model": "<&>"})
+    status(response, 400)
+    expect(b"\\u003c\\u0026\\u003e" in response.body, "<&> as \\u003c\\u0026\\u003e", response.body)
 
 
 @covers(46)
-async def errors_before_a_stream_have_a_status(target: Target) -> None:
-    reply = await target.post("/api/chat", {"model": "vllama-compat-absent", "messages": [], "stream": True})
-    take(an_object(reply, wanted=404), "error", str)
-    expect((reply.header("content-type") or "").startswith("application/json"), "JSON", reply.header("content-type"))
+async def errors_before_a_stream_have_a_status(server: CheckedServer) -> None:
+    response = await server.post("/api/chat", {"model": "vllama-compat-absent", "messages": [], "stream": True})
+    field(an_object(response, wanted=404), "error", str)
+    expect(
+        (response.header("content-type") or "").startswith("application/json"), "JSON", response.header("content-type")
+    )

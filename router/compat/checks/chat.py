@@ -7,8 +7,8 @@ from typing import Any
 from vllama_pool.router.compat.check import Check, covers
 from vllama_pool.router.compat.checks.answers import streamed, whole
 from vllama_pool.router.compat.checks.generate import full_name
-from vllama_pool.router.compat.expect import Skipped, error, expect, same, take
-from vllama_pool.router.compat.target import FEW, Target
+from vllama_pool.router.compat.expect import Skipped, error, expect, field, same
+from vllama_pool.router.compat.server import FEW, CheckedServer
 
 HELLO = {"role": "user", "content": "Say hello to me."}
 WEATHER = {
@@ -30,35 +30,35 @@ CALL = {"function": {"name": "get_weather", "arguments": {"city": "Paris"}}}
 ANSWERED = "11 degrees and rain"
 
 
-async def tokens(target: Target, **fields: Any) -> int:
+async def tokens(server: CheckedServer, **fields: Any) -> int:
     """How long the prompt of a chat is."""
-    return take(await whole(target, "chat", **fields), "prompt_eval_count", int)
+    return field(await whole(server, "chat", **fields), "prompt_eval_count", int)
 
 
 @covers(72)
-async def roles_in_any_case(target: Target) -> None:
-    plain = await tokens(target, messages=[HELLO])
-    same("prompt_eval_count", plain, await tokens(target, messages=[{**HELLO, "role": "USER"}]))
+async def roles_in_any_case(server: CheckedServer) -> None:
+    plain = await tokens(server, messages=[HELLO])
+    same("prompt_eval_count", plain, await tokens(server, messages=[{**HELLO, "role": "USER"}]))
 
 
 @covers(73)
-async def content_may_be_null(target: Target) -> None:
-    await whole(target, "chat", messages=[HELLO, {"role": "assistant", "content": None}, HELLO])
+async def content_may_be_null(server: CheckedServer) -> None:
+    await whole(server, "chat", messages=[HELLO, {"role": "assistant", "content": None}, HELLO])
 
 
 @covers(74)
-async def messages_may_carry_thinking(target: Target) -> None:
+async def messages_may_carry_thinking(server: CheckedServer) -> None:
     before = {"role": "assistant", "content": "Hello.", "thinking": "They want to be greeted."}
-    await whole(target, "chat", messages=[HELLO, before, HELLO])
+    await whole(server, "chat", messages=[HELLO, before, HELLO])
 
 
 def history(rules: set[int], name: str, call: dict[str, Any], result: dict[str, Any]) -> Check:
     """A chat in which a tool has answered already."""
 
-    async def ask(target: Target) -> None:
+    async def ask(server: CheckedServer) -> None:
         turns = [QUESTION, {"role": "assistant", "content": "", "tool_calls": [call]}]
         answer = {"role": "tool", "content": ANSWERED, **result}
-        await whole(target, "chat", use="tools", messages=[*turns, answer], tools=[WEATHER], think=None)
+        await whole(server, "chat", use="tools", messages=[*turns, answer], tools=[WEATHER], think=None)
 
     return Check(frozenset(rules), name, ask)
 
@@ -71,60 +71,60 @@ HISTORIES = (
 
 
 @covers(79)
-async def no_tools_by_an_empty_list(target: Target) -> None:
-    await whole(target, "chat", tools=[])
+async def no_tools_by_an_empty_list(server: CheckedServer) -> None:
+    await whole(server, "chat", tools=[])
 
 
 @covers(79, 159)
-async def tools_need_a_model_that_has_them(target: Target) -> None:
-    model = target.model("toolless")
-    error(await target.chat(use="toolless", tools=[WEATHER]), 400, f"{full_name(model)} does not support tools")
+async def tools_need_a_model_that_has_them(server: CheckedServer) -> None:
+    model = server.model("toolless")
+    error(await server.chat(use="toolless", tools=[WEATHER]), 400, f"{full_name(model)} does not support tools")
 
 
 @covers(80)
-async def tool_choice_is_ignored(target: Target) -> None:
-    await whole(target, "chat", tool_choice={"type": "nonsense"})
+async def tool_choice_is_ignored(server: CheckedServer) -> None:
+    await whole(server, "chat", tool_choice={"type": "nonsense"})
 
 
-async def called(target: Target, *, stream: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+async def called(server: CheckedServer, *, stream: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The lines of an answer to a question for a tool, and the calls in them. Skipped where the model makes none."""
     fields: dict[str, Any] = {"messages": [QUESTION], "tools": [WEATHER], "options": {**FEW, "num_predict": 256}}
     if stream:
-        lines = await streamed(target, "chat", use="tools", **fields)
+        lines = await streamed(server, "chat", use="tools", **fields)
     else:
-        lines = [await whole(target, "chat", use="tools", **fields)]
-    calls = [call for line in lines for call in take(line, "message", dict).get("tool_calls") or ()]
+        lines = [await whole(server, "chat", use="tools", **fields)]
+    calls = [call for line in lines for call in field(line, "message", dict).get("tool_calls") or ()]
     if not calls:
-        raise Skipped(f"{target.model('tools')} did not call the tool")
+        raise Skipped(f"{server.model('tools')} did not call the tool")
     return lines, calls
 
 
 @covers(79, 81)
-async def tool_calls_have_their_shape(target: Target) -> None:
+async def tool_calls_have_their_shape(server: CheckedServer) -> None:
     for stream in (False, True):
-        _, calls = await called(target, stream=stream)
+        _, calls = await called(server, stream=stream)
         for index, call in enumerate(calls):
             expect(isinstance(call, dict), "an object for each call", call)
-            expect(take(call, "id", str), "an id", call)
+            expect(field(call, "id", str), "an id", call)
             same("keys", ["function", "id"], sorted(call))
-            function = take(call, "function", dict)
-            same("index", index, take(function, "index", int))
-            same("name", "get_weather", take(function, "name", str))
-            take(function, "arguments", dict)
+            function = field(call, "function", dict)
+            same("index", index, field(function, "index", int))
+            same("name", "get_weather", field(function, "name", str))
+            field(function, "arguments", dict)
 
 
 @covers(82)
-async def tool_calls_come_whole(target: Target) -> None:
-    _, whole_calls = await called(target, stream=False)
-    _, calls = await called(target, stream=True)
+async def tool_calls_come_whole(server: CheckedServer) -> None:
+    _, whole_calls = await called(server, stream=False)
+    _, calls = await called(server, stream=True)
     same("count of calls in a stream", len(whole_calls), len(calls))
     for call in calls:
-        arguments = take(take(call, "function", dict), "arguments", dict)
+        arguments = field(field(call, "function", dict), "arguments", dict)
         expect("city" in arguments, "the whole arguments", arguments)
 
 
 @covers(83)
-async def a_call_is_no_reason_of_its_own(target: Target) -> None:
+async def a_call_is_no_reason_of_its_own(server: CheckedServer) -> None:
     for stream in (False, True):
-        lines, _ = await called(target, stream=stream)
-        same("done_reason", "stop", take(lines[-1], "done_reason", str))
+        lines, _ = await called(server, stream=stream)
+        same("done_reason", "stop", field(lines[-1], "done_reason", str))

@@ -7,8 +7,8 @@ from typing import Any
 from vllama_pool.router.compat.check import Check, covers
 from vllama_pool.router.compat.checks.chat import HELLO
 from vllama_pool.router.compat.expect import Differs, Skipped, error, expect, lines, same, status
-from vllama_pool.router.compat.target import ABSENT, FEW, Target
-from vllama_pool.router.compat.wire import Reply
+from vllama_pool.router.compat.server import ABSENT, FEW, CheckedServer
+from vllama_pool.router.compat.wire import RawResponse
 
 REQUIRED = "model is required"
 INVALID = "invalid model name"
@@ -20,8 +20,8 @@ NO_BASE64 = "illegal base64 data at input byte"
 def fails(rules: set[int], method: str, path: str, body: dict[str, Any], wanted: int, text: str) -> Check:
     """A request that no server can fulfil."""
 
-    async def ask(target: Target) -> None:
-        error(await target.send(method, path, body), wanted, text)
+    async def ask(server: CheckedServer) -> None:
+        error(await server.send(method, path, body), wanted, text)
 
     return Check(frozenset(rules), f"{method} {path} {body}", ask)
 
@@ -81,34 +81,34 @@ NOTHING_TO_MAKE_IT_OF = (
 
 
 @covers(59, 154)
-async def images_are_plain_base64(target: Target) -> None:
-    reply = await target.generate(images=["data:image/png;base64,iVBORw0KGgo="])
-    error(reply, 400, f"{NO_BASE64} 4")
+async def images_are_plain_base64(server: CheckedServer) -> None:
+    response = await server.generate(images=["data:image/png;base64,iVBORw0KGgo="])
+    error(response, 400, f"{NO_BASE64} 4")
 
 
 @covers(75, 154)
-async def images_of_messages_are_plain_base64(target: Target) -> None:
+async def images_of_messages_are_plain_base64(server: CheckedServer) -> None:
     for bad, place in (("data:image/png;base64,iVBORw0KGgo=", 4), ("iVBO!w0KGgo=", 4)):
-        error(await target.chat(messages=[{**HELLO, "images": [bad]}]), 400, f"{NO_BASE64} {place}")
+        error(await server.chat(messages=[{**HELLO, "images": [bad]}]), 400, f"{NO_BASE64} {place}")
 
 
 @covers(65, 155)
-async def alternatives_have_a_bound(target: Target) -> None:
+async def alternatives_have_a_bound(server: CheckedServer) -> None:
     for number in (21, -1):
-        for reply in (
-            await target.generate(logprobs=True, top_logprobs=number),
-            await target.chat(logprobs=True, top_logprobs=number),
+        for response in (
+            await server.generate(logprobs=True, top_logprobs=number),
+            await server.chat(logprobs=True, top_logprobs=number),
         ):
-            error(reply, 400, "top_logprobs must be between 0 and 20")
+            error(response, 400, "top_logprobs must be between 0 and 20")
 
 
 def cannot(rule: int, endpoint: str, fields: dict[str, Any]) -> Check:
     """A model for embeddings is asked for words."""
 
-    async def ask(target: Target) -> None:
-        model = target.model("embed")
-        reply = await target.post(f"/api/{endpoint}", {"model": model, "options": FEW, **fields})
-        error(reply, 400, f'"{model}" does not support {endpoint}')
+    async def ask(server: CheckedServer) -> None:
+        model = server.model("embed")
+        response = await server.post(f"/api/{endpoint}", {"model": model, "options": FEW, **fields})
+        error(response, 400, f'"{model}" does not support {endpoint}')
 
     return Check(frozenset({rule}), f"a model that cannot {endpoint}", ask)
 
@@ -117,39 +117,39 @@ CANNOT = (cannot(156, "generate", {"prompt": "x"}), cannot(157, "chat", {"messag
 
 
 @covers(166)
-async def a_missing_model_beats_a_bad_option(target: Target) -> None:
+async def a_missing_model_beats_a_bad_option(server: CheckedServer) -> None:
     body = {"model": ABSENT, "options": {"temperature": "x"}}
-    error(await target.post("/api/generate", {**body, "prompt": "x"}), 404, NOT_FOUND)
-    error(await target.post("/api/chat", {**body, "messages": [HELLO]}), 404, NOT_FOUND)
+    error(await server.post("/api/generate", {**body, "prompt": "x"}), 404, NOT_FOUND)
+    error(await server.post("/api/chat", {**body, "messages": [HELLO]}), 404, NOT_FOUND)
 
 
 @covers(151, 166)
-async def broken_json_beats_all(target: Target) -> None:
-    reply = await target.send("POST", "/api/chat", b'{"model": "a@b", "top_logprobs": 99, "messages": [}')
-    status(reply, 400)
-    expect(b"invalid character '}'" in reply.body, "invalid character '}'", reply.body)
+async def broken_json_beats_all(server: CheckedServer) -> None:
+    response = await server.send("POST", "/api/chat", b'{"model": "a@b", "top_logprobs": 99, "messages": [}')
+    status(response, 400)
+    expect(b"invalid character '}'" in response.body, "invalid character '}'", response.body)
 
 
 @covers(155, 166)
-async def a_bad_count_of_alternatives_beats_a_missing_model(target: Target) -> None:
+async def a_bad_count_of_alternatives_beats_a_missing_model(server: CheckedServer) -> None:
     body = {"model": ABSENT, "prompt": "x", "top_logprobs": 99}
-    error(await target.post("/api/generate", body), 400, "top_logprobs must be between 0 and 20")
+    error(await server.post("/api/generate", body), 400, "top_logprobs must be between 0 and 20")
 
 
 ABSENT_THERE = "pull model manifest: file does not exist"
 
 
-def registry_answers(reply: Reply) -> None:
+def registry_answers(response: RawResponse) -> None:
     """Raises Skipped where the server asks a registry that it does not reach."""
-    if b"pull model manifest: Get" in reply.body:
+    if b"pull model manifest: Get" in response.body:
         raise Skipped("the server does not reach its registry")
 
 
 @covers(47, 105)
-async def pulling_what_is_not_there_fails_in_the_stream(target: Target) -> None:
-    reply = await target.post("/api/pull", {"model": ABSENT})
-    registry_answers(reply)
-    found = lines(reply)
+async def pulling_what_is_not_there_fails_in_the_stream(server: CheckedServer) -> None:
+    response = await server.post("/api/pull", {"model": ABSENT})
+    registry_answers(response)
+    found = lines(response)
     same("first line", {"status": "pulling manifest"}, found[0])
     if len(found) == 1:
         raise Differs(f"expected a line with the error {ABSENT_THERE}; got the end")
@@ -157,7 +157,7 @@ async def pulling_what_is_not_there_fails_in_the_stream(target: Target) -> None:
 
 
 @covers(105)
-async def pulling_what_is_not_there_fails_at_once_unstreamed(target: Target) -> None:
-    reply = await target.post("/api/pull", {"name": ABSENT, "stream": False})
-    registry_answers(reply)
-    error(reply, 500, ABSENT_THERE)
+async def pulling_what_is_not_there_fails_at_once_unstreamed(server: CheckedServer) -> None:
+    response = await server.post("/api/pull", {"name": ABSENT, "stream": False})
+    registry_answers(response)
+    error(response, 500, ABSENT_THERE)

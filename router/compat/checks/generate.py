@@ -8,17 +8,17 @@ from typing import Any
 from vllama_pool.config import names
 from vllama_pool.router.compat.check import Check, covers
 from vllama_pool.router.compat.checks.answers import NATIVE, streamed, whole
-from vllama_pool.router.compat.expect import Skipped, an_object, error, expect, lacks, same, take
-from vllama_pool.router.compat.target import FEW, Target
+from vllama_pool.router.compat.expect import Skipped, an_object, error, expect, field, lacks, same
+from vllama_pool.router.compat.server import FEW, CheckedServer
 
 SCHEMA = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
 LONGER = {**FEW, "num_predict": 32}
 CONFLICT = "raw mode does not support template, system, or context"
 
 
-async def capabilities(target: Target, model: str) -> list[Any]:
-    shown = an_object(await target.once("/api/show", {"model": model}))
-    return take(shown, "capabilities", list)
+async def capabilities(server: CheckedServer, model: str) -> list[Any]:
+    shown = an_object(await server.once("/api/show", {"model": model}))
+    return field(shown, "capabilities", list)
 
 
 def full_name(model: str) -> str:
@@ -30,75 +30,75 @@ def full_name(model: str) -> str:
 
 
 @covers(51, 159)
-async def a_suffix_needs_a_model_that_can_insert(target: Target) -> None:
-    model = target.model("chat")
-    if "insert" in await capabilities(target, model):
+async def a_suffix_needs_a_model_that_can_insert(server: CheckedServer) -> None:
+    model = server.model("chat")
+    if "insert" in await capabilities(server, model):
         raise Skipped(f"{model} can insert")
-    reply = await target.generate(prompt="def f(", suffix="return 1", stream=False)
-    error(reply, 400, f"{full_name(model)} does not support insert")
+    response = await server.generate(prompt="def f(", suffix="return 1", stream=False)
+    error(response, 400, f"{full_name(model)} does not support insert")
 
 
 @covers(52)
-async def a_system_text_is_part_of_the_prompt(target: Target) -> None:
+async def a_system_text_is_part_of_the_prompt(server: CheckedServer) -> None:
     words = "You are a very polite assistant who always greets everybody by name and title."
-    without = take(await whole(target, "generate"), "prompt_eval_count", int)
-    found = take(await whole(target, "generate", system=words), "prompt_eval_count", int)
+    without = field(await whole(server, "generate"), "prompt_eval_count", int)
+    found = field(await whole(server, "generate", system=words), "prompt_eval_count", int)
     expect(found > without, f"more tokens than the {without} without a system text", found)
 
 
 @covers(54)
-async def a_context_can_be_sent_back(target: Target) -> None:
-    first = await whole(target, "generate")
-    context = take(first, "context", list)
-    found = await whole(target, "generate", context=context)
-    longer = take(found, "prompt_eval_count", int)
-    expect(longer > take(first, "prompt_eval_count", int), "more tokens with a context", longer)
-    expect(len(take(found, "context", list)) > len(context), "a longer context", found["context"])
+async def a_context_can_be_sent_back(server: CheckedServer) -> None:
+    first = await whole(server, "generate")
+    context = field(first, "context", list)
+    found = await whole(server, "generate", context=context)
+    longer = field(found, "prompt_eval_count", int)
+    expect(longer > field(first, "prompt_eval_count", int), "more tokens with a context", longer)
+    expect(len(field(found, "context", list)) > len(context), "a longer context", found["context"])
 
 
 @covers(56)
-async def raw_refuses_what_makes_prompts(target: Target) -> None:
+async def raw_refuses_what_makes_prompts(server: CheckedServer) -> None:
     for fields in ({"system": "x"}, {"template": "{{ .Prompt }}"}, {"context": [1, 2]}):
-        error(await target.generate(raw=True, **fields), 400, CONFLICT)
+        error(await server.generate(raw=True, **fields), 400, CONFLICT)
 
 
 @covers(56)
-async def raw_has_no_context(target: Target) -> None:
-    lacks(await whole(target, "generate", raw=True, prompt="Once upon a time"), "context")
-    lacks((await streamed(target, "generate", raw=True, prompt="Once upon a time"))[-1], "context")
+async def raw_has_no_context(server: CheckedServer) -> None:
+    lacks(await whole(server, "generate", raw=True, prompt="Once upon a time"), "context")
+    lacks((await streamed(server, "generate", raw=True, prompt="Once upon a time"))[-1], "context")
 
 
 @covers(57)
-async def no_format_by_null_and_empty_text(target: Target) -> None:
+async def no_format_by_null_and_empty_text(server: CheckedServer) -> None:
     for empty in (None, ""):
-        await whole(target, "generate", format=empty)
+        await whole(server, "generate", format=empty)
 
 
 @covers(57)
-async def formats_bind_the_answer(target: Target) -> None:
+async def formats_bind_the_answer(server: CheckedServer) -> None:
     for wanted in ("json", SCHEMA):
-        found = await whole(target, "generate", prompt="Say in JSON whether 1 is 1.", format=wanted, options=LONGER)
-        said = take(found, "response", str) or "{"
+        found = await whole(server, "generate", prompt="Say in JSON whether 1 is 1.", format=wanted, options=LONGER)
+        said = field(found, "response", str) or "{"
         expect(said.lstrip().startswith("{"), "a JSON object", said)
 
 
 @covers(46, 57)
-async def other_formats_fail(target: Target) -> None:
-    error(await target.generate(format="xml"), 500, re.compile(r'^invalid format: .*; expected "json" or a valid JSON'))
+async def other_formats_fail(server: CheckedServer) -> None:
+    error(await server.generate(format="xml"), 500, re.compile(r'^invalid format: .*; expected "json" or a valid JSON'))
 
 
 def logprobs(rules: set[int], endpoint: str, top: int) -> Check:
     """Entries for every token, with this many alternatives."""
 
-    async def ask(target: Target) -> None:
-        found = await whole(target, endpoint, logprobs=True, top_logprobs=top)
-        entries = take(found, "logprobs", list)
+    async def ask(server: CheckedServer) -> None:
+        found = await whole(server, endpoint, logprobs=True, top_logprobs=top)
+        entries = field(found, "logprobs", list)
         if found.get("done_reason") == "length":
             same("count of logprobs", FEW["num_predict"], len(entries))
         expect(entries, "logprobs", entries)
         for entry in entries:
             is_entry(entry, top)
-        lines = await streamed(target, endpoint, logprobs=True, top_logprobs=top)
+        lines = await streamed(server, endpoint, logprobs=True, top_logprobs=top)
         expect(any("logprobs" in line for line in lines), "logprobs in the stream", lines[0])
 
     return Check(frozenset(rules), f"{endpoint}: logprobs with {top} alternatives", ask)
@@ -113,7 +113,7 @@ def is_entry(entry: Any, top: int) -> None:
     if not top:
         lacks(entry, "top_logprobs")
         return
-    others = take(entry, "top_logprobs", list)
+    others = field(entry, "top_logprobs", list)
     expect(0 < len(others) <= top, f"1 to {top} alternatives", others)
     values = [token_of(other) for other in others]
     expect(values == sorted(values, reverse=True), "the likeliest first", values)
@@ -122,23 +122,23 @@ def is_entry(entry: Any, top: int) -> None:
 def token_of(entry: Any) -> float:
     """The logarithm of a token, whose shape has been looked at."""
     expect(isinstance(entry, dict), "an object for each token", entry)
-    token = take(entry, "token", str)
-    value = take(entry, "logprob", float)
+    token = field(entry, "token", str)
+    value = field(entry, "logprob", float)
     expect(value <= 0, "a logprob of at most 0", value)
     if "\ufffd" not in token:
-        same("bytes", list(token.encode()), take(entry, "bytes", list))
+        same("bytes", list(token.encode()), field(entry, "bytes", list))
     return value
 
 
 @covers(65)
-async def alternatives_come_with_logprobs_alone(target: Target) -> None:
-    lacks(await whole(target, "generate", top_logprobs=3), "logprobs")
+async def alternatives_come_with_logprobs_alone(server: CheckedServer) -> None:
+    lacks(await whole(server, "generate", top_logprobs=3), "logprobs")
 
 
 @covers(66)
-async def prompts_can_be_rendered_alone(target: Target) -> None:
-    for reply in (await target.generate(_debug_render_only=True), await target.chat(_debug_render_only=True)):
-        found = an_object(reply)
-        same("done", False, take(found, "done", bool))
-        prompt = take(take(found, "_debug_info", dict), "rendered_template", str)
+async def prompts_can_be_rendered_alone(server: CheckedServer) -> None:
+    for response in (await server.generate(_debug_render_only=True), await server.chat(_debug_render_only=True)):
+        found = an_object(response)
+        same("done", False, field(found, "done", bool))
+        prompt = field(field(found, "_debug_info", dict), "rendered_template", str)
         expect("Say hello to me." in prompt, "the prompt in rendered_template", prompt)

@@ -8,7 +8,7 @@ import zlib
 
 from vllama_pool.router.compat.check import covers
 from vllama_pool.router.compat.checks.answers import whole
-from vllama_pool.router.compat.target import Target
+from vllama_pool.router.compat.server import CheckedServer
 
 SIDE = 64
 """Pixels; some models refuse smaller pictures."""
@@ -31,11 +31,11 @@ PICTURE = base64.b64encode(picture(SIDE)).decode()
 
 
 @covers(59)
-async def generate_sees(target: Target) -> None:
-    await whole(target, "generate", use="vision", prompt="Which colour is this?", images=[PICTURE])
+async def generate_sees(server: CheckedServer) -> None:
+    await whole(server, "generate", use="vision", prompt="Which colour is this?", images=[PICTURE])
 
 
 @covers(75)
-async def chat_sees(target: Target) -> None:
+async def chat_sees(server: CheckedServer) -> None:
     question = {"role": "user", "content": "Which colour is this?", "images": [PICTURE]}
-    await whole(target, "chat", use="vision", messages=[question])
+    await whole(server, "chat", use="vision", messages=[question])

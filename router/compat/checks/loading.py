@@ -9,31 +9,31 @@ from vllama_pool.router.compat.check import Check, covers
 from vllama_pool.router.compat.checks.catalogue import moment, running
 from vllama_pool.router.compat.checks.images import PICTURE
 from vllama_pool.router.compat.checks.requests import loaded
-from vllama_pool.router.compat.expect import JSON, a_time, an_object, content_type, error, expect, same, take
-from vllama_pool.router.compat.target import FEW, Target
-from vllama_pool.router.compat.wire import Reply
+from vllama_pool.router.compat.expect import JSON, a_time, an_object, content_type, error, expect, field, same
+from vllama_pool.router.compat.server import FEW, CheckedServer
+from vllama_pool.router.compat.wire import RawResponse
 
 EMPTY_TEXT: dict[str, Any] = {"response": ""}
 EMPTY_MESSAGE: dict[str, Any] = {"message": {"role": "assistant", "content": ""}}
 
 
-def plain_reply(reply: Reply, model: str, empty: dict[str, Any], reason: str) -> None:
+def plain_reply(response: RawResponse, model: str, empty: dict[str, Any], reason: str) -> None:
     """One object, exactly: the name, the time, nothing said, and the reason (R088)."""
-    found = an_object(reply)
-    content_type(reply, JSON)
-    expect(not reply.body.endswith(b"\n"), "no newline at the end", reply.body[-20:])
-    a_time(take(found, "created_at", str), utc=True)
+    found = an_object(response)
+    content_type(response, JSON)
+    expect(not response.body.endswith(b"\n"), "no newline at the end", response.body[-20:])
+    a_time(field(found, "created_at", str), utc=True)
     del found["created_at"]
-    same("reply", {"model": model, **empty, "done": True, "done_reason": reason}, found)
+    same("response", {"model": model, **empty, "done": True, "done_reason": reason}, found)
 
 
 def nothing(rules: set[int], name: str, path: str, fields: dict[str, Any], reason: str, use: str = "chat") -> Check:
     """A request with nothing to answer."""
 
-    async def ask(target: Target) -> None:
-        model = target.model(use)
+    async def ask(server: CheckedServer) -> None:
+        model = server.model(use)
         empty = EMPTY_MESSAGE if path == "/api/chat" else EMPTY_TEXT
-        plain_reply(await target.post(path, {"model": model, **fields}), model, empty, reason)
+        plain_reply(await server.post(path, {"model": model, **fields}), model, empty, reason)
 
     return Check(frozenset(rules), name, ask)
 
@@ -56,9 +56,9 @@ LOADS = (
 
 
 def not_a_time(value: object, text: str) -> Check:
-    async def ask(target: Target) -> None:
+    async def ask(server: CheckedServer) -> None:
         for path in (GENERATE, CHAT):
-            error(await target.post(path, {"model": target.model("chat"), "keep_alive": value}), 400, text)
+            error(await server.post(path, {"model": server.model("chat"), "keep_alive": value}), 400, text)
 
     return Check(frozenset({92}), f"keep_alive {value!r}", ask)
 
@@ -72,27 +72,27 @@ NOT_TIMES = (
 
 
 @covers(93)
-async def the_last_keep_alive_counts(target: Target) -> None:
-    model = target.model("chat")
-    at = await until(target, model, -1)
+async def the_last_keep_alive_counts(server: CheckedServer) -> None:
+    model = server.model("chat")
+    at = await until(server, model, -1)
     expect(at > timedelta(days=20 * 365), "an expiry decades ahead", str(at))
-    at = await until(target, model, "10m")
+    at = await until(server, model, "10m")
     expect(timedelta(minutes=9) < at < timedelta(minutes=11), "an expiry in ten minutes", str(at))
-    loaded(await target.post(GENERATE, {"model": model}))
+    loaded(await server.post(GENERATE, {"model": model}))
 
 
-async def until(target: Target, model: str, keep_alive: object) -> timedelta:
+async def until(server: CheckedServer, model: str, keep_alive: object) -> timedelta:
     """How long a model that has been loaded so stays, as ps tells."""
-    found = loaded(await target.post(GENERATE, {"model": model, "keep_alive": keep_alive}))
-    expires = take(await running(target, model), "expires_at", str)
-    return moment(expires) - moment(take(found, "created_at", str))
+    found = loaded(await server.post(GENERATE, {"model": model, "keep_alive": keep_alive}))
+    expires = field(await running(server, model), "expires_at", str)
+    return moment(expires) - moment(field(found, "created_at", str))
 
 
 @covers(89)
-async def a_prompt_is_answered_before_the_unload(target: Target) -> None:
-    found = an_object(await target.generate(stream=False, keep_alive=0, options={**FEW, "num_predict": 2}))
+async def a_prompt_is_answered_before_the_unload(server: CheckedServer) -> None:
+    found = an_object(await server.generate(stream=False, keep_alive=0, options={**FEW, "num_predict": 2}))
     expect(found.get("done_reason") in ("stop", "length"), "done_reason stop or length", found)
-    expect(take(found, "eval_count", int) > 0, "eval_count above 0", found)
+    expect(field(found, "eval_count", int) > 0, "eval_count above 0", found)
 
 
 UNLOADS = (

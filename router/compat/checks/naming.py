@@ -7,12 +7,12 @@ from collections.abc import Callable
 from vllama_pool.config import names
 from vllama_pool.router.compat.check import Check, covers
 from vllama_pool.router.compat.checks.requests import loaded
-from vllama_pool.router.compat.expect import Skipped, an_object, error, same, take
-from vllama_pool.router.compat.target import ABSENT, Target
+from vllama_pool.router.compat.expect import Skipped, an_object, error, field, same
+from vllama_pool.router.compat.server import ABSENT, CheckedServer
 
 
-def parts(target: Target) -> names.Name:
-    model = target.model("chat")
+def parts(server: CheckedServer) -> names.Name:
+    model = server.model("chat")
     try:
         return names.parse(model)
     except names.InvalidName:
@@ -22,17 +22,17 @@ def parts(target: Target) -> names.Name:
 def known_as(rule: int, name: str, spell: Callable[[names.Name], str]) -> Check:
     """Another spelling of a model that is there."""
 
-    async def ask(target: Target) -> None:
-        spelled = spell(parts(target))
+    async def ask(server: CheckedServer) -> None:
+        spelled = spell(parts(server))
         for path in ("/api/generate", "/api/chat"):
-            same("model", spelled, take(loaded(await target.post(path, {"model": spelled})), "model", str))
-        take(await shown(target, spelled), "details", dict)
+            same("model", spelled, field(loaded(await server.post(path, {"model": spelled})), "model", str))
+        field(await shown(server, spelled), "details", dict)
 
     return Check(frozenset({rule}), name, ask)
 
 
-async def shown(target: Target, name: str) -> dict[str, object]:
-    return an_object(await target.post("/api/show", {"model": name}))
+async def shown(server: CheckedServer, name: str) -> dict[str, object]:
+    return an_object(await server.post("/api/show", {"model": name}))
 
 
 def local(name: names.Name) -> str:
@@ -51,23 +51,23 @@ SPELLINGS = (
 
 
 @covers(169)
-async def latest_is_the_tag_of_names_without(target: Target) -> None:
-    name = parts(target)
+async def latest_is_the_tag_of_names_without(server: CheckedServer) -> None:
+    name = parts(server)
     if name.tag != "latest":
         raise Skipped("the model has a tag of its own")
     bare = name.short.removesuffix(":latest")
-    whole = take(await shown(target, name.short), "details", dict)
-    same("details", whole, take(await shown(target, bare), "details", dict))
+    whole = field(await shown(server, name.short), "details", dict)
+    same("details", whole, field(await shown(server, bare), "details", dict))
 
 
 @covers(169)
-async def a_scheme_may_come_first(target: Target) -> None:
-    loaded(await target.post("/api/generate", {"model": f"https://{parts(target).full}"}))
+async def a_scheme_may_come_first(server: CheckedServer) -> None:
+    loaded(await server.post("/api/generate", {"model": f"https://{parts(server).full}"}))
 
 
 def no_name(text: str) -> Check:
-    async def ask(target: Target) -> None:
-        error(await target.post("/api/generate", {"model": text, "prompt": "x"}), 400, "invalid model name")
+    async def ask(server: CheckedServer) -> None:
+        error(await server.post("/api/generate", {"model": text, "prompt": "x"}), 400, "invalid model name")
 
     return Check(frozenset({170}), f"{text!r} is no name", ask)
 
@@ -78,8 +78,8 @@ NO_NAMES = tuple(
 
 
 def a_name(text: str) -> Check:
-    async def ask(target: Target) -> None:
-        error(await target.post("/api/generate", {"model": text, "prompt": "x"}), 404, f"model '{text}' not found")
+    async def ask(server: CheckedServer) -> None:
+        error(await server.post("/api/generate", {"model": text, "prompt": "x"}), 404, f"model '{text}' not found")
 
     return Check(frozenset({170}), f"{text!r} is a name", ask)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from vllama_pool.router.compat.check import Check, covers
 from vllama_pool.router.compat.checks.answers import whole
 from vllama_pool.router.compat.checks.requests import loaded
-from vllama_pool.router.compat.expect import error, expect, take
-from vllama_pool.router.compat.target import FEW, Target
+from vllama_pool.router.compat.expect import error, expect, field
+from vllama_pool.router.compat.server import FEW, CheckedServer
 
 NUMBER, INTEGER, BOOLEAN = "of type float32", "of type integer", "of type boolean"
 TYPES = (
@@ -52,10 +52,10 @@ SAMPLING = {
 def strict(rule: int, option: str, kind: str) -> Check:
     """A text where something else belongs."""
 
-    async def ask(target: Target) -> None:
+    async def ask(server: CheckedServer) -> None:
         for path, prompt in (("/api/generate", {"prompt": "x"}), ("/api/chat", {"messages": []})):
-            reply = await target.post(path, {"model": target.model("chat"), **prompt, "options": {option: "x"}})
-            error(reply, 500, f'option "{option}" must be {kind}')
+            response = await server.post(path, {"model": server.model("chat"), **prompt, "options": {option: "x"}})
+            error(response, 500, f'option "{option}" must be {kind}')
 
     return Check(frozenset({rule, 153}), f"the type of {option}", ask)
 
@@ -64,34 +64,34 @@ STRICT = tuple(strict(*each) for each in TYPES)
 
 
 @covers(137, 153)
-async def stop_is_a_list_of_texts(target: Target) -> None:
+async def stop_is_a_list_of_texts(server: CheckedServer) -> None:
     for value, kind in (("x", "of type array"), ([1], "of an array of strings")):
-        error(await target.generate(options={"stop": value}), 500, f'option "stop" must be {kind}')
+        error(await server.generate(options={"stop": value}), 500, f'option "stop" must be {kind}')
 
 
 @covers(127, 128, 129, 130, 131, 132, 133, 134, 135, 136, 137)
-async def options_of_sampling_are_taken(target: Target) -> None:
-    await whole(target, "generate", options=SAMPLING)
+async def options_of_sampling_are_taken(server: CheckedServer) -> None:
+    await whole(server, "generate", options=SAMPLING)
 
 
 @covers(137)
-async def the_answer_ends_before_a_stop(target: Target) -> None:
-    aloud = {"think": False} if "thinking" in await whole(target, "generate") else {}
-    words = take(await whole(target, "generate", **aloud), "response", str).split()
+async def the_answer_ends_before_a_stop(server: CheckedServer) -> None:
+    aloud = {"think": False} if "thinking" in await whole(server, "generate") else {}
+    words = field(await whole(server, "generate", **aloud), "response", str).split()
     expect(words, "some words", words)
     stop = words[len(words) // 2]
-    found = take(await whole(target, "generate", options={**FEW, "stop": [stop]}, **aloud), "response", str)
+    found = field(await whole(server, "generate", options={**FEW, "stop": [stop]}, **aloud), "response", str)
     expect(stop not in found, f"nothing from {stop!r} on", found)
 
 
 @covers(143)
-async def dropped_options_are_ignored(target: Target) -> None:
+async def dropped_options_are_ignored(server: CheckedServer) -> None:
     options = dict.fromkeys(DROPPED, "whatever")
-    loaded(await target.post("/api/generate", {"model": target.model("chat"), "options": options}))
+    loaded(await server.post("/api/generate", {"model": server.model("chat"), "options": options}))
 
 
 @covers(60, 143)
-async def options_may_be_null(target: Target) -> None:
+async def options_may_be_null(server: CheckedServer) -> None:
     """As LangChain sends them."""
     options = {option: None for _, option, _ in TYPES}
-    loaded(await target.post("/api/generate", {"model": target.model("chat"), "options": options}))
+    loaded(await server.post("/api/generate", {"model": server.model("chat"), "options": options}))

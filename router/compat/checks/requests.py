@@ -8,31 +8,31 @@ from collections.abc import Mapping
 from typing import Any
 
 from vllama_pool.router.compat.check import Check, covers
-from vllama_pool.router.compat.expect import Skipped, an_object, error, expect, same, status, take
-from vllama_pool.router.compat.target import Target
-from vllama_pool.router.compat.wire import Reply
+from vllama_pool.router.compat.expect import Skipped, an_object, error, expect, field, same, status
+from vllama_pool.router.compat.server import CheckedServer
+from vllama_pool.router.compat.wire import RawResponse
 
 FORM = "application/x-www-form-urlencoded"
 
 
-def loaded(reply: Reply) -> dict[str, Any]:
-    """The reply to a request that had nothing to answer."""
-    found = an_object(reply)
+def loaded(response: RawResponse) -> dict[str, Any]:
+    """The response to a request that had nothing to answer."""
+    found = an_object(response)
     same("done_reason", "load", found.get("done_reason", ""))
     return found
 
 
-async def load(target: Target, body: bytes, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
+async def load(server: CheckedServer, body: bytes, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Load by a body spelled out: the cheapest request that shows how a body is read."""
-    return loaded(await target.send("POST", "/api/generate", body, headers=headers))
+    return loaded(await server.send("POST", "/api/generate", body, headers=headers))
 
 
 def spelled(rules: set[int], name: str, body: str, headers: Mapping[str, str] | None = None) -> Check:
     """A body that is read as a load of $MODEL."""
 
-    async def ask(target: Target) -> None:
-        model = target.model("chat")
-        found = await load(target, body.replace("$MODEL", json.dumps(model)).encode(), headers)
+    async def ask(server: CheckedServer) -> None:
+        model = server.model("chat")
+        found = await load(server, body.replace("$MODEL", json.dumps(model)).encode(), headers)
         same("model", model, found.get("model", ""))
 
     return Check(frozenset(rules), name, ask)
@@ -56,20 +56,20 @@ LENIENT = (
 
 
 @covers(45)
-async def answers_repeat_the_name_as_it_was_spelled(target: Target) -> None:
-    name = target.model("chat")
+async def answers_repeat_the_name_as_it_was_spelled(server: CheckedServer) -> None:
+    name = server.model("chat")
     spellings = [name.swapcase()]
     if name.lower().endswith(":latest"):
         spellings.append(name.rpartition(":")[0])
     for spelling in spellings:
         for path in ("/api/generate", "/api/chat"):
-            found = loaded(await target.post(path, {"model": spelling}))
-            same("model", spelling, take(found, "model", str))
+            found = loaded(await server.post(path, {"model": spelling}))
+            same("model", spelling, field(found, "model", str))
 
 
 def refused(rules: set[int], name: str, path: str, body: bytes, text: str, method: str = "POST") -> Check:
-    async def ask(target: Target) -> None:
-        error(await target.send(method, path, body), 400, text)
+    async def ask(server: CheckedServer) -> None:
+        error(await server.send(method, path, body), 400, text)
 
     return Check(frozenset(rules), name, ask)
 
@@ -99,10 +99,10 @@ BROKEN = (
 def mistyped(rules: set[int], path: str, fields: Mapping[str, Any]) -> Check:
     """A value of the wrong JSON type: a 400 in words that clients do not read."""
 
-    async def ask(target: Target) -> None:
-        reply = await target.post(path, {"model": target.model("chat"), **fields})
-        status(reply, 400)
-        take(an_object(reply, wanted=400), "error", str)
+    async def ask(server: CheckedServer) -> None:
+        response = await server.post(path, {"model": server.model("chat"), **fields})
+        status(response, 400)
+        field(an_object(response, wanted=400), "error", str)
 
     return Check(frozenset({152, *rules}), f"{path} refuses {json.dumps(fields)}", ask)
 
@@ -127,24 +127,24 @@ MISTYPED = (
 
 
 @covers(178)
-async def gzip_is_not_undone(target: Target) -> None:
+async def gzip_is_not_undone(server: CheckedServer) -> None:
     """Ollama finds no JSON in it; to say so by 415 is clearer, and no client sends it."""
-    body = gzip.compress(json.dumps({"model": target.model("chat")}).encode())
-    reply = await target.send("POST", "/api/generate", body, headers={"Content-Encoding": "gzip"})
-    expect(reply.status in (400, 415), "status 400 or 415", reply.status)
-    take(an_object(reply, wanted=reply.status), "error", str)
+    body = gzip.compress(json.dumps({"model": server.model("chat")}).encode())
+    response = await server.send("POST", "/api/generate", body, headers={"Content-Encoding": "gzip"})
+    expect(response.status in (400, 415), "status 400 or 415", response.status)
+    field(an_object(response, wanted=response.status), "error", str)
 
 
 @covers(178)
-async def answers_are_not_compressed(target: Target) -> None:
-    reply = await target.get("/api/tags", Accept_Encoding="gzip, zstd, br, deflate")
-    take(an_object(reply), "models", list)
-    same("Content-Encoding", "", reply.header("content-encoding") or "")
+async def answers_are_not_compressed(server: CheckedServer) -> None:
+    response = await server.get("/api/tags", Accept_Encoding="gzip, zstd, br, deflate")
+    field(an_object(response), "models", list)
+    same("Content-Encoding", "", response.header("content-encoding") or "")
 
 
 @covers(179)
-async def keys_and_signatures_are_ignored(target: Target) -> None:
-    if target.key:
+async def keys_and_signatures_are_ignored(server: CheckedServer) -> None:
+    if server.key:
         raise Skipped("this server has keys")
-    signed = await target.get("/api/tags?ts=1700000000", Authorization="Bearer whatever", X_Signature="c2lnbmVk")
-    take(an_object(signed), "models", list)
+    signed = await server.get("/api/tags?ts=1700000000", Authorization="Bearer whatever", X_Signature="c2lnbmVk")
+    field(an_object(signed), "models", list)

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from tests.support.described import described_fleet
 from vllama_pool.router.compat.checks import CHECKS
-from vllama_pool.router.compat.models import Models, choose, listed
+from vllama_pool.router.compat.models import ModelChoice, choose, listed
 from vllama_pool.router.compat.report import by_rule
 from vllama_pool.router.compat.rules import RULES
 from vllama_pool.router.compat.runner import Result, run
-from vllama_pool.router.compat.target import Target
-from vllama_pool.router.compat.wire import Place, Reply, place
+from vllama_pool.router.compat.server import CheckedServer
+from vllama_pool.router.compat.wire import RawResponse, ServerUrl, parse_url
 
-Change = Callable[[Reply], Reply]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+Change = Callable[[RawResponse], RawResponse]
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,22 @@ class Mutant:
 def header(name: str, value: str, only: str = "") -> Change:
     """Put a header in place of its like, in answers of this type alone."""
 
-    def change(reply: Reply) -> Reply:
-        if only not in (reply.header("content-type") or ""):
-            return reply
-        kept = tuple(pair for pair in reply.headers if pair[0] != name)
-        return replace(reply, headers=(*kept, (name, value)))
+    def change(response: RawResponse) -> RawResponse:
+        if only not in (response.header("content-type") or ""):
+            return response
+        kept = tuple(pair for pair in response.headers if pair[0] != name)
+        return replace(response, headers=(*kept, (name, value)))
 
     return change
 
 
 def body(change: Callable[[bytes], bytes], only: str = "") -> Change:
-    def changed(reply: Reply) -> Reply:
-        return replace(reply, body=change(reply.body)) if only in (reply.header("content-type") or "") else reply
+    def changed(response: RawResponse) -> RawResponse:
+        return (
+            replace(response, body=change(response.body))
+            if only in (response.header("content-type") or "")
+            else response
+        )
 
     return changed
 
@@ -66,11 +70,11 @@ def objects(change: Callable[[dict[str, Any]], object]) -> Change:
         change(found)
         return json.dumps(found, separators=(",", ":")).encode()
 
-    def changed(reply: Reply) -> Reply:
-        if "json" not in (reply.header("content-type") or "") or not reply.body:
-            return reply
-        end = b"\n" if reply.body.endswith(b"\n") else b""
-        return replace(reply, body=b"\n".join(each(line) for line in reply.body.splitlines()) + end)
+    def changed(response: RawResponse) -> RawResponse:
+        if "json" not in (response.header("content-type") or "") or not response.body:
+            return response
+        end = b"\n" if response.body.endswith(b"\n") else b""
+        return replace(response, body=b"\n".join(each(line) for line in response.body.splitlines()) + end)
 
     return changed
 
@@ -114,7 +118,7 @@ def thinking_in_content(found: dict[str, Any]) -> None:
 
 
 def status(wanted: int, instead: int) -> Change:
-    return lambda reply: replace(reply, status=instead) if reply.status == wanted else reply
+    return lambda response: replace(response, status=instead) if response.status == wanted else response
 
 
 NDJSON = "x-ndjson"
@@ -166,39 +170,31 @@ MUTANTS = (
 )
 
 
-class Changed(Target):
+class MutatedServer(CheckedServer):
     """Sees what a mutant would have said."""
 
-    def __init__(self, at: Place, models: Models, mutant: Mutant) -> None:
+    def __init__(self, at: ServerUrl, models: ModelChoice, mutant: Mutant) -> None:
         super().__init__(at, models, timeout=20)
         self._mutant = mutant
 
     async def send(
         self, method: str, path: str, body: Any = None, *, headers: Mapping[str, str] | None = None
-    ) -> Reply:
-        reply = await super().send(method, path, body, headers=headers)
-        return self._mutant.change(reply) if self._mutant.path in ("", path) else reply
+    ) -> RawResponse:
+        response = await super().send(method, path, body, headers=headers)
+        return self._mutant.change(response) if self._mutant.path in ("", path) else response
 
 
-async def seen_in_each(state_dir: Path) -> dict[str, set[int]]:
-    """By mutant, the rules by which it was found to differ."""
-    async with described_fleet(state_dir) as running:
-        at = place(running.url)
-        tags = (await running.http.get("/api/tags")).json()
-        models = choose(listed(tags), Models())
-        found: dict[str, set[int]] = {}
-        for mutant in MUTANTS:
-            checks = [check for check in CHECKS if check.rules & mutant.rules]
-            rows = by_rule(await run(Changed(at, models, mutant), checks), RULES)
-            found[mutant.name] = {row.rule.number for row in rows if row.result is Result.DIFFERS}
-        return found
-
-
-@pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[int]]:
-    return asyncio.run(seen_in_each(tmp_path_factory.mktemp("state")))
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def described(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[ServerUrl, ModelChoice]]:
+    """The router's address, and the models to ask."""
+    async with described_fleet(tmp_path_factory.mktemp("state")) as running:
+        yield parse_url(running.url), choose(listed((await running.http.get("/api/tags")).json()), ModelChoice())
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_a_server_that_differs_in_one_thing_is_found_out(seen: dict[str, set[int]], mutant: Mutant) -> None:
-    assert mutant.rules <= seen[mutant.name], f"not seen: {sorted(mutant.rules - seen[mutant.name])}"
+async def test_a_server_that_differs_in_one_thing_is_found_out(
+    described: tuple[ServerUrl, ModelChoice], mutant: Mutant
+) -> None:
+    checks = [check for check in CHECKS if check.rules & mutant.rules]
+    rows = by_rule(await run(MutatedServer(*described, mutant), checks), RULES)
+    assert mutant.rules - {row.rule.number for row in rows if row.result is Result.DIFFERS} == set()

@@ -92,7 +92,7 @@ def test_machines_are_told_the_same(server: Serve) -> None:
     ("words", "complaint"),
     [
         ([], "name the server"),
-        (["ftp://h"], "is no URL of a server"),
+        (["ftp://h"], "is not the URL of a server"),
         (["http://127.0.0.1:1", "--rule", "R999"], "R999 is no rule; they go from R001 to R201"),
     ],
 )
@@ -128,7 +128,7 @@ def test_the_rules_are_listed_without_asking_anybody() -> None:
     assert result.exit_code == 0
     rows = result.stdout.splitlines()[1:]
     assert [row.split()[0] for row in rows] == [rule.name for rule in RULES]
-    assert "left out: of /v1 only the models are served yet" in rows[26]
+    assert "left out: only the model list of /v1 is served so far" in rows[26]
     assert "tested inside" in rows[184]
     assert "check" in rows[0]
 

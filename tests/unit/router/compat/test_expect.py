@@ -6,11 +6,11 @@ import pytest
 
 from vllama_pool.router.compat import expect
 from vllama_pool.router.compat.expect import Differs
-from vllama_pool.router.compat.wire import Reply
+from vllama_pool.router.compat.wire import RawResponse
 
 
-def reply(status: int = 200, body: bytes = b"", content_type: str = "application/x-ndjson") -> Reply:
-    return Reply(status, (("content-type", content_type),), body, None)
+def response(status: int = 200, body: bytes = b"", content_type: str = "application/x-ndjson") -> RawResponse:
+    return RawResponse(status, (("content-type", content_type),), body, None)
 
 
 def test_equal_is_equal_in_type_too() -> None:
@@ -27,8 +27,8 @@ def test_what_came_is_told_in_few_words() -> None:
 
 
 def test_errors_are_compared_to_the_letter() -> None:
-    expect.error(reply(404, b'{"error": "not here"}'), 404, "not here")
-    expect.error(reply(404, b'{"error": "not here"}'), 404, re.compile("^not"))
+    expect.error(response(404, b'{"error": "not here"}'), 404, "not here")
+    expect.error(response(404, b'{"error": "not here"}'), 404, re.compile("^not"))
     for status, body in (
         (400, b'{"error": "not here"}'),
         (404, b'{"error": "Not here"}'),
@@ -39,27 +39,27 @@ def test_errors_are_compared_to_the_letter() -> None:
         (404, b""),
     ):
         with pytest.raises(Differs):
-            expect.error(reply(status, body), 404, "not here")
+            expect.error(response(status, body), 404, "not here")
     with pytest.raises(Differs, match="expected 404 not here; got 400 nowhere"):
-        expect.error(reply(400, b'{"error": "nowhere"}'), 404, "not here")
+        expect.error(response(400, b'{"error": "nowhere"}'), 404, "not here")
 
 
 def test_streams_are_objects_on_lines_and_nothing_else() -> None:
-    assert expect.lines(reply(body=b'{"a": 1}\n{"b": 2}\n')) == [{"a": 1}, {"b": 2}]
+    assert expect.lines(response(body=b'{"a": 1}\n{"b": 2}\n')) == [{"a": 1}, {"b": 2}]
     for body in (b'{"a": 1}', b'{"a": 1}\n\n', b'\n{"a": 1}\n', b'data: {"a": 1}\n', b"[]\n", b": ping\n", b""):
         with pytest.raises(Differs):
-            expect.lines(reply(body=body))
+            expect.lines(response(body=body))
     for content_type in ("application/x-ndjson; charset=utf-8", "application/json", "text/event-stream"):
         with pytest.raises(Differs, match="Content-Type"):
-            expect.lines(reply(body=b"{}\n", content_type=content_type))
+            expect.lines(response(body=b"{}\n", content_type=content_type))
 
 
 def test_a_key_is_taken_by_its_type() -> None:
-    assert expect.take({"n": 1}, "n", int) == 1
-    assert expect.take({"n": 1}, "n", float) == 1
+    assert expect.field({"n": 1}, "n", int) == 1
+    assert expect.field({"n": 1}, "n", float) == 1
     for data in ({}, {"n": True}, {"n": 1.5}, {"n": "1"}, {"n": None}):
         with pytest.raises(Differs, match="expected n"):
-            expect.take(data, "n", int)
+            expect.field(data, "n", int)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Which models are asked."""
 
-from vllama_pool.router.compat.models import Models, choose, listed
+from vllama_pool.router.compat.models import ModelChoice, choose, listed
 
 
 def tags(*models: tuple[str, int, list[str]]) -> dict[str, object]:
@@ -14,8 +14,8 @@ VECTORS = ("vectors:latest", 2, ["embedding"])
 
 
 def test_the_smallest_model_that_can_is_asked() -> None:
-    found = choose(listed(tags(BIG, ABLE, VECTORS, SMALL)), Models())
-    assert found == Models(
+    found = choose(listed(tags(BIG, ABLE, VECTORS, SMALL)), ModelChoice())
+    assert found == ModelChoice(
         chat="small:1b",
         embed="vectors:latest",
         thinking="able:8b",
@@ -27,12 +27,12 @@ def test_the_smallest_model_that_can_is_asked() -> None:
 
 
 def test_named_models_win() -> None:
-    found = choose(listed(tags(BIG, ABLE, SMALL)), Models(chat="big:70b", tools="mine"))
+    found = choose(listed(tags(BIG, ABLE, SMALL)), ModelChoice(chat="big:70b", tools="mine"))
     assert (found.chat, found.tools, found.thinking) == ("big:70b", "mine", "able:8b")
 
 
 def test_a_model_that_thinks_chats_where_no_other_does() -> None:
-    found = choose(listed(tags(BIG, VECTORS)), Models())
+    found = choose(listed(tags(BIG, VECTORS)), ModelChoice())
     assert (found.chat, found.unthinking, found.toolless, found.vision) == ("big:70b", None, None, None)
     assert found.known() == {
         "chat": "big:70b",
@@ -44,18 +44,18 @@ def test_a_model_that_thinks_chats_where_no_other_does() -> None:
 
 def test_models_of_the_cloud_are_not_asked() -> None:
     found = choose(
-        listed(tags(("huge:cloud", 0, ["completion"]), ("huge:1t-cloud", 0, ["completion"]), SMALL)), Models()
+        listed(tags(("huge:cloud", 0, ["completion"]), ("huge:1t-cloud", 0, ["completion"]), SMALL)), ModelChoice()
     )
     assert found.chat == "small:1b"
 
 
 def test_a_model_of_which_nothing_is_known_is_taken_for_one_that_chats() -> None:
-    found = choose(listed({"models": [{"name": "old", "model": "old"}]}), Models())
+    found = choose(listed({"models": [{"name": "old", "model": "old"}]}), ModelChoice())
     assert (found.chat, found.embed, found.tools) == ("old", None, None)
 
 
 def test_what_is_no_list_of_models_has_none() -> None:
     nonsense: list[object] = [{}, [], "x", None, {"models": None}, {"models": [1, {"name": 2}, {}]}]
     for each in nonsense:
-        assert choose(listed(each), Models()) == Models()
+        assert choose(listed(each), ModelChoice()) == ModelChoice()
     assert listed({"models": [{"name": "old", "size": None, "capabilities": None}]})[0].name == "old"

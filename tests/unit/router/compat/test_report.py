@@ -9,10 +9,10 @@ from vllama_pool.router.compat.check import Check
 from vllama_pool.router.compat.report import Row, by_rule, closing, machine, table
 from vllama_pool.router.compat.rules import RULES
 from vllama_pool.router.compat.runner import Outcome, Result
-from vllama_pool.router.compat.target import Target
+from vllama_pool.router.compat.server import CheckedServer
 
 
-async def nothing(target: Target) -> None:
+async def nothing(server: CheckedServer) -> None:
     """A check that is not asked here."""
 
 

@@ -7,33 +7,33 @@ from tests.support.raw_server import RawServer, hold, request
 from vllama_pool.router.compat.check import Check, covers, declared
 from vllama_pool.router.compat.checks import CHECKS, writes
 from vllama_pool.router.compat.expect import Differs, Skipped
-from vllama_pool.router.compat.models import Models
-from vllama_pool.router.compat.runner import PATIENCE, Result, look, run
-from vllama_pool.router.compat.target import Target
-from vllama_pool.router.compat.wire import Place
+from vllama_pool.router.compat.models import ModelChoice
+from vllama_pool.router.compat.runner import MAX_TIMEOUTS, Result, run, run_check
+from vllama_pool.router.compat.server import CheckedServer
+from vllama_pool.router.compat.wire import ServerUrl
 
-NOWHERE = Place("127.0.0.1", 1)
+NOWHERE = ServerUrl("127.0.0.1", 1)
 
 
 @covers(1, 2)
-async def passes(target: Target) -> None:
+async def passes(server: CheckedServer) -> None:
     """Everything is as it should be."""
 
 
 @covers(3)
-async def differs(target: Target) -> None:
+async def differs(server: CheckedServer) -> None:
     raise Differs("expected a; got b")
 
 
 @covers(4)
-async def skips(target: Target) -> None:
-    target.model("chat")
+async def skips(server: CheckedServer) -> None:
+    server.model("chat")
 
 
 async def test_outcomes_in_order() -> None:
     seen: list[str] = []
     found = await run(
-        Target(NOWHERE, Models()), [passes, differs, skips], progress=lambda check: seen.append(check.name)
+        CheckedServer(NOWHERE, ModelChoice()), [passes, differs, skips], progress=lambda check: seen.append(check.name)
     )
     assert [(outcome.result, outcome.detail) for outcome in found] == [
         (Result.SAME, ""),
@@ -45,41 +45,43 @@ async def test_outcomes_in_order() -> None:
 
 async def test_a_server_that_is_gone_or_hangs_differs() -> None:
     @covers(5)
-    async def asks(target: Target) -> None:
-        await target.get("/api/status")
+    async def asks(server: CheckedServer) -> None:
+        await server.get("/api/status")
 
-    gone = await look(Target(Place("127.0.0.1", free_ports()), Models()), asks)
+    gone = await run_check(CheckedServer(ServerUrl("127.0.0.1", free_ports()), ModelChoice()), asks)
     assert gone.result is Result.DIFFERS
     assert gone.detail.startswith("GET /api/status: expected an answer; ")
-    async with RawServer([request, hold]) as server:
-        at = Place(server.endpoint.host, server.endpoint.port)
-        hangs = await look(Target(at, Models(), timeout=0.1), asks)
-    assert hangs.detail == "GET /api/status: expected an answer; none came in time"
+    async with RawServer([request, hold]) as raw:
+        at = ServerUrl(raw.endpoint.host, raw.endpoint.port)
+        hangs = await run_check(CheckedServer(at, ModelChoice(), timeout=0.1), asks)
+    assert hangs.detail == "GET /api/status: expected an answer; timed out"
 
 
 async def test_a_server_that_hangs_is_not_asked_for_ever() -> None:
     def asking(path: str) -> Check:
         @covers(5)
-        async def asks(target: Target) -> None:
-            await target.get(path)
+        async def asks(server: CheckedServer) -> None:
+            await server.get(path)
 
         return asks
 
-    async with RawServer([request, hold]) as server:
-        at = Place(server.endpoint.host, server.endpoint.port)
-        found = await run(Target(at, Models(), timeout=0.1), [asking(f"/{number}") for number in range(9)])
-    assert [outcome.result for outcome in found] == [Result.DIFFERS] * PATIENCE + [Result.SKIPPED] * (9 - PATIENCE)
-    assert len(server.requests) == PATIENCE
+    async with RawServer([request, hold]) as raw:
+        at = ServerUrl(raw.endpoint.host, raw.endpoint.port)
+        found = await run(CheckedServer(at, ModelChoice(), timeout=0.1), [asking(f"/{number}") for number in range(9)])
+    assert [outcome.result for outcome in found] == [Result.DIFFERS] * MAX_TIMEOUTS + [Result.SKIPPED] * (
+        9 - MAX_TIMEOUTS
+    )
+    assert len(raw.requests) == MAX_TIMEOUTS
 
 
 async def test_what_was_asked_before_is_not_asked_again() -> None:
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
-    async with RawServer([request, answer]) as server:
-        target = Target(Place(server.endpoint.host, server.endpoint.port), Models(), key="k")
+    async with RawServer([request, answer]) as raw:
+        server = CheckedServer(ServerUrl(raw.endpoint.host, raw.endpoint.port), ModelChoice(), key="k")
         for fields in ({}, {}, {"x": 1}, {}):
-            await target.once("/api/show", fields)
-    assert [received.body for received in server.requests] == [b"{}", b'{"x": 1}']
-    assert server.requests[0].headers["authorization"] == "Bearer k"
+            await server.once("/api/show", fields)
+    assert [received.body for received in raw.requests] == [b"{}", b'{"x": 1}']
+    assert raw.requests[0].headers["authorization"] == "Bearer k"
 
 
 def test_checks_are_found_where_they_are_declared() -> None:
@@ -94,4 +96,4 @@ def test_checks_are_found_where_they_are_declared() -> None:
 
 def test_skipping_says_what_would_help() -> None:
     with pytest.raises(Skipped, match="--embed-model"):
-        Target(NOWHERE, Models()).model("embed")
+        CheckedServer(NOWHERE, ModelChoice()).model("embed")

@@ -5,43 +5,43 @@ import socket
 import pytest
 
 from tests.support.raw_server import RawServer, bytewise, cut, request
-from vllama_pool.router.compat.wire import BadAnswer, Connection, Place, Reply, place, reason
+from vllama_pool.router.compat.wire import InvalidResponse, RawConnection, RawResponse, ServerUrl, parse_url, reason
 
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
-async def ask(server: RawServer, method: str = "GET", body: bytes = b"") -> Reply:
-    at = Place(server.endpoint.host, server.endpoint.port)
-    async with Connection(at) as connection:
+async def ask(server: RawServer, method: str = "GET", body: bytes = b"") -> RawResponse:
+    at = ServerUrl(server.endpoint.host, server.endpoint.port)
+    async with RawConnection(at) as connection:
         return await connection.exchange(method, "/x", {"Host": "h"}, body)
 
 
-async def test_chunks_are_kept_apart_however_they_arrive() -> None:
+async def test_chunk_boundaries_are_kept_however_the_bytes_arrive() -> None:
     head = OK + b"Transfer-Encoding: chunked\r\nX-Two: a\r\nX-Two: b\r\n\r\n"
     answer = head + b"3\r\none\r\n5\r\nthree\r\n0\r\n\r\n"
     for step in (answer, bytewise(answer)):
         async with RawServer([request, step]) as server:
-            reply = await ask(server)
-        assert reply.chunks == (b"one", b"three")
-        assert reply.body == b"onethree"
-        assert [value for name, value in reply.headers if name == "x-two"] == ["a", "b"]
-        assert reply.header("x-two") == "a"
+            response = await ask(server)
+        assert response.chunks == (b"one", b"three")
+        assert response.body == b"onethree"
+        assert [value for name, value in response.headers if name == "x-two"] == ["a", "b"]
+        assert response.header("x-two") == "a"
 
 
-async def test_whole_bodies_have_no_chunks() -> None:
+async def test_a_body_with_a_length_has_no_chunks() -> None:
     async with RawServer([request, OK + b"Content-Length: 2\r\n\r\nok"]) as server:
-        reply = await ask(server, "POST", b"{}")
-    assert (reply.status, reply.body, reply.chunks) == (200, b"ok", None)
+        response = await ask(server, "POST", b"{}")
+    assert (response.status, response.body, response.chunks) == (200, b"ok", None)
     assert server.requests[0].line == "POST /x HTTP/1.1"
     assert server.requests[0].headers["content-length"] == "2"
     assert server.requests[0].body == b"{}"
 
 
-async def test_an_answer_to_head_ends_with_its_head() -> None:
+async def test_a_response_to_head_has_no_body() -> None:
     async with RawServer([request, OK + b"Content-Length: 17\r\n\r\n"]) as server:
-        reply = await ask(server, "HEAD")
-    assert reply.body == b""
-    assert reply.header("content-length") == "17"
+        response = await ask(server, "HEAD")
+    assert response.body == b""
+    assert response.header("content-length") == "17"
 
 
 async def test_a_body_without_a_length_ends_with_the_connection() -> None:
@@ -59,33 +59,33 @@ async def test_a_body_without_a_length_ends_with_the_connection() -> None:
         b"SSH-2.0-x\r\n",
     ],
 )
-async def test_half_an_answer_is_none(sent: bytes) -> None:
+async def test_an_incomplete_response_is_invalid(sent: bytes) -> None:
     async with RawServer([request, sent, cut] if not sent else [request, sent]) as server:
-        with pytest.raises((BadAnswer, ConnectionError)):
+        with pytest.raises((InvalidResponse, ConnectionError)):
             await ask(server)
 
 
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("http://h:1", Place("h", 1)),
-        ("http://h", Place("h", 80)),
-        ("https://h/ollama/", Place("h", 443, tls=True, prefix="/ollama")),
-        ("h", Place("h", 11434)),
-        ("127.0.0.1:8080", Place("127.0.0.1", 8080)),
-        ("http://[::1]:11434", Place("::1", 11434)),
+        ("http://h:1", ServerUrl("h", 1)),
+        ("http://h", ServerUrl("h", 80)),
+        ("https://h/ollama/", ServerUrl("h", 443, tls=True, prefix="/ollama")),
+        ("h", ServerUrl("h", 11434)),
+        ("127.0.0.1:8080", ServerUrl("127.0.0.1", 8080)),
+        ("http://[::1]:11434", ServerUrl("::1", 11434)),
     ],
 )
-def test_places_of_urls(url: str, expected: Place) -> None:
-    assert place(url) == expected
+def test_urls_are_parsed(url: str, expected: ServerUrl) -> None:
+    assert parse_url(url) == expected
 
 
 @pytest.mark.parametrize(
     "url", ["", "ftp://h", "http://", "http://h:x", "unix:///tmp/x", "h:99999", "http://[::1", "::1", "not a host"]
 )
-def test_what_is_no_url(url: str) -> None:
-    with pytest.raises(ValueError, match="is no URL of a server; say http://HOST:PORT") as raised:
-        place(url)
+def test_invalid_urls_are_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="is not the URL of a server; use http://HOST:PORT") as raised:
+        parse_url(url)
     assert repr(url) in str(raised.value)
 
 
@@ -93,20 +93,23 @@ def test_what_is_no_url(url: str) -> None:
     ("error", "said"),
     [
         (ConnectionRefusedError(111, "Connect call failed ('127.0.0.1', 1)"), "Connection refused"),
-        (OSError("Multiple exceptions: [Errno 111] Connect call failed ('::1', 1, 0, 0), [Errno 111] …"), "Connection"),
+        (
+            OSError("Multiple exceptions: [Errno 111] Connect call failed ('::1', 1, 0, 0), [Errno 111] …"),
+            "Connection refused",
+        ),
         (socket.gaierror(-2, "Name or service not known"), "Name or service not known"),
         (ConnectionResetError(), "ConnectionResetError"),
     ],
 )
-def test_why_there_is_no_connection_is_told_in_few_words(error: OSError, said: str) -> None:
+def test_connection_errors_are_described_without_addresses(error: OSError, said: str) -> None:
     assert reason(error).startswith(said)
     assert "Errno" not in reason(error)
 
 
-def test_hosts_as_headers_have_them() -> None:
-    assert [Place("h", 80).authority, Place("h", 443, tls=True).authority, Place("h", 443).authority] == [
+def test_the_authority_omits_the_default_port() -> None:
+    assert [ServerUrl("h", 80).authority, ServerUrl("h", 443, tls=True).authority, ServerUrl("h", 443).authority] == [
         "h",
         "h",
         "h:443",
     ]
-    assert Place("::1", 11434).authority == "[::1]:11434"
+    assert ServerUrl("::1", 11434).authority == "[::1]:11434"

@@ -1,4 +1,4 @@
-"""The server that is looked at: how to ask it, its models, and what it has already said."""
+"""The server under check: sends requests, knows the models to use, and caches responses."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from collections.abc import Mapping
 from typing import Any
 
 from vllama_pool.router.compat.expect import Skipped
-from vllama_pool.router.compat.models import Models
-from vllama_pool.router.compat.wire import Connection, Place, Reply
+from vllama_pool.router.compat.models import ModelChoice
+from vllama_pool.router.compat.wire import RawConnection, RawResponse, ServerUrl
 
 FEW = {"num_predict": 8, "temperature": 0, "seed": 1}
-"""Options of a short answer."""
+"""Options for a short answer."""
 ABSENT = "vllama-compat-absent"
-"""A model that nobody has."""
+"""Name of a model that no server has."""
 
 
-class Target:
-    """Asks one server, one request a connection. Raises OSError, TimeoutError and BadAnswer."""
+class CheckedServer:
+    """Sends each request on a connection of its own. Raises OSError, TimeoutError and InvalidResponse."""
 
-    def __init__(self, place: Place, models: Models, *, key: str | None = None, timeout: float = 60.0) -> None:
-        self.place = place
+    def __init__(self, url: ServerUrl, models: ModelChoice, *, key: str | None = None, timeout: float = 60.0) -> None:
+        self.url = url
         self.models = models
         self.key = key
         self._timeout = timeout
         self.last = ""
-        """The request asked last, such as "GET /api/tags"."""
-        self._said: dict[str, Reply] = {}
+        """The last request, such as "GET /api/tags"."""
+        self._cache: dict[str, RawResponse] = {}
 
     def headers(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-        """Those of every request; `extra` may replace them."""
-        own = {"Host": self.place.authority, "User-Agent": "vllama-compat", "Accept": "*/*"}
+        """Headers of every request; `extra` may replace them."""
+        own = {"Host": self.url.authority, "User-Agent": "vllama-compat", "Accept": "*/*"}
         if self.key:
             own["Authorization"] = f"Bearer {self.key}"
         replaced = {name.lower() for name in extra or {}}
@@ -39,39 +39,39 @@ class Target:
 
     async def send(
         self, method: str, path: str, body: Any = None, *, headers: Mapping[str, str] | None = None
-    ) -> Reply:
-        """One request on a connection of its own. A body that is not bytes goes as JSON."""
+    ) -> RawResponse:
+        """Send one request. A body that is not bytes is sent as JSON."""
         self.last = f"{method} {path}"
-        async with asyncio.timeout(self._timeout), Connection(self.place) as connection:
+        async with asyncio.timeout(self._timeout), RawConnection(self.url) as connection:
             return await connection.exchange(method, path, self.headers(headers), encoded(body))
 
-    async def get(self, path: str, **headers: str) -> Reply:
+    async def get(self, path: str, **headers: str) -> RawResponse:
         return await self.send("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
 
-    async def post(self, path: str, body: Any = None) -> Reply:
+    async def post(self, path: str, body: Any = None) -> RawResponse:
         return await self.send("POST", path, body)
 
-    async def once(self, path: str, body: Any) -> Reply:
-        """As `post`, but what was asked before is not asked again: several checks look at one answer."""
-        asked = f"{path} {encoded(body).decode()}"
+    async def once(self, path: str, body: Any) -> RawResponse:
+        """As `post`, but equal requests are sent only once: several checks share one response."""
+        key = f"{path} {encoded(body).decode()}"
         self.last = f"POST {path}"
-        if asked not in self._said:
-            self._said[asked] = await self.post(path, body)
-        return self._said[asked]
+        if key not in self._cache:
+            self._cache[key] = await self.post(path, body)
+        return self._cache[key]
 
     def model(self, use: str) -> str:
-        """The name of the model for this use. Raises Skipped where there is none."""
+        """The name of the model for this purpose. Raises Skipped if there is none."""
         name: str | None = getattr(self.models, use)
         if name is None:
             raise Skipped(_MISSING[use])
         return name
 
-    async def generate(self, *, use: str = "chat", **fields: Any) -> Reply:
+    async def generate(self, *, use: str = "chat", **fields: Any) -> RawResponse:
         """A short answer of generate, streamed unless `fields` say otherwise."""
         body = {"model": self.model(use), "prompt": "Say hello to me.", "options": FEW}
         return await self.once("/api/generate", {**body, **fields})
 
-    async def chat(self, *, use: str = "chat", **fields: Any) -> Reply:
+    async def chat(self, *, use: str = "chat", **fields: Any) -> RawResponse:
         """A short answer of chat, streamed unless `fields` say otherwise."""
         messages = [{"role": "user", "content": "Say hello to me."}]
         return await self.once("/api/chat", {"model": self.model(use), "messages": messages, "options": FEW, **fields})
@@ -88,7 +88,7 @@ _MISSING = {
     "embed": "no embedding model; name one with --embed-model",
     "thinking": "no model that thinks; name one with --thinking-model",
     "tools": "no model with tools; name one with --tools-model",
-    "vision": "no model that sees; name one with --vision-model",
+    "vision": "no model with vision; name one with --vision-model",
     "unthinking": "every model can think",
     "toolless": "every model has tools",
 }

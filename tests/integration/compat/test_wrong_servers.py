@@ -1,0 +1,36 @@
+"""Every check can fail: none passes on a server that gives the same answer to every request."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+import pytest_asyncio
+
+from tests.support.answering import answering
+from vllama_pool.router.compat.check import Check
+from vllama_pool.router.compat.checks import CHECKS
+from vllama_pool.router.compat.models import ModelChoice
+from vllama_pool.router.compat.runner import Result, run_check
+from vllama_pool.router.compat.server import CheckedServer
+from vllama_pool.router.compat.wire import parse_url
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+MODELS = ModelChoice(chat="c", embed="e", thinking="t", tools="f", vision="v", unthinking="c", toolless="c")
+ANSWERS = ((200, b"{}"), (500, b'{"error": "no"}'))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def servers() -> AsyncIterator[list[CheckedServer]]:
+    """A server for each answer."""
+    async with AsyncExitStack() as stack:
+        urls = [await stack.enter_async_context(answering(*answer)) for answer in ANSWERS]
+        yield [CheckedServer(parse_url(url), MODELS, timeout=5) for url in urls]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+async def test_no_check_passes_on_a_server_that_answers_everything_alike(
+    servers: list[CheckedServer], check: Check
+) -> None:
+    results = {(await run_check(server, check)).result for server in servers}
+    assert Result.SAME not in results
+    assert Result.DIFFERS in results
