@@ -1,6 +1,6 @@
 """All workers that one router process knows, and what they serve.
 
-Discovery drives it (`replace`, `report`, `mark_down`, `mark_up`, `mark_suspect`, `remove`); requests take leases.
+Discovery drives it (`put`, `report`, `mark_down`, `mark_up`, `mark_suspect`, `remove`); requests take leases.
 Everything happens on one event loop and nothing here waits, so there are no locks.
 """
 
@@ -65,28 +65,23 @@ class Pool:
 
     # what discovery tells
 
-    def replace(self, seen: Mapping[str, Discovered]) -> None:
-        """The workers are these, by id. Those that stay keep their counters, health and speed; the requests of
-        those that are missing run on."""
+    def put(self, *found: Discovered) -> None:
+        """Add workers, or renew their records. Known ones keep their counters, health and speed.
+
+        Costs O(all workers) per call: put a whole snapshot at once.
+        """
         now = self._clock()
-        before = self._workers
-        self._workers = {worker_id: self._renewed(found, now) for worker_id, found in seen.items()}
-        for worker_id, worker in before.items():
-            if worker_id not in self._workers:
-                self._leave(worker)
+        for one in found:
+            self._workers[one.record.id] = self._renewed(one, now)
         self._index(now)
 
-    def put(self, found: Discovered) -> None:
-        """One worker has joined, or has a newer record."""
-        now = self._clock()
-        self._workers[found.record.id] = self._renewed(found, now)
-        self._index(now)
-
-    def remove(self, worker_id: str) -> None:
-        """It has left, or is forgotten. Its running requests are not touched. Unknown ids are ignored."""
-        worker = self._workers.pop(worker_id, None)
-        if worker is not None:
-            self._leave(worker)
+    def remove(self, *worker_ids: str) -> None:
+        """Remove workers; their running requests go on. Unknown ids are ignored. Costs O(all workers) per call."""
+        removed = [self._workers.pop(worker_id) for worker_id in worker_ids if worker_id in self._workers]
+        for worker in removed:
+            if worker.in_flight:
+                self._leaving[worker.id] = worker
+        if removed:
             self._index(self._clock())
 
     def report(self, worker_id: str, load: Load) -> bool:
@@ -160,10 +155,6 @@ class Pool:
         if found.load is not None:
             worker.report(found.load, now)
         return worker
-
-    def _leave(self, worker: Worker) -> None:
-        if worker.in_flight:
-            self._leaving[worker.id] = worker
 
     def _index(self, now: float) -> None:
         self._leaving = {key: worker for key, worker in self._leaving.items() if worker.in_flight}

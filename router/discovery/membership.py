@@ -34,8 +34,8 @@ LONGEST_STEP = 1.0
 class Sink(Protocol):
     """Where the verdicts go: the pool."""
 
-    def put(self, found: Discovered, /) -> None: ...
-    def remove(self, worker_id: str, /) -> None: ...
+    def put(self, *found: Discovered) -> None: ...
+    def remove(self, *worker_ids: str) -> None: ...
     def report(self, worker_id: str, load: Load, /) -> object: ...
     def mark_up(self, worker_id: str, /) -> None: ...
     def mark_suspect(self, worker_id: str, /) -> None: ...
@@ -178,8 +178,8 @@ class Membership:
         """A worker has registered. `found` is None if its record may not be used."""
         if not self._next(version):
             return self._missed(version)
-        if found is not None:
-            self._admit(found, report, now)
+        if found is not None and (joined := self._admit(found, report, now)):
+            self._sink.put(*joined)
         if worker_id not in self._members:
             self._strangers.add(worker_id)
         return False
@@ -220,30 +220,36 @@ class Membership:
     def _take(self, snapshot: Snapshot, found: Mapping[str, Discovered], now: float, *, left: bool) -> None:
         """Adopt all records. `left`: whoever has gone missing has left, rather than been lost by the store."""
         records = snapshot.records or {}
+        joined: list[Discovered] = []
         for worker_id, one in found.items():
             report = snapshot.loads.get(worker_id)
             if report is not None:
-                self._admit(one, report, now)
-        for worker_id, member in list(self._members.items()):
+                joined += self._admit(one, report, now)
+        if joined:
+            self._sink.put(*joined)
+        gone: list[str] = []
+        for worker_id, member in self._members.items():
             missing = member.registered and worker_id not in records
             member.registered = worker_id in records
             if left and missing:
-                self._remove(worker_id)
+                gone.append(worker_id)
+        self._remove(*gone)
 
-    def _admit(self, found: Discovered, report: Report, now: float) -> None:
+    def _admit(self, found: Discovered, report: Report, now: float) -> list[Discovered]:
+        """Adopt a record. Returns what the sink must be given: one worker that is new or has changed, or none."""
         worker_id, generation = found.record.id, found.record.generation
         if report.generation != generation:
-            return
+            return []
         member = self._members.get(worker_id)
         if member is not None and generation <= member.found.record.generation:
             if generation < member.found.record.generation and member.liveness is not Liveness.DOWN:
-                return  # a zombie of an earlier start
+                return []  # a zombie of an earlier start
             if found.record == member.found.record and found.endpoint == member.found.endpoint:
                 member.registered = True
                 self._moved(worker_id, report, now)
-                return
+                return []
         self._members[worker_id] = Member(found, report, self._clock.at(now))
-        self._sink.put(Discovered(found.record, found.endpoint, report.load))
+        return [Discovered(found.record, found.endpoint, report.load)]
 
     def _moved(self, worker_id: str, report: Report, now: float) -> None:
         member = self._members.get(worker_id)
@@ -256,12 +262,14 @@ class Membership:
 
     def _age(self, now: float) -> None:
         time = self._clock.at(now)
-        for worker_id, member in list(self._members.items()):
+        gone: list[str] = []
+        for worker_id, member in self._members.items():
             age = time - member.moved
             if member.liveness is Liveness.ALIVE and age >= LATE_AFTER:
                 member.liveness = Liveness.LATE
             elif member.liveness is Liveness.DOWN and not member.registered and age >= FORGET_AFTER:
-                self._remove(worker_id)
+                gone.append(worker_id)
+        self._remove(*gone)
         self._expire(now)
 
     def _expire(self, now: float) -> None:
@@ -284,9 +292,11 @@ class Membership:
                 member.liveness = Liveness.DOWN
                 self._sink.mark_down(member.found.record.id)
 
-    def _remove(self, worker_id: str) -> None:
-        del self._members[worker_id]
-        self._sink.remove(worker_id)
+    def _remove(self, *worker_ids: str) -> None:
+        for worker_id in worker_ids:
+            del self._members[worker_id]
+        if worker_ids:
+            self._sink.remove(*worker_ids)
 
     def _next(self, version: Version) -> bool:
         """Whether this is the change that follows what is known; if so, it is known now."""

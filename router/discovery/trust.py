@@ -42,6 +42,10 @@ async def resolve(host: str, port: int) -> list[IPAddress]:
     return [ip_address(str(address[0]).partition("%")[0]) for *_, address in found]
 
 
+CHECKED_AT_ONCE = 50
+"""Records that are checked before the event loop gets a turn: some milliseconds of decoding and hashing."""
+
+
 class Endpoints:
     """Makes endpoints of URLs: one TLS context, and the workers' bearer key, for all."""
 
@@ -93,8 +97,13 @@ class Vetting:
         self._passed = {key: value for key, value in self._passed.items() if key in envelopes}
         self._refused = {key: value for key, value in self._refused.items() if key in envelopes}
         self.pending = False
-        checked = await asyncio.gather(*(self.check(key, value) for key, value in envelopes.items()))
-        return {found.record.id: found for found in checked if found is not None}
+        async with asyncio.TaskGroup() as group:
+            checks: list[asyncio.Task[Discovered | None]] = []
+            for key, value in envelopes.items():
+                checks.append(group.create_task(self.check(key, value)))
+                if len(checks) % CHECKED_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+        return {found.record.id: found for check in checks if (found := check.result()) is not None}
 
     async def check(self, worker_id: str, envelope: bytes) -> Discovered | None:
         """The worker, or None if its record may not be used: that is logged once."""

@@ -34,13 +34,14 @@ class NotingPool(Pool):
         self.removed: dict[str, float] = {}
         self.absences: list[str] = []
 
-    def put(self, found: Discovered) -> None:
-        self.seen.setdefault(found.record.id, time.monotonic())
-        super().put(found)
+    def put(self, *found: Discovered) -> None:
+        for one in found:
+            self.seen.setdefault(one.record.id, time.monotonic())
+        super().put(*found)
 
-    def remove(self, worker_id: str) -> None:
-        self.removed[worker_id] = time.monotonic()
-        super().remove(worker_id)
+    def remove(self, *worker_ids: str) -> None:
+        self.removed |= dict.fromkeys(worker_ids, time.monotonic())
+        super().remove(*worker_ids)
 
     def mark_down(self, worker_id: str) -> None:
         self.absences.append(worker_id)

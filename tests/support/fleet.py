@@ -184,7 +184,7 @@ class Fleet:
         self.pools = [Pool(lambda: self.now) for _ in range(routers)]
         self._policies = [policy() for _ in range(routers)]
         for pool in self.pools:
-            pool.replace(found)
+            pool.put(*found.values())
         for index in range(len(engines)):
             self.later(self.rng.uniform(0, beat), partial(self._beat, index, beat))
 

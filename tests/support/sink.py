@@ -16,14 +16,16 @@ class Recorder:
         self.loads: dict[str, Load] = {}
         self.puts = 0
 
-    def put(self, found: Discovered) -> None:
-        self.known[found.record.id] = found
-        self.out.discard(found.record.id)
+    def put(self, *found: Discovered) -> None:
+        for one in found:
+            self.known[one.record.id] = one
+            self.out.discard(one.record.id)
         self.puts += 1
 
-    def remove(self, worker_id: str) -> None:
-        del self.known[worker_id]
-        self.out.discard(worker_id)
+    def remove(self, *worker_ids: str) -> None:
+        for worker_id in worker_ids:
+            del self.known[worker_id]
+            self.out.discard(worker_id)
 
     def report(self, worker_id: str, load: Load) -> None:
         self.loads[worker_id] = load

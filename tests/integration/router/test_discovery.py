@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.discovering import FLEET, RouterView, Worker, router_view, workers
+from tests.support.discovering import FLEET, SECRET, RouterView, Worker, router_view, workers
 from tests.support.until import auntil
 from tests.support.valkey import running_valkey
 from vllama_pool.router.discovery.membership import Liveness
-from vllama_pool.workers.registry.client import RegistryUnavailable, connect
+from vllama_pool.workers.registry.client import Registry, RegistryUnavailable, connect
 from vllama_pool.workers.registry.embedded import EmbeddedValkey
 from vllama_pool.workers.registry.keys import Keys
-from vllama_pool.workers.registry.record import Load, WorkerRecord
+from vllama_pool.workers.registry.record import Load, ModelInfo, WorkerRecord
 from vllama_pool.workers.registry.signature import seal
 
 Figures = Callable[[str, object], None]
@@ -30,6 +30,9 @@ JOIN_BOUND = 2.0
 DEATH_BOUND = 5.0
 HEAL_BOUND = 2.0
 SAMPLES = 48
+MANY = 1000
+LONGEST_TURN = 0.05
+"""Seconds of CPU."""
 
 
 @pytest.fixture
@@ -76,6 +79,43 @@ async def test_joins_and_leaves_are_seen_at_once(valkey: EmbeddedValkey, record_
             "figure", f"{what} as routers see it, {SAMPLES} workers: median {middle:.1f} ms, longest {worst:.0f} ms"
         )
         assert max(seconds) < JOIN_BOUND
+
+
+async def longest_turn(done: asyncio.Event) -> float:
+    """The longest CPU time of this thread between two turns of the event loop, in seconds, until `done`."""
+    longest, last = 0.0, time.thread_time()
+    while not done.is_set():
+        await asyncio.sleep(0)
+        now = time.thread_time()
+        longest, last = max(longest, now - last), now
+    return longest
+
+
+async def test_a_thousand_workers_join_in_one_snapshot_without_stalling_the_loop(
+    valkey: EmbeddedValkey, record_property: Figures
+) -> None:
+    redis = connect(valkey.address)
+    registry = Registry(redis, FLEET, secret=SECRET)
+    try:
+        for number in range(MANY):
+            record = WorkerRecord(
+                id=f"w{number}",
+                generation=1,
+                url=f"http://127.0.0.1:{number + 1}",
+                models=(ModelInfo(name="m", digest="0" * 64, template="{{ messages }}" * 200),),
+                slots=4,
+            )
+            await registry.register(record, Load())
+        done = asyncio.Event()
+        measuring = asyncio.create_task(longest_turn(done))
+        async with router_view(valkey.address) as view:
+            await auntil(lambda: len(view.pool.seen) == MANY, 10, "all are known")
+            done.set()
+            longest = await measuring
+        record_property("figure", f"{MANY} workers join in one snapshot: longest turn {1000 * longest:.0f} ms of CPU")
+        assert longest < LONGEST_TURN
+    finally:
+        await redis.aclose()
 
 
 async def test_loads_arrive_with_each_beat(valkey: EmbeddedValkey, view: RouterView) -> None:

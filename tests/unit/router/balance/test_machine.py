@@ -50,7 +50,8 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(worker_ids=st.sets(IDS))
     def replace(self, worker_ids: set[str]) -> None:
         here = {worker.id: worker.record.generation for worker in self.pool}
-        self.pool.replace({one: found(one, "m", "lora", generation=here.get(one, 3)) for one in worker_ids})
+        self.pool.put(*(found(one, "m", "lora", generation=here.get(one, 3)) for one in worker_ids))
+        self.pool.remove(*(here.keys() - worker_ids))
         self.refused &= here.keys() & worker_ids
 
     @rule(worker_id=IDS)

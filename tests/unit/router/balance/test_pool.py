@@ -10,12 +10,13 @@ from vllama_pool.router.telemetry.worker_view import view_all
 from vllama_pool.workers.registry.record import Load, ModelInfo
 
 
-def test_counters_health_and_start_survive_a_replacement() -> None:
+def test_counters_health_and_slow_start_survive_a_renewed_record() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a"), found("b"))
     lease = pool.lease(worker_in(pool, "a"))
     pool.lease(worker_in(pool, "a")).release(Failed(Lost("refused")))
-    pool.replace({"a": found("a", slots=16), "c": found("c")})
+    pool.put(found("a", slots=16), found("c"))
+    pool.remove("b")
     a = worker_in(pool, "a")
     assert (a.in_flight, a.record.slots) == (1, 16)
     assert a.is_suspect(clock())

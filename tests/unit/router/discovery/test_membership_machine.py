@@ -32,13 +32,15 @@ class Pool:
         self.known: set[str] = set()
         self.out: set[str] = set()
 
-    def put(self, found: Discovered) -> None:
-        self.known.add(found.record.id)
-        self.out.discard(found.record.id)
+    def put(self, *found: Discovered) -> None:
+        for one in found:
+            self.known.add(one.record.id)
+            self.out.discard(one.record.id)
 
-    def remove(self, worker_id: str) -> None:
-        self.known.remove(worker_id)
-        self.out.discard(worker_id)
+    def remove(self, *worker_ids: str) -> None:
+        for worker_id in worker_ids:
+            self.known.remove(worker_id)
+            self.out.discard(worker_id)
 
     def report(self, worker_id: str, load: Load) -> None:
         assert worker_id in self.known
