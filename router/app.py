@@ -18,6 +18,7 @@ from litestar.handlers import ASGIRouteHandler
 from litestar.routes import ASGIRoute, HTTPRoute
 from litestar.types import Receive, Scope, Send
 
+from vllama_pool.config.durations import FOREVER
 from vllama_pool.config.routing.table import RoutingTable, load
 from vllama_pool.config.settings import RouterSettings
 from vllama_pool.router.balance.pool import Pool
@@ -28,7 +29,6 @@ from vllama_pool.router.handlers.models import model_routes
 from vllama_pool.router.handlers.openai_models import listing_routes
 from vllama_pool.router.instance import Place
 from vllama_pool.router.protocol.clock import SystemClock
-from vllama_pool.router.protocol.ollama.durations import FOREVER
 from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker
 from vllama_pool.router.protocol.ollama.fixed_routes import FIXED_ROUTES
 from vllama_pool.router.protocol.operation import Clock, Operation

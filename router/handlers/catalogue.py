@@ -50,9 +50,9 @@ def catalogue_routes(
     @post("/api/show", status_code=200)
     async def show_model(request: Request[None, None, State]) -> Response[bytes]:
         wanted = await decoded(show.decode_show, await request.body())
-        listed = routes().find(wanted.wanted, pool)
+        listed = routes().find(wanted.requested, pool)
         if listed is None or not listed.replicas:
-            raise unknown_model(wanted.wanted, show.not_found(wanted.wanted), cloud=NO_CLOUD_DETAILS)
+            raise unknown_model(wanted.requested, show.not_found(wanted.requested), cloud=NO_CLOUD_DETAILS)
         return _json(show.show(as_model(listed), wanted, request.headers.get("user-agent", "")))
 
     return [tags, ps, version_page, show_model]

@@ -15,7 +15,6 @@ from typing import Any
 from vllama_pool.router.balance.lease import Answered, ClientGone, Failed, Outcome
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.errors import ClientError, Lost, NoWorker
-from vllama_pool.router.protocol.ollama.durations import keep_alive
 from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker
 from vllama_pool.router.protocol.ollama.not_found import unknown_model
 from vllama_pool.router.protocol.operation import Clock, DirectResponse, Operation
@@ -91,7 +90,7 @@ class Inference:
                 call = Call(operation, request, resolution, arrived, record.id, len(body))
                 await self._answer(call, receive, send, record)
         finally:
-            self.expiry.touch(resolution.listed, keep_alive(request.keep_alive), self.clock.time_ns())
+            self.expiry.touch(resolution.listed, request.keep_alive, self.clock.time_ns())
 
     async def _answer(self, call: Call, receive: Receive, send: Send, record: RequestRecord) -> None:
         """Acquire an answer and hand it to the client, watching that the client is still there."""

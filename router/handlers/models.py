@@ -55,14 +55,14 @@ def model_routes(keeper: Keeper, known: Callable[[], Known]) -> list[HTTPRouteHa
     @delete("/api/delete", status_code=200)
     async def delete_model(request: Asked) -> ASGIApp:
         wanted = copying.decode_delete(await request.body())
-        await keeper.change(lambda: plan_delete(wanted.wanted, known()))
+        await keeper.change(lambda: plan_delete(wanted.requested, known()))
         return send_empty
 
     @post("/api/pull", status_code=200)
     async def pull_model(request: Asked) -> Response[bytes] | Stream:
         wanted = pull.decode_pull(await request.body())
         try:
-            return _answer(wanted.stream, plan_pull(wanted.wanted, known()))
+            return _answer(wanted.stream, plan_pull(wanted.requested, known()))
         except Nowhere:
             if not wanted.stream:
                 raise

@@ -1,4 +1,4 @@
-"""The shapes of an error: Ollama's, OpenAI's and Anthropic's, each on the paths of its own clients (section 4)."""
+"""Error bodies in the format of Ollama, OpenAI or Anthropic, by path."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ANTHROPIC = {
 
 
 def error_body(path: str, status: int, text: str) -> bytes:
-    """The JSON of an error answer, as the path's clients read it."""
+    """The body of an error response, in the format that the path's clients expect."""
     if path.startswith("/v1/messages"):
         return encode(anthropic_error(status, text))
     if path.startswith("/v1/"):

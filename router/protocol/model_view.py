@@ -1,7 +1,7 @@
-"""A model as the pool shows it: its replicas merged into one entry.
+"""A model as clients see it: its replicas merged into one entry.
 
-Where replicas differ, the entry is the safe one (the smallest context, only what all can do) and
-`replicas_differ`, a field of ours, names the difference.
+Where replicas differ, the entry takes the safe value (the smallest context, common capabilities), and
+`replicas_differ`, a field of our own, shows the difference.
 """
 
 from __future__ import annotations
@@ -18,31 +18,29 @@ from vllama_pool.config.routing.defaults import NONE, Defaults
 from vllama_pool.workers.registry.record import ModelInfo
 
 CAPABILITIES = ("completion", "tools", "insert", "vision", "embedding", "thinking", "audio")
-"""The closed set that clients know (R176), without `image`: it would make the CLI refuse the model."""
+"""Capabilities that clients know (R176), without `image`, for which the CLI refuses the model."""
 
 
 @dataclass(frozen=True)
 class ModelView:
-    """A model as it is listed: its name, and what each of its workers says of it."""
-
     name: str
     """Ollama's short form, with the tag."""
     replicas: tuple[ModelInfo, ...]
     """At least one."""
     defaults: Defaults = NONE
-    """What the model brings: the routing file's options, or all that a virtual model was made with."""
+    """Options of the routing file, or everything that a virtual model was made with."""
     loaded: bool = True
-    """Whether a worker can answer for it now; `ps` lists these."""
+    """True if a worker can answer for it now; `ps` lists these."""
     engines: tuple[str, ...] = ()
-    """vLLM's versions in these workers; "" where unknown."""
+    """vLLM versions of the workers; "" if unknown."""
     base: str = ""
-    """For a virtual model: the name of the model that it was made from, in Ollama's short form."""
+    """For a virtual model: the short name of its base."""
     made_digest: str = ""
-    """For a virtual model: 64 hex digits over the base's digest and what it adds, if anything."""
+    """For a virtual model that adds to its base: 64 hex digits over the base's digest and the additions."""
     made_at: float = 0.0
     """For a virtual model: Unix seconds of its latest change."""
     license: str = ""
-    """For a virtual model: the licence text that it was made with, besides its base's."""
+    """For a virtual model: its own licence text, in addition to its base's."""
 
     @cached_property
     def merged(self) -> Merged:
@@ -50,7 +48,7 @@ class ModelView:
 
     @cached_property
     def digest(self) -> str:
-        """Other options make another model: some clients list models of one digest once (R174)."""
+        """Covers the options, since some clients list models with equal digests once (R174)."""
         if self.made_digest or not self.defaults.options:
             return self.made_digest or self.merged.info.digest
         return _digest_of(self.merged.info.digest, sorted(self.defaults.options.items()))
@@ -63,17 +61,15 @@ class ModelView:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What may be said of all replicas at once."""
-
     info: ModelInfo
-    """Of a replica that knows its files, with the merged digest, size, context and capabilities."""
+    """From a replica that has read its files, with merged digest, size, context and capabilities."""
     differ: dict[str, list[str | int]]
-    """By field, the values that replicas disagree about, sorted; of templates the first digits of a digest. What a
-    replica does not know is not counted."""
+    """By field, the values of replicas that differ, sorted; templates as the start of a digest. Unknown values are
+    ignored."""
 
 
 def human_number(number: int) -> str:
-    """As Ollama shows a count of parameters: 8B, 7.6B, 494.03M, 361K, 512 (R175)."""
+    """A parameter count in Ollama's format: 8B, 7.6B, 494.03M, 361K, 512 (R175)."""
     for unit, suffix, places in ((10**12, "T", 1), (10**9, "B", 1), (10**6, "M", 2), (10**3, "K", 0)):
         if number >= unit:
             value = number / unit
@@ -82,7 +78,7 @@ def human_number(number: int) -> str:
 
 
 def merge(name: str, replicas: Sequence[ModelInfo], engines: Sequence[str] = ()) -> Merged:
-    """One entry for all replicas. The same for the same replicas in any order. `engines` are vLLM's versions."""
+    """Independent of the replicas' order. `engines`: vLLM versions."""
     ordered = sorted(replicas, key=_knowledge)
     best = ordered[0]
     contexts = [info.context_length for info in ordered if info.context_length]
@@ -100,7 +96,7 @@ def merge(name: str, replicas: Sequence[ModelInfo], engines: Sequence[str] = ())
 
 
 def _knowledge(info: ModelInfo) -> tuple[Any, ...]:
-    """Those that have read the model's files come first, then by what may differ, so that no order of arrival shows."""
+    """Sort key: replicas that have read the model's files first, then by every field that may differ."""
     return (
         not info.digest,
         not info.size,
@@ -110,8 +106,10 @@ def _knowledge(info: ModelInfo) -> tuple[Any, ...]:
 
 
 def _digest(name: str, info: ModelInfo, abilities: Sequence[str]) -> str:
-    """Over the files' digest, or what else is known where a worker could not read them, and what the model can do:
-    clients remember capabilities by digest for ever. Stable, and the same for the same replicas (R174)."""
+    """Covers the capabilities, since some clients cache them by digest for ever (R174).
+
+    Without a digest of the files, the model's known properties stand in for it.
+    """
     known = (info.digest,) if _is_digest(info.digest) else (name, *_identity(info))
     return _digest_of(known, abilities)
 

@@ -12,7 +12,7 @@ from vllama_pool.router.protocol.operation import Clock, Operation
 
 
 def operations(clock: Clock) -> tuple[Operation[Any], ...]:
-    """The table, with the clock for answers that need no worker."""
+    """`clock` dates responses that need no worker."""
     return (
         Operation(
             name="chat",
@@ -36,27 +36,19 @@ def operations(clock: Clock) -> tuple[Operation[Any], ...]:
             not_found=requests.not_found,
             content_type=lambda request: json_lines.content_type(request.stream),
         ),
-        Operation(
-            name="embed",
-            path="/api/embed",
-            decode=embed.decode_embed,
-            check=embed.check,
-            prepare=embed.prepare,
-            translator=EmbedTranslator,
-            not_found=embed.not_found,
-            content_type=lambda request: json_lines.JSON,
-            adapt=embed.adapt,
-        ),
-        Operation(
-            name="embeddings",
-            path="/api/embeddings",
-            decode=embed.decode_embeddings,
-            check=embed.check,
-            prepare=embed.prepare,
-            translator=EmbedTranslator,
-            not_found=embed.not_found,
-            content_type=lambda request: json_lines.JSON,
-            adapt=embed.adapt,
+        *(
+            Operation(
+                name=name,
+                path=f"/api/{name}",
+                decode=decode,
+                check=embed.check,
+                prepare=embed.prepare,
+                adapt=embed.adapt,
+                translator=EmbedTranslator,
+                not_found=embed.not_found,
+                content_type=lambda request: json_lines.JSON,
+            )
+            for name, decode in (("embed", embed.decode_embed), ("embeddings", embed.decode_embeddings))
         ),
     )
 

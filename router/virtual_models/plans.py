@@ -27,7 +27,7 @@ class Nowhere(ClientError):
     status = 500
 
     def __init__(self) -> None:
-        super().__init__(pull.NOWHERE)
+        super().__init__(pull.NOT_FOUND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Made:
 
 def plan_create(request: CreateRequest, known: Known) -> Made:
     """In Ollama's order of checks. Raises ClientError, Nowhere out of it."""
-    name = _target(request.wanted, known)
+    name = _target(request.requested, known)
     if not request.source:
         create.refuse_unsupported(request, "")
         raise BadRequest(create.NEITHER)
@@ -181,7 +181,7 @@ def _valid(field: str, wanted: str) -> Name:
     try:
         return parse(wanted)
     except InvalidName:
-        raise copying.bad_name(field, wanted) from None
+        raise copying.invalid_name(field, wanted) from None
 
 
 def _may_write(known: Known) -> None:

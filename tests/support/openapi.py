@@ -29,15 +29,15 @@ _OPTIONS: Schema = {
 
 
 _BODIES = {
-    "/api/chat": requests.CHAT,
-    "/api/generate": requests.GENERATE,
-    "/api/embed": embed.EMBED,
-    "/api/embeddings": embed.EMBEDDINGS,
-    "/api/show": show.SHOW,
-    "/api/pull": pull.PULL,
-    "/api/create": create.CREATE,
-    "/api/copy": copying.COPY,
-    "/api/delete": copying.DELETE,
+    "/api/chat": requests.CHAT.type,
+    "/api/generate": requests.GENERATE.type,
+    "/api/embed": embed.EMBED.type,
+    "/api/embeddings": embed.EMBEDDINGS.type,
+    "/api/show": show.SHOW.type,
+    "/api/pull": pull.PULL.type,
+    "/api/create": create.CREATE.type,
+    "/api/copy": copying.COPY.type,
+    "/api/delete": copying.DELETE.type,
 }
 """By path, the type of a body."""
 
@@ -80,18 +80,12 @@ def schema(go: GoType, name: str = "") -> Schema:
     """A body's type as a JSON schema. Null is absent everywhere (R039)."""
     if name == "options":
         return {"anyOf": [_OPTIONS, {"type": "null"}]}
-    if not go.kinds:
+    if not go.kind:
         return {}
-    kinds = [kind for each in sorted(go.kinds) for kind in _kinds(each, go)]
-    result: Schema = {"type": [*kinds, "null"]}
+    kind = "integer" if go.name == "int" else _TYPES[go.kind]
+    result: Schema = {"type": [kind, "null"]}
     if go.item is not None:
         result["items"] = schema(go.item)
     if go.fields:
         result["properties"] = {key: schema(field, key) for key, field in go.fields.items()}
     return result
-
-
-def _kinds(kind: str, go: GoType) -> list[str]:
-    if kind == "number":
-        return ["integer"] if go.name == "int" else ["number"]
-    return [_TYPES[kind]]

@@ -1,4 +1,4 @@
-"""GET /api/tags, /api/ps and /api/version, answered from what workers said of their models."""
+"""GET /api/tags, /api/ps and /api/version, answered from the workers' records."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ class PsEntry(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def tags(models: Sequence[ModelView]) -> bytes:
-    """The most recently modified first (section 2.13)."""
+    """The most recently modified first."""
     newest_first = sorted(models, key=lambda model: (-model.modified, model.name))
     return encode({"models": [_tag(model) for model in newest_first]})
 
 
 def ps(models: Sequence[ModelView], expires: Callable[[str], int]) -> bytes:
-    """Loaded models, the longest remaining lifetime first. `expires` gives Unix nanoseconds for a name."""
+    """Loaded models, the longest remaining lifetime first. `expires` returns Unix nanoseconds for a name."""
     loaded = [(expires(model.name), model) for model in models if model.loaded]
     loaded.sort(key=lambda pair: (-pair[0], pair[1].name))
     return encode({"models": [_running(model, at) for at, model in loaded]})
@@ -96,15 +96,16 @@ def _running(model: ModelView, expires: int) -> PsEntry:
 
 
 def modified_at(model: ModelView) -> str:
-    """The epoch where it is unknown: every client parses it, and it is plainly no real date."""
+    """The epoch if unknown: every client can parse it, and nobody takes it for a real date."""
     return rfc3339(round(model.modified * 1_000_000) * 1000)
 
 
 def details(model: ModelView, *, lengths: bool) -> ModelDetails:
-    """`lengths`: with context and embedding length, which only tags has. Clients want strings, and some want them to
-    hold something: what is not known says so, as Ollama does for a quantisation that it does not know.
+    """`lengths`: include context and embedding length, as only tags does.
 
-    The stock CLI saves what it has changed as made from `parent_model`: for an adapter that would lose the adapter.
+    Unknown values are "unknown", as Ollama's unknown quantization is: some clients require non-empty strings.
+    `parent_model` is empty for a served adapter: the stock CLI makes changed models from it, which would lose the
+    adapter.
     """
     info = model.merged.info
     return ModelDetails(

@@ -1,9 +1,9 @@
-"""The parts of an answer, as a translator gathers them and an endpoint writes them."""
+"""Parts of an answer, between the stream translator and the endpoints that write them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 from vllama_pool.router.protocol.ollama.logprobs import LogprobEntry
 from vllama_pool.router.protocol.operation import Timing, Usage
@@ -15,7 +15,7 @@ _MS = 1_000_000
 
 @dataclass(slots=True)
 class Chunk:
-    """A part of an answer: one line of a stream, or all of it."""
+    """One line of a stream, or a whole answer."""
 
     content: str = ""
     thinking: str = ""
@@ -23,64 +23,72 @@ class Chunk:
     logprobs: list[LogprobEntry] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class FinalFields:
-    """What only the last line carries. Durations in nanoseconds, all at least 1 (R070)."""
+class Totals(TypedDict, total=False):
+    """Durations in nanoseconds, at least 1 (R070)."""
 
-    done_reason: str
     total_duration: int
     load_duration: int
     prompt_eval_count: int
     prompt_eval_duration: int
     eval_count: int
     eval_duration: int
+
+
+@dataclass(frozen=True, slots=True)
+class FinalFields:
+    """Fields of the last line."""
+
+    done: bool = True
+    done_reason: str = ""
+    totals: Totals = field(default_factory=Totals)
     context: list[int] | None = None
 
 
+UNFINISHED = FinalFields(done=False)
+
+
 class ResponseWriter(Protocol):
-    """How an endpoint writes its objects: JSON without a line end."""
+    """Writes an endpoint's objects as JSON without a line end."""
 
-    def text(self, stamp: str, content: str) -> bytes:
-        """The common case: nothing but text."""
+    def text(self, timestamp: str, content: str) -> bytes:
+        """Write a chunk of nothing but text, the common case."""
 
-    def piece(self, stamp: str, piece: Chunk) -> bytes: ...
-
-    def final(self, stamp: str, piece: Chunk, final: FinalFields) -> bytes: ...
+    def chunk(self, timestamp: str, chunk: Chunk, final: FinalFields = UNFINISHED) -> bytes: ...
 
 
 class ChunkBuffer:
-    """Gathers pieces for an answer that is sent whole."""
+    """Joins the chunks of an answer that is not streamed."""
 
-    __slots__ = ("_calls", "_logprobs", "_thoughts", "texts")
+    __slots__ = ("_logprobs", "_thinking", "_tool_calls", "texts")
 
     def __init__(self) -> None:
         self.texts: list[str] = []
-        self._thoughts: list[str] = []
-        self._calls: list[ResponseToolCall] = []
+        self._thinking: list[str] = []
+        self._tool_calls: list[ResponseToolCall] = []
         self._logprobs: list[LogprobEntry] = []
 
-    def add(self, piece: Chunk) -> None:
-        if piece.content:
-            self.texts.append(piece.content)
-        if piece.thinking:
-            self._thoughts.append(piece.thinking)
-        self._calls.extend(piece.tool_calls or ())
-        self._logprobs.extend(piece.logprobs or ())
+    def add(self, chunk: Chunk) -> None:
+        if chunk.content:
+            self.texts.append(chunk.content)
+        if chunk.thinking:
+            self._thinking.append(chunk.thinking)
+        self._tool_calls.extend(chunk.tool_calls or ())
+        self._logprobs.extend(chunk.logprobs or ())
 
     def joined(self) -> Chunk:
-        return Chunk("".join(self.texts), "".join(self._thoughts), self._calls or None, self._logprobs or None)
+        return Chunk("".join(self.texts), "".join(self._thinking), self._tool_calls or None, self._logprobs or None)
 
 
 @dataclass(slots=True)
 class StreamState:
-    """What the worker has said so far, apart from text."""
+    """What the worker has sent so far, except text."""
 
-    finish: str | None = None
-    """vLLM's own finish reason."""
-    counted: api.VllmUsage | None = None
+    finish_reason: str | None = None
+    """vLLM's."""
+    tokens: api.VllmUsage | None = None
     metrics: api.VllmMetrics | None = None
     first: int = 0
-    """Monotonic time of the first content, nanoseconds; 0 before."""
+    """Monotonic nanoseconds of the first content; 0 before."""
     last: int = 0
     tool_calls: ToolCalls = field(default_factory=ToolCalls)
     prompt_ids: list[int] = field(default_factory=list)
@@ -88,28 +96,28 @@ class StreamState:
 
     @property
     def done_reason(self) -> str:
-        """Nothing but stop and length ever leaves (R069, R083); "" before the finish."""
-        if self.finish is None:
+        """Ollama has "stop" and "length" only (R069, R083); "" before the finish."""
+        if self.finish_reason is None:
             return ""
-        return "length" if self.finish == "length" else "stop"
+        return "length" if self.finish_reason == "length" else "stop"
 
     @property
     def usage(self) -> Usage:
-        counted = self.counted or api.VllmUsage()
-        return Usage(counted.prompt_tokens, counted.completion_tokens or 0, self.done_reason)
+        tokens = self.tokens or api.VllmUsage()
+        return Usage(tokens.prompt_tokens, tokens.completion_tokens or 0, self.done_reason)
 
-    def final(self, timing: Timing, now: int, *, context: bool) -> FinalFields:
-        """vLLM's own timings where it gives them, else the router's."""
+    def final(self, timing: Timing, now: int, *, with_context: bool) -> FinalFields:
+        """The durations are vLLM's where it sends metrics, else the router's."""
         usage = self.usage
         metrics = self.metrics or api.VllmMetrics()
         prefill, generation = metrics.time_to_first_token_ms, metrics.generation_time_ms
-        return FinalFields(
-            done_reason=self.done_reason,
+        totals = Totals(
             total_duration=max(1, now - timing.arrived),
             load_duration=max(1, timing.sent - timing.arrived),
             prompt_eval_count=usage.prompt_tokens,
             prompt_eval_duration=max(1, int(prefill * _MS) if prefill else self.first - timing.sent),
             eval_count=usage.completion_tokens,
             eval_duration=max(1, int(generation * _MS) if generation else self.last - self.first),
-            context=(self.prompt_ids + self.ids or None) if context else None,
         )
+        context = (self.prompt_ids + self.ids or None) if with_context else None
+        return FinalFields(done_reason=self.done_reason, totals=totals, context=context)

@@ -1,17 +1,18 @@
-"""POST /api/create: its request, and the statuses that tell how it went (section 2.11, R107)."""
+"""POST /api/create: the request, its limits, and the statuses of the response (R107)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from vllama_pool.router.errors import BadRequest, ClientError, TooLarge
 from vllama_pool.router.protocol.json_lines import encode
-from vllama_pool.router.protocol.ollama import gojson, options
+from vllama_pool.router.protocol.ollama import options
 from vllama_pool.router.protocol.ollama.fixed_routes import BAD_DIGEST, DIGEST, NO_FILES
-from vllama_pool.router.protocol.ollama.gojson import ANY, BOOL, OBJECT, STRING, GoType, list_of, struct
+from vllama_pool.router.protocol.ollama.gojson import BodyDecoder, named
+from vllama_pool.router.protocol.ollama.request_base import ModelRequest
 from vllama_pool.router.protocol.ollama.requests import default_messages
 
 NEITHER = "neither 'from' or 'files' was specified"
@@ -34,29 +35,25 @@ NO_DRAFT = "drafts cannot be sent here: serve the model with vLLM's --speculativ
 MAX_BODY = 8 << 20
 """Bytes of a request."""
 MAX_KEPT = 1 << 20
-"""Bytes of what it adds to its base, as JSON: what the registry takes of one model. Checked where the request is
-decoded already, for the rest is done within the event loop."""
+"""Bytes that a model adds to its base, as JSON: the registry's limit for one model. Checked on decode, which may run in
+a thread; all later work runs in the event loop."""
 MAX_DEPTH = 100
-"""Levels of lists and objects within each other. Routers write and read what they keep a few levels further in."""
+"""Nesting of lists and objects. Routers store them a few levels deeper."""
 
 TOO_MUCH = f"a model may add up to {MAX_KEPT >> 10} KiB to its base; send shorter messages"
 
-_FILES = GoType("map[string]string", frozenset({"object"}))
 
-
-class CreateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    model: str = ""
-    name: str = ""
+class CreateRequest(ModelRequest, frozen=True, kw_only=True):
     source: str = msgspec.field(default="", name="from")
     stream: bool = True
-    files: dict[str, str] = {}
-    adapters: dict[str, str] = {}
-    draft_files: dict[str, str] = {}
+    files: dict[str, str] = msgspec.field(default_factory=dict)
+    adapters: dict[str, str] = msgspec.field(default_factory=dict)
+    draft_files: dict[str, str] = msgspec.field(default_factory=dict)
     template: str = ""
     license: Any = None
     system: str = ""
-    parameters: dict[str, Any] = {}
-    messages: list[dict[str, Any]] = []
+    parameters: dict[str, Any] = msgspec.field(default_factory=dict)
+    messages: Annotated[list[dict[str, Any]], named("[]api.Message")] = msgspec.field(default_factory=list)
     quantize: str = ""
     quantization: str = ""
     draft_quantize: str = ""
@@ -64,12 +61,7 @@ class CreateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     parser: str = ""
     requires: str = ""
     remote_host: str = ""
-    info: dict[str, Any] = {}
-
-    @property
-    def wanted(self) -> str:
-        """`name` is what `model` was called before (trap 12)."""
-        return self.model or self.name
+    info: dict[str, Any] = msgspec.field(default_factory=dict)
 
     @property
     def licenses(self) -> tuple[str, ...]:
@@ -82,46 +74,33 @@ class CreateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         return tuple(text for text in texts if text)
 
 
-CREATE = struct(
-    "api.CreateRequest",
-    **dict.fromkeys(
-        ("model", "name", "from", "template", "system", "quantize", "quantization", "draft_quantize"), STRING
-    ),
-    **dict.fromkeys(("renderer", "parser", "requires", "remote_host"), STRING),
-    **dict.fromkeys(("files", "adapters", "draft_files"), _FILES),
-    stream=BOOL,
-    license=ANY,
-    parameters=OBJECT,
-    messages=list_of("[]api.Message", OBJECT),
-    info=OBJECT,
-)
-_decoder = msgspec.json.Decoder(CreateRequest)
+CREATE = BodyDecoder(CreateRequest)
 
 
 def decode_create(body: bytes) -> CreateRequest:
-    """Raises BadRequest in Ollama's words, TooLarge for far more than can be kept."""
+    """Raises BadRequest, and TooLarge for a request above the limits."""
     if len(body) > MAX_BODY:
         raise TooLarge(f"a model may be made from a request of up to {MAX_BODY >> 20} MiB; send shorter messages")
-    request = gojson.decode(body, _decoder, CREATE)
+    request = CREATE.decode(body)
     if not (_is_shallow(request.parameters) and _is_shallow(request.messages)):
         raise BadRequest("exceeded max depth")
     for path in (*request.files, *request.adapters, *request.draft_files):
         if not _is_relative(path):
             raise BadRequest(BAD_PATH)
-    if _weight(request) > MAX_KEPT:
+    if _kept_bytes(request) > MAX_KEPT:
         raise TooLarge(TOO_MUCH)
     return request
 
 
 def refuse_unsupported(request: CreateRequest, template: str) -> None:
-    """What would take more than a served model. `template` is that of the base: to repeat it changes nothing.
+    """Refuse everything that a served model cannot be changed in. `template` is the base's, which may be repeated.
 
     Raises BadRequest, and ClientError 501 with what to do instead (R037, R108).
     """
     for digest in (*request.files.values(), *request.adapters.values(), *request.draft_files.values()):
         if not DIGEST.match(digest):
             raise BadRequest(BAD_DIGEST)
-    asked = {
+    unsupported = {
         NO_FILES: request.files,
         NO_ADAPTERS: request.adapters,
         NO_DRAFT: request.draft_files or request.draft_quantize,
@@ -129,7 +108,7 @@ def refuse_unsupported(request: CreateRequest, template: str) -> None:
         NO_PARSER: request.renderer or request.parser,
         NO_TEMPLATE: request.template != template and request.template,
     }
-    for text, value in asked.items():
+    for text, value in unsupported.items():
         if value:
             raise ClientError(text, status=501)
 
@@ -144,13 +123,13 @@ def parameters(request: CreateRequest) -> dict[str, Any]:
 
 
 def messages(request: CreateRequest) -> tuple[dict[str, Any], ...]:
-    """In the form of /api/chat. Raises BadRequest for what is no message there."""
-    told: list[dict[str, Any]] = msgspec.json.decode(msgspec.json.encode(default_messages(request.messages)))
-    return tuple(_brief(message) for message in told)
+    """In the form of /api/chat. Raises BadRequest for invalid ones."""
+    decoded: list[dict[str, Any]] = msgspec.json.decode(msgspec.json.encode(default_messages(request.messages)))
+    return tuple(_without_nulls(message) for message in decoded)
 
 
 def progress(existing: Sequence[str], new: Sequence[str]) -> list[bytes]:
-    """The lines of a stream: digests of the parts that were there, and of those that are new (R107)."""
+    """The lines of the response, given digests of existing and new layers (R107)."""
     statuses = [
         *(f"using existing layer sha256:{digest}" for digest in existing),
         *(f"creating new layer sha256:{digest}" for digest in new),
@@ -160,8 +139,8 @@ def progress(existing: Sequence[str], new: Sequence[str]) -> list[bytes]:
     return [encode({"status": status}) for status in statuses]
 
 
-def _brief(message: dict[str, Any]) -> dict[str, Any]:
-    """Without what a message does not say. Nulls in a call's arguments are part of them."""
+def _without_nulls(message: dict[str, Any]) -> dict[str, Any]:
+    """Nulls within a call's arguments stay: they are the client's data."""
     brief = {key: value for key, value in message.items() if value is not None}
     if "tool_calls" in brief:
         brief["tool_calls"] = [
@@ -170,8 +149,8 @@ def _brief(message: dict[str, Any]) -> dict[str, Any]:
     return brief
 
 
-def _weight(request: CreateRequest) -> int:
-    """Bytes of what would be kept, give or take what says nothing."""
+def _kept_bytes(request: CreateRequest) -> int:
+    """The approximate size of what would be stored."""
     licenses = request.license if isinstance(request.license, list) else [request.license]
     texts = sum(len(text) for text in licenses if isinstance(text, str))
     return texts + len(msgspec.json.encode((request.system, request.parameters, request.messages)))
@@ -193,5 +172,5 @@ def _items(value: Any) -> Iterable[Any]:
 
 
 def _is_relative(path: str) -> bool:
-    """As Go's fs.ValidPath has it."""
+    """Go's fs.ValidPath."""
     return path == "." or all(part not in ("", ".", "..") for part in path.split("/"))

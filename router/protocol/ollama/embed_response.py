@@ -1,38 +1,22 @@
-"""Folding vLLM's vectors into the answer of /api/embed or /api/embeddings (R099, R026).
+"""Translation of vLLM's vectors into the response of /api/embed or /api/embeddings (R099, R026).
 
-Nothing is streamed: the worker's body is kept, and read once it is whole.
+Nothing is streamed: the worker's body is collected, and decoded once it is complete.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-
 from vllama_pool.router.protocol.json_lines import encode
 from vllama_pool.router.protocol.ollama.embed import EmbedRequest
 from vllama_pool.router.protocol.operation import Clock, StreamFailure, Timing, Usage
-from vllama_pool.router.protocol.vllm import vectors
-from vllama_pool.router.protocol.vllm.api import VllmUsage
+from vllama_pool.router.protocol.vllm import api, vectors
 
 NOT_UNDERSTOOD = "the worker's vectors are not understood: "
 
 
-class Item(msgspec.Struct, frozen=True, gc=False):
-    embedding: str | list[float]
-    index: int = 0
-
-
-class Vectors(msgspec.Struct, frozen=True):
-    data: list[Item]
-    usage: VllmUsage = VllmUsage()
-
-
-_decode = msgspec.json.Decoder(Vectors).decode
-
-
 class EmbedTranslator:
-    """A `StreamTranslator` over vLLM's answer to one batch."""
+    """A `StreamTranslator` for vLLM's response to one batch."""
 
     def __init__(self, request: EmbedRequest, timing: Timing, clock: Clock) -> None:
         self._request = request
@@ -71,10 +55,10 @@ class EmbedTranslator:
         if self._done:
             return b""
         try:
-            answer = self._answer(_decode(b"".join(self._body)))
+            answer = self._translate(api.decode_embeddings(b"".join(self._body)))
         except vectors.NotFinite as error:
             self._failure = StreamFailure(400, error.text)
-        except ValueError as error:  # msgspec's and base64's errors are ValueErrors
+        except ValueError as error:  # also msgspec's and base64's errors
             self._failure = StreamFailure(502, f"{NOT_UNDERSTOOD}{error}")
         else:
             self._done = True
@@ -84,14 +68,14 @@ class EmbedTranslator:
     def fail(self, text: str) -> bytes:
         return encode({"error": text})
 
-    def _answer(self, answer: Vectors) -> bytes:
+    def _translate(self, answer: api.VllmEmbeddingResponse) -> bytes:
         request = self._request
         items = sorted(answer.data, key=lambda item: item.index)
         if len(items) != len(request.texts):
             raise ValueError(f"{len(items)} for {len(request.texts)} texts")
         self._usage = Usage(answer.usage.prompt_tokens)
         if request.plain:
-            return b'{"embedding":%b}' % vectors.written(vectors.read(items[0].embedding))
+            return b'{"embedding":%b}' % vectors.encode(vectors.decode(items[0].embedding))
         parts = [b'{"model":%b,"embeddings":[' % encode(request.model)]
         for item in items:
             parts += (self._vector(item.embedding), b",")
@@ -103,4 +87,4 @@ class EmbedTranslator:
         return b"".join(parts)
 
     def _vector(self, given: str | Sequence[float]) -> bytes:
-        return vectors.written(vectors.normalised(vectors.read(given), self._request.dimensions))
+        return vectors.encode(vectors.normalised(vectors.decode(given), self._request.dimensions))

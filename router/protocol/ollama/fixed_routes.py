@@ -1,7 +1,7 @@
-"""The endpoints whose answer is always the same: what Ollama has and a pool of vLLM servers has not, and whether a
-server is here at all. One table; pure.
+"""Endpoints whose response does not depend on the pool: liveness, and features of Ollama that a pool of vLLM servers
+does not have.
 
-No text of these says "not found" or "unauthorized" where it means something else: the stock CLI looks for both (R037).
+Texts avoid "not found" and "unauthorized" unless they mean it: the stock CLI searches for both (R037).
 """
 
 from __future__ import annotations
@@ -10,19 +10,17 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import msgspec
-
 from vllama_pool.router.errors import BadRequest
 from vllama_pool.router.protocol.error_bodies import error_body
 from vllama_pool.router.protocol.json_lines import JSON, encode
-from vllama_pool.router.protocol.ollama import gojson
-from vllama_pool.router.protocol.ollama.gojson import BOOL, STRING, GoType, struct
+from vllama_pool.router.protocol.ollama.gojson import BodyDecoder, GoType
+from vllama_pool.router.protocol.ollama.request_base import ModelRequest, require_model
 from vllama_pool.router.protocol.operation import DirectResponse
 
 TEXT = "text/plain; charset=utf-8"
 RUNNING = b"Ollama is running"
-"""What Ollama says at `/`: 17 bytes, no newline (R002)."""
-NOPUSH = "models cannot be pushed from here: vLLM serves them from files on the workers' machines; publish those files"
+"""Ollama's response at `/`: 17 bytes, no newline (R002)."""
+NO_PUSH = "models cannot be pushed from here: vLLM serves them from files on the workers' machines; publish those files"
 NO_FILES = (
     "models cannot be made from files here: put the files where a worker runs, and serve them with vllama serve --model"
 )
@@ -31,14 +29,21 @@ _SERVED_V1 = "use /api/chat, /api/generate or /api/embed, as Ollama's own client
 
 BAD_DIGEST = "invalid digest format"
 DIGEST = re.compile(r"sha256[:-][0-9a-fA-F]{64}\Z")
-PUSH = struct(
-    "api.PushRequest", model=STRING, name=STRING, insecure=BOOL, username=STRING, password=STRING, stream=BOOL
-)
+
+
+class PushRequest(ModelRequest, frozen=True):
+    insecure: bool = False
+    username: str = ""
+    password: str = ""
+    stream: bool = True
+
+
+PUSH = BodyDecoder(PushRequest)
 
 
 @dataclass(frozen=True, slots=True)
 class FixedRequest:
-    """What of a request such an answer may depend on."""
+    """The parts of a request that such a response may depend on."""
 
     method: str
     path: str
@@ -48,41 +53,37 @@ class FixedRequest:
 
 @dataclass(frozen=True, slots=True)
 class FixedRoute:
-    """One endpoint."""
-
     path: str
-    """Its last part may be "{name:str}", any one segment."""
+    """The last segment may be "{name:str}", any one segment."""
     methods: tuple[str, ...]
     answer: Callable[[FixedRequest], DirectResponse]
     """Raises ClientError."""
     body: GoType | None = None
-    """What the answer depends on in a body; None where it is not read."""
+    """The type of the body; None if it is not read."""
 
 
 def always(body: bytes, status: int = 200, content_type: str = JSON) -> Callable[[FixedRequest], DirectResponse]:
-    reply = DirectResponse(body, status, content_type)
-    return lambda _: reply
+    response = DirectResponse(body, status, content_type)
+    return lambda _: response
 
 
 def refused(status: int, text: str) -> Callable[[FixedRequest], DirectResponse]:
-    """An error in the shape of the path's clients."""
-    return lambda question: DirectResponse(error_body(question.path, status, text), status)
+    """An error in the format of the path's clients."""
+    return lambda request: DirectResponse(error_body(request.path, status, text), status)
 
 
-def push(question: FixedRequest) -> DirectResponse:
-    """R007: nothing is ever pushed, but a request without a name is told so first (R146)."""
-    request = msgspec.json.decode(gojson.rewrite(question.body, PUSH), type=dict[str, object])
-    if not (str(request.get("model", "")).strip() or str(request.get("name", "")).strip()):
-        raise BadRequest("model is required")
-    return DirectResponse(error_body(question.path, 501, NOPUSH), 501)
+def push(request: FixedRequest) -> DirectResponse:
+    """Nothing is ever pushed (R007). A missing name is reported first (R146)."""
+    require_model(PUSH.decode(request.body).requested)
+    return DirectResponse(error_body(request.path, 501, NO_PUSH), 501)
 
 
-def blob(question: FixedRequest) -> DirectResponse:
-    """R016, R017: there are no blobs, and none are taken."""
-    digest = question.path.rpartition("/")[2]
+def blob(request: FixedRequest) -> DirectResponse:
+    """There are no blobs, and none are accepted (R016, R017)."""
+    digest = request.path.rpartition("/")[2]
     if not DIGEST.match(digest):
         raise BadRequest(BAD_DIGEST)
-    if question.method == "HEAD":
+    if request.method == "HEAD":
         return DirectResponse(encode({"error": f'blob "{digest}" not found'}), 404)
     return DirectResponse(encode({"error": NO_FILES}), 501)
 
@@ -96,7 +97,7 @@ FIXED_ROUTES = (
     FixedRoute("/", ("HEAD", "GET"), always(RUNNING, content_type=TEXT)),
     FixedRoute("/health", ("HEAD", "GET"), always(b"OK", content_type=TEXT)),
     FixedRoute("/api/status", ("GET",), always(encode({"cloud": {"disabled": True, "source": "config"}}))),
-    FixedRoute("/api/push", ("POST",), push, PUSH),
+    FixedRoute("/api/push", ("POST",), push, PUSH.type),
     FixedRoute("/api/me", ("POST",), refused(401, "unauthorized")),
     FixedRoute("/api/signout", ("POST",), refused(401, NOT_SIGNED_IN)),
     FixedRoute("/api/user/keys/{encoded_key:str}", ("DELETE",), refused(401, NOT_SIGNED_IN)),

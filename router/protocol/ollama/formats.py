@@ -1,4 +1,4 @@
-"""Ollama's `format` as vLLM's `response_format` (R057)."""
+"""Translation of Ollama's `format` into vLLM's `response_format` (R057)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _UNSET = (b"", b"null", b'""')
 
 
 def check_format(value: msgspec.Raw) -> None:
-    """Raises ClientError: Ollama's runner finds this one, so the status is 500."""
+    """Raises ClientError 500, since Ollama's runner reports it."""
     raw = bytes(value)
     if raw in _UNSET or raw == b'"json"' or raw[:1] == b"{":
         return

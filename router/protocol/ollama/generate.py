@@ -1,7 +1,7 @@
 """POST /api/generate: checks, and the request to vLLM (R049-R070).
 
-A prompt is a chat of one user message (trap 14), unless it is `raw`, has a `suffix`, or the model has no chat
-template: those go to vLLM's completions as they are. After a `context` the chat's tokens do.
+A prompt becomes a chat of one user message. With `raw`, a `suffix`, or a model without a chat template it goes to
+vLLM's completions as it is. With a `context`, the rendered chat's tokens go there, after those of the context.
 """
 
 from __future__ import annotations
@@ -12,20 +12,12 @@ from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.errors import AttemptFailed, BadRequest
 from vllama_pool.router.protocol import json_lines
 from vllama_pool.router.protocol.clock import rfc3339
-from vllama_pool.router.protocol.ollama import (
-    capabilities,
-    durations,
-    formats,
-    images,
-    messages,
-    options,
-    render,
-    think_option,
-)
-from vllama_pool.router.protocol.ollama.chat import completed
+from vllama_pool.router.protocol.ollama import capabilities, formats, images, messages, options, render, think_option
+from vllama_pool.router.protocol.ollama.answer_builder import AnswerBuilder
+from vllama_pool.router.protocol.ollama.chat import set_thinking_and_logprobs
 from vllama_pool.router.protocol.ollama.generate_response import GenerateResponse, GenerateWriter
 from vllama_pool.router.protocol.ollama.render import DebugInfo
-from vllama_pool.router.protocol.ollama.requests import GenerateRequest, default_messages, may_shorten
+from vllama_pool.router.protocol.ollama.requests import GenerateRequest, default_messages
 from vllama_pool.router.protocol.ollama.stream import TextTranslator
 from vllama_pool.router.protocol.operation import Clock, DirectResponse, NextStep, Timing, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api, limits, shorten, think_tags, tokenize
@@ -37,16 +29,16 @@ NO_TEMPLATES = "template is not supported: vLLM renders the model's own chat tem
 NO_IMAGES = (
     "images are not supported without a chat template: not with raw, suffix or context, nor by a model without one"
 )
-TAIL = 8
-"""Tokens at a prompt's end that are looked at for a tag which the template has opened."""
+PROMPT_END = 8
+"""Tokens at a prompt's end that may hold a think tag which the chat template has opened."""
 
 
 def check(request: GenerateRequest, info: ModelInfo, clock: Clock) -> DirectResponse | None:
-    """In Ollama's order: unload, raw, thinking, capabilities, option types, load, then what a run would find."""
-    keep = durations.keep_alive(request.keep_alive)
-    if not request.prompt and keep == 0:
-        return _reply(request, clock, "unload")
-    capabilities.refuse_image_makers(info)
+    """In Ollama's order: unload, raw, thinking, capabilities, option types, load, then errors that only a run would
+    find."""
+    if not request.prompt and request.keep_alive == 0:
+        return _empty_response(request, clock, "unload")
+    capabilities.refuse_image_generation(info)
     if request.raw and (request.template or request.system or request.context):
         raise BadRequest(RAW_CONFLICT)
     think_option.check_capability(request.think, request.model, info)
@@ -55,83 +47,84 @@ def check(request: GenerateRequest, info: ModelInfo, clock: Clock) -> DirectResp
     if request.options:
         options.check(request.options)
     if not request.prompt:
-        return _reply(request, clock, "load")
+        return _empty_response(request, clock, "load")
     formats.check_format(request.format)
     if request.template:
         raise BadRequest(NO_TEMPLATES)
     if request.context and min(request.context) < 0:
-        raise BadRequest(f"{min(request.context)} in context is no token id: send what a former answer had there")
-    capabilities.require(images.wanted(request.images or ()), request.model, info)
-    if request.images and (request.context or not _templated(request, info)):
+        raise BadRequest(f"{min(request.context)} in context is not a token id; send the context of a former response")
+    capabilities.require(images.required_capabilities(request.images or ()), request.model, info)
+    if request.images and (request.context or not _is_chat(request, info)):
         raise BadRequest(NO_IMAGES)
     return None
 
 
-def _reply(request: GenerateRequest, clock: Clock, reason: str) -> DirectResponse:
-    """R088."""
+def _empty_response(request: GenerateRequest, clock: Clock, reason: str) -> DirectResponse:
+    """One plain object, also where a stream was requested (R088)."""
     stamp = rfc3339(clock.time_ns())
-    return json_lines.reply(
-        GenerateResponse(model=request.model, created_at=stamp, response="", done=True, done_reason=reason)
-    )
+    response = GenerateResponse(model=request.model, created_at=stamp, response="", done=True, done_reason=reason)
+    return DirectResponse(json_lines.encode(response))
 
 
-def _templated(request: GenerateRequest, info: ModelInfo) -> bool:
+def _is_chat(request: GenerateRequest, info: ModelInfo) -> bool:
     return info.has_template and not request.raw and not request.suffix
 
 
 def prepare(request: GenerateRequest, info: ModelInfo, defaults: Defaults, clock: Clock) -> NextStep:
-    """`_debug_render_only` asks for the prompt alone (R066)."""
+    """The request to vLLM; with `_debug_render_only` the rendered prompt alone (R066)."""
     if request.debug_render_only:
         return _render(request, info, defaults, clock)
     if request.context:
-        return _after_context(request, info, defaults, lambda sent, _: sent)
-    if _templated(request, info):
+        return _after_context(request, info, defaults, lambda upstream, _: upstream)
+    if _is_chat(request, info):
         return UpstreamRequest(api.CHAT_PATH, api.encode(_chat(request, info, defaults)))
-    return _send(_completion(request, info, defaults, _plain(request, defaults)))
+    return _send(_completion(request, info, defaults, _plain_prompt(request, defaults)))
 
 
 def adapt(request: GenerateRequest, info: ModelInfo, defaults: Defaults, *refusals: AttemptFailed) -> NextStep | None:
-    """The same without what is too long (R145), or within the worker's own limits."""
+    """The same request within the worker's limits, shortened if it is too long (R145)."""
     too_long = any(map(limits.is_too_long, refusals))
-    if not limits.is_known(refusals[-1]) or (too_long and not may_shorten(request)):
+    if not limits.is_known(refusals[-1]) or (too_long and not request.may_shorten):
         return None
     if request.context:
-        return _after_context(request, info, defaults, lambda sent, limit: _better(sent, limit, refusals) or sent)
-    if _templated(request, info):
+        return _after_context(
+            request, info, defaults, lambda upstream, limit: _adapted(upstream, limit, refusals) or upstream
+        )
+    if _is_chat(request, info):
         chat = _chat(request, info, defaults)
-        other = limits.within_limits(chat, refusals)
+        within = limits.within_limits(chat, refusals)
         if too_long:
-            return shorten.shortened(other or chat, info.context_length)
-        return UpstreamRequest(api.CHAT_PATH, api.encode(other)) if other is not None else None
-    sent = _completion(request, info, defaults, _plain(request, defaults))
+            return shorten.shortened(within or chat, info.context_length)
+        return UpstreamRequest(api.CHAT_PATH, api.encode(within)) if within is not None else None
+    upstream = _completion(request, info, defaults, _plain_prompt(request, defaults))
     if too_long and not info.context_length:
         return tokenize.count_text(
-            info.name, "", lambda found: _send(_better(sent, found.max_model_len, refusals) or sent)
+            info.name, "", lambda found: _send(_adapted(upstream, found.max_model_len, refusals) or upstream)
         )
-    better = _better(sent, info.context_length, refusals)
-    return _send(better) if better is not None else None
+    adapted = _adapted(upstream, info.context_length, refusals)
+    return _send(adapted) if adapted is not None else None
 
 
-def _better(
-    sent: api.VllmCompletionRequest, limit: int, refusals: Sequence[AttemptFailed]
+def _adapted(
+    upstream: api.VllmCompletionRequest, limit: int, refusals: Sequence[AttemptFailed]
 ) -> api.VllmCompletionRequest | None:
-    """What the worker may take in place of a completion that it refused. `limit`: the context's tokens."""
-    other = limits.within_limits(sent, refusals)
-    return shorten.cut(other or sent, limit) if any(map(limits.is_too_long, refusals)) else other
+    """A refused completion within the worker's limits; None if it is already. `limit`: the context in tokens."""
+    within = limits.within_limits(upstream, refusals)
+    return shorten.cut(within or upstream, limit) if any(map(limits.is_too_long, refusals)) else within
 
 
-def _send(sent: api.VllmCompletionRequest, begun: bool | None = None) -> UpstreamRequest:
-    """`begun`: thinking is to be taken out of the answer's text, and whether the prompt has begun it."""
-    body = api.encode(sent)
+def _send(upstream: api.VllmCompletionRequest, begun: bool | None = None) -> UpstreamRequest:
+    """`begun`: None if the answer has no think tags, else True if the prompt ends inside them."""
+    body = api.encode(upstream)
     if begun is None:
         return UpstreamRequest(api.COMPLETIONS_PATH, body)
     return UpstreamRequest(
-        api.COMPLETIONS_PATH, body, lambda *given: translator(*given, thoughts=ThinkTagSplitter(begun=begun))
+        api.COMPLETIONS_PATH, body, lambda *given: translator(*given, think_tags=ThinkTagSplitter(begun=begun))
     )
 
 
 def _chat(request: GenerateRequest, info: ModelInfo, defaults: Defaults) -> api.VllmChatRequest:
-    """A chat of one user message. After a `context` the model's own messages are in that already."""
+    """A chat of one user message. A `context` already holds the model's own messages."""
     chat: list[api.VllmMessage] = []
     if system := request.system or defaults.system:
         chat.append(api.VllmMessage("system", system))
@@ -139,23 +132,21 @@ def _chat(request: GenerateRequest, info: ModelInfo, defaults: Defaults) -> api.
         chat += messages.translate(default_messages(defaults.messages))
     prompt = request.prompt
     chat.append(api.VllmMessage("user", messages.parts(prompt, request.images) if request.images else prompt))
-    return completed(
-        api.VllmChatRequest(
-            model=info.name,
-            messages=chat,
-            stream=True,
-            stream_options=api.INCLUDE_USAGE,
-            response_format=formats.translate(request.format),
-            return_token_ids=True,
-            **options.sampling(options.merge(request.options, defaults.options, info), info),
-        ),
-        request,
-        info,
+    upstream = api.VllmChatRequest(
+        model=info.name,
+        messages=chat,
+        stream=True,
+        stream_options=api.INCLUDE_USAGE,
+        response_format=formats.translate(request.format),
+        return_token_ids=True,
+        **options.sampling(options.merge(request.options, defaults.options, info), info),
     )
+    set_thinking_and_logprobs(upstream, request, info)
+    return upstream
 
 
-def _plain(request: GenerateRequest, defaults: Defaults) -> str:
-    """Without a template a system text can only go in front of the prompt."""
+def _plain_prompt(request: GenerateRequest, defaults: Defaults) -> str:
+    """The prompt after the system text: there is no template to place that."""
     system = "" if request.raw or request.suffix else request.system or defaults.system
     return f"{system}\n\n{request.prompt}" if system else request.prompt
 
@@ -171,53 +162,51 @@ def _completion(
         stream_options=api.INCLUDE_USAGE,
         suffix=request.suffix or None,
         response_format=formats.translate(request.format),
-        logprobs=request.wanted_logprobs,
+        logprobs=request.logprob_alternatives,
         return_token_ids=not request.raw,
-        **options.fill_context(values, info),
+        **options.with_max_tokens(values, info),
     )
 
 
 Change = Callable[[api.VllmCompletionRequest, int], api.VllmCompletionRequest]
-"""Makes another of a completion, given the context's tokens."""
+"""Changes a completion, given the context in tokens."""
 
 
 def _after_context(request: GenerateRequest, info: ModelInfo, defaults: Defaults, change: Change) -> NextStep:
-    """The former turn's token ids, then those of the rendered prompt (R054)."""
-    tagged = _templated(request, info) and think_tags.are_tagged(info)
+    """A completion of the former turn's token ids, then those of the rendered prompt (R054)."""
+    has_tags = _is_chat(request, info) and think_tags.uses_tags(info)
 
-    def tokenized(found: api.VllmTokenized) -> NextStep:
-        sent = _completion(request, info, defaults, [*(request.context or ()), *found.tokens])
-        end = "".join(text or "" for text in (found.token_strs or ())[-TAIL:])
-        return _send(change(sent, found.max_model_len), think_tags.are_open(end) if tagged else None)
+    def on_tokens(found: api.VllmTokenized) -> NextStep:
+        upstream = _completion(request, info, defaults, [*(request.context or ()), *found.tokens])
+        end = "".join(text or "" for text in (found.token_strs or ())[-PROMPT_END:])
+        return _send(change(upstream, found.max_model_len), think_tags.ends_inside(end) if has_tags else None)
 
-    if _templated(request, info):
-        return tokenize.of_chat(_chat(request, info, defaults), tokenized, with_texts=tagged)
-    return tokenize.of_text(info.name, _plain(request, defaults), tokenized)
+    if _is_chat(request, info):
+        return tokenize.of_chat(_chat(request, info, defaults), on_tokens, with_texts=has_tags)
+    return tokenize.of_text(info.name, _plain_prompt(request, defaults), on_tokens)
 
 
 def _render(request: GenerateRequest, info: ModelInfo, defaults: Defaults, clock: Clock) -> NextStep:
-    def reply(text: str) -> DirectResponse:
+    def respond(text: str) -> DirectResponse:
         stamp = rfc3339(clock.time_ns())
         shown = DebugInfo(text, len(request.images or ()))
-        return json_lines.reply(
-            GenerateResponse(model=request.model, created_at=stamp, response="", done=False, debug_info=shown)
-        )
+        response = GenerateResponse(model=request.model, created_at=stamp, response="", done=False, debug_info=shown)
+        return DirectResponse(json_lines.encode(response))
 
-    if _templated(request, info):
-        return render.of_chat(_chat(request, info, defaults), reply, after=request.context)
-    return render.of_text(info.name, _plain(request, defaults), reply, after=request.context)
+    if _is_chat(request, info):
+        return render.of_chat(_chat(request, info, defaults), respond, after=request.context)
+    return render.of_text(info.name, _plain_prompt(request, defaults), respond, after=request.context)
 
 
 def translator(
-    request: GenerateRequest, timing: Timing, clock: Clock, *, thoughts: ThinkTagSplitter | None = None
+    request: GenerateRequest, timing: Timing, clock: Clock, *, think_tags: ThinkTagSplitter | None = None
 ) -> TextTranslator:
     """With `context` unless raw (R056, R067)."""
-    return TextTranslator(
+    answer = AnswerBuilder(
         GenerateWriter(request.model),
-        timing,
-        clock,
         stream=request.stream,
-        logprobs=request.wanted_logprobs,
+        logprobs=request.logprob_alternatives,
         keep_ids=not request.raw,
-        thoughts=thoughts,
+        think_tags=think_tags,
     )
+    return TextTranslator(answer, timing, clock, stream=request.stream)

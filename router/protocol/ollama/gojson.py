@@ -1,100 +1,128 @@
-"""Reading JSON as Go's encoding/json does, and complaining in its words (R039, R150-R152).
+"""Lenient JSON decoding, as Go's encoding/json does it (R039, R150-R152).
 
-Go matches keys regardless of case, ignores unknown ones, takes null for absent, lets the last of duplicate
-keys win, ignores what follows the first value, and puts U+FFFD for broken text. Requests that are spelled
-exactly never come here: this is the slow path, and the source of error texts.
+Go matches keys regardless of case, ignores unknown keys, treats null as absent, lets the last of duplicate keys win,
+ignores what follows the first value, and replaces invalid UTF-8 by U+FFFD. A body that is spelled exactly is decoded
+straight into its struct. Any other body is normalised first, which also yields Go's error texts.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
+from msgspec import inspect
 
 from vllama_pool.router.errors import BadRequest
 
-MAX_DEPTH = 10_000
-MOST_SCANNED = 16 * 1024
-"""Characters of a body that is no JSON whose fault is named in exactly Go's words."""
-_ROUGHLY = {
+_SYNTAX = {
     "Expecting value": "looking for beginning of value",
     "Expecting property name": "looking for beginning of object key string",
+    "Illegal trailing comma": "looking for beginning of value",
     "Expecting ':'": "after object key",
-    "Expecting ','": "after array element",
+    "Expecting ','": "after object key:value pair",
+    "Invalid \\": "in string escape code",
+    "Invalid control": "in string literal",
 }
+"""How messages of Python's json begin, and what Go says."""
 _SPACE = re.compile(r"[ \t\r\n]*")
-_PLAIN = re.compile(r'[^"\\\x00-\x1f]*')
-_DIGITS = re.compile(r"[0-9]+")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
 class GoType:
-    """What a field of Ollama's request types takes. `kinds` are JSON's; none means anything."""
+    """The Go type of a field, derived from its struct by `go_type`."""
 
     name: str
-    kinds: frozenset[str] = frozenset()
+    kind: str = ""
+    """The JSON type that it accepts; "" for any."""
     item: GoType | None = None
     fields: Mapping[str, GoType] = field(default_factory=dict)
 
 
-def _scalar(name: str, *kinds: str) -> GoType:
-    return GoType(name, frozenset(kinds))
+def go_type(struct: type[msgspec.Struct]) -> GoType:
+    """The Go type of a struct: "api." and its name, or its `GO_NAME`.
 
-
-ANY = GoType("interface {}")
-STRING = _scalar("string", "string")
-BOOL = _scalar("bool", "bool")
-INT = _scalar("int", "number")
-OBJECT = _scalar("map[string]interface {}", "object")
-
-
-def list_of(name: str, item: GoType) -> GoType:
-    return GoType(name, frozenset({"array"}), item=item)
-
-
-def struct(name: str, /, **fields: GoType) -> GoType:
-    return GoType(name, frozenset({"object"}), fields=fields)
-
-
-T = TypeVar("T")
-
-
-def decode(body: bytes, decoder: msgspec.json.Decoder[T], go: GoType) -> T:
-    """A body straight into the decoder's type or, where it is not spelled exactly, as `rewrite` gives it.
-
-    Raises BadRequest.
+    `named` gives a field a Go name of its own. A Raw field with a name accepts objects, one without accepts anything.
     """
-    try:
-        request = decoder.decode(body)
-        if not body.isascii():
-            body.decode()  # what is kept raw was not looked at
+    return _go_type(inspect.type_info(struct), "")
+
+
+def named(go_name: str) -> msgspec.Meta:
+    """Annotation of a field whose Go type has a name of its own."""
+    return msgspec.Meta(extra={"go": go_name})
+
+
+def _go_type(info: inspect.Type, name: str) -> GoType:
+    match info:
+        case inspect.Metadata(type=inner, extra=extra):
+            return _go_type(inner, (extra or {}).get("go", name))
+        case inspect.UnionType(types=types):
+            (inner,) = (each for each in types if not isinstance(each, inspect.NoneType))
+            return _go_type(inner, name)
+        case inspect.StrType():
+            return GoType("string", "string")
+        case inspect.BoolType():
+            return GoType("bool", "bool")
+        case inspect.IntType():
+            return GoType("int", "number")
+        case inspect.RawType() if name:
+            return GoType(name, "object")
+        case inspect.DictType(value_type=value):
+            return GoType("map[string]" + _go_type(value, "").name, "object")
+        case inspect.ListType(item_type=item):
+            go = _go_type(item, "")
+            return GoType(name or "[]" + go.name, "array", item=go)
+        case inspect.StructType(cls=struct, fields=fields):
+            known = {each.encode_name: _go_type(each.type, "") for each in fields}
+            return GoType(getattr(struct, "GO_NAME", "api." + struct.__name__), "object", fields=known)
+    return GoType("interface {}")
+
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class BodyDecoder(Generic[T]):
+    """Decodes bodies into one struct. `dec_hook` decodes custom types, and raises ValueError with Ollama's text."""
+
+    def __init__(self, struct: type[T], dec_hook: Callable[[type, Any], Any] | None = None) -> None:
+        self.type = go_type(struct)
+        self._decode = msgspec.json.Decoder(struct, dec_hook=dec_hook).decode
+
+    def decode(self, body: bytes) -> T:
+        """Raises BadRequest."""
+        try:
+            request = self._decode(body)
+            if not body.isascii():
+                body.decode()  # msgspec does not validate Raw fields
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return self.decode_leniently(body)
         return request
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        exact = rewrite(body, go)
-    try:
-        return decoder.decode(exact)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise BadRequest(str(error)) from None
+
+    def decode_leniently(self, body: bytes) -> T:
+        """Normalise a body, then decode it. Raises BadRequest."""
+        exact = normalised(body, self.type)
+        try:
+            return self._decode(exact)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise BadRequest(str(error.__cause__ or error)) from None
 
 
-def rewrite(body: bytes, go: GoType) -> bytes:
-    """The body with keys spelled as in `go` and without nulls and unknown keys.
+def normalised(body: bytes, go: GoType) -> bytes:
+    """The body with keys spelled as in `go`, without nulls and unknown keys.
 
     Raises BadRequest with Go's text for what Go refuses.
     """
     value = _parse(body)
-    root = go.name.removeprefix("api.")
     if value is None:
         value = {}
     if not isinstance(value, dict):
         raise BadRequest(f"json: cannot unmarshal {_kind(value)} into Go value of type {go.name}")
     try:
-        text = json.dumps(_normalise(value, go, root, ""), ensure_ascii=False)
+        text = json.dumps(_normalise(value, go, go.name.removeprefix("api."), ""), ensure_ascii=False)
     except RecursionError:
         raise BadRequest("exceeded max depth") from None
     try:
@@ -105,8 +133,7 @@ def rewrite(body: bytes, go: GoType) -> bytes:
 
 def _parse(body: bytes) -> Any:
     text = body.decode("utf-8", "replace")
-    space = _SPACE.match(text)
-    start = space.end() if space else 0
+    start = _after_space(text, 0)
     if start == len(text):
         raise BadRequest("missing request body")
     decoder = json.JSONDecoder(
@@ -115,28 +142,35 @@ def _parse(body: bytes) -> Any:
     try:
         return decoder.raw_decode(text, start)[0]
     except RecursionError:
-        raise BadRequest((_exact(text) and syntax_error(text)) or "exceeded max depth") from None
+        raise BadRequest("exceeded max depth") from None
     except json.JSONDecodeError as error:
-        raise BadRequest((_exact(text) and syntax_error(text)) or _roughly(error)) from None
-    except ValueError as error:
-        raise BadRequest((_exact(text) and syntax_error(text)) or str(error)) from None
+        raise BadRequest(_syntax_error(error)) from None
 
 
-def _exact(text: str) -> bool:
-    """Whether it is worth the time to find Go's own words: a scanner in Python must not hold up everybody."""
-    return len(text) <= MOST_SCANNED
-
-
-def _roughly(error: json.JSONDecodeError) -> str:
-    """Go's words as far as Python's tell the place."""
-    if error.pos >= len(error.doc) or error.msg.startswith("Unterminated"):
+def _syntax_error(error: json.JSONDecodeError) -> str:
+    """Go's text, as far as Python's error tells it (R151). Some of Go's finer distinctions are lost."""
+    position = error.pos
+    if error.msg.startswith("Illegal trailing comma"):  # Python 3.13
+        position = _after_space(error.doc, position + 1)
+    if position >= len(error.doc) or error.msg.startswith("Unterminated"):
         return "unexpected EOF"
-    where = next((words for start, words in _ROUGHLY.items() if error.msg.startswith(start)), "in string literal")
-    return f"invalid character {_quoted(error.doc[error.pos])} {where}"
+    where = next((text for start, text in _SYNTAX.items() if error.msg.startswith(start)), "in string literal")
+    return f"invalid character {_quoted(error.doc[position])} {where}"
+
+
+def _after_space(text: str, start: int) -> int:
+    space = _SPACE.match(text, start)
+    return space.end() if space else start
+
+
+def _quoted(char: str) -> str:
+    """Go quotes the first byte of the character."""
+    byte = chr(char.encode("utf-8", "surrogatepass")[0])
+    return "'\\''" if byte == "'" else f"'{repr(byte)[1:-1]}'"
 
 
 def _last_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Unlike a plain dict, a repeated key also takes the later place, so that last wins over other cases."""
+    """Move a repeated key to the later place, so that the last also wins over spellings in other cases."""
     result: dict[str, Any] = {}
     for key, value in pairs:
         result.pop(key, None)
@@ -156,7 +190,8 @@ def _int(text: str) -> int | float:
 
 
 def _constant(text: str) -> Any:
-    raise ValueError(text)
+    """Refuse NaN and Infinity, which Python's parser accepts."""
+    raise BadRequest(f"invalid character '{text.lstrip('-')[0]}' looking for beginning of value")
 
 
 def _kind(value: Any) -> str:
@@ -171,14 +206,16 @@ def _kind(value: Any) -> str:
 
 def _normalise(value: Any, go: GoType, root: str, path: str) -> Any:
     kind = _kind(value)
-    if go.kinds and kind not in go.kinds:
+    is_int = go.name == "int"
+    if go.kind not in ("", kind):
         raise BadRequest(f"json: cannot unmarshal {kind} into Go struct field {root}.{path} of type {go.name}")
-    if go is INT and isinstance(value, float) and not value.is_integer():
+    if is_int and isinstance(value, float) and not value.is_integer():
         raise BadRequest(f"json: cannot unmarshal number {value} into Go struct field {root}.{path} of type int")
-    if go is INT:
+    if is_int:
         return int(value)
     if go.item is not None:
-        return [_normalise(item, go.item, root, path) for item in value if item is not None]
+        item = go.item
+        return [_normalise(each, item, root, path) for each in value if each is not None]
     if go.fields:
         return _normalise_fields(value, go, root, path)
     return value
@@ -192,168 +229,3 @@ def _normalise_fields(value: dict[str, Any], go: GoType, root: str, path: str) -
         if known is not None and item is not None:
             result[name] = _normalise(item, known, root, f"{path}.{name}" if path else name)
     return result
-
-
-def syntax_error(text: str) -> str:
-    """Go's words for what is wrong in the first JSON value of a text; "" if nothing is."""
-    try:
-        _Scanner(text).value()
-    except _Syntax as error:
-        return str(error)
-    return ""
-
-
-class _Syntax(Exception):
-    pass
-
-
-class _Scanner:
-    """Go's JSON scanner, as far as its error texts tell its states apart. No recursion: depth is a stack."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._at = 0
-
-    def value(self) -> None:
-        stack: list[str] = []
-        state = "value"
-        while True:
-            char = self._next()
-            if state in ("key", "first key"):
-                state = self._key(char, state, stack)
-            elif state in ("value", "first element"):
-                state = self._value(char, state, stack)
-            else:
-                state = self._after(char, stack)
-            if state == "after" and not stack:
-                return
-
-    def _value(self, char: str, state: str, stack: list[str]) -> str:
-        if state == "first element" and char == "]":
-            return self._close(stack)
-        if char in "{[":
-            self._at += 1
-            stack.append(char)
-            if len(stack) > MAX_DEPTH:
-                raise _Syntax("exceeded max depth")
-            return "first key" if char == "{" else "first element"
-        if char == '"':
-            self._string()
-        elif char in "-0123456789":
-            self._number()
-        elif char in "tfn":
-            self._literal({"t": "true", "f": "false", "n": "null"}[char])
-        else:
-            raise self._invalid("looking for beginning of value")
-        return "after"
-
-    def _key(self, char: str, state: str, stack: list[str]) -> str:
-        if state == "first key" and char == "}":
-            return self._close(stack)
-        if char != '"':
-            raise self._invalid("looking for beginning of object key string")
-        self._string()
-        if self._next() != ":":
-            raise self._invalid("after object key")
-        self._at += 1
-        return "value"
-
-    def _after(self, char: str, stack: list[str]) -> str:
-        opened = stack[-1]
-        if char == ",":
-            self._at += 1
-            return "key" if opened == "{" else "value"
-        if char == ("}" if opened == "{" else "]"):
-            return self._close(stack)
-        raise self._invalid("after object key:value pair" if opened == "{" else "after array element")
-
-    def _close(self, stack: list[str]) -> str:
-        self._at += 1
-        stack.pop()
-        return "after"
-
-    def _next(self) -> str:
-        space = _SPACE.match(self._text, self._at)
-        if space:
-            self._at = space.end()
-        return self._here()
-
-    def _here(self) -> str:
-        if self._at >= len(self._text):
-            raise _Syntax("unexpected EOF")
-        return self._text[self._at]
-
-    def _invalid(self, where: str) -> _Syntax:
-        return _Syntax(f"invalid character {_quoted(self._text[self._at])} {where}")
-
-    def _string(self) -> None:
-        self._at += 1
-        while True:
-            plain = _PLAIN.match(self._text, self._at)
-            if plain:
-                self._at = plain.end()
-            char = self._here()
-            if char == '"':
-                self._at += 1
-                return
-            if char != "\\":
-                raise self._invalid("in string literal")
-            self._at += 1
-            self._escape()
-
-    def _escape(self) -> None:
-        char = self._here()
-        if char != "u":
-            if char not in 'bfnrt\\/"':
-                raise self._invalid("in string escape code")
-            self._at += 1
-            return
-        for _ in range(4):
-            self._at += 1
-            if self._here() not in "0123456789abcdefABCDEF":
-                raise self._invalid("in \\u hexadecimal character escape")
-        self._at += 1
-
-    def _number(self) -> None:
-        if self._here() == "-":
-            self._at += 1
-        if self._here() == "0":
-            self._at += 1
-        else:
-            self._digits("in numeric literal")
-        if self._text[self._at : self._at + 1] == ".":
-            self._at += 1
-            self._digits("after decimal point in numeric literal")
-        if self._text[self._at : self._at + 1] in ("e", "E"):
-            self._at += 1
-            if self._here() in "+-":
-                self._at += 1
-            self._digits("in exponent of numeric literal")
-
-    def _digits(self, where: str) -> None:
-        self._here()
-        digits = _DIGITS.match(self._text, self._at)
-        if digits is None:
-            raise self._invalid(where)
-        self._at = digits.end()
-
-    def _literal(self, word: str) -> None:
-        for expected in word:
-            if self._here() != expected:
-                raise self._invalid(f"in literal {word} (expecting '{expected}')")
-            self._at += 1
-
-
-def _quoted(char: str) -> str:
-    """Go quotes the offending byte, not the character."""
-    if char == "'":
-        return "'\\''"
-    if char == '"':
-        return "'\"'"
-    byte = chr(char.encode("utf-8", "surrogatepass")[0])
-    named = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\a": "\\a", "\b": "\\b", "\f": "\\f", "\v": "\\v"}
-    if byte in named:
-        return f"'{named[byte]}'"
-    if byte < " " or byte == "\x7f":
-        return f"'\\x{ord(byte):02x}'"
-    return f"'{byte}'"

@@ -1,4 +1,4 @@
-"""Ollama's logprobs entries from vLLM's two shapes (section 2.15 of the contract: R064, R065)."""
+"""Translation of vLLM's two logprobs formats into Ollama's (R064, R065)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LogprobEntry(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def translate(logprobs: api.VllmLogprobs, top: int) -> list[LogprobEntry]:
-    """One entry per token. Alternatives, best first, at most `top`; left out where none were asked for."""
+    """One entry per token, with at most `top` alternatives, best first; None if `top` is 0."""
     if logprobs.content is not None:
         return [
             _entry(item.token, item.logprob, [(a.token, a.logprob) for a in item.top_logprobs or ()], top)
@@ -50,5 +50,5 @@ def _alternative(token: str, logprob: float | None) -> LogprobAlternative:
 
 
 def _value(logprob: float | None) -> float:
-    """Never above 0; vLLM's floor where it gives none."""
+    """At most 0; vLLM's floor where it sends none."""
     return -9999.0 if logprob is None else min(logprob, 0.0)

@@ -1,4 +1,4 @@
-"""Ollama's messages and tools in vLLM's form (R071-R079)."""
+"""Translation of Ollama's messages and tools into vLLM's (R071-R079)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from vllama_pool.router.protocol.vllm import api
 
 
 def with_defaults(messages: Sequence[ChatMessage], defaults: Defaults) -> Sequence[ChatMessage]:
-    """A request's messages after what its model brings: messages, and in front of all a system text, unless the
-    request begins with one of its own (R085). That one stays in front, where chat templates want it."""
+    """The model's system text and messages, then the request's.
+
+    If the request begins with a system message, that one replaces the model's and stays first, where chat templates
+    expect it (R085).
+    """
     if not (defaults.system or defaults.messages):
         return messages
     if messages and messages[0].role.lower() == "system":
@@ -25,7 +28,7 @@ def with_defaults(messages: Sequence[ChatMessage], defaults: Defaults) -> Sequen
 
 
 def translate(messages: Sequence[ChatMessage]) -> list[api.VllmMessage]:
-    """Every message, in order. Tool calls get ids, and each result the id of the call that it answers."""
+    """Tool calls without an id get one, and each tool result the id of its call."""
     pairing: Pairing | None = None
     result: list[api.VllmMessage] = []
     for position, message in enumerate(messages):
@@ -41,8 +44,7 @@ def translate(messages: Sequence[ChatMessage]) -> list[api.VllmMessage]:
 
 
 def for_template(messages: list[api.VllmMessage], template: str) -> list[api.VllmMessage]:
-    """A developer's message that begins the conversation is the system's, for a template that knows no developer:
-    it would leave it out without a word."""
+    """Turn a leading developer message into a system message if the template would silently drop it."""
     if messages and messages[0].role == "developer" and template and "developer" not in template:
         return [msgspec.structs.replace(messages[0], role="system"), *messages[1:]]
     return messages
@@ -61,7 +63,7 @@ def _with_tools(message: ChatMessage, role: str, position: int, pairing: Pairing
 
 
 def parts(text: str, images: Sequence[str]) -> list[api.VllmPart]:
-    """Images (and audio) go in front of the text, as Ollama's templates put them."""
+    """Images and audio precede the text, as in Ollama's templates."""
     result = [_media(image) for image in images]
     if text:
         result.append(api.VllmPart("text", text=text))
@@ -77,7 +79,7 @@ def _media(data: str) -> api.VllmPart:
 
 
 def tools(declared: Sequence[DeclaredTool] | None) -> list[api.VllmTool] | None:
-    """`tools: []` is none: vLLM refuses an empty list."""
+    """None for an empty list, which vLLM refuses."""
     if not declared:
         return None
     return [

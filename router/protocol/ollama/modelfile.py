@@ -1,6 +1,6 @@
-"""A model as a Modelfile: what `ollama show --modelfile` prints, and `ollama create -f` takes back.
+"""Modelfiles: `ollama show --modelfile` prints them, `ollama create -f` reads them.
 
-There are no escapes in it: what needs quotes stands between them as it is.
+The format has no escapes: quoted text is verbatim.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ def modelfile(
     messages: Iterable[Mapping[str, Any]] = (),
     license_text: str = "",
 ) -> str:
-    """`base` is the model that this one is made from, for a served model itself. No TEMPLATE: vLLM's is Jinja, and
-    stays the base's. Of messages, role and text."""
+    """`base`: the model that this one was made from; a served model's own name.
+
+    There is no TEMPLATE, since vLLM's templates are Jinja and stay the base's. Messages keep role and text only.
+    """
     lines = [_HEAD.format(name=name), f"FROM {base}"]
     if system:
         lines.append(f"SYSTEM {quoted(system)}")
@@ -42,7 +44,7 @@ def modelfile(
 
 
 def parameter_values(parameters: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Sorted, one pair for each value: a list's key comes several times. None says nothing."""
+    """Sorted, one pair per value, so a list repeats its key. Nulls are omitted."""
     pairs: list[tuple[str, Any]] = []
     for key, value in sorted(parameters.items()):
         values: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]
@@ -51,12 +53,12 @@ def parameter_values(parameters: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def plain(value: Any) -> str:
-    """A value as a Modelfile has it, before quotes."""
+    """A value as text, before quoting."""
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def quoted(text: str) -> str:
-    """The text, between three quotes if it would not be read back as it is."""
+    """The text, in triple quotes if it would not be read back unchanged."""
     if text and text == text.strip() and not text.startswith('"') and "\n" not in text and "\r" not in text:
         return text
     return f'"""{text}"""'

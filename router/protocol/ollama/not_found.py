@@ -1,4 +1,4 @@
-"""What is said of a name that nobody serves (R038, R147-R149)."""
+"""Errors for names that no worker serves (R038, R147-R149)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ NO_CLOUD_DETAILS = "ollama cloud is disabled: remote model details are unavailab
 
 
 def unknown_model(name: str, not_found: str, *, cloud: str = NO_CLOUD) -> ClientError:
-    """The error for a name that is not in the pool. To be asked only then: vLLM serves names that Ollama's
-    grammar does not know. `not_found` is the endpoint's text for it."""
+    """The error for a name that is not in the pool. `not_found`: the endpoint's text.
+
+    Call it only for unknown names: vLLM also serves names outside Ollama's grammar.
+    """
     try:
         parse(name)
     except InvalidName as error:

@@ -1,7 +1,7 @@
-"""Ollama's sampling options: their types, and what vLLM is sent for them (R126-R144).
+"""Ollama's sampling options: types, precedence, and translation into vLLM's (R126-R144).
 
-Weakest first: Ollama's defaults, the model's generation_config, the route's options, the request's. Where
-the model's generation_config has a key, Ollama's default for it is not sent: vLLM applies its own.
+Precedence, weakest first: Ollama's defaults, the model's generation_config, the route's options, the request's. A key
+of generation_config suppresses Ollama's default, so that vLLM applies the model's value.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from vllama_pool.router.errors import ClientError
-from vllama_pool.router.protocol.vllm.api import VllmSampling
 from vllama_pool.workers.registry.record import ModelInfo
 
 _INT64: Final = 2**63 - 1
-_TINY: Final = 1e-6
-"""vLLM wants top_p above 0. So small a value keeps the most likely token only, as 0 does in Ollama."""
-_MOST_PENALTY: Final = 1e9
-"""JSON numbers have no bound, floats have. No token is left above this anyway."""
+_MIN_TOP_P: Final = 1e-6
+"""Smallest top_p, which vLLM requires above 0. Like Ollama's 0 it keeps the most likely token only."""
+_MAX_PENALTY: Final = 1e9
+"""Bound for JSON numbers that exceed a float."""
 UNKNOWN_CONTEXT_TOKENS: Final = 1024
-"""max_tokens for /v1/completions where the model's context length is unknown: vLLM's own default is 16."""
+"""max_tokens for /v1/completions if the model's context length is unknown. vLLM's default is 16."""
 
 _INTEGERS = frozenset(
     {
@@ -48,7 +47,7 @@ _FLOATS = frozenset(
     }
 )
 KNOWN: Final = _INTEGERS | _FLOATS | {"use_mmap", "stop"}
-"""Every option that Ollama knows. Others are ignored, whatever their type (R143)."""
+"""Ollama's options. Others are ignored, whatever their type (R143)."""
 DROPPED: Final = KNOWN - {
     "num_predict",
     "temperature",
@@ -62,13 +61,13 @@ DROPPED: Final = KNOWN - {
     "seed",
     "stop",
 }
-"""Known to Ollama, without a counterpart in a request to vLLM."""
+"""Options without a counterpart in vLLM."""
 _DEFAULTS: Final = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
-"""Ollama's defaults where they differ from vLLM's. The rest (min_p 0, penalties off) are vLLM's own."""
+"""Ollama's defaults that differ from vLLM's."""
 
 
 def check(options: Mapping[str, Any]) -> None:
-    """The types that Ollama insists on. Raises ClientError 500 with its text (R153)."""
+    """Check option types. Raises ClientError 500 with Ollama's text (R153)."""
     for key, value in options.items():
         if value is None:
             continue
@@ -89,7 +88,7 @@ def _expect(right: bool, key: str, kind: str) -> None:
 
 
 def merge(request: Mapping[str, Any] | None, route: Mapping[str, Any], info: ModelInfo) -> dict[str, Any]:
-    """The options in force, without those that are left to vLLM. Nulls count as absent."""
+    """The effective options, without those left to vLLM. Nulls count as absent."""
     merged: dict[str, Any] = {key: value for key, value in _DEFAULTS.items() if key not in info.defaults}
     for layer in (route, request or {}):
         for key, value in layer.items():
@@ -99,9 +98,9 @@ def merge(request: Mapping[str, Any] | None, route: Mapping[str, Any], info: Mod
 
 
 def sampling(merged: Mapping[str, Any], info: ModelInfo) -> dict[str, Any]:
-    """Checked options as keyword arguments of `VllmSampling`, every value within vLLM's range.
+    """Checked options as keyword arguments of `VllmSampling`, within vLLM's ranges.
 
-    `num_predict` of 0 or less is no limit (R126): Ollama's own paths disagree about 0, and vLLM refuses it.
+    A `num_predict` of 0 or less means no limit (R126): Ollama's code paths disagree about 0, and vLLM refuses it.
     """
     result: dict[str, Any] = {}
     for key, value in merged.items():
@@ -118,17 +117,17 @@ def sampling(merged: Mapping[str, Any], info: ModelInfo) -> dict[str, Any]:
     return result
 
 
-def fill_context(values: dict[str, Any], info: ModelInfo) -> dict[str, Any]:
-    """An explicit max_tokens for /v1/completions: vLLM's default there is 16. It subtracts the prompt itself."""
+def with_max_tokens(values: dict[str, Any], info: ModelInfo) -> dict[str, Any]:
+    """Add max_tokens for /v1/completions, whose default is 16. vLLM subtracts the prompt itself."""
     if "max_tokens" not in values:
-        own = int_option(info.defaults.get("num_predict")) or 0
+        default = int_option(info.defaults.get("num_predict")) or 0
         room = info.context_length or UNKNOWN_CONTEXT_TOKENS
-        values["max_tokens"] = min(own, room) if own > 0 else room
+        values["max_tokens"] = min(default, room) if default > 0 else room
     return values
 
 
 def int_option(value: Any) -> int | None:
-    """A JSON number as Go's int: truncated, and held within 64 bits."""
+    """A JSON number as Go's int: truncated, and clamped to 64 bits."""
     if value is None:
         return None
     return max(-_INT64, min(_INT64, int(value)))
@@ -144,11 +143,11 @@ def _top_k(value: Any) -> tuple[str, int]:
 
 
 def _top_p(value: Any) -> tuple[str, float]:
-    return "top_p", float(min(max(value, _TINY), 1.0))
+    return "top_p", float(min(max(value, _MIN_TOP_P), 1.0))
 
 
 def _repeat_penalty(value: Any) -> tuple[str, float]:
-    return "repetition_penalty", float(min(value, _MOST_PENALTY)) if value > 0 else 1.0
+    return "repetition_penalty", float(min(value, _MAX_PENALTY)) if value > 0 else 1.0
 
 
 def _seed(value: Any) -> tuple[str, int | None]:
@@ -172,5 +171,3 @@ _CONVERT: Final[Mapping[str, Any]] = {
     "seed": _seed,
     "stop": _stop,
 }
-
-__all__ = ["DROPPED", "KNOWN", "VllmSampling", "check", "fill_context", "int_option", "merge", "sampling"]

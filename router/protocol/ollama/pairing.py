@@ -1,4 +1,4 @@
-"""Which tool call each tool's result answers (R077, R078, trap 2).
+"""Pairing of tool results with the calls that they answer (R077, R078).
 
 Ollama's clients often send neither ids nor names; vLLM's chat templates need ids.
 """
@@ -13,20 +13,20 @@ from vllama_pool.router.protocol.ollama.requests import CalledTool, ChatMessage
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """By position in the list of messages."""
+    """Call ids by position in the list of messages."""
 
     calls: dict[int, list[str]]
-    """Ids of an assistant message's tool calls, in order."""
+    """For assistant messages: the ids of their calls, in order."""
     results: dict[int, str]
-    """The id that a tool message answers."""
+    """For tool messages: the id of the call that they answer."""
 
 
 def pair(messages: Sequence[ChatMessage]) -> Pairing:
-    """Which call each tool message answers: by id, then by name, then by order.
+    """Match tool messages with calls by id, then by name, then by order.
 
-    Each run of tool messages is settled as a whole, so that a result without an id never takes the call of one that
-    has it. Calls of the latest assistant message come first. A result without any open call keeps its own id, or
-    gets a new one.
+    Each run of consecutive tool messages is matched as a whole, so that a result without an id does not get the call
+    of one with an id. Calls of the latest assistant message come first. A result without an open call keeps its own id
+    or gets a new one.
     """
     ids = _Ids(messages)
     calls: dict[int, list[str]] = {}
@@ -37,37 +37,37 @@ def pair(messages: Sequence[ChatMessage]) -> Pairing:
         if message.role.lower() == "tool":
             run.append(position)
             continue
-        _settle(messages, run, open_calls, results, ids)
+        _match_run(messages, run, open_calls, results, ids)
         run = []
         if message.tool_calls:
             calls[position] = ids.of(message.tool_calls)
             open_calls.add(calls[position], message.tool_calls)
-    _settle(messages, run, open_calls, results, ids)
+    _match_run(messages, run, open_calls, results, ids)
     return Pairing(calls, results)
 
 
-def _settle(
+def _match_run(
     messages: Sequence[ChatMessage],
     run: Sequence[int],
     open_calls: _OpenCalls,
     results: dict[int, str],
     ids: _Ids,
 ) -> None:
-    """Pair one run of tool messages with open calls, and close those."""
-    waiting = list(run)
+    """Match one run of tool messages with open calls, and close those."""
+    unmatched = list(run)
     for by in ("id", "name", "order"):
         left: list[int] = []
-        for position in waiting:
+        for position in unmatched:
             message = messages[position]
             hint = {"id": message.tool_call_id, "name": message.tool_name}.get(by, "")
-            found = None if hint is None else open_calls.take(by, hint)
+            found = None if hint is None else open_calls.close(by, hint)
             if found is None:
                 left.append(position)
             else:
                 results[position] = found
-        waiting = left
-    for position in waiting:
-        results[position] = messages[position].tool_call_id or ids.invent()
+        unmatched = left
+    for position in unmatched:
+        results[position] = messages[position].tool_call_id or ids.new()
 
 
 @dataclass(slots=True)
@@ -77,16 +77,17 @@ class _Call:
 
 
 class _OpenCalls:
-    """Calls without a result, found by id, by name, or by order alone, at a cost that does not grow with their number:
-    an agent's conversation has thousands."""
+    """Calls without a result, indexed by id, by name and by order.
+
+    Lookup cost does not grow with the number of calls: an agent's conversation has thousands.
+    """
 
     def __init__(self) -> None:
         self._rounds: dict[tuple[str, str], list[list[_Call]]] = {}
-        """For each hint the calls of one message after the other, each message's last call first; closed ones among
-        them."""
+        """For each hint, the calls of each message in turn, last call first; closed calls stay in the lists."""
 
     def add(self, ids: Sequence[str], calls: Sequence[CalledTool]) -> None:
-        """Open one message's calls."""
+        """Add one message's calls as open."""
         round_: dict[tuple[str, str], list[_Call]] = {}
         for id, called in zip(reversed(ids), reversed(calls), strict=True):
             call = _Call(id)
@@ -95,8 +96,8 @@ class _OpenCalls:
         for hint, queue in round_.items():
             self._rounds.setdefault(hint, []).append(queue)
 
-    def take(self, by: str, hint: str) -> str | None:
-        """Close the first call that fits, of the latest message that has one. Returns its id."""
+    def close(self, by: str, hint: str) -> str | None:
+        """Close the first matching call of the latest message that has one, and return its id."""
         rounds = self._rounds.get((by, hint), [])
         while rounds:
             while rounds[-1]:
@@ -109,7 +110,7 @@ class _OpenCalls:
 
 
 class _Ids:
-    """Ids for tool calls: the client's own, else invented ones that it uses nowhere."""
+    """Ids for tool calls: the client's own, else new ones that it does not use."""
 
     def __init__(self, messages: Sequence[ChatMessage]) -> None:
         self._given = {call.id for message in messages for call in message.tool_calls or () if call.id}
@@ -117,13 +118,13 @@ class _Ids:
         self._next = 0
 
     def of(self, calls: Sequence[CalledTool]) -> list[str]:
-        """Unique within the message. Over the conversation clients may use an id again, and do."""
+        """Ids unique within the message. Clients reuse ids within a conversation."""
         result: dict[str, None] = {}
         for call in calls:
-            result[call.id if call.id and call.id not in result else self.invent()] = None
+            result[call.id if call.id and call.id not in result else self.new()] = None
         return list(result)
 
-    def invent(self) -> str:
+    def new(self) -> str:
         while True:
             id = f"call_{self._next:08d}"
             self._next += 1

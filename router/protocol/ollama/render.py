@@ -1,6 +1,6 @@
-"""`_debug_render_only`: the prompt that a request makes, and nothing generated (R066).
+"""`_debug_render_only`: the rendered prompt, without generating (R066).
 
-vLLM renders templates only on its way to tokens, so the text is read back from these.
+vLLM renders templates only in /tokenize, so the text is read back from the tokens.
 """
 
 from __future__ import annotations
@@ -18,22 +18,21 @@ class DebugInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     image_count: int = 0
 
 
-def of_chat(
-    sent: api.VllmChatRequest, reply: Callable[[str], DirectResponse], *, after: list[int] | None = None
-) -> NextStep:
-    """Replies with the prompt's text. `after`: token ids that come before it."""
+Respond = Callable[[str], DirectResponse]
 
-    def rendered(found: api.VllmTokenized) -> NextStep:
+
+def of_chat(upstream: api.VllmChatRequest, respond: Respond, *, after: list[int] | None = None) -> NextStep:
+    """Respond with the prompt's text. `after`: token ids that precede it."""
+
+    def on_tokens(found: api.VllmTokenized) -> NextStep:
         ids = [*(after or ()), *found.tokens]
-        return tokenize.to_text(sent.model, ids, lambda text: reply(text.prompt))
+        return tokenize.to_text(upstream.model, ids, lambda text: respond(text.prompt))
 
-    return tokenize.of_chat(sent, rendered)
+    return tokenize.of_chat(upstream, on_tokens)
 
 
-def of_text(
-    model: str, prompt: str, reply: Callable[[str], DirectResponse], *, after: list[int] | None = None
-) -> NextStep:
-    """The same for a prompt that no template is applied to: it is the text, after those ids."""
+def of_text(model: str, prompt: str, respond: Respond, *, after: list[int] | None = None) -> NextStep:
+    """The same for a prompt without a template."""
     if not after:
-        return reply(prompt)
-    return tokenize.to_text(model, after, lambda text: reply(text.prompt + prompt))
+        return respond(prompt)
+    return tokenize.to_text(model, after, lambda text: respond(text.prompt + prompt))

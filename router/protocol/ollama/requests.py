@@ -1,69 +1,78 @@
-"""Ollama's chat and generate requests: their types and how leniently they are read (R039, R049-R080).
-
-A body spelled exactly is decoded straight into the type. Anything else (other case, unknown keys, nulls,
-trailing data) is rewritten by `gojson` first, which also finds the error texts.
-"""
+"""Requests of /api/chat and /api/generate (R039, R049-R080)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 
 from vllama_pool.router.errors import BadRequest, ModelNotFound
-from vllama_pool.router.protocol.ollama import gojson
-from vllama_pool.router.protocol.ollama.durations import keep_alive
-from vllama_pool.router.protocol.ollama.gojson import ANY, BOOL, INT, OBJECT, STRING, list_of, struct
+from vllama_pool.router.protocol.ollama.gojson import BodyDecoder, named
 from vllama_pool.router.protocol.ollama.images import check_base64
+from vllama_pool.router.protocol.ollama.keep_alive import KeepAlive, dec_hook
+from vllama_pool.router.protocol.ollama.request_base import Body, require_model
 from vllama_pool.router.protocol.ollama.think_option import check_think
 
+Images = Annotated[list[str], named("[]api.ImageData")]
+"""Base64."""
 
-class CalledFunction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+
+class CalledToolFunction(Body, frozen=True):
+    GO_NAME: ClassVar = "api.ToolCallFunction"
+
     name: str = ""
-    arguments: msgspec.Raw = msgspec.Raw(b"{}")
+    arguments: Annotated[msgspec.Raw, named("api.ToolCallFunctionArguments")] = msgspec.Raw(b"{}")
     """An object."""
     index: int = 0
 
 
-class CalledTool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    function: CalledFunction
+class CalledTool(Body, frozen=True):
+    GO_NAME: ClassVar = "api.ToolCall"
+
+    function: CalledToolFunction
     id: str | None = None
-    type: str | None = None
+    type: Any = None
 
 
-class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ChatMessage(Body, frozen=True):
+    GO_NAME: ClassVar = "api.Message"
+
     role: str = ""
     content: str | None = None
     thinking: str | None = None
-    images: list[str] | None = None
+    images: Images | None = None
     tool_calls: list[CalledTool] | None = None
     tool_name: str | None = None
     tool_call_id: str | None = None
 
 
-class DeclaredFunction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class DeclaredToolFunction(Body, frozen=True):
+    GO_NAME: ClassVar = "api.ToolFunction"
+
     name: str = ""
     description: str | None = None
-    parameters: msgspec.Raw = msgspec.Raw()
-    """A JSON schema, passed on untouched: it may say more than Ollama knows (R079)."""
-    strict: bool | None = None
+    parameters: Annotated[msgspec.Raw, named("api.ToolFunctionParameters")] = msgspec.Raw()
+    """A JSON schema, passed on unchanged: it may hold more than Ollama knows (R079)."""
+    strict: Any = None
 
 
-class DeclaredTool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    function: DeclaredFunction
+class DeclaredTool(Body, frozen=True):
+    GO_NAME: ClassVar = "api.Tool"
+
+    function: DeclaredToolFunction
     type: str = "function"
     items: Any = None
 
 
-class InferenceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What chat and generate share."""
+class InferenceRequest(Body, frozen=True, kw_only=True):
+    """Fields that chat and generate share."""
 
     model: str = ""
     stream: bool = True
     options: dict[str, Any] | None = None
     think: Any = None
-    keep_alive: Any = None
+    keep_alive: KeepAlive | None = None
     format: msgspec.Raw = msgspec.Raw()
     truncate: bool | None = None
     shift: bool | None = None
@@ -72,111 +81,51 @@ class InferenceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     debug_render_only: bool = msgspec.field(default=False, name="_debug_render_only")
 
     @property
-    def wanted_logprobs(self) -> int | None:
-        """How many alternatives per token; None where no logprobs are wanted (R065)."""
+    def logprob_alternatives(self) -> int | None:
+        """Alternatives per token; None without logprobs (R065)."""
         return self.top_logprobs if self.logprobs else None
 
+    @property
+    def may_shorten(self) -> bool:
+        """True if the prompt may be shortened: both fields default to true (R062, R063)."""
+        return self.truncate is not False and self.shift is not False
 
-class ChatRequest(InferenceRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
+
+class ChatRequest(InferenceRequest, frozen=True, kw_only=True):
     messages: list[ChatMessage] | None = None
-    tools: list[DeclaredTool] | None = None
+    tools: Annotated[list[DeclaredTool], named("api.Tools")] | None = None
 
 
-class GenerateRequest(InferenceRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class GenerateRequest(InferenceRequest, frozen=True, kw_only=True):
     prompt: str = ""
     suffix: str | None = None
     system: str | None = None
     template: str | None = None
     context: list[int] | None = None
     raw: bool = False
-    images: list[str] | None = None
+    images: Images | None = None
 
 
-_IMAGES = list_of("[]api.ImageData", STRING)
-_MESSAGE = struct(
-    "api.Message",
-    role=STRING,
-    content=STRING,
-    thinking=STRING,
-    images=_IMAGES,
-    tool_calls=list_of(
-        "[]api.ToolCall",
-        struct(
-            "api.ToolCall",
-            id=STRING,
-            function=struct(
-                "api.ToolCallFunction",
-                index=INT,
-                name=STRING,
-                arguments=gojson.GoType("api.ToolCallFunctionArguments", frozenset({"object"})),
-            ),
-        ),
-    ),
-    tool_name=STRING,
-    tool_call_id=STRING,
-)
-_TOOL = struct(
-    "api.Tool",
-    type=STRING,
-    function=struct(
-        "api.ToolFunction",
-        name=STRING,
-        description=STRING,
-        parameters=gojson.GoType("api.ToolFunctionParameters", frozenset({"object"})),
-    ),
-)
-_SHARED = {
-    "model": STRING,
-    "stream": BOOL,
-    "options": OBJECT,
-    "think": ANY,
-    "keep_alive": ANY,
-    "format": ANY,
-    "truncate": BOOL,
-    "shift": BOOL,
-    "logprobs": BOOL,
-    "top_logprobs": INT,
-    "_debug_render_only": BOOL,
-}
-CHAT = struct(
-    "api.ChatRequest", **_SHARED, messages=list_of("[]api.Message", _MESSAGE), tools=list_of("api.Tools", _TOOL)
-)
-GENERATE = struct(
-    "api.GenerateRequest",
-    **_SHARED,
-    prompt=STRING,
-    suffix=STRING,
-    system=STRING,
-    template=STRING,
-    context=list_of("[]int", INT),
-    raw=BOOL,
-    images=_IMAGES,
-)
-
-_chat_decoder = msgspec.json.Decoder(ChatRequest)
-_generate_decoder = msgspec.json.Decoder(GenerateRequest)
+CHAT = BodyDecoder(ChatRequest, dec_hook)
+GENERATE = BodyDecoder(GenerateRequest, dec_hook)
 
 
 def decode_chat(body: bytes) -> ChatRequest:
-    """Raises ClientError: BadRequest for a body that Ollama refuses, or for a missing model (R146)."""
-    request = gojson.decode(body, _chat_decoder, CHAT)
+    """Raises BadRequest for a body that Ollama refuses, or for a missing model (R146)."""
+    request = CHAT.decode(body)
+    if not all(map(_is_object, _raw_objects(request))):
+        request = CHAT.decode_leniently(body)
     for message in request.messages or ():
         if message.images:
             _check_images(message.images)
-        for call in message.tool_calls or ():
-            if bytes(call.function.arguments)[:1] != b"{":
-                # Null is no arguments; anything else is refused in Go's words.
-                return decode_chat(gojson.rewrite(body, CHAT))
-    _check_declared(request.tools)
     _check_shared(request)
-    if not request.model.strip():
-        raise BadRequest("model is required")
+    require_model(request.model)
     return request
 
 
 def decode_generate(body: bytes) -> GenerateRequest:
-    """Raises ClientError: BadRequest for a body that Ollama refuses, ModelNotFound for a missing model."""
-    request = gojson.decode(body, _generate_decoder, GENERATE)
+    """Raises BadRequest for a body that Ollama refuses, ModelNotFound for a missing model."""
+    request = GENERATE.decode(body)
     if request.images:
         _check_images(request.images)
     _check_shared(request)
@@ -186,7 +135,7 @@ def decode_generate(body: bytes) -> GenerateRequest:
 
 
 def default_messages(messages: Sequence[Mapping[str, Any]]) -> list[ChatMessage]:
-    """Messages that a model brings, in the form of /api/chat. Raises BadRequest for what is none."""
+    """A model's own messages in the form of /api/chat. Raises BadRequest for invalid ones."""
     if not messages:
         return []
     body = msgspec.json.encode({"model": "-", "messages": [dict(message) for message in messages]})
@@ -194,15 +143,26 @@ def default_messages(messages: Sequence[Mapping[str, Any]]) -> list[ChatMessage]
 
 
 def not_found(model: str) -> str:
-    """What chat and generate say of a model nobody serves (R148)."""
+    """The text of chat and generate for an unknown model (R148)."""
     return f"model '{model}' not found"
+
+
+def _raw_objects(request: ChatRequest) -> Iterable[msgspec.Raw]:
+    """Fields that must be objects, which msgspec does not validate."""
+    for message in request.messages or ():
+        for call in message.tool_calls or ():
+            yield call.function.arguments
+    for tool in request.tools or ():
+        yield tool.function.parameters
+
+
+def _is_object(raw: msgspec.Raw) -> bool:
+    return bytes(raw)[:1] in (b"{", b"")
 
 
 def _check_shared(request: InferenceRequest) -> None:
     if request.think is not None:
         check_think(request.think)
-    if request.keep_alive is not None:
-        keep_alive(request.keep_alive)
     if not 0 <= request.top_logprobs <= 20:
         raise BadRequest("top_logprobs must be between 0 and 20")
 
@@ -210,19 +170,3 @@ def _check_shared(request: InferenceRequest) -> None:
 def _check_images(images: list[str]) -> None:
     for image in images:
         check_base64(image)
-
-
-def _check_declared(tools: list[DeclaredTool] | None) -> None:
-    for tool in tools or ():
-        parameters = bytes(tool.function.parameters)
-        if parameters and parameters[:1] != b"{" and parameters != b"null":
-            kind = {b'"': "string", b"[": "array", b"t": "bool", b"f": "bool"}.get(parameters[:1], "number")
-            raise BadRequest(
-                f"json: cannot unmarshal {kind} into Go struct field ChatRequest.tools.function.parameters"
-                " of type api.ToolFunctionParameters"
-            )
-
-
-def may_shorten(request: InferenceRequest) -> bool:
-    """Whether the client lets a prompt be shortened: both default to true (R062, R063)."""
-    return request.truncate is not False and request.shift is not False

@@ -1,4 +1,4 @@
-"""POST /api/show, answered from what workers said of their models (R109-R111, R148)."""
+"""POST /api/show, answered from the workers' records (R109-R111, R148)."""
 
 from __future__ import annotations
 
@@ -8,33 +8,25 @@ from typing import Any
 import msgspec
 
 from vllama_pool.config.names import InvalidName, parse
-from vllama_pool.router.errors import BadRequest
 from vllama_pool.router.protocol.json_lines import encode
 from vllama_pool.router.protocol.model_view import ModelView
-from vllama_pool.router.protocol.ollama import gojson
 from vllama_pool.router.protocol.ollama.catalogue import ModelDetails, details, modified_at
-from vllama_pool.router.protocol.ollama.gojson import BOOL, OBJECT, STRING, struct
+from vllama_pool.router.protocol.ollama.gojson import BodyDecoder
 from vllama_pool.router.protocol.ollama.modelfile import modelfile, parameter_values
+from vllama_pool.router.protocol.ollama.request_base import ModelRequest, require_model
 from vllama_pool.workers.registry.record import ModelInfo
 
 _COPILOT = "GitHubCopilotChat/"
 _COLUMN = 30
 
 
-class ShowRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All but the name is taken and not looked at."""
+class ShowRequest(ModelRequest, frozen=True):
+    """Only the name has an effect."""
 
-    model: str = ""
-    name: str = ""
     verbose: bool = False
     system: str | None = None
     template: str | None = None
     options: dict[str, Any] | None = None
-
-    @property
-    def wanted(self) -> str:
-        """The stock CLI sends an empty `model` and the name in `name` (trap 12)."""
-        return self.model or self.name
 
 
 class ShowResponse(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -53,29 +45,18 @@ class ShowResponse(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     replicas_differ: dict[str, list[str | int]] | None = None
 
 
-SHOW = struct(
-    "api.ShowRequest", model=STRING, name=STRING, verbose=BOOL, system=STRING, template=STRING, options=OBJECT
-)
-_decoder = msgspec.json.Decoder(ShowRequest)
+SHOW = BodyDecoder(ShowRequest)
 
 
 def decode_show(body: bytes) -> ShowRequest:
-    """Raises BadRequest in Ollama's words."""
-    try:
-        request = _decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        exact = gojson.rewrite(body, SHOW)
-        try:
-            request = _decoder.decode(exact)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise BadRequest(str(error)) from None
-    if not request.wanted.strip():
-        raise BadRequest("model is required")
+    """Raises BadRequest, also for a missing model."""
+    request = SHOW.decode(body)
+    require_model(request.requested)
     return request
 
 
 def not_found(requested: str) -> str:
-    """Unlike elsewhere, the name is normalised here (R148)."""
+    """Unlike elsewhere, the name is normalised (R148)."""
     try:
         shown = parse(requested).short
     except InvalidName:
@@ -84,13 +65,13 @@ def not_found(requested: str) -> str:
 
 
 def show(model: ModelView, request: ShowRequest, user_agent: str) -> bytes:
-    """`user_agent` is the client's header: Copilot is shown the name that it asked for (R110)."""
+    """`user_agent`: Copilot gets back the name that it requested (R110)."""
     info = model.merged.info
     parameters = {**info.defaults, **model.defaults.options}
     license_text = "\n".join(filter(None, (info.license, model.license)))
-    facts = _model_info(model.name, info)
+    model_info = _model_info(model.name, info)
     if user_agent.startswith(_COPILOT):
-        facts["general.basename"] = request.wanted
+        model_info["general.basename"] = request.requested
     return encode(
         ShowResponse(
             license=license_text,
@@ -107,7 +88,7 @@ def show(model: ModelView, request: ShowRequest, user_agent: str) -> bytes:
             system=model.defaults.system,
             details=details(model, lengths=False),
             messages=[dict(message) for message in model.defaults.messages] or None,
-            model_info=facts,
+            model_info=model_info,
             capabilities=list(info.capabilities),
             modified_at=modified_at(model),
             replicas_differ=model.merged.differ or None,
@@ -116,39 +97,38 @@ def show(model: ModelView, request: ShowRequest, user_agent: str) -> bytes:
 
 
 def _columns(parameters: Mapping[str, Any]) -> str:
-    """A value a line and nothing else, which Continue insists on; strings in quotes and escaped."""
+    """One value per line and nothing else, which Continue requires; strings are quoted and escaped."""
     pairs = ((key, msgspec.json.encode(value).decode()) for key, value in parameter_values(parameters))
     return "\n".join(f"{key:<{_COLUMN}} {text}" for key, text in pairs)
 
 
 def _template(info: ModelInfo) -> str:
-    """The chat template, unless some client would take it for one of Ollama's that fills in the middle: Continue looks
-    for this word, and for nothing else."""
+    """The chat template, unless Continue would take it for a fill-in-the-middle template: it searches for ".Suffix"."""
     return "" if ".Suffix" in info.template and "insert" not in info.capabilities else info.template
 
 
 def _model_info(name: str, info: ModelInfo) -> dict[str, Any]:
-    """Never null, and its numbers are numbers: integrations fall over otherwise (R111). Records hold no arrays,
-    so there is nothing that `verbose` would add (R109)."""
+    """Never null, and numbers stay numbers: some clients fail otherwise (R111).
+
+    Records hold no arrays, so `verbose` has nothing to add (R109).
+    """
     architecture = info.architecture or "unknown"
-    facts: dict[str, Any] = {"general.architecture": architecture, "general.basename": _basename(name)}
+    result: dict[str, Any] = {"general.architecture": architecture, "general.basename": _basename(name)}
     if info.parent:
-        facts["general.base_model.0.name"] = info.parent
+        result["general.base_model.0.name"] = info.parent
     if info.parameter_count:
-        facts["general.parameter_count"] = info.parameter_count
-    sees = "vision" in info.capabilities  # older clients take any key of these for the capability
-    facts.update(
-        {
-            f"{architecture}.{key}": value
-            for key, value in sorted(info.metadata.items())
-            if sees or not key.startswith("vision.")
-        }
-    )
+        result["general.parameter_count"] = info.parameter_count
+    has_vision = "vision" in info.capabilities  # older clients take any "vision." key for the capability
+    result |= {
+        f"{architecture}.{key}": value
+        for key, value in sorted(info.metadata.items())
+        if has_vision or not key.startswith("vision.")
+    }
     if info.context_length:
-        facts[f"{architecture}.context_length"] = info.context_length
+        result[f"{architecture}.context_length"] = info.context_length
     if info.embedding_length:
-        facts[f"{architecture}.embedding_length"] = info.embedding_length
-    return facts
+        result[f"{architecture}.embedding_length"] = info.embedding_length
+    return result
 
 
 def _basename(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Ollama's `think` and what vLLM is told for it (R094-R097)."""
+"""Translation of Ollama's `think` into fields of vLLM's chat request (R094-R097)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ _LEVELS = ("high", "medium", "low", "max")
 
 @dataclass(frozen=True, slots=True)
 class Thinking:
-    """The fields of a chat request to vLLM."""
-
     kwargs: dict[str, bool] | None = None
     effort: str | None = None
 
 
 def check_think(value: Any) -> None:
-    """The value alone, before the model is known. Raises BadRequest with Ollama's text (R094)."""
+    """Check the value before the model is known. Raises BadRequest with Ollama's text (R094)."""
     if value is None or isinstance(value, bool):
         return
     if not isinstance(value, str):
@@ -30,13 +28,13 @@ def check_think(value: Any) -> None:
 
 
 def check_capability(value: Any, model: str, info: ModelInfo) -> None:
-    """Raises BadRequest where thinking is asked of a model that cannot (R095, R158)."""
+    """Raises BadRequest if the request wants thinking and the model cannot think (R095, R158)."""
     if value and "thinking" not in info.capabilities:
         raise BadRequest(f'"{model}" does not support thinking')
 
 
 def translate(value: Any, info: ModelInfo) -> Thinking:
-    """Absent means on, for a model that can think (R095). Nothing is sent to one that cannot."""
+    """None turns thinking on for a model that can think (R095). Other models get no fields."""
     if "thinking" not in info.capabilities:
         return Thinking()
     on = value is None or bool(value)
@@ -44,7 +42,7 @@ def translate(value: Any, info: ModelInfo) -> Thinking:
     if info.architecture.startswith("gpt_oss"):
         effort = _gpt_oss_effort(value, on, effort)
     if info.architecture.startswith("mistral") and not info.template:
-        # Mistral's own tokenizer refuses chat_template_kwargs and knows these two efforts.
+        # Mistral's tokenizer refuses chat_template_kwargs and accepts these two efforts.
         return Thinking(effort="high" if on else "none")
     return Thinking(kwargs={"enable_thinking": on, "thinking": on}, effort=effort)
 

@@ -1,4 +1,4 @@
-"""Which models there are, in other words than /api/tags: OpenAI's list, and what Ollama's launcher recommends."""
+"""Lists of models in OpenAI's format, and for Ollama's launcher."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ class Recommendation(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def openai_models(models: Sequence[ModelView]) -> bytes:
-    """GET /v1/models (R117), the most recently modified first. An empty list where Ollama says null."""
+    """GET /v1/models (R117), the most recently modified first. An empty list where Ollama has null."""
     newest_first = sorted(models, key=lambda model: (-model.modified, model.name))
     return encode({"object": "list", "data": [_openai_model(model, model.name) for model in newest_first]})
 
 
-def openai_model(model: ModelView, asked: str) -> bytes:
-    """GET /v1/models/NAME: the name comes back as it was asked for (R117)."""
-    return encode(_openai_model(model, asked))
+def openai_model(model: ModelView, requested: str) -> bytes:
+    """GET /v1/models/NAME, with the name as requested (R117)."""
+    return encode(_openai_model(model, requested))
 
 
 def recommendations(models: Sequence[ModelView]) -> bytes:
-    """What can be chatted with here (R021)."""
+    """Models with completion (R021)."""
     return encode({"recommendations": [_recommended(model) for model in models if _chats(model)]})
 
 

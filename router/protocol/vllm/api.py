@@ -1,8 +1,7 @@
-"""The part of vLLM's OpenAI API that the router sends and reads.
+"""The part of vLLM's OpenAI API that the router uses.
 
-Requests are built from these types only, never from a client's bytes, so that nothing a client invents
-(URLs, unknown fields) reaches a worker. Absent fields are omitted. Answers are decoded typed: what is not
-named here is skipped.
+Requests are built from these types only, never from a client's bytes, so that unknown fields and URLs of clients do not
+reach a worker. Absent fields are omitted. Unknown fields of responses are skipped.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"
 TOKENIZE_PATH = "/tokenize"
 DETOKENIZE_PATH = "/detokenize"
+EMBEDDINGS_PATH = "/v1/embeddings"
 
 
 class VllmStreamOptions(msgspec.Struct, frozen=True):
@@ -46,7 +46,7 @@ class VllmInputAudio(msgspec.Struct, frozen=True):
 
 
 class VllmPart(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One piece of a message with more than text."""
+    """A part of a message that holds more than text."""
 
     type: str
     text: str | None = None
@@ -85,7 +85,7 @@ class VllmResponseFormat(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class VllmSampling(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """What vLLM takes of Ollama's options, already within vLLM's ranges."""
+    """Sampling parameters within vLLM's ranges."""
 
     max_tokens: int | None = None
     temperature: float | None = None
@@ -98,7 +98,7 @@ class VllmSampling(msgspec.Struct, omit_defaults=True, kw_only=True):
     seed: int | None = None
     stop: list[str] | None = None
     truncate_prompt_tokens: int | None = None
-    """The prompt's last tokens are kept, this many. Not -1: vLLM then leaves room for one token of output."""
+    """Number of tokens to keep at the prompt's end. Not -1, with which vLLM leaves room for one token of output."""
 
 
 class VllmChatRequest(VllmSampling, omit_defaults=True, kw_only=True):
@@ -130,6 +130,16 @@ class VllmCompletionRequest(VllmSampling, omit_defaults=True, kw_only=True):
 RequestT = TypeVar("RequestT", VllmChatRequest, VllmCompletionRequest)
 
 
+class VllmEmbeddingRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    model: str
+    input: msgspec.Raw
+    encoding_format: str
+    """"base64" is a third as long as decimal numbers."""
+    truncate_prompt_tokens: int | None = None
+    use_activation: bool = True
+    """False: the vector is not normalised."""
+
+
 class VllmTokenizeChatRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     model: str
     messages: list[VllmMessage]
@@ -144,7 +154,7 @@ class VllmTokenizeTextRequest(msgspec.Struct, frozen=True):
 
 
 class VllmTokenCount(msgspec.Struct, frozen=True):
-    """Of the same answer how many tokens there are: to skip a million of them takes a tenth of the time."""
+    """/tokenize's response, count only: not decoding the token list is ten times as fast."""
 
     count: int
     max_model_len: int
@@ -171,7 +181,7 @@ class VllmUsage(msgspec.Struct, frozen=True, gc=False):
 
 
 class VllmMetrics(msgspec.Struct, frozen=True, gc=False):
-    """vLLM's own timings, with --enable-per-request-metrics. Milliseconds."""
+    """vLLM's timings in milliseconds, with --enable-per-request-metrics."""
 
     time_to_first_token_ms: float | None = None
     generation_time_ms: float | None = None
@@ -192,7 +202,7 @@ class VllmDelta(msgspec.Struct, frozen=True, gc=False):
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
-    """What other releases call `reasoning`."""
+    """Name of `reasoning` in other releases."""
     tool_calls: list[VllmToolCallDelta] | None = None
 
 
@@ -203,7 +213,7 @@ class VllmTokenLogprob(msgspec.Struct, frozen=True, gc=False):
 
 
 class VllmLogprobs(msgspec.Struct, frozen=True, gc=False):
-    """Both shapes: chat's `content`, and the parallel lists of completions."""
+    """Of chats in `content`, of completions in parallel lists."""
 
     content: list[VllmTokenLogprob] | None = None
     tokens: list[str] | None = None
@@ -212,7 +222,7 @@ class VllmLogprobs(msgspec.Struct, frozen=True, gc=False):
 
 
 class VllmChoice(msgspec.Struct, frozen=True, gc=False):
-    """Both shapes: chat's `delta`, and the `text` of completions."""
+    """Of chats with `delta`, of completions with `text`."""
 
     delta: VllmDelta | None = None
     text: str | None = None
@@ -240,6 +250,17 @@ class VllmEvent(msgspec.Struct, frozen=True, gc=False):
     error: VllmErrorBody | str | None = None
 
 
+class VllmEmbedding(msgspec.Struct, frozen=True, gc=False):
+    embedding: str | list[float]
+    index: int = 0
+
+
+class VllmEmbeddingResponse(msgspec.Struct, frozen=True):
+    data: list[VllmEmbedding]
+    usage: VllmUsage = VllmUsage()
+
+
 _encoder = msgspec.json.Encoder()
 encode = _encoder.encode
 decode_event = msgspec.json.Decoder(VllmEvent).decode
+decode_embeddings = msgspec.json.Decoder(VllmEmbeddingResponse).decode

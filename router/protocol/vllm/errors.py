@@ -1,4 +1,4 @@
-"""vLLM's errors: as one plain text for the client, and as what may be done next (R163, R167)."""
+"""vLLM's errors as one text for the client, and as typed failures that decide what happens next (R163, R167)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ CONTEXT_EXCEEDED = (
     "the prompt is longer than the context length currently available to the model; shorten the prompt, adjust the "
     "context length in settings, or use a model with a longer context length"
 )
-"""Ollama's own words (R145)."""
+"""Ollama's text (R145)."""
 
 WRONG_TASK = "the worker does not serve this kind of request"
-"""vLLM has no such route for the model: it embeds and does not chat, or chats and does not embed."""
+"""The text for a route that vLLM does not have for the model, such as chat for an embedding model."""
 
 _VALIDATION = re.compile(r"'loc': '([^']*)', 'msg': (?:'([^']*)'|\"([^\"]*)\")")
 _CONTEXT = re.compile(r"maximum context length is|which is the upper bound|longer than the maximum model length")
 _DEAD_ENGINE = ("cannot schedule new futures", "EngineCore encountered an issue", "EngineDeadError")
 _ADMISSION = "The engine is currently busy"
 _SHOWN = 2000
-"""Characters of a body that is no error of vLLM's, such as a proxy's page."""
+"""Bytes shown of a body that is not JSON, such as a proxy's page."""
 
 
 class _ErrorResponse(msgspec.Struct, frozen=True):
@@ -37,7 +37,7 @@ _decode = msgspec.json.Decoder(_ErrorResponse).decode
 
 
 def explain_upstream(status: int, body: bytes) -> str:
-    """One plain string for the `error` field of an answer, whatever shape the worker's body has. Never empty."""
+    """The text for a response's `error` field, whatever the worker's body is. Never empty."""
     return _explain(body) or f"the worker answered with HTTP status {status}"
 
 
@@ -55,7 +55,7 @@ def _explain(body: bytes) -> str:
 
 
 def explain_event(error: VllmErrorBody | str) -> str:
-    """The same for an error event inside a stream."""
+    """The same for an error event within a stream."""
     if isinstance(error, str):
         return _plain(error)
     return _plain(error.message or "unknown error")
@@ -72,7 +72,7 @@ def event_status(error: VllmErrorBody | str) -> int:
 
 
 def classify(status: int, body: bytes) -> AttemptFailed:
-    """A worker's answer that is no 200."""
+    """Classify a worker's response other than 200."""
     text = explain_upstream(status, body)
     if status == 404 and not _is_model_error(body):
         return Refused(WRONG_TASK, status=404)
@@ -80,8 +80,7 @@ def classify(status: int, body: bytes) -> AttemptFailed:
 
 
 def classify_text(status: int, text: str) -> AttemptFailed:
-    """The same where only the status and the text are known, as for an error event. A status that is no error's
-    cannot be passed on as one."""
+    """Classify by status and text alone, as for an error event. A status outside 400-599 becomes 502."""
     if not 400 <= status <= 599:
         return Unavailable(text, status=502)
     if status == 429 or (status == 503 and _ADMISSION in text):
@@ -98,14 +97,14 @@ def classify_text(status: int, text: str) -> AttemptFailed:
 
 
 def of_stream(failure: StreamFailure) -> AttemptFailed:
-    """An error inside a stream."""
+    """Classify an error within a stream."""
     if failure.models_own:
         return Refused(failure.text, status=failure.status)
     return classify_text(failure.status, failure.text)
 
 
 def _is_model_error(body: bytes) -> bool:
-    """vLLM says NotFoundError of a model; a bare {"detail": "Not Found"} is an unknown route."""
+    """True for vLLM's NotFoundError of a model. A bare {"detail": "Not Found"} is an unknown route."""
     try:
         error = _decode(body).error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -125,7 +124,7 @@ def _plain(text: str) -> str:
 
 
 def _detail(raw: msgspec.Raw) -> str:
-    """FastAPI's `detail`: a text, or a list of objects with `msg`."""
+    """FastAPI's `detail` is a text, or a list of objects with `msg`."""
     if not bytes(raw):
         return ""
     try:

@@ -1,6 +1,6 @@
-"""What a worker's refusal says of its own limits, and the request default_messages within them.
+"""Limits that a worker reveals when it refuses a request, and requests within them.
 
-Workers that were started elsewhere have settings that are not known beforehand.
+The settings of attached workers are not known beforehand.
 """
 
 from __future__ import annotations
@@ -19,30 +19,27 @@ _MAX_TOKENS = re.compile(r"max_tokens=\d+ cannot be greater than max_model_len=(
 
 
 def is_too_long(failure: AttemptFailed) -> bool:
-    """Whether the prompt does not fit the model's context."""
+    """True if the prompt does not fit the model's context."""
     return failure.status == 400 and failure.text == CONTEXT_EXCEEDED
 
 
 def is_known(failure: AttemptFailed) -> bool:
-    """Whether there is anything here against such a refusal."""
+    """True if the refusal names a limit that a request can be adapted to."""
     return is_too_long(failure) or any(sign.search(failure.text) for sign in (_STOPS, _MAX_TOKENS))
 
 
-def within_limits(sent: api.RequestT, refusals: Sequence[AttemptFailed]) -> api.RequestT | None:
-    """The request as the worker takes it, by all that it has refused of it; None if that is not what was wrong."""
-    within = sent
+def within_limits(request: api.RequestT, refusals: Sequence[AttemptFailed]) -> api.RequestT | None:
+    """The request within all limits that the refusals name; None if it was within them already."""
+    within = request
     for refusal in refusals:
         within = _within(within, refusal)
-    return None if within is sent else within
+    return None if within is request else within
 
 
-def _within(sent: api.RequestT, failure: AttemptFailed) -> api.RequestT:
-    """The same where it keeps to the limit already.
-
-    Of too many stop strings the first are kept: vLLM takes four unless VLLM_MAX_STOP_STRINGS says otherwise.
-    """
-    if (found := _STOPS.search(failure.text)) and len(sent.stop or ()) > int(found[1]):
-        return msgspec.structs.replace(sent, stop=(sent.stop or [])[: int(found[1])] or None)
-    if (found := _MAX_TOKENS.search(failure.text)) and (sent.max_tokens or 0) > int(found[1]):
-        return msgspec.structs.replace(sent, max_tokens=int(found[1]))
-    return sent
+def _within(request: api.RequestT, failure: AttemptFailed) -> api.RequestT:
+    """Keeps the first stop strings. vLLM accepts four, or VLLM_MAX_STOP_STRINGS."""
+    if (found := _STOPS.search(failure.text)) and len(request.stop or ()) > int(found[1]):
+        return msgspec.structs.replace(request, stop=(request.stop or [])[: int(found[1])] or None)
+    if (found := _MAX_TOKENS.search(failure.text)) and (request.max_tokens or 0) > int(found[1]):
+        return msgspec.structs.replace(request, max_tokens=int(found[1]))
+    return request

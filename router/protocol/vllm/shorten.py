@@ -1,8 +1,8 @@
-"""Making a prompt fit the model's context, once the worker has said that it does not (R062, R063, R145).
+"""Shortens a prompt that a worker has refused as longer than the model's context (R062, R063, R145).
 
-The oldest turns go first. System messages and the last message always stay, and a tool's result never stays
-without the call that it answers, since chat templates refuse that. How far to go is found by halving, counted by the
-worker's own tokenizer. Where nothing may be left out any more, the prompt's beginning is cut off.
+The oldest turns are dropped first. System messages and the last message stay, and a tool result is never kept without
+its call, since chat templates refuse that. A binary search finds how many turns to drop, counting with the worker's
+tokenizer. If no turn is left to drop, the start of the prompt is truncated.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from vllama_pool.router.protocol.operation import NextStep, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api, tokenize
 
 SHARE = 4
-"""One part in so many of the context is left for the answer, or less if the request wants less."""
+"""At most 1/SHARE of the context is reserved for the answer."""
 
 LONGEST_TOKEN = 256
-"""Characters; few vocabularies have runs of blanks longer than half of this. More text need not be counted to be known
-as too long: megabytes of it take seconds."""
+"""Characters. A text of more than this per token of context is too long without counting, which takes seconds for
+megabytes. The longest tokens of common vocabularies, runs of blanks, have half of this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shortening:
-    """A conversation without its oldest turns."""
+    """A choice of turns to keep."""
 
     start: int
-    """Where what is kept begins; system messages before it are kept too."""
+    """Position of the first kept message. System messages before it are kept too."""
     question: int | None = None
-    """A user's message before it that is kept as well: the one that the turns after it are about."""
+    """Position of an earlier user message that is kept too: the one that the kept turns answer."""
 
-    def of(self, messages: Sequence[api.VllmMessage]) -> list[api.VllmMessage]:
+    def apply(self, messages: Sequence[api.VllmMessage]) -> list[api.VllmMessage]:
         before = [
             message
             for position, message in enumerate(messages[: self.start])
@@ -42,17 +42,17 @@ class Shortening:
 
 
 def room(limit: int, max_tokens: int | None) -> int:
-    """Tokens of a context of `limit` that are left for the answer; at least one."""
+    """Tokens to reserve for the answer in a context of `limit` tokens; at least one."""
     return max(1, min(limit // SHARE, max_tokens or limit))
 
 
-def ways(messages: Sequence[api.VllmMessage]) -> list[Shortening]:
-    """Every way to shorten a conversation, from the whole of it to the shortest.
+def shortenings(messages: Sequence[api.VllmMessage]) -> list[Shortening]:
+    """Every shortening of a conversation, from all of it to the shortest.
 
-    While there are questions to drop, what is kept begins with one: many templates want a user's turn first. After
-    the last of them (an agent at work) calls with their results go one by one, and that question at the very end.
+    The kept part begins with a user message while there is one, as many templates require. After the last user message
+    (an agent at work), calls are dropped with their results one by one, and that user message at the very end.
     """
-    starts = _sound_starts(messages)
+    starts = _valid_starts(messages)
     questions = [start for start in starts if messages[start].role == "user"]
     last_question = questions[-1] if questions else None
     later = starts if last_question is None else [start for start in starts if start > last_question]
@@ -64,8 +64,8 @@ def ways(messages: Sequence[api.VllmMessage]) -> list[Shortening]:
     return [Shortening(0), *(way for way in found if way.start > first)]
 
 
-def _sound_starts(messages: Sequence[api.VllmMessage]) -> list[int]:
-    """Where a conversation may begin, so that every tool's result still has its call. System messages are none."""
+def _valid_starts(messages: Sequence[api.VllmMessage]) -> list[int]:
+    """Positions, except of system messages, from which every tool result still has its call."""
     calls: dict[str, int] = {}
     needs = []
     for position, message in enumerate(messages):
@@ -81,11 +81,11 @@ def _sound_starts(messages: Sequence[api.VllmMessage]) -> list[int]:
 
 
 def shortened(chat: api.VllmChatRequest, limit: int) -> NextStep:
-    """The way to a chat request that fits. `limit`: the context's tokens, 0 where only the worker knows."""
-    found = ways(chat.messages)
+    """Search for a chat request that fits. `limit`: the context in tokens, 0 if only the worker knows it."""
+    found = shortenings(chat.messages)
 
     def narrow(low: int, high: int, best: api.VllmChatRequest | None, limit: int) -> NextStep:
-        """Ways before `low` are too long; the one at `high`, if there is one, fits: it is `best`."""
+        """Shortenings before `low` are too long. The one at `high`, if any, fits: it is `best`."""
         if low == high:
             return _send(best or cut(_with(chat, found[-1]), limit))
         middle = (low + high) // 2
@@ -106,13 +106,13 @@ def shortened(chat: api.VllmChatRequest, limit: int) -> NextStep:
 
 
 def cut(request: api.RequestT, limit: int) -> api.RequestT:
-    """The same request with its prompt's beginning cut off, so that there is room for an answer."""
+    """Truncate the start of the prompt to leave room for an answer."""
     left = room(limit, request.max_tokens)
     return msgspec.structs.replace(_limited(request, left), truncate_prompt_tokens=max(1, limit - left))
 
 
 def _limited(request: api.RequestT, left: int) -> api.RequestT:
-    """With no more output than there is room for: older releases of vLLM do not see to that themselves."""
+    """Limit max_tokens to the room that is left: older releases of vLLM do not."""
     if request.max_tokens is None or request.max_tokens <= left:
         return request
     return msgspec.structs.replace(request, max_tokens=left)
@@ -123,7 +123,7 @@ def _characters(chat: api.VllmChatRequest) -> int:
 
 
 def _with(chat: api.VllmChatRequest, way: Shortening) -> api.VllmChatRequest:
-    return msgspec.structs.replace(chat, messages=way.of(chat.messages))
+    return msgspec.structs.replace(chat, messages=way.apply(chat.messages))
 
 
 def _send(chat: api.VllmChatRequest) -> UpstreamRequest:

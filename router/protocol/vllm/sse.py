@@ -1,4 +1,4 @@
-"""Server-sent events: from bytes cut anywhere to the data of whole events."""
+"""Server-sent events: splits bytes that are cut anywhere into the data of whole events."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ MAX_EVENT = 32 * 2**20
 
 
 class EventTooLong(Exception):
-    """A stream without an end of event in sight."""
+    """An event exceeds MAX_EVENT."""
 
 
 class EventSplitter:
-    """Takes a stream's bytes as they come and gives the `data` of every event that is complete.
+    """Returns the `data` of each complete event.
 
-    Comment lines and other fields are skipped; line ends may be LF, CRLF or CR; several `data` lines of one
-    event are joined by LF. Works on bytes, so a cut inside a character does no harm.
+    Comments and other fields are skipped. Line ends may be LF, CRLF or CR. Several `data` lines of one event are joined
+    by LF.
     """
 
     __slots__ = ("_pending", "_size")
 
     def __init__(self) -> None:
-        self._pending: list[bytes] = []  # of an event that is not complete; joined once its end is in sight
+        self._pending: list[bytes] = []  # parts of an incomplete event; joined once its end arrives
         self._size = 0
 
     def feed(self, data: bytes) -> list[bytes]:
@@ -48,7 +48,7 @@ class EventSplitter:
         return [payload for block in blocks if (payload := _data_of(block))]
 
     def rest(self) -> list[bytes]:
-        """What an ended stream left: an event whose closing blank line never came."""
+        """Return the event that an ended stream left without a closing blank line."""
         block = b"".join(self._pending)
         self._pending.clear()
         payload = _data_of(block.replace(b"\r", b"\n"))

@@ -1,4 +1,4 @@
-"""Tool calls of an answer: vLLM's fragments gathered into whole calls (R081, R082, trap 1)."""
+"""Assembles an answer's tool calls from vLLM's fragments (R081, R082)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class InvalidArguments(Exception):
 
 
 class ToolCalls:
-    """Gathers fragments by vLLM's index."""
+    """Joins fragments by vLLM's index."""
 
     __slots__ = ("_calls",)
 
@@ -46,15 +46,17 @@ class ToolCalls:
                 call[1] = call[1] or delta.function.name or ""
                 call[2] += delta.function.arguments or ""
 
-    def whole(self, *, cut: bool) -> list[ResponseToolCall]:
-        """All calls, numbered from 0. `cut`: the answer ended for length, and so perhaps inside the last
-        call; that one is then left out if it is broken. Otherwise raises InvalidArguments."""
+    def complete(self, *, truncated: bool) -> list[ResponseToolCall]:
+        """All calls, numbered from 0. Raises InvalidArguments.
+
+        `truncated`: the answer ended for length, so the last call is dropped if its arguments are invalid.
+        """
         result: list[ResponseToolCall] = []
         for number, (id, name, text) in enumerate(self._calls.values()):
             try:
                 arguments = _compact(text)
             except InvalidArguments:
-                if cut and number == len(self._calls) - 1:
+                if truncated and number == len(self._calls) - 1:
                     break
                 raise
             seed = id or f"{number} {name} {text}"
@@ -63,7 +65,7 @@ class ToolCalls:
 
 
 def _compact(text: str) -> msgspec.Raw:
-    """Without line breaks, which NDJSON does not bear; numbers and order as the model wrote them."""
+    """Remove line breaks, which NDJSON forbids; numbers and key order stay."""
     if not text.strip():
         return msgspec.Raw(b"{}")
     try:
@@ -76,7 +78,7 @@ def _compact(text: str) -> msgspec.Raw:
 
 
 def _short_id(seed: str) -> str:
-    """`call_` and eight characters, the same for the same call however its stream was cut."""
+    """`call_` and eight characters, independent of how the stream was cut."""
     number = int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=8).digest())
     letters = []
     for _ in range(8):

@@ -1,8 +1,12 @@
 """The API as an OpenAPI document, out of the tables that it is served by."""
 
+from typing import Any
+
+import msgspec
+
 from tests.support.openapi import bodies, describe, schema
 from vllama_pool.router.protocol.ollama.fixed_routes import FIXED_ROUTES
-from vllama_pool.router.protocol.ollama.gojson import ANY, BOOL, INT, STRING, list_of, struct
+from vllama_pool.router.protocol.ollama.gojson import go_type
 from vllama_pool.router.protocol.table import OPERATIONS
 
 ROUTES = [
@@ -36,8 +40,16 @@ def test_the_tables_say_what_bodies_are_taken() -> None:
     assert "requestBody" not in document["paths"]["/api/tags"]["get"]
 
 
+class X(msgspec.Struct):
+    name: str
+    on: bool
+    size: int
+    any: Any
+    words: list[str]
+
+
 def test_types_are_those_of_the_decoder_and_null_is_absent() -> None:
-    described = schema(struct("api.X", name=STRING, on=BOOL, size=INT, any=ANY, words=list_of("[]string", STRING)))
+    described = schema(go_type(X))
     assert described == {
         "type": ["object", "null"],
         "properties": {

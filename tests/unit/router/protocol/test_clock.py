@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vllama_pool.config.durations import FOREVER, SECOND
 from vllama_pool.router.protocol.clock import SystemClock, TimestampFormatter, rfc3339
-from vllama_pool.router.protocol.ollama.durations import FOREVER, SECOND
 from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker
 
 

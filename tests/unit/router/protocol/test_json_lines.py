@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllama_pool.router.protocol.json_lines import encode, quoted
+from vllama_pool.router.protocol.json_lines import encode
 
 
 @pytest.mark.rule(40)
@@ -21,7 +21,7 @@ from vllama_pool.router.protocol.json_lines import encode, quoted
     ],
 )
 def test_what_could_be_markup_is_escaped(text: str, written: bytes) -> None:
-    assert quoted(text) == written
+    assert encode(text) == written
     assert json.loads(written) == text
 
 

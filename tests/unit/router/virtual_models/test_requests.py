@@ -92,8 +92,8 @@ def test_no_request_is_a_fault(body: Any) -> None:
     steps: tuple[Callable[[], object], ...] = (
         lambda: plan_create(create.decode_create(data), NOW),
         lambda: plan_copy(copying.decode_copy(data), NOW),
-        lambda: plan_delete(copying.decode_delete(data).wanted, NOW),
-        lambda: pull.check_name(pull.decode_pull(data).wanted),
+        lambda: plan_delete(copying.decode_delete(data).requested, NOW),
+        lambda: pull.check_name(pull.decode_pull(data).requested),
     )
     for step in steps:
         _, refused = outcome(step)

@@ -119,7 +119,7 @@ def test_bodies_are_read_as_leniently_as_go_does() -> None:
         b' {"MODEL": "m", "Input": ["a", "b"], "Truncate": false, "made_up": 1, "DIMENSIONS": 3.0, "options": null} x'
     )
     request = embed.decode_embed(body)
-    assert (request.model, request.texts, request.cut, request.dimensions) == ("m", ["a", "b"], False, 3)
+    assert (request.model, request.texts, request.truncate, request.dimensions) == ("m", ["a", "b"], False, 3)
     again = embed.decode_embeddings(b'{"Model": "m", "PROMPT": "a", "input": "ignored"}')
     assert (again.model, again.texts) == ("m", ["a"])
 
@@ -244,9 +244,9 @@ def test_only_what_may_be_too_long_is_counted_and_not_all_of_a_large_batch() -> 
     short = asked(input=["short", "x" * 24], truncate=False, options=options)
     assert isinstance(prepared(short), UpstreamRequest)
     long = [f"{index:02}" * 20 + "x" * index for index in range(50)]
-    step, texts = counted(prepared(asked(input=long, truncate=False, options=options)), *[40] * embed.MOST_COUNTED)
+    step, texts = counted(prepared(asked(input=long, truncate=False, options=options)), *[40] * embed.MAX_COUNTED)
     assert sent(step)["input"] == long
-    assert texts == long[: -embed.MOST_COUNTED - 1 : -1], "the longest"
+    assert texts == long[: -embed.MAX_COUNTED - 1 : -1], "the longest"
 
 
 def test_a_count_that_is_none_is_the_workers_fault() -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from vllama_pool.router.protocol.ollama.durations import FOREVER
-from vllama_pool.router.protocol.ollama.expiry import REMEMBERED, ExpiryTracker
+from vllama_pool.config.durations import FOREVER
+from vllama_pool.router.protocol.ollama.expiry import MAX_MODELS, ExpiryTracker
 
 MINUTE = 60 * 10**9
 
@@ -24,7 +24,7 @@ def test_a_model_lives_from_the_end_of_its_last_request_on() -> None:
 def test_the_models_asked_for_longest_ago_are_forgotten() -> None:
     expiry = ExpiryTracker(MINUTE)
     expiry.touch("first", None, 0)
-    for number in range(REMEMBERED - 1):
+    for number in range(MAX_MODELS - 1):
         expiry.touch(f"v{number}", None, 0)
     expiry.touch("first", None, 1)
     expiry.touch("one more", None, 1)

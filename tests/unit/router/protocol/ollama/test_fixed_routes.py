@@ -55,7 +55,7 @@ def test_nothing_is_pushed_and_the_text_is_none_that_the_cli_looks_for(body: byt
         (b"", "missing request body"),
         (b"{}", "model is required"),
         (b'{"model":" ","name":null}', "model is required"),
-        (b"nope", "invalid character 'o' in literal null (expecting 'u')"),
+        (b"nope", "invalid character 'n' looking for beginning of value"),
         (b'{"model":1}', "json: cannot unmarshal number into Go struct field PushRequest.model of type string"),
     ],
 )

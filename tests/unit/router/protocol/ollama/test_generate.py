@@ -207,7 +207,7 @@ def test_a_context_comes_before_the_rendered_prompts_tokens() -> None:
     assert json.loads(out.body)["prompt"] == [1, 2, 9]
     assert check(prompt="hi", context=[1, 2, 3]) is None
     assert sent(context=[]) == sent()
-    assert refused(prompt="hi", context=[1, -2])[1].startswith("-2 in context is no token id")
+    assert refused(prompt="hi", context=[1, -2])[1].startswith("-2 in context is not a token id")
 
 
 @pytest.mark.rule(54)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.support.protocol import MODEL
 from vllama_pool.router.errors import ClientError
-from vllama_pool.router.protocol.ollama.options import DROPPED, KNOWN, check, fill_context, merge, sampling
+from vllama_pool.router.protocol.ollama.options import DROPPED, KNOWN, check, merge, sampling, with_max_tokens
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.workers.registry.record import ModelInfo
 
@@ -93,7 +93,7 @@ def test_num_predict(given: float, max_tokens: int | None) -> None:
 @pytest.mark.rule(126)
 def test_completions_always_get_an_explicit_limit() -> None:
     def limit(info: ModelInfo, **options: Any) -> Any:
-        return fill_context(sampling(merge(options, {}, info), info), info)["max_tokens"]
+        return with_max_tokens(sampling(merge(options, {}, info), info), info)["max_tokens"]
 
     assert limit(MODEL) == 2048
     assert limit(MODEL, num_predict=-1) == 2048
@@ -155,5 +155,5 @@ def test_no_value_is_one_that_vllm_refuses(request: dict[str, Any], route: dict[
     assert isinstance(result.get("top_k"), int)
     assert all(result.get("stop", ["x"]))
     assert {type(value) for value in result.values()} <= {int, float, list}
-    completion = fill_context(result, msgspec.structs.replace(MODEL, context_length=context))
+    completion = with_max_tokens(result, msgspec.structs.replace(MODEL, context_length=context))
     assert completion["max_tokens"] >= 1

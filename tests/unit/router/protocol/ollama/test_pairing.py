@@ -16,7 +16,7 @@ from tests.support.protocol import CLOCK, THINKER, outgoing
 from vllama_pool.config.routing.defaults import NONE
 from vllama_pool.router.protocol.ollama import chat
 from vllama_pool.router.protocol.ollama.messages import translate
-from vllama_pool.router.protocol.ollama.requests import CalledFunction, CalledTool, ChatMessage, decode_chat
+from vllama_pool.router.protocol.ollama.requests import CalledTool, CalledToolFunction, ChatMessage, decode_chat
 
 
 def upstream(*messages: dict[str, Any], **fields: Any) -> Any:
@@ -132,7 +132,7 @@ def test_messages_without_tools_cost_no_pairing() -> None:
 def test_thousands_of_open_calls_cost_no_more_than_each_its_own() -> None:
     """Results that fit none of them, by id or by name, were looked for among all."""
     many = 20000
-    calls = [CalledTool(CalledFunction(f"f{number}"), id=f"c{number}") for number in range(many)]
+    calls = [CalledTool(CalledToolFunction(f"f{number}"), id=f"c{number}") for number in range(many)]
     results = [ChatMessage("tool", "r", tool_call_id="none", tool_name="none") for _ in range(many)]
     began = time.process_time()
     sent = translate([ChatMessage("assistant", tool_calls=calls), *results])

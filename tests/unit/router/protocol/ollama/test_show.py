@@ -161,9 +161,9 @@ def test_a_served_models_modelfile_is_from_itself() -> None:
 
 @pytest.mark.trap(12)
 def test_show_takes_the_name_from_either_field() -> None:
-    assert decode_show(b'{"model":"","name":"x","system":"","template":"","options":null}').wanted == "x"
-    assert decode_show(b'{"NAME":"x","foo":1}').wanted == "x"
-    assert ShowRequest(model="a", name="b").wanted == "a"
+    assert decode_show(b'{"model":"","name":"x","system":"","template":"","options":null}').requested == "x"
+    assert decode_show(b'{"NAME":"x","foo":1}').requested == "x"
+    assert ShowRequest(model="a", name="b").requested == "a"
 
 
 @pytest.mark.rule(146, 148)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tests.support.protocol import CLOCK, DONE, STAMP, TIMING, delta, event, objects, run, stream, usage
 from vllama_pool.router.protocol.ollama import chat, generate
-from vllama_pool.router.protocol.ollama.chunks import Chunk
+from vllama_pool.router.protocol.ollama.answer_builder import AnswerBuilder
+from vllama_pool.router.protocol.ollama.chunks import UNFINISHED, Chunk, FinalFields
 from vllama_pool.router.protocol.ollama.generate_response import GenerateWriter
 from vllama_pool.router.protocol.ollama.requests import decode_chat, decode_generate
 from vllama_pool.router.protocol.ollama.stream import RUNNER_ERROR, TextTranslator
@@ -144,7 +145,7 @@ def test_thinking_between_tags_folds_alike_however_tokens_and_bytes_are_cut(
     def translator(stream_it: bool) -> TextTranslator:
         body = {"model": "m", "prompt": "x", "stream": stream_it, "logprobs": True}
         request = decode_generate(json.dumps(body).encode())
-        return generate.translator(request, TIMING, CLOCK, thoughts=ThinkTagSplitter(begun=begun))
+        return generate.translator(request, TIMING, CLOCK, think_tags=ThinkTagSplitter(begun=begun))
 
     def answer(pieces: list[str]) -> tuple[str, str]:
         logs = {"tokens": ["t"], "token_logprobs": [-0.5], "top_logprobs": [None]}
@@ -471,10 +472,11 @@ def test_an_error_in_mid_answer_begins_as_ollamas_and_nothing_follows_it() -> No
 def test_text_that_comes_with_its_token_ids_is_written_as_plainly_as_any() -> None:
     """Generate's every token has ids: to build an object for each cost a fifth of the translator."""
 
-    class ResponseWriter(GenerateWriter):
-        def piece(self, stamp: str, piece: Chunk) -> bytes:
-            raise AssertionError(piece)
+    class TextOnlyWriter(GenerateWriter):
+        def chunk(self, timestamp: str, chunk: Chunk, final: FinalFields = UNFINISHED) -> bytes:
+            raise AssertionError(chunk)
 
-    translator = TextTranslator(ResponseWriter("m"), TIMING, CLOCK, stream=True, logprobs=None, keep_ids=True)
+    answer = AnswerBuilder(TextOnlyWriter("m"), stream=True, logprobs=None, keep_ids=True)
+    translator = TextTranslator(answer, TIMING, CLOCK, stream=True)
     out = translator.feed(b'data: {"choices":[{"delta":{"content":"hi"},"token_ids":[7]}]}\n\n')
     assert json.loads(out) == {"model": "m", "created_at": STAMP, "response": "hi", "done": False}

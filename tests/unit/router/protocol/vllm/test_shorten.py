@@ -20,7 +20,7 @@ from vllama_pool.router.protocol.ollama.requests import ChatMessage, decode_chat
 from vllama_pool.router.protocol.operation import PreflightRequest, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api, shorten
 from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
-from vllama_pool.router.protocol.vllm.shorten import Shortening, room, ways
+from vllama_pool.router.protocol.vllm.shorten import Shortening, room, shortenings
 
 TOO_LONG = Refused(CONTEXT_EXCEEDED, status=400)
 LIMIT = 100
@@ -45,11 +45,11 @@ def decode(messages: list[dict[str, Any]]) -> list[ChatMessage]:
 
 
 def kept(*roles: str) -> list[list[str]]:
-    """The contents of every shorter conversation; the first way is always the whole of it."""
+    """The contents of every shorter conversation; the first way is alshortenings the whole of it."""
     messages = told(*roles)
-    whole, *shorter = ways(messages)
-    assert whole.of(messages) == messages
-    return [[str(message.content) or "calls" for message in way.of(messages)] for way in shorter]
+    whole, *shorter = shortenings(messages)
+    assert whole.apply(messages) == messages
+    return [[str(message.content) or "calls" for message in way.apply(messages)] for way in shorter]
 
 
 @pytest.mark.rule(145)
@@ -81,9 +81,9 @@ ROLES = st.lists(st.sampled_from(["system", "user", "assistant", "calls", "tool"
 
 
 @given(ROLES)
-def test_what_is_kept_is_always_sound(roles: list[str]) -> None:
+def test_what_is_kept_is_alshortenings_sound(roles: list[str]) -> None:
     messages = told(*roles)
-    found = [way.of(messages) for way in ways(messages)]
+    found = [way.apply(messages) for way in shortenings(messages)]
     sizes = [len(shorter) for shorter in found]
     assert sizes == sorted(sizes, reverse=True)
     calls = {call.id for message in messages for call in message.tool_calls or ()}
@@ -149,11 +149,11 @@ def test_halving_finds_the_longest_conversation_that_fits(sizes: list[int]) -> N
     messages = turns(len(sizes))
     by_content = {f"{index}": size for index, size in enumerate(sizes)}
     sent, _ = recovered(messages, by_content)
-    fitting = [way for way in ways(translate(decode(messages))) if _size(way, sizes) <= 75]
+    fitting = [way for way in shortenings(translate(decode(messages))) if _size(way, sizes) <= 75]
     if not fitting:
         assert sent["truncate_prompt_tokens"] == 75
     else:
-        assert len(sent["messages"]) == max(len(way.of(told(*["user"] * len(sizes)))) for way in fitting)
+        assert len(sent["messages"]) == max(len(way.apply(told(*["user"] * len(sizes)))) for way in fitting)
 
 
 def _size(way: Shortening, sizes: list[int]) -> int:
@@ -194,7 +194,7 @@ def test_text_that_no_tokenizer_makes_short_is_not_counted() -> None:
 
 def test_a_long_conversation_costs_little_to_look_at() -> None:
     began = time.process_time()
-    assert len(ways(told(*["user", "assistant"] * 5000))) == 5001
+    assert len(shortenings(told(*["user", "assistant"] * 5000))) == 5001
     assert time.process_time() - began < 5
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.protocol import MODEL, THINKER
-from vllama_pool.router.protocol.vllm.think_tags import ThinkTagSplitter, are_open, are_tagged
+from vllama_pool.router.protocol.vllm.think_tags import ThinkTagSplitter, ends_inside, uses_tags
 
 
 def split(pieces: list[str], *, begun: bool = False) -> tuple[str, str]:
@@ -75,11 +75,11 @@ def test_a_text_without_tags_is_all_content(text: str) -> None:
     ],
 )
 def test_a_template_may_have_opened_the_tag(end: str, open_: bool) -> None:
-    assert are_open(end) is open_
+    assert ends_inside(end) is open_
 
 
 def test_tags_are_known_by_the_template_of_a_model_that_can_think() -> None:
     tagged = "{% if not enable_thinking %}<think></think>{% endif %}"
-    assert are_tagged(msgspec.structs.replace(THINKER, template=tagged))
-    assert not are_tagged(msgspec.structs.replace(MODEL, template=tagged))
-    assert not are_tagged(THINKER)
+    assert uses_tags(msgspec.structs.replace(THINKER, template=tagged))
+    assert not uses_tags(msgspec.structs.replace(MODEL, template=tagged))
+    assert not uses_tags(THINKER)

@@ -1,0 +1,65 @@
+"""The objects that /api/chat answers with."""
+
+from __future__ import annotations
+
+import msgspec
+
+from vllama_pool.router.protocol import json_lines
+from vllama_pool.router.protocol.ollama.chunks import UNFINISHED, Chunk, FinalFields
+from vllama_pool.router.protocol.ollama.logprobs import LogprobEntry
+from vllama_pool.router.protocol.ollama.render import DebugInfo
+from vllama_pool.router.protocol.vllm.tool_calls import ResponseToolCall
+
+
+class ResponseMessage(msgspec.Struct, frozen=True, omit_defaults=True):
+    role: str
+    content: str
+    thinking: str = ""
+    tool_calls: list[ResponseToolCall] | None = None
+
+
+class ChatResponse(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Fields in Ollama's order; those with a default are omitted when empty."""
+
+    model: str
+    created_at: str
+    message: ResponseMessage
+    done: bool
+    done_reason: str = ""
+    debug_info: DebugInfo | None = msgspec.field(default=None, name="_debug_info")
+    logprobs: list[LogprobEntry] | None = None
+    total_duration: int = 0
+    load_duration: int = 0
+    prompt_eval_count: int = 0
+    prompt_eval_duration: int = 0
+    eval_count: int = 0
+    eval_duration: int = 0
+
+
+class ChatWriter:
+    """A `ResponseWriter` for one request."""
+
+    __slots__ = ("_head", "_model")
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._head = b'{"model":' + json_lines.encode(model) + b',"created_at":"'
+
+    def text(self, timestamp: str, content: str) -> bytes:
+        return b'%b%b","message":{"role":"assistant","content":%b},"done":false}' % (
+            self._head,
+            timestamp.encode(),
+            json_lines.encode(content),
+        )
+
+    def chunk(self, timestamp: str, chunk: Chunk, final: FinalFields = UNFINISHED) -> bytes:
+        response = ChatResponse(
+            model=self._model,
+            created_at=timestamp,
+            message=ResponseMessage("assistant", chunk.content, chunk.thinking, chunk.tool_calls),
+            done=final.done,
+            done_reason=final.done_reason,
+            logprobs=chunk.logprobs,
+            **final.totals,
+        )
+        return json_lines.encode(response)
