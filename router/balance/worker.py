@@ -74,6 +74,11 @@ class Worker:
         """Takes new requests by its own account. False while starting, restarting, draining or stopped."""
         return self.last.state is WorkerState.READY
 
+    @property
+    def unresponsive(self) -> bool:
+        """Its beats have stopped, or its engine sleeps: requests that wait in it are not answered."""
+        return self.down or self.state is WorkerState.SLEEPING
+
     def is_suspect(self, now: float) -> bool:
         """A connection to it was lost and nothing good has been heard of it since."""
         return self.health.is_suspect(now)

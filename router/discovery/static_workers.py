@@ -152,7 +152,8 @@ class Watch:
     def curious(self) -> bool:
         """Whether it is to be asked now for what its routes do not tell."""
         due = self._ask_at is not None and self._clock() >= self._ask_at
-        return self._well and due and "completion" in self._seen.tasks and bool(self._models)
+        awake = self._load_seen.state is WorkerState.READY
+        return self._well and awake and due and "completion" in self._seen.tasks and bool(self._models)
 
     async def learn(self) -> None:
         """Ask it for that."""

@@ -176,8 +176,8 @@ class _Relaying:
         return self._relay.last_heard
 
     @property
-    def worker_silent(self) -> bool:
-        return self._answer.worker_silent
+    def worker_unresponsive(self) -> bool:
+        return self._answer.worker_unresponsive
 
     @property
     def excused(self) -> bool:

@@ -29,9 +29,9 @@ class Answer:
         self._lease = lease
 
     @property
-    def worker_silent(self) -> bool:
-        """Whether the worker's beats, or this router's probes of it, have stopped."""
-        return self._lease.worker.down
+    def worker_unresponsive(self) -> bool:
+        """True if the worker is down or sleeps."""
+        return self._lease.worker.unresponsive
 
     def close(self, outcome: Outcome) -> None:
         """Give the connection and the place in the worker back."""
@@ -67,8 +67,8 @@ class Waiting:
         self.last_heard = asyncio.get_running_loop().time()
 
     @property
-    def worker_silent(self) -> bool:
-        return self._lease.worker.down
+    def worker_unresponsive(self) -> bool:
+        return self._lease.worker.unresponsive
 
     def give_up(self, text: str) -> None:
         if not self.reason:

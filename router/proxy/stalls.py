@@ -26,8 +26,8 @@ class Watched(Protocol):
         """Whether the first content of the answer has come."""
 
     @property
-    def worker_silent(self) -> bool:
-        """Whether the worker's beats (or probes) have stopped."""
+    def worker_unresponsive(self) -> bool:
+        """True if the worker is down or sleeps: its silence is not a long prefill."""
 
     @property
     def excused(self) -> bool:
@@ -41,8 +41,8 @@ class Watched(Protocol):
 class StallLimits:
     """In seconds."""
 
-    silent_worker: float = 3.0
-    """For how long a worker whose beats have stopped may say nothing."""
+    unresponsive_worker: float = 3.0
+    """Longest silence of a worker that is down or sleeps."""
     first_content: float = 300.0
     """For how long any worker may take until its answer begins."""
     in_answer: float = 120.0
@@ -85,6 +85,6 @@ class StallWatch:
             return f"the worker did not begin to answer within {limits.first_content:g} s"
         if watched.begun and silence > limits.in_answer:
             return f"the worker fell silent for {limits.in_answer:g} s in the middle of its answer"
-        if silence > limits.silent_worker and watched.worker_silent:
+        if silence > limits.unresponsive_worker and watched.worker_unresponsive:
             return "the worker stopped responding"
         return ""

@@ -12,7 +12,7 @@ from prometheus_client.core import Metric
 
 from vllama_pool.router.telemetry.worker_view import WorkerView
 
-STATES = ("ready", "draining", "starting", "restarting", "stopped", "down")
+STATES = ("ready", "sleeping", "draining", "starting", "restarting", "stopped", "down")
 BREAKERS = ("closed", "half-open", "suspect", "open")
 """From well to worse. What is not listed is worse still."""
 PROCESS = "process"

@@ -196,7 +196,8 @@ async def fleet(
         url = await stack.enter_async_context(serving(app))
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=20, trust_env=False))
         running = Fleet(url, http, announced, registry, valkey, app, log)
-        await auntil(lambda: _all_ready(running), 10, "the router to see its workers")
+        count = len(workers) + len(table.workers if table else ())
+        await auntil(lambda: _all_ready(running, count), 10, "the router to see its workers")
         yield running
 
 
@@ -206,6 +207,6 @@ async def _silence(announced: dict[str, Announced]) -> None:
         await each.fall_silent()
 
 
-async def _all_ready(running: Fleet) -> bool:
+async def _all_ready(running: Fleet, count: int) -> bool:
     states = await running.states()
-    return len(states) == len(running.workers) and set(states.values()) <= {"ready"}
+    return len(states) == count and set(states.values()) <= {"ready"}

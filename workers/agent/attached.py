@@ -73,6 +73,8 @@ class Attached:
         result = await probe(self._client, self._url, self._key)
         if result.health is not Health.OK or not result.models:
             return result.problem or f"{self._url} serves no models"
+        if result.metrics.asleep:
+            return f"{self._url} sleeps; it joins when it wakes up"
         first = result.models[0].name
         try:
             templated = await warm_up(self._client, self._url, first, result.tasks, self._key)

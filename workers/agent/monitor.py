@@ -56,6 +56,12 @@ class Monitor:
         """Seconds until the next look."""
         return BUSY_INTERVAL if self.metrics.running or self.metrics.waiting else IDLE_INTERVAL
 
+    def _state_by(self, metrics: Metrics) -> WorkerState:
+        """READY and SLEEPING follow the engine; every other state is the agent's decision."""
+        if self._load.state not in (WorkerState.READY, WorkerState.SLEEPING):
+            return self._load.state
+        return WorkerState.SLEEPING if metrics.asleep else WorkerState.READY
+
     async def _scrape(self, url: str) -> None:
         try:
             metrics = await scrape(self._client, url, self._key)
@@ -64,6 +70,7 @@ class Monitor:
         self.metrics = metrics
         self._load = msgspec.structs.replace(
             self._load,
+            state=self._state_by(metrics),
             running=metrics.running,
             waiting=metrics.waiting,
             kv_usage=metrics.kv_usage,

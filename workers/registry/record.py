@@ -26,6 +26,8 @@ class WorkerState(enum.StrEnum):
     READY = "ready"
     DRAINING = "draining"
     RESTARTING = "restarting"
+    SLEEPING = "sleeping"
+    """vLLM sleeps (its sleep mode): it accepts requests, and leaves them waiting until it wakes up."""
     STOPPED = "stopped"
 
 

@@ -11,7 +11,7 @@ import enum
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httpx
 import msgspec
@@ -70,6 +70,7 @@ class Metrics:
     """Counter; falls to 0 when vLLM restarts."""
     prompt_tokens: int = 0
     asleep: bool = False
+    """Whether the engine sleeps: it accepts requests but answers none until it wakes up."""
     reported: bool = False
     """Whether the page had vLLM's gauges. With --disable-log-stats it has not, and zeros mean nothing."""
 
@@ -101,7 +102,7 @@ class ProbeResult:
 
     @property
     def load(self) -> Load:
-        """What the figures and the health make as a report."""
+        """The load report that follows from health and metrics."""
         return to_load(self.metrics, _STATES[self.health])
 
 
@@ -158,9 +159,10 @@ def parse_metrics(text: str) -> Metrics:
 
 
 def to_load(metrics: Metrics, state: WorkerState = WorkerState.READY, tokens_per_second: float = 0.0) -> Load:
-    """The load report that these figures make."""
+    """The load report that follows from the metrics. A READY server that sleeps is reported as SLEEPING."""
+    asleep = metrics.asleep and state is WorkerState.READY
     return Load(
-        state=state,
+        state=WorkerState.SLEEPING if asleep else state,
         running=metrics.running,
         waiting=metrics.waiting,
         kv_usage=metrics.kv_usage,
@@ -223,8 +225,18 @@ async def check_health(
 
 
 async def scrape(client: httpx.AsyncClient, url: str, key: str | None = None) -> Metrics:
-    """GET /metrics. Raises ProbeFailed."""
-    return parse_metrics((await _get(client, url, "/metrics", key)).decode("utf-8", "replace"))
+    """GET /metrics, and GET /is_sleeping where the page has none of vLLM's gauges. Raises ProbeFailed."""
+    metrics = parse_metrics((await _get(client, url, "/metrics", key)).decode("utf-8", "replace"))
+    return metrics if metrics.reported else replace(metrics, asleep=await is_sleeping(client, url, key))
+
+
+async def is_sleeping(client: httpx.AsyncClient, url: str, key: str | None = None) -> bool:
+    """GET /is_sleeping. False where there is no such route: vLLM has it in development mode only. Raises ProbeFailed
+    when the server cannot be reached."""
+    try:
+        return msgspec.json.decode(await _get(client, url, "/is_sleeping", key), type=_Sleeping).is_sleeping
+    except (BadAnswer, msgspec.DecodeError):
+        return False
 
 
 async def list_models(client: httpx.AsyncClient, url: str, key: str | None = None) -> tuple[ServedModel, ...]:
@@ -303,6 +315,10 @@ class _ModelEntry(msgspec.Struct):
 
 class _ModelsPage(msgspec.Struct):
     data: list[_ModelEntry] = []
+
+
+class _Sleeping(msgspec.Struct):
+    is_sleeping: bool = False
 
 
 class _Version(msgspec.Struct):

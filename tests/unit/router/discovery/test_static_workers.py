@@ -28,7 +28,7 @@ class Vllm:
         self.models = [{"id": "m", "root": "org/m", "max_model_len": 2048}]
         self.running = 0
         self.tokens = 0
-        self.able = self.busy = self.slow = False
+        self.able = self.busy = self.slow = self.asleep = False
         self.asked: list[str] = []
         self.authorization: set[str | None] = set()
         self.client = httpx.AsyncClient(transport=httpx.MockTransport(self.answer))
@@ -48,7 +48,8 @@ class Vllm:
             case "/metrics":
                 return httpx.Response(
                     200,
-                    text=f'vllm:num_requests_running{{engine="0"}} {self.running}.0\n'
+                    text=f'vllm:engine_sleep_state{{sleep_state="awake"}} {int(not self.asleep)}.0\n'
+                    f'vllm:num_requests_running{{engine="0"}} {self.running}.0\n'
                     f'vllm:generation_tokens_total{{engine="0"}} {self.tokens}.0\n',
                 )
             case "/v1/completions":
@@ -303,3 +304,16 @@ async def test_starting_is_no_news_but_what_cannot_be_reached_is(caplog: pytest.
     await static.look()
     assert len(caplog.messages) == 1
     assert "static worker gpu is out" in caplog.messages[0]
+
+
+async def test_a_static_worker_is_sleeping_while_its_engine_sleeps_and_is_not_asked_what_it_can() -> None:
+    vllm, pool = Vllm(), Recorder()
+    vllm.asleep = vllm.able = True
+    static = watch(vllm, pool, Clock())
+    await look(static, times=3)
+    assert pool.loads[ID].state is WorkerState.SLEEPING
+    assert "/v1/chat/completions" not in vllm.asked
+    vllm.asleep = False
+    await look(static, times=2)
+    assert pool.loads[ID].state is WorkerState.READY
+    assert "/v1/chat/completions" in vllm.asked

@@ -6,13 +6,13 @@ import pytest
 
 from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
 
-LIMITS = StallLimits(silent_worker=3, first_content=300, in_answer=120)
+LIMITS = StallLimits(unresponsive_worker=3, first_content=300, in_answer=120)
 
 
 @dataclass(eq=False)
 class Wait:
     begun: bool = False
-    worker_silent: bool = False
+    worker_unresponsive: bool = False
     excused: bool = False
     last_heard: float = 1000.0
     told: list[str] = field(default_factory=list)
@@ -41,13 +41,13 @@ def test_the_client_is_told_which_bound_it_was() -> None:
 
 
 @pytest.mark.parametrize("begun", [False, True])
-def test_a_worker_whose_beats_stopped_gets_less_time(begun: bool) -> None:
-    assert told(Wait(begun, worker_silent=True), after=3) == []
-    assert told(Wait(begun, worker_silent=True), after=3.1) == ["the worker stopped responding"]
+def test_a_worker_that_is_down_or_sleeps_gets_less_time(begun: bool) -> None:
+    assert told(Wait(begun, worker_unresponsive=True), after=3) == []
+    assert told(Wait(begun, worker_unresponsive=True), after=3.1) == ["the worker stopped responding"]
 
 
 def test_what_the_client_holds_up_is_not_the_workers_fault() -> None:
-    assert told(Wait(begun=True, worker_silent=True, excused=True), after=1000) == []
+    assert told(Wait(begun=True, worker_unresponsive=True, excused=True), after=1000) == []
 
 
 def test_what_has_ended_is_not_looked_at() -> None:

@@ -18,13 +18,17 @@ class Server:
         self.health = 200
         self.up = True
         self.running = 0
+        self.asleep = False
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         if not self.up:
             raise httpx.ConnectError("refused", request=request)
         if request.url.path == "/health":
             return httpx.Response(self.health)
-        return httpx.Response(200, text=f"vllm:num_requests_running {self.running}\nvllm:kv_cache_usage_perc 0.5\n")
+        awake = f'vllm:engine_sleep_state{{sleep_state="awake"}} {0 if self.asleep else 1}\n'
+        return httpx.Response(
+            200, text=f"{awake}vllm:num_requests_running {self.running}\nvllm:kv_cache_usage_perc 0.5\n"
+        )
 
 
 def monitored() -> tuple[Server, Monitor, list[Load]]:
@@ -82,3 +86,23 @@ async def test_a_draining_server_keeps_its_figures() -> None:
     await monitor.look(URL)
     monitor.set(WorkerState.DRAINING)
     assert (reports[-1].state, reports[-1].running) == (WorkerState.DRAINING, 3)
+
+
+async def test_a_server_is_sleeping_while_its_engine_sleeps_and_ready_again_afterwards() -> None:
+    server, monitor, reports = monitored()
+    monitor.set(WorkerState.READY)
+    server.asleep = True
+    assert await monitor.look(URL) is Health.OK
+    assert reports[-1].state is WorkerState.SLEEPING
+    assert monitor.misses == 0
+    server.asleep = False
+    await monitor.look(URL)
+    assert reports[-1].state is WorkerState.READY
+
+
+async def test_a_draining_server_stays_draining_while_its_engine_sleeps() -> None:
+    server, monitor, reports = monitored()
+    monitor.set(WorkerState.DRAINING)
+    server.asleep = True
+    await monitor.look(URL)
+    assert reports[-1].state is WorkerState.DRAINING

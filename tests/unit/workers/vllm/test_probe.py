@@ -24,6 +24,7 @@ from vllama_pool.workers.vllm.probe import (
     parse_metrics,
     probe,
     scrape,
+    to_load,
     version,
 )
 
@@ -97,6 +98,27 @@ def test_a_label_may_hold_a_brace_and_a_timestamp_may_follow() -> None:
 def test_sleep_is_seen() -> None:
     assert parse_metrics('vllm:engine_sleep_state{engine="0",sleep_state="awake"} 0.0\n').asleep
     assert not parse_metrics('vllm:engine_sleep_state{engine="0",sleep_state="discard_all"} 0.0\n').asleep
+
+
+def test_a_healthy_server_that_sleeps_is_reported_as_sleeping() -> None:
+    assert to_load(Metrics(asleep=True)).state is WorkerState.SLEEPING
+    assert to_load(Metrics(asleep=True), WorkerState.DRAINING).state is WorkerState.DRAINING
+
+
+@pytest.mark.parametrize("asleep", [True, False])
+async def test_a_server_without_gauges_is_asked_directly_if_it_sleeps(asleep: bool) -> None:
+    def quiet(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/is_sleeping":
+            return httpx.Response(200, json={"is_sleeping": asleep})
+        return httpx.Response(200, text="")
+
+    async with answering(quiet) as client:
+        assert (await scrape(client, URL)).asleep is asleep
+
+
+async def test_a_server_without_gauges_and_without_the_sleep_routes_is_awake() -> None:
+    async with answering(lambda r: httpx.Response(404 if r.url.path == "/is_sleeping" else 200)) as client:
+        assert not (await scrape(client, URL)).asleep
 
 
 def test_infos_group_aliases_and_follow_adapters_to_their_base() -> None:
