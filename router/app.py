@@ -48,8 +48,8 @@ from vllama_pool.router.telemetry.siblings import Siblings
 from vllama_pool.router.telemetry.worker_view import view_all
 from vllama_pool.router.upstream.client import UpstreamClient
 from vllama_pool.router.upstream.interface import Client
-from vllama_pool.router.virtual_models.plans import Known
-from vllama_pool.router.virtual_models.store import Store
+from vllama_pool.router.virtual_models.plans import Inventory
+from vllama_pool.router.virtual_models.store import ModelStore
 from vllama_pool.router.wiring import no_writes, open_sources
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def create_app(
         table = load(settings.routing_file) if settings.routing_file else RoutingTable()
     client = client or UpstreamClient()
     pool = Pool(time.monotonic)
-    virtual = Store()
+    virtual = ModelStore()
     routes = Routes(table, rng, virtual=virtual.live)
     stalls = StallWatch(StallLimits(first_content=settings.first_token_timeout, in_answer=settings.stall_timeout))
     sources = open_sources(settings, table.workers, pool, virtual, lambda: routes.shadowed(pool))
@@ -132,7 +132,7 @@ def create_app(
             *(worker_route(operation, inference) for operation in operations(clock)),
             *catalogue_routes(pool, lambda: routes, expiry, clock, settings.version),
             *listing_routes(pool, lambda: routes),
-            *model_routes(sources.keeper, lambda: Known(routes, pool, virtual.live, no_writes(settings))),
+            *model_routes(sources.keeper, lambda: Inventory(routes, pool, virtual.live, no_writes(settings))),
             *ops_routes(siblings.reports),
         ],
         exception_handlers=EXCEPTION_HANDLERS,

@@ -16,12 +16,12 @@ from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.discovery import static_workers
 from vllama_pool.router.discovery.registry_loop import Discovery
 from vllama_pool.router.discovery.static_workers import StaticWorkers
-from vllama_pool.router.discovery.trust import Endpoints, Vetting
+from vllama_pool.router.discovery.trust import Endpoints, RecordChecker
 from vllama_pool.router.virtual_models.plans import UNSIGNED, WRITES_OFF
 from vllama_pool.router.virtual_models.savefile import SaveFile
-from vllama_pool.router.virtual_models.sealing import Trust
-from vllama_pool.router.virtual_models.store import Store
-from vllama_pool.router.virtual_models.sync import Keeper
+from vllama_pool.router.virtual_models.sealing import SignaturePolicy
+from vllama_pool.router.virtual_models.store import ModelStore
+from vllama_pool.router.virtual_models.sync import ModelSync
 from vllama_pool.workers.registry import embedded
 from vllama_pool.workers.registry.client import Registry, connect
 from vllama_pool.workers.vllm.probe import http_client
@@ -33,7 +33,7 @@ class Sources:
 
     discovery: Discovery
     static: StaticWorkers
-    keeper: Keeper
+    keeper: ModelSync
     closing: tuple[Callable[[], Awaitable[object]], ...]
 
     def work(self) -> tuple[Coroutine[Any, Any, None], ...]:
@@ -49,11 +49,11 @@ def open_sources(
     settings: RouterSettings,
     workers: Collection[StaticWorker],
     pool: Pool,
-    virtual: Store,
+    virtual: ModelStore,
     shadowed: Callable[[], Collection[str]],
 ) -> Sources:
     """All of them, with the virtual models that were kept on disk. `workers` are the routing file's; `shadowed` as for
-    `Keeper`.
+    `ModelSync`.
 
     Raises ValueError for a registry address that is none.
     """
@@ -63,13 +63,13 @@ def open_sources(
     redis = connect(settings.registry.redis_url or embedded.address(settings.registry.state_dir))
     registry = Registry(redis, settings.registry.fleet)
     router_id = secrets.token_hex(8)
-    keeper = Keeper(
+    keeper = ModelSync(
         registry, virtual, trust(settings), router_id=router_id, file=save_file(settings), shadowed=shadowed
     )
     keeper.load()
     discovery = Discovery(
         registry,
-        vetting(settings, endpoints),
+        record_checker(settings, endpoints),
         pool,
         static_workers.asker(asking, key),
         router_id=router_id,
@@ -79,17 +79,17 @@ def open_sources(
     return Sources(discovery, static, keeper, (control.aclose, asking.aclose, redis.aclose))
 
 
-def trust(settings: RouterSettings) -> Trust:
+def trust(settings: RouterSettings) -> SignaturePolicy:
     """Unsigned records are taken only where no other machine can write them."""
     where = settings.registry
     secret = where.fleet_secret.get_secret_value().encode() if where.fleet_secret else None
-    return Trust(where.fleet, secret, unsigned=where.embedded and secret is None)
+    return SignaturePolicy(where.fleet, secret, unsigned=where.embedded and secret is None)
 
 
-def vetting(settings: RouterSettings, endpoints: Endpoints) -> Vetting:
+def record_checker(settings: RouterSettings, endpoints: Endpoints) -> RecordChecker:
     """Who believes workers' records."""
     believed = trust(settings)
-    return Vetting(
+    return RecordChecker(
         fleet=believed.fleet,
         secret=believed.secret,
         unsigned=believed.unsigned,

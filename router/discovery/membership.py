@@ -31,7 +31,7 @@ LONGEST_STEP = 1.0
 """Seconds of feed time that one poll can add. More than that was this process's own pause."""
 
 
-class Sink(Protocol):
+class WorkerSink(Protocol):
     """Where the verdicts go: the pool."""
 
     def put(self, *found: Discovered) -> None: ...
@@ -120,7 +120,7 @@ class Membership:
     registry should be polled at once, for all records.
     """
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: WorkerSink) -> None:
         self.version = Version()
         """What the members are at. A poll that began at another version has stale records."""
         self._sink = sink

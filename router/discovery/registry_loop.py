@@ -17,8 +17,8 @@ from contextlib import aclosing, suppress
 from typing import Protocol
 
 from vllama_pool.router.balance.pool import Discovered
-from vllama_pool.router.discovery.membership import Liveness, Membership, ProbeAnswer, Sink
-from vllama_pool.router.discovery.trust import Vetting
+from vllama_pool.router.discovery.membership import Liveness, Membership, ProbeAnswer, WorkerSink
+from vllama_pool.router.discovery.trust import RecordChecker
 from vllama_pool.workers.registry.client import Registry, RegistryUnavailable
 from vllama_pool.workers.registry.keys import ROUTER_TTL
 from vllama_pool.workers.registry.messages import (
@@ -48,7 +48,7 @@ Ask = Callable[[Discovered], Awaitable[ProbeAnswer]]
 """Asks a worker itself whether it is well. Bounded in time, about a second; raises nothing."""
 
 
-class Models(Protocol):
+class ModelListener(Protocol):
     """Who keeps the virtual models. What raises does so with RegistryUnavailable."""
 
     async def polled(self, version: str) -> None:
@@ -82,16 +82,16 @@ class Discovery:
     def __init__(
         self,
         registry: Registry,
-        vetting: Vetting,
-        pool: Sink,
+        record_checker: RecordChecker,
+        pool: WorkerSink,
         ask: Ask,
         *,
         clock: Callable[[], float] = time.monotonic,
         router_id: str | None = None,
-        models: Models | None = None,
+        models: ModelListener | None = None,
     ) -> None:
         self._registry = registry
-        self._vetting = vetting
+        self._checker = record_checker
         self._ask = ask
         self._clock = clock
         self._router_id = router_id or secrets.token_hex(8)
@@ -117,7 +117,7 @@ class Discovery:
     @property
     def refusals(self) -> int:
         """Records that were refused so far, for an alarm."""
-        return self._vetting.refusals
+        return self._checker.refusals
 
     def refresh(self) -> None:
         """Look at the registry soon: something here seems to be out of date."""
@@ -163,7 +163,7 @@ class Discovery:
             case Beat(worker_id, report):
                 return self._membership.beat(worker_id, report, self._clock())
             case Up(worker_id, version, report, envelope):
-                found = await self._vetting.check(worker_id, envelope)
+                found = await self._checker.check(worker_id, envelope)
                 return self._membership.up(version, worker_id, found, report, self._clock())
             case Down(worker_id, version, generation):
                 return self._membership.down(version, worker_id, generation)
@@ -174,7 +174,7 @@ class Discovery:
                     await self._heard_of_model(event, self._models)
                 return False
 
-    async def _heard_of_model(self, event: ModelChanged | ModelSeen, models: Models) -> None:
+    async def _heard_of_model(self, event: ModelChanged | ModelSeen, models: ModelListener) -> None:
         if isinstance(event, ModelSeen):
             models.seen(event)
             return
@@ -197,8 +197,8 @@ class Discovery:
             else:
                 self._complain("")
                 records = snapshot.records
-                found = await self._vetting.check_all(records) if records is not None else {}
-                full = self._saw(asked, snapshot, found) or self._vetting.pending
+                found = await self._checker.check_all(records) if records is not None else {}
+                full = self._saw(asked, snapshot, found) or self._checker.pending
                 await self._poll_models(snapshot.models)
                 self._first.set()
             self._ask_doubted(tasks)

@@ -15,7 +15,7 @@ import httpx
 
 from vllama_pool.config.routing.table import StaticWorker
 from vllama_pool.router.balance.pool import Discovered
-from vllama_pool.router.discovery.membership import TTL, ProbeAnswer, Sink
+from vllama_pool.router.discovery.membership import TTL, ProbeAnswer, WorkerSink
 from vllama_pool.router.discovery.networks import parse_url
 from vllama_pool.router.discovery.registry_loop import Ask
 from vllama_pool.router.discovery.trust import Endpoints
@@ -65,14 +65,14 @@ class StaticWorkers:
     def __init__(
         self,
         workers: Iterable[StaticWorker],
-        pool: Sink,
+        pool: WorkerSink,
         client: httpx.AsyncClient,
         endpoints: Endpoints,
         *,
         key: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._watches = [Watch(worker, pool, client, endpoints, key, clock) for worker in workers]
+        self._watches = [StaticWatch(worker, pool, client, endpoints, key, clock) for worker in workers]
 
     async def run(self) -> None:
         """Look at each about every second until cancelled. They stay in the pool afterwards."""
@@ -81,13 +81,13 @@ class StaticWorkers:
                 tasks.create_task(watch.run(), name=f"static worker {watch.worker.name}")
 
 
-class Watch:
+class StaticWatch:
     """One static worker. A failed look suspects it; one that says it is gone, or TTL of failures, puts it out."""
 
     def __init__(
         self,
         worker: StaticWorker,
-        pool: Sink,
+        pool: WorkerSink,
         client: httpx.AsyncClient,
         endpoints: Endpoints,
         key: str | None,

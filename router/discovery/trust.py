@@ -61,7 +61,7 @@ class Endpoints:
         return Endpoint(str(at or url.host), url.port, url.prefix, tls, self._authorization, url.host if at else None)
 
 
-class Vetting:
+class RecordChecker:
     """Checks envelopes, and remembers what it has found. `unsigned` as in `signature.unseal`."""
 
     def __init__(

@@ -18,20 +18,28 @@ from vllama_pool.router.protocol.json_lines import NDJSON
 from vllama_pool.router.protocol.ollama import copying, create, pull
 from vllama_pool.router.protocol.ollama.pull import SUCCESS
 from vllama_pool.router.server.asgi import JSON, decoded, send_empty
-from vllama_pool.router.virtual_models.plans import Known, Made, Nowhere, plan_copy, plan_create, plan_delete, plan_pull
-from vllama_pool.router.virtual_models.sync import Keeper
+from vllama_pool.router.virtual_models.plans import (
+    BaseMissing,
+    Inventory,
+    NewModel,
+    plan_copy,
+    plan_create,
+    plan_delete,
+    plan_pull,
+)
+from vllama_pool.router.virtual_models.sync import ModelSync
 from vllama_pool.workers.registry.virtual_model import VirtualModel
 
 Asked = Request[None, None, State]
 
 
-def model_routes(keeper: Keeper, known: Callable[[], Known]) -> list[HTTPRouteHandler]:
+def model_routes(keeper: ModelSync, known: Callable[[], Inventory]) -> list[HTTPRouteHandler]:
     """The handlers. `known` says what there is at the moment."""
 
     @post("/api/create", status_code=200)
     async def create_model(request: Asked) -> Response[bytes] | Stream:
         wanted = await decoded(create.decode_create, await request.body())
-        plan: list[Made] = []
+        plan: list[NewModel] = []
 
         def decide() -> VirtualModel:
             plan[:] = [plan_create(wanted, known())]
@@ -39,7 +47,7 @@ def model_routes(keeper: Keeper, known: Callable[[], Known]) -> list[HTTPRouteHa
 
         try:
             await keeper.change(decide)
-        except Nowhere:
+        except BaseMissing:
             if not wanted.stream:
                 raise
             return _stream(pull.failure())
@@ -63,7 +71,7 @@ def model_routes(keeper: Keeper, known: Callable[[], Known]) -> list[HTTPRouteHa
         wanted = pull.decode_pull(await request.body())
         try:
             return _answer(wanted.stream, plan_pull(wanted.requested, known()))
-        except Nowhere:
+        except BaseMissing:
             if not wanted.stream:
                 raise
             return _stream(pull.failure())

@@ -20,16 +20,16 @@ from vllama_pool.workers.process.status import STATUS_FD, Status, decode
 LONGEST_LINE = 65536
 
 
-class Kind(enum.StrEnum):
+class ChildKind(enum.StrEnum):
     ROUTER = "router"
     WORKER = "worker"
 
 
 @dataclass(frozen=True, slots=True)
-class Spec:
+class ChildSpec:
     """How a child is started."""
 
-    kind: Kind
+    kind: ChildKind
     name: str
     argv: tuple[str, ...]
     env: Mapping[str, str]
@@ -39,7 +39,7 @@ class Spec:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class StatusChanged:
     """A child said something of itself."""
 
     child: Child
@@ -47,21 +47,21 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class ChildExited:
     """A child is gone. `code` is its exit code, or minus the signal that ended it."""
 
     child: Child
     code: int
 
 
-Post = Callable[[Told | Ended], None]
+Post = Callable[[StatusChanged | ChildExited], None]
 """Where events go: called in the event loop, must not block."""
 
 
 class Child:
-    """One process of a Spec. A new start is a new Child."""
+    """One process of a ChildSpec. A new start is a new Child."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: ChildSpec) -> None:
         self.spec = spec
         self.status: Status | None = None
         """The last one it told."""
@@ -91,7 +91,7 @@ class Child:
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(*self.spec.fds, writing),
                 process_group=0,
-                preexec_fn=die_with_parent(ORPHANED if self.spec.kind is Kind.WORKER else signal.SIGTERM),
+                preexec_fn=die_with_parent(ORPHANED if self.spec.kind is ChildKind.WORKER else signal.SIGTERM),
             )
         except BaseException:
             os.close(reading)
@@ -113,7 +113,7 @@ class Child:
         await asyncio.wait([listening], timeout=0.5)
         listening.cancel()
         await asyncio.wait([listening])
-        post(Ended(self, code))
+        post(ChildExited(self, code))
 
     async def _listen(self, pipe: int, post: Post) -> None:
         reader = asyncio.StreamReader(limit=LONGEST_LINE)
@@ -126,7 +126,7 @@ class Child:
                 if status is not None:
                     self.status = status
                     self.was_ready = self.was_ready or status.state == "ready"
-                    post(Told(self, status))
+                    post(StatusChanged(self, status))
         except ValueError:
             return  # a line beyond the limit: nothing of ours
         finally:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vllama_pool.router.instance import LISTEN_FD, PLACE, Place
-from vllama_pool.router.supervisor.child import Kind, Spec
+from vllama_pool.router.supervisor.child import ChildKind, ChildSpec
 from vllama_pool.workers.agent.command_line import AgentSpec, CannotStart, check_spec, worker_id
 from vllama_pool.workers.registry.keys import check_worker_id
 
@@ -45,7 +45,7 @@ class WorkerPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class WorkerGroup:
     """Models whose workers are run alike."""
 
     models: Sequence[str]
@@ -58,7 +58,7 @@ class Group:
     engine: str = "vllm"
 
 
-def plan_groups(groups: Sequence[Group], *, first_port: int = 8100, host: str = "") -> list[WorkerPlan]:
+def plan_groups(groups: Sequence[WorkerGroup], *, first_port: int = 8100, host: str = "") -> list[WorkerPlan]:
     """The workers of all groups, on consecutive ports. Raises CannotLaunch."""
     plans: list[WorkerPlan] = []
     for group in groups:
@@ -70,7 +70,7 @@ def plan_groups(groups: Sequence[Group], *, first_port: int = 8100, host: str = 
     return plans
 
 
-def plan_workers(group: Group, *, first_port: int = 8100, host: str = "") -> list[WorkerPlan]:
+def plan_workers(group: WorkerGroup, *, first_port: int = 8100, host: str = "") -> list[WorkerPlan]:
     """`replicas` workers for each model, on consecutive ports, the GPUs dealt out evenly.
 
     A model's name becomes its worker's id in the fleet; without, ids are made of model, `host` (this machine's name)
@@ -123,22 +123,22 @@ def check_model(plan: WorkerPlan) -> None:
         raise CannotLaunch(str(error)) from error
 
 
-def worker_spec(plan: WorkerPlan, environ: Mapping[str, str]) -> Spec:
+def worker_spec(plan: WorkerPlan, environ: Mapping[str, str]) -> ChildSpec:
     """The agent that runs a worker."""
     env = {name: value for name, value in environ.items() if name not in ROUTERS_OWN}
     if plan.gpus:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(plan.gpus)
     command = [*PYTHON, "-m", "vllama_pool.router.cli.main", "worker", "--model", plan.model, "--name", plan.name]
     command += ["--port", str(plan.port), "--engine", plan.engine]
-    return Spec(Kind.WORKER, plan.name, (*command, "--", *plan.args), env)
+    return ChildSpec(ChildKind.WORKER, plan.name, (*command, "--", *plan.args), env)
 
 
-def router_specs(processes: int, listening: int, environ: Mapping[str, str]) -> list[Spec]:
+def router_specs(processes: int, listening: int, environ: Mapping[str, str]) -> list[ChildSpec]:
     """The router processes, all on one listening socket."""
     argv, family = (*PYTHON, "-m", "vllama_pool.router.process"), secrets.token_hex(16)
     return [
-        Spec(
-            Kind.ROUTER,
+        ChildSpec(
+            ChildKind.ROUTER,
             f"router-{index}",
             argv,
             {**environ, LISTEN_FD: str(listening), PLACE: str(Place(index, processes, family))},

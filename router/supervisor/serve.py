@@ -20,7 +20,7 @@ from vllama_pool.router.supervisor.child import Child
 from vllama_pool.router.supervisor.console import Console
 from vllama_pool.router.supervisor.plan import (
     CannotLaunch,
-    Group,
+    WorkerGroup,
     check_model,
     check_ports,
     listen,
@@ -30,21 +30,21 @@ from vllama_pool.router.supervisor.plan import (
     url,
     worker_spec,
 )
-from vllama_pool.router.supervisor.supervisor import EmbeddedStore, ExternalStore, Store, Supervisor
+from vllama_pool.router.supervisor.supervisor import EmbeddedRegistry, ExternalRegistry, RegistryServer, Supervisor
 from vllama_pool.workers.agent.command_line import CannotStart, check_bound, find_program, is_free
 
 
 @dataclass(frozen=True, slots=True)
-class Workers:
+class WorkerGroups:
     """The workers that the command line asks for."""
 
-    groups: Sequence[Group]
+    groups: Sequence[WorkerGroup]
     first_port: int
     host: str
     """The address that vLLM will listen on."""
 
 
-def serve(settings: RouterSettings, workers: Workers, console: Console) -> int:
+def serve(settings: RouterSettings, workers: WorkerGroups, console: Console) -> int:
     """Run routers and workers until told to stop. Returns the exit code.
 
     Raises CannotLaunch or RoutingError before anything is started.
@@ -92,10 +92,10 @@ def serve(settings: RouterSettings, workers: Workers, console: Console) -> int:
         listening.close()
 
 
-def store(registry: RegistrySettings, console: Console) -> Store:
+def store(registry: RegistrySettings, console: Console) -> RegistryServer:
     if registry.redis_url is None:
-        return EmbeddedStore(registry.state_dir, console)
-    return ExternalStore(registry.redis_url, re.sub(r"//[^/@]*@", "//", registry.redis_url), console)
+        return EmbeddedRegistry(registry.state_dir, console)
+    return ExternalRegistry(registry.redis_url, re.sub(r"//[^/@]*@", "//", registry.redis_url), console)
 
 
 def check_machine(engine: str, host: str) -> None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from vllama_pool.router.supervisor.child import Backoff, Child, Ended, Kind, Spec, Told
+from vllama_pool.router.supervisor.child import Backoff, Child, ChildExited, ChildKind, ChildSpec, StatusChanged
 from vllama_pool.router.supervisor.console import Console
 from vllama_pool.workers.process.lifeline import signal_name
 from vllama_pool.workers.process.status import Status
@@ -35,36 +35,36 @@ HEARTBEAT = 15.0
 """Seconds after which a worker that is still loading is mentioned again."""
 
 
-class Store(Protocol):
+class RegistryServer(Protocol):
     """The registry's server, as far as `serve` cares for it."""
 
     async def start(self) -> None:
-        """Make sure that it answers. Raises StoreFailed."""
+        """Make sure that it answers. Raises RegistryFailed."""
 
     async def stop(self) -> None: ...
 
 
-class StoreFailed(Exception):
+class RegistryFailed(Exception):
     """There is no registry. The text is one line that says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
-class Signalled:
+class StopRequested:
     """Somebody wants us to stop."""
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
+class RestartDue:
     """The pause before a child's next start is over."""
 
-    spec: Spec
+    spec: ChildSpec
 
 
-Event = Told | Ended | Signalled | Due
+Event = StatusChanged | ChildExited | StopRequested | RestartDue
 
 
 @dataclass(slots=True)
-class History:
+class ChildHistory:
     """What is remembered of a child over its restarts."""
 
     started: float = 0.0
@@ -80,8 +80,8 @@ class History:
 class Supervisor:
     """Runs `specs` until a signal or until something cannot be started."""
 
-    specs: Sequence[Spec]
-    store: Store
+    specs: Sequence[ChildSpec]
+    store: RegistryServer
     console: Console
     grace: float
     """Seconds that running requests get to finish after the first signal."""
@@ -96,7 +96,7 @@ class Supervisor:
     """Seconds that a child gets to end after it was told to stop now."""
     _events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     _children: dict[str, Child] = field(default_factory=dict)
-    _histories: dict[str, History] = field(default_factory=dict)
+    _histories: dict[str, ChildHistory] = field(default_factory=dict)
     _timers: set[asyncio.TimerHandle] = field(default_factory=set)
     _serving: bool = False
     _greeted: bool = False
@@ -106,12 +106,12 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         signals = [sig for sig in STOP_SIGNALS if signal.getsignal(sig) is not signal.SIG_IGN]  # nohup
         for sig in signals:
-            loop.add_signal_handler(sig, self._events.put_nowait, Signalled())
+            loop.add_signal_handler(sig, self._events.put_nowait, StopRequested())
         try:
             try:
                 await self.store.start()
                 code = await self._watch()
-            except StoreFailed as error:
+            except RegistryFailed as error:
                 self.console.error(str(error))
                 code = 1
             await self._stop(0.0 if code else self.grace)
@@ -137,21 +137,21 @@ class Supervisor:
                 self._mention_the_slow()
                 continue
             match event:
-                case Signalled():
+                case StopRequested():
                     return 0
-                case Told(child, status):
+                case StatusChanged(child, status):
                     self._heard(child, status)
-                case Ended(child, code):
+                case ChildExited(child, code):
                     del self._children[child.spec.name]
                     if self._hopeless(child, code):
                         return 1
                     self._start_later(child, code)
-                case Due(spec):
+                case RestartDue(spec):
                     await self._start(spec)
 
-    async def _start(self, spec: Spec) -> bool:
+    async def _start(self, spec: ChildSpec) -> bool:
         child = Child(spec)
-        history = self._histories.setdefault(spec.name, History())
+        history = self._histories.setdefault(spec.name, ChildHistory())
         history.started = history.loading = history.announced = time.monotonic()
         try:
             await child.start(self._events.put_nowait)
@@ -159,7 +159,7 @@ class Supervisor:
             self.console.error(f"cannot start {spec.kind} {spec.name}: {error}")
             return False
         self._children[spec.name] = child
-        if spec.kind is Kind.WORKER:
+        if spec.kind is ChildKind.WORKER:
             self.console.line(spec.kind, spec.name, "loading …")
         return True
 
@@ -167,12 +167,12 @@ class Supervisor:
         history = self._histories[child.spec.name]
         if status.state == "ready":
             history.was_ready = True
-            if child.spec.kind is Kind.ROUTER and history.failures:
+            if child.spec.kind is ChildKind.ROUTER and history.failures:
                 self.console.line(child.spec.kind, child.spec.name, "answers again")
-            elif child.spec.kind is Kind.WORKER:
+            elif child.spec.kind is ChildKind.WORKER:
                 took = time.monotonic() - history.loading
                 self.console.line(child.spec.kind, child.spec.name, f"ready after {took:.0f} s")
-        elif child.spec.kind is Kind.WORKER and (status.note or status.state != "starting"):
+        elif child.spec.kind is ChildKind.WORKER and (status.note or status.state != "starting"):
             history.announced = time.monotonic()
             if status.state == "restarting":
                 history.loading = history.announced
@@ -183,7 +183,7 @@ class Supervisor:
         """Say it when the routers, and when all are ready for the first time."""
         ready = [child.spec.name for child in self._children.values() if child.was_ready]
         missing = [spec for spec in self.specs if spec.name not in ready]
-        if not self._serving and all(spec.kind is not Kind.ROUTER for spec in missing):
+        if not self._serving and all(spec.kind is not ChildKind.ROUTER for spec in missing):
             self._serving = True
             self.on_serving()
         if not self._greeted and not missing:
@@ -204,14 +204,14 @@ class Supervisor:
         pause = self.backoff.pause(history.failures)
         self.console.line(spec.kind, spec.name, f"{ending(code)}; starting it again in {pause:.1f} s")
         loop = asyncio.get_running_loop()
-        self._timers.add(loop.call_later(pause, self._events.put_nowait, Due(spec)))
+        self._timers.add(loop.call_later(pause, self._events.put_nowait, RestartDue(spec)))
 
     def _mention_the_slow(self) -> None:
         now = time.monotonic()
         for child in self._children.values():
             history = self._histories[child.spec.name]
             slow = not child.was_ready and now - history.announced >= HEARTBEAT
-            if slow and child.spec.kind is Kind.WORKER:
+            if slow and child.spec.kind is ChildKind.WORKER:
                 history.announced = now
                 note = child.status.note if child.status and child.status.note else "loading"
                 self.console.line(child.spec.kind, child.spec.name, f"{note} … {self._age(child):.0f} s")
@@ -227,12 +227,12 @@ class Supervisor:
         deadline = time.monotonic() + grace
         if grace and self._children:
             self.console.note(f"stopping: running requests get {grace:.0f} s; Ctrl-C again stops at once")
-        for kind in (Kind.ROUTER, Kind.WORKER):
+        for kind in (ChildKind.ROUTER, ChildKind.WORKER):
             if deadline and not await self._drain(kind, deadline):
                 deadline = 0.0
         await self._end_now()
 
-    async def _drain(self, kind: Kind, deadline: float) -> bool:
+    async def _drain(self, kind: ChildKind, deadline: float) -> bool:
         """Ask all of a kind to end and wait for it. False if a second signal came."""
         self._signal(kind, signal.SIGTERM)
         while any(child.spec.kind is kind for child in self._children.values()):
@@ -244,10 +244,10 @@ class Supervisor:
             except TimeoutError:
                 return True
             match event:
-                case Signalled():
+                case StopRequested():
                     self.console.note("stopping now")
                     return False
-                case Ended(child):
+                case ChildExited(child):
                     self._children.pop(child.spec.name, None)
                 case _:
                     pass
@@ -255,18 +255,18 @@ class Supervisor:
 
     async def _end_now(self) -> None:
         """Routers have nothing to put in order. An agent has; a second SIGTERM means "now" to it."""
-        self._signal(Kind.ROUTER, signal.SIGKILL)
+        self._signal(ChildKind.ROUTER, signal.SIGKILL)
         for sig in (signal.SIGTERM, signal.SIGKILL):
-            self._signal(Kind.WORKER, sig)
+            self._signal(ChildKind.WORKER, sig)
             deadline = time.monotonic() + self.kill_after
             while self._children and (left := deadline - time.monotonic()) > 0:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(left):
                         event = await self._events.get()
-                    if isinstance(event, Ended):
+                    if isinstance(event, ChildExited):
                         self._children.pop(event.child.spec.name, None)
 
-    def _signal(self, kind: Kind, sig: signal.Signals) -> None:
+    def _signal(self, kind: ChildKind, sig: signal.Signals) -> None:
         for child in self._children.values():
             if child.spec.kind is kind:
                 child.signal(sig)
@@ -277,7 +277,7 @@ def ending(code: int) -> str:
     return f"ended with exit code {code}" if code >= 0 else f"was ended by {signal_name(-code)}"
 
 
-class EmbeddedStore:
+class EmbeddedRegistry:
     """The embedded Valkey, run by us, or by another `serve` of the same state directory until that ends."""
 
     def __init__(self, state_dir: Path, console: Console) -> None:
@@ -296,7 +296,7 @@ class EmbeddedStore:
                 return
             await wait_ready(self.address)
         except (EmbeddedFailed, RegistryUnavailable) as error:
-            raise StoreFailed(str(error)) from error
+            raise RegistryFailed(str(error)) from error
         self._console.line("registry", "valkey", f"{self.address} (run by another vllama serve)")
         self._succession = asyncio.create_task(self._succeed(), name="registry succession")
 
@@ -330,7 +330,7 @@ class EmbeddedStore:
             self._console.error(str(error))
 
 
-class ExternalStore:
+class ExternalRegistry:
     """A Redis that somebody else runs."""
 
     def __init__(self, address: str, shown: str, console: Console) -> None:
@@ -343,7 +343,7 @@ class ExternalStore:
         try:
             await wait_ready(self._address, timeout=0.0)
         except RegistryUnavailable as error:
-            raise StoreFailed(str(error)) from error
+            raise RegistryFailed(str(error)) from error
         self._console.line("registry", "redis", self._shown)
 
     async def stop(self) -> None:

@@ -6,14 +6,14 @@ import asyncio
 
 from vllama_pool.workers.registry.messages import ModelSeen
 
-SEEN_WITHIN = 0.5
+ACK_TIMEOUT = 0.5
 """Seconds that a change waits until every router has it. One that has not by then has it with its next poll."""
 _MARKS = 256
 """Latest changes for which it is remembered who has seen them."""
 _MOST_ROUTERS = 1024
 
 
-class Witnesses:
+class Acks:
     """The router processes that have seen the latest changes, by the version that each change made."""
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Witnesses:
     async def wait(self, version: str, *, others: int, but: str) -> bool:
         """Wait until so many others have seen a change; `but` is the one who asks. False if that took too long."""
         try:
-            async with asyncio.timeout(SEEN_WITHIN):
+            async with asyncio.timeout(ACK_TIMEOUT):
                 while len(self._seen.get(version, set()) - {but}) < others:
                     self._news.clear()
                     await self._news.wait()

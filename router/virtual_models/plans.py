@@ -1,4 +1,4 @@
-"""What a request to create, copy or delete a model means, given what is known. Pure: a plan, or a ClientError."""
+"""What a request to create, copy or delete a model means, given what is inventory. Pure: a plan, or a ClientError."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNSIGNED = "models cannot be changed here: set VLLAMA_FLEET_SECRET, with which t
 CLOUD_NAME = "names with :cloud are those of ollama.com's models; choose another name"
 
 
-class Nowhere(ClientError):
+class BaseMissing(ClientError):
     """The base is not in the pool. Ollama would try to pull it, and say so in the stream (R105)."""
 
     status = 500
@@ -31,7 +31,7 @@ class Nowhere(ClientError):
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class Inventory:
     """What there is now."""
 
     routes: Routes
@@ -46,7 +46,7 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class NewModel:
     """A model that is to be made."""
 
     model: VirtualModel
@@ -56,22 +56,22 @@ class Made:
     new: tuple[str, ...]
 
 
-def plan_create(request: CreateRequest, known: Known) -> Made:
-    """In Ollama's order of checks. Raises ClientError, Nowhere out of it."""
-    name = _target(request.requested, known)
+def plan_create(request: CreateRequest, inventory: Inventory) -> NewModel:
+    """In Ollama's order of checks. Raises ClientError, BaseMissing out of it."""
+    name = _target(request.requested, inventory)
     if not request.source:
         create.refuse_unsupported(request, "")
         raise BadRequest(create.NEITHER)
     if request.remote_host:
         raise Forbidden(NO_CLOUD)
-    source = _source(request.source, known)
+    source = _source(request.source, inventory)
     create.refuse_unsupported(request, _template(source))
-    return _made(name, source, request, known)
+    return _made(name, source, request, inventory)
 
 
-def plan_copy(request: CopyRequest, known: Known) -> VirtualModel | None:
+def plan_copy(request: CopyRequest, inventory: Inventory) -> VirtualModel | None:
     """None where source and destination are one name: that succeeds without a change. Raises ClientError."""
-    source = known.find(request.source)
+    source = inventory.find(request.source)
     if source is None:
         _valid("source", request.source)
     destination = _valid("destination", request.destination)
@@ -81,28 +81,28 @@ def plan_copy(request: CopyRequest, known: Known) -> VirtualModel | None:
         raise copying.no_source(request.source)
     if is_cloud(request.destination):
         raise Forbidden(CLOUD_NAME)
-    _may_write(known)
-    _not_taken(request.destination, known)
-    return _derived(destination, source, known)
+    _may_write(inventory)
+    _not_taken(request.destination, inventory)
+    return _derived(destination, source, inventory)
 
 
-def plan_delete(wanted: str, known: Known) -> VirtualModel:
+def plan_delete(wanted: str, inventory: Inventory) -> VirtualModel:
     """The tombstone. Raises ClientError."""
-    found = known.find(wanted)
+    found = inventory.find(wanted)
     if found is None:
         raise copying.no_such_model(wanted)
-    _may_write(known)
+    _may_write(inventory)
     if found.virtual is None:
-        raise Forbidden(f"{_owner(wanted, known)}: it cannot be deleted here")
+        raise Forbidden(f"{_owner(wanted, inventory)}: it cannot be deleted here")
     return VirtualModel(name=found.virtual.name, revision=1, deleted=True)
 
 
-def plan_pull(wanted: str, known: Known) -> list[bytes]:
-    """The lines of a pull that succeeds: of a model that a worker has (R103). Raises ClientError, Nowhere out of it."""
-    listed = known.find(wanted)
+def plan_pull(wanted: str, inventory: Inventory) -> list[bytes]:
+    """Return the lines of a successful pull of a model on a worker (R103). Raises ClientError, BaseMissing."""
+    listed = inventory.find(wanted)
     if listed is None or not listed.replicas:
         pull.check_name(wanted)
-        raise Nowhere
+        raise BaseMissing
     return pull.success(base_digest(listed), max(target.model.size for target in listed.replicas))
 
 
@@ -115,10 +115,10 @@ def base_digest(source: Listed) -> str:
 # inside
 
 
-def _made(name: Name, source: Listed, request: CreateRequest, known: Known) -> Made:
+def _made(name: Name, source: Listed, request: CreateRequest, inventory: Inventory) -> NewModel:
     old = source.virtual or VirtualModel(name=source.name, revision=1, base=source.name)
     model = VirtualModel(
-        name=_spelled(name, known),
+        name=_spelled(name, inventory),
         revision=1,
         base=old.base,
         system=request.system or old.system,
@@ -130,13 +130,13 @@ def _made(name: Name, source: Listed, request: CreateRequest, known: Known) -> M
     after = {kind: digest_of(part) for kind, part in model.parts.items()}
     kept = tuple(digest for kind, digest in after.items() if before.get(kind) == digest)
     new = tuple(digest for kind, digest in after.items() if before.get(kind) != digest)
-    return Made(model, (base_digest(source), *kept), new)
+    return NewModel(model, (base_digest(source), *kept), new)
 
 
-def _derived(name: Name, source: Listed, known: Known) -> VirtualModel:
+def _derived(name: Name, source: Listed, inventory: Inventory) -> VirtualModel:
     """The same model under another name."""
     old = source.virtual
-    changes: dict[str, Any] = {"name": _spelled(name, known), "revision": 1}
+    changes: dict[str, Any] = {"name": _spelled(name, inventory), "revision": 1}
     if old is None:
         return VirtualModel(base=source.name, **changes)
     return VirtualModel(
@@ -149,7 +149,7 @@ def _derived(name: Name, source: Listed, known: Known) -> VirtualModel:
     )
 
 
-def _target(wanted: str, known: Known) -> Name:
+def _target(wanted: str, inventory: Inventory) -> Name:
     """The name of a model that is to be made."""
     try:
         name = parse(wanted)
@@ -157,15 +157,15 @@ def _target(wanted: str, known: Known) -> Name:
         raise BadRequest(error.text) from None
     if is_cloud(wanted):
         raise Forbidden(CLOUD_NAME)
-    _may_write(known)
-    _not_taken(wanted, known)
+    _may_write(inventory)
+    _not_taken(wanted, inventory)
     return name
 
 
-def _source(wanted: str, known: Known) -> Listed:
+def _source(wanted: str, inventory: Inventory) -> Listed:
     """The model that another is made from. Names that Ollama's grammar does not have may be served, so the pool is
     asked first."""
-    found = known.find(wanted)
+    found = inventory.find(wanted)
     if found is not None:
         return found
     try:
@@ -174,7 +174,7 @@ def _source(wanted: str, known: Known) -> Listed:
         raise BadRequest(error.text) from None
     if is_cloud(wanted):
         raise Forbidden(NO_CLOUD)
-    raise Nowhere
+    raise BaseMissing
 
 
 def _valid(field: str, wanted: str) -> Name:
@@ -184,26 +184,26 @@ def _valid(field: str, wanted: str) -> Name:
         raise copying.invalid_name(field, wanted) from None
 
 
-def _may_write(known: Known) -> None:
-    if known.refusal:
-        raise Forbidden(known.refusal)
+def _may_write(inventory: Inventory) -> None:
+    if inventory.refusal:
+        raise Forbidden(inventory.refusal)
 
 
-def _not_taken(wanted: str, known: Known) -> None:
-    if known.routes.find_base(wanted, known.pool) is not None:
-        raise Forbidden(f"{_owner(wanted, known)}: choose another name")
+def _not_taken(wanted: str, inventory: Inventory) -> None:
+    if inventory.routes.find_base(wanted, inventory.pool) is not None:
+        raise Forbidden(f"{_owner(wanted, inventory)}: choose another name")
 
 
-def _owner(wanted: str, known: Known) -> str:
+def _owner(wanted: str, inventory: Inventory) -> str:
     """Who has a name that is no virtual model's."""
-    if known.routes.is_configured(wanted):
+    if inventory.routes.is_configured(wanted):
         return f"'{wanted}' is a name in the routing file"
     return f"'{wanted}' is served by vLLM workers"
 
 
-def _spelled(name: Name, known: Known) -> str:
+def _spelled(name: Name, inventory: Inventory) -> str:
     """A model that is made anew keeps the spelling that it had."""
-    existing = known.live.get(name.key)
+    existing = inventory.live.get(name.key)
     return existing.name if existing is not None else name.short
 
 

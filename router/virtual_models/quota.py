@@ -12,7 +12,7 @@ MOST_BYTES = 16 << 20
 """Of all envelopes in the registry: the embedded one has 64 MiB for everything."""
 
 
-def check_room(*, size: int, others: int, count: int) -> None:
+def check_quota(*, size: int, others: int, count: int) -> None:
     """Whether a model may be put beside the others. `size` and `others` are bytes of envelopes, `count` is how many
     models there are then. Raises TooLarge, and ClientError 507."""
     if size > MAX_ENVELOPE:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from vllama_pool.router.virtual_models.store import Store
+from vllama_pool.router.virtual_models.store import ModelStore
 from vllama_pool.workers.registry.virtual_model import VirtualModel, key_of
 
 MAX_BYTES = 64 << 20
@@ -65,7 +65,7 @@ class SaveFile:
         return True
 
     def _merge(self, models: Iterable[VirtualModel]) -> None:
-        store = Store()
+        store = ModelStore()
         damaged = False
         try:
             before = self._read()

@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Trust:
+class SignaturePolicy:
     """Whose entries are believed, as for the workers' records."""
 
     fleet: str
@@ -23,10 +23,10 @@ class Trust:
     """Nobody but this user can write to the registry."""
 
 
-class Seals:
-    """Seals and unseals entries, and names those that it refuses once."""
+class Sealer:
+    """Sealer and unseals entries, and names those that it refuses once."""
 
-    def __init__(self, trust: Trust) -> None:
+    def __init__(self, trust: SignaturePolicy) -> None:
         self._trust = trust
         self._refused: dict[str, str] = {}
 

@@ -15,7 +15,7 @@ MOST_TOMBSTONES = 1024
 """Deleted names that are remembered; of more, the oldest are forgotten, here and in the registry."""
 
 
-class Store:
+class ModelStore:
     """Virtual models by the key of their names, the latest known revision of each."""
 
     def __init__(self, most_tombstones: int = MOST_TOMBSTONES) -> None:
@@ -28,7 +28,7 @@ class Store:
         """The tombstones too."""
 
     def __repr__(self) -> str:
-        return f"<Store {len(self._live)} models, {len(self._every) - len(self._live)} tombstones>"
+        return f"<ModelStore {len(self._live)} models, {len(self._every) - len(self._live)} tombstones>"
 
     def take(self, model: VirtualModel, *, settled: bool = False) -> bool:
         """Take over a model if it is newer than the one known. True if it was taken.

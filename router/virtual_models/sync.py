@@ -19,11 +19,11 @@ from typing import Protocol
 import msgspec
 
 from vllama_pool.router.errors import ClientError
-from vllama_pool.router.virtual_models.acks import SEEN_WITHIN, Witnesses
-from vllama_pool.router.virtual_models.quota import check_room
+from vllama_pool.router.virtual_models.acks import ACK_TIMEOUT, Acks
+from vllama_pool.router.virtual_models.quota import check_quota
 from vllama_pool.router.virtual_models.savefile import SaveFile
-from vllama_pool.router.virtual_models.sealing import Seals, Trust
-from vllama_pool.router.virtual_models.store import Store
+from vllama_pool.router.virtual_models.sealing import Sealer, SignaturePolicy
+from vllama_pool.router.virtual_models.store import ModelStore
 from vllama_pool.workers.registry.client import ModelHeld, ModelPut, ModelsHeld, RegistryUnavailable
 from vllama_pool.workers.registry.messages import ModelChanged, ModelSeen
 from vllama_pool.workers.registry.virtual_model import VirtualModel, digest_of, key_of
@@ -62,14 +62,14 @@ class _Held:
     """None for one that is refused."""
 
 
-class Keeper:
-    """The one who changes `store`, and the registry's virtual models. See `discovery.Models`."""
+class ModelSync:
+    """The one who changes `store`, and the registry's virtual models. See `registry_loop.ModelListener`."""
 
     def __init__(
         self,
         registry: ModelRegistry,
-        store: Store,
-        trust: Trust,
+        store: ModelStore,
+        trust: SignaturePolicy,
         *,
         router_id: str,
         file: SaveFile | None = None,
@@ -80,14 +80,14 @@ class Keeper:
         their names now."""
         self.store = store
         self._registry = registry
-        self._seals = Seals(trust)
+        self._sealer = Sealer(trust)
         self._router_id = router_id
         self._file = file
         self._clock = clock
         self._shadowed = shadowed
         self._version: str | None = None
         self._held: dict[str, _Held] = {}
-        self._witnesses = Witnesses()
+        self._acks = Acks()
         self._doubted: set[str] = set()
         """Keys of changes heard of since the latest poll."""
         self._said_at = -math.inf
@@ -106,7 +106,7 @@ class Keeper:
         """Make a change that `decide` finds from what the store holds, and return it as it was made; None if there is
         none to make. It is asked again when another router was faster. Revision, time and digest are set here.
 
-        Ends when all routers have it, or after SEEN_WITHIN. Raises what `decide` raises, and ClientError where the
+        Ends when all routers have it, or after ACK_TIMEOUT. Raises what `decide` raises, and ClientError where the
         registry is away or full.
         """
         for _ in range(TRIES):
@@ -122,7 +122,7 @@ class Keeper:
                 changed=now,
                 parts_digest=digest_of(decided.parts) if decided.parts else "",
             )
-            envelope = self._seals.seal(key, model)
+            envelope = self._sealer.seal(key, model)
             self._check_room(key, model, envelope)
             put = await self._put(key, envelope)
             if put is not None:
@@ -152,8 +152,8 @@ class Keeper:
         await self._save()
         if model.deleted:
             await self._drop_oldest()
-        if not await self._witnesses.wait(put.version, others=put.routers - 1, but=self._router_id):
-            _log.info("not every router process has seen a change of the virtual models within %g s", SEEN_WITHIN)
+        if not await self._acks.wait(put.version, others=put.routers - 1, but=self._router_id):
+            _log.info("not every router process has seen a change of the virtual models within %g s", ACK_TIMEOUT)
 
     async def _drop_oldest(self) -> None:
         """Take out of the registry the tombstones that are forgotten here."""
@@ -165,7 +165,7 @@ class Keeper:
     def _check_room(self, key: str, model: VirtualModel, envelope: bytes) -> None:
         others = sum(len(held.envelope) for other, held in self._held.items() if other != key)
         if not model.deleted:
-            check_room(size=len(envelope), others=others, count=len(self.store.live.keys() | {key}))
+            check_quota(size=len(envelope), others=others, count=len(self.store.live.keys() | {key}))
 
     # --- what the registry tells ---
 
@@ -194,7 +194,7 @@ class Keeper:
 
     def seen(self, event: ModelSeen) -> None:
         """A router process has taken over a change."""
-        self._witnesses.seen(event)
+        self._acks.seen(event)
 
     async def _read_all(self) -> None:
         found = await self._registry.models()
@@ -210,7 +210,7 @@ class Keeper:
         lacking = [(key, model) for key, model in self.store.every.items() if self._lacks(key, model)]
         for key, model in lacking[:RESTORED_AT_ONCE]:
             held = self._held.get(key)
-            envelope = self._seals.seal(key, model)
+            envelope = self._sealer.seal(key, model)
             reply = await self._registry.put_model(key, held.envelope if held else b"", envelope)
             self._meet(key, reply.envelope if isinstance(reply, ModelHeld) else envelope)
         if lacking:
@@ -244,7 +244,7 @@ class Keeper:
             return
         held = self._held.get(key)
         if held is None or held.envelope != envelope:
-            held = _Held(envelope, self._seals.unseal(key, envelope))
+            held = _Held(envelope, self._sealer.unseal(key, envelope))
         self._adopt(key, held)
 
     def _adopt(self, key: str, held: _Held) -> None:

@@ -15,7 +15,7 @@ from ipaddress import ip_network
 from vllama_pool.router.balance.pool import Discovered, Pool
 from vllama_pool.router.discovery.registry_loop import Discovery
 from vllama_pool.router.discovery.static_workers import ANSWER_TIMEOUT, asker
-from vllama_pool.router.discovery.trust import Endpoints, Vetting
+from vllama_pool.router.discovery.trust import Endpoints, RecordChecker
 from vllama_pool.workers.agent.announcer import Announcer, FencedOff
 from vllama_pool.workers.registry.client import Registry, connect
 from vllama_pool.workers.registry.record import Load, ModelInfo, WorkerRecord
@@ -59,10 +59,12 @@ class NotingPool(Pool):
 class RouterView:
     """One router process's discovery with its pool."""
 
-    def __init__(self, pool: NotingPool, discovery: Discovery, vetting: Vetting, task: asyncio.Task[None]) -> None:
+    def __init__(
+        self, pool: NotingPool, discovery: Discovery, record_checker: RecordChecker, task: asyncio.Task[None]
+    ) -> None:
         self.pool = pool
         self.discovery = discovery
-        self.vetting = vetting
+        self.record_checker = record_checker
         self.task = task
 
 
@@ -71,7 +73,7 @@ async def router_view(address: str, *, secret: bytes | None = SECRET) -> AsyncIt
     """Follows the registry at an address until the end. A fault in it fails the test."""
     redis = connect(address)
     pool = NotingPool()
-    vetting = Vetting(
+    record_checker = RecordChecker(
         fleet=FLEET,
         secret=secret,
         unsigned=False,
@@ -79,10 +81,10 @@ async def router_view(address: str, *, secret: bytes | None = SECRET) -> AsyncIt
         endpoints=Endpoints(None),
     )
     async with http_client(ANSWER_TIMEOUT) as client:
-        discovery = Discovery(Registry(redis, FLEET), vetting, pool, asker(client, None))
+        discovery = Discovery(Registry(redis, FLEET), record_checker, pool, asker(client, None))
         task = asyncio.create_task(discovery.run())
         try:
-            yield RouterView(pool, discovery, vetting, task)
+            yield RouterView(pool, discovery, record_checker, task)
             if task.done():
                 task.result()
         finally:

@@ -9,13 +9,13 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 from vllama_pool.router.balance.pool import Pool
-from vllama_pool.router.discovery.membership import Answer
+from vllama_pool.router.discovery.membership import ProbeAnswer
 from vllama_pool.router.discovery.registry_loop import Discovery
-from vllama_pool.router.discovery.trust import Endpoints, Vetting
+from vllama_pool.router.discovery.trust import Endpoints, RecordChecker
 from vllama_pool.router.virtual_models.savefile import SaveFile
-from vllama_pool.router.virtual_models.sealing import Trust
-from vllama_pool.router.virtual_models.store import Store
-from vllama_pool.router.virtual_models.sync import Keeper
+from vllama_pool.router.virtual_models.sealing import SignaturePolicy
+from vllama_pool.router.virtual_models.store import ModelStore
+from vllama_pool.router.virtual_models.sync import ModelSync
 from vllama_pool.workers.registry.client import Registry, connect
 from vllama_pool.workers.registry.virtual_model import VirtualModel
 
@@ -27,7 +27,7 @@ _ids = itertools.count()
 class Kept:
     """One router process's virtual models."""
 
-    def __init__(self, keeper: Keeper, discovery: Discovery) -> None:
+    def __init__(self, keeper: ModelSync, discovery: Discovery) -> None:
         self.keeper = keeper
         self.discovery = discovery
 
@@ -54,8 +54,8 @@ class Kept:
         await self.keeper.change(lambda: VirtualModel(name=name, revision=1, deleted=True))
 
 
-async def _well(_: object) -> Answer:
-    return Answer.WELL
+async def _always_up(_: object) -> ProbeAnswer:
+    return ProbeAnswer.UP
 
 
 @contextlib.asynccontextmanager
@@ -65,17 +65,21 @@ async def keeping(
     """Follows the registry at an address until the end, and has seen it once."""
     redis = connect(address)
     registry = Registry(redis, FLEET)
-    vetting = Vetting(fleet=FLEET, secret=secret, unsigned=unsigned, networks=[], endpoints=Endpoints(None))
+    record_checker = RecordChecker(
+        fleet=FLEET, secret=secret, unsigned=unsigned, networks=[], endpoints=Endpoints(None)
+    )
     router_id = f"router-{next(_ids)}"
-    keeper = Keeper(
+    keeper = ModelSync(
         registry,
-        Store(),
-        Trust(FLEET, secret, unsigned),
+        ModelStore(),
+        SignaturePolicy(FLEET, secret, unsigned),
         router_id=router_id,
         file=file,
     )
     keeper.load()
-    discovery = Discovery(registry, vetting, Pool(time.monotonic), _well, router_id=router_id, models=keeper)
+    discovery = Discovery(
+        registry, record_checker, Pool(time.monotonic), _always_up, router_id=router_id, models=keeper
+    )
     task = asyncio.create_task(discovery.run())
     try:
         await discovery.wait_first(5)

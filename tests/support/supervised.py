@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vllama_pool.router.supervisor.child import Backoff, Kind, Spec
+from vllama_pool.router.supervisor.child import Backoff, ChildKind, ChildSpec
 from vllama_pool.router.supervisor.console import Console
-from vllama_pool.router.supervisor.supervisor import EmbeddedStore, Store, Supervisor
+from vllama_pool.router.supervisor.supervisor import EmbeddedRegistry, RegistryServer, Supervisor
 
 
 class NoStore:
@@ -27,13 +27,15 @@ class NoStore:
         pass
 
 
-def spec(kind: str, name: str, script: dict[str, Any]) -> Spec:
-    return Spec(Kind(kind), name, (sys.executable, "-m", "tests.support.child", json.dumps(script)), dict(os.environ))
+def spec(kind: str, name: str, script: dict[str, Any]) -> ChildSpec:
+    return ChildSpec(
+        ChildKind(kind), name, (sys.executable, "-m", "tests.support.child", json.dumps(script)), dict(os.environ)
+    )
 
 
 def main(plan: dict[str, Any]) -> int:
     console = Console(sys.stdout, sys.stderr)
-    store: Store = EmbeddedStore(Path(plan["state_dir"]), console) if "state_dir" in plan else NoStore()
+    store: RegistryServer = EmbeddedRegistry(Path(plan["state_dir"]), console) if "state_dir" in plan else NoStore()
     supervisor = Supervisor(
         specs=[spec(*child) for child in plan["children"]],
         store=store,

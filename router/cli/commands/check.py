@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from vllama_pool.config.routing import table as routing
-from vllama_pool.router.cli.commands.common import Wrong
+from vllama_pool.router.cli.commands.common import CommandFailed
 from vllama_pool.router.cli.commands.terminal import output, show
 from vllama_pool.router.cli.tables import routing_table
 
@@ -19,7 +19,7 @@ def command(file: Path) -> None:
     try:
         table = routing.load(file)
     except routing.RoutingError as error:
-        raise Wrong(str(error)) from error
+        raise CommandFailed(str(error)) from error
     show(output(), routing_table(table))
     models, workers = count(len(table.models), "model"), count(len(table.workers), "static worker")
     click.echo(f"{file}: {models}, {workers}; no problems")

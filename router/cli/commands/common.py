@@ -23,7 +23,7 @@ INTERNAL = ("VLLAMA_VLLM", STATUS_FD, LISTEN_FD, PLACE)
 """Our variables that are no settings."""
 
 
-class Wrong(click.ClickException):
+class CommandFailed(click.ClickException):
     """One line, or one for each problem, on stderr."""
 
     def show(self, file: IO[Any] | None = None) -> None:
@@ -44,8 +44,8 @@ def warn_of_unknown() -> None:
 
 
 def read(kind: type[SettingsT]) -> SettingsT:
-    """Settings from the environment. Raises Wrong with a line for each mistake."""
+    """Settings from the environment. Raises CommandFailed with a line for each mistake."""
     try:
         return kind()
     except ValidationError as error:
-        raise Wrong("\n".join(explain(error))) from error
+        raise CommandFailed("\n".join(explain(error))) from error

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vllama_pool.router.cli.commands.common import Wrong
+from vllama_pool.router.cli.commands.common import CommandFailed
 from vllama_pool.router.cli.commands.terminal import output, show
 from vllama_pool.router.compat.check import Check
 from vllama_pool.router.compat.checks import CHECKS
@@ -26,7 +26,7 @@ from vllama_pool.router.compat.server import CheckedServer
 from vllama_pool.router.compat.wire import InvalidResponse, ServerUrl, parse_url, reason
 
 
-class CouldNotRun(Wrong):
+class CouldNotRun(CommandFailed):
     """Nothing was found out."""
 
     exit_code = 2

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from vllama_pool.router.cli.commands.common import PASS_ON
-from vllama_pool.router.supervisor.plan import Group
+from vllama_pool.router.supervisor.plan import WorkerGroup
 from vllama_pool.workers.agent.command_line import ENGINES
 
 AND = "--and"
@@ -47,7 +47,7 @@ class Grouped(click.Command):
         ctx.meta[_FURTHER] = [self._group(ctx, words) for words in further]
         return super().parse_args(ctx, first)
 
-    def _group(self, ctx: click.Context, words: list[str]) -> Group:
+    def _group(self, ctx: click.Context, words: list[str]) -> WorkerGroup:
         given = _further.make_context(ctx.info_name, words, parent=ctx).params
         own = {name for option in self.params for name in option.opts}
         for word in given["vllm_args"]:
@@ -69,19 +69,21 @@ def split(words: Sequence[str]) -> list[list[str]]:
     return groups
 
 
-def group(models: Sequence[str], names: Sequence[str], replicas: int, gpus: str, engine: str, vllm_args: Any) -> Group:
+def group(
+    models: Sequence[str], names: Sequence[str], replicas: int, gpus: str, engine: str, vllm_args: Any
+) -> WorkerGroup:
     """A group from the values of its options."""
     if vllm_args and not models:
         raise click.UsageError(
             f"{vllm_args[0]!r} is no option of serve, and there is no --model whose vLLM would get it"
         )
     devices = tuple(gpu for gpu in re.split(r"[,\s]+", gpus) if gpu)
-    return Group(tuple(models), tuple(names), replicas, devices, tuple(vllm_args), engine)
+    return WorkerGroup(tuple(models), tuple(names), replicas, devices, tuple(vllm_args), engine)
 
 
-def further_groups(ctx: click.Context) -> list[Group]:
+def further_groups(ctx: click.Context) -> list[WorkerGroup]:
     """What came after each `--and`."""
-    found: list[Group] = ctx.meta[_FURTHER]
+    found: list[WorkerGroup] = ctx.meta[_FURTHER]
     return found
 
 

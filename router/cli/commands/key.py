@@ -8,7 +8,7 @@ import secrets
 import click
 
 from vllama_pool.config.api_keys import parse_keys
-from vllama_pool.router.cli.commands.common import Wrong
+from vllama_pool.router.cli.commands.common import CommandFailed
 
 
 @click.group("key")
@@ -25,6 +25,6 @@ def new_key(name: str) -> None:
     try:
         parse_keys(entry)
     except ValueError:
-        raise Wrong(f"{name!r} cannot name a key; use letters, digits, '.', '_' and '-'") from None
+        raise CommandFailed(f"{name!r} cannot name a key; use letters, digits, '.', '_' and '-'") from None
     click.echo(f"for the client:  {secret}")
     click.echo(f"for the router:  VLLAMA_API_KEYS={entry}   (or a line of the file VLLAMA_API_KEYS_FILE)")

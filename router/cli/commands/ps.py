@@ -7,7 +7,7 @@ import httpx
 import msgspec
 
 from vllama_pool.config.settings import RouterSettings
-from vllama_pool.router.cli.commands.common import Wrong, read
+from vllama_pool.router.cli.commands.common import CommandFailed, read
 from vllama_pool.router.cli.commands.terminal import output, show
 from vllama_pool.router.cli.tables import workers_table
 from vllama_pool.router.supervisor.plan import url
@@ -28,16 +28,16 @@ def command(base_url: str | None, as_json: bool) -> None:
     try:
         answer = httpx.get(f"{base_url}/admin/workers", headers=headers, timeout=5.0, trust_env=False)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise Wrong(
+        raise CommandFailed(
             f"no router answers at {base_url} ({error or type(error).__name__}); start one with vllama serve, "
             "or name another one with --url"
         ) from error
     if answer.status_code != httpx.codes.OK:
-        raise Wrong(f"{base_url} answered {answer.status_code}: {complaint(answer.content)}")
+        raise CommandFailed(f"{base_url} answered {answer.status_code}: {error_of(answer.content)}")
     try:
         page = msgspec.json.decode(answer.content, type=WorkersPage)
     except msgspec.MsgspecError as error:
-        raise Wrong(f"{base_url} is no vLLama router: {error}") from error
+        raise CommandFailed(f"{base_url} is no vLLama router: {error}") from error
     if as_json:
         click.echo(answer.text)
         return
@@ -52,15 +52,15 @@ def command(base_url: str | None, as_json: bool) -> None:
         click.echo(f"{asked}: what the others do is missing here", err=True)
 
 
-def complaint(body: bytes) -> str:
+def error_of(body: bytes) -> str:
     """What a router says is wrong; other servers' pages are not shown."""
     try:
-        return msgspec.json.decode(body, type=Complaint).error
+        return msgspec.json.decode(body, type=ErrorBody).error
     except msgspec.MsgspecError:
         return "that is no vLLama router; name another one with --url"
 
 
-class Complaint(msgspec.Struct):
+class ErrorBody(msgspec.Struct):
     """The body of a router's refusal."""
 
     error: str

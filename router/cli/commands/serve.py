@@ -8,11 +8,11 @@ import click
 
 from vllama_pool.config.routing.table import RoutingError
 from vllama_pool.config.settings import RouterSettings, WorkerSettings
-from vllama_pool.router.cli.commands.common import PASS_ON, Wrong, export, read, warn_of_unknown
+from vllama_pool.router.cli.commands.common import PASS_ON, CommandFailed, export, read, warn_of_unknown
 from vllama_pool.router.cli.commands.groups import Grouped, further_groups, group, of_a_group
 from vllama_pool.router.supervisor.console import Console
 from vllama_pool.router.supervisor.plan import CannotLaunch
-from vllama_pool.router.supervisor.serve import Workers
+from vllama_pool.router.supervisor.serve import WorkerGroups
 from vllama_pool.router.supervisor.serve import serve as run_serve
 
 
@@ -71,9 +71,9 @@ def command(
     warn_of_unknown()
     settings = read(RouterSettings)
     worker_settings = read(WorkerSettings)
-    workers = Workers(groups, first_port=worker_settings.port, host=worker_settings.advertise)
+    workers = WorkerGroups(groups, first_port=worker_settings.port, host=worker_settings.advertise)
     try:
         code = run_serve(settings, workers, Console(sys.stdout, sys.stderr))
     except (CannotLaunch, RoutingError) as error:
-        raise Wrong(str(error)) from error
+        raise CommandFailed(str(error)) from error
     sys.exit(code)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from vllama_pool.router.cli.commands.common import Wrong
+from vllama_pool.router.cli.commands.common import CommandFailed
 
 PIPED_WIDTH = 1000
 """Columns of a table that is not for a terminal: wide enough for scripts to find a worker on one line."""
@@ -19,11 +19,11 @@ def output() -> Console:
 
 
 def show(terminal: Console, tables: Sequence[Table]) -> None:
-    """Print them. Raises Wrong where they cannot be written."""
+    """Print them. Raises CommandFailed where they cannot be written."""
     try:
         for number, table in enumerate(tables):
             if number:
                 terminal.print()
             terminal.print(table)
     except OSError as error:
-        raise Wrong(f"cannot write the answer: {error.strerror}") from error
+        raise CommandFailed(f"cannot write the answer: {error.strerror}") from error

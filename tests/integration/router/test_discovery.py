@@ -278,7 +278,7 @@ async def test_a_forged_record_is_never_used_nor_contacted(kind: str, valkey: Em
         polled = time.monotonic()
         await auntil(lambda: time.monotonic() > polled + 1.5, 3)
         assert "bait" not in view.pool.seen
-        assert "bait" in view.vetting.refused
+        assert "bait" in view.record_checker.refused
         assert bait.contacts == 0
 
 

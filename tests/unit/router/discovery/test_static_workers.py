@@ -13,7 +13,7 @@ from tests.support.until import auntil
 from vllama_pool.config.routing.table import StaticWorker
 from vllama_pool.router.balance.pool import Discovered, Pool
 from vllama_pool.router.discovery.membership import TTL, ProbeAnswer
-from vllama_pool.router.discovery.static_workers import Watch, asker
+from vllama_pool.router.discovery.static_workers import StaticWatch, asker
 from vllama_pool.router.discovery.trust import Endpoints
 from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.record import WorkerRecord, WorkerState
@@ -74,9 +74,9 @@ class Clock:
 ID = "static/gpu"
 
 
-def watch(vllm: Vllm, pool: Recorder | Pool, clock: Clock) -> Watch:
+def watch(vllm: Vllm, pool: Recorder | Pool, clock: Clock) -> StaticWatch:
     worker = StaticWorker(url="http://10.0.0.5:8000", name="gpu", slots=4, tags=("a",))
-    return Watch(worker, pool, vllm.client, Endpoints("key"), "key", clock)
+    return StaticWatch(worker, pool, vllm.client, Endpoints("key"), "key", clock)
 
 
 async def test_a_static_worker_joins_with_what_it_says_of_itself() -> None:
@@ -91,7 +91,7 @@ async def test_a_static_worker_joins_with_what_it_says_of_itself() -> None:
     assert vllm.authorization == {"Bearer key"}
 
 
-async def look(static: Watch, times: int = 1) -> None:
+async def look(static: StaticWatch, times: int = 1) -> None:
     """As `run` does it."""
     for _ in range(times):
         await static.look()

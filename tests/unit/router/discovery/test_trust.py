@@ -8,7 +8,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from vllama_pool.router.discovery.networks import IPAddress
-from vllama_pool.router.discovery.trust import Endpoints, Unresolved, Vetting
+from vllama_pool.router.discovery.trust import Endpoints, RecordChecker, Unresolved
 from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.record import WorkerRecord
 from vllama_pool.workers.registry.signature import seal
@@ -31,8 +31,10 @@ class Names:
         return [ip_address(address) for address in self.known[host]]
 
 
-def vetting(names: Names | None = None, *, unsigned: bool = False, secret: bytes | None = SECRET) -> Vetting:
-    return Vetting(
+def record_checker(
+    names: Names | None = None, *, unsigned: bool = False, secret: bytes | None = SECRET
+) -> RecordChecker:
+    return RecordChecker(
         fleet="f",
         secret=secret,
         unsigned=unsigned,
@@ -47,7 +49,7 @@ def sealed(url: str, worker_id: str = "a", secret: bytes | None = SECRET) -> byt
 
 
 async def test_a_signed_record_inside_the_networks_passes_with_the_workers_key() -> None:
-    found = await vetting().check("a", sealed("http://10.0.0.5:8100/vllm"))
+    found = await record_checker().check("a", sealed("http://10.0.0.5:8100/vllm"))
     assert found is not None
     assert found.endpoint == Endpoint("10.0.0.5", 8100, "/vllm", None, "Bearer key")
 
@@ -56,7 +58,7 @@ async def test_a_wrong_signature_is_refused_before_its_name_is_even_looked_up(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     names = Names(evil=["10.0.0.5"])
-    gate = vetting(names)
+    gate = record_checker(names)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             assert await gate.check("a", sealed("http://evil:80", secret=b"guess")) is None
@@ -70,21 +72,21 @@ async def test_a_wrong_signature_is_refused_before_its_name_is_even_looked_up(
     "url", ["http://11.0.0.5:80", "http://127.0.0.1:80", "http://169.254.169.254", "http://[::1]:80"]
 )
 async def test_an_address_outside_the_networks_is_refused(url: str) -> None:
-    gate = vetting()
+    gate = record_checker()
     assert await gate.check("a", sealed(url)) is None
     assert "outside the networks" in gate.refused["a"]
 
 
 @pytest.mark.parametrize("url", ["http://me@10.0.0.5", "ftp://10.0.0.5", "http://10.0.0.5:0", "http://10.0.0.5/?a"])
 async def test_a_url_that_is_none_is_refused(url: str) -> None:
-    gate = vetting()
+    gate = record_checker()
     assert await gate.check("a", sealed(url)) is None
     assert gate.refusals == 1
 
 
 async def test_a_name_is_resolved_once_and_pinned() -> None:
     names = Names(gpu=["10.0.0.7"])
-    gate = vetting(names)
+    gate = record_checker(names)
     envelope = sealed("http://gpu:8100")
     first = await gate.check("a", envelope)
     names.known["gpu"] = ["169.254.169.254"]  # the name server has changed its mind
@@ -96,15 +98,15 @@ async def test_a_name_is_resolved_once_and_pinned() -> None:
 
 
 async def test_of_a_names_addresses_only_one_inside_is_used() -> None:
-    found = await vetting(Names(gpu=["192.0.2.1", "fd00::7"])).check("a", sealed("http://gpu:8100"))
+    found = await record_checker(Names(gpu=["192.0.2.1", "fd00::7"])).check("a", sealed("http://gpu:8100"))
     assert found is not None
     assert found.endpoint.host == "fd00::7"
-    assert await vetting(Names(gpu=["192.0.2.1"])).check("a", sealed("http://gpu:8100")) is None
+    assert await record_checker(Names(gpu=["192.0.2.1"])).check("a", sealed("http://gpu:8100")) is None
 
 
 @pytest.mark.parametrize(("scheme", "port"), [("http", 80), ("https", 443)])
 async def test_a_pinned_worker_is_still_known_by_its_name(scheme: str, port: int) -> None:
-    found = await vetting(Names(gpu=["192.0.2.1", "10.0.0.7"])).check("a", sealed(f"{scheme}://gpu"))
+    found = await record_checker(Names(gpu=["192.0.2.1", "10.0.0.7"])).check("a", sealed(f"{scheme}://gpu"))
     assert found is not None
     endpoint = found.endpoint
     assert (endpoint.host, endpoint.port, endpoint.server_name) == ("10.0.0.7", port, "gpu")
@@ -112,14 +114,14 @@ async def test_a_pinned_worker_is_still_known_by_its_name(scheme: str, port: int
 
 
 async def test_an_address_needs_no_name() -> None:
-    found = await vetting().check("a", sealed("https://10.0.0.7"))
+    found = await record_checker().check("a", sealed("https://10.0.0.7"))
     assert found is not None
     assert (found.endpoint.host, found.endpoint.server_name) == ("10.0.0.7", None)
 
 
 async def test_a_name_without_an_address_is_tried_again() -> None:
     names = Names()
-    gate = vetting(names)
+    gate = record_checker(names)
     envelopes = {"a": sealed("http://gpu:8100")}
     assert await gate.check_all(envelopes) == {}
     assert gate.pending
@@ -132,7 +134,7 @@ async def test_a_name_without_an_address_is_tried_again() -> None:
 
 
 async def test_one_bad_record_does_not_hide_the_good_ones() -> None:
-    gate = vetting()
+    gate = record_checker()
     found = await gate.check_all({"a": sealed("http://10.0.0.5"), "b": b"{}", "c": sealed("http://10.0.0.6", "x")})
     assert set(found) == {"a"}
     assert set(gate.refused) == {"b", "c"}
@@ -141,6 +143,6 @@ async def test_one_bad_record_does_not_hide_the_good_ones() -> None:
 
 
 async def test_an_id_that_no_registration_could_have_is_refused() -> None:
-    gate = vetting(unsigned=True, secret=None)
+    gate = record_checker(unsigned=True, secret=None)
     assert await gate.check("static/a", sealed("http://10.0.0.5", "static/a", None)) is None
     assert await gate.check("b", sealed("http://10.0.0.5", "b", None)) is not None

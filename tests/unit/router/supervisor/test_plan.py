@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from vllama_pool.router.supervisor.child import Kind
+from vllama_pool.router.supervisor.child import ChildKind
 from vllama_pool.router.supervisor.plan import (
     LISTEN_FD,
     CannotLaunch,
-    Group,
+    WorkerGroup,
     WorkerPlan,
     check_model,
     check_ports,
@@ -27,7 +27,7 @@ from vllama_pool.router.supervisor.plan import (
 
 
 def test_replicas_take_consecutive_ports_and_numbered_names() -> None:
-    plans = plan_workers(Group(["org/SmolLM2-135M"], ["smollm2"], replicas=3), first_port=8100)
+    plans = plan_workers(WorkerGroup(["org/SmolLM2-135M"], ["smollm2"], replicas=3), first_port=8100)
     assert [(plan.name, plan.port) for plan in plans] == [
         ("smollm2-0", 8100),
         ("smollm2-1", 8101),
@@ -36,7 +36,7 @@ def test_replicas_take_consecutive_ports_and_numbered_names() -> None:
 
 
 def test_two_models_share_one_row_of_ports() -> None:
-    plans = plan_workers(Group(["a/x", "b/y"], replicas=2), first_port=9000, host="gpu1")
+    plans = plan_workers(WorkerGroup(["a/x", "b/y"], replicas=2), first_port=9000, host="gpu1")
     assert [(plan.name, plan.port) for plan in plans] == [
         ("x-gpu1-9000", 9000),
         ("x-gpu1-9001", 9001),
@@ -46,34 +46,34 @@ def test_two_models_share_one_row_of_ports() -> None:
 
 
 def test_a_single_worker_has_the_plain_name() -> None:
-    assert plan_workers(Group(["m"], ["llama"]))[0].name == "llama"
+    assert plan_workers(WorkerGroup(["m"], ["llama"]))[0].name == "llama"
 
 
 def test_no_models_no_workers() -> None:
-    assert plan_groups([Group([], replicas=2)]) == []
+    assert plan_groups([WorkerGroup([], replicas=2)]) == []
 
 
 @pytest.mark.parametrize(
     ("groups", "first_port", "advice"),
     [
-        ([Group(["a", "b"], ["x"])], 8100, "one for each model"),
-        ([Group(["a", "b"], ["x", "x"])], 8100, "tell them apart"),
-        ([Group(["a"], ["x"]), Group(["b"], ["x"])], 8100, "tell them apart"),
-        ([Group(["a"], replicas=4)], 65533, "--vllm-port"),
-        ([Group(["a"], replicas=2), Group(["b"])], 65534, "--vllm-port"),
-        ([Group(["a"], replicas=2, gpus=["0", "1", "2"])], 8100, "a multiple of 2"),
+        ([WorkerGroup(["a", "b"], ["x"])], 8100, "one for each model"),
+        ([WorkerGroup(["a", "b"], ["x", "x"])], 8100, "tell them apart"),
+        ([WorkerGroup(["a"], ["x"]), WorkerGroup(["b"], ["x"])], 8100, "tell them apart"),
+        ([WorkerGroup(["a"], replicas=4)], 65533, "--vllm-port"),
+        ([WorkerGroup(["a"], replicas=2), WorkerGroup(["b"])], 65534, "--vllm-port"),
+        ([WorkerGroup(["a"], replicas=2, gpus=["0", "1", "2"])], 8100, "a multiple of 2"),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_option_that_cures_it(
-    groups: list[Group], first_port: int, advice: str
+    groups: list[WorkerGroup], first_port: int, advice: str
 ) -> None:
     with pytest.raises(CannotLaunch, match=advice):
         plan_groups(groups, first_port=first_port)
 
 
 def test_groups_follow_each_other_each_with_its_own_flags() -> None:
-    chat = Group(["a"], ["chat"], replicas=2, gpus=["0", "1"], args=["--max-model-len", "2048"])
-    embedding = Group(["b"], gpus=["0"], engine="simulated")
+    chat = WorkerGroup(["a"], ["chat"], replicas=2, gpus=["0", "1"], args=["--max-model-len", "2048"])
+    embedding = WorkerGroup(["b"], gpus=["0"], engine="simulated")
     assert plan_groups([chat, embedding], first_port=9000, host="gpu1") == [
         WorkerPlan("chat-0", "a", 9000, ("--max-model-len", "2048"), ("0",)),
         WorkerPlan("chat-1", "a", 9001, ("--max-model-len", "2048"), ("1",)),
@@ -87,7 +87,7 @@ def test_gpus_are_dealt_to_neighbours() -> None:
 
 
 def test_each_replica_sees_its_own_gpu() -> None:
-    plans = plan_workers(Group(["m"], replicas=2, gpus=["4", "GPU-7f"]))
+    plans = plan_workers(WorkerGroup(["m"], replicas=2, gpus=["4", "GPU-7f"]))
     specs = [worker_spec(plan, {"PATH": "/bin", "CUDA_VISIBLE_DEVICES": "4,GPU-7f"}) for plan in plans]
     assert [spec.env["CUDA_VISIBLE_DEVICES"] for spec in specs] == ["4", "GPU-7f"]
 
@@ -95,7 +95,7 @@ def test_each_replica_sees_its_own_gpu() -> None:
 def test_the_agents_command_line_passes_vllms_flags_on_as_they_are() -> None:
     flags = ("--gpu-memory-utilization", "0.3", "--served-model-name", "a", "b", "--port-like", "x y")
     spec = worker_spec(WorkerPlan("w-0", "./m", 8100, flags), {"PATH": "/bin"})
-    assert spec.kind is Kind.WORKER
+    assert spec.kind is ChildKind.WORKER
     command = spec.argv[spec.argv.index("worker") :]
     assert command == (
         *("worker", "--model", "./m", "--name", "w-0", "--port", "8100", "--engine", "vllm", "--"),
@@ -183,7 +183,7 @@ def test_ipv6_loopback_can_be_listened_on() -> None:
 
 
 def test_workers_on_taken_ports_are_refused() -> None:
-    plans = plan_workers(Group(["m"], ["m"], replicas=2), first_port=8100)
+    plans = plan_workers(WorkerGroup(["m"], ["m"], replicas=2), first_port=8100)
     check_ports(plans, 11434, lambda port: True)
     with pytest.raises(CannotLaunch, match="port 8101 for worker m-1"):
         check_ports(plans, 11434, lambda port: port != 8101)

@@ -16,8 +16,16 @@ from vllama_pool.router.protocol.ollama.copying import CopyRequest
 from vllama_pool.router.protocol.ollama.create import MAX_KEPT, decode_create
 from vllama_pool.router.protocol.ollama.requests import default_messages
 from vllama_pool.router.routing.resolve import Routes
-from vllama_pool.router.virtual_models.plans import UNSIGNED, Known, Made, Nowhere, plan_copy, plan_create, plan_delete
-from vllama_pool.router.virtual_models.store import Store
+from vllama_pool.router.virtual_models.plans import (
+    UNSIGNED,
+    BaseMissing,
+    Inventory,
+    NewModel,
+    plan_copy,
+    plan_create,
+    plan_delete,
+)
+from vllama_pool.router.virtual_models.store import ModelStore
 from vllama_pool.workers.registry.record import ModelInfo
 from vllama_pool.workers.registry.signature import MAX_ENVELOPE
 from vllama_pool.workers.registry.virtual_model import VirtualModel, key_of, seal_model, unseal_model
@@ -28,15 +36,15 @@ SERVED = ModelInfo(name="Org/M", digest=DIGEST, template="{{ messages }}")
 LORA = ModelInfo(name="pirate", parent="Org/M", digest="e" * 64)
 
 
-def known(*live: VirtualModel, refusal: str = "") -> Known:
-    store = Store()
+def known(*live: VirtualModel, refusal: str = "") -> Inventory:
+    store = ModelStore()
     for model in live:
         store.take(model)
     routes = Routes(TABLE, random.Random(1), virtual=store.live)
-    return Known(routes, pool_of(Clock(), found("a", SERVED, LORA)), store.live, refusal)
+    return Inventory(routes, pool_of(Clock(), found("a", SERVED, LORA)), store.live, refusal)
 
 
-def create(now: Known, **fields: Any) -> Made:
+def create(now: Inventory, **fields: Any) -> NewModel:
     fields["from"] = fields.pop("source", "Org/M")
     return plan_create(decode_create(msgspec.json.encode({"model": "v", **fields})), now)
 
@@ -198,7 +206,7 @@ def test_what_cannot_be_made(fields: dict[str, Any], status: int, text: str) -> 
 
 
 def test_a_base_that_is_nowhere_is_told_apart_since_a_stream_begins_before_it() -> None:
-    with pytest.raises(Nowhere):
+    with pytest.raises(BaseMissing):
         create(known(), source="nope")
 
 

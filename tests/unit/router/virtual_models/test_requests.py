@@ -17,7 +17,7 @@ from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.router.errors import BadRequest, ClientError
 from vllama_pool.router.protocol.ollama import copying, create, pull
 from vllama_pool.router.routing.resolve import Routes
-from vllama_pool.router.virtual_models.plans import UNSIGNED, WRITES_OFF, Known, plan_copy, plan_create, plan_delete
+from vllama_pool.router.virtual_models.plans import UNSIGNED, WRITES_OFF, Inventory, plan_copy, plan_create, plan_delete
 from vllama_pool.router.wiring import no_writes, save_file
 from vllama_pool.workers.registry.virtual_model import key_of, seal_model, unseal_model
 
@@ -56,8 +56,8 @@ CREATE = st.fixed_dictionaries(
 )
 
 
-def known() -> Known:
-    return Known(Routes(RoutingTable(), random.Random(1)), pool_of(Clock(), found("a")), {})
+def known() -> Inventory:
+    return Inventory(Routes(RoutingTable(), random.Random(1)), pool_of(Clock(), found("a")), {})
 
 
 NOW = known()

@@ -7,7 +7,7 @@ from itertools import permutations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllama_pool.router.virtual_models.store import Store
+from vllama_pool.router.virtual_models.store import ModelStore
 from vllama_pool.workers.registry.virtual_model import VirtualModel
 
 KEY = "registry.ollama.ai/library/v:latest"
@@ -20,14 +20,14 @@ def model(revision: int, *, name: str = "v:latest", deleted: bool = False, syste
 
 def test_the_highest_revision_wins_in_any_order() -> None:
     for order in permutations([model(1), model(2, deleted=True), model(3)]):
-        store = Store()
+        store = ModelStore()
         for one in order:
             store.take(one)
         assert dict(store.live) == {KEY: model(3)}
 
 
 def test_a_tombstone_hides_a_model_and_stays() -> None:
-    store = Store()
+    store = ModelStore()
     assert store.take(model(1))
     assert store.take(model(2, deleted=True))
     assert not store.take(model(1))
@@ -36,7 +36,7 @@ def test_a_tombstone_hides_a_model_and_stays() -> None:
 
 
 def test_of_two_of_one_revision_the_registrys_is_taken() -> None:
-    store = Store()
+    store = ModelStore()
     store.take(model(4, system="mine"))
     assert not store.take(model(4, system="another's"))
     assert not store.take(model(4, system="mine"), settled=True)
@@ -45,14 +45,14 @@ def test_of_two_of_one_revision_the_registrys_is_taken() -> None:
 
 
 def test_names_differ_in_case_only_for_the_eye() -> None:
-    store = Store()
+    store = ModelStore()
     store.take(model(1, name="V:latest"))
     store.take(model(2))
     assert list(store.live) == [KEY]
 
 
 def test_of_too_many_tombstones_the_oldest_are_forgotten() -> None:
-    store = Store(most_tombstones=2)
+    store = ModelStore(most_tombstones=2)
     for number in range(1, 7):
         store.take(model(number, name=f"v{number}:latest", deleted=number > 2))
     assert store.forget_oldest() == [
@@ -72,7 +72,7 @@ def test_what_is_known_does_not_depend_on_the_order_in_which_it_was_heard(
     orders = [list(models.values()), list(reversed(models.values()))]
     seen = []
     for order in orders:
-        store = Store()
+        store = ModelStore()
         for one in order:
             store.take(one)
         seen.append((dict(store.live), dict(store.every)))

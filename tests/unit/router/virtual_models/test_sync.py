@@ -13,17 +13,17 @@ import pytest
 from tests.support.fakeregistry import FakeRegistry
 from vllama_pool.router.errors import ClientError, TooLarge
 from vllama_pool.router.virtual_models import sync as keeping
-from vllama_pool.router.virtual_models.acks import SEEN_WITHIN
+from vllama_pool.router.virtual_models.acks import ACK_TIMEOUT
 from vllama_pool.router.virtual_models.quota import MOST_MODELS
 from vllama_pool.router.virtual_models.savefile import SaveFile
-from vllama_pool.router.virtual_models.sealing import Trust
-from vllama_pool.router.virtual_models.store import MOST_TOMBSTONES, Store
-from vllama_pool.router.virtual_models.sync import Keeper
+from vllama_pool.router.virtual_models.sealing import SignaturePolicy
+from vllama_pool.router.virtual_models.store import MOST_TOMBSTONES, ModelStore
+from vllama_pool.router.virtual_models.sync import ModelSync
 from vllama_pool.workers.registry.client import RegistryUnavailable
 from vllama_pool.workers.registry.messages import ModelChanged, ModelSeen
 from vllama_pool.workers.registry.virtual_model import VirtualModel, digest_of, seal_model
 
-TRUST = Trust("f", b"fleet secret", unsigned=False)
+TRUST = SignaturePolicy("f", b"fleet secret", unsigned=False)
 PREFIX = "registry.ollama.ai/library/"
 
 
@@ -37,11 +37,11 @@ def keeper(
     *,
     routers: int = 1,
     file: SaveFile | None = None,
-    trust: Trust = TRUST,
+    trust: SignaturePolicy = TRUST,
     clock: Callable[[], float] = lambda: 5.0,
-) -> Keeper:
+) -> ModelSync:
     registry.routers = routers
-    return Keeper(registry, Store(), trust, router_id="me", file=file, clock=clock)
+    return ModelSync(registry, ModelStore(), trust, router_id="me", file=file, clock=clock)
 
 
 def model(name: str = "v:latest", revision: int = 1, *, system: str = "s", deleted: bool = False) -> VirtualModel:
@@ -148,7 +148,7 @@ async def test_deletions_beyond_the_bound_are_forgotten_in_the_registry_too(regi
     assert len(registry.entries) == MOST_TOMBSTONES
 
 
-async def delete_so_many(one: Keeper, count: int) -> None:
+async def delete_so_many(one: ModelSync, count: int) -> None:
     for number in range(count):
         await one.change(partial(model, f"v{number}:latest", deleted=True))
 
@@ -201,7 +201,7 @@ async def test_a_change_waits_for_the_other_routers_and_not_for_ever(registry: F
     await asyncio.wait_for(waiting, 5)
     began = asyncio.get_running_loop().time()
     await kept.change(model)
-    assert asyncio.get_running_loop().time() - began < SEEN_WITHIN + 5
+    assert asyncio.get_running_loop().time() - began < ACK_TIMEOUT + 5
 
 
 async def test_an_answer_that_comes_before_the_registrys_counts(registry: FakeRegistry) -> None:
@@ -209,7 +209,7 @@ async def test_an_answer_that_comes_before_the_registrys_counts(registry: FakeRe
     registry.meanwhile = lambda: kept.seen(ModelSeen("e:1:1", "other"))
     began = asyncio.get_running_loop().time()
     await kept.change(model)
-    assert asyncio.get_running_loop().time() - began < SEEN_WITHIN
+    assert asyncio.get_running_loop().time() - began < ACK_TIMEOUT
 
 
 async def test_a_change_of_others_is_taken_over_and_answered_if_they_ask(registry: FakeRegistry) -> None:
@@ -245,7 +245,7 @@ async def test_an_emptied_registry_gets_back_what_it_lacks_and_only_that(
 async def test_routers_of_different_secrets_do_not_fill_the_log(
     registry: FakeRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
-    one, two = keeper(registry), keeper(registry, trust=Trust("f", b"another secret", unsigned=False))
+    one, two = keeper(registry), keeper(registry, trust=SignaturePolicy("f", b"another secret", unsigned=False))
     await one.change(model)
     await two.change(model)
     for _ in range(20):
@@ -317,9 +317,9 @@ async def test_what_is_refused_is_named_once_and_overwritten_by_the_next_change(
 
 
 async def test_an_embedded_registry_needs_no_secret(registry: FakeRegistry) -> None:
-    kept = keeper(registry, trust=Trust("f", None, unsigned=True))
+    kept = keeper(registry, trust=SignaturePolicy("f", None, unsigned=True))
     await kept.change(model)
-    other = keeper(registry, trust=Trust("f", None, unsigned=True))
+    other = keeper(registry, trust=SignaturePolicy("f", None, unsigned=True))
     await other.polled(registry.version)
     assert other.store.live.keys() == kept.store.live.keys()
 

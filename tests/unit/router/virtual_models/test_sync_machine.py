@@ -11,19 +11,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from tests.support.fakeregistry import FakeRegistry
-from vllama_pool.router.virtual_models.sealing import Trust
-from vllama_pool.router.virtual_models.store import Store
-from vllama_pool.router.virtual_models.sync import Keeper
+from vllama_pool.router.virtual_models.sealing import SignaturePolicy
+from vllama_pool.router.virtual_models.store import ModelStore
+from vllama_pool.router.virtual_models.sync import ModelSync
 from vllama_pool.workers.registry.messages import ModelChanged
 from vllama_pool.workers.registry.virtual_model import VirtualModel, seal_model
 
-TRUST = Trust("f", b"fleet secret", unsigned=False)
+TRUST = SignaturePolicy("f", b"fleet secret", unsigned=False)
 PREFIX = "registry.ollama.ai/library/"
 ROUTERS = st.integers(0, 2)
 NAMES = st.sampled_from(["a:latest", "b:latest"])
 
 
-class Keepers(RuleBasedStateMachine):
+class ModelSyncs(RuleBasedStateMachine):
     """Three routers. `told` is what clients were last told that it had worked; until the registry forgets, that is how
     it stays."""
 
@@ -39,8 +39,8 @@ class Keepers(RuleBasedStateMachine):
         self.told: dict[str, str | None] = {}
         self.flushed = False
 
-    def keeper(self, router_id: str) -> Keeper:
-        return Keeper(self.registry, Store(self.most_tombstones), TRUST, router_id=router_id, clock=self.clock)
+    def keeper(self, router_id: str) -> ModelSync:
+        return ModelSync(self.registry, ModelStore(self.most_tombstones), TRUST, router_id=router_id, clock=self.clock)
 
     @rule(router=ROUTERS, name=NAMES, system=st.text("xyz", min_size=1, max_size=3))
     def make(self, router: int, name: str, system: str) -> None:
@@ -100,14 +100,14 @@ class Keepers(RuleBasedStateMachine):
         assert {model.name: model.system for model in fresh.store.live.values()} == one
 
 
-class Forgetful(Keepers):
+class Forgetful(ModelSyncs):
     """Deletions are forgotten at once: what was deleted may come back, but not in one place only."""
 
     most_tombstones = 0
     forgotten = True
 
 
-TestKeepers = Keepers.TestCase
+TestKeepers = ModelSyncs.TestCase
 TestKeepers.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
 TestForgetful = Forgetful.TestCase
 TestForgetful.settings = TestKeepers.settings

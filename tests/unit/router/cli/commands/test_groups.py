@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from vllama_pool.router.cli.commands import serve
 from vllama_pool.router.cli.commands.groups import Grouped, further_groups, group, of_a_group, split
-from vllama_pool.router.supervisor.plan import Group
+from vllama_pool.router.supervisor.plan import WorkerGroup
 
 
 @click.command("serve", cls=Grouped, context_settings={"ignore_unknown_options": True})
@@ -21,8 +21,8 @@ def command(ctx: click.Context, /, port: int | None, **given: Any) -> None:
     ctx.obj.append((port, [group(**given), *further_groups(ctx)]))
 
 
-def read(*words: str) -> tuple[int | None, list[Group]]:
-    found: list[tuple[int | None, list[Group]]] = []
+def read(*words: str) -> tuple[int | None, list[WorkerGroup]]:
+    found: list[tuple[int | None, list[WorkerGroup]]] = []
     result = CliRunner().invoke(command, words, obj=found)
     assert result.exit_code == 0, result.output
     return found[0]
@@ -37,9 +37,9 @@ def refused(*words: str) -> str:
 def test_without_the_word_there_is_one_group() -> None:
     assert read("--model", "a", "--model", "b", "--max-num-seqs", "8", "--port", "5") == (
         5,
-        [Group(("a", "b"), args=("--max-num-seqs", "8"))],
+        [WorkerGroup(("a", "b"), args=("--max-num-seqs", "8"))],
     )
-    assert read() == (None, [Group(())])
+    assert read() == (None, [WorkerGroup(())])
 
 
 def test_each_group_has_options_and_flags_of_its_own() -> None:
@@ -48,15 +48,15 @@ def test_each_group_has_options_and_flags_of_its_own() -> None:
     assert read(*words.split()) == (
         5,
         [
-            Group(("a",), ("x",), 2, ("0", "1"), ("--max-model-len", "2048")),
-            Group(("b",), ("y",), engine="simulated"),
-            Group(("c",), args=("--runner", "pooling")),
+            WorkerGroup(("a",), ("x",), 2, ("0", "1"), ("--max-model-len", "2048")),
+            WorkerGroup(("b",), ("y",), engine="simulated"),
+            WorkerGroup(("c",), args=("--runner", "pooling")),
         ],
     )
 
 
 def test_the_first_group_may_be_empty() -> None:
-    assert read("--and", "--model", "a") == (None, [Group(()), Group(("a",))])
+    assert read("--and", "--model", "a") == (None, [WorkerGroup(()), WorkerGroup(("a",))])
     assert split([]) == [[]]
     assert split(["--and"]) == [[], []]
 
