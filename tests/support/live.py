@@ -194,7 +194,9 @@ async def fleet(
             log_stream=log,
         )
         url = await stack.enter_async_context(serving(app))
-        http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=20, trust_env=False))
+        http = await stack.enter_async_context(
+            httpx.AsyncClient(base_url=url, timeout=20, trust_env=False, verify=False)
+        )
         running = Fleet(url, http, announced, registry, valkey, app, log)
         count = len(workers) + len(table.workers if table else ())
         await auntil(lambda: _all_ready(running, count), 10, "the router to see its workers")

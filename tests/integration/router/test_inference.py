@@ -1,4 +1,4 @@
-"""Requests through a live router to simulated workers: answers, failover, and what clients are told."""
+"""Requests through a live router to simulated workers: answers, retries and errors."""
 
 import asyncio
 import json
@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from tests.support.live import Fleet, fleet
 from tests.support.until import auntil
@@ -17,18 +18,26 @@ from vllama_pool.workers.simulated.options import Options
 
 MODEL = "tiny:latest"
 TOKENS = 13
-"""Of an answer: twelve and the end of the sequence."""
+"""Tokens per answer: twelve and the end of the sequence."""
 QUICK = Options(model=MODEL, tokens_per_second=500, ttft=0.01, answer_tokens=12, per_request_metrics=True)
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 SLOW = Options(model=MODEL, tokens_per_second=20, ttft=0.01, answer_tokens=200)
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def calm(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
+    """Two workers shared by the tests that set no faults."""
+    async with fleet(tmp_path_factory.mktemp("state"), {"a": QUICK, "b": QUICK}) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def pair(tmp_path: Path) -> AsyncIterator[Fleet]:
     async with fleet(tmp_path, {"a": QUICK, "b": QUICK}) as running:
         yield running
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def slow_pair(tmp_path: Path) -> AsyncIterator[Fleet]:
     async with fleet(tmp_path, {"a": SLOW, "b": SLOW}) as running:
         yield running
@@ -36,6 +45,13 @@ async def slow_pair(tmp_path: Path) -> AsyncIterator[Fleet]:
 
 def chat(text: str = "hello", **more: Any) -> dict[str, Any]:
     return {"model": "tiny", "messages": [{"role": "user", "content": text}], **more}
+
+
+def sent(running: Fleet) -> int:
+    """Chats and completions that the workers have received."""
+    return sum(
+        running[name].requests[path] for name in running.workers for path in ("/v1/chat/completions", "/v1/completions")
+    )
 
 
 def lines(response: httpx.Response) -> list[dict[str, Any]]:
@@ -47,31 +63,17 @@ def text_of(parts: list[dict[str, Any]]) -> str:
     return "".join(part["message"]["content"] for part in parts if "message" in part)
 
 
-@pytest.mark.rule(24, 44, 71)
-async def test_a_streamed_chat_is_ndjson_that_ends_with_done(pair: Fleet) -> None:
-    response = await pair.http.post("/api/chat", json=chat())
-    assert response.status_code == 200
-    assert response.headers["content-type"] == "application/x-ndjson"
-    parts = lines(response)
-    assert [part["done"] for part in parts] == [False] * (len(parts) - 1) + [True]
-    assert {part["model"] for part in parts} == {"tiny"}
-    assert parts[-1]["eval_count"] == TOKENS
-    assert parts[-1]["done_reason"] == "stop"
-
-
-async def test_not_streamed_gives_the_same_text_in_one_object(pair: Fleet) -> None:
-    streamed = lines(await pair.http.post("/api/chat", json=chat()))
-    whole = await pair.http.post("/api/chat", json=chat(stream=False))
-    assert whole.headers["content-type"] == "application/json; charset=utf-8"
+async def test_a_whole_chat_has_the_same_text_as_a_streamed_one(calm: Fleet) -> None:
+    streamed = lines(await calm.http.post("/api/chat", json=chat()))
+    whole = await calm.http.post("/api/chat", json=chat(stream=False))
     assert whole.json()["message"]["content"] == text_of(streamed)
+    assert streamed[-1]["eval_count"] == whole.json()["eval_count"] == TOKENS
 
 
-@pytest.mark.rule(23, 43, 55)
-async def test_generate_answers_both_ways_and_streams_unless_told_not_to(pair: Fleet) -> None:
-    streamed = lines(await pair.http.post("/api/generate", json={"model": "tiny", "prompt": "hello"}))
-    whole = (await pair.http.post("/api/generate", json={"model": "tiny", "prompt": "hello", "stream": False})).json()
+async def test_a_whole_generate_has_the_same_text_as_a_streamed_one(calm: Fleet) -> None:
+    streamed = lines(await calm.http.post("/api/generate", json={"model": "tiny", "prompt": "hello"}))
+    whole = (await calm.http.post("/api/generate", json={"model": "tiny", "prompt": "hello", "stream": False})).json()
     assert whole["response"] == "".join(part["response"] for part in streamed)
-    assert whole["context"]
 
 
 @pytest.mark.rule(46, 167)
@@ -96,7 +98,7 @@ async def test_generate_answers_both_ways_and_streams_unless_told_not_to(pair: F
     ],
     ids=repr,
 )
-async def test_a_worker_that_fails_before_its_first_token_costs_the_client_nothing(
+async def test_a_failure_before_the_first_token_is_retried_on_another_worker(
     pair: Fleet, fault: script.Fault, stream: bool
 ) -> None:
     pair["a"].set_faults([fault])
@@ -111,7 +113,7 @@ async def test_a_worker_that_fails_before_its_first_token_costs_the_client_nothi
 @pytest.mark.parametrize(
     "fault", [script.Cut(after_tokens=5), script.Error(after_tokens=5), script.Die(after_tokens=5)]
 )
-async def test_a_whole_answer_that_breaks_is_asked_for_again(pair: Fleet, fault: script.Fault) -> None:
+async def test_a_whole_answer_that_breaks_off_is_retried(pair: Fleet, fault: script.Fault) -> None:
     pair["a"].set_faults([fault])
     for _ in range(4):
         response = await pair.http.post("/api/chat", json=chat(stream=False))
@@ -122,7 +124,7 @@ async def test_a_whole_answer_that_breaks_is_asked_for_again(pair: Fleet, fault:
 @pytest.mark.rule(48)
 @pytest.mark.parametrize("fault", [script.Cut(after_tokens=5), script.Error(after_tokens=5)])
 @pytest.mark.parametrize("path", ["/api/chat", "/api/generate"])
-async def test_a_whole_answer_that_breaks_everywhere_is_an_error_and_none_of_its_text(
+async def test_a_whole_answer_that_breaks_off_everywhere_becomes_an_error_without_text(
     pair: Fleet, path: str, fault: script.Fault
 ) -> None:
     for name in ("a", "b"):
@@ -139,7 +141,7 @@ async def test_a_whole_answer_that_breaks_everywhere_is_an_error_and_none_of_its
 @pytest.mark.parametrize(
     "fault", [script.Cut(after_tokens=5), script.Error(after_tokens=5), script.Die(after_tokens=5)]
 )
-async def test_a_stream_that_breaks_ends_with_one_error_line(pair: Fleet, fault: script.Fault) -> None:
+async def test_a_stream_that_breaks_off_ends_with_one_error_line(pair: Fleet, fault: script.Fault) -> None:
     for name in ("a", "b"):
         pair[name].set_faults([fault])
     response = await pair.http.post("/api/chat", json=chat())
@@ -152,7 +154,7 @@ async def test_a_stream_that_breaks_ends_with_one_error_line(pair: Fleet, fault:
 
 
 @pytest.mark.rule(167)
-async def test_a_request_at_fault_is_not_tried_elsewhere(pair: Fleet) -> None:
+async def test_a_400_from_a_worker_is_not_retried(pair: Fleet) -> None:
     for name in ("a", "b"):
         pair[name].set_faults([script.Status(status=400)])
     response = await pair.http.post("/api/chat", json=chat(), headers={"x-request-id": "fault-1"})
@@ -166,7 +168,9 @@ async def test_a_request_at_fault_is_not_tried_elsewhere(pair: Fleet) -> None:
 @pytest.mark.rule(167)
 @pytest.mark.parametrize("status", [400, 413, 422, 429, 503])
 @pytest.mark.parametrize("stream", [True, False])
-async def test_what_every_worker_says_keeps_its_status(pair: Fleet, status: int, stream: bool) -> None:
+async def test_an_error_status_that_every_worker_returns_reaches_the_client(
+    pair: Fleet, status: int, stream: bool
+) -> None:
     for name in ("a", "b"):
         pair[name].set_faults([script.Status(status=status)])
     response = await pair.http.post("/api/chat", json=chat(stream=stream))
@@ -174,7 +178,7 @@ async def test_what_every_worker_says_keeps_its_status(pair: Fleet, status: int,
     assert isinstance(response.json()["error"], str)
 
 
-async def test_a_poison_request_is_tried_twice_and_then_refused(tmp_path: Path) -> None:
+async def test_a_request_that_makes_workers_fail_is_tried_twice_only(tmp_path: Path) -> None:
     async with fleet(tmp_path, {"a": QUICK, "b": QUICK, "c": QUICK}) as running:
         for name in running.workers:
             running[name].set_faults([script.Status(status=500, marker="poison")])
@@ -183,7 +187,7 @@ async def test_a_poison_request_is_tried_twice_and_then_refused(tmp_path: Path) 
         assert (await running.record("poison-1"))["attempts"] == 2
 
 
-async def test_when_every_worker_is_busy_the_client_is_told_when_to_come_back(pair: Fleet) -> None:
+async def test_if_every_worker_is_busy_the_503_carries_retry_after(pair: Fleet) -> None:
     for name in ("a", "b"):
         pair[name].set_faults([script.Status(status=503)])
     response = await pair.http.post("/api/chat", json=chat())
@@ -192,7 +196,7 @@ async def test_when_every_worker_is_busy_the_client_is_told_when_to_come_back(pa
     assert isinstance(response.json()["error"], str)
 
 
-async def test_a_model_without_a_live_worker_is_refused_at_once(pair: Fleet) -> None:
+async def test_a_model_whose_workers_all_drain_is_refused_at_once(pair: Fleet) -> None:
     for name in ("a", "b"):
         pair.workers[name].state = pair.workers[name].state.DRAINING
 
@@ -208,100 +212,42 @@ async def test_a_model_without_a_live_worker_is_refused_at_once(pair: Fleet) -> 
     assert f'vllama_requests_total{{model="{MODEL}",operation="chat",status="503"}} 1.0' in page
 
 
-@pytest.mark.rule(46, 148)
-@pytest.mark.parametrize("stream", [True, False])
-async def test_an_unknown_model_is_404_in_ollamas_words_also_for_a_stream(pair: Fleet, stream: bool) -> None:
-    response = await pair.http.post("/api/chat", json=chat(stream=stream) | {"model": "nope"})
-    assert response.status_code == 404
-    assert response.headers["content-type"].startswith("application/json")
-    assert response.json() == {"error": "model 'nope' not found"}
-
-
-@pytest.mark.rule(45, 49)
-@pytest.mark.trap(10)
-@pytest.mark.parametrize("name", ["tiny", "Tiny:LATEST", "tiny:latest", "library/tiny"])
-async def test_a_model_is_found_by_any_spelling_and_echoed_in_that(pair: Fleet, name: str) -> None:
-    answer = (await pair.http.post("/api/generate", json={"model": name, "prompt": "hello", "stream": False})).json()
-    assert answer["model"] == name
-
-
 @pytest.mark.rule(166)
 @pytest.mark.parametrize(
     ("body", "error"),
     [
-        ({"model": "nope", "options": {"seed": "x"}}, "model 'nope' not found"),
         ({"model": "nope", "think": "x"}, 'invalid think value: "x"'),
         ({"model": "", "top_logprobs": 21}, "top_logprobs must be between 0 and 20"),
-        ({"options": {"seed": "x"}}, 'option "seed" must be of type integer'),
     ],
 )
-async def test_the_first_of_two_errors_is_ollamas(pair: Fleet, body: dict[str, Any], error: str) -> None:
-    response = await pair.http.post("/api/generate", json={"model": "tiny", "prompt": "x"} | body)
+async def test_the_first_of_two_errors_is_the_one_ollama_reports(calm: Fleet, body: dict[str, Any], error: str) -> None:
+    response = await calm.http.post("/api/generate", json={"model": "tiny", "prompt": "x"} | body)
     assert response.json()["error"].startswith(error)
-
-
-@pytest.mark.parametrize(
-    ("body", "status", "error"),
-    [
-        (b"", 400, "missing request body"),
-        (b"{", 400, "unexpected EOF"),
-        (b"x", 400, "invalid character 'x' looking for beginning of value"),
-        (b'{"model":"tiny","stream":"yes"}', 400, "json: cannot unmarshal string"),
-        (b'{"messages":[]}', 400, "model is required"),
-    ],
-)
-async def test_bad_bodies_get_ollamas_status_and_text(pair: Fleet, body: bytes, status: int, error: str) -> None:
-    response = await pair.http.post("/api/chat", content=body)
-    assert response.status_code == status
-    assert response.json()["error"].startswith(error)
-
-
-async def test_a_body_over_the_limit_is_413(tmp_path: Path) -> None:
-    async with fleet(tmp_path, {"a": QUICK}, body_limit=2**20) as running:
-        for sent in ({"content": b" " * (2**20 + 1)}, {"content": _pieces(2**20 + 1)}):
-            response = await running.http.post("/api/chat", **sent)  # type: ignore[arg-type]
-            assert response.status_code == 413
-            assert "larger than 1 MiB" in response.json()["error"]
-
-
-async def _pieces(size: int) -> AsyncIterator[bytes]:
-    while size > 0:
-        yield b" " * min(size, 65536)
-        size -= 65536
-
-
-async def test_wrong_method_and_unknown_path(pair: Fleet) -> None:
-    wrong = await pair.http.get("/api/chat")
-    assert (wrong.status_code, wrong.text) == (405, "405 method not allowed")
-    unknown = await pair.http.get("/api/nothing")
-    assert (unknown.status_code, unknown.text) == (404, "404 page not found")
 
 
 @pytest.mark.rule(137)
-async def test_more_stop_strings_than_a_worker_takes_are_no_reason_to_fail(pair: Fleet) -> None:
+async def test_stop_strings_beyond_the_workers_limit_are_dropped(calm: Fleet) -> None:
     for path in ("/api/chat", "/api/generate"):
         body = chat(stream=False, options={"stop": [" two", "%", "&", "#", "!", "?"]}, prompt="hello")
-        response = await pair.http.post(path, json=body, headers={"x-request-id": path[5:]})
+        response = await calm.http.post(path, json=body, headers={"x-request-id": path[5:]})
         assert response.status_code == 200, response.text
         answer = response.json()
         assert (answer.get("response") or answer["message"]["content"]).endswith("I count: one")
-        assert (await pair.record(path[5:]))["attempts"] == 1
+        assert (await calm.record(path[5:]))["attempts"] == 1
 
 
 @pytest.mark.rule(58, 87)
-async def test_load_and_unload_need_no_worker_to_work(pair: Fleet) -> None:
-    loaded = await pair.http.post("/api/chat", json={"model": "tiny"})
+async def test_load_and_unload_send_nothing_to_a_worker(calm: Fleet) -> None:
+    before = sent(calm)
+    loaded = await calm.http.post("/api/chat", json={"model": "tiny"})
     assert loaded.json()["done_reason"] == "load"
-    for keep_alive in (0, "0", "0s"):
-        unloaded = await pair.http.post("/api/generate", json={"model": "tiny", "keep_alive": keep_alive})
-        assert unloaded.json()["done_reason"] == "unload"
-    wrong = await pair.http.post("/api/generate", json={"model": "tiny", "prompt": "x", "keep_alive": "5"})
-    assert (wrong.status_code, wrong.json()) == (400, {"error": 'time: missing unit in duration "5"'})
-    assert pair["a"].tokens + pair["b"].tokens == 0
+    unloaded = await calm.http.post("/api/generate", json={"model": "tiny", "keep_alive": 0})
+    assert unloaded.json()["done_reason"] == "unload"
+    assert sent(calm) == before
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_client_that_leaves_stops_its_request_on_the_worker(slow_pair: Fleet, stream: bool) -> None:
+async def test_a_client_that_disconnects_stops_its_request_on_the_worker(slow_pair: Fleet, stream: bool) -> None:
     def running() -> int:
         return slow_pair["a"].running + slow_pair["b"].running
 
@@ -319,7 +265,7 @@ async def test_a_client_that_leaves_stops_its_request_on_the_worker(slow_pair: F
     assert {worker["in_flight"] for worker in workers} == {0}
 
 
-async def test_a_hundred_clients_that_leave_at_once_leave_nothing_behind(slow_pair: Fleet) -> None:
+async def test_a_hundred_disconnects_at_once_leave_no_request_in_flight(slow_pair: Fleet) -> None:
     tasks = [asyncio.create_task(slow_pair.http.post("/api/chat", json=chat())) for _ in range(100)]
     await auntil(lambda: slow_pair["a"].running + slow_pair["b"].running == 16, 10, "both workers to be full")
     for task in tasks:
@@ -333,7 +279,7 @@ async def test_a_hundred_clients_that_leave_at_once_leave_nothing_behind(slow_pa
     await auntil(at_rest, 5, "the router to be at rest")
 
 
-async def test_a_silent_worker_that_hangs_is_given_up(tmp_path: Path) -> None:
+async def test_requests_to_a_worker_that_hangs_and_stops_beating_are_retried(tmp_path: Path) -> None:
     async with fleet(tmp_path, {"a": QUICK, "b": QUICK}) as running:
         running["a"].set_faults([script.Freeze(seconds=60)])
         started = [asyncio.create_task(running.http.post("/api/chat", json=chat())) for _ in range(8)]
@@ -343,9 +289,9 @@ async def test_a_silent_worker_that_hangs_is_given_up(tmp_path: Path) -> None:
         assert not any("error" in answer.text for answer in answers)
 
 
-async def test_every_request_leaves_one_line_in_the_log_and_no_prompt(pair: Fleet) -> None:
-    await pair.http.post("/api/chat", json=chat("a secret prompt"), headers={"x-request-id": "line-1"})
-    record = await pair.record("line-1")
+async def test_the_request_log_has_one_line_per_request_without_the_prompt(calm: Fleet) -> None:
+    await calm.http.post("/api/chat", json=chat("a secret prompt"), headers={"x-request-id": "line-1"})
+    record = await calm.record("line-1")
     assert record["operation"] == "chat"
     assert record["model"] == MODEL
     assert record["worker"] in {"a", "b"}
@@ -353,17 +299,17 @@ async def test_every_request_leaves_one_line_in_the_log_and_no_prompt(pair: Flee
     assert record["outcome"] == "complete"
     assert record["completion_tokens"] == TOKENS
     assert 0 < record["first_ms"] <= record["total_ms"]
-    assert b"secret" not in pair.log.getvalue()
+    assert b"secret" not in calm.log.getvalue()
 
 
-async def test_request_ids_are_echoed_only_if_harmless(pair: Fleet) -> None:
-    kept = await pair.http.get("/api/version", headers={"x-request-id": "my-id.1"})
+async def test_a_request_id_is_echoed_unless_it_is_too_long(calm: Fleet) -> None:
+    kept = await calm.http.get("/api/version", headers={"x-request-id": "my-id.1"})
     assert kept.headers["x-request-id"] == "my-id.1"
-    made = await pair.http.get("/api/version", headers={"x-request-id": "x" * 65})
+    made = await calm.http.get("/api/version", headers={"x-request-id": "x" * 65})
     assert made.headers["x-request-id"] != "x" * 65
 
 
-async def test_unknown_models_make_no_metric_labels(pair: Fleet) -> None:
+async def test_names_of_unknown_models_are_not_metric_labels(pair: Fleet) -> None:
     await pair.http.post("/api/chat", json=chat() | {"model": "made-up-by-a-client"})
     await pair.http.post("/api/chat", json=chat())
     page = (await pair.http.get("/metrics")).text
@@ -373,7 +319,7 @@ async def test_unknown_models_make_no_metric_labels(pair: Fleet) -> None:
     assert "made-up" not in page
 
 
-async def test_keys_are_asked_for_where_they_are_set(tmp_path: Path) -> None:
+async def test_api_keys_are_required_once_configured(tmp_path: Path) -> None:
     keys = (ApiKey("team", digest("secret")),)
     async with fleet(tmp_path, {"a": QUICK}, api_keys=keys) as running:
         refused = await running.http.post("/api/chat", json=chat())
@@ -381,11 +327,3 @@ async def test_keys_are_asked_for_where_they_are_set(tmp_path: Path) -> None:
         headers = {"authorization": "Bearer secret", "x-request-id": "key-1"}
         assert (await running.http.post("/api/chat", json=chat(), headers=headers)).status_code == 200
         assert (await running.record("key-1"))["client"] == "team"
-
-
-async def test_foreign_hosts_and_origins_are_refused_with_an_empty_403(pair: Fleet) -> None:
-    for headers in ({"host": "evil.example.com"}, {"origin": "https://evil.example.com"}):
-        response = await pair.http.post("/api/chat", json=chat(), headers=headers)
-        assert (response.status_code, response.content) == (403, b"")
-    page = await pair.http.post("/api/chat", json=chat(), headers={"origin": "http://localhost:3000"})
-    assert page.headers["access-control-allow-origin"] == "http://localhost:3000"

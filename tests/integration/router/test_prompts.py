@@ -1,4 +1,4 @@
-"""What may happen to a prompt before it is answered, through a live router: context, shortening, rendering."""
+"""Prompts through a live router: context, truncation, rendering."""
 
 import dataclasses
 import json
@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from tests.support.live import Fleet, fleet
 from tests.support.until import auntil
@@ -29,8 +30,19 @@ SMALL = Options(
 RENDERED = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
 
 
-@pytest.fixture
-async def one(tmp_path: Path) -> AsyncIterator[Fleet]:
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def one(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
+    """One worker shared by the tests that set no faults."""
+    async with fleet(tmp_path_factory.mktemp("state"), {"a": SMALL}) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def fresh(tmp_path: Path) -> AsyncIterator[Fleet]:
+    """One worker, for a test that sets faults."""
     async with fleet(tmp_path, {"a": SMALL}) as running:
         yield running
 
@@ -44,16 +56,17 @@ async def ask(running: Fleet, path: str, **fields: Any) -> dict[str, Any]:
 
 
 def turns(count: int) -> list[dict[str, Any]]:
-    """A conversation of so many questions with their answers, the questions numbered, and a last one."""
-    told = [{"role": "system", "content": "be brief"}]
+    """A system message, `count` numbered questions with answers, and a last question."""
+    messages = [{"role": "system", "content": "be brief"}]
     for number in range(count):
-        told.append({"role": "user", "content": f"question number {number}"})
-        told.append({"role": "assistant", "content": "some answer to that"})
-    return [*told, {"role": "user", "content": "the last one"}]
+        messages.append({"role": "user", "content": f"question number {number}"})
+        messages.append({"role": "assistant", "content": "some answer to that"})
+    return [*messages, {"role": "user", "content": "the last one"}]
 
 
 @pytest.mark.rule(66)
-async def test_a_prompt_is_rendered_and_nothing_generated(one: Fleet) -> None:
+async def test_debug_render_only_returns_the_prompt_and_generates_nothing(one: Fleet) -> None:
+    before = one["a"].tokens
     chat = await ask(
         one, "/api/chat", messages=[{"role": "user", "content": "hello"}], stream=True, _debug_render_only=True
     )
@@ -69,13 +82,13 @@ async def test_a_prompt_is_rendered_and_nothing_generated(one: Fleet) -> None:
     assert (generate["response"], generate["done"]) == ("", False)
     raw = await ask(one, "/api/generate", prompt="hello", raw=True, _debug_render_only=True)
     assert raw["_debug_info"] == {"rendered_template": "hello"}
-    assert one["a"].tokens == 0
+    assert one["a"].tokens == before
     states = (await one.http.get("/admin/workers")).json()["workers"]
     assert [worker["in_flight"] for worker in states] == [0]
 
 
 @pytest.mark.rule(54)
-async def test_a_context_is_taken_up_again(one: Fleet) -> None:
+async def test_a_context_continues_the_conversation(one: Fleet) -> None:
     first = await ask(one, "/api/generate", prompt="hello")
     assert first["thinking"]
     second = await ask(one, "/api/generate", prompt="and you", context=first["context"])
@@ -93,7 +106,7 @@ async def test_a_context_is_taken_up_again(one: Fleet) -> None:
 
 
 @pytest.mark.rule(54)
-async def test_a_context_streams_as_any_prompt_does(one: Fleet) -> None:
+async def test_a_streamed_context_gives_the_same_answer(one: Fleet) -> None:
     first = await ask(one, "/api/generate", prompt="hello")
     fields = {"model": "tiny", "prompt": "and you", "context": first["context"]}
     whole = await ask(one, "/api/generate", **fields)
@@ -105,7 +118,7 @@ async def test_a_context_streams_as_any_prompt_does(one: Fleet) -> None:
 
 
 @pytest.mark.rule(54)
-async def test_ids_that_are_no_tokens_are_refused_in_vllms_words(one: Fleet) -> None:
+async def test_context_ids_outside_the_vocabulary_are_refused_in_vllms_words(one: Fleet) -> None:
     for stream in (True, False):
         body = {"model": "tiny", "prompt": "hello", "context": [99_999_999], "stream": stream}
         response = await one.http.post("/api/generate", json=body)
@@ -114,21 +127,20 @@ async def test_ids_that_are_no_tokens_are_refused_in_vllms_words(one: Fleet) -> 
 
 
 @pytest.mark.rule(62, 145)
-async def test_a_conversation_that_is_too_long_loses_its_oldest_turns(one: Fleet) -> None:
-    whole = turns(60)
-    answer = await ask(one, "/api/chat", messages=whole, think=False)
+async def test_a_conversation_that_is_too_long_loses_its_oldest_turns(fresh: Fleet) -> None:
+    answer = await ask(fresh, "/api/chat", messages=turns(60), think=False)
     assert answer["message"]["content"].startswith("Simulated answer to: the last one")
     assert CONTEXT / 2 < answer["prompt_eval_count"] <= CONTEXT * 3 // 4
     assert answer["done_reason"] == "stop"
-    stats = one["a"].stats()["requests"]
+    stats = fresh["a"].stats()["requests"]
     assert stats["/v1/chat/completions"] == 2
     assert 1 < stats["/tokenize"] <= 7
-    record = (await auntil(one.records, 5, "the log's line"))[-1]
+    record = (await auntil(fresh.records, 5, "the log line"))[-1]
     assert (record["attempts"], record["status"]) == (1, 200)
 
 
 @pytest.mark.rule(145)
-async def test_what_is_kept_begins_with_a_question_and_has_the_system_message(one: Fleet) -> None:
+async def test_a_truncated_conversation_keeps_more_than_one_turn(one: Fleet) -> None:
     short = await ask(one, "/api/chat", messages=turns(1), think=False)
     long = await ask(one, "/api/chat", messages=turns(60), think=False, options={"num_predict": 5})
     assert long["prompt_eval_count"] > short["prompt_eval_count"]
@@ -137,7 +149,7 @@ async def test_what_is_kept_begins_with_a_question_and_has_the_system_message(on
 
 @pytest.mark.rule(62, 63)
 @pytest.mark.parametrize("fields", [{"truncate": False}, {"shift": False}])
-async def test_a_client_may_want_an_error_instead(one: Fleet, fields: dict[str, Any]) -> None:
+async def test_truncate_false_and_shift_false_give_an_error_instead(one: Fleet, fields: dict[str, Any]) -> None:
     for path, body in (("chat", {"messages": turns(60)}), ("generate", {"prompt": "hello " * 500})):
         for stream in (True, False):
             response = await one.http.post(f"/api/{path}", json={"model": "tiny", "stream": stream, **body, **fields})
@@ -157,7 +169,7 @@ async def test_a_client_may_want_an_error_instead(one: Fleet, fields: dict[str, 
     ],
     ids=["chat", "raw", "very long", "very long and raw", "context"],
 )
-async def test_a_prompt_that_is_too_long_by_itself_loses_its_beginning(one: Fleet, fields: dict[str, Any]) -> None:
+async def test_a_single_prompt_that_is_too_long_loses_its_beginning(one: Fleet, fields: dict[str, Any]) -> None:
     answer = await ask(one, "/api/generate", think=False if "raw" not in fields else None, **fields)
     assert answer["prompt_eval_count"] == CONTEXT * 3 // 4
     assert answer["eval_count"] > 1
@@ -175,17 +187,17 @@ async def test_a_prompt_that_is_too_long_by_itself_loses_its_beginning(one: Flee
     ],
     ids=["chat", "generate", "raw", "context"],
 )
-async def test_a_prompt_may_be_too_long_and_have_too_many_stop_strings(
+async def test_a_prompt_that_is_too_long_may_have_too_many_stop_strings(
     one: Fleet, path: str, fields: dict[str, Any]
 ) -> None:
-    """vLLM tells of one after the other."""
+    """vLLM reports one error after the other."""
     answer = await ask(one, path, options={"stop": ["~a", "~b", "~c", "~d", "~e"]}, **fields)
     assert answer["done_reason"] in ("stop", "length")
     assert 0 < answer["prompt_eval_count"] < CONTEXT
 
 
 @pytest.mark.rule(62)
-async def test_a_last_message_that_is_too_long_by_itself_is_cut(one: Fleet) -> None:
+async def test_a_last_message_that_is_too_long_is_truncated(one: Fleet) -> None:
     long = [*turns(3)[:-1], {"role": "user", "content": "hello " * 500}]
     answer = await ask(one, "/api/chat", messages=long, options={"num_predict": 7})
     assert answer["prompt_eval_count"] == CONTEXT - 7
@@ -193,19 +205,19 @@ async def test_a_last_message_that_is_too_long_by_itself_is_cut(one: Fleet) -> N
 
 
 @pytest.mark.rule(145)
-async def test_results_of_tools_stay_with_their_calls(one: Fleet) -> None:
-    """An agent at work: one question, and so many calls since that the oldest have to go."""
-    told: list[dict[str, Any]] = [{"role": "user", "content": "what is the weather"}]
+async def test_truncation_keeps_tool_results_with_their_calls(one: Fleet) -> None:
+    """One question followed by so many tool calls that the oldest have to go."""
+    messages: list[dict[str, Any]] = [{"role": "user", "content": "what is the weather"}]
     for number in range(30):
         call = {"function": {"name": "get", "arguments": {"number": number}}}
-        told.append({"role": "assistant", "tool_calls": [call]})
-        told.append({"role": "tool", "content": "rain"})
-    answer = await ask(one, "/api/chat", messages=told, think=False)
+        messages.append({"role": "assistant", "tool_calls": [call]})
+        messages.append({"role": "tool", "content": "rain"})
+    answer = await ask(one, "/api/chat", messages=messages, think=False)
     assert CONTEXT / 2 < answer["prompt_eval_count"] <= CONTEXT * 3 // 4
 
 
 @pytest.mark.rule(63)
-async def test_an_answer_that_fills_the_context_ends_for_length(tmp_path: Path) -> None:
+async def test_an_answer_that_fills_the_context_ends_with_length(tmp_path: Path) -> None:
     endless = dataclasses.replace(SMALL, answer_tokens=500, reasoning=False)
     async with fleet(tmp_path, {"a": endless}) as running:
         for fields in ({"raw": True}, {"options": {"num_predict": 100_000}}):
@@ -223,7 +235,7 @@ async def test_an_answer_that_fills_the_context_ends_for_length(tmp_path: Path) 
     ],
     ids=repr,
 )
-async def test_a_worker_that_fails_at_a_question_costs_the_client_nothing(tmp_path: Path, fault: script.Fault) -> None:
+async def test_a_failed_tokenize_request_is_retried_on_another_worker(tmp_path: Path, fault: script.Fault) -> None:
     async with fleet(tmp_path, {"a": SMALL, "b": SMALL}, first_token_timeout=1.0) as pair:
         pair["a"].set_faults([fault])
         for _ in range(4):
@@ -233,17 +245,17 @@ async def test_a_worker_that_fails_at_a_question_costs_the_client_nothing(tmp_pa
 
 
 @pytest.mark.rule(162)
-async def test_a_client_that_leaves_ends_the_question_too(one: Fleet) -> None:
-    one["a"].set_faults([script.Hang(paths=("/tokenize",))])
+async def test_a_client_that_disconnects_cancels_the_preflight_too(fresh: Fleet) -> None:
+    fresh["a"].set_faults([script.Hang(paths=("/tokenize",))])
     body = {"model": "tiny", "prompt": "hello", "context": [520]}
     with pytest.raises(httpx.ReadTimeout):
-        await one.http.post("/api/generate", json=body, timeout=0.5)
-    record = (await auntil(one.records, 5, "the log's line"))[-1]
+        await fresh.http.post("/api/generate", json=body, timeout=0.5)
+    record = (await auntil(fresh.records, 5, "the log line"))[-1]
     assert (record["status"], record["outcome"]) == (499, "client gone")
 
 
 @pytest.mark.parametrize("status", [400, 403, 405])
-async def test_a_worker_that_cannot_count_leaves_the_first_refusal(one: Fleet, status: int) -> None:
-    one["a"].set_faults([script.Status(status=status, paths=("/tokenize",))])
-    response = await one.http.post("/api/chat", json={"model": "tiny", "messages": turns(60)})
+async def test_if_tokenize_is_refused_the_client_receives_the_context_error(fresh: Fleet, status: int) -> None:
+    fresh["a"].set_faults([script.Status(status=status, paths=("/tokenize",))])
+    response = await fresh.http.post("/api/chat", json={"model": "tiny", "messages": turns(60)})
     assert (response.status_code, response.json()) == (400, {"error": CONTEXT_EXCEEDED})
