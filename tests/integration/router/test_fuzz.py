@@ -1,4 +1,4 @@
-"""Whatever is sent: no 5xx of ours, no hang, and errors in the shape that clients read."""
+"""Generated requests: no 5xx of our own, no hang, and errors in the shape that clients read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vllama_pool.workers.simulated.options import Options
 
 CHAT = Options(model="tiny:latest", tokens_per_second=100_000, ttft=0.0, answer_tokens=3)
 VECTORS = Options(model="vec", embedding=True, tokens_per_second=100_000, ttft=0.0)
-# The router draws lots in another thread, meanwhile.
+# The router uses `random` in another thread meanwhile.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 
 NAMES = [
@@ -52,13 +52,13 @@ LIKELY = {
     "input": {"enum": [None, "", "a", [], ["a"], [""], ["a", 1], 1, {}]},
     "top_logprobs": {"enum": [None, 0, 1, 20, 21, -1]},
 }
-"""Instead of what is drawn at random: names that somebody serves, and values that get past the first check."""
-LONGEST = 10.0
-"""Seconds that an answer may take, on a busy machine."""
+"""Values in place of random ones: served names, and values that pass the first validation."""
+MAX_SECONDS = 10.0
+"""Time-out for one response on a busy machine."""
 
 
 def bounded(examples: int) -> Any:
-    """The same examples on every run."""
+    """Settings that generate the same examples on every run."""
     return settings(
         max_examples=examples,
         derandomize=True,
@@ -89,7 +89,7 @@ def described(running: Fleet) -> dict[str, Any]:
 
 
 def send(client: httpx.Client, method: str, url: str, body: bytes | None, headers: dict[str, str]) -> int:
-    """The answer's status. Raises httpx.TimeoutException for an answer that does not come or does not go on."""
+    """Send a request, require a well-formed response, and return its status. Raises httpx.TimeoutException."""
     request = client.build_request(method, url, content=body, headers=headers)
     answer = client.send(request)
     kind = answer.headers.get("content-type", "")
@@ -99,10 +99,10 @@ def send(client: httpx.Client, method: str, url: str, body: bytes | None, header
 
 
 def drive_described(url: str, document: dict[str, Any], examples: int) -> Counter[int]:
-    """Requests that fit the description and requests that do not, to every operation. Returns the statuses."""
+    """Send valid and invalid requests to every operation, and count the statuses."""
     schema = schemathesis.openapi.from_dict(document)
     statuses: Counter[int] = Counter()
-    with httpx.Client(timeout=LONGEST, trust_env=False) as client:
+    with httpx.Client(timeout=MAX_SECONDS, trust_env=False) as client:
         for result in schema.get_all_operations():
             operation = result.ok()
             for mode in GenerationMode if operation.body else (GenerationMode.POSITIVE,):
@@ -120,7 +120,7 @@ def drive_described(url: str, document: dict[str, Any], examples: int) -> Counte
 
 def drive_damaged(url: str, examples: int) -> Counter[int]:
     statuses: Counter[int] = Counter()
-    with httpx.Client(timeout=LONGEST, trust_env=False) as client:
+    with httpx.Client(timeout=MAX_SECONDS, trust_env=False) as client:
 
         @bounded(examples)
         @given(request=damaged())
@@ -132,14 +132,14 @@ def drive_damaged(url: str, examples: int) -> Counter[int]:
     return statuses
 
 
-async def test_whatever_fits_the_description_or_does_not_is_answered_as_ollama_would(running: Fleet) -> None:
-    statuses = await asyncio.to_thread(drive_described, running.url, described(running), 60)
+async def test_requests_generated_from_the_description_get_well_formed_responses(running: Fleet) -> None:
+    statuses = await asyncio.to_thread(drive_described, running.url, described(running), 30)
     assert statuses[200] > 50
     assert statuses[400] > 100
 
 
-async def test_damaged_requests_of_real_clients_are_answered_as_ollama_would(running: Fleet) -> None:
-    statuses = await asyncio.to_thread(drive_damaged, running.url, 1500)
+async def test_damaged_client_requests_get_well_formed_responses(running: Fleet) -> None:
+    statuses = await asyncio.to_thread(drive_damaged, running.url, 1000)
     assert statuses[200] > 100
     assert statuses[400] > 100
     after = await running.http.post("/api/generate", json={"model": "tiny", "prompt": "hello", "stream": False})

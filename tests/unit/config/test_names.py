@@ -82,6 +82,7 @@ def test_what_is_no_name_says_why(text: str, why: str) -> None:
     assert raised.value.given == text
 
 
+@pytest.mark.trap(10)
 @pytest.mark.rule(171, 172)
 @pytest.mark.parametrize(
     ("one", "other"),
@@ -100,6 +101,7 @@ def test_spellings_of_one_name_share_a_key(one: str, other: str) -> None:
     assert parse(one).key == parse(other).key
 
 
+@pytest.mark.trap(10)
 @pytest.mark.rule(171)
 def test_the_given_spelling_is_kept_for_display() -> None:
     assert parse("Qwen/Qwen3-8B:FP8").short == "Qwen/Qwen3-8B:FP8"
