@@ -178,7 +178,8 @@ MEANT = (
     ("invalid format: ", 500),  # R057
     ("pull model manifest: file does not exist", 500),  # R105
     ("this model does not support embeddings", 501),
-    ("this model does not support embeddings", 500),  # by the older endpoint, section 2.6
+    ("this model does not support embeddings", 500),  # /api/embeddings
+    ("the input length exceeds the context length", 500),  # /api/embeddings, R101
 )
 """Beginnings of the errors that are above 499 by intent, as the contract has them."""
 LEFT_OUT = ("/api/push", "/api/blobs/", "/api/create", "/v1/")
