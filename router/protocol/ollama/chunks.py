@@ -81,7 +81,7 @@ class ChunkBuffer:
 
 @dataclass(slots=True)
 class StreamState:
-    """What the worker has sent so far, except text."""
+    """State of a stream, except its text."""
 
     finish_reason: str | None = None
     """vLLM's."""

@@ -22,12 +22,12 @@ from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker
         (1_795_375_700_123_456_789, "2026-11-22T19:28:20.123456789Z"),
     ],
 )
-def test_stamps_are_rfc_3339_in_utc_without_trailing_zeros(unix_ns: int, text: str) -> None:
+def test_timestamps_are_rfc_3339_in_utc_without_trailing_zeros(unix_ns: int, text: str) -> None:
     assert rfc3339(unix_ns) == TimestampFormatter()(unix_ns) == text
 
 
 @given(st.lists(st.integers(0, 10**19), min_size=1, max_size=5))
-def test_cached_stamps_are_the_same_and_can_be_parsed(moments: list[int]) -> None:
+def test_cached_timestamps_are_the_same_and_can_be_parsed(moments: list[int]) -> None:
     stamps = TimestampFormatter()
     for moment in moments:
         text = stamps(moment)
@@ -36,14 +36,14 @@ def test_cached_stamps_are_the_same_and_can_be_parsed(moments: list[int]) -> Non
         assert abs(parsed - datetime.fromtimestamp(moment // 10**9, UTC)) <= timedelta(seconds=1)
 
 
-def test_the_system_clock_runs() -> None:
+def test_the_system_clock_advances() -> None:
     clock = SystemClock()
     assert clock.monotonic_ns() <= clock.monotonic_ns()
     assert clock.time_ns() > 1_700_000_000 * SECOND
 
 
 @pytest.mark.rule(93)
-def test_the_last_request_says_how_long_a_model_stays() -> None:
+def test_expires_is_the_last_requests_end_plus_keep_alive() -> None:
     expiry = ExpiryTracker(default=300 * SECOND)
     assert expiry.expires("x", 1000) == 1000 + 300 * SECOND
     expiry.touch("x", 3600 * SECOND, 1000)
@@ -55,7 +55,7 @@ def test_the_last_request_says_how_long_a_model_stays() -> None:
 
 
 @pytest.mark.rule(187)
-def test_a_default_of_nothing_does_not_show_what_is_served_as_stopping() -> None:
+def test_a_zero_default_does_not_expire_in_the_past() -> None:
     expiry = ExpiryTracker(default=0)
     assert expiry.expires("x", 1000) == 1000 + 300 * SECOND
     expiry.touch("x", None, 1000)
@@ -64,13 +64,13 @@ def test_a_default_of_nothing_does_not_show_what_is_served_as_stopping() -> None
 
 @pytest.mark.rule(41, 22)
 @given(st.integers(0, 253402300799 * SECOND))
-def test_python_reads_every_stamp_as_open_webui_does(unix_ns: int) -> None:
+def test_every_timestamp_is_parsed_by_python_as_in_open_webui(unix_ns: int) -> None:
     moment = datetime.fromisoformat(rfc3339(unix_ns))
     assert moment.utcoffset() == timedelta(0)
     assert (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) == unix_ns // 1000
 
 
-def test_what_has_outlived_its_time_is_still_there() -> None:
+def test_an_expired_model_counts_as_just_loaded() -> None:
     expiry = ExpiryTracker(default=-1)
     expiry.touch("x", 0, 1000)
     assert expiry.expires("x", 2000) == 2000 + FOREVER

@@ -1,4 +1,4 @@
-"""JSON as Go writes it."""
+"""JSON with Go's escapes."""
 
 import json
 
@@ -20,14 +20,14 @@ from vllama_pool.router.protocol.json_lines import encode
         ('"\\<', rb'"\"\\\u003c"'),
     ],
 )
-def test_what_could_be_markup_is_escaped(text: str, written: bytes) -> None:
+def test_markup_characters_are_escaped(text: str, written: bytes) -> None:
     assert encode(text) == written
     assert json.loads(written) == text
 
 
 @pytest.mark.rule(40)
 @given(st.text() | st.text(alphabet='<>&\u2028\u2029\\"u0'))
-def test_every_text_can_be_read_back(text: str) -> None:
+def test_every_encoded_text_can_be_decoded(text: str) -> None:
     data = encode({text: [text]})
     assert json.loads(data) == {text: [text]}
     assert not {"<", ">", "&", "\u2028", "\u2029"} & set(data.decode())

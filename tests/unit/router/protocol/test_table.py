@@ -12,7 +12,7 @@ def by_name() -> dict[str, Operation[object]]:
     return {operation.name: operation for operation in operations(CLOCK)}
 
 
-def test_the_table_has_every_endpoint() -> None:
+def test_the_table_has_every_inference_endpoint() -> None:
     assert {(operation.name, operation.path) for operation in OPERATIONS} == {
         ("chat", "/api/chat"),
         ("generate", "/api/generate"),
@@ -23,7 +23,7 @@ def test_the_table_has_every_endpoint() -> None:
 
 @pytest.mark.parametrize(("name", "captured"), [("chat", "chat-plain"), ("generate", "generate-ids")])
 @pytest.mark.parametrize("streamed", [True, False])
-def test_an_operation_from_body_to_answer(name: str, captured: str, streamed: bool) -> None:
+def test_an_operation_translates_a_body_into_a_response(name: str, captured: str, streamed: bool) -> None:
     operation = by_name()[name]
     body = b'{"model":"X","prompt":"hi","messages":[{"role":"user","content":"hi"}],"stream":'
     request = operation.decode(body + (b"true}" if streamed else b"false}"))
@@ -38,7 +38,7 @@ def test_an_operation_from_body_to_answer(name: str, captured: str, streamed: bo
 
 
 @pytest.mark.rule(148)
-def test_not_found_echoes_in_the_endpoints_own_quotes() -> None:
+def test_not_found_texts_use_the_endpoints_quotes() -> None:
     for name, operation in by_name().items():
         embeds = name.startswith("embed")
         expected = 'model "Llama3" not found, try pulling it first' if embeds else "model 'Llama3' not found"
@@ -47,7 +47,7 @@ def test_not_found_echoes_in_the_endpoints_own_quotes() -> None:
 
 @pytest.mark.rule(40, 43)
 @pytest.mark.parametrize("name", ["embed", "embeddings"])
-def test_an_embedding_from_body_to_answer_is_one_object(name: str) -> None:
+def test_an_embedding_operation_responds_with_one_object(name: str) -> None:
     operation = by_name()[name]
     request = operation.decode(b'{"model":"X","prompt":"hi","input":["hi"],"stream":true}')
     assert (request.model, request.stream) == ("X", False)  # type: ignore[attr-defined]

@@ -44,7 +44,7 @@ def listed(*models: ModelView) -> list[dict[str, Any]]:
 
 
 @pytest.mark.rule(9)
-def test_tags_say_all_that_clients_read() -> None:
+def test_tags_have_the_keys_that_clients_use() -> None:
     [item] = listed(MODEL)
     assert re.fullmatch("[0-9a-f]{64}", item["digest"])
     assert [item | {"digest": ""}] == [
@@ -70,7 +70,7 @@ def test_tags_say_all_that_clients_read() -> None:
 
 
 @pytest.mark.rule(9)
-def test_keys_come_in_ollamas_order() -> None:
+def test_tags_and_ps_keys_are_in_ollamas_order() -> None:
     [item] = listed(MODEL)
     assert list(item) == ["name", "model", "modified_at", "size", "digest", "details", "capabilities"]
     assert list(item["details"]) == [
@@ -86,12 +86,12 @@ def test_keys_come_in_ollamas_order() -> None:
 
 
 @pytest.mark.rule(9, 22)
-def test_an_empty_list_is_a_list() -> None:
+def test_no_models_are_an_empty_list() -> None:
     assert tags([]) == ps([], lambda _: 0) == b'{"models":[]}'
 
 
 @pytest.mark.rule(9)
-def test_tags_come_most_recently_modified_first() -> None:
+def test_tags_are_sorted_by_modification_newest_first() -> None:
     models = [
         ModelView(name, (msgspec.structs.replace(INFO, modified_at=at),))
         for name, at in (("old", 1.0), ("b", 5.0), ("a", 5.0), ("new", 9.0))
@@ -101,7 +101,7 @@ def test_tags_come_most_recently_modified_first() -> None:
 
 @pytest.mark.rule(22, 175)
 @pytest.mark.trap(11)
-def test_ps_shows_what_is_loaded_longest_lifetime_first() -> None:
+def test_ps_lists_loaded_models_longest_lifetime_first() -> None:
     away = ModelView("away", (INFO,), loaded=False)
     other = ModelView("other", (INFO,))
     moments = {"smollm2:135m": 10**18, "other": 2 * 10**18, "away": 3 * 10**18}
@@ -113,7 +113,7 @@ def test_ps_shows_what_is_loaded_longest_lifetime_first() -> None:
     assert "context_length" not in items[1]["details"]
 
 
-def test_version_is_plain() -> None:
+def test_version_is_one_json_object() -> None:
     assert version("0.33.0") == b'{"version":"0.33.0"}'
 
 
@@ -129,15 +129,15 @@ def test_version_is_plain() -> None:
         (2_000_000, "2M"),
     ],
 )
-def test_parameter_sizes_are_written_as_ollama_does(number: int, text: str) -> None:
+def test_parameter_counts_are_in_ollamas_format(number: int, text: str) -> None:
     assert human_number(number) == text
 
 
-def test_equal_replicas_are_one_without_a_word() -> None:
+def test_equal_replicas_have_no_replicas_differ() -> None:
     assert listed(ModelView("x", (INFO, INFO, INFO))) == listed(ModelView("x", (INFO,)))
 
 
-def test_replicas_that_differ_are_merged_safely_and_the_difference_is_named() -> None:
+def test_differing_replicas_are_merged_safely_and_listed() -> None:
     other = msgspec.structs.replace(
         INFO, digest="cd" * 32, context_length=1024, capabilities=("completion", "thinking"), quantization="FP8"
     )
@@ -162,7 +162,7 @@ def digest(name: str, **fields: Any) -> str:
 
 @pytest.mark.rule(174)
 @pytest.mark.trap(11)
-def test_a_digest_is_always_64_hex_stable_and_its_own() -> None:
+def test_a_digest_is_64_hex_digits_stable_and_unique() -> None:
     digests = [digest("a"), digest("b"), digest("a", capabilities=("completion", "tools")), digest("a", digest="short")]
     assert all(re.fullmatch("[0-9a-f]{64}", text) for text in digests)
     assert digest("a") == digest("a")
@@ -170,7 +170,7 @@ def test_a_digest_is_always_64_hex_stable_and_its_own() -> None:
 
 
 @pytest.mark.rule(174)
-def test_a_digest_changes_with_what_the_model_can_do_for_clients_remember_by_it() -> None:
+def test_a_digest_changes_with_the_capabilities() -> None:
     plain, tools = (
         digest("a", digest=DIGEST, capabilities=able) for able in (("completion",), ("completion", "tools"))
     )
@@ -180,7 +180,7 @@ def test_a_digest_changes_with_what_the_model_can_do_for_clients_remember_by_it(
 
 
 @pytest.mark.rule(174)
-def test_options_make_another_model_and_a_virtual_one_brings_its_own_digest() -> None:
+def test_options_change_the_digest_and_a_virtual_model_has_its_own() -> None:
     warm, hot = (ModelView("x", (INFO,), Defaults({"temperature": value})) for value in (0.5, 1.5))
     plain = ModelView("x", (INFO,))
     made = ModelView("y:latest", (INFO,), base="x:latest", made_digest="ef" * 32)
@@ -190,7 +190,7 @@ def test_options_make_another_model_and_a_virtual_one_brings_its_own_digest() ->
 
 
 @pytest.mark.rule(9)
-def test_a_virtual_model_names_its_base_and_when_it_was_made() -> None:
+def test_a_virtual_model_shows_its_base_and_modification_time() -> None:
     made = ModelView("mario:latest", (INFO,), base="smollm2:135m", made_digest="ef" * 32, made_at=1_795_375_800.5)
     first, second = listed(MODEL, made)
     assert (first["name"], first["digest"], first["modified_at"]) == (
@@ -222,7 +222,7 @@ replicas = st.lists(
 
 @pytest.mark.rule(174)
 @given(replicas, st.randoms(use_true_random=False))
-def test_replicas_make_one_safe_entry_in_any_order(infos: list[ModelInfo], chance: random.Random) -> None:
+def test_merging_does_not_depend_on_the_order_of_replicas(infos: list[ModelInfo], chance: random.Random) -> None:
     shuffled = infos.copy()
     chance.shuffle(shuffled)
     merged = merge("m", infos)
@@ -236,7 +236,7 @@ def test_replicas_make_one_safe_entry_in_any_order(infos: list[ModelInfo], chanc
     assert ("quantization_level" in merged.differ) == (len({info.quantization for info in infos} - {""}) > 1)
 
 
-def test_replicas_of_different_versions_of_vllm_say_so() -> None:
+def test_different_vllm_versions_are_listed_in_replicas_differ() -> None:
     def differ(*engines: str) -> Any:
         return listed(ModelView("x", (INFO,) * len(engines), engines=engines))[0].get("replicas_differ")
 
@@ -245,7 +245,7 @@ def test_replicas_of_different_versions_of_vllm_say_so() -> None:
     assert differ("0.32.0", "") is None, "not known is no difference"
 
 
-def test_replicas_with_different_templates_say_so_in_few_words() -> None:
+def test_different_templates_are_listed_by_short_digests() -> None:
     other, unread = (msgspec.structs.replace(INFO, template=text) for text in ("{{ other }}", ""))
     [item] = listed(ModelView("x", (INFO, other, unread)))
     assert [len(digits) for digits in item["replicas_differ"].pop("template")] == [12, 12]
@@ -253,13 +253,13 @@ def test_replicas_with_different_templates_say_so_in_few_words() -> None:
 
 
 @pytest.mark.rule(176)
-def test_capabilities_stay_in_the_closed_set() -> None:
+def test_unknown_capabilities_are_not_listed() -> None:
     info = msgspec.structs.replace(INFO, capabilities=("image", "telepathy", "audio", "completion"))
     assert listed(ModelView("x", (info,)))[0]["capabilities"] == ["completion", "audio"]
 
 
 @pytest.mark.rule(175)
-def test_what_no_worker_knows_says_so_and_parses() -> None:
+def test_unknown_values_are_shown_as_unknown() -> None:
     unread = ModelView("x:latest", (ModelInfo(name="x"),))
     [item] = listed(unread)
     assert item["modified_at"] == "1970-01-01T00:00:00Z"
@@ -282,7 +282,7 @@ def test_name_and_model_are_the_same_in_both_lists() -> None:
 
 
 @pytest.mark.rule(38, 147, 149)
-def test_names_nobody_serves() -> None:
+def test_unknown_names_have_ollamas_errors() -> None:
     assert isinstance(unknown_model("nope", "gone"), ModelNotFound)
     bad = unknown_model("/x", "gone")
     assert (type(bad), bad.text) == (BadRequest, "invalid model name")

@@ -42,7 +42,7 @@ def sent(info: ModelInfo = MODEL, route: dict[str, Any] | None = None, **fields:
 @pytest.mark.rule(146)
 @pytest.mark.trap(6)
 @pytest.mark.parametrize("body", [b"{}", b'{"model":""}', b'{"model":"  "}', b'{"model":null}', b"null"])
-def test_a_missing_model_is_a_400(body: bytes) -> None:
+def test_chat_without_a_model_is_a_400(body: bytes) -> None:
     with pytest.raises(ClientError) as caught:
         decode_chat(body)
     assert (caught.value.status, caught.value.text) == (400, "model is required")
@@ -50,7 +50,7 @@ def test_a_missing_model_is_a_400(body: bytes) -> None:
 
 @pytest.mark.rule(155)
 @pytest.mark.parametrize("top", [-1, 21])
-def test_top_logprobs_are_bounded_before_anything_else(top: int) -> None:
+def test_top_logprobs_are_checked_before_the_model(top: int) -> None:
     with pytest.raises(ClientError) as caught:
         decode_chat(json.dumps({"top_logprobs": top}).encode())
     assert (caught.value.status, caught.value.text) == (400, "top_logprobs must be between 0 and 20")
@@ -59,7 +59,7 @@ def test_top_logprobs_are_bounded_before_anything_else(top: int) -> None:
 @pytest.mark.rule(71, 87, 88)
 @pytest.mark.trap(5)
 @pytest.mark.parametrize("fields", [{}, {"messages": []}, {"messages": None}, {"stream": True}, {"keep_alive": -1}])
-def test_no_messages_is_a_load(fields: dict[str, Any]) -> None:
+def test_chat_without_messages_is_a_load(fields: dict[str, Any]) -> None:
     reply = check(**fields)
     assert reply == DirectResponse(
         f'{{"model":"MyModel","created_at":"{STAMP}","message":{{"role":"assistant","content":""}},"done":true,'
@@ -70,30 +70,30 @@ def test_no_messages_is_a_load(fields: dict[str, Any]) -> None:
 
 @pytest.mark.rule(87)
 @pytest.mark.parametrize("keep_alive", [0, 0.0, "0", "0s", "0m"])
-def test_keep_alive_zero_without_messages_is_an_unload_for_any_model(keep_alive: Any) -> None:
+def test_keep_alive_zero_without_messages_unloads_any_model(keep_alive: Any) -> None:
     reply = check(EMBEDDER, keep_alive=keep_alive, options={"temperature": "not looked at"}, think=True)
     assert reply is not None
     assert json.loads(reply.body)["done_reason"] == "unload"
 
 
 @pytest.mark.rule(89)
-def test_keep_alive_zero_with_messages_is_answered() -> None:
+def test_keep_alive_zero_with_messages_is_sent_to_the_worker() -> None:
     assert check(messages=[HI], keep_alive=0) is None
 
 
 @pytest.mark.rule(157)
-def test_an_embedding_model_cannot_chat_nor_be_loaded_for_it() -> None:
+def test_an_embedding_model_refuses_chat_and_load() -> None:
     assert refused(EMBEDDER, messages=[HI]) == refused(EMBEDDER) == (400, '"MyModel" does not support chat')
 
 
 @pytest.mark.rule(112)
-def test_image_models_are_refused() -> None:
+def test_image_generation_models_refuse_chat() -> None:
     info = ModelInfo(name="flux", capabilities=("image",))
     assert refused(info, messages=[HI]) == (400, "image generation models are not currently supported")
 
 
 @pytest.mark.rule(159)
-def test_tools_are_refused_with_the_full_name() -> None:
+def test_tools_are_refused_with_the_models_full_name() -> None:
     text = "registry.ollama.ai/library/MyModel:latest does not support tools"
     assert refused(messages=[HI], tools=[TOOL]) == (400, text)
     assert check(messages=[HI], tools=[]) is None
@@ -101,7 +101,7 @@ def test_tools_are_refused_with_the_full_name() -> None:
 
 
 @pytest.mark.rule(166)
-def test_the_order_of_checks_is_ollamas() -> None:
+def test_chat_checks_are_in_ollamas_order() -> None:
     wrong: dict[str, Any] = {"think": True, "tools": [TOOL], "options": {"seed": "x"}, "format": "xml"}
     assert refused(**wrong, messages=[HI])[1] == '"MyModel" does not support thinking'
     del wrong["think"]
@@ -114,7 +114,7 @@ def test_the_order_of_checks_is_ollamas() -> None:
 
 
 @pytest.mark.rule(57)
-def test_format() -> None:
+def test_format_is_translated_or_refused() -> None:
     schema = {"type": "object", "properties": {"z": {}, "a": {"$ref": "#/$defs/x"}}, "$defs": {"x": {}}}
     assert "response_format" not in sent()
     assert "response_format" not in sent(format="")
@@ -128,7 +128,7 @@ def test_format() -> None:
 
 
 @pytest.mark.rule(75, 159)
-def test_images_are_refused_for_a_text_model() -> None:
+def test_images_are_refused_for_a_model_without_vision() -> None:
     messages = [HI | {"images": [PNG]}]
     text = "registry.ollama.ai/library/MyModel:latest does not support vision"
     assert refused(messages=messages) == (400, text)
@@ -140,14 +140,14 @@ def test_images_are_refused_for_a_text_model() -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_model_without_template_is_one_plain_400_that_names_the_cure(stream: bool) -> None:
+def test_chat_without_a_template_is_a_400_that_says_what_to_do(stream: bool) -> None:
     status, text = refused(ModelInfo(name="base", has_template=False), messages=[HI], stream=stream)
     assert status == 400
     assert "/api/generate" in text
     assert "--chat-template" in text
 
 
-def test_the_whole_request_as_vllm_gets_it() -> None:
+def test_every_field_of_a_chat_request_is_translated() -> None:
     assert sent(THINKER, {"top_k": 3}, stream=False, tools=[TOOL], logprobs=True, options={"seed": 1}) == {
         "model": "qwen3-tiny",
         "messages": [HI],
@@ -164,38 +164,38 @@ def test_the_whole_request_as_vllm_gets_it() -> None:
     }
 
 
-def test_nothing_that_a_client_invents_reaches_the_worker() -> None:
+def test_unknown_fields_do_not_reach_the_worker() -> None:
     invented = {"temperature": 2, "max_output_tokens": 5, "tool_choice": "any", "n": 4, "chat_template": "{{ x }}"}
     assert sent(**invented, options={"url": "http://x", "num_ctx": 5, "priority": 1}) == sent()
 
 
 @pytest.mark.rule(60)
-def test_options_may_be_null_or_hold_nulls() -> None:
+def test_options_may_be_null_or_contain_nulls() -> None:
     assert sent(options=None) == sent(options={}) == sent(options={"temperature": None, "stop": None, "num_ctx": None})
     assert sent(options={"temperature": 0})["temperature"] == 0.0
 
 
 @pytest.mark.rule(65)
-def test_alternatives_without_logprobs_are_ignored() -> None:
+def test_top_logprobs_without_logprobs_is_ignored() -> None:
     assert sent(top_logprobs=3) == sent(logprobs=False, top_logprobs=3) == sent()
     assert sent(logprobs=True, top_logprobs=3)["top_logprobs"] == 3
 
 
 @pytest.mark.rule(79)
-def test_no_tools_are_none_for_any_model() -> None:
+def test_an_empty_tools_list_is_accepted_by_any_model() -> None:
     assert check(messages=[HI], tools=[]) is check(messages=[HI], tools=None) is None
     assert "tools" not in sent(tools=[])
 
 
 @pytest.mark.rule(98)
-def test_a_format_leaves_the_thinking_on() -> None:
+def test_format_does_not_turn_thinking_off() -> None:
     body = sent(THINKER, format={"type": "boolean"})
     assert body["chat_template_kwargs"]["enable_thinking"] is True
     assert body["response_format"]["json_schema"]["schema"] == {"type": "boolean"}
 
 
 @pytest.mark.rule(62, 63)
-def test_truncate_and_shift_are_nothing_that_vllm_is_told() -> None:
+def test_truncate_and_shift_are_not_sent_to_vllm() -> None:
     for value in (True, False, None):
         assert sent(truncate=value, shift=value) == sent()
 
@@ -207,24 +207,24 @@ BROUGHT = Defaults(
 )
 
 
-def told(defaults: Defaults, *messages: dict[str, Any]) -> list[tuple[str, str]]:
+def upstream_messages(defaults: Defaults, *messages: dict[str, Any]) -> list[tuple[str, str]]:
     request = decode_chat(json.dumps({"model": "m", "messages": messages}).encode())
     body = json.loads(outgoing(chat.prepare(request, MODEL, defaults, CLOCK)).body)
     return [(message["role"], message["content"]) for message in body["messages"]]
 
 
 @pytest.mark.rule(85)
-def test_a_models_system_text_and_messages_come_before_the_requests() -> None:
+def test_a_models_system_text_and_messages_precede_the_requests() -> None:
     few = [("user", "one"), ("assistant", "arr")]
-    assert told(BROUGHT, HI) == [("system", "You are a pirate."), *few, ("user", "hi")]
+    assert upstream_messages(BROUGHT, HI) == [("system", "You are a pirate."), *few, ("user", "hi")]
     own = {"role": "System", "content": "Be kind."}
-    assert told(BROUGHT, own, HI) == [("system", "Be kind."), *few, ("user", "hi")]
-    assert told(Defaults(system="Be brief."), HI, own)[0] == ("system", "Be brief.")
-    assert told(Defaults(messages=BROUGHT.messages), HI) == [*few, ("user", "hi")]
+    assert upstream_messages(BROUGHT, own, HI) == [("system", "Be kind."), *few, ("user", "hi")]
+    assert upstream_messages(Defaults(system="Be brief."), HI, own)[0] == ("system", "Be brief.")
+    assert upstream_messages(Defaults(messages=BROUGHT.messages), HI) == [*few, ("user", "hi")]
 
 
 @pytest.mark.rule(85)
-def test_a_models_calls_and_the_requests_never_share_an_id() -> None:
+def test_a_models_calls_and_the_requests_have_different_ids() -> None:
     call = {"function": {"name": "f", "arguments": {"a": 1}}}
     defaults = Defaults(messages=({"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "r"}))
     request = decode_chat(
@@ -236,7 +236,7 @@ def test_a_models_calls_and_the_requests_never_share_an_id() -> None:
 
 
 @pytest.mark.rule(66)
-def test_rendering_asks_the_worker_for_tokens_and_then_for_their_text() -> None:
+def test_debug_render_tokenizes_then_detokenizes() -> None:
     body = {"model": "M", "messages": [HI], "_debug_render_only": True}
     step = chat.prepare(decode_chat(json.dumps(body).encode()), THINKER, NONE, CLOCK)
     assert isinstance(step, PreflightRequest)
@@ -257,7 +257,7 @@ def test_rendering_asks_the_worker_for_tokens_and_then_for_their_text() -> None:
 
 
 @pytest.mark.rule(66)
-def test_images_are_counted() -> None:
+def test_debug_render_counts_images() -> None:
     seeing = msgspec.structs.replace(MODEL, capabilities=("completion", "vision"))
     body = {"model": "M", "messages": [HI | {"images": [PNG, PNG]}], "_debug_render_only": True}
     step = chat.prepare(decode_chat(json.dumps(body).encode()), seeing, NONE, CLOCK)
@@ -269,7 +269,7 @@ def test_images_are_counted() -> None:
 
 
 @pytest.mark.parametrize("answer", [b"", b"{}", b"null", b'{"tokens":"x","max_model_len":1}', b"\xff"])
-def test_an_answer_about_tokens_that_is_not_vllms_makes_the_worker_not_ill(answer: bytes) -> None:
+def test_an_invalid_tokenize_response_does_not_blame_the_worker(answer: bytes) -> None:
     body = {"model": "M", "messages": [HI], "_debug_render_only": True}
     step = chat.prepare(decode_chat(json.dumps(body).encode()), THINKER, NONE, CLOCK)
     assert isinstance(step, PreflightRequest)
@@ -279,5 +279,5 @@ def test_an_answer_about_tokens_that_is_not_vllms_makes_the_worker_not_ill(answe
 
 
 @pytest.mark.rule(80)
-def test_there_is_no_tool_choice() -> None:
+def test_tool_choice_is_not_sent() -> None:
     assert "tool_choice" not in sent(THINKER, tools=[TOOL], tool_choice="required")

@@ -1,4 +1,4 @@
-"""What is asked of /api/embed and /api/embeddings, and what vLLM is asked for it."""
+"""Requests to /api/embed and /api/embeddings, and the requests to vLLM."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from vllama_pool.workers.registry.record import ModelInfo
 
 MINILM = ModelInfo(name="all-minilm", context_length=256, capabilities=("embedding",))
 NULLS: dict[str, None] = {"num_ctx": None, "num_gpu": None, "temperature": None, "stop": None, "mirostat": None}
-"""Some of what LangChain sends: options that nobody set."""
+"""A part of LangChain's options: null unless set."""
 
 
-def asked(**fields: Any) -> EmbedRequest:
+def embed_request(**fields: Any) -> EmbedRequest:
     return embed.decode_embed(json.dumps({"model": "MiniLM", **fields}).encode())
 
 
-def older(**fields: Any) -> EmbedRequest:
+def embeddings_request(**fields: Any) -> EmbedRequest:
     return embed.decode_embeddings(json.dumps({"model": "MiniLM", **fields}).encode())
 
 
@@ -46,7 +46,7 @@ def prepared(request: EmbedRequest, info: ModelInfo = MINILM, defaults: Defaults
 
 
 def counted(step: NextStep, *counts: int) -> tuple[NextStep, list[str]]:
-    """Answer a step's questions with these counts; what follows, and the texts that were counted."""
+    """Answer preflight requests with these counts. Returns the next step and the counted texts."""
     texts = []
     for count in counts:
         assert isinstance(step, PreflightRequest)
@@ -58,7 +58,7 @@ def counted(step: NextStep, *counts: int) -> tuple[NextStep, list[str]]:
     return step, texts
 
 
-# --- what is asked ---
+# --- requests ---
 
 
 @pytest.mark.rule(100)
@@ -67,33 +67,33 @@ def counted(step: NextStep, *counts: int) -> tuple[NextStep, list[str]]:
     [("", []), (None, []), ([], []), ("why", ["why"]), ([""], [""]), (["b", "a", "b"], ["b", "a", "b"])],
     ids=repr,
 )
-def test_input_is_a_text_or_a_list_of_texts_or_nothing(given: Any, texts: list[str]) -> None:
-    assert asked(input=given).texts == texts
-    assert json.loads(asked(input=given).encoded) == texts
+def test_input_is_a_text_a_list_of_texts_or_empty(given: Any, texts: list[str]) -> None:
+    assert embed_request(input=given).texts == texts
+    assert json.loads(embed_request(input=given).encoded) == texts
 
 
-def test_texts_go_to_vllm_without_escapes_that_only_browsers_need() -> None:
-    """A large batch was looked through for them four times, while streams waited."""
-    step = prepared(asked(input=["<b>&"]))
+def test_texts_are_sent_without_html_escapes() -> None:
+    """Escaping a large batch would delay streams."""
+    step = prepared(embed_request(input=["<b>&"]))
     assert isinstance(step, UpstreamRequest)
     assert b'"input":["<b>&"]' in step.body
 
 
 @pytest.mark.rule(100)
-def test_an_input_that_is_absent_is_nothing() -> None:
-    assert asked().texts == []
+def test_an_absent_input_is_empty() -> None:
+    assert embed_request().texts == []
 
 
 @pytest.mark.rule(100, 166)
 @pytest.mark.parametrize("given", [5, 0, 1.5, True, False, {}, {"a": "b"}, [1], ["a", 1], [None], ["a", None], [["a"]]])
-def test_a_bad_input_comes_before_a_missing_model(given: Any) -> None:
+def test_an_invalid_input_is_reported_before_a_missing_model(given: Any) -> None:
     body = json.dumps({"input": given})
     assert refused(embed.decode_embed, body) == (400, "invalid input type")
 
 
 @pytest.mark.rule(146)
 @pytest.mark.trap(6)
-def test_a_missing_model_is_worded_by_each_endpoint() -> None:
+def test_a_missing_model_has_each_endpoints_text() -> None:
     for model in ("", '"model": "", ', '"model": null, ', '"model": " ", '):
         status, text = refused(embed.decode_embed, f'{{{model}"input": "x"}}')
         assert (status, text.replace("' '", "''")) == (404, "model '' not found")
@@ -101,12 +101,12 @@ def test_a_missing_model_is_worded_by_each_endpoint() -> None:
 
 
 @pytest.mark.rule(148)
-def test_both_say_in_double_quotes_that_a_model_is_not_there() -> None:
+def test_an_unknown_model_is_named_in_double_quotes() -> None:
     assert embed.not_found("Llama3") == 'model "Llama3" not found, try pulling it first'
 
 
 @pytest.mark.parametrize("decode", [embed.decode_embed, embed.decode_embeddings])
-def test_bad_json_and_bad_types_are_told_in_gos_words(decode: Any) -> None:
+def test_invalid_embed_bodies_are_refused_in_gos_words(decode: Any) -> None:
     assert refused(decode, "") == (400, "missing request body")
     assert refused(decode, '{"model": x}')[1] == "invalid character 'x' looking for beginning of value"
     assert refused(decode, '{"model": 5}')[1].endswith("of type string")
@@ -114,7 +114,7 @@ def test_bad_json_and_bad_types_are_told_in_gos_words(decode: Any) -> None:
     assert refused(decode, '{"model": "m", "keep_alive": "5"}') == (400, 'time: missing unit in duration "5"')
 
 
-def test_bodies_are_read_as_leniently_as_go_does() -> None:
+def test_embed_bodies_are_decoded_leniently() -> None:
     body = (
         b' {"MODEL": "m", "Input": ["a", "b"], "Truncate": false, "made_up": 1, "DIMENSIONS": 3.0, "options": null} x'
     )
@@ -124,49 +124,52 @@ def test_bodies_are_read_as_leniently_as_go_does() -> None:
     assert (again.model, again.texts) == ("m", ["a"])
 
 
-def test_a_broken_character_is_replaced_before_it_reaches_a_worker() -> None:
+def test_invalid_utf8_in_a_text_is_replaced() -> None:
     assert embed.decode_embed(b'{"model": "m", "input": "a\\ud83e"}').texts == ["a\ufffd"]
 
 
-# --- what needs no worker ---
+# --- responses without a worker ---
 
 
 @pytest.mark.rule(91, 100)
 @pytest.mark.parametrize("given", ["", None, []])
-def test_nothing_to_embed_is_a_load(given: Any) -> None:
-    reply = embed.check(asked(input=given, keep_alive=0, options=NULLS), MINILM)
+def test_an_empty_input_is_a_load(given: Any) -> None:
+    reply = embed.check(embed_request(input=given, keep_alive=0, options=NULLS), MINILM)
     assert reply is not None
     assert (reply.status, reply.body) == (200, b'{"model":"MiniLM","embeddings":[]}')
 
 
 @pytest.mark.rule(91)
 def test_an_empty_prompt_is_a_load() -> None:
-    reply = embed.check(older(prompt=""), MINILM)
+    reply = embed.check(embeddings_request(prompt=""), MINILM)
     assert reply is not None
     assert (reply.status, reply.body) == (200, b'{"embedding":[]}')
 
 
-def test_options_are_checked_for_type_before_a_load() -> None:
-    for request in (asked(options={"num_ctx": "big"}), older(prompt="x", options={"num_ctx": "big"})):
+def test_embed_option_types_are_checked_before_a_load() -> None:
+    for request in (
+        embed_request(options={"num_ctx": "big"}),
+        embeddings_request(prompt="x", options={"num_ctx": "big"}),
+    ):
         with pytest.raises(ClientError) as caught:
             embed.check(request, MINILM)
         assert (caught.value.status, caught.value.text) == (500, 'option "num_ctx" must be of type integer')
-    assert embed.check(asked(input="x", options=NULLS), MINILM) is None
+    assert embed.check(embed_request(input="x", options=NULLS), MINILM) is None
 
 
 @pytest.mark.rule(102)
-def test_no_capability_is_asked_for() -> None:
+def test_embed_does_not_check_capabilities() -> None:
     chat = ModelInfo(name="chat", capabilities=("completion",))
-    assert embed.check(asked(input="x"), chat) is None
-    assert isinstance(prepared(asked(input="x"), chat), UpstreamRequest)
+    assert embed.check(embed_request(input="x"), chat) is None
+    assert isinstance(prepared(embed_request(input="x"), chat), UpstreamRequest)
 
 
-# --- what vLLM is asked ---
+# --- requests to vLLM ---
 
 
-def test_a_batch_goes_out_whole_and_in_order() -> None:
+def test_a_batch_is_sent_whole_and_in_order() -> None:
     texts = ["b", "", 'a "quoted"\n\u00e9 \U0001f999']
-    assert sent(prepared(asked(input=texts, dimensions=3, options=NULLS))) == {
+    assert sent(prepared(embed_request(input=texts, dimensions=3, options=NULLS))) == {
         "model": "all-minilm",
         "input": texts,
         "encoding_format": "base64",
@@ -174,8 +177,8 @@ def test_a_batch_goes_out_whole_and_in_order() -> None:
     }
 
 
-def test_the_older_endpoint_wants_the_vector_as_it_is_and_cuts_nothing() -> None:
-    assert sent(prepared(older(prompt="why"))) == {
+def test_embeddings_requests_are_neither_normalised_nor_truncated() -> None:
+    assert sent(prepared(embeddings_request(prompt="why"))) == {
         "model": "all-minilm",
         "input": ["why"],
         "encoding_format": "base64",
@@ -184,36 +187,36 @@ def test_the_older_endpoint_wants_the_vector_as_it_is_and_cuts_nothing() -> None
 
 
 @pytest.mark.rule(101)
-def test_without_truncation_nothing_is_cut() -> None:
+def test_truncate_false_sends_no_truncation() -> None:
     for options in ({}, {"num_ctx": 256}, {"num_ctx": 100_000}):
-        body = sent(prepared(asked(input="x" * 1000, truncate=False, options=options)))
+        body = sent(prepared(embed_request(input="x" * 1000, truncate=False, options=options)))
         assert "truncate_prompt_tokens" not in body
 
 
 @pytest.mark.rule(102, 138)
 @pytest.mark.parametrize(("num_ctx", "expected"), [(255, 255), (17, 17), (256, -1), (4096, -1), (1e30, -1), (None, -1)])
-def test_num_ctx_caps_the_truncation(num_ctx: Any, expected: int) -> None:
-    body = sent(prepared(asked(input="x", options={"num_ctx": num_ctx})))
+def test_num_ctx_limits_the_truncation(num_ctx: Any, expected: int) -> None:
+    body = sent(prepared(embed_request(input="x", options={"num_ctx": num_ctx})))
     assert body["truncate_prompt_tokens"] == expected
 
 
 @pytest.mark.rule(138)
-def test_a_models_own_num_ctx_is_weaker_than_the_requests() -> None:
+def test_the_requests_num_ctx_overrides_the_models() -> None:
     own = Defaults(options={"num_ctx": 32})
-    assert sent(prepared(asked(input="x"), defaults=own))["truncate_prompt_tokens"] == 32
-    stronger = asked(input="x", options={"num_ctx": 64})
+    assert sent(prepared(embed_request(input="x"), defaults=own))["truncate_prompt_tokens"] == 32
+    stronger = embed_request(input="x", options={"num_ctx": 64})
     assert sent(prepared(stronger, defaults=own))["truncate_prompt_tokens"] == 64
 
 
-def test_a_context_that_is_unknown_leaves_the_cut_to_vllm() -> None:
+def test_an_unknown_context_leaves_truncation_to_vllm() -> None:
     unknown = ModelInfo(name="all-minilm")
-    assert sent(prepared(asked(input="x", options={"num_ctx": 2}), unknown))["truncate_prompt_tokens"] == -1
+    assert sent(prepared(embed_request(input="x", options={"num_ctx": 2}), unknown))["truncate_prompt_tokens"] == -1
 
 
 @pytest.mark.rule(101)
 @pytest.mark.parametrize("num_ctx", [2, 1, 0, -1])
-def test_a_num_ctx_without_room_beside_the_models_own_tokens_is_refused(num_ctx: int) -> None:
-    step = prepared(asked(input="why is the sky blue?", options={"num_ctx": num_ctx}))
+def test_a_num_ctx_without_room_for_text_is_refused(num_ctx: int) -> None:
+    step = prepared(embed_request(input="why is the sky blue?", options={"num_ctx": num_ctx}))
     with pytest.raises(Refused) as caught:
         counted(step, 2)
     assert caught.value.status == 400
@@ -221,16 +224,18 @@ def test_a_num_ctx_without_room_beside_the_models_own_tokens_is_refused(num_ctx:
 
 
 @pytest.mark.rule(102)
-def test_a_num_ctx_with_room_for_one_token_cuts_there() -> None:
-    step, texts = counted(prepared(asked(input="why is the sky blue?", options={"num_ctx": 3})), 2)
+def test_a_num_ctx_with_room_for_one_token_truncates() -> None:
+    step, texts = counted(prepared(embed_request(input="why is the sky blue?", options={"num_ctx": 3})), 2)
     assert texts == [""]
     assert sent(step)["truncate_prompt_tokens"] == 3
 
 
 @pytest.mark.rule(101)
-@pytest.mark.parametrize("make", [lambda **fields: asked(truncate=False, input=fields.pop("text"), **fields), None])
-def test_without_truncation_num_ctx_is_a_bound(make: Any) -> None:
-    make = make or (lambda **fields: older(prompt=fields.pop("text"), **fields))
+@pytest.mark.parametrize(
+    "make", [lambda **fields: embed_request(truncate=False, input=fields.pop("text"), **fields), None]
+)
+def test_without_truncation_num_ctx_refuses_longer_texts(make: Any) -> None:
+    make = make or (lambda **fields: embeddings_request(prompt=fields.pop("text"), **fields))
     request = make(text="x" * 100, options={"num_ctx": 20})
     with pytest.raises(Refused) as caught:
         counted(prepared(request), 21)
@@ -239,18 +244,20 @@ def test_without_truncation_num_ctx_is_a_bound(make: Any) -> None:
     assert "truncate_prompt_tokens" not in sent(step)
 
 
-def test_only_what_may_be_too_long_is_counted_and_not_all_of_a_large_batch() -> None:
+def test_only_the_longest_texts_of_a_batch_are_counted() -> None:
     options = {"num_ctx": 40}
-    short = asked(input=["short", "x" * 24], truncate=False, options=options)
+    short = embed_request(input=["short", "x" * 24], truncate=False, options=options)
     assert isinstance(prepared(short), UpstreamRequest)
     long = [f"{index:02}" * 20 + "x" * index for index in range(50)]
-    step, texts = counted(prepared(asked(input=long, truncate=False, options=options)), *[40] * embed.MAX_COUNTED)
+    step, texts = counted(
+        prepared(embed_request(input=long, truncate=False, options=options)), *[40] * embed.MAX_COUNTED
+    )
     assert sent(step)["input"] == long
     assert texts == long[: -embed.MAX_COUNTED - 1 : -1], "the longest"
 
 
-def test_a_count_that_is_none_is_the_workers_fault() -> None:
-    step = prepared(asked(input="x", options={"num_ctx": 2}))
+def test_an_invalid_token_count_is_a_refusal() -> None:
+    step = prepared(embed_request(input="x", options={"num_ctx": 2}))
     assert isinstance(step, PreflightRequest)
     with pytest.raises(Refused):
         step.then(b"{}")
@@ -275,8 +282,11 @@ LONG = (
         ((400, b'{"error":{"message":"Nope.","type":"BadRequestError","code":400}}'), 400, "Nope."),
     ],
 )
-def test_refusals_are_in_ollamas_words(answer: tuple[int, bytes], status: int, text: str) -> None:
-    for request, expected in ((asked(input="x", truncate=False), status), (older(prompt="x"), 500)):
+def test_embed_refusals_are_in_ollamas_words(answer: tuple[int, bytes], status: int, text: str) -> None:
+    for request, expected in (
+        (embed_request(input="x", truncate=False), status),
+        (embeddings_request(prompt="x"), 500),
+    ):
         with pytest.raises(Refused) as caught:
             embed.adapt(request, MINILM, NONE, classify(*answer))
         assert (caught.value.status, caught.value.text) == (expected, text)

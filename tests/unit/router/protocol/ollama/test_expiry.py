@@ -1,4 +1,4 @@
-"""How long models are shown as loaded."""
+"""Expiry times of /api/ps."""
 
 import pytest
 
@@ -9,7 +9,7 @@ MINUTE = 60 * 10**9
 
 
 @pytest.mark.rule(93)
-def test_a_model_lives_from_the_end_of_its_last_request_on() -> None:
+def test_a_model_lives_for_its_keep_alive_after_the_last_request() -> None:
     expiry = ExpiryTracker(5 * MINUTE)
     assert not expiry.lives("v", 0)
     expiry.touch("v", None, 10 * MINUTE)
@@ -21,7 +21,7 @@ def test_a_model_lives_from_the_end_of_its_last_request_on() -> None:
     assert not expiry.lives("v", 0)
 
 
-def test_the_models_asked_for_longest_ago_are_forgotten() -> None:
+def test_the_least_recently_used_models_are_forgotten() -> None:
     expiry = ExpiryTracker(MINUTE)
     expiry.touch("first", None, 0)
     for number in range(MAX_MODELS - 1):

@@ -59,7 +59,7 @@ def test_nothing_is_pushed_and_the_text_is_none_that_the_cli_looks_for(body: byt
         (b'{"model":1}', "json: cannot unmarshal number into Go struct field PushRequest.model of type string"),
     ],
 )
-def test_a_push_that_ollama_refuses_is_refused_in_its_words(body: bytes, text: str) -> None:
+def test_an_invalid_push_is_refused_in_ollamas_words(body: bytes, text: str) -> None:
     with pytest.raises(ClientError) as raised:
         ask("POST", "/api/push", body)
     assert (raised.value.status, raised.value.text) == (400, text)
@@ -75,7 +75,7 @@ def test_a_push_that_ollama_refuses_is_refused_in_its_words(body: bytes, text: s
     ],
     ids=["r012", "r013", "r014"],
 )
-def test_nobody_is_signed_in(method: str, path: str, text: str) -> None:
+def test_account_endpoints_say_not_signed_in(method: str, path: str, text: str) -> None:
     reply = ask(method, path)
     assert (reply.status, json.loads(reply.body)) == (401, {"error": text})
 
@@ -89,7 +89,7 @@ def test_nobody_is_signed_in(method: str, path: str, text: str) -> None:
         ("POST", DIGEST, 501, "models cannot be made from files here"),
     ],
 )
-def test_there_are_no_blobs(method: str, digest: str, status: int, text: str) -> None:
+def test_blobs_are_absent_and_not_accepted(method: str, digest: str, status: int, text: str) -> None:
     reply = ask(method, f"/api/blobs/{digest}")
     assert reply.status == status
     assert json.loads(reply.body)["error"].startswith(text)
@@ -98,14 +98,14 @@ def test_there_are_no_blobs(method: str, digest: str, status: int, text: str) ->
 @pytest.mark.rule(16, 17)
 @pytest.mark.parametrize("digest", ["x", "sha256:", DIGEST + "a", DIGEST[:-1], "md5:" + "a" * 64, "sha256:" + "g" * 64])
 @pytest.mark.parametrize("method", ["HEAD", "POST"])
-def test_what_is_no_digest_is_refused(method: str, digest: str) -> None:
+def test_an_invalid_digest_is_refused(method: str, digest: str) -> None:
     with pytest.raises(ClientError, match="invalid digest format") as raised:
         ask(method, f"/api/blobs/{digest}")
     assert raised.value.status == 400
 
 
 @pytest.mark.rule(37)
-def test_what_is_not_offered_says_nothing_that_the_cli_takes_for_something_else() -> None:
+def test_texts_avoid_the_words_that_the_cli_searches_for() -> None:
     for fixed in FIXED_ROUTES:
         path = fixed.path.replace("{digest:str}", DIGEST)
         reply = fixed.answer(FixedRequest("POST", path, b'{"model":"m"}'))
@@ -116,13 +116,13 @@ def test_what_is_not_offered_says_nothing_that_the_cli_takes_for_something_else(
 
 @pytest.mark.rule(19, 20)
 @pytest.mark.parametrize("what", ["search", "fetch"])
-def test_there_is_no_web_search(what: str) -> None:
+def test_web_search_and_fetch_are_disabled(what: str) -> None:
     reply = ask("POST", f"/api/experimental/web_{what}")
     assert reply.status == 403
     assert json.loads(reply.body) == {"error": f"ollama cloud is disabled: web {what} is unavailable"}
 
 
-def test_endpoints_that_are_not_served_say_so_in_the_shape_of_their_clients() -> None:
+def test_unserved_v1_endpoints_use_their_clients_error_format() -> None:
     openai = ask("POST", "/v1/chat/completions")
     assert openai.status == 501
     assert json.loads(openai.body)["error"]["type"] == "api_error"
@@ -131,7 +131,7 @@ def test_endpoints_that_are_not_served_say_so_in_the_shape_of_their_clients() ->
     assert (anthropic["type"], anthropic["error"]["type"]) == ("error", "api_error")
 
 
-def test_the_shapes_of_errors() -> None:
+def test_error_bodies_are_in_the_format_of_their_clients() -> None:
     assert error_body("/api/chat", 404, 'no "x"') == b'{"error":"no \\"x\\""}'
     assert error_body("/v1/models/x", 404, "no") == (
         b'{"error":{"message":"no","type":"not_found_error","param":null,"code":null}}'

@@ -52,7 +52,7 @@ def sent(info: ModelInfo = MODEL, **fields: Any) -> tuple[str, dict[str, Any]]:
 @pytest.mark.rule(146)
 @pytest.mark.trap(6)
 @pytest.mark.parametrize("body", [b"{}", b'{"model":""}', b'{"model":null}', b"null"])
-def test_a_missing_model_is_a_404_here(body: bytes) -> None:
+def test_generate_without_a_model_is_a_404(body: bytes) -> None:
     with pytest.raises(ClientError) as caught:
         decode_generate(body)
     assert (caught.value.status, caught.value.text) == (404, "model '' not found")
@@ -62,14 +62,14 @@ def test_a_missing_model_is_a_404_here(body: bytes) -> None:
 @pytest.mark.parametrize(
     "fields", [{}, {"prompt": ""}, {"images": [PNG]}, {"raw": True}, {"stream": True, "keep_alive": "5m"}]
 )
-def test_no_prompt_is_a_load(fields: dict[str, Any]) -> None:
+def test_generate_without_a_prompt_is_a_load(fields: dict[str, Any]) -> None:
     assert check(**fields) == DirectResponse(
         f'{{"model":"MyModel","created_at":"{STAMP}","response":"","done":true,"done_reason":"load"}}'.encode()
     )
 
 
 @pytest.mark.rule(90)
-def test_a_suffix_alone_is_a_load_of_a_model_that_fills_in() -> None:
+def test_a_suffix_without_a_prompt_is_a_load() -> None:
     coder = msgspec.structs.replace(MODEL, capabilities=("completion", "insert"))
     loaded = check(coder, suffix="end")
     assert loaded is not None
@@ -78,14 +78,14 @@ def test_a_suffix_alone_is_a_load_of_a_model_that_fills_in() -> None:
 
 
 @pytest.mark.rule(112)
-def test_image_models_are_refused_and_sizes_of_images_ignored() -> None:
+def test_image_generation_models_refuse_generate() -> None:
     painter = msgspec.structs.replace(MODEL, capabilities=("completion", "image"))
     assert refused(painter, prompt="hi") == (400, "image generation models are not currently supported")
     assert sent(width=512, height="512", steps=[]) == sent()
 
 
 @pytest.mark.rule(87)
-def test_unload_comes_before_every_check() -> None:
+def test_unload_is_answered_before_every_check() -> None:
     reply = check(EMBEDDER, keep_alive="0s", raw=True, system="x", think=True)
     assert reply is not None
     assert json.loads(reply.body)["done_reason"] == "unload"
@@ -93,7 +93,7 @@ def test_unload_comes_before_every_check() -> None:
 
 @pytest.mark.rule(56)
 @pytest.mark.parametrize("fields", [{"template": "x"}, {"system": "x"}, {"context": [1]}])
-def test_raw_conflicts(fields: dict[str, Any]) -> None:
+def test_raw_conflicts_with_template_system_and_context(fields: dict[str, Any]) -> None:
     text = "raw mode does not support template, system, or context"
     assert refused(raw=True, prompt="hi", **fields) == (400, text)
     assert check(raw=True, prompt="hi", template="", system="", context=[]) is None
@@ -105,7 +105,7 @@ def test_an_embedding_model_cannot_generate() -> None:
 
 
 @pytest.mark.rule(51)
-def test_suffix_needs_a_model_that_fills_in() -> None:
+def test_a_suffix_requires_the_insert_capability() -> None:
     text = "registry.ollama.ai/library/MyModel:latest does not support insert"
     assert refused(prompt="hi", suffix="end") == (400, text)
     coder = msgspec.structs.replace(MODEL, capabilities=("completion", "insert"))
@@ -115,7 +115,7 @@ def test_suffix_needs_a_model_that_fills_in() -> None:
 
 
 @pytest.mark.rule(53)
-def test_a_template_is_refused_with_the_reason_but_not_an_empty_one() -> None:
+def test_a_template_is_refused_unless_empty() -> None:
     status, text = refused(prompt="hi", template="{{ .Prompt }}")
     assert status == 400
     assert "template" in text
@@ -123,7 +123,7 @@ def test_a_template_is_refused_with_the_reason_but_not_an_empty_one() -> None:
 
 
 @pytest.mark.rule(59)
-def test_images_need_sight_and_a_template() -> None:
+def test_images_require_vision_and_a_template() -> None:
     assert refused(prompt="hi", images=[PNG])[1].endswith("does not support vision")
     seeing = msgspec.structs.replace(MODEL, capabilities=("completion", "vision"))
     assert check(seeing, prompt="hi", images=[PNG]) is None
@@ -150,7 +150,7 @@ def test_a_prompt_is_a_chat_of_one_message() -> None:
 
 
 @pytest.mark.rule(56)
-def test_raw_is_a_completion_of_the_prompt_alone() -> None:
+def test_a_raw_prompt_is_a_completion_without_template() -> None:
     path, body = sent(raw=True, logprobs=True, top_logprobs=3)
     assert path == "/v1/completions"
     assert body == {
@@ -166,14 +166,14 @@ def test_raw_is_a_completion_of_the_prompt_alone() -> None:
     }
 
 
-def test_a_model_without_template_completes_what_it_is_given() -> None:
+def test_without_a_template_a_prompt_is_a_completion() -> None:
     path, body = sent(BASE, system="Be brief.")
     assert (path, body["prompt"]) == ("/v1/completions", "Be brief.\n\nhi")
     assert body["return_token_ids"] is True
 
 
 @pytest.mark.rule(61)
-def test_thinking() -> None:
+def test_think_is_translated_or_refused() -> None:
     assert sent(THINKER)[1]["chat_template_kwargs"]["enable_thinking"] is True
     assert sent(THINKER, think=False)[1]["chat_template_kwargs"]["enable_thinking"] is False
     assert "chat_template_kwargs" not in sent(THINKER, raw=True)[1]
@@ -184,7 +184,7 @@ TAGGED = msgspec.structs.replace(THINKER, template=THINKER.template + "<think>")
 
 
 def after_context(info: ModelInfo, answer: dict[str, Any], **fields: Any) -> tuple[dict[str, Any], UpstreamRequest]:
-    """The question that comes before a request with a context, and that request."""
+    """The preflight request of a request with a context, and that request."""
     body = {"model": "M", "prompt": "hi", "context": [1, 2], **fields}
     step = generate.prepare(decode_generate(json.dumps(body).encode()), info, NONE, CLOCK)
     assert isinstance(step, PreflightRequest)
@@ -195,7 +195,7 @@ def after_context(info: ModelInfo, answer: dict[str, Any], **fields: Any) -> tup
 
 
 @pytest.mark.rule(54)
-def test_a_context_comes_before_the_rendered_prompts_tokens() -> None:
+def test_a_context_precedes_the_rendered_prompts_tokens() -> None:
     asked, out = after_context(MODEL, {"tokens": [7, 8]}, system="be brief")
     assert asked["messages"] == [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
     assert out.path == "/v1/completions"
@@ -220,7 +220,7 @@ def test_a_context_comes_before_the_rendered_prompts_tokens() -> None:
         (["assistant", None], "yes", None, "yes"),
     ],
 )
-def test_thinking_is_taken_out_of_what_follows_a_context(
+def test_tagged_thinking_after_a_context_is_separated(
     texts: list[str], text: str, thinking: str | None, response: str
 ) -> None:
     asked, out = after_context(TAGGED, {"tokens": [7, 8], "token_strs": texts})
@@ -234,7 +234,7 @@ def test_thinking_is_taken_out_of_what_follows_a_context(
 
 
 @pytest.mark.rule(54)
-def test_a_model_that_does_not_tag_its_thoughts_is_left_alone() -> None:
+def test_without_think_tags_the_answer_after_a_context_is_plain() -> None:
     asked, out = after_context(THINKER, {"tokens": [7]})
     assert "return_token_strs" not in asked
     assert asked["chat_template_kwargs"]["enable_thinking"] is True
@@ -242,50 +242,50 @@ def test_a_model_that_does_not_tag_its_thoughts_is_left_alone() -> None:
 
 
 @pytest.mark.rule(62)
-def test_what_is_too_long_by_itself_is_cut() -> None:
+def test_a_prompt_that_is_too_long_is_truncated() -> None:
     too_long = Refused(CONTEXT_EXCEEDED, status=400)
 
-    def recovered(info: ModelInfo = MODEL, **fields: Any) -> NextStep | None:
+    def adapted(info: ModelInfo = MODEL, **fields: Any) -> NextStep | None:
         request = decode_generate(json.dumps({"model": "M", "prompt": "hi"} | fields).encode())
         return generate.adapt(request, info, NONE, too_long)
 
-    raw = recovered(raw=True)
+    raw = adapted(raw=True)
     assert isinstance(raw, UpstreamRequest)
     assert json.loads(raw.body)["truncate_prompt_tokens"] == 2048 - 512
-    unknown = recovered(msgspec.structs.replace(MODEL, context_length=0), raw=True)
+    unknown = adapted(msgspec.structs.replace(MODEL, context_length=0), raw=True)
     assert isinstance(unknown, PreflightRequest)
     out = unknown.then(b'{"count":0,"max_model_len":400}')
     assert isinstance(out, UpstreamRequest)
     assert json.loads(out.body)["truncate_prompt_tokens"] == 300
-    continued = recovered(context=[5] * 5000, options={"num_predict": 48})
+    continued = adapted(context=[5] * 5000, options={"num_predict": 48})
     assert isinstance(continued, PreflightRequest)
     out = continued.then(b'{"tokens":[7],"max_model_len":2048}')
     assert isinstance(out, UpstreamRequest)
     assert json.loads(out.body)["truncate_prompt_tokens"] == 2000
-    assert recovered(raw=True, truncate=False) is recovered(shift=False) is None
+    assert adapted(raw=True, truncate=False) is adapted(shift=False) is None
 
 
 @pytest.mark.rule(52, 85)
-def test_a_models_system_text_and_messages() -> None:
+def test_a_models_system_text_and_messages_precede_the_prompt() -> None:
     default_messages = ({"role": "user", "content": "one"}, {"role": "assistant", "content": "two"})
     defaults = Defaults(system="You are a pirate.", messages=default_messages)
 
-    def told(info: ModelInfo = MODEL, **fields: Any) -> Any:
+    def upstream_messages(info: ModelInfo = MODEL, **fields: Any) -> Any:
         request = decode_generate(json.dumps({"model": "M", "prompt": "hi"} | fields).encode())
         step = generate.prepare(request, info, defaults, CLOCK)
         body = json.loads(step.body)  # type: ignore[union-attr]
         return [message["content"] for message in body["messages"]] if "messages" in body else body["prompt"]
 
-    assert told() == ["You are a pirate.", "one", "two", "hi"]
-    assert told(system="Be kind.") == ["Be kind.", "one", "two", "hi"]
-    assert told(system="") == told()
-    assert told(context=[1]) == ["You are a pirate.", "hi"]
-    assert told(raw=True) == "hi"
-    assert told(BASE) == "You are a pirate.\n\nhi"
+    assert upstream_messages() == ["You are a pirate.", "one", "two", "hi"]
+    assert upstream_messages(system="Be kind.") == ["Be kind.", "one", "two", "hi"]
+    assert upstream_messages(system="") == upstream_messages()
+    assert upstream_messages(context=[1]) == ["You are a pirate.", "hi"]
+    assert upstream_messages(raw=True) == "hi"
+    assert upstream_messages(BASE) == "You are a pirate.\n\nhi"
 
 
 @pytest.mark.rule(66)
-def test_the_prompt_of_a_completion_is_its_text() -> None:
+def test_debug_render_of_a_completion_is_its_text() -> None:
     def rendered(**fields: Any) -> NextStep:
         body = {"model": "M", "prompt": "hi", "_debug_render_only": True, **fields}
         return generate.prepare(decode_generate(json.dumps(body).encode()), BASE, NONE, CLOCK)
@@ -303,5 +303,5 @@ def test_the_prompt_of_a_completion_is_its_text() -> None:
 
 
 @pytest.mark.rule(153)
-def test_option_types_are_looked_at_before_a_load() -> None:
+def test_option_types_are_checked_before_a_load() -> None:
     assert refused(options={"top_k": "x"}) == (500, 'option "top_k" must be of type integer')

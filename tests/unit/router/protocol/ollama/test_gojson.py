@@ -63,7 +63,7 @@ def test_a_misplaced_bracket_is_refused_by_name(body: bytes) -> None:
 
 @pytest.mark.rule(150)
 @pytest.mark.parametrize("body", [b"", b"  \n\t"])
-def test_an_empty_body_is_named(body: bytes) -> None:
+def test_an_empty_body_is_reported_as_missing(body: bytes) -> None:
     with pytest.raises(BadRequest, match=r"^missing request body$"):
         decode_chat(body)
 
@@ -106,14 +106,14 @@ WRONG_IN_CHAT = {
 
 @pytest.mark.rule(73, 76)
 @pytest.mark.parametrize(("body", "text"), WRONG_IN_CHAT.items())
-def test_wrong_types_inside_messages_name_the_whole_path(body: str, text: str) -> None:
+def test_wrong_types_within_messages_are_refused_with_their_path(body: str, text: str) -> None:
     with pytest.raises(BadRequest) as caught:
         decode_chat(b'{"model":"x",' + body[1:].encode())
     assert caught.value.text == f"json: cannot unmarshal {text}"
 
 
 @pytest.mark.rule(39)
-def test_keys_in_any_case_unknown_keys_and_trailing_data() -> None:
+def test_key_case_unknown_keys_and_trailing_data_are_ignored() -> None:
     request = generate(b' {"MODEL":"x","Prompt":"hi","STREAM":false,"temperature":2,"foo":{"bar":[1]}} trailing')
     assert (request.model, request.prompt, request.stream) == ("x", "hi", False)
 
@@ -138,13 +138,13 @@ def test_null_is_absent_for_every_field() -> None:
         assert name == "format" or getattr(given, field) == getattr(plain, field)
 
 
-def test_text_that_is_no_unicode_is_replaced_as_go_does() -> None:
+def test_invalid_unicode_is_replaced_as_go_does() -> None:
     assert generate(b'{"model":"x","prompt":"a\xffb"}').prompt == "a\ufffdb"
     assert generate(b'{"model":"x","prompt":"a\\ud800b"}').prompt == "a\ufffdb"
     assert generate(b'{"Model":"x","prompt":"\\ud83e\\udd99"}').prompt == "🦙"
 
 
-def test_absurd_nesting_and_numbers_are_refused_and_nothing_breaks() -> None:
+def test_excessive_nesting_and_numbers_are_refused() -> None:
     for body in (b"[" * 200_000, b'{"a":' * 50_000, b'{"model":"x","options":' + b'{"a":[' * 40_000):
         with pytest.raises(BadRequest):
             generate(body)

@@ -16,7 +16,7 @@ PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(60)).decode()
 
 
 def upstream(*messages: dict[str, Any], **fields: Any) -> Any:
-    """What vLLM gets for these messages."""
+    """vLLM's messages for these."""
     request = decode_chat(json.dumps({"model": "x", "messages": messages} | fields).encode())
     return json.loads(outgoing(chat.prepare(request, THINKER, NONE, CLOCK)).body)
 
@@ -36,13 +36,13 @@ def test_roles_are_lower_cased_and_plain_messages_stay_plain() -> None:
 
 
 @pytest.mark.rule(72, 73)
-def test_roles_are_not_looked_at_and_null_is_no_text() -> None:
+def test_unknown_roles_pass_and_null_content_is_empty() -> None:
     sent = upstream({"role": "Critic", "content": "hm"}, {"role": "assistant", "content": None})
     assert sent["messages"] == [{"role": "critic", "content": "hm"}, {"role": "assistant", "content": ""}]
 
 
 @pytest.mark.rule(72)
-def test_a_developer_is_let_through_but_never_left_out() -> None:
+def test_a_developer_message_is_never_dropped_by_the_template() -> None:
     told = [ChatMessage("Developer", "be brief"), ChatMessage("user", "hi"), ChatMessage("developer", "now")]
     for template in ("", "{% if message.role == 'developer' %}"):
         assert [made.role for made in for_template(translate(told), template)] == ["developer", "user", "developer"]
@@ -52,13 +52,13 @@ def test_a_developer_is_let_through_but_never_left_out() -> None:
 
 
 @pytest.mark.rule(74)
-def test_earlier_thoughts_go_back_as_reasoning() -> None:
+def test_earlier_thinking_is_sent_as_reasoning() -> None:
     sent = upstream({"role": "assistant", "content": "4", "thinking": "2+2"})
     assert sent["messages"] == [{"role": "assistant", "content": "4", "reasoning": "2+2"}]
 
 
 @pytest.mark.rule(75)
-def test_images_become_data_urls_in_front_of_the_text() -> None:
+def test_images_become_data_urls_before_the_text() -> None:
     sent = upstream({"role": "user", "content": "what is it?", "images": [PNG]})
     assert sent["messages"][0]["content"] == [
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}},
@@ -66,7 +66,7 @@ def test_images_become_data_urls_in_front_of_the_text() -> None:
     ]
 
 
-def test_audio_travels_among_the_images() -> None:
+def test_audio_among_the_images_becomes_input_audio() -> None:
     wave = base64.b64encode(b"RIFF\0\0\0\0WAVE" + bytes(20)).decode()
     sent = upstream({"role": "user", "images": [wave]})
     assert sent["messages"][0]["content"] == [
@@ -76,7 +76,7 @@ def test_audio_travels_among_the_images() -> None:
 
 @pytest.mark.rule(76)
 @pytest.mark.trap(1)
-def test_arguments_go_out_as_a_string_in_the_order_of_the_client() -> None:
+def test_arguments_are_sent_as_text_in_the_clients_order() -> None:
     sent = upstream({"role": "assistant", "tool_calls": [call("f", z=1, a={"x": [1.50, None]})]})
     function = sent["messages"][0]["tool_calls"][0]
     assert function["type"] == "function"
@@ -85,7 +85,7 @@ def test_arguments_go_out_as_a_string_in_the_order_of_the_client() -> None:
 
 
 @pytest.mark.rule(79)
-def test_tools_pass_untouched_and_an_empty_list_is_none() -> None:
+def test_tools_are_unchanged_and_an_empty_list_is_omitted() -> None:
     schema = {
         "type": "object",
         "properties": {"city": {"type": ["string", "null"], "minLength": 1, "default": "x"}},

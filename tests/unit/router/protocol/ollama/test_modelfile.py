@@ -1,4 +1,4 @@
-"""Modelfiles are read back as they were meant, by a reader that works as Ollama's does."""
+"""Modelfiles are parsed back unchanged by a parser that works as Ollama's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vllama_pool.router.protocol.ollama.modelfile import modelfile, quoted
 
 
 def commands(text: str) -> list[tuple[str, str]]:
-    """Command and argument. A value ends with its line, or if it begins with quotes with the line that closes them."""
+    """Pairs of command and argument. A value ends with its line, or with the line that closes its quotes."""
     found: list[tuple[str, str]] = []
     lines = iter(text.split("\n"))
     for line in lines:
@@ -26,7 +26,7 @@ def commands(text: str) -> list[tuple[str, str]]:
 
 
 def unquote(text: str) -> str | None:
-    """None while the closing quotes are missing."""
+    """The text, or None without closing quotes."""
     for quotes in ('"""', '"'):
         if text.startswith(quotes):
             closed = len(text) >= 2 * len(quotes) and text.endswith(quotes)
@@ -34,7 +34,7 @@ def unquote(text: str) -> str | None:
     return text
 
 
-def test_every_kind_of_line() -> None:
+def test_a_modelfile_has_every_kind_of_line() -> None:
     text = modelfile(
         "mario:latest",
         "llama3.2:latest",
@@ -56,18 +56,18 @@ def test_every_kind_of_line() -> None:
     ]
 
 
-def test_plain_values_stay_plain() -> None:
+def test_values_are_quoted_only_where_needed() -> None:
     assert quoted("<|im_end|>") == "<|im_end|>"
     assert quoted("He said so") == "He said so"
     assert quoted('"quoted" from its start') == '""""quoted" from its start"""'
 
 
-# Three quotes at the end of a line inside a text cannot be written: the format has no escapes.
+# Triple quotes at the end of a line within a text cannot be written: the format has no escapes.
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\r")).filter(lambda text: '"""' not in text)
 
 
 @given(texts, texts, texts.filter(bool))
-def test_texts_come_back_whole(system: str, license_text: str, message: str) -> None:
+def test_any_text_is_read_back_unchanged(system: str, license_text: str, message: str) -> None:
     read = commands(modelfile("a", "b", {}, system, [{"role": "user", "content": message}], license_text))
     assert read == [
         ("FROM", "b"),

@@ -21,18 +21,18 @@ def sent(request: dict[str, Any] | None = None, route: dict[str, Any] | None = N
 
 
 @pytest.mark.rule(127, 129)
-def test_ollamas_defaults_are_sent_where_nobody_says_otherwise() -> None:
+def test_ollamas_defaults_are_sent_unless_overridden() -> None:
     assert sent() == {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 
 
 @pytest.mark.rule(144)
-def test_a_default_that_the_model_sets_itself_is_left_to_vllm() -> None:
+def test_a_default_of_generation_config_is_left_to_vllm() -> None:
     info = msgspec.structs.replace(MODEL, defaults={"temperature": 0.2, "top_p": 0.5})
     assert sent(info=info) == {"top_k": 40}
     assert sent({"temperature": 1}, info=info) == {"top_k": 40, "temperature": 1.0}
 
 
-def test_the_request_is_stronger_than_the_route_and_null_is_absent() -> None:
+def test_request_options_override_the_routes_and_null_is_absent() -> None:
     result = sent({"temperature": None, "top_k": 7}, {"temperature": 0.1, "top_k": 5, "stop": "END"})
     assert result == {"temperature": 0.1, "top_k": 7, "top_p": 0.9, "stop": ["END"]}
 
@@ -51,14 +51,14 @@ WRONG: list[tuple[str, Any, str]] = [
 
 @pytest.mark.rule(153)
 @pytest.mark.parametrize(("key", "value", "kind"), WRONG)
-def test_a_wrong_type_is_a_500(key: str, value: Any, kind: str) -> None:
+def test_an_option_of_the_wrong_type_is_a_500(key: str, value: Any, kind: str) -> None:
     with pytest.raises(ClientError) as caught:
         check({key: value})
     assert (caught.value.status, caught.value.text) == (500, f'option "{key}" must be {kind}')
 
 
 @pytest.mark.rule(143)
-def test_unknown_and_removed_options_have_no_type() -> None:
+def test_unknown_and_removed_options_are_not_type_checked() -> None:
     removed = ["mirostat", "mirostat_tau", "mirostat_eta", "tfs_z", "penalize_newline", "numa", "low_vram"]
     removed += ["f16_kv", "logits_all", "vocab_only", "use_mlock", "num_gqa"]
     values: tuple[Any, ...] = ("x", [], {}, 1, True)
@@ -70,13 +70,12 @@ def test_unknown_and_removed_options_have_no_type() -> None:
 
 @pytest.mark.rule(131, 138, 139, 140, 141, 142)
 @pytest.mark.parametrize("key", sorted(DROPPED))
-def test_what_vllm_has_no_counterpart_for_is_dropped(key: str) -> None:
+def test_options_without_a_counterpart_in_vllm_are_dropped(key: str) -> None:
     assert sent({key: 1}) == sent()
 
 
 @pytest.mark.rule(131, 138, 139, 140, 141, 142)
-def test_what_is_dropped_has_a_type_all_the_same() -> None:
-    """Ollama knows these options, and no others that vLLM lacks."""
+def test_dropped_options_are_type_checked() -> None:
     integers = {"num_ctx", "num_keep", "num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict"}
     assert {*integers, "typical_p", "use_mmap"} == DROPPED
     for key in DROPPED:
@@ -86,12 +85,12 @@ def test_what_is_dropped_has_a_type_all_the_same() -> None:
 
 @pytest.mark.rule(126)
 @pytest.mark.parametrize(("given", "max_tokens"), [(-1, None), (-2, None), (0, None), (5, 5), (5.9, 5), (10**9, 2048)])
-def test_num_predict(given: float, max_tokens: int | None) -> None:
+def test_num_predict_becomes_max_tokens(given: float, max_tokens: int | None) -> None:
     assert sent({"num_predict": given}).get("max_tokens") == max_tokens
 
 
 @pytest.mark.rule(126)
-def test_completions_always_get_an_explicit_limit() -> None:
+def test_completions_always_have_max_tokens() -> None:
     def limit(info: ModelInfo, **options: Any) -> Any:
         return with_max_tokens(sampling(merge(options, {}, info), info), info)["max_tokens"]
 
@@ -125,7 +124,7 @@ def test_completions_always_get_an_explicit_limit() -> None:
         ({"min_p": 2}, {"min_p": 1.0}),
     ],
 )
-def test_values_are_brought_into_vllms_range(options: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_values_are_clamped_to_vllms_ranges(options: dict[str, Any], expected: dict[str, Any]) -> None:
     result = sent(options)
     assert {key: result.get(key) for key in expected} == expected
 
@@ -139,7 +138,9 @@ LAYER = st.dictionaries(
 @pytest.mark.rule(126, 136)
 @pytest.mark.trap(13)
 @given(LAYER, LAYER, st.sampled_from([0, 1, 2048]))
-def test_no_value_is_one_that_vllm_refuses(request: dict[str, Any], route: dict[str, Any], context: int) -> None:
+def test_any_options_give_values_that_vllm_accepts(
+    request: dict[str, Any], route: dict[str, Any], context: int
+) -> None:
     check(request)
     result = sent(request, route, msgspec.structs.replace(MODEL, context_length=context))
     assert result.get("max_tokens", 1) >= 1

@@ -1,4 +1,4 @@
-"""Which tool call each result answers, whatever clients leave out."""
+"""Pairing of tool results with calls, whatever clients omit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vllama_pool.router.protocol.ollama.requests import CalledTool, CalledToolFu
 
 
 def upstream(*messages: dict[str, Any], **fields: Any) -> Any:
-    """What vLLM gets for these messages."""
+    """vLLM's messages for these."""
     request = decode_chat(json.dumps({"model": "x", "messages": messages} | fields).encode())
     return json.loads(outgoing(chat.prepare(request, THINKER, NONE, CLOCK)).body)
 
@@ -31,7 +31,7 @@ def call(name: str, id: str | None = None, **arguments: Any) -> dict[str, Any]:
 
 @pytest.mark.rule(77, 78)
 @pytest.mark.trap(2)
-def test_results_are_paired_by_id_then_name_then_order() -> None:
+def test_results_are_matched_by_id_then_name_then_order() -> None:
     sent = upstream(
         {"role": "assistant", "tool_calls": [call("a", "one"), call("b"), call("c"), call("d")]},
         {"role": "tool", "content": "first without a hint"},
@@ -52,7 +52,7 @@ def test_results_are_paired_by_id_then_name_then_order() -> None:
     assert sent["messages"][2]["name"] == "c"
 
 
-def test_ids_that_a_client_uses_again_in_every_round_pair_within_their_round() -> None:
+def test_reused_ids_match_within_their_round() -> None:
     turns: list[dict[str, Any]] = [
         {"role": "assistant", "tool_calls": [call("f", "call_0"), call("g", "call_1")]},
         {"role": "tool", "content": "g", "tool_call_id": "call_1"},
@@ -62,7 +62,7 @@ def test_ids_that_a_client_uses_again_in_every_round_pair_within_their_round() -
     assert [message.get("tool_call_id") for message in sent] == [None, "call_1", "call_0"] * 2
 
 
-def test_a_result_without_a_call_keeps_its_id_or_gets_one() -> None:
+def test_a_result_without_a_call_keeps_its_id_or_gets_a_new_one() -> None:
     sent = upstream({"role": "tool", "content": "x", "tool_call_id": "lost"}, {"role": "tool", "content": "y"})
     assert sent["messages"][0]["tool_call_id"] == "lost"
     assert sent["messages"][1]["tool_call_id"].startswith("call_")
@@ -85,7 +85,7 @@ MESSAGES = st.lists(
 @pytest.mark.rule(77, 78)
 @pytest.mark.trap(2)
 @given(MESSAGES)
-def test_pairing_never_loses_or_doubles_a_call(messages: list[dict[str, Any]]) -> None:
+def test_every_call_is_matched_at_most_once(messages: list[dict[str, Any]]) -> None:
     decoded = decode_chat(json.dumps({"model": "x", "messages": messages}).encode()).messages or []
     sent = translate(decoded)
     assert [message.role for message in sent] == [message.role for message in decoded]
@@ -96,7 +96,7 @@ def test_pairing_never_loses_or_doubles_a_call(messages: list[dict[str, Any]]) -
             answered = Counter(after.tool_call_id or "" for _, after in pairs)
             assert all(isinstance(after.tool_call_id, str) for _, after in pairs)
             assert "" not in answered
-            # As many calls are answered as can be, and none twice.
+            # as many calls as possible are answered, none twice
             assert (answered & open_calls).total() == min(len(pairs), open_calls.total())
             open_calls -= answered & open_calls
         for before, after in pairs:
@@ -106,7 +106,7 @@ def test_pairing_never_loses_or_doubles_a_call(messages: list[dict[str, Any]]) -
 
 
 @given(MESSAGES)
-def test_a_result_that_names_an_open_call_by_id_gets_that_one(messages: list[dict[str, Any]]) -> None:
+def test_a_result_with_the_id_of_an_open_call_matches_it(messages: list[dict[str, Any]]) -> None:
     unique = [
         message | {"tool_calls": [entry | {"id": f"{i}-{j}"} for j, entry in enumerate(message["tool_calls"])]}
         if message["role"] == "assistant"
@@ -125,12 +125,12 @@ def test_a_result_that_names_an_open_call_by_id_gets_that_one(messages: list[dic
         assert message.tool_call_id == message.content
 
 
-def test_messages_without_tools_cost_no_pairing() -> None:
+def test_messages_without_tools_are_not_matched() -> None:
     assert translate([ChatMessage(role="user", content="hi")])[0].tool_call_id is None
 
 
-def test_thousands_of_open_calls_cost_no_more_than_each_its_own() -> None:
-    """Results that fit none of them, by id or by name, were looked for among all."""
+def test_matching_thousands_of_open_calls_takes_linear_time() -> None:
+    """Results that match none of the calls used to be searched for among all of them."""
     many = 20000
     calls = [CalledTool(CalledToolFunction(f"f{number}"), id=f"c{number}") for number in range(many)]
     results = [ChatMessage("tool", "r", tool_call_id="none", tool_name="none") for _ in range(many)]

@@ -1,4 +1,4 @@
-"""Bodies made to break the router: each is answered in Ollama's way or taken, and none is a fault of ours."""
+"""Hostile bodies are refused in Ollama's words or accepted; none causes an internal error."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ FEW = b'"messages":[{"role":"user","content":"x"}],"prompt":"x"'
 
 
 def sent(body: bytes) -> dict[str, Any]:
-    """What vLLM is sent for a chat. Raises ClientError."""
+    """vLLM's request for a chat. Raises ClientError."""
     request = requests.decode_chat(body)
     assert chat.check(request, ABLE, CLOCK) is None
     result: dict[str, Any] = json.loads(outgoing(chat.prepare(request, ABLE, NONE, CLOCK)).body)
@@ -32,31 +32,31 @@ def sent(body: bytes) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("field", [b'"format":{"a":"\xff"}', b'"tools":[{"function":{"parameters":{"a":"\xff"}}}]'])
-def test_broken_text_is_replaced_also_in_what_is_passed_on_as_it_is(field: bytes) -> None:
+def test_invalid_utf8_is_replaced_in_raw_fields(field: bytes) -> None:
     assert "\ufffd" in json.dumps(sent(b'{"model":"m",%b,%b}' % (FEW, field)), ensure_ascii=False)
 
 
-def test_broken_text_in_the_arguments_of_a_call_is_replaced() -> None:
+def test_invalid_utf8_is_replaced_in_call_arguments() -> None:
     call = b'{"function":{"name":"f","arguments":{"a":"\xff"}}}'
     message = sent(b'{"model":"m","messages":[{"role":"assistant","tool_calls":[%b]}]}' % call)["messages"][0]
     assert json.loads(message["tool_calls"][0]["function"]["arguments"]) == {"a": "\ufffd"}
 
 
-def test_broken_text_as_a_format_is_an_invalid_format() -> None:
+def test_invalid_utf8_in_format_is_an_invalid_format() -> None:
     with pytest.raises(ClientError, match="invalid format"):
         sent(b'{"model":"m",%b,"format":"\xff"}' % FEW)
 
 
 @pytest.mark.parametrize("field", ["think", "keep_alive", "format", "options", "unknown"])
 @pytest.mark.parametrize("depth", [900, 980, 990, 995, 1000, 5000, 100_000])
-def test_deep_nesting_is_taken_or_refused(field: str, depth: int) -> None:
+def test_deep_nesting_is_accepted_or_refused(field: str, depth: int) -> None:
     body = b'{"model":"m",%b,"%b":%b%b}' % (FEW, field.encode(), b"[" * depth, b"]" * depth)
     for decode in (requests.decode_chat, requests.decode_generate, show.decode_show):
         with contextlib.suppress(BadRequest):
             decode(body)
 
 
-def test_numbers_beyond_any_float_are_held_within_vllms_range() -> None:
+def test_numbers_above_a_floats_range_are_clamped() -> None:
     huge = "9" * 310
     options = f'{{"temperature":{huge},"top_p":{huge},"repeat_penalty":{huge},"top_k":{huge},"seed":{huge}}}'
     request = sent(b'{"model":"m","messages":[{"role":"user"}],"options":%b}' % options.encode())
@@ -73,12 +73,12 @@ def test_an_image_may_begin_with_line_breaks(breaks: int) -> None:
     assert part["image_url"]["url"] == "data:image/png;base64,iVBORw0KGgo="
 
 
-def test_digits_are_gos_digits_only() -> None:
+def test_non_ascii_digits_are_not_a_duration() -> None:
     with pytest.raises(BadRequest, match="invalid duration"):
         requests.decode_generate('{"model":"m","keep_alive":"\u0663s"}'.encode())
 
 
-def test_a_generate_request_keeps_to_the_same() -> None:
+def test_invalid_utf8_is_replaced_in_generate_requests() -> None:
     request = requests.decode_generate(b'{"model":"m","prompt":"x","format":{"a":"\xff"}}')
     assert generate.check(request, ABLE, CLOCK) is None
     assert "\ufffd" in outgoing(generate.prepare(request, ABLE, NONE, CLOCK)).body.decode()
@@ -128,10 +128,10 @@ def followed(step: NextStep | None) -> UpstreamRequest | DirectResponse | None:
 
 
 @given(REQUEST, st.sampled_from(["chat", "generate"]), st.booleans())
-def test_whatever_is_taken_can_be_sent_and_sent_again_shorter(
+def test_every_accepted_request_can_be_sent_and_shortened(
     fields: dict[str, Any], name: str, has_template: bool
 ) -> None:
-    """A worker of the simulated kind takes the shape of whatever comes out."""
+    """The simulated worker accepts every resulting request."""
     operation = next(operation for operation in operations(CLOCK) if operation.name == name)
     info = msgspec.structs.replace(ABLE, has_template=has_template, template="<think>", context_length=64)
     request = operation.decode(json.dumps(fields).encode())

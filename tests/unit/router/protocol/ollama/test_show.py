@@ -1,4 +1,4 @@
-"""POST /api/show: what clients read of a model, and what would break them."""
+"""POST /api/show: the fields that clients use, and values that would break clients."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def shown(model: ModelView = MODEL, user_agent: str = "", **fields: Any) -> dict
     return result
 
 
-def but(**changes: Any) -> ModelView:
+def changed(**changes: Any) -> ModelView:
     return ModelView("x:latest", (msgspec.structs.replace(INFO, **changes),))
 
 
 @pytest.mark.rule(10, 111)
-def test_show_has_the_keys_that_clients_read() -> None:
+def test_show_has_the_keys_that_clients_use() -> None:
     answer = shown()
     assert answer["model_info"] == {
         "general.architecture": "llama",
@@ -62,7 +62,7 @@ def test_show_has_the_keys_that_clients_read() -> None:
 
 
 @pytest.mark.rule(10)
-def test_keys_come_in_ollamas_order_and_none_is_of_another_kind_of_server() -> None:
+def test_show_keys_are_in_ollamas_order() -> None:
     assert list(shown(MARIO)) == [
         "license",
         "modelfile",
@@ -78,7 +78,7 @@ def test_keys_come_in_ollamas_order_and_none_is_of_another_kind_of_server() -> N
 
 
 @pytest.mark.rule(10)
-def test_what_clients_insist_on_is_there_when_nothing_is_known() -> None:
+def test_required_keys_are_present_for_an_unknown_model() -> None:
     nothing = ModelView("x:latest", (ModelInfo(name="x", capabilities=()),))
     answer = shown(nothing)
     assert answer["capabilities"] == []
@@ -87,7 +87,7 @@ def test_what_clients_insist_on_is_there_when_nothing_is_known() -> None:
 
 
 @pytest.mark.rule(111)
-def test_numbers_are_numbers_and_the_context_is_what_every_replica_has() -> None:
+def test_model_info_has_numbers_and_the_smallest_context() -> None:
     short = msgspec.structs.replace(INFO, context_length=1024)
     facts = shown(ModelView("x", (INFO, short)))["model_info"]
     assert facts["llama.context_length"] == 1024
@@ -96,15 +96,15 @@ def test_numbers_are_numbers_and_the_context_is_what_every_replica_has() -> None
 
 
 @pytest.mark.rule(111)
-def test_keys_of_vision_mean_that_the_model_sees() -> None:
+def test_vision_keys_are_shown_for_vision_models_only() -> None:
     metadata = {"vision.block_count": 2, "block_count": 3}
-    blind = shown(but(metadata=metadata))["model_info"]
+    blind = shown(changed(metadata=metadata))["model_info"]
     assert not any(".vision." in key for key in blind)
     assert blind["llama.block_count"] == 3
-    assert "llama.vision.block_count" in shown(but(metadata=metadata, capabilities=("vision",)))["model_info"]
+    assert "llama.vision.block_count" in shown(changed(metadata=metadata, capabilities=("vision",)))["model_info"]
 
 
-def test_the_parameters_can_be_read_line_by_line_as_clients_do() -> None:
+def test_parameters_are_one_value_per_line() -> None:
     text = shown()["parameters"]
     assert text.split("\n") == [
         'stop                           "<|im_end|>"',
@@ -115,26 +115,26 @@ def test_the_parameters_can_be_read_line_by_line_as_clients_do() -> None:
         assert re.fullmatch(r'(\S+)\s+((?:".*")|\S+)', line), line
 
 
-def test_a_template_that_would_be_taken_for_fill_in_the_middle_is_left_out() -> None:
+def test_a_template_that_looks_like_fill_in_the_middle_is_omitted() -> None:
     odd = "{{ message.Suffix }}"
-    assert "template" not in shown(but(template=odd))
-    assert shown(but(template=odd, capabilities=("completion", "insert")))["template"] == odd
+    assert "template" not in shown(changed(template=odd))
+    assert shown(changed(template=odd, capabilities=("completion", "insert")))["template"] == odd
 
 
 @pytest.mark.rule(109)
-def test_verbose_changes_nothing() -> None:
+def test_verbose_does_not_change_the_response() -> None:
     assert shown(verbose=True) == shown()
     assert not any(isinstance(value, list) for value in shown()["model_info"].values())
 
 
 @pytest.mark.rule(110)
-def test_copilot_sees_the_name_that_it_asked_for() -> None:
+def test_copilot_gets_the_requested_name() -> None:
     assert shown(user_agent="GitHubCopilotChat/0.30")["model_info"]["general.basename"] == "SmolLM2:135M"
     assert shown(user_agent="curl GitHubCopilotChat/0.30")["model_info"]["general.basename"] == "smollm2"
 
 
 @pytest.mark.rule(10)
-def test_a_virtual_model_shows_what_it_was_made_with() -> None:
+def test_a_virtual_model_shows_its_own_fields() -> None:
     answer = shown(MARIO)
     assert answer["system"] == 'You are "Mario".\nSay so.'
     assert answer["messages"] == [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": '"It\'s me!"'}]
@@ -154,20 +154,20 @@ def test_a_virtual_model_shows_what_it_was_made_with() -> None:
 
 
 @pytest.mark.rule(10)
-def test_a_served_models_modelfile_is_from_itself() -> None:
+def test_a_served_models_modelfile_names_the_model_itself() -> None:
     assert "\nFROM smollm2:135m\n" in shown()["modelfile"]
     assert "TEMPLATE" not in shown()["modelfile"]
 
 
 @pytest.mark.trap(12)
-def test_show_takes_the_name_from_either_field() -> None:
+def test_show_accepts_model_or_name() -> None:
     assert decode_show(b'{"model":"","name":"x","system":"","template":"","options":null}').requested == "x"
     assert decode_show(b'{"NAME":"x","foo":1}').requested == "x"
     assert ShowRequest(model="a", name="b").requested == "a"
 
 
 @pytest.mark.rule(146, 148)
-def test_show_refuses_in_its_own_words() -> None:
+def test_show_normalises_the_name_of_an_unknown_model() -> None:
     for body in (b"{}", b'{"model":" "}', b"null"):
         with pytest.raises(BadRequest, match=r"^model is required$"):
             decode_show(body)
@@ -177,13 +177,13 @@ def test_show_refuses_in_its_own_words() -> None:
 
 
 @pytest.mark.rule(38)
-def test_show_refuses_cloud_models_in_its_own_words() -> None:
+def test_show_has_its_own_text_for_cloud_models() -> None:
     refused = unknown_model("x:8b-cloud", not_found("x:8b-cloud"), cloud=NO_CLOUD_DETAILS)
     assert (type(refused), refused.status) == (Forbidden, 403)
     assert refused.text == "ollama cloud is disabled: remote model details are unavailable"
 
 
-def test_an_adapter_names_its_base_where_saving_it_does_not_lose_the_adapter() -> None:
+def test_an_adapter_names_its_base_in_model_info_only() -> None:
     answer = shown(ModelView("ada:latest", (msgspec.structs.replace(INFO, parent="smollm2:135m"),)))
     assert answer["model_info"]["general.base_model.0.name"] == "smollm2:135m"
     assert answer["details"]["parent_model"] == ""

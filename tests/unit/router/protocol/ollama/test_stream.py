@@ -20,33 +20,33 @@ from vllama_pool.router.protocol.operation import StreamFailure, Timing, Usage
 from vllama_pool.router.protocol.vllm.think_tags import ThinkTagSplitter
 
 
-def chat_fold(**fields: Any) -> TextTranslator:
+def chat_translator(**fields: Any) -> TextTranslator:
     return chat.translator(decode_chat(json.dumps({"model": "Llama3"} | fields).encode()), TIMING, CLOCK)
 
 
-def generate_fold(**fields: Any) -> TextTranslator:
+def generate_translator(**fields: Any) -> TextTranslator:
     return generate.translator(decode_generate(json.dumps({"model": "Llama3"} | fields).encode()), TIMING, CLOCK)
 
 
 LOGPROBS = {"logprobs": True, "top_logprobs": 2}
 CAPTURED: list[tuple[str, Callable[..., TextTranslator], dict[str, Any]]] = [
-    ("chat-plain", chat_fold, {}),
-    ("chat-length", chat_fold, {}),
-    ("chat-logprobs", chat_fold, LOGPROBS),
-    ("chat-thinking", chat_fold, {}),
-    ("chat-tools", chat_fold, {}),
-    ("chat-tools-cut", chat_fold, {}),
-    ("generate-ids", generate_fold, {}),
-    ("generate-thinking-ids", generate_fold, {}),
-    ("completion-logprobs", generate_fold, LOGPROBS | {"raw": True}),
-    ("completion-stop", generate_fold, {"raw": True}),
+    ("chat-plain", chat_translator, {}),
+    ("chat-length", chat_translator, {}),
+    ("chat-logprobs", chat_translator, LOGPROBS),
+    ("chat-thinking", chat_translator, {}),
+    ("chat-tools", chat_translator, {}),
+    ("chat-tools-cut", chat_translator, {}),
+    ("generate-ids", generate_translator, {}),
+    ("generate-thinking-ids", generate_translator, {}),
+    ("completion-logprobs", generate_translator, LOGPROBS | {"raw": True}),
+    ("completion-stop", generate_translator, {"raw": True}),
 ]
 NAMES = [name for name, _, _ in CAPTURED]
 
 
 @pytest.mark.parametrize("stream_it", [True, False])
 @pytest.mark.parametrize(("name", "make", "fields"), CAPTURED, ids=NAMES)
-def test_captured_streams_fold_alike_cut_at_every_byte(
+def test_captured_streams_translate_alike_cut_at_every_byte(
     name: str, make: Callable[..., TextTranslator], fields: dict[str, Any], stream_it: bool
 ) -> None:
     data = stream(name)
@@ -70,7 +70,7 @@ METRICS = (
 
 
 @given(st.data())
-def test_any_split_of_the_same_bytes_gives_the_same_answer(data: st.DataObject) -> None:
+def test_translation_does_not_depend_on_where_bytes_are_cut(data: st.DataObject) -> None:
     name, make, fields = data.draw(st.sampled_from(CAPTURED))
     body = stream(name).replace(b"\n", b"\r\n") if data.draw(st.booleans()) else stream(name)
     cuts = data.draw(st.lists(st.integers(0, len(body)), max_size=10))
@@ -109,18 +109,16 @@ ENDINGS = st.sampled_from(
 @pytest.mark.rule(44)
 @pytest.mark.trap(3)
 @given(st.lists(PIECES, max_size=8), ENDINGS, st.data())
-def test_streamed_and_whole_answers_agree_and_every_line_is_an_object(
-    pieces: list[bytes], ending: bytes, data: st.DataObject
-) -> None:
+def test_streamed_and_whole_answers_agree(pieces: list[bytes], ending: bytes, data: st.DataObject) -> None:
     body = b"".join(pieces) + ending
     cuts = data.draw(st.lists(st.integers(0, len(body)), max_size=6))
-    streamed = run(chat_fold(), body, cuts)
-    assert streamed == run(chat_fold(), body)
+    streamed = run(chat_translator(), body, cuts)
+    assert streamed == run(chat_translator(), body)
     assert streamed.endswith(b"\n")
     assert b"\n\n" not in streamed
     lines = objects(streamed)
     assert [line.get("done") for line in lines[:-1]] == [False] * (len(lines) - 1)
-    [whole] = objects(run(chat_fold(stream=False), body, cuts))
+    [whole] = objects(run(chat_translator(stream=False), body, cuts))
     if "error" in lines[-1]:
         assert whole == lines[-1] == {"error": whole["error"]}
         return
@@ -137,9 +135,7 @@ TAGS = st.lists(st.sampled_from(["<think>", "</think>", "</", "think>", "a", "�
 
 
 @given(TAGS, st.booleans(), st.data())
-def test_thinking_between_tags_folds_alike_however_tokens_and_bytes_are_cut(
-    text: str, begun: bool, data: st.DataObject
-) -> None:
+def test_tagged_thinking_does_not_depend_on_where_text_is_cut(text: str, begun: bool, data: st.DataObject) -> None:
     """Streamed or whole, in one event or in many, with logprobs or without."""
 
     def translator(stream_it: bool) -> TextTranslator:
@@ -167,7 +163,7 @@ def test_thinking_between_tags_folds_alike_however_tokens_and_bytes_are_cut(
 
 @pytest.mark.rule(44, 67)
 def test_chat_lines_are_exactly_ollamas() -> None:
-    translator = chat_fold()
+    translator = chat_translator()
     body = delta(role="assistant", content="") + delta(content="Hi <b>\n🦙") + delta("stop") + usage() + DONE
     assert run(translator, body).decode() == (
         f'{{"model":"Llama3","created_at":"{STAMP}","message":{{"role":"assistant",'
@@ -185,7 +181,7 @@ def test_generate_lines_are_exactly_ollamas() -> None:
     end = {"index": 0, "delta": {"content": ""}, "finish_reason": "stop", "stop_reason": None, "token_ids": [2]}
     body = event(choices=[{"delta": {"role": "assistant", "content": ""}}], prompt_token_ids=[1, 5])
     body += event(choices=[chunk]) + event(choices=[end]) + usage() + DONE
-    assert run(generate_fold(), body).decode() == (
+    assert run(generate_translator(), body).decode() == (
         f'{{"model":"Llama3","created_at":"{STAMP}","response":"Hi","done":false}}\n'
         f'{{"model":"Llama3","created_at":"{STAMP}","response":"","done":true,"done_reason":"stop",'
         '"context":[1,5,7,8],"total_duration":10000000,"load_duration":2000000,"prompt_eval_count":5,'
@@ -195,7 +191,7 @@ def test_generate_lines_are_exactly_ollamas() -> None:
 
 @pytest.mark.rule(40, 68, 86)
 def test_a_whole_answer_is_one_object_without_line_end() -> None:
-    translator = chat_fold(stream=False)
+    translator = chat_translator(stream=False)
     body = delta(reasoning="hm") + delta(content="Hi") + delta(content=" you") + delta("stop") + usage()
     assert translator.feed(body) == b""
     assert (translator.ready, translator.done) == (True, True)
@@ -208,33 +204,33 @@ def test_a_whole_answer_is_one_object_without_line_end() -> None:
 
 
 @pytest.mark.rule(68)
-def test_a_whole_answer_of_generate_has_all_that_its_lines_had() -> None:
+def test_a_whole_generate_answer_has_everything_that_its_lines_had() -> None:
     body = stream("completion-logprobs")
     fields = LOGPROBS | {"raw": True}
-    lines = objects(run(generate_fold(**fields), body))
-    [whole] = objects(run(generate_fold(stream=False, **fields), body))
+    lines = objects(run(generate_translator(**fields), body))
+    [whole] = objects(run(generate_translator(stream=False, **fields), body))
     assert whole["response"] == "".join(line["response"] for line in lines) != ""
     assert whole["logprobs"] == [entry for line in lines for entry in line.get("logprobs", [])] != []
     thoughtful = delta(reasoning="h") + delta(reasoning="m") + delta(content="Hi") + delta("stop") + usage()
-    [whole] = objects(run(generate_fold(stream=False), thoughtful))
+    [whole] = objects(run(generate_translator(stream=False), thoughtful))
     assert (whole["thinking"], whole["response"]) == ("hm", "Hi")
     keys = [key for key in whole if key != "context"]
     assert keys == ["model", "created_at", "response", "thinking", "done", "done_reason", *METRICS]
 
 
 @pytest.mark.rule(45)
-def test_model_is_echoed() -> None:
-    assert {line["model"] for line in objects(run(chat_fold(), stream("chat-plain")))} == {"Llama3"}
+def test_the_model_is_echoed_as_requested() -> None:
+    assert {line["model"] for line in objects(run(chat_translator(), stream("chat-plain")))} == {"Llama3"}
 
 
 @pytest.mark.rule(56)
-def test_raw_has_no_context() -> None:
-    assert "context" not in objects(run(generate_fold(raw=True), stream("completion-stop")))[-1]
+def test_a_raw_answer_has_no_context() -> None:
+    assert "context" not in objects(run(generate_translator(raw=True), stream("completion-stop")))[-1]
 
 
 @pytest.mark.rule(64)
-def test_logprobs_stand_on_the_line_of_their_text_and_leave_out_the_end_mark() -> None:
-    lines = objects(run(chat_fold(**LOGPROBS), stream("chat-logprobs")))
+def test_logprobs_are_on_the_line_of_their_text_without_the_end_mark() -> None:
+    lines = objects(run(chat_translator(**LOGPROBS), stream("chat-logprobs")))
     tokens = [entry["token"] for line in lines for entry in line.get("logprobs", [])]
     assert "".join(tokens) == "".join(line["message"]["content"] for line in lines)
     for line in lines[:-1]:
@@ -244,19 +240,19 @@ def test_logprobs_stand_on_the_line_of_their_text_and_leave_out_the_end_mark() -
             values = [alternative["logprob"] for alternative in entry["top_logprobs"]]
             assert values == sorted(values, reverse=True)
             assert len(values) <= 2
-    assert all("logprobs" not in line for line in objects(run(chat_fold(), stream("chat-logprobs"))))
+    assert all("logprobs" not in line for line in objects(run(chat_translator(), stream("chat-logprobs"))))
 
 
 @pytest.mark.rule(65)
-def test_alternatives_only_where_asked_for() -> None:
-    whole = objects(run(generate_fold(raw=True, stream=False, logprobs=True), stream("completion-logprobs")))[0]
+def test_alternatives_are_sent_only_if_requested() -> None:
+    whole = objects(run(generate_translator(raw=True, stream=False, logprobs=True), stream("completion-logprobs")))[0]
     assert len(whole["logprobs"]) == whole["eval_count"] == 4
     assert all("top_logprobs" not in entry for entry in whole["logprobs"])
 
 
 @pytest.mark.rule(67)
-def test_context_is_the_prompt_and_the_text_without_the_end_mark() -> None:
-    last = objects(run(generate_fold(), stream("generate-ids")))[-1]
+def test_context_is_prompt_and_answer_ids_without_the_end_mark() -> None:
+    last = objects(run(generate_translator(), stream("generate-ids")))[-1]
     assert len(last["context"]) == last["prompt_eval_count"] + last["eval_count"] - 1
 
 
@@ -273,21 +269,21 @@ def test_context_is_the_prompt_and_the_text_without_the_end_mark() -> None:
     ],
 )
 def test_done_reason_is_stop_or_length(finish: str, reason: str) -> None:
-    translator = chat_fold()
+    translator = chat_translator()
     assert objects(run(translator, delta(content="x") + delta(finish) + usage() + DONE))[-1]["done_reason"] == reason
     assert translator.usage == Usage(5, 3, reason)
 
 
 @pytest.mark.rule(70)
-def test_durations_are_vllms_own_where_it_gives_them() -> None:
+def test_durations_are_vllms_if_it_sends_metrics() -> None:
     metrics = {"time_to_first_token_ms": 6.5, "generation_time_ms": 34.25, "queue_time_ms": 0.1}
-    last = objects(run(chat_fold(), delta(content="x") + delta("stop") + usage(metrics=metrics) + DONE))[-1]
+    last = objects(run(chat_translator(), delta(content="x") + delta("stop") + usage(metrics=metrics) + DONE))[-1]
     assert (last["prompt_eval_duration"], last["eval_duration"]) == (6_500_000, 34_250_000)
 
 
 @pytest.mark.rule(42, 70)
 @pytest.mark.trap(9)
-def test_no_metric_is_zero_or_a_fraction_however_fast_it_was() -> None:
+def test_durations_are_positive_integers_however_fast_the_answer() -> None:
     metrics = {"time_to_first_token_ms": 0.0, "generation_time_ms": 0.0000001, "queue_time_ms": 0.0}
     body = delta(content="x") + delta("stop") + usage(metrics=metrics) + DONE
     now = CLOCK.monotonic_ns()
@@ -301,15 +297,15 @@ def test_no_metric_is_zero_or_a_fraction_however_fast_it_was() -> None:
 
 
 @pytest.mark.rule(70)
-def test_tokens_out_of_the_cache_count_as_well() -> None:
+def test_cached_tokens_are_counted() -> None:
     used = {"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 8}}
     body = delta(content="x") + delta("stop") + event(choices=[], usage=used) + DONE
-    assert objects(run(chat_fold(), body))[-1]["prompt_eval_count"] == 9
+    assert objects(run(chat_translator(), body))[-1]["prompt_eval_count"] == 9
 
 
 @pytest.mark.rule(81)
-def test_tool_calls_come_whole_on_a_line_of_their_own() -> None:
-    lines = objects(run(chat_fold(), stream("chat-tools")))
+def test_tool_calls_are_on_a_line_of_their_own() -> None:
+    lines = objects(run(chat_translator(), stream("chat-tools")))
     with_calls = [line for line in lines if "tool_calls" in line["message"]]
     assert len(with_calls) == 1
     assert with_calls[0] is lines[-2]
@@ -333,9 +329,9 @@ def calls(*texts: str) -> bytes:
 
 
 @pytest.mark.rule(82)
-def test_several_calls_are_numbered_and_keep_their_arguments_order() -> None:
+def test_tool_calls_are_numbered_and_keep_the_order_of_arguments() -> None:
     body = calls('{"z": 1.50,\n "a": [ ]}', "") + delta("tool_calls") + usage() + DONE
-    [line] = [line for line in run(chat_fold(), body).split(b"\n") if b"tool_calls" in line]
+    [line] = [line for line in run(chat_translator(), body).split(b"\n") if b"tool_calls" in line]
     assert b'"arguments":{"z":1.50,"a":[]}' in line
     made = json.loads(line)["message"]["tool_calls"]
     assert [entry["function"]["index"] for entry in made] == [0, 1]
@@ -346,49 +342,49 @@ def test_several_calls_are_numbered_and_keep_their_arguments_order() -> None:
 @pytest.mark.rule(48, 81)
 @pytest.mark.trap(1)
 @pytest.mark.parametrize("text", ["{", "[1]", '"x"', "{}{}", "nonsense"])
-def test_broken_arguments_are_an_error_not_a_string(text: str) -> None:
-    translator = chat_fold()
+def test_invalid_tool_arguments_are_an_error(text: str) -> None:
+    translator = chat_translator()
     lines = objects(run(translator, delta(content="x") + calls(text) + delta("tool_calls") + usage() + DONE))
     assert list(lines[-1]) == ["error"]
     assert translator.failure is not None
     assert (translator.failure.status, translator.failure.models_own) == (500, True)
 
 
-def test_a_call_that_the_length_limit_cut_is_left_out() -> None:
-    lines = objects(run(chat_fold(), stream("chat-tools-cut")))
+def test_a_tool_call_cut_by_the_length_limit_is_dropped() -> None:
+    lines = objects(run(chat_translator(), stream("chat-tools-cut")))
     assert [line.get("done_reason") for line in lines] == ["length"]
     body = calls('{"a":1}', '{"b":') + delta("length") + usage() + DONE
-    whole = objects(run(chat_fold(stream=False), body))[0]
+    whole = objects(run(chat_translator(stream=False), body))[0]
     assert [made["function"]["arguments"] for made in whole["message"]["tool_calls"]] == [{"a": 1}]
 
 
 @pytest.mark.rule(84)
-def test_thinking_comes_apart_from_content_without_its_blank_lines() -> None:
-    lines = objects(run(chat_fold(), stream("chat-thinking")))
+def test_thinking_is_separate_and_stripped_of_blank_lines() -> None:
+    lines = objects(run(chat_translator(), stream("chat-thinking")))
     thinking = [line for line in lines if "thinking" in line["message"]]
     assert thinking == lines[: len(thinking)]
     assert all(line["message"]["content"] == "" for line in thinking)
-    whole = objects(run(chat_fold(stream=False), stream("chat-thinking")))[0]
+    whole = objects(run(chat_translator(stream=False), stream("chat-thinking")))[0]
     assert whole["message"]["thinking"].startswith("The user said something.")
     assert whole["message"]["content"].startswith("Hello! I am a tiny llama 🦙")
 
 
-def test_the_older_name_of_reasoning_is_read_too() -> None:
-    assert b'"thinking":"hm"' in run(chat_fold(), delta(reasoning_content="hm") + delta("stop") + usage())
+def test_reasoning_content_is_an_alias_of_reasoning() -> None:
+    assert b'"thinking":"hm"' in run(chat_translator(), delta(reasoning_content="hm") + delta("stop") + usage())
 
 
-def test_nothing_is_ready_before_content() -> None:
-    translator = chat_fold()
+def test_a_translator_is_not_ready_before_content() -> None:
+    translator = chat_translator()
     assert translator.feed(b": ping\n\n" + delta(role="assistant", content="")) == b""
     assert not translator.ready
     for first in (delta(content="x"), delta(reasoning="x"), calls("{}"), delta("stop"), usage()):
-        translator = chat_fold()
+        translator = chat_translator()
         translator.feed(first)
         assert translator.ready
 
 
-def test_a_whole_answer_is_ready_only_when_it_is_whole() -> None:
-    translator = chat_fold(stream=False)
+def test_an_unstreamed_answer_is_ready_when_complete() -> None:
+    translator = chat_translator(stream=False)
     translator.feed(delta(content="x") + delta("stop"))
     assert not translator.ready
     translator.feed(usage())
@@ -398,7 +394,7 @@ def test_a_whole_answer_is_ready_only_when_it_is_whole() -> None:
 @pytest.mark.rule(47)
 @pytest.mark.trap(9)
 def test_the_last_line_waits_for_usage() -> None:
-    translator = chat_fold()
+    translator = chat_translator()
     assert b"done_reason" not in translator.feed(delta(content="x") + delta("stop"))
     assert not translator.done
     assert b'"done":true' in translator.feed(usage())
@@ -406,9 +402,9 @@ def test_the_last_line_waits_for_usage() -> None:
     assert translator.feed(DONE) == translator.finish() == translator.fail("too late") == b""
 
 
-def test_a_server_that_gives_no_usage_is_finished_by_its_done_mark_or_end() -> None:
+def test_without_usage_the_done_mark_or_the_end_finishes_a_stream() -> None:
     for ending in (DONE, b""):
-        translator = chat_fold()
+        translator = chat_translator()
         last = objects(run(translator, delta(content="x") + delta("stop") + ending))[-1]
         assert last["done"] is True
         assert "eval_count" not in last
@@ -418,8 +414,8 @@ def test_a_server_that_gives_no_usage_is_finished_by_its_done_mark_or_end() -> N
 @pytest.mark.rule(47)
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("ending", [b"", DONE, delta(content="y")[:-9]])
-def test_an_answer_that_breaks_off_ends_in_one_error_line(ending: bytes, whole: bool) -> None:
-    translator = chat_fold(stream=not whole)
+def test_a_truncated_stream_ends_in_one_error_line(ending: bytes, whole: bool) -> None:
+    translator = chat_translator(stream=not whole)
     lines = objects(run(translator, delta(content="x") + ending))
     assert lines[-1] == {"error": "an error was encountered while running the model: unexpected EOF"}
     assert len(lines) == (1 if whole else 2)
@@ -437,15 +433,15 @@ def test_an_answer_that_breaks_off_ends_in_one_error_line(ending: bytes, whole: 
         ("Unauthorized", StreamFailure(500, "Unauthorized")),
     ],
 )
-def test_an_error_event_fails_by_its_own_code(error: Any, failure: StreamFailure) -> None:
-    translator = chat_fold()
+def test_an_error_event_fails_with_its_own_code(error: Any, failure: StreamFailure) -> None:
+    translator = chat_translator()
     assert translator.feed(event(error=error) + DONE) == b""
     assert (translator.failure, translator.ready, translator.done) == (failure, False, False)
     assert objects(translator.finish()) == [{"error": RUNNER_ERROR + failure.text}]
 
 
-def test_an_aborted_request_is_no_answer() -> None:
-    translator = chat_fold()
+def test_an_aborted_request_is_a_failure() -> None:
+    translator = chat_translator()
     translator.feed(delta("abort") + DONE)
     assert translator.failure is not None
     assert (translator.failure.status, translator.ready) == (503, False)
@@ -454,23 +450,23 @@ def test_an_aborted_request_is_no_answer() -> None:
 @pytest.mark.parametrize(
     "garbage", [b"data: <html>\n\n", b'data: {"choices":[{"delta":{"content":1}}]}\n\n', b"data: []\n\n"]
 )
-def test_events_that_are_not_vllms_fail(garbage: bytes) -> None:
-    translator = chat_fold()
+def test_invalid_events_are_a_failure(garbage: bytes) -> None:
+    translator = chat_translator()
     translator.feed(garbage)
     assert translator.failure is not None
     assert translator.failure.status == 502
 
 
 @pytest.mark.rule(163)
-def test_an_error_in_mid_answer_begins_as_ollamas_and_nothing_follows_it() -> None:
-    translator = chat_fold()
+def test_an_error_within_a_stream_has_ollamas_prefix_and_is_last() -> None:
+    translator = chat_translator()
     translator.feed(delta(content="x") + delta("stop"))
     assert objects(translator.fail("gone")) == [{"error": RUNNER_ERROR + "gone"}]
     assert translator.feed(usage()) == translator.finish() == b""
 
 
-def test_text_that_comes_with_its_token_ids_is_written_as_plainly_as_any() -> None:
-    """Generate's every token has ids: to build an object for each cost a fifth of the translator."""
+def test_text_with_token_ids_takes_the_fast_path() -> None:
+    """Every token of generate has ids, and building an object for each would cost a fifth more time."""
 
     class TextOnlyWriter(GenerateWriter):
         def chunk(self, timestamp: str, chunk: Chunk, final: FinalFields = UNFINISHED) -> bytes:

@@ -15,13 +15,13 @@ OFF = {"enable_thinking": False, "thinking": False}
 
 @pytest.mark.rule(94)
 @pytest.mark.parametrize("value", [None, True, False, "high", "medium", "low", "max"])
-def test_bool_or_one_of_four_levels(value: Any) -> None:
+def test_think_is_a_bool_or_one_of_four_levels(value: Any) -> None:
     check_think(value)
 
 
 @pytest.mark.rule(94)
 @pytest.mark.parametrize("value", ["", "x", "High"])
-def test_bad_levels(value: str) -> None:
+def test_an_unknown_think_level_is_refused(value: str) -> None:
     with pytest.raises(BadRequest) as caught:
         check_think(value)
     assert caught.value.text == (
@@ -31,7 +31,7 @@ def test_bad_levels(value: str) -> None:
 
 @pytest.mark.rule(94)
 @pytest.mark.parametrize("value", [1, 0.5, [], {}])
-def test_bad_types(value: Any) -> None:
+def test_a_think_value_of_another_type_is_refused(value: Any) -> None:
     with pytest.raises(BadRequest) as caught:
         check_think(value)
     assert caught.value.text == 'think must be a boolean or string ("high", "medium", "low", "max", true, or false)'
@@ -39,14 +39,14 @@ def test_bad_types(value: Any) -> None:
 
 @pytest.mark.rule(95, 158)
 @pytest.mark.parametrize("value", [True, "low", "max"])
-def test_thinking_is_refused_where_a_model_cannot(value: Any) -> None:
+def test_thinking_is_refused_for_a_model_without_the_capability(value: Any) -> None:
     with pytest.raises(BadRequest) as caught:
         check_capability(value, "MyModel", MODEL)
     assert (caught.value.status, caught.value.text) == (400, '"MyModel" does not support thinking')
 
 
 @pytest.mark.rule(95)
-def test_no_thinking_is_fine_with_any_model() -> None:
+def test_think_false_is_accepted_by_any_model() -> None:
     for value in (None, False):
         check_capability(value, "MyModel", MODEL)
         assert translate(value, MODEL) == Thinking()
@@ -64,7 +64,7 @@ def test_no_thinking_is_fine_with_any_model() -> None:
         ("max", Thinking(ON, "max")),
     ],
 )
-def test_thinking_is_on_unless_it_is_turned_off(value: Any, sent: Thinking) -> None:
+def test_thinking_is_on_unless_turned_off(value: Any, sent: Thinking) -> None:
     assert translate(value, THINKER) == sent
 
 
@@ -72,11 +72,11 @@ def test_thinking_is_on_unless_it_is_turned_off(value: Any, sent: Thinking) -> N
 @pytest.mark.parametrize(
     ("value", "effort"), [(None, "medium"), (True, "medium"), ("max", "high"), ("low", "low"), (False, "low")]
 )
-def test_gpt_oss_knows_three_levels(value: Any, effort: str) -> None:
+def test_gpt_oss_has_three_levels(value: Any, effort: str) -> None:
     assert translate(value, msgspec.structs.replace(THINKER, architecture="gpt_oss")).effort == effort
 
 
-def test_mistrals_own_tokenizer_takes_no_template_arguments() -> None:
+def test_mistrals_tokenizer_gets_no_template_arguments() -> None:
     info = msgspec.structs.replace(THINKER, architecture="mistral3", template="")
     assert translate(None, info) == Thinking(None, "high")
     assert translate(False, info) == Thinking(None, "none")

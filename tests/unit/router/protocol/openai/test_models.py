@@ -19,7 +19,7 @@ EMBED = model("embed:latest", capabilities=("embedding",))
 
 
 @pytest.mark.rule(30, 117)
-def test_models_are_listed_as_openai_does_newest_first() -> None:
+def test_openai_models_are_listed_newest_first() -> None:
     assert json.loads(models.openai_models([EMBED, CHAT, LARGE])) == {
         "object": "list",
         "data": [
@@ -31,18 +31,18 @@ def test_models_are_listed_as_openai_does_newest_first() -> None:
 
 
 @pytest.mark.rule(117)
-def test_no_models_are_an_empty_list() -> None:
+def test_no_openai_models_are_an_empty_list() -> None:
     assert models.openai_models([]) == b'{"object":"list","data":[]}'
 
 
 @pytest.mark.rule(31, 117)
-def test_one_model_comes_back_as_it_was_asked_for() -> None:
+def test_one_model_has_the_requested_name() -> None:
     assert json.loads(models.openai_model(LARGE, "Org/Large"))["id"] == "Org/Large"
     assert json.loads(models.openai_model(LARGE, "a/b/c/d"))["owned_by"] == "library"
 
 
 @pytest.mark.rule(21)
-def test_what_can_be_chatted_with_is_recommended() -> None:
+def test_models_with_completion_are_recommended() -> None:
     assert json.loads(models.recommendations([CHAT, LARGE, EMBED])) == {
         "recommendations": [
             {"model": "chat:8b", "description": "served by this pool", "context_length": 4096},

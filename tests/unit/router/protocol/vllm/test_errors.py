@@ -66,7 +66,7 @@ def test_upstream_errors_become_one_plain_text(status: int, given: bytes, text: 
 
 
 @pytest.mark.rule(145)
-def test_ollamas_context_text_is_one_that_clients_recognise() -> None:
+def test_clients_recognise_the_context_text() -> None:
     assert "context" in CONTEXT_EXCEEDED
     assert "longer" in CONTEXT_EXCEEDED
 
@@ -95,7 +95,7 @@ def test_served_names_do_not_leak() -> None:
         (500, body("CUDA out of memory", "InternalServerError", 500), Faulty),
     ],
 )
-def test_what_may_be_done_next_is_told_by_status_and_text(status: int, given: bytes, kind: type[AttemptFailed]) -> None:
+def test_responses_are_classified_by_status_and_text(status: int, given: bytes, kind: type[AttemptFailed]) -> None:
     failure = classify(status, given)
     assert type(failure) is kind
     assert failure.status == status
@@ -117,30 +117,30 @@ def test_an_error_event_is_classified_by_its_own_code() -> None:
         ),
     ).map(lambda value: json.dumps(value).encode()),
 )
-def test_any_body_is_explained_and_classified(status: int, given: bytes) -> None:
+def test_any_error_body_is_explained_and_classified(status: int, given: bytes) -> None:
     failure = classify(status, given)
     assert isinstance(failure, AttemptFailed)
     assert failure.text
 
 
 @pytest.mark.parametrize("body", [b'{"error":""}', b'{"error":{"message":""}}', b"", b"<html>", b"{}"])
-def test_an_error_without_words_is_given_some(body: bytes) -> None:
+def test_an_error_without_text_gets_one(body: bytes) -> None:
     assert explain_upstream(418, body)
 
 
 @pytest.mark.parametrize("status", [101, 200, 204, 206, 301, 302, 304, 399, 600, 999])
-def test_a_status_that_is_no_error_is_not_passed_on(status: int) -> None:
+def test_a_status_outside_400_to_599_becomes_502(status: int) -> None:
     failure = classify(status, b"")
     assert (type(failure), failure.status) == (Unavailable, 502)
 
 
-def test_a_detail_that_cannot_be_read_is_left_out() -> None:
+def test_an_unreadable_detail_is_omitted() -> None:
     assert classify(400, b'{"detail":"\xff"}').text == "the worker answered with HTTP status 400"
     assert classify(400, b'{"detail":' + b"[" * 100_000 + b"]" * 100_000 + b"}").text
 
 
 @pytest.mark.parametrize("filler", [" ", "(parameter=", "\n", "Valid aliases"])
-def test_what_a_message_quotes_of_a_prompt_costs_no_time(filler: str) -> None:
+def test_a_long_quoted_prompt_is_matched_quickly(filler: str) -> None:
     quoted = (filler * 250_000)[:250_000]
     began = time.process_time()
     assert classify(400, body(f"bad: {quoted} x")).text.startswith("bad:")
@@ -148,7 +148,7 @@ def test_what_a_message_quotes_of_a_prompt_costs_no_time(filler: str) -> None:
 
 
 @pytest.mark.trap(1)
-def test_what_a_model_writes_is_no_fault_of_its_worker() -> None:
+def test_invalid_model_output_does_not_blame_the_worker() -> None:
     own = of_stream(StreamFailure(500, "bad arguments", models_own=True))
     assert (type(own), own.status, own.text) == (Refused, 500, "bad arguments")
     assert type(of_stream(StreamFailure(500, "engine died"))) is Faulty

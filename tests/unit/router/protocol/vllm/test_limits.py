@@ -1,4 +1,4 @@
-"""Requests that a worker refuses for limits of its own, default_messages within these."""
+"""Requests adapted to the limits that a worker's refusals reveal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vllama_pool.router.protocol.vllm.errors import classify
 from vllama_pool.workers.registry.record import ModelInfo
 
 STATIC = ModelInfo(name="static")
-"""A model of which nothing is known."""
+"""A model without metadata."""
 HI = [{"role": "user", "content": "hi"}]
 
 
@@ -43,20 +43,20 @@ def adapt(failure: AttemptFailed, path: str, info: ModelInfo = STATIC, **options
 
 @pytest.mark.rule(137)
 @pytest.mark.parametrize("path", ["chat", "generate", "raw"])
-def test_of_too_many_stop_strings_the_first_are_sent(path: str) -> None:
+def test_too_many_stop_strings_are_cut_to_the_first(path: str) -> None:
     sent = json.loads(outgoing(adapt(TOO_MANY, path, stop=list("abcdef"))).body)  # type: ignore[arg-type]
     assert sent["stop"] == list("abcd")
 
 
 @pytest.mark.rule(126)
 @pytest.mark.parametrize("path", ["chat", "generate", "raw"])
-def test_more_tokens_than_the_context_has_are_as_many_as_it_has(path: str) -> None:
+def test_max_tokens_is_clamped_to_the_context(path: str) -> None:
     sent = json.loads(outgoing(adapt(TOO_MUCH, path, num_predict=5000)).body)  # type: ignore[arg-type]
     assert sent["max_tokens"] == 1024
 
 
 @pytest.mark.parametrize("path", ["chat", "generate", "raw"])
 @pytest.mark.parametrize("failure", [Refused("no", status=400), TOO_MANY, TOO_MUCH])
-def test_what_was_not_wrong_is_not_changed(failure: AttemptFailed, path: str) -> None:
+def test_a_request_within_the_limits_is_not_changed(failure: AttemptFailed, path: str) -> None:
     small = msgspec.structs.replace(MODEL, context_length=512)
     assert adapt(failure, path, small) is None

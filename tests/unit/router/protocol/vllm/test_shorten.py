@@ -1,4 +1,4 @@
-"""Conversations without their oldest turns: which ones may be made, and which one is."""
+"""Conversations without their oldest turns: the candidates, and the choice."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ LIMIT = 100
 CALL = {"function": {"name": "f", "arguments": {}}}
 
 
-def told(*roles: str) -> list[api.VllmMessage]:
-    """Messages of these roles; "calls" is an assistant's that calls two tools."""
+def messages_of(*roles: str) -> list[api.VllmMessage]:
+    """Messages of these roles; "calls" is an assistant message with two tool calls."""
     messages = [
         ChatMessage(
             role="assistant", tool_calls=decode([{"role": "assistant", "tool_calls": [CALL, CALL]}])[0].tool_calls
@@ -45,15 +45,15 @@ def decode(messages: list[dict[str, Any]]) -> list[ChatMessage]:
 
 
 def kept(*roles: str) -> list[list[str]]:
-    """The contents of every shorter conversation; the first way is alshortenings the whole of it."""
-    messages = told(*roles)
+    """The contents of every shortening; the first is the whole conversation."""
+    messages = messages_of(*roles)
     whole, *shorter = shortenings(messages)
     assert whole.apply(messages) == messages
     return [[str(message.content) or "calls" for message in way.apply(messages)] for way in shorter]
 
 
 @pytest.mark.rule(145)
-def test_questions_go_with_their_answers_the_oldest_first() -> None:
+def test_oldest_questions_are_dropped_with_their_answers() -> None:
     assert kept("system", "user", "assistant", "user", "assistant", "user") == [
         ["0", "3", "4", "5"],
         ["0", "5"],
@@ -61,7 +61,7 @@ def test_questions_go_with_their_answers_the_oldest_first() -> None:
 
 
 @pytest.mark.rule(145)
-def test_every_system_message_stays_and_so_does_the_last_one() -> None:
+def test_system_messages_and_the_last_message_stay() -> None:
     assert kept("system", "user", "system", "assistant", "user")[-1] == ["0", "2", "4"]
     assert kept("user", "assistant", "system")[-1] == ["1", "2"]
     for whole in (["system", "user"], ["user", "system"], ["system", "system"], ["system"], ["user"], ["tool"]):
@@ -69,7 +69,7 @@ def test_every_system_message_stays_and_so_does_the_last_one() -> None:
 
 
 @pytest.mark.rule(145)
-def test_after_the_last_question_calls_go_one_by_one_and_that_question_last() -> None:
+def test_calls_after_the_last_question_are_dropped_before_it() -> None:
     assert kept("user", "assistant", "user", "calls", "tool", "tool", "calls", "tool", "tool") == [
         ["2", "calls", "4", "5", "calls", "7", "8"],
         ["2", "calls", "7", "8"],
@@ -81,8 +81,8 @@ ROLES = st.lists(st.sampled_from(["system", "user", "assistant", "calls", "tool"
 
 
 @given(ROLES)
-def test_what_is_kept_is_alshortenings_sound(roles: list[str]) -> None:
-    messages = told(*roles)
+def test_kept_messages_are_always_valid(roles: list[str]) -> None:
+    messages = messages_of(*roles)
     found = [way.apply(messages) for way in shortenings(messages)]
     sizes = [len(shorter) for shorter in found]
     assert sizes == sorted(sizes, reverse=True)
@@ -100,8 +100,8 @@ def test_what_is_kept_is_alshortenings_sound(roles: list[str]) -> None:
 
 
 def follow(step: Any, sizes: dict[str, int], limit: int = LIMIT) -> tuple[dict[str, Any], int]:
-    """Answer every question as a worker would whose messages have so many tokens. Returns what is sent, and how many
-    questions it took."""
+    """Answer each preflight request as a worker whose messages have these sizes. Returns the request and the number of
+    preflight requests."""
     asked = 0
     while isinstance(step, PreflightRequest):
         asked += 1
@@ -114,7 +114,7 @@ def follow(step: Any, sizes: dict[str, int], limit: int = LIMIT) -> tuple[dict[s
     return sent, asked
 
 
-def recovered(messages: list[dict[str, Any]], sizes: dict[str, int] | None = None, **fields: Any) -> tuple[Any, int]:
+def adapted(messages: list[dict[str, Any]], sizes: dict[str, int] | None = None, **fields: Any) -> tuple[Any, int]:
     request = decode_chat(json.dumps({"model": "m", "messages": messages} | fields).encode())
     return follow(chat.adapt(request, MODEL, NONE, TOO_LONG), sizes or {})
 
@@ -124,36 +124,36 @@ def turns(count: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.rule(145)
-def test_as_much_is_kept_as_fits_with_room_for_an_answer() -> None:
-    sent, asked = recovered(turns(1001))
+def test_the_most_messages_that_fit_are_kept() -> None:
+    sent, asked = adapted(turns(1001))
     assert len(sent["messages"]) == 7  # 70 of 100 tokens: a quarter is left for the answer
     assert sent["messages"][-1]["content"] == "1000"
     assert "truncate_prompt_tokens" not in sent
     assert asked <= 10
-    sent, _ = recovered(turns(1001), options={"num_predict": 1})
+    sent, _ = adapted(turns(1001), options={"num_predict": 1})
     assert len(sent["messages"]) == 9
 
 
 @pytest.mark.rule(62)
-def test_the_last_message_alone_is_cut_with_room_for_an_answer() -> None:
-    sent, asked = recovered(turns(5), {"4": 1000})
+def test_a_last_message_that_is_too_long_is_truncated() -> None:
+    sent, asked = adapted(turns(5), {"4": 1000})
     assert [message["content"] for message in sent["messages"]] == ["4"]
     assert sent["truncate_prompt_tokens"] == 75
     assert asked <= 3
-    sent, _ = recovered(turns(5), {"4": 1000}, options={"num_predict": 10})
+    sent, _ = adapted(turns(5), {"4": 1000}, options={"num_predict": 10})
     assert sent["truncate_prompt_tokens"] == 90
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=30))
-def test_halving_finds_the_longest_conversation_that_fits(sizes: list[int]) -> None:
+def test_binary_search_finds_the_longest_conversation_that_fits(sizes: list[int]) -> None:
     messages = turns(len(sizes))
     by_content = {f"{index}": size for index, size in enumerate(sizes)}
-    sent, _ = recovered(messages, by_content)
+    sent, _ = adapted(messages, by_content)
     fitting = [way for way in shortenings(translate(decode(messages))) if _size(way, sizes) <= 75]
     if not fitting:
         assert sent["truncate_prompt_tokens"] == 75
     else:
-        assert len(sent["messages"]) == max(len(way.apply(told(*["user"] * len(sizes)))) for way in fitting)
+        assert len(sent["messages"]) == max(len(way.apply(messages_of(*["user"] * len(sizes)))) for way in fitting)
 
 
 def _size(way: Shortening, sizes: list[int]) -> int:
@@ -163,42 +163,42 @@ def _size(way: Shortening, sizes: list[int]) -> int:
 @pytest.mark.parametrize(
     ("limit", "wanted", "left"), [(100, None, 25), (100, 7, 7), (100, 50, 25), (2, None, 1), (100, 0, 25)]
 )
-def test_room(limit: int, wanted: int | None, left: int) -> None:
+def test_room_for_the_answer(limit: int, wanted: int | None, left: int) -> None:
     assert room(limit, wanted) == left
 
 
 @pytest.mark.rule(63)
 @pytest.mark.parametrize("fields", [{"truncate": False}, {"shift": False}])
-def test_nothing_is_shortened_against_the_clients_will(fields: dict[str, Any]) -> None:
+def test_nothing_is_shortened_if_the_client_forbids_it(fields: dict[str, Any]) -> None:
     request = decode_chat(json.dumps({"model": "m", "messages": turns(5)} | fields).encode())
     assert chat.adapt(request, MODEL, NONE, TOO_LONG) is None
 
 
-def test_no_more_is_asked_for_than_there_is_room_for() -> None:
-    """Older releases of vLLM refuse a max_tokens that the prompt leaves no room for."""
-    sent, _ = recovered(turns(1), options={"num_predict": 1000})
+def test_max_tokens_is_limited_to_the_room_left() -> None:
+    """Older releases of vLLM refuse a max_tokens above the room that the prompt leaves."""
+    sent, _ = adapted(turns(1), options={"num_predict": 1000})
     assert (len(sent["messages"]), sent["max_tokens"]) == (1, 90)
-    sent, _ = recovered(turns(1), {"0": 500}, options={"num_predict": 1000})
+    sent, _ = adapted(turns(1), {"0": 500}, options={"num_predict": 1000})
     assert (sent["truncate_prompt_tokens"], sent["max_tokens"]) == (75, 25)
 
 
-def test_text_that_no_tokenizer_makes_short_is_not_counted() -> None:
+def test_text_far_above_the_context_is_not_counted() -> None:
     """The model's context is 2048 tokens here."""
     huge = {"role": "user", "content": "x" * 2048 * 257}
-    sent, asked = recovered([huge], {})
+    sent, asked = adapted([huge], {})
     assert (asked, sent["truncate_prompt_tokens"]) == (0, 2048 - 512)
-    sent, asked = recovered([huge, *turns(3)], {})
+    sent, asked = adapted([huge, *turns(3)], {})
     assert asked <= 2
     assert len(sent["messages"]) == 3
 
 
-def test_a_long_conversation_costs_little_to_look_at() -> None:
+def test_shortening_a_long_conversation_is_fast() -> None:
     began = time.process_time()
-    assert len(shortenings(told(*["user", "assistant"] * 5000))) == 5001
+    assert len(shortenings(messages_of(*["user", "assistant"] * 5000))) == 5001
     assert time.process_time() - began < 5
 
 
-def test_tools_and_thinking_count_too() -> None:
+def test_tools_and_thinking_are_counted() -> None:
     request = decode_chat(json.dumps({"model": "m", "messages": turns(5), "tools": [CALL]}).encode())
     step = chat.adapt(request, msgspec.structs.replace(MODEL, capabilities=("thinking",)), NONE, TOO_LONG)
     assert isinstance(step, PreflightRequest)

@@ -31,26 +31,26 @@ def split(data: bytes, cuts: list[int]) -> list[bytes]:
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=12))
-def test_events_are_the_same_wherever_the_bytes_are_cut(cuts: list[int]) -> None:
+def test_events_do_not_depend_on_where_bytes_are_cut(cuts: list[int]) -> None:
     assert split(STREAM, cuts) == EVENTS
 
 
-def test_every_single_byte_alone() -> None:
+def test_events_may_arrive_byte_by_byte() -> None:
     assert split(STREAM, list(range(len(STREAM)))) == EVENTS
 
 
 @pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
-def test_all_three_line_ends(line_end: bytes) -> None:
+def test_lf_crlf_and_cr_end_lines(line_end: bytes) -> None:
     data = b"data: 1" + line_end * 2 + b": c" + line_end + b"data: 2" + line_end * 2
     for cut in range(len(data)):
         assert split(data, [cut]) == [b"1", b"2"]
 
 
-def test_an_event_without_its_closing_line_is_given_at_the_end() -> None:
+def test_an_event_without_a_closing_line_is_returned_at_the_end() -> None:
     assert split(b"data: 1\n\ndata: [DONE]", []) == [b"1", b"[DONE]"]
 
 
-def test_a_stream_without_end_of_event_is_given_up() -> None:
+def test_an_event_without_end_is_refused() -> None:
     splitter = EventSplitter()
     chunk = b"x" * (sse.MAX_EVENT // 2)
     splitter.feed(chunk)
@@ -59,8 +59,8 @@ def test_a_stream_without_end_of_event_is_given_up() -> None:
         splitter.feed(b"x")
 
 
-def test_an_event_in_many_reads_is_joined_once() -> None:
-    """A prompt's token ids come in one event of megabytes: joining it anew at each read would hold up everybody."""
+def test_an_event_in_many_reads_is_joined_in_linear_time() -> None:
+    """A prompt's token ids are one event of megabytes: joining it at each read would block the event loop."""
     event = b"data: " + b"1234567," * 1_000_000
     pieces = [event[start : start + 65536] for start in range(0, len(event), 65536)]
     splitter = EventSplitter()
@@ -72,7 +72,7 @@ def test_an_event_in_many_reads_is_joined_once() -> None:
 
 
 @pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
-def test_a_line_end_between_reads_is_no_end_of_event(line_end: bytes) -> None:
+def test_a_line_end_split_between_reads_is_one_line_end(line_end: bytes) -> None:
     splitter = EventSplitter()
     parts = [b"data: a", line_end, b"data: b", line_end, b"", line_end, b"data: c"]
     assert [event for part in parts for event in splitter.feed(part)] == [b"a\nb"]

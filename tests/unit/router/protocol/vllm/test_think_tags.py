@@ -1,4 +1,4 @@
-"""Thinking between tags, taken out of a text that comes in pieces of any size."""
+"""Thinking between tags, split from text that arrives in chunks of any size."""
 
 from __future__ import annotations
 
@@ -37,9 +37,7 @@ def split(pieces: list[str], *, begun: bool = False) -> tuple[str, str]:
         ("", False, "", ""),
     ],
 )
-def test_only_what_comes_first_between_the_tags_is_thinking(
-    text: str, begun: bool, thinking: str, content: str
-) -> None:
+def test_only_leading_tagged_text_is_thinking(text: str, begun: bool, thinking: str, content: str) -> None:
     assert split([text], begun=begun) == split(list(text), begun=begun) == (thinking, content)
 
 
@@ -47,7 +45,7 @@ PARTS = st.sampled_from(["<think>", "</think>", "<", "</", "think", ">", "<thi",
 
 
 @given(st.lists(PARTS, max_size=10).map("".join), st.booleans(), st.data())
-def test_the_sums_are_the_same_however_the_text_is_cut(text: str, begun: bool, data: st.DataObject) -> None:
+def test_splitting_does_not_depend_on_where_text_is_cut(text: str, begun: bool, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
     pieces = [text[start:end] for start, end in itertools.pairwise([0, *cuts, len(text)])]
     thinking, content = split([text], begun=begun)
@@ -60,7 +58,7 @@ def test_the_sums_are_the_same_however_the_text_is_cut(text: str, begun: bool, d
 
 
 @given(st.text(max_size=20))
-def test_a_text_without_tags_is_all_content(text: str) -> None:
+def test_text_without_tags_is_content(text: str) -> None:
     assert split(list(text)) == ("", text)
 
 
@@ -74,11 +72,11 @@ def test_a_text_without_tags_is_all_content(text: str) -> None:
         ("", False),
     ],
 )
-def test_a_template_may_have_opened_the_tag(end: str, open_: bool) -> None:
+def test_an_open_tag_at_the_prompts_end_is_found(end: str, open_: bool) -> None:
     assert ends_inside(end) is open_
 
 
-def test_tags_are_known_by_the_template_of_a_model_that_can_think() -> None:
+def test_tags_are_detected_in_a_thinking_models_template() -> None:
     tagged = "{% if not enable_thinking %}<think></think>{% endif %}"
     assert uses_tags(msgspec.structs.replace(THINKER, template=tagged))
     assert not uses_tags(msgspec.structs.replace(MODEL, template=tagged))

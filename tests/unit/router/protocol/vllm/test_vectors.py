@@ -23,19 +23,19 @@ def as_float32(value: float) -> float:
 
 
 @given(st.lists(FLOATS, min_size=1, max_size=40))
-def test_what_is_written_is_the_same_32_bit_float(values: list[float]) -> None:
+def test_encoded_vectors_decode_to_the_same_32_bit_floats(values: list[float]) -> None:
     read = vectors.decode(as_base64(*values))
     assert [as_float32(value) for value in json.loads(vectors.encode(read))] == values
 
 
-def test_nine_digits_and_no_more_are_written() -> None:
+def test_vectors_are_encoded_with_nine_digits() -> None:
     written = vectors.encode(vectors.decode(as_base64(0.1, 1.0, 0.0, -0.5, 2.0**-66)))
     assert written == b"[0.100000001,1,0,-0.5,1.35525272e-20]"
 
 
 @pytest.mark.rule(99)
 @given(st.lists(FLOATS, min_size=1, max_size=40), st.integers(-1, 50))
-def test_vectors_have_length_one_after_the_cut_too(values: list[float], dimensions: int) -> None:
+def test_vectors_have_length_one_after_truncation(values: list[float], dimensions: int) -> None:
     cut = vectors.normalised(vectors.decode(values), dimensions)
     assert len(cut) == (dimensions if 0 < dimensions < len(values) else len(values))
     length = math.hypot(*values[: len(cut)])
@@ -44,13 +44,13 @@ def test_vectors_have_length_one_after_the_cut_too(values: list[float], dimensio
         assert list(cut) == pytest.approx([value / length for value in values[: len(cut)]])
 
 
-def test_a_vector_of_zeros_stays_one() -> None:
+def test_a_zero_vector_stays_zero() -> None:
     assert vectors.normalised((0.0, 0.0)) == [0.0, 0.0]
 
 
 @pytest.mark.rule(99)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_nan_and_infinities_are_named(bad: float) -> None:
+def test_nan_and_infinities_are_refused(bad: float) -> None:
     for given_as in (as_base64(1.0, bad, 2.0), [1.0, bad, 2.0], as_base64(bad, bad)):
         with pytest.raises(vectors.NotFinite) as caught:
             vectors.decode(given_as)
@@ -58,6 +58,6 @@ def test_nan_and_infinities_are_named(bad: float) -> None:
 
 
 @pytest.mark.parametrize("bad", ["!", "AAA", "AAAAAAA=", "A=A"])
-def test_what_is_no_base64_of_floats_is_refused(bad: str) -> None:
+def test_invalid_base64_vectors_are_refused(bad: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         vectors.decode(bad)
