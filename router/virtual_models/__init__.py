@@ -1,1 +1,1 @@
-"""Virtual models: what `ollama create` and `cp` make, kept in step across routers."""
+"""Virtual models, which `ollama create` and `cp` make: planning, storage, and replication across routers."""

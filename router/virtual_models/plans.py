@@ -1,4 +1,4 @@
-"""What a request to create, copy or delete a model means, given what is inventory. Pure: a plan, or a ClientError."""
+"""Plans for requests that create, copy, delete or pull a model. Pure: each returns a plan or raises ClientError."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from vllama_pool.router.routing.resolve import Listed, Routes
 from vllama_pool.workers.registry.virtual_model import VirtualModel, digest_of
 
 WRITES_OFF = "models cannot be changed here: VLLAMA_MODEL_WRITES is off"
-UNSIGNED = "models cannot be changed here: set VLLAMA_FLEET_SECRET, with which the fleet's routers sign them"
-CLOUD_NAME = "names with :cloud are those of ollama.com's models; choose another name"
+UNSIGNED = "models cannot be changed here: routers cannot sign them; set VLLAMA_FLEET_SECRET"
+CLOUD_NAME = "names ending in :cloud are reserved for ollama.com's models; choose another name"
 
 
 class BaseMissing(ClientError):
-    """The base is not in the pool. Ollama would try to pull it, and say so in the stream (R105)."""
+    """The base is not in the pool. Ollama would pull it; its error arrives in the stream (R105)."""
 
     status = 500
 
@@ -32,14 +32,14 @@ class BaseMissing(ClientError):
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What there is now."""
+    """The models that exist when a request is planned."""
 
     routes: Routes
     pool: Pool
     live: Mapping[str, VirtualModel]
-    """The virtual models by the key of their names."""
+    """Virtual models by the key of their names."""
     refusal: str = ""
-    """Why no model may be changed at all; "" if they may."""
+    """Why models must not be changed; "" if they may be."""
 
     def find(self, name: str) -> Listed | None:
         return self.routes.find(name, self.pool)
@@ -47,17 +47,18 @@ class Inventory:
 
 @dataclass(frozen=True, slots=True)
 class NewModel:
-    """A model that is to be made."""
+    """The plan of a create request."""
 
     model: VirtualModel
-    """Without a revision yet (1)."""
+    """Its revision is still to be set."""
     existing: tuple[str, ...]
-    """Digests of the parts that were there before: the base's, and those of a virtual model that it is made from."""
+    """Digests of the parts taken over from the base and from the virtual model it is created from."""
     new: tuple[str, ...]
+    """Digests of the parts that the request adds."""
 
 
 def plan_create(request: CreateRequest, inventory: Inventory) -> NewModel:
-    """In Ollama's order of checks. Raises ClientError, BaseMissing out of it."""
+    """Plan a create request, with Ollama's order of checks. Raises ClientError, BaseMissing."""
     name = _target(request.requested, inventory)
     if not request.source:
         create.refuse_unsupported(request, "")
@@ -70,7 +71,7 @@ def plan_create(request: CreateRequest, inventory: Inventory) -> NewModel:
 
 
 def plan_copy(request: CopyRequest, inventory: Inventory) -> VirtualModel | None:
-    """None where source and destination are one name: that succeeds without a change. Raises ClientError."""
+    """Plan a copy. Return None if source and destination are the same name, which succeeds. Raises ClientError."""
     source = inventory.find(request.source)
     if source is None:
         _valid("source", request.source)
@@ -81,38 +82,35 @@ def plan_copy(request: CopyRequest, inventory: Inventory) -> VirtualModel | None
         raise copying.no_source(request.source)
     if is_cloud(request.destination):
         raise Forbidden(CLOUD_NAME)
-    _may_write(inventory)
-    _not_taken(request.destination, inventory)
+    _require_writable(inventory)
+    _require_unused(request.destination, inventory)
     return _derived(destination, source, inventory)
 
 
-def plan_delete(wanted: str, inventory: Inventory) -> VirtualModel:
-    """The tombstone. Raises ClientError."""
-    found = inventory.find(wanted)
+def plan_delete(name: str, inventory: Inventory) -> VirtualModel:
+    """Return the tombstone to store. Raises ClientError."""
+    found = inventory.find(name)
     if found is None:
-        raise copying.no_such_model(wanted)
-    _may_write(inventory)
+        raise copying.no_such_model(name)
+    _require_writable(inventory)
     if found.virtual is None:
-        raise Forbidden(f"{_owner(wanted, inventory)}: it cannot be deleted here")
+        raise Forbidden(f"{_owner(name, inventory)}: it cannot be deleted here")
     return VirtualModel(name=found.virtual.name, revision=1, deleted=True)
 
 
-def plan_pull(wanted: str, inventory: Inventory) -> list[bytes]:
+def plan_pull(name: str, inventory: Inventory) -> list[bytes]:
     """Return the lines of a successful pull of a model on a worker (R103). Raises ClientError, BaseMissing."""
-    listed = inventory.find(wanted)
+    listed = inventory.find(name)
     if listed is None or not listed.replicas:
-        pull.check_name(wanted)
+        pull.check_name(name)
         raise BaseMissing
     return pull.success(base_digest(listed), max(target.model.size for target in listed.replicas))
 
 
 def base_digest(source: Listed) -> str:
-    """64 hex digits for the model underneath: of its files, where a worker has read them."""
+    """Return 64 hex digits for the base model: over its files if a worker reports them, else over its name."""
     digests = [target.model.digest for target in source.replicas if target.model.digest]
     return min(digests, default="") or digest_of(source.virtual.base if source.virtual else source.name)
-
-
-# inside
 
 
 def _made(name: Name, source: Listed, request: CreateRequest, inventory: Inventory) -> NewModel:
@@ -134,7 +132,6 @@ def _made(name: Name, source: Listed, request: CreateRequest, inventory: Invento
 
 
 def _derived(name: Name, source: Listed, inventory: Inventory) -> VirtualModel:
-    """The same model under another name."""
     old = source.virtual
     changes: dict[str, Any] = {"name": _spelled(name, inventory), "revision": 1}
     if old is None:
@@ -149,60 +146,59 @@ def _derived(name: Name, source: Listed, inventory: Inventory) -> VirtualModel:
     )
 
 
-def _target(wanted: str, inventory: Inventory) -> Name:
-    """The name of a model that is to be made."""
+def _target(requested: str, inventory: Inventory) -> Name:
+    """Check the name of the model to create."""
     try:
-        name = parse(wanted)
+        name = parse(requested)
     except InvalidName as error:
         raise BadRequest(error.text) from None
-    if is_cloud(wanted):
+    if is_cloud(requested):
         raise Forbidden(CLOUD_NAME)
-    _may_write(inventory)
-    _not_taken(wanted, inventory)
+    _require_writable(inventory)
+    _require_unused(requested, inventory)
     return name
 
 
-def _source(wanted: str, inventory: Inventory) -> Listed:
-    """The model that another is made from. Names that Ollama's grammar does not have may be served, so the pool is
-    asked first."""
-    found = inventory.find(wanted)
+def _source(name: str, inventory: Inventory) -> Listed:
+    """Find the model named by `from`. The pool comes first: workers may serve names that Ollama's grammar rejects."""
+    found = inventory.find(name)
     if found is not None:
         return found
     try:
-        parse(wanted)
+        parse(name)
     except InvalidName as error:
         raise BadRequest(error.text) from None
-    if is_cloud(wanted):
+    if is_cloud(name):
         raise Forbidden(NO_CLOUD)
     raise BaseMissing
 
 
-def _valid(field: str, wanted: str) -> Name:
+def _valid(field: str, name: str) -> Name:
     try:
-        return parse(wanted)
+        return parse(name)
     except InvalidName:
-        raise copying.invalid_name(field, wanted) from None
+        raise copying.invalid_name(field, name) from None
 
 
-def _may_write(inventory: Inventory) -> None:
+def _require_writable(inventory: Inventory) -> None:
     if inventory.refusal:
         raise Forbidden(inventory.refusal)
 
 
-def _not_taken(wanted: str, inventory: Inventory) -> None:
-    if inventory.routes.find_base(wanted, inventory.pool) is not None:
-        raise Forbidden(f"{_owner(wanted, inventory)}: choose another name")
+def _require_unused(name: str, inventory: Inventory) -> None:
+    if inventory.routes.find_base(name, inventory.pool) is not None:
+        raise Forbidden(f"{_owner(name, inventory)}: choose another name")
 
 
-def _owner(wanted: str, inventory: Inventory) -> str:
-    """Who has a name that is no virtual model's."""
-    if inventory.routes.is_configured(wanted):
-        return f"'{wanted}' is a name in the routing file"
-    return f"'{wanted}' is served by vLLM workers"
+def _owner(name: str, inventory: Inventory) -> str:
+    """Say what else uses a name."""
+    if inventory.routes.is_configured(name):
+        return f"'{name}' is a name in the routing file"
+    return f"'{name}' is served by vLLM workers"
 
 
 def _spelled(name: Name, inventory: Inventory) -> str:
-    """A model that is made anew keeps the spelling that it had."""
+    """Return the spelling to store. A model that is created again keeps its spelling."""
     existing = inventory.live.get(name.key)
     return existing.name if existing is not None else name.short
 

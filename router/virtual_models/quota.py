@@ -1,4 +1,4 @@
-"""How many virtual models there may be, and how large. Pure."""
+"""Limits on the number and size of virtual models. Pure."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ from vllama_pool.router.errors import ClientError, TooLarge
 from vllama_pool.router.protocol.ollama.create import TOO_MUCH
 from vllama_pool.workers.registry.signature import MAX_ENVELOPE
 
-MOST_MODELS = 1024
-"""A list of so many takes some forty milliseconds, in which no stream goes on."""
-MOST_BYTES = 16 << 20
-"""Of all envelopes in the registry: the embedded one has 64 MiB for everything."""
+MAX_MODELS = 1024
+"""Encoding a list of 1,024 models blocks the event loop for about 40 ms."""
+MAX_BYTES = 16 << 20
+"""All envelopes together. The embedded registry has 64 MiB for everything."""
 
 
 def check_quota(*, size: int, others: int, count: int) -> None:
-    """Whether a model may be put beside the others. `size` and `others` are bytes of envelopes, `count` is how many
-    models there are then. Raises TooLarge, and ClientError 507."""
+    """Check the limits for a change. Raises TooLarge, and ClientError 507.
+
+    `size` and `others` are bytes: the changed model's envelope, and all other envelopes. `count` is the number of
+    models after the change.
+    """
     if size > MAX_ENVELOPE:
         raise TooLarge(TOO_MUCH)
-    if count > MOST_MODELS:
-        raise ClientError(f"there are {MOST_MODELS} models made here already; delete some of them", status=507)
-    if others + size > MOST_BYTES:
+    if count > MAX_MODELS:
+        raise ClientError(f"the limit of {MAX_MODELS} created models is reached; delete some of them", status=507)
+    if others + size > MAX_BYTES:
         raise ClientError(
-            f"the models made here fill the {MOST_BYTES >> 20} MiB that there are for them; delete some of them",
+            f"created models already fill their limit of {MAX_BYTES >> 20} MiB; delete some of them",
             status=507,
         )

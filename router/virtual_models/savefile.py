@@ -1,8 +1,7 @@
-"""The file that keeps the virtual models of an embedded registry over a restart: Valkey itself keeps nothing on disk.
+"""The file that keeps the virtual models of an embedded registry, since that Valkey stores nothing on disk.
 
-All processes that share a state directory share the file. Whoever writes holds its lock, reads what is there, and
-replaces it by the latest revisions of both, so that nobody's models get lost. It can be read whatever happens to a
-writer: it is replaced as a whole or not at all.
+All processes that use one state directory share the file. A writer takes the lock, merges its models with the file's
+by revision, and replaces the file atomically.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from vllama_pool.router.virtual_models.store import ModelStore
 from vllama_pool.workers.registry.virtual_model import VirtualModel, key_of
 
 MAX_BYTES = 64 << 20
-"""A larger file is not one of ours."""
-LOCK_PATIENCE = 1.0
-"""Seconds to wait for other processes' writing, which takes milliseconds."""
+"""A larger file was not written by vLLama."""
+LOCK_TIMEOUT = 1.0
+"""Seconds. Other processes hold the lock for milliseconds."""
 
 _log = logging.getLogger(__name__)
 
@@ -35,32 +34,29 @@ class _Content(msgspec.Struct):
 
 
 class SaveFile:
-    """Blocking: to be used from a thread, or at the start. Nothing that goes wrong here raises: it is logged, for
-    models that cannot be kept on disk are no reason to serve none."""
+    """Loads and saves. Blocking: call it from a thread. Logs errors instead of raising, since serving can go on."""
 
     def __init__(self, folder: Path, fleet: str) -> None:
-        """`folder` is private to this user; fleets may share it."""
+        """`folder` must be private to this user. Fleets may share it."""
         self.path = folder / f"models-{fleet}.json"
 
     def load(self) -> list[VirtualModel]:
-        """What the file holds, tombstones too; nothing if there is none."""
+        """Return the models in the file, tombstones included; an empty list if there is no file."""
         try:
             return self._read()
         except FileNotFoundError:
             return []
         except (OSError, ValueError, RecursionError) as error:
-            _log.warning("the virtual models in %s cannot be read and are left out: %s", self.path, error)
+            _log.warning("virtual models in %s are ignored, the file cannot be read: %s", self.path, error)
             return []
 
     def save(self, models: Iterable[VirtualModel]) -> bool:
-        """Keep these, beside what other processes have put there. False if that was not possible."""
+        """Merge these into the file. Return False if that failed."""
         try:
             with self._locked():
                 self._merge(models)
         except OSError as error:
-            _log.error(
-                "virtual models cannot be kept in %s and will be lost when all of vLLama stops: %s", self.path, error
-            )
+            _log.error("virtual models will be lost when vLLama stops, %s cannot be written: %s", self.path, error)
             return False
         return True
 
@@ -74,24 +70,24 @@ class SaveFile:
         except (ValueError, RecursionError):
             before, damaged = [], True
         for model in before:
-            store.take(model)
-        changed = [model for model in models if store.take(model, settled=True)]
-        store.forget_oldest()
+            store.merge(model)
+        changed = [model for model in models if store.merge(model, from_registry=True)]
+        store.drop_oldest_tombstones()
         if damaged:
             aside = self.path.with_suffix(".damaged")
-            _log.warning("%s is damaged and is put aside as %s", self.path, aside)
+            _log.warning("%s is damaged; it was moved to %s", self.path, aside)
             self.path.replace(aside)
         if changed or damaged:
-            self._replace(store.every.values())
+            self._replace(store.all.values())
 
     def _read(self) -> list[VirtualModel]:
-        """Raises OSError; ValueError for a file that is not ours, or torn."""
+        """Raises OSError, and ValueError for a file that is damaged or may be another user's."""
         with os.fdopen(os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-                raise ValueError("it is, or may be, somebody else's")
+                raise ValueError("other users can write to it, or it is not a regular file of this user")
             if status.st_size > MAX_BYTES:
-                raise ValueError(f"it has {status.st_size} bytes")
+                raise ValueError(f"it has {status.st_size} bytes, more than {MAX_BYTES}")
             content = msgspec.json.decode(file.read(MAX_BYTES + 1), type=_Content)
         return [model for raw in content.models if (model := self._model(raw)) is not None]
 
@@ -99,7 +95,7 @@ class SaveFile:
         try:
             model = msgspec.json.decode(raw, type=VirtualModel)
         except msgspec.DecodeError as error:
-            _log.warning("a virtual model in %s cannot be read and is left out: %s", self.path, error)
+            _log.warning("a virtual model in %s is ignored, it cannot be read: %s", self.path, error)
             return None
         return model if key_of(model.name) and (model.deleted or model.base) else None
 
@@ -116,8 +112,8 @@ class SaveFile:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Raises TimeoutError where somebody does not give the lock back."""
-        deadline = time.monotonic() + LOCK_PATIENCE
+        """Raises TimeoutError."""
+        deadline = time.monotonic() + LOCK_TIMEOUT
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(self.path.with_suffix(".lock"), flags, 0o600), "rb") as lock:
             while True:

@@ -1,52 +1,43 @@
-"""Which entries of the registry are believed, and how ours are made so that others believe them."""
+"""Signatures of the virtual models in the registry."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
 
+from vllama_pool.router.log_once import LogOnce
 from vllama_pool.workers.registry.signature import RecordRefused
 from vllama_pool.workers.registry.virtual_model import VirtualModel, seal_model, unseal_model
-
-_MOST_REFUSALS = 1024
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class SignaturePolicy:
-    """Whose entries are believed, as for the workers' records."""
+    """Decides which registry entries are accepted, workers' records included."""
 
     fleet: str
     secret: bytes | None
     unsigned: bool
-    """Nobody but this user can write to the registry."""
+    """Accept unsigned entries: only this user can write to the registry."""
 
 
 class Sealer:
-    """Sealer and unseals entries, and names those that it refuses once."""
+    """Signs entries, and verifies those of others. Logs each refusal once."""
 
-    def __init__(self, trust: SignaturePolicy) -> None:
-        self._trust = trust
-        self._refused: dict[str, str] = {}
+    def __init__(self, policy: SignaturePolicy) -> None:
+        self._policy = policy
+        self._refusals = LogOnce(_log, "virtual model %r in the registry is ignored: %s")
 
     def seal(self, key: str, model: VirtualModel) -> bytes:
-        """The envelope that goes into the registry under `key`."""
-        return seal_model(model, key, fleet=self._trust.fleet, secret=self._trust.secret)
+        """Return the envelope to store under `key`."""
+        return seal_model(model, key, fleet=self._policy.fleet, secret=self._policy.secret)
 
     def unseal(self, key: str, envelope: bytes) -> VirtualModel | None:
-        """What was found under `key`; None for what is refused."""
-        trust = self._trust
+        """Return the model stored under `key`, or None if the envelope is refused."""
+        policy = self._policy
         try:
-            return unseal_model(envelope, key, fleet=trust.fleet, secret=trust.secret, unsigned=trust.unsigned)
+            return unseal_model(envelope, key, fleet=policy.fleet, secret=policy.secret, unsigned=policy.unsigned)
         except RecordRefused as error:
-            self._name(key, str(error))
+            self._refusals.warn(key, str(error))
             return None
-
-    def _name(self, key: str, why: str) -> None:
-        if self._refused.get(key) == why:
-            return
-        if len(self._refused) >= _MOST_REFUSALS:
-            self._refused.clear()
-        self._refused[key] = why
-        _log.warning("the virtual model %r in the registry is not used: %s", key[:200], why)

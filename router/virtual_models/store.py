@@ -1,7 +1,6 @@
-"""A router process's copy of the virtual models: pure state, merged by revision.
+"""A router process's copy of the virtual models, merged by revision. Pure state; all that requests read.
 
-Requests read it and nothing else. It holds what was deleted as well, so that a registry which was emptied gets its
-tombstones back, and so does not bring anything back to life.
+It also holds tombstones, so that a registry that was emptied gets them back and no deleted model returns.
 """
 
 from __future__ import annotations
@@ -11,52 +10,51 @@ from types import MappingProxyType
 
 from vllama_pool.workers.registry.virtual_model import VirtualModel, key_of
 
-MOST_TOMBSTONES = 1024
-"""Deleted names that are remembered; of more, the oldest are forgotten, here and in the registry."""
+MAX_TOMBSTONES = 1024
+"""The oldest beyond this number are dropped, here and in the registry."""
 
 
 class ModelStore:
-    """Virtual models by the key of their names, the latest known revision of each."""
+    """The latest known revision of each virtual model, by the key of its name."""
 
-    def __init__(self, most_tombstones: int = MOST_TOMBSTONES) -> None:
-        self._most_tombstones = most_tombstones
-        self._every: dict[str, VirtualModel] = {}
+    def __init__(self, max_tombstones: int = MAX_TOMBSTONES) -> None:
+        self._max_tombstones = max_tombstones
+        self._all: dict[str, VirtualModel] = {}
         self._live: dict[str, VirtualModel] = {}
         self.live: Mapping[str, VirtualModel] = MappingProxyType(self._live)
-        """Those that were not deleted. Always up to date, and to be looked at only."""
-        self.every: Mapping[str, VirtualModel] = MappingProxyType(self._every)
-        """The tombstones too."""
+        """A read-only view of the models that are not deleted."""
+        self.all: Mapping[str, VirtualModel] = MappingProxyType(self._all)
+        """A read-only view that includes tombstones."""
 
     def __repr__(self) -> str:
-        return f"<ModelStore {len(self._live)} models, {len(self._every) - len(self._live)} tombstones>"
+        return f"<ModelStore {len(self._live)} models, {len(self._all) - len(self._live)} tombstones>"
 
-    def take(self, model: VirtualModel, *, settled: bool = False) -> bool:
-        """Take over a model if it is newer than the one known. True if it was taken.
+    def merge(self, model: VirtualModel, *, from_registry: bool = False) -> bool:
+        """Store a model if it is newer than the known one. Return True if it was stored.
 
-        `settled`: it comes from the registry, which decides between two of one revision. There may be such after the
-        registry was emptied.
+        Two revisions can be equal after the registry was emptied: then the one `from_registry` wins.
         """
         key = key_of(model.name)
-        known = self._every.get(key)
+        known = self._all.get(key)
         if known is not None:
             if model.revision < known.revision:
                 return False
-            if model.revision == known.revision and (not settled or model == known):
+            if model.revision == known.revision and (not from_registry or model == known):
                 return False
-        self._every[key] = model
+        self._all[key] = model
         if model.deleted:
             self._live.pop(key, None)
         else:
             self._live[key] = model
         return True
 
-    def forget_oldest(self) -> list[str]:
-        """Forget all tombstones but so many. Returns the keys of the forgotten: the same in every process."""
-        surplus = len(self._every) - len(self._live) - self._most_tombstones
+    def drop_oldest_tombstones(self) -> list[str]:
+        """Keep MAX_TOMBSTONES tombstones. Return the keys of the dropped ones, which are the same in every process."""
+        surplus = len(self._all) - len(self._live) - self._max_tombstones
         if surplus <= 0:
             return []
-        tombstones = sorted((model.changed, key) for key, model in self._every.items() if model.deleted)
+        tombstones = sorted((model.changed, key) for key, model in self._all.items() if model.deleted)
         oldest = [key for _, key in tombstones[:surplus]]
         for key in oldest:
-            del self._every[key]
+            del self._all[key]
         return oldest

@@ -1,8 +1,8 @@
-"""Keeps a router process's copy of the virtual models and the registry alike.
+"""Synchronizes a router process's copy of the virtual models with the registry.
 
-The registry's channel tells of changes within milliseconds, and its polls repair what was missed. Whatever the
-registry has lost or was never told (it was emptied, it is started anew) it gets back from here: the highest revision
-wins everywhere. Requests read the copy, in memory; only a change of a model waits for the registry.
+The registry's channel reports changes within milliseconds; polls repair what was missed. The highest revision wins
+everywhere, and routers restore entries that the registry has lost (it was emptied or restarted). Requests read the
+copy in memory; only a change of a model waits for the registry.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from vllama_pool.workers.registry.messages import ModelChanged, ModelSeen
 from vllama_pool.workers.registry.virtual_model import VirtualModel, digest_of, key_of
 
 TRIES = 32
-"""Attempts at one change while others change the same model."""
+"""Attempts at one change while other routers change the same model."""
 RETRY_AFTER = 5
-"""Seconds that a client is asked to wait for the registry."""
-RESTORED_AT_ONCE = 128
-"""Entries that a poll gives back to the registry: those of the workers are not to wait for long."""
-SAID_EVERY = 60
-"""Seconds between two lines in the log about what the registry lacks: two routers that do not believe each other take
-turns in overwriting."""
+"""The Retry-After header, in seconds, while the registry is unavailable."""
+MAX_RESTORED = 128
+"""Maximum entries restored per poll, so that worker updates are not delayed."""
+WARN_EVERY = 60
+"""Seconds between two warnings about restored entries. Two routers with different secrets overwrite each other's
+entries in turn."""
 
 _log = logging.getLogger(__name__)
 
 
 class ModelRegistry(Protocol):
-    """The part of `Registry` that is used here."""
+    """The methods of `workers.registry.client.Registry` that `ModelSync` calls."""
 
     async def models(self) -> ModelsHeld: ...
 
@@ -55,32 +55,32 @@ class ModelRegistry(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """An entry of the registry."""
+    """One entry of the registry."""
 
     envelope: bytes
     model: VirtualModel | None
-    """None for one that is refused."""
+    """None if the envelope was refused."""
 
 
 class ModelSync:
-    """The one who changes `store`, and the registry's virtual models. See `registry_loop.ModelListener`."""
+    """Changes virtual models in the registry and in `store`. Implements `registry_loop.ModelListener`."""
 
     def __init__(
         self,
         registry: ModelRegistry,
         store: ModelStore,
-        trust: SignaturePolicy,
+        policy: SignaturePolicy,
         *,
         router_id: str,
         file: SaveFile | None = None,
         clock: Callable[[], float] = time.time,
         shadowed: Callable[[], Collection[str]] = tuple,
     ) -> None:
-        """`clock` gives Unix seconds. `shadowed` names the virtual models that requests do not reach, since others have
-        their names now."""
+        """`clock` returns Unix seconds. `shadowed` returns the names of virtual models that requests cannot reach
+        because a served or configured model has the same name."""
         self.store = store
         self._registry = registry
-        self._sealer = Sealer(trust)
+        self._sealer = Sealer(policy)
         self._router_id = router_id
         self._file = file
         self._clock = clock
@@ -88,26 +88,26 @@ class ModelSync:
         self._version: str | None = None
         self._held: dict[str, _Held] = {}
         self._acks = Acks()
-        self._doubted: set[str] = set()
-        """Keys of changes heard of since the latest poll."""
-        self._said_at = -math.inf
-        self._named: set[str] = set()
+        self._announced: set[str] = set()
+        """Keys of the changes that the channel announced since the last poll."""
+        self._warned_at = -math.inf
+        self._logged_shadowed: set[str] = set()
         self._unsaved = False
 
     def load(self) -> None:
-        """Take over what the file has. To be called once, before anything else."""
+        """Merge the models of the file. Call it once, first."""
         if self._file is not None:
             for model in self._file.load():
-                self.store.take(model)
+                self.store.merge(model)
 
     # --- changes ---
 
     async def change(self, decide: Callable[[], VirtualModel | None]) -> VirtualModel | None:
-        """Make a change that `decide` finds from what the store holds, and return it as it was made; None if there is
-        none to make. It is asked again when another router was faster. Revision, time and digest are set here.
+        """Write the model that `decide` returns, and return it; return None if `decide` does.
 
-        Ends when all routers have it, or after ACK_TIMEOUT. Raises what `decide` raises, and ClientError where the
-        registry is away or full.
+        `decide` reads the store and is called again when another router was faster. Revision, time and digest are set
+        here. Returns once all routers have the change, at most ACK_TIMEOUT later. Raises what `decide` raises, and
+        ClientError if the registry is unavailable or full.
         """
         for _ in range(TRIES):
             decided = decide()
@@ -115,7 +115,7 @@ class ModelSync:
                 return None
             now = self._clock()
             key = key_of(decided.name)
-            known = self.store.every.get(key)
+            known = self.store.all.get(key)
             model = msgspec.structs.replace(
                 decided,
                 revision=next_revision(known.revision if known else 0, now),
@@ -123,122 +123,124 @@ class ModelSync:
                 parts_digest=digest_of(decided.parts) if decided.parts else "",
             )
             envelope = self._sealer.seal(key, model)
-            self._check_room(key, model, envelope)
+            self._check_quota(key, model, envelope)
             put = await self._put(key, envelope)
             if put is not None:
                 self._adopt(key, _Held(envelope, model))
                 _log.info(
-                    "virtual model %r %s", model.name, "deleted" if model.deleted else f"made from {model.base!r}"
+                    "virtual model %r %s", model.name, "deleted" if model.deleted else f"created from {model.base!r}"
                 )
-                await self._settle(model, put)
+                await self._finish(model, put)
                 return model
-        raise _not_now("others are changing this model at the same time")
+        raise _unavailable("other clients are changing this model at the same time")
 
     async def _put(self, key: str, envelope: bytes) -> ModelPut | None:
-        """Into the registry. None if somebody was faster."""
+        """Write to the registry. Return None if another router was faster."""
         held = self._held.get(key)
         try:
             reply = await self._registry.put_model(key, held.envelope if held else b"", envelope, ask=True)
         except RegistryUnavailable as error:
             _log.warning("a virtual model could not be changed: %s", error)
-            raise _not_now("the registry does not answer") from None
+            raise _unavailable("the registry does not answer") from None
         if isinstance(reply, ModelHeld):
-            self._meet(key, reply.envelope)
+            self._read_entry(key, reply.envelope)
             return None
         return reply
 
-    async def _settle(self, model: VirtualModel, put: ModelPut) -> None:
-        """What is still to do for a change that the registry has taken."""
+    async def _finish(self, model: VirtualModel, put: ModelPut) -> None:
+        """Save a change that the registry has accepted, and wait for the other routers."""
         await self._save()
         if model.deleted:
-            await self._drop_oldest()
+            await self._delete_dropped_tombstones()
         if not await self._acks.wait(put.version, others=put.routers - 1, but=self._router_id):
-            _log.info("not every router process has seen a change of the virtual models within %g s", ACK_TIMEOUT)
+            _log.info("some router processes have not acknowledged a virtual model within %g s", ACK_TIMEOUT)
 
-    async def _drop_oldest(self) -> None:
-        """Take out of the registry the tombstones that are forgotten here."""
+    async def _delete_dropped_tombstones(self) -> None:
+        """Delete from the registry the tombstones that the store has dropped."""
         with suppress(RegistryUnavailable):  # the next deletion tries again
             for key, held in list(self._held.items()):
-                if held.model is not None and held.model.deleted and key not in self.store.every:
+                if held.model is not None and held.model.deleted and key not in self.store.all:
                     await self._registry.put_model(key, held.envelope, b"")
 
-    def _check_room(self, key: str, model: VirtualModel, envelope: bytes) -> None:
+    def _check_quota(self, key: str, model: VirtualModel, envelope: bytes) -> None:
         others = sum(len(held.envelope) for other, held in self._held.items() if other != key)
         if not model.deleted:
             check_quota(size=len(envelope), others=others, count=len(self.store.live.keys() | {key}))
 
-    # --- what the registry tells ---
+    # --- events from the registry ---
 
     async def polled(self, version: str) -> None:
-        """A poll of the registry has seen its models at this version. Raises RegistryUnavailable."""
+        """Handle a poll that found the registry's models at `version`. Raises RegistryUnavailable."""
         if version != self._version or self._overwritten():
             first = self._version is None
             await self._read_all()
             try:
                 await self._restore(expected=first)
             except RegistryUnavailable:
-                self._version = ""  # so that the next poll goes on
+                self._version = ""  # the next poll continues
                 raise
         if self._unsaved:
             await self._save()
-        self._name_shadowed()
+        self._log_shadowed()
 
     async def changed(self, event: ModelChanged) -> None:
-        """Somebody has changed an entry. Raises RegistryUnavailable."""
-        self._meet(event.key, event.envelope)
-        self._doubted.add(event.key)
+        """Apply a change that the channel announced, and acknowledge it if asked. Raises RegistryUnavailable."""
+        self._read_entry(event.key, event.envelope)
+        self._announced.add(event.key)
         if event.before == self._version:
             self._version = event.after
         if event.asked:
             await self._registry.seen(event.after, self._router_id)
 
     def seen(self, event: ModelSeen) -> None:
-        """A router process has taken over a change."""
-        self._acks.seen(event)
+        """Record that a router process has applied a change."""
+        self._acks.add(event)
 
     async def _read_all(self) -> None:
         found = await self._registry.models()
         for key in self._held.keys() - found.envelopes.keys():
             del self._held[key]
         for key, envelope in found.envelopes.items():
-            self._meet(key, envelope)
+            self._read_entry(key, envelope)
         self._version = found.version
 
     async def _restore(self, *, expected: bool) -> None:
-        """Give the registry what it lacks. Where another router is faster, the next poll shows what it did. `expected`
-        to be needed: at the start of everything the registry is empty, and the file is not."""
-        lacking = [(key, model) for key, model in self.store.every.items() if self._lacks(key, model)]
-        for key, model in lacking[:RESTORED_AT_ONCE]:
+        """Write to the registry the entries that it lacks. If another router is faster, the next poll shows its entry.
+
+        `expected`: this is the first poll, when the registry can be empty and the file is not.
+        """
+        lacking = [(key, model) for key, model in self.store.all.items() if self._lacks(key, model)]
+        for key, model in lacking[:MAX_RESTORED]:
             held = self._held.get(key)
             envelope = self._sealer.seal(key, model)
             reply = await self._registry.put_model(key, held.envelope if held else b"", envelope)
-            self._meet(key, reply.envelope if isinstance(reply, ModelHeld) else envelope)
+            self._read_entry(key, reply.envelope if isinstance(reply, ModelHeld) else envelope)
         if lacking:
-            self._say_lacking(len(lacking), expected)
-        if len(lacking) > RESTORED_AT_ONCE:
-            self._version = ""  # so that the next poll goes on
+            self._log_restored(len(lacking), expected)
+        if len(lacking) > MAX_RESTORED:
+            self._version = ""  # the next poll continues
 
-    def _say_lacking(self, count: int, expected: bool) -> None:
+    def _log_restored(self, count: int, expected: bool) -> None:
         now = self._clock()
-        words = "the registry lacks %d of the virtual models and deletions; it gets them"
+        text = "the registry lacks %d virtual models or deletions; restoring them"
         if expected:
-            _log.info(words, count)
-        elif abs(now - self._said_at) >= SAID_EVERY:
-            self._said_at = now
-            _log.warning(words, count)
+            _log.info(text, count)
+        elif abs(now - self._warned_at) >= WARN_EVERY:
+            self._warned_at = now
+            _log.warning(text, count)
 
     def _overwritten(self) -> bool:
-        """Whether a change that was heard of has left the registry with less than is known here."""
-        doubted, self._doubted = self._doubted, set()
-        known = ((key, self.store.every.get(key)) for key in doubted)
+        """True if an announced change has replaced an entry by an older or refused one."""
+        announced, self._announced = self._announced, set()
+        known = ((key, self.store.all.get(key)) for key in announced)
         return any(model is not None and self._lacks(key, model) for key, model in known)
 
     def _lacks(self, key: str, model: VirtualModel) -> bool:
         held = self._held.get(key)
         return held is None or held.model is None or held.model.revision < model.revision
 
-    def _meet(self, key: str, envelope: bytes) -> None:
-        """The registry holds this under a key; empty for nothing."""
+    def _read_entry(self, key: str, envelope: bytes) -> None:
+        """Apply what the registry holds under a key; b"" for nothing."""
         if not envelope:
             self._held.pop(key, None)
             return
@@ -249,33 +251,30 @@ class ModelSync:
 
     def _adopt(self, key: str, held: _Held) -> None:
         self._held[key] = held
-        if held.model is not None and self.store.take(held.model, settled=True):
-            self.store.forget_oldest()
+        if held.model is not None and self.store.merge(held.model, from_registry=True):
+            self.store.drop_oldest_tombstones()
             self._unsaved = True
-
-    # --- beside ---
 
     async def _save(self) -> None:
         self._unsaved = False
         if self._file is not None:
-            await asyncio.to_thread(self._file.save, list(self.store.every.values()))
+            await asyncio.to_thread(self._file.save, list(self.store.all.values()))
 
-    def _name_shadowed(self) -> None:
-        """Log once which virtual models have lost their names to others."""
+    def _log_shadowed(self) -> None:
         shadowed = set(self._shadowed())
-        for name in sorted(shadowed - self._named):
-            _log.warning(
-                "the virtual model %r is out of reach: a model that is served or configured has its name", name
-            )
-        self._named = shadowed
+        for name in sorted(shadowed - self._logged_shadowed):
+            _log.warning("virtual model %r cannot be reached: a served or configured model has the same name", name)
+        self._logged_shadowed = shadowed
 
 
 def next_revision(known: int, now: float) -> int:
-    """That of a change made at `now` (Unix seconds) where the latest that is known here is `known`, 0 for none. One
-    more would do if all were known: a deletion may be forgotten here and remembered by a router that was away, and
-    a forged entry hides what this router has yet to hear of."""
+    """Return the revision of a change at `now` (Unix seconds). `known` is the latest known revision, 0 for none.
+
+    known + 1 is not enough: another router may hold a newer tombstone that we have dropped, and a forged entry can
+    hide a newer revision. Using wall-clock milliseconds keeps the new revision above it.
+    """
     return max(known + 1, int(now * 1000))
 
 
-def _not_now(why: str) -> ClientError:
+def _unavailable(why: str) -> ClientError:
     return ClientError(f"models cannot be changed now: {why}; try again", status=503, retry_after=RETRY_AFTER)

@@ -275,7 +275,7 @@ def traps(site: Site) -> Iterator[tuple[Trap, Trap]]:
         trap.close()
 
 
-def test_a_worker_on_another_host_answers_ollamas_client(site: Site) -> None:
+def test_a_worker_on_another_host_answers_the_ollama_client(site: Site) -> None:
     with site.workers("greeter"):
 
         def talk() -> tuple[str, str, list[str]]:
@@ -299,7 +299,7 @@ def test_a_worker_on_another_host_answers_ollamas_client(site: Site) -> None:
         assert anyone.status_code == 401
 
 
-def test_joining_and_leaving_are_seen_across_hosts_at_once(site: Site, record_property: Figures) -> None:
+def test_joins_and_leaves_reach_routers_on_other_hosts_at_once(site: Site, record_property: Figures) -> None:
     """Measured from the agent's call; the admin page that is polled for it is part of the time."""
 
     async def rounds() -> tuple[list[float], list[float]]:
@@ -333,7 +333,7 @@ def test_joining_and_leaving_are_seen_across_hosts_at_once(site: Site, record_pr
         assert statistics.median(times) < 2
 
 
-def test_an_address_that_no_other_host_can_reach_is_refused(site: Site) -> None:
+def test_advertising_a_loopback_address_to_other_hosts_is_refused(site: Site) -> None:
     log = site.log("loopback")
     argv = [*VLLAMA, "worker", "--engine", "simulated", "--model", "m", "--advertise", "127.0.0.1"]
     process = site.b.start(argv, site.environ(site.b), log)
@@ -345,7 +345,7 @@ def test_an_address_that_no_other_host_can_reach_is_refused(site: Site) -> None:
     assert PASSWORD not in said
 
 
-def test_a_registry_user_with_too_few_rights_is_told_so(site: Site) -> None:
+def test_missing_rights_of_the_registry_user_are_reported(site: Site) -> None:
     async def register() -> str:
         async with connect(site.registry_url.replace("fleet:", "narrow:")) as client:
             record = WorkerRecord(id="w", generation=1, url=f"http://{site.b.address}:1")
@@ -360,7 +360,7 @@ def test_a_registry_user_with_too_few_rights_is_told_so(site: Site) -> None:
     assert said.endswith("correct its ACL")
 
 
-def test_records_that_are_not_to_be_trusted_are_never_contacted(site: Site, traps: tuple[Trap, Trap]) -> None:
+def test_workers_with_untrusted_records_are_never_contacted(site: Site, traps: tuple[Trap, Trap]) -> None:
     inside, outside = traps
     for trap in traps:
         trap.visit(site.front)
@@ -388,7 +388,7 @@ def test_records_that_are_not_to_be_trusted_are_never_contacted(site: Site, trap
         site.front.call(forged.clean_up)
 
 
-def test_a_record_of_an_earlier_start_is_not_believed(site: Site, traps: tuple[Trap, Trap]) -> None:
+def test_a_replayed_record_of_an_earlier_start_is_ignored(site: Site, traps: tuple[Trap, Trap]) -> None:
     """Whoever can write to the registry may bring back what a worker once signed, but nobody follows it."""
     trap = traps[0]
     with site.workers("steady"):
@@ -406,7 +406,7 @@ def test_a_record_of_an_earlier_start_is_not_believed(site: Site, traps: tuple[T
         assert worker["url"] == f"http://{site.b.address}:8100"
 
 
-def test_a_pulled_cable_costs_a_request_the_time_to_connect_at_most(site: Site, record_property: Figures) -> None:
+def test_a_pulled_cable_delays_a_request_by_the_connect_timeout_at_most(site: Site, record_property: Figures) -> None:
     with site.workers("roamer", *SLOW, hosts="bc"):
         begun: list[str] = []
         warm = [site.chat("roamer", f"warm-{number}", begun) for number in range(12)]
@@ -442,7 +442,9 @@ def test_a_pulled_cable_costs_a_request_the_time_to_connect_at_most(site: Site, 
         until(lambda: set(site.in_flight().values()) == {0}, 5, "all to be at rest")
 
 
-def test_an_idle_connection_over_a_pulled_cable_costs_no_more(site: Site, record_property: Figures) -> None:
+def test_an_idle_connection_over_a_pulled_cable_delays_a_request_no_longer(
+    site: Site, record_property: Figures
+) -> None:
     """A request that is written to a kept connection is not answered by a refusal: nobody is there to refuse."""
     with site.workers("keeper", hosts="bc"):
         burst = [site.chat("keeper", options={"num_predict": 5}) for _ in range(16)]

@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "router/errors.py": set(),
     "router/instance.py": set(),
+    "router/log_once.py": set(),
     "router/offload.py": set(),
     "router/upstream": set(),
     "router/protocol": {"config", "config/routing", "router/errors.py", "workers/registry"},
@@ -48,11 +49,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("router/protocol/vllm", "router/routing", "router/telemetry", "router/upstream"),
     },
     "router/discovery": {
-        *("config", "config/routing", "router/balance", "router/upstream", "workers/registry", "workers/vllm"),
+        *("config", "config/routing", "router/balance", "router/log_once.py", "router/upstream"),
+        *("workers/registry", "workers/vllm"),
     },
     "router/virtual_models": {
-        *("config", "router/balance", "router/errors.py", "router/protocol/ollama", "router/routing"),
-        "workers/registry",
+        *("config", "router/balance", "router/errors.py", "router/log_once.py", "router/protocol/ollama"),
+        *("router/routing", "workers/registry"),
     },
     "router/handlers": {
         *("router/balance", "router/errors.py", "router/protocol", "router/protocol/ollama", "router/protocol/openai"),

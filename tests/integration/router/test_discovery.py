@@ -48,7 +48,7 @@ async def view(valkey: EmbeddedValkey) -> AsyncIterator[RouterView]:
         yield one
 
 
-async def test_joins_and_leaves_are_seen_at_once(valkey: EmbeddedValkey, record_property: Figures) -> None:
+async def test_joins_and_leaves_reach_every_router_at_once(valkey: EmbeddedValkey, record_property: Figures) -> None:
     """From the agent's call to each of two routers' pools; 48 workers come and go, one after the other."""
     joins: list[float] = []
     leaves: list[float] = []
@@ -118,7 +118,7 @@ async def test_a_thousand_workers_join_in_one_snapshot_without_stalling_the_loop
         await redis.aclose()
 
 
-async def test_loads_arrive_with_each_beat(valkey: EmbeddedValkey, view: RouterView) -> None:
+async def test_load_reports_arrive_with_each_beat(valkey: EmbeddedValkey, view: RouterView) -> None:
     async with workers(valkey.address, "a") as [worker]:
         await auntil(lambda: view.pool.usable("a"))
         await worker.stop_beating()
@@ -128,7 +128,7 @@ async def test_loads_arrive_with_each_beat(valkey: EmbeddedValkey, view: RouterV
         await auntil(lambda: seen.last == Load(running=3, waiting=2))
 
 
-async def test_a_worker_that_came_before_the_router_is_seen(valkey: EmbeddedValkey) -> None:
+async def test_a_worker_that_registered_before_the_router_started_joins(valkey: EmbeddedValkey) -> None:
     async with workers(valkey.address, "a") as [worker]:
         await auntil(worker.registry.snapshot)
         async with router_view(valkey.address) as late:
@@ -137,7 +137,7 @@ async def test_a_worker_that_came_before_the_router_is_seen(valkey: EmbeddedValk
 
 
 @pytest.mark.parametrize("how", ["dies", "hangs"])
-async def test_a_silent_death_is_noticed(
+async def test_a_worker_that_dies_without_leaving_goes_down(
     how: str, valkey: EmbeddedValkey, view: RouterView, record_property: Figures
 ) -> None:
     async with workers(valkey.address, "a", "b", "c") as [a, _, _]:
@@ -151,7 +151,7 @@ async def test_a_silent_death_is_noticed(
         assert view.pool.absences == ["a"]
 
 
-async def test_a_frozen_worker_comes_back(valkey: EmbeddedValkey, view: RouterView) -> None:
+async def test_a_frozen_worker_goes_down_and_comes_back(valkey: EmbeddedValkey, view: RouterView) -> None:
     async with workers(valkey.address, "a", "b") as [a, _]:
         await auntil(lambda: view.pool.all_usable == {"a", "b"})
         a.hangs = True
@@ -162,7 +162,7 @@ async def test_a_frozen_worker_comes_back(valkey: EmbeddedValkey, view: RouterVi
         await auntil(lambda: view.pool.usable("a"), HEAL_BOUND)
 
 
-async def test_a_worker_whose_agent_is_cut_off_is_kept(valkey: EmbeddedValkey, view: RouterView) -> None:
+async def test_a_worker_whose_agent_lost_the_registry_stays_usable(valkey: EmbeddedValkey, view: RouterView) -> None:
     async with workers(valkey.address, "a", "b") as [a, _]:
         await auntil(lambda: view.pool.all_usable == {"a", "b"})
         await a.stop_beating()
@@ -174,7 +174,7 @@ async def test_a_worker_whose_agent_is_cut_off_is_kept(valkey: EmbeddedValkey, v
         assert view.pool.absences == []
 
 
-async def test_an_emptied_registry_heals_and_nobody_is_missed(
+async def test_an_emptied_registry_is_restored_and_no_worker_goes_missing(
     valkey: EmbeddedValkey, view: RouterView, record_property: Figures
 ) -> None:
     names = {f"w{number}" for number in range(8)}
@@ -193,7 +193,7 @@ async def test_an_emptied_registry_heals_and_nobody_is_missed(
         assert view.pool.absences == []
 
 
-async def test_a_killed_registry_costs_nobody_his_place(
+async def test_killing_the_registry_takes_no_worker_down(
     valkey: EmbeddedValkey, view: RouterView, record_property: Figures
 ) -> None:
     names = {f"w{number}" for number in range(8)}
@@ -214,7 +214,7 @@ async def test_a_killed_registry_costs_nobody_his_place(
         await auntil(lambda: "w0" in view.pool.removed, HEAL_BOUND, "events to flow again")
 
 
-async def test_an_outage_changes_nothing_and_a_leave_in_it_is_seen_after(
+async def test_an_outage_changes_nothing_and_a_leave_during_it_is_applied_after(
     valkey: EmbeddedValkey, view: RouterView
 ) -> None:
     async with workers(valkey.address, "a", "b") as [a, b]:
@@ -236,7 +236,9 @@ async def test_an_outage_changes_nothing_and_a_leave_in_it_is_seen_after(
         assert not b.fenced
 
 
-async def test_an_older_start_of_a_worker_is_fenced_and_never_used(valkey: EmbeddedValkey, view: RouterView) -> None:
+async def test_an_older_generation_of_a_worker_is_fenced_and_never_used(
+    valkey: EmbeddedValkey, view: RouterView
+) -> None:
     async with workers(valkey.address, "a") as [newer]:
         await newer.stop_beating()
         newer.generation = 5
@@ -255,7 +257,7 @@ async def test_an_older_start_of_a_worker_is_fenced_and_never_used(valkey: Embed
 
 
 @pytest.mark.parametrize("kind", ["a wrong signature", "no signature", "outside the networks", "another's record"])
-async def test_a_forged_record_is_never_used_nor_contacted(kind: str, valkey: EmbeddedValkey, view: RouterView) -> None:
+async def test_a_forged_record_is_never_used_or_contacted(kind: str, valkey: EmbeddedValkey, view: RouterView) -> None:
     """Written past the scripts, by somebody who has access to Redis."""
     async with workers(valkey.address, "good", "bait", joined=False) as [good, bait], connect(valkey.address) as redis:
         keys, record = Keys.of(FLEET), bait.record
@@ -282,7 +284,7 @@ async def test_a_forged_record_is_never_used_nor_contacted(kind: str, valkey: Em
         assert bait.contacts == 0
 
 
-async def test_a_stalled_event_loop_costs_nobody_his_place(valkey: EmbeddedValkey, view: RouterView) -> None:
+async def test_a_stalled_event_loop_takes_no_worker_down(valkey: EmbeddedValkey, view: RouterView) -> None:
     """The workers' own loop is the same one here, so they fall silent as well: two seconds of nothing."""
     async with workers(valkey.address, "a", "b") as fleet:
         await auntil(lambda: view.pool.all_usable == {"a", "b"})

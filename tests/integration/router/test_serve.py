@@ -48,20 +48,20 @@ def one_line(text: str) -> bool:
     return len(text.splitlines()) == 1 and text.startswith("vllama: ")
 
 
-def test_a_port_in_use_is_one_line(environ: dict[str, str]) -> None:
+def test_serve_on_a_port_in_use_prints_one_line(environ: dict[str, str]) -> None:
     with listen("127.0.0.1", 0) as taken:
         said = refused(environ, "--port", str(taken.getsockname()[1]))
     assert one_line(said)
     assert "is in use" in said
 
 
-def test_ollamas_own_variable_says_where_to_listen(environ: dict[str, str]) -> None:
+def test_ollama_host_sets_the_listening_address(environ: dict[str, str]) -> None:
     with listen("127.0.0.1", 0) as taken:
         said = refused({**environ, "OLLAMA_HOST": f"127.0.0.1:{taken.getsockname()[1]}"})
     assert "is in use" in said
 
 
-def test_a_vllm_port_in_use_is_found_before_anything_is_loaded(environ: dict[str, str]) -> None:
+def test_a_vllm_port_in_use_is_reported_before_anything_is_loaded(environ: dict[str, str]) -> None:
     with listen("127.0.0.1", 0) as taken:
         port = str(taken.getsockname()[1])
         said = refused(environ, "--port", "0", "--engine", "simulated", "--model", "m", "--vllm-port", port)
@@ -81,7 +81,7 @@ def test_a_vllm_port_in_use_is_found_before_anything_is_loaded(environ: dict[str
         (["--routing", "/no/such.yaml"], {}, "/no/such.yaml"),
     ],
 )
-def test_what_cannot_work_is_one_line_that_says_what_to_do(
+def test_impossible_options_print_one_line_that_says_what_to_do(
     environ: dict[str, str], words: list[str], variables: dict[str, str], text: str
 ) -> None:
     said = refused({**environ, **variables}, "--port", "0", *words)
@@ -89,7 +89,7 @@ def test_what_cannot_work_is_one_line_that_says_what_to_do(
     assert text in said
 
 
-def test_a_redis_that_is_not_there_is_one_line_without_its_password(environ: dict[str, str]) -> None:
+def test_an_unreachable_redis_prints_one_line_without_its_password(environ: dict[str, str]) -> None:
     with listen("127.0.0.1", 0) as closed:
         port = closed.getsockname()[1]
     url = f"redis://user:topsecret@127.0.0.1:{port}/0"
@@ -99,7 +99,7 @@ def test_a_redis_that_is_not_there_is_one_line_without_its_password(environ: dic
     assert "topsecret" not in said
 
 
-def test_a_broken_routing_file_is_named_with_its_line(environ: dict[str, str], tmp_path: Path) -> None:
+def test_a_broken_routing_file_is_reported_with_file_and_line(environ: dict[str, str], tmp_path: Path) -> None:
     file = tmp_path / "routing.yaml"
     file.write_text("models:\n  a: {serv: x}\n")
     said = refused(environ, "--port", "0", "--routing", str(file))
@@ -107,7 +107,7 @@ def test_a_broken_routing_file_is_named_with_its_line(environ: dict[str, str], t
     assert f"{file}:2" in said
 
 
-def test_a_vllm_that_dies_at_its_start_stops_it_with_the_last_words_of_its_log(
+def test_a_vllm_that_dies_at_start_stops_serve_with_the_reason_from_its_log(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
     vllm = tmp_path / "vllm"
@@ -171,7 +171,7 @@ def chat(url: str, **fields: Any) -> httpx.Response:
 
 
 @pytest.mark.rule(184)
-def test_it_serves_says_what_to_try_and_finishes_what_runs_when_it_is_stopped(served: Served) -> None:
+def test_serve_prints_commands_to_try_and_finishes_running_requests_on_stop(served: Served) -> None:
     answer = chat(served.url, options={"num_predict": 5})
     assert answer.status_code == 200
     assert answer.json()["eval_count"] == 5
@@ -199,7 +199,7 @@ def test_it_serves_says_what_to_try_and_finishes_what_runs_when_it_is_stopped(se
     assert served.left() == []
 
 
-def test_a_server_without_a_model_shows_no_difference_from_ollama(served: Served) -> None:
+def test_compat_finds_no_difference_for_serve_without_models(served: Served) -> None:
     rules = ("--rule", "R009", "--rule", "R010", "--rule", "R111", "--rule", "R175")
     seen = subprocess.run([*VLLAMA, "compat", served.url, *rules], capture_output=True, text=True, timeout=60)
     assert (seen.stdout.splitlines()[-1], seen.returncode) == ("4 rules checked: 4 as Ollama, 0 differ", 0)
@@ -227,7 +227,7 @@ def test_uvicorns_lines_are_in_the_same_json_log(served: Served) -> None:
 
 
 @pytest.mark.rule(201)
-def test_no_traffic_of_ours_takes_a_proxy_and_what_has_no_effect_is_named_once(
+def test_proxy_variables_are_ignored_and_ineffective_variables_are_reported_once(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
     dead = "http://127.0.0.1:9"
@@ -241,7 +241,7 @@ def test_no_traffic_of_ours_takes_a_proxy_and_what_has_no_effect_is_named_once(
     assert said.count("OLLAMA_KEEP_ALIVE cannot be read: ") == 1
 
 
-def test_a_model_with_flags_of_its_own_is_served_beside_the_others(environ: dict[str, str], tmp_path: Path) -> None:
+def test_and_serves_a_second_model_with_its_own_flags(environ: dict[str, str], tmp_path: Path) -> None:
     more = "--and --engine simulated --model vectors --name vectors --runner pooling --dimensions 7 --max-num-seqs 3"
     with Served(environ, tmp_path, *more.split()) as served:
         assert chat(served.url, options={"num_predict": 2}).json()["eval_count"] == 2
@@ -257,13 +257,13 @@ def test_a_model_with_flags_of_its_own_is_served_beside_the_others(environ: dict
         assert {worker["id"]: worker["slots"] for worker in page["workers"]} == {"demo-0": 8, "demo-1": 8, "vectors": 3}
 
 
-def test_nothing_is_left_when_it_is_killed(served: Served) -> None:
+def test_no_process_survives_a_killed_serve(served: Served) -> None:
     served.process.kill()
     served.process.wait()
     until(lambda: not served.left(), 10, "nothing is left")
 
 
-def test_a_stream_that_runs_when_it_is_killed_is_finished_and_nothing_is_left(served: Served) -> None:
+def test_a_running_stream_finishes_after_serve_is_killed_and_no_process_survives(served: Served) -> None:
     body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "options": {"num_predict": 60}}
     with httpx.stream("POST", f"{served.url}/api/chat", json=body, timeout=30, trust_env=False) as answer:
         lines = answer.iter_lines()

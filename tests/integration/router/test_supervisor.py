@@ -78,7 +78,7 @@ ROUTER = ("router", "router-0", {})
 WORKER = ("worker", "w-0", {"models": ["m"]})
 
 
-def test_it_says_when_everything_is_ready_and_ends_in_order_on_sigterm(serve: Serve) -> None:
+def test_the_supervisor_announces_readiness_and_stops_in_order_on_sigterm(serve: Serve) -> None:
     supervised = serve([ROUTER, WORKER])
     supervised.says("all ready")
     assert "worker    w-0  ready after" in supervised.out.read_text()
@@ -89,14 +89,14 @@ def test_it_says_when_everything_is_ready_and_ends_in_order_on_sigterm(serve: Se
     assert all(gone(child) for child in children)
 
 
-def test_a_worker_that_comes_back_says_how_long_that_took_and_not_its_age(serve: Serve) -> None:
+def test_a_restarted_worker_reports_its_loading_time_and_not_its_age(serve: Serve) -> None:
     supervised = serve([("worker", "w", {"relapse": 1.6})])
     supervised.says("vLLM died")
     until(lambda: supervised.out.read_text().count("ready after") == 2, 5, "it is back")
     assert supervised.out.read_text().rstrip().endswith("w  ready after 0 s")
 
 
-def test_a_child_that_is_killed_is_started_again_and_the_others_are_left_alone(serve: Serve, tmp_path: Path) -> None:
+def test_a_killed_child_is_restarted_and_the_others_are_left_alone(serve: Serve, tmp_path: Path) -> None:
     routers, workers = tmp_path / "routers", tmp_path / "workers"
     supervised = serve([("router", "r", {"pids": str(routers)}), ("worker", "w", {"pids": str(workers)})])
     supervised.says("all ready")
@@ -119,7 +119,7 @@ def test_a_child_that_cannot_start_stops_everything(serve: Serve, tmp_path: Path
     assert not any(psutil.pid_exists(pid) for pid in pids(log))
 
 
-def test_nothing_is_left_when_the_supervisor_is_killed(serve: Serve, tmp_path: Path) -> None:
+def test_no_process_survives_a_killed_supervisor(serve: Serve, tmp_path: Path) -> None:
     supervised = serve([ROUTER, WORKER], state_dir=str(tmp_path / "state"))
     supervised.says("all ready")
     children = supervised.tree()
@@ -129,7 +129,7 @@ def test_nothing_is_left_when_the_supervisor_is_killed(serve: Serve, tmp_path: P
         until(lambda: gone(child), 5, f"{child} is gone")  # noqa: B023
 
 
-def test_running_work_gets_its_grace_and_routers_go_before_workers(serve: Serve, tmp_path: Path) -> None:
+def test_children_get_the_grace_period_and_routers_stop_before_workers(serve: Serve, tmp_path: Path) -> None:
     routers, workers = tmp_path / "r", tmp_path / "w"
     supervised = serve(
         [("router", "r", {"drain": 1.0, "pids": str(routers)}), ("worker", "w", {"pids": str(workers)})], grace=10.0
@@ -145,7 +145,7 @@ def test_running_work_gets_its_grace_and_routers_go_before_workers(serve: Serve,
 
 
 @pytest.mark.parametrize("kind", ["router", "worker"])
-def test_a_second_signal_ends_it_now(serve: Serve, kind: str) -> None:
+def test_a_second_signal_stops_the_supervisor_at_once(serve: Serve, kind: str) -> None:
     supervised = serve([(kind, "slow", {"drain": 50})], grace=60.0)
     supervised.says("all ready")
     supervised.send(signal.SIGINT)
@@ -167,14 +167,14 @@ def test_a_child_that_ignores_its_signals_is_killed_after_the_grace(serve: Serve
     assert all(gone(child) for child in children)
 
 
-def test_a_signal_while_loading_stops_at_once(serve: Serve) -> None:
+def test_a_signal_while_a_worker_loads_stops_the_supervisor_at_once(serve: Serve) -> None:
     supervised = serve([ROUTER, ("worker", "w", {"silent": True})])
     supervised.says("w  loading")
     supervised.send(signal.SIGINT)
     assert supervised.wait() == 0
 
 
-def test_a_crashed_registry_is_started_again(serve: Serve, tmp_path: Path) -> None:
+def test_a_crashed_embedded_registry_is_restarted(serve: Serve, tmp_path: Path) -> None:
     supervised = serve([ROUTER], state_dir=str(tmp_path / "state"))
     supervised.says("all ready")
     valkey = next(child for child in supervised.tree() if "valkey" in child.name())
@@ -187,7 +187,7 @@ def test_a_crashed_registry_is_started_again(serve: Serve, tmp_path: Path) -> No
     assert "registry  valkey  was ended by SIGKILL; starting it again\n" in supervised.out.read_text()
 
 
-def test_a_second_serve_uses_the_firsts_registry_and_takes_it_over(serve: Serve, tmp_path: Path) -> None:
+def test_a_second_supervisor_shares_the_firsts_registry_and_takes_it_over(serve: Serve, tmp_path: Path) -> None:
     state = str(tmp_path / "state")
     first = serve([ROUTER], state_dir=state)
     first.says("all ready")

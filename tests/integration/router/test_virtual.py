@@ -1,4 +1,4 @@
-"""Virtual models on a real Valkey: every router has them at once, and nothing that happens to it loses one."""
+"""Virtual models on a real Valkey: every router has a change at once, and no fault loses a model."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def redis(valkey: EmbeddedValkey) -> AsyncIterator[aioredis.Redis]:
 
 
 async def both(redis: aioredis.Redis, keys: Keys = KEYS) -> None:
-    """Until two routers listen."""
+    """Wait until two routers listen."""
 
     async def listening() -> bool:
         ((_, count),) = await redis.pubsub_numsub(keys.ev)
@@ -59,7 +59,7 @@ async def both(redis: aioredis.Redis, keys: Keys = KEYS) -> None:
     await auntil(listening, 10, "both listen")
 
 
-async def test_when_a_change_is_answered_every_router_has_it(valkey: EmbeddedValkey, redis: aioredis.Redis) -> None:
+async def test_every_router_has_a_change_when_it_is_answered(valkey: EmbeddedValkey, redis: aioredis.Redis) -> None:
     async with keeping(valkey.address) as one, keeping(valkey.address) as two:
         await both(redis)
         took = []
@@ -73,7 +73,9 @@ async def test_when_a_change_is_answered_every_router_has_it(valkey: EmbeddedVal
         assert sorted(took)[len(took) // 2] < ACK_TIMEOUT
 
 
-async def test_a_router_that_hangs_holds_nobody_up_for_long(valkey: EmbeddedValkey, redis: aioredis.Redis) -> None:
+async def test_a_hanging_router_delays_a_change_by_the_ack_timeout_at_most(
+    valkey: EmbeddedValkey, redis: aioredis.Redis
+) -> None:
     async with keeping(valkey.address) as one:
         await Registry(redis, FLEET).snapshot(router="one that was killed")
         await auntil(lambda: one.discovery.router_count == 2, 10, "it is counted")
@@ -82,8 +84,8 @@ async def test_a_router_that_hangs_holds_nobody_up_for_long(valkey: EmbeddedValk
         assert ACK_TIMEOUT * 0.9 < time.monotonic() - began < ACK_TIMEOUT + 2
 
 
-async def test_of_many_changes_at_once_none_is_lost(valkey: EmbeddedValkey, redis: aioredis.Redis) -> None:
-    """Each appends a letter to what it sees: whoever was too slow must look again."""
+async def test_no_concurrent_change_is_lost(valkey: EmbeddedValkey, redis: aioredis.Redis) -> None:
+    """Each change appends a letter to the current text, so a lost race must be planned again."""
     async with keeping(valkey.address) as one, keeping(valkey.address) as two:
         await both(redis)
         made = await one.make("v:latest", "")
@@ -99,7 +101,7 @@ async def test_of_many_changes_at_once_none_is_lost(valkey: EmbeddedValkey, redi
         assert one.keeper.store.live[KEY].revision >= made.revision + 10
 
 
-async def test_two_that_make_the_same_at_once_agree_on_one(valkey: EmbeddedValkey, redis: aioredis.Redis) -> None:
+async def test_routers_that_create_the_same_model_at_once_agree(valkey: EmbeddedValkey, redis: aioredis.Redis) -> None:
     async with keeping(valkey.address) as one, keeping(valkey.address) as two:
         await both(redis)
         made = await asyncio.gather(one.make("v:latest", "one"), two.make("v:latest", "two"))
@@ -108,7 +110,7 @@ async def test_two_that_make_the_same_at_once_agree_on_one(valkey: EmbeddedValke
         assert earlier < later == one.keeper.store.live[KEY].revision
 
 
-async def test_what_a_flush_lost_comes_back_and_what_was_deleted_does_not(
+async def test_a_flushed_registry_is_restored_without_deleted_models(
     valkey: EmbeddedValkey, redis: aioredis.Redis
 ) -> None:
     async with keeping(valkey.address) as one, keeping(valkey.address) as two:
@@ -126,7 +128,7 @@ async def test_what_a_flush_lost_comes_back_and_what_was_deleted_does_not(
         assert fresh.systems == {"v:latest": "kept"}
 
 
-async def test_entries_that_vanish_one_by_one_come_back_too(valkey: EmbeddedValkey, redis: aioredis.Redis) -> None:
+async def test_single_entries_lost_by_the_registry_are_restored(valkey: EmbeddedValkey, redis: aioredis.Redis) -> None:
     async with keeping(valkey.address) as one:
         await one.make("v:latest", "kept")
         await redis.hdel(KEYS.vm, KEY)
@@ -138,7 +140,7 @@ async def _held(redis: aioredis.Redis, count: int) -> bool:
     return bool(await redis.hlen(KEYS.vm) == count)
 
 
-async def test_nobody_without_the_secret_can_put_a_system_text_in(
+async def test_a_system_text_signed_without_the_secret_is_refused(
     valkey: EmbeddedValkey, redis: aioredis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     forger = Registry(redis, FLEET)
@@ -164,7 +166,7 @@ async def _differs(redis: aioredis.Redis, key: str, envelope: bytes) -> bool:
     return bool(await redis.hget(KEYS.vm, key) != envelope)
 
 
-async def test_an_old_entry_that_is_put_back_does_not_bring_back_what_was(
+async def test_a_replayed_old_entry_does_not_replace_a_newer_revision(
     valkey: EmbeddedValkey, redis: aioredis.Redis
 ) -> None:
     async with keeping(valkey.address) as one:
@@ -178,7 +180,7 @@ async def test_an_old_entry_that_is_put_back_does_not_bring_back_what_was(
         assert one.systems == {"v:latest": "new"}
 
 
-async def test_without_the_registry_models_stay_and_cannot_be_changed(valkey: EmbeddedValkey) -> None:
+async def test_during_a_registry_outage_models_stay_and_cannot_be_changed(valkey: EmbeddedValkey) -> None:
     async with keeping(valkey.address) as one:
         await one.make("v:latest", "kept")
         assert valkey.pid is not None
@@ -194,7 +196,7 @@ async def test_without_the_registry_models_stay_and_cannot_be_changed(valkey: Em
         await one.make("w:latest", "yes")
 
 
-async def test_they_are_still_there_when_everything_was_started_anew(tmp_path: Path) -> None:
+async def test_virtual_models_survive_a_restart_of_registry_and_routers(tmp_path: Path) -> None:
     file = SaveFile(tmp_path, FLEET)
     async with (
         running_valkey(tmp_path / "state") as valkey,
@@ -213,16 +215,14 @@ async def test_they_are_still_there_when_everything_was_started_anew(tmp_path: P
             await auntil(lambda: other.systems == one.systems, 10, "the registry has them")
 
 
-async def test_one_that_was_missed_on_the_channel_is_found_by_a_poll(
-    valkey: EmbeddedValkey, redis: aioredis.Redis
-) -> None:
+async def test_a_poll_finds_a_change_whose_message_was_lost(valkey: EmbeddedValkey, redis: aioredis.Redis) -> None:
     model = VirtualModel(name="v:latest", revision=1, base="m:latest", system="unheard")
     async with keeping(valkey.address) as one:
         await redis.hset(KEYS.vm, KEY, seal_model(model, KEY, fleet=FLEET, secret=SECRET))
         await auntil(lambda: one.systems == {"v:latest": "unheard"}, 10, "it is found")
 
 
-async def test_a_model_that_is_known_asks_the_registry_nothing(tmp_path: Path) -> None:
+async def test_a_request_for_a_virtual_model_does_not_contact_the_registry(tmp_path: Path) -> None:
     async with fleet(tmp_path, {"a": OPTIONS}) as running:
         made = await running.http.post("/api/create", json={"model": "v", "from": "m", "system": "s"})
         assert made.status_code == 200
@@ -242,7 +242,7 @@ async def test_a_model_that_is_known_asks_the_registry_nothing(tmp_path: Path) -
 
 @asynccontextmanager
 async def _second(running: Fleet, state_dir: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """Another router of the same fleet, once both hear what happens."""
+    """Start another router of the same fleet, and wait until both listen."""
     settings = RouterSettings(registry=RegistrySettings(state_dir=state_dir))
     async with (
         serving(create_app(settings, RoutingTable())) as url,
@@ -264,7 +264,7 @@ def _renamed(record: WorkerRecord) -> WorkerRecord:
     return msgspec.structs.replace(record, generation=2, models=(model,))
 
 
-async def test_a_model_made_at_one_router_is_known_at_the_other_at_once(tmp_path: Path) -> None:
+async def test_a_model_created_on_one_router_is_served_by_another_at_once(tmp_path: Path) -> None:
     async with fleet(tmp_path, {"a": OPTIONS}) as running, _second(running, tmp_path) as other:
         for number in range(10):
             body = {"model": f"v{number}", "from": "m", "system": "s", "stream": False}
@@ -276,7 +276,7 @@ async def test_a_model_made_at_one_router_is_known_at_the_other_at_once(tmp_path
             assert (await running.http.post("/api/show", json={"model": f"v{number}"})).status_code == 404
 
 
-async def test_a_virtual_model_whose_name_is_served_later_is_out_of_reach_and_named_once(
+async def test_a_virtual_model_shadowed_by_a_served_model_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with fleet(tmp_path, {"a": OPTIONS}) as running:

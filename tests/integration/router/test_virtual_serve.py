@@ -1,4 +1,4 @@
-"""Virtual models under `vllama serve`: its processes agree on them, and they outlive it."""
+"""Virtual models under `vllama serve`: all its processes have them, and they survive a restart."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VLLAMA = (sys.executable, "-P", "-m", "vllama_pool.router.cli.main")
 
 @contextmanager
 def serving(folder: Path, processes: int, how_to_end: signal.Signals) -> Iterator[str]:
-    """`vllama serve` over a simulated worker; yields its URL."""
+    """Run `vllama serve` with a simulated worker and yield its URL."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("VLLAMA_", "OLLAMA_", "REDIS_"))}
     out = folder / "out"
     words = ["--port", "0", "--processes", str(processes), "--engine", "simulated", "--model", "demo"]
@@ -44,7 +44,7 @@ def serving(folder: Path, processes: int, how_to_end: signal.Signals) -> Iterato
 
 
 def ask(url: str, method: str, path: str, **body: object) -> httpx.Response:
-    """Over a connection of its own, so to any of the processes."""
+    """Send on a new connection, which any of the processes may accept."""
     return httpx.request(method, f"{url}{path}", json=body, timeout=30, trust_env=False)
 
 
@@ -52,7 +52,7 @@ def names(url: str) -> set[str]:
     return {model["name"] for model in ask(url, "GET", "/api/tags").json()["models"]}
 
 
-def test_any_process_knows_what_another_was_told(tmp_path: Path) -> None:
+def test_a_model_created_in_one_process_is_served_by_all(tmp_path: Path) -> None:
     with serving(tmp_path, 3, signal.SIGTERM) as url:
         for number in range(12):
             name = f"v{number}"
@@ -67,7 +67,7 @@ def test_any_process_knows_what_another_was_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how_to_end", [signal.SIGTERM, signal.SIGKILL])
-def test_they_are_there_again_after_a_restart(tmp_path: Path, how_to_end: signal.Signals) -> None:
+def test_virtual_models_survive_a_restart_of_serve(tmp_path: Path, how_to_end: signal.Signals) -> None:
     with serving(tmp_path, 1, how_to_end) as url:
         for name in ("v", "gone"):
             assert ask(url, "POST", "/api/create", model=name, **{"from": "demo"}, system="s").status_code == 200

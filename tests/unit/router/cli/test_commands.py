@@ -74,7 +74,7 @@ def vllama(*words: str) -> Result:
     return CliRunner().invoke(main, words, env={"VLLAMA_HOST": None, "OLLAMA_HOST": None})
 
 
-def test_ps_shows_each_worker_with_its_load_and_its_trouble(router: Serve) -> None:
+def test_ps_shows_state_load_and_problems_of_each_worker(router: Serve) -> None:
     result = vllama("ps", "--url", router(200, {"workers": [WORKER], "registry_up": True}))
     assert result.exit_code == 0
     row = next(line for line in result.stdout.splitlines() if "smollm2-0" in line)
@@ -92,7 +92,7 @@ def test_ps_shows_each_worker_with_its_load_and_its_trouble(router: Serve) -> No
         assert text in row
 
 
-def test_a_narrow_terminal_does_without_columns_rather_than_break_words() -> None:
+def test_ps_drops_columns_on_a_narrow_terminal_instead_of_breaking_words() -> None:
     worker = msgspec.convert(WORKER, WorkerView)
     wide, narrow = (print_out(workers_table([worker], width), width) for width in (130, 90))
     assert wide.split()[:8] == ["WORKER", "MODEL", "STATE", "RUN", "WAIT", "KV", "TOK/S", "ADDRESS"]
@@ -109,7 +109,7 @@ def print_out(table: Table, width: int) -> str:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_ps_whose_output_cannot_be_written_is_one_line(router: Serve) -> None:
+def test_ps_reports_an_unwritable_output_in_one_line(router: Serve) -> None:
     url = router(200, {"workers": [WORKER]})
     with open("/dev/full", "w") as full:
         done = subprocess.run(
@@ -123,28 +123,28 @@ def test_ps_whose_output_cannot_be_written_is_one_line(router: Serve) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_ps_tells_that_a_router_process_did_not_answer(router: Serve) -> None:
+def test_ps_warns_when_a_router_process_did_not_answer(router: Serve) -> None:
     result = vllama("ps", "--url", router(200, {"workers": [WORKER], "processes": {"total": 4, "answered": 3}}))
     assert result.exit_code == 0
     assert "3 of 4 router processes answered" in result.stderr
 
 
-def test_ps_understands_an_address_without_a_scheme(router: Serve) -> None:
+def test_ps_accepts_a_url_without_a_scheme(router: Serve) -> None:
     assert vllama("ps", "--url", router(200, {"workers": [WORKER]}).removeprefix("http://")).exit_code == 0
 
 
-def test_ps_says_how_to_get_a_first_worker(router: Serve) -> None:
+def test_ps_without_workers_prints_how_to_start_one(router: Serve) -> None:
     result = vllama("ps", "--url", router(200, {"workers": []}))
     assert result.exit_code == 0
     assert "vllama worker --model" in result.stdout
 
 
-def test_ps_warns_when_the_view_is_old(router: Serve) -> None:
+def test_ps_warns_when_the_registry_does_not_answer(router: Serve) -> None:
     result = vllama("ps", "--url", router(200, {"workers": [WORKER], "registry_up": False}))
     assert "as last seen" in result.stderr
 
 
-def test_ps_can_print_the_routers_own_answer(router: Serve) -> None:
+def test_ps_json_prints_the_routers_response(router: Serve) -> None:
     result = vllama("ps", "--json", "--url", router(200, {"workers": [WORKER]}))
     assert json.loads(result.stdout) == {"workers": [WORKER]}
 
@@ -159,21 +159,21 @@ def test_ps_can_print_the_routers_own_answer(router: Serve) -> None:
         (404, "<html>\n<p>Not found</p>\n</html>", "that is no vLLama router"),
     ],
 )
-def test_ps_says_what_it_met_instead_of_a_router(router: Serve, status: int, body: Any, text: str) -> None:
+def test_ps_reports_a_server_that_is_not_a_vllama_router(router: Serve, status: int, body: Any, text: str) -> None:
     result = vllama("ps", "--url", router(status, body))
     assert result.exit_code == 1
     assert text in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_ps_without_a_router_is_one_line_that_says_what_to_do() -> None:
+def test_ps_without_a_router_prints_one_line_that_says_what_to_do() -> None:
     result = vllama("ps", "--url", "http://127.0.0.1:1")
     assert result.exit_code == 1
     assert "vllama serve" in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_check_shows_how_a_routing_file_was_understood(tmp_path: Path) -> None:
+def test_check_prints_the_models_and_workers_of_a_routing_file(tmp_path: Path) -> None:
     file = tmp_path / "routing.yaml"
     file.write_text(
         "models:\n  llama3.2:\n    serve: org/Llama\n    aliases: [small]\n    options: {temperature: 0.5}\n"
@@ -192,7 +192,7 @@ def test_check_shows_how_a_routing_file_was_understood(tmp_path: Path) -> None:
         assert text in result.stdout
 
 
-def test_check_names_every_mistake_on_a_line_of_its_own(tmp_path: Path) -> None:
+def test_check_prints_one_line_per_mistake(tmp_path: Path) -> None:
     file = tmp_path / "routing.yaml"
     file.write_text("models:\n  a: {serv: x}\nworker: []\n")
     result = vllama("check", str(file))
@@ -201,13 +201,13 @@ def test_check_names_every_mistake_on_a_line_of_its_own(tmp_path: Path) -> None:
     assert all(line.startswith(f"vllama: {file}:") for line in result.stderr.splitlines())
 
 
-def test_check_of_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+def test_check_of_a_missing_file_prints_one_line(tmp_path: Path) -> None:
     result = vllama("check", str(tmp_path / "none.yaml"))
     assert result.exit_code == 1
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_new_key_opens_what_its_entry_closes() -> None:
+def test_a_new_key_is_accepted_by_a_router_with_its_entry() -> None:
     result = vllama("key", "new", "ci")
     secret = result.stdout.split("for the client:")[1].split()[0]
     entry = result.stdout.split("VLLAMA_API_KEYS=")[1].split()[0]
@@ -215,11 +215,11 @@ def test_a_new_key_opens_what_its_entry_closes() -> None:
     assert vllama("key", "new", "ci").stdout != result.stdout
 
 
-def test_a_key_cannot_be_named_so_that_its_entry_is_ambiguous() -> None:
+def test_a_key_name_that_makes_its_entry_ambiguous_is_refused() -> None:
     result = vllama("key", "new", "a,b:c")
     assert result.exit_code == 1
     assert "letters, digits" in result.stderr
 
 
-def test_version() -> None:
+def test_the_version_option_prints_the_package_version() -> None:
     assert vllama("--version").stdout.startswith("vllama ")

@@ -96,13 +96,13 @@ class Fleet:
 # --- joining and leaving ---
 
 
-def test_what_is_registered_is_in_the_pool() -> None:
+def test_registered_workers_join_the_pool_with_a_poll() -> None:
     fleet = Fleet("a", "b")
     assert set(fleet.pool.known) == {"a", "b"}
     assert fleet.members.version == fleet.version
 
 
-def test_an_event_is_enough_to_join() -> None:
+def test_an_event_alone_adds_a_worker() -> None:
     fleet = Fleet("a")
     fleet.register("b")
     assert not fleet.members.up(fleet.version, "b", fleet.found["b"], fleet.reports["b"], fleet.now)
@@ -142,7 +142,7 @@ def test_a_poll_that_was_overtaken_by_an_event_changes_nothing() -> None:
     assert set(fleet.pool.known) == {"a"}
 
 
-def test_leaving_removes_at_once_by_event_and_by_poll() -> None:
+def test_a_leave_removes_a_worker_at_once_by_event_and_by_poll() -> None:
     fleet = Fleet("a", "b", "c")
     fleet.leave("b")
     fleet.members.down(fleet.version, "b", 1)
@@ -152,7 +152,7 @@ def test_leaving_removes_at_once_by_event_and_by_poll() -> None:
     assert set(fleet.pool.known) == {"a"}
 
 
-def test_the_leaving_of_an_older_start_does_not_remove_the_newer() -> None:
+def test_a_leave_of_an_older_generation_does_not_remove_the_newer() -> None:
     fleet = Fleet("a")
     fleet.register("a", generation=2)
     fleet.poll()
@@ -181,7 +181,7 @@ def test_a_refused_registration_does_not_ask_for_polls() -> None:
     assert not fleet.poll()
 
 
-def test_a_newer_start_replaces_an_older_one_and_never_the_other_way() -> None:
+def test_a_newer_generation_replaces_an_older_one_and_never_the_reverse() -> None:
     fleet = Fleet("a")
     fleet.register("a", generation=5, url="http://127.0.0.1:5")
     fleet.poll()
@@ -194,7 +194,7 @@ def test_a_newer_start_replaces_an_older_one_and_never_the_other_way() -> None:
     assert fleet.pool.loads.get("a") != Load(running=9)
 
 
-def test_a_lower_generation_may_follow_one_that_is_dead() -> None:
+def test_a_lower_generation_may_replace_a_worker_that_is_down() -> None:
     fleet = Fleet("a", "b")
     fleet.live(TTL + 1, "b", answer=ProbeAnswer.GONE)
     fleet.register("a", generation=0, url="http://127.0.0.1:9")
@@ -203,7 +203,7 @@ def test_a_lower_generation_may_follow_one_that_is_dead() -> None:
     assert fleet.liveness("a") is Liveness.ALIVE
 
 
-def test_loads_reach_the_pool_by_event_and_by_poll() -> None:
+def test_load_reports_reach_the_pool_by_event_and_by_poll() -> None:
     fleet = Fleet("a")
     fleet.members.beat("a", fleet.report("a", load=Load(running=3)), fleet.now)
     assert fleet.pool.loads["a"] == Load(running=3)
@@ -215,7 +215,7 @@ def test_loads_reach_the_pool_by_event_and_by_poll() -> None:
 # --- silence ---
 
 
-def test_a_worker_that_beats_is_never_doubted() -> None:
+def test_a_beating_worker_is_never_late() -> None:
     fleet = Fleet("a")
     for _ in range(100):
         fleet.live(1, "a")
@@ -223,7 +223,7 @@ def test_a_worker_that_beats_is_never_doubted() -> None:
 
 
 @pytest.mark.parametrize("answer", [ProbeAnswer.GONE, ProbeAnswer.NONE])
-def test_silence_and_no_answer_put_a_worker_out(answer: ProbeAnswer) -> None:
+def test_a_worker_without_beats_or_answer_is_down_after_the_ttl(answer: ProbeAnswer) -> None:
     fleet = Fleet("a", "b", "c")
     started = fleet.now
     while "a" not in fleet.pool.out:
@@ -235,7 +235,7 @@ def test_silence_and_no_answer_put_a_worker_out(answer: ProbeAnswer) -> None:
     assert "a" in fleet.pool.known  # not deleted
 
 
-def test_silence_alone_puts_nobody_out() -> None:
+def test_missing_beats_alone_do_not_take_a_worker_down() -> None:
     fleet = Fleet("a", "b")
     fleet.live(2 * FORGET_AFTER, "b", answer=ProbeAnswer.UP)
     assert not fleet.pool.out
@@ -244,13 +244,13 @@ def test_silence_alone_puts_nobody_out() -> None:
     assert not fleet.pool.out
 
 
-def test_a_worker_is_suspected_before_it_is_out() -> None:
+def test_a_failed_probe_marks_a_late_worker_suspect_before_it_is_down() -> None:
     fleet = Fleet("a", "b")
     fleet.live(2, "b", answer=ProbeAnswer.GONE)
     assert (fleet.pool.suspected, fleet.pool.out) == ({"a"}, set())
 
 
-def test_a_beat_brings_a_worker_back() -> None:
+def test_a_beat_brings_a_down_worker_back() -> None:
     fleet = Fleet("a", "b")
     fleet.live(5, "b", answer=ProbeAnswer.NONE)
     assert fleet.pool.out == {"a"}
@@ -259,7 +259,7 @@ def test_a_beat_brings_a_worker_back() -> None:
     assert not fleet.pool.out
 
 
-def test_one_that_did_not_answer_is_asked_until_it_does_though_it_beats_again() -> None:
+def test_a_worker_that_failed_a_probe_is_probed_until_it_answers_despite_beats() -> None:
     fleet = Fleet("a", "b")
     fleet.live(30, "b", answer=ProbeAnswer.NONE)
     fleet.live(3, "a", "b", answer=ProbeAnswer.NONE)
@@ -271,7 +271,7 @@ def test_one_that_did_not_answer_is_asked_until_it_does_though_it_beats_again() 
     assert not fleet.pool.suspected
 
 
-def test_an_answer_brings_a_worker_back_whose_agent_is_cut_off() -> None:
+def test_a_good_probe_brings_back_a_worker_whose_agent_is_cut_off() -> None:
     fleet = Fleet("a", "b")
     fleet.live(5, "b", answer=ProbeAnswer.NONE)
     fleet.members.answered("a", ProbeAnswer.UP, fleet.now)
@@ -279,13 +279,13 @@ def test_an_answer_brings_a_worker_back_whose_agent_is_cut_off() -> None:
     assert not fleet.pool.out
 
 
-def test_the_last_worker_can_be_out_too() -> None:
+def test_the_only_worker_can_be_down() -> None:
     fleet = Fleet("a")
     fleet.live(4, answer=ProbeAnswer.NONE)
     assert fleet.pool.out == {"a"}
 
 
-def test_more_than_half_falling_silent_at_once_is_not_believed() -> None:
+def test_more_than_half_of_a_fleet_late_at_once_stays_up() -> None:
     fleet = Fleet("a", "b", "c", "d", "e")
     fleet.live(20, "d", "e", answer=ProbeAnswer.NONE)
     assert not fleet.pool.out
@@ -293,13 +293,13 @@ def test_more_than_half_falling_silent_at_once_is_not_believed() -> None:
     assert fleet.pool.out == {"a", "b", "c"}
 
 
-def test_half_falling_silent_is_believed() -> None:
+def test_half_of_a_fleet_late_at_once_goes_down() -> None:
     fleet = Fleet("a", "b", "c", "d")
     fleet.live(5, "c", "d", answer=ProbeAnswer.NONE)
     assert fleet.pool.out == {"a", "b"}
 
 
-def test_the_dead_are_forgotten_once_the_registry_has_collected_them() -> None:
+def test_down_workers_are_removed_after_the_registry_collected_them() -> None:
     fleet = Fleet("a", "b")
     fleet.live(30, "b", answer=ProbeAnswer.GONE)
     fleet.live(35, "b", answer=ProbeAnswer.GONE)
@@ -312,7 +312,7 @@ def test_the_dead_are_forgotten_once_the_registry_has_collected_them() -> None:
 # --- the registry's own troubles ---
 
 
-def test_a_jump_of_the_stores_clock_removes_nobody() -> None:
+def test_a_jump_of_the_registrys_clock_removes_no_worker() -> None:
     fleet = Fleet("a", "b")
     fleet.collect("a")
     fleet.collect("b")
@@ -325,7 +325,7 @@ def test_a_jump_of_the_stores_clock_removes_nobody() -> None:
     assert not fleet.pool.out
 
 
-def test_nobody_ages_while_the_registry_is_away() -> None:
+def test_no_worker_ages_while_the_registry_is_unreachable() -> None:
     fleet = Fleet("a", "b")
     fleet.members.lost()
     assert not fleet.members.feed_up
@@ -336,7 +336,7 @@ def test_nobody_ages_while_the_registry_is_away() -> None:
     assert fleet.members.feed_up
 
 
-def test_after_an_outage_there_is_grace_and_then_the_dead_are_out() -> None:
+def test_after_an_outage_dead_workers_go_down_when_the_grace_period_ends() -> None:
     fleet = Fleet("a", "b")
     fleet.members.lost()
     fleet.now += 10
@@ -346,7 +346,7 @@ def test_after_an_outage_there_is_grace_and_then_the_dead_are_out() -> None:
     assert fleet.pool.out == {"a"}
 
 
-def test_a_router_that_starts_during_an_outage_gives_the_same_grace() -> None:
+def test_a_router_started_during_an_outage_grants_the_same_grace_period() -> None:
     fleet = Fleet()
     fleet.members = Membership(fleet.pool)
     fleet.members.lost()
@@ -355,7 +355,7 @@ def test_a_router_that_starts_during_an_outage_gives_the_same_grace() -> None:
     assert not fleet.pool.out
 
 
-def test_a_flush_removes_nobody() -> None:
+def test_a_registry_flush_removes_no_worker() -> None:
     fleet = Fleet("a", "b", "c")
     fleet.flush("")
     fleet.live(1)
@@ -371,7 +371,7 @@ def test_a_flush_removes_nobody() -> None:
     assert fleet.pool.out == {"c"}
 
 
-def test_a_flush_is_no_leaving_even_if_many_register_before_the_next_poll() -> None:
+def test_a_flush_is_not_a_leave_even_if_workers_register_before_the_next_poll() -> None:
     fleet = Fleet("a", "b")
     fleet.flush("e2")
     for _ in range(10):
@@ -380,7 +380,7 @@ def test_a_flush_is_no_leaving_even_if_many_register_before_the_next_poll() -> N
     assert set(fleet.pool.known) == {"a", "b"}
 
 
-def test_what_an_outage_has_swallowed_has_not_left() -> None:
+def test_workers_missing_after_an_outage_have_not_left() -> None:
     fleet = Fleet("a", "b", "c")
     fleet.members.lost()
     del fleet.found["c"], fleet.reports["c"]  # a replica was promoted that had not heard of c
@@ -389,7 +389,7 @@ def test_what_an_outage_has_swallowed_has_not_left() -> None:
     assert set(fleet.pool.known) == {"a", "b", "c"}
 
 
-def test_the_doubted_are_not_put_out_while_the_registry_is_away() -> None:
+def test_late_workers_do_not_go_down_while_the_registry_is_unreachable() -> None:
     fleet = Fleet("a", "b")
     fleet.live(TTL + 1, "b", answer=ProbeAnswer.UP)
     fleet.members.lost()
@@ -400,7 +400,7 @@ def test_the_doubted_are_not_put_out_while_the_registry_is_away() -> None:
     assert not fleet.pool.out
 
 
-def test_the_first_worker_of_an_empty_registry_brings_no_grace() -> None:
+def test_the_first_worker_of_an_empty_registry_starts_no_grace_period() -> None:
     fleet = Fleet()
     fleet.members = Membership(fleet.pool)
     fleet.epoch = ""
@@ -412,7 +412,7 @@ def test_the_first_worker_of_an_empty_registry_brings_no_grace() -> None:
     assert fleet.pool.out == {"a"}
 
 
-def test_a_replica_that_lags_behind_removes_nobody() -> None:
+def test_a_lagging_registry_replica_removes_no_worker() -> None:
     fleet = Fleet("a", "b", "c")
     fleet.seq -= 1  # promoted before it had heard of c
     del fleet.found["c"], fleet.reports["c"]
@@ -421,7 +421,7 @@ def test_a_replica_that_lags_behind_removes_nobody() -> None:
     assert not fleet.pool.out
 
 
-def test_a_pause_of_this_process_counts_as_one_step() -> None:
+def test_a_pause_of_this_process_advances_feed_time_by_one_step() -> None:
     fleet = Fleet("a", "b")
     fleet.live(0.5)
     fleet.now += 60

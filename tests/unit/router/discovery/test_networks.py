@@ -21,7 +21,7 @@ NETWORKS = [ip_network("10.0.0.0/8"), ip_network("::1/128"), ip_network("fd00::/
         ("http://[FD00:0::5]:8100/a/b", WorkerUrl("http", "fd00::5", 8100, "/a/b")),
     ],
 )
-def test_a_base_url_is_taken_apart(url: str, parts: WorkerUrl) -> None:
+def test_a_base_url_is_parsed(url: str, parts: WorkerUrl) -> None:
     assert parse_url(url) == parts
 
 
@@ -56,7 +56,7 @@ def test_a_base_url_is_taken_apart(url: str, parts: WorkerUrl) -> None:
         "http://" + "a" * 3000,
     ],
 )
-def test_anything_else_is_refused(url: str) -> None:
+def test_a_url_that_is_not_an_http_base_url_is_refused(url: str) -> None:
     with pytest.raises(UrlRefused) as refused:
         parse_url(url)
     assert "secret" not in str(refused.value)
@@ -76,14 +76,14 @@ def test_anything_else_is_refused(url: str) -> None:
         ("::ffff:169.254.169.254", False),
     ],
 )
-def test_only_the_fleets_networks_are_permitted(address: str, inside: bool) -> None:
+def test_only_addresses_in_the_fleets_networks_are_permitted(address: str, inside: bool) -> None:
     assert permitted(ip_address(address), NETWORKS) is inside
 
 
-def test_no_networks_permit_nothing() -> None:
+def test_without_networks_no_address_is_permitted() -> None:
     assert not permitted(ip_address("127.0.0.1"), [])
 
 
-def test_a_host_is_an_address_or_a_name() -> None:
+def test_the_address_of_a_url_is_none_for_a_host_name() -> None:
     assert parse_url("http://gpu:8100").address is None
     assert parse_url("http://[::ffff:10.0.0.5]").address == ip_address("10.0.0.5")

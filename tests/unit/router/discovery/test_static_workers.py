@@ -79,7 +79,7 @@ def watch(vllm: Vllm, pool: Recorder | Pool, clock: Clock) -> StaticWatch:
     return StaticWatch(worker, pool, vllm.client, Endpoints("key"), "key", clock)
 
 
-async def test_a_static_worker_joins_with_what_it_says_of_itself() -> None:
+async def test_a_static_worker_joins_with_its_models_version_and_load() -> None:
     vllm, pool = Vllm(), Recorder()
     vllm.running = 3
     await watch(vllm, pool, Clock()).look()
@@ -100,7 +100,7 @@ async def look(static: StaticWatch, times: int = 1) -> None:
 
 
 @pytest.mark.rule(176)
-async def test_it_is_asked_for_what_it_can_when_it_appears_and_not_again() -> None:
+async def test_abilities_are_learned_once_when_a_static_worker_appears() -> None:
     vllm, pool = Vllm(), Recorder()
     vllm.able = True
     static = watch(vllm, pool, Clock())
@@ -115,7 +115,7 @@ async def test_it_is_asked_for_what_it_can_when_it_appears_and_not_again() -> No
 
 
 @pytest.mark.rule(176)
-async def test_one_that_is_too_busy_to_show_what_it_can_is_asked_again_less_and_less_often() -> None:
+async def test_learning_abilities_of_a_busy_static_worker_is_retried_with_backoff() -> None:
     vllm, pool, clock = Vllm(), Recorder(), Clock()
     vllm.busy = True
     static = watch(vllm, pool, clock)
@@ -136,7 +136,7 @@ async def test_one_that_is_too_busy_to_show_what_it_can_is_asked_again_less_and_
     assert pool.known[ID].record.models[0].capabilities == ("completion", "tools", "thinking", "vision")
 
 
-async def test_it_is_looked_at_while_it_is_asked_and_slow() -> None:
+async def test_a_static_worker_is_probed_while_its_abilities_are_learned() -> None:
     vllm, pool, clock = Vllm(), Recorder(), Clock()
     vllm.slow = True
     running = asyncio.get_running_loop().create_task(watch(vllm, pool, clock).run())
@@ -148,7 +148,7 @@ async def test_it_is_looked_at_while_it_is_asked_and_slow() -> None:
     await asyncio.wait([running])
 
 
-async def test_later_looks_are_brief() -> None:
+async def test_a_full_probe_of_a_static_worker_is_done_every_tenth_time() -> None:
     vllm, pool, clock = Vllm(), Recorder(), Clock()
     static = watch(vllm, pool, clock)
     await static.look()
@@ -160,7 +160,7 @@ async def test_later_looks_are_brief() -> None:
     assert pool.puts == 1
 
 
-async def test_a_new_model_is_seen() -> None:
+async def test_a_new_model_of_a_static_worker_reaches_the_pool() -> None:
     vllm, pool = Vllm(), Recorder()
     static = watch(vllm, pool, Clock())
     await static.look()
@@ -170,7 +170,7 @@ async def test_a_new_model_is_seen() -> None:
     assert [m.name for m in pool.known[ID].record.models] == ["m", "adapter"]
 
 
-async def test_a_restart_is_a_new_generation() -> None:
+async def test_a_restarted_static_worker_is_a_new_generation() -> None:
     vllm, pool = Vllm(), Recorder()
     static = watch(vllm, pool, Clock())
     vllm.tokens = 100
@@ -182,7 +182,9 @@ async def test_a_restart_is_a_new_generation() -> None:
 
 
 @pytest.mark.parametrize(("health", "fault"), [(503, None), (200, httpx.ConnectError)])
-async def test_one_that_says_it_is_gone_is_out_at_once(health: int, fault: type[httpx.TransportError] | None) -> None:
+async def test_a_static_worker_whose_engine_died_is_down_at_once(
+    health: int, fault: type[httpx.TransportError] | None
+) -> None:
     vllm, pool = Vllm(), Recorder()
     static = watch(vllm, pool, Clock())
     await static.look()
@@ -199,7 +201,7 @@ async def test_one_that_says_it_is_gone_is_out_at_once(health: int, fault: type[
     assert [m.name for m in pool.known[ID].record.models] == ["m"]
 
 
-async def test_silence_is_suspicious_at_first_and_out_after_a_while() -> None:
+async def test_a_static_worker_without_answers_is_suspect_then_down() -> None:
     vllm, pool, clock = Vllm(), Recorder(), Clock()
     static = watch(vllm, pool, clock)
     await static.look()
@@ -211,7 +213,7 @@ async def test_silence_is_suspicious_at_first_and_out_after_a_while() -> None:
     assert pool.out == {ID}
 
 
-async def test_a_short_silence_is_forgiven() -> None:
+async def test_a_static_worker_that_answers_again_within_the_ttl_is_up() -> None:
     vllm, pool, clock = Vllm(), Recorder(), Clock()
     static = watch(vllm, pool, clock)
     await static.look()
@@ -223,7 +225,7 @@ async def test_a_short_silence_is_forgiven() -> None:
     assert (pool.suspected, pool.out) == (set(), set())
 
 
-async def test_in_the_real_pool_it_comes_and_goes() -> None:
+async def test_a_static_worker_leaves_and_returns_to_the_rotation_of_the_real_pool() -> None:
     vllm, clock = Vllm(), Clock()
     vllm.fault = httpx.ConnectError
     pool = Pool(clock)
@@ -255,7 +257,7 @@ async def test_in_the_real_pool_it_comes_and_goes() -> None:
         (404, None, ProbeAnswer.NONE),
     ],
 )
-async def test_the_doubted_are_asked_for_their_health(
+async def test_late_workers_are_probed_at_their_health_route(
     health: int, fault: type[httpx.TransportError] | None, answer: ProbeAnswer
 ) -> None:
     vllm = Vllm()
@@ -273,7 +275,7 @@ async def test_the_doubted_are_asked_for_their_health(
     assert seen == ["http://[fd00::5]:8100/v/health"]
 
 
-async def test_the_doubted_are_asked_at_their_pinned_address_by_their_name() -> None:
+async def test_late_workers_are_probed_at_their_pinned_address_with_their_host_name() -> None:
     seen: list[tuple[str, str, object]] = []
 
     def route(request: httpx.Request) -> httpx.Response:
@@ -288,7 +290,7 @@ async def test_the_doubted_are_asked_at_their_pinned_address_by_their_name() -> 
     assert seen == [("10.0.0.5", "gpu.example:8443", "gpu.example")]
 
 
-async def test_starting_is_no_news_but_what_cannot_be_reached_is(caplog: pytest.LogCaptureFixture) -> None:
+async def test_only_a_static_worker_that_stays_unreachable_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     vllm, pool, clock = Vllm(), Recorder(), Clock()
     vllm.fault = httpx.ConnectTimeout
     static = watch(vllm, pool, clock)

@@ -48,13 +48,13 @@ def sealed(url: str, worker_id: str = "a", secret: bytes | None = SECRET) -> byt
     return seal(WorkerRecord(id=worker_id, generation=1, url=url), fleet="f", secret=secret)
 
 
-async def test_a_signed_record_inside_the_networks_passes_with_the_workers_key() -> None:
+async def test_a_signed_record_inside_the_networks_is_accepted_with_the_workers_key() -> None:
     found = await record_checker().check("a", sealed("http://10.0.0.5:8100/vllm"))
     assert found is not None
     assert found.endpoint == Endpoint("10.0.0.5", 8100, "/vllm", None, "Bearer key")
 
 
-async def test_a_wrong_signature_is_refused_before_its_name_is_even_looked_up(
+async def test_a_wrong_signature_is_refused_before_its_host_name_is_resolved(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     names = Names(evil=["10.0.0.5"])
@@ -78,7 +78,7 @@ async def test_an_address_outside_the_networks_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://me@10.0.0.5", "ftp://10.0.0.5", "http://10.0.0.5:0", "http://10.0.0.5/?a"])
-async def test_a_url_that_is_none_is_refused(url: str) -> None:
+async def test_a_record_with_an_invalid_url_is_refused(url: str) -> None:
     gate = record_checker()
     assert await gate.check("a", sealed(url)) is None
     assert gate.refusals == 1
@@ -97,7 +97,7 @@ async def test_a_name_is_resolved_once_and_pinned() -> None:
     assert names.asked == ["gpu"]
 
 
-async def test_of_a_names_addresses_only_one_inside_is_used() -> None:
+async def test_only_an_address_inside_the_networks_is_pinned() -> None:
     found = await record_checker(Names(gpu=["192.0.2.1", "fd00::7"])).check("a", sealed("http://gpu:8100"))
     assert found is not None
     assert found.endpoint.host == "fd00::7"
@@ -105,7 +105,7 @@ async def test_of_a_names_addresses_only_one_inside_is_used() -> None:
 
 
 @pytest.mark.parametrize(("scheme", "port"), [("http", 80), ("https", 443)])
-async def test_a_pinned_worker_is_still_known_by_its_name(scheme: str, port: int) -> None:
+async def test_a_pinned_worker_keeps_its_host_name_for_tls(scheme: str, port: int) -> None:
     found = await record_checker(Names(gpu=["192.0.2.1", "10.0.0.7"])).check("a", sealed(f"{scheme}://gpu"))
     assert found is not None
     endpoint = found.endpoint
@@ -113,13 +113,13 @@ async def test_a_pinned_worker_is_still_known_by_its_name(scheme: str, port: int
     assert (endpoint.tls is not None) is (scheme == "https")
 
 
-async def test_an_address_needs_no_name() -> None:
+async def test_an_endpoint_by_address_has_no_server_name() -> None:
     found = await record_checker().check("a", sealed("https://10.0.0.7"))
     assert found is not None
     assert (found.endpoint.host, found.endpoint.server_name) == ("10.0.0.7", None)
 
 
-async def test_a_name_without_an_address_is_tried_again() -> None:
+async def test_a_host_name_that_does_not_resolve_is_tried_again() -> None:
     names = Names()
     gate = record_checker(names)
     envelopes = {"a": sealed("http://gpu:8100")}
@@ -133,7 +133,7 @@ async def test_a_name_without_an_address_is_tried_again() -> None:
     assert not gate.refused
 
 
-async def test_one_bad_record_does_not_hide_the_good_ones() -> None:
+async def test_a_bad_record_does_not_affect_the_others() -> None:
     gate = record_checker()
     found = await gate.check_all({"a": sealed("http://10.0.0.5"), "b": b"{}", "c": sealed("http://10.0.0.6", "x")})
     assert set(found) == {"a"}
@@ -142,7 +142,7 @@ async def test_one_bad_record_does_not_hide_the_good_ones() -> None:
     assert not gate.refused
 
 
-async def test_an_id_that_no_registration_could_have_is_refused() -> None:
+async def test_an_invalid_worker_id_is_refused() -> None:
     gate = record_checker(unsigned=True, secret=None)
     assert await gate.check("static/a", sealed("http://10.0.0.5", "static/a", None)) is None
     assert await gate.check("b", sealed("http://10.0.0.5", "b", None)) is not None

@@ -11,7 +11,7 @@ import pytest
 from vllama_pool.router.supervisor.console import Console
 
 
-def test_lines_are_in_columns_and_errors_have_our_name() -> None:
+def test_console_lines_have_columns_and_errors_start_with_vllama() -> None:
     out, err = io.StringIO(), io.StringIO()
     console = Console(out, err)
     console.line("worker", "w-0", "loading")
@@ -21,7 +21,7 @@ def test_lines_are_in_columns_and_errors_have_our_name() -> None:
     assert err.getvalue() == "vllama: no disk; buy one\n"
 
 
-def test_a_reader_that_has_gone_stops_nothing() -> None:
+def test_a_closed_output_pipe_does_not_stop_the_supervisor() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with open(writing, "wb", buffering=0) as raw:
@@ -31,7 +31,7 @@ def test_a_reader_that_has_gone_stops_nothing() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_stops_nothing() -> None:
+def test_a_full_disk_does_not_stop_the_supervisor() -> None:
     with open("/dev/full", "wb", buffering=0) as raw:
         console = Console(io.TextIOWrapper(raw, write_through=True), io.StringIO())
         for _ in range(3):

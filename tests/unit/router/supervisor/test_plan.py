@@ -35,7 +35,7 @@ def test_replicas_take_consecutive_ports_and_numbered_names() -> None:
     ]
 
 
-def test_two_models_share_one_row_of_ports() -> None:
+def test_workers_of_two_models_get_consecutive_ports() -> None:
     plans = plan_workers(WorkerGroup(["a/x", "b/y"], replicas=2), first_port=9000, host="gpu1")
     assert [(plan.name, plan.port) for plan in plans] == [
         ("x-gpu1-9000", 9000),
@@ -45,11 +45,11 @@ def test_two_models_share_one_row_of_ports() -> None:
     ]
 
 
-def test_a_single_worker_has_the_plain_name() -> None:
+def test_a_single_worker_keeps_the_name_without_a_number() -> None:
     assert plan_workers(WorkerGroup(["m"], ["llama"]))[0].name == "llama"
 
 
-def test_no_models_no_workers() -> None:
+def test_without_models_no_worker_is_planned() -> None:
     assert plan_groups([WorkerGroup([], replicas=2)]) == []
 
 
@@ -64,14 +64,14 @@ def test_no_models_no_workers() -> None:
         ([WorkerGroup(["a"], replicas=2, gpus=["0", "1", "2"])], 8100, "a multiple of 2"),
     ],
 )
-def test_what_cannot_work_is_refused_with_the_option_that_cures_it(
+def test_impossible_plans_are_refused_with_the_option_to_change(
     groups: list[WorkerGroup], first_port: int, advice: str
 ) -> None:
     with pytest.raises(CannotLaunch, match=advice):
         plan_groups(groups, first_port=first_port)
 
 
-def test_groups_follow_each_other_each_with_its_own_flags() -> None:
+def test_each_group_keeps_its_own_flags_and_ports_continue() -> None:
     chat = WorkerGroup(["a"], ["chat"], replicas=2, gpus=["0", "1"], args=["--max-model-len", "2048"])
     embedding = WorkerGroup(["b"], gpus=["0"], engine="simulated")
     assert plan_groups([chat, embedding], first_port=9000, host="gpu1") == [
@@ -81,7 +81,7 @@ def test_groups_follow_each_other_each_with_its_own_flags() -> None:
     ]
 
 
-def test_gpus_are_dealt_to_neighbours() -> None:
+def test_neighbouring_gpus_go_to_the_same_worker() -> None:
     assert deal(["0", "1", "2", "3"], 2) == [("0", "1"), ("2", "3")]
     assert deal([], 2) == [(), ()]
 
@@ -92,7 +92,7 @@ def test_each_replica_sees_its_own_gpu() -> None:
     assert [spec.env["CUDA_VISIBLE_DEVICES"] for spec in specs] == ["4", "GPU-7f"]
 
 
-def test_the_agents_command_line_passes_vllms_flags_on_as_they_are() -> None:
+def test_the_agents_command_line_passes_vllm_flags_unchanged() -> None:
     flags = ("--gpu-memory-utilization", "0.3", "--served-model-name", "a", "b", "--port-like", "x y")
     spec = worker_spec(WorkerPlan("w-0", "./m", 8100, flags), {"PATH": "/bin"})
     assert spec.kind is ChildKind.WORKER
@@ -104,7 +104,7 @@ def test_the_agents_command_line_passes_vllms_flags_on_as_they_are() -> None:
     assert "CUDA_VISIBLE_DEVICES" not in spec.env
 
 
-def test_secrets_reach_children_through_the_environment_alone() -> None:
+def test_secrets_reach_children_only_through_the_environment() -> None:
     environ = {"VLLAMA_WORKER_KEY": "s3cret-s3cret-s3cret", "REDIS_URL": "redis://:s3cret@h"}
     specs = [*router_specs(2, 7, environ), worker_spec(WorkerPlan("w", "m", 1), environ)]
     for spec in specs:
@@ -126,17 +126,17 @@ def test_router_processes_share_the_listening_socket() -> None:
     assert all(spec.fds == (7,) and spec.env[LISTEN_FD] == "7" for spec in specs)
 
 
-def test_a_folder_with_a_config_is_a_model(tmp_path: Path) -> None:
+def test_a_folder_with_config_json_is_accepted_as_a_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     check_model(WorkerPlan("w", str(tmp_path), 1))
 
 
-def test_a_name_of_a_hub_is_left_to_vllm() -> None:
+def test_a_hub_name_is_passed_to_vllm_unchecked() -> None:
     check_model(WorkerPlan("w", "meta-llama/Llama-3.2-1B", 1))
 
 
 @pytest.mark.parametrize("model", ["./nowhere", "/no/such/folder", "~/nowhere", "a/b/c"])
-def test_a_model_that_is_not_there_is_refused(model: str) -> None:
+def test_a_missing_model_folder_is_refused(model: str) -> None:
     with pytest.raises(CannotLaunch, match="no model at"):
         check_model(WorkerPlan("w", model, 1))
 
@@ -146,17 +146,17 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
         check_model(WorkerPlan("w", str(tmp_path), 1))
 
 
-def test_a_name_that_no_worker_can_have_is_refused() -> None:
+def test_an_invalid_worker_name_is_refused() -> None:
     with pytest.raises(CannotLaunch, match="no worker id"):
         check_model(WorkerPlan("a b", "org/m", 1))
 
 
-def test_an_empty_model_is_called_that() -> None:
+def test_an_empty_model_is_reported_as_empty() -> None:
     with pytest.raises(CannotLaunch, match="--model is empty"):
         check_model(WorkerPlan("w", "", 1))
 
 
-def test_vllm_flags_that_a_worker_cannot_have_are_refused() -> None:
+def test_vllm_flags_that_vllama_sets_itself_are_refused() -> None:
     with pytest.raises(CannotLaunch, match="--uds"):
         check_model(WorkerPlan("w", "org/m", 1, ("--uds", "/tmp/s")))
 
@@ -182,7 +182,7 @@ def test_ipv6_loopback_can_be_listened_on() -> None:
         assert sock.family == socket.AF_INET6
 
 
-def test_workers_on_taken_ports_are_refused() -> None:
+def test_workers_whose_port_is_in_use_are_refused() -> None:
     plans = plan_workers(WorkerGroup(["m"], ["m"], replicas=2), first_port=8100)
     check_ports(plans, 11434, lambda port: True)
     with pytest.raises(CannotLaunch, match="port 8101 for worker m-1"):
@@ -195,11 +195,11 @@ def test_workers_on_taken_ports_are_refused() -> None:
     ("host", "expected"),
     [("127.0.0.1", "http://127.0.0.1:1"), ("0.0.0.0", "http://127.0.0.1:1"), ("::", "http://[::1]:1")],
 )
-def test_the_url_is_one_that_can_be_asked(host: str, expected: str) -> None:
+def test_the_url_of_a_wildcard_address_is_reachable(host: str, expected: str) -> None:
     assert url(host, 1) == expected
 
 
-def test_the_three_commands_name_the_first_model_and_where_to_ask() -> None:
+def test_the_commands_to_try_name_the_first_model_and_the_url() -> None:
     commands = try_commands("http://127.0.0.1:8000", ["smollm2:135m"], "vllama")
     assert len(commands) == 3
     assert "http://127.0.0.1:8000/api/chat" in commands[0]

@@ -1,4 +1,4 @@
-"""What requests to create, copy and delete models mean, without a registry."""
+"""Plans for create, copy and delete requests, without a registry."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LORA = ModelInfo(name="pirate", parent="Org/M", digest="e" * 64)
 def known(*live: VirtualModel, refusal: str = "") -> Inventory:
     store = ModelStore()
     for model in live:
-        store.take(model)
+        store.merge(model)
     routes = Routes(TABLE, random.Random(1), virtual=store.live)
     return Inventory(routes, pool_of(Clock(), found("a", SERVED, LORA)), store.live, refusal)
 
@@ -98,7 +98,7 @@ def test_system_parameters_and_messages_are_kept() -> None:
     assert len(made.new) == 4
 
 
-def test_what_is_made_from_a_virtual_model_has_all_of_it_and_needs_it_no_more() -> None:
+def test_a_model_created_from_a_virtual_model_copies_all_its_parts() -> None:
     made = create(known(OLD), source="old", system="new", parameters={"seed": 2}, license="free")
     assert made.model == VirtualModel(
         name="v:latest",
@@ -112,7 +112,7 @@ def test_what_is_made_from_a_virtual_model_has_all_of_it_and_needs_it_no_more() 
     assert (len(made.existing), len(made.new)) == (3, 2)
 
 
-def test_a_model_can_be_made_anew_from_itself_and_keeps_its_spelling() -> None:
+def test_a_model_created_again_from_itself_keeps_its_spelling() -> None:
     made = create(known(OLD), model="OLD", source="old", system="new")
     assert made.model.name == "Old:latest"
     assert made.model.options == OLD.options
@@ -129,7 +129,7 @@ def test_tool_calls_in_messages_survive_to_the_last_null() -> None:
 
 
 @pytest.mark.parametrize("field", ["parameters", "messages"])
-def test_what_is_too_deep_to_be_kept_is_refused(field: str) -> None:
+def test_options_nested_too_deeply_are_refused(field: str) -> None:
     deep: Any = {}
     for _ in range(150):
         deep = {"x": deep}
@@ -138,7 +138,7 @@ def test_what_is_too_deep_to_be_kept_is_refused(field: str) -> None:
     assert refused.value.status == 400
 
 
-def test_far_more_than_can_be_kept_is_refused_before_it_is_read() -> None:
+def test_a_body_far_over_the_limit_is_refused_before_it_is_decoded() -> None:
     with pytest.raises(TooLarge, match="8 MiB"):
         decode_create(b" " * (8 << 20) + b"{}")
 
@@ -152,13 +152,13 @@ def test_far_more_than_can_be_kept_is_refused_before_it_is_read() -> None:
         {"messages": [{"role": "user", "content": "x"}] * 40_000},
     ],
 )
-def test_more_than_can_be_kept_is_refused_where_it_is_decoded(fields: dict[str, Any]) -> None:
+def test_a_body_over_the_limit_is_refused_when_it_is_decoded(fields: dict[str, Any]) -> None:
     assert MAX_KEPT == MAX_ENVELOPE
     with pytest.raises(TooLarge, match="up to 1024 KiB"):
         decode_create(msgspec.json.encode({"model": "v", "from": "m", **fields}))
 
 
-def test_many_licences_on_many_others_take_no_time_to_speak_of() -> None:
+def test_merging_many_licences_is_fast() -> None:
     old = msgspec.structs.replace(OLD, licenses=tuple(f"{number:x}" for number in range(100_000)))
     began = time.process_time()
     made = create(known(old), source="old", license=[f"{number:x}z" for number in range(100_000)] + ["1", "0z"])
@@ -166,14 +166,14 @@ def test_many_licences_on_many_others_take_no_time_to_speak_of() -> None:
     assert time.process_time() - began < 10, "minutes, where each is compared with each"
 
 
-def test_numbers_of_any_size_are_kept() -> None:
+def test_option_numbers_of_any_size_are_stored() -> None:
     model = create(known(), parameters={"seed": 10**200, "temperature": -(10**30)}).model
     key = key_of(model.name)
     assert unseal_model(seal_model(model, key, fleet="f", secret=b"s"), key, fleet="f", secret=b"s") == model
 
 
 @pytest.mark.rule(108)
-def test_a_template_that_the_base_has_anyway_changes_nothing() -> None:
+def test_the_template_of_the_base_is_accepted_and_ignored() -> None:
     assert create(known(), template="{{ messages }}").model.parts == {}
     with pytest.raises(ClientError, match="chat-template") as refused:
         create(known(), template="{{ .Prompt }}")
@@ -199,13 +199,13 @@ def test_a_template_that_the_base_has_anyway_changes_nothing() -> None:
         ({"license": {"a": 1}}, 400, "license must be"),
     ],
 )
-def test_what_cannot_be_made(fields: dict[str, Any], status: int, text: str) -> None:
+def test_invalid_create_requests_are_refused(fields: dict[str, Any], status: int, text: str) -> None:
     with pytest.raises(ClientError, match=text.replace("(", r"\(")) as refused:
         create(known(), **fields)
     assert refused.value.status == status
 
 
-def test_a_base_that_is_nowhere_is_told_apart_since_a_stream_begins_before_it() -> None:
+def test_a_missing_base_is_its_own_error_because_a_stream_begins_before_it() -> None:
     with pytest.raises(BaseMissing):
         create(known(), source="nope")
 
@@ -224,7 +224,7 @@ def test_a_copy_of_a_virtual_model_is_the_same_under_another_name() -> None:
 
 @pytest.mark.rule(18)
 @pytest.mark.parametrize("pair", [("v", "V:latest"), ("Org/M", "org/m"), ("old", "library/old")])
-def test_a_copy_onto_itself_is_none(pair: tuple[str, str]) -> None:
+def test_a_copy_onto_itself_succeeds_without_a_change(pair: tuple[str, str]) -> None:
     assert plan_copy(CopyRequest(*pair), known(OLD, refusal="off")) is None
 
 
@@ -238,29 +238,29 @@ def test_a_copy_onto_itself_is_none(pair: tuple[str, str]) -> None:
         (("nope", "v"), 404, 'model "nope" not found'),
         (("old", "short"), 403, "'short' is a name in the routing file: choose another name"),
         (("old", "pirate"), 403, "'pirate' is served by vLLM workers: choose another name"),
-        (("old", "x:cloud"), 403, "names with :cloud are those of ollama.com's models; choose another name"),
+        (("old", "x:cloud"), 403, "names ending in :cloud are reserved for ollama.com's models; choose another name"),
     ],
 )
-def test_what_cannot_be_copied(pair: tuple[str, str], status: int, text: str) -> None:
+def test_invalid_copies_are_refused(pair: tuple[str, str], status: int, text: str) -> None:
     with pytest.raises(ClientError) as refused:
         plan_copy(CopyRequest(*pair), known(OLD))
     assert (refused.value.status, refused.value.text) == (status, text)
 
 
 @pytest.mark.rule(11)
-def test_a_virtual_model_leaves_a_tombstone() -> None:
+def test_deleting_a_virtual_model_leaves_a_tombstone() -> None:
     assert plan_delete("OLD", known(OLD)) == VirtualModel(name="Old:latest", revision=1, deleted=True)
 
 
 @pytest.mark.rule(11)
-def test_other_models_are_not_clients_to_delete() -> None:
+def test_served_and_configured_models_cannot_be_deleted() -> None:
     for name in ("friendly:8b", "short", "Org/M", "pirate"):
         with pytest.raises(Forbidden, match="cannot be deleted here"):
             plan_delete(name, known(OLD))
 
 
 @pytest.mark.rule(11)
-def test_an_unknown_name_is_a_404_also_where_nothing_may_be_changed() -> None:
+def test_deleting_an_unknown_name_is_a_404_even_when_writes_are_off() -> None:
     with pytest.raises(ModelNotFound, match="model 'nope' not found"):
         plan_delete("nope", known(refusal=UNSIGNED))
 
@@ -270,7 +270,7 @@ def test_a_model_whose_base_is_gone_can_be_deleted() -> None:
     assert plan_delete("old", known(orphan)).deleted
 
 
-def test_where_nothing_may_be_changed_every_change_is_a_403_with_the_reason() -> None:
+def test_when_writes_are_off_every_change_is_a_403_with_the_reason() -> None:
     now = known(OLD, refusal=UNSIGNED)
     for change in (
         lambda: create(now),

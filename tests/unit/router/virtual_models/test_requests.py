@@ -1,4 +1,4 @@
-"""Whatever a client sends, there is a plan that can be kept and read again, or an answer that says what is wrong."""
+"""Every request gives a plan whose model can be stored and read again, or an error that says what is wrong."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def outcome(step: Callable[[], T]) -> tuple[T | None, ClientError | None]:
 
 @settings(max_examples=300, deadline=None)
 @given(CREATE)
-def test_what_is_made_can_be_kept_and_read_again(body: dict[str, Any]) -> None:
+def test_every_created_model_survives_encoding_and_decoding(body: dict[str, Any]) -> None:
     made, refused = outcome(lambda: plan_create(create.decode_create(json.dumps(body).encode()), NOW))
     if refused is not None:
         assert refused.text
@@ -87,7 +87,7 @@ def test_what_is_made_can_be_kept_and_read_again(body: dict[str, Any]) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.dictionaries(st.sampled_from(["model", "name", "source", "destination", "stream"]), JSON) | JSON)
-def test_no_request_is_a_fault(body: Any) -> None:
+def test_no_request_body_causes_an_unexpected_error(body: Any) -> None:
     data = json.dumps(body).encode()
     steps: tuple[Callable[[], object], ...] = (
         lambda: plan_create(create.decode_create(data), NOW),
@@ -102,14 +102,14 @@ def test_no_request_is_a_fault(body: Any) -> None:
 
 @pytest.mark.rule(150, 151)
 @pytest.mark.parametrize("decode", [create.decode_create, copying.decode_copy, copying.decode_delete, pull.decode_pull])
-def test_a_body_that_is_none_is_refused_in_ollamas_words(decode: Any) -> None:
+def test_an_invalid_body_is_refused_with_ollamas_text(decode: Any) -> None:
     for body, text in ((b"", "missing request body"), (b"{", "unexpected EOF"), (b"x", "invalid character 'x'")):
         with pytest.raises(BadRequest) as refused:
             decode(body)
         assert refused.value.text.startswith(text)
 
 
-def test_unsigned_models_are_made_only_where_nobody_else_can_write() -> None:
+def test_unsigned_models_are_accepted_only_in_a_private_registry() -> None:
     def refusal(registry: dict[str, Any], **fields: Any) -> str:
         return no_writes(RouterSettings(registry=RegistrySettings(**registry), **fields))
 

@@ -1,4 +1,4 @@
-"""The file of the virtual models: nobody's are lost, and nothing that is wrong with it stops a router."""
+"""The save file: no model is lost, and no fault of the file stops a router."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def loaded(file: SaveFile) -> dict[str, int]:
     return {one.name: one.revision for one in file.load()}
 
 
-def test_what_was_saved_is_loaded_for_this_user_alone(file: SaveFile, tmp_path: Path) -> None:
+def test_saved_models_are_loaded_and_the_file_is_private(file: SaveFile, tmp_path: Path) -> None:
     assert file.load() == []
     assert file.save([model("v:latest", 3), model("gone:latest", 2, deleted=True)])
     assert file.load() == [model("v:latest", 3), model("gone:latest", 2, deleted=True)]
@@ -37,13 +37,13 @@ def test_what_was_saved_is_loaded_for_this_user_alone(file: SaveFile, tmp_path: 
     assert SaveFile(tmp_path, "other").load() == []
 
 
-def test_a_writer_keeps_what_others_have_written(file: SaveFile, tmp_path: Path) -> None:
+def test_saving_keeps_models_saved_by_other_processes(file: SaveFile, tmp_path: Path) -> None:
     file.save([model("a:latest", 5), model("b:latest", 1)])
     SaveFile(tmp_path, "team.a").save([model("a:latest", 4), model("b:latest", 2), model("c:latest")])
     assert loaded(file) == {"a:latest": 5, "b:latest": 2, "c:latest": 1}
 
 
-def test_writers_at_once_lose_nothing(file: SaveFile) -> None:
+def test_concurrent_saves_lose_no_model(file: SaveFile) -> None:
     threads = [threading.Thread(target=file.save, args=([model(f"v{number}:latest")],)) for number in range(12)]
     for thread in threads:
         thread.start()
@@ -52,7 +52,7 @@ def test_writers_at_once_lose_nothing(file: SaveFile) -> None:
     assert len(loaded(file)) == 12
 
 
-def test_what_is_the_same_is_not_written_again(file: SaveFile) -> None:
+def test_unchanged_models_do_not_rewrite_the_file(file: SaveFile) -> None:
     file.save([model("v:latest")])
     before = file.path.stat().st_ino
     file.save([model("v:latest")])
@@ -60,7 +60,7 @@ def test_what_is_the_same_is_not_written_again(file: SaveFile) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"models":[{"na', b"\xff\xfe", b"[]", b'{"models":5}', b"[" * 5000])
-def test_a_torn_file_is_named_left_out_and_put_aside(
+def test_a_damaged_file_is_logged_ignored_and_moved_aside(
     file: SaveFile, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     file.path.write_bytes(content)
@@ -72,25 +72,25 @@ def test_a_torn_file_is_named_left_out_and_put_aside(
     assert file.path.with_suffix(".damaged").read_bytes() == content
 
 
-def test_one_damaged_model_costs_no_other(file: SaveFile, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_model_does_not_affect_the_others_in_the_file(
+    file: SaveFile, caplog: pytest.LogCaptureFixture
+) -> None:
     file.path.write_text(
         '{"models":[{"name":"v:latest","revision":1,"base":"m"},{"name":7},{"name":"w","revision":1}]}'
     )
     file.path.chmod(0o600)
     assert loaded(file) == {"v:latest": 1}
-    assert "is left out" in caplog.text
+    assert "is ignored" in caplog.text
 
 
-def test_a_file_that_others_may_write_is_not_believed(file: SaveFile, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_that_other_users_can_write_is_ignored(file: SaveFile, caplog: pytest.LogCaptureFixture) -> None:
     file.save([model("v:latest")])
     file.path.chmod(0o666)
     assert file.load() == []
-    assert "somebody else's" in caplog.text
+    assert "other users can write" in caplog.text
 
 
-def test_neither_a_link_nor_a_pipe_is_followed(
-    file: SaveFile, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_symlinks_and_pipes_are_not_opened(file: SaveFile, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_text('{"models":[{"name":"v:latest","revision":1,"base":"m"}]}')
     elsewhere.chmod(0o600)
@@ -99,15 +99,15 @@ def test_neither_a_link_nor_a_pipe_is_followed(
     file.path.unlink()
     os.mkfifo(file.path, 0o600)
     assert file.load() == []
-    assert caplog.text.count("are left out") == 2
+    assert caplog.text.count("are ignored") == 2
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unwritable_folder_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert not SaveFile(tmp_path / "missing", "f").save([model("v:latest")])
-    assert "cannot be kept" in caplog.text
+    assert "will be lost" in caplog.text
 
 
-def test_a_lock_that_is_never_given_back_holds_nobody_up(file: SaveFile, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_lock_that_is_never_released_times_out(file: SaveFile, caplog: pytest.LogCaptureFixture) -> None:
     file.save([model("v:latest")])
     with file.path.with_suffix(".lock").open("rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -115,4 +115,4 @@ def test_a_lock_that_is_never_given_back_holds_nobody_up(file: SaveFile, caplog:
     assert "holds its lock" in caplog.text
     assert file.save([model("w:latest")])
     assert set(loaded(file)) == {"v:latest", "w:latest"}
-    assert savefile.LOCK_PATIENCE <= 2
+    assert savefile.LOCK_TIMEOUT <= 2

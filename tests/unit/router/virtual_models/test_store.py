@@ -1,4 +1,4 @@
-"""A router's copy of the virtual models: the highest revision wins, wherever it comes from."""
+"""The store: the highest revision wins, in any order."""
 
 from __future__ import annotations
 
@@ -22,50 +22,50 @@ def test_the_highest_revision_wins_in_any_order() -> None:
     for order in permutations([model(1), model(2, deleted=True), model(3)]):
         store = ModelStore()
         for one in order:
-            store.take(one)
+            store.merge(one)
         assert dict(store.live) == {KEY: model(3)}
 
 
 def test_a_tombstone_hides_a_model_and_stays() -> None:
     store = ModelStore()
-    assert store.take(model(1))
-    assert store.take(model(2, deleted=True))
-    assert not store.take(model(1))
+    assert store.merge(model(1))
+    assert store.merge(model(2, deleted=True))
+    assert not store.merge(model(1))
     assert dict(store.live) == {}
-    assert store.every[KEY].deleted
+    assert store.all[KEY].deleted
 
 
-def test_of_two_of_one_revision_the_registrys_is_taken() -> None:
+def test_of_two_equal_revisions_the_registrys_wins() -> None:
     store = ModelStore()
-    store.take(model(4, system="mine"))
-    assert not store.take(model(4, system="another's"))
-    assert not store.take(model(4, system="mine"), settled=True)
-    assert store.take(model(4, system="another's"), settled=True)
+    store.merge(model(4, system="mine"))
+    assert not store.merge(model(4, system="another's"))
+    assert not store.merge(model(4, system="mine"), from_registry=True)
+    assert store.merge(model(4, system="another's"), from_registry=True)
     assert store.live[KEY].system == "another's"
 
 
-def test_names_differ_in_case_only_for_the_eye() -> None:
+def test_names_that_differ_in_case_are_one_model() -> None:
     store = ModelStore()
-    store.take(model(1, name="V:latest"))
-    store.take(model(2))
+    store.merge(model(1, name="V:latest"))
+    store.merge(model(2))
     assert list(store.live) == [KEY]
 
 
-def test_of_too_many_tombstones_the_oldest_are_forgotten() -> None:
-    store = ModelStore(most_tombstones=2)
+def test_tombstones_beyond_the_limit_drop_the_oldest_first() -> None:
+    store = ModelStore(max_tombstones=2)
     for number in range(1, 7):
-        store.take(model(number, name=f"v{number}:latest", deleted=number > 2))
-    assert store.forget_oldest() == [
+        store.merge(model(number, name=f"v{number}:latest", deleted=number > 2))
+    assert store.drop_oldest_tombstones() == [
         "registry.ollama.ai/library/v3:latest",
         "registry.ollama.ai/library/v4:latest",
     ]
     assert len(store.live) == 2
-    assert len(store.every) == 4
-    assert store.forget_oldest() == []
+    assert len(store.all) == 4
+    assert store.drop_oldest_tombstones() == []
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 5), st.booleans()), max_size=12))
-def test_what_is_known_does_not_depend_on_the_order_in_which_it_was_heard(
+def test_the_stores_state_does_not_depend_on_the_order_of_merges(
     heard: list[tuple[str, int, bool]],
 ) -> None:
     models = {(name, revision): model(revision, name=name, deleted=gone) for name, revision, gone in heard}
@@ -74,6 +74,6 @@ def test_what_is_known_does_not_depend_on_the_order_in_which_it_was_heard(
     for order in orders:
         store = ModelStore()
         for one in order:
-            store.take(one)
-        seen.append((dict(store.live), dict(store.every)))
+            store.merge(one)
+        seen.append((dict(store.live), dict(store.all)))
     assert seen[0] == seen[1]

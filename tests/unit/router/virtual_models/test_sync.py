@@ -1,4 +1,4 @@
-"""The keeper against a registry that is a dict: bounds, refusals, and what it does when others are faster."""
+"""ModelSync against a registry that is a dict: limits, refusals, lost races."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tests.support.fakeregistry import FakeRegistry
 from vllama_pool.router.errors import ClientError, TooLarge
 from vllama_pool.router.virtual_models import sync as keeping
 from vllama_pool.router.virtual_models.acks import ACK_TIMEOUT
-from vllama_pool.router.virtual_models.quota import MOST_MODELS
+from vllama_pool.router.virtual_models.quota import MAX_MODELS
 from vllama_pool.router.virtual_models.savefile import SaveFile
 from vllama_pool.router.virtual_models.sealing import SignaturePolicy
-from vllama_pool.router.virtual_models.store import MOST_TOMBSTONES, ModelStore
+from vllama_pool.router.virtual_models.store import MAX_TOMBSTONES, ModelStore
 from vllama_pool.router.virtual_models.sync import ModelSync
 from vllama_pool.workers.registry.client import RegistryUnavailable
 from vllama_pool.workers.registry.messages import ModelChanged, ModelSeen
@@ -37,11 +37,11 @@ def keeper(
     *,
     routers: int = 1,
     file: SaveFile | None = None,
-    trust: SignaturePolicy = TRUST,
+    policy: SignaturePolicy = TRUST,
     clock: Callable[[], float] = lambda: 5.0,
 ) -> ModelSync:
     registry.routers = routers
-    return ModelSync(registry, ModelStore(), trust, router_id="me", file=file, clock=clock)
+    return ModelSync(registry, ModelStore(), policy, router_id="me", file=file, clock=clock)
 
 
 def model(name: str = "v:latest", revision: int = 1, *, system: str = "s", deleted: bool = False) -> VirtualModel:
@@ -54,7 +54,7 @@ def sealed(one: VirtualModel) -> tuple[str, bytes]:
     return key, seal_model(one, key, fleet="f", secret=b"fleet secret")
 
 
-async def test_a_change_counts_the_revision_up_and_says_when(registry: FakeRegistry) -> None:
+async def test_a_change_sets_revision_time_and_digest(registry: FakeRegistry) -> None:
     kept = keeper(registry)
     made = await kept.change(model)
     assert made is not None
@@ -68,12 +68,12 @@ async def test_a_change_counts_the_revision_up_and_says_when(registry: FakeRegis
     assert list(kept.store.live) == [PREFIX + "v:latest"]
 
 
-async def test_nothing_to_change_asks_nobody(registry: FakeRegistry) -> None:
+async def test_a_plan_without_a_change_does_not_contact_the_registry(registry: FakeRegistry) -> None:
     registry.away = True
     assert await keeper(registry).change(lambda: None) is None
 
 
-async def test_whoever_was_too_slow_decides_anew_on_what_is_there(registry: FakeRegistry) -> None:
+async def test_a_change_that_lost_a_race_is_planned_again_on_the_new_state(registry: FakeRegistry) -> None:
     kept = keeper(registry)
     faster = [sealed(model(revision=number, system=f"other {number}")) for number in (5007, 5008)]
 
@@ -94,15 +94,15 @@ async def test_whoever_was_too_slow_decides_anew_on_what_is_there(registry: Fake
     assert seen == ["other 5007", "other 5008"]
 
 
-async def test_whoever_is_always_too_slow_is_told_so(registry: FakeRegistry) -> None:
+async def test_a_change_that_always_loses_the_race_is_a_503(registry: FakeRegistry) -> None:
     revisions = iter(range(1, 1000))
     registry.meanwhile = lambda: registry.put(*sealed(model(revision=next(revisions))))
-    with pytest.raises(ClientError, match="others are changing this model") as refused:
+    with pytest.raises(ClientError, match="other clients are changing this model") as refused:
         await keeper(registry).change(model)
     assert refused.value.status == 503
 
 
-async def test_what_the_registry_does_is_no_business_of_clients(
+async def test_a_registry_outage_is_a_503_without_the_registrys_error_text(
     registry: FakeRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
     registry.away = True
@@ -113,7 +113,7 @@ async def test_what_the_registry_does_is_no_business_of_clients(
     assert "/somewhere/private" in caplog.text
 
 
-async def test_what_is_too_large_or_too_much_is_refused(registry: FakeRegistry) -> None:
+async def test_models_over_the_size_limits_are_refused(registry: FakeRegistry) -> None:
     kept = keeper(registry)
     with pytest.raises(TooLarge, match="1024 KiB"):
         await kept.change(lambda: model(system="x" * (1 << 20)))
@@ -129,23 +129,23 @@ async def test_what_is_too_large_or_too_much_is_refused(registry: FakeRegistry) 
     await kept.change(model)
 
 
-async def test_so_many_models_and_no_more(registry: FakeRegistry) -> None:
+async def test_more_than_the_maximum_number_of_models_is_refused(registry: FakeRegistry) -> None:
     kept = keeper(registry)
-    for number in range(MOST_MODELS):
-        kept.store.take(model(f"v{number}:latest"))
+    for number in range(MAX_MODELS):
+        kept.store.merge(model(f"v{number}:latest"))
     with pytest.raises(ClientError, match="delete some of them") as refused:
         await kept.change(lambda: model("more:latest"))
     assert refused.value.status == 507
     await kept.change(lambda: model("v7:latest"))
 
 
-async def test_deletions_beyond_the_bound_are_forgotten_in_the_registry_too(registry: FakeRegistry) -> None:
+async def test_tombstones_beyond_the_limit_are_deleted_from_the_registry(registry: FakeRegistry) -> None:
     kept = keeper(registry)
-    for number in range(MOST_TOMBSTONES + 3):
+    for number in range(MAX_TOMBSTONES + 3):
         registry.put(*sealed(model(f"v{number}:latest", deleted=True)))
     await kept.polled(registry.version)
     await kept.change(lambda: model("last:latest", deleted=True))
-    assert len(registry.entries) == MOST_TOMBSTONES
+    assert len(registry.entries) == MAX_TOMBSTONES
 
 
 async def delete_so_many(one: ModelSync, count: int) -> None:
@@ -153,30 +153,30 @@ async def delete_so_many(one: ModelSync, count: int) -> None:
         await one.change(partial(model, f"v{number}:latest", deleted=True))
 
 
-async def test_routers_that_only_hear_of_deletions_forget_the_oldest_too(registry: FakeRegistry) -> None:
+async def test_routers_that_only_receive_deletions_drop_the_oldest_tombstones_too(registry: FakeRegistry) -> None:
     clock = partial(next, itertools.count(1.0))
     one, two = keeper(registry, clock=clock), keeper(registry, clock=clock)
-    await delete_so_many(one, MOST_TOMBSTONES + 3)
+    await delete_so_many(one, MAX_TOMBSTONES + 3)
     for event in registry.events:
         await two.changed(event)
-    assert two.store.every == one.store.every
-    assert len(two.store.every) == MOST_TOMBSTONES
+    assert two.store.all == one.store.all
+    assert len(two.store.all) == MAX_TOMBSTONES
 
 
-async def test_a_name_whose_deletion_is_forgotten_by_some_is_made_anew_for_all(registry: FakeRegistry) -> None:
+async def test_a_name_whose_tombstone_some_routers_dropped_can_be_created_again(registry: FakeRegistry) -> None:
     clock = partial(next, itertools.count(1.0))
     one, two = keeper(registry, clock=clock), keeper(registry, clock=clock)
     for deleted in (False, True, False, True):
         await one.change(partial(model, "again:latest", deleted=deleted))
     await two.polled(registry.version)
-    await delete_so_many(one, MOST_TOMBSTONES)
+    await delete_so_many(one, MAX_TOMBSTONES)
     await one.change(partial(model, "again:latest"))
     await two.polled(registry.version)
     assert list(two.store.live) == [PREFIX + "again:latest"]
     assert list(registry.entries).count(PREFIX + "again:latest") == 1
 
 
-async def test_a_forged_entry_hides_no_later_deletion_from_a_change(registry: FakeRegistry) -> None:
+async def test_a_forged_entry_does_not_make_a_change_older_than_a_known_deletion(registry: FakeRegistry) -> None:
     clock = partial(next, itertools.count(1.0))
     ahead, behind = keeper(registry, clock=clock), keeper(registry, clock=clock)
     await behind.change(partial(model, deleted=True))
@@ -189,7 +189,7 @@ async def test_a_forged_entry_hides_no_later_deletion_from_a_change(registry: Fa
     assert list(ahead.store.live) == [PREFIX + "v:latest"]
 
 
-async def test_a_change_waits_for_the_other_routers_and_not_for_ever(registry: FakeRegistry) -> None:
+async def test_a_change_waits_for_the_acks_of_other_routers_with_a_timeout(registry: FakeRegistry) -> None:
     kept = keeper(registry, routers=3)
     waiting = asyncio.create_task(kept.change(model))
     for router in ("me", "one", "one"):
@@ -204,7 +204,7 @@ async def test_a_change_waits_for_the_other_routers_and_not_for_ever(registry: F
     assert asyncio.get_running_loop().time() - began < ACK_TIMEOUT + 5
 
 
-async def test_an_answer_that_comes_before_the_registrys_counts(registry: FakeRegistry) -> None:
+async def test_an_ack_that_arrives_before_the_registrys_reply_counts(registry: FakeRegistry) -> None:
     kept = keeper(registry, routers=2)
     registry.meanwhile = lambda: kept.seen(ModelSeen("e:1:1", "other"))
     began = asyncio.get_running_loop().time()
@@ -212,7 +212,7 @@ async def test_an_answer_that_comes_before_the_registrys_counts(registry: FakeRe
     assert asyncio.get_running_loop().time() - began < ACK_TIMEOUT
 
 
-async def test_a_change_of_others_is_taken_over_and_answered_if_they_ask(registry: FakeRegistry) -> None:
+async def test_a_change_of_another_router_is_applied_and_acknowledged_if_asked(registry: FakeRegistry) -> None:
     kept = keeper(registry)
     await kept.polled(registry.version)
     key, envelope = sealed(model())
@@ -224,13 +224,13 @@ async def test_a_change_of_others_is_taken_over_and_answered_if_they_ask(registr
     await kept.polled("e:2:1")  # nothing was missed, so nothing is asked
 
 
-async def test_an_emptied_registry_gets_back_what_it_lacks_and_only_that(
+async def test_only_entries_that_an_emptied_registry_lacks_are_restored(
     registry: FakeRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
     kept = keeper(registry)
     await kept.polled(registry.version)
     for one in (model("a:latest", 3), model("b:latest", 4, deleted=True), model("c:latest", 5)):
-        kept.store.take(one)
+        kept.store.merge(one)
     registry.put(*sealed(model("c:latest", 6)))
     registry.put(*sealed(model("a:latest", 2)))
     await kept.polled(registry.version)
@@ -242,10 +242,10 @@ async def test_an_emptied_registry_gets_back_what_it_lacks_and_only_that(
     assert registry.puts == []
 
 
-async def test_routers_of_different_secrets_do_not_fill_the_log(
+async def test_routers_with_different_secrets_do_not_flood_the_log(
     registry: FakeRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
-    one, two = keeper(registry), keeper(registry, trust=SignaturePolicy("f", b"another secret", unsigned=False))
+    one, two = keeper(registry), keeper(registry, policy=SignaturePolicy("f", b"another secret", unsigned=False))
     await one.change(model)
     await two.change(model)
     for _ in range(20):
@@ -257,7 +257,9 @@ async def test_routers_of_different_secrets_do_not_fill_the_log(
 
 
 @pytest.mark.parametrize("envelope", [b"forged", b""])
-async def test_what_is_overwritten_aloud_is_given_back_too(registry: FakeRegistry, envelope: bytes) -> None:
+async def test_an_entry_overwritten_by_an_announced_forgery_is_restored(
+    registry: FakeRegistry, envelope: bytes
+) -> None:
     kept = keeper(registry)
     await kept.change(model)
     await kept.polled(registry.version)
@@ -270,20 +272,20 @@ async def test_what_is_overwritten_aloud_is_given_back_too(registry: FakeRegistr
     assert list(fresh.store.live) == [key]
 
 
-async def test_many_are_given_back_in_several_polls(registry: FakeRegistry) -> None:
+async def test_many_entries_are_restored_over_several_polls(registry: FakeRegistry) -> None:
     kept = keeper(registry)
-    count = 2 * keeping.RESTORED_AT_ONCE + 1
+    count = 2 * keeping.MAX_RESTORED + 1
     for number in range(count):
-        kept.store.take(model(f"v{number}:latest"))
+        kept.store.merge(model(f"v{number}:latest"))
     for polls in (1, 2, 3):
         await kept.polled(registry.version)
-        assert len(registry.entries) == min(polls * keeping.RESTORED_AT_ONCE, count)
+        assert len(registry.entries) == min(polls * keeping.MAX_RESTORED, count)
 
 
-async def test_a_registry_that_goes_away_meanwhile_gets_the_rest_later(registry: FakeRegistry) -> None:
+async def test_restoring_continues_after_a_registry_outage(registry: FakeRegistry) -> None:
     kept = keeper(registry)
     for number in range(3):
-        kept.store.take(model(f"v{number}:latest"))
+        kept.store.merge(model(f"v{number}:latest"))
 
     def meanwhile() -> None:
         registry.away = len(registry.entries) == 1
@@ -299,7 +301,7 @@ async def test_a_registry_that_goes_away_meanwhile_gets_the_rest_later(registry:
     assert len(registry.entries) == 3
 
 
-async def test_what_is_refused_is_named_once_and_overwritten_by_the_next_change(
+async def test_a_refused_entry_is_logged_once_and_overwritten_by_the_next_change(
     registry: FakeRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
     key = PREFIX + "v:latest"
@@ -309,28 +311,28 @@ async def test_what_is_refused_is_named_once_and_overwritten_by_the_next_change(
     for _ in range(3):
         registry.changes += 1
         await kept.polled(registry.version)
-    assert caplog.text.count("is not used") == 2
-    assert dict(kept.store.every) == {}
+    assert caplog.text.count("is ignored") == 2
+    assert dict(kept.store.all) == {}
     made = await kept.change(model)
     assert made is not None
     assert made.revision == 5000
 
 
-async def test_an_embedded_registry_needs_no_secret(registry: FakeRegistry) -> None:
-    kept = keeper(registry, trust=SignaturePolicy("f", None, unsigned=True))
+async def test_an_embedded_registry_accepts_unsigned_models(registry: FakeRegistry) -> None:
+    kept = keeper(registry, policy=SignaturePolicy("f", None, unsigned=True))
     await kept.change(model)
-    other = keeper(registry, trust=SignaturePolicy("f", None, unsigned=True))
+    other = keeper(registry, policy=SignaturePolicy("f", None, unsigned=True))
     await other.polled(registry.version)
     assert other.store.live.keys() == kept.store.live.keys()
 
 
-async def test_what_others_have_made_is_kept_on_disk_too(registry: FakeRegistry, tmp_path: Path) -> None:
+async def test_models_of_other_routers_are_saved_to_disk(registry: FakeRegistry, tmp_path: Path) -> None:
     kept = keeper(registry, file=SaveFile(tmp_path, "f"))
     await kept.changed(ModelChanged(False, "", "", *sealed(model())))
     await kept.polled(registry.version)
     assert [one.name for one in SaveFile(tmp_path, "f").load()] == ["v:latest"]
 
 
-async def test_a_disk_that_fails_costs_no_change(registry: FakeRegistry, tmp_path: Path) -> None:
+async def test_a_failing_disk_does_not_fail_a_change(registry: FakeRegistry, tmp_path: Path) -> None:
     kept = keeper(registry, file=SaveFile(tmp_path / "missing", "f"))
     assert await kept.change(model) is not None

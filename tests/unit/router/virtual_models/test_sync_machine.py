@@ -1,4 +1,4 @@
-"""Routers that miss what they are told, and a registry that forgets: in the end all of them agree."""
+"""Routers that miss messages and a registry that loses entries: all routers agree in the end."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ NAMES = st.sampled_from(["a:latest", "b:latest"])
 
 
 class ModelSyncs(RuleBasedStateMachine):
-    """Three routers. `told` is what clients were last told that it had worked; until the registry forgets, that is how
-    it stays."""
+    """Three routers. `told` is the last change that succeeded per name; it holds until the registry loses entries."""
 
-    most_tombstones = 1024
+    max_tombstones = 1024
     forgotten = False
 
     @initialize()
@@ -40,7 +39,7 @@ class ModelSyncs(RuleBasedStateMachine):
         self.flushed = False
 
     def keeper(self, router_id: str) -> ModelSync:
-        return ModelSync(self.registry, ModelStore(self.most_tombstones), TRUST, router_id=router_id, clock=self.clock)
+        return ModelSync(self.registry, ModelStore(self.max_tombstones), TRUST, router_id=router_id, clock=self.clock)
 
     @rule(router=ROUTERS, name=NAMES, system=st.text("xyz", min_size=1, max_size=3))
     def make(self, router: int, name: str, system: str) -> None:
@@ -55,7 +54,7 @@ class ModelSyncs(RuleBasedStateMachine):
 
     @rule(router=ROUTERS, lost=st.booleans())
     def hear(self, router: int, lost: bool) -> None:
-        """The next message on the channel arrives, or does not."""
+        """Deliver the next message of the channel, or lose it."""
         if self.heard[router] < len(self.registry.events):
             event = self.registry.events[self.heard[router]]
             self.heard[router] += 1
@@ -73,12 +72,12 @@ class ModelSyncs(RuleBasedStateMachine):
 
     @rule(name=NAMES, revision=st.integers(1, 10**6), aloud=st.booleans())
     def forge(self, name: str, revision: int, aloud: bool) -> None:
-        """By somebody who can write to the registry and does not know the secret."""
+        """Write an entry without knowing the secret."""
         evil = VirtualModel(name=name, revision=revision, base="m:latest", system="evil")
         key = PREFIX + name
         envelope, before = seal_model(evil, key, fleet="f", secret=b"a guess"), self.registry.version
         self.registry.put(key, envelope)
-        if aloud:  # as a router would
+        if aloud:  # announced on the channel, as a router would
             self.registry.events.append(ModelChanged(False, before, self.registry.version, key, envelope))
 
     def teardown(self) -> None:
@@ -101,9 +100,9 @@ class ModelSyncs(RuleBasedStateMachine):
 
 
 class Forgetful(ModelSyncs):
-    """Deletions are forgotten at once: what was deleted may come back, but not in one place only."""
+    """Tombstones are dropped at once: a deleted model may return, but on all routers."""
 
-    most_tombstones = 0
+    max_tombstones = 0
     forgotten = True
 
 

@@ -34,7 +34,7 @@ def refused(*words: str) -> str:
     return result.output
 
 
-def test_without_the_word_there_is_one_group() -> None:
+def test_without_and_there_is_one_group() -> None:
     assert read("--model", "a", "--model", "b", "--max-num-seqs", "8", "--port", "5") == (
         5,
         [WorkerGroup(("a", "b"), args=("--max-num-seqs", "8"))],
@@ -68,7 +68,7 @@ def test_a_group_without_a_model_is_refused() -> None:
 
 
 @pytest.mark.parametrize("word", ["--port", "--port=9"])
-def test_what_is_for_all_is_refused_in_a_later_group(word: str) -> None:
+def test_an_option_of_serve_is_refused_after_and(word: str) -> None:
     assert "give it before the first --and" in refused("--model", "a", "--and", "--model", "b", word, "9")
 
 
@@ -76,6 +76,6 @@ def test_a_bad_value_is_refused_in_any_group() -> None:
     assert "Invalid value for '--replicas'" in refused("--model", "a", "--and", "--model", "b", "--replicas", "0")
 
 
-def test_the_help_of_serve_tells_of_it() -> None:
+def test_the_help_of_serve_explains_and() -> None:
     result = CliRunner().invoke(serve.command, ["--help"])
     assert "--and --model B" in result.output
