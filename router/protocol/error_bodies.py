@@ -19,7 +19,6 @@ _ANTHROPIC = {
 
 
 def error_body(path: str, status: int, text: str) -> bytes:
-    """The body of an error response, in the format that the path's clients expect."""
     if path.startswith("/v1/messages"):
         return encode(anthropic_error(status, text))
     if path.startswith("/v1/"):

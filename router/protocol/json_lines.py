@@ -13,10 +13,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def encode(value: Any) -> bytes:
-    """JSON with <, >, & and JavaScript's line separators escaped, as Go does (R040).
-
-    JSON has none of these characters outside strings.
-    """
+    """JSON with <, >, & and JavaScript's line separators escaped, as Go does (R040)."""
     data = _encode(value)
     if b"<" in data or b">" in data or b"&" in data:
         data = data.replace(b"<", b"\\u003c").replace(b">", b"\\u003e").replace(b"&", b"\\u0026")

@@ -1,7 +1,6 @@
 """A model as clients see it: its replicas merged into one entry.
 
-Where replicas differ, the entry takes the safe value (the smallest context, common capabilities), and
-`replicas_differ`, a field of our own, shows the difference.
+Where they differ, the entry has the safe value (smallest context, common capabilities) and `replicas_differ`.
 """
 
 from __future__ import annotations
@@ -28,19 +27,19 @@ class ModelView:
     replicas: tuple[ModelInfo, ...]
     """At least one."""
     defaults: Defaults = NONE
-    """Options of the routing file, or everything that a virtual model was made with."""
+    """From the routing file, or from the virtual model."""
     loaded: bool = True
     """True if a worker can answer for it now; `ps` lists these."""
     engines: tuple[str, ...] = ()
     """vLLM versions of the workers; "" if unknown."""
     base: str = ""
-    """For a virtual model: the short name of its base."""
+    """A virtual model's base, by its short name."""
     made_digest: str = ""
-    """For a virtual model that adds to its base: 64 hex digits over the base's digest and the additions."""
+    """Of a virtual model that differs from its base: 64 hex digits."""
     made_at: float = 0.0
-    """For a virtual model: Unix seconds of its latest change."""
+    """A virtual model's latest change, in Unix seconds."""
     license: str = ""
-    """For a virtual model: its own licence text, in addition to its base's."""
+    """A virtual model's licence text, added to its base's."""
 
     @cached_property
     def merged(self) -> Merged:
@@ -62,10 +61,9 @@ class ModelView:
 @dataclass(frozen=True, slots=True)
 class Merged:
     info: ModelInfo
-    """From a replica that has read its files, with merged digest, size, context and capabilities."""
+    """From the best informed replica, with merged fields."""
     differ: dict[str, list[str | int]]
-    """By field, the values of replicas that differ, sorted; templates as the start of a digest. Unknown values are
-    ignored."""
+    """By field, the different known values, sorted; templates by digest."""
 
 
 def human_number(number: int) -> str:
@@ -78,7 +76,6 @@ def human_number(number: int) -> str:
 
 
 def merge(name: str, replicas: Sequence[ModelInfo], engines: Sequence[str] = ()) -> Merged:
-    """Independent of the replicas' order. `engines`: vLLM versions."""
     ordered = sorted(replicas, key=_knowledge)
     best = ordered[0]
     contexts = [info.context_length for info in ordered if info.context_length]
@@ -96,7 +93,7 @@ def merge(name: str, replicas: Sequence[ModelInfo], engines: Sequence[str] = ())
 
 
 def _knowledge(info: ModelInfo) -> tuple[Any, ...]:
-    """Sort key: replicas that have read the model's files first, then by every field that may differ."""
+    """Sort key: replicas that have read the model's files come first."""
     return (
         not info.digest,
         not info.size,

@@ -1,7 +1,7 @@
 """An endpoint that a worker answers, as data: one `Operation` per endpoint. Pure.
 
-The router decodes a body with `decode`, resolves the model and calls `check`. For each attempt it builds the worker's
-request with `prepare` and reads the response through a new `StreamTranslator`.
+The router decodes a body, resolves the model and calls `check`. Each attempt calls `prepare`, and reads the response
+through a new `StreamTranslator`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vllama_pool.workers.registry.record import ModelInfo
 
 
 class Clock(Protocol):
-    """The source of time, passed in so that translators stay pure and tests set the time."""
+    """Passed in, so that translators are pure."""
 
     def time_ns(self) -> int:
         """Unix nanoseconds."""
@@ -25,8 +25,6 @@ class Clock(Protocol):
 
 
 class HasModel(Protocol):
-    """A decoded request."""
-
     @property
     def model(self) -> str:
         """The name as the client spelled it: responses echo it (R045)."""
@@ -50,8 +48,6 @@ class DirectResponse:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamRequest:
-    """A request to vLLM."""
-
     path: str
     body: bytes
     translator: Callable[..., StreamTranslator] | None = None
@@ -95,43 +91,38 @@ class StreamFailure:
     status: int
     text: str
     models_own: bool = False
-    """True if the model's output is at fault: no other worker would do better, and the worker is healthy."""
+    """True if the model's output is at fault, not the worker."""
 
 
 class StreamTranslator(Protocol):
-    """Translates a worker's stream into the client's response.
+    """Translates a worker's stream, cut anywhere, into the client's response.
 
-    Input may be cut anywhere, also inside a character. When streaming, `feed` returns NDJSON lines. Otherwise `feed`
-    returns nothing and `finish` the one JSON object. Output is held back until `ready`, so that another worker can
-    still answer.
+    When streaming, `feed` returns NDJSON lines. Otherwise `finish` returns one JSON object. Until `ready`, another
+    worker can still answer.
     """
 
     @property
     def ready(self) -> bool:
-        """True if the client's response may begin: after the first content event (text, reasoning, tool call, finish
-        or usage) when streaming, else once the answer is complete."""
+        """True if the client's response may begin: `begun` when streaming, else `done`."""
 
     @property
     def begun(self) -> bool:
-        """True after the first content event, streaming or not."""
+        """True after the first content event: text, reasoning, tool call, finish or usage."""
 
     @property
     def done(self) -> bool:
         """True if the answer is complete, with finish reason and usage."""
 
     @property
-    def failure(self) -> StreamFailure | None:
-        """The error event that ended the stream."""
+    def failure(self) -> StreamFailure | None: ...
 
     @property
     def usage(self) -> Usage: ...
 
-    def feed(self, data: bytes) -> bytes:
-        """Translate the next bytes of the worker's body."""
+    def feed(self, data: bytes) -> bytes: ...
 
     def finish(self) -> bytes:
-        """End the worker's body. Returns the rest of the client's response, or an error as `fail` does if the answer is
-        incomplete."""
+        """End the worker's body. Returns the rest of the response; as `fail` if it is incomplete."""
 
     def fail(self, text: str) -> bytes:
         """Break off a response that has begun. Returns an error line."""
@@ -143,18 +134,16 @@ RequestT = TypeVar("RequestT", bound=HasModel)
 @dataclass(frozen=True, slots=True)
 class Operation(Generic[RequestT]):
     name: str
-    """For logs and metrics, such as "chat"."""
     path: str
     decode: Callable[[bytes], RequestT]
     """Raises ClientError with Ollama's status and text."""
     check: Callable[[RequestT, ModelInfo], DirectResponse | None]
-    """Answers or refuses a request once its model is known, in Ollama's order of checks. Raises ClientError."""
+    """Answers or refuses a request before a worker is chosen. Raises ClientError."""
     prepare: Callable[[RequestT, ModelInfo, Defaults], NextStep]
     """Builds the worker's request. The model's defaults yield to the request's fields."""
     translator: Callable[[RequestT, Timing, Clock], StreamTranslator]
     not_found: Callable[[str], str]
-    """The error text for an unknown model."""
     content_type: Callable[[RequestT], str]
     adapt: Callable[[RequestT, ModelInfo, Defaults, *tuple[AttemptFailed, ...]], NextStep | None] | None = None
-    """Builds a request that the same worker may accept, given its refusals, the latest last; None if there is none.
-    Raises Refused to restate the refusal in the endpoint's words."""
+    """Builds a request that the same worker may accept after these refusals, the latest last; None if there is none.
+    Raises Refused to reword the refusal."""

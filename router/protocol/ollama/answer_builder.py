@@ -14,8 +14,6 @@ _ABORTED = {"abort": 503, "error": 500}
 
 
 class Aborted(Exception):
-    """vLLM gave the request up."""
-
     def __init__(self, status: int) -> None:
         super().__init__(status)
         self.status = status
@@ -24,7 +22,7 @@ class Aborted(Exception):
 class AnswerBuilder:
     """Writes each chunk as a line when streaming, else joins them.
 
-    Templates put blank lines around reasoning. Ollama shows none before it, nor between it and the answer.
+    Strips the blank lines that templates put around reasoning, as Ollama does.
     """
 
     __slots__ = (
@@ -52,11 +50,9 @@ class AnswerBuilder:
         keep_ids: bool = False,
         think_tags: ThinkTagSplitter | None = None,
     ) -> None:
-        """`logprobs`: alternatives per token, None for no logprobs. `keep_ids`: collect `context`.
-        `think_tags`: separates thinking that comes as text between tags."""
+        """`logprobs`: alternatives per token, None for no logprobs. `keep_ids`: collect `context`."""
         self.state = StreamState()
         self.begun = False
-        """True after the first content event."""
         self.timestamp = ""
         self._writer = writer
         self._stream = stream
@@ -66,7 +62,6 @@ class AnswerBuilder:
         self._strip_content = False
         self._strip_thinking = True
         self._plain_text = think_tags is None
-        """True if text may be written as it comes."""
         self._lines: list[bytes] = []
         self._buffer = ChunkBuffer()
 
@@ -81,11 +76,9 @@ class AnswerBuilder:
         return result
 
     def end(self, timing: Timing, now: int) -> None:
-        """Write the last line of a stream."""
         self._lines.append(self._final(Chunk(), timing, now))
 
     def whole(self, timing: Timing, now: int) -> bytes:
-        """Return the one object of an answer that is not streamed."""
         return self._final(self._buffer.joined(), timing, now)
 
     def _final(self, chunk: Chunk, timing: Timing, now: int) -> bytes:
@@ -102,10 +95,7 @@ class AnswerBuilder:
         self.state.metrics = event.metrics or self.state.metrics
 
     def add(self, choice: api.VllmChoice, now: int) -> None:
-        """Add the choice of one event, received at `now` on the monotonic clock.
-
-        Raises Aborted, and InvalidArguments for a finished tool call whose arguments are not an object.
-        """
+        """Add an event's choice. `now`: monotonic nanoseconds. Raises Aborted and InvalidArguments."""
         finish_reason = choice.finish_reason
         if finish_reason is not None and finish_reason in _ABORTED:
             raise Aborted(_ABORTED[finish_reason])
@@ -135,7 +125,6 @@ class AnswerBuilder:
         self._add_rich(choice, text, now)
 
     def _add_rich(self, choice: api.VllmChoice, text: str, now: int) -> None:
-        """Add anything but plain text: reasoning, tool calls, logprobs, token ids, a finish, or nothing."""
         thinking = ""
         if (delta := choice.delta) is not None:
             thinking = self._stripped_thinking(delta.reasoning or delta.reasoning_content or "", now)
@@ -209,8 +198,5 @@ class AnswerBuilder:
 
 
 def _ends_in_stop_token(choice: api.VllmChoice) -> bool:
-    """True if the last token is the end mark, which Ollama counts neither in `context` nor in `logprobs`.
-
-    A stop string is named by `stop_reason`.
-    """
+    """True if the last token is the end mark, which Ollama keeps out of `context` and `logprobs`."""
     return choice.finish_reason in ("stop", "tool_calls") and not isinstance(choice.stop_reason, str)

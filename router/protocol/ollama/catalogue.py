@@ -11,6 +11,7 @@ from vllama_pool.router.protocol.json_lines import encode
 from vllama_pool.router.protocol.model_view import ModelView, human_number
 
 UNKNOWN = "unknown"
+"""As in Ollama. Some clients require non-empty strings."""
 
 
 class ModelDetails(msgspec.Struct, frozen=True):
@@ -96,16 +97,14 @@ def _running(model: ModelView, expires: int) -> PsEntry:
 
 
 def modified_at(model: ModelView) -> str:
-    """The epoch if unknown: every client can parse it, and nobody takes it for a real date."""
+    """The epoch if unknown, since clients parse it."""
     return rfc3339(round(model.modified * 1_000_000) * 1000)
 
 
 def details(model: ModelView, *, lengths: bool) -> ModelDetails:
     """`lengths`: include context and embedding length, as only tags does.
 
-    Unknown values are "unknown", as Ollama's unknown quantization is: some clients require non-empty strings.
-    `parent_model` is empty for a served adapter: the stock CLI makes changed models from it, which would lose the
-    adapter.
+    `parent_model` is empty for a served adapter, which the stock CLI would lose on saving.
     """
     info = model.merged.info
     return ModelDetails(

@@ -20,7 +20,7 @@ NO_TEMPLATE = 'chat needs a chat template and "{model}" has none: use /api/gener
 
 
 def check(request: ChatRequest, info: ModelInfo, clock: Clock) -> DirectResponse | None:
-    """In Ollama's order: unload, thinking, capabilities, option types, load, then errors that only a run would find."""
+    """In Ollama's order of checks."""
     if not request.messages and request.keep_alive == 0:
         return _empty_response(request, clock, "unload")
     capabilities.refuse_image_generation(info)
@@ -50,7 +50,7 @@ def _empty_response(request: ChatRequest, clock: Clock, reason: str) -> DirectRe
 
 
 def prepare(request: ChatRequest, info: ModelInfo, defaults: Defaults, clock: Clock) -> NextStep:
-    """vLLM's chat endpoint, always streamed; with `_debug_render_only` the rendered prompt alone (R066)."""
+    """Always streamed from vLLM. With `_debug_render_only`, only the prompt is rendered (R066)."""
     upstream = _upstream_request(request, info, defaults)
     if request.debug_render_only:
         return render.of_chat(upstream, lambda text: _rendered(request, clock, text))
@@ -58,7 +58,7 @@ def prepare(request: ChatRequest, info: ModelInfo, defaults: Defaults, clock: Cl
 
 
 def adapt(request: ChatRequest, info: ModelInfo, defaults: Defaults, *refusals: AttemptFailed) -> NextStep | None:
-    """The same request within the worker's limits, without its oldest turns if it is too long (R145)."""
+    """Drops the oldest turns of a chat that is too long (R145)."""
     if not limits.is_known(refusals[-1]):
         return None
     upstream = _upstream_request(request, info, defaults)
@@ -84,7 +84,6 @@ def _upstream_request(request: ChatRequest, info: ModelInfo, defaults: Defaults)
 
 
 def set_thinking_and_logprobs(upstream: api.VllmChatRequest, request: InferenceRequest, info: ModelInfo) -> None:
-    """Fields that /api/generate sets in the same way."""
     think = think_option.translate(request.think, info)
     upstream.chat_template_kwargs = think.kwargs
     upstream.reasoning_effort = think.effort

@@ -37,8 +37,6 @@ class ChatResponse(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ChatWriter:
-    """A `ResponseWriter` for one request."""
-
     __slots__ = ("_head", "_model")
 
     def __init__(self, model: str) -> None:

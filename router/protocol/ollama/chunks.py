@@ -15,8 +15,6 @@ _MS = 1_000_000
 
 @dataclass(slots=True)
 class Chunk:
-    """One line of a stream, or a whole answer."""
-
     content: str = ""
     thinking: str = ""
     tool_calls: list[ResponseToolCall] | None = None
@@ -36,8 +34,6 @@ class Totals(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class FinalFields:
-    """Fields of the last line."""
-
     done: bool = True
     done_reason: str = ""
     totals: Totals = field(default_factory=Totals)
@@ -50,15 +46,12 @@ UNFINISHED = FinalFields(done=False)
 class ResponseWriter(Protocol):
     """Writes an endpoint's objects as JSON without a line end."""
 
-    def text(self, timestamp: str, content: str) -> bytes:
-        """Write a chunk of nothing but text, the common case."""
+    def text(self, timestamp: str, content: str) -> bytes: ...
 
     def chunk(self, timestamp: str, chunk: Chunk, final: FinalFields = UNFINISHED) -> bytes: ...
 
 
 class ChunkBuffer:
-    """Joins the chunks of an answer that is not streamed."""
-
     __slots__ = ("_logprobs", "_thinking", "_tool_calls", "texts")
 
     def __init__(self) -> None:
@@ -81,10 +74,7 @@ class ChunkBuffer:
 
 @dataclass(slots=True)
 class StreamState:
-    """State of a stream, except its text."""
-
     finish_reason: str | None = None
-    """vLLM's."""
     tokens: api.VllmUsage | None = None
     metrics: api.VllmMetrics | None = None
     first: int = 0

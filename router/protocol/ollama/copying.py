@@ -25,7 +25,6 @@ decode_copy = COPY.decode
 
 
 def decode_delete(body: bytes) -> DeleteRequest:
-    """Raises BadRequest, also for a missing model (R146)."""
     request = DELETE.decode(body)
     require_model(request.requested)
     return request

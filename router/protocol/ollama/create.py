@@ -35,8 +35,7 @@ NO_DRAFT = "drafts cannot be sent here: serve the model with vLLM's --speculativ
 MAX_BODY = 8 << 20
 """Bytes of a request."""
 MAX_KEPT = 1 << 20
-"""Bytes that a model adds to its base, as JSON: the registry's limit for one model. Checked on decode, which may run in
-a thread; all later work runs in the event loop."""
+"""Bytes that a model adds to its base, as JSON: the registry's limit. Checked on decode, in a thread."""
 MAX_DEPTH = 100
 """Nesting of lists and objects. Routers store them a few levels deeper."""
 
@@ -65,7 +64,6 @@ class CreateRequest(ModelRequest, frozen=True, kw_only=True):
 
     @property
     def licenses(self) -> tuple[str, ...]:
-        """Raises BadRequest unless it is a text or a list of texts."""
         if self.license is None:
             return ()
         texts = self.license if isinstance(self.license, list) else [self.license]
@@ -78,7 +76,6 @@ CREATE = BodyDecoder(CreateRequest)
 
 
 def decode_create(body: bytes) -> CreateRequest:
-    """Raises BadRequest, and TooLarge for a request above the limits."""
     if len(body) > MAX_BODY:
         raise TooLarge(f"a model may be made from a request of up to {MAX_BODY >> 20} MiB; send shorter messages")
     request = CREATE.decode(body)
@@ -93,9 +90,9 @@ def decode_create(body: bytes) -> CreateRequest:
 
 
 def refuse_unsupported(request: CreateRequest, template: str) -> None:
-    """Refuse everything that a served model cannot be changed in. `template` is the base's, which may be repeated.
+    """Raises BadRequest, and ClientError 501 with what to do instead (R037, R108).
 
-    Raises BadRequest, and ClientError 501 with what to do instead (R037, R108).
+    `template`: the base's, which a request may repeat.
     """
     for digest in (*request.files.values(), *request.adapters.values(), *request.draft_files.values()):
         if not DIGEST.match(digest):
@@ -114,7 +111,7 @@ def refuse_unsupported(request: CreateRequest, template: str) -> None:
 
 
 def parameters(request: CreateRequest) -> dict[str, Any]:
-    """Without nulls. Raises BadRequest for a type that Ollama would refuse when the model is used."""
+    """Without nulls. Raises BadRequest for wrong types."""
     try:
         options.check(request.parameters)
     except ClientError as error:
@@ -129,7 +126,6 @@ def messages(request: CreateRequest) -> tuple[dict[str, Any], ...]:
 
 
 def progress(existing: Sequence[str], new: Sequence[str]) -> list[bytes]:
-    """The lines of the response, given digests of existing and new layers (R107)."""
     statuses = [
         *(f"using existing layer sha256:{digest}" for digest in existing),
         *(f"creating new layer sha256:{digest}" for digest in new),
@@ -150,7 +146,6 @@ def _without_nulls(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _kept_bytes(request: CreateRequest) -> int:
-    """The approximate size of what would be stored."""
     licenses = request.license if isinstance(request.license, list) else [request.license]
     texts = sum(len(text) for text in licenses if isinstance(text, str))
     return texts + len(msgspec.json.encode((request.system, request.parameters, request.messages)))

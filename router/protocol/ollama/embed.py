@@ -1,7 +1,6 @@
 """POST /api/embed and /api/embeddings: requests, and the request to vLLM (R025, R026, R099-R102).
 
-vLLM embeds all texts of a batch at once, and refuses texts that are too long unless told where to truncate. It has no
-parameter for a `num_ctx` below the model's own context, so such requests count tokens first.
+vLLM has no parameter for a `num_ctx` below the model's context, so such requests count tokens first.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ CANNOT_EMBED = "this model does not support embeddings"
 MAX_SPECIAL_TOKENS = 16
 """Upper bound of the tokens that a model adds around a text."""
 MAX_COUNTED = 16
-"""Texts of a batch whose tokens are counted, the longest first."""
+"""Texts of a batch to count, the longest first."""
 
 
 class EmbedBody(Body, frozen=True, kw_only=True):
@@ -40,7 +39,6 @@ class EmbedBody(Body, frozen=True, kw_only=True):
 
     model: str = ""
     input: Any = None
-    """A text, or a list of texts."""
     truncate: bool | None = None
     dimensions: int = 0
     keep_alive: KeepAlive | None = None
@@ -58,17 +56,14 @@ class EmbeddingsBody(Body, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedRequest:
-    """A request to either endpoint."""
-
     model: str
     texts: Sequence[str]
     """Empty for a load request (R091, R100)."""
     encoded: bytes
-    """The texts as a JSON array, encoded in the thread that decodes a large batch."""
+    """The texts as a JSON array, encoded where a large batch is decoded: in a thread."""
     keep_alive: int | None
     options: Mapping[str, Any]
     truncate: bool = True
-    """Truncate texts that are too long instead of refusing them."""
     dimensions: int = 0
     """Components to keep of each vector; 0 or less for all."""
     plain: bool = False
@@ -118,7 +113,6 @@ def decode_embeddings(body: bytes) -> EmbedRequest:
 
 
 def _texts(given: Any) -> list[str]:
-    """R100."""
     if given is None or given == "":
         return []
     if isinstance(given, str):
@@ -129,7 +123,6 @@ def _texts(given: Any) -> list[str]:
 
 
 def not_found(model: str) -> str:
-    """The text of both endpoints for an unknown model (R148)."""
     return f'model "{model}" not found, try pulling it first'
 
 
@@ -142,7 +135,7 @@ def check(request: EmbedRequest, info: ModelInfo) -> DirectResponse | None:
 
 
 def prepare(request: EmbedRequest, info: ModelInfo, defaults: Defaults) -> NextStep:
-    """The request to vLLM, after counting tokens if `num_ctx` is below the model's context (R101, R102)."""
+    """Counts tokens first if `num_ctx` is below the model's context (R101, R102)."""
     limit = options.int_option(options.merge(request.options, defaults.options, info).get("num_ctx"))
     if limit is None or not info.context_length or limit >= info.context_length:
         return _upstream_request(request, info, -1 if request.truncate else None)
@@ -176,7 +169,7 @@ def _upstream_request(request: EmbedRequest, info: ModelInfo, truncate_at: int |
 
 
 def _require_room(info: ModelInfo, limit: int, then: UpstreamRequest) -> NextStep:
-    """Refuse a limit that leaves nothing of a text besides the model's special tokens."""
+    """Refuse a limit that only the model's special tokens fill."""
 
     def on_count(empty: api.VllmTokenCount) -> NextStep:
         if limit <= empty.count:
@@ -187,7 +180,6 @@ def _require_room(info: ModelInfo, limit: int, then: UpstreamRequest) -> NextSte
 
 
 def _require_short(texts: Sequence[str], info: ModelInfo, limit: int, then: UpstreamRequest) -> NextStep:
-    """Count the texts one after the other, and refuse the first that is too long."""
     if not texts:
         return then
 

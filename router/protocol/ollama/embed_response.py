@@ -1,7 +1,4 @@
-"""Translation of vLLM's vectors into the response of /api/embed or /api/embeddings (R099, R026).
-
-Nothing is streamed: the worker's body is collected, and decoded once it is complete.
-"""
+"""Translation of vLLM's vectors into the response of /api/embed or /api/embeddings (R099, R026)."""
 
 from __future__ import annotations
 
@@ -16,8 +13,6 @@ NOT_UNDERSTOOD = "the worker's vectors are not understood: "
 
 
 class EmbedTranslator:
-    """A `StreamTranslator` for vLLM's response to one batch."""
-
     def __init__(self, request: EmbedRequest, timing: Timing, clock: Clock) -> None:
         self._request = request
         self._timing = timing

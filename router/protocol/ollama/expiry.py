@@ -8,7 +8,7 @@ from __future__ import annotations
 from vllama_pool.config.durations import FOREVER, SECOND
 
 OLLAMA_DEFAULT = 300 * SECOND
-"""Shown where the default is to unload at once, which never happens here."""
+"""Used if the default is to unload at once, which never happens."""
 MAX_MODELS = 4096
 """Models to remember: clients choose the names of virtual ones."""
 
@@ -22,20 +22,17 @@ class ExpiryTracker:
         self._models: dict[str, tuple[int, int]] = {}
 
     def touch(self, model: str, keep_alive: int | None, now: int) -> None:
-        """Record the end of a request."""
         self._models.pop(model, None)
         self._models[model] = (now, self._default if keep_alive is None else keep_alive)
         if len(self._models) > MAX_MODELS:
             del self._models[next(iter(self._models))]
 
     def lives(self, model: str, now: int) -> bool:
-        """True if the model was used and has not expired."""
         ended, lifetime = self._models.get(model, (now, 0))
         return ended + lifetime > now
 
     def expires(self, model: str, now: int) -> int:
-        """When the model expires. Never in the past, which clients show as stopping: an expired model counts as just
-        loaded."""
+        """Never in the past, which clients show as stopping: an expired model counts as just loaded."""
         ended, lifetime = self._models.get(model, (now, self._default))
         if ended + lifetime <= now:
             ended, lifetime = now, self._default or OLLAMA_DEFAULT

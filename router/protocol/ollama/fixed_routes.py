@@ -1,7 +1,6 @@
-"""Endpoints whose response does not depend on the pool: liveness, and features of Ollama that a pool of vLLM servers
-does not have.
+"""Endpoints whose response does not depend on the pool.
 
-Texts avoid "not found" and "unauthorized" unless they mean it: the stock CLI searches for both (R037).
+Their texts avoid "not found" and "unauthorized", which the stock CLI searches for (R037).
 """
 
 from __future__ import annotations
@@ -43,11 +42,8 @@ PUSH = BodyDecoder(PushRequest)
 
 @dataclass(frozen=True, slots=True)
 class FixedRequest:
-    """The parts of a request that such a response may depend on."""
-
     method: str
     path: str
-    """Decoded."""
     body: bytes = b""
 
 
@@ -57,7 +53,6 @@ class FixedRoute:
     """The last segment may be "{name:str}", any one segment."""
     methods: tuple[str, ...]
     answer: Callable[[FixedRequest], DirectResponse]
-    """Raises ClientError."""
     body: GoType | None = None
     """The type of the body; None if it is not read."""
 
@@ -68,7 +63,6 @@ def always(body: bytes, status: int = 200, content_type: str = JSON) -> Callable
 
 
 def refused(status: int, text: str) -> Callable[[FixedRequest], DirectResponse]:
-    """An error in the format of the path's clients."""
     return lambda request: DirectResponse(error_body(request.path, status, text), status)
 
 

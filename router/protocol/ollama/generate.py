@@ -1,7 +1,7 @@
 """POST /api/generate: checks, and the request to vLLM (R049-R070).
 
-A prompt becomes a chat of one user message. With `raw`, a `suffix`, or a model without a chat template it goes to
-vLLM's completions as it is. With a `context`, the rendered chat's tokens go there, after those of the context.
+A prompt becomes a chat of one user message. With `raw`, a `suffix`, or without a chat template it becomes a completion.
+With a `context`, the rendered chat's tokens follow those of the context in a completion.
 """
 
 from __future__ import annotations
@@ -30,12 +30,11 @@ NO_IMAGES = (
     "images are not supported without a chat template: not with raw, suffix or context, nor by a model without one"
 )
 PROMPT_END = 8
-"""Tokens at a prompt's end that may hold a think tag which the chat template has opened."""
+"""Tokens at a prompt's end that may hold a think tag."""
 
 
 def check(request: GenerateRequest, info: ModelInfo, clock: Clock) -> DirectResponse | None:
-    """In Ollama's order: unload, raw, thinking, capabilities, option types, load, then errors that only a run would
-    find."""
+    """In Ollama's order of checks."""
     if not request.prompt and request.keep_alive == 0:
         return _empty_response(request, clock, "unload")
     capabilities.refuse_image_generation(info)
@@ -60,7 +59,6 @@ def check(request: GenerateRequest, info: ModelInfo, clock: Clock) -> DirectResp
 
 
 def _empty_response(request: GenerateRequest, clock: Clock, reason: str) -> DirectResponse:
-    """One plain object, also where a stream was requested (R088)."""
     stamp = rfc3339(clock.time_ns())
     response = GenerateResponse(model=request.model, created_at=stamp, response="", done=True, done_reason=reason)
     return DirectResponse(json_lines.encode(response))
@@ -71,7 +69,6 @@ def _is_chat(request: GenerateRequest, info: ModelInfo) -> bool:
 
 
 def prepare(request: GenerateRequest, info: ModelInfo, defaults: Defaults, clock: Clock) -> NextStep:
-    """The request to vLLM; with `_debug_render_only` the rendered prompt alone (R066)."""
     if request.debug_render_only:
         return _render(request, info, defaults, clock)
     if request.context:
@@ -82,7 +79,6 @@ def prepare(request: GenerateRequest, info: ModelInfo, defaults: Defaults, clock
 
 
 def adapt(request: GenerateRequest, info: ModelInfo, defaults: Defaults, *refusals: AttemptFailed) -> NextStep | None:
-    """The same request within the worker's limits, shortened if it is too long (R145)."""
     too_long = any(map(limits.is_too_long, refusals))
     if not limits.is_known(refusals[-1]) or (too_long and not request.may_shorten):
         return None
@@ -108,7 +104,7 @@ def adapt(request: GenerateRequest, info: ModelInfo, defaults: Defaults, *refusa
 def _adapted(
     upstream: api.VllmCompletionRequest, limit: int, refusals: Sequence[AttemptFailed]
 ) -> api.VllmCompletionRequest | None:
-    """A refused completion within the worker's limits; None if it is already. `limit`: the context in tokens."""
+    """None if nothing changes. `limit`: the context in tokens."""
     within = limits.within_limits(upstream, refusals)
     return shorten.cut(within or upstream, limit) if any(map(limits.is_too_long, refusals)) else within
 
@@ -146,7 +142,6 @@ def _chat(request: GenerateRequest, info: ModelInfo, defaults: Defaults) -> api.
 
 
 def _plain_prompt(request: GenerateRequest, defaults: Defaults) -> str:
-    """The prompt after the system text: there is no template to place that."""
     system = "" if request.raw or request.suffix else request.system or defaults.system
     return f"{system}\n\n{request.prompt}" if system else request.prompt
 
@@ -169,11 +164,10 @@ def _completion(
 
 
 Change = Callable[[api.VllmCompletionRequest, int], api.VllmCompletionRequest]
-"""Changes a completion, given the context in tokens."""
 
 
 def _after_context(request: GenerateRequest, info: ModelInfo, defaults: Defaults, change: Change) -> NextStep:
-    """A completion of the former turn's token ids, then those of the rendered prompt (R054)."""
+    """A completion of the context's token ids and the rendered prompt's (R054)."""
     has_tags = _is_chat(request, info) and think_tags.uses_tags(info)
 
     def on_tokens(found: api.VllmTokenized) -> NextStep:

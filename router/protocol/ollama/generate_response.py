@@ -33,8 +33,6 @@ class GenerateResponse(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=
 
 
 class GenerateWriter:
-    """A `ResponseWriter` for one request."""
-
     __slots__ = ("_head", "_model")
 
     def __init__(self, model: str) -> None:

@@ -1,8 +1,7 @@
 """Lenient JSON decoding, as Go's encoding/json does it (R039, R150-R152).
 
-Go matches keys regardless of case, ignores unknown keys, treats null as absent, lets the last of duplicate keys win,
-ignores what follows the first value, and replaces invalid UTF-8 by U+FFFD. A body that is spelled exactly is decoded
-straight into its struct. Any other body is normalised first, which also yields Go's error texts.
+Go matches keys regardless of case, ignores unknown keys and trailing data, treats null as absent, lets the last of
+duplicate keys win, and replaces invalid UTF-8. Bodies that are spelled exactly skip normalisation.
 """
 
 from __future__ import annotations
@@ -44,15 +43,15 @@ class GoType:
 
 
 def go_type(struct: type[msgspec.Struct]) -> GoType:
-    """The Go type of a struct: "api." and its name, or its `GO_NAME`.
+    """The Go type of a struct, named "api." and the struct's name, or `GO_NAME`.
 
-    `named` gives a field a Go name of its own. A Raw field with a name accepts objects, one without accepts anything.
+    A Raw field that is `named` accepts objects, any other Raw field anything.
     """
     return _go_type(inspect.type_info(struct), "")
 
 
 def named(go_name: str) -> msgspec.Meta:
-    """Annotation of a field whose Go type has a name of its own."""
+    """Annotate a field whose Go type has its own name."""
     return msgspec.Meta(extra={"go": go_name})
 
 
@@ -86,14 +85,13 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class BodyDecoder(Generic[T]):
-    """Decodes bodies into one struct. `dec_hook` decodes custom types, and raises ValueError with Ollama's text."""
+    """`dec_hook` decodes custom types, and raises ValueError with Ollama's text."""
 
     def __init__(self, struct: type[T], dec_hook: Callable[[type, Any], Any] | None = None) -> None:
         self.type = go_type(struct)
         self._decode = msgspec.json.Decoder(struct, dec_hook=dec_hook).decode
 
     def decode(self, body: bytes) -> T:
-        """Raises BadRequest."""
         try:
             request = self._decode(body)
             if not body.isascii():
@@ -148,7 +146,7 @@ def _parse(body: bytes) -> Any:
 
 
 def _syntax_error(error: json.JSONDecodeError) -> str:
-    """Go's text, as far as Python's error tells it (R151). Some of Go's finer distinctions are lost."""
+    """Go's text, as far as Python's error allows (R151)."""
     position = error.pos
     if error.msg.startswith("Illegal trailing comma"):  # Python 3.13
         position = _after_space(error.doc, position + 1)
@@ -170,7 +168,7 @@ def _quoted(char: str) -> str:
 
 
 def _last_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Move a repeated key to the later place, so that the last also wins over spellings in other cases."""
+    """Move a repeated key to the end, so that the last spelling in any case wins."""
     result: dict[str, Any] = {}
     for key, value in pairs:
         result.pop(key, None)

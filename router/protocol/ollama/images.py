@@ -12,10 +12,7 @@ _ILLEGAL = re.compile(r"[^A-Za-z0-9+/=\r\n]")
 
 
 def check_base64(text: str) -> None:
-    """Raises BadRequest with Go's text and the offset of the first illegal byte, or of the group that is incomplete.
-
-    Line breaks are allowed.
-    """
+    """Raises BadRequest with Go's text and the offset of the first illegal byte. Line breaks are allowed."""
     data = text.replace("\n", "").replace("\r", "")
     if len(data) % 4 == 0 and not data.endswith("==="):  # some Python releases accept more padding than Go
         try:
@@ -30,7 +27,6 @@ def check_base64(text: str) -> None:
 
 
 def sniff(text: str) -> str:
-    """The media type of valid base64 by its first bytes."""
     start = "".join(text[:4096].split())[:32]
     head = binascii.a2b_base64(start[: len(start) // 4 * 4])
     if head.startswith(b"\x89PNG"):
@@ -47,6 +43,5 @@ def sniff(text: str) -> str:
 
 
 def required_capabilities(media: Iterable[str]) -> list[str]:
-    """The capabilities that a model needs for these: "vision", "audio"."""
     kinds = {"audio" if sniff(item).startswith("audio/") else "vision" for item in media}
     return sorted(kinds, reverse=True)

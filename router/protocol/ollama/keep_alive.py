@@ -25,7 +25,6 @@ class KeepAlive(int):
 
 
 def dec_hook(kind: type, value: Any) -> Any:
-    """msgspec's hook for structs with a `KeepAlive`."""
     if kind is KeepAlive:
         return KeepAlive.parse(value)
     raise NotImplementedError(kind)

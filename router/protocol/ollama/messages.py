@@ -16,8 +16,7 @@ from vllama_pool.router.protocol.vllm import api
 def with_defaults(messages: Sequence[ChatMessage], defaults: Defaults) -> Sequence[ChatMessage]:
     """The model's system text and messages, then the request's.
 
-    If the request begins with a system message, that one replaces the model's and stays first, where chat templates
-    expect it (R085).
+    A leading system message of the request replaces the model's, and stays first (R085).
     """
     if not (defaults.system or defaults.messages):
         return messages

@@ -25,10 +25,7 @@ def modelfile(
     messages: Iterable[Mapping[str, Any]] = (),
     license_text: str = "",
 ) -> str:
-    """`base`: the model that this one was made from; a served model's own name.
-
-    There is no TEMPLATE, since vLLM's templates are Jinja and stay the base's. Messages keep role and text only.
-    """
+    """`base`: for a served model its own name. No TEMPLATE: vLLM's are Jinja."""
     lines = [_HEAD.format(name=name), f"FROM {base}"]
     if system:
         lines.append(f"SYSTEM {quoted(system)}")
@@ -53,12 +50,10 @@ def parameter_values(parameters: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def plain(value: Any) -> str:
-    """A value as text, before quoting."""
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def quoted(text: str) -> str:
-    """The text, in triple quotes if it would not be read back unchanged."""
     if text and text == text.strip() and not text.startswith('"') and "\n" not in text and "\r" not in text:
         return text
     return f'"""{text}"""'

@@ -1,7 +1,6 @@
 """Ollama's sampling options: types, precedence, and translation into vLLM's (R126-R144).
 
-Precedence, weakest first: Ollama's defaults, the model's generation_config, the route's options, the request's. A key
-of generation_config suppresses Ollama's default, so that vLLM applies the model's value.
+Precedence, weakest first: Ollama's defaults, the model's generation_config, the route's options, the request's.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from vllama_pool.workers.registry.record import ModelInfo
 
 _INT64: Final = 2**63 - 1
 _MIN_TOP_P: Final = 1e-6
-"""Smallest top_p, which vLLM requires above 0. Like Ollama's 0 it keeps the most likely token only."""
+"""vLLM requires top_p above 0. This keeps the most likely token only, as Ollama's 0."""
 _MAX_PENALTY: Final = 1e9
 """Bound for JSON numbers that exceed a float."""
 UNKNOWN_CONTEXT_TOKENS: Final = 1024
@@ -61,7 +60,6 @@ DROPPED: Final = KNOWN - {
     "seed",
     "stop",
 }
-"""Options without a counterpart in vLLM."""
 _DEFAULTS: Final = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 """Ollama's defaults that differ from vLLM's."""
 
@@ -88,7 +86,7 @@ def _expect(right: bool, key: str, kind: str) -> None:
 
 
 def merge(request: Mapping[str, Any] | None, route: Mapping[str, Any], info: ModelInfo) -> dict[str, Any]:
-    """The effective options, without those left to vLLM. Nulls count as absent."""
+    """The effective options, without those of generation_config, which vLLM applies. Nulls count as absent."""
     merged: dict[str, Any] = {key: value for key, value in _DEFAULTS.items() if key not in info.defaults}
     for layer in (route, request or {}):
         for key, value in layer.items():

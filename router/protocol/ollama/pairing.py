@@ -16,17 +16,14 @@ class Pairing:
     """Call ids by position in the list of messages."""
 
     calls: dict[int, list[str]]
-    """For assistant messages: the ids of their calls, in order."""
     results: dict[int, str]
-    """For tool messages: the id of the call that they answer."""
 
 
 def pair(messages: Sequence[ChatMessage]) -> Pairing:
-    """Match tool messages with calls by id, then by name, then by order.
+    """Match tool messages with calls by id, then by name, then by order, the latest assistant message first.
 
-    Each run of consecutive tool messages is matched as a whole, so that a result without an id does not get the call
-    of one with an id. Calls of the latest assistant message come first. A result without an open call keeps its own id
-    or gets a new one.
+    Consecutive tool messages are matched together, so that a result without an id does not get the call of one with an
+    id. A result without an open call keeps its id or gets a new one.
     """
     ids = _Ids(messages)
     calls: dict[int, list[str]] = {}
@@ -53,7 +50,6 @@ def _match_run(
     results: dict[int, str],
     ids: _Ids,
 ) -> None:
-    """Match one run of tool messages with open calls, and close those."""
     unmatched = list(run)
     for by in ("id", "name", "order"):
         left: list[int] = []
@@ -77,17 +73,13 @@ class _Call:
 
 
 class _OpenCalls:
-    """Calls without a result, indexed by id, by name and by order.
-
-    Lookup cost does not grow with the number of calls: an agent's conversation has thousands.
-    """
+    """Open calls by id, name and order, with constant lookup time: conversations have thousands."""
 
     def __init__(self) -> None:
         self._rounds: dict[tuple[str, str], list[list[_Call]]] = {}
         """For each hint, the calls of each message in turn, last call first; closed calls stay in the lists."""
 
     def add(self, ids: Sequence[str], calls: Sequence[CalledTool]) -> None:
-        """Add one message's calls as open."""
         round_: dict[tuple[str, str], list[_Call]] = {}
         for id, called in zip(reversed(ids), reversed(calls), strict=True):
             call = _Call(id)

@@ -45,5 +45,4 @@ def success(digest: str, size: int) -> list[bytes]:
 
 
 def failure() -> list[bytes]:
-    """The lines for any other model (R105)."""
     return [encode({"status": "pulling manifest"}), encode({"error": NOT_FOUND})]

@@ -32,7 +32,6 @@ def of_chat(upstream: api.VllmChatRequest, respond: Respond, *, after: list[int]
 
 
 def of_text(model: str, prompt: str, respond: Respond, *, after: list[int] | None = None) -> NextStep:
-    """The same for a prompt without a template."""
     if not after:
         return respond(prompt)
     return tokenize.to_text(model, after, lambda text: respond(text.prompt + prompt))

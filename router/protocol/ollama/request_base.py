@@ -8,7 +8,7 @@ from vllama_pool.router.errors import BadRequest
 
 
 class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A request body that `BodyDecoder` decodes."""
+    pass
 
 
 class ModelRequest(Body, frozen=True):

@@ -23,7 +23,6 @@ class CalledToolFunction(Body, frozen=True):
 
     name: str = ""
     arguments: Annotated[msgspec.Raw, named("api.ToolCallFunctionArguments")] = msgspec.Raw(b"{}")
-    """An object."""
     index: int = 0
 
 
@@ -53,7 +52,7 @@ class DeclaredToolFunction(Body, frozen=True):
     name: str = ""
     description: str | None = None
     parameters: Annotated[msgspec.Raw, named("api.ToolFunctionParameters")] = msgspec.Raw()
-    """A JSON schema, passed on unchanged: it may hold more than Ollama knows (R079)."""
+    """A JSON schema, passed on unchanged (R079)."""
     strict: Any = None
 
 
@@ -66,8 +65,6 @@ class DeclaredTool(Body, frozen=True):
 
 
 class InferenceRequest(Body, frozen=True, kw_only=True):
-    """Fields that chat and generate share."""
-
     model: str = ""
     stream: bool = True
     options: dict[str, Any] | None = None
@@ -111,7 +108,6 @@ GENERATE = BodyDecoder(GenerateRequest, dec_hook)
 
 
 def decode_chat(body: bytes) -> ChatRequest:
-    """Raises BadRequest for a body that Ollama refuses, or for a missing model (R146)."""
     request = CHAT.decode(body)
     if not all(map(_is_object, _raw_objects(request))):
         request = CHAT.decode_leniently(body)
@@ -124,7 +120,6 @@ def decode_chat(body: bytes) -> ChatRequest:
 
 
 def decode_generate(body: bytes) -> GenerateRequest:
-    """Raises BadRequest for a body that Ollama refuses, ModelNotFound for a missing model."""
     request = GENERATE.decode(body)
     if request.images:
         _check_images(request.images)
@@ -143,7 +138,6 @@ def default_messages(messages: Sequence[Mapping[str, Any]]) -> list[ChatMessage]
 
 
 def not_found(model: str) -> str:
-    """The text of chat and generate for an unknown model (R148)."""
     return f"model '{model}' not found"
 
 

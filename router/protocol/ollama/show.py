@@ -49,7 +49,6 @@ SHOW = BodyDecoder(ShowRequest)
 
 
 def decode_show(body: bytes) -> ShowRequest:
-    """Raises BadRequest, also for a missing model."""
     request = SHOW.decode(body)
     require_model(request.requested)
     return request
@@ -103,15 +102,12 @@ def _columns(parameters: Mapping[str, Any]) -> str:
 
 
 def _template(info: ModelInfo) -> str:
-    """The chat template, unless Continue would take it for a fill-in-the-middle template: it searches for ".Suffix"."""
+    """Empty if Continue, which searches for ".Suffix", would take it for a fill-in-the-middle template."""
     return "" if ".Suffix" in info.template and "insert" not in info.capabilities else info.template
 
 
 def _model_info(name: str, info: ModelInfo) -> dict[str, Any]:
-    """Never null, and numbers stay numbers: some clients fail otherwise (R111).
-
-    Records hold no arrays, so `verbose` has nothing to add (R109).
-    """
+    """Never null, and numbers stay numbers, as clients require (R111). `verbose` has nothing to add (R109)."""
     architecture = info.architecture or "unknown"
     result: dict[str, Any] = {"general.architecture": architecture, "general.basename": _basename(name)}
     if info.parent:

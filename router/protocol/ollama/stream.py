@@ -1,6 +1,6 @@
 """Translation of a worker's stream into the answer of /api/chat or /api/generate.
 
-A pure state machine from bytes to bytes. The two endpoints differ in their `ResponseWriter` only.
+The two endpoints differ in their `ResponseWriter` only.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ _INVALID = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class TextTranslator:
-    """A `StreamTranslator` for a chat or completions stream of vLLM."""
-
     __slots__ = ("_answer", "_clock", "_done", "_ended", "_failure", "_splitter", "_stream", "_timestamps", "_timing")
 
     def __init__(self, answer: AnswerBuilder, timing: Timing, clock: Clock, *, stream: bool) -> None:

@@ -30,7 +30,6 @@ def openai_model(model: ModelView, requested: str) -> bytes:
 
 
 def recommendations(models: Sequence[ModelView]) -> bytes:
-    """Models with completion (R021)."""
     return encode({"recommendations": [_recommended(model) for model in models if _chats(model)]})
 
 

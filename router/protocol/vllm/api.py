@@ -1,7 +1,6 @@
 """The part of vLLM's OpenAI API that the router uses.
 
-Requests are built from these types only, never from a client's bytes, so that unknown fields and URLs of clients do not
-reach a worker. Absent fields are omitted. Unknown fields of responses are skipped.
+Requests are built from these types only, so that clients' unknown fields and URLs do not reach a worker.
 """
 
 from __future__ import annotations
@@ -46,8 +45,6 @@ class VllmInputAudio(msgspec.Struct, frozen=True):
 
 
 class VllmPart(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A part of a message that holds more than text."""
-
     type: str
     text: str | None = None
     image_url: VllmImageUrl | None = None
@@ -85,8 +82,6 @@ class VllmResponseFormat(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class VllmSampling(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """Sampling parameters within vLLM's ranges."""
-
     max_tokens: int | None = None
     temperature: float | None = None
     top_k: int | None = None
@@ -98,7 +93,7 @@ class VllmSampling(msgspec.Struct, omit_defaults=True, kw_only=True):
     seed: int | None = None
     stop: list[str] | None = None
     truncate_prompt_tokens: int | None = None
-    """Number of tokens to keep at the prompt's end. Not -1, with which vLLM leaves room for one token of output."""
+    """Tokens to keep at the prompt's end."""
 
 
 class VllmChatRequest(VllmSampling, omit_defaults=True, kw_only=True):
@@ -118,7 +113,6 @@ class VllmChatRequest(VllmSampling, omit_defaults=True, kw_only=True):
 class VllmCompletionRequest(VllmSampling, omit_defaults=True, kw_only=True):
     model: str
     prompt: str | list[int]
-    """Text, or token ids."""
     stream: bool
     stream_options: VllmStreamOptions
     suffix: str | None = None
@@ -222,8 +216,6 @@ class VllmLogprobs(msgspec.Struct, frozen=True, gc=False):
 
 
 class VllmChoice(msgspec.Struct, frozen=True, gc=False):
-    """Of chats with `delta`, of completions with `text`."""
-
     delta: VllmDelta | None = None
     text: str | None = None
     finish_reason: str | None = None
@@ -241,8 +233,6 @@ class VllmErrorBody(msgspec.Struct, frozen=True, gc=False):
 
 
 class VllmEvent(msgspec.Struct, frozen=True, gc=False):
-    """One event of a chat or completions stream."""
-
     choices: list[VllmChoice] | None = None
     usage: VllmUsage | None = None
     metrics: VllmMetrics | None = None

@@ -1,4 +1,4 @@
-"""vLLM's errors as one text for the client, and as typed failures that decide what happens next (R163, R167)."""
+"""vLLM's errors as texts for the client, and as typed failures (R163, R167)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONTEXT_EXCEEDED = (
 """Ollama's text (R145)."""
 
 WRONG_TASK = "the worker does not serve this kind of request"
-"""The text for a route that vLLM does not have for the model, such as chat for an embedding model."""
+"""vLLM lacks the route for this model, such as chat for an embedding model."""
 
 _VALIDATION = re.compile(r"'loc': '([^']*)', 'msg': (?:'([^']*)'|\"([^\"]*)\")")
 _CONTEXT = re.compile(r"maximum context length is|which is the upper bound|longer than the maximum model length")
@@ -37,7 +37,7 @@ _decode = msgspec.json.Decoder(_ErrorResponse).decode
 
 
 def explain_upstream(status: int, body: bytes) -> str:
-    """The text for a response's `error` field, whatever the worker's body is. Never empty."""
+    """The text for the `error` field, never empty."""
     return _explain(body) or f"the worker answered with HTTP status {status}"
 
 
@@ -55,14 +55,12 @@ def _explain(body: bytes) -> str:
 
 
 def explain_event(error: VllmErrorBody | str) -> str:
-    """The same for an error event within a stream."""
     if isinstance(error, str):
         return _plain(error)
     return _plain(error.message or "unknown error")
 
 
 def event_status(error: VllmErrorBody | str) -> int:
-    """The HTTP status that an error event stands for."""
     if isinstance(error, str):
         return 500
     code = error.code
@@ -72,7 +70,6 @@ def event_status(error: VllmErrorBody | str) -> int:
 
 
 def classify(status: int, body: bytes) -> AttemptFailed:
-    """Classify a worker's response other than 200."""
     text = explain_upstream(status, body)
     if status == 404 and not _is_model_error(body):
         return Refused(WRONG_TASK, status=404)
@@ -80,7 +77,7 @@ def classify(status: int, body: bytes) -> AttemptFailed:
 
 
 def classify_text(status: int, text: str) -> AttemptFailed:
-    """Classify by status and text alone, as for an error event. A status outside 400-599 becomes 502."""
+    """A status outside 400-599 becomes 502."""
     if not 400 <= status <= 599:
         return Unavailable(text, status=502)
     if status == 429 or (status == 503 and _ADMISSION in text):
@@ -97,7 +94,6 @@ def classify_text(status: int, text: str) -> AttemptFailed:
 
 
 def of_stream(failure: StreamFailure) -> AttemptFailed:
-    """Classify an error within a stream."""
     if failure.models_own:
         return Refused(failure.text, status=failure.status)
     return classify_text(failure.status, failure.text)
@@ -124,7 +120,6 @@ def _plain(text: str) -> str:
 
 
 def _detail(raw: msgspec.Raw) -> str:
-    """FastAPI's `detail` is a text, or a list of objects with `msg`."""
     if not bytes(raw):
         return ""
     try:

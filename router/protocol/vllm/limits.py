@@ -1,7 +1,4 @@
-"""Limits that a worker reveals when it refuses a request, and requests within them.
-
-The settings of attached workers are not known beforehand.
-"""
+"""Limits that a worker reveals when it refuses a request, and requests within them."""
 
 from __future__ import annotations
 
@@ -19,7 +16,6 @@ _MAX_TOKENS = re.compile(r"max_tokens=\d+ cannot be greater than max_model_len=(
 
 
 def is_too_long(failure: AttemptFailed) -> bool:
-    """True if the prompt does not fit the model's context."""
     return failure.status == 400 and failure.text == CONTEXT_EXCEEDED
 
 

@@ -1,8 +1,8 @@
 """Shortens a prompt that a worker has refused as longer than the model's context (R062, R063, R145).
 
-The oldest turns are dropped first. System messages and the last message stay, and a tool result is never kept without
-its call, since chat templates refuse that. A binary search finds how many turns to drop, counting with the worker's
-tokenizer. If no turn is left to drop, the start of the prompt is truncated.
+The oldest turns are dropped first. System messages and the last message stay, and a tool result never loses its call.
+A binary search, counting with the worker's tokenizer, finds how many turns to drop. If that is not enough, the start of
+the prompt is truncated.
 """
 
 from __future__ import annotations
@@ -19,14 +19,11 @@ SHARE = 4
 """At most 1/SHARE of the context is reserved for the answer."""
 
 LONGEST_TOKEN = 256
-"""Characters. A text of more than this per token of context is too long without counting, which takes seconds for
-megabytes. The longest tokens of common vocabularies, runs of blanks, have half of this."""
+"""Characters. Longer texts per token of context are too long without counting, which takes seconds for megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shortening:
-    """A choice of turns to keep."""
-
     start: int
     """Position of the first kept message. System messages before it are kept too."""
     question: int | None = None
@@ -49,8 +46,8 @@ def room(limit: int, max_tokens: int | None) -> int:
 def shortenings(messages: Sequence[api.VllmMessage]) -> list[Shortening]:
     """Every shortening of a conversation, from all of it to the shortest.
 
-    The kept part begins with a user message while there is one, as many templates require. After the last user message
-    (an agent at work), calls are dropped with their results one by one, and that user message at the very end.
+    The kept part begins with a user message, as many templates require. An agent's calls after the last user
+    message are dropped before that message.
     """
     starts = _valid_starts(messages)
     questions = [start for start in starts if messages[start].role == "user"]
@@ -106,7 +103,6 @@ def shortened(chat: api.VllmChatRequest, limit: int) -> NextStep:
 
 
 def cut(request: api.RequestT, limit: int) -> api.RequestT:
-    """Truncate the start of the prompt to leave room for an answer."""
     left = room(limit, request.max_tokens)
     return msgspec.structs.replace(_limited(request, left), truncate_prompt_tokens=max(1, limit - left))
 

@@ -10,15 +10,11 @@ MAX_EVENT = 32 * 2**20
 
 
 class EventTooLong(Exception):
-    """An event exceeds MAX_EVENT."""
+    pass
 
 
 class EventSplitter:
-    """Returns the `data` of each complete event.
-
-    Comments and other fields are skipped. Line ends may be LF, CRLF or CR. Several `data` lines of one event are joined
-    by LF.
-    """
+    """Returns the `data` of each complete event. Lines may end in LF, CRLF or CR."""
 
     __slots__ = ("_pending", "_size")
 

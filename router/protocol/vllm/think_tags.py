@@ -14,7 +14,6 @@ CLOSE: Final = "</think>"
 
 
 def uses_tags(info: ModelInfo) -> bool:
-    """True if the model thinks between these tags, according to its chat template."""
     return "thinking" in info.capabilities and OPEN in info.template
 
 
@@ -24,21 +23,16 @@ def ends_inside(prompt_end: str) -> bool:
 
 
 class ThinkTagSplitter:
-    """Splits text that arrives in chunks, independent of where it is cut.
-
-    Only thinking before any other text counts. A chunk's end that may start a tag is held back.
-    """
+    """Splits text that arrives in chunks. Only thinking before any other text counts."""
 
     __slots__ = ("_held", "_past", "_thinking")
 
     def __init__(self, *, begun: bool) -> None:
-        """`begun`: the prompt ended in the opening tag."""
         self._held = ""
         self._thinking = begun
         self._past = False  # after the thinking, or without any
 
     def split(self, text: str) -> tuple[str, str]:
-        """Split the next chunk into thinking and content."""
         if self._past:
             return "", text
         self._held += text

@@ -17,7 +17,6 @@ T = TypeVar("T")
 def of_chat(
     chat: api.VllmChatRequest, then: Callable[[api.VllmTokenized], NextStep], *, with_texts: bool = False
 ) -> PreflightRequest:
-    """The tokens of a chat's rendered prompt. `with_texts`: with each token's text."""
     return _preflight(api.TOKENIZE_PATH, _chat_body(chat, with_texts), api.VllmTokenized, then)
 
 

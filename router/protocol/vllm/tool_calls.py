@@ -49,7 +49,7 @@ class ToolCalls:
     def complete(self, *, truncated: bool) -> list[ResponseToolCall]:
         """All calls, numbered from 0. Raises InvalidArguments.
 
-        `truncated`: the answer ended for length, so the last call is dropped if its arguments are invalid.
+        `truncated`: drop the last call if its arguments are invalid.
         """
         result: list[ResponseToolCall] = []
         for number, (id, name, text) in enumerate(self._calls.values()):

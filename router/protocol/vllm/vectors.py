@@ -23,10 +23,7 @@ class NotFinite(ValueError):
 
 
 def decode(given: str | Sequence[float]) -> Sequence[float]:
-    """A vector as vLLM sends it: base64 of little-endian 32-bit floats, or a list of numbers.
-
-    Raises ValueError for anything else, NotFinite for NaN and infinities.
-    """
+    """From base64 of little-endian 32-bit floats, or a list of numbers. Raises ValueError and NotFinite."""
     values = _unpacked(given) if isinstance(given, str) else given
     try:
         finite = math.isfinite(math.fsum(map(abs, values)))
@@ -46,7 +43,6 @@ def normalised(values: Sequence[float], dimensions: int = 0) -> Sequence[float]:
 
 
 def encode(values: Sequence[float]) -> bytes:
-    """A JSON array."""
     return b"[" + (b"%.9g," * len(values) % tuple(values))[:-1] + b"]"
 
 
