@@ -117,7 +117,8 @@ class StreamTranslator(Protocol):
     def failure(self) -> StreamFailure | None: ...
 
     @property
-    def usage(self) -> Usage: ...
+    def usage(self) -> Usage:
+        """What the worker has generated so far; a lower bound until `done`."""
 
     def feed(self, data: bytes) -> bytes: ...
 

@@ -153,7 +153,7 @@ class Forwarder:
             async with asyncio.timeout(None) as allowed:
                 waiting = Waiting(lease, allowed)
                 with self._stalls.watching(waiting):
-                    answer = await self._answer(call, target, lease, waiting)
+                    answer = await self._answer(call, target, lease, waiting, record)
         except TimeoutError:
             failure: AttemptFailed = Lost(waiting.reason or "the worker did not answer in time", status=504)
         except TransportError as error:
@@ -175,14 +175,16 @@ class Forwarder:
         lease.release(Failed(failure))
         raise failure
 
-    async def _answer(self, call: Call, target: Target, lease: Lease, waiting: Waiting) -> Answer | DirectResponse:
+    async def _answer(
+        self, call: Call, target: Target, lease: Lease, waiting: Waiting, record: RequestRecord
+    ) -> Answer | DirectResponse:
         """The worker's answer; if it refuses the request, perhaps to the same in another form."""
         operation, defaults = call.operation, call.resolution.defaults
         step = await aside(call.size, operation.prepare, call.request, target.model, defaults)
         refusals: list[Refused] = []
         while True:
             try:
-                return await self._take(call, target, step, lease, waiting)
+                return await self._take(call, target, step, lease, waiting, record)
             except Refused as refused:
                 again = any(refused.text == earlier.text for earlier in refusals)
                 refusals.append(refused)
@@ -194,7 +196,7 @@ class Forwarder:
             step = other
 
     async def _take(
-        self, call: Call, target: Target, step: NextStep, lease: Lease, waiting: Waiting
+        self, call: Call, target: Target, step: NextStep, lease: Lease, waiting: Waiting, record: RequestRecord
     ) -> Answer | DirectResponse:
         """Send what the step leads to, and read until the client's answer may begin."""
         if not isinstance(step, UpstreamRequest):
@@ -208,7 +210,12 @@ class Forwarder:
             if response.status != 200:
                 raise await refused_by(response)
             translator = (step.translator or call.operation.translator)(call.request, timing, self._clock)
-            return Answer(lease, response, translator, await first_content(response, translator, waiting.content))
+            try:
+                first = await first_content(response, translator, waiting.content)
+            except BaseException:
+                record.discarded_tokens += translator.usage.completion_tokens
+                raise
+            return Answer(lease, response, translator, first)
         except BaseException:
             response.close()
             raise

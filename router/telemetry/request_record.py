@@ -33,6 +33,9 @@ class RequestRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     stream: bool = False
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    """vLLM's count where the answer is complete, else the content events so far."""
+    discarded_tokens: int = 0
+    """Tokens that attempts generated which gave no answer: the client never got them."""
     done_reason: str = ""
     first_ms: float = 0.0
     """From the request's arrival to the first content event."""

@@ -76,6 +76,8 @@ class ChunkBuffer:
 class StreamState:
     finish_reason: str | None = None
     tokens: api.VllmUsage | None = None
+    events: int = 0
+    """Events since the first content, that one included. vLLM sends one for each token unless it falls behind."""
     metrics: api.VllmMetrics | None = None
     first: int = 0
     """Monotonic nanoseconds of the first content; 0 before."""
@@ -93,20 +95,23 @@ class StreamState:
 
     @property
     def usage(self) -> Usage:
-        tokens = self.tokens or api.VllmUsage()
+        """vLLM's count, which comes at the end. Until then the events, as a lower bound."""
+        tokens = self.tokens
+        if tokens is None:
+            return Usage(len(self.prompt_ids), max(self.events, len(self.ids)), self.done_reason)
         return Usage(tokens.prompt_tokens, tokens.completion_tokens or 0, self.done_reason)
 
     def final(self, timing: Timing, now: int, *, with_context: bool) -> FinalFields:
         """The durations are vLLM's where it sends metrics, else the router's."""
-        usage = self.usage
+        reported = self.tokens or api.VllmUsage()
         metrics = self.metrics or api.VllmMetrics()
         prefill, generation = metrics.time_to_first_token_ms, metrics.generation_time_ms
         totals = Totals(
             total_duration=max(1, now - timing.arrived),
             load_duration=max(1, timing.sent - timing.arrived),
-            prompt_eval_count=usage.prompt_tokens,
+            prompt_eval_count=reported.prompt_tokens,
             prompt_eval_duration=max(1, int(prefill * _MS) if prefill else self.first - timing.sent),
-            eval_count=usage.completion_tokens,
+            eval_count=reported.completion_tokens or 0,
             eval_duration=max(1, int(generation * _MS) if generation else self.last - self.first),
         )
         context = (self.prompt_ids + self.ids or None) if with_context else None

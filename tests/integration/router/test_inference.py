@@ -115,10 +115,17 @@ async def test_a_failure_before_the_first_token_is_retried_on_another_worker(
 )
 async def test_a_whole_answer_that_breaks_off_is_retried(pair: Fleet, fault: script.Fault) -> None:
     pair["a"].set_faults([fault])
-    for _ in range(4):
-        response = await pair.http.post("/api/chat", json=chat(stream=False))
+    discarded = 0
+    for number in range(20):
+        request_id = f"retried-{number}"
+        headers = {"x-request-id": request_id}
+        response = await pair.http.post("/api/chat", json=chat(stream=False), headers=headers)
         assert response.status_code == 200, response.text
         assert response.json()["eval_count"] == TOKENS
+        record = await pair.record(request_id)
+        assert record["completion_tokens"] == TOKENS
+        discarded += record.get("discarded_tokens", 0)
+    assert discarded > 0, "the broken attempts generated tokens"
 
 
 @pytest.mark.rule(48)
@@ -247,19 +254,24 @@ async def test_load_and_unload_send_nothing_to_a_worker(calm: Fleet) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_client_that_disconnects_stops_its_request_on_the_worker(slow_pair: Fleet, stream: bool) -> None:
+async def test_a_client_that_disconnects_stops_its_request_and_its_tokens_are_counted(
+    slow_pair: Fleet, stream: bool
+) -> None:
     def running() -> int:
         return slow_pair["a"].running + slow_pair["b"].running
 
     task = asyncio.create_task(
         slow_pair.http.post("/api/chat", json=chat(stream=stream), headers={"x-request-id": "left-1"})
     )
-    await auntil(lambda: running() == 1, 5, "the request to run")
+    made = slow_pair["a"].tokens + slow_pair["b"].tokens
+    await auntil(lambda: slow_pair["a"].tokens + slow_pair["b"].tokens >= made + 3, 5, "some tokens")
     task.cancel()
     await auntil(lambda: running() == 0, 1, "the worker to be rid of it")
     record = await slow_pair.record("left-1")
     assert record["outcome"] == "client gone"
     assert record["attempts"] == 1
+    counted = record.get("completion_tokens", 0) + record.get("discarded_tokens", 0)
+    assert 1 <= counted <= slow_pair["a"].tokens + slow_pair["b"].tokens - made
     workers = (await slow_pair.http.get("/admin/workers")).json()["workers"]
     assert {worker["breaker"] for worker in workers} == {"closed"}
     assert {worker["in_flight"] for worker in workers} == {0}

@@ -1,5 +1,7 @@
 """What is counted of requests, and under which labels."""
 
+import pytest
+
 from vllama_pool.router.telemetry.aggregate import Report, Reports, metrics_page
 from vllama_pool.router.telemetry.metrics import Metrics
 from vllama_pool.router.telemetry.request_record import RequestRecord
@@ -22,7 +24,20 @@ def test_requests_attempts_and_tokens_are_counted() -> None:
     lines = page(done(), done(failures=["Lost", "Busy"]))
     assert 'vllama_requests_total{model="m",operation="chat",status="200"} 2.0' in lines
     assert 'vllama_attempt_failures_total{kind="Lost"} 1.0' in lines
-    assert 'vllama_tokens_total{kind="completion",model="m"} 14.0' in lines
+    assert 'vllama_tokens_total{kind="completion",model="m",outcome="complete"} 14.0' in lines
+
+
+@pytest.mark.parametrize("outcome", ["client gone", "lost", "failed", "client stalled", "cancelled"])
+def test_tokens_of_unfinished_answers_are_counted_under_their_outcome(outcome: str) -> None:
+    lines = page(done(outcome=outcome, prompt_tokens=3))
+    assert f'vllama_tokens_total{{kind="completion",model="m",outcome="{outcome}"}} 7.0' in lines
+    assert f'vllama_tokens_total{{kind="prompt",model="m",outcome="{outcome}"}} 3.0' in lines
+
+
+def test_tokens_of_attempts_that_gave_no_answer_are_counted_as_discarded() -> None:
+    lines = page(done(discarded_tokens=5))
+    assert 'vllama_tokens_total{kind="completion",model="m",outcome="complete"} 7.0' in lines
+    assert 'vllama_tokens_total{kind="completion",model="m",outcome="discarded"} 5.0' in lines
 
 
 def test_a_name_that_a_client_made_up_is_no_label() -> None:

@@ -411,6 +411,13 @@ def test_without_usage_the_done_mark_or_the_end_finishes_a_stream() -> None:
         assert translator.done
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_unfinished_answer_counts_its_content_events_as_tokens(whole: bool) -> None:
+    translator = chat_translator(stream=not whole)
+    translator.feed(delta(role="assistant", content="") + delta(content="a") + delta(content="b") + delta(content="c"))
+    assert translator.usage.completion_tokens == 3
+
+
 @pytest.mark.rule(47)
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("ending", [b"", DONE, delta(content="y")[:-9]])
