@@ -22,12 +22,12 @@ from vllama_pool.config.durations import FOREVER
 from vllama_pool.config.routing.table import RoutingTable, load
 from vllama_pool.config.settings import RouterSettings
 from vllama_pool.router.balance.pool import Pool
-from vllama_pool.router.handlers.admin import ops_routes, worker_gauges
+from vllama_pool.router.handlers.admin import admin_routes, worker_gauges
 from vllama_pool.router.handlers.catalogue import catalogue_routes
 from vllama_pool.router.handlers.inference import Inference
 from vllama_pool.router.handlers.models import model_routes
-from vllama_pool.router.handlers.openai_models import listing_routes
-from vllama_pool.router.instance import Place
+from vllama_pool.router.handlers.openai_models import openai_model_routes
+from vllama_pool.router.instance import RouterInstance
 from vllama_pool.router.protocol.clock import SystemClock
 from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker
 from vllama_pool.router.protocol.ollama.fixed_routes import FIXED_ROUTES
@@ -37,11 +37,11 @@ from vllama_pool.router.proxy.forward import Forwarder, Limits
 from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
 from vllama_pool.router.routing.resolve import Routes
 from vllama_pool.router.server.access import Access
-from vllama_pool.router.server.dispatch import Surface
+from vllama_pool.router.server.dispatch import Dispatcher
 from vllama_pool.router.server.error_handlers import EXCEPTION_HANDLERS
 from vllama_pool.router.server.gate import Gate
-from vllama_pool.router.telemetry.aggregate import Report
-from vllama_pool.router.telemetry.metrics import Metrics
+from vllama_pool.router.telemetry.aggregate import ProcessReport
+from vllama_pool.router.telemetry.metrics import RouterMetrics
 from vllama_pool.router.telemetry.request_log import RequestLog
 from vllama_pool.router.telemetry.request_record import Observers
 from vllama_pool.router.telemetry.siblings import Siblings
@@ -66,7 +66,7 @@ def create_app(
     clock: Clock | None = None,
     rng: random.Random | None = None,
     log_stream: BinaryIO | None = None,
-    place: Place | None = None,
+    place: RouterInstance | None = None,
 ) -> Gate:
     """The ASGI application of one router process. `table` defaults to the settings' routing file, `place` to the
     only process there is.
@@ -94,13 +94,13 @@ def create_app(
         refresh=discovery.refresh,
     )
     expiry = ExpiryTracker(FOREVER if settings.keep_alive == float("inf") else int(settings.keep_alive * 1e9))
-    metrics = Metrics(lambda: worker_gauges(pool, time.monotonic()), lambda: discovery.refusals)
+    metrics = RouterMetrics(lambda: worker_gauges(pool, time.monotonic()), lambda: discovery.refusals)
 
-    def report() -> Report:
+    def report() -> ProcessReport:
         metrics.registry_up.set(discovery.registry_up)
-        return Report(view_all(pool, time.monotonic()), discovery.registry_up, metrics.families())
+        return ProcessReport(view_all(pool, time.monotonic()), discovery.registry_up, metrics.families())
 
-    siblings = Siblings(place or Place(), report)
+    siblings = Siblings(place or RouterInstance(), report)
     request_log = RequestLog(log_stream or sys.stdout.buffer)
     inference = Inference(
         routes=lambda: routes,
@@ -131,9 +131,9 @@ def create_app(
         route_handlers=[
             *(worker_route(operation, inference) for operation in operations(clock)),
             *catalogue_routes(pool, lambda: routes, expiry, clock, settings.version),
-            *listing_routes(pool, lambda: routes),
+            *openai_model_routes(pool, lambda: routes),
             *model_routes(sources.keeper, lambda: Inventory(routes, pool, virtual.live, no_writes(settings))),
-            *ops_routes(siblings.reports),
+            *admin_routes(siblings.reports),
         ],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=[lifespan],
@@ -141,7 +141,7 @@ def create_app(
         request_max_body_size=settings.body_limit,
         logging_config=None,
     )
-    surface = Surface(app, served(app), FIXED_ROUTES, settings.body_limit)
+    surface = Dispatcher(app, served(app), FIXED_ROUTES, settings.body_limit)
     return Gate(surface, Access.of(settings, own_names=[socket.gethostname()]))
 
 

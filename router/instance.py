@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-PLACE = "VLLAMA_PROCESS"
+PROCESS = "VLLAMA_PROCESS"
 """The variable that tells a router process which one it is."""
 LISTEN_FD = "VLLAMA_LISTEN_FD"
 """The variable that names the listening socket to a router process."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RouterInstance:
     """Which one of how many processes this is."""
 
     index: int = 0
@@ -23,7 +23,7 @@ class Place:
         return f"{self.index}/{self.total}/{self.family}"
 
     @classmethod
-    def parse(cls, text: str) -> Place:
+    def parse(cls, text: str) -> RouterInstance:
         """What `str` made. Raises ValueError for anything else."""
         index, total, family = text.split("/")
         return cls(int(index), int(total), family)

@@ -6,15 +6,15 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar, TypeVarTuple
 
-AT_ONCE = 256 * 1024
+INLINE_BYTES = 256 * 1024
 """Bytes that are worked on within the event loop: some twenty milliseconds at worst."""
 
 Given = TypeVarTuple("Given")
 T = TypeVar("T")
 
 
-async def aside(size: int, work: Callable[[*Given], T], *given: *Given) -> T:
+async def offload(size: int, work: Callable[[*Given], T], *given: *Given) -> T:
     """What `work` returns or raises. `size`: bytes of what it has to work on."""
-    if size <= AT_ONCE:
+    if size <= INLINE_BYTES:
         return work(*given)
     return await asyncio.to_thread(work, *given)

@@ -23,7 +23,7 @@ from vllama_pool.config.log_config import configure_logging
 from vllama_pool.config.routing.table import RoutingError
 from vllama_pool.config.settings import RouterSettings, explain
 from vllama_pool.router.app import create_app
-from vllama_pool.router.instance import LISTEN_FD, PLACE, Place
+from vllama_pool.router.instance import LISTEN_FD, PROCESS, RouterInstance
 from vllama_pool.router.server.gate import Gate
 from vllama_pool.router.server.http_protocol import BoundedProtocol
 from vllama_pool.workers.process.status import Status, StatusPipe
@@ -83,7 +83,7 @@ def main() -> None:
     try:
         settings = RouterSettings()
         configure_logging(settings.log_level)
-        app = create_app(settings, place=Place.parse(os.environ[PLACE]))
+        app = create_app(settings, place=RouterInstance.parse(os.environ[PROCESS]))
     except ValidationError as error:
         for line in explain(error):
             sys.stderr.write(f"vllama: {line}\n")

@@ -32,7 +32,7 @@ def _name_conflicts(read: Document) -> list[Problem]:
     problems: list[Problem] = []
     owners: dict[str, tuple[str, int, str]] = {}
     for name, _ in _entries(read):
-        spot = read.key_spot(("models", name))
+        spot = read.key_position(("models", name))
         key = names.lookup_key(name)
         if key in owners:
             first, line, _ = owners[key]
@@ -43,7 +43,7 @@ def _name_conflicts(read: Document) -> list[Problem]:
     for name, entry in _entries(read):
         for i, alias in _texts(entry.get("aliases")):
             path = ("models", name, "aliases", i)
-            spot, key = read.value_spot(path), names.lookup_key(alias)
+            spot, key = read.value_position(path), names.lookup_key(alias)
             if key not in owners:
                 owners[key] = (alias, spot.line, name)
                 continue
@@ -83,14 +83,14 @@ def _serve_conflicts(read: Document) -> list[Problem]:
     for name, entry in entries:
         seen: dict[str, int] = {}
         for path, target in _targets(name, entry):
-            spot, key = read.value_spot(path), names.lookup_key(target)
+            spot, key = read.value_position(path), names.lookup_key(target)
             if key in seen:
                 what = f"'{target}' is listed twice, first in line {seen[key]}; give it one weight"
                 problems.append(Problem(spot.line, spot.column, dotted(path), what))
             seen.setdefault(key, spot.line)
             other, others_targets = stands_for.get(key, (name, []))
             if other != name and all(names.lookup_key(text) != key for _, text in others_targets):
-                line = read.key_spot(("models", other)).line
+                line = read.key_position(("models", other)).line
                 served = others_targets[0][1] if others_targets else "a served model"
                 what = (
                     f"'{target}' is another entry, in line {line}; write what workers serve, such as "
@@ -110,7 +110,7 @@ def _worker_conflicts(read: Document) -> list[Problem]:
             if not isinstance(worker, dict) or not isinstance(worker.get(key), str):
                 continue
             path = ("workers", i, key)
-            spot, value = read.value_spot(path), normal(worker[key])
+            spot, value = read.value_position(path), normal(worker[key])
             if value in seen:
                 what = f"the same {key} as in line {seen[value]}; keep one of them"
                 problems.append(Problem(spot.line, spot.column, dotted(path), what))

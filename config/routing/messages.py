@@ -19,7 +19,7 @@ def explain(error: Any, read: Document) -> Problem:
         path = path[:-1]
     what = _words(error, path)
     at_key = is_key or error["type"] in ("extra_forbidden", "missing")
-    spot = read.key_spot(path) if at_key else read.value_spot(path)
+    spot = read.key_position(path) if at_key else read.value_position(path)
     return Problem(spot.line, spot.column, dotted(path), what)
 
 

@@ -43,7 +43,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Spot:
+class Position:
     line: int
     column: int
 
@@ -53,11 +53,11 @@ class Document:
     """A parsed file: its value, where each part of it was written, and what is wrong with it already."""
 
     value: Any = None
-    keys: dict[Path, Spot] = field(default_factory=dict)
-    values: dict[Path, Spot] = field(default_factory=dict)
+    keys: dict[Path, Position] = field(default_factory=dict)
+    values: dict[Path, Position] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
-    def key_spot(self, path: Path) -> Spot:
+    def key_position(self, path: Path) -> Position:
         """Where the key is written; of a list's item, where it begins; else the nearest thing around it."""
         while path:
             if path in self.keys:
@@ -65,11 +65,11 @@ class Document:
             if path in self.values:
                 return self.values[path]
             path = path[:-1]
-        return Spot(1, 1)
+        return Position(1, 1)
 
-    def value_spot(self, path: Path) -> Spot:
+    def value_position(self, path: Path) -> Position:
         """Where the value begins, else the nearest thing around it."""
-        return self.values[path] if path in self.values else self.key_spot(path)
+        return self.values[path] if path in self.values else self.key_position(path)
 
 
 def dotted(path: Path) -> str:
@@ -246,8 +246,8 @@ class _Reader:
         self._document.problems.append(Problem(spot.line, spot.column, dotted(path), what))
 
 
-def _spot(node: yaml.Node) -> Spot:
-    return Spot(node.start_mark.line + 1, node.start_mark.column + 1)
+def _spot(node: yaml.Node) -> Position:
+    return Position(node.start_mark.line + 1, node.start_mark.column + 1)
 
 
 def kind(value: object) -> str:

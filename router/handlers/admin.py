@@ -10,11 +10,11 @@ from litestar.handlers import HTTPRouteHandler
 
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.telemetry import metrics
-from vllama_pool.router.telemetry.aggregate import Reports, metrics_page, workers_page
+from vllama_pool.router.telemetry.aggregate import ProcessReports, metrics_page, workers_page
 from vllama_pool.router.telemetry.metrics import WorkerGauges
 
 
-def ops_routes(reports: Callable[[], Awaitable[Reports]]) -> list[HTTPRouteHandler]:
+def admin_routes(reports: Callable[[], Awaitable[ProcessReports]]) -> list[HTTPRouteHandler]:
     """`/metrics` and `/admin/workers`. `reports` asks all router processes."""
 
     @get("/metrics")

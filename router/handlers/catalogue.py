@@ -27,7 +27,7 @@ def catalogue_routes(
     """The handlers. `version` is the Ollama version that clients are told."""
 
     def models() -> list[ModelView]:
-        return [as_model(listed) for listed in routes().listing(pool) if listed.replicas]
+        return [model_view(listed) for listed in routes().listing(pool) if listed.replicas]
 
     @route("/api/tags", http_method=[HttpMethod.GET, HttpMethod.HEAD], status_code=200, sync_to_thread=False)
     def tags() -> Response[bytes]:
@@ -37,7 +37,7 @@ def catalogue_routes(
     def ps() -> Response[bytes]:
         now = clock.time_ns()
         running = [
-            as_model(listed)
+            model_view(listed)
             for listed in routes().listing(pool)
             if listed.replicas and (listed.virtual is None or expiry.lives(listed.name, now))
         ]
@@ -53,12 +53,12 @@ def catalogue_routes(
         listed = routes().find(wanted.requested, pool)
         if listed is None or not listed.replicas:
             raise unknown_model(wanted.requested, show.not_found(wanted.requested), cloud=NO_CLOUD_DETAILS)
-        return _json(show.show(as_model(listed), wanted, request.headers.get("user-agent", "")))
+        return _json(show.show(model_view(listed), wanted, request.headers.get("user-agent", "")))
 
     return [tags, ps, version_page, show_model]
 
 
-def as_model(listed: Listed) -> ModelView:
+def model_view(listed: Listed) -> ModelView:
     """A listed model as the catalogue describes it. `loaded` while any of its workers serves: a worker that is
     restarting does not take the model out of `ps` as long as another has it. What a worker said that is silent now
     counts only where nobody else says anything."""

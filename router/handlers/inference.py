@@ -24,9 +24,8 @@ from vllama_pool.router.proxy.forward import WORKER_LOST, Call, Forwarder
 from vllama_pool.router.proxy.relay import Ending, Relay
 from vllama_pool.router.proxy.stalls import StallWatch
 from vllama_pool.router.routing.resolve import Resolution, Routes, UnknownModel
-from vllama_pool.router.server.asgi import Receive, Scope, Send, decoded, read_body, send_error, send_whole
-from vllama_pool.router.server.disconnect import ClientGone as ClientLeft
-from vllama_pool.router.server.disconnect import Presence
+from vllama_pool.router.server.asgi import Receive, Scope, Send, decoded, read_body, send_error, send_response
+from vllama_pool.router.server.disconnect import ClientDisconnected, DisconnectWatcher
 from vllama_pool.router.telemetry.request_record import Observer, RequestRecord
 from vllama_pool.router.upstream.interface import TransportError
 
@@ -65,7 +64,7 @@ class Inference:
         except ClientError as error:
             record.status, record.outcome = error.status, "refused"
             await send_error(send, error)
-        except ClientLeft:
+        except ClientDisconnected:
             record.status, record.outcome = GONE, "client gone"
         except asyncio.CancelledError:
             record.outcome = "cancelled"
@@ -94,8 +93,8 @@ class Inference:
 
     async def _answer(self, call: Call, receive: Receive, send: Send, record: RequestRecord) -> None:
         """Acquire an answer and hand it to the client, watching that the client is still there."""
-        async with Presence(receive) as presence:
-            answer = await presence.until_leaving(self.forwarder.acquire(call, record))
+        async with DisconnectWatcher(receive) as presence:
+            answer = await presence.until_disconnect(self.forwarder.acquire(call, record))
             record.first_ms = round((self.clock.monotonic_ns() - call.arrived) / 1e6, 3)
             if isinstance(answer, DirectResponse):
                 await self._reply(answer, send, record)
@@ -117,7 +116,7 @@ class Inference:
     async def _reply(self, reply: DirectResponse, send: Send, record: RequestRecord) -> None:
         """Answer with what needs no generating."""
         record.status, record.outcome = reply.status, "complete"
-        await send_whole(send, reply.status, reply.body, content_type=reply.content_type)
+        await send_response(send, reply.status, reply.body, content_type=reply.content_type)
 
     def _resolve(self, operation: Operation[Any], name: str, record: RequestRecord) -> Resolution:
         try:
@@ -135,7 +134,7 @@ class Inference:
         that its connection can be kept."""
         body = answer.first + answer.translator.finish()
         record.outcome = "complete"
-        await send_whole(send, 200, body, content_type=content_type)
+        await send_response(send, 200, body, content_type=content_type)
         with contextlib.suppress(TimeoutError, TransportError):
             async with asyncio.timeout(LAST_BYTES):
                 while await answer.response.read():
@@ -143,13 +142,13 @@ class Inference:
         return Answered(answer.translator.usage.completion_tokens)
 
     async def _stream(
-        self, answer: Answer, content_type: str, send: Send, presence: Presence, record: RequestRecord
+        self, answer: Answer, content_type: str, send: Send, presence: DisconnectWatcher, record: RequestRecord
     ) -> Outcome:
         """Begin the client's answer, then relay the rest of it."""
         headers = [(b"content-type", content_type.encode("latin-1"))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         relay = Relay(answer.response, answer.translator, send, client_stall=self.client_stall, lost_text=WORKER_LOST)
-        presence.on_leaving(relay.client_gone)
+        presence.on_disconnect(relay.client_gone)
         try:
             relay.start(answer.first)
             if not relay.ended.done():

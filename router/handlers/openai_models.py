@@ -9,7 +9,7 @@ from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 
 from vllama_pool.router.balance.pool import Pool
-from vllama_pool.router.handlers.catalogue import as_model
+from vllama_pool.router.handlers.catalogue import model_view
 from vllama_pool.router.protocol.model_view import ModelView
 from vllama_pool.router.protocol.ollama.not_found import NO_CLOUD_DETAILS, unknown_model
 from vllama_pool.router.protocol.ollama.show import not_found
@@ -20,11 +20,11 @@ from vllama_pool.router.server.asgi import JSON
 _ONE = "/v1/models/"
 
 
-def listing_routes(pool: Pool, routes: Callable[[], Routes]) -> list[HTTPRouteHandler]:
+def openai_model_routes(pool: Pool, routes: Callable[[], Routes]) -> list[HTTPRouteHandler]:
     """`/v1/models`, `/v1/models/NAME` and `/api/experimental/model-recommendations`."""
 
     def models() -> list[ModelView]:
-        return [as_model(listed) for listed in routes().listing(pool) if listed.replicas]
+        return [model_view(listed) for listed in routes().listing(pool) if listed.replicas]
 
     @get("/v1/models", sync_to_thread=False)
     def every_model() -> Response[bytes]:
@@ -36,7 +36,7 @@ def listing_routes(pool: Pool, routes: Callable[[], Routes]) -> list[HTTPRouteHa
         listed = routes().find(asked, pool)
         if listed is None or not listed.replicas:
             raise unknown_model(asked, not_found(asked), cloud=NO_CLOUD_DETAILS)
-        return Response(listing.openai_model(as_model(listed), asked), media_type=JSON)
+        return Response(listing.openai_model(model_view(listed), asked), media_type=JSON)
 
     @get("/api/experimental/model-recommendations", sync_to_thread=False)
     def recommended() -> Response[bytes]:

@@ -21,7 +21,7 @@ from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.balance.retry import Attempts, GiveUp, Retry, decide, verdict
 from vllama_pool.router.balance.worker import Target
 from vllama_pool.router.errors import AttemptFailed, Lost, ModelGone, NoWorker, Refused
-from vllama_pool.router.offload import aside
+from vllama_pool.router.offload import offload
 from vllama_pool.router.protocol.operation import Clock, DirectResponse, NextStep, Operation, Timing, UpstreamRequest
 from vllama_pool.router.proxy.attempt import Answer, Waiting, first_content
 from vllama_pool.router.proxy.preflight import follow
@@ -180,7 +180,7 @@ class Forwarder:
     ) -> Answer | DirectResponse:
         """The worker's answer; if it refuses the request, perhaps to the same in another form."""
         operation, defaults = call.operation, call.resolution.defaults
-        step = await aside(call.size, operation.prepare, call.request, target.model, defaults)
+        step = await offload(call.size, operation.prepare, call.request, target.model, defaults)
         refusals: list[Refused] = []
         while True:
             try:
@@ -190,7 +190,7 @@ class Forwarder:
                 refusals.append(refused)
             other = None
             if operation.adapt is not None and not again and len(refusals) <= MOST_REMEDIES:
-                other = await aside(call.size, operation.adapt, call.request, target.model, defaults, *refusals)
+                other = await offload(call.size, operation.adapt, call.request, target.model, defaults, *refusals)
             if other is None:
                 raise refusals[0]
             step = other

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from vllama_pool.router.errors import Faulty, Refused
-from vllama_pool.router.offload import aside
+from vllama_pool.router.offload import offload
 from vllama_pool.router.protocol.operation import DirectResponse, NextStep, PreflightRequest, UpstreamRequest
 from vllama_pool.router.proxy.refusals import refused_by
 from vllama_pool.router.upstream.interface import Response
@@ -38,7 +38,7 @@ async def follow(step: NextStep, send: Send, heard: Callable[[], None], size: in
         finally:
             response.close()
         heard()
-        step = await aside(max(size, len(answer)), step.then, answer)
+        step = await offload(max(size, len(answer)), step.then, answer)
     if isinstance(step, PreflightRequest):
         raise Faulty("the worker's answers about the prompt lead nowhere", status=502)
     return step

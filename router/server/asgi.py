@@ -8,9 +8,9 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from vllama_pool.router.errors import ClientError, TooLarge
-from vllama_pool.router.offload import aside
+from vllama_pool.router.offload import offload
 from vllama_pool.router.protocol.error_bodies import error_body
-from vllama_pool.router.server.disconnect import ClientGone
+from vllama_pool.router.server.disconnect import ClientDisconnected
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 async def read_body(receive: Receive, limit: int) -> bytes:
-    """The request's whole body. Raises TooLarge above `limit` bytes, ClientGone if the client leaves."""
+    """The request's whole body. Raises TooLarge above `limit` bytes, ClientDisconnected if the client leaves."""
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body", False):
         body: bytes = message.get("body", b"")
@@ -37,7 +37,7 @@ async def read_body(receive: Receive, limit: int) -> bytes:
     parts = bytearray()
     while True:
         if message["type"] == "http.disconnect":
-            raise ClientGone
+            raise ClientDisconnected
         parts += message.get("body", b"")
         if len(parts) > limit:
             raise TooLarge(too_large(limit))
@@ -48,7 +48,7 @@ async def read_body(receive: Receive, limit: int) -> bytes:
 
 async def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
     """What `decode` makes of a body, or raises."""
-    return await aside(len(body), decode, body)
+    return await offload(len(body), decode, body)
 
 
 def too_large(limit: int) -> str:
@@ -65,7 +65,7 @@ def header(scope: Scope, name: bytes) -> str | None:
     return None
 
 
-async def send_whole(
+async def send_response(
     send: Send, status: int, body: bytes, *, content_type: str = JSON, headers: Headers | None = None
 ) -> None:
     """Send one complete answer."""
@@ -85,10 +85,10 @@ async def send_whole(
 
 async def send_empty(_: Any, receive: Any, send: Any) -> None:
     """An ASGI app: 200 and nothing else, not even a Content-Type (R011, R018)."""
-    await send_whole(send, 200, b"", content_type="")
+    await send_response(send, 200, b"", content_type="")
 
 
-async def send_unread(
+async def send_and_drain(
     scope: Scope,
     receive: Receive,
     send: Send,
@@ -142,4 +142,4 @@ async def send_error(send: Send, error: ClientError, path: str = "") -> None:
     headers: Headers = []
     if error.retry_after is not None:
         headers.append((b"retry-after", str(error.retry_after).encode()))
-    await send_whole(send, error.status, error_body(path, error.status, error.text), headers=headers)
+    await send_response(send, error.status, error_body(path, error.status, error.text), headers=headers)

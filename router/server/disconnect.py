@@ -15,11 +15,11 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 T = TypeVar("T")
 
 
-class ClientGone(Exception):
+class ClientDisconnected(Exception):
     """The client closed its connection before its answer was complete."""
 
 
-class Presence:
+class DisconnectWatcher:
     """Watches one client, from the moment its request is read. An async context manager."""
 
     def __init__(self, receive: Receive) -> None:
@@ -28,7 +28,7 @@ class Presence:
         self._on_leaving: Callable[[], object] | None = None
         self._watch: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Presence:
+    async def __aenter__(self) -> DisconnectWatcher:
         self._watch = asyncio.get_running_loop().create_task(self._watch_client())
         return self
 
@@ -43,8 +43,8 @@ class Presence:
     def gone(self) -> bool:
         return self._gone
 
-    async def until_leaving(self, work: Awaitable[T]) -> T:
-        """Await `work`, cancelling it if the client leaves. Raises ClientGone then."""
+    async def until_disconnect(self, work: Awaitable[T]) -> T:
+        """Await `work`, cancelling it if the client leaves. Raises ClientDisconnected then."""
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("presence is watched from within a task")
@@ -52,18 +52,18 @@ class Presence:
             close = getattr(work, "close", None)
             if close is not None:
                 close()
-            raise ClientGone
+            raise ClientDisconnected
         self._on_leaving = task.cancel
         try:
             return await work
         except asyncio.CancelledError:
             if self._gone and task.uncancel() == 0:
-                raise ClientGone from None
+                raise ClientDisconnected from None
             raise
         finally:
             self._on_leaving = None
 
-    def on_leaving(self, callback: Callable[[], object]) -> None:
+    def on_disconnect(self, callback: Callable[[], object]) -> None:
         """Call `callback` when the client leaves; at once if it has left."""
         if self._gone:
             callback()

@@ -20,21 +20,21 @@ from vllama_pool.router.server.asgi import (
     decoded,
     header,
     read_body,
+    send_and_drain,
     send_error,
-    send_unread,
-    send_whole,
+    send_response,
     too_large,
 )
-from vllama_pool.router.server.disconnect import ClientGone
+from vllama_pool.router.server.disconnect import ClientDisconnected
 from vllama_pool.router.server.error_handlers import NOT_ALLOWED, NOT_FOUND, TEXT
-from vllama_pool.router.server.paths import NotAllowed, Paths, Redirect, Verdict
+from vllama_pool.router.server.paths import NotAllowed, Paths, Redirect, Rejection
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 JSON_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 """Those whose bodies are read."""
 
 
-class Surface:
+class Dispatcher:
     """The app around `app`. Lifespan events pass through."""
 
     def __init__(
@@ -55,13 +55,13 @@ class Surface:
             await self._app(scope, receive, send)
             return
         path = scope["path"]
-        verdict = self.paths.judge(scope["method"], path, scope["query_string"].decode("latin-1"))
-        if verdict is not None:
-            await _send_verdict(verdict, scope, receive, send)
+        rejection = self.paths.check(scope["method"], path, scope["query_string"].decode("latin-1"))
+        if rejection is not None:
+            await _send_rejection(rejection, scope, receive, send)
         elif fixed := self._fixed.get(path) or self._parents.get(path.rpartition("/")[0]):
             await self._answer(fixed, scope, receive, send)
         elif (refusal := self._refusal(scope)) is not None:
-            await send_unread(scope, receive, send, refusal.status, error_body(path, refusal.status, refusal.text))
+            await send_and_drain(scope, receive, send, refusal.status, error_body(path, refusal.status, refusal.text))
         else:
             await self._app(scope, receive, send)
 
@@ -80,29 +80,31 @@ class Surface:
         try:
             if fixed.body is None:
                 reply = fixed.answer(question)
-                await send_unread(scope, receive, send, reply.status, reply.body, content_type=reply.content_type)
+                await send_and_drain(scope, receive, send, reply.status, reply.body, content_type=reply.content_type)
                 return
             if refusal := self._refusal(scope):
                 raise refusal
             body = await read_body(receive, self._body_limit)
             reply = await decoded(lambda read: fixed.answer(FixedRequest(question.method, question.path, read)), body)
-            await send_whole(send, reply.status, reply.body, content_type=reply.content_type)
+            await send_response(send, reply.status, reply.body, content_type=reply.content_type)
         except ClientError as error:
             await send_error(send, error, question.path)
-        except ClientGone:
+        except ClientDisconnected:
             return
 
 
-async def _send_verdict(verdict: Verdict, scope: Scope, receive: Receive, send: Send) -> None:
+async def _send_rejection(rejection: Rejection, scope: Scope, receive: Receive, send: Send) -> None:
     """R036, in the bytes of the framework that Ollama is built on."""
-    if isinstance(verdict, Redirect):
+    if isinstance(rejection, Redirect):
         asked = scope["method"] == "GET"
-        page = f'<a href="{verdict.location}">{HTTPStatus(verdict.status).phrase}</a>.\n\n'.encode() if asked else b""
+        page = (
+            f'<a href="{rejection.location}">{HTTPStatus(rejection.status).phrase}</a>.\n\n'.encode() if asked else b""
+        )
         kind = "text/html; charset=utf-8" if asked or scope["method"] == "HEAD" else ""
-        headers = [(b"location", verdict.location.encode())]
-        await send_unread(scope, receive, send, verdict.status, page, content_type=kind, headers=headers)
-    elif isinstance(verdict, NotAllowed):
-        headers = [(b"allow", verdict.allow.encode())]
-        await send_unread(scope, receive, send, 405, NOT_ALLOWED, content_type=TEXT, headers=headers)
+        headers = [(b"location", rejection.location.encode())]
+        await send_and_drain(scope, receive, send, rejection.status, page, content_type=kind, headers=headers)
+    elif isinstance(rejection, NotAllowed):
+        headers = [(b"allow", rejection.allow.encode())]
+        await send_and_drain(scope, receive, send, 405, NOT_ALLOWED, content_type=TEXT, headers=headers)
     else:
-        await send_unread(scope, receive, send, 404, NOT_FOUND, content_type=TEXT)
+        await send_and_drain(scope, receive, send, 404, NOT_FOUND, content_type=TEXT)

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from vllama_pool.router.server.access import Access, Denied, asked
-from vllama_pool.router.server.asgi import Receive, Scope, Send, header, send_unread
+from vllama_pool.router.server.asgi import Receive, Scope, Send, header, send_and_drain
 
 Message = MutableMapping[str, Any]
 App = Callable[[Any, Any, Any], Awaitable[None]]
@@ -37,7 +37,7 @@ class Gate:
         decision = self._access.decide(asked(scope))
         added = [*([(REQUEST_ID, request_id.encode())] if given is not None else []), *decision.headers]
         if isinstance(decision, Denied):
-            await send_unread(scope, receive, send, decision.status, decision.body, content_type="", headers=added)
+            await send_and_drain(scope, receive, send, decision.status, decision.body, content_type="", headers=added)
             return
         scope["vllama.request_id"] = request_id
         scope["vllama.identity"] = decision.identity.name

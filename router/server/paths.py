@@ -35,7 +35,7 @@ class NotAllowed:
     allow: str
 
 
-Verdict = Redirect | NotFound | NotAllowed
+Rejection = Redirect | NotFound | NotAllowed
 
 
 class Paths:
@@ -49,7 +49,7 @@ class Paths:
         self._methods: Mapping[str, frozenset[str]] = {path: frozenset(all_) for path, all_ in methods.items()}
         self._patterns = [(_pattern(path), self._methods[path]) for path in methods if "{" in path]
 
-    def judge(self, method: str, path: str, query: str = "") -> Verdict | None:
+    def check(self, method: str, path: str, query: str = "") -> Rejection | None:
         """None where the request is to be served. The path is decoded, the query is not."""
         methods = self.methods(path)
         if method in methods:

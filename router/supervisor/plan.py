@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from vllama_pool.router.instance import LISTEN_FD, PLACE, Place
+from vllama_pool.router.instance import LISTEN_FD, PROCESS, RouterInstance
 from vllama_pool.router.supervisor.child import ChildKind, ChildSpec
 from vllama_pool.workers.agent.command_line import AgentSpec, CannotStart, check_spec, worker_id
 from vllama_pool.workers.registry.keys import check_worker_id
@@ -141,7 +141,7 @@ def router_specs(processes: int, listening: int, environ: Mapping[str, str]) -> 
             ChildKind.ROUTER,
             f"router-{index}",
             argv,
-            {**environ, LISTEN_FD: str(listening), PLACE: str(Place(index, processes, family))},
+            {**environ, LISTEN_FD: str(listening), PROCESS: str(RouterInstance(index, processes, family))},
             (listening,),
         )
         for index in range(processes)

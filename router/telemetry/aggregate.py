@@ -35,7 +35,7 @@ class Family(msgspec.Struct, frozen=True, array_like=True):
     samples: tuple[Sample, ...]
 
 
-class Report(msgspec.Struct, frozen=True):
+class ProcessReport(msgspec.Struct, frozen=True):
     """One process's part."""
 
     workers: tuple[WorkerView, ...]
@@ -60,14 +60,14 @@ class WorkersPage(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Reports:
+class ProcessReports:
     """The reports of those processes that answered, by index; the one that was asked is always among them."""
 
     total: int
-    by_process: Mapping[int, Report]
+    by_process: Mapping[int, ProcessReport]
 
 
-def workers_page(reports: Reports) -> WorkersPage:
+def workers_page(reports: ProcessReports) -> WorkersPage:
     """Each worker once, sorted by id: `in_flight` is the sum, state and breaker are the worst of all."""
     views: dict[str, list[WorkerView]] = {}
     for report in reports.by_process.values():
@@ -80,7 +80,7 @@ def workers_page(reports: Reports) -> WorkersPage:
     )
 
 
-def metrics_page(reports: Reports) -> bytes:
+def metrics_page(reports: ProcessReports) -> bytes:
     """The page for Prometheus (text format 0.0.4). Several processes are told apart by the label `process`, and
     `vllama_process_up` says which of them are on the page."""
     if reports.total == 1:

@@ -61,7 +61,7 @@ class _Workers(Collector):
         )
 
 
-class Metrics:
+class RouterMetrics:
     """Counts requests. Owns its registry, so that several routers can live in one process."""
 
     def __init__(self, workers: Callable[[], Sequence[WorkerGauges]], refusals: Callable[[], int]) -> None:

@@ -16,8 +16,8 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from vllama_pool.router.instance import Place
-from vllama_pool.router.telemetry.aggregate import Report, Reports
+from vllama_pool.router.instance import RouterInstance
+from vllama_pool.router.telemetry.aggregate import ProcessReport, ProcessReports
 
 PATIENCE = 1.0
 """Seconds that a sibling has to answer."""
@@ -28,17 +28,17 @@ _CREDENTIALS = struct.Struct("3i")
 class Siblings:
     """`reports` of all processes, as seen from one of them. `own` makes this one's."""
 
-    def __init__(self, place: Place, own: Callable[[], Report]) -> None:
+    def __init__(self, place: RouterInstance, own: Callable[[], ProcessReport]) -> None:
         self._place = place
         self._own = own
 
-    async def reports(self) -> Reports:
+    async def reports(self) -> ProcessReports:
         """Those that do not answer in time are left out."""
         place = self._place
         others = [index for index in range(place.total) if index != place.index]
         answers = await asyncio.gather(*(self._ask(index) for index in others))
         found = {index: answer for index, answer in zip(others, answers, strict=True) if answer is not None}
-        return Reports(place.total, {place.index: self._own(), **found})
+        return ProcessReports(place.total, {place.index: self._own(), **found})
 
     @asynccontextmanager
     async def answering(self) -> AsyncIterator[None]:
@@ -58,7 +58,7 @@ class Siblings:
             writer.close()
             await writer.wait_closed()
 
-    async def _ask(self, index: int) -> Report | None:
+    async def _ask(self, index: int) -> ProcessReport | None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.setblocking(False)
             try:
@@ -69,11 +69,11 @@ class Siblings:
                 return None
 
 
-async def _read(sock: socket.socket) -> Report:
+async def _read(sock: socket.socket) -> ProcessReport:
     parts = []
     while part := await asyncio.get_running_loop().sock_recv(sock, 1 << 16):
         parts.append(part)
-    return msgspec.msgpack.decode(b"".join(parts), type=Report)
+    return msgspec.msgpack.decode(b"".join(parts), type=ProcessReport)
 
 
 def _is_ours(sock: socket.socket) -> bool:

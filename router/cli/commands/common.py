@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from vllama_pool.config.environment import unknown, variables_of
 from vllama_pool.config.ollama_env import without_effect
 from vllama_pool.config.settings import RouterSettings, WorkerSettings, explain
-from vllama_pool.router.instance import LISTEN_FD, PLACE
+from vllama_pool.router.instance import LISTEN_FD, PROCESS
 from vllama_pool.workers.process.status import STATUS_FD
 
 SettingsT = TypeVar("SettingsT", RouterSettings, WorkerSettings)
@@ -19,7 +19,7 @@ SettingsT = TypeVar("SettingsT", RouterSettings, WorkerSettings)
 PASS_ON = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
 """vLLM's flags are vLLM's business: what is no option of ours goes to it as it is."""
 
-INTERNAL = ("VLLAMA_VLLM", STATUS_FD, LISTEN_FD, PLACE)
+INTERNAL = ("VLLAMA_VLLM", STATUS_FD, LISTEN_FD, PROCESS)
 """Our variables that are no settings."""
 
 

@@ -19,7 +19,7 @@ from tests.support.fuzzing import Damaged, damaged, problem
 from tests.support.live import Fleet, fleet
 from tests.support.openapi import bodies, describe
 from vllama_pool.router.protocol.ollama.fixed_routes import FIXED_ROUTES
-from vllama_pool.router.server.dispatch import Surface
+from vllama_pool.router.server.dispatch import Dispatcher
 from vllama_pool.workers.simulated.options import Options
 
 CHAT = Options(model="tiny:latest", tokens_per_second=100_000, ttft=0.0, answer_tokens=3)
@@ -77,7 +77,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Fleet]:
 
 def described(running: Fleet) -> dict[str, Any]:
     surface = running.app.app
-    assert isinstance(surface, Surface)
+    assert isinstance(surface, Dispatcher)
     document = describe(surface.paths, bodies(FIXED_ROUTES), "0")
     for item in document["paths"].values():
         for operation in item.values():

@@ -20,8 +20,8 @@ import pytest
 
 from tests.support.ports import free_ports
 from tests.support.until import auntil, until
-from vllama_pool.router.instance import Place
-from vllama_pool.router.telemetry.aggregate import Report
+from vllama_pool.router.instance import RouterInstance
+from vllama_pool.router.telemetry.aggregate import ProcessReport
 from vllama_pool.router.telemetry.siblings import Siblings
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")
@@ -32,7 +32,7 @@ VLLAMA = (sys.executable, "-P", "-m", "vllama_pool.router.cli.main")
 def siblings(total: int) -> list[Siblings]:
     family = secrets.token_hex(8)
     return [
-        Siblings(Place(index, total, family), lambda index=index: Report((), bool(index % 2), ()))  # type: ignore[misc]
+        Siblings(RouterInstance(index, total, family), lambda index=index: ProcessReport((), bool(index % 2), ()))  # type: ignore[misc]
         for index in range(total)
     ]
 

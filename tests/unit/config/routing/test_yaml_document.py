@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllama_pool.config.routing.yaml_document import MAX_BYTES, Problem, Spot, dotted, parse
+from vllama_pool.config.routing.yaml_document import MAX_BYTES, Position, Problem, dotted, parse
 
 
 def complaint(text: str | bytes) -> Problem:
@@ -15,11 +15,11 @@ def test_values_and_where_they_are_written() -> None:
     document = parse(b"models:\n  x:\n    serve: [a, {model: b}]\nworkers:\n  - url: u\n")
     assert document.value == {"models": {"x": {"serve": ["a", {"model": "b"}]}}, "workers": [{"url": "u"}]}
     assert document.problems == []
-    assert document.key_spot(("models", "x")) == Spot(2, 3)
-    assert document.value_spot(("models", "x", "serve")) == Spot(3, 12)
-    assert document.value_spot(("models", "x", "serve", 1, "model")) == Spot(3, 24)
-    assert document.key_spot(("workers", 0)) == Spot(5, 5)
-    assert document.key_spot(("workers", 0, "missing")) == Spot(5, 5)
+    assert document.key_position(("models", "x")) == Position(2, 3)
+    assert document.value_position(("models", "x", "serve")) == Position(3, 12)
+    assert document.value_position(("models", "x", "serve", 1, "model")) == Position(3, 24)
+    assert document.key_position(("workers", 0)) == Position(5, 5)
+    assert document.key_position(("workers", 0, "missing")) == Position(5, 5)
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "\ufeff"])

@@ -9,7 +9,7 @@ import pytest
 from tests.support.balance import DRAINING, READY, RESTARTING, Clock, found, pool_of
 from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.router.balance.pool import Pool
-from vllama_pool.router.handlers.catalogue import as_model
+from vllama_pool.router.handlers.catalogue import model_view
 from vllama_pool.router.protocol.model_view import ModelView
 from vllama_pool.router.routing.resolve import Routes
 from vllama_pool.workers.registry.record import ModelInfo
@@ -22,7 +22,7 @@ def described(pool: Pool, name: str = "m", *made: VirtualModel) -> ModelView:
     routes = Routes(RoutingTable(), random.Random(1), virtual={key_of(model.name): model for model in made})
     listed = routes.find(name, pool)
     assert listed is not None
-    return as_model(listed)
+    return model_view(listed)
 
 
 @pytest.mark.rule(22)

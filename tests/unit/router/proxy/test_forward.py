@@ -13,7 +13,7 @@ from tests.support.balance import Clock, found, group, pool_of
 from tests.support.canned import Canned
 from vllama_pool.config.routing.defaults import NONE
 from vllama_pool.router.errors import ClientError
-from vllama_pool.router.offload import AT_ONCE
+from vllama_pool.router.offload import INLINE_BYTES
 from vllama_pool.router.protocol.clock import SystemClock
 from vllama_pool.router.protocol.table import OPERATIONS
 from vllama_pool.router.proxy.forward import Call, Forwarder, Limits
@@ -34,7 +34,7 @@ class Refusing:
         return Canned(400, chunks=[TOO_LONG])
 
 
-@pytest.mark.parametrize("size", [AT_ONCE, AT_ONCE + 1])
+@pytest.mark.parametrize("size", [INLINE_BYTES, INLINE_BYTES + 1])
 async def test_a_large_request_is_made_ready_beside_the_event_loop(size: int) -> None:
     threads: list[int] = []
 
@@ -63,4 +63,4 @@ async def test_a_large_request_is_made_ready_beside_the_event_loop(size: int) ->
     with pytest.raises(ClientError, match="longer than the context"):
         await forwarder.acquire(call, RequestRecord(id="id", operation="chat", client=""))
     assert len(threads) == 2
-    assert (set(threads) == {threading.get_ident()}) is (size <= AT_ONCE)
+    assert (set(threads) == {threading.get_ident()}) is (size <= INLINE_BYTES)

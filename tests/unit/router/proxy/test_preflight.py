@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.canned import Canned
 from vllama_pool.router.errors import AttemptFailed, Faulty, ModelGone, Refused
-from vllama_pool.router.offload import AT_ONCE
+from vllama_pool.router.offload import INLINE_BYTES
 from vllama_pool.router.protocol.operation import DirectResponse, NextStep, PreflightRequest, UpstreamRequest
 from vllama_pool.router.proxy.preflight import ANSWER_LIMIT, MOST_QUESTIONS, follow
 from vllama_pool.router.upstream.interface import ConnectionLost
@@ -65,7 +65,9 @@ async def test_each_answer_leads_to_the_next_step() -> None:
     assert all(answer.closed for answer in worker.answers)
 
 
-@pytest.mark.parametrize(("size", "answer"), [(0, AT_ONCE + 1), (AT_ONCE + 1, 1), (AT_ONCE, AT_ONCE)])
+@pytest.mark.parametrize(
+    ("size", "answer"), [(0, INLINE_BYTES + 1), (INLINE_BYTES + 1, 1), (INLINE_BYTES, INLINE_BYTES)]
+)
 async def test_what_follows_for_much_text_is_worked_out_beside_the_event_loop(size: int, answer: int) -> None:
     worker = Worker(given([b" " * answer]))
     worker.size = size
@@ -76,7 +78,7 @@ async def test_what_follows_for_much_text_is_worked_out_beside_the_event_loop(si
         return SENT
 
     await worker.follow(PreflightRequest("/tokenize", b"", then))
-    assert (threads == [threading.get_ident()]) is (max(size, answer) <= AT_ONCE)
+    assert (threads == [threading.get_ident()]) is (max(size, answer) <= INLINE_BYTES)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from vllama_pool.router.errors import BadRequest, TooLarge
-from vllama_pool.router.offload import AT_ONCE
+from vllama_pool.router.offload import INLINE_BYTES
 from vllama_pool.router.server.asgi import Receive, decoded, read_body
-from vllama_pool.router.server.disconnect import ClientGone
+from vllama_pool.router.server.disconnect import ClientDisconnected
 
 
 def receiving(*messages: MutableMapping[str, Any]) -> Receive:
@@ -34,11 +34,11 @@ def refuse(body: bytes) -> None:
 
 
 async def test_a_large_body_is_decoded_beside_the_event_loop() -> None:
-    assert await decoded(thread_of, b" " * AT_ONCE) == threading.get_ident()
-    assert await decoded(thread_of, b" " * (AT_ONCE + 1)) != threading.get_ident()
+    assert await decoded(thread_of, b" " * INLINE_BYTES) == threading.get_ident()
+    assert await decoded(thread_of, b" " * (INLINE_BYTES + 1)) != threading.get_ident()
 
 
-@pytest.mark.parametrize("size", [1, AT_ONCE + 1])
+@pytest.mark.parametrize("size", [1, INLINE_BYTES + 1])
 async def test_a_body_that_is_refused_is_refused_wherever_it_was_decoded(size: int) -> None:
     with pytest.raises(BadRequest, match="no"):
         await decoded(refuse, b" " * size)
@@ -55,5 +55,5 @@ async def test_a_body_over_the_limit_is_refused_before_it_is_whole(messages: lis
 
 
 async def test_a_client_may_leave_before_its_body_is_whole() -> None:
-    with pytest.raises(ClientGone):
+    with pytest.raises(ClientDisconnected):
         await read_body(receiving(part(b"a"), {"type": "http.disconnect"}), 10)

@@ -1,4 +1,4 @@
-"""Presence: a client's leaving cancels the search for a worker, and nothing else does."""
+"""DisconnectWatcher: a client's leaving cancels the search for a worker, and nothing else does."""
 
 import asyncio
 from collections.abc import MutableMapping
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vllama_pool.router.server.disconnect import ClientGone, Presence
+from vllama_pool.router.server.disconnect import ClientDisconnected, DisconnectWatcher
 
 
 class Line:
@@ -25,8 +25,8 @@ async def test_work_that_ends_in_time_is_returned() -> None:
         await asyncio.sleep(0)
         return 7
 
-    async with Presence(Line().receive) as presence:
-        assert await presence.until_leaving(work()) == 7
+    async with DisconnectWatcher(Line().receive) as presence:
+        assert await presence.until_disconnect(work()) == 7
 
 
 async def test_leaving_cancels_the_work_and_is_told_as_such() -> None:
@@ -41,9 +41,9 @@ async def test_leaving_cancels_the_work_and_is_told_as_such() -> None:
         finally:
             cleaned_up = True
 
-    async with Presence(line.receive) as presence:
-        with pytest.raises(ClientGone):
-            await presence.until_leaving(work())
+    async with DisconnectWatcher(line.receive) as presence:
+        with pytest.raises(ClientDisconnected):
+            await presence.until_disconnect(work())
         assert presence.gone
     assert cleaned_up
     task = asyncio.current_task()
@@ -59,8 +59,8 @@ async def test_a_cancelled_request_stays_cancelled() -> None:
             started.set()
             await asyncio.Event().wait()
 
-        async with Presence(Line().receive) as presence:
-            await presence.until_leaving(work())
+        async with DisconnectWatcher(Line().receive) as presence:
+            await presence.until_disconnect(work())
 
     task = asyncio.create_task(request())
     await started.wait()
@@ -73,10 +73,10 @@ async def test_who_left_before_is_told_at_once() -> None:
     line = Line()
     line.hung_up.set()
     told: list[bool] = []
-    async with Presence(line.receive) as presence:
+    async with DisconnectWatcher(line.receive) as presence:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        presence.on_leaving(lambda: told.append(True))
-        with pytest.raises(ClientGone):
-            await presence.until_leaving(asyncio.sleep(0))
+        presence.on_disconnect(lambda: told.append(True))
+        with pytest.raises(ClientDisconnected):
+            await presence.until_disconnect(asyncio.sleep(0))
     assert told == [True]

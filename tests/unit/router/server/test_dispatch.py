@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 
 from vllama_pool.router.protocol.ollama.fixed_routes import FixedRoute, always
-from vllama_pool.router.server.asgi import Receive, Scope, Send, send_unread, send_whole
-from vllama_pool.router.server.dispatch import Surface
+from vllama_pool.router.server.asgi import Receive, Scope, Send, send_and_drain, send_response
+from vllama_pool.router.server.dispatch import Dispatcher
 
 Message = MutableMapping[str, Any]
 HI = FixedRoute("/hi", ("GET",), always(b"fixed"))
 
 
 async def served(scope: Scope, receive: Receive, send: Send) -> None:
-    await send_whole(send, 200, b"served")
+    await send_response(send, 200, b"served")
 
 
 class Client:
@@ -53,7 +53,7 @@ def part(body: bytes, more: bool = True) -> Message:
 
 
 async def test_a_fixed_answer_gives_way_to_what_is_served() -> None:
-    alone, both = Surface(served, [], [HI], 10), Surface(served, [("/hi", ("GET",))], [HI], 10)
+    alone, both = Dispatcher(served, [], [HI], 10), Dispatcher(served, [("/hi", ("GET",))], [HI], 10)
     for surface, body in ((alone, b"fixed"), (both, b"served")):
         client = Client()
         await surface(scope("GET", "/hi"), client.receive, client.send)
@@ -67,14 +67,14 @@ async def test_what_is_not_http_passes() -> None:
         seen.append(scope["type"])
 
     client = Client()
-    await Surface(app, [], [], 10)({"type": "lifespan"}, client.receive, client.send)
+    await Dispatcher(app, [], [], 10)({"type": "lifespan"}, client.receive, client.send)
     assert seen == ["lifespan"]
 
 
 @pytest.mark.parametrize(("length", "status"), [("10", 200), ("11", 413)])
 async def test_a_length_over_the_limit_is_refused_without_a_look_at_the_body(length: str, status: int) -> None:
     client = Client(part(b"", more=False))
-    surface = Surface(served, [("/x", ("POST",))], [], 10)
+    surface = Dispatcher(served, [("/x", ("POST",))], [], 10)
     await surface(scope("POST", "/x", content_length=length), client.receive, client.send)
     assert client.status == status
 
@@ -82,14 +82,14 @@ async def test_a_length_over_the_limit_is_refused_without_a_look_at_the_body(len
 @pytest.mark.rule(178)
 async def test_only_bodies_have_encodings() -> None:
     client = Client()
-    surface = Surface(served, [("/x", ("GET",))], [], 10)
+    surface = Dispatcher(served, [("/x", ("GET",))], [], 10)
     await surface(scope("GET", "/x", content_encoding="gzip"), client.receive, client.send)
     assert client.status == 200
 
 
 async def test_all_of_an_early_answer_is_sent_before_the_rest_of_the_body_is_thrown_away() -> None:
     client = Client(part(b"a"), part(b"b"), part(b"c", more=False))
-    await send_unread(scope("POST", "/x", content_length="3"), client.receive, client.send, 413, b"no")
+    await send_and_drain(scope("POST", "/x", content_length="3"), client.receive, client.send, 413, b"no")
     assert [message.get("body") for message in client.got] == [None, b"no", b""]
     assert [message.get("more_body") for message in client.got] == [None, True, False]
     assert client.left == []
@@ -98,12 +98,12 @@ async def test_all_of_an_early_answer_is_sent_before_the_rest_of_the_body_is_thr
 
 async def test_a_client_that_leaves_is_not_waited_for() -> None:
     client = Client(part(b"a"), {"type": "http.disconnect"})
-    await send_unread(scope("POST", "/x", transfer_encoding="chunked"), client.receive, client.send, 413, b"no")
+    await send_and_drain(scope("POST", "/x", transfer_encoding="chunked"), client.receive, client.send, 413, b"no")
     assert (client.left, client.body) == ([], b"no")
 
 
 async def test_a_client_that_waits_for_a_word_is_told_to_close_and_nothing_is_read() -> None:
     client = Client()
     asked = scope("POST", "/x", content_length="3", expect="100-continue")
-    await send_unread(asked, client.receive, client.send, 413, b"no")
+    await send_and_drain(asked, client.receive, client.send, 413, b"no")
     assert client.headers[b"connection"] == b"close"

@@ -30,7 +30,7 @@ PATHS = Paths(
     ],
 )
 def test_what_is_served(method: str, path: str) -> None:
-    assert PATHS.judge(method, path) is None
+    assert PATHS.check(method, path) is None
 
 
 @pytest.mark.rule(36)
@@ -50,7 +50,7 @@ def test_what_is_served(method: str, path: str) -> None:
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "BREW"])
 def test_an_unknown_path(method: str, path: str) -> None:
-    assert PATHS.judge(method, path) == NotFound()
+    assert PATHS.check(method, path) == NotFound()
 
 
 @pytest.mark.rule(36)
@@ -66,12 +66,12 @@ def test_an_unknown_path(method: str, path: str) -> None:
     ],
 )
 def test_a_wrong_method_is_told_the_right_ones(method: str, path: str, allow: str) -> None:
-    assert PATHS.judge(method, path) == NotAllowed(allow)
+    assert PATHS.check(method, path) == NotAllowed(allow)
 
 
 @pytest.mark.rule(36)
 @pytest.mark.parametrize(
-    ("method", "path", "verdict"),
+    ("method", "path", "rejection"),
     [
         ("GET", "/api/tags/", Redirect(301, "/api/tags")),
         ("HEAD", "/api/tags/", Redirect(307, "/api/tags")),
@@ -84,11 +84,11 @@ def test_a_wrong_method_is_told_the_right_ones(method: str, path: str, allow: st
     ],
 )
 def test_a_slash_too_many_is_redirected_where_the_method_is_right(
-    method: str, path: str, verdict: Redirect | NotFound
+    method: str, path: str, rejection: Redirect | NotFound
 ) -> None:
-    assert PATHS.judge(method, path) == verdict
+    assert PATHS.check(method, path) == rejection
 
 
 @pytest.mark.rule(36)
 def test_a_redirect_keeps_the_query() -> None:
-    assert PATHS.judge("GET", "/api/tags/", "a=%20b&c") == Redirect(301, "/api/tags?a=%20b&c")
+    assert PATHS.check("GET", "/api/tags/", "a=%20b&c") == Redirect(301, "/api/tags?a=%20b&c")

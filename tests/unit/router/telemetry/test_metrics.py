@@ -2,17 +2,17 @@
 
 import pytest
 
-from vllama_pool.router.telemetry.aggregate import Report, Reports, metrics_page
-from vllama_pool.router.telemetry.metrics import Metrics
+from vllama_pool.router.telemetry.aggregate import ProcessReport, ProcessReports, metrics_page
+from vllama_pool.router.telemetry.metrics import RouterMetrics
 from vllama_pool.router.telemetry.request_record import RequestRecord
 
 
 def page(*records: RequestRecord) -> list[str]:
-    metrics = Metrics(list, lambda: 0)
+    metrics = RouterMetrics(list, lambda: 0)
     for record in records:
         metrics.finished(record)
-    report = Report((), True, metrics.families())
-    return metrics_page(Reports(1, {0: report})).decode().splitlines()
+    report = ProcessReport((), True, metrics.families())
+    return metrics_page(ProcessReports(1, {0: report})).decode().splitlines()
 
 
 def done(**more: object) -> RequestRecord:
