@@ -1,15 +1,17 @@
-"""API keys: named, and known by their SHA-256 only."""
+"""API keys: a name and the SHA-256 of a secret."""
 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 LONGEST_SECRET = 512
-"""Longer ones are nobody's; they are not even hashed."""
+"""Longer secrets are rejected without hashing."""
+
+ApiKeyNames = Mapping[bytes, str]
+"""Names of keys by SHA-256 digest."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}\Z")
@@ -17,7 +19,7 @@ _DIGEST = re.compile(r"[0-9a-fA-F]{64}\Z")
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """Who holds the secret with this SHA-256. The name goes into logs."""
+    """`name` appears in logs; `digest` is the SHA-256 of the secret."""
 
     name: str
     digest: bytes
@@ -27,21 +29,25 @@ def digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
 
 
-def identify(secret: str, keys: Iterable[ApiKey]) -> str | None:
-    """The name of the key that this secret is. Takes as long for a wrong secret as for any right one."""
+def by_digest(keys: Iterable[ApiKey]) -> ApiKeyNames:
+    return {key.digest: key.name for key in keys}
+
+
+def identify(secret: str, names: ApiKeyNames) -> str | None:
+    """Return the name of the key with this secret.
+
+    One lookup, whatever the number of keys. Its duration depends on the digest, which an attacker cannot choose, and
+    so reveals nothing of a stored secret.
+    """
     if not secret or len(secret) > LONGEST_SECRET:
         return None
-    given, found = digest(secret), None
-    for key in keys:
-        if hmac.compare_digest(given, key.digest):
-            found = key.name
-    return found
+    return names.get(digest(secret))
 
 
 def parse_keys(text: str) -> tuple[ApiKey, ...]:
-    """Read `NAME:SHA256HEX` items, separated by commas or lines; `#` begins a comment.
+    """Parse `NAME:SHA256HEX` items, separated by commas or lines; `#` begins a comment.
 
-    Raises ValueError that names the item by its number and never repeats it: it could be a secret.
+    Raises ValueError. Its text gives an item's number, not the item, which may be a secret.
     """
     lines = (line.partition("#")[0] for line in text.splitlines())
     items = [item.strip() for line in lines for item in line.split(",") if item.strip()]
@@ -49,16 +55,18 @@ def parse_keys(text: str) -> tuple[ApiKey, ...]:
 
 
 def checked(keys: Iterable[ApiKey]) -> tuple[ApiKey, ...]:
-    """The keys, if names and secrets are unique. Raises ValueError."""
-    kept: list[ApiKey] = []
-    for key in keys:
-        if any(key.name == other.name for other in kept):
+    """Return the keys. Raises ValueError if two share a name or a secret."""
+    names: set[str] = set()
+    owners: dict[bytes, str] = {}
+    checked_keys = tuple(keys)
+    for key in checked_keys:
+        if key.name in names:
             raise ValueError(f"two keys are named '{key.name}'; rename one")
-        twin = next((other for other in kept if other.digest == key.digest), None)
-        if twin is not None:
-            raise ValueError(f"'{twin.name}' and '{key.name}' are the same key; give each its own")
-        kept.append(key)
-    return tuple(kept)
+        names.add(key.name)
+        owner = owners.setdefault(key.digest, key.name)
+        if owner != key.name:
+            raise ValueError(f"'{owner}' and '{key.name}' are the same key; give each its own")
+    return checked_keys
 
 
 def _key(number: int, item: str) -> ApiKey:

@@ -17,7 +17,7 @@ from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker
 from vllama_pool.router.protocol.ollama.not_found import NO_CLOUD_DETAILS, unknown_model
 from vllama_pool.router.protocol.operation import Clock
 from vllama_pool.router.routing.resolve import Listed, Routes
-from vllama_pool.router.server.asgi import JSON, decoded
+from vllama_pool.router.server.asgi import JSON, decode_body
 from vllama_pool.workers.registry.virtual_model import made_digest
 
 
@@ -49,7 +49,7 @@ def catalogue_routes(
 
     @post("/api/show", status_code=200)
     async def show_model(request: Request[None, None, State]) -> Response[bytes]:
-        wanted = await decoded(show.decode_show, await request.body())
+        wanted = await decode_body(show.decode_show, await request.body())
         listed = routes().find(wanted.requested, pool)
         if listed is None or not listed.replicas:
             raise unknown_model(wanted.requested, show.not_found(wanted.requested), cloud=NO_CLOUD_DETAILS)

@@ -24,7 +24,7 @@ from vllama_pool.router.proxy.forward import WORKER_LOST, Call, Forwarder
 from vllama_pool.router.proxy.relay import Ending, Relay
 from vllama_pool.router.proxy.stalls import StallWatch
 from vllama_pool.router.routing.resolve import Resolution, Routes, UnknownModel
-from vllama_pool.router.server.asgi import Receive, Scope, Send, decoded, read_body, send_error, send_response
+from vllama_pool.router.server.asgi import Receive, Scope, Send, decode_body, read_body, send_error, send_response
 from vllama_pool.router.server.disconnect import ClientDisconnected, DisconnectWatcher
 from vllama_pool.router.telemetry.request_record import Observer, RequestRecord
 from vllama_pool.router.upstream.interface import TransportError
@@ -58,7 +58,7 @@ class Inference:
     async def handle(self, operation: Operation[Any], scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, and tell the observer how it went."""
         began = self.clock.monotonic_ns()
-        record = RequestRecord(id=scope["vllama.request_id"], operation=operation.name, client=scope["vllama.identity"])
+        record = RequestRecord(id=scope["vllama.request_id"], operation=operation.name, client=scope["vllama.key_name"])
         try:
             await self._serve(operation, receive, send, record)
         except ClientError as error:
@@ -78,7 +78,7 @@ class Inference:
     async def _serve(self, operation: Operation[Any], receive: Receive, send: Send, record: RequestRecord) -> None:
         body = await read_body(receive, self.body_limit)
         arrived = self.clock.monotonic_ns()
-        request = await decoded(operation.decode, body)
+        request = await decode_body(operation.decode, body)
         record.asked, record.stream = request.model[:ASKED_SHOWN], request.stream
         resolution = self._resolve(operation, request.model, record)
         reply = operation.check(request, resolution.info)

@@ -17,7 +17,7 @@ from litestar.types import ASGIApp
 from vllama_pool.router.protocol.json_lines import NDJSON
 from vllama_pool.router.protocol.ollama import copying, create, pull
 from vllama_pool.router.protocol.ollama.pull import SUCCESS
-from vllama_pool.router.server.asgi import JSON, decoded, send_empty
+from vllama_pool.router.server.asgi import JSON, decode_body, send_empty
 from vllama_pool.router.virtual_models.plans import (
     BaseMissing,
     Inventory,
@@ -38,7 +38,7 @@ def model_routes(keeper: ModelSync, known: Callable[[], Inventory]) -> list[HTTP
 
     @post("/api/create", status_code=200)
     async def create_model(request: Asked) -> Response[bytes] | Stream:
-        wanted = await decoded(create.decode_create, await request.body())
+        wanted = await decode_body(create.decode_create, await request.body())
         plan: list[NewModel] = []
 
         def decide() -> VirtualModel:

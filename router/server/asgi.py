@@ -46,7 +46,7 @@ async def read_body(receive: Receive, limit: int) -> bytes:
         message = await receive()
 
 
-async def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
+async def decode_body(decode: Callable[[bytes], T], body: bytes) -> T:
     """What `decode` makes of a body, or raises."""
     return await offload(len(body), decode, body)
 

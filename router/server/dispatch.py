@@ -17,7 +17,7 @@ from vllama_pool.router.server.asgi import (
     Receive,
     Scope,
     Send,
-    decoded,
+    decode_body,
     header,
     read_body,
     send_and_drain,
@@ -85,7 +85,9 @@ class Dispatcher:
             if refusal := self._refusal(scope):
                 raise refusal
             body = await read_body(receive, self._body_limit)
-            reply = await decoded(lambda read: fixed.answer(FixedRequest(question.method, question.path, read)), body)
+            reply = await decode_body(
+                lambda read: fixed.answer(FixedRequest(question.method, question.path, read)), body
+            )
             await send_response(send, reply.status, reply.body, content_type=reply.content_type)
         except ClientError as error:
             await send_error(send, error, question.path)

@@ -1,8 +1,9 @@
 import hashlib
+from collections.abc import Iterator, Mapping
 
 import pytest
 
-from vllama_pool.config.api_keys import LONGEST_SECRET, ApiKey, digest, identify, parse_keys
+from vllama_pool.config.api_keys import LONGEST_SECRET, ApiKey, by_digest, digest, identify, parse_keys
 
 ANNA = hashlib.sha256(b"anna's secret").hexdigest()
 BOB = hashlib.sha256(b"bob's secret").hexdigest()
@@ -37,7 +38,7 @@ def test_what_is_wrong_is_named_without_repeating_a_secret(text: str, why: str) 
 
 
 def test_a_secret_identifies_its_holder() -> None:
-    keys = (ApiKey("anna", digest("anna's secret")), ApiKey("bob", digest("bob's secret")))
+    keys = by_digest([ApiKey("anna", digest("anna's secret")), ApiKey("bob", digest("bob's secret"))])
     assert identify("anna's secret", keys) == "anna"
     assert identify("bob's secret", keys) == "bob"
 
@@ -46,11 +47,37 @@ def test_a_secret_identifies_its_holder() -> None:
     "secret", ["", "Anna's secret", "anna's secret ", ANNA, "x" * (LONGEST_SECRET + 1), "é", "\udcff"]
 )
 def test_anything_else_identifies_nobody(secret: str) -> None:
-    assert identify(secret, (ApiKey("anna", digest("anna's secret")),)) is None
-    assert identify(secret, ()) is None
+    assert identify(secret, {digest("anna's secret"): "anna"}) is None
+    assert identify(secret, {}) is None
 
 
 def test_a_secret_that_is_too_long_is_nobodys_even_if_its_hash_is_known() -> None:
     long = "x" * (LONGEST_SECRET + 1)
-    assert identify(long, (ApiKey("anna", digest(long)),)) is None
-    assert identify(long[1:], (ApiKey("anna", digest(long[1:])),)) == "anna"
+    assert identify(long, {digest(long): "anna"}) is None
+    assert identify(long[1:], {digest(long[1:]): "anna"}) == "anna"
+
+
+class OnlyLookup(Mapping[bytes, str]):
+    """Counts lookups; cannot be iterated."""
+
+    def __init__(self, names: Mapping[bytes, str]) -> None:
+        self._names = names
+        self.lookups = 0
+
+    def __getitem__(self, key: bytes) -> str:
+        self.lookups += 1
+        return self._names[key]
+
+    def __iter__(self) -> Iterator[bytes]:
+        raise AssertionError("the keys were iterated")
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+@pytest.mark.parametrize("count", [1, 10_000])
+def test_identification_costs_one_lookup_whatever_the_number_of_keys(count: int) -> None:
+    names = OnlyLookup({digest(f"secret {number}"): f"key-{number}" for number in range(count)})
+    assert identify(f"secret {count - 1}", names) == f"key-{count - 1}"
+    assert identify("wrong", names) is None
+    assert names.lookups == 2

@@ -8,7 +8,7 @@ import pytest
 
 from vllama_pool.router.errors import BadRequest, TooLarge
 from vllama_pool.router.offload import INLINE_BYTES
-from vllama_pool.router.server.asgi import Receive, decoded, read_body
+from vllama_pool.router.server.asgi import Receive, decode_body, read_body
 from vllama_pool.router.server.disconnect import ClientDisconnected
 
 
@@ -34,14 +34,14 @@ def refuse(body: bytes) -> None:
 
 
 async def test_a_large_body_is_decoded_beside_the_event_loop() -> None:
-    assert await decoded(thread_of, b" " * INLINE_BYTES) == threading.get_ident()
-    assert await decoded(thread_of, b" " * (INLINE_BYTES + 1)) != threading.get_ident()
+    assert await decode_body(thread_of, b" " * INLINE_BYTES) == threading.get_ident()
+    assert await decode_body(thread_of, b" " * (INLINE_BYTES + 1)) != threading.get_ident()
 
 
 @pytest.mark.parametrize("size", [1, INLINE_BYTES + 1])
 async def test_a_body_that_is_refused_is_refused_wherever_it_was_decoded(size: int) -> None:
     with pytest.raises(BadRequest, match="no"):
-        await decoded(refuse, b" " * size)
+        await decode_body(refuse, b" " * size)
 
 
 async def test_a_body_comes_in_parts() -> None:
