@@ -67,11 +67,11 @@ async def answer(port: int, *sent: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("start", [b"GET / HTTP/1.1\r\nX: ", b"GET /", b"GET / HTTP/1.1\r\nX"])
-async def test_a_head_without_end_is_refused(port: int, start: bytes) -> None:
+async def test_an_endless_header_is_refused(port: int, start: bytes) -> None:
     assert (await answer(port, start, *[b"a" * 4096] * 1024)).startswith(b"HTTP/1.1 400")
 
 
-async def test_many_headers_are_refused_as_well(port: int) -> None:
+async def test_headers_over_the_size_limit_are_refused(port: int) -> None:
     headers = [b"X-%d: %b\r\n" % (number, b"a" * 100) for number in range(100_000)]
     assert (await answer(port, b"GET / HTTP/1.1\r\n", *headers)).startswith(b"HTTP/1.1 400")
 
@@ -86,7 +86,7 @@ async def test_large_bodies_and_many_requests_on_a_connection_pass(port: int) ->
     assert answers.count(str(size).encode()) == 2
 
 
-async def test_what_comes_after_the_answer_is_bounded() -> None:
+async def test_a_body_sent_after_the_response_is_limited() -> None:
     head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
     async with serving(refusing, Impatient) as port:
         endless = await answer(port, head % 2**40, *[b"b" * 2**16] * 4096)
@@ -100,7 +100,7 @@ UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Setting
 
 
 @pytest.mark.parametrize("cut", [0, 5, 30, 60, 90, 130, 150])
-async def test_an_offer_to_upgrade_is_not_heard_however_it_is_cut(port: int, cut: int) -> None:
+async def test_an_upgrade_offer_is_ignored_however_it_is_split(port: int, cut: int) -> None:
     first = b"POST / HTTP/1.1\r\nHost: x\r\n%bContent-Length: 5\r\n\r\nhello" % UPGRADE
     offer = b"Connection: close, Upgrade\r\nUpgrade: websocket\r\n"
     last = b"POST / HTTP/1.1\r\nHost: x\r\n%bContent-Length: 3\r\n\r\nbye" % offer
@@ -111,12 +111,12 @@ async def test_an_offer_to_upgrade_is_not_heard_however_it_is_cut(port: int, cut
     assert answers.endswith(b"3")
 
 
-async def test_offers_without_end_in_one_go_are_answered_one_by_one(port: int) -> None:
+async def test_pipelined_upgrade_offers_are_answered_one_by_one(port: int) -> None:
     offer = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"
     last = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     answers = await answer(port, offer * 3000 + last)
     assert answers.count(b"HTTP/1.1 200") == 3001
 
 
-async def test_a_tunnel_is_refused(port: int) -> None:
+async def test_connect_is_refused(port: int) -> None:
     assert (await answer(port, b"CONNECT example.com:443 HTTP/1.1\r\nHost: x\r\n\r\n")).startswith(b"HTTP/1.1 400")

@@ -37,7 +37,7 @@ def siblings(total: int) -> list[Siblings]:
     ]
 
 
-async def test_each_gets_the_reports_of_all() -> None:
+async def test_every_process_gets_the_reports_of_all() -> None:
     family = siblings(3)
     async with contextlib.AsyncExitStack() as answering:
         for one in family:
@@ -51,7 +51,7 @@ async def test_each_gets_the_reports_of_all() -> None:
             }
 
 
-async def test_one_that_is_not_there_is_left_out() -> None:
+async def test_a_process_that_does_not_run_is_left_out() -> None:
     family = siblings(3)
     async with family[0].answering(), family[2].answering():
         reports = await family[0].reports()
@@ -59,14 +59,14 @@ async def test_one_that_is_not_there_is_left_out() -> None:
     assert sorted((await family[0].reports()).by_process) == [0]
 
 
-async def test_many_questions_at_once_are_all_answered() -> None:
+async def test_concurrent_requests_for_reports_are_all_answered() -> None:
     family = siblings(2)
     async with family[1].answering():
         answers = await asyncio.gather(*(family[0].reports() for _ in range(50)))
     assert all(len(answer.by_process) == 2 for answer in answers)
 
 
-async def test_a_single_process_asks_nobody() -> None:
+async def test_a_single_process_reports_itself() -> None:
     (only,) = siblings(1)
     async with only.answering():
         assert list((await only.reports()).by_process) == [0]
@@ -96,7 +96,7 @@ def served(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
         process.wait(60)
 
 
-async def test_whichever_process_is_asked_speaks_for_all(served: tuple[subprocess.Popen[bytes], str]) -> None:
+async def test_every_process_answers_for_all_of_them(served: tuple[subprocess.Popen[bytes], str]) -> None:
     process, url = served
     body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "options": {"num_predict": 2000}}
     async with (

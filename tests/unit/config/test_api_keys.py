@@ -9,7 +9,7 @@ ANNA = hashlib.sha256(b"anna's secret").hexdigest()
 BOB = hashlib.sha256(b"bob's secret").hexdigest()
 
 
-def test_keys_are_read_from_commas_and_lines() -> None:
+def test_keys_are_separated_by_commas_and_lines() -> None:
     text = f"# the team\nanna:{ANNA}  # laptop\n\n bob:{BOB.upper()},ci:{'0' * 64},\n"
     assert parse_keys(text) == (
         ApiKey("anna", bytes.fromhex(ANNA)),
@@ -31,13 +31,13 @@ def test_keys_are_read_from_commas_and_lines() -> None:
         (f"anna:{ANNA},bob:{ANNA}", "'anna' and 'bob' are the same key"),
     ],
 )
-def test_what_is_wrong_is_named_without_repeating_a_secret(text: str, why: str) -> None:
+def test_an_invalid_key_is_named_by_number_without_its_text(text: str, why: str) -> None:
     with pytest.raises(ValueError, match=why) as raised:
         parse_keys(text)
     assert "hunter2" not in str(raised.value)
 
 
-def test_a_secret_identifies_its_holder() -> None:
+def test_a_secret_gives_the_name_of_its_key() -> None:
     keys = by_digest([ApiKey("anna", digest("anna's secret")), ApiKey("bob", digest("bob's secret"))])
     assert identify("anna's secret", keys) == "anna"
     assert identify("bob's secret", keys) == "bob"
@@ -46,12 +46,12 @@ def test_a_secret_identifies_its_holder() -> None:
 @pytest.mark.parametrize(
     "secret", ["", "Anna's secret", "anna's secret ", ANNA, "x" * (LONGEST_SECRET + 1), "é", "\udcff"]
 )
-def test_anything_else_identifies_nobody(secret: str) -> None:
+def test_an_unknown_secret_gives_no_name(secret: str) -> None:
     assert identify(secret, {digest("anna's secret"): "anna"}) is None
     assert identify(secret, {}) is None
 
 
-def test_a_secret_that_is_too_long_is_nobodys_even_if_its_hash_is_known() -> None:
+def test_a_secret_over_the_length_limit_is_rejected_even_if_its_digest_is_known() -> None:
     long = "x" * (LONGEST_SECRET + 1)
     assert identify(long, {digest(long): "anna"}) is None
     assert identify(long[1:], {digest(long[1:]): "anna"}) == "anna"

@@ -25,12 +25,12 @@ from vllama_pool.config.durations import SECOND, nanoseconds, seconds
         ("250us", 0.00025),
     ],
 )
-def test_seconds(text: str, value: float) -> None:
+def test_seconds_reads_numbers_and_go_durations(text: str, value: float) -> None:
     assert seconds(text) == pytest.approx(value)
 
 
 @pytest.mark.parametrize("text", ["", "m", "5 m", "5x", "1h30", "5m-1s", "inf", "nan", "1e3", "٣s", ".", "--1"])
-def test_what_is_none(text: str) -> None:
+def test_seconds_refuses_other_text(text: str) -> None:
     with pytest.raises(ValueError, match="is no duration; write"):
         seconds(text)
 

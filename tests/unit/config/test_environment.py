@@ -9,7 +9,7 @@ def test_blanks_and_quotes_are_trimmed(value: str) -> None:
     assert trimmed(value) == "1.2.3.4"
 
 
-def test_what_kubernetes_sets_for_a_service_of_our_name_is_no_setting_of_ours() -> None:
+def test_variables_that_kubernetes_sets_for_a_service_are_not_settings() -> None:
     environ = {
         "VLLAMA_SERVICE_HOST": "10.0.0.1",
         "VLLAMA_SERVICE_PORT": "11434",
@@ -25,7 +25,7 @@ def test_what_kubernetes_sets_for_a_service_of_our_name_is_no_setting_of_ours() 
     assert values_for(RouterSettings, {"VLLAMA_PORT": "80"})["port"] == "80"
 
 
-def test_a_misspelt_variable_is_named_with_what_was_meant() -> None:
+def test_an_unknown_variable_is_reported_with_a_suggestion() -> None:
     environ = {"VLLAMA_PROCESESS": "2", "VLLAMA_XYZ": "1", "VLLAMA_PROCESSES": "2", "PATH": "/bin", "VLLM_X": "1"}
     assert unknown(environ, ["VLLAMA_PROCESSES", "VLLAMA_HOST"]) == [
         "VLLAMA_PROCESESS: there is no such setting; did you mean VLLAMA_PROCESSES?",

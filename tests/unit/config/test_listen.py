@@ -36,7 +36,7 @@ from vllama_pool.config.listen import Listen, is_loopback, parse_listen
         ("ftp://1.2.3.4", "1.2.3.4", 11434),
     ],
 )
-def test_as_ollama_reads_it(text: str, host: str, port: int) -> None:
+def test_ollama_host_is_read_as_ollama_reads_it(text: str, host: str, port: int) -> None:
     listen = parse_listen(text)
     assert (listen.host, listen.port) == (host, port)
 
@@ -46,19 +46,19 @@ def test_scheme_and_path_are_kept_apart() -> None:
 
 
 @given(st.text(max_size=40) | st.text(alphabet="[]:/.1af ", max_size=30))
-def test_reading_never_fails(text: str) -> None:
+def test_parsing_ollama_host_never_fails(text: str) -> None:
     assert 0 <= parse_listen(text).port <= 65535
 
 
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "127.8.9.1", "::1", "localhost", "LOCALHOST", "a.localhost", "::ffff:127.0.0.1"]
 )
-def test_loopback(host: str) -> None:
+def test_loopback_addresses_are_recognised(host: str) -> None:
     assert is_loopback(host)
 
 
 @pytest.mark.parametrize(
     "host", ["", "0.0.0.0", "::", "10.0.0.1", "example.com", "localhost.example.com", "::ffff:10.0.0.1"]
 )
-def test_not_loopback(host: str) -> None:
+def test_other_addresses_are_not_loopback(host: str) -> None:
     assert not is_loopback(host)

@@ -28,7 +28,7 @@ def test_a_line_is_one_json_object_with_time_level_logger_and_message() -> None:
     }
 
 
-def test_an_exception_is_a_field_of_the_line() -> None:
+def test_an_exception_is_a_field_of_the_json_line() -> None:
     failed = record("a fault")
     try:
         raise ValueError("boom")
@@ -40,6 +40,6 @@ def test_an_exception_is_a_field_of_the_line() -> None:
 
 
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
-def test_the_level_is_that_of_our_own_loggers(level: Level) -> None:
+def test_the_level_applies_to_our_own_loggers_only(level: Level) -> None:
     assert log_config(level)["loggers"]["vllama_pool"]["level"] == level.upper()
     assert log_config(level)["root"]["level"] == "WARNING"

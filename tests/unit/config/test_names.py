@@ -37,7 +37,7 @@ LONG_HOST = "3" * 350
         (f"{LONG_HOST}/{LONG}/{LONG}:{LONG}",) + (f"{LONG_HOST}/{LONG}/{LONG}:{LONG}",) * 2,
     ],
 )
-def test_parts_and_defaults(text: str, full: str, short: str) -> None:
+def test_a_name_is_split_into_parts_with_defaults(text: str, full: str, short: str) -> None:
     name = parse(text)
     assert (name.full, name.short) == (full, short)
 
@@ -75,7 +75,7 @@ def test_parts_and_defaults(text: str, full: str, short: str) -> None:
         ("x:-cloud", "the tag is empty"),
     ],
 )
-def test_what_is_no_name_says_why(text: str, why: str) -> None:
+def test_an_invalid_name_is_refused_with_the_reason(text: str, why: str) -> None:
     with pytest.raises(InvalidName, match=why) as raised:
         parse(text)
     assert raised.value.text == "invalid model name"
@@ -126,7 +126,7 @@ def test_the_given_spelling_is_kept_for_display() -> None:
         ("", False),
     ],
 )
-def test_cloud_names(text: str, cloud: bool) -> None:
+def test_cloud_names_are_recognised(text: str, cloud: bool) -> None:
     assert is_cloud(text) is cloud
 
 
@@ -142,7 +142,7 @@ def test_a_cloud_name_never_means_the_local_model(text: str, tag: str) -> None:
 
 @pytest.mark.rule(149)
 @pytest.mark.parametrize("text", ["foo:cloud:local", "foo:local:cloud", "foo:8b-cloud:local", "foo:local:local"])
-def test_both_sources_are_a_conflict(text: str) -> None:
+def test_local_and_cloud_suffixes_together_are_refused(text: str) -> None:
     with pytest.raises(ConflictingSource) as raised:
         parse(text)
     assert raised.value.text == f'use either :local or :cloud, not both: "{text}"'
@@ -158,12 +158,12 @@ def test_both_sources_are_a_conflict(text: str) -> None:
         ("a:local:cloud", "a:local:cloud"),
     ],
 )
-def test_served_names_outside_the_grammar_are_their_own_key(text: str, key: str) -> None:
+def test_names_outside_ollamas_grammar_are_compared_exactly(text: str, key: str) -> None:
     assert lookup_key(text) == key
 
 
 @pytest.mark.parametrize("text", ["x:CLOUD", "x:8b-Cloud", "n/x:8B:Cloud"])
-def test_a_cloud_mark_is_printed_in_lower_case(text: str) -> None:
+def test_a_cloud_suffix_is_printed_in_lower_case(text: str) -> None:
     assert parse(parse(text).full) == parse(text)
 
 
@@ -188,7 +188,7 @@ def test_printing_and_parsing_are_inverse(name: Name) -> None:
 
 @pytest.mark.rule(169)
 @given(st.text(max_size=200) | st.text(alphabet="aB1_-.:/ @", max_size=40) | names.map(lambda name: name.full))
-def test_parsing_is_total_and_settles_at_once(text: str) -> None:
+def test_parsing_any_text_returns_a_stable_name_or_raises_invalid_name(text: str) -> None:
     try:
         name = parse(text)
     except InvalidName:
@@ -205,7 +205,7 @@ plain_names = names.filter(lambda name: not is_cloud(name.full) and name.tag.low
 
 @pytest.mark.rule(169)
 @given(plain_names, st.sampled_from(["{model}", "{namespace}/{model}", "{host}/{namespace}/{model}"]), st.booleans())
-def test_what_is_left_out_is_filled_in(name: Name, form: str, tagged: bool) -> None:
+def test_missing_parts_get_their_defaults(name: Name, form: str, tagged: bool) -> None:
     text = form.format(host=name.host, namespace=name.namespace, model=name.model) + (f":{name.tag}" if tagged else "")
     host = name.host if "{host}" in form else "registry.ollama.ai"
     namespace = name.namespace if "{namespace}" in form else "library"
@@ -218,14 +218,14 @@ def test_what_is_left_out_is_filled_in(name: Name, form: str, tagged: bool) -> N
 
 @pytest.mark.rule(169)
 @given(plain_names, st.integers(min_value=1, max_value=65535))
-def test_a_hosts_port_is_no_tag(name: Name, port: int) -> None:
+def test_the_port_of_a_host_is_not_a_tag(name: Name, port: int) -> None:
     host = f"{name.host.replace(':', '.')[:300]}:{port}"
     assert parse(f"{host}/{name.namespace}/{name.model}") == Name(host, name.namespace, name.model, "latest")
 
 
 @pytest.mark.rule(170)
 @given(plain_names, st.sampled_from(["host", "namespace", "model", "tag"]), st.sampled_from("@é+*%~\0\\"), st.data())
-def test_one_odd_character_anywhere_is_too_much(name: Name, part: str, odd: str, data: st.DataObject) -> None:
+def test_one_invalid_character_makes_a_name_invalid(name: Name, part: str, odd: str, data: st.DataObject) -> None:
     text = getattr(name, part)
     at = data.draw(st.integers(0, len(text)))
     with pytest.raises(InvalidName):
@@ -234,7 +234,7 @@ def test_one_odd_character_anywhere_is_too_much(name: Name, part: str, odd: str,
 
 @pytest.mark.rule(170)
 @given(st.sampled_from([("host", 350), ("namespace", 80), ("model", 80), ("tag", 80)]), st.integers(1, 400))
-def test_every_part_has_a_longest_length(part: tuple[str, int], length: int) -> None:
+def test_every_part_has_a_maximum_length(part: tuple[str, int], length: int) -> None:
     field, longest = part
     name = Name(**{"host": "h", "namespace": "n", "model": "m", "tag": "t", field: "x" * length})
     if length <= longest:
@@ -246,7 +246,7 @@ def test_every_part_has_a_longest_length(part: tuple[str, int], length: int) -> 
 
 @pytest.mark.rule(171)
 @given(plain_names, st.randoms(use_true_random=False))
-def test_case_never_makes_another_model(name: Name, chance: random.Random) -> None:
+def test_names_are_compared_without_case(name: Name, chance: random.Random) -> None:
     spelled = "".join(chance.choice((char.lower(), char.upper())) for char in name.full)
     assert lookup_key(spelled) == lookup_key(name.full) == name.key
     assert parse(spelled).full == spelled
@@ -254,7 +254,7 @@ def test_case_never_makes_another_model(name: Name, chance: random.Random) -> No
 
 @pytest.mark.rule(172)
 @given(plain_names, st.sampled_from(["local", "LOCAL", "Local"]), st.sampled_from(["cloud", "Cloud"]))
-def test_local_is_stripped_and_cloud_is_kept(name: Name, local: str, cloud: str) -> None:
+def test_the_local_suffix_is_stripped_and_the_cloud_suffix_kept(name: Name, local: str, cloud: str) -> None:
     assert parse(f"{name.full}:{local}") == name
     assert not is_cloud(f"{name.full}:{local}")
     assert is_cloud(f"{name.full}:{cloud}")
@@ -265,7 +265,7 @@ def test_local_is_stripped_and_cloud_is_kept(name: Name, local: str, cloud: str)
             parse(both)
 
 
-def test_endless_names_that_clients_invent_are_not_kept() -> None:
+def test_long_names_are_not_cached() -> None:
     tracemalloc.start()
     try:
         for number in range(50):

@@ -18,14 +18,14 @@ IGNORED = {
 
 @pytest.mark.rule(189, 190, 191, 194, 196, 197, 198, 199)
 @pytest.mark.parametrize(("name", "reason"), IGNORED.values(), ids=IGNORED.keys())
-def test_what_has_no_counterpart_is_named_with_the_reason(name: str, reason: str) -> None:
+def test_ignored_variables_are_reported_with_the_reason(name: str, reason: str) -> None:
     (line,) = without_effect({name: "1"})
     assert line.startswith(f"{name} has no effect: ")
     assert reason in line
 
 
 @pytest.mark.rule(198, 199)
-def test_storage_engine_and_new_variables_are_named() -> None:
+def test_storage_engine_and_unknown_ollama_variables_are_reported() -> None:
     environ = {
         "OLLAMA_NOPRUNE": "1",
         "OLLAMA_MAX_TRANSFER_STREAMS": "4",
@@ -47,7 +47,7 @@ def test_storage_engine_and_new_variables_are_named() -> None:
 
 
 @pytest.mark.rule(200)
-def test_what_is_for_the_command_line_alone_is_not_named() -> None:
+def test_variables_of_ollamas_command_line_are_not_reported() -> None:
     assert without_effect({"OLLAMA_EDITOR": "vi", "OLLAMA_NOHISTORY": "1"}) == []
 
 
@@ -55,11 +55,11 @@ def test_what_is_for_the_command_line_alone_is_not_named() -> None:
 @pytest.mark.parametrize(
     ("value", "named"), [("1", False), ("true", False), ("yes, please", False), ("0", True), (" 'False' ", True)]
 )
-def test_there_is_no_cloud_and_only_who_wants_one_is_told(value: str, named: bool) -> None:
+def test_no_cloud_is_reported_only_if_it_is_false(value: str, named: bool) -> None:
     assert bool(without_effect({"OLLAMA_NO_CLOUD": value})) is named
 
 
-def test_honoured_variables_that_cannot_be_read_are_named() -> None:
+def test_honoured_variables_with_invalid_values_are_reported() -> None:
     environ = {
         "OLLAMA_KEEP_ALIVE": "soon",
         "OLLAMA_LOAD_TIMEOUT": "1.5",
@@ -72,5 +72,5 @@ def test_honoured_variables_that_cannot_be_read_are_named() -> None:
     assert misread({"OLLAMA_KEEP_ALIVE": "5m0s", "OLLAMA_LOAD_TIMEOUT": "-1", "OLLAMA_MAX_QUEUE": "3"}) == []
 
 
-def test_what_is_honoured_is_never_named() -> None:
+def test_honoured_variables_are_not_reported() -> None:
     assert ignored(dict.fromkeys(HONOURED, "1")) == []

@@ -36,7 +36,7 @@ def complaints(kind: Any = RouterSettings, **given: Any) -> list[str]:
     return explain(raised.value)
 
 
-def test_defaults_are_ollamas_and_safe() -> None:
+def test_the_defaults_are_ollamas_and_listen_on_loopback() -> None:
     settings = RouterSettings()
     assert (settings.host, settings.port) == ("127.0.0.1", 11434)
     assert (settings.api_keys, settings.allow_anonymous, settings.admin_key) == ((), False, None)
@@ -69,20 +69,20 @@ def test_settings_are_frozen() -> None:
         ({"OLLAMA_HOST": "' '"}, "127.0.0.1", 11434),
     ],
 )
-def test_where_to_listen(setenv: Set, variables: dict[str, str], host: str, port: int) -> None:
+def test_host_and_port_come_from_the_environment(setenv: Set, variables: dict[str, str], host: str, port: int) -> None:
     setenv(**variables)
     settings = RouterSettings()
     assert (settings.host, settings.port) == (host, port)
 
 
-def test_the_command_line_is_stronger_than_the_environment(setenv: Set) -> None:
+def test_arguments_override_the_environment(setenv: Set) -> None:
     setenv(OLLAMA_HOST="0.0.0.0:80", VLLAMA_FLEET="a", REDIS_URL="redis://r", VLLAMA_GRACE="5")
     settings = RouterSettings(port=0, grace=7, registry={"fleet": "b"})  # type: ignore[arg-type]
     assert (settings.host, settings.port, settings.grace) == ("0.0.0.0", 0, 7)
     assert (settings.registry.fleet, settings.registry.redis_url) == ("b", "redis://r")
 
 
-def test_our_own_variables_are_stronger_than_ollamas(setenv: Set) -> None:
+def test_vllama_variables_override_ollamas(setenv: Set) -> None:
     setenv(VLLAMA_KEEP_ALIVE="10m", OLLAMA_KEEP_ALIVE="1m", VLLAMA_ORIGINS="http://a", OLLAMA_ORIGINS="http://b")
     settings = RouterSettings()
     assert (settings.keep_alive, settings.origins) == (600, ("http://a",))
@@ -93,21 +93,21 @@ def test_our_own_variables_are_stronger_than_ollamas(setenv: Set) -> None:
     ("value", "seconds"),
     [("10m", 600), ("90", 90), ("-1", math.inf), ("-1m", math.inf), ("0", 0), ("soon", 300), ("1.5", 300), ("", 300)],
 )
-def test_ollamas_keep_alive(setenv: Set, value: str, seconds: float) -> None:
+def test_ollama_keep_alive_sets_keep_alive(setenv: Set, value: str, seconds: float) -> None:
     setenv(OLLAMA_KEEP_ALIVE=value)
     assert RouterSettings().keep_alive == seconds
 
 
 @pytest.mark.rule(192)
 @pytest.mark.parametrize(("value", "seconds"), [("10m", 600), ("0", math.inf), ("-1", math.inf), ("x", 1800)])
-def test_ollamas_load_timeout(setenv: Set, value: str, seconds: float) -> None:
+def test_ollama_load_timeout_sets_the_load_timeout(setenv: Set, value: str, seconds: float) -> None:
     setenv(OLLAMA_LOAD_TIMEOUT=value)
     assert WorkerSettings().load_timeout == seconds
 
 
 @pytest.mark.rule(188)
 @pytest.mark.parametrize(("value", "queue"), [("7", 7), ("0", 0), ("-1", 512), ("many", 512)])
-def test_ollamas_queue(setenv: Set, value: str, queue: int) -> None:
+def test_ollama_max_queue_sets_the_queue_limit(setenv: Set, value: str, queue: int) -> None:
     setenv(OLLAMA_MAX_QUEUE=value)
     assert RouterSettings().max_queue == queue
 
@@ -117,7 +117,7 @@ def test_ollamas_queue(setenv: Set, value: str, queue: int) -> None:
     ("value", "level"),
     [("1", "debug"), ("true", "debug"), ("2", "debug"), ("0", "info"), ("false", "info"), ("x", "info")],
 )
-def test_ollamas_debug(setenv: Set, value: str, level: str) -> None:
+def test_ollama_debug_sets_the_log_level(setenv: Set, value: str, level: str) -> None:
     setenv(OLLAMA_DEBUG=value)
     assert RouterSettings().log_level == level
 
@@ -139,21 +139,21 @@ def test_api_keys_come_from_the_variable_and_the_file_together(setenv: Set, tmp_
     assert [key.name for key in RouterSettings().api_keys] == ["anna", "bob"]
 
 
-def test_a_file_without_keys_is_no_open_door(setenv: Set, tmp_path: Path) -> None:
+def test_a_key_file_without_keys_is_refused(setenv: Set, tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("# nobody yet\n")
     setenv(VLLAMA_API_KEYS_FILE=str(file))
     assert complaints() == ["VLLAMA_API_KEYS_FILE: has no key in it; write NAME:SHA256, or leave it unset"]
 
 
-def test_one_key_in_two_places_is_refused(setenv: Set, tmp_path: Path) -> None:
+def test_a_key_in_both_variable_and_file_is_refused(setenv: Set, tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(f"bob:{ANNA}\n")
     setenv(VLLAMA_API_KEYS=f"anna:{ANNA}", VLLAMA_API_KEYS_FILE=str(file))
     assert complaints() == ["VLLAMA_API_KEYS: 'anna' and 'bob' are the same key; give each its own"]
 
 
-def test_secrets_come_from_files_and_are_not_shown(setenv: Set, tmp_path: Path) -> None:
+def test_secrets_are_read_from_files_and_hidden_in_repr(setenv: Set, tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_text(f"{SECRET}\n")
     setenv(VLLAMA_FLEET_SECRET_FILE=str(file), VLLAMA_WORKER_KEY="short", REDIS_URL="redis://:hunter2@r")
@@ -176,7 +176,7 @@ def test_secrets_come_from_files_and_are_not_shown(setenv: Set, tmp_path: Path) 
         ("redis://r", (*LOOPBACK, *PRIVATE)),
     ],
 )
-def test_where_workers_may_be_follows_the_registry(url: str | None, networks: tuple[Any, ...]) -> None:
+def test_default_worker_networks_depend_on_the_registry(url: str | None, networks: tuple[Any, ...]) -> None:
     assert RegistrySettings(redis_url=url).worker_networks == networks
     assert RegistrySettings(redis_url=url).embedded == (networks == LOOPBACK)
 
@@ -186,7 +186,7 @@ def test_metadata_services_are_outside_the_default_networks(address: str) -> Non
     assert not any(ip_address(address) in network for network in (*LOOPBACK, *PRIVATE))
 
 
-def test_networks_can_be_set(setenv: Set) -> None:
+def test_worker_networks_are_read_from_the_environment(setenv: Set) -> None:
     setenv(VLLAMA_WORKER_NETWORKS="10.1.0.0/16,fd00::/8, 10.2.0.1")
     expected = tuple(ip_network(text) for text in ("10.1.0.0/16", "fd00::/8", "10.2.0.1/32"))
     assert RegistrySettings().worker_networks == LOOPBACK, "nothing but the command line builds it alone"
@@ -204,7 +204,7 @@ def test_the_state_directory_follows_xdg(setenv: Set, tmp_path: Path) -> None:
     assert RouterSettings().registry.state_dir == tmp_path / "mine"
 
 
-def test_sizes_and_durations(setenv: Set) -> None:
+def test_sizes_and_durations_are_parsed(setenv: Set) -> None:
     setenv(VLLAMA_BODY_LIMIT="2MiB", VLLAMA_CONNECT_TIMEOUT="250ms", VLLAMA_STALL_TIMEOUT="1m30s")
     settings = RouterSettings()
     assert (settings.body_limit, settings.connect_timeout, settings.stall_timeout) == (2 << 20, 0.25, 90)
@@ -276,14 +276,14 @@ def test_sizes_and_durations(setenv: Set) -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_one_line_that_names_the_variable(setenv: Set, variables: dict[str, str], line: str) -> None:
+def test_an_invalid_value_is_one_line_with_the_variable(setenv: Set, variables: dict[str, str], line: str) -> None:
     setenv(**variables)
     lines = complaints()
     assert lines == [line]
     assert "hunter" not in lines[0]
 
 
-def test_everything_wrong_is_said_at_once(setenv: Set) -> None:
+def test_all_invalid_values_are_reported_together(setenv: Set) -> None:
     setenv(
         VLLAMA_FLEET="a b", VLLAMA_PORT="x y", VLLAMA_PROCESSES="x", VLLAMA_LOAD_TIMEOUT="x", OLLAMA_HOST="1.2.3.4:80"
     )
@@ -291,11 +291,11 @@ def test_everything_wrong_is_said_at_once(setenv: Set) -> None:
     assert [line.partition(":")[0] for line in complaints(WorkerSettings)] == ["VLLAMA_FLEET", "VLLAMA_LOAD_TIMEOUT"]
 
 
-def test_a_mistake_in_the_code_is_not_blamed_on_a_variable() -> None:
+def test_an_unknown_argument_is_reported_by_its_own_name() -> None:
     assert complaints(RouterSettings, hots="x")[0].startswith("hots: ")
 
 
-def test_a_variable_turns_changes_of_models_off(setenv: Set) -> None:
+def test_vllama_model_writes_turns_model_changes_off(setenv: Set) -> None:
     assert RouterSettings().model_writes
     setenv(VLLAMA_MODEL_WRITES="0")
     assert not RouterSettings().model_writes

@@ -28,7 +28,7 @@ def settings(**given: Any) -> RouterSettings:
         ({"host": "0.0.0.0", "api_keys": (ApiKey("anna", digest("annas-key")),)}, True),
     ],
 )
-def test_a_public_address_needs_keys_or_an_explicit_word(given: dict[str, Any], starts: bool) -> None:
+def test_a_public_address_needs_keys_or_allow_anonymous(given: dict[str, Any], starts: bool) -> None:
     problem = listen_problem(settings(**given))
     assert (problem is None) is starts
     if problem:
@@ -37,7 +37,7 @@ def test_a_public_address_needs_keys_or_an_explicit_word(given: dict[str, Any], 
         assert "\n" not in problem
 
 
-def test_ollama_host_follows_the_same_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_public_ollama_host_needs_keys_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OLLAMA_HOST", "0.0.0.0")
     monkeypatch.delenv("VLLAMA_API_KEYS", raising=False)
     assert startup_problem(RouterSettings())

@@ -20,7 +20,7 @@ from vllama_pool.config.urls import InvalidUrl, worker_url
         ("http://010a.example", "http://010a.example"),
     ],
 )
-def test_one_spelling_is_kept(text: str, normal: str) -> None:
+def test_urls_are_normalised(text: str, normal: str) -> None:
     assert worker_url(text) == normal
 
 
@@ -64,7 +64,7 @@ def test_one_spelling_is_kept(text: str, normal: str) -> None:
         ("http://2130706433", "no IPv4 address"),
     ],
 )
-def test_what_is_refused_says_why_and_what_to_do(text: str, why: str) -> None:
+def test_an_invalid_url_is_refused_with_the_reason(text: str, why: str) -> None:
     with pytest.raises(InvalidUrl, match=why) as raised:
         worker_url(text)
     assert ";" in str(raised.value) or "," in str(raised.value)
@@ -72,7 +72,7 @@ def test_what_is_refused_says_why_and_what_to_do(text: str, why: str) -> None:
 
 
 @given(st.text(alphabet="htps:/[]0123456789.abv@?#%\\ -", max_size=40).map(lambda rest: f"http://{rest}"))
-def test_the_normal_form_is_settled_and_plain(text: str) -> None:
+def test_normalising_a_url_twice_changes_nothing(text: str) -> None:
     try:
         normal = worker_url(text)
     except InvalidUrl:

@@ -26,14 +26,14 @@ main()
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 @pytest.mark.parametrize("module", ["click", "vllama_pool.workers.agent.agent"])
-def test_ctrl_c_while_it_is_loaded_ends_it_without_a_word(module: str) -> None:
+def test_ctrl_c_during_import_ends_the_command_silently(module: str) -> None:
     program = INTERRUPTED.format(module=module)
     done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == -signal.SIGINT
     assert (done.stdout, done.stderr) == ("", "")
 
 
-def test_it_can_be_run_as_a_module() -> None:
+def test_the_command_runs_as_a_module() -> None:
     done = subprocess.run(
         [sys.executable, "-P", "-m", "router", "--version"], capture_output=True, text=True, timeout=60
     )

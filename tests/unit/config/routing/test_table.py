@@ -32,7 +32,7 @@ def complaint(text: str) -> str:
     return lines[0]
 
 
-def test_a_whole_file() -> None:
+def test_a_complete_file_is_loaded() -> None:
     table = parse(
         b"""
 models:
@@ -71,11 +71,11 @@ workers:
 
 
 @pytest.mark.parametrize("text", ["", "models:\nworkers:\n", "models: {}\nworkers: []\n"])
-def test_nothing_said_is_an_empty_table(text: str) -> None:
+def test_an_empty_file_is_an_empty_table(text: str) -> None:
     assert parse(text.encode()) == RoutingTable()
 
 
-def test_a_table_cannot_be_changed() -> None:
+def test_a_routing_table_is_immutable() -> None:
     table = parse(b"models: {x: {options: {seed: 1}}}")
     with pytest.raises(dataclasses.FrozenInstanceError):
         table.models[0].name = "y"  # type: ignore[misc]
@@ -83,7 +83,7 @@ def test_a_table_cannot_be_changed() -> None:
         table.models[0].options["seed"] = 2  # type: ignore[index]
 
 
-def test_everything_wrong_is_said_at_once_in_the_order_of_the_file() -> None:
+def test_all_problems_are_reported_in_file_order() -> None:
     lines = complaints(
         "models:\n  x:\n    sevre: a\n    options: {temperature: hot}\nworkers:\n  - url: ftp://a\nm: 1\n"
     )
@@ -161,7 +161,7 @@ def test_everything_wrong_is_said_at_once_in_the_order_of_the_file() -> None:
         ),
     ],
 )
-def test_what_is_wrong_and_what_to_do(text: str, line: str) -> None:
+def test_each_problem_says_what_is_wrong_and_what_to_do(text: str, line: str) -> None:
     assert complaints(text) == line.splitlines()
 
 
@@ -230,11 +230,11 @@ def test_options_are_checked_by_ollamas_names_and_types(option: str, what: str) 
         ),
     ],
 )
-def test_conflicts_name_both_places(text: str, line: str) -> None:
+def test_a_conflict_names_both_lines(text: str, line: str) -> None:
     assert complaint(text) == line
 
 
-def test_a_circle_is_refused_at_every_turn() -> None:
+def test_entries_that_serve_each_other_are_each_refused() -> None:
     lines = complaints("models:\n  a: {serve: b}\n  b: {serve: c}\n  c: {serve: a}\n")
     assert [line.partition(" is another entry")[0] for line in lines] == [
         "f.yaml:2:14: models.a.serve: 'b'",
@@ -248,7 +248,7 @@ def test_an_entry_that_serves_its_own_name_may_be_served_by_others() -> None:
     assert [target.model for target in table.models[0].serve] == ["b", "c"]
 
 
-def test_a_mistake_elsewhere_hides_no_conflict() -> None:
+def test_a_conflict_is_found_beside_another_problem() -> None:
     lines = complaints("models:\n  x: {serve: 3, aliases: [y]}\n  Y: {serve: b, nope: 1}\n")
     assert len(lines) == 3
     assert any("'y' already stands for 'Y'" in line for line in lines)
@@ -261,21 +261,21 @@ def test_names_follow_ollamas_grammar(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["x:cloud", "x:8b-cloud"])
-def test_cloud_names_are_never_served(name: str) -> None:
+def test_cloud_names_are_refused(name: str) -> None:
     assert "drop the cloud suffix" in complaint(f'models: {{"{name}": {{serve: a}}}}')
 
 
-def test_served_names_may_be_anything_that_vllm_serves() -> None:
+def test_served_names_need_not_follow_ollamas_grammar() -> None:
     table = parse(b"models: {x: {serve: /models/Llama 3.gguf}}")
     assert table.models[0].serve == (ServeTarget("/models/Llama 3.gguf"),)
     assert "control characters" in complaint('models: {x: {serve: "a\\nb"}}')
 
 
-def test_a_password_in_a_url_is_not_repeated() -> None:
+def test_a_url_with_a_password_is_not_repeated() -> None:
     assert "hunter2" not in complaint("workers: [{url: 'http://u:hunter2@a'}]")
 
 
-def test_load_names_the_file(tmp_path: Path) -> None:
+def test_load_errors_name_the_file(tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
     file.write_text("models: {x: {serv: a}}\n")
     with pytest.raises(RoutingError) as raised:
@@ -285,7 +285,7 @@ def test_load_names_the_file(tmp_path: Path) -> None:
     assert load(file).models[0].name == "x"
 
 
-def test_load_refuses_what_is_no_readable_file(tmp_path: Path) -> None:
+def test_load_refuses_unreadable_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path, why in (
         (tmp_path / "none.yaml", "No such file"),
@@ -307,7 +307,7 @@ def test_the_default_file_is_an_empty_table_and_its_examples_load() -> None:
     assert [worker.name for worker in example.workers] == ["gpu-5"]
 
 
-def test_the_schema_for_editors_is_the_loaders() -> None:
+def test_the_shipped_json_schema_is_the_loaders() -> None:
     shipped = json.loads(DEFAULT_FILE.with_name("routing.schema.json").read_text())
     assert shipped == json_schema(), (
         "regenerate it: python -m vllama_pool.config.routing.schema > config/routing.schema.json"
@@ -331,7 +331,7 @@ values = st.recursive(
     | values
 )
 @example("\r")
-def test_no_file_makes_the_loader_fail(value: object) -> None:
+def test_any_bytes_load_or_raise_routing_error(value: object) -> None:
     try:
         table = parse(json.dumps(value).encode())
     except RoutingError as error:

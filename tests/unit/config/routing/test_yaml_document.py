@@ -11,7 +11,7 @@ def complaint(text: str | bytes) -> Problem:
     return document.problems[0]
 
 
-def test_values_and_where_they_are_written() -> None:
+def test_positions_of_keys_and_values_are_recorded() -> None:
     document = parse(b"models:\n  x:\n    serve: [a, {model: b}]\nworkers:\n  - url: u\n")
     assert document.value == {"models": {"x": {"serve": ["a", {"model": "b"}]}}, "workers": [{"url": "u"}]}
     assert document.problems == []
@@ -23,7 +23,7 @@ def test_values_and_where_they_are_written() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "\ufeff"])
-def test_an_empty_file_says_nothing(text: str) -> None:
+def test_an_empty_file_has_no_value(text: str) -> None:
     document = parse(text.encode())
     assert document.value is None
     assert document.problems == []
@@ -47,7 +47,7 @@ def test_an_empty_file_says_nothing(text: str) -> None:
         ("=", "="),
     ],
 )
-def test_scalars(scalar: str, value: object) -> None:
+def test_scalars_have_yaml_types(scalar: str, value: object) -> None:
     document = parse(f"k: {scalar}\n".encode())
     assert document.value == {"k": value}
     assert document.problems == []
@@ -78,34 +78,34 @@ def test_scalars(scalar: str, value: object) -> None:
         (b"#" * (MAX_BYTES + 1), 0, "larger than 512 KiB"),
     ],
 )
-def test_what_cannot_be_read_is_located(text: str | bytes, line: int, what: str) -> None:
+def test_syntax_errors_have_a_position(text: str | bytes, line: int, what: str) -> None:
     problem = complaint(text)
     assert problem.line == line
     assert what in problem.what
     assert ";" in problem.what
 
 
-def test_merge_keys_share_what_is_said_once_and_own_keys_win() -> None:
+def test_merge_keys_are_overridden_by_own_keys() -> None:
     document = parse(b"a: &base {t: 1, k: 2}\nb: {k: 3, <<: *base}\nc: {<<: [{t: 9}, *base]}\n")
     assert document.value["b"] == {"k": 3, "t": 1}
     assert document.value["c"] == {"t": 9, "k": 2}
     assert document.problems == []
 
 
-def test_anchors_cannot_blow_a_file_up() -> None:
+def test_anchor_expansion_is_limited() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [" + ", ".join([f"*a{i - 1}"] * 10) + "]" for i in range(1, 9)]
     assert "more than 100000 values" in complaint("\n".join(lines)).what
 
 
-def test_paths_and_problems_read_as_people_write_them() -> None:
+def test_paths_and_problems_are_printed_for_people() -> None:
     assert dotted(("models", "llama3.2", "serve", 0, "model")) == "models.llama3.2.serve[0].model"
     assert Problem(3, 4, "a.b", "bad; fix it").located("f.yaml") == "f.yaml:3:4: a.b: bad; fix it"
     assert Problem(0, 0, "", "gone; name another").located("f.yaml") == "f.yaml: gone; name another"
 
 
 @given(st.text(alphabet="ab:-[]{}&*<!|>\"'#\n\t 1.~?", max_size=80) | st.binary(max_size=60))
-def test_no_file_makes_the_reader_fail(text: str | bytes) -> None:
+def test_any_bytes_are_parsed_without_an_exception(text: str | bytes) -> None:
     document = parse(text.encode() if isinstance(text, str) else text)
     for problem in document.problems:
         assert problem.what

@@ -33,7 +33,7 @@ def test_a_model_is_loaded_while_any_of_its_workers_serves() -> None:
     assert not described(pool).loaded
 
 
-def test_what_a_silent_worker_said_counts_only_where_nobody_else_says_anything() -> None:
+def test_a_down_worker_describes_the_model_only_if_no_other_worker_does() -> None:
     pool = pool_of(Clock(), found("a", LONG, load=READY), found("b", SHORT, load=READY))
     assert described(pool).merged.info.context_length == 1024
     pool.mark_down("b")
@@ -44,13 +44,13 @@ def test_what_a_silent_worker_said_counts_only_where_nobody_else_says_anything()
     assert not described(pool).loaded
 
 
-def test_a_restarting_worker_still_counts_for_it_comes_back() -> None:
+def test_a_restarting_worker_keeps_its_model_listed() -> None:
     pool = pool_of(Clock(), found("a", LONG, load=READY), found("b", SHORT, load=RESTARTING))
     assert described(pool).merged.differ == {"context_length": [1024, 4096]}
 
 
 @pytest.mark.rule(174)
-def test_a_plain_copy_has_its_models_digest_and_one_that_adds_something_its_own() -> None:
+def test_a_plain_copy_keeps_the_models_digest_and_a_changed_one_gets_its_own() -> None:
     pool = pool_of(Clock(), found("a", LONG, load=READY))
     copy = VirtualModel(name="copy:latest", revision=1, base="m:latest", changed=5.0)
     mario = VirtualModel(name="mario:latest", revision=1, base="m:latest", system="You are Mario.", changed=7.0)

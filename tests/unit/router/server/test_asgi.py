@@ -33,27 +33,27 @@ def refuse(body: bytes) -> None:
     raise BadRequest("no")
 
 
-async def test_a_large_body_is_decoded_beside_the_event_loop() -> None:
+async def test_a_large_body_is_decoded_in_a_thread() -> None:
     assert await decode_body(thread_of, b" " * INLINE_BYTES) == threading.get_ident()
     assert await decode_body(thread_of, b" " * (INLINE_BYTES + 1)) != threading.get_ident()
 
 
 @pytest.mark.parametrize("size", [1, INLINE_BYTES + 1])
-async def test_a_body_that_is_refused_is_refused_wherever_it_was_decoded(size: int) -> None:
+async def test_a_decoding_error_is_raised_from_the_thread_too(size: int) -> None:
     with pytest.raises(BadRequest, match="no"):
         await decode_body(refuse, b" " * size)
 
 
-async def test_a_body_comes_in_parts() -> None:
+async def test_a_body_in_several_messages_is_joined() -> None:
     assert await read_body(receiving(part(b"a"), part(b""), part(b"b", more=False)), 2) == b"ab"
 
 
 @pytest.mark.parametrize("messages", [[part(b"abc", more=False)], [part(b"ab"), part(b"c")]])
-async def test_a_body_over_the_limit_is_refused_before_it_is_whole(messages: list[MutableMapping[str, Any]]) -> None:
+async def test_a_body_over_the_limit_is_refused_before_its_end(messages: list[MutableMapping[str, Any]]) -> None:
     with pytest.raises(TooLarge, match="larger than"):
         await read_body(receiving(*messages), 2)
 
 
-async def test_a_client_may_leave_before_its_body_is_whole() -> None:
+async def test_a_disconnect_within_the_body_raises_client_disconnected() -> None:
     with pytest.raises(ClientDisconnected):
         await read_body(receiving(part(b"a"), {"type": "http.disconnect"}), 10)

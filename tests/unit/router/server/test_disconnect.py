@@ -20,7 +20,7 @@ class Line:
         return {"type": "http.disconnect"}
 
 
-async def test_work_that_ends_in_time_is_returned() -> None:
+async def test_the_result_of_finished_work_is_returned() -> None:
     async def work() -> int:
         await asyncio.sleep(0)
         return 7
@@ -29,7 +29,7 @@ async def test_work_that_ends_in_time_is_returned() -> None:
         assert await presence.until_disconnect(work()) == 7
 
 
-async def test_leaving_cancels_the_work_and_is_told_as_such() -> None:
+async def test_a_disconnect_cancels_the_work_and_raises_client_disconnected() -> None:
     line = Line()
     cleaned_up = False
 
@@ -51,7 +51,7 @@ async def test_leaving_cancels_the_work_and_is_told_as_such() -> None:
     assert task.cancelling() == 0
 
 
-async def test_a_cancelled_request_stays_cancelled() -> None:
+async def test_a_cancelled_request_raises_cancelled_error() -> None:
     started = asyncio.Event()
 
     async def request() -> None:
@@ -69,7 +69,7 @@ async def test_a_cancelled_request_stays_cancelled() -> None:
         await task
 
 
-async def test_who_left_before_is_told_at_once() -> None:
+async def test_an_earlier_disconnect_is_reported_at_once() -> None:
     line = Line()
     line.hung_up.set()
     told: list[bool] = []

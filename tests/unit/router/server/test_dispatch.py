@@ -52,7 +52,7 @@ def part(body: bytes, more: bool = True) -> Message:
     return {"type": "http.request", "body": body, "more_body": more}
 
 
-async def test_a_fixed_answer_gives_way_to_what_is_served() -> None:
+async def test_a_served_path_wins_over_a_fixed_route() -> None:
     alone, both = Dispatcher(served, [], [HI], 10), Dispatcher(served, [("/hi", ("GET",))], [HI], 10)
     for surface, body in ((alone, b"fixed"), (both, b"served")):
         client = Client()
@@ -60,7 +60,7 @@ async def test_a_fixed_answer_gives_way_to_what_is_served() -> None:
         assert client.body == body
 
 
-async def test_what_is_not_http_passes() -> None:
+async def test_lifespan_events_pass_through() -> None:
     seen: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,7 +72,7 @@ async def test_what_is_not_http_passes() -> None:
 
 
 @pytest.mark.parametrize(("length", "status"), [("10", 200), ("11", 413)])
-async def test_a_length_over_the_limit_is_refused_without_a_look_at_the_body(length: str, status: int) -> None:
+async def test_a_content_length_over_the_limit_is_refused_before_the_body_is_read(length: str, status: int) -> None:
     client = Client(part(b"", more=False))
     surface = Dispatcher(served, [("/x", ("POST",))], [], 10)
     await surface(scope("POST", "/x", content_length=length), client.receive, client.send)
@@ -80,14 +80,14 @@ async def test_a_length_over_the_limit_is_refused_without_a_look_at_the_body(len
 
 
 @pytest.mark.rule(178)
-async def test_only_bodies_have_encodings() -> None:
+async def test_content_encoding_is_ignored_on_methods_without_a_body() -> None:
     client = Client()
     surface = Dispatcher(served, [("/x", ("GET",))], [], 10)
     await surface(scope("GET", "/x", content_encoding="gzip"), client.receive, client.send)
     assert client.status == 200
 
 
-async def test_all_of_an_early_answer_is_sent_before_the_rest_of_the_body_is_thrown_away() -> None:
+async def test_an_early_response_is_sent_before_the_rest_of_the_body_is_discarded() -> None:
     client = Client(part(b"a"), part(b"b"), part(b"c", more=False))
     await send_and_drain(scope("POST", "/x", content_length="3"), client.receive, client.send, 413, b"no")
     assert [message.get("body") for message in client.got] == [None, b"no", b""]
@@ -96,13 +96,13 @@ async def test_all_of_an_early_answer_is_sent_before_the_rest_of_the_body_is_thr
     assert b"connection" not in client.headers
 
 
-async def test_a_client_that_leaves_is_not_waited_for() -> None:
+async def test_discarding_a_body_ends_when_the_client_disconnects() -> None:
     client = Client(part(b"a"), {"type": "http.disconnect"})
     await send_and_drain(scope("POST", "/x", transfer_encoding="chunked"), client.receive, client.send, 413, b"no")
     assert (client.left, client.body) == ([], b"no")
 
 
-async def test_a_client_that_waits_for_a_word_is_told_to_close_and_nothing_is_read() -> None:
+async def test_expect_100_continue_gets_connection_close_and_its_body_is_not_read() -> None:
     client = Client()
     asked = scope("POST", "/x", content_length="3", expect="100-continue")
     await send_and_drain(asked, client.receive, client.send, 413, b"no")

@@ -29,7 +29,7 @@ PATHS = Paths(
         ("GET", "/v1/models/org/m:8b"),
     ],
 )
-def test_what_is_served(method: str, path: str) -> None:
+def test_served_paths_and_methods_are_accepted(method: str, path: str) -> None:
     assert PATHS.check(method, path) is None
 
 
@@ -49,7 +49,7 @@ def test_what_is_served(method: str, path: str) -> None:
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "BREW"])
-def test_an_unknown_path(method: str, path: str) -> None:
+def test_an_unknown_path_is_not_found(method: str, path: str) -> None:
     assert PATHS.check(method, path) == NotFound()
 
 
@@ -65,7 +65,7 @@ def test_an_unknown_path(method: str, path: str) -> None:
         ("BREW", "/api/tags", "HEAD, GET"),
     ],
 )
-def test_a_wrong_method_is_told_the_right_ones(method: str, path: str, allow: str) -> None:
+def test_a_wrong_method_gets_the_allowed_methods(method: str, path: str, allow: str) -> None:
     assert PATHS.check(method, path) == NotAllowed(allow)
 
 
@@ -83,12 +83,12 @@ def test_a_wrong_method_is_told_the_right_ones(method: str, path: str, allow: st
         ("GET", "//evil.example/", NotFound()),
     ],
 )
-def test_a_slash_too_many_is_redirected_where_the_method_is_right(
+def test_a_trailing_slash_is_redirected_if_the_method_is_served(
     method: str, path: str, rejection: Redirect | NotFound
 ) -> None:
     assert PATHS.check(method, path) == rejection
 
 
 @pytest.mark.rule(36)
-def test_a_redirect_keeps_the_query() -> None:
+def test_a_redirect_keeps_the_query_string() -> None:
     assert PATHS.check("GET", "/api/tags/", "a=%20b&c") == Redirect(301, "/api/tags?a=%20b&c")

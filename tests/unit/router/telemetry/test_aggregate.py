@@ -53,7 +53,7 @@ def counted(requests: int) -> CollectorRegistry:
     return registry
 
 
-def test_requests_of_all_processes_are_in_flight() -> None:
+def test_in_flight_is_the_sum_over_processes() -> None:
     page = workers_page(ProcessReports(2, {0: report(worker(in_flight=2)), 1: report(worker(in_flight=3))}))
     assert [(view.id, view.in_flight) for view in page.workers] == [("w", 5)]
     assert page.processes == Processes(2, 2)
@@ -63,38 +63,38 @@ def test_requests_of_all_processes_are_in_flight() -> None:
     ("states", "worst"),
     [(("ready", "down"), "down"), (("restarting", "ready"), "restarting"), (("new", "ready"), "new")],
 )
-def test_the_worst_state_is_shown_with_its_note(states: tuple[str, str], worst: str) -> None:
+def test_the_worst_state_over_processes_is_shown_with_its_note(states: tuple[str, str], worst: str) -> None:
     views = [worker(state=state, note=f"it is {state}") for state in states]
     (view,) = workers_page(ProcessReports(2, dict(enumerate(map(report, views))))).workers
     assert (view.state, view.note) == (worst, f"it is {worst}")
 
 
-def test_the_worst_breaker_is_shown() -> None:
+def test_the_worst_breaker_over_processes_is_shown() -> None:
     (view,) = workers_page(
         ProcessReports(2, {0: report(worker(breaker="open")), 1: report(worker(breaker="half-open"))})
     ).workers
     assert view.breaker == "open"
 
 
-def test_a_worker_that_one_process_alone_knows_is_shown() -> None:
+def test_a_worker_known_to_one_process_only_is_shown() -> None:
     page = workers_page(ProcessReports(2, {0: report(worker(id="b")), 1: report(worker(id="a"), worker(id="b"))}))
     assert [view.id for view in page.workers] == ["a", "b"]
 
 
-def test_a_process_that_did_not_answer_is_counted_and_one_that_lost_the_registry_is_told() -> None:
+def test_the_page_counts_missing_processes_and_reports_a_lost_registry() -> None:
     page = workers_page(ProcessReports(3, {0: report(), 2: report(registry_up=False)}))
     assert page.processes == Processes(total=3, answered=2)
     assert not page.registry_up
 
 
-def test_metrics_of_one_process_are_as_they_were_collected_without_the_moments_of_their_making() -> None:
+def test_metrics_of_one_process_are_unchanged() -> None:
     registry = counted(4)
     collected = [line for line in generate_latest(registry).splitlines() if b"_created" not in line]
     page = metrics_page(ProcessReports(1, {0: ProcessReport((), True, families_of(registry.collect()))}))
     assert page.splitlines() == collected
 
 
-def test_metrics_of_several_processes_have_a_label_and_each_family_once() -> None:
+def test_metrics_of_several_processes_have_a_process_label_and_each_family_once() -> None:
     page = metrics_page(ProcessReports(3, {0: report(requests=4), 2: report(requests=7)})).decode()
     assert page.count("# TYPE vllama_requests_total counter") == 1
     samples = {

@@ -40,11 +40,11 @@ def test_tokens_of_attempts_that_gave_no_answer_are_counted_as_discarded() -> No
     assert 'vllama_tokens_total{kind="completion",model="m",outcome="discarded"} 5.0' in lines
 
 
-def test_a_name_that_a_client_made_up_is_no_label() -> None:
+def test_an_unknown_model_name_is_not_a_label() -> None:
     lines = page(done(model="", asked="made-up", status=404, outcome="refused"))
     assert 'vllama_requests_total{model="unknown",operation="chat",status="404"} 1.0' in lines
     assert not any("made-up" in line for line in lines)
 
 
-def test_series_do_not_tell_when_they_were_made() -> None:
+def test_the_page_has_no_created_series() -> None:
     assert not any("_created" in line for line in page(done(first_ms=5.0)))
