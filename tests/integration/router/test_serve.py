@@ -55,6 +55,7 @@ def test_serve_on_a_port_in_use_prints_one_line(environ: dict[str, str]) -> None
     assert "is in use" in said
 
 
+@pytest.mark.rule(185)
 def test_ollama_host_sets_the_listening_address(environ: dict[str, str]) -> None:
     with listen("127.0.0.1", 0) as taken:
         said = refused({**environ, "OLLAMA_HOST": f"127.0.0.1:{taken.getsockname()[1]}"})
@@ -226,7 +227,7 @@ def test_uvicorns_lines_are_in_the_same_json_log(served: Served) -> None:
     until(lambda: any(line["logger"].startswith("uvicorn") for line in served.logged()), 10, "uvicorn's line")
 
 
-@pytest.mark.rule(201)
+@pytest.mark.rule(189, 201)
 def test_proxy_variables_are_ignored_and_ineffective_variables_are_reported_once(
     environ: dict[str, str], tmp_path: Path
 ) -> None:

@@ -147,6 +147,7 @@ def test_chat_without_a_template_is_a_400_that_says_what_to_do(stream: bool) -> 
     assert "--chat-template" in text
 
 
+@pytest.mark.rule(97)
 def test_every_field_of_a_chat_request_is_translated() -> None:
     assert sent(THINKER, {"top_k": 3}, stream=False, tools=[TOOL], logprobs=True, options={"seed": 1}) == {
         "model": "qwen3-tiny",

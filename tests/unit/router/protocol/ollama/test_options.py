@@ -20,7 +20,7 @@ def sent(request: dict[str, Any] | None = None, route: dict[str, Any] | None = N
     return json.loads(msgspec.json.encode(api.VllmSampling(**values)))
 
 
-@pytest.mark.rule(127, 129)
+@pytest.mark.rule(127, 129, 144)
 def test_ollamas_defaults_are_sent_unless_overridden() -> None:
     assert sent() == {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 
