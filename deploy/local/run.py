@@ -21,6 +21,9 @@ NAME = "smollm2"
 SERVED_AS = "smollm2:135m"
 EMBEDS = "all-minilm"
 CPU_WORKERS = 2
+CPU_CONTEXT = 4096
+"""Tokens of context for SmolLM2 on a CPU, as many as Ollama gives by default. The model would take 8192, but rarely
+stops by itself, and an answer that fills the context should not take minutes."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def choose(gpus: Sequence[str], cores: int, model: str, port: str, further: Sequ
     else:
         argv += ["--replicas", str(CPU_WORKERS), "--max-num-seqs", "8"]
         if not model:
-            argv += ["--max-model-len", "2048"]
+            argv += ["--max-model-len", str(CPU_CONTEXT)]
         # By itself each worker would bind its threads to the same cores as the other, and they would wait for
         # each other while further cores stay idle.
         env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"

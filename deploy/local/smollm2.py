@@ -1,9 +1,9 @@
-"""Turn the GGUF file of SmolLM2-135M-Instruct into a folder that vLLM serves.
+"""Convert the GGUF file of SmolLM2-135M-Instruct to a model folder for vLLM.
 
-    python smollm2.py MODEL.gguf OUT
+    python smollm2.py MODEL.gguf TEMPLATE.jinja OUT
 
-Needs gguf, torch, transformers and safetensors. The package that carries the file is quantised (Q4_1); the
-weights are stored as bfloat16, as the original's are.
+The folder gets the given chat template instead of the model's own, which knows no tools. The weights are dequantised
+from Q4_1 to bfloat16, the type of the original. Needs gguf, torch, transformers and safetensors.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ INNER = {
 
 
 def parameter(name: str) -> str:
-    """GGUF's name of a tensor to the one of transformers' Llama: blk.3.attn_q.weight, for instance."""
+    """Translate a tensor's GGUF name, such as blk.3.attn_q.weight, to its name in transformers' Llama."""
     match name.split("."):
         case [outer, "weight"] if outer in OUTER:
             return f"{OUTER[outer]}.weight"
@@ -42,14 +42,14 @@ def parameter(name: str) -> str:
 
 
 def rotary_heads(name: str, config: LlamaConfig) -> int:
-    """How many rotary heads the rows of a tensor belong to; 0 for a tensor that is not rotated."""
+    """Return the number of rotary heads in a tensor's rows; 0 if the tensor is not rotated."""
     if name.endswith(".attn_q.weight"):
         return int(config.num_attention_heads)
     return int(config.num_key_value_heads) if name.endswith(".attn_k.weight") else 0
 
 
 def halves_from_pairs(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """Reorder a head's rows: GGUF keeps the two of a rotation together, transformers keeps two halves."""
+    """Reorder each head's rows from GGUF's interleaved pairs to transformers' two halves."""
     rows, *rest = weight.shape
     paired = weight.reshape(heads, rows // heads // 2, 2, *rest)
     return paired.transpose(1, 2).reshape(rows, *rest)
@@ -66,10 +66,11 @@ def weights(source: Path, config: LlamaConfig) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def build(source: Path, out: Path) -> None:
+def build(source: Path, template: Path, out: Path) -> None:
     out.mkdir(parents=True)
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    tokenizer.save_pretrained(out)  # the chat template comes along
+    tokenizer.chat_template = template.read_text()
+    tokenizer.save_pretrained(out)
     config = AutoConfig.from_pretrained(source.parent, gguf_file=source.name)
     config.architectures = ["LlamaForCausalLM"]
     config.dtype = "bfloat16"
@@ -81,11 +82,12 @@ def build(source: Path, out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Build a folder for vLLM from SmolLM2's GGUF file.")
+    parser = argparse.ArgumentParser(description="Convert SmolLM2's GGUF file to a model folder for vLLM.")
     parser.add_argument("gguf", type=Path)
+    parser.add_argument("template", type=Path)
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
-    build(arguments.gguf, arguments.out)
+    build(arguments.gguf, arguments.template, arguments.out)
 
 
 if __name__ == "__main__":

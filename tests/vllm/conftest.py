@@ -81,7 +81,7 @@ def vllm_command() -> list[str]:
 
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
-    """The folder of SmolLM2-135M-Instruct: chat, no tools, no thinking."""
+    """The folder of SmolLM2-135M-Instruct as `make run` serves it: chat and tools, no thinking."""
     return _needed(MODELS / "smollm2-135m-instruct", "the model SmolLM2")
 
 

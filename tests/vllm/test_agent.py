@@ -77,7 +77,7 @@ async def test_a_life_with_a_crash_and_a_drain(
     assert (info.name, info.architecture, info.quantization) == (NAME, "llama", "BF16")
     assert (info.parameter_count, info.context_length, info.embedding_length) == (134_515_008, 2048, 576)
     assert info.size == (smollm2 / "model.safetensors").stat().st_size
-    assert info.capabilities == ("completion",)
+    assert info.capabilities == ("completion", "tools")
     assert info.has_template
     assert (first.record.slots, first.record.engine_version) == (8, "0.32.0")
     assert len(group(first.record.pid)) >= 3, "server, engine and worker are one group"

@@ -14,12 +14,14 @@ import httpx
 import ollama
 import pytest
 
+from deploy.local.run import CPU_CONTEXT
+from deploy.local.setup import ROOT, SMOLLM2_TEMPLATE
 from tests.support.main_job import MODEL, PLAIN, Fleet
 
 SUM = [{"role": "user", "content": "What is 2+2?"}]
 EXACT = {"temperature": 0}
-CONTEXT = 2048
-"""--max-model-len, as `make run` sets it."""
+OPEN_WEBUI_TOOLS = json.loads((ROOT / "tests" / "data" / "open-webui-tools.json").read_text())
+"""The 36 tools that Open WebUI 0.12 sends with every chat. Of each description only the first sentence is kept."""
 
 
 @pytest.fixture
@@ -49,6 +51,16 @@ def test_chat_streamed_says_the_same_token_by_token(client: ollama.Client) -> No
     assert len(parts) > 3
     assert [part.done for part in parts] == [False] * (len(parts) - 1) + [True]
     assert (parts[-1].eval_count, parts[-1].prompt_eval_count) == (whole.eval_count, whole.prompt_eval_count)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_first_chat_of_open_webui_is_answered_in_spite_of_its_tools(client: ollama.Client, stream: bool) -> None:
+    chat = {"messages": SUM, "tools": OPEN_WEBUI_TOOLS, "options": EXACT}
+    parts = list(client.chat(MODEL, **chat, stream=True)) if stream else [client.chat(MODEL, **chat)]
+    assert "4" in "".join(part.message.content or "" for part in parts)
+    assert not any(part.message.tool_calls for part in parts)
+    assert parts[-1].done_reason == "stop"
+    assert 1000 < (parts[-1].prompt_eval_count or 0) < CPU_CONTEXT // 2, "the tools are in the prompt, in short"
 
 
 def test_chat_with_a_system_message_and_several_turns(fleet: Fleet, client: ollama.Client) -> None:
@@ -95,7 +107,7 @@ def test_lists_tell_the_truth_about_the_files(client: ollama.Client, smollm2: Pa
     assert tag.details is not None
     assert tag.details.parameter_size == f"{parameters / 1e6:.2f}M"
     assert (tag.details.format, tag.details.family, tag.details.quantization_level) == ("safetensors", "llama", "BF16")
-    assert loaded.context_length == CONTEXT
+    assert loaded.context_length == CPU_CONTEXT
     newest = max(file.stat().st_mtime for file in smollm2.iterdir() if file.suffix in (".safetensors", ".json"))
     assert tag.modified_at is not None
     assert tag.modified_at.timestamp() == pytest.approx(newest, abs=2)
@@ -104,12 +116,12 @@ def test_lists_tell_the_truth_about_the_files(client: ollama.Client, smollm2: Pa
 def test_show_tells_the_truth_about_the_files(client: ollama.Client, smollm2: Path) -> None:
     config = json.loads((smollm2 / "config.json").read_text())
     shown = client.show(MODEL)
-    assert shown.capabilities == ["completion"]
-    assert shown.template == (smollm2 / "chat_template.jinja").read_text()
+    assert shown.capabilities == ["completion", "tools"]
+    assert shown.template == (smollm2 / "chat_template.jinja").read_text() == SMOLLM2_TEMPLATE.read_text()
     facts = dict(shown.modelinfo or {})
     assert facts["general.architecture"] == config["model_type"]
     assert facts["general.parameter_count"] == count_parameters(smollm2 / "model.safetensors")
-    assert facts["llama.context_length"] == CONTEXT
+    assert facts["llama.context_length"] == CPU_CONTEXT
     assert facts["llama.embedding_length"] == config["hidden_size"]
     assert facts["llama.block_count"] == config["num_hidden_layers"]
     assert facts["llama.attention.head_count_kv"] == config["num_key_value_heads"]

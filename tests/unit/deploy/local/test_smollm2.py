@@ -1,0 +1,30 @@
+"""The chat template of the demonstration model, as a worker's agent reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deploy.local.setup import LOCKS, SMOLLM2, SMOLLM2_TEMPLATE, plan
+from tests.support.modelfolder import write_model
+from vllama_pool.workers.model import parsers
+from vllama_pool.workers.model.chat_template import read_speech
+from vllama_pool.workers.model.describe import Observed, describe
+from vllama_pool.workers.model.files import ModelFiles
+from vllama_pool.workers.vllm.flags import Flags
+from vllama_pool.workers.vllm.probe import ServedModel
+
+
+def test_the_agent_chooses_the_hermes_parser_and_lists_tools(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / SMOLLM2.name, chat_template_dot_jinja=SMOLLM2_TEMPLATE.read_text())
+    speech = read_speech(str(folder), ModelFiles((folder,)), Flags(()), parsers.MARKS)
+    flags = parsers.choose(speech, Flags(())).flags
+    assert flags == ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+    seen = Observed((ServedModel("smollm2:135m", str(folder), "", 4096),), ("completion",))
+    [info] = describe(str(folder), Flags(flags), seen, {})
+    assert info.capabilities == ("completion", "tools")
+
+
+def test_the_model_is_rebuilt_when_its_template_changes() -> None:
+    step = plan(["smollm2"], "cpu")[-1]()
+    assert SMOLLM2_TEMPLATE in step.inputs
+    assert LOCKS / "smollm2.txt" in step.inputs
