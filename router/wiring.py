@@ -59,7 +59,7 @@ def open_sources(
     """
     key = settings.worker_key.get_secret_value() if settings.worker_key else None
     endpoints = Endpoints(key)
-    control, asking = http_client(), http_client(static_workers.ANSWER_TIMEOUT)
+    control, asking = http_client(), http_client(static_workers.PROBE_TIMEOUT)
     redis = connect(settings.registry.redis_url or embedded.address(settings.registry.state_dir))
     registry = Registry(redis, settings.registry.fleet)
     router_id = secrets.token_hex(8)
@@ -71,7 +71,7 @@ def open_sources(
         registry,
         record_checker(settings, endpoints),
         pool,
-        static_workers.asker(asking, key),
+        static_workers.health_probe(asking, key),
         router_id=router_id,
         models=keeper,
     )

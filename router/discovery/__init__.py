@@ -1,1 +1,1 @@
-"""Finds workers: registry snapshots and events, static workers, and whom to trust."""
+"""Finds workers: registry snapshots and events, static workers, liveness, and which records to trust."""

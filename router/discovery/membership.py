@@ -1,12 +1,12 @@
-"""Who is in the fleet, judged from what the registry shows. No I/O, no clock of its own.
+"""Decides which registered workers are members of the fleet, and which are alive. No I/O and no clock of its own.
 
-A worker is alive while its report keeps changing: its agent counts its beats, and nobody's clock is compared
-with anybody else's. How long a report has stood still is measured in *feed time*, which passes only between
-polls of the registry that succeeded, so that an outage of the registry, its return, or a pause of this
-process cannot make a worker look dead. And silence alone puts nobody out: the worker is asked itself first.
+A worker is alive while its load report changes: its agent counts beats, so no clocks are compared between machines.
+The age of a report is measured in *feed time*, which advances only between successful polls of the registry. An
+outage of the registry or a pause of this process therefore cannot make a worker look dead. Missing beats alone do not
+take a worker down: the router probes it first.
 
-Nothing is deleted on suspicion. A worker is removed when it says that it leaves, or when it has been dead and
-out of the registry for long; until then its next beat brings it back.
+A worker is removed when it leaves, or when it has been down and out of the registry for FORGET_AFTER. Until then its
+next beat brings it back.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from vllama_pool.workers.registry.messages import Report, Snapshot, Version
 from vllama_pool.workers.registry.record import Load
 
 LATE_AFTER = 2.0
-"""Seconds of feed time without a beat after which a worker is asked itself. Two beats have been missed."""
+"""Seconds of feed time without a beat after which a worker is probed: two beats are missing."""
 TTL = 3.0
-"""Seconds of feed time without a beat after which it is out, if it did not answer either."""
+"""Seconds of feed time without a beat and without an answer to probes after which a worker is down."""
 GRACE = 2 * TTL
-"""Seconds for which nobody ages after the registry came back or was emptied: agents must find it first."""
+"""Seconds for which feed time stands still after the registry returned or was emptied: agents must reconnect first."""
 FORGET_AFTER = 60.0
-"""Seconds of feed time after which a worker that is dead and in no registry is forgotten."""
+"""Seconds of feed time without a beat after which a worker that is down and not in the registry is removed."""
 LONGEST_STEP = 1.0
-"""Seconds of feed time that one poll can add. More than that was this process's own pause."""
+"""Most seconds of feed time that one poll adds. A longer gap is a pause of this process."""
 
 
 class WorkerSink(Protocol):
-    """Where the verdicts go: the pool."""
+    """Receives the changes; implemented by the pool."""
 
     def put(self, *found: Discovered) -> None: ...
     def remove(self, *worker_ids: str) -> None: ...
@@ -43,40 +43,44 @@ class WorkerSink(Protocol):
 
 
 class ProbeAnswer(enum.Enum):
-    """What a worker said when it was asked itself."""
+    """Result of probing a worker."""
 
     UP = "up"
     GONE = "gone"
-    """Nobody listens, or it says that its engine is dead."""
+    """The connection was refused, or the worker reports a dead engine."""
     NONE = "none"
-    """No answer. It may be frozen, or this router may be the one that is cut off."""
+    """No answer: the worker is frozen, or the network between us is broken."""
 
 
 class Liveness(enum.Enum):
+    """A worker's liveness by its beats and probes."""
+
     ALIVE = "alive"
     LATE = "late"
+    """No beat for LATE_AFTER; the router probes it."""
     DOWN = "down"
+    """No beat for TTL, and no good probe."""
 
 
 class FeedClock:
-    """Seconds for which the registry was seen to work. Times given to it are monotonic seconds."""
+    """Counts the seconds for which polls of the registry succeeded. `now` is in monotonic seconds."""
 
     def __init__(self) -> None:
         self.up = False
         self.interrupted = False
-        """A poll has failed, and none has succeeded since."""
+        """A poll has failed since the last success."""
         self._total = 0.0
         self._last = 0.0
         self._frozen_until = float("-inf")
 
     def polled(self, now: float) -> None:
-        """A poll has succeeded."""
+        """Record a successful poll."""
         self._total = self.at(now)
         self._last = now
         self.up, self.interrupted = True, False
 
-    def lost(self) -> None:
-        """A poll has failed: time stands still until one succeeds."""
+    def poll_failed(self) -> None:
+        """Stand still until a poll succeeds."""
         self.up, self.interrupted = False, True
 
     def freeze(self, now: float) -> None:
@@ -84,50 +88,50 @@ class FeedClock:
         self._frozen_until = now + GRACE
 
     def running(self, now: float) -> bool:
-        """Whether it does not stand still now."""
+        """Return False while feed time stands still."""
         return self.up and now >= self._frozen_until
 
     def at(self, now: float) -> float:
-        """The feed time now: a little later than at the last poll, while the feed is up."""
+        """Return the feed time at `now`."""
         if not self.up:
             return self._total
         return self._total + min(max(now - max(self._last, self._frozen_until), 0.0), LONGEST_STEP)
 
 
 class Member:
-    """What is known of one worker."""
+    """One registered worker."""
 
-    def __init__(self, found: Discovered, report: Report, moved: float) -> None:
+    def __init__(self, found: Discovered, report: Report, last_beat: float) -> None:
         self.found = found
         self.report = report
-        self.moved = moved
+        self.last_beat = last_beat
         """Feed time at which its report last changed."""
         self.liveness = Liveness.ALIVE
-        self.answer: ProbeAnswer | None = None
-        """Its latest answer since it was doubted. A beat does not undo a bad one: its agent may reach what this
-        router cannot."""
+        self.probe: ProbeAnswer | None = None
+        """The latest probe. A beat does not reset a bad one: the agent may reach what this router cannot."""
         self.registered = True
-        """Whether the registry's records still have it."""
+        """True while the registry holds its record."""
 
     def __repr__(self) -> str:
-        return f"<Member {self.found.record.id} {self.liveness.value}, moved at {self.moved:.1f}>"
+        return f"<Member {self.found.record.id} {self.liveness.value}, last beat at {self.last_beat:.1f}>"
 
 
 class Membership:
-    """The workers of the registry. Feed it with what is read there; it tells the sink.
+    """Turns registry polls, events and probes into calls of the sink.
 
-    Every method takes `now` in seconds of one monotonic clock. Those that return a bool say whether the
-    registry should be polled at once, for all records.
+    `now` is always in seconds of one monotonic clock. Methods that return a bool return True if the registry should be
+    polled at once, for all records.
     """
 
     def __init__(self, sink: WorkerSink) -> None:
         self.version = Version()
-        """What the members are at. A poll that began at another version has stale records."""
+        """The registry's version that the members reflect. A poll that began at another version has stale records."""
         self._sink = sink
         self._members: dict[str, Member] = {}
         self._clock = FeedClock()
         self._collected = 0
-        self._strangers: set[str] = set()
+        self._unusable: set[str] = set()
+        """Ids that report a load but have no usable record. They do not trigger polls."""
 
     def __len__(self) -> int:
         return len(self._members)
@@ -137,25 +141,24 @@ class Membership:
 
     @property
     def feed_up(self) -> bool:
-        """Whether the last poll of the registry succeeded."""
+        """True if the last poll of the registry succeeded."""
         return self._clock.up
 
     @property
     def to_probe(self) -> list[Discovered]:
-        """Those that must be asked themselves: their beats have stopped, or they did not answer the last time."""
+        """Workers without recent beats, and workers that failed their last probe."""
         return [
             m.found
             for m in self._members.values()
-            if m.liveness is not Liveness.ALIVE or m.answer not in (None, ProbeAnswer.UP)
+            if m.liveness is not Liveness.ALIVE or m.probe not in (None, ProbeAnswer.UP)
         ]
 
-    def lost(self) -> None:
-        """A poll has failed. Everybody stays as he is."""
-        self._clock.lost()
+    def poll_failed(self) -> None:
+        """Keep all members as they are."""
+        self._clock.poll_failed()
 
     def polled(self, asked: Version, snapshot: Snapshot, found: Mapping[str, Discovered], now: float) -> bool:
-        """A poll has succeeded that was sent when `version` was `asked`. `found` are those of its records that
-        may be used."""
+        """Handle a successful poll. `asked` is `version` when it was sent; `found` are its usable records."""
         returned, stale = self._clock.interrupted, asked != self.version
         self._clock.polled(now)
         emptied = self.version.epoch not in ("", snapshot.version.epoch)
@@ -163,29 +166,29 @@ class Membership:
         if returned or renewed:
             self._clock.freeze(now)
         if snapshot.records is not None and not stale:
-            sure = not returned and not renewed and snapshot.collected == self._collected
-            self._take(snapshot, found, now, left=sure and snapshot.version.seq > self.version.seq)
+            reliable = not returned and not renewed and snapshot.collected == self._collected
+            self._apply_records(snapshot, found, now, left=reliable and snapshot.version.seq > self.version.seq)
             self.version = snapshot.version
             self._collected = snapshot.collected
-            self._strangers = snapshot.loads.keys() - self._members.keys()
+            self._unusable = snapshot.loads.keys() - self._members.keys()
         for worker_id, report in snapshot.loads.items():
-            self._moved(worker_id, report, now)
+            self._beat(worker_id, report, now)
         self._age(now)
-        known = self._members.keys() | self._strangers
+        known = self._members.keys() | self._unusable
         return not snapshot.loads.keys() <= known or (snapshot.records is not None and stale)
 
-    def up(self, version: Version, worker_id: str, found: Discovered | None, report: Report, now: float) -> bool:
-        """A worker has registered. `found` is None if its record may not be used."""
+    def joined(self, version: Version, worker_id: str, found: Discovered | None, report: Report, now: float) -> bool:
+        """Handle a registration. `found` is None if the record must not be used."""
         if not self._next(version):
             return self._missed(version)
-        if found is not None and (joined := self._admit(found, report, now)):
-            self._sink.put(*joined)
+        if found is not None and (changed := self._admit(found, report, now)):
+            self._sink.put(*changed)
         if worker_id not in self._members:
-            self._strangers.add(worker_id)
+            self._unusable.add(worker_id)
         return False
 
-    def down(self, version: Version, worker_id: str, generation: int) -> bool:
-        """A worker has left."""
+    def left(self, version: Version, worker_id: str, generation: int) -> bool:
+        """Handle a worker's leave."""
         if not self._next(version):
             return self._missed(version)
         member = self._members.get(worker_id)
@@ -194,19 +197,19 @@ class Membership:
         return False
 
     def beat(self, worker_id: str, report: Report, now: float) -> bool:
-        """A worker's report has come."""
+        """Handle a worker's load report."""
         member = self._members.get(worker_id)
         if member is None:
-            return worker_id not in self._strangers
-        self._moved(worker_id, report, now)
+            return worker_id not in self._unusable
+        self._beat(worker_id, report, now)
         return report.generation > member.found.record.generation
 
-    def answered(self, worker_id: str, answer: ProbeAnswer, now: float) -> None:
-        """A doubted worker was asked itself."""
+    def probed(self, worker_id: str, answer: ProbeAnswer, now: float) -> None:
+        """Handle the result of a probe."""
         member = self._members.get(worker_id)
         if member is None:
             return
-        member.answer = answer
+        member.probe = answer
         if answer is ProbeAnswer.UP:
             if member.liveness is Liveness.DOWN:
                 member.liveness = Liveness.LATE
@@ -215,18 +218,16 @@ class Membership:
         self._sink.mark_suspect(worker_id)
         self._expire(now)
 
-    # inside
-
-    def _take(self, snapshot: Snapshot, found: Mapping[str, Discovered], now: float, *, left: bool) -> None:
-        """Adopt all records. `left`: whoever has gone missing has left, rather than been lost by the store."""
+    def _apply_records(self, snapshot: Snapshot, found: Mapping[str, Discovered], now: float, *, left: bool) -> None:
+        """Apply a full set of records. `left`: missing workers have left; the registry has not lost them."""
         records = snapshot.records or {}
-        joined: list[Discovered] = []
+        changed: list[Discovered] = []
         for worker_id, one in found.items():
             report = snapshot.loads.get(worker_id)
             if report is not None:
-                joined += self._admit(one, report, now)
-        if joined:
-            self._sink.put(*joined)
+                changed += self._admit(one, report, now)
+        if changed:
+            self._sink.put(*changed)
         gone: list[str] = []
         for worker_id, member in self._members.items():
             missing = member.registered and worker_id not in records
@@ -236,27 +237,27 @@ class Membership:
         self._remove(*gone)
 
     def _admit(self, found: Discovered, report: Report, now: float) -> list[Discovered]:
-        """Adopt a record. Returns what the sink must be given: one worker that is new or has changed, or none."""
+        """Apply a record. Return the worker in a list if it is new or has changed, else an empty list."""
         worker_id, generation = found.record.id, found.record.generation
         if report.generation != generation:
             return []
         member = self._members.get(worker_id)
         if member is not None and generation <= member.found.record.generation:
             if generation < member.found.record.generation and member.liveness is not Liveness.DOWN:
-                return []  # a zombie of an earlier start
+                return []  # a process of an earlier start that still runs
             if found.record == member.found.record and found.endpoint == member.found.endpoint:
                 member.registered = True
-                self._moved(worker_id, report, now)
+                self._beat(worker_id, report, now)
                 return []
         self._members[worker_id] = Member(found, report, self._clock.at(now))
         return [Discovered(found.record, found.endpoint, report.load)]
 
-    def _moved(self, worker_id: str, report: Report, now: float) -> None:
+    def _beat(self, worker_id: str, report: Report, now: float) -> None:
         member = self._members.get(worker_id)
         if member is None or report.generation != member.found.record.generation or report == member.report:
             return
         member.report = report
-        member.moved = self._clock.at(now)
+        member.last_beat = self._clock.at(now)
         member.liveness = Liveness.ALIVE
         self._sink.report(worker_id, report.load)
 
@@ -264,7 +265,7 @@ class Membership:
         time = self._clock.at(now)
         gone: list[str] = []
         for worker_id, member in self._members.items():
-            age = time - member.moved
+            age = time - member.last_beat
             if member.liveness is Liveness.ALIVE and age >= LATE_AFTER:
                 member.liveness = Liveness.LATE
             elif member.liveness is Liveness.DOWN and not member.registered and age >= FORGET_AFTER:
@@ -273,22 +274,22 @@ class Membership:
         self._expire(now)
 
     def _expire(self, now: float) -> None:
-        """Put out those whose time is over and who did not answer.
+        """Mark late workers down after TTL if their probe failed. Do nothing while feed time stands still.
 
-        If more than half of a fleet falls silent at once, the fault is more likely this router's: then only
-        those go that are known to be gone. While feed time stands still nobody goes.
+        If more than half of a fleet is late without a good probe, the fault is more likely on this router's side:
+        then only workers that are certainly gone are marked down.
         """
         if not self._clock.running(now):
             return
         time = self._clock.at(now)
         present = sum(member.liveness is not Liveness.DOWN for member in self._members.values())
-        doubted = [m for m in self._members.values() if m.liveness is Liveness.LATE]
-        ill = [member for member in doubted if member.answer is not ProbeAnswer.UP]
-        believed: tuple[ProbeAnswer, ...] = (ProbeAnswer.GONE, ProbeAnswer.NONE)
-        if present > 2 and len(ill) * 2 > present:
-            believed = (ProbeAnswer.GONE,)
-        for member in ill:
-            if time - member.moved >= TTL and member.answer in believed:
+        late = [member for member in self._members.values() if member.liveness is Liveness.LATE]
+        failing = [member for member in late if member.probe is not ProbeAnswer.UP]
+        conclusive: tuple[ProbeAnswer, ...] = (ProbeAnswer.GONE, ProbeAnswer.NONE)
+        if present > 2 and len(failing) * 2 > present:
+            conclusive = (ProbeAnswer.GONE,)
+        for member in failing:
+            if time - member.last_beat >= TTL and member.probe in conclusive:
                 member.liveness = Liveness.DOWN
                 self._sink.mark_down(member.found.record.id)
 
@@ -299,12 +300,12 @@ class Membership:
             self._sink.remove(*worker_ids)
 
     def _next(self, version: Version) -> bool:
-        """Whether this is the change that follows what is known; if so, it is known now."""
+        """Advance to `version` if it directly follows the current one. Return False if it does not."""
         if version.epoch != self.version.epoch or version.seq != self.version.seq + 1:
             return False
         self.version = version
         return True
 
     def _missed(self, version: Version) -> bool:
-        """Whether a change that is not the next one shows that something was missed, rather than is old."""
+        """Return True if `version` is ahead, so that changes were missed; False if it is old."""
         return version.epoch != self.version.epoch or version.seq > self.version.seq

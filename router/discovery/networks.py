@@ -1,7 +1,7 @@
-"""Which URLs a router may contact: those inside the fleet's networks, and nothing that only looks like one.
+"""Allowlist of the addresses that a router may contact: those inside the fleet's networks. Pure.
 
-Pure. A name must be resolved by the caller, and the address that passed is the one to connect to: resolving
-it again would let a DNS answer of a later moment through.
+The caller resolves host names and must connect to the address that was checked: a second resolution could return
+another address.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ _MAX_URL = 2048
 
 
 class UrlRefused(ValueError):
-    """The URL must not be contacted. The text says why."""
+    """The URL is invalid or must not be contacted. The text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerUrl:
-    """A worker's URL in its parts."""
+    """A worker's parsed URL."""
 
     scheme: str
     """"http" or "https"."""
     host: str
-    """A name, or an address in its usual form, IPv6 without brackets."""
+    """A host name, or an address in canonical form, IPv6 without brackets."""
     port: int
     prefix: str = ""
     """Path without a trailing slash."""
 
     @property
     def address(self) -> IPAddress | None:
-        """The host if it is an address, None if it is a name."""
+        """The host as an address, or None if it is a name."""
         try:
             return _plain(ip_address(self.host))
         except ValueError:
@@ -49,7 +49,7 @@ class WorkerUrl:
 
 
 def parse_url(url: str) -> WorkerUrl:
-    """Take a base URL apart. Raises UrlRefused for anything but http(s)://HOST[:PORT][/PREFIX]."""
+    """Parse a base URL. Raises UrlRefused for anything but http(s)://HOST[:PORT][/PREFIX]."""
     if len(url) > _MAX_URL:
         raise UrlRefused("its URL is too long")
     try:
@@ -65,7 +65,7 @@ def parse_url(url: str) -> WorkerUrl:
 
 
 def permitted(address: IPAddress, networks: Iterable[IPNetwork]) -> bool:
-    """Whether the address lies in one of the networks. An IPv4 address dressed as IPv6 counts as IPv4."""
+    """Return True if the address is in one of the networks. An IPv4-mapped IPv6 address counts as IPv4."""
     address = _plain(address)
     return any(address.version == network.version and address in network for network in networks)
 

@@ -1,4 +1,4 @@
-"""Asking workers themselves, beside their beats: doubted ones for a sign of life, static ones for everything.
+"""Probes workers over HTTP: the static workers of the routing file, and registered workers whose beats are late.
 
 Control traffic through httpx, never on a request's path.
 """
@@ -17,7 +17,7 @@ from vllama_pool.config.routing.table import StaticWorker
 from vllama_pool.router.balance.pool import Discovered
 from vllama_pool.router.discovery.membership import TTL, ProbeAnswer, WorkerSink
 from vllama_pool.router.discovery.networks import parse_url
-from vllama_pool.router.discovery.registry_loop import Ask
+from vllama_pool.router.discovery.registry_loop import Probe
 from vllama_pool.router.discovery.trust import Endpoints
 from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.record import Load, ModelInfo, WorkerRecord, WorkerState
@@ -26,18 +26,18 @@ from vllama_pool.workers.vllm.abilities import abilities
 from vllama_pool.workers.vllm.probe import Health, Metrics, ProbeFailed, ProbeResult
 
 INTERVAL = 1.0
-"""Seconds between two looks at a static worker, give or take a tenth."""
-WHOLE_EVERY = 10
-"""Looks between two whole ones: models and version change rarely."""
-ASK_AGAIN = 10.0
-"""Seconds until a worker that was too busy to show what it can is asked again; twice as long each further time."""
-ASKED_AT_MOST = 7
-"""Times: a quarter of an hour."""
-ANSWER_TIMEOUT = 1.0
-"""Seconds that the client of `asker` should allow."""
+"""Seconds between two probes of a static worker, with 10 % jitter."""
+FULL_PROBE_EVERY = 10
+"""Every tenth probe also reads models and version, which change rarely."""
+LEARN_RETRY = 10.0
+"""Seconds until learning the abilities of a busy worker is retried; doubled each time."""
+MAX_LEARN_TRIES = 7
+"""Together about a quarter of an hour."""
+PROBE_TIMEOUT = 1.0
+"""Seconds. The time-out for the client of `health_probe`."""
 NOT_REACHED = "not reached yet"
 STATIC = "static/"
-"""What ids of static workers begin with; no registered one's can."""
+"""Prefix of static workers' ids. Registered workers cannot have it."""
 
 _log = logging.getLogger(__name__)
 
@@ -49,18 +49,18 @@ _ANSWERS = {
 }
 
 
-def asker(client: httpx.AsyncClient, key: str | None) -> Ask:
-    """Asks for a worker's /health. The time-outs are the client's: ANSWER_TIMEOUT suits."""
+def health_probe(client: httpx.AsyncClient, key: str | None) -> Probe:
+    """Return a function that probes a worker with GET /health. `client` should have PROBE_TIMEOUT."""
 
-    async def ask(found: Discovered) -> ProbeAnswer:
+    async def run(found: Discovered) -> ProbeAnswer:
         endpoint = found.endpoint
         return _ANSWERS[await probe.check_health(client, _url(endpoint), key, endpoint.server_name)]
 
-    return ask
+    return run
 
 
 class StaticWorkers:
-    """Looks after the workers of the routing file. `run` is the only task its owner needs."""
+    """Probes all static workers. The owner runs `run` as a task."""
 
     def __init__(
         self,
@@ -75,14 +75,14 @@ class StaticWorkers:
         self._watches = [StaticWatch(worker, pool, client, endpoints, key, clock) for worker in workers]
 
     async def run(self) -> None:
-        """Look at each about every second until cancelled. They stay in the pool afterwards."""
+        """Probe each worker about every second until cancelled. The workers stay in the pool afterwards."""
         async with asyncio.TaskGroup() as tasks:
             for watch in self._watches:
                 tasks.create_task(watch.run(), name=f"static worker {watch.worker.name}")
 
 
 class StaticWatch:
-    """One static worker. A failed look suspects it; one that says it is gone, or TTL of failures, puts it out."""
+    """Probes one static worker. A failed probe marks it suspect; TTL of failures, or proof that it is gone, down."""
 
     def __init__(
         self,
@@ -99,49 +99,49 @@ class StaticWatch:
         self._key = key
         self._clock = clock
         self._id = STATIC + worker.name
-        self._endpoint = endpoints.of(parse_url(worker.url))
+        self._endpoint = endpoints.build(parse_url(worker.url))
         self._generation = 1
         self._models: tuple[ModelInfo, ...] = ()
-        self._seen = ProbeResult(Health.UNREACHABLE)
-        """The latest whole look that went well."""
-        self._load_seen = Load(state=WorkerState.STOPPED)
-        self._able: tuple[str, ...] = ()
-        self._asked = 0
-        """Times that this generation was asked for what it can."""
-        self._ask_at: float | None = 0.0
-        """On the clock, when it may be asked next; None once all is known."""
+        self._full_probe = ProbeResult(Health.UNREACHABLE)
+        """The latest successful full probe."""
+        self._last_load = Load(state=WorkerState.STOPPED)
+        self._abilities: tuple[str, ...] = ()
+        self._learn_tries = 0
+        """Of the current generation."""
+        self._learn_at: float | None = 0.0
+        """Time of the next try; None once all abilities are known."""
         self._version = ""
-        self._looks = 0
-        self._well = False
+        self._probes = 0
+        self._up = False
         self._failing_since: float | None = None
         self._problem = ""
-        self._counted: tuple[float, int] | None = None
+        self._last_tokens: tuple[float, int] | None = None
 
     async def run(self) -> None:
-        self._put_out(NOT_REACHED)  # known from the start, so that its absence is told from a wrong name
+        self._mark_down(NOT_REACHED)  # in the pool from the start, so that its models give a 503 and no 404
         learning: asyncio.Task[None] | None = None
         async with asyncio.TaskGroup() as tasks:
             while True:
-                await self.look()
-                if self.curious and (learning is None or learning.done()):
-                    learning = tasks.create_task(self.learn())  # it serves, and is looked at, while it is asked
+                await self.probe()
+                if self.should_learn and (learning is None or learning.done()):
+                    learning = tasks.create_task(self.learn())  # probes go on meanwhile
                 await asyncio.sleep(INTERVAL * random.uniform(0.9, 1.1))
 
-    async def look(self) -> None:
-        """Ask it once, and tell the pool."""
-        whole = not self._well or self._looks % WHOLE_EVERY == 0
-        self._looks += 1
-        result = await (probe.probe(self._client, self.worker.url, self._key) if whole else self._brief())
+    async def probe(self) -> None:
+        """Probe the worker once and update the pool."""
+        full = not self._up or self._probes % FULL_PROBE_EVERY == 0
+        self._probes += 1
+        result = await (probe.probe(self._client, self.worker.url, self._key) if full else self._brief_probe())
         if result.health is not Health.OK:
             self._failed(result)
             return
-        self._answered(result, whole)
+        self._succeeded(result, full)
 
-    async def _brief(self) -> ProbeResult:
-        """Health and load only."""
+    async def _brief_probe(self) -> ProbeResult:
+        """Read health and metrics only."""
         health = await probe.check_health(self._client, self.worker.url, self._key)
         if health is not Health.OK:
-            return ProbeResult(health, problem=f"{self.worker.url} is not healthy any more")
+            return ProbeResult(health, problem=f"{self.worker.url} is not healthy")
         try:
             metrics = await probe.scrape(self._client, self.worker.url, self._key)
         except ProbeFailed as error:
@@ -149,52 +149,52 @@ class StaticWatch:
         return ProbeResult(Health.OK, metrics=metrics)
 
     @property
-    def curious(self) -> bool:
-        """Whether it is to be asked now for what its routes do not tell."""
-        due = self._ask_at is not None and self._clock() >= self._ask_at
-        awake = self._load_seen.state is WorkerState.READY
-        return self._well and awake and due and "completion" in self._seen.tasks and bool(self._models)
+    def should_learn(self) -> bool:
+        """True if abilities that its routes do not show are to be tried out now."""
+        due = self._learn_at is not None and self._clock() >= self._learn_at
+        awake = self._last_load.state is WorkerState.READY
+        return self._up and awake and due and "completion" in self._full_probe.tasks and bool(self._models)
 
     async def learn(self) -> None:
-        """Ask it for that."""
+        """Try out tools, thinking and vision, and update the pool."""
         generation = self._generation
         shown = await abilities(self._client, self.worker.url, self._models[0].name, self._key)
-        if not self._well or self._generation != generation:
+        if not self._up or self._generation != generation:
             return
-        self._asked += 1
-        known = shown.settled or self._asked >= ASKED_AT_MOST
-        self._ask_at = None if known else self._clock() + ASK_AGAIN * 2 ** (self._asked - 1)
-        if fresh := [name for name in shown.able if name not in self._able]:
-            self._able = (*self._able, *fresh)
-            self._models = self._described()
-            self._pool.put(Discovered(self._record(), self._endpoint, self._load_seen))
+        self._learn_tries += 1
+        known = shown.settled or self._learn_tries >= MAX_LEARN_TRIES
+        self._learn_at = None if known else self._clock() + LEARN_RETRY * 2 ** (self._learn_tries - 1)
+        if fresh := [name for name in shown.able if name not in self._abilities]:
+            self._abilities = (*self._abilities, *fresh)
+            self._models = self._model_infos()
+            self._pool.put(Discovered(self._record(), self._endpoint, self._last_load))
 
-    def _described(self) -> tuple[ModelInfo, ...]:
-        return probe.model_infos(self._seen.models, (*self._seen.tasks, *self._able))
+    def _model_infos(self) -> tuple[ModelInfo, ...]:
+        return probe.model_infos(self._full_probe.models, (*self._full_probe.tasks, *self._abilities))
 
-    def _ask_anew(self) -> None:
-        self._able, self._asked, self._ask_at = (), 0, 0.0
+    def _forget_abilities(self) -> None:
+        self._abilities, self._learn_tries, self._learn_at = (), 0, 0.0
 
-    def _answered(self, result: ProbeResult, whole: bool) -> None:
-        load = self._load_seen = self._load(result.metrics)
+    def _succeeded(self, result: ProbeResult, full: bool) -> None:
+        load = self._last_load = self._load(result.metrics)
         restarted = self._restarted(result.metrics)
         self._generation += restarted
-        renewed = restarted or not self._well
+        renewed = restarted or not self._up
         if restarted:
-            self._ask_anew()
-        if whole:
-            self._seen = result
-            models = self._described()
+            self._forget_abilities()
+        if full:
+            self._full_probe = result
+            models = self._model_infos()
             renewed = renewed or (models, result.version) != (self._models, self._version)
             self._models, self._version = models, result.version
-        self._counted = (self._clock(), result.metrics.generation_tokens)
-        if not self._well:
+        self._last_tokens = (self._clock(), result.metrics.generation_tokens)
+        if not self._up:
             _log.info("static worker %s serves %s", self.worker.name, ", ".join(m.name for m in self._models))
         if renewed:
             self._pool.put(Discovered(self._record(), self._endpoint, load))
         if self._failing_since is not None:
             self._pool.mark_up(self._id)
-        self._well, self._failing_since, self._problem = True, None, ""
+        self._up, self._failing_since, self._problem = True, None, ""
         self._pool.report(self._id, load)
 
     def _failed(self, result: ProbeResult) -> None:
@@ -202,18 +202,14 @@ class StaticWatch:
         if self._failing_since is None:
             self._failing_since = now
         self._pool.mark_suspect(self._id)
-        if result.health is not Health.UNREACHABLE or now - self._failing_since >= TTL:
-            self._out(result.problem)
+        over = result.health is not Health.UNREACHABLE or now - self._failing_since >= TTL
+        if over and result.problem != self._problem:
+            _log.warning("static worker %s is down: %s", self.worker.name, result.problem)
+            self._mark_down(result.problem)
 
-    def _out(self, problem: str) -> None:
-        if problem == self._problem:
-            return
-        _log.warning("static worker %s is out: %s", self.worker.name, problem)
-        self._put_out(problem)
-
-    def _put_out(self, problem: str) -> None:
-        self._problem, self._well = problem, False
-        self._ask_anew()
+    def _mark_down(self, problem: str) -> None:
+        self._problem, self._up = problem, False
+        self._forget_abilities()
         load = Load(state=WorkerState.STOPPED, note=problem)
         self._pool.put(Discovered(self._record(), self._endpoint, load))
         self._pool.mark_down(self._id)
@@ -230,13 +226,13 @@ class StaticWatch:
         )
 
     def _restarted(self, metrics: Metrics) -> bool:
-        """Its counter of tokens has fallen: it is another process than at the last look."""
-        return self._counted is not None and metrics.generation_tokens < self._counted[1]
+        """Return True if the token counter has fallen: it is another process than at the last probe."""
+        return self._last_tokens is not None and metrics.generation_tokens < self._last_tokens[1]
 
     def _load(self, metrics: Metrics) -> Load:
         speed = 0.0
-        if self._counted is not None:
-            at, tokens = self._counted
+        if self._last_tokens is not None:
+            at, tokens = self._last_tokens
             passed = self._clock() - at
             made = metrics.generation_tokens - tokens
             speed = made / passed if passed > 0 and made > 0 else 0.0

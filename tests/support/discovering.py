@@ -14,7 +14,7 @@ from ipaddress import ip_network
 
 from vllama_pool.router.balance.pool import Discovered, Pool
 from vllama_pool.router.discovery.registry_loop import Discovery
-from vllama_pool.router.discovery.static_workers import ANSWER_TIMEOUT, asker
+from vllama_pool.router.discovery.static_workers import PROBE_TIMEOUT, health_probe
 from vllama_pool.router.discovery.trust import Endpoints, RecordChecker
 from vllama_pool.workers.agent.announcer import Announcer, FencedOff
 from vllama_pool.workers.registry.client import Registry, connect
@@ -26,7 +26,7 @@ SECRET = b"fleet secret"
 
 
 class NotingPool(Pool):
-    """A pool that notes when it was told of whom, and whom it has ever missed."""
+    """A pool that records when workers joined and left, and which were ever down."""
 
     def __init__(self) -> None:
         super().__init__(time.monotonic)
@@ -70,7 +70,7 @@ class RouterView:
 
 @contextlib.asynccontextmanager
 async def router_view(address: str, *, secret: bytes | None = SECRET) -> AsyncIterator[RouterView]:
-    """Follows the registry at an address until the end. A fault in it fails the test."""
+    """Follow the registry at an address. An exception in the discovery fails the test."""
     redis = connect(address)
     pool = NotingPool()
     record_checker = RecordChecker(
@@ -80,8 +80,8 @@ async def router_view(address: str, *, secret: bytes | None = SECRET) -> AsyncIt
         networks=[ip_network("127.0.0.0/8")],
         endpoints=Endpoints(None),
     )
-    async with http_client(ANSWER_TIMEOUT) as client:
-        discovery = Discovery(Registry(redis, FLEET), record_checker, pool, asker(client, None))
+    async with http_client(PROBE_TIMEOUT) as client:
+        discovery = Discovery(Registry(redis, FLEET), record_checker, pool, health_probe(client, None))
         task = asyncio.create_task(discovery.run())
         try:
             yield RouterView(pool, discovery, record_checker, task)
@@ -94,7 +94,7 @@ async def router_view(address: str, *, secret: bytes | None = SECRET) -> AsyncIt
 
 
 class Worker:
-    """A worker that only says that it is well, and its agent."""
+    """A worker that only answers GET /health, and its agent."""
 
     def __init__(self, worker_id: str, address: str, *, generation: int = 1, secret: bytes | None = SECRET) -> None:
         self.id = worker_id
@@ -127,7 +127,7 @@ class Worker:
         self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
 
     def join(self) -> None:
-        """Announce it and beat from now on."""
+        """Register and start to beat."""
         self._announcer.announce(self.record, Load())
         self._beats = asyncio.create_task(self._beat())
 
@@ -145,7 +145,7 @@ class Worker:
         await self._announcer.leave()
 
     async def die(self) -> None:
-        """All of it at once, without a word."""
+        """Stop without leaving the registry."""
         await self.stop_beating()
         await self.stop_listening()
 
@@ -181,7 +181,7 @@ class Worker:
 
 @contextlib.asynccontextmanager
 async def workers(address: str, *names: str, joined: bool = True) -> AsyncIterator[list[Worker]]:
-    """Workers with those ids; all is closed at the end."""
+    """Start workers with these ids; close them at the end."""
     made = [Worker(name, address) for name in names]
     try:
         for worker in made:

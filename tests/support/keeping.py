@@ -1,4 +1,4 @@
-"""Routers' copies of the virtual models, kept in step with a registry by the real discovery, without HTTP."""
+"""Routers' copies of the virtual models, synchronized by the real discovery, without HTTP."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Kept:
 
     @property
     def systems(self) -> dict[str, str]:
-        """Name -> system text."""
+        """System texts by name."""
         return {model.name: model.system for model in self.keeper.store.live.values()}
 
     async def make(self, name: str, system: str) -> VirtualModel:
@@ -42,7 +42,7 @@ class Kept:
         return made
 
     async def amend(self, name: str, more: Callable[[str], str]) -> None:
-        """Change the system text on the strength of what it is."""
+        """Compute the new system text from the current one."""
         key = f"registry.ollama.ai/library/{name}"
 
         def decide() -> VirtualModel:
@@ -62,7 +62,7 @@ async def _always_up(_: object) -> ProbeAnswer:
 async def keeping(
     address: str, *, secret: bytes | None = SECRET, unsigned: bool = False, file: SaveFile | None = None
 ) -> AsyncIterator[Kept]:
-    """Follows the registry at an address until the end, and has seen it once."""
+    """Follow the registry at an address; enter after the first poll."""
     redis = connect(address)
     registry = Registry(redis, FLEET)
     record_checker = RecordChecker(

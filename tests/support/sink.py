@@ -1,4 +1,4 @@
-"""Where discovery's verdicts go in tests of it."""
+"""A WorkerSink for tests of discovery."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ from vllama_pool.workers.registry.record import Load
 
 
 class Recorder:
-    """A sink that keeps what it was told."""
+    """Records what membership reports."""
 
     def __init__(self) -> None:
         self.known: dict[str, Discovered] = {}
-        self.out: set[str] = set()
-        self.suspected: set[str] = set()
+        self.down: set[str] = set()
+        self.suspect: set[str] = set()
         self.loads: dict[str, Load] = {}
         self.puts = 0
 
     def put(self, *found: Discovered) -> None:
         for one in found:
             self.known[one.record.id] = one
-            self.out.discard(one.record.id)
+            self.down.discard(one.record.id)
         self.puts += 1
 
     def remove(self, *worker_ids: str) -> None:
         for worker_id in worker_ids:
             del self.known[worker_id]
-            self.out.discard(worker_id)
+            self.down.discard(worker_id)
 
     def report(self, worker_id: str, load: Load) -> None:
         self.loads[worker_id] = load
-        self.out.discard(worker_id)
-        self.suspected.discard(worker_id)
+        self.down.discard(worker_id)
+        self.suspect.discard(worker_id)
 
     def mark_up(self, worker_id: str) -> None:
-        self.out.discard(worker_id)
-        self.suspected.discard(worker_id)
+        self.down.discard(worker_id)
+        self.suspect.discard(worker_id)
 
     def mark_suspect(self, worker_id: str) -> None:
-        self.suspected.add(worker_id)
+        self.suspect.add(worker_id)
 
     def mark_down(self, worker_id: str) -> None:
-        self.out.add(worker_id)
+        self.down.add(worker_id)

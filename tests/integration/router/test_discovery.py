@@ -1,5 +1,4 @@
-"""Discovery on a real Valkey: how soon routers see workers come and go, and that troubles of the registry are
-none of theirs."""
+"""Discovery on a real Valkey: how soon joins and leaves arrive, and that registry faults take no worker down."""
 
 from __future__ import annotations
 
@@ -49,7 +48,7 @@ async def view(valkey: EmbeddedValkey) -> AsyncIterator[RouterView]:
 
 
 async def test_joins_and_leaves_reach_every_router_at_once(valkey: EmbeddedValkey, record_property: Figures) -> None:
-    """From the agent's call to each of two routers' pools; 48 workers come and go, one after the other."""
+    """Measure from the agent's call to each of two routers' pools: 48 workers join and leave, one after the other."""
     joins: list[float] = []
     leaves: list[float] = []
     names = [f"w{number}" for number in range(SAMPLES)]
@@ -82,7 +81,7 @@ async def test_joins_and_leaves_reach_every_router_at_once(valkey: EmbeddedValke
 
 
 async def longest_turn(done: asyncio.Event) -> float:
-    """The longest CPU time of this thread between two turns of the event loop, in seconds, until `done`."""
+    """Return the longest CPU time of this thread between two turns of the event loop, in seconds, until `done`."""
     longest, last = 0.0, time.thread_time()
     while not done.is_set():
         await asyncio.sleep(0)
@@ -258,7 +257,7 @@ async def test_an_older_generation_of_a_worker_is_fenced_and_never_used(
 
 @pytest.mark.parametrize("kind", ["a wrong signature", "no signature", "outside the networks", "another's record"])
 async def test_a_forged_record_is_never_used_or_contacted(kind: str, valkey: EmbeddedValkey, view: RouterView) -> None:
-    """Written past the scripts, by somebody who has access to Redis."""
+    """An attacker with access to Redis writes records without the registry's scripts."""
     async with workers(valkey.address, "good", "bait", joined=False) as [good, bait], connect(valkey.address) as redis:
         keys, record = Keys.of(FLEET), bait.record
         envelope = {
@@ -280,12 +279,12 @@ async def test_a_forged_record_is_never_used_or_contacted(kind: str, valkey: Emb
         polled = time.monotonic()
         await auntil(lambda: time.monotonic() > polled + 1.5, 3)
         assert "bait" not in view.pool.seen
-        assert "bait" in view.record_checker.refused
+        assert view.discovery.refusals == 1
         assert bait.contacts == 0
 
 
 async def test_a_stalled_event_loop_takes_no_worker_down(valkey: EmbeddedValkey, view: RouterView) -> None:
-    """The workers' own loop is the same one here, so they fall silent as well: two seconds of nothing."""
+    """The workers share this event loop, so their beats stop as well for two seconds."""
     async with workers(valkey.address, "a", "b") as fleet:
         await auntil(lambda: view.pool.all_usable == {"a", "b"})
         for worker in fleet:
@@ -296,18 +295,6 @@ async def test_a_stalled_event_loop_takes_no_worker_down(valkey: EmbeddedValkey,
             await auntil(lambda: time.monotonic() > resumed + 1.2, 2)  # noqa: B023
         assert view.pool.absences == []
         assert view.discovery.liveness("a") is Liveness.ALIVE
-
-
-async def test_routers_count_each_other(valkey: EmbeddedValkey, view: RouterView) -> None:
-    assert view.discovery.router_count == 1
-    async with router_view(valkey.address) as second:
-        await auntil(lambda: view.discovery.router_count == second.discovery.router_count == 2)
-        async with connect(valkey.address) as redis:
-            await redis.flushall()
-        polled = time.monotonic()
-        await auntil(lambda: time.monotonic() > polled + 1, 2)
-        assert view.discovery.router_count == 2  # the other is not gone, only not heard yet
-    await auntil(lambda: view.discovery.router_count == 1, 8, "the second to be believed gone")
 
 
 async def _whole(worker: Worker, names: set[str]) -> bool:

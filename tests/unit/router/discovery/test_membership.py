@@ -1,4 +1,4 @@
-"""Who is in the fleet, judged without I/O: time is a number here."""
+"""Membership without I/O: time is a number."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vllama_pool.workers.registry.record import Load, WorkerRecord
 
 
 class Fleet:
-    """A membership, the registry it reads, and the time, moved by hand."""
+    """A membership, its registry, and a clock that is moved by hand."""
 
     def __init__(self, *workers: str) -> None:
         self.pool = Recorder()
@@ -77,7 +77,7 @@ class Fleet:
         return self.members.polled(asked, self.snapshot(records), dict(self.found) if changed else {}, self.now)
 
     def live(self, seconds: float, *beating: str, answer: ProbeAnswer | None = None) -> None:
-        """Time passes in half seconds: a poll each, and a beat of those that live each second."""
+        """Advance in steps of 0.5 s: poll at each step, and let living workers beat each second."""
         for step in range(round(seconds * 2)):
             self.now += 0.5
             if step % 2:
@@ -86,7 +86,7 @@ class Fleet:
             self.poll()
             if answer:
                 for found in self.members.to_probe:
-                    self.members.answered(found.record.id, answer, self.now)
+                    self.members.probed(found.record.id, answer, self.now)
 
     def liveness(self, worker: str) -> Liveness | None:
         member = self.members.get(worker)
@@ -105,7 +105,7 @@ def test_registered_workers_join_the_pool_with_a_poll() -> None:
 def test_an_event_alone_adds_a_worker() -> None:
     fleet = Fleet("a")
     fleet.register("b")
-    assert not fleet.members.up(fleet.version, "b", fleet.found["b"], fleet.reports["b"], fleet.now)
+    assert not fleet.members.joined(fleet.version, "b", fleet.found["b"], fleet.reports["b"], fleet.now)
     assert set(fleet.pool.known) == {"a", "b"}
     puts = fleet.pool.puts
     assert not fleet.poll()
@@ -116,7 +116,7 @@ def test_a_gap_in_the_events_asks_for_a_poll() -> None:
     fleet = Fleet("a")
     fleet.register("b")
     fleet.register("c")
-    assert fleet.members.up(fleet.version, "c", fleet.found["c"], fleet.reports["c"], fleet.now)
+    assert fleet.members.joined(fleet.version, "c", fleet.found["c"], fleet.reports["c"], fleet.now)
     assert set(fleet.pool.known) == {"a"}
     fleet.poll()
     assert set(fleet.pool.known) == {"a", "b", "c"}
@@ -128,7 +128,7 @@ def test_an_event_that_was_overtaken_by_a_poll_changes_nothing() -> None:
     at, found, report = fleet.version, fleet.found["b"], fleet.reports["b"]
     fleet.leave("b")
     fleet.poll()
-    assert not fleet.members.up(at, "b", found, report, fleet.now)
+    assert not fleet.members.joined(at, "b", found, report, fleet.now)
     assert set(fleet.pool.known) == {"a"}
 
 
@@ -137,7 +137,7 @@ def test_a_poll_that_was_overtaken_by_an_event_changes_nothing() -> None:
     asked, old = fleet.members.version, fleet.snapshot(dict.fromkeys(fleet.found, b""))
     found = dict(fleet.found)
     fleet.leave("b")
-    fleet.members.down(fleet.version, "b", 1)
+    fleet.members.left(fleet.version, "b", 1)
     assert fleet.members.polled(asked, old, found, fleet.now)  # ask again
     assert set(fleet.pool.known) == {"a"}
 
@@ -145,7 +145,7 @@ def test_a_poll_that_was_overtaken_by_an_event_changes_nothing() -> None:
 def test_a_leave_removes_a_worker_at_once_by_event_and_by_poll() -> None:
     fleet = Fleet("a", "b", "c")
     fleet.leave("b")
-    fleet.members.down(fleet.version, "b", 1)
+    fleet.members.left(fleet.version, "b", 1)
     assert set(fleet.pool.known) == {"a", "c"}
     fleet.leave("c")
     fleet.poll()
@@ -157,7 +157,7 @@ def test_a_leave_of_an_older_generation_does_not_remove_the_newer() -> None:
     fleet.register("a", generation=2)
     fleet.poll()
     fleet.seq += 1
-    fleet.members.down(fleet.version, "a", 1)
+    fleet.members.left(fleet.version, "a", 1)
     assert set(fleet.pool.known) == {"a"}
 
 
@@ -176,7 +176,7 @@ def test_a_refused_registration_does_not_ask_for_polls() -> None:
     fleet = Fleet("a")
     fleet.seq += 1
     fleet.reports["x"] = Report(1, 1, Load())
-    assert not fleet.members.up(fleet.version, "x", None, fleet.reports["x"], fleet.now)
+    assert not fleet.members.joined(fleet.version, "x", None, fleet.reports["x"], fleet.now)
     assert not fleet.members.beat("x", Report(1, 2, Load()), fleet.now)
     assert not fleet.poll()
 
@@ -226,7 +226,7 @@ def test_a_beating_worker_is_never_late() -> None:
 def test_a_worker_without_beats_or_answer_is_down_after_the_ttl(answer: ProbeAnswer) -> None:
     fleet = Fleet("a", "b", "c")
     started = fleet.now
-    while "a" not in fleet.pool.out:
+    while "a" not in fleet.pool.down:
         fleet.live(0.5, "b", "c", answer=answer)
         fleet.report("b")
         fleet.report("c")
@@ -238,25 +238,25 @@ def test_a_worker_without_beats_or_answer_is_down_after_the_ttl(answer: ProbeAns
 def test_missing_beats_alone_do_not_take_a_worker_down() -> None:
     fleet = Fleet("a", "b")
     fleet.live(2 * FORGET_AFTER, "b", answer=ProbeAnswer.UP)
-    assert not fleet.pool.out
+    assert not fleet.pool.down
     fleet = Fleet("a", "b")
     fleet.live(10, "b")  # the question is not answered yet
-    assert not fleet.pool.out
+    assert not fleet.pool.down
 
 
 def test_a_failed_probe_marks_a_late_worker_suspect_before_it_is_down() -> None:
     fleet = Fleet("a", "b")
     fleet.live(2, "b", answer=ProbeAnswer.GONE)
-    assert (fleet.pool.suspected, fleet.pool.out) == ({"a"}, set())
+    assert (fleet.pool.suspect, fleet.pool.down) == ({"a"}, set())
 
 
 def test_a_beat_brings_a_down_worker_back() -> None:
     fleet = Fleet("a", "b")
     fleet.live(5, "b", answer=ProbeAnswer.NONE)
-    assert fleet.pool.out == {"a"}
+    assert fleet.pool.down == {"a"}
     fleet.members.beat("a", fleet.report("a"), fleet.now)
     assert fleet.liveness("a") is Liveness.ALIVE
-    assert not fleet.pool.out
+    assert not fleet.pool.down
 
 
 def test_a_worker_that_failed_a_probe_is_probed_until_it_answers_despite_beats() -> None:
@@ -265,38 +265,38 @@ def test_a_worker_that_failed_a_probe_is_probed_until_it_answers_despite_beats()
     fleet.live(3, "a", "b", answer=ProbeAnswer.NONE)
     assert fleet.liveness("a") is Liveness.ALIVE
     assert [found.record.id for found in fleet.members.to_probe] == ["a"]
-    assert (fleet.pool.suspected, fleet.pool.out) == ({"a"}, set())
-    fleet.members.answered("a", ProbeAnswer.UP, fleet.now)
+    assert (fleet.pool.suspect, fleet.pool.down) == ({"a"}, set())
+    fleet.members.probed("a", ProbeAnswer.UP, fleet.now)
     assert not fleet.members.to_probe
-    assert not fleet.pool.suspected
+    assert not fleet.pool.suspect
 
 
 def test_a_good_probe_brings_back_a_worker_whose_agent_is_cut_off() -> None:
     fleet = Fleet("a", "b")
     fleet.live(5, "b", answer=ProbeAnswer.NONE)
-    fleet.members.answered("a", ProbeAnswer.UP, fleet.now)
+    fleet.members.probed("a", ProbeAnswer.UP, fleet.now)
     assert fleet.liveness("a") is Liveness.LATE
-    assert not fleet.pool.out
+    assert not fleet.pool.down
 
 
 def test_the_only_worker_can_be_down() -> None:
     fleet = Fleet("a")
     fleet.live(4, answer=ProbeAnswer.NONE)
-    assert fleet.pool.out == {"a"}
+    assert fleet.pool.down == {"a"}
 
 
 def test_more_than_half_of_a_fleet_late_at_once_stays_up() -> None:
     fleet = Fleet("a", "b", "c", "d", "e")
     fleet.live(20, "d", "e", answer=ProbeAnswer.NONE)
-    assert not fleet.pool.out
+    assert not fleet.pool.down
     fleet.live(0.5, "d", "e", answer=ProbeAnswer.GONE)  # but being refused is
-    assert fleet.pool.out == {"a", "b", "c"}
+    assert fleet.pool.down == {"a", "b", "c"}
 
 
 def test_half_of_a_fleet_late_at_once_goes_down() -> None:
     fleet = Fleet("a", "b", "c", "d")
     fleet.live(5, "c", "d", answer=ProbeAnswer.NONE)
-    assert fleet.pool.out == {"a", "b"}
+    assert fleet.pool.down == {"a", "b"}
 
 
 def test_down_workers_are_removed_after_the_registry_collected_them() -> None:
@@ -322,12 +322,12 @@ def test_a_jump_of_the_registrys_clock_removes_no_worker() -> None:
     fleet.register("a")
     fleet.register("b")
     fleet.live(10, "a", "b", answer=ProbeAnswer.GONE)
-    assert not fleet.pool.out
+    assert not fleet.pool.down
 
 
 def test_no_worker_ages_while_the_registry_is_unreachable() -> None:
     fleet = Fleet("a", "b")
-    fleet.members.lost()
+    fleet.members.poll_failed()
     assert not fleet.members.feed_up
     fleet.now += 3600
     assert not fleet.members.to_probe
@@ -338,21 +338,21 @@ def test_no_worker_ages_while_the_registry_is_unreachable() -> None:
 
 def test_after_an_outage_dead_workers_go_down_when_the_grace_period_ends() -> None:
     fleet = Fleet("a", "b")
-    fleet.members.lost()
+    fleet.members.poll_failed()
     fleet.now += 10
     fleet.live(GRACE, "b", answer=ProbeAnswer.GONE)
-    assert not fleet.pool.out
+    assert not fleet.pool.down
     fleet.live(TTL + 1, "b", answer=ProbeAnswer.GONE)
-    assert fleet.pool.out == {"a"}
+    assert fleet.pool.down == {"a"}
 
 
 def test_a_router_started_during_an_outage_grants_the_same_grace_period() -> None:
     fleet = Fleet()
     fleet.members = Membership(fleet.pool)
-    fleet.members.lost()
+    fleet.members.poll_failed()
     fleet.register("a")
     fleet.live(GRACE - 1, answer=ProbeAnswer.GONE)
-    assert not fleet.pool.out
+    assert not fleet.pool.down
 
 
 def test_a_registry_flush_removes_no_worker() -> None:
@@ -366,9 +366,9 @@ def test_a_registry_flush_removes_no_worker() -> None:
     fleet.register("b")
     fleet.live(GRACE - 1, "a", "b", answer=ProbeAnswer.GONE)
     assert set(fleet.pool.known) == {"a", "b", "c"}
-    assert not fleet.pool.out
+    assert not fleet.pool.down
     fleet.live(TTL + 1, "a", "b", answer=ProbeAnswer.GONE)
-    assert fleet.pool.out == {"c"}
+    assert fleet.pool.down == {"c"}
 
 
 def test_a_flush_is_not_a_leave_even_if_workers_register_before_the_next_poll() -> None:
@@ -382,7 +382,7 @@ def test_a_flush_is_not_a_leave_even_if_workers_register_before_the_next_poll() 
 
 def test_workers_missing_after_an_outage_have_not_left() -> None:
     fleet = Fleet("a", "b", "c")
-    fleet.members.lost()
+    fleet.members.poll_failed()
     del fleet.found["c"], fleet.reports["c"]  # a replica was promoted that had not heard of c
     fleet.register("b")
     fleet.poll()
@@ -392,12 +392,12 @@ def test_workers_missing_after_an_outage_have_not_left() -> None:
 def test_late_workers_do_not_go_down_while_the_registry_is_unreachable() -> None:
     fleet = Fleet("a", "b")
     fleet.live(TTL + 1, "b", answer=ProbeAnswer.UP)
-    fleet.members.lost()
+    fleet.members.poll_failed()
     fleet.now += 10
-    fleet.members.answered("a", ProbeAnswer.GONE, fleet.now)
-    assert (fleet.pool.suspected, fleet.pool.out) == ({"a"}, set())
+    fleet.members.probed("a", ProbeAnswer.GONE, fleet.now)
+    assert (fleet.pool.suspect, fleet.pool.down) == ({"a"}, set())
     fleet.live(GRACE - 1, "b", answer=ProbeAnswer.GONE)  # nor until its agent could have found it again
-    assert not fleet.pool.out
+    assert not fleet.pool.down
 
 
 def test_the_first_worker_of_an_empty_registry_starts_no_grace_period() -> None:
@@ -409,7 +409,7 @@ def test_the_first_worker_of_an_empty_registry_starts_no_grace_period() -> None:
     fleet.register("a")
     fleet.poll()
     fleet.live(TTL + 1, answer=ProbeAnswer.GONE)
-    assert fleet.pool.out == {"a"}
+    assert fleet.pool.down == {"a"}
 
 
 def test_a_lagging_registry_replica_removes_no_worker() -> None:
@@ -418,7 +418,7 @@ def test_a_lagging_registry_replica_removes_no_worker() -> None:
     del fleet.found["c"], fleet.reports["c"]
     fleet.poll()
     assert set(fleet.pool.known) == {"a", "b", "c"}
-    assert not fleet.pool.out
+    assert not fleet.pool.down
 
 
 def test_a_pause_of_this_process_advances_feed_time_by_one_step() -> None:

@@ -1,4 +1,4 @@
-"""Whatever happens to the registry, the living stay and the dead go: a state machine that tries.
+"""State machine: whatever happens to the registry, living workers stay and dead ones go.
 
 The world has workers that beat every second unless they are dead, frozen or cut off, a store that may be
 flushed, restarted or away, and its own clocks, which jump. The router polls, hears some of the events and
@@ -22,7 +22,7 @@ DEATH_BOUND = 5.0
 JOIN_BOUND = 2.0
 NAMES = "abcd"
 LATE = "bd"
-"""Those that beat half a second after the others."""
+"""Workers that beat half a second after the others."""
 
 names = st.sampled_from(NAMES)
 
@@ -30,36 +30,36 @@ names = st.sampled_from(NAMES)
 class Pool:
     def __init__(self) -> None:
         self.known: set[str] = set()
-        self.out: set[str] = set()
+        self.down: set[str] = set()
 
     def put(self, *found: Discovered) -> None:
         for one in found:
             self.known.add(one.record.id)
-            self.out.discard(one.record.id)
+            self.down.discard(one.record.id)
 
     def remove(self, *worker_ids: str) -> None:
         for worker_id in worker_ids:
             self.known.remove(worker_id)
-            self.out.discard(worker_id)
+            self.down.discard(worker_id)
 
     def report(self, worker_id: str, load: Load) -> None:
         assert worker_id in self.known
-        self.out.discard(worker_id)
+        self.down.discard(worker_id)
 
     def mark_up(self, worker_id: str) -> None:
         assert worker_id in self.known
-        self.out.discard(worker_id)
+        self.down.discard(worker_id)
 
     def mark_suspect(self, worker_id: str) -> None:
         assert worker_id in self.known
 
     def mark_down(self, worker_id: str) -> None:
         assert worker_id in self.known
-        self.out.add(worker_id)
+        self.down.add(worker_id)
 
 
 class Agent:
-    """A worker and its agent, as they really are."""
+    """The real state of a worker and its agent."""
 
     def __init__(self, name: str, generation: int, born: float) -> None:
         self.name = name
@@ -68,15 +68,15 @@ class Agent:
         self.count = 0
         self.dead = False
         self.cut_off = False
-        """Its agent cannot reach the store; the worker itself is well."""
+        """Its agent cannot reach the registry; the worker itself runs."""
         self.unreachable = False
-        """This router gets no answer when it asks the worker; the others may."""
+        """This router's probes get no answer; those of others may."""
         self.recovering = False
-        """It was cut off, and has not beaten since."""
+        """It was cut off and has not beaten since."""
         self.seen = False
         """It has been in the pool."""
         self.dead_for = 0.0
-        """Seconds since its death during which the feed was up and out of grace."""
+        """Seconds since its death in which the feed was up and no grace period ran."""
         self.last_beat = 0.0
 
 
@@ -90,7 +90,7 @@ class Fleet(RuleBasedStateMachine):
         self.store_up = True
         self.agents_back_at = 0.0
         self.quiet_until = 0.0
-        """Until then nobody is expected to age: the store came back, or was emptied."""
+        """End of the grace period after the registry returned or was emptied."""
         self.epoch, self.seq, self.collected, self.epochs = "", 0, 0, 0
         self.records: dict[str, Discovered] = {}
         self.loads: dict[str, Report] = {}
@@ -103,7 +103,7 @@ class Fleet(RuleBasedStateMachine):
     # --- the agents' side ---
 
     def put_record(self, agent: Agent) -> None:
-        """What REGISTER does."""
+        """Do what the script REGISTER does."""
         held = self.records.get(agent.name)
         if held is not None and held.record.generation > agent.generation:
             return
@@ -117,10 +117,10 @@ class Fleet(RuleBasedStateMachine):
         self.loads[agent.name] = Report(agent.generation, agent.count, Load())
         if not self.events_lost:
             version = Version(self.epoch, self.seq)
-            self.members.up(version, agent.name, self.records[agent.name], self.loads[agent.name], self.now)
+            self.members.joined(version, agent.name, self.records[agent.name], self.loads[agent.name], self.now)
 
     def beat(self, agent: Agent, late: float = 0.0) -> None:
-        """What BEAT does, and registering again if it says 0."""
+        """Do what the script BEAT does, and register again if it returns 0."""
         agent.last_beat = self.now - late
         if not self.store_up or agent.cut_off:
             return
@@ -151,7 +151,7 @@ class Fleet(RuleBasedStateMachine):
         del self.workers[name], self.records[name], self.loads[name]
         self.seq += 1
         if not self.events_lost:
-            self.members.down(Version(self.epoch, self.seq), name, agent.generation)
+            self.members.left(Version(self.epoch, self.seq), name, agent.generation)
 
     @rule(name=names)
     def die(self, name: str) -> None:
@@ -160,7 +160,7 @@ class Fleet(RuleBasedStateMachine):
 
     @rule(name=names)
     def restart(self, name: str) -> None:
-        """The same worker, started again: a newer generation."""
+        """Start the same worker again, with a newer generation."""
         if name in self.workers:
             self.workers[name] = Agent(name, self.workers[name].generation + 1, self.now)
             self.beat(self.workers[name])
@@ -193,7 +193,7 @@ class Fleet(RuleBasedStateMachine):
 
     @rule(back_off=st.sampled_from([0.0, 1.0, 4.0]))
     def store_returns(self, back_off: float) -> None:
-        """Agents find it again after a while; after a restart between two polls, within a second."""
+        """Agents reconnect after a while; after a restart between two polls, within a second."""
         if self.store_up:
             return
         self.store_up = True
@@ -205,7 +205,7 @@ class Fleet(RuleBasedStateMachine):
 
     @rule()
     def store_clock_jumps(self) -> None:
-        """Everybody's beat looks old: all are collected, and register again."""
+        """Make every beat look old: all workers are collected and register again."""
         if self.store_up and self.records:
             self.collected += len(self.records)
             self.seq += 1
@@ -220,7 +220,7 @@ class Fleet(RuleBasedStateMachine):
 
     def poll(self) -> None:
         if not self.store_up:
-            self.members.lost()
+            self.members.poll_failed()
             return
         asked, at = self.members.version, Version(self.epoch, self.seq)
         changed = asked != at
@@ -234,7 +234,7 @@ class Fleet(RuleBasedStateMachine):
 
     def ask(self) -> None:
         for found in self.members.to_probe:
-            self.members.answered(found.record.id, self.answer(self.workers.get(found.record.id)), self.now)
+            self.members.probed(found.record.id, self.answer(self.workers.get(found.record.id)), self.now)
 
     def answer(self, agent: Agent | None) -> ProbeAnswer:
         if agent is None or agent.dead:
@@ -260,7 +260,7 @@ class Fleet(RuleBasedStateMachine):
 
     @rule(seconds=st.floats(0.1, 30))
     def router_stands_still(self, seconds: float) -> None:
-        """The workers live on, unseen; what they published meanwhile is read at once afterwards."""
+        """Pause this process. Workers live on, and their messages are read at once afterwards."""
         if self.now < self.quiet_until:
             self.quiet_until += seconds
         self.now += seconds
@@ -277,24 +277,24 @@ class Fleet(RuleBasedStateMachine):
         for name, agent in self.workers.items():
             agent.seen = agent.seen or name in self.pool.known
             if agent.dead:
-                out = name in self.pool.out or name not in self.pool.known
+                out = name in self.pool.down or name not in self.pool.known
                 assert out or agent.dead_for <= DEATH_BOUND, f"{name} is dead and not out"
                 continue
             hidden = agent.recovering or (agent.cut_off and agent.unreachable)
             if agent.seen and not hidden and self.now - agent.visible_since > JOIN_BOUND:
                 assert name in self.pool.known, f"{name} lives and was removed"
-                assert name not in self.pool.out, f"{name} lives and is out"
+                assert name not in self.pool.down, f"{name} lives and is out"
 
     @rule()
     def all_is_seen_in_the_end(self) -> None:
-        """Once the store is up, everybody who can reach it is in the pool within two seconds."""
+        """Once the registry is up, every worker that can reach it is in the pool within 2 s."""
         if not self.store_up:
             self.store_returns(0.0)
         self.time_passes(JOIN_BOUND + max(0.0, self.agents_back_at - self.now))
         for name, agent in self.workers.items():
             if not agent.dead and not agent.cut_off:
                 assert name in self.pool.known
-        assert self.pool.out <= self.pool.known
+        assert self.pool.down <= self.pool.known
 
 
 Fleet.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)

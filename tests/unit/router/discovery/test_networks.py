@@ -1,4 +1,4 @@
-"""Which URLs may be contacted at all."""
+"""Worker URLs and the allowlist of networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Static workers are looked after by the router itself; doubted ones are asked."""
+"""Probes of static workers, and of registered workers whose beats are late."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tests.support.until import auntil
 from vllama_pool.config.routing.table import StaticWorker
 from vllama_pool.router.balance.pool import Discovered, Pool
 from vllama_pool.router.discovery.membership import TTL, ProbeAnswer
-from vllama_pool.router.discovery.static_workers import StaticWatch, asker
+from vllama_pool.router.discovery.static_workers import StaticWatch, health_probe
 from vllama_pool.router.discovery.trust import Endpoints
 from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.record import WorkerRecord, WorkerState
 
 
 class Vllm:
-    """What one vLLM answers, as an httpx transport."""
+    """A vLLM server as an httpx transport."""
 
     def __init__(self) -> None:
         self.health = 200
@@ -82,7 +82,7 @@ def watch(vllm: Vllm, pool: Recorder | Pool, clock: Clock) -> StaticWatch:
 async def test_a_static_worker_joins_with_its_models_version_and_load() -> None:
     vllm, pool = Vllm(), Recorder()
     vllm.running = 3
-    await watch(vllm, pool, Clock()).look()
+    await watch(vllm, pool, Clock()).probe()
     record = pool.known[ID].record
     assert [(m.name, m.context_length) for m in record.models] == [("m", 2048)]
     assert (record.slots, record.tags, record.engine_version) == (4, ("a",), "0.32.0")
@@ -92,10 +92,10 @@ async def test_a_static_worker_joins_with_its_models_version_and_load() -> None:
 
 
 async def look(static: StaticWatch, times: int = 1) -> None:
-    """As `run` does it."""
+    """Probe and learn as `run` does."""
     for _ in range(times):
-        await static.look()
-        if static.curious:
+        await static.probe()
+        if static.should_learn:
             await static.learn()
 
 
@@ -151,10 +151,10 @@ async def test_a_static_worker_is_probed_while_its_abilities_are_learned() -> No
 async def test_a_full_probe_of_a_static_worker_is_done_every_tenth_time() -> None:
     vllm, pool, clock = Vllm(), Recorder(), Clock()
     static = watch(vllm, pool, clock)
-    await static.look()
+    await static.probe()
     vllm.asked.clear()
     vllm.tokens, clock.now = 50, clock.now + 2
-    await static.look()
+    await static.probe()
     assert vllm.asked == ["/health", "/metrics"]
     assert pool.loads[ID].tokens_per_second == 25.0
     assert pool.puts == 1
@@ -163,10 +163,10 @@ async def test_a_full_probe_of_a_static_worker_is_done_every_tenth_time() -> Non
 async def test_a_new_model_of_a_static_worker_reaches_the_pool() -> None:
     vllm, pool = Vllm(), Recorder()
     static = watch(vllm, pool, Clock())
-    await static.look()
+    await static.probe()
     vllm.models.append({"id": "adapter", "root": "x", "parent": "m"})  # type: ignore[dict-item]
     for _ in range(10):
-        await static.look()
+        await static.probe()
     assert [m.name for m in pool.known[ID].record.models] == ["m", "adapter"]
 
 
@@ -174,10 +174,10 @@ async def test_a_restarted_static_worker_is_a_new_generation() -> None:
     vllm, pool = Vllm(), Recorder()
     static = watch(vllm, pool, Clock())
     vllm.tokens = 100
-    await static.look()
+    await static.probe()
     before = pool.known[ID].record.generation
     vllm.tokens = 5
-    await static.look()
+    await static.probe()
     assert pool.known[ID].record.generation == before + 1
 
 
@@ -187,42 +187,42 @@ async def test_a_static_worker_whose_engine_died_is_down_at_once(
 ) -> None:
     vllm, pool = Vllm(), Recorder()
     static = watch(vllm, pool, Clock())
-    await static.look()
+    await static.probe()
     vllm.health, vllm.fault = health, fault
-    await static.look()
-    assert pool.out == {ID}
+    await static.probe()
+    assert pool.down == {ID}
     load = pool.known[ID].load
     assert load is not None
     assert load.state is WorkerState.STOPPED
     assert "10.0.0.5:8000" in load.note
     vllm.health, vllm.fault = 200, None
-    await static.look()
-    assert (pool.out, pool.suspected) == (set(), set())
+    await static.probe()
+    assert (pool.down, pool.suspect) == (set(), set())
     assert [m.name for m in pool.known[ID].record.models] == ["m"]
 
 
 async def test_a_static_worker_without_answers_is_suspect_then_down() -> None:
     vllm, pool, clock = Vllm(), Recorder(), Clock()
     static = watch(vllm, pool, clock)
-    await static.look()
+    await static.probe()
     vllm.fault = httpx.ReadTimeout
-    await static.look()
-    assert (pool.suspected, pool.out) == ({ID}, set())
+    await static.probe()
+    assert (pool.suspect, pool.down) == ({ID}, set())
     clock.now += TTL
-    await static.look()
-    assert pool.out == {ID}
+    await static.probe()
+    assert pool.down == {ID}
 
 
 async def test_a_static_worker_that_answers_again_within_the_ttl_is_up() -> None:
     vllm, pool, clock = Vllm(), Recorder(), Clock()
     static = watch(vllm, pool, clock)
-    await static.look()
+    await static.probe()
     for _ in range(3):
         vllm.fault = httpx.ReadTimeout
-        await static.look()
+        await static.probe()
         vllm.fault, clock.now = None, clock.now + TTL
-        await static.look()
-    assert (pool.suspected, pool.out) == (set(), set())
+        await static.probe()
+    assert (pool.suspect, pool.down) == (set(), set())
 
 
 async def test_a_static_worker_leaves_and_returns_to_the_rotation_of_the_real_pool() -> None:
@@ -230,19 +230,19 @@ async def test_a_static_worker_leaves_and_returns_to_the_rotation_of_the_real_po
     vllm.fault = httpx.ConnectError
     pool = Pool(clock)
     static = watch(vllm, pool, clock)
-    await static.look()
+    await static.probe()
     worker = pool.get(ID)
     assert worker is not None
     assert not worker.available(clock.now)
     vllm.fault = None
-    await static.look()
+    await static.probe()
     assert worker.available(clock.now)
     assert pool.served() == ("m",)
     vllm.fault = httpx.ReadTimeout
-    await static.look()
+    await static.probe()
     assert not worker.available(clock.now)
     vllm.fault = None
-    await static.look()
+    await static.probe()
     assert worker.available(clock.now)
 
 
@@ -271,7 +271,7 @@ async def test_late_workers_are_probed_at_their_health_route(
         return vllm.answer(httpx.Request("GET", str(request.url).replace("/v/", "/")))
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(route)) as client:
-        assert await asker(client, None)(found) is answer
+        assert await health_probe(client, None)(found) is answer
     assert seen == ["http://[fd00::5]:8100/v/health"]
 
 
@@ -286,7 +286,7 @@ async def test_late_workers_are_probed_at_their_pinned_address_with_their_host_n
     tls = ssl.create_default_context()
     found = Discovered(record, Endpoint("10.0.0.5", 8443, tls=tls, server_name="gpu.example"))
     async with httpx.AsyncClient(transport=httpx.MockTransport(route)) as client:
-        assert await asker(client, None)(found) is ProbeAnswer.UP
+        assert await health_probe(client, None)(found) is ProbeAnswer.UP
     assert seen == [("10.0.0.5", "gpu.example:8443", "gpu.example")]
 
 
@@ -295,7 +295,7 @@ async def test_only_a_static_worker_that_stays_unreachable_is_logged(caplog: pyt
     vllm.fault = httpx.ConnectTimeout
     static = watch(vllm, pool, clock)
     running = asyncio.get_running_loop().create_task(static.run())
-    await auntil(lambda: vllm.asked, 5, "a first look")
+    await auntil(lambda: vllm.asked, 5, "a first probe")
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     load = pool.known[ID].load
@@ -303,9 +303,9 @@ async def test_only_a_static_worker_that_stays_unreachable_is_logged(caplog: pyt
     assert load.state is WorkerState.STOPPED
     assert caplog.messages == []
     clock.now += TTL
-    await static.look()
+    await static.probe()
     assert len(caplog.messages) == 1
-    assert "static worker gpu is out" in caplog.messages[0]
+    assert "static worker gpu is down" in caplog.messages[0]
 
 
 async def test_a_static_worker_is_sleeping_while_its_engine_sleeps_and_is_not_asked_what_it_can() -> None:

@@ -18,7 +18,7 @@ NETWORKS = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
 
 
 class Names:
-    """A resolver; every question is kept."""
+    """A resolver that records its queries."""
 
     def __init__(self, **known: list[str]) -> None:
         self.known = known
@@ -64,17 +64,17 @@ async def test_a_wrong_signature_is_refused_before_its_host_name_is_resolved(
             assert await gate.check("a", sealed("http://evil:80", secret=b"guess")) is None
     assert names.asked == []
     assert gate.refusals == 1
-    assert "signature is wrong" in gate.refused["a"]
+    assert "signature is wrong" in caplog.text
     assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize(
     "url", ["http://11.0.0.5:80", "http://127.0.0.1:80", "http://169.254.169.254", "http://[::1]:80"]
 )
-async def test_an_address_outside_the_networks_is_refused(url: str) -> None:
+async def test_an_address_outside_the_networks_is_refused(url: str, caplog: pytest.LogCaptureFixture) -> None:
     gate = record_checker()
     assert await gate.check("a", sealed(url)) is None
-    assert "outside the networks" in gate.refused["a"]
+    assert "outside the networks" in caplog.text
 
 
 @pytest.mark.parametrize("url", ["http://me@10.0.0.5", "ftp://10.0.0.5", "http://10.0.0.5:0", "http://10.0.0.5/?a"])
@@ -89,7 +89,7 @@ async def test_a_name_is_resolved_once_and_pinned() -> None:
     gate = record_checker(names)
     envelope = sealed("http://gpu:8100")
     first = await gate.check("a", envelope)
-    names.known["gpu"] = ["169.254.169.254"]  # the name server has changed its mind
+    names.known["gpu"] = ["169.254.169.254"]  # another answer of the name server
     second = await gate.check("a", envelope)
     assert first is not None
     assert first == second
@@ -119,27 +119,25 @@ async def test_an_endpoint_by_address_has_no_server_name() -> None:
     assert (found.endpoint.host, found.endpoint.server_name) == ("10.0.0.7", None)
 
 
-async def test_a_host_name_that_does_not_resolve_is_tried_again() -> None:
+async def test_a_host_name_that_does_not_resolve_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     names = Names()
     gate = record_checker(names)
     envelopes = {"a": sealed("http://gpu:8100")}
     assert await gate.check_all(envelopes) == {}
     assert gate.pending
     assert gate.refusals == 0
-    assert "gpu cannot be resolved" in gate.refused["a"]
+    assert "gpu cannot be resolved" in caplog.text
     names.known["gpu"] = ["10.0.0.7"]
     assert set(await gate.check_all(envelopes)) == {"a"}
     assert not gate.pending
-    assert not gate.refused
 
 
 async def test_a_bad_record_does_not_affect_the_others() -> None:
     gate = record_checker()
     found = await gate.check_all({"a": sealed("http://10.0.0.5"), "b": b"{}", "c": sealed("http://10.0.0.6", "x")})
     assert set(found) == {"a"}
-    assert set(gate.refused) == {"b", "c"}
+    assert gate.refusals == 2
     assert set(await gate.check_all({"a": sealed("http://10.0.0.5")})) == {"a"}
-    assert not gate.refused
 
 
 async def test_an_invalid_worker_id_is_refused() -> None:
