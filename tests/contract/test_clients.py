@@ -1,4 +1,4 @@
-"""Clients that were written for Ollama, over a router with simulated workers."""
+"""Stories of clients written for Ollama, on a router with simulated workers."""
 
 from __future__ import annotations
 

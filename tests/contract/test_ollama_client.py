@@ -1,4 +1,4 @@
-"""The official Python client against a live router: what its users see."""
+"""The official Python client against a live router."""
 
 import asyncio
 import re
@@ -42,7 +42,7 @@ async def client(running: Fleet) -> AsyncIterator[ollama.AsyncClient]:
 
 
 @pytest.mark.parametrize("name", ["Qwen/Qwen3-8B", "qwen/qwen3-8b:latest", "friendly:8b", "FRIENDLY:8B", "short"])
-async def test_chat_by_every_name_of_a_model(client: ollama.AsyncClient, name: str) -> None:
+async def test_chat_accepts_every_name_of_a_model(client: ollama.AsyncClient, name: str) -> None:
     whole = await client.chat(name, messages=HELLO)
     assert whole.model == name
     assert whole.message.role == "assistant"
@@ -55,14 +55,14 @@ async def test_chat_by_every_name_of_a_model(client: ollama.AsyncClient, name: s
     assert [part.done for part in streamed][-2:] == [False, True]
 
 
-async def test_generate_both_ways(client: ollama.AsyncClient) -> None:
+async def test_generate_gives_the_same_text_streamed_and_whole(client: ollama.AsyncClient) -> None:
     whole = await client.generate("friendly:8b", prompt="hello")
     streamed = [part async for part in await client.generate("friendly:8b", prompt="hello", stream=True)]
     assert "".join(part.response for part in streamed) == whole.response
     assert whole.context
 
 
-async def test_a_system_message_and_several_turns(client: ollama.AsyncClient) -> None:
+async def test_num_predict_limits_a_chat_of_several_turns(client: ollama.AsyncClient) -> None:
     answer = await client.chat(
         "friendly:8b",
         messages=[
@@ -77,7 +77,7 @@ async def test_a_system_message_and_several_turns(client: ollama.AsyncClient) ->
     assert answer.done_reason == "length"
 
 
-async def test_lists_are_merged_and_full(client: ollama.AsyncClient) -> None:
+async def test_list_and_ps_merge_replicas_and_fill_every_field(client: ollama.AsyncClient) -> None:
     listed = {model.model: model for model in (await client.list()).models}
     assert set(listed) == {"friendly:8b", "Qwen/Qwen3-8B:latest"}
     for model in listed.values():
@@ -92,7 +92,7 @@ async def test_lists_are_merged_and_full(client: ollama.AsyncClient) -> None:
     assert {model.context_length for model in loaded} == {8192}
 
 
-async def test_show_has_what_clients_read(client: ollama.AsyncClient) -> None:
+async def test_show_fills_the_fields_that_clients_read(client: ollama.AsyncClient) -> None:
     shown = await client.show("short")
     assert shown.capabilities == ["completion"]
     assert shown.modelinfo is not None
@@ -110,7 +110,7 @@ async def test_an_unknown_model_raises_with_ollamas_text(client: ollama.AsyncCli
         await client.show("nope")
 
 
-async def test_a_stream_that_breaks_raises_in_the_client(running: Fleet, client: ollama.AsyncClient) -> None:
+async def test_a_stream_that_breaks_off_raises_in_the_client(running: Fleet, client: ollama.AsyncClient) -> None:
     for name in running.workers:
         running[name].set_faults([script.Cut(after_tokens=3)])
     stream = await client.chat("short", messages=HELLO, stream=True)
@@ -119,12 +119,12 @@ async def test_a_stream_that_breaks_raises_in_the_client(running: Fleet, client:
         [part async for part in stream]
 
 
-async def test_sixteen_at_once(client: ollama.AsyncClient) -> None:
+async def test_sixteen_concurrent_chats_succeed(client: ollama.AsyncClient) -> None:
     answers = await asyncio.gather(*(client.chat("short", messages=HELLO) for _ in range(16)))
     assert len({answer.message.content for answer in answers}) == 1
 
 
-async def test_breaking_off_a_stream_frees_the_worker(running: Fleet, client: ollama.AsyncClient) -> None:
+async def test_closing_a_stream_early_frees_the_worker(running: Fleet, client: ollama.AsyncClient) -> None:
     for name in running.workers:
         running[name].set_faults([script.Slow(factor=100)])
     stream = await client.chat("short", messages=HELLO, stream=True)

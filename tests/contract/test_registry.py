@@ -1,4 +1,4 @@
-"""What agents and routers may rely on, whether the registry is fakeredis or a real Valkey."""
+"""Guarantees of the registry for agents and routers, on fakeredis and on a real Valkey."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Clients = Callable[[], aioredis.Redis]
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def address(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    """One Valkey for all tests here; each empties it first."""
+    """A Valkey shared by the tests of this module. Each test flushes it first."""
     async with running_valkey(tmp_path_factory.mktemp("state")) as valkey:
         yield valkey.address
 
 
 @pytest.fixture(params=["fakeredis", "valkey"])
 def store(request: pytest.FixtureRequest) -> Clients:
-    """Makes clients of one store."""
+    """Returns a factory of clients of one store."""
     if request.param == "fakeredis":
         server = FakeServer()
         return lambda: FakeAsyncRedis(server=server)
@@ -43,7 +43,7 @@ def store(request: pytest.FixtureRequest) -> Clients:
 
 @pytest.fixture
 async def clients(store: Clients) -> AsyncIterator[Clients]:
-    """Makes clients of one empty store; closes them at the end."""
+    """Returns a factory of clients of one empty store, and closes them at the end."""
     async with contextlib.AsyncExitStack() as opened:
 
         def client() -> aioredis.Redis:
@@ -116,13 +116,13 @@ async def test_an_older_generation_is_fenced(registry: Registry) -> None:
     assert (held.generation, held.url) == (newer, "http://127.0.0.1:2")
 
 
-async def test_generations_compare_as_numbers_not_as_words(registry: Registry) -> None:
+async def test_generations_are_compared_as_numbers(registry: Registry) -> None:
     await registry.register(record(generation=9), Load())
     assert isinstance(await registry.register(record(generation=10), Load()), Registered)
     assert await registry.register(record(generation=9), Load()) == Fenced(10)
 
 
-async def test_a_newer_start_takes_the_place_of_an_older_one(registry: Registry) -> None:
+async def test_a_newer_generation_replaces_an_older_one(registry: Registry) -> None:
     await registry.register(record(generation=1), Load())
     await registry.register(record(generation=2), Load())
     assert not await registry.beat("a", 1, Load())
@@ -130,7 +130,7 @@ async def test_a_newer_start_takes_the_place_of_an_older_one(registry: Registry)
     assert await registry.beat("a", 2, Load())
 
 
-async def test_a_worker_that_leaves_is_gone_at_once(registry: Registry) -> None:
+async def test_a_worker_that_leaves_is_removed_at_once(registry: Registry) -> None:
     await registry.register(record(), Load())
     assert await registry.leave("a", 1)
     assert not await registry.leave("a", 1)
@@ -140,7 +140,7 @@ async def test_a_worker_that_leaves_is_gone_at_once(registry: Registry) -> None:
     assert snapshot.version.seq == 2
 
 
-async def test_events_tell_of_everything(clients: Clients, registry: Registry) -> None:
+async def test_every_change_is_published_as_an_event(clients: Clients, registry: Registry) -> None:
     listener = Registry(clients(), "f")
     seen: list[Event] = []
     async with aclosing(listener.events()) as events:
@@ -179,13 +179,13 @@ async def test_a_flush_changes_the_epoch(registry: Registry, redis: aioredis.Red
     assert after.epoch != before.epoch
 
 
-async def test_the_scripts_survive_being_forgotten(registry: Registry, redis: aioredis.Redis) -> None:
+async def test_scripts_are_reloaded_after_a_script_flush(registry: Registry, redis: aioredis.Redis) -> None:
     await registry.register(record(), Load())
     await redis.script_flush()
     assert await registry.beat("a", 1, Load())
 
 
-async def test_what_has_not_beaten_for_a_minute_is_collected(registry: Registry, redis: aioredis.Redis) -> None:
+async def test_workers_without_a_beat_for_a_minute_are_removed(registry: Registry, redis: aioredis.Redis) -> None:
     await registry.register(record("old"), Load())
     await registry.register(record("new"), Load())
     before = await registry.snapshot()
@@ -208,7 +208,7 @@ async def test_routers_are_counted_while_they_poll(registry: Registry, redis: ai
     assert (await registry.snapshot(router="r2")).routers == 1
 
 
-async def test_a_hundred_workers_at_once(registry: Registry, clients: Clients) -> None:
+async def test_a_hundred_workers_register_concurrently(registry: Registry, clients: Clients) -> None:
     async with asyncio.TaskGroup() as tasks:
         for number in range(100):
             tasks.create_task(registry.register(record(f"w{number}"), Load()))
@@ -217,7 +217,7 @@ async def test_a_hundred_workers_at_once(registry: Registry, clients: Clients) -
     assert len(snapshot.records) == len(snapshot.loads) == snapshot.version.seq == 100
 
 
-async def test_a_load_of_a_newer_version_is_left_out(registry: Registry, redis: aioredis.Redis) -> None:
+async def test_an_unreadable_load_of_a_newer_version_is_skipped(registry: Registry, redis: aioredis.Redis) -> None:
     await registry.register(record(), Load())
     await redis.hset(Keys.of("f").load, "a", "1:9:hovering:0:0:0:0:0:")
     snapshot = await registry.snapshot()
@@ -225,7 +225,7 @@ async def test_a_load_of_a_newer_version_is_left_out(registry: Registry, redis: 
     assert await registry.beat("a", 1, Load())
 
 
-async def test_a_model_takes_the_place_of_what_its_writer_saw_and_of_nothing_else(registry: Registry) -> None:
+async def test_a_model_replaces_only_the_version_that_its_writer_read(registry: Registry) -> None:
     first = await registry.put_model("v", b"", b"one")
     assert isinstance(first, ModelPut)
     assert await registry.put_model("v", b"", b"two") == ModelHeld(b"one")
@@ -240,7 +240,7 @@ async def test_a_model_takes_the_place_of_what_its_writer_saw_and_of_nothing_els
     assert await registry.put_model("w", b"expected", b"x") == ModelHeld(b"")
 
 
-async def test_of_writers_at_once_one_wins_each_time(registry: Registry, clients: Clients) -> None:
+async def test_exactly_one_of_several_concurrent_writers_wins(registry: Registry, clients: Clients) -> None:
     writers = [Registry(clients(), "f") for _ in range(5)]
     replies = await asyncio.gather(
         *(writer.put_model("v", b"", str(number).encode()) for number, writer in enumerate(writers))
@@ -250,7 +250,7 @@ async def test_of_writers_at_once_one_wins_each_time(registry: Registry, clients
     assert (await registry.models()).envelopes == {"v": won}
 
 
-async def test_a_version_of_the_models_never_comes_again(registry: Registry, redis: aioredis.Redis) -> None:
+async def test_model_versions_are_never_reused(registry: Registry, redis: aioredis.Redis) -> None:
     await registry.register(record(), Load())
     seen = {(await registry.snapshot()).models}
     for _ in range(2):
@@ -262,7 +262,7 @@ async def test_a_version_of_the_models_never_comes_again(registry: Registry, red
     assert len(seen) == 5
 
 
-async def test_a_change_of_a_model_is_told_to_all_and_answered(registry: Registry) -> None:
+async def test_a_model_change_is_published_and_acknowledged(registry: Registry) -> None:
     async with aclosing(registry.events()) as events:
         assert isinstance(await anext(events), Subscribed)
         first = await registry.put_model("v", b"", b"{\n}", ask=True)
@@ -277,7 +277,7 @@ async def test_a_change_of_a_model_is_told_to_all_and_answered(registry: Registr
         assert await anext(events) == ModelSeen(first.version, "r1")
 
 
-async def test_a_subscription_outlives_silence(clients: Clients, registry: Registry) -> None:
+async def test_a_subscription_survives_silence(clients: Clients, registry: Registry) -> None:
     listener = Registry(clients(), "f", silence=0.05)
     seen: list[Event] = []
 
@@ -298,8 +298,8 @@ async def test_a_subscription_outlives_silence(clients: Clients, registry: Regis
         await asyncio.wait([task])
 
 
-async def test_a_cancellation_is_never_swallowed(clients: Clients) -> None:
-    """At whatever moment it comes: nobody may run on who was cancelled."""
+async def test_cancellation_always_propagates(clients: Clients) -> None:
+    """Cancels at every possible moment."""
     registry = Registry(clients(), "f")
     await registry.register(record(), Load())
 

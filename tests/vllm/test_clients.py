@@ -1,4 +1,4 @@
-"""Clients that were written for Ollama, over real vLLM: the stories of tests/contract/test_clients.py once more."""
+"""The client stories of tests/contract/test_clients.py on real vLLM."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Over = Callable[..., str]
 
 @pytest.fixture(scope="module")
 def over(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Over]:
-    """The URL of a system over these servers: one at a time, and anew where a server was started anew."""
+    """Returns the URL of a router and agents over these servers: one at a time, restarted after a server's restart."""
     running: dict[tuple[str, ...], str] = {}
     with ExitStack() as stack:
 
@@ -49,11 +49,11 @@ class TestRealVllm(Stories):
 
     @pytest.fixture
     def long_stage(self, over: Over, smollm2_vllm: VllmServer) -> LongStage:
-        """A tiny model's engine is done long before its server has sent the first token; this one takes seconds."""
+        """Answers for seconds; a tiny model's engine finishes before its server has sent the first token."""
         question = "Write all numbers from one to five hundred, separated by commas."
         return LongStage(over(smollm2_vllm), smollm2_vllm.model, question, smollm2_vllm.url, answer=2000)
 
     @pytest.fixture
     def writer(self, long_stage: LongStage) -> dict[str, str]:
-        """Where a schema leaves a choice, the tiny model writes white space until its context is full."""
+        """Fixes every choice of the schema: otherwise the tiny model generates whitespace until its context is full."""
         return long_stage.at

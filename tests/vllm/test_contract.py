@@ -1,4 +1,4 @@
-"""Chat and generate through a live router, on a real vLLM with a model that thinks and calls tools."""
+"""Chat and generate through a live router to a real vLLM whose model thinks and calls tools."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Ask = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def over(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[VllmServer], str]]:
-    """The URL of a system over a server."""
+    """Returns the URL of a router and agent over a server; keeps one running at a time."""
     running: dict[str, str] = {}
     with ExitStack() as stack:
 
@@ -64,14 +64,14 @@ def user(text: str) -> list[dict[str, Any]]:
 
 
 def turns(count: int) -> list[dict[str, Any]]:
-    told = [{"role": "system", "content": "be brief"}]
+    messages = [{"role": "system", "content": "be brief"}]
     for _ in range(count):
-        told += [*user("what do you say to that then"), {"role": "assistant", "content": "one two three four"}]
-    return told + user("What is 2+2?")
+        messages += [*user("what do you say to that then"), {"role": "assistant", "content": "one two three four"}]
+    return messages + user("What is 2+2?")
 
 
 @pytest.mark.rule(61, 95)
-def test_thinking_on_and_off(ask: Ask) -> None:
+def test_think_turns_thinking_on_and_off(ask: Ask) -> None:
     for fields in ({}, {"think": True}, {"think": "low"}):
         message = ask("/api/chat", messages=user("What is 2+2?"), **fields)["message"]
         assert message["thinking"].startswith("The user said something.")
@@ -83,7 +83,7 @@ def test_thinking_on_and_off(ask: Ask) -> None:
 
 @pytest.mark.rule(81, 83)
 @pytest.mark.trap(7)
-def test_the_model_calls_a_tool(ask: Ask) -> None:
+def test_a_tool_is_called_and_its_result_answered(ask: Ask) -> None:
     asked = user("what is the weather in Paris?")
     answer = ask("/api/chat", messages=asked, tools=[TOOL])
     assert answer["done_reason"] == "stop"
@@ -96,14 +96,14 @@ def test_the_model_calls_a_tool(ask: Ask) -> None:
 
 
 @pytest.mark.rule(57, 98)
-def test_a_closed_schema_is_kept_to_and_thinking_stays_free(ask: Ask) -> None:
+def test_a_schema_binds_the_answer_but_not_the_thinking(ask: Ask) -> None:
     answer = ask("/api/chat", messages=user("What is 2+2?"), format={"type": "boolean"})
     assert json.loads(answer["message"]["content"]) in (True, False)
     assert answer["message"]["thinking"].startswith("The user said something.")
 
 
 @pytest.mark.rule(54)
-def test_a_context_is_taken_up_again(ask: Ask, post: Callable[..., httpx.Response]) -> None:
+def test_a_context_continues_the_conversation(ask: Ask, post: Callable[..., httpx.Response]) -> None:
     first = ask("/api/generate", prompt="What is 2+2?")
     assert len(first["context"]) == first["prompt_eval_count"] + first["eval_count"] - 1
     second = ask("/api/generate", prompt="What is 2+2?", context=first["context"])
@@ -136,7 +136,7 @@ def test_a_long_conversation_loses_its_oldest_turns(ask: Ask, post: Callable[...
 
 
 @pytest.mark.rule(66)
-def test_a_prompt_is_rendered_and_nothing_generated(ask: Ask) -> None:
+def test_debug_render_only_returns_the_prompt(ask: Ask) -> None:
     rendered = "<|im_start|>user\nWhat is 2+2?<|im_end|>\n<|im_start|>assistant\n"
     chat = ask("/api/chat", messages=user("What is 2+2?"), _debug_render_only=True)
     assert chat["_debug_info"] == {"rendered_template": rendered}
@@ -160,7 +160,7 @@ PNG = "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAFklEQVR4nGM4ESBHEmIY1TCqY
 
 
 @pytest.mark.rule(66, 145)
-def test_images_are_counted_and_left_out_with_their_turns(
+def test_images_are_counted_and_dropped_with_their_turns(
     over: Callable[[VllmServer], str], tiny_vision_vllm: VllmServer
 ) -> None:
     url = over(tiny_vision_vllm)

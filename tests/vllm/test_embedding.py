@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2 on a real vLLM, asked through a live router as Ollama's clients ask for `all-minilm`."""
+"""Embeddings of `all-minilm` through a live router to a real vLLM with all-MiniLM-L6-v2."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PUBLISHED = [
     *(0.010071029, -0.0017594862, 0.05007221, 0.04692972, 0.054916814),
     *(0.008599704, 0.105441414, -0.025878139, 0.12958129, 0.031952348),
 ]
-"""How this model's vector for that text begins in Ollama's documentation of its API."""
+"""First components of this model's vector for SKY in Ollama's API documentation."""
 DIMENSIONS, CONTEXT = 384, 256
 LONG = "The sky is blue since air scatters blue light more than red light. " * 40
 TOO_LONG = "the input length exceeds the context length"
@@ -29,7 +29,7 @@ Vector = list[float]
 
 @pytest.fixture(scope="module")
 def over(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[VllmServer], str]]:
-    """The URL of a system over a server; one for all tests here."""
+    """Returns the URL of a router and agent over a server; keeps one running at a time."""
     running: dict[str, str] = {}
     with ExitStack() as stack:
 
@@ -44,7 +44,7 @@ def over(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[VllmSer
 
 @pytest.fixture
 def client(over: Callable[[VllmServer], str], all_minilm_vllm: VllmServer) -> Iterator[ollama.Client]:
-    """Ollama's own."""
+    """The official Python client."""
     made = ollama.Client(over(all_minilm_vllm), trust_env=False, timeout=60.0)
     yield made
     made._client.close()
@@ -84,7 +84,7 @@ def alike(one: Vector, other: Vector) -> bool:
 
 
 @pytest.mark.rule(25)
-def test_the_vector_is_the_one_that_ollama_publishes(embed: Embed) -> None:
+def test_the_vector_equals_the_one_in_ollamas_documentation(embed: Embed) -> None:
     answer = embed(SKY)
     (vector,) = answer["embeddings"]
     assert len(vector) == DIMENSIONS
@@ -96,7 +96,7 @@ def test_the_vector_is_the_one_that_ollama_publishes(embed: Embed) -> None:
 
 
 @pytest.mark.rule(99)
-def test_vectors_have_length_one_whatever_is_cut(embed: Embed) -> None:
+def test_truncated_vectors_have_length_one(embed: Embed) -> None:
     (whole,) = embed(SKY)["embeddings"]
     (cut,) = embed(SKY, dimensions=64)["embeddings"]
     assert len(cut) == 64
@@ -118,8 +118,8 @@ def test_a_batch_is_answered_in_order(embed: Embed) -> None:
 
 
 @pytest.mark.rule(101, 102)
-def test_num_ctx_says_where_a_text_is_cut(embed: Embed, post: Post) -> None:
-    """Three tokens are the word and the two that BERT puts around every text."""
+def test_num_ctx_truncates_an_input(embed: Embed, post: Post) -> None:
+    """Three tokens: one word and the two that BERT adds around every text."""
     (why,) = embed("why")["embeddings"]
     for text in (SKY, LONG.replace("The sky", "Why", 1)):
         cut = embed(text, options={"num_ctx": 3})
@@ -134,7 +134,7 @@ def test_num_ctx_says_where_a_text_is_cut(embed: Embed, post: Post) -> None:
 
 
 @pytest.mark.rule(101)
-def test_the_models_own_context_cuts_or_refuses(embed: Embed, post: Post) -> None:
+def test_inputs_beyond_the_models_context_are_truncated_or_refused(embed: Embed, post: Post) -> None:
     assert embed(LONG)["prompt_eval_count"] == CONTEXT
     assert embed(LONG, options={"num_ctx": 100_000})["prompt_eval_count"] == CONTEXT
     for text in (LONG, LONG * 100, ["short", LONG]):
@@ -145,7 +145,7 @@ def test_the_models_own_context_cuts_or_refuses(embed: Embed, post: Post) -> Non
 
 
 @pytest.mark.rule(26)
-def test_the_older_endpoint_gives_the_vector_of_the_models_own_length(embed: Embed, post: Post) -> None:
+def test_the_older_endpoint_returns_the_vector_that_the_model_normalises_itself(embed: Embed, post: Post) -> None:
     answer = post("/api/embeddings", prompt=SKY).json()
     assert set(answer) == {"embedding"}
     assert alike(answer["embedding"], embed(SKY)["embeddings"][0])
@@ -153,23 +153,23 @@ def test_the_older_endpoint_gives_the_vector_of_the_models_own_length(embed: Emb
 
 
 @pytest.mark.rule(100)
-def test_an_empty_text_in_a_list_is_a_real_one(embed: Embed) -> None:
+def test_an_empty_text_in_a_list_is_embedded(embed: Embed) -> None:
     answer = embed([""])
     assert (len(answer["embeddings"][0]), answer["prompt_eval_count"]) == (DIMENSIONS, 2)
     assert embed("") == embed([]) == {"model": "all-minilm", "embeddings": []}
 
 
-def test_texts_of_all_kinds_are_taken(embed: Embed) -> None:
+def test_texts_in_any_script_are_accepted(embed: Embed) -> None:
     texts = ["\U0001f999 \u00e9\u00df \u65e5\u672c\u8a9e", "\x00\x01 \t\r\n", '"quoted" \\ <&>', "a" * 5000, "\ufffd"]
     assert len(embed(texts)["embeddings"]) == len(texts)
 
 
-def test_vectors_mean_something(embed: Embed) -> None:
+def test_similar_texts_have_similar_vectors(embed: Embed) -> None:
     question, near, far = embed([SKY, "What makes the sky look blue?", "How do I bake bread?"])["embeddings"]
     assert cosine(question, near) > 0.8 > 0.3 > cosine(question, far)
 
 
-def test_the_stock_client_embeds_and_sees_what_the_model_is(client: ollama.Client) -> None:
+def test_the_official_client_embeds_and_shows_the_model(client: ollama.Client) -> None:
     answer = client.embed("all-minilm", [SKY, "why"])
     assert [len(vector) for vector in answer.embeddings] == [DIMENSIONS, DIMENSIONS]
     assert answer.prompt_eval_count == 11

@@ -1,4 +1,4 @@
-"""A LoRA adapter on a real vLLM is a model of its own: listed, asked, and made into further models by its name."""
+"""A LoRA adapter on a real vLLM is a model of its own: it is listed, answers, and can be a base of virtual models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.ports import free_ports
 from tests.support.until import auntil
 
 START = 300.0
-"""Seconds that vLLM may take to start on a busy machine."""
+"""Time-out in seconds for the start of vLLM on a busy machine."""
 PLAIN = {"stream": False, "think": False, "options": {"temperature": 0, "num_predict": 8}}
 
 
@@ -39,7 +39,9 @@ async def worker(
 
 
 @pytest.mark.rule(108, 174)
-async def test_an_adapter_is_a_model_of_which_others_can_be_made(running: Fleet, worker: AgentProcess) -> None:
+async def test_an_adapter_is_listed_answers_and_is_a_base_for_virtual_models(
+    running: Fleet, worker: AgentProcess
+) -> None:
     async def listed() -> dict[str, Any]:
         models = (await running.http.get("/api/tags")).json()["models"]
         return {model["name"]: model for model in models}

@@ -1,4 +1,4 @@
-"""Tools, thinking and schemas on a real vLLM that was given no flag for them: the agent chose."""
+"""Tools, thinking and schemas on a real vLLM whose parser flags the agent has chosen."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.router.app import create_app
 
 START = 300.0
-"""Seconds that vLLM may take to start on a busy machine."""
+"""Time-out in seconds for the start of vLLM on a busy machine."""
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ async def worker(
 
 
 @pytest.mark.rule(95, 176)
-async def test_tools_and_thinking_without_a_flag(running: Fleet, worker: AgentProcess) -> None:
+async def test_tools_and_thinking_work_without_parser_flags(running: Fleet, worker: AgentProcess) -> None:
     [item] = await auntil(lambda: models(running), START, "tiny-qwen3 to serve")
     assert item["capabilities"] == ["completion", "tools", "thinking"]
     assert worker.says("chose --tool-call-parser hermes and --reasoning-parser qwen3")
@@ -67,7 +67,7 @@ async def test_tools_and_thinking_without_a_flag(running: Fleet, worker: AgentPr
 
 
 async def finish_an_object(running: Fleet, hello: dict[str, Any]) -> None:
-    """Without a bound on white space this model writes blanks until its context is full."""
+    """Without a limit on whitespace this model generates it until its context is full."""
     schema = {
         "type": "object",
         "properties": {"sunny": {"type": "boolean"}, "city": {"enum": ["Paris", "Rome"]}},
@@ -82,7 +82,7 @@ async def finish_an_object(running: Fleet, hello: dict[str, Any]) -> None:
 
 
 @pytest.mark.rule(176)
-async def test_an_attached_server_shows_itself_what_is_on(
+async def test_capabilities_of_an_attached_server_are_detected(
     running: Fleet, tiny_qwen3_vllm: VllmServer, tmp_path: Path
 ) -> None:
     async with agent("--attach", tiny_qwen3_vllm.url, state_dir=tmp_path):
@@ -91,7 +91,9 @@ async def test_an_attached_server_shows_itself_what_is_on(
 
 
 @pytest.mark.rule(176)
-async def test_so_does_a_server_of_the_routing_file(tiny_vision_vllm: VllmServer, tmp_path: Path) -> None:
+async def test_capabilities_of_a_server_in_the_routing_file_are_detected(
+    tiny_vision_vllm: VllmServer, tmp_path: Path
+) -> None:
     table = RoutingTable(workers=(StaticWorker(url=tiny_vision_vllm.url, name="theirs"),))
     app = create_app(RouterSettings(registry=RegistrySettings(state_dir=tmp_path)), table, log_stream=io.BytesIO())
     async with serving(app) as url, httpx.AsyncClient(base_url=url, trust_env=False) as http:

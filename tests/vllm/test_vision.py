@@ -1,4 +1,4 @@
-"""Images behind the router on a real vLLM: what sees says so and sees, and what does not refuses clearly."""
+"""Images through a live router to a real vLLM with a vision model, and to one without."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ from tests.support.agents import agent
 from tests.support.live import fleet
 from tests.support.until import auntil
 from tests.support.vllm import VllmServer
+from vllama_pool.router.compat.check import Check
+from vllama_pool.router.compat.checks.images import chat_sees, generate_sees
+from vllama_pool.router.compat.models import ModelChoice
+from vllama_pool.router.compat.runner import Result, run_check
+from vllama_pool.router.compat.server import CheckedServer
+from vllama_pool.router.compat.wire import parse_url
 
 SEES = "tiny-vision"
 TOKENS_PER_IMAGE = 4
@@ -30,7 +36,7 @@ WEBP = "UklGRjAAAABXRUJQVlA4ICQAAABwAQCdASoQABAACQCsJaACdAFAAAD+u7eqqevxu9St+uiV
 
 
 def png(width: int, height: int) -> str:
-    """A picture of one colour, in base64."""
+    """A single-coloured PNG, in base64."""
     rows = b"".join(b"\0" + b"\xc8\x50\x1e" * width for _ in range(height))
     parts = (
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
@@ -48,7 +54,7 @@ IMAGES = {"png": png(16, 16), "wide png": png(300, 40), "jpeg": JPEG, "webp": WE
 
 @asynccontextmanager
 async def router_over(server: VllmServer, state_dir: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """A live router that knows this one server through an agent beside it."""
+    """A live router over this server, which an agent has attached."""
     async with fleet(state_dir, {}) as running, agent("--attach", server.url, state_dir=state_dir):
 
         async def listed() -> bool:
@@ -71,15 +77,22 @@ async def http(tiny_vision_vllm: VllmServer, tmp_path: Path) -> AsyncIterator[ht
 
 
 async def ask(http: httpx.AsyncClient, path: str, images: list[str]) -> httpx.Response:
-    """One short question with these images."""
+    """Send a short prompt with these images."""
     body: dict[str, Any] = {"model": SEES, "stream": False, "options": {"num_predict": 4, "temperature": 0}}
     if path == "/api/chat":
         return await http.post(path, json=body | {"messages": [{"role": "user", "content": "what?", "images": images}]})
     return await http.post(path, json=body | {"prompt": "what?", "images": images})
 
 
+@pytest.mark.parametrize("check", [generate_sees, chat_sees], ids=lambda check: check.name)
+async def test_vision_checks_of_compat_pass(http: httpx.AsyncClient, check: Check) -> None:
+    server = CheckedServer(parse_url(str(http.base_url)), ModelChoice(vision=SEES), timeout=120)
+    outcome = await run_check(server, check)
+    assert outcome.result is Result.SAME, outcome.detail
+
+
 @pytest.mark.rule(176)
-async def test_a_model_that_sees_says_so(http: httpx.AsyncClient) -> None:
+async def test_a_vision_model_lists_the_capability(http: httpx.AsyncClient) -> None:
     [item] = await tags(http)
     assert item["capabilities"] == ["completion", "vision"]
     shown = (await http.post("/api/show", json={"model": SEES})).json()
@@ -104,7 +117,7 @@ async def test_every_image_adds_its_tokens(http: httpx.AsyncClient, path: str) -
 
 @pytest.mark.rule(154)
 @pytest.mark.parametrize("path", ["/api/chat", "/api/generate"])
-async def test_what_is_no_image_is_a_plain_400(http: httpx.AsyncClient, path: str) -> None:
+async def test_invalid_image_data_is_a_400(http: httpx.AsyncClient, path: str) -> None:
     refused = await ask(http, path, [base64.b64encode(b"no image at all").decode()])
     assert refused.status_code == 400
     assert "image" in refused.json()["error"]
@@ -113,7 +126,7 @@ async def test_what_is_no_image_is_a_plain_400(http: httpx.AsyncClient, path: st
 
 
 @pytest.mark.rule(159)
-async def test_a_model_that_does_not_see_refuses_images(smollm2_vllm: VllmServer, tmp_path: Path) -> None:
+async def test_a_model_without_vision_refuses_images(smollm2_vllm: VllmServer, tmp_path: Path) -> None:
     async with router_over(smollm2_vllm, tmp_path) as http:
         [item] = await tags(http)
         assert item["capabilities"] == ["completion"]

@@ -1,4 +1,4 @@
-"""The checks, by what they are about."""
+"""The checks by topic."""
 
 from __future__ import annotations
 
@@ -40,6 +40,6 @@ _MODULES = (
     writes,
     loading,
 )
-"""In the order in which they run: what unloads models comes last."""
+"""In running order. Checks that unload models come last."""
 
 CHECKS: tuple[Check, ...] = tuple(check for module in _MODULES for check in declared(module))

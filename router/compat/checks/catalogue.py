@@ -1,4 +1,4 @@
-"""What lists and descriptions of models hold (R009, R010, R022, R109-R111, R173-R176)."""
+"""Contents of model lists and descriptions (R009, R010, R022, R109-R111, R173-R176)."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 PARAMETERS = re.compile(r"\d+(\.\d+)?[KMBT]?\Z")
 CAPABILITIES = {"completion", "tools", "insert", "vision", "embedding", "thinking", "image", "audio"}
 TEXTS = ("format", "family", "parameter_size", "quantization_level")
-MOST_LISTED = 5
-"""Entries of a list that show gives unless asked for more (R109)."""
+MAX_LIST = 5
+"""Maximum list length in show without verbose (R109)."""
 
 
 async def tags(server: CheckedServer) -> list[dict[str, Any]]:
-    """The models of /api/tags that are here and not in the cloud, at least one. Raises Skipped."""
+    """The local models of /api/tags. Raises Skipped if there are none."""
     found = [item for item in models(await server.get("/api/tags")) if not item.get("remote_host")]
     if not found:
         raise Skipped("no models")
@@ -48,12 +48,12 @@ def models(response: RawResponse) -> list[dict[str, Any]]:
 
 
 async def tagged(server: CheckedServer, model: str) -> dict[str, Any]:
-    """The entry of a model in /api/tags."""
+    """A model's entry in /api/tags."""
     return entry(await tags(server), model)
 
 
 async def running(server: CheckedServer, model: str) -> dict[str, Any]:
-    """The entry in /api/ps of a model."""
+    """A model's entry in /api/ps."""
     return entry(models(await server.get("/api/ps")), model)
 
 
@@ -66,7 +66,7 @@ def entry(listed: list[dict[str, Any]], model: str) -> dict[str, Any]:
 
 
 async def shown(server: CheckedServer, **fields: Any) -> dict[str, Any]:
-    """What show says of the chat model, asked with these fields."""
+    """The answer of show for these fields, by default for the chat model."""
     asked = fields or {"model": server.model("chat")}
     return an_object(await server.once("/api/show", asked))
 
@@ -186,7 +186,7 @@ async def show_has_what_clients_read(server: CheckedServer) -> None:
 
 @covers(10)
 async def show_takes_the_older_name(server: CheckedServer) -> None:
-    """As the ollama command and others ask."""
+    """The ollama command sends `name` and an empty `model`."""
     asked = {"model": "", "name": server.model("chat"), "system": "", "template": "", "options": None}
     has_details(await shown(server, **asked))
     same("answer", await shown(server), await shown(server, **asked))
@@ -198,7 +198,7 @@ async def show_leaves_out_what_is_long(server: CheckedServer) -> None:
     expect(info, "something in model_info", info)
     lacks(info, "general.name", "tokenizer.chat_template")
     for key, value in info.items():
-        expect(not isinstance(value, list) or len(value) <= MOST_LISTED, f"{key} as []", value)
+        expect(not isinstance(value, list) or len(value) <= MAX_LIST, f"{key} as []", value)
 
 
 @covers(110)

@@ -1,4 +1,4 @@
-"""What messages may hold (R072-R080, R159)."""
+"""Messages and tools of chat (R072-R080, R159)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ANSWERED = "11 degrees and rain"
 
 
 async def tokens(server: CheckedServer, **fields: Any) -> int:
-    """How long the prompt of a chat is."""
+    """Prompt tokens of a chat."""
     return field(await whole(server, "chat", **fields), "prompt_eval_count", int)
 
 
@@ -53,7 +53,7 @@ async def messages_may_carry_thinking(server: CheckedServer) -> None:
 
 
 def history(rules: set[int], name: str, call: dict[str, Any], result: dict[str, Any]) -> Check:
-    """A chat in which a tool has answered already."""
+    """A chat whose history has a tool call and its result."""
 
     async def ask(server: CheckedServer) -> None:
         turns = [QUESTION, {"role": "assistant", "content": "", "tool_calls": [call]}]

@@ -1,4 +1,4 @@
-"""embed and embeddings (R025, R026, R091, R099-R101)."""
+"""Embeddings (R025, R026, R091, R099-R101)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from vllama_pool.router.compat.server import ABSENT, CheckedServer
 from vllama_pool.router.compat.wire import RawResponse
 
 TEXTS = ["Why is the sky blue?", "Why is the grass green?"]
-LONGEST_TRIED = 8192
-"""Tokens of context up to which a text is made that is too long."""
+MAX_CONTEXT = 8192
+"""Largest context in tokens that the checks try to exceed."""
 TOO_LONG = "the input length exceeds the context length"
 BAD_INPUT = "invalid input type"
-EXACT = 1e-3
-"""How far a length may be from 1, and one vector's number from another's."""
+TOLERANCE = 1e-3
+"""Allowed difference of lengths and components."""
 
 
 async def embed(server: CheckedServer, value: Any, **fields: Any) -> RawResponse:
@@ -24,7 +24,7 @@ async def embed(server: CheckedServer, value: Any, **fields: Any) -> RawResponse
 
 
 async def vectors(server: CheckedServer, value: Any, **fields: Any) -> list[list[float]]:
-    """The vectors, of numbers each."""
+    """The vectors of an answer, checked to be lists of numbers."""
     found = field(an_object(await embed(server, value, **fields)), "embeddings", list)
     for vector in found:
         is_vector(vector)
@@ -41,7 +41,7 @@ def length(vector: list[float]) -> float:
 
 
 def alike(one: list[float], other: list[float]) -> bool:
-    return len(one) == len(other) and all(abs(a - b) < EXACT for a, b in zip(one, other, strict=True))
+    return len(one) == len(other) and all(abs(a - b) < TOLERANCE for a, b in zip(one, other, strict=True))
 
 
 @covers(25, 45)
@@ -64,7 +64,7 @@ async def batches_keep_their_order(server: CheckedServer) -> None:
 
 @covers(25, 43)
 async def embed_ignores_stream_and_null_options(server: CheckedServer) -> None:
-    """As LangChain sends them."""
+    """LangChain sends null options."""
     options = dict.fromkeys(("temperature", "num_ctx", "top_k", "stop", "seed"))
     same("count of vectors", 1, len(await vectors(server, TEXTS[0], stream=True, options=options)))
 
@@ -72,7 +72,7 @@ async def embed_ignores_stream_and_null_options(server: CheckedServer) -> None:
 @covers(99)
 async def vectors_have_length_one(server: CheckedServer) -> None:
     for vector in await vectors(server, TEXTS):
-        expect(abs(length(vector) - 1) < EXACT, "length 1", length(vector))
+        expect(abs(length(vector) - 1) < TOLERANCE, "length 1", length(vector))
 
 
 @covers(99)
@@ -81,7 +81,7 @@ async def vectors_can_be_cut(server: CheckedServer) -> None:
     half = max(1, len(full) // 2)
     for vector in await vectors(server, TEXTS, dimensions=half):
         same("dimensions", half, len(vector))
-        expect(abs(length(vector) - 1) < EXACT, "length 1", length(vector))
+        expect(abs(length(vector) - 1) < TOLERANCE, "length 1", length(vector))
     (whole, *_) = await vectors(server, TEXTS, dimensions=10 * len(full)) or [[]]
     expect(alike(whole, full), "the whole vector for more dimensions than there are", len(whole))
 
@@ -118,10 +118,10 @@ async def a_bad_input_beats_a_missing_model(server: CheckedServer) -> None:
 
 
 async def too_long(server: CheckedServer) -> str:
-    """A text beyond the model's context. Raises Skipped where that is very long."""
+    """A text that exceeds the model's context. Raises Skipped if the context is too large to try."""
     info = field(an_object(await server.once("/api/show", {"model": server.model("embed")})), "model_info", dict)
     context = next((value for key, value in info.items() if key.endswith(".context_length")), 0)
-    if not isinstance(context, int) or not 0 < context <= LONGEST_TRIED:
+    if not isinstance(context, int) or not 0 < context <= MAX_CONTEXT:
         raise Skipped("the model's context is long")
     return "sky " * (context + 64)
 

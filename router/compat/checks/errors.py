@@ -1,4 +1,4 @@
-"""Errors: each endpoint's status and words, and which of two wins (R049, R146-R149, R154-R157, R166)."""
+"""Error status and text of each endpoint, and the order of errors (R049, R146-R149, R154-R157, R166)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from vllama_pool.router.compat.wire import RawResponse
 REQUIRED = "model is required"
 INVALID = "invalid model name"
 BAD = "a@b"
-"""No name: it has a digest."""
+"""Invalid: names carry no digest."""
 NO_BASE64 = "illegal base64 data at input byte"
 
 
 def fails(rules: set[int], method: str, path: str, body: dict[str, Any], wanted: int, text: str) -> Check:
-    """A request that no server can fulfil."""
+    """A request that must fail with this status and text."""
 
     async def ask(server: CheckedServer) -> None:
         error(await server.send(method, path, body), wanted, text)
@@ -103,7 +103,7 @@ async def alternatives_have_a_bound(server: CheckedServer) -> None:
 
 
 def cannot(rule: int, endpoint: str, fields: dict[str, Any]) -> Check:
-    """A model for embeddings is asked for words."""
+    """An embedding model is asked to generate text."""
 
     async def ask(server: CheckedServer) -> None:
         model = server.model("embed")
@@ -140,7 +140,7 @@ ABSENT_THERE = "pull model manifest: file does not exist"
 
 
 def registry_answers(response: RawResponse) -> None:
-    """Raises Skipped where the server asks a registry that it does not reach."""
+    """Raise Skipped if the server cannot reach the registry that it pulls from."""
     if b"pull model manifest: Get" in response.body:
         raise Skipped("the server does not reach its registry")
 

@@ -1,4 +1,4 @@
-"""What only generate has, and what its fields do (R051-R066)."""
+"""Fields of generate (R051-R066)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def capabilities(server: CheckedServer, model: str) -> list[Any]:
 
 
 def full_name(model: str) -> str:
-    """With host, namespace and tag, as some errors have it (R159)."""
+    """The name with host, namespace and tag, which some errors show (R159)."""
     try:
         return names.parse(model).full
     except names.InvalidName:
@@ -88,7 +88,7 @@ async def other_formats_fail(server: CheckedServer) -> None:
 
 
 def logprobs(rules: set[int], endpoint: str, top: int) -> Check:
-    """Entries for every token, with this many alternatives."""
+    """Every token has an entry with `top` alternatives."""
 
     async def ask(server: CheckedServer) -> None:
         found = await whole(server, endpoint, logprobs=True, top_logprobs=top)
@@ -108,7 +108,7 @@ LOGPROBS = tuple(logprobs({64 + bool(top)}, endpoint, top) for endpoint in NATIV
 
 
 def is_entry(entry: Any, top: int) -> None:
-    """One token's entry (R064, R065)."""
+    """Require a valid entry for one token (R064, R065)."""
     token_of(entry)
     if not top:
         lacks(entry, "top_logprobs")
@@ -120,7 +120,7 @@ def is_entry(entry: Any, top: int) -> None:
 
 
 def token_of(entry: Any) -> float:
-    """The logarithm of a token, whose shape has been looked at."""
+    """The log probability of an entry whose shape is checked."""
     expect(isinstance(entry, dict), "an object for each token", entry)
     token = field(entry, "token", str)
     value = field(entry, "logprob", float)

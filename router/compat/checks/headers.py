@@ -1,4 +1,4 @@
-"""Headers of answers, browsers and hosts (R164, R165, R180-R183)."""
+"""Response headers, CORS and Host checks (R164, R165, R180-R183)."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ async def foreign_hosts_are_refused(server: CheckedServer) -> None:
 
 @covers(183)
 async def names_of_this_machine_may_ask_for_options(server: CheckedServer) -> None:
-    """Where hosts are guarded, OPTIONS for one by name ends there."""
+    """A server that checks Host answers OPTIONS for localhost."""
     await foreign_hosts_are_refused.ask(server)
     response = await server.send("OPTIONS", "/api/chat", headers={"Host": "localhost"})
     same("status", 204, response.status)

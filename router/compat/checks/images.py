@@ -1,4 +1,4 @@
-"""Pictures in requests (R059, R075)."""
+"""Images in requests (R059, R075)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from vllama_pool.router.compat.checks.answers import whole
 from vllama_pool.router.compat.server import CheckedServer
 
 SIDE = 64
-"""Pixels; some models refuse smaller pictures."""
+"""Pixels. Some models refuse smaller images."""
 
 
 def picture(side: int) -> bytes:
-    """A PNG, all of one red."""
+    """A red PNG."""
     row = b"\x00" + b"\xc0\x10\x10" * side
     parts = (
         (b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)),

@@ -1,4 +1,4 @@
-"""Requests with nothing to answer, and how long models stay (R050, R058, R071, R087-R090, R092, R093)."""
+"""Requests that only load or unload, and keep_alive (R050, R058, R071, R087-R090, R092, R093)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EMPTY_MESSAGE: dict[str, Any] = {"message": {"role": "assistant", "content": ""}
 
 
 def plain_reply(response: RawResponse, model: str, empty: dict[str, Any], reason: str) -> None:
-    """One object, exactly: the name, the time, nothing said, and the reason (R088)."""
+    """Require exactly model, created_at, empty content, done and done_reason (R088)."""
     found = an_object(response)
     content_type(response, JSON)
     expect(not response.body.endswith(b"\n"), "no newline at the end", response.body[-20:])
@@ -28,7 +28,7 @@ def plain_reply(response: RawResponse, model: str, empty: dict[str, Any], reason
 
 
 def nothing(rules: set[int], name: str, path: str, fields: dict[str, Any], reason: str, use: str = "chat") -> Check:
-    """A request with nothing to answer."""
+    """A request without a prompt."""
 
     async def ask(server: CheckedServer) -> None:
         model = server.model(use)
@@ -82,7 +82,7 @@ async def the_last_keep_alive_counts(server: CheckedServer) -> None:
 
 
 async def until(server: CheckedServer, model: str, keep_alive: object) -> timedelta:
-    """How long a model that has been loaded so stays, as ps tells."""
+    """Load a model with this keep_alive, and return the time to its expiry in ps."""
     found = loaded(await server.post(GENERATE, {"model": model, "keep_alive": keep_alive}))
     expires = field(await running(server, model), "expires_at", str)
     return moment(expires) - moment(field(found, "created_at", str))

@@ -1,4 +1,4 @@
-"""How names of models are read (R169-R172)."""
+"""Model names (R169-R172)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def parts(server: CheckedServer) -> names.Name:
 
 
 def known_as(rule: int, name: str, spell: Callable[[names.Name], str]) -> Check:
-    """Another spelling of a model that is there."""
+    """A different spelling of an existing model."""
 
     async def ask(server: CheckedServer) -> None:
         spelled = spell(parts(server))

@@ -21,7 +21,7 @@ def is_entry(item: Any) -> None:
 
 
 async def entries(server: CheckedServer) -> dict[str, dict[str, Any]]:
-    """What /v1/models lists, by name."""
+    """The entries of /v1/models by id."""
     response = await server.get("/v1/models")
     found = an_object(response)
     content_type(response, JSON)
@@ -53,7 +53,7 @@ async def openai_is_told_when_models_were_made_and_whose_they_are(server: Checke
 @covers(31, 117)
 async def openai_is_shown_one_model_by_the_name_that_it_asked_for(server: CheckedServer) -> None:
     name = server.model("chat")
-    if "/" in name:  # in Ollama's route a name has no more parts than one
+    if "/" in name:  # Ollama's route accepts names of one path segment only
         found = (await entries(server))[name]
     else:
         found = an_object(await server.get(f"/v1/models/{quote(name.swapcase())}"))

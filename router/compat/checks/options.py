@@ -1,4 +1,4 @@
-"""Options: lenient in names, strict in types (R126-R143, R153)."""
+"""Options: unknown names are ignored, wrong types are errors (R126-R143, R153)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TYPES = (
     (141, "use_mmap", BOOLEAN),
     (142, "draft_num_predict", INTEGER),
 )
-"""Rule, option, and what it has to be."""
+"""(rule, option, required type)"""
 DROPPED = ("mirostat", "mirostat_tau", "mirostat_eta", "tfs_z", "penalize_newline", "numa", "low_vram", "f16_kv")
 SAMPLING = {
     "temperature": 0,
@@ -46,11 +46,11 @@ SAMPLING = {
     "stop": ["vllama-compat"],
     "num_predict": 4,
 }
-"""Every option for which nothing has to be loaded anew; integers may be spelled as numbers with a point."""
+"""Every option that does not reload the model. Integers may be sent as floats."""
 
 
 def strict(rule: int, option: str, kind: str) -> Check:
-    """A text where something else belongs."""
+    """A string in place of another type."""
 
     async def ask(server: CheckedServer) -> None:
         for path, prompt in (("/api/generate", {"prompt": "x"}), ("/api/chat", {"messages": []})):
@@ -92,6 +92,6 @@ async def dropped_options_are_ignored(server: CheckedServer) -> None:
 
 @covers(60, 143)
 async def options_may_be_null(server: CheckedServer) -> None:
-    """As LangChain sends them."""
+    """LangChain sends null options."""
     options = {option: None for _, option, _ in TYPES}
     loaded(await server.post("/api/generate", {"model": server.model("chat"), "options": options}))

@@ -1,4 +1,4 @@
-"""How bodies and headers of requests are read (R039, R045, R150-R152, R177-R179)."""
+"""Parsing of request bodies and headers (R039, R045, R150-R152, R177-R179)."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ FORM = "application/x-www-form-urlencoded"
 
 
 def loaded(response: RawResponse) -> dict[str, Any]:
-    """The response to a request that had nothing to answer."""
+    """Require the answer to a load."""
     found = an_object(response)
     same("done_reason", "load", found.get("done_reason", ""))
     return found
 
 
 async def load(server: CheckedServer, body: bytes, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Load by a body spelled out: the cheapest request that shows how a body is read."""
+    """Send this body as a load, the cheapest request that parses a body."""
     return loaded(await server.send("POST", "/api/generate", body, headers=headers))
 
 
 def spelled(rules: set[int], name: str, body: str, headers: Mapping[str, str] | None = None) -> Check:
-    """A body that is read as a load of $MODEL."""
+    """A body that must be parsed as a load of $MODEL."""
 
     async def ask(server: CheckedServer) -> None:
         model = server.model("chat")
@@ -97,7 +97,7 @@ BROKEN = (
 
 
 def mistyped(rules: set[int], path: str, fields: Mapping[str, Any]) -> Check:
-    """A value of the wrong JSON type: a 400 in words that clients do not read."""
+    """A value of the wrong JSON type: a 400 with any text."""
 
     async def ask(server: CheckedServer) -> None:
         response = await server.post(path, {"model": server.model("chat"), **fields})
@@ -128,7 +128,7 @@ MISTYPED = (
 
 @covers(178)
 async def gzip_is_not_undone(server: CheckedServer) -> None:
-    """Ollama finds no JSON in it; to say so by 415 is clearer, and no client sends it."""
+    """Ollama answers 400: the body is not JSON. 415 is accepted too, because it is clearer and no client sends gzip."""
     body = gzip.compress(json.dumps({"model": server.model("chat")}).encode())
     response = await server.send("POST", "/api/generate", body, headers={"Content-Encoding": "gzip"})
     expect(response.status in (400, 415), "status 400 or 415", response.status)

@@ -1,4 +1,4 @@
-"""Which routes there are, and what the small ones say (R001-R038, R113)."""
+"""Existing routes and fixed answers (R001-R038, R113)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def is_banner(response: RawResponse) -> None:
 
 
 def as_head(response: RawResponse, whole: RawResponse) -> None:
-    """The same status and type as GET, and no body."""
+    """Require the status and type of GET, and no body."""
     same("status", whole.status, response.status)
     same("body", b"", response.body)
     same("Content-Type", whole.header("content-type"), response.header("content-type"))
@@ -70,7 +70,7 @@ async def the_version_is_plain(server: CheckedServer) -> None:
 
 
 async def cloud_is_off(server: CheckedServer) -> bool:
-    """Whether the server says that the cloud is disabled."""
+    """True if the server says that the cloud is disabled."""
     cloud = field(an_object(await server.get("/api/status")), "cloud", dict)
     return field(cloud, "disabled", bool)
 
@@ -103,7 +103,7 @@ async def me_is_known_or_not(server: CheckedServer) -> None:
 
 
 async def signed_out(server: CheckedServer, method: str, path: str) -> None:
-    """Nobody is signed in, and signing out says so. Not tried where somebody is: it would work."""
+    """Signing out fails if nobody is signed in. Skipped if somebody is, because it would succeed."""
     me = await server.post("/api/me")
     if me.status != 401:
         an_object(me, wanted=me.status if me.status in (200, 503) else 401)
@@ -162,7 +162,7 @@ async def recommended_models(server: CheckedServer) -> None:
 
 
 def not_there(response: RawResponse, wanted: int, text: bytes) -> None:
-    """A plain text, as the web framework of Ollama has it."""
+    """Require the plain-text error of Ollama's web framework."""
     status(response, wanted)
     same("body", text, response.body)
     expect(
@@ -171,7 +171,7 @@ def not_there(response: RawResponse, wanted: int, text: bytes) -> None:
 
 
 def absent(rule: int, method: str, path: str) -> Check:
-    """A route that there is not."""
+    """A route that must not exist."""
 
     async def ask(server: CheckedServer) -> None:
         not_there(await server.send(method, path, {} if method == "POST" else None), 404, b"404 page not found")
@@ -190,7 +190,7 @@ ABSENT_ROUTES = (
 
 
 def wrong_method(method: str, path: str) -> Check:
-    """A route that there is, by another method."""
+    """An existing route with another method."""
 
     async def ask(server: CheckedServer) -> None:
         not_there(await server.send(method, path), 405, b"405 method not allowed")

@@ -1,4 +1,4 @@
-"""Making, copying, pulling and deleting models (R006, R011, R015, R018, R085, R103, R104, R107, R108)."""
+"""Creating, copying, pulling and deleting models (R006, R011, R015, R018, R085, R103, R104, R107, R108)."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MESSAGES = [{"role": "user", "content": "Ahoy?"}, {"role": "assistant", "content
 
 
 def fresh() -> str:
-    """The name of a model that is made here and deleted again."""
+    """A unique name for a model that the check creates and deletes."""
     return f"vllama-compat-{secrets.token_hex(4)}"
 
 
 def made(response: RawResponse) -> None:
-    """The lines of a create that went well."""
+    """Require the lines of a successful create."""
     found = lines(response)
     for line in found:
         field(line, "status", str)
@@ -42,7 +42,7 @@ async def deleted(server: CheckedServer, name: str) -> None:
 
 @asynccontextmanager
 async def pirate(server: CheckedServer) -> AsyncIterator[str]:
-    """A model with a system text, parameters and messages, for as long as it is needed."""
+    """A temporary model with a system text, parameters and messages."""
     name = fresh()
     fields = {"system": SYSTEM, "parameters": PARAMETERS, "messages": MESSAGES}
     made(await server.post("/api/create", {"model": name, "from": server.model("chat"), **fields}))
