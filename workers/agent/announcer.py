@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from vllama_pool.workers.agent.pacing import worth_telling
+from vllama_pool.workers.process.backoff import Backoff, wait_random_exponential
 from vllama_pool.workers.registry.client import Fenced, Registered, RegistryUnavailable
 from vllama_pool.workers.registry.keys import BEAT_INTERVAL
 from vllama_pool.workers.registry.record import Load, WorkerRecord
@@ -22,7 +23,7 @@ JITTER = 0.1
 MIN_GAP = 0.2
 """Seconds between two beats, however much happens."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
-"""Bounds of the pause after a failure, in seconds, before jitter."""
+"""Bounds of the random pause after a failure, in seconds."""
 
 
 class Store(Protocol):
@@ -61,7 +62,7 @@ class Announcer:
         self._load = Load()
         self._sent: Load | None = None
         self._registered = False
-        self._failures = 0
+        self._backoff = Backoff(wait_random_exponential(multiplier=FIRST_PAUSE, min=FIRST_PAUSE, max=LONGEST_PAUSE))
         self._woken = asyncio.Event()
 
     def announce(self, record: WorkerRecord, load: Load) -> None:
@@ -88,14 +89,13 @@ class Announcer:
             try:
                 await self._send()
             except RegistryUnavailable as error:
-                if not self._failures:
+                if not self._backoff.failures:
                     self._say(self._absent if self._absent and self._sent is None else f"trying again: {error}")
-                self._failures += 1
-                await asyncio.sleep(self._pause())
+                await asyncio.sleep(self._backoff.pause())
                 continue
-            if self._failures and self._record is not None:
+            if self._backoff.failures and self._record is not None:
                 self._say("the registry answers again")
-                self._failures = 0
+                self._backoff.reset()
             await asyncio.sleep(max(0.0, MIN_GAP - (time.monotonic() - started)))
 
     async def leave(self) -> None:
@@ -105,7 +105,7 @@ class Announcer:
 
     async def _due(self) -> None:
         """Wait until the next beat is due, or until something is worth telling."""
-        if self._failures:
+        if self._backoff.failures:
             return
         pause = self._interval * self._rng.uniform(1 - JITTER, 1 + JITTER)
         with contextlib.suppress(TimeoutError):
@@ -128,7 +128,3 @@ class Announcer:
                 )
             self._registered = record is self._record
         self._sent = load
-
-    def _pause(self) -> float:
-        longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._failures, 8))
-        return self._rng.uniform(FIRST_PAUSE, longest)

@@ -21,8 +21,9 @@ import httpx
 
 from vllama_pool.workers.agent.command_line import Address, is_free, served_name
 from vllama_pool.workers.agent.monitor import Monitor
-from vllama_pool.workers.agent.pacing import Backoff, Quiet
+from vllama_pool.workers.agent.pacing import Quiet
 from vllama_pool.workers.model.describe import Observed, describe
+from vllama_pool.workers.process.backoff import Backoff, wait_exponential
 from vllama_pool.workers.process.crash_reason import last_words
 from vllama_pool.workers.process.run import Ended, Exit, ProcessState, Run, StartFailed, rotate, tail
 from vllama_pool.workers.registry.record import ModelInfo, WorkerState
@@ -105,7 +106,7 @@ class Hosted:
         self._monitor = monitor
         self._events = events
         self._key = key
-        self._backoff = backoff or Backoff()
+        self._backoff = backoff or Backoff(wait_exponential(multiplier=1, max=60), settled=300)
         self._stop_grace = stop_grace
         self._clock = clock
         self._run: Run | None = None

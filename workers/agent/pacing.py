@@ -1,4 +1,4 @@
-"""The agent's numbers: when to restart, when to beat early, how fast tokens come, when a worker is quiet. Pure.
+"""When to beat early, the token rate, and when a draining server is idle. Pure.
 
 Times are seconds on the caller's monotonic clock.
 """
@@ -12,21 +12,6 @@ from vllama_pool.workers.vllm.probe import Metrics
 
 UNKNOWN_SLOTS = 8
 """What counts as all slots where nobody knows, for early beats only."""
-
-
-class Backoff:
-    """Pauses between restarts: they double from `first` to `longest`, and begin anew after good health."""
-
-    def __init__(self, first: float = 1.0, longest: float = 60.0, settled: float = 300.0) -> None:
-        self._first, self._longest, self._settled = first, longest, settled
-        self._failures = 0
-
-    def pause(self, healthy: float) -> float:
-        """Seconds to wait after one more failure; `healthy` is how long it had been ready before."""
-        if healthy >= self._settled:
-            self._failures = 0
-        self._failures += 1
-        return min(self._longest, self._first * 2.0 ** min(self._failures - 1, 16))
 
 
 class TokenRate:

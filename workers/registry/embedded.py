@@ -22,6 +22,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from vllama_pool.workers.process.backoff import Backoff, wait_exponential
 from vllama_pool.workers.process.lifeline import die_with_parent, signal_name
 from vllama_pool.workers.registry.client import RegistryUnavailable, connect, ping
 
@@ -115,15 +118,14 @@ async def wait_ready(address: str, timeout: float = 10.0) -> None:
     """Wait until a Redis answers there. Raises RegistryUnavailable with the last reason after `timeout` s."""
     client = connect(address)
     try:
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(RegistryUnavailable),
+            stop=stop_after_delay(timeout),
+            wait=wait_fixed(0.03),
+            reraise=True,
+        ):
+            with attempt:
                 await ping(client)
-                return
-            except RegistryUnavailable:
-                if time.monotonic() >= deadline:
-                    raise
-            await asyncio.sleep(0.03)
     finally:
         await client.aclose()
 
@@ -196,16 +198,14 @@ class EmbeddedValkey:
             self._remove_socket()
 
     async def _keep(self, process: asyncio.subprocess.Process) -> None:
-        pause = FIRST_PAUSE
+        backoff = Backoff(wait_exponential(multiplier=FIRST_PAUSE, max=LONGEST_PAUSE), settled=SETTLED)
         while True:
             since = time.monotonic()
             code = await process.wait()
-            if time.monotonic() - since > SETTLED:
-                pause = FIRST_PAUSE
+            pause = backoff.pause(time.monotonic() - since)
             how = f"was ended by {signal_name(-code)}" if code < 0 else f"ended: {self._last_words()}"
             self._say(f"{how}; starting it again")
             await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
             try:
                 process = await self._spawn()
             except EmbeddedFailed as error:

@@ -1,26 +1,12 @@
-"""Pauses, rates and quiet as plain calculations."""
+"""Token rates, early beats and the end of a drain as plain calculations."""
 
 from __future__ import annotations
 
 import pytest
 
-from vllama_pool.workers.agent.pacing import UNKNOWN_SLOTS, Backoff, Quiet, TokenRate, worth_telling
+from vllama_pool.workers.agent.pacing import UNKNOWN_SLOTS, Quiet, TokenRate, worth_telling
 from vllama_pool.workers.registry.record import Load, WorkerState
 from vllama_pool.workers.vllm.probe import Metrics
-
-
-def test_pauses_double_up_to_a_minute() -> None:
-    backoff = Backoff()
-    assert [backoff.pause(0) for _ in range(8)] == [1, 2, 4, 8, 16, 32, 60, 60]
-
-
-def test_five_minutes_of_health_forgive_everything() -> None:
-    backoff = Backoff()
-    for _ in range(5):
-        backoff.pause(299)
-    assert backoff.pause(299) == 32
-    assert backoff.pause(300) == 1
-    assert backoff.pause(0) == 2
 
 
 def test_a_rate_out_of_a_counter() -> None:
