@@ -35,7 +35,7 @@ from vllama_pool.router.protocol.operation import Clock, Operation
 from vllama_pool.router.protocol.table import operations
 from vllama_pool.router.proxy.forward import Forwarder, Limits
 from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
-from vllama_pool.router.routing.resolve import Routes
+from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.server.access import Access
 from vllama_pool.router.server.dispatch import Dispatcher
 from vllama_pool.router.server.error_handlers import EXCEPTION_HANDLERS
@@ -80,7 +80,7 @@ def create_app(
     client = client or UpstreamClient()
     pool = Pool(time.monotonic)
     virtual = ModelStore()
-    routes = Routes(table, rng, virtual=virtual.live)
+    routes = ModelRoutes(table, rng, virtual=virtual.live)
     stalls = StallWatch(StallLimits(first_content=settings.first_token_timeout, in_answer=settings.stall_timeout))
     sources = open_sources(settings, table.workers, pool, virtual, lambda: routes.shadowed(pool))
     discovery = sources.discovery

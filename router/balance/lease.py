@@ -10,7 +10,7 @@ from vllama_pool.router.errors import AttemptFailed
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class Completed:
     """The worker's answer was whole."""
 
     tokens: int
@@ -18,18 +18,18 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class Errored:
     """The attempt failed, or the stream broke; what kind of failure decides what that says of the worker."""
 
     failure: AttemptFailed
 
 
 @dataclass(frozen=True, slots=True)
-class ClientGone:
+class Abandoned:
     """The client left, or the router stopped the request for reasons of its own. Says nothing of the worker."""
 
 
-Outcome = Answered | Failed | ClientGone
+Outcome = Completed | Errored | Abandoned
 
 
 class Lease:
@@ -67,14 +67,14 @@ class Lease:
         self.released = True
         now = self._clock()
         match outcome:
-            case Answered(tokens=tokens):
+            case Completed(tokens=tokens):
                 self.worker.answered(self._sent, now)
                 load = (self._load + self.worker.load) / 2
                 full = self._full and self.worker.full
                 self.worker.rate.measured(tokens, now - self._sent, load, full, now)
-            case Failed(failure=failure):
+            case Errored(failure=failure):
                 self.worker.failed(failure, self.model, self._sent, now)
-            case ClientGone():
+            case Abandoned():
                 if self._probe:
                     self.worker.health.abandoned()
         self.worker.finished()

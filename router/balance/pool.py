@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from vllama_pool.config.names import lookup_key
 from vllama_pool.router.balance.lease import Lease
 from vllama_pool.router.balance.speed import relative
-from vllama_pool.router.balance.worker import Target, Worker
+from vllama_pool.router.balance.worker import Replica, Worker
 from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.record import Load, WorkerRecord
 
@@ -41,8 +41,8 @@ class Pool:
         self._clock = clock
         self._workers: dict[str, Worker] = {}
         self._leaving: dict[str, Worker] = {}
-        self._exact: dict[str, tuple[Target, ...]] = {}
-        self._by_key: dict[str, tuple[Target, ...]] = {}
+        self._exact: dict[str, tuple[Replica, ...]] = {}
+        self._by_key: dict[str, tuple[Replica, ...]] = {}
         self._ever: dict[str, str] = {}  # the latest last
         self._weighed_at = float("-inf")
 
@@ -115,12 +115,12 @@ class Pool:
 
     # what requests need
 
-    def workers_for(self, name: str) -> tuple[Target, ...]:
+    def workers_for(self, name: str) -> tuple[Replica, ...]:
         """The workers that serve a name, in any state: by its exact spelling, else by Ollama's rules (case does
         not matter, `:latest` may be left out). Empty if nobody does."""
         return self._exact.get(name) or self.replicas(name)
 
-    def replicas(self, name: str) -> tuple[Target, ...]:
+    def replicas(self, name: str) -> tuple[Replica, ...]:
         """The workers that serve a name in any spelling: what the catalogue shows as one model."""
         return self._by_key.get(lookup_key(name), ())
 
@@ -158,24 +158,24 @@ class Pool:
 
     def _index(self, now: float) -> None:
         self._leaving = {key: worker for key, worker in self._leaving.items() if worker.in_flight}
-        exact: dict[str, dict[str, Target]] = {}
-        by_key: dict[str, dict[str, Target]] = {}
+        exact: dict[str, dict[str, Replica]] = {}
+        by_key: dict[str, dict[str, Replica]] = {}
         for worker in self:
             for model in worker.record.models:
-                target = Target(worker, model)
+                replica = Replica(worker, model)
                 for name in model.names:
-                    exact.setdefault(name, {}).setdefault(worker.id, target)
-                    by_key.setdefault(lookup_key(name), {}).setdefault(worker.id, target)
-        self._exact = {name: tuple(targets.values()) for name, targets in exact.items()}
-        self._by_key = {key: tuple(targets.values()) for key, targets in by_key.items()}
+                    exact.setdefault(name, {}).setdefault(worker.id, replica)
+                    by_key.setdefault(lookup_key(name), {}).setdefault(worker.id, replica)
+        self._exact = {name: tuple(replicas.values()) for name, replicas in exact.items()}
+        self._by_key = {key: tuple(replicas.values()) for key, replicas in by_key.items()}
         self._remember(self._exact)
         self._remember(self._by_key)
         self._weigh(now, force=True)
 
-    def _remember(self, served: Mapping[str, tuple[Target, ...]]) -> None:
-        for name, targets in served.items():
+    def _remember(self, served: Mapping[str, tuple[Replica, ...]]) -> None:
+        for name, replicas in served.items():
             self._ever.pop(name, None)
-            self._ever[name] = targets[0].model.name
+            self._ever[name] = replicas[0].model.name
         while len(self._ever) > REMEMBERED:
             del self._ever[next(iter(self._ever))]
 

@@ -19,14 +19,22 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vllama_pool.router.balance.select import Outlook
+from vllama_pool.router.balance.select import Untried
 from vllama_pool.router.errors import AttemptFailed, Busy, Faulty, Lost, ModelGone, Refused, Unavailable
 
 MAX_ATTEMPTS = 3
 SHORTEST, LONGEST = 0.05, 0.5
 """Seconds: bounds of the jittered delay from the second redispatch on."""
 
-_TELLING: tuple[type[AttemptFailed], ...] = (Refused, Faulty, Busy, ModelGone, Unavailable, Lost)
+_MOST_SPECIFIC_FIRST: tuple[type[AttemptFailed], ...] = (
+    Refused,
+    Faulty,
+    Busy,
+    ModelGone,
+    Unavailable,
+    Lost,
+    AttemptFailed,
+)
 """Which failure the client is told of, the most telling first: what an engine said beats that one was lost."""
 
 
@@ -36,7 +44,7 @@ class Attempts:
 
     failures: tuple[AttemptFailed, ...]
     """Every attempt's, in order; at least one."""
-    outlook: Outlook
+    count_untried: Untried
     """Who is left that was not tried."""
     budget: float
     """Budgeted retries that may be made now: `Budget.left`."""
@@ -68,12 +76,12 @@ def decide(attempts: Attempts, rng: random.Random) -> Retry | GiveUp:
 
 def stop(attempts: Attempts) -> bool:
     """Whether no further attempt is made."""
-    failures, outlook = attempts.failures, attempts.outlook
+    failures, count_untried = attempts.failures, attempts.count_untried
     if isinstance(failures[-1], Refused) or len(failures) >= MAX_ATTEMPTS:
         return True
     if any(isinstance(failure, Faulty | ModelGone) for failure in failures[:-1]):
         return True
-    if outlook.healthy + outlook.last_resort == 0:
+    if count_untried.healthy + count_untried.last_resort == 0:
         return True
     return costs(attempts) and attempts.budget < 1
 
@@ -87,14 +95,13 @@ def costs(attempts: Attempts) -> bool:
     """Whether the next attempt is taken from the budget. A first lost connection is nobody's overload."""
     failures = attempts.failures
     first_loss = isinstance(failures[-1], Lost) and not any(isinstance(one, Lost) for one in failures[:-1])
-    return not (first_loss and attempts.outlook.healthy > 0)
+    return not (first_loss and attempts.count_untried.healthy > 0)
 
 
 def verdict(failures: Sequence[AttemptFailed]) -> AttemptFailed:
     """Return the failure that the client sees: the latest of the most specific ones. There is at least one."""
-    return min(
-        reversed(failures),
-        key=lambda failure: next(
-            (rank for rank, kind in enumerate(_TELLING) if isinstance(failure, kind)), len(_TELLING)
-        ),
-    )
+    return min(reversed(failures), key=_specificity)
+
+
+def _specificity(failure: AttemptFailed) -> int:
+    return next(rank for rank, kind in enumerate(_MOST_SPECIFIC_FIRST) if isinstance(failure, kind))

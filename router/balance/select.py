@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from vllama_pool.router.balance.worker import Target, Worker
+from vllama_pool.router.balance.worker import Replica, Worker
 
 Policy = Callable[[Sequence[Worker], float, random.Random], Worker]
 """`(candidates, now, rng) -> worker`. There is at least one candidate."""
@@ -67,7 +67,7 @@ POLICIES: Mapping[str, Callable[[], Policy]] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class Untried:
     """Who is left to ask."""
 
     healthy: int
@@ -77,9 +77,9 @@ class Outlook:
 
 
 def choose(
-    groups: Sequence[Sequence[Target]], tried: Collection[str], now: float, rng: random.Random, policy: Policy
-) -> Target | None:
-    """The target to ask next; None if there is none that was not `tried` (worker ids).
+    groups: Sequence[Sequence[Replica]], tried: Collection[str], now: float, rng: random.Random, policy: Policy
+) -> Replica | None:
+    """The replica to ask next; None if there is none that was not `tried` (worker ids).
 
     Groups come in order of preference, each with the replicas of one model. Healthy workers of a later group are
     preferred to doubtful ones of an earlier one.
@@ -88,29 +88,29 @@ def choose(
         for group in groups:
             candidates = _untried(tier(group, now), tried)
             if candidates:
-                chosen = policy([target.worker for target in candidates], now, rng)
-                return next(target for target in candidates if target.worker is chosen)
+                chosen = policy([replica.worker for replica in candidates], now, rng)
+                return next(replica for replica in candidates if replica.worker is chosen)
     return None
 
 
-def outlook(groups: Sequence[Sequence[Target]], tried: Collection[str], now: float) -> Outlook:
+def count_untried(groups: Sequence[Sequence[Replica]], tried: Collection[str], now: float) -> Untried:
     """How many could still be asked."""
     healthy: set[str] = set()
     others: set[str] = set()
     for group in groups:
-        healthy.update(target.worker.id for target in _untried(_healthy(group, now), tried))
+        healthy.update(replica.worker.id for replica in _untried(_healthy(group, now), tried))
         for tier in (_unhealthy, _down):
-            others.update(target.worker.id for target in _untried(tier(group, now), tried))
-    return Outlook(healthy=len(healthy), last_resort=len(others - healthy))
+            others.update(replica.worker.id for replica in _untried(tier(group, now), tried))
+    return Untried(healthy=len(healthy), last_resort=len(others - healthy))
 
 
-def rejections(groups: Sequence[Sequence[Target]], tried: Collection[str], now: float) -> dict[str, str]:
+def rejections(groups: Sequence[Sequence[Replica]], tried: Collection[str], now: float) -> dict[str, str]:
     """By worker id, the reason why a worker is not eligible, or its load and score where it is. For logs."""
-    return {target.worker.id: _rejection(target, tried, now) for group in groups for target in group}
+    return {replica.worker.id: _rejection(replica, tried, now) for group in groups for replica in group}
 
 
-def _rejection(target: Target, tried: Collection[str], now: float) -> str:
-    worker = target.worker
+def _rejection(replica: Replica, tried: Collection[str], now: float) -> str:
+    worker = replica.worker
     if worker.id in tried:
         return "tried already"
     if not worker.serving:
@@ -120,29 +120,29 @@ def _rejection(target: Target, tried: Collection[str], now: float) -> str:
     health = worker.health.describe(now)
     if health != "closed":
         return health if health == "suspect" else f"breaker {health}"
-    if not worker.has(target.model.name, now):
-        return f"denied having {target.model.name}"
+    if not worker.has(replica.model.name, now):
+        return f"denied having {replica.model.name}"
     return f"{'full, ' if worker.full else ''}score {worker.score(now):.2f}"
 
 
-def _untried(targets: Iterable[Target], tried: Collection[str]) -> list[Target]:
-    return [target for target in targets if target.worker.id not in tried] if tried else list(targets)
+def _untried(replicas: Iterable[Replica], tried: Collection[str]) -> list[Replica]:
+    return [replica for replica in replicas if replica.worker.id not in tried] if tried else list(replicas)
 
 
-def _healthy(group: Sequence[Target], now: float) -> list[Target]:
+def _healthy(group: Sequence[Replica], now: float) -> list[Replica]:
     """Those in good health that have the model; all that can be reached, in a panic."""
-    serving = [target for target in group if target.worker.serving and not target.worker.down]
-    healthy = [target for target in serving if target.worker.health.healthy(now)]
+    serving = [replica for replica in group if replica.worker.serving and not replica.worker.down]
+    healthy = [replica for replica in serving if replica.worker.health.healthy(now)]
     if len(healthy) < PANIC * len(serving):
-        healthy = [target for target in serving if not target.worker.is_suspect(now)]
-    return [target for target in healthy if target.worker.has(target.model.name, now)]
+        healthy = [replica for replica in serving if not replica.worker.is_suspect(now)]
+    return [replica for replica in healthy if replica.worker.has(replica.model.name, now)]
 
 
-def _unhealthy(group: Sequence[Target], now: float) -> list[Target]:
+def _unhealthy(group: Sequence[Replica], now: float) -> list[Replica]:
     """Also those that are suspected, whose breaker is open, or who said that they have no such model."""
-    return [target for target in group if target.worker.serving and not target.worker.down]
+    return [replica for replica in group if replica.worker.serving and not replica.worker.down]
 
 
-def _down(group: Sequence[Target], now: float) -> list[Target]:
+def _down(group: Sequence[Replica], now: float) -> list[Replica]:
     """Those whose beats have stopped: perhaps only the registry lost sight of them."""
-    return [target for target in group if target.worker.serving and target.worker.down]
+    return [replica for replica in group if replica.worker.serving and replica.worker.down]

@@ -211,7 +211,7 @@ class Worker:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class Replica:
     """A worker, and which of its models is meant. `model.name` goes upstream."""
 
     worker: Worker

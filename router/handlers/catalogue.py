@@ -16,13 +16,13 @@ from vllama_pool.router.protocol.ollama import catalogue, show
 from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker
 from vllama_pool.router.protocol.ollama.not_found import NO_CLOUD_DETAILS, unknown_model
 from vllama_pool.router.protocol.operation import Clock
-from vllama_pool.router.routing.resolve import Listed, Routes
+from vllama_pool.router.routing.resolve import ListedModel, ModelRoutes
 from vllama_pool.router.server.asgi import JSON, decode_body
 from vllama_pool.workers.registry.virtual_model import made_digest
 
 
 def catalogue_routes(
-    pool: Pool, routes: Callable[[], Routes], expiry: ExpiryTracker, clock: Clock, version: str
+    pool: Pool, routes: Callable[[], ModelRoutes], expiry: ExpiryTracker, clock: Clock, version: str
 ) -> list[HTTPRouteHandler]:
     """The handlers. `version` is the Ollama version that clients are told."""
 
@@ -58,7 +58,7 @@ def catalogue_routes(
     return [tags, ps, version_page, show_model]
 
 
-def model_view(listed: Listed) -> ModelView:
+def model_view(listed: ListedModel) -> ModelView:
     """A listed model as the catalogue describes it. `loaded` while any of its workers serves: a worker that is
     restarting does not take the model out of `ps` as long as another has it. What a worker said that is silent now
     counts only where nobody else says anything."""

@@ -12,18 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from vllama_pool.router.balance.lease import Answered, ClientGone, Failed, Outcome
+from vllama_pool.router.balance.lease import Abandoned, Completed, Errored, Outcome
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.errors import ClientError, Lost, NoWorker
 from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker
 from vllama_pool.router.protocol.ollama.not_found import unknown_model
 from vllama_pool.router.protocol.operation import Clock, DirectResponse, Operation
 from vllama_pool.router.protocol.vllm.errors import of_stream
-from vllama_pool.router.proxy.attempt import Answer
-from vllama_pool.router.proxy.forward import WORKER_LOST, Call, Forwarder
-from vllama_pool.router.proxy.relay import Ending, Relay
+from vllama_pool.router.proxy.attempt import WorkerResponse
+from vllama_pool.router.proxy.forward import WORKER_LOST, Forwarder, ForwardRequest
+from vllama_pool.router.proxy.relay import Relay, RelayOutcome
 from vllama_pool.router.proxy.stalls import StallWatch
-from vllama_pool.router.routing.resolve import Resolution, Routes, UnknownModel
+from vllama_pool.router.routing.resolve import ModelRoutes, Resolution, UnknownModel
 from vllama_pool.router.server.asgi import Receive, Scope, Send, decode_body, read_body, send_error, send_response
 from vllama_pool.router.server.disconnect import ClientDisconnected, DisconnectWatcher
 from vllama_pool.router.telemetry.request_record import Observer, RequestRecord
@@ -43,7 +43,7 @@ GONE = 499
 class Inference:
     """What inference handlers work with."""
 
-    routes: Callable[[], Routes]
+    routes: Callable[[], ModelRoutes]
     pool: Pool
     forwarder: Forwarder
     stalls: StallWatch
@@ -86,12 +86,12 @@ class Inference:
             if reply is not None:
                 await self._reply(reply, send, record)
             else:
-                call = Call(operation, request, resolution, arrived, record.id, len(body))
+                call = ForwardRequest(operation, request, resolution, arrived, record.id, len(body))
                 await self._answer(call, receive, send, record)
         finally:
             self.expiry.touch(resolution.listed, request.keep_alive, self.clock.time_ns())
 
-    async def _answer(self, call: Call, receive: Receive, send: Send, record: RequestRecord) -> None:
+    async def _answer(self, call: ForwardRequest, receive: Receive, send: Send, record: RequestRecord) -> None:
         """Acquire an answer and hand it to the client, watching that the client is still there."""
         async with DisconnectWatcher(receive) as presence:
             answer = await presence.until_disconnect(self.forwarder.acquire(call, record))
@@ -101,7 +101,7 @@ class Inference:
                 return
             record.status = 200
             content_type = call.operation.content_type(call.request)
-            outcome: Outcome = ClientGone()
+            outcome: Outcome = Abandoned()
             try:
                 if call.request.stream:
                     outcome = await self._stream(answer, content_type, send, presence, record)
@@ -129,7 +129,7 @@ class Inference:
         record.model = resolution.model
         return resolution
 
-    async def _whole(self, answer: Answer, content_type: str, send: Send, record: RequestRecord) -> Outcome:
+    async def _whole(self, answer: WorkerResponse, content_type: str, send: Send, record: RequestRecord) -> Outcome:
         """Send a complete answer. The worker's response may lack its last bytes yet, and is read to its end, so
         that its connection can be kept."""
         body = answer.first + answer.translator.finish()
@@ -139,10 +139,10 @@ class Inference:
             async with asyncio.timeout(LAST_BYTES):
                 while await answer.response.read():
                     pass
-        return Answered(answer.translator.usage.completion_tokens)
+        return Completed(answer.translator.usage.completion_tokens)
 
     async def _stream(
-        self, answer: Answer, content_type: str, send: Send, presence: DisconnectWatcher, record: RequestRecord
+        self, answer: WorkerResponse, content_type: str, send: Send, presence: DisconnectWatcher, record: RequestRecord
     ) -> Outcome:
         """Begin the client's answer, then relay the rest of it."""
         headers = [(b"content-type", content_type.encode("latin-1"))]
@@ -166,13 +166,13 @@ class _Relaying:
 
     begun = True
 
-    def __init__(self, relay: Relay, answer: Answer) -> None:
+    def __init__(self, relay: Relay, answer: WorkerResponse) -> None:
         self._relay = relay
         self._answer = answer
 
     @property
-    def last_heard(self) -> float:
-        return self._relay.last_heard
+    def last_progress(self) -> float:
+        return self._relay.last_progress
 
     @property
     def worker_unresponsive(self) -> bool:
@@ -186,15 +186,15 @@ class _Relaying:
         self._relay.break_off(text)
 
 
-def _outcome(ending: Ending, answer: Answer) -> Outcome:
+def _outcome(ending: RelayOutcome, answer: WorkerResponse) -> Outcome:
     """What a relay's ending says of the worker."""
     match ending:
-        case Ending.COMPLETE:
-            return Answered(answer.translator.usage.completion_tokens)
-        case Ending.LOST:
-            return Failed(Lost("lost in mid-stream"))
-        case Ending.FAILED:
+        case RelayOutcome.COMPLETE:
+            return Completed(answer.translator.usage.completion_tokens)
+        case RelayOutcome.LOST:
+            return Errored(Lost("lost in mid-stream"))
+        case RelayOutcome.FAILED:
             failure = answer.translator.failure
-            return Failed(of_stream(failure) if failure else Lost("failed in mid-stream"))
-        case Ending.CLIENT_GONE | Ending.CLIENT_STALLED:
-            return ClientGone()
+            return Errored(of_stream(failure) if failure else Lost("failed in mid-stream"))
+        case RelayOutcome.CLIENT_GONE | RelayOutcome.CLIENT_STALLED:
+            return Abandoned()

@@ -14,13 +14,13 @@ from vllama_pool.router.protocol.model_view import ModelView
 from vllama_pool.router.protocol.ollama.not_found import NO_CLOUD_DETAILS, unknown_model
 from vllama_pool.router.protocol.ollama.show import not_found
 from vllama_pool.router.protocol.openai import models as listing
-from vllama_pool.router.routing.resolve import Routes
+from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.server.asgi import JSON
 
 _ONE = "/v1/models/"
 
 
-def openai_model_routes(pool: Pool, routes: Callable[[], Routes]) -> list[HTTPRouteHandler]:
+def openai_model_routes(pool: Pool, routes: Callable[[], ModelRoutes]) -> list[HTTPRouteHandler]:
     """`/v1/models`, `/v1/models/NAME` and `/api/experimental/model-recommendations`."""
 
     def models() -> list[ModelView]:

@@ -16,7 +16,7 @@ FINISHED_AT_ONCE = 64 * 1024
 """Bytes of an answer whose end is worked out within the event loop: some milliseconds at worst."""
 
 
-class Answer:
+class WorkerResponse:
     """A worker's answer that may begin. Its owner calls `close` on every path; further calls do nothing."""
 
     def __init__(self, lease: Lease, response: Response, translator: StreamTranslator, first: bytes) -> None:
@@ -42,7 +42,7 @@ class Answer:
             self.budget = None
 
 
-class Waiting:
+class PendingAttempt:
     """An attempt until the client's answer may begin; the stall watch may end it.
 
     That is its first content event, or, where nothing is streamed to the client, the answer's end.
@@ -51,9 +51,9 @@ class Waiting:
     excused = False
 
     def __init__(self, lease: Lease, allowed: asyncio.Timeout) -> None:
-        self._lease = lease
+        self.lease = lease
         self._allowed = allowed
-        self.last_heard = asyncio.get_running_loop().time()
+        self.last_progress = asyncio.get_running_loop().time()
         self.begun = False
         self.reason = ""
 
@@ -64,11 +64,11 @@ class Waiting:
 
     def heard(self) -> None:
         """The worker has said something, though nothing of the answer."""
-        self.last_heard = asyncio.get_running_loop().time()
+        self.last_progress = asyncio.get_running_loop().time()
 
     @property
     def worker_unresponsive(self) -> bool:
-        return self._lease.worker.unresponsive
+        return self.lease.worker.unresponsive
 
     def give_up(self, text: str) -> None:
         if not self.reason:

@@ -1,7 +1,7 @@
 """Sends a request to a worker, and to another one after a failure, until the client's answer may begin.
 
-Nothing is retried once the client has a byte. An `Answer` owns the worker's response and the lease on the worker,
-and releases both once.
+Nothing is retried once the client has a byte. A `WorkerResponse` owns the response and the lease, and
+releases both once.
 """
 
 from __future__ import annotations
@@ -12,24 +12,26 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from vllama_pool.router.admission.bound import Admission
 from vllama_pool.router.balance.budget import Budget
-from vllama_pool.router.balance.lease import Answered, ClientGone, Failed, Lease
+from vllama_pool.router.balance.lease import Abandoned, Completed, Errored
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.balance.retry import Attempts, GiveUp, Retry, decide, verdict
-from vllama_pool.router.balance.worker import Target
+from vllama_pool.router.balance.worker import Replica
 from vllama_pool.router.errors import AttemptFailed, Lost, ModelGone, NoWorker, Refused
 from vllama_pool.router.offload import offload
 from vllama_pool.router.protocol.operation import Clock, DirectResponse, NextStep, Operation, Timing, UpstreamRequest
-from vllama_pool.router.proxy.attempt import Answer, Waiting, first_content
+from vllama_pool.router.proxy.attempt import PendingAttempt, WorkerResponse, first_content
 from vllama_pool.router.proxy.preflight import follow
 from vllama_pool.router.proxy.refusals import client_error, refused_by
 from vllama_pool.router.proxy.stalls import StallWatch
 from vllama_pool.router.routing.resolve import Resolution
 from vllama_pool.router.telemetry.request_record import RequestRecord
 from vllama_pool.router.upstream.interface import Client, Response, TransportError
+
+_Result: TypeAlias = WorkerResponse | DirectResponse
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ WORKER_LOST = "the worker was lost while it was answering; send the request agai
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ForwardRequest:
     """One decoded request, on its way to a worker."""
 
     operation: Operation[Any]
@@ -88,7 +90,7 @@ class Forwarder:
         self._admission = Admission(limits.waiting)
         self._budgets: dict[str, Budget] = {}
 
-    async def acquire(self, call: Call, record: RequestRecord) -> Answer | DirectResponse:
+    async def acquire(self, call: ForwardRequest, record: RequestRecord) -> _Result:
         """An answer that may begin, from the first worker that gives one; or a reply, where asking a worker was enough.
 
         Raises ClientError: ServerBusy, NoWorker, or the most telling of the attempts' failures. Cancelling it ends the
@@ -110,7 +112,7 @@ class Forwarder:
             answer.budget = budget
         return answer
 
-    async def _acquire(self, call: Call, record: RequestRecord, budget: Budget) -> Answer | DirectResponse:
+    async def _acquire(self, call: ForwardRequest, record: RequestRecord, budget: Budget) -> _Result:
         tried: list[str] = []
         failures: list[AttemptFailed] = []
         while True:
@@ -128,101 +130,103 @@ class Forwarder:
             if decision.delay:
                 await asyncio.sleep(decision.delay)
 
-    def _decide(self, call: Call, tried: list[str], failures: list[AttemptFailed], budget: Budget) -> Retry | GiveUp:
+    def _decide(
+        self, call: ForwardRequest, tried: list[str], failures: list[AttemptFailed], budget: Budget
+    ) -> Retry | GiveUp:
         if isinstance(failures[-1], ModelGone):
             self._refresh()
-        outlook = call.resolution.outlook(tried, self._now())
-        decision = decide(Attempts(tuple(failures), outlook, budget.left), self._rng)
+        untried = call.resolution.count_untried(tried, self._now())
+        decision = decide(Attempts(tuple(failures), untried, budget.left), self._rng)
         if isinstance(decision, Retry) and decision.costs:
             budget.withdraw()
         return decision
 
-    async def _attempt(self, call: Call, tried: list[str], record: RequestRecord) -> Answer | DirectResponse:
+    async def _attempt(self, call: ForwardRequest, tried: list[str], record: RequestRecord) -> _Result:
         """One attempt on one worker. Raises AttemptFailed; NoWorker if there is nobody to ask."""
         now = self._now()
-        target = call.resolution.choose(tried, now, self._rng)
+        replica = call.resolution.choose(tried, now, self._rng)
         if _log.isEnabledFor(logging.DEBUG):
-            _log_choice(call, target, tried, now)
-        if target is None:
+            _log_choice(call, replica, tried, now)
+        if replica is None:
             raise call.resolution.no_worker()
-        tried.append(target.worker.id)
+        tried.append(replica.worker.id)
         record.attempts += 1
-        record.worker, record.served = target.worker.id, target.model.name
-        lease = self._pool.lease(target.worker, target.model.name)
+        record.worker, record.served = replica.worker.id, replica.model.name
+        lease = self._pool.lease(replica.worker, replica.model.name)
         try:
             async with asyncio.timeout(None) as allowed:
-                waiting = Waiting(lease, allowed)
-                with self._stalls.watching(waiting):
-                    answer = await self._answer(call, target, lease, waiting, record)
+                attempt = PendingAttempt(lease, allowed)
+                with self._stalls.watching(attempt):
+                    answer = await self._answer(call, replica, attempt, record)
         except TimeoutError:
-            failure: AttemptFailed = Lost(waiting.reason or "the worker did not answer in time", status=504)
+            failure: AttemptFailed = Lost(attempt.reason or "the worker did not answer in time", status=504)
         except TransportError as error:
             failure = Lost(f"the worker could not be reached or was lost: {error}", status=502)
         except AttemptFailed as error:
             failure = error
         except BaseException:  # cancelled, or a fault of ours: the worker is not to blame
-            lease.release(ClientGone())
+            lease.release(Abandoned())
             raise
         else:
             if isinstance(answer, DirectResponse):
-                lease.release(Answered(0))
+                lease.release(Completed(0))
             else:
                 lease.begun()
-            _log.debug("request %s: %s answers", call.request_id, target.worker.id)
+            _log.debug("request %s: %s answers", call.request_id, replica.worker.id)
             return answer
-        _log.debug("request %s: %s failed: %s: %s", call.request_id, target.worker.id, type(failure).__name__, failure)
+        _log.debug("request %s: %s failed: %s: %s", call.request_id, replica.worker.id, type(failure).__name__, failure)
         record.failures.append(type(failure).__name__)
-        lease.release(Failed(failure))
+        lease.release(Errored(failure))
         raise failure
 
     async def _answer(
-        self, call: Call, target: Target, lease: Lease, waiting: Waiting, record: RequestRecord
-    ) -> Answer | DirectResponse:
+        self, call: ForwardRequest, replica: Replica, attempt: PendingAttempt, record: RequestRecord
+    ) -> _Result:
         """The worker's answer; if it refuses the request, perhaps to the same in another form."""
         operation, defaults = call.operation, call.resolution.defaults
-        step = await offload(call.size, operation.prepare, call.request, target.model, defaults)
+        step = await offload(call.size, operation.prepare, call.request, replica.model, defaults)
         refusals: list[Refused] = []
         while True:
             try:
-                return await self._take(call, target, step, lease, waiting, record)
+                return await self._take(call, replica, step, attempt, record)
             except Refused as refused:
                 again = any(refused.text == earlier.text for earlier in refusals)
                 refusals.append(refused)
             other = None
             if operation.adapt is not None and not again and len(refusals) <= MOST_REMEDIES:
-                other = await offload(call.size, operation.adapt, call.request, target.model, defaults, *refusals)
+                other = await offload(call.size, operation.adapt, call.request, replica.model, defaults, *refusals)
             if other is None:
                 raise refusals[0]
             step = other
 
     async def _take(
-        self, call: Call, target: Target, step: NextStep, lease: Lease, waiting: Waiting, record: RequestRecord
-    ) -> Answer | DirectResponse:
+        self, call: ForwardRequest, replica: Replica, step: NextStep, attempt: PendingAttempt, record: RequestRecord
+    ) -> _Result:
         """Send what the step leads to, and read until the client's answer may begin."""
         if not isinstance(step, UpstreamRequest):
-            send = partial(self._send, call, target)
-            step = await follow(step, send, waiting.heard, call.size)
+            send = partial(self._send, call, replica)
+            step = await follow(step, send, attempt.heard, call.size)
             if isinstance(step, DirectResponse):
                 return step
         timing = Timing(call.arrived, self._clock.monotonic_ns())
-        response = await self._send(call, target, step.path, step.body)
+        response = await self._send(call, replica, step.path, step.body)
         try:
             if response.status != 200:
                 raise await refused_by(response)
             translator = (step.translator or call.operation.translator)(call.request, timing, self._clock)
             try:
-                first = await first_content(response, translator, waiting.content)
+                first = await first_content(response, translator, attempt.content)
             except BaseException:
                 record.discarded_tokens += translator.usage.completion_tokens
                 raise
-            return Answer(lease, response, translator, first)
+            return WorkerResponse(attempt.lease, response, translator, first)
         except BaseException:
             response.close()
             raise
 
-    async def _send(self, call: Call, target: Target, path: str, body: bytes) -> Response:
+    async def _send(self, call: ForwardRequest, replica: Replica, path: str, body: bytes) -> Response:
         return await self._client.send(
-            target.worker.endpoint,
+            replica.worker.endpoint,
             "POST",
             path,
             headers=_headers(call.request_id),
@@ -235,11 +239,11 @@ class Forwarder:
         return self._clock.monotonic_ns() / 1e9
 
 
-def _log_choice(call: Call, target: Target | None, tried: list[str], now: float) -> None:
+def _log_choice(call: ForwardRequest, replica: Replica | None, tried: list[str], now: float) -> None:
     """At debug: the chosen worker, and the reason why each other one was not chosen."""
-    others = call.resolution.rejections(tried, now, target)
+    others = call.resolution.rejections(tried, now, replica)
     reasons = ", ".join(f"{worker}: {reason}" for worker, reason in others.items()) or "none"
-    chosen = target.worker.id if target else "no worker"
+    chosen = replica.worker.id if replica else "no worker"
     _log.debug("request %s: chose %s for %s; others: %s", call.request_id, chosen, call.resolution.model, reasons)
 
 

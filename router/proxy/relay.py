@@ -22,7 +22,7 @@ SEND_FAILS = (OSError, RuntimeError)
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
-class Ending(enum.StrEnum):
+class RelayOutcome(enum.StrEnum):
     """How a relayed answer ended."""
 
     COMPLETE = "complete"
@@ -48,20 +48,20 @@ class Relay:
     ) -> None:
         """`client_stall`: seconds for which a client may take nothing. `lost_text`: what the client is told
         when the worker is lost."""
-        self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[RelayOutcome] = asyncio.get_running_loop().create_future()
         self._response = response
         self._translator = translator
         self._send = send
         self._client_stall = client_stall
         self._lost_text = lost_text
         self._backlog = bytearray()
-        self._last: Ending | None = None  # set once the worker's side is over
+        self._last: RelayOutcome | None = None  # set once the worker's side is over
         self._closed = False  # the message that ends the client's answer was made
         self._drain: asyncio.Task[None] | None = None
         self._last_heard = asyncio.get_running_loop().time()
 
     @property
-    def last_heard(self) -> float:
+    def last_progress(self) -> float:
         """When the worker's last bytes came, or the client took the last of them; on the loop's clock."""
         return self._last_heard
 
@@ -79,7 +79,7 @@ class Relay:
             if self.ended.done():
                 return
         if self._translator.failure is not None:  # it came together with the first content
-            self._conclude(self._translator.fail(self._translator.failure.text), Ending.FAILED)
+            self._conclude(self._translator.fail(self._translator.failure.text), RelayOutcome.FAILED)
         else:
             self._response.attach(self)
 
@@ -89,7 +89,7 @@ class Relay:
         self._last_heard = asyncio.get_running_loop().time()
         out = self._translator.feed(chunk)
         if self._translator.failure is not None:
-            self._conclude(out + self._translator.fail(self._translator.failure.text), Ending.FAILED)
+            self._conclude(out + self._translator.fail(self._translator.failure.text), RelayOutcome.FAILED)
         elif out:
             self._write(out)
 
@@ -97,7 +97,7 @@ class Relay:
         if self.ended.done() or self._last is not None:
             return
         out = self._translator.finish()
-        self._conclude(out, Ending.COMPLETE if self._translator.done else Ending.LOST)
+        self._conclude(out, RelayOutcome.COMPLETE if self._translator.done else RelayOutcome.LOST)
 
     def lost(self, error: TransportError) -> None:
         self.break_off(self._lost_text)
@@ -107,20 +107,20 @@ class Relay:
         if self.ended.done() or self._last is not None:
             return
         if self._translator.done:  # only the end of its response is missing
-            self._conclude(self._translator.finish(), Ending.COMPLETE)
+            self._conclude(self._translator.finish(), RelayOutcome.COMPLETE)
         else:
-            self._conclude(self._translator.fail(text), Ending.LOST)
+            self._conclude(self._translator.fail(text), RelayOutcome.LOST)
 
     def client_gone(self) -> None:
         """The client has left: nothing more is sent."""
-        self._end(Ending.CLIENT_GONE)
+        self._end(RelayOutcome.CLIENT_GONE)
 
     def stop(self) -> None:
         """Nothing is sent any more, however far it got. Idempotent."""
         if self._drain is not None and not self.ended.done():
             self._drain.cancel()
 
-    def _conclude(self, out: bytes, ending: Ending) -> None:
+    def _conclude(self, out: bytes, ending: RelayOutcome) -> None:
         self._last = ending
         self._write(out)
 
@@ -131,7 +131,7 @@ class Relay:
         try:
             suspended = step(cast(Any, self._send(self._message(out))))
         except SEND_FAILS:
-            self._end(Ending.CLIENT_GONE)
+            self._end(RelayOutcome.CLIENT_GONE)
             return
         if suspended is None:
             self._after_write()
@@ -157,10 +157,10 @@ class Relay:
                     self._backlog.clear()
                     await self._send(self._message(out))
         except TimeoutError:
-            self._end(Ending.CLIENT_STALLED)
+            self._end(RelayOutcome.CLIENT_STALLED)
             return
         except SEND_FAILS:
-            self._end(Ending.CLIENT_GONE)
+            self._end(RelayOutcome.CLIENT_GONE)
             return
         self._drain = None
         self._last_heard = asyncio.get_running_loop().time()  # it could not be heard until now
@@ -168,7 +168,7 @@ class Relay:
         if not self.ended.done():
             self._response.resume()
 
-    def _end(self, ending: Ending) -> None:
+    def _end(self, ending: RelayOutcome) -> None:
         if self.ended.done():
             return
         if self._drain is not None and self._drain is not asyncio.current_task():

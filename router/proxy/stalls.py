@@ -18,7 +18,7 @@ class Watched(Protocol):
     """Something that waits for a worker."""
 
     @property
-    def last_heard(self) -> float:
+    def last_progress(self) -> float:
         """When the worker was last heard, on the loop's clock; before the first content, when it was asked."""
 
     @property
@@ -74,7 +74,7 @@ class StallWatch:
     def look(self, now: float) -> None:
         """Give up on what has waited too long at `now`."""
         for watched in tuple(self._watched):
-            reason = "" if watched.excused else self._too_long(watched, now - watched.last_heard)
+            reason = "" if watched.excused else self._too_long(watched, now - watched.last_progress)
             if reason:
                 watched.give_up(reason)
 

@@ -19,8 +19,8 @@ from vllama_pool.config.routing.defaults import NONE, Defaults
 from vllama_pool.config.routing.table import LEAST_LOAD, ModelRoute, RoutingTable, ServeTarget
 from vllama_pool.router.balance import select
 from vllama_pool.router.balance.pool import Pool
-from vllama_pool.router.balance.select import POLICIES, Outlook, Policy
-from vllama_pool.router.balance.worker import Target
+from vllama_pool.router.balance.select import POLICIES, Policy, Untried
+from vllama_pool.router.balance.worker import Replica
 from vllama_pool.router.errors import NoWorker
 from vllama_pool.workers.registry.record import ModelInfo
 from vllama_pool.workers.registry.virtual_model import VirtualModel
@@ -47,7 +47,7 @@ class Resolution:
     model: str
     """The name it stands for, for logs and metrics: the routing file's, or the served one. For a virtual model, that of
     its base: clients invent the names of those."""
-    groups: tuple[tuple[Target, ...], ...]
+    groups: tuple[tuple[Replica, ...], ...]
     """The replicas of each served model, the models in the order in which they are to be tried."""
     defaults: Defaults
     """What the model brings: the routing file's options, and what a virtual model adds."""
@@ -61,54 +61,54 @@ class Resolution:
         return self.virtual or display(self.model)
 
     @property
-    def targets(self) -> tuple[Target, ...]:
-        """All of them, in order; at least one in what `Routes.resolve` returns."""
-        return tuple(target for group in self.groups for target in group)
+    def replicas(self) -> tuple[Replica, ...]:
+        """All of them, in order; at least one in what `ModelRoutes.resolve` returns."""
+        return tuple(replica for group in self.groups for replica in group)
 
     @property
     def info(self) -> ModelInfo:
         """The model as the best informed of its workers describes it: one that has read the files."""
-        targets = self.targets
-        return next((target.model for target in targets if target.model.digest), targets[0].model)
+        replicas = self.replicas
+        return next((replica.model for replica in replicas if replica.model.digest), replicas[0].model)
 
     @property
     def beyond_slots(self) -> int:
         """Requests in its serving workers for which they have no slot; negative for free slots."""
-        workers = {target.worker.id: target.worker for target in self.targets}.values()
+        workers = {replica.worker.id: replica.worker for replica in self.replicas}.values()
         return sum(worker.beyond_slots for worker in workers if worker.serving and not worker.down)
 
-    def choose(self, tried: Collection[str], now: float, rng: random.Random) -> Target | None:
-        """The target to ask next; None if none is left that was not tried (worker ids)."""
+    def choose(self, tried: Collection[str], now: float, rng: random.Random) -> Replica | None:
+        """The replica to ask next; None if none is left that was not tried (worker ids)."""
         return select.choose(self.groups, tried, now, rng, self.policy)
 
-    def outlook(self, tried: Collection[str], now: float) -> Outlook:
+    def count_untried(self, tried: Collection[str], now: float) -> Untried:
         """Who is left to ask."""
-        return select.outlook(self.groups, tried, now)
+        return select.count_untried(self.groups, tried, now)
 
-    def rejections(self, tried: Collection[str], now: float, chosen: Target | None) -> dict[str, str]:
+    def rejections(self, tried: Collection[str], now: float, chosen: Replica | None) -> dict[str, str]:
         """By id of each worker that was not chosen, the reason. For logs."""
         found = select.rejections(self.groups, tried, now)
         return {worker: reason for worker, reason in found.items() if chosen is None or worker != chosen.worker.id}
 
     def no_worker(self) -> NoWorker:
         """The error for when `choose` has nobody to begin with."""
-        return no_worker(self.name, self.model, self.targets)
+        return no_worker(self.name, self.model, self.replicas)
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedModel:
     """A model as the catalogue lists it."""
 
     name: str
     """In Ollama's short form, with its tag; as it is if Ollama has no form for it."""
-    replicas: tuple[Target, ...]
+    replicas: tuple[Replica, ...]
     """Every worker that has it, in any state; empty for a configured model that nobody serves."""
     defaults: Defaults = NONE
     virtual: VirtualModel | None = None
     """What it was made with, if it is a virtual model: the replicas are its base's."""
 
 
-class Routes:
+class ModelRoutes:
     """The routing table, resolved against a pool. Immutable but for the memory that policies keep."""
 
     def __init__(
@@ -131,7 +131,7 @@ class Routes:
         self._policies = {route.name: POLICIES[route.policy]() for route in table.models}
 
     def __repr__(self) -> str:
-        return f"<Routes {len(self._models)} models, {len(self._by_key)} names>"
+        return f"<ModelRoutes {len(self._models)} models, {len(self._by_key)} names>"
 
     def resolve(self, name: str, pool: Pool) -> Resolution:
         """Who may answer a request for `name`.
@@ -140,11 +140,11 @@ class Routes:
         is the client's choice.
         """
         found = self._known(name, pool) or self._made(name, pool) or self._gone(name, pool)
-        if not any(target.worker.serving for group in found.groups for target in group):
+        if not any(replica.worker.serving for group in found.groups for replica in group):
             raise found.no_worker()
         return found
 
-    def find(self, name: str, pool: Pool) -> Listed | None:
+    def find(self, name: str, pool: Pool) -> ListedModel | None:
         """A model by any of its names, whatever its workers' state; None if it is unknown."""
         found = self.find_base(name, pool)
         if found is not None:
@@ -152,25 +152,25 @@ class Routes:
         model = self._virtual.get(lookup_key(name))
         return self._listed_virtual(model, pool) if model is not None else None
 
-    def find_base(self, name: str, pool: Pool) -> Listed | None:
+    def find_base(self, name: str, pool: Pool) -> ListedModel | None:
         """The same among the routing file's models and the served ones: virtual models are made from these, and
         cannot have their names."""
         route = self._by_key.get(lookup_key(name))
         if route is not None:
             return self._listed(route, pool)
         replicas = pool.replicas(name)
-        return Listed(display(replicas[0].model.name), replicas, NONE) if replicas else None
+        return ListedModel(display(replicas[0].model.name), replicas, NONE) if replicas else None
 
     def is_configured(self, name: str) -> bool:
         """Whether the routing file has the name."""
         return lookup_key(name) in self._by_key
 
-    def listing(self, pool: Pool) -> tuple[Listed, ...]:
+    def listing(self, pool: Pool) -> tuple[ListedModel, ...]:
         """Every model that can be asked for: the routing file's, then the served ones that it does not redefine, then
         the virtual ones whose names none of these has."""
         configured = [self._listed(route, pool) for route in self._models]
         served = [
-            Listed(display(name), pool.replicas(name), NONE)
+            ListedModel(display(name), pool.replicas(name), NONE)
             for name in pool.served()
             if lookup_key(name) not in self._by_key
         ]
@@ -191,8 +191,8 @@ class Routes:
         route = self._by_key.get(lookup_key(name))
         if route is not None:
             return self._configured(name, route, pool)
-        targets = pool.workers_for(name)
-        return Resolution(name, targets[0].model.name, (targets,), NONE, self._policy) if targets else None
+        replicas = pool.workers_for(name)
+        return Resolution(name, replicas[0].model.name, (replicas,), NONE, self._policy) if replicas else None
 
     def _made(self, name: str, pool: Pool) -> Resolution | None:
         """A virtual model, routed as its base. One whose base is out is known all the same."""
@@ -223,14 +223,14 @@ class Routes:
             return serve
         return sorted(serve, key=lambda entry: self._rng.expovariate(entry.weight) if entry.weight else float("inf"))
 
-    def _listed(self, route: ModelRoute, pool: Pool) -> Listed:
-        replicas = {target.worker.id: target for entry in route.serve for target in pool.workers_for(entry.model)}
-        return Listed(display(route.name), tuple(replicas.values()), Defaults(route.options))
+    def _listed(self, route: ModelRoute, pool: Pool) -> ListedModel:
+        replicas = {replica.worker.id: replica for entry in route.serve for replica in pool.workers_for(entry.model)}
+        return ListedModel(display(route.name), tuple(replicas.values()), Defaults(route.options))
 
-    def _listed_virtual(self, model: VirtualModel, pool: Pool) -> Listed:
+    def _listed_virtual(self, model: VirtualModel, pool: Pool) -> ListedModel:
         base = self.find_base(model.base, pool)
         replicas, defaults = (base.replicas, base.defaults) if base is not None else ((), NONE)
-        return Listed(model.name, replicas, _layered(defaults, model), model)
+        return ListedModel(model.name, replicas, _layered(defaults, model), model)
 
 
 def _layered(base: Defaults, model: VirtualModel) -> Defaults:
@@ -239,9 +239,9 @@ def _layered(base: Defaults, model: VirtualModel) -> Defaults:
     return Defaults(options, model.system or base.system, model.messages or base.messages)
 
 
-def no_worker(name: str, model: str, targets: Sequence[Target]) -> NoWorker:
+def no_worker(name: str, model: str, replicas: Sequence[Replica]) -> NoWorker:
     """503 for a model that was asked for as `name`, and why: what state its workers are in."""
-    workers = {target.worker.id: target.worker for target in targets}.values()
+    workers = {replica.worker.id: replica.worker for replica in replicas}.values()
     if not workers:
         why = "no worker serves it now"
     else:

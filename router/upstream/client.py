@@ -15,8 +15,8 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vllama_pool.router.upstream.connection import Connection
-from vllama_pool.router.upstream.exchange import Exchange
+from vllama_pool.router.upstream.connection import UpstreamConnection
+from vllama_pool.router.upstream.exchange import UpstreamExchange
 from vllama_pool.router.upstream.http1 import request_head
 from vllama_pool.router.upstream.interface import ConnectFailed, ConnectionLost, Endpoint
 
@@ -44,7 +44,7 @@ class UpstreamClient:
     """`interface.Client`, for one event loop. It sets no limit on connections: admission does."""
 
     def __init__(self, *, idle_expiry: float = IDLE_EXPIRY) -> None:
-        self._pool = Pool(idle_expiry)
+        self._pool = ConnectionPool(idle_expiry)
         self._attempts: set[asyncio.Timeout] = set()
         self._closed = False
 
@@ -69,7 +69,7 @@ class UpstreamClient:
         body: bytes,
         connect_timeout: float,
         head_timeout: float | None,
-    ) -> Exchange:
+    ) -> UpstreamExchange:
         """As `interface.Client.send`. Raises ValueError, before anything is sent, for headers that
         cannot be sent as what they are (see `request_head`)."""
         head = request_head(endpoint, method, path, headers, len(body))
@@ -104,12 +104,12 @@ class UpstreamClient:
             self._pool.changed.clear()
             await self._pool.changed.wait()
 
-    async def _connect(self, endpoint: Endpoint, timeout: float, *, again: bool = True) -> Connection:
+    async def _connect(self, endpoint: Endpoint, timeout: float, *, again: bool = True) -> UpstreamConnection:
         """`again`: try once more if this process itself was held up meanwhile."""
         where = f"{endpoint.host}:{endpoint.port}"
         if self._closed:
             raise ConnectFailed(f"{where}: the client is closed")
-        connection = Connection(endpoint, self._pool, timeout)
+        connection = UpstreamConnection(endpoint, self._pool, timeout)
         attempt = asyncio.timeout(timeout)
         self._attempts.add(attempt)
         try:
@@ -142,7 +142,7 @@ class UpstreamClient:
         return expired and asyncio.get_running_loop().time() - (due or 0.0) > OVERSLEPT
 
 
-class Pool:
+class ConnectionPool:
     """The open connections of a client, and which of them are idle. Newest first, so that a pool that grew in
     a burst shrinks again. Nothing here waits."""
 
@@ -150,8 +150,8 @@ class Pool:
         self.changed = asyncio.Event()
         """Set when a connection is gone."""
         self._expiry = expiry
-        self._open: set[Connection] = set()
-        self._idle: dict[Endpoint, dict[Connection, float]] = {}  # since when; oldest first
+        self._open: set[UpstreamConnection] = set()
+        self._idle: dict[Endpoint, dict[UpstreamConnection, float]] = {}  # since when; oldest first
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -163,7 +163,7 @@ class Pool:
     def idle(self) -> int:
         return sum(len(connections) for connections in self._idle.values())
 
-    def take(self, endpoint: Endpoint) -> Connection | None:
+    def take(self, endpoint: Endpoint) -> UpstreamConnection | None:
         """An idle connection that should still be good."""
         idle = self._idle.get(endpoint)
         if idle is None:
@@ -180,7 +180,7 @@ class Pool:
             del self._idle[endpoint]
         return taken
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: UpstreamConnection) -> None:
         self._open.add(connection)
 
     def close(self) -> None:
@@ -192,7 +192,7 @@ class Pool:
         for connection in tuple(self._open):
             connection.abort()
 
-    def freed(self, connection: Connection) -> None:
+    def freed(self, connection: UpstreamConnection) -> None:
         if self._closed:
             connection.abort()
             return
@@ -201,7 +201,7 @@ class Pool:
         if self._sweeper is None:
             self._sweeper = loop.call_later(self._expiry, self._sweep)
 
-    def gone(self, connection: Connection) -> None:
+    def gone(self, connection: UpstreamConnection) -> None:
         self._open.discard(connection)
         self.changed.set()
         idle = self._idle.get(connection.endpoint)

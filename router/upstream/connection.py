@@ -8,7 +8,7 @@ import socket
 import ssl
 from typing import Protocol, cast
 
-from vllama_pool.router.upstream.exchange import Exchange
+from vllama_pool.router.upstream.exchange import UpstreamExchange
 from vllama_pool.router.upstream.interface import ConnectionLost, Endpoint
 
 TAKEN_IN = 32 * 1024
@@ -18,13 +18,13 @@ BUSY = 30.0
 UNREACHABLE = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH})
 
 
-class Owner(Protocol):
+class ConnectionOwner(Protocol):
     """Keeps connections; told of their fate."""
 
-    def freed(self, connection: Connection) -> None:
+    def freed(self, connection: UpstreamConnection) -> None:
         """Its response is complete and it may serve another request."""
 
-    def gone(self, connection: Connection) -> None:
+    def gone(self, connection: UpstreamConnection) -> None:
         """Its socket is closed.
 
         Owners count a connection from when the event loop has handed it over, not from `connection_made`:
@@ -32,10 +32,10 @@ class Owner(Protocol):
         """
 
 
-class Connection(asyncio.Protocol):
+class UpstreamConnection(asyncio.Protocol):
     """A connection to one endpoint, for one request at a time."""
 
-    def __init__(self, endpoint: Endpoint, owner: Owner, patience: float) -> None:
+    def __init__(self, endpoint: Endpoint, owner: ConnectionOwner, patience: float) -> None:
         """`patience`: seconds within which the worker's machine must acknowledge a request. A machine that has
         gone cannot refuse one, and on a connection that is made already nothing else would tell."""
         self.endpoint = endpoint
@@ -47,25 +47,25 @@ class Connection(asyncio.Protocol):
         self._patience = patience
         self._allowed: float | None = None
         self._transport: asyncio.Transport | None = None
-        self._exchange: Exchange | None = None
+        self._exchange: UpstreamExchange | None = None
         self._reading = True
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "idle" if self._exchange is None else "in use"
-        return f"<Connection {self.endpoint.host}:{self.endpoint.port} {state}, {self.served} requests>"
+        return f"<UpstreamConnection {self.endpoint.host}:{self.endpoint.port} {state}, {self.served} requests>"
 
     @property
     def closed(self) -> bool:
         """Closed, or about to be."""
         return self._transport is None or self._transport.is_closing()
 
-    def begin(self, method: str, head: bytes, body: bytes) -> Exchange:
+    def begin(self, method: str, head: bytes, body: bytes) -> UpstreamExchange:
         """Write a request, on a connection that is idle and not closed. The exchange owns the connection until
         its response has ended."""
         assert self._transport is not None
         assert self._exchange is None
         self.served += 1
-        self._exchange = exchange = Exchange(self, method)
+        self._exchange = exchange = UpstreamExchange(self, method)
         self._allow(self._patience if len(head) + len(body) <= TAKEN_IN else BUSY)
         self._transport.writelines((head, body) if body else (head,))
         return exchange

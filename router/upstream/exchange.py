@@ -13,7 +13,7 @@ HIGH_WATER = 256 * 1024
 """Body bytes held for a caller that pulls before reading from the worker is paused."""
 
 
-class Line(Protocol):
+class ExchangeTransport(Protocol):
     """The connection under an exchange."""
 
     def release(self, *, reusable: bool) -> None:
@@ -23,17 +23,17 @@ class Line(Protocol):
         """Read from the worker, or leave its bytes in the kernel so that it stops sending."""
 
 
-class Exchange:
+class UpstreamExchange:
     """`interface.Response`, once `head` has returned.
 
     It lets go of its connection as soon as the response has ended, complete or not, so that the connection can
     serve the next request while this body is still being read from memory.
     """
 
-    def __init__(self, line: Line, method: str) -> None:
+    def __init__(self, line: ExchangeTransport, method: str) -> None:
         self.status = 0
         self.headers: Mapping[str, str] = {}
-        self._line: Line | None = line
+        self._line: ExchangeTransport | None = line
         self._parser = ResponseParser(method)
         self._buffer: list[bytes] = []
         self._buffered = 0
@@ -46,7 +46,7 @@ class Exchange:
 
     def __repr__(self) -> str:
         state = "ended" if self._ended else "open"
-        return f"<Exchange {self.status or 'no head'}, {state}, {self._buffered} bytes held>"
+        return f"<UpstreamExchange {self.status or 'no head'}, {state}, {self._buffered} bytes held>"
 
     @property
     def untouched(self) -> bool:

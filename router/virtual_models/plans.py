@@ -13,7 +13,7 @@ from vllama_pool.router.protocol.ollama import copying, create, pull
 from vllama_pool.router.protocol.ollama.copying import CopyRequest
 from vllama_pool.router.protocol.ollama.create import CreateRequest
 from vllama_pool.router.protocol.ollama.not_found import NO_CLOUD
-from vllama_pool.router.routing.resolve import Listed, Routes
+from vllama_pool.router.routing.resolve import ListedModel, ModelRoutes
 from vllama_pool.workers.registry.virtual_model import VirtualModel, digest_of
 
 WRITES_OFF = "models cannot be changed here: VLLAMA_MODEL_WRITES is off"
@@ -34,14 +34,14 @@ class BaseMissing(ClientError):
 class Inventory:
     """The models that exist when a request is planned."""
 
-    routes: Routes
+    routes: ModelRoutes
     pool: Pool
     live: Mapping[str, VirtualModel]
     """Virtual models by the key of their names."""
     refusal: str = ""
     """Why models must not be changed; "" if they may be."""
 
-    def find(self, name: str) -> Listed | None:
+    def find(self, name: str) -> ListedModel | None:
         return self.routes.find(name, self.pool)
 
 
@@ -107,13 +107,13 @@ def plan_pull(name: str, inventory: Inventory) -> list[bytes]:
     return pull.success(base_digest(listed), max(target.model.size for target in listed.replicas))
 
 
-def base_digest(source: Listed) -> str:
+def base_digest(source: ListedModel) -> str:
     """Return 64 hex digits for the base model: over its files if a worker reports them, else over its name."""
     digests = [target.model.digest for target in source.replicas if target.model.digest]
     return min(digests, default="") or digest_of(source.virtual.base if source.virtual else source.name)
 
 
-def _made(name: Name, source: Listed, request: CreateRequest, inventory: Inventory) -> NewModel:
+def _made(name: Name, source: ListedModel, request: CreateRequest, inventory: Inventory) -> NewModel:
     old = source.virtual or VirtualModel(name=source.name, revision=1, base=source.name)
     model = VirtualModel(
         name=_spelled(name, inventory),
@@ -131,7 +131,7 @@ def _made(name: Name, source: Listed, request: CreateRequest, inventory: Invento
     return NewModel(model, (base_digest(source), *kept), new)
 
 
-def _derived(name: Name, source: Listed, inventory: Inventory) -> VirtualModel:
+def _derived(name: Name, source: ListedModel, inventory: Inventory) -> VirtualModel:
     old = source.virtual
     changes: dict[str, Any] = {"name": _spelled(name, inventory), "revision": 1}
     if old is None:
@@ -159,7 +159,7 @@ def _target(requested: str, inventory: Inventory) -> Name:
     return name
 
 
-def _source(name: str, inventory: Inventory) -> Listed:
+def _source(name: str, inventory: Inventory) -> ListedModel:
     """Find the model named by `from`. The pool comes first: workers may serve names that Ollama's grammar rejects."""
     found = inventory.find(name)
     if found is not None:
@@ -203,5 +203,5 @@ def _spelled(name: Name, inventory: Inventory) -> str:
     return existing.name if existing is not None else name.short
 
 
-def _template(source: Listed) -> str:
+def _template(source: ListedModel) -> str:
     return next((target.model.template for target in source.replicas if target.model.template), "")

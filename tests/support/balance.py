@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from vllama_pool.router.balance.pool import Discovered, Pool
-from vllama_pool.router.balance.worker import Target, Worker
+from vllama_pool.router.balance.worker import Replica, Worker
 from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.record import Load, ModelInfo, WorkerRecord, WorkerState
 
@@ -54,12 +54,12 @@ def worker_in(pool: Pool, worker_id: str) -> Worker:
     return worker
 
 
-def group(pool: Pool, name: str = "m") -> tuple[tuple[Target, ...], ...]:
+def group(pool: Pool, name: str = "m") -> tuple[tuple[Replica, ...], ...]:
     """A model's replicas as `choose` takes them."""
     return (pool.workers_for(name),)
 
 
-def ids(targets: Iterable[Target]) -> list[str]:
+def ids(targets: Iterable[Replica]) -> list[str]:
     return sorted(target.worker.id for target in targets)
 
 

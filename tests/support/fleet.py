@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from vllama_pool.router.balance.lease import Answered, Lease
+from vllama_pool.router.balance.lease import Completed, Lease
 from vllama_pool.router.balance.pool import Discovered, Pool
 from vllama_pool.router.balance.select import Policy, choose
 from vllama_pool.router.upstream.interface import Endpoint
@@ -243,7 +243,7 @@ class Fleet:
     def _done(self, request: Request, then: Callable[[Request], None]) -> None:
         self._latencies.append(self.now - request.sent)
         assert request.lease is not None
-        request.lease.release(Answered(request.tokens))
+        request.lease.release(Completed(request.tokens))
         then(request)
 
     def _beat(self, index: int, every: float) -> None:

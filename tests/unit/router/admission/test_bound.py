@@ -9,12 +9,12 @@ from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.router.admission.bound import Admission
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.errors import ServerBusy
-from vllama_pool.router.routing.resolve import Resolution, Routes
+from vllama_pool.router.routing.resolve import ModelRoutes, Resolution
 from vllama_pool.workers.registry.record import Load, WorkerState
 
 
 def resolved(pool: Pool) -> Resolution:
-    return Routes(RoutingTable(), random.Random(1)).resolve("m", pool)
+    return ModelRoutes(RoutingTable(), random.Random(1)).resolve("m", pool)
 
 
 def admitted(pool: Pool, most: int, tries: int, worker: str = "a") -> int:

@@ -3,11 +3,11 @@
 import pytest
 
 from tests.support.balance import Clock, found, pool_of, worker_in
-from vllama_pool.router.balance.lease import Answered, ClientGone, Failed, Outcome
+from vllama_pool.router.balance.lease import Abandoned, Completed, Errored, Outcome
 from vllama_pool.router.errors import Faulty, Lost, ModelGone
 
 
-@pytest.mark.parametrize("outcome", [Answered(5), Failed(Lost("reset")), Failed(Faulty("boom")), ClientGone()])
+@pytest.mark.parametrize("outcome", [Completed(5), Errored(Lost("reset")), Errored(Faulty("boom")), Abandoned()])
 def test_it_is_given_back_exactly_once(outcome: Outcome) -> None:
     clock = Clock()
     pool = pool_of(clock, found("a"))
@@ -18,7 +18,7 @@ def test_it_is_given_back_exactly_once(outcome: Outcome) -> None:
         first.release(outcome)
     assert worker.in_flight == 1
     assert repr(first) == "<Lease on a, released>"
-    second.release(ClientGone())
+    second.release(Abandoned())
     assert pool.in_flight == 0
 
 
@@ -26,7 +26,7 @@ def test_a_client_that_leaves_is_never_held_against_the_worker() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a"))
     for _ in range(100):
-        pool.lease(worker_in(pool, "a")).release(ClientGone())
+        pool.lease(worker_in(pool, "a")).release(Abandoned())
     assert worker_in(pool, "a").available(clock())
 
 
@@ -34,11 +34,11 @@ def test_a_client_that_leaves_during_a_probe_leaves_the_probe_to_the_next() -> N
     clock = Clock()
     pool = pool_of(clock, found("a"))
     worker = worker_in(pool, "a")
-    pool.lease(worker).release(Failed(Lost("refused")))
+    pool.lease(worker).release(Errored(Lost("refused")))
     clock.advance(3)
     probe = pool.lease(worker)
     assert not worker.available(clock())
-    probe.release(ClientGone())
+    probe.release(Abandoned())
     assert worker.available(clock())
 
 
@@ -46,14 +46,14 @@ def test_the_first_content_readmits_a_worker_before_the_answer_is_whole() -> Non
     clock = Clock()
     pool = pool_of(clock, found("a"))
     worker = worker_in(pool, "a")
-    pool.lease(worker).release(Failed(Lost("refused")))
+    pool.lease(worker).release(Errored(Lost("refused")))
     clock.advance(3)
     probe = pool.lease(worker)
     assert not worker.available(clock())
     probe.begun()
     assert worker.available(clock())
     assert worker.weight(clock()) < 1
-    probe.release(Answered(1))
+    probe.release(Completed(1))
 
 
 def test_a_stream_that_breaks_after_it_began_suspects_the_worker() -> None:
@@ -63,7 +63,7 @@ def test_a_stream_that_breaks_after_it_began_suspects_the_worker() -> None:
     clock.advance(1)
     lease.begun()
     clock.advance(5)
-    lease.release(Failed(Lost("reset")))
+    lease.release(Errored(Lost("reset")))
     assert worker_in(pool, "a").is_suspect(clock())
 
 
@@ -73,9 +73,9 @@ def test_what_was_answered_well_before_the_loss_does_not_clear_it() -> None:
     worker = worker_in(pool, "a")
     older, lost = pool.lease(worker), pool.lease(worker)
     clock.advance(1)
-    lost.release(Failed(Lost("reset")))
+    lost.release(Errored(Lost("reset")))
     clock.advance(0.1)
-    older.release(Answered(100))
+    older.release(Completed(100))
     assert worker.is_suspect(clock())
 
 
@@ -83,7 +83,7 @@ def test_a_denied_model_is_remembered_for_that_model_only() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a", "base", "lora"))
     worker = worker_in(pool, "a")
-    pool.lease(worker, "lora").release(Failed(ModelGone("no such model")))
+    pool.lease(worker, "lora").release(Errored(ModelGone("no such model")))
     assert not worker.has("lora", clock())
     assert worker.has("base", clock())
     assert worker.available(clock())
@@ -95,13 +95,13 @@ def test_answers_of_a_full_worker_measure_its_speed() -> None:
     worker = worker_in(pool, "a")
     for _ in range(5):
         leases = [pool.lease(worker) for _ in range(4)]
-        pool.lease(worker).release(ClientGone())
+        pool.lease(worker).release(Abandoned())
         clock.advance(2)
-        leases[0].release(Answered(100))
+        leases[0].release(Completed(100))
         for lease in leases[1:]:
-            lease.release(ClientGone())
+            lease.release(Abandoned())
     assert worker.rate.known(clock()) is None  # the first of them was sent while slots were free
     waiting = [pool.lease(worker) for _ in range(8)]
     clock.advance(4)
-    waiting[4].release(Answered(100))
+    waiting[4].release(Completed(100))
     assert worker.rate.known(clock()) == pytest.approx((5 + 8) / 2 * 100 / 4)

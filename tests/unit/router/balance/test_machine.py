@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, precondition, rule
 
 from tests.support.balance import Clock, found, group
-from vllama_pool.router.balance.lease import Answered, ClientGone, Failed, Lease, Outcome
+from vllama_pool.router.balance.lease import Abandoned, Completed, Errored, Lease, Outcome
 from vllama_pool.router.balance.pool import Pool
-from vllama_pool.router.balance.select import choose, least_load, outlook
+from vllama_pool.router.balance.select import choose, count_untried, least_load
 from vllama_pool.router.balance.worker import Worker
 from vllama_pool.router.errors import Busy, Faulty, Lost, ModelGone, Refused, Unavailable
 from vllama_pool.workers.registry.record import Load, WorkerState
@@ -25,9 +25,9 @@ LOADS = st.builds(
 )
 FAILURES = st.sampled_from([Lost, Busy, Unavailable, Faulty, ModelGone, Refused])
 OUTCOMES = st.one_of(
-    st.just(ClientGone()),
-    st.integers(0, 1000).map(Answered),
-    FAILURES.map(lambda kind: Failed(kind("failed"))),
+    st.just(Abandoned()),
+    st.integers(0, 1000).map(Completed),
+    FAILURES.map(lambda kind: Errored(kind("failed"))),
 )
 
 
@@ -76,9 +76,9 @@ class PoolMachine(RuleBasedStateMachine):
         if seconds >= 3:
             self.refused.clear()
 
-    @rule(target=leases, name=st.sampled_from(["m", "lora"]), tried=st.sets(IDS))
+    @rule(replica=leases, name=st.sampled_from(["m", "lora"]), tried=st.sets(IDS))
     def dispatch(self, name: str, tried: set[str]) -> object:
-        left = outlook(group(self.pool, name), tried, self.clock())
+        left = count_untried(group(self.pool, name), tried, self.clock())
         chosen = choose(group(self.pool, name), tried, self.clock(), self.rng, least_load)
         assert (chosen is None) == (left.healthy + left.last_resort == 0)
         if chosen is None:
@@ -111,7 +111,7 @@ class PoolMachine(RuleBasedStateMachine):
         """A request finds nobody listening: from now on its worker is not chosen before something is heard."""
         chosen = choose(group(self.pool, name), (), self.clock(), self.rng, least_load)
         if chosen is not None:
-            self.pool.lease(chosen.worker, name).release(Failed(Lost("refused")))
+            self.pool.lease(chosen.worker, name).release(Errored(Lost("refused")))
             self.refused.add(chosen.worker.id)
 
     @precondition(lambda self: not self.open)
@@ -132,7 +132,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for _, lease in self.open:
-            lease.release(ClientGone())
+            lease.release(Abandoned())
         assert self.pool.in_flight == 0
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support.balance import RESTARTING, Clock, found, ids, pool_of, worker_in
-from vllama_pool.router.balance.lease import Answered, ClientGone, Failed
+from vllama_pool.router.balance.lease import Abandoned, Completed, Errored
 from vllama_pool.router.balance.pool import REMEMBERED
 from vllama_pool.router.errors import Lost
 from vllama_pool.router.telemetry.worker_view import view_all
@@ -14,7 +14,7 @@ def test_counters_health_and_slow_start_survive_a_renewed_record() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a"), found("b"))
     lease = pool.lease(worker_in(pool, "a"))
-    pool.lease(worker_in(pool, "a")).release(Failed(Lost("refused")))
+    pool.lease(worker_in(pool, "a")).release(Errored(Lost("refused")))
     pool.put(found("a", slots=16), found("c"))
     pool.remove("b")
     a = worker_in(pool, "a")
@@ -23,7 +23,7 @@ def test_counters_health_and_slow_start_survive_a_renewed_record() -> None:
     assert a.weight(clock()) == 1
     assert worker_in(pool, "c").weight(clock()) < 1
     assert pool.get("b") is None
-    lease.release(Answered(1))
+    lease.release(Completed(1))
     assert pool.in_flight == 0
 
 
@@ -34,10 +34,10 @@ def test_a_worker_that_leaves_with_requests_running_finds_its_count_again() -> N
     pool.remove("a")
     assert pool.workers_for("m") == ()
     assert pool.in_flight == 2
-    first.release(ClientGone())
+    first.release(Abandoned())
     pool.put(found("a", generation=2))
     assert worker_in(pool, "a").in_flight == 1
-    second.release(ClientGone())
+    second.release(Abandoned())
     assert pool.in_flight == 0
 
 

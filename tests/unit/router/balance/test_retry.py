@@ -17,18 +17,18 @@ from vllama_pool.router.balance.retry import (
     decide,
     verdict,
 )
-from vllama_pool.router.balance.select import Outlook
+from vllama_pool.router.balance.select import Untried
 from vllama_pool.router.errors import AttemptFailed, Busy, Faulty, Lost, ModelGone, Refused, Unavailable
 
-PLENTY = Outlook(healthy=5, last_resort=0)
-DOUBTFUL = Outlook(healthy=0, last_resort=2)
-NOBODY = Outlook(healthy=0, last_resort=0)
+PLENTY = Untried(healthy=5, last_resort=0)
+DOUBTFUL = Untried(healthy=0, last_resort=2)
+NOBODY = Untried(healthy=0, last_resort=0)
 KINDS: list[type[AttemptFailed]] = [Lost, Busy, Unavailable, Faulty, ModelGone, Refused]
 
 
-def after(*kinds: type[AttemptFailed], outlook: Outlook = PLENTY, budget: float = 3) -> Retry | GiveUp:
+def after(*kinds: type[AttemptFailed], count_untried: Untried = PLENTY, budget: float = 3) -> Retry | GiveUp:
     failures = tuple(kind(f"{kind.__name__} {number}") for number, kind in enumerate(kinds))
-    return decide(Attempts(failures, outlook, budget), random.Random(1))
+    return decide(Attempts(failures, count_untried, budget), random.Random(1))
 
 
 @pytest.mark.parametrize("kind", [Busy, Unavailable, Faulty, ModelGone])
@@ -39,8 +39,8 @@ def test_a_bad_answer_is_retried_at_once_at_the_budgets_cost(kind: type[AttemptF
 
 def test_a_first_loss_is_free_while_a_healthy_worker_is_left() -> None:
     assert after(Lost, budget=0) == Retry(delay=0.0, costs=False)
-    assert isinstance(after(Lost, budget=0, outlook=DOUBTFUL), GiveUp)
-    assert after(Lost, outlook=DOUBTFUL) == Retry(delay=0.0, costs=True)
+    assert isinstance(after(Lost, budget=0, count_untried=DOUBTFUL), GiveUp)
+    assert after(Lost, count_untried=DOUBTFUL) == Retry(delay=0.0, costs=True)
     second = after(Busy, Lost, budget=0)
     assert isinstance(second, Retry)
     assert not second.costs
@@ -80,7 +80,7 @@ def test_the_requests_own_fault_is_never_retried() -> None:
 
 
 def test_without_an_untried_worker_there_is_no_retry() -> None:
-    assert isinstance(after(Lost, outlook=NOBODY), GiveUp)
+    assert isinstance(after(Lost, count_untried=NOBODY), GiveUp)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_there_are_never_more_than_three_attempts(
 ) -> None:
     """Played through: each decision to retry makes the next failure happen."""
     attempts = 1
-    while isinstance(after(*kinds[:attempts], outlook=Outlook(healthy, last_resort), budget=budget), Retry):
+    while isinstance(after(*kinds[:attempts], count_untried=Untried(healthy, last_resort), budget=budget), Retry):
         attempts += 1
         if attempts > len(kinds):
             break

@@ -4,9 +4,9 @@ import random
 from collections import Counter
 
 from tests.support.balance import DRAINING, RESTARTING, Clock, found, group, pool_of, worker_in
-from vllama_pool.router.balance.lease import Answered, Failed
+from vllama_pool.router.balance.lease import Completed, Errored
 from vllama_pool.router.balance.pool import Pool
-from vllama_pool.router.balance.select import POLICIES, Outlook, RoundRobin, choose, least_load, outlook
+from vllama_pool.router.balance.select import POLICIES, RoundRobin, Untried, choose, count_untried, least_load
 from vllama_pool.router.balance.worker import SLOW_START
 from vllama_pool.router.errors import Faulty, Lost, ModelGone
 from vllama_pool.workers.registry.record import Load
@@ -17,8 +17,8 @@ def picks(pool: Pool, clock: Clock, times: int = 400, tried: tuple[str, ...] = (
     rng = random.Random(7)
     chosen: Counter[str] = Counter()
     for _ in range(times):
-        target = choose(group(pool), tried, clock(), rng, least_load)
-        chosen[target.worker.id if target else "nobody"] += 1
+        replica = choose(group(pool), tried, clock(), rng, least_load)
+        chosen[replica.worker.id if replica else "nobody"] += 1
     return chosen
 
 
@@ -26,12 +26,12 @@ def break_(pool: Pool, clock: Clock, *worker_ids: str) -> None:
     """Open these workers' breakers."""
     for worker_id in worker_ids:
         for _ in range(5):
-            pool.lease(worker_in(pool, worker_id)).release(Failed(Faulty("boom")))
+            pool.lease(worker_in(pool, worker_id)).release(Errored(Faulty("boom")))
 
 
 def lose(pool: Pool, *worker_ids: str) -> None:
     for worker_id in worker_ids:
-        pool.lease(worker_in(pool, worker_id)).release(Failed(Lost("refused")))
+        pool.lease(worker_in(pool, worker_id)).release(Errored(Lost("refused")))
 
 
 def test_equals_share_evenly_wherever_they_stand() -> None:
@@ -71,10 +71,10 @@ def test_a_new_worker_does_not_attract_everything() -> None:
     rng = random.Random(1)
     taken: Counter[str] = Counter()
     for _ in range(20):
-        target = choose(group(pool), (), clock(), rng, least_load)
-        assert target is not None
-        pool.lease(target.worker)
-        taken[target.worker.id] += 1
+        replica = choose(group(pool), (), clock(), rng, least_load)
+        assert replica is not None
+        pool.lease(replica.worker)
+        taken[replica.worker.id] += 1
     assert 1 <= taken["b"] <= 4
 
 
@@ -101,7 +101,7 @@ def test_the_lost_are_the_last_resort_when_all_are_out() -> None:
     pool = pool_of(clock, found("a"), found("b"))
     lose(pool, "a", "b")
     assert set(picks(pool, clock)) == {"a", "b"}
-    assert outlook(group(pool), (), clock()) == Outlook(healthy=0, last_resort=2)
+    assert count_untried(group(pool), (), clock()) == Untried(healthy=0, last_resort=2)
 
 
 def test_silent_ones_come_after_all_others() -> None:
@@ -119,7 +119,7 @@ def test_an_open_breaker_is_out_while_half_are_well() -> None:
     pool = pool_of(clock, *(found(name) for name in "abcd"))
     break_(pool, clock, "a", "b")
     assert set(picks(pool, clock)) == {"c", "d"}
-    assert outlook(group(pool), (), clock()) == Outlook(healthy=2, last_resort=2)
+    assert count_untried(group(pool), (), clock()) == Untried(healthy=2, last_resort=2)
 
 
 def test_in_a_panic_breakers_are_ignored_but_not_lost_or_draining_workers() -> None:
@@ -144,7 +144,7 @@ def test_half_open_one_request_goes_through_until_it_is_answered() -> None:
     clock.advance(5)
     probe = pool.lease(worker_in(pool, "a"))
     assert picks(pool, clock) == {"b": 400}
-    probe.release(Answered(1))
+    probe.release(Completed(1))
     clock.advance(SLOW_START)
     assert picks(pool, clock)["a"] > 100
 
@@ -152,7 +152,7 @@ def test_half_open_one_request_goes_through_until_it_is_answered() -> None:
 def test_a_worker_that_denied_the_model_is_passed_over_while_there_is_another() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a"), found("b"))
-    pool.lease(worker_in(pool, "a"), "m").release(Failed(ModelGone("no such model")))
+    pool.lease(worker_in(pool, "a"), "m").release(Errored(ModelGone("no such model")))
     assert picks(pool, clock) == {"b": 400}
     assert picks(pool, clock, tried=("b",)) == {"a": 400}
 
@@ -164,9 +164,9 @@ def test_a_healthy_stand_in_is_preferred_to_a_doubtful_replica() -> None:
     rng = random.Random(1)
 
     def chosen() -> str:
-        target = choose(groups, (), clock(), rng, least_load)
-        assert target is not None
-        return target.model.name
+        replica = choose(groups, (), clock(), rng, least_load)
+        assert replica is not None
+        return replica.model.name
 
     assert chosen() == "first"
     lose(pool, "a")
@@ -196,7 +196,7 @@ def test_policies_with_a_memory_do_not_share_it() -> None:
 def test_a_worker_that_fails_fast_does_not_attract_everything() -> None:
     clock = Clock()
     pool = pool_of(clock, found("broken"), found("busy", load=Load(running=4)))
-    pool.lease(worker_in(pool, "broken")).release(Failed(Faulty("boom")))
+    pool.lease(worker_in(pool, "broken")).release(Errored(Faulty("boom")))
     assert picks(pool, clock) == {"busy": 400}
     clock.advance(6)
     assert picks(pool, clock) == {"broken": 400}

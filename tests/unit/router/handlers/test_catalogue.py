@@ -11,7 +11,7 @@ from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.handlers.catalogue import model_view
 from vllama_pool.router.protocol.model_view import ModelView
-from vllama_pool.router.routing.resolve import Routes
+from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.workers.registry.record import ModelInfo
 from vllama_pool.workers.registry.virtual_model import VirtualModel, key_of
 
@@ -19,7 +19,7 @@ LONG, SHORT = (ModelInfo(name="m", digest="ab" * 32, context_length=length) for 
 
 
 def described(pool: Pool, name: str = "m", *made: VirtualModel) -> ModelView:
-    routes = Routes(RoutingTable(), random.Random(1), virtual={key_of(model.name): model for model in made})
+    routes = ModelRoutes(RoutingTable(), random.Random(1), virtual={key_of(model.name): model for model in made})
     listed = routes.find(name, pool)
     assert listed is not None
     return model_view(listed)

@@ -16,7 +16,7 @@ from vllama_pool.router.errors import ClientError
 from vllama_pool.router.offload import INLINE_BYTES
 from vllama_pool.router.protocol.clock import SystemClock
 from vllama_pool.router.protocol.table import OPERATIONS
-from vllama_pool.router.proxy.forward import Call, Forwarder, Limits
+from vllama_pool.router.proxy.forward import Forwarder, ForwardRequest, Limits
 from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
 from vllama_pool.router.routing.resolve import Resolution
 from vllama_pool.router.telemetry.request_record import RequestRecord
@@ -59,7 +59,7 @@ async def test_a_large_request_is_made_ready_beside_the_event_loop(size: int) ->
     )
     resolution = Resolution("m", "m", group(pool), NONE, lambda workers, *_: workers[0])
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]}).encode()
-    call = Call(operation, CHAT.decode(body), resolution, 0, "id", size)
+    call = ForwardRequest(operation, CHAT.decode(body), resolution, 0, "id", size)
     with pytest.raises(ClientError, match="longer than the context"):
         await forwarder.acquire(call, RequestRecord(id="id", operation="chat", client=""))
     assert len(threads) == 2

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.until import auntil
 from vllama_pool.router.protocol.operation import StreamFailure, Usage
-from vllama_pool.router.proxy.relay import Ending, Relay
+from vllama_pool.router.proxy.relay import Relay, RelayOutcome
 from vllama_pool.router.upstream.interface import ConnectionLost, Sink
 
 
@@ -96,7 +96,7 @@ async def test_bytes_reach_the_client_within_the_read_callback() -> None:
     sink.eof()
     assert client.body == b"HELLO YOU!<end>"
     assert client.closed
-    assert await relay.ended is Ending.COMPLETE
+    assert await relay.ended is RelayOutcome.COMPLETE
 
 
 async def test_a_lost_worker_becomes_one_error_line() -> None:
@@ -107,7 +107,7 @@ async def test_a_lost_worker_becomes_one_error_line() -> None:
     sink.data(b"late")
     assert client.body == b"HEL<error worker lost>"
     assert client.closed
-    assert await relay.ended is Ending.LOST
+    assert await relay.ended is RelayOutcome.LOST
 
 
 async def test_a_body_that_ends_too_early_is_a_lost_worker() -> None:
@@ -116,7 +116,7 @@ async def test_a_body_that_ends_too_early_is_a_lost_worker() -> None:
     sink.data(b"hel")
     sink.eof()
     assert client.body == b"HEL<error cut short>"
-    assert await relay.ended is Ending.LOST
+    assert await relay.ended is RelayOutcome.LOST
 
 
 async def test_a_connection_lost_after_the_whole_answer_is_no_error() -> None:
@@ -125,7 +125,7 @@ async def test_a_connection_lost_after_the_whole_answer_is_no_error() -> None:
     sink.data(b"done!")
     sink.lost(ConnectionLost("reset"))
     assert client.body == b"DONE!<end>"
-    assert await relay.ended is Ending.COMPLETE
+    assert await relay.ended is RelayOutcome.COMPLETE
 
 
 async def test_an_error_event_ends_the_answer() -> None:
@@ -135,7 +135,7 @@ async def test_an_error_event_ends_the_answer() -> None:
     sink.data(b"#")
     sink.eof()
     assert client.body == b"A<error engine died>"
-    assert await relay.ended is Ending.FAILED
+    assert await relay.ended is RelayOutcome.FAILED
 
 
 async def test_a_slow_client_pauses_the_worker_and_loses_nothing() -> None:
@@ -149,7 +149,7 @@ async def test_a_slow_client_pauses_the_worker_and_loses_nothing() -> None:
     sink.eof()
     assert client.body == b""
     client.open.set()
-    assert await relay.ended is Ending.COMPLETE
+    assert await relay.ended is RelayOutcome.COMPLETE
     assert client.body == b"ONE TWO THREE!<end>"
 
 
@@ -164,7 +164,7 @@ async def test_the_worker_is_read_again_once_a_slow_client_caught_up() -> None:
     sink.data(b"two!")
     sink.eof()
     assert client.body == b"ONE TWO!<end>"
-    assert await relay.ended is Ending.COMPLETE
+    assert await relay.ended is RelayOutcome.COMPLETE
 
 
 async def test_a_worker_is_not_silent_for_as_long_as_its_client_was() -> None:
@@ -172,11 +172,11 @@ async def test_a_worker_is_not_silent_for_as_long_as_its_client_was() -> None:
     relay, response, sink = relay_to(client)
     client.open.clear()
     sink.data(b"one ")
-    paused_at = relay.last_heard
+    paused_at = relay.last_progress
     await auntil(lambda: asyncio.get_running_loop().time() > paused_at + 0.01)
     client.open.set()
     await auntil(lambda: not response.paused)
-    assert relay.last_heard > paused_at + 0.01
+    assert relay.last_progress > paused_at + 0.01
 
 
 async def test_the_end_is_sent_even_if_it_carries_no_bytes_and_the_client_is_slow() -> None:
@@ -194,7 +194,7 @@ async def test_the_end_is_sent_even_if_it_carries_no_bytes_and_the_client_is_slo
     response.sink.data(b"x!")
     response.sink.eof()
     client.open.set()
-    assert await relay.ended is Ending.COMPLETE
+    assert await relay.ended is RelayOutcome.COMPLETE
     assert client.closed
 
 
@@ -203,7 +203,7 @@ async def test_a_client_that_takes_nothing_is_dropped() -> None:
     relay, response, sink = relay_to(client, stall=0.05)
     client.open.clear()
     sink.data(b"one")
-    assert await relay.ended is Ending.CLIENT_STALLED
+    assert await relay.ended is RelayOutcome.CLIENT_STALLED
     assert response.paused
 
 
@@ -215,7 +215,7 @@ async def test_nothing_is_sent_after_the_client_left() -> None:
     sink.data(b"two")
     sink.eof()
     assert client.body == b"ONE"
-    assert await relay.ended is Ending.CLIENT_GONE
+    assert await relay.ended is RelayOutcome.CLIENT_GONE
 
 
 async def test_an_answer_that_was_whole_is_complete_though_the_worker_never_ends_it() -> None:
@@ -225,7 +225,7 @@ async def test_an_answer_that_was_whole_is_complete_though_the_worker_never_ends
     relay.break_off("the worker fell silent")
     assert client.body == b"DONE!<end>"
     assert client.closed
-    assert await relay.ended is Ending.COMPLETE
+    assert await relay.ended is RelayOutcome.COMPLETE
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(), RuntimeError("the handler is closed")])
@@ -237,7 +237,7 @@ async def test_a_send_that_fails_while_it_waits_means_the_client_left(error: Exc
     response = ScriptedResponse()
     relay = Relay(response, Shouting(), breaking, client_stall=5, lost_text="")
     relay.start(b"x")
-    assert await asyncio.wait_for(relay.ended, 5) is Ending.CLIENT_GONE
+    assert await asyncio.wait_for(relay.ended, 5) is RelayOutcome.CLIENT_GONE
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(), RuntimeError("the handler is closed")])
@@ -250,7 +250,7 @@ async def test_a_failing_send_means_the_client_left(error: Exception) -> None:
     relay.start(b"")
     assert response.sink is not None
     response.sink.data(b"x")
-    assert await relay.ended is Ending.CLIENT_GONE
+    assert await relay.ended is RelayOutcome.CLIENT_GONE
 
 
 @pytest.mark.parametrize("slow", [False, True])
@@ -265,5 +265,5 @@ async def test_stepping_and_awaiting_give_the_same_answer(slow: bool) -> None:
         if slow:
             await auntil(client.open.is_set)
     sink.eof()
-    assert await relay.ended is Ending.COMPLETE
+    assert await relay.ended is RelayOutcome.COMPLETE
     assert client.body == b"ABC!<end>"

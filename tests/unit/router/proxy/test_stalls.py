@@ -14,7 +14,7 @@ class Wait:
     begun: bool = False
     worker_unresponsive: bool = False
     excused: bool = False
-    last_heard: float = 1000.0
+    last_progress: float = 1000.0
     told: list[str] = field(default_factory=list)
 
     def give_up(self, text: str) -> None:
@@ -25,7 +25,7 @@ def told(wait: Wait, *, after: float) -> list[str]:
     """What a look says `after` seconds of silence."""
     watch = StallWatch(LIMITS)
     with watch.watching(wait):
-        watch.look(wait.last_heard + after)
+        watch.look(wait.last_progress + after)
     return wait.told
 
 
@@ -54,5 +54,5 @@ def test_what_has_ended_is_not_looked_at() -> None:
     watch, wait = StallWatch(LIMITS), Wait()
     with watch.watching(wait):
         pass
-    watch.look(wait.last_heard + 1000)
+    watch.look(wait.last_progress + 1000)
     assert wait.told == []

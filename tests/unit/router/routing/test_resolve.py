@@ -11,7 +11,7 @@ from tests.support.balance import DRAINING, RESTARTING, Clock, found, ids, pool_
 from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
 from vllama_pool.router.balance.select import RoundRobin
 from vllama_pool.router.errors import NoWorker
-from vllama_pool.router.routing.resolve import Routes, UnknownModel
+from vllama_pool.router.routing.resolve import ModelRoutes, UnknownModel
 from vllama_pool.workers.registry.record import ModelInfo
 from vllama_pool.workers.registry.virtual_model import VirtualModel, key_of
 
@@ -29,14 +29,14 @@ TABLE = RoutingTable(
 )
 
 
-def routes(table: RoutingTable = TABLE) -> Routes:
-    return Routes(table, random.Random(3))
+def routes(table: RoutingTable = TABLE) -> ModelRoutes:
+    return ModelRoutes(table, random.Random(3))
 
 
 def test_a_served_model_needs_no_entry() -> None:
     pool = pool_of(Clock(), found("a", "smollm2:135m"))
     resolution = routes().resolve("SMOLLM2:135m", pool)
-    assert ids(resolution.targets) == ["a"]
+    assert ids(resolution.replicas) == ["a"]
     assert (resolution.name, resolution.model) == ("SMOLLM2:135m", "smollm2:135m")
     assert dict(resolution.defaults.options) == {}
 
@@ -45,9 +45,9 @@ def test_a_served_model_needs_no_entry() -> None:
 def test_a_configured_model_is_found_by_its_name_and_aliases(name: str) -> None:
     pool = pool_of(Clock(), found("a", "meta-llama/Llama-3.2-1B-Instruct"))
     resolution = routes().resolve(name, pool)
-    assert ids(resolution.targets) == ["a"]
+    assert ids(resolution.replicas) == ["a"]
     assert resolution.model == "llama3.2"
-    assert resolution.targets[0].model.name == "meta-llama/Llama-3.2-1B-Instruct"
+    assert resolution.replicas[0].model.name == "meta-llama/Llama-3.2-1B-Instruct"
     assert resolution.defaults.options["temperature"] == 0.7
 
 
@@ -60,7 +60,7 @@ def test_served_names_keep_working_beside_the_names_that_stand_for_them() -> Non
 def test_a_configured_name_wins_over_a_served_one() -> None:
     pool = pool_of(Clock(), found("a", "taken"), found("b", "elsewhere"))
     resolution = routes().resolve("taken", pool)
-    assert ids(resolution.targets) == ["b"]
+    assert ids(resolution.replicas) == ["b"]
     assert isinstance(resolution.policy, RoundRobin)
 
 
@@ -71,13 +71,13 @@ def test_a_weighted_list_is_drawn_by_weight_and_each_stands_in_for_the_others() 
     first: Counter[str] = Counter()
     for _ in range(4000):
         resolution = table.resolve("mixed", pool)
-        assert ids(resolution.targets) == ["a", "b"]
-        target = resolution.choose((), clock(), rng)
-        assert target is not None
-        first[target.model.name] += 1
+        assert ids(resolution.replicas) == ["a", "b"]
+        replica = resolution.choose((), clock(), rng)
+        assert replica is not None
+        first[replica.model.name] += 1
     assert first["new"] / 4000 == pytest.approx(0.75, abs=0.03)
     pool.remove("a")
-    assert ids(table.resolve("mixed", pool).targets) == ["b"]
+    assert ids(table.resolve("mixed", pool).replicas) == ["b"]
 
 
 def test_a_name_nobody_knows_is_the_clients_error() -> None:
@@ -121,9 +121,9 @@ def test_a_silent_worker_is_still_somebody_to_ask() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a"))
     pool.mark_down("a")
-    target = routes().resolve("m", pool).choose((), clock(), random.Random(1))
-    assert target is not None
-    assert target.worker.id == "a"
+    replica = routes().resolve("m", pool).choose((), clock(), random.Random(1))
+    assert replica is not None
+    assert replica.worker.id == "a"
 
 
 def test_the_best_informed_replica_describes_the_model() -> None:
@@ -164,22 +164,22 @@ def test_spellings_of_one_name_are_one_model_in_the_catalogue() -> None:
     pool = pool_of(Clock(), found("a", "Llama3.2"), found("b", "llama3.2:latest"))
     listing = routes(RoutingTable()).listing(pool)
     assert [(listed.name, ids(listed.replicas)) for listed in listing] == [("Llama3.2:latest", ["a", "b"])]
-    assert ids(routes(RoutingTable()).resolve("Llama3.2", pool).targets) == ["a"]
-    assert ids(routes(RoutingTable()).resolve("LLAMA3.2", pool).targets) == ["a", "b"]
+    assert ids(routes(RoutingTable()).resolve("Llama3.2", pool).replicas) == ["a"]
+    assert ids(routes(RoutingTable()).resolve("LLAMA3.2", pool).replicas) == ["a", "b"]
 
 
 def test_a_served_name_that_ollama_has_no_form_for_is_listed_as_it_is() -> None:
     pool = pool_of(Clock(), found("a", "/models/llama"))
     assert [listed.name for listed in routes(RoutingTable()).listing(pool)] == ["/models/llama"]
-    assert ids(routes().resolve("/models/llama", pool).targets) == ["a"]
+    assert ids(routes().resolve("/models/llama", pool).replicas) == ["a"]
 
 
 def virtual(**fields: Any) -> VirtualModel:
     return VirtualModel(name="Mario:latest", revision=1, **fields)
 
 
-def with_virtual(*models: VirtualModel) -> Routes:
-    return Routes(TABLE, random.Random(3), virtual={key_of(model.name): model for model in models})
+def with_virtual(*models: VirtualModel) -> ModelRoutes:
+    return ModelRoutes(TABLE, random.Random(3), virtual={key_of(model.name): model for model in models})
 
 
 LAYERED = virtual(
@@ -194,7 +194,7 @@ LAYERED = virtual(
 def test_a_virtual_model_is_routed_as_its_base_and_brings_what_it_was_made_with() -> None:
     pool = pool_of(Clock(), found("a", "meta-llama/Llama-3.2-1B-Instruct"))
     resolution = with_virtual(LAYERED).resolve("mario", pool)
-    assert ids(resolution.targets) == ["a"]
+    assert ids(resolution.replicas) == ["a"]
     assert (resolution.name, resolution.model, resolution.listed) == ("mario", "llama3.2", "Mario:latest")
     assert resolution.defaults.system == "You are Mario."
     assert resolution.defaults.messages == LAYERED.messages
@@ -211,7 +211,7 @@ def test_names_of_the_file_and_of_served_models_win_over_virtual_ones() -> None:
     pool = pool_of(Clock(), found("a", "served"), found("b", "elsewhere"))
     taken = [VirtualModel(name=f"{name}:latest", revision=1, base="served:latest") for name in ("taken", "served")]
     routes = with_virtual(*taken)
-    assert ids(routes.resolve("taken", pool).targets) == ["b"]
+    assert ids(routes.resolve("taken", pool).replicas) == ["b"]
     assert routes.resolve("served", pool).listed == "served:latest"
     assert not routes.resolve("served", pool).virtual
     assert set(routes.shadowed(pool)) == {"taken:latest", "served:latest"}

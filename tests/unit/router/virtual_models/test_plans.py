@@ -15,7 +15,7 @@ from vllama_pool.router.errors import ClientError, Forbidden, ModelNotFound, Too
 from vllama_pool.router.protocol.ollama.copying import CopyRequest
 from vllama_pool.router.protocol.ollama.create import MAX_KEPT, decode_create
 from vllama_pool.router.protocol.ollama.requests import default_messages
-from vllama_pool.router.routing.resolve import Routes
+from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.virtual_models.plans import (
     UNSIGNED,
     BaseMissing,
@@ -40,7 +40,7 @@ def known(*live: VirtualModel, refusal: str = "") -> Inventory:
     store = ModelStore()
     for model in live:
         store.merge(model)
-    routes = Routes(TABLE, random.Random(1), virtual=store.live)
+    routes = ModelRoutes(TABLE, random.Random(1), virtual=store.live)
     return Inventory(routes, pool_of(Clock(), found("a", SERVED, LORA)), store.live, refusal)
 
 

@@ -16,7 +16,7 @@ from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.router.errors import BadRequest, ClientError
 from vllama_pool.router.protocol.ollama import copying, create, pull
-from vllama_pool.router.routing.resolve import Routes
+from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.virtual_models.plans import UNSIGNED, WRITES_OFF, Inventory, plan_copy, plan_create, plan_delete
 from vllama_pool.router.wiring import no_writes, save_file
 from vllama_pool.workers.registry.virtual_model import key_of, seal_model, unseal_model
@@ -57,7 +57,7 @@ CREATE = st.fixed_dictionaries(
 
 
 def known() -> Inventory:
-    return Inventory(Routes(RoutingTable(), random.Random(1)), pool_of(Clock(), found("a")), {})
+    return Inventory(ModelRoutes(RoutingTable(), random.Random(1)), pool_of(Clock(), found("a")), {})
 
 
 NOW = known()
