@@ -1,4 +1,4 @@
-"""What others get wrong is found: our router's answers, each time with one thing changed in them."""
+"""Mutation tests of the checks: each mutant changes one thing in the router's responses, and its rules must differ."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ Change = Callable[[RawResponse], RawResponse]
 
 @dataclass(frozen=True)
 class Mutant:
-    """A server that differs in one thing."""
+    """A server that differs from Ollama in one thing."""
 
     name: str
     rules: set[int]
-    """Those that see it."""
+    """The rules that must differ."""
     change: Change
     path: str = ""
-    """Where; "" for everywhere."""
+    """The request path that is changed; "" for all."""
 
 
 def header(name: str, value: str, only: str = "") -> Change:
-    """Put a header in place of its like, in answers of this type alone."""
+    """Replace a header in responses whose content type contains `only`."""
 
     def change(response: RawResponse) -> RawResponse:
         if only not in (response.header("content-type") or ""):
@@ -63,7 +63,7 @@ def text(old: str, new: str) -> Change:
 
 
 def objects(change: Callable[[dict[str, Any]], object]) -> Change:
-    """Change every object of an answer in place, whether it is one or a line of many."""
+    """Change every JSON object of a response in place, including each line of a stream."""
 
     def each(line: bytes) -> bytes:
         found = json.loads(line)
@@ -84,7 +84,7 @@ def without(*keys: str) -> Change:
 
 
 def with_(**fields: Any) -> Change:
-    """Replace what is there under these keys."""
+    """Replace the values of these keys where present."""
     return objects(lambda found: found.update({key: value for key, value in fields.items() if key in found}))
 
 
@@ -171,7 +171,7 @@ MUTANTS = (
 
 
 class MutatedServer(CheckedServer):
-    """Sees what a mutant would have said."""
+    """Returns each response as the mutant would send it."""
 
     def __init__(self, at: ServerUrl, models: ModelChoice, mutant: Mutant) -> None:
         super().__init__(at, models, timeout=20)
@@ -186,15 +186,13 @@ class MutatedServer(CheckedServer):
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def described(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[ServerUrl, ModelChoice]]:
-    """The router's address, and the models to ask."""
+    """The router's URL and the models to check."""
     async with described_fleet(tmp_path_factory.mktemp("state")) as running:
         yield parse_url(running.url), choose(listed((await running.http.get("/api/tags")).json()), ModelChoice())
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-async def test_a_server_that_differs_in_one_thing_is_found_out(
-    described: tuple[ServerUrl, ModelChoice], mutant: Mutant
-) -> None:
+async def test_every_rule_of_a_mutant_differs(described: tuple[ServerUrl, ModelChoice], mutant: Mutant) -> None:
     checks = [check for check in CHECKS if check.rules & mutant.rules]
     rows = by_rule(await run(MutatedServer(*described, mutant), checks), RULES)
     assert mutant.rules - {row.rule.number for row in rows if row.result is Result.DIFFERS} == set()

@@ -1,4 +1,4 @@
-"""`vllama compat`: what it prints, and what its exit code says."""
+"""Output and exit codes of `vllama compat`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Serve = Callable[[dict[str, bytes]], str]
 
 @pytest.fixture
 def server() -> Iterator[Serve]:
-    """Starts a server that answers these paths, and all others with 404, and says where it is."""
+    """Starts a server with these answers by path, and 404 for others. Returns its URL."""
     servers: list[ThreadingHTTPServer] = []
 
     def start(pages: dict[str, bytes]) -> str:
@@ -56,14 +56,14 @@ def compat(*words: str) -> Result:
     return CliRunner().invoke(main, ["compat", *words])
 
 
-def test_nothing_differs(server: Serve) -> None:
+def test_exit_code_0_if_nothing_differs(server: Serve) -> None:
     result = compat(server({"/": BANNER}), "--rule", "R002")
     assert result.exit_code == 0
     assert "as Ollama" in result.stdout
     assert result.stdout.splitlines()[-1] == "1 rule checked: 1 as Ollama, 0 differ"
 
 
-def test_something_differs(server: Serve) -> None:
+def test_exit_code_1_if_something_differs(server: Serve) -> None:
     result = compat(server({"/": b"Welcome"}), "--rule", "r002", "--rule", "R185")
     assert result.exit_code == 1
     row = next(line for line in result.stdout.splitlines() if line.startswith("R002"))
@@ -71,14 +71,14 @@ def test_something_differs(server: Serve) -> None:
     assert result.stdout.splitlines()[-1].endswith("0 as Ollama, 1 differs; 1 not asked about, --list says why")
 
 
-def test_what_cannot_be_looked_at_is_skipped(server: Serve) -> None:
+def test_a_check_without_a_suitable_model_is_skipped(server: Serve) -> None:
     result = compat(server({"/": BANNER, "/api/tags": TAGS}), "--rule", "R096")
     assert result.exit_code == 0
     assert "--thinking-model" in result.stdout
     assert "1 skipped" in result.stdout
 
 
-def test_machines_are_told_the_same(server: Serve) -> None:
+def test_json_prints_the_report_for_machines(server: Serve) -> None:
     url = server({"/": b"Welcome", "/api/tags": TAGS, "/api/show": b"{}"})
     result = compat(url, "--rule", "R002", "--json", "--tools-model", "t")
     assert result.exit_code == 1
@@ -96,13 +96,13 @@ def test_machines_are_told_the_same(server: Serve) -> None:
         (["http://127.0.0.1:1", "--rule", "R999"], "R999 is no rule; they go from R001 to R201"),
     ],
 )
-def test_what_is_wrong_with_the_words(words: list[str], complaint: str) -> None:
+def test_invalid_arguments_exit_with_2_and_a_reason(words: list[str], complaint: str) -> None:
     result = compat(*words)
     assert result.exit_code == 2
     assert complaint in result.stderr
 
 
-def test_nobody_answers() -> None:
+def test_an_unreachable_server_exits_with_2_in_one_line() -> None:
     result = compat(f"127.0.0.1:{free_ports()}")
     assert result.exit_code == 2
     assert result.stderr.startswith("vllama: no server answers at http://127.0.0.1:")
@@ -110,20 +110,20 @@ def test_nobody_answers() -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_what_answers_but_is_no_ollama_is_not_judged_rule_by_rule(server: Serve) -> None:
+def test_a_server_that_is_not_ollama_exits_with_2_without_a_report(server: Serve) -> None:
     result = compat(server({"/": b"<html>", "/api/tags": b"<html>"}))
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.endswith(" is no Ollama server: 200 and no JSON for /api/tags; correct the URL\n")
 
 
-def test_a_server_that_accepts_and_says_nothing_is_told_from_none() -> None:
+def test_a_server_that_never_answers_exits_with_2_and_names_the_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         result = compat(f"127.0.0.1:{silent.getsockname()[1]}", "--timeout", "0.2")
     assert result.exit_code == 2
     assert "gives no answer in time; wait longer with --timeout, or name another" in result.stderr
 
 
-def test_the_rules_are_listed_without_asking_anybody() -> None:
+def test_list_prints_all_rules_without_a_server() -> None:
     result = compat("--list")
     assert result.exit_code == 0
     rows = result.stdout.splitlines()[1:]
@@ -133,13 +133,13 @@ def test_the_rules_are_listed_without_asking_anybody() -> None:
     assert "check" in rows[0]
 
 
-def test_a_named_model_has_to_be_there(server: Serve) -> None:
+def test_a_named_model_must_exist(server: Serve) -> None:
     result = compat(server({"/api/tags": TAGS}), "--model", "absent")
     assert result.exit_code == 2
     assert "has no model absent; name one that it lists" in result.stderr
 
 
-def test_what_models_can_is_asked_where_the_list_does_not_say(server: Serve) -> None:
+def test_capabilities_missing_in_tags_are_read_from_show(server: Serve) -> None:
     old = json.dumps({"models": [{"name": "old:latest"}]}).encode()
     shown = json.dumps({"capabilities": ["embedding"]}).encode()
     url = server({"/": BANNER, "/api/tags": old, "/api/show": shown})
@@ -147,7 +147,7 @@ def test_what_models_can_is_asked_where_the_list_does_not_say(server: Serve) -> 
     assert report["models"] == {"embed": "old:latest"}
 
 
-def test_a_server_with_keys_is_not_judged_without_one() -> None:
+def test_a_server_that_requires_a_key_exits_with_2_without_one() -> None:
     class Locked(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(401)

@@ -1,4 +1,4 @@
-"""What differs, and how it is told."""
+"""Assertions on responses, and their messages."""
 
 import re
 
@@ -13,20 +13,20 @@ def response(status: int = 200, body: bytes = b"", content_type: str = "applicat
     return RawResponse(status, (("content-type", content_type),), body, None)
 
 
-def test_equal_is_equal_in_type_too() -> None:
+def test_same_compares_types_too() -> None:
     expect.same("done", True, True)
     for other in (1, "true", None, False):
         with pytest.raises(Differs, match="expected done true; got"):
             expect.same("done", True, other)
 
 
-def test_what_came_is_told_in_few_words() -> None:
+def test_brief_shortens_received_values() -> None:
     assert expect.brief("x" * 500) == "x" * 119 + "…"
     assert expect.brief({"a": [1, "é"]}) == '{"a": [1, "é"]}'
     assert expect.brief(b"\xff\n") == "\\xff\\n"
 
 
-def test_errors_are_compared_to_the_letter() -> None:
+def test_error_requires_the_exact_text_and_no_other_key() -> None:
     expect.error(response(404, b'{"error": "not here"}'), 404, "not here")
     expect.error(response(404, b'{"error": "not here"}'), 404, re.compile("^not"))
     for status, body in (
@@ -44,7 +44,7 @@ def test_errors_are_compared_to_the_letter() -> None:
         expect.error(response(400, b'{"error": "nowhere"}'), 404, "not here")
 
 
-def test_streams_are_objects_on_lines_and_nothing_else() -> None:
+def test_lines_requires_one_object_per_line() -> None:
     assert expect.lines(response(body=b'{"a": 1}\n{"b": 2}\n')) == [{"a": 1}, {"b": 2}]
     for body in (b'{"a": 1}', b'{"a": 1}\n\n', b'\n{"a": 1}\n', b'data: {"a": 1}\n', b"[]\n", b": ping\n", b""):
         with pytest.raises(Differs):
@@ -54,7 +54,7 @@ def test_streams_are_objects_on_lines_and_nothing_else() -> None:
             expect.lines(response(body=b"{}\n", content_type=content_type))
 
 
-def test_a_key_is_taken_by_its_type() -> None:
+def test_field_requires_presence_and_type() -> None:
     assert expect.field({"n": 1}, "n", int) == 1
     assert expect.field({"n": 1}, "n", float) == 1
     for data in ({}, {"n": True}, {"n": 1.5}, {"n": "1"}, {"n": None}):
@@ -71,7 +71,7 @@ def test_a_key_is_taken_by_its_type() -> None:
         "2318-01-01T00:00:00-07:00",
     ],
 )
-def test_times_as_go_writes_them(text: str) -> None:
+def test_times_in_gos_format_pass(text: str) -> None:
     expect.a_time(text)
 
 
@@ -79,11 +79,11 @@ def test_times_as_go_writes_them(text: str) -> None:
     "text",
     ["2026-08-21T10:11:12", "2026-08-21 10:11:12Z", "2026-08-21T10:11:12.50Z", "2026-08-21T10:11:12.0Z", "", "now"],
 )
-def test_times_as_others_write_them_differ(text: str) -> None:
+def test_times_in_other_formats_differ(text: str) -> None:
     with pytest.raises(Differs):
         expect.a_time(text)
 
 
-def test_times_of_answers_are_in_utc() -> None:
+def test_times_of_answers_must_be_utc() -> None:
     with pytest.raises(Differs, match="in UTC"):
         expect.a_time("2026-08-21T10:11:12+02:00", utc=True)

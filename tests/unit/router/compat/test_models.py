@@ -1,4 +1,4 @@
-"""Which models are asked."""
+"""Selection of the models to check."""
 
 from vllama_pool.router.compat.models import ModelChoice, choose, listed
 
@@ -13,7 +13,7 @@ ABLE = ("able:8b", 8, ["completion", "tools", "thinking", "vision"])
 VECTORS = ("vectors:latest", 2, ["embedding"])
 
 
-def test_the_smallest_model_that_can_is_asked() -> None:
+def test_the_smallest_capable_model_is_chosen() -> None:
     found = choose(listed(tags(BIG, ABLE, VECTORS, SMALL)), ModelChoice())
     assert found == ModelChoice(
         chat="small:1b",
@@ -26,12 +26,12 @@ def test_the_smallest_model_that_can_is_asked() -> None:
     )
 
 
-def test_named_models_win() -> None:
+def test_models_named_by_the_user_are_chosen() -> None:
     found = choose(listed(tags(BIG, ABLE, SMALL)), ModelChoice(chat="big:70b", tools="mine"))
     assert (found.chat, found.tools, found.thinking) == ("big:70b", "mine", "able:8b")
 
 
-def test_a_model_that_thinks_chats_where_no_other_does() -> None:
+def test_a_thinking_model_chats_if_there_is_no_other() -> None:
     found = choose(listed(tags(BIG, VECTORS)), ModelChoice())
     assert (found.chat, found.unthinking, found.toolless, found.vision) == ("big:70b", None, None, None)
     assert found.known() == {
@@ -42,19 +42,19 @@ def test_a_model_that_thinks_chats_where_no_other_does() -> None:
     }
 
 
-def test_models_of_the_cloud_are_not_asked() -> None:
+def test_cloud_models_are_never_chosen() -> None:
     found = choose(
         listed(tags(("huge:cloud", 0, ["completion"]), ("huge:1t-cloud", 0, ["completion"]), SMALL)), ModelChoice()
     )
     assert found.chat == "small:1b"
 
 
-def test_a_model_of_which_nothing_is_known_is_taken_for_one_that_chats() -> None:
+def test_a_model_without_capabilities_is_assumed_to_chat() -> None:
     found = choose(listed({"models": [{"name": "old", "model": "old"}]}), ModelChoice())
     assert (found.chat, found.embed, found.tools) == ("old", None, None)
 
 
-def test_what_is_no_list_of_models_has_none() -> None:
+def test_a_malformed_list_has_no_models() -> None:
     nonsense: list[object] = [{}, [], "x", None, {"models": None}, {"models": [1, {"name": 2}, {}]}]
     for each in nonsense:
         assert choose(listed(each), ModelChoice()) == ModelChoice()

@@ -1,4 +1,4 @@
-"""What people and machines are told."""
+"""The report as table, summary and JSON."""
 
 import io
 
@@ -13,7 +13,7 @@ from vllama_pool.router.compat.server import CheckedServer
 
 
 async def nothing(server: CheckedServer) -> None:
-    """A check that is not asked here."""
+    """Stands in for the function of a check; never called."""
 
 
 def outcome(result: Result, *rules: int, detail: str = "") -> Outcome:
@@ -26,7 +26,7 @@ def printed(rows: list[Row], width: int) -> str:
     return text.getvalue()
 
 
-def test_a_rule_differs_where_one_of_its_checks_does() -> None:
+def test_a_rule_differs_if_one_of_its_checks_does() -> None:
     found = by_rule(
         [
             outcome(Result.SAME, 1, 2),
@@ -42,14 +42,14 @@ def test_a_rule_differs_where_one_of_its_checks_does() -> None:
     ]
 
 
-def test_equal_differences_are_told_once_and_many_not_at_all() -> None:
+def test_equal_details_are_shown_once_and_at_most_two_per_rule() -> None:
     details = ["a", "a", "b", "c", "d"]
     (row,) = by_rule([outcome(Result.DIFFERS, 7, detail=detail) for detail in details], RULES)
     assert row.detail == "a; b; and 2 more"
 
 
 @pytest.mark.parametrize("width", [40, 80, 120, 200, 1000])
-def test_the_table_fits_and_says_all(width: int) -> None:
+def test_the_table_fits_the_terminal_and_shows_everything(width: int) -> None:
     rows = by_rule([outcome(Result.DIFFERS, 44, detail="expected [x]; got [/y]"), outcome(Result.SAME, 1)], RULES)
     text = printed(rows, width)
     assert all(len(line) <= width for line in text.splitlines())
@@ -59,12 +59,12 @@ def test_the_table_fits_and_says_all(width: int) -> None:
     assert text.index("R044") < text.index("R001")
 
 
-def test_a_wide_table_has_one_line_for_each_rule() -> None:
+def test_a_wide_table_has_one_line_per_rule() -> None:
     rows = by_rule([outcome(Result.DIFFERS, 44, detail="expected x; got y"), outcome(Result.SAME, 1)], RULES)
     assert len(printed(rows, 1000).splitlines()) == 3
 
 
-def test_the_closing_line_counts() -> None:
+def test_the_summary_line_counts_results() -> None:
     rows = by_rule(
         [outcome(Result.SAME, 1, 2, 3), outcome(Result.DIFFERS, 4), outcome(Result.SKIPPED, 5, detail="none")], RULES
     )
@@ -75,7 +75,7 @@ def test_the_closing_line_counts() -> None:
     assert closing(rows[-1:], 0) == "1 rule checked: 1 as Ollama, 0 differ"
 
 
-def test_machines_get_counts_and_every_rule() -> None:
+def test_the_json_report_has_counts_and_every_rule() -> None:
     rows = by_rule([outcome(Result.SAME, 1), outcome(Result.DIFFERS, 44, detail="expected x; got y")], RULES)
     report = machine("http://h", {"chat": "m"}, rows, 52)
     assert report["counts"] == {"differs": 1, "skipped": 0, "same": 1, "unseen": 52}

@@ -1,4 +1,4 @@
-"""What comes of checks."""
+"""Running checks against a server."""
 
 import pytest
 
@@ -17,7 +17,7 @@ NOWHERE = ServerUrl("127.0.0.1", 1)
 
 @covers(1, 2)
 async def passes(server: CheckedServer) -> None:
-    """Everything is as it should be."""
+    """A check that passes."""
 
 
 @covers(3)
@@ -30,7 +30,7 @@ async def skips(server: CheckedServer) -> None:
     server.model("chat")
 
 
-async def test_outcomes_in_order() -> None:
+async def test_outcomes_keep_the_order_of_the_checks() -> None:
     seen: list[str] = []
     found = await run(
         CheckedServer(NOWHERE, ModelChoice()), [passes, differs, skips], progress=lambda check: seen.append(check.name)
@@ -43,7 +43,7 @@ async def test_outcomes_in_order() -> None:
     assert seen == ["passes", "differs", "skips"]
 
 
-async def test_a_server_that_is_gone_or_hangs_differs() -> None:
+async def test_a_server_that_is_gone_or_times_out_differs() -> None:
     @covers(5)
     async def asks(server: CheckedServer) -> None:
         await server.get("/api/status")
@@ -57,7 +57,7 @@ async def test_a_server_that_is_gone_or_hangs_differs() -> None:
     assert hangs.detail == "GET /api/status: expected an answer; timed out"
 
 
-async def test_a_server_that_hangs_is_not_asked_for_ever() -> None:
+async def test_checks_are_skipped_after_several_timeouts_in_a_row() -> None:
     def asking(path: str) -> Check:
         @covers(5)
         async def asks(server: CheckedServer) -> None:
@@ -74,7 +74,7 @@ async def test_a_server_that_hangs_is_not_asked_for_ever() -> None:
     assert len(raw.requests) == MAX_TIMEOUTS
 
 
-async def test_what_was_asked_before_is_not_asked_again() -> None:
+async def test_equal_requests_are_sent_once() -> None:
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
     async with RawServer([request, answer]) as raw:
         server = CheckedServer(ServerUrl(raw.endpoint.host, raw.endpoint.port), ModelChoice(), key="k")
@@ -84,7 +84,7 @@ async def test_what_was_asked_before_is_not_asked_again() -> None:
     assert raw.requests[0].headers["authorization"] == "Bearer k"
 
 
-def test_checks_are_found_where_they_are_declared() -> None:
+def test_declared_finds_the_checks_of_a_module() -> None:
     found = declared(writes)
     assert found
     assert all(check.writes for check in found)
@@ -94,6 +94,6 @@ def test_checks_are_found_where_they_are_declared() -> None:
     assert passes.rules == {1, 2}
 
 
-def test_skipping_says_what_would_help() -> None:
+def test_a_skipped_check_names_the_option_that_would_help() -> None:
     with pytest.raises(Skipped, match="--embed-model"):
         CheckedServer(NOWHERE, ModelChoice()).model("embed")
