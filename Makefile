@@ -4,7 +4,7 @@
 #   make test     the tests, those on real vLLM included (ARGS="-k name" for some of them)
 #   make quick    the tests that need no vLLM and no machine of their own: under a minute
 #   make check    ruff and mypy
-#   make lock     write the lock files anew
+#   make lock     rewrite the lock files
 #   make clean    remove what was set up
 
 PYTHON ?= python3
@@ -12,13 +12,13 @@ MODEL ?=
 PORT ?=
 ARGS ?=
 export MODEL PORT
-# Kept bytecode halves the start of every process, also where the surroundings ask Python not to write any.
+# Cached bytecode halves the start of every process, so write it even if the environment forbids it.
 export PYTHONDONTWRITEBYTECODE =
 
 SETUP = $(PYTHON) -m deploy.local.setup
 PYTEST = .venv/bin/python -m pytest -p tests.support.kinds
-# Tests that need no machine to themselves mostly wait for beats and time-outs: more of them at once than cores. Nine
-# are quick; five leave more room for what a busier machine does besides.
+# These tests mostly wait for beats and time-outs, so run more of them at once than there are cores. Nine are fast; five
+# tolerate a busy machine.
 NOT_ALONE = not vllm and not load and not netns
 SIDE_BY_SIDE = --dist worksteal -m "$(NOT_ALONE)"
 ALONE = -m "vllm or load or netns"

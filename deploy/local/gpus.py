@@ -1,4 +1,4 @@
-"""Which NVIDIA GPUs this machine has."""
+"""Find the NVIDIA GPUs of this machine."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ import subprocess
 
 
 def find_gpus() -> tuple[str, ...]:
-    """The indexes of the GPUs that may be used, as CUDA_VISIBLE_DEVICES spells them; empty without any.
-
-    An existing CUDA_VISIBLE_DEVICES is obeyed.
-    """
+    """Return the GPUs to use, in the notation of CUDA_VISIBLE_DEVICES, which limits them if it is set."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
         answer = subprocess.run(
@@ -26,7 +23,7 @@ def find_gpus() -> tuple[str, ...]:
 
 
 def choose(listed: str, allowed: str | None) -> tuple[str, ...]:
-    """From nvidia-smi's output (one index a line) and CUDA_VISIBLE_DEVICES, the GPUs to use."""
+    """Return the GPUs to use. `listed` is nvidia-smi's output, one index per line; `allowed` CUDA_VISIBLE_DEVICES."""
     present = tuple(line.strip() for line in listed.splitlines() if line.strip().isdigit())
     if not present or allowed is None:
         return present

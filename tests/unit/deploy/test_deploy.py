@@ -1,4 +1,4 @@
-"""No container engine runs here: these tests hold the files of deploy/ against the project that they deploy."""
+"""Static checks of deploy/ against the project. No container engine is needed."""
 
 import re
 import shlex
@@ -20,7 +20,7 @@ DEPLOY = ROOT / "deploy"
 DOCKERFILES = sorted(path for path in DEPLOY.glob("Dockerfile.*") if path.suffix != ".dockerignore")
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 OTHER_VARIABLES = {"VLLAMA_VLLM", "OLLAMA_NUM_PARALLEL", "OLLAMA_CONTEXT_LENGTH"}
-"""Read by the agent itself, not a setting; and two of Ollama's that people look for."""
+"""Variables that are not settings: VLLAMA_VLLM is read by the agent; the README explains the two of Ollama."""
 
 
 KNOWN = {*variables_of(RouterSettings), *variables_of(WorkerSettings)}
@@ -33,7 +33,7 @@ def compose() -> dict[str, Any]:
 
 
 def check_command(words: list[str]) -> None:
-    """The words after `vllama` are a command of ours with options that it has."""
+    """Check that the words after `vllama` are an existing command with existing options."""
     command = main.get_command(click.Context(main), words[0])
     assert command is not None
     options = {name for parameter in command.params for name in parameter.opts}
@@ -44,7 +44,7 @@ def check_command(words: list[str]) -> None:
 
 
 def unit(path: Path) -> dict[str, list[tuple[str, str]]]:
-    """The sections of a unit, whose keys may be repeated."""
+    """Return the sections of a systemd unit. Keys may be repeated."""
     sections: dict[str, list[tuple[str, str]]] = {}
     current = ""
     for line in path.read_text().splitlines():
@@ -59,7 +59,7 @@ def unit(path: Path) -> dict[str, list[tuple[str, str]]]:
     return sections
 
 
-def test_every_setting_is_documented_and_nothing_else() -> None:
+def test_the_readme_documents_every_setting_and_no_other_variable() -> None:
     table = (DEPLOY / "README.md").read_text().partition("## Settings")[2]
     documented = {
         name for line in table.splitlines() if line.startswith("|") for name in re.findall(r"`([A-Z_]+)`", line)
@@ -67,7 +67,7 @@ def test_every_setting_is_documented_and_nothing_else() -> None:
     assert documented == KNOWN
 
 
-def test_files_name_only_variables_that_exist() -> None:
+def test_deploy_files_name_only_existing_variables() -> None:
     files = [DEPLOY / "compose.yaml", DEPLOY / ".env.example", DEPLOY / "README.md", *UNITS, *DOCKERFILES]
     for file in files:
         named = set(re.findall(r"\b(?:VLLAMA|OLLAMA|REDIS)_[A-Z_]+\b", file.read_text()))
@@ -75,7 +75,7 @@ def test_files_name_only_variables_that_exist() -> None:
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
-def test_containers_copy_what_is_there_and_install_by_hash(path: Path) -> None:
+def test_dockerfiles_copy_existing_files_and_install_by_hash(path: Path) -> None:
     text = re.sub(r"\\\n", " ", path.read_text())
     ignored = (DEPLOY / f"{path.name}.dockerignore").read_text().splitlines()
     for line in re.findall(r"^COPY (?!--from)(.*)$", text, re.MULTILINE):
@@ -95,7 +95,7 @@ def test_containers_copy_what_is_there_and_install_by_hash(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
-def test_containers_start_commands_that_exist(path: Path) -> None:
+def test_dockerfiles_start_existing_commands(path: Path) -> None:
     text = path.read_text()
     words: list[str] = []
     for kind in ("ENTRYPOINT", "CMD"):
@@ -114,7 +114,7 @@ def test_locked_versions_and_images_agree() -> None:
         assert all("--hash=" in entry for entry in re.split(r"\n(?=[a-z])", lock) if "==" in entry)
 
 
-def test_compose_builds_from_files_that_are_there() -> None:
+def test_compose_builds_from_existing_files() -> None:
     for service in compose()["services"].values():
         if "build" in service:
             assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).resolve().is_file()
@@ -126,13 +126,13 @@ def test_compose_builds_from_files_that_are_there() -> None:
     assert (DEPLOY / default.group(1)).is_file()
 
 
-def test_compose_starts_commands_that_exist() -> None:
+def test_compose_starts_existing_commands() -> None:
     services = compose()["services"]
     check_command(services["router"]["command"])
     check_command(["worker", *services["worker"]["command"]])
 
 
-def test_compose_asks_for_every_secret_and_publishes_the_router_only() -> None:
+def test_compose_requires_every_secret_and_publishes_only_the_router() -> None:
     text = (DEPLOY / "compose.yaml").read_text()
     required = set(re.findall(r"\$\{([A-Z_]+):\?", text))
     assert required == {"REGISTRY_PASSWORD", "VLLAMA_FLEET_SECRET", "VLLAMA_WORKER_KEY", "VLLAMA_API_KEYS"}
@@ -142,7 +142,7 @@ def test_compose_asks_for_every_secret_and_publishes_the_router_only() -> None:
             assert name in compose()["services"][service]["environment"]
 
 
-def test_the_example_environment_names_all_that_compose_reads_and_holds_no_secret() -> None:
+def test_env_example_lists_all_variables_of_compose_and_holds_no_secret() -> None:
     used = set(re.findall(r"\$\{([A-Z_]+)", (DEPLOY / "compose.yaml").read_text()))
     lines = [line for line in (DEPLOY / ".env.example").read_text().splitlines() if line and line[0] != "#"]
     example = dict(line.partition("=")[::2] for line in lines)
@@ -152,7 +152,7 @@ def test_the_example_environment_names_all_that_compose_reads_and_holds_no_secre
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
-def test_units_start_commands_that_exist(path: Path) -> None:
+def test_units_start_existing_commands(path: Path) -> None:
     service = dict(unit(path)["[Service]"])
     words = shlex.split(service["ExecStart"])
     assert Path(words[0]).name == "vllama"
@@ -160,7 +160,7 @@ def test_units_start_commands_that_exist(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
-def test_units_are_hardened_and_leave_nothing_behind(path: Path) -> None:
+def test_units_are_hardened_and_kill_all_their_processes(path: Path) -> None:
     service = dict(unit(path)["[Service]"])
     assert service["User"] == "vllama"
     assert service["CapabilityBoundingSet"] == ""
@@ -172,7 +172,7 @@ def test_units_are_hardened_and_leave_nothing_behind(path: Path) -> None:
     assert int(service["TimeoutStopSec"]) > RouterSettings.model_fields["grace"].default
 
 
-def test_the_readme_names_files_that_are_there() -> None:
+def test_the_readme_names_existing_files() -> None:
     text = (DEPLOY / "README.md").read_text()
     for name in re.findall(r"\b(?:deploy|config|requirements)/[\w./*-]+", text):
         path = name.rstrip("./")
@@ -180,7 +180,7 @@ def test_the_readme_names_files_that_are_there() -> None:
             assert list(ROOT.glob(path)), f"{path} is not there"
 
 
-def test_units_say_nothing_twice() -> None:
+def test_units_have_no_repeated_keys() -> None:
     for path in UNITS:
         keys = [key for key, _ in unit(path)["[Service]"] if key not in ("EnvironmentFile", "Environment")]
         assert len(keys) == len(set(keys)), path.name

@@ -1,4 +1,4 @@
-"""What the locks hold."""
+"""The lock files: hashes everywhere, no package index."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from deploy.local.setup import LOCKS, NODE_CLIENTS
 
 
 @pytest.mark.parametrize("name", locks())
-def test_a_lock_has_hashes_and_names_no_index_so_that_mirrors_work(name: str) -> None:
+def test_a_lock_has_hashes_and_names_no_package_index(name: str) -> None:
     text = (LOCKS / name).read_text()
     assert text.count("--hash=sha256:") >= text.count("==") > 0
     assert "://" not in text

@@ -1,4 +1,4 @@
-"""What `make run` starts on which machine."""
+"""`make run`: the command for each kind of machine and model."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def option(argv: Words, name: str) -> str:
 
 
 def groups(argv: Words) -> tuple[Words, Words]:
-    """The words for the model that chats, and for the one that embeds."""
+    """Return the arguments for the chat model and for the embedding model."""
     middle = argv.index("--and")
     return argv[:middle], argv[middle + 1 :]
 
 
-def test_without_a_gpu_two_small_workers_share_the_cores() -> None:
+def test_without_a_gpu_two_workers_share_the_cores() -> None:
     launch = choose((), cores=8, model="", port="")
     assert launch.parts == ("dev", "vllm", "smollm2", "minilm")
     assert launch.argv[1] == "serve"
@@ -31,10 +31,10 @@ def test_without_a_gpu_two_small_workers_share_the_cores() -> None:
     assert "--gpus" not in launch.argv
     assert launch.env["VLLAMA_VLLM"] == str(ROOT / ".venv-vllm/bin/vllm")
     assert launch.env["OMP_NUM_THREADS"] == "4"
-    assert launch.env["VLLM_CPU_OMP_THREADS_BIND"] == "nobind", "both would bind to the same core"
+    assert launch.env["VLLM_CPU_OMP_THREADS_BIND"] == "nobind", "both workers would bind to the same cores"
 
 
-def test_with_gpus_each_has_a_worker_of_its_own() -> None:
+def test_each_gpu_gets_a_worker() -> None:
     launch = choose(("0", "1", "2"), cores=64, model="", port="8000")
     assert option(launch.argv, "--port") == "8000"
     assert option(launch.argv, "--replicas") == "3"
@@ -45,7 +45,7 @@ def test_with_gpus_each_has_a_worker_of_its_own() -> None:
     assert "OMP_NUM_THREADS" not in launch.env
 
 
-def test_a_model_of_ones_own_is_served_under_its_own_name_and_may_be_fetched() -> None:
+def test_a_given_model_keeps_its_name_and_may_be_downloaded() -> None:
     launch = choose(("0",), cores=8, model="Qwen/Qwen3-8B", port="")
     assert launch.parts == ("dev", "vllm")
     assert option(launch.argv, "--model") == "Qwen/Qwen3-8B"
@@ -53,42 +53,42 @@ def test_a_model_of_ones_own_is_served_under_its_own_name_and_may_be_fetched() -
     assert "HF_HUB_OFFLINE" not in launch.env
 
 
-def test_one_more_worker_embeds() -> None:
+def test_the_default_has_an_embedding_worker() -> None:
     _, words = groups(choose((), cores=2, model="", port="").argv)
     assert option(words, "--model") == str(MINILM)
     assert option(words, "--served-model-name") == option(words, "--name") == "all-minilm"
     assert "--replicas" not in words
 
 
-def test_where_there_are_gpus_the_one_that_embeds_shares_the_first() -> None:
+def test_the_embedding_worker_shares_the_first_gpu() -> None:
     chat, words = groups(choose(("2", "3"), cores=2, model="", port="").argv)
     assert option(words, "--gpus") == "2"
     shares = [float(option(some, "--gpu-memory-utilization")) for some in (chat, words)]
-    assert sum(shares) < 0.92, "what vLLM takes by itself"
+    assert sum(shares) < 0.92, "vLLM's default share"
 
 
-def test_a_model_of_ones_own_has_the_machine_to_itself() -> None:
+def test_a_given_model_has_no_embedding_worker_beside_it() -> None:
     launch = choose(("0",), cores=8, model="Qwen/Qwen3-8B", port="")
     assert not {"--and", "--gpu-memory-utilization"} & set(launch.argv)
 
 
-def test_further_words_come_last_so_that_they_win() -> None:
+def test_further_arguments_come_last_so_that_they_override_ours() -> None:
     for model in ("", "Qwen/Qwen3-8B"):
         argv = choose((), 2, model, "", ["--max-num-seqs", "2"]).argv
         assert (groups(argv)[0] if "--and" in argv else argv)[-2:] == ("--max-num-seqs", "2")
 
 
-def test_a_machine_with_one_core_still_gets_a_thread() -> None:
+def test_a_machine_with_one_core_gets_one_thread() -> None:
     assert choose((), cores=1, model="", port="").env["OMP_NUM_THREADS"] == "1"
 
 
-def test_gpus_are_read_from_what_nvidia_smi_lists() -> None:
+def test_gpus_are_read_from_the_output_of_nvidia_smi() -> None:
     assert choose_gpus("0\n1\n", None) == ("0", "1")
     assert choose_gpus("", None) == ()
     assert choose_gpus("No devices were found\n", None) == ()
 
 
-def test_a_choice_of_gpus_that_was_made_is_kept() -> None:
+def test_cuda_visible_devices_limits_the_gpus() -> None:
     assert choose_gpus("0\n1\n2\n", "2,GPU-1f") == ("2", "GPU-1f")
     assert choose_gpus("0\n1\n", "") == ()
     assert choose_gpus("0\n1\n", "-1") == ()

@@ -1,4 +1,4 @@
-"""The set-up: done once, redone when its inputs change, and never half done."""
+"""Steps of the set-up run once, again when their inputs change, and never count as done when interrupted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def step(folder: Path, work: Callable[[bool], None], salt: str = "", needs_free:
     return Step("a thing", folder / "made" / ".stamp", (lock,), salt, work, needs_free)
 
 
-def test_a_step_is_done_once_and_again_when_its_lock_changes(tmp_path: Path) -> None:
+def test_a_step_runs_once_and_again_when_its_lock_or_salt_changes(tmp_path: Path) -> None:
     calls: list[bool] = []
     thing = step(tmp_path, calls.append)
     assert ensure(thing)
@@ -30,7 +30,7 @@ def test_a_step_is_done_once_and_again_when_its_lock_changes(tmp_path: Path) -> 
     assert calls == [False, True, True]
 
 
-def test_a_step_that_was_cut_off_starts_from_nothing(tmp_path: Path) -> None:
+def test_an_interrupted_step_starts_from_scratch(tmp_path: Path) -> None:
     calls: list[bool] = []
     ensure(step(tmp_path, calls.append))
     (tmp_path / "lock.txt").write_text("a==2")
@@ -44,19 +44,19 @@ def test_a_step_that_was_cut_off_starts_from_nothing(tmp_path: Path) -> None:
     assert calls == [False, False]
 
 
-def test_too_full_a_disk_is_found_before_the_work(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_before_a_step_starts(tmp_path: Path) -> None:
     with pytest.raises(Failed, match="free some space"):
         ensure(step(tmp_path, lambda update: pytest.fail("worked"), needs_free=10**18))
 
 
-def test_a_failing_command_is_one_line_with_its_cause() -> None:
+def test_a_failed_command_is_reported_in_one_line_with_its_cause() -> None:
     program = "import sys; print('Collecting'); sys.exit('error: something odd')"
     with pytest.raises(Failed) as caught:
         run("installing it", [sys.executable, "-c", program])
     assert str(caught.value) == "installing it failed: error: something odd"
 
 
-def test_a_missing_command_is_one_line() -> None:
+def test_a_missing_command_is_reported_in_one_line() -> None:
     with pytest.raises(Failed, match="cannot run /no/such"):
         run("installing it", ["/no/such"])
 
@@ -68,10 +68,10 @@ def test_a_missing_command_is_one_line() -> None:
         ("OSError: [Errno 28] No space left on device", "disk is full"),
         ("  cause: Hash mismatch for `torch`", "locked hash"),
         ("hint: no wheels with a matching Python ABI tag (e.g., `cp312`)", "PYTHON=python3.11"),
-        ("", "it said nothing"),
+        ("", "it printed nothing"),
     ],
 )
-def test_the_likely_cause_is_named(output: str, advice: str) -> None:
+def test_the_likely_cause_of_a_failure_is_named(output: str, advice: str) -> None:
     assert advice in cause(output.splitlines())
 
 
@@ -80,7 +80,7 @@ def _hold(lock: Path, order: multiprocessing.SimpleQueue[str]) -> None:
         order.put("second")
 
 
-def test_two_set_ups_follow_each_other(tmp_path: Path) -> None:
+def test_a_second_set_up_waits_for_the_first(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     order: multiprocessing.SimpleQueue[str] = context.SimpleQueue()
     with exclusively(tmp_path / "lock"):
