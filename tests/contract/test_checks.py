@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.support.described import described_fleet
+from tests.support.fleet.described import described_fleet
 from vllama_pool.router.compat.check import Check
 from vllama_pool.router.compat.checks import CHECKS
 from vllama_pool.router.compat.models import ModelChoice, choose, listed

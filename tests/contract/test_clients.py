@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.live import fleet
-from tests.support.stories import LongStage, Stage, Stories, client, started
+from tests.support.clients.stories import LongStage, Stage, Stories, client, started
+from tests.support.fleet.live import fleet
 from vllama_pool.workers.simulated.options import Options
 
 __all__ = ["TestSimulated", "client", "started"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import ollama
 import pytest
 
-from tests.support.live import Fleet, fleet
+from tests.support.fleet.live import Fleet, fleet
 from tests.support.until import auntil
 from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
 from vllama_pool.workers.simulated import script

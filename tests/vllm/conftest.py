@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.vllm import Servers, Spec, VllmServer
+from tests.support.vllm.servers import Servers, Spec, VllmServer
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent

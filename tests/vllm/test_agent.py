@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.agents import AgentProcess, agent, group, seen, wait_for, wait_gone
+from tests.support.fleet.agents import AgentProcess, agent, group, seen, wait_for, wait_gone
 from tests.support.ports import free_ports
+from tests.support.registry.valkey import running_valkey
 from tests.support.until import auntil
-from tests.support.valkey import running_valkey
 from vllama_pool.workers.registry import embedded
 from vllama_pool.workers.registry.client import Registry, connect
 from vllama_pool.workers.registry.record import WorkerState

@@ -7,9 +7,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.support.attached import system
-from tests.support.stories import LongStage, Stage, Stories, client, started
-from tests.support.vllm import VllmServer
+from tests.support.clients.stories import LongStage, Stage, Stories, client, started
+from tests.support.fleet.attached import system
+from tests.support.vllm.servers import VllmServer
 
 __all__ = ["TestRealVllm", "client", "started"]
 pytestmark = pytest.mark.clients

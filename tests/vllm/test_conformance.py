@@ -19,11 +19,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support import shapes
-from tests.support.simulated import SimulatedProcess
 from tests.support.until import auntil, until
-from tests.support.vllm import Servers, Spec, VllmServer
-from tests.support.weather import CHAT as WEATHER
+from tests.support.vllm import response_shape as shapes
+from tests.support.vllm.servers import Servers, Spec, VllmServer
+from tests.support.vllm.simulated import SimulatedProcess
+from tests.support.vllm.weather_tool import CHAT as WEATHER
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"

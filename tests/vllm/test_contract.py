@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.attached import system
-from tests.support.vllm import VllmServer
-from tests.support.weather import TOOL
+from tests.support.fleet.attached import system
+from tests.support.vllm.servers import VllmServer
+from tests.support.vllm.weather_tool import TOOL
 from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
 
 CONTEXT = 1024

@@ -11,8 +11,8 @@ import httpx
 import ollama
 import pytest
 
-from tests.support.attached import system
-from tests.support.vllm import VllmServer
+from tests.support.fleet.attached import system
+from tests.support.vllm.servers import VllmServer
 
 SKY = "Why is the sky blue?"
 PUBLISHED = [

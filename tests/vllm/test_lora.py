@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.agents import AgentProcess, agent
-from tests.support.live import Fleet, fleet
+from tests.support.fleet.agents import AgentProcess, agent
+from tests.support.fleet.live import Fleet, fleet
 from tests.support.ports import free_ports
 from tests.support.until import auntil
 

@@ -11,12 +11,12 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.agents import AgentProcess, agent
-from tests.support.live import Fleet, fleet, serving
+from tests.support.fleet.agents import AgentProcess, agent
+from tests.support.fleet.live import Fleet, fleet, serving
 from tests.support.ports import free_ports
 from tests.support.until import auntil
-from tests.support.vllm import VllmServer
-from tests.support.weather import CHAT as WEATHER
+from tests.support.vllm.servers import VllmServer
+from tests.support.vllm.weather_tool import CHAT as WEATHER
 from vllama_pool.config.routing.table import RoutingTable, StaticWorker
 from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.router.app import create_app

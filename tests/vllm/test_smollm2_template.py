@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from deploy.local.setup import SMOLLM2_TEMPLATE
-from tests.support.weather import TOOL
+from tests.support.vllm.weather_tool import TOOL
 
 OWN = """\
 {% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system

@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.agents import agent
-from tests.support.live import fleet
+from tests.support.fleet.agents import agent
+from tests.support.fleet.live import fleet
 from tests.support.until import auntil
-from tests.support.vllm import VllmServer
+from tests.support.vllm.servers import VllmServer
 from vllama_pool.router.compat.check import Check
 from vllama_pool.router.compat.checks.images import chat_sees, generate_sees
 from vllama_pool.router.compat.models import ModelChoice

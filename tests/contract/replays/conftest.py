@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.live import Fleet, fleet
+from tests.support.fleet.live import Fleet, fleet
 from vllama_pool.workers.simulated.options import Options
 
 DATA = Path(__file__).resolve().parents[2] / "data" / "clients"

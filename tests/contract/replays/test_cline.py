@@ -8,7 +8,7 @@ from vllama_pool.workers.simulated import script
 
 if TYPE_CHECKING:
     from tests.contract.replays.conftest import Replay
-    from tests.support.live import Fleet
+    from tests.support.fleet.live import Fleet
 
 CLIENT = "cline"
 

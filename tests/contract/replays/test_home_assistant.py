@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tests.contract.replays.conftest import Replay
-    from tests.support.live import Fleet
+    from tests.support.fleet.live import Fleet
 
 CLIENT = "home-assistant"
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.support.described import described_fleet
+from tests.support.fleet.described import described_fleet
 from vllama_pool.router.compat.checks import CHECKS
 from vllama_pool.router.compat.models import ModelChoice, choose, listed
 from vllama_pool.router.compat.report import by_rule

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 import pytest
 import pytest_asyncio
 
-from tests.support.answering import answering
+from tests.support.vllm.fixed_answer import answering
 from vllama_pool.router.compat.check import Check
 from vllama_pool.router.compat.checks import CHECKS
 from vllama_pool.router.compat.models import ModelChoice

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from tests.support.live import Server
+from tests.support.fleet.live import Server
 from tests.support.until import auntil
 from vllama_pool.router.server.http_protocol import MAX_HEAD, BoundedProtocol
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.support.live import Announced, Fleet, fleet
+from tests.support.fleet.live import Announced, Fleet, fleet
 from tests.support.until import auntil
 from vllama_pool.workers.simulated.options import Options
 

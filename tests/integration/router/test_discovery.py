@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.discovering import FLEET, SECRET, RouterView, Worker, router_view, workers
+from tests.support.registry.router_views import FLEET, SECRET, RouterView, Worker, router_view, workers
+from tests.support.registry.valkey import running_valkey
 from tests.support.until import auntil
-from tests.support.valkey import running_valkey
 from vllama_pool.router.discovery.membership import Liveness
 from vllama_pool.workers.registry.client import Registry, RegistryUnavailable, connect
 from vllama_pool.workers.registry.embedded import EmbeddedValkey

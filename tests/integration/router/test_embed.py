@@ -12,7 +12,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from tests.support.live import Fleet, fleet
+from tests.support.fleet.live import Fleet, fleet
 from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
 from vllama_pool.workers.simulated import script
 from vllama_pool.workers.simulated.options import Options

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.agents import agent
-from tests.support.live import fleet
-from tests.support.modelfolder import write_model
+from tests.support.fleet.agents import agent
+from tests.support.fleet.live import fleet
+from tests.support.vllm.model_folder import write_model
 from vllama_pool.workers.simulated import script
 from vllama_pool.workers.simulated.options import Options
 

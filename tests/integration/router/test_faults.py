@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.live import Fleet, fleet
+from tests.support.fleet.live import Fleet, fleet
 from tests.support.until import auntil
 from vllama_pool.workers.registry import embedded
 from vllama_pool.workers.registry.client import RegistryUnavailable, connect

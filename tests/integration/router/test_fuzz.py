@@ -15,9 +15,9 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 
-from tests.support.fuzzing import Damaged, damaged, problem
-from tests.support.live import Fleet, fleet
-from tests.support.openapi import bodies, describe
+from tests.support.clients.fuzzing import Damaged, damaged, problem
+from tests.support.clients.openapi import bodies, describe
+from tests.support.fleet.live import Fleet, fleet
 from vllama_pool.router.protocol.ollama.fixed_routes import FIXED_ROUTES
 from vllama_pool.router.server.dispatch import Dispatcher
 from vllama_pool.workers.simulated.options import Options

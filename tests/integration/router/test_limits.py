@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.live import Fleet, fleet
+from tests.support.fleet.live import Fleet, fleet
 from tests.support.until import auntil
 from vllama_pool.workers.simulated import script
 from vllama_pool.workers.simulated.options import Options

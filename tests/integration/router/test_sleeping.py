@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from tests.support.live import Fleet, fleet
+from tests.support.fleet.live import Fleet, fleet
 from tests.support.until import auntil
 from vllama_pool.config.routing.table import RoutingTable, StaticWorker
 from vllama_pool.workers.simulated.options import Options

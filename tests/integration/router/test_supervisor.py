@@ -31,7 +31,7 @@ class Supervised:
         self.err = folder / f"err-{number}"
         with self.out.open("w") as out, self.err.open("w") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.supervised", json.dumps(plan)], stdout=out, stderr=err
+                [sys.executable, "-m", "tests.support.fleet.supervised", json.dumps(plan)], stdout=out, stderr=err
             )
 
     def says(self, text: str) -> None:

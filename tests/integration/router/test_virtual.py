@@ -15,10 +15,10 @@ import msgspec
 import pytest
 import redis.asyncio as aioredis
 
-from tests.support.keeping import FLEET, SECRET, keeping
-from tests.support.live import Fleet, fleet, serving
+from tests.support.fleet.live import Fleet, fleet, serving
+from tests.support.registry.valkey import running_valkey
+from tests.support.registry.virtual_models import FLEET, SECRET, keeping
 from tests.support.until import auntil
-from tests.support.valkey import running_valkey
 from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.router.app import create_app

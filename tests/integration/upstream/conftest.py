@@ -10,7 +10,7 @@ import pytest
 import trustme
 import uvloop
 
-from tests.support.httpx_client import HttpxClient
+from tests.support.clients.httpx_client import HttpxClient
 from vllama_pool.router.upstream.client import UpstreamClient
 from vllama_pool.router.upstream.interface import Client
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from tests.support.exchanges import Record, get, whole
-from tests.support.raw_server import RawServer, bytewise, hold, request, request_head, when
+from tests.support.clients.exchanges import Record, get, whole
 from tests.support.until import auntil
+from tests.support.vllm.raw_server import RawServer, bytewise, hold, request, request_head, when
 from vllama_pool.router.upstream.client import UpstreamClient
 from vllama_pool.router.upstream.interface import Client, Endpoint, TransportError
 

@@ -12,9 +12,9 @@ from dataclasses import replace
 import pytest
 import trustme
 
-from tests.support.exchanges import get, whole
-from tests.support.raw_server import Peer, RawServer, Step, cut, hold, request, reset
+from tests.support.clients.exchanges import get, whole
 from tests.support.until import auntil
+from tests.support.vllm.raw_server import Peer, RawServer, Step, cut, hold, request, reset
 from vllama_pool.router.upstream.client import UpstreamClient
 from vllama_pool.router.upstream.interface import Client, ConnectFailed, ConnectionLost, Endpoint, ResponseTimeout
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import uvicorn
 
-from tests.support.exchanges import Record, get, whole
-from tests.support.raw_server import RawServer, Step, apart, cut, hold, request, reset, when
+from tests.support.clients.exchanges import Record, get, whole
 from tests.support.until import auntil
+from tests.support.vllm.raw_server import RawServer, Step, apart, cut, hold, request, reset, when
 from vllama_pool.router.upstream.client import UpstreamClient
 from vllama_pool.router.upstream.interface import Client, ConnectionLost, Endpoint, ResponseTimeout
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.exchanges import Record, get, whole
-from tests.support.raw_server import Peer, RawServer, Script, Step, apart, cut, flood, hold, request
+from tests.support.clients.exchanges import Record, get, whole
 from tests.support.until import auntil
+from tests.support.vllm.raw_server import Peer, RawServer, Script, Step, apart, cut, flood, hold, request
 from vllama_pool.router.upstream.client import UpstreamClient
 from vllama_pool.router.upstream.exchange import HIGH_WATER, Exchange
 from vllama_pool.router.upstream.http1 import ResponseParser

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from tests.support.exchanges import Record, get, whole
-from tests.support.raw_server import RawServer, Step, apart, bytewise, cut, hold, request, request_head, reset
+from tests.support.clients.exchanges import Record, get, whole
+from tests.support.vllm.raw_server import RawServer, Step, apart, bytewise, cut, hold, request, request_head, reset
 from vllama_pool.router.upstream.client import UpstreamClient
 from vllama_pool.router.upstream.interface import Client, ConnectionLost, MalformedResponse, TransportError
 

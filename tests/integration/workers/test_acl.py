@@ -11,7 +11,7 @@ import pytest
 import redis.asyncio as aioredis
 
 from tests.support.ports import free_ports
-from tests.support.valkey import running_valkey
+from tests.support.registry.valkey import running_valkey
 from vllama_pool.workers.registry.client import Registered, Registry, RegistryUnavailable, connect
 from vllama_pool.workers.registry.messages import Subscribed
 from vllama_pool.workers.registry.record import Load, WorkerRecord

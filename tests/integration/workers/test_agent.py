@@ -15,12 +15,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support import fakevllm
-from tests.support.agents import agent, group, seen, wait_for, wait_gone
-from tests.support.modelfolder import write_model
+from tests.support.fleet.agents import agent, group, seen, wait_for, wait_gone
 from tests.support.ports import free_ports
+from tests.support.registry.valkey import running_valkey
 from tests.support.until import auntil, until
-from tests.support.valkey import running_valkey
+from tests.support.vllm import fake_process
+from tests.support.vllm.model_folder import write_model
 from vllama_pool.workers.registry import embedded
 from vllama_pool.workers.registry.client import Registry, connect
 from vllama_pool.workers.registry.record import WorkerState
@@ -334,7 +334,7 @@ async def test_an_id_can_be_used_once_on_a_machine(
 @pytest.fixture
 def foreign(port: int) -> Iterator[subprocess.Popen[bytes]]:
     """A vLLM that somebody else runs."""
-    command = [sys.executable, fakevllm.__file__, "serve", "theirs", "--port", str(port)]
+    command = [sys.executable, fake_process.__file__, "serve", "theirs", "--port", str(port)]
     with subprocess.Popen(command, start_new_session=True) as process:
         yield process
         os.killpg(process.pid, signal.SIGKILL)
@@ -369,7 +369,7 @@ async def test_attaching_to_what_is_not_there_yet(registry: Registry, port: int,
 async def test_a_supervisor_hears_through_its_pipe(registry: Registry, args: list[str], tmp_path: Path) -> None:
     reading, writing = os.pipe()
     command = [sys.executable, "-m", "vllama_pool.router.cli.main", "worker", *args]
-    fake = f"{sys.executable} {fakevllm.__file__}"
+    fake = f"{sys.executable} {fake_process.__file__}"
     env = {**os.environ, "VLLAMA_STATE_DIR": str(tmp_path), "VLLAMA_VLLM": fake, "VLLAMA_STATUS_FD": str(writing)}
     process = await asyncio.create_subprocess_exec(
         *command, env=env, pass_fds=(writing,), stderr=asyncio.subprocess.PIPE

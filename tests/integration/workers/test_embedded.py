@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from tests.support.ports import free_ports
+from tests.support.registry.valkey import running_valkey
 from tests.support.until import auntil, until
-from tests.support.valkey import running_valkey
 from vllama_pool.workers.registry import embedded
 from vllama_pool.workers.registry.client import Registry, RegistryUnavailable, connect
 from vllama_pool.workers.registry.embedded import (

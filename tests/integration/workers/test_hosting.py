@@ -12,10 +12,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support import fakevllm
-from tests.support.modelfolder import write_model
 from tests.support.ports import free_ports
 from tests.support.until import auntil
+from tests.support.vllm import fake_process
+from tests.support.vllm.model_folder import write_model
 from vllama_pool.workers.agent.command_line import Address
 from vllama_pool.workers.agent.hosted import GaveUp, Hosted, Launch, Ready
 from vllama_pool.workers.agent.monitor import Monitor
@@ -40,7 +40,7 @@ async def hosted(
 ) -> AsyncIterator[tuple[Hosted, Events, asyncio.Task[None]]]:
     """A server that takes no notice of SIGTERM, and is killed 0.2 s after it; it is asked to be called "tiny"."""
     model, port = str(write_model(tmp_path / "tiny")), free_ports()
-    command = (sys.executable, fakevllm.__file__, "serve", model, "--port", str(port), "--served-model-name", name)
+    command = (sys.executable, fake_process.__file__, "serve", model, "--port", str(port), "--served-model-name", name)
     address = Address("127.0.0.1", "127.0.0.1", port)
     launch = Launch((*command, "--fake-deaf", *flags), {}, address, tmp_path / "log", model, Flags(()))
     events = Events()

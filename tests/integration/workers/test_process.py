@@ -16,10 +16,10 @@ import httpx
 import psutil
 import pytest
 
-from tests.support import fakevllm
-from tests.support.agents import group
+from tests.support.fleet.agents import group
 from tests.support.ports import free_ports
 from tests.support.until import until
+from tests.support.vllm import fake_process
 from vllama_pool.workers.process import guardian
 from vllama_pool.workers.process.run import Ended, Exit, ProcessState, Run, StartFailed, rotate, tail
 from vllama_pool.workers.vllm.probe import Health, check_health, http_client
@@ -39,7 +39,7 @@ def port() -> int:
 
 @pytest.fixture
 def command(port: int) -> list[str]:
-    return [sys.executable, fakevllm.__file__, "serve", "tiny", "--port", str(port)]
+    return [sys.executable, fake_process.__file__, "serve", "tiny", "--port", str(port)]
 
 
 def healthy(client: httpx.AsyncClient, port: int) -> Callable[[], Awaitable[bool]]:

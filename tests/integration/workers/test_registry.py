@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.registry.valkey import running_valkey
 from tests.support.until import auntil
-from tests.support.valkey import running_valkey
 from vllama_pool.workers.registry.client import Registry, RegistryUnavailable, connect
 from vllama_pool.workers.registry.embedded import EmbeddedValkey
 from vllama_pool.workers.registry.messages import Event

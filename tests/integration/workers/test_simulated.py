@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.simulated import FAST, SimulatedProcess, workers
 from tests.support.until import auntil
+from tests.support.vllm.simulated import FAST, SimulatedProcess, workers
 from vllama_pool.workers.simulated import Options, Simulated, script
 
 CHAT = "/v1/chat/completions"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.main_job import Fleet, MainJob
+from tests.support.fleet.main_job import Fleet, MainJob
 
 ORDER = ("test_answers.py", "test_leaving.py", "test_registry.py", "test_draining.py", "test_killing.py")
 

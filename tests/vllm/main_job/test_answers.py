@@ -16,7 +16,7 @@ import pytest
 
 from deploy.local.run import CPU_CONTEXT
 from deploy.local.setup import ROOT, SMOLLM2_TEMPLATE
-from tests.support.main_job import MODEL, PLAIN, Fleet
+from tests.support.fleet.main_job import MODEL, PLAIN, Fleet
 
 SUM = [{"role": "user", "content": "What is 2+2?"}]
 EXACT = {"temperature": 0}

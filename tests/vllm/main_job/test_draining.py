@@ -8,7 +8,7 @@ import time
 
 import httpx
 
-from tests.support.main_job import PLAIN, Figures, Fleet, generate_body, streaming
+from tests.support.fleet.main_job import PLAIN, Figures, Fleet, generate_body, streaming
 from tests.support.until import auntil
 
 

@@ -7,8 +7,8 @@ import os
 import signal
 import time
 
-from tests.support.agents import group
-from tests.support.main_job import MODEL, SLOTS, Figures, Fleet, Load, chat_body, is_alive, streaming
+from tests.support.fleet.agents import group
+from tests.support.fleet.main_job import MODEL, SLOTS, Figures, Fleet, Load, chat_body, is_alive, streaming
 from tests.support.until import auntil
 
 STREAMS = 4 * SLOTS

@@ -9,7 +9,7 @@ from statistics import median
 
 import pytest
 
-from tests.support.main_job import SLOTS, Figures, Fleet, Look, chat_body, drop, looking, streaming
+from tests.support.fleet.main_job import SLOTS, Figures, Fleet, Look, chat_body, drop, looking, streaming
 from tests.support.until import auntil
 
 ROUNDS = 3

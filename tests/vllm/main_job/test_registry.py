@@ -7,7 +7,17 @@ import signal
 
 import httpx
 
-from tests.support.main_job import MODEL, PLAIN, Figures, Fleet, Load, chat_body, generate_body, keep_killing, streaming
+from tests.support.fleet.main_job import (
+    MODEL,
+    PLAIN,
+    Figures,
+    Fleet,
+    Load,
+    chat_body,
+    generate_body,
+    keep_killing,
+    streaming,
+)
 from tests.support.until import auntil, until
 
 AWAY = 10.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from deploy.local.setup import LOCKS, SMOLLM2, SMOLLM2_TEMPLATE, plan
-from tests.support.modelfolder import write_model
+from tests.support.vllm.model_folder import write_model
 from vllama_pool.workers.model import parsers
 from vllama_pool.workers.model.chat_template import read_speech
 from vllama_pool.workers.model.describe import Observed, describe

@@ -1,6 +1,6 @@
 """What the policies do to a fleet over minutes of simulated time: shares, waits, herding.
 
-The routers' code is real, the engines and the clock are not: see tests/support/fleet.py.
+The routers' code is real, the engines and the clock are not: see tests/support/fleet/simulated_time.py.
 """
 
 import random
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from tests.support.fleet import Figures, Fleet, Throughput, answer_lengths, batched, shared, streams
+from tests.support.fleet.simulated_time import Figures, Fleet, Throughput, answer_lengths, batched, shared, streams
 from vllama_pool.router.balance.select import Policy, RoundRobin, least_load
 from vllama_pool.router.balance.worker import Worker
 

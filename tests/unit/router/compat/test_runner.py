@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support.ports import free_ports
-from tests.support.raw_server import RawServer, hold, request
+from tests.support.vllm.raw_server import RawServer, hold, request
 from vllama_pool.router.compat.check import Check, covers, declared
 from vllama_pool.router.compat.checks import CHECKS, writes
 from vllama_pool.router.compat.expect import Differs, Skipped

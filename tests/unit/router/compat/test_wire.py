@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from tests.support.raw_server import RawServer, bytewise, cut, request
+from tests.support.vllm.raw_server import RawServer, bytewise, cut, request
 from vllama_pool.router.compat.wire import InvalidResponse, RawConnection, RawResponse, ServerUrl, parse_url, reason
 
 OK = b"HTTP/1.1 200 OK\r\n"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from tests.support.sink import Recorder
+from tests.support.registry.membership_sink import Recorder
 from vllama_pool.router.balance.pool import Discovered
 from vllama_pool.router.discovery.membership import (
     FORGET_AFTER,

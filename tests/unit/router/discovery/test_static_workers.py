@@ -8,7 +8,7 @@ import ssl
 import httpx
 import pytest
 
-from tests.support.sink import Recorder
+from tests.support.registry.membership_sink import Recorder
 from tests.support.until import auntil
 from vllama_pool.config.routing.table import StaticWorker
 from vllama_pool.router.balance.pool import Discovered, Pool

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from tests.support.canned import Canned
 from tests.support.protocol import CLOCK, TIMING
+from tests.support.vllm.canned_response import Canned
 from vllama_pool.router.errors import Refused, Unavailable
 from vllama_pool.router.protocol.ollama.embed import decode_embed
 from vllama_pool.router.protocol.ollama.embed_response import EmbedTranslator

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.balance import Clock, found, group, pool_of
-from tests.support.canned import Canned
+from tests.support.vllm.canned_response import Canned
 from vllama_pool.config.routing.defaults import NONE
 from vllama_pool.router.errors import ClientError
 from vllama_pool.router.offload import INLINE_BYTES

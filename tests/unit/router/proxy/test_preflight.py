@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tests.support.canned import Canned
+from tests.support.vllm.canned_response import Canned
 from vllama_pool.router.errors import AttemptFailed, Faulty, ModelGone, Refused
 from vllama_pool.router.offload import INLINE_BYTES
 from vllama_pool.router.protocol.operation import DirectResponse, NextStep, PreflightRequest, UpstreamRequest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.canned import Canned
+from tests.support.vllm.canned_response import Canned
 from vllama_pool.router.errors import Busy, Lost, Refused, Unavailable
 from vllama_pool.router.proxy.refusals import client_error, worker_refused
 

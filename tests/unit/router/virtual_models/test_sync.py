@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fakeregistry import FakeRegistry
+from tests.support.registry.fake_registry import FakeRegistry
 from vllama_pool.router.errors import ClientError, TooLarge
 from vllama_pool.router.virtual_models import sync as keeping
 from vllama_pool.router.virtual_models.acks import ACK_TIMEOUT

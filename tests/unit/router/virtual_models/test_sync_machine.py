@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from tests.support.fakeregistry import FakeRegistry
+from tests.support.registry.fake_registry import FakeRegistry
 from vllama_pool.router.virtual_models.sealing import SignaturePolicy
 from vllama_pool.router.virtual_models.store import ModelStore
 from vllama_pool.router.virtual_models.sync import ModelSync

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import pytest
 from pydantic import SecretStr
 
-from tests.support.modelfolder import write_model
 from tests.support.ports import free_ports
+from tests.support.vllm.model_folder import write_model
 from vllama_pool.config.settings import RegistrySettings, WorkerSettings
 from vllama_pool.workers.agent.command_line import AgentSpec, CannotStart
 from vllama_pool.workers.agent.plan import advertised_url, check_advertise, prepare

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.support.modelfolder import write_model
+from tests.support.vllm.model_folder import write_model
 from vllama_pool.workers.model.chat_template import Speech, read_speech
 from vllama_pool.workers.model.files import ModelFiles
 from vllama_pool.workers.vllm.flags import Flags

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.modelfolder import LLAMA, TOOL_TEMPLATE, write_model, write_safetensors
+from tests.support.vllm.model_folder import LLAMA, TOOL_TEMPLATE, write_model, write_safetensors
 from vllama_pool.workers.model.config_json import model_info, quantization
 from vllama_pool.workers.model.describe import Observed, describe, slim
 from vllama_pool.workers.model.files import hub_cache, is_repository, locate

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.modelfolder import write_safetensors
+from tests.support.vllm.model_folder import write_safetensors
 from vllama_pool.workers.model.safetensors import MalformedHeader, Tensor, count_parameters, main_dtype, read
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.support.modelfolder import write_model
+from tests.support.vllm.model_folder import write_model
 from vllama_pool.workers.model.describe import Observed
 from vllama_pool.workers.registry.record import ModelInfo
 from vllama_pool.workers.simulated.description import describe

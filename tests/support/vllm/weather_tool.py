@@ -1,4 +1,4 @@
-"""The question that the test model answers with a tool call, and the tool: models/qwen3.py trains it for both."""
+"""The tool that the test model calls, and the question that makes it: models/qwen3.py trains it for both."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from tests.support.openapi import bodies, describe, schema
+from tests.support.clients.openapi import bodies, describe, schema
 from vllama_pool.router.protocol.ollama.fixed_routes import FIXED_ROUTES
 from vllama_pool.router.protocol.ollama.gojson import go_type
 from vllama_pool.router.protocol.table import OPERATIONS

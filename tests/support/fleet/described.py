@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from tests.support.live import Fleet, fleet
+from tests.support.fleet.live import Fleet, fleet
 from tests.support.until import auntil
 from vllama_pool.workers.simulated.options import Options
 

@@ -1,6 +1,6 @@
 """A program that starts, answers and dies as vLLM does, in a tenth of a second: for tests of what watches it.
 
-    python fakevllm.py serve MODEL --host H --port P [--served-model-name N…] [--fake-…]
+    python fake_process.py serve MODEL --host H --port P [--served-model-name N…] [--fake-…]
 
 It starts an "engine" process in its group that SIGTERM does not end, as vLLM's own do not end when their
 parent is killed. A chat or completion request streams one token every --fake-interval seconds. On SIGTERM it

@@ -1,6 +1,7 @@
-"""The supervisor over scripted children, as a program of its own, so that tests can kill it.
+r"""The supervisor over scripted children, as a program of its own, so that tests can kill it.
 
-    python -m tests.support.supervised '{"children": [["router", "router-0", {…}], …], "grace": 2, "state_dir": …}'
+    python -m tests.support.fleet.supervised \
+        '{"children": [["router", "router-0", {…}], …], "grace": 2, "state_dir": …}'
 
 Without a state directory there is no registry.
 """
@@ -29,7 +30,10 @@ class NoStore:
 
 def spec(kind: str, name: str, script: dict[str, Any]) -> ChildSpec:
     return ChildSpec(
-        ChildKind(kind), name, (sys.executable, "-m", "tests.support.child", json.dumps(script)), dict(os.environ)
+        ChildKind(kind),
+        name,
+        (sys.executable, "-m", "tests.support.fleet.scripted_child", json.dumps(script)),
+        dict(os.environ),
     )
 
 

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import psutil
 
-from tests.support import fakevllm
 from tests.support.until import auntil
+from tests.support.vllm import fake_process
 from vllama_pool.workers.registry.client import Registry
 from vllama_pool.workers.registry.record import Load, WorkerRecord, WorkerState
 from vllama_pool.workers.registry.signature import unseal
 
 INTERVAL = 0.05
 """Seconds between two looks at the registry, or at all processes: agents beat once a second."""
-FAKE = f"{sys.executable} {fakevllm.__file__}"
+FAKE = f"{sys.executable} {fake_process.__file__}"
 
 
 def group(pid: int) -> list[psutil.Process]:

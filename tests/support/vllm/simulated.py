@@ -34,7 +34,7 @@ from tests.support.until import until
 from vllama_pool.workers.process.lifeline import die_with_parent
 from vllama_pool.workers.simulated import Options, Simulated, script
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FAST = Options(model="m", tokens_per_second=1000.0, ttft=0.0)
 """A worker for tests that do not look at times."""
 START_TIMEOUT = 20.0

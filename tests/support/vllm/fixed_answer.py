@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from tests.support.live import serving
+from tests.support.fleet.live import serving
 
 
 @asynccontextmanager

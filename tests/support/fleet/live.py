@@ -17,8 +17,8 @@ import httpx
 import msgspec
 import uvicorn
 
+from tests.support.registry.valkey import running_valkey
 from tests.support.until import auntil
-from tests.support.valkey import running_valkey
 from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.router.app import create_app

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import httpx
 
-from tests.support.main_job import VLLAMA, Program, Serve
+from tests.support.fleet.main_job import VLLAMA, Program, Serve
 from tests.support.until import until
-from tests.support.vllm import VllmServer
+from tests.support.vllm.servers import VllmServer
 
 READY_TIMEOUT = 60.0
 

@@ -17,10 +17,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.clients import KINDS, STORIES, StockClient, Told
+from tests.support.clients.stock_clients import KINDS, STORIES, StockClient, Told
 from tests.support.until import auntil
-from tests.support.weather import QUESTION as WEATHER
-from tests.support.weather import TOOL
+from tests.support.vllm.weather_tool import QUESTION as WEATHER
+from tests.support.vllm.weather_tool import TOOL
 
 GREETING = "hello"
 SCHEMA = {

@@ -1,0 +1,1 @@
+"""Whole systems: routers, agents and workers together, live or in simulated time."""

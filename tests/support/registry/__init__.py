@@ -1,0 +1,1 @@
+"""The registry: a real Valkey, in-memory fakes, and what routers read from it."""
