@@ -230,9 +230,8 @@ class Hosted:
                 return f"its engine died: {last_words(tail(run.log))}"
             if health is Health.OK:
                 silent_since = self._clock()
-                if monitor.load.state is not WorkerState.READY:
-                    monitor.set(WorkerState.READY)
-                    self._events.changed(WorkerState.READY, "vLLM answers again")
+                if monitor.set_up():
+                    self._events.changed(monitor.load.state, "vLLM answers again")
             elif self._clock() - silent_since >= HANG:
                 await run.stop(0)
                 return f"no answer for {HANG:.0f} s"

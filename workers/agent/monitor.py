@@ -45,6 +45,13 @@ class Monitor:
         self._load = msgspec.structs.replace(old, **changes)
         self._report(self._load)
 
+    def set_up(self) -> bool:
+        """Leave RESTARTING for READY, or for SLEEPING if the engine sleeps. False in any other state."""
+        if self._load.state is not WorkerState.RESTARTING:
+            return False
+        self.set(WorkerState.SLEEPING if self.metrics.asleep else WorkerState.READY)
+        return True
+
     async def look(self, url: str) -> Health:
         """One look: health and metrics side by side. Reports the figures if there are any."""
         health, _ = await asyncio.gather(check_health(self._client, url, self._key), self._scrape(url))

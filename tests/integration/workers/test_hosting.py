@@ -19,19 +19,21 @@ from tests.support.vllm.model_folder import write_model
 from vllama_pool.workers.agent.command_line import Address
 from vllama_pool.workers.agent.hosted import GaveUp, Hosted, Launch, Ready
 from vllama_pool.workers.agent.monitor import Monitor
-from vllama_pool.workers.registry.record import WorkerState
+from vllama_pool.workers.registry.record import Load, WorkerState
 from vllama_pool.workers.vllm.flags import Flags
 
 
 class Events:
     def __init__(self) -> None:
         self.server: Ready | None = None
+        self.changes: list[tuple[WorkerState, str]] = []
+        self.loads: list[Load] = []
 
     def ready(self, server: Ready, after: float) -> None:
         self.server = server
 
     def changed(self, state: WorkerState, note: str) -> None:
-        pass
+        self.changes.append((state, note))
 
 
 @asynccontextmanager
@@ -45,7 +47,7 @@ async def hosted(
     launch = Launch((*command, "--fake-deaf", *flags), {}, address, tmp_path / "log", model, Flags(()))
     events = Events()
     async with httpx.AsyncClient(trust_env=False, timeout=1) as client:
-        server = Hosted(launch, client, Monitor(client, lambda load: None), events, stop_grace=0.2)
+        server = Hosted(launch, client, Monitor(client, events.loads.append), events, stop_grace=0.2)
         serving = asyncio.create_task(server.serve())
         try:
             yield server, events, serving
@@ -65,20 +67,33 @@ async def end(server: Hosted, serving: asyncio.Task[None]) -> float:
     return time.monotonic() - begun
 
 
-async def test_an_idle_server_is_not_given_the_time_of_requests_that_do_not_run(tmp_path: Path) -> None:
+async def test_an_idle_server_is_stopped_at_once(tmp_path: Path) -> None:
     async with hosted(tmp_path) as (server, events, serving):
         await auntil(lambda: events.server, 10, "it is ready")
         assert await end(server, serving) < 10
 
 
-async def test_nor_is_one_that_still_loads(tmp_path: Path) -> None:
+async def test_a_server_that_still_loads_is_stopped_at_once(tmp_path: Path) -> None:
     async with hosted(tmp_path, "--fake-startup", "60") as (server, _, serving):
         await auntil(lambda: server._run is not None and server._run.pid, 10, "it loads")
         assert await end(server, serving) < 10
 
 
-async def test_another_server_that_answers_on_its_port_is_not_taken_for_it(tmp_path: Path) -> None:
+async def test_another_server_on_the_port_is_recognised(tmp_path: Path) -> None:
     async with hosted(tmp_path, name="other") as (_, events, serving):
         with pytest.raises(GaveUp, match=r"answered by another server, which serves other"):
             await asyncio.wait_for(asyncio.shield(serving), 10)
         assert events.server is None
+
+
+async def test_a_sleeping_server_stays_sleeping_and_is_not_restarted(tmp_path: Path) -> None:
+    async with hosted(tmp_path) as (server, events, _), httpx.AsyncClient(trust_env=False) as client:
+        await auntil(lambda: events.server, 10, "it is ready")
+        assert server._run is not None
+        pid = server._run.pid
+        await client.get(f"{events.server.url if events.server else ''}/fake/sleep")
+        await auntil(lambda: events.loads[-1].state is WorkerState.SLEEPING, 10, "it sleeps")
+        first = len(events.loads)
+        await auntil(lambda: len(events.loads) >= first + 4, 10, "it was polled four times more")
+        assert {load.state for load in events.loads[first:]} == {WorkerState.SLEEPING}
+        assert (events.changes, server._run.pid) == ([], pid)

@@ -46,7 +46,7 @@ class Server:
         self.idle = asyncio.Event()
         self.idle.set()
         self.tokens = 0
-        self.dead = False
+        self.dead = self.asleep = False
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -74,6 +74,7 @@ class Server:
             "/v1/completions": lambda: (405, ""),
             "/v1/chat/completions": lambda: (405, ""),
             "/fake/die-slowly": self.die_slowly,
+            "/fake/sleep": self.sleep,
         }
         status, text = known.get(path, lambda: (404, '{"detail":"Not Found"}'))()
         send(writer, status, text)
@@ -105,10 +106,15 @@ class Server:
         asyncio.get_running_loop().call_later(1.5, os._exit, 1)
         return 200, ""
 
+    def sleep(self) -> tuple[int, str]:
+        self.asleep = True
+        return 200, ""
+
     def metrics(self) -> str:
         labels = f'{{engine="0",model_name="{self.names[0]}"}}'
         return (
             f"vllm:num_requests_running{labels} {self.running}.0\nvllm:num_requests_waiting{labels} 0.0\n"
+            f'vllm:engine_sleep_state{{engine="0",sleep_state="awake"}} {int(not self.asleep)}.0\n'
             f"vllm:kv_cache_usage_perc{labels} 0.5\nvllm:generation_tokens_total{labels} {self.tokens}.0\n"
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import httpx
+import pytest
 
 from vllama_pool.workers.agent.monitor import BUSY_INTERVAL, IDLE_INTERVAL, Monitor
 from vllama_pool.workers.registry.record import Load, WorkerState
@@ -98,6 +99,17 @@ async def test_a_server_is_sleeping_while_its_engine_sleeps_and_ready_again_afte
     server.asleep = False
     await monitor.look(URL)
     assert reports[-1].state is WorkerState.READY
+
+
+@pytest.mark.parametrize(("asleep", "state"), [(False, WorkerState.READY), (True, WorkerState.SLEEPING)])
+async def test_a_server_that_answers_again_is_ready_unless_its_engine_sleeps(asleep: bool, state: WorkerState) -> None:
+    server, monitor, reports = monitored()
+    monitor.set(WorkerState.RESTARTING)
+    server.asleep = asleep
+    await monitor.look(URL)
+    assert monitor.set_up()
+    assert reports[-1].state is state
+    assert not monitor.set_up()
 
 
 async def test_a_draining_server_stays_draining_while_its_engine_sleeps() -> None:
