@@ -1,7 +1,6 @@
 """The command line: `vllama serve | worker | ps | check | compat | key`.
 
-Only the commands read the environment and build settings. Whatever is wrong is one line on stderr, and an exit
-code that is not 0.
+Only commands read the environment. An error is one line on stderr and a non-zero exit code.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ from importlib.metadata import version
 import click
 
 COMMANDS = ("serve", "worker", "ps", "check", "compat", "key")
-"""Modules of `router.cli.commands`, in the order in which the help names them."""
+"""Modules of `router.cli.commands`, in the order of the help text."""
 
 
 class Commands(click.Group):
-    """Loads a command when it is called: most need little of what the others do."""
+    """Imports a command's module when it is called, so that each command starts fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

@@ -1,4 +1,4 @@
-"""Tables for the terminal: the workers of a fleet, and what a routing file says."""
+"""Terminal tables of workers and of routing files."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from vllama_pool.router.telemetry.worker_view import WorkerView
 
 TEXT = ("WORKER", "MODEL", "STATE", "ADDRESS")
 FIRST_TO_GO = ("ADDRESS", "TOK/S", "KV", "WAIT")
-"""What a narrow terminal does without, in this order."""
+"""Columns that are dropped on a narrow terminal, in this order."""
 
 
 def workers_table(workers: Sequence[WorkerView], width: int) -> Table:
-    """`vllama ps`: one row for each worker, with as many columns as fit into `width` without breaking words."""
+    """`vllama ps`: one row per worker, without columns that would not fit into `width`."""
     rows = [row(worker) for worker in workers]
     titles = list(row(workers[0])) if workers else []
     for title in FIRST_TO_GO:
@@ -33,7 +33,7 @@ def workers_table(workers: Sequence[WorkerView], width: int) -> Table:
 
 
 def row(worker: WorkerView) -> dict[str, str]:
-    """A worker's cells by column."""
+    """Return a worker's cells by column title."""
     return {
         "WORKER": worker.id,
         "MODEL": ", ".join(worker.models),
@@ -47,12 +47,12 @@ def row(worker: WorkerView) -> dict[str, str]:
 
 
 def natural_width(rows: Sequence[dict[str, str]], titles: Sequence[str]) -> int:
-    """Columns of the terminal that these columns of the table take."""
+    """Return the width of these columns without wrapping, in characters."""
     return sum(max(len(title), *(len(cells[title]) for cells in rows)) + GAP for title in titles) - GAP
 
 
 def state(worker: WorkerView) -> str:
-    """A worker's state with what else should be known of it, in a few words."""
+    """Return a worker's state, its marks and its note, such as "ready, breaker open"."""
     words = [worker.state]
     if worker.engine == "simulated":
         words.append("simulated")
@@ -66,7 +66,7 @@ def state(worker: WorkerView) -> str:
 
 
 def routing_table(routing: RoutingTable) -> list[Table]:
-    """`vllama check`: the models and the static workers, as they were understood."""
+    """`vllama check`: the models and static workers of a routing file."""
     tables = []
     if routing.models:
         models = plain("MODEL", "SERVED BY", "ALIASES", "OPTIONS")

@@ -1,1 +1,1 @@
-"""The processes of `vllama serve`: embedded Valkey, router processes, worker agents."""
+"""Starts and supervises the processes of `vllama serve`: embedded Valkey, router processes, worker agents."""

@@ -1,7 +1,6 @@
-"""Child processes: what is started, how it is heard, and when it is started again.
+"""Child processes: start, status events, and the back-off between restarts.
 
-A `Child` turns one process into events on a queue that its owner reads; it decides nothing itself. When to
-start again is `Backoff`'s, a plain calculation.
+A `Child` turns one process into events for its owner and decides nothing itself.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class ChildKind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """How a child is started."""
+    """The command line and environment of a child."""
 
     kind: ChildKind
     name: str
@@ -40,7 +39,7 @@ class ChildSpec:
 
 @dataclass(frozen=True, slots=True)
 class StatusChanged:
-    """A child said something of itself."""
+    """A child has reported its status."""
 
     child: Child
     status: Status
@@ -48,23 +47,23 @@ class StatusChanged:
 
 @dataclass(frozen=True, slots=True)
 class ChildExited:
-    """A child is gone. `code` is its exit code, or minus the signal that ended it."""
+    """A child has exited. `code` is its exit code, or minus the signal that killed it."""
 
     child: Child
     code: int
 
 
 Post = Callable[[StatusChanged | ChildExited], None]
-"""Where events go: called in the event loop, must not block."""
+"""Receives events. Called in the event loop; must not block."""
 
 
 class Child:
-    """One process of a ChildSpec. A new start is a new Child."""
+    """One process of a ChildSpec. A restart makes a new Child."""
 
     def __init__(self, spec: ChildSpec) -> None:
         self.spec = spec
         self.status: Status | None = None
-        """The last one it told."""
+        """The last one it reported."""
         self.was_ready = False
         self._process: asyncio.subprocess.Process | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -78,10 +77,10 @@ class Child:
         return self._process.pid if self._process else None
 
     async def start(self, post: Post) -> None:
-        """Start the process and report through `post` until it has ended. Call it from the main thread.
+        """Start the process and post events until it has exited. Call it from the main thread.
 
-        The child leads a process group of its own: a Ctrl-C in the terminal is for its owner, who passes it on
-        in the right order. Raises OSError if it cannot be started.
+        The child leads its own process group: Ctrl-C in the terminal reaches only its owner, which stops children in
+        order. Raises OSError if it cannot be started.
         """
         reading, writing = os.pipe()
         try:
@@ -101,7 +100,7 @@ class Child:
         self._watch = asyncio.create_task(self._report(self._process, reading, post), name=f"watch {self.spec.name}")
 
     def signal(self, sig: signal.Signals) -> None:
-        """Send a signal to the process itself. A process that is gone already is no error."""
+        """Send a signal to the process. Does nothing if it has exited."""
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(sig)
@@ -109,7 +108,7 @@ class Child:
     async def _report(self, process: asyncio.subprocess.Process, pipe: int, post: Post) -> None:
         listening = asyncio.create_task(self._listen(pipe, post))
         code = await process.wait()
-        # What it said last is still in the pipe. A grandchild that kept the pipe open is not waited for.
+        # The last status may still be in the pipe. Do not wait for a grandchild that keeps the pipe open.
         await asyncio.wait([listening], timeout=0.5)
         listening.cancel()
         await asyncio.wait([listening])
@@ -128,24 +127,24 @@ class Child:
                     self.was_ready = self.was_ready or status.state == "ready"
                     post(StatusChanged(self, status))
         except ValueError:
-            return  # a line beyond the limit: nothing of ours
+            return  # a line over the limit was not written by vLLama
         finally:
             transport.close()
 
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Pauses before a child is started again: they double with each failure in a row."""
+    """Pauses before restarts, doubled with each consecutive failure."""
 
     first: float = 0.5
     longest: float = 30.0
     settled: float = 60.0
-    """Seconds of life after which a failure counts as the first one again."""
+    """Seconds of life after which a failure counts as the first."""
 
     def failures(self, before: int, lived: float) -> int:
-        """Failures in a row, this one included, for a child that had lived that many seconds."""
+        """Return the number of consecutive failures, including this one, of a child that lived `lived` seconds."""
         return 1 if lived >= self.settled else before + 1
 
     def pause(self, failures: int) -> float:
-        """Seconds to wait after that many failures in a row (1 or more)."""
+        """Return the seconds to wait after this many consecutive failures (1 or more)."""
         return min(self.first * 2.0 ** min(failures - 1, 16), self.longest)

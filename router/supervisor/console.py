@@ -1,4 +1,4 @@
-"""What a person at the terminal sees of `vllama serve`: one line for each thing, as it happens."""
+"""The terminal output of `vllama serve`: one line per event."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ KIND_WIDTH = 9
 
 @dataclass(frozen=True, slots=True)
 class Console:
-    """Lines on `out`, errors on `err`. Plain text: it reads the same in a log file.
+    """Writes lines to `out` and errors to `err`, as plain text.
 
-    What cannot be written, to a pipe that nobody reads any more or to a full disk, is lost: serving goes on.
+    Write errors (a closed pipe, a full disk) are ignored, since serving goes on.
     """
 
     out: TextIO
     err: TextIO
 
     def line(self, kind: str, name: str, text: str) -> None:
-        """Say where one thing stands."""
+        """Print the state of one registry, router or worker."""
         self._write(self.out, f"{kind:<{KIND_WIDTH}} {name}  {text}")
 
     def note(self, text: str) -> None:
-        """Say something of the whole."""
+        """Print a line about the whole pool."""
         self._write(self.out, text)
 
     def error(self, text: str) -> None:
-        """Say what is wrong and what to do, in one line."""
+        """Print one line: what is wrong and what to do."""
         self._write(self.err, f"vllama: {text}")
 
     @staticmethod

@@ -1,6 +1,6 @@
-"""What `vllama serve` is about to start, worked out before anything is started. Nothing here starts a process.
+"""Plans and checks what `vllama serve` will start. Nothing here starts a process.
 
-Everything that can be wrong with the plan is found here, so that it costs a line and not a minute of loading.
+Problems are found here, before a model spends a minute loading.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ from vllama_pool.workers.agent.command_line import AgentSpec, CannotStart, check
 from vllama_pool.workers.registry.keys import check_worker_id
 
 PYTHON = (sys.executable, "-P")
-"""Children find their modules where this process did, never in the directory it was started from."""
+"""-P: children do not import modules from the current directory."""
 ROUTERS_OWN = ("VLLAMA_API_KEYS", "VLLAMA_API_KEYS_FILE", "VLLAMA_ADMIN_KEY", "VLLAMA_ADMIN_KEY_FILE")
-"""Secrets that workers have no use for: what runs a model, and the model's code, must not find them."""
+"""Secrets that are removed from the environment of workers, which may run a model's own code."""
 BACKLOG = 2048
-"""Connections that may wait to be accepted."""
+"""The listening socket's queue of connections to accept."""
 
 
 class CannotLaunch(Exception):
-    """The plan cannot work. The text is one line that says what to do."""
+    """The plan is impossible. The text is one line that says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerPlan:
-    """One agent and its vLLM."""
+    """One planned worker: an agent and its vLLM."""
 
     name: str
     model: str
     port: int
-    """vLLM's."""
+    """vLLM's port."""
     args: tuple[str, ...] = ()
     """Further vLLM flags."""
     gpus: tuple[str, ...] = ()
-    """For CUDA_VISIBLE_DEVICES; empty leaves it as it is."""
+    """For CUDA_VISIBLE_DEVICES; empty leaves the variable unchanged."""
     engine: str = "vllm"
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerGroup:
-    """Models whose workers are run alike."""
+    """Models whose workers share options and vLLM flags."""
 
     models: Sequence[str]
     names: Sequence[str] = ()
@@ -59,22 +59,22 @@ class WorkerGroup:
 
 
 def plan_groups(groups: Sequence[WorkerGroup], *, first_port: int = 8100, host: str = "") -> list[WorkerPlan]:
-    """The workers of all groups, on consecutive ports. Raises CannotLaunch."""
+    """Plan the workers of all groups, on consecutive ports. Raises CannotLaunch."""
     plans: list[WorkerPlan] = []
     for group in groups:
         plans += plan_workers(group, first_port=first_port + len(plans), host=host)
     names = [plan.name for plan in plans]
     double = next((name for index, name in enumerate(names) if name in names[:index]), None)
     if double is not None:
-        raise CannotLaunch(f"two workers are named '{double}'; tell them apart")
+        raise CannotLaunch(f"two workers are named '{double}'; give each a name of its own with --name")
     return plans
 
 
 def plan_workers(group: WorkerGroup, *, first_port: int = 8100, host: str = "") -> list[WorkerPlan]:
-    """`replicas` workers for each model, on consecutive ports, the GPUs dealt out evenly.
+    """Plan `replicas` workers for each model, on consecutive ports, with the GPUs shared evenly.
 
-    A model's name becomes its worker's id in the fleet; without, ids are made of model, `host` (this machine's name)
-    and port. Raises CannotLaunch.
+    `names` become the workers' ids; without names, an id is made of model, `host` (this machine's name) and port.
+    Raises CannotLaunch.
     """
     models, names = group.models, group.names
     if names and len(names) != len(models):
@@ -98,7 +98,7 @@ def plan_workers(group: WorkerGroup, *, first_port: int = 8100, host: str = "") 
 
 
 def deal(gpus: Sequence[str], workers: int) -> list[tuple[str, ...]]:
-    """Which GPUs each worker gets: neighbours, equally many. Raises CannotLaunch if that is not possible."""
+    """Assign each worker the same number of neighbouring GPUs. Raises CannotLaunch if the number does not divide."""
     if not gpus or not workers:
         return [()] * workers
     share, rest = divmod(len(gpus), workers)
@@ -110,9 +110,9 @@ def deal(gpus: Sequence[str], workers: int) -> list[tuple[str, ...]]:
 
 
 def check_model(plan: WorkerPlan) -> None:
-    """Refuse what is plainly no model, or no worker. Raises CannotLaunch.
+    """Check model, name and flags. Raises CannotLaunch.
 
-    A name such as "org/name" may be one of a model hub, which vLLM will ask.
+    A name such as "org/name" may be on a model hub; vLLM checks that itself.
     """
     if not plan.model:
         raise CannotLaunch("--model is empty; give a folder, or a name such as Qwen/Qwen3-8B")
@@ -124,7 +124,7 @@ def check_model(plan: WorkerPlan) -> None:
 
 
 def worker_spec(plan: WorkerPlan, environ: Mapping[str, str]) -> ChildSpec:
-    """The agent that runs a worker."""
+    """Return how to start a worker's agent."""
     env = {name: value for name, value in environ.items() if name not in ROUTERS_OWN}
     if plan.gpus:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(plan.gpus)
@@ -134,7 +134,7 @@ def worker_spec(plan: WorkerPlan, environ: Mapping[str, str]) -> ChildSpec:
 
 
 def router_specs(processes: int, listening: int, environ: Mapping[str, str]) -> list[ChildSpec]:
-    """The router processes, all on one listening socket."""
+    """Return how to start the router processes, which share one listening socket."""
     argv, family = (*PYTHON, "-m", "vllama_pool.router.process"), secrets.token_hex(16)
     return [
         ChildSpec(
@@ -149,7 +149,7 @@ def router_specs(processes: int, listening: int, environ: Mapping[str, str]) -> 
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises CannotLaunch, above all if the port is in use."""
+    """Open a listening socket. Raises CannotLaunch, for example if the port is in use."""
     where = url(host, port).removeprefix("http://")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -181,12 +181,12 @@ def _why_not(error: OSError, where: str, port: int) -> str:
         case errno.EACCES:
             return f"not allowed to listen on {where}; choose a port above 1023: --port 11434"
         case errno.EADDRNOTAVAIL:
-            return f"{where} is no address of this machine; choose another --host"
+            return f"{where} is not an address of this machine; choose another --host"
     return f"cannot listen on {where}: {error.strerror}; choose another --host or --port"
 
 
 def check_ports(plans: Sequence[WorkerPlan], router_port: int, free: Callable[[int], bool]) -> None:
-    """Refuse workers whose port is taken. Raises CannotLaunch."""
+    """Check that the workers' ports are free. Raises CannotLaunch."""
     for plan in plans:
         if plan.port == router_port or not free(plan.port):
             raise CannotLaunch(
@@ -195,14 +195,14 @@ def check_ports(plans: Sequence[WorkerPlan], router_port: int, free: Callable[[i
 
 
 def url(host: str, port: int) -> str:
-    """Where clients on this machine reach a router that listens there."""
+    """Return the URL at which clients on this machine reach a router that listens on `host` and `port`."""
     reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}
     name = reachable.get(host, f"[{host}]" if ":" in host else host)
     return f"http://{name}:{port}"
 
 
 def try_commands(base_url: str, models: Sequence[str], vllama: str, *, keyed: bool = False) -> list[str]:
-    """Three commands that show that it works. `keyed`: requests need an API key."""
+    """Return three commands to try first. `keyed`: requests need an API key."""
     curl = "curl -H 'Authorization: Bearer KEY'" if keyed else "curl"
     show = f"{vllama} ps" if base_url == "http://127.0.0.1:11434" else f"{vllama} ps --url {base_url}"
     if not models:

@@ -1,4 +1,4 @@
-"""`vllama serve`: check everything that can be checked, then hand over to the supervisor."""
+"""`vllama serve`: check settings and plan, then run the supervisor."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ from vllama_pool.workers.agent.command_line import CannotStart, check_bound, fin
 
 @dataclass(frozen=True, slots=True)
 class WorkerGroups:
-    """The workers that the command line asks for."""
+    """The workers requested on the command line."""
 
     groups: Sequence[WorkerGroup]
     first_port: int
     host: str
-    """The address that vLLM will listen on."""
+    """The address on which vLLM listens."""
 
 
 def serve(settings: RouterSettings, workers: WorkerGroups, console: Console) -> int:
-    """Run routers and workers until told to stop. Returns the exit code.
+    """Run routers and workers until a signal. Return the exit code.
 
     Raises CannotLaunch or RoutingError before anything is started.
     """
@@ -99,7 +99,7 @@ def store(registry: RegistrySettings, console: Console) -> RegistryServer:
 
 
 def check_machine(engine: str, host: str) -> None:
-    """Raises CannotLaunch if the server's program is not there, or the address that it would listen on."""
+    """Check that the engine's program and the listening address exist. Raises CannotLaunch."""
     try:
         find_program(engine, os.environ)
         check_bound(host)
@@ -108,7 +108,7 @@ def check_machine(engine: str, host: str) -> None:
 
 
 def program_name() -> str:
-    """How this program can be called again from the same directory."""
+    """Return the command that runs this program from the current directory."""
     if shutil.which("vllama"):
         return "vllama"
     path = Path(sys.executable).parent / "vllama"

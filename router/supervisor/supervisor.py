@@ -1,13 +1,13 @@
-"""What `vllama serve` starts and owns: the embedded registry, the router processes and the worker agents.
+"""Supervises the processes of `vllama serve`: the embedded registry, router processes and worker agents.
 
-Each is a process of its own, so that none takes another along. Signals, ends and reports are queued, and one
-loop acts on them. Restarting routers touches neither the registry nor the GPUs.
+Signals, exits and status reports are queued, and one loop acts on them. Restarting a router affects neither the
+registry nor the GPUs.
 
-- A child that ends before it was ever ready has a cause that another try will not remove (a wrong flag, a
-  broken file): everything is stopped. One that was ready, or was killed, is started again, with pauses.
-- First signal: routers stop accepting and finish their streams, then the agents drain, all within `grace`
-  seconds. Second signal: everything is stopped now.
-- If this process is killed, its children are told by the kernel (see `workers/process/lifeline.py`).
+- A child that exits before it was ever ready has a permanent fault (a wrong flag, a broken file): everything is
+  stopped. A child that was ready, or was killed, is restarted with back-off.
+- First signal: routers stop accepting and finish their streams, then the agents drain, all within `grace` seconds.
+  Second signal: everything is stopped at once.
+- If this process is killed, the kernel signals its children (see `workers/process/lifeline.py`).
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ from vllama_pool.workers.registry.embedded import EmbeddedFailed, EmbeddedValkey
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CLAIM_INTERVAL = 0.5
-"""Seconds between two looks at whether the owner of the registry has gone."""
+"""Seconds between two attempts to become the registry's owner."""
 HEARTBEAT = 15.0
-"""Seconds after which a worker that is still loading is mentioned again."""
+"""Seconds between two console lines about a worker that is still loading."""
 
 
 class RegistryServer(Protocol):
-    """The registry's server, as far as `serve` cares for it."""
+    """The registry's server."""
 
     async def start(self) -> None:
-        """Make sure that it answers. Raises RegistryFailed."""
+        """Return once it answers. Raises RegistryFailed."""
 
     async def stop(self) -> None: ...
 
 
 class RegistryFailed(Exception):
-    """There is no registry. The text is one line that says what to do."""
+    """The registry does not answer. The text is one line that says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class StopRequested:
-    """Somebody wants us to stop."""
+    """A stop signal has arrived."""
 
 
 @dataclass(frozen=True, slots=True)
 class RestartDue:
-    """The pause before a child's next start is over."""
+    """The pause before a child's restart is over."""
 
     spec: ChildSpec
 
@@ -65,44 +65,44 @@ Event = StatusChanged | ChildExited | StopRequested | RestartDue
 
 @dataclass(slots=True)
 class ChildHistory:
-    """What is remembered of a child over its restarts."""
+    """What persists over a child's restarts. Times are monotonic seconds."""
 
     started: float = 0.0
     loading: float = 0.0
-    """When it last began to become ready: at its start, or when a worker's server went down."""
+    """When it began to load: at its start, or when a worker's vLLM went down."""
     failures: int = 0
     was_ready: bool = False
     announced: float = 0.0
-    """When it was last mentioned on the console while loading."""
+    """When its loading was last printed."""
 
 
 @dataclass(slots=True)
 class Supervisor:
-    """Runs `specs` until a signal or until something cannot be started."""
+    """Runs `specs` until a stop signal, or until a child cannot start."""
 
     specs: Sequence[ChildSpec]
     store: RegistryServer
     console: Console
     grace: float
-    """Seconds that running requests get to finish after the first signal."""
+    """Seconds that running requests get after the first signal."""
     on_serving: Callable[[], None] = lambda: None
     """Called once, when every router process answers."""
     on_ready: Callable[[Sequence[Child]], None] = lambda children: None
     """Called once, when every child has been ready."""
     on_drain: Callable[[], None] = lambda: None
-    """Called at the first signal, before any child is told: closes the listening socket."""
+    """Called at the first signal, before any child is stopped: closes the listening socket."""
     backoff: Backoff = field(default_factory=Backoff)
     kill_after: float = 5.0
-    """Seconds that a child gets to end after it was told to stop now."""
+    """Seconds that a child gets to exit before it is killed."""
     _events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     _children: dict[str, Child] = field(default_factory=dict)
     _histories: dict[str, ChildHistory] = field(default_factory=dict)
     _timers: set[asyncio.TimerHandle] = field(default_factory=set)
     _serving: bool = False
-    _greeted: bool = False
+    _all_ready: bool = False
 
     async def run(self) -> int:
-        """Start everything, watch over it, stop it. Returns the exit code."""
+        """Start everything, supervise it, stop it. Return the exit code."""
         loop = asyncio.get_running_loop()
         signals = [sig for sig in STOP_SIGNALS if signal.getsignal(sig) is not signal.SIG_IGN]  # nohup
         for sig in signals:
@@ -134,18 +134,18 @@ class Supervisor:
                 async with asyncio.timeout(1.0):
                     event = await self._events.get()
             except TimeoutError:
-                self._mention_the_slow()
+                self._print_slow_loading()
                 continue
             match event:
                 case StopRequested():
                     return 0
                 case StatusChanged(child, status):
-                    self._heard(child, status)
+                    self._status_changed(child, status)
                 case ChildExited(child, code):
                     del self._children[child.spec.name]
-                    if self._hopeless(child, code):
+                    if self._failed_to_start(child, code):
                         return 1
-                    self._start_later(child, code)
+                    self._restart_later(child, code)
                 case RestartDue(spec):
                     await self._start(spec)
 
@@ -163,7 +163,7 @@ class Supervisor:
             self.console.line(spec.kind, spec.name, "loading …")
         return True
 
-    def _heard(self, child: Child, status: Status) -> None:
+    def _status_changed(self, child: Child, status: Status) -> None:
         history = self._histories[child.spec.name]
         if status.state == "ready":
             history.was_ready = True
@@ -177,36 +177,36 @@ class Supervisor:
             if status.state == "restarting":
                 history.loading = history.announced
             self.console.line(child.spec.kind, child.spec.name, status.note or status.state)
-        self._celebrate()
+        self._announce_readiness()
 
-    def _celebrate(self) -> None:
-        """Say it when the routers, and when all are ready for the first time."""
+    def _announce_readiness(self) -> None:
+        """Call `on_serving` and `on_ready` the first time that all routers, and all children, are ready."""
         ready = [child.spec.name for child in self._children.values() if child.was_ready]
         missing = [spec for spec in self.specs if spec.name not in ready]
         if not self._serving and all(spec.kind is not ChildKind.ROUTER for spec in missing):
             self._serving = True
             self.on_serving()
-        if not self._greeted and not missing:
-            self._greeted = True
+        if not self._all_ready and not missing:
+            self._all_ready = True
             self.on_ready(list(self._children.values()))
 
-    def _hopeless(self, child: Child, code: int) -> bool:
-        """Whether a child's end at start-up is one that a restart cannot cure. Says so."""
+    def _failed_to_start(self, child: Child, code: int) -> bool:
+        """Return True, and print it, if a child exited before it was ever ready: a restart would not help."""
         if self._histories[child.spec.name].was_ready or code < 0:
             return False
-        # What is wrong, the child itself has said on stderr.
+        # The child has printed the reason on stderr.
         self.console.line(child.spec.kind, child.spec.name, f"could not start (exit code {code}); stopping everything")
         return True
 
-    def _start_later(self, child: Child, code: int) -> None:
+    def _restart_later(self, child: Child, code: int) -> None:
         spec, history = child.spec, self._histories[child.spec.name]
         history.failures = self.backoff.failures(history.failures, self._age(child))
         pause = self.backoff.pause(history.failures)
-        self.console.line(spec.kind, spec.name, f"{ending(code)}; starting it again in {pause:.1f} s")
+        self.console.line(spec.kind, spec.name, f"{ending(code)}; restarting it in {pause:.1f} s")
         loop = asyncio.get_running_loop()
         self._timers.add(loop.call_later(pause, self._events.put_nowait, RestartDue(spec)))
 
-    def _mention_the_slow(self) -> None:
+    def _print_slow_loading(self) -> None:
         now = time.monotonic()
         for child in self._children.values():
             history = self._histories[child.spec.name]
@@ -222,7 +222,7 @@ class Supervisor:
     # --- stopping
 
     async def _stop(self, grace: float) -> None:
-        """Routers first, so that nothing new reaches the agents; a further signal cuts it short."""
+        """Stop routers first, so that no new request reaches the agents. Another signal stops everything at once."""
         self.on_drain()
         deadline = time.monotonic() + grace
         if grace and self._children:
@@ -233,10 +233,10 @@ class Supervisor:
         await self._end_now()
 
     async def _drain(self, kind: ChildKind, deadline: float) -> bool:
-        """Ask all of a kind to end and wait for it. False if a second signal came."""
+        """Stop all children of a kind and wait. Return False if a second signal arrived."""
         self._signal(kind, signal.SIGTERM)
         while any(child.spec.kind is kind for child in self._children.values()):
-            # Even with no grace left, an agent gets a moment to leave the registry and stop its vLLM.
+            # Without grace left, an agent still needs a moment to leave the registry and stop its vLLM.
             left = max(deadline - time.monotonic(), 0.0) + self.kill_after
             try:
                 async with asyncio.timeout(left):
@@ -254,7 +254,7 @@ class Supervisor:
         return True
 
     async def _end_now(self) -> None:
-        """Routers have nothing to put in order. An agent has; a second SIGTERM means "now" to it."""
+        """Kill routers at once. Agents must clean up: a second SIGTERM stops them now, SIGKILL follows."""
         self._signal(ChildKind.ROUTER, signal.SIGKILL)
         for sig in (signal.SIGTERM, signal.SIGKILL):
             self._signal(ChildKind.WORKER, sig)
@@ -273,12 +273,12 @@ class Supervisor:
 
 
 def ending(code: int) -> str:
-    """A child's end in words, from its return code."""
-    return f"ended with exit code {code}" if code >= 0 else f"was ended by {signal_name(-code)}"
+    """Describe a child's exit by its return code."""
+    return f"exited with code {code}" if code >= 0 else f"was killed by {signal_name(-code)}"
 
 
 class EmbeddedRegistry:
-    """The embedded Valkey, run by us, or by another `serve` of the same state directory until that ends."""
+    """The embedded Valkey. One `serve` per state directory owns it; when the owner exits, another takes over."""
 
     def __init__(self, state_dir: Path, console: Console) -> None:
         self._state_dir = state_dir
@@ -291,14 +291,14 @@ class EmbeddedRegistry:
         try:
             self._owner = claim(self._state_dir)
             if self._owner is not None:
-                await self._take_charge()
+                await self._run_valkey()
                 self._console.line("registry", "valkey", self.address)
                 return
             await wait_ready(self.address)
         except (EmbeddedFailed, RegistryUnavailable) as error:
             raise RegistryFailed(str(error)) from error
         self._console.line("registry", "valkey", f"{self.address} (run by another vllama serve)")
-        self._succession = asyncio.create_task(self._succeed(), name="registry succession")
+        self._succession = asyncio.create_task(self._take_over(), name="registry succession")
 
     async def stop(self) -> None:
         if self._succession is not None:
@@ -313,25 +313,25 @@ class EmbeddedRegistry:
     def address(self) -> str:
         return EmbeddedValkey(self._state_dir).address
 
-    async def _take_charge(self) -> None:
+    async def _run_valkey(self) -> None:
         self._valkey = EmbeddedValkey(self._state_dir, say=lambda text: self._console.line("registry", "valkey", text))
         await self._valkey.start()
         await self._valkey.wait_ready()
 
-    async def _succeed(self) -> None:
-        """Wait until the owner is gone, and take its place."""
+    async def _take_over(self) -> None:
+        """Wait until the owner has exited, and take over."""
         while self._owner is None:
             await asyncio.sleep(CLAIM_INTERVAL)
             self._owner = claim(self._state_dir)
-        self._console.line("registry", "valkey", "its owner is gone; running it from here")
+        self._console.line("registry", "valkey", "its owner has exited; running it here")
         try:
-            await self._take_charge()
+            await self._run_valkey()
         except EmbeddedFailed as error:
             self._console.error(str(error))
 
 
 class ExternalRegistry:
-    """A Redis that somebody else runs."""
+    """A Redis or Valkey that runs elsewhere."""
 
     def __init__(self, address: str, shown: str, console: Console) -> None:
         self._address = address

@@ -1,4 +1,4 @@
-"""`vllama check`: what a routing file means, or what is wrong with it."""
+"""`vllama check`: print the meaning of a routing file, or its mistakes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vllama_pool.router.cli.tables import routing_table
 @click.command("check", short_help="Check a routing file.")
 @click.argument("file", type=click.Path(path_type=Path))
 def command(file: Path) -> None:
-    """Say what a routing file means, or everything that is wrong with it."""
+    """Print the models and workers of a routing file, or all of its mistakes."""
     try:
         table = routing.load(file)
     except routing.RoutingError as error:

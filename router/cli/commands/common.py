@@ -1,4 +1,4 @@
-"""What commands have in common: settings out of the environment, and how mistakes are told."""
+"""Shared by commands: settings from the environment, and error output."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from vllama_pool.workers.process.status import STATUS_FD
 SettingsT = TypeVar("SettingsT", RouterSettings, WorkerSettings)
 
 PASS_ON = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
-"""vLLM's flags are vLLM's business: what is no option of ours goes to it as it is."""
+"""Options that are not ours are passed to vLLM unchanged."""
 
 INTERNAL = ("VLLAMA_VLLM", STATUS_FD, LISTEN_FD, PROCESS)
-"""Our variables that are no settings."""
+"""VLLAMA_ variables that are not settings."""
 
 
 class CommandFailed(click.ClickException):
-    """One line, or one for each problem, on stderr."""
+    """Prints one line per problem on stderr."""
 
     def show(self, file: IO[Any] | None = None) -> None:
         for line in self.message.splitlines():
@@ -32,19 +32,19 @@ class CommandFailed(click.ClickException):
 
 
 def export(variables: dict[str, str | int | None]) -> None:
-    """Options are the strongest settings: said in the environment they also reach every child."""
+    """Set command-line options as environment variables, which child processes inherit."""
     os.environ.update({name: str(value) for name, value in variables.items() if value is not None})
 
 
 def warn_of_unknown() -> None:
-    """A setting that is misspelt, or means nothing here, has no effect, and nobody would notice."""
+    """Warn about misspelt and unsupported variables, which would be ignored silently."""
     known = {*variables_of(RouterSettings), *variables_of(WorkerSettings), *INTERNAL}
     for line in (*unknown(os.environ, known), *without_effect(os.environ)):
         click.echo(f"vllama: {line}", err=True)
 
 
 def read(kind: type[SettingsT]) -> SettingsT:
-    """Settings from the environment. Raises CommandFailed with a line for each mistake."""
+    """Read settings from the environment. Raises CommandFailed with one line per mistake."""
     try:
         return kind()
     except ValidationError as error:

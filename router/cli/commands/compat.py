@@ -1,4 +1,4 @@
-"""`vllama compat`: where a server differs from Ollama, rule by rule."""
+"""`vllama compat`: compare a server with Ollama, rule by rule."""
 
 from __future__ import annotations
 
@@ -27,24 +27,28 @@ from vllama_pool.router.compat.wire import InvalidResponse, ServerUrl, parse_url
 
 
 class CouldNotRun(CommandFailed):
-    """Nothing was found out."""
+    """The checks could not run."""
 
     exit_code = 2
 
 
 @click.command("compat", short_help="Show where a server differs from Ollama.")
 @click.argument("url", required=False)
-@click.option("--model", help="A model to chat with (the smallest that can).")
-@click.option("--embed-model", help="A model for embeddings.")
-@click.option("--thinking-model", help="A model that can think.")
-@click.option("--tools-model", help="A model that can call tools.")
-@click.option("--vision-model", help="A model that sees images.")
-@click.option("--key", help="An API key, sent as a Bearer.")
-@click.option("--rule", "wanted", multiple=True, metavar="R044", help="Only this rule; may be given several times.")
-@click.option("--writes", is_flag=True, help="Also make, copy, pull and delete models.")
-@click.option("--timeout", type=click.FloatRange(0.1), default=60.0, show_default=True, help="Seconds for one answer.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report for machines.")
-@click.option("--list", "as_list", is_flag=True, help="Print the rules and how each is looked at; ask nobody.")
+@click.option("--model", help="Model for chats (default: the smallest that can chat).")
+@click.option("--embed-model", help="Model for embeddings.")
+@click.option("--thinking-model", help="Model that can think.")
+@click.option("--tools-model", help="Model that can call tools.")
+@click.option("--vision-model", help="Model that accepts images.")
+@click.option("--key", help="API key, sent as a bearer token.")
+@click.option("--rule", "wanted", multiple=True, metavar="R044", help="Check only this rule. Repeatable.")
+@click.option("--writes", is_flag=True, help="Also create, copy, pull and delete models.")
+@click.option(
+    "--timeout", type=click.FloatRange(0.1), default=60.0, show_default=True, help="Seconds to wait for one answer."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option(
+    "--list", "as_list", is_flag=True, help="Print the rules and how each is checked, without contacting a server."
+)
 def command(
     url: str | None,
     wanted: tuple[str, ...],
@@ -55,18 +59,17 @@ def command(
     as_list: bool,
     **models: str | None,
 ) -> None:
-    """Ask the Ollama server at URL what its clients could notice, and show where it differs from Ollama.
+    """Check the server at URL against Ollama's API, and show the differences that clients could notice.
 
-    The exit code is 0 where nothing differs, 1 where something does, and 2 where the server could not be asked.
-    It gets some four hundred small requests, and answers fifty of them with a few tokens each. Models are loaded and
-    unloaded.
+    Exit code: 0 = identical, 1 = differences found, 2 = the server could not be checked. Sends about 400 small
+    requests, of which about 50 generate a few tokens each. Models are loaded and unloaded.
     """
     if as_list:
         terminal = output()
         show(terminal, [listing(terminal.width)])
         return
     if not url:
-        raise CouldNotRun("name the server, such as http://127.0.0.1:11434")
+        raise CouldNotRun("the URL of the server is missing; give one, such as http://127.0.0.1:11434")
     rules = chosen(wanted)
     checks = [
         check for check in CHECKS if check.rules & {rule.number for rule in rules} and (writes or not check.writes)
@@ -89,7 +92,7 @@ def command(
 async def look(
     at: ServerUrl, wanted: ModelChoice, checks: list[Check], rules: list[Rule], *, key: str | None, timeout: float
 ) -> tuple[list[Row], ModelChoice]:
-    """The rows of the report, and the models that were asked. Raises CouldNotRun."""
+    """Run the checks. Return the rows of the report and the models that were used. Raises CouldNotRun."""
     models = await known_models(CheckedServer(at, wanted, key=key, timeout=timeout), wanted)
     server = CheckedServer(at, models, key=key, timeout=timeout)
     with Console(stderr=True).status("") as status:
@@ -98,7 +101,7 @@ async def look(
 
 
 async def known_models(server: CheckedServer, wanted: ModelChoice) -> ModelChoice:
-    """A model for each use, out of those that the server lists. Raises CouldNotRun."""
+    """Choose a model for each use from those that the server lists. Raises CouldNotRun."""
     where = f"http{'s' if server.url.tls else ''}://{server.url.authority}{server.url.prefix}"
     try:
         tags = await server.get("/api/tags")
@@ -119,7 +122,7 @@ async def known_models(server: CheckedServer, wanted: ModelChoice) -> ModelChoic
 
 
 async def described(server: CheckedServer, model: ListedModel) -> ListedModel:
-    """The model with what it can, from show where the list does not say: that of older servers does not."""
+    """Add a model's capabilities from /api/show if the list lacks them, as that of older servers does."""
     if model.capabilities:
         return model
     shown = await server.once("/api/show", {"model": model.name})
@@ -127,7 +130,7 @@ async def described(server: CheckedServer, model: ListedModel) -> ListedModel:
 
 
 def from_json(body: bytes) -> Any:
-    """What a body says; None where it is no JSON."""
+    """Decode a body; None if it is not JSON."""
     try:
         return json.loads(body)
     except ValueError:
@@ -142,7 +145,7 @@ def where(url: str) -> ServerUrl:
 
 
 def chosen(wanted: tuple[str, ...]) -> list[Rule]:
-    """The rules that were asked for, all where none was. Raises CouldNotRun."""
+    """Return the requested rules, or all if none was requested. Raises CouldNotRun."""
     by_name = {rule.name: rule for rule in RULES}
     unknown = [name for name in wanted if name.upper() not in by_name]
     if unknown:
@@ -151,7 +154,7 @@ def chosen(wanted: tuple[str, ...]) -> list[Rule]:
 
 
 def listing(width: int) -> Table:
-    """`--list`: every rule and how it is looked at; without its group where that would squeeze the rest."""
+    """`--list`: every rule and how it is checked. A narrow terminal gets no GROUP column."""
     wide = width >= WIDE
     found = plain("RULE", "GROUP", "ABOUT", "HOW") if wide else plain("RULE", "ABOUT", "HOW")
     for rule in RULES:

@@ -1,4 +1,4 @@
-"""Models that one command line runs in different ways: groups of words with `--and` between them.
+"""Groups of options separated by `--and`, so that one command runs models with different flags.
 
 vllama serve --model A --max-model-len 8192 --and --model B --name embeddings --max-num-seqs 8
 """
@@ -19,28 +19,28 @@ AND = "--and"
 _FURTHER = "vllama.further_groups"
 _CommandT = TypeVar("_CommandT", bound=Callable[..., Any])
 _OPTIONS = (
-    click.option("--model", "models", multiple=True, metavar="MODEL", help="Also run a worker for this. Repeatable."),
-    click.option("--name", "names", multiple=True, metavar="NAME", help="Name of the worker, one for each --model."),
+    click.option("--model", "models", multiple=True, metavar="MODEL", help="Run a worker for this model. Repeatable."),
+    click.option("--name", "names", multiple=True, metavar="NAME", help="Worker name, one for each --model."),
     click.option(
-        "--replicas", type=click.IntRange(1, 64), default=1, show_default=True, help="Workers for each model."
+        "--replicas", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of workers per model."
     ),
-    click.option("--gpus", default="", metavar="LIST", help="GPUs such as 0,1,2,3, dealt out evenly to the workers."),
+    click.option("--gpus", default="", metavar="LIST", help="GPUs, such as 0,1,2,3, shared evenly by the workers."),
     click.option(
-        "--engine", type=click.Choice(ENGINES), default="vllm", help="simulated: no model and no GPU, for tests."
+        "--engine", type=click.Choice(ENGINES), default="vllm", help="simulated: needs no model and no GPU, for tests."
     ),
 )
 _VLLM_FLAGS = click.argument("vllm_args", nargs=-1, type=click.UNPROCESSED, metavar="[VLLM FLAGS]...")
 
 
 def of_a_group(function: _CommandT) -> _CommandT:
-    """The options that every group has of its own, as parameters of a command."""
+    """Add the options that each group has to a command."""
     for option in reversed((*_OPTIONS, _VLLM_FLAGS)):
         function = option(function)
     return function
 
 
 class Grouped(click.Command):
-    """A command that takes further groups. Its own options are taken before the first `--and` alone."""
+    """A command with groups. Its own options must come before the first `--and`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         first, *further = split(args)
@@ -52,14 +52,16 @@ class Grouped(click.Command):
         own = {name for option in self.params for name in option.opts}
         for word in given["vllm_args"]:
             if word.partition("=")[0] in own:
-                raise click.UsageError(f"{word!r} is for all of {ctx.info_name}: give it before the first {AND}", ctx)
+                raise click.UsageError(
+                    f"{word!r} applies to all of {ctx.info_name}; give it before the first {AND}", ctx
+                )
         if not given["models"]:
-            raise click.UsageError(f"there is no --model after {AND}", ctx)
+            raise click.UsageError(f"--model is missing after {AND}", ctx)
         return group(**given)
 
 
 def split(words: Sequence[str]) -> list[list[str]]:
-    """The words of each group, which may be none; the first is that of the command itself."""
+    """Split the arguments at `--and`. The first group is the command's own and may be empty."""
     groups: list[list[str]] = [[]]
     for word in words:
         if word == AND:
@@ -72,17 +74,15 @@ def split(words: Sequence[str]) -> list[list[str]]:
 def group(
     models: Sequence[str], names: Sequence[str], replicas: int, gpus: str, engine: str, vllm_args: Any
 ) -> WorkerGroup:
-    """A group from the values of its options."""
+    """Build a group from its option values."""
     if vllm_args and not models:
-        raise click.UsageError(
-            f"{vllm_args[0]!r} is no option of serve, and there is no --model whose vLLM would get it"
-        )
+        raise click.UsageError(f"{vllm_args[0]!r} is not an option of serve; to pass it to vLLM, give a --model")
     devices = tuple(gpu for gpu in re.split(r"[,\s]+", gpus) if gpu)
     return WorkerGroup(tuple(models), tuple(names), replicas, devices, tuple(vllm_args), engine)
 
 
 def further_groups(ctx: click.Context) -> list[WorkerGroup]:
-    """What came after each `--and`."""
+    """Return the groups after each `--and`."""
     found: list[WorkerGroup] = ctx.meta[_FURTHER]
     return found
 
@@ -90,4 +90,4 @@ def further_groups(ctx: click.Context) -> list[WorkerGroup]:
 @click.command("further", context_settings={**PASS_ON, "help_option_names": []}, add_help_option=False)
 @of_a_group
 def _further(**_: Any) -> None:
-    """Never called: it reads a group's words."""
+    """Parses a group's options; never called."""

@@ -1,4 +1,4 @@
-"""`vllama key`: API keys."""
+"""`vllama key`: create API keys."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from vllama_pool.router.cli.commands.common import CommandFailed
 
 @click.group("key")
 def command() -> None:
-    """Make API keys."""
+    """Create API keys."""
 
 
 @command.command("new")
 @click.argument("name")
 def new_key(name: str) -> None:
-    """Make an API key for NAME. It is shown this once; the router knows its SHA-256 only."""
+    """Create an API key for NAME. The key is shown only once; the router stores its SHA-256."""
     secret = f"vllama-{secrets.token_urlsafe(32)}"
     entry = f"{name}:{hashlib.sha256(secret.encode()).hexdigest()}"
     try:
         parse_keys(entry)
     except ValueError:
-        raise CommandFailed(f"{name!r} cannot name a key; use letters, digits, '.', '_' and '-'") from None
+        raise CommandFailed(f"{name!r} is not a valid key name; use letters, digits, '.', '_' and '-'") from None
     click.echo(f"for the client:  {secret}")
     click.echo(f"for the router:  VLLAMA_API_KEYS={entry}   (or a line of the file VLLAMA_API_KEYS_FILE)")

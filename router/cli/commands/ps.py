@@ -1,4 +1,4 @@
-"""`vllama ps`: the workers, as a router sees them."""
+"""`vllama ps`: list the workers as a router sees them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from vllama_pool.router.telemetry.aggregate import WorkersPage
 
 
 @click.command("ps", short_help="Show the workers: models, state and load.")
-@click.option("--url", "base_url", help="The router (that of VLLAMA_HOST or OLLAMA_HOST, else http://127.0.0.1:11434).")
-@click.option("--json", "as_json", is_flag=True, help="Print the router's own answer.")
+@click.option(
+    "--url", "base_url", help="URL of the router (default: VLLAMA_HOST or OLLAMA_HOST, else http://127.0.0.1:11434)."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the router's JSON response.")
 def command(base_url: str | None, as_json: bool) -> None:
-    """Show the workers: models, state and load, as the router sees them."""
+    """Show each worker's models, state and load, as the router sees them."""
     settings = read(RouterSettings)
     base_url = (base_url or url(settings.host, settings.port)).rstrip("/")
     if "://" not in base_url:
@@ -30,14 +32,14 @@ def command(base_url: str | None, as_json: bool) -> None:
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise CommandFailed(
             f"no router answers at {base_url} ({error or type(error).__name__}); start one with vllama serve, "
-            "or name another one with --url"
+            "or give its address with --url"
         ) from error
     if answer.status_code != httpx.codes.OK:
         raise CommandFailed(f"{base_url} answered {answer.status_code}: {error_of(answer.content)}")
     try:
         page = msgspec.json.decode(answer.content, type=WorkersPage)
     except msgspec.MsgspecError as error:
-        raise CommandFailed(f"{base_url} is no vLLama router: {error}") from error
+        raise CommandFailed(f"{base_url} is not a vLLama router; give another --url ({error})") from error
     if as_json:
         click.echo(answer.text)
         return
@@ -46,21 +48,21 @@ def command(base_url: str | None, as_json: bool) -> None:
     if not page.workers:
         click.echo("no workers; start one with: vllama worker --model MODEL")
     if not page.registry_up:
-        click.echo("the registry does not answer: these are the workers as last seen", err=True)
+        click.echo("the registry does not answer; workers are shown as last known", err=True)
     if page.processes.answered < page.processes.total:
         asked = f"{page.processes.answered} of {page.processes.total} router processes answered"
-        click.echo(f"{asked}: what the others do is missing here", err=True)
+        click.echo(f"{asked}; the load of the others is missing", err=True)
 
 
 def error_of(body: bytes) -> str:
-    """What a router says is wrong; other servers' pages are not shown."""
+    """Return the error text of a router's response; other servers' pages are not shown."""
     try:
         return msgspec.json.decode(body, type=ErrorBody).error
     except msgspec.MsgspecError:
-        return "that is no vLLama router; name another one with --url"
+        return "that is not a vLLama router; give another --url"
 
 
 class ErrorBody(msgspec.Struct):
-    """The body of a router's refusal."""
+    """The body of a router's error response."""
 
     error: str

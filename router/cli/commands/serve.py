@@ -1,4 +1,4 @@
-"""`vllama serve`: the router, and a worker for every --model."""
+"""`vllama serve`: run the router, and a worker for every --model."""
 
 from __future__ import annotations
 
@@ -20,13 +20,19 @@ from vllama_pool.router.supervisor.serve import serve as run_serve
     "serve", cls=Grouped, context_settings=PASS_ON, short_help="Run the router, and a worker for every --model."
 )
 @of_a_group
-@click.option("--host", help="Address to listen on (127.0.0.1, or what OLLAMA_HOST says).")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on (11434, or what OLLAMA_HOST says).")
-@click.option("--vllm-port", type=click.IntRange(1, 65535), help="Port of the first vLLM; others follow (8100).")
-@click.option("--routing", "routing_file", metavar="FILE", help="Routing file (see: vllama check).")
-@click.option("--processes", type=click.IntRange(1, 64), help="Router processes (1).")
-@click.option("--redis-url", metavar="URL", help="A Redis instead of the embedded registry. Or set REDIS_URL.")
-@click.option("--allow-anonymous", is_flag=True, help="Listen on a public address without API keys.")
+@click.option("--host", help="Address to listen on (default: OLLAMA_HOST, else 127.0.0.1).")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on (default: OLLAMA_HOST, else 11434).")
+@click.option(
+    "--vllm-port",
+    type=click.IntRange(1, 65535),
+    help="Port of the first vLLM; the others use the next ports (default: 8100).",
+)
+@click.option("--routing", "routing_file", metavar="FILE", help="Routing file; vllama check validates it.")
+@click.option("--processes", type=click.IntRange(1, 64), help="Number of router processes (default: 1).")
+@click.option(
+    "--redis-url", metavar="URL", help="Use this Redis instead of the embedded registry. REDIS_URL sets it too."
+)
+@click.option("--allow-anonymous", is_flag=True, help="Allow a public address without API keys.")
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -46,12 +52,12 @@ def command(
 ) -> None:
     """Run the router, and a worker for every --model.
 
-    Any other flag goes to vLLM, such as --gpu-memory-utilization 0.3 or --max-model-len 8192.
+    Other flags are passed to vLLM, such as --gpu-memory-utilization 0.3 or --max-model-len 8192.
 
-    vLLM's parsers for tool calls and thinking are chosen by the model's own files; give --tool-call-parser or
-    --reasoning-parser to choose others, or none to leave one off.
+    vLLM's parsers for tool calls and thinking are chosen from the model's files. Override them with --tool-call-parser
+    and --reasoning-parser; "none" disables one.
 
-    Models that need flags of their own come after --and, with --name, --replicas, --gpus and --engine of their own:
+    To give models different flags, separate them with --and. --name, --replicas, --gpus and --engine are per group:
 
     \b
     vllama serve --model A --max-model-len 8192 --and --model B --max-num-seqs 8

@@ -1,4 +1,4 @@
-"""Tables on the terminal, or into a pipe."""
+"""Prints tables to the terminal or a pipe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.table import Table
 from vllama_pool.router.cli.commands.common import CommandFailed
 
 PIPED_WIDTH = 1000
-"""Columns of a table that is not for a terminal: wide enough for scripts to find a worker on one line."""
+"""Table width in a pipe, so that scripts find each worker on one line."""
 
 
 def output() -> Console:
@@ -19,11 +19,11 @@ def output() -> Console:
 
 
 def show(terminal: Console, tables: Sequence[Table]) -> None:
-    """Print them. Raises CommandFailed where they cannot be written."""
+    """Print tables, separated by empty lines. Raises CommandFailed if the output cannot be written."""
     try:
         for number, table in enumerate(tables):
             if number:
                 terminal.print()
             terminal.print(table)
     except OSError as error:
-        raise CommandFailed(f"cannot write the answer: {error.strerror}") from error
+        raise CommandFailed(f"cannot write the output: {error.strerror}") from error

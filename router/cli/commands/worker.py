@@ -1,4 +1,4 @@
-"""`vllama worker`: one vLLM, announced to the routers of its fleet."""
+"""`vllama worker`: run one vLLM and announce it to the fleet's routers."""
 
 from __future__ import annotations
 
@@ -17,14 +17,22 @@ from vllama_pool.workers.process.status import STATUS_FD
 
 
 @click.command("worker", context_settings=PASS_ON, short_help="Run one vLLM and announce it to the routers.")
-@click.option("--model", help="A folder, or a name such as Qwen/Qwen3-8B.")
-@click.option("--name", help="The worker's name; unique in the fleet (made of model, host and port).")
-@click.option("--advertise", metavar="HOST", help="This machine's address for routers (127.0.0.1). vLLM listens there.")
-@click.option("--port", type=click.IntRange(1, 65535), help="vLLM's port (8100, or the next free one).")
-@click.option("--attach", metavar="URL", help="Announce a vLLM that somebody else runs, instead of starting one.")
-@click.option("--redis-url", metavar="URL", help="A Redis instead of the embedded registry. Or set REDIS_URL.")
-@click.option("--tag", "tags", multiple=True, help="A word for this worker. Repeatable.")
-@click.option("--engine", type=click.Choice(ENGINES), default="vllm", help="simulated: no model and no GPU, for tests.")
+@click.option("--model", help="Model folder, or a name such as Qwen/Qwen3-8B.")
+@click.option("--name", help="Worker name, unique in the fleet (default: made of model, host and port).")
+@click.option(
+    "--advertise",
+    metavar="HOST",
+    help="Address at which routers reach this machine; vLLM listens there (default: 127.0.0.1).",
+)
+@click.option("--port", type=click.IntRange(1, 65535), help="vLLM's port (default: 8100, or the next free port).")
+@click.option("--attach", metavar="URL", help="Announce a vLLM that already runs, instead of starting one.")
+@click.option(
+    "--redis-url", metavar="URL", help="Use this Redis instead of the embedded registry. REDIS_URL sets it too."
+)
+@click.option("--tag", "tags", multiple=True, help="Tag of this worker. Repeatable.")
+@click.option(
+    "--engine", type=click.Choice(ENGINES), default="vllm", help="simulated: needs no model and no GPU, for tests."
+)
 @click.argument("vllm_args", nargs=-1, type=click.UNPROCESSED, metavar="[VLLM FLAGS]...")
 def command(
     model: str | None,
@@ -39,10 +47,10 @@ def command(
 ) -> None:
     """Run one vLLM, announce it to the routers of its fleet, and keep it running.
 
-    It may start before the router does. Any other flag goes to vLLM, such as --gpu-memory-utilization 0.3.
+    It may start before the router. Other flags are passed to vLLM, such as --gpu-memory-utilization 0.3.
 
-    vLLM's parsers for tool calls and thinking are chosen by the model's own files; give --tool-call-parser or
-    --reasoning-parser to choose others, or none to leave one off.
+    vLLM's parsers for tool calls and thinking are chosen from the model's files. Override them with --tool-call-parser
+    and --reasoning-parser; "none" disables one.
     """
     if engine == "simulated" and not attach:
         model = model or "simulated"
@@ -56,7 +64,7 @@ def command(
         tags=tags,
     )
     export({"VLLAMA_ADVERTISE": advertise, "VLLAMA_REDIS_URL": redis_url})
-    if STATUS_FD not in os.environ:  # else the supervisor has said it
+    if STATUS_FD not in os.environ:  # the supervisor has already warned
         warn_of_unknown()
     settings = read(WorkerSettings)
     configure_logging(settings.log_level)

@@ -1,4 +1,4 @@
-"""`vllama serve` from the command line: what it refuses, and one whole run over simulated workers."""
+"""`vllama serve` from the command line: refused options, and a whole run with simulated workers."""
 
 from __future__ import annotations
 

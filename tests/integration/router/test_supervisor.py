@@ -1,4 +1,4 @@
-"""The supervisor over real processes: what it starts again, what it gives up, and that nothing is left behind."""
+"""The supervisor with real processes: restarts, permanent faults, and no process left behind."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_killed_child_is_restarted_and_the_others_are_left_alone(serve: Serve,
         until(lambda: len(pids(routers)) == killed + 1, 10, "a new router")  # noqa: B023
         until(lambda: supervised.out.read_text().count("r  answers again") == killed, 10, "it says so")  # noqa: B023
     assert len(pids(workers)) == 1
-    assert "was ended by SIGKILL; starting it again" in supervised.out.read_text()
+    assert "was killed by SIGKILL; restarting it" in supervised.out.read_text()
     supervised.send(signal.SIGTERM)
     assert supervised.wait() == 0
 
@@ -196,7 +196,7 @@ def test_a_second_supervisor_shares_the_firsts_registry_and_takes_it_over(serve:
     assert "run by another vllama serve" in second.out.read_text()
     assert not any("valkey" in child.name() for child in second.tree())
     first.process.kill()
-    second.says("its owner is gone; running it from here")
+    second.says("its owner has exited; running it here")
     until(lambda: any("valkey" in child.name() for child in second.tree()), 10, "a Valkey of its own")
     second.send(signal.SIGTERM)
     assert second.wait() == 0

@@ -1,4 +1,4 @@
-"""`vllama ps`, `check` and `key`: what they print, and what they say when something is wrong."""
+"""Output and error messages of `vllama ps`, `check` and `key`."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_ps_reports_an_unwritable_output_in_one_line(router: Serve) -> None:
             text=True,
         )
     assert done.returncode == 1
-    assert done.stderr.startswith("vllama: cannot write the answer: No space left on device\n")
+    assert done.stderr.startswith("vllama: cannot write the output: No space left on device\n")
     assert "Traceback" not in done.stderr
 
 
@@ -141,7 +141,7 @@ def test_ps_without_workers_prints_how_to_start_one(router: Serve) -> None:
 
 def test_ps_warns_when_the_registry_does_not_answer(router: Serve) -> None:
     result = vllama("ps", "--url", router(200, {"workers": [WORKER], "registry_up": False}))
-    assert "as last seen" in result.stderr
+    assert "as last known" in result.stderr
 
 
 def test_ps_json_prints_the_routers_response(router: Serve) -> None:
@@ -153,10 +153,10 @@ def test_ps_json_prints_the_routers_response(router: Serve) -> None:
     ("status", "body", "text"),
     [
         (403, '{"error":"only from the router\'s own machine"}', "own machine"),
-        (200, "Ollama is running", "is no vLLama router"),
-        (200, {"models": []}, "is no vLLama router"),
+        (200, "Ollama is running", "is not a vLLama router"),
+        (200, {"models": []}, "is not a vLLama router"),
         (404, "404 page not found", "answered 404"),
-        (404, "<html>\n<p>Not found</p>\n</html>", "that is no vLLama router"),
+        (404, "<html>\n<p>Not found</p>\n</html>", "that is not a vLLama router"),
     ],
 )
 def test_ps_reports_a_server_that_is_not_a_vllama_router(router: Serve, status: int, body: Any, text: str) -> None:

@@ -91,7 +91,7 @@ def test_json_prints_the_report_for_machines(server: Serve) -> None:
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ([], "name the server"),
+        ([], "URL of the server is missing"),
         (["ftp://h"], "is not the URL of a server"),
         (["http://127.0.0.1:1", "--rule", "R999"], "R999 is no rule; they go from R001 to R201"),
     ],

@@ -1,4 +1,4 @@
-"""When a child is started again."""
+"""Back-off between restarts of a child."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees of `vllama serve`, and what happens when nobody looks any more."""
+"""Terminal output of `vllama serve`, also when it cannot be written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `vllama serve` would start, and what it refuses to start."""
+"""Plans of `vllama serve`, and the options that it refuses."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def test_without_models_no_worker_is_planned() -> None:
     ("groups", "first_port", "advice"),
     [
         ([WorkerGroup(["a", "b"], ["x"])], 8100, "one for each model"),
-        ([WorkerGroup(["a", "b"], ["x", "x"])], 8100, "tell them apart"),
-        ([WorkerGroup(["a"], ["x"]), WorkerGroup(["b"], ["x"])], 8100, "tell them apart"),
+        ([WorkerGroup(["a", "b"], ["x", "x"])], 8100, "give each a name of its own"),
+        ([WorkerGroup(["a"], ["x"]), WorkerGroup(["b"], ["x"])], 8100, "give each a name of its own"),
         ([WorkerGroup(["a"], replicas=4)], 65533, "--vllm-port"),
         ([WorkerGroup(["a"], replicas=2), WorkerGroup(["b"])], 65534, "--vllm-port"),
         ([WorkerGroup(["a"], replicas=2, gpus=["0", "1", "2"])], 8100, "a multiple of 2"),
@@ -172,7 +172,7 @@ def test_a_port_in_use_is_one_line_that_says_what_to_do() -> None:
 
 
 def test_an_address_of_another_machine_is_refused() -> None:
-    with pytest.raises(CannotLaunch, match="no address of this machine"):
+    with pytest.raises(CannotLaunch, match="not an address of this machine"):
         listen("192.0.2.1", 0)
 
 

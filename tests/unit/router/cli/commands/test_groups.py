@@ -1,4 +1,4 @@
-"""How a command line with `--and` in it is read."""
+"""Parsing of command lines with `--and`."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def test_the_first_group_may_be_empty() -> None:
 
 def test_a_group_without_a_model_is_refused() -> None:
     for words in (["--max-num-seqs", "8"], [], ["--and", "--model", "b"]):
-        assert "there is no --model after --and" in refused("--model", "a", "--and", *words)
-    assert "there is no --model whose vLLM would get it" in refused("--max-num-seqs", "8")
+        assert "--model is missing after --and" in refused("--model", "a", "--and", *words)
+    assert "to pass it to vLLM, give a --model" in refused("--max-num-seqs", "8")
 
 
 @pytest.mark.parametrize("word", ["--port", "--port=9"])
