@@ -90,6 +90,10 @@ class Forwarder:
         self._admission = Admission(limits.waiting)
         self._budgets: dict[str, Budget] = {}
 
+    def __repr__(self) -> str:
+        in_flight = sum(budget.in_flight for budget in self._budgets.values())
+        return f"<Forwarder {self._admission.waiting} waiting, {in_flight} in flight>"
+
     async def acquire(self, call: ForwardRequest, record: RequestRecord) -> _Result:
         """An answer that may begin, from the first worker that gives one; or a reply, where asking a worker was enough.
 

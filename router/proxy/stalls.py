@@ -57,6 +57,9 @@ class StallWatch:
         self._every = every
         self._watched: set[Watched] = set()
 
+    def __repr__(self) -> str:
+        return f"<StallWatch {len(self._watched)} watched>"
+
     @contextmanager
     def watching(self, watched: Watched) -> Iterator[None]:
         self._watched.add(watched)

@@ -1,25 +1,33 @@
-"""Where a request is made ready for its worker: beside the event loop, if it is large."""
+"""Attempts and retries of one request, with a scripted client and no sockets."""
 
+import asyncio
 import dataclasses
 import json
+import logging
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
 
-from tests.support.balance import Clock, found, group, pool_of
+from tests.support.balance import DRAINING, Clock, found, group, pool_of, worker_in
+from tests.support.protocol import event
+from tests.support.until import auntil
 from tests.support.vllm.canned_response import Canned
 from vllama_pool.config.routing.defaults import NONE
-from vllama_pool.router.errors import ClientError
+from vllama_pool.router.balance.lease import Completed
+from vllama_pool.router.errors import AttemptFailed, ClientError, NoWorker, ServerBusy
 from vllama_pool.router.offload import INLINE_BYTES
 from vllama_pool.router.protocol.clock import SystemClock
+from vllama_pool.router.protocol.operation import DirectResponse, Operation, PreflightRequest, UpstreamRequest
 from vllama_pool.router.protocol.table import OPERATIONS
+from vllama_pool.router.proxy.attempt import WorkerResponse
 from vllama_pool.router.proxy.forward import Forwarder, ForwardRequest, Limits
 from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
 from vllama_pool.router.routing.resolve import Resolution
 from vllama_pool.router.telemetry.request_record import RequestRecord
+from vllama_pool.router.upstream.interface import ConnectFailed, ConnectionLost, Endpoint, Sink
 from vllama_pool.workers.registry.record import ModelInfo
 
 CHAT = next(operation for operation in OPERATIONS if operation.name == "chat")
@@ -64,3 +72,451 @@ async def test_a_large_request_is_made_ready_beside_the_event_loop(size: int) ->
         await forwarder.acquire(call, RequestRecord(id="id", operation="chat", client=""))
     assert len(threads) == 2
     assert (set(threads) == {threading.get_ident()}) is (size <= INLINE_BYTES)
+
+
+SERVED = ModelInfo(name="m", context_length=2048, template="{{ messages }}")
+ROLE = event(choices=[{"index": 0, "delta": {"role": "assistant", "content": ""}}])
+HI = event(choices=[{"index": 0, "delta": {"content": "hi"}}])
+END = (
+    event(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}])
+    + event(choices=[], usage={"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2})
+    + b"data: [DONE]\n\n"
+)
+
+
+class Hang:
+    """A script step that never completes."""
+
+
+Step = bytes | Exception | Hang
+
+
+@dataclasses.dataclass
+class FakeResponse:
+    """An `interface.Response` that plays its steps, then ends."""
+
+    steps: list[Step]
+    status: int = 200
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    closed: int = 0
+
+    async def read(self) -> bytes:
+        step = self.steps.pop(0) if self.steps else b""
+        if isinstance(step, Hang):
+            await asyncio.get_running_loop().create_future()
+        if isinstance(step, Exception):
+            raise step
+        assert isinstance(step, bytes)
+        return step
+
+    def attach(self, sink: Sink) -> None: ...
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class FakeClient:
+    """Plays a script per worker: what each `send` to it returns or raises."""
+
+    def __init__(self, scripts: Mapping[str, Sequence[FakeResponse | Exception | Hang]]) -> None:
+        self._scripts = {worker: list(script) for worker, script in scripts.items()}
+        self.sent: list[tuple[str, str, bytes]] = []
+        """Worker, path and body of each request."""
+        self.responses: list[FakeResponse] = []
+        self.connect_timeouts: set[float] = set()
+
+    @property
+    def workers(self) -> list[str]:
+        return [worker for worker, _, _ in self.sent]
+
+    async def send(
+        self, endpoint: Endpoint, method: str, path: str, *, body: bytes, connect_timeout: float, **_: Any
+    ) -> FakeResponse:
+        self.sent.append((endpoint.host, path, body))
+        self.connect_timeouts.add(connect_timeout)
+        result = self._scripts[endpoint.host].pop(0)
+        if isinstance(result, Hang):
+            await asyncio.get_running_loop().create_future()
+        if isinstance(result, Exception):
+            raise result
+        assert isinstance(result, FakeResponse)
+        self.responses.append(result)
+        return result
+
+    async def aclose(self) -> None: ...
+
+
+class StepClock:
+    """The pool's clock as the forwarder wants it."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def time_ns(self) -> int:
+        return 0
+
+    def monotonic_ns(self) -> int:
+        return int(self._clock() * 1e9)
+
+
+class FixedDelay(random.Random):
+    """Draws one delay, whatever its bounds."""
+
+    def __init__(self, delay: float) -> None:
+        super().__init__(1)
+        self.delay = delay
+
+    def uniform(self, a: float, b: float) -> float:
+        return self.delay
+
+
+class Fleet:
+    """A forwarder in front of scripted workers, which it tries in the order of their names."""
+
+    def __init__(self, *, delay: float = 0.0, **scripts: Sequence[FakeResponse | Exception | Hang]) -> None:
+        clock = Clock()
+        self.pool = pool_of(clock, *(found(worker, SERVED) for worker in scripts))
+        self.client = FakeClient(scripts)
+        self.stalls = StallWatch(StallLimits())
+        self.refreshes: list[None] = []
+        self.records: list[RequestRecord] = []
+        self.forwarder = Forwarder(
+            self.client,
+            self.pool,
+            self.stalls,
+            StepClock(clock),
+            FixedDelay(delay),
+            limits=Limits(connect=0.7),
+            refresh=lambda: self.refreshes.append(None),
+        )
+
+    async def acquire(
+        self, *, stream: bool = True, operation: Operation[Any] = CHAT
+    ) -> WorkerResponse | DirectResponse:
+        body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": stream}).encode()
+        resolution = Resolution("m", "m", group(self.pool), NONE, lambda workers, *_: workers[0])
+        request = ForwardRequest(operation, CHAT.decode(body), resolution, 0, "id", len(body))
+        self.records.append(RequestRecord(id="id", operation="chat", client=""))
+        return await self.forwarder.acquire(request, self.records[-1])
+
+    async def answer(self, *, stream: bool = True, operation: Operation[Any] = CHAT) -> bytes:
+        """The first bytes for the client, or all of them where nothing is streamed. The response is then closed."""
+        response = await self.acquire(stream=stream, operation=operation)
+        assert isinstance(response, WorkerResponse)
+        assert self.pool.in_flight == 1
+        response.close(Completed(1))
+        response.close(Completed(1))
+        self.assert_idle()
+        return response.first if stream else response.translator.finish()
+
+    async def refusal(self, *, stream: bool = True, operation: Operation[Any] = CHAT) -> ClientError:
+        """The error that the client gets."""
+        with pytest.raises(ClientError) as caught:
+            await self.acquire(stream=stream, operation=operation)
+        self.assert_idle()
+        return caught.value
+
+    def assert_idle(self) -> None:
+        """Every lease, connection, admission, budget entry and stall watch was released, once."""
+        assert self.pool.in_flight == 0
+        assert [worker.in_flight for worker in self.pool] == [0] * len(self.pool)
+        assert all(response.closed for response in self.client.responses)
+        assert repr(self.forwarder) == "<Forwarder 0 waiting, 0 in flight>"
+        assert repr(self.stalls) == "<StallWatch 0 watched>"
+
+
+def ok() -> FakeResponse:
+    return FakeResponse([HI, END])
+
+
+def status(code: int, text: str = "no") -> FakeResponse:
+    return FakeResponse([json.dumps({"error": {"message": text, "code": code}}).encode()], code)
+
+
+def refused() -> ConnectFailed:
+    return ConnectFailed("refused")
+
+
+async def test_first_worker_refuses_the_connection_and_the_second_answers() -> None:
+    fleet = Fleet(a=[refused()], b=[ok()])
+    assert b'"hi"' in await fleet.answer()
+    assert fleet.client.workers == ["a", "b"]
+    assert (fleet.records[0].attempts, fleet.records[0].worker) == (2, "b")
+    assert fleet.records[0].failures == ["Lost"]
+    assert worker_in(fleet.pool, "a").is_suspect(1060)
+
+
+async def test_a_connect_timeout_is_passed_on_and_moves_the_request_elsewhere() -> None:
+    fleet = Fleet(a=[ConnectFailed("no connection within 0.7 s")], b=[ok()])
+    assert await fleet.answer()
+    assert fleet.client.connect_timeouts == {0.7}
+
+
+async def test_a_500_is_tried_once_elsewhere_and_no_more() -> None:
+    fleet = Fleet(a=[status(500, "boom")], b=[status(500, "boom too")], c=[ok()])
+    error = await fleet.refusal()
+    assert (error.status, error.text) == (500, "boom too")
+    assert fleet.client.workers == ["a", "b"]
+
+
+async def test_a_500_followed_by_an_answer_elsewhere_is_not_seen_by_the_client() -> None:
+    fleet = Fleet(a=[status(500)], b=[ok()])
+    assert b'"hi"' in await fleet.answer()
+
+
+@pytest.mark.parametrize("code", [429, 502, 503, 504])
+async def test_a_busy_or_unavailable_worker_is_left_for_another(code: int) -> None:
+    fleet = Fleet(a=[status(code)], b=[status(code)], c=[ok()])
+    assert b'"hi"' in await fleet.answer()
+    assert fleet.client.workers == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("code", [400, 413, 422])
+async def test_a_4xx_is_never_retried(code: int) -> None:
+    fleet = Fleet(a=[status(code, "bad input")], b=[ok()])
+    error = await fleet.refusal()
+    assert (error.status, error.text) == (code, "bad input")
+    assert fleet.client.workers == ["a"]
+
+
+async def test_a_model_that_a_worker_denies_is_tried_once_elsewhere_and_refreshes_the_view() -> None:
+    gone = "The model `m` does not exist."
+    fleet = Fleet(a=[status(404, gone)], b=[status(404, gone)], c=[ok()])
+    assert (await fleet.refusal()).status == 404
+    assert fleet.client.workers == ["a", "b"]
+    assert len(fleet.refreshes) == 2
+
+
+async def test_at_most_three_attempts_on_distinct_workers() -> None:
+    fleet = Fleet(**{worker: [refused(), refused()] for worker in "abcde"})
+    error = await fleet.refusal()
+    assert (error.status, error.retry_after) == (503, 1)
+    assert fleet.client.workers == ["a", "b", "c"]
+
+
+async def test_the_client_sees_the_most_specific_failure_not_the_last() -> None:
+    fleet = Fleet(a=[status(429, "at capacity")], b=[refused()], c=[refused()])
+    error = await fleet.refusal()
+    assert (error.status, error.text) == (429, "at capacity")
+
+
+async def test_a_single_worker_is_not_tried_twice() -> None:
+    fleet = Fleet(a=[refused(), ok()])
+    assert (await fleet.refusal()).status == 503
+    assert fleet.client.workers == ["a"]
+
+
+async def test_retries_end_when_the_budget_is_empty() -> None:
+    fleet = Fleet(a=[status(429) for _ in range(4)], b=[status(429) for _ in range(4)])
+    for _ in range(4):
+        assert (await fleet.refusal()).status == 429
+    assert [record.attempts for record in fleet.records] == [2, 2, 2, 1]
+
+
+async def test_a_first_lost_connection_is_retried_without_a_budget() -> None:
+    fleet = Fleet(a=[*(status(429) for _ in range(3)), refused()], b=[*(status(429) for _ in range(3)), ok()])
+    for _ in range(3):
+        await fleet.refusal()
+    assert await fleet.answer()
+
+
+async def test_nothing_is_retried_after_the_first_content() -> None:
+    fleet = Fleet(a=[FakeResponse([HI, ConnectionLost("reset")])], b=[ok()])
+    assert b'"hi"' in await fleet.answer()
+    assert fleet.client.workers == ["a"]
+
+
+async def test_a_stream_lost_before_its_first_content_is_retried() -> None:
+    fleet = Fleet(a=[FakeResponse([ROLE, ConnectionLost("reset")])], b=[ok()])
+    assert b'"hi"' in await fleet.answer()
+    assert fleet.client.workers == ["a", "b"]
+
+
+async def test_a_response_that_is_not_streamed_is_retried_until_its_end() -> None:
+    fleet = Fleet(a=[FakeResponse([HI, ConnectionLost("reset")])], b=[ok()])
+    assert json.loads(await fleet.answer(stream=False))["message"]["content"] == "hi"
+    assert fleet.client.workers == ["a", "b"]
+
+
+@pytest.mark.parametrize(("code", "workers"), [(400, ["a"]), (500, ["a", "b"]), (503, ["a", "b", "c"])])
+async def test_an_error_event_before_the_first_content_is_retried_by_its_own_code(
+    code: int, workers: list[str]
+) -> None:
+    def failing() -> FakeResponse:
+        return FakeResponse([ROLE, event(error={"message": "no", "code": code})])
+
+    fleet = Fleet(a=[failing()], b=[failing()], c=[failing()], d=[ok()])
+    assert (await fleet.refusal()).status == code
+    assert fleet.client.workers == workers
+
+
+async def test_a_stream_that_ends_before_it_is_whole_is_retried() -> None:
+    fleet = Fleet(a=[FakeResponse([ROLE])], b=[ok()])
+    assert b'"hi"' in await fleet.answer()
+
+
+@pytest.mark.parametrize(
+    "stuck",
+    [
+        pytest.param({"a": [Hang()]}, id="before the head"),
+        pytest.param({"a": [FakeResponse([Hang()])]}, id="before the first content"),
+        pytest.param({"a": [FakeResponse([Hang()], 500)]}, id="in an error body"),
+        pytest.param({"a": [refused()], "b": [Hang()]}, id="in a retry"),
+    ],
+)
+async def test_a_client_that_leaves_while_it_waits_leaks_nothing(stuck: dict[str, Any]) -> None:
+    fleet = Fleet(**stuck)
+    waiting = asyncio.create_task(fleet.acquire())
+    await auntil(lambda: len(fleet.client.sent) == len(stuck))
+    assert fleet.pool.in_flight == 1
+    assert repr(fleet.forwarder) == "<Forwarder 1 waiting, 1 in flight>"
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    fleet.assert_idle()
+    assert worker_in(fleet.pool, list(stuck)[-1]).available(1060)
+
+
+async def test_a_client_that_leaves_between_two_attempts_leaks_nothing() -> None:
+    fleet = Fleet(delay=3600, a=[refused()], b=[refused()], c=[ok()])
+    waiting = asyncio.create_task(fleet.acquire())
+    await auntil(lambda: len(fleet.client.sent) == 2 and fleet.pool.in_flight == 0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    fleet.assert_idle()
+    assert fleet.client.workers == ["a", "b"]
+
+
+@pytest.mark.parametrize("stuck", [Hang(), FakeResponse([Hang()])], ids=["no head", "no content"])
+async def test_a_worker_that_does_not_begin_to_answer_is_given_up(stuck: Any) -> None:
+    fleet = Fleet(a=[stuck], b=[ok()])
+    answering = asyncio.create_task(fleet.answer())
+    await auntil(lambda: bool(fleet.client.sent))
+    now = asyncio.get_running_loop().time()
+    fleet.stalls.look(now + 299)
+    await asyncio.sleep(0)
+    assert fleet.client.workers == ["a"]
+    fleet.stalls.look(now + 301)
+    assert b'"hi"' in await answering
+    assert fleet.client.workers == ["a", "b"]
+    assert fleet.records[0].failures == ["Lost"]
+
+
+async def test_without_another_worker_a_stall_is_a_504() -> None:
+    fleet = Fleet(a=[Hang()])
+    refusing = asyncio.create_task(fleet.refusal())
+    await auntil(lambda: bool(fleet.client.sent))
+    fleet.stalls.look(asyncio.get_running_loop().time() + 301)
+    error = await refusing
+    assert (error.status, error.text) == (504, "the worker did not begin to answer within 300 s")
+
+
+async def test_a_model_whose_workers_are_all_out_is_a_503_that_names_their_states() -> None:
+    fleet = Fleet(a=[], b=[])
+    for worker in "ab":
+        fleet.pool.report(worker, DRAINING)
+    error = await fleet.refusal()
+    assert isinstance(error, NoWorker)
+    assert (error.status, error.text) == (503, "no worker is available for model 'm': its workers are out: 2 draining")
+    assert fleet.records[0].attempts == 0
+
+
+async def test_more_requests_than_may_wait_are_refused_before_any_attempt() -> None:
+    fleet = Fleet(a=[Hang()])
+    fleet.forwarder = Forwarder(
+        fleet.client, fleet.pool, fleet.stalls, StepClock(Clock()), random.Random(1),
+        limits=Limits(waiting=1), refresh=lambda: None,
+    )  # fmt: skip
+    waiting = [asyncio.create_task(fleet.acquire()) for _ in range(1)]
+    await auntil(lambda: bool(fleet.client.sent))
+    for _ in range(8):
+        fleet.pool.lease(worker_in(fleet.pool, "a"))
+    with pytest.raises(ServerBusy):
+        await fleet.acquire()
+    assert len(fleet.client.sent) == 1
+    waiting[0].cancel()
+
+
+async def test_a_preflight_request_and_the_request_go_to_the_same_worker_as_one_attempt() -> None:
+    def prepare(*_: Any) -> PreflightRequest:
+        return PreflightRequest("/tokenize", b"?", lambda counted: UpstreamRequest("/v1/chat/completions", counted))
+
+    fleet = Fleet(a=[FakeResponse([b"3 ", b"tokens"]), ok()], b=[])
+    assert await fleet.answer(operation=dataclasses.replace(CHAT, prepare=prepare))
+    assert fleet.client.sent == [("a", "/tokenize", b"?"), ("a", "/v1/chat/completions", b"3 tokens")]
+    assert fleet.records[0].attempts == 1
+
+
+async def test_a_preflight_that_fails_moves_the_whole_attempt_elsewhere() -> None:
+    def prepare(*_: Any) -> PreflightRequest:
+        return PreflightRequest("/tokenize", b"?", lambda _: UpstreamRequest("/v1/chat/completions", b"{}"))
+
+    fleet = Fleet(a=[refused()], b=[FakeResponse([b"3"]), ok()])
+    assert await fleet.answer(operation=dataclasses.replace(CHAT, prepare=prepare))
+    assert fleet.client.workers == ["a", "b", "b"]
+
+
+async def test_a_preflight_may_answer_the_client_directly() -> None:
+    reply = DirectResponse(b"{}")
+    operation = dataclasses.replace(CHAT, prepare=lambda *_: PreflightRequest("/tokenize", b"?", lambda _: reply))
+    fleet = Fleet(a=[FakeResponse([b"3"])])
+    assert await fleet.acquire(operation=operation) is reply
+    fleet.assert_idle()
+
+
+async def test_a_request_adapted_after_a_refusal_is_no_retry() -> None:
+    def adapt(_request: object, _model: object, _defaults: object, *refusals: AttemptFailed) -> UpstreamRequest | None:
+        return UpstreamRequest("/v1/chat/completions", b"adapted") if len(refusals) == 1 else None
+
+    fleet = Fleet(a=[status(400, "too many stop strings"), ok()], b=[])
+    assert await fleet.answer(operation=dataclasses.replace(CHAT, adapt=adapt))
+    assert [(worker, body == b"adapted") for worker, _, body in fleet.client.sent] == [("a", False), ("a", True)]
+    assert (fleet.records[0].attempts, fleet.records[0].failures) == (1, [])
+
+
+async def test_the_same_refusal_twice_ends_the_adapting_with_the_first_text() -> None:
+    def adapt(*_: object) -> UpstreamRequest:
+        return UpstreamRequest("/v1/chat/completions", b"adapted")
+
+    fleet = Fleet(a=[status(400, "too long"), status(400, "too long"), ok()], b=[ok()])
+    error = await fleet.refusal(operation=dataclasses.replace(CHAT, adapt=adapt))
+    assert (error.status, error.text) == (400, "too long")
+    assert fleet.client.workers == ["a", "a"]
+
+
+async def test_a_fault_of_ours_leaks_nothing_and_blames_no_worker() -> None:
+    def prepare(*_: Any) -> UpstreamRequest:
+        raise RuntimeError("a bug")
+
+    fleet = Fleet(a=[], b=[])
+    with pytest.raises(RuntimeError):
+        await fleet.acquire(operation=dataclasses.replace(CHAT, prepare=prepare))
+    fleet.assert_idle()
+    assert worker_in(fleet.pool, "a").available(1060)
+
+
+async def test_debug_logs_each_choice_with_its_reasons_and_each_outcome(caplog: pytest.LogCaptureFixture) -> None:
+    fleet = Fleet(a=[refused()], b=[ok()], c=[])
+    fleet.pool.report("c", DRAINING)
+    with caplog.at_level(logging.DEBUG, "vllama_pool.router.proxy.forward"):
+        await fleet.answer()
+    assert [message.partition("; ")[0] for message in caplog.messages] == [
+        "request id: chose a for m",
+        "request id: a failed: Lost: the worker could not be reached or was lost: refused",
+        "request id: chose b for m",
+        "request id: b answers",
+    ]
+    assert "c: draining" in caplog.messages[0]
+    assert "a: tried already" in caplog.messages[2]
+
+
+async def test_info_logs_nothing_of_choices(caplog: pytest.LogCaptureFixture) -> None:
+    fleet = Fleet(a=[refused()], b=[ok()])
+    with caplog.at_level(logging.INFO, "vllama_pool.router.proxy.forward"):
+        await fleet.answer()
+    assert caplog.messages == []
