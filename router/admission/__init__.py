@@ -1,1 +1,1 @@
-"""How many requests may wait."""
+"""Limits the number of waiting requests."""

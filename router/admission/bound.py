@@ -1,7 +1,7 @@
-"""Whether one more request may wait for a worker: Ollama's bound on pending requests (R161, R188).
+"""Ollama's limit on pending requests (R161, R188).
 
-A request waits until its answer may begin, inside vLLM as a rule. The bound is on those for which the model's workers
-have no slot: however many prompts arrive at once, those that run are not refused.
+A request waits until its response may begin, usually in vLLM's queue. Only requests beyond the slots of the model's
+workers count against the limit.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from vllama_pool.router.errors import ServerBusy
 from vllama_pool.router.routing.resolve import Resolution
 
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
-"""Ollama's own words, with two spaces (R161)."""
+"""Ollama's text, with two spaces (R161)."""
 RETRY_AFTER = 1
 """Seconds."""
 
 
 class Admission:
-    """Counts this process's requests whose answers have not begun, for all models together."""
+    """Counts this process's requests whose responses have not begun, for all models together."""
 
     def __init__(self, most: int) -> None:
-        """`most` requests may wait. With 0 a request is taken only while there is a free slot."""
+        """`most` requests may wait. With 0, a request needs a free slot."""
         self._most = most
         self.waiting = 0
 
@@ -27,11 +27,11 @@ class Admission:
         return f"<Admission {self.waiting} waiting, {self._most} may>"
 
     def enter(self, resolution: Resolution) -> None:
-        """A request begins to wait. Raises ServerBusy if too many do; else call `leave` once."""
+        """Count a waiting request. Raises ServerBusy at the limit; otherwise call `leave` once."""
         if self.waiting >= self._most and resolution.beyond_slots >= self._most:
             raise ServerBusy(BUSY, retry_after=RETRY_AFTER)
         self.waiting += 1
 
     def leave(self) -> None:
-        """Its answer may begin, or it has failed."""
+        """End the wait: the response may begin, or the request failed."""
         self.waiting -= 1

@@ -1,1 +1,1 @@
-"""Who gets a request: the pool of workers, leases, load, health and retry decisions. Pure state."""
+"""Load balancing: the pool of workers, leases, load, health, and retry decisions. No I/O."""

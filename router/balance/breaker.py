@@ -1,4 +1,4 @@
-"""A circuit breaker: opens after failures in a row, and lets one probe through when its time is over."""
+"""A circuit breaker: opens after consecutive failures and lets one probe through when its hold time ends."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class Circuit(enum.StrEnum):
 
 
 class Breaker:
-    """Opens after `threshold` failures in a row, for `hold` seconds times the openings in a row, up to `ceiling`.
+    """Opens after `threshold` consecutive failures, for `hold` seconds times the consecutive openings, up to `ceiling`.
 
-    When that time is over it is half open: one request is let through as a probe. Its success closes the
-    breaker, its failure opens it for longer. Times are seconds of one monotonic clock. Requests sent before the
-    breaker last opened say nothing new, so fifty streams that break together count as one event.
+    It is then half-open: one request goes through as a probe. Success closes the breaker, failure opens it for longer.
+    Times are monotonic seconds. Results of requests sent before the latest opening are ignored, so that fifty streams
+    that break together count as one failure.
     """
 
     def __init__(self, threshold: int, hold: float, ceiling: float = 60.0) -> None:
@@ -24,13 +24,13 @@ class Breaker:
         self._hold = hold
         self._ceiling = ceiling
         self.failures = 0
-        """Failures in a row since the last success."""
+        """Consecutive failures."""
         self.failed_at = float("-inf")
-        """When the last of them was seen."""
+        """Time of the latest failure."""
         self.openings = 0
         """Times opened since the last success."""
         self.is_open = False
-        """Open or half open."""
+        """True if open or half-open."""
         self._opened_at = float("-inf")
         self._until = float("-inf")
         self._probing = False
@@ -47,22 +47,22 @@ class Breaker:
         return Circuit.OPEN if now < self._until else Circuit.HALF_OPEN
 
     def allows(self, now: float) -> bool:
-        """Closed, or half open with nobody probing yet."""
+        """True if closed, or half-open without a probe under way."""
         return not self.is_open or (now >= self._until and not self._probing)
 
     def take(self, now: float) -> bool:
-        """A request goes out. True if it is the probe; its owner then gives a verdict, or calls `untake`."""
+        """Register a request. Returns True if it is the probe: its owner reports a result or calls `abandon_probe`."""
         if self.is_open and now >= self._until and not self._probing:
             self._probing = True
             return True
         return False
 
-    def untake(self) -> None:
-        """The probe ended without a verdict (its client left); the next request is one."""
+    def abandon_probe(self) -> None:
+        """End the probe without a result, so that the next request becomes the probe."""
         self._probing = False
 
     def failed(self, sent: float, now: float) -> None:
-        """A request sent at `sent` failed."""
+        """Record the failure of a request sent at `sent`."""
         if sent < self._opened_at or (self.is_open and now < self._until):
             return
         self.failures += 1
@@ -71,7 +71,7 @@ class Breaker:
             self._trip(now)
 
     def succeeded(self, sent: float) -> bool:
-        """A request sent at `sent` was answered. True if that closed the breaker."""
+        """Record the success of a request sent at `sent`. Returns True if that closed the breaker."""
         if sent < self._opened_at:
             return False
         was_open = self.is_open
@@ -80,10 +80,9 @@ class Breaker:
         return was_open
 
     def close_once(self) -> bool:
-        """Close on somebody else's word, once: not if it has opened again without a success in between.
+        """Close without a success, unless it has reopened since the last one. Returns True if that closed it.
 
-        True if it was open and is closed now. The count of openings stays, so that the next failure opens it
-        for longer.
+        The count of openings stays, so that the next failure opens it for longer.
         """
         if not self.is_open or self.openings > 1:
             return False
@@ -91,7 +90,7 @@ class Breaker:
         return True
 
     def reset(self, now: float) -> None:
-        """Begin anew: what requests sent until now still have to tell is of the past."""
+        """Close, and ignore the results of requests sent before `now`."""
         self._close()
         self.openings = 0
         self._opened_at = now

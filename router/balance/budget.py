@@ -4,11 +4,9 @@ from __future__ import annotations
 
 
 class Budget:
-    """How many retries a model's requests may cause: a fifth of their number, and three to begin with.
+    """A token bucket: each request adds 0.2 retries, up to 20 % of the requests in flight, but at least three.
 
-    Every request pays in a fifth of a retry. What can be saved is a fifth of the requests in flight, or three if
-    that is more. So if everything fails, workers see at most 1.2 attempts per request and three more, however
-    long it lasts; and a burst of failures is met with no more retries than a fifth of what is running.
+    If every attempt fails, workers see at most 1.2 attempts per request, plus three.
     """
 
     SHARE = 0.2
@@ -23,22 +21,22 @@ class Budget:
 
     @property
     def left(self) -> float:
-        """Retries that may be made now; less than 1 is none."""
+        """Available retries; less than 1 means none."""
         return self._saved
 
     def enter(self) -> None:
-        """A request begins."""
+        """Count a request in flight and add its share."""
         self.in_flight += 1
         most = max(self.FLOOR, self.SHARE * self.in_flight)
         self._saved = min(self._saved + self.SHARE, most)
 
     def leave(self) -> None:
-        """It is over. Call once for each `enter`."""
+        """End a request. Call once for each `enter`."""
         self.in_flight -= 1
         self._saved = min(self._saved, max(self.FLOOR, self.SHARE * self.in_flight))
 
     def withdraw(self) -> bool:
-        """Take one retry. False if there is none left."""
+        """Spend one retry. Returns False if none is left."""
         if self._saved < 1:
             return False
         self._saved -= 1

@@ -1,9 +1,9 @@
-"""Whether a worker may be given requests, judged by how its last ones went.
+"""Health of a worker, from the results of its latest requests.
 
-Two circuits, because a refused connection and a bad answer mean different things. `link` opens at the first
-lost connection: the worker is suspected, and the word of its agent (a beat) clears it once. If the connection
-is lost again before the worker has answered anything, the beat was wrong about what this router can reach, and
-only a probe clears it. `breaker` opens after several bad answers in a row and ignores beats altogether.
+A lost connection and a bad response open different breakers. `link` opens at the first lost connection: the worker is
+suspect. A beat of its agent closes `link` once; if the connection is lost again before any success, this router cannot
+reach the worker although its agent is alive, and only a probe closes it. `breaker` opens after several consecutive
+bad responses and ignores beats.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from __future__ import annotations
 from vllama_pool.router.balance.breaker import Breaker
 from vllama_pool.router.errors import AttemptFailed, Faulty, Lost, Refused, Unavailable
 
-DETERRENT = 8.0
-"""Factor for each bad answer in a row."""
-MOST_DETERRED = 3
-DETERRED_FOR = 5.0
-"""Seconds after the last of them. Then it is tried again, and the breaker counts on."""
+PENALTY = 8.0
+"""Factor per consecutive bad response."""
+MAX_PENALTIES = 3
+PENALTY_FOR = 5.0
+"""Seconds for which a bad response counts."""
 
 
 class Health:
-    """What a worker's own behaviour says of it. Knows nothing of its load or its declared state."""
+    """Results of requests and probes. Independent of load and of the worker's own state."""
 
     def __init__(self) -> None:
         self.link = Breaker(threshold=1, hold=3.0)
@@ -29,63 +29,63 @@ class Health:
         return f"<Health link={self.link!r} breaker={self.breaker!r}>"
 
     def describe(self, now: float) -> str:
-        """For ops: "closed", "open", "half-open", or "suspect" while the link is in doubt."""
+        """The state that `vllama ps` shows: "closed", "open", "half-open" or "suspect"."""
         return "suspect" if self.is_suspect(now) else str(self.breaker.circuit(now))
 
     def is_suspect(self, now: float) -> bool:
-        """A connection was lost and nothing good has been heard since, nor is a trial due."""
+        """True if a connection was lost, nothing has succeeded since, and no probe is due."""
         return not self.link.allows(now)
 
     def healthy(self, now: float) -> bool:
-        """May be given requests."""
-        if not self.link.is_open and not self.breaker.is_open:  # nearly always; this is asked of every worker
+        """True if requests may be sent."""
+        if not self.link.is_open and not self.breaker.is_open:  # the common case, checked for every worker
             return True
         return self.link.allows(now) and self.breaker.allows(now)
 
     def dispatched(self, now: float) -> bool:
-        """A request goes out. True if it is a probe of either circuit."""
+        """Register a request. Returns True if it is a probe of either breaker."""
         link, breaker = self.link.take(now), self.breaker.take(now)
         return link or breaker
 
-    def abandoned(self) -> None:
-        """A probe ended without telling anything."""
-        self.link.untake()
-        self.breaker.untake()
+    def abandon_probe(self) -> None:
+        """End a probe without a result."""
+        self.link.abandon_probe()
+        self.breaker.abandon_probe()
 
     def answered(self, sent: float) -> bool:
-        """A request was answered well. True if the worker is readmitted by it."""
+        """Record a success. Returns True if that closed a breaker."""
         link, breaker = self.link.succeeded(sent), self.breaker.succeeded(sent)
         return link or breaker
 
     def failed(self, failure: AttemptFailed | type[AttemptFailed], sent: float, now: float) -> None:
-        """An attempt failed. What kind of failure decides what it says of the worker."""
+        """Record a failed attempt, by its kind."""
         kind = failure if isinstance(failure, type) else type(failure)
         if issubclass(kind, Lost):
             self.link.failed(sent, now)
-            self.breaker.untake()
+            self.breaker.abandon_probe()
             return
         self.link.succeeded(sent)
         if issubclass(kind, Unavailable | Faulty):
             self.breaker.failed(sent, now)
         elif issubclass(kind, Refused):
             self.breaker.succeeded(sent)
-        else:  # Busy or ModelGone: neither well nor ill
-            self.breaker.untake()
+        else:  # Busy and ModelGone say nothing about health
+            self.breaker.abandon_probe()
 
-    def deterrent(self, now: float) -> float:
-        """How many times as crowded it is taken to be than it is; 1 for none.
+    def penalty(self, now: float) -> float:
+        """Factor on the worker's score after bad responses; 1 without.
 
-        A worker that fails at once is never crowded, and would attract everything until its breaker opens. Once it
-        is open, whoever asks all the same is in a panic, and wants the load spread.
+        A worker that fails at once always has free slots and would attract every request until its breaker opens.
+        With the breaker open the factor is 1: the worker is then chosen only in a panic, which spreads the load.
         """
-        fresh = not self.breaker.is_open and now - self.breaker.failed_at < DETERRED_FOR
-        return DETERRENT ** min(self.breaker.failures, MOST_DETERRED) if fresh else 1.0
+        fresh = not self.breaker.is_open and now - self.breaker.failed_at < PENALTY_FOR
+        return PENALTY ** min(self.breaker.failures, MAX_PENALTIES) if fresh else 1.0
 
     def mark_up(self) -> bool:
-        """Its agent says that it is well. True if that readmits it."""
+        """Record a beat of its agent. Returns True if that closed `link`."""
         return self.link.close_once()
 
     def reset(self, now: float) -> None:
-        """A new process behind the same name: nothing that was known counts."""
+        """Forget everything: the worker is a new process."""
         self.link.reset(now)
         self.breaker.reset(now)

@@ -1,4 +1,4 @@
-"""A lease: one request's place in a worker, given back exactly once."""
+"""A lease counts one request in flight on a worker, and is released exactly once."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from vllama_pool.router.errors import AttemptFailed
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """The worker's answer was whole."""
+    """The worker's response was complete."""
 
     tokens: int
-    """Tokens it made."""
+    """Tokens generated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Errored:
-    """The attempt failed, or the stream broke; what kind of failure decides what that says of the worker."""
+    """The attempt failed or the stream broke. The kind of failure decides the effect on the worker's health."""
 
     failure: AttemptFailed
 
 
 @dataclass(frozen=True, slots=True)
 class Abandoned:
-    """The client left, or the router stopped the request for reasons of its own. Says nothing of the worker."""
+    """The client left, or the router stopped the request. Has no effect on the worker's health."""
 
 
 Outcome = Completed | Errored | Abandoned
 
 
 class Lease:
-    """Counts one request against a worker from dispatch until `release`.
+    """Counts one request on a worker from dispatch until `release`.
 
-    Its owner is whoever owns the response; it calls `release` on every path. Further calls do nothing.
+    The owner of the response calls `release` on every path. It is idempotent.
     """
 
     def __init__(self, worker: Worker, model: str, clock: Callable[[], float]) -> None:
         self.worker = worker
         self.model = model
-        """The served name asked for; "" where it does not matter."""
+        """The served name; "" if it does not matter."""
         self.released = False
         self._clock = clock
         self._sent = clock()
@@ -54,14 +54,14 @@ class Lease:
         return f"<Lease on {self.worker.id}{', released' if self.released else ''}>"
 
     def begun(self) -> None:
-        """The first content has come: the worker is well, though the answer may take minutes yet. Idempotent."""
+        """Record the first content as a success, as the response may take minutes. Idempotent."""
         if not self._begun and not self.released:
             self._begun = True
             self._probe = False
             self.worker.answered(self._sent, self._clock())
 
     def release(self, outcome: Outcome) -> None:
-        """Give the place back, and tell the worker's health and speed how it went."""
+        """Release the slot and record the outcome in the worker's health and speed."""
         if self.released:
             return
         self.released = True
@@ -76,5 +76,5 @@ class Lease:
                 self.worker.failed(failure, self.model, self._sent, now)
             case Abandoned():
                 if self._probe:
-                    self.worker.health.abandoned()
+                    self.worker.health.abandon_probe()
         self.worker.finished()

@@ -1,7 +1,7 @@
-"""All workers that one router process knows, and what they serve.
+"""All workers known to one router process, and the models that they serve.
 
 Discovery drives it (`put`, `report`, `mark_down`, `mark_up`, `mark_suspect`, `remove`); requests take leases.
-Everything happens on one event loop and nothing here waits, so there are no locks.
+All state belongs to one event loop and nothing awaits, so there are no locks.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.record import Load, WorkerRecord
 
 WEIGH_EVERY = 0.5
-"""Seconds between two looks at how fast the workers are relative to each other."""
+"""Seconds between updates of the relative speeds."""
 
 REMEMBERED = 4096
-"""Names of models without a worker that are still told from names nobody knows; those that are served count too."""
+"""Maximum number of names, served now or earlier, that are distinguished from unknown ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Discovered:
-    """A worker as discovery found it: its record was checked, its host resolved and pinned."""
+    """A worker found by discovery, with a verified record and a resolved, pinned host."""
 
     record: WorkerRecord
     endpoint: Endpoint
     load: Load | None = None
-    """Its latest report, where one came with the record."""
+    """Its latest load report, if known."""
 
 
 class Pool:
-    """The workers by id and by served name. Workers keep their counters for as long as they are known or busy."""
+    """The workers by id and by served name. A removed worker keeps its counters until its requests end."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        """`clock` gives monotonic seconds."""
+        """`clock` returns monotonic seconds."""
         self._clock = clock
         self._workers: dict[str, Worker] = {}
         self._leaving: dict[str, Worker] = {}
@@ -60,10 +60,10 @@ class Pool:
 
     @property
     def in_flight(self) -> int:
-        """Requests of this process in all workers, those that have left included."""
+        """Requests of this process on all workers, including removed ones."""
         return sum(worker.in_flight for group in (self._workers, self._leaving) for worker in group.values())
 
-    # what discovery tells
+    # called by discovery
 
     def put(self, *found: Discovered) -> None:
         """Add workers, or renew their records. Known ones keep their counters, health and speed.
@@ -85,7 +85,7 @@ class Pool:
             self._index(self._clock())
 
     def report(self, worker_id: str, load: Load) -> bool:
-        """A beat that moved: the worker's agent lives, and says this. False if the worker is not known."""
+        """Record a load report. Returns False for an unknown worker."""
         worker = self._workers.get(worker_id)
         if worker is None:
             return False
@@ -95,43 +95,40 @@ class Pool:
         return True
 
     def mark_up(self, worker_id: str) -> None:
-        """This router has just reached the worker itself (a probe): stronger than a beat."""
+        """Record a successful probe, which is stronger than a beat."""
         worker = self._workers.get(worker_id)
         if worker is not None:
             worker.mark_up(self._clock())
 
     def mark_suspect(self, worker_id: str) -> None:
-        """This router could not reach the worker (a probe, not a request: those tell through their lease)."""
+        """Record a failed probe. Requests report their failures through their leases."""
         worker = self._workers.get(worker_id)
         if worker is not None:
             worker.mark_suspect(self._clock())
 
     def mark_down(self, worker_id: str) -> None:
-        """Its beats have stopped. It stays known, and is asked only when nobody else is left, until the next
-        report, probe or record."""
+        """Record that the worker's beats stopped: it is a last resort until its next report or successful probe."""
         worker = self._workers.get(worker_id)
         if worker is not None:
             worker.down = True
 
-    # what requests need
+    # called for requests
 
     def workers_for(self, name: str) -> tuple[Replica, ...]:
-        """The workers that serve a name, in any state: by its exact spelling, else by Ollama's rules (case does
-        not matter, `:latest` may be left out). Empty if nobody does."""
+        """Return the replicas for a name, in any state: by exact spelling, else by Ollama's rules (case-insensitive,
+        `:latest` is optional)."""
         return self._exact.get(name) or self.replicas(name)
 
     def replicas(self, name: str) -> tuple[Replica, ...]:
-        """The workers that serve a name in any spelling: what the catalogue shows as one model."""
+        """Return the replicas for a name in any spelling, which the catalogue shows as one model."""
         return self._by_key.get(lookup_key(name), ())
 
     def ever_served(self, name: str) -> str | None:
-        """The model that a worker last served by this name since this process began, as the worker spelled it. The
-        latest REMEMBERED names are known."""
+        """Return the model that a worker served under this name, now or earlier, in the worker's spelling."""
         return self._ever.get(name) or self._ever.get(lookup_key(name))
 
     def served(self) -> tuple[str, ...]:
-        """The models' names as the workers spell them, sorted, each once. Further served names of a model are
-        found by `workers_for` and not listed."""
+        """Return the models' names in the workers' spelling, sorted, without aliases."""
         names: dict[str, str] = {}
         for worker in self:
             for model in worker.record.models:
@@ -139,11 +136,11 @@ class Pool:
         return tuple(sorted(names.values()))
 
     def lease(self, worker: Worker, model: str = "") -> Lease:
-        """Take a place in a worker for a request that is sent now. `model` is the served name asked for."""
+        """Lease a slot for a request that is sent now. `model` is the served name."""
         self._weigh(self._clock())
         return Lease(worker, model, self._clock)
 
-    # inside
+    # internal
 
     def _renewed(self, found: Discovered, now: float) -> Worker:
         record = found.record
@@ -180,7 +177,7 @@ class Pool:
             del self._ever[next(iter(self._ever))]
 
     def _weigh(self, now: float, *, force: bool = False) -> None:
-        """Set the workers' speeds, each relative to those that serve the same first model."""
+        """Set the workers' speeds, each relative to the workers of the same first model."""
         if not force and now - self._weighed_at < WEIGH_EVERY:
             return
         self._weighed_at = now

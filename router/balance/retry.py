@@ -1,16 +1,15 @@
-"""The whole retry policy, as decisions about what has happened so far.
+"""The retry policy, as pure decisions about the attempts so far.
 
-Until the first content event a failed attempt may go to another worker: repeating it costs GPU time, never
-correctness. What is worth repeating, and what it may cost the fleet, is decided here and nowhere else.
+A failed attempt may be repeated on another worker until the first content event.
 
     Lost         at once elsewhere; free while a healthy worker is left, else (and from the second on) budgeted
     Busy         elsewhere, budgeted
     Unavailable  elsewhere, budgeted
-    Faulty       once elsewhere, budgeted: a request that breaks workers must not walk through the fleet
+    Faulty       once elsewhere, budgeted: a request that crashes workers must not reach all of them
     ModelGone    once elsewhere, budgeted
     Refused      never
 
-At most three attempts, on distinct workers. The first goes out again without delay, the next after a jittered one.
+At most three attempts, on distinct workers. The first retry is immediate, the second has a jittered delay.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from vllama_pool.router.errors import AttemptFailed, Busy, Faulty, Lost, ModelGo
 
 MAX_ATTEMPTS = 3
 SHORTEST, LONGEST = 0.05, 0.5
-"""Seconds: bounds of the jittered delay from the second redispatch on."""
+"""Seconds: bounds of the jittered delay before the second retry."""
 
 _MOST_SPECIFIC_FIRST: tuple[type[AttemptFailed], ...] = (
     Refused,
@@ -35,47 +34,47 @@ _MOST_SPECIFIC_FIRST: tuple[type[AttemptFailed], ...] = (
     Lost,
     AttemptFailed,
 )
-"""Which failure the client is told of, the most telling first: what an engine said beats that one was lost."""
+"""Priority of the failure that the client gets: an engine's own error before a lost connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """What has happened to a request so far. Made anew after each failure."""
+    """The failed attempts of a request, and what is left for another."""
 
     failures: tuple[AttemptFailed, ...]
-    """Every attempt's, in order; at least one."""
+    """One per attempt, in order; at least one."""
     count_untried: Untried
     """Who is left that was not tried."""
     budget: float
-    """Budgeted retries that may be made now: `Budget.left`."""
+    """`Budget.left`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Ask another worker."""
+    """Send the request to another worker."""
 
     delay: float
-    """Seconds to wait before."""
+    """Seconds to wait first."""
     costs: bool
-    """Whether it is taken from the budget."""
+    """True if the retry is paid from the budget."""
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Tell the client."""
+    """Return the failure to the client."""
 
     failure: AttemptFailed
 
 
 def decide(attempts: Attempts, rng: random.Random) -> Retry | GiveUp:
-    """All the answers below in one."""
+    """Decide what follows a failed attempt."""
     if stop(attempts):
         return GiveUp(verdict(attempts.failures))
     return Retry(delay=wait(attempts, rng), costs=costs(attempts))
 
 
 def stop(attempts: Attempts) -> bool:
-    """Whether no further attempt is made."""
+    """True if no further attempt is allowed."""
     failures, count_untried = attempts.failures, attempts.count_untried
     if isinstance(failures[-1], Refused) or len(failures) >= MAX_ATTEMPTS:
         return True
@@ -92,7 +91,7 @@ def wait(attempts: Attempts, rng: random.Random) -> float:
 
 
 def costs(attempts: Attempts) -> bool:
-    """Whether the next attempt is taken from the budget. A first lost connection is nobody's overload."""
+    """True if the next attempt is paid from the budget. A first lost connection is free: it signals no overload."""
     failures = attempts.failures
     first_loss = isinstance(failures[-1], Lost) and not any(isinstance(one, Lost) for one in failures[:-1])
     return not (first_loss and attempts.count_untried.healthy > 0)

@@ -1,7 +1,7 @@
-"""Which worker gets the next request.
+"""Chooses the worker for the next request.
 
-First `choose` narrows a model's workers to those that may be asked at all, then a policy picks one of them. A
-policy is a function of the candidates, the time and a source of chance; one with a memory is a small class.
+`choose` filters a model's replicas, then a policy picks one of the candidates. A policy is a callable; one with state
+is a small class.
 """
 
 from __future__ import annotations
@@ -17,23 +17,22 @@ Policy = Callable[[Sequence[Worker], float, random.Random], Worker]
 """`(candidates, now, rng) -> worker`. There is at least one candidate."""
 
 SAMPLE = 4
-"""Candidates that least-load compares. More of them herd: routers that see the same stale report would all pick
-the same worker. Fewer miss the idle ones."""
+"""Candidates that least-load compares. With more, routers that see the same stale report would all pick the same
+worker; with fewer, idle workers are missed."""
 
 PANIC = 0.5
-"""If fewer of a model's workers are healthy, breakers are ignored: the cause is then hardly the workers, and the
-rest would drown."""
+"""Below this share of healthy workers, breakers are ignored: the workers are hardly the cause, and the remaining ones
+would be overloaded."""
 
 
 NEARLY_EQUAL = 1.02
-"""Scores within this factor of the best are drawn among."""
+"""Scores within this factor of the best count as equal."""
 
 
 def least_load(candidates: Sequence[Worker], now: float, rng: random.Random) -> Worker:
-    """Of four at random the one with the least work for its speed; those without a free slot rank last.
+    """Pick the lowest score of four random candidates; workers without a free slot rank last.
 
-    Those that are nearly equal are drawn by lot. A strict "less than" over a fixed order would never reach the
-    later of them, and among workers that start slowly it would always be the one that came a moment earlier.
+    Nearly equal scores are drawn at random. A strict comparison in a fixed order would always pick the same worker.
     """
     sample = candidates if len(candidates) <= SAMPLE else rng.sample(candidates, SAMPLE)
     ranked = [(worker.full, worker.score(now)) for worker in sample]
@@ -44,7 +43,7 @@ def least_load(candidates: Sequence[Worker], now: float, rng: random.Random) -> 
 
 
 class RoundRobin:
-    """The worker whose last turn is longest ago, whatever its load; for comparison."""
+    """Picks the least recently chosen worker, whatever its load."""
 
     def __init__(self) -> None:
         self._turn = 0
@@ -63,26 +62,26 @@ class RoundRobin:
 POLICIES: Mapping[str, Callable[[], Policy]] = MappingProxyType(
     {"least-load": lambda: least_load, "round-robin": RoundRobin}
 )
-"""By the name that the routing file uses; each call makes a policy with a memory of its own, if it has one."""
+"""Factories by the policy's name in the routing file; a policy with state gets its own per call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Untried:
-    """Who is left to ask."""
+    """Number of workers that were not tried."""
 
     healthy: int
-    """Untried workers that may be chosen in the ordinary way."""
+    """Healthy ones."""
     last_resort: int
-    """Further untried ones that would be tried only because nobody else is left."""
+    """Unhealthy or down ones, tried only if no healthy one is left."""
 
 
 def choose(
     groups: Sequence[Sequence[Replica]], tried: Collection[str], now: float, rng: random.Random, policy: Policy
 ) -> Replica | None:
-    """The replica to ask next; None if there is none that was not `tried` (worker ids).
+    """Return the replica for the next attempt; None if every worker was `tried` (worker ids).
 
-    Groups come in order of preference, each with the replicas of one model. Healthy workers of a later group are
-    preferred to doubtful ones of an earlier one.
+    Each group holds the replicas of one model, in order of preference. A healthy worker of a later group is preferred
+    to an unhealthy one of an earlier group.
     """
     for tier in (_healthy, _unhealthy, _down):
         for group in groups:
@@ -94,7 +93,7 @@ def choose(
 
 
 def count_untried(groups: Sequence[Sequence[Replica]], tried: Collection[str], now: float) -> Untried:
-    """How many could still be asked."""
+    """Count the workers that were not tried."""
     healthy: set[str] = set()
     others: set[str] = set()
     for group in groups:
@@ -130,7 +129,7 @@ def _untried(replicas: Iterable[Replica], tried: Collection[str]) -> list[Replic
 
 
 def _healthy(group: Sequence[Replica], now: float) -> list[Replica]:
-    """Those in good health that have the model; all that can be reached, in a panic."""
+    """Serving, up and healthy workers that have the model; in a panic, all that are not suspect."""
     serving = [replica for replica in group if replica.worker.serving and not replica.worker.down]
     healthy = [replica for replica in serving if replica.worker.health.healthy(now)]
     if len(healthy) < PANIC * len(serving):
@@ -139,10 +138,10 @@ def _healthy(group: Sequence[Replica], now: float) -> list[Replica]:
 
 
 def _unhealthy(group: Sequence[Replica], now: float) -> list[Replica]:
-    """Also those that are suspected, whose breaker is open, or who said that they have no such model."""
+    """Serving workers that are up, also suspect ones, with an open breaker, or that denied the model."""
     return [replica for replica in group if replica.worker.serving and not replica.worker.down]
 
 
 def _down(group: Sequence[Replica], now: float) -> list[Replica]:
-    """Those whose beats have stopped: perhaps only the registry lost sight of them."""
+    """Serving workers that are down: the cause may be the registry rather than the worker."""
     return [replica for replica in group if replica.worker.serving and replica.worker.down]

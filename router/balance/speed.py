@@ -1,12 +1,10 @@
-"""How fast a worker is, learnt from what it does.
+"""Measures a worker's speed: its tokens per second while it is full.
 
-A worker's speed is the tokens per second that it makes when it is *full*: a half-empty worker makes fewer
-because it is asked for fewer, and taking that for slowness (or a well-fed one's rate for speed) would feed
-itself. So only full workers are measured, and only among full ones does speed decide; see `Worker.score`.
+Only full workers are measured, and speed counts only among full workers (`Worker.score`): a half-empty worker
+generates less because it has less to do, and treating that as slow would be a feedback loop.
 
-The worker's own report is preferred, for it counts the requests of all routers. Without reports (a worker whose
-metrics cannot be read) Little's law does: n requests in it, each making `tokens` in `seconds`, make
-n x tokens / seconds together.
+The worker's load report is preferred, as it counts the requests of all routers. Without reports we use Little's law:
+n requests in flight, each with `tokens` in `seconds`, make n x tokens / seconds.
 """
 
 from __future__ import annotations
@@ -16,28 +14,28 @@ import statistics
 from collections.abc import Sequence
 
 SLOWEST, FASTEST = 0.25, 4.0
-"""Relative speeds are held within these, so that one odd measurement neither starves nor floods a worker."""
+"""Bounds of relative speeds, so that one outlier neither starves nor floods a worker."""
 
 SMOOTHING = 5.0
-"""Seconds: how quickly a known rate follows a changed one, and a speed what was measured of it: after so many
-seconds of measuring, 63 % of the way from what the worker's record claims."""
+"""Time constant in seconds: after so many seconds of measuring, a rate or speed has moved 63 % of the way to the
+measured value."""
 
 SETTLED = 2.0
-"""Seconds for which a worker must have been full before its reports count: the rate in them looks back so far, and
-the time when the requests were still coming, or their prompts were read, says nothing of its speed."""
+"""Seconds for which a worker must have been full before its reports count: their rate is an average over this time,
+which must not include ramp-up and prefill."""
 
 WINDOW = 30.0
-"""Seconds over which own measurements are added up: answers differ in length far more than workers in speed."""
+"""Seconds over which our own measurements are averaged: responses differ in length more than workers in speed."""
 
 MEMORY = 300.0
-"""Seconds after which a rate that was never confirmed is forgotten."""
+"""Seconds after which an unconfirmed rate is forgotten."""
 
 REPORT_LIFE = 10.0
-"""Seconds after a report in which own measurements are not wanted."""
+"""Seconds after a report in which our own measurements are ignored."""
 
 
 class Rate:
-    """Tokens per second of one worker when full. Fed with reports and answers; times in monotonic seconds."""
+    """Tokens per second of one full worker, from reports and responses. Times are monotonic seconds."""
 
     def __init__(self) -> None:
         self._known: float | None = None
@@ -52,28 +50,28 @@ class Rate:
         return f"<Rate {'?' if self._known is None else round(self._known)} tokens/s>"
 
     def known(self, now: float) -> float | None:
-        """Tokens per second when full; None where that was never seen, or too long ago."""
+        """Tokens per second when full; None if never measured, or too long ago."""
         return self._known if self._known is not None and now - self._known_at < MEMORY else None
 
     @property
     def confidence(self) -> float:
-        """How far what is known is to be believed, 0 to 1. A second of measuring is mostly noise."""
+        """Weight of the measured rate, 0 to 1: short measurements are mostly noise."""
         return 1 - math.exp(-self._evidence / SMOOTHING)
 
     def reported(self, rate: float, full: bool, elapsed: float, now: float) -> None:
-        """The worker makes `rate` tokens/s, and its last report was `elapsed` seconds ago. `full`: it was all along
-        (see SETTLED)."""
+        """Record a reported rate in tokens/s, `elapsed` seconds after the previous one. `full`: full for SETTLED
+        seconds."""
         if rate <= 0:
             return
         self._reported_at = now
         known = self.known(now)
         if full:
             self._learn(rate, elapsed, now)
-        elif known is not None and rate > known:  # so it was slow only for a time
+        elif known is not None and rate > known:  # it is faster than measured
             self._known = rate
 
     def measured(self, tokens: int, seconds: float, load: float, full: bool, now: float) -> None:
-        """An answer of `tokens` took `seconds` from dispatch to end, with `load` requests in the worker."""
+        """Record a response of `tokens` in `seconds` from dispatch to end, with `load` requests on the worker."""
         if not full or tokens <= 0 or seconds <= 0 or now - self._reported_at < REPORT_LIFE:
             return
         elapsed = now - self._measured_at
@@ -89,16 +87,15 @@ class Rate:
         self._evidence = elapsed if known is None else self._evidence + elapsed
         if known is None:
             self._known = rate
-        elif elapsed:  # the plain mean, until there is enough of it
+        elif elapsed:  # the plain mean at first, then an exponential one
             self._known = known + max(1 - math.exp(-elapsed / SMOOTHING), elapsed / self._evidence) * (rate - known)
         self._known_at = now
 
 
 def relative(rates: Sequence[Rate], priors: Sequence[float], now: float) -> list[float]:
-    """Speeds of one model's workers, relative to the median of those that were measured.
+    """Return the speeds of one model's workers, relative to the median of the measured ones.
 
-    `priors` are the speeds that the workers' records claim, 1.0 for a normal one: they hold where nothing was
-    measured, and lose their hold as measuring goes on.
+    `priors` are the speeds declared in the workers' records (1.0 is normal). Their weight falls as confidence grows.
     """
     known = [rate.known(now) for rate in rates]
     scale = statistics.median([value for value in known if value is not None] or [1.0])

@@ -1,7 +1,4 @@
-"""The live half of a worker: what this router process knows of it beyond its record.
-
-All of it is plain state of one event loop. Nothing here waits, and time comes in as an argument.
-"""
+"""A worker's live state in this router process: load, health, speed. No I/O; time is passed in."""
 
 from __future__ import annotations
 
@@ -14,40 +11,39 @@ from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.record import Load, ModelInfo, WorkerRecord, WorkerState
 
 SLOW_START = 10.0
-"""Seconds over which a new, restarted or readmitted worker comes to its full share."""
+"""Seconds until a new, restarted or readmitted worker gets its full share."""
 
 FIRST_WEIGHT = 0.1
-"""Its share at the beginning. A cold worker with nothing to do would else attract everything."""
+"""Its share at first. Without it, an idle cold worker would attract every request."""
 
 KV_FULL = 0.95
-"""Above this share of the KV cache a queue inside vLLM means that there is no room, whatever the slots say."""
+"""With a queue in vLLM and more than this share of the KV cache in use, a worker is full whatever its slots."""
 
-LINGERING = 1.0
-"""Seconds, at least, for which a report may still count requests of ours that have ended: vLLM takes a moment to drop
-one whose client has left, and its page to be read."""
+REPORT_LAG = 1.0
+"""Minimum time in seconds for which a report may still count requests that we have finished."""
 
-GONE_FOR = 5.0
-"""Seconds for which a model that a worker denied having is not asked of it again."""
+DENIED_FOR = 5.0
+"""Seconds for which a worker gets no request for a model that it answered 404 for."""
 
 
 class Worker:
-    """One worker as this router sees it. Made and changed by the pool and by leases; read by policies."""
+    """One worker as this router sees it. Changed by the pool and by leases, read by policies."""
 
     def __init__(self, record: WorkerRecord, endpoint: Endpoint, now: float) -> None:
         self.record = record
         self.endpoint = endpoint
         self.last = Load()
-        """Its latest report."""
+        """Its latest load report."""
         self.reported_at: float | None = None
-        """When that came, on the router's monotonic clock; None before the first."""
+        """Time of the latest report, in monotonic seconds; None before the first."""
         self.in_flight = 0
-        """This process's own requests in it."""
+        """Requests of this process on it."""
         self.down = False
-        """Its beats have stopped. It is asked only when nobody else is left."""
+        """True if its beats stopped. It is then chosen only if no other worker is left."""
         self.health = Health()
         self.rate = Rate()
         self.speed = record.speed
-        """When full, relative to the median of the model's workers; the pool keeps it."""
+        """Speed when full, relative to the median of the model's workers. Set by the pool."""
         self._since = now
         self._others = 0
         self._most = self._most_before = 0
@@ -66,41 +62,40 @@ class Worker:
 
     @property
     def state(self) -> WorkerState:
-        """Where it says that it stands."""
+        """The state in its latest report."""
         return self.last.state
 
     @property
     def serving(self) -> bool:
-        """Takes new requests by its own account. False while starting, restarting, draining or stopped."""
+        """True if its own state is READY."""
         return self.last.state is WorkerState.READY
 
     @property
     def unresponsive(self) -> bool:
-        """Its beats have stopped, or its engine sleeps: requests that wait in it are not answered."""
+        """True if it is down or its engine sleeps: waiting requests get no answer."""
         return self.down or self.state is WorkerState.SLEEPING
 
     def is_suspect(self, now: float) -> bool:
-        """A connection to it was lost and nothing good has been heard of it since."""
+        """True if a connection was lost and nothing has succeeded since."""
         return self.health.is_suspect(now)
 
     def available(self, now: float) -> bool:
-        """May be chosen: serving, heard of, and in good health. Being full only ranks it last."""
+        """True if serving, up and healthy. It may be full: that only ranks it last."""
         return self.serving and not self.down and self.health.healthy(now)
 
     @property
     def load(self) -> int:
-        """Requests in it, of all routers: our own now, and those of others as of its last report.
+        """Requests on it, of all routers: our own in flight, plus other routers' load.
 
-        What is reported beyond the most that were ours lately must be of others. Our count at the moment when the
-        report comes would not do: a report is older than that, and vLLM still counts requests that have just ended.
-        They would pass for somebody else's until the next report, and a request be queued here with a slot free.
+        Other routers' load = reported load - our peak in flight over the last 1-2 s. We use the peak because the report
+        lags: vLLM may still count requests that we have finished.
         """
         return self.in_flight + self._others
 
     @property
     def full(self) -> bool:
-        """Without a free slot. Where the slots are unknown: while anything waits in it. In any case once it has
-        turned a request away, until its next report or answer."""
+        """True if it has no free slot; with unknown slots, if its queue is not empty. Also true after a Busy response,
+        until the next report or success."""
         if self._turned_away:
             return True
         if self.record.slots:
@@ -110,34 +105,32 @@ class Worker:
 
     @property
     def beyond_slots(self) -> int:
-        """Requests in it for which it has no slot; negative for free slots. Where the slots are unknown: those that
-        it reports as waiting, and one free slot while there are none."""
+        """Load minus slots; negative for free slots. With unknown slots: the length of its queue, or -1 if empty."""
         return self.load - self.record.slots if self.record.slots else self.last.waiting or -1
 
     def weight(self, now: float) -> float:
-        """Share of its speed that counts while it starts slowly, FIRST_WEIGHT to 1."""
+        """Factor on its speed during slow start, FIRST_WEIGHT to 1."""
         age = now - self._since
         return 1.0 if age >= SLOW_START else FIRST_WEIGHT + (1 - FIRST_WEIGHT) * max(age, 0.0) / SLOW_START
 
     def score(self, now: float) -> float:
-        """How crowded one more request would find it: lower is better.
+        """Load per speed after one more request: lower is better.
 
-        Where there is a free slot the request starts at once, on a faster worker with a faster stream: counting
-        measured speed there, too, would square it, and a worker twice as fast would be given four times the
-        tokens. What its operator declared still counts. Where the request must queue, the queue moves with the
-        worker's speed.
+        Measured speed counts only if the worker is full, when the queue moves at that speed. With a free slot the
+        request starts at once, and a faster worker frees its slots sooner anyway: counting speed too would square it.
+        The declared speed always counts.
         """
         speed = self.speed if self.full else self.record.speed
-        return (self.load + 1) * self.health.deterrent(now) / (speed * self.weight(now))
+        return (self.load + 1) * self.health.penalty(now) / (speed * self.weight(now))
 
     def has(self, model: str, now: float) -> bool:
-        """Whether it can be asked for a model: False for a while after it denied having it."""
+        """False for DENIED_FOR seconds after it answered 404 for the model."""
         return not self._denied or self._denied.get(model, now) <= now
 
-    # what the pool hears of it
+    # called by the pool
 
     def renew(self, record: WorkerRecord, endpoint: Endpoint, now: float) -> None:
-        """Take a newer record of the same worker. Counters stay; a new generation is a new process."""
+        """Replace the record. Counters stay; a new generation is a new process."""
         if record.generation != self.record.generation:
             self._restarted(now)
         if record.models != self.record.models:
@@ -146,7 +139,7 @@ class Worker:
         self.endpoint = endpoint
 
     def report(self, load: Load, now: float) -> None:
-        """Take its latest report, which is also a sign of life."""
+        """Record a load report, which is also a sign of life."""
         if load.restarts > self.last.restarts or (load.state is WorkerState.READY and not self.serving):
             self._restarted(now)
         elif load.state is WorkerState.READY:
@@ -158,7 +151,7 @@ class Worker:
         self.down = False
         self.reported_at = now
         self._turned_away = False
-        if now - self._counted_since >= LINGERING:
+        if now - self._counted_since >= REPORT_LAG:
             self._most_before, self._most, self._counted_since = self._most, self.in_flight, now
         self._others = max(0, load.running + load.waiting - max(self._most, self._most_before))
         if not (load.waiting > 0 or (self.record.slots > 0 and load.running >= self.record.slots)):
@@ -169,40 +162,40 @@ class Worker:
         self.rate.reported(load.tokens_per_second, settled, elapsed, now)
 
     def mark_up(self, now: float) -> None:
-        """This router has reached it itself: whatever was suspected is over."""
+        """Record a successful probe: it is up and not suspect."""
         if self.health.link.succeeded(now) or self.down:
             self._since = now
         self.down = False
 
     def mark_suspect(self, now: float) -> None:
-        """It could not be reached."""
+        """Record a failed probe."""
         self.health.link.failed(now, now)
 
-    # what leases tell of it
+    # called by leases
 
     def dispatched(self, now: float) -> bool:
-        """A request goes out to it. True if that is a probe."""
+        """Count a request. Returns True if it is a probe."""
         self.in_flight += 1
         self._most = max(self._most, self.in_flight)
         return self.health.dispatched(now)
 
     def finished(self) -> None:
-        """A request to it is over, however it ended."""
+        """End a request, whatever its outcome."""
         self.in_flight -= 1
 
     def answered(self, sent: float, now: float) -> None:
-        """A request sent at `sent` is being answered, or was."""
+        """Record the success of a request sent at `sent`."""
         self._turned_away = False
         if self.health.answered(sent):
             self._since = now
 
     def failed(self, failure: AttemptFailed, model: str, sent: float, now: float) -> None:
-        """A request sent at `sent` for one of its models failed."""
+        """Record the failure of a request for `model` sent at `sent`."""
         self.health.failed(failure, sent, now)
         if isinstance(failure, Busy):
             self._turned_away = True
         elif isinstance(failure, ModelGone) and model:
-            self._denied[model] = now + GONE_FOR
+            self._denied[model] = now + DENIED_FOR
 
     def _restarted(self, now: float) -> None:
         self._since = now
@@ -212,7 +205,7 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """A worker, and which of its models is meant. `model.name` goes upstream."""
+    """A worker as a server of one of its models. `model.name` is the name sent upstream."""
 
     worker: Worker
     model: ModelInfo

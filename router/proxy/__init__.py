@@ -1,1 +1,1 @@
-"""A request on its way: attempts, retries, relay of the answer, stall watch."""
+"""Forwards a request: attempts, retries, relay of the response, stall watch."""

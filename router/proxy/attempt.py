@@ -1,4 +1,4 @@
-"""A worker's answer: waited for until the client's may begin, and owned from then on."""
+"""One attempt on a worker: pending until the client's response may begin, then a response with an owner."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from vllama_pool.router.protocol.vllm.errors import of_stream
 from vllama_pool.router.upstream.interface import Response
 
 FINISHED_AT_ONCE = 64 * 1024
-"""Bytes of an answer whose end is worked out within the event loop: some milliseconds at worst."""
+"""Bytes of a response that is finished within the event loop, in some milliseconds."""
 
 
 class WorkerResponse:
-    """A worker's answer that may begin. Its owner calls `close` on every path; further calls do nothing."""
+    """A worker's response whose first content has arrived. Its owner calls `close` on every path; it is idempotent."""
 
     def __init__(self, lease: Lease, response: Response, translator: StreamTranslator, first: bytes) -> None:
         self.budget: Budget | None = None
-        """Left when the answer is closed: the request is in flight until then."""
+        """The request counts as in flight in it until `close`."""
         self.response = response
         self.translator = translator
         self.first = first
-        """What the client gets for what has been read so far."""
+        """The client's bytes for what has been read."""
         self._lease = lease
 
     @property
@@ -34,7 +34,7 @@ class WorkerResponse:
         return self._lease.worker.unresponsive
 
     def close(self, outcome: Outcome) -> None:
-        """Give the connection and the place in the worker back."""
+        """Release the connection, the lease and the budget entry."""
         self.response.close()
         self._lease.release(outcome)
         if self.budget is not None:
@@ -43,9 +43,9 @@ class WorkerResponse:
 
 
 class PendingAttempt:
-    """An attempt until the client's answer may begin; the stall watch may end it.
+    """An attempt before the client's response may begin; the stall watch may end it.
 
-    That is its first content event, or, where nothing is streamed to the client, the answer's end.
+    The response begins with the first content event when streaming, else with the end.
     """
 
     excused = False
@@ -58,12 +58,12 @@ class PendingAttempt:
         self.reason = ""
 
     def content(self) -> None:
-        """Content has come, though not enough for the client's answer to begin."""
+        """Record content, which need not suffice for the client's response to begin."""
         self.begun = True
         self.heard()
 
     def heard(self) -> None:
-        """The worker has said something, though nothing of the answer."""
+        """Record progress without content, such as a preflight response."""
         self.last_progress = asyncio.get_running_loop().time()
 
     @property
@@ -77,15 +77,15 @@ class PendingAttempt:
 
 
 async def first_content(response: Response, translator: StreamTranslator, begun: Callable[[], None]) -> bytes:
-    """Read until the client's answer may begin. Returns what the client gets for it. `begun` is called for all that
-    comes from the first content on. Raises AttemptFailed and TransportError."""
+    """Read until the client's response may begin, and return its first bytes. Calls `begun` for each chunk from the
+    first content on. Raises AttemptFailed and TransportError."""
     first = bytearray()
     size = 0
     while not translator.ready:
         chunk = await response.read()
         size += len(chunk)
         if not chunk:
-            # What was kept until now may be much work, and the streams of others must go on meanwhile.
+            # Finishing a large response takes long enough to stall other streams.
             end = translator.finish() if size <= FINISHED_AT_ONCE else await asyncio.to_thread(translator.finish)
             if translator.failure is not None:
                 raise of_stream(translator.failure)

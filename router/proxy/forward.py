@@ -36,37 +36,37 @@ _Result: TypeAlias = WorkerResponse | DirectResponse
 _log = logging.getLogger(__name__)
 
 MOST_REMEDIES = 3
-"""For one attempt: more stop strings or tokens than the worker takes, and a prompt that is too long."""
+"""Adapted requests per attempt: fewer stop strings, fewer tokens, a shorter prompt."""
 
 WORKER_LOST = "the worker was lost while it was answering; send the request again"
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardRequest:
-    """One decoded request, on its way to a worker."""
+    """A decoded request whose model is resolved."""
 
     operation: Operation[Any]
     request: Any
     resolution: Resolution
     arrived: int
-    """When the request was complete: monotonic nanoseconds."""
+    """Monotonic nanoseconds at which the request was complete."""
     request_id: str
     size: int
-    """Bytes of the request's body."""
+    """Bytes of the body."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a request may cost before its answer begins."""
+    """Limits before the response begins."""
 
     connect: float = 1.0
-    """Seconds."""
+    """Connect time-out in seconds."""
     waiting: int = 512
     """Requests; see `Admission`."""
 
 
 class Forwarder:
-    """Sends calls to workers. Owns the retry budgets; everything else is passed in."""
+    """Sends requests to workers. Owns the retry budgets, one per model."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Forwarder:
         limits: Limits,
         refresh: Callable[[], None],
     ) -> None:
-        """`refresh` is told when a worker denies a model that it claimed: the view of the workers is old."""
+        """`refresh` is called when a worker answers 404 for a model that it claimed: its record is stale."""
         self._client = client
         self._pool = pool
         self._stalls = stalls
@@ -95,10 +95,10 @@ class Forwarder:
         return f"<Forwarder {self._admission.waiting} waiting, {in_flight} in flight>"
 
     async def acquire(self, call: ForwardRequest, record: RequestRecord) -> _Result:
-        """An answer that may begin, from the first worker that gives one; or a reply, where asking a worker was enough.
+        """Return the first worker's response that may begin, or a direct response if the preflight sufficed.
 
-        Raises ClientError: ServerBusy, NoWorker, or the most telling of the attempts' failures. Cancelling it ends the
-        attempt under way, and the worker's request with it.
+        Raises ClientError: ServerBusy, NoWorker, or the most specific failure. Cancelling it cancels the worker's
+        request.
         """
         self._admission.enter(call.resolution)
         budget = self._budgets.setdefault(call.resolution.model, Budget())
@@ -146,7 +146,7 @@ class Forwarder:
         return decision
 
     async def _attempt(self, call: ForwardRequest, tried: list[str], record: RequestRecord) -> _Result:
-        """One attempt on one worker. Raises AttemptFailed; NoWorker if there is nobody to ask."""
+        """Try one worker. Raises AttemptFailed; NoWorker if none is left."""
         now = self._now()
         replica = call.resolution.choose(tried, now, self._rng)
         if _log.isEnabledFor(logging.DEBUG):
@@ -168,7 +168,7 @@ class Forwarder:
             failure = Lost(f"the worker could not be reached or was lost: {error}", status=502)
         except AttemptFailed as error:
             failure = error
-        except BaseException:  # cancelled, or a fault of ours: the worker is not to blame
+        except BaseException:  # cancelled, or a fault of ours: no effect on the worker's health
             lease.release(Abandoned())
             raise
         else:
@@ -186,7 +186,7 @@ class Forwarder:
     async def _answer(
         self, call: ForwardRequest, replica: Replica, attempt: PendingAttempt, record: RequestRecord
     ) -> _Result:
-        """The worker's answer; if it refuses the request, perhaps to the same in another form."""
+        """Send the request, and adapted forms of it while the worker refuses it."""
         operation, defaults = call.operation, call.resolution.defaults
         step = await offload(call.size, operation.prepare, call.request, replica.model, defaults)
         refusals: list[Refused] = []
@@ -206,7 +206,7 @@ class Forwarder:
     async def _take(
         self, call: ForwardRequest, replica: Replica, step: NextStep, attempt: PendingAttempt, record: RequestRecord
     ) -> _Result:
-        """Send what the step leads to, and read until the client's answer may begin."""
+        """Follow the preflight, send the request, and read until the client's response may begin."""
         if not isinstance(step, UpstreamRequest):
             send = partial(self._send, call, replica)
             step = await follow(step, send, attempt.heard, call.size)

@@ -1,4 +1,4 @@
-"""The questions that come before a request: each is put to the same worker, until it is known what to send."""
+"""Preflight requests: sent to the same worker until the request itself is known."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from vllama_pool.router.proxy.refusals import refused_by
 from vllama_pool.router.upstream.interface import Response
 
 MOST_QUESTIONS = 40
-"""For one attempt: halving a conversation of a thousand billion turns takes no more."""
+"""Per attempt: enough to halve a conversation of 10^12 turns."""
 
 ANSWER_LIMIT = 32 * 2**20
-"""Bytes of an answer. The largest that vLLM gives carries a prompt's tokens."""
+"""Bytes of a preflight response. The largest ones carry a prompt's tokens."""
 
 FILTERED = (403, 405)
-"""How proxies answer for a route that they do not let through; vLLM itself never does."""
+"""Statuses of proxies for a blocked route; vLLM itself never sends them."""
 
 Send = Callable[[str, bytes], Awaitable[Response]]
 """Sends a body to a path of the worker."""
 
 
 async def follow(step: NextStep, send: Send, heard: Callable[[], None], size: int) -> UpstreamRequest | DirectResponse:
-    """Ask until there is something to send or to reply. `heard` is called after each answer. `size`: the bytes of the
-    client's request, which the next question may hold again.
+    """Send preflight requests until one leads to the request or to a direct response. Calls `heard` after each.
+    `size`: bytes of the client's request, which the next preflight may repeat.
 
     Raises AttemptFailed, as for the request itself, and TransportError.
     """
@@ -47,8 +47,8 @@ async def follow(step: NextStep, send: Send, heard: Callable[[], None], size: in
 async def _answer(response: Response, path: str) -> bytes:
     if response.status != 200:
         failure = await refused_by(response)
-        # What answers requests well is not ill for a filter before its other routes. Nor is its model missing, which
-        # clients would fetch then.
+        # A proxy that blocks /tokenize must not open the breaker, and a 404 here must not reach the client as
+        # "model not found".
         if response.status in FILTERED or (isinstance(failure, Refused) and failure.status == 404):
             raise Refused(
                 f"this needs vLLM's {path}, which the worker does not have: put no filter before it", status=501

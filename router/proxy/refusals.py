@@ -1,4 +1,4 @@
-"""A worker's answer that is no 200: reading it, what it means, and what the client is told."""
+"""Classifies a worker's response other than 200, and maps it to the client's error."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from vllama_pool.router.protocol.vllm.errors import classify
 from vllama_pool.router.upstream.interface import Response
 
 ERROR_BODY_LIMIT = 256 * 1024
-"""Bytes of a worker's error body that are read."""
+"""Maximum bytes read of an error body."""
 
 LONGEST_WAIT = 600.0
-"""Seconds that a worker can have clients wait before they come back."""
+"""Maximum Retry-After in seconds that is passed on."""
 
 
 async def refused_by(response: Response) -> AttemptFailed:
-    """What the worker's answer means, once its body is read. Raises TransportError."""
+    """Read the body and classify the response. Raises TransportError."""
     body = bytearray()
     while len(body) < ERROR_BODY_LIMIT:
         chunk = await response.read()
@@ -25,7 +25,7 @@ async def refused_by(response: Response) -> AttemptFailed:
 
 
 def worker_refused(response: Response, body: bytes) -> AttemptFailed:
-    """What a worker's answer that is no 200 means."""
+    """Classify a response by status and body."""
     if response.status in (401, 403):  # our key is wrong, not the client's
         return Unavailable("the worker refused the router's key; set VLLAMA_WORKER_KEY alike on both", status=502)
     failure = classify(response.status, body)
@@ -34,9 +34,9 @@ def worker_refused(response: Response, body: bytes) -> AttemptFailed:
 
 
 def client_error(failure: AttemptFailed) -> ClientError:
-    """What the client is told when no further attempt is made (R163, R167).
+    """Return the client's error after the last attempt (R163, R167).
 
-    If all that can be said is that workers were lost, there is nobody left who serves the model: 503, come back.
+    If workers were lost and nothing else is known, no worker serves the model: 503 with Retry-After.
     """
     if isinstance(failure, Lost) and failure.status == 502:
         return ClientError(failure.text, status=503, retry_after=1)
@@ -47,7 +47,7 @@ def client_error(failure: AttemptFailed) -> ClientError:
 
 
 def _seconds(header: str | None) -> float | None:
-    """A Retry-After of seconds, at most LONGEST_WAIT; dates are not used by workers."""
+    """Parse Retry-After in seconds, at most LONGEST_WAIT. Dates are ignored."""
     if header is None or not header.isascii() or not header.isdigit():
         return None
     return min(float(header), LONGEST_WAIT)

@@ -1,8 +1,8 @@
-"""From a worker's stream to the client, pushed: what happens after the client's answer has begun.
+"""Pushes a worker's stream to the client once the client's response has begun.
 
 The relay is the sink of the worker's response. Bytes go through the translator and out by ASGI `send`, all inside the
-event loop's read callback. When the client does not take them, reading from the worker stops, so that a slow
-client costs one bounded backlog and vLLM feels the pressure.
+event loop's read callback. While the client does not read, reading from the worker pauses: a slow client costs one
+bounded backlog, and vLLM gets the back-pressure.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ from vllama_pool.router.proxy.sync_send import Suspended, resume, step
 from vllama_pool.router.upstream.interface import Response, TransportError
 
 SEND_FAILS = (OSError, RuntimeError)
-"""What a server's `send` raises once its client is gone: uvloop's transports have a RuntimeError for it."""
+"""Errors of a server's `send` once its client is gone; uvloop raises RuntimeError."""
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class RelayOutcome(enum.StrEnum):
-    """How a relayed answer ended."""
+    """How a relayed response ended."""
 
     COMPLETE = "complete"
-    """The whole answer was handed to the client."""
+    """The whole response was sent."""
     LOST = "lost"
     """The worker was lost; the client got one error line."""
     FAILED = "failed"
     """The worker sent an error event; the client got it as one error line."""
     CLIENT_GONE = "client gone"
     CLIENT_STALLED = "client stalled"
-    """The client took nothing for the time allowed, and was dropped."""
+    """The client read nothing within the time-out."""
 
 
 class Relay:
-    """Hands one worker's answer to one client. Resolves `ended` exactly once.
+    """Relays one worker's response to one client. Resolves `ended` exactly once.
 
-    The head of the client's answer must have been sent. The relay does not close the response: whoever
-    owns it does, on every path.
+    The head of the client's response must have been sent. The relay does not close the worker's response: its owner
+    does.
     """
 
     def __init__(
         self, response: Response, translator: StreamTranslator, send: Send, *, client_stall: float, lost_text: str
     ) -> None:
-        """`client_stall`: seconds for which a client may take nothing. `lost_text`: what the client is told
-        when the worker is lost."""
+        """`client_stall`: seconds for which the client may read nothing. `lost_text`: the client's error if the worker
+        is lost."""
         self.ended: asyncio.Future[RelayOutcome] = asyncio.get_running_loop().create_future()
         self._response = response
         self._translator = translator
@@ -56,22 +56,22 @@ class Relay:
         self._lost_text = lost_text
         self._backlog = bytearray()
         self._last: RelayOutcome | None = None  # set once the worker's side is over
-        self._closed = False  # the message that ends the client's answer was made
+        self._closed = False  # the final message was made
         self._drain: asyncio.Task[None] | None = None
         self._last_heard = asyncio.get_running_loop().time()
 
     @property
     def last_progress(self) -> float:
-        """When the worker's last bytes came, or the client took the last of them; on the loop's clock."""
+        """Time of the worker's latest bytes, or of the end of a drain; on the loop's clock."""
         return self._last_heard
 
     @property
     def waits_for_client(self) -> bool:
-        """Whether it is the client that holds things up."""
+        """True if the relay waits for the client."""
         return self._drain is not None
 
     def start(self, first: bytes) -> None:
-        """Begin to relay: `first` is what the translator gave for what was read so far."""
+        """Begin to relay. `first`: the translator's output so far."""
         if self.ended.done():
             return
         if first:
@@ -103,7 +103,7 @@ class Relay:
         self.break_off(self._lost_text)
 
     def break_off(self, text: str) -> None:
-        """End the client's answer: with one error line, unless the worker has said all of it."""
+        """End the client's response: with an error line, unless the answer is complete."""
         if self.ended.done() or self._last is not None:
             return
         if self._translator.done:  # only the end of its response is missing
@@ -112,11 +112,11 @@ class Relay:
             self._conclude(self._translator.fail(text), RelayOutcome.LOST)
 
     def client_gone(self) -> None:
-        """The client has left: nothing more is sent."""
+        """End because the client disconnected."""
         self._end(RelayOutcome.CLIENT_GONE)
 
     def stop(self) -> None:
-        """Nothing is sent any more, however far it got. Idempotent."""
+        """Stop sending. Idempotent."""
         if self._drain is not None and not self.ended.done():
             self._drain.cancel()
 
@@ -163,7 +163,7 @@ class Relay:
             self._end(RelayOutcome.CLIENT_GONE)
             return
         self._drain = None
-        self._last_heard = asyncio.get_running_loop().time()  # it could not be heard until now
+        self._last_heard = asyncio.get_running_loop().time()  # reading was paused until now
         self._after_write()
         if not self.ended.done():
             self._response.resume()

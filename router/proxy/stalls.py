@@ -1,8 +1,7 @@
-"""Giving up on workers that have fallen silent.
+"""Ends requests whose worker has stalled.
 
-A long prefill is no fault, so silence alone ends nothing early: only when the worker's beats have stopped too, or
-when silence lasts longer than anybody should wait. One background task looks at everything in progress, instead
-of a timer per request.
+A long prefill is silent too, so a request ends early only if its worker is also unresponsive; otherwise after a long
+time-out. One background task checks all requests, instead of a timer per request.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ from typing import Protocol
 
 
 class Watched(Protocol):
-    """Something that waits for a worker."""
+    """A request that waits for a worker."""
 
     @property
     def last_progress(self) -> float:
-        """When the worker was last heard, on the loop's clock; before the first content, when it was asked."""
+        """Time of the worker's latest bytes, or of the request before them; on the loop's clock."""
 
     @property
     def begun(self) -> bool:
-        """Whether the first content of the answer has come."""
+        """True after the first content."""
 
     @property
     def worker_unresponsive(self) -> bool:
@@ -31,10 +30,10 @@ class Watched(Protocol):
 
     @property
     def excused(self) -> bool:
-        """Whether the wait is not the worker's doing."""
+        """True if the wait is not caused by the worker."""
 
     def give_up(self, text: str) -> None:
-        """Stop waiting. `text` says why, for the client."""
+        """End the request. `text` is the client's error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +43,13 @@ class StallLimits:
     unresponsive_worker: float = 3.0
     """Longest silence of a worker that is down or sleeps."""
     first_content: float = 300.0
-    """For how long any worker may take until its answer begins."""
+    """Longest time until the first content."""
     in_answer: float = 120.0
-    """For how long any worker may say nothing once it has begun."""
+    """Longest silence after the first content."""
 
 
 class StallWatch:
-    """Looks after everything that waits for a worker."""
+    """Checks all requests that wait for a worker."""
 
     def __init__(self, limits: StallLimits, *, every: float = 0.5) -> None:
         self._limits = limits
@@ -69,20 +68,20 @@ class StallWatch:
             self._watched.discard(watched)
 
     async def run(self) -> None:
-        """Look again and again, until cancelled."""
+        """Check periodically, until cancelled."""
         while True:
             await asyncio.sleep(self._every)
             self.look(asyncio.get_running_loop().time())
 
     def look(self, now: float) -> None:
-        """Give up on what has waited too long at `now`."""
+        """End the requests that have stalled at `now`."""
         for watched in tuple(self._watched):
             reason = "" if watched.excused else self._too_long(watched, now - watched.last_progress)
             if reason:
                 watched.give_up(reason)
 
     def _too_long(self, watched: Watched, silence: float) -> str:
-        """Why nobody should wait any longer; empty while waiting makes sense."""
+        """Return the reason to end the request, or ""."""
         limits = self._limits
         if not watched.begun and silence > limits.first_content:
             return f"the worker did not begin to answer within {limits.first_content:g} s"

@@ -1,4 +1,4 @@
-"""Running a coroutine now, without a task, for as long as it does not have to wait.
+"""Runs a coroutine without a task until it first suspends.
 
 uvicorn's `send` finishes without suspending unless its flow control is paused, so calling it from the event
 loop's read callback costs no task switch. Where it does suspend, `resume` finishes it inside a task. A server
@@ -15,14 +15,14 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Suspended:
-    """A coroutine that has to wait: where it stands, and what it waits for."""
+    """A suspended coroutine, and the future that it awaits."""
 
     coroutine: Coroutine[Any, Any, None]
     waits_for: Any
 
 
 def step(coroutine: Coroutine[Any, Any, None]) -> Suspended | None:
-    """Run until the end (None) or until it first has to wait. Raises what the coroutine raises."""
+    """Run to the end (None) or to the first suspension. Raises what the coroutine raises."""
     try:
         waits_for = coroutine.send(None)
     except StopIteration:

@@ -81,7 +81,7 @@ def test_a_probe_whose_client_left_leaves_the_place_to_the_next() -> None:
     one = breaker()
     trip(one, 0)
     one.take(5)
-    one.untake()
+    one.abandon_probe()
     assert one.allows(5.1)
 
 
