@@ -1,4 +1,4 @@
-"""All the wiring of one router process: which object knows which. No behaviour of its own."""
+"""Builds the ASGI application of one router process."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
 from litestar import Litestar, asgi
-from litestar.handlers import ASGIRouteHandler
+from litestar.handlers import ASGIRouteHandler, BaseRouteHandler
 from litestar.routes import ASGIRoute, HTTPRoute
 from litestar.types import Receive, Scope, Send
 
@@ -22,7 +23,8 @@ from vllama_pool.config.durations import FOREVER
 from vllama_pool.config.routing.table import RoutingTable, load
 from vllama_pool.config.settings import RouterSettings
 from vllama_pool.router.balance.pool import Pool
-from vllama_pool.router.handlers.admin import admin_routes, worker_gauges
+from vllama_pool.router.discovery.registry_loop import Discovery
+from vllama_pool.router.handlers.admin import admin_routes
 from vllama_pool.router.handlers.catalogue import catalogue_routes
 from vllama_pool.router.handlers.inference import Inference
 from vllama_pool.router.handlers.models import model_routes
@@ -41,7 +43,7 @@ from vllama_pool.router.server.dispatch import Dispatcher
 from vllama_pool.router.server.error_handlers import EXCEPTION_HANDLERS
 from vllama_pool.router.server.gate import Gate
 from vllama_pool.router.telemetry.aggregate import ProcessReport
-from vllama_pool.router.telemetry.metrics import RouterMetrics
+from vllama_pool.router.telemetry.metrics import Readings, RouterMetrics
 from vllama_pool.router.telemetry.request_log import RequestLog
 from vllama_pool.router.telemetry.request_record import Observers
 from vllama_pool.router.telemetry.siblings import Siblings
@@ -50,12 +52,24 @@ from vllama_pool.router.upstream.client import UpstreamClient
 from vllama_pool.router.upstream.interface import Client
 from vllama_pool.router.virtual_models.plans import Inventory
 from vllama_pool.router.virtual_models.store import ModelStore
-from vllama_pool.router.wiring import no_writes, open_sources
+from vllama_pool.router.wiring import Sources, open_sources, writes_refusal
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
-FIRST_LOOK = 2.0
-"""Seconds that starting waits for the first look at the registry, so that the first request finds workers."""
+REGISTRY_WAIT = 2.0
+"""Seconds that the start waits for the first registry snapshot, so that the first request finds workers."""
+CLIENT_STALL = 60.0
+"""Seconds after which a client that reads nothing of its answer is dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Collaborators that tests replace."""
+
+    client: Client
+    clock: Clock
+    rng: random.Random
+    log_stream: BinaryIO
 
 
 def create_app(
@@ -66,60 +80,82 @@ def create_app(
     clock: Clock | None = None,
     rng: random.Random | None = None,
     log_stream: BinaryIO | None = None,
-    place: RouterInstance | None = None,
+    instance: RouterInstance | None = None,
 ) -> Gate:
-    """The ASGI application of one router process. `table` defaults to the settings' routing file, `place` to the
-    only process there is.
+    """Build the application. `table` defaults to the settings' routing file, `instance` to a single process.
 
-    Raises RoutingError for a file that cannot be used, and ValueError for a registry address that is none.
+    Raises RoutingError for an invalid routing file, ValueError for an invalid registry address.
     """
-    clock = clock or SystemClock()
-    rng = rng or random.Random()
     if table is None:
         table = load(settings.routing_file) if settings.routing_file else RoutingTable()
-    client = client or UpstreamClient()
+    outside = Outside(
+        client or UpstreamClient(), clock or SystemClock(), rng or random.Random(), log_stream or sys.stdout.buffer
+    )
     pool = Pool(time.monotonic)
     virtual = ModelStore()
-    routes = ModelRoutes(table, rng, virtual=virtual.live)
-    stalls = StallWatch(StallLimits(first_content=settings.first_token_timeout, in_answer=settings.stall_timeout))
+    routes = ModelRoutes(table, outside.rng, virtual=virtual.live)
     sources = open_sources(settings, table.workers, pool, virtual, lambda: routes.shadowed(pool))
-    discovery = sources.discovery
-    forwarder = Forwarder(
-        client,
-        pool,
-        stalls,
-        clock,
-        rng,
-        limits=Limits(connect=settings.connect_timeout, waiting=settings.max_queue),
-        refresh=discovery.refresh,
-    )
+    stalls = StallWatch(StallLimits(first_content=settings.first_token_timeout, in_answer=settings.stall_timeout))
+    request_log = RequestLog(outside.log_stream)
+    metrics = _metrics(pool, sources.discovery, request_log)
+    siblings = Siblings(instance or RouterInstance(), lambda: _report(pool, sources.discovery, metrics))
     expiry = ExpiryTracker(FOREVER if settings.keep_alive == float("inf") else int(settings.keep_alive * 1e9))
-    metrics = RouterMetrics(lambda: worker_gauges(pool, time.monotonic()), lambda: discovery.refusals)
-
-    def report() -> ProcessReport:
-        metrics.registry_up.set(discovery.registry_up)
-        return ProcessReport(view_all(pool, time.monotonic()), discovery.registry_up, metrics.families())
-
-    siblings = Siblings(place or RouterInstance(), report)
-    request_log = RequestLog(log_stream or sys.stdout.buffer)
     inference = Inference(
         routes=lambda: routes,
         pool=pool,
-        forwarder=forwarder,
+        forwarder=_forwarder(settings, outside, pool, stalls, sources.discovery.refresh),
         stalls=stalls,
-        clock=clock,
+        clock=outside.clock,
         observer=Observers([metrics, request_log]),
         expiry=expiry,
         body_limit=settings.body_limit,
-        client_stall=60.0,
+        client_stall=CLIENT_STALL,
+    )
+    handlers = [
+        *(worker_route(operation, inference) for operation in operations(outside.clock)),
+        *catalogue_routes(pool, lambda: routes, expiry, outside.clock, settings.version),
+        *openai_model_routes(pool, lambda: routes),
+        *model_routes(sources.sync, lambda: Inventory(routes, pool, virtual.live, writes_refusal(settings))),
+        *admin_routes(siblings.reports),
+    ]
+    return _serve(settings, handlers, _lifespan(outside.client, sources, siblings, stalls, request_log))
+
+
+def _forwarder(
+    settings: RouterSettings, outside: Outside, pool: Pool, stalls: StallWatch, refresh: Callable[[], None]
+) -> Forwarder:
+    limits = Limits(connect=settings.connect_timeout, waiting=settings.max_queue)
+    return Forwarder(outside.client, pool, stalls, outside.clock, outside.rng, limits=limits, refresh=refresh)
+
+
+def _metrics(pool: Pool, discovery: Discovery, request_log: RequestLog) -> RouterMetrics:
+    return RouterMetrics(
+        Readings(
+            workers=pool,
+            now=time.monotonic,
+            registry_up=lambda: discovery.registry_up,
+            refused_records=lambda: discovery.refusals,
+            dropped_log_lines=lambda: request_log.dropped,
+        )
     )
 
+
+def _report(pool: Pool, discovery: Discovery, metrics: RouterMetrics) -> ProcessReport:
+    return ProcessReport(view_all(pool, time.monotonic()), discovery.registry_up, metrics.text())
+
+
+Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]
+
+
+def _lifespan(
+    client: Client, sources: Sources, siblings: Siblings, stalls: StallWatch, request_log: RequestLog
+) -> Lifespan:
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncGenerator[None, None]:
         writing = asyncio.get_running_loop().create_task(request_log.run(), name="request log")
         try:
-            async with siblings.answering(), background(*sources.work(), stalls.run()):
-                await discovery.wait_first(FIRST_LOOK)
+            async with siblings.answering(), background(*sources.loops(), stalls.run()):
+                await sources.discovery.wait_first(REGISTRY_WAIT)
                 yield
         finally:
             await client.aclose()
@@ -127,36 +163,35 @@ def create_app(
             request_log.stop()
             await writing
 
+    return lifespan
+
+
+def _serve(settings: RouterSettings, handlers: list[BaseRouteHandler], lifespan: Lifespan) -> Gate:
+    """Wrap the handlers: `Gate` admits a request, `Dispatcher` answers what no handler serves, Litestar the rest."""
     app = Litestar(
-        route_handlers=[
-            *(worker_route(operation, inference) for operation in operations(clock)),
-            *catalogue_routes(pool, lambda: routes, expiry, clock, settings.version),
-            *openai_model_routes(pool, lambda: routes),
-            *model_routes(sources.keeper, lambda: Inventory(routes, pool, virtual.live, no_writes(settings))),
-            *admin_routes(siblings.reports),
-        ],
+        route_handlers=handlers,
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=[lifespan],
         openapi_config=None,
         request_max_body_size=settings.body_limit,
         logging_config=None,
     )
-    surface = Dispatcher(app, served(app), FIXED_ROUTES, settings.body_limit)
-    return Gate(surface, Access.of(settings, own_names=[socket.gethostname()]))
+    dispatcher = Dispatcher(app, served_methods(app), FIXED_ROUTES, settings.body_limit)
+    return Gate(dispatcher, Access.of(settings, own_names=[socket.gethostname()]))
 
 
-def served(app: Litestar) -> Iterator[tuple[str, Iterable[str]]]:
-    """The application's paths and methods. Raw routes take POST, or what they say as `methods`."""
+def served_methods(app: Litestar) -> Iterator[tuple[str, Iterable[str]]]:
+    """Yield the application's paths with their methods. Raw ASGI routes take POST."""
     for route in app.routes:
         if isinstance(route, HTTPRoute):
             methods = {str(method) for handler in route.route_handlers for method in handler.http_methods}
             yield route.path, methods - {"OPTIONS"}
         elif isinstance(route, ASGIRoute):
-            yield route.path, route.route_handler.opt.get("methods", ("POST",))
+            yield route.path, ("POST",)
 
 
 def worker_route(operation: Operation[Any], inference: Inference) -> ASGIRouteHandler:
-    """A raw route: what it costs per token is ours alone."""
+    """Make a raw ASGI route, which costs Litestar's layers nothing per token."""
 
     @asgi(operation.path, copy_scope=False, name=operation.name)
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
@@ -167,20 +202,20 @@ def worker_route(operation: Operation[Any], inference: Inference) -> ASGIRouteHa
 
 @asynccontextmanager
 async def background(*work: Coroutine[Any, Any, None]) -> AsyncGenerator[None, None]:
-    """Run what never ends by itself for as long as the app does. If one fails, this process drains and ends: a
-    router that no longer sees its workers come and go is worse than one that is started anew."""
+    """Run endless coroutines within the context. If one fails, the process drains and ends: the supervisor restarts it,
+    which is better than a router with a stale view of its workers."""
     tasks = [asyncio.get_running_loop().create_task(coroutine) for coroutine in work]
     for task in tasks:
-        task.add_done_callback(_report_fault)
+        task.add_done_callback(_end_on_failure)
     try:
         yield
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)  # what failed was reported when it did
+        await asyncio.gather(*tasks, return_exceptions=True)  # `_end_on_failure` has logged failures
 
 
-def _report_fault(task: asyncio.Task[None]) -> None:
+def _end_on_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("a background task has failed; this router process ends", exc_info=error)
+        _log.error("a background task failed; this router process ends", exc_info=error)
         signal.raise_signal(signal.SIGTERM)

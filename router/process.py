@@ -83,7 +83,7 @@ def main() -> None:
     try:
         settings = RouterSettings()
         configure_logging(settings.log_level)
-        app = create_app(settings, place=RouterInstance.parse(os.environ[PROCESS]))
+        app = create_app(settings, instance=RouterInstance.parse(os.environ[PROCESS]))
     except ValidationError as error:
         for line in explain(error):
             sys.stderr.write(f"vllama: {line}\n")

@@ -1,7 +1,4 @@
-"""Where a router process learns from what there is: the registry, the routing file's workers, the virtual models.
-
-Wiring of these alone; `app.py` has the rest.
-"""
+"""Builds the sources of a router's workers and models: registry, static workers of the routing file, virtual models."""
 
 from __future__ import annotations
 
@@ -29,15 +26,15 @@ from vllama_pool.workers.vllm.probe import http_client
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """They fill the pool and the store for as long as `work` runs."""
+    """Fill the pool and the model store while `loops` run."""
 
     discovery: Discovery
     static: StaticWorkers
-    keeper: ModelSync
+    sync: ModelSync
     closing: tuple[Callable[[], Awaitable[object]], ...]
 
-    def work(self) -> tuple[Coroutine[Any, Any, None], ...]:
-        """What never ends by itself."""
+    def loops(self) -> tuple[Coroutine[Any, Any, None], ...]:
+        """Return endless coroutines."""
         return self.discovery.run(), self.static.run()
 
     async def aclose(self) -> None:
@@ -52,61 +49,59 @@ def open_sources(
     virtual: ModelStore,
     shadowed: Callable[[], Collection[str]],
 ) -> Sources:
-    """All of them, with the virtual models that were kept on disk. `workers` are the routing file's; `shadowed` as for
-    `ModelSync`.
+    """Build the sources and load the saved virtual models. `workers`: the routing file's; `shadowed`: see `ModelSync`.
 
-    Raises ValueError for a registry address that is none.
+    Raises ValueError for an invalid registry address.
     """
     key = settings.worker_key.get_secret_value() if settings.worker_key else None
     endpoints = Endpoints(key)
-    control, asking = http_client(), http_client(static_workers.PROBE_TIMEOUT)
+    control, probes = http_client(), http_client(static_workers.PROBE_TIMEOUT)
     redis = connect(settings.registry.redis_url or embedded.address(settings.registry.state_dir))
     registry = Registry(redis, settings.registry.fleet)
     router_id = secrets.token_hex(8)
-    keeper = ModelSync(
-        registry, virtual, trust(settings), router_id=router_id, file=save_file(settings), shadowed=shadowed
+    sync = ModelSync(
+        registry, virtual, signature_policy(settings), router_id=router_id, file=save_file(settings), shadowed=shadowed
     )
-    keeper.load()
+    sync.load()
     discovery = Discovery(
         registry,
         record_checker(settings, endpoints),
         pool,
-        static_workers.health_probe(asking, key),
+        static_workers.health_probe(probes, key),
         router_id=router_id,
-        models=keeper,
+        models=sync,
     )
     static = StaticWorkers(workers, pool, control, endpoints, key=key)
-    return Sources(discovery, static, keeper, (control.aclose, asking.aclose, redis.aclose))
+    return Sources(discovery, static, sync, (control.aclose, probes.aclose, redis.aclose))
 
 
-def trust(settings: RouterSettings) -> SignaturePolicy:
-    """Unsigned records are taken only where no other machine can write them."""
-    where = settings.registry
-    secret = where.fleet_secret.get_secret_value().encode() if where.fleet_secret else None
-    return SignaturePolicy(where.fleet, secret, unsigned=where.embedded and secret is None)
+def signature_policy(settings: RouterSettings) -> SignaturePolicy:
+    """Accept unsigned records only from a registry that other machines cannot write."""
+    registry = settings.registry
+    secret = registry.fleet_secret.get_secret_value().encode() if registry.fleet_secret else None
+    return SignaturePolicy(registry.fleet, secret, unsigned=registry.embedded and secret is None)
 
 
 def record_checker(settings: RouterSettings, endpoints: Endpoints) -> RecordChecker:
-    """Who believes workers' records."""
-    believed = trust(settings)
+    policy = signature_policy(settings)
     return RecordChecker(
-        fleet=believed.fleet,
-        secret=believed.secret,
-        unsigned=believed.unsigned,
+        fleet=policy.fleet,
+        secret=policy.secret,
+        unsigned=policy.unsigned,
         networks=settings.registry.worker_networks,
         endpoints=endpoints,
     )
 
 
-def no_writes(settings: RouterSettings) -> str:
-    """Why clients may not change models; "" if they may."""
-    believed = trust(settings)
+def writes_refusal(settings: RouterSettings) -> str:
+    """Return why clients may not change models; "" if they may."""
+    policy = signature_policy(settings)
     if not settings.model_writes:
         return WRITES_OFF
-    return "" if believed.secret or believed.unsigned else UNSIGNED
+    return "" if policy.secret or policy.unsigned else UNSIGNED
 
 
 def save_file(settings: RouterSettings) -> SaveFile | None:
-    """The embedded registry keeps nothing over a restart, so its routers do. Any other is its owner's to keep."""
-    where = settings.registry
-    return SaveFile(embedded.folder(where.state_dir), where.fleet) if where.redis_url is None else None
+    """Return the file of virtual models beside the embedded registry, which is not persistent; None for a Redis."""
+    registry = settings.registry
+    return SaveFile(embedded.folder(registry.state_dir), registry.fleet) if registry.redis_url is None else None

@@ -1,50 +1,38 @@
-"""What several router processes know, put together for ops: one page out of each process's report. Pure."""
+"""Merges the reports of all router processes into one page. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 from prometheus_client import generate_latest
 from prometheus_client.core import Metric
+from prometheus_client.parser import text_string_to_metric_families
 
 from vllama_pool.router.telemetry.worker_view import WorkerView
 
 STATES = ("ready", "sleeping", "draining", "starting", "restarting", "stopped", "down")
+"""Best to worst. Unlisted states rank last."""
 BREAKERS = ("closed", "half-open", "suspect", "open")
-"""From well to worse. What is not listed is worse still."""
+"""Best to worst. Unlisted states rank last."""
 PROCESS = "process"
-"""The label that tells the processes' metrics apart: a counter that starts again at 0 with its process must not
-be hidden in a sum, which would seem to have started again as a whole."""
-
-
-class Sample(msgspec.Struct, frozen=True, array_like=True):
-    name: str
-    labels: dict[str, str]
-    value: float
-
-
-class Family(msgspec.Struct, frozen=True, array_like=True):
-    """One metric with all its samples."""
-
-    name: str
-    text: str
-    kind: str
-    samples: tuple[Sample, ...]
+"""Label with the index of the process. Counters are not summed over processes: one that restarts at 0 would look like
+a reset of the whole sum."""
 
 
 class ProcessReport(msgspec.Struct, frozen=True):
-    """One process's part."""
+    """What one router process reports to another."""
 
     workers: tuple[WorkerView, ...]
     registry_up: bool
-    families: tuple[Family, ...]
+    metrics: str
+    """Prometheus text format."""
 
 
 class Processes(msgspec.Struct, frozen=True):
-    """How much of the router a page shows."""
+    """How many router processes there are, and how many a page covers."""
 
     total: int = 1
     answered: int = 1
@@ -55,100 +43,78 @@ class WorkersPage(msgspec.Struct, frozen=True):
 
     workers: tuple[WorkerView, ...]
     registry_up: bool = True
-    """Whether the registry answers every process; the workers are the last known ones otherwise."""
+    """False if a process cannot reach the registry: the workers are the last known ones."""
     processes: Processes = Processes()
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessReports:
-    """The reports of those processes that answered, by index; the one that was asked is always among them."""
+    """Reports by process index, of those that answered."""
 
     total: int
     by_process: Mapping[int, ProcessReport]
 
 
 def workers_page(reports: ProcessReports) -> WorkersPage:
-    """Each worker once, sorted by id: `in_flight` is the sum, state and breaker are the worst of all."""
+    """Merge the workers by id, sorted: `in_flight` is summed; state and breaker are the worst."""
     views: dict[str, list[WorkerView]] = {}
     for report in reports.by_process.values():
         for view in report.workers:
             views.setdefault(view.id, []).append(view)
     return WorkersPage(
-        tuple(_merged(views[name]) for name in sorted(views)),
+        tuple(_merge_views(views[name]) for name in sorted(views)),
         all(report.registry_up for report in reports.by_process.values()),
         Processes(reports.total, len(reports.by_process)),
     )
 
 
-def metrics_page(reports: ProcessReports) -> bytes:
-    """The page for Prometheus (text format 0.0.4). Several processes are told apart by the label `process`, and
-    `vllama_process_up` says which of them are on the page."""
+def metrics_page(reports: ProcessReports) -> str:
+    """Return the page for Prometheus.
+
+    With several processes, samples have the label `process`, and `vllama_process_up` says which processes answered.
+    """
     if reports.total == 1:
         (report,) = reports.by_process.values()
-        return generate_latest(_Page(_metrics(report.families, {})))
-    families: dict[str, list[Metric]] = {}
-    for index, report in sorted(reports.by_process.items()):
-        for metric in _metrics(report.families, {PROCESS: str(index)}):
-            families.setdefault(metric.name, []).append(metric)
-    up = Metric("vllama_process_up", "1 while the router process answers its siblings", "gauge")
+        return report.metrics
+    up = Metric("vllama_process_up", "1 if the router process answered its sibling.", "gauge")
     for index in range(reports.total):
         up.add_sample(up.name, {PROCESS: str(index)}, float(index in reports.by_process))
-    return generate_latest(_Page([up, *(_joined(parts) for parts in families.values())]))
+    families: dict[str, Metric] = {up.name: up}
+    for index, report in sorted(reports.by_process.items()):
+        for family in text_string_to_metric_families(report.metrics):
+            for sample in family.samples:
+                sample.labels[PROCESS] = str(index)
+            merged = families.setdefault(family.name, family)
+            if merged is not family:
+                merged.samples.extend(family.samples)
+    return metrics_text(families.values())
 
 
-def families_of(metrics: Iterable[Metric]) -> tuple[Family, ...]:
-    """What a Prometheus registry collects, as it is sent from process to process. Without the moments at which
-    series were made: nobody asks for them, and they are as many as the series."""
-    return tuple(
-        Family(
-            metric.name,
-            metric.documentation,
-            metric.type,
-            tuple(
-                Sample(sample.name, dict(sample.labels), float(sample.value))
-                for sample in metric.samples
-                if not sample.name.endswith("_created")
-            ),
-        )
-        for metric in metrics
-    )
+def metrics_text(metrics: Collection[Metric]) -> str:
+    """Write metrics in Prometheus's text format 0.0.4, without the `_created` series, which nobody queries."""
+    for metric in metrics:
+        metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
+    return generate_latest(_Collected(metrics)).decode()
 
 
-class _Page:
-    """What `generate_latest` wants of a registry."""
+class _Collected:
+    """The part of a CollectorRegistry that `generate_latest` uses."""
 
-    def __init__(self, metrics: Sequence[Metric]) -> None:
+    def __init__(self, metrics: Iterable[Metric]) -> None:
         self._metrics = metrics
 
     def collect(self) -> Iterable[Metric]:
         return self._metrics
 
 
-def _metrics(families: Iterable[Family], labels: Mapping[str, str]) -> list[Metric]:
-    metrics = []
-    for family in families:
-        metric = Metric(family.name, family.text, family.kind)
-        for sample in family.samples:
-            metric.add_sample(sample.name, {**sample.labels, **labels}, sample.value)
-        metrics.append(metric)
-    return metrics
-
-
-def _joined(parts: Sequence[Metric]) -> Metric:
-    first, *others = parts
-    for other in others:
-        first.samples.extend(other.samples)
-    return first
-
-
-def _merged(views: Sequence[WorkerView]) -> WorkerView:
-    worst = max(views, key=lambda view: _badness(view.state, STATES))
+def _merge_views(views: Sequence[WorkerView]) -> WorkerView:
+    worst = max(views, key=lambda view: _rank(view.state, STATES))
     changes: dict[str, Any] = {
         "in_flight": sum(view.in_flight for view in views),
-        "breaker": max((view.breaker for view in views), key=lambda breaker: _badness(breaker, BREAKERS)),
+        "breaker": max((view.breaker for view in views), key=lambda breaker: _rank(breaker, BREAKERS)),
     }
     return msgspec.structs.replace(worst, **changes)
 
 
-def _badness(word: str, order: Sequence[str]) -> int:
-    return order.index(word) if word in order else len(order)
+def _rank(state: str, order: Sequence[str]) -> int:
+    return order.index(state) if state in order else len(order)

@@ -1,18 +1,19 @@
-"""What Prometheus reads of this router.
+"""The router's Prometheus metrics.
 
-Labels come from known models and registered workers only: a client cannot make new ones.
+Labels are known models and registered workers only, so that clients cannot create series.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from vllama_pool.router.telemetry.aggregate import Family, families_of
+from vllama_pool.router.balance.worker import Worker
+from vllama_pool.router.telemetry.aggregate import metrics_text
 from vllama_pool.router.telemetry.request_record import RequestRecord
 
 UNKNOWN = "unknown"
@@ -22,86 +23,95 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerGauges:
-    """What is shown of one worker, read at scrape time."""
+class Readings:
+    """Values that are read at scrape time."""
 
-    worker: str
-    up: bool
-    in_flight: int
-    running: int
-    waiting: int
-    slots: int
-    kv_usage: float
-    tokens_per_second: float
+    workers: Iterable[Worker]
+    now: Callable[[], float]
+    """Monotonic seconds, on the pool's clock."""
+    registry_up: Callable[[], bool]
+    refused_records: Callable[[], int]
+    dropped_log_lines: Callable[[], int]
 
 
-class _Workers(Collector):
-    def __init__(self, read: Callable[[], Sequence[WorkerGauges]], refusals: Callable[[], int]) -> None:
-        self._read = read
-        self._refusals = refusals
+class _ReadingsCollector(Collector):
+    def __init__(self, readings: Readings) -> None:
+        self._readings = readings
 
     def collect(self) -> Iterable[Metric]:
-        shown = (
-            ("up", "1 while new requests may go to the worker", lambda w: float(w.up)),
-            ("in_flight", "requests of this router at the worker", lambda w: float(w.in_flight)),
-            ("running", "requests in vLLM's running batch, as reported", lambda w: float(w.running)),
-            ("waiting", "requests waiting inside vLLM, as reported", lambda w: float(w.waiting)),
-            ("slots", "requests that the worker runs at once", lambda w: float(w.slots)),
-            ("kv_usage_ratio", "share of the KV cache in use, as reported", lambda w: w.kv_usage),
-            ("tokens_per_second", "generated tokens per second, as reported", lambda w: w.tokens_per_second),
+        yield from self._worker_gauges()
+        readings = self._readings
+        yield GaugeMetricFamily(
+            "vllama_registry_up", "1 while the registry answers.", value=float(readings.registry_up())
         )
-        workers = self._read()
-        for name, text, value in shown:
+        yield CounterMetricFamily(
+            "vllama_refused_records",
+            "Worker records refused for their signature or address.",
+            value=readings.refused_records(),
+        )
+        yield CounterMetricFamily(
+            "vllama_dropped_log_lines",
+            "Request log lines lost because their reader was too slow.",
+            value=readings.dropped_log_lines(),
+        )
+
+    def _worker_gauges(self) -> Iterable[Metric]:
+        now = self._readings.now()
+        gauges: tuple[tuple[str, str, Callable[[Worker], float]], ...] = (
+            ("up", "1 while new requests may go to the worker.", lambda worker: worker.available(now)),
+            ("in_flight", "Requests of this router in the worker.", lambda worker: worker.in_flight),
+            ("running", "Requests in vLLM's running batch, as reported.", lambda worker: worker.last.running),
+            ("waiting", "Requests waiting inside vLLM, as reported.", lambda worker: worker.last.waiting),
+            ("slots", "Requests that the worker runs at once.", lambda worker: worker.record.slots),
+            ("kv_usage_ratio", "Share of the KV cache in use, as reported.", lambda worker: worker.last.kv_usage),
+            (
+                "tokens_per_second",
+                "Generated tokens per second, as reported.",
+                lambda worker: worker.last.tokens_per_second,
+            ),
+        )
+        workers = list(self._readings.workers)
+        for name, text, value in gauges:
             family = GaugeMetricFamily(f"vllama_worker_{name}", text, labels=["worker"])
             for worker in workers:
-                family.add_metric([worker.worker], value(worker))
+                family.add_metric([worker.id], float(value(worker)))
             yield family
-        yield CounterMetricFamily(
-            "vllama_refused_records", "worker records refused: signature, address", value=self._refusals()
-        )
 
 
 class RouterMetrics:
-    """Counts requests. Owns its registry, so that several routers can live in one process."""
+    """Counts finished requests. Owns its registry, so that several routers can run in one process."""
 
-    def __init__(self, workers: Callable[[], Sequence[WorkerGauges]], refusals: Callable[[], int]) -> None:
-        """`workers` and `refusals` (worker records refused so far) are read at scrape time."""
-        self.registry = CollectorRegistry()
-        self.registry.register(_Workers(workers, refusals))
+    def __init__(self, readings: Readings) -> None:
+        self._registry = registry = CollectorRegistry()
+        registry.register(_ReadingsCollector(readings))
         self._requests = Counter(
-            "vllama_requests",
-            "requests that have ended",
-            ["operation", "model", "status"],
-            registry=self.registry,
+            "vllama_requests", "Finished requests.", ["operation", "model", "status"], registry=registry
         )
         self._outcomes = Counter(
-            "vllama_outcomes", "how requests ended", ["operation", "outcome"], registry=self.registry
+            "vllama_outcomes", "Finished requests by outcome.", ["operation", "outcome"], registry=registry
         )
-        self._failures = Counter(
-            "vllama_attempt_failures", "attempts that gave no answer", ["kind"], registry=self.registry
-        )
+        self._failures = Counter("vllama_attempt_failures", "Failed attempts.", ["kind"], registry=registry)
         self._tokens = Counter(
             "vllama_tokens",
-            "tokens by the outcome of their request; until an answer is complete its content events are counted, and "
-            "discarded ones were generated by attempts that gave no answer",
+            "Tokens by the outcome of their request. Of an incomplete answer the content events are counted. "
+            "Discarded tokens were generated by attempts that failed.",
             ["model", "kind", "outcome"],
-            registry=self.registry,
+            registry=registry,
         )
         self._first = Histogram(
             "vllama_first_event_seconds",
-            "from a request's arrival to its first content event",
+            "Time from a request's arrival to its first content event.",
             ["model"],
             buckets=SECONDS,
-            registry=self.registry,
+            registry=registry,
         )
         self._total = Histogram(
             "vllama_request_seconds",
-            "how long requests took",
+            "Duration of completed requests.",
             ["model"],
             buckets=SECONDS,
-            registry=self.registry,
+            registry=registry,
         )
-        self.registry_up = Gauge("vllama_registry_up", "1 while the registry answers", registry=self.registry)
 
     def finished(self, record: RequestRecord) -> None:
         model = record.model or UNKNOWN
@@ -113,15 +123,18 @@ class RouterMetrics:
             self._first.labels(model).observe(record.first_ms / 1000)
         if record.outcome == "complete":
             self._total.labels(model).observe(record.total_ms / 1000)
-        counted = (
+        self._count_tokens(model, record)
+
+    def _count_tokens(self, model: str, record: RequestRecord) -> None:
+        counts = (
             ("prompt", record.outcome, record.prompt_tokens),
             ("completion", record.outcome, record.completion_tokens),
             ("completion", "discarded", record.discarded_tokens),
         )
-        for kind, outcome, tokens in counted:
+        for kind, outcome, tokens in counts:
             if tokens:
                 self._tokens.labels(model, kind, outcome).inc(tokens)
 
-    def families(self) -> tuple[Family, ...]:
-        """All of it, as of now."""
-        return families_of(self.registry.collect())
+    def text(self) -> str:
+        """Return all metrics in Prometheus's text format."""
+        return metrics_text(list(self._registry.collect()))

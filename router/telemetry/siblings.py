@@ -1,7 +1,7 @@
-"""The router processes of one `vllama serve` ask each other for their reports, when ops asks one of them.
+"""Exchanges reports between the router processes of one `vllama serve`.
 
-Each listens on a socket in Linux's abstract namespace: no file is left behind, whatever ends the process. Both
-ends look at whose process the other is, for names in that namespace are anybody's to take.
+Each process listens on a Unix socket in Linux's abstract namespace, which needs no cleanup. Any user can bind a name
+there, so both ends check that the other process belongs to this user.
 """
 
 from __future__ import annotations
@@ -19,52 +19,52 @@ import msgspec
 from vllama_pool.router.instance import RouterInstance
 from vllama_pool.router.telemetry.aggregate import ProcessReport, ProcessReports
 
-PATIENCE = 1.0
+TIMEOUT = 1.0
 """Seconds that a sibling has to answer."""
 _CREDENTIALS = struct.Struct("3i")
 """Linux's struct ucred: pid, uid, gid."""
 
 
 class Siblings:
-    """`reports` of all processes, as seen from one of them. `own` makes this one's."""
+    """Collects the reports of all router processes."""
 
-    def __init__(self, place: RouterInstance, own: Callable[[], ProcessReport]) -> None:
-        self._place = place
-        self._own = own
+    def __init__(self, instance: RouterInstance, own_report: Callable[[], ProcessReport]) -> None:
+        self._instance = instance
+        self._own_report = own_report
 
     async def reports(self) -> ProcessReports:
-        """Those that do not answer in time are left out."""
-        place = self._place
-        others = [index for index in range(place.total) if index != place.index]
-        answers = await asyncio.gather(*(self._ask(index) for index in others))
+        """Return the reports of the processes that answer in time, and of this one."""
+        instance = self._instance
+        others = [index for index in range(instance.total) if index != instance.index]
+        answers = await asyncio.gather(*(self._fetch(index) for index in others))
         found = {index: answer for index, answer in zip(others, answers, strict=True) if answer is not None}
-        return ProcessReports(place.total, {place.index: self._own(), **found})
+        return ProcessReports(instance.total, {instance.index: self._own_report(), **found})
 
     @asynccontextmanager
     async def answering(self) -> AsyncIterator[None]:
-        """Answer the others while this lasts."""
-        if self._place.total == 1:
+        """Answer the other processes within the context."""
+        if self._instance.total == 1:
             yield
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
-            listening.bind(self._place.address(self._place.index))
+            listening.bind(self._instance.address(self._instance.index))
             async with await asyncio.start_unix_server(self._answer, sock=listening):
                 yield
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
-            if _is_ours(writer.get_extra_info("socket")):
-                writer.write(msgspec.msgpack.encode(self._own()))
+            if _same_user(writer.get_extra_info("socket")):
+                writer.write(msgspec.msgpack.encode(self._own_report()))
             writer.close()
             await writer.wait_closed()
 
-    async def _ask(self, index: int) -> ProcessReport | None:
+    async def _fetch(self, index: int) -> ProcessReport | None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.setblocking(False)
             try:
-                async with asyncio.timeout(PATIENCE):
-                    await asyncio.get_running_loop().sock_connect(sock, self._place.address(index))
-                    return await _read(sock) if _is_ours(sock) else None
+                async with asyncio.timeout(TIMEOUT):
+                    await asyncio.get_running_loop().sock_connect(sock, self._instance.address(index))
+                    return await _read(sock) if _same_user(sock) else None
             except (OSError, TimeoutError, msgspec.MsgspecError):
                 return None
 
@@ -76,7 +76,6 @@ async def _read(sock: socket.socket) -> ProcessReport:
     return msgspec.msgpack.decode(b"".join(parts), type=ProcessReport)
 
 
-def _is_ours(sock: socket.socket) -> bool:
-    """Whether the process at the other end is this user's."""
+def _same_user(sock: socket.socket) -> bool:
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     return bool(_CREDENTIALS.unpack(raw)[1] == os.geteuid())

@@ -66,9 +66,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("workers/registry", "workers/vllm"),
     },
     "router/app.py": {
-        *("config", "config/routing", "router/balance", "router/handlers", "router/instance.py", "router/protocol"),
-        *("router/protocol/ollama", "router/protocol/table.py", "router/proxy", "router/routing", "router/server"),
-        *("router/telemetry", "router/upstream", "router/virtual_models", "router/wiring.py"),
+        *("config", "config/routing", "router/balance", "router/discovery", "router/handlers", "router/instance.py"),
+        *("router/protocol", "router/protocol/ollama", "router/protocol/table.py", "router/proxy", "router/routing"),
+        *("router/server", "router/telemetry", "router/upstream", "router/virtual_models", "router/wiring.py"),
     },
     "router/process.py": {
         *("config", "config/routing", "router/app.py", "router/instance.py", "router/server", "workers/process"),

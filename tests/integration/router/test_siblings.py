@@ -32,7 +32,7 @@ VLLAMA = (sys.executable, "-P", "-m", "vllama_pool.router.cli.main")
 def siblings(total: int) -> list[Siblings]:
     family = secrets.token_hex(8)
     return [
-        Siblings(RouterInstance(index, total, family), lambda index=index: ProcessReport((), bool(index % 2), ()))  # type: ignore[misc]
+        Siblings(RouterInstance(index, total, family), lambda index=index: ProcessReport((), bool(index % 2), ""))  # type: ignore[misc]
         for index in range(total)
     ]
 

@@ -1,19 +1,19 @@
-"""What several router processes know, put together: each worker once, each metric once with a label."""
+"""Merging of reports: each worker once, each metric once with a process label."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from vllama_pool.router.telemetry.aggregate import (
     Processes,
     ProcessReport,
     ProcessReports,
-    families_of,
     metrics_page,
+    metrics_text,
     workers_page,
 )
 from vllama_pool.router.telemetry.worker_view import WorkerView
@@ -42,7 +42,7 @@ def worker(**changes: Any) -> WorkerView:
 
 
 def report(*workers: WorkerView, requests: int = 0, registry_up: bool = True) -> ProcessReport:
-    return ProcessReport(workers, registry_up, families_of(counted(requests).collect()))
+    return ProcessReport(workers, registry_up, metrics_text(list(counted(requests).collect())))
 
 
 def counted(requests: int) -> CollectorRegistry:
@@ -89,13 +89,12 @@ def test_the_page_counts_missing_processes_and_reports_a_lost_registry() -> None
 
 def test_metrics_of_one_process_are_unchanged() -> None:
     registry = counted(4)
-    collected = [line for line in generate_latest(registry).splitlines() if b"_created" not in line]
-    page = metrics_page(ProcessReports(1, {0: ProcessReport((), True, families_of(registry.collect()))}))
-    assert page.splitlines() == collected
+    expected = [line for line in generate_latest(registry).decode().splitlines() if "_created" not in line]
+    assert metrics_page(ProcessReports(1, {0: report(requests=4)})).splitlines() == expected
 
 
 def test_metrics_of_several_processes_have_a_process_label_and_each_family_once() -> None:
-    page = metrics_page(ProcessReports(3, {0: report(requests=4), 2: report(requests=7)})).decode()
+    page = metrics_page(ProcessReports(3, {0: report(requests=4), 2: report(requests=7)}))
     assert page.count("# TYPE vllama_requests_total counter") == 1
     samples = {
         (sample.name, sample.labels["process"]): sample.value
@@ -105,3 +104,24 @@ def test_metrics_of_several_processes_have_a_process_label_and_each_family_once(
     assert samples["vllama_requests_total", "0"] == 4
     assert samples["vllama_requests_total", "2"] == 7
     assert [samples["vllama_process_up", index] for index in "012"] == [1, 0, 1]
+
+
+def test_histograms_and_escaped_label_values_survive_the_merge() -> None:
+    registry = CollectorRegistry()
+    name = 'a "quoted" \\ name\n'
+    Histogram("vllama_request_seconds", "Duration.", ["model"], buckets=(1, 10), registry=registry).labels(
+        name
+    ).observe(5)
+    one = ProcessReport((), True, metrics_text(list(registry.collect())))
+    page = metrics_page(ProcessReports(2, {0: one, 1: one}))
+    samples = [
+        (sample.name, sample.labels.get("le"), sample.labels["model"], sample.labels["process"], sample.value)
+        for family in text_string_to_metric_families(page)
+        if family.name == "vllama_request_seconds"
+        for sample in family.samples
+    ]
+    assert len(samples) == 10
+    for process in "01":
+        assert ("vllama_request_seconds_bucket", "1.0", name, process, 0) in samples
+        assert ("vllama_request_seconds_bucket", "10.0", name, process, 1) in samples
+        assert ("vllama_request_seconds_sum", None, name, process, 5) in samples

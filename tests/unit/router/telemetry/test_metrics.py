@@ -1,18 +1,25 @@
-"""What is counted of requests, and under which labels."""
+"""Metrics of requests and workers, and their labels."""
 
 import pytest
 
-from vllama_pool.router.telemetry.aggregate import ProcessReport, ProcessReports, metrics_page
-from vllama_pool.router.telemetry.metrics import RouterMetrics
+from tests.support.balance import Clock, found, pool_of
+from vllama_pool.router.telemetry.metrics import Readings, RouterMetrics
 from vllama_pool.router.telemetry.request_record import RequestRecord
 
 
 def page(*records: RequestRecord) -> list[str]:
-    metrics = RouterMetrics(list, lambda: 0)
+    clock = Clock()
+    readings = Readings(
+        workers=pool_of(clock, found("a", slots=4)),
+        now=clock,
+        registry_up=lambda: True,
+        refused_records=lambda: 2,
+        dropped_log_lines=lambda: 3,
+    )
+    metrics = RouterMetrics(readings)
     for record in records:
         metrics.finished(record)
-    report = ProcessReport((), True, metrics.families())
-    return metrics_page(ProcessReports(1, {0: report})).decode().splitlines()
+    return metrics.text().splitlines()
 
 
 def done(**more: object) -> RequestRecord:
@@ -48,3 +55,12 @@ def test_an_unknown_model_name_is_not_a_label() -> None:
 
 def test_the_page_has_no_created_series() -> None:
     assert not any("_created" in line for line in page(done(first_ms=5.0)))
+
+
+def test_values_read_at_scrape_time_are_on_the_page() -> None:
+    lines = page()
+    assert 'vllama_worker_up{worker="a"} 1.0' in lines
+    assert 'vllama_worker_slots{worker="a"} 4.0' in lines
+    assert "vllama_registry_up 1.0" in lines
+    assert "vllama_refused_records_total 2.0" in lines
+    assert "vllama_dropped_log_lines_total 3.0" in lines

@@ -18,7 +18,7 @@ from vllama_pool.router.errors import BadRequest, ClientError
 from vllama_pool.router.protocol.ollama import copying, create, pull
 from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.virtual_models.plans import UNSIGNED, WRITES_OFF, Inventory, plan_copy, plan_create, plan_delete
-from vllama_pool.router.wiring import no_writes, save_file
+from vllama_pool.router.wiring import save_file, writes_refusal
 from vllama_pool.workers.registry.virtual_model import key_of, seal_model, unseal_model
 
 JSON = st.recursive(
@@ -111,7 +111,7 @@ def test_an_invalid_body_is_refused_with_ollamas_text(decode: Any) -> None:
 
 def test_unsigned_models_are_accepted_only_in_a_private_registry() -> None:
     def refusal(registry: dict[str, Any], **fields: Any) -> str:
-        return no_writes(RouterSettings(registry=RegistrySettings(**registry), **fields))
+        return writes_refusal(RouterSettings(registry=RegistrySettings(**registry), **fields))
 
     assert refusal({}) == ""
     assert refusal({"redis_url": "redis://10.0.0.1:6379/0"}) == UNSIGNED
