@@ -29,7 +29,9 @@ def seconds(text: str) -> float:
     try:
         return nanoseconds(text) / SECOND
     except ValueError:
-        raise ValueError(f"'{text[:40]}' is no duration; write seconds or such as 30s, 5m, 1h30m") from None
+        raise ValueError(
+            f"'{text[:40]}' is not a duration; write seconds, or a duration such as 30s, 5m or 1h30m"
+        ) from None
 
 
 def nanoseconds(text: str) -> int:

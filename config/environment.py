@@ -1,6 +1,6 @@
-"""The environment as settings take it: which variable fills which field, and what becomes of Ollama's own.
+"""Reads settings from environment variables, ours and Ollama's.
 
-Values are trimmed of blanks and quotes, and an empty one counts as not set, as Ollama does it.
+Values are stripped of blanks and quotes; an empty value counts as unset, as in Ollama.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _SERVICE = re.compile(r"_SERVICE_(HOST|PORT)(_|$)|_PORT_\d+_(TCP|UDP|SCTP)(_|$)"
 
 
 class Env:
-    """Marks a field with the variables that fill it, the strongest first.
+    """Annotates a field with its variables, in order of precedence.
 
-    `file`: VARIABLE_FILE names a file that holds the value, as containers and systemd hand out secrets.
-    `every`: the field takes a list of all that are set, not the strongest alone.
+    `file`: VARIABLE_FILE may name a file with the value, as containers and systemd pass secrets.
+    `every`: the field gets a list of all values that are set.
     """
 
     def __init__(self, *names: str, file: bool = False, every: bool = False) -> None:
@@ -37,12 +37,12 @@ class Env:
 
 @dataclass(frozen=True, slots=True)
 class FromFile:
-    """A value that is in a file. Read when the settings are checked, so that a failure is theirs to explain."""
+    """A value in a file. Read during validation, so that a failure is reported as a setting's error."""
 
     path: Path
 
     def read(self) -> str:
-        """The file's text, trimmed. Raises ValueError."""
+        """Return the stripped text. Raises ValueError."""
         try:
             with self.path.open("rb") as file:
                 data = file.read(_SECRET_BYTES + 1)
@@ -57,7 +57,7 @@ class FromFile:
 
 
 class HostPort(str):
-    """The value of a variable that says host and port at once."""
+    """The value of a variable that holds host and port."""
 
     __slots__ = ()
 
@@ -67,7 +67,7 @@ def trimmed(value: str) -> str:
 
 
 def values_for(model: type[BaseModel], environ: Mapping[str, str]) -> dict[str, Any]:
-    """What the environment says of a settings class, nested as its fields are; silent fields are left out."""
+    """Return the values of a settings class's fields, nested like its fields. Unset fields are absent."""
     values: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         kind = field.annotation
@@ -80,12 +80,12 @@ def values_for(model: type[BaseModel], environ: Mapping[str, str]) -> dict[str, 
 
 
 def env_of(field: FieldInfo) -> Env:
-    """A field's mark; one without variables where it has none."""
+    """Return a field's annotation, or an empty one."""
     return next((item for item in field.metadata if isinstance(item, Env)), Env())
 
 
 def variable(env: Env, environ: Mapping[str, str]) -> str:
-    """The variable that a field's value came from, or would come from."""
+    """Return the variable that a field's value came from, else the field's first."""
     return next((name for name in _candidates(env) if trimmed(environ.get(name, ""))), "".join(env.names[:1]))
 
 
@@ -104,7 +104,7 @@ def _value(env: Env, environ: Mapping[str, str]) -> Any:
 def _found(env: Env, environ: Mapping[str, str]) -> Iterator[str | FromFile]:
     for name in _candidates(env):
         value = trimmed(environ.get(name, ""))
-        if not value or of_kubernetes(name, value):
+        if not value or is_set_by_kubernetes(name, value):
             continue
         if env.file and name.endswith("_FILE"):
             yield FromFile(Path(value))
@@ -114,13 +114,13 @@ def _found(env: Env, environ: Mapping[str, str]) -> Iterator[str | FromFile]:
             yield read
 
 
-def of_kubernetes(name: str, value: str) -> bool:
-    """Whether Kubernetes has set this for a service whose name begins with vllama: VLLAMA_PORT is then a URL."""
+def is_set_by_kubernetes(name: str, value: str) -> bool:
+    """True if Kubernetes set the variable for a service named vllama: VLLAMA_PORT is a URL then."""
     return bool(_SERVICE.search(name)) or (name.endswith("_PORT") and value.startswith(("tcp://", "udp://", "sctp://")))
 
 
 def as_ollama(name: str, value: str) -> str | None:
-    """A value in our words. None where Ollama itself cannot read it and takes its default."""
+    """Translate a value of Ollama's variable into ours. None if Ollama itself cannot parse it and uses its default."""
     if name in ("OLLAMA_KEEP_ALIVE", "OLLAMA_LOAD_TIMEOUT"):
         return value if _duration(value) else None
     if name == "OLLAMA_MAX_QUEUE":
@@ -132,7 +132,7 @@ def as_ollama(name: str, value: str) -> str | None:
 
 
 def _duration(text: str) -> bool:
-    """Go's durations and whole seconds (R187); fractions of seconds need a unit there."""
+    """True for a Go duration or whole seconds (R187); Go requires a unit for fractions."""
     try:
         seconds(text)
     except ValueError:
@@ -141,18 +141,18 @@ def _duration(text: str) -> bool:
 
 
 def unknown(environ: Mapping[str, str], known: Iterable[str]) -> list[str]:
-    """A line for each of our variables that is set and is none of the `known`: a slip of the pen, most likely."""
-    names = {name.removeprefix(OURS): name for name in sorted(known)}  # VLLAMA_REDIS_URL hides REDIS_URL
+    """Return a line for each VLLAMA_ variable that is not in `known`."""
+    names = {name.removeprefix(OURS): name for name in sorted(known)}  # VLLAMA_REDIS_URL replaces REDIS_URL
     lines = []
     for name in sorted(environ):
-        if name.startswith(OURS) and name not in names.values() and not of_kubernetes(name, environ[name]):
+        if name.startswith(OURS) and name not in names.values() and not is_set_by_kubernetes(name, environ[name]):
             near = difflib.get_close_matches(name.removeprefix(OURS), names, 1)
-            lines.append(f"{name}: there is no such setting" + (f"; did you mean {names[near[0]]}?" if near else ""))
+            lines.append(f"{name}: unknown setting" + (f"; did you mean {names[near[0]]}?" if near else ""))
     return lines
 
 
 def variables_of(model: type[BaseModel]) -> Iterator[str]:
-    """Every variable that fills a settings class."""
+    """Yield every variable of a settings class."""
     for field in model.model_fields.values():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from variables_of(field.annotation)

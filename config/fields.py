@@ -1,6 +1,6 @@
-"""How texts of the environment become settings.
+"""Field types of the settings, which parse and check their text.
 
-Each check raises ValueError that reads "what is wrong; what to do". Secrets are never repeated in it.
+Checks raise ValueError with "what is wrong; what to do", and never repeat a secret.
 """
 
 from __future__ import annotations
@@ -59,15 +59,15 @@ def _port(value: Any) -> Any:
 
 def _refuse_scheme(scheme: str) -> None:
     if scheme == "https":
-        raise ValueError("https is not spoken here; listen on http:// and put a TLS proxy in front")
+        raise ValueError("https is not supported; listen on http:// and put a TLS proxy in front")
     if scheme != "http":
-        raise ValueError(f"{scheme[:20]}:// cannot be listened on; write HOST:PORT")
+        raise ValueError(f"{scheme[:20]}:// is not supported; write HOST:PORT")
 
 
 def _redis_url(value: str) -> str:
     if value.startswith("/") or re.match(r"(redis|rediss|unix)://[^/\s]|unix:///", value):
         return value
-    raise ValueError("not the address of a Redis; write redis://HOST:6379/0, rediss:// for TLS, or unix:///PATH")
+    raise ValueError("not a Redis address; write redis://HOST:6379/0, rediss:// for TLS, or unix:///PATH")
 
 
 def _networks(value: Any) -> Any:
@@ -82,12 +82,12 @@ def _network(text: str) -> Network:
     try:
         near = ip_network(text, strict=False)
     except ValueError:
-        raise ValueError(f"'{text[:60]}' is no network; write such as 10.0.0.0/8") from None
+        raise ValueError(f"'{text[:60]}' is not a network; write one such as 10.0.0.0/8") from None
     raise ValueError(f"'{text[:60]}' has bits beyond its prefix; write {near}")
 
 
 def _api_keys(value: Any) -> Any:
-    """The keys of every text and file together."""
+    """Collect the keys of all texts and files."""
     if not isinstance(value, list):
         return value
     keys: list[ApiKey] = []
@@ -97,20 +97,20 @@ def _api_keys(value: Any) -> Any:
             continue
         found = parse_keys(_text(source))
         if not found:
-            raise ValueError("has no key in it; write NAME:SHA256, or leave it unset")
+            raise ValueError("contains no key; write NAME:SHA256, or leave it unset")
         keys += found
     return tuple(keys)
 
 
 def _origin(text: str) -> str:
     if "*" not in text and not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://[^/\s]+\Z", text):
-        raise ValueError(f"'{text[:80]}' is no origin; write scheme://host[:port], with * for any part, or *")
+        raise ValueError(f"'{text[:80]}' is not an origin; write scheme://host[:port], with * for any part, or *")
     return text.lower()
 
 
 def _allowed_host(text: str) -> str:
     if not re.match(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?\Z|\[?[0-9A-Fa-f:.]+\]?\Z", text):
-        raise ValueError(f"'{text[:80]}' is no host; write a name without port, or *.example.com")
+        raise ValueError(f"'{text[:80]}' is not a host; write a name without port, or *.example.com")
     return text.lower().rstrip(".")
 
 
@@ -122,19 +122,19 @@ def _long_enough(value: SecretStr) -> SecretStr:
 
 def _printable(value: SecretStr) -> SecretStr:
     if not re.fullmatch(r"[!-~]+", value.get_secret_value()):
-        raise ValueError("has blanks or other than ASCII characters; make one with: openssl rand -hex 32")
+        raise ValueError("has blanks or non-ASCII characters; make one with: openssl rand -hex 32")
     return value
 
 
 def _fleet(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", text):
-        raise ValueError("has other characters than letters, digits, '.', '_' and '-', or is too long; rename it")
+        raise ValueError("may have up to 64 letters, digits, '.', '_' and '-'; rename it")
     return text
 
 
 def _version(text: str) -> str:
     if not re.fullmatch(r"[0-9]{1,6}\.[0-9]{1,6}\.[0-9]{1,6}", text):
-        raise ValueError("clients take versions apart as three numbers; write such as 0.33.0")
+        raise ValueError("must be three numbers, because clients parse it; write a version such as 0.33.0")
     return text
 
 
@@ -144,7 +144,7 @@ def _path(path: Path) -> Path:
 
 Seconds = Annotated[float, BeforeValidator(_duration)]
 Duration = Annotated[Seconds, Field(gt=0, le=86400 * 365)]
-"""Seconds, more than none."""
+"""Seconds; positive."""
 EndlessBelowZero = Annotated[Seconds, AfterValidator(_endless)]
 EndlessFromZero = Annotated[EndlessBelowZero, AfterValidator(_not_zero)]
 Secret = Annotated[SecretStr, BeforeValidator(_text), AfterValidator(_printable)]

@@ -1,4 +1,4 @@
-"""Where to listen, out of Ollama's OLLAMA_HOST: `[scheme://]host[:port][/path]` (R185)."""
+"""Parses OLLAMA_HOST: `[scheme://]host[:port][/path]` (R185)."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _INTEGER = re.compile(r"[+-]?[0-9]+\Z")
 @dataclass(frozen=True, slots=True)
 class Listen:
     host: str
-    """A name or address, IPv6 without brackets; "" stands for every address of the machine."""
+    """Name or address, IPv6 without brackets; "" for all addresses."""
     port: int
     """0 lets the kernel choose."""
     scheme: str = "http"
     path: str = ""
-    """What clients put in front of every path. A server has no use for it."""
+    """Path prefix of clients; servers ignore it."""
 
 
 def parse_listen(text: str) -> Listen:
-    """Never fails, as Ollama's own reading never does: an unusable port gives the scheme's default."""
+    """Parse as Ollama does, which never fails: an invalid port becomes the scheme's default."""
     scheme, separator, rest = text.strip().partition("://")
     if not separator:
         scheme, rest = "http", scheme
@@ -40,7 +40,7 @@ def parse_listen(text: str) -> Listen:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address. A name other than localhost could be anything."""
+    """True if only this machine can reach the address. Names other than localhost count as reachable."""
     if host.lower() == "localhost" or host.lower().endswith(".localhost"):
         return True
     try:
@@ -52,7 +52,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _split(host_port: str) -> tuple[str, str] | None:
-    """Host and port, or None where Go's net.SplitHostPort finds no port."""
+    """Split as Go's net.SplitHostPort does. None if it finds no port."""
     if host_port.startswith("["):
         host, bracket, rest = host_port[1:].partition("]")
         if not bracket or not rest.startswith(":") or set(host + rest) & set("[]"):

@@ -1,6 +1,6 @@
-"""Ollama's model names: `[[host/]namespace/]model[:tag]`, and what they mean (R169-R173).
+"""Ollama's model names: `[[host/]namespace/]model[:tag]` (R169-R173).
 
-Names are compared without regard to case and are only ever used as keys and for display, never as paths.
+Names are compared without case, and are used as keys and for display, never as file paths.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ DEFAULT_HOST = "registry.ollama.ai"
 DEFAULT_NAMESPACE = "library"
 DEFAULT_TAG = "latest"
 
-LONGEST_REMEMBERED = 1024
-"""Characters; longer than any name that Ollama's grammar has."""
+MAX_CACHED_LENGTH = 1024
+"""Characters; more than any valid name has."""
 
-_LONGEST = {"host": 350, "namespace": 80, "model": 80, "tag": 80}
+_MAX_LENGTH = {"host": 350, "namespace": 80, "model": 80, "tag": 80}
 _ALLOWED = {
     "host": re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*\Z"),
     "namespace": re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*\Z"),
@@ -34,19 +34,19 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 class InvalidName(ValueError):
-    """The text is no model name. `str()` says why, in words for the person who wrote it."""
+    """The text is not a model name. `str()` gives the reason."""
 
     text = "invalid model name"
-    """What Ollama answers, with status 400 (R147)."""
+    """Ollama's error text, with status 400 (R147)."""
 
     def __init__(self, given: str, why: str) -> None:
         super().__init__(why)
         self.given = given
-        """The name as it was given."""
+        """The given text."""
 
 
 class ConflictingSource(InvalidName):
-    """Both of the suffixes `:local` and `:cloud` (R149): Ollama answers 400 with `text`."""
+    """The name has both suffixes, `:local` and `:cloud` (R149)."""
 
     def __init__(self, given: str) -> None:
         self.text = f"use either :local or :cloud, not both: {json.dumps(given, ensure_ascii=False)}"
@@ -55,7 +55,7 @@ class ConflictingSource(InvalidName):
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A valid name with every part filled in, spelled as it was given."""
+    """A valid name with defaults filled in, in its given spelling."""
 
     host: str
     namespace: str
@@ -64,17 +64,17 @@ class Name:
 
     @property
     def full(self) -> str:
-        """Every part, such as "registry.ollama.ai/library/llama3.2:latest"."""
+        """All parts, such as "registry.ollama.ai/library/llama3.2:latest"."""
         return f"{self.host}/{self.namespace}/{self.model}:{self.tag}"
 
     @property
     def key(self) -> str:
-        """What two spellings of one name have in common: the full name in lower case (R171)."""
+        """The full name in lower case, equal for all spellings of a name (R171)."""
         return self.full.lower()
 
     @property
     def short(self) -> str:
-        """As Ollama lists it: host and namespace only where not the default, the tag always (R173)."""
+        """The name as Ollama lists it: without default host and namespace, with the tag (R173)."""
         if self.host.lower() != DEFAULT_HOST:
             return self.full
         if self.namespace.lower() != DEFAULT_NAMESPACE:
@@ -83,11 +83,10 @@ class Name:
 
 
 def parse(text: str) -> Name:
-    """The name that `text` spells, defaults filled in.
+    """Parse a name and fill in defaults. Raises InvalidName, or its subclass ConflictingSource.
 
-    `x:local` is `x`. A cloud name keeps its mark, in the form `x:cloud` or `x:8b-cloud`, so that it never
-    means the local model of the same name; ask `is_cloud` first where the difference matters.
-    Raises InvalidName, and ConflictingSource out of it.
+    `x:local` is `x`. A cloud name keeps its suffix, as `x:cloud` or `x:8b-cloud`, so that it never means the local
+    model.
     """
     base, source = _split_source(text)
     name = _parse_parts(base, given=text)
@@ -98,18 +97,16 @@ def parse(text: str) -> Name:
 
 
 def is_cloud(text: str) -> bool:
-    """Whether the name asks for a model of ollama.com: tag `cloud`, or a tag that ends in `-cloud` (R038)."""
+    """True for a model of ollama.com: tag `cloud`, or a tag that ends in `-cloud` (R038)."""
     return _source_suffix(text.strip())[1] == "cloud"
 
 
 def lookup_key(text: str) -> str:
-    """The key to find a model by; remembered, for it is asked for several times per request. Not so for endless names:
-    clients invent them.
+    """Return the key of a model's name. Cached, except for very long names, because clients choose them.
 
-    vLLM serves any name, also such as Ollama's grammar does not have (a path, a dot in the namespace): these are
-    known under their exact spelling only.
+    vLLM's names may be invalid in Ollama's grammar (a path, a dot in the namespace). Their key is the exact text.
     """
-    return _remembered_key(text) if len(text) <= LONGEST_REMEMBERED else _key(text)
+    return _cached_key(text) if len(text) <= MAX_CACHED_LENGTH else _key(text)
 
 
 def _key(text: str) -> str:
@@ -119,7 +116,7 @@ def _key(text: str) -> str:
         return text
 
 
-_remembered_key = lru_cache(maxsize=4096)(_key)
+_cached_key = lru_cache(maxsize=4096)(_key)
 
 
 def _split_source(text: str) -> tuple[str, str]:
@@ -131,7 +128,7 @@ def _split_source(text: str) -> tuple[str, str]:
 
 
 def _source_suffix(text: str) -> tuple[str, str]:
-    """What comes before a `:local`, `:cloud` or `-cloud` at the end, and which it was ("" for none)."""
+    """Split off a final `:local`, `:cloud` or `-cloud`. Returns the rest and "local", "cloud" or ""."""
     before, colon, last = text.rpartition(":")
     if not colon:
         return text, ""
@@ -164,8 +161,8 @@ def _parse_parts(text: str, *, given: str) -> Name:
 def _check(part: str, value: str, given: str) -> None:
     if not value:
         raise InvalidName(given, f"the {part} is empty")
-    if len(value) > _LONGEST[part]:
-        raise InvalidName(given, f"the {part} is longer than {_LONGEST[part]} characters")
+    if len(value) > _MAX_LENGTH[part]:
+        raise InvalidName(given, f"the {part} is longer than {_MAX_LENGTH[part]} characters")
     if not _ALLOWED[part].match(value):
         raise InvalidName(
             given, f"the {part} may have {_CHARACTERS[part]} only, and begins with a letter, digit or '_'"

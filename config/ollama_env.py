@@ -1,4 +1,4 @@
-"""Ollama's own variables: which are honoured, and why the others have no effect (R185-R200)."""
+"""Ollama's environment variables: those that apply, and why the others do not (R185-R200)."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ HONOURED = frozenset(
     }
 )
 _NOT_FOR_SERVERS = frozenset({"OLLAMA_EDITOR", "OLLAMA_NOHISTORY"})
-"""The client's own (R200)."""
+"""Variables of Ollama's command line (R200)."""
 _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
-"""What Go reads as false. What it cannot read counts as true."""
+"""Go's false values. Ollama treats unparsable values as true."""
 
 _BY_FLAGS = "vLLM is configured by its own flags"
-_BY_MODEL = "vLLM reads models from where --model says"
+_BY_MODEL = "--model sets where vLLM reads its model"
 _WHY = {
-    "OLLAMA_NUM_PARALLEL": "vLLM takes as many requests at once as --max-num-seqs says",
-    "OLLAMA_MAX_LOADED_MODELS": "every worker keeps its model for as long as it runs",
-    "OLLAMA_CONTEXT_LENGTH": "a model's context is what --max-model-len says",
+    "OLLAMA_NUM_PARALLEL": "--max-num-seqs sets the number of concurrent requests",
+    "OLLAMA_MAX_LOADED_MODELS": "each worker keeps its model loaded while it runs",
+    "OLLAMA_CONTEXT_LENGTH": "--max-model-len sets a model's context length",
     "OLLAMA_DEBUG_LOG_REQUESTS": "prompts are never logged",
-    "OLLAMA_NO_CLOUD": "there is no cloud here, so that it is always off",
-    "OLLAMA_REMOTES": "there are no remote models here",
-    "OLLAMA_AUTH": "VLLAMA_API_KEYS says who may come in",
+    "OLLAMA_NO_CLOUD": "vLLama never uses ollama.com",
+    "OLLAMA_REMOTES": "vLLama has no remote models",
+    "OLLAMA_AUTH": "VLLAMA_API_KEYS sets the API keys",
     "OLLAMA_MODELS": _BY_MODEL,
     "OLLAMA_NOPRUNE": _BY_MODEL,
     "OLLAMA_MAX_TRANSFER_STREAMS": _BY_MODEL,
@@ -38,20 +38,20 @@ _WHY = {
 
 
 def without_effect(environ: Mapping[str, str]) -> list[str]:
-    """A line for each of Ollama's variables that is set and changes nothing, to be told once: what has no
-    counterpart here, and what cannot be read, where the default is taken as Ollama does it."""
+    """Return a line for each of Ollama's variables that is set in vain: it has no counterpart, or its value is invalid
+    and the default applies, as in Ollama."""
     lines = [f"{name} has no effect: {_WHY.get(name, _BY_FLAGS)}" for name in ignored(environ)]
-    lines += [f"{name} cannot be read: its default is taken, as Ollama does" for name in misread(environ)]
+    lines += [f"{name} is invalid: its default applies, as in Ollama" for name in misread(environ)]
     return lines
 
 
 def ignored(environ: Mapping[str, str]) -> list[str]:
-    """Those without a counterpart, sorted (R189-R199)."""
+    """Return the variables that are set and have no counterpart, sorted (R189-R199)."""
     return sorted(name for name, value in environ.items() if _is_ignored(name, trimmed(value)))
 
 
 def misread(environ: Mapping[str, str]) -> list[str]:
-    """Those that are honoured and set to what cannot be read, sorted."""
+    """Return the supported variables with an invalid value, sorted."""
     values = {name: trimmed(environ.get(name, "")) for name in HONOURED}
     return sorted(name for name, value in values.items() if value and as_ollama(name, value) is None)
 
@@ -59,4 +59,4 @@ def misread(environ: Mapping[str, str]) -> list[str]:
 def _is_ignored(name: str, value: str) -> bool:
     if not value or not name.startswith(("OLLAMA_", "LLAMA_ARG_")) or name in HONOURED | _NOT_FOR_SERVERS:
         return False
-    return name != "OLLAMA_NO_CLOUD" or value in _FALSE  # true is what it is here (R195)
+    return name != "OLLAMA_NO_CLOUD" or value in _FALSE  # true is the default here (R195)

@@ -1,10 +1,10 @@
-"""Everything that is set from outside, read once by the command line. Frozen.
+"""The settings of router and worker, read once by the command line. Immutable.
 
     RouterSettings ── registry: RegistrySettings
     WorkerSettings ── registry: RegistrySettings
 
-Each field names the environment variables that fill it; what the command line passes in is stronger. Ollama's
-own variables carry over where they mean something here. Durations are seconds.
+Each field lists its environment variables; command-line options override them. Ollama's variables apply where they
+have a counterpart. Durations are in seconds.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ PRIVATE: tuple[Network, ...] = (
     IPv4Network("192.168.0.0/16"),
     IPv6Network("fc00::/7"),
 )
-"""Not link-local and not 100.64.0.0/10: clouds keep their metadata services there."""
+"""Excludes link-local and 100.64.0.0/10, where clouds run their metadata services."""
 
 
 def _state_dir() -> Path:
@@ -65,24 +65,24 @@ class _Frozen(BaseModel):
 
 
 class RegistrySettings(_Frozen):
-    """The registry where workers and routers of one fleet find each other."""
+    """The registry that the workers and routers of a fleet share."""
 
     redis_url: Annotated[RedisUrl | None, Field(repr=False), Env("VLLAMA_REDIS_URL", "REDIS_URL")] = None
-    """None: the embedded one, for this machine only. May hold a password."""
+    """None for the embedded registry, for this machine only. May hold a password."""
     fleet: Annotated[Fleet, Env("VLLAMA_FLEET")] = "default"
-    """Several fleets may share one Redis."""
+    """Name of the fleet; several fleets may share one Redis."""
     fleet_secret: Annotated[LongSecret | None, Env("VLLAMA_FLEET_SECRET", file=True)] = None
-    """Signs the workers' records and virtual models. Needed with every Redis but the embedded one."""
+    """Signs worker records and virtual models. Required with a Redis that others can reach."""
     worker_networks: Annotated[Networks, Env("VLLAMA_WORKER_NETWORKS")] = Field(
         default_factory=lambda data: default_networks(data.get("redis_url"))
     )
-    """Where a registered worker may be. Routers contact no other address, whatever a record says."""
+    """Networks of registered workers. Routers contact no other address."""
     state_dir: Annotated[LocalPath, Env("VLLAMA_STATE_DIR")] = Field(default_factory=_state_dir)
-    """Socket, lock and logs of the embedded registry, and its virtual models. Its user alone may read it."""
+    """Folder with socket, lock and logs of the embedded registry, and virtual models. Readable by its user only."""
 
     @property
     def embedded(self) -> bool:
-        """Whether the registry is reached without a network: the embedded one, or a socket."""
+        """True if the registry is reached without a network: embedded, or by a Unix socket."""
         return is_local(self.redis_url)
 
 
@@ -91,7 +91,7 @@ def is_local(redis_url: str | None) -> bool:
 
 
 def default_networks(redis_url: str | None) -> tuple[Network, ...]:
-    """Loopback for a registry of this machine; with a Redis that others reach, private networks too."""
+    """Return loopback for a registry of this machine, and private networks too for a Redis on the network."""
     return LOOPBACK if is_local(redis_url) else (*LOOPBACK, *PRIVATE)
 
 
@@ -104,9 +104,9 @@ class _Settings(BaseSettings):
 
     registry: RegistrySettings = Field(default_factory=_embedded_registry)
     worker_key: Annotated[Secret | None, Env("VLLAMA_WORKER_KEY", file=True)] = None
-    """Bearer token between routers and workers, the same on both sides; never in the registry."""
+    """Bearer token between routers and workers; never stored in the registry."""
     grace: Annotated[Duration, Env("VLLAMA_GRACE")] = 30.0
-    """How long running requests may take to finish once a stop was asked for."""
+    """Time for running requests to finish after a stop signal."""
     log_level: Annotated[Level, Env("VLLAMA_LOG_LEVEL", "OLLAMA_DEBUG")] = "info"
 
     @classmethod
@@ -136,58 +136,57 @@ class RouterSettings(_Settings):
     """0 lets the kernel choose."""
     processes: Annotated[int, Field(ge=1, le=64), Env("VLLAMA_PROCESSES")] = 1
     routing_file: Annotated[LocalPath | None, Env("VLLAMA_ROUTING_FILE")] = None
-    """None: no table, every registered model under its own name."""
+    """None: every registered model is served under its own name."""
     version: Annotated[Version, Env("VLLAMA_OLLAMA_VERSION")] = "0.33.0"
-    """The Ollama version that clients are told."""
+    """Ollama's version, shown to clients."""
 
     api_keys: Annotated[ApiKeys, Env("VLLAMA_API_KEYS", file=True, every=True)] = ()
     allow_anonymous: Annotated[bool, Env("VLLAMA_ALLOW_ANONYMOUS")] = False
-    """Serve requests without a key, also on a public address or although keys are set."""
+    """Serve requests without a key, on public addresses and beside configured keys too."""
     admin_key: Annotated[LongSecret | None, Env("VLLAMA_ADMIN_KEY", file=True)] = None
-    """Opens /admin and /metrics to others than this machine."""
+    """Opens /admin and /metrics to other machines."""
     origins: Annotated[Origins, Env("VLLAMA_ORIGINS", "OLLAMA_ORIGINS")] = ()
-    """Browser origins besides this machine's own and desktop apps'; `*` for any."""
+    """Browser origins besides this machine's and desktop apps'; `*` for any."""
     allowed_hosts: Annotated[Hosts, Env("VLLAMA_ALLOWED_HOSTS")] = ()
-    """Host names besides Ollama's own that requests may be addressed to. On a public address: if any are set,
-    requests to other names are refused there too."""
+    """Accepted Host names besides Ollama's own. If set, other names are refused on public addresses too."""
 
     body_limit: Annotated[ByteSize, Field(gt=0, le=1 << 32), Env("VLLAMA_BODY_LIMIT")] = ByteSize(64 << 20)
-    """Largest request body, in bytes."""
+    """Maximum size of a request body, in bytes."""
     model_writes: Annotated[bool, Env("VLLAMA_MODEL_WRITES")] = True
-    """Whether clients may create, copy and delete virtual models."""
+    """Let clients create, copy and delete virtual models."""
     max_queue: Annotated[int, Field(ge=0, le=10**9), Env("VLLAMA_MAX_QUEUE", "OLLAMA_MAX_QUEUE")] = 512
-    """Requests of a router process that may wait for an answer to begin, beyond the slots of the model's workers (R161,
-    R188). With 0 only those are taken that find a free slot, as in Ollama."""
+    """Requests per router process that may wait for their answer to begin, beyond the slots of the model's workers
+    (R161, R188). With 0, requests need a free slot, as in Ollama."""
     keep_alive: Annotated[EndlessBelowZero, Env("VLLAMA_KEEP_ALIVE", "OLLAMA_KEEP_ALIVE")] = 300.0
-    """What /api/ps says of a model's remaining time. Infinite for a negative value."""
+    """A model's remaining time in /api/ps. Infinite for a negative value."""
     connect_timeout: Annotated[Duration, Env("VLLAMA_CONNECT_TIMEOUT")] = 1.0
     first_token_timeout: Annotated[Duration, Env("VLLAMA_FIRST_TOKEN_TIMEOUT")] = 300.0
-    """From a request's being sent to a worker until its first content."""
+    """Time from sending a request to a worker to its first content."""
     stall_timeout: Annotated[Duration, Env("VLLAMA_STALL_TIMEOUT")] = 120.0
-    """Longest silence of a worker in the middle of an answer, also of one that is not streamed to the client."""
+    """Maximum silence of a worker within an answer, streamed or not."""
 
 
 class WorkerSettings(_Settings):
     advertise: Annotated[str, Env("VLLAMA_ADVERTISE")] = "127.0.0.1"
-    """The host by which routers reach this worker. vLLM listens there and nowhere else."""
+    """Host by which routers reach this worker. vLLM listens on it only."""
     port: Annotated[int, Field(ge=0, le=65535), Env("VLLAMA_WORKER_PORT")] = 8100
     """vLLM's port."""
     load_timeout: Annotated[EndlessFromZero, Env("VLLAMA_LOAD_TIMEOUT", "OLLAMA_LOAD_TIMEOUT")] = 1800.0
-    """How long vLLM may take until it answers. Infinite for zero or less (R192)."""
+    """Time for vLLM to load its model. Infinite for zero or less (R192)."""
 
 
 def explain(error: ValidationError, environ: Mapping[str, str] = os.environ) -> list[str]:
-    """What is wrong with the settings, one line each: "VARIABLE: what is wrong; what to do".
+    """Return one line per error: "VARIABLE: what is wrong; what to do".
 
-    Values are never repeated but by checks that know them to be harmless: many are secrets.
+    Values are not repeated, because many are secrets; only checks of harmless values quote them.
     """
     settings = next((kind for kind in (RouterSettings, WorkerSettings) if kind.__name__ == error.title), None)
     lines: dict[str, None] = {}
     for item in error.errors(include_url=False, include_input=False):
-        if item["type"] == "default_factory_not_called":  # follows from another line
+        if item["type"] == "default_factory_not_called":  # a consequence of another error
             continue
         name = _variable(settings or RegistrySettings, item["loc"], environ)
-        what = str(item["ctx"]["error"]) if item["type"] == "value_error" else _words(item)
+        what = str(item["ctx"]["error"]) if item["type"] == "value_error" else _describe(item)
         lines[f"{name}: {what}"] = None
     return list(lines)
 
@@ -207,12 +206,12 @@ def _variable(model: type[BaseModel], loc: tuple[int | str, ...], environ: Mappi
 _HINTS = {
     "bool_parsing": "expected true or false; write 1 or 0",
     "int_parsing": "expected a whole number; correct it",
-    "byte_size": "expected a size; write such as 64MiB",
-    "byte_size_unit": "expected a size; write such as 64MiB",
+    "byte_size": "expected a size; write one such as 64MiB",
+    "byte_size_unit": "expected a size; write one such as 64MiB",
 }
 
 
-def _words(item: Any) -> str:
+def _describe(item: Any) -> str:
     if item["type"] in _HINTS:
         return _HINTS[item["type"]]
     if item["type"] == "literal_error":

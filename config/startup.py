@@ -1,4 +1,4 @@
-"""Settings that must keep a router from starting: each problem says what to do."""
+"""Settings with which a router must not start."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from vllama_pool.config.settings import RegistrySettings, RouterSettings
 
 
 def startup_problem(settings: RouterSettings) -> str | None:
-    """The first reason why the router must not start with these settings, and what to do; None if it may."""
+    """Return the first problem and what to do about it; None if the router may start."""
     return listen_problem(settings) or registry_problem(settings.registry)
 
 
 def listen_problem(settings: RouterSettings) -> str | None:
-    """Why the router must not start with these settings, and what to do; None if it may."""
+    """Return the problem of a public address without API keys."""
     if not is_loopback(settings.host) and not settings.api_keys and not settings.allow_anonymous:
         return (
-            f"listening on {settings.host} would let anyone who can reach it use the models: set VLLAMA_API_KEYS "
+            f"listening on {settings.host} lets anyone who can reach it use the models: set VLLAMA_API_KEYS "
             "(vllama key new NAME makes a key and its line), or pass --allow-anonymous if the network is trusted, or "
             "listen on 127.0.0.1"
         )
@@ -23,7 +23,7 @@ def listen_problem(settings: RouterSettings) -> str | None:
 
 
 def registry_problem(registry: RegistrySettings) -> str | None:
-    """Why no worker could ever be trusted over this registry, and what to do."""
+    """Return the problem of a shared registry without a fleet secret."""
     if registry.embedded or registry.fleet_secret is not None:
         return None
     return (

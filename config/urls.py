@@ -1,4 +1,4 @@
-"""The base URL of a worker: what is accepted, and the one spelling that is kept."""
+"""Checks and normalises the base URL of a worker."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class InvalidUrl(ValueError):
-    """`str()` reads "what is wrong; what to do". A password in the URL is never repeated."""
+    """`str()` reads "what is wrong; what to do", and never repeats a password."""
 
 
 def worker_url(text: str) -> str:
-    """The normal form of a worker's base URL, such as "http://10.0.0.5:8000".
+    """Return the normal form of a worker's base URL, such as "http://10.0.0.5:8000". Raises InvalidUrl.
 
-    http and https only, no user-info, query or fragment; a path of plain segments may come before vLLM's own
-    paths. Scheme and host in lower case, the scheme's own port left out, no trailing slash.
-    Raises InvalidUrl.
+    Accepts http and https without user info, query or fragment, and a path of plain segments. The normal form has
+    scheme and host in lower case, no default port and no trailing slash.
     """
     if not text.isascii() or any(c.isspace() or not c.isprintable() for c in text):
         raise InvalidUrl("has blanks, control or non-ASCII characters; write scheme://host:port")
@@ -28,7 +27,7 @@ def worker_url(text: str) -> str:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
-        raise InvalidUrl("the host or port cannot be read; write scheme://host:port") from None
+        raise InvalidUrl("invalid host or port; write scheme://host:port") from None
     if parts.scheme not in _DEFAULT_PORTS or not text.lower().startswith(f"{parts.scheme}://"):
         raise InvalidUrl("not an http:// or https:// URL; write http://host:port")
     if "@" in parts.netloc:
@@ -36,7 +35,7 @@ def worker_url(text: str) -> str:
     if "?" in text or "#" in text or "\\" in text:
         raise InvalidUrl("has a query, fragment or backslash; write scheme://host:port")
     if port == 0 or parts.netloc.endswith(":"):
-        raise InvalidUrl("the port is none; write a port from 1 to 65535 or leave the ':' out")
+        raise InvalidUrl("invalid port; write a port from 1 to 65535 or leave the ':' out")
     host = _host(parts.hostname or "")
     shown_port = "" if port in (None, _DEFAULT_PORTS[parts.scheme]) else f":{port}"
     return f"{parts.scheme}://{host}{shown_port}{_path(parts.path)}"
@@ -49,14 +48,14 @@ def _host(host: str) -> str:
         try:
             return f"[{ipaddress.IPv6Address(host).compressed}]"
         except ValueError:
-            raise InvalidUrl("the host is no IPv6 address; write http://[address]:port") from None
+            raise InvalidUrl("the host is not an IPv6 address; write http://[address]:port") from None
     if not _HOST_NAME.match(host):
-        raise InvalidUrl("the host is no name or address; write http://host:port")
+        raise InvalidUrl("the host is not a name or address; write http://host:port")
     if re.fullmatch(r"[0-9.]+|0x[0-9a-f.x]+", host):
         try:
             return str(ipaddress.IPv4Address(host))
         except ValueError:
-            raise InvalidUrl("the host is no IPv4 address; write four numbers, such as 10.0.0.5") from None
+            raise InvalidUrl("the host is not an IPv4 address; write four numbers, such as 10.0.0.5") from None
     return host
 
 

@@ -1,7 +1,6 @@
-"""The program `vllama`.
+"""Entry point of the command `vllama`.
 
-Loading it takes a while. Until a command has handlers of its own Ctrl-C ends it by the signal alone, without a
-traceback: nothing has been started by then.
+Imports take a while. Until a command installs its own handler, Ctrl-C ends the process without a traceback.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import signal
 
 
 def main() -> None:
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as under nohup
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nohup ignores SIGINT, which must stay so
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from vllama_pool.router.cli import main as cli
 

@@ -1,32 +1,33 @@
-"""Which one of how many processes a router process is, as its supervisor tells it."""
+"""Identifies a router process among its siblings; the supervisor passes it in the environment."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 PROCESS = "VLLAMA_PROCESS"
-"""The variable that tells a router process which one it is."""
+"""Variable with the `RouterInstance`."""
 LISTEN_FD = "VLLAMA_LISTEN_FD"
-"""The variable that names the listening socket to a router process."""
+"""Variable with the file descriptor of the listening socket."""
 
 
 @dataclass(frozen=True, slots=True)
 class RouterInstance:
-    """Which one of how many processes this is."""
+    """One of several router processes."""
 
     index: int = 0
     total: int = 1
     family: str = ""
-    """Random; the same for all of them."""
+    """Random; common to all processes of one `vllama serve`."""
 
     def __str__(self) -> str:
         return f"{self.index}/{self.total}/{self.family}"
 
     @classmethod
     def parse(cls, text: str) -> RouterInstance:
-        """What `str` made. Raises ValueError for anything else."""
+        """Parse the output of `str`. Raises ValueError."""
         index, total, family = text.split("/")
         return cls(int(index), int(total), family)
 
     def address(self, index: int) -> str:
+        """Return the abstract Unix socket of a sibling."""
         return f"\0vllama-{self.family}-{index}"

@@ -1,4 +1,4 @@
-"""Much work is done in a thread, so that the streams of others go on meanwhile."""
+"""Runs CPU-heavy work in a thread when its input is large, so that it does not block the event loop."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import TypeVar, TypeVarTuple
 
 INLINE_BYTES = 256 * 1024
-"""Bytes that are worked on within the event loop: some twenty milliseconds at worst."""
+"""Largest input that is processed within the event loop; takes some 20 ms at worst."""
 
-Given = TypeVarTuple("Given")
+Args = TypeVarTuple("Args")
 T = TypeVar("T")
 
 
-async def offload(size: int, work: Callable[[*Given], T], *given: *Given) -> T:
-    """What `work` returns or raises. `size`: bytes of what it has to work on."""
+async def offload(size: int, work: Callable[[*Args], T], *args: *Args) -> T:
+    """Call `work(*args)`, in a thread if `size`, its input in bytes, exceeds `INLINE_BYTES`."""
     if size <= INLINE_BYTES:
-        return work(*given)
-    return await asyncio.to_thread(work, *given)
+        return work(*args)
+    return await asyncio.to_thread(work, *args)

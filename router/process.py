@@ -2,9 +2,9 @@
 
     python -m vllama_pool.router.process
 
-The variables VLLAMA_LISTEN_FD, VLLAMA_PROCESS and VLLAMA_STATUS_FD carry what it inherits, beside the settings.
+It inherits VLLAMA_LISTEN_FD, VLLAMA_PROCESS and VLLAMA_STATUS_FD beside the settings' variables.
 
-SIGTERM stops accepting, lets running answers finish within the settings' `grace`, and ends.
+SIGTERM stops accepting connections, lets running requests finish within the settings' `grace`, and ends.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from vllama_pool.workers.process.status import Status, StatusPipe
 from vllama_pool.workers.registry.record import WorkerState
 
 FAILED = 3
-"""Exit code of a process that could not start; uvicorn's own is the same."""
+"""Exit code after a failed start, as uvicorn's."""
 
 
-class Server(uvicorn.Server):
-    """uvicorn that tells the supervisor when requests are answered."""
+class RouterServer(uvicorn.Server):
+    """uvicorn's server, which reports ready and draining to the supervisor."""
 
     def __init__(self, config: uvicorn.Config, status: StatusPipe) -> None:
         super().__init__(config)
@@ -42,25 +42,25 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        _spare_collector()
+        _freeze_heap()
         if self.started and not self.should_exit:
             self._status.tell(Status(WorkerState.READY))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal drains. A second one need not be obeyed faster: the supervisor then kills."""
+        """Drain on every signal. The supervisor kills the process if that takes too long."""
         self._status.tell(Status(WorkerState.DRAINING))
         super().handle_exit(signal.SIGTERM, frame)
 
 
-def _spare_collector() -> None:
-    """What is there by now stays for good. Each full collection would look at all of it, and stop every stream
-    for tens of milliseconds: that was most of the 99th percentile of the time between tokens."""
+def _freeze_heap() -> None:
+    """Exclude all objects of the start from garbage collection. A full collection over them would pause every stream
+    for tens of milliseconds."""
     gc.collect()
     gc.freeze()
 
 
-def server(app: Gate, settings: RouterSettings, status: StatusPipe) -> Server:
-    """The application behind uvicorn, as fast as it goes and without its access log."""
+def make_server(app: Gate, settings: RouterSettings, status: StatusPipe) -> RouterServer:
+    """Configure uvicorn: uvloop, httptools, no access log."""
     config = uvicorn.Config(
         app,
         loop="uvloop",
@@ -70,14 +70,14 @@ def server(app: Gate, settings: RouterSettings, status: StatusPipe) -> Server:
         access_log=False,
         log_config=None,  # `configure_logging` has configured uvicorn's loggers
         server_header=False,
-        proxy_headers=False,  # who is on this machine decides about /admin: no header may claim it
+        proxy_headers=False,  # a header must not claim to be local, which would open /admin
         timeout_graceful_shutdown=max(1, round(settings.grace)),
     )
-    return Server(config, status)
+    return RouterServer(config, status)
 
 
 def main() -> None:
-    """Serve until told to stop. What is wrong is one line on stderr, and the exit code not 0."""
+    """Serve until SIGTERM. Errors at the start go to stderr, one line each."""
     status = StatusPipe.from_environment(os.environ)
     listening = socket.socket(fileno=int(os.environ[LISTEN_FD]))
     try:
@@ -91,7 +91,7 @@ def main() -> None:
     except RoutingError as error:
         sys.stderr.write(f"vllama: {error}\n")
         sys.exit(FAILED)
-    serving = server(app, settings, status)
+    serving = make_server(app, settings, status)
     serving.run(sockets=[listening])
     if not serving.started:
         sys.exit(FAILED)

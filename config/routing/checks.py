@@ -1,6 +1,6 @@
-"""What is wrong with a routing file only as a whole: names that clash, entries that serve each other.
+"""Finds conflicts between the entries of a routing file: clashing names, entries that serve each other.
 
-The plain values are read leniently here, so that a mistake in one place hides nothing in another.
+It reads plain values and skips invalid ones, so that one problem does not hide another.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from vllama_pool.config.routing.yaml_document import Document, Path, Problem, do
 
 
 def find(read: Document) -> list[Problem]:
-    """Every conflict in a file whose top is a mapping."""
+    """Return all conflicts of a file whose top level is a mapping."""
     return [*_name_conflicts(read), *_serve_conflicts(read), *_worker_conflicts(read)]
 
 
@@ -28,24 +28,24 @@ def _texts(value: Any) -> list[tuple[int, str]]:
 
 
 def _name_conflicts(read: Document) -> list[Problem]:
-    """Two entries, or an alias, that a client could not tell apart."""
+    """Find entries and aliases with the same name."""
     problems: list[Problem] = []
     owners: dict[str, tuple[str, int, str]] = {}
     for name, _ in _entries(read):
-        spot = read.key_position(("models", name))
+        position = read.key_position(("models", name))
         key = names.lookup_key(name)
         if key in owners:
             first, line, _ = owners[key]
             what = f"the same model name as '{first}' in line {line}; keep one of them"
-            problems.append(Problem(spot.line, spot.column, dotted(("models", name)), what))
+            problems.append(Problem(position.line, position.column, dotted(("models", name)), what))
         else:
-            owners[key] = (name, spot.line, name)
+            owners[key] = (name, position.line, name)
     for name, entry in _entries(read):
         for i, alias in _texts(entry.get("aliases")):
             path = ("models", name, "aliases", i)
-            spot, key = read.value_position(path), names.lookup_key(alias)
+            position, key = read.value_position(path), names.lookup_key(alias)
             if key not in owners:
-                owners[key] = (alias, spot.line, name)
+                owners[key] = (alias, position.line, name)
                 continue
             first, line, owner = owners[key]
             if owner != name:
@@ -54,12 +54,12 @@ def _name_conflicts(read: Document) -> list[Problem]:
                 what = f"'{alias}' is the model's own name, in line {line}; remove it"
             else:
                 what = f"the same alias as '{first}' in line {line}; remove it"
-            problems.append(Problem(spot.line, spot.column, dotted(path), what))
+            problems.append(Problem(position.line, position.column, dotted(path), what))
     return problems
 
 
 def _targets(name: str, entry: dict[str, Any]) -> list[tuple[Path, str]]:
-    """The served names of an entry and where each is written."""
+    """Return the served names of an entry and their paths."""
     serve, path = entry.get("serve"), ("models", name, "serve")
     if serve is None:
         return [(("models", name), name)]
@@ -75,19 +75,18 @@ def _targets(name: str, entry: dict[str, Any]) -> list[tuple[Path, str]]:
 
 
 def _serve_conflicts(read: Document) -> list[Problem]:
-    """`serve` names what workers serve. Another entry of the file is refused there, as nothing would follow
-    it: so entries can neither form chains nor circles."""
+    """Find `serve` values that name another entry. Entries cannot be chained, and so cannot form a cycle."""
     problems: list[Problem] = []
     entries = list(_entries(read))
     stands_for = {names.lookup_key(name): (name, _targets(name, entry)) for name, entry in entries}
     for name, entry in entries:
-        seen: dict[str, int] = {}
+        lines: dict[str, int] = {}
         for path, target in _targets(name, entry):
-            spot, key = read.value_position(path), names.lookup_key(target)
-            if key in seen:
-                what = f"'{target}' is listed twice, first in line {seen[key]}; give it one weight"
-                problems.append(Problem(spot.line, spot.column, dotted(path), what))
-            seen.setdefault(key, spot.line)
+            position, key = read.value_position(path), names.lookup_key(target)
+            if key in lines:
+                what = f"'{target}' is listed twice, first in line {lines[key]}; give it one weight"
+                problems.append(Problem(position.line, position.column, dotted(path), what))
+            lines.setdefault(key, position.line)
             other, others_targets = stands_for.get(key, (name, []))
             if other != name and all(names.lookup_key(text) != key for _, text in others_targets):
                 line = read.key_position(("models", other)).line
@@ -96,25 +95,25 @@ def _serve_conflicts(read: Document) -> list[Problem]:
                     f"'{target}' is another entry, in line {line}; write what workers serve, such as "
                     f"'{served}', or make '{name}' an alias of it"
                 )
-                problems.append(Problem(spot.line, spot.column, dotted(path), what))
+                problems.append(Problem(position.line, position.column, dotted(path), what))
     return problems
 
 
 def _worker_conflicts(read: Document) -> list[Problem]:
-    """Workers that a table or a log could not tell apart."""
+    """Find workers with the same URL or name."""
     problems: list[Problem] = []
     workers = read.value.get("workers")
     for key, normal in (("url", _normal_url), ("name", str)):
-        seen: dict[str, int] = {}
+        lines: dict[str, int] = {}
         for i, worker in enumerate(workers) if isinstance(workers, list) else ():
             if not isinstance(worker, dict) or not isinstance(worker.get(key), str):
                 continue
             path = ("workers", i, key)
-            spot, value = read.value_position(path), normal(worker[key])
-            if value in seen:
-                what = f"the same {key} as in line {seen[value]}; keep one of them"
-                problems.append(Problem(spot.line, spot.column, dotted(path), what))
-            seen.setdefault(value, spot.line)
+            position, value = read.value_position(path), normal(worker[key])
+            if value in lines:
+                what = f"the same {key} as in line {lines[value]}; keep one of them"
+                problems.append(Problem(position.line, position.column, dotted(path), what))
+            lines.setdefault(value, position.line)
     return problems
 
 

@@ -1,6 +1,6 @@
-"""What a model brings to requests that do not say it themselves.
+"""A model's defaults for requests.
 
-The routing file sets options. A virtual model also has a system text and messages that come before a request's.
+The routing file sets options. A virtual model also has a system text and messages.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ def _nothing() -> Mapping[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """Weaker than what the request says."""
+    """Values that a request overrides."""
 
     options: Mapping[str, Any] = field(default_factory=_nothing)
-    """Sampling options under Ollama's names, already checked for type."""
+    """Sampling options under Ollama's names, of checked types."""
     system: str = ""
-    """Used where the request has no system text of its own (R052, R085)."""
+    """Used if the request has no system text (R052, R085)."""
     messages: tuple[Mapping[str, Any], ...] = ()
-    """In the form of /api/chat, put before the request's (R085)."""
+    """Messages in the form of /api/chat, put before the request's (R085)."""
 
 
 NONE = Defaults()
-"""A model that brings nothing."""
+"""No defaults."""

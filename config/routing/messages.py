@@ -1,4 +1,4 @@
-"""What the schema finds wrong with a routing file, in words: "what is wrong; what to do"."""
+"""Turns pydantic's errors about a routing file into problems: "what is wrong; what to do"."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from vllama_pool.config.routing.yaml_document import Document, Path, Problem, do
 
 
 def explain(error: Any, read: Document) -> Problem:
-    """One of pydantic's error details as a problem of the file."""
+    """Turn one of pydantic's errors into a problem of the file."""
     path = tuple(part for part in error["loc"] if not str(part).startswith("<"))
     is_key = path[-1:] == ("[key]",)
     if is_key:
         path = path[:-1]
-    what = _words(error, path)
+    what = _describe(error, path)
     at_key = is_key or error["type"] in ("extra_forbidden", "missing")
-    spot = read.key_position(path) if at_key else read.value_position(path)
-    return Problem(spot.line, spot.column, dotted(path), what)
+    position = read.key_position(path) if at_key else read.value_position(path)
+    return Problem(position.line, position.column, dotted(path), what)
 
 
-def _words(error: Any, path: Path) -> str:
+def _describe(error: Any, path: Path) -> str:
     given, context = error["input"], error.get("ctx", {})
     match error["type"]:
         case "extra_forbidden":
@@ -37,7 +37,7 @@ def _words(error: Any, path: Path) -> str:
         case "literal_error":
             return f"expected {context['expected']}, got {kind(given)}; write one of them"
         case "string_pattern_mismatch":
-            return f"{kind(given)} has other characters than A-Z a-z 0-9 _ . -; rename it"
+            return f"{kind(given)} may only have A-Z a-z 0-9 _ . -; rename it"
         case "string_too_short" | "too_short":
             return "is empty; write something or leave the key out"
         case "string_too_long" | "too_long":
@@ -49,7 +49,7 @@ def _words(error: Any, path: Path) -> str:
         case "list_type" if isinstance(given, str):
             return f"expected a list, got {kind(given)}; write it in brackets: [{given[:40]}]"
         case "model_type" if given is None and path:
-            return "says nothing; write something under it or remove it"
+            return "is empty; write something under it or remove it"
     expected = _EXPECTED.get(error["type"], "another value")
     return f"expected {expected}, got {kind(given)}; correct it"
 

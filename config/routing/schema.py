@@ -1,4 +1,4 @@
-"""What a routing file may say. The one definition: the loader checks by it, and editors get it as JSON Schema."""
+"""The schema of a routing file, for the loader and, as JSON Schema, for editors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 from vllama_pool.config import names, urls
 
 NOT_YET = frozenset({"fallback", "limits"})
-"""Keys of a model that are planned: refused with their own words, so that nobody believes they act."""
+"""Planned keys of a model. They are refused with a message of their own."""
 
 REMOVED_OPTIONS = frozenset(
     {
@@ -33,7 +33,7 @@ REMOVED_OPTIONS = frozenset(
 
 def _model_name(text: str) -> str:
     if names.is_cloud(text):
-        raise ValueError("names a model of ollama.com, which is never served here; drop the cloud suffix")
+        raise ValueError("names a model of ollama.com, which vLLama does not serve; remove the cloud suffix")
     try:
         names.parse(text)
     except names.InvalidName as error:

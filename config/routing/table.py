@@ -1,6 +1,6 @@
-"""The routing table: what each model name stands for, and the workers that nobody registers.
+"""The routing table: models by name, and static workers.
 
-`load` reads it from YAML and reports everything that is wrong with a file at once.
+`load` reads it from YAML and reports all problems of a file together.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LEAST_LOAD = "least-load"
 
 @dataclass(frozen=True, slots=True)
 class ServeTarget:
-    """A model as vLLM serves it, and its share of the requests among its neighbours."""
+    """A served model and its share of the entry's requests."""
 
     model: str
     weight: int = 1
@@ -33,29 +33,29 @@ class ServeTarget:
 
 @dataclass(frozen=True, slots=True)
 class ModelRoute:
-    """What one name that clients ask for stands for. Names are spelled as in the file; compare them by
+    """The served models of one client-facing name. Names are spelled as in the file; compare them by
     `names.lookup_key`."""
 
     name: str
     serve: tuple[ServeTarget, ...]
-    """Never empty; never another entry of the table."""
+    """Not empty. Never names another entry."""
     aliases: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    """Sampling defaults under Ollama's option names; only those that the file sets."""
+    """Sampling defaults of the file, under Ollama's option names."""
     policy: str = LEAST_LOAD
     """"least-load" or "round-robin"."""
 
 
 @dataclass(frozen=True, slots=True)
 class StaticWorker:
-    """A vLLM server that nobody registers."""
+    """A vLLM server that is not in the registry."""
 
     url: str
     """Base URL in the form of `urls.worker_url`."""
     name: str
-    """Unique in the table; the URL where the file names none."""
+    """Unique; the URL if the file gives no name."""
     slots: int = 0
-    """Requests it runs at once; 0 where unknown."""
+    """Requests that it runs at once; 0 if unknown."""
     tags: tuple[str, ...] = ()
 
 
@@ -66,8 +66,10 @@ class RoutingTable:
 
 
 class RoutingError(Exception):
-    """A routing file that cannot be used. `str()` has one line for each problem, in the order of the file:
-    "FILE:LINE:COL: key: what is wrong; what to do"."""
+    """An invalid routing file.
+
+    `str()` has one line per problem, in file order: "FILE:LINE:COL: key: what is wrong; what to do".
+    """
 
     def __init__(self, file: str, problems: list[Problem]) -> None:
         self.file = file
@@ -76,7 +78,7 @@ class RoutingError(Exception):
 
 
 def load(path: Path) -> RoutingTable:
-    """Read a routing file. Raises RoutingError, also where the file cannot be read."""
+    """Read a routing file. Raises RoutingError, also if the file cannot be read."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise RoutingError(str(path), [Problem(0, 0, "", "not a file; name a YAML file")])
@@ -89,7 +91,7 @@ def load(path: Path) -> RoutingTable:
 
 
 def parse(data: bytes, file: str = "routing.yaml") -> RoutingTable:
-    """The table that a file's bytes say; `file` is for messages. Raises RoutingError."""
+    """Parse a file's bytes; `file` is for messages. Raises RoutingError."""
     read = yaml_document.parse(data)
     if read.value is None:
         read.value = {}

@@ -1,7 +1,7 @@
-"""YAML as plain values that remember where they were written, so that a complaint can name line and column.
+"""Parses YAML into plain values and records their positions, so that problems have line and column.
 
-Accepted is what people write by hand: mappings with text keys, lists, text, numbers, true, false and null,
-and anchors with merge keys to say a thing once. Tags are refused, so no file can construct anything else.
+Accepts mappings with text keys, lists, text, numbers, true, false, null, anchors and merge keys. Tags are refused, so
+that a file cannot construct other objects.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import yaml
 MAX_BYTES = 1 << 19
 MAX_DEPTH = 16
 MAX_VALUES = 100_000
-"""After anchors are expanded, so that a few lines cannot grow into gigabytes."""
+"""Counted after anchors are expanded, so that a few lines cannot grow into gigabytes."""
 
 Path = tuple[str | int, ...]
-"""Where a value is: keys and list indices from the top."""
+"""Keys and list indices from the top to a value."""
 
 _TAG = "tag:yaml.org,2002:"
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """One complaint. `what` reads "what is wrong; what to do". Lines and columns count from 1; 0: the file."""
+    """A problem of a file. `what` reads "what is wrong; what to do". Lines and columns count from 1; 0: the file."""
 
     line: int
     column: int
@@ -34,7 +34,7 @@ class Problem:
     what: str
 
     def located(self, file: str) -> str:
-        """As an editor or a terminal can jump to it: "FILE:LINE:COL: key: what; what to do"."""
+        """Return "FILE:LINE:COL: key: what is wrong; what to do", which editors and terminals can jump to."""
         place = f"{file}:{self.line}:{self.column}" if self.line else file
         text = f"{place}: {self.key}: {self.what}" if self.key else f"{place}: {self.what}"
         return "".join(
@@ -50,7 +50,7 @@ class Position:
 
 @dataclass(slots=True)
 class Document:
-    """A parsed file: its value, where each part of it was written, and what is wrong with it already."""
+    """A parsed file: its value, the positions of keys and values, and the problems found so far."""
 
     value: Any = None
     keys: dict[Path, Position] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class Document:
     problems: list[Problem] = field(default_factory=list)
 
     def key_position(self, path: Path) -> Position:
-        """Where the key is written; of a list's item, where it begins; else the nearest thing around it."""
+        """Return the position of a key or list item, else of the nearest enclosing value."""
         while path:
             if path in self.keys:
                 return self.keys[path]
@@ -68,12 +68,12 @@ class Document:
         return Position(1, 1)
 
     def value_position(self, path: Path) -> Position:
-        """Where the value begins, else the nearest thing around it."""
+        """Return the position of a value, else of the nearest enclosing one."""
         return self.values[path] if path in self.values else self.key_position(path)
 
 
 def dotted(path: Path) -> str:
-    """A path as people write it: models.llama3.2.serve[0]."""
+    """Write a path such as models.llama3.2.serve[0]."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
@@ -81,7 +81,7 @@ def dotted(path: Path) -> str:
 
 
 def parse(data: bytes) -> Document:
-    """Read one YAML document. Never raises for what is in it: see `problems`."""
+    """Parse one YAML document. Problems are in `problems`; nothing is raised."""
     document = Document()
     if len(data) > MAX_BYTES:
         document.problems.append(Problem(0, 0, "", f"larger than {MAX_BYTES >> 10} KiB; make it smaller"))
@@ -103,7 +103,7 @@ def parse(data: bytes) -> Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses deep nesting before it can exhaust the stack."""
+    """Refuses deep nesting before it exhausts the stack."""
 
     depth = 0
 
@@ -143,18 +143,18 @@ def _syntax(error: yaml.YAMLError, text: str) -> Problem:
     elif "but found another document" in what:
         what = "a second document begins; keep one document in a file"
     elif "mapping values are not allowed" in what:
-        what = "a ':' where none can be; check the indentation, or put the text in quotes"
+        what = "unexpected ':'; check the indentation, or put the text in quotes"
     elif ";" not in what:
         what = f"not YAML: {what}; check the indentation and the quotes"
     return Problem(mark.line + 1, mark.column + 1, "", what)
 
 
-class _TooMuch(Exception):
+class _LimitExceeded(Exception):
     pass
 
 
 class _Reader:
-    """Turns nodes into plain values and notes where each was."""
+    """Turns nodes into plain values and records their positions."""
 
     def __init__(self, document: Document) -> None:
         self._document = document
@@ -164,17 +164,17 @@ class _Reader:
     def value(self, node: yaml.Node, path: Path, depth: int) -> Any:
         try:
             return self._value(node, path, depth)
-        except _TooMuch as error:
-            self._complain(node, path, str(error))
+        except _LimitExceeded as error:
+            self._add_problem(node, path, str(error))
             return None
 
     def _value(self, node: yaml.Node, path: Path, depth: int) -> Any:
         self._left -= 1
         if self._left < 0:
-            raise _TooMuch(f"more than {MAX_VALUES} values; use fewer anchors")
+            raise _LimitExceeded(f"more than {MAX_VALUES} values; use fewer anchors")
         if depth > MAX_DEPTH:
-            raise _TooMuch(_too_deep())
-        self._document.values[path] = _spot(node)
+            raise _LimitExceeded(_too_deep())
+        self._document.values[path] = _position(node)
         if not isinstance(node, yaml.ScalarNode) and node.tag not in (_TAG + "map", _TAG + "seq"):
             self._refuse_tag(node, path)
         if isinstance(node, yaml.MappingNode):
@@ -192,16 +192,16 @@ class _Reader:
             at = (*path, key)
             if key in values and not merged:
                 first = self._document.keys[at].line
-                self._complain(key_node, at, f"written twice, first in line {first}; keep one of them")
+                self._add_problem(key_node, at, f"written twice, first in line {first}; keep one of them")
                 continue
-            self._document.keys[at] = _spot(key_node)
+            self._document.keys[at] = _position(key_node)
             values[key] = self._value(value_node, at, depth + 1)
         return values
 
     def _pairs(self, node: yaml.MappingNode, path: Path, depth: int) -> Iterator[tuple[yaml.Node, yaml.Node, bool]]:
-        """A mapping's own keys, then those that it takes over by `<<`: its own win."""
+        """Yield a mapping's own pairs, then those merged by `<<`, which its own override."""
         if depth > MAX_DEPTH:
-            raise _TooMuch(_too_deep())
+            raise _LimitExceeded(_too_deep())
         merges = [value for key, value in node.value if key.tag == _TAG + "merge"]
         for key, value in node.value:
             if key.tag != _TAG + "merge":
@@ -209,7 +209,7 @@ class _Reader:
         for merge in merges:
             for source in merge.value if isinstance(merge, yaml.SequenceNode) else [merge]:
                 if not isinstance(source, yaml.MappingNode):
-                    self._complain(merge, path, "'<<' takes an anchored mapping; write '<<: *name'")
+                    self._add_problem(merge, path, "'<<' takes an anchored mapping; write '<<: *name'")
                     continue
                 for key, value, _ in self._pairs(source, path, depth + 1):
                     yield key, value, True
@@ -222,7 +222,7 @@ class _Reader:
             what = f'the key {node.value} is read as {kind(key)}; put it in quotes: "{node.value}"'
         else:
             what = "a list or mapping cannot be a key; write text"
-        self._complain(node, path, what)
+        self._add_problem(node, path, what)
         return None
 
     def _scalar(self, node: yaml.Node, path: Path) -> Any:
@@ -235,23 +235,23 @@ class _Reader:
         try:
             return self._scalars.construct_object(node)
         except ValueError:
-            self._complain(node, path, f"{node.value[:40]} is not a number that can be used; write another")
+            self._add_problem(node, path, f"{node.value[:40]} is not a usable number; write another")
             return None
 
     def _refuse_tag(self, node: yaml.Node, path: Path) -> None:
-        self._complain(node, path, f"the tag {node.tag.replace(_TAG, '!!')} is not supported; remove it")
+        self._add_problem(node, path, f"the tag {node.tag.replace(_TAG, '!!')} is not supported; remove it")
 
-    def _complain(self, node: yaml.Node, path: Path, what: str) -> None:
-        spot = _spot(node)
-        self._document.problems.append(Problem(spot.line, spot.column, dotted(path), what))
+    def _add_problem(self, node: yaml.Node, path: Path, what: str) -> None:
+        position = _position(node)
+        self._document.problems.append(Problem(position.line, position.column, dotted(path), what))
 
 
-def _spot(node: yaml.Node) -> Position:
+def _position(node: yaml.Node) -> Position:
     return Position(node.start_mark.line + 1, node.start_mark.column + 1)
 
 
 def kind(value: object) -> str:
-    """What a value is, in a reader's words."""
+    """Describe a value for a message."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):

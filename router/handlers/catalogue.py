@@ -1,4 +1,4 @@
-"""What models there are: tags, ps, show and version, answered from the pool's memory."""
+"""Ollama's list of models: /api/tags, /api/ps, /api/show and /api/version, from the pool's state."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vllama_pool.workers.registry.virtual_model import made_digest
 def catalogue_routes(
     pool: Pool, routes: Callable[[], ModelRoutes], expiry: ExpiryTracker, clock: Clock, version: str
 ) -> list[HTTPRouteHandler]:
-    """The handlers. `version` is the Ollama version that clients are told."""
+    """Make the handlers. `version`: Ollama's version, shown to clients."""
 
     def models() -> list[ModelView]:
         return [model_view(listed) for listed in routes().listing(pool) if listed.replicas]
@@ -49,34 +49,36 @@ def catalogue_routes(
 
     @post("/api/show", status_code=200)
     async def show_model(request: Request[None, None, State]) -> Response[bytes]:
-        wanted = await decode_body(show.decode_show, await request.body())
-        listed = routes().find(wanted.requested, pool)
+        show_request = await decode_body(show.decode_show, await request.body())
+        listed = routes().find(show_request.requested, pool)
         if listed is None or not listed.replicas:
-            raise unknown_model(wanted.requested, show.not_found(wanted.requested), cloud=NO_CLOUD_DETAILS)
-        return _json(show.show(model_view(listed), wanted, request.headers.get("user-agent", "")))
+            raise unknown_model(show_request.requested, show.not_found(show_request.requested), cloud=NO_CLOUD_DETAILS)
+        return _json(show.show(model_view(listed), show_request, request.headers.get("user-agent", "")))
 
     return [tags, ps, version_page, show_model]
 
 
 def model_view(listed: ListedModel) -> ModelView:
-    """A listed model as the catalogue describes it. `loaded` while any of its workers serves: a worker that is
-    restarting does not take the model out of `ps` as long as another has it. What a worker said that is silent now
-    counts only where nobody else says anything."""
-    heard = [target for target in listed.replicas if not target.worker.down] or listed.replicas
-    described = ModelView(
+    """Describe a listed model.
+
+    `loaded` is true while any of its workers serves, so that one restarting worker does not remove the model from `ps`.
+    Workers that are down count only if all are down.
+    """
+    reachable = [target for target in listed.replicas if not target.worker.down] or listed.replicas
+    view = ModelView(
         name=listed.name,
-        replicas=tuple(target.model for target in heard),
+        replicas=tuple(target.model for target in reachable),
         defaults=listed.defaults,
-        loaded=any(target.worker.serving and not target.worker.down for target in heard),
-        engines=tuple(target.worker.record.engine_version for target in heard),
+        loaded=any(target.worker.serving and not target.worker.down for target in reachable),
+        engines=tuple(target.worker.record.engine_version for target in reachable),
     )
     made = listed.virtual
     if made is None:
-        return described
+        return view
     return replace(
-        described,
+        view,
         base=made.base,
-        made_digest=made_digest(made, described.digest) or described.digest,
+        made_digest=made_digest(made, view.digest) or view.digest,
         made_at=made.changed,
         license="\n".join(made.licenses),
     )

@@ -1,7 +1,7 @@
-"""The one handler of every operation that a worker answers.
+"""Handles every operation that a worker answers: decode, resolve, check, acquire, relay.
 
-Decode, resolve, check, acquire, relay. The answer's status line waits for the first content event, so that until
-then any worker may still answer; what happens after it can only end in the client's own stream.
+The response starts at the first content event. Until then another worker can answer; a later failure becomes an error
+line in the client's stream.
 """
 
 from __future__ import annotations
@@ -24,24 +24,33 @@ from vllama_pool.router.proxy.forward import WORKER_LOST, Forwarder, ForwardRequ
 from vllama_pool.router.proxy.relay import Relay, RelayOutcome
 from vllama_pool.router.proxy.stalls import StallWatch
 from vllama_pool.router.routing.resolve import ModelRoutes, Resolution, UnknownModel
-from vllama_pool.router.server.asgi import Receive, Scope, Send, decode_body, read_body, send_error, send_response
-from vllama_pool.router.server.disconnect import ClientDisconnected, DisconnectWatcher
+from vllama_pool.router.server.asgi import (
+    ClientDisconnected,
+    Receive,
+    Scope,
+    Send,
+    decode_body,
+    read_body,
+    send_error,
+    send_response,
+)
+from vllama_pool.router.server.disconnect import DisconnectWatcher
 from vllama_pool.router.telemetry.request_record import Observer, RequestRecord
 from vllama_pool.router.upstream.interface import TransportError
 
-ASKED_SHOWN = 120
-"""Characters of the asked name that are logged."""
+LOGGED_NAME_LENGTH = 120
+"""Characters of the requested name that are logged."""
 
 LAST_BYTES = 0.1
-"""Seconds that the end of a response may come after the end of the answer in it."""
+"""Seconds to wait for the response's terminating chunk after the last SSE event."""
 
-GONE = 499
-"""The status that is logged for a client that left before its answer began."""
+CLIENT_CLOSED_REQUEST = 499
+"""Status in the log if the client disconnected before the response."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """What inference handlers work with."""
+    """Serves inference requests."""
 
     routes: Callable[[], ModelRoutes]
     pool: Pool
@@ -53,10 +62,10 @@ class Inference:
     body_limit: int
     """Bytes."""
     client_stall: float
-    """Seconds for which a client may take nothing of its answer."""
+    """Seconds after which a client that reads nothing of its answer is dropped."""
 
     async def handle(self, operation: Operation[Any], scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, and tell the observer how it went."""
+        """Serve one request and pass its record to the observer."""
         began = self.clock.monotonic_ns()
         record = RequestRecord(id=scope["vllama.request_id"], operation=operation.name, client=scope["vllama.key_name"])
         try:
@@ -65,12 +74,12 @@ class Inference:
             record.status, record.outcome = error.status, "refused"
             await send_error(send, error)
         except ClientDisconnected:
-            record.status, record.outcome = GONE, "client gone"
+            record.status, record.outcome = CLIENT_CLOSED_REQUEST, "client gone"
         except asyncio.CancelledError:
             record.outcome = "cancelled"
             raise
         finally:
-            if not record.outcome:  # a fault of ours, that the app's handler of faults answers
+            if not record.outcome:  # an unexpected exception; the app's handler answers it
                 record.status, record.outcome = record.status or 500, "error"
             record.total_ms = round((self.clock.monotonic_ns() - began) / 1e6, 3)
             self.observer.finished(record)
@@ -79,7 +88,7 @@ class Inference:
         body = await read_body(receive, self.body_limit)
         arrived = self.clock.monotonic_ns()
         request = await decode_body(operation.decode, body)
-        record.asked, record.stream = request.model[:ASKED_SHOWN], request.stream
+        record.asked, record.stream = request.model[:LOGGED_NAME_LENGTH], request.stream
         resolution = self._resolve(operation, request.model, record)
         reply = operation.check(request, resolution.info)
         try:
@@ -92,9 +101,9 @@ class Inference:
             self.expiry.touch(resolution.listed, request.keep_alive, self.clock.time_ns())
 
     async def _answer(self, call: ForwardRequest, receive: Receive, send: Send, record: RequestRecord) -> None:
-        """Acquire an answer and hand it to the client, watching that the client is still there."""
-        async with DisconnectWatcher(receive) as presence:
-            answer = await presence.until_disconnect(self.forwarder.acquire(call, record))
+        """Acquire an answer and send it to the client, unless the client disconnects."""
+        async with DisconnectWatcher(receive) as watcher:
+            answer = await watcher.until_disconnect(self.forwarder.acquire(call, record))
             record.first_ms = round((self.clock.monotonic_ns() - call.arrived) / 1e6, 3)
             if isinstance(answer, DirectResponse):
                 await self._reply(answer, send, record)
@@ -104,7 +113,7 @@ class Inference:
             outcome: Outcome = Abandoned()
             try:
                 if call.request.stream:
-                    outcome = await self._stream(answer, content_type, send, presence, record)
+                    outcome = await self._stream(answer, content_type, send, watcher, record)
                 else:
                     outcome = await self._whole(answer, content_type, send, record)
             finally:
@@ -114,7 +123,7 @@ class Inference:
                 answer.close(outcome)
 
     async def _reply(self, reply: DirectResponse, send: Send, record: RequestRecord) -> None:
-        """Answer with what needs no generating."""
+        """Send a response that needs no generation."""
         record.status, record.outcome = reply.status, "complete"
         await send_response(send, reply.status, reply.body, content_type=reply.content_type)
 
@@ -130,8 +139,7 @@ class Inference:
         return resolution
 
     async def _whole(self, answer: WorkerResponse, content_type: str, send: Send, record: RequestRecord) -> Outcome:
-        """Send a complete answer. The worker's response may lack its last bytes yet, and is read to its end, so
-        that its connection can be kept."""
+        """Send a complete answer. Read the worker's response to its end, so that its connection can be reused."""
         body = answer.first + answer.translator.finish()
         record.outcome = "complete"
         await send_response(send, 200, body, content_type=content_type)
@@ -142,13 +150,13 @@ class Inference:
         return Completed(answer.translator.usage.completion_tokens)
 
     async def _stream(
-        self, answer: WorkerResponse, content_type: str, send: Send, presence: DisconnectWatcher, record: RequestRecord
+        self, answer: WorkerResponse, content_type: str, send: Send, watcher: DisconnectWatcher, record: RequestRecord
     ) -> Outcome:
-        """Begin the client's answer, then relay the rest of it."""
+        """Start the client's response and relay the stream."""
         headers = [(b"content-type", content_type.encode("latin-1"))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         relay = Relay(answer.response, answer.translator, send, client_stall=self.client_stall, lost_text=WORKER_LOST)
-        presence.on_disconnect(relay.client_gone)
+        watcher.on_disconnect(relay.client_gone)
         try:
             relay.start(answer.first)
             if not relay.ended.done():
@@ -162,7 +170,7 @@ class Inference:
 
 
 class _Relaying:
-    """A relayed answer, as the stall watch sees it."""
+    """Adapts a relayed answer to the stall watch."""
 
     begun = True
 
@@ -187,7 +195,7 @@ class _Relaying:
 
 
 def _outcome(ending: RelayOutcome, answer: WorkerResponse) -> Outcome:
-    """What a relay's ending says of the worker."""
+    """Return the lease's outcome for a relay's ending."""
     match ending:
         case RelayOutcome.COMPLETE:
             return Completed(answer.translator.usage.completion_tokens)

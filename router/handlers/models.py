@@ -1,7 +1,6 @@
-"""Create, copy, delete and pull: the routes that make and take away models, as far as a pool of vLLM servers has any.
+"""Ollama's routes that change models: create, copy, delete and pull, on virtual models.
 
-A change is made before the first byte of its answer, so that what is wrong has its status, also where a stream was
-asked for.
+A change is complete before the response starts, so that errors have their HTTP status even when streaming.
 """
 
 from __future__ import annotations
@@ -30,49 +29,49 @@ from vllama_pool.router.virtual_models.plans import (
 from vllama_pool.router.virtual_models.sync import ModelSync
 from vllama_pool.workers.registry.virtual_model import VirtualModel
 
-Asked = Request[None, None, State]
+LitestarRequest = Request[None, None, State]
 
 
 def model_routes(keeper: ModelSync, known: Callable[[], Inventory]) -> list[HTTPRouteHandler]:
-    """The handlers. `known` says what there is at the moment."""
+    """Make the handlers. `known` returns the current models."""
 
     @post("/api/create", status_code=200)
-    async def create_model(request: Asked) -> Response[bytes] | Stream:
-        wanted = await decode_body(create.decode_create, await request.body())
+    async def create_model(request: LitestarRequest) -> Response[bytes] | Stream:
+        body = await decode_body(create.decode_create, await request.body())
         plan: list[NewModel] = []
 
         def decide() -> VirtualModel:
-            plan[:] = [plan_create(wanted, known())]
+            plan[:] = [plan_create(body, known())]
             return plan[0].model
 
         try:
             await keeper.change(decide)
         except BaseMissing:
-            if not wanted.stream:
+            if not body.stream:
                 raise
             return _stream(pull.failure())
         (made,) = plan
-        return _answer(wanted.stream, create.progress(made.existing, made.new))
+        return _answer(body.stream, create.progress(made.existing, made.new))
 
     @post("/api/copy", status_code=200)
-    async def copy_model(request: Asked) -> ASGIApp:
-        wanted = copying.decode_copy(await request.body())
-        await keeper.change(lambda: plan_copy(wanted, known()))
+    async def copy_model(request: LitestarRequest) -> ASGIApp:
+        body = copying.decode_copy(await request.body())
+        await keeper.change(lambda: plan_copy(body, known()))
         return send_empty
 
     @delete("/api/delete", status_code=200)
-    async def delete_model(request: Asked) -> ASGIApp:
-        wanted = copying.decode_delete(await request.body())
-        await keeper.change(lambda: plan_delete(wanted.requested, known()))
+    async def delete_model(request: LitestarRequest) -> ASGIApp:
+        body = copying.decode_delete(await request.body())
+        await keeper.change(lambda: plan_delete(body.requested, known()))
         return send_empty
 
     @post("/api/pull", status_code=200)
-    async def pull_model(request: Asked) -> Response[bytes] | Stream:
-        wanted = pull.decode_pull(await request.body())
+    async def pull_model(request: LitestarRequest) -> Response[bytes] | Stream:
+        body = pull.decode_pull(await request.body())
         try:
-            return _answer(wanted.stream, plan_pull(wanted.requested, known()))
+            return _answer(body.stream, plan_pull(body.requested, known()))
         except BaseMissing:
-            if not wanted.stream:
+            if not body.stream:
                 raise
             return _stream(pull.failure())
 
@@ -80,12 +79,12 @@ def model_routes(keeper: ModelSync, known: Callable[[], Inventory]) -> list[HTTP
 
 
 def _answer(stream: bool, lines: Sequence[bytes]) -> Response[bytes] | Stream:
-    """R104: without a stream, success alone."""
+    """Without streaming, send the success line only (R104)."""
     return _stream(lines) if stream else Response(SUCCESS, media_type=JSON)
 
 
 def _stream(lines: Sequence[bytes]) -> Stream:
-    """One object for each chunk (R044)."""
+    """Send one object per chunk (R044)."""
 
     async def chunks() -> AsyncIterator[bytes]:
         for line in lines:

@@ -1,4 +1,4 @@
-"""OpenAI's lists of models and the launcher's recommendations, answered from the pool's memory."""
+"""OpenAI's lists of models and Ollama's model recommendations, from the pool's state."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def openai_model_routes(pool: Pool, routes: Callable[[], ModelRoutes]) -> list[H
 
     @get("/v1/models/{name:path}", sync_to_thread=False)
     def one_model(request: Request[None, None, State]) -> Response[bytes]:
-        asked = str(request.scope["path"]).removeprefix(_ONE)  # may hold slashes, as vLLM's names do
-        listed = routes().find(asked, pool)
+        name = str(request.scope["path"]).removeprefix(_ONE)  # may contain slashes, as vLLM's names do
+        listed = routes().find(name, pool)
         if listed is None or not listed.replicas:
-            raise unknown_model(asked, not_found(asked), cloud=NO_CLOUD_DETAILS)
-        return Response(listing.openai_model(model_view(listed), asked), media_type=JSON)
+            raise unknown_model(name, not_found(name), cloud=NO_CLOUD_DETAILS)
+        return Response(listing.openai_model(model_view(listed), name), media_type=JSON)
 
     @get("/api/experimental/model-recommendations", sync_to_thread=False)
     def recommended() -> Response[bytes]:

@@ -1,4 +1,4 @@
-"""The few ASGI steps that the raw handlers share: read a body, send a whole answer."""
+"""ASGI types, and the steps that raw handlers share: reading a body, sending a response."""
 
 from __future__ import annotations
 
@@ -10,24 +10,29 @@ from typing import Any, TypeVar
 from vllama_pool.router.errors import ClientError, TooLarge
 from vllama_pool.router.offload import offload
 from vllama_pool.router.protocol.error_bodies import error_body
-from vllama_pool.router.server.disconnect import ClientDisconnected
 
 Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Any, Any, Any], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 JSON = "application/json; charset=utf-8"
 
-LINGER = 10.0
-"""Seconds for which the rest of a body that was refused is taken and thrown away."""
-LINGER_BYTES = 256 * 1024 * 1024
+DISCARD_SECONDS = 10.0
+DISCARD_BYTES = 256 * 1024 * 1024
+"""Limits on the rest of a refused request's body, which is read and discarded."""
 
 T = TypeVar("T")
 
 
+class ClientDisconnected(Exception):
+    """The client closed its connection before its response was complete."""
+
+
 async def read_body(receive: Receive, limit: int) -> bytes:
-    """The request's whole body. Raises TooLarge above `limit` bytes, ClientDisconnected if the client leaves."""
+    """Read the whole request body. Raises TooLarge above `limit` bytes, and ClientDisconnected."""
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body", False):
         body: bytes = message.get("body", b"")
@@ -47,17 +52,17 @@ async def read_body(receive: Receive, limit: int) -> bytes:
 
 
 async def decode_body(decode: Callable[[bytes], T], body: bytes) -> T:
-    """What `decode` makes of a body, or raises."""
+    """Decode a body, in a thread if it is large. Raises what `decode` raises."""
     return await offload(len(body), decode, body)
 
 
 def too_large(limit: int) -> str:
-    """The text of a 413, given the limit in bytes."""
+    """Return the text of a 413 for a limit in bytes."""
     return f"request body is larger than {limit / 2**20:g} MiB; send less, or raise VLLAMA_BODY_LIMIT"
 
 
 def header(scope: Scope, name: bytes) -> str | None:
-    """The first header of that lower-case name, as text."""
+    """Return the first header with a lower-case name."""
     for key, value in scope["headers"]:
         if key == name:
             text: bytes = value
@@ -68,7 +73,7 @@ def header(scope: Scope, name: bytes) -> str | None:
 async def send_response(
     send: Send, status: int, body: bytes, *, content_type: str = JSON, headers: Headers | None = None
 ) -> None:
-    """Send one complete answer."""
+    """Send a complete response."""
     await send(
         {
             "type": "http.response.start",
@@ -84,7 +89,7 @@ async def send_response(
 
 
 async def send_empty(_: Any, receive: Any, send: Any) -> None:
-    """An ASGI app: 200 and nothing else, not even a Content-Type (R011, R018)."""
+    """ASGI app that responds 200 without body or Content-Type (R011, R018)."""
     await send_response(send, 200, b"", content_type="")
 
 
@@ -98,10 +103,10 @@ async def send_and_drain(
     content_type: str = JSON,
     headers: Headers | None = None,
 ) -> None:
-    """Send one complete answer to a request whose body was not read.
+    """Send a complete response to a request whose body was not read, then discard the body.
 
-    The client gets all of the answer at once. Then the rest of its body is thrown away: to close the connection on a
-    client that still sends would take the answer from it. One that waits for "100 Continue" sends nothing more.
+    Closing the connection on a client that still sends would make it lose the response. A client that waits for
+    "100 Continue" sends no body.
     """
     waits = header(scope, b"expect") is not None
     await send(
@@ -119,8 +124,8 @@ async def send_and_drain(
     await send({"type": "http.response.body", "body": body, "more_body": True})
     if not waits and _has_body(scope):
         with suppress(TimeoutError):
-            async with asyncio.timeout(LINGER):
-                await _throw_away(receive)
+            async with asyncio.timeout(DISCARD_SECONDS):
+                await _discard(receive)
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -128,8 +133,8 @@ def _has_body(scope: Scope) -> bool:
     return header(scope, b"content-length") not in (None, "0") or header(scope, b"transfer-encoding") is not None
 
 
-async def _throw_away(receive: Receive) -> None:
-    left = LINGER_BYTES
+async def _discard(receive: Receive) -> None:
+    left = DISCARD_BYTES
     while left > 0:
         message = await receive()
         if message["type"] == "http.disconnect" or not message.get("more_body", False):
@@ -138,7 +143,7 @@ async def _throw_away(receive: Receive) -> None:
 
 
 async def send_error(send: Send, error: ClientError, path: str = "") -> None:
-    """Send an error in the shape of the path's clients: Ollama's where it is left out (R046)."""
+    """Send an error in the shape of the path's API; Ollama's without a path (R046)."""
     headers: Headers = []
     if error.retry_after is not None:
         headers.append((b"retry-after", str(error.retry_after).encode()))

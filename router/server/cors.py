@@ -1,4 +1,4 @@
-"""Browsers' cross-origin rules as Ollama has them (R181): which origins may, and the headers that say so. Pure."""
+"""Ollama's CORS rules (R181): allowed origins and response headers. Pure."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _MAX_AGE = b"43200"
 
 
 class Origins:
-    """The origins whose pages may use this server. Credentials are never allowed: keys are not cookies."""
+    """The origins whose pages may use this server. Credentials are never allowed, because keys are not cookies."""
 
     def __init__(self, further: Iterable[str] = ()) -> None:
-        """`further` origins besides this machine's own and desktop apps': `*` stands for any part."""
+        """`further`: origins besides this machine's own and desktop apps'; `*` matches any part."""
         listed = [*further, *_DESKTOP]
         for host in _LOCAL:
             for scheme in ("http", "https"):
@@ -37,13 +37,13 @@ class Origins:
         return self.any or origin in self._exact or any(p.match(origin) for p in self._patterns)
 
     def headers(self, origin: str) -> Headers:
-        """For the answer to an allowed cross-origin request."""
+        """Return the headers of the response to an allowed cross-origin request."""
         if self.any:
             return ((b"access-control-allow-origin", b"*"),)
         return ((b"vary", b"Origin"), (b"access-control-allow-origin", origin.encode("latin-1", "replace")))
 
     def preflight(self, origin: str) -> Headers:
-        """For the 204 that answers an allowed origin's question what it may send."""
+        """Return the headers of the 204 for an allowed origin's preflight."""
         varies = () if self.any else ((b"vary", b"Access-Control-Request-Method, Access-Control-Request-Headers"),)
         return (
             *self.headers(origin),
@@ -55,7 +55,7 @@ class Origins:
 
 
 def same_host(origin: str, host: str) -> bool:
-    """Whether a page of this very server asks: its origin is the Host that it addresses."""
+    """True if the origin is the addressed host."""
     return origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
 
 

@@ -1,31 +1,27 @@
-"""Watching whether the client is still there.
+"""Detects a client's disconnect while its request is served.
 
-ASGI tells of a client's leaving only to who awaits `receive`. One task does, for the whole request: while a
-worker is sought the leaving cancels the search, and once the answer is relayed it ends the relay.
+ASGI reports a disconnect only through `receive`, so one task per request awaits it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+from vllama_pool.router.server.asgi import ClientDisconnected, Receive
+
 T = TypeVar("T")
 
 
-class ClientDisconnected(Exception):
-    """The client closed its connection before its answer was complete."""
-
-
 class DisconnectWatcher:
-    """Watches one client, from the moment its request is read. An async context manager."""
+    """Watches one client from the end of its request's body on. An async context manager."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._gone = False
-        self._on_leaving: Callable[[], object] | None = None
+        self._disconnected = False
+        self._callback: Callable[[], object] | None = None
         self._watch: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> DisconnectWatcher:
@@ -35,46 +31,46 @@ class DisconnectWatcher:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._on_leaving = None
+        self._callback = None
         if self._watch is not None:
             self._watch.cancel()
 
     @property
-    def gone(self) -> bool:
-        return self._gone
+    def disconnected(self) -> bool:
+        return self._disconnected
 
     async def until_disconnect(self, work: Awaitable[T]) -> T:
-        """Await `work`, cancelling it if the client leaves. Raises ClientDisconnected then."""
+        """Await `work`. If the client disconnects, cancel it and raise ClientDisconnected."""
         task = asyncio.current_task()
         if task is None:
-            raise RuntimeError("presence is watched from within a task")
-        if self._gone:
+            raise RuntimeError("until_disconnect needs a running task")
+        if self._disconnected:
             close = getattr(work, "close", None)
             if close is not None:
                 close()
             raise ClientDisconnected
-        self._on_leaving = task.cancel
+        self._callback = task.cancel
         try:
             return await work
         except asyncio.CancelledError:
-            if self._gone and task.uncancel() == 0:
+            if self._disconnected and task.uncancel() == 0:
                 raise ClientDisconnected from None
             raise
         finally:
-            self._on_leaving = None
+            self._callback = None
 
     def on_disconnect(self, callback: Callable[[], object]) -> None:
-        """Call `callback` when the client leaves; at once if it has left."""
-        if self._gone:
+        """Call `callback` when the client disconnects; at once if it has already."""
+        if self._disconnected:
             callback()
         else:
-            self._on_leaving = callback
+            self._callback = callback
 
     async def _watch_client(self) -> None:
         while True:
             message = await self._receive()
             if message["type"] == "http.disconnect":
-                self._gone = True
-                if self._on_leaving is not None:
-                    self._on_leaving()
+                self._disconnected = True
+                if self._callback is not None:
+                    self._callback()
                 return

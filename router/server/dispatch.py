@@ -1,19 +1,19 @@
-"""What is settled before a handler is chosen: unknown paths, wrong methods, fixed answers, bodies that nobody takes.
+"""Answers requests that need no handler: unknown paths, wrong methods, fixed routes, refused bodies.
 
-An ASGI app around the framework's, which is asked only for what it serves. All of it is one look-up per request and
-nothing per token.
+Costs one lookup per request and nothing per token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from http import HTTPStatus
-from typing import Any
 
 from vllama_pool.router.errors import ClientError, TooLarge, UnknownEncoding
 from vllama_pool.router.protocol.error_bodies import error_body
 from vllama_pool.router.protocol.ollama.fixed_routes import FixedRequest, FixedRoute
 from vllama_pool.router.server.asgi import (
+    App,
+    ClientDisconnected,
     Receive,
     Scope,
     Send,
@@ -25,30 +25,30 @@ from vllama_pool.router.server.asgi import (
     send_response,
     too_large,
 )
-from vllama_pool.router.server.disconnect import ClientDisconnected
-from vllama_pool.router.server.error_handlers import NOT_ALLOWED, NOT_FOUND, TEXT
 from vllama_pool.router.server.paths import NotAllowed, Paths, Redirect, Rejection
 
-App = Callable[[Any, Any, Any], Awaitable[None]]
-JSON_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-"""Those whose bodies are read."""
+BODY_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+"""Methods whose bodies are read."""
+TEXT = "text/plain"
+NOT_FOUND = b"404 page not found"
+NOT_ALLOWED = b"405 method not allowed"
 
 
 class Dispatcher:
-    """The app around `app`. Lifespan events pass through."""
+    """Wraps an ASGI app. Lifespan events pass through."""
 
     def __init__(
         self, app: App, served: Iterable[tuple[str, Iterable[str]]], fixed: Iterable[FixedRoute], body_limit: int
     ) -> None:
-        """`served` are the paths of `app` with their methods. A fixed answer gives way to one of these."""
+        """`served`: the paths of `app` with their methods. They win over `fixed` routes."""
         self._app = app
         self._body_limit = body_limit
         served = [(path, tuple(methods)) for path, methods in served]
-        taken = {path for path, _ in served}
-        table = [answer for answer in fixed if answer.path not in taken]
-        self.paths = Paths([*served, *((answer.path, answer.methods) for answer in table)])
-        self._fixed = {answer.path: answer for answer in table if "{" not in answer.path}
-        self._parents = {answer.path.rpartition("/")[0]: answer for answer in table if "{" in answer.path}
+        served_paths = {path for path, _ in served}
+        table = [route for route in fixed if route.path not in served_paths]
+        self.paths = Paths([*served, *((route.path, route.methods) for route in table)])
+        self._fixed = {route.path: route for route in table if "{" not in route.path}
+        self._parents = {route.path.rpartition("/")[0]: route for route in table if "{" in route.path}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -66,43 +66,43 @@ class Dispatcher:
             await self._app(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> ClientError | None:
-        """Why the body need not be sent at all."""
+        """Return the error of a request whose body will not be read."""
         length = header(scope, b"content-length")
         if length is not None and int(length) > self._body_limit:
             return TooLarge(too_large(self._body_limit))
         encoding = (header(scope, b"content-encoding") or "").strip().lower()
-        if encoding not in ("", "identity") and scope["method"] in JSON_METHODS:
-            return UnknownEncoding(f"request bodies are not taken as {encoding[:40]}; send them uncompressed")
+        if encoding not in ("", "identity") and scope["method"] in BODY_METHODS:
+            return UnknownEncoding(f"request bodies in {encoding[:40]} are not supported; send them uncompressed")
         return None
 
     async def _answer(self, fixed: FixedRoute, scope: Scope, receive: Receive, send: Send) -> None:
-        question = FixedRequest(scope["method"], scope["path"])
+        fixed_request = FixedRequest(scope["method"], scope["path"])
         try:
             if fixed.body is None:
-                reply = fixed.answer(question)
+                reply = fixed.answer(fixed_request)
                 await send_and_drain(scope, receive, send, reply.status, reply.body, content_type=reply.content_type)
                 return
             if refusal := self._refusal(scope):
                 raise refusal
             body = await read_body(receive, self._body_limit)
             reply = await decode_body(
-                lambda read: fixed.answer(FixedRequest(question.method, question.path, read)), body
+                lambda read: fixed.answer(FixedRequest(fixed_request.method, fixed_request.path, read)), body
             )
             await send_response(send, reply.status, reply.body, content_type=reply.content_type)
         except ClientError as error:
-            await send_error(send, error, question.path)
+            await send_error(send, error, fixed_request.path)
         except ClientDisconnected:
             return
 
 
 async def _send_rejection(rejection: Rejection, scope: Scope, receive: Receive, send: Send) -> None:
-    """R036, in the bytes of the framework that Ollama is built on."""
+    """Send R036's response, byte for byte as Ollama's framework (gin) does."""
     if isinstance(rejection, Redirect):
-        asked = scope["method"] == "GET"
+        is_get = scope["method"] == "GET"
         page = (
-            f'<a href="{rejection.location}">{HTTPStatus(rejection.status).phrase}</a>.\n\n'.encode() if asked else b""
+            f'<a href="{rejection.location}">{HTTPStatus(rejection.status).phrase}</a>.\n\n'.encode() if is_get else b""
         )
-        kind = "text/html; charset=utf-8" if asked or scope["method"] == "HEAD" else ""
+        kind = "text/html; charset=utf-8" if is_get or scope["method"] == "HEAD" else ""
         headers = [(b"location", rejection.location.encode())]
         await send_and_drain(scope, receive, send, rejection.status, page, content_type=kind, headers=headers)
     elif isinstance(rejection, NotAllowed):

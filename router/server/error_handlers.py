@@ -1,4 +1,4 @@
-"""The one map from errors to answers, for the routes that Litestar serves."""
+"""Maps exceptions to responses, for the routes that Litestar serves."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from litestar import Request, Response
-from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
+from litestar.exceptions import HTTPException
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.types import ExceptionHandlersMap
 
@@ -14,11 +14,7 @@ from vllama_pool.router.errors import ClientError
 from vllama_pool.router.protocol.error_bodies import error_body
 from vllama_pool.router.server.asgi import JSON, too_large
 
-log = logging.getLogger(__name__)
-
-TEXT = "text/plain"
-NOT_FOUND = b"404 page not found"
-NOT_ALLOWED = b"405 method not allowed"
+_log = logging.getLogger(__name__)
 
 
 def _json(
@@ -33,37 +29,25 @@ def client_error(request: Request[Any, Any, Any], error: ClientError) -> Respons
     return _json(request, error.status, error.text, retry_after)
 
 
-def not_found(_: Request[Any, Any, Any], error: NotFoundException) -> Response[bytes]:
-    """R036."""
-    return Response(NOT_FOUND, status_code=404, media_type=TEXT)
-
-
-def not_allowed(_: Request[Any, Any, Any], error: MethodNotAllowedException) -> Response[bytes]:
-    """R036."""
-    return Response(NOT_ALLOWED, status_code=405, media_type=TEXT)
-
-
 def http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     return _json(request, error.status_code, error.detail)
 
 
 def body_too_large(request: Request[Any, Any, Any], error: RequestEntityTooLarge) -> Response[bytes]:
-    """A body without a Content-Length: it shows while it is read."""
+    """Answer a body without Content-Length that exceeds the limit."""
     limit = request.app.request_max_body_size
     return _json(request, error.status_code, too_large(limit) if isinstance(limit, int) else error.detail)
 
 
-def fault(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    """A bug of ours: the log has the traceback, the client one line."""
-    log.error("a fault while serving %r", request.scope["path"], exc_info=error)
-    return _json(request, 500, "internal error of the router; its log says more")
+def internal_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """Log the traceback of an unexpected exception."""
+    _log.error("unexpected error while serving %r", request.scope["path"], exc_info=error)
+    return _json(request, 500, "internal error of the router; see its log")
 
 
 EXCEPTION_HANDLERS: ExceptionHandlersMap = {
     ClientError: client_error,
-    NotFoundException: not_found,
-    MethodNotAllowedException: not_allowed,
     RequestEntityTooLarge: body_too_large,
     HTTPException: http_error,
-    Exception: fault,
+    Exception: internal_error,
 }

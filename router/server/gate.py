@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Awaitable
 
 from vllama_pool.router.server.access import Access, AccessRequest, EarlyResponse
-from vllama_pool.router.server.asgi import Receive, Scope, Send, header, send_and_drain
-
-Message = MutableMapping[str, Any]
-App = Callable[[Any, Any, Any], Awaitable[None]]
+from vllama_pool.router.server.asgi import App, Message, Receive, Scope, Send, header, send_and_drain
 
 REQUEST_ID = b"x-request-id"
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")

@@ -1,7 +1,7 @@
-"""uvicorn's HTTP protocol with what it has not: bounds on what nobody reads, and no word of leaving HTTP/1.1.
+"""uvicorn's HttpToolsProtocol with limits on header size and unread bodies; Upgrade offers are ignored.
 
-Request heads are read before anybody is known, and so is the rest of a body after its answer. Java's client offers to
-change to HTTP/2 with its first request; the parser takes the body of such a request for the other protocol's.
+Java's client offers HTTP/2 with its first request. httptools would treat the body of such a request as the other
+protocol's.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD = 64 * 1024
-"""Bytes of a request's line and headers, give or take a read at either end."""
+"""Bytes of a request's line and headers, to the precision of one read."""
 MAX_UNREAD = 512 * 1024 * 1024
-"""Bytes of a body that may still come after its answer."""
-_LEAVING = frozenset({b"upgrade", b"http2-settings"})
+"""Bytes of a body that are read after its response."""
+_UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Answers 400 to a head that does not end, and closes the connection. Offers to upgrade are not heard."""
+    """Answers 400 to an endless head and closes the connection."""
 
     max_unread = MAX_UNREAD
     _head = 0
-    """Bytes of reads that held nothing but a part of the present head."""
+    """Bytes of the reads that held only a part of the current head."""
     _unread = 0
-    """Bytes of reads that held nothing but a body whose answer was sent."""
+    """Bytes of the reads that held only a body whose response was sent."""
     _in_head = True
     _served = 0
-    """Messages that are complete."""
+    """Complete requests."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        self.parser = _StayingParser(self)  # type: ignore[assignment]
+        self.parser = _UpgradeIgnoringParser(self)  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
         served = self._served
@@ -65,18 +65,18 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def head_without_upgrade(self) -> bytes:
-        """The head that was just read, without what asks for another protocol."""
+        """Return the current head without its Upgrade headers."""
         lines = [b"%b %b HTTP/1.1" % (self.parser.get_method(), self.url)]
         for name, value in self.headers:
             if name == b"connection":
-                value = b", ".join(word for word in _words(value) if word.lower() not in _LEAVING)
-            if name not in _LEAVING and (value or name != b"connection"):
+                value = b", ".join(word for word in _words(value) if word.lower() not in _UPGRADE_HEADERS)
+            if name not in _UPGRADE_HEADERS and (value or name != b"connection"):
                 lines.append(b"%b: %b" % (name, value))
         return b"\r\n".join([*lines, b"", b""])
 
 
-class _StayingParser:
-    """httptools' parser, which reads a request that offers an upgrade once more without the offer."""
+class _UpgradeIgnoringParser:
+    """httptools' parser. It parses the head of a request that offers an upgrade again, without the offer."""
 
     def __init__(self, protocol: BoundedProtocol) -> None:
         self._protocol = protocol
@@ -92,12 +92,12 @@ class _StayingParser:
             left = left[read:]
 
     def _feed(self, data: memoryview) -> int:
-        """Up to the end of the first head that offers an upgrade. Returns how many bytes that were."""
+        """Parse up to the end of the first head that offers an upgrade. Returns the number of bytes parsed."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as offered:
             if self._parser.get_method() == b"CONNECT":
-                raise httptools.HttpParserError("this is no proxy") from None
+                raise httptools.HttpParserError("this server is not a proxy") from None
             head = self._protocol.head_without_upgrade()
             self._begin()
             self._parser.feed_data(head)
@@ -106,7 +106,7 @@ class _StayingParser:
 
     def _begin(self) -> None:
         self._parser = httptools.HttpRequestParser(self._protocol)
-        # As uvicorn has it, so that the first of several requests in one read is answered.
+        # As in uvicorn, so that the first of several requests in one read is answered.
         self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
 

@@ -1,6 +1,6 @@
-"""Which requests there is an answer for: the server's paths with their methods, and Ollama's words for the rest.
+"""The server's paths and methods, and Ollama's responses to everything else (R036). Pure.
 
-Pure. It stands before the framework, whose own manners differ: it serves "/api/tags/" and "//api/tags" as they are.
+Litestar's own rules differ: it also serves "/api/tags/" and "//api/tags".
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _PART = {"str": "[^/]+", "path": "[^/](?:.*[^/])?"}
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """The path is known without its last slash (R036)."""
+    """The path is known without its trailing slash (R036)."""
 
     status: int
     location: str
@@ -25,12 +25,12 @@ class Redirect:
 
 @dataclass(frozen=True, slots=True)
 class NotFound:
-    """R036."""
+    """The path is unknown (R036)."""
 
 
 @dataclass(frozen=True, slots=True)
 class NotAllowed:
-    """The path is known, by other methods alone (R036)."""
+    """The path is known for other methods only (R036)."""
 
     allow: str
 
@@ -39,10 +39,10 @@ Rejection = Redirect | NotFound | NotAllowed
 
 
 class Paths:
-    """The paths of one server, fixed at its start. "{name:str}" stands for one segment, "{name:path}" for any."""
+    """The paths of one server. "{name:str}" matches one segment, "{name:path}" any number."""
 
     def __init__(self, routes: Iterable[tuple[str, Iterable[str]]]) -> None:
-        """Paths with their methods; those of one path that comes more than once are added up."""
+        """`routes`: paths with their methods; methods of a repeated path are merged."""
         methods: dict[str, set[str]] = {}
         for path, some in routes:
             methods.setdefault(path, set()).update(some)
@@ -50,7 +50,7 @@ class Paths:
         self._patterns = [(_pattern(path), self._methods[path]) for path in methods if "{" in path]
 
     def check(self, method: str, path: str, query: str = "") -> Rejection | None:
-        """None where the request is to be served. The path is decoded, the query is not."""
+        """Return None if the request is served. `path` is percent-decoded, `query` is not."""
         methods = self.methods(path)
         if method in methods:
             return None
@@ -62,7 +62,7 @@ class Paths:
         return NotFound()
 
     def methods(self, path: str) -> frozenset[str]:
-        """By which methods a path is served; none for an unknown one."""
+        """Return the methods of a path; none for an unknown path."""
         if (known := self._methods.get(path)) is not None and "{" not in path:
             return known
         return next((methods for pattern, methods in self._patterns if pattern.match(path)), frozenset())

@@ -1,1 +1,1 @@
-"""What ops see: metrics, the request log, and the view of workers, summed over processes."""
+"""Metrics, the request log and the view of workers, merged over the router processes."""

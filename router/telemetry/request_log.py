@@ -1,8 +1,7 @@
-"""The router's log: one JSON line per request, written off the hot path.
+"""The request log: one JSON line per request, written outside the event loop.
 
-Lines are collected in memory and written together, five times a second, by one thread at a time, so that a slow
-terminal or a full pipe never holds up a token. When the reader is too slow the newest lines are dropped and
-counted.
+Lines are buffered and written by a thread every 200 ms, so that a slow terminal or a full pipe never delays a token. If
+the buffer is full, new lines are dropped and counted.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ MOST_LINES = 10_000
 
 
 class LogLine(msgspec.Struct, kw_only=True):
-    """What stands in front of every record."""
+    """The first fields of every line."""
 
     time: str
     event: str = "request"
 
 
 class RequestLog:
-    """Writes request records as JSON lines. Owns its buffer; the stream is its caller's."""
+    """Writes request records as JSON lines. The caller owns the stream."""
 
     def __init__(self, stream: BinaryIO, *, most_lines: int = MOST_LINES) -> None:
         self._stream = stream
@@ -40,7 +39,7 @@ class RequestLog:
 
     @property
     def dropped(self) -> int:
-        """Lines lost since the start because the reader was too slow."""
+        """Lines lost since the start."""
         return self._dropped
 
     def finished(self, record: RequestRecord) -> None:
@@ -52,7 +51,7 @@ class RequestLog:
         self._lines.append(head[:-1] + b"," + self._encoder.encode(record)[1:] + b"\n")
 
     async def run(self) -> None:
-        """Write what has been collected until `stop`; then write the rest."""
+        """Write buffered lines until `stop`, then the rest."""
         loop = asyncio.get_running_loop()
         while not self._stopping.is_set():
             with contextlib.suppress(TimeoutError):
@@ -69,5 +68,5 @@ class RequestLog:
         try:
             self._stream.write(data)
             self._stream.flush()
-        except (OSError, ValueError):  # a closed pipe or a full disk: serving goes on
+        except (OSError, ValueError):  # closed pipe or full disk
             self._dropped += data.count(b"\n")

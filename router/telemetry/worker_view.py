@@ -1,4 +1,4 @@
-"""The workers as ops see them: the JSON of `GET /admin/workers`, which `vllama ps` prints."""
+"""The workers in the JSON of `GET /admin/workers`, which `vllama ps` prints."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     running: int
     waiting: int
     in_flight: int
-    """The router's own requests in it."""
+    """Requests of this router in the worker."""
     slots: int
     kv_usage: float
     tokens_per_second: float
@@ -57,5 +57,5 @@ def view(worker: Worker, now: float) -> WorkerView:
 
 
 def view_all(workers: Iterable[Worker], now: float) -> tuple[WorkerView, ...]:
-    """All of them, sorted by id. Encode `{"workers": view_all(pool, now)}`."""
+    """Return the views of all workers, sorted by id."""
     return tuple(view(worker, now) for worker in sorted(workers, key=lambda worker: worker.id))

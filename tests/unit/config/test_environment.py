@@ -28,6 +28,6 @@ def test_variables_that_kubernetes_sets_for_a_service_are_not_settings() -> None
 def test_an_unknown_variable_is_reported_with_a_suggestion() -> None:
     environ = {"VLLAMA_PROCESESS": "2", "VLLAMA_XYZ": "1", "VLLAMA_PROCESSES": "2", "PATH": "/bin", "VLLM_X": "1"}
     assert unknown(environ, ["VLLAMA_PROCESSES", "VLLAMA_HOST"]) == [
-        "VLLAMA_PROCESESS: there is no such setting; did you mean VLLAMA_PROCESSES?",
-        "VLLAMA_XYZ: there is no such setting",
+        "VLLAMA_PROCESESS: unknown setting; did you mean VLLAMA_PROCESSES?",
+        "VLLAMA_XYZ: unknown setting",
     ]

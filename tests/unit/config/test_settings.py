@@ -143,7 +143,7 @@ def test_a_key_file_without_keys_is_refused(setenv: Set, tmp_path: Path) -> None
     file = tmp_path / "keys"
     file.write_text("# nobody yet\n")
     setenv(VLLAMA_API_KEYS_FILE=str(file))
-    assert complaints() == ["VLLAMA_API_KEYS_FILE: has no key in it; write NAME:SHA256, or leave it unset"]
+    assert complaints() == ["VLLAMA_API_KEYS_FILE: contains no key; write NAME:SHA256, or leave it unset"]
 
 
 def test_a_key_in_both_variable_and_file_is_refused(setenv: Set, tmp_path: Path) -> None:
@@ -215,19 +215,19 @@ def test_sizes_and_durations_are_parsed(setenv: Set) -> None:
     [
         (
             {"OLLAMA_HOST": "https://x"},
-            "OLLAMA_HOST: https is not spoken here; listen on http:// and put a TLS proxy in front",
+            "OLLAMA_HOST: https is not supported; listen on http:// and put a TLS proxy in front",
         ),
-        ({"VLLAMA_HOST": "ftp://x"}, "VLLAMA_HOST: ftp:// cannot be listened on; write HOST:PORT"),
+        ({"VLLAMA_HOST": "ftp://x"}, "VLLAMA_HOST: ftp:// is not supported; write HOST:PORT"),
         ({"VLLAMA_PORT": "port"}, "VLLAMA_PORT: expected a whole number; correct it"),
         ({"VLLAMA_PORT": "99999"}, "VLLAMA_PORT: should be less than or equal to 65535; correct it"),
         ({"VLLAMA_PROCESSES": "many"}, "VLLAMA_PROCESSES: expected a whole number; correct it"),
         ({"VLLAMA_PROCESSES": "0"}, "VLLAMA_PROCESSES: should be greater than or equal to 1; correct it"),
         ({"VLLAMA_ALLOW_ANONYMOUS": "maybe"}, "VLLAMA_ALLOW_ANONYMOUS: expected true or false; write 1 or 0"),
-        ({"VLLAMA_BODY_LIMIT": "big"}, "VLLAMA_BODY_LIMIT: expected a size; write such as 64MiB"),
+        ({"VLLAMA_BODY_LIMIT": "big"}, "VLLAMA_BODY_LIMIT: expected a size; write one such as 64MiB"),
         ({"VLLAMA_GRACE": "0"}, "VLLAMA_GRACE: should be greater than 0; correct it"),
         (
             {"VLLAMA_GRACE": "long"},
-            "VLLAMA_GRACE: 'long' is no duration; write seconds or such as 30s, 5m, 1h30m",
+            "VLLAMA_GRACE: 'long' is not a duration; write seconds, or a duration such as 30s, 5m or 1h30m",
         ),
         (
             {"VLLAMA_LOG_LEVEL": "loud"},
@@ -235,15 +235,15 @@ def test_sizes_and_durations_are_parsed(setenv: Set) -> None:
         ),
         (
             {"VLLAMA_OLLAMA_VERSION": "0.33.0+x"},
-            "VLLAMA_OLLAMA_VERSION: clients take versions apart as three numbers; write such as 0.33.0",
+            "VLLAMA_OLLAMA_VERSION: must be three numbers, because clients parse it; write a version such as 0.33.0",
         ),
         (
             {"REDIS_URL": "http://r"},
-            "REDIS_URL: not the address of a Redis; write redis://HOST:6379/0, rediss:// for TLS, or unix:///PATH",
+            "REDIS_URL: not a Redis address; write redis://HOST:6379/0, rediss:// for TLS, or unix:///PATH",
         ),
         (
             {"VLLAMA_FLEET": "{a}"},
-            "VLLAMA_FLEET: has other characters than letters, digits, '.', '_' and '-', or is too long; rename it",
+            "VLLAMA_FLEET: may have up to 64 letters, digits, '.', '_' and '-'; rename it",
         ),
         (
             {"VLLAMA_FLEET_SECRET": "hunter2"},
@@ -251,7 +251,7 @@ def test_sizes_and_durations_are_parsed(setenv: Set) -> None:
         ),
         (
             {"VLLAMA_WORKER_KEY": "hunter 2"},
-            "VLLAMA_WORKER_KEY: has blanks or other than ASCII characters; make one with: openssl rand -hex 32",
+            "VLLAMA_WORKER_KEY: has blanks or non-ASCII characters; make one with: openssl rand -hex 32",
         ),
         (
             {"VLLAMA_ADMIN_KEY_FILE": "/nope"},
@@ -265,14 +265,17 @@ def test_sizes_and_durations_are_parsed(setenv: Set) -> None:
             {"VLLAMA_WORKER_NETWORKS": "10.0.0.5/8"},
             "VLLAMA_WORKER_NETWORKS: '10.0.0.5/8' has bits beyond its prefix; write 10.0.0.0/8",
         ),
-        ({"VLLAMA_WORKER_NETWORKS": "lan"}, "VLLAMA_WORKER_NETWORKS: 'lan' is no network; write such as 10.0.0.0/8"),
+        (
+            {"VLLAMA_WORKER_NETWORKS": "lan"},
+            "VLLAMA_WORKER_NETWORKS: 'lan' is not a network; write one such as 10.0.0.0/8",
+        ),
         (
             {"OLLAMA_ORIGINS": "example.com"},
-            "OLLAMA_ORIGINS: 'example.com' is no origin; write scheme://host[:port], with * for any part, or *",
+            "OLLAMA_ORIGINS: 'example.com' is not an origin; write scheme://host[:port], with * for any part, or *",
         ),
         (
             {"VLLAMA_ALLOWED_HOSTS": "http://x"},
-            "VLLAMA_ALLOWED_HOSTS: 'http://x' is no host; write a name without port, or *.example.com",
+            "VLLAMA_ALLOWED_HOSTS: 'http://x' is not a host; write a name without port, or *.example.com",
         ),
     ],
 )

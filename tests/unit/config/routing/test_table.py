@@ -103,7 +103,7 @@ def test_all_problems_are_reported_in_file_order() -> None:
         ("models: [a]\n", "f.yaml:1:9: models: expected a mapping, got a list; correct it"),
         (
             "models:\n  x:\n",
-            "f.yaml:2:5: models.x: says nothing; write something under it or remove it",
+            "f.yaml:2:5: models.x: is empty; write something under it or remove it",
         ),
         ("models: {x: a}\n", "f.yaml:1:13: models.x: expected a mapping, got the text 'a'; correct it"),
         ("models: {x: {fallback: [y]}}\n", "f.yaml:1:14: models.x.fallback: not supported yet; remove it"),
@@ -153,7 +153,7 @@ def test_all_problems_are_reported_in_file_order() -> None:
         ),
         (
             "workers: [{url: 'http://a', name: 'a b'}]\n",
-            "f.yaml:1:35: workers[0].name: the text 'a b' has other characters than A-Z a-z 0-9 _ . -; rename it",
+            "f.yaml:1:35: workers[0].name: the text 'a b' may only have A-Z a-z 0-9 _ . -; rename it",
         ),
         (
             "a: [1\n",
@@ -262,7 +262,7 @@ def test_names_follow_ollamas_grammar(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["x:cloud", "x:8b-cloud"])
 def test_cloud_names_are_refused(name: str) -> None:
-    assert "drop the cloud suffix" in complaint(f'models: {{"{name}": {{serve: a}}}}')
+    assert "remove the cloud suffix" in complaint(f'models: {{"{name}": {{serve: a}}}}')
 
 
 def test_served_names_need_not_follow_ollamas_grammar() -> None:

@@ -72,7 +72,7 @@ def test_scalars_have_yaml_types(scalar: str, value: object) -> None:
         ("a: {<<: 3}\n", 1, "'<<' takes an anchored mapping"),
         (b"a: 1\nb: \xff\n", 2, "not UTF-8"),
         ("a: 1\nb: \x01\n", 2, "a control character"),
-        ("a: " + "9" * 5000 + "\n", 1, "not a number that can be used"),
+        ("a: " + "9" * 5000 + "\n", 1, "not a usable number"),
         ("a: &x [*x]\n", 1, "levels deep"),
         ("a: " + "[" * 50_000, 1, "levels deep"),
         (b"#" * (MAX_BYTES + 1), 0, "larger than 512 KiB"),

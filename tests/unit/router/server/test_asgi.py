@@ -8,8 +8,7 @@ import pytest
 
 from vllama_pool.router.errors import BadRequest, TooLarge
 from vllama_pool.router.offload import INLINE_BYTES
-from vllama_pool.router.server.asgi import Receive, decode_body, read_body
-from vllama_pool.router.server.disconnect import ClientDisconnected
+from vllama_pool.router.server.asgi import ClientDisconnected, Receive, decode_body, read_body
 
 
 def receiving(*messages: MutableMapping[str, Any]) -> Receive:

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from vllama_pool.router.server.disconnect import ClientDisconnected, DisconnectWatcher
+from vllama_pool.router.server.asgi import ClientDisconnected
+from vllama_pool.router.server.disconnect import DisconnectWatcher
 
 
 class Line:
-    """A client's connection: `receive` waits until the test hangs up."""
+    """A client's connection. `receive` waits until the test sets `hung_up`."""
 
     def __init__(self) -> None:
         self.hung_up = asyncio.Event()
@@ -25,8 +26,8 @@ async def test_the_result_of_finished_work_is_returned() -> None:
         await asyncio.sleep(0)
         return 7
 
-    async with DisconnectWatcher(Line().receive) as presence:
-        assert await presence.until_disconnect(work()) == 7
+    async with DisconnectWatcher(Line().receive) as watcher:
+        assert await watcher.until_disconnect(work()) == 7
 
 
 async def test_a_disconnect_cancels_the_work_and_raises_client_disconnected() -> None:
@@ -41,10 +42,10 @@ async def test_a_disconnect_cancels_the_work_and_raises_client_disconnected() ->
         finally:
             cleaned_up = True
 
-    async with DisconnectWatcher(line.receive) as presence:
+    async with DisconnectWatcher(line.receive) as watcher:
         with pytest.raises(ClientDisconnected):
-            await presence.until_disconnect(work())
-        assert presence.gone
+            await watcher.until_disconnect(work())
+        assert watcher.disconnected
     assert cleaned_up
     task = asyncio.current_task()
     assert task is not None
@@ -59,8 +60,8 @@ async def test_a_cancelled_request_raises_cancelled_error() -> None:
             started.set()
             await asyncio.Event().wait()
 
-        async with DisconnectWatcher(Line().receive) as presence:
-            await presence.until_disconnect(work())
+        async with DisconnectWatcher(Line().receive) as watcher:
+            await watcher.until_disconnect(work())
 
     task = asyncio.create_task(request())
     await started.wait()
@@ -73,10 +74,10 @@ async def test_an_earlier_disconnect_is_reported_at_once() -> None:
     line = Line()
     line.hung_up.set()
     told: list[bool] = []
-    async with DisconnectWatcher(line.receive) as presence:
+    async with DisconnectWatcher(line.receive) as watcher:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        presence.on_disconnect(lambda: told.append(True))
+        watcher.on_disconnect(lambda: told.append(True))
         with pytest.raises(ClientDisconnected):
-            await presence.until_disconnect(asyncio.sleep(0))
+            await watcher.until_disconnect(asyncio.sleep(0))
     assert told == [True]
