@@ -1,4 +1,4 @@
-"""Errors by what may be done next.
+"""Errors, by what may be done next.
 
     Exception
     ├── ClientError              the request is answered with this status and text; nothing is retried
@@ -8,24 +8,24 @@
     │   ├── ModelNotFound        404, in the endpoint's own words
     │   ├── TooLarge             413
     │   ├── UnknownEncoding      415: the body is compressed
-    │   ├── NoWorker             503: the model is known, nobody can serve it now
+    │   ├── NoWorker             503: the model is known, but no worker is available
     │   └── ServerBusy           503: too many requests wait already
-    └── AttemptFailed            one attempt on one worker gave no answer
+    └── AttemptFailed            one attempt on one worker failed
         ├── Lost                 refused, reset, timed out, engine dead: another worker at once, suspect this one
-        ├── Busy                 429, or vLLM's admission 503: another worker; this one is not ill
+        ├── Busy                 429, or vLLM's admission 503: another worker; this one is healthy
         ├── Unavailable          502, 503, 504: another worker, counted against this one
         ├── Faulty               another 500: one retry elsewhere, counted against this one
         ├── ModelGone            404 of a model that the worker claimed: one retry elsewhere
-        └── Refused              any other 4xx: the request's own fault, never retried
+        └── Refused              any other 4xx: the request is at fault, never retried
 
-An AttemptFailed carries what the client is told if no further attempt is made.
+An AttemptFailed carries the client's status and text, in case it was the last attempt.
 """
 
 from __future__ import annotations
 
 
 class ClientError(Exception):
-    """An answer to the client: an HTTP status and the text of Ollama's `error` field."""
+    """A response to the client: an HTTP status and the text of Ollama's `error` field."""
 
     status = 500
 
@@ -33,7 +33,7 @@ class ClientError(Exception):
         super().__init__(text)
         self.text = text
         self.retry_after = retry_after
-        """Seconds for a Retry-After header, where waiting can help."""
+        """Seconds for the Retry-After header, if waiting can help."""
         if status is not None:
             self.status = status
 
@@ -68,7 +68,7 @@ class NoWorker(ClientError):
     def __init__(self, text: str, *, model: str = "", retry_after: int | None = None) -> None:
         super().__init__(text, retry_after=retry_after)
         self.model = model
-        """The model that is out, as the catalogue knows it, for logs and metrics."""
+        """The model's name in the catalogue, for logs and metrics."""
 
 
 class ServerBusy(ClientError):
@@ -76,14 +76,14 @@ class ServerBusy(ClientError):
 
 
 class AttemptFailed(Exception):
-    """One attempt gave no answer. `status` and `text` are for the client if this was the last attempt."""
+    """One attempt failed. `status` and `text` go to the client if it was the last one."""
 
     def __init__(self, text: str, *, status: int = 502, retry_after: float | None = None) -> None:
         super().__init__(text)
         self.text = text
         self.status = status
         self.retry_after = retry_after
-        """Seconds the worker asked to be left alone, from its Retry-After header."""
+        """Seconds of the worker's Retry-After header."""
 
 
 class Lost(AttemptFailed):

@@ -44,7 +44,7 @@ class Attempts:
     failures: tuple[AttemptFailed, ...]
     """One per attempt, in order; at least one."""
     count_untried: Untried
-    """Who is left that was not tried."""
+    """The workers that were not tried."""
     budget: float
     """`Budget.left`."""
 

@@ -1,9 +1,8 @@
-"""From the name in a request to the workers that may answer it.
+"""Resolves a model name to the replicas that may answer.
 
-The routing file's names and aliases come first, then the names that workers serve, then the virtual models, which are
-routed as the models that they were made from. Every served model can be asked for without being listed. A name that
-nobody knows and a model that nobody can serve just now are different errors:
-the first is the client's, the second passes.
+Names and aliases of the routing file come first, then served names, then virtual models, which are routed as their
+base. A served model needs no entry in the routing file. An unknown name is a 404; a known model without an available
+worker is a 503.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from vllama_pool.workers.registry.record import ModelInfo
 from vllama_pool.workers.registry.virtual_model import VirtualModel
 
 RETRY_AFTER = 5
-"""Seconds that a client is asked to wait for a model without a worker."""
+"""Retry-After in seconds for a model without a worker."""
 
 
 class UnknownModel(Exception):
-    """Nobody serves the name, ever has, or has configured it. The endpoint words it (404)."""
+    """The name is not configured, and no worker serves it or has served it. The endpoint words the 404."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -40,49 +39,49 @@ class UnknownModel(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """What a name means now."""
+    """The replicas, defaults and policy for a name, at one moment."""
 
     name: str
     """As the client spelled it."""
     model: str
-    """The name it stands for, for logs and metrics: the routing file's, or the served one. For a virtual model, that of
-    its base: clients invent the names of those."""
+    """The canonical name, for logs and metrics: the routing file's, or the served one. Of a virtual model, its base's:
+    clients choose virtual names freely."""
     groups: tuple[tuple[Replica, ...], ...]
-    """The replicas of each served model, the models in the order in which they are to be tried."""
+    """The replicas of each served model, in order of preference."""
     defaults: Defaults
-    """What the model brings: the routing file's options, and what a virtual model adds."""
+    """Options of the routing file, and those of the virtual model over them."""
     policy: Policy
     virtual: str = ""
-    """The name of the virtual model that was asked for, as the catalogue lists it."""
+    """The requested virtual model, as the catalogue lists it; "" for others."""
 
     @property
     def listed(self) -> str:
-        """The name under which the catalogue lists what was asked for."""
+        """The name of the model in the catalogue."""
         return self.virtual or display(self.model)
 
     @property
     def replicas(self) -> tuple[Replica, ...]:
-        """All of them, in order; at least one in what `ModelRoutes.resolve` returns."""
+        """All replicas, in order; never empty after `ModelRoutes.resolve`."""
         return tuple(replica for group in self.groups for replica in group)
 
     @property
     def info(self) -> ModelInfo:
-        """The model as the best informed of its workers describes it: one that has read the files."""
+        """The model's description, preferably by a worker that has read its files."""
         replicas = self.replicas
         return next((replica.model for replica in replicas if replica.model.digest), replicas[0].model)
 
     @property
     def beyond_slots(self) -> int:
-        """Requests in its serving workers for which they have no slot; negative for free slots."""
+        """Sum of load minus slots over its serving workers; negative for free slots."""
         workers = {replica.worker.id: replica.worker for replica in self.replicas}.values()
         return sum(worker.beyond_slots for worker in workers if worker.serving and not worker.down)
 
     def choose(self, tried: Collection[str], now: float, rng: random.Random) -> Replica | None:
-        """The replica to ask next; None if none is left that was not tried (worker ids)."""
+        """Return the replica for the next attempt; None if every worker was tried."""
         return select.choose(self.groups, tried, now, rng, self.policy)
 
     def count_untried(self, tried: Collection[str], now: float) -> Untried:
-        """Who is left to ask."""
+        """Count the workers that were not tried."""
         return select.count_untried(self.groups, tried, now)
 
     def rejections(self, tried: Collection[str], now: float, chosen: Replica | None) -> dict[str, str]:
@@ -91,7 +90,7 @@ class Resolution:
         return {worker: reason for worker, reason in found.items() if chosen is None or worker != chosen.worker.id}
 
     def no_worker(self) -> NoWorker:
-        """The error for when `choose` has nobody to begin with."""
+        """Return the error for a request without any available worker."""
         return no_worker(self.name, self.model, self.replicas)
 
 
@@ -100,16 +99,16 @@ class ListedModel:
     """A model as the catalogue lists it."""
 
     name: str
-    """In Ollama's short form, with its tag; as it is if Ollama has no form for it."""
+    """In Ollama's short form with its tag; unchanged if it has none."""
     replicas: tuple[Replica, ...]
-    """Every worker that has it, in any state; empty for a configured model that nobody serves."""
+    """In any state; empty for a configured model that no worker serves."""
     defaults: Defaults = NONE
     virtual: VirtualModel | None = None
-    """What it was made with, if it is a virtual model: the replicas are its base's."""
+    """Set for a virtual model; the replicas are then its base's."""
 
 
 class ModelRoutes:
-    """The routing table, resolved against a pool. Immutable but for the memory that policies keep."""
+    """The routing table, resolved against a pool. Immutable, except for the state of policies."""
 
     def __init__(
         self,
@@ -118,8 +117,8 @@ class ModelRoutes:
         policy: str = LEAST_LOAD,
         virtual: Mapping[str, VirtualModel] | None = None,
     ) -> None:
-        """`policy`, one of POLICIES, is that of models which the table does not name. `virtual` has the virtual models
-        by the key of their names; it may change at any time."""
+        """`policy`, one of POLICIES, applies to models outside the table. `virtual` holds the virtual models by
+        `lookup_key` of their names; it may change at any time."""
         self._models = table.models
         self._by_key: dict[str, ModelRoute] = {}
         for route in table.models:
@@ -134,10 +133,9 @@ class ModelRoutes:
         return f"<ModelRoutes {len(self._models)} models, {len(self._by_key)} names>"
 
     def resolve(self, name: str, pool: Pool) -> Resolution:
-        """Who may answer a request for `name`.
+        """Resolve a request's model name.
 
-        Raises UnknownModel, and NoWorker (503) for a known model that nobody can serve now: at once, for waiting
-        is the client's choice.
+        Raises UnknownModel, and NoWorker (503) at once for a known model without an available worker.
         """
         found = self._known(name, pool) or self._made(name, pool) or self._gone(name, pool)
         if not any(replica.worker.serving for group in found.groups for replica in group):
@@ -145,7 +143,7 @@ class ModelRoutes:
         return found
 
     def find(self, name: str, pool: Pool) -> ListedModel | None:
-        """A model by any of its names, whatever its workers' state; None if it is unknown."""
+        """Find a model by any of its names, in any state; None if unknown."""
         found = self.find_base(name, pool)
         if found is not None:
             return found
@@ -153,8 +151,7 @@ class ModelRoutes:
         return self._listed_virtual(model, pool) if model is not None else None
 
     def find_base(self, name: str, pool: Pool) -> ListedModel | None:
-        """The same among the routing file's models and the served ones: virtual models are made from these, and
-        cannot have their names."""
+        """Find a model that is not virtual: the base of virtual models, which cannot take its name."""
         route = self._by_key.get(lookup_key(name))
         if route is not None:
             return self._listed(route, pool)
@@ -162,12 +159,12 @@ class ModelRoutes:
         return ListedModel(display(replicas[0].model.name), replicas, NONE) if replicas else None
 
     def is_configured(self, name: str) -> bool:
-        """Whether the routing file has the name."""
+        """True if the routing file has the name."""
         return lookup_key(name) in self._by_key
 
     def listing(self, pool: Pool) -> tuple[ListedModel, ...]:
-        """Every model that can be asked for: the routing file's, then the served ones that it does not redefine, then
-        the virtual ones whose names none of these has."""
+        """List every model: the routing file's, then served ones that it does not redefine, then virtual ones that
+        neither shadows."""
         configured = [self._listed(route, pool) for route in self._models]
         served = [
             ListedModel(display(name), pool.replicas(name), NONE)
@@ -180,14 +177,14 @@ class ModelRoutes:
         return (*configured, *served, *made)
 
     def shadowed(self, pool: Pool) -> tuple[str, ...]:
-        """The virtual models whose names the routing file or a worker has now."""
+        """Return the virtual models whose names the routing file or a worker uses."""
         return tuple(model.name for key, model in self._virtual.items() if self._shadowed(key, pool))
 
     def _shadowed(self, key: str, pool: Pool) -> bool:
         return key in self._by_key or bool(pool.replicas(key))
 
     def _known(self, name: str, pool: Pool) -> Resolution | None:
-        """What the routing file or the workers that are there mean by a name."""
+        """Resolve a name of the routing file or of a known worker."""
         route = self._by_key.get(lookup_key(name))
         if route is not None:
             return self._configured(name, route, pool)
@@ -195,7 +192,7 @@ class ModelRoutes:
         return Resolution(name, replicas[0].model.name, (replicas,), NONE, self._policy) if replicas else None
 
     def _made(self, name: str, pool: Pool) -> Resolution | None:
-        """A virtual model, routed as its base. One whose base is out is known all the same."""
+        """Resolve a virtual model as its base. It is known even if its base is not."""
         model = self._virtual.get(lookup_key(name))
         if model is None:
             return None
@@ -207,7 +204,7 @@ class ModelRoutes:
         return Resolution(name, base.model, base.groups, defaults, base.policy, model.name)
 
     def _gone(self, name: str, pool: Pool) -> Resolution:
-        """A name whose last worker has left. Raises UnknownModel for any other."""
+        """Resolve a name whose workers have all left. Raises UnknownModel for any other."""
         if gone := pool.ever_served(name):
             return Resolution(name, gone, (), NONE, self._policy)
         raise UnknownModel(name)
@@ -218,7 +215,7 @@ class ModelRoutes:
         return Resolution(name, route.name, known, Defaults(route.options), self._policies[route.name])
 
     def _in_turn(self, serve: Sequence[ServeTarget]) -> Iterable[ServeTarget]:
-        """The entries in an order drawn by weight: the first is meant, the others stand in for it."""
+        """Draw an order by weight: the first is preferred, the others are fallbacks."""
         if len(serve) < 2:
             return serve
         return sorted(serve, key=lambda entry: self._rng.expovariate(entry.weight) if entry.weight else float("inf"))
@@ -234,13 +231,13 @@ class ModelRoutes:
 
 
 def _layered(base: Defaults, model: VirtualModel) -> Defaults:
-    """What a virtual model was made with is stronger than what its base brings."""
+    """Merge defaults: the virtual model's override its base's."""
     options = {**base.options, **model.options} if model.options else base.options
     return Defaults(options, model.system or base.system, model.messages or base.messages)
 
 
 def no_worker(name: str, model: str, replicas: Sequence[Replica]) -> NoWorker:
-    """503 for a model that was asked for as `name`, and why: what state its workers are in."""
+    """Return the 503 for a model requested as `name`, with the states of its workers."""
     workers = {replica.worker.id: replica.worker for replica in replicas}.values()
     if not workers:
         why = "no worker serves it now"
@@ -255,7 +252,7 @@ def no_worker(name: str, model: str, replicas: Sequence[Replica]) -> NoWorker:
 
 @lru_cache(maxsize=4096)
 def display(name: str) -> str:
-    """A name as Ollama lists it."""
+    """Return the name as Ollama lists it."""
     try:
         return parse(name).short
     except InvalidName:

@@ -1,12 +1,12 @@
-"""The HTTP/1.1 client of the hot path: kept-alive connections to workers, and requests over them.
+"""The HTTP/1.1 client of the request path: keep-alive connections to workers.
 
-httpx costs some twenty times as much CPU per request and loses pool slots when requests are cancelled, which
-for a router is the normal course of things; control traffic uses it, this path does not.
+httpx costs some twenty times as much CPU per request and loses pool slots when requests are cancelled, which is common
+in a router. Control traffic uses httpx.
 
-    upstream_wire.py        bytes: the request head, the response parser
-    upstream_exchange.py    one request and its response, pulled and pushed
-    upstream_connection.py  a connection, for one exchange at a time
-    upstream.py             which connection serves a request
+    http1.py        bytes: the request head, the response parser
+    exchange.py     one request and its response, pulled and pushed
+    connection.py   a connection, for one exchange at a time
+    client.py       chooses the connection for a request
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from vllama_pool.router.upstream.http1 import request_head
 from vllama_pool.router.upstream.interface import ConnectFailed, ConnectionLost, Endpoint
 
 IDLE_EXPIRY = 4.0
-"""Seconds. vLLM (uvicorn) closes idle connections after 5: ours must go first, or requests race the close."""
+"""Seconds. vLLM (uvicorn) closes idle connections after 5 s: we close first, so that no request races the close."""
 
 OVERSLEPT = 0.2
-"""Seconds after its due time at which a time-out tells of a pause of this process, rather than of the worker."""
+"""Delay in seconds from which a late time-out shows a stall of this process, rather than of the worker."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Connections of a client, for the metrics."""
+    """Connections of a client."""
 
     open: int
     idle: int
@@ -41,7 +41,7 @@ class Counts:
 
 
 class UpstreamClient:
-    """`interface.Client`, for one event loop. It sets no limit on connections: admission does."""
+    """`interface.Client` for one event loop. It does not limit connections: admission does."""
 
     def __init__(self, *, idle_expiry: float = IDLE_EXPIRY) -> None:
         self._pool = ConnectionPool(idle_expiry)
@@ -70,8 +70,7 @@ class UpstreamClient:
         connect_timeout: float,
         head_timeout: float | None,
     ) -> UpstreamExchange:
-        """As `interface.Client.send`. Raises ValueError, before anything is sent, for headers that
-        cannot be sent as what they are (see `request_head`)."""
+        """As `interface.Client.send`. Raises ValueError for invalid headers (see `request_head`), before sending."""
         head = request_head(endpoint, method, path, headers, len(body))
         connection = self._pool.take(endpoint)
         if connection is not None:
@@ -92,8 +91,8 @@ class UpstreamClient:
         return exchange
 
     async def aclose(self) -> None:
-        """Close every connection, idle or not; what is in progress fails with ConnectionLost or ConnectFailed.
-        Returns when the sockets are closed. Idempotent."""
+        """Close every connection and return when the sockets are closed. Requests in progress fail with
+        ConnectionLost or ConnectFailed. Idempotent."""
         self._closed = True
         self._pool.close()
         now = asyncio.get_running_loop().time()
@@ -105,7 +104,7 @@ class UpstreamClient:
             await self._pool.changed.wait()
 
     async def _connect(self, endpoint: Endpoint, timeout: float, *, again: bool = True) -> UpstreamConnection:
-        """`again`: try once more if this process itself was held up meanwhile."""
+        """`again`: retry once if this process stalled during the attempt."""
         where = f"{endpoint.host}:{endpoint.port}"
         if self._closed:
             raise ConnectFailed(f"{where}: the client is closed")
@@ -143,12 +142,12 @@ class UpstreamClient:
 
 
 class ConnectionPool:
-    """The open connections of a client, and which of them are idle. Newest first, so that a pool that grew in
-    a burst shrinks again. Nothing here waits."""
+    """The open and idle connections of a client. The newest idle one is used first, so that the pool shrinks after a
+    burst."""
 
     def __init__(self, expiry: float) -> None:
         self.changed = asyncio.Event()
-        """Set when a connection is gone."""
+        """Set when a connection was closed."""
         self._expiry = expiry
         self._open: set[UpstreamConnection] = set()
         self._idle: dict[Endpoint, dict[UpstreamConnection, float]] = {}  # since when; oldest first
@@ -164,7 +163,7 @@ class ConnectionPool:
         return sum(len(connections) for connections in self._idle.values())
 
     def take(self, endpoint: Endpoint) -> UpstreamConnection | None:
-        """An idle connection that should still be good."""
+        """Remove and return an idle connection that has not expired."""
         idle = self._idle.get(endpoint)
         if idle is None:
             return None
@@ -211,7 +210,7 @@ class ConnectionPool:
                 del self._idle[connection.endpoint]
 
     def _sweep(self) -> None:
-        """Close what has been idle for too long, and come back when the next one is due."""
+        """Close expired idle connections, and schedule the next sweep."""
         loop = asyncio.get_running_loop()
         self._sweeper = None
         oldest_good = loop.time() - self._expiry

@@ -1,4 +1,4 @@
-"""One connection to a worker: the event loop's protocol, for one exchange at a time."""
+"""One connection to a worker, as an asyncio protocol with one exchange at a time."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from vllama_pool.router.upstream.exchange import UpstreamExchange
 from vllama_pool.router.upstream.interface import ConnectionLost, Endpoint
 
 TAKEN_IN = 32 * 1024
-"""Bytes of a request that the worker's kernel takes in, and acknowledges, even while the worker reads nothing."""
+"""Bytes of a request that the worker's kernel acknowledges even while the worker reads nothing."""
 BUSY = 30.0
-"""Seconds that a larger request may make no way: it waits for the worker itself, which may be busy."""
+"""Seconds for which a larger request may stay unacknowledged, as a busy worker reads late."""
 UNREACHABLE = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH})
 
 
 class ConnectionOwner(Protocol):
-    """Keeps connections; told of their fate."""
+    """Owns connections, and is notified of their state."""
 
     def freed(self, connection: UpstreamConnection) -> None:
-        """Its response is complete and it may serve another request."""
+        """The response is complete and the connection is reusable."""
 
     def gone(self, connection: UpstreamConnection) -> None:
-        """Its socket is closed.
+        """The socket is closed.
 
-        Owners count a connection from when the event loop has handed it over, not from `connection_made`:
-        where its making is cancelled, uvloop can announce it all the same and never report its end.
+        Owners count a connection once `create_connection` has returned it, not from `connection_made`: after a
+        cancelled connect, uvloop may call `connection_made` without `connection_lost`.
         """
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """A connection to one endpoint, for one request at a time."""
+    """A connection to one endpoint, with one request at a time."""
 
     def __init__(self, endpoint: Endpoint, owner: ConnectionOwner, patience: float) -> None:
-        """`patience`: seconds within which the worker's machine must acknowledge a request. A machine that has
-        gone cannot refuse one, and on a connection that is made already nothing else would tell."""
+        """`patience`: seconds within which the worker's host must acknowledge a request. Nothing else detects a host
+        that vanished behind an open connection."""
         self.endpoint = endpoint
         self.unreachable = False
-        """It was lost because nothing at all came from the worker's machine."""
+        """True if it was lost because the worker's host did not respond."""
         self.served = 0
-        """Requests begun on it."""
+        """Number of requests sent on it."""
         self._owner = owner
         self._patience = patience
         self._allowed: float | None = None
@@ -56,12 +56,11 @@ class UpstreamConnection(asyncio.Protocol):
 
     @property
     def closed(self) -> bool:
-        """Closed, or about to be."""
+        """True if closed or closing."""
         return self._transport is None or self._transport.is_closing()
 
     def begin(self, method: str, head: bytes, body: bytes) -> UpstreamExchange:
-        """Write a request, on a connection that is idle and not closed. The exchange owns the connection until
-        its response has ended."""
+        """Write a request on an idle connection. The exchange owns the connection until its response has ended."""
         assert self._transport is not None
         assert self._exchange is None
         self.served += 1
@@ -71,12 +70,12 @@ class UpstreamConnection(asyncio.Protocol):
         return exchange
 
     def release(self, *, reusable: bool) -> None:
-        """The exchange is over. Without `reusable` the socket is closed at once."""
+        """End the exchange. Unless `reusable`, close the socket at once."""
         self._exchange = None
         transport = self._transport
         if transport is None:
             return
-        # A worker may answer before it has read the whole request; nobody knows what it would do with the rest.
+        # A worker may respond before it has read the whole request: the connection is then not reusable.
         if reusable and not transport.is_closing() and transport.get_write_buffer_size() == 0:
             self.read_on(True)
             self._owner.freed(self)
@@ -84,7 +83,7 @@ class UpstreamConnection(asyncio.Protocol):
             transport.abort()
 
     def read_on(self, wanted: bool) -> None:
-        """Read from the worker, or leave its bytes in the kernel so that it stops sending."""
+        """Resume or pause reading, so that the worker gets back-pressure."""
         transport = self._transport
         if wanted == self._reading or transport is None or transport.is_closing():
             return
@@ -95,21 +94,21 @@ class UpstreamConnection(asyncio.Protocol):
             transport.pause_reading()
 
     def abort(self) -> None:
-        """Close the socket at once; an exchange in progress fails with ConnectionLost."""
+        """Close the socket at once. An exchange in progress fails with ConnectionLost."""
         if self._exchange is not None:
             self._exchange.fail(ConnectionLost("closed by this side"))
         if self._transport is not None:
             self._transport.abort()
 
     def _allow(self, seconds: float) -> None:
-        """Have the kernel give the connection up when what was sent stays unacknowledged for so long (Linux)."""
+        """Set the kernel's limit on unacknowledged data (TCP_USER_TIMEOUT, Linux only)."""
         if seconds == self._allowed or self._transport is None or not hasattr(socket, "TCP_USER_TIMEOUT"):
             return
         self._allowed = seconds
         sock = self._transport.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(seconds * 1000)))
 
-    # What the event loop calls.
+    # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -118,7 +117,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.received(data)
         elif self._transport is not None:
-            self._transport.abort()  # nobody asked: what follows could be taken for the next answer
+            self._transport.abort()  # unsolicited bytes would be read as the next response
 
     def eof_received(self) -> None:
         if self._exchange is not None:
@@ -135,9 +134,9 @@ class UpstreamConnection(asyncio.Protocol):
 
 
 def _truncated(transport: asyncio.Transport) -> bool:
-    """Whether TLS ended without its closing alert, so that anybody on the way may have cut the stream off.
+    """True if TLS ended without close_notify, so that the stream may have been truncated on the way.
 
-    asyncio reports both ends alike; OpenSSL answers b"" only after the alert.
+    asyncio does not distinguish the two; OpenSSL returns b"" only after close_notify.
     """
     tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
     if tls is None:

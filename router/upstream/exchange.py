@@ -1,4 +1,4 @@
-"""One request and its response, pulled and pushed: what the caller of the upstream client holds."""
+"""One request and its response on a connection: the object that the client returns."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from vllama_pool.router.upstream.http1 import ResponseParser
 from vllama_pool.router.upstream.interface import ConnectionLost, ResponseTimeout, Sink, TransportError
 
 HIGH_WATER = 256 * 1024
-"""Body bytes held for a caller that pulls before reading from the worker is paused."""
+"""Buffered body bytes from which reading from the worker pauses."""
 
 
 class ExchangeTransport(Protocol):
     """The connection under an exchange."""
 
     def release(self, *, reusable: bool) -> None:
-        """The exchange is over. Without `reusable` the socket is closed at once."""
+        """End the exchange. Unless `reusable`, close the socket at once."""
 
     def read_on(self, wanted: bool) -> None:
-        """Read from the worker, or leave its bytes in the kernel so that it stops sending."""
+        """Resume or pause reading, so that the worker gets back-pressure."""
 
 
 class UpstreamExchange:
     """`interface.Response`, once `head` has returned.
 
-    It lets go of its connection as soon as the response has ended, complete or not, so that the connection can
-    serve the next request while this body is still being read from memory.
+    It releases its connection as soon as the response has ended, so that the connection can serve the next request
+    while this body is read from memory.
     """
 
     def __init__(self, line: ExchangeTransport, method: str) -> None:
@@ -50,11 +50,11 @@ class UpstreamExchange:
 
     @property
     def untouched(self) -> bool:
-        """No byte of a response has arrived."""
+        """True until the first byte of the response arrives."""
         return not self._parser.started
 
     async def head(self, timeout: float | None) -> None:
-        """Wait for the response head. Cancelled or timed out, it closes the connection."""
+        """Wait for the response head. Closes the connection if cancelled or timed out."""
         timer = None
         if timeout is not None:
             timer = asyncio.get_running_loop().call_later(timeout, self._head_is_late, timeout)
@@ -68,7 +68,7 @@ class UpstreamExchange:
             raise self._error
 
     async def read(self) -> bytes:
-        """The next body bytes, all that have arrived; b"" at the end. Cancelled, it closes the connection."""
+        """Return all body bytes that have arrived; b"" at the end. Closes the connection if cancelled."""
         if self._sink is not None or self._waiter is not None:
             raise RuntimeError("the body is being read already")
         while not self._buffer:
@@ -95,7 +95,7 @@ class UpstreamExchange:
             self._flow()
 
     def pause(self) -> None:
-        """Bytes that were read before, and the end if it was among them, are still pushed."""
+        """Pause reading. Bytes that were read before, and the end among them, are still pushed."""
         self._held = True
         self._flow()
 
@@ -111,12 +111,12 @@ class UpstreamExchange:
         if not self._ended:
             self.fail(ConnectionLost("closed by this side"))
 
-    # What the connection calls.
+    # called by the connection
 
     def received(self, data: bytes) -> None:
         parser = self._parser
         body = parser.feed(data)
-        # The connection is settled before anyone hears of the end, who may want it for the next request.
+        # Release the connection first: the reader of the end may reuse it for the next request.
         if parser.complete:
             self._end(None, reusable=parser.keep_alive and not parser.extra)
         elif parser.error is not None:
@@ -130,7 +130,7 @@ class UpstreamExchange:
             self._announce_end()
 
     def eof(self, *, truncated: bool) -> None:
-        """The worker closed its side: the end of a body that has no other, else a loss."""
+        """The worker closed its side: the end of a body without length, else a loss."""
         if not truncated and self._parser.eof():
             self._end(None)
             self._announce_end()

@@ -1,7 +1,6 @@
-"""HTTP/1.1 as bytes: the head of a request, and a parser for one response. No I/O.
+"""HTTP/1.1 as bytes: request heads, and a parser for one response. No I/O.
 
-Rules are those of RFC 9112. Where it lets a client choose between repairing and refusing, this refuses: a
-worker whose framing is in doubt could otherwise hand one client's tokens to another.
+Follows RFC 9112. Ambiguous framing is refused rather than repaired, as it could deliver one client's tokens to another.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from vllama_pool.router.upstream.interface import Endpoint, MalformedResponse
 
 MAX_HEAD = 64 * 1024
-"""Bytes of a response head, and of anything else that is not body between two pieces of body."""
+"""Maximum bytes of a response head, and of framing between two pieces of body."""
 MAX_HEADERS = 128
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -26,11 +25,10 @@ _BODY_EXPECTED = frozenset(("POST", "PUT", "PATCH"))
 
 
 def request_head(endpoint: Endpoint, method: str, path: str, headers: Mapping[str, str], body_size: int) -> bytes:
-    """The request line and headers, with the empty line after them.
+    """Return the request line and headers, with the empty line after them.
 
-    Raises ValueError for anything that could not be sent as what it is: control characters (CR, LF and NUL
-    above all) anywhere, a path that is not printable ASCII, a header name that is no token or that belongs to
-    this client (framing, Host, Authorization), a value outside Latin-1.
+    Raises ValueError for control characters, a path outside printable ASCII, a header name that is not a token or is
+    reserved for this client (framing, Host, Authorization), and a header value outside Latin-1.
     """
     target = endpoint.prefix + path
     if _TARGET.fullmatch(target) is None:
@@ -59,17 +57,17 @@ def _authority(endpoint: Endpoint) -> str:
 
 
 class ResponseParser:
-    """Folds the bytes of one response: `feed` them as they come, then look at the flags.
+    """Parses one response. After each `feed`, check the flags.
 
-    Nothing is raised, so that body bytes in front of a fault are not lost with it. One parser per response:
-    llhttp can neither be told that a response to HEAD has no body, nor go on after a fault.
+    Errors are stored rather than raised, so that body bytes before an error are not lost. One parser per response:
+    llhttp cannot continue after an error, nor skip the body of a response to HEAD.
     """
 
     def __init__(self, method: str) -> None:
         self.status = 0
         """0 until the final head is complete; 1xx are skipped."""
         self.headers: dict[str, str] = {}
-        """Names in lower case, repeated ones joined by ", "."""
+        """Names in lower case; repeated headers are joined by ", "."""
         self.started = False
         """Any byte has arrived."""
         self.complete = False
@@ -88,7 +86,7 @@ class ResponseParser:
         self._parser: HttpResponseParser | None = HttpResponseParser(self)
 
     def feed(self, data: bytes) -> bytes:
-        """Take what one read gave; return the body bytes in it, in one piece."""
+        """Parse the bytes of one read; return the body bytes in them."""
         if self._parser is None:
             self.extra = True
             return b""
@@ -118,17 +116,17 @@ class ResponseParser:
         return body
 
     def eof(self) -> bool:
-        """The worker will send no more. Is the response complete?"""
+        """End the input. Returns True if the response is complete."""
         if self.status and self._until_close and self.error is None:
             self.complete = True
         self.stop()
         return self.complete
 
     def stop(self) -> None:
-        """Take no more. llhttp refers to us and we to it: that is not left to the cycle collector."""
+        """Drop llhttp, which holds a reference to us, without waiting for the cycle collector."""
         self._parser = None
 
-    # What llhttp calls.
+    # called by llhttp
 
     def on_message_begin(self) -> None:
         if self.complete:
@@ -139,7 +137,7 @@ class ResponseParser:
         if self._head_size > MAX_HEAD:
             self._refuse("the response head is too large")
         if self.status:
-            return  # a trailer: nobody asked for one
+            return  # trailers are ignored
         if len(self.headers) >= MAX_HEADERS:
             self._refuse("too many response headers")
         key = name.decode("ascii").lower()

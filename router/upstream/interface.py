@@ -1,11 +1,9 @@
-"""The seam between the router and its workers: what an HTTP client of the hot path must offer.
+"""The HTTP client interface of the request path.
 
-`router/upstream/client.py` implements it; an httpx implementation under `tests/support` is its oracle, and both pass
-the same tests.
+`router/upstream/client.py` implements it. An httpx implementation in `tests/support` passes the same tests.
 
-A response is read in two ways, one after the other. While the first content event is awaited the router pulls
-(`read`). Then it attaches a sink and everything that arrives is pushed into it synchronously, from inside the
-event loop's read callback, so that a token costs no task switch.
+The router first pulls a response (`read`) until its first content event. Then it attaches a sink, and every chunk is
+pushed into it synchronously from the event loop's read callback, so that a token costs no task switch.
 """
 
 from __future__ import annotations
@@ -18,24 +16,24 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a worker listens. Hashable: it is the key of the keep-alive pool."""
+    """A worker's address. Hashable, as the key of the connection pool."""
 
     host: str
     """A name or address, IPv6 without brackets."""
     port: int
     prefix: str = ""
-    """Path in front of every request's path, without a trailing slash."""
+    """Path prefix, without a trailing slash."""
     tls: ssl.SSLContext | None = None
     """None for plain http."""
     authorization: str | None = field(default=None, repr=False)
     """Value of the Authorization header, such as "Bearer …"; never logged."""
     server_name: str | None = None
-    """The name that `host` is a pinned address of: it goes into the Host header, and the worker's certificate must be
-    for it. None where `host` is what the worker is known by."""
+    """The host name if `host` is its pinned address: used for the Host header and the certificate check. None if `host`
+    is the worker's name."""
 
 
 class TransportError(Exception):
-    """The exchange failed below HTTP. Nothing is known of what the worker did with the request."""
+    """The exchange failed below HTTP. The worker may or may not have processed the request."""
 
 
 class ConnectFailed(TransportError):
@@ -55,7 +53,7 @@ class ResponseTimeout(TransportError):
 
 
 class Sink(Protocol):
-    """Takes a response body as it arrives. Called from the event loop's read callback; must not block."""
+    """Receives a response body. Called from the event loop's read callback; must not block."""
 
     def data(self, chunk: bytes) -> None:
         """The next body bytes, never empty."""
@@ -78,21 +76,21 @@ class Response(Protocol):
         """The next body bytes; b"" at the end. Raises TransportError. Not after `attach`."""
 
     def attach(self, sink: Sink) -> None:
-        """Push everything from here on, first what has arrived and was not read (synchronously)."""
+        """Push the rest of the body, beginning synchronously with what has arrived and was not read."""
 
     def pause(self) -> None:
-        """Stop reading from the worker, so that it feels the client's back-pressure. Idempotent."""
+        """Stop reading from the worker, to pass on the client's back-pressure. Idempotent."""
 
     def resume(self) -> None:
-        """Read on. Idempotent."""
+        """Resume reading. Idempotent."""
 
     def close(self) -> None:
-        """Give the connection back if the body is complete, else close it at once: vLLM then frees the
-        sequence. Synchronous, idempotent; no sink is called afterwards."""
+        """Release the connection if the body is complete; otherwise close it, so that vLLM frees the sequence.
+        Synchronous and idempotent. No sink is called afterwards."""
 
 
 class Client(Protocol):
-    """Sends requests over kept-alive connections, one request at a time on each."""
+    """Sends requests over keep-alive connections, one at a time on each."""
 
     async def send(
         self,

@@ -6,7 +6,15 @@ from collections import Counter
 from tests.support.balance import DRAINING, RESTARTING, Clock, found, group, pool_of, worker_in
 from vllama_pool.router.balance.lease import Completed, Errored
 from vllama_pool.router.balance.pool import Pool
-from vllama_pool.router.balance.select import POLICIES, RoundRobin, Untried, choose, count_untried, least_load
+from vllama_pool.router.balance.select import (
+    POLICIES,
+    RoundRobin,
+    Untried,
+    choose,
+    count_untried,
+    least_load,
+    rejections,
+)
 from vllama_pool.router.balance.worker import SLOW_START
 from vllama_pool.router.errors import Faulty, Lost, ModelGone
 from vllama_pool.workers.registry.record import Load
@@ -209,3 +217,28 @@ def test_workers_that_start_slowly_together_share_alike() -> None:
     pool.put(found("second"))
     clock.advance(1)
     assert set(picks(pool, clock)) == {"first", "second"}
+
+
+def test_rejections_give_the_reason_for_each_worker() -> None:
+    clock = Clock()
+    pool = pool_of(clock, *(found(worker, slots=1) for worker in ("busy", "denied", "draining", "down", "free", "ill")))
+    for worker in ("lost", "tried"):
+        pool.put(found(worker))
+    clock.advance(60)
+    pool.report("draining", DRAINING)
+    pool.mark_down("down")
+    pool.mark_suspect("lost")
+    pool.lease(worker_in(pool, "busy"))
+    for _ in range(5):
+        pool.lease(worker_in(pool, "ill")).release(Errored(Faulty("boom")))
+    pool.lease(worker_in(pool, "denied"), "m").release(Errored(ModelGone("no such model")))
+    assert rejections(group(pool), ["tried"], clock()) == {
+        "busy": "full, score 2.00",
+        "denied": "denied having m",
+        "draining": "draining",
+        "down": "down",
+        "free": "score 1.00",
+        "ill": "breaker open",
+        "lost": "suspect",
+        "tried": "tried already",
+    }
