@@ -12,7 +12,7 @@ from tests.support.clients.exchanges import Record, get, whole
 from tests.support.until import auntil
 from tests.support.vllm.raw_server import Peer, RawServer, Script, Step, apart, cut, flood, hold, request
 from vllama_pool.router.upstream.client import UpstreamClient
-from vllama_pool.router.upstream.exchange import HIGH_WATER, Exchange
+from vllama_pool.router.upstream.exchange import HIGH_WATER, UpstreamExchange
 from vllama_pool.router.upstream.http1 import ResponseParser
 from vllama_pool.router.upstream.interface import Client, ConnectionLost, MalformedResponse, Response, TransportError
 
@@ -226,7 +226,7 @@ async def test_a_response_is_not_left_to_the_cycle_collector(ours: UpstreamClien
                 assert await response.read() == b""
             response.close()
             del response
-            assert not [thing for thing in gc.get_objects() if isinstance(thing, Exchange | ResponseParser)]
+            assert not [thing for thing in gc.get_objects() if isinstance(thing, UpstreamExchange | ResponseParser)]
         finally:
             gc.enable()
 
