@@ -178,7 +178,10 @@ class Forwarder:
                 lease.begun()
             _log.debug("request %s: %s answers", call.request_id, replica.worker.id)
             return answer
-        _log.debug("request %s: %s failed: %s: %s", call.request_id, replica.worker.id, type(failure).__name__, failure)
+        # Without the text: vLLM's errors may quote the prompt.
+        _log.debug(
+            "request %s: %s failed: %s %d", call.request_id, replica.worker.id, type(failure).__name__, failure.status
+        )
         record.failures.append(type(failure).__name__)
         lease.release(Errored(failure))
         raise failure

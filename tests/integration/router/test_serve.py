@@ -239,7 +239,7 @@ def test_proxy_variables_are_ignored_and_ineffective_variables_are_reported_once
         assert chat(served.url, options={"num_predict": 2}).json()["eval_count"] == 2
         said = served.out.read_text()
     assert said.count("OLLAMA_NUM_PARALLEL has no effect: ") == 1
-    assert said.count("OLLAMA_KEEP_ALIVE cannot be read: ") == 1
+    assert said.count("OLLAMA_KEEP_ALIVE is invalid: ") == 1
 
 
 def test_and_serves_a_second_model_with_its_own_flags(environ: dict[str, str], tmp_path: Path) -> None:

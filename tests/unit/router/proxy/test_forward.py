@@ -507,12 +507,20 @@ async def test_debug_logs_each_choice_with_its_reasons_and_each_outcome(caplog: 
         await fleet.answer()
     assert [message.partition("; ")[0] for message in caplog.messages] == [
         "request id: chose a for m",
-        "request id: a failed: Lost: the worker could not be reached or was lost: refused",
+        "request id: a failed: Lost 502",
         "request id: chose b for m",
         "request id: b answers",
     ]
     assert "c: draining" in caplog.messages[0]
     assert "a: tried already" in caplog.messages[2]
+
+
+async def test_debug_logs_no_text_of_vllms_errors_which_may_quote_the_prompt(caplog: pytest.LogCaptureFixture) -> None:
+    fleet = Fleet(a=[status(400, "bad input: a secret prompt")])
+    with caplog.at_level(logging.DEBUG, "vllama_pool.router.proxy.forward"):
+        await fleet.refusal()
+    assert "request id: a failed: Refused 400" in caplog.messages
+    assert "secret" not in caplog.text
 
 
 async def test_info_logs_nothing_of_choices(caplog: pytest.LogCaptureFixture) -> None:
