@@ -1,4 +1,4 @@
-"""Child processes: start, status events, and the back-off between restarts.
+"""Child processes: start, and status events until they end.
 
 A `Child` turns one process into events for its owner and decides nothing itself.
 """
@@ -130,21 +130,3 @@ class Child:
             return  # a line over the limit was not written by vLLama
         finally:
             transport.close()
-
-
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """Pauses before restarts, doubled with each consecutive failure."""
-
-    first: float = 0.5
-    longest: float = 30.0
-    settled: float = 60.0
-    """Seconds of life after which a failure counts as the first."""
-
-    def failures(self, before: int, lived: float) -> int:
-        """Return the number of consecutive failures, including this one, of a child that lived `lived` seconds."""
-        return 1 if lived >= self.settled else before + 1
-
-    def pause(self, failures: int) -> float:
-        """Return the seconds to wait after this many consecutive failures (1 or more)."""
-        return min(self.first * 2.0 ** min(failures - 1, 16), self.longest)

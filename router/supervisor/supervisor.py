@@ -21,8 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from vllama_pool.router.supervisor.child import Backoff, Child, ChildExited, ChildKind, ChildSpec, StatusChanged
+from vllama_pool.router.supervisor.child import Child, ChildExited, ChildKind, ChildSpec, StatusChanged
 from vllama_pool.router.supervisor.console import Console
+from vllama_pool.workers.process.backoff import Backoff, wait_base, wait_exponential
 from vllama_pool.workers.process.lifeline import signal_name
 from vllama_pool.workers.process.status import Status
 from vllama_pool.workers.registry.client import RegistryUnavailable
@@ -63,14 +64,18 @@ class RestartDue:
 Event = StatusChanged | ChildExited | StopRequested | RestartDue
 
 
+SETTLED = 60.0
+"""Seconds of life after which a child's failure counts as the first one."""
+
+
 @dataclass(slots=True)
 class ChildHistory:
     """What persists over a child's restarts. Times are monotonic seconds."""
 
+    backoff: Backoff
     started: float = 0.0
     loading: float = 0.0
     """When it began to load: at its start, or when a worker's vLLM went down."""
-    failures: int = 0
     was_ready: bool = False
     announced: float = 0.0
     """When its loading was last printed."""
@@ -91,7 +96,8 @@ class Supervisor:
     """Called once, when every child has been ready."""
     on_drain: Callable[[], None] = lambda: None
     """Called at the first signal, before any child is stopped: closes the listening socket."""
-    backoff: Backoff = field(default_factory=Backoff)
+    restart_wait: wait_base = field(default_factory=lambda: wait_exponential(multiplier=0.5, max=30))
+    """The pause before a child is restarted, by its failures in a row."""
     kill_after: float = 5.0
     """Seconds that a child gets to exit before it is killed."""
     _events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
@@ -151,7 +157,7 @@ class Supervisor:
 
     async def _start(self, spec: ChildSpec) -> bool:
         child = Child(spec)
-        history = self._histories.setdefault(spec.name, ChildHistory())
+        history = self._histories.setdefault(spec.name, ChildHistory(Backoff(self.restart_wait, settled=SETTLED)))
         history.started = history.loading = history.announced = time.monotonic()
         try:
             await child.start(self._events.put_nowait)
@@ -167,7 +173,7 @@ class Supervisor:
         history = self._histories[child.spec.name]
         if status.state == "ready":
             history.was_ready = True
-            if child.spec.kind is ChildKind.ROUTER and history.failures:
+            if child.spec.kind is ChildKind.ROUTER and history.backoff.failures:
                 self.console.line(child.spec.kind, child.spec.name, "answers again")
             elif child.spec.kind is ChildKind.WORKER:
                 took = time.monotonic() - history.loading
@@ -200,8 +206,7 @@ class Supervisor:
 
     def _restart_later(self, child: Child, code: int) -> None:
         spec, history = child.spec, self._histories[child.spec.name]
-        history.failures = self.backoff.failures(history.failures, self._age(child))
-        pause = self.backoff.pause(history.failures)
+        pause = history.backoff.pause(self._age(child))
         self.console.line(spec.kind, spec.name, f"{ending(code)}; restarting it in {pause:.1f} s")
         loop = asyncio.get_running_loop()
         self._timers.add(loop.call_later(pause, self._events.put_nowait, RestartDue(spec)))

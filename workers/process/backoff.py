@@ -7,7 +7,7 @@ import math
 from tenacity import AsyncRetrying, RetryCallState
 from tenacity.wait import wait_base, wait_exponential, wait_random_exponential
 
-__all__ = ["Backoff", "wait_exponential", "wait_random_exponential"]
+__all__ = ["Backoff", "wait_base", "wait_exponential", "wait_random_exponential"]
 
 
 class Backoff:

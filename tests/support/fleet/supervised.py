@@ -15,9 +15,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vllama_pool.router.supervisor.child import Backoff, ChildKind, ChildSpec
+from vllama_pool.router.supervisor.child import ChildKind, ChildSpec
 from vllama_pool.router.supervisor.console import Console
 from vllama_pool.router.supervisor.supervisor import EmbeddedRegistry, RegistryServer, Supervisor
+from vllama_pool.workers.process.backoff import wait_exponential
 
 
 class NoStore:
@@ -47,7 +48,7 @@ def main(plan: dict[str, Any]) -> int:
         grace=plan.get("grace", 2.0),
         on_ready=lambda children: console.note("all ready"),
         kill_after=1.0,
-        backoff=Backoff(first=0.05, longest=0.2),
+        restart_wait=wait_exponential(multiplier=0.05, max=0.2),
     )
     return asyncio.run(supervisor.run())
 
