@@ -26,7 +26,7 @@ from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.discovery.registry_loop import Discovery
 from vllama_pool.router.handlers.admin import admin_routes
 from vllama_pool.router.handlers.catalogue import catalogue_routes
-from vllama_pool.router.handlers.inference import Inference
+from vllama_pool.router.handlers.inference import InferenceHandler
 from vllama_pool.router.handlers.models import model_routes
 from vllama_pool.router.handlers.openai_models import openai_model_routes
 from vllama_pool.router.instance import RouterInstance
@@ -100,7 +100,7 @@ def create_app(
     metrics = _metrics(pool, sources.discovery, request_log)
     siblings = Siblings(instance or RouterInstance(), lambda: _report(pool, sources.discovery, metrics))
     expiry = ExpiryTracker(FOREVER if settings.keep_alive == float("inf") else int(settings.keep_alive * 1e9))
-    inference = Inference(
+    inference = InferenceHandler(
         routes=lambda: routes,
         pool=pool,
         forwarder=_forwarder(settings, outside, pool, stalls, sources.discovery.refresh),
@@ -190,7 +190,7 @@ def served_methods(app: Litestar) -> Iterator[tuple[str, Iterable[str]]]:
             yield route.path, ("POST",)
 
 
-def worker_route(operation: Operation[Any], inference: Inference) -> ASGIRouteHandler:
+def worker_route(operation: Operation[Any], inference: InferenceHandler) -> ASGIRouteHandler:
     """Make a raw ASGI route, which costs Litestar's layers nothing per token."""
 
     @asgi(operation.path, copy_scope=False, name=operation.name)

@@ -18,7 +18,7 @@ PENALTY_FOR = 5.0
 """Seconds for which a bad response counts."""
 
 
-class Health:
+class WorkerHealth:
     """Results of requests and probes. Independent of load and of the worker's own state."""
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Health:
         self.breaker = Breaker(threshold=5, hold=5.0)
 
     def __repr__(self) -> str:
-        return f"<Health link={self.link!r} breaker={self.breaker!r}>"
+        return f"<WorkerHealth link={self.link!r} breaker={self.breaker!r}>"
 
     def describe(self, now: float) -> str:
         """The state that `vllama ps` shows: "closed", "open", "half-open" or "suspect"."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vllama_pool.router.balance.health import Health
+from vllama_pool.router.balance.health import WorkerHealth
 from vllama_pool.router.balance.speed import SETTLED, Rate
 from vllama_pool.router.errors import AttemptFailed, Busy, ModelGone
 from vllama_pool.router.upstream.interface import Endpoint
@@ -40,7 +40,7 @@ class Worker:
         """Requests of this process on it."""
         self.down = False
         """True if its beats stopped. It is then chosen only if no other worker is left."""
-        self.health = Health()
+        self.health = WorkerHealth()
         self.rate = Rate()
         self.speed = record.speed
         """Speed when full, relative to the median of the model's workers. Set by the pool."""

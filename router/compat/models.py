@@ -28,7 +28,7 @@ class ModelChoice:
 
 
 @dataclass(frozen=True, slots=True)
-class ListedModel:
+class OfferedModel:
     """An entry of /api/tags."""
 
     name: str
@@ -37,16 +37,16 @@ class ListedModel:
     """Empty if the entry has none."""
 
 
-def listed(tags: Any) -> list[ListedModel]:
+def listed(tags: Any) -> list[OfferedModel]:
     """The models in a body of /api/tags, smallest first. Malformed entries are skipped."""
     models = tags.get("models") if isinstance(tags, Mapping) else None
     found = [_listed(item) for item in models or () if isinstance(item, Mapping) and isinstance(item.get("name"), str)]
     return sorted(found, key=lambda model: (model.size, model.name))
 
 
-def _listed(item: Mapping[str, Any]) -> ListedModel:
+def _listed(item: Mapping[str, Any]) -> OfferedModel:
     size = item.get("size")
-    return ListedModel(item["name"], size if isinstance(size, int) else 0, capabilities(item))
+    return OfferedModel(item["name"], size if isinstance(size, int) else 0, capabilities(item))
 
 
 def capabilities(answer: Any) -> frozenset[str]:
@@ -55,7 +55,7 @@ def capabilities(answer: Any) -> frozenset[str]:
     return frozenset(each for each in found if isinstance(each, str)) if isinstance(found, list) else frozenset()
 
 
-def choose(models: Iterable[ListedModel], wanted: ModelChoice) -> ModelChoice:
+def choose(models: Iterable[OfferedModel], wanted: ModelChoice) -> ModelChoice:
     """The wanted model for each purpose, else the smallest that is capable of it.
 
     Plain prompts go to a model that does not think, if there is one, because it answers in fewer tokens. A model
@@ -64,7 +64,7 @@ def choose(models: Iterable[ListedModel], wanted: ModelChoice) -> ModelChoice:
     models = [model for model in models if not _remote(model.name)]
     chats = [model for model in models if "completion" in model.capabilities or not model.capabilities]
 
-    def first(among: list[ListedModel], can: Callable[[ListedModel], bool]) -> str | None:
+    def first(among: list[OfferedModel], can: Callable[[OfferedModel], bool]) -> str | None:
         return next((model.name for model in among if can(model)), None)
 
     unthinking = first(chats, lambda model: "thinking" not in model.capabilities)

@@ -35,7 +35,7 @@ from vllama_pool.router.server.asgi import (
     send_response,
 )
 from vllama_pool.router.server.disconnect import DisconnectWatcher
-from vllama_pool.router.telemetry.request_record import Observer, RequestRecord
+from vllama_pool.router.telemetry.request_record import RequestObserver, RequestRecord
 from vllama_pool.router.upstream.interface import TransportError
 
 LOGGED_NAME_LENGTH = 120
@@ -49,7 +49,7 @@ CLIENT_CLOSED_REQUEST = 499
 
 
 @dataclass(frozen=True, slots=True)
-class Inference:
+class InferenceHandler:
     """Serves inference requests."""
 
     routes: Callable[[], ModelRoutes]
@@ -57,7 +57,7 @@ class Inference:
     forwarder: Forwarder
     stalls: StallWatch
     clock: Clock
-    observer: Observer
+    observer: RequestObserver
     expiry: ExpiryTracker
     body_limit: int
     """Bytes."""

@@ -44,7 +44,7 @@ class RequestRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The API key's name."""
 
 
-class Observer(Protocol):
+class RequestObserver(Protocol):
     """Receives the record of each finished request. Must not block or raise."""
 
     def finished(self, record: RequestRecord) -> None: ...
@@ -53,7 +53,7 @@ class Observer(Protocol):
 class Observers:
     """Passes records to several observers."""
 
-    def __init__(self, observers: Sequence[Observer]) -> None:
+    def __init__(self, observers: Sequence[RequestObserver]) -> None:
         self._observers = tuple(observers)
 
     def finished(self, record: RequestRecord) -> None:

@@ -17,7 +17,7 @@ from vllama_pool.router.cli.commands.terminal import output, show
 from vllama_pool.router.compat.check import Check
 from vllama_pool.router.compat.checks import CHECKS
 from vllama_pool.router.compat.columns import plain
-from vllama_pool.router.compat.models import ListedModel, ModelChoice, capabilities, choose, listed
+from vllama_pool.router.compat.models import ModelChoice, OfferedModel, capabilities, choose, listed
 from vllama_pool.router.compat.report import WIDE, Row, by_rule, closing, machine, table
 from vllama_pool.router.compat.rule import Rule
 from vllama_pool.router.compat.rules import RULES
@@ -121,7 +121,7 @@ async def known_models(server: CheckedServer, wanted: ModelChoice) -> ModelChoic
         raise CouldNotRun(f"no server answers at {where} ({why}); start one, or name another") from error
 
 
-async def described(server: CheckedServer, model: ListedModel) -> ListedModel:
+async def described(server: CheckedServer, model: OfferedModel) -> OfferedModel:
     """Add a model's capabilities from /api/show if the list lacks them, as that of older servers does."""
     if model.capabilities:
         return model

@@ -3,7 +3,7 @@
 import pytest
 
 from vllama_pool.router.balance.breaker import Breaker, Circuit
-from vllama_pool.router.balance.health import Health
+from vllama_pool.router.balance.health import WorkerHealth
 from vllama_pool.router.errors import Busy, Faulty, Lost, ModelGone, Refused, Unavailable
 
 
@@ -97,7 +97,7 @@ def test_news_from_before_it_opened_neither_closes_nor_prolongs_it() -> None:
 
 
 def test_fifty_streams_that_break_together_are_one_lost_connection() -> None:
-    health = Health()
+    health = WorkerHealth()
     for _ in range(50):
         health.failed(Lost("reset"), sent=0.0, now=10.0)
     assert health.link.openings == 1
@@ -108,7 +108,7 @@ def test_fifty_streams_that_break_together_are_one_lost_connection() -> None:
 
 
 def test_a_lost_connection_suspects_at_once_and_a_beat_clears_it_once_only() -> None:
-    health = Health()
+    health = WorkerHealth()
     health.failed(Lost("refused"), sent=0.0, now=0.0)
     assert health.is_suspect(0.1)
     assert health.describe(0.1) == "suspect"
@@ -122,7 +122,7 @@ def test_a_lost_connection_suspects_at_once_and_a_beat_clears_it_once_only() -> 
 
 
 def test_an_answer_restores_trust_in_beats() -> None:
-    health = Health()
+    health = WorkerHealth()
     health.failed(Lost("refused"), sent=0.0, now=0.0)
     health.mark_up()
     health.answered(sent=1.0)
@@ -131,7 +131,7 @@ def test_an_answer_restores_trust_in_beats() -> None:
 
 
 def test_without_any_news_one_trial_is_made_after_three_seconds() -> None:
-    health = Health()
+    health = WorkerHealth()
     health.failed(Lost("refused"), sent=0.0, now=0.0)
     assert not health.healthy(2.9)
     assert health.healthy(3.0)
@@ -143,7 +143,7 @@ def test_without_any_news_one_trial_is_made_after_three_seconds() -> None:
 
 @pytest.mark.parametrize("kind", [Unavailable, Faulty])
 def test_bad_answers_open_the_breaker_and_beats_do_not_close_it(kind: type[Unavailable | Faulty]) -> None:
-    health = Health()
+    health = WorkerHealth()
     for second in range(5):
         health.failed(kind("no"), sent=second, now=second)
     assert not health.mark_up()
@@ -154,14 +154,14 @@ def test_bad_answers_open_the_breaker_and_beats_do_not_close_it(kind: type[Unava
 
 @pytest.mark.parametrize("kind", [Busy, ModelGone, Refused])
 def test_a_worker_that_is_busy_or_says_no_is_not_ill(kind: type[Busy | ModelGone | Refused]) -> None:
-    health = Health()
+    health = WorkerHealth()
     for second in range(20):
         health.failed(kind("no"), sent=second, now=second)
     assert health.healthy(20)
 
 
 def test_a_refusal_proves_that_the_worker_answers_and_a_busy_probe_leaves_the_question_open() -> None:
-    health = Health()
+    health = WorkerHealth()
     for _ in range(5):
         health.failed(Faulty("no"), sent=0.0, now=0.0)
     health.dispatched(5.0)
@@ -174,7 +174,7 @@ def test_a_refusal_proves_that_the_worker_answers_and_a_busy_probe_leaves_the_qu
 
 
 def test_any_answer_shows_that_the_connection_works() -> None:
-    health = Health()
+    health = WorkerHealth()
     health.failed(Lost("refused"), sent=0.0, now=0.0)
     health.failed(Faulty("boom"), sent=3.0, now=3.1)
     assert not health.is_suspect(3.2)
