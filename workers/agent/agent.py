@@ -2,8 +2,7 @@
 
     start -> ready -> warm-up -> announce -> beat -> drain -> leave -> stop
 
-The server's own life is hosting.py's (or attached.py's), the registry's side is announcer.py's. Here they are
-put together, and signals are turned into a drain or into an end.
+hosted.py or attached.py manages the server, announcer.py the registry entry.
 """
 
 from __future__ import annotations
@@ -38,16 +37,14 @@ __all__ = ["Agent", "AgentSpec", "CannotStart", "run_agent"]
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LEAVE_TIMEOUT = 1.5
-"""Seconds for the last word to the registry."""
+"""Seconds to wait for the registry when leaving."""
 MAX_MODELS = 700 << 10
-"""Bytes of JSON that a record's models may take; routers refuse records beyond a megabyte."""
+"""Maximum bytes of JSON for a record's models. Routers reject records above 1 MiB."""
 
 Say = Callable[[str], None]
 
 
 class Server(Protocol):
-    """A vLLM, ours or not."""
-
     async def serve(self) -> None: ...
     async def drain(self, deadline: float) -> None: ...
     async def stop(self, grace: float = 0.0) -> None: ...
@@ -55,7 +52,7 @@ class Server(Protocol):
 
 
 class News:
-    """Passes on what becomes of the server: to the registry, to the supervisor, to the terminal."""
+    """Passes server events to the registry, the supervisor and the terminal."""
 
     def __init__(self, plan: Plan, announcer: Announcer, monitor: Monitor, status: StatusPipe, say: Say) -> None:
         self._plan = plan
@@ -100,7 +97,7 @@ class News:
 
 
 class Agent:
-    """Runs a server and its announcements until told to stop."""
+    """Runs a server and its announcements until `stop`."""
 
     def __init__(self, server: Server, announcer: Announcer, *, grace: float, say: Say) -> None:
         self._server = server
@@ -111,15 +108,15 @@ class Agent:
         self._hurried = asyncio.Event()
 
     def stop(self) -> None:
-        """First call: drain and stop. Second: stop now."""
+        """Drain and stop; at once on the second call."""
         (self._hurried if self._stopping.is_set() else self._stopping).set()
 
     def orphaned(self) -> None:
-        """The supervisor is dead: drain and stop, however often this is said."""
+        """Drain and stop because the supervisor died."""
         self._stopping.set()
 
     async def run(self) -> None:
-        """Raises GaveUp or FencedOff; by then nothing of the server is left."""
+        """Raises GaveUp or FencedOff, after the server has stopped."""
         serving = asyncio.create_task(self._server.serve())
         beating = asyncio.create_task(self._announcer.run())
         stopping = asyncio.create_task(self._stopping.wait())
@@ -137,7 +134,7 @@ class Agent:
                 raise error
 
     async def _wind_down(self, beating: asyncio.Task[None], grace: float) -> None:
-        """Let running requests finish, with beats going on, then leave, then stop the server."""
+        """Drain while beats continue, leave, stop the server."""
         deadline = time.monotonic() + grace
         if self._stopping.is_set():
             self._say(f"draining: running requests get {grace:.0f} s")
@@ -172,10 +169,9 @@ async def run_agent(
     status: StatusPipe | None = None,
     write: Say | None = None,
 ) -> int:
-    """Run one worker until SIGTERM or SIGINT; the exit code. Call it in the main thread.
+    """Run one worker until SIGTERM or SIGINT, and return the exit code. Call it in the main thread.
 
-    `write` gets one line for each change of state, without line end; the default is stderr. Under a
-    supervisor, which has the status pipe, only errors are written.
+    `write` receives one line per change of state; under a supervisor, only errors. The default is stderr.
     """
     pipe = status or StatusPipe.from_environment(env)
     write = write or _to_stderr
@@ -183,7 +179,7 @@ async def run_agent(
         with prepare(spec, settings, env) as plan:
             await _run(plan, settings.registry, pipe, write)
     except (CannotStart, GaveUp, FencedOff, EmbeddedFailed, InvalidRegistryAddress) as error:
-        write(f"vllama: {error}")  # not through the pipe: a supervisor would say it twice
+        write(f"vllama: {error}")  # not through the pipe, or the supervisor would print it twice
         return 1
     return 0
 
@@ -232,9 +228,9 @@ def _signals(stop: Callable[[], None], orphaned: Callable[[], None]) -> Iterator
 
 
 async def _cancel(*tasks: asyncio.Task[object] | asyncio.Task[None] | asyncio.Task[bool]) -> None:
-    """Cancel and wait; what the tasks raise is for others to look at.
+    """Cancel the tasks and wait for them, ignoring their exceptions.
 
-    Again and again: a cancellation that comes just when something else is done may be swallowed on its way.
+    Repeats the cancellation, because a task that is just completing can swallow it.
     """
     pending: set[asyncio.Task[object] | asyncio.Task[None] | asyncio.Task[bool]] = set(tasks)
     while pending:
@@ -244,6 +240,6 @@ async def _cancel(*tasks: asyncio.Task[object] | asyncio.Task[None] | asyncio.Ta
 
 
 def _to_stderr(line: str) -> None:
-    with contextlib.suppress(OSError):  # a closed pipe or a full disk: serving goes on
+    with contextlib.suppress(OSError):  # a closed pipe or a full disk must not stop the worker
         sys.stderr.write(line + "\n")
         sys.stderr.flush()

@@ -1,7 +1,4 @@
-"""The agent's link to the registry: register, beat, register again, leave.
-
-Redis being away is no reason for anything but patience: vLLM serves on, and this tries again.
-"""
+"""The agent's link to the registry: register, beat, leave. It retries while Redis is away."""
 
 from __future__ import annotations
 
@@ -19,16 +16,14 @@ from vllama_pool.workers.registry.keys import BEAT_INTERVAL
 from vllama_pool.workers.registry.record import Load, WorkerRecord
 
 JITTER = 0.1
-"""Share of the interval by which beats vary."""
+"""Random variation of the beat interval, as a fraction."""
 MIN_GAP = 0.2
-"""Seconds between two beats, however much happens."""
+"""Minimum seconds between two beats."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
 """Bounds of the random pause after a failure, in seconds."""
 
 
 class Store(Protocol):
-    """The part of `Registry` that agents use."""
-
     async def register(self, record: WorkerRecord, load: Load) -> Registered | Fenced: ...
 
     async def beat(self, worker_id: str, generation: int, load: Load) -> bool: ...
@@ -37,11 +32,11 @@ class Store(Protocol):
 
 
 class FencedOff(Exception):
-    """A newer agent has this worker's place. The text is one line."""
+    """A newer agent has registered under this id. The message is one line."""
 
 
 class Announcer:
-    """Owns what the registry is told of one worker. `run` is its only writer there."""
+    """Keeps one worker's record and load in the registry, through `run`."""
 
     def __init__(
         self,
@@ -52,7 +47,7 @@ class Announcer:
         rng: random.Random,
         absent: str = "",
     ) -> None:
-        """`absent` is what to say if the registry does not answer the first time; "" for its own words."""
+        """`absent` replaces the error message for a registry that does not answer at first."""
         self._store = store
         self._say = say
         self._absent = absent
@@ -66,13 +61,13 @@ class Announcer:
         self._woken = asyncio.Event()
 
     def announce(self, record: WorkerRecord, load: Load) -> None:
-        """This is the worker now. Registers at once."""
+        """Set the record, and register it at once."""
         self._record, self._load = record, load
         self._registered = False
         self._woken.set()
 
     def report(self, load: Load) -> None:
-        """This is its load now. Beats at once if routers should know, else with the next beat."""
+        """Set the load, and beat early if routers need it."""
         self._load = load
         if self._record is not None and worth_telling(self._sent, load, self._record.slots):
             self._woken.set()
@@ -99,12 +94,11 @@ class Announcer:
             await asyncio.sleep(max(0.0, MIN_GAP - (time.monotonic() - started)))
 
     async def leave(self) -> None:
-        """Take the worker out. Raises RegistryUnavailable. Not while `run` runs."""
+        """Leave the registry, after `run` has ended. Raises RegistryUnavailable."""
         if self._record is not None and await self._store.leave(self._record.id, self._record.generation):
             self._registered = False
 
     async def _due(self) -> None:
-        """Wait until the next beat is due, or until something is worth telling."""
         if self._backoff.failures:
             return
         pause = self._interval * self._rng.uniform(1 - JITTER, 1 + JITTER)

@@ -1,4 +1,4 @@
-"""A vLLM that somebody else runs: watched and announced, never started and never stopped."""
+"""A vLLM started by someone else: watched and announced, never started or stopped."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vllama_pool.workers.vllm.warmup import WarmUpFailed, warm_up
 
 
 class Attached:
-    """Follows one server's health. `serve` until cancelled."""
+    """Follows one server's health. Run `serve` until cancelled."""
 
     def __init__(
         self,
@@ -59,17 +59,17 @@ class Attached:
             await asyncio.sleep(IDLE_INTERVAL)
 
     async def drain(self, deadline: float) -> None:
-        """The server goes on with what it is doing, so there is nothing to wait for."""
+        """Report DRAINING. Returns at once, because the server keeps running."""
         self._monitor.set(WorkerState.DRAINING)
 
     async def stop(self, grace: float = 0.0) -> None:
-        """It is not ours to stop."""
+        """Do nothing: the server is not ours."""
 
     async def kill(self) -> None:
-        """Nor to kill."""
+        """Do nothing: the server is not ours."""
 
     async def _make_ready(self, started: float) -> str:
-        """Announce it if it is healthy; else why it is not."""
+        """Announce a healthy server, else return the problem."""
         result = await probe(self._client, self._url, self._key)
         if result.health is not Health.OK or not result.models:
             return result.problem or f"{self._url} serves no models"
@@ -89,7 +89,6 @@ class Attached:
         return ""
 
     async def _watch(self) -> str:
-        """Look until it is down, and return why."""
         while True:
             await asyncio.sleep(self._monitor.interval)
             health = await self._monitor.look(self._url)
@@ -99,7 +98,7 @@ class Attached:
                 return f"{self._url} does not answer"
 
     def _folder(self, result: ProbeResult) -> str:
-        """What the model was loaded from, if that is on this machine too."""
+        """Return the model's path on this machine, else ""."""
         return result.models[0].root if is_loopback(urlsplit(self._url).hostname or "") else ""
 
     def _down(self, problem: str) -> None:

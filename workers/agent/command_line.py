@@ -1,7 +1,6 @@
-"""How a vLLM server is started: its program, command line, environment, address and port.
+"""Program, command line, environment, address and port of a vLLM server.
 
-Decisions only; process.py runs them. The user's own vLLM flags come last on the command line, so that they
-win, and what the user has set is not set here.
+The user's vLLM flags come last on the command line and override ours.
 """
 
 from __future__ import annotations
@@ -23,43 +22,38 @@ from vllama_pool.workers.model.files import is_repository
 from vllama_pool.workers.vllm.flags import Flags
 
 KEEP_ALIVE = 65
-"""Seconds that vLLM keeps an idle connection; its own 5 make routers reconnect all the time."""
+"""Seconds. vLLM's default of 5 makes routers reconnect constantly."""
 STOP_STRINGS = 1024
-"""Stop strings per request; vLLM's own limit is 4, Ollama has none."""
+"""Per request. vLLM's default is 4; Ollama has no limit."""
 CPU_KV_GIB = 1
-"""KV cache of a CPU build, where the user has not set VLLM_CPU_KVCACHE_SPACE: else it takes most of the RAM."""
+"""KV cache of CPU builds. vLLM's default takes most of the RAM."""
 CPU_MAX_NUM_SEQS = 128
-"""vLLM 0.32's own default for --max-num-seqs on CPUs, per process of the model."""
+"""Default of vLLM 0.32 on CPUs, per process of the model."""
 SIMULATED_SLOTS = 8
-"""The simulated worker's default."""
 PORTS_TRIED = 100
 
 ENGINES = ("vllm", "simulated")
 CONFIG_FILES = ("config.json", "params.json")
-"""One of them is in every model's folder that vLLM can load."""
+"""vLLM needs one of them in a model folder."""
 
 
 class CannotStart(Exception):
-    """The worker cannot be started like this. The text is one line that says what to do."""
+    """The worker cannot be started. The message is one line with the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class AgentSpec:
-    """What one agent is asked to run; everything else is WorkerSettings.
-
-    Either `model` or `attach` is set.
-    """
+    """One agent's arguments, beside WorkerSettings. Either `model` or `attach` is set."""
 
     model: str = ""
-    """A folder, or a repository id."""
+    """Folder or repository id."""
     name: str = ""
-    """The worker's id in the fleet; "" for one made of model, host and port."""
+    """Worker id; "" derives one."""
     port: int | None = None
-    """vLLM's port if the user asked for this one; None takes the settings' or the next free one."""
+    """Required port; None uses the settings' port or the next free one."""
     flags: tuple[str, ...] = ()
-    """vLLM's flags, as the user gave them."""
     attach: str = ""
-    """The URL of a vLLM that somebody else runs."""
+    """URL of a vLLM started by someone else."""
     engine: str = "vllm"
     speed: float = 1.0
     tags: tuple[str, ...] = ()
@@ -67,31 +61,29 @@ class AgentSpec:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a server is reached."""
-
     advertised: str
-    """The host that routers use."""
+    """Host that routers use."""
     bound: str
-    """What the server binds."""
+    """Host that the server binds."""
     port: int
     scheme: str = "http"
 
     @property
     def url(self) -> str:
-        """For routers."""
+        """URL for routers."""
         return f"{self.scheme}://{bracketed(self.advertised)}:{self.port}"
 
     @property
     def local_url(self) -> str:
-        """For the agent beside it."""
+        """URL for the agent."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.bound, self.bound)
         return f"{self.scheme}://{bracketed(host)}:{self.port}"
 
 
 def find_program(engine: str, env: Mapping[str, str]) -> tuple[str, ...]:
-    """The server's program, without its arguments. Raises CannotStart.
+    """Return the server's program. Raises CannotStart.
 
-    $VLLAMA_VLLM, a command line, comes first; then the `vllm` beside this Python; then the one on PATH.
+    Order: $VLLAMA_VLLM (a command line), the `vllm` beside this Python, the `vllm` on PATH.
     """
     if engine == "simulated":
         return (sys.executable, "-m", "vllama_pool.workers.simulated")
@@ -108,7 +100,7 @@ def find_program(engine: str, env: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def check_spec(spec: AgentSpec) -> None:
-    """Raises CannotStart for what cannot work, before anything is started."""
+    """Raises CannotStart for arguments that cannot work."""
     flags = Flags(spec.flags)
     if bool(spec.model) == bool(spec.attach):
         raise CannotStart("give either --model or --attach")
@@ -123,7 +115,7 @@ def check_spec(spec: AgentSpec) -> None:
 
 
 def check_folder(model: str) -> None:
-    """Raises CannotStart for a path without a model. What may be a hub's name, such as "org/name", is left to vLLM."""
+    """Raises CannotStart for a path without a model. Repository ids are left to vLLM."""
     path = Path(model).expanduser()
     looks_like_path = model.startswith(("/", "./", "../", "~")) or not is_repository(model)
     if looks_like_path and not path.exists():
@@ -133,10 +125,9 @@ def check_folder(model: str) -> None:
 
 
 def without_compiler(flags: Flags, *, cpu: bool) -> bool:
-    """Whether vLLM is to do without torch's compiler: on CPUs, unless the user's flags ask for it.
+    """Return True to disable torch's compiler: on CPUs, unless the user's flags enable it.
 
-    There it makes the start much longer, and needs a compiler for C++. Who wants its faster tokens all the same says
-    --no-enforce-eager.
+    On CPUs, compiling delays the start a lot and needs a C++ compiler.
     """
     if flags.has("--enforce-eager"):
         return cpu and flags.on("--enforce-eager")
@@ -152,10 +143,9 @@ def command_line(
     eager: bool,
     chosen: tuple[str, ...] = (),
 ) -> list[str]:
-    """The whole command. `grace` (s) is how long vLLM lets running requests finish after SIGTERM; `eager` means
-    without torch's compiler; `chosen` are flags for what the model can.
+    """Return the full command. `grace` is in seconds; `chosen` are flags for the model's abilities.
 
-    The API key is not among the arguments: everybody on the machine can read those.
+    The API key is not an argument, because every local user can read those.
     """
     flags = Flags(spec.flags)
     model = ["--model", spec.model] if program[-1].endswith("api_server") else ["serve", spec.model]
@@ -175,15 +165,12 @@ def command_line(
 
 
 def served_name(model: str) -> str:
-    """What a model is called if the user says nothing: a repository's id, a folder's last name.
-
-    vLLM itself would use the whole path, which is no name that an Ollama client could ask for.
-    """
+    """Return the repository id or folder name. vLLM's default, the whole path, is unusable for Ollama clients."""
     return model if not Path(model).is_dir() else Path(model).resolve().name
 
 
 def environment(env: Mapping[str, str], *, cpu: bool, eager: bool, key: str | None) -> dict[str, str]:
-    """vLLM's environment: the agent's own, without our secrets, with defaults that the user may override."""
+    """Return the agent's environment plus our defaults, minus VLLAMA_* and REDIS_URL."""
     ours = {
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEEP_ALIVE),
@@ -193,7 +180,7 @@ def environment(env: Mapping[str, str], *, cpu: bool, eager: bool, key: str | No
     if cpu:
         ours["VLLM_CPU_KVCACHE_SPACE"] = str(CPU_KV_GIB)
     if eager:
-        ours["TORCHDYNAMO_DISABLE"] = "1"  # vLLM compiles its samplers even with --enforce-eager, at the first requests
+        ours["TORCHDYNAMO_DISABLE"] = "1"  # vLLM compiles its samplers on the first requests even with --enforce-eager
     if key:
         ours["VLLM_API_KEY"] = key
     kept = {name: value for name, value in env.items() if not name.startswith("VLLAMA_") and name != "REDIS_URL"}
@@ -201,14 +188,14 @@ def environment(env: Mapping[str, str], *, cpu: bool, eager: bool, key: str | No
 
 
 def is_cpu_build(program: tuple[str, ...]) -> bool:
-    """Whether this vLLM was built for CPUs, by what is installed beside it."""
+    """Return True if the installed vLLM is a CPU build."""
     site = Path(program[0]).parent.parent.glob("lib/python3*/site-packages")
     names = ("vllm_cpu-*.dist-info", "vllm-*cpu*.dist-info")
     return any(True for folder in site for name in names for _ in folder.glob(name))
 
 
 def offered_parsers(program: tuple[str, ...]) -> frozenset[str] | None:
-    """The names of the parsers that this vLLM has for tool calls and thoughts; None where that cannot be seen."""
+    """Return the names of vLLM's tool and reasoning parsers, or None if its source is not found."""
     site = Path(program[0]).parent.parent
     texts = [
         path.read_text("utf-8", "replace")
@@ -220,9 +207,9 @@ def offered_parsers(program: tuple[str, ...]) -> frozenset[str] | None:
 
 
 def slots_of(flags: Flags, *, cpu: bool, engine: str = "vllm") -> int:
-    """Requests that run at once; 0 where it depends on the GPU, for vLLM does not tell.
+    """Return the maximum running requests, or 0 if it depends on the GPU, because vLLM does not expose it.
 
-    (0.32 takes 1024 on GPUs from 70 GB on, A100s excepted, and 256 on others.)
+    vLLM 0.32 uses 1024 on GPUs with 70 GB or more (except A100), else 256.
     """
     if engine == "simulated":
         return flags.number("--max-num-seqs", "--slots") or SIMULATED_SLOTS
@@ -238,7 +225,7 @@ def slots_of(flags: Flags, *, cpu: bool, engine: str = "vllm") -> int:
 
 
 def worker_id(spec: AgentSpec, host: str, port: int) -> str:
-    """The id in the registry: stable over restarts, unique in the fleet unless the user's names are not."""
+    """Return the registry id, which is stable across restarts."""
     if spec.name:
         return spec.name
     here = host.partition(".")[0]
@@ -251,7 +238,7 @@ def worker_id(spec: AgentSpec, host: str, port: int) -> str:
 
 
 def is_free(host: str, port: int) -> bool:
-    """Whether a server could bind this now. A name that does not resolve is left for the server to complain."""
+    """Return True if a server could bind the port. Unresolvable names pass; the server reports them."""
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError:
@@ -267,11 +254,11 @@ def is_free(host: str, port: int) -> bool:
 
 
 def check_bound(host: str) -> None:
-    """Raises CannotStart if this machine does not have the address: no port of it would be free."""
+    """Raises CannotStart if this machine does not have the address."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host or None, 0, type=socket.SOCK_STREAM)[0]
     except OSError:
-        return  # as for is_free
+        return  # the server reports it
     with socket.socket(family, kind, protocol) as probe:
         try:
             probe.bind(address)
@@ -284,7 +271,6 @@ def check_bound(host: str) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach it."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -292,5 +278,5 @@ def is_loopback(host: str) -> bool:
 
 
 def bracketed(host: str) -> str:
-    """The host as URLs have it."""
+    """Return the host as URLs write it."""
     return f"[{host}]" if ":" in host else host

@@ -1,10 +1,10 @@
-"""A vLLM of our own: start it, keep it running, end it.
+"""A vLLM run by the agent: start it, restart it, stop it.
 
     start -> ready -> warm-up -> metadata -> announce -> watch
       ^                                                    |
       +------------------ pause, doubling <----------------+ died
 
-If it does not become ready the first time, another try would not help, and the worker gives up.
+A server that fails its first start is not retried: the worker gives up.
 """
 
 from __future__ import annotations
@@ -32,24 +32,22 @@ from vllama_pool.workers.vllm.probe import Health, ProbeFailed, check_health, li
 from vllama_pool.workers.vllm.warmup import WarmUpFailed, warm_up
 
 MISSES = 3
-"""Looks in a row without an answer, a second each, after which a worker is no longer given requests."""
+"""Failed polls (1 s each) before a worker receives no requests."""
 HANG = 120.0
-"""Seconds without an answer after which a server that still runs is killed and started again."""
+"""Seconds without an answer before a server is restarted."""
 DEAD_ENGINE_GRACE = 10.0
-"""Seconds that vLLM gets to end by itself once it has said that its engine is dead; it looks every 5."""
+"""Seconds for vLLM to exit after its engine died. It checks every 5 s."""
 STOP_GRACE = 10.0
-"""Seconds between SIGTERM and SIGKILL for an idle server; vLLM takes 2 to 6."""
+"""Seconds from SIGTERM to SIGKILL for an idle server. vLLM needs 2 to 6."""
 DRAIN_INTERVAL = 0.1
 
 
 class GaveUp(Exception):
-    """The server never became ready. The text is one line that says why."""
+    """The server never became ready. The message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A server that takes requests."""
-
     url: str
     models: tuple[ModelInfo, ...]
     version: str
@@ -57,23 +55,21 @@ class Ready:
 
 
 class Events(Protocol):
-    """What becomes of the news."""
+    """Receiver of a server's state changes."""
 
     def ready(self, server: Ready, after: float) -> None:
-        """It takes requests, `after` seconds since its start."""
+        """Handle a server that is ready, `after` seconds since its start."""
 
     def changed(self, state: WorkerState, note: str) -> None:
-        """It does not, or not any longer."""
+        """Handle a server that is not ready, or no longer."""
 
 
 Describe = Callable[[str, Flags, Observed, Mapping[str, str]], tuple[ModelInfo, ...]]
-"""What a server's models are, by the model that it was started with, its flags, what it showed, its environment."""
+"""Function from (model, flags, observations, environment) to the served models."""
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How the server is started, all decided."""
-
     command: tuple[str, ...]
     env: Mapping[str, str]
     address: Address
@@ -81,12 +77,12 @@ class Launch:
     model: str
     flags: Flags
     load_timeout: float = math.inf
-    """Seconds from a start to ready."""
+    """Seconds from start to ready."""
     describe: Describe = describe
 
 
 class Hosted:
-    """Runs one server, again and again. `serve` until cancelled, then `drain` and `stop`, or `kill`."""
+    """Runs and restarts one server. Run `serve` until cancelled, then `drain` and `stop`, or `kill`."""
 
     def __init__(
         self,
@@ -114,7 +110,7 @@ class Hosted:
         self._idle = False
 
     async def serve(self) -> None:
-        """Raises GaveUp if it never became ready."""
+        """Raises GaveUp if the first start fails."""
         while True:
             healthy = 0.0
             try:
@@ -134,10 +130,9 @@ class Hosted:
             await asyncio.sleep(pause)
 
     async def drain(self, deadline: float) -> None:
-        """Wait until no request runs, until the server is gone, or until `deadline` on the clock.
+        """Wait until the server is idle or gone, or until `deadline` on the clock.
 
-        Where vLLM shows no gauges, or does not answer, it is left to vLLM, which finishes its requests after
-        SIGTERM.
+        Without gauges or answers, vLLM itself finishes its requests after SIGTERM.
         """
         run, monitor, quiet = self._run, self._monitor, Quiet()
         if run is None or run.state is not ProcessState.READY:
@@ -152,7 +147,7 @@ class Hosted:
             await run.died_within(DRAIN_INTERVAL)
 
     async def stop(self, grace: float = 0.0) -> None:
-        """End the server; requests that still run get `grace` seconds more, where `drain` has not seen it idle."""
+        """Stop the server. Running requests get `grace` seconds, unless `drain` found it idle."""
         if self._run is not None:
             await self._run.stop(self._stop_grace + (0.0 if self._idle else grace))
 
@@ -175,11 +170,11 @@ class Hosted:
         self._events.ready(server, self._clock() - started)
 
     async def _is_healthy(self) -> bool:
-        """Whether /health answers 200. vLLM listens only when it is ready."""
+        """Return True if /health answers 200. vLLM listens only once it is ready."""
         return await check_health(self._client, self._url, self._key) is Health.OK
 
     async def _examine(self, pid: int) -> Ready:
-        """Warm the server up and learn what it serves."""
+        """Warm up the server and read its metadata."""
         client, url, key = self._client, self._url, self._key
         models = await list_models(client, url, key)
         self._check_ours([model.name for model in models])
@@ -191,7 +186,7 @@ class Hosted:
         return Ready(launch.address.url, infos, await version(client, url, key), pid)
 
     def _check_ours(self, served: Sequence[str]) -> None:
-        """vLLM binds its port so that others may bind it too. Raises ProbeFailed if it is another's answer."""
+        """Raises ProbeFailed if another server answers, because vLLM lets others bind its port."""
         launch = self._launch
         names = launch.flags.values("--served-model-name") or (served_name(launch.model),)
         if names[0] not in served:
@@ -201,7 +196,7 @@ class Hosted:
             )
 
     async def _or_ended(self, run: Run, examining: Coroutine[object, object, Ready]) -> Ready:
-        """Examine it, unless it ends before that is done."""
+        """Examine the server. Raises Ended if it ends first."""
         task = asyncio.ensure_future(examining)
         ending = asyncio.ensure_future(run.wait())
         try:
@@ -214,7 +209,6 @@ class Hosted:
                 pending.cancel()
 
     async def _watch(self) -> str:
-        """Look until it is down, and return why."""
         run, monitor = self._run, self._monitor
         assert run is not None
         silent_since = self._clock()
@@ -243,7 +237,6 @@ class Hosted:
         self._events.changed(WorkerState.RESTARTING, f"{note}; its log will be {log}" if log else note)
 
     async def _clean_up(self) -> None:
-        """Nothing of the old server may be left when the new one starts."""
         if self._run is not None:
             await self._run.stop(0)
 

@@ -1,7 +1,4 @@
-"""What an agent holds on its machine while it runs: its id, its port; and its generation, which only grows.
-
-Locks on files in the state directory: they end with the process, however that ends.
-"""
+"""File locks for a worker's id and port, which end with the process, and its generation number."""
 
 from __future__ import annotations
 
@@ -16,17 +13,17 @@ from typing import IO
 from vllama_pool.workers.agent.command_line import PORTS_TRIED, CannotStart, is_free
 
 PATIENCE = 10.0
-"""Seconds in which a killed agent's vLLM is surely gone."""
+"""Seconds within which the vLLM of a killed agent has exited."""
 
 
 class Claim:
-    """A lock that lasts until `release`, or until this process ends."""
+    """A lock held until `release` or the end of the process."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
         file.seek(0)
         self.inherited = bool(file.read())
-        """Whether the last holder was killed; what it had started may take a few seconds to go."""
+        """True if the last holder was killed. Its vLLM may need seconds to exit."""
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -37,7 +34,7 @@ class Claim:
 
 
 def claim_id(state_dir: Path, worker_id: str) -> Claim:
-    """Be the only agent of this id on this machine. Raises CannotStart."""
+    """Lock the id on this machine. Raises CannotStart."""
     lock = _lock(state_dir / "workers" / f"{_file_name(worker_id)}.lock")
     if lock is None:
         raise CannotStart(f"worker {worker_id} is already running here; give this one another --name")
@@ -53,9 +50,9 @@ def claim_port(
     patience: float = 0.0,
     free: Callable[[str, int], bool] = is_free,
 ) -> tuple[int, Claim]:
-    """A port for vLLM, which binds it only seconds later: this one, or unless `exact` the next free one.
+    """Lock a port, because vLLM binds it only seconds later: this one, or the next free one unless `exact`.
 
-    Blocks for up to `patience` seconds until the first one is free. Raises CannotStart.
+    Blocks up to `patience` seconds for the first port. Raises CannotStart.
     """
     deadline = time.monotonic() + patience
     while not free(host, port) and time.monotonic() < deadline:
@@ -71,10 +68,7 @@ def claim_port(
 
 
 def next_generation(state_dir: Path, worker_id: str, now: Callable[[], float] = time.time) -> int:
-    """A number above all that this worker had before: the time in ms, or more if the clock went back.
-
-    Raises CannotStart if the state directory cannot be written.
-    """
+    """Return a number above all earlier ones, based on the time in ms. Raises CannotStart."""
     path = state_dir / "workers" / f"{_file_name(worker_id)}.generation"
     try:
         before = int(path.read_text())
@@ -92,7 +86,6 @@ def next_generation(state_dir: Path, worker_id: str, now: Callable[[], float] = 
 
 
 def log_file(state_dir: Path, worker_id: str) -> Path:
-    """Where vLLM's output goes."""
     return state_dir / "logs" / f"{_file_name(worker_id)}.log"
 
 

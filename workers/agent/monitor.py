@@ -1,4 +1,4 @@
-"""Looks at one server again and again, and turns what it sees into the worker's load report."""
+"""Polling of one server, for the worker's load report."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from vllama_pool.workers.registry.record import Load, WorkerState
 from vllama_pool.workers.vllm.probe import Health, Metrics, ProbeFailed, check_health, scrape
 
 LOOK_TIMEOUT = 1.0
-"""Seconds for one look, to be the client's time-out. vLLM answers in some 10 ms."""
+"""Time-out of a poll in seconds. vLLM answers in about 10 ms."""
 BUSY_INTERVAL, IDLE_INTERVAL = 0.25, 0.5
-"""Seconds between two looks; a page costs vLLM some 5 ms of one core."""
+"""Seconds between polls. A page costs vLLM about 5 ms of one core."""
 
 
 class Monitor:
-    """Owns what is said of the server: its state, its figures, and why it is not ready."""
+    """Owns the worker's load report."""
 
     def __init__(self, client: httpx.AsyncClient, report: Callable[[Load], None], key: str | None = None) -> None:
         self._client = client
@@ -29,16 +29,16 @@ class Monitor:
         self._rate = TokenRate()
         self._load = Load(state=WorkerState.STARTING)
         self.metrics = Metrics()
-        """Of the last look that got them."""
+        """Last successful scrape."""
         self.misses = 0
-        """Looks without an answer, in a row."""
+        """Failed polls in a row."""
 
     @property
     def load(self) -> Load:
         return self._load
 
     def set(self, state: WorkerState, note: str = "", *, restarts: int | None = None) -> None:
-        """The worker is in this state now. A server that is down has no figures."""
+        """Set the state. A server that is down has no figures."""
         down = state in (WorkerState.STARTING, WorkerState.RESTARTING, WorkerState.STOPPED)
         old = Load(restarts=self._load.restarts) if down else self._load
         changes = {"state": state, "note": note} | ({} if restarts is None else {"restarts": restarts})
@@ -46,25 +46,24 @@ class Monitor:
         self._report(self._load)
 
     def set_up(self) -> bool:
-        """Leave RESTARTING for READY, or for SLEEPING if the engine sleeps. False in any other state."""
+        """Leave RESTARTING for READY or SLEEPING. Returns False in any other state."""
         if self._load.state is not WorkerState.RESTARTING:
             return False
         self.set(WorkerState.SLEEPING if self.metrics.asleep else WorkerState.READY)
         return True
 
     async def look(self, url: str) -> Health:
-        """One look: health and metrics side by side. Reports the figures if there are any."""
+        """Poll health and metrics, and report the figures."""
         health, _ = await asyncio.gather(check_health(self._client, url, self._key), self._scrape(url))
         self.misses = 0 if health is Health.OK else self.misses + 1
         return health
 
     @property
     def interval(self) -> float:
-        """Seconds until the next look."""
         return BUSY_INTERVAL if self.metrics.running or self.metrics.waiting else IDLE_INTERVAL
 
     def _state_by(self, metrics: Metrics) -> WorkerState:
-        """READY and SLEEPING follow the engine; every other state is the agent's decision."""
+        """READY and SLEEPING follow the engine, other states the agent."""
         if self._load.state not in (WorkerState.READY, WorkerState.SLEEPING):
             return self._load.state
         return WorkerState.SLEEPING if metrics.asleep else WorkerState.READY

@@ -1,7 +1,4 @@
-"""When to beat early, the token rate, and when a draining server is idle. Pure.
-
-Times are seconds on the caller's monotonic clock.
-"""
+"""Early beats, token rate and idle detection. Pure. Times are monotonic seconds."""
 
 from __future__ import annotations
 
@@ -11,11 +8,11 @@ from vllama_pool.workers.registry.record import Load
 from vllama_pool.workers.vllm.probe import Metrics
 
 UNKNOWN_SLOTS = 8
-"""What counts as all slots where nobody knows, for early beats only."""
+"""Slots assumed for early beats if unknown."""
 
 
 class TokenRate:
-    """Tokens per second out of a counter, over the last second or two. A counter that fell starts anew."""
+    """Tokens per second from a counter, over 1-2 s. Restarts when the counter falls."""
 
     def __init__(self, window: float = 1.0) -> None:
         self._window = window
@@ -32,9 +29,9 @@ class TokenRate:
 
 
 class Quiet:
-    """Whether a draining server has nothing left to do: idle in each look for `lasting` seconds, at least two.
+    """Detects that a server is idle: in every poll for `lasting` seconds, at least two.
 
-    A request that vLLM has taken but not scheduled yet is in no gauge; one look would miss it.
+    One poll is not enough: gauges omit requests that vLLM has accepted but not scheduled.
     """
 
     def __init__(self, lasting: float = 1.0) -> None:
@@ -52,7 +49,7 @@ class Quiet:
 
 
 def worth_telling(sent: Load | None, load: Load, slots: int) -> bool:
-    """Whether routers should know before the next beat: a change of state, or a quarter of the slots."""
+    """Return True for a new state, or a change by a quarter of the slots."""
     if sent is None or sent.state != load.state or sent.note != load.note:
         return True
     step = max(1.0, (slots or UNKNOWN_SLOTS) / 4)

@@ -1,7 +1,4 @@
-"""What an agent is about to do, decided from what it was asked, its settings and its environment.
-
-Everything that can be known to be wrong is found here, before anything is started.
-"""
+"""An agent's decisions from its arguments, settings and environment, before anything starts."""
 
 from __future__ import annotations
 
@@ -43,28 +40,28 @@ from vllama_pool.workers.vllm.flags import Flags
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All decided. `launch` is None for a server that somebody else runs."""
+    """`launch` is None for an attached server."""
 
     spec: AgentSpec
     flags: Flags
     name: str
-    """The worker's id."""
+    """Worker id."""
     generation: int
     url: str
-    """For routers."""
+    """URL for routers."""
     names: tuple[str, ...]
-    """What the model will be called, as far as that is known."""
+    """Served model names, as far as known."""
     slots: int
     grace: float
     key: str | None
     launch: Launch | None
     notes: tuple[str, ...] = ()
-    """What people should know of the decisions, a line each."""
+    """Messages for the user, one line each."""
 
 
 @contextmanager
 def prepare(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str]) -> Iterator[Plan]:
-    """Decide, and hold the worker's id and port until the end. Raises CannotStart."""
+    """Decide, and lock the worker's id and port. Raises CannotStart."""
     check_spec(spec)
     check_advertise(settings.advertise, settings.registry)
     spec = replace(spec, model=os.path.expanduser(spec.model))
@@ -84,7 +81,7 @@ def _host(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str], hel
     asked = flags.number("--port") or spec.port
     exact = asked is not None or "port" in settings.model_fields_set
     patience = 0.0
-    if spec.name and _claim_id(spec.name, settings, held).inherited:  # before the port: a double is called a double
+    if spec.name and _claim_id(spec.name, settings, held).inherited:  # before the port: reports a duplicate id
         patience = locks.PATIENCE
     port, claim = locks.claim_port(state_dir, bound, asked or settings.port, exact=exact, patience=patience)
     held.callback(claim.release)
@@ -145,7 +142,7 @@ def _attach(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str], h
 
 
 def _choose(spec: AgentSpec, program: tuple[str, ...], env: Mapping[str, str]) -> parsers.Chosen:
-    """The parsers for what the model can, and how it is held to schemas, unless the user has decided about them."""
+    """Return flags for the model's parsers and structured output, unless the user set them."""
     if spec.engine != "vllm":
         return parsers.Chosen()
     given = Flags(spec.flags)
@@ -157,7 +154,7 @@ def _choose(spec: AgentSpec, program: tuple[str, ...], env: Mapping[str, str]) -
 
 
 def check_advertise(host: str, registry: RegistrySettings) -> None:
-    """Refuse what routers elsewhere could not reach, or would not believe. Raises CannotStart."""
+    """Raises CannotStart for a host that routers cannot reach, or an external Redis without a fleet secret."""
     if host in ("", "0.0.0.0", "::", "*"):
         raise CannotStart(f"'{host}' is no address that routers could use; give --advertise this machine's own")
     if registry.redis_url is None or registry.embedded:
@@ -173,7 +170,7 @@ def check_advertise(host: str, registry: RegistrySettings) -> None:
 
 
 def advertised_url(attached: SplitResult, advertise: str) -> str:
-    """The attached server's URL as routers see it: on this machine, that is at the advertised address."""
+    """Return the URL for routers, with loopback replaced by the advertised host."""
     if is_loopback(advertise) or not is_loopback(attached.hostname or ""):
         return attached.geturl().rstrip("/")
     port = f":{attached.port}" if attached.port else ""
@@ -191,7 +188,7 @@ def _claim_id(name: str, settings: WorkerSettings, held: ExitStack) -> locks.Cla
 
 
 def _key(settings: WorkerSettings, flags: Flags, env: Mapping[str, str]) -> str | None:
-    """The bearer token that this server wants, the fleet's own first."""
+    """Return the server's bearer token. The setting overrides vLLM's own."""
     if settings.worker_key is not None:
         return settings.worker_key.get_secret_value()
     return flags.value("--api-key") or env.get("VLLM_API_KEY") or None

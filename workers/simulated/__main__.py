@@ -1,4 +1,4 @@
-"""`python -m vllama_pool.workers.simulated [MODEL] --flags`: a simulated worker as a process, in vLLM's place."""
+"""`python -m vllama_pool.workers.simulated [MODEL] --flags`: a simulated worker as a process, in place of vLLM."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vllama_pool.workers.simulated.options import Options, parse_arguments
 from vllama_pool.workers.simulated.server import Simulated
 
 KILLED = 137
-"""What a shell reports of a process that SIGKILL ended: so it looks when a fault kills the worker."""
+"""Exit code of a process that SIGKILL ended."""
 
 
 def main() -> int:

@@ -1,11 +1,9 @@
-"""What is answered: a pure function of the prompt's tokens, so that every simulated worker says the same.
-
-A plain answer names itself, repeats the question's first words and counts from then on:
+"""Answers as a pure function of the prompt's tokens, so that all simulated workers agree:
 
     Simulated answer to: What is 2+2?. I count: one two three four …
 
-Because it depends on nothing else, an answer that was cut off can be continued on another worker: a prompt
-that ends in the beginning of its own answer gets the rest of that answer.
+A prompt that ends with the beginning of its answer gets the rest, so another worker can continue a cut-off
+answer.
 """
 
 from __future__ import annotations
@@ -25,16 +23,16 @@ MAX_DEPTH = 8
 
 
 class Kind(enum.IntEnum):
-    """Where a token's text goes."""
+    """Destination of a token's text."""
 
     HIDDEN = 0
-    """Nowhere: markup that a parser takes out."""
+    """Markup that a parser removes."""
     REASONING = 1
     CONTENT = 2
     CALL = 3
-    """Completes the head of a tool call; the text is the function's name."""
+    """End of a call's head; the text is the function's name."""
     ARGUMENTS = 4
-    """A piece of a tool call's arguments."""
+    """Piece of a call's arguments."""
 
 
 class Token(NamedTuple):
@@ -42,13 +40,11 @@ class Token(NamedTuple):
     text: str
     kind: Kind
     json: bytes
-    """The text as a JSON string, ready to be written."""
+    """The encoded text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A tool call that the answer consists of."""
-
     name: str
     arguments: str
     """JSON."""
@@ -57,29 +53,27 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Wants:
-    """What the request asks of the answer beside its text."""
-
     thinking: bool = False
     call: Call | None = None
     document: str | None = None
-    """JSON that answers a request for a format."""
+    """JSON for a response format."""
     length: int = 64
-    """Tokens of a plain answer that nothing else ends."""
+    """Tokens of a plain answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A sequence of tokens without an end, and where it ends by itself."""
+    """An endless sequence of tokens and its natural end."""
 
     head: tuple[Token, ...]
     natural: int
     """Tokens before the end-of-text token."""
     finish: str = "stop"
     skip: int = 0
-    """Tokens that the prompt had already."""
+    """Tokens already in the prompt."""
 
     def token(self, index: int) -> Token:
-        """The token at this place; after the head the answer counts for ever."""
+        """Return a token. Past the head, the answer counts forever."""
         index += self.skip
         if index < len(self.head):
             return self.head[index]
@@ -98,7 +92,7 @@ COUNT = tuple(_tokens(v.encode("".join(v.NUMBERS)), Kind.CONTENT))
 ASSISTANT = (v.IM_START, *v.encode("assistant\n"))
 _USER = (v.IM_START, *v.encode("user\n"))
 NO_THINKING = (v.THINK, *v.encode("\n\n"), v.END_THINK, *v.encode("\n\n"))
-"""What the template puts behind the head of the answer where thinking is off."""
+"""Template text after the answer's head if thinking is off."""
 _OPENING = tuple(_tokens((v.MARK, *v.encode(" answer to: ")), Kind.CONTENT))
 _TO_COUNT = tuple(_tokens(v.encode(". I count:"), Kind.CONTENT))
 _REASONING = (
@@ -110,12 +104,12 @@ _AFTER_REASONING = tuple(_tokens(v.encode("\n\n"), Kind.CONTENT))
 
 
 def begins_answer(prompt: Sequence[int]) -> bool:
-    """Whether a prompt ends where the template has the answer begin: a model that thinks would think now."""
+    """Return True if the prompt ends with the answer's head, where a reasoning model starts to think."""
     return tuple(prompt[-len(ASSISTANT) :]) == ASSISTANT
 
 
 def answer(prompt: Sequence[int], wants: Wants) -> Answer:
-    """The answer to a prompt, or the rest of it where the prompt has its beginning."""
+    """Return the answer to a prompt, or the rest of one."""
     base, done = _split(prompt)
     if not done:
         return _whole(base, wants)
@@ -145,7 +139,7 @@ def _whole(base: Sequence[int], wants: Wants) -> Answer:
 
 
 def _call(call: Call) -> list[Token]:
-    """A call in the markup of the Hermes family, which the parser hides."""
+    """Return a call in Hermes markup."""
     opening = v.encode('\n{"name": "' + call.name + '", "arguments": ')
     *markup, last = _hidden(v.TOOL_CALL, *opening)
     return [
@@ -157,7 +151,7 @@ def _call(call: Call) -> list[Token]:
 
 
 def _split(prompt: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
-    """The prompt, and what it has of its own answer already."""
+    """Split a prompt from the beginning of its answer."""
     start = _rfind(prompt, ASSISTANT)
     if start >= 0:
         end = start + len(ASSISTANT)
@@ -172,7 +166,7 @@ def _split(prompt: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
 
 
 def question(prompt: Sequence[int]) -> str:
-    """The first words of the last question: of the last user's message, or of a plain prompt."""
+    """Return the first words of the last user message or plain prompt."""
     start = _rfind(prompt, _USER)
     rest = list(prompt[start + len(_USER) :] if start >= 0 else prompt)
     if start >= 0 and v.IM_END in rest:
@@ -190,8 +184,6 @@ def _rfind(tokens: Sequence[int], part: tuple[int, ...]) -> int:
 
 @dataclass(slots=True)
 class _Builder:
-    """Makes a small value that satisfies a JSON schema."""
-
     words: str
     definitions: Mapping[str, Any] = field(default_factory=dict)
 
@@ -228,7 +220,7 @@ TYPES = frozenset(("object", "array", "string", "integer", "number", "boolean", 
 
 
 def invalid_type(schema: Any) -> str | None:
-    """The first `type` in a schema that JSON schema does not have."""
+    """Return the first `type` that JSON Schema does not define."""
     if isinstance(schema, list):
         return next((bad for part in schema if (bad := invalid_type(part))), None)
     if not isinstance(schema, dict):
@@ -241,7 +233,7 @@ def invalid_type(schema: Any) -> str | None:
 
 
 def document(schema: Mapping[str, Any] | None, words: str) -> str:
-    """JSON that satisfies the schema as far as its types, enums and properties go."""
+    """Return JSON that satisfies the schema's types, enums and properties."""
     if schema is None:
         return json.dumps({"simulated": True, "answer": words}, ensure_ascii=False)
     definitions = schema.get("$defs") or schema.get("definitions") or {}
@@ -249,7 +241,7 @@ def document(schema: Mapping[str, Any] | None, words: str) -> str:
 
 
 def untagged(whole: Answer) -> Answer:
-    """The same answer as plain text, markup included: completions know no reasoning and no calls."""
+    """Return the answer as plain text with its markup, for completions."""
     if all(token.kind is Kind.CONTENT for token in whole.head):
         return whole
     ids = [token.id for token in whole.head]

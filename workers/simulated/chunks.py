@@ -1,7 +1,6 @@
-"""Streamed answers, event by event, as vLLM writes them. Pure: bytes go to a function that is passed in.
+"""Streamed answers, as vLLM writes them. Pure.
 
-A consumer that cannot keep up gets several tokens in one event, as with vLLM: tokens are kept while
-`blocked()` says so, and `catch_up` writes them.
+While `blocked()` is true, tokens wait; `catch_up` writes several in one event, as vLLM does for slow readers.
 """
 
 from __future__ import annotations
@@ -22,8 +21,6 @@ encode = msgspec.json.encode
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What all events of one answer share."""
-
     id: str
     created: int
     model: str
@@ -31,7 +28,7 @@ class Head:
     prompt_ids: Sequence[int]
     return_token_ids: bool = False
     logprobs: int | None = None
-    """Alternatives wanted for each token; None for no logprobs."""
+    """Alternatives per token; None for no logprobs."""
     include_usage: bool = False
     continuous_usage: bool = False
     include_reasoning: bool = True
@@ -41,8 +38,6 @@ Usage = Callable[[], dict[str, Any]]
 
 
 class Stream:
-    """What chat and completions streams have in common."""
-
     object = ""
     events = 0
 
@@ -89,7 +84,7 @@ class Stream:
             self._end()
 
     def catch_up(self, finish: str = "", stop_reason: str | None = None) -> None:
-        """Write the tokens that were kept, those of one kind in one event."""
+        """Write waiting tokens, one event per run of a kind."""
         kept, self._kept = self._kept, []
         group: list[Token] = []
         for token in kept:
@@ -101,13 +96,12 @@ class Stream:
             self._group(group, finish, stop_reason)
 
     def fail(self, refusal: Refusal) -> None:
-        """An error after the 200 is out, and the end."""
+        """Write an error after the 200, and end the stream."""
         self._write(refusal.event)
         self._write(DONE)
 
     def abort(self) -> None:
-        """vLLM aborted the sequence itself (sleep): the stream ends as if by itself, but says so; one without a
-        token yet ends without a word."""
+        """End with "abort", or without an event before the first token, as vLLM does on sleep."""
         if self._first:
             self._write(DONE)
             return
@@ -115,14 +109,14 @@ class Stream:
         self._end()
 
     def open(self) -> None:
-        """What comes with the first token, ahead of it."""
+        """Write the events that precede the first token."""
 
     def plain(self, token: Token) -> None:
-        """One content token, nothing else wanted: the common case, made fast."""
+        """Write one content token without extras (fast path)."""
         raise NotImplementedError
 
     def event(self, group: Sequence[Token], finish: str, stop_reason: str | None) -> dict[str, Any] | None:
-        """The choice of one event, without its index. None where there is nothing to tell."""
+        """Return the choice of one event without its index, or None."""
         raise NotImplementedError
 
     def _group(self, group: Sequence[Token], finish: str, stop_reason: str | None) -> None:
@@ -132,7 +126,6 @@ class Stream:
         self.write(choice, {}, last=bool(finish))
 
     def write(self, choice: dict[str, Any], extra: dict[str, Any], *, last: bool = False) -> None:
-        """One event with one choice."""
         fields: dict[str, Any] = {"choices": [{"index": 0, **choice}]}
         if self.head.continuous_usage and self.head.include_usage:
             fields["usage"] = self._usage()

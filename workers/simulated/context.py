@@ -1,4 +1,4 @@
-"""The context's length, and prompts that exceed it. Pure."""
+"""The context length. Pure."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from vllama_pool.workers.simulated import errors, vocabulary
 
 
 def tokens_of(prompt: str | list[int], limit: int, *, truncated: bool) -> list[int]:
-    """The prompt's tokens. Raises Refusal for a text that is too long to be tokenized at all, unless the request
-    wants it cut anyhow."""
+    """Return the prompt's tokens. Raises Refusal for an untruncated text too long to tokenize."""
     if not isinstance(prompt, str):
         return prompt
     bound = limit * vocabulary.LONGEST
@@ -17,7 +16,7 @@ def tokens_of(prompt: str | list[int], limit: int, *, truncated: bool) -> list[i
 
 
 def check(prompt: str | list[int], tokens: list[int], limit: int, *, room: int) -> None:
-    """Raises Refusal where the tokens leave less than `room` of the limit. Text is counted only up to there."""
+    """Raises Refusal if the tokens leave less than `room`. For text, the message says at least limit + 1 tokens."""
     if len(tokens) + room > limit:
         exact = not isinstance(prompt, str)
         raise errors.too_long(limit, len(tokens) if exact else limit + 1, exact=exact)

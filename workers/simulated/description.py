@@ -1,4 +1,4 @@
-"""What the agent says of a simulated worker's model: it has no files to be read, and describes itself. Pure."""
+"""Model metadata of a simulated worker, for the agent. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ BYTES_PER_PARAMETER = 4
 
 
 def describe(model: str, flags: Flags, seen: Observed, env: Mapping[str, str]) -> tuple[ModelInfo, ...]:
-    """As `model.describe.describe`. Where there are no files, it is as large as a table of its tokens' embeddings."""
+    """Describe the models as `model.describe.describe` does.
+
+    A model without files is as large as its embedding table.
+    """
     dimensions = flags.number("--dimensions") or Options().dimensions
     parameters = vocabulary.SIZE * dimensions
     return tuple(

@@ -1,4 +1,4 @@
-"""Whole answers: what vLLM sends where the request does not stream. Pure."""
+"""Non-streamed answers, as vLLM writes them. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vllama_pool.workers.simulated.logprobs import chat_logprobs, completion_log
 
 
 class Collected:
-    """Gathers the tokens of an answer; `done` is called with the reason when it is complete."""
+    """Collects an answer's tokens, and calls `done` at its end."""
 
     def __init__(self, done: Callable[[], None]) -> None:
         self.tokens: list[Token] = []
@@ -26,7 +26,7 @@ class Collected:
             self._done()
 
     def abort(self) -> None:
-        """vLLM aborted the sequence itself (sleep)."""
+        """Finish with "abort", as vLLM does when it goes to sleep."""
         self.finish = "abort"
         self._done()
 
@@ -47,7 +47,7 @@ def chat_document(
     call_id: str,
     auto: bool,
 ) -> dict[str, Any]:
-    """A chat answer. `auto`: the model chose by itself to call, so there is no content rather than none."""
+    """Return a chat answer. With `auto`, the content beside a call is null, not ""."""
     content: str | None = got.text(Kind.CONTENT) or None
     name = got.text(Kind.CALL)
     reasoning = got.text(Kind.REASONING) if head.include_reasoning else ""
@@ -96,7 +96,6 @@ def chat_document(
 def completion_document(
     head: Head, got: Collected, *, usage: dict[str, Any], metrics: dict[str, Any] | None, echo: str
 ) -> dict[str, Any]:
-    """A completion."""
     logprobs = None
     if head.logprobs is not None:
         logprobs = completion_logprobs(got.tokens, head.logprobs, len(echo))

@@ -1,7 +1,4 @@
-"""Vectors that depend on the text alone: the same text, the same vector; of length 1 unless that is not wanted.
-
-As with BERT and its kin, every text has one token more at either end, which a cut leaves where they are.
-"""
+"""Embeddings that depend on the text alone. As with BERT, every text has one extra token at either end."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ FIRST, LAST = vocabulary.IM_START, vocabulary.IM_END
 
 
 def answer(asked: EmbeddingRequest, options: Options) -> Answer:
-    """The answer to a checked batch, as vLLM writes it. Raises Refusal."""
+    """Return vLLM's response. Raises Refusal."""
     data, count = [], 0
     for index, prompt in enumerate(prompts(asked.input)):
         tokens = tokens_of(prompt, asked.truncate_prompt_tokens, options.max_model_len)
@@ -51,7 +48,7 @@ def answer(asked: EmbeddingRequest, options: Options) -> Answer:
 
 
 def check(asked: EmbeddingRequest, options: Options) -> None:
-    """What vLLM refuses of a request apart from its texts. Raises Refusal."""
+    """Validate all but the texts. Raises Refusal."""
     if asked.model and asked.model not in options.names:
         raise errors.unknown_model(asked.model, ())
     if asked.dimensions is not None:
@@ -66,7 +63,7 @@ def check(asked: EmbeddingRequest, options: Options) -> None:
 
 
 def tokens_of(prompt: str | list[int], cut: int | None, limit: int) -> list[int]:
-    """A text's tokens, cut where that is wanted. Raises Refusal for what is too long, or nothing at all."""
+    """Return a text's tokens, truncated to `cut`. Raises Refusal for too many or none."""
     tokens = context.tokens_of(prompt, limit, truncated=cut is not None)
     if isinstance(prompt, str):
         tokens = around(tokens)
@@ -79,12 +76,12 @@ def tokens_of(prompt: str | list[int], cut: int | None, limit: int) -> list[int]
 
 
 def around(tokens: list[int]) -> list[int]:
-    """A text's own tokens with those that every text has."""
+    """Add the tokens at either end."""
     return [FIRST, *tokens, LAST]
 
 
 def vector(tokens: Sequence[int], dimensions: int, *, unit: bool = True) -> list[float]:
-    """Adds up a direction for each token, so that texts with common words are near."""
+    """Sum one direction per token, so that texts with common words are close."""
     sums = [0.0] * dimensions
     for token in tokens:
         for index, value in enumerate(_direction(token, dimensions)):
@@ -94,12 +91,12 @@ def vector(tokens: Sequence[int], dimensions: int, *, unit: bool = True) -> list
 
 
 def as_base64(values: Sequence[float]) -> str:
-    """Little-endian 32-bit floats."""
+    """Encode little-endian 32-bit floats."""
     return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()
 
 
 def prompts(given: str | list[int] | list[str] | list[list[int]]) -> list[str | list[int]]:
-    """The input in any of its forms as a list of texts, each as text or as token ids."""
+    """Return any form of input as a list of texts, each as text or token ids."""
     if isinstance(given, str):
         return [given]
     if given and isinstance(given[0], int):
@@ -108,7 +105,7 @@ def prompts(given: str | list[int] | list[str] | list[list[int]]) -> list[str | 
 
 
 def _cut(tokens: list[int], most: int, *, whole: bool) -> list[int]:
-    """At most so many tokens, the first ones. `whole`: of a text, whose last token stays."""
+    """Keep the first `most` tokens. `whole` keeps the final token of a text."""
     if len(tokens) <= most:
         return tokens
     return [*tokens[: most - 1], LAST] if whole and most > 1 else tokens[:most]

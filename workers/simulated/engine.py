@@ -1,8 +1,6 @@
-"""The engine's model: slots, a queue behind them, and steps. Pure; time is passed in, in seconds.
+"""The engine: slots, a FIFO queue and steps. Pure. Times are in seconds.
 
-As in continuous batching, every step gives each running sequence one token. Sequences beyond the slots wait,
-first in, first out, and take a slot as soon as one is free. A sequence with its slot first spends its prefill
-time; then it takes part in the steps.
+Every step gives each running sequence one token, as in continuous batching. Prefill precedes the first step.
 """
 
 from __future__ import annotations
@@ -13,40 +11,36 @@ from typing import Protocol
 
 
 class Sequence(Protocol):
-    """What the engine runs."""
-
     prompt_tokens: int
     count: int
-    """Tokens generated so far."""
+    """Generated tokens."""
 
     def step(self, now: float) -> str:
-        """Generate one token. Returns why the sequence ends with it ("stop", "length", …), else ""."""
+        """Generate one token. Returns the finish reason with the last one, else ""."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast an engine works."""
-
     slots: int
-    """Sequences that run at once."""
+    """Maximum running sequences."""
     tokens_per_second: float
-    """Of one sequence."""
+    """Rate of one sequence."""
     total_tokens_per_second: float = 0.0
-    """Bound on all sequences together; the steps get slower when it is met. 0 for none."""
+    """Limit for all sequences together, which slows the steps; 0 for none."""
     ttft: float = 0.0
-    """Seconds of prefill, whatever the prompt."""
+    """Seconds of prefill for any prompt."""
     prefill_tokens_per_second: float = 0.0
-    """Adds the prompt's tokens at this rate to the prefill. 0 for nothing."""
+    """Additional prefill, in prompt tokens per second; 0 for none."""
 
     def interval(self, running: int, slow: float = 1.0) -> float:
-        """Seconds from one step to the next."""
+        """Seconds between two steps."""
         step = 1.0 / self.tokens_per_second
         if self.total_tokens_per_second:
             step = max(step, running / self.total_tokens_per_second)
         return step * slow
 
     def prefill(self, prompt_tokens: int) -> float:
-        """Seconds from a slot to the first token."""
+        """Seconds from slot to first token."""
         if not self.prefill_tokens_per_second:
             return self.ttft
         return self.ttft + prompt_tokens / self.prefill_tokens_per_second
@@ -54,21 +48,19 @@ class Pace:
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """A sequence in the engine, and when things happened to it. Two that look alike are still two."""
+    """A sequence in the engine, compared by identity."""
 
     sequence: Sequence
     arrived: float
     scheduled: float = 0.0
     ready: float = 0.0
-    """When its prefill is over."""
+    """End of the prefill."""
     first: float = 0.0
-    """When its first token came. 0 before."""
+    """Time of the first token; 0 before."""
     last: float = 0.0
 
 
 class Observer(Protocol):
-    """Told what the engine did, for metrics."""
-
     def stepped(self, tokens: int, interval: float) -> None: ...
 
     def finished(self, entry: Entry, reason: str, now: float) -> None: ...
@@ -76,17 +68,17 @@ class Observer(Protocol):
 
 @dataclass(slots=True)
 class Engine:
-    """One engine. Its owner calls `step` at the pace's interval."""
+    """One engine. The owner calls `step` at the pace's interval."""
 
     pace: Pace
     observer: Observer | None = None
     running: list[Entry] = field(default_factory=list)
     waiting: deque[Entry] = field(default_factory=deque)
     paused: bool = False
-    """Asleep: sequences are taken but nothing moves, and nothing is counted as waiting or running."""
+    """Asleep: accepts sequences, but does not run or count them."""
 
     def submit(self, sequence: Sequence, now: float) -> Entry:
-        """Take a sequence in: into a slot if one is free, else to the end of the queue."""
+        """Schedule a sequence, or queue it."""
         entry = Entry(sequence, now)
         self.waiting.append(entry)
         if not self.paused:
@@ -94,7 +86,7 @@ class Engine:
         return entry
 
     def abort(self, entry: Entry, now: float) -> bool:
-        """Drop a sequence wherever it is. False if it had left before."""
+        """Remove a sequence. Returns False if it has left."""
         if entry in self.running:
             self.running.remove(entry)
         elif entry in self.waiting:
@@ -106,7 +98,7 @@ class Engine:
         return True
 
     def step(self, now: float) -> int:
-        """Every running sequence past its prefill gets one token. Returns how many did."""
+        """Give a token to each sequence past its prefill, and return their number."""
         if self.paused:
             return 0
         tokens = 0
@@ -128,20 +120,18 @@ class Engine:
         return tokens
 
     def clear(self) -> list[Entry]:
-        """Take everything out and return it."""
         entries = [*self.running, *self.waiting]
         self.running.clear()
         self.waiting.clear()
         return entries
 
     def resume(self, now: float) -> None:
-        """Go on after `paused`."""
         self.paused = False
         self._schedule(now)
 
     @property
     def tokens_held(self) -> int:
-        """Tokens of the running sequences, prompts included: what fills the KV cache."""
+        """Tokens in the KV cache, prompts included."""
         return sum(entry.sequence.prompt_tokens + entry.sequence.count for entry in self.running)
 
     def _release(self, over: list[tuple[Entry, str]], now: float) -> None:

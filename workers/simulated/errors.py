@@ -1,4 +1,4 @@
-"""vLLM's error answers, as its OpenAI server words them."""
+"""vLLM's error responses, in the words of its OpenAI server."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import msgspec
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole HTTP answer."""
-
     status: int
     body: bytes
     content_type: str = "application/json"
@@ -21,11 +19,10 @@ class Answer:
 
 
 class Refusal(Exception):
-    """The request is answered with an error.
+    """An error response.
 
-    `kind` is vLLM's error type: "BadRequestError" for values out of range, but "Bad Request" (the status's
-    own phrase) for bodies of the wrong shape. `inside`: vLLM finds it out only when the 200 of the stream is out,
-    so that it is the stream's one event.
+    `kind` is vLLM's error type: "BadRequestError" for values out of range, "Bad Request" for malformed bodies.
+    `inside` marks errors that vLLM finds after it sent 200, which become the stream's only event.
     """
 
     def __init__(
@@ -54,18 +51,18 @@ class Refusal(Exception):
 
     @property
     def event(self) -> bytes:
-        """The same as an event inside a stream whose 200 is out already. vLLM writes it with blanks."""
+        """The error as an event, with vLLM's JSON spacing."""
         return b"data: " + spaced(self.fields) + b"\n\n"
 
 
 def parameter(message: str, param: str, value: object = None, *, inside: bool = False) -> Refusal:
-    """A refused parameter. vLLM adds its name, and its value where it has one, to the message."""
+    """Return an error whose message ends with the parameter and any value, as in vLLM."""
     shown = f"parameter={param}" if value is None else f"parameter={param}, value={value}"
     return Refusal(f"{message} ({shown})", param=param, inside=inside)
 
 
 def unknown_model(name: str, served: tuple[str, ...]) -> Refusal:
-    """`served` is () for embeddings, where vLLM tells neither the names nor the parameter."""
+    """Return a 404. `served` is () for embeddings, where vLLM omits the names and the parameter."""
     aliases = f" Valid aliases: {', '.join(served)}." if served else ""
     return Refusal(
         f"The model `{name}` does not exist.{aliases}",
@@ -76,8 +73,7 @@ def unknown_model(name: str, served: tuple[str, ...]) -> Refusal:
 
 
 def too_long(limit: int, tokens: int, *, exact: bool) -> Refusal:
-    """The prompt has more tokens than the context. Text is tokenized only up to the limit, so its count is
-    "at least" one more."""
+    """Return the error for too long a prompt. vLLM stops counting text past the limit ("at least")."""
     least = "" if exact else "at least "
     return parameter(
         f"This model's maximum context length is {limit} tokens. However, your prompt contains {least}{tokens} "
@@ -99,7 +95,7 @@ def too_many_characters(limit: int, characters: int, bound: int) -> Refusal:
 
 
 def busy() -> Refusal:
-    """Admission control: more requests than --max-num-queued-reqs."""
+    """Return the 503 for more than --max-num-queued-reqs requests."""
     return Refusal(
         "The engine is currently busy and cannot accept new requests. Please try again later or on a different "
         "instance.",
@@ -117,12 +113,12 @@ def engine_dead() -> Refusal:
 
 
 def shutting_down() -> Refusal:
-    """What vLLM answers to new requests while it drains after SIGTERM."""
+    """Return vLLM's response to new requests after SIGTERM."""
     return Refusal("cannot schedule new futures after shutdown", status=500, kind="InternalServerError")
 
 
 def scripted(status: int) -> Refusal:
-    """An error that a fault script asked for: the text says so, the shape is vLLM's."""
+    """Return a scripted error in vLLM's format."""
     if status == 503:
         return busy()
     phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else "Error"
@@ -146,5 +142,5 @@ def method_not_allowed(allow: str) -> Answer:
 
 
 def spaced(value: object) -> bytes:
-    """JSON as Python's json module writes it, with blanks after commas and colons."""
+    """Encode JSON with spaces after commas and colons, as Python's json does."""
     return json.dumps(value).encode()

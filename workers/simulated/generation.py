@@ -1,4 +1,4 @@
-"""One sequence while it is generated: which token comes next, and where it ends. Pure."""
+"""One sequence: its next token and its end. Pure."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from vllama_pool.workers.simulated import vocabulary
 from vllama_pool.workers.simulated.answers import Answer, Kind, Token
 
 END = Token(vocabulary.EOS, "", Kind.HIDDEN, b'""')
-"""The end-of-text token. It counts as a token and has no text."""
+"""The end-of-text token. It has no text but counts as a token."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """When a sequence ends."""
-
     limit: int
-    """At most this many tokens."""
+    """Maximum tokens."""
     stop: tuple[str, ...] = ()
     include_stop: bool = False
     ignore_eos: bool = False
@@ -28,15 +26,13 @@ class Ending:
 
 
 class Output(Protocol):
-    """Where generated tokens go. Called once for every token."""
+    """Receiver of generated tokens."""
 
     def token(self, token: Token, finish: str, stop_reason: str | None) -> None:
-        """`finish` is "" but for the last token."""
+        """Receive one token. `finish` is "" except for the last."""
 
 
 class Generation:
-    """A running sequence, as the engine sees it."""
-
     __slots__ = ("_answer", "_ending", "_held", "_natural", "_output", "count", "prompt_tokens")
 
     def __init__(self, prompt_tokens: int, answer: Answer, ending: Ending, output: Output) -> None:
@@ -67,10 +63,9 @@ class Generation:
 
 
 class StopFilter:
-    """Looks for stop strings in an answer's content, and holds back what could still become one.
+    """Finds stop strings in content, and holds back text that could begin one.
 
-    Reasoning and tool calls pass by it. Content that is held when a call begins stays held: it is the blank
-    line in front of the call.
+    Content held when a call begins is dropped: it is the blank line before the call.
     """
 
     def __init__(self, stop: Sequence[str], *, include: bool) -> None:
@@ -80,7 +75,7 @@ class StopFilter:
         self._text = ""
 
     def take(self, token: Token, *, last: bool) -> tuple[Token, str | None]:
-        """The token with the text that may be shown now, and the stop string that was met, if one was."""
+        """Return the token with the released text, and any stop string found."""
         if token.kind is Kind.CONTENT:
             self._text += token.text
         elif not (last and token is END):

@@ -1,4 +1,4 @@
-"""Chat and completions: a request becomes a sequence for the engine, and its tokens an answer."""
+"""Chat and completions."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from vllama_pool.workers.simulated.wire import Exchange, Request
 
 FINGERPRINT = f"vllm-{VERSION}"
 ADMISSION_WINDOW = 0.005
-"""Seconds between vLLM's first check of its limit and the request's being counted. Requests that arrive together
-all pass the check; the engine then refuses those too many, whose 200 is out already."""
+"""Seconds between vLLM's first check of its queue limit and counting the request.
+
+Simultaneous requests all pass; the engine rejects the excess after the 200.
+"""
 COMPLETION_TOKENS = 16
-"""What /v1/completions generates where max_tokens is absent or null."""
+"""Default max_tokens of /v1/completions."""
 
 
 class Inference:
-    """Answers the generating routes of one worker."""
-
     def __init__(
         self,
         options: Options,
@@ -52,12 +52,12 @@ class Inference:
         die: Callable[[], None],
     ) -> None:
         self.jobs: set[Job] = set()
-        """Those whose answer is not complete."""
+        """Unfinished requests."""
         self.idle = asyncio.Event()
-        """Set while there are no jobs."""
+        """Set while `jobs` is empty."""
         self.idle.set()
         self.aborted = 0
-        """Those whose client left."""
+        """Requests whose client disconnected."""
         self._options = options
         self._runner = runner
         self._metrics = metrics
@@ -65,7 +65,7 @@ class Inference:
         self._die = die
 
     def chat(self, request: Request, exchange: Exchange, fault: script.RequestFault | None) -> None:
-        """POST /v1/chat/completions. Raises Refusal."""
+        """Raises Refusal."""
         asked = parse_chat(request.body, request.headers.get("content-type", ""), self._options.max_stop_strings)
         self.check_model(asked.model)
         self._check_chat(asked)
@@ -84,7 +84,7 @@ class Inference:
         self._start(job, asked, head, answers.answer(prompt, wants), asked.max_completion_tokens or asked.max_tokens)
 
     def completion(self, request: Request, exchange: Exchange, fault: script.RequestFault | None) -> None:
-        """POST /v1/completions. Raises Refusal."""
+        """Raises Refusal."""
         asked = parse_completion(request.body, request.headers.get("content-type", ""), self._options.max_stop_strings)
         self.check_model(asked.model)
         prompt = self._limit(_completion_prompt(asked), asked)
@@ -106,17 +106,17 @@ class Inference:
         self._start(job, asked, head, whole, asked.max_tokens or COMPLETION_TOKENS)
 
     def check_model(self, name: str | None) -> None:
-        """Raises Refusal for a name that is not served. No name at all is the first model's."""
+        """Raises Refusal for an unknown model. A missing name means the first model."""
         if name and name not in self._options.names:
             raise errors.unknown_model(name, self._options.names)
 
     def check_state(self) -> None:
-        """Raises Refusal where the engine takes nothing more: it is dead, or drains."""
+        """Raises Refusal if the engine is dead or draining."""
         if (refusal := self._refusal()) is not None:
             raise refusal
 
     def rendered(self, asked: TokenizeChat) -> str:
-        """The prompt that /tokenize counts: the same as a chat's."""
+        """Return the prompt for /tokenize."""
         return template.render(
             asked.messages,
             asked.tools,
@@ -154,7 +154,7 @@ class Inference:
         )
 
     def _limit(self, prompt: str | list[int], asked: ChatRequest | CompletionRequest) -> list[int]:
-        """The prompt's tokens, cut if the request wants that. Raises Refusal where they are too many."""
+        """Return the prompt's tokens, truncated on request. Raises Refusal if too many."""
         truncate = asked.truncate_prompt_tokens
         limit = self._options.max_model_len
         if truncate is not None and truncate > limit:
@@ -173,7 +173,7 @@ class Inference:
         return tokens
 
     def _call(self, asked: ChatRequest) -> Call | None:
-        """The tool call that the answer is: one was demanded, or the weather is asked after."""
+        """Return the required tool call, or the first tool for a question about the weather."""
         if not asked.tools or asked.tool_choice == "none":
             return None
         tool: Tool | None = None
@@ -236,7 +236,7 @@ class Inference:
         whole: answers.Answer,
         max_tokens: int | None,
     ) -> None:
-        """Admit the request, or raise Refusal."""
+        """Admit the request. Raises Refusal."""
         prompt = len(head.prompt_ids)
         limit = self._options.max_model_len
         if max_tokens is not None and max_tokens > limit:
@@ -321,7 +321,6 @@ class Inference:
         job.respond(Answer(200, msgspec.json.encode(document)))
 
     def _figures(self, job: Job, head: Head, reasoning: bool, *, whole: bool = False) -> dict[str, Callable[[], Any]]:
-        """Usage and timing of a job, as functions to call when they are wanted."""
         prompt = len(head.prompt_ids)
 
         def usage() -> dict[str, Any]:
@@ -358,7 +357,7 @@ class Inference:
         return details
 
     def _timing(self, job: Job, whole: bool) -> dict[str, Any] | None:
-        """vLLM's per-request metrics, in milliseconds."""
+        """Return vLLM's per-request metrics, in ms."""
         entry = job.entry
         if not self._options.per_request_metrics or entry is None:
             return None
@@ -384,7 +383,7 @@ def _thinking_off(asked: ChatRequest | TokenizeChat) -> bool:
 
 
 def _document(asked: ChatRequest | CompletionRequest, question: str) -> str | None:
-    """The JSON that a response format asks for. Raises Refusal for a schema that is none."""
+    """Return JSON for the response format. Raises Refusal for an invalid schema."""
     wanted = asked.response_format
     if wanted is None or wanted.type == "text":
         return None
@@ -397,7 +396,7 @@ def _document(asked: ChatRequest | CompletionRequest, question: str) -> str | No
 
 
 def _completion_prompt(asked: CompletionRequest) -> str | list[int]:
-    """The one prompt of a request. Raises Refusal for several, and for ids outside the vocabulary."""
+    """Raises Refusal for several prompts and for unknown token ids."""
     prompt: Any = asked.prompt
     if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
         if len(prompt) > 1:

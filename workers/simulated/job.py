@@ -1,7 +1,4 @@
-"""One request that generates: between the engine, which gives it tokens, and the client, who gets them.
-
-It acts out the fault that hits the request, if one does.
-"""
+"""One generating request, between engine and client, and its fault."""
 
 from __future__ import annotations
 
@@ -25,25 +22,23 @@ GARBAGE = {
 
 
 class Job:
-    """The output of one generation."""
-
     def __init__(
         self, exchange: Exchange, runner: Runner, fault: script.RequestFault | None, die: Callable[[], None]
     ) -> None:
         self.exchange = exchange
         self.output: Stream | Collected | None = None
-        """Set before the first token; a Collected one calls `complete`."""
+        """Set before the first token."""
         self.entry: Entry | None = None
-        """Set when the engine has taken it."""
+        """Set once the engine has the request."""
         self.first = 0.0
         self.last = 0.0
         self.tokens = 0
         self.reasoning = 0
-        """Those of the tokens that were reasoning."""
+        """Number of reasoning tokens."""
         self.over = False
         self.aborted = False
         self.on_over: Callable[[Job], None] | None = None
-        """Called once, when the engine has nothing more to do for it."""
+        """Called once, when the engine is finished with the job."""
         self._runner = runner
         self._fault = fault
         self._die = die
@@ -55,7 +50,7 @@ class Job:
         return isinstance(self.output, Stream)
 
     def token(self, token: Token, finish: str, stop_reason: str | None) -> None:
-        """From the engine, within a step."""
+        """Receive a token from the engine, within a step."""
         if self.over:
             return
         if self._fault is not None and self._is_due():
@@ -76,12 +71,11 @@ class Job:
                 self.exchange.end()
 
     def respond(self, answer: errors.Answer) -> None:
-        """The whole answer of a request that does not stream."""
         self._finished()
         self.exchange.respond(answer)
 
     def fail(self, refusal: Refusal) -> None:
-        """End with an error: inside the stream if its head is out, else as the answer."""
+        """End with an error: inside a started stream, else as the response."""
         if self.over:
             return
         self._finished()
@@ -92,7 +86,7 @@ class Job:
             self.exchange.respond(refusal.answer)
 
     def abort(self) -> None:
-        """The engine gave it up (sleep): that is an end like others."""
+        """End after the engine aborted the sequence (sleep)."""
         if self.over or self.output is None:
             return
         self.output.abort()
@@ -101,7 +95,7 @@ class Job:
             self.exchange.end()
 
     def lost(self) -> None:
-        """The client has gone: the engine forgets the sequence at once."""
+        """Leave the engine, because the client disconnected."""
         if self.over:
             return
         self.aborted = True
@@ -109,13 +103,13 @@ class Job:
         self._finished()
 
     def catch_up(self) -> None:
-        """The client takes more again."""
+        """Write waiting tokens to a client that reads again."""
         if isinstance(self.output, Stream) and not self.over:
             self.output.catch_up()
             self.exchange.flush()
 
     def begin_fault(self) -> bool:
-        """Act out what comes before any token. Whether the request is thereby over."""
+        """Act out a fault before the first token. Returns True if it ends the request."""
         fault = self._fault
         if isinstance(fault, script.Split):
             self.exchange.split = True
@@ -137,7 +131,7 @@ class Job:
         return after is not None and self.tokens == after
 
     def _act(self, fault: script.RequestFault) -> None:
-        """At the token after the last good one. The engine is in a step: changes come after it."""
+        """Act out a fault in place of a token. The engine changes only after its step."""
         if isinstance(fault, script.Garbage):
             self._fault = None
             self._garble(fault)
@@ -163,7 +157,7 @@ class Job:
         elif isinstance(fault, script.Cut):
             self._finished()
             self.exchange.cut(reset=fault.reset)
-        else:  # it stalls: nothing more comes, and the client may leave when it likes
+        else:  # stall: the stream stays open until the client disconnects
             self._finished()
 
     def _garble(self, fault: script.Garbage) -> None:

@@ -1,7 +1,4 @@
-"""Log probabilities that look right: the chosen token is the likeliest, its neighbours in the vocabulary follow.
-
-They depend on the token alone, and mean nothing.
-"""
+"""Plausible log probabilities: the token first, then its neighbours. They depend on the token alone."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from vllama_pool.workers.simulated.answers import Token
 
 
 def chat_logprobs(tokens: Sequence[Token], top: int) -> list[dict[str, Any]]:
-    """Chat's form: one entry for each token, with up to `top` alternatives."""
+    """Return one entry per token with up to `top` alternatives."""
     return [
         {**_entry(token.id, 0), "top_logprobs": [_entry(_other(token.id, rank), rank) for rank in range(top)]}
         for token in tokens
@@ -21,7 +18,7 @@ def chat_logprobs(tokens: Sequence[Token], top: int) -> list[dict[str, Any]]:
 
 
 def completion_logprobs(tokens: Sequence[Token], top: int, offset: int) -> dict[str, Any]:
-    """Completions' form: parallel lists. `offset` is where the first token's text begins."""
+    """Return parallel lists. `offset` is the start of the first token's text."""
     offsets = []
     for token in tokens:
         offsets.append(offset)
@@ -42,7 +39,7 @@ def _entry(token: int, rank: int) -> dict[str, Any]:
 
 
 def _other(token: int, rank: int) -> int:
-    """Another token of the same width: only the last byte differs, so that it exists."""
+    """Return an existing neighbour, which differs only in the last byte."""
     return token if rank == 0 else (token & ~0xFF) | ((token + rank) & 0xFF) if token >= 1024 else rank
 
 

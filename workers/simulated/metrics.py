@@ -1,4 +1,4 @@
-"""The /metrics page: vLLM's names and labels, for what a router, an agent or a dashboard reads."""
+"""The /metrics page, with vLLM's names and labels."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Histogram:
 
 
 class Metrics:
-    """Everything counted of one worker. It is the engine's observer."""
+    """One worker's counters, as the engine's observer."""
 
     def __init__(self, model: str, kv_tokens: int) -> None:
         self._labels = f'engine="0",model_name="{_escape(model)}"'
@@ -61,7 +61,7 @@ class Metrics:
         self.finished_by: Counter[str] = Counter()
         self.rejected = 0
         self.http: Counter[tuple[str, str, str]] = Counter()
-        """By handler (the path), method and class of status."""
+        """By path, method and status class."""
 
     # --- the engine's observer ---
 
@@ -98,11 +98,11 @@ class Metrics:
     # --- the page ---
 
     def page(self, engine: Engine, sleep_level: int) -> bytes:
-        """Prometheus text."""
+        """Return Prometheus text."""
         return "\n".join((*self._gauges(engine, sleep_level), *self._counters(), *self._rest(), "")).encode()
 
     def _gauges(self, engine: Engine, sleep_level: int) -> Iterator[str]:
-        # a sleeping engine updates nothing: what waits in it is not seen
+        # a sleeping engine does not update its gauges
         running = 0 if engine.paused else len(engine.running)
         waiting = 0 if engine.paused else len(engine.waiting)
         usage = 0.0 if engine.paused else min(1.0, engine.tokens_held / self._kv_tokens)

@@ -1,7 +1,6 @@
-"""How a simulated worker is set up, and its command line.
+"""Settings of a simulated worker, and its command line.
 
-The flags are vLLM's own where they make sense here, so that it can be started in vLLM's place; vLLM's other
-flags are accepted and ignored.
+It accepts vLLM's command line and ignores the flags it does not need.
 """
 
 from __future__ import annotations
@@ -15,43 +14,43 @@ from vllama_pool.workers.simulated.requests import MAX_STOP_STRINGS
 from vllama_pool.workers.simulated.script import Fault, parse
 
 VERSION = "0.32.0+simulated"
-"""The vLLM that is simulated, marked as a simulation."""
+"""Version of the simulated vLLM."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """One simulated worker. Rates are in tokens per second, times in seconds."""
+    """Rates are in tokens per second, times in seconds."""
 
     model: str = "simulated"
-    """First served name: the one that answers carry."""
+    """First served name, which answers carry."""
     aliases: tuple[str, ...] = ()
     root: str = ""
-    """What /v1/models gives as the model's root; "" for its name."""
+    """The model's root in /v1/models; "" for its name."""
     host: str = "127.0.0.1"
     port: int = 0
-    """0: the kernel chooses."""
+    """0 lets the kernel choose."""
     slots: int = 8
     tokens_per_second: float = 40.0
-    """Of each running sequence, at speed 1."""
+    """Per running sequence, at speed 1."""
     total_tokens_per_second: float = 0.0
-    """Bound on all together, at speed 1; 0 for none."""
+    """For all sequences together, at speed 1; 0 for no limit."""
     speed: float = 1.0
-    """Multiplies both rates, so that workers can differ."""
+    """Factor for both rates."""
     ttft: float = 0.05
     """Prefill of any prompt."""
     prefill_tokens_per_second: float = 0.0
     answer_tokens: int = 64
-    """Length of an answer that nothing else ends."""
+    """Length of a plain answer."""
     max_model_len: int = 8192
     embedding: bool = False
-    """Serves /v1/embeddings in place of chat and completions, as vLLM does for embedding models."""
+    """Serves /v1/embeddings instead of chat and completions."""
     dimensions: int = 64
     chat_template: bool = True
     tool_calls: bool = False
-    """Has a tool parser and automatic tool choice."""
+    """Tool parser and automatic tool choice."""
     tool_parser: bool = False
     reasoning: bool = False
-    """Has a reasoning parser, and a model that thinks."""
+    """Reasoning parser and a reasoning model."""
     max_num_queued_reqs: int | None = None
     max_stop_strings: int = MAX_STOP_STRINGS
     api_keys: tuple[str, ...] = ()
@@ -59,13 +58,13 @@ class Options:
     prompt_tokens_details: bool = False
     load_tracking: bool = False
     dev_mode: bool = False
-    """Has the sleep routes."""
+    """Enables the sleep routes."""
     shutdown_timeout: float = 0.0
-    """How long running requests may go on after SIGTERM."""
+    """Limit for running requests after SIGTERM."""
     keep_alive: float = 5.0
-    """How long an idle connection is kept."""
+    """Limit for idle connections."""
     startup: float = 0.0
-    """How long starting takes; connections are refused until then."""
+    """Delay before listening."""
     faults: tuple[Fault, ...] = ()
 
     @property
@@ -84,10 +83,7 @@ class Options:
 
 
 def parse_arguments(argv: Sequence[str], environment: Mapping[str, str]) -> tuple[Options, list[str]]:
-    """Options from a command line as vLLM takes it, `[serve] [MODEL] --flags`, and the arguments ignored.
-
-    Exits with argparse's message where a known flag has a bad value.
-    """
+    """Parse vLLM's command line into options and the ignored arguments. Exits with a message for a bad value."""
     rest = list(argv)
     if rest[:1] == ["serve"]:
         rest.pop(0)

@@ -1,7 +1,4 @@
-"""Request bodies, checked as vLLM checks them: first the shape (pydantic, as in vLLM), then the values.
-
-Fields that the simulated worker does not act on are accepted and ignored, as vLLM ignores unknown ones.
-"""
+"""Request bodies, validated as in vLLM: first the shape (pydantic), then the values. Unknown fields are ignored."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapt
 from vllama_pool.workers.simulated.errors import Refusal, parameter
 
 MAX_STOP_STRINGS = 4
-"""vLLM's default; $VLLM_MAX_STOP_STRINGS changes it."""
+"""vLLM's default; $VLLM_MAX_STOP_STRINGS overrides it."""
 MAX_LOGPROBS = 20
 _REPORTED_ERRORS = 10
 _SHOWN_CHARACTERS = 200
@@ -296,7 +293,7 @@ _INTERNAL = re.compile(r"[\[\]{}()]|^(str|int|float|bool|list|dict|none|_Tokeniz
 
 
 def _location(path: tuple[int | str, ...]) -> str:
-    """The path to the field, without pydantic's names for the branches of a union."""
+    """Return the field's path, without pydantic's union branches."""
     return ".".join(["body", *(str(part) for part in path if not _INTERNAL.search(str(part)))])
 
 
@@ -324,7 +321,7 @@ def _too_many_stops(count: int, most: int) -> Refusal:
 
 
 def _check_raw(data: dict[str, Any], max_stop: int) -> None:
-    """Rules that vLLM applies to the raw body, before the shape; and the one that its settings change."""
+    """Apply vLLM's rules for the raw body, and the limit of stop strings."""
     stop = data.get("stop")
     if isinstance(stop, list) and len(stop) > max_stop:
         raise _too_many_stops(len(stop), max_stop)
@@ -375,7 +372,7 @@ def _check_tool_choice(choice: Any, tools: Any) -> None:
 
 
 def _check_sampling(request: _Sampling, max_tokens: int | None) -> None:
-    """vLLM's SamplingParams. Some refusals name their parameter, some do not; so it is there."""
+    """Apply vLLM's SamplingParams. Only some of its errors name their parameter."""
     if request.n is not None and request.n < 1:
         raise Refusal(f"n must be at least 1, got {request.n}.")
     _within("presence_penalty", request.presence_penalty, -2, 2)

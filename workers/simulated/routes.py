@@ -1,4 +1,4 @@
-"""The routes: which there are, who may use them, and all that do not generate."""
+"""Authorization, dispatch, and the routes that do not generate."""
 
 from __future__ import annotations
 
@@ -21,14 +21,12 @@ from vllama_pool.workers.simulated.runner import Runner
 from vllama_pool.workers.simulated.wire import Exchange, Request
 
 GUARDED = ("/v1", "/v2", "/inference", "/cohere")
-"""Prefixes of the paths that need an API key, where keys are set."""
+"""Paths that need an API key, if keys are set."""
 
 Handler = Callable[[Request], Answer]
 
 
 class Routes:
-    """Answers one worker's requests."""
-
     def __init__(
         self,
         options: Options,
@@ -81,7 +79,6 @@ class Routes:
             self._allowed.setdefault(path, []).append(method)
 
     def handle(self, request: Request, exchange: Exchange) -> None:
-        """Answer a request. Never raises."""
         fault = self._script.take(request.path, request.body)
         if fault is not None and self._preempt(fault, exchange):
             return
@@ -110,7 +107,7 @@ class Routes:
         exchange.respond(answer)
 
     def _preempt(self, fault: script.RequestFault, exchange: Exchange) -> bool:
-        """Faults that need no look at the request. Whether it is thereby dealt with."""
+        """Act out a fault that does not depend on the request. Returns True if that ends the request."""
         if isinstance(fault, script.Hang):
             return True
         if isinstance(fault, script.Die) and fault.after_tokens == 0:

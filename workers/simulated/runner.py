@@ -1,4 +1,4 @@
-"""Drives the engine in real time: one timer for all sequences of a worker, none for a token or a request."""
+"""The engine's clock: one timer for all sequences."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from vllama_pool.workers.simulated.engine import Engine, Entry, Sequence
 from vllama_pool.workers.simulated.wire import Exchange
 
 MAX_STEPS = 64
-"""Steps in one turn of the event loop, so that requests are read between them."""
+"""Steps per turn of the event loop, so that it can read requests."""
 MAX_LAG = 1.0
-"""Seconds that a late timer may make up for; what is beyond is lost."""
+"""Seconds that a late timer makes up for."""
 
 
 class Runner:
-    """Steps the engine whenever a step is due. Late steps are made up for, so that rates hold under load."""
+    """Steps the engine, and catches up on late steps, so that rates hold under load."""
 
     def __init__(self, engine: Engine, slow: Callable[[], float]) -> None:
         self.engine = engine
         self.now = 0.0
-        """The time of the step that is being taken, in the loop's seconds."""
+        """Time of the current step, on the loop's clock."""
         self._slow = slow
         self._stepped = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -34,19 +34,19 @@ class Runner:
         return entry
 
     def abort(self, entry: Entry) -> bool:
-        """Not from within a step; use `after` there."""
+        """Remove a sequence. Within a step, use `after`."""
         return self.engine.abort(entry, asyncio.get_running_loop().time())
 
     def touch(self, exchange: Exchange) -> None:
-        """Flush this exchange at the end of the turn."""
+        """Flush the exchange after this turn's steps."""
         self._touched.append(exchange)
 
     def after(self, callback: Callable[[], None]) -> None:
-        """Call this at the end of the turn, when everything is flushed."""
+        """Call this after the flush."""
         self._after.append(callback)
 
     def pause(self) -> None:
-        """The engine sleeps: what it has stays where it is."""
+        """Sleep, keeping the sequences."""
         self.engine.paused = True
         self._cancel()
 
@@ -60,7 +60,7 @@ class Runner:
         self._cancel()
 
     def go_on(self) -> None:
-        """The end of `suspend`. The time in between is lost."""
+        """End `suspend`, without catching up."""
         self._suspended = False
         self._wake()
 

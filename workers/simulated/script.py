@@ -1,7 +1,6 @@
-"""Faults, and which request they hit. Pure: acting them out is the server's part.
+"""Faults of the worker and of requests. Pure: the server acts them out.
 
-A script is a list of faults. Some are states of the whole worker; the others hit requests: the first of them
-that fits a request is acted out on it. In JSON each is an object whose `kind` is the class's name in lower case:
+Each request gets the first fault that matches. In JSON, `kind` is the class name in lower case:
 
     {"kind": "cut", "after_tokens": 5, "count": 1}
 """
@@ -17,102 +16,99 @@ INFERENCE = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 
 
 class _Worker(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=str.lower, forbid_unknown_fields=True):
-    """A state of the whole worker."""
+    """A state of the worker."""
 
 
 class Refuse(_Worker, frozen=True, kw_only=True):
-    """New connections are refused; those that exist go on."""
+    """Refuses new connections and keeps the open ones."""
 
     seconds: float | None = None
-    """None: until the script is replaced, which then only an open connection or the owner can do."""
+    """None lasts until the script is replaced."""
 
 
 class Freeze(_Worker, frozen=True, kw_only=True):
-    """Nothing is read, generated or answered, as with a stopped process: connections are still accepted."""
+    """Accepts connections but reads, generates and answers nothing, like a stopped process."""
 
     seconds: float
 
 
 class Slow(_Worker, frozen=True, kw_only=True):
-    """Every step takes this many times as long."""
+    """Multiplies the time of every step."""
 
     factor: float
 
 
 class Dead(_Worker, frozen=True, kw_only=True):
-    """The engine is dead and the HTTP server lives: open streams get an error event, new requests a 500, and
-    /health says 503."""
+    """Kills the engine, not the HTTP server: error events in open streams, 500 to new requests, 503 from /health."""
 
 
 class Draining(_Worker, frozen=True, kw_only=True):
-    """As vLLM after SIGTERM: running requests finish, new ones get a 500, /health still says 200."""
+    """Finishes running requests and answers new ones with 500, like vLLM after SIGTERM. /health stays 200."""
 
 
 class _Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=str.lower, forbid_unknown_fields=True):
-    """What happens to a request."""
+    """A fault of one request."""
 
     count: int | None = None
-    """Requests that it hits; None for all."""
+    """Requests to hit; None for all."""
     marker: str = ""
-    """Only requests with this text in their body."""
+    """Text that the body must contain."""
     paths: tuple[str, ...] = INFERENCE
-    """Only requests for these paths; "/health" may be named too."""
+    """Paths to hit; may include "/health"."""
 
 
 class Hang(_Request, frozen=True, kw_only=True):
-    """The request is read and nothing is ever answered."""
+    """Reads the request and never answers."""
 
 
 class Status(_Request, frozen=True, kw_only=True):
-    """An error answer instead of an answer."""
+    """Answers with an error status."""
 
     status: int = 500
     retry_after: float | None = None
-    """Seconds, for a Retry-After header."""
+    """Seconds for a Retry-After header."""
 
 
 class Die(_Request, frozen=True, kw_only=True):
-    """The worker dies without a word, at the k-th token of the request (0: at its arrival)."""
+    """Kills the worker at the k-th token of the request (0: on arrival)."""
 
     after_tokens: int = 0
 
 
 class Cut(_Request, frozen=True, kw_only=True):
-    """The connection is closed after k tokens of a stream, without its end."""
+    """Closes the connection after k tokens, within the stream."""
 
     after_tokens: int = 0
     reset: bool = False
-    """With a RST in place of a FIN."""
+    """Send RST instead of FIN."""
 
 
 class Error(_Request, frozen=True, kw_only=True):
-    """An error event inside the 200 stream after k tokens (0: it is the first event), then the end."""
+    """Writes an error event after k tokens, and ends the stream."""
 
     after_tokens: int = 0
     status: int = 500
 
 
 class Empty(_Request, frozen=True, kw_only=True):
-    """A 200 stream without any event but its end: what vLLM gives to streams that were accepted and had no token
-    yet when it went to sleep or began to drain. Other requests get a 500."""
+    """Ends a 200 stream without events, like vLLM before sleep or drain. Other requests get a 500."""
 
 
 class Stall(_Request, frozen=True, kw_only=True):
-    """The stream stops after k tokens and stays open."""
+    """Stops the stream after k tokens and keeps it open."""
 
     after_tokens: int = 0
 
 
 class Garbage(_Request, frozen=True, kw_only=True):
-    """Bytes that make no sense: in place of the response's head, of a stream's chunk after k tokens (so that
-    the chunked coding breaks), or as an event that is no JSON and no UTF-8."""
+    """Sends garbage as the head, as a chunk after k tokens, or as an event without valid JSON and UTF-8."""
 
     where: Literal["head", "chunk", "event"] = "event"
     after_tokens: int = 0
 
 
 class Split(_Request, frozen=True, kw_only=True):
-    """Every byte of the answer is written by itself."""
+    """Writes every byte of the answer separately."""
 
 
 WorkerFault = Refuse | Freeze | Slow | Dead | Draining
@@ -121,19 +117,16 @@ Fault = WorkerFault | RequestFault
 
 
 def parse(data: bytes | str) -> list[Fault]:
-    """Faults from JSON: one object or a list of them. Raises msgspec.DecodeError that says what is wrong."""
+    """Parse one fault or a list from JSON. Raises msgspec.DecodeError."""
     found = msgspec.json.decode(data, type=Fault | list[Fault])
     return found if isinstance(found, list) else [found]
 
 
 class Script:
-    """The faults that are set, and how often each may still hit."""
-
     def __init__(self, faults: Iterable[Fault] = ()) -> None:
         self.replace(faults)
 
     def replace(self, faults: Iterable[Fault]) -> None:
-        """Forget the old script."""
         self._faults = tuple(faults)
         self._left = [fault.count if isinstance(fault, _Request) else None for fault in self._faults]
 
@@ -142,7 +135,7 @@ class Script:
         return self._faults
 
     def state(self, kind: type[_Worker]) -> _Worker | None:
-        """The worker's fault of this kind, if it is set."""
+        """Return the worker's fault of this kind."""
         return next((fault for fault in self._faults if isinstance(fault, kind)), None)
 
     @property
@@ -151,7 +144,7 @@ class Script:
         return fault.factor if isinstance(fault, Slow) else 1.0
 
     def take(self, path: str, body: bytes) -> RequestFault | None:
-        """The fault that hits this request, which is thereby counted."""
+        """Return the fault that hits this request, and count it."""
         for index, fault in enumerate(self._faults):
             if not isinstance(fault, _Request) or path not in fault.paths or self._left[index] == 0:
                 continue

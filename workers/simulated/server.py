@@ -1,4 +1,4 @@
-"""A simulated worker: it listens, is stepped, and acts out the faults that concern it as a whole."""
+"""A simulated worker: its listener, and the faults of the whole worker."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ from vllama_pool.workers.simulated.wire import Connection, Exchange, Request
 
 BACKLOG = 2048
 REMEMBERED = 256
-"""Requests that are remembered for tests to look at."""
+"""Number of requests kept for tests."""
 
 
 class Simulated:
     """One simulated worker. Several may run in one event loop.
 
-    `die` is called when a fault kills the worker; without it the worker stays in this process and is gone
-    from the network: no listener, every connection reset.
+    A fault that kills the worker calls `die`; the default is `vanish`.
     """
 
     def __init__(self, options: Options | None = None, *, die: Callable[[], None] | None = None) -> None:
@@ -65,7 +64,7 @@ class Simulated:
     # --- life ---
 
     async def start(self) -> int:
-        """Listen. Returns the port, which stays the same over `refuse` and `listen`. Raises OSError."""
+        """Listen, and return the port, which never changes. Raises OSError."""
         if self.options.startup:
             await asyncio.sleep(self.options.startup)
         await self.listen()
@@ -78,11 +77,11 @@ class Simulated:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        # asyncio closes transports in the loop's next turn
+        # asyncio closes transports in the next turn of the loop
         await asyncio.sleep(0)
 
     async def drain(self, timeout: float) -> None:
-        """As vLLM after SIGTERM: refuse new requests, let running ones end for up to `timeout` s, then stop."""
+        """Reject new requests, wait up to `timeout` seconds for running ones, and stop, like vLLM after SIGTERM."""
         self._draining = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
@@ -90,7 +89,6 @@ class Simulated:
         await self.stop()
 
     async def listen(self) -> None:
-        """Accept connections (again)."""
         if self._server is None:
             loop = asyncio.get_running_loop()
             self._server = await loop.create_server(
@@ -99,13 +97,12 @@ class Simulated:
             self.port = self._server.sockets[0].getsockname()[1]
 
     def refuse(self) -> None:
-        """Refuse new connections from now on."""
         if self._server is not None:
             self._server.close()
             self._server = None
 
     def vanish(self) -> None:
-        """Be gone, as a killed process is."""
+        """Close the listener and reset every connection, like a killed process."""
         self.refuse()
         self.runner.stop()
         self.runner.engine.clear()
@@ -124,14 +121,13 @@ class Simulated:
 
     @property
     def url(self) -> str:
-        """Base URL."""
         host = f"[{self.options.host}]" if ":" in self.options.host else self.options.host
         return f"http://{host}:{self.port}"
 
     # --- faults ---
 
     def set_faults(self, faults: Iterable[script.Fault]) -> None:
-        """Replace the script. Faults of the whole worker take effect now."""
+        """Replace the script. Worker faults take effect at once."""
         was_dead = self._script.state(script.Dead) is not None
         self._script.replace(faults)
         self._set_refusing(self._script.state(script.Refuse))
@@ -139,7 +135,7 @@ class Simulated:
             self._kill_engine()
         frozen = self._script.state(script.Freeze)
         if isinstance(frozen, script.Freeze):
-            # later: the answer to the request that asked for it is still to be written
+            # later: the response to this request is not written yet
             asyncio.get_running_loop().call_soon(self._freeze, frozen.seconds)
 
     def _set_refusing(self, fault: object) -> None:
@@ -213,12 +209,11 @@ class Simulated:
 
     @property
     def tokens(self) -> int:
-        """Generated so far."""
         return self.metrics.generation_tokens
 
     @property
     def aborted(self) -> int:
-        """Requests whose client left before their end."""
+        """Requests whose client disconnected."""
         return self._inference.aborted
 
     def stats(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The chat template: messages to a prompt, in the ChatML form that Qwen's and many other models use. Pure."""
+"""The chat template: ChatML. Pure."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def render(
     open_end: bool = True,
     continue_final: bool = False,
 ) -> str:
-    """The prompt's text. Raises Refusal for no messages and for images.
+    """Return the prompt. Raises Refusal for images and empty conversations.
 
-    `open_end` adds the head of the answer; `continue_final` leaves the last message open instead.
+    `open_end` appends the answer's head; `continue_final` leaves the last message open.
     """
     if not messages:
         raise Refusal("Cannot apply chat template to an empty conversation. Provide at least one message.")
@@ -41,7 +41,7 @@ def render(
 
 
 def last_question(messages: Sequence[Message], model: str) -> str:
-    """The text of the last message, if it is the user's."""
+    """Return the last message if it is the user's, else ""."""
     return _text(messages[-1], model) if messages and messages[-1].role == "user" else ""
 
 

@@ -1,7 +1,7 @@
-"""A tokenizer that needs no model: reversible, the same in every simulated worker, and cheap.
+"""A reversible tokenizer without a model.
 
-Known words are one token each. All other text is cut into pieces of two UTF-8 bytes, so a character outside
-ASCII can be spread over several tokens, as it is with a byte-level BPE. Token ids:
+Each known word is one token. Other text becomes pairs of UTF-8 bytes, so a character can span tokens, as in a
+byte-level BPE. Token ids:
 
     0 … 255         single bytes
     256 … 262       special tokens
@@ -23,7 +23,7 @@ def _spaced(words: str) -> tuple[str, ...]:
 SPECIALS = ("<|im_start|>", "<|im_end|>", "<think>", "</think>", "<tool_call>", "</tool_call>")
 IM_START, IM_END, THINK, END_THINK, TOOL_CALL, END_TOOL_CALL = range(256, 262)
 MARK = 262
-"""Begins every plain answer, and is never made by `encode`: where it stands, an answer began."""
+"""First token of every plain answer. `encode` never produces it."""
 MARK_TEXT = "Simulated"
 EOS = IM_END
 
@@ -51,7 +51,7 @@ _PIECES = re.compile("|".join(map(re.escape, _PUNCTUATION)) + r"| ?[A-Za-z]+|[^A
 
 
 def encode(text: str) -> list[int]:
-    """Token ids of the text. Special tokens are recognised by their text, as real tokenizers do."""
+    """Return the token ids. Special tokens are recognised by their text."""
     ids: list[int] = []
     for part in _SPLIT.split(text):
         special = _SPECIAL_IDS.get(part)
@@ -68,7 +68,6 @@ def encode(text: str) -> list[int]:
 
 
 def is_known(token: int) -> bool:
-    """Whether the vocabulary has this id."""
     try:
         token_bytes(token)
     except ValueError:
@@ -77,7 +76,7 @@ def is_known(token: int) -> bool:
 
 
 def token_bytes(token: int) -> bytes:
-    """The bytes that a token stands for. Raises ValueError for an id outside the vocabulary."""
+    """Raises ValueError for an unknown id."""
     if token >= _PAIR_BASE:
         if token < SIZE:
             return bytes(divmod(token - _PAIR_BASE, 256))
@@ -93,13 +92,12 @@ def token_bytes(token: int) -> bytes:
 
 
 def decode(tokens: Iterable[int]) -> str:
-    """The text of the tokens; bytes that are no UTF-8 become U+FFFD. Raises ValueError as `token_bytes`."""
+    """Return the text, with U+FFFD for invalid UTF-8. Raises ValueError for an unknown id."""
     return b"".join(map(token_bytes, tokens)).decode("utf-8", "replace")
 
 
 def texts(tokens: Sequence[int]) -> list[str]:
-    """The text that each token adds. A character that is cut by a token's end comes with the token that
-    completes it; what is incomplete at the very end becomes U+FFFD there."""
+    """Return the text that each token adds. A split character belongs to its last token."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     last = len(tokens) - 1
     return [decoder.decode(token_bytes(token), final=index == last) for index, token in enumerate(tokens)]

@@ -1,7 +1,6 @@
-"""HTTP/1.1 on asyncio and httptools, behaving as uvicorn does in front of vLLM.
+"""HTTP/1.1 on asyncio and httptools, with the behaviour of uvicorn.
 
-One request is answered at a time on each connection; further ones that were sent ahead wait. An idle
-connection is closed `keep_alive` seconds after its latest answer. Streams are chunked, one event in one chunk.
+A connection answers one request at a time, and closes after `keep_alive` idle seconds. One event is one chunk.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from vllama_pool.workers.simulated.errors import Answer
 SERVER = b"vllama-simulated"
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 MAX_AHEAD = 8
-"""Requests that may wait on one connection before it is read no further."""
+"""Pipelined requests per connection before reading pauses."""
 
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 _BAD_REQUEST = (
@@ -36,35 +35,33 @@ _BAD_REQUEST = (
 
 @dataclass(slots=True)
 class Request:
-    """One request, complete."""
-
     method: str
     path: str
     query: str
     headers: dict[str, str]
-    """Names in lower case; of repeated ones the last."""
+    """Names in lower case; the last of repeated ones."""
     body: bytes
     keep_alive: bool = True
     chunks: list[bytes] = field(default_factory=list, repr=False)
 
 
 class Service(Protocol):
-    """Who answers."""
+    """The request handler behind a connection."""
 
     keep_alive: float
-    """Seconds that an idle connection is kept."""
+    """Seconds that an idle connection stays open."""
     connections: set[Connection]
 
     @property
     def frozen(self) -> bool:
-        """Whether nothing is read or answered for now."""
+        """True while nothing is read or answered."""
 
     def handle(self, request: Request, exchange: Exchange) -> None:
         """Answer the request, now or later. Must not raise."""
 
 
 class Exchange:
-    """The answer to one request. Everything after the end, or after the client left, is ignored."""
+    """The response to one request. Writes after its end or a disconnect are ignored."""
 
     __slots__ = ("_bodiless", "_buffer", "_connection", "ended", "garbled", "on_lost", "on_resume", "split", "started")
 
@@ -75,21 +72,20 @@ class Exchange:
         self.started = False
         self.ended = False
         self.split = False
-        """Write every byte by itself."""
+        """Write every byte separately."""
         self.garbled: bytes | None = None
-        """Bytes that replace the next ones written."""
+        """Replacement for the next bytes written."""
         self.on_lost: Callable[[], None] | None = None
-        """Called once if the client leaves before the end."""
+        """Called once if the client disconnects before the end."""
         self.on_resume: Callable[[], None] | None = None
-        """Called when the client, having been too slow, can take more."""
+        """Called when a slow client reads again."""
 
     @property
     def blocked(self) -> bool:
-        """Whether the client does not take what it was sent."""
+        """True if the client reads too slowly."""
         return self._connection.paused
 
     def respond(self, answer: Answer) -> None:
-        """The whole answer at once."""
         if self.started or self.ended:
             return
         self.started = True
@@ -101,7 +97,7 @@ class Exchange:
         self._finish()
 
     def begin(self) -> None:
-        """The head of a stream."""
+        """Send the head of a stream."""
         if self.started or self.ended:
             return
         self.started = True
@@ -109,11 +105,10 @@ class Exchange:
         self._write(self._connection.head(200, headers))
 
     def event(self, data: bytes) -> None:
-        """One event of the stream. It is held until `flush`."""
+        """Buffer an event until `flush`."""
         self._buffer.append(b"%x\r\n%b\r\n" % (len(data), data))
 
     def flush(self) -> None:
-        """Send the events held."""
         if self._buffer:
             held = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
             self._buffer.clear()
@@ -121,7 +116,6 @@ class Exchange:
                 self._write(held)
 
     def end(self) -> None:
-        """The end of a stream."""
         if self.ended:
             return
         self._buffer.append(b"0\r\n\r\n")
@@ -129,13 +123,13 @@ class Exchange:
         self._finish()
 
     def cut(self, *, reset: bool = False) -> None:
-        """Close the connection here, with a FIN or with a RST, whatever was promised."""
+        """Close the connection with FIN or RST, even within a response."""
         self.flush()
         self.ended = True
         self._connection.cut(reset=reset)
 
     def lost(self) -> None:
-        """The client has gone."""
+        """Handle a disconnect."""
         if not self.ended:
             self.ended = True
             if self.on_lost is not None:
@@ -155,8 +149,6 @@ class Exchange:
 
 
 class Connection(asyncio.Protocol):
-    """One client's connection."""
-
     def __init__(self, service: Service) -> None:
         self._service = service
         self._parser = httptools.HttpRequestParser(self)
@@ -175,7 +167,7 @@ class Connection(asyncio.Protocol):
     # --- asyncio.Protocol ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
+        self._transport = cast(asyncio.Transport, transport)  # not an asyncio.Transport by class on uvloop
         self._service.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -192,7 +184,7 @@ class Connection(asyncio.Protocol):
             self.cut()
 
     def eof_received(self) -> None:
-        """A client that shuts its side down has left: uvicorn, too, closes then."""
+        """Return None, which closes the connection, as uvicorn does on a half-close."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._service.connections.discard(self)
@@ -250,7 +242,6 @@ class Connection(asyncio.Protocol):
     # --- answering ---
 
     def head(self, status: int, headers: tuple[tuple[str, str], ...]) -> bytes:
-        """Status line and headers of an answer."""
         lines = [
             b"HTTP/1.1 %d %b\r\ndate: %b\r\nserver: %b\r\n"
             % (status, _REASONS.get(status, "Unknown").encode(), _date(int(time.time())), SERVER)
@@ -266,14 +257,14 @@ class Connection(asyncio.Protocol):
             self._transport.write(data)
 
     def write_split(self, data: bytes) -> None:
-        """Send each byte in a turn of the loop of its own, so that the other side sees it alone."""
+        """Send each byte in its own turn of the loop, so that the peer receives it alone."""
         running = bool(self._split)
         self._split.extend(data)
         if not running:
             self._write_byte()
 
     def next(self) -> None:
-        """The exchange is over: close, or answer the next request, or wait for one."""
+        """Close, answer the next request, or wait for one."""
         if self._split:
             self._split_then = self.next
             return
@@ -299,7 +290,7 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def thaw(self) -> None:
-        """Read what came in while the service was frozen."""
+        """Process the data received while frozen."""
         unread, self._unread = self._unread, []
         for data in unread:
             if self._transport is not None:
@@ -339,5 +330,4 @@ class Connection(asyncio.Protocol):
 
 @functools.lru_cache(maxsize=2)
 def _date(second: int) -> bytes:
-    """The Date header's value, made once a second."""
     return formatdate(second, usegmt=True).encode()
