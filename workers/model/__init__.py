@@ -1,1 +1,1 @@
-"""A model's files: metadata, chat template, and the parsers that they call for."""
+"""A model's files: metadata, chat template and matching parsers."""

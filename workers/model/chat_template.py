@@ -1,7 +1,4 @@
-"""How a model speaks, as its files tell: its chat templates, its tokenizer's marks.
-
-What it can be asked for, and which of vLLM's parsers understand its answers, follows from that.
-"""
+"""Read a model's chat templates and special tokens, from which parsers and capabilities are derived."""
 
 from __future__ import annotations
 
@@ -18,25 +15,24 @@ _VOCABULARIES = ("added_tokens.json", "tokenizer_config.json", "tokenizer.json")
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """What is known of a model before it is served."""
+    """Facts about a model before it is served."""
 
     name: str
-    """The last part of its folder's or repository's name."""
+    """Last part of the folder's or repository's name."""
     files: bool = False
-    """Whether its files were there to be read; of a repository that vLLM has yet to download, few or none are."""
+    """True if the files were readable. A repository that is not downloaded yet has few or none."""
     model_type: str = ""
     templates: tuple[str, ...] = ()
-    """The chat templates, the default one first."""
+    """The default one first."""
     marks: frozenset[str] = frozenset()
-    """Which of the marks that were asked for its tokenizer has."""
+    """Requested tokens that the tokenizer has."""
     mistral: bool = False
-    """Whether mistral-common renders its chats, without a template."""
+    """True if mistral-common renders chats, without a template."""
     embeds: bool = False
-    """Whether it is made for embeddings."""
 
 
 def read_speech(model: str, files: ModelFiles | None, flags: Flags, marks: Collection[str]) -> Speech:
-    """Of the files of `model`, None where there are none yet. `marks`: the tokens to look for."""
+    """Read the facts from `files`, None before the download. `marks`: tokens to look for."""
     name = Path(model).name
     if files is None:
         return Speech(name)
@@ -53,7 +49,7 @@ def read_speech(model: str, files: ModelFiles | None, flags: Flags, marks: Colle
 
 
 def chat_templates(files: ModelFiles, flags: Flags) -> tuple[str, ...]:
-    """The chat templates that vLLM would take, the default one first."""
+    """Return the chat templates that vLLM would use, the default one first."""
     given = flags.value("--chat-template")
     if given:
         path = Path(given)
@@ -75,5 +71,4 @@ def chat_templates(files: ModelFiles, flags: Flags) -> tuple[str, ...]:
 
 
 def has_mistral_tokenizer(files: ModelFiles) -> bool:
-    """mistral-common renders chats itself, without a template."""
     return any(files.find(name) for name in _MISTRAL_FILES)

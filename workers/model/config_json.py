@@ -1,4 +1,4 @@
-"""What config.json tells of a model: sizes, quantisation, media. Pure; files vary, so nothing is required."""
+"""Read sizes, quantisation and media from config.json. Pure. All keys are optional, because files vary."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Config = Mapping[str, Any]
 
 
 def text_config(config: Config) -> Config:
-    """The language model's part of a nested config."""
+    """Return the config with the nested language model's part merged in."""
     for path in (("text_config",), ("llm_config",), ("language_config",), ("thinker_config", "text_config")):
         part: Any = config
         for key in path:
@@ -22,7 +22,7 @@ def text_config(config: Config) -> Config:
 
 
 def media(config: Config, flags: Flags) -> list[str]:
-    """What else than text the model takes, unless the flags switch it off."""
+    """Return the model's inputs besides text, unless the flags disable them."""
     if flags.on("--language-model-only"):
         return []
     limits = flags.object("--limit-mm-per-prompt")
@@ -35,9 +35,9 @@ def media(config: Config, flags: Flags) -> list[str]:
 
 
 def quantization(config: Config, stored: str, asked: str | None = None) -> tuple[str, int]:
-    """Ollama's style of label and the bits of a quantised weight (0: none are), such as ("AWQ-INT4", 4).
+    """Return Ollama's label and the bits per quantised weight (0: unquantised), such as ("AWQ-INT4", 4).
 
-    `stored` is the type of most elements on disk; `asked` a quantisation that vLLM does while it loads.
+    `stored` is the dtype of most elements on disk; `asked` is the quantisation that vLLM applies on load.
     """
     settings = text_config(config).get("quantization_config")
     settings = settings if isinstance(settings, dict) else {}
@@ -53,7 +53,7 @@ def quantization(config: Config, stored: str, asked: str | None = None) -> tuple
 
 
 def model_info(config: Config, *, vision: bool = False) -> dict[str, str | int | float | bool]:
-    """Ollama's `model_info` keys without the architecture's prefix, as far as config.json tells them."""
+    """Return Ollama's `model_info` without the architecture prefix."""
     text = text_config(config)
     rope = text.get("rope_parameters")
     if isinstance(rope, dict):
@@ -90,7 +90,6 @@ def model_info(config: Config, *, vision: bool = False) -> dict[str, str | int |
 
 
 def _quantized_weights(settings: Config, method: str) -> tuple[str, int]:
-    """The type of the quantised weights, such as ("INT4", 4)."""
     algorithm = str(settings.get("quant_algo", "")).upper().replace("_", "")
     match method:
         case "fp8" | "fbgemm-fp8":
@@ -114,7 +113,7 @@ def _quantized_weights(settings: Config, method: str) -> tuple[str, int]:
 
 
 def number_or_none(config: Config, *keys: str) -> int | float | None:
-    """The first of these keys that holds a number."""
+    """Return the first of these keys that holds a number."""
     for key in keys:
         value = config.get(key)
         if isinstance(value, int | float) and not isinstance(value, bool):
@@ -123,7 +122,7 @@ def number_or_none(config: Config, *keys: str) -> int | float | None:
 
 
 def number(config: Config, *keys: str) -> int:
-    """The first of these keys that holds a number, as a whole one; 0 of none."""
+    """Return `number_or_none` as an integer, 0 for None."""
     return int(number_or_none(config, *keys) or 0)
 
 

@@ -1,8 +1,7 @@
-"""What a worker says of its models: the running server's own word, completed from the model's files.
+"""Describe a worker's models from its running server and the model's files.
 
-`describe` is what the agent calls once vLLM is ready: by then a repository has been downloaded, and names,
-context length and task are known from the server. Files that are missing or broken never stop a worker: what
-they would have told stays at its default.
+The agent calls `describe` once vLLM is ready, because repositories are downloaded by then. Fields of missing or broken
+files keep their defaults.
 """
 
 from __future__ import annotations
@@ -24,22 +23,20 @@ from vllama_pool.workers.vllm.flags import Flags
 from vllama_pool.workers.vllm.probe import ServedModel, model_infos
 
 MAX_LICENSE = 32 << 10
-"""Bytes of licence text that go into a record."""
+"""Maximum bytes of licence text in a record."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What the running server showed."""
-
     models: tuple[ServedModel, ...]
     tasks: tuple[str, ...] = ("completion",)
-    """In Ollama's words; with "tools", "thinking" and "vision" where it was asked for them."""
+    """Ollama's capabilities, including "tools", "thinking" and "vision" if the server was tested for them."""
     templated: bool | None = None
-    """Whether a chat request was templated; None if none was tried."""
+    """True if a chat request was templated; None if untested."""
 
 
 def describe(model: str, flags: Flags, seen: Observed, env: Mapping[str, str]) -> tuple[ModelInfo, ...]:
-    """The models of one server: base first, then its adapters. Reads files; call it in a thread."""
+    """Return the models of one server, the base first. Reads files; call it in a thread."""
     infos = model_infos(seen.models, seen.tasks)
     files = locate(model, env, revision=flags.value("--revision") or "main", download_dir=flags.value("--download-dir"))
     if files is None or not infos:
@@ -52,7 +49,7 @@ def describe(model: str, flags: Flags, seen: Observed, env: Mapping[str, str]) -
 
 
 def complete(info: ModelInfo, files: ModelFiles, flags: Flags, seen: Observed) -> ModelInfo:
-    """Fill in what the files of a model tell."""
+    """Fill in the fields that the files provide."""
     config = files.json("config.json")
     text = text_config(config)
     tensors = {name: tensor for weights in files.weights for name, tensor in weights.tensors.items()}
@@ -81,7 +78,7 @@ def complete(info: ModelInfo, files: ModelFiles, flags: Flags, seen: Observed) -
 
 
 def slim(infos: tuple[ModelInfo, ...], limit: int) -> tuple[ModelInfo, ...]:
-    """Leave out texts until all fit into `limit` bytes of JSON: adapters' first, then licences, then templates."""
+    """Drop texts until all fit into `limit` bytes of JSON: adapters' first, then licences, then templates."""
     for adapters_only, fields in ((True, ("license", "template")), (False, ("license",)), (False, ("template",))):
         if len(msgspec.json.encode(infos)) <= limit:
             break
@@ -93,11 +90,10 @@ def slim(infos: tuple[ModelInfo, ...], limit: int) -> tuple[ModelInfo, ...]:
 
 
 def capabilities(tasks: Sequence[str], config: Config, templates: Sequence[str], flags: Flags) -> tuple[str, ...]:
-    """Only what a request would really get, in Ollama's words.
+    """Return only the capabilities that a request would get, in Ollama's words.
 
-    `tasks` may have tools, thinking and vision where the server has shown them; else flags and files tell.
-    Tools need a template that knows them and a parser that is switched on; thinking needs a reasoning parser
-    (without one the thoughts stay in the text) and a template that knows of it, where there is one to read.
+    Vision and audio come from config.json, or vision from `tasks` without it. Tools and thinking come from `tasks` or
+    need a parser flag; if the template is known, it must mention them.
     """
     if "completion" not in tasks:
         return tuple(tasks)
@@ -112,7 +108,7 @@ def capabilities(tasks: Sequence[str], config: Config, templates: Sequence[str],
 
 
 def sampling_defaults(files: ModelFiles, flags: Flags) -> dict[str, float | int | list[str]]:
-    """The sampling defaults that vLLM takes from generation_config.json, under Ollama's option names."""
+    """Return vLLM's sampling defaults under Ollama's option names."""
     source = flags.value("--generation-config") or "auto"
     chosen: Config = {}
     if source == "auto":
@@ -128,7 +124,7 @@ def sampling_defaults(files: ModelFiles, flags: Flags) -> dict[str, float | int 
 
 
 def license_of(files: ModelFiles) -> str:
-    """The licence's text, else its id from the README's front matter, else ""."""
+    """Return the licence's text, else its id from the README's front matter, else ""."""
     for name in ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE"):
         if text := files.text(name).strip():
             return text.encode()[:MAX_LICENSE].decode("utf-8", "ignore")
@@ -157,14 +153,13 @@ _OPTIONS = {
 
 
 def _unread(infos: tuple[ModelInfo, ...], flags: Flags, seen: Observed) -> tuple[ModelInfo, ...]:
-    """What can be said without the files."""
     has_template = True if seen.templated is None else seen.templated
     able = capabilities(seen.tasks, {}, (), flags)
     return tuple(msgspec.structs.replace(info, has_template=has_template, capabilities=able) for info in infos)
 
 
 def _adapter(info: ModelInfo, base: ModelInfo, root: str, env: Mapping[str, str]) -> ModelInfo:
-    """An adapter is its base with weights of its own added; its digest covers both."""
+    """Return an adapter as its base with added weights. The digest covers both."""
     files = locate(root, env) if root else None
     own = files.digest() if files else ""
     return msgspec.structs.replace(

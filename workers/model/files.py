@@ -1,7 +1,6 @@
-"""Where a model's files are, and what is in them. Reads only; never loads weights.
+"""Locate and read a model's files, without loading weights.
 
-A model is a folder, or a repository id whose snapshot lies in huggingface_hub's cache (its layout is read
-here by hand: the router's environment has no such library).
+A model is a folder or a repository id in huggingface_hub's cache, parsed here because the router lacks that library.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from vllama_pool.workers.model import safetensors
 from vllama_pool.workers.model.safetensors import MalformedHeader, Weights
 
 MAX_TEXT = 256 << 10
-"""Bytes of a template, a licence or a README beyond which it is left alone."""
+"""Maximum bytes of a template, licence or README; larger files are ignored."""
 MAX_JSON = 64 << 20
-"""Bytes; a tokenizer's vocabulary has some 10 MB."""
+"""Maximum bytes; a tokenizer's vocabulary has about 10 MB."""
 
 _DESCRIBED = (
     "adapter_config.json",
@@ -43,12 +42,12 @@ _DESCRIBED = (
     "vocab.json",
     "vocab.txt",
 )
-"""What makes a model what it is, beside its weights."""
+"""Files that identify a model, besides its weights."""
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model's folders, in the order in which a file is looked for: weights may lie apart from the rest."""
+    """A model's folders in search order: weights may lie apart from the other files."""
 
     folders: tuple[Path, ...]
 
@@ -56,23 +55,22 @@ class ModelFiles:
         return next((folder / name for folder in self.folders if (folder / name).is_file()), None)
 
     def json(self, name: str) -> dict[str, Any]:
-        """A JSON object; {} where the file is missing or something else."""
+        """Return a JSON object, {} if the file is missing or invalid."""
         try:
             return msgspec.json.decode(self._bytes(name, MAX_JSON), type=dict[str, Any])
         except msgspec.DecodeError:
             return {}
 
     def text(self, name: str) -> str:
-        """ "" where the file is missing, too long or unreadable."""
+        """Return a text, "" if the file is missing, too long or unreadable."""
         return self._bytes(name, MAX_TEXT).decode("utf-8", "replace")
 
     def mentions(self, name: str, word: str) -> bool:
-        """Whether a file has these letters anywhere."""
         return word.encode() in self._bytes(name, MAX_JSON)
 
     @cached_property
     def weight_files(self) -> tuple[Path, ...]:
-        """The files that vLLM would load, one format only: many repositories hold the same weights twice."""
+        """Files that vLLM would load, in one format only: many repositories hold the same weights twice."""
         for folder in self.folders:
             for pattern in _WEIGHTS:
                 if found := tuple(sorted(path for path in folder.glob(pattern) if path.is_file())):
@@ -81,7 +79,7 @@ class ModelFiles:
 
     @cached_property
     def weights(self) -> tuple[Weights, ...]:
-        """The headers of all weight files; () if there are none, or one of them is not whole."""
+        """Headers of all weight files; () if there are none or one is malformed."""
         try:
             return tuple(safetensors.read(path) for path in self.weight_files if path.suffix == ".safetensors")
         except (MalformedHeader, OSError):
@@ -89,17 +87,17 @@ class ModelFiles:
 
     @property
     def size(self) -> int:
-        """Bytes of weights on disk."""
+        """Bytes of weights."""
         return sum(path.stat().st_size for path in self.weight_files)
 
     @property
     def modified_at(self) -> float:
-        """Unix seconds, 0.0 of nothing."""
+        """Unix seconds, 0.0 without files."""
         paths = [path for name in _DESCRIBED if (path := self.find(name))]
         return max((path.stat().st_mtime for path in (*paths, *self.weight_files)), default=0.0)
 
     def digest(self) -> str:
-        """64 hex digits, equal for equal models wherever and whenever they were copied; "" without weights."""
+        """Return 64 hex digits, equal for equal models regardless of path and time; "" without weights."""
         if not self.weight_files:
             return ""
         sha = hashlib.sha256(b"vllama model 1\n")
@@ -133,7 +131,7 @@ _WEIGHTS = (
 def locate(
     model: str, env: Mapping[str, str], *, revision: str = "main", download_dir: str | None = None
 ) -> ModelFiles | None:
-    """The files of a folder or of a cached repository id; None if they are not on this machine (yet)."""
+    """Return the files of a folder or cached repository id; None if they are not on this machine."""
     if Path(model).is_dir():
         return ModelFiles((Path(model),))
     if not is_repository(model):
@@ -146,12 +144,12 @@ def locate(
 
 
 def is_repository(model: str) -> bool:
-    """Whether it is spelled as a repository id, "name" or "organisation/name"."""
+    """Return True for a repository id: "name" or "organisation/name"."""
     return re.fullmatch(r"(?!.*(\.\.|--))[\w][\w.-]*(/[\w.-]+)?", model, re.ASCII) is not None
 
 
 def hub_cache(env: Mapping[str, str]) -> Path:
-    """huggingface_hub's cache folder, by the variables that it reads itself."""
+    """Return huggingface_hub's cache folder, from that library's variables."""
     if explicit := env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE"):
         return Path(explicit).expanduser()
     home = env.get("HF_HOME")

@@ -1,8 +1,7 @@
-"""Which of vLLM's parsers understand a model's tool calls and thoughts. Pure.
+"""Choose vLLM's tool-call and reasoning parsers for a model. Pure.
 
-Ollama's users expect tools and thinking of a model that can, without flags. A parser that does not fit does harm (one
-for thoughts swallows the answers of a model that does not think), so a row is here only where it is sure, and by signs
-in the model's own template before its name. vLLM's parsers are named as of 0.32; `offered` says which a vLLM has.
+Ollama users expect tools and thinking without flags. A wrong parser does harm (a reasoning parser swallows the answers
+of a model that does not think), so the tables hold only sure matches. Parser names are those of vLLM 0.32.
 """
 
 from __future__ import annotations
@@ -18,37 +17,35 @@ TOOLS = "--tool-call-parser"
 AUTO = "--enable-auto-tool-choice"
 REASONING = "--reasoning-parser"
 NONE = "none"
-"""Instead of a parser's name: leave it off. vLLM itself knows no such parser."""
+"""Value that disables a parser. vLLM has no parser of this name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """What is switched on, beyond what the user has decided."""
-
     flags: tuple[str, ...] = ()
-    """For vLLM's command line."""
+    """Arguments for vLLM's command line."""
     notes: tuple[str, ...] = ()
-    """For people: what was chosen, and what could not be."""
+    """Messages for the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """A parser, and the signs that call for it: all of them must be there."""
+    """Parsers for a model that meets all conditions."""
 
     parsers: tuple[str, ...]
-    """The first of them that this vLLM has."""
+    """In order of preference; the first one offered is used."""
     types: str = ""
-    """A pattern for all of config.json's model_type."""
+    """Pattern for the whole model_type of config.json."""
     signs: tuple[str, ...] = ()
-    """Patterns to be found in a chat template."""
+    """Patterns required in the chat templates."""
     without: str = ""
-    """A pattern that must not be found there."""
+    """Pattern excluded from the chat templates."""
     marks: tuple[str, ...] = ()
-    """Tokens that the parser wants of the tokenizer."""
+    """Tokens required in the tokenizer."""
     names: str = ""
-    """A pattern for the model's name."""
+    """Pattern for the model's name."""
     prompting: str = ""
-    """A pattern to be found in what the template adds for the answer."""
+    """Pattern for the generation prompt."""
 
     def fits(self, speech: Speech) -> bool:
         text = "\n".join(speech.templates)
@@ -63,7 +60,7 @@ class _Rule:
 
 
 def choose(speech: Speech, flags: Flags, offered: Collection[str] | None = None) -> Chosen:
-    """`flags` are the user's, who is never overruled. `offered`: the parsers that this vLLM has, None if unknown."""
+    """Choose the parsers that the user's `flags` leave open. `offered`: parsers of this vLLM, None if unknown."""
     if speech.embeds or re.search(_BASE, speech.name) or flags.has("--config") or _pools(flags):
         return Chosen()
     tools, reasoning = _by_files(speech, offered) if speech.files else _by_name(speech.name, offered)
@@ -86,7 +83,7 @@ def choose(speech: Speech, flags: Flags, offered: Collection[str] | None = None)
 
 
 def without_none(args: tuple[str, ...]) -> tuple[str, ...]:
-    """vLLM's flags without `--tool-call-parser none` and `--reasoning-parser none`, which are for us alone."""
+    """Remove `--tool-call-parser none` and `--reasoning-parser none`, which vLLM does not accept."""
     kept: list[str] = []
     rest = list(args)
     while rest:
@@ -141,7 +138,7 @@ _TOOL_RULES = (
 )
 
 _BASE = r"(?i)(^|[-_.])(base|pt)($|[-_.])"
-"""Pre-trained models carry the template of those that were trained to follow it."""
+"""Pre-trained models carry the template of their instruction-tuned variants."""
 _TOOLS = r"\btools\b"
 _THINKS = r"\benable_thinking\b|</think>|\[THINK\]"
 _OPENS = "<think>"
@@ -165,13 +162,13 @@ _REASONING_RULES = (
 )
 
 MARKS = frozenset(mark for rule in (*_TOOL_RULES, *_REASONING_RULES) for mark in rule.marks)
-"""The tokens that are looked for in a tokenizer."""
+"""Tokens to look for in a tokenizer."""
 
 _COPIES = (
     r"(-(FP8|AWQ|GPTQ|NVFP4|MXFP4|W4A16|W8A8|INT4|INT8|BF16|bnb|4bit|8bit|dynamic|quantized|unsloth|\d+bits?)[\w.]*)*"
 )
 _NAMES = (
-    # Whole names of well-known models, and what others append when they quantise them: tools, reasoning
+    # Full names of well-known models (_COPIES adds quantisation suffixes), tool parser, reasoning parser
     (r"Qwen3-Coder(-Next|-\d+B-A\d+B-Instruct)", "qwen3_coder", ""),
     (r"Qwen3(-Next)?-\d+B(-A\d+B)?-Instruct(-\d{4})?", "hermes", ""),
     (r"Qwen3(-Next)?-\d+B(-A\d+B)?-Thinking(-\d{4})?", "hermes", "qwen3"),
@@ -216,12 +213,10 @@ def _mentions(pattern: str, speech: Speech) -> bool:
 
 
 def _pools(flags: Flags) -> bool:
-    """Whether the user makes the model answer with vectors."""
     return flags.value("--runner") == "pooling" or flags.value("--task") not in (None, "auto", "generate")
 
 
 def _prompting(speech: Speech) -> str:
-    """What the default template writes for the answer to begin."""
     _, asked, rest = (speech.templates or ("",))[0].rpartition("add_generation_prompt")
     return rest if asked else ""
 

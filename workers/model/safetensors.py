@@ -1,8 +1,7 @@
-"""What a safetensors file says of itself in its header: tensors, shapes, types. No weights are loaded.
+"""Read the header of a safetensors file: tensors, shapes, types. Weights are not loaded.
 
-A file is 8 bytes (little-endian length), a JSON object of that length, then the tensors' bytes. The digest
-also covers a short sample of each tensor, because two fine-tunes of one model have the same headers and
-sizes and are nevertheless two models.
+A file is 8 bytes (little-endian length), a JSON header of that length, then the tensors. The digest also covers a short
+sample of each tensor, because fine-tunes of one model have equal headers and sizes.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from pathlib import Path
 import msgspec
 
 MAX_HEADER = 100 << 20
-"""The format's own limit, in bytes."""
+"""Limit of the format, in bytes."""
 SAMPLES = 1024
-"""Tensors sampled per file at most, evenly spread."""
+"""Maximum number of sampled tensors per file, evenly spread."""
 SAMPLE_BYTES = 256
 
 BITS = {
@@ -45,7 +44,7 @@ BITS = {
 
 
 class MalformedHeader(ValueError):
-    """The file is not a safetensors file, or is cut off."""
+    """The file is not a safetensors file, or is truncated."""
 
 
 class Tensor(msgspec.Struct, frozen=True):
@@ -60,17 +59,15 @@ class Tensor(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """One file's header."""
-
     tensors: Mapping[str, Tensor]
     size: int
-    """Bytes of the whole file."""
+    """Bytes of the file."""
     digest: str
-    """sha256 in hex over the size, the header and the samples; never over names or times of the file."""
+    """SHA-256 in hex over size, header and samples; independent of the file's name and times."""
 
 
 def read(path: Path) -> Weights:
-    """Read one file's header and samples: a few ms. Raises MalformedHeader, OSError."""
+    """Read a file's header and samples in a few ms. Raises MalformedHeader, OSError."""
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)
@@ -87,15 +84,15 @@ def read(path: Path) -> Weights:
 
 
 def count_parameters(tensors: Mapping[str, Tensor], bits: int = 0) -> int:
-    """How many weights a model has, given the bits of its quantised ones (0: not quantised).
+    """Return the number of weights. `bits`: bits per quantised weight (0: unquantised).
 
-    Packed tensors count by their bits; scales, zero points and index tables of quantisation count as none.
+    Packed tensors count by `bits`. Scales, zero points and index tables do not count.
     """
     return sum(_parameters(name, tensor, bits) for name, tensor in tensors.items())
 
 
 def main_dtype(tensors: Mapping[str, Tensor]) -> str:
-    """The type that most elements have, "" of nothing."""
+    """Return the dtype of most elements, "" without tensors."""
     counts: Counter[str] = Counter()
     for tensor in tensors.values():
         counts[tensor.dtype] += tensor.elements
@@ -132,7 +129,7 @@ def _parameters(name: str, tensor: Tensor, bits: int) -> int:
     if last in _TABLES or last.endswith("_scales") or ".quant_state." in name:
         return 0
     stored = BITS.get(tensor.dtype, 0)
-    half_bytes = bits == 4 and tensor.dtype == "U8"  # two weights in a byte: bitsandbytes, mxfp4, nvfp4
+    half_bytes = bits == 4 and tensor.dtype == "U8"  # two weights per byte: bitsandbytes, mxfp4, nvfp4
     if bits and (last in _PACKED or last.endswith("_blocks") or half_bytes):
         return tensor.elements * stored // bits
     return 0 if tensor.dtype in _INTEGERS else tensor.elements

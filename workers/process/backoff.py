@@ -1,4 +1,4 @@
-"""Pauses between retries of background work: they grow with each failure in a row."""
+"""Growing pauses between retries of background work."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ __all__ = ["Backoff", "wait_base", "wait_exponential", "wait_random_exponential"
 
 
 class Backoff:
-    """Counts failures in a row and turns them into pauses by one of tenacity's wait strategies."""
+    """Computes the pause after each consecutive failure with a tenacity wait strategy."""
 
     def __init__(self, wait: wait_base, settled: float = math.inf) -> None:
-        """`settled`: seconds of success after which a failure counts as the first one again."""
+        """`settled`: seconds of success after which the count of failures is reset."""
         self._wait = wait
         self._settled = settled
         self.failures = 0
-        """Failures in a row."""
 
     def pause(self, succeeded_for: float = 0.0) -> float:
-        """Return the seconds to wait after one more failure, `succeeded_for` seconds after the last start."""
+        """Count a failure and return the pause in seconds. `succeeded_for`: seconds since the last start."""
         if succeeded_for >= self._settled:
             self.failures = 0
         self.failures += 1

@@ -1,11 +1,11 @@
-"""Why a server died, in one line out of the end of its log. Pure."""
+"""Extract the cause of a server crash from the end of its log. Pure."""
 
 from __future__ import annotations
 
 import re
 
 LONGEST = 240
-"""Characters."""
+"""Maximum length in characters."""
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _PREFIX = re.compile(
@@ -18,14 +18,11 @@ _CONSEQUENCES = re.compile(
     r"Engine core initialization failed|EngineCore encountered an issue|EngineDeadError|WorkerProc initialization"
     r"|CancelledError|SystemExit|KeyboardInterrupt|BrokenPipeError|EOFError|leaked .* objects"
 )
-"""What the other processes say when one has failed: true, but no reason."""
+"""Follow-on errors of other processes, which do not name the cause."""
 
 
 def last_words(log: str) -> str:
-    """The line that names the cause best: the last error that is not the mere consequence of another.
-
-    Without any error it is the last line; "" for an empty log.
-    """
+    """Return the last error that is not a follow-on error, else the last line, else ""."""
     lines = [_PREFIX.sub("", _COLOUR.sub("", line)).rstrip() for line in log.splitlines()]
     errors = [text for number, line in enumerate(lines) if (text := _error(line, lines[number + 1 :]))]
     causes = [error for error in errors if not _CONSEQUENCES.search(error)]

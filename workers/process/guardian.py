@@ -1,20 +1,17 @@
-"""Runs one command, and clears up after it even when the agent that asked for it is killed.
+"""Run one command, and kill all its processes when it ends or its owner dies.
 
-vLLM is a small tree of processes. When the agent dies by SIGKILL nobody is left to end them, and when vLLM's
-own server dies by SIGKILL its engine and workers stay behind with the GPU's memory. So between agent and vLLM
-stands this process: nothing but the standard library, one loop, some 10 MB. It
+If an agent dies by SIGKILL, nothing else ends its vLLM. If vLLM's API server dies by SIGKILL, its engine and workers
+keep the GPU memory. So the guardian runs between them, in about 10 MB. It starts the command as the leader of a
+process group and adopts the group's orphans (PR_SET_CHILD_SUBREAPER).
 
-- starts the command as the leader of a process group,
-- adopts what that command's processes orphan (PR_SET_CHILD_SUBREAPER),
-- kills the whole group when the leader has ended, when it is told to, or when its owner is gone,
-- tells the owner how it ended.
+Owner and guardian exchange lines over a socket pair:
 
-Owner and guardian talk lines over a socket pair. To the guardian: `stop SECONDS` (SIGTERM to the leader, and
-SIGKILL to all that long afterwards), `kill`; end of file means that the owner is gone. From it: `pid N` (the
-leader, and its process group), `failed TEXT` (it could not be started), `died CODE` (the leader has ended;
-negative for a signal), `end CODE` (all are gone).
+- to the guardian: `stop SECONDS` (SIGTERM to the leader, SIGKILL to all after SECONDS), `kill`; end of file means that
+  the owner is gone
+- to the owner: `pid N` (leader and process group), `failed TEXT` (start failed), `died CODE` (the leader has ended;
+  negative for a signal), `end CODE` (all processes are gone)
 
-Started by file name with `python -I -S`, so it must import nothing of this project.
+The owner starts this file by path with `python -I -S`, so it must import only the standard library.
 """
 
 from __future__ import annotations
@@ -34,16 +31,15 @@ from pathlib import Path
 GRACE = 3.0
 """Seconds between SIGTERM and SIGKILL when the owner is gone."""
 TRACKER_GRACE = 2.0
-"""Seconds that multiprocessing's resource tracker gets: it unlinks the shared memory of the dead, hundreds of
-megabytes, and ends by itself."""
+"""Seconds for multiprocessing's resource tracker to unlink the shared memory of dead processes and exit."""
 SWEEP_TIMEOUT = 10.0
-"""Seconds after which a process that cannot be killed (stuck in a driver) is given up."""
+"""Seconds after which `sweep` gives up on processes that cannot be killed (stuck in a driver)."""
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 class Guardian:
-    """The loop. `run` returns when the command and all that it left are gone."""
+    """Runs the command. `run` returns once all its processes are gone."""
 
     def __init__(self, owner: socket.socket, command: list[str]) -> None:
         self._owner = owner
@@ -58,7 +54,7 @@ class Guardian:
             sock.setblocking(False)
         signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, _noted)  # a handler, not SIG_IGN: that would be inherited by the command
+            signal.signal(number, _noted)  # not SIG_IGN, which the command would inherit
         try:
             self._leader = self._start()
         except OSError as error:
@@ -81,7 +77,7 @@ class Guardian:
             process_group=0,
             preexec_fn=_tied_to(os.getpid()),  # noqa: PLW1509 -- there are no threads here
         )
-        process.returncode = 0  # reaped in this loop, so that orphans are too
+        process.returncode = 0  # _reap collects the leader and orphans alike
         return process.pid
 
     def _watch(self, selector: selectors.BaseSelector) -> None:
@@ -110,7 +106,7 @@ class Guardian:
             self._stop(float(seconds) if word == "stop" else 0.0)
 
     def _stop(self, grace: float) -> None:
-        """End it within `grace` seconds; a later call may shorten that and never lengthens it."""
+        """Stop the leader within `grace` seconds. A later call can only shorten the deadline."""
         deadline = time.monotonic() + grace
         if self._deadline is None and grace > 0:
             with contextlib.suppress(ProcessLookupError):
@@ -118,7 +114,6 @@ class Guardian:
         self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
 
     def _reap(self) -> None:
-        """Collect the dead; notes the leader's exit code."""
         with contextlib.suppress(ChildProcessError):
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -133,10 +128,10 @@ class Guardian:
 
 
 def sweep(group: int, *, adopted: bool = False, reap: Callable[[], object] = lambda: None) -> None:
-    """Kill every process of a group, with `adopted` also every child of this process; returns once all are gone.
+    """Kill every process of a group; with `adopted`, also every child of this process. Returns once all are gone.
 
-    Resource trackers go last, and by themselves if they do so in time. `reap` is called again and again, to
-    collect dead children. Gives up after SWEEP_TIMEOUT.
+    Resource trackers get TRACKER_GRACE to exit by themselves. Each round calls `reap` to collect dead children.
+    Gives up after SWEEP_TIMEOUT.
     """
     if group <= 1:
         raise ValueError(f"{group} is no process group of ours")
@@ -155,8 +150,7 @@ def sweep(group: int, *, adopted: bool = False, reap: Callable[[], object] = lam
 
 
 def _members(group: int, adopter: int | None) -> list[int]:
-    """The living processes of a group, and the adopter's children if there is one."""
-    if not os.path.exists("/proc/self/stat"):  # not Linux: no list to be had, so kill and be done
+    if not os.path.exists("/proc/self/stat"):  # not Linux: processes cannot be listed
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGKILL)
         return []
@@ -178,7 +172,7 @@ def _is_tracker(pid: int) -> bool:
 
 
 def _tied_to(parent: int) -> Callable[[], None]:
-    """For the command: SIGTERM if the guardian itself is killed. The last resort of the last resort."""
+    """Return a `preexec_fn`: the command gets SIGTERM if the guardian itself is killed."""
     prctl = _prctl()
 
     def tie() -> None:
@@ -195,7 +189,7 @@ def _prctl() -> Callable[..., int] | None:
 
 
 def _noted(number: int, frame: object) -> None:
-    """Signals only wake the loop: the owner decides what happens."""
+    """Ignore the signal: it only wakes the loop, and the owner decides."""
 
 
 def _drain(sock: socket.socket) -> None:

@@ -1,12 +1,10 @@
-"""A child's lifeline: it is signalled when the process that started it dies, however that happens.
+"""Signal a child when its parent process dies, even by SIGKILL.
 
-Linux's PR_SET_PDEATHSIG does this without the parent's help, so it also holds for a parent that is killed
-with SIGKILL. It has three edges that callers must know:
+Limitations of Linux's PR_SET_PDEATHSIG:
 
-- The signal comes when the *thread* that forked ends. Start children from the main thread.
-- It may come several times: once for each thread of the parent that ends before the last one does.
-- It reaches the child alone, not the child's own children. A child that has some must pass the lifeline on,
-  or be the leader of a process group that its owner kills.
+- The signal is sent when the *thread* that forked ends. Start children from the main thread.
+- It may arrive several times: once for each thread of the parent that ends before the last one.
+- The child's own children do not get it.
 """
 
 from __future__ import annotations
@@ -20,20 +18,19 @@ from collections.abc import Callable
 PR_SET_PDEATHSIG = 1
 
 ORPHANED = signal.SIGUSR1
-"""What an agent gets when its supervisor dies: it drains and stops. No signal that anybody sends by hand, for a
-second one of those means "now"."""
+"""Sent to an agent when its supervisor dies: the agent drains and stops. Not SIGTERM or SIGINT, because a second one
+means "stop now"."""
 
 
 def die_with_parent(sig: signal.Signals = signal.SIGTERM) -> Callable[[], None]:
-    """A `preexec_fn` after which the child gets `sig` as soon as this process dies.
+    """Return a `preexec_fn` that makes the child get `sig` when this process dies.
 
-    Call it in the parent, right before the fork: it notes who the parent is, so that a parent which dies
-    between the fork and the prctl is noticed too (the child then ends before it becomes the new program).
-    The setting survives exec. Elsewhere than on Linux the function does nothing.
+    Call it in the parent right before the fork. It records the parent's pid, so that a child whose parent dies
+    between the fork and the prctl exits before exec. The setting survives exec. A no-op outside Linux.
     """
     if sys.platform != "linux":
         return _nothing
-    prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up here: no imports and no locks after the fork
+    prctl = ctypes.CDLL(None, use_errno=True).prctl  # before the fork: no imports and no locks after it
     parent = os.getpid()
 
     def tie() -> None:
@@ -46,7 +43,7 @@ def die_with_parent(sig: signal.Signals = signal.SIGTERM) -> Callable[[], None]:
 
 
 def signal_name(number: int) -> str:
-    """SIGKILL for 9: what people know signals by."""
+    """Return the name of a signal, such as SIGKILL for 9."""
     try:
         return signal.Signals(number).name
     except ValueError:

@@ -1,7 +1,6 @@
-"""One run of a vLLM server: start it, wait until it is ready, stop it, and learn how it ended.
+"""Run one vLLM server: start it, wait until it is ready, stop it, and report its exit status.
 
-The server runs under a guardian (guardian.py), so that its whole tree goes when it ends, and when this
-process does, by whatever signal. A `Run` is used once; a restart is a new one.
+A guardian (guardian.py) kills the server's process tree when the server or this process ends.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from vllama_pool.workers.process import guardian
 from vllama_pool.workers.process.lifeline import signal_name
 
 POLL_INTERVAL = 0.25
-"""Seconds between two polls for readiness while vLLM starts."""
+"""Seconds between readiness polls while vLLM starts."""
 KEPT_LOGS = 5
 TAIL_BYTES = 64 << 10
 
@@ -33,11 +32,11 @@ class ProcessState(enum.StrEnum):
 
 
 class StartFailed(Exception):
-    """The command could not be run at all. The text is one line."""
+    """The command could not be started. The text is one line."""
 
 
 class Ended(Exception):
-    """The process ended while it was waited for."""
+    """The process ended while a caller waited for it."""
 
     def __init__(self, exit: Exit) -> None:
         super().__init__(str(exit))
@@ -46,7 +45,7 @@ class Ended(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a run ended: an exit code, negative for a signal, None where nobody could tell."""
+    """Exit code of a run: negative for a signal, None if unknown."""
 
     code: int | None
 
@@ -57,13 +56,13 @@ class Exit:
 
 
 class Run:
-    """One server process. Its owner awaits `start` first; then the other methods may be used from any task."""
+    """One server process, for a single start. Any task may call the methods after `start`."""
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], log: Path) -> None:
         self.command = tuple(command)
         self.log = log
         self.pid = 0
-        """Of the server, and of its process group."""
+        """Pid of the server and of its process group."""
         self.state = ProcessState.STARTING
         self._env = dict(env)
         self._died: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
@@ -72,7 +71,7 @@ class Run:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Raises StartFailed if there is no such program, or it must not be run."""
+        """Start the server. Raises StartFailed if the program does not exist or is not executable."""
         mine, theirs = socket.socketpair()
         warden: asyncio.subprocess.Process | None = None
         try:
@@ -92,7 +91,7 @@ class Run:
                 await warden.wait()
                 raise StartFailed(rest or "its guardian died at once")
         except BaseException:
-            mine.close()  # the guardian takes that as the end of its owner
+            mine.close()  # the guardian reads end of file and stops
             if self._writer is not None:
                 self._writer.close()
             if warden is None or warden.returncode is not None:
@@ -104,7 +103,7 @@ class Run:
         self._task = asyncio.create_task(self._follow(reader, warden))
 
     async def wait_ready(self, is_ready: Callable[[], Awaitable[bool]]) -> None:
-        """Poll `is_ready` until it is true. Raises Ended if the process ends before."""
+        """Poll `is_ready` until it returns true. Raises Ended if the process ends first."""
         while True:
             if self._died.done():
                 raise Ended(await self.wait())
@@ -115,17 +114,19 @@ class Run:
             self.state = ProcessState.READY
 
     async def wait(self) -> Exit:
-        """How it ended, as soon as the whole tree is gone."""
+        """Wait until the whole process tree is gone."""
         return await asyncio.shield(self._exit)
 
     async def died_within(self, seconds: float) -> Exit | None:
-        """How the server itself ended, if it does within that time; the rest of its tree may still be there."""
+        """Wait up to `seconds` for the server itself to end; its tree may outlive it."""
         await asyncio.wait([self._died], timeout=seconds)
         return self._died.result() if self._died.done() else None
 
     async def stop(self, grace: float) -> Exit:
-        """SIGTERM now, SIGKILL to the whole tree after `grace` seconds; 0 kills at once. May be called again,
-        to shorten the grace. Returns when all are gone."""
+        """Send SIGTERM, and SIGKILL to the whole tree after `grace` seconds; 0 kills at once.
+
+        A later call may shorten the grace. Returns when all processes are gone.
+        """
         if not self._exit.done() and self._writer is not None:
             self.state = ProcessState.STOPPING
             with contextlib.suppress(ConnectionError):
@@ -135,11 +136,10 @@ class Run:
 
     @property
     def alive(self) -> bool:
-        """Whether the server itself runs."""
         return not self._died.done()
 
     async def _follow(self, reader: asyncio.StreamReader, warden: asyncio.subprocess.Process) -> None:
-        """Wait for the guardian's last word, or for its death; in that case clear up in its place."""
+        """Wait for the guardian's `end` line. If the guardian dies without one, sweep the process group."""
         assert self._writer is not None
         code: int | None = None
         try:
@@ -158,7 +158,6 @@ class Run:
         self._finish(Exit(code))
 
     async def _abandon(self, warden: asyncio.subprocess.Process) -> None:
-        """Wait until nothing is left of a start that was cancelled."""
         await warden.wait()
         self._finish(Exit(None))
 
@@ -170,7 +169,7 @@ class Run:
 
 
 def rotate(log: Path, keep: int = KEPT_LOGS) -> None:
-    """Make room for a new log: x.log becomes x.log.1, and so on; the oldest goes. Raises OSError."""
+    """Rotate logs: x.log becomes x.log.1, and so on; the oldest is deleted. Raises OSError."""
     log.parent.mkdir(parents=True, exist_ok=True)
     for number in range(keep - 1, -1, -1):
         old = log if number == 0 else log.with_name(f"{log.name}.{number}")
@@ -179,7 +178,7 @@ def rotate(log: Path, keep: int = KEPT_LOGS) -> None:
 
 
 def tail(log: Path, size: int = TAIL_BYTES) -> str:
-    """The end of a log, "" where there is none."""
+    """Return the end of a log, "" if it cannot be read."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - size))

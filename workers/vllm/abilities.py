@@ -1,7 +1,6 @@
-"""What a running server can do that its routes do not tell: tools, thinking, images.
+"""Detect tool, thinking and image support of a running server with two or three short chats.
 
-For a vLLM that somebody else started: its flags are not known, and its model's files may be elsewhere. Two or three
-short requests show it.
+For attached servers: their flags are unknown, and the model's files may be on another machine.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ import httpx
 import msgspec
 
 TIMEOUT = 30.0
-"""Seconds for each request; the server may be busy with others'."""
+"""Seconds per request; the server may be busy."""
 TOKENS = 12
-"""Enough for a model that thinks to have begun."""
+"""Enough for a thinking model to start its reasoning."""
 
 _BUSY = frozenset({408, 429, 503, 504})
 _TOOL = {
@@ -31,7 +30,7 @@ _IMAGE = (
     "iVBORw0KGgoAAAANSUhEUgAAADgAAAA4CAIAAAAn5KxJAAAAP0lEQVR42u3OMQ0AAAwDoEqv9B5TsQQUkD4RUVFRUVFRUVFRUVFRUVFRUVFR"
     "UVFRUVFRUVFRUVFRUVFRUVHRM4zeYQ8NTLd/AAAAAElFTkSuQmCC"
 )
-"""Grey, 56 pixels square: not too small for any model's tiles."""
+"""Grey, 56 x 56 pixels: large enough for every model's tiles."""
 _SEEING = {
     "messages": [
         {
@@ -46,7 +45,7 @@ _SEEING = {
 class _Message(msgspec.Struct):
     reasoning: str | None = None
     reasoning_content: str | None = None
-    """The same in vLLM before 0.11."""
+    """Name of the field before vLLM 0.11."""
 
 
 class _Choice(msgspec.Struct):
@@ -59,16 +58,14 @@ class _Answer(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What a server has shown."""
-
     able: tuple[str, ...] = ()
-    """Of "tools", "thinking" and "vision". What could not be asked is not claimed."""
+    """Subset of "tools", "thinking" and "vision"."""
     settled: bool = True
-    """Whether everything was answered or refused; otherwise a later time may show more."""
+    """False if a request failed, so that a retry may detect more."""
 
 
 async def abilities(client: httpx.AsyncClient, url: str, model: str, key: str | None = None) -> Shown:
-    """What chats with this model show. A server that neither answers nor refuses is asked nothing more."""
+    """Send test chats and return the abilities they show. Stops at the first failed request."""
     chat: dict[str, Any] = {
         "model": model,
         "messages": [{"role": "user", "content": "What is 17 times 23?"}],
@@ -95,11 +92,11 @@ async def abilities(client: httpx.AsyncClient, url: str, model: str, key: str | 
 
 
 class _Busy(Exception):
-    """The server takes no more requests now."""
+    """The server is overloaded."""
 
 
 async def _ask(client: httpx.AsyncClient, url: str, body: dict[str, Any], key: str | None) -> _Answer | None:
-    """The answer to a chat; None for a refusal. Raises what keeps it from being either."""
+    """Send a chat. Returns None if it is refused. Raises _Busy, httpx.HTTPError and msgspec.DecodeError."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     response = await client.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=TIMEOUT)
     if response.status_code in _BUSY:

@@ -1,7 +1,6 @@
-"""Ask one vLLM server how it is: its health, its models, its load.
+"""Query one vLLM server for its health, models and load.
 
-Control traffic only, through httpx. `parse_metrics` is pure. Every answer is read with a bound in time and in
-size, because static workers are machines that nobody here has started.
+Responses are bounded in time and size, because static workers are untrusted machines.
 """
 
 from __future__ import annotations
@@ -21,27 +20,27 @@ import msgspec
 from vllama_pool.workers.registry.record import Load, ModelInfo, WorkerState
 
 TIMEOUT = 2.0
-"""Seconds that one question may take where the caller says nothing else."""
+"""Default timeout of one request, in seconds."""
 MAX_SECONDS = 10.0
-"""Bound on a whole answer: the client's time-outs are for each read, and a trickle never meets them."""
+"""Limit for a whole response. The client's timeouts apply to single reads."""
 MAX_BYTES = 4 << 20
-"""More than this is no answer to any question asked here; vLLM's /metrics has some 64 KB."""
+"""Limit for a response body. vLLM's /metrics has about 64 KB."""
 
 
 class ProbeFailed(Exception):
-    """The server gave no usable answer. The text is one short line that names the URL."""
+    """The server gave no usable response. The text is one short line with the URL."""
 
 
 class Refused(ProbeFailed):
-    """Nobody listens. vLLM binds its port first and listens only once its engine is ready."""
+    """Connection refused. vLLM binds its port early but listens only once its engine is ready."""
 
 
 class TimedOut(ProbeFailed):
-    """No answer in time: frozen, overloaded or cut off."""
+    """No response in time: frozen, overloaded or cut off."""
 
 
 class BadAnswer(ProbeFailed):
-    """An HTTP answer, but not one that vLLM gives."""
+    """The HTTP response is not one that vLLM gives."""
 
     def __init__(self, text: str, status: int = 0) -> None:
         super().__init__(text)
@@ -49,32 +48,31 @@ class BadAnswer(ProbeFailed):
 
 
 class Health(enum.StrEnum):
-    """What GET /health tells. It is never "loading": until vLLM is ready, connections are refused."""
+    """Result of GET /health. There is no "loading": vLLM refuses connections until it is ready."""
 
     OK = "ok"
     STARTING = "starting"
-    """Refused: not up yet, or gone."""
+    """Connection refused: not ready yet, or gone."""
     DEAD = "dead"
-    """503: the HTTP server runs, its engine has died."""
+    """503: the HTTP server runs, but its engine has died."""
     UNREACHABLE = "unreachable"
-    """No answer in time, or not vLLM's."""
+    """No response in time, or not vLLM's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """The figures of one /metrics page that are used here, summed over vLLM's engines."""
+    """Figures from /metrics, summed over vLLM's engines."""
 
     running: int = 0
     waiting: int = 0
     kv_usage: float = 0.0
-    """Share of the KV cache in use, 0 to 1; of the fullest engine."""
+    """Fraction of the KV cache in use, 0 to 1, of the fullest engine."""
     generation_tokens: int = 0
-    """Counter; falls to 0 when vLLM restarts."""
+    """Counter; resets when vLLM restarts."""
     prompt_tokens: int = 0
     asleep: bool = False
-    """Whether the engine sleeps: it accepts requests but answers none until it wakes up."""
     reported: bool = False
-    """Whether the page had vLLM's gauges. With --disable-log-stats it has not, and zeros mean nothing."""
+    """False if --disable-log-stats hides vLLM's gauges, so that zeros mean nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,48 +81,47 @@ class ServedModel:
 
     name: str
     root: str = ""
-    """The folder or repository the model was loaded from."""
+    """Folder or repository that the model was loaded from."""
     parent: str = ""
-    """For a LoRA adapter: the served name of its base."""
+    """Served name of the base model, for a LoRA adapter."""
     max_model_len: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """What one look at a server showed. Without OK health the other fields are empty."""
+    """Fields other than `health` and `problem` are empty unless the health is OK."""
 
     health: Health
     models: tuple[ServedModel, ...] = ()
     version: str = ""
     metrics: Metrics = Metrics()
     tasks: tuple[str, ...] = ()
-    """What its routes serve: "completion" (chat and completions) or "embedding"; in Ollama's words."""
+    """Ollama capability of the server's routes: "completion" (chat and completions) or "embedding"."""
     problem: str = ""
-    """Why the health is not OK, in one short line."""
+    """Short reason for a health other than OK."""
 
     @property
     def load(self) -> Load:
-        """The load report that follows from health and metrics."""
         return to_load(self.metrics, _STATES[self.health])
 
 
 @cache
 def _trusted_authorities() -> ssl.SSLContext:
-    """Loaded once per process, because that takes 20 ms."""
+    """Load the CA certificates once per process, because that takes 20 ms."""
     return httpx.create_ssl_context(trust_env=False)
 
 
 def http_client(timeout: float = TIMEOUT, *, verify: bool = True) -> httpx.AsyncClient:
-    """A client for control traffic: no proxies from the environment and no redirects.
+    """Return a client for control traffic, without environment proxies and redirects.
 
-    Without `verify` any certificate will do: only for a server that the caller has started itself.
+    `verify=False` accepts any certificate; use it only for a server that the caller has started.
     """
     return httpx.AsyncClient(
         verify=_trusted_authorities() if verify else False,
         timeout=httpx.Timeout(timeout),
         trust_env=False,
         follow_redirects=False,
-        # No bound on connections: httpx 0.28 loses a slot of its pool with every request that is cancelled.
+        # No connection limit: httpx 0.28 leaks a pool slot with every cancelled request.
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=16, keepalive_expiry=4.0),
     )
 
@@ -136,11 +133,11 @@ _WANTED = re.compile(
     r"|prompt_tokens_total|engine_sleep_state)(\{.*\})?[ \t]+(\S+)",
     re.MULTILINE,
 )
-"""Only the wanted lines: "num_requests_waiting_by_reason" and "_created" do not match."""
+"""Matches whole names only, so not "num_requests_waiting_by_reason" and "_created"."""
 
 
 def parse_metrics(text: str) -> Metrics:
-    """Read a Prometheus page. Missing names count as 0; values that are no numbers are skipped."""
+    """Parse a Prometheus page. Missing metrics count as 0; invalid values are skipped."""
     totals = dict.fromkeys(("num_requests_running", "num_requests_waiting", "generation_tokens_total"), 0.0)
     totals["prompt_tokens_total"] = kv = 0.0
     asleep = reported = False
@@ -167,7 +164,7 @@ def parse_metrics(text: str) -> Metrics:
 
 
 def to_load(metrics: Metrics, state: WorkerState = WorkerState.READY, tokens_per_second: float = 0.0) -> Load:
-    """The load report that follows from the metrics. A READY server that sleeps is reported as SLEEPING."""
+    """Return a load report. A READY server in sleep mode becomes SLEEPING."""
     asleep = metrics.asleep and state is WorkerState.READY
     return Load(
         state=WorkerState.SLEEPING if asleep else state,
@@ -179,10 +176,10 @@ def to_load(metrics: Metrics, state: WorkerState = WorkerState.READY, tokens_per
 
 
 def model_infos(served: Iterable[ServedModel], tasks: tuple[str, ...] = ("completion",)) -> tuple[ModelInfo, ...]:
-    """What can be said of models whose files cannot be read: names, parents and context lengths.
+    """Return models without reading their files: names, parents and context lengths.
 
-    vLLM lists each further served name as a model of its own; those with the root of the first become its
-    aliases. An adapter has no context length of its own: it gets its base's.
+    vLLM lists each served name as a separate model; those with equal root and length become aliases of the first.
+    An adapter without a context length gets its base's.
     """
     served = tuple(served)
     bases = [model for model in served if not model.parent]
@@ -213,14 +210,16 @@ def model_infos(served: Iterable[ServedModel], tasks: tuple[str, ...] = ("comple
     return tuple(infos)
 
 
-# --- questions ---
+# --- requests ---
 
 
 async def check_health(
     client: httpx.AsyncClient, url: str, key: str | None = None, server_name: str | None = None
 ) -> Health:
-    """GET /health. Never raises ProbeFailed: that is the answer too. `server_name` is the name that the URL's address
-    was resolved from: for the Host header and the certificate."""
+    """GET /health. Never raises ProbeFailed.
+
+    `server_name`: host name for the Host header and the certificate, if the URL has a resolved address.
+    """
     try:
         await _get(client, url, "/health", key, server_name)
     except Refused:
@@ -233,14 +232,13 @@ async def check_health(
 
 
 async def scrape(client: httpx.AsyncClient, url: str, key: str | None = None) -> Metrics:
-    """GET /metrics, and GET /is_sleeping where the page has none of vLLM's gauges. Raises ProbeFailed."""
+    """GET /metrics, and GET /is_sleeping if the page lacks vLLM's gauges. Raises ProbeFailed."""
     metrics = parse_metrics((await _get(client, url, "/metrics", key)).decode("utf-8", "replace"))
     return metrics if metrics.reported else replace(metrics, asleep=await is_sleeping(client, url, key))
 
 
 async def is_sleeping(client: httpx.AsyncClient, url: str, key: str | None = None) -> bool:
-    """GET /is_sleeping. False where there is no such route: vLLM has it in development mode only. Raises ProbeFailed
-    when the server cannot be reached."""
+    """GET /is_sleeping, False without that development-mode route. Raises ProbeFailed if the server is unreachable."""
     try:
         return msgspec.json.decode(await _get(client, url, "/is_sleeping", key), type=_Sleeping).is_sleeping
     except (BadAnswer, msgspec.DecodeError):
@@ -248,7 +246,7 @@ async def is_sleeping(client: httpx.AsyncClient, url: str, key: str | None = Non
 
 
 async def list_models(client: httpx.AsyncClient, url: str, key: str | None = None) -> tuple[ServedModel, ...]:
-    """GET /v1/models: every served name and every LoRA adapter, in vLLM's order. Raises ProbeFailed."""
+    """GET /v1/models: all served names and LoRA adapters, in vLLM's order. Raises ProbeFailed."""
     body = await _get(client, url, "/v1/models", key)
     try:
         page = msgspec.json.decode(body, type=_ModelsPage)
@@ -258,7 +256,7 @@ async def list_models(client: httpx.AsyncClient, url: str, key: str | None = Non
 
 
 async def version(client: httpx.AsyncClient, url: str, key: str | None = None) -> str:
-    """GET /version, "" where the server does not tell. Raises ProbeFailed when it cannot be reached."""
+    """GET /version, "" if the route is missing. Raises ProbeFailed if the server is unreachable."""
     try:
         body = await _get(client, url, "/version", key)
         return msgspec.json.decode(body, type=_Version).version
@@ -267,11 +265,10 @@ async def version(client: httpx.AsyncClient, url: str, key: str | None = None) -
 
 
 async def tasks(client: httpx.AsyncClient, url: str, key: str | None = None) -> tuple[str, ...]:
-    """What the server's routes serve: ("completion",), else ("embedding",), () for neither.
+    """Return the task of the server's routes: ("completion",), else ("embedding",), else ().
 
-    vLLM has only the routes of its model's task. A GET runs nothing: it is 404 where there is no such route, and
-    something else where there is (405 from vLLM itself, whatever it likes from a proxy). Raises ProbeFailed when
-    the server cannot be reached.
+    vLLM has only the routes of its model's task. A GET runs nothing: only a missing route gives 404. Raises
+    ProbeFailed if the server is unreachable.
     """
     for task, path in (("completion", "/v1/completions"), ("embedding", "/v1/embeddings")):
         try:
@@ -284,10 +281,7 @@ async def tasks(client: httpx.AsyncClient, url: str, key: str | None = None) -> 
 
 
 async def probe(client: httpx.AsyncClient, url: str, key: str | None = None) -> ProbeResult:
-    """Ask everything. Never raises ProbeFailed: a server that does not answer is a result.
-
-    The time-outs are the client's, for each of the six small requests.
-    """
+    """Send all requests above. Never raises ProbeFailed. The client's timeouts apply to each request."""
     health = await check_health(client, url, key)
     if health is not Health.OK:
         return ProbeResult(health, problem=_PROBLEMS[health].format(url=url))
@@ -336,7 +330,7 @@ class _Version(msgspec.Struct):
 async def _get(
     client: httpx.AsyncClient, url: str, path: str, key: str | None, server_name: str | None = None
 ) -> bytes:
-    """The body of a 200 answer, else one of ProbeFailed's kinds."""
+    """Return the body of a 200 response. Raises ProbeFailed."""
     address = url.rstrip("/") + path
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     extensions = {}

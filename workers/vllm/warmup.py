@@ -1,7 +1,6 @@
-"""The first requests of a fresh server, so that no user waits for what vLLM does only once.
+"""Send the first requests to a fresh server, so that no user waits for its one-time compilation.
 
-vLLM compiles its sampler with the first request, and again with the first that wants logprobs: some ten
-seconds each where the compiler is on. They also show whether chats can be templated.
+vLLM compiles its sampler on the first request, and again on the first with logprobs: about ten seconds each.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ from typing import Any
 import httpx
 
 TIMEOUT = 300.0
-"""Seconds for each request. Compiling takes long on big models."""
+"""Seconds per request. Compilation is slow for large models."""
 _HELLO = "Say hello."
 
 
 class WarmUpFailed(Exception):
-    """A first request did not work although vLLM says that it is ready. The text is one line."""
+    """A first request failed although vLLM reports that it is ready. The text is one line."""
 
 
 async def warm_up(
@@ -29,10 +28,10 @@ async def warm_up(
     *,
     timeout: float = TIMEOUT,
 ) -> bool | None:
-    """Send one small request of each kind. Returns whether chats are templated, None if that was not seen.
+    """Send one small request of each kind. Returns True if chats are templated, None if unknown.
 
-    An answer of 4xx is an answer: some models take no plain text. Raises WarmUpFailed for 5xx, for no answer
-    in time, and for a lost connection.
+    A 4xx response is accepted, because some models take no plain text. Raises WarmUpFailed for 5xx, a timeout or a
+    lost connection.
     """
     templated: bool | None = None
     chat = {"messages": [{"role": "user", "content": _HELLO}], "temperature": 0, "max_tokens": 2}
