@@ -26,7 +26,7 @@ from vllama_pool.router.app import create_app
 from vllama_pool.router.instance import LISTEN_FD, PROCESS, RouterInstance
 from vllama_pool.router.server.gate import Gate
 from vllama_pool.router.server.http_protocol import BoundedProtocol
-from vllama_pool.workers.process.status import Status, StatusPipe
+from vllama_pool.workers.process.status import ChildStatus, StatusPipe
 from vllama_pool.workers.registry.record import WorkerState
 
 FAILED = 3
@@ -44,11 +44,11 @@ class RouterServer(uvicorn.Server):
         await super().startup(sockets)
         _freeze_heap()
         if self.started and not self.should_exit:
-            self._status.tell(Status(WorkerState.READY))
+            self._status.tell(ChildStatus(WorkerState.READY))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain on every signal. The supervisor kills the process if that takes too long."""
-        self._status.tell(Status(WorkerState.DRAINING))
+        self._status.tell(ChildStatus(WorkerState.DRAINING))
         super().handle_exit(signal.SIGTERM, frame)
 
 

@@ -74,15 +74,15 @@ def _unknown(key: str, parent: Path) -> str:
     model = _model_at(parent)
     if model is schema.ModelEntry and key in schema.NOT_YET:
         return "not supported yet; remove it"
-    if model is schema.Options and key in schema.REMOVED_OPTIONS:
+    if model is schema.ModelOptions and key in schema.REMOVED_OPTIONS:
         return "no longer an option of Ollama; remove it"
     known = list(model.model_fields)
     near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.6)
-    thing = "option" if model is schema.Options else "key"
+    thing = "option" if model is schema.ModelOptions else "key"
     if near:
         return f"unknown {thing}; did you mean '{near[0]}'?"
-    listed = "Ollama's option names" if model is schema.Options else f"of {', '.join(known)}"
-    return f"unknown {thing}; write one {'of ' if model is schema.Options else ''}{listed}"
+    listed = "Ollama's option names" if model is schema.ModelOptions else f"of {', '.join(known)}"
+    return f"unknown {thing}; write one {'of ' if model is schema.ModelOptions else ''}{listed}"
 
 
 def _model_at(path: Path) -> type[BaseModel]:
@@ -90,7 +90,7 @@ def _model_at(path: Path) -> type[BaseModel]:
         case ("models", _):
             return schema.ModelEntry
         case ("models", _, "options"):
-            return schema.Options
+            return schema.ModelOptions
         case ("models", _, "serve", _):
             return schema.Target
         case ("workers", _):

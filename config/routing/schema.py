@@ -28,7 +28,7 @@ REMOVED_OPTIONS = frozenset(
         "use_mlock",
     }
 )
-"""Options that Ollama once had and now ignores (R143)."""
+"""ModelOptions that Ollama once had and now ignores (R143)."""
 
 
 def _model_name(text: str) -> str:
@@ -67,7 +67,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Options(_Part):
+class ModelOptions(_Part):
     """Defaults for a model's sampling, under Ollama's names, as a Modelfile's PARAMETER (R126-R142).
 
     A request's own options win. Those without a counterpart in vLLM are accepted and have no effect.
@@ -131,7 +131,7 @@ class ModelEntry(_Part):
     aliases: Annotated[list[ModelName], Field(max_length=1000)] | None = Field(
         None, description="Further names of the same entry."
     )
-    options: Options | None = None
+    options: ModelOptions | None = None
     policy: Literal["least-load", "round-robin"] = Field("least-load", description="How a worker is chosen.")
 
 

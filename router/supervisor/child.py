@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from vllama_pool.workers.process.lifeline import ORPHANED, die_with_parent
-from vllama_pool.workers.process.status import STATUS_FD, Status, decode
+from vllama_pool.workers.process.status import STATUS_FD, ChildStatus, decode
 
 LONGEST_LINE = 65536
 
@@ -42,7 +42,7 @@ class StatusChanged:
     """A child has reported its status."""
 
     child: Child
-    status: Status
+    status: ChildStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Child:
 
     def __init__(self, spec: ChildSpec) -> None:
         self.spec = spec
-        self.status: Status | None = None
+        self.status: ChildStatus | None = None
         """The last one it reported."""
         self.was_ready = False
         self._process: asyncio.subprocess.Process | None = None

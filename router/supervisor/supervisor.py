@@ -25,7 +25,7 @@ from vllama_pool.router.supervisor.child import Child, ChildExited, ChildKind, C
 from vllama_pool.router.supervisor.console import Console
 from vllama_pool.workers.process.backoff import Backoff, wait_base, wait_exponential
 from vllama_pool.workers.process.lifeline import signal_name
-from vllama_pool.workers.process.status import Status
+from vllama_pool.workers.process.status import ChildStatus
 from vllama_pool.workers.registry.client import RegistryUnavailable
 from vllama_pool.workers.registry.embedded import EmbeddedFailed, EmbeddedValkey, Owner, claim, wait_ready
 
@@ -169,7 +169,7 @@ class Supervisor:
             self.console.line(spec.kind, spec.name, "loading …")
         return True
 
-    def _status_changed(self, child: Child, status: Status) -> None:
+    def _status_changed(self, child: Child, status: ChildStatus) -> None:
         history = self._histories[child.spec.name]
         if status.state == "ready":
             history.was_ready = True

@@ -27,7 +27,7 @@ from vllama_pool.workers.agent.monitor import LOOK_TIMEOUT, Monitor
 from vllama_pool.workers.agent.plan import Plan, prepare
 from vllama_pool.workers.model.describe import slim
 from vllama_pool.workers.process.lifeline import ORPHANED
-from vllama_pool.workers.process.status import Status, StatusPipe
+from vllama_pool.workers.process.status import ChildStatus, StatusPipe
 from vllama_pool.workers.registry.client import InvalidRegistryAddress, Registry, RegistryUnavailable, connect
 from vllama_pool.workers.registry.embedded import EmbeddedFailed, address
 from vllama_pool.workers.registry.record import WorkerRecord, WorkerState
@@ -66,16 +66,16 @@ class News:
         self._announcer.announce(self._record(Ready(self._plan.url, (), "")), self._monitor.load)
         for note in notes:
             self._say(note)
-            self._status.tell(Status(WorkerState.STARTING, note))
-        self._status.tell(Status(WorkerState.STARTING))
+            self._status.tell(ChildStatus(WorkerState.STARTING, note))
+        self._status.tell(ChildStatus(WorkerState.STARTING))
 
     def ready(self, server: Ready, after: float) -> None:
         self._announcer.announce(self._record(server), self._monitor.load)
-        self._status.tell(Status(WorkerState.READY, models=tuple(n for m in server.models for n in m.names)))
+        self._status.tell(ChildStatus(WorkerState.READY, models=tuple(n for m in server.models for n in m.names)))
         self._say(f"ready after {after:.0f} s")
 
     def changed(self, state: WorkerState, note: str) -> None:
-        self._status.tell(Status(state, note))
+        self._status.tell(ChildStatus(state, note))
         self._say(note)
 
     def _record(self, server: Ready) -> WorkerRecord:

@@ -1,4 +1,4 @@
-"""Status lines from a child process to its supervisor: one JSON line per change of state.
+"""ChildStatus lines from a child process to its supervisor: one JSON line per change of state.
 
 They use their own pipe, independent of logs and the registry. Without a pipe (started by hand), `tell` is a no-op.
 """
@@ -14,7 +14,7 @@ STATUS_FD = "VLLAMA_STATUS_FD"
 """Environment variable that holds the pipe's file descriptor."""
 
 
-class Status(msgspec.Struct, frozen=True, omit_defaults=True):
+class ChildStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     state: str
     """A `WorkerState`; a router process sends only "ready"."""
     note: str = ""
@@ -23,10 +23,10 @@ class Status(msgspec.Struct, frozen=True, omit_defaults=True):
     """Served names, once known."""
 
 
-def decode(line: bytes) -> Status | None:
+def decode(line: bytes) -> ChildStatus | None:
     """Decode a line. Returns None if it is not a status."""
     try:
-        return msgspec.json.decode(line, type=Status)
+        return msgspec.json.decode(line, type=ChildStatus)
     except msgspec.DecodeError:
         return None
 
@@ -36,7 +36,7 @@ class StatusPipe:
 
     def __init__(self, fd: int | None) -> None:
         self._fd = fd
-        self._last: Status | None = None
+        self._last: ChildStatus | None = None
         if fd is not None:
             os.set_inheritable(fd, False)  # keep the pipe from the child's own children
             os.set_blocking(fd, False)
@@ -50,7 +50,7 @@ class StatusPipe:
     def connected(self) -> bool:
         return self._fd is not None
 
-    def tell(self, status: Status) -> None:
+    def tell(self, status: ChildStatus) -> None:
         """Send a status unless it equals the last one sent."""
         if self._fd is None or status == self._last:
             return

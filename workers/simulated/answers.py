@@ -62,7 +62,7 @@ class Wants:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SimulatedText:
     """An endless sequence of tokens and its natural end."""
 
     head: tuple[Token, ...]
@@ -108,7 +108,7 @@ def begins_answer(prompt: Sequence[int]) -> bool:
     return tuple(prompt[-len(ASSISTANT) :]) == ASSISTANT
 
 
-def answer(prompt: Sequence[int], wants: Wants) -> Answer:
+def answer(prompt: Sequence[int], wants: Wants) -> SimulatedText:
     """Return the answer to a prompt, or the rest of one."""
     base, done = _split(prompt)
     if not done:
@@ -116,26 +116,26 @@ def answer(prompt: Sequence[int], wants: Wants) -> Answer:
     whole = _whole(base, Wants(thinking=done[0] == v.THINK, length=wants.length))
     if all(whole.token(index).id == token for index, token in enumerate(done)):
         rest = max(0, whole.natural - len(done))
-        return Answer(whole.head, rest, skip=len(done))
-    return Answer((), wants.length)
+        return SimulatedText(whole.head, rest, skip=len(done))
+    return SimulatedText((), wants.length)
 
 
-def _whole(base: Sequence[int], wants: Wants) -> Answer:
+def _whole(base: Sequence[int], wants: Wants) -> SimulatedText:
     head: list[Token] = []
     if wants.thinking:
         head += _REASONING
         head += _AFTER_REASONING
     if wants.call is not None:
         head += _call(wants.call)
-        return Answer(tuple(head), len(head), wants.call.finish)
+        return SimulatedText(tuple(head), len(head), wants.call.finish)
     if wants.document is not None:
         head += _tokens(v.encode(wants.document), Kind.CONTENT)
-        return Answer(tuple(head), len(head))
+        return SimulatedText(tuple(head), len(head))
     before = len(head)
     head += _OPENING
     head += _tokens(v.encode(question(base)), Kind.CONTENT)
     head += _TO_COUNT
-    return Answer(tuple(head), before + wants.length)
+    return SimulatedText(tuple(head), before + wants.length)
 
 
 def _call(call: Call) -> list[Token]:
@@ -240,9 +240,9 @@ def document(schema: Mapping[str, Any] | None, words: str) -> str:
     return json.dumps(_Builder(words, definitions).build(schema), ensure_ascii=False)
 
 
-def untagged(whole: Answer) -> Answer:
+def untagged(whole: SimulatedText) -> SimulatedText:
     """Return the answer as plain text with its markup, for completions."""
     if all(token.kind is Kind.CONTENT for token in whole.head):
         return whole
     ids = [token.id for token in whole.head]
-    return Answer(tuple(_tokens(ids, Kind.CONTENT)), whole.natural, "stop", whole.skip)
+    return SimulatedText(tuple(_tokens(ids, Kind.CONTENT)), whole.natural, "stop", whole.skip)

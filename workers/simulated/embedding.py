@@ -13,14 +13,14 @@ from collections.abc import Sequence
 import msgspec
 
 from vllama_pool.workers.simulated import context, errors, vocabulary
-from vllama_pool.workers.simulated.errors import Answer, Refusal
+from vllama_pool.workers.simulated.errors import HttpAnswer, Refusal
 from vllama_pool.workers.simulated.options import Options
 from vllama_pool.workers.simulated.requests import EmbeddingRequest
 
 FIRST, LAST = vocabulary.IM_START, vocabulary.IM_END
 
 
-def answer(asked: EmbeddingRequest, options: Options) -> Answer:
+def answer(asked: EmbeddingRequest, options: Options) -> HttpAnswer:
     """Return vLLM's response. Raises Refusal."""
     data, count = [], 0
     for index, prompt in enumerate(prompts(asked.input)):
@@ -44,7 +44,7 @@ def answer(asked: EmbeddingRequest, options: Options) -> Answer:
         "data": data,
         "usage": usage,
     }
-    return Answer(200, msgspec.json.encode(fields))
+    return HttpAnswer(200, msgspec.json.encode(fields))
 
 
 def check(asked: EmbeddingRequest, options: Options) -> None:

@@ -11,7 +11,7 @@ import msgspec
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpAnswer:
     status: int
     body: bytes
     content_type: str = "application/json"
@@ -46,8 +46,8 @@ class Refusal(Exception):
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.status}}
 
     @property
-    def answer(self) -> Answer:
-        return Answer(self.status, msgspec.json.encode(self.fields))
+    def answer(self) -> HttpAnswer:
+        return HttpAnswer(self.status, msgspec.json.encode(self.fields))
 
     @property
     def event(self) -> bytes:
@@ -133,12 +133,12 @@ def no_template() -> Refusal:
     )
 
 
-NOT_FOUND = Answer(404, b'{"detail":"Not Found"}')
-UNAUTHORIZED = Answer(401, b'{"error":"Unauthorized"}')
+NOT_FOUND = HttpAnswer(404, b'{"detail":"Not Found"}')
+UNAUTHORIZED = HttpAnswer(401, b'{"error":"Unauthorized"}')
 
 
-def method_not_allowed(allow: str) -> Answer:
-    return Answer(405, b'{"detail":"Method Not Allowed"}', headers=(("allow", allow),))
+def method_not_allowed(allow: str) -> HttpAnswer:
+    return HttpAnswer(405, b'{"detail":"Method Not Allowed"}', headers=(("allow", allow),))
 
 
 def spaced(value: object) -> bytes:

@@ -9,7 +9,7 @@ from typing import Protocol
 import msgspec
 
 from vllama_pool.workers.simulated import vocabulary
-from vllama_pool.workers.simulated.answers import Answer, Kind, Token
+from vllama_pool.workers.simulated.answers import Kind, SimulatedText, Token
 
 END = Token(vocabulary.EOS, "", Kind.HIDDEN, b'""')
 """The end-of-text token. It has no text but counts as a token."""
@@ -35,7 +35,7 @@ class Output(Protocol):
 class Generation:
     __slots__ = ("_answer", "_ending", "_held", "_natural", "_output", "count", "prompt_tokens")
 
-    def __init__(self, prompt_tokens: int, answer: Answer, ending: Ending, output: Output) -> None:
+    def __init__(self, prompt_tokens: int, answer: SimulatedText, ending: Ending, output: Output) -> None:
         self.prompt_tokens = prompt_tokens
         self.count = 0
         self._answer = answer

@@ -14,13 +14,13 @@ from vllama_pool.workers.simulated import answers, context, errors, script, temp
 from vllama_pool.workers.simulated.answers import Call, Wants
 from vllama_pool.workers.simulated.chunks import ChatStream, CompletionStream, Head, Stream
 from vllama_pool.workers.simulated.documents import Collected, chat_document, completion_document
-from vllama_pool.workers.simulated.errors import Answer, Refusal
+from vllama_pool.workers.simulated.errors import HttpAnswer, Refusal
 from vllama_pool.workers.simulated.generation import Ending, Generation
 from vllama_pool.workers.simulated.job import Job
-from vllama_pool.workers.simulated.metrics import Metrics
+from vllama_pool.workers.simulated.metrics import SimulatedMetrics
 from vllama_pool.workers.simulated.options import VERSION, Options
 from vllama_pool.workers.simulated.requests import (
-    ChatRequest,
+    ChatBody,
     CompletionRequest,
     NamedTool,
     TokenizeChat,
@@ -46,7 +46,7 @@ class Inference:
         self,
         options: Options,
         runner: Runner,
-        metrics: Metrics,
+        metrics: SimulatedMetrics,
         *,
         refusal: Callable[[], Refusal | None],
         die: Callable[[], None],
@@ -128,7 +128,7 @@ class Inference:
 
     # --- from a request to a generation ---
 
-    def _check_chat(self, asked: ChatRequest) -> None:
+    def _check_chat(self, asked: ChatBody) -> None:
         if asked.chat_template is not None:
             raise Refusal(
                 "Chat template is passed with request, but --trust-request-chat-template is not set. Refused request "
@@ -143,7 +143,7 @@ class Inference:
         if asked.tools and isinstance(asked.tool_choice, NamedTool) and not self._options.tool_parser:
             raise Refusal(f'tool_choice="{asked.tool_choice.function.name}" requires --tool-call-parser to be set')
 
-    def _chat_prompt(self, asked: ChatRequest, thinking: bool) -> str:
+    def _chat_prompt(self, asked: ChatBody, thinking: bool) -> str:
         return template.render(
             asked.messages,
             asked.tools,
@@ -153,7 +153,7 @@ class Inference:
             continue_final=asked.continue_final_message,
         )
 
-    def _limit(self, prompt: str | list[int], asked: ChatRequest | CompletionRequest) -> list[int]:
+    def _limit(self, prompt: str | list[int], asked: ChatBody | CompletionRequest) -> list[int]:
         """Return the prompt's tokens, truncated on request. Raises Refusal if too many."""
         truncate = asked.truncate_prompt_tokens
         limit = self._options.max_model_len
@@ -172,7 +172,7 @@ class Inference:
         context.check(prompt, tokens, limit, room=1)
         return tokens
 
-    def _call(self, asked: ChatRequest) -> Call | None:
+    def _call(self, asked: ChatBody) -> Call | None:
         """Return the required tool call, or the first tool for a question about the weather."""
         if not asked.tools or asked.tool_choice == "none":
             return None
@@ -193,7 +193,7 @@ class Inference:
     def _head(
         self,
         prefix: str,
-        asked: ChatRequest | CompletionRequest,
+        asked: ChatBody | CompletionRequest,
         request: Request,
         prompt: list[int],
         logprobs: int | None,
@@ -210,7 +210,7 @@ class Inference:
             logprobs=logprobs,
             include_usage=bool(options and options.include_usage),
             continuous_usage=bool(options and options.continuous_usage_stats),
-            include_reasoning=not isinstance(asked, ChatRequest) or asked.include_reasoning,
+            include_reasoning=not isinstance(asked, ChatBody) or asked.include_reasoning,
         )
 
     def _job(self, exchange: Exchange, fault: script.RequestFault | None) -> Job:
@@ -219,7 +219,7 @@ class Inference:
         return job
 
     def _chat_output(
-        self, job: Job, asked: ChatRequest, head: Head, call: Call | None, thinking: bool
+        self, job: Job, asked: ChatBody, head: Head, call: Call | None, thinking: bool
     ) -> Stream | Collected:
         if asked.stream:
             exchange = job.exchange
@@ -231,9 +231,9 @@ class Inference:
     def _start(
         self,
         job: Job,
-        asked: ChatRequest | CompletionRequest,
+        asked: ChatBody | CompletionRequest,
         head: Head,
-        whole: answers.Answer,
+        whole: answers.SimulatedText,
         max_tokens: int | None,
     ) -> None:
         """Admit the request. Raises Refusal."""
@@ -309,7 +309,7 @@ class Inference:
             call_id=_call_id(),
             auto=auto,
         )
-        job.respond(Answer(200, msgspec.json.encode(document)))
+        job.respond(HttpAnswer(200, msgspec.json.encode(document)))
 
     def _complete(self, job: Job, head: Head, echo: str) -> None:
         got = job.output
@@ -318,7 +318,7 @@ class Inference:
         figures = self._figures(job, head, False, whole=True)
         usage, metrics = figures["final_usage"](), figures["metrics"]()
         document = completion_document(head, got, usage=usage, metrics=metrics, echo=echo)
-        job.respond(Answer(200, msgspec.json.encode(document)))
+        job.respond(HttpAnswer(200, msgspec.json.encode(document)))
 
     def _figures(self, job: Job, head: Head, reasoning: bool, *, whole: bool = False) -> dict[str, Callable[[], Any]]:
         prompt = len(head.prompt_ids)
@@ -376,13 +376,13 @@ class Inference:
         return {key: value for key, value in fields.items() if value is not None}
 
 
-def _thinking_off(asked: ChatRequest | TokenizeChat) -> bool:
+def _thinking_off(asked: ChatBody | TokenizeChat) -> bool:
     wanted = (asked.chat_template_kwargs or {}).get("enable_thinking")
-    effort = asked.reasoning_effort if isinstance(asked, ChatRequest) else None
+    effort = asked.reasoning_effort if isinstance(asked, ChatBody) else None
     return wanted is False or (wanted is None and effort == "none")
 
 
-def _document(asked: ChatRequest | CompletionRequest, question: str) -> str | None:
+def _document(asked: ChatBody | CompletionRequest, question: str) -> str | None:
     """Return JSON for the response format. Raises Refusal for an invalid schema."""
     wanted = asked.response_format
     if wanted is None or wanted.type == "text":

@@ -70,7 +70,7 @@ class Job:
                 self._finished()
                 self.exchange.end()
 
-    def respond(self, answer: errors.Answer) -> None:
+    def respond(self, answer: errors.HttpAnswer) -> None:
         self._finished()
         self.exchange.respond(answer)
 

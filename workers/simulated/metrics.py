@@ -47,7 +47,7 @@ class Histogram:
         yield f"{name}_sum{{{labels}}} {self._sum}"
 
 
-class Metrics:
+class SimulatedMetrics:
     """One worker's counters, as the engine's observer."""
 
     def __init__(self, model: str, kv_tokens: int) -> None:

@@ -119,7 +119,7 @@ class _Sampling(_Shape):
     return_token_ids: bool | None = None
 
 
-class ChatRequest(_Sampling):
+class ChatBody(_Sampling):
     messages: list[Message]
     max_completion_tokens: int | None = None
     logprobs: bool | None = False
@@ -175,7 +175,7 @@ class DetokenizeRequest(_Shape):
 TokenizeRequest = _TokenizeText | TokenizeChat
 
 _SHAPES: tuple[Any, ...] = (
-    ChatRequest,
+    ChatBody,
     CompletionRequest,
     EmbeddingRequest,
     DetokenizeRequest,
@@ -185,12 +185,12 @@ _ADAPTERS: dict[Any, TypeAdapter[Any]] = {shape: TypeAdapter(shape) for shape in
 _T = TypeVar("_T")
 
 
-def parse_chat(body: bytes, content_type: str, max_stop: int = MAX_STOP_STRINGS) -> ChatRequest:
+def parse_chat(body: bytes, content_type: str, max_stop: int = MAX_STOP_STRINGS) -> ChatBody:
     """Raises Refusal."""
     data = _load(body, content_type)
     _check_raw(data, max_stop)
     _check_raw_chat(data)
-    request: ChatRequest = _validate(ChatRequest, data)
+    request: ChatBody = _validate(ChatBody, data)
     _check_sampling(request, request.max_completion_tokens or request.max_tokens)
     if request.logprobs:
         _check_logprobs(request.top_logprobs or 0, request.stream)

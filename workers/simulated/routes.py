@@ -12,9 +12,9 @@ import msgspec
 
 from vllama_pool.workers.simulated import embedding, errors, script, vocabulary
 from vllama_pool.workers.simulated.chunks import DONE
-from vllama_pool.workers.simulated.errors import Answer, Refusal
+from vllama_pool.workers.simulated.errors import HttpAnswer, Refusal
 from vllama_pool.workers.simulated.inference import Inference
-from vllama_pool.workers.simulated.metrics import CONTENT_TYPE, Metrics
+from vllama_pool.workers.simulated.metrics import CONTENT_TYPE, SimulatedMetrics
 from vllama_pool.workers.simulated.options import VERSION, Options
 from vllama_pool.workers.simulated.requests import parse_detokenize, parse_embedding, parse_tokenize
 from vllama_pool.workers.simulated.runner import Runner
@@ -23,7 +23,7 @@ from vllama_pool.workers.simulated.wire import Exchange, Request
 GUARDED = ("/v1", "/v2", "/inference", "/cohere")
 """Paths that need an API key, if keys are set."""
 
-Handler = Callable[[Request], Answer]
+Handler = Callable[[Request], HttpAnswer]
 
 
 class Routes:
@@ -32,7 +32,7 @@ class Routes:
         options: Options,
         inference: Inference,
         runner: Runner,
-        metrics: Metrics,
+        metrics: SimulatedMetrics,
         faults: script.Script,
         *,
         die: Callable[[], None],
@@ -120,7 +120,7 @@ class Routes:
             answer = errors.scripted(fault.status).answer
             after = fault.retry_after
             headers = (("retry-after", f"{after:g}"),) if after is not None else ()
-            exchange.respond(Answer(answer.status, answer.body, headers=headers))
+            exchange.respond(HttpAnswer(answer.status, answer.body, headers=headers))
             return True
         return False
 
@@ -131,7 +131,7 @@ class Routes:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         return scheme.lower() == "bearer" and token in keys
 
-    def _answer(self, request: Request) -> Answer:
+    def _answer(self, request: Request) -> HttpAnswer:
         handler = self._plain.get((request.method, request.path))
         if handler is not None:
             return handler(request)
@@ -140,10 +140,10 @@ class Routes:
 
     # --- what vLLM tells of itself ---
 
-    def _health(self, request: Request) -> Answer:
-        return Answer(503 if self._script.state(script.Dead) else 200, b"")
+    def _health(self, request: Request) -> HttpAnswer:
+        return HttpAnswer(503 if self._script.state(script.Dead) else 200, b"")
 
-    def _models(self, request: Request) -> Answer:
+    def _models(self, request: Request) -> HttpAnswer:
         now = int(time.time())
         permission = {
             "id": f"modelperm-{secrets.token_hex(8)}",
@@ -174,15 +174,15 @@ class Routes:
         ]
         return _json({"object": "list", "data": models})
 
-    def _metrics_page(self, request: Request) -> Answer:
-        return Answer(200, self._metrics.page(self._runner.engine, self._sleep_level), CONTENT_TYPE)
+    def _metrics_page(self, request: Request) -> HttpAnswer:
+        return HttpAnswer(200, self._metrics.page(self._runner.engine, self._sleep_level), CONTENT_TYPE)
 
-    def _load(self, request: Request) -> Answer:
+    def _load(self, request: Request) -> HttpAnswer:
         return _json({"server_load": len(self._inference.jobs) if self._options.load_tracking else 0})
 
     # --- tokens and vectors ---
 
-    def _tokenize(self, request: Request) -> Answer:
+    def _tokenize(self, request: Request) -> HttpAnswer:
         asked = parse_tokenize(request.body, request.headers.get("content-type", ""))
         self._inference.check_model(asked.model)
         text = getattr(asked, "prompt", None)
@@ -203,14 +203,14 @@ class Routes:
             }
         )
 
-    def _detokenize(self, request: Request) -> Answer:
+    def _detokenize(self, request: Request) -> HttpAnswer:
         asked = parse_detokenize(request.body, request.headers.get("content-type", ""))
         self._inference.check_model(asked.model)
         if max(asked.tokens, default=0) >= 2**32:
             raise Refusal("number too large to fit in target type")
         return _json({"prompt": vocabulary.decode(filter(vocabulary.is_known, asked.tokens))})
 
-    def _embeddings(self, request: Request) -> Answer:
+    def _embeddings(self, request: Request) -> HttpAnswer:
         asked = parse_embedding(request.body, request.headers.get("content-type", ""))
         embedding.check(asked, self._options)
         self._inference.check_state()
@@ -218,7 +218,7 @@ class Routes:
 
     # --- sleep (VLLM_SERVER_DEV_MODE=1) ---
 
-    def _sleep(self, request: Request) -> Answer:
+    def _sleep(self, request: Request) -> HttpAnswer:
         asked = parse_qs(request.query)
         level = int(asked.get("level", ["1"])[0])
         if level not in (0, 1, 2):
@@ -236,17 +236,17 @@ class Routes:
         self._sleep_level = level
         return _json({"status": "sleeping", "level": level})
 
-    def _wake_up(self, request: Request) -> Answer:
+    def _wake_up(self, request: Request) -> HttpAnswer:
         self._sleep_level = 0
         self._runner.resume()
         return _json({"status": "awake", "tags": None})
 
-    def _is_sleeping(self, request: Request) -> Answer:
+    def _is_sleeping(self, request: Request) -> HttpAnswer:
         return _json({"is_sleeping": self._runner.engine.paused})
 
     # --- the simulation's own ---
 
-    def _about(self, request: Request) -> Answer:
+    def _about(self, request: Request) -> HttpAnswer:
         return _json(
             {
                 "simulated": True,
@@ -258,10 +258,10 @@ class Routes:
             }
         )
 
-    def _get_faults(self, request: Request) -> Answer:
+    def _get_faults(self, request: Request) -> HttpAnswer:
         return _json({"what": "faults of a simulated worker", "faults": list(self._script.faults)})
 
-    def _post_faults(self, request: Request) -> Answer:
+    def _post_faults(self, request: Request) -> HttpAnswer:
         try:
             faults = script.parse(request.body)
         except ValueError as error:
@@ -269,10 +269,10 @@ class Routes:
         self._set_faults(faults)
         return self._get_faults(request)
 
-    def _delete_faults(self, request: Request) -> Answer:
+    def _delete_faults(self, request: Request) -> HttpAnswer:
         self._set_faults([])
         return self._get_faults(request)
 
 
-def _json(value: Any) -> Answer:
-    return Answer(200, msgspec.json.encode(value))
+def _json(value: Any) -> HttpAnswer:
+    return HttpAnswer(200, msgspec.json.encode(value))

@@ -12,7 +12,7 @@ from vllama_pool.workers.simulated import errors, script
 from vllama_pool.workers.simulated.engine import Engine
 from vllama_pool.workers.simulated.errors import Refusal
 from vllama_pool.workers.simulated.inference import Inference
-from vllama_pool.workers.simulated.metrics import Metrics
+from vllama_pool.workers.simulated.metrics import SimulatedMetrics
 from vllama_pool.workers.simulated.options import Options
 from vllama_pool.workers.simulated.routes import Routes
 from vllama_pool.workers.simulated.runner import Runner
@@ -40,7 +40,7 @@ class Simulated:
         """Requests by path."""
         self._script = script.Script()
         kv_tokens = self.options.slots * self.options.max_model_len
-        self.metrics = Metrics(self.options.model, kv_tokens)
+        self.metrics = SimulatedMetrics(self.options.model, kv_tokens)
         self.runner = Runner(Engine(self.options.pace, self.metrics), lambda: self._script.slow)
         self._die = die or self.vanish
         self._inference = Inference(self.options, self.runner, self.metrics, refusal=self._refusal, die=self._die)

@@ -19,7 +19,7 @@ from typing import Protocol, cast
 
 import httptools
 
-from vllama_pool.workers.simulated.errors import Answer
+from vllama_pool.workers.simulated.errors import HttpAnswer
 
 SERVER = b"vllama-simulated"
 EVENT_STREAM = "text/event-stream; charset=utf-8"
@@ -85,7 +85,7 @@ class Exchange:
         """True if the client reads too slowly."""
         return self._connection.paused
 
-    def respond(self, answer: Answer) -> None:
+    def respond(self, answer: HttpAnswer) -> None:
         if self.started or self.ended:
             return
         self.started = True

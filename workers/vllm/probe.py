@@ -31,7 +31,7 @@ class ProbeFailed(Exception):
     """The server gave no usable response. The text is one short line with the URL."""
 
 
-class Refused(ProbeFailed):
+class ConnectionRefused(ProbeFailed):
     """Connection refused. vLLM binds its port early but listens only once its engine is ready."""
 
 
@@ -222,7 +222,7 @@ async def check_health(
     """
     try:
         await _get(client, url, "/health", key, server_name)
-    except Refused:
+    except ConnectionRefused:
         return Health.STARTING
     except BadAnswer as error:
         return Health.DEAD if error.status == 503 else Health.UNREACHABLE
@@ -353,7 +353,7 @@ async def _get(
                     raise BadAnswer(f"{address}: an answer of more than {MAX_BYTES} bytes")
             return bytes(body)
     except httpx.ConnectError as error:
-        raise Refused(f"{address}: {error or 'no connection'}") from error
+        raise ConnectionRefused(f"{address}: {error or 'no connection'}") from error
     except (httpx.TimeoutException, TimeoutError) as error:
         raise TimedOut(f"{address}: no answer in time") from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -18,7 +18,7 @@ import sys
 import time
 from typing import Any
 
-from vllama_pool.workers.process.status import Status, StatusPipe
+from vllama_pool.workers.process.status import ChildStatus, StatusPipe
 
 
 def main(script: dict[str, Any]) -> None:
@@ -26,22 +26,22 @@ def main(script: dict[str, Any]) -> None:
     leaving: list[float] = []
 
     def leave(number: int, frame: object) -> None:
-        told.tell(Status("draining"))
+        told.tell(ChildStatus("draining"))
         leaving.append(time.monotonic() + script.get("drain", 0))
 
     signal.signal(signal.SIGTERM, signal.SIG_IGN if script.get("stubborn") else leave)
     if "pids" in script:
         with open(script["pids"], "a") as file:
             file.write(f"{os.getpid()}\n")
-    told.tell(Status("starting", "loading"))
+    told.tell(ChildStatus("starting", "loading"))
     if "fail" in script:
         sys.exit(script["fail"])
     if not script.get("silent"):
-        told.tell(Status("ready", models=tuple(script.get("models", ()))))
+        told.tell(ChildStatus("ready", models=tuple(script.get("models", ()))))
     if "relapse" in script:
         time.sleep(script["relapse"])
-        told.tell(Status("restarting", "vLLM died"))
-        told.tell(Status("ready"))
+        told.tell(ChildStatus("restarting", "vLLM died"))
+        told.tell(ChildStatus("ready"))
     end = time.monotonic() + 60
     while time.monotonic() < (leaving[0] if leaving else end):
         time.sleep(0.01)

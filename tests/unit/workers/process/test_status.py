@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 
-from vllama_pool.workers.process.status import STATUS_FD, Status, StatusPipe, decode
+from vllama_pool.workers.process.status import STATUS_FD, ChildStatus, StatusPipe, decode
 
 
 def test_what_is_told_is_read_as_it_was() -> None:
     reading, writing = os.pipe()
     pipe = StatusPipe(writing)
-    status = Status("ready", "after a while", ("a", "b"))
+    status = ChildStatus("ready", "after a while", ("a", "b"))
     pipe.tell(status)
     assert decode(os.read(reading, 4096)) == status
     os.close(reading)
@@ -21,7 +21,7 @@ def test_the_same_status_is_told_once() -> None:
     reading, writing = os.pipe()
     pipe = StatusPipe(writing)
     for state in ("starting", "starting", "ready", "starting"):
-        pipe.tell(Status(state))
+        pipe.tell(ChildStatus(state))
     lines = os.read(reading, 4096).splitlines()
     assert [status.state for status in map(decode, lines) if status] == ["starting", "ready", "starting"]
     os.close(reading)
@@ -32,16 +32,16 @@ def test_a_supervisor_that_is_gone_or_stuck_is_no_error() -> None:
     reading, writing = os.pipe()
     pipe = StatusPipe(writing)
     for number in range(5000):  # more than a pipe holds
-        pipe.tell(Status("ready", str(number)))
+        pipe.tell(ChildStatus("ready", str(number)))
     os.close(reading)
-    pipe.tell(Status("draining"))
+    pipe.tell(ChildStatus("draining"))
     os.close(writing)
 
 
 def test_without_a_supervisor_telling_does_nothing() -> None:
     pipe = StatusPipe.from_environment({})
     assert not pipe.connected
-    pipe.tell(Status("ready"))
+    pipe.tell(ChildStatus("ready"))
 
 
 def test_the_pipe_is_not_for_grandchildren() -> None:

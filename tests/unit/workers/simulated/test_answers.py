@@ -12,9 +12,9 @@ from vllama_pool.workers.simulated import vocabulary as v
 from vllama_pool.workers.simulated.answers import (
     ASSISTANT,
     NO_THINKING,
-    Answer,
     Call,
     Kind,
+    SimulatedText,
     Wants,
     answer,
     document,
@@ -28,7 +28,7 @@ def chat(text: str) -> list[int]:
     return v.encode(f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n")
 
 
-def text(whole: Answer, *kinds: Kind) -> str:
+def text(whole: SimulatedText, *kinds: Kind) -> str:
     return "".join(whole.token(i).text for i in range(whole.natural) if whole.token(i).kind in kinds)
 
 

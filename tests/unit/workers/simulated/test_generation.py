@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllama_pool.workers.simulated import vocabulary as v
-from vllama_pool.workers.simulated.answers import Answer, Kind, Token, Wants, answer
+from vllama_pool.workers.simulated.answers import Kind, SimulatedText, Token, Wants, answer
 from vllama_pool.workers.simulated.generation import END, Ending, Generation, StopFilter
 
 PROMPT = v.encode("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
@@ -27,7 +27,7 @@ class Taken:
         return "".join(token.text for token in self.tokens)
 
 
-def run(whole: Answer, ending: Ending) -> Taken:
+def run(whole: SimulatedText, ending: Ending) -> Taken:
     taken = Taken()
     generation = Generation(len(PROMPT), whole, ending, taken)
     while not generation.step(0.0):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vllama_pool.workers.simulated.engine import Engine, Pace
-from vllama_pool.workers.simulated.metrics import Metrics
+from vllama_pool.workers.simulated.metrics import SimulatedMetrics
 from vllama_pool.workers.vllm.probe import parse_metrics
 
 
@@ -22,7 +22,7 @@ class Two:
 
 
 def test_the_probe_reads_what_the_engine_does() -> None:
-    metrics = Metrics('m"odel', kv_tokens=100)
+    metrics = SimulatedMetrics('m"odel', kv_tokens=100)
     engine = Engine(Pace(slots=2, tokens_per_second=10.0), metrics)
     for _ in range(3):
         engine.submit(Two(), 0.0)
@@ -40,7 +40,7 @@ def test_the_probe_reads_what_the_engine_does() -> None:
 
 
 def test_a_sleeping_engine_shows_its_level_and_hides_the_rest() -> None:
-    metrics = Metrics("m", kv_tokens=100)
+    metrics = SimulatedMetrics("m", kv_tokens=100)
     engine = Engine(Pace(slots=1, tokens_per_second=10.0), metrics)
     engine.submit(Two(), 0.0)
     engine.paused = True
@@ -50,7 +50,7 @@ def test_a_sleeping_engine_shows_its_level_and_hides_the_rest() -> None:
 
 
 def test_histograms_add_up() -> None:
-    metrics = Metrics("m", kv_tokens=100)
+    metrics = SimulatedMetrics("m", kv_tokens=100)
     engine = Engine(Pace(slots=1, tokens_per_second=10.0), metrics)
     metrics.stepped(3, 0.03)
     metrics.stepped(1, 500.0)

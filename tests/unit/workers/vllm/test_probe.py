@@ -12,9 +12,9 @@ from vllama_pool.workers.registry.record import WorkerState
 from vllama_pool.workers.vllm.probe import (
     MAX_BYTES,
     BadAnswer,
+    ConnectionRefused,
     Health,
     Metrics,
-    Refused,
     ServedModel,
     TimedOut,
     check_health,
@@ -191,7 +191,7 @@ async def test_errors_below_http_have_types() -> None:
 
     async with answering(refuse) as client:
         assert await check_health(client, URL) is Health.STARTING
-        with pytest.raises(Refused):
+        with pytest.raises(ConnectionRefused):
             await scrape(client, URL)
     async with answering(hang) as client:
         assert await check_health(client, URL) is Health.UNREACHABLE
