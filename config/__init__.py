@@ -1,1 +1,1 @@
-"""Settings from the environment, Ollama's name rules, and the routing file."""
+"""Settings from the environment, API keys, Ollama's name rules, and the routing file."""

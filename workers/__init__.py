@@ -1,1 +1,1 @@
-"""Everything that runs beside a GPU: the worker agent, and the registry record that it publishes."""
+"""Everything that runs beside a GPU: agent, registry record, model files, and the simulated worker."""

@@ -14,7 +14,7 @@ from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.protocol.model_view import ModelView
 from vllama_pool.router.protocol.ollama import catalogue, show
 from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker
-from vllama_pool.router.protocol.ollama.not_found import NO_CLOUD_DETAILS, unknown_model
+from vllama_pool.router.protocol.ollama.not_found import NO_CLOUD_DETAILS, show_text, unknown_model
 from vllama_pool.router.protocol.operation import Clock
 from vllama_pool.router.routing.resolve import ListedModel, ModelRoutes
 from vllama_pool.router.server.asgi import JSON, decode_body
@@ -52,7 +52,7 @@ def catalogue_routes(
         show_request = await decode_body(show.decode_show, await request.body())
         listed = routes().find(show_request.requested, pool)
         if listed is None or not listed.replicas:
-            raise unknown_model(show_request.requested, show.not_found(show_request.requested), cloud=NO_CLOUD_DETAILS)
+            raise unknown_model(show_request.requested, show_text(show_request.requested), cloud=NO_CLOUD_DETAILS)
         return _json(show.show(model_view(listed), show_request, request.headers.get("user-agent", "")))
 
     return [tags, ps, version_page, show_model]

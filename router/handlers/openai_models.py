@@ -11,8 +11,7 @@ from litestar.handlers import HTTPRouteHandler
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.handlers.catalogue import model_view
 from vllama_pool.router.protocol.model_view import ModelView
-from vllama_pool.router.protocol.ollama.not_found import NO_CLOUD_DETAILS, unknown_model
-from vllama_pool.router.protocol.ollama.show import not_found
+from vllama_pool.router.protocol.ollama.not_found import NO_CLOUD_DETAILS, show_text, unknown_model
 from vllama_pool.router.protocol.openai import models as listing
 from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.server.asgi import JSON
@@ -35,7 +34,7 @@ def openai_model_routes(pool: Pool, routes: Callable[[], ModelRoutes]) -> list[H
         name = str(request.scope["path"]).removeprefix(_ONE)  # may contain slashes, as vLLM's names do
         listed = routes().find(name, pool)
         if listed is None or not listed.replicas:
-            raise unknown_model(name, not_found(name), cloud=NO_CLOUD_DETAILS)
+            raise unknown_model(name, show_text(name), cloud=NO_CLOUD_DETAILS)
         return Response(listing.openai_model(model_view(listed), name), media_type=JSON)
 
     @get("/api/experimental/model-recommendations", sync_to_thread=False)

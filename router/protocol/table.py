@@ -8,6 +8,7 @@ from vllama_pool.router.protocol import json_lines
 from vllama_pool.router.protocol.clock import SystemClock
 from vllama_pool.router.protocol.ollama import chat, embed, generate, requests
 from vllama_pool.router.protocol.ollama.embed_response import EmbedTranslator
+from vllama_pool.router.protocol.ollama.not_found import embedding_text, generation_text
 from vllama_pool.router.protocol.operation import Clock, Operation
 
 
@@ -22,7 +23,7 @@ def operations(clock: Clock) -> tuple[Operation[Any], ...]:
             prepare=lambda request, info, defaults: chat.prepare(request, info, defaults, clock),
             adapt=chat.adapt,
             translator=chat.translator,
-            not_found=requests.not_found,
+            not_found=generation_text,
             content_type=lambda request: json_lines.content_type(request.stream),
         ),
         Operation(
@@ -33,7 +34,7 @@ def operations(clock: Clock) -> tuple[Operation[Any], ...]:
             prepare=lambda request, info, defaults: generate.prepare(request, info, defaults, clock),
             adapt=generate.adapt,
             translator=generate.translator,
-            not_found=requests.not_found,
+            not_found=generation_text,
             content_type=lambda request: json_lines.content_type(request.stream),
         ),
         *(
@@ -45,7 +46,7 @@ def operations(clock: Clock) -> tuple[Operation[Any], ...]:
                 prepare=embed.prepare,
                 adapt=embed.adapt,
                 translator=EmbedTranslator,
-                not_found=embed.not_found,
+                not_found=embedding_text,
                 content_type=lambda request: json_lines.JSON,
             )
             for name, decode in (("embed", embed.decode_embed), ("embeddings", embed.decode_embeddings))

@@ -1,1 +1,1 @@
-"""One module per command."""
+"""The options that commands share, and one module per command."""

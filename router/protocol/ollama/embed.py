@@ -14,9 +14,10 @@ import msgspec
 from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.errors import AttemptFailed, BadRequest, ModelNotFound, Refused
 from vllama_pool.router.protocol.json_lines import encode
-from vllama_pool.router.protocol.ollama import options, requests
+from vllama_pool.router.protocol.ollama import options
 from vllama_pool.router.protocol.ollama.gojson import BodyDecoder
 from vllama_pool.router.protocol.ollama.keep_alive import KeepAlive, dec_hook
+from vllama_pool.router.protocol.ollama.not_found import generation_text
 from vllama_pool.router.protocol.ollama.request_base import Body, require_model
 from vllama_pool.router.protocol.operation import DirectResponse, NextStep, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api, errors, tokenize
@@ -84,7 +85,7 @@ def decode_embed(body: bytes) -> EmbedRequest:
     request = EMBED.decode(body)
     texts = _texts(request.input)
     if not request.model.strip():
-        raise ModelNotFound(requests.not_found(request.model))
+        raise ModelNotFound(generation_text(request.model))
     return EmbedRequest(
         model=request.model,
         texts=texts,
@@ -120,10 +121,6 @@ def _texts(given: Any) -> list[str]:
     if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
         raise BadRequest(BAD_INPUT)
     return given
-
-
-def not_found(model: str) -> str:
-    return f'model "{model}" not found, try pulling it first'
 
 
 def check(request: EmbedRequest, info: ModelInfo) -> DirectResponse | None:

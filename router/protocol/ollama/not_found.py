@@ -1,4 +1,4 @@
-"""Errors for names that no worker serves (R038, R147-R149)."""
+"""Errors for names that no worker serves, and the text of each endpoint (R038, R147-R149)."""
 
 from __future__ import annotations
 
@@ -21,3 +21,20 @@ def unknown_model(name: str, not_found: str, *, cloud: str = NO_CLOUD) -> Client
     if is_cloud(name):
         return Forbidden(cloud)
     return ModelNotFound(not_found)
+
+
+def generation_text(model: str) -> str:
+    return f"model '{model}' not found"
+
+
+def embedding_text(model: str) -> str:
+    return f'model "{model}" not found, try pulling it first'
+
+
+def show_text(requested: str) -> str:
+    """Unlike elsewhere, the name is normalised (R148)."""
+    try:
+        shown = parse(requested).short
+    except InvalidName:
+        shown = requested
+    return f"model '{shown}' not found"

@@ -11,6 +11,7 @@ from vllama_pool.router.errors import BadRequest, ModelNotFound
 from vllama_pool.router.protocol.ollama.gojson import BodyDecoder, named
 from vllama_pool.router.protocol.ollama.images import check_base64
 from vllama_pool.router.protocol.ollama.keep_alive import KeepAlive, dec_hook
+from vllama_pool.router.protocol.ollama.not_found import generation_text
 from vllama_pool.router.protocol.ollama.request_base import Body, require_model
 from vllama_pool.router.protocol.ollama.think_option import check_think
 
@@ -125,7 +126,7 @@ def decode_generate(body: bytes) -> GenerateRequest:
         _check_images(request.images)
     _check_shared(request)
     if not request.model.strip():
-        raise ModelNotFound(not_found(request.model))
+        raise ModelNotFound(generation_text(request.model))
     return request
 
 
@@ -135,10 +136,6 @@ def default_messages(messages: Sequence[Mapping[str, Any]]) -> list[ChatMessage]
         return []
     body = msgspec.json.encode({"model": "-", "messages": [dict(message) for message in messages]})
     return decode_chat(body).messages or []
-
-
-def not_found(model: str) -> str:
-    return f"model '{model}' not found"
 
 
 def _raw_objects(request: ChatRequest) -> Iterable[msgspec.Raw]:

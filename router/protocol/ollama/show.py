@@ -54,15 +54,6 @@ def decode_show(body: bytes) -> ShowRequest:
     return request
 
 
-def not_found(requested: str) -> str:
-    """Unlike elsewhere, the name is normalised (R148)."""
-    try:
-        shown = parse(requested).short
-    except InvalidName:
-        shown = requested
-    return f"model '{shown}' not found"
-
-
 def show(model: ModelView, request: ShowRequest, user_agent: str) -> bytes:
     """`user_agent`: Copilot gets back the name that it requested (R110)."""
     info = model.merged.info

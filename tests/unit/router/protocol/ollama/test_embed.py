@@ -11,6 +11,7 @@ from vllama_pool.config.routing.defaults import NONE, Defaults
 from vllama_pool.router.errors import ClientError, Refused
 from vllama_pool.router.protocol.ollama import embed
 from vllama_pool.router.protocol.ollama.embed import EmbedRequest
+from vllama_pool.router.protocol.ollama.not_found import embedding_text
 from vllama_pool.router.protocol.operation import NextStep, PreflightRequest, UpstreamRequest
 from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED, classify
 from vllama_pool.workers.registry.record import ModelInfo
@@ -102,7 +103,7 @@ def test_a_missing_model_has_each_endpoints_text() -> None:
 
 @pytest.mark.rule(148)
 def test_an_unknown_model_is_named_in_double_quotes() -> None:
-    assert embed.not_found("Llama3") == 'model "Llama3" not found, try pulling it first'
+    assert embedding_text("Llama3") == 'model "Llama3" not found, try pulling it first'
 
 
 @pytest.mark.parametrize("decode", [embed.decode_embed, embed.decode_embeddings])

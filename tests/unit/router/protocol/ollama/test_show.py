@@ -13,8 +13,8 @@ from tests.unit.router.protocol.ollama.test_catalogue import INFO, MODEL
 from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.errors import BadRequest, Forbidden
 from vllama_pool.router.protocol.model_view import ModelView
-from vllama_pool.router.protocol.ollama.not_found import NO_CLOUD_DETAILS, unknown_model
-from vllama_pool.router.protocol.ollama.show import ShowRequest, decode_show, not_found, show
+from vllama_pool.router.protocol.ollama.not_found import NO_CLOUD_DETAILS, show_text, unknown_model
+from vllama_pool.router.protocol.ollama.show import ShowRequest, decode_show, show
 from vllama_pool.workers.registry.record import ModelInfo
 
 MARIO = ModelView(
@@ -171,14 +171,14 @@ def test_show_normalises_the_name_of_an_unknown_model() -> None:
     for body in (b"{}", b'{"model":" "}', b"null"):
         with pytest.raises(BadRequest, match=r"^model is required$"):
             decode_show(body)
-    assert not_found("Nope") == "model 'Nope:latest' not found"
-    assert not_found("registry.ollama.ai/library/x:8b") == "model 'x:8b' not found"
-    assert not_found("/odd/") == "model '/odd/' not found"
+    assert show_text("Nope") == "model 'Nope:latest' not found"
+    assert show_text("registry.ollama.ai/library/x:8b") == "model 'x:8b' not found"
+    assert show_text("/odd/") == "model '/odd/' not found"
 
 
 @pytest.mark.rule(38)
 def test_show_has_its_own_text_for_cloud_models() -> None:
-    refused = unknown_model("x:8b-cloud", not_found("x:8b-cloud"), cloud=NO_CLOUD_DETAILS)
+    refused = unknown_model("x:8b-cloud", show_text("x:8b-cloud"), cloud=NO_CLOUD_DETAILS)
     assert (type(refused), refused.status) == (Forbidden, 403)
     assert refused.text == "ollama cloud is disabled: remote model details are unavailable"
 
