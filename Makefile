@@ -2,7 +2,7 @@
 #
 #   make run      the router and real vLLM workers behind http://127.0.0.1:11434 (PORT=, MODEL=, ARGS=)
 #   make test     the tests, those on real vLLM included (ARGS="-k name" for some of them)
-#   make quick    the tests that need no vLLM and no machine of their own: under a minute
+#   make quick    the tests that need neither vLLM nor a whole system of processes: a minute and a half
 #   make check    ruff and mypy
 #   make lock     rewrite the lock files
 #   make clean    remove what was set up
@@ -44,7 +44,7 @@ endif
 
 quick:
 	@$(SETUP) dev
-	@exec $(PYTEST) -n 9 --dist worksteal -m "$(NOT_ALONE) and not clients" $(ARGS)
+	@exec $(PYTEST) -n 9 --dist worksteal -m "$(NOT_ALONE) and not clients and not system" $(ARGS)
 
 check:
 	@$(SETUP) dev

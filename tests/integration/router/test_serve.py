@@ -23,7 +23,7 @@ from tests.support.until import until
 from vllama_pool.router.cli.main import main
 from vllama_pool.router.supervisor.plan import listen
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="lifelines are Linux")
+pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", reason="lifelines are Linux")]
 
 VLLAMA = (sys.executable, "-m", "vllama_pool.router.cli.main")
 EXPORTED = ("HOST", "PORT", "WORKER_PORT", "ROUTING_FILE", "PROCESSES", "REDIS_URL", "ALLOW_ANONYMOUS", "ADVERTISE")
@@ -207,11 +207,10 @@ def test_compat_finds_no_difference_for_serve_without_models(served: Served) -> 
 
 
 @pytest.mark.rule(193)
-@pytest.mark.parametrize(("variable", "value"), [("OLLAMA_DEBUG", "1"), ("VLLAMA_LOG_LEVEL", "debug")])
 def test_at_debug_the_log_says_why_a_worker_was_chosen_and_how_the_attempt_went(
-    environ: dict[str, str], tmp_path: Path, variable: str, value: str
+    environ: dict[str, str], tmp_path: Path
 ) -> None:
-    with Served({**environ, variable: value}, tmp_path) as served:
+    with Served({**environ, "OLLAMA_DEBUG": "1"}, tmp_path) as served:
         assert chat(served.url, options={"num_predict": 2}).status_code == 200
         lines = [line["message"] for line in served.logged() if line["level"] == "debug"]
     chosen = next(line for line in lines if "chose demo-" in line)

@@ -24,7 +24,7 @@ from vllama_pool.router.instance import RouterInstance
 from vllama_pool.router.telemetry.aggregate import ProcessReport
 from vllama_pool.router.telemetry.siblings import Siblings
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")
+pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")]
 
 VLLAMA = (sys.executable, "-P", "-m", "vllama_pool.router.cli.main")
 

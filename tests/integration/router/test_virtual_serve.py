@@ -18,7 +18,7 @@ import pytest
 from tests.support.ports import free_ports
 from tests.support.until import until
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="lifelines are Linux")
+pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", reason="lifelines are Linux")]
 
 VLLAMA = (sys.executable, "-P", "-m", "vllama_pool.router.cli.main")
 
