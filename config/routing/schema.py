@@ -122,7 +122,7 @@ _Serve = Annotated[
 
 
 class ModelEntry(_Part):
-    """What one name that clients ask for stands for."""
+    """The models behind one name that clients use, and their options."""
 
     serve: _Serve | None = Field(
         None,

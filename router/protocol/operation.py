@@ -118,7 +118,7 @@ class StreamTranslator(Protocol):
 
     @property
     def usage(self) -> Usage:
-        """What the worker has generated so far; a lower bound until `done`."""
+        """Tokens that the worker has generated so far; a lower bound until `done`."""
 
     def feed(self, data: bytes) -> bytes: ...
 

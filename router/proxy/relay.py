@@ -23,7 +23,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class RelayOutcome(enum.StrEnum):
-    """How a relayed response ended."""
+    """The end of a relayed response."""
 
     COMPLETE = "complete"
     """The whole response was sent."""

@@ -70,7 +70,7 @@ SETTLED = 60.0
 
 @dataclass(slots=True)
 class ChildHistory:
-    """What persists over a child's restarts. Times are monotonic seconds."""
+    """State of a child that persists over its restarts. Times are monotonic seconds."""
 
     backoff: Backoff
     started: float = 0.0

@@ -23,7 +23,7 @@ a reset of the whole sum."""
 
 
 class ProcessReport(msgspec.Struct, frozen=True):
-    """What one router process reports to another."""
+    """The report of one router process to another."""
 
     workers: tuple[WorkerView, ...]
     registry_up: bool
@@ -32,7 +32,7 @@ class ProcessReport(msgspec.Struct, frozen=True):
 
 
 class Processes(msgspec.Struct, frozen=True):
-    """How many router processes there are, and how many a page covers."""
+    """The number of router processes, and of those that a page covers."""
 
     total: int = 1
     answered: int = 1

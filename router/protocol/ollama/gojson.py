@@ -26,7 +26,7 @@ _SYNTAX = {
     "Invalid \\": "in string escape code",
     "Invalid control": "in string literal",
 }
-"""How messages of Python's json begin, and what Go says."""
+"""Beginnings of messages of Python's json, and the corresponding text of Go."""
 _SPACE = re.compile(r"[ \t\r\n]*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 

@@ -16,7 +16,7 @@ from vllama_pool.router.protocol.vllm.sse import EventSplitter, EventTooLong
 from vllama_pool.router.protocol.vllm.tool_calls import InvalidArguments
 
 RUNNER_ERROR = "an error was encountered while running the model: "
-"""How Ollama begins an error within a stream (R163)."""
+"""Prefix of an error within a stream (R163)."""
 _DONE = b"[DONE]"
 _INVALID = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
