@@ -136,7 +136,7 @@ class ModelEntry(_Part):
 
 
 class WorkerEntry(_Part):
-    """A vLLM server that nobody registers."""
+    """A vLLM server without an agent."""
 
     url: Annotated[str, AfterValidator(_worker_url)] = Field(description="Base URL, such as http://10.0.0.5:8000.")
     name: Label | None = Field(None, description="For logs and tables. Left out: the URL.")
@@ -151,7 +151,7 @@ class RoutingFile(_Part):
         None, description="Names that clients ask for. Models of workers are served without being listed."
     )
     workers: Annotated[list[WorkerEntry], Field(max_length=10_000)] | None = Field(
-        None, description="vLLM servers that nobody registers."
+        None, description="vLLM servers without an agent."
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from vllama_pool.router.protocol import json_lines
-from vllama_pool.router.protocol.clock import SystemClock
 from vllama_pool.router.protocol.ollama import chat, embed, generate, requests
 from vllama_pool.router.protocol.ollama.embed_response import EmbedTranslator
 from vllama_pool.router.protocol.ollama.not_found import embedding_text, generation_text
@@ -52,6 +51,3 @@ def operations(clock: Clock) -> tuple[Operation[Any], ...]:
             for name, decode in (("embed", embed.decode_embed), ("embeddings", embed.decode_embeddings))
         ),
     )
-
-
-OPERATIONS = operations(SystemClock())

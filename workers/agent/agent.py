@@ -86,7 +86,6 @@ class News:
             url=server.url,
             models=slim(server.models, MAX_MODELS),
             slots=plan.slots,
-            speed=plan.spec.speed,
             engine=plan.spec.engine,
             engine_version=server.version,
             tags=plan.spec.tags,

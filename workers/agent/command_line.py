@@ -55,7 +55,6 @@ class AgentSpec:
     attach: str = ""
     """URL of a vLLM started by someone else."""
     engine: str = "vllm"
-    speed: float = 1.0
     tags: tuple[str, ...] = ()
 
 
@@ -89,14 +88,14 @@ def find_program(engine: str, env: Mapping[str, str]) -> tuple[str, ...]:
         return (sys.executable, "-m", "vllama_pool.workers.simulated")
     if given := shlex.split(env.get("VLLAMA_VLLM", "")):
         if shutil.which(given[0], path=env.get("PATH")) is None:
-            raise CannotStart(f"cannot run {given[0]}: there is no such program; correct VLLAMA_VLLM")
+            raise CannotStart(f"cannot run {given[0]}: the program does not exist; correct VLLAMA_VLLM")
         return tuple(given)
     beside = Path(sys.executable).parent / "vllm"
     if beside.is_file() and os.access(beside, os.X_OK):
         return (str(beside),)
     if found := shutil.which("vllm", path=env.get("PATH")):
         return (found,)
-    raise CannotStart("there is no vllm here; install vLLM, or name its program with VLLAMA_VLLM=/path/to/bin/vllm")
+    raise CannotStart("vllm was not found; install vLLM, or set VLLAMA_VLLM=/path/to/bin/vllm")
 
 
 def check_spec(spec: AgentSpec) -> None:
@@ -265,7 +264,7 @@ def check_bound(host: str) -> None:
         except OSError as error:
             if error.errno == errno.EADDRNOTAVAIL:
                 raise CannotStart(
-                    f"{host} is no address of this machine; correct --advertise, or let vLLM listen elsewhere "
+                    f"{host} is not an address of this machine; correct --advertise, or let vLLM listen elsewhere "
                     "(vllama worker … -- --host 0.0.0.0) if routers reach it there all the same"
                 ) from error
 

@@ -122,7 +122,7 @@ def _attach(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str], h
     except ValueError:
         port = 0
     if parts.scheme not in ("http", "https") or not parts.hostname or not port:
-        raise CannotStart(f"{spec.attach} is no URL; give one such as http://127.0.0.1:8000")
+        raise CannotStart(f"{spec.attach} is not a URL; give one such as http://127.0.0.1:8000")
     if parts.username or parts.password:
         raise CannotStart("give no password in --attach; set VLLAMA_WORKER_KEY")
     name = worker_id(spec, socket.gethostname(), port)
@@ -156,7 +156,7 @@ def _choose(spec: AgentSpec, program: tuple[str, ...], env: Mapping[str, str]) -
 def check_advertise(host: str, registry: RegistrySettings) -> None:
     """Raises CannotStart for a host that routers cannot reach, or an external Redis without a fleet secret."""
     if host in ("", "0.0.0.0", "::", "*"):
-        raise CannotStart(f"'{host}' is no address that routers could use; give --advertise this machine's own")
+        raise CannotStart(f"routers cannot use '{host}' as an address; set --advertise to this machine's own")
     if registry.redis_url is None or registry.embedded:
         return
     if registry.fleet_secret is None:

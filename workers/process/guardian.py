@@ -134,7 +134,7 @@ def sweep(group: int, *, adopted: bool = False, reap: Callable[[], object] = lam
     Gives up after SWEEP_TIMEOUT.
     """
     if group <= 1:
-        raise ValueError(f"{group} is no process group of ours")
+        raise ValueError(f"{group} is not a process group of this guardian")
     start = time.monotonic()
     while True:
         reap()

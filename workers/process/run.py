@@ -51,7 +51,7 @@ class Exit:
 
     def __str__(self) -> str:
         if self.code is None:
-            return "nobody saw how"
+            return "unknown exit code"
         return f"exit code {self.code}" if self.code >= 0 else signal_name(-self.code)
 
 

@@ -31,8 +31,6 @@ class Keys:
     w: str
     #: HASH worker id -> load report ("generation:n:state:…"). Written with every beat, removed with `w`.
     load: str
-    #: HASH worker id -> state wanted by operators (drain, maintenance).
-    want: str
     #: ZSET worker id -> Redis time in ms of its last beat. For collection only, never for liveness.
     hbz: str
     #: ZSET router process -> Redis time in ms of its last poll; removed after ROUTER_TTL.
@@ -46,13 +44,15 @@ class Keys:
     def of(cls, fleet: str) -> Keys:
         """Return the keys of a fleet. Raises ValueError for a name that would break the hash tag."""
         if not _FLEET.fullmatch(fleet):
-            raise ValueError(f"{fleet!r} is no fleet name; use up to 64 letters, digits, '.', '_' and '-'")
+            raise ValueError(f"{fleet!r} is not a valid fleet name; use up to 64 letters, digits, '.', '_' and '-'")
         tag = f"{{vllama:{fleet}}}:"
-        return cls(*(tag + name for name in ("meta", "w", "load", "want", "hbz", "routers", "ev", "vm")))
+        return cls(*(tag + name for name in ("meta", "w", "load", "hbz", "routers", "ev", "vm")))
 
 
 def check_worker_id(worker_id: str) -> str:
     """Return the id. Raises ValueError if a message could not contain it."""
     if not _WORKER_ID.fullmatch(worker_id):
-        raise ValueError(f"{worker_id!r} is no worker id; use up to 128 letters, digits, '.', '_', ':' and '-'")
+        raise ValueError(
+            f"{worker_id!r} is not a valid worker id; use up to 128 letters, digits, '.', '_', ':' and '-'"
+        )
     return worker_id

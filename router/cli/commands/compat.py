@@ -106,9 +106,11 @@ async def known_models(server: CheckedServer, wanted: ModelChoice) -> ModelChoic
     try:
         tags = await server.get("/api/tags")
         if tags.status in (401, 403):
-            raise CouldNotRun(f"{where} lets nobody in ({tags.status}); give a key with --key")
+            raise CouldNotRun(f"{where} requires an API key ({tags.status}); give one with --key")
         if not isinstance(from_json(tags.body), dict):
-            raise CouldNotRun(f"{where} is no Ollama server: {tags.status} and no JSON for /api/tags; correct the URL")
+            raise CouldNotRun(
+                f"{where} is not an Ollama server: {tags.status} and no JSON for /api/tags; correct the URL"
+            )
         for name in wanted.known().values():
             shown = await server.once("/api/show", {"model": name})
             if shown.status == 404 and isinstance(from_json(shown.body), dict):
@@ -149,7 +151,7 @@ def chosen(wanted: tuple[str, ...]) -> list[Rule]:
     by_name = {rule.name: rule for rule in RULES}
     unknown = [name for name in wanted if name.upper() not in by_name]
     if unknown:
-        raise CouldNotRun(f"{unknown[0]} is no rule; they go from R001 to {RULES[-1].name}, see --list")
+        raise CouldNotRun(f"{unknown[0]} is not a rule; rules go from R001 to {RULES[-1].name}, see --list")
     return [by_name[name.upper()] for name in wanted] or list(RULES)
 
 

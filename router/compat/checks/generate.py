@@ -26,7 +26,7 @@ def full_name(model: str) -> str:
     try:
         return names.parse(model).full
     except names.InvalidName:
-        raise Skipped(f"{model} is no name of Ollama's kind") from None
+        raise Skipped(f"{model} is not a valid name in Ollama") from None
 
 
 @covers(51, 159)

@@ -16,7 +16,7 @@ def parts(server: CheckedServer) -> names.Name:
     try:
         return names.parse(model)
     except names.InvalidName:
-        raise Skipped(f"{model} is no name of Ollama's kind") from None
+        raise Skipped(f"{model} is not a valid name in Ollama") from None
 
 
 def known_as(rule: int, name: str, spell: Callable[[names.Name], str]) -> Check:
@@ -69,7 +69,7 @@ def no_name(text: str) -> Check:
     async def ask(server: CheckedServer) -> None:
         error(await server.post("/api/generate", {"model": text, "prompt": "x"}), 400, "invalid model name")
 
-    return Check(frozenset({170}), f"{text!r} is no name", ask)
+    return Check(frozenset({170}), f"{text!r} is not a name", ask)
 
 
 NO_NAMES = tuple(

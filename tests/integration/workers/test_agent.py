@@ -276,9 +276,9 @@ async def test_a_restart_that_fails_is_tried_again_and_again(
     ("extra", "says"),
     [
         (["--model", "/nowhere/model"], "there is no model at /nowhere/model"),
-        (["--model", "org/tiny", "--advertise", "0.0.0.0"], "is no address that routers could use"),
-        (["--model", "org/tiny", "--name", "two words"], "is no worker id"),
-        (["--attach", "not a url"], "is no URL"),
+        (["--model", "org/tiny", "--advertise", "0.0.0.0"], "routers cannot use"),
+        (["--model", "org/tiny", "--name", "two words"], "is not a valid worker id"),
+        (["--attach", "not a url"], "is not a URL"),
         ([], "either --model or --attach"),
     ],
 )
@@ -300,7 +300,7 @@ async def test_a_taken_port_is_one_line(args: list[str], port: int, tmp_path: Pa
 async def test_no_program_to_run(args: list[str], tmp_path: Path) -> None:
     async with agent(*args, state_dir=tmp_path, program="/nowhere/vllm") as worker:
         assert await worker.exit_code() == 1
-        assert worker.says("cannot run /nowhere/vllm: there is no such program")
+        assert worker.says("cannot run /nowhere/vllm: the program does not exist")
 
 
 async def test_a_newer_agent_takes_over_and_the_older_one_stops(model: str, tmp_path: Path) -> None:

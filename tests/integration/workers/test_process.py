@@ -182,7 +182,7 @@ def listening(port: int) -> bool:
 
 @pytest.mark.parametrize("group", [0, 1, -1])
 def test_nobody_elses_processes_are_swept(group: int) -> None:
-    with pytest.raises(ValueError, match="no process group of ours"):
+    with pytest.raises(ValueError, match="not a process group of this guardian"):
         guardian.sweep(group)
 
 

@@ -93,7 +93,7 @@ def test_json_prints_the_report_for_machines(server: Serve) -> None:
     [
         ([], "URL of the server is missing"),
         (["ftp://h"], "is not the URL of a server"),
-        (["http://127.0.0.1:1", "--rule", "R999"], "R999 is no rule; they go from R001 to R201"),
+        (["http://127.0.0.1:1", "--rule", "R999"], "R999 is not a rule; rules go from R001 to R201"),
     ],
 )
 def test_invalid_arguments_exit_with_2_and_a_reason(words: list[str], complaint: str) -> None:
@@ -113,7 +113,7 @@ def test_an_unreachable_server_exits_with_2_in_one_line() -> None:
 def test_a_server_that_is_not_ollama_exits_with_2_without_a_report(server: Serve) -> None:
     result = compat(server({"/": b"<html>", "/api/tags": b"<html>"}))
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.endswith(" is no Ollama server: 200 and no JSON for /api/tags; correct the URL\n")
+    assert result.stderr.endswith(" is not an Ollama server: 200 and no JSON for /api/tags; correct the URL\n")
 
 
 def test_a_server_that_never_answers_exits_with_2_and_names_the_timeout() -> None:
@@ -161,4 +161,4 @@ def test_a_server_that_requires_a_key_exits_with_2_without_one() -> None:
         result = compat(f"127.0.0.1:{locked.server_port}")
         locked.shutdown()
     assert result.exit_code == 2
-    assert "give a key with --key" in result.stderr
+    assert "give one with --key" in result.stderr

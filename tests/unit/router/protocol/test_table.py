@@ -5,7 +5,7 @@ import pytest
 from tests.support.protocol import CLOCK, MODEL, TIMING, outgoing, run, stream
 from vllama_pool.config.routing.defaults import NONE
 from vllama_pool.router.protocol.operation import Operation, UpstreamRequest
-from vllama_pool.router.protocol.table import OPERATIONS, operations
+from vllama_pool.router.protocol.table import operations
 
 
 def by_name() -> dict[str, Operation[object]]:
@@ -13,7 +13,7 @@ def by_name() -> dict[str, Operation[object]]:
 
 
 def test_the_table_has_every_inference_endpoint() -> None:
-    assert {(operation.name, operation.path) for operation in OPERATIONS} == {
+    assert {(operation.name, operation.path) for operation in operations(CLOCK)} == {
         ("chat", "/api/chat"),
         ("generate", "/api/generate"),
         ("embed", "/api/embed"),

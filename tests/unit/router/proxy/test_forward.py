@@ -21,7 +21,7 @@ from vllama_pool.router.errors import AttemptFailed, ClientError, NoWorker, Serv
 from vllama_pool.router.offload import INLINE_BYTES
 from vllama_pool.router.protocol.clock import SystemClock
 from vllama_pool.router.protocol.operation import DirectResponse, Operation, PreflightRequest, UpstreamRequest
-from vllama_pool.router.protocol.table import OPERATIONS
+from vllama_pool.router.protocol.table import operations
 from vllama_pool.router.proxy.attempt import WorkerResponse
 from vllama_pool.router.proxy.forward import Forwarder, ForwardRequest, Limits
 from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
@@ -30,7 +30,7 @@ from vllama_pool.router.telemetry.request_record import RequestRecord
 from vllama_pool.router.upstream.interface import ConnectFailed, ConnectionLost, Endpoint, Sink
 from vllama_pool.workers.registry.record import ModelInfo
 
-CHAT = next(operation for operation in OPERATIONS if operation.name == "chat")
+CHAT = next(operation for operation in operations(SystemClock()) if operation.name == "chat")
 TOO_LONG = b'{"error":{"message":"This model\'s maximum context length is 10 tokens.","code":400}}'
 MODEL = ModelInfo(name="m", context_length=10, has_template=True)
 

@@ -147,7 +147,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_invalid_worker_name_is_refused() -> None:
-    with pytest.raises(CannotLaunch, match="no worker id"):
+    with pytest.raises(CannotLaunch, match="not a valid worker id"):
         check_model(WorkerPlan("a b", "org/m", 1))
 
 

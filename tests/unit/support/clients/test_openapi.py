@@ -5,9 +5,10 @@ from typing import Any
 import msgspec
 
 from tests.support.clients.openapi import bodies, describe, schema
+from vllama_pool.router.protocol.clock import SystemClock
 from vllama_pool.router.protocol.ollama.fixed_routes import FIXED_ROUTES
 from vllama_pool.router.protocol.ollama.gojson import go_type
-from vllama_pool.router.protocol.table import OPERATIONS
+from vllama_pool.router.protocol.table import operations
 
 ROUTES = [
     ("/api/tags", ("GET", "HEAD")),
@@ -32,7 +33,11 @@ def test_every_method_of_every_path_is_described() -> None:
 
 def test_the_tables_say_what_bodies_are_taken() -> None:
     found = bodies(FIXED_ROUTES)
-    assert {operation.path for operation in OPERATIONS} | {"/api/push", "/api/show", "/api/delete"} <= set(found)
+    assert {operation.path for operation in operations(SystemClock())} | {
+        "/api/push",
+        "/api/show",
+        "/api/delete",
+    } <= set(found)
     document = describe([("/api/chat", ("POST",)), ("/api/tags", ("GET",))], found, "1.2.3")
     body = document["paths"]["/api/chat"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert {"model", "messages", "stream", "options", "think", "keep_alive"} <= set(body["properties"])

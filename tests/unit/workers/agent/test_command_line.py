@@ -203,7 +203,7 @@ def test_what_can_work_is_not_refused(tmp_path: Path) -> None:
 
 
 def test_an_address_of_another_machine_is_called_that() -> None:
-    with pytest.raises(CannotStart, match=r"203\.0\.113\.9 is no address of this machine"):
+    with pytest.raises(CannotStart, match=r"203\.0\.113\.9 is not an address of this machine"):
         check_bound("203.0.113.9")
     for host in ("127.0.0.1", "::1", "localhost", "no.such.host.invalid"):
         check_bound(host)
