@@ -54,7 +54,7 @@ check:
 	.venv/bin/mypy -p deploy.local
 
 lock:
-	@$(PYTHON) -m deploy.local.locks
+	@$(PYTHON) -m deploy.local.update_locks
 
 clean:
 	rm -rf .venv .venv-vllm .venv-vllm-cuda .venv-clients .tools .models .state .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

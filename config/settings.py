@@ -20,7 +20,8 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from vllama_pool.config.environment import Env, env_of, values_for, variable
-from vllama_pool.config.fields import (
+from vllama_pool.config.log_config import Level
+from vllama_pool.config.setting_types import (
     ApiKeys,
     Duration,
     EndlessBelowZero,
@@ -38,7 +39,6 @@ from vllama_pool.config.fields import (
     Secret,
     Version,
 )
-from vllama_pool.config.log_config import Level
 
 LOOPBACK: tuple[Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 PRIVATE: tuple[Network, ...] = (

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from deploy.local.gpus import find_gpus
-from deploy.local.installers import ROOT
+from deploy.local.package_managers import ROOT
 from deploy.local.setup import MINILM, SMOLLM2, environment, plan
-from deploy.local.steps import Failed, ensure, exclusively
+from deploy.local.step_runner import Failed, ensure, exclusively
 
 NAME = "smollm2"
 SERVED_AS = "smollm2:135m"

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.local.gpus import find_gpus
-from deploy.local.installers import (
+from deploy.local.package_managers import (
     CLIENTS,
     INTERPRETER,
     PYTHON,
@@ -40,7 +40,7 @@ from deploy.local.installers import (
     sync,
     uv,
 )
-from deploy.local.steps import Failed, Step, ensure, exclusively, run
+from deploy.local.step_runner import Failed, Step, ensure, exclusively, run
 
 LOCKS = ROOT / "requirements"
 MODELS = ROOT / ".models"

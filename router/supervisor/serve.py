@@ -15,7 +15,7 @@ from pathlib import Path
 from vllama_pool.config.log_config import configure_logging
 from vllama_pool.config.routing import table
 from vllama_pool.config.settings import RegistrySettings, RouterSettings
-from vllama_pool.config.startup import startup_problem
+from vllama_pool.config.startup_checks import startup_problem
 from vllama_pool.router.supervisor.child import Child
 from vllama_pool.router.supervisor.console import Console
 from vllama_pool.router.supervisor.plan import (

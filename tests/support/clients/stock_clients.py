@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from deploy.local.installers import CLIENTS, ROOT
+from deploy.local.package_managers import CLIENTS, ROOT
 from vllama_pool.workers.process.lifeline import die_with_parent
 
 PROGRAMS = ROOT / "tests" / "contract" / "clients"

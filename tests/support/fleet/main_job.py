@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import psutil
 
-from deploy.local.installers import ROOT
+from deploy.local.package_managers import ROOT
 from deploy.local.run import SERVED_AS, choose
 from tests.support.ports import free_ports
 from tests.support.until import until

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deploy.local.gpus import choose as choose_gpus
-from deploy.local.installers import ROOT
+from deploy.local.package_managers import ROOT
 from deploy.local.run import choose
 from deploy.local.setup import MINILM, SMOLLM2
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from deploy.local.locks import locks
 from deploy.local.setup import LOCKS, MINILM, PARTS, plan
+from deploy.local.update_locks import locks
 
 
 def steps(*parts: str) -> list[str]:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from deploy.local.steps import Failed, run, say
+from deploy.local.step_runner import Failed, run, say
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / ".tools"

@@ -11,9 +11,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from deploy.local.installers import ROOT, UV, Words, npm, pip_setting
+from deploy.local.package_managers import ROOT, UV, Words, npm, pip_setting
 from deploy.local.setup import LOCKS, NODE_CLIENTS, clients, tools
-from deploy.local.steps import Failed, ensure, run, say
+from deploy.local.step_runner import Failed, ensure, run, say
 
 COMPILE: Words = [
     "pip",

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from deploy.local.locks import locks
 from deploy.local.setup import LOCKS, NODE_CLIENTS
+from deploy.local.update_locks import locks
 
 
 @pytest.mark.parametrize("name", locks())

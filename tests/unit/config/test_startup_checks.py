@@ -6,7 +6,7 @@ import pytest
 
 from vllama_pool.config.api_keys import ApiKey, digest
 from vllama_pool.config.settings import RouterSettings
-from vllama_pool.config.startup import listen_problem, startup_problem
+from vllama_pool.config.startup_checks import listen_problem, startup_problem
 
 
 def settings(**given: Any) -> RouterSettings:

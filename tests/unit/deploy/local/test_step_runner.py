@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.steps import Failed, Step, cause, ensure, exclusively, run
+from deploy.local.step_runner import Failed, Step, cause, ensure, exclusively, run
 
 
 def step(folder: Path, work: Callable[[bool], None], salt: str = "", needs_free: int = 0) -> Step:
