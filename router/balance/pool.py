@@ -14,7 +14,7 @@ from vllama_pool.router.balance.lease import Lease
 from vllama_pool.router.balance.speed import relative
 from vllama_pool.router.balance.worker import Replica, Worker
 from vllama_pool.router.upstream.interface import Endpoint
-from vllama_pool.workers.registry.record import Load, WorkerRecord
+from vllama_pool.workers.registry.record import LoadReport, WorkerRecord
 
 WEIGH_EVERY = 0.5
 """Seconds between updates of the relative speeds."""
@@ -29,7 +29,7 @@ class Discovered:
 
     record: WorkerRecord
     endpoint: Endpoint
-    load: Load | None = None
+    load: LoadReport | None = None
     """Its latest load report, if known."""
 
 
@@ -84,7 +84,7 @@ class Pool:
         if removed:
             self._index(self._clock())
 
-    def report(self, worker_id: str, load: Load) -> bool:
+    def report(self, worker_id: str, load: LoadReport) -> bool:
         """Record a load report. Returns False for an unknown worker."""
         worker = self._workers.get(worker_id)
         if worker is None:

@@ -8,7 +8,7 @@ from vllama_pool.router.balance.health import WorkerHealth
 from vllama_pool.router.balance.speed import SETTLED, Rate
 from vllama_pool.router.errors import AttemptFailed, Busy, ModelGone
 from vllama_pool.router.upstream.interface import Endpoint
-from vllama_pool.workers.registry.record import Load, ModelInfo, WorkerRecord, WorkerState
+from vllama_pool.workers.registry.record import LoadReport, ModelInfo, WorkerRecord, WorkerState
 
 SLOW_START = 10.0
 """Seconds until a new, restarted or readmitted worker gets its full share."""
@@ -32,7 +32,7 @@ class Worker:
     def __init__(self, record: WorkerRecord, endpoint: Endpoint, now: float) -> None:
         self.record = record
         self.endpoint = endpoint
-        self.last = Load()
+        self.last = LoadReport()
         """Its latest load report."""
         self.reported_at: float | None = None
         """Time of the latest report, in monotonic seconds; None before the first."""
@@ -138,7 +138,7 @@ class Worker:
         self.record = record
         self.endpoint = endpoint
 
-    def report(self, load: Load, now: float) -> None:
+    def report(self, load: LoadReport, now: float) -> None:
         """Record a load report, which is also a sign of life."""
         if load.restarts > self.last.restarts or (load.state is WorkerState.READY and not self.serving):
             self._restarted(now)

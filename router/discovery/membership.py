@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from vllama_pool.router.balance.pool import Discovered
-from vllama_pool.workers.registry.messages import Report, Snapshot, Version
-from vllama_pool.workers.registry.record import Load
+from vllama_pool.workers.registry.messages import Beat, Snapshot, Version
+from vllama_pool.workers.registry.record import LoadReport
 
 LATE_AFTER = 2.0
 """Seconds of feed time without a beat after which a worker is probed: two beats are missing."""
@@ -36,7 +36,7 @@ class WorkerSink(Protocol):
 
     def put(self, *found: Discovered) -> None: ...
     def remove(self, *worker_ids: str) -> None: ...
-    def report(self, worker_id: str, load: Load, /) -> object: ...
+    def report(self, worker_id: str, load: LoadReport, /) -> object: ...
     def mark_up(self, worker_id: str, /) -> None: ...
     def mark_suspect(self, worker_id: str, /) -> None: ...
     def mark_down(self, worker_id: str, /) -> None: ...
@@ -101,11 +101,11 @@ class FeedClock:
 class Member:
     """One registered worker."""
 
-    def __init__(self, found: Discovered, report: Report, last_beat: float) -> None:
+    def __init__(self, found: Discovered, beat: Beat, beat_at: float) -> None:
         self.found = found
-        self.report = report
-        self.last_beat = last_beat
-        """Feed time at which its report last changed."""
+        self.beat = beat
+        self.beat_at = beat_at
+        """Feed time of the beat."""
         self.liveness = Liveness.ALIVE
         self.probe: ProbeAnswer | None = None
         """The latest probe. A beat does not reset a bad one: the agent may reach what this router cannot."""
@@ -113,7 +113,7 @@ class Member:
         """True while the registry holds its record."""
 
     def __repr__(self) -> str:
-        return f"<Member {self.found.record.id} {self.liveness.value}, last beat at {self.last_beat:.1f}>"
+        return f"<Member {self.found.record.id} {self.liveness.value}, last beat at {self.beat_at:.1f}>"
 
 
 class Membership:
@@ -170,18 +170,18 @@ class Membership:
             self._apply_records(snapshot, found, now, left=reliable and snapshot.version.seq > self.version.seq)
             self.version = snapshot.version
             self._collected = snapshot.collected
-            self._unusable = snapshot.loads.keys() - self._members.keys()
-        for worker_id, report in snapshot.loads.items():
-            self._beat(worker_id, report, now)
+            self._unusable = snapshot.beats.keys() - self._members.keys()
+        for worker_id, beat in snapshot.beats.items():
+            self._update(worker_id, beat, now)
         self._age(now)
         known = self._members.keys() | self._unusable
-        return not snapshot.loads.keys() <= known or (snapshot.records is not None and stale)
+        return not snapshot.beats.keys() <= known or (snapshot.records is not None and stale)
 
-    def joined(self, version: Version, worker_id: str, found: Discovered | None, report: Report, now: float) -> bool:
+    def joined(self, version: Version, worker_id: str, found: Discovered | None, beat: Beat, now: float) -> bool:
         """Handle a registration. `found` is None if the record must not be used."""
         if not self._next(version):
             return self._missed(version)
-        if found is not None and (changed := self._admit(found, report, now)):
+        if found is not None and (changed := self._admit(found, beat, now)):
             self._sink.put(*changed)
         if worker_id not in self._members:
             self._unusable.add(worker_id)
@@ -196,13 +196,13 @@ class Membership:
             self._remove(worker_id)
         return False
 
-    def beat(self, worker_id: str, report: Report, now: float) -> bool:
+    def beat_received(self, worker_id: str, beat: Beat, now: float) -> bool:
         """Handle a worker's load report."""
         member = self._members.get(worker_id)
         if member is None:
             return worker_id not in self._unusable
-        self._beat(worker_id, report, now)
-        return report.generation > member.found.record.generation
+        self._update(worker_id, beat, now)
+        return beat.generation > member.found.record.generation
 
     def probed(self, worker_id: str, answer: ProbeAnswer, now: float) -> None:
         """Handle the result of a probe."""
@@ -223,9 +223,9 @@ class Membership:
         records = snapshot.records or {}
         changed: list[Discovered] = []
         for worker_id, one in found.items():
-            report = snapshot.loads.get(worker_id)
-            if report is not None:
-                changed += self._admit(one, report, now)
+            beat = snapshot.beats.get(worker_id)
+            if beat is not None:
+                changed += self._admit(one, beat, now)
         if changed:
             self._sink.put(*changed)
         gone: list[str] = []
@@ -236,10 +236,10 @@ class Membership:
                 gone.append(worker_id)
         self._remove(*gone)
 
-    def _admit(self, found: Discovered, report: Report, now: float) -> list[Discovered]:
+    def _admit(self, found: Discovered, beat: Beat, now: float) -> list[Discovered]:
         """Apply a record. Return the worker in a list if it is new or has changed, else an empty list."""
         worker_id, generation = found.record.id, found.record.generation
-        if report.generation != generation:
+        if beat.generation != generation:
             return []
         member = self._members.get(worker_id)
         if member is not None and generation <= member.found.record.generation:
@@ -247,25 +247,25 @@ class Membership:
                 return []  # a process of an earlier start that still runs
             if found.record == member.found.record and found.endpoint == member.found.endpoint:
                 member.registered = True
-                self._beat(worker_id, report, now)
+                self._update(worker_id, beat, now)
                 return []
-        self._members[worker_id] = Member(found, report, self._clock.at(now))
-        return [Discovered(found.record, found.endpoint, report.load)]
+        self._members[worker_id] = Member(found, beat, self._clock.at(now))
+        return [Discovered(found.record, found.endpoint, beat.load)]
 
-    def _beat(self, worker_id: str, report: Report, now: float) -> None:
+    def _update(self, worker_id: str, beat: Beat, now: float) -> None:
         member = self._members.get(worker_id)
-        if member is None or report.generation != member.found.record.generation or report == member.report:
+        if member is None or beat.generation != member.found.record.generation or beat == member.beat:
             return
-        member.report = report
-        member.last_beat = self._clock.at(now)
+        member.beat = beat
+        member.beat_at = self._clock.at(now)
         member.liveness = Liveness.ALIVE
-        self._sink.report(worker_id, report.load)
+        self._sink.report(worker_id, beat.load)
 
     def _age(self, now: float) -> None:
         time = self._clock.at(now)
         gone: list[str] = []
         for worker_id, member in self._members.items():
-            age = time - member.last_beat
+            age = time - member.beat_at
             if member.liveness is Liveness.ALIVE and age >= LATE_AFTER:
                 member.liveness = Liveness.LATE
             elif member.liveness is Liveness.DOWN and not member.registered and age >= FORGET_AFTER:
@@ -289,7 +289,7 @@ class Membership:
         if present > 2 and len(failing) * 2 > present:
             conclusive = (ProbeAnswer.GONE,)
         for member in failing:
-            if time - member.last_beat >= TTL and member.probe in conclusive:
+            if time - member.beat_at >= TTL and member.probe in conclusive:
                 member.liveness = Liveness.DOWN
                 self._sink.mark_down(member.found.record.id)
 

@@ -21,15 +21,15 @@ from vllama_pool.router.discovery.membership import Liveness, Membership, ProbeA
 from vllama_pool.router.discovery.trust import RecordChecker
 from vllama_pool.workers.registry.client import Registry, RegistryUnavailable
 from vllama_pool.workers.registry.messages import (
-    Beat,
-    Down,
     Event,
+    ModelAck,
     ModelChanged,
-    ModelSeen,
     Snapshot,
     Subscribed,
-    Up,
     Version,
+    WorkerBeat,
+    WorkerDown,
+    WorkerUp,
 )
 
 POLL_INTERVAL = 0.5
@@ -55,7 +55,7 @@ class ModelListener(Protocol):
 
     async def changed(self, event: ModelChanged) -> None: ...
 
-    def seen(self, event: ModelSeen) -> None: ...
+    def acknowledged(self, event: ModelAck) -> None: ...
 
 
 class Discovery:
@@ -136,23 +136,23 @@ class Discovery:
     async def _handle(self, event: Event) -> bool:
         """Handle an event. Return True if a poll is needed."""
         match event:
-            case Beat(worker_id, report):
-                return self._membership.beat(worker_id, report, self._clock())
-            case Up(worker_id, version, report, envelope):
+            case WorkerBeat(worker_id, beat):
+                return self._membership.beat_received(worker_id, beat, self._clock())
+            case WorkerUp(worker_id, version, beat, envelope):
                 found = await self._checker.check(worker_id, envelope)
-                return self._membership.joined(version, worker_id, found, report, self._clock())
-            case Down(worker_id, version, generation):
+                return self._membership.joined(version, worker_id, found, beat, self._clock())
+            case WorkerDown(worker_id, version, generation):
                 return self._membership.left(version, worker_id, generation)
             case Subscribed():
                 return True
-            case ModelChanged() | ModelSeen():
+            case ModelChanged() | ModelAck():
                 if self._models is not None:
                     await self._handle_model(event, self._models)
                 return False
 
-    async def _handle_model(self, event: ModelChanged | ModelSeen, models: ModelListener) -> None:
-        if isinstance(event, ModelSeen):
-            models.seen(event)
+    async def _handle_model(self, event: ModelChanged | ModelAck, models: ModelListener) -> None:
+        if isinstance(event, ModelAck):
+            models.acknowledged(event)
             return
         with suppress(RegistryUnavailable):  # the poll loop logs it
             await models.changed(event)

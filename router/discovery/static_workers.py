@@ -20,7 +20,7 @@ from vllama_pool.router.discovery.networks import parse_url
 from vllama_pool.router.discovery.registry_loop import Probe
 from vllama_pool.router.discovery.trust import Endpoints
 from vllama_pool.router.upstream.interface import Endpoint
-from vllama_pool.workers.registry.record import Load, ModelInfo, WorkerRecord, WorkerState
+from vllama_pool.workers.registry.record import LoadReport, ModelInfo, WorkerRecord, WorkerState
 from vllama_pool.workers.vllm import probe
 from vllama_pool.workers.vllm.abilities import abilities
 from vllama_pool.workers.vllm.probe import Health, Metrics, ProbeFailed, ProbeResult
@@ -104,7 +104,7 @@ class StaticWatch:
         self._models: tuple[ModelInfo, ...] = ()
         self._full_probe = ProbeResult(Health.UNREACHABLE)
         """The latest successful full probe."""
-        self._last_load = Load(state=WorkerState.STOPPED)
+        self._last_load = LoadReport(state=WorkerState.STOPPED)
         self._abilities: tuple[str, ...] = ()
         self._learn_tries = 0
         """Of the current generation."""
@@ -210,7 +210,7 @@ class StaticWatch:
     def _mark_down(self, problem: str) -> None:
         self._problem, self._up = problem, False
         self._forget_abilities()
-        load = Load(state=WorkerState.STOPPED, note=problem)
+        load = LoadReport(state=WorkerState.STOPPED, note=problem)
         self._pool.put(Discovered(self._record(), self._endpoint, load))
         self._pool.mark_down(self._id)
 
@@ -229,7 +229,7 @@ class StaticWatch:
         """Return True if the token counter has fallen: it is another process than at the last probe."""
         return self._last_tokens is not None and metrics.generation_tokens < self._last_tokens[1]
 
-    def _load(self, metrics: Metrics) -> Load:
+    def _load(self, metrics: Metrics) -> LoadReport:
         speed = 0.0
         if self._last_tokens is not None:
             at, tokens = self._last_tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from vllama_pool.workers.registry.messages import ModelSeen
+from vllama_pool.workers.registry.messages import ModelAck
 
 ACK_TIMEOUT = 0.5
 """Seconds. A router that has not acknowledged by then gets the change with its next poll."""
@@ -19,7 +19,7 @@ class Acks:
         self._routers: dict[str, set[str]] = {}
         self._changed = asyncio.Event()
 
-    def add(self, event: ModelSeen) -> None:
+    def add(self, event: ModelAck) -> None:
         """Record an acknowledgement. It may arrive before the registry has answered the router that made the change."""
         routers = self._routers.setdefault(event.version, set())
         if len(routers) < _MAX_ROUTERS:

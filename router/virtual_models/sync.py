@@ -24,8 +24,8 @@ from vllama_pool.router.virtual_models.quota import check_quota
 from vllama_pool.router.virtual_models.savefile import SaveFile
 from vllama_pool.router.virtual_models.sealing import Sealer, SignaturePolicy
 from vllama_pool.router.virtual_models.store import ModelStore
-from vllama_pool.workers.registry.client import ModelHeld, ModelPut, ModelsHeld, RegistryUnavailable
-from vllama_pool.workers.registry.messages import ModelChanged, ModelSeen
+from vllama_pool.workers.registry.client import ModelConflict, ModelStored, RegistryUnavailable, StoredModels
+from vllama_pool.workers.registry.messages import ModelAck, ModelChanged
 from vllama_pool.workers.registry.virtual_model import VirtualModel, digest_of, key_of
 
 TRIES = 32
@@ -44,13 +44,13 @@ _log = logging.getLogger(__name__)
 class ModelRegistry(Protocol):
     """The methods of `workers.registry.client.Registry` that `ModelSync` calls."""
 
-    async def models(self) -> ModelsHeld: ...
+    async def models(self) -> StoredModels: ...
 
     async def put_model(
-        self, key: str, expected: bytes, envelope: bytes, *, ask: bool = False
-    ) -> ModelPut | ModelHeld: ...
+        self, key: str, expected: bytes, envelope: bytes, *, request_acks: bool = False
+    ) -> ModelStored | ModelConflict: ...
 
-    async def seen(self, version: str, router: str) -> None: ...
+    async def acknowledge(self, version: str, router: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,20 +134,20 @@ class ModelSync:
                 return model
         raise _unavailable("other clients are changing this model at the same time")
 
-    async def _put(self, key: str, envelope: bytes) -> ModelPut | None:
+    async def _put(self, key: str, envelope: bytes) -> ModelStored | None:
         """Write to the registry. Return None if another router was faster."""
         held = self._held.get(key)
         try:
-            reply = await self._registry.put_model(key, held.envelope if held else b"", envelope, ask=True)
+            reply = await self._registry.put_model(key, held.envelope if held else b"", envelope, request_acks=True)
         except RegistryUnavailable as error:
             _log.warning("a virtual model could not be changed: %s", error)
             raise _unavailable("the registry does not answer") from None
-        if isinstance(reply, ModelHeld):
+        if isinstance(reply, ModelConflict):
             self._read_entry(key, reply.envelope)
             return None
         return reply
 
-    async def _finish(self, model: VirtualModel, put: ModelPut) -> None:
+    async def _finish(self, model: VirtualModel, put: ModelStored) -> None:
         """Save a change that the registry has accepted, and wait for the other routers."""
         await self._save()
         if model.deleted:
@@ -189,10 +189,10 @@ class ModelSync:
         self._announced.add(event.key)
         if event.before == self._version:
             self._version = event.after
-        if event.asked:
-            await self._registry.seen(event.after, self._router_id)
+        if event.wants_ack:
+            await self._registry.acknowledge(event.after, self._router_id)
 
-    def seen(self, event: ModelSeen) -> None:
+    def acknowledged(self, event: ModelAck) -> None:
         """Record that a router process has applied a change."""
         self._acks.add(event)
 
@@ -214,7 +214,7 @@ class ModelSync:
             held = self._held.get(key)
             envelope = self._sealer.seal(key, model)
             reply = await self._registry.put_model(key, held.envelope if held else b"", envelope)
-            self._read_entry(key, reply.envelope if isinstance(reply, ModelHeld) else envelope)
+            self._read_entry(key, reply.envelope if isinstance(reply, ModelConflict) else envelope)
         if lacking:
             self._log_restored(len(lacking), expected)
         if len(lacking) > MAX_RESTORED:

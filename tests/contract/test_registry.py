@@ -14,10 +14,19 @@ from fakeredis import FakeAsyncRedis, FakeServer
 
 from tests.support.registry.valkey import running_valkey
 from tests.support.until import auntil
-from vllama_pool.workers.registry.client import Fenced, ModelHeld, ModelPut, Registered, Registry, connect
+from vllama_pool.workers.registry.client import Fenced, ModelConflict, ModelStored, Registered, Registry, connect
 from vllama_pool.workers.registry.keys import Keys
-from vllama_pool.workers.registry.messages import Beat, Down, Event, ModelChanged, ModelSeen, Subscribed, Up, Version
-from vllama_pool.workers.registry.record import Load, WorkerRecord, WorkerState
+from vllama_pool.workers.registry.messages import (
+    Event,
+    ModelAck,
+    ModelChanged,
+    Subscribed,
+    Version,
+    WorkerBeat,
+    WorkerDown,
+    WorkerUp,
+)
+from vllama_pool.workers.registry.record import LoadReport, WorkerRecord, WorkerState
 from vllama_pool.workers.registry.signature import unseal
 
 SECRET = b"fleet secret"
@@ -71,45 +80,45 @@ def record(worker_id: str = "a", generation: int = 1, url: str = "http://127.0.0
 
 async def test_a_registered_worker_is_in_the_snapshot(registry: Registry) -> None:
     empty = await registry.snapshot()
-    assert (empty.version, dict(empty.records or {}), dict(empty.loads)) == (Version("", 0), {}, {})
-    registered = await registry.register(record(), Load(running=2))
+    assert (empty.version, dict(empty.records or {}), dict(empty.beats)) == (Version("", 0), {}, {})
+    registered = await registry.register(record(), LoadReport(running=2))
     assert isinstance(registered, Registered)
     snapshot = await registry.snapshot()
     assert snapshot.version == Version(registered.epoch, registered.seq) == Version(registered.epoch, 1)
     assert snapshot.records is not None
     assert unseal(snapshot.records["a"], worker_id="a", fleet="f", secret=SECRET) == record()
-    assert (snapshot.loads["a"].generation, snapshot.loads["a"].load) == (1, Load(running=2))
+    assert (snapshot.beats["a"].generation, snapshot.beats["a"].load) == (1, LoadReport(running=2))
 
 
 async def test_records_are_sent_only_when_they_have_changed(registry: Registry) -> None:
-    await registry.register(record(), Load())
+    await registry.register(record(), LoadReport())
     first = await registry.snapshot()
-    await registry.beat("a", 1, Load(running=1))
+    await registry.beat("a", 1, LoadReport(running=1))
     second = await registry.snapshot(first.version)
     assert second.records is None
-    assert second.loads["a"].load == Load(running=1)
-    assert second.loads["a"].n > first.loads["a"].n
-    await registry.register(record("b"), Load())
+    assert second.beats["a"].load == LoadReport(running=1)
+    assert second.beats["a"].number > first.beats["a"].number
+    await registry.register(record("b"), LoadReport())
     third = await registry.snapshot(first.version)
     assert third.records is not None
     assert set(third.records) == {"a", "b"}
 
 
 async def test_a_beat_of_an_unknown_worker_asks_for_registration(registry: Registry, redis: aioredis.Redis) -> None:
-    assert not await registry.beat("a", 1, Load())
-    await registry.register(record(), Load())
-    assert await registry.beat("a", 1, Load())
+    assert not await registry.beat("a", 1, LoadReport())
+    await registry.register(record(), LoadReport())
+    assert await registry.beat("a", 1, LoadReport())
     await redis.flushall()
-    assert not await registry.beat("a", 1, Load())
-    assert await registry.register(record(), Load()) != Fenced(1)
+    assert not await registry.beat("a", 1, LoadReport())
+    assert await registry.register(record(), LoadReport()) != Fenced(1)
 
 
 async def test_an_older_generation_is_fenced(registry: Registry) -> None:
     newer, older = 2**62 + 1, 2**62  # equal as doubles, which is what Lua's numbers are
-    await registry.register(record(generation=newer, url="http://127.0.0.1:2"), Load())
-    assert await registry.register(record(generation=older), Load()) == Fenced(newer)
-    assert not await registry.beat("a", older, Load())
-    assert not await registry.leave("a", older)
+    await registry.register(record(generation=newer, url="http://127.0.0.1:2"), LoadReport())
+    assert await registry.register(record(generation=older), LoadReport()) == Fenced(newer)
+    assert not await registry.beat("a", older, LoadReport())
+    assert not await registry.deregister("a", older)
     snapshot = await registry.snapshot()
     assert snapshot.records is not None
     held = unseal(snapshot.records["a"], worker_id="a", fleet="f", secret=SECRET)
@@ -117,26 +126,26 @@ async def test_an_older_generation_is_fenced(registry: Registry) -> None:
 
 
 async def test_generations_are_compared_as_numbers(registry: Registry) -> None:
-    await registry.register(record(generation=9), Load())
-    assert isinstance(await registry.register(record(generation=10), Load()), Registered)
-    assert await registry.register(record(generation=9), Load()) == Fenced(10)
+    await registry.register(record(generation=9), LoadReport())
+    assert isinstance(await registry.register(record(generation=10), LoadReport()), Registered)
+    assert await registry.register(record(generation=9), LoadReport()) == Fenced(10)
 
 
 async def test_a_newer_generation_replaces_an_older_one(registry: Registry) -> None:
-    await registry.register(record(generation=1), Load())
-    await registry.register(record(generation=2), Load())
-    assert not await registry.beat("a", 1, Load())
-    assert not await registry.leave("a", 1)
-    assert await registry.beat("a", 2, Load())
+    await registry.register(record(generation=1), LoadReport())
+    await registry.register(record(generation=2), LoadReport())
+    assert not await registry.beat("a", 1, LoadReport())
+    assert not await registry.deregister("a", 1)
+    assert await registry.beat("a", 2, LoadReport())
 
 
 async def test_a_worker_that_leaves_is_removed_at_once(registry: Registry) -> None:
-    await registry.register(record(), Load())
-    assert await registry.leave("a", 1)
-    assert not await registry.leave("a", 1)
+    await registry.register(record(), LoadReport())
+    assert await registry.deregister("a", 1)
+    assert not await registry.deregister("a", 1)
     snapshot = await registry.snapshot()
     assert snapshot.records == {}
-    assert snapshot.loads == {}
+    assert snapshot.beats == {}
     assert snapshot.version.seq == 2
 
 
@@ -145,57 +154,57 @@ async def test_every_change_is_published_as_an_event(clients: Clients, registry:
     seen: list[Event] = []
     async with aclosing(listener.events()) as events:
         seen.append(await anext(events))
-        registered = await registry.register(record(), Load(running=1))
-        await registry.beat("a", 1, Load(state=WorkerState.DRAINING, note="stopping"))
-        await registry.leave("a", 1)
+        registered = await registry.register(record(), LoadReport(running=1))
+        await registry.beat("a", 1, LoadReport(state=WorkerState.DRAINING, note="stopping"))
+        await registry.deregister("a", 1)
         async with asyncio.timeout(5):
             seen.extend([await anext(events) for _ in range(3)])
     assert isinstance(registered, Registered)
     subscribed, up, beat, down = seen
     assert isinstance(subscribed, Subscribed)
-    assert isinstance(up, Up)
+    assert isinstance(up, WorkerUp)
     assert (up.worker_id, up.version) == ("a", Version(registered.epoch, 1))
     assert unseal(up.envelope, worker_id="a", fleet="f", secret=SECRET) == record()
-    assert up.report.load == Load(running=1)
-    assert isinstance(beat, Beat)
-    assert beat.report.load == Load(state=WorkerState.DRAINING, note="stopping")
-    assert beat.report.n > up.report.n
-    assert down == Down("a", Version(registered.epoch, 2), 1)
+    assert up.beat.load == LoadReport(running=1)
+    assert isinstance(beat, WorkerBeat)
+    assert beat.beat.load == LoadReport(state=WorkerState.DRAINING, note="stopping")
+    assert beat.beat.number > up.beat.number
+    assert down == WorkerDown("a", Version(registered.epoch, 2), 1)
 
 
 async def test_fleets_do_not_see_each_other(clients: Clients, registry: Registry) -> None:
-    await registry.register(record(), Load())
+    await registry.register(record(), LoadReport())
     other = Registry(clients(), "g", secret=SECRET)
     assert (await other.snapshot()).records == {}
 
 
 async def test_a_flush_changes_the_epoch(registry: Registry, redis: aioredis.Redis) -> None:
-    await registry.register(record(), Load())
+    await registry.register(record(), LoadReport())
     before = (await registry.snapshot()).version
     await redis.flushall()
-    await registry.register(record(), Load())
+    await registry.register(record(), LoadReport())
     after = (await registry.snapshot(before)).version
     assert after.seq == before.seq
     assert after.epoch != before.epoch
 
 
 async def test_scripts_are_reloaded_after_a_script_flush(registry: Registry, redis: aioredis.Redis) -> None:
-    await registry.register(record(), Load())
+    await registry.register(record(), LoadReport())
     await redis.script_flush()
-    assert await registry.beat("a", 1, Load())
+    assert await registry.beat("a", 1, LoadReport())
 
 
 async def test_workers_without_a_beat_for_a_minute_are_removed(registry: Registry, redis: aioredis.Redis) -> None:
-    await registry.register(record("old"), Load())
-    await registry.register(record("new"), Load())
+    await registry.register(record("old"), LoadReport())
+    await registry.register(record("new"), LoadReport())
     before = await registry.snapshot()
     beats = dict(await redis.zrange(Keys.of("f").hbz, 0, -1, withscores=True))
     await redis.zadd(Keys.of("f").hbz, {"old": beats[b"old"] - 61_000, "new": beats[b"new"] - 55_000})
     after = await registry.snapshot(before.version)
     assert after.records is not None
-    assert set(after.records) == set(after.loads) == {"new"}
+    assert set(after.records) == set(after.beats) == {"new"}
     assert after.collected == before.collected + 1
-    assert not await registry.beat("old", 1, Load())
+    assert not await registry.beat("old", 1, LoadReport())
 
 
 async def test_routers_are_counted_while_they_poll(registry: Registry, redis: aioredis.Redis) -> None:
@@ -211,33 +220,33 @@ async def test_routers_are_counted_while_they_poll(registry: Registry, redis: ai
 async def test_a_hundred_workers_register_concurrently(registry: Registry, clients: Clients) -> None:
     async with asyncio.TaskGroup() as tasks:
         for number in range(100):
-            tasks.create_task(registry.register(record(f"w{number}"), Load()))
+            tasks.create_task(registry.register(record(f"w{number}"), LoadReport()))
     snapshot = await registry.snapshot()
     assert snapshot.records is not None
-    assert len(snapshot.records) == len(snapshot.loads) == snapshot.version.seq == 100
+    assert len(snapshot.records) == len(snapshot.beats) == snapshot.version.seq == 100
 
 
 async def test_an_unreadable_load_of_a_newer_version_is_skipped(registry: Registry, redis: aioredis.Redis) -> None:
-    await registry.register(record(), Load())
+    await registry.register(record(), LoadReport())
     await redis.hset(Keys.of("f").load, "a", "1:9:hovering:0:0:0:0:0:")
     snapshot = await registry.snapshot()
-    assert snapshot.loads == {}
-    assert await registry.beat("a", 1, Load())
+    assert snapshot.beats == {}
+    assert await registry.beat("a", 1, LoadReport())
 
 
 async def test_a_model_replaces_only_the_version_that_its_writer_read(registry: Registry) -> None:
     first = await registry.put_model("v", b"", b"one")
-    assert isinstance(first, ModelPut)
-    assert await registry.put_model("v", b"", b"two") == ModelHeld(b"one")
+    assert isinstance(first, ModelStored)
+    assert await registry.put_model("v", b"", b"two") == ModelConflict(b"one")
     second = await registry.put_model("v", b"one", b"two")
-    assert isinstance(second, ModelPut)
+    assert isinstance(second, ModelStored)
     held = await registry.models()
     assert held.envelopes == {"v": b"two"}
     assert held.version == second.version == (await registry.snapshot()).models != first.version
-    assert await registry.put_model("v", b"one", b"") == ModelHeld(b"two")
-    assert isinstance(await registry.put_model("v", b"two", b""), ModelPut)
+    assert await registry.put_model("v", b"one", b"") == ModelConflict(b"two")
+    assert isinstance(await registry.put_model("v", b"two", b""), ModelStored)
     assert (await registry.models()).envelopes == {}
-    assert await registry.put_model("w", b"expected", b"x") == ModelHeld(b"")
+    assert await registry.put_model("w", b"expected", b"x") == ModelConflict(b"")
 
 
 async def test_exactly_one_of_several_concurrent_writers_wins(registry: Registry, clients: Clients) -> None:
@@ -245,13 +254,13 @@ async def test_exactly_one_of_several_concurrent_writers_wins(registry: Registry
     replies = await asyncio.gather(
         *(writer.put_model("v", b"", str(number).encode()) for number, writer in enumerate(writers))
     )
-    assert sum(isinstance(reply, ModelPut) for reply in replies) == 1
-    won = next(str(number).encode() for number, reply in enumerate(replies) if isinstance(reply, ModelPut))
+    assert sum(isinstance(reply, ModelStored) for reply in replies) == 1
+    won = next(str(number).encode() for number, reply in enumerate(replies) if isinstance(reply, ModelStored))
     assert (await registry.models()).envelopes == {"v": won}
 
 
 async def test_model_versions_are_never_reused(registry: Registry, redis: aioredis.Redis) -> None:
-    await registry.register(record(), Load())
+    await registry.register(record(), LoadReport())
     seen = {(await registry.snapshot()).models}
     for _ in range(2):
         await registry.put_model("v", b"", b"one")
@@ -265,16 +274,16 @@ async def test_model_versions_are_never_reused(registry: Registry, redis: aiored
 async def test_a_model_change_is_published_and_acknowledged(registry: Registry) -> None:
     async with aclosing(registry.events()) as events:
         assert isinstance(await anext(events), Subscribed)
-        first = await registry.put_model("v", b"", b"{\n}", ask=True)
+        first = await registry.put_model("v", b"", b"{\n}", request_acks=True)
         second = await registry.put_model("v", b"{\n}", b"")
-        assert isinstance(first, ModelPut)
-        assert isinstance(second, ModelPut)
+        assert isinstance(first, ModelStored)
+        assert isinstance(second, ModelStored)
         change = await anext(events)
         assert isinstance(change, ModelChanged)
-        assert (change.asked, change.after, change.key, change.envelope) == (True, first.version, "v", b"{\n}")
+        assert (change.wants_ack, change.after, change.key, change.envelope) == (True, first.version, "v", b"{\n}")
         assert await anext(events) == ModelChanged(False, first.version, second.version, "v", b"")
-        await registry.seen(first.version, "r1")
-        assert await anext(events) == ModelSeen(first.version, "r1")
+        await registry.acknowledge(first.version, "r1")
+        assert await anext(events) == ModelAck(first.version, "r1")
 
 
 async def test_a_subscription_survives_silence(clients: Clients, registry: Registry) -> None:
@@ -291,7 +300,7 @@ async def test_a_subscription_survives_silence(clients: Clients, registry: Regis
         pinged = asyncio.get_running_loop().time() + 0.4
         await auntil(lambda: asyncio.get_running_loop().time() > pinged or task.done())
         assert not task.done()
-        await registry.register(record(), Load())
+        await registry.register(record(), LoadReport())
         await auntil(lambda: len(seen) == 2)
     finally:
         task.cancel()
@@ -301,11 +310,11 @@ async def test_a_subscription_survives_silence(clients: Clients, registry: Regis
 async def test_cancellation_always_propagates(clients: Clients) -> None:
     """Cancels at every possible moment."""
     registry = Registry(clients(), "f")
-    await registry.register(record(), Load())
+    await registry.register(record(), LoadReport())
 
     async def beat() -> None:
         while True:
-            await registry.beat("a", 1, Load())
+            await registry.beat("a", 1, LoadReport())
 
     for turns in range(2, 42):
         task = asyncio.create_task(beat())

@@ -32,7 +32,7 @@ from tests.support.until import until
 from vllama_pool.config.api_keys import digest
 from vllama_pool.workers.registry.client import Registry, RegistryUnavailable, connect
 from vllama_pool.workers.registry.keys import Keys
-from vllama_pool.workers.registry.record import Load, ModelInfo, WorkerRecord
+from vllama_pool.workers.registry.record import LoadReport, ModelInfo, WorkerRecord
 from vllama_pool.workers.registry.signature import seal
 
 pytestmark = [pytest.mark.netns, pytest.mark.skipif(bool(impossible()), reason=impossible())]
@@ -318,9 +318,9 @@ def test_joins_and_leaves_reach_routers_on_other_hosts_at_once(site: Site, recor
 
             record = WorkerRecord(id="passer-by", generation=1, url=f"http://{site.b.address}:1", models=())
             for _ in range(20):
-                await registry.register(record, Load())
+                await registry.register(record, LoadReport())
                 join.append(await wait(True))
-                await registry.leave(record.id, record.generation)
+                await registry.deregister(record.id, record.generation)
                 leave.append(await wait(False))
         return join, leave
 
@@ -350,7 +350,7 @@ def test_missing_rights_of_the_registry_user_are_reported(site: Site) -> None:
         async with connect(site.registry_url.replace("fleet:", "narrow:")) as client:
             record = WorkerRecord(id="w", generation=1, url=f"http://{site.b.address}:1")
             try:
-                await Registry(client, FLEET, secret=SECRET.encode()).register(record, Load())
+                await Registry(client, FLEET, secret=SECRET.encode()).register(record, LoadReport())
             except RegistryUnavailable as error:
                 return str(error)
             return ""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from vllama_pool.router.balance.pool import Discovered, Pool
 from vllama_pool.router.balance.worker import Replica, Worker
 from vllama_pool.router.upstream.interface import Endpoint
-from vllama_pool.workers.registry.record import Load, ModelInfo, WorkerRecord, WorkerState
+from vllama_pool.workers.registry.record import LoadReport, ModelInfo, WorkerRecord, WorkerState
 
 
 class Clock:
@@ -29,7 +29,7 @@ def found(
     slots: int = 8,
     generation: int = 1,
     speed: float = 1.0,
-    load: Load | None = None,
+    load: LoadReport | None = None,
 ) -> Discovered:
     """A discovered worker; models are given by name, "m" if none is."""
     infos = tuple(ModelInfo(name=model) if isinstance(model, str) else model for model in models or ("m",))
@@ -63,6 +63,6 @@ def ids(targets: Iterable[Replica]) -> list[str]:
     return sorted(target.worker.id for target in targets)
 
 
-READY = Load()
-DRAINING = Load(state=WorkerState.DRAINING)
-RESTARTING = Load(state=WorkerState.RESTARTING, note="CUDA out of memory")
+READY = LoadReport()
+DRAINING = LoadReport(state=WorkerState.DRAINING)
+RESTARTING = LoadReport(state=WorkerState.RESTARTING, note="CUDA out of memory")

@@ -13,7 +13,7 @@ from vllama_pool.workers.agent.pacing import worth_telling
 from vllama_pool.workers.process.backoff import Backoff, wait_random_exponential
 from vllama_pool.workers.registry.client import Fenced, Registered, RegistryUnavailable
 from vllama_pool.workers.registry.keys import BEAT_INTERVAL
-from vllama_pool.workers.registry.record import Load, WorkerRecord
+from vllama_pool.workers.registry.record import LoadReport, WorkerRecord
 
 JITTER = 0.1
 """Random variation of the beat interval, as a fraction."""
@@ -24,11 +24,11 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
 
 
 class Store(Protocol):
-    async def register(self, record: WorkerRecord, load: Load) -> Registered | Fenced: ...
+    async def register(self, record: WorkerRecord, load: LoadReport) -> Registered | Fenced: ...
 
-    async def beat(self, worker_id: str, generation: int, load: Load) -> bool: ...
+    async def beat(self, worker_id: str, generation: int, load: LoadReport) -> bool: ...
 
-    async def leave(self, worker_id: str, generation: int) -> bool: ...
+    async def deregister(self, worker_id: str, generation: int) -> bool: ...
 
 
 class FencedOff(Exception):
@@ -54,26 +54,26 @@ class Announcer:
         self._interval = interval
         self._rng = rng
         self._record: WorkerRecord | None = None
-        self._load = Load()
-        self._sent: Load | None = None
+        self._load = LoadReport()
+        self._sent: LoadReport | None = None
         self._registered = False
         self._backoff = Backoff(wait_random_exponential(multiplier=FIRST_PAUSE, min=FIRST_PAUSE, max=LONGEST_PAUSE))
         self._woken = asyncio.Event()
 
-    def announce(self, record: WorkerRecord, load: Load) -> None:
+    def announce(self, record: WorkerRecord, load: LoadReport) -> None:
         """Set the record, and register it at once."""
         self._record, self._load = record, load
         self._registered = False
         self._woken.set()
 
-    def report(self, load: Load) -> None:
+    def report(self, load: LoadReport) -> None:
         """Set the load, and beat early if routers need it."""
         self._load = load
         if self._record is not None and worth_telling(self._sent, load, self._record.slots):
             self._woken.set()
 
     @property
-    def load(self) -> Load:
+    def load(self) -> LoadReport:
         return self._load
 
     async def run(self) -> None:
@@ -95,7 +95,7 @@ class Announcer:
 
     async def leave(self) -> None:
         """Leave the registry, after `run` has ended. Raises RegistryUnavailable."""
-        if self._record is not None and await self._store.leave(self._record.id, self._record.generation):
+        if self._record is not None and await self._store.deregister(self._record.id, self._record.generation):
             self._registered = False
 
     async def _due(self) -> None:

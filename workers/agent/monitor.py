@@ -10,7 +10,7 @@ import httpx
 import msgspec
 
 from vllama_pool.workers.agent.pacing import TokenRate
-from vllama_pool.workers.registry.record import Load, WorkerState
+from vllama_pool.workers.registry.record import LoadReport, WorkerState
 from vllama_pool.workers.vllm.probe import Health, Metrics, ProbeFailed, check_health, scrape
 
 LOOK_TIMEOUT = 1.0
@@ -22,25 +22,25 @@ BUSY_INTERVAL, IDLE_INTERVAL = 0.25, 0.5
 class Monitor:
     """Owns the worker's load report."""
 
-    def __init__(self, client: httpx.AsyncClient, report: Callable[[Load], None], key: str | None = None) -> None:
+    def __init__(self, client: httpx.AsyncClient, report: Callable[[LoadReport], None], key: str | None = None) -> None:
         self._client = client
         self._report = report
         self._key = key
         self._rate = TokenRate()
-        self._load = Load(state=WorkerState.STARTING)
+        self._load = LoadReport(state=WorkerState.STARTING)
         self.metrics = Metrics()
         """Last successful scrape."""
         self.misses = 0
         """Failed polls in a row."""
 
     @property
-    def load(self) -> Load:
+    def load(self) -> LoadReport:
         return self._load
 
     def set(self, state: WorkerState, note: str = "", *, restarts: int | None = None) -> None:
         """Set the state. A server that is down has no figures."""
         down = state in (WorkerState.STARTING, WorkerState.RESTARTING, WorkerState.STOPPED)
-        old = Load(restarts=self._load.restarts) if down else self._load
+        old = LoadReport(restarts=self._load.restarts) if down else self._load
         changes = {"state": state, "note": note} | ({} if restarts is None else {"restarts": restarts})
         self._load = msgspec.structs.replace(old, **changes)
         self._report(self._load)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from vllama_pool.workers.registry.record import Load
+from vllama_pool.workers.registry.record import LoadReport
 from vllama_pool.workers.vllm.probe import Metrics
 
 UNKNOWN_SLOTS = 8
@@ -48,7 +48,7 @@ class Quiet:
         return now - self._since >= self._lasting
 
 
-def worth_telling(sent: Load | None, load: Load, slots: int) -> bool:
+def worth_telling(sent: LoadReport | None, load: LoadReport, slots: int) -> bool:
     """Return True for a new state, or a change by a quarter of the slots."""
     if sent is None or sent.state != load.state or sent.note != load.note:
         return True

@@ -31,18 +31,18 @@ from redis.exceptions import (
 
 from vllama_pool.workers.registry.keys import COLLECT_AFTER, ROUTER_TTL, Keys, check_worker_id
 from vllama_pool.workers.registry.messages import (
+    Beat,
     Event,
-    ModelSeen,
-    Report,
+    ModelAck,
     Snapshot,
     Subscribed,
     Version,
+    decode_beat,
     decode_event,
-    decode_report,
-    encode_report,
-    encode_seen,
+    encode_ack,
+    encode_beat,
 )
-from vllama_pool.workers.registry.record import Load, WorkerRecord
+from vllama_pool.workers.registry.record import LoadReport, WorkerRecord
 from vllama_pool.workers.registry.signature import seal
 
 CONNECT_TIMEOUT = 0.5
@@ -75,7 +75,7 @@ class Fenced:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelsHeld:
+class StoredModels:
     """All virtual models, unverified."""
 
     version: str
@@ -85,7 +85,7 @@ class ModelsHeld:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelPut:
+class ModelStored:
     version: str
     """Version of the virtual models after the change."""
     routers: int
@@ -93,7 +93,7 @@ class ModelPut:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelHeld:
+class ModelConflict:
     """Refusal: another process has changed the entry."""
 
     envelope: bytes
@@ -143,42 +143,42 @@ class Registry:
         self._count = itertools.count(1)
         self._where = _address(redis)
         folder = resources.files("vllama_pool.workers.registry") / "scripts"
-        self._register, self._beat, self._leave, self._snapshot, self._models, self._put_model = (
+        self._register, self._beat, self._deregister, self._snapshot, self._models, self._put_model = (
             redis.register_script((folder / f"{name}.lua").read_text("utf-8"))
-            for name in ("register", "beat", "leave", "snapshot", "models", "put_model")
+            for name in ("register", "beat", "deregister", "snapshot", "models", "put_model")
         )
 
     # --- agents ---
 
-    async def register(self, record: WorkerRecord, load: Load) -> Registered | Fenced:
+    async def register(self, record: WorkerRecord, load: LoadReport) -> Registered | Fenced:
         """Announce a worker or its new record; counts as a beat. Raises ValueError for an invalid id."""
         keys = self._keys
         check_worker_id(record.id)
         if record.generation < 0:
             raise ValueError(f"generation {record.generation} is negative")
         envelope = seal(record, fleet=self.fleet, secret=self._secret)
-        report = encode_report(Report(record.generation, next(self._count), load))
+        beat = encode_beat(Beat(record.generation, next(self._count), load))
         with _mapped(self._where):
             reply = await self._register(
                 [keys.meta, keys.w, keys.load, keys.hbz],
-                [keys.ev, record.id, record.generation, envelope, report, secrets.token_hex(8)],
+                [keys.ev, record.id, record.generation, envelope, beat, secrets.token_hex(8)],
             )
         with _understood(self._where):
             return Registered(reply[1].decode(), int(reply[2])) if reply[0] else Fenced(int(reply[1]))
 
-    async def beat(self, worker_id: str, generation: int, load: Load) -> bool:
+    async def beat(self, worker_id: str, generation: int, load: LoadReport) -> bool:
         """Report the worker alive, with its load. Returns False if the worker must register again."""
         keys = self._keys
-        report = encode_report(Report(generation, next(self._count), load))
+        beat = encode_beat(Beat(generation, next(self._count), load))
         with _mapped(self._where):
-            reply = await self._beat([keys.w, keys.load, keys.hbz], [keys.ev, worker_id, generation, report])
+            reply = await self._beat([keys.w, keys.load, keys.hbz], [keys.ev, worker_id, generation, beat])
         return bool(reply)
 
-    async def leave(self, worker_id: str, generation: int) -> bool:
+    async def deregister(self, worker_id: str, generation: int) -> bool:
         """Remove the worker at once. Returns False if it is absent or a newer start is registered."""
         keys = self._keys
         with _mapped(self._where):
-            reply = await self._leave([keys.meta, keys.w, keys.load, keys.hbz], [keys.ev, worker_id, generation])
+            reply = await self._deregister([keys.meta, keys.w, keys.load, keys.hbz], [keys.ev, worker_id, generation])
         return bool(reply)
 
     # --- routers ---
@@ -194,14 +194,14 @@ class Registry:
                 [keys.meta, keys.w, keys.load, keys.hbz, keys.routers, keys.vm],
                 [str(known or ""), int(COLLECT_AFTER * 1000), router, int(ROUTER_TTL * 1000)],
             )
-        epoch, seq, collected, routers, loads, records, models = reply
+        epoch, seq, collected, routers, beats, records, models = reply
         with _understood(self._where):
             return Snapshot(
                 Version(epoch.decode(), int(seq)),
                 int(collected),
                 int(routers),
                 None if records is None else {_text(key): bytes(value) for key, value in _pairs(records)},
-                {_text(key): report for key, value in _pairs(loads) if (report := decode_report(value))},
+                {_text(key): beat for key, value in _pairs(beats) if (beat := decode_beat(value))},
                 _text(models),
             )
 
@@ -209,28 +209,37 @@ class Registry:
         with _mapped(self._where):
             await self._redis.zrem(self._keys.routers, router)
 
-    async def models(self) -> ModelsHeld:
+    async def models(self) -> StoredModels:
         """Return all virtual models, with tombstones."""
         with _mapped(self._where):
             version, entries = await self._models([self._keys.meta, self._keys.vm], [])
-        return ModelsHeld(_text(version), {_text(key): bytes(value) for key, value in _pairs(entries)})
+        return StoredModels(_text(version), {_text(key): bytes(value) for key, value in _pairs(entries)})
 
-    async def put_model(self, key: str, expected: bytes, envelope: bytes, *, ask: bool = False) -> ModelPut | ModelHeld:
+    async def put_model(
+        self, key: str, expected: bytes, envelope: bytes, *, request_acks: bool = False
+    ) -> ModelStored | ModelConflict:
         """Replace the entry of `key` if it equals `expected` (empty for no entry), and notify all routers.
 
-        An empty envelope drops the entry. `ask` makes routers answer with `seen`.
+        An empty envelope drops the entry. `request_acks` makes routers answer with `acknowledge`.
         """
-        arguments: list[bytes | str | int] = [self._keys.ev, key, expected, envelope, int(ask), secrets.token_hex(8)]
+        arguments: list[bytes | str | int] = [
+            self._keys.ev,
+            key,
+            expected,
+            envelope,
+            int(request_acks),
+            secrets.token_hex(8),
+        ]
         with _mapped(self._where):
             put, answer, *routers = await self._put_model(
                 [self._keys.meta, self._keys.vm, self._keys.routers], arguments
             )
-        return ModelPut(_text(answer), int(*routers)) if put else ModelHeld(bytes(answer))
+        return ModelStored(_text(answer), int(*routers)) if put else ModelConflict(bytes(answer))
 
-    async def seen(self, version: str, router: str) -> None:
+    async def acknowledge(self, version: str, router: str) -> None:
         """Publish that this router has applied a change."""
         with _mapped(self._where):
-            await self._redis.publish(self._keys.ev, encode_seen(ModelSeen(version, router)))
+            await self._redis.publish(self._keys.ev, encode_ack(ModelAck(version, router)))
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Yield changes as they happen. Messages may be lost; polling repairs that.

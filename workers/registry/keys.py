@@ -29,7 +29,7 @@ class Keys:
     meta: str
     #: HASH worker id -> signed envelope. Written at registration, removed on leave or collection.
     w: str
-    #: HASH worker id -> load report ("generation:n:state:…"). Written with every beat, removed with `w`.
+    #: HASH worker id -> load report ("generation:number:state:…"). Written with every beat, removed with `w`.
     load: str
     #: ZSET worker id -> Redis time in ms of its last beat. For collection only, never for liveness.
     hbz: str

@@ -6,19 +6,18 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vllama_pool.workers.registry.record import Load, WorkerState
+from vllama_pool.workers.registry.record import LoadReport, WorkerState
 
 _MAX_NOTE = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """A numbered load report. A worker is alive as long as its (generation, n) keeps changing."""
+class Beat:
+    """A load report with its number. A worker is alive as long as its (generation, number) changes."""
 
     generation: int
-    n: int
-    """Beat number."""
-    load: Load
+    number: int
+    load: LoadReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,7 @@ class Snapshot:
     """Router processes that poll, including this one."""
     records: Mapping[str, bytes] | None
     """Worker id -> envelope; None if unchanged since the known version."""
-    loads: Mapping[str, Report]
+    beats: Mapping[str, Beat]
     models: str = ""
     """Version of the virtual models. Changes with every virtual model and when the store is emptied."""
 
@@ -52,15 +51,15 @@ class Subscribed:
 
 
 @dataclass(frozen=True, slots=True)
-class Up:
+class WorkerUp:
     worker_id: str
     version: Version
-    report: Report
+    beat: Beat
     envelope: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Down:
+class WorkerDown:
     """A worker has left. A crash sends no event."""
 
     worker_id: str
@@ -69,17 +68,17 @@ class Down:
 
 
 @dataclass(frozen=True, slots=True)
-class Beat:
+class WorkerBeat:
     worker_id: str
-    report: Report
+    beat: Beat
 
 
 @dataclass(frozen=True, slots=True)
 class ModelChanged:
     """A virtual model or its tombstone was stored. An empty envelope means that the entry was dropped."""
 
-    asked: bool
-    """True if routers must answer with `seen`."""
+    wants_ack: bool
+    """True if routers must acknowledge."""
     before: str
     """`Snapshot.models` before this change."""
     after: str
@@ -88,7 +87,7 @@ class ModelChanged:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelSeen:
+class ModelAck:
     """A router process has applied a `ModelChanged`."""
 
     version: str
@@ -96,25 +95,25 @@ class ModelSeen:
     router: str
 
 
-Event = Subscribed | Up | Down | Beat | ModelChanged | ModelSeen
+Event = Subscribed | WorkerUp | WorkerDown | WorkerBeat | ModelChanged | ModelAck
 
 
-def encode_report(report: Report) -> str:
-    """Encode as one line: `generation:n:state:running:waiting:kv:tokens per second:restarts:note`."""
-    load = report.load
+def encode_beat(beat: Beat) -> str:
+    """Encode as one line: `generation:number:state:running:waiting:kv:tokens per second:restarts:note`."""
+    load = beat.load
     note = "".join(c if c.isprintable() else " " for c in load.note)[:_MAX_NOTE]
     return (
-        f"{report.generation}:{report.n}:{load.state}:{load.running}:{load.waiting}:{load.kv_usage:.3f}"
+        f"{beat.generation}:{beat.number}:{load.state}:{load.running}:{load.waiting}:{load.kv_usage:.3f}"
         f":{load.tokens_per_second:.1f}:{load.restarts}:{note}"
     )
 
 
-def decode_report(data: bytes) -> Report | None:
-    """Decode a report. Returns None if it is damaged or of an incompatible version."""
+def decode_beat(data: bytes) -> Beat | None:
+    """Decode a beat. Returns None if it is damaged or of an incompatible version."""
     try:
         fields = data.decode().split(":", 8)
-        generation, n, state, running, waiting, kv_usage, speed, restarts, note = fields
-        load = Load(
+        generation, number, state, running, waiting, kv_usage, speed, restarts, note = fields
+        load = LoadReport(
             state=WorkerState(state),
             running=int(running),
             waiting=int(waiting),
@@ -123,42 +122,42 @@ def decode_report(data: bytes) -> Report | None:
             restarts=int(restarts),
             note=note,
         )
-        report = Report(int(generation), int(n), load)
+        beat = Beat(int(generation), int(number), load)
     except ValueError:
         return None
-    numbers = (report.generation, report.n, load.running, load.waiting, load.restarts)
+    numbers = (beat.generation, beat.number, load.running, load.waiting, load.restarts)
     rates = (load.kv_usage, load.tokens_per_second)
     sound = min(numbers) >= 0 and all(math.isfinite(rate) and rate >= 0 for rate in rates)
-    return report if sound else None
+    return beat if sound else None
 
 
-def encode_seen(seen: ModelSeen) -> str:
-    return f"seen\n{seen.version}\n{seen.router}"
+def encode_ack(ack: ModelAck) -> str:
+    return f"seen\n{ack.version}\n{ack.router}"
 
 
-def decode_event(data: bytes) -> Up | Down | Beat | ModelChanged | ModelSeen | None:
+def decode_event(data: bytes) -> WorkerUp | WorkerDown | WorkerBeat | ModelChanged | ModelAck | None:
     """Decode a message. Returns None if it is damaged or of an unknown kind; polling repairs the loss."""
     kind, _, rest = data.partition(b"\n")
     try:
         match kind:
             case b"load":
                 worker_id, line = rest.split(b"\n", 1)
-                report = decode_report(line)
-                return Beat(worker_id.decode(), report) if report else None
+                beat = decode_beat(line)
+                return WorkerBeat(worker_id.decode(), beat) if beat else None
             case b"up":
                 epoch, seq, worker_id, line, envelope = rest.split(b"\n", 4)
-                report = decode_report(line)
+                beat = decode_beat(line)
                 version = Version(epoch.decode(), int(seq))
-                return Up(worker_id.decode(), version, report, envelope) if report else None
+                return WorkerUp(worker_id.decode(), version, beat, envelope) if beat else None
             case b"down":
                 epoch, seq, worker_id, generation = rest.split(b"\n", 3)
-                return Down(worker_id.decode(), Version(epoch.decode(), int(seq)), int(generation))
+                return WorkerDown(worker_id.decode(), Version(epoch.decode(), int(seq)), int(generation))
             case b"model":
-                asked, before, after, key, envelope = rest.split(b"\n", 4)
-                return ModelChanged(asked == b"1", before.decode(), after.decode(), key.decode(), envelope)
+                wants_ack, before, after, key, envelope = rest.split(b"\n", 4)
+                return ModelChanged(wants_ack == b"1", before.decode(), after.decode(), key.decode(), envelope)
             case b"seen":
-                known, router = rest.split(b"\n", 1)
-                return ModelSeen(known.decode(), router.decode())
+                change, router = rest.split(b"\n", 1)
+                return ModelAck(change.decode(), router.decode())
     except ValueError:
         return None
     return None

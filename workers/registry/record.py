@@ -98,7 +98,7 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     v: int = SCHEMA_VERSION
 
 
-class Load(msgspec.Struct, frozen=True, kw_only=True):
+class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
     """Load report, sent with every beat."""
 
     state: WorkerState = WorkerState.READY

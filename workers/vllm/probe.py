@@ -17,7 +17,7 @@ from functools import cache
 import httpx
 import msgspec
 
-from vllama_pool.workers.registry.record import Load, ModelInfo, WorkerState
+from vllama_pool.workers.registry.record import LoadReport, ModelInfo, WorkerState
 
 TIMEOUT = 2.0
 """Default timeout of one request, in seconds."""
@@ -101,7 +101,7 @@ class ProbeResult:
     """Short reason for a health other than OK."""
 
     @property
-    def load(self) -> Load:
+    def load(self) -> LoadReport:
         return to_load(self.metrics, _STATES[self.health])
 
 
@@ -163,10 +163,10 @@ def parse_metrics(text: str) -> Metrics:
     )
 
 
-def to_load(metrics: Metrics, state: WorkerState = WorkerState.READY, tokens_per_second: float = 0.0) -> Load:
+def to_load(metrics: Metrics, state: WorkerState = WorkerState.READY, tokens_per_second: float = 0.0) -> LoadReport:
     """Return a load report. A READY server in sleep mode becomes SLEEPING."""
     asleep = metrics.asleep and state is WorkerState.READY
-    return Load(
+    return LoadReport(
         state=WorkerState.SLEEPING if asleep else state,
         running=metrics.running,
         waiting=metrics.waiting,

@@ -70,7 +70,7 @@ async def test_differing_replicas_give_the_weakest_answer_and_name_the_differenc
         assert both["capabilities"] == ["completion"]
     for worker in (first, second):
         await worker.fall_silent()
-        await running.registry.leave(worker.id, worker.record.generation)
+        await running.registry.deregister(worker.id, worker.record.generation)
 
     async def as_before() -> bool:
         return {**await entry(running, path), "expires_at": ""} == {**alone, "expires_at": ""}

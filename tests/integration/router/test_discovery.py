@@ -21,7 +21,7 @@ from vllama_pool.router.discovery.membership import Liveness
 from vllama_pool.workers.registry.client import Registry, RegistryUnavailable, connect
 from vllama_pool.workers.registry.embedded import EmbeddedValkey
 from vllama_pool.workers.registry.keys import Keys
-from vllama_pool.workers.registry.record import Load, ModelInfo, WorkerRecord
+from vllama_pool.workers.registry.record import LoadReport, ModelInfo, WorkerRecord
 from vllama_pool.workers.registry.signature import seal
 
 Figures = Callable[[str, object], None]
@@ -105,7 +105,7 @@ async def test_a_thousand_workers_join_in_one_snapshot_without_stalling_the_loop
                 models=(ModelInfo(name="m", digest="0" * 64, template="{{ messages }}" * 200),),
                 slots=4,
             )
-            await registry.register(record, Load())
+            await registry.register(record, LoadReport())
         gc.collect()
         gc.freeze()  # as router processes do once they serve: the test runner's own objects must not count
         done = asyncio.Event()
@@ -125,10 +125,10 @@ async def test_load_reports_arrive_with_each_beat(valkey: EmbeddedValkey, view: 
     async with workers(valkey.address, "a") as [worker]:
         await auntil(lambda: view.pool.usable("a"))
         await worker.stop_beating()
-        assert await worker.registry.beat("a", 1, Load(running=3, waiting=2))
+        assert await worker.registry.beat("a", 1, LoadReport(running=3, waiting=2))
         seen = view.pool.get("a")
         assert seen is not None
-        await auntil(lambda: seen.last == Load(running=3, waiting=2))
+        await auntil(lambda: seen.last == LoadReport(running=3, waiting=2))
 
 
 async def test_a_worker_that_registered_before_the_router_started_joins(valkey: EmbeddedValkey) -> None:

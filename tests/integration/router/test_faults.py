@@ -157,7 +157,7 @@ async def _registry_up(running: Fleet, wanted: bool) -> bool:
 
 async def _whole(running: Fleet) -> bool:
     try:
-        return (await running.registry.snapshot()).loads.keys() == running.workers.keys()
+        return (await running.registry.snapshot()).beats.keys() == running.workers.keys()
     except RegistryUnavailable:
         return False
 

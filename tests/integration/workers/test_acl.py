@@ -14,7 +14,7 @@ from tests.support.ports import free_ports
 from tests.support.registry.valkey import running_valkey
 from vllama_pool.workers.registry.client import Registered, Registry, RegistryUnavailable, connect
 from vllama_pool.workers.registry.messages import Subscribed
-from vllama_pool.workers.registry.record import Load, WorkerRecord
+from vllama_pool.workers.registry.record import LoadReport, WorkerRecord
 
 README = Path(__file__).parents[3] / "deploy" / "README.md"
 SECRET = b"0123456789abcdef"
@@ -49,18 +49,18 @@ class Shared:
             await redis.ping()
             async with aclosing(registry.events()) as events:
                 assert isinstance(await anext(events), Subscribed)
-                assert isinstance(await registry.register(record, Load()), Registered)
-                assert await registry.beat("w", 1, Load())
+                assert isinstance(await registry.register(record, LoadReport()), Registered)
+                assert await registry.beat("w", 1, LoadReport())
                 await anext(events)
-            assert (await registry.snapshot(router="r")).loads.keys() == {"w"}
+            assert (await registry.snapshot(router="r")).beats.keys() == {"w"}
             await self.admin.zadd(f"{{vllama:{name}}}:hbz", {"w": 1})  # silent since 1970: to be collected
             assert (await registry.snapshot()).collected == 1
-            await registry.register(record, Load())
-            assert await registry.leave("w", 1)
+            await registry.register(record, LoadReport())
+            assert await registry.deregister("w", 1)
             await registry.put_model("k", b"", b"made", ask=True)
             await registry.put_model("k", b"made", b"")
             assert (await registry.models()).envelopes == {}
-            await registry.seen("v", "r")
+            await registry.acknowledge("v", "r")
             await registry.retire_router("r")
         finally:
             await redis.aclose()

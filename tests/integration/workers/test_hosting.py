@@ -19,7 +19,7 @@ from tests.support.vllm.model_folder import write_model
 from vllama_pool.workers.agent.command_line import Address
 from vllama_pool.workers.agent.hosted import GaveUp, Hosted, Launch, Ready
 from vllama_pool.workers.agent.monitor import Monitor
-from vllama_pool.workers.registry.record import Load, WorkerState
+from vllama_pool.workers.registry.record import LoadReport, WorkerState
 from vllama_pool.workers.vllm.flags import Flags
 
 
@@ -27,7 +27,7 @@ class Events:
     def __init__(self) -> None:
         self.server: Ready | None = None
         self.changes: list[tuple[WorkerState, str]] = []
-        self.loads: list[Load] = []
+        self.loads: list[LoadReport] = []
 
     def ready(self, server: Ready, after: float) -> None:
         self.server = server

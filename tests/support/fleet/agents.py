@@ -17,7 +17,7 @@ import psutil
 from tests.support.until import auntil
 from tests.support.vllm import fake_process
 from vllama_pool.workers.registry.client import Registry
-from vllama_pool.workers.registry.record import Load, WorkerRecord, WorkerState
+from vllama_pool.workers.registry.record import LoadReport, WorkerRecord, WorkerState
 from vllama_pool.workers.registry.signature import unseal
 
 INTERVAL = 0.05
@@ -87,16 +87,16 @@ class Seen:
     """A worker as the registry has it."""
 
     record: WorkerRecord
-    load: Load
+    load: LoadReport
 
 
 async def seen(registry: Registry, worker_id: str, secret: bytes | None = None) -> Seen | None:
     snapshot = await registry.snapshot()
-    if not snapshot.records or worker_id not in snapshot.records or worker_id not in snapshot.loads:
+    if not snapshot.records or worker_id not in snapshot.records or worker_id not in snapshot.beats:
         return None
     envelope = snapshot.records[worker_id]
     record = unseal(envelope, worker_id=worker_id, fleet=registry.fleet, secret=secret, unsigned=secret is None)
-    return Seen(record, snapshot.loads[worker_id].load)
+    return Seen(record, snapshot.beats[worker_id].load)
 
 
 async def wait_for(

@@ -28,7 +28,7 @@ from vllama_pool.workers.agent.pacing import TokenRate
 from vllama_pool.workers.registry import embedded
 from vllama_pool.workers.registry.client import Registry, RegistryUnavailable, connect
 from vllama_pool.workers.registry.embedded import EmbeddedValkey
-from vllama_pool.workers.registry.record import Load, ModelInfo, WorkerRecord, WorkerState
+from vllama_pool.workers.registry.record import LoadReport, ModelInfo, WorkerRecord, WorkerState
 from vllama_pool.workers.simulated.options import Options
 from vllama_pool.workers.simulated.server import Simulated
 
@@ -102,9 +102,11 @@ class Announced:
         self.state = WorkerState.DRAINING
         await self._registry.beat(self.id, self.record.generation, self.load())
 
-    def load(self) -> Load:
+    def load(self) -> LoadReport:
         rate = self._rate.update(time.monotonic(), self.worker.tokens)
-        return Load(state=self.state, running=self.worker.running, waiting=self.worker.waiting, tokens_per_second=rate)
+        return LoadReport(
+            state=self.state, running=self.worker.running, waiting=self.worker.waiting, tokens_per_second=rate
+        )
 
     async def _beat(self) -> None:
         while True:

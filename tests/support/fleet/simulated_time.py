@@ -20,7 +20,7 @@ from vllama_pool.router.balance.lease import Completed, Lease
 from vllama_pool.router.balance.pool import Discovered, Pool
 from vllama_pool.router.balance.select import Policy, choose
 from vllama_pool.router.upstream.interface import Endpoint
-from vllama_pool.workers.registry.record import Load, ModelInfo, WorkerRecord
+from vllama_pool.workers.registry.record import LoadReport, ModelInfo, WorkerRecord
 
 Throughput = Callable[[int], float]
 """Tokens per second of a whole engine by the number of requests in its batch."""
@@ -73,14 +73,14 @@ class Engine:
         self._waiting.append(request)
         self._fill()
 
-    def load(self) -> Load:
+    def load(self) -> LoadReport:
         """What an agent would report now."""
         self._advance()
         at, tokens = self._reported
         elapsed = self.fleet.now - at
         rate = (self.tokens - tokens) / elapsed if elapsed else 0.0
         self._reported = (self.fleet.now, self.tokens)
-        return Load(running=len(self._running), waiting=len(self._waiting), tokens_per_second=rate)
+        return LoadReport(running=len(self._running), waiting=len(self._waiting), tokens_per_second=rate)
 
     def _advance(self) -> None:
         """Let the batch make its tokens up to now. `_each` counts those of a request that ran all along."""
@@ -249,7 +249,7 @@ class Fleet:
     def _beat(self, index: int, every: float) -> None:
         load = self.engines[index].load()
         if not self._reports_speed:
-            load = Load(running=load.running, waiting=load.waiting)
+            load = LoadReport(running=load.running, waiting=load.waiting)
 
         def heard() -> None:
             for pool in self.pools:

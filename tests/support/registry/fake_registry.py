@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vllama_pool.workers.registry.client import ModelHeld, ModelPut, ModelsHeld, RegistryUnavailable
+from vllama_pool.workers.registry.client import ModelConflict, ModelStored, RegistryUnavailable, StoredModels
 from vllama_pool.workers.registry.messages import ModelChanged
 
 
@@ -16,10 +16,10 @@ class FakeRegistry:
         self.changes = 0
         self.epoch = "e"
         self.routers = 1
-        self.away = False
+        self.unavailable = False
         self.puts: list[str] = []
-        self.told: list[tuple[str, str]] = []
-        self.meanwhile: Callable[[], None] = lambda: None
+        self.acks: list[tuple[str, str]] = []
+        self.before_put: Callable[[], None] = lambda: None
         """Happens just before a put is looked at."""
         self.events: list[ModelChanged] = []
 
@@ -27,25 +27,27 @@ class FakeRegistry:
     def version(self) -> str:
         return f"{self.epoch}:{self.changes}:{len(self.entries)}"
 
-    async def models(self) -> ModelsHeld:
+    async def models(self) -> StoredModels:
         self._answer()
-        return ModelsHeld(self.version, dict(self.entries))
+        return StoredModels(self.version, dict(self.entries))
 
-    async def put_model(self, key: str, expected: bytes, envelope: bytes, *, ask: bool = False) -> ModelPut | ModelHeld:
+    async def put_model(
+        self, key: str, expected: bytes, envelope: bytes, *, request_acks: bool = False
+    ) -> ModelStored | ModelConflict:
         self._answer()
-        self.meanwhile()
+        self.before_put()
         held = self.entries.get(key, b"")
         if held != expected:
-            return ModelHeld(held)
+            return ModelConflict(held)
         self.puts.append(key)
         before = self.version
         self.put(key, envelope)
-        self.events.append(ModelChanged(ask, before, self.version, key, envelope))
-        return ModelPut(self.version, self.routers)
+        self.events.append(ModelChanged(request_acks, before, self.version, key, envelope))
+        return ModelStored(self.version, self.routers)
 
-    async def seen(self, version: str, router: str) -> None:
+    async def acknowledge(self, version: str, router: str) -> None:
         self._answer()
-        self.told.append((version, router))
+        self.acks.append((version, router))
 
     def put(self, key: str, envelope: bytes) -> None:
         self.changes += 1
@@ -60,5 +62,5 @@ class FakeRegistry:
         self.epoch += "e"
 
     def _answer(self) -> None:
-        if self.away:
+        if self.unavailable:
             raise RegistryUnavailable("no answer from the registry at /somewhere/private")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vllama_pool.router.balance.pool import Discovered
-from vllama_pool.workers.registry.record import Load
+from vllama_pool.workers.registry.record import LoadReport
 
 
 class Recorder:
@@ -13,7 +13,7 @@ class Recorder:
         self.known: dict[str, Discovered] = {}
         self.down: set[str] = set()
         self.suspect: set[str] = set()
-        self.loads: dict[str, Load] = {}
+        self.loads: dict[str, LoadReport] = {}
         self.puts = 0
 
     def put(self, *found: Discovered) -> None:
@@ -27,7 +27,7 @@ class Recorder:
             del self.known[worker_id]
             self.down.discard(worker_id)
 
-    def report(self, worker_id: str, load: Load) -> None:
+    def report(self, worker_id: str, load: LoadReport) -> None:
         self.loads[worker_id] = load
         self.down.discard(worker_id)
         self.suspect.discard(worker_id)

@@ -18,7 +18,7 @@ from vllama_pool.router.discovery.static_workers import PROBE_TIMEOUT, health_pr
 from vllama_pool.router.discovery.trust import Endpoints, RecordChecker
 from vllama_pool.workers.agent.announcer import Announcer, FencedOff
 from vllama_pool.workers.registry.client import Registry, connect
-from vllama_pool.workers.registry.record import Load, ModelInfo, WorkerRecord
+from vllama_pool.workers.registry.record import LoadReport, ModelInfo, WorkerRecord
 from vllama_pool.workers.vllm.probe import http_client
 
 FLEET = "f"
@@ -128,7 +128,7 @@ class Worker:
 
     def join(self) -> None:
         """Register and start to beat."""
-        self._announcer.announce(self.record, Load())
+        self._announcer.announce(self.record, LoadReport())
         self._beats = asyncio.create_task(self._beat())
 
     async def stop_beating(self) -> None:

@@ -8,7 +8,7 @@ import signal
 import time
 
 from tests.support.fleet.agents import group
-from tests.support.fleet.main_job import MODEL, SLOTS, Figures, Fleet, Load, chat_body, is_alive, streaming
+from tests.support.fleet.main_job import MODEL, SLOTS, Figures, Fleet, LoadReport, chat_body, is_alive, streaming
 from tests.support.until import auntil
 
 STREAMS = 4 * SLOTS
@@ -24,7 +24,7 @@ async def test_a_vllm_is_killed_under_32_streams(fleet: Fleet, record_property: 
         begun = {one.id for one in streams if one.has_content}
         os.killpg(doomed.pid, signal.SIGKILL)
         killed = time.monotonic()
-        async with Load(fleet, 2) as load:
+        async with LoadReport(fleet, 2) as load:
             await auntil(lambda: fleet.states().get("smollm2-0") == "restarting", 5, "the router knows")
             shown = time.monotonic() - killed
             assert "restarting" in await asyncio.to_thread(fleet.row, "smollm2-0"), "vllama ps shows it"
@@ -76,7 +76,7 @@ async def test_an_agent_is_killed(fleet: Fleet, record_property: Figures) -> Non
     before = fleet.serve.came_up("smollm2-1")
     tree = [agent, *agent.children(recursive=True)]
     assert len(group(vllm.pid)) >= 2
-    async with Load(fleet, 2) as load:
+    async with LoadReport(fleet, 2) as load:
         await auntil(lambda: len(load.asked.statuses) > 2, 60, "there is load")
         agent.kill()
         killed = time.monotonic()

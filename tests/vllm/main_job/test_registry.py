@@ -12,7 +12,7 @@ from tests.support.fleet.main_job import (
     PLAIN,
     Figures,
     Fleet,
-    Load,
+    LoadReport,
     chat_body,
     generate_body,
     keep_killing,
@@ -34,7 +34,7 @@ def test_a_worker_may_start_before_the_router_and_the_registry(fleet: Fleet) -> 
 async def test_no_request_fails_while_the_registry_is_killed_for_ten_seconds(
     fleet: Fleet, record_property: Figures
 ) -> None:
-    async with Load(fleet, 4) as load:
+    async with LoadReport(fleet, 4) as load:
         await auntil(lambda: len(load.asked.statuses) > 4, 60, "there is load")
         killed = await keep_killing(lambda: fleet.serve.valkey, AWAY)
         assert killed > 2, "it came back and was killed again"
@@ -53,7 +53,7 @@ async def test_no_request_fails_while_the_registry_is_frozen_for_ten_seconds(
 ) -> None:
     valkey = fleet.serve.valkey
     assert valkey is not None
-    async with Load(fleet, 4) as load:
+    async with LoadReport(fleet, 4) as load:
         await auntil(lambda: len(load.asked.statuses) > 4, 60, "there is load")
         valkey.send_signal(signal.SIGSTOP)
         try:
@@ -69,12 +69,12 @@ async def test_no_request_fails_while_the_registry_is_frozen_for_ten_seconds(
     assert set(fleet.states().values()) == {"ready"}
 
 
-def told(load: Load) -> str:
+def told(load: LoadReport) -> str:
     asked = load.asked
     return f"{len(asked.statuses)} requests, {len(asked.failures)} failed, slowest {asked.slowest:.2f} s"
 
 
-def check(load: Load) -> None:
+def check(load: LoadReport) -> None:
     assert load.asked.failures == []
     assert load.unlisted == 0
     assert len(load.asked.statuses) > 20

@@ -10,7 +10,7 @@ from vllama_pool.router.admission.bound import Admission
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.errors import ServerBusy
 from vllama_pool.router.routing.resolve import ModelRoutes, Resolution
-from vllama_pool.workers.registry.record import Load, WorkerState
+from vllama_pool.workers.registry.record import LoadReport, WorkerState
 
 
 def resolved(pool: Pool) -> Resolution:
@@ -61,16 +61,16 @@ def test_who_has_been_answered_waits_no_more() -> None:
 
 
 def test_the_requests_of_other_routers_count() -> None:
-    pool = pool_of(Clock(), found("a", slots=8, load=Load(state=WorkerState.READY, running=8, waiting=2)))
+    pool = pool_of(Clock(), found("a", slots=8, load=LoadReport(state=WorkerState.READY, running=8, waiting=2)))
     assert admitted(pool, 2, 10) == 2
 
 
 @pytest.mark.parametrize(("waiting", "taken"), [(0, 10), (1, 10), (2, 2), (5, 2)])
 def test_where_slots_are_unknown_the_workers_own_queue_counts(waiting: int, taken: int) -> None:
-    pool = pool_of(Clock(), found("a", slots=0, load=Load(state=WorkerState.READY, waiting=waiting)))
+    pool = pool_of(Clock(), found("a", slots=0, load=LoadReport(state=WorkerState.READY, waiting=waiting)))
     assert admitted(pool, 2, 10) == taken
 
 
 def test_slots_of_workers_that_are_out_are_none() -> None:
-    pool = pool_of(Clock(), found("a", slots=1), found("b", slots=100, load=Load(state=WorkerState.DRAINING)))
+    pool = pool_of(Clock(), found("a", slots=1), found("b", slots=100, load=LoadReport(state=WorkerState.DRAINING)))
     assert admitted(pool, 1, 10) == 2

@@ -12,11 +12,11 @@ from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.balance.select import choose, count_untried, least_load
 from vllama_pool.router.balance.worker import Worker
 from vllama_pool.router.errors import Busy, Faulty, Lost, ModelGone, Refused, Unavailable
-from vllama_pool.workers.registry.record import Load, WorkerState
+from vllama_pool.workers.registry.record import LoadReport, WorkerState
 
 IDS = st.sampled_from(["a", "b", "c", "d"])
 LOADS = st.builds(
-    Load,
+    LoadReport,
     state=st.sampled_from(list(WorkerState)),
     running=st.integers(0, 8),
     waiting=st.integers(0, 3),
@@ -43,7 +43,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.refused: set[str] = set()
 
     @rule(worker_id=IDS, generation=st.integers(1, 3), slots=st.sampled_from([0, 2, 8]), load=LOADS)
-    def join(self, worker_id: str, generation: int, slots: int, load: Load) -> None:
+    def join(self, worker_id: str, generation: int, slots: int, load: LoadReport) -> None:
         self.pool.put(found(worker_id, "m", "lora", generation=generation, slots=slots, load=load))
         self.refused.discard(worker_id)
 
@@ -60,7 +60,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.refused.discard(worker_id)
 
     @rule(worker_id=IDS, load=LOADS)
-    def beat(self, worker_id: str, load: Load) -> None:
+    def beat(self, worker_id: str, load: LoadReport) -> None:
         if self.pool.report(worker_id, load):
             self.refused.discard(worker_id)
 

@@ -7,7 +7,7 @@ from vllama_pool.router.balance.lease import Abandoned, Completed, Errored
 from vllama_pool.router.balance.pool import REMEMBERED
 from vllama_pool.router.errors import Lost
 from vllama_pool.router.telemetry.worker_view import view_all
-from vllama_pool.workers.registry.record import Load, ModelInfo
+from vllama_pool.workers.registry.record import LoadReport, ModelInfo
 
 
 def test_counters_health_and_slow_start_survive_a_renewed_record() -> None:
@@ -84,7 +84,7 @@ def test_it_remembers_what_was_ever_served() -> None:
 
 def test_what_is_told_of_strangers_is_ignored() -> None:
     pool = pool_of(Clock(), found("a"))
-    assert not pool.report("stranger", Load())
+    assert not pool.report("stranger", LoadReport())
     pool.mark_suspect("stranger")
     pool.mark_down("stranger")
     pool.mark_up("stranger")
@@ -97,9 +97,9 @@ def test_an_absent_worker_is_back_with_its_next_report_probe_or_record() -> None
     pool = pool_of(clock, found("a"))
     a = worker_in(pool, "a")
     for back in (
-        lambda: pool.report("a", Load(running=1)),
+        lambda: pool.report("a", LoadReport(running=1)),
         lambda: pool.mark_up("a"),
-        lambda: pool.put(found("a", load=Load())),
+        lambda: pool.put(found("a", load=LoadReport())),
     ):
         pool.mark_down("a")
         assert not a.available(clock())
@@ -113,15 +113,15 @@ def test_measured_speeds_are_relative_within_a_model() -> None:
     for _ in range(60):
         clock.advance(1)
         for worker_id, rate in (("a", 100), ("b", 200), ("c", 400), ("other", 10_000)):
-            pool.report(worker_id, Load(running=8, tokens_per_second=rate))
+            pool.report(worker_id, LoadReport(running=8, tokens_per_second=rate))
     clock.advance(1)
-    pool.report("a", Load(running=8, tokens_per_second=100))
+    pool.report("a", LoadReport(running=8, tokens_per_second=100))
     assert [worker.speed for worker in pool] == pytest.approx([0.5, 1.0, 2.0, 1.0], abs=0.01)
 
 
 def test_ops_see_every_worker_with_its_state() -> None:
     clock = Clock()
-    pool = pool_of(clock, found("b", load=RESTARTING), found("a", load=Load(running=2, waiting=1, kv_usage=0.5)))
+    pool = pool_of(clock, found("b", load=RESTARTING), found("a", load=LoadReport(running=2, waiting=1, kv_usage=0.5)))
     pool.lease(worker_in(pool, "a"))
     pool.mark_suspect("a")
     pool.mark_down("b")

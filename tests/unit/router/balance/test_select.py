@@ -17,7 +17,7 @@ from vllama_pool.router.balance.select import (
 )
 from vllama_pool.router.balance.worker import SLOW_START
 from vllama_pool.router.errors import Faulty, Lost, ModelGone
-from vllama_pool.workers.registry.record import Load
+from vllama_pool.workers.registry.record import LoadReport
 
 
 def picks(pool: Pool, clock: Clock, times: int = 400, tried: tuple[str, ...] = ()) -> Counter[str]:
@@ -52,13 +52,15 @@ def test_equals_share_evenly_wherever_they_stand() -> None:
 
 def test_the_less_busy_one_is_chosen() -> None:
     clock = Clock()
-    pool = pool_of(clock, found("a", load=Load(running=3)), found("b", load=Load(running=2)))
+    pool = pool_of(clock, found("a", load=LoadReport(running=3)), found("b", load=LoadReport(running=2)))
     assert picks(pool, clock) == {"b": 400}
 
 
 def test_one_without_a_free_slot_ranks_behind_a_busier_one_with_one() -> None:
     clock = Clock()
-    pool = pool_of(clock, found("a", slots=4, load=Load(running=4)), found("b", slots=64, load=Load(running=30)))
+    pool = pool_of(
+        clock, found("a", slots=4, load=LoadReport(running=4)), found("b", slots=64, load=LoadReport(running=30))
+    )
     assert picks(pool, clock) == {"b": 400}
 
 
@@ -66,15 +68,15 @@ def test_among_the_full_the_faster_ones_queue_counts_less() -> None:
     clock = Clock()
     pool = pool_of(
         clock,
-        found("a", slots=4, speed=2.0, load=Load(running=4, waiting=4)),
-        found("b", slots=4, load=Load(running=4, waiting=1)),
+        found("a", slots=4, speed=2.0, load=LoadReport(running=4, waiting=4)),
+        found("b", slots=4, load=LoadReport(running=4, waiting=1)),
     )
     assert picks(pool, clock) == {"a": 400}
 
 
 def test_a_new_worker_does_not_attract_everything() -> None:
     clock = Clock()
-    pool = pool_of(clock, found("a", slots=64, load=Load(running=4)))
+    pool = pool_of(clock, found("a", slots=64, load=LoadReport(running=4)))
     pool.put(found("b"))
     rng = random.Random(1)
     taken: Counter[str] = Counter()
@@ -99,7 +101,7 @@ def test_a_lost_worker_is_out_until_something_good_is_heard_of_it() -> None:
     pool = pool_of(clock, found("a"), found("b"))
     lose(pool, "a")
     assert picks(pool, clock) == {"b": 400}
-    pool.report("a", Load(running=0))
+    pool.report("a", LoadReport(running=0))
     clock.advance(SLOW_START)
     assert picks(pool, clock)["a"] > 100
 
@@ -203,7 +205,7 @@ def test_policies_with_a_memory_do_not_share_it() -> None:
 
 def test_a_worker_that_fails_fast_does_not_attract_everything() -> None:
     clock = Clock()
-    pool = pool_of(clock, found("broken"), found("busy", load=Load(running=4)))
+    pool = pool_of(clock, found("broken"), found("busy", load=LoadReport(running=4)))
     pool.lease(worker_in(pool, "broken")).release(Errored(Faulty("boom")))
     assert picks(pool, clock) == {"busy": 400}
     clock.advance(6)

@@ -5,7 +5,7 @@ import pytest
 from tests.support.balance import DRAINING, READY, RESTARTING, found
 from vllama_pool.router.balance.worker import FIRST_WEIGHT, SLOW_START, Worker
 from vllama_pool.router.errors import Busy, Faulty, Lost, ModelGone
-from vllama_pool.workers.registry.record import Load
+from vllama_pool.workers.registry.record import LoadReport
 
 
 def worker(slots: int = 8, now: float = 0.0, speed: float = 1.0) -> Worker:
@@ -17,7 +17,7 @@ def test_its_load_is_what_others_have_in_it_and_what_we_have_now() -> None:
     one = worker()
     for _ in range(3):
         one.dispatched(1)
-    one.report(Load(running=4, waiting=1), 2)  # three of them ours
+    one.report(LoadReport(running=4, waiting=1), 2)  # three of them ours
     assert one.load == 5
     one.dispatched(3)
     assert one.load == 6
@@ -30,16 +30,16 @@ def test_requests_of_ours_that_have_just_ended_are_not_taken_for_those_of_others
     one = worker()
     for _ in range(3):
         one.dispatched(1)
-    one.report(Load(running=4), 2)
+    one.report(LoadReport(running=4), 2)
     for _ in range(3):
         one.finished()
-    one.report(Load(running=4), 2.25)  # vLLM has not seen yet that they are gone
+    one.report(LoadReport(running=4), 2.25)  # vLLM has not seen yet that they are gone
     assert one.load == 1
-    one.report(Load(running=1), 2.5)
+    one.report(LoadReport(running=1), 2.5)
     assert one.load == 0, "we cannot tell yet whose it is"
-    one.report(Load(running=1), 3.5)
+    one.report(LoadReport(running=1), 3.5)
     assert one.load == 0
-    one.report(Load(running=1), 4.5)
+    one.report(LoadReport(running=1), 4.5)
     assert one.load == 1, "it cannot be ours"
 
 
@@ -47,7 +47,7 @@ def test_a_report_that_is_behind_our_own_count_is_no_reason_to_count_less() -> N
     one = worker()
     for _ in range(6):
         one.dispatched(1)
-    one.report(Load(running=2), 2)
+    one.report(LoadReport(running=2), 2)
     assert one.load == 6
 
 
@@ -62,13 +62,13 @@ def test_it_is_full_when_its_slots_are_taken() -> None:
 def test_its_reports_tell_its_speed_once_it_has_been_full_for_a_while() -> None:
     """The rate in a report looks back a second or two, to when the requests were still coming."""
     one = worker(slots=2)
-    one.report(Load(running=2, tokens_per_second=5), 1)
-    one.report(Load(running=2, tokens_per_second=40), 2.5)
+    one.report(LoadReport(running=2, tokens_per_second=5), 1)
+    one.report(LoadReport(running=2, tokens_per_second=40), 2.5)
     assert one.rate.known(2.5) is None
-    one.report(Load(running=2, tokens_per_second=80), 3)
+    one.report(LoadReport(running=2, tokens_per_second=80), 3)
     assert one.rate.known(3) == 80
-    one.report(Load(running=1, tokens_per_second=30), 4)
-    one.report(Load(running=2, tokens_per_second=30), 5)
+    one.report(LoadReport(running=1, tokens_per_second=30), 4)
+    one.report(LoadReport(running=2, tokens_per_second=30), 5)
     assert one.rate.known(5) == 80
 
 
@@ -77,15 +77,15 @@ def test_with_unknown_slots_it_is_full_while_anything_waits() -> None:
     for _ in range(100):
         one.dispatched(1)
     assert not one.full
-    one.report(Load(running=90, waiting=1), 2)
+    one.report(LoadReport(running=90, waiting=1), 2)
     assert one.full
 
 
 def test_a_queue_behind_a_full_cache_means_full_whatever_the_slots_say() -> None:
     one = worker(slots=64)
-    one.report(Load(running=10, waiting=2, kv_usage=0.5), 1)
+    one.report(LoadReport(running=10, waiting=2, kv_usage=0.5), 1)
     assert not one.full
-    one.report(Load(running=10, waiting=2, kv_usage=0.99), 2)
+    one.report(LoadReport(running=10, waiting=2, kv_usage=0.99), 2)
     assert one.full
 
 
@@ -117,7 +117,7 @@ def test_measured_speed_counts_for_its_queue_and_declared_speed_for_its_slots() 
 
 
 @pytest.mark.parametrize("load", [DRAINING, RESTARTING])
-def test_only_a_ready_worker_is_available(load: Load) -> None:
+def test_only_a_ready_worker_is_available(load: LoadReport) -> None:
     one = worker()
     assert one.available(1)
     one.report(load, 1)
@@ -138,10 +138,10 @@ def test_coming_back_from_a_restart_it_starts_slowly_and_with_a_clean_slate() ->
 
 def test_a_restart_between_two_beats_shows_in_the_count_of_restarts() -> None:
     one = worker()
-    one.report(Load(restarts=1), 50)
+    one.report(LoadReport(restarts=1), 50)
     assert one.weight(50) == FIRST_WEIGHT
-    one.report(Load(restarts=1), 60)
-    one.report(Load(restarts=1), 70)
+    one.report(LoadReport(restarts=1), 60)
+    one.report(LoadReport(restarts=1), 70)
     assert one.weight(70) == 1
 
 
@@ -157,10 +157,10 @@ def test_readmission_by_a_beat_is_slow_and_an_ordinary_beat_changes_nothing() ->
     one = worker()
     one.failed(Lost("refused"), "m", sent=20, now=20)
     assert one.is_suspect(20)
-    one.report(Load(running=1), 21)
+    one.report(LoadReport(running=1), 21)
     assert one.available(21)
     assert one.weight(21) == FIRST_WEIGHT
-    one.report(Load(running=2), 22)
+    one.report(LoadReport(running=2), 22)
     assert one.weight(31) == 1
 
 
@@ -176,7 +176,7 @@ def test_a_probe_of_our_own_ends_suspicion_however_often_beats_were_wrong() -> N
     one = worker()
     for now in (20.0, 21.0, 40.0):
         one.failed(Lost("refused"), "m", sent=now, now=now)
-        one.report(Load(running=int(now)), now + 0.5)
+        one.report(LoadReport(running=int(now)), now + 0.5)
     assert not one.available(41)
     one.mark_up(41)
     assert one.available(41)
@@ -193,5 +193,5 @@ def test_a_model_that_it_denied_is_not_asked_of_it_for_a_while() -> None:
 def test_it_shows_what_matters_at_a_glance() -> None:
     one = worker()
     one.dispatched(1)
-    one.report(Load(running=5), 2)
+    one.report(LoadReport(running=5), 2)
     assert repr(one) == "<Worker w ready, 5/8 busy, 1 ours, x1.00>"

@@ -18,8 +18,8 @@ from vllama_pool.router.discovery.membership import (
     ProbeAnswer,
 )
 from vllama_pool.router.upstream.interface import Endpoint
-from vllama_pool.workers.registry.messages import Report, Snapshot, Version
-from vllama_pool.workers.registry.record import Load, WorkerRecord
+from vllama_pool.workers.registry.messages import Beat, Snapshot, Version
+from vllama_pool.workers.registry.record import LoadReport, WorkerRecord
 
 
 class Fleet:
@@ -31,7 +31,7 @@ class Fleet:
         self.now = 100.0
         self.epoch, self.seq, self.collected = "e1", 0, 0
         self.found: dict[str, Discovered] = {}
-        self.reports: dict[str, Report] = {}
+        self.beats: dict[str, Beat] = {}
         self.counts: dict[str, int] = {}
         for worker in workers:
             self.register(worker)
@@ -41,18 +41,18 @@ class Fleet:
         self.seq += 1
         record = WorkerRecord(id=worker, generation=generation, url=url)
         self.found[worker] = Discovered(record, Endpoint("127.0.0.1", 1))
-        self.report(worker, generation)
+        self.beat(worker, generation)
 
-    def report(self, worker: str, generation: int | None = None, load: Load | None = None) -> Report:
+    def beat(self, worker: str, generation: int | None = None, load: LoadReport | None = None) -> Beat:
         self.counts[worker] = self.counts.get(worker, 0) + 1
         if generation is None:
             generation = self.found[worker].record.generation
-        self.reports[worker] = Report(generation, self.counts[worker], load or Load())
-        return self.reports[worker]
+        self.beats[worker] = Beat(generation, self.counts[worker], load or LoadReport())
+        return self.beats[worker]
 
     def leave(self, worker: str) -> None:
         self.seq += 1
-        del self.found[worker], self.reports[worker]
+        del self.found[worker], self.beats[worker]
 
     def collect(self, worker: str) -> None:
         self.collected += 1
@@ -61,14 +61,14 @@ class Fleet:
     def flush(self, epoch: str = "e2") -> None:
         self.epoch, self.seq, self.collected = epoch, 0, 0
         self.found.clear()
-        self.reports.clear()
+        self.beats.clear()
 
     @property
     def version(self) -> Version:
         return Version(self.epoch, self.seq)
 
     def snapshot(self, records: Mapping[str, bytes] | None) -> Snapshot:
-        return Snapshot(self.version, self.collected, 1, records, dict(self.reports))
+        return Snapshot(self.version, self.collected, 1, records, dict(self.beats))
 
     def poll(self, *, full: bool = False) -> bool:
         asked = self.members.version
@@ -82,7 +82,7 @@ class Fleet:
             self.now += 0.5
             if step % 2:
                 for worker in beating:
-                    self.report(worker)
+                    self.beat(worker)
             self.poll()
             if answer:
                 for found in self.members.to_probe:
@@ -105,7 +105,7 @@ def test_registered_workers_join_the_pool_with_a_poll() -> None:
 def test_an_event_alone_adds_a_worker() -> None:
     fleet = Fleet("a")
     fleet.register("b")
-    assert not fleet.members.joined(fleet.version, "b", fleet.found["b"], fleet.reports["b"], fleet.now)
+    assert not fleet.members.joined(fleet.version, "b", fleet.found["b"], fleet.beats["b"], fleet.now)
     assert set(fleet.pool.known) == {"a", "b"}
     puts = fleet.pool.puts
     assert not fleet.poll()
@@ -116,7 +116,7 @@ def test_a_gap_in_the_events_asks_for_a_poll() -> None:
     fleet = Fleet("a")
     fleet.register("b")
     fleet.register("c")
-    assert fleet.members.joined(fleet.version, "c", fleet.found["c"], fleet.reports["c"], fleet.now)
+    assert fleet.members.joined(fleet.version, "c", fleet.found["c"], fleet.beats["c"], fleet.now)
     assert set(fleet.pool.known) == {"a"}
     fleet.poll()
     assert set(fleet.pool.known) == {"a", "b", "c"}
@@ -125,7 +125,7 @@ def test_a_gap_in_the_events_asks_for_a_poll() -> None:
 def test_an_event_that_was_overtaken_by_a_poll_changes_nothing() -> None:
     fleet = Fleet("a")
     fleet.register("b")
-    at, found, report = fleet.version, fleet.found["b"], fleet.reports["b"]
+    at, found, report = fleet.version, fleet.found["b"], fleet.beats["b"]
     fleet.leave("b")
     fleet.poll()
     assert not fleet.members.joined(at, "b", found, report, fleet.now)
@@ -163,11 +163,11 @@ def test_a_leave_of_an_older_generation_does_not_remove_the_newer() -> None:
 
 def test_a_beat_of_an_unknown_worker_asks_for_a_poll_once() -> None:
     fleet = Fleet("a")
-    stranger = Report(1, 1, Load())
-    assert fleet.members.beat("x", stranger, fleet.now)
-    fleet.reports["x"] = stranger  # its record is one that may not be used
+    stranger = Beat(1, 1, LoadReport())
+    assert fleet.members.beat_received("x", stranger, fleet.now)
+    fleet.beats["x"] = stranger  # its record is one that may not be used
     fleet.poll(full=True)
-    assert not fleet.members.beat("x", Report(1, 2, Load()), fleet.now)
+    assert not fleet.members.beat_received("x", Beat(1, 2, LoadReport()), fleet.now)
     assert not fleet.poll()
     assert set(fleet.pool.known) == {"a"}
 
@@ -175,9 +175,9 @@ def test_a_beat_of_an_unknown_worker_asks_for_a_poll_once() -> None:
 def test_a_refused_registration_does_not_ask_for_polls() -> None:
     fleet = Fleet("a")
     fleet.seq += 1
-    fleet.reports["x"] = Report(1, 1, Load())
-    assert not fleet.members.joined(fleet.version, "x", None, fleet.reports["x"], fleet.now)
-    assert not fleet.members.beat("x", Report(1, 2, Load()), fleet.now)
+    fleet.beats["x"] = Beat(1, 1, LoadReport())
+    assert not fleet.members.joined(fleet.version, "x", None, fleet.beats["x"], fleet.now)
+    assert not fleet.members.beat_received("x", Beat(1, 2, LoadReport()), fleet.now)
     assert not fleet.poll()
 
 
@@ -190,8 +190,8 @@ def test_a_newer_generation_replaces_an_older_one_and_never_the_reverse() -> Non
     fleet.register("a", generation=4, url="http://127.0.0.1:4")
     fleet.poll()
     assert fleet.pool.known["a"].record.url == "http://127.0.0.1:5"
-    assert not fleet.members.beat("a", Report(4, 99, Load(running=9)), fleet.now)
-    assert fleet.pool.loads.get("a") != Load(running=9)
+    assert not fleet.members.beat_received("a", Beat(4, 99, LoadReport(running=9)), fleet.now)
+    assert fleet.pool.loads.get("a") != LoadReport(running=9)
 
 
 def test_a_lower_generation_may_replace_a_worker_that_is_down() -> None:
@@ -205,11 +205,11 @@ def test_a_lower_generation_may_replace_a_worker_that_is_down() -> None:
 
 def test_load_reports_reach_the_pool_by_event_and_by_poll() -> None:
     fleet = Fleet("a")
-    fleet.members.beat("a", fleet.report("a", load=Load(running=3)), fleet.now)
-    assert fleet.pool.loads["a"] == Load(running=3)
-    fleet.report("a", load=Load(running=4))
+    fleet.members.beat_received("a", fleet.beat("a", load=LoadReport(running=3)), fleet.now)
+    assert fleet.pool.loads["a"] == LoadReport(running=3)
+    fleet.beat("a", load=LoadReport(running=4))
     fleet.poll()
-    assert fleet.pool.loads["a"] == Load(running=4)
+    assert fleet.pool.loads["a"] == LoadReport(running=4)
 
 
 # --- silence ---
@@ -228,8 +228,8 @@ def test_a_worker_without_beats_or_answer_is_down_after_the_ttl(answer: ProbeAns
     started = fleet.now
     while "a" not in fleet.pool.down:
         fleet.live(0.5, "b", "c", answer=answer)
-        fleet.report("b")
-        fleet.report("c")
+        fleet.beat("b")
+        fleet.beat("c")
         assert fleet.now - started <= TTL + 0.5
     assert fleet.liveness("b") is Liveness.ALIVE
     assert "a" in fleet.pool.known  # not deleted
@@ -254,7 +254,7 @@ def test_a_beat_brings_a_down_worker_back() -> None:
     fleet = Fleet("a", "b")
     fleet.live(5, "b", answer=ProbeAnswer.NONE)
     assert fleet.pool.down == {"a"}
-    fleet.members.beat("a", fleet.report("a"), fleet.now)
+    fleet.members.beat_received("a", fleet.beat("a"), fleet.now)
     assert fleet.liveness("a") is Liveness.ALIVE
     assert not fleet.pool.down
 
@@ -383,7 +383,7 @@ def test_a_flush_is_not_a_leave_even_if_workers_register_before_the_next_poll() 
 def test_workers_missing_after_an_outage_have_not_left() -> None:
     fleet = Fleet("a", "b", "c")
     fleet.members.poll_failed()
-    del fleet.found["c"], fleet.reports["c"]  # a replica was promoted that had not heard of c
+    del fleet.found["c"], fleet.beats["c"]  # a replica was promoted that had not heard of c
     fleet.register("b")
     fleet.poll()
     assert set(fleet.pool.known) == {"a", "b", "c"}
@@ -415,7 +415,7 @@ def test_the_first_worker_of_an_empty_registry_starts_no_grace_period() -> None:
 def test_a_lagging_registry_replica_removes_no_worker() -> None:
     fleet = Fleet("a", "b", "c")
     fleet.seq -= 1  # promoted before it had heard of c
-    del fleet.found["c"], fleet.reports["c"]
+    del fleet.found["c"], fleet.beats["c"]
     fleet.poll()
     assert set(fleet.pool.known) == {"a", "b", "c"}
     assert not fleet.pool.down

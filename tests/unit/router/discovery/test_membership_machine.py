@@ -14,8 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from vllama_pool.router.balance.pool import Discovered
 from vllama_pool.router.discovery.membership import GRACE, TTL, Membership, ProbeAnswer
 from vllama_pool.router.upstream.interface import Endpoint
-from vllama_pool.workers.registry.messages import Report, Snapshot, Version
-from vllama_pool.workers.registry.record import Load, WorkerRecord
+from vllama_pool.workers.registry.messages import Beat, Snapshot, Version
+from vllama_pool.workers.registry.record import LoadReport, WorkerRecord
 
 STEP = 0.5
 DEATH_BOUND = 5.0
@@ -42,7 +42,7 @@ class Pool:
             self.known.remove(worker_id)
             self.down.discard(worker_id)
 
-    def report(self, worker_id: str, load: Load) -> None:
+    def report(self, worker_id: str, load: LoadReport) -> None:
         assert worker_id in self.known
         self.down.discard(worker_id)
 
@@ -93,7 +93,7 @@ class Fleet(RuleBasedStateMachine):
         """End of the grace period after the registry returned or was emptied."""
         self.epoch, self.seq, self.collected, self.epochs = "", 0, 0, 0
         self.records: dict[str, Discovered] = {}
-        self.loads: dict[str, Report] = {}
+        self.beats: dict[str, Beat] = {}
         self.events_lost = False
         self.poll()
         for name in NAMES:
@@ -114,10 +114,10 @@ class Fleet(RuleBasedStateMachine):
         agent.count += 1
         record = WorkerRecord(id=agent.name, generation=agent.generation, url="http://127.0.0.1:1")
         self.records[agent.name] = Discovered(record, Endpoint("127.0.0.1", 1))
-        self.loads[agent.name] = Report(agent.generation, agent.count, Load())
+        self.beats[agent.name] = Beat(agent.generation, agent.count, LoadReport())
         if not self.events_lost:
             version = Version(self.epoch, self.seq)
-            self.members.joined(version, agent.name, self.records[agent.name], self.loads[agent.name], self.now)
+            self.members.joined(version, agent.name, self.records[agent.name], self.beats[agent.name], self.now)
 
     def beat(self, agent: Agent, late: float = 0.0) -> None:
         """Do what the script BEAT does, and register again if it returns 0."""
@@ -126,14 +126,14 @@ class Fleet(RuleBasedStateMachine):
             return
         if agent.recovering:
             agent.recovering, agent.visible_since = False, self.now
-        held = self.loads.get(agent.name)
+        held = self.beats.get(agent.name)
         if held is None or held.generation != agent.generation:
             self.put_record(agent)
             return
         agent.count += 1
-        self.loads[agent.name] = Report(agent.generation, agent.count, Load())
+        self.beats[agent.name] = Beat(agent.generation, agent.count, LoadReport())
         if not self.events_lost:
-            self.members.beat(agent.name, self.loads[agent.name], self.now)
+            self.members.beat_received(agent.name, self.beats[agent.name], self.now)
 
     @rule(name=names)
     def join(self, name: str) -> None:
@@ -148,7 +148,7 @@ class Fleet(RuleBasedStateMachine):
         agent = self.workers.get(name)
         if agent is None or agent.dead or agent.cut_off or not self.store_up or name not in self.records:
             return
-        del self.workers[name], self.records[name], self.loads[name]
+        del self.workers[name], self.records[name], self.beats[name]
         self.seq += 1
         if not self.events_lost:
             self.members.left(Version(self.epoch, self.seq), name, agent.generation)
@@ -182,7 +182,7 @@ class Fleet(RuleBasedStateMachine):
         if self.store_up:
             self.epoch, self.seq, self.collected = "", 0, 0
             self.records.clear()
-            self.loads.clear()
+            self.beats.clear()
             self.quiet()
 
     @rule(keep=st.booleans())
@@ -210,7 +210,7 @@ class Fleet(RuleBasedStateMachine):
             self.collected += len(self.records)
             self.seq += 1
             self.records.clear()
-            self.loads.clear()
+            self.beats.clear()
 
     @rule(lost=st.booleans())
     def events(self, lost: bool) -> None:
@@ -225,11 +225,11 @@ class Fleet(RuleBasedStateMachine):
         asked, at = self.members.version, Version(self.epoch, self.seq)
         changed = asked != at
         snapshot = Snapshot(
-            at, self.collected, 1, dict.fromkeys(self.records, b"") if changed else None, dict(self.loads)
+            at, self.collected, 1, dict.fromkeys(self.records, b"") if changed else None, dict(self.beats)
         )
         again = self.members.polled(asked, snapshot, dict(self.records) if changed else {}, self.now)
         if again:
-            whole = Snapshot(at, self.collected, 1, dict.fromkeys(self.records, b""), dict(self.loads))
+            whole = Snapshot(at, self.collected, 1, dict.fromkeys(self.records, b""), dict(self.beats))
             assert not self.members.polled(self.members.version, whole, dict(self.records), self.now)
 
     def ask(self) -> None:

@@ -20,7 +20,7 @@ from vllama_pool.router.virtual_models.sealing import SignaturePolicy
 from vllama_pool.router.virtual_models.store import MAX_TOMBSTONES, ModelStore
 from vllama_pool.router.virtual_models.sync import ModelSync
 from vllama_pool.workers.registry.client import RegistryUnavailable
-from vllama_pool.workers.registry.messages import ModelChanged, ModelSeen
+from vllama_pool.workers.registry.messages import ModelAck, ModelChanged
 from vllama_pool.workers.registry.virtual_model import VirtualModel, digest_of, seal_model
 
 TRUST = SignaturePolicy("f", b"fleet secret", unsigned=False)
@@ -69,7 +69,7 @@ async def test_a_change_sets_revision_time_and_digest(registry: FakeRegistry) ->
 
 
 async def test_a_plan_without_a_change_does_not_contact_the_registry(registry: FakeRegistry) -> None:
-    registry.away = True
+    registry.unavailable = True
     assert await keeper(registry).change(lambda: None) is None
 
 
@@ -81,7 +81,7 @@ async def test_a_change_that_lost_a_race_is_planned_again_on_the_new_state(regis
         if faster:
             registry.put(*faster.pop(0))
 
-    registry.meanwhile = meanwhile
+    registry.before_put = meanwhile
     seen: list[str] = []
 
     def decide() -> VirtualModel:
@@ -96,7 +96,7 @@ async def test_a_change_that_lost_a_race_is_planned_again_on_the_new_state(regis
 
 async def test_a_change_that_always_loses_the_race_is_a_503(registry: FakeRegistry) -> None:
     revisions = iter(range(1, 1000))
-    registry.meanwhile = lambda: registry.put(*sealed(model(revision=next(revisions))))
+    registry.before_put = lambda: registry.put(*sealed(model(revision=next(revisions))))
     with pytest.raises(ClientError, match="other clients are changing this model") as refused:
         await keeper(registry).change(model)
     assert refused.value.status == 503
@@ -105,7 +105,7 @@ async def test_a_change_that_always_loses_the_race_is_a_503(registry: FakeRegist
 async def test_a_registry_outage_is_a_503_without_the_registrys_error_text(
     registry: FakeRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
-    registry.away = True
+    registry.unavailable = True
     with pytest.raises(ClientError, match="models cannot be changed now") as refused:
         await keeper(registry).change(model)
     assert refused.value.status == 503
@@ -194,10 +194,10 @@ async def test_a_change_waits_for_the_acks_of_other_routers_with_a_timeout(regis
     waiting = asyncio.create_task(kept.change(model))
     for router in ("me", "one", "one"):
         await asyncio.sleep(0)
-        kept.seen(ModelSeen("e:1:1", router))
+        kept.acknowledged(ModelAck("e:1:1", router))
     done, _ = await asyncio.wait([waiting], timeout=0.05)
     assert not done
-    kept.seen(ModelSeen("e:1:1", "two"))
+    kept.acknowledged(ModelAck("e:1:1", "two"))
     await asyncio.wait_for(waiting, 5)
     began = asyncio.get_running_loop().time()
     await kept.change(model)
@@ -206,7 +206,7 @@ async def test_a_change_waits_for_the_acks_of_other_routers_with_a_timeout(regis
 
 async def test_an_ack_that_arrives_before_the_registrys_reply_counts(registry: FakeRegistry) -> None:
     kept = keeper(registry, routers=2)
-    registry.meanwhile = lambda: kept.seen(ModelSeen("e:1:1", "other"))
+    registry.before_put = lambda: kept.acknowledged(ModelAck("e:1:1", "other"))
     began = asyncio.get_running_loop().time()
     await kept.change(model)
     assert asyncio.get_running_loop().time() - began < ACK_TIMEOUT
@@ -219,8 +219,8 @@ async def test_a_change_of_another_router_is_applied_and_acknowledged_if_asked(r
     await kept.changed(ModelChanged(True, "e:0:0", "e:1:1", key, envelope))
     await kept.changed(ModelChanged(False, "e:1:1", "e:2:1", *sealed(model(revision=2, system="t"))))
     assert [one.system for one in kept.store.live.values()] == ["t"]
-    assert registry.told == [("e:1:1", "me")]
-    registry.away = True
+    assert registry.acks == [("e:1:1", "me")]
+    registry.unavailable = True
     await kept.polled("e:2:1")  # nothing was missed, so nothing is asked
 
 
@@ -288,13 +288,13 @@ async def test_restoring_continues_after_a_registry_outage(registry: FakeRegistr
         kept.store.merge(model(f"v{number}:latest"))
 
     def meanwhile() -> None:
-        registry.away = len(registry.entries) == 1
+        registry.unavailable = len(registry.entries) == 1
 
-    registry.meanwhile = meanwhile
+    registry.before_put = meanwhile
     with pytest.raises(RegistryUnavailable):
         await kept.polled(registry.version)
     assert len(registry.entries) < 3
-    registry.away, registry.meanwhile = False, lambda: None
+    registry.unavailable, registry.before_put = False, lambda: None
     for event in registry.events:
         await kept.changed(event)
     await kept.polled(registry.version)

@@ -13,7 +13,7 @@ from vllama_pool.workers.agent.agent import Agent
 from vllama_pool.workers.agent.announcer import Announcer, FencedOff
 from vllama_pool.workers.agent.hosted import GaveUp
 from vllama_pool.workers.registry.client import Fenced, Registered
-from vllama_pool.workers.registry.record import Load, WorkerRecord
+from vllama_pool.workers.registry.record import LoadReport, WorkerRecord
 
 RECORD = WorkerRecord(id="w", generation=1, url="http://h:1")
 
@@ -47,10 +47,10 @@ class Scene:
     async def kill(self) -> None:
         self.happened.append("kill")
 
-    async def register(self, record: WorkerRecord, load: Load) -> Registered | Fenced:
+    async def register(self, record: WorkerRecord, load: LoadReport) -> Registered | Fenced:
         return Fenced(2) if self.fenced else Registered("e", 1)
 
-    async def beat(self, worker_id: str, generation: int, load: Load) -> bool:
+    async def beat(self, worker_id: str, generation: int, load: LoadReport) -> bool:
         self.beating.set()
         while self.swallows:
             try:
@@ -59,13 +59,13 @@ class Scene:
                 self.swallows -= 1
         return True
 
-    async def leave(self, worker_id: str, generation: int) -> bool:
+    async def deregister(self, worker_id: str, generation: int) -> bool:
         self.happened.append("leave")
         return True
 
     def agent(self) -> Agent:
         announcer = Announcer(self, lambda line: None, interval=0.01, rng=random.Random(1))
-        announcer.announce(RECORD, Load())
+        announcer.announce(RECORD, LoadReport())
         return Agent(self, announcer, grace=30.0, say=lambda line: None)
 
 

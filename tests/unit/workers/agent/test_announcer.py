@@ -13,7 +13,7 @@ import pytest
 from tests.support.until import auntil
 from vllama_pool.workers.agent.announcer import Announcer, FencedOff
 from vllama_pool.workers.registry.client import Fenced, Registered, RegistryUnavailable
-from vllama_pool.workers.registry.record import Load, WorkerRecord, WorkerState
+from vllama_pool.workers.registry.record import LoadReport, WorkerRecord, WorkerState
 
 RECORD = WorkerRecord(id="w", generation=7, url="http://h:1", slots=8)
 
@@ -25,10 +25,10 @@ class FakeStore:
     newer: int = 0
     tries: int = 0
     registrations: list[WorkerRecord] = field(default_factory=list)
-    loads: list[Load] = field(default_factory=list)
+    loads: list[LoadReport] = field(default_factory=list)
     left: list[tuple[str, int]] = field(default_factory=list)
 
-    async def register(self, record: WorkerRecord, load: Load) -> Registered | Fenced:
+    async def register(self, record: WorkerRecord, load: LoadReport) -> Registered | Fenced:
         self._check()
         if self.newer:
             return Fenced(self.newer)
@@ -37,13 +37,13 @@ class FakeStore:
         self.registered = True
         return Registered("e", len(self.registrations))
 
-    async def beat(self, worker_id: str, generation: int, load: Load) -> bool:
+    async def beat(self, worker_id: str, generation: int, load: LoadReport) -> bool:
         self._check()
         if self.registered:
             self.loads.append(load)
         return self.registered
 
-    async def leave(self, worker_id: str, generation: int) -> bool:
+    async def deregister(self, worker_id: str, generation: int) -> bool:
         self._check()
         self.left.append((worker_id, generation))
         return True
@@ -78,43 +78,43 @@ async def running(interval: float = 0.05, **store: object) -> AsyncIterator[Case
 
 async def test_nothing_is_sent_before_there_is_a_record() -> None:
     async with running(interval=0.01) as case:
-        case.announcer.report(Load(state=WorkerState.READY))
-        case.announcer.announce(RECORD, Load())
+        case.announcer.report(LoadReport(state=WorkerState.READY))
+        case.announcer.announce(RECORD, LoadReport())
         await auntil(lambda: case.store.loads)
     assert case.store.registrations == [RECORD]
 
 
 async def test_registered_once_then_beats() -> None:
     async with running() as case:
-        case.announcer.announce(RECORD, Load(running=1))
+        case.announcer.announce(RECORD, LoadReport(running=1))
         await auntil(lambda: len(case.store.loads) >= 3)
     assert case.store.registrations == [RECORD]
-    assert case.store.loads[0] == Load(running=1)
+    assert case.store.loads[0] == LoadReport(running=1)
 
 
 async def test_a_new_record_is_registered_at_once() -> None:
     async with running(interval=60) as case:
-        case.announcer.announce(RECORD, Load())
+        case.announcer.announce(RECORD, LoadReport())
         await auntil(lambda: len(case.store.registrations) == 1)
         fresh = WorkerRecord(id="w", generation=7, url="http://h:1", pid=5)
-        case.announcer.announce(fresh, Load())
+        case.announcer.announce(fresh, LoadReport())
         await auntil(lambda: case.store.registrations == [RECORD, fresh])
 
 
 async def test_a_change_of_state_does_not_wait_for_the_next_beat() -> None:
     async with running(interval=60) as case:
-        case.announcer.announce(RECORD, Load())
+        case.announcer.announce(RECORD, LoadReport())
         await auntil(lambda: case.store.loads)
-        case.announcer.report(Load(state=WorkerState.RESTARTING, note="died"))
+        case.announcer.report(LoadReport(state=WorkerState.RESTARTING, note="died"))
         await auntil(lambda: case.store.loads[-1].note == "died", 2)
 
 
 async def test_early_beats_are_at_most_five_in_a_second() -> None:
     async with running(interval=60) as case:
-        case.announcer.announce(RECORD, Load())
+        case.announcer.announce(RECORD, LoadReport())
         started = asyncio.get_running_loop().time()
         for number in range(1, 200):
-            case.announcer.report(Load(running=8 * number))
+            case.announcer.report(LoadReport(running=8 * number))
             await asyncio.sleep(0.005)
         lasted = asyncio.get_running_loop().time() - started
         assert 2 <= len(case.store.loads) <= lasted * 5 + 2
@@ -122,7 +122,7 @@ async def test_early_beats_are_at_most_five_in_a_second() -> None:
 
 async def test_after_a_flush_it_registers_again() -> None:
     async with running() as case:
-        case.announcer.announce(RECORD, Load())
+        case.announcer.announce(RECORD, LoadReport())
         await auntil(lambda: len(case.store.loads) >= 2)
         case.store.registered = False
         await auntil(lambda: len(case.store.registrations) == 2)
@@ -131,7 +131,7 @@ async def test_after_a_flush_it_registers_again() -> None:
 
 async def test_a_registry_that_is_away_is_mentioned_once_and_tried_again() -> None:
     async with running(away=True) as case:
-        case.announcer.announce(RECORD, Load())
+        case.announcer.announce(RECORD, LoadReport())
         await auntil(lambda: case.said)
         await auntil(lambda: case.store.tries >= 4)
         assert len(case.said) == 1
@@ -144,7 +144,7 @@ async def test_a_registry_that_is_away_is_mentioned_once_and_tried_again() -> No
 async def test_a_newer_agent_ends_this_one() -> None:
     store = FakeStore(newer=8)
     announcer = Announcer(store, lambda line: None, rng=random.Random(1))
-    announcer.announce(RECORD, Load())
+    announcer.announce(RECORD, LoadReport())
     with pytest.raises(FencedOff, match="--name"):
         await asyncio.wait_for(announcer.run(), 5)
     assert store.registrations == []
@@ -152,7 +152,7 @@ async def test_a_newer_agent_ends_this_one() -> None:
 
 async def test_leaving() -> None:
     async with running() as case:
-        case.announcer.announce(RECORD, Load())
+        case.announcer.announce(RECORD, LoadReport())
         await auntil(lambda: case.store.loads)
     await case.announcer.leave()
     assert case.store.left == [("w", 7)]

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from vllama_pool.workers.agent.monitor import BUSY_INTERVAL, IDLE_INTERVAL, Monitor
-from vllama_pool.workers.registry.record import Load, WorkerState
+from vllama_pool.workers.registry.record import LoadReport, WorkerState
 from vllama_pool.workers.vllm.probe import Health
 
 URL = "http://worker.test:8100"
@@ -32,8 +32,8 @@ class Server:
         )
 
 
-def monitored() -> tuple[Server, Monitor, list[Load]]:
-    server, reports = Server(), list[Load]()
+def monitored() -> tuple[Server, Monitor, list[LoadReport]]:
+    server, reports = Server(), list[LoadReport]()
     client = httpx.AsyncClient(transport=httpx.MockTransport(server))
     return server, Monitor(client, reports.append), reports
 
@@ -76,9 +76,9 @@ async def test_a_server_that_is_down_has_no_figures_but_its_restarts() -> None:
     server.running = 3
     await monitor.look(URL)
     monitor.set(WorkerState.RESTARTING, "died", restarts=2)
-    assert reports[-1] == Load(state=WorkerState.RESTARTING, note="died", restarts=2)
+    assert reports[-1] == LoadReport(state=WorkerState.RESTARTING, note="died", restarts=2)
     monitor.set(WorkerState.READY)
-    assert reports[-1] == Load(state=WorkerState.READY, restarts=2)
+    assert reports[-1] == LoadReport(state=WorkerState.READY, restarts=2)
 
 
 async def test_a_draining_server_keeps_its_figures() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vllama_pool.workers.agent.pacing import UNKNOWN_SLOTS, Quiet, TokenRate, worth_telling
-from vllama_pool.workers.registry.record import Load, WorkerState
+from vllama_pool.workers.registry.record import LoadReport, WorkerState
 from vllama_pool.workers.vllm.probe import Metrics
 
 
@@ -54,11 +54,11 @@ def test_waiting_requests_are_not_quiet() -> None:
     ],
 )
 def test_a_quarter_of_the_slots_is_worth_a_beat(running: int, waiting: int, slots: int, told: bool) -> None:
-    assert worth_telling(Load(), Load(running=running, waiting=waiting), slots) is told
+    assert worth_telling(LoadReport(), LoadReport(running=running, waiting=waiting), slots) is told
 
 
 def test_a_change_of_state_is_always_worth_a_beat() -> None:
-    assert worth_telling(None, Load(), 8)
-    assert worth_telling(Load(), Load(state=WorkerState.DRAINING), 8)
-    assert worth_telling(Load(), Load(note="why"), 8)
-    assert not worth_telling(Load(), Load(kv_usage=0.9, tokens_per_second=50), 8)
+    assert worth_telling(None, LoadReport(), 8)
+    assert worth_telling(LoadReport(), LoadReport(state=WorkerState.DRAINING), 8)
+    assert worth_telling(LoadReport(), LoadReport(note="why"), 8)
+    assert not worth_telling(LoadReport(), LoadReport(kv_usage=0.9, tokens_per_second=50), 8)

@@ -25,7 +25,7 @@ from vllama_pool.workers.registry.client import (
     connect,
     ping,
 )
-from vllama_pool.workers.registry.record import Load, WorkerRecord
+from vllama_pool.workers.registry.record import LoadReport, WorkerRecord
 
 
 class Failing(FakeAsyncRedis):
@@ -57,9 +57,9 @@ async def test_every_failure_is_one_line_with_a_cure(error: Exception, cure: str
     registry = Registry(redis, "f")
     record = WorkerRecord(id="a", generation=1, url="http://127.0.0.1:1")
     for call in (
-        lambda: registry.register(record, Load()),
-        lambda: registry.beat("a", 1, Load()),
-        lambda: registry.leave("a", 1),
+        lambda: registry.register(record, LoadReport()),
+        lambda: registry.beat("a", 1, LoadReport()),
+        lambda: registry.deregister("a", 1),
         lambda: registry.snapshot(),  # noqa: PLW0108
         lambda: registry.retire_router("r"),
     ):
@@ -91,7 +91,7 @@ async def test_what_others_have_written_is_a_registry_that_cannot_be_used(versio
         await registry.snapshot()
     redis.reply = [1, *version]
     with pytest.raises(RegistryUnavailable, match="no vLLama has written"):
-        await registry.register(WorkerRecord(id="a", generation=1, url="http://127.0.0.1:1"), Load())
+        await registry.register(WorkerRecord(id="a", generation=1, url="http://127.0.0.1:1"), LoadReport())
 
 
 @pytest.mark.parametrize(
@@ -136,6 +136,6 @@ def test_a_client_has_short_time_outs_and_does_not_retry(address: str) -> None:
 async def test_what_could_not_be_framed_is_refused_before_it_is_sent() -> None:
     registry = Registry(FakeAsyncRedis(server=FakeServer()), "f")
     with pytest.raises(ValueError, match="worker id"):
-        await registry.register(WorkerRecord(id="a\nb", generation=1, url="http://127.0.0.1:1"), Load())
+        await registry.register(WorkerRecord(id="a\nb", generation=1, url="http://127.0.0.1:1"), LoadReport())
     with pytest.raises(ValueError, match="negative"):
-        await registry.register(WorkerRecord(id="a", generation=-1, url="http://127.0.0.1:1"), Load())
+        await registry.register(WorkerRecord(id="a", generation=-1, url="http://127.0.0.1:1"), LoadReport())

@@ -9,21 +9,21 @@ from hypothesis import strategies as st
 from vllama_pool.workers.registry.keys import Keys, check_worker_id
 from vllama_pool.workers.registry.messages import (
     Beat,
-    Down,
+    ModelAck,
     ModelChanged,
-    ModelSeen,
-    Report,
-    Up,
     Version,
+    WorkerBeat,
+    WorkerDown,
+    WorkerUp,
+    decode_beat,
     decode_event,
-    decode_report,
-    encode_report,
-    encode_seen,
+    encode_ack,
+    encode_beat,
 )
-from vllama_pool.workers.registry.record import Load, WorkerState
+from vllama_pool.workers.registry.record import LoadReport, WorkerState
 
 LOADS = st.builds(
-    Load,
+    LoadReport,
     state=st.sampled_from(WorkerState),
     running=st.integers(0, 10_000),
     waiting=st.integers(0, 10_000),
@@ -32,20 +32,20 @@ LOADS = st.builds(
     restarts=st.integers(0, 1000),
     note=st.text(st.characters(categories=["L", "N", "P"], include_characters=" "), max_size=200),
 )
-REPORTS = st.builds(Report, st.integers(0, 2**63), st.integers(0, 2**40), LOADS)
+REPORTS = st.builds(Beat, st.integers(0, 2**63), st.integers(0, 2**40), LOADS)
 
 
 @given(REPORTS)
-def test_a_report_comes_back(report: Report) -> None:
-    line = encode_report(report)
-    assert decode_report(line.encode()) == report
+def test_a_report_comes_back(report: Beat) -> None:
+    line = encode_beat(report)
+    assert decode_beat(line.encode()) == report
 
 
 def test_a_note_is_one_short_line() -> None:
-    report = Report(1, 2, Load(note="Traceback:\n\tboom\x1b[31m: " + "x" * 500))
-    line = encode_report(report)
+    report = Beat(1, 2, LoadReport(note="Traceback:\n\tboom\x1b[31m: " + "x" * 500))
+    line = encode_beat(report)
     assert "\n" not in line
-    read = decode_report(line.encode())
+    read = decode_beat(line.encode())
     assert read is not None
     assert read.load.note.startswith("Traceback:  boom [31m: xxx")
     assert len(read.load.note) == 200
@@ -66,27 +66,27 @@ def test_a_note_is_one_short_line() -> None:
     ],
 )
 def test_a_damaged_report_is_none(data: bytes) -> None:
-    assert decode_report(data) is None
+    assert decode_beat(data) is None
 
 
 def test_events_are_told_apart() -> None:
-    report = Report(3, 1, Load(note="a: b"))
-    line = encode_report(report).encode()
-    assert decode_event(b"load\ngpu-1\n" + line) == Beat("gpu-1", report)
-    assert decode_event(b"up\nabc\n5\ngpu-1\n" + line + b'\n{"record":1}') == Up(
+    report = Beat(3, 1, LoadReport(note="a: b"))
+    line = encode_beat(report).encode()
+    assert decode_event(b"load\ngpu-1\n" + line) == WorkerBeat("gpu-1", report)
+    assert decode_event(b"up\nabc\n5\ngpu-1\n" + line + b'\n{"record":1}') == WorkerUp(
         "gpu-1", Version("abc", 5), report, b'{"record":1}'
     )
-    assert decode_event(b"down\nabc\n6\ngpu-1\n3") == Down("gpu-1", Version("abc", 6), 3)
+    assert decode_event(b"down\nabc\n6\ngpu-1\n3") == WorkerDown("gpu-1", Version("abc", 6), 3)
     assert decode_event(b"model\n1\ne:1:1\ne:2:1\nh/l/v:latest\n{\n}") == ModelChanged(
         True, "e:1:1", "e:2:1", "h/l/v:latest", b"{\n}"
     )
-    assert decode_event(encode_seen(ModelSeen("e:2:1", "r")).encode()) == ModelSeen("e:2:1", "r")
+    assert decode_event(encode_ack(ModelAck("e:2:1", "r")).encode()) == ModelAck("e:2:1", "r")
 
 
 @given(st.binary(max_size=80) | st.builds(b"\n".join, st.lists(st.sampled_from([b"up", b"down", b"load", b"1", b""]))))
 def test_a_damaged_event_is_none(data: bytes) -> None:
     event = decode_event(data)
-    assert event is None or isinstance(event, Down)
+    assert event is None or isinstance(event, WorkerDown)
 
 
 def test_keys_of_a_fleet_share_one_slot() -> None:
