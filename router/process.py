@@ -44,11 +44,11 @@ class RouterServer(uvicorn.Server):
         await super().startup(sockets)
         _freeze_heap()
         if self.started and not self.should_exit:
-            self._status.tell(ChildStatus(WorkerState.READY))
+            self._status.send(ChildStatus(WorkerState.READY))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain on every signal. The supervisor kills the process if that takes too long."""
-        self._status.tell(ChildStatus(WorkerState.DRAINING))
+        self._status.send(ChildStatus(WorkerState.DRAINING))
         super().handle_exit(signal.SIGTERM, frame)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from vllama_pool.workers.process.lifeline import ORPHANED, die_with_parent
 from vllama_pool.workers.process.status import STATUS_FD, ChildStatus, decode
 
-LONGEST_LINE = 65536
+MAX_LINE = 65536
 
 
 class ChildKind(enum.StrEnum):
@@ -115,7 +115,7 @@ class Child:
         post(ChildExited(self, code))
 
     async def _listen(self, pipe: int, post: Post) -> None:
-        reader = asyncio.StreamReader(limit=LONGEST_LINE)
+        reader = asyncio.StreamReader(limit=MAX_LINE)
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(pipe, "rb", buffering=0)
         )

@@ -20,11 +20,11 @@ from typing import Protocol
 
 from vllama_pool.config.settings import RegistrySettings, WorkerSettings
 from vllama_pool.workers.agent.announcer import Announcer, FencedOff
-from vllama_pool.workers.agent.attached import Attached
+from vllama_pool.workers.agent.attached_server import AttachedServer
 from vllama_pool.workers.agent.command_line import AgentSpec, CannotStart
-from vllama_pool.workers.agent.hosted import GaveUp, Hosted, Ready
-from vllama_pool.workers.agent.monitor import LOOK_TIMEOUT, Monitor
-from vllama_pool.workers.agent.plan import Plan, prepare
+from vllama_pool.workers.agent.managed_server import GaveUp, ManagedServer, Ready
+from vllama_pool.workers.agent.monitor import POLL_TIMEOUT, Monitor
+from vllama_pool.workers.agent.prepare import Plan, prepare
 from vllama_pool.workers.model.describe import slim
 from vllama_pool.workers.process.lifeline import ORPHANED
 from vllama_pool.workers.process.status import ChildStatus, StatusPipe
@@ -36,12 +36,12 @@ from vllama_pool.workers.vllm.probe import http_client
 __all__ = ["Agent", "AgentSpec", "CannotStart", "run_agent"]
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-LEAVE_TIMEOUT = 1.5
+DEREGISTER_TIMEOUT = 1.5
 """Seconds to wait for the registry when leaving."""
 MAX_MODELS = 700 << 10
 """Maximum bytes of JSON for a record's models. Routers reject records above 1 MiB."""
 
-Say = Callable[[str], None]
+PrintLine = Callable[[str], None]
 
 
 class Server(Protocol):
@@ -51,32 +51,34 @@ class Server(Protocol):
     async def kill(self) -> None: ...
 
 
-class News:
+class StatusPublisher:
     """Passes server events to the registry, the supervisor and the terminal."""
 
-    def __init__(self, plan: Plan, announcer: Announcer, monitor: Monitor, status: StatusPipe, say: Say) -> None:
+    def __init__(
+        self, plan: Plan, announcer: Announcer, monitor: Monitor, status: StatusPipe, print_line: PrintLine
+    ) -> None:
         self._plan = plan
         self._announcer = announcer
         self._monitor = monitor
         self._status = status
-        self._say = say
+        self._print_line = print_line
 
     def starting(self, what: str, notes: Sequence[str] = ()) -> None:
-        self._say(what)
+        self._print_line(what)
         self._announcer.announce(self._record(Ready(self._plan.url, (), "")), self._monitor.load)
         for note in notes:
-            self._say(note)
-            self._status.tell(ChildStatus(WorkerState.STARTING, note))
-        self._status.tell(ChildStatus(WorkerState.STARTING))
+            self._print_line(note)
+            self._status.send(ChildStatus(WorkerState.STARTING, note))
+        self._status.send(ChildStatus(WorkerState.STARTING))
 
     def ready(self, server: Ready, after: float) -> None:
         self._announcer.announce(self._record(server), self._monitor.load)
-        self._status.tell(ChildStatus(WorkerState.READY, models=tuple(n for m in server.models for n in m.names)))
-        self._say(f"ready after {after:.0f} s")
+        self._status.send(ChildStatus(WorkerState.READY, models=tuple(n for m in server.models for n in m.names)))
+        self._print_line(f"ready after {after:.0f} s")
 
     def changed(self, state: WorkerState, note: str) -> None:
-        self._status.tell(ChildStatus(state, note))
-        self._say(note)
+        self._status.send(ChildStatus(state, note))
+        self._print_line(note)
 
     def _record(self, server: Ready) -> WorkerRecord:
         plan = self._plan
@@ -98,17 +100,17 @@ class News:
 class Agent:
     """Runs a server and its announcements until `stop`."""
 
-    def __init__(self, server: Server, announcer: Announcer, *, grace: float, say: Say) -> None:
+    def __init__(self, server: Server, announcer: Announcer, *, grace: float, print_line: PrintLine) -> None:
         self._server = server
         self._announcer = announcer
         self._grace = grace
-        self._say = say
+        self._print_line = print_line
         self._stopping = asyncio.Event()
-        self._hurried = asyncio.Event()
+        self._forced = asyncio.Event()
 
     def stop(self) -> None:
         """Drain and stop; at once on the second call."""
-        (self._hurried if self._stopping.is_set() else self._stopping).set()
+        (self._forced if self._stopping.is_set() else self._stopping).set()
 
     def orphaned(self) -> None:
         """Drain and stop because the supervisor died."""
@@ -124,7 +126,7 @@ class Agent:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             await _cancel(serving)
             grace = self._grace if not serving.done() or serving.cancelled() else 0.0
-            await self._unless_hurried(self._wind_down(beating, grace))
+            await self._run_until_forced(self._shut_down(beating, grace))
         finally:
             await self._server.kill()
             await _cancel(*tasks)
@@ -132,32 +134,32 @@ class Agent:
             if not task.cancelled() and (error := task.exception()) is not None and not self._stopping.is_set():
                 raise error
 
-    async def _wind_down(self, beating: asyncio.Task[None], grace: float) -> None:
+    async def _shut_down(self, beating: asyncio.Task[None], grace: float) -> None:
         """Drain while beats continue, leave, stop the server."""
         deadline = time.monotonic() + grace
         if self._stopping.is_set():
-            self._say(f"draining: running requests get {grace:.0f} s")
+            self._print_line(f"draining: running requests get {grace:.0f} s")
         await self._server.drain(deadline)
         await _cancel(beating)
         with contextlib.suppress(RegistryUnavailable, TimeoutError):
-            async with asyncio.timeout(LEAVE_TIMEOUT):
-                await self._announcer.leave()
+            async with asyncio.timeout(DEREGISTER_TIMEOUT):
+                await self._announcer.deregister()
         await self._server.stop(max(0.0, deadline - time.monotonic()))
 
-    async def _unless_hurried(self, work: Coroutine[object, object, None]) -> None:
-        task, hurried = asyncio.create_task(work), asyncio.create_task(self._hurried.wait())
+    async def _run_until_forced(self, work: Coroutine[object, object, None]) -> None:
+        task, forced = asyncio.create_task(work), asyncio.create_task(self._forced.wait())
         try:
-            await asyncio.wait((task, hurried), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((task, forced), return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 await task
             else:
-                self._say("stopping now")
+                self._print_line("stopping now")
                 await _cancel(task)
                 with contextlib.suppress(RegistryUnavailable, TimeoutError):
-                    async with asyncio.timeout(LEAVE_TIMEOUT / 3):
-                        await self._announcer.leave()
+                    async with asyncio.timeout(DEREGISTER_TIMEOUT / 3):
+                        await self._announcer.deregister()
         finally:
-            await _cancel(task, hurried)
+            await _cancel(task, forced)
 
 
 async def run_agent(
@@ -166,7 +168,7 @@ async def run_agent(
     *,
     env: Mapping[str, str] = os.environ,
     status: StatusPipe | None = None,
-    write: Say | None = None,
+    write: PrintLine | None = None,
 ) -> int:
     """Run one worker until SIGTERM or SIGINT, and return the exit code. Call it in the main thread.
 
@@ -183,8 +185,8 @@ async def run_agent(
     return 0
 
 
-async def _run(plan: Plan, settings: RegistrySettings, pipe: StatusPipe, write: Say) -> None:
-    def say(text: str) -> None:
+async def _run(plan: Plan, settings: RegistrySettings, pipe: StatusPipe, write: PrintLine) -> None:
+    def print_line(text: str) -> None:
         if not pipe.connected:
             write(f"worker {plan.name}  {text}")
 
@@ -192,22 +194,24 @@ async def _run(plan: Plan, settings: RegistrySettings, pipe: StatusPipe, write: 
     secret = settings.fleet_secret
     registry = Registry(redis, settings.fleet, secret=secret.get_secret_value().encode() if secret else None)
     absent = "" if settings.redis_url else f"no registry in {settings.state_dir} yet: waiting for vllama serve"
-    announcer = Announcer(registry, say, rng=random.Random(), absent=absent)
-    async with http_client(LOOK_TIMEOUT, verify=not plan.launch) as client:
+    announcer = Announcer(registry, print_line, rng=random.Random(), absent=absent)
+    async with http_client(POLL_TIMEOUT, verify=not plan.launch) as client:
         monitor = Monitor(client, announcer.report, plan.key)
-        news = News(plan, announcer, monitor, pipe, say)
+        publisher = StatusPublisher(plan, announcer, monitor, pipe, print_line)
         server: Server
         if plan.launch is not None:
-            server = Hosted(plan.launch, client, monitor, news, key=plan.key)
-            news.starting(f"loading {' '.join(plan.names)} on port {plan.launch.address.port}", plan.notes)
+            server = ManagedServer(plan.launch, client, monitor, publisher, key=plan.key)
+            publisher.starting(f"loading {' '.join(plan.names)} on port {plan.launch.address.port}", plan.notes)
         else:
-            server = Attached(plan.spec.attach, plan.url, client, monitor, news, flags=plan.flags, key=plan.key)
-            news.starting(f"attaching to {plan.spec.attach}")
-        agent = Agent(server, announcer, grace=plan.grace, say=say)
+            server = AttachedServer(
+                plan.spec.attach, plan.url, client, monitor, publisher, flags=plan.flags, key=plan.key
+            )
+            publisher.starting(f"attaching to {plan.spec.attach}")
+        agent = Agent(server, announcer, grace=plan.grace, print_line=print_line)
         with _signals(agent.stop, agent.orphaned):
             try:
                 await agent.run()
-                say("stopped")
+                print_line("stopped")
             finally:
                 await redis.aclose()
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from vllama_pool.workers.agent.pacing import worth_telling
+from vllama_pool.workers.agent.load_statistics import is_significant_change
 from vllama_pool.workers.process.backoff import Backoff, wait_random_exponential
 from vllama_pool.workers.registry.client import Fenced, Registered, RegistryUnavailable
 from vllama_pool.workers.registry.keys import BEAT_INTERVAL
@@ -41,7 +41,7 @@ class Announcer:
     def __init__(
         self,
         store: Store,
-        say: Callable[[str], None],
+        print_line: Callable[[str], None],
         *,
         interval: float = BEAT_INTERVAL,
         rng: random.Random,
@@ -49,7 +49,7 @@ class Announcer:
     ) -> None:
         """`absent` replaces the error message for a registry that does not answer at first."""
         self._store = store
-        self._say = say
+        self._print_line = print_line
         self._absent = absent
         self._interval = interval
         self._rng = rng
@@ -69,7 +69,7 @@ class Announcer:
     def report(self, load: LoadReport) -> None:
         """Set the load, and beat early if routers need it."""
         self._load = load
-        if self._record is not None and worth_telling(self._sent, load, self._record.slots):
+        if self._record is not None and is_significant_change(self._sent, load, self._record.slots):
             self._woken.set()
 
     @property
@@ -85,15 +85,15 @@ class Announcer:
                 await self._send()
             except RegistryUnavailable as error:
                 if not self._backoff.failures:
-                    self._say(self._absent if self._absent and self._sent is None else f"trying again: {error}")
+                    self._print_line(self._absent if self._absent and self._sent is None else f"trying again: {error}")
                 await asyncio.sleep(self._backoff.pause())
                 continue
             if self._backoff.failures and self._record is not None:
-                self._say("the registry answers again")
+                self._print_line("the registry answers again")
                 self._backoff.reset()
             await asyncio.sleep(max(0.0, MIN_GAP - (time.monotonic() - started)))
 
-    async def leave(self) -> None:
+    async def deregister(self) -> None:
         """Leave the registry, after `run` has ended. Raises RegistryUnavailable."""
         if self._record is not None and await self._store.deregister(self._record.id, self._record.generation):
             self._registered = False

@@ -9,11 +9,11 @@ from collections.abc import Callable
 import httpx
 import msgspec
 
-from vllama_pool.workers.agent.pacing import TokenRate
+from vllama_pool.workers.agent.load_statistics import TokenRate
 from vllama_pool.workers.registry.record import LoadReport, WorkerState
 from vllama_pool.workers.vllm.probe import Health, Metrics, ProbeFailed, check_health, scrape
 
-LOOK_TIMEOUT = 1.0
+POLL_TIMEOUT = 1.0
 """Time-out of a poll in seconds. vLLM answers in about 10 ms."""
 BUSY_INTERVAL, IDLE_INTERVAL = 0.25, 0.5
 """Seconds between polls. A page costs vLLM about 5 ms of one core."""
@@ -52,7 +52,7 @@ class Monitor:
         self.set(WorkerState.SLEEPING if self.metrics.asleep else WorkerState.READY)
         return True
 
-    async def look(self, url: str) -> Health:
+    async def poll(self, url: str) -> Health:
         """Poll health and metrics, and report the figures."""
         health, _ = await asyncio.gather(check_health(self._client, url, self._key), self._scrape(url))
         self.misses = 0 if health is Health.OK else self.misses + 1

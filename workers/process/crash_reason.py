@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-LONGEST = 240
+MAX_LENGTH = 240
 """Maximum length in characters."""
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -21,13 +21,13 @@ _CONSEQUENCES = re.compile(
 """Follow-on errors of other processes, which do not name the cause."""
 
 
-def last_words(log: str) -> str:
+def crash_reason(log: str) -> str:
     """Return the last error that is not a follow-on error, else the last line, else ""."""
     lines = [_PREFIX.sub("", _COLOUR.sub("", line)).rstrip() for line in log.splitlines()]
     errors = [text for number, line in enumerate(lines) if (text := _error(line, lines[number + 1 :]))]
     causes = [error for error in errors if not _CONSEQUENCES.search(error)]
-    spoken = [line.strip() for line in lines if line.strip()]
-    return _short((causes or errors or spoken or [""])[-1])
+    nonblank = [line.strip() for line in lines if line.strip()]
+    return _short((causes or errors or nonblank or [""])[-1])
 
 
 def _error(line: str, following: list[str]) -> str:
@@ -44,4 +44,4 @@ def _error(line: str, following: list[str]) -> str:
 
 
 def _short(line: str) -> str:
-    return line if len(line) <= LONGEST else line[: LONGEST - 1].rstrip() + "…"
+    return line if len(line) <= MAX_LENGTH else line[: MAX_LENGTH - 1].rstrip() + "…"

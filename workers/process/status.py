@@ -1,6 +1,6 @@
 """ChildStatus lines from a child process to its supervisor: one JSON line per change of state.
 
-They use their own pipe, independent of logs and the registry. Without a pipe (started by hand), `tell` is a no-op.
+They use their own pipe, independent of logs and the registry. Without a pipe (started by hand), `send` is a no-op.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def decode(line: bytes) -> ChildStatus | None:
 
 
 class StatusPipe:
-    """The child's end of the pipe. `tell` ignores a full or closed pipe."""
+    """The child's end of the pipe. `send` ignores a full or closed pipe."""
 
     def __init__(self, fd: int | None) -> None:
         self._fd = fd
@@ -50,7 +50,7 @@ class StatusPipe:
     def connected(self) -> bool:
         return self._fd is not None
 
-    def tell(self, status: ChildStatus) -> None:
+    def send(self, status: ChildStatus) -> None:
         """Send a status unless it equals the last one sent."""
         if self._fd is None or status == self._last:
             return

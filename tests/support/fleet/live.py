@@ -24,7 +24,7 @@ from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.router.app import create_app
 from vllama_pool.router.server.gate import Gate
 from vllama_pool.router.server.http_protocol import BoundedProtocol
-from vllama_pool.workers.agent.pacing import TokenRate
+from vllama_pool.workers.agent.load_statistics import TokenRate
 from vllama_pool.workers.registry import embedded
 from vllama_pool.workers.registry.client import Registry, RegistryUnavailable, connect
 from vllama_pool.workers.registry.embedded import EmbeddedValkey

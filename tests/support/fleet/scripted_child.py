@@ -22,26 +22,26 @@ from vllama_pool.workers.process.status import ChildStatus, StatusPipe
 
 
 def main(script: dict[str, Any]) -> None:
-    told = StatusPipe.from_environment(os.environ)
+    status = StatusPipe.from_environment(os.environ)
     leaving: list[float] = []
 
     def leave(number: int, frame: object) -> None:
-        told.tell(ChildStatus("draining"))
+        status.send(ChildStatus("draining"))
         leaving.append(time.monotonic() + script.get("drain", 0))
 
     signal.signal(signal.SIGTERM, signal.SIG_IGN if script.get("stubborn") else leave)
     if "pids" in script:
         with open(script["pids"], "a") as file:
             file.write(f"{os.getpid()}\n")
-    told.tell(ChildStatus("starting", "loading"))
+    status.send(ChildStatus("starting", "loading"))
     if "fail" in script:
         sys.exit(script["fail"])
     if not script.get("silent"):
-        told.tell(ChildStatus("ready", models=tuple(script.get("models", ()))))
+        status.send(ChildStatus("ready", models=tuple(script.get("models", ()))))
     if "relapse" in script:
         time.sleep(script["relapse"])
-        told.tell(ChildStatus("restarting", "vLLM died"))
-        told.tell(ChildStatus("ready"))
+        status.send(ChildStatus("restarting", "vLLM died"))
+        status.send(ChildStatus("ready"))
     end = time.monotonic() + 60
     while time.monotonic() < (leaving[0] if leaving else end):
         time.sleep(0.01)

@@ -142,7 +142,7 @@ class Worker:
 
     async def leave(self) -> None:
         await self.stop_beating()
-        await self._announcer.leave()
+        await self._announcer.deregister()
 
     async def die(self) -> None:
         """Stop without leaving the registry."""

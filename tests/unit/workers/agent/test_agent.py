@@ -11,7 +11,7 @@ import pytest
 from tests.support.until import auntil
 from vllama_pool.workers.agent.agent import Agent
 from vllama_pool.workers.agent.announcer import Announcer, FencedOff
-from vllama_pool.workers.agent.hosted import GaveUp
+from vllama_pool.workers.agent.managed_server import GaveUp
 from vllama_pool.workers.registry.client import Fenced, Registered
 from vllama_pool.workers.registry.record import LoadReport, WorkerRecord
 
@@ -66,7 +66,7 @@ class Scene:
     def agent(self) -> Agent:
         announcer = Announcer(self, lambda line: None, interval=0.01, rng=random.Random(1))
         announcer.announce(RECORD, LoadReport())
-        return Agent(self, announcer, grace=30.0, say=lambda line: None)
+        return Agent(self, announcer, grace=30.0, print_line=lambda line: None)
 
 
 async def test_told_once_it_drains_leaves_and_stops() -> None:

@@ -154,15 +154,15 @@ async def test_leaving() -> None:
     async with running() as case:
         case.announcer.announce(RECORD, LoadReport())
         await auntil(lambda: case.store.loads)
-    await case.announcer.leave()
+    await case.announcer.deregister()
     assert case.store.left == [("w", 7)]
     case.store.away = True
     with pytest.raises(RegistryUnavailable):
-        await case.announcer.leave()
+        await case.announcer.deregister()
 
 
 async def test_who_never_announced_has_nothing_to_leave() -> None:
     async with running() as case:
         pass
-    await case.announcer.leave()
+    await case.announcer.deregister()
     assert case.store.left == []

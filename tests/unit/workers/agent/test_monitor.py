@@ -42,39 +42,39 @@ async def test_figures_are_reported_with_the_state() -> None:
     server, monitor, reports = monitored()
     monitor.set(WorkerState.READY)
     server.running = 3
-    assert await monitor.look(URL) is Health.OK
+    assert await monitor.poll(URL) is Health.OK
     assert (reports[-1].state, reports[-1].running, reports[-1].kv_usage) == (WorkerState.READY, 3, 0.5)
 
 
 async def test_looks_are_closer_while_it_is_busy() -> None:
     server, monitor, _ = monitored()
-    await monitor.look(URL)
+    await monitor.poll(URL)
     assert monitor.interval == IDLE_INTERVAL
     server.running = 1
-    await monitor.look(URL)
+    await monitor.poll(URL)
     assert monitor.interval == BUSY_INTERVAL
 
 
 async def test_misses_are_counted_until_it_answers_again() -> None:
     server, monitor, _ = monitored()
     server.up = False
-    assert [await monitor.look(URL) for _ in range(2)] == [Health.STARTING, Health.STARTING]
+    assert [await monitor.poll(URL) for _ in range(2)] == [Health.STARTING, Health.STARTING]
     assert monitor.misses == 2
     server.up = True
-    await monitor.look(URL)
+    await monitor.poll(URL)
     assert monitor.misses == 0
 
 
 async def test_a_dead_engine_is_seen_although_metrics_still_answer() -> None:
     server, monitor, _ = monitored()
     server.health = 503
-    assert await monitor.look(URL) is Health.DEAD
+    assert await monitor.poll(URL) is Health.DEAD
 
 
 async def test_a_server_that_is_down_has_no_figures_but_its_restarts() -> None:
     server, monitor, reports = monitored()
     server.running = 3
-    await monitor.look(URL)
+    await monitor.poll(URL)
     monitor.set(WorkerState.RESTARTING, "died", restarts=2)
     assert reports[-1] == LoadReport(state=WorkerState.RESTARTING, note="died", restarts=2)
     monitor.set(WorkerState.READY)
@@ -84,7 +84,7 @@ async def test_a_server_that_is_down_has_no_figures_but_its_restarts() -> None:
 async def test_a_draining_server_keeps_its_figures() -> None:
     server, monitor, reports = monitored()
     server.running = 3
-    await monitor.look(URL)
+    await monitor.poll(URL)
     monitor.set(WorkerState.DRAINING)
     assert (reports[-1].state, reports[-1].running) == (WorkerState.DRAINING, 3)
 
@@ -93,11 +93,11 @@ async def test_a_server_is_sleeping_while_its_engine_sleeps_and_ready_again_afte
     server, monitor, reports = monitored()
     monitor.set(WorkerState.READY)
     server.asleep = True
-    assert await monitor.look(URL) is Health.OK
+    assert await monitor.poll(URL) is Health.OK
     assert reports[-1].state is WorkerState.SLEEPING
     assert monitor.misses == 0
     server.asleep = False
-    await monitor.look(URL)
+    await monitor.poll(URL)
     assert reports[-1].state is WorkerState.READY
 
 
@@ -106,7 +106,7 @@ async def test_a_server_that_answers_again_is_ready_unless_its_engine_sleeps(asl
     server, monitor, reports = monitored()
     monitor.set(WorkerState.RESTARTING)
     server.asleep = asleep
-    await monitor.look(URL)
+    await monitor.poll(URL)
     assert monitor.set_up()
     assert reports[-1].state is state
     assert not monitor.set_up()
@@ -116,5 +116,5 @@ async def test_a_draining_server_stays_draining_while_its_engine_sleeps() -> Non
     server, monitor, reports = monitored()
     monitor.set(WorkerState.DRAINING)
     server.asleep = True
-    await monitor.look(URL)
+    await monitor.poll(URL)
     assert reports[-1].state is WorkerState.DRAINING

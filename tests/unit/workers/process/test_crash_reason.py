@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vllama_pool.workers.process.crash_reason import LONGEST, last_words
+from vllama_pool.workers.process.crash_reason import MAX_LENGTH, crash_reason
 
 TRACE = 'Traceback (most recent call last):\n  File "serve.py", line 1, in cmd\n    raise ValueError(\n'
 CORE = "(EngineCore pid=17223) ERROR 11-22 19:27:13 [core.py:1510] "
@@ -39,14 +39,14 @@ CORE = "(EngineCore pid=17223) ERROR 11-22 19:27:13 [core.py:1510] "
     ],
 )
 def test_last_words(log: str, words: str) -> None:
-    assert last_words(log) == words
+    assert crash_reason(log) == words
 
 
 def test_a_mere_consequence_is_better_than_nothing() -> None:
-    assert last_words("RuntimeError: Engine core initialization failed.\n").startswith("RuntimeError")
+    assert crash_reason("RuntimeError: Engine core initialization failed.\n").startswith("RuntimeError")
 
 
 def test_long_lines_are_cut() -> None:
-    words = last_words("ValueError: " + "x" * 1000)
-    assert len(words) <= LONGEST
+    words = crash_reason("ValueError: " + "x" * 1000)
+    assert len(words) <= MAX_LENGTH
     assert words.endswith("…")

@@ -11,7 +11,7 @@ def test_what_is_told_is_read_as_it_was() -> None:
     reading, writing = os.pipe()
     pipe = StatusPipe(writing)
     status = ChildStatus("ready", "after a while", ("a", "b"))
-    pipe.tell(status)
+    pipe.send(status)
     assert decode(os.read(reading, 4096)) == status
     os.close(reading)
     os.close(writing)
@@ -21,7 +21,7 @@ def test_the_same_status_is_told_once() -> None:
     reading, writing = os.pipe()
     pipe = StatusPipe(writing)
     for state in ("starting", "starting", "ready", "starting"):
-        pipe.tell(ChildStatus(state))
+        pipe.send(ChildStatus(state))
     lines = os.read(reading, 4096).splitlines()
     assert [status.state for status in map(decode, lines) if status] == ["starting", "ready", "starting"]
     os.close(reading)
@@ -32,16 +32,16 @@ def test_a_supervisor_that_is_gone_or_stuck_is_no_error() -> None:
     reading, writing = os.pipe()
     pipe = StatusPipe(writing)
     for number in range(5000):  # more than a pipe holds
-        pipe.tell(ChildStatus("ready", str(number)))
+        pipe.send(ChildStatus("ready", str(number)))
     os.close(reading)
-    pipe.tell(ChildStatus("draining"))
+    pipe.send(ChildStatus("draining"))
     os.close(writing)
 
 
 def test_without_a_supervisor_telling_does_nothing() -> None:
     pipe = StatusPipe.from_environment({})
     assert not pipe.connected
-    pipe.tell(ChildStatus("ready"))
+    pipe.send(ChildStatus("ready"))
 
 
 def test_the_pipe_is_not_for_grandchildren() -> None:

@@ -14,7 +14,7 @@ from tests.support.ports import free_ports
 from tests.support.vllm.model_folder import write_model
 from vllama_pool.config.settings import RegistrySettings, WorkerSettings
 from vllama_pool.workers.agent.command_line import AgentSpec, CannotStart
-from vllama_pool.workers.agent.plan import advertised_url, check_advertise, prepare
+from vllama_pool.workers.agent.prepare import advertised_url, check_advertise, prepare
 
 ENV = {"VLLAMA_VLLM": f"{sys.executable} vllm"}
 SECRET = SecretStr("0123456789abcdef" * 2)

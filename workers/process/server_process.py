@@ -35,17 +35,17 @@ class StartFailed(Exception):
     """The command could not be started. The text is one line."""
 
 
-class Ended(Exception):
+class ProcessEnded(Exception):
     """The process ended while a caller waited for it."""
 
-    def __init__(self, exit: Exit) -> None:
+    def __init__(self, exit: ExitStatus) -> None:
         super().__init__(str(exit))
         self.exit = exit
 
 
 @dataclass(frozen=True, slots=True)
-class Exit:
-    """Exit code of a run: negative for a signal, None if unknown."""
+class ExitStatus:
+    """Exit code of a server: negative for a signal, None if unknown."""
 
     code: int | None
 
@@ -55,7 +55,7 @@ class Exit:
         return f"exit code {self.code}" if self.code >= 0 else signal_name(-self.code)
 
 
-class Run:
+class ServerProcess:
     """One server process, for a single start. Any task may call the methods after `start`."""
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], log: Path) -> None:
@@ -65,18 +65,18 @@ class Run:
         """Pid of the server and of its process group."""
         self.state = ProcessState.STARTING
         self._env = dict(env)
-        self._died: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
-        self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self._died: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
+        self._exit: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
         self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Start the server. Raises StartFailed if the program does not exist or is not executable."""
         mine, theirs = socket.socketpair()
-        warden: asyncio.subprocess.Process | None = None
+        guardian_process: asyncio.subprocess.Process | None = None
         try:
             with theirs, self.log.open("ab", buffering=0) as output:
-                warden = await asyncio.create_subprocess_exec(
+                guardian_process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-I", "-S", guardian.__file__, str(theirs.fileno()), *self.command),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=output,
@@ -88,41 +88,41 @@ class Run:
             reader, self._writer = await asyncio.open_connection(sock=mine)
             word, _, rest = (await reader.readline()).decode().strip().partition(" ")
             if word != "pid":
-                await warden.wait()
+                await guardian_process.wait()
                 raise StartFailed(rest or "its guardian died at once")
         except BaseException:
             mine.close()  # the guardian reads end of file and stops
             if self._writer is not None:
                 self._writer.close()
-            if warden is None or warden.returncode is not None:
-                self._finish(Exit(None))
+            if guardian_process is None or guardian_process.returncode is not None:
+                self._finish(ExitStatus(None))
             else:
-                self._task = asyncio.create_task(self._abandon(warden))
+                self._task = asyncio.create_task(self._abandon(guardian_process))
             raise
         self.pid = int(rest)
-        self._task = asyncio.create_task(self._follow(reader, warden))
+        self._task = asyncio.create_task(self._follow(reader, guardian_process))
 
     async def wait_ready(self, is_ready: Callable[[], Awaitable[bool]]) -> None:
-        """Poll `is_ready` until it returns true. Raises Ended if the process ends first."""
+        """Poll `is_ready` until it returns true. Raises ProcessEnded if the process ends first."""
         while True:
             if self._died.done():
-                raise Ended(await self.wait())
+                raise ProcessEnded(await self.wait())
             if await is_ready() and not self._died.done():
                 break
             await self.died_within(POLL_INTERVAL)
         if self.state is ProcessState.STARTING:
             self.state = ProcessState.READY
 
-    async def wait(self) -> Exit:
+    async def wait(self) -> ExitStatus:
         """Wait until the whole process tree is gone."""
         return await asyncio.shield(self._exit)
 
-    async def died_within(self, seconds: float) -> Exit | None:
+    async def died_within(self, seconds: float) -> ExitStatus | None:
         """Wait up to `seconds` for the server itself to end; its tree may outlive it."""
         await asyncio.wait([self._died], timeout=seconds)
         return self._died.result() if self._died.done() else None
 
-    async def stop(self, grace: float) -> Exit:
+    async def stop(self, grace: float) -> ExitStatus:
         """Send SIGTERM, and SIGKILL to the whole tree after `grace` seconds; 0 kills at once.
 
         A later call may shorten the grace. Returns when all processes are gone.
@@ -138,7 +138,7 @@ class Run:
     def alive(self) -> bool:
         return not self._died.done()
 
-    async def _follow(self, reader: asyncio.StreamReader, warden: asyncio.subprocess.Process) -> None:
+    async def _follow(self, reader: asyncio.StreamReader, guardian_process: asyncio.subprocess.Process) -> None:
         """Wait for the guardian's `end` line. If the guardian dies without one, sweep the process group."""
         assert self._writer is not None
         code: int | None = None
@@ -146,22 +146,22 @@ class Run:
             while line := await reader.readline():
                 word, _, rest = line.decode().strip().partition(" ")
                 if word == "died":
-                    self._died.set_result(Exit(int(rest)))
+                    self._died.set_result(ExitStatus(int(rest)))
                 elif word == "end":
                     code = int(rest)
         except ConnectionError:
             pass
-        await warden.wait()
+        await guardian_process.wait()
         if code is None:
             await asyncio.to_thread(guardian.sweep, self.pid)
         self._writer.close()
-        self._finish(Exit(code))
+        self._finish(ExitStatus(code))
 
-    async def _abandon(self, warden: asyncio.subprocess.Process) -> None:
-        await warden.wait()
-        self._finish(Exit(None))
+    async def _abandon(self, guardian_process: asyncio.subprocess.Process) -> None:
+        await guardian_process.wait()
+        self._finish(ExitStatus(None))
 
-    def _finish(self, exit: Exit) -> None:
+    def _finish(self, exit: ExitStatus) -> None:
         self.state = ProcessState.ENDED
         for future in (self._died, self._exit):
             if not future.done():

@@ -21,7 +21,15 @@ from tests.support.ports import free_ports
 from tests.support.until import until
 from tests.support.vllm import fake_process
 from vllama_pool.workers.process import guardian
-from vllama_pool.workers.process.run import Ended, Exit, ProcessState, Run, StartFailed, rotate, tail
+from vllama_pool.workers.process.server_process import (
+    ExitStatus,
+    ProcessEnded,
+    ProcessState,
+    ServerProcess,
+    StartFailed,
+    rotate,
+    tail,
+)
 from vllama_pool.workers.vllm.probe import Health, check_health, http_client
 
 
@@ -49,8 +57,8 @@ def healthy(client: httpx.AsyncClient, port: int) -> Callable[[], Awaitable[bool
     return is_ready
 
 
-async def ready(command: list[str], port: int, log: Path) -> Run:
-    run = Run(command, os.environ, log)
+async def ready(command: list[str], port: int, log: Path) -> ServerProcess:
+    run = ServerProcess(command, os.environ, log)
     await run.start()
     async with http_client() as client:
         await run.wait_ready(healthy(client, port))
@@ -63,7 +71,7 @@ async def test_start_ready_stop(command: list[str], port: int, tmp_path: Path) -
     assert run.alive
     assert len(group(run.pid)) == 2
     exit = await run.stop(10)
-    assert exit == Exit(0)
+    assert exit == ExitStatus(0)
     assert run.state is ProcessState.ENDED
     assert not run.alive
     assert group(run.pid) == []
@@ -72,7 +80,7 @@ async def test_start_ready_stop(command: list[str], port: int, tmp_path: Path) -
 
 async def test_a_server_that_ignores_sigterm_is_killed(command: list[str], port: int, tmp_path: Path) -> None:
     run = await ready([*command, "--fake-deaf"], port, tmp_path / "log")
-    assert await run.stop(0.2) == Exit(-signal.SIGKILL)
+    assert await run.stop(0.2) == ExitStatus(-signal.SIGKILL)
     assert group(run.pid) == []
 
 
@@ -86,44 +94,44 @@ async def test_killing_the_server_takes_its_engine_along(command: list[str], por
 async def test_a_frozen_server_can_be_stopped(command: list[str], port: int, tmp_path: Path) -> None:
     run = await ready(command, port, tmp_path / "log")
     os.kill(run.pid, signal.SIGSTOP)
-    assert await run.stop(0.2) == Exit(-signal.SIGKILL)
+    assert await run.stop(0.2) == ExitStatus(-signal.SIGKILL)
     assert group(run.pid) == []
 
 
 async def test_killing_the_guardian_leaves_nothing(command: list[str], port: int, tmp_path: Path) -> None:
     run = await ready(command, port, tmp_path / "log")
-    warden = psutil.Process(run.pid).ppid()
-    assert warden != os.getpid()
-    os.kill(warden, signal.SIGKILL)
-    assert await run.wait() == Exit(None)
+    guardian_pid = psutil.Process(run.pid).ppid()
+    assert guardian_pid != os.getpid()
+    os.kill(guardian_pid, signal.SIGKILL)
+    assert await run.wait() == ExitStatus(None)
     assert group(run.pid) == []
 
 
 async def test_a_process_that_dies_at_start_says_why(command: list[str], port: int, tmp_path: Path) -> None:
-    run = Run([*command, "--fake-die", "no such model"], os.environ, tmp_path / "log")
+    run = ServerProcess([*command, "--fake-die", "no such model"], os.environ, tmp_path / "log")
     await run.start()
     async with http_client() as client:
-        with pytest.raises(Ended) as ended:
+        with pytest.raises(ProcessEnded) as ended:
             await run.wait_ready(healthy(client, port))
-    assert ended.value.exit == Exit(1)
+    assert ended.value.exit == ExitStatus(1)
     assert "ValueError: no such model" in tail(run.log)
 
 
 async def test_a_program_that_is_not_there(tmp_path: Path) -> None:
-    run = Run(["/nowhere/vllm", "serve"], {}, tmp_path / "log")
+    run = ServerProcess(["/nowhere/vllm", "serve"], {}, tmp_path / "log")
     with pytest.raises(StartFailed, match="/nowhere/vllm: No such file or directory"):
         await run.start()
     assert not run.alive
-    assert await run.wait() == Exit(None)
+    assert await run.wait() == ExitStatus(None)
 
 
 OWNER = """
 import asyncio, os, sys
 from pathlib import Path
-from vllama_pool.workers.process.run import Run
+from vllama_pool.workers.process.server_process import ServerProcess
 
 async def main():
-    run = Run(sys.argv[2:], os.environ, Path(sys.argv[1]))
+    run = ServerProcess(sys.argv[2:], os.environ, Path(sys.argv[1]))
     await run.start()
     print(run.pid, flush=True)
     await asyncio.sleep(600)
@@ -138,7 +146,7 @@ async def test_a_start_that_is_cancelled_at_any_moment_leaves_nothing(
     me = psutil.Process()
     before = set(me.children(recursive=True))
     for turns in range(0, 40, 4):
-        run = Run(command, os.environ, tmp_path / "log")
+        run = ServerProcess(command, os.environ, tmp_path / "log")
         task = asyncio.create_task(run.start())
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -168,11 +176,11 @@ def owner(command: list[str], tmp_path: Path) -> Iterator[tuple[subprocess.Popen
 def test_killing_the_owner_takes_the_whole_tree(owner: tuple[subprocess.Popen[str], int], port: int) -> None:
     process, pid = owner
     until(lambda: listening(port), 10)
-    warden = psutil.Process(pid).ppid()
+    guardian_pid = psutil.Process(pid).ppid()
     assert len(group(pid)) == 2
     process.kill()
     until(lambda: not group(pid), 6, "the server's group is gone")
-    until(lambda: gone(warden), 2, "the guardian is gone")
+    until(lambda: gone(guardian_pid), 2, "the guardian is gone")
 
 
 def listening(port: int) -> bool:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from vllama_pool.workers.agent.command_line import is_loopback
-from vllama_pool.workers.agent.hosted import MISSES, Events, Ready
+from vllama_pool.workers.agent.managed_server import MISSES, Events, Ready
 from vllama_pool.workers.agent.monitor import IDLE_INTERVAL, Monitor
 from vllama_pool.workers.model.describe import Observed, describe
 from vllama_pool.workers.registry.record import WorkerState
@@ -21,7 +21,7 @@ from vllama_pool.workers.vllm.probe import Health, ProbeResult, probe
 from vllama_pool.workers.vllm.warmup import WarmUpFailed, warm_up
 
 
-class Attached:
+class AttachedServer:
     """Follows one server's health. Run `serve` until cancelled."""
 
     def __init__(
@@ -91,7 +91,7 @@ class Attached:
     async def _watch(self) -> str:
         while True:
             await asyncio.sleep(self._monitor.interval)
-            health = await self._monitor.look(self._url)
+            health = await self._monitor.poll(self._url)
             if health is Health.DEAD:
                 return f"{self._url} says that its engine has died"
             if self._monitor.misses >= MISSES:

@@ -10,35 +10,35 @@ from pathlib import Path
 import pytest
 
 from vllama_pool.workers.agent.command_line import CannotStart
-from vllama_pool.workers.agent.locks import claim_id, claim_port, log_file, next_generation
+from vllama_pool.workers.agent.state_files import lock_id, lock_port, log_file, next_generation
 
 
 def test_an_id_is_held_by_one_agent_until_it_ends(tmp_path: Path) -> None:
-    held = claim_id(tmp_path, "w:1")
+    lock = lock_id(tmp_path, "w:1")
     with pytest.raises(CannotStart, match="another --name"):
-        claim_id(tmp_path, "w:1")
-    claim_id(tmp_path, "other").release()
-    held.release()
-    claim_id(tmp_path, "w:1").release()
+        lock_id(tmp_path, "w:1")
+    lock_id(tmp_path, "other").release()
+    lock.release()
+    lock_id(tmp_path, "w:1").release()
 
 
 def test_whether_the_last_holder_was_killed_is_known(tmp_path: Path) -> None:
-    killed = "import os; from pathlib import Path; from vllama_pool.workers.agent.locks import claim_id\n"
-    killed += f"held = claim_id(Path({str(tmp_path)!r}), 'w'); os._exit(9)"
+    killed = "import os; from pathlib import Path; from vllama_pool.workers.agent.state_files import lock_id\n"
+    killed += f"lock = lock_id(Path({str(tmp_path)!r}), 'w'); os._exit(9)"
     subprocess.run([sys.executable, "-c", killed], check=False)
-    held = claim_id(tmp_path, "w")
-    assert held.inherited
-    held.release()
-    again = claim_id(tmp_path, "w")
-    assert not again.inherited
+    lock = lock_id(tmp_path, "w")
+    assert lock.holder_was_killed
+    lock.release()
+    again = lock_id(tmp_path, "w")
+    assert not again.holder_was_killed
     again.release()
 
 
 def test_the_port_of_a_killed_agent_is_waited_for(tmp_path: Path) -> None:
     answers = iter([False, False, True, True])
-    port, held = claim_port(tmp_path, "h", 8100, exact=True, patience=5, free=lambda host, port: next(answers))
+    port, lock = lock_port(tmp_path, "h", 8100, exact=True, timeout=5, free=lambda host, port: next(answers))
     assert port == 8100
-    held.release()
+    lock.release()
 
 
 def test_generations_grow_whatever_the_clock_does(tmp_path: Path) -> None:
@@ -59,23 +59,23 @@ def test_two_agents_get_two_ports_although_neither_listens_yet(tmp_path: Path) -
     def free(host: str, port: int) -> bool:
         return port != 8101
 
-    first, held = claim_port(tmp_path, "127.0.0.1", 8100, exact=False, free=free)
-    second, other = claim_port(tmp_path, "127.0.0.1", 8100, exact=False, free=free)
+    first, lock = lock_port(tmp_path, "127.0.0.1", 8100, exact=False, free=free)
+    second, other = lock_port(tmp_path, "127.0.0.1", 8100, exact=False, free=free)
     assert (first, second) == (8100, 8102)
     with pytest.raises(CannotStart, match="port 8100 on"):
-        claim_port(tmp_path, "127.0.0.1", 8100, exact=True, free=free)
-    held.release()
+        lock_port(tmp_path, "127.0.0.1", 8100, exact=True, free=free)
+    lock.release()
     other.release()
 
 
 def test_no_port_at_all(tmp_path: Path) -> None:
     with pytest.raises(CannotStart, match="no port is free"):
-        claim_port(tmp_path, "h", 65530, exact=False, free=lambda host, port: False)
+        lock_port(tmp_path, "h", 65530, exact=False, free=lambda host, port: False)
 
 
 def test_a_state_directory_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for attempt in (lambda: next_generation(tmp_path / "file", "w"), lambda: claim_id(tmp_path / "file", "w")):
+    for attempt in (lambda: next_generation(tmp_path / "file", "w"), lambda: lock_id(tmp_path / "file", "w")):
         with pytest.raises(CannotStart, match="VLLAMA_STATE_DIR"):
             attempt()
 

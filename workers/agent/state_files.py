@@ -12,17 +12,17 @@ from typing import IO
 
 from vllama_pool.workers.agent.command_line import PORTS_TRIED, CannotStart, is_free
 
-PATIENCE = 10.0
+ORPHAN_EXIT_TIMEOUT = 10.0
 """Seconds within which the vLLM of a killed agent has exited."""
 
 
-class Claim:
+class FileLock:
     """A lock held until `release` or the end of the process."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
         file.seek(0)
-        self.inherited = bool(file.read())
+        self.holder_was_killed = bool(file.read())
         """True if the last holder was killed. Its vLLM may need seconds to exit."""
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -33,7 +33,7 @@ class Claim:
         self._file.close()
 
 
-def claim_id(state_dir: Path, worker_id: str) -> Claim:
+def lock_id(state_dir: Path, worker_id: str) -> FileLock:
     """Lock the id on this machine. Raises CannotStart."""
     lock = _lock(state_dir / "workers" / f"{_file_name(worker_id)}.lock")
     if lock is None:
@@ -41,20 +41,20 @@ def claim_id(state_dir: Path, worker_id: str) -> Claim:
     return lock
 
 
-def claim_port(
+def lock_port(
     state_dir: Path,
     host: str,
     port: int,
     *,
     exact: bool,
-    patience: float = 0.0,
+    timeout: float = 0.0,
     free: Callable[[str, int], bool] = is_free,
-) -> tuple[int, Claim]:
+) -> tuple[int, FileLock]:
     """Lock a port, because vLLM binds it only seconds later: this one, or the next free one unless `exact`.
 
-    Blocks up to `patience` seconds for the first port. Raises CannotStart.
+    Blocks up to `timeout` seconds for the first port. Raises CannotStart.
     """
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     while not free(host, port) and time.monotonic() < deadline:
         time.sleep(0.1)
     for candidate in range(port, port + (1 if exact else PORTS_TRIED)):
@@ -89,7 +89,7 @@ def log_file(state_dir: Path, worker_id: str) -> Path:
     return state_dir / "logs" / f"{_file_name(worker_id)}.log"
 
 
-def _lock(path: Path) -> Claim | None:
+def _lock(path: Path) -> FileLock | None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+")
@@ -100,7 +100,7 @@ def _lock(path: Path) -> Claim | None:
     except OSError:
         file.close()
         return None
-    return Claim(file)
+    return FileLock(file)
 
 
 def _unusable(path: Path, error: OSError) -> CannotStart:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import SplitResult, urlsplit
 
 from vllama_pool.config.settings import RegistrySettings, WorkerSettings
-from vllama_pool.workers.agent import locks
+from vllama_pool.workers.agent import state_files
 from vllama_pool.workers.agent.command_line import (
     Address,
     AgentSpec,
@@ -29,7 +29,7 @@ from vllama_pool.workers.agent.command_line import (
     without_compiler,
     worker_id,
 )
-from vllama_pool.workers.agent.hosted import Launch
+from vllama_pool.workers.agent.managed_server import Launch
 from vllama_pool.workers.model import describe, parsers, structured
 from vllama_pool.workers.model.chat_template import read_speech
 from vllama_pool.workers.model.files import locate
@@ -65,11 +65,11 @@ def prepare(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str]) -
     check_spec(spec)
     check_advertise(settings.advertise, settings.registry)
     spec = replace(spec, model=os.path.expanduser(spec.model))
-    with ExitStack() as held:
-        yield _attach(spec, settings, env, held) if spec.attach else _host(spec, settings, env, held)
+    with ExitStack() as locks:
+        yield _attach(spec, settings, env, locks) if spec.attach else _host(spec, settings, env, locks)
 
 
-def _host(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str], held: ExitStack) -> Plan:
+def _host(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str], locks: ExitStack) -> Plan:
     program, state_dir = find_program(spec.engine, env), settings.registry.state_dir
     chosen = _choose(spec, program, env)
     spec = replace(spec, flags=parsers.without_none(spec.flags))
@@ -80,21 +80,21 @@ def _host(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str], hel
     check_bound(bound)
     asked = flags.number("--port") or spec.port
     exact = asked is not None or "port" in settings.model_fields_set
-    patience = 0.0
-    if spec.name and _claim_id(spec.name, settings, held).inherited:  # before the port: reports a duplicate id
-        patience = locks.PATIENCE
-    port, claim = locks.claim_port(state_dir, bound, asked or settings.port, exact=exact, patience=patience)
-    held.callback(claim.release)
+    timeout = 0.0
+    if spec.name and _claim_id(spec.name, settings, locks).holder_was_killed:  # before the port: reports a duplicate id
+        timeout = state_files.ORPHAN_EXIT_TIMEOUT
+    port, claim = state_files.lock_port(state_dir, bound, asked or settings.port, exact=exact, timeout=timeout)
+    locks.callback(claim.release)
     name = worker_id(spec, socket.gethostname(), port)
     if not spec.name:
-        _claim_id(name, settings, held)
+        _claim_id(name, settings, locks)
     where = Address(settings.advertise, bound, port, "https" if flags.has("--ssl-keyfile") else "http")
     key = _key(settings, flags, env)
     launch = Launch(
         tuple(command_line(program, spec, where, settings.grace, eager=eager, chosen=chosen.flags)),
         environment(env, cpu=cpu, eager=eager, key=key),
         where,
-        locks.log_file(state_dir, name),
+        state_files.log_file(state_dir, name),
         spec.model,
         flags,
         settings.load_timeout,
@@ -104,7 +104,7 @@ def _host(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str], hel
         spec=spec,
         flags=flags,
         name=name,
-        generation=locks.next_generation(state_dir, name),
+        generation=state_files.next_generation(state_dir, name),
         url=where.url,
         names=flags.values("--served-model-name") or (served_name(spec.model),),
         slots=slots_of(flags, cpu=cpu, engine=spec.engine),
@@ -115,7 +115,7 @@ def _host(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str], hel
     )
 
 
-def _attach(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str], held: ExitStack) -> Plan:
+def _attach(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str], locks: ExitStack) -> Plan:
     flags, parts = Flags(parsers.without_none(spec.flags)), urlsplit(spec.attach)
     try:
         port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -126,12 +126,12 @@ def _attach(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str], h
     if parts.username or parts.password:
         raise CannotStart("give no password in --attach; set VLLAMA_WORKER_KEY")
     name = worker_id(spec, socket.gethostname(), port)
-    _claim_id(name, settings, held)
+    _claim_id(name, settings, locks)
     return Plan(
         spec=spec,
         flags=flags,
         name=name,
-        generation=locks.next_generation(settings.registry.state_dir, name),
+        generation=state_files.next_generation(settings.registry.state_dir, name),
         url=advertised_url(parts, settings.advertise),
         names=(),
         slots=slots_of(flags, cpu=False),
@@ -177,13 +177,13 @@ def advertised_url(attached: SplitResult, advertise: str) -> str:
     return f"{attached.scheme}://{bracketed(advertise)}{port}{attached.path}".rstrip("/")
 
 
-def _claim_id(name: str, settings: WorkerSettings, held: ExitStack) -> locks.Claim:
+def _claim_id(name: str, settings: WorkerSettings, locks: ExitStack) -> state_files.FileLock:
     try:
         check_worker_id(name)
     except ValueError as error:
         raise CannotStart(str(error)) from error
-    claim = locks.claim_id(settings.registry.state_dir, name)
-    held.callback(claim.release)
+    claim = state_files.lock_id(settings.registry.state_dir, name)
+    locks.callback(claim.release)
     return claim
 
 

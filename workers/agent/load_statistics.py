@@ -16,26 +16,26 @@ class TokenRate:
 
     def __init__(self, window: float = 1.0) -> None:
         self._window = window
-        self._seen: deque[tuple[float, int]] = deque()
+        self._samples: deque[tuple[float, int]] = deque()
 
     def update(self, now: float, count: int) -> float:
-        if self._seen and count < self._seen[-1][1]:
-            self._seen.clear()
-        self._seen.append((now, count))
-        while len(self._seen) > 2 and now - self._seen[1][0] >= self._window:
-            self._seen.popleft()
-        start, before = self._seen[0]
+        if self._samples and count < self._samples[-1][1]:
+            self._samples.clear()
+        self._samples.append((now, count))
+        while len(self._samples) > 2 and now - self._samples[1][0] >= self._window:
+            self._samples.popleft()
+        start, before = self._samples[0]
         return (count - before) / (now - start) if now > start else 0.0
 
 
-class Quiet:
-    """Detects that a server is idle: in every poll for `lasting` seconds, at least two.
+class IdleDetector:
+    """Detects that a server is idle: in every poll for `duration` seconds, at least two.
 
     One poll is not enough: gauges omit requests that vLLM has accepted but not scheduled.
     """
 
-    def __init__(self, lasting: float = 1.0) -> None:
-        self._lasting = lasting
+    def __init__(self, duration: float = 1.0) -> None:
+        self._duration = duration
         self._since: float | None = None
 
     def update(self, now: float, metrics: Metrics) -> bool:
@@ -45,10 +45,10 @@ class Quiet:
         if self._since is None:
             self._since = now
             return False
-        return now - self._since >= self._lasting
+        return now - self._since >= self._duration
 
 
-def worth_telling(sent: LoadReport | None, load: LoadReport, slots: int) -> bool:
+def is_significant_change(sent: LoadReport | None, load: LoadReport, slots: int) -> bool:
     """Return True for a new state, or a change by a quarter of the slots."""
     if sent is None or sent.state != load.state or sent.note != load.note:
         return True

@@ -17,7 +17,7 @@ from tests.support.until import auntil
 from tests.support.vllm import fake_process
 from tests.support.vllm.model_folder import write_model
 from vllama_pool.workers.agent.command_line import Address
-from vllama_pool.workers.agent.hosted import GaveUp, Hosted, Launch, Ready
+from vllama_pool.workers.agent.managed_server import GaveUp, Launch, ManagedServer, Ready
 from vllama_pool.workers.agent.monitor import Monitor
 from vllama_pool.workers.registry.record import LoadReport, WorkerState
 from vllama_pool.workers.vllm.flags import Flags
@@ -39,7 +39,7 @@ class Events:
 @asynccontextmanager
 async def hosted(
     tmp_path: Path, *flags: str, name: str = "tiny"
-) -> AsyncIterator[tuple[Hosted, Events, asyncio.Task[None]]]:
+) -> AsyncIterator[tuple[ManagedServer, Events, asyncio.Task[None]]]:
     """A server that takes no notice of SIGTERM, and is killed 0.2 s after it; it is asked to be called "tiny"."""
     model, port = str(write_model(tmp_path / "tiny")), free_ports()
     command = (sys.executable, fake_process.__file__, "serve", model, "--port", str(port), "--served-model-name", name)
@@ -47,7 +47,7 @@ async def hosted(
     launch = Launch((*command, "--fake-deaf", *flags), {}, address, tmp_path / "log", model, Flags(()))
     events = Events()
     async with httpx.AsyncClient(trust_env=False, timeout=1) as client:
-        server = Hosted(launch, client, Monitor(client, events.loads.append), events, stop_grace=0.2)
+        server = ManagedServer(launch, client, Monitor(client, events.loads.append), events, stop_grace=0.2)
         serving = asyncio.create_task(server.serve())
         try:
             yield server, events, serving
@@ -57,7 +57,7 @@ async def hosted(
             await server.kill()
 
 
-async def end(server: Hosted, serving: asyncio.Task[None]) -> float:
+async def end(server: ManagedServer, serving: asyncio.Task[None]) -> float:
     """Drain and stop it as an agent does, with a minute for running requests; the seconds that took."""
     serving.cancel()
     await asyncio.wait([serving])
@@ -75,7 +75,7 @@ async def test_an_idle_server_is_stopped_at_once(tmp_path: Path) -> None:
 
 async def test_a_server_that_still_loads_is_stopped_at_once(tmp_path: Path) -> None:
     async with hosted(tmp_path, "--fake-startup", "60") as (server, _, serving):
-        await auntil(lambda: server._run is not None and server._run.pid, 10, "it loads")
+        await auntil(lambda: server._process is not None and server._process.pid, 10, "it loads")
         assert await end(server, serving) < 10
 
 
@@ -89,11 +89,11 @@ async def test_another_server_on_the_port_is_recognised(tmp_path: Path) -> None:
 async def test_a_sleeping_server_stays_sleeping_and_is_not_restarted(tmp_path: Path) -> None:
     async with hosted(tmp_path) as (server, events, _), httpx.AsyncClient(trust_env=False) as client:
         await auntil(lambda: events.server, 10, "it is ready")
-        assert server._run is not None
-        pid = server._run.pid
+        assert server._process is not None
+        pid = server._process.pid
         await client.get(f"{events.server.url if events.server else ''}/fake/sleep")
         await auntil(lambda: events.loads[-1].state is WorkerState.SLEEPING, 10, "it sleeps")
         first = len(events.loads)
         await auntil(lambda: len(events.loads) >= first + 4, 10, "it was polled four times more")
         assert {load.state for load in events.loads[first:]} == {WorkerState.SLEEPING}
-        assert (events.changes, server._run.pid) == ([], pid)
+        assert (events.changes, server._process.pid) == ([], pid)

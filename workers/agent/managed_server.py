@@ -20,12 +20,20 @@ from typing import Protocol
 import httpx
 
 from vllama_pool.workers.agent.command_line import Address, is_free, served_name
+from vllama_pool.workers.agent.load_statistics import IdleDetector
 from vllama_pool.workers.agent.monitor import Monitor
-from vllama_pool.workers.agent.pacing import Quiet
 from vllama_pool.workers.model.describe import Observed, describe
 from vllama_pool.workers.process.backoff import Backoff, wait_exponential
-from vllama_pool.workers.process.crash_reason import last_words
-from vllama_pool.workers.process.run import Ended, Exit, ProcessState, Run, StartFailed, rotate, tail
+from vllama_pool.workers.process.crash_reason import crash_reason
+from vllama_pool.workers.process.server_process import (
+    ExitStatus,
+    ProcessEnded,
+    ProcessState,
+    ServerProcess,
+    StartFailed,
+    rotate,
+    tail,
+)
 from vllama_pool.workers.registry.record import ModelInfo, WorkerState
 from vllama_pool.workers.vllm.flags import Flags
 from vllama_pool.workers.vllm.probe import Health, ProbeFailed, check_health, list_models, tasks, version
@@ -81,7 +89,7 @@ class Launch:
     describe: Describe = describe
 
 
-class Hosted:
+class ManagedServer:
     """Runs and restarts one server. Run `serve` until cancelled, then `drain` and `stop`, or `kill`."""
 
     def __init__(
@@ -105,7 +113,7 @@ class Hosted:
         self._backoff = backoff or Backoff(wait_exponential(multiplier=1, max=60), settled=300)
         self._stop_grace = stop_grace
         self._clock = clock
-        self._run: Run | None = None
+        self._process: ServerProcess | None = None
         self._restarts = 0
         self._idle = False
 
@@ -115,8 +123,8 @@ class Hosted:
             healthy = 0.0
             try:
                 await self._make_ready()
-            except (StartFailed, Ended, WarmUpFailed, ProbeFailed, TimeoutError, OSError) as error:
-                reason = self._why(error)
+            except (StartFailed, ProcessEnded, WarmUpFailed, ProbeFailed, TimeoutError, OSError) as error:
+                reason = self._reason(error)
                 if not self._restarts:
                     raise GaveUp(f"vLLM did not start: {reason}; its log is {self._launch.log}") from error
             else:
@@ -134,37 +142,37 @@ class Hosted:
 
         Without gauges or answers, vLLM itself finishes its requests after SIGTERM.
         """
-        run, monitor, quiet = self._run, self._monitor, Quiet()
+        run, monitor, idle_detector = self._process, self._monitor, IdleDetector()
         if run is None or run.state is not ProcessState.READY:
             self._idle = True
             return
         monitor.set(WorkerState.DRAINING)
         while run.alive and monitor.misses < MISSES and self._clock() < deadline:
-            health = await monitor.look(self._url)
-            if health is Health.OK and quiet.update(self._clock(), monitor.metrics):
+            health = await monitor.poll(self._url)
+            if health is Health.OK and idle_detector.update(self._clock(), monitor.metrics):
                 self._idle = True
                 return
             await run.died_within(DRAIN_INTERVAL)
 
     async def stop(self, grace: float = 0.0) -> None:
         """Stop the server. Running requests get `grace` seconds, unless `drain` found it idle."""
-        if self._run is not None:
-            await self._run.stop(self._stop_grace + (0.0 if self._idle else grace))
+        if self._process is not None:
+            await self._process.stop(self._stop_grace + (0.0 if self._idle else grace))
 
     async def kill(self) -> None:
-        if self._run is not None:
-            await self._run.stop(0)
+        if self._process is not None:
+            await self._process.stop(0)
 
     async def _make_ready(self) -> None:
         launch, started = self._launch, self._clock()
         if not is_free(launch.address.bound, launch.address.port):
             raise StartFailed(f"port {launch.address.port} on {launch.address.bound} is in use")
         rotate(launch.log)
-        self._run = run = Run(launch.command, launch.env, launch.log)
+        self._process = run = ServerProcess(launch.command, launch.env, launch.log)
         await run.start()
         async with asyncio.timeout(None if math.isinf(launch.load_timeout) else launch.load_timeout):
             await run.wait_ready(self._is_healthy)
-            server = await self._or_ended(run, self._examine(run.pid))
+            server = await self._unless_ended(run, self._examine(run.pid))
         self._monitor.misses = 0
         self._monitor.set(WorkerState.READY)
         self._events.ready(server, self._clock() - started)
@@ -177,7 +185,7 @@ class Hosted:
         """Warm up the server and read its metadata."""
         client, url, key = self._client, self._url, self._key
         models = await list_models(client, url, key)
-        self._check_ours([model.name for model in models])
+        self._check_served_name([model.name for model in models])
         kinds = await tasks(client, url, key)
         templated = await warm_up(client, url, models[0].name, kinds, key) if models else None
         seen = Observed(models, kinds, templated)
@@ -185,7 +193,7 @@ class Hosted:
         infos = await asyncio.to_thread(launch.describe, launch.model, launch.flags, seen, launch.env)
         return Ready(launch.address.url, infos, await version(client, url, key), pid)
 
-    def _check_ours(self, served: Sequence[str]) -> None:
+    def _check_served_name(self, served: Sequence[str]) -> None:
         """Raises ProbeFailed if another server answers, because vLLM lets others bind its port."""
         launch = self._launch
         names = launch.flags.values("--served-model-name") or (served_name(launch.model),)
@@ -195,33 +203,33 @@ class Hosted:
                 f"{', '.join(served) or 'nothing'}; choose another port"
             )
 
-    async def _or_ended(self, run: Run, examining: Coroutine[object, object, Ready]) -> Ready:
-        """Examine the server. Raises Ended if it ends first."""
+    async def _unless_ended(self, run: ServerProcess, examining: Coroutine[object, object, Ready]) -> Ready:
+        """Examine the server. Raises ProcessEnded if it ends first."""
         task = asyncio.ensure_future(examining)
         ending = asyncio.ensure_future(run.wait())
         try:
             await asyncio.wait({task, ending}, return_when=asyncio.FIRST_COMPLETED)
             if not run.alive:
-                raise Ended(await run.wait())
+                raise ProcessEnded(await run.wait())
             return await task
         finally:
             for pending in (task, ending):
                 pending.cancel()
 
     async def _watch(self) -> str:
-        run, monitor = self._run, self._monitor
+        run, monitor = self._process, self._monitor
         assert run is not None
         silent_since = self._clock()
         while True:
             if (exit := await run.died_within(monitor.interval)) is not None:
-                return self._why(Ended(exit))
-            health = await monitor.look(self._url)
+                return self._reason(ProcessEnded(exit))
+            health = await monitor.poll(self._url)
             if not run.alive:
                 continue
             if health is Health.DEAD:
                 self._down("vLLM says that its engine has died")
                 await run.died_within(DEAD_ENGINE_GRACE)
-                return f"its engine died: {last_words(tail(run.log))}"
+                return f"its engine died: {crash_reason(tail(run.log))}"
             if health is Health.OK:
                 silent_since = self._clock()
                 if monitor.set_up():
@@ -237,13 +245,13 @@ class Hosted:
         self._events.changed(WorkerState.RESTARTING, f"{note}; its log will be {log}" if log else note)
 
     async def _clean_up(self) -> None:
-        if self._run is not None:
-            await self._run.stop(0)
+        if self._process is not None:
+            await self._process.stop(0)
 
-    def _why(self, error: Exception) -> str:
+    def _reason(self, error: Exception) -> str:
         match error:
-            case Ended(exit=Exit(code)) if code is not None and code >= 0:
-                words = last_words(tail(self._launch.log))
+            case ProcessEnded(exit=ExitStatus(code)) if code is not None and code >= 0:
+                words = crash_reason(tail(self._launch.log))
                 return f"{error}: {words}" if words else str(error)
             case TimeoutError():
                 return f"not ready within {self._launch.load_timeout:.0f} s"
