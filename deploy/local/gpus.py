@@ -1,4 +1,4 @@
-"""Find the NVIDIA GPUs of this machine."""
+"""Finds the NVIDIA GPUs of this machine."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import subprocess
 
 
 def find_gpus() -> tuple[str, ...]:
-    """Return the GPUs to use, in the notation of CUDA_VISIBLE_DEVICES, which limits them if it is set."""
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    """Return the GPUs to use, in the notation of CUDA_VISIBLE_DEVICES."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
-        answer = subprocess.run(
+        query = subprocess.run(
             ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
             capture_output=True,
             text=True,
@@ -19,12 +19,12 @@ def find_gpus() -> tuple[str, ...]:
         )
     except (OSError, subprocess.TimeoutExpired):
         return ()
-    return choose(answer.stdout if answer.returncode == 0 else "", allowed)
+    return select_gpus(query.stdout if query.returncode == 0 else "", visible)
 
 
-def choose(listed: str, allowed: str | None) -> tuple[str, ...]:
-    """Return the GPUs to use. `listed` is nvidia-smi's output, one index per line; `allowed` CUDA_VISIBLE_DEVICES."""
-    present = tuple(line.strip() for line in listed.splitlines() if line.strip().isdigit())
-    if not present or allowed is None:
+def select_gpus(indices: str, visible: str | None) -> tuple[str, ...]:
+    """Apply CUDA_VISIBLE_DEVICES (None: unset) to nvidia-smi's output, one index per line."""
+    present = tuple(line.strip() for line in indices.splitlines() if line.strip().isdigit())
+    if not present or visible is None:
         return present
-    return tuple(part.strip() for part in allowed.split(",") if part.strip() and part.strip() != "-1")
+    return tuple(part.strip() for part in visible.split(",") if part.strip() and part.strip() != "-1")

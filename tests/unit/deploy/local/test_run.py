@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from deploy.local.gpus import choose as choose_gpus
 from deploy.local.package_managers import ROOT
-from deploy.local.run import choose
+from deploy.local.run import plan_launch
 from deploy.local.setup import MINILM, SMOLLM2
 
-Words = tuple[str, ...]
+Arguments = tuple[str, ...]
 
 
-def option(argv: Words, name: str) -> str:
+def option(argv: Arguments, name: str) -> str:
     return argv[argv.index(name) + 1]
 
 
-def groups(argv: Words) -> tuple[Words, Words]:
+def groups(argv: Arguments) -> tuple[Arguments, Arguments]:
     """Return the arguments for the chat model and for the embedding model."""
     middle = argv.index("--and")
     return argv[:middle], argv[middle + 1 :]
 
 
 def test_without_a_gpu_two_workers_share_the_cores() -> None:
-    launch = choose((), cores=8, model="", port="")
+    launch = plan_launch((), cores=8, model="", port="")
     assert launch.parts == ("dev", "vllm", "smollm2", "minilm")
     assert launch.argv[1] == "serve"
     assert option(launch.argv, "--port") == "11434"
@@ -35,7 +34,7 @@ def test_without_a_gpu_two_workers_share_the_cores() -> None:
 
 
 def test_each_gpu_gets_a_worker() -> None:
-    launch = choose(("0", "1", "2"), cores=64, model="", port="8000")
+    launch = plan_launch(("0", "1", "2"), cores=64, model="", port="8000")
     assert option(launch.argv, "--port") == "8000"
     assert option(launch.argv, "--replicas") == "3"
     assert option(launch.argv, "--gpus") == "0,1,2"
@@ -46,7 +45,7 @@ def test_each_gpu_gets_a_worker() -> None:
 
 
 def test_a_given_model_keeps_its_name_and_may_be_downloaded() -> None:
-    launch = choose(("0",), cores=8, model="Qwen/Qwen3-8B", port="")
+    launch = plan_launch(("0",), cores=8, model="Qwen/Qwen3-8B", port="")
     assert launch.parts == ("dev", "vllm")
     assert option(launch.argv, "--model") == "Qwen/Qwen3-8B"
     assert "--served-model-name" not in launch.argv
@@ -54,42 +53,29 @@ def test_a_given_model_keeps_its_name_and_may_be_downloaded() -> None:
 
 
 def test_the_default_has_an_embedding_worker() -> None:
-    _, words = groups(choose((), cores=2, model="", port="").argv)
-    assert option(words, "--model") == str(MINILM)
-    assert option(words, "--served-model-name") == option(words, "--name") == "all-minilm"
-    assert "--replicas" not in words
+    _, arguments = groups(plan_launch((), cores=2, model="", port="").argv)
+    assert option(arguments, "--model") == str(MINILM)
+    assert option(arguments, "--served-model-name") == option(arguments, "--name") == "all-minilm"
+    assert "--replicas" not in arguments
 
 
 def test_the_embedding_worker_shares_the_first_gpu() -> None:
-    chat, words = groups(choose(("2", "3"), cores=2, model="", port="").argv)
-    assert option(words, "--gpus") == "2"
-    shares = [float(option(some, "--gpu-memory-utilization")) for some in (chat, words)]
+    chat, arguments = groups(plan_launch(("2", "3"), cores=2, model="", port="").argv)
+    assert option(arguments, "--gpus") == "2"
+    shares = [float(option(some, "--gpu-memory-utilization")) for some in (chat, arguments)]
     assert sum(shares) < 0.92, "vLLM's default share"
 
 
 def test_a_given_model_has_no_embedding_worker_beside_it() -> None:
-    launch = choose(("0",), cores=8, model="Qwen/Qwen3-8B", port="")
+    launch = plan_launch(("0",), cores=8, model="Qwen/Qwen3-8B", port="")
     assert not {"--and", "--gpu-memory-utilization"} & set(launch.argv)
 
 
 def test_further_arguments_come_last_so_that_they_override_ours() -> None:
     for model in ("", "Qwen/Qwen3-8B"):
-        argv = choose((), 2, model, "", ["--max-num-seqs", "2"]).argv
+        argv = plan_launch((), 2, model, "", ["--max-num-seqs", "2"]).argv
         assert (groups(argv)[0] if "--and" in argv else argv)[-2:] == ("--max-num-seqs", "2")
 
 
 def test_a_machine_with_one_core_gets_one_thread() -> None:
-    assert choose((), cores=1, model="", port="").env["OMP_NUM_THREADS"] == "1"
-
-
-def test_gpus_are_read_from_the_output_of_nvidia_smi() -> None:
-    assert choose_gpus("0\n1\n", None) == ("0", "1")
-    assert choose_gpus("", None) == ()
-    assert choose_gpus("No devices were found\n", None) == ()
-
-
-def test_cuda_visible_devices_limits_the_gpus() -> None:
-    assert choose_gpus("0\n1\n2\n", "2,GPU-1f") == ("2", "GPU-1f")
-    assert choose_gpus("0\n1\n", "") == ()
-    assert choose_gpus("0\n1\n", "-1") == ()
-    assert choose_gpus("", "0") == ()
+    assert plan_launch((), cores=1, model="", port="").env["OMP_NUM_THREADS"] == "1"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deploy.local.setup import LOCKS, SMOLLM2, SMOLLM2_TEMPLATE, plan
+from deploy.local.setup import LOCKS, SMOLLM2, SMOLLM2_TEMPLATE, steps_for
 from tests.support.vllm.model_folder import write_model
 from vllama_pool.workers.model import parsers
 from vllama_pool.workers.model.chat_template import read_speech
@@ -19,12 +19,12 @@ def test_the_agent_chooses_the_hermes_parser_and_lists_tools(tmp_path: Path) -> 
     speech = read_speech(str(folder), ModelFiles((folder,)), Flags(()), parsers.MARKS)
     flags = parsers.choose(speech, Flags(())).flags
     assert flags == ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
-    seen = Observed((ServedModel("smollm2:135m", str(folder), "", 4096),), ("completion",))
-    [info] = describe(str(folder), Flags(flags), seen, {})
+    observed = Observed((ServedModel("smollm2:135m", str(folder), "", 4096),), ("completion",))
+    [info] = describe(str(folder), Flags(flags), observed, {})
     assert info.capabilities == ("completion", "tools")
 
 
 def test_the_model_is_rebuilt_when_its_template_changes() -> None:
-    step = plan(["smollm2"], "cpu")[-1]()
+    step = steps_for(["smollm2"], "cpu")[-1]()
     assert SMOLLM2_TEMPLATE in step.inputs
     assert LOCKS / "smollm2.txt" in step.inputs
