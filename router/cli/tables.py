@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from vllama_pool.config.routing.table import RoutingTable
-from vllama_pool.router.compat.columns import GAP, plain
+from vllama_pool.router.compat.columns import GAP, plain_table
 from vllama_pool.router.telemetry.worker_view import WorkerView
 
 TEXT = ("WORKER", "MODEL", "STATE", "ADDRESS")
@@ -22,7 +22,7 @@ def workers_table(workers: Sequence[WorkerView], width: int) -> Table:
     for title in FIRST_TO_GO:
         if natural_width(rows, titles) > width and title in titles:
             titles.remove(title)
-    table = plain()
+    table = plain_table()
     for title in titles:
         table.add_column(
             title, justify="left" if title in TEXT else "right", overflow="fold", no_wrap=title not in TEXT
@@ -69,7 +69,7 @@ def routing_table(routing: RoutingTable) -> list[Table]:
     """`vllama check`: the models and static workers of a routing file."""
     tables = []
     if routing.models:
-        models = plain("MODEL", "SERVED BY", "ALIASES", "OPTIONS")
+        models = plain_table("MODEL", "SERVED BY", "ALIASES", "OPTIONS")
         for route in routing.models:
             weighted = len(route.serve) > 1
             served = [f"{target.model} ({target.weight})" if weighted else target.model for target in route.serve]
@@ -77,7 +77,7 @@ def routing_table(routing: RoutingTable) -> list[Table]:
             models.add_row(route.name, ", ".join(served), ", ".join(route.aliases), options)
         tables.append(models)
     if routing.workers:
-        workers = plain("STATIC WORKER", "URL", "SLOTS", "TAGS")
+        workers = plain_table("STATIC WORKER", "URL", "SLOTS", "TAGS")
         for worker in routing.workers:
             workers.add_row(worker.name, worker.url, str(worker.slots or "unknown"), ", ".join(worker.tags))
         tables.append(workers)

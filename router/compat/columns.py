@@ -8,6 +8,6 @@ GAP = 2
 """Spaces between two columns."""
 
 
-def plain(*titles: str) -> Table:
+def plain_table(*titles: str) -> Table:
     """A table without lines, which scripts can split."""
     return Table(*titles, box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="")

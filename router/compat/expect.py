@@ -61,31 +61,33 @@ def parsed(data: bytes, what: str = "JSON") -> Any:
         raise Differs(f"expected {what}; got {brief(data)}") from None
 
 
-def an_object(response: RawResponse, *, wanted: int = 200) -> dict[str, Any]:
+def json_object(response: RawResponse, *, code: int = 200) -> dict[str, Any]:
     """Require a response of this status whose body is a JSON object, and return that object."""
-    status(response, wanted)
+    status(response, code)
     found = parsed(response.body)
     expect(isinstance(found, dict), "a JSON object", found)
     return dict(found)
 
 
-def error(response: RawResponse, wanted: int, text: str | re.Pattern[str]) -> None:
+def error(response: RawResponse, code: int, text: str | re.Pattern[str]) -> None:
     """Require exactly `{"error": text}` with this status."""
-    shown = text if isinstance(text, str) else f"/{text.pattern}/"
-    expected = f"{wanted} {brief(shown)}"
+    pattern = text if isinstance(text, str) else f"/{text.pattern}/"
+    expected = f"{code} {brief(pattern)}"
     try:
         found = json.loads(response.body)
     except ValueError:
         found = None
-    said = found.get("error") if isinstance(found, dict) else None
-    right = isinstance(said, str) and (said == text if isinstance(text, str) else text.search(said) is not None)
-    actual = said if isinstance(said, str) else response.body.decode("utf-8", "replace")
-    expect(response.status == wanted and right, expected, f"{response.status} {actual}".strip())
+    message = found.get("error") if isinstance(found, dict) else None
+    matches = isinstance(message, str) and (
+        message == text if isinstance(text, str) else text.search(message) is not None
+    )
+    actual = message if isinstance(message, str) else response.body.decode("utf-8", "replace")
+    expect(response.status == code and matches, expected, f"{response.status} {actual}".strip())
     expect(set(found or ()) == {"error"}, "the key error alone", found)
 
 
-def content_type(response: RawResponse, wanted: str) -> None:
-    same("Content-Type", wanted, response.header("content-type") or "")
+def content_type(response: RawResponse, expected: str) -> None:
+    same("Content-Type", expected, response.header("content-type") or "")
 
 
 def field(data: Mapping[str, Any], key: str, kind: type[T], where: str = "") -> T:
@@ -93,8 +95,8 @@ def field(data: Mapping[str, Any], key: str, kind: type[T], where: str = "") -> 
     if key not in data:
         raise Differs(f"expected {where}{key}; got {brief(dict(data))}")
     value = data[key]
-    right = type(value) is kind or (kind is float and type(value) is int)
-    expect(right, f"{where}{key} as {_NAMES.get(kind, kind.__name__)}", value)
+    matches = type(value) is kind or (kind is float and type(value) is int)
+    expect(matches, f"{where}{key} as {_NAMES.get(kind, kind.__name__)}", value)
     return value  # type: ignore[no-any-return]  # checked above
 
 
@@ -106,10 +108,10 @@ def lacks(data: Mapping[str, Any], *keys: str) -> None:
         expect(key not in data, f"no {key}", {key: data.get(key)})
 
 
-def a_time(text: str, *, utc: bool = False) -> None:
+def timestamp(text: str, *, utc: bool = False) -> None:
     """Require RFC 3339 with up to nine fractional digits and no trailing zero (R041)."""
-    right = TIME.match(text) and not re.search(r"\.\d*0(Z|[+-])", text)
-    expect(right and (not utc or text.endswith("Z")), "a time as Go writes it" + (", in UTC" if utc else ""), text)
+    matches = TIME.match(text) and not re.search(r"\.\d*0(Z|[+-])", text)
+    expect(matches and (not utc or text.endswith("Z")), "a time as Go writes it" + (", in UTC" if utc else ""), text)
 
 
 def lines(response: RawResponse) -> list[dict[str, Any]]:

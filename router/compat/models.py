@@ -21,7 +21,7 @@ class ModelChoice:
     toolless: str | None = None
     """Chats, cannot call tools."""
 
-    def known(self) -> dict[str, str]:
+    def names(self) -> dict[str, str]:
         """The names that are set, by purpose."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         return {use: name for use, name in found.items() if name is not None}
@@ -37,14 +37,16 @@ class OfferedModel:
     """Empty if the entry has none."""
 
 
-def listed(tags: Any) -> list[OfferedModel]:
+def parse_tags(tags: Any) -> list[OfferedModel]:
     """The models in a body of /api/tags, smallest first. Malformed entries are skipped."""
     models = tags.get("models") if isinstance(tags, Mapping) else None
-    found = [_listed(item) for item in models or () if isinstance(item, Mapping) and isinstance(item.get("name"), str)]
+    found = [
+        _parse_entry(item) for item in models or () if isinstance(item, Mapping) and isinstance(item.get("name"), str)
+    ]
     return sorted(found, key=lambda model: (model.size, model.name))
 
 
-def _listed(item: Mapping[str, Any]) -> OfferedModel:
+def _parse_entry(item: Mapping[str, Any]) -> OfferedModel:
     size = item.get("size")
     return OfferedModel(item["name"], size if isinstance(size, int) else 0, capabilities(item))
 
@@ -55,8 +57,8 @@ def capabilities(answer: Any) -> frozenset[str]:
     return frozenset(each for each in found if isinstance(each, str)) if isinstance(found, list) else frozenset()
 
 
-def choose(models: Iterable[OfferedModel], wanted: ModelChoice) -> ModelChoice:
-    """The wanted model for each purpose, else the smallest that is capable of it.
+def choose(models: Iterable[OfferedModel], requested: ModelChoice) -> ModelChoice:
+    """The requested model for each purpose, else the smallest that is capable of it.
 
     Plain prompts go to a model that does not think, if there is one, because it answers in fewer tokens. A model
     without capabilities is assumed to chat.
@@ -69,13 +71,13 @@ def choose(models: Iterable[OfferedModel], wanted: ModelChoice) -> ModelChoice:
 
     unthinking = first(chats, lambda model: "thinking" not in model.capabilities)
     return ModelChoice(
-        chat=wanted.chat or unthinking or first(chats, lambda _: True),
-        embed=wanted.embed or first(models, lambda model: "embedding" in model.capabilities),
-        thinking=wanted.thinking or first(chats, lambda model: "thinking" in model.capabilities),
-        tools=wanted.tools or first(chats, lambda model: "tools" in model.capabilities),
-        vision=wanted.vision or first(chats, lambda model: "vision" in model.capabilities),
-        unthinking=wanted.unthinking or unthinking,
-        toolless=wanted.toolless or first(chats, lambda model: "tools" not in model.capabilities),
+        chat=requested.chat or unthinking or first(chats, lambda _: True),
+        embed=requested.embed or first(models, lambda model: "embedding" in model.capabilities),
+        thinking=requested.thinking or first(chats, lambda model: "thinking" in model.capabilities),
+        tools=requested.tools or first(chats, lambda model: "tools" in model.capabilities),
+        vision=requested.vision or first(chats, lambda model: "vision" in model.capabilities),
+        unthinking=requested.unthinking or unthinking,
+        toolless=requested.toolless or first(chats, lambda model: "tools" not in model.capabilities),
     )
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from vllama_pool.router.compat.columns import plain
-from vllama_pool.router.compat.rule import Rule
+from vllama_pool.router.compat.columns import plain_table
+from vllama_pool.router.compat.rules.rule import Rule
 from vllama_pool.router.compat.runner import Outcome, Result
 
 WIDE = 160
@@ -53,7 +53,7 @@ def _row(rule: Rule, outcomes: Sequence[Outcome]) -> Row:
 def table(rows: Sequence[Row], width: int) -> Table:
     """One table row per rule, laid out for the terminal's width."""
     wide = width >= WIDE
-    found = plain("RULE", "", "ABOUT", "DETAIL") if wide else plain("RULE", "", "ABOUT")
+    found = plain_table("RULE", "", "ABOUT", "DETAIL") if wide else plain_table("RULE", "", "ABOUT")
     for column in found.columns:
         column.overflow = "fold"
     for column in found.columns[:2]:
@@ -65,15 +65,15 @@ def table(rows: Sequence[Row], width: int) -> Table:
     return found
 
 
-def closing(rows: Sequence[Row], unseen: int, unasked: int = 0) -> str:
-    """A summary line. `unseen`: rules that no check covers; `unasked`: rules whose checks need --writes."""
+def summary_line(rows: Sequence[Row], not_checked: int, need_writes: int = 0) -> str:
+    """A summary line. `not_checked`: rules that no check covers; `need_writes`: rules whose checks need --writes."""
     counts = count(rows)
-    said = f"{len(rows)} {'rule' if len(rows) == 1 else 'rules'} checked: {counts[Result.SAME]} as Ollama"
-    said += f", {counts[Result.DIFFERS]} {'differs' if counts[Result.DIFFERS] == 1 else 'differ'}"
+    text = f"{len(rows)} {'rule' if len(rows) == 1 else 'rules'} checked: {counts[Result.SAME]} as Ollama"
+    text += f", {counts[Result.DIFFERS]} {'differs' if counts[Result.DIFFERS] == 1 else 'differ'}"
     if counts[Result.SKIPPED]:
-        said += f", {counts[Result.SKIPPED]} skipped"
-    said += f"; {unasked} more with --writes" if unasked else ""
-    return said + (f"; {unseen} not asked about, --list says why" if unseen else "")
+        text += f", {counts[Result.SKIPPED]} skipped"
+    text += f"; {need_writes} more with --writes" if need_writes else ""
+    return text + (f"; {not_checked} not checked, --list says why" if not_checked else "")
 
 
 def count(rows: Iterable[Row]) -> dict[Result, int]:
@@ -83,13 +83,13 @@ def count(rows: Iterable[Row]) -> dict[Result, int]:
     return found
 
 
-def machine(url: str, models: dict[str, str], rows: Sequence[Row], unseen: int) -> dict[str, Any]:
+def json_report(url: str, models: dict[str, str], rows: Sequence[Row], not_checked: int) -> dict[str, Any]:
     """The report as a JSON document."""
     counts = count(rows)
     return {
         "url": url,
         "models": models,
-        "counts": {**{result.value: counts[result] for result in Result}, "unseen": unseen},
+        "counts": {**{result.value: counts[result] for result in Result}, "not_checked": not_checked},
         "rules": [
             {
                 "rule": row.rule.name,

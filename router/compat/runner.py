@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from vllama_pool.router.compat.check import Check
+from vllama_pool.router.compat.checks.check import Check
 from vllama_pool.router.compat.expect import Differs, Skipped
 from vllama_pool.router.compat.server import CheckedServer
 from vllama_pool.router.compat.wire import InvalidResponse, reason
@@ -51,11 +51,13 @@ async def run_check(server: CheckedServer, check: Check) -> Outcome:
     """Run one check. A server that does not answer, or not in HTTP, differs."""
 
     def differs(text: str, *, timed_out: bool = False) -> Outcome:
-        return Outcome(check, Result.DIFFERS, f"{server.last}: {text}" if server.last else text, timed_out)
+        return Outcome(
+            check, Result.DIFFERS, f"{server.last_request}: {text}" if server.last_request else text, timed_out
+        )
 
-    server.last = ""
+    server.last_request = ""
     try:
-        await check.ask(server)
+        await check.run(server)
     except Skipped as skipped:
         return Outcome(check, Result.SKIPPED, str(skipped))
     except (Differs, InvalidResponse) as difference:

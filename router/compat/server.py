@@ -11,9 +11,9 @@ from vllama_pool.router.compat.expect import Skipped
 from vllama_pool.router.compat.models import ModelChoice
 from vllama_pool.router.compat.wire import RawConnection, RawResponse, ServerUrl
 
-FEW = {"num_predict": 8, "temperature": 0, "seed": 1}
+SHORT = {"num_predict": 8, "temperature": 0, "seed": 1}
 """Options for a short answer."""
-ABSENT = "vllama-compat-absent"
+ABSENT_MODEL = "vllama-compat-absent"
 """Name of a model that no server has."""
 
 
@@ -25,7 +25,7 @@ class CheckedServer:
         self.models = models
         self.key = key
         self._timeout = timeout
-        self.last = ""
+        self.last_request = ""
         """The last request, such as "GET /api/tags"."""
         self._cache: dict[str, RawResponse] = {}
 
@@ -41,7 +41,7 @@ class CheckedServer:
         self, method: str, path: str, body: Any = None, *, headers: Mapping[str, str] | None = None
     ) -> RawResponse:
         """Send one request. A body that is not bytes is sent as JSON."""
-        self.last = f"{method} {path}"
+        self.last_request = f"{method} {path}"
         async with asyncio.timeout(self._timeout), RawConnection(self.url) as connection:
             return await connection.exchange(method, path, self.headers(headers), encoded(body))
 
@@ -51,10 +51,10 @@ class CheckedServer:
     async def post(self, path: str, body: Any = None) -> RawResponse:
         return await self.send("POST", path, body)
 
-    async def once(self, path: str, body: Any) -> RawResponse:
+    async def post_cached(self, path: str, body: Any) -> RawResponse:
         """As `post`, but equal requests are sent only once: several checks share one response."""
         key = f"{path} {encoded(body).decode()}"
-        self.last = f"POST {path}"
+        self.last_request = f"POST {path}"
         if key not in self._cache:
             self._cache[key] = await self.post(path, body)
         return self._cache[key]
@@ -68,13 +68,15 @@ class CheckedServer:
 
     async def generate(self, *, use: str = "chat", **fields: Any) -> RawResponse:
         """A short answer of generate, streamed unless `fields` say otherwise."""
-        body = {"model": self.model(use), "prompt": "Say hello to me.", "options": FEW}
-        return await self.once("/api/generate", {**body, **fields})
+        body = {"model": self.model(use), "prompt": "Say hello to me.", "options": SHORT}
+        return await self.post_cached("/api/generate", {**body, **fields})
 
     async def chat(self, *, use: str = "chat", **fields: Any) -> RawResponse:
         """A short answer of chat, streamed unless `fields` say otherwise."""
         messages = [{"role": "user", "content": "Say hello to me."}]
-        return await self.once("/api/chat", {"model": self.model(use), "messages": messages, "options": FEW, **fields})
+        return await self.post_cached(
+            "/api/chat", {"model": self.model(use), "messages": messages, "options": SHORT, **fields}
+        )
 
 
 def encoded(body: Any) -> bytes:

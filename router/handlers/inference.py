@@ -18,7 +18,7 @@ from vllama_pool.router.errors import ClientError, Lost, NoWorker
 from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker
 from vllama_pool.router.protocol.ollama.not_found import unknown_model
 from vllama_pool.router.protocol.operation import Clock, DirectResponse, Operation
-from vllama_pool.router.protocol.vllm.errors import of_stream
+from vllama_pool.router.protocol.vllm.errors import classify_stream_failure
 from vllama_pool.router.proxy.attempt import WorkerResponse
 from vllama_pool.router.proxy.forward import WORKER_LOST, Forwarder, ForwardRequest
 from vllama_pool.router.proxy.relay import Relay, RelayOutcome
@@ -203,6 +203,6 @@ def _outcome(ending: RelayOutcome, answer: WorkerResponse) -> Outcome:
             return Errored(Lost("lost in mid-stream"))
         case RelayOutcome.FAILED:
             failure = answer.translator.failure
-            return Errored(of_stream(failure) if failure else Lost("failed in mid-stream"))
+            return Errored(classify_stream_failure(failure) if failure else Lost("failed in mid-stream"))
         case RelayOutcome.CLIENT_GONE | RelayOutcome.CLIENT_STALLED:
             return Abandoned()

@@ -76,7 +76,7 @@ def human_number(number: int) -> str:
 
 
 def merge(name: str, replicas: Sequence[ModelInfo], engines: Sequence[str] = ()) -> Merged:
-    ordered = sorted(replicas, key=_knowledge)
+    ordered = sorted(replicas, key=_best_informed)
     best = ordered[0]
     contexts = [info.context_length for info in ordered if info.context_length]
     abilities = tuple(name for name in CAPABILITIES if all(name in info.capabilities for info in ordered))
@@ -92,7 +92,7 @@ def merge(name: str, replicas: Sequence[ModelInfo], engines: Sequence[str] = ())
     return Merged(merged, _differences(ordered, engines))
 
 
-def _knowledge(info: ModelInfo) -> tuple[Any, ...]:
+def _best_informed(info: ModelInfo) -> tuple[Any, ...]:
     """Sort key: replicas that have read the model's files come first."""
     return (
         not info.digest,
@@ -124,11 +124,11 @@ def _digest_of(*known: Any) -> str:
 
 
 def _differences(replicas: Sequence[ModelInfo], engines: Sequence[str]) -> dict[str, list[str | int]]:
-    found: dict[str, set[Any]] = {
-        shown: {getattr(info, attribute) for info in replicas} - {"", 0} for attribute, shown in _COMPARED.items()
+    by_field: dict[str, set[Any]] = {
+        name: {getattr(info, attribute) for info in replicas} - {"", 0} for attribute, name in _COMPARED.items()
     }
-    found["engine_version"] = set(engines) - {""}
-    result: dict[str, list[str | int]] = {shown: sorted(values) for shown, values in found.items() if len(values) > 1}
+    by_field["engine_version"] = set(engines) - {""}
+    result: dict[str, list[str | int]] = {name: sorted(values) for name, values in by_field.items() if len(values) > 1}
     if len(templates := {info.template for info in replicas} - {""}) > 1:
         result["template"] = sorted(_digest_of(text)[:12] for text in templates)
     if len({frozenset(info.capabilities) for info in replicas}) > 1:

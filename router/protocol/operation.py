@@ -90,7 +90,7 @@ class StreamFailure:
 
     status: int
     text: str
-    models_own: bool = False
+    model_at_fault: bool = False
     """True if the model's output is at fault, not the worker."""
 
 

@@ -9,7 +9,7 @@ from vllama_pool.router.balance.budget import Budget
 from vllama_pool.router.balance.lease import Lease, Outcome
 from vllama_pool.router.errors import Lost
 from vllama_pool.router.protocol.operation import StreamTranslator
-from vllama_pool.router.protocol.vllm.errors import of_stream
+from vllama_pool.router.protocol.vllm.errors import classify_stream_failure
 from vllama_pool.router.upstream.interface import Response
 
 FINISHED_AT_ONCE = 64 * 1024
@@ -88,7 +88,7 @@ async def first_content(response: Response, translator: StreamTranslator, begun:
             # Finishing a large response takes long enough to stall other streams.
             end = translator.finish() if size <= FINISHED_AT_ONCE else await asyncio.to_thread(translator.finish)
             if translator.failure is not None:
-                raise of_stream(translator.failure)
+                raise classify_stream_failure(translator.failure)
             if not translator.done:
                 raise Lost("the worker's answer ended before it was whole", status=502)
             return bytes(first) + end if first else end
@@ -96,5 +96,5 @@ async def first_content(response: Response, translator: StreamTranslator, begun:
         if translator.begun:
             begun()
         if translator.failure is not None and not translator.ready:
-            raise of_stream(translator.failure)
+            raise classify_stream_failure(translator.failure)
     return bytes(first)

@@ -7,15 +7,15 @@ import pytest
 import pytest_asyncio
 
 from tests.support.fleet.described import described_fleet
-from vllama_pool.router.compat.check import Check
 from vllama_pool.router.compat.checks import CHECKS
-from vllama_pool.router.compat.models import ModelChoice, choose, listed
+from vllama_pool.router.compat.checks.check import Check
+from vllama_pool.router.compat.models import ModelChoice, choose, parse_tags
 from vllama_pool.router.compat.runner import Result, run, run_check
 from vllama_pool.router.compat.server import CheckedServer
 from vllama_pool.router.compat.wire import parse_url
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-NEED_VISION = {"generate_sees", "chat_sees"}
+NEED_VISION = {"generate_accepts_images", "chat_accepts_images"}
 """Simulated workers have no model that sees. tests/vllm/test_vision.py runs these checks."""
 EACH = [
     pytest.param(check, id=check.name, marks=pytest.mark.rule(*sorted(check.rules)))
@@ -27,7 +27,7 @@ EACH = [
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[CheckedServer]:
     async with described_fleet(tmp_path_factory.mktemp("state")) as running:
-        models = choose(listed((await running.http.get("/api/tags")).json()), ModelChoice())
+        models = choose(parse_tags((await running.http.get("/api/tags")).json()), ModelChoice())
         yield CheckedServer(parse_url(running.url), models, timeout=20)
 
 
@@ -40,6 +40,6 @@ async def test_the_router_answers_as_ollama_does(server: CheckedServer, check: C
 async def test_a_model_that_can_do_everything_answers_as_ollamas_does(tmp_path: Path) -> None:
     """Chats with a model that also thinks and calls tools, which the checks otherwise avoid."""
     async with described_fleet(tmp_path) as running:
-        models = choose(listed((await running.http.get("/api/tags")).json()), ModelChoice(chat="able"))
+        models = choose(parse_tags((await running.http.get("/api/tags")).json()), ModelChoice(chat="able"))
         outcomes = await run(CheckedServer(parse_url(running.url), models, timeout=20), CHECKS)
     assert {o.check.name: o.detail for o in outcomes if o.result is Result.DIFFERS} == {}

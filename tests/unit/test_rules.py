@@ -7,8 +7,9 @@ from functools import cache
 from pathlib import Path
 
 from vllama_pool.router.compat.checks import CHECKS
-from vllama_pool.router.compat.rule import GROUPS
-from vllama_pool.router.compat.rules import RULES, markdown, spans
+from vllama_pool.router.compat.rules import RULES
+from vllama_pool.router.compat.rules.docs_table import markdown, spans
+from vllama_pool.router.compat.rules.rule import GROUPS
 
 TESTS = Path(__file__).resolve().parents[1]
 TRAPS = 15
@@ -53,9 +54,9 @@ def test_titles_are_unique_and_fit_on_a_line() -> None:
 
 def test_each_rule_is_checked_from_outside_or_says_why_not() -> None:
     checked = {number for check in CHECKS for number in check.rules}
-    assert {rule.number for rule in RULES if rule.outside} - checked == set()
-    assert {rule.number for rule in RULES if not rule.outside} & checked == set()
-    assert [rule.name for rule in RULES if rule.inside and rule.left_out] == []
+    assert {rule.number for rule in RULES if rule.has_checks} - checked == set()
+    assert {rule.number for rule in RULES if not rule.has_checks} & checked == set()
+    assert [rule.name for rule in RULES if rule.unobservable and rule.not_implemented] == []
 
 
 def test_check_names_are_unique() -> None:
@@ -63,7 +64,7 @@ def test_check_names_are_unique() -> None:
 
 
 def test_each_rule_that_no_check_can_see_has_a_test() -> None:
-    unchecked = {rule.number for rule in RULES if rule.inside}
+    unchecked = {rule.number for rule in RULES if rule.unobservable}
     assert spans(unchecked - marked("rule")) == "", "mark a test of the rule with @pytest.mark.rule(number)"
 
 

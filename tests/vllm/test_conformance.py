@@ -734,7 +734,7 @@ class Reading:
 
     async def rest(self) -> list[Any]:
         """Reads to the end. Returns the shapes of the last two events."""
-        return shapes.of_stream("".join([self._first, *[part async for part in self._text]]))[-2:]
+        return shapes.classify_stream_failure("".join([self._first, *[part async for part in self._text]]))[-2:]
 
 
 async def fill(

@@ -9,7 +9,12 @@ import click
 from vllama_pool.config.routing.table import RoutingError
 from vllama_pool.config.settings import RouterSettings, WorkerSettings
 from vllama_pool.router.cli.commands.common import PASS_ON, CommandFailed, export, read, warn_of_unknown
-from vllama_pool.router.cli.commands.groups import Grouped, further_groups, group, of_a_group
+from vllama_pool.router.cli.commands.worker_groups import (
+    CommandWithGroups,
+    later_groups,
+    worker_group,
+    worker_group_options,
+)
 from vllama_pool.router.supervisor.console import Console
 from vllama_pool.router.supervisor.plan import CannotLaunch
 from vllama_pool.router.supervisor.serve import WorkerGroups
@@ -17,9 +22,12 @@ from vllama_pool.router.supervisor.serve import serve as run_serve
 
 
 @click.command(
-    "serve", cls=Grouped, context_settings=PASS_ON, short_help="Run the router, and a worker for every --model."
+    "serve",
+    cls=CommandWithGroups,
+    context_settings=PASS_ON,
+    short_help="Run the router, and a worker for every --model.",
 )
-@of_a_group
+@worker_group_options
 @click.option("--host", help="Address to listen on (default: OLLAMA_HOST, else 127.0.0.1).")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on (default: OLLAMA_HOST, else 11434).")
 @click.option(
@@ -62,7 +70,7 @@ def command(
     \b
     vllama serve --model A --max-model-len 8192 --and --model B --max-num-seqs 8
     """
-    groups = [group(models, names, replicas, gpus, engine, vllm_args), *further_groups(ctx)]
+    groups = [worker_group(models, names, replicas, gpus, engine, vllm_args), *later_groups(ctx)]
     export(
         {
             "VLLAMA_HOST": host,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from vllama_pool.router.compat.check import Check, declared
 from vllama_pool.router.compat.checks import (
     answers,
     catalogue,
@@ -21,6 +20,7 @@ from vllama_pool.router.compat.checks import (
     thinking,
     writes,
 )
+from vllama_pool.router.compat.checks.check import Check, checks_in
 
 _MODULES = (
     routes,
@@ -42,4 +42,4 @@ _MODULES = (
 )
 """In running order. Checks that unload models come last."""
 
-CHECKS: tuple[Check, ...] = tuple(check for module in _MODULES for check in declared(module))
+CHECKS: tuple[Check, ...] = tuple(check for module in _MODULES for check in checks_in(module))

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllama_pool.router.compat.check import Check, covers
+from vllama_pool.router.compat.checks.check import Check, covers
 from vllama_pool.router.compat.expect import (
     JSON,
     NDJSON,
-    a_time,
-    an_object,
     content_type,
     expect,
     field,
+    json_object,
     lacks,
     lines,
     same,
     status,
+    timestamp,
 )
-from vllama_pool.router.compat.server import FEW, CheckedServer
+from vllama_pool.router.compat.server import SHORT, CheckedServer
 from vllama_pool.router.compat.wire import RawResponse
 
 DURATIONS = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
@@ -29,7 +29,7 @@ REASONS = ("stop", "length")
 
 async def streamed(server: CheckedServer, endpoint: str, **fields: Any) -> list[dict[str, Any]]:
     """The lines of a short streamed answer, checked for one final line."""
-    found = lines(await asked(server, endpoint, **fields))
+    found = lines(await request_answer(server, endpoint, **fields))
     for line in found:
         expect("error" not in line, "no error", line)
         field(line, "done", bool)
@@ -40,12 +40,12 @@ async def streamed(server: CheckedServer, endpoint: str, **fields: Any) -> list[
 
 async def whole(server: CheckedServer, endpoint: str, **fields: Any) -> dict[str, Any]:
     """A short answer as one object."""
-    found = an_object(await asked(server, endpoint, stream=False, **fields))
+    found = json_object(await request_answer(server, endpoint, stream=False, **fields))
     same("done", True, field(found, "done", bool))
     return found
 
 
-async def asked(server: CheckedServer, endpoint: str, **fields: Any) -> RawResponse:
+async def request_answer(server: CheckedServer, endpoint: str, **fields: Any) -> RawResponse:
     return await (server.generate(**fields) if endpoint == "generate" else server.chat(**fields))
 
 
@@ -71,12 +71,12 @@ def metrics(line: dict[str, Any]) -> None:
         expect(field(line, key, int) > 0, f"{key} above 0", line[key])
 
 
-def for_both(rules: dict[str, set[int]], name: str, ask: Any) -> tuple[Check, ...]:
+def for_both(rules: dict[str, set[int]], name: str, check: Any) -> tuple[Check, ...]:
     """Two checks: one for generate, one for chat."""
 
     def bound(endpoint: str) -> Check:
         async def run(server: CheckedServer) -> None:
-            await ask(server, endpoint)
+            await check(server, endpoint)
 
         return Check(frozenset(rules[endpoint]), f"{endpoint}: {name}", run)
 
@@ -89,7 +89,7 @@ def both(*rules: int, generate: int | None = None, chat: int | None = None) -> d
 
 
 async def _streams(server: CheckedServer, endpoint: str) -> None:
-    response = await asked(server, endpoint)
+    response = await request_answer(server, endpoint)
     found = await streamed(server, endpoint)
     content_type(response, NDJSON)
     expect(response.chunks is not None, "Transfer-Encoding: chunked", dict(response.headers))
@@ -103,14 +103,14 @@ STREAMS = for_both(both(43, 44, generate=23, chat=24), "streams are lines of JSO
 
 async def _stream_texts(server: CheckedServer, endpoint: str) -> None:
     found = await streamed(server, endpoint)
-    said = [(thinking(endpoint, line), text(endpoint, line)) for line in found]
-    expect(any(map(any, said)), "some text", found)
-    for before, line in zip(said[:-1], found[:-1], strict=True):
-        expect(endpoint == "generate" or any(before) or "tool_calls" in line["message"], "no empty lines", line)
+    texts = [(thinking(endpoint, line), text(endpoint, line)) for line in found]
+    expect(any(map(any, texts)), "some text", found)
+    for text_before, line in zip(texts[:-1], found[:-1], strict=True):
+        expect(endpoint == "generate" or any(text_before) or "tool_calls" in line["message"], "no empty lines", line)
         same("model", found[-1].get("model", ""), field(line, "model", str))
-        a_time(field(line, "created_at", str), utc=True)
+        timestamp(field(line, "created_at", str), utc=True)
         lacks(line, "done_reason", *DURATIONS, *COUNTS)
-    same("text of the last line", "", said[-1][1])
+    same("text of the last line", "", texts[-1][1])
 
 
 STREAM_TEXTS = for_both(both(41, generate=67, chat=84), "texts, then the end", _stream_texts)
@@ -122,14 +122,14 @@ async def _ends(server: CheckedServer, endpoint: str) -> None:
         metrics(last)
         reason = field(last, "done_reason", str)
         expect(reason in REASONS, "done_reason stop or length", reason)
-        a_time(field(last, "created_at", str), utc=True)
+        timestamp(field(last, "created_at", str), utc=True)
 
 
 ENDS = for_both(both(42, 69, 70), "metrics of the end", _ends)
 
 
 async def _whole(server: CheckedServer, endpoint: str) -> None:
-    response = await asked(server, endpoint, stream=False)
+    response = await request_answer(server, endpoint, stream=False)
     status(response, 200)
     content_type(response, JSON)
     expect(not response.body.endswith(b"\n"), "no newline at the end", response.body[-20:])
@@ -142,7 +142,7 @@ WHOLE = for_both(both(40, generate=68, chat=86), "a whole answer", _whole)
 
 
 @covers(55)
-async def generate_does_not_stream_when_told_so(server: CheckedServer) -> None:
+async def generate_without_streaming_is_one_object(server: CheckedServer) -> None:
     await whole(server, "generate")
 
 
@@ -161,13 +161,13 @@ async def chat_has_no_context(server: CheckedServer) -> None:
 
 @covers(69, 126)
 async def num_predict_bounds_the_answer(server: CheckedServer) -> None:
-    found = await whole(server, "generate", options={**FEW, "num_predict": 3})
+    found = await whole(server, "generate", options={**SHORT, "num_predict": 3})
     same("done_reason", "length", field(found, "done_reason", str))
     same("eval_count", 3, field(found, "eval_count", int))
 
 
 @covers(112)
-async def nothing_of_images_in_answers(server: CheckedServer) -> None:
+async def answers_have_no_image_generation_fields(server: CheckedServer) -> None:
     for endpoint in NATIVE:
         lacks(await whole(server, endpoint), "image", "completed", "total")
 
@@ -182,7 +182,7 @@ async def special_characters_are_escaped(server: CheckedServer) -> None:
 @covers(46)
 async def errors_before_a_stream_have_a_status(server: CheckedServer) -> None:
     response = await server.post("/api/chat", {"model": "vllama-compat-absent", "messages": [], "stream": True})
-    field(an_object(response, wanted=404), "error", str)
+    field(json_object(response, code=404), "error", str)
     expect(
         (response.header("content-type") or "").startswith("application/json"), "JSON", response.header("content-type")
     )

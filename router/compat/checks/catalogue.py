@@ -7,19 +7,19 @@ from datetime import datetime
 from typing import Any
 
 from vllama_pool.config import names
-from vllama_pool.router.compat.check import covers
+from vllama_pool.router.compat.checks.check import covers
 from vllama_pool.router.compat.checks.requests import loaded
 from vllama_pool.router.compat.expect import (
     JSON,
     Differs,
     Skipped,
-    a_time,
-    an_object,
     content_type,
     expect,
     field,
+    json_object,
     lacks,
     same,
+    timestamp,
 )
 from vllama_pool.router.compat.server import CheckedServer
 from vllama_pool.router.compat.wire import RawResponse
@@ -41,7 +41,7 @@ async def tags(server: CheckedServer) -> list[dict[str, Any]]:
 
 
 def models(response: RawResponse) -> list[dict[str, Any]]:
-    found = field(an_object(response), "models", list)
+    found = field(json_object(response), "models", list)
     for item in found:
         expect(isinstance(item, dict), "an object for each model", item)
     return found
@@ -58,21 +58,20 @@ async def running(server: CheckedServer, model: str) -> dict[str, Any]:
 
 
 def entry(listed: list[dict[str, Any]], model: str) -> dict[str, Any]:
-    wanted = names.lookup_key(model)
+    key = names.lookup_key(model)
     for item in listed:
-        if names.lookup_key(field(item, "name", str)) == wanted:
+        if names.lookup_key(field(item, "name", str)) == key:
             return item
     raise Differs(f"expected {model} in the list; got {', '.join(item['name'] for item in listed) or 'no models'}")
 
 
-async def shown(server: CheckedServer, **fields: Any) -> dict[str, Any]:
+async def describe(server: CheckedServer, **fields: Any) -> dict[str, Any]:
     """The answer of show for these fields, by default for the chat model."""
-    asked = fields or {"model": server.model("chat")}
-    return an_object(await server.once("/api/show", asked))
+    return json_object(await server.post_cached("/api/show", fields or {"model": server.model("chat")}))
 
 
 def moment(text: str) -> datetime:
-    a_time(text)
+    timestamp(text)
     return datetime.fromisoformat(text)
 
 
@@ -86,17 +85,17 @@ def has_details(item: dict[str, Any]) -> None:
 
 
 @covers(9, 41)
-async def tags_have_what_clients_read(server: CheckedServer) -> None:
+async def tags_have_the_fields_that_clients_read(server: CheckedServer) -> None:
     response = await server.get("/api/tags")
     content_type(response, JSON)
     for item in await tags(server):
-        a_time(field(item, "modified_at", str))
+        timestamp(field(item, "modified_at", str))
         has_details(item)
         lacks(item, "expires_at", "size_vram")
 
 
 @covers(9)
-async def the_newest_come_first(server: CheckedServer) -> None:
+async def tags_are_sorted_newest_first(server: CheckedServer) -> None:
     times = [moment(field(item, "modified_at", str)) for item in models(await server.get("/api/tags"))]
     if not times:
         raise Skipped("no models")
@@ -104,7 +103,7 @@ async def the_newest_come_first(server: CheckedServer) -> None:
 
 
 @covers(22)
-async def the_longest_lived_come_first(server: CheckedServer) -> None:
+async def ps_is_sorted_longest_lifetime_first(server: CheckedServer) -> None:
     loaded(await server.post("/api/generate", {"model": server.model("chat")}))
     times = [moment(field(item, "expires_at", str)) for item in models(await server.get("/api/ps"))]
     expect(times and times == sorted(times, reverse=True), "the longest-lived first", [str(time) for time in times])
@@ -121,7 +120,7 @@ async def lists_have_names_with_tags(server: CheckedServer) -> None:
 
 
 @covers(174)
-async def names_and_digests(server: CheckedServer) -> None:
+async def model_is_name_and_digests_are_hex(server: CheckedServer) -> None:
     for item in await tags(server):
         same("model", field(item, "name", str), field(item, "model", str))
         digest = field(item, "digest", str)
@@ -137,23 +136,23 @@ async def sizes(server: CheckedServer) -> None:
 
 
 @covers(176)
-async def capabilities_are_of_the_set(server: CheckedServer) -> None:
+async def capabilities_are_known_to_ollama(server: CheckedServer) -> None:
     for item in await tags(server):
         found = field(item, "capabilities", list)
         expect(found and set(found) <= CAPABILITIES, "capabilities that Ollama has", found)
         expect(not {"embedding", "completion"} <= set(found), "embedding or completion, not both", found)
-        described = an_object(await server.once("/api/show", {"model": field(item, "model", str)}))
+        described = json_object(await server.post_cached("/api/show", {"model": field(item, "model", str)}))
         same("capabilities in show", sorted(found), sorted(field(described, "capabilities", list)))
 
 
 @covers(22, 41, 174, 175)
-async def ps_lists_what_is_loaded(server: CheckedServer) -> None:
+async def ps_lists_loaded_models(server: CheckedServer) -> None:
     model = server.model("chat")
     loaded(await server.post("/api/generate", {"model": model}))
     content_type(await server.get("/api/ps"), JSON)
     item = await running(server, model)
     same("model", field(item, "name", str), field(item, "model", str))
-    a_time(field(item, "expires_at", str))
+    timestamp(field(item, "expires_at", str))
     has_details(item)
     expect(DIGEST.match(field(item, "digest", str)), "64 hex digits", item["digest"])
     size, on_gpu = field(item, "size", int), field(item, "size_vram", int)
@@ -166,16 +165,16 @@ async def ps_lists_what_is_loaded(server: CheckedServer) -> None:
 async def ps_and_tags_agree(server: CheckedServer) -> None:
     model = server.model("chat")
     loaded(await server.post("/api/generate", {"model": model}))
-    there, listed = await running(server, model), await tagged(server, model)
+    in_ps, in_tags = await running(server, model), await tagged(server, model)
     for key in ("name", "digest"):
-        same(f"{key} in ps", field(listed, key, str), field(there, key, str))
+        same(f"{key} in ps", field(in_tags, key, str), field(in_ps, key, str))
 
 
 @covers(10)
-async def show_has_what_clients_read(server: CheckedServer) -> None:
-    found = await shown(server)
+async def show_has_the_fields_that_clients_read(server: CheckedServer) -> None:
+    found = await describe(server)
     has_details(found)
-    a_time(field(found, "modified_at", str))
+    timestamp(field(found, "modified_at", str))
     field(found, "model_info", dict)
     for text in {"template", "license", "modelfile", "parameters", "system"} & set(found):
         field(found, text, str)
@@ -185,16 +184,16 @@ async def show_has_what_clients_read(server: CheckedServer) -> None:
 
 
 @covers(10)
-async def show_takes_the_older_name(server: CheckedServer) -> None:
+async def show_accepts_the_older_name_field(server: CheckedServer) -> None:
     """The ollama command sends `name` and an empty `model`."""
-    asked = {"model": "", "name": server.model("chat"), "system": "", "template": "", "options": None}
-    has_details(await shown(server, **asked))
-    same("answer", await shown(server), await shown(server, **asked))
+    fields = {"model": "", "name": server.model("chat"), "system": "", "template": "", "options": None}
+    has_details(await describe(server, **fields))
+    same("answer", await describe(server), await describe(server, **fields))
 
 
 @covers(109)
-async def show_leaves_out_what_is_long(server: CheckedServer) -> None:
-    info = field(await shown(server), "model_info", dict)
+async def show_omits_long_lists(server: CheckedServer) -> None:
+    info = field(await describe(server), "model_info", dict)
     expect(info, "something in model_info", info)
     lacks(info, "general.name", "tokenizer.chat_template")
     for key, value in info.items():
@@ -202,22 +201,22 @@ async def show_leaves_out_what_is_long(server: CheckedServer) -> None:
 
 
 @covers(110)
-async def copilot_is_told_the_name_that_it_asked_for(server: CheckedServer) -> None:
+async def show_returns_the_requested_name_to_copilot(server: CheckedServer) -> None:
     model = server.model("chat")
     headers = {"User-Agent": "GitHubCopilotChat/0.30.0"}
-    found = an_object(await server.send("POST", "/api/show", {"model": model}, headers=headers))
+    found = json_object(await server.send("POST", "/api/show", {"model": model}, headers=headers))
     same("general.basename", model, field(field(found, "model_info", dict), "general.basename", str))
 
 
 @covers(111)
 async def model_info_has_the_keys_that_clients_read(server: CheckedServer) -> None:
-    info = field(await shown(server), "model_info", dict)
+    info = field(await describe(server), "model_info", dict)
     architecture = field(info, "general.architecture", str)
     for key in (f"{architecture}.context_length", f"{architecture}.embedding_length", "general.parameter_count"):
         expect(field(info, key, int) > 0, f"{key} above 0", info[key])
 
 
 @covers(112)
-async def no_model_makes_images(server: CheckedServer) -> None:
+async def no_model_generates_images(server: CheckedServer) -> None:
     for item in await tags(server):
         expect("image" not in item.get("capabilities", ()), "no capability image", item.get("capabilities"))

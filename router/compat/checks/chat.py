@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllama_pool.router.compat.check import Check, covers
 from vllama_pool.router.compat.checks.answers import streamed, whole
+from vllama_pool.router.compat.checks.check import Check, covers
 from vllama_pool.router.compat.checks.generate import full_name
 from vllama_pool.router.compat.expect import Skipped, error, expect, field, same
-from vllama_pool.router.compat.server import FEW, CheckedServer
+from vllama_pool.router.compat.server import SHORT, CheckedServer
 
 HELLO = {"role": "user", "content": "Say hello to me."}
 WEATHER = {
@@ -36,7 +36,7 @@ async def tokens(server: CheckedServer, **fields: Any) -> int:
 
 
 @covers(72)
-async def roles_in_any_case(server: CheckedServer) -> None:
+async def roles_match_in_any_case(server: CheckedServer) -> None:
     plain = await tokens(server, messages=[HELLO])
     same("prompt_eval_count", plain, await tokens(server, messages=[{**HELLO, "role": "USER"}]))
 
@@ -55,12 +55,12 @@ async def messages_may_carry_thinking(server: CheckedServer) -> None:
 def history(rules: set[int], name: str, call: dict[str, Any], result: dict[str, Any]) -> Check:
     """A chat whose history has a tool call and its result."""
 
-    async def ask(server: CheckedServer) -> None:
+    async def run(server: CheckedServer) -> None:
         turns = [QUESTION, {"role": "assistant", "content": "", "tool_calls": [call]}]
         answer = {"role": "tool", "content": ANSWERED, **result}
         await whole(server, "chat", use="tools", messages=[*turns, answer], tools=[WEATHER], think=None)
 
-    return Check(frozenset(rules), name, ask)
+    return Check(frozenset(rules), name, run)
 
 
 HISTORIES = (
@@ -71,12 +71,12 @@ HISTORIES = (
 
 
 @covers(79)
-async def no_tools_by_an_empty_list(server: CheckedServer) -> None:
+async def an_empty_tools_list_means_no_tools(server: CheckedServer) -> None:
     await whole(server, "chat", tools=[])
 
 
 @covers(79, 159)
-async def tools_need_a_model_that_has_them(server: CheckedServer) -> None:
+async def tools_require_a_capable_model(server: CheckedServer) -> None:
     model = server.model("toolless")
     error(await server.chat(use="toolless", tools=[WEATHER]), 400, f"{full_name(model)} does not support tools")
 
@@ -88,7 +88,7 @@ async def tool_choice_is_ignored(server: CheckedServer) -> None:
 
 async def called(server: CheckedServer, *, stream: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The lines of an answer to a question for a tool, and the calls in them. Skipped where the model makes none."""
-    fields: dict[str, Any] = {"messages": [QUESTION], "tools": [WEATHER], "options": {**FEW, "num_predict": 256}}
+    fields: dict[str, Any] = {"messages": [QUESTION], "tools": [WEATHER], "options": {**SHORT, "num_predict": 256}}
     if stream:
         lines = await streamed(server, "chat", use="tools", **fields)
     else:
@@ -114,7 +114,7 @@ async def tool_calls_have_their_shape(server: CheckedServer) -> None:
 
 
 @covers(82)
-async def tool_calls_come_whole(server: CheckedServer) -> None:
+async def tool_calls_are_not_split(server: CheckedServer) -> None:
     _, whole_calls = await called(server, stream=False)
     _, calls = await called(server, stream=True)
     same("count of calls in a stream", len(whole_calls), len(calls))
@@ -124,7 +124,7 @@ async def tool_calls_come_whole(server: CheckedServer) -> None:
 
 
 @covers(83)
-async def a_call_is_no_reason_of_its_own(server: CheckedServer) -> None:
+async def a_tool_call_ends_with_done_reason_stop(server: CheckedServer) -> None:
     for stream in (False, True):
         lines, _ = await called(server, stream=stream)
         same("done_reason", "stop", field(lines[-1], "done_reason", str))

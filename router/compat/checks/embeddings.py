@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from vllama_pool.router.compat.check import Check, covers
-from vllama_pool.router.compat.expect import JSON, Skipped, an_object, content_type, error, expect, field, lacks, same
-from vllama_pool.router.compat.server import ABSENT, CheckedServer
+from vllama_pool.router.compat.checks.check import Check, covers
+from vllama_pool.router.compat.expect import JSON, Skipped, content_type, error, expect, field, json_object, lacks, same
+from vllama_pool.router.compat.server import ABSENT_MODEL, CheckedServer
 from vllama_pool.router.compat.wire import RawResponse
 
 TEXTS = ["Why is the sky blue?", "Why is the grass green?"]
@@ -20,27 +20,27 @@ TOLERANCE = 1e-3
 
 
 async def embed(server: CheckedServer, value: Any, **fields: Any) -> RawResponse:
-    return await server.once("/api/embed", {"model": server.model("embed"), "input": value, **fields})
+    return await server.post_cached("/api/embed", {"model": server.model("embed"), "input": value, **fields})
 
 
 async def vectors(server: CheckedServer, value: Any, **fields: Any) -> list[list[float]]:
     """The vectors of an answer, checked to be lists of numbers."""
-    found = field(an_object(await embed(server, value, **fields)), "embeddings", list)
+    found = field(json_object(await embed(server, value, **fields)), "embeddings", list)
     for vector in found:
         is_vector(vector)
     return found
 
 
 def is_vector(vector: Any) -> None:
-    right = isinstance(vector, list) and vector and all(type(number) in (int, float) for number in vector)
-    expect(right, "a list of numbers", vector)
+    is_numbers = isinstance(vector, list) and vector and all(type(number) in (int, float) for number in vector)
+    expect(is_numbers, "a list of numbers", vector)
 
 
 def length(vector: list[float]) -> float:
     return math.sqrt(sum(number * number for number in vector))
 
 
-def alike(one: list[float], other: list[float]) -> bool:
+def nearly_equal(one: list[float], other: list[float]) -> bool:
     return len(one) == len(other) and all(abs(a - b) < TOLERANCE for a, b in zip(one, other, strict=True))
 
 
@@ -48,7 +48,7 @@ def alike(one: list[float], other: list[float]) -> bool:
 async def embed_answers(server: CheckedServer) -> None:
     response = await embed(server, TEXTS)
     content_type(response, JSON)
-    found = an_object(response)
+    found = json_object(response)
     same("model", server.model("embed"), field(found, "model", str))
     same("count of vectors", len(TEXTS), len(await vectors(server, TEXTS)))
     for key in ("total_duration", "load_duration", "prompt_eval_count"):
@@ -59,7 +59,7 @@ async def embed_answers(server: CheckedServer) -> None:
 async def batches_keep_their_order(server: CheckedServer) -> None:
     batch, alone = await vectors(server, TEXTS), await vectors(server, TEXTS[1])
     same("count of vectors", 1, len(alone))
-    expect(alike(batch[-1], alone[0]), "the second vector as for its text alone", batch[-1][:4])
+    expect(nearly_equal(batch[-1], alone[0]), "the second vector as for its text alone", batch[-1][:4])
 
 
 @covers(25, 43)
@@ -76,50 +76,52 @@ async def vectors_have_length_one(server: CheckedServer) -> None:
 
 
 @covers(99)
-async def vectors_can_be_cut(server: CheckedServer) -> None:
+async def vectors_are_truncated_to_dimensions(server: CheckedServer) -> None:
     (full, *_) = await vectors(server, TEXTS) or [[0.0]]
     half = max(1, len(full) // 2)
     for vector in await vectors(server, TEXTS, dimensions=half):
         same("dimensions", half, len(vector))
         expect(abs(length(vector) - 1) < TOLERANCE, "length 1", length(vector))
     (whole, *_) = await vectors(server, TEXTS, dimensions=10 * len(full)) or [[]]
-    expect(alike(whole, full), "the whole vector for more dimensions than there are", len(whole))
+    expect(nearly_equal(whole, full), "the whole vector for more dimensions than there are", len(whole))
 
 
-def load_only(value: Any) -> Check:
-    async def ask(server: CheckedServer) -> None:
-        found = an_object(await embed(server, value))
+def is_load(value: Any) -> Check:
+    async def run(server: CheckedServer) -> None:
+        found = json_object(await embed(server, value))
         same("response", {"model": server.model("embed"), "embeddings": []}, found)
 
-    return Check(frozenset({91, 100}), f"embed {value!r}", ask)
+    return Check(frozenset({91, 100}), f"embed {value!r}", run)
 
 
-LOADS = (load_only(""), load_only([]), load_only(None))
+LOADS = (is_load(""), is_load([]), is_load(None))
 
 
 @covers(100)
-async def an_empty_text_in_a_list_is_one(server: CheckedServer) -> None:
+async def an_empty_text_in_a_list_has_a_vector(server: CheckedServer) -> None:
     same("count of vectors", 1, len(await vectors(server, [""])))
 
 
 def refused(value: Any) -> Check:
-    async def ask(server: CheckedServer) -> None:
+    async def run(server: CheckedServer) -> None:
         error(await embed(server, value), 400, BAD_INPUT)
 
-    return Check(frozenset({100}), f"embed {value!r} is refused", ask)
+    return Check(frozenset({100}), f"embed {value!r} is refused", run)
 
 
 REFUSED = (refused(1), refused({"text": "x"}), refused(["x", 1]), refused([["x"]]))
 
 
 @covers(100, 166)
-async def a_bad_input_beats_a_missing_model(server: CheckedServer) -> None:
-    error(await server.post("/api/embed", {"model": ABSENT, "input": 1}), 400, BAD_INPUT)
+async def an_invalid_input_is_reported_before_a_missing_model(server: CheckedServer) -> None:
+    error(await server.post("/api/embed", {"model": ABSENT_MODEL, "input": 1}), 400, BAD_INPUT)
 
 
 async def too_long(server: CheckedServer) -> str:
     """A text that exceeds the model's context. Raises Skipped if the context is too large to try."""
-    info = field(an_object(await server.once("/api/show", {"model": server.model("embed")})), "model_info", dict)
+    info = field(
+        json_object(await server.post_cached("/api/show", {"model": server.model("embed")})), "model_info", dict
+    )
     context = next((value for key, value in info.items() if key.endswith(".context_length")), 0)
     if not isinstance(context, int) or not 0 < context <= MAX_CONTEXT:
         raise Skipped("the model's context is long")
@@ -127,19 +129,19 @@ async def too_long(server: CheckedServer) -> str:
 
 
 @covers(101)
-async def too_long_is_refused_where_it_may_not_be_cut(server: CheckedServer) -> None:
+async def a_long_text_is_refused_without_truncate(server: CheckedServer) -> None:
     text = await too_long(server)
     error(await embed(server, text, truncate=False), 400, TOO_LONG)
     error(await embed(server, ["short", text], truncate=False), 400, TOO_LONG)
 
 
 @covers(101)
-async def too_long_is_cut_otherwise(server: CheckedServer) -> None:
+async def a_long_text_is_truncated_by_default(server: CheckedServer) -> None:
     same("count of vectors", 1, len(await vectors(server, await too_long(server))))
 
 
 async def legacy(server: CheckedServer, **fields: Any) -> dict[str, Any]:
-    return an_object(await server.once("/api/embeddings", {"model": server.model("embed"), **fields}))
+    return json_object(await server.post_cached("/api/embeddings", {"model": server.model("embed"), **fields}))
 
 
 @covers(26)
@@ -151,6 +153,6 @@ async def embeddings_answers(server: CheckedServer) -> None:
 
 
 @covers(26, 91)
-async def embeddings_of_nothing(server: CheckedServer) -> None:
+async def embeddings_of_an_empty_prompt_are_empty(server: CheckedServer) -> None:
     same("response", {"embedding": []}, await legacy(server))
     same("response", {"embedding": []}, await legacy(server, prompt=""))

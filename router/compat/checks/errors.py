@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllama_pool.router.compat.check import Check, covers
 from vllama_pool.router.compat.checks.chat import HELLO
+from vllama_pool.router.compat.checks.check import Check, covers
 from vllama_pool.router.compat.expect import Differs, Skipped, error, expect, lines, same, status
-from vllama_pool.router.compat.server import ABSENT, FEW, CheckedServer
+from vllama_pool.router.compat.server import ABSENT_MODEL, SHORT, CheckedServer
 from vllama_pool.router.compat.wire import RawResponse
 
 REQUIRED = "model is required"
@@ -17,13 +17,13 @@ BAD = "a@b"
 NO_BASE64 = "illegal base64 data at input byte"
 
 
-def fails(rules: set[int], method: str, path: str, body: dict[str, Any], wanted: int, text: str) -> Check:
+def fails(rules: set[int], method: str, path: str, body: dict[str, Any], code: int, text: str) -> Check:
     """A request that must fail with this status and text."""
 
-    async def ask(server: CheckedServer) -> None:
-        error(await server.send(method, path, body), wanted, text)
+    async def run(server: CheckedServer) -> None:
+        error(await server.send(method, path, body), code, text)
 
-    return Check(frozenset(rules), f"{method} {path} {body}", ask)
+    return Check(frozenset(rules), f"{method} {path} {body}", run)
 
 
 MISSING = (
@@ -35,7 +35,7 @@ MISSING = (
     fails({106, 146}, "POST", "/api/pull", {"stream": False}, 400, INVALID),
     fails({146}, "POST", "/api/push", {"stream": False}, 400, REQUIRED),
     fails({146}, "DELETE", "/api/delete", {"model": ""}, 400, REQUIRED),
-    fails({146}, "POST", "/api/copy", {"destination": ABSENT}, 400, 'source "" is invalid'),
+    fails({146}, "POST", "/api/copy", {"destination": ABSENT_MODEL}, 400, 'source "" is invalid'),
 )
 NO_NAME = (
     fails({147}, "POST", "/api/generate", {"model": BAD, "prompt": "x"}, 400, INVALID),
@@ -46,19 +46,28 @@ NO_NAME = (
     fails({106, 147}, "POST", "/api/pull", {"model": BAD, "stream": False}, 400, INVALID),
     fails({147}, "DELETE", "/api/delete", {"model": BAD}, 400, f'name "{BAD}" is invalid'),
     fails({147}, "POST", "/api/copy", {"source": BAD, "destination": "x"}, 400, f'source "{BAD}" is invalid'),
-    fails({147}, "POST", "/api/copy", {"source": ABSENT, "destination": BAD}, 400, f'destination "{BAD}" is invalid'),
-    fails({107, 147}, "POST", "/api/create", {"model": BAD, "from": ABSENT}, 400, INVALID),
+    fails(
+        {147}, "POST", "/api/copy", {"source": ABSENT_MODEL, "destination": BAD}, 400, f'destination "{BAD}" is invalid'
+    ),
+    fails({107, 147}, "POST", "/api/create", {"model": BAD, "from": ABSENT_MODEL}, 400, INVALID),
 )
-NOT_FOUND, PULL_IT = f"model '{ABSENT}' not found", f'model "{ABSENT}" not found, try pulling it first'
+NOT_FOUND, PULL_IT = f"model '{ABSENT_MODEL}' not found", f'model "{ABSENT_MODEL}" not found, try pulling it first'
 UNKNOWN = (
-    fails({148}, "POST", "/api/generate", {"model": ABSENT, "prompt": "x"}, 404, NOT_FOUND),
-    fails({148}, "POST", "/api/generate", {"model": f"{ABSENT}:7b"}, 404, f"model '{ABSENT}:7b' not found"),
-    fails({148}, "POST", "/api/chat", {"model": ABSENT, "messages": [HELLO]}, 404, NOT_FOUND),
-    fails({148}, "POST", "/api/embed", {"model": ABSENT, "input": "x"}, 404, PULL_IT),
-    fails({148}, "POST", "/api/embeddings", {"model": ABSENT, "prompt": "x"}, 404, PULL_IT),
-    fails({148}, "POST", "/api/show", {"model": ABSENT}, 404, f"model '{ABSENT}:latest' not found"),
-    fails({148}, "DELETE", "/api/delete", {"model": ABSENT}, 404, NOT_FOUND),
-    fails({148}, "POST", "/api/copy", {"source": ABSENT, "destination": "x"}, 404, f'model "{ABSENT}" not found'),
+    fails({148}, "POST", "/api/generate", {"model": ABSENT_MODEL, "prompt": "x"}, 404, NOT_FOUND),
+    fails({148}, "POST", "/api/generate", {"model": f"{ABSENT_MODEL}:7b"}, 404, f"model '{ABSENT_MODEL}:7b' not found"),
+    fails({148}, "POST", "/api/chat", {"model": ABSENT_MODEL, "messages": [HELLO]}, 404, NOT_FOUND),
+    fails({148}, "POST", "/api/embed", {"model": ABSENT_MODEL, "input": "x"}, 404, PULL_IT),
+    fails({148}, "POST", "/api/embeddings", {"model": ABSENT_MODEL, "prompt": "x"}, 404, PULL_IT),
+    fails({148}, "POST", "/api/show", {"model": ABSENT_MODEL}, 404, f"model '{ABSENT_MODEL}:latest' not found"),
+    fails({148}, "DELETE", "/api/delete", {"model": ABSENT_MODEL}, 404, NOT_FOUND),
+    fails(
+        {148},
+        "POST",
+        "/api/copy",
+        {"source": ABSENT_MODEL, "destination": "x"},
+        404,
+        f'model "{ABSENT_MODEL}" not found',
+    ),
 )
 BOTH = "x:local:cloud"
 NOT_BOTH = f'use either :local or :cloud, not both: "{BOTH}"'
@@ -75,8 +84,8 @@ CONFLICTING = tuple(
     )
 )
 NOTHING_TO_MAKE_IT_OF = (
-    fails({107}, "POST", "/api/create", {"from": ABSENT}, 400, INVALID),
-    fails({107}, "POST", "/api/create", {"model": ABSENT}, 400, "neither 'from' or 'files' was specified"),
+    fails({107}, "POST", "/api/create", {"from": ABSENT_MODEL}, 400, INVALID),
+    fails({107}, "POST", "/api/create", {"model": ABSENT_MODEL}, 400, "neither 'from' or 'files' was specified"),
 )
 
 
@@ -93,7 +102,7 @@ async def images_of_messages_are_plain_base64(server: CheckedServer) -> None:
 
 
 @covers(65, 155)
-async def alternatives_have_a_bound(server: CheckedServer) -> None:
+async def top_logprobs_are_at_most_20(server: CheckedServer) -> None:
     for number in (21, -1):
         for response in (
             await server.generate(logprobs=True, top_logprobs=number),
@@ -105,34 +114,34 @@ async def alternatives_have_a_bound(server: CheckedServer) -> None:
 def cannot(rule: int, endpoint: str, fields: dict[str, Any]) -> Check:
     """An embedding model is asked to generate text."""
 
-    async def ask(server: CheckedServer) -> None:
+    async def run(server: CheckedServer) -> None:
         model = server.model("embed")
-        response = await server.post(f"/api/{endpoint}", {"model": model, "options": FEW, **fields})
+        response = await server.post(f"/api/{endpoint}", {"model": model, "options": SHORT, **fields})
         error(response, 400, f'"{model}" does not support {endpoint}')
 
-    return Check(frozenset({rule}), f"a model that cannot {endpoint}", ask)
+    return Check(frozenset({rule}), f"a model that cannot {endpoint}", run)
 
 
 CANNOT = (cannot(156, "generate", {"prompt": "x"}), cannot(157, "chat", {"messages": [HELLO]}))
 
 
 @covers(166)
-async def a_missing_model_beats_a_bad_option(server: CheckedServer) -> None:
-    body = {"model": ABSENT, "options": {"temperature": "x"}}
+async def a_missing_model_is_reported_before_an_invalid_option(server: CheckedServer) -> None:
+    body = {"model": ABSENT_MODEL, "options": {"temperature": "x"}}
     error(await server.post("/api/generate", {**body, "prompt": "x"}), 404, NOT_FOUND)
     error(await server.post("/api/chat", {**body, "messages": [HELLO]}), 404, NOT_FOUND)
 
 
 @covers(151, 166)
-async def broken_json_beats_all(server: CheckedServer) -> None:
+async def broken_json_is_reported_first(server: CheckedServer) -> None:
     response = await server.send("POST", "/api/chat", b'{"model": "a@b", "top_logprobs": 99, "messages": [}')
     status(response, 400)
     expect(b"invalid character '}'" in response.body, "invalid character '}'", response.body)
 
 
 @covers(155, 166)
-async def a_bad_count_of_alternatives_beats_a_missing_model(server: CheckedServer) -> None:
-    body = {"model": ABSENT, "prompt": "x", "top_logprobs": 99}
+async def invalid_top_logprobs_are_reported_before_a_missing_model(server: CheckedServer) -> None:
+    body = {"model": ABSENT_MODEL, "prompt": "x", "top_logprobs": 99}
     error(await server.post("/api/generate", body), 400, "top_logprobs must be between 0 and 20")
 
 
@@ -146,8 +155,8 @@ def registry_answers(response: RawResponse) -> None:
 
 
 @covers(47, 105)
-async def pulling_what_is_not_there_fails_in_the_stream(server: CheckedServer) -> None:
-    response = await server.post("/api/pull", {"model": ABSENT})
+async def pulling_an_unknown_model_fails_within_the_stream(server: CheckedServer) -> None:
+    response = await server.post("/api/pull", {"model": ABSENT_MODEL})
     registry_answers(response)
     found = lines(response)
     same("first line", {"status": "pulling manifest"}, found[0])
@@ -157,7 +166,7 @@ async def pulling_what_is_not_there_fails_in_the_stream(server: CheckedServer) -
 
 
 @covers(105)
-async def pulling_what_is_not_there_fails_at_once_unstreamed(server: CheckedServer) -> None:
-    response = await server.post("/api/pull", {"name": ABSENT, "stream": False})
+async def pulling_an_unknown_model_without_streaming_is_a_500(server: CheckedServer) -> None:
+    response = await server.post("/api/pull", {"name": ABSENT_MODEL, "stream": False})
     registry_answers(response)
     error(response, 500, ABSENT_THERE)

@@ -6,19 +6,19 @@ import re
 from typing import Any
 
 from vllama_pool.config import names
-from vllama_pool.router.compat.check import Check, covers
 from vllama_pool.router.compat.checks.answers import NATIVE, streamed, whole
-from vllama_pool.router.compat.expect import Skipped, an_object, error, expect, field, lacks, same
-from vllama_pool.router.compat.server import FEW, CheckedServer
+from vllama_pool.router.compat.checks.check import Check, covers
+from vllama_pool.router.compat.expect import Skipped, error, expect, field, json_object, lacks, same
+from vllama_pool.router.compat.server import SHORT, CheckedServer
 
 SCHEMA = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
-LONGER = {**FEW, "num_predict": 32}
+LONGER = {**SHORT, "num_predict": 32}
 CONFLICT = "raw mode does not support template, system, or context"
 
 
 async def capabilities(server: CheckedServer, model: str) -> list[Any]:
-    shown = an_object(await server.once("/api/show", {"model": model}))
-    return field(shown, "capabilities", list)
+    description = json_object(await server.post_cached("/api/show", {"model": model}))
+    return field(description, "capabilities", list)
 
 
 def full_name(model: str) -> str:
@@ -57,7 +57,7 @@ async def a_context_can_be_sent_back(server: CheckedServer) -> None:
 
 
 @covers(56)
-async def raw_refuses_what_makes_prompts(server: CheckedServer) -> None:
+async def raw_refuses_system_template_and_context(server: CheckedServer) -> None:
     for fields in ({"system": "x"}, {"template": "{{ .Prompt }}"}, {"context": [1, 2]}):
         error(await server.generate(raw=True, **fields), 400, CONFLICT)
 
@@ -69,39 +69,39 @@ async def raw_has_no_context(server: CheckedServer) -> None:
 
 
 @covers(57)
-async def no_format_by_null_and_empty_text(server: CheckedServer) -> None:
+async def a_null_or_empty_format_means_no_format(server: CheckedServer) -> None:
     for empty in (None, ""):
         await whole(server, "generate", format=empty)
 
 
 @covers(57)
-async def formats_bind_the_answer(server: CheckedServer) -> None:
-    for wanted in ("json", SCHEMA):
-        found = await whole(server, "generate", prompt="Say in JSON whether 1 is 1.", format=wanted, options=LONGER)
-        said = field(found, "response", str) or "{"
-        expect(said.lstrip().startswith("{"), "a JSON object", said)
+async def format_constrains_the_answer(server: CheckedServer) -> None:
+    for format_ in ("json", SCHEMA):
+        found = await whole(server, "generate", prompt="Say in JSON whether 1 is 1.", format=format_, options=LONGER)
+        answer = field(found, "response", str) or "{"
+        expect(answer.lstrip().startswith("{"), "a JSON object", answer)
 
 
 @covers(46, 57)
-async def other_formats_fail(server: CheckedServer) -> None:
+async def an_unknown_format_is_refused(server: CheckedServer) -> None:
     error(await server.generate(format="xml"), 500, re.compile(r'^invalid format: .*; expected "json" or a valid JSON'))
 
 
 def logprobs(rules: set[int], endpoint: str, top: int) -> Check:
     """Every token has an entry with `top` alternatives."""
 
-    async def ask(server: CheckedServer) -> None:
+    async def run(server: CheckedServer) -> None:
         found = await whole(server, endpoint, logprobs=True, top_logprobs=top)
         entries = field(found, "logprobs", list)
         if found.get("done_reason") == "length":
-            same("count of logprobs", FEW["num_predict"], len(entries))
+            same("count of logprobs", SHORT["num_predict"], len(entries))
         expect(entries, "logprobs", entries)
         for entry in entries:
             is_entry(entry, top)
         lines = await streamed(server, endpoint, logprobs=True, top_logprobs=top)
         expect(any("logprobs" in line for line in lines), "logprobs in the stream", lines[0])
 
-    return Check(frozenset(rules), f"{endpoint}: logprobs with {top} alternatives", ask)
+    return Check(frozenset(rules), f"{endpoint}: logprobs with {top} alternatives", run)
 
 
 LOGPROBS = tuple(logprobs({64 + bool(top)}, endpoint, top) for endpoint in NATIVE for top in (0, 3))
@@ -131,14 +131,14 @@ def token_of(entry: Any) -> float:
 
 
 @covers(65)
-async def alternatives_come_with_logprobs_alone(server: CheckedServer) -> None:
+async def top_logprobs_are_ignored_without_logprobs(server: CheckedServer) -> None:
     lacks(await whole(server, "generate", top_logprobs=3), "logprobs")
 
 
 @covers(66)
-async def prompts_can_be_rendered_alone(server: CheckedServer) -> None:
+async def debug_render_only_returns_the_prompt(server: CheckedServer) -> None:
     for response in (await server.generate(_debug_render_only=True), await server.chat(_debug_render_only=True)):
-        found = an_object(response)
+        found = json_object(response)
         same("done", False, field(found, "done", bool))
         prompt = field(field(found, "_debug_info", dict), "rendered_template", str)
         expect("Say hello to me." in prompt, "the prompt in rendered_template", prompt)

@@ -6,8 +6,8 @@ import base64
 import struct
 import zlib
 
-from vllama_pool.router.compat.check import covers
 from vllama_pool.router.compat.checks.answers import whole
+from vllama_pool.router.compat.checks.check import covers
 from vllama_pool.router.compat.server import CheckedServer
 
 SIDE = 64
@@ -31,11 +31,11 @@ PICTURE = base64.b64encode(picture(SIDE)).decode()
 
 
 @covers(59)
-async def generate_sees(server: CheckedServer) -> None:
+async def generate_accepts_images(server: CheckedServer) -> None:
     await whole(server, "generate", use="vision", prompt="Which colour is this?", images=[PICTURE])
 
 
 @covers(75)
-async def chat_sees(server: CheckedServer) -> None:
+async def chat_accepts_images(server: CheckedServer) -> None:
     question = {"role": "user", "content": "Which colour is this?", "images": [PICTURE]}
     await whole(server, "chat", use="vision", messages=[question])

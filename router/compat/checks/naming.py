@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from vllama_pool.config import names
-from vllama_pool.router.compat.check import Check, covers
+from vllama_pool.router.compat.checks.check import Check, covers
 from vllama_pool.router.compat.checks.requests import loaded
-from vllama_pool.router.compat.expect import Skipped, an_object, error, field, same
-from vllama_pool.router.compat.server import ABSENT, CheckedServer
+from vllama_pool.router.compat.expect import Skipped, error, field, json_object, same
+from vllama_pool.router.compat.server import ABSENT_MODEL, CheckedServer
 
 
 def parts(server: CheckedServer) -> names.Name:
@@ -19,20 +19,20 @@ def parts(server: CheckedServer) -> names.Name:
         raise Skipped(f"{model} is not a valid name in Ollama") from None
 
 
-def known_as(rule: int, name: str, spell: Callable[[names.Name], str]) -> Check:
+def is_spelling(rule: int, name: str, spell: Callable[[names.Name], str]) -> Check:
     """A different spelling of an existing model."""
 
-    async def ask(server: CheckedServer) -> None:
+    async def run(server: CheckedServer) -> None:
         spelled = spell(parts(server))
         for path in ("/api/generate", "/api/chat"):
             same("model", spelled, field(loaded(await server.post(path, {"model": spelled})), "model", str))
-        field(await shown(server, spelled), "details", dict)
+        field(await describe(server, spelled), "details", dict)
 
-    return Check(frozenset({rule}), name, ask)
+    return Check(frozenset({rule}), name, run)
 
 
-async def shown(server: CheckedServer, name: str) -> dict[str, object]:
-    return an_object(await server.post("/api/show", {"model": name}))
+async def describe(server: CheckedServer, name: str) -> dict[str, object]:
+    return json_object(await server.post("/api/show", {"model": name}))
 
 
 def local(name: names.Name) -> str:
@@ -41,50 +41,55 @@ def local(name: names.Name) -> str:
 
 
 SPELLINGS = (
-    known_as(169, "the full name", lambda name: name.full),
-    known_as(169, "namespace and name", lambda name: f"{name.namespace}/{name.model}:{name.tag}"),
-    known_as(169, "blanks around", lambda name: f" {name.short} "),
-    known_as(171, "capitals", lambda name: name.short.upper()),
-    known_as(171, "small letters", lambda name: name.full.lower()),
-    known_as(172, "what is here", local),
+    is_spelling(169, "the full name", lambda name: name.full),
+    is_spelling(169, "namespace and name", lambda name: f"{name.namespace}/{name.model}:{name.tag}"),
+    is_spelling(169, "blanks around", lambda name: f" {name.short} "),
+    is_spelling(171, "capitals", lambda name: name.short.upper()),
+    is_spelling(171, "small letters", lambda name: name.full.lower()),
+    is_spelling(172, "what is here", local),
 )
 
 
 @covers(169)
-async def latest_is_the_tag_of_names_without(server: CheckedServer) -> None:
+async def a_name_without_a_tag_means_latest(server: CheckedServer) -> None:
     name = parts(server)
     if name.tag != "latest":
         raise Skipped("the model has a tag of its own")
     bare = name.short.removesuffix(":latest")
-    whole = field(await shown(server, name.short), "details", dict)
-    same("details", whole, field(await shown(server, bare), "details", dict))
+    whole = field(await describe(server, name.short), "details", dict)
+    same("details", whole, field(await describe(server, bare), "details", dict))
 
 
 @covers(169)
-async def a_scheme_may_come_first(server: CheckedServer) -> None:
+async def a_name_may_begin_with_a_scheme(server: CheckedServer) -> None:
     loaded(await server.post("/api/generate", {"model": f"https://{parts(server).full}"}))
 
 
-def no_name(text: str) -> Check:
-    async def ask(server: CheckedServer) -> None:
+def is_invalid(text: str) -> Check:
+    async def run(server: CheckedServer) -> None:
         error(await server.post("/api/generate", {"model": text, "prompt": "x"}), 400, "invalid model name")
 
-    return Check(frozenset({170}), f"{text!r} is not a name", ask)
+    return Check(frozenset({170}), f"{text!r} is not a name", run)
 
 
-NO_NAMES = tuple(
-    no_name(text) for text in (":8b", "x:", "/x", "-x", ".x", "x y", "a.b/x", "x:la test", "x" * 81, "x@sha256", "é")
+INVALID_NAMES = tuple(
+    is_invalid(text) for text in (":8b", "x:", "/x", "-x", ".x", "x y", "a.b/x", "x:la test", "x" * 81, "x@sha256", "é")
 )
 
 
-def a_name(text: str) -> Check:
-    async def ask(server: CheckedServer) -> None:
+def is_valid(text: str) -> Check:
+    async def run(server: CheckedServer) -> None:
         error(await server.post("/api/generate", {"model": text, "prompt": "x"}), 404, f"model '{text}' not found")
 
-    return Check(frozenset({170}), f"{text!r} is a name", ask)
+    return Check(frozenset({170}), f"{text!r} is a name", run)
 
 
-NAMES = tuple(
-    a_name(text)
-    for text in (f"Vllama/{ABSENT}-8B", f"_{ABSENT}.a_b", f"{ABSENT}:8b-q4_K_M.x", f"localhost:5000/a/{ABSENT}:1")
+VALID_NAMES = tuple(
+    is_valid(text)
+    for text in (
+        f"Vllama/{ABSENT_MODEL}-8B",
+        f"_{ABSENT_MODEL}.a_b",
+        f"{ABSENT_MODEL}:8b-q4_K_M.x",
+        f"localhost:5000/a/{ABSENT_MODEL}:1",
+    )
 )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
-from vllama_pool.router.compat.check import covers
 from vllama_pool.router.compat.checks.catalogue import moment, tags
-from vllama_pool.router.compat.expect import JSON, an_object, content_type, expect, field, same
-from vllama_pool.router.compat.server import ABSENT, CheckedServer
+from vllama_pool.router.compat.checks.check import covers
+from vllama_pool.router.compat.expect import JSON, content_type, expect, field, json_object, same
+from vllama_pool.router.compat.server import ABSENT_MODEL, CheckedServer
 
 
 def is_entry(item: Any) -> None:
@@ -23,7 +23,7 @@ def is_entry(item: Any) -> None:
 async def entries(server: CheckedServer) -> dict[str, dict[str, Any]]:
     """The entries of /v1/models by id."""
     response = await server.get("/v1/models")
-    found = an_object(response)
+    found = json_object(response)
     content_type(response, JSON)
     same("object", "list", field(found, "object", str))
     data = field(found, "data", list)
@@ -40,7 +40,7 @@ async def openai_lists_the_same_models(server: CheckedServer) -> None:
 
 
 @covers(117)
-async def openai_is_told_when_models_were_made_and_whose_they_are(server: CheckedServer) -> None:
+async def openai_models_have_creation_time_and_owner(server: CheckedServer) -> None:
     listed = await entries(server)
     for item in await tags(server):
         name = field(item, "name", str)
@@ -51,18 +51,18 @@ async def openai_is_told_when_models_were_made_and_whose_they_are(server: Checke
 
 
 @covers(31, 117)
-async def openai_is_shown_one_model_by_the_name_that_it_asked_for(server: CheckedServer) -> None:
+async def openai_returns_one_model_under_the_requested_name(server: CheckedServer) -> None:
     name = server.model("chat")
     if "/" in name:  # Ollama's route accepts names of one path segment only
         found = (await entries(server))[name]
     else:
-        found = an_object(await server.get(f"/v1/models/{quote(name.swapcase())}"))
+        found = json_object(await server.get(f"/v1/models/{quote(name.swapcase())}"))
         same("id", name.swapcase(), field(found, "id", str))
     is_entry(found)
 
 
 @covers(31)
-async def openai_is_told_of_no_model_in_its_own_words(server: CheckedServer) -> None:
-    found = an_object(await server.get(f"/v1/models/{ABSENT}"), wanted=404)
-    text = f"model '{ABSENT}:latest' not found"
+async def openai_reports_an_unknown_model_in_its_own_format(server: CheckedServer) -> None:
+    found = json_object(await server.get(f"/v1/models/{ABSENT_MODEL}"), code=404)
+    text = f"model '{ABSENT_MODEL}:latest' not found"
     same("response", {"error": {"message": text, "type": "not_found_error", "param": None, "code": None}}, found)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from vllama_pool.router.compat.check import Check, covers
 from vllama_pool.router.compat.checks.answers import whole
+from vllama_pool.router.compat.checks.check import Check, covers
 from vllama_pool.router.compat.checks.requests import loaded
 from vllama_pool.router.compat.expect import error, expect, field
-from vllama_pool.router.compat.server import FEW, CheckedServer
+from vllama_pool.router.compat.server import SHORT, CheckedServer
 
 NUMBER, INTEGER, BOOLEAN = "of type float32", "of type integer", "of type boolean"
 TYPES = (
@@ -52,35 +52,35 @@ SAMPLING = {
 def strict(rule: int, option: str, kind: str) -> Check:
     """A string in place of another type."""
 
-    async def ask(server: CheckedServer) -> None:
+    async def run(server: CheckedServer) -> None:
         for path, prompt in (("/api/generate", {"prompt": "x"}), ("/api/chat", {"messages": []})):
             response = await server.post(path, {"model": server.model("chat"), **prompt, "options": {option: "x"}})
             error(response, 500, f'option "{option}" must be {kind}')
 
-    return Check(frozenset({rule, 153}), f"the type of {option}", ask)
+    return Check(frozenset({rule, 153}), f"the type of {option}", run)
 
 
 STRICT = tuple(strict(*each) for each in TYPES)
 
 
 @covers(137, 153)
-async def stop_is_a_list_of_texts(server: CheckedServer) -> None:
+async def stop_must_be_a_list_of_strings(server: CheckedServer) -> None:
     for value, kind in (("x", "of type array"), ([1], "of an array of strings")):
         error(await server.generate(options={"stop": value}), 500, f'option "stop" must be {kind}')
 
 
 @covers(127, 128, 129, 130, 131, 132, 133, 134, 135, 136, 137)
-async def options_of_sampling_are_taken(server: CheckedServer) -> None:
+async def every_sampling_option_is_accepted(server: CheckedServer) -> None:
     await whole(server, "generate", options=SAMPLING)
 
 
 @covers(137)
-async def the_answer_ends_before_a_stop(server: CheckedServer) -> None:
+async def the_answer_ends_before_a_stop_string(server: CheckedServer) -> None:
     aloud = {"think": False} if "thinking" in await whole(server, "generate") else {}
     words = field(await whole(server, "generate", **aloud), "response", str).split()
     expect(words, "some words", words)
     stop = words[len(words) // 2]
-    found = field(await whole(server, "generate", options={**FEW, "stop": [stop]}, **aloud), "response", str)
+    found = field(await whole(server, "generate", options={**SHORT, "stop": [stop]}, **aloud), "response", str)
     expect(stop not in found, f"nothing from {stop!r} on", found)
 
 

@@ -7,8 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from vllama_pool.router.compat.check import Check, covers
-from vllama_pool.router.compat.expect import Skipped, an_object, error, expect, field, same, status
+from vllama_pool.router.compat.checks.check import Check, covers
+from vllama_pool.router.compat.expect import Skipped, error, expect, field, json_object, same, status
 from vllama_pool.router.compat.server import CheckedServer
 from vllama_pool.router.compat.wire import RawResponse
 
@@ -17,7 +17,7 @@ FORM = "application/x-www-form-urlencoded"
 
 def loaded(response: RawResponse) -> dict[str, Any]:
     """Require the answer to a load."""
-    found = an_object(response)
+    found = json_object(response)
     same("done_reason", "load", found.get("done_reason", ""))
     return found
 
@@ -30,12 +30,12 @@ async def load(server: CheckedServer, body: bytes, headers: Mapping[str, str] | 
 def spelled(rules: set[int], name: str, body: str, headers: Mapping[str, str] | None = None) -> Check:
     """A body that must be parsed as a load of $MODEL."""
 
-    async def ask(server: CheckedServer) -> None:
+    async def run(server: CheckedServer) -> None:
         model = server.model("chat")
         found = await load(server, body.replace("$MODEL", json.dumps(model)).encode(), headers)
         same("model", model, found.get("model", ""))
 
-    return Check(frozenset(rules), name, ask)
+    return Check(frozenset(rules), name, run)
 
 
 LENIENT = (
@@ -56,7 +56,7 @@ LENIENT = (
 
 
 @covers(45)
-async def answers_repeat_the_name_as_it_was_spelled(server: CheckedServer) -> None:
+async def answers_echo_the_name_as_requested(server: CheckedServer) -> None:
     name = server.model("chat")
     spellings = [name.swapcase()]
     if name.lower().endswith(":latest"):
@@ -68,10 +68,10 @@ async def answers_repeat_the_name_as_it_was_spelled(server: CheckedServer) -> No
 
 
 def refused(rules: set[int], name: str, path: str, body: bytes, text: str, method: str = "POST") -> Check:
-    async def ask(server: CheckedServer) -> None:
+    async def run(server: CheckedServer) -> None:
         error(await server.send(method, path, body), 400, text)
 
-    return Check(frozenset(rules), name, ask)
+    return Check(frozenset(rules), name, run)
 
 
 EMPTY = (
@@ -99,12 +99,12 @@ BROKEN = (
 def mistyped(rules: set[int], path: str, fields: Mapping[str, Any]) -> Check:
     """A value of the wrong JSON type: a 400 with any text."""
 
-    async def ask(server: CheckedServer) -> None:
+    async def run(server: CheckedServer) -> None:
         response = await server.post(path, {"model": server.model("chat"), **fields})
         status(response, 400)
-        field(an_object(response, wanted=400), "error", str)
+        field(json_object(response, code=400), "error", str)
 
-    return Check(frozenset({152, *rules}), f"{path} refuses {json.dumps(fields)}", ask)
+    return Check(frozenset({152, *rules}), f"{path} refuses {json.dumps(fields)}", run)
 
 
 MESSAGE = {"role": "user", "content": "x"}
@@ -127,18 +127,18 @@ MISTYPED = (
 
 
 @covers(178)
-async def gzip_is_not_undone(server: CheckedServer) -> None:
+async def gzip_requests_are_not_decompressed(server: CheckedServer) -> None:
     """Ollama answers 400: the body is not JSON. 415 is accepted too, because it is clearer and no client sends gzip."""
     body = gzip.compress(json.dumps({"model": server.model("chat")}).encode())
     response = await server.send("POST", "/api/generate", body, headers={"Content-Encoding": "gzip"})
     expect(response.status in (400, 415), "status 400 or 415", response.status)
-    field(an_object(response, wanted=response.status), "error", str)
+    field(json_object(response, code=response.status), "error", str)
 
 
 @covers(178)
 async def answers_are_not_compressed(server: CheckedServer) -> None:
     response = await server.get("/api/tags", Accept_Encoding="gzip, zstd, br, deflate")
-    field(an_object(response), "models", list)
+    field(json_object(response), "models", list)
     same("Content-Encoding", "", response.header("content-encoding") or "")
 
 
@@ -147,4 +147,4 @@ async def keys_and_signatures_are_ignored(server: CheckedServer) -> None:
     if server.key:
         raise Skipped("this server has keys")
     signed = await server.get("/api/tags?ts=1700000000", Authorization="Bearer whatever", X_Signature="c2lnbmVk")
-    field(an_object(signed), "models", list)
+    field(json_object(signed), "models", list)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 
-from vllama_pool.router.compat.check import Check, covers
+from vllama_pool.router.compat.checks.check import Check, covers
 from vllama_pool.router.compat.expect import (
     JSON,
     Skipped,
-    an_object,
     content_type,
     error,
     expect,
     field,
+    json_object,
     parsed,
     same,
     status,
@@ -32,7 +32,7 @@ def is_banner(response: RawResponse) -> None:
     same("body", BANNER, response.body)
 
 
-def as_head(response: RawResponse, whole: RawResponse) -> None:
+def expect_head(response: RawResponse, whole: RawResponse) -> None:
     """Require the status and type of GET, and no body."""
     same("status", whole.status, response.status)
     same("body", b"", response.body)
@@ -40,30 +40,30 @@ def as_head(response: RawResponse, whole: RawResponse) -> None:
 
 
 @covers(1)
-async def head_of_the_root(server: CheckedServer) -> None:
+async def head_of_the_root_is_get_without_a_body(server: CheckedServer) -> None:
     whole = await server.get("/")
     is_banner(whole)
-    as_head(await server.send("HEAD", "/"), whole)
+    expect_head(await server.send("HEAD", "/"), whole)
 
 
 @covers(2)
-async def the_root_says_that_it_runs(server: CheckedServer) -> None:
+async def the_root_returns_the_banner(server: CheckedServer) -> None:
     response = await server.get("/")
     is_banner(response)
     content_type(response, PLAIN)
 
 
 @covers(3)
-async def head_of_the_version(server: CheckedServer) -> None:
+async def head_of_the_version_is_get_without_a_body(server: CheckedServer) -> None:
     whole = await server.get("/api/version")
-    an_object(whole)
+    json_object(whole)
     content_type(whole, JSON)
-    as_head(await server.send("HEAD", "/api/version"), whole)
+    expect_head(await server.send("HEAD", "/api/version"), whole)
 
 
 @covers(4)
-async def the_version_is_plain(server: CheckedServer) -> None:
-    found = an_object(await server.get("/api/version"))
+async def the_version_is_three_numbers(server: CheckedServer) -> None:
+    found = json_object(await server.get("/api/version"))
     version = field(found, "version", str)
     expect(VERSION.match(version), "a version like 0.17.6", version)
     same("keys", ["version"], list(found))
@@ -71,30 +71,30 @@ async def the_version_is_plain(server: CheckedServer) -> None:
 
 async def cloud_is_off(server: CheckedServer) -> bool:
     """True if the server says that the cloud is disabled."""
-    cloud = field(an_object(await server.get("/api/status")), "cloud", dict)
+    cloud = field(json_object(await server.get("/api/status")), "cloud", dict)
     return field(cloud, "disabled", bool)
 
 
 @covers(5)
-async def the_status_tells_of_the_cloud(server: CheckedServer) -> None:
+async def status_names_the_cloud_setting(server: CheckedServer) -> None:
     await cloud_is_off(server)
-    cloud = field(an_object(await server.get("/api/status")), "cloud", dict)
+    cloud = field(json_object(await server.get("/api/status")), "cloud", dict)
     source = field(cloud, "source", str)
     expect(source in SOURCES, f"source as one of {', '.join(SOURCES)}", source)
 
 
 @covers(8)
-async def head_of_the_tags(server: CheckedServer) -> None:
+async def head_of_tags_is_get_without_a_body(server: CheckedServer) -> None:
     whole = await server.get("/api/tags")
-    an_object(whole)
+    json_object(whole)
     content_type(whole, JSON)
-    as_head(await server.send("HEAD", "/api/tags"), whole)
+    expect_head(await server.send("HEAD", "/api/tags"), whole)
 
 
 @covers(12)
-async def me_is_known_or_not(server: CheckedServer) -> None:
+async def me_returns_a_user_or_a_401(server: CheckedServer) -> None:
     response = await server.post("/api/me")
-    found = an_object(response, wanted=response.status if response.status in (200, 401, 503) else 401)
+    found = json_object(response, code=response.status if response.status in (200, 401, 503) else 401)
     if response.status == 200:
         field(found, "name", str)
         return
@@ -106,33 +106,33 @@ async def signed_out(server: CheckedServer, method: str, path: str) -> None:
     """Signing out fails if nobody is signed in. Skipped if somebody is, because it would succeed."""
     me = await server.post("/api/me")
     if me.status != 401:
-        an_object(me, wanted=me.status if me.status in (200, 503) else 401)
+        json_object(me, code=me.status if me.status in (200, 503) else 401)
         if me.status == 200:
-            field(an_object(me), "name", str)
+            field(json_object(me), "name", str)
         raise Skipped("somebody is signed in, or ollama.com cannot be asked")
     error(await server.send(method, path), 401, "you are not currently signed in")
 
 
 @covers(13)
-async def signing_out_without_having_signed_in(server: CheckedServer) -> None:
+async def signing_out_without_signing_in_is_a_401(server: CheckedServer) -> None:
     await signed_out(server, "POST", "/api/signout")
 
 
 @covers(14)
-async def signing_out_by_the_older_route(server: CheckedServer) -> None:
+async def signing_out_by_the_older_route_is_a_401(server: CheckedServer) -> None:
     await signed_out(server, "DELETE", "/api/user/keys/bm9ib2R5")
 
 
 @covers(16)
-async def blobs_need_a_digest(server: CheckedServer) -> None:
+async def blobs_require_a_valid_digest(server: CheckedServer) -> None:
     error(await server.send("POST", "/api/blobs/nonsense", b"x"), 400, "invalid digest format")
 
 
 @covers(17)
-async def blobs_are_looked_up(server: CheckedServer) -> None:
-    for digest, wanted in ((UNKNOWN_BLOB, 404), ("nonsense", 400)):
+async def head_of_an_unknown_blob_is_a_404(server: CheckedServer) -> None:
+    for digest, code in ((UNKNOWN_BLOB, 404), ("nonsense", 400)):
         response = await server.send("HEAD", f"/api/blobs/{digest}")
-        same("status", wanted, response.status)
+        same("status", code, response.status)
         same("body", b"", response.body)
 
 
@@ -144,26 +144,26 @@ async def refused_without_cloud(server: CheckedServer, path: str, what: str) -> 
 
 
 @covers(19)
-async def no_web_search_without_cloud(server: CheckedServer) -> None:
+async def web_search_is_refused_without_cloud(server: CheckedServer) -> None:
     await refused_without_cloud(server, "/api/experimental/web_search", "web search")
 
 
 @covers(20)
-async def no_web_fetch_without_cloud(server: CheckedServer) -> None:
+async def web_fetch_is_refused_without_cloud(server: CheckedServer) -> None:
     await refused_without_cloud(server, "/api/experimental/web_fetch", "web fetch")
 
 
 @covers(21)
-async def recommended_models(server: CheckedServer) -> None:
-    found = an_object(await server.get("/api/experimental/model-recommendations"))
+async def recommendations_are_a_list(server: CheckedServer) -> None:
+    found = json_object(await server.get("/api/experimental/model-recommendations"))
     for item in field(found, "recommendations", list):
         field(item, "model", str)
         field(item, "description", str)
 
 
-def not_there(response: RawResponse, wanted: int, text: bytes) -> None:
+def expect_plain_error(response: RawResponse, code: int, text: bytes) -> None:
     """Require the plain-text error of Ollama's web framework."""
-    status(response, wanted)
+    status(response, code)
     same("body", text, response.body)
     expect(
         (response.header("content-type") or "").startswith("text/plain"), "text/plain", response.header("content-type")
@@ -173,10 +173,12 @@ def not_there(response: RawResponse, wanted: int, text: bytes) -> None:
 def absent(rule: int, method: str, path: str) -> Check:
     """A route that must not exist."""
 
-    async def ask(server: CheckedServer) -> None:
-        not_there(await server.send(method, path, {} if method == "POST" else None), 404, b"404 page not found")
+    async def run(server: CheckedServer) -> None:
+        expect_plain_error(
+            await server.send(method, path, {} if method == "POST" else None), 404, b"404 page not found"
+        )
 
-    return Check(frozenset({rule}), f"no {method} {path}", ask)
+    return Check(frozenset({rule}), f"no {method} {path}", run)
 
 
 ABSENT_ROUTES = (
@@ -192,10 +194,10 @@ ABSENT_ROUTES = (
 def wrong_method(method: str, path: str) -> Check:
     """An existing route with another method."""
 
-    async def ask(server: CheckedServer) -> None:
-        not_there(await server.send(method, path), 405, b"405 method not allowed")
+    async def run(server: CheckedServer) -> None:
+        expect_plain_error(await server.send(method, path), 405, b"405 method not allowed")
 
-    return Check(frozenset({36}), f"405 for {method} {path}", ask)
+    return Check(frozenset({36}), f"405 for {method} {path}", run)
 
 
 WRONG_METHODS = (
@@ -209,16 +211,16 @@ WRONG_METHODS = (
 
 
 @covers(36)
-async def head_is_no_method_of_most_routes(server: CheckedServer) -> None:
+async def head_is_a_405_on_most_routes(server: CheckedServer) -> None:
     same("status", 405, (await server.send("HEAD", "/api/ps")).status)
     same("status", 405, (await server.send("HEAD", "/api/show")).status)
 
 
 @covers(36)
-async def a_slash_at_the_end_is_redirected(server: CheckedServer) -> None:
-    for method, path, wanted in (("GET", "/api/tags", 301), ("POST", "/api/chat", 307)):
+async def a_trailing_slash_is_redirected(server: CheckedServer) -> None:
+    for method, path, code in (("GET", "/api/tags", 301), ("POST", "/api/chat", 307)):
         response = await server.send(method, f"{path}/", {} if method == "POST" else None)
-        same("status", wanted, response.status)
+        same("status", code, response.status)
         location = response.header("location") or ""
         expect(location.split("?")[0].endswith(path), f"Location {path}", location)
 
@@ -235,7 +237,7 @@ async def cloud_models_are_refused_without_cloud(server: CheckedServer) -> None:
 
 
 @covers(21)
-async def recommended_models_are_json(server: CheckedServer) -> None:
+async def recommendations_are_json(server: CheckedServer) -> None:
     response = await server.get("/api/experimental/model-recommendations")
     status(response, 200)
     content_type(response, JSON)

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from vllama_pool.router.compat.check import Check, covers
-from vllama_pool.router.compat.checks.answers import NATIVE, asked, streamed, text, thinking, whole
+from vllama_pool.router.compat.checks.answers import NATIVE, request_answer, streamed, text, thinking, whole
+from vllama_pool.router.compat.checks.check import Check, covers
 from vllama_pool.router.compat.checks.generate import SCHEMA
 from vllama_pool.router.compat.expect import error, expect, same
-from vllama_pool.router.compat.server import FEW, CheckedServer
+from vllama_pool.router.compat.server import SHORT, CheckedServer
 
 LEVELS = ("low", "medium", "high", "max")
-CHOICES = '"high", "medium", "low", "max", true, or false'
-LONGER = {**FEW, "num_predict": 96}
+ALLOWED = '"high", "medium", "low", "max", true, or false'
+LONGER = {**SHORT, "num_predict": 96}
 
 
-def not_a_choice(value: object, said: str) -> Check:
-    async def ask(server: CheckedServer) -> None:
+def invalid_think(value: object, message: str) -> Check:
+    async def run(server: CheckedServer) -> None:
         for endpoint in NATIVE:
-            error(await asked(server, endpoint, think=value), 400, said)
+            error(await request_answer(server, endpoint, think=value), 400, message)
 
-    return Check(frozenset({61, 94}), f"think {value!r}", ask)
+    return Check(frozenset({61, 94}), f"think {value!r}", run)
 
 
-NOT_CHOICES = (
-    not_a_choice("x", f'invalid think value: "x" (must be {CHOICES})'),
-    not_a_choice(5, f"think must be a boolean or string ({CHOICES})"),
+INVALID_THINKS = (
+    invalid_think("x", f'invalid think value: "x" (must be {ALLOWED})'),
+    invalid_think(5, f"think must be a boolean or string ({ALLOWED})"),
 )
 
 
@@ -32,18 +32,18 @@ async def models_without_thinking_refuse_it(server: CheckedServer) -> None:
     model = server.model("unthinking")
     for endpoint in NATIVE:
         for value in (True, "low"):
-            response = await asked(server, endpoint, use="unthinking", think=value)
+            response = await request_answer(server, endpoint, use="unthinking", think=value)
             error(response, 400, f'"{model}" does not support thinking')
 
 
 @covers(95)
-async def models_without_thinking_may_be_told_not_to(server: CheckedServer) -> None:
+async def models_without_thinking_accept_think_false(server: CheckedServer) -> None:
     for endpoint in NATIVE:
         same("thinking", "", thinking(endpoint, await whole(server, endpoint, use="unthinking", think=False)))
 
 
 @covers(95)
-async def models_that_can_think_do(server: CheckedServer) -> None:
+async def models_that_can_think_do_by_default(server: CheckedServer) -> None:
     for endpoint in NATIVE:
         for fields in ({}, {"think": True}, {"think": None}):
             found = await whole(server, endpoint, use="thinking", options=LONGER, **fields)
@@ -59,7 +59,7 @@ async def thinking_can_be_turned_off(server: CheckedServer) -> None:
 
 
 @covers(96)
-async def every_level_is_taken(server: CheckedServer) -> None:
+async def every_think_level_is_accepted(server: CheckedServer) -> None:
     for level in LEVELS:
         await whole(server, "chat", use="thinking", think=level)
 
@@ -76,8 +76,8 @@ async def thinking_comes_first(server: CheckedServer) -> None:
 
 
 @covers(98)
-async def a_format_leaves_thinking_free(server: CheckedServer) -> None:
-    found = await whole(server, "chat", use="thinking", format=SCHEMA, options={**FEW, "num_predict": 256})
+async def format_does_not_constrain_thinking(server: CheckedServer) -> None:
+    found = await whole(server, "chat", use="thinking", format=SCHEMA, options={**SHORT, "num_predict": 256})
     expect(thinking("chat", found), "thinking", found)
-    said = text("chat", found)
-    expect(found["done_reason"] == "length" or said.lstrip().startswith("{"), "a JSON object", said)
+    answer = text("chat", found)
+    expect(found["done_reason"] == "length" or answer.lstrip().startswith("{"), "a JSON object", answer)

@@ -7,25 +7,25 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from vllama_pool.router.compat.check import covers
 from vllama_pool.router.compat.checks.catalogue import tagged, tags
+from vllama_pool.router.compat.checks.check import covers
 from vllama_pool.router.compat.checks.errors import registry_answers
 from vllama_pool.router.compat.checks.requests import loaded
-from vllama_pool.router.compat.expect import Differs, an_object, error, expect, field, lines, same, status
+from vllama_pool.router.compat.expect import Differs, error, expect, field, json_object, lines, same, status
 from vllama_pool.router.compat.server import CheckedServer
 from vllama_pool.router.compat.wire import RawResponse
 
-SYSTEM = "Answer as a pirate of vllama-compat."
+SYSTEM = "Answer as a temporary_model of vllama-compat."
 PARAMETERS = {"temperature": 0.25, "stop": ["vllama-a", "vllama-b"]}
 MESSAGES = [{"role": "user", "content": "Ahoy?"}, {"role": "assistant", "content": "Ahoy!"}]
 
 
-def fresh() -> str:
+def unique_name() -> str:
     """A unique name for a model that the check creates and deletes."""
     return f"vllama-compat-{secrets.token_hex(4)}"
 
 
-def made(response: RawResponse) -> None:
+def expect_created(response: RawResponse) -> None:
     """Require the lines of a successful create."""
     found = lines(response)
     for line in found:
@@ -34,77 +34,77 @@ def made(response: RawResponse) -> None:
     expect({"status": "writing manifest"} in found, "writing manifest", found)
 
 
-async def deleted(server: CheckedServer, name: str) -> None:
+async def delete(server: CheckedServer, name: str) -> None:
     response = await server.send("DELETE", "/api/delete", {"model": name})
     status(response, 200)
     same("body", b"", response.body)
 
 
 @asynccontextmanager
-async def pirate(server: CheckedServer) -> AsyncIterator[str]:
+async def temporary_model(server: CheckedServer) -> AsyncIterator[str]:
     """A temporary model with a system text, parameters and messages."""
-    name = fresh()
+    name = unique_name()
     fields = {"system": SYSTEM, "parameters": PARAMETERS, "messages": MESSAGES}
-    made(await server.post("/api/create", {"model": name, "from": server.model("chat"), **fields}))
+    expect_created(await server.post("/api/create", {"model": name, "from": server.model("chat"), **fields}))
     try:
         yield name
     finally:
         await server.send("DELETE", "/api/delete", {"model": name})
 
 
-async def described(server: CheckedServer, name: str) -> dict[str, Any]:
-    return an_object(await server.post("/api/show", {"model": name}))
+async def describe(server: CheckedServer, name: str) -> dict[str, Any]:
+    return json_object(await server.post("/api/show", {"model": name}))
 
 
 @covers(15, 107, 108, writes=True)
-async def models_are_made_of_others(server: CheckedServer) -> None:
-    async with pirate(server) as name:
-        found = await described(server, name)
+async def create_derives_a_model(server: CheckedServer) -> None:
+    async with temporary_model(server) as name:
+        found = await describe(server, name)
         same("system", SYSTEM, field(found, "system", str))
         same("messages", MESSAGES, field(found, "messages", list))
-        said = [line.split(maxsplit=1) for line in field(found, "parameters", str).splitlines()]
-        for wanted in (["temperature", "0.25"], ["stop", '"vllama-a"'], ["stop", '"vllama-b"']):
-            expect(wanted in said, " ".join(wanted), found["parameters"])
+        lines_shown = [line.split(maxsplit=1) for line in field(found, "parameters", str).splitlines()]
+        for pair in (["temperature", "0.25"], ["stop", '"vllama-a"'], ["stop", '"vllama-b"']):
+            expect(pair in lines_shown, " ".join(pair), found["parameters"])
         expect(SYSTEM in field(found, "modelfile", str), "the system text in the modelfile", found["modelfile"])
         same("name", f"{name}:latest", field(await tagged(server, name), "name", str))
 
 
 @covers(15, writes=True)
-async def what_was_made_answers(server: CheckedServer) -> None:
-    async with pirate(server) as name:
+async def a_created_model_answers(server: CheckedServer) -> None:
+    async with temporary_model(server) as name:
         loaded(await server.post("/api/generate", {"model": name}))
         body = {"model": name, "prompt": "Ahoy!", "stream": False, "options": {"num_predict": 4}}
-        same("model", name, field(an_object(await server.post("/api/generate", body)), "model", str))
+        same("model", name, field(json_object(await server.post("/api/generate", body)), "model", str))
 
 
 @covers(15, 107, writes=True)
-async def making_may_be_waited_for(server: CheckedServer) -> None:
-    name = fresh()
+async def create_without_streaming_is_one_object(server: CheckedServer) -> None:
+    name = unique_name()
     body = {"model": name, "from": server.model("chat"), "system": SYSTEM, "stream": False}
-    same("response", {"status": "success"}, an_object(await server.post("/api/create", body)))
-    await deleted(server, name)
+    same("response", {"status": "success"}, json_object(await server.post("/api/create", body)))
+    await delete(server, name)
 
 
 @covers(85, writes=True)
-async def the_system_text_of_a_model_gives_way_to_a_message(server: CheckedServer) -> None:
-    async with pirate(server) as name:
-        ask = {"role": "user", "content": "Who are you?"}
+async def a_system_message_replaces_the_models_system_text(server: CheckedServer) -> None:
+    async with temporary_model(server) as name:
+        question = {"role": "user", "content": "Who are you?"}
         own = {"role": "system", "content": "Answer as a monk."}
-        expect(SYSTEM in await rendered(server, name, [ask]), "the model's system text in the prompt", "none")
-        found = await rendered(server, name, [own, ask])
+        expect(SYSTEM in await rendered(server, name, [question]), "the model's system text in the prompt", "none")
+        found = await rendered(server, name, [own, question])
         expect(SYSTEM not in found and "monk" in found, "the message's system text alone", found)
 
 
 async def rendered(server: CheckedServer, name: str, messages: list[dict[str, str]]) -> str:
     body = {"model": name, "messages": messages, "_debug_render_only": True}
-    found = field(an_object(await server.post("/api/chat", body)), "_debug_info", dict)
+    found = field(json_object(await server.post("/api/chat", body)), "_debug_info", dict)
     return field(found, "rendered_template", str)
 
 
 @covers(18, writes=True)
-async def models_are_copied(server: CheckedServer) -> None:
+async def a_copy_is_a_second_name(server: CheckedServer) -> None:
     source = server.model("chat")
-    name = fresh()
+    name = unique_name()
     response = await server.post("/api/copy", {"source": source, "destination": name})
     status(response, 200)
     same("body", b"", response.body)
@@ -112,13 +112,13 @@ async def models_are_copied(server: CheckedServer) -> None:
         loaded(await server.post("/api/generate", {"model": name}))
         await tagged(server, name)
     finally:
-        await deleted(server, name)
+        await delete(server, name)
 
 
 @covers(11, writes=True)
-async def what_was_made_is_deleted(server: CheckedServer) -> None:
-    async with pirate(server) as name:
-        await deleted(server, name)
+async def a_deleted_model_is_gone(server: CheckedServer) -> None:
+    async with temporary_model(server) as name:
+        await delete(server, name)
         if any(item.get("name") == f"{name}:latest" for item in await tags(server)):
             raise Differs(f"expected {name} to be gone; it is still listed")
         error(await server.post("/api/generate", {"model": name}), 404, f"model '{name}' not found")
@@ -126,7 +126,7 @@ async def what_was_made_is_deleted(server: CheckedServer) -> None:
 
 
 @covers(6, 103, writes=True)
-async def models_that_are_there_are_pulled(server: CheckedServer) -> None:
+async def pulling_an_existing_model_succeeds(server: CheckedServer) -> None:
     response = await server.post("/api/pull", {"model": server.model("chat")})
     registry_answers(response)
     found = lines(response)
@@ -143,8 +143,8 @@ async def models_that_are_there_are_pulled(server: CheckedServer) -> None:
 
 
 @covers(104, writes=True)
-async def a_pull_may_be_waited_for(server: CheckedServer) -> None:
+async def pull_without_streaming_is_one_object(server: CheckedServer) -> None:
     body = {"name": server.model("chat"), "stream": False}
     response = await server.post("/api/pull", body)
     registry_answers(response)
-    same("response", {"status": "success"}, an_object(response))
+    same("response", {"status": "success"}, json_object(response))

@@ -53,7 +53,7 @@ def prepare(request: ChatRequest, info: ModelInfo, defaults: Defaults, clock: Cl
     """Always streamed from vLLM. With `_debug_render_only`, only the prompt is rendered (R066)."""
     upstream = _upstream_request(request, info, defaults)
     if request.debug_render_only:
-        return render.of_chat(upstream, lambda text: _rendered(request, clock, text))
+        return render.render_chat(upstream, lambda text: _rendered(request, clock, text))
     return UpstreamRequest(api.CHAT_PATH, api.encode(upstream))
 
 

@@ -17,29 +17,26 @@ from vllama_pool.router.protocol.ollama.requests import default_messages
 
 NEITHER = "neither 'from' or 'files' was specified"
 BAD_PATH = "file path must be relative"
-NO_TEMPLATE = (
-    "vLLM templates chats with the served model's own template: leave 'template' out, or serve the model with "
-    "vLLM's --chat-template"
-)
+NO_TEMPLATE = "'template' is not supported: leave it out, or serve the model with vLLM's --chat-template"
 NO_PARSER = (
-    "how a model's answers are read is set where vLLM is started: leave 'renderer' and 'parser' out, or serve the "
-    "model with vLLM's --tool-call-parser and --reasoning-parser"
+    "'renderer' and 'parser' are not supported: leave them out, or serve the model with vLLM's --tool-call-parser "
+    "and --reasoning-parser"
 )
-NO_QUANTIZE = "models are not quantized here: leave 'quantize' out, or serve a quantized model"
+NO_QUANTIZE = "'quantize' is not supported: leave it out, or serve a quantized model"
 NO_ADAPTERS = (
-    "adapters cannot be sent here: serve them with vLLM's --enable-lora and --lora-modules, and name the served "
-    "adapter as 'from'"
+    "'adapters' is not supported: serve the adapter with vLLM's --enable-lora and --lora-modules, and set 'from' to "
+    "its name"
 )
-NO_DRAFT = "drafts cannot be sent here: serve the model with vLLM's --speculative-config"
+NO_DRAFT = "draft models are not supported in requests: serve the model with vLLM's --speculative-config"
 
 MAX_BODY = 8 << 20
 """Bytes of a request."""
-MAX_KEPT = 1 << 20
-"""Bytes that a model adds to its base, as JSON: the registry's limit. Checked on decode, in a thread."""
+MAX_ADDED = 1 << 20
+"""Bytes of JSON that a model may add to its base: the registry's limit."""
 MAX_DEPTH = 100
 """Nesting of lists and objects. Routers store them a few levels deeper."""
 
-TOO_MUCH = f"a model may add up to {MAX_KEPT >> 10} KiB to its base; send shorter messages"
+TOO_MUCH = f"the model adds more than {MAX_ADDED >> 10} KiB to its base; send fewer or shorter messages"
 
 
 class CreateRequest(ModelRequest, frozen=True, kw_only=True):
@@ -77,14 +74,14 @@ CREATE = BodyDecoder(CreateRequest)
 
 def decode_create(body: bytes) -> CreateRequest:
     if len(body) > MAX_BODY:
-        raise TooLarge(f"a model may be made from a request of up to {MAX_BODY >> 20} MiB; send shorter messages")
+        raise TooLarge(f"the request is larger than {MAX_BODY >> 20} MiB; send fewer or shorter messages")
     request = CREATE.decode(body)
     if not (_is_shallow(request.parameters) and _is_shallow(request.messages)):
         raise BadRequest("exceeded max depth")
     for path in (*request.files, *request.adapters, *request.draft_files):
         if not _is_relative(path):
             raise BadRequest(BAD_PATH)
-    if _kept_bytes(request) > MAX_KEPT:
+    if _added_bytes(request) > MAX_ADDED:
         raise TooLarge(TOO_MUCH)
     return request
 
@@ -145,7 +142,7 @@ def _without_nulls(message: dict[str, Any]) -> dict[str, Any]:
     return brief
 
 
-def _kept_bytes(request: CreateRequest) -> int:
+def _added_bytes(request: CreateRequest) -> int:
     licenses = request.license if isinstance(request.license, list) else [request.license]
     texts = sum(len(text) for text in licenses if isinstance(text, str))
     return texts + len(msgspec.json.encode((request.system, request.parameters, request.messages)))

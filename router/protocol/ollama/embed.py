@@ -113,14 +113,14 @@ def decode_embeddings(body: bytes) -> EmbedRequest:
     )
 
 
-def _texts(given: Any) -> list[str]:
-    if given is None or given == "":
+def _texts(value: Any) -> list[str]:
+    if value is None or value == "":
         return []
-    if isinstance(given, str):
-        return [given]
-    if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise BadRequest(BAD_INPUT)
-    return given
+    return value
 
 
 def check(request: EmbedRequest, info: ModelInfo) -> DirectResponse | None:
@@ -180,8 +180,8 @@ def _require_short(texts: Sequence[str], info: ModelInfo, limit: int, then: Upst
     if not texts:
         return then
 
-    def on_count(found: api.VllmTokenCount) -> NextStep:
-        if found.count > limit:
+    def on_count(counted: api.VllmTokenCount) -> NextStep:
+        if counted.count > limit:
             raise Refused(errors.CONTEXT_EXCEEDED, status=400)
         return _require_short(texts[1:], info, limit, then)
 

@@ -81,5 +81,5 @@ class EmbedTranslator:
         )
         return b"".join(parts)
 
-    def _vector(self, given: str | Sequence[float]) -> bytes:
-        return vectors.encode(vectors.normalised(vectors.decode(given), self._request.dimensions))
+    def _vector(self, embedding: str | Sequence[float]) -> bytes:
+        return vectors.encode(vectors.normalised(vectors.decode(embedding), self._request.dimensions))

@@ -19,12 +19,12 @@ from vllama_pool.router.protocol.operation import DirectResponse
 TEXT = "text/plain; charset=utf-8"
 RUNNING = b"Ollama is running"
 """Ollama's response at `/`: 17 bytes, no newline (R002)."""
-NO_PUSH = "models cannot be pushed from here: vLLM serves them from files on the workers' machines; publish those files"
+NO_PUSH = "push is not supported: vLLM serves models from files on the workers' machines; publish those files"
 NO_FILES = (
-    "models cannot be made from files here: put the files where a worker runs, and serve them with vllama serve --model"
+    "'files' is not supported: copy the files to a worker's machine, and serve them with vllama serve --model FOLDER"
 )
 NOT_SIGNED_IN = "you are not currently signed in"
-_SERVED_V1 = "use /api/chat, /api/generate or /api/embed, as Ollama's own clients do; of /v1 there is /v1/models"
+_ALTERNATIVE = "use /api/chat, /api/generate or /api/embed; of /v1, only /v1/models is served"
 
 BAD_DIGEST = "invalid digest format"
 DIGEST = re.compile(r"sha256[:-][0-9a-fA-F]{64}\Z")
@@ -84,7 +84,7 @@ def blob(request: FixedRequest) -> DirectResponse:
 
 def _v1(name: str) -> FixedRoute:
     path = f"/v1/{name}"
-    return FixedRoute(path, ("POST",), refused(501, f"{path} is not served by this version: {_SERVED_V1}"))
+    return FixedRoute(path, ("POST",), refused(501, f"{path} is not supported: {_ALTERNATIVE}"))
 
 
 FIXED_ROUTES = (

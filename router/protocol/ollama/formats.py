@@ -15,8 +15,8 @@ def check_format(value: msgspec.Raw) -> None:
     raw = bytes(value)
     if raw in _UNSET or raw == b'"json"' or raw[:1] == b"{":
         return
-    shown = '"' + raw.decode().replace("\\", "\\\\").replace('"', '\\"') + '"'
-    raise ClientError(f'invalid format: {shown}; expected "json" or a valid JSON Schema object')
+    quoted = '"' + raw.decode().replace("\\", "\\\\").replace('"', '\\"') + '"'
+    raise ClientError(f'invalid format: {quoted}; expected "json" or a valid JSON Schema object')
 
 
 def translate(value: msgspec.Raw) -> VllmResponseFormat | None:

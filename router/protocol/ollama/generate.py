@@ -25,10 +25,8 @@ from vllama_pool.router.protocol.vllm.think_tags import ThinkTagSplitter
 from vllama_pool.workers.registry.record import ModelInfo
 
 RAW_CONFLICT = "raw mode does not support template, system, or context"
-NO_TEMPLATES = "template is not supported: vLLM renders the model's own chat template; use raw for a prompt of your own"
-NO_IMAGES = (
-    "images are not supported without a chat template: not with raw, suffix or context, nor by a model without one"
-)
+NO_TEMPLATES = "template is not supported: vLLM renders the model's own chat template; use raw for your own prompt"
+NO_IMAGES = "images need a chat template: leave out raw, suffix and context, or use a model that has a template"
 PROMPT_END = 8
 """Tokens at a prompt's end that may hold a think tag."""
 
@@ -51,7 +49,7 @@ def check(request: GenerateRequest, info: ModelInfo, clock: Clock) -> DirectResp
     if request.template:
         raise BadRequest(NO_TEMPLATES)
     if request.context and min(request.context) < 0:
-        raise BadRequest(f"{min(request.context)} in context is not a token id; send the context of a former response")
+        raise BadRequest(f"{min(request.context)} in context is not a token id; send that of an earlier response")
     capabilities.require(images.required_capabilities(request.images or ()), request.model, info)
     if request.images and (request.context or not _is_chat(request, info)):
         raise BadRequest(NO_IMAGES)
@@ -95,7 +93,7 @@ def adapt(request: GenerateRequest, info: ModelInfo, defaults: Defaults, *refusa
     upstream = _completion(request, info, defaults, _plain_prompt(request, defaults))
     if too_long and not info.context_length:
         return tokenize.count_text(
-            info.name, "", lambda found: _send(_adapted(upstream, found.max_model_len, refusals) or upstream)
+            info.name, "", lambda count: _send(_adapted(upstream, count.max_model_len, refusals) or upstream)
         )
     adapted = _adapted(upstream, info.context_length, refusals)
     return _send(adapted) if adapted is not None else None
@@ -115,7 +113,7 @@ def _send(upstream: api.VllmCompletionRequest, begun: bool | None = None) -> Ups
     if begun is None:
         return UpstreamRequest(api.COMPLETIONS_PATH, body)
     return UpstreamRequest(
-        api.COMPLETIONS_PATH, body, lambda *given: translator(*given, think_tags=ThinkTagSplitter(begun=begun))
+        api.COMPLETIONS_PATH, body, lambda *args: translator(*args, think_tags=ThinkTagSplitter(begun=begun))
     )
 
 
@@ -170,26 +168,28 @@ def _after_context(request: GenerateRequest, info: ModelInfo, defaults: Defaults
     """A completion of the context's token ids and the rendered prompt's (R054)."""
     has_tags = _is_chat(request, info) and think_tags.uses_tags(info)
 
-    def on_tokens(found: api.VllmTokenized) -> NextStep:
-        upstream = _completion(request, info, defaults, [*(request.context or ()), *found.tokens])
-        end = "".join(text or "" for text in (found.token_strs or ())[-PROMPT_END:])
-        return _send(change(upstream, found.max_model_len), think_tags.ends_inside(end) if has_tags else None)
+    def on_tokens(tokenized: api.VllmTokenized) -> NextStep:
+        upstream = _completion(request, info, defaults, [*(request.context or ()), *tokenized.tokens])
+        end = "".join(text or "" for text in (tokenized.token_strs or ())[-PROMPT_END:])
+        return _send(change(upstream, tokenized.max_model_len), think_tags.ends_inside(end) if has_tags else None)
 
     if _is_chat(request, info):
-        return tokenize.of_chat(_chat(request, info, defaults), on_tokens, with_texts=has_tags)
-    return tokenize.of_text(info.name, _plain_prompt(request, defaults), on_tokens)
+        return tokenize.tokenize_chat(_chat(request, info, defaults), on_tokens, with_texts=has_tags)
+    return tokenize.tokenize_text(info.name, _plain_prompt(request, defaults), on_tokens)
 
 
 def _render(request: GenerateRequest, info: ModelInfo, defaults: Defaults, clock: Clock) -> NextStep:
     def respond(text: str) -> DirectResponse:
         stamp = rfc3339(clock.time_ns())
-        shown = DebugInfo(text, len(request.images or ()))
-        response = GenerateResponse(model=request.model, created_at=stamp, response="", done=False, debug_info=shown)
+        debug_info = DebugInfo(text, len(request.images or ()))
+        response = GenerateResponse(
+            model=request.model, created_at=stamp, response="", done=False, debug_info=debug_info
+        )
         return DirectResponse(json_lines.encode(response))
 
     if _is_chat(request, info):
-        return render.of_chat(_chat(request, info, defaults), respond, after=request.context)
-    return render.of_text(info.name, _plain_prompt(request, defaults), respond, after=request.context)
+        return render.render_chat(_chat(request, info, defaults), respond, after=request.context)
+    return render.render_text(info.name, _plain_prompt(request, defaults), respond, after=request.context)
 
 
 def translator(

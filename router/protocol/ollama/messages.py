@@ -8,8 +8,8 @@ import msgspec
 
 from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.protocol.ollama.images import sniff
-from vllama_pool.router.protocol.ollama.pairing import Pairing, pair
 from vllama_pool.router.protocol.ollama.requests import ChatMessage, DeclaredTool, default_messages
+from vllama_pool.router.protocol.ollama.tool_call_ids import ToolCallIds, match_results
 from vllama_pool.router.protocol.vllm import api
 
 
@@ -28,13 +28,13 @@ def with_defaults(messages: Sequence[ChatMessage], defaults: Defaults) -> Sequen
 
 def translate(messages: Sequence[ChatMessage]) -> list[api.VllmMessage]:
     """Tool calls without an id get one, and each tool result the id of its call."""
-    pairing: Pairing | None = None
+    ids: ToolCallIds | None = None
     result: list[api.VllmMessage] = []
     for position, message in enumerate(messages):
         role = message.role.lower()
         if message.tool_calls or role == "tool":
-            pairing = pairing or pair(messages)
-            result.append(_with_tools(message, role, position, pairing))
+            ids = ids or match_results(messages)
+            result.append(_with_tools(message, role, position, ids))
         elif message.images:
             result.append(api.VllmMessage(role, parts(message.content or "", message.images)))
         else:
@@ -49,14 +49,14 @@ def for_template(messages: list[api.VllmMessage], template: str) -> list[api.Vll
     return messages
 
 
-def _with_tools(message: ChatMessage, role: str, position: int, pairing: Pairing) -> api.VllmMessage:
+def _with_tools(message: ChatMessage, role: str, position: int, ids: ToolCallIds) -> api.VllmMessage:
     text = message.content or ""
     content = parts(text, message.images) if message.images else text
     if role == "tool":
-        return api.VllmMessage(role, content, tool_call_id=pairing.results[position], name=message.tool_name or None)
+        return api.VllmMessage(role, content, tool_call_id=ids.results[position], name=message.tool_name or None)
     calls = [
-        api.VllmToolCall(id, api.VllmFunctionCall(call.function.name, bytes(call.function.arguments).decode()))
-        for id, call in zip(pairing.calls[position], message.tool_calls or (), strict=True)
+        api.VllmToolCall(call_id, api.VllmFunctionCall(call.function.name, bytes(call.function.arguments).decode()))
+        for call_id, call in zip(ids.calls[position], message.tool_calls or (), strict=True)
     ]
     return api.VllmMessage(role, content, message.thinking or None, calls)
 

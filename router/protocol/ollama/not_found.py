@@ -34,7 +34,7 @@ def embedding_text(model: str) -> str:
 def show_text(requested: str) -> str:
     """Unlike elsewhere, the name is normalised (R148)."""
     try:
-        shown = parse(requested).short
+        name = parse(requested).short
     except InvalidName:
-        shown = requested
-    return f"model '{shown}' not found"
+        name = requested
+    return f"model '{name}' not found"

@@ -21,17 +21,17 @@ class DebugInfo(msgspec.Struct, frozen=True, omit_defaults=True):
 Respond = Callable[[str], DirectResponse]
 
 
-def of_chat(upstream: api.VllmChatRequest, respond: Respond, *, after: list[int] | None = None) -> NextStep:
+def render_chat(upstream: api.VllmChatRequest, respond: Respond, *, after: list[int] | None = None) -> NextStep:
     """Respond with the prompt's text. `after`: token ids that precede it."""
 
-    def on_tokens(found: api.VllmTokenized) -> NextStep:
-        ids = [*(after or ()), *found.tokens]
-        return tokenize.to_text(upstream.model, ids, lambda text: respond(text.prompt))
+    def on_tokens(tokenized: api.VllmTokenized) -> NextStep:
+        ids = [*(after or ()), *tokenized.tokens]
+        return tokenize.detokenize(upstream.model, ids, lambda text: respond(text.prompt))
 
-    return tokenize.of_chat(upstream, on_tokens)
+    return tokenize.tokenize_chat(upstream, on_tokens)
 
 
-def of_text(model: str, prompt: str, respond: Respond, *, after: list[int] | None = None) -> NextStep:
+def render_text(model: str, prompt: str, respond: Respond, *, after: list[int] | None = None) -> NextStep:
     if not after:
         return respond(prompt)
-    return tokenize.to_text(model, after, lambda text: respond(text.prompt + prompt))
+    return tokenize.detokenize(model, after, lambda text: respond(text.prompt + prompt))

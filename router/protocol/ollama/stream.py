@@ -121,7 +121,7 @@ class TextTranslator:
                 self._fail(error.status, "the worker stopped the request")
             except InvalidArguments:
                 text = RUNNER_ERROR + "the arguments of a tool call are not a JSON object"
-                self._failure = StreamFailure(500, text, models_own=True)
+                self._failure = StreamFailure(500, text, model_at_fault=True)
         if event.usage is not None:
             self._on_usage(event)
         elif event.error is not None:

@@ -23,7 +23,7 @@ _VALIDATION = re.compile(r"'loc': '([^']*)', 'msg': (?:'([^']*)'|\"([^\"]*)\")")
 _CONTEXT = re.compile(r"maximum context length is|which is the upper bound|longer than the maximum model length")
 _DEAD_ENGINE = ("cannot schedule new futures", "EngineCore encountered an issue", "EngineDeadError")
 _ADMISSION = "The engine is currently busy"
-_SHOWN = 2000
+_MAX_SHOWN = 2000
 """Bytes shown of a body that is not JSON, such as a proxy's page."""
 
 
@@ -45,7 +45,7 @@ def _explain(body: bytes) -> str:
     try:
         envelope = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        text = body[:_SHOWN].decode("utf-8", "replace").strip()
+        text = body[:_MAX_SHOWN].decode("utf-8", "replace").strip()
         return "" if text.startswith("<") else text
     if isinstance(envelope.error, str):
         return _plain(envelope.error)
@@ -82,7 +82,7 @@ def classify_text(status: int, text: str) -> AttemptFailed:
         return Unavailable(text, status=502)
     if status == 429 or (status == 503 and _ADMISSION in text):
         return Busy(text, status=status)
-    if any(sign in text for sign in _DEAD_ENGINE):
+    if any(marker in text for marker in _DEAD_ENGINE):
         return Lost(text, status=status)
     if status in (502, 503, 504):
         return Unavailable(text, status=status)
@@ -93,8 +93,8 @@ def classify_text(status: int, text: str) -> AttemptFailed:
     return Faulty(text, status=status)
 
 
-def of_stream(failure: StreamFailure) -> AttemptFailed:
-    if failure.models_own:
+def classify_stream_failure(failure: StreamFailure) -> AttemptFailed:
+    if failure.model_at_fault:
         return Refused(failure.text, status=failure.status)
     return classify_text(failure.status, failure.text)
 
@@ -113,7 +113,7 @@ def _plain(text: str) -> str:
         return CONTEXT_EXCEEDED
     found = _VALIDATION.findall(text)
     if found:
-        return "; ".join(f"{where.removeprefix('body.')}: {single or double}" for where, single, double in found)
+        return "; ".join(f"{field.removeprefix('body.')}: {single or double}" for field, single, double in found)
     text = text.partition("Valid aliases:")[0].strip()
     before, parameter, _ = text.partition("(parameter=")
     return before.strip() if parameter and text.endswith(")") else text

@@ -21,7 +21,7 @@ def is_too_long(failure: AttemptFailed) -> bool:
 
 def is_known(failure: AttemptFailed) -> bool:
     """True if the refusal names a limit that a request can be adapted to."""
-    return is_too_long(failure) or any(sign.search(failure.text) for sign in (_STOPS, _MAX_TOKENS))
+    return is_too_long(failure) or any(pattern.search(failure.text) for pattern in (_STOPS, _MAX_TOKENS))
 
 
 def within_limits(request: api.RequestT, refusals: Sequence[AttemptFailed]) -> api.RequestT | None:

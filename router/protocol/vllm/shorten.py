@@ -53,12 +53,12 @@ def shortenings(messages: Sequence[api.VllmMessage]) -> list[Shortening]:
     questions = [start for start in starts if messages[start].role == "user"]
     last_question = questions[-1] if questions else None
     later = starts if last_question is None else [start for start in starts if start > last_question]
-    found = [Shortening(start) for start in questions]
-    found += [Shortening(start, last_question) for start in later if start - 1 != last_question]
+    result = [Shortening(start) for start in questions]
+    result += [Shortening(start, last_question) for start in later if start - 1 != last_question]
     if later and last_question is not None:
-        found.append(Shortening(later[-1]))
+        result.append(Shortening(later[-1]))
     first = next((place for place, message in enumerate(messages) if message.role != "system"), 0)
-    return [Shortening(0), *(way for way in found if way.start > first)]
+    return [Shortening(0), *(shortening for shortening in result if shortening.start > first)]
 
 
 def _valid_starts(messages: Sequence[api.VllmMessage]) -> list[int]:
@@ -79,47 +79,47 @@ def _valid_starts(messages: Sequence[api.VllmMessage]) -> list[int]:
 
 def shortened(chat: api.VllmChatRequest, limit: int) -> NextStep:
     """Search for a chat request that fits. `limit`: the context in tokens, 0 if only the worker knows it."""
-    found = shortenings(chat.messages)
+    candidates = shortenings(chat.messages)
 
     def narrow(low: int, high: int, best: api.VllmChatRequest | None, limit: int) -> NextStep:
         """Shortenings before `low` are too long. The one at `high`, if any, fits: it is `best`."""
         if low == high:
-            return _send(best or cut(_with(chat, found[-1]), limit))
+            return _send(best or cut(_with(chat, candidates[-1]), limit))
         middle = (low + high) // 2
-        tried = _with(chat, found[middle])
+        tried = _with(chat, candidates[middle])
         if limit and _characters(tried) > limit * LONGEST_TOKEN:
             return narrow(middle + 1, high, best, limit)
 
-        def counted(answer: api.VllmTokenCount) -> NextStep:
-            limit = answer.max_model_len
-            left = limit - answer.count
-            if left < room(limit, chat.max_tokens):
+        def on_count(count: api.VllmTokenCount) -> NextStep:
+            limit = count.max_model_len
+            remaining = limit - count.count
+            if remaining < room(limit, chat.max_tokens):
                 return narrow(middle + 1, high, best, limit)
-            return narrow(low, middle, _limited(tried, left), limit)
+            return narrow(low, middle, _limited(tried, remaining), limit)
 
-        return tokenize.count_chat(tried, counted)
+        return tokenize.count_chat(tried, on_count)
 
-    return narrow(0, len(found), None, limit)
+    return narrow(0, len(candidates), None, limit)
 
 
 def cut(request: api.RequestT, limit: int) -> api.RequestT:
-    left = room(limit, request.max_tokens)
-    return msgspec.structs.replace(_limited(request, left), truncate_prompt_tokens=max(1, limit - left))
+    remaining = room(limit, request.max_tokens)
+    return msgspec.structs.replace(_limited(request, remaining), truncate_prompt_tokens=max(1, limit - remaining))
 
 
-def _limited(request: api.RequestT, left: int) -> api.RequestT:
-    """Limit max_tokens to the room that is left: older releases of vLLM do not."""
-    if request.max_tokens is None or request.max_tokens <= left:
+def _limited(request: api.RequestT, remaining: int) -> api.RequestT:
+    """Limit max_tokens to the tokens that remain: older releases of vLLM do not."""
+    if request.max_tokens is None or request.max_tokens <= remaining:
         return request
-    return msgspec.structs.replace(request, max_tokens=left)
+    return msgspec.structs.replace(request, max_tokens=remaining)
 
 
 def _characters(chat: api.VllmChatRequest) -> int:
     return sum(len(message.content) for message in chat.messages if isinstance(message.content, str))
 
 
-def _with(chat: api.VllmChatRequest, way: Shortening) -> api.VllmChatRequest:
-    return msgspec.structs.replace(chat, messages=way.apply(chat.messages))
+def _with(chat: api.VllmChatRequest, shortening: Shortening) -> api.VllmChatRequest:
+    return msgspec.structs.replace(chat, messages=shortening.apply(chat.messages))
 
 
 def _send(chat: api.VllmChatRequest) -> UpstreamRequest:

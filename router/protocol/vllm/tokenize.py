@@ -14,7 +14,7 @@ from vllama_pool.router.protocol.vllm import api
 T = TypeVar("T")
 
 
-def of_chat(
+def tokenize_chat(
     chat: api.VllmChatRequest, then: Callable[[api.VllmTokenized], NextStep], *, with_texts: bool = False
 ) -> PreflightRequest:
     return _preflight(api.TOKENIZE_PATH, _chat_body(chat, with_texts), api.VllmTokenized, then)
@@ -33,7 +33,7 @@ def _chat_body(chat: api.VllmChatRequest, with_texts: bool) -> api.VllmTokenizeC
     return api.VllmTokenizeChatRequest(chat.model, chat.messages, chat.tools, settings or None, with_texts)
 
 
-def of_text(model: str, text: str, then: Callable[[api.VllmTokenized], NextStep]) -> PreflightRequest:
+def tokenize_text(model: str, text: str, then: Callable[[api.VllmTokenized], NextStep]) -> PreflightRequest:
     return _preflight(api.TOKENIZE_PATH, api.VllmTokenizeTextRequest(model, text), api.VllmTokenized, then)
 
 
@@ -41,16 +41,16 @@ def count_text(model: str, text: str, then: Callable[[api.VllmTokenCount], NextS
     return _preflight(api.TOKENIZE_PATH, api.VllmTokenizeTextRequest(model, text), api.VllmTokenCount, then)
 
 
-def to_text(model: str, tokens: list[int], then: Callable[[api.VllmDetokenized], NextStep]) -> PreflightRequest:
+def detokenize(model: str, tokens: list[int], then: Callable[[api.VllmDetokenized], NextStep]) -> PreflightRequest:
     return _preflight(api.DETOKENIZE_PATH, api.VllmDetokenizeRequest(model, tokens), api.VllmDetokenized, then)
 
 
 def _preflight(path: str, body: msgspec.Struct, kind: type[T], then: Callable[[T], NextStep]) -> PreflightRequest:
     def on_response(response: bytes) -> NextStep:
         try:
-            found = msgspec.json.decode(response, type=kind)
+            decoded = msgspec.json.decode(response, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Refused(f"the worker's answer to {path} is not vLLM's: {error}", status=501) from None
-        return then(found)
+        return then(decoded)
 
     return PreflightRequest(path, api.encode(body), on_response)

@@ -22,9 +22,9 @@ class NotFinite(ValueError):
     """Ollama's text (R099)."""
 
 
-def decode(given: str | Sequence[float]) -> Sequence[float]:
+def decode(embedding: str | Sequence[float]) -> Sequence[float]:
     """From base64 of little-endian 32-bit floats, or a list of numbers. Raises ValueError and NotFinite."""
-    values = _unpacked(given) if isinstance(given, str) else given
+    values = _unpacked(embedding) if isinstance(embedding, str) else embedding
     try:
         finite = math.isfinite(math.fsum(map(abs, values)))
     except OverflowError:  # numbers far above a 32-bit float

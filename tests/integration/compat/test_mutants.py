@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from tests.support.fleet.described import described_fleet
 from vllama_pool.router.compat.checks import CHECKS
-from vllama_pool.router.compat.models import ModelChoice, choose, listed
+from vllama_pool.router.compat.models import ModelChoice, choose, parse_tags
 from vllama_pool.router.compat.report import by_rule
 from vllama_pool.router.compat.rules import RULES
 from vllama_pool.router.compat.runner import Result, run
@@ -117,8 +117,8 @@ def thinking_in_content(found: dict[str, Any]) -> None:
         message["content"] = f"<think>{message.pop('thinking')}</think>{message['content']}"
 
 
-def status(wanted: int, instead: int) -> Change:
-    return lambda response: replace(response, status=instead) if response.status == wanted else response
+def status(old: int, new: int) -> Change:
+    return lambda response: replace(response, status=new) if response.status == old else response
 
 
 NDJSON = "x-ndjson"
@@ -188,7 +188,7 @@ class MutatedServer(CheckedServer):
 async def described(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[ServerUrl, ModelChoice]]:
     """The router's URL and the models to check."""
     async with described_fleet(tmp_path_factory.mktemp("state")) as running:
-        yield parse_url(running.url), choose(listed((await running.http.get("/api/tags")).json()), ModelChoice())
+        yield parse_url(running.url), choose(parse_tags((await running.http.get("/api/tags")).json()), ModelChoice())
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

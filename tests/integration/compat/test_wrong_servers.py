@@ -7,8 +7,8 @@ import pytest
 import pytest_asyncio
 
 from tests.support.vllm.fixed_answer import answering
-from vllama_pool.router.compat.check import Check
 from vllama_pool.router.compat.checks import CHECKS
+from vllama_pool.router.compat.checks.check import Check
 from vllama_pool.router.compat.models import ModelChoice
 from vllama_pool.router.compat.runner import Result, run_check
 from vllama_pool.router.compat.server import CheckedServer

@@ -92,7 +92,7 @@ async def test_errors_carry_cors_headers_too(running: Fleet, path: str) -> None:
 async def test_push_is_refused(running: Fleet) -> None:
     answer = await running.http.post("/api/push", json={"model": "tiny"})
     assert (answer.status_code, answer.headers["content-type"]) == (501, JSON)
-    assert answer.json()["error"].startswith("models cannot be pushed from here")
+    assert answer.json()["error"].startswith("push is not supported")
 
 
 @pytest.mark.rule(44)

@@ -22,7 +22,7 @@ from deploy.local.package_managers import ROOT
 from deploy.local.run import CHAT_MODEL, plan_launch
 from tests.support.ports import free_ports
 from tests.support.until import until
-from vllama_pool.router.cli.commands.groups import AND
+from vllama_pool.router.cli.commands.worker_groups import AND
 from vllama_pool.workers.process.lifeline import die_with_parent
 
 MODEL = CHAT_MODEL

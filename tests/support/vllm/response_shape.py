@@ -58,7 +58,7 @@ def of_document(value: Any) -> Any:
     return shape
 
 
-def of_stream(text: str) -> list[Any]:
+def classify_stream_failure(text: str) -> list[Any]:
     """The shapes of a stream's events, in order, repetitions left out."""
     parts = text.split("\n\n")
     shapes: list[Any] = [] if parts[-1] == "" else ["NOT ENDED BY A BLANK LINE"]
@@ -78,7 +78,7 @@ def of_response(response: httpx.Response) -> dict[str, Any]:
     headers = {name: response.headers[name] for name in HEADERS if name in response.headers}
     headers["content-length"] = "content-length" in response.headers
     if headers.get("content-type", "").startswith("text/event-stream"):
-        body: Any = of_stream(response.text)
+        body: Any = classify_stream_failure(response.text)
     elif headers.get("content-type") == "application/json" and response.text:
         body = of_document(response.json())
     else:

@@ -68,7 +68,7 @@ def test_exit_code_1_if_something_differs(server: Serve) -> None:
     assert result.exit_code == 1
     row = next(line for line in result.stdout.splitlines() if line.startswith("R002"))
     assert "GET /: expected body Ollama is running; got Welcome" in row
-    assert result.stdout.splitlines()[-1].endswith("0 as Ollama, 1 differs; 1 not asked about, --list says why")
+    assert result.stdout.splitlines()[-1].endswith("0 as Ollama, 1 differs; 1 not checked, --list says why")
 
 
 def test_a_check_without_a_suitable_model_is_skipped(server: Serve) -> None:
@@ -83,7 +83,7 @@ def test_json_prints_the_report_for_machines(server: Serve) -> None:
     result = compat(url, "--rule", "R002", "--json", "--tools-model", "t")
     assert result.exit_code == 1
     report = json.loads(result.stdout)
-    assert report["counts"] == {"differs": 1, "skipped": 0, "same": 0, "unseen": 0}
+    assert report["counts"] == {"differs": 1, "skipped": 0, "same": 0, "not_checked": 0}
     assert report["models"] == {"chat": "m:latest", "tools": "t", "unthinking": "m:latest", "toolless": "m:latest"}
     assert [row["rule"] for row in report["rules"]] == ["R002"]
 
@@ -106,7 +106,7 @@ def test_an_unreachable_server_exits_with_2_in_one_line() -> None:
     result = compat(f"127.0.0.1:{free_ports()}")
     assert result.exit_code == 2
     assert result.stderr.startswith("vllama: no server answers at http://127.0.0.1:")
-    assert result.stderr.endswith(" (Connection refused); start one, or name another\n")
+    assert result.stderr.endswith(" (Connection refused); start one, or correct the URL\n")
     assert len(result.stderr.splitlines()) == 1
 
 
@@ -120,7 +120,7 @@ def test_a_server_that_never_answers_exits_with_2_and_names_the_timeout() -> Non
     with socket.create_server(("127.0.0.1", 0)) as silent:
         result = compat(f"127.0.0.1:{silent.getsockname()[1]}", "--timeout", "0.2")
     assert result.exit_code == 2
-    assert "gives no answer in time; wait longer with --timeout, or name another" in result.stderr
+    assert "does not answer in time; wait longer with --timeout, or correct the URL" in result.stderr
 
 
 def test_list_prints_all_rules_without_a_server() -> None:
@@ -128,8 +128,8 @@ def test_list_prints_all_rules_without_a_server() -> None:
     assert result.exit_code == 0
     rows = result.stdout.splitlines()[1:]
     assert [row.split()[0] for row in rows] == [rule.name for rule in RULES]
-    assert "left out: only the model list of /v1 is served so far" in rows[26]
-    assert "tested inside" in rows[184]
+    assert "not implemented: only the model list of /v1 is served so far" in rows[26]
+    assert "not observable" in rows[184]
     assert "check" in rows[0]
 
 

@@ -1,6 +1,6 @@
 """Selection of the models to check."""
 
-from vllama_pool.router.compat.models import ModelChoice, choose, listed
+from vllama_pool.router.compat.models import ModelChoice, choose, parse_tags
 
 
 def tags(*models: tuple[str, int, list[str]]) -> dict[str, object]:
@@ -14,7 +14,7 @@ VECTORS = ("vectors:latest", 2, ["embedding"])
 
 
 def test_the_smallest_capable_model_is_chosen() -> None:
-    found = choose(listed(tags(BIG, ABLE, VECTORS, SMALL)), ModelChoice())
+    found = choose(parse_tags(tags(BIG, ABLE, VECTORS, SMALL)), ModelChoice())
     assert found == ModelChoice(
         chat="small:1b",
         embed="vectors:latest",
@@ -27,14 +27,14 @@ def test_the_smallest_capable_model_is_chosen() -> None:
 
 
 def test_models_named_by_the_user_are_chosen() -> None:
-    found = choose(listed(tags(BIG, ABLE, SMALL)), ModelChoice(chat="big:70b", tools="mine"))
+    found = choose(parse_tags(tags(BIG, ABLE, SMALL)), ModelChoice(chat="big:70b", tools="mine"))
     assert (found.chat, found.tools, found.thinking) == ("big:70b", "mine", "able:8b")
 
 
 def test_a_thinking_model_chats_if_there_is_no_other() -> None:
-    found = choose(listed(tags(BIG, VECTORS)), ModelChoice())
+    found = choose(parse_tags(tags(BIG, VECTORS)), ModelChoice())
     assert (found.chat, found.unthinking, found.toolless, found.vision) == ("big:70b", None, None, None)
-    assert found.known() == {
+    assert found.names() == {
         "chat": "big:70b",
         "embed": "vectors:latest",
         "thinking": "big:70b",
@@ -44,18 +44,18 @@ def test_a_thinking_model_chats_if_there_is_no_other() -> None:
 
 def test_cloud_models_are_never_chosen() -> None:
     found = choose(
-        listed(tags(("huge:cloud", 0, ["completion"]), ("huge:1t-cloud", 0, ["completion"]), SMALL)), ModelChoice()
+        parse_tags(tags(("huge:cloud", 0, ["completion"]), ("huge:1t-cloud", 0, ["completion"]), SMALL)), ModelChoice()
     )
     assert found.chat == "small:1b"
 
 
 def test_a_model_without_capabilities_is_assumed_to_chat() -> None:
-    found = choose(listed({"models": [{"name": "old", "model": "old"}]}), ModelChoice())
+    found = choose(parse_tags({"models": [{"name": "old", "model": "old"}]}), ModelChoice())
     assert (found.chat, found.embed, found.tools) == ("old", None, None)
 
 
 def test_a_malformed_list_has_no_models() -> None:
     nonsense: list[object] = [{}, [], "x", None, {"models": None}, {"models": [1, {"name": 2}, {}]}]
     for each in nonsense:
-        assert choose(listed(each), ModelChoice()) == ModelChoice()
-    assert listed({"models": [{"name": "old", "size": None, "capabilities": None}]})[0].name == "old"
+        assert choose(parse_tags(each), ModelChoice()) == ModelChoice()
+    assert parse_tags({"models": [{"name": "old", "size": None, "capabilities": None}]})[0].name == "old"

@@ -5,19 +5,19 @@ import io
 import pytest
 from rich.console import Console
 
-from vllama_pool.router.compat.check import Check
-from vllama_pool.router.compat.report import Row, by_rule, closing, machine, table
+from vllama_pool.router.compat.checks.check import Check
+from vllama_pool.router.compat.report import Row, by_rule, json_report, summary_line, table
 from vllama_pool.router.compat.rules import RULES
 from vllama_pool.router.compat.runner import Outcome, Result
 from vllama_pool.router.compat.server import CheckedServer
 
 
-async def nothing(server: CheckedServer) -> None:
+async def unused(server: CheckedServer) -> None:
     """Stands in for the function of a check; never called."""
 
 
 def outcome(result: Result, *rules: int, detail: str = "") -> Outcome:
-    return Outcome(Check(frozenset(rules), "a check", nothing), result, detail)
+    return Outcome(Check(frozenset(rules), "a check", unused), result, detail)
 
 
 def printed(rows: list[Row], width: int) -> str:
@@ -68,17 +68,17 @@ def test_the_summary_line_counts_results() -> None:
     rows = by_rule(
         [outcome(Result.SAME, 1, 2, 3), outcome(Result.DIFFERS, 4), outcome(Result.SKIPPED, 5, detail="none")], RULES
     )
-    assert closing(rows, 58) == (
-        "5 rules checked: 3 as Ollama, 1 differs, 1 skipped; 58 not asked about, --list says why"
+    assert summary_line(rows, 58) == (
+        "5 rules checked: 3 as Ollama, 1 differs, 1 skipped; 58 not checked, --list says why"
     )
-    assert closing(rows, 0, 2).endswith("1 skipped; 2 more with --writes")
-    assert closing(rows[-1:], 0) == "1 rule checked: 1 as Ollama, 0 differ"
+    assert summary_line(rows, 0, 2).endswith("1 skipped; 2 more with --writes")
+    assert summary_line(rows[-1:], 0) == "1 rule checked: 1 as Ollama, 0 differ"
 
 
 def test_the_json_report_has_counts_and_every_rule() -> None:
     rows = by_rule([outcome(Result.SAME, 1), outcome(Result.DIFFERS, 44, detail="expected x; got y")], RULES)
-    report = machine("http://h", {"chat": "m"}, rows, 52)
-    assert report["counts"] == {"differs": 1, "skipped": 0, "same": 1, "unseen": 52}
+    report = json_report("http://h", {"chat": "m"}, rows, 52)
+    assert report["counts"] == {"differs": 1, "skipped": 0, "same": 1, "not_checked": 52}
     assert report["models"] == {"chat": "m"}
     first = report["rules"][0]
     assert first | {"title": ""} == {

@@ -4,8 +4,8 @@ import pytest
 
 from tests.support.ports import free_ports
 from tests.support.vllm.raw_server import RawServer, hold, request
-from vllama_pool.router.compat.check import Check, covers, declared
 from vllama_pool.router.compat.checks import CHECKS, writes
+from vllama_pool.router.compat.checks.check import Check, checks_in, covers
 from vllama_pool.router.compat.expect import Differs, Skipped
 from vllama_pool.router.compat.models import ModelChoice
 from vllama_pool.router.compat.runner import MAX_TIMEOUTS, Result, run, run_check
@@ -31,43 +31,47 @@ async def skips(server: CheckedServer) -> None:
 
 
 async def test_outcomes_keep_the_order_of_the_checks() -> None:
-    seen: list[str] = []
+    progress: list[str] = []
     found = await run(
-        CheckedServer(NOWHERE, ModelChoice()), [passes, differs, skips], progress=lambda check: seen.append(check.name)
+        CheckedServer(NOWHERE, ModelChoice()),
+        [passes, differs, skips],
+        progress=lambda check: progress.append(check.name),
     )
     assert [(outcome.result, outcome.detail) for outcome in found] == [
         (Result.SAME, ""),
         (Result.DIFFERS, "expected a; got b"),
         (Result.SKIPPED, "no model that chats; name one with --model"),
     ]
-    assert seen == ["passes", "differs", "skips"]
+    assert progress == ["passes", "differs", "skips"]
 
 
 async def test_a_server_that_is_gone_or_times_out_differs() -> None:
     @covers(5)
-    async def asks(server: CheckedServer) -> None:
+    async def get_status(server: CheckedServer) -> None:
         await server.get("/api/status")
 
-    gone = await run_check(CheckedServer(ServerUrl("127.0.0.1", free_ports()), ModelChoice()), asks)
+    gone = await run_check(CheckedServer(ServerUrl("127.0.0.1", free_ports()), ModelChoice()), get_status)
     assert gone.result is Result.DIFFERS
     assert gone.detail.startswith("GET /api/status: expected an answer; ")
     async with RawServer([request, hold]) as raw:
         at = ServerUrl(raw.endpoint.host, raw.endpoint.port)
-        hangs = await run_check(CheckedServer(at, ModelChoice(), timeout=0.1), asks)
+        hangs = await run_check(CheckedServer(at, ModelChoice(), timeout=0.1), get_status)
     assert hangs.detail == "GET /api/status: expected an answer; timed out"
 
 
 async def test_checks_are_skipped_after_several_timeouts_in_a_row() -> None:
-    def asking(path: str) -> Check:
+    def get_check(path: str) -> Check:
         @covers(5)
-        async def asks(server: CheckedServer) -> None:
+        async def get_status(server: CheckedServer) -> None:
             await server.get(path)
 
-        return asks
+        return get_status
 
     async with RawServer([request, hold]) as raw:
         at = ServerUrl(raw.endpoint.host, raw.endpoint.port)
-        found = await run(CheckedServer(at, ModelChoice(), timeout=0.1), [asking(f"/{number}") for number in range(9)])
+        found = await run(
+            CheckedServer(at, ModelChoice(), timeout=0.1), [get_check(f"/{number}") for number in range(9)]
+        )
     assert [outcome.result for outcome in found] == [Result.DIFFERS] * MAX_TIMEOUTS + [Result.SKIPPED] * (
         9 - MAX_TIMEOUTS
     )
@@ -79,13 +83,13 @@ async def test_equal_requests_are_sent_once() -> None:
     async with RawServer([request, answer]) as raw:
         server = CheckedServer(ServerUrl(raw.endpoint.host, raw.endpoint.port), ModelChoice(), key="k")
         for fields in ({}, {}, {"x": 1}, {}):
-            await server.once("/api/show", fields)
+            await server.post_cached("/api/show", fields)
     assert [received.body for received in raw.requests] == [b"{}", b'{"x": 1}']
     assert raw.requests[0].headers["authorization"] == "Bearer k"
 
 
 def test_declared_finds_the_checks_of_a_module() -> None:
-    found = declared(writes)
+    found = checks_in(writes)
     assert found
     assert all(check.writes for check in found)
     assert all(check in CHECKS for check in found)

@@ -10,7 +10,7 @@ from vllama_pool.router.compat.wire import InvalidResponse, RawConnection, RawRe
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
-async def ask(server: RawServer, method: str = "GET", body: bytes = b"") -> RawResponse:
+async def exchange(server: RawServer, method: str = "GET", body: bytes = b"") -> RawResponse:
     at = ServerUrl(server.endpoint.host, server.endpoint.port)
     async with RawConnection(at) as connection:
         return await connection.exchange(method, "/x", {"Host": "h"}, body)
@@ -21,7 +21,7 @@ async def test_chunk_boundaries_are_kept_however_the_bytes_arrive() -> None:
     answer = head + b"3\r\none\r\n5\r\nthree\r\n0\r\n\r\n"
     for step in (answer, bytewise(answer)):
         async with RawServer([request, step]) as server:
-            response = await ask(server)
+            response = await exchange(server)
         assert response.chunks == (b"one", b"three")
         assert response.body == b"onethree"
         assert [value for name, value in response.headers if name == "x-two"] == ["a", "b"]
@@ -30,7 +30,7 @@ async def test_chunk_boundaries_are_kept_however_the_bytes_arrive() -> None:
 
 async def test_a_body_with_a_length_has_no_chunks() -> None:
     async with RawServer([request, OK + b"Content-Length: 2\r\n\r\nok"]) as server:
-        response = await ask(server, "POST", b"{}")
+        response = await exchange(server, "POST", b"{}")
     assert (response.status, response.body, response.chunks) == (200, b"ok", None)
     assert server.requests[0].line == "POST /x HTTP/1.1"
     assert server.requests[0].headers["content-length"] == "2"
@@ -39,14 +39,14 @@ async def test_a_body_with_a_length_has_no_chunks() -> None:
 
 async def test_a_response_to_head_has_no_body() -> None:
     async with RawServer([request, OK + b"Content-Length: 17\r\n\r\n"]) as server:
-        response = await ask(server, "HEAD")
+        response = await exchange(server, "HEAD")
     assert response.body == b""
     assert response.header("content-length") == "17"
 
 
 async def test_a_body_without_a_length_ends_with_the_connection() -> None:
     async with RawServer([request, OK + b"\r\nall of it"]) as server:
-        assert (await ask(server)).body == b"all of it"
+        assert (await exchange(server)).body == b"all of it"
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ async def test_a_body_without_a_length_ends_with_the_connection() -> None:
 async def test_an_incomplete_response_is_invalid(sent: bytes) -> None:
     async with RawServer([request, sent, cut] if not sent else [request, sent]) as server:
         with pytest.raises((InvalidResponse, ConnectionError)):
-            await ask(server)
+            await exchange(server)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_invalid_urls_are_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "text"),
     [
         (ConnectionRefusedError(111, "Connect call failed ('127.0.0.1', 1)"), "Connection refused"),
         (
@@ -101,8 +101,8 @@ def test_invalid_urls_are_refused(url: str) -> None:
         (ConnectionResetError(), "ConnectionResetError"),
     ],
 )
-def test_connection_errors_are_described_without_addresses(error: OSError, said: str) -> None:
-    assert reason(error).startswith(said)
+def test_connection_errors_are_described_without_addresses(error: OSError, text: str) -> None:
+    assert reason(error).startswith(text)
     assert "Errno" not in reason(error)
 
 

@@ -13,7 +13,7 @@ from tests.support.balance import Clock, found, pool_of
 from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
 from vllama_pool.router.errors import ClientError, Forbidden, ModelNotFound, TooLarge
 from vllama_pool.router.protocol.ollama.copying import CopyRequest
-from vllama_pool.router.protocol.ollama.create import MAX_KEPT, decode_create
+from vllama_pool.router.protocol.ollama.create import MAX_ADDED, decode_create
 from vllama_pool.router.protocol.ollama.requests import default_messages
 from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.virtual_models.plans import (
@@ -153,8 +153,8 @@ def test_a_body_far_over_the_limit_is_refused_before_it_is_decoded() -> None:
     ],
 )
 def test_a_body_over_the_limit_is_refused_when_it_is_decoded(fields: dict[str, Any]) -> None:
-    assert MAX_KEPT == MAX_ENVELOPE
-    with pytest.raises(TooLarge, match="up to 1024 KiB"):
+    assert MAX_ADDED == MAX_ENVELOPE
+    with pytest.raises(TooLarge, match="more than 1024 KiB"):
         decode_create(msgspec.json.encode({"model": "v", "from": "m", **fields}))
 
 

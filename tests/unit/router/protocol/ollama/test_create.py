@@ -58,12 +58,12 @@ def test_file_paths_must_be_relative(path: str, valid: bool) -> None:
 
 
 def test_a_request_above_the_limits_is_too_large() -> None:
-    assert len(request(system="x" * (create.MAX_KEPT - 1000)).system) == create.MAX_KEPT - 1000
-    with pytest.raises(TooLarge, match="up to 1024 KiB to its base"):
-        request(system="x" * create.MAX_KEPT)
-    with pytest.raises(TooLarge, match="up to 1024 KiB to its base"):
-        request(license=["x" * create.MAX_KEPT])
-    with pytest.raises(TooLarge, match="request of up to 8 MiB"):
+    assert len(request(system="x" * (create.MAX_ADDED - 1000)).system) == create.MAX_ADDED - 1000
+    with pytest.raises(TooLarge, match="more than 1024 KiB to its base"):
+        request(system="x" * create.MAX_ADDED)
+    with pytest.raises(TooLarge, match="more than 1024 KiB to its base"):
+        request(license=["x" * create.MAX_ADDED])
+    with pytest.raises(TooLarge, match="request is larger than 8 MiB"):
         decode_create(b" " * (create.MAX_BODY + 1))
 
 

@@ -85,7 +85,7 @@ def test_account_endpoints_say_not_signed_in(method: str, path: str, text: str) 
     [
         ("HEAD", DIGEST, 404, f'blob "{DIGEST}" not found'),
         ("HEAD", DIGEST.replace(":", "-"), 404, f'blob "{DIGEST.replace(":", "-")}" not found'),
-        ("POST", DIGEST, 501, "models cannot be made from files here"),
+        ("POST", DIGEST, 501, "'files' is not supported"),
     ],
 )
 def test_blobs_are_absent_and_not_accepted(method: str, digest: str, status: int, text: str) -> None:

@@ -128,7 +128,7 @@ def test_images_require_vision_and_a_template() -> None:
     seeing = msgspec.structs.replace(MODEL, capabilities=("completion", "vision"))
     assert check(seeing, prompt="hi", images=[PNG]) is None
     for fields in ({"raw": True}, {"context": [1]}):
-        assert "images are not supported" in refused(seeing, prompt="hi", images=[PNG], **fields)[1]
+        assert "images need a chat template" in refused(seeing, prompt="hi", images=[PNG], **fields)[1]
     _, body = sent(seeing, images=[PNG])
     assert [part["type"] for part in body["messages"][0]["content"]] == ["image_url", "text"]
 

@@ -21,7 +21,7 @@ def respond(text: str) -> DirectResponse:
 
 @pytest.mark.rule(66)
 def test_a_chat_is_tokenized_and_read_back_after_the_context() -> None:
-    tokens = render.of_chat(CHAT, respond, after=[7])
+    tokens = render.render_chat(CHAT, respond, after=[7])
     assert isinstance(tokens, PreflightRequest)
     text = tokens.then(b'{"tokens":[1,2],"max_model_len":8}')
     assert isinstance(text, PreflightRequest)
@@ -31,7 +31,7 @@ def test_a_chat_is_tokenized_and_read_back_after_the_context() -> None:
 
 @pytest.mark.rule(66)
 def test_a_plain_prompt_needs_no_worker_unless_it_follows_a_context() -> None:
-    assert render.of_text("m", "hi", respond) == DirectResponse(b"hi")
-    step = render.of_text("m", "hi", respond, after=[7])
+    assert render.render_text("m", "hi", respond) == DirectResponse(b"hi")
+    step = render.render_text("m", "hi", respond, after=[7])
     assert isinstance(step, PreflightRequest)
     assert step.then(b'{"prompt":"before "}') == DirectResponse(b"before hi")

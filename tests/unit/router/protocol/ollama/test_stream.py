@@ -347,7 +347,7 @@ def test_invalid_tool_arguments_are_an_error(text: str) -> None:
     lines = objects(run(translator, delta(content="x") + calls(text) + delta("tool_calls") + usage() + DONE))
     assert list(lines[-1]) == ["error"]
     assert translator.failure is not None
-    assert (translator.failure.status, translator.failure.models_own) == (500, True)
+    assert (translator.failure.status, translator.failure.model_at_fault) == (500, True)
 
 
 def test_a_tool_call_cut_by_the_length_limit_is_dropped() -> None:

@@ -13,9 +13,9 @@ from vllama_pool.router.protocol.operation import StreamFailure
 from vllama_pool.router.protocol.vllm.errors import (
     CONTEXT_EXCEEDED,
     classify,
+    classify_stream_failure,
     classify_text,
     explain_upstream,
-    of_stream,
 )
 
 
@@ -149,6 +149,6 @@ def test_a_long_quoted_prompt_is_matched_quickly(filler: str) -> None:
 
 @pytest.mark.trap(1)
 def test_invalid_model_output_does_not_blame_the_worker() -> None:
-    own = of_stream(StreamFailure(500, "bad arguments", models_own=True))
+    own = classify_stream_failure(StreamFailure(500, "bad arguments", model_at_fault=True))
     assert (type(own), own.status, own.text) == (Refused, 500, "bad arguments")
-    assert type(of_stream(StreamFailure(500, "engine died"))) is Faulty
+    assert type(classify_stream_failure(StreamFailure(500, "engine died"))) is Faulty

@@ -23,7 +23,7 @@ def respond(found: Any) -> NextStep:
 
 def test_a_chat_is_tokenized_with_tools_and_template_arguments() -> None:
     tool = api.VllmTool(api.VllmToolFunction("f"))
-    step = tokenize.of_chat(chat(tools=[tool], chat_template_kwargs={"thinking": True}), respond, with_texts=True)
+    step = tokenize.tokenize_chat(chat(tools=[tool], chat_template_kwargs={"thinking": True}), respond, with_texts=True)
     assert step.path == "/tokenize"
     assert json.loads(step.body) == {
         "model": "m",

@@ -8,30 +8,30 @@ from types import ModuleType
 
 from vllama_pool.router.compat.server import CheckedServer
 
-Ask = Callable[[CheckedServer], Awaitable[None]]
+CheckFunction = Callable[[CheckedServer], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`ask` returns if the server answers as Ollama does; otherwise it raises Differs or Skipped."""
+    """`run` returns if the server answers as Ollama does; otherwise it raises Differs or Skipped."""
 
     rules: frozenset[int]
     name: str
-    ask: Ask
+    run: CheckFunction
     writes: bool = False
     """It creates and deletes models: runs only with --writes."""
 
 
-def covers(*rules: int, writes: bool = False) -> Callable[[Ask], Check]:
+def covers(*rules: int, writes: bool = False) -> Callable[[CheckFunction], Check]:
     """Decorator that turns a function into a check: `@covers(44, 67) async def streams_are_ndjson(server): …`"""
 
-    def declare(ask: Ask) -> Check:
-        return Check(frozenset(rules), ask.__name__, ask, writes)
+    def declare(run: CheckFunction) -> Check:
+        return Check(frozenset(rules), run.__name__, run, writes)
 
     return declare
 
 
-def declared(module: ModuleType) -> tuple[Check, ...]:
+def checks_in(module: ModuleType) -> tuple[Check, ...]:
     """The checks of a module in source order, whether single or in tuples."""
     found: list[Check] = []
     for value in vars(module).values():

@@ -9,16 +9,22 @@ import pytest
 from click.testing import CliRunner
 
 from vllama_pool.router.cli.commands import serve
-from vllama_pool.router.cli.commands.groups import Grouped, further_groups, group, of_a_group, split
+from vllama_pool.router.cli.commands.worker_groups import (
+    CommandWithGroups,
+    later_groups,
+    split_groups,
+    worker_group,
+    worker_group_options,
+)
 from vllama_pool.router.supervisor.plan import WorkerGroup
 
 
-@click.command("serve", cls=Grouped, context_settings={"ignore_unknown_options": True})
-@of_a_group
+@click.command("serve", cls=CommandWithGroups, context_settings={"ignore_unknown_options": True})
+@worker_group_options
 @click.option("--port", type=int)
 @click.pass_context
-def command(ctx: click.Context, /, port: int | None, **given: Any) -> None:
-    ctx.obj.append((port, [group(**given), *further_groups(ctx)]))
+def command(ctx: click.Context, /, port: int | None, **options: Any) -> None:
+    ctx.obj.append((port, [worker_group(**options), *later_groups(ctx)]))
 
 
 def read(*words: str) -> tuple[int | None, list[WorkerGroup]]:
@@ -57,8 +63,8 @@ def test_each_group_has_options_and_flags_of_its_own() -> None:
 
 def test_the_first_group_may_be_empty() -> None:
     assert read("--and", "--model", "a") == (None, [WorkerGroup(()), WorkerGroup(("a",))])
-    assert split([]) == [[]]
-    assert split(["--and"]) == [[], []]
+    assert split_groups([]) == [[]]
+    assert split_groups(["--and"]) == [[], []]
 
 
 def test_a_group_without_a_model_is_refused() -> None:

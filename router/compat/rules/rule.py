@@ -21,30 +21,27 @@ GROUPS = (
     "headers",
     "environment",
 )
-"""Topics of rules, in display order."""
+"""Topics, in display order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule."""
-
     number: int
     group: str
     title: str
-    """One line of at most 80 characters."""
-    inside: str = ""
-    """Reason why no request can observe it. Tests marked with its number prove it instead."""
-    left_out: str = ""
-    """Reason why it is not implemented."""
+    """At most 80 characters."""
+    unobservable: str = ""
+    """Reason why no check covers it. A test marked `rule(number)` does."""
+    not_implemented: str = ""
+    """Reason."""
 
     @property
     def name(self) -> str:
         return f"R{self.number:03}"
 
     @property
-    def outside(self) -> bool:
-        """True if checks cover it."""
-        return not self.inside and not self.left_out
+    def has_checks(self) -> bool:
+        return not self.unobservable and not self.not_implemented
 
     @property
     def group_order(self) -> int:

@@ -1,4 +1,4 @@
-"""Groups of options separated by `--and`, so that one command runs models with different flags.
+"""Groups of worker options, separated by `--and`.
 
 vllama serve --model A --max-model-len 8192 --and --model B --name embeddings --max-num-seqs 8
 """
@@ -16,7 +16,7 @@ from vllama_pool.router.supervisor.plan import WorkerGroup
 from vllama_pool.workers.agent.command_line import ENGINES
 
 AND = "--and"
-_FURTHER = "vllama.further_groups"
+_LATER_GROUPS = "vllama.later_groups"
 _CommandT = TypeVar("_CommandT", bound=Callable[..., Any])
 _OPTIONS = (
     click.option("--model", "models", multiple=True, metavar="MODEL", help="Run a worker for this model. Repeatable."),
@@ -32,36 +32,36 @@ _OPTIONS = (
 _VLLM_FLAGS = click.argument("vllm_args", nargs=-1, type=click.UNPROCESSED, metavar="[VLLM FLAGS]...")
 
 
-def of_a_group(function: _CommandT) -> _CommandT:
-    """Add the options that each group has to a command."""
+def worker_group_options(function: _CommandT) -> _CommandT:
+    """Decorator that adds the options of one group to a command."""
     for option in reversed((*_OPTIONS, _VLLM_FLAGS)):
         function = option(function)
     return function
 
 
-class Grouped(click.Command):
-    """A command with groups. Its own options must come before the first `--and`."""
+class CommandWithGroups(click.Command):
+    """Parses groups. Options that are not per group must precede the first `--and`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        first, *further = split(args)
-        ctx.meta[_FURTHER] = [self._group(ctx, words) for words in further]
+        first, *later = split_groups(args)
+        ctx.meta[_LATER_GROUPS] = [self._parse_group(ctx, words) for words in later]
         return super().parse_args(ctx, first)
 
-    def _group(self, ctx: click.Context, words: list[str]) -> WorkerGroup:
-        given = _further.make_context(ctx.info_name, words, parent=ctx).params
-        own = {name for option in self.params for name in option.opts}
-        for word in given["vllm_args"]:
-            if word.partition("=")[0] in own:
+    def _parse_group(self, ctx: click.Context, words: list[str]) -> WorkerGroup:
+        options = _group_parser.make_context(ctx.info_name, words, parent=ctx).params
+        command_options = {name for param in self.params for name in param.opts}
+        for word in options["vllm_args"]:
+            if word.partition("=")[0] in command_options:
                 raise click.UsageError(
                     f"{word!r} applies to all of {ctx.info_name}; give it before the first {AND}", ctx
                 )
-        if not given["models"]:
+        if not options["models"]:
             raise click.UsageError(f"--model is missing after {AND}", ctx)
-        return group(**given)
+        return worker_group(**options)
 
 
-def split(words: Sequence[str]) -> list[list[str]]:
-    """Split the arguments at `--and`. The first group is the command's own and may be empty."""
+def split_groups(words: Sequence[str]) -> list[list[str]]:
+    """Split at `--and`. The first group may be empty."""
     groups: list[list[str]] = [[]]
     for word in words:
         if word == AND:
@@ -71,23 +71,21 @@ def split(words: Sequence[str]) -> list[list[str]]:
     return groups
 
 
-def group(
+def worker_group(
     models: Sequence[str], names: Sequence[str], replicas: int, gpus: str, engine: str, vllm_args: Any
 ) -> WorkerGroup:
-    """Build a group from its option values."""
     if vllm_args and not models:
         raise click.UsageError(f"{vllm_args[0]!r} is not an option of serve; to pass it to vLLM, give a --model")
     devices = tuple(gpu for gpu in re.split(r"[,\s]+", gpus) if gpu)
     return WorkerGroup(tuple(models), tuple(names), replicas, devices, tuple(vllm_args), engine)
 
 
-def further_groups(ctx: click.Context) -> list[WorkerGroup]:
-    """Return the groups after each `--and`."""
-    found: list[WorkerGroup] = ctx.meta[_FURTHER]
-    return found
+def later_groups(ctx: click.Context) -> list[WorkerGroup]:
+    groups: list[WorkerGroup] = ctx.meta[_LATER_GROUPS]
+    return groups
 
 
-@click.command("further", context_settings={**PASS_ON, "help_option_names": []}, add_help_option=False)
-@of_a_group
-def _further(**_: Any) -> None:
-    """Parses a group's options; never called."""
+@click.command("later", context_settings={**PASS_ON, "help_option_names": []}, add_help_option=False)
+@worker_group_options
+def _group_parser(**_: Any) -> None:
+    """Parses the options of a later group; never called."""

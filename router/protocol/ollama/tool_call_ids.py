@@ -12,20 +12,20 @@ from vllama_pool.router.protocol.ollama.requests import CalledTool, ChatMessage
 
 
 @dataclass(frozen=True, slots=True)
-class Pairing:
+class ToolCallIds:
     """Call ids by position in the list of messages."""
 
     calls: dict[int, list[str]]
     results: dict[int, str]
 
 
-def pair(messages: Sequence[ChatMessage]) -> Pairing:
+def match_results(messages: Sequence[ChatMessage]) -> ToolCallIds:
     """Match tool messages with calls by id, then by name, then by order, the latest assistant message first.
 
     Consecutive tool messages are matched together, so that a result without an id does not get the call of one with an
     id. A result without an open call keeps its id or gets a new one.
     """
-    ids = _Ids(messages)
+    ids = _IdGenerator(messages)
     calls: dict[int, list[str]] = {}
     results: dict[int, str] = {}
     open_calls = _OpenCalls()
@@ -37,10 +37,10 @@ def pair(messages: Sequence[ChatMessage]) -> Pairing:
         _match_run(messages, run, open_calls, results, ids)
         run = []
         if message.tool_calls:
-            calls[position] = ids.of(message.tool_calls)
+            calls[position] = ids.assign(message.tool_calls)
             open_calls.add(calls[position], message.tool_calls)
     _match_run(messages, run, open_calls, results, ids)
-    return Pairing(calls, results)
+    return ToolCallIds(calls, results)
 
 
 def _match_run(
@@ -48,20 +48,20 @@ def _match_run(
     run: Sequence[int],
     open_calls: _OpenCalls,
     results: dict[int, str],
-    ids: _Ids,
+    ids: _IdGenerator,
 ) -> None:
     unmatched = list(run)
     for by in ("id", "name", "order"):
-        left: list[int] = []
+        still_unmatched: list[int] = []
         for position in unmatched:
             message = messages[position]
             hint = {"id": message.tool_call_id, "name": message.tool_name}.get(by, "")
-            found = None if hint is None else open_calls.close(by, hint)
-            if found is None:
-                left.append(position)
+            id = None if hint is None else open_calls.close(by, hint)
+            if id is None:
+                still_unmatched.append(position)
             else:
-                results[position] = found
-        unmatched = left
+                results[position] = id
+        unmatched = still_unmatched
     for position in unmatched:
         results[position] = messages[position].tool_call_id or ids.new()
 
@@ -101,15 +101,15 @@ class _OpenCalls:
         return None
 
 
-class _Ids:
+class _IdGenerator:
     """Ids for tool calls: the client's own, else new ones that it does not use."""
 
     def __init__(self, messages: Sequence[ChatMessage]) -> None:
-        self._given = {call.id for message in messages for call in message.tool_calls or () if call.id}
-        self._given.update(message.tool_call_id for message in messages if message.tool_call_id)
+        self._client_ids = {call.id for message in messages for call in message.tool_calls or () if call.id}
+        self._client_ids.update(message.tool_call_id for message in messages if message.tool_call_id)
         self._next = 0
 
-    def of(self, calls: Sequence[CalledTool]) -> list[str]:
+    def assign(self, calls: Sequence[CalledTool]) -> list[str]:
         """Ids unique within the message. Clients reuse ids within a conversation."""
         result: dict[str, None] = {}
         for call in calls:
@@ -120,5 +120,5 @@ class _Ids:
         while True:
             id = f"call_{self._next:08d}"
             self._next += 1
-            if id not in self._given:
+            if id not in self._client_ids:
                 return id

@@ -1,0 +1,10 @@
+"""All rules of Ollama's API, R001 to R201. Code and tests refer to rules by these numbers."""
+
+from __future__ import annotations
+
+from vllama_pool.router.compat.rules.cross_endpoint import CROSS_ENDPOINT
+from vllama_pool.router.compat.rules.endpoints import ENDPOINTS
+from vllama_pool.router.compat.rules.rule import Rule
+
+RULES: tuple[Rule, ...] = (*ENDPOINTS, *CROSS_ENDPOINT)
+"""In order of their numbers."""
