@@ -51,22 +51,22 @@ def parse_keys(text: str) -> tuple[ApiKey, ...]:
     """
     lines = (line.partition("#")[0] for line in text.splitlines())
     items = [item.strip() for line in lines for item in line.split(",") if item.strip()]
-    return checked([_key(number, item) for number, item in enumerate(items, 1)])
+    return require_unique([_key(number, item) for number, item in enumerate(items, 1)])
 
 
-def checked(keys: Iterable[ApiKey]) -> tuple[ApiKey, ...]:
+def require_unique(keys: Iterable[ApiKey]) -> tuple[ApiKey, ...]:
     """Return the keys. Raises ValueError if two share a name or a secret."""
     names: set[str] = set()
     owners: dict[bytes, str] = {}
-    checked_keys = tuple(keys)
-    for key in checked_keys:
+    all_keys = tuple(keys)
+    for key in all_keys:
         if key.name in names:
             raise ValueError(f"two keys are named '{key.name}'; rename one")
         names.add(key.name)
         owner = owners.setdefault(key.digest, key.name)
         if owner != key.name:
             raise ValueError(f"'{owner}' and '{key.name}' are the same key; give each its own")
-    return checked_keys
+    return all_keys
 
 
 def _key(number: int, item: str) -> ApiKey:

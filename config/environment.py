@@ -26,13 +26,13 @@ class Env:
     """Annotates a field with its variables, in order of precedence.
 
     `file`: VARIABLE_FILE may name a file with the value, as containers and systemd pass secrets.
-    `every`: the field gets a list of all values that are set.
+    `collect`: the field gets a list of all values that are set.
     """
 
-    def __init__(self, *names: str, file: bool = False, every: bool = False) -> None:
+    def __init__(self, *names: str, file: bool = False, collect: bool = False) -> None:
         self.names = names
         self.file = file
-        self.every = every
+        self.collect = collect
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def env_of(field: FieldInfo) -> Env:
     return next((item for item in field.metadata if isinstance(item, Env)), Env())
 
 
-def variable(env: Env, environ: Mapping[str, str]) -> str:
+def source_variable(env: Env, environ: Mapping[str, str]) -> str:
     """Return the variable that a field's value came from, else the field's first."""
     return next((name for name in _candidates(env) if trimmed(environ.get(name, ""))), "".join(env.names[:1]))
 
@@ -97,11 +97,11 @@ def _candidates(env: Env) -> Iterator[str]:
 
 
 def _value(env: Env, environ: Mapping[str, str]) -> Any:
-    found = _found(env, environ)
-    return (list(found) or None) if env.every else next(found, None)
+    values = _set_values(env, environ)
+    return (list(values) or None) if env.collect else next(values, None)
 
 
-def _found(env: Env, environ: Mapping[str, str]) -> Iterator[str | FromFile]:
+def _set_values(env: Env, environ: Mapping[str, str]) -> Iterator[str | FromFile]:
     for name in _candidates(env):
         value = trimmed(environ.get(name, ""))
         if not value or is_set_by_kubernetes(name, value):
@@ -110,8 +110,8 @@ def _found(env: Env, environ: Mapping[str, str]) -> Iterator[str | FromFile]:
             yield FromFile(Path(value))
         elif name.endswith("_HOST"):
             yield HostPort(value)
-        elif (read := as_ollama(name, value)) is not None:
-            yield read
+        elif (translated := translate_ollama_value(name, value)) is not None:
+            yield translated
 
 
 def is_set_by_kubernetes(name: str, value: str) -> bool:
@@ -119,7 +119,7 @@ def is_set_by_kubernetes(name: str, value: str) -> bool:
     return bool(_SERVICE.search(name)) or (name.endswith("_PORT") and value.startswith(("tcp://", "udp://", "sctp://")))
 
 
-def as_ollama(name: str, value: str) -> str | None:
+def translate_ollama_value(name: str, value: str) -> str | None:
     """Translate a value of Ollama's variable into ours. None if Ollama itself cannot parse it and uses its default."""
     if name in ("OLLAMA_KEEP_ALIVE", "OLLAMA_LOAD_TIMEOUT"):
         return value if _duration(value) else None
@@ -140,7 +140,7 @@ def _duration(text: str) -> bool:
     return not re.fullmatch(r"[+-]?(\d+\.\d*|\.\d+)", text)
 
 
-def unknown(environ: Mapping[str, str], known: Iterable[str]) -> list[str]:
+def unknown_variables(environ: Mapping[str, str], known: Iterable[str]) -> list[str]:
     """Return a line for each VLLAMA_ variable that is not in `known`."""
     names = {name.removeprefix(OURS): name for name in sorted(known)}  # VLLAMA_REDIS_URL replaces REDIS_URL
     lines = []

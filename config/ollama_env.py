@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vllama_pool.config.environment import as_ollama, trimmed
+from vllama_pool.config.environment import translate_ollama_value, trimmed
 
-HONOURED = frozenset(
+SUPPORTED = frozenset(
     {
         "OLLAMA_HOST",
         "OLLAMA_ORIGINS",
@@ -23,7 +23,7 @@ _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 
 _BY_FLAGS = "vLLM is configured by its own flags"
 _BY_MODEL = "--model sets where vLLM reads its model"
-_WHY = {
+_REASONS = {
     "OLLAMA_NUM_PARALLEL": "--max-num-seqs sets the number of concurrent requests",
     "OLLAMA_MAX_LOADED_MODELS": "each worker keeps its model loaded while it runs",
     "OLLAMA_CONTEXT_LENGTH": "--max-model-len sets a model's context length",
@@ -37,11 +37,11 @@ _WHY = {
 }
 
 
-def without_effect(environ: Mapping[str, str]) -> list[str]:
+def warnings(environ: Mapping[str, str]) -> list[str]:
     """Return a line for each of Ollama's variables that is set in vain: it has no counterpart, or its value is invalid
     and the default applies, as in Ollama."""
-    lines = [f"{name} has no effect: {_WHY.get(name, _BY_FLAGS)}" for name in ignored(environ)]
-    lines += [f"{name} is invalid: its default applies, as in Ollama" for name in misread(environ)]
+    lines = [f"{name} has no effect: {_REASONS.get(name, _BY_FLAGS)}" for name in ignored(environ)]
+    lines += [f"{name} is invalid: its default applies, as in Ollama" for name in invalid(environ)]
     return lines
 
 
@@ -50,13 +50,13 @@ def ignored(environ: Mapping[str, str]) -> list[str]:
     return sorted(name for name, value in environ.items() if _is_ignored(name, trimmed(value)))
 
 
-def misread(environ: Mapping[str, str]) -> list[str]:
+def invalid(environ: Mapping[str, str]) -> list[str]:
     """Return the supported variables with an invalid value, sorted."""
-    values = {name: trimmed(environ.get(name, "")) for name in HONOURED}
-    return sorted(name for name, value in values.items() if value and as_ollama(name, value) is None)
+    values = {name: trimmed(environ.get(name, "")) for name in SUPPORTED}
+    return sorted(name for name, value in values.items() if value and translate_ollama_value(name, value) is None)
 
 
 def _is_ignored(name: str, value: str) -> bool:
-    if not value or not name.startswith(("OLLAMA_", "LLAMA_ARG_")) or name in HONOURED | _NOT_FOR_SERVERS:
+    if not value or not name.startswith(("OLLAMA_", "LLAMA_ARG_")) or name in SUPPORTED | _NOT_FOR_SERVERS:
         return False
     return name != "OLLAMA_NO_CLOUD" or value in _FALSE  # true is the default here (R195)

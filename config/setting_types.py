@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
-from vllama_pool.config.api_keys import ApiKey, checked, parse_keys
+from vllama_pool.config.api_keys import ApiKey, parse_keys, require_unique
 from vllama_pool.config.durations import seconds
 from vllama_pool.config.environment import FromFile, HostPort
 from vllama_pool.config.listen import parse_listen
@@ -21,60 +21,60 @@ from vllama_pool.config.listen import parse_listen
 Network = IPv4Network | IPv6Network
 
 
-def _text(value: Any) -> Any:
+def _read_file(value: Any) -> Any:
     return value.read() if isinstance(value, FromFile) else value
 
 
-def _items(value: Any) -> Any:
+def _split_list(value: Any) -> Any:
     return tuple(item for item in re.split(r"[,\s]+", value) if item) if isinstance(value, str) else value
 
 
-def _duration(value: Any) -> Any:
+def _parse_duration(value: Any) -> Any:
     return seconds(value) if isinstance(value, str) else value
 
 
-def _endless(value: float) -> float:
+def _infinite_if_negative(value: float) -> float:
     return math.inf if value < 0 else value
 
 
-def _not_zero(value: float) -> float:
+def _infinite_if_zero(value: float) -> float:
     return value or math.inf
 
 
-def _host(value: Any) -> Any:
+def _parse_host(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     listen = parse_listen(value)
-    _refuse_scheme(listen.scheme)
+    _require_http(listen.scheme)
     return listen.host or "0.0.0.0"
 
 
-def _port(value: Any) -> Any:
+def _parse_port(value: Any) -> Any:
     if not isinstance(value, HostPort):
         return value
     listen = parse_listen(value)
-    _refuse_scheme(listen.scheme)
+    _require_http(listen.scheme)
     return listen.port
 
 
-def _refuse_scheme(scheme: str) -> None:
+def _require_http(scheme: str) -> None:
     if scheme == "https":
         raise ValueError("https is not supported; listen on http:// and put a TLS proxy in front")
     if scheme != "http":
         raise ValueError(f"{scheme[:20]}:// is not supported; write HOST:PORT")
 
 
-def _redis_url(value: str) -> str:
+def _check_redis_url(value: str) -> str:
     if value.startswith("/") or re.match(r"(redis|rediss|unix)://[^/\s]|unix:///", value):
         return value
     raise ValueError("not a Redis address; write redis://HOST:6379/0, rediss:// for TLS, or unix:///PATH")
 
 
-def _networks(value: Any) -> Any:
-    return tuple(_network(item) for item in _items(value)) if isinstance(value, str) else value
+def _parse_networks(value: Any) -> Any:
+    return tuple(_parse_network(item) for item in _split_list(value)) if isinstance(value, str) else value
 
 
-def _network(text: str) -> Network:
+def _parse_network(text: str) -> Network:
     try:
         return ip_network(text)
     except ValueError:
@@ -86,7 +86,7 @@ def _network(text: str) -> Network:
     raise ValueError(f"'{text[:60]}' has bits beyond its prefix; write {near}")
 
 
-def _api_keys(value: Any) -> Any:
+def _collect_api_keys(value: Any) -> Any:
     """Collect the keys of all texts and files."""
     if not isinstance(value, list):
         return value
@@ -95,67 +95,67 @@ def _api_keys(value: Any) -> Any:
         if isinstance(source, ApiKey):
             keys.append(source)
             continue
-        found = parse_keys(_text(source))
+        found = parse_keys(_read_file(source))
         if not found:
             raise ValueError("contains no key; write NAME:SHA256, or leave it unset")
         keys += found
     return tuple(keys)
 
 
-def _origin(text: str) -> str:
+def _check_origin(text: str) -> str:
     if "*" not in text and not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://[^/\s]+\Z", text):
         raise ValueError(f"'{text[:80]}' is not an origin; write scheme://host[:port], with * for any part, or *")
     return text.lower()
 
 
-def _allowed_host(text: str) -> str:
+def _check_host_pattern(text: str) -> str:
     if not re.match(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?\Z|\[?[0-9A-Fa-f:.]+\]?\Z", text):
         raise ValueError(f"'{text[:80]}' is not a host; write a name without port, or *.example.com")
     return text.lower().rstrip(".")
 
 
-def _long_enough(value: SecretStr) -> SecretStr:
+def _check_length(value: SecretStr) -> SecretStr:
     if len(value.get_secret_value()) < 16:
         raise ValueError("shorter than 16 characters; make one with: openssl rand -hex 32")
     return value
 
 
-def _printable(value: SecretStr) -> SecretStr:
+def _check_printable(value: SecretStr) -> SecretStr:
     if not re.fullmatch(r"[!-~]+", value.get_secret_value()):
         raise ValueError("has blanks or non-ASCII characters; make one with: openssl rand -hex 32")
     return value
 
 
-def _fleet(text: str) -> str:
+def _check_fleet_name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", text):
         raise ValueError("may have up to 64 letters, digits, '.', '_' and '-'; rename it")
     return text
 
 
-def _version(text: str) -> str:
+def _check_version(text: str) -> str:
     if not re.fullmatch(r"[0-9]{1,6}\.[0-9]{1,6}\.[0-9]{1,6}", text):
         raise ValueError("must be three numbers, because clients parse it; write a version such as 0.33.0")
     return text
 
 
-def _path(path: Path) -> Path:
+def _absolute_path(path: Path) -> Path:
     return path.expanduser().absolute()
 
 
-Seconds = Annotated[float, BeforeValidator(_duration)]
+Seconds = Annotated[float, BeforeValidator(_parse_duration)]
 Duration = Annotated[Seconds, Field(gt=0, le=86400 * 365)]
 """Seconds; positive."""
-EndlessBelowZero = Annotated[Seconds, AfterValidator(_endless)]
-EndlessFromZero = Annotated[EndlessBelowZero, AfterValidator(_not_zero)]
-Secret = Annotated[SecretStr, BeforeValidator(_text), AfterValidator(_printable)]
-LongSecret = Annotated[Secret, AfterValidator(_long_enough)]
-ApiKeys = Annotated[tuple[ApiKey, ...], BeforeValidator(_api_keys), AfterValidator(checked)]
-Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], BeforeValidator(_items)]
-Hosts = Annotated[tuple[Annotated[str, AfterValidator(_allowed_host)], ...], BeforeValidator(_items)]
-Networks = Annotated[tuple[Network, ...], BeforeValidator(_networks)]
-ListenHost = Annotated[str, BeforeValidator(_host)]
-ListenPort = Annotated[int, BeforeValidator(_port), Field(ge=0, le=65535)]
-RedisUrl = Annotated[str, AfterValidator(_redis_url)]
-Fleet = Annotated[str, AfterValidator(_fleet)]
-Version = Annotated[str, AfterValidator(_version)]
-LocalPath = Annotated[Path, AfterValidator(_path)]
+InfiniteIfNegative = Annotated[Seconds, AfterValidator(_infinite_if_negative)]
+InfiniteUnlessPositive = Annotated[InfiniteIfNegative, AfterValidator(_infinite_if_zero)]
+Secret = Annotated[SecretStr, BeforeValidator(_read_file), AfterValidator(_check_printable)]
+StrongSecret = Annotated[Secret, AfterValidator(_check_length)]
+ApiKeys = Annotated[tuple[ApiKey, ...], BeforeValidator(_collect_api_keys), AfterValidator(require_unique)]
+Origins = Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], BeforeValidator(_split_list)]
+HostPatterns = Annotated[tuple[Annotated[str, AfterValidator(_check_host_pattern)], ...], BeforeValidator(_split_list)]
+Networks = Annotated[tuple[Network, ...], BeforeValidator(_parse_networks)]
+ListenHost = Annotated[str, BeforeValidator(_parse_host)]
+ListenPort = Annotated[int, BeforeValidator(_parse_port), Field(ge=0, le=65535)]
+RedisUrl = Annotated[str, AfterValidator(_check_redis_url)]
+FleetName = Annotated[str, AfterValidator(_check_fleet_name)]
+OllamaVersion = Annotated[str, AfterValidator(_check_version)]
+LocalPath = Annotated[Path, AfterValidator(_absolute_path)]

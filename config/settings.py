@@ -19,25 +19,25 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from vllama_pool.config.environment import Env, env_of, values_for, variable
+from vllama_pool.config.environment import Env, env_of, source_variable, values_for
 from vllama_pool.config.log_config import Level
 from vllama_pool.config.setting_types import (
     ApiKeys,
     Duration,
-    EndlessBelowZero,
-    EndlessFromZero,
-    Fleet,
-    Hosts,
+    FleetName,
+    HostPatterns,
+    InfiniteIfNegative,
+    InfiniteUnlessPositive,
     ListenHost,
     ListenPort,
     LocalPath,
-    LongSecret,
     Network,
     Networks,
+    OllamaVersion,
     Origins,
     RedisUrl,
     Secret,
-    Version,
+    StrongSecret,
 )
 
 LOOPBACK: tuple[Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
@@ -69,9 +69,9 @@ class RegistrySettings(_Frozen):
 
     redis_url: Annotated[RedisUrl | None, Field(repr=False), Env("VLLAMA_REDIS_URL", "REDIS_URL")] = None
     """None for the embedded registry, for this machine only. May hold a password."""
-    fleet: Annotated[Fleet, Env("VLLAMA_FLEET")] = "default"
+    fleet: Annotated[FleetName, Env("VLLAMA_FLEET")] = "default"
     """Name of the fleet; several fleets may share one Redis."""
-    fleet_secret: Annotated[LongSecret | None, Env("VLLAMA_FLEET_SECRET", file=True)] = None
+    fleet_secret: Annotated[StrongSecret | None, Env("VLLAMA_FLEET_SECRET", file=True)] = None
     """Signs worker records and virtual models. Required with a Redis that others can reach."""
     worker_networks: Annotated[Networks, Env("VLLAMA_WORKER_NETWORKS")] = Field(
         default_factory=lambda data: default_networks(data.get("redis_url"))
@@ -137,17 +137,17 @@ class RouterSettings(_Settings):
     processes: Annotated[int, Field(ge=1, le=64), Env("VLLAMA_PROCESSES")] = 1
     routing_file: Annotated[LocalPath | None, Env("VLLAMA_ROUTING_FILE")] = None
     """None: every registered model is served under its own name."""
-    version: Annotated[Version, Env("VLLAMA_OLLAMA_VERSION")] = "0.33.0"
+    version: Annotated[OllamaVersion, Env("VLLAMA_OLLAMA_VERSION")] = "0.33.0"
     """Ollama's version, shown to clients."""
 
-    api_keys: Annotated[ApiKeys, Env("VLLAMA_API_KEYS", file=True, every=True)] = ()
+    api_keys: Annotated[ApiKeys, Env("VLLAMA_API_KEYS", file=True, collect=True)] = ()
     allow_anonymous: Annotated[bool, Env("VLLAMA_ALLOW_ANONYMOUS")] = False
     """Serve requests without a key, on public addresses and beside configured keys too."""
-    admin_key: Annotated[LongSecret | None, Env("VLLAMA_ADMIN_KEY", file=True)] = None
+    admin_key: Annotated[StrongSecret | None, Env("VLLAMA_ADMIN_KEY", file=True)] = None
     """Opens /admin and /metrics to other machines."""
     origins: Annotated[Origins, Env("VLLAMA_ORIGINS", "OLLAMA_ORIGINS")] = ()
     """Browser origins besides this machine's and desktop apps'; `*` for any."""
-    allowed_hosts: Annotated[Hosts, Env("VLLAMA_ALLOWED_HOSTS")] = ()
+    allowed_hosts: Annotated[HostPatterns, Env("VLLAMA_ALLOWED_HOSTS")] = ()
     """Accepted Host names besides Ollama's own. If set, other names are refused on public addresses too."""
 
     body_limit: Annotated[ByteSize, Field(gt=0, le=1 << 32), Env("VLLAMA_BODY_LIMIT")] = ByteSize(64 << 20)
@@ -157,7 +157,7 @@ class RouterSettings(_Settings):
     max_queue: Annotated[int, Field(ge=0, le=10**9), Env("VLLAMA_MAX_QUEUE", "OLLAMA_MAX_QUEUE")] = 512
     """Requests per router process that may wait for their answer to begin, beyond the slots of the model's workers
     (R161, R188). With 0, requests need a free slot, as in Ollama."""
-    keep_alive: Annotated[EndlessBelowZero, Env("VLLAMA_KEEP_ALIVE", "OLLAMA_KEEP_ALIVE")] = 300.0
+    keep_alive: Annotated[InfiniteIfNegative, Env("VLLAMA_KEEP_ALIVE", "OLLAMA_KEEP_ALIVE")] = 300.0
     """A model's remaining time in /api/ps. Infinite for a negative value."""
     connect_timeout: Annotated[Duration, Env("VLLAMA_CONNECT_TIMEOUT")] = 1.0
     first_token_timeout: Annotated[Duration, Env("VLLAMA_FIRST_TOKEN_TIMEOUT")] = 300.0
@@ -171,11 +171,11 @@ class WorkerSettings(_Settings):
     """Host by which routers reach this worker. vLLM listens on it only."""
     port: Annotated[int, Field(ge=0, le=65535), Env("VLLAMA_WORKER_PORT")] = 8100
     """vLLM's port."""
-    load_timeout: Annotated[EndlessFromZero, Env("VLLAMA_LOAD_TIMEOUT", "OLLAMA_LOAD_TIMEOUT")] = 1800.0
+    load_timeout: Annotated[InfiniteUnlessPositive, Env("VLLAMA_LOAD_TIMEOUT", "OLLAMA_LOAD_TIMEOUT")] = 1800.0
     """Time for vLLM to load its model. Infinite for zero or less (R192)."""
 
 
-def explain(error: ValidationError, environ: Mapping[str, str] = os.environ) -> list[str]:
+def error_lines(error: ValidationError, environ: Mapping[str, str] = os.environ) -> list[str]:
     """Return one line per error: "VARIABLE: what is wrong; what to do".
 
     Values are not repeated, because many are secrets; only checks of harmless values quote them.
@@ -185,13 +185,13 @@ def explain(error: ValidationError, environ: Mapping[str, str] = os.environ) -> 
     for item in error.errors(include_url=False, include_input=False):
         if item["type"] == "default_factory_not_called":  # a consequence of another error
             continue
-        name = _variable(settings or RegistrySettings, item["loc"], environ)
-        what = str(item["ctx"]["error"]) if item["type"] == "value_error" else _describe(item)
-        lines[f"{name}: {what}"] = None
+        name = _variable_of(settings or RegistrySettings, item["loc"], environ)
+        message = str(item["ctx"]["error"]) if item["type"] == "value_error" else _describe(item)
+        lines[f"{name}: {message}"] = None
     return list(lines)
 
 
-def _variable(model: type[BaseModel], loc: tuple[int | str, ...], environ: Mapping[str, str]) -> str:
+def _variable_of(model: type[BaseModel], loc: tuple[int | str, ...], environ: Mapping[str, str]) -> str:
     for part in loc:
         field = model.model_fields.get(str(part))
         if field is None:
@@ -199,7 +199,7 @@ def _variable(model: type[BaseModel], loc: tuple[int | str, ...], environ: Mappi
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             model = field.annotation
             continue
-        return variable(env_of(field), environ) or str(part)
+        return source_variable(env_of(field), environ) or str(part)
     return ".".join(str(part) for part in loc)
 
 

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from vllama_pool.config.log_config import configure_logging
 from vllama_pool.config.routing.table import RoutingError
-from vllama_pool.config.settings import RouterSettings, explain
+from vllama_pool.config.settings import RouterSettings, error_lines
 from vllama_pool.router.app import create_app
 from vllama_pool.router.instance import LISTEN_FD, PROCESS, RouterInstance
 from vllama_pool.router.server.gate import Gate
@@ -85,7 +85,7 @@ def main() -> None:
         configure_logging(settings.log_level)
         app = create_app(settings, instance=RouterInstance.parse(os.environ[PROCESS]))
     except ValidationError as error:
-        for line in explain(error):
+        for line in error_lines(error):
             sys.stderr.write(f"vllama: {line}\n")
         sys.exit(FAILED)
     except RoutingError as error:

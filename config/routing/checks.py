@@ -12,49 +12,49 @@ from vllama_pool.config import names, urls
 from vllama_pool.config.routing.yaml_document import Document, Path, Problem, dotted
 
 
-def find(read: Document) -> list[Problem]:
+def find_conflicts(document: Document) -> list[Problem]:
     """Return all conflicts of a file whose top level is a mapping."""
-    return [*_name_conflicts(read), *_serve_conflicts(read), *_worker_conflicts(read)]
+    return [*_name_conflicts(document), *_serve_conflicts(document), *_worker_conflicts(document)]
 
 
-def _entries(read: Document) -> Iterator[tuple[str, dict[str, Any]]]:
-    models = read.value.get("models")
+def _entries(document: Document) -> Iterator[tuple[str, dict[str, Any]]]:
+    models = document.value.get("models")
     for name, entry in models.items() if isinstance(models, dict) else ():
         yield name, entry if isinstance(entry, dict) else {}
 
 
-def _texts(value: Any) -> list[tuple[int, str]]:
+def _indexed_texts(value: Any) -> list[tuple[int, str]]:
     return [(i, item) for i, item in enumerate(value) if isinstance(item, str)] if isinstance(value, list) else []
 
 
-def _name_conflicts(read: Document) -> list[Problem]:
+def _name_conflicts(document: Document) -> list[Problem]:
     """Find entries and aliases with the same name."""
     problems: list[Problem] = []
     owners: dict[str, tuple[str, int, str]] = {}
-    for name, _ in _entries(read):
-        position = read.key_position(("models", name))
+    for name, _ in _entries(document):
+        position = document.key_position(("models", name))
         key = names.lookup_key(name)
         if key in owners:
             first, line, _ = owners[key]
-            what = f"the same model name as '{first}' in line {line}; keep one of them"
-            problems.append(Problem(position.line, position.column, dotted(("models", name)), what))
+            message = f"the same model name as '{first}' in line {line}; keep one of them"
+            problems.append(Problem(position.line, position.column, dotted(("models", name)), message))
         else:
             owners[key] = (name, position.line, name)
-    for name, entry in _entries(read):
-        for i, alias in _texts(entry.get("aliases")):
+    for name, entry in _entries(document):
+        for i, alias in _indexed_texts(entry.get("aliases")):
             path = ("models", name, "aliases", i)
-            position, key = read.value_position(path), names.lookup_key(alias)
+            position, key = document.value_position(path), names.lookup_key(alias)
             if key not in owners:
                 owners[key] = (alias, position.line, name)
                 continue
             first, line, owner = owners[key]
             if owner != name:
-                what = f"'{alias}' already stands for '{owner}' in line {line}; keep one of them"
+                message = f"'{alias}' already stands for '{owner}' in line {line}; keep one of them"
             elif key == names.lookup_key(name):
-                what = f"'{alias}' is the model's own name, in line {line}; remove it"
+                message = f"'{alias}' is the model's own name, in line {line}; remove it"
             else:
-                what = f"the same alias as '{first}' in line {line}; remove it"
-            problems.append(Problem(position.line, position.column, dotted(path), what))
+                message = f"the same alias as '{first}' in line {line}; remove it"
+            problems.append(Problem(position.line, position.column, dotted(path), message))
     return problems
 
 
@@ -65,54 +65,54 @@ def _targets(name: str, entry: dict[str, Any]) -> list[tuple[Path, str]]:
         return [(("models", name), name)]
     if isinstance(serve, str):
         return [(path, serve)]
-    listed: list[tuple[Path, str]] = []
+    targets: list[tuple[Path, str]] = []
     for i, item in enumerate(serve) if isinstance(serve, list) else ():
         if isinstance(item, str):
-            listed.append(((*path, i), item))
+            targets.append(((*path, i), item))
         elif isinstance(item, dict) and isinstance(item.get("model"), str):
-            listed.append(((*path, i, "model"), item["model"]))
-    return listed
+            targets.append(((*path, i, "model"), item["model"]))
+    return targets
 
 
-def _serve_conflicts(read: Document) -> list[Problem]:
+def _serve_conflicts(document: Document) -> list[Problem]:
     """Find `serve` values that name another entry. Entries cannot be chained, and so cannot form a cycle."""
     problems: list[Problem] = []
-    entries = list(_entries(read))
-    stands_for = {names.lookup_key(name): (name, _targets(name, entry)) for name, entry in entries}
+    entries = list(_entries(document))
+    entries_by_key = {names.lookup_key(name): (name, _targets(name, entry)) for name, entry in entries}
     for name, entry in entries:
         lines: dict[str, int] = {}
         for path, target in _targets(name, entry):
-            position, key = read.value_position(path), names.lookup_key(target)
+            position, key = document.value_position(path), names.lookup_key(target)
             if key in lines:
-                what = f"'{target}' is listed twice, first in line {lines[key]}; give it one weight"
-                problems.append(Problem(position.line, position.column, dotted(path), what))
+                message = f"'{target}' is listed twice, first in line {lines[key]}; give it one weight"
+                problems.append(Problem(position.line, position.column, dotted(path), message))
             lines.setdefault(key, position.line)
-            other, others_targets = stands_for.get(key, (name, []))
-            if other != name and all(names.lookup_key(text) != key for _, text in others_targets):
-                line = read.key_position(("models", other)).line
-                served = others_targets[0][1] if others_targets else "a served model"
-                what = (
+            other, other_targets = entries_by_key.get(key, (name, []))
+            if other != name and all(names.lookup_key(text) != key for _, text in other_targets):
+                line = document.key_position(("models", other)).line
+                served = other_targets[0][1] if other_targets else "a served model"
+                message = (
                     f"'{target}' is another entry, in line {line}; write what workers serve, such as "
                     f"'{served}', or make '{name}' an alias of it"
                 )
-                problems.append(Problem(position.line, position.column, dotted(path), what))
+                problems.append(Problem(position.line, position.column, dotted(path), message))
     return problems
 
 
-def _worker_conflicts(read: Document) -> list[Problem]:
+def _worker_conflicts(document: Document) -> list[Problem]:
     """Find workers with the same URL or name."""
     problems: list[Problem] = []
-    workers = read.value.get("workers")
+    workers = document.value.get("workers")
     for key, normal in (("url", _normal_url), ("name", str)):
         lines: dict[str, int] = {}
         for i, worker in enumerate(workers) if isinstance(workers, list) else ():
             if not isinstance(worker, dict) or not isinstance(worker.get(key), str):
                 continue
             path = ("workers", i, key)
-            position, value = read.value_position(path), normal(worker[key])
+            position, value = document.value_position(path), normal(worker[key])
             if value in lines:
-                what = f"the same {key} as in line {lines[value]}; keep one of them"
-                problems.append(Problem(position.line, position.column, dotted(path), what))
+                message = f"the same {key} as in line {lines[value]}; keep one of them"
+                problems.append(Problem(position.line, position.column, dotted(path), message))
             lines.setdefault(value, position.line)
     return problems
 

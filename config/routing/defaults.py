@@ -27,5 +27,5 @@ class Defaults:
     """Messages in the form of /api/chat, put before the request's (R085)."""
 
 
-NONE = Defaults()
+NO_DEFAULTS = Defaults()
 """No defaults."""

@@ -11,47 +11,47 @@ from vllama_pool.config.routing import schema
 from vllama_pool.config.routing.yaml_document import Document, Path, Problem, dotted, kind
 
 
-def explain(error: Any, read: Document) -> Problem:
+def problem_for(error: Any, document: Document) -> Problem:
     """Turn one of pydantic's errors into a problem of the file."""
     path = tuple(part for part in error["loc"] if not str(part).startswith("<"))
     is_key = path[-1:] == ("[key]",)
     if is_key:
         path = path[:-1]
-    what = _describe(error, path)
+    message = _describe(error, path)
     at_key = is_key or error["type"] in ("extra_forbidden", "missing")
-    position = read.key_position(path) if at_key else read.value_position(path)
-    return Problem(position.line, position.column, dotted(path), what)
+    position = document.key_position(path) if at_key else document.value_position(path)
+    return Problem(position.line, position.column, dotted(path), message)
 
 
 def _describe(error: Any, path: Path) -> str:
-    given, context = error["input"], error.get("ctx", {})
+    value, context = error["input"], error.get("ctx", {})
     match error["type"]:
         case "extra_forbidden":
-            return _unknown(str(path[-1]), path[:-1])
+            return _unknown_key(str(path[-1]), path[:-1])
         case "missing":
             return "is missing; add it"
         case "value_error":
             return str(context["error"])
         case "form":
-            return f"expected {error['msg']}, got {kind(given)}; {_advice(given)}"
+            return f"expected {error['msg']}, got {kind(value)}; {_advice(value)}"
         case "literal_error":
-            return f"expected {context['expected']}, got {kind(given)}; write one of them"
+            return f"expected {context['expected']}, got {kind(value)}; write one of them"
         case "string_pattern_mismatch":
-            return f"{kind(given)} may only have A-Z a-z 0-9 _ . -; rename it"
+            return f"{kind(value)} may only have A-Z a-z 0-9 _ . -; rename it"
         case "string_too_short" | "too_short":
             return "is empty; write something or leave the key out"
         case "string_too_long" | "too_long":
             return f"is longer than {context['max_length']}; shorten it"
         case "string_type":
-            return f"expected text, got {kind(given)}; {_advice(given)}"
+            return f"expected text, got {kind(value)}; {_advice(value)}"
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal" | "finite_number":
-            return f"{error['msg'].removeprefix('Input ').lower()}, got {kind(given)}; correct it"
-        case "list_type" if isinstance(given, str):
-            return f"expected a list, got {kind(given)}; write it in brackets: [{given[:40]}]"
-        case "model_type" if given is None and path:
+            return f"{error['msg'].removeprefix('Input ').lower()}, got {kind(value)}; correct it"
+        case "list_type" if isinstance(value, str):
+            return f"expected a list, got {kind(value)}; write it in brackets: [{value[:40]}]"
+        case "model_type" if value is None and path:
             return "is empty; write something under it or remove it"
     expected = _EXPECTED.get(error["type"], "another value")
-    return f"expected {expected}, got {kind(given)}; correct it"
+    return f"expected {expected}, got {kind(value)}; correct it"
 
 
 _EXPECTED = {
@@ -65,12 +65,12 @@ _EXPECTED = {
 }
 
 
-def _advice(given: object) -> str:
-    scalar = given is not None and not isinstance(given, str | list | dict)
+def _advice(value: object) -> str:
+    scalar = value is not None and not isinstance(value, str | list | dict)
     return "put it in quotes" if scalar else "correct it"
 
 
-def _unknown(key: str, parent: Path) -> str:
+def _unknown_key(key: str, parent: Path) -> str:
     model = _model_at(parent)
     if model is schema.ModelEntry and key in schema.NOT_YET:
         return "not supported yet; remove it"
@@ -78,11 +78,11 @@ def _unknown(key: str, parent: Path) -> str:
         return "no longer an option of Ollama; remove it"
     known = list(model.model_fields)
     near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.6)
-    thing = "option" if model is schema.ModelOptions else "key"
+    noun = "option" if model is schema.ModelOptions else "key"
     if near:
-        return f"unknown {thing}; did you mean '{near[0]}'?"
-    listed = "Ollama's option names" if model is schema.ModelOptions else f"of {', '.join(known)}"
-    return f"unknown {thing}; write one {'of ' if model is schema.ModelOptions else ''}{listed}"
+        return f"unknown {noun}; did you mean '{near[0]}'?"
+    choices = "Ollama's option names" if model is schema.ModelOptions else f"of {', '.join(known)}"
+    return f"unknown {noun}; write one {'of ' if model is schema.ModelOptions else ''}{choices}"
 
 
 def _model_at(path: Path) -> type[BaseModel]:

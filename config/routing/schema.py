@@ -28,7 +28,7 @@ REMOVED_OPTIONS = frozenset(
         "use_mlock",
     }
 )
-"""ModelOptions that Ollama once had and now ignores (R143)."""
+"""Options that Ollama once had and now ignores (R143)."""
 
 
 def _model_name(text: str) -> str:
@@ -58,27 +58,27 @@ ModelName = Annotated[str, StringConstraints(min_length=1, max_length=600), Afte
 ServedName = Annotated[str, StringConstraints(min_length=1, max_length=600), AfterValidator(_served_name)]
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}$")]
 Count = Annotated[int, Field(ge=-(2**31), lt=2**31)]
-Positive = Annotated[float, Field(ge=0, le=1e9)]
-Share = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0, le=1e9)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
-class _Part(BaseModel):
+class _Section(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class ModelOptions(_Part):
+class ModelOptions(_Section):
     """Defaults for a model's sampling, under Ollama's names, as a Modelfile's PARAMETER (R126-R142).
 
     A request's own options win. Those without a counterpart in vLLM are accepted and have no effect.
     """
 
     num_predict: Count | None = Field(None, description="Longest answer in tokens; negative: no limit.")
-    temperature: Positive | None = Field(None, description="0 is deterministic; Ollama's default is 0.8.")
+    temperature: NonNegative | None = Field(None, description="0 is deterministic; Ollama's default is 0.8.")
     top_k: Count | None = Field(None, description="Choose among so many tokens; 0 or less: all.")
-    top_p: Share | None = None
-    min_p: Share | None = None
-    typical_p: Share | None = Field(None, description="No counterpart in vLLM: no effect.")
+    top_p: Fraction | None = None
+    min_p: Fraction | None = None
+    typical_p: Fraction | None = Field(None, description="No counterpart in vLLM: no effect.")
     repeat_penalty: Annotated[float, Field(gt=0, le=100)] | None = Field(None, description="1.0 is off.")
     repeat_last_n: Count | None = Field(None, description="0 turns repeat_penalty off.")
     presence_penalty: Penalty | None = None
@@ -95,7 +95,7 @@ class ModelOptions(_Part):
     draft_num_predict: Count | None = Field(None, description="No counterpart in vLLM: no effect.")
 
 
-class Target(_Part):
+class Target(_Section):
     """One of several served models, and its share of the requests."""
 
     model: ServedName = Field(description="A model as vLLM serves it.")
@@ -121,7 +121,7 @@ _Serve = Annotated[
 ]
 
 
-class ModelEntry(_Part):
+class ModelEntry(_Section):
     """The models behind one name that clients use, and their options."""
 
     serve: _Serve | None = Field(
@@ -135,7 +135,7 @@ class ModelEntry(_Part):
     policy: Literal["least-load", "round-robin"] = Field("least-load", description="How a worker is chosen.")
 
 
-class WorkerEntry(_Part):
+class WorkerEntry(_Section):
     """A vLLM server without an agent."""
 
     url: Annotated[str, AfterValidator(_worker_url)] = Field(description="Base URL, such as http://10.0.0.5:8000.")
@@ -144,7 +144,7 @@ class WorkerEntry(_Part):
     tags: Annotated[list[Label], Field(max_length=100)] | None = None
 
 
-class RoutingFile(_Part):
+class RoutingFile(_Section):
     """Routing table of vLLama."""
 
     models: dict[ModelName, ModelEntry] | None = Field(

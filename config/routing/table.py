@@ -92,17 +92,17 @@ def load(path: Path) -> RoutingTable:
 
 def parse(data: bytes, file: str = "routing.yaml") -> RoutingTable:
     """Parse a file's bytes; `file` is for messages. Raises RoutingError."""
-    read = yaml_document.parse(data)
-    if read.value is None:
-        read.value = {}
-    problems = list(read.problems)
+    document = yaml_document.parse(data)
+    if document.value is None:
+        document.value = {}
+    problems = list(document.problems)
     entries = None
     try:
-        entries = schema.RoutingFile.model_validate(read.value)
+        entries = schema.RoutingFile.model_validate(document.value)
     except ValidationError as error:
-        problems += [messages.explain(item, read) for item in error.errors(include_url=False)]
-    if isinstance(read.value, dict):
-        problems += checks.find(read)
+        problems += [messages.problem_for(item, document) for item in error.errors(include_url=False)]
+    if isinstance(document.value, dict):
+        problems += checks.find_conflicts(document)
     if problems or entries is None:
         raise RoutingError(file, problems)
     return _table(entries)

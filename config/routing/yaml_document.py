@@ -26,17 +26,17 @@ _TAG = "tag:yaml.org,2002:"
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """A problem of a file. `what` reads "what is wrong; what to do". Lines and columns count from 1; 0: the file."""
+    """A problem of a file. `message` reads "what is wrong; what to do". Lines and columns count from 1; 0: the file."""
 
     line: int
     column: int
     key: str
-    what: str
+    message: str
 
     def located(self, file: str) -> str:
         """Return "FILE:LINE:COL: key: what is wrong; what to do", which editors and terminals can jump to."""
         place = f"{file}:{self.line}:{self.column}" if self.line else file
-        text = f"{place}: {self.key}: {self.what}" if self.key else f"{place}: {self.what}"
+        text = f"{place}: {self.key}: {self.message}" if self.key else f"{place}: {self.message}"
         return "".join(
             part if part.isprintable() else repr(part)[1:-1] for part in text
         )  # one line, whatever it quotes
@@ -137,16 +137,16 @@ def _syntax(error: yaml.YAMLError, text: str) -> Problem:
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return Problem(1, 1, "", f"not YAML: {error}; correct it")
     mark = error.problem_mark
-    what = error.problem or "not YAML"
-    if "'\\t'" in what:
-        what = "a tab; indent with spaces"
-    elif "but found another document" in what:
-        what = "a second document begins; keep one document in a file"
-    elif "mapping values are not allowed" in what:
-        what = "unexpected ':'; check the indentation, or put the text in quotes"
-    elif ";" not in what:
-        what = f"not YAML: {what}; check the indentation and the quotes"
-    return Problem(mark.line + 1, mark.column + 1, "", what)
+    message = error.problem or "not YAML"
+    if "'\\t'" in message:
+        message = "a tab; indent with spaces"
+    elif "but found another document" in message:
+        message = "a second document begins; keep one document in a file"
+    elif "mapping values are not allowed" in message:
+        message = "unexpected ':'; check the indentation, or put the text in quotes"
+    elif ";" not in message:
+        message = f"not YAML: {message}; check the indentation and the quotes"
+    return Problem(mark.line + 1, mark.column + 1, "", message)
 
 
 class _LimitExceeded(Exception):
@@ -219,10 +219,10 @@ class _Reader:
         if isinstance(key, str):
             return key
         if isinstance(node, yaml.ScalarNode):
-            what = f'the key {node.value} is read as {kind(key)}; put it in quotes: "{node.value}"'
+            message = f'the key {node.value} is read as {kind(key)}; put it in quotes: "{node.value}"'
         else:
-            what = "a list or mapping cannot be a key; write text"
-        self._add_problem(node, path, what)
+            message = "a list or mapping cannot be a key; write text"
+        self._add_problem(node, path, message)
         return None
 
     def _scalar(self, node: yaml.Node, path: Path) -> Any:
@@ -241,9 +241,9 @@ class _Reader:
     def _refuse_tag(self, node: yaml.Node, path: Path) -> None:
         self._add_problem(node, path, f"the tag {node.tag.replace(_TAG, '!!')} is not supported; remove it")
 
-    def _add_problem(self, node: yaml.Node, path: Path, what: str) -> None:
+    def _add_problem(self, node: yaml.Node, path: Path, message: str) -> None:
         position = _position(node)
-        self._document.problems.append(Problem(position.line, position.column, dotted(path), what))
+        self._document.problems.append(Problem(position.line, position.column, dotted(path), message))
 
 
 def _position(node: yaml.Node) -> Position:

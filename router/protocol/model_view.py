@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from vllama_pool.config.routing.defaults import NONE, Defaults
+from vllama_pool.config.routing.defaults import NO_DEFAULTS, Defaults
 from vllama_pool.workers.registry.record import ModelInfo
 
 CAPABILITIES = ("completion", "tools", "insert", "vision", "embedding", "thinking", "audio")
@@ -26,7 +26,7 @@ class ModelView:
     """Ollama's short form, with the tag."""
     replicas: tuple[ModelInfo, ...]
     """At least one."""
-    defaults: Defaults = NONE
+    defaults: Defaults = NO_DEFAULTS
     """From the routing file, or from the virtual model."""
     loaded: bool = True
     """True if a worker can answer for it now; `ps` lists these."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from vllama_pool.config.names import InvalidName, lookup_key, parse
-from vllama_pool.config.routing.defaults import NONE, Defaults
+from vllama_pool.config.routing.defaults import NO_DEFAULTS, Defaults
 from vllama_pool.config.routing.table import LEAST_LOAD, ModelRoute, RoutingTable, ServeTarget
 from vllama_pool.router.balance import select
 from vllama_pool.router.balance.pool import Pool
@@ -102,7 +102,7 @@ class ListedModel:
     """In Ollama's short form with its tag; unchanged if it has none."""
     replicas: tuple[Replica, ...]
     """In any state; empty for a configured model that no worker serves."""
-    defaults: Defaults = NONE
+    defaults: Defaults = NO_DEFAULTS
     virtual: VirtualModel | None = None
     """Set for a virtual model; the replicas are then its base's."""
 
@@ -156,7 +156,7 @@ class ModelRoutes:
         if route is not None:
             return self._listed(route, pool)
         replicas = pool.replicas(name)
-        return ListedModel(display(replicas[0].model.name), replicas, NONE) if replicas else None
+        return ListedModel(display(replicas[0].model.name), replicas, NO_DEFAULTS) if replicas else None
 
     def is_configured(self, name: str) -> bool:
         """True if the routing file has the name."""
@@ -167,7 +167,7 @@ class ModelRoutes:
         neither shadows."""
         configured = [self._listed(route, pool) for route in self._models]
         served = [
-            ListedModel(display(name), pool.replicas(name), NONE)
+            ListedModel(display(name), pool.replicas(name), NO_DEFAULTS)
             for name in pool.served()
             if lookup_key(name) not in self._by_key
         ]
@@ -189,7 +189,7 @@ class ModelRoutes:
         if route is not None:
             return self._configured(name, route, pool)
         replicas = pool.workers_for(name)
-        return Resolution(name, replicas[0].model.name, (replicas,), NONE, self._policy) if replicas else None
+        return Resolution(name, replicas[0].model.name, (replicas,), NO_DEFAULTS, self._policy) if replicas else None
 
     def _made(self, name: str, pool: Pool) -> Resolution | None:
         """Resolve a virtual model as its base. It is known even if its base is not."""
@@ -199,14 +199,14 @@ class ModelRoutes:
         base = self._known(model.base, pool)
         if base is None:
             served = pool.ever_served(model.base) or model.base
-            return Resolution(name, served, (), _layered(NONE, model), self._policy, model.name)
+            return Resolution(name, served, (), _layered(NO_DEFAULTS, model), self._policy, model.name)
         defaults = _layered(base.defaults, model)
         return Resolution(name, base.model, base.groups, defaults, base.policy, model.name)
 
     def _gone(self, name: str, pool: Pool) -> Resolution:
         """Resolve a name whose workers have all left. Raises UnknownModel for any other."""
         if gone := pool.ever_served(name):
-            return Resolution(name, gone, (), NONE, self._policy)
+            return Resolution(name, gone, (), NO_DEFAULTS, self._policy)
         raise UnknownModel(name)
 
     def _configured(self, name: str, route: ModelRoute, pool: Pool) -> Resolution:
@@ -226,7 +226,7 @@ class ModelRoutes:
 
     def _listed_virtual(self, model: VirtualModel, pool: Pool) -> ListedModel:
         base = self.find_base(model.base, pool)
-        replicas, defaults = (base.replicas, base.defaults) if base is not None else ((), NONE)
+        replicas, defaults = (base.replicas, base.defaults) if base is not None else ((), NO_DEFAULTS)
         return ListedModel(model.name, replicas, _layered(defaults, model), model)
 
 

@@ -8,9 +8,9 @@ from typing import IO, Any, TypeVar
 import click
 from pydantic import ValidationError
 
-from vllama_pool.config.environment import unknown, variables_of
-from vllama_pool.config.ollama_env import without_effect
-from vllama_pool.config.settings import RouterSettings, WorkerSettings, explain
+from vllama_pool.config.environment import unknown_variables, variables_of
+from vllama_pool.config.ollama_env import warnings
+from vllama_pool.config.settings import RouterSettings, WorkerSettings, error_lines
 from vllama_pool.router.instance import LISTEN_FD, PROCESS
 from vllama_pool.workers.process.status import STATUS_FD
 
@@ -39,7 +39,7 @@ def export(variables: dict[str, str | int | None]) -> None:
 def warn_of_unknown() -> None:
     """Warn about misspelt and unsupported variables, which would be ignored silently."""
     known = {*variables_of(RouterSettings), *variables_of(WorkerSettings), *INTERNAL}
-    for line in (*unknown(os.environ, known), *without_effect(os.environ)):
+    for line in (*unknown_variables(os.environ, known), *warnings(os.environ)):
         click.echo(f"vllama: {line}", err=True)
 
 
@@ -48,4 +48,4 @@ def read(kind: type[SettingsT]) -> SettingsT:
     try:
         return kind()
     except ValidationError as error:
-        raise CommandFailed("\n".join(explain(error))) from error
+        raise CommandFailed("\n".join(error_lines(error))) from error

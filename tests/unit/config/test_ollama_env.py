@@ -2,7 +2,7 @@
 
 import pytest
 
-from vllama_pool.config.ollama_env import HONOURED, ignored, misread, without_effect
+from vllama_pool.config.ollama_env import SUPPORTED, ignored, invalid, warnings
 
 IGNORED = {
     "r189": ("OLLAMA_NUM_PARALLEL", "--max-num-seqs"),
@@ -19,7 +19,7 @@ IGNORED = {
 @pytest.mark.rule(189, 190, 191, 194, 196, 197, 198, 199)
 @pytest.mark.parametrize(("name", "reason"), IGNORED.values(), ids=IGNORED.keys())
 def test_ignored_variables_are_reported_with_the_reason(name: str, reason: str) -> None:
-    (line,) = without_effect({name: "1"})
+    (line,) = warnings({name: "1"})
     assert line.startswith(f"{name} has no effect: ")
     assert reason in line
 
@@ -48,7 +48,7 @@ def test_storage_engine_and_unknown_ollama_variables_are_reported() -> None:
 
 @pytest.mark.rule(200)
 def test_variables_of_ollamas_command_line_are_not_reported() -> None:
-    assert without_effect({"OLLAMA_EDITOR": "vi", "OLLAMA_NOHISTORY": "1"}) == []
+    assert warnings({"OLLAMA_EDITOR": "vi", "OLLAMA_NOHISTORY": "1"}) == []
 
 
 @pytest.mark.rule(195)
@@ -56,7 +56,7 @@ def test_variables_of_ollamas_command_line_are_not_reported() -> None:
     ("value", "named"), [("1", False), ("true", False), ("yes, please", False), ("0", True), (" 'False' ", True)]
 )
 def test_no_cloud_is_reported_only_if_it_is_false(value: str, named: bool) -> None:
-    assert bool(without_effect({"OLLAMA_NO_CLOUD": value})) is named
+    assert bool(warnings({"OLLAMA_NO_CLOUD": value})) is named
 
 
 def test_honoured_variables_with_invalid_values_are_reported() -> None:
@@ -67,10 +67,10 @@ def test_honoured_variables_with_invalid_values_are_reported() -> None:
         "OLLAMA_DEBUG": "loud",
         "OLLAMA_HOST": "x:y",
     }
-    assert misread(environ) == ["OLLAMA_KEEP_ALIVE", "OLLAMA_LOAD_TIMEOUT", "OLLAMA_MAX_QUEUE"]
-    assert "default" in without_effect(environ)[0]
-    assert misread({"OLLAMA_KEEP_ALIVE": "5m0s", "OLLAMA_LOAD_TIMEOUT": "-1", "OLLAMA_MAX_QUEUE": "3"}) == []
+    assert invalid(environ) == ["OLLAMA_KEEP_ALIVE", "OLLAMA_LOAD_TIMEOUT", "OLLAMA_MAX_QUEUE"]
+    assert "default" in warnings(environ)[0]
+    assert invalid({"OLLAMA_KEEP_ALIVE": "5m0s", "OLLAMA_LOAD_TIMEOUT": "-1", "OLLAMA_MAX_QUEUE": "3"}) == []
 
 
 def test_honoured_variables_are_not_reported() -> None:
-    assert ignored(dict.fromkeys(HONOURED, "1")) == []
+    assert ignored(dict.fromkeys(SUPPORTED, "1")) == []

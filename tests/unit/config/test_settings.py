@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from vllama_pool.config.settings import LOOPBACK, PRIVATE, RegistrySettings, RouterSettings, WorkerSettings, explain
+from vllama_pool.config.settings import LOOPBACK, PRIVATE, RegistrySettings, RouterSettings, WorkerSettings, error_lines
 
 Set = Callable[..., None]
 SECRET = "0123456789abcdef"
@@ -30,10 +30,10 @@ def setenv(monkeypatch: pytest.MonkeyPatch) -> Set:
     return put
 
 
-def complaints(kind: Any = RouterSettings, **given: Any) -> list[str]:
+def errors(kind: Any = RouterSettings, **arguments: Any) -> list[str]:
     with pytest.raises(ValidationError) as raised:
-        kind(**given)
-    return explain(raised.value)
+        kind(**arguments)
+    return error_lines(raised.value)
 
 
 def test_the_defaults_are_ollamas_and_listen_on_loopback() -> None:
@@ -143,14 +143,14 @@ def test_a_key_file_without_keys_is_refused(setenv: Set, tmp_path: Path) -> None
     file = tmp_path / "keys"
     file.write_text("# nobody yet\n")
     setenv(VLLAMA_API_KEYS_FILE=str(file))
-    assert complaints() == ["VLLAMA_API_KEYS_FILE: contains no key; write NAME:SHA256, or leave it unset"]
+    assert errors() == ["VLLAMA_API_KEYS_FILE: contains no key; write NAME:SHA256, or leave it unset"]
 
 
 def test_a_key_in_both_variable_and_file_is_refused(setenv: Set, tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(f"bob:{ANNA}\n")
     setenv(VLLAMA_API_KEYS=f"anna:{ANNA}", VLLAMA_API_KEYS_FILE=str(file))
-    assert complaints() == ["VLLAMA_API_KEYS: 'anna' and 'bob' are the same key; give each its own"]
+    assert errors() == ["VLLAMA_API_KEYS: 'anna' and 'bob' are the same key; give each its own"]
 
 
 def test_secrets_are_read_from_files_and_hidden_in_repr(setenv: Set, tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_sizes_and_durations_are_parsed(setenv: Set) -> None:
 )
 def test_an_invalid_value_is_one_line_with_the_variable(setenv: Set, variables: dict[str, str], line: str) -> None:
     setenv(**variables)
-    lines = complaints()
+    lines = errors()
     assert lines == [line]
     assert "hunter" not in lines[0]
 
@@ -290,12 +290,12 @@ def test_all_invalid_values_are_reported_together(setenv: Set) -> None:
     setenv(
         VLLAMA_FLEET="a b", VLLAMA_PORT="x y", VLLAMA_PROCESSES="x", VLLAMA_LOAD_TIMEOUT="x", OLLAMA_HOST="1.2.3.4:80"
     )
-    assert [line.partition(":")[0] for line in complaints()] == ["VLLAMA_FLEET", "VLLAMA_PORT", "VLLAMA_PROCESSES"]
-    assert [line.partition(":")[0] for line in complaints(WorkerSettings)] == ["VLLAMA_FLEET", "VLLAMA_LOAD_TIMEOUT"]
+    assert [line.partition(":")[0] for line in errors()] == ["VLLAMA_FLEET", "VLLAMA_PORT", "VLLAMA_PROCESSES"]
+    assert [line.partition(":")[0] for line in errors(WorkerSettings)] == ["VLLAMA_FLEET", "VLLAMA_LOAD_TIMEOUT"]
 
 
 def test_an_unknown_argument_is_reported_by_its_own_name() -> None:
-    assert complaints(RouterSettings, hots="x")[0].startswith("hots: ")
+    assert errors(RouterSettings, hots="x")[0].startswith("hots: ")
 
 
 def test_vllama_model_writes_turns_model_changes_off(setenv: Set) -> None:

@@ -20,14 +20,14 @@ from vllama_pool.config.routing.table import (
 )
 
 
-def complaints(text: str) -> list[str]:
+def problems(text: str) -> list[str]:
     with pytest.raises(RoutingError) as raised:
         parse(text.encode(), "f.yaml")
     return str(raised.value).splitlines()
 
 
-def complaint(text: str) -> str:
-    lines = complaints(text)
+def only_problem(text: str) -> str:
+    lines = problems(text)
     assert len(lines) == 1, lines
     return lines[0]
 
@@ -84,9 +84,7 @@ def test_a_routing_table_is_immutable() -> None:
 
 
 def test_all_problems_are_reported_in_file_order() -> None:
-    lines = complaints(
-        "models:\n  x:\n    sevre: a\n    options: {temperature: hot}\nworkers:\n  - url: ftp://a\nm: 1\n"
-    )
+    lines = problems("models:\n  x:\n    sevre: a\n    options: {temperature: hot}\nworkers:\n  - url: ftp://a\nm: 1\n")
     assert lines == [
         "f.yaml:3:5: models.x.sevre: unknown key; did you mean 'serve'?",
         "f.yaml:4:28: models.x.options.temperature: expected a number, got the text 'hot'; correct it",
@@ -162,7 +160,7 @@ def test_all_problems_are_reported_in_file_order() -> None:
     ],
 )
 def test_each_problem_says_what_is_wrong_and_what_to_do(text: str, line: str) -> None:
-    assert complaints(text) == line.splitlines()
+    assert problems(text) == line.splitlines()
 
 
 @pytest.mark.parametrize(
@@ -185,7 +183,7 @@ def test_each_problem_says_what_is_wrong_and_what_to_do(text: str, line: str) ->
     ],
 )
 def test_options_are_checked_by_ollamas_names_and_types(option: str, what: str) -> None:
-    assert complaint(f"models: {{x: {{options: {{{option}}}}}}}").endswith(f": {what}")
+    assert only_problem(f"models: {{x: {{options: {{{option}}}}}}}").endswith(f": {what}")
 
 
 @pytest.mark.parametrize(
@@ -231,11 +229,11 @@ def test_options_are_checked_by_ollamas_names_and_types(option: str, what: str) 
     ],
 )
 def test_a_conflict_names_both_lines(text: str, line: str) -> None:
-    assert complaint(text) == line
+    assert only_problem(text) == line
 
 
 def test_entries_that_serve_each_other_are_each_refused() -> None:
-    lines = complaints("models:\n  a: {serve: b}\n  b: {serve: c}\n  c: {serve: a}\n")
+    lines = problems("models:\n  a: {serve: b}\n  b: {serve: c}\n  c: {serve: a}\n")
     assert [line.partition(" is another entry")[0] for line in lines] == [
         "f.yaml:2:14: models.a.serve: 'b'",
         "f.yaml:3:14: models.b.serve: 'c'",
@@ -249,30 +247,30 @@ def test_an_entry_that_serves_its_own_name_may_be_served_by_others() -> None:
 
 
 def test_a_conflict_is_found_beside_another_problem() -> None:
-    lines = complaints("models:\n  x: {serve: 3, aliases: [y]}\n  Y: {serve: b, nope: 1}\n")
+    lines = problems("models:\n  x: {serve: 3, aliases: [y]}\n  Y: {serve: b, nope: 1}\n")
     assert len(lines) == 3
     assert any("'y' already stands for 'Y'" in line for line in lines)
 
 
 @pytest.mark.parametrize("name", ["a b", "../x", "a/b/c/d", "x@sha256:1", "x:"])
 def test_names_follow_ollamas_grammar(name: str) -> None:
-    assert complaint(f'models: {{"{name}": {{serve: a}}}}').endswith("; write [namespace/]model[:tag]")
-    assert ": models.x.aliases[0]: " in complaint(f'models: {{x: {{serve: a, aliases: ["{name}"]}}}}')
+    assert only_problem(f'models: {{"{name}": {{serve: a}}}}').endswith("; write [namespace/]model[:tag]")
+    assert ": models.x.aliases[0]: " in only_problem(f'models: {{x: {{serve: a, aliases: ["{name}"]}}}}')
 
 
 @pytest.mark.parametrize("name", ["x:cloud", "x:8b-cloud"])
 def test_cloud_names_are_refused(name: str) -> None:
-    assert "remove the cloud suffix" in complaint(f'models: {{"{name}": {{serve: a}}}}')
+    assert "remove the cloud suffix" in only_problem(f'models: {{"{name}": {{serve: a}}}}')
 
 
 def test_served_names_need_not_follow_ollamas_grammar() -> None:
     table = parse(b"models: {x: {serve: /models/Llama 3.gguf}}")
     assert table.models[0].serve == (ServeTarget("/models/Llama 3.gguf"),)
-    assert "control characters" in complaint('models: {x: {serve: "a\\nb"}}')
+    assert "control characters" in only_problem('models: {x: {serve: "a\\nb"}}')
 
 
 def test_a_url_with_a_password_is_not_repeated() -> None:
-    assert "hunter2" not in complaint("workers: [{url: 'http://u:hunter2@a'}]")
+    assert "hunter2" not in only_problem("workers: [{url: 'http://u:hunter2@a'}]")
 
 
 def test_load_errors_name_the_file(tmp_path: Path) -> None:

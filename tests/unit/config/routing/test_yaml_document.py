@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from vllama_pool.config.routing.yaml_document import MAX_BYTES, Position, Problem, dotted, parse
 
 
-def complaint(text: str | bytes) -> Problem:
+def only_problem(text: str | bytes) -> Problem:
     document = parse(text.encode() if isinstance(text, str) else text)
     assert len(document.problems) == 1, document.problems
     return document.problems[0]
@@ -79,10 +79,10 @@ def test_scalars_have_yaml_types(scalar: str, value: object) -> None:
     ],
 )
 def test_syntax_errors_have_a_position(text: str | bytes, line: int, what: str) -> None:
-    problem = complaint(text)
+    problem = only_problem(text)
     assert problem.line == line
-    assert what in problem.what
-    assert ";" in problem.what
+    assert what in problem.message
+    assert ";" in problem.message
 
 
 def test_merge_keys_are_overridden_by_own_keys() -> None:
@@ -95,7 +95,7 @@ def test_merge_keys_are_overridden_by_own_keys() -> None:
 def test_anchor_expansion_is_limited() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [" + ", ".join([f"*a{i - 1}"] * 10) + "]" for i in range(1, 9)]
-    assert "more than 100000 values" in complaint("\n".join(lines)).what
+    assert "more than 100000 values" in only_problem("\n".join(lines)).message
 
 
 def test_paths_and_problems_are_printed_for_people() -> None:
@@ -108,4 +108,4 @@ def test_paths_and_problems_are_printed_for_people() -> None:
 def test_any_bytes_are_parsed_without_an_exception(text: str | bytes) -> None:
     document = parse(text.encode() if isinstance(text, str) else text)
     for problem in document.problems:
-        assert problem.what
+        assert problem.message

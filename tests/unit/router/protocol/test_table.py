@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.protocol import CLOCK, MODEL, TIMING, outgoing, run, stream
-from vllama_pool.config.routing.defaults import NONE
+from vllama_pool.config.routing.defaults import NO_DEFAULTS
 from vllama_pool.router.protocol.operation import Operation, UpstreamRequest
 from vllama_pool.router.protocol.table import operations
 
@@ -29,7 +29,7 @@ def test_an_operation_translates_a_body_into_a_response(name: str, captured: str
     request = operation.decode(body + (b"true}" if streamed else b"false}"))
     assert (request.model, request.stream) == ("X", streamed)  # type: ignore[attr-defined]
     assert operation.check(request, MODEL) is None
-    assert outgoing(operation.prepare(request, MODEL, NONE)).path == "/v1/chat/completions"
+    assert outgoing(operation.prepare(request, MODEL, NO_DEFAULTS)).path == "/v1/chat/completions"
     answer = run(operation.translator(request, TIMING, CLOCK), stream(captured))  # type: ignore[arg-type]
     assert b'"done":true' in answer
     expected = "application/x-ndjson" if streamed else "application/json; charset=utf-8"
@@ -51,7 +51,7 @@ def test_an_embedding_operation_responds_with_one_object(name: str) -> None:
     operation = by_name()[name]
     request = operation.decode(b'{"model":"X","prompt":"hi","input":["hi"],"stream":true}')
     assert (request.model, request.stream) == ("X", False)  # type: ignore[attr-defined]
-    step = operation.prepare(request, MODEL, NONE)
+    step = operation.prepare(request, MODEL, NO_DEFAULTS)
     assert isinstance(step, UpstreamRequest)
     assert step.path == "/v1/embeddings"
     translator = operation.translator(request, TIMING, CLOCK)

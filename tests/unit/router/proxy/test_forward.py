@@ -15,7 +15,7 @@ from tests.support.balance import DRAINING, Clock, found, group, pool_of, worker
 from tests.support.protocol import event
 from tests.support.until import auntil
 from tests.support.vllm.canned_response import Canned
-from vllama_pool.config.routing.defaults import NONE
+from vllama_pool.config.routing.defaults import NO_DEFAULTS
 from vllama_pool.router.balance.lease import Completed
 from vllama_pool.router.errors import AttemptFailed, ClientError, NoWorker, ServerBusy
 from vllama_pool.router.offload import INLINE_BYTES
@@ -65,7 +65,7 @@ async def test_a_large_request_is_made_ready_beside_the_event_loop(size: int) ->
         limits=Limits(),
         refresh=lambda: None,
     )
-    resolution = Resolution("m", "m", group(pool), NONE, lambda workers, *_: workers[0])
+    resolution = Resolution("m", "m", group(pool), NO_DEFAULTS, lambda workers, *_: workers[0])
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]}).encode()
     call = ForwardRequest(operation, CHAT.decode(body), resolution, 0, "id", size)
     with pytest.raises(ClientError, match="longer than the context"):
@@ -198,7 +198,7 @@ class Fleet:
         self, *, stream: bool = True, operation: Operation[Any] = CHAT
     ) -> WorkerResponse | DirectResponse:
         body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": stream}).encode()
-        resolution = Resolution("m", "m", group(self.pool), NONE, lambda workers, *_: workers[0])
+        resolution = Resolution("m", "m", group(self.pool), NO_DEFAULTS, lambda workers, *_: workers[0])
         request = ForwardRequest(operation, CHAT.decode(body), resolution, 0, "id", len(body))
         self.records.append(RequestRecord(id="id", operation="chat", client=""))
         return await self.forwarder.acquire(request, self.records[-1])

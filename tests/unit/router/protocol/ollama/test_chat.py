@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from tests.support.protocol import CLOCK, MODEL, STAMP, THINKER, outgoing
-from vllama_pool.config.routing.defaults import NONE, Defaults
+from vllama_pool.config.routing.defaults import NO_DEFAULTS, Defaults
 from vllama_pool.router.errors import ClientError, Refused
 from vllama_pool.router.protocol.ollama import chat
 from vllama_pool.router.protocol.ollama.requests import decode_chat
@@ -239,7 +239,7 @@ def test_a_models_calls_and_the_requests_have_different_ids() -> None:
 @pytest.mark.rule(66)
 def test_debug_render_tokenizes_then_detokenizes() -> None:
     body = {"model": "M", "messages": [HI], "_debug_render_only": True}
-    step = chat.prepare(decode_chat(json.dumps(body).encode()), THINKER, NONE, CLOCK)
+    step = chat.prepare(decode_chat(json.dumps(body).encode()), THINKER, NO_DEFAULTS, CLOCK)
     assert isinstance(step, PreflightRequest)
     assert json.loads(step.body) == {
         "model": "qwen3-tiny",
@@ -261,7 +261,7 @@ def test_debug_render_tokenizes_then_detokenizes() -> None:
 def test_debug_render_counts_images() -> None:
     seeing = msgspec.structs.replace(MODEL, capabilities=("completion", "vision"))
     body = {"model": "M", "messages": [HI | {"images": [PNG, PNG]}], "_debug_render_only": True}
-    step = chat.prepare(decode_chat(json.dumps(body).encode()), seeing, NONE, CLOCK)
+    step = chat.prepare(decode_chat(json.dumps(body).encode()), seeing, NO_DEFAULTS, CLOCK)
     for answer in (b'{"max_model_len":1,"tokens":[1]}', b'{"prompt":"x"}'):
         assert isinstance(step, PreflightRequest)
         step = step.then(answer)
@@ -272,7 +272,7 @@ def test_debug_render_counts_images() -> None:
 @pytest.mark.parametrize("answer", [b"", b"{}", b"null", b'{"tokens":"x","max_model_len":1}', b"\xff"])
 def test_an_invalid_tokenize_response_does_not_blame_the_worker(answer: bytes) -> None:
     body = {"model": "M", "messages": [HI], "_debug_render_only": True}
-    step = chat.prepare(decode_chat(json.dumps(body).encode()), THINKER, NONE, CLOCK)
+    step = chat.prepare(decode_chat(json.dumps(body).encode()), THINKER, NO_DEFAULTS, CLOCK)
     assert isinstance(step, PreflightRequest)
     with pytest.raises(Refused, match="/tokenize") as caught:
         step.then(answer)

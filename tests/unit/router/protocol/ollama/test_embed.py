@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vllama_pool.config.routing.defaults import NONE, Defaults
+from vllama_pool.config.routing.defaults import NO_DEFAULTS, Defaults
 from vllama_pool.router.errors import ClientError, Refused
 from vllama_pool.router.protocol.ollama import embed
 from vllama_pool.router.protocol.ollama.embed import EmbedRequest
@@ -42,7 +42,7 @@ def sent(step: NextStep) -> dict[str, Any]:
     return found
 
 
-def prepared(request: EmbedRequest, info: ModelInfo = MINILM, defaults: Defaults = NONE) -> NextStep:
+def prepared(request: EmbedRequest, info: ModelInfo = MINILM, defaults: Defaults = NO_DEFAULTS) -> NextStep:
     return embed.prepare(request, info, defaults)
 
 
@@ -289,5 +289,5 @@ def test_embed_refusals_are_in_ollamas_words(answer: tuple[int, bytes], status: 
         (embeddings_request(prompt="x"), 500),
     ):
         with pytest.raises(Refused) as caught:
-            embed.adapt(request, MINILM, NONE, classify(*answer))
+            embed.adapt(request, MINILM, NO_DEFAULTS, classify(*answer))
         assert (caught.value.status, caught.value.text) == (expected, text)

@@ -19,7 +19,7 @@ from tests.support.protocol import (
     run,
     usage,
 )
-from vllama_pool.config.routing.defaults import NONE, Defaults
+from vllama_pool.config.routing.defaults import NO_DEFAULTS, Defaults
 from vllama_pool.router.errors import ClientError, Refused
 from vllama_pool.router.protocol.ollama import generate
 from vllama_pool.router.protocol.ollama.requests import decode_generate
@@ -45,7 +45,7 @@ def refused(info: ModelInfo = MODEL, **fields: Any) -> tuple[int, str]:
 
 def sent(info: ModelInfo = MODEL, **fields: Any) -> tuple[str, dict[str, Any]]:
     request = decode_generate(json.dumps({"model": "MyModel", "prompt": "hi"} | fields).encode())
-    out = outgoing(generate.prepare(request, info, NONE, CLOCK))
+    out = outgoing(generate.prepare(request, info, NO_DEFAULTS, CLOCK))
     return out.path, json.loads(out.body)
 
 
@@ -186,7 +186,7 @@ TAGGED = msgspec.structs.replace(THINKER, template=THINKER.template + "<think>")
 def after_context(info: ModelInfo, answer: dict[str, Any], **fields: Any) -> tuple[dict[str, Any], UpstreamRequest]:
     """The preflight request of a request with a context, and that request."""
     body = {"model": "M", "prompt": "hi", "context": [1, 2], **fields}
-    step = generate.prepare(decode_generate(json.dumps(body).encode()), info, NONE, CLOCK)
+    step = generate.prepare(decode_generate(json.dumps(body).encode()), info, NO_DEFAULTS, CLOCK)
     assert isinstance(step, PreflightRequest)
     assert step.path == "/tokenize"
     out = step.then(json.dumps({"count": 2, "max_model_len": 1024, **answer}).encode())
@@ -247,7 +247,7 @@ def test_a_prompt_that_is_too_long_is_truncated() -> None:
 
     def adapted(info: ModelInfo = MODEL, **fields: Any) -> NextStep | None:
         request = decode_generate(json.dumps({"model": "M", "prompt": "hi"} | fields).encode())
-        return generate.adapt(request, info, NONE, too_long)
+        return generate.adapt(request, info, NO_DEFAULTS, too_long)
 
     raw = adapted(raw=True)
     assert isinstance(raw, UpstreamRequest)
@@ -288,7 +288,7 @@ def test_a_models_system_text_and_messages_precede_the_prompt() -> None:
 def test_debug_render_of_a_completion_is_its_text() -> None:
     def rendered(**fields: Any) -> NextStep:
         body = {"model": "M", "prompt": "hi", "_debug_render_only": True, **fields}
-        return generate.prepare(decode_generate(json.dumps(body).encode()), BASE, NONE, CLOCK)
+        return generate.prepare(decode_generate(json.dumps(body).encode()), BASE, NO_DEFAULTS, CLOCK)
 
     assert rendered() == DirectResponse(
         f'{{"model":"M","created_at":"{STAMP}","response":"","done":false,'

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.protocol import CLOCK, THINKER, outgoing
-from vllama_pool.config.routing.defaults import NONE
+from vllama_pool.config.routing.defaults import NO_DEFAULTS
 from vllama_pool.router.protocol.ollama import chat
 from vllama_pool.router.protocol.ollama.messages import for_template, translate
 from vllama_pool.router.protocol.ollama.requests import ChatMessage, decode_chat
@@ -18,7 +18,7 @@ PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(60)).decode()
 def upstream(*messages: dict[str, Any], **fields: Any) -> Any:
     """vLLM's messages for these."""
     request = decode_chat(json.dumps({"model": "x", "messages": messages} | fields).encode())
-    return json.loads(outgoing(chat.prepare(request, THINKER, NONE, CLOCK)).body)
+    return json.loads(outgoing(chat.prepare(request, THINKER, NO_DEFAULTS, CLOCK)).body)
 
 
 def call(name: str, id: str | None = None, **arguments: Any) -> dict[str, Any]:

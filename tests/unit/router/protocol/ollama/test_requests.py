@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.protocol import CLOCK, outgoing
-from vllama_pool.config.routing.defaults import NONE
+from vllama_pool.config.routing.defaults import NO_DEFAULTS
 from vllama_pool.router.errors import BadRequest, ClientError, Refused
 from vllama_pool.router.protocol.ollama import chat, generate, options, requests, show
 from vllama_pool.router.protocol.operation import DirectResponse, NextStep, PreflightRequest, UpstreamRequest
@@ -27,7 +27,7 @@ def sent(body: bytes) -> dict[str, Any]:
     """vLLM's request for a chat. Raises ClientError."""
     request = requests.decode_chat(body)
     assert chat.check(request, ABLE, CLOCK) is None
-    result: dict[str, Any] = json.loads(outgoing(chat.prepare(request, ABLE, NONE, CLOCK)).body)
+    result: dict[str, Any] = json.loads(outgoing(chat.prepare(request, ABLE, NO_DEFAULTS, CLOCK)).body)
     return result
 
 
@@ -81,7 +81,7 @@ def test_non_ascii_digits_are_not_a_duration() -> None:
 def test_invalid_utf8_is_replaced_in_generate_requests() -> None:
     request = requests.decode_generate(b'{"model":"m","prompt":"x","format":{"a":"\xff"}}')
     assert generate.check(request, ABLE, CLOCK) is None
-    assert "\ufffd" in outgoing(generate.prepare(request, ABLE, NONE, CLOCK)).body.decode()
+    assert "\ufffd" in outgoing(generate.prepare(request, ABLE, NO_DEFAULTS, CLOCK)).body.decode()
 
 
 TEXT = st.text(max_size=8)
@@ -141,7 +141,7 @@ def test_every_accepted_request_can_be_sent_and_shortened(
         return
     assert operation.adapt is not None
     too_long = Refused(CONTEXT_EXCEEDED, status=400)
-    for step in (operation.prepare(request, info, NONE), operation.adapt(request, info, NONE, too_long)):
+    for step in (operation.prepare(request, info, NO_DEFAULTS), operation.adapt(request, info, NO_DEFAULTS, too_long)):
         sent = followed(step)
         if isinstance(sent, UpstreamRequest):
             parse = parse_chat if sent.path.endswith("chat/completions") else parse_completion

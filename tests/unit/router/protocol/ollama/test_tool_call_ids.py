@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.protocol import CLOCK, THINKER, outgoing
-from vllama_pool.config.routing.defaults import NONE
+from vllama_pool.config.routing.defaults import NO_DEFAULTS
 from vllama_pool.router.protocol.ollama import chat
 from vllama_pool.router.protocol.ollama.messages import translate
 from vllama_pool.router.protocol.ollama.requests import CalledTool, CalledToolFunction, ChatMessage, decode_chat
@@ -22,7 +22,7 @@ from vllama_pool.router.protocol.ollama.requests import CalledTool, CalledToolFu
 def upstream(*messages: dict[str, Any], **fields: Any) -> Any:
     """vLLM's messages for these."""
     request = decode_chat(json.dumps({"model": "x", "messages": messages} | fields).encode())
-    return json.loads(outgoing(chat.prepare(request, THINKER, NONE, CLOCK)).body)
+    return json.loads(outgoing(chat.prepare(request, THINKER, NO_DEFAULTS, CLOCK)).body)
 
 
 def call(name: str, id: str | None = None, **arguments: Any) -> dict[str, Any]:

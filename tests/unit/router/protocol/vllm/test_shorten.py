@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.protocol import MODEL
-from vllama_pool.config.routing.defaults import NONE
+from vllama_pool.config.routing.defaults import NO_DEFAULTS
 from vllama_pool.router.errors import Refused
 from vllama_pool.router.protocol.ollama import chat
 from vllama_pool.router.protocol.ollama.messages import translate
@@ -116,7 +116,7 @@ def follow(step: Any, sizes: dict[str, int], limit: int = LIMIT) -> tuple[dict[s
 
 def adapted(messages: list[dict[str, Any]], sizes: dict[str, int] | None = None, **fields: Any) -> tuple[Any, int]:
     request = decode_chat(json.dumps({"model": "m", "messages": messages} | fields).encode())
-    return follow(chat.adapt(request, MODEL, NONE, TOO_LONG), sizes or {})
+    return follow(chat.adapt(request, MODEL, NO_DEFAULTS, TOO_LONG), sizes or {})
 
 
 def turns(count: int) -> list[dict[str, Any]]:
@@ -171,7 +171,7 @@ def test_room_for_the_answer(limit: int, wanted: int | None, left: int) -> None:
 @pytest.mark.parametrize("fields", [{"truncate": False}, {"shift": False}])
 def test_nothing_is_shortened_if_the_client_forbids_it(fields: dict[str, Any]) -> None:
     request = decode_chat(json.dumps({"model": "m", "messages": turns(5)} | fields).encode())
-    assert chat.adapt(request, MODEL, NONE, TOO_LONG) is None
+    assert chat.adapt(request, MODEL, NO_DEFAULTS, TOO_LONG) is None
 
 
 def test_max_tokens_is_limited_to_the_room_left() -> None:
@@ -200,7 +200,7 @@ def test_shortening_a_long_conversation_is_fast() -> None:
 
 def test_tools_and_thinking_are_counted() -> None:
     request = decode_chat(json.dumps({"model": "m", "messages": turns(5), "tools": [CALL]}).encode())
-    step = chat.adapt(request, msgspec.structs.replace(MODEL, capabilities=("thinking",)), NONE, TOO_LONG)
+    step = chat.adapt(request, msgspec.structs.replace(MODEL, capabilities=("thinking",)), NO_DEFAULTS, TOO_LONG)
     assert isinstance(step, PreflightRequest)
     asked = json.loads(step.body)
     assert asked["tools"][0]["function"]["name"] == "f"
