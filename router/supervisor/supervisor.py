@@ -24,10 +24,11 @@ from typing import Protocol
 from vllama_pool.router.supervisor.child import Child, ChildExited, ChildKind, ChildSpec, StatusChanged
 from vllama_pool.router.supervisor.console import Console
 from vllama_pool.workers.process.backoff import Backoff, wait_base, wait_exponential
+from vllama_pool.workers.process.file_lock import FileLock
 from vllama_pool.workers.process.lifeline import signal_name
 from vllama_pool.workers.process.status import ChildStatus
 from vllama_pool.workers.registry.client import RegistryUnavailable
-from vllama_pool.workers.registry.embedded import EmbeddedFailed, EmbeddedValkey, Owner, claim, wait_ready
+from vllama_pool.workers.registry.embedded import EmbeddedFailed, EmbeddedValkey, claim, wait_ready
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CLAIM_INTERVAL = 0.5
@@ -288,7 +289,7 @@ class EmbeddedRegistry:
     def __init__(self, state_dir: Path, console: Console) -> None:
         self._state_dir = state_dir
         self._console = console
-        self._owner: Owner | None = None
+        self._owner: FileLock | None = None
         self._valkey: EmbeddedValkey | None = None
         self._succession: asyncio.Task[None] | None = None
 

@@ -6,18 +6,16 @@ by revision, and replaces the file atomically.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import logging
 import os
 import stat
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
 from vllama_pool.router.virtual_models.store import ModelStore
+from vllama_pool.workers.process.file_lock import lock_file
 from vllama_pool.workers.registry.virtual_model import VirtualModel, key_of
 
 MAX_BYTES = 64 << 20
@@ -36,9 +34,10 @@ class _Content(msgspec.Struct):
 class SaveFile:
     """Loads and saves. Blocking: call it from a thread. Logs errors instead of raising, since serving can go on."""
 
-    def __init__(self, folder: Path, fleet: str) -> None:
+    def __init__(self, folder: Path, fleet: str, *, lock_timeout: float = LOCK_TIMEOUT) -> None:
         """`folder` must be private to this user. Fleets may share it."""
         self.path = folder / f"models-{fleet}.json"
+        self._lock_timeout = lock_timeout
 
     def load(self) -> list[VirtualModel]:
         """Return the models in the file, tombstones included; an empty list if there is no file."""
@@ -53,7 +52,10 @@ class SaveFile:
     def save(self, models: Iterable[VirtualModel]) -> bool:
         """Merge these into the file. Return False if that failed."""
         try:
-            with self._locked():
+            lock = lock_file(self.path.with_suffix(".lock"), self._lock_timeout)
+            if lock is None:
+                raise TimeoutError("another process holds its lock")
+            with lock:
                 self._merge(models)
         except OSError as error:
             _log.error("virtual models will be lost when vLLama stops, %s cannot be written: %s", self.path, error)
@@ -109,19 +111,3 @@ class SaveFile:
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(self.path)
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Raises TimeoutError."""
-        deadline = time.monotonic() + LOCK_TIMEOUT
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(self.path.with_suffix(".lock"), flags, 0o600), "rb") as lock:
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= deadline:
-                        raise TimeoutError("another process holds its lock") from None
-                    time.sleep(0.01)
-            yield

@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "router/virtual_models": {
         *("config", "router/balance", "router/errors.py", "router/log_once.py", "router/protocol/ollama"),
-        *("router/routing", "workers/registry"),
+        *("router/routing", "workers/process", "workers/registry"),
     },
     "router/handlers": {
         *("router/balance", "router/errors.py", "router/protocol", "router/protocol/ollama", "router/protocol/openai"),

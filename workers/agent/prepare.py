@@ -33,6 +33,7 @@ from vllama_pool.workers.agent.managed_server import Launch
 from vllama_pool.workers.model import describe, parsers, structured
 from vllama_pool.workers.model.chat_template import read_speech
 from vllama_pool.workers.model.files import locate
+from vllama_pool.workers.process.file_lock import FileLock
 from vllama_pool.workers.registry.keys import check_worker_id
 from vllama_pool.workers.simulated import description
 from vllama_pool.workers.vllm.flags import Flags
@@ -177,7 +178,7 @@ def advertised_url(attached: SplitResult, advertise: str) -> str:
     return f"{attached.scheme}://{bracketed(advertise)}{port}{attached.path}".rstrip("/")
 
 
-def _claim_id(name: str, settings: WorkerSettings, locks: ExitStack) -> state_files.FileLock:
+def _claim_id(name: str, settings: WorkerSettings, locks: ExitStack) -> FileLock:
     try:
         check_worker_id(name)
     except ValueError as error:

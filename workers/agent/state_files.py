@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
 from vllama_pool.workers.agent.command_line import PORTS_TRIED, CannotStart, is_free
+from vllama_pool.workers.process.file_lock import FileLock, lock_file
 
 ORPHAN_EXIT_TIMEOUT = 10.0
 """Seconds within which the vLLM of a killed agent has exited."""
-
-
-class FileLock:
-    """A lock held until `release` or the end of the process."""
-
-    def __init__(self, file: IO[str]) -> None:
-        self._file = file
-        file.seek(0)
-        self.holder_was_killed = bool(file.read())
-        """True if the last holder was killed. Its vLLM may need seconds to exit."""
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-
-    def release(self) -> None:
-        self._file.truncate(0)
-        self._file.close()
 
 
 def lock_id(state_dir: Path, worker_id: str) -> FileLock:
@@ -92,15 +74,9 @@ def log_file(state_dir: Path, worker_id: str) -> Path:
 def _lock(path: Path) -> FileLock | None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
+        return lock_file(path)
     except OSError as error:
         raise _unusable(path, error) from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        return None
-    return FileLock(file)
 
 
 def _unusable(path: Path, error: OSError) -> CannotStart:

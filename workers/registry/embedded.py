@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import hashlib
 import logging
 import os
@@ -18,12 +17,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from vllama_pool.workers.process.backoff import Backoff, wait_exponential
+from vllama_pool.workers.process.file_lock import FileLock, lock_file
 from vllama_pool.workers.process.lifeline import die_with_parent, signal_name
 from vllama_pool.workers.registry.client import RegistryUnavailable, connect, ping
 
@@ -73,40 +71,16 @@ def folder(state_dir: Path) -> Path:
     return path
 
 
-class Owner:
-    """Right to run a state directory's Valkey, until released or the process ends. Forked children share it."""
-
-    def __init__(self, lock: IO[bytes]) -> None:
-        self._lock = lock
-
-    def release(self) -> None:
-        self._lock.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
-
-
-def claim(state_dir: Path) -> Owner | None:
+def claim(state_dir: Path) -> FileLock | None:
     """Become the owner without blocking. Returns None while another process is: use its Valkey, and retry later.
 
     Raises EmbeddedFailed if the state directory is unusable.
     """
-    where = folder(state_dir)
+    directory = folder(state_dir)
     try:
-        lock = (where / "owner.lock").open("ab")
+        return lock_file(directory / "owner.lock")
     except OSError as error:
-        raise _unusable(where, error) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        return None
-    return Owner(lock)
+        raise _unusable(directory, error) from error
 
 
 async def wait_ready(address: str, timeout: float = 10.0) -> None:

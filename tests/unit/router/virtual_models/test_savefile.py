@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
 import threading
@@ -12,6 +11,7 @@ import pytest
 
 from vllama_pool.router.virtual_models import savefile
 from vllama_pool.router.virtual_models.savefile import SaveFile
+from vllama_pool.workers.process.file_lock import lock_file
 from vllama_pool.workers.registry.virtual_model import VirtualModel
 
 
@@ -43,7 +43,8 @@ def test_saving_keeps_models_saved_by_other_processes(file: SaveFile, tmp_path: 
     assert loaded(file) == {"a:latest": 5, "b:latest": 2, "c:latest": 1}
 
 
-def test_concurrent_saves_lose_no_model(file: SaveFile) -> None:
+def test_concurrent_saves_lose_no_model(tmp_path: Path) -> None:
+    file = SaveFile(tmp_path, "f", lock_timeout=20)
     threads = [threading.Thread(target=file.save, args=([model(f"v{number}:latest")],)) for number in range(12)]
     for thread in threads:
         thread.start()
@@ -107,10 +108,12 @@ def test_an_unwritable_folder_is_logged(tmp_path: Path, caplog: pytest.LogCaptur
     assert "will be lost" in caplog.text
 
 
-def test_a_lock_that_is_never_released_times_out(file: SaveFile, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_lock_that_is_never_released_times_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = SaveFile(tmp_path, "f", lock_timeout=0.05)
     file.save([model("v:latest")])
-    with file.path.with_suffix(".lock").open("rb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = lock_file(file.path.with_suffix(".lock"))
+    assert lock is not None
+    with lock:
         assert not file.save([model("w:latest")])
     assert "holds its lock" in caplog.text
     assert file.save([model("w:latest")])
