@@ -1,9 +1,8 @@
 """Health of a worker, from the results of its latest requests.
 
-A lost connection and a bad response open different breakers. `link` opens at the first lost connection: the worker is
-suspect. A beat of its agent closes `link` once; if the connection is lost again before any success, this router cannot
-reach the worker although its agent is alive, and only a probe closes it. `breaker` opens after several consecutive
-bad responses and ignores beats.
+`link` opens at the first lost connection: the worker is suspect. The next beat of its agent closes `link`, once. If
+the connection is lost again before any success, this router cannot reach a live worker, and only a probe closes it.
+`breaker` opens after several consecutive bad responses and ignores beats.
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ from __future__ import annotations
 from vllama_pool.router.balance.breaker import Breaker
 from vllama_pool.router.errors import AttemptFailed, Faulty, Lost, Refused, Unavailable
 
-PENALTY = 8.0
-"""Factor per consecutive bad response."""
+PENALTY_FACTOR = 8.0
+"""Per consecutive bad response."""
 MAX_PENALTIES = 3
-PENALTY_FOR = 5.0
-"""Seconds for which a bad response counts."""
+PENALTY_DURATION = 5.0
+"""Seconds after the latest bad response."""
 
 
 class WorkerHealth:
@@ -29,48 +28,47 @@ class WorkerHealth:
         return f"<WorkerHealth link={self.link!r} breaker={self.breaker!r}>"
 
     def describe(self, now: float) -> str:
-        """The state that `vllama ps` shows: "closed", "open", "half-open" or "suspect"."""
-        return "suspect" if self.is_suspect(now) else str(self.breaker.circuit(now))
+        """Return the state that `vllama ps` shows: "closed", "open", "half-open" or "suspect"."""
+        return "suspect" if self.is_suspect(now) else str(self.breaker.state(now))
 
     def is_suspect(self, now: float) -> bool:
         """True if a connection was lost, nothing has succeeded since, and no probe is due."""
         return not self.link.allows(now)
 
-    def healthy(self, now: float) -> bool:
+    def is_healthy(self, now: float) -> bool:
         """True if requests may be sent."""
         if not self.link.is_open and not self.breaker.is_open:  # the common case, checked for every worker
             return True
         return self.link.allows(now) and self.breaker.allows(now)
 
-    def dispatched(self, now: float) -> bool:
+    def acquire_probe(self, now: float) -> bool:
         """Register a request. Returns True if it is a probe of either breaker."""
-        link, breaker = self.link.take(now), self.breaker.take(now)
+        link, breaker = self.link.acquire_probe(now), self.breaker.acquire_probe(now)
         return link or breaker
 
-    def abandon_probe(self) -> None:
+    def release_probe(self) -> None:
         """End a probe without a result."""
-        self.link.abandon_probe()
-        self.breaker.abandon_probe()
+        self.link.release_probe()
+        self.breaker.release_probe()
 
-    def answered(self, sent: float) -> bool:
-        """Record a success. Returns True if that closed a breaker."""
-        link, breaker = self.link.succeeded(sent), self.breaker.succeeded(sent)
+    def record_success(self, sent: float) -> bool:
+        """Returns True if it closed a breaker."""
+        link, breaker = self.link.record_success(sent), self.breaker.record_success(sent)
         return link or breaker
 
-    def failed(self, failure: AttemptFailed | type[AttemptFailed], sent: float, now: float) -> None:
-        """Record a failed attempt, by its kind."""
-        kind = failure if isinstance(failure, type) else type(failure)
-        if issubclass(kind, Lost):
-            self.link.failed(sent, now)
-            self.breaker.abandon_probe()
+    def record_failure(self, failure: AttemptFailed, sent: float, now: float) -> None:
+        """Record a failed attempt. Every response, good or bad, shows that the connection works."""
+        if isinstance(failure, Lost):
+            self.link.record_failure(sent, now)
+            self.breaker.release_probe()
             return
-        self.link.succeeded(sent)
-        if issubclass(kind, Unavailable | Faulty):
-            self.breaker.failed(sent, now)
-        elif issubclass(kind, Refused):
-            self.breaker.succeeded(sent)
+        self.link.record_success(sent)
+        if isinstance(failure, Unavailable | Faulty):
+            self.breaker.record_failure(sent, now)
+        elif isinstance(failure, Refused):
+            self.breaker.record_success(sent)
         else:  # Busy and ModelGone say nothing about health
-            self.breaker.abandon_probe()
+            self.breaker.release_probe()
 
     def penalty(self, now: float) -> float:
         """Factor on the worker's score after bad responses; 1 without.
@@ -78,11 +76,11 @@ class WorkerHealth:
         A worker that fails at once always has free slots and would attract every request until its breaker opens.
         With the breaker open the factor is 1: the worker is then chosen only in a panic, which spreads the load.
         """
-        fresh = not self.breaker.is_open and now - self.breaker.failed_at < PENALTY_FOR
-        return PENALTY ** min(self.breaker.failures, MAX_PENALTIES) if fresh else 1.0
+        recent = not self.breaker.is_open and now - self.breaker.failed_at < PENALTY_DURATION
+        return PENALTY_FACTOR ** min(self.breaker.failures, MAX_PENALTIES) if recent else 1.0
 
-    def mark_up(self) -> bool:
-        """Record a beat of its agent. Returns True if that closed `link`."""
+    def record_beat(self) -> bool:
+        """Returns True if it closed `link`."""
         return self.link.close_once()
 
     def reset(self, now: float) -> None:

@@ -19,24 +19,21 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class Errored:
-    """The attempt failed or the stream broke. The kind of failure decides the effect on the worker's health."""
+    """The attempt failed or the stream broke. The kind of failure decides its effect on the worker's health."""
 
     failure: AttemptFailed
 
 
 @dataclass(frozen=True, slots=True)
 class Abandoned:
-    """The client left, or the router stopped the request. Has no effect on the worker's health."""
+    """The client disconnected, or the router stopped the request. No effect on the worker's health."""
 
 
 Outcome = Completed | Errored | Abandoned
 
 
 class Lease:
-    """Counts one request on a worker from dispatch until `release`.
-
-    The owner of the response calls `release` on every path. It is idempotent.
-    """
+    """Counts one request from dispatch until `release`, which its owner calls on every path; it is idempotent."""
 
     def __init__(self, worker: Worker, model: str, clock: Callable[[], float]) -> None:
         self.worker = worker
@@ -45,20 +42,20 @@ class Lease:
         self.released = False
         self._clock = clock
         self._sent = clock()
-        self._probe = worker.dispatched(self._sent)
-        self._load = worker.load
-        self._full = worker.full
-        self._begun = False
+        self._probe = worker.begin_request(self._sent)
+        self._load_at_start = worker.load
+        self._full_at_start = worker.full
+        self._has_content = False
 
     def __repr__(self) -> str:
         return f"<Lease on {self.worker.id}{', released' if self.released else ''}>"
 
-    def begun(self) -> None:
-        """Record the first content as a success, as the response may take minutes. Idempotent."""
-        if not self._begun and not self.released:
-            self._begun = True
+    def record_first_content(self) -> None:
+        """Count the first content as a success, as the rest may take minutes. Idempotent."""
+        if not self._has_content and not self.released:
+            self._has_content = True
             self._probe = False
-            self.worker.answered(self._sent, self._clock())
+            self.worker.record_success(self._sent, self._clock())
 
     def release(self, outcome: Outcome) -> None:
         """Release the slot and record the outcome in the worker's health and speed."""
@@ -68,13 +65,13 @@ class Lease:
         now = self._clock()
         match outcome:
             case Completed(tokens=tokens):
-                self.worker.answered(self._sent, now)
-                load = (self._load + self.worker.load) / 2
-                full = self._full and self.worker.full
-                self.worker.rate.measured(tokens, now - self._sent, load, full, now)
+                self.worker.record_success(self._sent, now)
+                load = (self._load_at_start + self.worker.load) / 2
+                full = self._full_at_start and self.worker.full
+                self.worker.rate.record_response(tokens, now - self._sent, load, full, now)
             case Errored(failure=failure):
-                self.worker.failed(failure, self.model, self._sent, now)
+                self.worker.record_failure(failure, self.model, self._sent, now)
             case Abandoned():
                 if self._probe:
-                    self.worker.health.abandon_probe()
-        self.worker.finished()
+                    self.worker.health.release_probe()
+        self.worker.end_request()

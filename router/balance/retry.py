@@ -22,8 +22,8 @@ from vllama_pool.router.balance.select import Untried
 from vllama_pool.router.errors import AttemptFailed, Busy, Faulty, Lost, ModelGone, Refused, Unavailable
 
 MAX_ATTEMPTS = 3
-SHORTEST, LONGEST = 0.05, 0.5
-"""Seconds: bounds of the jittered delay before the second retry."""
+MIN_DELAY, MAX_DELAY = 0.05, 0.5
+"""Seconds before the second retry."""
 
 _MOST_SPECIFIC_FIRST: tuple[type[AttemptFailed], ...] = (
     Refused,
@@ -34,28 +34,25 @@ _MOST_SPECIFIC_FIRST: tuple[type[AttemptFailed], ...] = (
     Lost,
     AttemptFailed,
 )
-"""Priority of the failure that the client gets: an engine's own error before a lost connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """The failed attempts of a request, and what is left for another."""
+    """The failed attempts of a request, and the means for another."""
 
     failures: tuple[AttemptFailed, ...]
     """One per attempt, in order; at least one."""
-    count_untried: Untried
-    """The workers that were not tried."""
+    untried: Untried
     budget: float
-    """`Budget.left`."""
+    """`RetryBudget.available`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Send the request to another worker."""
+    """Send the request to another worker after `delay` seconds."""
 
     delay: float
-    """Seconds to wait first."""
-    costs: bool
+    budgeted: bool
     """True if the retry is paid from the budget."""
 
 
@@ -67,38 +64,36 @@ class GiveUp:
 
 
 def decide(attempts: Attempts, rng: random.Random) -> Retry | GiveUp:
-    """Decide what follows a failed attempt."""
-    if stop(attempts):
-        return GiveUp(verdict(attempts.failures))
-    return Retry(delay=wait(attempts, rng), costs=costs(attempts))
+    if is_final(attempts):
+        return GiveUp(most_specific(attempts.failures))
+    return Retry(delay=retry_delay(attempts, rng), budgeted=is_budgeted(attempts))
 
 
-def stop(attempts: Attempts) -> bool:
+def is_final(attempts: Attempts) -> bool:
     """True if no further attempt is allowed."""
-    failures, count_untried = attempts.failures, attempts.count_untried
+    failures, untried = attempts.failures, attempts.untried
     if isinstance(failures[-1], Refused) or len(failures) >= MAX_ATTEMPTS:
         return True
     if any(isinstance(failure, Faulty | ModelGone) for failure in failures[:-1]):
         return True
-    if count_untried.healthy + count_untried.last_resort == 0:
+    if untried.healthy + untried.last_resort == 0:
         return True
-    return costs(attempts) and attempts.budget < 1
+    return is_budgeted(attempts) and attempts.budget < 1
 
 
-def wait(attempts: Attempts, rng: random.Random) -> float:
-    """Seconds before the next attempt."""
-    return 0.0 if len(attempts.failures) == 1 else rng.uniform(SHORTEST, LONGEST)
+def retry_delay(attempts: Attempts, rng: random.Random) -> float:
+    return 0.0 if len(attempts.failures) == 1 else rng.uniform(MIN_DELAY, MAX_DELAY)
 
 
-def costs(attempts: Attempts) -> bool:
-    """True if the next attempt is paid from the budget. A first lost connection is free: it signals no overload."""
+def is_budgeted(attempts: Attempts) -> bool:
+    """True if the budget pays the next attempt. A first lost connection is free: it signals no overload."""
     failures = attempts.failures
     first_loss = isinstance(failures[-1], Lost) and not any(isinstance(one, Lost) for one in failures[:-1])
-    return not (first_loss and attempts.count_untried.healthy > 0)
+    return not (first_loss and attempts.untried.healthy > 0)
 
 
-def verdict(failures: Sequence[AttemptFailed]) -> AttemptFailed:
-    """Return the failure that the client sees: the latest of the most specific ones. There is at least one."""
+def most_specific(failures: Sequence[AttemptFailed]) -> AttemptFailed:
+    """Return the failure for the client: an engine's error before a lost connection, and the latest of a kind."""
     return min(reversed(failures), key=_specificity)
 
 

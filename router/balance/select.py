@@ -1,8 +1,4 @@
-"""Chooses the worker for the next request.
-
-`choose` filters a model's replicas, then a policy picks one of the candidates. A policy is a callable; one with state
-is a small class.
-"""
+"""Chooses the worker for the next request: `choose` filters a model's replicas, then a policy picks a candidate."""
 
 from __future__ import annotations
 
@@ -16,28 +12,29 @@ from vllama_pool.router.balance.worker import Replica, Worker
 Policy = Callable[[Sequence[Worker], float, random.Random], Worker]
 """`(candidates, now, rng) -> worker`. There is at least one candidate."""
 
-SAMPLE = 4
-"""Candidates that least-load compares. With more, routers that see the same stale report would all pick the same
-worker; with fewer, idle workers are missed."""
+SAMPLE_SIZE = 4
+"""Candidates that least-load compares. With more, routers that share a stale report would all pick the same worker;
+with fewer, idle workers are missed."""
 
-PANIC = 0.5
+PANIC_THRESHOLD = 0.5
 """Below this share of healthy workers, breakers are ignored: the workers are hardly the cause, and the remaining ones
 would be overloaded."""
 
-
-NEARLY_EQUAL = 1.02
+TIE_FACTOR = 1.02
 """Scores within this factor of the best count as equal."""
+
+MAX_REMEMBERED_TURNS = 4096
 
 
 def least_load(candidates: Sequence[Worker], now: float, rng: random.Random) -> Worker:
     """Pick the lowest score of four random candidates; workers without a free slot rank last.
 
-    Nearly equal scores are drawn at random. A strict comparison in a fixed order would always pick the same worker.
+    Ties are drawn at random: a strict comparison in a fixed order would always pick the same worker.
     """
-    sample = candidates if len(candidates) <= SAMPLE else rng.sample(candidates, SAMPLE)
+    sample = candidates if len(candidates) <= SAMPLE_SIZE else rng.sample(candidates, SAMPLE_SIZE)
     ranked = [(worker.full, worker.score(now)) for worker in sample]
     full, score = min(ranked)
-    bound = (full, score * NEARLY_EQUAL)
+    bound = (full, score * TIE_FACTOR)
     equals = [worker for worker, rank in zip(sample, ranked, strict=True) if rank <= bound]
     return equals[0] if len(equals) == 1 else rng.choice(equals)
 
@@ -47,22 +44,22 @@ class RoundRobin:
 
     def __init__(self) -> None:
         self._turn = 0
-        self._last: dict[str, int] = {}
+        self._last_turn: dict[str, int] = {}
 
     def __call__(self, candidates: Sequence[Worker], now: float, rng: random.Random) -> Worker:
-        chosen = min(candidates, key=lambda worker: self._last.get(worker.id, -1))
+        chosen = min(candidates, key=lambda worker: self._last_turn.get(worker.id, -1))
         self._turn += 1
-        self._last.pop(chosen.id, None)
-        self._last[chosen.id] = self._turn
-        if len(self._last) > 4096:
-            del self._last[next(iter(self._last))]
+        self._last_turn.pop(chosen.id, None)
+        self._last_turn[chosen.id] = self._turn
+        if len(self._last_turn) > MAX_REMEMBERED_TURNS:
+            del self._last_turn[next(iter(self._last_turn))]
         return chosen
 
 
 POLICIES: Mapping[str, Callable[[], Policy]] = MappingProxyType(
     {"least-load": lambda: least_load, "round-robin": RoundRobin}
 )
-"""Factories by the policy's name in the routing file; a policy with state gets its own per call."""
+"""Factories by the policy's name in the routing file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +67,6 @@ class Untried:
     """Number of workers that were not tried."""
 
     healthy: int
-    """Healthy ones."""
     last_resort: int
     """Unhealthy or down ones, tried only if no healthy one is left."""
 
@@ -93,7 +89,6 @@ def choose(
 
 
 def count_untried(groups: Sequence[Sequence[Replica]], tried: Collection[str], now: float) -> Untried:
-    """Count the workers that were not tried."""
     healthy: set[str] = set()
     others: set[str] = set()
     for group in groups:
@@ -104,7 +99,7 @@ def count_untried(groups: Sequence[Sequence[Replica]], tried: Collection[str], n
 
 
 def rejections(groups: Sequence[Sequence[Replica]], tried: Collection[str], now: float) -> dict[str, str]:
-    """By worker id, the reason why a worker is not eligible, or its load and score where it is. For logs."""
+    """By worker id, the reason why a worker is not eligible, or its load and score if it is. For logs."""
     return {replica.worker.id: _rejection(replica, tried, now) for group in groups for replica in group}
 
 
@@ -119,8 +114,8 @@ def _rejection(replica: Replica, tried: Collection[str], now: float) -> str:
     health = worker.health.describe(now)
     if health != "closed":
         return health if health == "suspect" else f"breaker {health}"
-    if not worker.has(replica.model.name, now):
-        return f"denied having {replica.model.name}"
+    if not worker.offers(replica.model.name, now):
+        return f"answered 404 for {replica.model.name}"
     return f"{'full, ' if worker.full else ''}score {worker.score(now):.2f}"
 
 
@@ -129,16 +124,16 @@ def _untried(replicas: Iterable[Replica], tried: Collection[str]) -> list[Replic
 
 
 def _healthy(group: Sequence[Replica], now: float) -> list[Replica]:
-    """Serving, up and healthy workers that have the model; in a panic, all that are not suspect."""
+    """Serving, up and healthy workers that offer the model; in a panic, all that are not suspect."""
     serving = [replica for replica in group if replica.worker.serving and not replica.worker.down]
-    healthy = [replica for replica in serving if replica.worker.health.healthy(now)]
-    if len(healthy) < PANIC * len(serving):
+    healthy = [replica for replica in serving if replica.worker.health.is_healthy(now)]
+    if len(healthy) < PANIC_THRESHOLD * len(serving):
         healthy = [replica for replica in serving if not replica.worker.is_suspect(now)]
-    return [replica for replica in healthy if replica.worker.has(replica.model.name, now)]
+    return [replica for replica in healthy if replica.worker.offers(replica.model.name, now)]
 
 
 def _unhealthy(group: Sequence[Replica], now: float) -> list[Replica]:
-    """Serving workers that are up, also suspect ones, with an open breaker, or that denied the model."""
+    """Every serving worker that is up."""
     return [replica for replica in group if replica.worker.serving and not replica.worker.down]
 
 

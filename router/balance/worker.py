@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vllama_pool.router.balance.health import WorkerHealth
-from vllama_pool.router.balance.speed import SETTLED, Rate
+from vllama_pool.router.balance.speed import MIN_FULL_TIME, Rate
 from vllama_pool.router.errors import AttemptFailed, Busy, ModelGone
 from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.record import LoadReport, ModelInfo, WorkerRecord, WorkerState
@@ -13,44 +13,43 @@ from vllama_pool.workers.registry.record import LoadReport, ModelInfo, WorkerRec
 SLOW_START = 10.0
 """Seconds until a new, restarted or readmitted worker gets its full share."""
 
-FIRST_WEIGHT = 0.1
+INITIAL_WEIGHT = 0.1
 """Its share at first. Without it, an idle cold worker would attract every request."""
 
-KV_FULL = 0.95
-"""With a queue in vLLM and more than this share of the KV cache in use, a worker is full whatever its slots."""
+FULL_KV_USAGE = 0.95
+"""A worker with a queue in vLLM and a larger share of the KV cache in use is full, whatever its slots."""
 
 REPORT_LAG = 1.0
 """Minimum time in seconds for which a report may still count requests that we have finished."""
 
-DENIED_FOR = 5.0
+DENIAL_DURATION = 5.0
 """Seconds for which a worker gets no request for a model that it answered 404 for."""
 
 
 class Worker:
-    """One worker as this router sees it. Changed by the pool and by leases, read by policies."""
+    """One worker as this router sees it. The pool and leases change it, policies read it."""
 
     def __init__(self, record: WorkerRecord, endpoint: Endpoint, now: float) -> None:
         self.record = record
         self.endpoint = endpoint
-        self.last = LoadReport()
-        """Its latest load report."""
+        self.last_report = LoadReport()
         self.reported_at: float | None = None
         """Time of the latest report, in monotonic seconds; None before the first."""
         self.in_flight = 0
-        """Requests of this process on it."""
+        """Requests of this process."""
         self.down = False
-        """True if its beats stopped. It is then chosen only if no other worker is left."""
+        """True if its beats stopped. It is then a last resort."""
         self.health = WorkerHealth()
         self.rate = Rate()
         self.speed = record.speed
         """Speed when full, relative to the median of the model's workers. Set by the pool."""
-        self._since = now
-        self._others = 0
-        self._most = self._most_before = 0
-        self._counted_since = now
+        self._slow_start_at = now
+        self._others_load = 0
+        self._peak = self._previous_peak = 0  # of in_flight, in periods of REPORT_LAG
+        self._peak_since = now
         self._full_since: float | None = None
-        self._turned_away = False
-        self._denied: dict[str, float] = {}
+        self._answered_busy = False
+        self._denied_until: dict[str, float] = {}
 
     def __repr__(self) -> str:
         slots = self.record.slots or "?"
@@ -62,13 +61,11 @@ class Worker:
 
     @property
     def state(self) -> WorkerState:
-        """The state in its latest report."""
-        return self.last.state
+        return self.last_report.state
 
     @property
     def serving(self) -> bool:
-        """True if its own state is READY."""
-        return self.last.state is WorkerState.READY
+        return self.last_report.state is WorkerState.READY
 
     @property
     def unresponsive(self) -> bool:
@@ -76,42 +73,41 @@ class Worker:
         return self.down or self.state is WorkerState.SLEEPING
 
     def is_suspect(self, now: float) -> bool:
-        """True if a connection was lost and nothing has succeeded since."""
         return self.health.is_suspect(now)
 
-    def available(self, now: float) -> bool:
+    def is_available(self, now: float) -> bool:
         """True if serving, up and healthy. It may be full: that only ranks it last."""
-        return self.serving and not self.down and self.health.healthy(now)
+        return self.serving and not self.down and self.health.is_healthy(now)
 
     @property
     def load(self) -> int:
-        """Requests on it, of all routers: our own in flight, plus other routers' load.
+        """Requests of all routers: our own in flight, plus other routers' load.
 
         Other routers' load = reported load - our peak in flight over the last 1-2 s. We use the peak because the report
         lags: vLLM may still count requests that we have finished.
         """
-        return self.in_flight + self._others
+        return self.in_flight + self._others_load
 
     @property
     def full(self) -> bool:
         """True if it has no free slot; with unknown slots, if its queue is not empty. Also true after a Busy response,
         until the next report or success."""
-        if self._turned_away:
+        if self._answered_busy:
             return True
         if self.record.slots:
-            crowded = self.last.waiting > 0 and self.last.kv_usage >= KV_FULL
-            return crowded or self.load >= self.record.slots
-        return self.last.waiting > 0
+            kv_full = self.last_report.waiting > 0 and self.last_report.kv_usage >= FULL_KV_USAGE
+            return kv_full or self.load >= self.record.slots
+        return self.last_report.waiting > 0
 
     @property
     def beyond_slots(self) -> int:
         """Load minus slots; negative for free slots. With unknown slots: the length of its queue, or -1 if empty."""
-        return self.load - self.record.slots if self.record.slots else self.last.waiting or -1
+        return self.load - self.record.slots if self.record.slots else self.last_report.waiting or -1
 
     def weight(self, now: float) -> float:
-        """Factor on its speed during slow start, FIRST_WEIGHT to 1."""
-        age = now - self._since
-        return 1.0 if age >= SLOW_START else FIRST_WEIGHT + (1 - FIRST_WEIGHT) * max(age, 0.0) / SLOW_START
+        """Factor on its speed during slow start, INITIAL_WEIGHT to 1."""
+        age = now - self._slow_start_at
+        return 1.0 if age >= SLOW_START else INITIAL_WEIGHT + (1 - INITIAL_WEIGHT) * max(age, 0.0) / SLOW_START
 
     def score(self, now: float) -> float:
         """Load per speed after one more request: lower is better.
@@ -123,9 +119,9 @@ class Worker:
         speed = self.speed if self.full else self.record.speed
         return (self.load + 1) * self.health.penalty(now) / (speed * self.weight(now))
 
-    def has(self, model: str, now: float) -> bool:
-        """False for DENIED_FOR seconds after it answered 404 for the model."""
-        return not self._denied or self._denied.get(model, now) <= now
+    def offers(self, model: str, now: float) -> bool:
+        """False for DENIAL_DURATION after it answered 404 for the model."""
+        return not self._denied_until or self._denied_until.get(model, now) <= now
 
     # called by the pool
 
@@ -134,72 +130,69 @@ class Worker:
         if record.generation != self.record.generation:
             self._restarted(now)
         if record.models != self.record.models:
-            self._denied.clear()
+            self._denied_until.clear()
         self.record = record
         self.endpoint = endpoint
 
     def report(self, load: LoadReport, now: float) -> None:
-        """Record a load report, which is also a sign of life."""
-        if load.restarts > self.last.restarts or (load.state is WorkerState.READY and not self.serving):
+        """Record a load report, which is also a beat."""
+        if load.restarts > self.last_report.restarts or (load.state is WorkerState.READY and not self.serving):
             self._restarted(now)
         elif load.state is WorkerState.READY:
-            heard = self.health.mark_up()
-            if heard or self.down:
-                self._since = now
+            readmitted = self.health.record_beat()
+            if readmitted or self.down:
+                self._slow_start_at = now
         elapsed = now - self.reported_at if self.reported_at is not None else 0.0
-        self.last = load
+        self.last_report = load
         self.down = False
         self.reported_at = now
-        self._turned_away = False
-        if now - self._counted_since >= REPORT_LAG:
-            self._most_before, self._most, self._counted_since = self._most, self.in_flight, now
-        self._others = max(0, load.running + load.waiting - max(self._most, self._most_before))
+        self._answered_busy = False
+        if now - self._peak_since >= REPORT_LAG:
+            self._previous_peak, self._peak, self._peak_since = self._peak, self.in_flight, now
+        self._others_load = max(0, load.running + load.waiting - max(self._peak, self._previous_peak))
         if not (load.waiting > 0 or (self.record.slots > 0 and load.running >= self.record.slots)):
             self._full_since = None
         elif self._full_since is None:
             self._full_since = now
-        settled = self._full_since is not None and now - self._full_since >= SETTLED
-        self.rate.reported(load.tokens_per_second, settled, elapsed, now)
+        full = self._full_since is not None and now - self._full_since >= MIN_FULL_TIME
+        self.rate.record_report(load.tokens_per_second, full, elapsed, now)
 
     def mark_up(self, now: float) -> None:
         """Record a successful probe: it is up and not suspect."""
-        if self.health.link.succeeded(now) or self.down:
-            self._since = now
+        if self.health.link.record_success(now) or self.down:
+            self._slow_start_at = now
         self.down = False
 
     def mark_suspect(self, now: float) -> None:
         """Record a failed probe."""
-        self.health.link.failed(now, now)
+        self.health.link.record_failure(now, now)
 
     # called by leases
 
-    def dispatched(self, now: float) -> bool:
+    def begin_request(self, now: float) -> bool:
         """Count a request. Returns True if it is a probe."""
         self.in_flight += 1
-        self._most = max(self._most, self.in_flight)
-        return self.health.dispatched(now)
+        self._peak = max(self._peak, self.in_flight)
+        return self.health.acquire_probe(now)
 
-    def finished(self) -> None:
-        """End a request, whatever its outcome."""
+    def end_request(self) -> None:
         self.in_flight -= 1
 
-    def answered(self, sent: float, now: float) -> None:
-        """Record the success of a request sent at `sent`."""
-        self._turned_away = False
-        if self.health.answered(sent):
-            self._since = now
+    def record_success(self, sent: float, now: float) -> None:
+        self._answered_busy = False
+        if self.health.record_success(sent):
+            self._slow_start_at = now
 
-    def failed(self, failure: AttemptFailed, model: str, sent: float, now: float) -> None:
-        """Record the failure of a request for `model` sent at `sent`."""
-        self.health.failed(failure, sent, now)
+    def record_failure(self, failure: AttemptFailed, model: str, sent: float, now: float) -> None:
+        self.health.record_failure(failure, sent, now)
         if isinstance(failure, Busy):
-            self._turned_away = True
+            self._answered_busy = True
         elif isinstance(failure, ModelGone) and model:
-            self._denied[model] = now + DENIED_FOR
+            self._denied_until[model] = now + DENIAL_DURATION
 
     def _restarted(self, now: float) -> None:
-        self._since = now
-        self._denied.clear()
+        self._slow_start_at = now
+        self._denied_until.clear()
         self.health.reset(now)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from vllama_pool.router.balance.budget import Budget
+from vllama_pool.router.balance.budget import RetryBudget
 from vllama_pool.router.balance.lease import Lease, Outcome
 from vllama_pool.router.errors import Lost
 from vllama_pool.router.protocol.operation import StreamTranslator
@@ -20,7 +20,7 @@ class WorkerResponse:
     """A worker's response whose first content has arrived. Its owner calls `close` on every path; it is idempotent."""
 
     def __init__(self, lease: Lease, response: Response, translator: StreamTranslator, first: bytes) -> None:
-        self.budget: Budget | None = None
+        self.budget: RetryBudget | None = None
         """The request counts as in flight in it until `close`."""
         self.response = response
         self.translator = translator
@@ -38,7 +38,7 @@ class WorkerResponse:
         self.response.close()
         self._lease.release(outcome)
         if self.budget is not None:
-            self.budget.leave()
+            self.budget.end_request()
             self.budget = None
 
 

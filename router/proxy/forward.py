@@ -15,10 +15,10 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from vllama_pool.router.admission.bound import Admission
-from vllama_pool.router.balance.budget import Budget
+from vllama_pool.router.balance.budget import RetryBudget
 from vllama_pool.router.balance.lease import Abandoned, Completed, Errored
 from vllama_pool.router.balance.pool import Pool
-from vllama_pool.router.balance.retry import Attempts, GiveUp, Retry, decide, verdict
+from vllama_pool.router.balance.retry import Attempts, GiveUp, Retry, decide, most_specific
 from vllama_pool.router.balance.worker import Replica
 from vllama_pool.router.errors import AttemptFailed, Lost, ModelGone, NoWorker, Refused
 from vllama_pool.router.offload import offload
@@ -88,7 +88,7 @@ class Forwarder:
         self._limits = limits
         self._refresh = refresh
         self._admission = Admission(limits.waiting)
-        self._budgets: dict[str, Budget] = {}
+        self._budgets: dict[str, RetryBudget] = {}
 
     def __repr__(self) -> str:
         in_flight = sum(budget.in_flight for budget in self._budgets.values())
@@ -101,22 +101,22 @@ class Forwarder:
         request.
         """
         self._admission.enter(call.resolution)
-        budget = self._budgets.setdefault(call.resolution.model, Budget())
-        budget.enter()
+        budget = self._budgets.setdefault(call.resolution.model, RetryBudget())
+        budget.begin_request()
         try:
             answer = await self._acquire(call, record, budget)
         except BaseException:
-            budget.leave()
+            budget.end_request()
             raise
         finally:
             self._admission.leave()
         if isinstance(answer, DirectResponse):
-            budget.leave()
+            budget.end_request()
         else:
             answer.budget = budget
         return answer
 
-    async def _acquire(self, call: ForwardRequest, record: RequestRecord, budget: Budget) -> _Result:
+    async def _acquire(self, call: ForwardRequest, record: RequestRecord, budget: RetryBudget) -> _Result:
         tried: list[str] = []
         failures: list[AttemptFailed] = []
         while True:
@@ -127,7 +127,7 @@ class Forwarder:
             except NoWorker:
                 if not failures:
                     raise
-                raise client_error(verdict(failures)) from None  # the remaining workers have left meanwhile
+                raise client_error(most_specific(failures)) from None  # the remaining workers have left meanwhile
             decision = self._decide(call, tried, failures, budget)
             if isinstance(decision, GiveUp):
                 raise client_error(decision.failure) from None
@@ -135,14 +135,14 @@ class Forwarder:
                 await asyncio.sleep(decision.delay)
 
     def _decide(
-        self, call: ForwardRequest, tried: list[str], failures: list[AttemptFailed], budget: Budget
+        self, call: ForwardRequest, tried: list[str], failures: list[AttemptFailed], budget: RetryBudget
     ) -> Retry | GiveUp:
         if isinstance(failures[-1], ModelGone):
             self._refresh()
         untried = call.resolution.count_untried(tried, self._now())
-        decision = decide(Attempts(tuple(failures), untried, budget.left), self._rng)
-        if isinstance(decision, Retry) and decision.costs:
-            budget.withdraw()
+        decision = decide(Attempts(tuple(failures), untried, budget.available), self._rng)
+        if isinstance(decision, Retry) and decision.budgeted:
+            budget.try_spend()
         return decision
 
     async def _attempt(self, call: ForwardRequest, tried: list[str], record: RequestRecord) -> _Result:
@@ -175,7 +175,7 @@ class Forwarder:
             if isinstance(answer, DirectResponse):
                 lease.release(Completed(0))
             else:
-                lease.begun()
+                lease.record_first_content()
             _log.debug("request %s: %s answers", call.request_id, replica.worker.id)
             return answer
         # Without the text: vLLM's errors may quote the prompt.

@@ -155,7 +155,7 @@ class ModelRoutes:
         route = self._by_key.get(lookup_key(name))
         if route is not None:
             return self._listed(route, pool)
-        replicas = pool.replicas(name)
+        replicas = pool.replicas_by_key(name)
         return ListedModel(display(replicas[0].model.name), replicas, NO_DEFAULTS) if replicas else None
 
     def is_configured(self, name: str) -> bool:
@@ -167,7 +167,7 @@ class ModelRoutes:
         neither shadows."""
         configured = [self._listed(route, pool) for route in self._models]
         served = [
-            ListedModel(display(name), pool.replicas(name), NO_DEFAULTS)
+            ListedModel(display(name), pool.replicas_by_key(name), NO_DEFAULTS)
             for name in pool.served()
             if lookup_key(name) not in self._by_key
         ]
@@ -181,14 +181,14 @@ class ModelRoutes:
         return tuple(model.name for key, model in self._virtual.items() if self._shadowed(key, pool))
 
     def _shadowed(self, key: str, pool: Pool) -> bool:
-        return key in self._by_key or bool(pool.replicas(key))
+        return key in self._by_key or bool(pool.replicas_by_key(key))
 
     def _known(self, name: str, pool: Pool) -> Resolution | None:
         """Resolve a name of the routing file or of a known worker."""
         route = self._by_key.get(lookup_key(name))
         if route is not None:
             return self._configured(name, route, pool)
-        replicas = pool.workers_for(name)
+        replicas = pool.replicas_for(name)
         return Resolution(name, replicas[0].model.name, (replicas,), NO_DEFAULTS, self._policy) if replicas else None
 
     def _made(self, name: str, pool: Pool) -> Resolution | None:
@@ -210,7 +210,7 @@ class ModelRoutes:
         raise UnknownModel(name)
 
     def _configured(self, name: str, route: ModelRoute, pool: Pool) -> Resolution:
-        groups = (pool.workers_for(entry.model) for entry in self._in_turn(route.serve))
+        groups = (pool.replicas_for(entry.model) for entry in self._in_turn(route.serve))
         known = tuple(group for group in groups if group)
         return Resolution(name, route.name, known, Defaults(route.options), self._policies[route.name])
 
@@ -221,7 +221,7 @@ class ModelRoutes:
         return sorted(serve, key=lambda entry: self._rng.expovariate(entry.weight) if entry.weight else float("inf"))
 
     def _listed(self, route: ModelRoute, pool: Pool) -> ListedModel:
-        replicas = {replica.worker.id: replica for entry in route.serve for replica in pool.workers_for(entry.model)}
+        replicas = {replica.worker.id: replica for entry in route.serve for replica in pool.replicas_for(entry.model)}
         return ListedModel(display(route.name), tuple(replicas.values()), Defaults(route.options))
 
     def _listed_virtual(self, model: VirtualModel, pool: Pool) -> ListedModel:
@@ -244,7 +244,7 @@ def no_worker(name: str, model: str, replicas: Sequence[Replica]) -> NoWorker:
     else:
         states = Counter("down" if worker.down else str(worker.state) for worker in workers)
         why = "its workers are out: " + ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-        notes = {worker.last.note for worker in workers if worker.last.note}
+        notes = {worker.last_report.note for worker in workers if worker.last_report.note}
         if len(notes) == 1:
             why += f" ({notes.pop()})"
     return NoWorker(f"no worker is available for model '{name}': {why}", model=model, retry_after=RETRY_AFTER)

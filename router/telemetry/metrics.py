@@ -58,16 +58,20 @@ class _ReadingsCollector(Collector):
     def _worker_gauges(self) -> Iterable[Metric]:
         now = self._readings.now()
         gauges: tuple[tuple[str, str, Callable[[Worker], float]], ...] = (
-            ("up", "1 while new requests may go to the worker.", lambda worker: worker.available(now)),
+            ("up", "1 while new requests may go to the worker.", lambda worker: worker.is_available(now)),
             ("in_flight", "Requests of this router in the worker.", lambda worker: worker.in_flight),
-            ("running", "Requests in vLLM's running batch, as reported.", lambda worker: worker.last.running),
-            ("waiting", "Requests waiting inside vLLM, as reported.", lambda worker: worker.last.waiting),
+            ("running", "Requests in vLLM's running batch, as reported.", lambda worker: worker.last_report.running),
+            ("waiting", "Requests waiting inside vLLM, as reported.", lambda worker: worker.last_report.waiting),
             ("slots", "Requests that the worker runs at once.", lambda worker: worker.record.slots),
-            ("kv_usage_ratio", "Share of the KV cache in use, as reported.", lambda worker: worker.last.kv_usage),
+            (
+                "kv_usage_ratio",
+                "Share of the KV cache in use, as reported.",
+                lambda worker: worker.last_report.kv_usage,
+            ),
             (
                 "tokens_per_second",
                 "Generated tokens per second, as reported.",
-                lambda worker: worker.last.tokens_per_second,
+                lambda worker: worker.last_report.tokens_per_second,
             ),
         )
         workers = list(self._readings.workers)

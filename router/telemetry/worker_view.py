@@ -35,7 +35,7 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def view(worker: Worker, now: float) -> WorkerView:
-    record, load = worker.record, worker.last
+    record, load = worker.record, worker.last_report
     return WorkerView(
         id=record.id,
         url=record.url,

@@ -56,7 +56,7 @@ def worker_in(pool: Pool, worker_id: str) -> Worker:
 
 def group(pool: Pool, name: str = "m") -> tuple[tuple[Replica, ...], ...]:
     """A model's replicas as `choose` takes them."""
-    return (pool.workers_for(name),)
+    return (pool.replicas_for(name),)
 
 
 def ids(targets: Iterable[Replica]) -> list[str]:

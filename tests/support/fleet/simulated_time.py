@@ -217,7 +217,7 @@ class Fleet:
     def send(self, tokens: int, done: Callable[[Request], None] = lambda request: None) -> None:
         router = self.rng.randrange(len(self.pools))
         pool = self.pools[router]
-        target = choose((pool.workers_for("m"),), (), self.now, self.rng, self._policies[router])
+        target = choose((pool.replicas_for("m"),), (), self.now, self.rng, self._policies[router])
         assert target is not None
         request = Request(tokens, self.now, lease=pool.lease(target.worker))
         request.done = lambda request: self._done(request, done)

@@ -49,11 +49,11 @@ class NotingPool(Pool):
 
     def usable(self, worker_id: str) -> bool:
         worker = self.get(worker_id)
-        return worker is not None and worker.available(time.monotonic())
+        return worker is not None and worker.is_available(time.monotonic())
 
     @property
     def all_usable(self) -> set[str]:
-        return {worker.id for worker in self if worker.available(time.monotonic())}
+        return {worker.id for worker in self if worker.is_available(time.monotonic())}
 
 
 class RouterView:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vllama_pool.router.balance.breaker import Breaker, Circuit
+from vllama_pool.router.balance.breaker import Breaker, BreakerState
 from vllama_pool.router.balance.health import WorkerHealth
 from vllama_pool.router.errors import Busy, Faulty, Lost, ModelGone, Refused, Unavailable
 
@@ -13,27 +13,27 @@ def breaker() -> Breaker:
 
 def trip(one: Breaker, now: float) -> None:
     for _ in range(5):
-        one.failed(now, now)
+        one.record_failure(now, now)
 
 
 def test_it_opens_at_the_fifth_failure_in_a_row_and_not_before() -> None:
     one = breaker()
     for second in range(4):
-        one.failed(second, second)
+        one.record_failure(second, second)
     assert one.allows(4)
-    one.failed(4, 4)
+    one.record_failure(4, 4)
     assert not one.allows(4)
-    assert one.circuit(4) is Circuit.OPEN
+    assert one.state(4) is BreakerState.OPEN
 
 
 def test_a_success_in_between_starts_the_count_again() -> None:
     one = breaker()
     for second in range(4):
-        one.failed(second, second)
-    one.succeeded(4)
+        one.record_failure(second, second)
+    one.record_success(4)
     for second in range(5, 9):
-        one.failed(second, second)
-    assert one.circuit(9) is Circuit.CLOSED
+        one.record_failure(second, second)
+    assert one.state(9) is BreakerState.CLOSED
 
 
 def test_half_open_it_lets_one_request_through_and_its_success_closes_it() -> None:
@@ -41,13 +41,13 @@ def test_half_open_it_lets_one_request_through_and_its_success_closes_it() -> No
     trip(one, 0)
     assert not one.allows(4.9)
     assert one.allows(5.0)
-    assert one.circuit(5.0) is Circuit.HALF_OPEN
-    assert one.take(5.0)
+    assert one.state(5.0) is BreakerState.HALF_OPEN
+    assert one.acquire_probe(5.0)
     assert not one.allows(5.1)
-    assert not one.take(5.1)
-    assert one.succeeded(5.0)
+    assert not one.acquire_probe(5.1)
+    assert one.record_success(5.0)
     assert one.allows(5.2)
-    assert one.circuit(5.2) is Circuit.CLOSED
+    assert one.state(5.2) is BreakerState.CLOSED
 
 
 def test_each_failed_probe_keeps_it_open_for_longer_up_to_a_minute() -> None:
@@ -60,8 +60,8 @@ def test_each_failed_probe_keeps_it_open_for_longer_up_to_a_minute() -> None:
         while not one.allows(now):
             now += 0.5
         holds.append(now - opened)
-        one.take(now)
-        one.failed(now, now)
+        one.acquire_probe(now)
+        one.record_failure(now, now)
     assert holds[:4] == [5.0, 10.0, 15.0, 20.0]
     assert holds[11:] == [60.0] * 4
 
@@ -69,10 +69,10 @@ def test_each_failed_probe_keeps_it_open_for_longer_up_to_a_minute() -> None:
 def test_after_a_success_the_holds_begin_at_the_shortest_again() -> None:
     one = breaker()
     trip(one, 0)
-    one.take(5)
-    one.failed(5, 5)
-    one.take(15)
-    one.succeeded(15)
+    one.acquire_probe(5)
+    one.record_failure(5, 5)
+    one.acquire_probe(15)
+    one.record_success(15)
     trip(one, 20)
     assert one.allows(25)
 
@@ -80,74 +80,74 @@ def test_after_a_success_the_holds_begin_at_the_shortest_again() -> None:
 def test_a_probe_whose_client_left_leaves_the_place_to_the_next() -> None:
     one = breaker()
     trip(one, 0)
-    one.take(5)
-    one.abandon_probe()
+    one.acquire_probe(5)
+    one.release_probe()
     assert one.allows(5.1)
 
 
 def test_news_from_before_it_opened_neither_closes_nor_prolongs_it() -> None:
     one = breaker()
     trip(one, 10)
-    one.succeeded(9)
-    assert one.circuit(11) is Circuit.OPEN
-    one.take(15)
-    one.failed(9, 15.5)
-    one.succeeded(15)
-    assert one.circuit(16) is Circuit.CLOSED
+    one.record_success(9)
+    assert one.state(11) is BreakerState.OPEN
+    one.acquire_probe(15)
+    one.record_failure(9, 15.5)
+    one.record_success(15)
+    assert one.state(16) is BreakerState.CLOSED
 
 
 def test_fifty_streams_that_break_together_are_one_lost_connection() -> None:
     health = WorkerHealth()
     for _ in range(50):
-        health.failed(Lost("reset"), sent=0.0, now=10.0)
+        health.record_failure(Lost("reset"), sent=0.0, now=10.0)
     assert health.link.openings == 1
-    assert health.mark_up()
-    assert health.healthy(10.1)
-    health.failed(Lost("late news of the same event"), sent=0.0, now=10.2)
-    assert health.healthy(10.3)
+    assert health.record_beat()
+    assert health.is_healthy(10.1)
+    health.record_failure(Lost("late news of the same event"), sent=0.0, now=10.2)
+    assert health.is_healthy(10.3)
 
 
 def test_a_lost_connection_suspects_at_once_and_a_beat_clears_it_once_only() -> None:
     health = WorkerHealth()
-    health.failed(Lost("refused"), sent=0.0, now=0.0)
+    health.record_failure(Lost("refused"), sent=0.0, now=0.0)
     assert health.is_suspect(0.1)
     assert health.describe(0.1) == "suspect"
-    assert health.mark_up()
-    assert health.healthy(0.2)
+    assert health.record_beat()
+    assert health.is_healthy(0.2)
 
-    health.failed(Lost("refused"), sent=0.3, now=0.3)
-    assert not health.mark_up()
-    assert not health.healthy(6.2)
-    assert health.healthy(6.3)
+    health.record_failure(Lost("refused"), sent=0.3, now=0.3)
+    assert not health.record_beat()
+    assert not health.is_healthy(6.2)
+    assert health.is_healthy(6.3)
 
 
 def test_an_answer_restores_trust_in_beats() -> None:
     health = WorkerHealth()
-    health.failed(Lost("refused"), sent=0.0, now=0.0)
-    health.mark_up()
-    health.answered(sent=1.0)
-    health.failed(Lost("refused"), sent=2.0, now=2.0)
-    assert health.mark_up()
+    health.record_failure(Lost("refused"), sent=0.0, now=0.0)
+    health.record_beat()
+    health.record_success(sent=1.0)
+    health.record_failure(Lost("refused"), sent=2.0, now=2.0)
+    assert health.record_beat()
 
 
 def test_without_any_news_one_trial_is_made_after_three_seconds() -> None:
     health = WorkerHealth()
-    health.failed(Lost("refused"), sent=0.0, now=0.0)
-    assert not health.healthy(2.9)
-    assert health.healthy(3.0)
-    assert health.dispatched(3.0)
-    assert not health.healthy(3.1)
-    assert health.answered(sent=3.0)
-    assert health.healthy(3.2)
+    health.record_failure(Lost("refused"), sent=0.0, now=0.0)
+    assert not health.is_healthy(2.9)
+    assert health.is_healthy(3.0)
+    assert health.acquire_probe(3.0)
+    assert not health.is_healthy(3.1)
+    assert health.record_success(sent=3.0)
+    assert health.is_healthy(3.2)
 
 
 @pytest.mark.parametrize("kind", [Unavailable, Faulty])
 def test_bad_answers_open_the_breaker_and_beats_do_not_close_it(kind: type[Unavailable | Faulty]) -> None:
     health = WorkerHealth()
     for second in range(5):
-        health.failed(kind("no"), sent=second, now=second)
-    assert not health.mark_up()
-    assert not health.healthy(5)
+        health.record_failure(kind("no"), sent=second, now=second)
+    assert not health.record_beat()
+    assert not health.is_healthy(5)
     assert not health.is_suspect(5)
     assert health.describe(5) == "open"
 
@@ -156,25 +156,25 @@ def test_bad_answers_open_the_breaker_and_beats_do_not_close_it(kind: type[Unava
 def test_a_worker_that_is_busy_or_says_no_is_not_ill(kind: type[Busy | ModelGone | Refused]) -> None:
     health = WorkerHealth()
     for second in range(20):
-        health.failed(kind("no"), sent=second, now=second)
-    assert health.healthy(20)
+        health.record_failure(kind("no"), sent=second, now=second)
+    assert health.is_healthy(20)
 
 
 def test_a_refusal_proves_that_the_worker_answers_and_a_busy_probe_leaves_the_question_open() -> None:
     health = WorkerHealth()
     for _ in range(5):
-        health.failed(Faulty("no"), sent=0.0, now=0.0)
-    health.dispatched(5.0)
-    health.failed(Busy("full"), sent=5.0, now=5.1)
+        health.record_failure(Faulty("no"), sent=0.0, now=0.0)
+    health.acquire_probe(5.0)
+    health.record_failure(Busy("full"), sent=5.0, now=5.1)
     assert health.describe(5.2) == "half-open"
-    assert health.healthy(5.2)
-    health.dispatched(5.2)
-    health.failed(Refused("bad request"), sent=5.2, now=5.3)
+    assert health.is_healthy(5.2)
+    health.acquire_probe(5.2)
+    health.record_failure(Refused("bad request"), sent=5.2, now=5.3)
     assert health.describe(5.4) == "closed"
 
 
 def test_any_answer_shows_that_the_connection_works() -> None:
     health = WorkerHealth()
-    health.failed(Lost("refused"), sent=0.0, now=0.0)
-    health.failed(Faulty("boom"), sent=3.0, now=3.1)
+    health.record_failure(Lost("refused"), sent=0.0, now=0.0)
+    health.record_failure(Faulty("boom"), sent=3.0, now=3.1)
     assert not health.is_suspect(3.2)

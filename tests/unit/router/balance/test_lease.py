@@ -27,7 +27,7 @@ def test_a_client_that_leaves_is_never_held_against_the_worker() -> None:
     pool = pool_of(clock, found("a"))
     for _ in range(100):
         pool.lease(worker_in(pool, "a")).release(Abandoned())
-    assert worker_in(pool, "a").available(clock())
+    assert worker_in(pool, "a").is_available(clock())
 
 
 def test_a_client_that_leaves_during_a_probe_leaves_the_probe_to_the_next() -> None:
@@ -37,9 +37,9 @@ def test_a_client_that_leaves_during_a_probe_leaves_the_probe_to_the_next() -> N
     pool.lease(worker).release(Errored(Lost("refused")))
     clock.advance(3)
     probe = pool.lease(worker)
-    assert not worker.available(clock())
+    assert not worker.is_available(clock())
     probe.release(Abandoned())
-    assert worker.available(clock())
+    assert worker.is_available(clock())
 
 
 def test_the_first_content_readmits_a_worker_before_the_answer_is_whole() -> None:
@@ -49,9 +49,9 @@ def test_the_first_content_readmits_a_worker_before_the_answer_is_whole() -> Non
     pool.lease(worker).release(Errored(Lost("refused")))
     clock.advance(3)
     probe = pool.lease(worker)
-    assert not worker.available(clock())
-    probe.begun()
-    assert worker.available(clock())
+    assert not worker.is_available(clock())
+    probe.record_first_content()
+    assert worker.is_available(clock())
     assert worker.weight(clock()) < 1
     probe.release(Completed(1))
 
@@ -61,7 +61,7 @@ def test_a_stream_that_breaks_after_it_began_suspects_the_worker() -> None:
     pool = pool_of(clock, found("a"))
     lease = pool.lease(worker_in(pool, "a"))
     clock.advance(1)
-    lease.begun()
+    lease.record_first_content()
     clock.advance(5)
     lease.release(Errored(Lost("reset")))
     assert worker_in(pool, "a").is_suspect(clock())
@@ -84,9 +84,9 @@ def test_a_denied_model_is_remembered_for_that_model_only() -> None:
     pool = pool_of(clock, found("a", "base", "lora"))
     worker = worker_in(pool, "a")
     pool.lease(worker, "lora").release(Errored(ModelGone("no such model")))
-    assert not worker.has("lora", clock())
-    assert worker.has("base", clock())
-    assert worker.available(clock())
+    assert not worker.offers("lora", clock())
+    assert worker.offers("base", clock())
+    assert worker.is_available(clock())
 
 
 def test_answers_of_a_full_worker_measure_its_speed() -> None:
@@ -100,8 +100,8 @@ def test_answers_of_a_full_worker_measure_its_speed() -> None:
         leases[0].release(Completed(100))
         for lease in leases[1:]:
             lease.release(Abandoned())
-    assert worker.rate.known(clock()) is None  # the first of them was sent while slots were free
+    assert worker.rate.value(clock()) is None  # the first of them was sent while slots were free
     waiting = [pool.lease(worker) for _ in range(8)]
     clock.advance(4)
     waiting[4].release(Completed(100))
-    assert worker.rate.known(clock()) == pytest.approx((5 + 8) / 2 * 100 / 4)
+    assert worker.rate.value(clock()) == pytest.approx((5 + 8) / 2 * 100 / 4)

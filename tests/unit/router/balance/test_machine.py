@@ -96,7 +96,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(lease=leases)
     def begin(self, lease: Lease) -> None:
-        lease.begun()
+        lease.record_first_content()
         self.refused.discard(lease.worker.id)
 
     @rule(lease=consumes(leases), outcome=OUTCOMES, times=st.integers(1, 3))

@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.balance import RESTARTING, Clock, found, ids, pool_of, worker_in
 from vllama_pool.router.balance.lease import Abandoned, Completed, Errored
-from vllama_pool.router.balance.pool import REMEMBERED
+from vllama_pool.router.balance.pool import MAX_KNOWN_NAMES
 from vllama_pool.router.errors import Lost
 from vllama_pool.router.telemetry.worker_view import view_all
 from vllama_pool.workers.registry.record import LoadReport, ModelInfo
@@ -32,7 +32,7 @@ def test_a_worker_that_leaves_with_requests_running_finds_its_count_again() -> N
     pool = pool_of(clock, found("a"))
     first, second = (pool.lease(worker_in(pool, "a")) for _ in range(2))
     pool.remove("a")
-    assert pool.workers_for("m") == ()
+    assert pool.replicas_for("m") == ()
     assert pool.in_flight == 2
     first.release(Abandoned())
     pool.put(found("a", generation=2))
@@ -50,28 +50,28 @@ def test_names_are_found_as_ollama_finds_them_and_exactly_first() -> None:
         found("d", "/models/llama"),
         found("e", "llama3.2"),
     )
-    assert ids(pool.workers_for("SmolLM2:135M")) == ["a"]
-    assert ids(pool.workers_for("Qwen/Qwen3-8B")) == ["b"]
-    assert ids(pool.workers_for("qwen/qwen3-8b")) == ["c"]
-    assert ids(pool.workers_for("Qwen/Qwen3-8B:latest")) == ["b", "c"]
-    assert ids(pool.workers_for("/models/llama")) == ["d"]
-    assert ids(pool.workers_for("llama3.2:latest")) == ["e"]
-    assert pool.workers_for("llama3.2:3b") == ()
-    assert pool.workers_for("") == ()
+    assert ids(pool.replicas_for("SmolLM2:135M")) == ["a"]
+    assert ids(pool.replicas_for("Qwen/Qwen3-8B")) == ["b"]
+    assert ids(pool.replicas_for("qwen/qwen3-8b")) == ["c"]
+    assert ids(pool.replicas_for("Qwen/Qwen3-8B:latest")) == ["b", "c"]
+    assert ids(pool.replicas_for("/models/llama")) == ["d"]
+    assert ids(pool.replicas_for("llama3.2:latest")) == ["e"]
+    assert pool.replicas_for("llama3.2:3b") == ()
+    assert pool.replicas_for("") == ()
 
 
 def test_each_worker_counts_once_for_a_name_however_often_it_serves_it() -> None:
     model = ModelInfo(name="llama3.2", aliases=("llama3.2:latest", "meta/llama"))
     pool = pool_of(Clock(), found("a", model), found("b", "llama3.2"))
-    assert ids(pool.workers_for("llama3.2")) == ["a", "b"]
-    assert ids(pool.workers_for("meta/llama")) == ["a"]
+    assert ids(pool.replicas_for("llama3.2")) == ["a", "b"]
+    assert ids(pool.replicas_for("meta/llama")) == ["a"]
     assert pool.served() == ("llama3.2",)
 
 
 def test_an_adapter_is_a_model_of_its_own() -> None:
     pool = pool_of(Clock(), found("a", "base", ModelInfo(name="sql", parent="base")), found("b", "base"))
-    assert ids(pool.workers_for("sql")) == ["a"]
-    assert ids(pool.workers_for("base")) == ["a", "b"]
+    assert ids(pool.replicas_for("sql")) == ["a"]
+    assert ids(pool.replicas_for("base")) == ["a", "b"]
     assert pool.served() == ("base", "sql")
 
 
@@ -102,9 +102,9 @@ def test_an_absent_worker_is_back_with_its_next_report_probe_or_record() -> None
         lambda: pool.put(found("a", load=LoadReport())),
     ):
         pool.mark_down("a")
-        assert not a.available(clock())
+        assert not a.is_available(clock())
         back()
-        assert a.available(clock())
+        assert a.is_available(clock())
 
 
 def test_measured_speeds_are_relative_within_a_model() -> None:
@@ -135,7 +135,7 @@ def test_models_that_were_served_are_remembered_the_latest_of_them() -> None:
     pool = pool_of(Clock(), found("a", "old"))
     pool.remove("a")
     assert pool.ever_served("OLD:latest")
-    for number in range(REMEMBERED):
+    for number in range(MAX_KNOWN_NAMES):
         pool.put(found("b", f"model-{number}"))
     assert not pool.ever_served("old")
-    assert pool.ever_served(f"model-{REMEMBERED - 1}")
+    assert pool.ever_served(f"model-{MAX_KNOWN_NAMES - 1}")

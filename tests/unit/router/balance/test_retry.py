@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllama_pool.router.balance.budget import Budget
+from vllama_pool.router.balance.budget import RetryBudget
 from vllama_pool.router.balance.retry import (
-    LONGEST,
     MAX_ATTEMPTS,
-    SHORTEST,
+    MAX_DELAY,
+    MIN_DELAY,
     Attempts,
     GiveUp,
     Retry,
     decide,
-    verdict,
+    most_specific,
 )
 from vllama_pool.router.balance.select import Untried
 from vllama_pool.router.errors import AttemptFailed, Busy, Faulty, Lost, ModelGone, Refused, Unavailable
@@ -26,30 +26,30 @@ NOBODY = Untried(healthy=0, last_resort=0)
 KINDS: list[type[AttemptFailed]] = [Lost, Busy, Unavailable, Faulty, ModelGone, Refused]
 
 
-def after(*kinds: type[AttemptFailed], count_untried: Untried = PLENTY, budget: float = 3) -> Retry | GiveUp:
+def after(*kinds: type[AttemptFailed], untried: Untried = PLENTY, budget: float = 3) -> Retry | GiveUp:
     failures = tuple(kind(f"{kind.__name__} {number}") for number, kind in enumerate(kinds))
-    return decide(Attempts(failures, count_untried, budget), random.Random(1))
+    return decide(Attempts(failures, untried, budget), random.Random(1))
 
 
 @pytest.mark.parametrize("kind", [Busy, Unavailable, Faulty, ModelGone])
 def test_a_bad_answer_is_retried_at_once_at_the_budgets_cost(kind: type[AttemptFailed]) -> None:
-    assert after(kind) == Retry(delay=0.0, costs=True)
+    assert after(kind) == Retry(delay=0.0, budgeted=True)
     assert isinstance(after(kind, budget=0.9), GiveUp)
 
 
 def test_a_first_loss_is_free_while_a_healthy_worker_is_left() -> None:
-    assert after(Lost, budget=0) == Retry(delay=0.0, costs=False)
-    assert isinstance(after(Lost, budget=0, count_untried=DOUBTFUL), GiveUp)
-    assert after(Lost, count_untried=DOUBTFUL) == Retry(delay=0.0, costs=True)
+    assert after(Lost, budget=0) == Retry(delay=0.0, budgeted=False)
+    assert isinstance(after(Lost, budget=0, untried=DOUBTFUL), GiveUp)
+    assert after(Lost, untried=DOUBTFUL) == Retry(delay=0.0, budgeted=True)
     second = after(Busy, Lost, budget=0)
     assert isinstance(second, Retry)
-    assert not second.costs
+    assert not second.budgeted
 
 
 def test_a_second_loss_is_budgeted() -> None:
     second = after(Lost, Lost)
     assert isinstance(second, Retry)
-    assert second.costs
+    assert second.budgeted
     assert isinstance(after(Lost, Lost, budget=0), GiveUp)
 
 
@@ -61,8 +61,8 @@ def test_from_the_second_redispatch_on_there_is_a_jittered_delay() -> None:
         decision = decide(Attempts(failures, PLENTY, 3), rng)
         assert isinstance(decision, Retry)
         delays.append(decision.delay)
-    assert min(delays) >= SHORTEST
-    assert max(delays) <= LONGEST
+    assert min(delays) >= MIN_DELAY
+    assert max(delays) <= MAX_DELAY
     assert max(delays) - min(delays) > 0.3
 
 
@@ -80,7 +80,7 @@ def test_the_requests_own_fault_is_never_retried() -> None:
 
 
 def test_without_an_untried_worker_there_is_no_retry() -> None:
-    assert isinstance(after(Lost, count_untried=NOBODY), GiveUp)
+    assert isinstance(after(Lost, untried=NOBODY), GiveUp)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_the_client_is_told_the_latest_of_the_most_telling_failures(
     kinds: tuple[type[AttemptFailed], ...], told: str
 ) -> None:
     failures = tuple(kind(f"{kind.__name__} {number}") for number, kind in enumerate(kinds))
-    assert verdict(failures).text == told
+    assert most_specific(failures).text == told
 
 
 @given(
@@ -112,7 +112,7 @@ def test_there_are_never_more_than_three_attempts(
 ) -> None:
     """Played through: each decision to retry makes the next failure happen."""
     attempts = 1
-    while isinstance(after(*kinds[:attempts], count_untried=Untried(healthy, last_resort), budget=budget), Retry):
+    while isinstance(after(*kinds[:attempts], untried=Untried(healthy, last_resort), budget=budget), Retry):
         attempts += 1
         if attempts > len(kinds):
             break
@@ -120,45 +120,45 @@ def test_there_are_never_more_than_three_attempts(
 
 
 def test_the_budget_begins_with_three_and_earns_a_fifth_per_request() -> None:
-    budget = Budget()
-    assert [budget.withdraw() for _ in range(4)] == [True, True, True, False]
+    budget = RetryBudget()
+    assert [budget.try_spend() for _ in range(4)] == [True, True, True, False]
     for _ in range(4):
-        budget.enter()
-        budget.leave()
-    assert not budget.withdraw()
+        budget.begin_request()
+        budget.end_request()
+    assert not budget.try_spend()
     for _ in range(2):
-        budget.enter()
-        budget.leave()
-    assert budget.withdraw()
+        budget.begin_request()
+        budget.end_request()
+    assert budget.try_spend()
 
 
 def test_the_budget_saves_no_more_than_a_fifth_of_what_is_in_flight() -> None:
-    budget = Budget()
+    budget = RetryBudget()
     for _ in range(100):
-        budget.enter()
-    assert budget.left == pytest.approx(20)
+        budget.begin_request()
+    assert budget.available == pytest.approx(20)
     for _ in range(100):
-        budget.leave()
-    assert budget.left == 3
+        budget.end_request()
+    assert budget.available == 3
     assert budget.in_flight == 0
 
 
 def test_when_everything_fails_workers_see_a_fifth_more_and_three() -> None:
     """A retry storm: every worker answers 503 to everything, with ten requests under way at a time."""
-    budget, rng, requests, attempts = Budget(), random.Random(1), 0, 0
+    budget, rng, requests, attempts = RetryBudget(), random.Random(1), 0, 0
     for _ in range(200):
         for _ in range(10):
             requests += 1
-            budget.enter()
+            budget.begin_request()
         for _ in range(10):
             failures: tuple[AttemptFailed, ...] = ()
             while True:
                 attempts += 1
                 failures += (Unavailable("down"),)
-                decision = decide(Attempts(failures, PLENTY, budget.left), rng)
+                decision = decide(Attempts(failures, PLENTY, budget.available), rng)
                 if isinstance(decision, GiveUp):
                     break
-                assert not decision.costs or budget.withdraw()
+                assert not decision.budgeted or budget.try_spend()
         for _ in range(10):
-            budget.leave()
+            budget.end_request()
     assert attempts <= 1.2 * requests + 3

@@ -170,7 +170,7 @@ def test_a_worker_that_denied_the_model_is_passed_over_while_there_is_another() 
 def test_a_healthy_stand_in_is_preferred_to_a_doubtful_replica() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a", "first"), found("b", "second"))
-    groups = (pool.workers_for("first"), pool.workers_for("second"))
+    groups = (pool.replicas_for("first"), pool.replicas_for("second"))
     rng = random.Random(1)
 
     def chosen() -> str:
@@ -236,7 +236,7 @@ def test_rejections_give_the_reason_for_each_worker() -> None:
     pool.lease(worker_in(pool, "denied"), "m").release(Errored(ModelGone("no such model")))
     assert rejections(group(pool), ["tried"], clock()) == {
         "busy": "full, score 2.00",
-        "denied": "denied having m",
+        "denied": "answered 404 for m",
         "draining": "draining",
         "down": "down",
         "free": "score 1.00",

@@ -65,9 +65,13 @@ def test_round_robin_gives_the_slow_too_much_and_the_fast_too_little(engine: str
 
 
 def stale_argmin(candidates: Sequence[Worker], now: float, rng: random.Random) -> Worker:
-    """What herds: everybody takes the globally least busy worker of the last reports."""
-    best = min(worker.last.running + worker.last.waiting for worker in candidates)
-    return rng.choice([worker for worker in candidates if worker.last.running + worker.last.waiting == best])
+    """A policy that herds: every router picks the globally least busy worker of the last reports."""
+
+    def reported(worker: Worker) -> int:
+        return worker.last_report.running + worker.last_report.waiting
+
+    best = min(map(reported, candidates))
+    return rng.choice([worker for worker in candidates if reported(worker) == best])
 
 
 def open_loop(policy: Callable[[], Policy]) -> Figures:

@@ -2,43 +2,43 @@
 
 import pytest
 
-from vllama_pool.router.balance.speed import FASTEST, MEMORY, SLOWEST, Rate, relative
+from vllama_pool.router.balance.speed import MAX_SPEED, MIN_SPEED, RATE_LIFETIME, Rate, relative_speeds
 
 
 def test_only_a_full_worker_is_measured() -> None:
     rate = Rate()
-    rate.reported(100, full=False, elapsed=1, now=1)
-    assert rate.known(1) is None
-    rate.reported(400, full=True, elapsed=1, now=2)
-    assert rate.known(2) == 400
+    rate.record_report(100, full=False, elapsed=1, now=1)
+    assert rate.value(1) is None
+    rate.record_report(400, full=True, elapsed=1, now=2)
+    assert rate.value(2) == 400
 
 
 def test_reports_are_smoothed() -> None:
     rate = Rate()
-    rate.reported(400, full=True, elapsed=1, now=1)
-    rate.reported(800, full=True, elapsed=1, now=2)
-    after_one = rate.known(2)
+    rate.record_report(400, full=True, elapsed=1, now=1)
+    rate.record_report(800, full=True, elapsed=1, now=2)
+    after_one = rate.value(2)
     assert after_one is not None
     assert after_one == 600, "the mean, at first"
     for second in range(3, 40):
-        rate.reported(800, full=True, elapsed=1, now=second)
-    assert rate.known(40) == pytest.approx(800, rel=0.01)
-    rate.reported(400, full=True, elapsed=1, now=40)
-    assert rate.known(40) == pytest.approx(728, rel=0.01)
+        rate.record_report(800, full=True, elapsed=1, now=second)
+    assert rate.value(40) == pytest.approx(800, rel=0.01)
+    rate.record_report(400, full=True, elapsed=1, now=40)
+    assert rate.value(40) == pytest.approx(728, rel=0.01)
 
 
 def test_a_half_empty_worker_that_beats_its_own_record_was_slow_only_for_a_time() -> None:
     rate = Rate()
-    rate.reported(40, full=True, elapsed=1, now=1)
-    rate.reported(300, full=False, elapsed=1, now=2)
-    assert rate.known(2) == 300
+    rate.record_report(40, full=True, elapsed=1, now=1)
+    rate.record_report(300, full=False, elapsed=1, now=2)
+    assert rate.value(2) == 300
 
 
 def test_a_rate_that_is_never_confirmed_is_forgotten() -> None:
     rate = Rate()
-    rate.reported(400, full=True, elapsed=1, now=1)
-    assert rate.known(1 + MEMORY - 1) == 400
-    assert rate.known(1 + MEMORY) is None
+    rate.record_report(400, full=True, elapsed=1, now=1)
+    assert rate.value(1 + RATE_LIFETIME - 1) == 400
+    assert rate.value(1 + RATE_LIFETIME) is None
 
 
 def test_without_reports_littles_law_gives_the_rate_of_the_whole_worker() -> None:
@@ -47,22 +47,22 @@ def test_without_reports_littles_law_gives_the_rate_of_the_whole_worker() -> Non
     now = 0.0
     for tokens in (10, 500, 40, 1000, 25, 250) * 5:
         now += 0.4
-        rate.measured(tokens, seconds=tokens / 50, load=8, full=True, now=now)
-    assert rate.known(now) == pytest.approx(400)
+        rate.record_response(tokens, seconds=tokens / 50, load=8, full=True, now=now)
+    assert rate.value(now) == pytest.approx(400)
 
 
 def test_own_measurements_give_way_to_reports() -> None:
     rate = Rate()
-    rate.reported(400, full=True, elapsed=1, now=1)
-    rate.measured(1000, seconds=1, load=8, full=True, now=2)
-    assert rate.known(2) == 400
+    rate.record_report(400, full=True, elapsed=1, now=1)
+    rate.record_response(1000, seconds=1, load=8, full=True, now=2)
+    assert rate.value(2) == 400
 
 
 def test_speeds_are_relative_to_the_median_and_bounded() -> None:
     rates = [Rate() for _ in range(5)]
     for rate, tokens in zip(rates, (1, 200, 400, 800, 40_000), strict=True):
-        rate.reported(tokens, full=True, elapsed=1000, now=1)
-    assert relative(rates, [1.0] * 5, 1) == [SLOWEST, 0.5, 1.0, 2.0, FASTEST]
+        rate.record_report(tokens, full=True, elapsed=1000, now=1)
+    assert relative_speeds(rates, [1.0] * 5, 1) == [MIN_SPEED, 0.5, 1.0, 2.0, MAX_SPEED]
 
 
 def test_a_speed_is_believed_as_far_as_it_was_measured() -> None:
@@ -71,8 +71,8 @@ def test_a_speed_is_believed_as_far_as_it_was_measured() -> None:
     speeds = []
     for second in range(20):
         for rate, tokens in zip(rates, (600, 200), strict=True):
-            rate.reported(tokens, full=True, elapsed=1, now=second)
-        speeds.append(relative(rates, [1.0, 1.0], second))
+            rate.record_report(tokens, full=True, elapsed=1, now=second)
+        speeds.append(relative_speeds(rates, [1.0, 1.0], second))
     assert speeds[0] == pytest.approx([1.09, 0.91], abs=0.01)
     assert speeds[4] == pytest.approx([1.32, 0.68], abs=0.01)
     assert speeds[19] == pytest.approx([1.49, 0.51], abs=0.01)
@@ -80,7 +80,7 @@ def test_a_speed_is_believed_as_far_as_it_was_measured() -> None:
 
 def test_what_was_never_measured_is_as_fast_as_its_record_says() -> None:
     measured = Rate()
-    measured.reported(400, full=True, elapsed=1000, now=1)
-    assert relative([measured, Rate(), Rate()], [3.0, 1.0, 2.0], 1) == [1.0, 1.0, 2.0]
-    assert relative([Rate(), Rate()], [1.0, 0.5], 1) == [1.0, 0.5]
-    assert relative([], [], 1) == []
+    measured.record_report(400, full=True, elapsed=1000, now=1)
+    assert relative_speeds([measured, Rate(), Rate()], [3.0, 1.0, 2.0], 1) == [1.0, 1.0, 2.0]
+    assert relative_speeds([Rate(), Rate()], [1.0, 0.5], 1) == [1.0, 0.5]
+    assert relative_speeds([], [], 1) == []

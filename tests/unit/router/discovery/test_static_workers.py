@@ -233,17 +233,17 @@ async def test_a_static_worker_leaves_and_returns_to_the_rotation_of_the_real_po
     await static.probe()
     worker = pool.get(ID)
     assert worker is not None
-    assert not worker.available(clock.now)
+    assert not worker.is_available(clock.now)
     vllm.fault = None
     await static.probe()
-    assert worker.available(clock.now)
+    assert worker.is_available(clock.now)
     assert pool.served() == ("m",)
     vllm.fault = httpx.ReadTimeout
     await static.probe()
-    assert not worker.available(clock.now)
+    assert not worker.is_available(clock.now)
     vllm.fault = None
     await static.probe()
-    assert worker.available(clock.now)
+    assert worker.is_available(clock.now)
 
 
 @pytest.mark.parametrize(

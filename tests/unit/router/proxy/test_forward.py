@@ -378,7 +378,7 @@ async def test_a_client_that_leaves_while_it_waits_leaks_nothing(stuck: dict[str
     with pytest.raises(asyncio.CancelledError):
         await waiting
     fleet.assert_idle()
-    assert worker_in(fleet.pool, list(stuck)[-1]).available(1060)
+    assert worker_in(fleet.pool, list(stuck)[-1]).is_available(1060)
 
 
 async def test_a_client_that_leaves_between_two_attempts_leaks_nothing() -> None:
@@ -497,7 +497,7 @@ async def test_a_fault_of_ours_leaks_nothing_and_blames_no_worker() -> None:
     with pytest.raises(RuntimeError):
         await fleet.acquire(operation=dataclasses.replace(CHAT, prepare=prepare))
     fleet.assert_idle()
-    assert worker_in(fleet.pool, "a").available(1060)
+    assert worker_in(fleet.pool, "a").is_available(1060)
 
 
 async def test_debug_logs_each_choice_with_its_reasons_and_each_outcome(caplog: pytest.LogCaptureFixture) -> None:
