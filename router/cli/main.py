@@ -1,7 +1,4 @@
-"""The command line: `vllama serve | worker | ps | check | compat | key`.
-
-Only commands read the environment. An error is one line on stderr and a non-zero exit code.
-"""
+"""The command line. Only commands read the environment."""
 
 from __future__ import annotations
 
@@ -11,11 +8,11 @@ from importlib.metadata import version
 import click
 
 COMMANDS = ("serve", "worker", "ps", "check", "compat", "key")
-"""Modules of `router.cli.commands`, in the order of the help text."""
+"""Modules of `router.cli.commands`, in the order of the help."""
 
 
 class Commands(click.Group):
-    """Imports a command's module when it is called, so that each command starts fast."""
+    """Imports a command's module on use, so that each command starts fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

@@ -12,11 +12,11 @@ from vllama_pool.router.telemetry.worker_view import WorkerView
 
 TEXT = ("WORKER", "MODEL", "STATE", "ADDRESS")
 FIRST_TO_GO = ("ADDRESS", "TOK/S", "KV", "WAIT")
-"""Columns that are dropped on a narrow terminal, in this order."""
+"""Columns to drop on a narrow terminal, in this order."""
 
 
 def workers_table(workers: Sequence[WorkerView], width: int) -> Table:
-    """`vllama ps`: one row per worker, without columns that would not fit into `width`."""
+    """`vllama ps`: one row per worker."""
     rows = [row(worker) for worker in workers]
     titles = list(row(workers[0])) if workers else []
     for title in FIRST_TO_GO:
@@ -33,7 +33,6 @@ def workers_table(workers: Sequence[WorkerView], width: int) -> Table:
 
 
 def row(worker: WorkerView) -> dict[str, str]:
-    """Return a worker's cells by column title."""
     return {
         "WORKER": worker.id,
         "MODEL": ", ".join(worker.models),
@@ -47,12 +46,12 @@ def row(worker: WorkerView) -> dict[str, str]:
 
 
 def natural_width(rows: Sequence[dict[str, str]], titles: Sequence[str]) -> int:
-    """Return the width of these columns without wrapping, in characters."""
+    """Width without wrapping, in characters."""
     return sum(max(len(title), *(len(cells[title]) for cells in rows)) + GAP for title in titles) - GAP
 
 
 def state(worker: WorkerView) -> str:
-    """Return a worker's state, its marks and its note, such as "ready, breaker open"."""
+    """Such as "ready, breaker open"."""
     words = [worker.state]
     if worker.engine == "simulated":
         words.append("simulated")
@@ -66,7 +65,7 @@ def state(worker: WorkerView) -> str:
 
 
 def routing_table(routing: RoutingTable) -> list[Table]:
-    """`vllama check`: the models and static workers of a routing file."""
+    """`vllama check`: models and static workers."""
     tables = []
     if routing.models:
         models = plain_table("MODEL", "SERVED BY", "ALIASES", "OPTIONS")

@@ -1,4 +1,4 @@
-"""Assertions on responses. Each failure says in one short line what was expected and what was received."""
+"""Assertions on responses. A failure is one line: what was expected, and what was received."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from vllama_pool.router.compat.wire import RawResponse
 
 MAX_SHOWN = 120
-"""Characters of a received value that are shown."""
+"""Characters shown of a received value."""
 T = TypeVar("T")
 
 JSON = "application/json; charset=utf-8"
@@ -19,15 +19,14 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)\
 
 
 class Differs(Exception):
-    """The server differs from Ollama. `str()` says what was expected and what was received."""
+    """`str()` says what was expected and what was received."""
 
 
 class Skipped(Exception):
-    """The check does not apply to this server. `str()` says why."""
+    """`str()` says why the check does not apply to this server."""
 
 
 def brief(value: object) -> str:
-    """Shorten a value to fit into a table."""
     if isinstance(value, str):
         text = value
     elif isinstance(value, bytes):
@@ -39,13 +38,12 @@ def brief(value: object) -> str:
 
 
 def expect(holds: object, expected: str, actual: object) -> None:
-    """Raise Differs unless `holds`."""
     if not holds:
         raise Differs(f"expected {expected}; got {brief(actual)}")
 
 
 def same(what: str, expected: object, actual: object) -> None:
-    """Require equal values of the same type: 1 is not True."""
+    """Require equal values of equal types: 1 is not True."""
     expect(type(actual) is type(expected) and actual == expected, f"{what} {brief(expected)}", actual)
 
 
@@ -62,7 +60,7 @@ def parsed(data: bytes, what: str = "JSON") -> Any:
 
 
 def json_object(response: RawResponse, *, code: int = 200) -> dict[str, Any]:
-    """Require a response of this status whose body is a JSON object, and return that object."""
+    """Require this status and a JSON object, and return the object."""
     status(response, code)
     found = parsed(response.body)
     expect(isinstance(found, dict), "a JSON object", found)
@@ -70,7 +68,7 @@ def json_object(response: RawResponse, *, code: int = 200) -> dict[str, Any]:
 
 
 def error(response: RawResponse, code: int, text: str | re.Pattern[str]) -> None:
-    """Require exactly `{"error": text}` with this status."""
+    """Require exactly `{"error": text}`."""
     pattern = text if isinstance(text, str) else f"/{text.pattern}/"
     expected = f"{code} {brief(pattern)}"
     try:
@@ -91,7 +89,7 @@ def content_type(response: RawResponse, expected: str) -> None:
 
 
 def field(data: Mapping[str, Any], key: str, kind: type[T], where: str = "") -> T:
-    """Return a key's value. Raise Differs unless it is present and of this type."""
+    """Require a value of this type, and return it."""
     if key not in data:
         raise Differs(f"expected {where}{key}; got {brief(dict(data))}")
     value = data[key]
@@ -109,13 +107,13 @@ def lacks(data: Mapping[str, Any], *keys: str) -> None:
 
 
 def timestamp(text: str, *, utc: bool = False) -> None:
-    """Require RFC 3339 with up to nine fractional digits and no trailing zero (R041)."""
+    """Require RFC 3339, up to nine fractional digits, no trailing zeros (R041)."""
     matches = TIME.match(text) and not re.search(r"\.\d*0(Z|[+-])", text)
     expect(matches and (not utc or text.endswith("Z")), "a time as Go writes it" + (", in UTC" if utc else ""), text)
 
 
 def lines(response: RawResponse) -> list[dict[str, Any]]:
-    """Require an NDJSON stream (R044), and return its objects."""
+    """Require NDJSON (R044), and return its objects."""
     status(response, 200)
     content_type(response, NDJSON)
     expect(response.body.endswith(b"\n"), "a newline at the end", response.body[-40:])

@@ -1,4 +1,4 @@
-"""Selects the models to check: the smallest of each kind that the checks need."""
+"""Choice of the models to check."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelChoice:
-    """Model names by purpose; None if the server has no such model."""
+    """Names by purpose; None if the server has no such model."""
 
     chat: str | None = None
     embed: str | None = None
@@ -22,23 +22,20 @@ class ModelChoice:
     """Chats, cannot call tools."""
 
     def names(self) -> dict[str, str]:
-        """The names that are set, by purpose."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         return {use: name for use, name in found.items() if name is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class OfferedModel:
-    """An entry of /api/tags."""
-
     name: str
     size: int
     capabilities: frozenset[str]
-    """Empty if the entry has none."""
+    """Empty if /api/tags lacks them."""
 
 
 def parse_tags(tags: Any) -> list[OfferedModel]:
-    """The models in a body of /api/tags, smallest first. Malformed entries are skipped."""
+    """Smallest first. Malformed entries are skipped."""
     models = tags.get("models") if isinstance(tags, Mapping) else None
     found = [
         _parse_entry(item) for item in models or () if isinstance(item, Mapping) and isinstance(item.get("name"), str)
@@ -52,16 +49,16 @@ def _parse_entry(item: Mapping[str, Any]) -> OfferedModel:
 
 
 def capabilities(answer: Any) -> frozenset[str]:
-    """The capabilities in an entry of /api/tags or a body of /api/show."""
+    """From an entry of /api/tags or a body of /api/show."""
     found = answer.get("capabilities") if isinstance(answer, Mapping) else None
     return frozenset(each for each in found if isinstance(each, str)) if isinstance(found, list) else frozenset()
 
 
 def choose(models: Iterable[OfferedModel], requested: ModelChoice) -> ModelChoice:
-    """The requested model for each purpose, else the smallest that is capable of it.
+    """Choose the requested model for each purpose, else the smallest that is capable.
 
-    Plain prompts go to a model that does not think, if there is one, because it answers in fewer tokens. A model
-    without capabilities is assumed to chat.
+    Plain chats prefer a model that cannot think, because it answers in fewer tokens. A model without capabilities is
+    assumed to chat.
     """
     models = [model for model in models if not _remote(model.name)]
     chats = [model for model in models if "completion" in model.capabilities or not model.capabilities]
@@ -82,5 +79,5 @@ def choose(models: Iterable[OfferedModel], requested: ModelChoice) -> ModelChoic
 
 
 def _remote(name: str) -> bool:
-    """True for a model that runs on ollama.com (R038)."""
+    """True if ollama.com runs it (R038)."""
     return name.endswith((":cloud", "-cloud"))

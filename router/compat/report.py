@@ -1,4 +1,4 @@
-"""The report by rule: the table, the summary line and the JSON document."""
+"""The report: table, summary line and JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vllama_pool.router.compat.rules.rule import Rule
 from vllama_pool.router.compat.runner import Outcome, Result
 
 WIDE = 160
-"""Terminal columns from which details get a table column of their own."""
+"""Terminal columns from which details have their own table column."""
 MAX_DETAILS = 2
 """Differences shown per rule."""
 _WORDS = {Result.DIFFERS: "differs", Result.SKIPPED: "skipped", Result.SAME: "as Ollama"}
@@ -22,17 +22,15 @@ _WORDS = {Result.DIFFERS: "differs", Result.SKIPPED: "skipped", Result.SAME: "as
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The result of one rule."""
-
     rule: Rule
     result: Result
     detail: str = ""
 
 
 def by_rule(outcomes: Iterable[Outcome], rules: Iterable[Rule]) -> list[Row]:
-    """One row per checked rule: first those that differ, then those skipped.
+    """Return one row per checked rule: rules that differ first, then skipped ones.
 
-    A rule differs if any of its checks does, and is skipped only if all of them are.
+    A rule differs if one of its checks does. It is skipped if all of them are.
     """
     found: dict[int, list[Outcome]] = {}
     for outcome in outcomes:
@@ -51,7 +49,6 @@ def _row(rule: Rule, outcomes: Sequence[Outcome]) -> Row:
 
 
 def table(rows: Sequence[Row], width: int) -> Table:
-    """One table row per rule, laid out for the terminal's width."""
     wide = width >= WIDE
     found = plain_table("RULE", "", "ABOUT", "DETAIL") if wide else plain_table("RULE", "", "ABOUT")
     for column in found.columns:
@@ -66,7 +63,7 @@ def table(rows: Sequence[Row], width: int) -> Table:
 
 
 def summary_line(rows: Sequence[Row], not_checked: int, need_writes: int = 0) -> str:
-    """A summary line. `not_checked`: rules that no check covers; `need_writes`: rules whose checks need --writes."""
+    """`not_checked`: rules without a check. `need_writes`: rules whose checks need --writes."""
     counts = count(rows)
     text = f"{len(rows)} {'rule' if len(rows) == 1 else 'rules'} checked: {counts[Result.SAME]} as Ollama"
     text += f", {counts[Result.DIFFERS]} {'differs' if counts[Result.DIFFERS] == 1 else 'differ'}"
@@ -84,7 +81,6 @@ def count(rows: Iterable[Row]) -> dict[Result, int]:
 
 
 def json_report(url: str, models: dict[str, str], rows: Sequence[Row], not_checked: int) -> dict[str, Any]:
-    """The report as a JSON document."""
     counts = count(rows)
     return {
         "url": url,

@@ -12,12 +12,10 @@ from vllama_pool.router.compat.server import CheckedServer
 from vllama_pool.router.compat.wire import InvalidResponse, reason
 
 MAX_TIMEOUTS = 3
-"""Consecutive time-outs after which the remaining checks are skipped."""
+"""Consecutive time-outs that end the run."""
 
 
 class Result(StrEnum):
-    """The result of a check or of a rule."""
-
     DIFFERS = "differs"
     SKIPPED = "skipped"
     SAME = "same"
@@ -25,8 +23,6 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of one check."""
-
     check: Check
     result: Result
     detail: str = ""
@@ -36,7 +32,7 @@ class Outcome:
 async def run(
     server: CheckedServer, checks: Iterable[Check], *, progress: Callable[[Check], None] = lambda _: None
 ) -> list[Outcome]:
-    """Run the checks in order, one at a time, because a check may change what another one observes."""
+    """One at a time, because a check may change what another one observes."""
     outcomes: list[Outcome] = []
     for check in checks:
         if len(outcomes) >= MAX_TIMEOUTS and all(outcome.timed_out for outcome in outcomes[-MAX_TIMEOUTS:]):
@@ -48,7 +44,7 @@ async def run(
 
 
 async def run_check(server: CheckedServer, check: Check) -> Outcome:
-    """Run one check. A server that does not answer, or not in HTTP, differs."""
+    """A server that does not answer in HTTP differs."""
 
     def differs(text: str, *, timed_out: bool = False) -> Outcome:
         return Outcome(

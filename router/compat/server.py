@@ -1,4 +1,4 @@
-"""The server under check: sends requests, knows the models to use, and caches responses."""
+"""The server under check."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from vllama_pool.router.compat.wire import RawConnection, RawResponse, ServerUrl
 SHORT = {"num_predict": 8, "temperature": 0, "seed": 1}
 """Options for a short answer."""
 ABSENT_MODEL = "vllama-compat-absent"
-"""Name of a model that no server has."""
 
 
 class CheckedServer:
-    """Sends each request on a connection of its own. Raises OSError, TimeoutError and InvalidResponse."""
+    """Opens a connection per request. Raises OSError, TimeoutError and InvalidResponse."""
 
     def __init__(self, url: ServerUrl, models: ModelChoice, *, key: str | None = None, timeout: float = 60.0) -> None:
         self.url = url
@@ -26,11 +25,11 @@ class CheckedServer:
         self.key = key
         self._timeout = timeout
         self.last_request = ""
-        """The last request, such as "GET /api/tags"."""
+        """Such as "GET /api/tags"."""
         self._cache: dict[str, RawResponse] = {}
 
     def headers(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-        """Headers of every request; `extra` may replace them."""
+        """`extra` replaces default headers."""
         own = {"Host": self.url.authority, "User-Agent": "vllama-compat", "Accept": "*/*"}
         if self.key:
             own["Authorization"] = f"Bearer {self.key}"
@@ -40,7 +39,7 @@ class CheckedServer:
     async def send(
         self, method: str, path: str, body: Any = None, *, headers: Mapping[str, str] | None = None
     ) -> RawResponse:
-        """Send one request. A body that is not bytes is sent as JSON."""
+        """Bodies other than bytes are sent as JSON."""
         self.last_request = f"{method} {path}"
         async with asyncio.timeout(self._timeout), RawConnection(self.url) as connection:
             return await connection.exchange(method, path, self.headers(headers), encoded(body))
@@ -52,7 +51,7 @@ class CheckedServer:
         return await self.send("POST", path, body)
 
     async def post_cached(self, path: str, body: Any) -> RawResponse:
-        """As `post`, but equal requests are sent only once: several checks share one response."""
+        """Send equal requests only once, so that checks share responses."""
         key = f"{path} {encoded(body).decode()}"
         self.last_request = f"POST {path}"
         if key not in self._cache:
@@ -60,19 +59,19 @@ class CheckedServer:
         return self._cache[key]
 
     def model(self, use: str) -> str:
-        """The name of the model for this purpose. Raises Skipped if there is none."""
+        """Raises Skipped if there is no model for this purpose."""
         name: str | None = getattr(self.models, use)
         if name is None:
             raise Skipped(_MISSING[use])
         return name
 
     async def generate(self, *, use: str = "chat", **fields: Any) -> RawResponse:
-        """A short answer of generate, streamed unless `fields` say otherwise."""
+        """Short, and streamed unless `fields` override it."""
         body = {"model": self.model(use), "prompt": "Say hello to me.", "options": SHORT}
         return await self.post_cached("/api/generate", {**body, **fields})
 
     async def chat(self, *, use: str = "chat", **fields: Any) -> RawResponse:
-        """A short answer of chat, streamed unless `fields` say otherwise."""
+        """Short, and streamed unless `fields` override it."""
         messages = [{"role": "user", "content": "Say hello to me."}]
         return await self.post_cached(
             "/api/chat", {"model": self.model(use), "messages": messages, "options": SHORT, **fields}

@@ -1,4 +1,4 @@
-"""A minimal HTTP client that keeps what other clients hide: the header order, the raw body and its chunk boundaries."""
+"""Minimal HTTP client that keeps header order, raw body and chunk boundaries."""
 
 from __future__ import annotations
 
@@ -20,34 +20,30 @@ OLLAMA_PORT = 11434
 
 
 class InvalidResponse(Exception):
-    """The server did not send a complete HTTP response. `str()` says what is wrong with it."""
+    """`str()` says what is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class RawResponse:
-    """One HTTP response."""
-
     status: int
     headers: tuple[tuple[str, str], ...]
     """(lower-case name, value), in the order received."""
     body: bytes
     chunks: tuple[bytes, ...] | None
-    """The body by chunk; None without chunked transfer encoding."""
+    """None without chunked transfer encoding."""
 
     def header(self, name: str) -> str | None:
-        """The first header of this lower-case name."""
+        """First value. `name` is lower-case."""
         return next((value for given, value in self.headers if given == name), None)
 
 
 @dataclass(frozen=True, slots=True)
 class ServerUrl:
-    """Address of a server."""
-
     host: str
     port: int
     tls: bool = False
     prefix: str = ""
-    """Path that precedes every request path, without a slash at the end."""
+    """Precedes every request path, without a trailing slash."""
 
     @property
     def authority(self) -> str:
@@ -56,7 +52,7 @@ class ServerUrl:
 
 
 def parse_url(url: str) -> ServerUrl:
-    """Parse a URL. Without a scheme it is http on Ollama's port. Raises ValueError."""
+    """Without a scheme it is http on Ollama's port. Raises ValueError."""
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         host, port = parts.hostname, parts.port
@@ -69,16 +65,13 @@ def parse_url(url: str) -> ServerUrl:
 
 
 def reason(error: OSError) -> str:
-    """The system's text for a connection error, without the addresses that asyncio adds."""
+    """The system's text, without the addresses that asyncio adds."""
     number = re.search(r"\[Errno (\d+)\]", str(error))  # of the first address, if several were tried
     return os.strerror(int(number[1])) if number else error.strerror or str(error) or type(error).__name__
 
 
 class RawConnection:
-    """`async with RawConnection(url) as connection: response = await connection.exchange(…)`
-
-    Raises OSError if it cannot connect.
-    """
+    """`async with RawConnection(url) as connection: response = await connection.exchange(…)`. Raises OSError."""
 
     def __init__(self, url: ServerUrl) -> None:
         self._url = url
@@ -97,7 +90,7 @@ class RawConnection:
             await self._writer.wait_closed()
 
     async def exchange(self, method: str, path: str, headers: dict[str, str], body: bytes) -> RawResponse:
-        """Send a request and read the whole response. Raises InvalidResponse, OSError."""
+        """Raises InvalidResponse and OSError."""
         if body or method not in ("GET", "HEAD", "OPTIONS"):
             headers = {**headers, "Content-Length": str(len(body))}
         request = h11.Request(method=method, target=self._url.prefix + path, headers=list(headers.items()))

@@ -1,1 +1,1 @@
-"""Ollama's protocol, vLLM's API, and the translation between them. Pure."""
+"""Ollama's protocol, vLLM's API, and the translation between them. No I/O."""

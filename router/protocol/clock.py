@@ -1,4 +1,4 @@
-"""The system's clock, and RFC 3339 timestamps."""
+"""The system's clock, and RFC 3339."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class SystemClock:
 
 
 def rfc3339(unix_ns: int) -> str:
-    """UTC with up to nine fractional digits, without trailing zeros (R041)."""
+    """UTC, up to nine fractional digits, no trailing zeros (R041)."""
     seconds, fraction = divmod(unix_ns, 1_000_000_000)
     text = _to_the_second(seconds)
     return f"{text}.{fraction:09d}".rstrip("0") + "Z" if fraction else text + "Z"
@@ -22,7 +22,7 @@ def _to_the_second(seconds: int) -> str:
 
 
 class TimestampFormatter:
-    """`rfc3339` for a series of close moments: the part to the second is formatted once per second."""
+    """`rfc3339` that formats the seconds only once per second."""
 
     __slots__ = ("_prefix", "_second")
 

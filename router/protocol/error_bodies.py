@@ -1,4 +1,4 @@
-"""Error bodies in the format of Ollama, OpenAI or Anthropic, by path."""
+"""Error bodies in the format of Ollama, OpenAI or Anthropic, depending on the path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON as Ollama writes it."""
+"""JSON as Ollama encodes it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def encode(value: Any) -> bytes:
-    """JSON with <, >, & and JavaScript's line separators escaped, as Go does (R040)."""
+    """Encode with Go's escapes (R040)."""
     data = _encode(value)
     if b"<" in data or b">" in data or b"&" in data:
         data = data.replace(b"<", b"\\u003c").replace(b">", b"\\u003e").replace(b"&", b"\\u0026")

@@ -1,7 +1,4 @@
-"""A model as clients see it: its replicas merged into one entry.
-
-Where they differ, the entry has the safe value (smallest context, common capabilities) and `replicas_differ`.
-"""
+"""A model as clients see it: its replicas merged into one entry with the safe values."""
 
 from __future__ import annotations
 
@@ -17,29 +14,27 @@ from vllama_pool.config.routing.defaults import NO_DEFAULTS, Defaults
 from vllama_pool.workers.registry.record import ModelInfo
 
 CAPABILITIES = ("completion", "tools", "insert", "vision", "embedding", "thinking", "audio")
-"""Capabilities that clients know (R176), without `image`, for which the CLI refuses the model."""
+"""Ollama's capabilities (R176) except `image`, for which the CLI refuses the model."""
 
 
 @dataclass(frozen=True)
 class ModelView:
     name: str
-    """Ollama's short form, with the tag."""
+    """Short name with the tag."""
     replicas: tuple[ModelInfo, ...]
     """At least one."""
     defaults: Defaults = NO_DEFAULTS
-    """From the routing file, or from the virtual model."""
     loaded: bool = True
-    """True if a worker can answer for it now; `ps` lists these."""
+    """True if a worker can serve it now. Only these are in `ps`."""
     engines: tuple[str, ...] = ()
-    """vLLM versions of the workers; "" if unknown."""
+    """vLLM versions; "" if unknown."""
     base: str = ""
-    """A virtual model's base, by its short name."""
+    """Short name of a virtual model's base."""
     made_digest: str = ""
-    """Of a virtual model that differs from its base: 64 hex digits."""
+    """64 hex digits, for a virtual model that differs from its base."""
     made_at: float = 0.0
-    """A virtual model's latest change, in Unix seconds."""
+    """Unix seconds."""
     license: str = ""
-    """A virtual model's licence text, added to its base's."""
 
     @cached_property
     def merged(self) -> Merged:
@@ -47,27 +42,26 @@ class ModelView:
 
     @cached_property
     def digest(self) -> str:
-        """Covers the options, since some clients list models with equal digests once (R174)."""
+        """Covers the options, because some clients hide models with equal digests (R174)."""
         if self.made_digest or not self.defaults.options:
             return self.made_digest or self.merged.info.digest
         return _digest_of(self.merged.info.digest, sorted(self.defaults.options.items()))
 
     @property
     def modified(self) -> float:
-        """Unix seconds."""
         return self.made_at if self.base else self.merged.info.modified_at
 
 
 @dataclass(frozen=True, slots=True)
 class Merged:
     info: ModelInfo
-    """From the best informed replica, with merged fields."""
+    """Merged fields over those of the best informed replica."""
     differ: dict[str, list[str | int]]
-    """By field, the different known values, sorted; templates by digest."""
+    """Differing values by field, sorted. Templates are shown as digests."""
 
 
 def human_number(number: int) -> str:
-    """A parameter count in Ollama's format: 8B, 7.6B, 494.03M, 361K, 512 (R175)."""
+    """Format as Ollama does: 8B, 7.6B, 494.03M, 361K, 512 (R175)."""
     for unit, suffix, places in ((10**12, "T", 1), (10**9, "B", 1), (10**6, "M", 2), (10**3, "K", 0)):
         if number >= unit:
             value = number / unit
@@ -93,7 +87,7 @@ def merge(name: str, replicas: Sequence[ModelInfo], engines: Sequence[str] = ())
 
 
 def _best_informed(info: ModelInfo) -> tuple[Any, ...]:
-    """Sort key: replicas that have read the model's files come first."""
+    """Sort key: replicas that know the model's files come first."""
     return (
         not info.digest,
         not info.size,
@@ -103,10 +97,7 @@ def _best_informed(info: ModelInfo) -> tuple[Any, ...]:
 
 
 def _digest(name: str, info: ModelInfo, abilities: Sequence[str]) -> str:
-    """Covers the capabilities, since some clients cache them by digest for ever (R174).
-
-    Without a digest of the files, the model's known properties stand in for it.
-    """
+    """Covers the capabilities, because some clients cache them by digest (R174)."""
     known = (info.digest,) if _is_digest(info.digest) else (name, *_identity(info))
     return _digest_of(known, abilities)
 

@@ -1,4 +1,4 @@
-"""An endpoint that a worker answers, as data: one `Operation` per endpoint. Pure.
+"""Endpoints that a worker answers, as data.
 
 The router decodes a body, resolves the model and calls `check`. Each attempt calls `prepare`, and reads the response
 through a new `StreamTranslator`.
@@ -16,8 +16,6 @@ from vllama_pool.workers.registry.record import ModelInfo
 
 
 class Clock(Protocol):
-    """Passed in, so that translators are pure."""
-
     def time_ns(self) -> int:
         """Unix nanoseconds."""
 
@@ -27,7 +25,7 @@ class Clock(Protocol):
 class HasModel(Protocol):
     @property
     def model(self) -> str:
-        """The name as the client spelled it: responses echo it (R045)."""
+        """Name as the client spelled it, which responses echo (R045)."""
 
     @property
     def stream(self) -> bool: ...
@@ -39,7 +37,7 @@ class HasModel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DirectResponse:
-    """A response that needs no generation, such as a load request's."""
+    """A response that needs no generation, such as a load's."""
 
     body: bytes
     status: int = 200
@@ -51,17 +49,17 @@ class UpstreamRequest:
     path: str
     body: bytes
     translator: Callable[..., StreamTranslator] | None = None
-    """Takes request, timing and clock. None for the operation's own."""
+    """Called with request, timing and clock. Default: the operation's."""
 
 
 @dataclass(frozen=True, slots=True)
 class PreflightRequest:
-    """A request that the worker must answer first, such as counting a prompt's tokens."""
+    """A request that the worker must answer first, such as a token count."""
 
     path: str
     body: bytes
     then: Callable[[bytes], NextStep]
-    """Returns what follows, given the body of a 200. Raises AttemptFailed for an invalid body."""
+    """Returns the next step, given a 200's body. Raises AttemptFailed."""
 
 
 NextStep: TypeAlias = UpstreamRequest | PreflightRequest | DirectResponse
@@ -72,9 +70,9 @@ class Timing:
     """Monotonic nanoseconds."""
 
     arrived: int
-    """The client's request was complete."""
+    """End of the client's request."""
     sent: int
-    """This attempt was sent to a worker."""
+    """Start of this attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +89,14 @@ class StreamFailure:
     status: int
     text: str
     model_at_fault: bool = False
-    """True if the model's output is at fault, not the worker."""
+    """True if the model's output is invalid, which is no fault of the worker."""
 
 
 class StreamTranslator(Protocol):
-    """Translates a worker's stream, cut anywhere, into the client's response.
+    """Translates a worker's stream, split anywhere, into the client's response.
 
-    When streaming, `feed` returns NDJSON lines. Otherwise `finish` returns one JSON object. Until `ready`, another
-    worker can still answer.
+    `feed` returns NDJSON lines when streaming; otherwise `finish` returns one object. Until `ready`, another worker
+    can answer.
     """
 
     @property
@@ -107,7 +105,7 @@ class StreamTranslator(Protocol):
 
     @property
     def begun(self) -> bool:
-        """True after the first content event: text, reasoning, tool call, finish or usage."""
+        """True after the first text, reasoning, tool call, finish or usage."""
 
     @property
     def done(self) -> bool:
@@ -118,15 +116,15 @@ class StreamTranslator(Protocol):
 
     @property
     def usage(self) -> Usage:
-        """Tokens that the worker has generated so far; a lower bound until `done`."""
+        """A lower bound until `done`."""
 
     def feed(self, data: bytes) -> bytes: ...
 
     def finish(self) -> bytes:
-        """End the worker's body. Returns the rest of the response; as `fail` if it is incomplete."""
+        """Return the rest, with an error line if the response is incomplete."""
 
     def fail(self, text: str) -> bytes:
-        """Break off a response that has begun. Returns an error line."""
+        """Return an error line for a response that has begun."""
 
 
 RequestT = TypeVar("RequestT", bound=HasModel)
@@ -139,12 +137,11 @@ class Operation(Generic[RequestT]):
     decode: Callable[[bytes], RequestT]
     """Raises ClientError with Ollama's status and text."""
     check: Callable[[RequestT, ModelInfo], DirectResponse | None]
-    """Answers or refuses a request before a worker is chosen. Raises ClientError."""
+    """Answers or refuses without a worker. Raises ClientError."""
     prepare: Callable[[RequestT, ModelInfo, Defaults], NextStep]
-    """Builds the worker's request. The model's defaults yield to the request's fields."""
+    """The request's fields override the defaults."""
     translator: Callable[[RequestT, Timing, Clock], StreamTranslator]
     not_found: Callable[[str], str]
     content_type: Callable[[RequestT], str]
     adapt: Callable[[RequestT, ModelInfo, Defaults, *tuple[AttemptFailed, ...]], NextStep | None] | None = None
-    """Builds a request that the same worker may accept after these refusals, the latest last; None if there is none.
-    Raises Refused to reword the refusal."""
+    """Builds a request for the same worker after these refusals, latest last; None if it cannot. Raises Refused."""

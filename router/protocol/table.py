@@ -1,4 +1,4 @@
-"""The table of endpoints that a worker answers."""
+"""The endpoints that a worker answers."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The options that commands share, and one module per command."""
+"""One module per command, and what commands share."""

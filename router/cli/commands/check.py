@@ -1,4 +1,4 @@
-"""`vllama check`: print the meaning of a routing file, or its mistakes."""
+"""`vllama check`: validate a routing file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shared by commands: settings from the environment, and error output."""
+"""Settings from the environment, and error output."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from vllama_pool.workers.process.status import STATUS_FD
 SettingsT = TypeVar("SettingsT", RouterSettings, WorkerSettings)
 
 PASS_ON = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
-"""Options that are not ours are passed to vLLM unchanged."""
+"""Passes options that are not ours to vLLM."""
 
 INTERNAL = ("VLLAMA_VLLM", STATUS_FD, LISTEN_FD, PROCESS)
-"""VLLAMA_ variables that are not settings."""
+"""Variables that are not settings."""
 
 
 class CommandFailed(click.ClickException):
@@ -32,19 +32,19 @@ class CommandFailed(click.ClickException):
 
 
 def export(variables: dict[str, str | int | None]) -> None:
-    """Set command-line options as environment variables, which child processes inherit."""
+    """Set environment variables, which child processes inherit."""
     os.environ.update({name: str(value) for name, value in variables.items() if value is not None})
 
 
 def warn_of_unknown() -> None:
-    """Warn about misspelt and unsupported variables, which would be ignored silently."""
+    """Warn about misspelt and unsupported variables, which have no effect."""
     known = {*variables_of(RouterSettings), *variables_of(WorkerSettings), *INTERNAL}
     for line in (*unknown_variables(os.environ, known), *warnings(os.environ)):
         click.echo(f"vllama: {line}", err=True)
 
 
 def read(kind: type[SettingsT]) -> SettingsT:
-    """Read settings from the environment. Raises CommandFailed with one line per mistake."""
+    """Raises CommandFailed with one line per mistake."""
     try:
         return kind()
     except ValidationError as error:

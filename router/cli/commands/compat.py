@@ -92,7 +92,7 @@ def command(
 async def run_checks(
     url: ServerUrl, requested: ModelChoice, checks: list[Check], rules: list[Rule], *, key: str | None, timeout: float
 ) -> tuple[list[Row], ModelChoice]:
-    """Return the rows of the report and the models that were used. Raises CouldNotRun."""
+    """Raises CouldNotRun."""
     models = await choose_models(CheckedServer(url, requested, key=key, timeout=timeout), requested)
     server = CheckedServer(url, models, key=key, timeout=timeout)
     with Console(stderr=True).status("") as status:
@@ -101,7 +101,7 @@ async def run_checks(
 
 
 async def choose_models(server: CheckedServer, requested: ModelChoice) -> ModelChoice:
-    """Choose a model for each purpose from those that the server lists. Raises CouldNotRun."""
+    """Choose from the models that the server lists. Raises CouldNotRun."""
     where = f"http{'s' if server.url.tls else ''}://{server.url.authority}{server.url.prefix}"
     try:
         tags = await server.get("/api/tags")
@@ -124,7 +124,7 @@ async def choose_models(server: CheckedServer, requested: ModelChoice) -> ModelC
 
 
 async def with_capabilities(server: CheckedServer, model: OfferedModel) -> OfferedModel:
-    """Read the capabilities from /api/show if /api/tags lacks them, as in older servers."""
+    """Ask /api/show if /api/tags lacks them, as in older servers."""
     if model.capabilities:
         return model
     response = await server.post_cached("/api/show", {"model": model.name})
@@ -132,7 +132,7 @@ async def with_capabilities(server: CheckedServer, model: OfferedModel) -> Offer
 
 
 def from_json(body: bytes) -> Any:
-    """Decode a body; None if it is not JSON."""
+    """None if the body is not JSON."""
     try:
         return json.loads(body)
     except ValueError:
@@ -147,7 +147,7 @@ def server_url(url: str) -> ServerUrl:
 
 
 def requested_rules(names: tuple[str, ...]) -> list[Rule]:
-    """All rules if no name is given. Raises CouldNotRun."""
+    """Raises CouldNotRun."""
     by_name = {rule.name: rule for rule in RULES}
     unknown = [name for name in names if name.upper() not in by_name]
     if unknown:
@@ -156,7 +156,7 @@ def requested_rules(names: tuple[str, ...]) -> list[Rule]:
 
 
 def rules_table(width: int) -> Table:
-    """Every rule and how it is checked. A narrow terminal gets no GROUP column."""
+    """A narrow terminal gets no GROUP column."""
     wide = width >= WIDE
     rows = plain_table("RULE", "GROUP", "ABOUT", "CHECKED BY") if wide else plain_table("RULE", "ABOUT", "CHECKED BY")
     for rule in RULES:

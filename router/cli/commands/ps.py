@@ -55,7 +55,7 @@ def command(base_url: str | None, as_json: bool) -> None:
 
 
 def error_of(body: bytes) -> str:
-    """Return the error text of a router's response; other servers' pages are not shown."""
+    """Omits pages of servers that are not a router."""
     try:
         return msgspec.json.decode(body, type=ErrorBody).error
     except msgspec.MsgspecError:
@@ -63,6 +63,4 @@ def error_of(body: bytes) -> str:
 
 
 class ErrorBody(msgspec.Struct):
-    """The body of a router's error response."""
-
     error: str

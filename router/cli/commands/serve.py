@@ -1,4 +1,4 @@
-"""`vllama serve`: run the router, and a worker for every --model."""
+"""`vllama serve`: run the router and workers."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from vllama_pool.router.cli.commands.common import CommandFailed
 
 PIPED_WIDTH = 1000
-"""Table width in a pipe, so that scripts find each worker on one line."""
+"""Wide enough that scripts find each worker on one line."""
 
 
 def output() -> Console:
@@ -19,7 +19,7 @@ def output() -> Console:
 
 
 def show(terminal: Console, tables: Sequence[Table]) -> None:
-    """Print tables, separated by empty lines. Raises CommandFailed if the output cannot be written."""
+    """Raises CommandFailed if the output cannot be written."""
     try:
         for number, table in enumerate(tables):
             if number:

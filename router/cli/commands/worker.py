@@ -1,4 +1,4 @@
-"""`vllama worker`: run one vLLM and announce it to the fleet's routers."""
+"""`vllama worker`: run one vLLM."""
 
 from __future__ import annotations
 

@@ -40,6 +40,6 @@ _MODULES = (
     writes,
     loading,
 )
-"""In running order. Checks that unload models come last."""
+"""Checks that unload models run last."""
 
 CHECKS: tuple[Check, ...] = tuple(check for module in _MODULES for check in checks_in(module))

@@ -1,4 +1,4 @@
-"""Shape of answers of generate and chat (R023, R024, R040-R047, R055, R067-R070, R084, R086)."""
+"""Shape of answers of generate and chat."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ REASONS = ("stop", "length")
 
 
 async def streamed(server: CheckedServer, endpoint: str, **fields: Any) -> list[dict[str, Any]]:
-    """The lines of a short streamed answer, checked for one final line."""
+    """The lines of a short answer. Only the last one may be final."""
     found = lines(await request_answer(server, endpoint, **fields))
     for line in found:
         expect("error" not in line, "no error", line)
@@ -39,7 +39,6 @@ async def streamed(server: CheckedServer, endpoint: str, **fields: Any) -> list[
 
 
 async def whole(server: CheckedServer, endpoint: str, **fields: Any) -> dict[str, Any]:
-    """A short answer as one object."""
     found = json_object(await request_answer(server, endpoint, stream=False, **fields))
     same("done", True, field(found, "done", bool))
     return found
@@ -50,7 +49,7 @@ async def request_answer(server: CheckedServer, endpoint: str, **fields: Any) ->
 
 
 def text(endpoint: str, line: dict[str, Any]) -> str:
-    """The text of a line. The field is required, but may be empty."""
+    """Required, but may be empty."""
     if endpoint == "generate":
         return field(line, "response", str)
     message = field(line, "message", dict)
@@ -59,7 +58,7 @@ def text(endpoint: str, line: dict[str, Any]) -> str:
 
 
 def thinking(endpoint: str, line: dict[str, Any]) -> str:
-    """The thinking of a line; may be absent."""
+    """May be absent."""
     holder = line if endpoint == "generate" else field(line, "message", dict)
     found = holder.get("thinking", "")
     expect(isinstance(found, str), "thinking as a text", found)
@@ -72,7 +71,6 @@ def metrics(line: dict[str, Any]) -> None:
 
 
 def for_both(rules: dict[str, set[int]], name: str, check: Any) -> tuple[Check, ...]:
-    """Two checks: one for generate, one for chat."""
 
     def bound(endpoint: str) -> Check:
         async def run(server: CheckedServer) -> None:
@@ -117,7 +115,7 @@ STREAM_TEXTS = for_both(both(41, generate=67, chat=84), "texts, then the end", _
 
 
 async def _ends(server: CheckedServer, endpoint: str) -> None:
-    """The last line of a stream and a whole answer carry the same metrics."""
+    """A stream's last line and a whole answer have the same metrics."""
     for last in ((await streamed(server, endpoint))[-1], await whole(server, endpoint)):
         metrics(last)
         reason = field(last, "done_reason", str)

@@ -1,4 +1,4 @@
-"""Contents of model lists and descriptions (R009, R010, R022, R109-R111, R173-R176)."""
+"""Model lists and descriptions."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ PARAMETERS = re.compile(r"\d+(\.\d+)?[KMBT]?\Z")
 CAPABILITIES = {"completion", "tools", "insert", "vision", "embedding", "thinking", "image", "audio"}
 TEXTS = ("format", "family", "parameter_size", "quantization_level")
 MAX_LIST = 5
-"""Maximum list length in show without verbose (R109)."""
+"""List length in show without verbose (R109)."""
 
 
 async def tags(server: CheckedServer) -> list[dict[str, Any]]:
-    """The local models of /api/tags. Raises Skipped if there are none."""
+    """Raises Skipped if there are no local models."""
     found = [item for item in models(await server.get("/api/tags")) if not item.get("remote_host")]
     if not found:
         raise Skipped("no models")
@@ -48,12 +48,12 @@ def models(response: RawResponse) -> list[dict[str, Any]]:
 
 
 async def tagged(server: CheckedServer, model: str) -> dict[str, Any]:
-    """A model's entry in /api/tags."""
+    """Entry in /api/tags."""
     return entry(await tags(server), model)
 
 
 async def running(server: CheckedServer, model: str) -> dict[str, Any]:
-    """A model's entry in /api/ps."""
+    """Entry in /api/ps."""
     return entry(models(await server.get("/api/ps")), model)
 
 
@@ -66,7 +66,7 @@ def entry(listed: list[dict[str, Any]], model: str) -> dict[str, Any]:
 
 
 async def describe(server: CheckedServer, **fields: Any) -> dict[str, Any]:
-    """The answer of show for these fields, by default for the chat model."""
+    """Response of show, by default for the chat model."""
     return json_object(await server.post_cached("/api/show", fields or {"model": server.model("chat")}))
 
 

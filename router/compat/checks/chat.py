@@ -1,4 +1,4 @@
-"""Messages and tools of chat (R072-R080, R159)."""
+"""Messages and tools of chat."""
 
 from __future__ import annotations
 
@@ -31,7 +31,6 @@ ANSWERED = "11 degrees and rain"
 
 
 async def tokens(server: CheckedServer, **fields: Any) -> int:
-    """Prompt tokens of a chat."""
     return field(await whole(server, "chat", **fields), "prompt_eval_count", int)
 
 
@@ -53,7 +52,7 @@ async def messages_may_carry_thinking(server: CheckedServer) -> None:
 
 
 def history(rules: set[int], name: str, call: dict[str, Any], result: dict[str, Any]) -> Check:
-    """A chat whose history has a tool call and its result."""
+    """A chat with an earlier tool call and its result."""
 
     async def run(server: CheckedServer) -> None:
         turns = [QUESTION, {"role": "assistant", "content": "", "tool_calls": [call]}]
@@ -87,7 +86,7 @@ async def tool_choice_is_ignored(server: CheckedServer) -> None:
 
 
 async def called(server: CheckedServer, *, stream: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The lines of an answer to a question for a tool, and the calls in them. Skipped where the model makes none."""
+    """The lines of an answer, and the tool calls in them. Raises Skipped if there are none."""
     fields: dict[str, Any] = {"messages": [QUESTION], "tools": [WEATHER], "options": {**SHORT, "num_predict": 256}}
     if stream:
         lines = await streamed(server, "chat", use="tools", **fields)

@@ -1,4 +1,4 @@
-"""A check: the rules it covers and the function that sends its requests."""
+"""The class of checks, and the decorator `covers`."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ CheckFunction = Callable[[CheckedServer], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`run` returns if the server answers as Ollama does; otherwise it raises Differs or Skipped."""
+    """`run` raises Differs unless the server answers as Ollama does, or Skipped."""
 
     rules: frozenset[int]
     name: str
     run: CheckFunction
     writes: bool = False
-    """It creates and deletes models: runs only with --writes."""
+    """True if it creates or deletes models, which requires --writes."""
 
 
 def covers(*rules: int, writes: bool = False) -> Callable[[CheckFunction], Check]:
-    """Decorator that turns a function into a check: `@covers(44, 67) async def streams_are_ndjson(server): …`"""
+    """Decorator: `@covers(44, 67) async def streams_are_ndjson(server): …`"""
 
     def declare(run: CheckFunction) -> Check:
         return Check(frozenset(rules), run.__name__, run, writes)
@@ -32,7 +32,7 @@ def covers(*rules: int, writes: bool = False) -> Callable[[CheckFunction], Check
 
 
 def checks_in(module: ModuleType) -> tuple[Check, ...]:
-    """The checks of a module in source order, whether single or in tuples."""
+    """Single checks and tuples of checks, in source order."""
     found: list[Check] = []
     for value in vars(module).values():
         members = value if isinstance(value, tuple) else (value,)

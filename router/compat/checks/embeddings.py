@@ -1,4 +1,4 @@
-"""Embeddings (R025, R026, R091, R099-R101)."""
+"""Embeddings."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from vllama_pool.router.compat.wire import RawResponse
 
 TEXTS = ["Why is the sky blue?", "Why is the grass green?"]
 MAX_CONTEXT = 8192
-"""Largest context in tokens that the checks try to exceed."""
+"""Tokens. Longer contexts are not filled."""
 TOO_LONG = "the input length exceeds the context length"
 BAD_INPUT = "invalid input type"
 TOLERANCE = 1e-3
-"""Allowed difference of lengths and components."""
 
 
 async def embed(server: CheckedServer, value: Any, **fields: Any) -> RawResponse:
@@ -24,7 +23,6 @@ async def embed(server: CheckedServer, value: Any, **fields: Any) -> RawResponse
 
 
 async def vectors(server: CheckedServer, value: Any, **fields: Any) -> list[list[float]]:
-    """The vectors of an answer, checked to be lists of numbers."""
     found = field(json_object(await embed(server, value, **fields)), "embeddings", list)
     for vector in found:
         is_vector(vector)
@@ -118,7 +116,7 @@ async def an_invalid_input_is_reported_before_a_missing_model(server: CheckedSer
 
 
 async def too_long(server: CheckedServer) -> str:
-    """A text that exceeds the model's context. Raises Skipped if the context is too large to try."""
+    """A text above the model's context. Raises Skipped if that is too large."""
     info = field(
         json_object(await server.post_cached("/api/show", {"model": server.model("embed")})), "model_info", dict
     )

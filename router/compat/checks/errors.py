@@ -1,4 +1,4 @@
-"""Error status and text of each endpoint, and the order of errors (R049, R146-R149, R154-R157, R166)."""
+"""Error status and text of each endpoint, and the order of errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ NO_BASE64 = "illegal base64 data at input byte"
 
 
 def fails(rules: set[int], method: str, path: str, body: dict[str, Any], code: int, text: str) -> Check:
-    """A request that must fail with this status and text."""
 
     async def run(server: CheckedServer) -> None:
         error(await server.send(method, path, body), code, text)
@@ -112,7 +111,6 @@ async def top_logprobs_are_at_most_20(server: CheckedServer) -> None:
 
 
 def cannot(rule: int, endpoint: str, fields: dict[str, Any]) -> Check:
-    """An embedding model is asked to generate text."""
 
     async def run(server: CheckedServer) -> None:
         model = server.model("embed")
@@ -149,7 +147,7 @@ ABSENT_THERE = "pull model manifest: file does not exist"
 
 
 def registry_answers(response: RawResponse) -> None:
-    """Raise Skipped if the server cannot reach the registry that it pulls from."""
+    """Raises Skipped if the server cannot reach its registry."""
     if b"pull model manifest: Get" in response.body:
         raise Skipped("the server does not reach its registry")
 

@@ -1,4 +1,4 @@
-"""Fields of generate (R051-R066)."""
+"""Fields of generate."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def capabilities(server: CheckedServer, model: str) -> list[Any]:
 
 
 def full_name(model: str) -> str:
-    """The name with host, namespace and tag, which some errors show (R159)."""
+    """Name with host, namespace and tag, as in some errors (R159)."""
     try:
         return names.parse(model).full
     except names.InvalidName:
@@ -88,7 +88,6 @@ async def an_unknown_format_is_refused(server: CheckedServer) -> None:
 
 
 def logprobs(rules: set[int], endpoint: str, top: int) -> Check:
-    """Every token has an entry with `top` alternatives."""
 
     async def run(server: CheckedServer) -> None:
         found = await whole(server, endpoint, logprobs=True, top_logprobs=top)
@@ -108,7 +107,7 @@ LOGPROBS = tuple(logprobs({64 + bool(top)}, endpoint, top) for endpoint in NATIV
 
 
 def is_entry(entry: Any, top: int) -> None:
-    """Require a valid entry for one token (R064, R065)."""
+    """Require a valid entry (R064, R065)."""
     token_of(entry)
     if not top:
         lacks(entry, "top_logprobs")
@@ -120,7 +119,7 @@ def is_entry(entry: Any, top: int) -> None:
 
 
 def token_of(entry: Any) -> float:
-    """The log probability of an entry whose shape is checked."""
+    """Return the log probability of a valid entry."""
     expect(isinstance(entry, dict), "an object for each token", entry)
     token = field(entry, "token", str)
     value = field(entry, "logprob", float)

@@ -1,4 +1,4 @@
-"""Response headers, CORS and Host checks (R164, R165, R180-R183)."""
+"""Response headers, CORS and Host checks."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ async def foreign_hosts_are_refused(server: CheckedServer) -> None:
 
 @covers(183)
 async def options_is_answered_for_localhost(server: CheckedServer) -> None:
-    """A server that checks Host answers OPTIONS for localhost."""
+    """Applies to servers that check Host."""
     await foreign_hosts_are_refused.run(server)
     response = await server.send("OPTIONS", "/api/chat", headers={"Host": "localhost"})
     same("status", 204, response.status)

@@ -1,4 +1,4 @@
-"""Images in requests (R059, R075)."""
+"""Images in requests."""
 
 from __future__ import annotations
 

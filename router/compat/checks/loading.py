@@ -1,4 +1,4 @@
-"""Requests that only load or unload, and keep_alive (R050, R058, R071, R087-R090, R092, R093)."""
+"""Requests that only load or unload, and keep_alive."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ def expect_empty_answer(response: RawResponse, model: str, empty: dict[str, Any]
 def without_prompt(
     rules: set[int], name: str, path: str, fields: dict[str, Any], reason: str, use: str = "chat"
 ) -> Check:
-    """A request without a prompt."""
 
     async def run(server: CheckedServer) -> None:
         model = server.model(use)
@@ -84,7 +83,7 @@ async def the_last_keep_alive_sets_the_expiry(server: CheckedServer) -> None:
 
 
 async def until(server: CheckedServer, model: str, keep_alive: object) -> timedelta:
-    """Load a model with this keep_alive, and return the time to its expiry in ps."""
+    """Load with this keep_alive. Return the time until ps says that it expires."""
     found = loaded(await server.post(GENERATE, {"model": model, "keep_alive": keep_alive}))
     expires = field(await running(server, model), "expires_at", str)
     return moment(expires) - moment(field(found, "created_at", str))

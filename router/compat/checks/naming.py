@@ -1,4 +1,4 @@
-"""Model names (R169-R172)."""
+"""Model names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ def parts(server: CheckedServer) -> names.Name:
 
 
 def is_spelling(rule: int, name: str, spell: Callable[[names.Name], str]) -> Check:
-    """A different spelling of an existing model."""
 
     async def run(server: CheckedServer) -> None:
         spelled = spell(parts(server))

@@ -1,4 +1,4 @@
-"""Models as OpenAI lists them: the part of /v1 that is served (R030, R031, R117)."""
+"""Model lists in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ def is_entry(item: Any) -> None:
 
 
 async def entries(server: CheckedServer) -> dict[str, dict[str, Any]]:
-    """The entries of /v1/models by id."""
     response = await server.get("/v1/models")
     found = json_object(response)
     content_type(response, JSON)

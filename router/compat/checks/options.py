@@ -1,4 +1,4 @@
-"""Options: unknown names are ignored, wrong types are errors (R126-R143, R153)."""
+"""Options: unknown names are ignored, wrong types are errors."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ SAMPLING = {
     "stop": ["vllama-compat"],
     "num_predict": 4,
 }
-"""Every option that does not reload the model. Integers may be sent as floats."""
+"""Every option that does not reload the model. Integers may be floats."""
 
 
 def strict(rule: int, option: str, kind: str) -> Check:
-    """A string in place of another type."""
+    """A string instead of another type."""
 
     async def run(server: CheckedServer) -> None:
         for path, prompt in (("/api/generate", {"prompt": "x"}), ("/api/chat", {"messages": []})):

@@ -1,4 +1,4 @@
-"""Parsing of request bodies and headers (R039, R045, R150-R152, R177-R179)."""
+"""Parsing of request bodies and headers."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ FORM = "application/x-www-form-urlencoded"
 
 
 def loaded(response: RawResponse) -> dict[str, Any]:
-    """Require the answer to a load."""
+    """Require the response to a load."""
     found = json_object(response)
     same("done_reason", "load", found.get("done_reason", ""))
     return found
 
 
 async def load(server: CheckedServer, body: bytes, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Send this body as a load, the cheapest request that parses a body."""
+    """A load is the cheapest request that parses a body."""
     return loaded(await server.send("POST", "/api/generate", body, headers=headers))
 
 
 def spelled(rules: set[int], name: str, body: str, headers: Mapping[str, str] | None = None) -> Check:
-    """A body that must be parsed as a load of $MODEL."""
+    """Parsed as a load of $MODEL."""
 
     async def run(server: CheckedServer) -> None:
         model = server.model("chat")
@@ -97,7 +97,7 @@ BROKEN = (
 
 
 def mistyped(rules: set[int], path: str, fields: Mapping[str, Any]) -> Check:
-    """A value of the wrong JSON type: a 400 with any text."""
+    """A 400 with any text."""
 
     async def run(server: CheckedServer) -> None:
         response = await server.post(path, {"model": server.model("chat"), **fields})
@@ -128,7 +128,7 @@ MISTYPED = (
 
 @covers(178)
 async def gzip_requests_are_not_decompressed(server: CheckedServer) -> None:
-    """Ollama answers 400: the body is not JSON. 415 is accepted too, because it is clearer and no client sends gzip."""
+    """Ollama answers 400. 415 is accepted too: it is clearer, and no client sends gzip."""
     body = gzip.compress(json.dumps({"model": server.model("chat")}).encode())
     response = await server.send("POST", "/api/generate", body, headers={"Content-Encoding": "gzip"})
     expect(response.status in (400, 415), "status 400 or 415", response.status)

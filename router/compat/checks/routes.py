@@ -1,4 +1,4 @@
-"""Existing routes and fixed answers (R001-R038, R113)."""
+"""Routes and fixed responses."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def is_banner(response: RawResponse) -> None:
 
 
 def expect_head(response: RawResponse, whole: RawResponse) -> None:
-    """Require the status and type of GET, and no body."""
+    """Require GET's status and type, and no body."""
     same("status", whole.status, response.status)
     same("body", b"", response.body)
     same("Content-Type", whole.header("content-type"), response.header("content-type"))
@@ -70,7 +70,6 @@ async def the_version_is_three_numbers(server: CheckedServer) -> None:
 
 
 async def cloud_is_off(server: CheckedServer) -> bool:
-    """True if the server says that the cloud is disabled."""
     cloud = field(json_object(await server.get("/api/status")), "cloud", dict)
     return field(cloud, "disabled", bool)
 
@@ -103,7 +102,7 @@ async def me_returns_a_user_or_a_401(server: CheckedServer) -> None:
 
 
 async def signed_out(server: CheckedServer, method: str, path: str) -> None:
-    """Signing out fails if nobody is signed in. Skipped if somebody is, because it would succeed."""
+    """Raises Skipped if somebody is signed in."""
     me = await server.post("/api/me")
     if me.status != 401:
         json_object(me, code=me.status if me.status in (200, 503) else 401)
@@ -162,7 +161,7 @@ async def recommendations_are_a_list(server: CheckedServer) -> None:
 
 
 def expect_plain_error(response: RawResponse, code: int, text: bytes) -> None:
-    """Require the plain-text error of Ollama's web framework."""
+    """Errors of Ollama's web framework are plain text."""
     status(response, code)
     same("body", text, response.body)
     expect(
@@ -171,7 +170,6 @@ def expect_plain_error(response: RawResponse, code: int, text: bytes) -> None:
 
 
 def absent(rule: int, method: str, path: str) -> Check:
-    """A route that must not exist."""
 
     async def run(server: CheckedServer) -> None:
         expect_plain_error(
@@ -192,7 +190,6 @@ ABSENT_ROUTES = (
 
 
 def wrong_method(method: str, path: str) -> Check:
-    """An existing route with another method."""
 
     async def run(server: CheckedServer) -> None:
         expect_plain_error(await server.send(method, path), 405, b"405 method not allowed")

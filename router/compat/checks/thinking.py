@@ -1,4 +1,4 @@
-"""Thinking (R061, R084, R094-R098, R158)."""
+"""Thinking."""
 
 from __future__ import annotations
 

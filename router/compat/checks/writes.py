@@ -1,4 +1,4 @@
-"""Creating, copying, pulling and deleting models (R006, R011, R015, R018, R085, R103, R104, R107, R108)."""
+"""Creating, copying, pulling and deleting models."""
 
 from __future__ import annotations
 
@@ -21,12 +21,10 @@ MESSAGES = [{"role": "user", "content": "Ahoy?"}, {"role": "assistant", "content
 
 
 def unique_name() -> str:
-    """A unique name for a model that the check creates and deletes."""
     return f"vllama-compat-{secrets.token_hex(4)}"
 
 
 def expect_created(response: RawResponse) -> None:
-    """Require the lines of a successful create."""
     found = lines(response)
     for line in found:
         field(line, "status", str)
@@ -42,7 +40,7 @@ async def delete(server: CheckedServer, name: str) -> None:
 
 @asynccontextmanager
 async def temporary_model(server: CheckedServer) -> AsyncIterator[str]:
-    """A temporary model with a system text, parameters and messages."""
+    """Has a system text, parameters and messages."""
     name = unique_name()
     fields = {"system": SYSTEM, "parameters": PARAMETERS, "messages": MESSAGES}
     expect_created(await server.post("/api/create", {"model": name, "from": server.model("chat"), **fields}))

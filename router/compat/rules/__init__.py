@@ -1,4 +1,4 @@
-"""All rules of Ollama's API, R001 to R201. Code and tests refer to rules by these numbers."""
+"""All rules of Ollama's API, R001 to R201."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from vllama_pool.router.compat.rules.rule import Rule
 
 
 def markdown(rules: Iterable[Rule] = RULES) -> str:
-    """The number of rules per group, by how they are verified."""
+    """Count the rules per group, by how they are verified."""
     lines = [
         "| about | rules | checked by `vllama compat` | not observable | not implemented |",
         "|---|---|---|---|---|",
@@ -34,7 +34,7 @@ def markdown(rules: Iterable[Rule] = RULES) -> str:
 
 
 def spans(numbers: Iterable[int]) -> str:
-    """Format numbers as ranges, such as "R001-R026, R035"."""
+    """Format as ranges, such as "R001-R026, R035"."""
     ranges: list[list[int]] = []
     for number in sorted(numbers):
         if ranges and number == ranges[-1][-1] + 1:

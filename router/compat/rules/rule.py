@@ -21,7 +21,7 @@ GROUPS = (
     "headers",
     "environment",
 )
-"""Topics, in display order."""
+"""In display order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Rule:
     title: str
     """At most 80 characters."""
     unobservable: str = ""
-    """Reason why no check covers it. A test marked `rule(number)` does."""
+    """Reason why there is no check. A test marked `rule(number)` covers it."""
     not_implemented: str = ""
     """Reason."""
 

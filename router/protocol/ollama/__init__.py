@@ -1,1 +1,1 @@
-"""Ollama's native API: requests decoded, answers written line for line as Ollama writes them."""
+"""Ollama's native API: decoding of requests, encoding of responses."""

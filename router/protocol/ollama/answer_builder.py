@@ -1,4 +1,4 @@
-"""Builds Ollama's answer from the choices of a vLLM stream."""
+"""Builds Ollama's answer from vLLM's choices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vllama_pool.router.protocol.vllm import api
 from vllama_pool.router.protocol.vllm.think_tags import ThinkTagSplitter
 
 _ABORTED = {"abort": 503, "error": 500}
-"""Finish reasons of a request that vLLM gave up, and the HTTP status for each."""
+"""HTTP status by finish reason, for requests that vLLM gave up."""
 
 
 class Aborted(Exception):
@@ -20,10 +20,7 @@ class Aborted(Exception):
 
 
 class AnswerBuilder:
-    """Writes each chunk as a line when streaming, else joins them.
-
-    Strips the blank lines that templates put around reasoning, as Ollama does.
-    """
+    """Writes a line per chunk when streaming, else joins them. Strips blank lines around reasoning as Ollama does."""
 
     __slots__ = (
         "_buffer",
@@ -50,7 +47,7 @@ class AnswerBuilder:
         keep_ids: bool = False,
         think_tags: ThinkTagSplitter | None = None,
     ) -> None:
-        """`logprobs`: alternatives per token, None for no logprobs. `keep_ids`: collect `context`."""
+        """`logprobs`: alternatives per token; None to omit logprobs. `keep_ids`: collect `context`."""
         self.state = StreamState()
         self.begun = False
         self.timestamp = ""
@@ -66,7 +63,7 @@ class AnswerBuilder:
         self._buffer = ChunkBuffer()
 
     def lines(self) -> bytes:
-        """Return the lines written since the last call, each with its line end."""
+        """Return the lines written since the last call."""
         lines = self._lines
         if not lines:
             return b""
@@ -95,7 +92,7 @@ class AnswerBuilder:
         self.state.metrics = event.metrics or self.state.metrics
 
     def add(self, choice: api.VllmChoice, now: int) -> None:
-        """Add an event's choice. `now`: monotonic nanoseconds. Raises Aborted and InvalidArguments."""
+        """Raises Aborted and InvalidArguments. `now`: monotonic nanoseconds."""
         finish_reason = choice.finish_reason
         if finish_reason is not None and finish_reason in _ABORTED:
             raise Aborted(_ABORTED[finish_reason])
@@ -198,5 +195,5 @@ class AnswerBuilder:
 
 
 def _ends_in_stop_token(choice: api.VllmChoice) -> bool:
-    """True if the last token is the end mark, which Ollama keeps out of `context` and `logprobs`."""
+    """True if the last token is the end mark, which `context` and `logprobs` omit."""
     return choice.finish_reason in ("stop", "tool_calls") and not isinstance(choice.stop_reason, str)

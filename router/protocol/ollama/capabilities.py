@@ -1,4 +1,4 @@
-"""Checks of a request against its model's capabilities, in Ollama's words (R156-R159)."""
+"""Capability checks, with Ollama's texts (R156-R159)."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from vllama_pool.workers.registry.record import ModelInfo
 
 
 def refuse_image_generation(info: ModelInfo) -> None:
-    """R112."""
+    """Raises BadRequest (R112)."""
     if "image" in info.capabilities:
         raise BadRequest("image generation models are not currently supported")
 
 
 def require_completion(verb: str, model: str, info: ModelInfo) -> None:
-    """Raises BadRequest with the model's name as requested (R156, R157)."""
+    """Raises BadRequest with the requested name (R156, R157)."""
     if "completion" not in info.capabilities:
         raise BadRequest(f'"{model}" does not support {verb}')
 
 
 def require(capabilities: Sequence[str], model: str, info: ModelInfo) -> None:
-    """Raises BadRequest with the model's full name, one line per missing capability (R159)."""
+    """Raises BadRequest with the full name, one line per missing capability (R159)."""
     missing = [name for name in capabilities if name not in info.capabilities]
     if missing:
         full = full_name(model)
@@ -30,7 +30,7 @@ def require(capabilities: Sequence[str], model: str, info: ModelInfo) -> None:
 
 
 def full_name(model: str) -> str:
-    """With registry, namespace and tag; a served name outside Ollama's grammar is unchanged."""
+    """Add registry, namespace and tag. Names outside Ollama's grammar stay unchanged."""
     try:
         return parse(model).full
     except InvalidName:

@@ -1,4 +1,4 @@
-"""GET /api/tags, /api/ps and /api/version, answered from the workers' records."""
+"""GET /api/tags, /api/ps and /api/version."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vllama_pool.router.protocol.json_lines import encode
 from vllama_pool.router.protocol.model_view import ModelView, human_number
 
 UNKNOWN = "unknown"
-"""As in Ollama. Some clients require non-empty strings."""
+"""Some clients require non-empty strings."""
 
 
 class ModelDetails(msgspec.Struct, frozen=True):
@@ -49,13 +49,12 @@ class PsEntry(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def tags(models: Sequence[ModelView]) -> bytes:
-    """The most recently modified first."""
     newest_first = sorted(models, key=lambda model: (-model.modified, model.name))
     return encode({"models": [_tag(model) for model in newest_first]})
 
 
 def ps(models: Sequence[ModelView], expires: Callable[[str], int]) -> bytes:
-    """Loaded models, the longest remaining lifetime first. `expires` returns Unix nanoseconds for a name."""
+    """Longest lifetime first. `expires` returns Unix nanoseconds for a name."""
     loaded = [(expires(model.name), model) for model in models if model.loaded]
     loaded.sort(key=lambda pair: (-pair[0], pair[1].name))
     return encode({"models": [_running(model, at) for at, model in loaded]})
@@ -97,14 +96,14 @@ def _running(model: ModelView, expires: int) -> PsEntry:
 
 
 def modified_at(model: ModelView) -> str:
-    """The epoch if unknown, since clients parse it."""
+    """The epoch if unknown, because clients parse it."""
     return rfc3339(round(model.modified * 1_000_000) * 1000)
 
 
 def details(model: ModelView, *, lengths: bool) -> ModelDetails:
-    """`lengths`: include context and embedding length, as only tags does.
+    """`lengths`: include context and embedding length.
 
-    `parent_model` is empty for a served adapter, which the stock CLI would lose on saving.
+    A served adapter has no `parent_model`: the CLI would replace the adapter by it on saving.
     """
     info = model.merged.info
     return ModelDetails(

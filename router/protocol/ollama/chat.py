@@ -20,7 +20,6 @@ NO_TEMPLATE = 'chat needs a chat template and "{model}" has none: use /api/gener
 
 
 def check(request: ChatRequest, info: ModelInfo, clock: Clock) -> DirectResponse | None:
-    """In Ollama's order of checks."""
     if not request.messages and request.keep_alive == 0:
         return _empty_response(request, clock, "unload")
     capabilities.refuse_image_generation(info)
@@ -43,14 +42,13 @@ def _images(request: ChatRequest) -> list[str]:
 
 
 def _empty_response(request: ChatRequest, clock: Clock, reason: str) -> DirectResponse:
-    """One plain object, also where a stream was requested (R088)."""
+    """One object, also if a stream was requested (R088)."""
     message = ResponseMessage("assistant", "")
     response = ChatResponse(request.model, rfc3339(clock.time_ns()), message, True, reason)
     return DirectResponse(json_lines.encode(response))
 
 
 def prepare(request: ChatRequest, info: ModelInfo, defaults: Defaults, clock: Clock) -> NextStep:
-    """Always streamed from vLLM. With `_debug_render_only`, only the prompt is rendered (R066)."""
     upstream = _upstream_request(request, info, defaults)
     if request.debug_render_only:
         return render.render_chat(upstream, lambda text: _rendered(request, clock, text))
@@ -58,7 +56,7 @@ def prepare(request: ChatRequest, info: ModelInfo, defaults: Defaults, clock: Cl
 
 
 def adapt(request: ChatRequest, info: ModelInfo, defaults: Defaults, *refusals: AttemptFailed) -> NextStep | None:
-    """Drops the oldest turns of a chat that is too long (R145)."""
+    """Apply the limits that the refusals name. Drops the oldest turns (R145)."""
     if not limits.is_known(refusals[-1]):
         return None
     upstream = _upstream_request(request, info, defaults)

@@ -1,4 +1,4 @@
-"""The objects that /api/chat answers with."""
+"""Response objects of /api/chat."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ResponseMessage(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ChatResponse(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Fields in Ollama's order; those with a default are omitted when empty."""
+    """Fields in Ollama's order."""
 
     model: str
     created_at: str

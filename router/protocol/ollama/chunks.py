@@ -1,4 +1,4 @@
-"""Parts of an answer, between the stream translator and the endpoints that write them."""
+"""Chunks of an answer, from stream translators to response writers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Chunk:
 
 
 class Totals(TypedDict, total=False):
-    """Durations in nanoseconds, at least 1 (R070)."""
+    """Nanoseconds, at least 1 (R070)."""
 
     total_duration: int
     load_duration: int
@@ -44,7 +44,7 @@ UNFINISHED = FinalFields(done=False)
 
 
 class ResponseWriter(Protocol):
-    """Writes an endpoint's objects as JSON without a line end."""
+    """Encodes an endpoint's objects, without a line end."""
 
     def text(self, timestamp: str, content: str) -> bytes: ...
 
@@ -77,7 +77,7 @@ class StreamState:
     finish_reason: str | None = None
     tokens: api.VllmUsage | None = None
     events: int = 0
-    """Events since the first content, that one included. vLLM sends one for each token unless it falls behind."""
+    """Content events: one per token, fewer if vLLM falls behind."""
     metrics: api.VllmMetrics | None = None
     first: int = 0
     """Monotonic nanoseconds of the first content; 0 before."""
@@ -88,21 +88,21 @@ class StreamState:
 
     @property
     def done_reason(self) -> str:
-        """Ollama has "stop" and "length" only (R069, R083); "" before the finish."""
+        """Either "stop" or "length" (R069, R083); "" before the finish."""
         if self.finish_reason is None:
             return ""
         return "length" if self.finish_reason == "length" else "stop"
 
     @property
     def usage(self) -> Usage:
-        """vLLM's count, which comes at the end. Until then the events, as a lower bound."""
+        """vLLM's count, or until it arrives the number of events, a lower bound."""
         tokens = self.tokens
         if tokens is None:
             return Usage(len(self.prompt_ids), max(self.events, len(self.ids)), self.done_reason)
         return Usage(tokens.prompt_tokens, tokens.completion_tokens or 0, self.done_reason)
 
     def final(self, timing: Timing, now: int, *, with_context: bool) -> FinalFields:
-        """The durations are vLLM's where it sends metrics, else the router's."""
+        """Prefers vLLM's durations to the router's."""
         reported = self.tokens or api.VllmUsage()
         metrics = self.metrics or api.VllmMetrics()
         prefill, generation = metrics.time_to_first_token_ms, metrics.generation_time_ms

@@ -1,4 +1,4 @@
-"""POST /api/copy and DELETE /api/delete: requests and error texts (R146-R149)."""
+"""POST /api/copy and DELETE /api/delete: requests and errors (R146-R149)."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def decode_delete(body: bytes) -> DeleteRequest:
 
 
 def invalid_name(field: str, name: str) -> BadRequest:
-    """`field` is "source", "destination" or "name" (R147)."""
+    """`field`: "source", "destination" or "name" (R147)."""
     return BadRequest(f"{field} {_quoted(name)} is invalid")
 
 
 def no_source(name: str) -> ModelNotFound:
-    """R148."""
+    """Error of copy (R148)."""
     return ModelNotFound(f"model {_quoted(name)} not found")
 
 
 def no_such_model(name: str) -> ClientError:
-    """Delete's error for an unknown name (R147-R149)."""
+    """Error of delete (R147-R149)."""
     try:
         parse(name)
     except ConflictingSource as error:

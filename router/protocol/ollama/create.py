@@ -1,4 +1,4 @@
-"""POST /api/create: the request, its limits, and the statuses of the response (R107)."""
+"""POST /api/create: request, limits and progress lines (R107)."""
 
 from __future__ import annotations
 
@@ -30,11 +30,10 @@ NO_ADAPTERS = (
 NO_DRAFT = "draft models are not supported in requests: serve the model with vLLM's --speculative-config"
 
 MAX_BODY = 8 << 20
-"""Bytes of a request."""
+"""Bytes."""
 MAX_ADDED = 1 << 20
 """Bytes of JSON that a model may add to its base: the registry's limit."""
 MAX_DEPTH = 100
-"""Nesting of lists and objects. Routers store them a few levels deeper."""
 
 TOO_MUCH = f"the model adds more than {MAX_ADDED >> 10} KiB to its base; send fewer or shorter messages"
 
@@ -87,10 +86,7 @@ def decode_create(body: bytes) -> CreateRequest:
 
 
 def refuse_unsupported(request: CreateRequest, template: str) -> None:
-    """Raises BadRequest, and ClientError 501 with what to do instead (R037, R108).
-
-    `template`: the base's, which a request may repeat.
-    """
+    """Raises BadRequest, or ClientError 501 (R037, R108). `template`: the base's, which a request may repeat."""
     for digest in (*request.files.values(), *request.adapters.values(), *request.draft_files.values()):
         if not DIGEST.match(digest):
             raise BadRequest(BAD_DIGEST)
@@ -108,7 +104,7 @@ def refuse_unsupported(request: CreateRequest, template: str) -> None:
 
 
 def parameters(request: CreateRequest) -> dict[str, Any]:
-    """Without nulls. Raises BadRequest for wrong types."""
+    """Raises BadRequest. Drops nulls."""
     try:
         options.check(request.parameters)
     except ClientError as error:
@@ -117,7 +113,7 @@ def parameters(request: CreateRequest) -> dict[str, Any]:
 
 
 def messages(request: CreateRequest) -> tuple[dict[str, Any], ...]:
-    """In the form of /api/chat. Raises BadRequest for invalid ones."""
+    """Raises BadRequest."""
     decoded: list[dict[str, Any]] = msgspec.json.decode(msgspec.json.encode(default_messages(request.messages)))
     return tuple(_without_nulls(message) for message in decoded)
 
@@ -133,7 +129,7 @@ def progress(existing: Sequence[str], new: Sequence[str]) -> list[bytes]:
 
 
 def _without_nulls(message: dict[str, Any]) -> dict[str, Any]:
-    """Nulls within a call's arguments stay: they are the client's data."""
+    """Keeps nulls within arguments, which are the client's data."""
     brief = {key: value for key, value in message.items() if value is not None}
     if "tool_calls" in brief:
         brief["tool_calls"] = [

@@ -1,6 +1,6 @@
-"""POST /api/embed and /api/embeddings: requests, and the request to vLLM (R025, R026, R099-R102).
+"""POST /api/embed and /api/embeddings (R025, R026, R099-R102).
 
-vLLM has no parameter for a `num_ctx` below the model's context, so such requests count tokens first.
+vLLM has no `num_ctx`. Where it is below the model's context, tokens are counted first.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ BAD_INPUT = "invalid input type"
 TOO_LONG = "the input length exceeds the context length"
 NO_ROOM = "input after truncation exceeds maximum context length"
 CANNOT_EMBED = "this model does not support embeddings"
-"""All four are Ollama's."""
+"""These four texts are Ollama's."""
 
 MAX_SPECIAL_TOKENS = 16
-"""Upper bound of the tokens that a model adds around a text."""
+"""Upper bound of the tokens that a model adds to a text."""
 MAX_COUNTED = 16
-"""Texts of a batch to count, the longest first."""
+"""Longest texts of a batch to count."""
 
 
 class EmbedBody(Body, frozen=True, kw_only=True):
@@ -61,18 +61,18 @@ class EmbedRequest:
     texts: Sequence[str]
     """Empty for a load request (R091, R100)."""
     encoded: bytes
-    """The texts as a JSON array, encoded where a large batch is decoded: in a thread."""
+    """JSON array of the texts, encoded in the thread that decodes a large body."""
     keep_alive: int | None
     options: Mapping[str, Any]
     truncate: bool = True
     dimensions: int = 0
-    """Components to keep of each vector; 0 or less for all."""
+    """Components per vector; 0 or less for all."""
     plain: bool = False
-    """True for /api/embeddings: the vector is not normalised."""
+    """True for /api/embeddings: vectors are not normalised."""
 
     @property
     def stream(self) -> bool:
-        """R043."""
+        """Always False (R043)."""
         return False
 
 
@@ -81,7 +81,7 @@ EMBEDDINGS = BodyDecoder(EmbeddingsBody, dec_hook)
 
 
 def decode_embed(body: bytes) -> EmbedRequest:
-    """Raises ClientError. An invalid `input` is reported before a missing model (R166)."""
+    """Reports an invalid `input` before a missing model (R166)."""
     request = EMBED.decode(body)
     texts = _texts(request.input)
     if not request.model.strip():
@@ -98,7 +98,6 @@ def decode_embed(body: bytes) -> EmbedRequest:
 
 
 def decode_embeddings(body: bytes) -> EmbedRequest:
-    """One text, never truncated. Raises ClientError."""
     request = EMBEDDINGS.decode(body)
     require_model(request.model)
     texts = _texts(request.prompt)
@@ -124,7 +123,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def check(request: EmbedRequest, info: ModelInfo) -> DirectResponse | None:
-    """Option types, then a load (R091). Capabilities are not checked (R102)."""
+    """Answers a load (R091). Capabilities are not checked (R102)."""
     options.check(request.options)
     if request.texts:
         return None
@@ -132,7 +131,6 @@ def check(request: EmbedRequest, info: ModelInfo) -> DirectResponse | None:
 
 
 def prepare(request: EmbedRequest, info: ModelInfo, defaults: Defaults) -> NextStep:
-    """Counts tokens first if `num_ctx` is below the model's context (R101, R102)."""
     limit = options.int_option(options.merge(request.options, defaults.options, info).get("num_ctx"))
     if limit is None or not info.context_length or limit >= info.context_length:
         return _upstream_request(request, info, -1 if request.truncate else None)
@@ -145,7 +143,7 @@ def prepare(request: EmbedRequest, info: ModelInfo, defaults: Defaults) -> NextS
 
 
 def adapt(request: EmbedRequest, info: ModelInfo, defaults: Defaults, *refusals: AttemptFailed) -> NextStep | None:
-    """Raises Refused in Ollama's words. Every such failure of /api/embeddings is a 500 (R101)."""
+    """Raises Refused with Ollama's text; for /api/embeddings always as a 500 (R101)."""
     text, status = refusals[-1].text, refusals[-1].status
     if text == errors.CONTEXT_EXCEEDED:
         text = TOO_LONG
@@ -166,7 +164,7 @@ def _upstream_request(request: EmbedRequest, info: ModelInfo, truncate_at: int |
 
 
 def _require_room(info: ModelInfo, limit: int, then: UpstreamRequest) -> NextStep:
-    """Refuse a limit that only the model's special tokens fill."""
+    """Refuse a limit that special tokens fill."""
 
     def on_count(empty: api.VllmTokenCount) -> NextStep:
         if limit <= empty.count:

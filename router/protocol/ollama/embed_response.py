@@ -1,4 +1,4 @@
-"""Translation of vLLM's vectors into the response of /api/embed or /api/embeddings (R099, R026)."""
+"""Responses of /api/embed and /api/embeddings (R099, R026)."""
 
 from __future__ import annotations
 

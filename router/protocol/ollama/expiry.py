@@ -1,23 +1,20 @@
-"""`expires_at` of /api/ps (R093). Nothing is ever unloaded for it.
-
-Times are passed in as Unix nanoseconds.
-"""
+"""`expires_at` of /api/ps (R093), in Unix nanoseconds. Models stay loaded regardless."""
 
 from __future__ import annotations
 
 from vllama_pool.config.durations import FOREVER, SECOND
 
 OLLAMA_DEFAULT = 300 * SECOND
-"""Used if the default is to unload at once, which never happens."""
+"""Replaces a default of 0."""
 MAX_MODELS = 4096
-"""Models to remember: clients choose the names of virtual ones."""
+"""Bounds memory: clients choose the names of virtual models."""
 
 
 class ExpiryTracker:
-    """Remembers each model's last request, whose `keep_alive` counts from the request's end."""
+    """Remembers each model's last request. `keep_alive` counts from the request's end."""
 
     def __init__(self, default: int) -> None:
-        """`default`: nanoseconds for requests without a keep_alive; FOREVER or negative for no end."""
+        """`default`: nanoseconds; FOREVER or negative for no end."""
         self._default = default if default >= 0 else FOREVER
         self._models: dict[str, tuple[int, int]] = {}
 
@@ -32,7 +29,7 @@ class ExpiryTracker:
         return ended + lifetime > now
 
     def expires(self, model: str, now: int) -> int:
-        """Never in the past, which clients show as stopping: an expired model counts as just loaded."""
+        """An expired model counts as just loaded, because clients show a past time as stopping."""
         ended, lifetime = self._models.get(model, (now, self._default))
         if ended + lifetime <= now:
             ended, lifetime = now, self._default or OLLAMA_DEFAULT

@@ -18,7 +18,7 @@ from vllama_pool.router.protocol.operation import DirectResponse
 
 TEXT = "text/plain; charset=utf-8"
 RUNNING = b"Ollama is running"
-"""Ollama's response at `/`: 17 bytes, no newline (R002)."""
+"""Without a newline (R002)."""
 NO_PUSH = "push is not supported: vLLM serves models from files on the workers' machines; publish those files"
 NO_FILES = (
     "'files' is not supported: copy the files to a worker's machine, and serve them with vllama serve --model FOLDER"
@@ -50,11 +50,11 @@ class FixedRequest:
 @dataclass(frozen=True, slots=True)
 class FixedRoute:
     path: str
-    """The last segment may be "{name:str}", any one segment."""
+    """"{name:str}" matches any last segment."""
     methods: tuple[str, ...]
     answer: Callable[[FixedRequest], DirectResponse]
     body: GoType | None = None
-    """The type of the body; None if it is not read."""
+    """None if the body is not read."""
 
 
 def always(body: bytes, status: int = 200, content_type: str = JSON) -> Callable[[FixedRequest], DirectResponse]:
@@ -67,13 +67,13 @@ def refused(status: int, text: str) -> Callable[[FixedRequest], DirectResponse]:
 
 
 def push(request: FixedRequest) -> DirectResponse:
-    """Nothing is ever pushed (R007). A missing name is reported first (R146)."""
+    """Always a 501 (R007), but a missing name is reported first (R146)."""
     require_model(PUSH.decode(request.body).requested)
     return DirectResponse(error_body(request.path, 501, NO_PUSH), 501)
 
 
 def blob(request: FixedRequest) -> DirectResponse:
-    """There are no blobs, and none are accepted (R016, R017)."""
+    """No blob exists or is accepted (R016, R017)."""
     digest = request.path.rpartition("/")[2]
     if not DIGEST.match(digest):
         raise BadRequest(BAD_DIGEST)

@@ -11,7 +11,7 @@ _UNSET = (b"", b"null", b'""')
 
 
 def check_format(value: msgspec.Raw) -> None:
-    """Raises ClientError 500, since Ollama's runner reports it."""
+    """Raises ClientError 500."""
     raw = bytes(value)
     if raw in _UNSET or raw == b'"json"' or raw[:1] == b"{":
         return

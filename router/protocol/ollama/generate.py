@@ -1,7 +1,7 @@
 """POST /api/generate: checks, and the request to vLLM (R049-R070).
 
-A prompt becomes a chat of one user message. With `raw`, a `suffix`, or without a chat template it becomes a completion.
-With a `context`, the rendered chat's tokens follow those of the context in a completion.
+A prompt becomes a chat; with `raw`, `suffix` or without a chat template a completion. With a `context`, the chat is
+rendered to tokens, which follow the context's tokens in a completion.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ PROMPT_END = 8
 
 
 def check(request: GenerateRequest, info: ModelInfo, clock: Clock) -> DirectResponse | None:
-    """In Ollama's order of checks."""
     if not request.prompt and request.keep_alive == 0:
         return _empty_response(request, clock, "unload")
     capabilities.refuse_image_generation(info)
@@ -108,7 +107,7 @@ def _adapted(
 
 
 def _send(upstream: api.VllmCompletionRequest, begun: bool | None = None) -> UpstreamRequest:
-    """`begun`: None if the answer has no think tags, else True if the prompt ends inside them."""
+    """`begun`: True if the prompt ends inside think tags; None without tags."""
     body = api.encode(upstream)
     if begun is None:
         return UpstreamRequest(api.COMPLETIONS_PATH, body)
@@ -118,7 +117,7 @@ def _send(upstream: api.VllmCompletionRequest, begun: bool | None = None) -> Ups
 
 
 def _chat(request: GenerateRequest, info: ModelInfo, defaults: Defaults) -> api.VllmChatRequest:
-    """A chat of one user message. A `context` already holds the model's own messages."""
+    """Omits the model's own messages if a `context` contains them."""
     chat: list[api.VllmMessage] = []
     if system := request.system or defaults.system:
         chat.append(api.VllmMessage("system", system))
@@ -165,7 +164,7 @@ Change = Callable[[api.VllmCompletionRequest, int], api.VllmCompletionRequest]
 
 
 def _after_context(request: GenerateRequest, info: ModelInfo, defaults: Defaults, change: Change) -> NextStep:
-    """A completion of the context's token ids and the rendered prompt's (R054)."""
+    """Complete the context's tokens and the prompt's (R054)."""
     has_tags = _is_chat(request, info) and think_tags.uses_tags(info)
 
     def on_tokens(tokenized: api.VllmTokenized) -> NextStep:
@@ -195,7 +194,7 @@ def _render(request: GenerateRequest, info: ModelInfo, defaults: Defaults, clock
 def translator(
     request: GenerateRequest, timing: Timing, clock: Clock, *, think_tags: ThinkTagSplitter | None = None
 ) -> TextTranslator:
-    """With `context` unless raw (R056, R067)."""
+    """Collects `context` unless raw (R056, R067)."""
     answer = AnswerBuilder(
         GenerateWriter(request.model),
         stream=request.stream,

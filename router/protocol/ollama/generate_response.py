@@ -1,4 +1,4 @@
-"""The objects that /api/generate answers with (R066-R069)."""
+"""Response objects of /api/generate (R066-R069)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vllama_pool.router.protocol.vllm.tool_calls import ResponseToolCall
 
 
 class GenerateResponse(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Fields in Ollama's order; those with a default are omitted when empty."""
+    """Fields in Ollama's order."""
 
     model: str
     created_at: str

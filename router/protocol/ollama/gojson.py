@@ -1,7 +1,7 @@
-"""Lenient JSON decoding, as Go's encoding/json does it (R039, R150-R152).
+"""Lenient JSON decoding, as in Go's encoding/json (R039, R150-R152).
 
-Go matches keys regardless of case, ignores unknown keys and trailing data, treats null as absent, lets the last of
-duplicate keys win, and replaces invalid UTF-8. Bodies that are spelled exactly skip normalisation.
+Go matches keys in any case, ignores unknown keys and trailing data, treats null as absent, uses the last of duplicate
+keys, and replaces invalid UTF-8. Bodies that msgspec can decode skip the normalisation.
 """
 
 from __future__ import annotations
@@ -26,26 +26,24 @@ _SYNTAX = {
     "Invalid \\": "in string escape code",
     "Invalid control": "in string literal",
 }
-"""Beginnings of messages of Python's json, and the corresponding text of Go."""
+"""Go's text by the beginning of Python's."""
 _SPACE = re.compile(r"[ \t\r\n]*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
 class GoType:
-    """The Go type of a field, derived from its struct by `go_type`."""
-
     name: str
     kind: str = ""
-    """The JSON type that it accepts; "" for any."""
+    """Accepted JSON type; "" for any."""
     item: GoType | None = None
     fields: Mapping[str, GoType] = field(default_factory=dict)
 
 
 def go_type(struct: type[msgspec.Struct]) -> GoType:
-    """The Go type of a struct, named "api." and the struct's name, or `GO_NAME`.
+    """Derive from a struct. The name is "api." and the struct's, or `GO_NAME`.
 
-    A Raw field that is `named` accepts objects, any other Raw field anything.
+    A Raw field accepts objects if it is `named`, else anything.
     """
     return _go_type(inspect.type_info(struct), "")
 
@@ -85,7 +83,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class BodyDecoder(Generic[T]):
-    """`dec_hook` decodes custom types, and raises ValueError with Ollama's text."""
+    """`dec_hook` decodes custom types, or raises ValueError with Ollama's text."""
 
     def __init__(self, struct: type[T], dec_hook: Callable[[type, Any], Any] | None = None) -> None:
         self.type = go_type(struct)
@@ -101,7 +99,7 @@ class BodyDecoder(Generic[T]):
         return request
 
     def decode_leniently(self, body: bytes) -> T:
-        """Normalise a body, then decode it. Raises BadRequest."""
+        """Raises BadRequest."""
         exact = normalised(body, self.type)
         try:
             return self._decode(exact)
@@ -110,10 +108,7 @@ class BodyDecoder(Generic[T]):
 
 
 def normalised(body: bytes, go: GoType) -> bytes:
-    """The body with keys spelled as in `go`, without nulls and unknown keys.
-
-    Raises BadRequest with Go's text for what Go refuses.
-    """
+    """Spell keys as in `go`; drop nulls and unknown keys. Raises BadRequest with Go's text."""
     value = _parse(body)
     if value is None:
         value = {}
@@ -168,7 +163,7 @@ def _quoted(char: str) -> str:
 
 
 def _last_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Move a repeated key to the end, so that the last spelling in any case wins."""
+    """Move a repeated key to the end."""
     result: dict[str, Any] = {}
     for key, value in pairs:
         result.pop(key, None)
@@ -188,7 +183,7 @@ def _int(text: str) -> int | float:
 
 
 def _constant(text: str) -> Any:
-    """Refuse NaN and Infinity, which Python's parser accepts."""
+    """Refuse NaN and Infinity."""
     raise BadRequest(f"invalid character '{text.lstrip('-')[0]}' looking for beginning of value")
 
 

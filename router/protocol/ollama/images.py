@@ -1,4 +1,4 @@
-"""Images and audio of a request: base64 validation and media types (R059, R154)."""
+"""Base64 validation and media types of images and audio (R059, R154)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ILLEGAL = re.compile(r"[^A-Za-z0-9+/=\r\n]")
 
 
 def check_base64(text: str) -> None:
-    """Raises BadRequest with Go's text and the offset of the first illegal byte. Line breaks are allowed."""
+    """Raises BadRequest with Go's text and byte offset. Line breaks are legal."""
     data = text.replace("\n", "").replace("\r", "")
     if len(data) % 4 == 0 and not data.endswith("==="):  # some Python releases accept more padding than Go
         try:

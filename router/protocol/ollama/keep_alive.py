@@ -1,4 +1,4 @@
-"""Ollama's `keep_alive` (R092), in nanoseconds."""
+"""Ollama's `keep_alive`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from vllama_pool.config.durations import FOREVER, SECOND, nanoseconds
 
 
 class KeepAlive(int):
-    """Nanoseconds; FOREVER for a negative duration, as in Ollama."""
+    """Nanoseconds; FOREVER if negative (R092)."""
 
     @classmethod
     def parse(cls, value: Any) -> KeepAlive:
-        """From a number of seconds or a Go duration. Raises ValueError with Ollama's text."""
+        """Parse seconds or a Go duration. Raises ValueError with Ollama's text."""
         if isinstance(value, bool):
             raise ValueError("Unsupported type: 'bool'")
         if isinstance(value, (int, float)):

@@ -23,7 +23,7 @@ class LogprobEntry(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def translate(logprobs: api.VllmLogprobs, top: int) -> list[LogprobEntry]:
-    """One entry per token, with at most `top` alternatives, best first; None if `top` is 0."""
+    """One entry per token with up to `top` alternatives, best first."""
     if logprobs.content is not None:
         return [
             _entry(item.token, item.logprob, [(a.token, a.logprob) for a in item.top_logprobs or ()], top)
@@ -50,5 +50,5 @@ def _alternative(token: str, logprob: float | None) -> LogprobAlternative:
 
 
 def _value(logprob: float | None) -> float:
-    """At most 0; vLLM's floor where it sends none."""
+    """At most 0. vLLM's floor if it sends none."""
     return -9999.0 if logprob is None else min(logprob, 0.0)

@@ -14,10 +14,7 @@ from vllama_pool.router.protocol.vllm import api
 
 
 def with_defaults(messages: Sequence[ChatMessage], defaults: Defaults) -> Sequence[ChatMessage]:
-    """The model's system text and messages, then the request's.
-
-    A leading system message of the request replaces the model's, and stays first (R085).
-    """
+    """Put the model's system text and messages first. A leading system message replaces the model's (R085)."""
     if not (defaults.system or defaults.messages):
         return messages
     if messages and messages[0].role.lower() == "system":
@@ -27,7 +24,6 @@ def with_defaults(messages: Sequence[ChatMessage], defaults: Defaults) -> Sequen
 
 
 def translate(messages: Sequence[ChatMessage]) -> list[api.VllmMessage]:
-    """Tool calls without an id get one, and each tool result the id of its call."""
     ids: ToolCallIds | None = None
     result: list[api.VllmMessage] = []
     for position, message in enumerate(messages):
@@ -43,7 +39,7 @@ def translate(messages: Sequence[ChatMessage]) -> list[api.VllmMessage]:
 
 
 def for_template(messages: list[api.VllmMessage], template: str) -> list[api.VllmMessage]:
-    """Turn a leading developer message into a system message if the template would silently drop it."""
+    """Turn a developer message into a system message if the template would drop it."""
     if messages and messages[0].role == "developer" and template and "developer" not in template:
         return [msgspec.structs.replace(messages[0], role="system"), *messages[1:]]
     return messages
@@ -62,7 +58,6 @@ def _with_tools(message: ChatMessage, role: str, position: int, ids: ToolCallIds
 
 
 def parts(text: str, images: Sequence[str]) -> list[api.VllmPart]:
-    """Images and audio precede the text, as in Ollama's templates."""
     result = [_media(image) for image in images]
     if text:
         result.append(api.VllmPart("text", text=text))

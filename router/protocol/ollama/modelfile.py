@@ -1,7 +1,4 @@
-"""Modelfiles: `ollama show --modelfile` prints them, `ollama create -f` reads them.
-
-The format has no escapes: quoted text is verbatim.
-"""
+"""Modelfiles, as `ollama show --modelfile` prints them. The format has no escapes."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ def modelfile(
     messages: Iterable[Mapping[str, Any]] = (),
     license_text: str = "",
 ) -> str:
-    """`base`: for a served model its own name. No TEMPLATE: vLLM's are Jinja."""
+    """`base`: a served model's own name. Omits TEMPLATE, because vLLM's are Jinja."""
     lines = [_HEAD.format(name=name), f"FROM {base}"]
     if system:
         lines.append(f"SYSTEM {quoted(system)}")
@@ -41,7 +38,7 @@ def modelfile(
 
 
 def parameter_values(parameters: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Sorted, one pair per value, so a list repeats its key. Nulls are omitted."""
+    """One pair per value, sorted, without nulls."""
     pairs: list[tuple[str, Any]] = []
     for key, value in sorted(parameters.items()):
         values: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]

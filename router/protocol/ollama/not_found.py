@@ -1,4 +1,4 @@
-"""Errors for names that no worker serves, and the text of each endpoint (R038, R147-R149)."""
+"""Errors for unknown names, with each endpoint's text (R038, R147-R149)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ NO_CLOUD_DETAILS = "ollama cloud is disabled: remote model details are unavailab
 
 
 def unknown_model(name: str, not_found: str, *, cloud: str = NO_CLOUD) -> ClientError:
-    """The error for a name that is not in the pool. `not_found`: the endpoint's text.
-
-    Call it only for unknown names: vLLM also serves names outside Ollama's grammar.
-    """
+    """`not_found`: the endpoint's text. Not for names in the pool, which need not follow Ollama's grammar."""
     try:
         parse(name)
     except InvalidName as error:
@@ -32,7 +29,7 @@ def embedding_text(model: str) -> str:
 
 
 def show_text(requested: str) -> str:
-    """Unlike elsewhere, the name is normalised (R148)."""
+    """With the normalised name (R148)."""
     try:
         name = parse(requested).short
     except InvalidName:

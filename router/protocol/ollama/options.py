@@ -1,6 +1,6 @@
-"""Ollama's sampling options: types, precedence, and translation into vLLM's (R126-R144).
+"""Ollama's options: types, precedence, and translation into vLLM's (R126-R144).
 
-Precedence, weakest first: Ollama's defaults, the model's generation_config, the route's options, the request's.
+Precedence, lowest first: Ollama's defaults, generation_config, the route, the request.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from vllama_pool.workers.registry.record import ModelInfo
 
 _INT64: Final = 2**63 - 1
 _MIN_TOP_P: Final = 1e-6
-"""vLLM requires top_p above 0. This keeps the most likely token only, as Ollama's 0."""
+"""Replaces 0, which vLLM refuses: only the most likely token remains."""
 _MAX_PENALTY: Final = 1e9
-"""Bound for JSON numbers that exceed a float."""
+"""Bounds numbers that exceed a float."""
 UNKNOWN_CONTEXT_TOKENS: Final = 1024
-"""max_tokens for /v1/completions if the model's context length is unknown. vLLM's default is 16."""
+"""max_tokens for /v1/completions if the context length is unknown. vLLM's default is 16."""
 
 _INTEGERS = frozenset(
     {
@@ -46,7 +46,7 @@ _FLOATS = frozenset(
     }
 )
 KNOWN: Final = _INTEGERS | _FLOATS | {"use_mmap", "stop"}
-"""Ollama's options. Others are ignored, whatever their type (R143)."""
+"""Other options are ignored, whatever their type (R143)."""
 DROPPED: Final = KNOWN - {
     "num_predict",
     "temperature",
@@ -65,7 +65,7 @@ _DEFAULTS: Final = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 
 
 def check(options: Mapping[str, Any]) -> None:
-    """Check option types. Raises ClientError 500 with Ollama's text (R153)."""
+    """Raises ClientError 500 with Ollama's text (R153)."""
     for key, value in options.items():
         if value is None:
             continue
@@ -86,7 +86,7 @@ def _expect(right: bool, key: str, kind: str) -> None:
 
 
 def merge(request: Mapping[str, Any] | None, route: Mapping[str, Any], info: ModelInfo) -> dict[str, Any]:
-    """The effective options, without those of generation_config, which vLLM applies. Nulls count as absent."""
+    """Omits generation_config's options, which vLLM applies, and nulls."""
     merged: dict[str, Any] = {key: value for key, value in _DEFAULTS.items() if key not in info.defaults}
     for layer in (route, request or {}):
         for key, value in layer.items():
@@ -96,10 +96,7 @@ def merge(request: Mapping[str, Any] | None, route: Mapping[str, Any], info: Mod
 
 
 def sampling(merged: Mapping[str, Any], info: ModelInfo) -> dict[str, Any]:
-    """Checked options as keyword arguments of `VllmSampling`, within vLLM's ranges.
-
-    A `num_predict` of 0 or less means no limit (R126): Ollama's code paths disagree about 0, and vLLM refuses it.
-    """
+    """Arguments of `VllmSampling`, within vLLM's ranges. A `num_predict` of 0 or less means no limit (R126)."""
     result: dict[str, Any] = {}
     for key, value in merged.items():
         convert = _CONVERT.get(key)
@@ -116,7 +113,7 @@ def sampling(merged: Mapping[str, Any], info: ModelInfo) -> dict[str, Any]:
 
 
 def with_max_tokens(values: dict[str, Any], info: ModelInfo) -> dict[str, Any]:
-    """Add max_tokens for /v1/completions, whose default is 16. vLLM subtracts the prompt itself."""
+    """Add max_tokens, from which vLLM subtracts the prompt."""
     if "max_tokens" not in values:
         default = int_option(info.defaults.get("num_predict")) or 0
         room = info.context_length or UNKNOWN_CONTEXT_TOKENS
@@ -125,7 +122,7 @@ def with_max_tokens(values: dict[str, Any], info: ModelInfo) -> dict[str, Any]:
 
 
 def int_option(value: Any) -> int | None:
-    """A JSON number as Go's int: truncated, and clamped to 64 bits."""
+    """Convert as Go does: truncate, and clamp to 64 bits."""
     if value is None:
         return None
     return max(-_INT64, min(_INT64, int(value)))

@@ -1,4 +1,4 @@
-"""POST /api/pull. Nothing is fetched: a model of the pool is there already, any other does not exist (R103-R106)."""
+"""POST /api/pull: succeeds at once for models of the pool, and fails for others (R103-R106)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vllama_pool.router.protocol.ollama.gojson import BodyDecoder
 from vllama_pool.router.protocol.ollama.request_base import ModelRequest
 
 NOT_FOUND = "pull model manifest: file does not exist"
-"""The stock CLI compares with exactly this text (R105)."""
+"""The stock CLI compares this text (R105)."""
 SUCCESS = encode({"status": "success"})
 
 
@@ -27,7 +27,7 @@ decode_pull = PULL.decode
 
 
 def check_name(name: str) -> None:
-    """Raises BadRequest for an invalid name (R106, R146-R149)."""
+    """Raises BadRequest (R106, R146-R149)."""
     try:
         parse(name)
     except InvalidName as error:
@@ -35,7 +35,7 @@ def check_name(name: str) -> None:
 
 
 def success(digest: str, size: int) -> list[bytes]:
-    """The lines for a model of the pool, given its digest and its size in bytes (R103)."""
+    """Progress lines. `size`: bytes (R103)."""
     layer: dict[str, Any] = {"status": f"pulling {digest[:12]}", "digest": f"sha256:{digest}"}
     if size:
         layer |= {"total": size, "completed": size}

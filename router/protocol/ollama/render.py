@@ -1,6 +1,6 @@
-"""`_debug_render_only`: the rendered prompt, without generating (R066).
+"""`_debug_render_only`: the rendered prompt (R066).
 
-vLLM renders templates only in /tokenize, so the text is read back from the tokens.
+vLLM renders templates only into tokens, which are decoded back into text.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Respond = Callable[[str], DirectResponse]
 
 
 def render_chat(upstream: api.VllmChatRequest, respond: Respond, *, after: list[int] | None = None) -> NextStep:
-    """Respond with the prompt's text. `after`: token ids that precede it."""
+    """`after`: token ids that precede the prompt."""
 
     def on_tokens(tokenized: api.VllmTokenized) -> NextStep:
         ids = [*(after or ()), *tokenized.tokens]

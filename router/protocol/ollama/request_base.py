@@ -1,4 +1,4 @@
-"""Parts that Ollama's requests share."""
+"""Base classes of requests."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModelRequest(Body, frozen=True):
-    """A request that names its model in `model`, or in `name`, the older spelling.
-
-    The stock CLI sends an empty `model` and the name in `name`.
-    """
+    """Names its model in `model`, or in the older `name`, which the stock CLI sends with an empty `model`."""
 
     model: str = ""
     name: str = ""
@@ -26,6 +23,6 @@ class ModelRequest(Body, frozen=True):
 
 
 def require_model(name: str) -> None:
-    """Raises BadRequest for an empty name (R146)."""
+    """Raises BadRequest (R146)."""
     if not name.strip():
         raise BadRequest("model is required")

@@ -53,7 +53,7 @@ class DeclaredToolFunction(Body, frozen=True):
     name: str = ""
     description: str | None = None
     parameters: Annotated[msgspec.Raw, named("api.ToolFunctionParameters")] = msgspec.Raw()
-    """A JSON schema, passed on unchanged (R079)."""
+    """JSON schema, passed on unchanged (R079)."""
     strict: Any = None
 
 
@@ -85,7 +85,7 @@ class InferenceRequest(Body, frozen=True, kw_only=True):
 
     @property
     def may_shorten(self) -> bool:
-        """True if the prompt may be shortened: both fields default to true (R062, R063)."""
+        """True unless one of the fields is false (R062, R063)."""
         return self.truncate is not False and self.shift is not False
 
 
@@ -131,7 +131,7 @@ def decode_generate(body: bytes) -> GenerateRequest:
 
 
 def default_messages(messages: Sequence[Mapping[str, Any]]) -> list[ChatMessage]:
-    """A model's own messages in the form of /api/chat. Raises BadRequest for invalid ones."""
+    """Raises BadRequest."""
     if not messages:
         return []
     body = msgspec.json.encode({"model": "-", "messages": [dict(message) for message in messages]})
@@ -139,7 +139,7 @@ def default_messages(messages: Sequence[Mapping[str, Any]]) -> list[ChatMessage]
 
 
 def _raw_objects(request: ChatRequest) -> Iterable[msgspec.Raw]:
-    """Fields that must be objects, which msgspec does not validate."""
+    """Objects that msgspec does not validate."""
     for message in request.messages or ():
         for call in message.tool_calls or ():
             yield call.function.arguments

@@ -1,4 +1,4 @@
-"""POST /api/show, answered from the workers' records (R109-R111, R148)."""
+"""POST /api/show (R109-R111, R148)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ShowRequest(ModelRequest, frozen=True):
 
 
 class ShowResponse(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Fields in Ollama's order; those with a default are omitted when empty."""
+    """Fields in Ollama's order."""
 
     license: str = ""
     modelfile: str
@@ -55,7 +55,7 @@ def decode_show(body: bytes) -> ShowRequest:
 
 
 def show(model: ModelView, request: ShowRequest, user_agent: str) -> bytes:
-    """`user_agent`: Copilot gets back the name that it requested (R110)."""
+    """`user_agent`: Copilot gets the requested name back (R110)."""
     info = model.merged.info
     parameters = {**info.defaults, **model.defaults.options}
     license_text = "\n".join(filter(None, (info.license, model.license)))
@@ -87,25 +87,25 @@ def show(model: ModelView, request: ShowRequest, user_agent: str) -> bytes:
 
 
 def _columns(parameters: Mapping[str, Any]) -> str:
-    """One value per line and nothing else, which Continue requires; strings are quoted and escaped."""
+    """One value per line, as Continue requires."""
     pairs = ((key, msgspec.json.encode(value).decode()) for key, value in parameter_values(parameters))
     return "\n".join(f"{key:<{_COLUMN}} {text}" for key, text in pairs)
 
 
 def _template(info: ModelInfo) -> str:
-    """Empty if Continue, which searches for ".Suffix", would take it for a fill-in-the-middle template."""
+    """Empty where Continue would mistake it for a fill-in-the-middle template."""
     return "" if ".Suffix" in info.template and "insert" not in info.capabilities else info.template
 
 
 def _model_info(name: str, info: ModelInfo) -> dict[str, Any]:
-    """Never null, and numbers stay numbers, as clients require (R111). `verbose` has nothing to add (R109)."""
+    """Clients require numbers, and no nulls (R111). `verbose` adds nothing (R109)."""
     architecture = info.architecture or "unknown"
     result: dict[str, Any] = {"general.architecture": architecture, "general.basename": _basename(name)}
     if info.parent:
         result["general.base_model.0.name"] = info.parent
     if info.parameter_count:
         result["general.parameter_count"] = info.parameter_count
-    has_vision = "vision" in info.capabilities  # older clients take any "vision." key for the capability
+    has_vision = "vision" in info.capabilities  # older clients mistake any "vision." key for it
     result |= {
         f"{architecture}.{key}": value
         for key, value in sorted(info.metadata.items())

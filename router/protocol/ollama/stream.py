@@ -1,7 +1,4 @@
-"""Translation of a worker's stream into the answer of /api/chat or /api/generate.
-
-The two endpoints differ in their `ResponseWriter` only.
-"""
+"""Stream translator of /api/chat and /api/generate."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from vllama_pool.router.protocol.vllm.sse import EventSplitter, EventTooLong
 from vllama_pool.router.protocol.vllm.tool_calls import InvalidArguments
 
 RUNNER_ERROR = "an error was encountered while running the model: "
-"""Prefix of an error within a stream (R163)."""
+"""Prefix of errors (R163)."""
 _DONE = b"[DONE]"
 _INVALID = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -101,7 +98,7 @@ class TextTranslator:
         return self._answer.lines()
 
     def _on_done_mark(self) -> None:
-        """[DONE] completes a finished stream also where no usage has come."""
+        """Complete a finished answer even without usage."""
         if self._answer.state.finish_reason is not None:
             self._complete()
         else:
@@ -145,7 +142,7 @@ class TextTranslator:
 
 
 def _is_complete(payload: bytes) -> bool:
-    """True if the last event of an ended stream lacks only its line end."""
+    """True if the last event lacks only its line end."""
     try:
         api.decode_event(payload)
     except _INVALID:

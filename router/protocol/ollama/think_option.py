@@ -1,4 +1,4 @@
-"""Translation of Ollama's `think` into fields of vLLM's chat request (R094-R097)."""
+"""Translation of `think` into vLLM's fields (R094-R097)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Thinking:
 
 
 def check_think(value: Any) -> None:
-    """Check the value before the model is known. Raises BadRequest with Ollama's text (R094)."""
+    """Raises BadRequest with Ollama's text (R094)."""
     if value is None or isinstance(value, bool):
         return
     if not isinstance(value, str):
@@ -28,13 +28,13 @@ def check_think(value: Any) -> None:
 
 
 def check_capability(value: Any, model: str, info: ModelInfo) -> None:
-    """Raises BadRequest if the request wants thinking and the model cannot think (R095, R158)."""
+    """Raises BadRequest with Ollama's text (R095, R158)."""
     if value and "thinking" not in info.capabilities:
         raise BadRequest(f'"{model}" does not support thinking')
 
 
 def translate(value: Any, info: ModelInfo) -> Thinking:
-    """None turns thinking on for a model that can think (R095). Other models get no fields."""
+    """Thinking is on by default (R095)."""
     if "thinking" not in info.capabilities:
         return Thinking()
     on = value is None or bool(value)
@@ -48,7 +48,7 @@ def translate(value: Any, info: ModelInfo) -> Thinking:
 
 
 def _gpt_oss_effort(value: Any, on: bool, effort: str | None) -> str:
-    """gpt-oss always thinks, at one of three levels (R096)."""
+    """gpt-oss has three levels, and always thinks (R096)."""
     if not on:
         return "low"
     if effort == "max":

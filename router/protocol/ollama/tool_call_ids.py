@@ -1,6 +1,6 @@
-"""Pairing of tool results with the calls that they answer (R077, R078).
+"""Ids that link tool results with their calls (R077, R078).
 
-Ollama's clients often send neither ids nor names; vLLM's chat templates need ids.
+Ollama's clients often send neither ids nor names; vLLM's templates need ids.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from vllama_pool.router.protocol.ollama.requests import CalledTool, ChatMessage
 
 @dataclass(frozen=True, slots=True)
 class ToolCallIds:
-    """Call ids by position in the list of messages."""
+    """Call ids by the message's position."""
 
     calls: dict[int, list[str]]
     results: dict[int, str]
 
 
 def match_results(messages: Sequence[ChatMessage]) -> ToolCallIds:
-    """Match tool messages with calls by id, then by name, then by order, the latest assistant message first.
+    """Match results with calls by id, then name, then order, the latest assistant message first.
 
-    Consecutive tool messages are matched together, so that a result without an id does not get the call of one with an
-    id. A result without an open call keeps its id or gets a new one.
+    Consecutive results are matched together: one without an id must not get the call of one with an id.
     """
     ids = _IdGenerator(messages)
     calls: dict[int, list[str]] = {}
@@ -73,11 +72,11 @@ class _Call:
 
 
 class _OpenCalls:
-    """Open calls by id, name and order, with constant lookup time: conversations have thousands."""
+    """Finds open calls in constant time: conversations have thousands."""
 
     def __init__(self) -> None:
         self._rounds: dict[tuple[str, str], list[list[_Call]]] = {}
-        """For each hint, the calls of each message in turn, last call first; closed calls stay in the lists."""
+        """The calls of each message by hint, last call first. Closed calls stay in the lists."""
 
     def add(self, ids: Sequence[str], calls: Sequence[CalledTool]) -> None:
         round_: dict[tuple[str, str], list[_Call]] = {}
@@ -89,7 +88,7 @@ class _OpenCalls:
             self._rounds.setdefault(hint, []).append(queue)
 
     def close(self, by: str, hint: str) -> str | None:
-        """Close the first matching call of the latest message that has one, and return its id."""
+        """Close the latest message's first match, and return its id."""
         rounds = self._rounds.get((by, hint), [])
         while rounds:
             while rounds[-1]:
@@ -102,7 +101,7 @@ class _OpenCalls:
 
 
 class _IdGenerator:
-    """Ids for tool calls: the client's own, else new ones that it does not use."""
+    """Creates ids that the client does not use."""
 
     def __init__(self, messages: Sequence[ChatMessage]) -> None:
         self._client_ids = {call.id for message in messages for call in message.tool_calls or () if call.id}
@@ -110,7 +109,7 @@ class _IdGenerator:
         self._next = 0
 
     def assign(self, calls: Sequence[CalledTool]) -> list[str]:
-        """Ids unique within the message. Clients reuse ids within a conversation."""
+        """Keep the client's ids unless they repeat within the message."""
         result: dict[str, None] = {}
         for call in calls:
             result[call.id if call.id and call.id not in result else self.new()] = None

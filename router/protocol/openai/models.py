@@ -1,4 +1,4 @@
-"""Lists of models in OpenAI's format, and for Ollama's launcher."""
+"""Model lists in OpenAI's format and for Ollama's launcher."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Recommendation(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def openai_models(models: Sequence[ModelView]) -> bytes:
-    """GET /v1/models (R117), the most recently modified first. An empty list where Ollama has null."""
+    """GET /v1/models (R117)."""
     newest_first = sorted(models, key=lambda model: (-model.modified, model.name))
     return encode({"object": "list", "data": [_openai_model(model, model.name) for model in newest_first]})
 

@@ -1,1 +1,1 @@
-"""vLLM's API: request bodies, SSE, errors, tokenizer questions, and vLLM's limits."""
+"""vLLM's API: requests, events, errors, limits and the tokenizer."""

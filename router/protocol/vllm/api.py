@@ -1,6 +1,6 @@
 """The part of vLLM's OpenAI API that the router uses.
 
-Requests are built from these types only, so that clients' unknown fields and URLs do not reach a worker.
+Requests consist of these types only: no unknown fields or URLs reach a worker.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ INCLUDE_USAGE = VllmStreamOptions()
 class VllmFunctionCall(msgspec.Struct, frozen=True):
     name: str
     arguments: str
-    """A JSON object as text."""
+    """JSON object as text."""
 
 
 class VllmToolCall(msgspec.Struct, frozen=True):
@@ -93,7 +93,7 @@ class VllmSampling(msgspec.Struct, omit_defaults=True, kw_only=True):
     seed: int | None = None
     stop: list[str] | None = None
     truncate_prompt_tokens: int | None = None
-    """Tokens to keep at the prompt's end."""
+    """Tokens kept, at the prompt's end."""
 
 
 class VllmChatRequest(VllmSampling, omit_defaults=True, kw_only=True):
@@ -128,10 +128,10 @@ class VllmEmbeddingRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_o
     model: str
     input: msgspec.Raw
     encoding_format: str
-    """"base64" is a third as long as decimal numbers."""
+    """A third of the size of decimal numbers."""
     truncate_prompt_tokens: int | None = None
     use_activation: bool = True
-    """False: the vector is not normalised."""
+    """False: not normalised."""
 
 
 class VllmTokenizeChatRequest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -148,7 +148,7 @@ class VllmTokenizeTextRequest(msgspec.Struct, frozen=True):
 
 
 class VllmTokenCount(msgspec.Struct, frozen=True):
-    """/tokenize's response, count only: not decoding the token list is ten times as fast."""
+    """/tokenize's response without the tokens, which decodes ten times as fast."""
 
     count: int
     max_model_len: int
@@ -175,7 +175,7 @@ class VllmUsage(msgspec.Struct, frozen=True, gc=False):
 
 
 class VllmMetrics(msgspec.Struct, frozen=True, gc=False):
-    """vLLM's timings in milliseconds, with --enable-per-request-metrics."""
+    """Milliseconds. Sent with --enable-per-request-metrics."""
 
     time_to_first_token_ms: float | None = None
     generation_time_ms: float | None = None
@@ -196,7 +196,7 @@ class VllmDelta(msgspec.Struct, frozen=True, gc=False):
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
-    """Name of `reasoning` in other releases."""
+    """`reasoning` in other releases."""
     tool_calls: list[VllmToolCallDelta] | None = None
 
 
@@ -207,7 +207,7 @@ class VllmTokenLogprob(msgspec.Struct, frozen=True, gc=False):
 
 
 class VllmLogprobs(msgspec.Struct, frozen=True, gc=False):
-    """Of chats in `content`, of completions in parallel lists."""
+    """Chats have `content`, completions the parallel lists."""
 
     content: list[VllmTokenLogprob] | None = None
     tokens: list[str] | None = None

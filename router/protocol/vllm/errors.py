@@ -1,4 +1,4 @@
-"""vLLM's errors as texts for the client, and as typed failures (R163, R167)."""
+"""Texts and types of vLLM's errors (R163, R167)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ CONTEXT_EXCEEDED = (
 """Ollama's text (R145)."""
 
 WRONG_TASK = "the worker does not serve this kind of request"
-"""vLLM lacks the route for this model, such as chat for an embedding model."""
+"""vLLM lacks the route, such as chat for an embedding model."""
 
 _VALIDATION = re.compile(r"'loc': '([^']*)', 'msg': (?:'([^']*)'|\"([^\"]*)\")")
 _CONTEXT = re.compile(r"maximum context length is|which is the upper bound|longer than the maximum model length")
 _DEAD_ENGINE = ("cannot schedule new futures", "EngineCore encountered an issue", "EngineDeadError")
 _ADMISSION = "The engine is currently busy"
 _MAX_SHOWN = 2000
-"""Bytes shown of a body that is not JSON, such as a proxy's page."""
+"""Bytes of a body that is not JSON."""
 
 
 class _ErrorResponse(msgspec.Struct, frozen=True):
@@ -37,7 +37,7 @@ _decode = msgspec.json.Decoder(_ErrorResponse).decode
 
 
 def explain_upstream(status: int, body: bytes) -> str:
-    """The text for the `error` field, never empty."""
+    """Never empty."""
     return _explain(body) or f"the worker answered with HTTP status {status}"
 
 
@@ -100,7 +100,7 @@ def classify_stream_failure(failure: StreamFailure) -> AttemptFailed:
 
 
 def _is_model_error(body: bytes) -> bool:
-    """True for vLLM's NotFoundError of a model. A bare {"detail": "Not Found"} is an unknown route."""
+    """True for vLLM's NotFoundError, False for an unknown route's {"detail": "Not Found"}."""
     try:
         error = _decode(body).error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

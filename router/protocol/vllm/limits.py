@@ -1,4 +1,4 @@
-"""Limits that a worker reveals when it refuses a request, and requests within them."""
+"""Limits that a worker's refusals name, and requests within them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ def is_too_long(failure: AttemptFailed) -> bool:
 
 
 def is_known(failure: AttemptFailed) -> bool:
-    """True if the refusal names a limit that a request can be adapted to."""
     return is_too_long(failure) or any(pattern.search(failure.text) for pattern in (_STOPS, _MAX_TOKENS))
 
 
 def within_limits(request: api.RequestT, refusals: Sequence[AttemptFailed]) -> api.RequestT | None:
-    """The request within all limits that the refusals name; None if it was within them already."""
+    """None if nothing changes."""
     within = request
     for refusal in refusals:
         within = _within(within, refusal)
@@ -33,7 +32,7 @@ def within_limits(request: api.RequestT, refusals: Sequence[AttemptFailed]) -> a
 
 
 def _within(request: api.RequestT, failure: AttemptFailed) -> api.RequestT:
-    """Keeps the first stop strings. vLLM accepts four, or VLLM_MAX_STOP_STRINGS."""
+    """Keeps the first stop strings."""
     if (found := _STOPS.search(failure.text)) and len(request.stop or ()) > int(found[1]):
         return msgspec.structs.replace(request, stop=(request.stop or [])[: int(found[1])] or None)
     if (found := _MAX_TOKENS.search(failure.text)) and (request.max_tokens or 0) > int(found[1]):

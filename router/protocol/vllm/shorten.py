@@ -1,8 +1,7 @@
-"""Shortens a prompt that a worker has refused as longer than the model's context (R062, R063, R145).
+"""Shortens a prompt that exceeds the model's context (R062, R063, R145).
 
 The oldest turns are dropped first. System messages and the last message stay, and a tool result never loses its call.
-A binary search, counting with the worker's tokenizer, finds how many turns to drop. If that is not enough, the start of
-the prompt is truncated.
+A binary search with the worker's tokenizer finds how many to drop. If that is not enough, vLLM truncates the start.
 """
 
 from __future__ import annotations
@@ -16,18 +15,18 @@ from vllama_pool.router.protocol.operation import NextStep, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api, tokenize
 
 SHARE = 4
-"""At most 1/SHARE of the context is reserved for the answer."""
+"""Up to 1/SHARE of the context is reserved for the answer."""
 
 LONGEST_TOKEN = 256
-"""Characters. Longer texts per token of context are too long without counting, which takes seconds for megabytes."""
+"""Characters. More per token of context is too long; counting megabytes would take seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shortening:
     start: int
-    """Position of the first kept message. System messages before it are kept too."""
+    """First kept message. Earlier system messages are kept too."""
     question: int | None = None
-    """Position of an earlier user message that is kept too: the one that the kept turns answer."""
+    """Earlier user message that the kept turns answer."""
 
     def apply(self, messages: Sequence[api.VllmMessage]) -> list[api.VllmMessage]:
         before = [
@@ -39,15 +38,15 @@ class Shortening:
 
 
 def room(limit: int, max_tokens: int | None) -> int:
-    """Tokens to reserve for the answer in a context of `limit` tokens; at least one."""
+    """Tokens to reserve for the answer."""
     return max(1, min(limit // SHARE, max_tokens or limit))
 
 
 def shortenings(messages: Sequence[api.VllmMessage]) -> list[Shortening]:
-    """Every shortening of a conversation, from all of it to the shortest.
+    """Every shortening, longest first.
 
-    The kept part begins with a user message, as many templates require. An agent's calls after the last user
-    message are dropped before that message.
+    Kept messages begin with a user message, as many templates require. Calls after the last
+    user message are dropped before that message.
     """
     starts = _valid_starts(messages)
     questions = [start for start in starts if messages[start].role == "user"]
@@ -62,7 +61,7 @@ def shortenings(messages: Sequence[api.VllmMessage]) -> list[Shortening]:
 
 
 def _valid_starts(messages: Sequence[api.VllmMessage]) -> list[int]:
-    """Positions, except of system messages, from which every tool result still has its call."""
+    """Positions from which every tool result has its call."""
     calls: dict[str, int] = {}
     needs = []
     for position, message in enumerate(messages):
@@ -78,11 +77,11 @@ def _valid_starts(messages: Sequence[api.VllmMessage]) -> list[int]:
 
 
 def shortened(chat: api.VllmChatRequest, limit: int) -> NextStep:
-    """Search for a chat request that fits. `limit`: the context in tokens, 0 if only the worker knows it."""
+    """`limit`: the context in tokens; 0 if unknown."""
     candidates = shortenings(chat.messages)
 
     def narrow(low: int, high: int, best: api.VllmChatRequest | None, limit: int) -> NextStep:
-        """Shortenings before `low` are too long. The one at `high`, if any, fits: it is `best`."""
+        """Shortenings before `low` are too long. The one at `high` fits; it is `best`."""
         if low == high:
             return _send(best or cut(_with(chat, candidates[-1]), limit))
         middle = (low + high) // 2
@@ -108,7 +107,7 @@ def cut(request: api.RequestT, limit: int) -> api.RequestT:
 
 
 def _limited(request: api.RequestT, remaining: int) -> api.RequestT:
-    """Limit max_tokens to the tokens that remain: older releases of vLLM do not."""
+    """Older releases of vLLM do not limit max_tokens."""
     if request.max_tokens is None or request.max_tokens <= remaining:
         return request
     return msgspec.structs.replace(request, max_tokens=remaining)

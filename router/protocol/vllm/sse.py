@@ -1,4 +1,4 @@
-"""Server-sent events: splits bytes that are cut anywhere into the data of whole events."""
+"""Server-sent events."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 _LINE_END = re.compile(rb"\r\n|\r(?!\Z)")
 MAX_EVENT = 32 * 2**20
-"""Bytes of one event. The largest that vLLM sends carries a prompt's token ids."""
+"""Bytes. vLLM's largest event holds a prompt's token ids."""
 
 
 class EventTooLong(Exception):
@@ -14,18 +14,18 @@ class EventTooLong(Exception):
 
 
 class EventSplitter:
-    """Returns the `data` of each complete event. Lines may end in LF, CRLF or CR."""
+    """Returns the `data` of complete events, from bytes split anywhere."""
 
     __slots__ = ("_pending", "_size")
 
     def __init__(self) -> None:
-        self._pending: list[bytes] = []  # parts of an incomplete event; joined once its end arrives
+        self._pending: list[bytes] = []  # parts of an incomplete event
         self._size = 0
 
     def feed(self, data: bytes) -> list[bytes]:
         """Raises EventTooLong."""
         if not self._pending:
-            # The common case: one read is one event of one line.
+            # Fast path: one read is one event of one line.
             if data.find(b"\n") == len(data) - 2 and data.startswith(b"data: {") and data.endswith(b"}\n\n"):
                 return [data[6:-2]]
         elif b"\n" in data or b"\r" in data or self._pending[-1].endswith(b"\r"):
@@ -34,7 +34,7 @@ class EventSplitter:
             self._keep(data)
             return []
         if b"\r" in data:
-            # A CR at the very end may be half of a CRLF: it waits for the next bytes.
+            # A CR at the end may be half of a CRLF, so it stays.
             data = _LINE_END.sub(b"\n", data)
         *blocks, rest = data.split(b"\n\n")
         self._pending.clear()
@@ -44,7 +44,7 @@ class EventSplitter:
         return [payload for block in blocks if (payload := _data_of(block))]
 
     def rest(self) -> list[bytes]:
-        """Return the event that an ended stream left without a closing blank line."""
+        """Return an event that lacks its closing blank line."""
         block = b"".join(self._pending)
         self._pending.clear()
         payload = _data_of(block.replace(b"\r", b"\n"))

@@ -1,6 +1,6 @@
-"""Separates thinking between <think> and </think> from the answer's text.
+"""Separation of thinking between <think> and </think> from the answer.
 
-vLLM's reasoning parsers do this for chats only; a prompt of token ids is a completion.
+vLLM's parsers do this for chats only; a prompt of tokens is a completion.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ def uses_tags(info: ModelInfo) -> bool:
 
 
 def ends_inside(prompt_end: str) -> bool:
-    """True if the prompt ends inside the tags: many templates write the opening tag."""
+    """Many templates write the opening tag."""
     return prompt_end.rfind(OPEN) > prompt_end.rfind(CLOSE)
 
 
 class ThinkTagSplitter:
-    """Splits text that arrives in chunks. Only thinking before any other text counts."""
+    """Splits text in chunks. Text before the tag means no thinking."""
 
     __slots__ = ("_held", "_past", "_thinking")
 
     def __init__(self, *, begun: bool) -> None:
         self._held = ""
         self._thinking = begun
-        self._past = False  # after the thinking, or without any
+        self._past = False  # the thinking is over, or absent
 
     def split(self, text: str) -> tuple[str, str]:
         if self._past:
@@ -46,12 +46,11 @@ class ThinkTagSplitter:
         return thinking, self._release(len(self._held)).removeprefix(CLOSE)
 
     def rest(self) -> tuple[str, str]:
-        """Return what was held back, at the end of the text."""
         held = self._release(len(self._held))
         return (held, "") if self._thinking and not self._past else ("", held)
 
     def _begin(self) -> bool:
-        """Remove the opening tag if only blanks precede it. Return True if thinking has begun."""
+        """Remove a leading opening tag. Return True if thinking has begun."""
         start = self._held.lstrip()
         if start.startswith(OPEN):
             self._held = start.removeprefix(OPEN)
@@ -66,5 +65,5 @@ class ThinkTagSplitter:
 
 
 def _overlap(text: str) -> int:
-    """Length of the text's end that may start the closing tag."""
+    """Length of a suffix that may begin the closing tag."""
     return next((size for size in range(len(CLOSE) - 1, 0, -1) if text.endswith(CLOSE[:size])), 0)

@@ -26,9 +26,8 @@ def count_chat(chat: api.VllmChatRequest, then: Callable[[api.VllmTokenCount], N
 
 def _chat_body(chat: api.VllmChatRequest, with_texts: bool) -> api.VllmTokenizeChatRequest:
     settings: dict[str, bool | str] = {**(chat.chat_template_kwargs or {})}
-    if (
-        settings and chat.reasoning_effort is not None
-    ):  # without settings it is for Mistral's tokenizer, which accepts none
+    # Mistral's tokenizer gets an effort without kwargs, and accepts no kwargs here.
+    if settings and chat.reasoning_effort is not None:
         settings["reasoning_effort"] = chat.reasoning_effort
     return api.VllmTokenizeChatRequest(chat.model, chat.messages, chat.tools, settings or None, with_texts)
 

@@ -1,4 +1,4 @@
-"""Assembles an answer's tool calls from vLLM's fragments (R081, R082)."""
+"""Assembles tool calls from vLLM's fragments (R081, R082)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ResponseToolCall(msgspec.Struct, frozen=True):
 
 
 class InvalidArguments(Exception):
-    """The model's arguments are not a JSON object."""
+    pass
 
 
 class ToolCalls:
@@ -47,10 +47,7 @@ class ToolCalls:
                 call[2] += delta.function.arguments or ""
 
     def complete(self, *, truncated: bool) -> list[ResponseToolCall]:
-        """All calls, numbered from 0. Raises InvalidArguments.
-
-        `truncated`: drop the last call if its arguments are invalid.
-        """
+        """Raises InvalidArguments. `truncated`: drop the last call if its arguments are invalid."""
         result: list[ResponseToolCall] = []
         for number, (id, name, text) in enumerate(self._calls.values()):
             try:
@@ -65,7 +62,7 @@ class ToolCalls:
 
 
 def _compact(text: str) -> msgspec.Raw:
-    """Remove line breaks, which NDJSON forbids; numbers and key order stay."""
+    """Remove line breaks, which NDJSON forbids."""
     if not text.strip():
         return msgspec.Raw(b"{}")
     try:
@@ -78,7 +75,7 @@ def _compact(text: str) -> msgspec.Raw:
 
 
 def _short_id(seed: str) -> str:
-    """`call_` and eight characters, independent of how the stream was cut."""
+    """Independent of how the stream was split."""
     number = int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=8).digest())
     letters = []
     for _ in range(8):

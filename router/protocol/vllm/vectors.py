@@ -1,7 +1,4 @@
-"""Embedding vectors: decoding, normalising, truncating and encoding as JSON.
-
-They are 32-bit floats on both sides. Nine digits distinguish any two of them, so no more are written.
-"""
+"""Embedding vectors: 32-bit floats, of which nine digits distinguish any two."""
 
 from __future__ import annotations
 
@@ -12,18 +9,16 @@ from collections.abc import Sequence
 
 _FLOAT_BYTES = 4
 _MIN_LENGTH = 1e-12
-"""Divisor for shorter vectors, so that a zero vector stays zero, as in Ollama."""
+"""Keeps a zero vector zero, as in Ollama."""
 
 
 class NotFinite(ValueError):
-    """A vector holds NaN or an infinity, which JSON cannot express."""
-
     text = "embedding contains NaN or Inf values"
     """Ollama's text (R099)."""
 
 
 def decode(embedding: str | Sequence[float]) -> Sequence[float]:
-    """From base64 of little-endian 32-bit floats, or a list of numbers. Raises ValueError and NotFinite."""
+    """Decode base64 of little-endian 32-bit floats, or a list of numbers. Raises ValueError."""
     values = _unpacked(embedding) if isinstance(embedding, str) else embedding
     try:
         finite = math.isfinite(math.fsum(map(abs, values)))
@@ -35,7 +30,7 @@ def decode(embedding: str | Sequence[float]) -> Sequence[float]:
 
 
 def normalised(values: Sequence[float], dimensions: int = 0) -> Sequence[float]:
-    """The vector with length 1 (R099), truncated to `dimensions` components before; 0 keeps all."""
+    """Truncate to `dimensions` (0 keeps all), then scale to length 1 (R099)."""
     if 0 < dimensions < len(values):
         values = values[:dimensions]
     length = max(math.hypot(*values), _MIN_LENGTH)
