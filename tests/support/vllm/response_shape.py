@@ -58,7 +58,7 @@ def of_document(value: Any) -> Any:
     return shape
 
 
-def classify_stream_failure(text: str) -> list[Any]:
+def of_stream(text: str) -> list[Any]:
     """The shapes of a stream's events, in order, repetitions left out."""
     parts = text.split("\n\n")
     shapes: list[Any] = [] if parts[-1] == "" else ["NOT ENDED BY A BLANK LINE"]
@@ -75,10 +75,10 @@ def classify_stream_failure(text: str) -> list[Any]:
 
 def of_response(response: httpx.Response) -> dict[str, Any]:
     """Status, headers that matter, and body."""
-    headers = {name: response.headers[name] for name in HEADERS if name in response.headers}
+    headers: dict[str, Any] = {name: response.headers[name] for name in HEADERS if name in response.headers}
     headers["content-length"] = "content-length" in response.headers
     if headers.get("content-type", "").startswith("text/event-stream"):
-        body: Any = classify_stream_failure(response.text)
+        body: Any = of_stream(response.text)
     elif headers.get("content-type") == "application/json" and response.text:
         body = of_document(response.json())
     else:
@@ -90,6 +90,12 @@ def difference(real: Any, simulated: Any) -> str:
     """What differs between two shapes, line by line; "" if nothing does."""
     left, right = (json.dumps(shape, indent=1, sort_keys=True).splitlines() for shape in (real, simulated))
     return "\n".join(difflib.unified_diff(left, right, "real vLLM", "simulated", lineterm="", n=4))
+
+
+def assert_equal(real: Any, simulated: Any, *, request: str = "") -> None:
+    """AssertionError with the differing lines, unless both shapes are equal."""
+    found = difference(real, simulated)
+    assert not found, f"{request}\n{found}"
 
 
 def _split(event: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,0 +1,132 @@
+"""Requests that vLLM refuses: the status, the words, and whether a stream has begun by then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.vllm.server_pair import CHAT, COMPLETIONS, EMBEDDINGS, QUESTION, ServerPair
+from tests.support.vllm.weather_tool import CHAT as WEATHER
+
+BAD_SAMPLING: list[dict[str, Any]] = [
+    {"max_tokens": 0},
+    {"max_tokens": 100000},
+    {"temperature": 2.5},
+    {"temperature": -0.1},
+    {"top_p": 0},
+    {"top_p": 1.2},
+    {"top_k": -2},
+    {"top_k": 40.5},
+    {"min_p": 2},
+    {"repetition_penalty": 0},
+    {"presence_penalty": 3},
+    {"frequency_penalty": -3},
+    {"seed": 1.5},
+    {"seed": 2**63},
+    {"stop": list("abcde")},
+    {"stop": [""]},
+    {"n": 0},
+    {"n": 2, "temperature": 0},
+    {"min_tokens": 5, "max_tokens": 2},
+    {"stream_options": {"include_usage": True}},
+    {"stream": "maybe"},
+    {"truncate_prompt_tokens": -2},
+    {"truncate_prompt_tokens": 0},
+    {"truncate_prompt_tokens": 100000},
+    {"response_format": {"type": "json_schema"}},
+    {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nope"}}}},
+]
+BAD_CHATS: list[dict[str, Any]] = [
+    {"logprobs": True, "top_logprobs": 21},
+    {"top_logprobs": 2},
+    {"tools": []},
+    {"tool_choice": "auto"},
+    {**WEATHER},
+    {**WEATHER, "tool_choice": "required"},
+    {**WEATHER, "tool_choice": {"type": "function", "function": {"name": "nope"}}},
+    {"messages": []},
+    {"messages": "x"},
+    {"messages": [{"role": "user", "content": None}]},
+    {"messages": [{"content": "x"}]},
+    {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,x"}}]}]},
+    {"reasoning_effort": "bogus"},
+    {"chat_template": "x"},
+    {"continue_final_message": True, "add_generation_prompt": True},
+]
+BAD_COMPLETIONS: list[dict[str, Any]] = [
+    {"suffix": "x"},
+    {"prompt": [99999999]},
+    {"prompt": None},
+    {"prompt": ""},
+    {"prompt": []},
+    {"logprobs": 21},
+]
+
+
+def field_values(fields: Any) -> str:
+    """The id of a test case."""
+    return str(fields).replace(" ", "")[:60]
+
+
+def is_refused(answer: httpx.Response) -> bool:
+    """Status 400, or an error 400 in a stream: vLLM has sent its 200 before the engine checks the request."""
+    return answer.status_code == 400 or '"code": 400' in answer.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fields", [*BAD_SAMPLING, *BAD_CHATS], ids=field_values)
+def test_bad_chat_requests(chat_pair: ServerPair, fields: dict[str, Any], stream: bool) -> None:
+    body = {"model": chat_pair.model, **QUESTION, **({"stream": True} if stream else {}), **fields}
+    real, _ = chat_pair.compare(CHAT, body)
+    assert is_refused(real) or "stream_options" in fields  # which are valid in a stream
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fields", [*BAD_SAMPLING, *BAD_COMPLETIONS], ids=field_values)
+def test_bad_completions(chat_pair: ServerPair, fields: dict[str, Any], stream: bool) -> None:
+    body = {"model": chat_pair.model, "prompt": "hi", **({"stream": True} if stream else {}), **fields}
+    real, _ = chat_pair.compare(COMPLETIONS, body)
+    assert is_refused(real) or "stream_options" in fields
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, "/tokenize", "/detokenize"])
+def test_unknown_models(chat_pair: ServerPair, path: str) -> None:
+    real, _ = chat_pair.compare(path, {"model": "nope", **QUESTION, "prompt": "x", "tokens": [1]})
+    assert real.status_code == 404
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_prompts_that_are_too_long(chat_pair: ServerPair, stream: bool) -> None:
+    """vLLM has three messages for it: too many tokens of text, too many characters, too many ids."""
+    for words in (2500, 200_000):
+        chat_pair.compare_fields(CHAT, messages=[{"role": "user", "content": "hi " * words}], stream=stream)
+    real, _ = chat_pair.compare_fields(COMPLETIONS, prompt=[5] * 3000, stream=stream)
+    assert real.status_code == 400
+
+
+@pytest.mark.parametrize("body", [b"{bad json", b"[]", b"", b'"x"'])
+def test_bodies_that_are_no_object(chat_pair: ServerPair, body: bytes) -> None:
+    chat_pair.compare(CHAT, body)
+
+
+def test_other_content_types(chat_pair: ServerPair) -> None:
+    chat_pair.compare(CHAT, b"{}", headers={"content-type": "text/plain"})
+    body = {"model": chat_pair.model, **QUESTION, "max_tokens": 1}
+    chat_pair.compare(CHAT, body, headers={"content-type": "application/json; charset=utf-8"})
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/nope"),
+        ("GET", CHAT),
+        ("PUT", "/v1/models"),
+        ("HEAD", "/health"),
+        ("POST", EMBEDDINGS),
+        ("POST", "/sleep"),
+    ],
+)
+def test_routes_and_methods_that_are_not_there(chat_pair: ServerPair, method: str, path: str) -> None:
+    chat_pair.compare(path, None if method in ("GET", "HEAD") else {}, method=method)

@@ -1,0 +1,23 @@
+"""Clients that close the connection before the answer is complete."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.support.vllm.server_pair import CHAT, QUESTION, ServerPair, fresh_connections, wait_for_requests
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_that_leaves_frees_its_sequence(chat_pair: ServerPair, stream: bool) -> None:
+    body = {"model": chat_pair.model, **QUESTION, "max_tokens": 1500, "ignore_eos": True, "stream": stream}
+    async with fresh_connections() as watcher:
+        for url in chat_pair.urls:
+            await wait_for_requests(watcher, url, 0, timeout=10.0)
+            async with fresh_connections() as client:
+                request = asyncio.create_task(client.post(url + CHAT, json=body))
+                await wait_for_requests(watcher, url, 1, timeout=10.0)
+                request.cancel()
+                await asyncio.gather(request, return_exceptions=True)
+            await wait_for_requests(watcher, url, 0, timeout=1.0)

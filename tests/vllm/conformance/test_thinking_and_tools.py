@@ -1,0 +1,76 @@
+"""Thinking, tool calls and schemas."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.support.vllm.server_pair import CHAT, NO_THINKING, QUESTION, ServerPair, every_mode, field_names
+from tests.support.vllm.weather_tool import CHAT as WEATHER
+
+GET_WEATHER = {"type": "function", "function": {"name": "get_weather"}}
+
+
+@every_mode
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        NO_THINKING,
+        {"reasoning_effort": "none"},
+        {"reasoning_effort": "low"},
+        {"include_reasoning": False},
+        {"max_tokens": 5},
+        {"max_tokens": 8, "logprobs": True, "return_token_ids": True},
+        {"max_tokens": 20, "ignore_eos": True, **NO_THINKING},
+        {"response_format": {"type": "json_object"}, "max_tokens": 8},
+    ],
+    ids=field_names,
+)
+def test_thinking(thinking_pair: ServerPair, fields: dict[str, Any], mode: dict[str, Any]) -> None:
+    thinking_pair.compare_fields(CHAT, **QUESTION, **fields, **mode)
+
+
+@every_mode
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        NO_THINKING,
+        {"tool_choice": "required", **NO_THINKING},
+        {"tool_choice": GET_WEATHER, **NO_THINKING},
+        {"tool_choice": "none", "max_tokens": 6, **NO_THINKING},
+    ],
+    ids=field_names,
+)
+def test_tools(thinking_pair: ServerPair, fields: dict[str, Any], mode: dict[str, Any]) -> None:
+    thinking_pair.compare_fields(CHAT, **WEATHER, **fields, **mode)
+
+
+def test_tools_that_are_not_called_and_their_results(thinking_pair: ServerPair) -> None:
+    hello = {"messages": [{"role": "user", "content": "hi"}]}
+    thinking_pair.compare_fields(CHAT, **{**WEATHER, **hello}, **NO_THINKING)
+    call = {"id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Paris"}'}}
+    messages = [
+        *WEATHER["messages"],
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "22", "tool_call_id": "c1"},
+    ]
+    for answer in thinking_pair.compare_fields(CHAT, **{**WEATHER, "messages": messages}, **NO_THINKING):
+        assert answer.json()["choices"][0]["finish_reason"] == "stop"
+
+
+def test_deltas_of_a_call_make_its_arguments(thinking_pair: ServerPair) -> None:
+    for answer in thinking_pair.compare_fields(CHAT, **WEATHER, **NO_THINKING, stream=True):
+        events = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+        calls = [call for event in events for call in event["choices"][0]["delta"].get("tool_calls", ())]
+        arguments = "".join(call["function"].get("arguments", "") for call in calls)
+        assert set(json.loads(arguments)) == {"city", "unit"}
+
+
+def test_a_closed_schema_is_kept_to(thinking_pair: ServerPair) -> None:
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "boolean"}}}
+    for answer in thinking_pair.compare_fields(CHAT, **QUESTION, **NO_THINKING, response_format=schema):
+        assert json.loads(answer.json()["choices"][0]["message"]["content"]) in (True, False)
