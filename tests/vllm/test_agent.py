@@ -46,7 +46,7 @@ async def worker(
     flags = ("--served-model-name", NAME, "--max-model-len", "2048", "--max-num-seqs", "8", "--enforce-eager")
     args = ("--model", str(smollm2), "--name", "w", "--port", str(free_ports()), "--", *flags)
     env = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    async with agent(*args, state_dir=tmp_path, env=env, program=" ".join(vllm_command)) as running:
+    async with agent(*args, state_dir=tmp_path, env=env, program=vllm_command) as running:
         yield running
 
 

@@ -43,7 +43,7 @@ async def worker(
     flags = ("--max-model-len", "1024", "--max-num-seqs", "4")
     args = ("--model", str(tiny_qwen3), "--name", "w", "--port", str(free_ports()), "--", *flags)
     env = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    async with agent(*args, state_dir=tmp_path, env=env, program=" ".join(vllm_command)) as made:
+    async with agent(*args, state_dir=tmp_path, env=env, program=vllm_command) as made:
         yield made
 
 

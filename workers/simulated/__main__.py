@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import subprocess
 import sys
+from collections.abc import Iterator
 from typing import TextIO
 
 import uvloop
@@ -15,6 +18,7 @@ from vllama_pool.workers.simulated.server import Simulated
 
 KILLED = 137
 """Exit code of a process that SIGKILL ended."""
+ENGINE = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 
 
 def main() -> int:
@@ -22,19 +26,37 @@ def main() -> int:
     if ignored:
         _say(f"ignored, as nothing is loaded: {' '.join(ignored)}", sys.stderr)
     try:
-        uvloop.run(_serve(options))
+        with _engine() if options.engine_process else contextlib.nullcontext():
+            uvloop.run(_serve(options))
     except OSError as error:
         _say(f"cannot listen on {options.host}:{options.port}: {error.strerror or error}", sys.stderr)
         return 1
     return 0
 
 
+@contextlib.contextmanager
+def _engine() -> Iterator[None]:
+    """Run a child process that stays behind if this process is killed, like vLLM's engine."""
+    with subprocess.Popen([sys.executable, "-I", "-S", "-c", ENGINE]) as engine:
+        try:
+            yield
+        finally:
+            engine.kill()
+
+
 async def _serve(options: Options) -> None:
     worker = Simulated(options, die=lambda: os._exit(KILLED))
     stopped = asyncio.Event()
+
+    def stop() -> None:
+        if not worker.ignores_sigterm:
+            stopped.set()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
+        loop.add_signal_handler(number, stop)
+    if await _stopped_within(options.startup, stopped):
+        return
     await worker.start()
     _say(
         f"Simulated worker (no model, no GPU): {', '.join(options.names)} at {worker.url}, {options.slots} slots of "
@@ -43,6 +65,13 @@ async def _serve(options: Options) -> None:
     )
     await stopped.wait()
     await worker.drain(options.shutdown_timeout)
+
+
+async def _stopped_within(seconds: float, stopped: asyncio.Event) -> bool:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stopped.wait()
+    return stopped.is_set()
 
 
 def _say(text: str, stream: TextIO) -> None:

@@ -64,7 +64,9 @@ class Options:
     keep_alive: float = 5.0
     """Limit for idle connections."""
     startup: float = 0.0
-    """Delay before listening."""
+    """Delay before a process listens."""
+    engine_process: bool = False
+    """Starts a child process that SIGTERM does not end, like vLLM's engine."""
     faults: tuple[Fault, ...] = ()
 
     @property
@@ -121,6 +123,7 @@ def parse_arguments(argv: Sequence[str], environment: Mapping[str, str]) -> tupl
         shutdown_timeout=given.shutdown_timeout,
         keep_alive=float(environment.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "5")),
         startup=given.startup,
+        engine_process=given.engine_process,
         faults=tuple(fault for text in given.fault for fault in text),
     )
     return options, ignored
@@ -159,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("--dimensions", type=_whole, default=64, help="of an embedding")
     own.add_argument("--no-chat-template", action="store_true")
     own.add_argument("--startup", type=float, default=0.0, help="seconds before it listens")
+    own.add_argument("--engine-process", action="store_true", help="start a child process, as vLLM does")
     own.add_argument("--fault", action="append", default=[], type=_fault, metavar="JSON", help="see script.py")
     return parser
 

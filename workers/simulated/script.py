@@ -41,9 +41,16 @@ class Slow(_Worker, frozen=True, kw_only=True):
 class Dead(_Worker, frozen=True, kw_only=True):
     """Kills the engine, not the HTTP server: error events in open streams, 500 to new requests, 503 from /health."""
 
+    exit_after: float | None = None
+    """Seconds until the process exits, as vLLM does; None for never."""
+
 
 class Draining(_Worker, frozen=True, kw_only=True):
     """Finishes running requests and answers new ones with 500, like vLLM after SIGTERM. /health stays 200."""
+
+
+class IgnoreSigterm(_Worker, frozen=True, kw_only=True):
+    """Ignores SIGTERM and SIGINT. Affects only a worker that is a process."""
 
 
 class _Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=str.lower, forbid_unknown_fields=True):
@@ -111,7 +118,7 @@ class Split(_Request, frozen=True, kw_only=True):
     """Writes every byte of the answer separately."""
 
 
-WorkerFault = Refuse | Freeze | Slow | Dead | Draining
+WorkerFault = Refuse | Freeze | Slow | Dead | Draining | IgnoreSigterm
 RequestFault = Hang | Status | Die | Cut | Error | Empty | Stall | Garbage | Split
 Fault = WorkerFault | RequestFault
 

@@ -57,6 +57,7 @@ class Simulated:
         self._server: asyncio.Server | None = None
         self._thaw: asyncio.TimerHandle | None = None
         self._listen_again: asyncio.TimerHandle | None = None
+        self._exit: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._frozen = False
         self._draining = False
@@ -65,8 +66,6 @@ class Simulated:
 
     async def start(self) -> int:
         """Listen, and return the port, which never changes. Raises OSError."""
-        if self.options.startup:
-            await asyncio.sleep(self.options.startup)
         await self.listen()
         self.set_faults(self.options.faults)
         return self.port
@@ -106,7 +105,7 @@ class Simulated:
         self.refuse()
         self.runner.stop()
         self.runner.engine.clear()
-        for timer in (self._thaw, self._listen_again):
+        for timer in (self._thaw, self._listen_again, self._exit):
             if timer is not None:
                 timer.cancel()
         for connection in list(self.connections):
@@ -131,8 +130,11 @@ class Simulated:
         was_dead = self._script.state(script.Dead) is not None
         self._script.replace(faults)
         self._set_refusing(self._script.state(script.Refuse))
-        if self._script.state(script.Dead) and not was_dead:
+        dead = self._script.state(script.Dead)
+        if isinstance(dead, script.Dead) and not was_dead:
             self._kill_engine()
+            if dead.exit_after is not None:
+                self._exit = asyncio.get_running_loop().call_later(dead.exit_after, self._die)
         frozen = self._script.state(script.Freeze)
         if isinstance(frozen, script.Freeze):
             # later: the response to this request is not written yet
@@ -183,6 +185,10 @@ class Simulated:
     @property
     def listening(self) -> bool:
         return self._server is not None
+
+    @property
+    def ignores_sigterm(self) -> bool:
+        return self._script.state(script.IgnoreSigterm) is not None
 
     def handle(self, request: Request, exchange: Exchange) -> None:
         if not request.path.startswith("/simulated"):

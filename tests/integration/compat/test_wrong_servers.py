@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 import pytest
 import pytest_asyncio
 
-from tests.support.vllm.fixed_answer import answering
+from tests.support.vllm.scripted_server import ScriptedServer, json_response, request
 from vllama_pool.router.compat.checks import CHECKS
 from vllama_pool.router.compat.checks.check import Check
 from vllama_pool.router.compat.models import ModelChoice
@@ -23,8 +23,10 @@ ANSWERS = ((200, b"{}"), (500, b'{"error": "no"}'))
 async def servers() -> AsyncIterator[list[CheckedServer]]:
     """A server for each answer."""
     async with AsyncExitStack() as stack:
-        urls = [await stack.enter_async_context(answering(*answer)) for answer in ANSWERS]
-        yield [CheckedServer(parse_url(url), MODELS, timeout=5) for url in urls]
+        servers = [
+            await stack.enter_async_context(ScriptedServer([request, json_response(*answer)])) for answer in ANSWERS
+        ]
+        yield [CheckedServer(parse_url(server.url), MODELS, timeout=5) for server in servers]
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)

@@ -50,7 +50,7 @@ async def test_ollama_max_queue_limits_waiting_requests(tmp_path: Path, monkeypa
 @pytest.mark.rule(192)
 async def test_ollama_load_timeout_limits_how_long_a_worker_may_load(tmp_path: Path) -> None:
     model = str(write_model(tmp_path / "tiny"))
-    words = ("--model", model, "--fake-startup", "60")
+    words = ("--model", model, "--startup", "60")
     async with agent(*words, state_dir=tmp_path / "state", env={"OLLAMA_LOAD_TIMEOUT": "1s"}) as process:
         assert await process.exit_code(30) == 1
     assert process.says("not ready within 1 s")

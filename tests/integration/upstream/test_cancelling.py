@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.clients.exchanges import Record, get, whole
 from tests.support.until import auntil
-from tests.support.vllm.raw_server import RawServer, bytewise, hold, request, request_head, when
+from tests.support.vllm.scripted_server import ScriptedServer, bytewise, hold, request, request_head, when
 from vllama_pool.router.upstream.client import UpstreamClient
 from vllama_pool.router.upstream.interface import Client, Endpoint, TransportError
 
@@ -55,7 +55,7 @@ PHASES = {
 
 @pytest.mark.parametrize("phase", PHASES)
 async def test_a_cancelled_exchange_is_seen_by_the_worker(client: Client, phase: str) -> None:
-    async with RawServer([request, PHASES[phase], hold]) as server:
+    async with ScriptedServer([request, PHASES[phase], hold]) as server:
         task = asyncio.create_task(pulled(client, server.endpoint))
         await auntil(lambda: server.requests and server.peers[0].sent == len(PHASES[phase]), interval=0.001)
         for _ in range(50):  # turns of the loop, so that the client has read what was sent
@@ -69,7 +69,7 @@ async def test_a_cancelled_exchange_is_seen_by_the_worker(client: Client, phase:
 
 async def test_cancelled_while_the_request_is_being_written(client: Client) -> None:
     go = asyncio.Event()
-    async with RawServer([request_head, when(go), hold]) as server:
+    async with ScriptedServer([request_head, when(go), hold]) as server:
         task = asyncio.create_task(pulled(client, server.endpoint, bytes(32 * 1024 * 1024)))
         await auntil(lambda: server.requests)
         await cancel(task)
@@ -80,7 +80,7 @@ async def test_cancelled_while_the_request_is_being_written(client: Client) -> N
 
 async def test_a_cancelled_tls_handshake(ours: UpstreamClient, client_tls: ssl.SSLContext) -> None:
     """Ours only: the oracle leaves the socket to the garbage collector."""
-    async with RawServer([hold]) as server:
+    async with ScriptedServer([hold]) as server:
         task = asyncio.create_task(pulled(ours, Endpoint("localhost", server.port, "", client_tls)))
         await auntil(lambda: server.peers)
         await cancel(task)
@@ -101,7 +101,7 @@ async def test_cancelled_after_any_number_of_turns_of_the_loop(
     """Ours only: the oracle loses pool slots here. Every moment is tried from before the first turn to the
     end of the exchange; what follows must find all in order."""
     before = [request, STREAM] if kept else []  # what only makes the connection a kept one may come at once
-    async with RawServer([*before, request, bytewise(STREAM), request], tls=server_tls if tls else None) as server:
+    async with ScriptedServer([*before, request, bytewise(STREAM), request], tls=server_tls if tls else None) as server:
         endpoint = Endpoint("127.0.0.1", server.port, "", client_tls if tls else None)
         turns = 0
         while True:
@@ -132,7 +132,7 @@ async def test_closed_after_any_number_of_turns_of_the_loop(
     tls: bool, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:
     """Ours only: the oracle leaves streams to their owners."""
-    async with RawServer([request, bytewise(STREAM), hold], tls=server_tls if tls else None) as server:
+    async with ScriptedServer([request, bytewise(STREAM), hold], tls=server_tls if tls else None) as server:
         endpoint = Endpoint("127.0.0.1", server.port, "", client_tls if tls else None)
         turns = 0
         while True:
@@ -161,7 +161,7 @@ async def test_ten_thousand_cancels_leave_nothing_behind(ours: UpstreamClient) -
     rng = random.Random(7)
     process = psutil.Process()
     cancelled = 0
-    async with RawServer([request, bytewise(STREAM)] * 10_000) as server:
+    async with ScriptedServer([request, bytewise(STREAM)] * 10_000) as server:
         assert await pulled(ours, server.endpoint) == BODY
         fds, tasks = process.num_fds(), len(asyncio.all_tasks())
         while cancelled < 10_000:

@@ -14,7 +14,7 @@ import trustme
 
 from tests.support.clients.exchanges import get, whole
 from tests.support.until import auntil
-from tests.support.vllm.raw_server import Peer, RawServer, Step, cut, hold, request, reset
+from tests.support.vllm.scripted_server import Peer, ScriptedServer, Step, cut, hold, request, reset
 from vllama_pool.router.upstream.client import UpstreamClient
 from vllama_pool.router.upstream.interface import Client, ConnectFailed, ConnectionLost, Endpoint, ResponseTimeout
 
@@ -33,7 +33,7 @@ def closed_port() -> Iterator[int]:
 @pytest.fixture
 async def silent() -> AsyncIterator[int]:
     """A port that accepts and then says nothing, which is as far as TLS gets with it."""
-    async with RawServer([hold]) as server:
+    async with ScriptedServer([hold]) as server:
         yield server.port
 
 
@@ -55,7 +55,7 @@ async def test_a_connection_that_is_closed_at_once(
     ours: UpstreamClient, script: list[Step], tls: bool, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:
     """Ours only: the oracle sometimes finds out in writing. A reset may even come within the making."""
-    async with RawServer(script, tls=server_tls if tls else None) as server:
+    async with ScriptedServer(script, tls=server_tls if tls else None) as server:
         for _ in range(20):
             with pytest.raises((ConnectionLost, ConnectFailed)):
                 await get(ours, Endpoint("localhost", server.port, "", client_tls if tls else None))
@@ -70,19 +70,19 @@ async def test_a_name_that_does_not_resolve(ours: UpstreamClient, host: str) -> 
 
 
 async def test_a_host_may_be_a_name(client: Client) -> None:
-    async with RawServer([request, ANSWER, hold]) as server:
+    async with ScriptedServer([request, ANSWER, hold]) as server:
         assert await whole(await get(client, Endpoint("localhost", server.port))) == b"ok"
         assert server.requests[0].headers["host"] == f"localhost:{server.port}"
 
 
 async def test_ipv6(client: Client) -> None:
-    async with RawServer([request, ANSWER, hold], host="::1") as server:
+    async with ScriptedServer([request, ANSWER, hold], host="::1") as server:
         assert await whole(await get(client, server.endpoint)) == b"ok"
         assert server.requests[0].headers["host"] == f"[::1]:{server.port}"
 
 
 async def test_a_prefix_and_a_bearer_token(client: Client) -> None:
-    async with RawServer([request, ANSWER, hold]) as server:
+    async with ScriptedServer([request, ANSWER, hold]) as server:
         await whole(await get(client, Endpoint("127.0.0.1", server.port, "/gpu/3", None, "Bearer k"), path="/v1/x"))
         assert server.requests[0].line == "GET /gpu/3/v1/x HTTP/1.1"
         assert server.requests[0].headers["authorization"] == "Bearer k"
@@ -100,7 +100,7 @@ async def test_a_pause_of_this_process_is_not_held_against_the_worker(
     ours: UpstreamClient, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:
     """Ours only. When the loop comes to it, the time is over, whatever the worker has done meanwhile."""
-    async with RawServer([request, ANSWER, hold], tls=server_tls) as server:
+    async with ScriptedServer([request, ANSWER, hold], tls=server_tls) as server:
         endpoint = Endpoint("localhost", server.port, "", client_tls)
         task = asyncio.create_task(get(ours, endpoint, connect_timeout=0.3))
         await asyncio.sleep(0)
@@ -109,14 +109,14 @@ async def test_a_pause_of_this_process_is_not_held_against_the_worker(
 
 
 async def test_a_head_that_takes_too_long(client: Client) -> None:
-    async with RawServer([request, b"HTTP/1.1 200 OK\r\nA:", hold]) as server:
+    async with ScriptedServer([request, b"HTTP/1.1 200 OK\r\nA:", hold]) as server:
         with pytest.raises(ResponseTimeout):
             await get(client, server.endpoint, connect_timeout=0.1, head_timeout=0.1)
         await auntil(lambda: server.gone == 1)
 
 
 async def test_interim_responses_do_not_stop_the_clock(client: Client) -> None:
-    async with RawServer([request, b"HTTP/1.1 100 Continue\r\n\r\n", hold]) as server:
+    async with ScriptedServer([request, b"HTTP/1.1 100 Continue\r\n\r\n", hold]) as server:
         with pytest.raises(ResponseTimeout):
             await get(client, server.endpoint, connect_timeout=0.1, head_timeout=0.1)
 
@@ -127,7 +127,7 @@ async def test_the_head_timeout_does_not_limit_the_body(client: Client) -> None:
     async def wait(_: object) -> None:
         await go.wait()
 
-    async with RawServer([request, ANSWER[:-2], wait, b"ok", hold]) as server:
+    async with ScriptedServer([request, ANSWER[:-2], wait, b"ok", hold]) as server:
         response = await get(client, server.endpoint, connect_timeout=0.05, head_timeout=0.05)
         asyncio.get_running_loop().call_later(0.3, go.set)
         assert await whole(response) == b"ok"
@@ -139,7 +139,7 @@ async def test_without_a_head_timeout_it_waits(client: Client) -> None:
     async def wait(_: object) -> None:
         await go.wait()
 
-    async with RawServer([request, wait, ANSWER, hold]) as server:
+    async with ScriptedServer([request, wait, ANSWER, hold]) as server:
         asyncio.get_running_loop().call_later(0.2, go.set)
         assert await whole(await get(client, server.endpoint, head_timeout=None)) == b"ok"
 
@@ -149,7 +149,7 @@ async def test_tls_with_a_certificate_for_the_host(
     client: Client, host: str, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:
     listen = "::1" if host == "::1" else "127.0.0.1"
-    async with RawServer([request, ANSWER, request, ANSWER, hold], host=listen, tls=server_tls) as server:
+    async with ScriptedServer([request, ANSWER, request, ANSWER, hold], host=listen, tls=server_tls) as server:
         for _ in range(2):
             assert await whole(await get(client, Endpoint(host, server.port, "", client_tls))) == b"ok"
         assert len(server.requests) == 2
@@ -160,7 +160,7 @@ async def test_tls_by_name_to_an_address_that_was_pinned(
 ) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("gpu.example").configure_cert(context)
-    async with RawServer([request, LAST_ANSWER, cut], [request, ANSWER], tls=context) as server:
+    async with ScriptedServer([request, LAST_ANSWER, cut], [request, ANSWER], tls=context) as server:
         pinned = Endpoint("127.0.0.1", server.port, "", client_tls, server_name="gpu.example")
         assert await whole(await get(client, pinned)) == b"ok"
         assert server.requests[0].headers["host"] == f"gpu.example:{server.port}"
@@ -172,7 +172,7 @@ async def test_tls_by_name_to_an_address_that_was_pinned(
 async def test_tls_from_an_unknown_authority_is_refused(client: Client, server_tls: ssl.SSLContext) -> None:
     stranger = ssl.create_default_context()
     trustme.CA().configure_trust(stranger)
-    async with RawServer([request, ANSWER], tls=server_tls) as server:
+    async with ScriptedServer([request, ANSWER], tls=server_tls) as server:
         with pytest.raises(ConnectFailed, match=r"(?i)certificate"):
             await get(client, Endpoint("localhost", server.port, "", stranger))
         assert server.requests == []
@@ -183,14 +183,14 @@ async def test_tls_for_another_host_is_refused(
 ) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("elsewhere.example").configure_cert(context)
-    async with RawServer([request, ANSWER], tls=context) as server:
+    async with ScriptedServer([request, ANSWER], tls=context) as server:
         with pytest.raises(ConnectFailed, match=r"(?i)hostname"):
             await get(client, Endpoint("localhost", server.port, "", client_tls))
         assert server.requests == []
 
 
 async def test_tls_to_a_server_that_speaks_plain_http(client: Client, client_tls: ssl.SSLContext) -> None:
-    async with RawServer([b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", hold]) as server:
+    async with ScriptedServer([b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", hold]) as server:
         with pytest.raises(ConnectFailed):
             await get(client, Endpoint("localhost", server.port, "", client_tls))
 
@@ -200,7 +200,7 @@ async def test_a_truncated_tls_stream_is_lost_even_without_length(
 ) -> None:
     """Ours only: the oracle takes the end of TCP for the end of the body."""
     head = b"HTTP/1.1 200 OK\r\n\r\nabc"
-    async with RawServer([request, head, cut], [request, head], tls=server_tls) as server:
+    async with ScriptedServer([request, head, cut], [request, head], tls=server_tls) as server:
         endpoint = Endpoint("localhost", server.port, "", client_tls)
         with pytest.raises(ConnectionLost):
             await whole(await get(ours, endpoint))
@@ -223,7 +223,7 @@ async def test_a_large_request_waits_for_a_worker_that_is_busy_with_other_things
         await asyncio.sleep(1.0)
 
     body = bytes(16 * 1024 * 1024)
-    async with RawServer([busy, request, ANSWER, busy, request, ANSWER, hold]) as server:
+    async with ScriptedServer([busy, request, ANSWER, busy, request, ANSWER, hold]) as server:
         for _ in range(2):
             response = await client.send(
                 server.endpoint, "POST", "/", headers={}, body=body, connect_timeout=0.3, head_timeout=10

@@ -13,7 +13,7 @@ import uvicorn
 
 from tests.support.clients.exchanges import Record, get, whole
 from tests.support.until import auntil
-from tests.support.vllm.raw_server import RawServer, Step, apart, cut, hold, request, reset, when
+from tests.support.vllm.scripted_server import ScriptedServer, Step, apart, cut, hold, request, reset, when
 from vllama_pool.router.upstream.client import UpstreamClient
 from vllama_pool.router.upstream.interface import Client, ConnectionLost, Endpoint, ResponseTimeout
 
@@ -22,7 +22,7 @@ SERVE: list[Step] = [request, ANSWER] * 20
 
 
 async def test_one_connection_serves_one_request_after_another(client: Client) -> None:
-    async with RawServer([*SERVE, hold]) as server:
+    async with ScriptedServer([*SERVE, hold]) as server:
         for _ in range(20):
             assert await whole(await get(client, server.endpoint)) == b"ok"
         assert len(server.peers) == 1
@@ -34,7 +34,7 @@ async def test_requests_at_once_get_connections_of_their_own(client: Client) -> 
     async def wait(_: object) -> None:
         await go.wait()
 
-    async with RawServer([request, wait, ANSWER, hold]) as server:
+    async with ScriptedServer([request, wait, ANSWER, hold]) as server:
         tasks = [asyncio.create_task(get(client, server.endpoint)) for _ in range(8)]
         await auntil(lambda: len(server.requests) == 8)
         go.set()
@@ -45,7 +45,7 @@ async def test_requests_at_once_get_connections_of_their_own(client: Client) -> 
 
 async def test_the_counts_follow_a_request(ours: UpstreamClient) -> None:
     """Ours only: the oracle has no such counts."""
-    async with RawServer([*SERVE, hold]) as server:
+    async with ScriptedServer([*SERVE, hold]) as server:
         response = await get(ours, server.endpoint)
         await whole(response)
         assert repr(ours) == "<UpstreamClient 1 open, 1 idle, 0 in use, 0 connecting>"
@@ -57,7 +57,7 @@ async def test_the_counts_follow_a_request(ours: UpstreamClient) -> None:
 
 async def test_a_complete_response_frees_its_connection_before_anyone_closes_it(ours: UpstreamClient) -> None:
     """Ours only. The end is known from the bytes, so an owner that is slow to close holds nothing."""
-    async with RawServer([*SERVE, hold]) as server:
+    async with ScriptedServer([*SERVE, hold]) as server:
         first = await get(ours, server.endpoint)
         second = await get(ours, server.endpoint)
         assert len(server.peers) == 1
@@ -74,7 +74,7 @@ async def test_the_newest_idle_connection_is_used_first(ours: UpstreamClient) ->
     async def in_turn(peer: Any) -> None:
         await go[peer.server.peers.index(peer)].wait()
 
-    async with RawServer([request, in_turn, ANSWER, *SERVE, hold]) as server:
+    async with ScriptedServer([request, in_turn, ANSWER, *SERVE, hold]) as server:
         tasks = [asyncio.create_task(get(ours, server.endpoint)) for _ in range(3)]
         await auntil(lambda: len(server.requests) == 3)
         for idle, event in enumerate(go, 1):
@@ -88,14 +88,14 @@ async def test_the_newest_idle_connection_is_used_first(ours: UpstreamClient) ->
 
 
 async def test_endpoints_do_not_share_connections(client: Client) -> None:
-    async with RawServer([*SERVE, hold]) as server:
+    async with ScriptedServer([*SERVE, hold]) as server:
         for endpoint in (server.endpoint, Endpoint("127.0.0.1", server.port, authorization="Bearer x")):
             await whole(await get(client, endpoint))
         assert [seen.headers.get("authorization") for seen in server.requests] == [None, "Bearer x"]
 
 
 async def test_a_worker_that_closes_an_idle_connection_is_asked_over_a_new_one(client: Client) -> None:
-    async with RawServer([request, ANSWER]) as server:
+    async with ScriptedServer([request, ANSWER]) as server:
         for _ in range(5):
             assert await whole(await get(client, server.endpoint)) == b"ok"
             await auntil(server.peers[-1].writer.transport.is_closing)
@@ -105,14 +105,14 @@ async def test_a_worker_that_closes_an_idle_connection_is_asked_over_a_new_one(c
 @pytest.mark.parametrize("end", [cut, reset])
 async def test_a_kept_connection_that_dies_under_the_request_is_replaced_once(ours: UpstreamClient, end: Step) -> None:
     """Ours only: the oracle reports this race to its caller."""
-    async with RawServer([request, ANSWER, request, end], [request, ANSWER, hold]) as server:
+    async with ScriptedServer([request, ANSWER, request, end], [request, ANSWER, hold]) as server:
         assert await whole(await get(ours, server.endpoint, "POST", body=b"1")) == b"ok"
         assert await whole(await get(ours, server.endpoint, "POST", body=b"2")) == b"ok"
         assert [seen.body for seen in server.requests] == [b"1", b"2", b"2"]
 
 
 async def test_a_request_is_not_replayed_twice(ours: UpstreamClient) -> None:
-    async with RawServer([request, ANSWER, request, cut], [request, cut]) as server:
+    async with ScriptedServer([request, ANSWER, request, cut], [request, cut]) as server:
         await whole(await get(ours, server.endpoint))
         with pytest.raises(ConnectionLost):
             await get(ours, server.endpoint)
@@ -120,7 +120,7 @@ async def test_a_request_is_not_replayed_twice(ours: UpstreamClient) -> None:
 
 
 async def test_a_request_is_not_replayed_once_an_answer_has_begun(client: Client) -> None:
-    async with RawServer([request, ANSWER, request, b"H", cut]) as server:
+    async with ScriptedServer([request, ANSWER, request, b"H", cut]) as server:
         await whole(await get(client, server.endpoint))
         with pytest.raises(ConnectionLost):
             await get(client, server.endpoint)
@@ -134,7 +134,7 @@ async def test_the_head_timeout_spans_the_replay(ours: UpstreamClient) -> None:
     async def wait(_: object) -> None:
         await late.wait()
 
-    async with RawServer([request, ANSWER, request, wait, cut], [request, hold]) as server:
+    async with ScriptedServer([request, ANSWER, request, wait, cut], [request, hold]) as server:
         await whole(await get(ours, server.endpoint))
         loop = asyncio.get_running_loop()
         loop.call_later(0.5, late.set)
@@ -150,7 +150,7 @@ async def test_the_head_timeout_spans_the_replay(ours: UpstreamClient) -> None:
 async def test_bytes_after_a_response_cost_the_connection(ours: UpstreamClient, more: bytes, at_once: bool) -> None:
     """Ours only: the oracle notices only at the next request."""
     tail = [ANSWER + more] if at_once else [apart(ANSWER, more)]
-    async with RawServer([request, *tail, hold]) as server:
+    async with ScriptedServer([request, *tail, hold]) as server:
         assert await whole(await get(ours, server.endpoint)) == b"ok"
         await auntil(lambda: server.gone == 1 and ours.counts.open == 0)
         assert await whole(await get(ours, server.endpoint)) == b"ok"
@@ -158,7 +158,7 @@ async def test_bytes_after_a_response_cost_the_connection(ours: UpstreamClient, 
 
 async def test_idle_connections_expire() -> None:
     client = UpstreamClient(idle_expiry=0.2)
-    async with RawServer([request, ANSWER, hold]) as server:
+    async with ScriptedServer([request, ANSWER, hold]) as server:
         await asyncio.gather(*[get(client, server.endpoint) for _ in range(4)])
         assert client.counts.idle == 4
         await auntil(lambda: server.gone == 4)
@@ -169,7 +169,7 @@ async def test_idle_connections_expire() -> None:
 async def test_connections_that_came_later_expire_later() -> None:
     client = UpstreamClient(idle_expiry=0.2)
     go = asyncio.Event()
-    async with RawServer([request, when(go), ANSWER, hold], [request, ANSWER, hold]) as server:
+    async with ScriptedServer([request, when(go), ANSWER, hold], [request, ANSWER, hold]) as server:
         late = asyncio.create_task(get(client, server.endpoint))
         await auntil(lambda: server.requests)
         await whole(await get(client, server.endpoint))
@@ -183,7 +183,7 @@ async def test_connections_that_came_later_expire_later() -> None:
 
 async def test_a_request_at_any_turn_of_the_loop_after_the_worker_closed() -> None:
     """From before the close is noticed until after it is dealt with."""
-    async with RawServer([request, ANSWER]) as server:
+    async with ScriptedServer([request, ANSWER]) as server:
         for turns in range(20):
             client = UpstreamClient()
             await whole(await get(client, server.endpoint))
@@ -195,7 +195,7 @@ async def test_a_request_at_any_turn_of_the_loop_after_the_worker_closed() -> No
 
 async def test_a_connection_that_expired_while_the_loop_was_busy_is_not_used() -> None:
     client = UpstreamClient(idle_expiry=0.05)
-    async with RawServer([request, ANSWER, hold]) as server:
+    async with ScriptedServer([request, ANSWER, hold]) as server:
         await whole(await get(client, server.endpoint))
         time.sleep(0.1)  # noqa: ASYNC251 - the loop is to be blocked
         await whole(await get(client, server.endpoint))
@@ -210,7 +210,7 @@ async def test_a_connection_in_use_does_not_expire() -> None:
     async def wait(_: object) -> None:
         await go.wait()
 
-    async with RawServer([request, ANSWER[:-2], wait, ANSWER[-2:], hold], [request, ANSWER, hold]) as server:
+    async with ScriptedServer([request, ANSWER[:-2], wait, ANSWER[-2:], hold], [request, ANSWER, hold]) as server:
         busy = await get(client, server.endpoint)
         await whole(await get(client, server.endpoint))
         await auntil(lambda: server.gone == 1)  # the idle one has
@@ -221,7 +221,7 @@ async def test_a_connection_in_use_does_not_expire() -> None:
 
 async def test_aclose_ends_what_is_in_progress(ours: UpstreamClient) -> None:
     """Ours only: the oracle leaves streams to their owners."""
-    async with RawServer([request, ANSWER[:-1], hold]) as server:
+    async with ScriptedServer([request, ANSWER[:-1], hold]) as server:
         pulled, pushed = [await get(ours, server.endpoint) for _ in range(2)]
         sink = Record()
         pushed.attach(sink)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.clients.exchanges import Record, get, whole
 from tests.support.until import auntil
-from tests.support.vllm.raw_server import Peer, RawServer, Script, Step, apart, cut, flood, hold, request
+from tests.support.vllm.scripted_server import Peer, Script, ScriptedServer, Step, apart, cut, flood, hold, request
 from vllama_pool.router.upstream.client import UpstreamClient
 from vllama_pool.router.upstream.exchange import HIGH_WATER, UpstreamExchange
 from vllama_pool.router.upstream.http1 import ResponseParser
@@ -39,7 +39,7 @@ def gate() -> tuple[asyncio.Event, Step]:
 async def test_pulled_first_and_pushed_from_there_on(client: Client) -> None:
     go, wait = gate()
     script: Script = [request, CHUNKED + chunk(b"one"), wait, apart(chunk(b"two"), chunk(b"three"), END), hold]
-    async with RawServer(script) as server:
+    async with ScriptedServer(script) as server:
         response = await get(client, server.endpoint)
         assert await response.read() == b"one"
         sink = Record()
@@ -55,7 +55,7 @@ async def test_what_had_arrived_is_pushed_at_once(ours: UpstreamClient) -> None:
     """Ours only: the oracle cannot look into its buffers without awaiting."""
     go, wait = gate()
     script: Script = [request, CHUNKED + chunk(b"a"), apart(chunk(b"b"), chunk(b"c")), wait, END, hold]
-    async with RawServer(script) as server:
+    async with ScriptedServer(script) as server:
         response = await get(ours, server.endpoint)
         await auntil(lambda: "3 bytes held" in repr(response))
         sink = Record()
@@ -66,7 +66,7 @@ async def test_what_had_arrived_is_pushed_at_once(ours: UpstreamClient) -> None:
 
 
 async def test_a_response_that_is_over_is_pushed_at_once_with_its_end(ours: UpstreamClient) -> None:
-    async with RawServer([request, CHUNKED + chunk(b"a") + chunk(b"b") + END, hold]) as server:
+    async with ScriptedServer([request, CHUNKED + chunk(b"a") + chunk(b"b") + END, hold]) as server:
         response = await get(ours, server.endpoint)
         sink = Record()
         response.attach(sink)
@@ -76,7 +76,7 @@ async def test_a_response_that_is_over_is_pushed_at_once_with_its_end(ours: Upst
 
 
 async def test_a_response_that_was_lost_is_pushed_at_once_with_the_loss(ours: UpstreamClient) -> None:
-    async with RawServer([request, CHUNKED + chunk(b"a"), cut]) as server:
+    async with ScriptedServer([request, CHUNKED + chunk(b"a"), cut]) as server:
         response = await get(ours, server.endpoint)
         await auntil(lambda: ours.counts.open == 0)
         sink = Record()
@@ -88,7 +88,7 @@ async def test_a_response_that_was_lost_is_pushed_at_once_with_the_loss(ours: Up
 async def test_the_chunks_of_one_read_are_one_call(ours: UpstreamClient) -> None:
     """Ours only. Each call costs the router a write to its client."""
     go, wait = gate()
-    async with RawServer([request, CHUNKED, wait, chunk(b"token ") * 50 + END, hold]) as server:
+    async with ScriptedServer([request, CHUNKED, wait, chunk(b"token ") * 50 + END, hold]) as server:
         response = await get(ours, server.endpoint)
         sink = Record()
         response.attach(sink)
@@ -105,7 +105,7 @@ async def test_a_loss_is_told_once_after_what_arrived(
     client: Client, tail: list[Step], error: type[TransportError]
 ) -> None:
     go, wait = gate()
-    async with RawServer([request, CHUNKED + chunk(b"a"), wait, *tail]) as server:
+    async with ScriptedServer([request, CHUNKED + chunk(b"a"), wait, *tail]) as server:
         response = await get(client, server.endpoint)
         sink = Record()
         response.attach(sink)
@@ -131,7 +131,7 @@ class Closing(Record):
 async def test_no_sink_is_called_after_close(client: Client, tail: bytes) -> None:
     """Whether the end came with the bytes or not, and whether it was good."""
     go, wait = gate()
-    async with RawServer([request, CHUNKED, wait, chunk(b"a"), apart(tail), hold]) as server:
+    async with ScriptedServer([request, CHUNKED, wait, chunk(b"a"), apart(tail), hold]) as server:
         sink = Closing()
         sink.response = await get(client, server.endpoint)
         sink.response.attach(sink)
@@ -144,7 +144,7 @@ async def test_no_sink_is_called_after_close(client: Client, tail: bytes) -> Non
 
 
 async def test_close_in_mid_stream_is_seen_by_the_worker(client: Client) -> None:
-    async with RawServer([request, CHUNKED + chunk(b"a"), hold]) as server:
+    async with ScriptedServer([request, CHUNKED + chunk(b"a"), hold]) as server:
         response = await get(client, server.endpoint)
         sink = Record()
         response.attach(sink)
@@ -155,7 +155,7 @@ async def test_close_in_mid_stream_is_seen_by_the_worker(client: Client) -> None
 
 
 async def test_a_stream_that_ended_leaves_its_connection_to_the_next(client: Client) -> None:
-    async with RawServer([request, CHUNKED, apart(chunk(b"a"), END), request, CHUNKED + END, hold]) as server:
+    async with ScriptedServer([request, CHUNKED, apart(chunk(b"a"), END), request, CHUNKED + END, hold]) as server:
         response = await get(client, server.endpoint)
         sink = Record()
         response.attach(sink)
@@ -174,7 +174,7 @@ async def test_a_sink_may_send_the_next_request_from_eof(ours: UpstreamClient) -
             super().eof()
             self.idle = ours.counts.idle
 
-    async with RawServer([request, CHUNKED + chunk(b"a") + END, hold]) as server:
+    async with ScriptedServer([request, CHUNKED + chunk(b"a") + END, hold]) as server:
         sink = Next()
         (await get(ours, server.endpoint)).attach(sink)
         await sink.ended
@@ -182,7 +182,7 @@ async def test_a_sink_may_send_the_next_request_from_eof(ours: UpstreamClient) -
 
 
 async def test_a_body_is_read_by_one_reader(ours: UpstreamClient) -> None:
-    async with RawServer([request, CHUNKED, hold]) as server:
+    async with ScriptedServer([request, CHUNKED, hold]) as server:
         response = await get(ours, server.endpoint)
         reading = asyncio.create_task(response.read())
         await asyncio.sleep(0)
@@ -203,7 +203,7 @@ async def test_a_sink_that_fails_loses_its_own_connection_only(ours: UpstreamCli
     reported: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
     go, wait = gate()
-    async with RawServer([request, CHUNKED, wait, chunk(b"a"), hold]) as server:
+    async with ScriptedServer([request, CHUNKED, wait, chunk(b"a"), hold]) as server:
         response = await get(ours, server.endpoint)
         sink = Broken()
         response.attach(sink)
@@ -216,7 +216,7 @@ async def test_a_sink_that_fails_loses_its_own_connection_only(ours: UpstreamCli
 @pytest.mark.parametrize("early", [False, True], ids=["complete", "closed early"])
 async def test_a_response_is_not_left_to_the_cycle_collector(ours: UpstreamClient, early: bool) -> None:
     """Ours only. A router that collects thousands of them stops for it, in the middle of everybody's tokens."""
-    async with RawServer([request, CHUNKED + chunk(b"a"), *([] if early else [END]), hold]) as server:
+    async with ScriptedServer([request, CHUNKED + chunk(b"a"), *([] if early else [END]), hold]) as server:
         gc.collect()
         gc.disable()
         try:
@@ -237,7 +237,7 @@ KERNEL = 24 * 1024 * 1024
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % TOTAL
 
 
-async def stalled(server: RawServer) -> int:
+async def stalled(server: ScriptedServer) -> int:
     """Wait until the server has stopped sending; how far it came."""
     before = -1
 
@@ -251,7 +251,7 @@ async def stalled(server: RawServer) -> int:
 
 
 async def test_a_paused_worker_stops_sending(client: Client) -> None:
-    async with RawServer([request, HEAD, flood(TOTAL), hold]) as server:
+    async with ScriptedServer([request, HEAD, flood(TOTAL), hold]) as server:
         response = await get(client, server.endpoint)
         sink = Record()
         response.pause()
@@ -274,7 +274,7 @@ async def test_a_sink_may_pause_from_within(client: Client) -> None:
             super().data(chunk)
             self.response.pause()
 
-    async with RawServer([request, HEAD, flood(TOTAL), hold]) as server:
+    async with ScriptedServer([request, HEAD, flood(TOTAL), hold]) as server:
         sink = Full()
         sink.response = await get(client, server.endpoint)
         sink.response.attach(sink)
@@ -289,7 +289,7 @@ async def test_a_sink_may_pause_from_within(client: Client) -> None:
 
 async def test_a_body_that_nobody_reads_is_bounded(ours: UpstreamClient) -> None:
     """Ours only, for the bound: the oracle does not read ahead at all."""
-    async with RawServer([request, HEAD, flood(TOTAL), hold]) as server:
+    async with ScriptedServer([request, HEAD, flood(TOTAL), hold]) as server:
         response = await get(ours, server.endpoint)
         assert await stalled(server) < KERNEL
         held = int(repr(response).split(", ")[2].split()[0])
@@ -301,7 +301,7 @@ async def test_a_body_that_nobody_reads_is_bounded(ours: UpstreamClient) -> None
 
 async def test_pausing_does_not_outlive_the_response(ours: UpstreamClient) -> None:
     """A paused connection that goes back to the pool must notice when the worker closes it."""
-    async with RawServer([request, CHUNKED + END]) as server:
+    async with ScriptedServer([request, CHUNKED + END]) as server:
         response = await get(ours, server.endpoint)
         response.pause()
         response.close()
@@ -315,7 +315,7 @@ async def test_pausing_does_not_outlive_the_response(ours: UpstreamClient) -> No
             super().data(chunk)
             self.response.pause()
 
-    async with RawServer([request, CHUNKED, wait, chunk(b"a") + END]) as server:
+    async with ScriptedServer([request, CHUNKED, wait, chunk(b"a") + END]) as server:
         sink = Pausing()
         sink.response = await get(ours, server.endpoint)
         sink.response.attach(sink)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,8 +13,8 @@ import pytest
 
 from tests.support.ports import free_ports
 from tests.support.until import auntil
-from tests.support.vllm import fake_process
 from tests.support.vllm.model_folder import write_model
+from tests.support.vllm.simulated import COMMAND, IGNORE_SIGTERM
 from vllama_pool.workers.agent.command_line import Address
 from vllama_pool.workers.agent.managed_server import GaveUp, Launch, ManagedServer, Ready
 from vllama_pool.workers.agent.monitor import Monitor
@@ -42,9 +41,10 @@ async def hosted(
 ) -> AsyncIterator[tuple[ManagedServer, Events, asyncio.Task[None]]]:
     """A server that takes no notice of SIGTERM, and is killed 0.2 s after it; it is asked to be called "tiny"."""
     model, port = str(write_model(tmp_path / "tiny")), free_ports()
-    command = (sys.executable, fake_process.__file__, "serve", model, "--port", str(port), "--served-model-name", name)
+    serve = (*COMMAND, "serve", model, "--port", str(port), "--served-model-name", name)
+    command, env = (*serve, *IGNORE_SIGTERM, *flags), {"VLLM_SERVER_DEV_MODE": "1"}
     address = Address("127.0.0.1", "127.0.0.1", port)
-    launch = Launch((*command, "--fake-deaf", *flags), {}, address, tmp_path / "log", model, Flags(()))
+    launch = Launch(command, env, address, tmp_path / "log", model, Flags(()))
     events = Events()
     async with httpx.AsyncClient(trust_env=False, timeout=1) as client:
         server = ManagedServer(launch, client, Monitor(client, events.loads.append), events, stop_grace=0.2)
@@ -74,7 +74,7 @@ async def test_an_idle_server_is_stopped_at_once(tmp_path: Path) -> None:
 
 
 async def test_a_server_that_still_loads_is_stopped_at_once(tmp_path: Path) -> None:
-    async with hosted(tmp_path, "--fake-startup", "60") as (server, _, serving):
+    async with hosted(tmp_path, "--startup", "60") as (server, _, serving):
         await auntil(lambda: server._process is not None and server._process.pid, 10, "it loads")
         assert await end(server, serving) < 10
 
@@ -91,7 +91,7 @@ async def test_a_sleeping_server_stays_sleeping_and_is_not_restarted(tmp_path: P
         await auntil(lambda: events.server, 10, "it is ready")
         assert server._process is not None
         pid = server._process.pid
-        await client.get(f"{events.server.url if events.server else ''}/fake/sleep")
+        await client.post(f"{events.server.url if events.server else ''}/sleep")
         await auntil(lambda: events.loads[-1].state is WorkerState.SLEEPING, 10, "it sleeps")
         first = len(events.loads)
         await auntil(lambda: len(events.loads) >= first + 4, 10, "it was polled four times more")

@@ -19,7 +19,7 @@ import pytest
 from tests.support.fleet.agents import group
 from tests.support.ports import free_ports
 from tests.support.until import until
-from tests.support.vllm import fake_process
+from tests.support.vllm.simulated import COMMAND, IGNORE_SIGTERM, failing
 from vllama_pool.workers.process import guardian
 from vllama_pool.workers.process.server_process import (
     ExitStatus,
@@ -47,7 +47,7 @@ def port() -> int:
 
 @pytest.fixture
 def command(port: int) -> list[str]:
-    return [sys.executable, fake_process.__file__, "serve", "tiny", "--port", str(port)]
+    return [*COMMAND, "serve", "tiny", "--port", str(port), "--engine-process"]
 
 
 def healthy(client: httpx.AsyncClient, port: int) -> Callable[[], Awaitable[bool]]:
@@ -79,7 +79,7 @@ async def test_start_ready_stop(command: list[str], port: int, tmp_path: Path) -
 
 
 async def test_a_server_that_ignores_sigterm_is_killed(command: list[str], port: int, tmp_path: Path) -> None:
-    run = await ready([*command, "--fake-deaf"], port, tmp_path / "log")
+    run = await ready([*command, *IGNORE_SIGTERM], port, tmp_path / "log")
     assert await run.stop(0.2) == ExitStatus(-signal.SIGKILL)
     assert group(run.pid) == []
 
@@ -107,8 +107,8 @@ async def test_killing_the_guardian_leaves_nothing(command: list[str], port: int
     assert group(run.pid) == []
 
 
-async def test_a_process_that_dies_at_start_says_why(command: list[str], port: int, tmp_path: Path) -> None:
-    run = ServerProcess([*command, "--fake-die", "no such model"], os.environ, tmp_path / "log")
+async def test_a_process_that_dies_at_start_says_why(port: int, tmp_path: Path) -> None:
+    run = ServerProcess(failing("ValueError: no such model"), os.environ, tmp_path / "log")
     await run.start()
     async with http_client() as client:
         with pytest.raises(ProcessEnded) as ended:
@@ -164,7 +164,7 @@ async def test_a_start_that_is_cancelled_at_any_moment_leaves_nothing(
 @pytest.fixture
 def owner(command: list[str], tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Another process that runs a server, deaf to SIGTERM; and the server's process group."""
-    args = [sys.executable, "-c", OWNER, str(tmp_path / "log"), *command, "--fake-deaf"]
+    args = [sys.executable, "-c", OWNER, str(tmp_path / "log"), *command, *IGNORE_SIGTERM]
     with subprocess.Popen(args, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         pid = int(process.stdout.readline())

@@ -7,14 +7,17 @@ import contextlib
 import dataclasses
 import json
 import signal
+import subprocess
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
-from tests.support.until import auntil
-from tests.support.vllm.simulated import FAST, SimulatedProcess, workers
+from tests.support.until import auntil, until
+from tests.support.vllm.simulated import COMMAND, FAST, IGNORE_SIGTERM, SimulatedProcess, workers
 from vllama_pool.workers.simulated import Options, Simulated, script
 
 CHAT = "/v1/chat/completions"
@@ -455,6 +458,49 @@ def test_a_process_aborts_on_sigterm_where_no_grace_is_given() -> None:
             with pytest.raises(httpx.TransportError):
                 list(lines)
         assert worker.wait() == 0
+
+
+def test_a_process_can_be_stopped_before_it_listens() -> None:
+    command = [*COMMAND, "m", "--port", "0", "--startup", "60"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        until(lambda: handles(process.pid, signal.SIGTERM), 10)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 0
+        assert process.communicate() == (b"", b"")
+
+
+def handles(pid: int, number: signal.Signals) -> bool:
+    """Return True once the process has a handler for the signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+
+
+def test_a_process_ignores_sigterm_while_that_fault_is_set() -> None:
+    with SimulatedProcess(*IGNORE_SIGTERM) as worker:
+        worker.signal(signal.SIGTERM)
+        assert worker.stats()["running"] == 0
+        worker.set_faults([])
+        worker.signal(signal.SIGTERM)
+        assert worker.wait() == 0
+
+
+def test_a_process_exits_some_time_after_its_engine_died() -> None:
+    with SimulatedProcess() as worker:
+        worker.set_faults([script.Dead(exit_after=0.3)])
+        assert httpx.get(worker.url + "/health", trust_env=False).status_code == 503
+        assert worker.wait() == 137
+
+
+def test_the_engine_process_ends_with_a_stopped_server_and_survives_a_killed_one() -> None:
+    for number, survives in ((signal.SIGTERM, False), (signal.SIGKILL, True)):
+        with SimulatedProcess("--engine-process") as worker:
+            (engine,) = psutil.Process(worker.pid).children()
+            worker.signal(number)
+            worker.wait()
+            assert engine.is_running() is survives
+            if survives:
+                engine.kill()
 
 
 def test_a_port_in_use_is_one_clear_line() -> None:

@@ -1,13 +1,14 @@
-"""Worker agents as programs of their own, over a fake vLLM, and what the registry says of them."""
+"""Worker agents as processes over simulated workers, and their records in the registry."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
+import shlex
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,14 +16,13 @@ from pathlib import Path
 import psutil
 
 from tests.support.until import auntil
-from tests.support.vllm import fake_process
+from tests.support.vllm.simulated import COMMAND
 from vllama_pool.workers.registry.client import Registry
 from vllama_pool.workers.registry.record import LoadReport, WorkerRecord, WorkerState
 from vllama_pool.workers.registry.signature import unseal
 
 INTERVAL = 0.05
 """Seconds between two looks at the registry, or at all processes: agents beat once a second."""
-FAKE = f"{sys.executable} {fake_process.__file__}"
 
 
 def group(pid: int) -> list[psutil.Process]:
@@ -54,7 +54,7 @@ class AgentProcess:
 
 @asynccontextmanager
 async def agent(
-    *args: str, state_dir: Path, env: Mapping[str, str] | None = None, program: str = FAKE
+    *args: str, state_dir: Path, env: Mapping[str, str] | None = None, program: Sequence[str] = COMMAND
 ) -> AsyncIterator[AgentProcess]:
     """Starts `vllama worker ARGS`; at the end it and all that it left are gone."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("VLLAMA_", "OLLAMA_", "REDIS"))}
@@ -63,7 +63,7 @@ async def agent(
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
-        env={**kept, "VLLAMA_STATE_DIR": str(state_dir), "VLLAMA_VLLM": program, **(env or {})},
+        env={**kept, "VLLAMA_STATE_DIR": str(state_dir), "VLLAMA_VLLM": shlex.join(program), **(env or {})},
     )
     running = AgentProcess(process)
     reading = asyncio.create_task(_read(process.stdout, running.lines))

@@ -12,6 +12,8 @@ As a process, which can be killed and stopped:
     with SimulatedProcess("--speed", "2") as worker:
         worker.set_faults([script.Status(status=503, count=1)])
         worker.kill()
+
+As the program that an agent starts: `COMMAND`, or `failing` for one that does not start.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -38,6 +41,17 @@ ROOT = Path(__file__).resolve().parents[3]
 FAST = Options(model="m", tokens_per_second=1000.0, ttft=0.0)
 """A worker for tests that do not look at times."""
 START_TIMEOUT = 20.0
+COMMAND = (sys.executable, "-m", "vllama_pool.workers.simulated")
+IGNORE_SIGTERM = ("--fault", '{"kind": "ignoresigterm"}')
+
+
+def failing(error: str, *, if_exists: Path | None = None) -> tuple[str, ...]:
+    """Return the command of a worker that exits with code 1 and a traceback, if the file exists when one is given."""
+    fail = f"printf '%s\\n' 'Traceback (most recent call last):' {shlex.quote(error)} >&2; exit 1"
+    if if_exists is None:
+        return ("sh", "-c", fail)
+    run = f'exec {shlex.join(COMMAND)} "$@"'
+    return ("sh", "-c", f"if [ -e {shlex.quote(str(if_exists))} ]; then {fail}; fi; {run}", "vllm")
 
 
 @contextlib.asynccontextmanager
@@ -54,7 +68,7 @@ class SimulatedProcess:
     def __init__(self, *flags: str, model: str = "m", env: dict[str, str] | None = None) -> None:
         self._resources = contextlib.ExitStack()
         self._log = Path(self._resources.enter_context(tempfile.TemporaryDirectory())) / "log"
-        command = [sys.executable, "-m", "vllama_pool.workers.simulated", model, "--port", "0", *flags]
+        command = [*COMMAND, model, "--port", "0", *flags]
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
                 command,

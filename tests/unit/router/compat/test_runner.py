@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support.ports import free_ports
-from tests.support.vllm.raw_server import RawServer, hold, request
+from tests.support.vllm.scripted_server import ScriptedServer, hold, request
 from vllama_pool.router.compat.checks import CHECKS, writes
 from vllama_pool.router.compat.checks.check import Check, checks_in, covers
 from vllama_pool.router.compat.expect import Differs, Skipped
@@ -53,7 +53,7 @@ async def test_a_server_that_is_gone_or_times_out_differs() -> None:
     gone = await run_check(CheckedServer(ServerUrl("127.0.0.1", free_ports()), ModelChoice()), get_status)
     assert gone.result is Result.DIFFERS
     assert gone.detail.startswith("GET /api/status: expected an answer; ")
-    async with RawServer([request, hold]) as raw:
+    async with ScriptedServer([request, hold]) as raw:
         at = ServerUrl(raw.endpoint.host, raw.endpoint.port)
         hangs = await run_check(CheckedServer(at, ModelChoice(), timeout=0.1), get_status)
     assert hangs.detail == "GET /api/status: expected an answer; timed out"
@@ -67,7 +67,7 @@ async def test_checks_are_skipped_after_several_timeouts_in_a_row() -> None:
 
         return get_status
 
-    async with RawServer([request, hold]) as raw:
+    async with ScriptedServer([request, hold]) as raw:
         at = ServerUrl(raw.endpoint.host, raw.endpoint.port)
         found = await run(
             CheckedServer(at, ModelChoice(), timeout=0.1), [get_check(f"/{number}") for number in range(9)]
@@ -80,7 +80,7 @@ async def test_checks_are_skipped_after_several_timeouts_in_a_row() -> None:
 
 async def test_equal_requests_are_sent_once() -> None:
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
-    async with RawServer([request, answer]) as raw:
+    async with ScriptedServer([request, answer]) as raw:
         server = CheckedServer(ServerUrl(raw.endpoint.host, raw.endpoint.port), ModelChoice(), key="k")
         for fields in ({}, {}, {"x": 1}, {}):
             await server.post_cached("/api/show", fields)

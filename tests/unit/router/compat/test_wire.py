@@ -4,13 +4,13 @@ import socket
 
 import pytest
 
-from tests.support.vllm.raw_server import RawServer, bytewise, cut, request
+from tests.support.vllm.scripted_server import ScriptedServer, bytewise, cut, request
 from vllama_pool.router.compat.wire import InvalidResponse, RawConnection, RawResponse, ServerUrl, parse_url, reason
 
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
-async def exchange(server: RawServer, method: str = "GET", body: bytes = b"") -> RawResponse:
+async def exchange(server: ScriptedServer, method: str = "GET", body: bytes = b"") -> RawResponse:
     at = ServerUrl(server.endpoint.host, server.endpoint.port)
     async with RawConnection(at) as connection:
         return await connection.exchange(method, "/x", {"Host": "h"}, body)
@@ -20,7 +20,7 @@ async def test_chunk_boundaries_are_kept_however_the_bytes_arrive() -> None:
     head = OK + b"Transfer-Encoding: chunked\r\nX-Two: a\r\nX-Two: b\r\n\r\n"
     answer = head + b"3\r\none\r\n5\r\nthree\r\n0\r\n\r\n"
     for step in (answer, bytewise(answer)):
-        async with RawServer([request, step]) as server:
+        async with ScriptedServer([request, step]) as server:
             response = await exchange(server)
         assert response.chunks == (b"one", b"three")
         assert response.body == b"onethree"
@@ -29,7 +29,7 @@ async def test_chunk_boundaries_are_kept_however_the_bytes_arrive() -> None:
 
 
 async def test_a_body_with_a_length_has_no_chunks() -> None:
-    async with RawServer([request, OK + b"Content-Length: 2\r\n\r\nok"]) as server:
+    async with ScriptedServer([request, OK + b"Content-Length: 2\r\n\r\nok"]) as server:
         response = await exchange(server, "POST", b"{}")
     assert (response.status, response.body, response.chunks) == (200, b"ok", None)
     assert server.requests[0].line == "POST /x HTTP/1.1"
@@ -38,14 +38,14 @@ async def test_a_body_with_a_length_has_no_chunks() -> None:
 
 
 async def test_a_response_to_head_has_no_body() -> None:
-    async with RawServer([request, OK + b"Content-Length: 17\r\n\r\n"]) as server:
+    async with ScriptedServer([request, OK + b"Content-Length: 17\r\n\r\n"]) as server:
         response = await exchange(server, "HEAD")
     assert response.body == b""
     assert response.header("content-length") == "17"
 
 
 async def test_a_body_without_a_length_ends_with_the_connection() -> None:
-    async with RawServer([request, OK + b"\r\nall of it"]) as server:
+    async with ScriptedServer([request, OK + b"\r\nall of it"]) as server:
         assert (await exchange(server)).body == b"all of it"
 
 
@@ -60,7 +60,7 @@ async def test_a_body_without_a_length_ends_with_the_connection() -> None:
     ],
 )
 async def test_an_incomplete_response_is_invalid(sent: bytes) -> None:
-    async with RawServer([request, sent, cut] if not sent else [request, sent]) as server:
+    async with ScriptedServer([request, sent, cut] if not sent else [request, sent]) as server:
         with pytest.raises((InvalidResponse, ConnectionError)):
             await exchange(server)
 

@@ -19,8 +19,8 @@ from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.record import WorkerRecord, WorkerState
 
 
-class Vllm:
-    """A vLLM server as an httpx transport."""
+class FakeClient:
+    """An httpx client that answers as a static worker would, without a server."""
 
     def __init__(self) -> None:
         self.health = 200
@@ -74,13 +74,13 @@ class Clock:
 ID = "static/gpu"
 
 
-def watch(vllm: Vllm, pool: Recorder | Pool, clock: Clock) -> StaticWatch:
+def watch(vllm: FakeClient, pool: Recorder | Pool, clock: Clock) -> StaticWatch:
     worker = StaticWorker(url="http://10.0.0.5:8000", name="gpu", slots=4, tags=("a",))
     return StaticWatch(worker, pool, vllm.client, Endpoints("key"), "key", clock)
 
 
 async def test_a_static_worker_joins_with_its_models_version_and_load() -> None:
-    vllm, pool = Vllm(), Recorder()
+    vllm, pool = FakeClient(), Recorder()
     vllm.running = 3
     await watch(vllm, pool, Clock()).probe()
     record = pool.known[ID].record
@@ -101,7 +101,7 @@ async def look(static: StaticWatch, times: int = 1) -> None:
 
 @pytest.mark.rule(176)
 async def test_abilities_are_learned_once_when_a_static_worker_appears() -> None:
-    vllm, pool = Vllm(), Recorder()
+    vllm, pool = FakeClient(), Recorder()
     vllm.able = True
     static = watch(vllm, pool, Clock())
     await look(static, times=12)
@@ -116,7 +116,7 @@ async def test_abilities_are_learned_once_when_a_static_worker_appears() -> None
 
 @pytest.mark.rule(176)
 async def test_learning_abilities_of_a_busy_static_worker_is_retried_with_backoff() -> None:
-    vllm, pool, clock = Vllm(), Recorder(), Clock()
+    vllm, pool, clock = FakeClient(), Recorder(), Clock()
     vllm.busy = True
     static = watch(vllm, pool, clock)
     at = []
@@ -137,7 +137,7 @@ async def test_learning_abilities_of_a_busy_static_worker_is_retried_with_backof
 
 
 async def test_a_static_worker_is_probed_while_its_abilities_are_learned() -> None:
-    vllm, pool, clock = Vllm(), Recorder(), Clock()
+    vllm, pool, clock = FakeClient(), Recorder(), Clock()
     vllm.slow = True
     running = asyncio.get_running_loop().create_task(watch(vllm, pool, clock).run())
     await auntil(lambda: "/v1/chat/completions" in vllm.asked, 10, "it is asked")
@@ -149,7 +149,7 @@ async def test_a_static_worker_is_probed_while_its_abilities_are_learned() -> No
 
 
 async def test_a_full_probe_of_a_static_worker_is_done_every_tenth_time() -> None:
-    vllm, pool, clock = Vllm(), Recorder(), Clock()
+    vllm, pool, clock = FakeClient(), Recorder(), Clock()
     static = watch(vllm, pool, clock)
     await static.probe()
     vllm.asked.clear()
@@ -161,7 +161,7 @@ async def test_a_full_probe_of_a_static_worker_is_done_every_tenth_time() -> Non
 
 
 async def test_a_new_model_of_a_static_worker_reaches_the_pool() -> None:
-    vllm, pool = Vllm(), Recorder()
+    vllm, pool = FakeClient(), Recorder()
     static = watch(vllm, pool, Clock())
     await static.probe()
     vllm.models.append({"id": "adapter", "root": "x", "parent": "m"})  # type: ignore[dict-item]
@@ -171,7 +171,7 @@ async def test_a_new_model_of_a_static_worker_reaches_the_pool() -> None:
 
 
 async def test_a_restarted_static_worker_is_a_new_generation() -> None:
-    vllm, pool = Vllm(), Recorder()
+    vllm, pool = FakeClient(), Recorder()
     static = watch(vllm, pool, Clock())
     vllm.tokens = 100
     await static.probe()
@@ -185,7 +185,7 @@ async def test_a_restarted_static_worker_is_a_new_generation() -> None:
 async def test_a_static_worker_whose_engine_died_is_down_at_once(
     health: int, fault: type[httpx.TransportError] | None
 ) -> None:
-    vllm, pool = Vllm(), Recorder()
+    vllm, pool = FakeClient(), Recorder()
     static = watch(vllm, pool, Clock())
     await static.probe()
     vllm.health, vllm.fault = health, fault
@@ -202,7 +202,7 @@ async def test_a_static_worker_whose_engine_died_is_down_at_once(
 
 
 async def test_a_static_worker_without_answers_is_suspect_then_down() -> None:
-    vllm, pool, clock = Vllm(), Recorder(), Clock()
+    vllm, pool, clock = FakeClient(), Recorder(), Clock()
     static = watch(vllm, pool, clock)
     await static.probe()
     vllm.fault = httpx.ReadTimeout
@@ -214,7 +214,7 @@ async def test_a_static_worker_without_answers_is_suspect_then_down() -> None:
 
 
 async def test_a_static_worker_that_answers_again_within_the_ttl_is_up() -> None:
-    vllm, pool, clock = Vllm(), Recorder(), Clock()
+    vllm, pool, clock = FakeClient(), Recorder(), Clock()
     static = watch(vllm, pool, clock)
     await static.probe()
     for _ in range(3):
@@ -226,7 +226,7 @@ async def test_a_static_worker_that_answers_again_within_the_ttl_is_up() -> None
 
 
 async def test_a_static_worker_leaves_and_returns_to_the_rotation_of_the_real_pool() -> None:
-    vllm, clock = Vllm(), Clock()
+    vllm, clock = FakeClient(), Clock()
     vllm.fault = httpx.ConnectError
     pool = Pool(clock)
     static = watch(vllm, pool, clock)
@@ -260,7 +260,7 @@ async def test_a_static_worker_leaves_and_returns_to_the_rotation_of_the_real_po
 async def test_late_workers_are_probed_at_their_health_route(
     health: int, fault: type[httpx.TransportError] | None, answer: ProbeAnswer
 ) -> None:
-    vllm = Vllm()
+    vllm = FakeClient()
     vllm.health, vllm.fault = health, fault
     record = WorkerRecord(id="a", generation=1, url="http://[fd00::5]:8100/v")
     found = Discovered(record, Endpoint("fd00::5", 8100, "/v"))
@@ -291,7 +291,7 @@ async def test_late_workers_are_probed_at_their_pinned_address_with_their_host_n
 
 
 async def test_only_a_static_worker_that_stays_unreachable_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    vllm, pool, clock = Vllm(), Recorder(), Clock()
+    vllm, pool, clock = FakeClient(), Recorder(), Clock()
     vllm.fault = httpx.ConnectTimeout
     static = watch(vllm, pool, clock)
     running = asyncio.get_running_loop().create_task(static.run())
@@ -309,7 +309,7 @@ async def test_only_a_static_worker_that_stays_unreachable_is_logged(caplog: pyt
 
 
 async def test_a_static_worker_is_sleeping_while_its_engine_sleeps_and_is_not_asked_what_it_can() -> None:
-    vllm, pool = Vllm(), Recorder()
+    vllm, pool = FakeClient(), Recorder()
     vllm.asleep = vllm.able = True
     static = watch(vllm, pool, Clock())
     await look(static, times=3)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import pytest
 
 from tests.support.protocol import CLOCK, TIMING
-from tests.support.vllm.canned_response import Canned
+from tests.support.upstream import FakeResponse
 from vllama_pool.router.errors import Refused, Unavailable
 from vllama_pool.router.protocol.ollama.embed import decode_embed
 from vllama_pool.router.protocol.ollama.embed_response import EmbedTranslator
@@ -43,7 +43,7 @@ async def test_the_end_of_a_large_answer_is_worked_out_beside_the_loop() -> None
     assert len(body) > 2 * FINISHED_AT_ONCE
     translator = embedding(40)
     begun: list[int] = []
-    first = await first_content(Canned(200, chunks=[body[:1000], body[1000:]]), translator, lambda: begun.append(1))
+    first = await first_content(FakeResponse([body[:1000], body[1000:]]), translator, lambda: begun.append(1))
     assert json.loads(first)["embeddings"] == [[0.03125] * 1024] * 40
     assert translator.finished_in is not threading.current_thread()
     assert len(begun) == 2
@@ -51,7 +51,7 @@ async def test_the_end_of_a_large_answer_is_worked_out_beside_the_loop() -> None
 
 async def test_the_end_of_a_small_answer_is_worked_out_at_once() -> None:
     translator = embedding(2)
-    first = await first_content(Canned(200, chunks=[vectors([1.0, -3.0])]), translator, lambda: None)
+    first = await first_content(FakeResponse([vectors([1.0, -3.0])]), translator, lambda: None)
     assert json.loads(first)["embeddings"] == [[1], [-1]]
     assert translator.finished_in is threading.current_thread()
 
@@ -67,7 +67,7 @@ async def test_the_loop_goes_on_while_a_large_answer_is_worked_out() -> None:
             ticks += 1
 
     ticking = asyncio.get_running_loop().create_task(tick())
-    await first_content(Canned(200, chunks=[vectors([2.0] * count, 1024)]), embedding(count), lambda: None)
+    await first_content(FakeResponse([vectors([2.0] * count, 1024)]), embedding(count), lambda: None)
     ticking.cancel()
     assert ticks > 3
 
@@ -79,4 +79,4 @@ async def test_what_the_end_of_an_answer_shows_is_told() -> None:
         (b"", Unavailable, "not understood"),
     ):
         with pytest.raises(kind, match=text):
-            await first_content(Canned(200, chunks=[body]), embedding(1), lambda: None)
+            await first_content(FakeResponse([body]), embedding(1), lambda: None)

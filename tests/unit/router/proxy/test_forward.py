@@ -14,7 +14,7 @@ import pytest
 from tests.support.balance import DRAINING, Clock, found, group, pool_of, worker_in
 from tests.support.protocol import event
 from tests.support.until import auntil
-from tests.support.vllm.canned_response import Canned
+from tests.support.upstream import FakeResponse, Hang
 from vllama_pool.config.routing.defaults import NO_DEFAULTS
 from vllama_pool.router.balance.lease import Completed
 from vllama_pool.router.errors import AttemptFailed, ClientError, NoWorker, ServerBusy
@@ -27,7 +27,7 @@ from vllama_pool.router.proxy.forward import Forwarder, ForwardRequest, Limits
 from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
 from vllama_pool.router.routing.resolve import Resolution
 from vllama_pool.router.telemetry.request_record import RequestRecord
-from vllama_pool.router.upstream.interface import ConnectFailed, ConnectionLost, Endpoint, Sink
+from vllama_pool.router.upstream.interface import ConnectFailed, ConnectionLost, Endpoint
 from vllama_pool.workers.registry.record import ModelInfo
 
 CHAT = next(operation for operation in operations(SystemClock()) if operation.name == "chat")
@@ -38,8 +38,8 @@ MODEL = ModelInfo(name="m", context_length=10, has_template=True)
 class Refusing:
     """A client of workers that all find the prompt too long, and cannot count."""
 
-    async def send(self, *_: Any, **__: Any) -> Canned:
-        return Canned(400, chunks=[TOO_LONG])
+    async def send(self, *_: Any, **__: Any) -> FakeResponse:
+        return FakeResponse([TOO_LONG], 400)
 
 
 @pytest.mark.parametrize("size", [INLINE_BYTES, INLINE_BYTES + 1])
@@ -82,41 +82,6 @@ END = (
     + event(choices=[], usage={"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2})
     + b"data: [DONE]\n\n"
 )
-
-
-class Hang:
-    """A script step that never completes."""
-
-
-Step = bytes | Exception | Hang
-
-
-@dataclasses.dataclass
-class FakeResponse:
-    """An `interface.Response` that plays its steps, then ends."""
-
-    steps: list[Step]
-    status: int = 200
-    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    closed: int = 0
-
-    async def read(self) -> bytes:
-        step = self.steps.pop(0) if self.steps else b""
-        if isinstance(step, Hang):
-            await asyncio.get_running_loop().create_future()
-        if isinstance(step, Exception):
-            raise step
-        assert isinstance(step, bytes)
-        return step
-
-    def attach(self, sink: Sink) -> None: ...
-
-    def pause(self) -> None: ...
-
-    def resume(self) -> None: ...
-
-    def close(self) -> None:
-        self.closed += 1
 
 
 class FakeClient:

@@ -35,7 +35,7 @@ class Peer:
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
-    server: RawServer
+    server: ScriptedServer
     sent: int = 0
     left: asyncio.Event = field(default_factory=asyncio.Event)
     """The client has closed."""
@@ -111,6 +111,12 @@ def flood(total: int) -> Callable[[Peer], Awaitable[None]]:
     return step
 
 
+def json_response(status: int, body: bytes) -> bytes:
+    """Return a response after which the connection closes."""
+    head = f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\nconnection: close\r\n"
+    return head.encode() + b"content-length: %d\r\n\r\n%b" % (len(body), body)
+
+
 def when(event: asyncio.Event) -> Callable[[Peer], Awaitable[None]]:
     """Go on when the test says so."""
 
@@ -120,8 +126,8 @@ def when(event: asyncio.Event) -> Callable[[Peer], Awaitable[None]]:
     return step
 
 
-class RawServer:
-    """`async with RawServer([request, b"HTTP/1.1 200 OK\\r\\n…"]) as server: … server.endpoint …`"""
+class ScriptedServer:
+    """`async with ScriptedServer([request, b"HTTP/1.1 200 OK\\r\\n…"]) as server: … server.endpoint …`"""
 
     def __init__(self, *scripts: Script, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
         self.peers: list[Peer] = []
@@ -151,6 +157,10 @@ class RawServer:
     @property
     def port(self) -> int:
         return int(self._server.sockets[0].getsockname()[1])
+
+    @property
+    def url(self) -> str:
+        return f"http://{self._host}:{self.port}"
 
     @property
     def endpoint(self) -> Endpoint:
