@@ -65,8 +65,8 @@ def entry(listed: list[dict[str, Any]], model: str) -> dict[str, Any]:
     raise Differs(f"expected {model} in the list; got {', '.join(item['name'] for item in listed) or 'no models'}")
 
 
-async def describe(server: CheckedServer, **fields: Any) -> dict[str, Any]:
-    """Response of show, by default for the chat model."""
+async def description(server: CheckedServer, **fields: Any) -> dict[str, Any]:
+    """Cached response of show, by default for the chat model."""
     return json_object(await server.post_cached("/api/show", fields or {"model": server.model("chat")}))
 
 
@@ -141,7 +141,7 @@ async def capabilities_are_known_to_ollama(server: CheckedServer) -> None:
         found = field(item, "capabilities", list)
         expect(found and set(found) <= CAPABILITIES, "capabilities that Ollama has", found)
         expect(not {"embedding", "completion"} <= set(found), "embedding or completion, not both", found)
-        described = json_object(await server.post_cached("/api/show", {"model": field(item, "model", str)}))
+        described = await description(server, model=field(item, "model", str))
         same("capabilities in show", sorted(found), sorted(field(described, "capabilities", list)))
 
 
@@ -172,7 +172,7 @@ async def ps_and_tags_agree(server: CheckedServer) -> None:
 
 @covers(10)
 async def show_has_the_fields_that_clients_read(server: CheckedServer) -> None:
-    found = await describe(server)
+    found = await description(server)
     has_details(found)
     timestamp(field(found, "modified_at", str))
     field(found, "model_info", dict)
@@ -187,13 +187,13 @@ async def show_has_the_fields_that_clients_read(server: CheckedServer) -> None:
 async def show_accepts_the_older_name_field(server: CheckedServer) -> None:
     """The ollama command sends `name` and an empty `model`."""
     fields = {"model": "", "name": server.model("chat"), "system": "", "template": "", "options": None}
-    has_details(await describe(server, **fields))
-    same("answer", await describe(server), await describe(server, **fields))
+    has_details(await description(server, **fields))
+    same("answer", await description(server), await description(server, **fields))
 
 
 @covers(109)
 async def show_omits_long_lists(server: CheckedServer) -> None:
-    info = field(await describe(server), "model_info", dict)
+    info = field(await description(server), "model_info", dict)
     expect(info, "something in model_info", info)
     lacks(info, "general.name", "tokenizer.chat_template")
     for key, value in info.items():
@@ -210,7 +210,7 @@ async def show_returns_the_requested_name_to_copilot(server: CheckedServer) -> N
 
 @covers(111)
 async def model_info_has_the_keys_that_clients_read(server: CheckedServer) -> None:
-    info = field(await describe(server), "model_info", dict)
+    info = field(await description(server), "model_info", dict)
     architecture = field(info, "general.architecture", str)
     for key in (f"{architecture}.context_length", f"{architecture}.embedding_length", "general.parameter_count"):
         expect(field(info, key, int) > 0, f"{key} above 0", info[key])

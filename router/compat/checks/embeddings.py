@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from vllama_pool.router.compat.checks.catalogue import description
 from vllama_pool.router.compat.checks.check import Check, covers
 from vllama_pool.router.compat.expect import JSON, Skipped, content_type, error, expect, field, json_object, lacks, same
 from vllama_pool.router.compat.server import ABSENT_MODEL, CheckedServer
@@ -117,9 +118,7 @@ async def an_invalid_input_is_reported_before_a_missing_model(server: CheckedSer
 
 async def too_long(server: CheckedServer) -> str:
     """A text above the model's context. Raises Skipped if that is too large."""
-    info = field(
-        json_object(await server.post_cached("/api/show", {"model": server.model("embed")})), "model_info", dict
-    )
+    info = field(await description(server, model=server.model("embed")), "model_info", dict)
     context = next((value for key, value in info.items() if key.endswith(".context_length")), 0)
     if not isinstance(context, int) or not 0 < context <= MAX_CONTEXT:
         raise Skipped("the model's context is long")

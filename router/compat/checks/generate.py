@@ -7,6 +7,7 @@ from typing import Any
 
 from vllama_pool.config import names
 from vllama_pool.router.compat.checks.answers import NATIVE, streamed, whole
+from vllama_pool.router.compat.checks.catalogue import description
 from vllama_pool.router.compat.checks.check import Check, covers
 from vllama_pool.router.compat.expect import Skipped, error, expect, field, json_object, lacks, same
 from vllama_pool.router.compat.server import SHORT, CheckedServer
@@ -17,8 +18,7 @@ CONFLICT = "raw mode does not support template, system, or context"
 
 
 async def capabilities(server: CheckedServer, model: str) -> list[Any]:
-    description = json_object(await server.post_cached("/api/show", {"model": model}))
-    return field(description, "capabilities", list)
+    return field(await description(server, model=model), "capabilities", list)
 
 
 def full_name(model: str) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from vllama_pool.config import names
 from vllama_pool.router.compat.checks.check import Check, covers
-from vllama_pool.router.compat.checks.requests import loaded
-from vllama_pool.router.compat.expect import Skipped, error, field, json_object, same
+from vllama_pool.router.compat.checks.requests import loaded, show
+from vllama_pool.router.compat.expect import Skipped, error, field, same
 from vllama_pool.router.compat.server import ABSENT_MODEL, CheckedServer
 
 
@@ -25,13 +25,9 @@ def is_spelling(rule: int, name: str, spell: Callable[[names.Name], str]) -> Che
         spelled = spell(parts(server))
         for path in ("/api/generate", "/api/chat"):
             same("model", spelled, field(loaded(await server.post(path, {"model": spelled})), "model", str))
-        field(await describe(server, spelled), "details", dict)
+        field(await show(server, spelled), "details", dict)
 
     return Check(frozenset({rule}), name, run)
-
-
-async def describe(server: CheckedServer, name: str) -> dict[str, object]:
-    return json_object(await server.post("/api/show", {"model": name}))
 
 
 def local(name: names.Name) -> str:
@@ -55,8 +51,8 @@ async def a_name_without_a_tag_means_latest(server: CheckedServer) -> None:
     if name.tag != "latest":
         raise Skipped("the model has a tag of its own")
     bare = name.short.removesuffix(":latest")
-    whole = field(await describe(server, name.short), "details", dict)
-    same("details", whole, field(await describe(server, bare), "details", dict))
+    whole = field(await show(server, name.short), "details", dict)
+    same("details", whole, field(await show(server, bare), "details", dict))
 
 
 @covers(169)

@@ -22,6 +22,10 @@ def loaded(response: RawResponse) -> dict[str, Any]:
     return found
 
 
+async def show(server: CheckedServer, model: str) -> dict[str, Any]:
+    return json_object(await server.post("/api/show", {"model": model}))
+
+
 async def load(server: CheckedServer, body: bytes, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
     """A load is the cheapest request that parses a body."""
     return loaded(await server.send("POST", "/api/generate", body, headers=headers))

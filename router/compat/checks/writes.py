@@ -5,12 +5,11 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from vllama_pool.router.compat.checks.catalogue import tagged, tags
 from vllama_pool.router.compat.checks.check import covers
 from vllama_pool.router.compat.checks.errors import registry_answers
-from vllama_pool.router.compat.checks.requests import loaded
+from vllama_pool.router.compat.checks.requests import loaded, show
 from vllama_pool.router.compat.expect import Differs, error, expect, field, json_object, lines, same, status
 from vllama_pool.router.compat.server import CheckedServer
 from vllama_pool.router.compat.wire import RawResponse
@@ -50,14 +49,10 @@ async def temporary_model(server: CheckedServer) -> AsyncIterator[str]:
         await server.send("DELETE", "/api/delete", {"model": name})
 
 
-async def describe(server: CheckedServer, name: str) -> dict[str, Any]:
-    return json_object(await server.post("/api/show", {"model": name}))
-
-
 @covers(15, 107, 108, writes=True)
 async def create_derives_a_model(server: CheckedServer) -> None:
     async with temporary_model(server) as name:
-        found = await describe(server, name)
+        found = await show(server, name)
         same("system", SYSTEM, field(found, "system", str))
         same("messages", MESSAGES, field(found, "messages", list))
         lines_shown = [line.split(maxsplit=1) for line in field(found, "parameters", str).splitlines()]

@@ -18,47 +18,35 @@ class EmbedTranslator:
         self._timing = timing
         self._clock = clock
         self._body: list[bytes] = []
-        self._failure: StreamFailure | None = None
-        self._usage = Usage()
-        self._done = False
+        self.done = False
+        self.failure: StreamFailure | None = None
+        self.usage = Usage()
 
     @property
     def ready(self) -> bool:
-        return self._done
+        return self.done
 
     @property
     def begun(self) -> bool:
-        return bool(self._body) or self._done
-
-    @property
-    def done(self) -> bool:
-        return self._done
-
-    @property
-    def failure(self) -> StreamFailure | None:
-        return self._failure
-
-    @property
-    def usage(self) -> Usage:
-        return self._usage
+        return bool(self._body) or self.done
 
     def feed(self, data: bytes) -> bytes:
         self._body.append(data)
         return b""
 
     def finish(self) -> bytes:
-        if self._done:
+        if self.done:
             return b""
         try:
             answer = self._translate(api.decode_embeddings(b"".join(self._body)))
         except vectors.NotFinite as error:
-            self._failure = StreamFailure(400, error.text)
+            self.failure = StreamFailure(400, error.text)
         except ValueError as error:  # also msgspec's and base64's errors
-            self._failure = StreamFailure(502, f"{NOT_UNDERSTOOD}{error}")
+            self.failure = StreamFailure(502, f"{NOT_UNDERSTOOD}{error}")
         else:
-            self._done = True
+            self.done = True
             return answer
-        return self.fail(self._failure.text)
+        return self.fail(self.failure.text)
 
     def fail(self, text: str) -> bytes:
         return encode({"error": text})
@@ -68,7 +56,7 @@ class EmbedTranslator:
         items = sorted(answer.data, key=lambda item: item.index)
         if len(items) != len(request.texts):
             raise ValueError(f"{len(items)} for {len(request.texts)} texts")
-        self._usage = Usage(answer.usage.prompt_tokens)
+        self.usage = Usage(answer.usage.prompt_tokens)
         if request.plain:
             return b'{"embedding":%b}' % vectors.encode(vectors.decode(items[0].embedding))
         parts = [b'{"model":%b,"embeddings":[' % encode(request.model)]
@@ -77,7 +65,7 @@ class EmbedTranslator:
         parts[-1] = b'],"total_duration":%d,"load_duration":%d%b}' % (
             max(1, self._clock.monotonic_ns() - self._timing.arrived),
             max(1, self._timing.sent - self._timing.arrived),
-            b',"prompt_eval_count":%d' % self._usage.prompt_tokens if self._usage.prompt_tokens else b"",
+            b',"prompt_eval_count":%d' % self.usage.prompt_tokens if self.usage.prompt_tokens else b"",
         )
         return b"".join(parts)
 

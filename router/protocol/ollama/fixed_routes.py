@@ -13,7 +13,7 @@ from vllama_pool.router.errors import BadRequest
 from vllama_pool.router.protocol.error_bodies import error_body
 from vllama_pool.router.protocol.json_lines import JSON, encode
 from vllama_pool.router.protocol.ollama.gojson import BodyDecoder, GoType
-from vllama_pool.router.protocol.ollama.request_base import ModelRequest, require_model
+from vllama_pool.router.protocol.ollama.request_base import RegistryRequest, require_model
 from vllama_pool.router.protocol.operation import DirectResponse
 
 TEXT = "text/plain; charset=utf-8"
@@ -30,11 +30,8 @@ BAD_DIGEST = "invalid digest format"
 DIGEST = re.compile(r"sha256[:-][0-9a-fA-F]{64}\Z")
 
 
-class PushRequest(ModelRequest, frozen=True):
-    insecure: bool = False
-    username: str = ""
-    password: str = ""
-    stream: bool = True
+class PushRequest(RegistryRequest, frozen=True):
+    pass
 
 
 PUSH = BodyDecoder(PushRequest)

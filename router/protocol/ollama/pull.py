@@ -8,18 +8,15 @@ from vllama_pool.config.names import InvalidName, parse
 from vllama_pool.router.errors import BadRequest
 from vllama_pool.router.protocol.json_lines import encode
 from vllama_pool.router.protocol.ollama.gojson import BodyDecoder
-from vllama_pool.router.protocol.ollama.request_base import ModelRequest
+from vllama_pool.router.protocol.ollama.request_base import RegistryRequest
 
 NOT_FOUND = "pull model manifest: file does not exist"
 """The stock CLI compares this text (R105)."""
 SUCCESS = encode({"status": "success"})
 
 
-class PullRequest(ModelRequest, frozen=True):
-    insecure: bool = False
-    username: str = ""
-    password: str = ""
-    stream: bool = True
+class PullRequest(RegistryRequest, frozen=True):
+    pass
 
 
 PULL = BodyDecoder(PullRequest)

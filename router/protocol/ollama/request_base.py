@@ -22,6 +22,13 @@ class ModelRequest(Body, frozen=True):
         return self.model or self.name
 
 
+class RegistryRequest(ModelRequest, frozen=True):
+    insecure: bool = False
+    username: str = ""
+    password: str = ""
+    stream: bool = True
+
+
 def require_model(name: str) -> None:
     """Raises BadRequest (R146)."""
     if not name.strip():

@@ -19,7 +19,7 @@ _INVALID = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class TextTranslator:
-    __slots__ = ("_answer", "_clock", "_done", "_ended", "_failure", "_splitter", "_stream", "_timestamps", "_timing")
+    __slots__ = ("_answer", "_clock", "_ended", "_splitter", "_stream", "_timestamps", "_timing", "done", "failure")
 
     def __init__(self, answer: AnswerBuilder, timing: Timing, clock: Clock, *, stream: bool) -> None:
         self._answer = answer
@@ -28,25 +28,17 @@ class TextTranslator:
         self._stream = stream
         self._splitter = EventSplitter()
         self._timestamps = TimestampFormatter()
-        self._done = False
         self._ended = False
-        self._failure: StreamFailure | None = None
+        self.done = False
+        self.failure: StreamFailure | None = None
 
     @property
     def ready(self) -> bool:
-        return self._answer.begun if self._stream else self._done
+        return self._answer.begun if self._stream else self.done
 
     @property
     def begun(self) -> bool:
         return self._answer.begun
-
-    @property
-    def done(self) -> bool:
-        return self._done
-
-    @property
-    def failure(self) -> StreamFailure | None:
-        return self._failure
 
     @property
     def usage(self) -> Usage:
@@ -64,11 +56,11 @@ class TextTranslator:
         if self._ended:
             return b""
         rest = self._translate([payload for payload in self._splitter.rest() if _is_complete(payload)])
-        if not self._done and self._answer.state.finish_reason is not None and self._failure is None:
+        if not self.done and self._answer.state.finish_reason is not None and self.failure is None:
             self._complete()
             rest += self._answer.lines()
-        if not self._done:
-            return rest + self.fail(self._failure.text if self._failure else "unexpected EOF")
+        if not self.done:
+            return rest + self.fail(self.failure.text if self.failure else "unexpected EOF")
         if self._stream:
             return rest
         self._ended = True
@@ -83,7 +75,7 @@ class TextTranslator:
         return line + b"\n" if self._stream else line
 
     def _translate(self, payloads: list[bytes]) -> bytes:
-        if not payloads or self._done or self._failure is not None or self._ended:
+        if not payloads or self.done or self.failure is not None or self._ended:
             return b""
         if self._stream:
             self._answer.timestamp = self._timestamps(self._clock.time_ns())
@@ -93,7 +85,7 @@ class TextTranslator:
                 self._on_done_mark()
             else:
                 self._on_payload(payload, now)
-            if self._done or self._failure is not None:
+            if self.done or self.failure is not None:
                 break
         return self._answer.lines()
 
@@ -118,24 +110,24 @@ class TextTranslator:
                 self._fail(error.status, "the worker stopped the request")
             except InvalidArguments:
                 text = RUNNER_ERROR + "the arguments of a tool call are not a JSON object"
-                self._failure = StreamFailure(500, text, model_at_fault=True)
+                self.failure = StreamFailure(500, text, model_at_fault=True)
         if event.usage is not None:
             self._on_usage(event)
         elif event.error is not None:
-            self._failure = StreamFailure(errors.event_status(event.error), errors.explain_event(event.error))
+            self.failure = StreamFailure(errors.event_status(event.error), errors.explain_event(event.error))
         elif event.prompt_token_ids:
             self._answer.add_prompt_ids(event.prompt_token_ids)
 
     def _on_usage(self, event: api.VllmEvent) -> None:
         self._answer.add_usage(event)
-        if self._answer.state.finish_reason is not None and self._failure is None:
+        if self._answer.state.finish_reason is not None and self.failure is None:
             self._complete()
 
     def _fail(self, status: int, text: str) -> None:
-        self._failure = StreamFailure(status, RUNNER_ERROR + text)
+        self.failure = StreamFailure(status, RUNNER_ERROR + text)
 
     def _complete(self) -> None:
-        self._done = self._answer.begun = True
+        self.done = self._answer.begun = True
         if self._stream:
             self._ended = True
             self._answer.end(self._timing, self._clock.monotonic_ns())
