@@ -27,7 +27,12 @@ class Commands(click.Group):
 @click.group(cls=Commands)
 @click.version_option(version("vllama-pool"), prog_name="vllama", message="%(prog)s %(version)s")
 def main() -> None:
-    """One Ollama URL in front of a pool of vLLM servers."""
+    """One Ollama URL in front of a pool of vLLM servers.
+
+    \b
+    vllama serve --model Qwen/Qwen3-0.6B        # http://127.0.0.1:11434
+    vllama COMMAND --help                       # options of a command
+    """
 
 
 if __name__ == "__main__":

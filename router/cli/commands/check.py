@@ -12,10 +12,10 @@ from vllama_pool.router.cli.commands.terminal import output, show
 from vllama_pool.router.cli.tables import routing_table
 
 
-@click.command("check", short_help="Check a routing file.")
+@click.command("check", short_help="Validate a routing file.")
 @click.argument("file", type=click.Path(path_type=Path))
 def command(file: Path) -> None:
-    """Print the models and workers of a routing file, or all of its mistakes."""
+    """Print the models and static workers of the routing file FILE, or all of its mistakes."""
     try:
         table = routing.load(file)
     except routing.RoutingError as error:

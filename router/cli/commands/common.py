@@ -16,9 +16,6 @@ from vllama_pool.workers.process.status import STATUS_FD
 
 SettingsT = TypeVar("SettingsT", RouterSettings, WorkerSettings)
 
-PASS_ON = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
-"""Passes options that are not ours to vLLM."""
-
 INTERNAL = ("VLLAMA_VLLM", STATUS_FD, LISTEN_FD, PROCESS)
 """Variables that are not settings."""
 
@@ -36,7 +33,7 @@ def export(variables: dict[str, str | int | None]) -> None:
     os.environ.update({name: str(value) for name, value in variables.items() if value is not None})
 
 
-def warn_of_unknown() -> None:
+def warn_about_variables() -> None:
     """Warn about misspelt and unsupported variables, which have no effect."""
     known = {*variables_of(RouterSettings), *variables_of(WorkerSettings), *INTERNAL}
     for line in (*unknown_variables(os.environ, known), *warnings(os.environ)):

@@ -32,12 +32,12 @@ class CouldNotRun(CommandFailed):
 
 @click.command("compat", short_help="Check a server against Ollama's API.")
 @click.argument("url", required=False)
-@click.option("--model", help="Model for chats (default: the smallest that can chat).")
-@click.option("--embed-model", help="Model for embeddings (default: the smallest that can embed).")
-@click.option("--thinking-model", help="Model for thinking (default: the smallest that can think).")
-@click.option("--tools-model", help="Model for tool calls (default: the smallest that can call tools).")
-@click.option("--vision-model", help="Model for images (default: the smallest that accepts images).")
-@click.option("--key", help="API key, sent as a bearer token.")
+@click.option("--model", metavar="MODEL", help="Model for chats (default: the smallest that can chat).")
+@click.option("--embed-model", metavar="MODEL", help="Model for embeddings (default: the smallest that can embed).")
+@click.option("--thinking-model", metavar="MODEL", help="Model for thinking (default: the smallest that can think).")
+@click.option("--tools-model", metavar="MODEL", help="Model for tools (default: the smallest that can call tools).")
+@click.option("--vision-model", metavar="MODEL", help="Model for images (default: the smallest that accepts images).")
+@click.option("--key", metavar="KEY", help="API key, sent as a bearer token.")
 @click.option(
     "--rule", "rule_names", multiple=True, metavar="RULE", help="Check only this rule, such as R044. Repeatable."
 )

@@ -16,10 +16,13 @@ def command() -> None:
     """Create API keys."""
 
 
-@command.command("new")
+@command.command("new", short_help="Create an API key.")
 @click.argument("name")
 def new_key(name: str) -> None:
-    """Create an API key for NAME. The key is shown only once; the router stores its SHA-256."""
+    """Create an API key. NAME identifies its client in the router's log.
+
+    The key is printed only here: the router stores its SHA-256.
+    """
     secret = f"vllama-{secrets.token_urlsafe(32)}"
     entry = f"{name}:{hashlib.sha256(secret.encode()).hexdigest()}"
     try:

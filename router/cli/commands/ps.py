@@ -16,11 +16,17 @@ from vllama_pool.router.telemetry.aggregate import WorkersPage
 
 @click.command("ps", short_help="Show the workers: models, state and load.")
 @click.option(
-    "--url", "base_url", help="URL of the router (default: VLLAMA_HOST or OLLAMA_HOST, else http://127.0.0.1:11434)."
+    "--url",
+    "base_url",
+    metavar="URL",
+    help="URL of the router (default: VLLAMA_HOST or OLLAMA_HOST, else http://127.0.0.1:11434).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the router's JSON response.")
 def command(base_url: str | None, as_json: bool) -> None:
-    """Show each worker's models, state and load, as the router sees them."""
+    """Show each worker's models, state and load, as the router sees them.
+
+    RUN is running requests and slots, WAIT is requests that wait in vLLM, KV is the used part of the KV cache.
+    """
     settings = read(RouterSettings)
     base_url = (base_url or url(settings.host, settings.port)).rstrip("/")
     if "://" not in base_url:

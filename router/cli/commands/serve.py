@@ -8,7 +8,8 @@ import click
 
 from vllama_pool.config.routing.table import RoutingError
 from vllama_pool.config.settings import RouterSettings, WorkerSettings
-from vllama_pool.router.cli.commands.common import PASS_ON, CommandFailed, export, read, warn_of_unknown
+from vllama_pool.router.cli.commands.common import CommandFailed, export, read, warn_about_variables
+from vllama_pool.router.cli.commands.shared_options import PASS_UNKNOWN_OPTIONS, redis_url_option
 from vllama_pool.router.cli.commands.worker_groups import (
     CommandWithGroups,
     later_groups,
@@ -24,23 +25,30 @@ from vllama_pool.router.supervisor.serve import serve as run_serve
 @click.command(
     "serve",
     cls=CommandWithGroups,
-    context_settings=PASS_ON,
-    short_help="Run the router, and a worker for every --model.",
+    context_settings=PASS_UNKNOWN_OPTIONS,
+    short_help="Run the router, and a worker for each --model.",
 )
 @worker_group_options
-@click.option("--host", help="Address to listen on (default: OLLAMA_HOST, else 127.0.0.1).")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on (default: OLLAMA_HOST, else 11434).")
+@click.option("--host", metavar="ADDRESS", help="Address to listen on (default: OLLAMA_HOST, else 127.0.0.1).")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Port to listen on; 0 for any free port (default: OLLAMA_HOST, else 11434).",
+)
 @click.option(
     "--vllm-port",
     type=click.IntRange(1, 65535),
-    help="Port of the first vLLM; the others use the next ports (default: 8100).",
+    help="Port of the first worker's vLLM; other workers use the next ports (default: 8100).",
 )
-@click.option("--routing", "routing_file", metavar="FILE", help="Routing file; vllama check validates it.")
-@click.option("--processes", type=click.IntRange(1, 64), help="Number of router processes (default: 1).")
 @click.option(
-    "--redis-url", metavar="URL", help="Use this Redis instead of the embedded registry. REDIS_URL sets it too."
+    "--routing",
+    "routing_file",
+    metavar="FILE",
+    help="Routing file: names, options and static workers. vllama check validates it.",
 )
-@click.option("--allow-anonymous", is_flag=True, help="Allow a public address without API keys.")
+@click.option("--processes", type=click.IntRange(1, 64), help="Number of router processes (default: 1).")
+@redis_url_option
+@click.option("--allow-anonymous", is_flag=True, help="Accept requests without an API key, also on a public address.")
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -58,14 +66,14 @@ def command(
     redis_url: str | None,
     allow_anonymous: bool,
 ) -> None:
-    """Run the router, and a worker for every --model.
+    """Run the router, and a worker for each --model.
 
-    Other flags are passed to vLLM, such as --gpu-memory-utilization 0.3 or --max-model-len 8192.
+    A worker runs one vLLM. Flags that are not listed below are passed to vLLM, such as --max-model-len 8192.
 
-    vLLM's parsers for tool calls and thinking are chosen from the model's files. Override them with --tool-call-parser
-    and --reasoning-parser; "none" disables one.
+    vLLM's parsers for tool calls and thinking are chosen from the model's files. --tool-call-parser and
+    --reasoning-parser override them; "none" disables one.
 
-    To give models different flags, separate them with --and. --name, --replicas, --gpus and --engine are per group:
+    --and begins a group of models with its own --name, --replicas, --gpus, --engine and vLLM flags:
 
     \b
     vllama serve --model A --max-model-len 8192 --and --model B --max-num-seqs 8
@@ -82,7 +90,7 @@ def command(
             "VLLAMA_ALLOW_ANONYMOUS": "1" if allow_anonymous else None,
         }
     )
-    warn_of_unknown()
+    warn_about_variables()
     settings = read(RouterSettings)
     worker_settings = read(WorkerSettings)
     workers = WorkerGroups(groups, first_port=worker_settings.port, host=worker_settings.advertise)

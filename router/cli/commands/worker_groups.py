@@ -11,30 +11,44 @@ from typing import Any, TypeVar
 
 import click
 
-from vllama_pool.router.cli.commands.common import PASS_ON
+from vllama_pool.router.cli.commands.shared_options import PASS_UNKNOWN_OPTIONS, engine_option, vllm_flags
 from vllama_pool.router.supervisor.plan import WorkerGroup
-from vllama_pool.workers.agent.command_line import ENGINES
 
 AND = "--and"
 _LATER_GROUPS = "vllama.later_groups"
 _CommandT = TypeVar("_CommandT", bound=Callable[..., Any])
 _OPTIONS = (
-    click.option("--model", "models", multiple=True, metavar="MODEL", help="Run a worker for this model. Repeatable."),
-    click.option("--name", "names", multiple=True, metavar="NAME", help="Worker name, one for each --model."),
     click.option(
-        "--replicas", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of workers per model."
+        "--model",
+        "models",
+        multiple=True,
+        metavar="MODEL",
+        help="Model folder, or a name such as Qwen/Qwen3-8B. Repeatable: one worker for each.",
     ),
-    click.option("--gpus", default="", metavar="LIST", help="GPUs, such as 0,1,2,3, shared evenly by the workers."),
     click.option(
-        "--engine", type=click.Choice(ENGINES), default="vllm", help="simulated: needs no model and no GPU, for tests."
+        "--name",
+        "names",
+        multiple=True,
+        metavar="NAME",
+        help="Worker name, one for each --model (default: made of model, host and port).",
     ),
+    click.option(
+        "--replicas", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of workers for each model."
+    ),
+    click.option(
+        "--gpus",
+        default="",
+        metavar="LIST",
+        help="GPU numbers, such as 0,1,2,3, split evenly among the workers (default: each worker sees all GPUs).",
+    ),
+    engine_option,
+    vllm_flags,
 )
-_VLLM_FLAGS = click.argument("vllm_args", nargs=-1, type=click.UNPROCESSED, metavar="[VLLM FLAGS]...")
 
 
 def worker_group_options(function: _CommandT) -> _CommandT:
     """Decorator that adds the options of one group to a command."""
-    for option in reversed((*_OPTIONS, _VLLM_FLAGS)):
+    for option in reversed(_OPTIONS):
         function = option(function)
     return function
 
@@ -85,7 +99,7 @@ def later_groups(ctx: click.Context) -> list[WorkerGroup]:
     return groups
 
 
-@click.command("later", context_settings={**PASS_ON, "help_option_names": []}, add_help_option=False)
+@click.command("later", context_settings={**PASS_UNKNOWN_OPTIONS, "help_option_names": []}, add_help_option=False)
 @worker_group_options
 def _group_parser(**_: Any) -> None:
     """Parses the options of a later group; never called."""
