@@ -103,7 +103,7 @@ def create_app(
     inference = InferenceHandler(
         routes=lambda: routes,
         pool=pool,
-        forwarder=_forwarder(settings, outside, pool, stalls, sources.discovery.refresh),
+        acquire=_forwarder(settings, outside, pool, stalls, sources.discovery.refresh).acquire,
         stalls=stalls,
         clock=outside.clock,
         observer=Observers([metrics, request_log]),
@@ -177,7 +177,7 @@ def _serve(settings: RouterSettings, handlers: list[BaseRouteHandler], lifespan:
         logging_config=None,
     )
     dispatcher = Dispatcher(app, served_methods(app), FIXED_ROUTES, settings.body_limit)
-    return Gate(dispatcher, Access.of(settings, own_names=[socket.gethostname()]))
+    return Gate(dispatcher, Access.from_settings(settings, own_names=[socket.gethostname()]))
 
 
 def served_methods(app: Litestar) -> Iterator[tuple[str, Iterable[str]]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from vllama_pool.router.protocol.ollama.not_found import unknown_model
 from vllama_pool.router.protocol.operation import Clock, DirectResponse, Operation
 from vllama_pool.router.protocol.vllm.errors import classify_stream_failure
 from vllama_pool.router.proxy.attempt import WorkerResponse
-from vllama_pool.router.proxy.forward import WORKER_LOST, Forwarder, ForwardRequest
+from vllama_pool.router.proxy.forward import WORKER_LOST, ForwardRequest
 from vllama_pool.router.proxy.relay import Relay, RelayOutcome
 from vllama_pool.router.proxy.stalls import StallWatch
 from vllama_pool.router.routing.resolve import ModelRoutes, Resolution, UnknownModel
@@ -47,6 +47,9 @@ LAST_BYTES = 0.1
 CLIENT_CLOSED_REQUEST = 499
 """Status in the log if the client disconnected before the response."""
 
+Acquire = Callable[[ForwardRequest, RequestRecord], Awaitable[WorkerResponse | DirectResponse]]
+"""`Forwarder.acquire`."""
+
 
 @dataclass(frozen=True, slots=True)
 class InferenceHandler:
@@ -54,7 +57,7 @@ class InferenceHandler:
 
     routes: Callable[[], ModelRoutes]
     pool: Pool
-    forwarder: Forwarder
+    acquire: Acquire
     stalls: StallWatch
     clock: Clock
     observer: RequestObserver
@@ -88,7 +91,7 @@ class InferenceHandler:
         body = await read_body(receive, self.body_limit)
         arrived = self.clock.monotonic_ns()
         request = await decode_body(operation.decode, body)
-        record.asked, record.stream = request.model[:LOGGED_NAME_LENGTH], request.stream
+        record.requested, record.stream = request.model[:LOGGED_NAME_LENGTH], request.stream
         resolution = self._resolve(operation, request.model, record)
         reply = operation.check(request, resolution.info)
         try:
@@ -103,7 +106,7 @@ class InferenceHandler:
     async def _answer(self, call: ForwardRequest, receive: Receive, send: Send, record: RequestRecord) -> None:
         """Acquire an answer and send it to the client, unless the client disconnects."""
         async with DisconnectWatcher(receive) as watcher:
-            answer = await watcher.until_disconnect(self.forwarder.acquire(call, record))
+            answer = await watcher.until_disconnect(self.acquire(call, record))
             record.first_ms = round((self.clock.monotonic_ns() - call.arrived) / 1e6, 3)
             if isinstance(answer, DirectResponse):
                 await self._reply(answer, send, record)

@@ -104,7 +104,7 @@ class AccessRequest:
 class Access:
     """The access rules of one server."""
 
-    guarded: bool = True
+    check_host: bool = True
     """Check the Host header, against DNS rebinding (R183)."""
     allowed_hosts: frozenset[str] = frozenset()
     """Lower case; "*.example.com" matches every name below it."""
@@ -112,23 +112,23 @@ class Access:
     """This machine's name and addresses, lower case."""
     origins: Origins = field(default_factory=Origins)
     keys: ApiKeyNames = field(default_factory=dict)
-    anonymous: bool = True
+    allow_anonymous: bool = True
     """Let requests without a key pass."""
     admin_digest: bytes | None = None
     """SHA-256 of the key that opens /admin and /metrics to other machines."""
 
     @classmethod
-    def of(cls, settings: RouterSettings, own_names: Iterable[str] = ()) -> Access:
+    def from_settings(cls, settings: RouterSettings, own_names: Iterable[str] = ()) -> Access:
         """Build the rules from the settings. The Host header is checked on loopback, as Ollama does, and wherever host
         names are configured. `own_names`: names of this machine, such as socket.gethostname()."""
         admin_key = settings.admin_key
         return cls(
-            guarded=is_loopback(settings.host) or bool(settings.allowed_hosts),
+            check_host=is_loopback(settings.host) or bool(settings.allowed_hosts),
             allowed_hosts=frozenset(settings.allowed_hosts),
             own_names=frozenset(name.lower() for name in own_names if name),
             origins=Origins(settings.origins),
             keys=by_digest(settings.api_keys),
-            anonymous=not settings.api_keys or settings.allow_anonymous,
+            allow_anonymous=not settings.api_keys or settings.allow_anonymous,
             admin_digest=digest(admin_key.get_secret_value()) if admin_key else None,
         )
 
@@ -143,7 +143,7 @@ class Access:
             headers = self.origins.headers(origin)
         elif self._is_foreign_page(request):
             return EarlyResponse(403)
-        if self.guarded and not self._is_addressed(host, request.server):
+        if self.check_host and not self._is_addressed(host, request.server):
             return EarlyResponse(403)
         if request.method == "OPTIONS":
             return EarlyResponse(204)
@@ -179,7 +179,7 @@ class Access:
         name = identify(secret, self.keys) if secret and self.keys else None
         if name is not None:
             return Allowed(name, headers)
-        if self.anonymous:
+        if self.allow_anonymous:
             return Allowed(headers=headers)
         return _unauthorized(path, headers)
 

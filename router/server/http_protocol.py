@@ -54,7 +54,6 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return
         self._in_head = False
-        self._head = 0
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:

@@ -16,7 +16,7 @@ import msgspec
 from vllama_pool.router.telemetry.request_record import RequestRecord
 
 FLUSH_SECONDS = 0.2
-MOST_LINES = 10_000
+MAX_LINES = 10_000
 
 
 class LogLine(msgspec.Struct, kw_only=True):
@@ -29,9 +29,9 @@ class LogLine(msgspec.Struct, kw_only=True):
 class RequestLog:
     """Writes request records as JSON lines. The caller owns the stream."""
 
-    def __init__(self, stream: BinaryIO, *, most_lines: int = MOST_LINES) -> None:
+    def __init__(self, stream: BinaryIO, *, max_lines: int = MAX_LINES) -> None:
         self._stream = stream
-        self._most_lines = most_lines
+        self._max_lines = max_lines
         self._lines: list[bytes] = []
         self._dropped = 0
         self._encoder = msgspec.json.Encoder()
@@ -43,7 +43,7 @@ class RequestLog:
         return self._dropped
 
     def finished(self, record: RequestRecord) -> None:
-        if len(self._lines) >= self._most_lines:
+        if len(self._lines) >= self._max_lines:
             self._dropped += 1
             return
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
@@ -52,17 +52,20 @@ class RequestLog:
 
     async def run(self) -> None:
         """Write buffered lines until `stop`, then the rest."""
-        loop = asyncio.get_running_loop()
         while not self._stopping.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FLUSH_SECONDS):
                     await self._stopping.wait()
-            if self._lines:
-                lines, self._lines = self._lines, []
-                await loop.run_in_executor(None, self._write, b"".join(lines))
+            await self._flush()
+        await self._flush()
 
     def stop(self) -> None:
         self._stopping.set()
+
+    async def _flush(self) -> None:
+        if self._lines:
+            lines, self._lines = self._lines, []
+            await asyncio.to_thread(self._write, b"".join(lines))
 
     def _write(self, data: bytes) -> None:
         try:

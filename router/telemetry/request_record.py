@@ -18,7 +18,7 @@ class RequestRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     operation: str
     model: str = ""
     """The model's listed name; empty if unknown, so that clients cannot create metric labels."""
-    asked: str = ""
+    requested: str = ""
     """The requested name, cut to 120 characters."""
     served: str = ""
     """vLLM's name of the model that answered."""

@@ -1,3 +1,5 @@
+"""Access control by Host, Origin, API key and client address."""
+
 import hashlib
 import json
 from dataclasses import replace
@@ -23,11 +25,11 @@ KEYS = by_digest(API_KEYS)
 ADMIN = "0123456789abcdef0123"
 
 LOOPBACK = Access(own_names=frozenset({"gpu-5"}))
-PUBLIC = Access(guarded=False, keys=KEYS, anonymous=False)
+PUBLIC = Access(check_host=False, keys=KEYS, allow_anonymous=False)
 
 
 def settings(**given: Any) -> RouterSettings:
-    """Defaults but for what is given, whatever the environment says."""
+    """Make settings without reading the environment."""
     return RouterSettings.model_construct(**given)
 
 
@@ -105,7 +107,7 @@ def test_foreign_host_names_get_an_empty_403(host: str) -> None:
 
 @pytest.mark.rule(183)
 def test_any_host_is_accepted_on_a_public_address() -> None:
-    assert passes(Access(guarded=False), replace(CHAT, host="ollama.example.com"))
+    assert passes(Access(check_host=False), replace(CHAT, host="ollama.example.com"))
 
 
 @pytest.mark.parametrize(
@@ -128,7 +130,7 @@ def test_configured_host_names_are_accepted(host: str, passing: bool) -> None:
 
 @pytest.mark.rule(183)
 @pytest.mark.parametrize(
-    ("given", "guarded"),
+    ("given", "checked"),
     [
         ({"host": "127.0.0.1"}, True),
         ({"host": "::1"}, True),
@@ -138,86 +140,34 @@ def test_configured_host_names_are_accepted(host: str, passing: bool) -> None:
         ({"host": "0.0.0.0", "allowed_hosts": ("a.example.com",)}, True),
     ],
 )
-def test_the_host_is_checked_on_loopback_and_if_host_names_are_configured(given: dict[str, Any], guarded: bool) -> None:
-    assert Access.of(settings(**given)).guarded is guarded
+def test_the_host_is_checked_on_loopback_and_if_host_names_are_configured(given: dict[str, Any], checked: bool) -> None:
+    assert Access.from_settings(settings(**given)).check_host is checked
 
 
-# The Origin header, R181.
+# The Origin header, R181; its rules are in test_cors.py.
 
 
 @pytest.mark.rule(181)
-@pytest.mark.parametrize(
-    "origin",
-    [
-        "http://localhost",
-        "https://localhost",
-        "http://localhost:3000",
-        "HTTP://LOCALHOST:3000",
-        "http://127.0.0.1:8080",
-        "https://0.0.0.0:1",
-        "app://obsidian.md",
-        "file://",
-        "tauri://localhost",
-        "vscode-webview://1abc",
-        "vscode-file://vscode-app",
-    ],
-)
-def test_local_and_desktop_app_origins_are_allowed_and_echoed(origin: str) -> None:
-    allowed = passes(LOOPBACK, replace(CHAT, origin=origin))
-    assert allowed.headers == ((b"vary", b"Origin"), (b"access-control-allow-origin", origin.encode()))
+def test_an_allowed_origin_passes_and_its_response_gets_cors_headers() -> None:
+    allowed = passes(LOOPBACK, replace(CHAT, origin="http://localhost:3000"))
+    assert allowed.headers == Origins().headers("http://localhost:3000")
 
 
 @pytest.mark.rule(165, 181)
-@pytest.mark.parametrize(
-    "origin",
-    [
-        "null",
-        "https://evil.com",
-        "http://localhost.evil.com",
-        "http://localhost.evil.com:3000",
-        "http://evil.com/http://localhost",
-        "http://xlocalhost:3000",
-        "http://[::1]:3000",
-        "chrome-extension://abcdef",
-        "moz-extension://abcdef",
-        "localhost:3000",
-    ],
-)
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
-def test_other_origins_get_an_empty_403(origin: str, method: str) -> None:
-    assert LOOPBACK.decide(replace(CHAT, origin=origin, method=method)) == EarlyResponse(403)
+def test_other_origins_get_an_empty_403(method: str) -> None:
+    assert LOOPBACK.decide(replace(CHAT, origin="https://evil.com", method=method)) == EarlyResponse(403)
 
 
 @pytest.mark.rule(181, 186)
-@pytest.mark.parametrize(
-    ("pattern", "origin", "passing"),
-    [
-        ("chrome-extension://*", "chrome-extension://abcdef", True),
-        ("https://*.example.com", "https://a.example.com", True),
-        ("https://*.example.com", "https://example.com", False),
-        ("https://*.example.com", "https://a.example.com.evil.com", False),
-        ("https://*.example.com", "http://a.example.com", False),
-        ("https://a-*.example.com:*", "https://a-1.example.com:8443", True),
-        ("https://chat.example.com", "https://chat.example.com", True),
-        ("https://chat.example.com", "https://chatXexample.com", False),
-        ("*", "null", True),
-        ("*", "https://anything.example", True),
-    ],
-)
-def test_configured_origins_are_allowed(pattern: str, origin: str, passing: bool) -> None:
-    access = Access.of(settings(origins=(pattern,)))
-    assert isinstance(access.decide(replace(CHAT, origin=origin)), Allowed) is passing
-
-
-def test_with_any_origin_allowed_the_response_header_is_a_star() -> None:
-    access = Access(origins=Origins(["*"]))
-    allowed = passes(access, replace(CHAT, origin="https://a.example"))
-    assert allowed.headers == ((b"access-control-allow-origin", b"*"),)
+def test_origins_come_from_the_settings() -> None:
+    access = Access.from_settings(settings(origins=("https://*.example.com",)))
+    assert passes(access, replace(CHAT, origin="https://a.example.com"))
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_page_of_this_server_is_same_origin(scheme: str) -> None:
-    access = Access(guarded=False)
+    access = Access(check_host=False)
     request = replace(CHAT, host="ollama.example.com:8443", origin=f"{scheme}://Ollama.example.com:8443")
     assert passes(access, request).headers == ()
     assert refusal(access, replace(request, origin=f"{scheme}://ollama.example.com:9")) == 403
@@ -230,24 +180,7 @@ def test_dns_rebinding_is_refused_by_host_although_the_origin_matches() -> None:
 @pytest.mark.rule(181, 182)
 def test_a_cors_preflight_needs_no_key() -> None:
     decision = PUBLIC.decide(replace(CHAT, method="OPTIONS", origin="http://localhost:3000"))
-    assert isinstance(decision, EarlyResponse)
-    assert (decision.status, decision.body) == (204, b"")
-    headers = dict(decision.headers)
-    assert headers[b"access-control-allow-origin"] == b"http://localhost:3000"
-    assert headers[b"access-control-allow-methods"] == b"GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
-    assert headers[b"access-control-max-age"] == b"43200"
-    names = headers[b"access-control-allow-headers"].lower().split(b",")
-    assert {b"authorization", b"content-type", b"openai-beta", b"x-stainless-os"} <= set(names)
-    assert b"x-api-key" not in names
-    varied = b", ".join(value for name, value in decision.headers if name == b"vary")
-    assert varied == b"Origin, Access-Control-Request-Method, Access-Control-Request-Headers"
-
-
-@pytest.mark.parametrize("origin", [None, "http://localhost:3000"])
-def test_cors_responses_never_allow_credentials(origin: str | None) -> None:
-    for method in ("OPTIONS", "POST"):
-        decision = LOOPBACK.decide(replace(CHAT, method=method, origin=origin))
-        assert b"access-control-allow-credentials" not in dict(decision.headers)
+    assert decision == EarlyResponse(204, headers=Origins().preflight("http://localhost:3000"))
 
 
 def test_options_without_an_origin_gets_a_plain_204() -> None:
@@ -341,13 +274,13 @@ def test_an_unknown_authorization_gets_401(authorization: str | None) -> None:
 
 
 def test_configured_keys_are_required_on_loopback_too() -> None:
-    access = Access.of(settings(api_keys=API_KEYS))
+    access = Access.from_settings(settings(api_keys=API_KEYS))
     assert refusal(access, CHAT) == 401
     assert passes(access, replace(CHAT, authorization="Bearer annas-key")).key_name == "anna"
 
 
 def test_allow_anonymous_lets_requests_without_a_valid_key_pass() -> None:
-    access = Access.of(settings(api_keys=API_KEYS, allow_anonymous=True))
+    access = Access.from_settings(settings(api_keys=API_KEYS, allow_anonymous=True))
     assert passes(access, CHAT).key_name == ""
     assert passes(access, replace(CHAT, authorization="Bearer wrong")).key_name == ""
     assert passes(access, replace(CHAT, authorization="Bearer annas-key")).key_name == "anna"
@@ -410,7 +343,7 @@ OPERATIONS = [
 @pytest.mark.parametrize("path", OPERATIONS)
 @pytest.mark.parametrize("client", ["127.0.0.1", "::1", "::ffff:127.0.0.1"])
 def test_admin_and_metrics_are_open_to_this_machine_only(path: str, client: str) -> None:
-    access = Access.of(settings(host="0.0.0.0", api_keys=API_KEYS))
+    access = Access.from_settings(settings(host="0.0.0.0", api_keys=API_KEYS))
     assert passes(access, AccessRequest("GET", path, client=client))
     assert refusal(access, AccessRequest("GET", path, client="10.0.0.9")) == 403
     assert refusal(access, AccessRequest("GET", path, client="10.0.0.9", authorization="Bearer annas-key")) == 403
@@ -419,7 +352,7 @@ def test_admin_and_metrics_are_open_to_this_machine_only(path: str, client: str)
 
 @pytest.mark.parametrize("own", ["10.0.0.5", "192.0.2.7", "fd00::5", "::ffff:10.0.0.5"])
 def test_admin_is_open_to_this_machine_by_each_of_its_addresses(own: str) -> None:
-    access = Access.of(settings(host=own, api_keys=API_KEYS))
+    access = Access.from_settings(settings(host=own, api_keys=API_KEYS))
     request = AccessRequest(
         "GET", "/admin/workers", host=f"[{own}]:11434" if ":" in own else own, client=own, server=own
     )
@@ -431,7 +364,7 @@ def test_admin_is_open_to_this_machine_by_each_of_its_addresses(own: str) -> Non
 
 @pytest.mark.parametrize("client", ["127.0.0.1", "10.0.0.5"])
 def test_dns_rebinding_in_a_local_browser_does_not_reach_admin(client: str) -> None:
-    access = Access.of(settings(host="0.0.0.0", api_keys=API_KEYS))
+    access = Access.from_settings(settings(host="0.0.0.0", api_keys=API_KEYS))
     request = AccessRequest("GET", "/admin/workers", host="evil.example:11434", client=client, server=client)
     assert refusal(access, request) == 403
     assert passes(access, replace(request, host="localhost:11434"))
@@ -450,7 +383,7 @@ def test_a_local_proxy_does_not_open_admin_to_its_clients() -> None:
 
 
 def test_the_admin_key_opens_metrics_from_any_address() -> None:
-    access = Access.of(settings(host="0.0.0.0", api_keys=API_KEYS, admin_key=SecretStr(ADMIN)))
+    access = Access.from_settings(settings(host="0.0.0.0", api_keys=API_KEYS, admin_key=SecretStr(ADMIN)))
     request = AccessRequest("GET", "/metrics", client="10.0.0.9")
     assert passes(access, replace(request, authorization=f"Bearer {ADMIN}")).key_name == "admin"
     for authorization in (None, "Bearer annas-key", "Bearer wrong", ADMIN):
@@ -458,12 +391,12 @@ def test_the_admin_key_opens_metrics_from_any_address() -> None:
 
 
 def test_the_admin_key_does_not_open_models() -> None:
-    access = Access.of(settings(api_keys=API_KEYS, admin_key=SecretStr(ADMIN)))
+    access = Access.from_settings(settings(api_keys=API_KEYS, admin_key=SecretStr(ADMIN)))
     assert refusal(access, replace(CHAT, authorization=f"Bearer {ADMIN}")) == 401
 
 
 def test_allow_anonymous_does_not_open_admin() -> None:
-    access = Access.of(settings(host="0.0.0.0", allow_anonymous=True))
+    access = Access.from_settings(settings(host="0.0.0.0", allow_anonymous=True))
     assert passes(access, replace(CHAT, client="10.0.0.9"))
     assert refusal(access, AccessRequest("GET", "/admin/workers", client="10.0.0.9")) == 403
 
@@ -475,7 +408,7 @@ def test_plain_path_normalises_as_litestar_does() -> None:
         assert plain_path(path) == normalize_path(path)
 
 
-# What is read from ASGI, and the start.
+# Reading ASGI scopes.
 
 
 def test_an_access_request_is_read_from_an_asgi_scope() -> None:

@@ -48,7 +48,7 @@ def test_tokens_of_attempts_that_gave_no_answer_are_counted_as_discarded() -> No
 
 
 def test_an_unknown_model_name_is_not_a_label() -> None:
-    lines = page(done(model="", asked="made-up", status=404, outcome="refused"))
+    lines = page(done(model="", requested="made-up", status=404, outcome="refused"))
     assert 'vllama_requests_total{model="unknown",operation="chat",status="404"} 1.0' in lines
     assert not any("made-up" in line for line in lines)
 

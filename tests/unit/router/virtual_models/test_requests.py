@@ -13,12 +13,10 @@ from hypothesis import strategies as st
 
 from tests.support.balance import Clock, found, pool_of
 from vllama_pool.config.routing.table import RoutingTable
-from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.router.errors import BadRequest, ClientError
 from vllama_pool.router.protocol.ollama import copying, create, pull
 from vllama_pool.router.routing.resolve import ModelRoutes
-from vllama_pool.router.virtual_models.plans import UNSIGNED, WRITES_OFF, Inventory, plan_copy, plan_create, plan_delete
-from vllama_pool.router.wiring import save_file, writes_refusal
+from vllama_pool.router.virtual_models.plans import Inventory, plan_copy, plan_create, plan_delete
 from vllama_pool.workers.registry.virtual_model import key_of, seal_model, unseal_model
 
 JSON = st.recursive(
@@ -107,14 +105,3 @@ def test_an_invalid_body_is_refused_with_ollamas_text(decode: Any) -> None:
         with pytest.raises(BadRequest) as refused:
             decode(body)
         assert refused.value.text.startswith(text)
-
-
-def test_unsigned_models_are_accepted_only_in_a_private_registry() -> None:
-    def refusal(registry: dict[str, Any], **fields: Any) -> str:
-        return writes_refusal(RouterSettings(registry=RegistrySettings(**registry), **fields))
-
-    assert refusal({}) == ""
-    assert refusal({"redis_url": "redis://10.0.0.1:6379/0"}) == UNSIGNED
-    assert refusal({"redis_url": "redis://10.0.0.1:6379/0", "fleet_secret": "0123456789abcdef"}) == ""
-    assert refusal({}, model_writes=False) == WRITES_OFF
-    assert save_file(RouterSettings(registry=RegistrySettings(redis_url="redis://10.0.0.1:6379/0"))) is None

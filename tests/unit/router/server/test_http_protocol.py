@@ -1,0 +1,188 @@
+"""HTTP/1.1 parsing and its limits: bytes in, a fake transport out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from tests.support.until import auntil
+from vllama_pool.router.server.http_protocol import MAX_HEAD, BoundedProtocol
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings, keep-alive\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEA\r\n"
+
+
+class FakeTransport(asyncio.Transport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.closing = False
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return default
+
+    def write(self, data: Any) -> None:
+        self.written += bytes(data)
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def close(self) -> None:
+        self.closing = True
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+class SmallLimit(BoundedProtocol):
+    max_unread = 1000
+
+
+class Connection:
+    """A server's end of one connection. Its app echoes the length of a body, or answers 413 without reading it."""
+
+    def __init__(self, protocol: type[BoundedProtocol] = BoundedProtocol, *, reads_body: bool = True) -> None:
+        self.transport = FakeTransport()
+        self.scopes: list[Any] = []
+        self.reads_body = reads_body
+        config = uvicorn.Config(self._app, interface="asgi3", lifespan="off", log_config=None)
+        self._protocol = protocol(config, ServerState(), {})
+        self._protocol.connection_made(self.transport)
+
+    async def _app(self, scope: Any, receive: Any, send: Any) -> None:
+        self.scopes.append(scope)
+        size, more = 0, self.reads_body
+        while more:
+            message = await receive()
+            size += len(message.get("body", b""))
+            more = message.get("more_body", False)
+        body = b"read %d" % size
+        status = 200 if self.reads_body else 413
+        headers = [(b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def feed(self, *parts: bytes) -> None:
+        """Deliver reads until the connection closes, as an event loop does."""
+        for part in parts:
+            if self.transport.closing:
+                return
+            self._protocol.data_received(part)
+
+    async def responses(self, count: int, status: bytes = b"200") -> bytes:
+        """Wait for responses with a status, and return all bytes written."""
+        line = b"HTTP/1.1 " + status
+        await auntil(lambda: self.transport.written.count(line) == count, 5, f"{count} responses")
+        return self.transport.written
+
+    def close(self) -> None:
+        self._protocol.connection_lost(None)
+
+
+@pytest.fixture
+async def connection() -> AsyncIterator[Connection]:
+    opened = Connection()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+async def refusing() -> AsyncIterator[Connection]:
+    opened = Connection(SmallLimit, reads_body=False)
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("start", [b"GET /", b"GET / HTTP/1.1\r\nX: ", b"GET / HTTP/1.1\r\nX"])
+async def test_an_endless_head_gets_400_and_the_connection_closes(connection: Connection, start: bytes) -> None:
+    connection.feed(start, *[b"a" * 4096] * 100)
+    assert connection.transport.written.startswith(b"HTTP/1.1 400")
+    assert connection.transport.closing
+    assert connection.scopes == []
+
+
+async def test_a_head_of_many_small_headers_is_limited_too(connection: Connection) -> None:
+    connection.feed(b"GET / HTTP/1.1\r\n", *(b"X-%d: %b\r\n" % (number, b"a" * 100) for number in range(1000)))
+    assert b"head is too large" in connection.transport.written
+
+
+async def test_a_head_up_to_the_limit_is_accepted(connection: Connection) -> None:
+    start = b"GET / HTTP/1.1\r\nHost: x\r\nX: "
+    connection.feed(start, b"a" * (MAX_HEAD - len(start)), b"\r\n\r\n")
+    await connection.responses(1)
+
+
+async def test_the_head_limit_starts_anew_with_each_request(connection: Connection) -> None:
+    for number in range(1, 4):
+        connection.feed(b"GET / HTTP/1.1\r\nHost: x\r\nX: ", b"a" * (MAX_HEAD // 2), b"\r\n\r\n")
+        await connection.responses(number)
+    assert not connection.transport.closing
+
+
+async def test_a_body_does_not_count_as_head(connection: Connection) -> None:
+    size = 3 * MAX_HEAD
+    connection.feed(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size, *[b"b" * MAX_HEAD] * 3)
+    assert b"read %d" % size in await connection.responses(1)
+
+
+async def test_a_body_sent_after_its_response_is_limited(refusing: Connection) -> None:
+    refusing.feed(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+    await refusing.responses(1, b"413")
+    refusing.feed(b"b" * 1000)
+    assert not refusing.transport.closing
+    refusing.feed(b"b")
+    assert refusing.transport.closing
+
+
+async def test_the_connection_serves_on_after_a_small_unread_body(refusing: Connection) -> None:
+    for number in range(1, 4):
+        refusing.feed(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 600\r\n\r\n")
+        await refusing.responses(number, b"413")
+        refusing.feed(b"b" * 599, b"b")
+    assert not refusing.transport.closing
+
+
+@pytest.mark.parametrize("cut", range(0, 180, 20))
+async def test_an_upgrade_offer_is_ignored_wherever_the_read_ends(connection: Connection, cut: int) -> None:
+    request = b"POST /a?b=c HTTP/1.1\r\nHost: x\r\n%bContent-Length: 5\r\n\r\nhello" % UPGRADE
+    connection.feed(request[:cut], request[cut:])
+    assert b"read 5" in await connection.responses(1)
+    (scope,) = connection.scopes
+    assert (scope["method"], scope["path"], scope["query_string"]) == ("POST", "/a", b"b=c")
+    assert scope["headers"] == [(b"host", b"x"), (b"connection", b"keep-alive"), (b"content-length", b"5")]
+
+
+async def test_a_connection_header_that_only_offers_an_upgrade_is_dropped(connection: Connection) -> None:
+    connection.feed(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+    await connection.responses(1)
+    assert connection.scopes[0]["headers"] == [(b"host", b"x")]
+
+
+async def test_pipelined_requests_with_upgrade_offers_are_answered_one_by_one(connection: Connection) -> None:
+    offer = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"
+    connection.feed(offer * 20 + GET)
+    await connection.responses(21)
+
+
+async def test_close_beside_an_upgrade_offer_still_closes_the_connection(connection: Connection) -> None:
+    connection.feed(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close, Upgrade\r\nUpgrade: h2c\r\n\r\n")
+    await connection.responses(1)
+    assert connection.transport.closing
+
+
+async def test_bytes_after_a_request_with_connection_close_do_not_cost_its_response(connection: Connection) -> None:
+    connection.feed(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" + GET)
+    assert (await connection.responses(1)).startswith(b"HTTP/1.1 200")
+    assert connection.transport.closing
+
+
+async def test_connect_gets_400(connection: Connection) -> None:
+    connection.feed(b"CONNECT example.com:443 HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert connection.transport.written.startswith(b"HTTP/1.1 400")
+    assert connection.scopes == []
