@@ -208,13 +208,22 @@ async def test_workers_without_a_beat_for_a_minute_are_removed(registry: Registr
 
 
 async def test_routers_are_counted_while_they_poll(registry: Registry, redis: aioredis.Redis) -> None:
-    assert (await registry.snapshot(router="r1")).routers == 1
-    assert (await registry.snapshot(router="r2")).routers == 2
-    assert (await registry.snapshot()).routers == 2
+    async def routers() -> int:
+        reply = await registry.put_model("v", b"", b"")
+        assert isinstance(reply, ModelStored)
+        return reply.routers
+
+    await registry.snapshot(router="r1")
+    assert await routers() == 1
+    await registry.snapshot(router="r2")
+    assert await routers() == 2
+    await registry.snapshot()
+    assert await routers() == 2
     await registry.retire_router("r1")
-    assert (await registry.snapshot(router="r2")).routers == 1
+    assert await routers() == 1
     await redis.zadd(Keys.of("f").routers, {"dead": 1.0})
-    assert (await registry.snapshot(router="r2")).routers == 1
+    await registry.snapshot(router="r2")
+    assert await routers() == 1
 
 
 async def test_a_hundred_workers_register_concurrently(registry: Registry, clients: Clients) -> None:
@@ -226,9 +235,19 @@ async def test_a_hundred_workers_register_concurrently(registry: Registry, clien
     assert len(snapshot.records) == len(snapshot.beats) == snapshot.version.seq == 100
 
 
-async def test_an_unreadable_load_of_a_newer_version_is_skipped(registry: Registry, redis: aioredis.Redis) -> None:
+async def test_a_state_of_a_newer_version_is_unknown_and_its_worker_stays(
+    registry: Registry, redis: aioredis.Redis
+) -> None:
     await registry.register(record(), LoadReport())
-    await redis.hset(Keys.of("f").load, "a", "1:9:hovering:0:0:0:0:0:")
+    await redis.hset(Keys.of("f").load, "a", "1:9:hovering:3:0:0:0:0:")
+    snapshot = await registry.snapshot()
+    assert snapshot.beats["a"].load == LoadReport(state=WorkerState.UNKNOWN, running=3)
+    assert await registry.beat("a", 1, LoadReport())
+
+
+async def test_an_unreadable_load_report_is_skipped(registry: Registry, redis: aioredis.Redis) -> None:
+    await registry.register(record(), LoadReport())
+    await redis.hset(Keys.of("f").load, "a", "1:9:ready:-3:0:0:0:0:")
     snapshot = await registry.snapshot()
     assert snapshot.beats == {}
     assert await registry.beat("a", 1, LoadReport())

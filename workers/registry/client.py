@@ -194,12 +194,11 @@ class Registry:
                 [keys.meta, keys.w, keys.load, keys.hbz, keys.routers, keys.vm],
                 [str(known or ""), int(COLLECT_AFTER * 1000), router, int(ROUTER_TTL * 1000)],
             )
-        epoch, seq, collected, routers, beats, records, models = reply
+        epoch, seq, collected, beats, records, models = reply
         with _understood(self._where):
             return Snapshot(
                 Version(epoch.decode(), int(seq)),
                 int(collected),
-                int(routers),
                 None if records is None else {_text(key): bytes(value) for key, value in _pairs(records)},
                 {_text(key): beat for key, value in _pairs(beats) if (beat := decode_beat(value))},
                 _text(models),

@@ -36,8 +36,6 @@ class Snapshot:
     version: Version
     collected: int
     """Number of collected workers. If it grew, an absent worker may not have left."""
-    routers: int
-    """Router processes that poll, including this one."""
     records: Mapping[str, bytes] | None
     """Worker id -> envelope; None if unchanged since the known version."""
     beats: Mapping[str, Beat]
@@ -114,7 +112,7 @@ def decode_beat(data: bytes) -> Beat | None:
         fields = data.decode().split(":", 8)
         generation, number, state, running, waiting, kv_usage, speed, restarts, note = fields
         load = LoadReport(
-            state=WorkerState(state),
+            state=_state(state),
             running=int(running),
             waiting=int(waiting),
             kv_usage=float(kv_usage),
@@ -129,6 +127,13 @@ def decode_beat(data: bytes) -> Beat | None:
     rates = (load.kv_usage, load.tokens_per_second)
     sound = min(numbers) >= 0 and all(math.isfinite(rate) and rate >= 0 for rate in rates)
     return beat if sound else None
+
+
+def _state(text: str) -> WorkerState:
+    try:
+        return WorkerState(text)
+    except ValueError:
+        return WorkerState.UNKNOWN
 
 
 def encode_ack(ack: ModelAck) -> str:

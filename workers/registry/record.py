@@ -28,6 +28,8 @@ class WorkerState(enum.StrEnum):
     SLEEPING = "sleeping"
     """vLLM is in sleep mode: it answers requests only after it wakes up."""
     STOPPED = "stopped"
+    UNKNOWN = "unknown"
+    """Sent by an agent of a newer version. Not ready."""
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -3,7 +3,7 @@
 --
 -- KEYS  meta w load hbz routers vm
 -- ARGV  version known ("epoch:seq"), collect after (ms), router process id or '', router lifetime (ms)
--- Reply {epoch, seq, collected, routers, {id, load, …}, {id, envelope, …} or false, version of the virtual models}
+-- Reply {epoch, seq, collected, {id, load, …}, {id, envelope, …} or false, version of the virtual models}
 
 local meta, w, load, hbz, routers, vm = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local known, collect_after, router, router_ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
@@ -34,7 +34,6 @@ if epoch .. ':' .. seq ~= known then
   records = redis.call('HGETALL', w)
 end
 return {
-  epoch, seq, redis.call('HGET', meta, 'collected') or '0', redis.call('ZCARD', routers),
-  redis.call('HGETALL', load), records,
+  epoch, seq, redis.call('HGET', meta, 'collected') or '0', redis.call('HGETALL', load), records,
   epoch .. ':' .. (redis.call('HGET', meta, 'models') or '0') .. ':' .. redis.call('HLEN', vm),
 }

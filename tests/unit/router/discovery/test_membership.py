@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from tests.support.registry.membership_sink import Recorder
-from vllama_pool.router.balance.pool import Discovered
+from vllama_pool.router.balance.pool import Discovered, Pool
 from vllama_pool.router.discovery.membership import (
     FORGET_AFTER,
     GRACE,
@@ -18,16 +18,16 @@ from vllama_pool.router.discovery.membership import (
     ProbeAnswer,
 )
 from vllama_pool.router.upstream.interface import Endpoint
-from vllama_pool.workers.registry.messages import Beat, Snapshot, Version
+from vllama_pool.workers.registry.messages import Beat, Snapshot, Version, decode_beat
 from vllama_pool.workers.registry.record import LoadReport, WorkerRecord
 
 
 class Fleet:
     """A membership, its registry, and a clock that is moved by hand."""
 
-    def __init__(self, *workers: str) -> None:
+    def __init__(self, *workers: str, pool: Pool | None = None) -> None:
         self.pool = Recorder()
-        self.members = Membership(self.pool)
+        self.members = Membership(self.pool if pool is None else pool)
         self.now = 100.0
         self.epoch, self.seq, self.collected = "e1", 0, 0
         self.found: dict[str, Discovered] = {}
@@ -68,7 +68,7 @@ class Fleet:
         return Version(self.epoch, self.seq)
 
     def snapshot(self, records: Mapping[str, bytes] | None) -> Snapshot:
-        return Snapshot(self.version, self.collected, 1, records, dict(self.beats))
+        return Snapshot(self.version, self.collected, records, dict(self.beats))
 
     def poll(self, *, full: bool = False) -> bool:
         asked = self.members.version
@@ -210,6 +210,19 @@ def test_load_reports_reach_the_pool_by_event_and_by_poll() -> None:
     fleet.beat("a", load=LoadReport(running=4))
     fleet.poll()
     assert fleet.pool.loads["a"] == LoadReport(running=4)
+
+
+def test_a_worker_in_a_state_of_a_newer_version_is_alive_but_gets_no_requests() -> None:
+    pool = Pool(lambda: 100.0)
+    fleet = Fleet("a", pool=pool)
+    beat = decode_beat(b"1:7:hovering:0:0:0:0:0:")
+    assert beat is not None
+    fleet.now += TTL
+    fleet.members.beat_received("a", beat, fleet.now)
+    worker = pool.get("a")
+    assert worker is not None
+    assert fleet.liveness("a") is Liveness.ALIVE
+    assert not worker.is_available(fleet.now)
 
 
 # --- silence ---

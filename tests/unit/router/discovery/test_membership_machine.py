@@ -224,12 +224,10 @@ class Fleet(RuleBasedStateMachine):
             return
         asked, at = self.members.version, Version(self.epoch, self.seq)
         changed = asked != at
-        snapshot = Snapshot(
-            at, self.collected, 1, dict.fromkeys(self.records, b"") if changed else None, dict(self.beats)
-        )
+        snapshot = Snapshot(at, self.collected, dict.fromkeys(self.records, b"") if changed else None, dict(self.beats))
         again = self.members.polled(asked, snapshot, dict(self.records) if changed else {}, self.now)
         if again:
-            whole = Snapshot(at, self.collected, 1, dict.fromkeys(self.records, b""), dict(self.beats))
+            whole = Snapshot(at, self.collected, dict.fromkeys(self.records, b""), dict(self.beats))
             assert not self.members.polled(self.members.version, whole, dict(self.records), self.now)
 
     def ask(self) -> None:

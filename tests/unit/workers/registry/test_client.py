@@ -86,7 +86,7 @@ class Foreign(FakeAsyncRedis):
 async def test_what_others_have_written_is_a_registry_that_cannot_be_used(version: tuple[bytes, bytes]) -> None:
     redis = Foreign(server=FakeServer())
     registry = Registry(redis, "f")
-    redis.reply = [*version, b"0", 1, [], [], b""]
+    redis.reply = [*version, b"0", [], [], b""]
     with pytest.raises(RegistryUnavailable, match="no vLLama has written"):
         await registry.snapshot()
     redis.reply = [1, *version]

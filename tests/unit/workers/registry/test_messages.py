@@ -56,7 +56,6 @@ def test_a_note_is_one_short_line() -> None:
     [
         b"",
         b"1:2",
-        b"1:2:unheard-of:0:0:0:0:0:",
         b"x:2:ready:0:0:0:0:0:",
         b"\xff:2:ready:0:0:0:0:0:",
         b"1:2:ready:0:0:nan:0:0:",
@@ -67,6 +66,11 @@ def test_a_note_is_one_short_line() -> None:
 )
 def test_a_damaged_report_is_none(data: bytes) -> None:
     assert decode_beat(data) is None
+
+
+def test_a_state_of_a_newer_version_is_decoded_as_unknown() -> None:
+    beat = decode_beat(b"1:2:hovering:3:0:0:0:0:a note")
+    assert beat == Beat(1, 2, LoadReport(state=WorkerState.UNKNOWN, running=3, note="a note"))
 
 
 def test_events_are_told_apart() -> None:
