@@ -5,6 +5,7 @@ Every step gives each running sequence one token, as in continuous batching. Pre
 
 from __future__ import annotations
 
+import enum
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -66,6 +67,15 @@ class Observer(Protocol):
     def finished(self, entry: Entry, reason: str, now: float) -> None: ...
 
 
+class Pause(enum.Enum):
+    """Scheduling state. In each state, the engine accepts requests."""
+
+    NONE = enum.auto()
+    NEW = enum.auto()
+    """Running sequences continue; waiting ones do not start."""
+    ALL = enum.auto()
+
+
 @dataclass(slots=True)
 class Engine:
     """One engine. The owner calls `step` at the pace's interval."""
@@ -74,15 +84,14 @@ class Engine:
     observer: Observer | None = None
     running: list[Entry] = field(default_factory=list)
     waiting: deque[Entry] = field(default_factory=deque)
-    paused: bool = False
-    """Asleep: accepts sequences, but does not run or count them."""
+    pause: Pause = Pause.NONE
+    _last_waiting: int = 0
 
     def submit(self, sequence: Sequence, now: float) -> Entry:
         """Schedule a sequence, or queue it."""
         entry = Entry(sequence, now)
         self.waiting.append(entry)
-        if not self.paused:
-            self._schedule(now)
+        self._schedule(now)
         return entry
 
     def abort(self, entry: Entry, now: float) -> bool:
@@ -93,13 +102,12 @@ class Engine:
             self.waiting.remove(entry)
         else:
             return False
-        if not self.paused:
-            self._schedule(now)
+        self._schedule(now)
         return True
 
     def step(self, now: float) -> int:
         """Give a token to each sequence past its prefill, and return their number."""
-        if self.paused:
+        if self.pause is Pause.ALL:
             return 0
         tokens = 0
         over: list[tuple[Entry, str]] = []
@@ -125,9 +133,24 @@ class Engine:
         self.waiting.clear()
         return entries
 
+    def suspend(self, pause: Pause) -> None:
+        self._last_waiting = len(self.waiting)
+        self.pause = pause
+
     def resume(self, now: float) -> None:
-        self.paused = False
+        self.pause = Pause.NONE
         self._schedule(now)
+
+    @property
+    def can_step(self) -> bool:
+        return bool(self.running) and self.pause is not Pause.ALL
+
+    @property
+    def last_waiting(self) -> int:
+        """Waiting sequences as of the last step, because vLLM updates its gauges only then."""
+        if self.pause is Pause.NONE or self.can_step:
+            self._last_waiting = len(self.waiting)
+        return self._last_waiting
 
     @property
     def tokens_held(self) -> int:
@@ -143,7 +166,7 @@ class Engine:
         self._schedule(now)
 
     def _schedule(self, now: float) -> None:
-        while self.waiting and len(self.running) < self.pace.slots:
+        while self.pause is Pause.NONE and self.waiting and len(self.running) < self.pace.slots:
             entry = self.waiting.popleft()
             entry.scheduled = now
             entry.ready = now + self.pace.prefill(entry.sequence.prompt_tokens)

@@ -105,6 +105,13 @@ class Inference:
         whole = answers.untagged(answers.answer(prompt, wants))
         self._start(job, asked, head, whole, asked.max_tokens or COMPLETION_TOKENS)
 
+    def abort_all(self) -> None:
+        """End every request with finish reason "abort"."""
+        self._runner.engine.clear()
+        for job in list(self.jobs):
+            job.abort()
+        self._runner.flush()
+
     def check_model(self, name: str | None) -> None:
         """Raises Refusal for an unknown model. A missing name means the first model."""
         if name and name not in self._options.names:

@@ -97,23 +97,21 @@ class SimulatedMetrics:
 
     # --- the page ---
 
-    def page(self, engine: Engine, sleep_level: int) -> bytes:
+    def page(self, engine: Engine, sleep_state: str = "awake") -> bytes:
         """Return Prometheus text."""
-        return "\n".join((*self._gauges(engine, sleep_level), *self._counters(), *self._rest(), "")).encode()
+        return "\n".join((*self._gauges(engine, sleep_state), *self._counters(), *self._rest(), "")).encode()
 
-    def _gauges(self, engine: Engine, sleep_level: int) -> Iterator[str]:
-        # a sleeping engine does not update its gauges
-        running = 0 if engine.paused else len(engine.running)
-        waiting = 0 if engine.paused else len(engine.waiting)
-        usage = 0.0 if engine.paused else min(1.0, engine.tokens_held / self._kv_tokens)
-        yield from self._one("num_requests_running", "gauge", running)
+    def _gauges(self, engine: Engine, sleep_state: str) -> Iterator[str]:
+        waiting = engine.last_waiting
+        usage = min(1.0, engine.tokens_held / self._kv_tokens)
+        yield from self._one("num_requests_running", "gauge", len(engine.running))
         yield from self._one("num_requests_waiting", "gauge", waiting)
         yield from self._one("num_requests_waiting_by_reason", "gauge", waiting, 'reason="capacity"')
         yield from self._one("num_requests_waiting_by_reason", "", 0, 'reason="deferred"')
         yield from self._one("kv_cache_usage_perc", "gauge", usage)
-        for level, name in enumerate(("awake", "weights_offloaded", "discard_all")):
-            kind = "gauge" if level == 0 else ""
-            yield from self._one("engine_sleep_state", kind, int(level == sleep_level), f'sleep_state="{name}"')
+        for name in ("awake", "weights_offloaded", "discard_all"):
+            kind = "gauge" if name == "awake" else ""
+            yield from self._one("engine_sleep_state", kind, int(name == sleep_state), f'sleep_state="{name}"')
 
     def _counters(self) -> Iterator[str]:
         yield from self._one("num_preemptions_total", "counter", 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 
@@ -172,6 +173,11 @@ class DetokenizeRequest(_Shape):
     tokens: TokenIds
 
 
+class SleepQuery(BaseModel):
+    level: Annotated[int, Field(ge=0, le=2)] = 1
+    mode: Literal["abort", "wait", "keep"] = "abort"
+
+
 TokenizeRequest = _TokenizeText | TokenizeChat
 
 _SHAPES: tuple[Any, ...] = (
@@ -180,6 +186,7 @@ _SHAPES: tuple[Any, ...] = (
     EmbeddingRequest,
     DetokenizeRequest,
     TokenizeRequest,
+    SleepQuery,
 )
 _ADAPTERS: dict[Any, TypeAdapter[Any]] = {shape: TypeAdapter(shape) for shape in _SHAPES}
 _T = TypeVar("_T")
@@ -233,6 +240,12 @@ def parse_detokenize(body: bytes, content_type: str) -> DetokenizeRequest:
     return request
 
 
+def parse_sleep(query: str) -> SleepQuery:
+    """Raises Refusal."""
+    request: SleepQuery = _validate(SleepQuery, dict(parse_qsl(query, keep_blank_values=True)), "query")
+    return request
+
+
 # --- shapes ---
 
 
@@ -270,19 +283,19 @@ def _malformed(item: str, param: str | None, count: int = 1) -> Refusal:
     return Refusal(f"{count} validation {label}:\n  {item}", kind="Bad Request", param=param)
 
 
-def _validate(shape: Any, data: Any) -> Any:
+def _validate(shape: Any, data: Any, source: str = "body") -> Any:
     try:
         return _ADAPTERS[shape].validate_python(data)
     except ValidationError as error:
         problems = error.errors(include_url=False)
-        items = [_problem(dict(problem)) for problem in problems[:_REPORTED_ERRORS]]
+        items = [_problem(dict(problem), source) for problem in problems[:_REPORTED_ERRORS]]
         if len(problems) > _REPORTED_ERRORS:
             items.append(f"...and {len(problems) - _REPORTED_ERRORS} more errors")
-        raise _malformed("\n  ".join(items), _location(problems[0]["loc"]), len(problems)) from error
+        raise _malformed("\n  ".join(items), _location(problems[0]["loc"], source), len(problems)) from error
 
 
-def _problem(problem: dict[str, Any]) -> str:
-    shown = {"type": problem["type"], "loc": _location(problem["loc"]), "msg": problem["msg"]}
+def _problem(problem: dict[str, Any], source: str) -> str:
+    shown = {"type": problem["type"], "loc": _location(problem["loc"], source), "msg": problem["msg"]}
     shown["input"] = _shown(problem["input"])
     if "ctx" in problem:
         shown["ctx"] = problem["ctx"]
@@ -292,9 +305,9 @@ def _problem(problem: dict[str, Any]) -> str:
 _INTERNAL = re.compile(r"[\[\]{}()]|^(str|int|float|bool|list|dict|none|_TokenizeText|TokenizeChat|assistant|other)$")
 
 
-def _location(path: tuple[int | str, ...]) -> str:
+def _location(path: tuple[int | str, ...], source: str) -> str:
     """Return the field's path, without pydantic's union branches."""
-    return ".".join(["body", *(str(part) for part in path if not _INTERNAL.search(str(part)))])
+    return ".".join([source, *(str(part) for part in path if not _INTERNAL.search(str(part)))])
 
 
 def _shown(value: object) -> str:

@@ -6,7 +6,6 @@ import secrets
 import time
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import parse_qs
 
 import msgspec
 
@@ -18,6 +17,7 @@ from vllama_pool.workers.simulated.metrics import CONTENT_TYPE, SimulatedMetrics
 from vllama_pool.workers.simulated.options import VERSION, Options
 from vllama_pool.workers.simulated.requests import parse_detokenize, parse_embedding, parse_tokenize
 from vllama_pool.workers.simulated.runner import Runner
+from vllama_pool.workers.simulated.sleep import SleepRoutes
 from vllama_pool.workers.simulated.wire import Exchange, Request
 
 GUARDED = ("/v1", "/v2", "/inference", "/cohere")
@@ -47,8 +47,8 @@ class Routes:
         self._die = die
         self._set_faults = set_faults
         self._stats = stats
-        self._sleep_level = 0
-        self._generating: dict[str, Callable[[Request, Exchange, script.RequestFault | None], None]] = {}
+        self._sleep = SleepRoutes(runner, inference.abort_all)
+        self._deferred: dict[str, Callable[[Request, Exchange, script.RequestFault | None], None]] = {}
         self._plain: dict[tuple[str, str], Handler] = {
             ("GET", "/health"): self._health,
             ("GET", "/ping"): self._health,
@@ -68,13 +68,13 @@ class Routes:
         if options.embedding:
             self._plain["POST", "/v1/embeddings"] = self._embeddings
         else:
-            self._generating["/v1/chat/completions"] = inference.chat
-            self._generating["/v1/completions"] = inference.completion
+            self._deferred["/v1/chat/completions"] = inference.chat
+            self._deferred["/v1/completions"] = inference.completion
         if options.dev_mode:
-            self._plain["POST", "/sleep"] = self._sleep
-            self._plain["POST", "/wake_up"] = self._wake_up
-            self._plain["GET", "/is_sleeping"] = self._is_sleeping
-        self._allowed: dict[str, list[str]] = {path: ["POST"] for path in self._generating}
+            self._deferred["/sleep"] = self._sleep.sleep
+            self._plain["POST", "/wake_up"] = self._sleep.wake_up
+            self._plain["GET", "/is_sleeping"] = self._sleep.is_sleeping
+        self._allowed: dict[str, list[str]] = {path: ["POST"] for path in self._deferred}
         for method, path in self._plain:
             self._allowed.setdefault(path, []).append(method)
 
@@ -83,11 +83,11 @@ class Routes:
         if fault is not None and self._preempt(fault, exchange):
             return
         try:
-            generate = self._generating.get(request.path) if request.method == "POST" else None
+            respond = self._deferred.get(request.path) if request.method == "POST" else None
             if not self._authorized(request):
                 answer = errors.UNAUTHORIZED
-            elif generate is not None:
-                generate(request, exchange, fault)
+            elif respond is not None:
+                respond(request, exchange, fault)
                 self._metrics.answered(request.path, request.method, 200)
                 return
             else:
@@ -113,7 +113,7 @@ class Routes:
         if isinstance(fault, script.Die) and fault.after_tokens == 0:
             self._die()
             return True
-        if isinstance(fault, script.Cut) and fault.after_tokens == 0 and not self._generating:
+        if isinstance(fault, script.Cut) and fault.after_tokens == 0 and self._options.embedding:
             exchange.cut(reset=fault.reset)
             return True
         if isinstance(fault, script.Status):
@@ -175,7 +175,7 @@ class Routes:
         return _json({"object": "list", "data": models})
 
     def _metrics_page(self, request: Request) -> HttpAnswer:
-        return HttpAnswer(200, self._metrics.page(self._runner.engine, self._sleep_level), CONTENT_TYPE)
+        return HttpAnswer(200, self._metrics.page(self._runner.engine, self._sleep.state.gauge), CONTENT_TYPE)
 
     def _load(self, request: Request) -> HttpAnswer:
         return _json({"server_load": len(self._inference.jobs) if self._options.load_tracking else 0})
@@ -215,34 +215,6 @@ class Routes:
         embedding.check(asked, self._options)
         self._inference.check_state()
         return embedding.answer(asked, self._options)
-
-    # --- sleep (VLLM_SERVER_DEV_MODE=1) ---
-
-    def _sleep(self, request: Request) -> HttpAnswer:
-        asked = parse_qs(request.query)
-        level = int(asked.get("level", ["1"])[0])
-        if level not in (0, 1, 2):
-            raise Refusal(
-                "1 validation error:\n  {'type': 'less_than_equal', 'loc': 'query.level', 'msg': 'Input should be "
-                f"less than or equal to 2', 'input': '{level}', 'ctx': {{'le': 2}}}}",
-                kind="Bad Request",
-                param="query.level",
-            )
-        if asked.get("mode", ["abort"])[0] == "abort":
-            self._runner.engine.clear()
-            for job in list(self._inference.jobs):
-                job.abort()
-        self._runner.pause()
-        self._sleep_level = level
-        return _json({"status": "sleeping", "level": level})
-
-    def _wake_up(self, request: Request) -> HttpAnswer:
-        self._sleep_level = 0
-        self._runner.resume()
-        return _json({"status": "awake", "tags": None})
-
-    def _is_sleeping(self, request: Request) -> HttpAnswer:
-        return _json({"is_sleeping": self._runner.engine.paused})
 
     # --- the simulation's own ---
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from vllama_pool.workers.simulated.engine import Engine, Entry, Sequence
+from vllama_pool.workers.simulated.engine import Engine, Entry, Pause, Sequence
 from vllama_pool.workers.simulated.wire import Exchange
 
 MAX_STEPS = 64
@@ -26,6 +26,7 @@ class Runner:
         self._timer: asyncio.TimerHandle | None = None
         self._touched: list[Exchange] = []
         self._after: list[Callable[[], None]] = []
+        self._on_drained: list[Callable[[], None]] = []
         self._suspended = False
 
     def submit(self, sequence: Sequence) -> Entry:
@@ -35,7 +36,9 @@ class Runner:
 
     def abort(self, entry: Entry) -> bool:
         """Remove a sequence. Within a step, use `after`."""
-        return self.engine.abort(entry, asyncio.get_running_loop().time())
+        found = self.engine.abort(entry, asyncio.get_running_loop().time())
+        self._check_drained()
+        return found
 
     def touch(self, exchange: Exchange) -> None:
         """Flush the exchange after this turn's steps."""
@@ -45,10 +48,15 @@ class Runner:
         """Call this after the flush."""
         self._after.append(callback)
 
-    def pause(self) -> None:
-        """Sleep, keeping the sequences."""
-        self.engine.paused = True
-        self._cancel()
+    def pause(self, pause: Pause) -> None:
+        self.engine.suspend(pause)
+        if not self.engine.can_step:
+            self._cancel()
+
+    def call_when_drained(self, callback: Callable[[], None]) -> None:
+        """Call this once no sequence can step, which may be now."""
+        self._on_drained.append(callback)
+        self._check_drained()
 
     def resume(self) -> None:
         self.engine.resume(asyncio.get_running_loop().time())
@@ -67,10 +75,11 @@ class Runner:
     def stop(self) -> None:
         self._cancel()
         self._touched.clear()
+        self._on_drained.clear()
         self._after.clear()
 
     def _wake(self) -> None:
-        if self._timer is None and self.engine.running and not self._suspended and not self.engine.paused:
+        if self._timer is None and self.engine.can_step and not self._suspended:
             now = asyncio.get_running_loop().time()
             self._schedule(max(now, min(entry.ready for entry in self.engine.running)))
 
@@ -92,8 +101,9 @@ class Runner:
             self._stepped = self.now = due
             if not self.engine.step(due):
                 break
-        self._flush()
-        if not self.engine.running or self._suspended or self.engine.paused:
+        self.flush()
+        self._check_drained()
+        if not self.engine.can_step or self._suspended:
             return
         if self._timer is None:
             self._stepped = max(self._stepped, now - MAX_LAG)
@@ -104,13 +114,19 @@ class Runner:
             else:
                 self._timer = loop.call_at(due, self._tick)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         touched, self._touched = self._touched, []
         for exchange in touched:
             exchange.flush()
         after, self._after = self._after, []
         for callback in after:
             callback()
+
+    def _check_drained(self) -> None:
+        if self._on_drained and not self.engine.can_step:
+            callbacks, self._on_drained = self._on_drained, []
+            for callback in callbacks:
+                callback()
 
     def _cancel(self) -> None:
         if self._timer is not None:

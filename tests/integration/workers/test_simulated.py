@@ -422,6 +422,60 @@ async def test_sleep_aborts_and_hides_what_waits(client: httpx.AsyncClient) -> N
         assert (await held).status_code == 200
 
 
+async def test_sleep_ends_a_whole_answer_with_finish_reason_abort(client: httpx.AsyncClient) -> None:
+    async with workers(dataclasses.replace(SLOW, dev_mode=True)) as (worker,):
+        running = asyncio.create_task(client.post(worker.url + CHAT, json=HI))
+        await auntil(lambda: worker.tokens > 1)
+        await client.post(worker.url + "/sleep")
+        assert (await running).json()["choices"][0]["finish_reason"] == "abort"
+
+
+async def test_sleep_with_mode_wait_answers_after_the_running_requests(client: httpx.AsyncClient) -> None:
+    async with workers(dataclasses.replace(FAST, tokens_per_second=100.0, dev_mode=True)) as (worker,):
+        running = asyncio.create_task(client.post(worker.url + CHAT, json={**STREAM, "max_tokens": 20}))
+        await auntil(lambda: worker.running == 1)
+        sleeping = asyncio.create_task(client.post(worker.url + "/sleep?mode=wait&level=2"))
+        await auntil(lambda: worker.requests["/sleep"] == 1)
+        held = asyncio.create_task(client.post(worker.url + CHAT, json={**HI, "max_tokens": 2}))
+        await auntil(lambda: worker.waiting == 1)
+        assert not sleeping.done()
+        assert (await client.get(worker.url + "/is_sleeping")).json() == {"is_sleeping": True}
+        assert (await sleeping).json() == {"status": "sleeping", "level": 2}
+        assert (await events(await running))[-1]["choices"][0]["finish_reason"] == "length"
+        assert not held.done()
+        await client.post(worker.url + "/wake_up")
+        assert (await held).status_code == 200
+
+
+async def test_sleep_with_mode_keep_freezes_the_running_requests(client: httpx.AsyncClient) -> None:
+    async with workers(dataclasses.replace(FAST, tokens_per_second=100.0, dev_mode=True)) as (worker,):
+        running = asyncio.create_task(client.post(worker.url + CHAT, json={**STREAM, "max_tokens": 20}))
+        await auntil(lambda: worker.tokens > 1)
+        assert (await client.post(worker.url + "/sleep?mode=keep")).status_code == 200
+        assert (worker.running, running.done()) == (1, False)
+        assert (await client.post(worker.url + "/wake_up?tags=weights")).json() == {
+            "status": "sleeping",
+            "tags": ["weights"],
+        }
+        assert (await client.post(worker.url + "/wake_up?tags=kv_cache")).json()["status"] == "awake"
+        assert (await events(await running))[-1]["choices"][0]["finish_reason"] == "length"
+
+
+async def test_level_0_stops_scheduling_and_is_ended_by_its_tag(client: httpx.AsyncClient) -> None:
+    async with workers(dataclasses.replace(FAST, dev_mode=True)) as (worker,):
+        assert (await client.post(worker.url + "/sleep?level=0")).json() == {"status": "sleeping", "level": 0}
+        assert (await client.get(worker.url + "/is_sleeping")).json() == {"is_sleeping": True}
+        page = (await client.get(worker.url + "/metrics")).text
+        for state in ("awake", "weights_offloaded", "discard_all"):
+            assert f'sleep_state="{state}"}} 0.0' in page
+        assert (await client.post(worker.url + "/wake_up?tags=scheduling")).json() == {
+            "status": "awake",
+            "tags": ["scheduling"],
+        }
+        assert (await client.get(worker.url + "/is_sleeping")).json() == {"is_sleeping": False}
+        assert 'sleep_state="awake"} 1.0' in (await client.get(worker.url + "/metrics")).text
+
+
 # --- as a process ---
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from vllama_pool.workers.simulated.engine import Engine, Entry, Pace
+from vllama_pool.workers.simulated.engine import Engine, Entry, Pace, Pause
 
 
 @dataclass
@@ -100,13 +100,35 @@ def test_with_a_bound_on_the_total_steps_get_slower_when_it_is_met() -> None:
 
 def test_a_paused_engine_takes_requests_and_moves_nothing() -> None:
     under_test, _ = engine(1)
-    under_test.paused = True
+    under_test.suspend(Pause.ALL)
     sequence = Counted(1)
     under_test.submit(sequence, 0.0)
     assert under_test.step(1.0) == 0
     under_test.resume(2.0)
     assert under_test.step(3.0) == 1
     assert sequence.times == [3.0]
+
+
+def test_an_engine_paused_for_new_requests_finishes_the_running_ones() -> None:
+    under_test, _ = engine(2)
+    running, waiting = Counted(2), Counted(2)
+    under_test.submit(running, 0.0)
+    under_test.suspend(Pause.NEW)
+    under_test.submit(waiting, 0.0)
+    for now in (1.0, 2.0, 3.0):
+        under_test.step(now)
+    assert (running.times, waiting.times, under_test.can_step) == ([1.0, 2.0], [], False)
+
+
+def test_a_paused_engine_reports_the_waiting_requests_of_its_last_step() -> None:
+    under_test, _ = engine(1)
+    for _ in range(2):
+        under_test.submit(Counted(1), 0.0)
+    under_test.suspend(Pause.ALL)
+    under_test.submit(Counted(1), 0.0)
+    assert under_test.last_waiting == 1
+    under_test.resume(1.0)
+    assert under_test.last_waiting == 2
 
 
 def test_what_runs_fills_the_cache() -> None:

@@ -1,0 +1,83 @@
+"""Sleep mode: /sleep, /wake_up and /is_sleeping of a vLLM in development mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from urllib.parse import parse_qs
+
+import msgspec
+
+from vllama_pool.workers.simulated.engine import Pause
+from vllama_pool.workers.simulated.errors import HttpAnswer
+from vllama_pool.workers.simulated.requests import parse_sleep
+from vllama_pool.workers.simulated.runner import Runner
+from vllama_pool.workers.simulated.script import RequestFault
+from vllama_pool.workers.simulated.wire import Exchange, Request
+
+MEMORY = frozenset(("weights", "kv_cache"))
+GAUGES = ("", "weights_offloaded", "discard_all")
+"""Value of vllm:engine_sleep_state by level. Level 0 sets none."""
+
+
+class SleepState:
+    """The memory that the engine has released. Level 0 releases none and only stops scheduling."""
+
+    def __init__(self) -> None:
+        self.gauge = "awake"
+        self._released: frozenset[str] = frozenset()
+
+    @property
+    def is_resident(self) -> bool:
+        return not self._released
+
+    def sleep(self, level: int) -> None:
+        self.gauge = GAUGES[level]
+        if level:
+            self._released = MEMORY
+
+    def wake_up(self, tags: list[str] | None) -> bool:
+        """Restore the tagged memory, or all. Return True if all is resident.
+
+        A tag of memory that is not released makes vLLM ignore the others.
+        """
+        restored = MEMORY if tags is None else frozenset(tags) - {"scheduling"}
+        if tags is None or restored <= self._released:
+            self._released -= restored
+        if self.is_resident:
+            self.gauge = "awake"
+        return self.is_resident
+
+
+class SleepRoutes:
+    def __init__(self, runner: Runner, abort_all: Callable[[], None]) -> None:
+        self.state = SleepState()
+        self._runner = runner
+        self._abort_all = abort_all
+
+    def sleep(self, request: Request, exchange: Exchange, fault: RequestFault | None) -> None:
+        """Respond once the engine is paused: with mode=wait, after the running requests. Raises Refusal."""
+        query = parse_sleep(request.query)
+        self._runner.pause(Pause.ALL if query.mode == "keep" else Pause.NEW)
+        if query.mode == "abort":
+            self._abort_all()
+
+        def complete() -> None:
+            self.state.sleep(query.level)
+            exchange.respond(_json({"status": "sleeping", "level": query.level}))
+
+        self._runner.call_when_drained(complete)
+
+    def wake_up(self, request: Request) -> HttpAnswer:
+        tags = parse_qs(request.query, keep_blank_values=True).get("tags")
+        awake = self.state.wake_up(tags)
+        if awake:
+            self._runner.resume()
+        return _json({"status": "awake" if awake else "sleeping", "tags": tags})
+
+    def is_sleeping(self, request: Request) -> HttpAnswer:
+        paused = self._runner.engine.pause is not Pause.NONE
+        return _json({"is_sleeping": paused or not self.state.is_resident})
+
+
+def _json(value: dict[str, object]) -> HttpAnswer:
+    return HttpAnswer(200, msgspec.json.encode(value))
