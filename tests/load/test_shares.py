@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.clients.exchanges import get, whole
+from tests.support.clients.exchanges import read_all, send
 from tests.support.fleet.live import Fleet, fleet
 from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
 from vllama_pool.router.balance.worker import SLOW_START
@@ -121,10 +121,10 @@ async def clients(running: Fleet, model: str) -> AsyncIterator[list[int]]:
             length = rng.randint(SHORTEST, LONGEST)
             message = {"role": "user", "content": "hello"}
             body = json.dumps({"model": model, "messages": [message], "options": {"num_predict": length}})
-            response = await get(
+            response = await send(
                 client, Endpoint("127.0.0.1", port), "POST", "/api/chat", body=body.encode(), head_timeout=60
             )
-            answer = await whole(response)
+            answer = await read_all(response)
             assert response.status == 200, answer
             last = json.loads(answer.splitlines()[-1])
             assert last["eval_count"] == length, last

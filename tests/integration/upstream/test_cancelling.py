@@ -11,7 +11,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from tests.support.clients.exchanges import Record, get, whole
+from tests.support.clients.exchanges import RecordingSink, read_all, send
 from tests.support.until import auntil
 from tests.support.vllm.scripted_server import ScriptedServer, bytewise, hold, request, request_head, when
 from vllama_pool.router.upstream.client import UpstreamClient
@@ -23,13 +23,13 @@ BODY = b"abc" * 2
 
 
 async def pulled(client: Client, endpoint: Endpoint, body: bytes = b"x") -> bytes:
-    return await whole(await get(client, endpoint, "POST", body=body))
+    return await read_all(await send(client, endpoint, "POST", body=body))
 
 
 async def pushed(client: Client, endpoint: Endpoint) -> bytes:
-    response = await get(client, endpoint, "POST", body=b"x")
+    response = await send(client, endpoint, "POST", body=b"x")
     try:
-        sink = Record()
+        sink = RecordingSink()
         response.attach(sink)
         await asyncio.wait([sink.ended])
         assert sink.ended.result() is None

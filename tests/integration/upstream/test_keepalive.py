@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from tests.support.clients.exchanges import Record, get, whole
+from tests.support.clients.exchanges import RecordingSink, read_all, send
 from tests.support.until import auntil
 from tests.support.vllm.scripted_server import ScriptedServer, Step, apart, cut, hold, request, reset, when
 from vllama_pool.router.upstream.client import UpstreamClient
@@ -24,7 +24,7 @@ SERVE: list[Step] = [request, ANSWER] * 20
 async def test_one_connection_serves_one_request_after_another(client: Client) -> None:
     async with ScriptedServer([*SERVE, hold]) as server:
         for _ in range(20):
-            assert await whole(await get(client, server.endpoint)) == b"ok"
+            assert await read_all(await send(client, server.endpoint)) == b"ok"
         assert len(server.peers) == 1
 
 
@@ -35,19 +35,19 @@ async def test_requests_at_once_get_connections_of_their_own(client: Client) -> 
         await go.wait()
 
     async with ScriptedServer([request, wait, ANSWER, hold]) as server:
-        tasks = [asyncio.create_task(get(client, server.endpoint)) for _ in range(8)]
+        tasks = [asyncio.create_task(send(client, server.endpoint)) for _ in range(8)]
         await auntil(lambda: len(server.requests) == 8)
         go.set()
         for response in await asyncio.gather(*tasks):
-            assert await whole(response) == b"ok"
+            assert await read_all(response) == b"ok"
         assert len(server.peers) == 8
 
 
 async def test_the_counts_follow_a_request(ours: UpstreamClient) -> None:
     """Ours only: the oracle has no such counts."""
     async with ScriptedServer([*SERVE, hold]) as server:
-        response = await get(ours, server.endpoint)
-        await whole(response)
+        response = await send(ours, server.endpoint)
+        await read_all(response)
         assert repr(ours) == "<UpstreamClient 1 open, 1 idle, 0 in use, 0 connecting>"
         response.close()
         assert (ours.counts.open, ours.counts.idle, ours.counts.in_use) == (1, 1, 0)
@@ -58,12 +58,12 @@ async def test_the_counts_follow_a_request(ours: UpstreamClient) -> None:
 async def test_a_complete_response_frees_its_connection_before_anyone_closes_it(ours: UpstreamClient) -> None:
     """Ours only. The end is known from the bytes, so an owner that is slow to close holds nothing."""
     async with ScriptedServer([*SERVE, hold]) as server:
-        first = await get(ours, server.endpoint)
-        second = await get(ours, server.endpoint)
+        first = await send(ours, server.endpoint)
+        second = await send(ours, server.endpoint)
         assert len(server.peers) == 1
         first.close()
-        assert await whole(second) == b"ok"  # closing the first did not touch it
-        assert await whole(await get(ours, server.endpoint)) == b"ok"
+        assert await read_all(second) == b"ok"  # closing the first did not touch it
+        assert await read_all(await send(ours, server.endpoint)) == b"ok"
         assert len(server.peers) == 1
 
 
@@ -75,7 +75,7 @@ async def test_the_newest_idle_connection_is_used_first(ours: UpstreamClient) ->
         await go[peer.server.peers.index(peer)].wait()
 
     async with ScriptedServer([request, in_turn, ANSWER, *SERVE, hold]) as server:
-        tasks = [asyncio.create_task(get(ours, server.endpoint)) for _ in range(3)]
+        tasks = [asyncio.create_task(send(ours, server.endpoint)) for _ in range(3)]
         await auntil(lambda: len(server.requests) == 3)
         for idle, event in enumerate(go, 1):
             event.set()
@@ -83,21 +83,21 @@ async def test_the_newest_idle_connection_is_used_first(ours: UpstreamClient) ->
         await asyncio.gather(*tasks)
         newest = server.peers[2].sent
         for i in range(5):
-            await whole(await get(ours, server.endpoint))
+            await read_all(await send(ours, server.endpoint))
             assert server.peers[2].sent == newest + (i + 1) * len(ANSWER)
 
 
 async def test_endpoints_do_not_share_connections(client: Client) -> None:
     async with ScriptedServer([*SERVE, hold]) as server:
         for endpoint in (server.endpoint, Endpoint("127.0.0.1", server.port, authorization="Bearer x")):
-            await whole(await get(client, endpoint))
+            await read_all(await send(client, endpoint))
         assert [seen.headers.get("authorization") for seen in server.requests] == [None, "Bearer x"]
 
 
 async def test_a_worker_that_closes_an_idle_connection_is_asked_over_a_new_one(client: Client) -> None:
     async with ScriptedServer([request, ANSWER]) as server:
         for _ in range(5):
-            assert await whole(await get(client, server.endpoint)) == b"ok"
+            assert await read_all(await send(client, server.endpoint)) == b"ok"
             await auntil(server.peers[-1].writer.transport.is_closing)
         assert len(server.peers) == 5
 
@@ -106,24 +106,24 @@ async def test_a_worker_that_closes_an_idle_connection_is_asked_over_a_new_one(c
 async def test_a_kept_connection_that_dies_under_the_request_is_replaced_once(ours: UpstreamClient, end: Step) -> None:
     """Ours only: the oracle reports this race to its caller."""
     async with ScriptedServer([request, ANSWER, request, end], [request, ANSWER, hold]) as server:
-        assert await whole(await get(ours, server.endpoint, "POST", body=b"1")) == b"ok"
-        assert await whole(await get(ours, server.endpoint, "POST", body=b"2")) == b"ok"
+        assert await read_all(await send(ours, server.endpoint, "POST", body=b"1")) == b"ok"
+        assert await read_all(await send(ours, server.endpoint, "POST", body=b"2")) == b"ok"
         assert [seen.body for seen in server.requests] == [b"1", b"2", b"2"]
 
 
 async def test_a_request_is_not_replayed_twice(ours: UpstreamClient) -> None:
     async with ScriptedServer([request, ANSWER, request, cut], [request, cut]) as server:
-        await whole(await get(ours, server.endpoint))
+        await read_all(await send(ours, server.endpoint))
         with pytest.raises(ConnectionLost):
-            await get(ours, server.endpoint)
+            await send(ours, server.endpoint)
         assert len(server.requests) == 3
 
 
 async def test_a_request_is_not_replayed_once_an_answer_has_begun(client: Client) -> None:
     async with ScriptedServer([request, ANSWER, request, b"H", cut]) as server:
-        await whole(await get(client, server.endpoint))
+        await read_all(await send(client, server.endpoint))
         with pytest.raises(ConnectionLost):
-            await get(client, server.endpoint)
+            await send(client, server.endpoint)
         assert len(server.requests) == 2
 
 
@@ -135,12 +135,12 @@ async def test_the_head_timeout_spans_the_replay(ours: UpstreamClient) -> None:
         await late.wait()
 
     async with ScriptedServer([request, ANSWER, request, wait, cut], [request, hold]) as server:
-        await whole(await get(ours, server.endpoint))
+        await read_all(await send(ours, server.endpoint))
         loop = asyncio.get_running_loop()
         loop.call_later(0.5, late.set)
         begun = loop.time()
         with pytest.raises(ResponseTimeout):
-            await get(ours, server.endpoint, head_timeout=1.0)
+            await send(ours, server.endpoint, head_timeout=1.0)
         assert 0.9 < loop.time() - begun < 1.4
         assert len(server.requests) == 3
 
@@ -151,15 +151,15 @@ async def test_bytes_after_a_response_cost_the_connection(ours: UpstreamClient, 
     """Ours only: the oracle notices only at the next request."""
     tail = [ANSWER + more] if at_once else [apart(ANSWER, more)]
     async with ScriptedServer([request, *tail, hold]) as server:
-        assert await whole(await get(ours, server.endpoint)) == b"ok"
+        assert await read_all(await send(ours, server.endpoint)) == b"ok"
         await auntil(lambda: server.gone == 1 and ours.counts.open == 0)
-        assert await whole(await get(ours, server.endpoint)) == b"ok"
+        assert await read_all(await send(ours, server.endpoint)) == b"ok"
 
 
 async def test_idle_connections_expire() -> None:
     client = UpstreamClient(idle_expiry=0.2)
     async with ScriptedServer([request, ANSWER, hold]) as server:
-        await asyncio.gather(*[get(client, server.endpoint) for _ in range(4)])
+        await asyncio.gather(*[send(client, server.endpoint) for _ in range(4)])
         assert client.counts.idle == 4
         await auntil(lambda: server.gone == 4)
         assert repr(client) == "<UpstreamClient 0 open, 0 idle, 0 in use, 0 connecting>"
@@ -170,11 +170,11 @@ async def test_connections_that_came_later_expire_later() -> None:
     client = UpstreamClient(idle_expiry=0.2)
     go = asyncio.Event()
     async with ScriptedServer([request, when(go), ANSWER, hold], [request, ANSWER, hold]) as server:
-        late = asyncio.create_task(get(client, server.endpoint))
+        late = asyncio.create_task(send(client, server.endpoint))
         await auntil(lambda: server.requests)
-        await whole(await get(client, server.endpoint))
+        await read_all(await send(client, server.endpoint))
         asyncio.get_running_loop().call_later(0.1, go.set)
-        await whole(await late)
+        await read_all(await late)
         assert client.counts.idle == 2
         await auntil(lambda: client.counts.idle == 1)
         await auntil(lambda: server.gone == 2)
@@ -186,19 +186,19 @@ async def test_a_request_at_any_turn_of_the_loop_after_the_worker_closed() -> No
     async with ScriptedServer([request, ANSWER]) as server:
         for turns in range(20):
             client = UpstreamClient()
-            await whole(await get(client, server.endpoint))
+            await read_all(await send(client, server.endpoint))
             for _ in range(turns):
                 await asyncio.sleep(0)
-            assert await whole(await get(client, server.endpoint)) == b"ok"
+            assert await read_all(await send(client, server.endpoint)) == b"ok"
             await client.aclose()
 
 
 async def test_a_connection_that_expired_while_the_loop_was_busy_is_not_used() -> None:
     client = UpstreamClient(idle_expiry=0.05)
     async with ScriptedServer([request, ANSWER, hold]) as server:
-        await whole(await get(client, server.endpoint))
+        await read_all(await send(client, server.endpoint))
         time.sleep(0.1)  # noqa: ASYNC251 - the loop is to be blocked
-        await whole(await get(client, server.endpoint))
+        await read_all(await send(client, server.endpoint))
         assert len(server.peers) == 2
     await client.aclose()
 
@@ -211,22 +211,22 @@ async def test_a_connection_in_use_does_not_expire() -> None:
         await go.wait()
 
     async with ScriptedServer([request, ANSWER[:-2], wait, ANSWER[-2:], hold], [request, ANSWER, hold]) as server:
-        busy = await get(client, server.endpoint)
-        await whole(await get(client, server.endpoint))
+        busy = await send(client, server.endpoint)
+        await read_all(await send(client, server.endpoint))
         await auntil(lambda: server.gone == 1)  # the idle one has
         go.set()
-        assert await whole(busy) == b"ok"
+        assert await read_all(busy) == b"ok"
     await client.aclose()
 
 
 async def test_aclose_ends_what_is_in_progress(ours: UpstreamClient) -> None:
     """Ours only: the oracle leaves streams to their owners."""
     async with ScriptedServer([request, ANSWER[:-1], hold]) as server:
-        pulled, pushed = [await get(ours, server.endpoint) for _ in range(2)]
-        sink = Record()
+        pulled, pushed = [await send(ours, server.endpoint) for _ in range(2)]
+        sink = RecordingSink()
         pushed.attach(sink)
-        reading = asyncio.create_task(whole(pulled))
-        waiting = asyncio.create_task(get(ours, Endpoint("127.0.0.1", server.port), "PUT", "/never"))
+        reading = asyncio.create_task(read_all(pulled))
+        waiting = asyncio.create_task(send(ours, Endpoint("127.0.0.1", server.port), "PUT", "/never"))
         await auntil(lambda: len(server.requests) >= 3)
         await ours.aclose()
         assert isinstance(await sink.ended, ConnectionLost)
@@ -263,7 +263,7 @@ async def test_uvicorn_closes_idle_connections_and_nobody_notices() -> None:
     client = UpstreamClient(idle_expiry=60)
     async with uvicorn_server(0.05) as endpoint:
         for i in range(60):
-            assert await whole(await get(client, endpoint, "POST", body=b"x")) == b"ok"
+            assert await read_all(await send(client, endpoint, "POST", body=b"x")) == b"ok"
             await asyncio.sleep(0.045 + i % 20 * 0.0005)
     await client.aclose()
 
@@ -271,8 +271,8 @@ async def test_uvicorn_closes_idle_connections_and_nobody_notices() -> None:
 async def test_uvicorn_closes_an_idle_connection_and_the_pool_is_empty() -> None:
     client = UpstreamClient(idle_expiry=60)
     async with uvicorn_server(0.1) as endpoint:
-        await whole(await get(client, endpoint))
+        await read_all(await send(client, endpoint))
         assert client.counts.idle == 1
         await auntil(lambda: client.counts.open == 0)
-        assert await whole(await get(client, endpoint)) == b"ok"
+        assert await read_all(await send(client, endpoint)) == b"ok"
     await client.aclose()

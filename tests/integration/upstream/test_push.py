@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.clients.exchanges import Record, get, whole
+from tests.support.clients.exchanges import RecordingSink, read_all, send
 from tests.support.until import auntil
 from tests.support.vllm.scripted_server import Peer, Script, ScriptedServer, Step, apart, cut, flood, hold, request
 from vllama_pool.router.upstream.client import UpstreamClient
@@ -40,9 +40,9 @@ async def test_pulled_first_and_pushed_from_there_on(client: Client) -> None:
     go, wait = gate()
     script: Script = [request, CHUNKED + chunk(b"one"), wait, apart(chunk(b"two"), chunk(b"three"), END), hold]
     async with ScriptedServer(script) as server:
-        response = await get(client, server.endpoint)
+        response = await send(client, server.endpoint)
         assert await response.read() == b"one"
-        sink = Record()
+        sink = RecordingSink()
         response.attach(sink)
         go.set()
         assert await asyncio.wait_for(sink.ended, 5) is None
@@ -56,9 +56,9 @@ async def test_what_had_arrived_is_pushed_at_once(ours: UpstreamClient) -> None:
     go, wait = gate()
     script: Script = [request, CHUNKED + chunk(b"a"), apart(chunk(b"b"), chunk(b"c")), wait, END, hold]
     async with ScriptedServer(script) as server:
-        response = await get(ours, server.endpoint)
+        response = await send(ours, server.endpoint)
         await auntil(lambda: "3 bytes held" in repr(response))
-        sink = Record()
+        sink = RecordingSink()
         response.attach(sink)
         assert sink.chunks == [b"abc"]
         go.set()
@@ -67,8 +67,8 @@ async def test_what_had_arrived_is_pushed_at_once(ours: UpstreamClient) -> None:
 
 async def test_a_response_that_is_over_is_pushed_at_once_with_its_end(ours: UpstreamClient) -> None:
     async with ScriptedServer([request, CHUNKED + chunk(b"a") + chunk(b"b") + END, hold]) as server:
-        response = await get(ours, server.endpoint)
-        sink = Record()
+        response = await send(ours, server.endpoint)
+        sink = RecordingSink()
         response.attach(sink)
         assert sink.chunks == [b"ab"]
         assert sink.ended.done()
@@ -77,9 +77,9 @@ async def test_a_response_that_is_over_is_pushed_at_once_with_its_end(ours: Upst
 
 async def test_a_response_that_was_lost_is_pushed_at_once_with_the_loss(ours: UpstreamClient) -> None:
     async with ScriptedServer([request, CHUNKED + chunk(b"a"), cut]) as server:
-        response = await get(ours, server.endpoint)
+        response = await send(ours, server.endpoint)
         await auntil(lambda: ours.counts.open == 0)
-        sink = Record()
+        sink = RecordingSink()
         response.attach(sink)
         assert sink.chunks == [b"a"]
         assert isinstance(sink.ended.result(), ConnectionLost)
@@ -89,8 +89,8 @@ async def test_the_chunks_of_one_read_are_one_call(ours: UpstreamClient) -> None
     """Ours only. Each call costs the router a write to its client."""
     go, wait = gate()
     async with ScriptedServer([request, CHUNKED, wait, chunk(b"token ") * 50 + END, hold]) as server:
-        response = await get(ours, server.endpoint)
-        sink = Record()
+        response = await send(ours, server.endpoint)
+        sink = RecordingSink()
         response.attach(sink)
         go.set()
         assert await sink.ended is None
@@ -106,8 +106,8 @@ async def test_a_loss_is_told_once_after_what_arrived(
 ) -> None:
     go, wait = gate()
     async with ScriptedServer([request, CHUNKED + chunk(b"a"), wait, *tail]) as server:
-        response = await get(client, server.endpoint)
-        sink = Record()
+        response = await send(client, server.endpoint)
+        sink = RecordingSink()
         response.attach(sink)
         await auntil(lambda: sink.body == b"a")
         go.set()
@@ -117,7 +117,7 @@ async def test_a_loss_is_told_once_after_what_arrived(
         await auntil(sink.ended.done)
 
 
-class Closing(Record):
+class Closing(RecordingSink):
     """Closes the response at the first bytes."""
 
     response: Response
@@ -133,7 +133,7 @@ async def test_no_sink_is_called_after_close(client: Client, tail: bytes) -> Non
     go, wait = gate()
     async with ScriptedServer([request, CHUNKED, wait, chunk(b"a"), apart(tail), hold]) as server:
         sink = Closing()
-        sink.response = await get(client, server.endpoint)
+        sink.response = await send(client, server.endpoint)
         sink.response.attach(sink)
         go.set()
         await auntil(lambda: sink.chunks)
@@ -145,8 +145,8 @@ async def test_no_sink_is_called_after_close(client: Client, tail: bytes) -> Non
 
 async def test_close_in_mid_stream_is_seen_by_the_worker(client: Client) -> None:
     async with ScriptedServer([request, CHUNKED + chunk(b"a"), hold]) as server:
-        response = await get(client, server.endpoint)
-        sink = Record()
+        response = await send(client, server.endpoint)
+        sink = RecordingSink()
         response.attach(sink)
         await auntil(lambda: sink.body == b"a")
         response.close()
@@ -156,47 +156,47 @@ async def test_close_in_mid_stream_is_seen_by_the_worker(client: Client) -> None
 
 async def test_a_stream_that_ended_leaves_its_connection_to_the_next(client: Client) -> None:
     async with ScriptedServer([request, CHUNKED, apart(chunk(b"a"), END), request, CHUNKED + END, hold]) as server:
-        response = await get(client, server.endpoint)
-        sink = Record()
+        response = await send(client, server.endpoint)
+        sink = RecordingSink()
         response.attach(sink)
         assert await asyncio.wait_for(sink.ended, 5) is None
         response.close()
         await asyncio.sleep(0)  # the oracle closes in a task
-        assert await whole(await get(client, server.endpoint)) == b""
+        assert await read_all(await send(client, server.endpoint)) == b""
         assert len(server.peers) == 1
 
 
 async def test_a_sink_may_send_the_next_request_from_eof(ours: UpstreamClient) -> None:
     """Ours only: the connection is free before the sink hears of the end."""
 
-    class Next(Record):
+    class Next(RecordingSink):
         def eof(self) -> None:
             super().eof()
             self.idle = ours.counts.idle
 
     async with ScriptedServer([request, CHUNKED + chunk(b"a") + END, hold]) as server:
         sink = Next()
-        (await get(ours, server.endpoint)).attach(sink)
+        (await send(ours, server.endpoint)).attach(sink)
         await sink.ended
         assert sink.idle == 1
 
 
 async def test_a_body_is_read_by_one_reader(ours: UpstreamClient) -> None:
     async with ScriptedServer([request, CHUNKED, hold]) as server:
-        response = await get(ours, server.endpoint)
+        response = await send(ours, server.endpoint)
         reading = asyncio.create_task(response.read())
         await asyncio.sleep(0)
         with pytest.raises(RuntimeError):
             await response.read()
         with pytest.raises(RuntimeError):
-            response.attach(Record())
+            response.attach(RecordingSink())
         response.close()
         with pytest.raises(ConnectionLost):  # whoever still reads is not left waiting
             await reading
 
 
 async def test_a_sink_that_fails_loses_its_own_connection_only(ours: UpstreamClient) -> None:
-    class Broken(Record):
+    class Broken(RecordingSink):
         def data(self, chunk: bytes) -> None:
             raise ZeroDivisionError
 
@@ -204,7 +204,7 @@ async def test_a_sink_that_fails_loses_its_own_connection_only(ours: UpstreamCli
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
     go, wait = gate()
     async with ScriptedServer([request, CHUNKED, wait, chunk(b"a"), hold]) as server:
-        response = await get(ours, server.endpoint)
+        response = await send(ours, server.endpoint)
         sink = Broken()
         response.attach(sink)
         go.set()
@@ -220,7 +220,7 @@ async def test_a_response_is_not_left_to_the_cycle_collector(ours: UpstreamClien
         gc.collect()
         gc.disable()
         try:
-            response = await get(ours, server.endpoint, head_timeout=60)
+            response = await send(ours, server.endpoint, head_timeout=60)
             assert await response.read() == b"a"
             if not early:
                 assert await response.read() == b""
@@ -252,8 +252,8 @@ async def stalled(server: ScriptedServer) -> int:
 
 async def test_a_paused_worker_stops_sending(client: Client) -> None:
     async with ScriptedServer([request, HEAD, flood(TOTAL), hold]) as server:
-        response = await get(client, server.endpoint)
-        sink = Record()
+        response = await send(client, server.endpoint)
+        sink = RecordingSink()
         response.pause()
         response.pause()
         response.attach(sink)
@@ -267,7 +267,7 @@ async def test_a_paused_worker_stops_sending(client: Client) -> None:
 
 
 async def test_a_sink_may_pause_from_within(client: Client) -> None:
-    class Full(Record):
+    class Full(RecordingSink):
         response: Response
 
         def data(self, chunk: bytes) -> None:
@@ -276,7 +276,7 @@ async def test_a_sink_may_pause_from_within(client: Client) -> None:
 
     async with ScriptedServer([request, HEAD, flood(TOTAL), hold]) as server:
         sink = Full()
-        sink.response = await get(client, server.endpoint)
+        sink.response = await send(client, server.endpoint)
         sink.response.attach(sink)
         assert await stalled(server) < KERNEL
         taken = len(sink.body)
@@ -290,25 +290,25 @@ async def test_a_sink_may_pause_from_within(client: Client) -> None:
 async def test_a_body_that_nobody_reads_is_bounded(ours: UpstreamClient) -> None:
     """Ours only, for the bound: the oracle does not read ahead at all."""
     async with ScriptedServer([request, HEAD, flood(TOTAL), hold]) as server:
-        response = await get(ours, server.endpoint)
+        response = await send(ours, server.endpoint)
         assert await stalled(server) < KERNEL
         held = int(repr(response).split(", ")[2].split()[0])
         assert HIGH_WATER < held <= HIGH_WATER + READ
         assert len(await response.read()) == held
-        assert len(await whole(response)) == TOTAL - held
+        assert len(await read_all(response)) == TOTAL - held
         assert ours.counts.idle == 1
 
 
 async def test_pausing_does_not_outlive_the_response(ours: UpstreamClient) -> None:
     """A paused connection that goes back to the pool must notice when the worker closes it."""
     async with ScriptedServer([request, CHUNKED + END]) as server:
-        response = await get(ours, server.endpoint)
+        response = await send(ours, server.endpoint)
         response.pause()
         response.close()
         await auntil(lambda: ours.counts.open == 0)
     go, wait = gate()
 
-    class Pausing(Record):
+    class Pausing(RecordingSink):
         response: Response
 
         def data(self, chunk: bytes) -> None:
@@ -317,7 +317,7 @@ async def test_pausing_does_not_outlive_the_response(ours: UpstreamClient) -> No
 
     async with ScriptedServer([request, CHUNKED, wait, chunk(b"a") + END]) as server:
         sink = Pausing()
-        sink.response = await get(ours, server.endpoint)
+        sink.response = await send(ours, server.endpoint)
         sink.response.attach(sink)
         go.set()
         assert await sink.ended is None

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.support.clients.exchanges import Record, get, whole
+from tests.support.clients.exchanges import RecordingSink, read_all, send
 from tests.support.vllm.scripted_server import (
     ScriptedServer,
     Step,
@@ -38,9 +38,9 @@ async def test_a_response_cut_at_every_byte_is_pulled_whole(client: Client, name
     script = [step for i in range(1, len(data)) for step in (request, apart(data[:i], data[i:]))]
     async with ScriptedServer([*script, request, bytewise(data), hold]) as server:
         for _ in range(len(data)):
-            response = await get(client, server.endpoint)
+            response = await send(client, server.endpoint)
             assert (response.status, response.headers["x-id"]) == (200, "7")
-            assert await whole(response) == BODY
+            assert await read_all(response) == BODY
         assert len(server.peers) == 1  # and none of the cuts cost the connection
 
 
@@ -50,8 +50,8 @@ async def test_a_response_cut_at_every_byte_is_pushed_whole(client: Client, name
     script = [step for i in range(1, len(data)) for step in (request, apart(data[:i], data[i:]))]
     async with ScriptedServer([*script, request, bytewise(data), hold]) as server:
         for _ in range(len(data)):
-            response = await get(client, server.endpoint)
-            sink = Record()
+            response = await send(client, server.endpoint)
+            sink = RecordingSink()
             response.attach(sink)
             assert await asyncio.wait_for(sink.ended, 5) is None
             assert sink.body == BODY
@@ -61,8 +61,8 @@ async def test_a_response_cut_at_every_byte_is_pushed_whole(client: Client, name
 async def test_a_body_without_length_ends_with_the_connection(client: Client) -> None:
     data = OK + b"Content-Type: text/plain\r\n\r\nabc"
     async with ScriptedServer([request, data], [request, bytewise(data)]) as server:
-        assert await whole(await get(client, server.endpoint)) == b"abc"
-        assert await whole(await get(client, server.endpoint)) == b"abc"
+        assert await read_all(await send(client, server.endpoint)) == b"abc"
+        assert await read_all(await send(client, server.endpoint)) == b"abc"
         assert len(server.peers) == 2
 
 
@@ -82,9 +82,9 @@ async def test_a_response_without_body_leaves_the_connection_usable(
     data = f"HTTP/1.1 {status}\r\n".encode() + extra + b"\r\n"
     async with ScriptedServer([request, data, request, data, hold]) as server:
         for _ in range(2):
-            response = await get(client, server.endpoint, method)
+            response = await send(client, server.endpoint, method)
             assert f"{response.status}" == status[:3]
-            assert await whole(response) == b""
+            assert await read_all(response) == b""
         assert len(server.peers) == 1
 
 
@@ -96,7 +96,7 @@ async def test_a_connection_that_the_worker_will_close_is_not_used_again(client:
     data = head + b"Content-Length: 1\r\n\r\na"
     async with ScriptedServer([request, data, hold]) as server:
         for _ in range(2):
-            assert await whole(await get(client, server.endpoint)) == b"a"
+            assert await read_all(await send(client, server.endpoint)) == b"a"
         assert len(server.peers) == 2
 
 
@@ -104,13 +104,15 @@ async def test_http_1_0_can_ask_to_be_kept(client: Client) -> None:
     data = b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\na"
     async with ScriptedServer([request, data, request, data, hold]) as server:
         for _ in range(2):
-            assert await whole(await get(client, server.endpoint)) == b"a"
+            assert await read_all(await send(client, server.endpoint)) == b"a"
     assert len(server.peers) <= 2  # the oracle does not trust such a server; both are right
 
 
 async def test_the_request_arrives_as_it_was_meant(client: Client) -> None:
     async with ScriptedServer([request, OK + b"Content-Length: 0\r\n\r\n", hold]) as server:
-        await whole(await get(client, server.endpoint, "POST", "/v1/x?y=1", headers={"accept": "a/b"}, body=b"\0\xff"))
+        await read_all(
+            await send(client, server.endpoint, "POST", "/v1/x?y=1", headers={"accept": "a/b"}, body=b"\0\xff")
+        )
         (seen,) = server.requests
         assert seen.line == "POST /v1/x?y=1 HTTP/1.1"
         assert seen.headers["host"] == f"127.0.0.1:{server.port}"
@@ -120,7 +122,7 @@ async def test_the_request_arrives_as_it_was_meant(client: Client) -> None:
 async def test_a_large_request_body_arrives_whole(client: Client) -> None:
     body = bytes(range(256)) * 4 * 4096
     async with ScriptedServer([request, OK + b"Content-Length: 0\r\n\r\n", hold]) as server:
-        await whole(await get(client, server.endpoint, "POST", body=body))
+        await read_all(await send(client, server.endpoint, "POST", body=body))
         assert server.requests[0].body == body
 
 
@@ -132,26 +134,26 @@ TOO_LARGE = b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno"
 async def test_an_answer_before_the_request_was_written_counts(client: Client) -> None:
     """The worker refuses after the head, and then reads the body."""
     async with ScriptedServer([request_head, TOO_LARGE, hold]) as server:
-        response = await get(client, server.endpoint, "POST", body=BIG)
+        response = await send(client, server.endpoint, "POST", body=BIG)
         assert response.status == 413
-        assert await whole(response) == b"no"
+        assert await read_all(response) == b"no"
 
 
 @pytest.mark.parametrize("end", [cut, reset])
 async def test_an_answer_counts_even_if_the_worker_never_reads_the_request(ours: UpstreamClient, end: Step) -> None:
     """Ours only: the oracle fails in writing before it comes to read."""
     async with ScriptedServer([request_head, apart(TOO_LARGE), end]) as server:
-        response = await get(ours, server.endpoint, "POST", body=BIG)
+        response = await send(ours, server.endpoint, "POST", body=BIG)
         assert response.status == 413
-        assert await whole(response) == b"no"
+        assert await read_all(response) == b"no"
 
 
 async def test_a_connection_with_half_a_request_on_it_is_not_used_again(ours: UpstreamClient) -> None:
     """Ours only: the oracle writes the rest of the request first."""
     async with ScriptedServer([request_head, TOO_LARGE, hold], [request, TOO_LARGE, hold]) as server:
-        await whole(await get(ours, server.endpoint, "POST", body=BIG))
+        await read_all(await send(ours, server.endpoint, "POST", body=BIG))
         await asyncio.wait_for(server.peers[0].left.wait(), 5)
-        assert await whole(await get(ours, server.endpoint)) == b"no"
+        assert await read_all(await send(ours, server.endpoint)) == b"no"
         assert len(server.peers) == 2
 
 
@@ -167,7 +169,7 @@ async def test_a_connection_with_half_a_request_on_it_is_not_used_again(ours: Up
 async def test_a_fresh_connection_that_ends_before_the_head_is_lost(client: Client, data: bytes, end: Step) -> None:
     async with ScriptedServer([request, data, end]) as server:
         with pytest.raises(ConnectionLost):
-            await get(client, server.endpoint)
+            await send(client, server.endpoint)
         assert len(server.peers) == 1
 
 
@@ -177,8 +179,8 @@ async def test_a_fresh_connection_that_ends_before_the_head_is_lost(client: Clie
 @pytest.mark.parametrize("end", [cut, reset])
 async def test_a_body_that_breaks_off_is_lost(client: Client, data: bytes, end: Step) -> None:
     async with ScriptedServer([request, data, end]) as server:
-        response = await get(client, server.endpoint)
-        sink = Record()
+        response = await send(client, server.endpoint)
+        sink = RecordingSink()
         response.attach(sink)
         assert isinstance(await asyncio.wait_for(sink.ended, 5), ConnectionLost)
         assert b"abc".startswith(sink.body)  # a reset may overtake what was sent before it
@@ -188,9 +190,9 @@ async def test_a_body_that_breaks_off_is_lost(client: Client, data: bytes, end: 
 async def test_a_reset_is_no_end_of_a_body_without_length(ours: UpstreamClient) -> None:
     """Ours only: the oracle's outcome depends on whether the reset overtakes the bytes."""
     async with ScriptedServer([request, apart(OK + b"\r\nabc"), reset]) as server:
-        response = await get(ours, server.endpoint)
+        response = await send(ours, server.endpoint)
         with pytest.raises(ConnectionLost):
-            await whole(response)
+            await read_all(response)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +209,7 @@ async def test_a_reset_is_no_end_of_a_body_without_length(ours: UpstreamClient) 
 async def test_a_malformed_head_is_refused(client: Client, data: bytes) -> None:
     async with ScriptedServer([request, data, hold]) as server:
         with pytest.raises(MalformedResponse):
-            await get(client, server.endpoint)
+            await send(client, server.endpoint)
         await asyncio.wait_for(server.peers[0].left.wait(), 5)
 
 
@@ -226,7 +228,7 @@ async def test_an_ambiguous_or_immense_head_is_refused(ours: UpstreamClient, dat
     """Ours only: the oracle's parser repairs the first, and limits heads at 100 KiB."""
     async with ScriptedServer([request, data, hold]) as server:
         with pytest.raises(MalformedResponse):
-            await get(ours, server.endpoint)
+            await send(ours, server.endpoint)
         await asyncio.wait_for(server.peers[0].left.wait(), 5)
 
 
@@ -234,7 +236,7 @@ async def test_a_broken_chunk_fails_after_what_came_before(client: Client) -> No
     async with ScriptedServer(
         [request, apart(OK + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", b"zz\r\n"), hold]
     ) as server:
-        response = await get(client, server.endpoint)
+        response = await send(client, server.endpoint)
         assert await response.read() == b"abc"
         with pytest.raises(MalformedResponse):
             await response.read()
@@ -245,17 +247,17 @@ async def test_a_broken_chunk_fails_after_what_came_before(client: Client) -> No
 async def test_errors_stay_errors_when_read_again(ours: UpstreamClient) -> None:
     """Ours only: the oracle's generator is exhausted after it raised once."""
     async with ScriptedServer([request, OK + b"Content-Length: 9\r\n\r\nabc"]) as server:
-        response = await get(ours, server.endpoint)
+        response = await send(ours, server.endpoint)
         for _ in range(2):
             with pytest.raises(TransportError):
-                await whole(response)
+                await read_all(response)
 
 
 @pytest.mark.parametrize("bad", ["a\r\nX: y", "a\nb", "a\0b"])
 async def test_nothing_is_smuggled_into_the_head(client: Client, bad: str) -> None:
     async with ScriptedServer([request, OK + b"Content-Length: 0\r\n\r\n", hold]) as server:
         with pytest.raises(ValueError, match=r".+"):
-            await get(client, server.endpoint, headers={"x-a": bad})
+            await send(client, server.endpoint, headers={"x-a": bad})
         with pytest.raises(ValueError, match=r".+"):
-            await get(client, server.endpoint, path="/" + bad)
+            await send(client, server.endpoint, path="/" + bad)
         assert server.requests == []

@@ -1,4 +1,4 @@
-"""Short words for what tests of a `interface.Client` do over and over."""
+"""Helpers for tests of an upstream client: send with defaults, read to the end, record pushed data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from vllama_pool.router.upstream.interface import Client, Endpoint, Response, TransportError
 
 
-async def get(
+async def send(
     client: Client,
     endpoint: Endpoint,
     method: str = "GET",
@@ -19,7 +19,7 @@ async def get(
     connect_timeout: float = 5.0,
     head_timeout: float | None = 5.0,
 ) -> Response:
-    """`Client.send` with defaults that suit a server on the loopback."""
+    """`Client.send` with defaults for a server on loopback."""
     return await client.send(
         endpoint,
         method,
@@ -31,7 +31,7 @@ async def get(
     )
 
 
-async def whole(response: Response) -> bytes:
+async def read_all(response: Response) -> bytes:
     """Read to the end, then close."""
     body = bytearray()
     try:
@@ -42,8 +42,8 @@ async def whole(response: Response) -> bytes:
     return bytes(body)
 
 
-class Record:
-    """A sink that keeps what it is told, and fails the test if it is told anything after the end."""
+class RecordingSink:
+    """A sink that keeps its data. Any call after the end fails the test."""
 
     def __init__(self) -> None:
         self.chunks: list[bytes] = []
@@ -59,7 +59,7 @@ class Record:
         self.chunks.append(chunk)
 
     def eof(self) -> None:
-        self.ended.set_result(None)  # raises if it was told before
+        self.ended.set_result(None)  # raises if already set
 
     def lost(self, error: TransportError) -> None:
         self.ended.set_result(error)
