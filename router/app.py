@@ -44,10 +44,10 @@ from vllama_pool.router.server.error_handlers import EXCEPTION_HANDLERS
 from vllama_pool.router.server.gate import Gate
 from vllama_pool.router.telemetry.aggregate import ProcessReport
 from vllama_pool.router.telemetry.metrics import Readings, RouterMetrics
+from vllama_pool.router.telemetry.report_exchange import ReportExchange
 from vllama_pool.router.telemetry.request_log import RequestLog
 from vllama_pool.router.telemetry.request_record import Observers
-from vllama_pool.router.telemetry.siblings import Siblings
-from vllama_pool.router.telemetry.worker_view import view_all
+from vllama_pool.router.telemetry.worker_view import view_workers
 from vllama_pool.router.upstream.client import UpstreamClient
 from vllama_pool.router.upstream.interface import Client
 from vllama_pool.router.virtual_models.plans import Inventory
@@ -63,7 +63,7 @@ CLIENT_STALL = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Outside:
+class Collaborators:
     """Collaborators that tests replace."""
 
     client: Client
@@ -88,44 +88,46 @@ def create_app(
     """
     if table is None:
         table = load(settings.routing_file) if settings.routing_file else RoutingTable()
-    outside = Outside(
+    collaborators = Collaborators(
         client or UpstreamClient(), clock or SystemClock(), rng or random.Random(), log_stream or sys.stdout.buffer
     )
     pool = Pool(time.monotonic)
-    virtual = ModelStore()
-    routes = ModelRoutes(table, outside.rng, virtual=virtual.live)
-    sources = open_sources(settings, table.workers, pool, virtual, lambda: routes.shadowed(pool))
+    virtual_models = ModelStore()
+    routes = ModelRoutes(table, collaborators.rng, virtual=virtual_models.live)
+    sources = open_sources(settings, table.workers, pool, virtual_models, lambda: routes.shadowed(pool))
     stalls = StallWatch(StallLimits(first_content=settings.first_token_timeout, in_answer=settings.stall_timeout))
-    request_log = RequestLog(outside.log_stream)
+    request_log = RequestLog(collaborators.log_stream)
     metrics = _metrics(pool, sources.discovery, request_log)
-    siblings = Siblings(instance or RouterInstance(), lambda: _report(pool, sources.discovery, metrics))
+    exchange = ReportExchange(instance or RouterInstance(), lambda: _report(pool, sources.discovery, metrics))
     expiry = ExpiryTracker(FOREVER if settings.keep_alive == float("inf") else int(settings.keep_alive * 1e9))
     inference = InferenceHandler(
         routes=lambda: routes,
         pool=pool,
-        acquire=_forwarder(settings, outside, pool, stalls, sources.discovery.refresh).acquire,
+        acquire=_forwarder(settings, collaborators, pool, stalls, sources.discovery.refresh).acquire,
         stalls=stalls,
-        clock=outside.clock,
+        clock=collaborators.clock,
         observer=Observers([metrics, request_log]),
         expiry=expiry,
         body_limit=settings.body_limit,
         client_stall=CLIENT_STALL,
     )
     handlers = [
-        *(worker_route(operation, inference) for operation in operations(outside.clock)),
-        *catalogue_routes(pool, lambda: routes, expiry, outside.clock, settings.version),
+        *(operation_route(operation, inference) for operation in operations(collaborators.clock)),
+        *catalogue_routes(pool, lambda: routes, expiry, collaborators.clock, settings.version),
         *openai_model_routes(pool, lambda: routes),
-        *model_routes(sources.sync, lambda: Inventory(routes, pool, virtual.live, writes_refusal(settings))),
-        *admin_routes(siblings.reports),
+        *model_routes(sources.sync, lambda: Inventory(routes, pool, virtual_models.live, writes_refusal(settings))),
+        *admin_routes(exchange.collect),
     ]
-    return _serve(settings, handlers, _lifespan(outside.client, sources, siblings, stalls, request_log))
+    return _serve(settings, handlers, _lifespan(collaborators.client, sources, exchange, stalls, request_log))
 
 
 def _forwarder(
-    settings: RouterSettings, outside: Outside, pool: Pool, stalls: StallWatch, refresh: Callable[[], None]
+    settings: RouterSettings, collaborators: Collaborators, pool: Pool, stalls: StallWatch, refresh: Callable[[], None]
 ) -> Forwarder:
     limits = Limits(connect=settings.connect_timeout, waiting=settings.max_queue)
-    return Forwarder(outside.client, pool, stalls, outside.clock, outside.rng, limits=limits, refresh=refresh)
+    return Forwarder(
+        collaborators.client, pool, stalls, collaborators.clock, collaborators.rng, limits=limits, refresh=refresh
+    )
 
 
 def _metrics(pool: Pool, discovery: Discovery, request_log: RequestLog) -> RouterMetrics:
@@ -141,20 +143,20 @@ def _metrics(pool: Pool, discovery: Discovery, request_log: RequestLog) -> Route
 
 
 def _report(pool: Pool, discovery: Discovery, metrics: RouterMetrics) -> ProcessReport:
-    return ProcessReport(view_all(pool, time.monotonic()), discovery.registry_up, metrics.text())
+    return ProcessReport(view_workers(pool, time.monotonic()), discovery.registry_up, metrics.text())
 
 
 Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]
 
 
 def _lifespan(
-    client: Client, sources: Sources, siblings: Siblings, stalls: StallWatch, request_log: RequestLog
+    client: Client, sources: Sources, exchange: ReportExchange, stalls: StallWatch, request_log: RequestLog
 ) -> Lifespan:
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncGenerator[None, None]:
         writing = asyncio.get_running_loop().create_task(request_log.run(), name="request log")
         try:
-            async with siblings.answering(), background(*sources.loops(), stalls.run()):
+            async with exchange.serving(), background(*sources.loops(), stalls.run()):
                 await sources.discovery.wait_first(REGISTRY_WAIT)
                 yield
         finally:
@@ -190,7 +192,7 @@ def served_methods(app: Litestar) -> Iterator[tuple[str, Iterable[str]]]:
             yield route.path, ("POST",)
 
 
-def worker_route(operation: Operation[Any], inference: InferenceHandler) -> ASGIRouteHandler:
+def operation_route(operation: Operation[Any], inference: InferenceHandler) -> ASGIRouteHandler:
     """Make a raw ASGI route, which costs Litestar's layers nothing per token."""
 
     @asgi(operation.path, copy_scope=False, name=operation.name)

@@ -18,20 +18,20 @@ RETRY_AFTER = 1
 class Admission:
     """Counts this process's requests whose responses have not begun, for all models together."""
 
-    def __init__(self, most: int) -> None:
-        """`most` requests may wait. With 0, a request needs a free slot."""
-        self._most = most
+    def __init__(self, max_waiting: int) -> None:
+        """`max_waiting` requests may wait. With 0, a request needs a free slot."""
+        self._max_waiting = max_waiting
         self.waiting = 0
 
     def __repr__(self) -> str:
-        return f"<Admission {self.waiting} waiting, {self._most} may>"
+        return f"<Admission {self.waiting} waiting, {self._max_waiting} may>"
 
-    def enter(self, resolution: Resolution) -> None:
-        """Count a waiting request. Raises ServerBusy at the limit; otherwise call `leave` once."""
-        if self.waiting >= self._most and resolution.beyond_slots >= self._most:
+    def acquire(self, resolution: Resolution) -> None:
+        """Count a waiting request. Raises ServerBusy at the limit; otherwise call `release` once."""
+        if self.waiting >= self._max_waiting and resolution.beyond_slots >= self._max_waiting:
             raise ServerBusy(BUSY, retry_after=RETRY_AFTER)
         self.waiting += 1
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """End the wait: the response may begin, or the request failed."""
         self.waiting -= 1

@@ -27,7 +27,7 @@ def catalogue_routes(
     """Make the handlers. `version`: Ollama's version, shown to clients."""
 
     def models() -> list[ModelView]:
-        return [model_view(listed) for listed in routes().listing(pool) if listed.replicas]
+        return [model_view(listed) for listed in routes().list_models(pool) if listed.replicas]
 
     @route("/api/tags", http_method=[HttpMethod.GET, HttpMethod.HEAD], status_code=200, sync_to_thread=False)
     def tags() -> Response[bytes]:
@@ -38,7 +38,7 @@ def catalogue_routes(
         now = clock.time_ns()
         running = [
             model_view(listed)
-            for listed in routes().listing(pool)
+            for listed in routes().list_models(pool)
             if listed.replicas and (listed.virtual is None or expiry.lives(listed.name, now))
         ]
         return _json(catalogue.ps(running, lambda name: expiry.expires(name, now)))

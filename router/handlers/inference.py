@@ -41,7 +41,7 @@ from vllama_pool.router.upstream.interface import TransportError
 LOGGED_NAME_LENGTH = 120
 """Characters of the requested name that are logged."""
 
-LAST_BYTES = 0.1
+END_TIMEOUT = 0.1
 """Seconds to wait for the response's terminating chunk after the last SSE event."""
 
 CLIENT_CLOSED_REQUEST = 499
@@ -69,10 +69,10 @@ class InferenceHandler:
 
     async def handle(self, operation: Operation[Any], scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request and pass its record to the observer."""
-        began = self.clock.monotonic_ns()
+        started = self.clock.monotonic_ns()
         record = RequestRecord(id=scope["vllama.request_id"], operation=operation.name, client=scope["vllama.key_name"])
         try:
-            await self._serve(operation, receive, send, record)
+            await self._respond(operation, receive, send, record)
         except ClientError as error:
             record.status, record.outcome = error.status, "refused"
             await send_error(send, error)
@@ -84,32 +84,32 @@ class InferenceHandler:
         finally:
             if not record.outcome:  # an unexpected exception; the app's handler answers it
                 record.status, record.outcome = record.status or 500, "error"
-            record.total_ms = round((self.clock.monotonic_ns() - began) / 1e6, 3)
+            record.total_ms = round((self.clock.monotonic_ns() - started) / 1e6, 3)
             self.observer.finished(record)
 
-    async def _serve(self, operation: Operation[Any], receive: Receive, send: Send, record: RequestRecord) -> None:
+    async def _respond(self, operation: Operation[Any], receive: Receive, send: Send, record: RequestRecord) -> None:
         body = await read_body(receive, self.body_limit)
         arrived = self.clock.monotonic_ns()
         request = await decode_body(operation.decode, body)
         record.requested, record.stream = request.model[:LOGGED_NAME_LENGTH], request.stream
         resolution = self._resolve(operation, request.model, record)
-        reply = operation.check(request, resolution.info)
+        direct = operation.check(request, resolution.info)
         try:
-            if reply is not None:
-                await self._reply(reply, send, record)
+            if direct is not None:
+                await self._send_direct(direct, send, record)
             else:
                 call = ForwardRequest(operation, request, resolution, arrived, record.id, len(body))
-                await self._answer(call, receive, send, record)
+                await self._forward(call, receive, send, record)
         finally:
             self.expiry.touch(resolution.listed, request.keep_alive, self.clock.time_ns())
 
-    async def _answer(self, call: ForwardRequest, receive: Receive, send: Send, record: RequestRecord) -> None:
+    async def _forward(self, call: ForwardRequest, receive: Receive, send: Send, record: RequestRecord) -> None:
         """Acquire an answer and send it to the client, unless the client disconnects."""
         async with DisconnectWatcher(receive) as watcher:
             answer = await watcher.until_disconnect(self.acquire(call, record))
             record.first_ms = round((self.clock.monotonic_ns() - call.arrived) / 1e6, 3)
             if isinstance(answer, DirectResponse):
-                await self._reply(answer, send, record)
+                await self._send_direct(answer, send, record)
                 return
             record.status = 200
             content_type = call.operation.content_type(call.request)
@@ -118,36 +118,38 @@ class InferenceHandler:
                 if call.request.stream:
                     outcome = await self._stream(answer, content_type, send, watcher, record)
                 else:
-                    outcome = await self._whole(answer, content_type, send, record)
+                    outcome = await self._send_whole(answer, content_type, send, record)
             finally:
                 usage = answer.translator.usage
                 record.prompt_tokens, record.completion_tokens = usage.prompt_tokens, usage.completion_tokens
                 record.done_reason = usage.done_reason
                 answer.close(outcome)
 
-    async def _reply(self, reply: DirectResponse, send: Send, record: RequestRecord) -> None:
+    async def _send_direct(self, direct: DirectResponse, send: Send, record: RequestRecord) -> None:
         """Send a response that needs no generation."""
-        record.status, record.outcome = reply.status, "complete"
-        await send_response(send, reply.status, reply.body, content_type=reply.content_type)
+        record.status, record.outcome = direct.status, "complete"
+        await send_response(send, direct.status, direct.body, content_type=direct.content_type)
 
     def _resolve(self, operation: Operation[Any], name: str, record: RequestRecord) -> Resolution:
         try:
             resolution = self.routes().resolve(name, self.pool)
         except UnknownModel:
             raise unknown_model(name, operation.not_found(name)) from None
-        except NoWorker as out:
-            record.model = out.model
+        except NoWorker as error:
+            record.model = error.model
             raise
         record.model = resolution.model
         return resolution
 
-    async def _whole(self, answer: WorkerResponse, content_type: str, send: Send, record: RequestRecord) -> Outcome:
+    async def _send_whole(
+        self, answer: WorkerResponse, content_type: str, send: Send, record: RequestRecord
+    ) -> Outcome:
         """Send a complete answer. Read the worker's response to its end, so that its connection can be reused."""
         body = answer.first + answer.translator.finish()
         record.outcome = "complete"
         await send_response(send, 200, body, content_type=content_type)
         with contextlib.suppress(TimeoutError, TransportError):
-            async with asyncio.timeout(LAST_BYTES):
+            async with asyncio.timeout(END_TIMEOUT):
                 while await answer.response.read():
                     pass
         return Completed(answer.translator.usage.completion_tokens)
@@ -163,16 +165,16 @@ class InferenceHandler:
         try:
             relay.start(answer.first)
             if not relay.ended.done():
-                with self.stalls.watching(_Relaying(relay, answer)):
+                with self.stalls.watching(_WatchedRelay(relay, answer)):
                     await relay.ended
         finally:
             relay.stop()
-        ending = relay.ended.result()
-        record.outcome = str(ending)
-        return _outcome(ending, answer)
+        relay_outcome = relay.ended.result()
+        record.outcome = str(relay_outcome)
+        return _outcome(relay_outcome, answer)
 
 
-class _Relaying:
+class _WatchedRelay:
     """Adapts a relayed answer to the stall watch."""
 
     begun = True
@@ -197,9 +199,9 @@ class _Relaying:
         self._relay.break_off(text)
 
 
-def _outcome(ending: RelayOutcome, answer: WorkerResponse) -> Outcome:
-    """Return the lease's outcome for a relay's ending."""
-    match ending:
+def _outcome(relay_outcome: RelayOutcome, answer: WorkerResponse) -> Outcome:
+    """Return the lease's outcome for a relay's."""
+    match relay_outcome:
         case RelayOutcome.COMPLETE:
             return Completed(answer.translator.usage.completion_tokens)
         case RelayOutcome.LOST:

@@ -32,8 +32,8 @@ from vllama_pool.workers.registry.virtual_model import VirtualModel
 LitestarRequest = Request[None, None, State]
 
 
-def model_routes(keeper: ModelSync, known: Callable[[], Inventory]) -> list[HTTPRouteHandler]:
-    """Make the handlers. `known` returns the current models."""
+def model_routes(sync: ModelSync, inventory: Callable[[], Inventory]) -> list[HTTPRouteHandler]:
+    """Make the handlers. `inventory` returns the current models."""
 
     @post("/api/create", status_code=200)
     async def create_model(request: LitestarRequest) -> Response[bytes] | Stream:
@@ -41,35 +41,35 @@ def model_routes(keeper: ModelSync, known: Callable[[], Inventory]) -> list[HTTP
         plan: list[NewModel] = []
 
         def decide() -> VirtualModel:
-            plan[:] = [plan_create(body, known())]
+            plan[:] = [plan_create(body, inventory())]
             return plan[0].model
 
         try:
-            await keeper.change(decide)
+            await sync.change(decide)
         except BaseMissing:
             if not body.stream:
                 raise
             return _stream(pull.failure())
-        (made,) = plan
-        return _answer(body.stream, create.progress(made.existing, made.new))
+        (new,) = plan
+        return _progress(body.stream, create.progress(new.existing, new.new))
 
     @post("/api/copy", status_code=200)
     async def copy_model(request: LitestarRequest) -> ASGIApp:
         body = copying.decode_copy(await request.body())
-        await keeper.change(lambda: plan_copy(body, known()))
+        await sync.change(lambda: plan_copy(body, inventory()))
         return send_empty
 
     @delete("/api/delete", status_code=200)
     async def delete_model(request: LitestarRequest) -> ASGIApp:
         body = copying.decode_delete(await request.body())
-        await keeper.change(lambda: plan_delete(body.requested, known()))
+        await sync.change(lambda: plan_delete(body.requested, inventory()))
         return send_empty
 
     @post("/api/pull", status_code=200)
     async def pull_model(request: LitestarRequest) -> Response[bytes] | Stream:
         body = pull.decode_pull(await request.body())
         try:
-            return _answer(body.stream, plan_pull(body.requested, known()))
+            return _progress(body.stream, plan_pull(body.requested, inventory()))
         except BaseMissing:
             if not body.stream:
                 raise
@@ -78,7 +78,7 @@ def model_routes(keeper: ModelSync, known: Callable[[], Inventory]) -> list[HTTP
     return [create_model, copy_model, delete_model, pull_model]
 
 
-def _answer(stream: bool, lines: Sequence[bytes]) -> Response[bytes] | Stream:
+def _progress(stream: bool, lines: Sequence[bytes]) -> Response[bytes] | Stream:
     """Without streaming, send the success line only (R104)."""
     return _stream(lines) if stream else Response(SUCCESS, media_type=JSON)
 

@@ -16,29 +16,29 @@ from vllama_pool.router.protocol.openai import models as listing
 from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.server.asgi import JSON
 
-_ONE = "/v1/models/"
+_MODEL_PATH = "/v1/models/"
 
 
 def openai_model_routes(pool: Pool, routes: Callable[[], ModelRoutes]) -> list[HTTPRouteHandler]:
     """`/v1/models`, `/v1/models/NAME` and `/api/experimental/model-recommendations`."""
 
     def models() -> list[ModelView]:
-        return [model_view(listed) for listed in routes().listing(pool) if listed.replicas]
+        return [model_view(listed) for listed in routes().list_models(pool) if listed.replicas]
 
     @get("/v1/models", sync_to_thread=False)
-    def every_model() -> Response[bytes]:
+    def list_models() -> Response[bytes]:
         return Response(listing.openai_models(models()), media_type=JSON)
 
     @get("/v1/models/{name:path}", sync_to_thread=False)
-    def one_model(request: Request[None, None, State]) -> Response[bytes]:
-        name = str(request.scope["path"]).removeprefix(_ONE)  # may contain slashes, as vLLM's names do
+    def get_model(request: Request[None, None, State]) -> Response[bytes]:
+        name = str(request.scope["path"]).removeprefix(_MODEL_PATH)  # may contain slashes, as vLLM's names do
         listed = routes().find(name, pool)
         if listed is None or not listed.replicas:
             raise unknown_model(name, show_text(name), cloud=NO_CLOUD_DETAILS)
         return Response(listing.openai_model(model_view(listed), name), media_type=JSON)
 
     @get("/api/experimental/model-recommendations", sync_to_thread=False)
-    def recommended() -> Response[bytes]:
+    def list_recommendations() -> Response[bytes]:
         return Response(listing.recommendations(models()), media_type=JSON)
 
-    return [every_model, one_model, recommended]
+    return [list_models, get_model, list_recommendations]

@@ -25,8 +25,8 @@ from vllama_pool.router.offload import offload
 from vllama_pool.router.protocol.operation import Clock, DirectResponse, NextStep, Operation, Timing, UpstreamRequest
 from vllama_pool.router.proxy.attempt import PendingAttempt, WorkerResponse, first_content
 from vllama_pool.router.proxy.preflight import follow
-from vllama_pool.router.proxy.refusals import client_error, refused_by
 from vllama_pool.router.proxy.stalls import StallWatch
+from vllama_pool.router.proxy.worker_errors import client_error, refused_by
 from vllama_pool.router.routing.resolve import Resolution
 from vllama_pool.router.telemetry.request_record import RequestRecord
 from vllama_pool.router.upstream.interface import Client, Response, TransportError
@@ -100,7 +100,7 @@ class Forwarder:
         Raises ClientError: ServerBusy, NoWorker, or the most specific failure. Cancelling it cancels the worker's
         request.
         """
-        self._admission.enter(call.resolution)
+        self._admission.acquire(call.resolution)
         budget = self._budgets.setdefault(call.resolution.model, RetryBudget())
         budget.begin_request()
         try:
@@ -109,7 +109,7 @@ class Forwarder:
             budget.end_request()
             raise
         finally:
-            self._admission.leave()
+            self._admission.release()
         if isinstance(answer, DirectResponse):
             budget.end_request()
         else:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from vllama_pool.router.errors import Faulty, Refused
 from vllama_pool.router.offload import offload
 from vllama_pool.router.protocol.operation import DirectResponse, NextStep, PreflightRequest, UpstreamRequest
-from vllama_pool.router.proxy.refusals import refused_by
+from vllama_pool.router.proxy.worker_errors import refused_by
 from vllama_pool.router.upstream.interface import Response
 
 MOST_QUESTIONS = 40

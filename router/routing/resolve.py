@@ -57,7 +57,7 @@ class Resolution:
     @property
     def listed(self) -> str:
         """The name of the model in the catalogue."""
-        return self.virtual or display(self.model)
+        return self.virtual or listed_name(self.model)
 
     @property
     def replicas(self) -> tuple[Replica, ...]:
@@ -137,7 +137,9 @@ class ModelRoutes:
 
         Raises UnknownModel, and NoWorker (503) at once for a known model without an available worker.
         """
-        found = self._known(name, pool) or self._made(name, pool) or self._gone(name, pool)
+        found = (
+            self._resolve_base(name, pool) or self._resolve_virtual(name, pool) or self._resolve_departed(name, pool)
+        )
         if not any(replica.worker.serving for group in found.groups for replica in group):
             raise found.no_worker()
         return found
@@ -148,89 +150,89 @@ class ModelRoutes:
         if found is not None:
             return found
         model = self._virtual.get(lookup_key(name))
-        return self._listed_virtual(model, pool) if model is not None else None
+        return self._list_virtual(model, pool) if model is not None else None
 
     def find_base(self, name: str, pool: Pool) -> ListedModel | None:
         """Find a model that is not virtual: the base of virtual models, which cannot take its name."""
         route = self._by_key.get(lookup_key(name))
         if route is not None:
-            return self._listed(route, pool)
+            return self._list_configured(route, pool)
         replicas = pool.replicas_by_key(name)
-        return ListedModel(display(replicas[0].model.name), replicas, NO_DEFAULTS) if replicas else None
+        return ListedModel(listed_name(replicas[0].model.name), replicas, NO_DEFAULTS) if replicas else None
 
     def is_configured(self, name: str) -> bool:
         """True if the routing file has the name."""
         return lookup_key(name) in self._by_key
 
-    def listing(self, pool: Pool) -> tuple[ListedModel, ...]:
+    def list_models(self, pool: Pool) -> tuple[ListedModel, ...]:
         """List every model: the routing file's, then served ones that it does not redefine, then virtual ones that
         neither shadows."""
-        configured = [self._listed(route, pool) for route in self._models]
+        configured = [self._list_configured(route, pool) for route in self._models]
         served = [
-            ListedModel(display(name), pool.replicas_by_key(name), NO_DEFAULTS)
+            ListedModel(listed_name(name), pool.replicas_by_key(name), NO_DEFAULTS)
             for name in pool.served()
             if lookup_key(name) not in self._by_key
         ]
-        made = [
-            self._listed_virtual(model, pool) for key, model in self._virtual.items() if not self._shadowed(key, pool)
+        virtual = [
+            self._list_virtual(model, pool) for key, model in self._virtual.items() if not self._is_shadowed(key, pool)
         ]
-        return (*configured, *served, *made)
+        return (*configured, *served, *virtual)
 
     def shadowed(self, pool: Pool) -> tuple[str, ...]:
         """Return the virtual models whose names the routing file or a worker uses."""
-        return tuple(model.name for key, model in self._virtual.items() if self._shadowed(key, pool))
+        return tuple(model.name for key, model in self._virtual.items() if self._is_shadowed(key, pool))
 
-    def _shadowed(self, key: str, pool: Pool) -> bool:
+    def _is_shadowed(self, key: str, pool: Pool) -> bool:
         return key in self._by_key or bool(pool.replicas_by_key(key))
 
-    def _known(self, name: str, pool: Pool) -> Resolution | None:
+    def _resolve_base(self, name: str, pool: Pool) -> Resolution | None:
         """Resolve a name of the routing file or of a known worker."""
         route = self._by_key.get(lookup_key(name))
         if route is not None:
-            return self._configured(name, route, pool)
+            return self._resolve_configured(name, route, pool)
         replicas = pool.replicas_for(name)
         return Resolution(name, replicas[0].model.name, (replicas,), NO_DEFAULTS, self._policy) if replicas else None
 
-    def _made(self, name: str, pool: Pool) -> Resolution | None:
+    def _resolve_virtual(self, name: str, pool: Pool) -> Resolution | None:
         """Resolve a virtual model as its base. It is known even if its base is not."""
         model = self._virtual.get(lookup_key(name))
         if model is None:
             return None
-        base = self._known(model.base, pool)
+        base = self._resolve_base(model.base, pool)
         if base is None:
             served = pool.ever_served(model.base) or model.base
-            return Resolution(name, served, (), _layered(NO_DEFAULTS, model), self._policy, model.name)
-        defaults = _layered(base.defaults, model)
+            return Resolution(name, served, (), _merge_defaults(NO_DEFAULTS, model), self._policy, model.name)
+        defaults = _merge_defaults(base.defaults, model)
         return Resolution(name, base.model, base.groups, defaults, base.policy, model.name)
 
-    def _gone(self, name: str, pool: Pool) -> Resolution:
+    def _resolve_departed(self, name: str, pool: Pool) -> Resolution:
         """Resolve a name whose workers have all left. Raises UnknownModel for any other."""
         if gone := pool.ever_served(name):
             return Resolution(name, gone, (), NO_DEFAULTS, self._policy)
         raise UnknownModel(name)
 
-    def _configured(self, name: str, route: ModelRoute, pool: Pool) -> Resolution:
-        groups = (pool.replicas_for(entry.model) for entry in self._in_turn(route.serve))
+    def _resolve_configured(self, name: str, route: ModelRoute, pool: Pool) -> Resolution:
+        groups = (pool.replicas_for(entry.model) for entry in self._draw_order(route.serve))
         known = tuple(group for group in groups if group)
         return Resolution(name, route.name, known, Defaults(route.options), self._policies[route.name])
 
-    def _in_turn(self, serve: Sequence[ServeTarget]) -> Iterable[ServeTarget]:
+    def _draw_order(self, serve: Sequence[ServeTarget]) -> Iterable[ServeTarget]:
         """Draw an order by weight: the first is preferred, the others are fallbacks."""
         if len(serve) < 2:
             return serve
         return sorted(serve, key=lambda entry: self._rng.expovariate(entry.weight) if entry.weight else float("inf"))
 
-    def _listed(self, route: ModelRoute, pool: Pool) -> ListedModel:
+    def _list_configured(self, route: ModelRoute, pool: Pool) -> ListedModel:
         replicas = {replica.worker.id: replica for entry in route.serve for replica in pool.replicas_for(entry.model)}
-        return ListedModel(display(route.name), tuple(replicas.values()), Defaults(route.options))
+        return ListedModel(listed_name(route.name), tuple(replicas.values()), Defaults(route.options))
 
-    def _listed_virtual(self, model: VirtualModel, pool: Pool) -> ListedModel:
+    def _list_virtual(self, model: VirtualModel, pool: Pool) -> ListedModel:
         base = self.find_base(model.base, pool)
         replicas, defaults = (base.replicas, base.defaults) if base is not None else ((), NO_DEFAULTS)
-        return ListedModel(model.name, replicas, _layered(defaults, model), model)
+        return ListedModel(model.name, replicas, _merge_defaults(defaults, model), model)
 
 
-def _layered(base: Defaults, model: VirtualModel) -> Defaults:
+def _merge_defaults(base: Defaults, model: VirtualModel) -> Defaults:
     """Merge defaults: the virtual model's override its base's."""
     options = {**base.options, **model.options} if model.options else base.options
     return Defaults(options, model.system or base.system, model.messages or base.messages)
@@ -251,7 +253,7 @@ def no_worker(name: str, model: str, replicas: Sequence[Replica]) -> NoWorker:
 
 
 @lru_cache(maxsize=4096)
-def display(name: str) -> str:
+def listed_name(name: str) -> str:
     """Return the name as Ollama lists it."""
     try:
         return parse(name).short

@@ -18,10 +18,10 @@ from vllama_pool.config.settings import PRIVATE, RouterSettings
 from vllama_pool.router.protocol.error_bodies import error_body
 from vllama_pool.router.server.cors import Headers, Origins, same_host
 
-_OPEN = frozenset({"/", "/health"})
+_KEYLESS_PATHS = frozenset({"/", "/health"})
 """Health checks; they need no key."""
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-_FORWARDING = frozenset(
+_FORWARDING_HEADERS = frozenset(
     {b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"}
 )
 _LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
@@ -96,7 +96,7 @@ class AccessRequest:
             fetch_site=headers.get(b"sec-fetch-site"),
             client=client[0] if client else None,
             server=server[0] if server else None,
-            forwarded=not _FORWARDING.isdisjoint(headers),
+            forwarded=not _FORWARDING_HEADERS.isdisjoint(headers),
         )
 
 
@@ -143,11 +143,11 @@ class Access:
             headers = self.origins.headers(origin)
         elif self._is_foreign_page(request):
             return EarlyResponse(403)
-        if self.check_host and not self._is_addressed(host, request.server):
+        if self.check_host and not self._is_own_host(host, request.server):
             return EarlyResponse(403)
         if request.method == "OPTIONS":
             return EarlyResponse(204)
-        return self._admit(request, headers)
+        return self._authorize(request, headers)
 
     def _is_foreign_page(self, request: AccessRequest) -> bool:
         """True for a form post from another site, which carries no Origin. Scripts always send one, so no API client
@@ -156,10 +156,10 @@ class Access:
             request.fetch_site == "cross-site"
             and not request.origin
             and request.method not in _SAFE_METHODS
-            and not self.origins.any
+            and not self.origins.allow_any
         )
 
-    def _is_addressed(self, host: str, server: str | None) -> bool:
+    def _is_own_host(self, host: str, server: str | None) -> bool:
         name = _without_port(host).lower()
         if name in ("", "localhost", "127.0.0.1", server) or name in self.own_names or name in self.allowed_hosts:
             return True
@@ -167,14 +167,14 @@ class Access:
             return True
         if self.allowed_hosts and any(f"*{name[dot:]}" in self.allowed_hosts for dot in _dots(name)):
             return True
-        return _is_near_address(name)
+        return _is_private_address(name)
 
-    def _admit(self, request: AccessRequest, headers: Headers) -> Allowed | EarlyResponse:
-        path = plain_path(request.path)
-        if path in _OPEN and request.method in _SAFE_METHODS:
+    def _authorize(self, request: AccessRequest, headers: Headers) -> Allowed | EarlyResponse:
+        path = normalize_path(request.path)
+        if path in _KEYLESS_PATHS and request.method in _SAFE_METHODS:
             return Allowed(headers=headers)
         if _is_admin(path):
-            return self._admit_admin(request, path, headers)
+            return self._authorize_admin(request, path, headers)
         secret = _secret(request)
         name = identify(secret, self.keys) if secret and self.keys else None
         if name is not None:
@@ -183,13 +183,13 @@ class Access:
             return Allowed(headers=headers)
         return _unauthorized(path, headers)
 
-    def _admit_admin(self, request: AccessRequest, path: str, headers: Headers) -> Allowed | EarlyResponse:
+    def _authorize_admin(self, request: AccessRequest, path: str, headers: Headers) -> Allowed | EarlyResponse:
         """Admit local requests and requests with the admin key to /admin and /metrics.
 
         Local requests need an own Host on every listening address: DNS rebinding makes a browser of this machine send
         a foreign page's requests here.
         """
-        if request.local and self._is_addressed(request.host or "", request.server):
+        if request.local and self._is_own_host(request.host or "", request.server):
             return Allowed(headers=headers)
         if self.admin_digest is None:
             text = "only from the router's own machine; set VLLAMA_ADMIN_KEY to open it to others"
@@ -200,7 +200,7 @@ class Access:
         return _unauthorized(path, headers)
 
 
-def plain_path(path: str) -> str:
+def normalize_path(path: str) -> str:
     """Normalise slashes as the routes do ("//metrics/" is "/metrics"), so that no spelling of a path passes the rules
     of another."""
     return _SLASHES.sub("/", f"/{path.strip('/')}")
@@ -238,7 +238,7 @@ def _dots(name: str) -> Iterable[int]:
     return (i for i, character in enumerate(name) if character == ".")
 
 
-def _is_near_address(name: str) -> bool:
+def _is_private_address(name: str) -> bool:
     """True for a loopback, private or unspecified address: an address cannot be rebound."""
     try:
         address = ip_address(name)

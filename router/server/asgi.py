@@ -108,7 +108,7 @@ async def send_and_drain(
     Closing the connection on a client that still sends would make it lose the response. A client that waits for
     "100 Continue" sends no body.
     """
-    waits = header(scope, b"expect") is not None
+    expects_continue = header(scope, b"expect") is not None
     await send(
         {
             "type": "http.response.start",
@@ -116,13 +116,13 @@ async def send_and_drain(
             "headers": [
                 *([(b"content-type", content_type.encode("latin-1"))] if content_type else []),
                 *([(b"content-length", str(len(body)).encode())] if status != 204 else []),
-                *([(b"connection", b"close")] if waits else []),
+                *([(b"connection", b"close")] if expects_continue else []),
                 *(headers or ()),
             ],
         }
     )
     await send({"type": "http.response.body", "body": body, "more_body": True})
-    if not waits and _has_body(scope):
+    if not expects_continue and _has_body(scope):
         with suppress(TimeoutError):
             async with asyncio.timeout(DISCARD_SECONDS):
                 await _discard(receive)
@@ -134,12 +134,12 @@ def _has_body(scope: Scope) -> bool:
 
 
 async def _discard(receive: Receive) -> None:
-    left = DISCARD_BYTES
-    while left > 0:
+    remaining = DISCARD_BYTES
+    while remaining > 0:
         message = await receive()
         if message["type"] == "http.disconnect" or not message.get("more_body", False):
             return
-        left -= len(message.get("body", b""))
+        remaining -= len(message.get("body", b""))
 
 
 async def send_error(send: Send, error: ClientError, path: str = "") -> None:

@@ -22,29 +22,31 @@ _MAX_AGE = b"43200"
 class Origins:
     """The origins whose pages may use this server. Credentials are never allowed, because keys are not cookies."""
 
-    def __init__(self, further: Iterable[str] = ()) -> None:
-        """`further`: origins besides this machine's own and desktop apps'; `*` matches any part."""
-        listed = [*further, *_DESKTOP]
+    def __init__(self, extra: Iterable[str] = ()) -> None:
+        """`extra`: origins besides this machine's own and desktop apps'; `*` matches any part."""
+        patterns = [*extra, *_DESKTOP]
         for host in _LOCAL:
             for scheme in ("http", "https"):
-                listed += [f"{scheme}://{host}", f"{scheme}://{host}:*"]
-        self.any = "*" in listed
-        self._exact = frozenset(origin.lower() for origin in listed if "*" not in origin)
-        self._patterns = tuple(_pattern(origin) for origin in listed if "*" in origin)
+                patterns += [f"{scheme}://{host}", f"{scheme}://{host}:*"]
+        self.allow_any = "*" in patterns
+        self._exact = frozenset(origin.lower() for origin in patterns if "*" not in origin)
+        self._patterns = tuple(_pattern(origin) for origin in patterns if "*" in origin)
 
     def allows(self, origin: str) -> bool:
         origin = origin.lower()
-        return self.any or origin in self._exact or any(p.match(origin) for p in self._patterns)
+        return self.allow_any or origin in self._exact or any(p.match(origin) for p in self._patterns)
 
     def headers(self, origin: str) -> Headers:
         """Return the headers of the response to an allowed cross-origin request."""
-        if self.any:
+        if self.allow_any:
             return ((b"access-control-allow-origin", b"*"),)
         return ((b"vary", b"Origin"), (b"access-control-allow-origin", origin.encode("latin-1", "replace")))
 
     def preflight(self, origin: str) -> Headers:
         """Return the headers of the 204 for an allowed origin's preflight."""
-        varies = () if self.any else ((b"vary", b"Access-Control-Request-Method, Access-Control-Request-Headers"),)
+        varies = (
+            () if self.allow_any else ((b"vary", b"Access-Control-Request-Method, Access-Control-Request-Headers"),)
+        )
         return (
             *self.headers(origin),
             *varies,

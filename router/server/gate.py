@@ -28,12 +28,14 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = header(scope, REQUEST_ID)
-        request_id = choose_request_id(given)
+        sent_id = header(scope, REQUEST_ID)
+        request_id = choose_request_id(sent_id)
         decision = self._access.decide(AccessRequest.from_scope(scope))
-        added = [*([(REQUEST_ID, request_id.encode())] if given is not None else []), *decision.headers]
+        extra_headers = [*([(REQUEST_ID, request_id.encode())] if sent_id is not None else []), *decision.headers]
         if isinstance(decision, EarlyResponse):
-            await send_and_drain(scope, receive, send, decision.status, decision.body, content_type="", headers=added)
+            await send_and_drain(
+                scope, receive, send, decision.status, decision.body, content_type="", headers=extra_headers
+            )
             return
         scope["vllama.request_id"] = request_id
         scope["vllama.key_name"] = decision.key_name
@@ -41,13 +43,13 @@ class Gate:
         def send_with_headers(message: Message) -> Awaitable[None]:
             # Not a coroutine, because it runs for every token.
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *added]
+                message["headers"] = [*message.get("headers", ()), *extra_headers]
             return send(message)
 
         await self.app(scope, receive, send_with_headers)
 
 
-def choose_request_id(given: str | None) -> str:
+def choose_request_id(sent_id: str | None) -> str:
     """Return the client's X-Request-Id if it is safe in logs and headers, else a new id. Responses carry it only if the
     client sent one, because Ollama's have no such header (R180)."""
-    return given if given and _SAFE_ID.match(given) else secrets.token_hex(8)
+    return sent_id if sent_id and _SAFE_ID.match(sent_id) else secrets.token_hex(8)

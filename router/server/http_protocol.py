@@ -27,7 +27,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _unread = 0
     """Bytes of the reads that held only a body whose response was sent."""
     _in_head = True
-    _served = 0
+    _completed = 0
     """Complete requests."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
@@ -35,9 +35,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self.parser = _UpgradeIgnoringParser(self)  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
-        served = self._served
+        complete = self._completed
         super().data_received(data)
-        if self._served != served:
+        if self._completed != complete:
             self._head = self._unread = 0
         elif self._in_head:
             self._head += len(data)
@@ -60,7 +60,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return
         self._in_head = True
-        self._served += 1
+        self._completed += 1
         super().on_message_complete()
 
     def head_without_upgrade(self) -> bytes:
@@ -86,21 +86,21 @@ class _UpgradeIgnoringParser:
 
     def feed_data(self, data: bytes) -> None:
         """Raises HttpParserError."""
-        left = memoryview(data)
-        while (read := self._feed(left)) < len(left):
-            left = left[read:]
+        unparsed = memoryview(data)
+        while (parsed := self._feed(unparsed)) < len(unparsed):
+            unparsed = unparsed[parsed:]
 
     def _feed(self, data: memoryview) -> int:
         """Parse up to the end of the first head that offers an upgrade. Returns the number of bytes parsed."""
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as offered:
+        except httptools.HttpParserUpgrade as upgrade:
             if self._parser.get_method() == b"CONNECT":
                 raise httptools.HttpParserError("this server is not a proxy") from None
             head = self._protocol.head_without_upgrade()
             self._begin()
             self._parser.feed_data(head)
-            return int(offered.args[0])
+            return int(upgrade.args[0])
         return len(data)
 
     def _begin(self) -> None:

@@ -44,9 +44,9 @@ class Paths:
     def __init__(self, routes: Iterable[tuple[str, Iterable[str]]]) -> None:
         """`routes`: paths with their methods; methods of a repeated path are merged."""
         methods: dict[str, set[str]] = {}
-        for path, some in routes:
-            methods.setdefault(path, set()).update(some)
-        self._methods: Mapping[str, frozenset[str]] = {path: frozenset(all_) for path, all_ in methods.items()}
+        for path, these in routes:
+            methods.setdefault(path, set()).update(these)
+        self._methods: Mapping[str, frozenset[str]] = {path: frozenset(merged) for path, merged in methods.items()}
         self._patterns = [(_pattern(path), self._methods[path]) for path in methods if "{" in path]
 
     def check(self, method: str, path: str, query: str = "") -> Rejection | None:
@@ -63,8 +63,8 @@ class Paths:
 
     def methods(self, path: str) -> frozenset[str]:
         """Return the methods of a path; none for an unknown path."""
-        if (known := self._methods.get(path)) is not None and "{" not in path:
-            return known
+        if (methods := self._methods.get(path)) is not None and "{" not in path:
+            return methods
         return next((methods for pattern, methods in self._patterns if pattern.match(path)), frozenset())
 
     def __iter__(self) -> Iterable[tuple[str, frozenset[str]]]:

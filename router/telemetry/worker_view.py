@@ -34,7 +34,7 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     """Relative to the median of its model's workers."""
 
 
-def view(worker: Worker, now: float) -> WorkerView:
+def view_worker(worker: Worker, now: float) -> WorkerView:
     record, load = worker.record, worker.last_report
     return WorkerView(
         id=record.id,
@@ -56,6 +56,6 @@ def view(worker: Worker, now: float) -> WorkerView:
     )
 
 
-def view_all(workers: Iterable[Worker], now: float) -> tuple[WorkerView, ...]:
+def view_workers(workers: Iterable[Worker], now: float) -> tuple[WorkerView, ...]:
     """Return the views of all workers, sorted by id."""
-    return tuple(view(worker, now) for worker in sorted(workers, key=lambda worker: worker.id))
+    return tuple(view_worker(worker, now) for worker in sorted(workers, key=lambda worker: worker.id))

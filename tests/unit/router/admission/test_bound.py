@@ -17,12 +17,12 @@ def resolved(pool: Pool) -> Resolution:
     return ModelRoutes(RoutingTable(), random.Random(1)).resolve("m", pool)
 
 
-def admitted(pool: Pool, most: int, tries: int, worker: str = "a") -> int:
+def admitted(pool: Pool, max_waiting: int, tries: int, worker: str = "a") -> int:
     """Requests that get in, each one sent to `worker` and none of them answered."""
-    admission = Admission(most)
+    admission = Admission(max_waiting)
     for count in range(tries):
         try:
-            admission.enter(resolved(pool))
+            admission.acquire(resolved(pool))
         except ServerBusy:
             return count
         pool.lease(worker_in(pool, worker))
@@ -30,9 +30,9 @@ def admitted(pool: Pool, most: int, tries: int, worker: str = "a") -> int:
 
 
 @pytest.mark.rule(161)
-@pytest.mark.parametrize("most", [0, 1, 512])
-def test_beyond_the_slots_so_many_may_wait(most: int) -> None:
-    assert admitted(pool_of(Clock(), found("a", slots=8)), most, 1000) == most + 8
+@pytest.mark.parametrize("max_waiting", [0, 1, 512])
+def test_beyond_the_slots_so_many_may_wait(max_waiting: int) -> None:
+    assert admitted(pool_of(Clock(), found("a", slots=8)), max_waiting, 1000) == max_waiting + 8
 
 
 @pytest.mark.rule(161)
@@ -40,7 +40,7 @@ def test_the_refusal_is_ollamas_and_says_when_to_come_back() -> None:
     pool = pool_of(Clock(), found("a", slots=1))
     pool.lease(worker_in(pool, "a"))
     with pytest.raises(ServerBusy) as caught:
-        Admission(0).enter(resolved(pool))
+        Admission(0).acquire(resolved(pool))
     assert caught.value.text == "server busy, please try again.  maximum pending requests exceeded"
     assert (caught.value.status, caught.value.retry_after) == (503, 1)
 
@@ -54,9 +54,9 @@ def test_who_has_been_answered_waits_no_more() -> None:
     pool = pool_of(Clock(), found("a", slots=1))
     admission = Admission(1)
     for _ in range(100):
-        admission.enter(resolved(pool))
+        admission.acquire(resolved(pool))
         pool.lease(worker_in(pool, "a"))
-        admission.leave()
+        admission.release()
     assert admission.waiting == 0
 
 
@@ -65,10 +65,10 @@ def test_the_requests_of_other_routers_count() -> None:
     assert admitted(pool, 2, 10) == 2
 
 
-@pytest.mark.parametrize(("waiting", "taken"), [(0, 10), (1, 10), (2, 2), (5, 2)])
-def test_where_slots_are_unknown_the_workers_own_queue_counts(waiting: int, taken: int) -> None:
+@pytest.mark.parametrize(("waiting", "admitted_count"), [(0, 10), (1, 10), (2, 2), (5, 2)])
+def test_where_slots_are_unknown_the_workers_own_queue_counts(waiting: int, admitted_count: int) -> None:
     pool = pool_of(Clock(), found("a", slots=0, load=LoadReport(state=WorkerState.READY, waiting=waiting)))
-    assert admitted(pool, 2, 10) == taken
+    assert admitted(pool, 2, 10) == admitted_count
 
 
 def test_slots_of_workers_that_are_out_are_none() -> None:

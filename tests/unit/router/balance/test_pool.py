@@ -6,7 +6,7 @@ from tests.support.balance import RESTARTING, Clock, found, ids, pool_of, worker
 from vllama_pool.router.balance.lease import Abandoned, Completed, Errored
 from vllama_pool.router.balance.pool import MAX_KNOWN_NAMES
 from vllama_pool.router.errors import Lost
-from vllama_pool.router.telemetry.worker_view import view_all
+from vllama_pool.router.telemetry.worker_view import view_workers
 from vllama_pool.workers.registry.record import LoadReport, ModelInfo
 
 
@@ -125,7 +125,7 @@ def test_ops_see_every_worker_with_its_state() -> None:
     pool.lease(worker_in(pool, "a"))
     pool.mark_suspect("a")
     pool.mark_down("b")
-    first, second = view_all(pool, clock())
+    first, second = view_workers(pool, clock())
     assert (first.id, first.state, first.breaker, first.in_flight) == ("a", "ready", "suspect", 1)
     assert (first.url, first.models, first.running, first.slots) == ("http://a:8100", ("m",), 2, 8)
     assert (second.id, second.state, second.note) == ("b", "down", "CUDA out of memory")

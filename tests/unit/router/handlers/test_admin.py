@@ -8,7 +8,7 @@ from tests.support.asgi import http_client
 from tests.support.balance import Clock, found, pool_of
 from vllama_pool.router.handlers.admin import admin_routes
 from vllama_pool.router.telemetry.aggregate import ProcessReport, ProcessReports
-from vllama_pool.router.telemetry.worker_view import view_all
+from vllama_pool.router.telemetry.worker_view import view_workers
 
 
 def app(*reports: ProcessReport, total: int) -> Litestar:
@@ -20,7 +20,7 @@ def app(*reports: ProcessReport, total: int) -> Litestar:
 
 def report(*workers: str, metrics: str = "") -> ProcessReport:
     clock = Clock()
-    return ProcessReport(view_all(pool_of(clock, *(found(worker) for worker in workers)), clock()), True, metrics)
+    return ProcessReport(view_workers(pool_of(clock, *(found(worker) for worker in workers)), clock()), True, metrics)
 
 
 async def test_admin_workers_lists_the_workers_of_all_processes_as_json() -> None:

@@ -138,7 +138,7 @@ def test_the_listing_has_configured_names_first_and_does_not_repeat_them() -> No
         found("a", "meta-llama/Llama-3.2-1B-Instruct", "Taken", "smollm2:135m"),
         found("b", "smollm2:135m", load=RESTARTING),
     )
-    listing = routes().listing(pool)
+    listing = routes().list_models(pool)
     assert [(listed.name, ids(listed.replicas)) for listed in listing] == [
         ("llama3.2:latest", ["a"]),
         ("mixed:latest", []),
@@ -162,7 +162,7 @@ def test_a_model_is_found_for_display_whatever_its_workers_do() -> None:
 
 def test_spellings_of_one_name_are_one_model_in_the_catalogue() -> None:
     pool = pool_of(Clock(), found("a", "Llama3.2"), found("b", "llama3.2:latest"))
-    listing = routes(RoutingTable()).listing(pool)
+    listing = routes(RoutingTable()).list_models(pool)
     assert [(listed.name, ids(listed.replicas)) for listed in listing] == [("Llama3.2:latest", ["a", "b"])]
     assert ids(routes(RoutingTable()).resolve("Llama3.2", pool).replicas) == ["a"]
     assert ids(routes(RoutingTable()).resolve("LLAMA3.2", pool).replicas) == ["a", "b"]
@@ -170,7 +170,7 @@ def test_spellings_of_one_name_are_one_model_in_the_catalogue() -> None:
 
 def test_a_served_name_that_ollama_has_no_form_for_is_listed_as_it_is() -> None:
     pool = pool_of(Clock(), found("a", "/models/llama"))
-    assert [listed.name for listed in routes(RoutingTable()).listing(pool)] == ["/models/llama"]
+    assert [listed.name for listed in routes(RoutingTable()).list_models(pool)] == ["/models/llama"]
     assert ids(routes().resolve("/models/llama", pool).replicas) == ["a"]
 
 
@@ -215,7 +215,7 @@ def test_names_of_the_file_and_of_served_models_win_over_virtual_ones() -> None:
     assert routes.resolve("served", pool).listed == "served:latest"
     assert not routes.resolve("served", pool).virtual
     assert set(routes.shadowed(pool)) == {"taken:latest", "served:latest"}
-    assert all(listed.virtual is None for listed in routes.listing(pool))
+    assert all(listed.virtual is None for listed in routes.list_models(pool))
 
 
 def test_a_virtual_model_whose_base_is_out_is_known_and_a_503() -> None:
@@ -233,7 +233,7 @@ def test_a_virtual_model_whose_base_is_out_is_known_and_a_503() -> None:
 def test_a_virtual_model_is_listed_beside_its_base_with_the_replicas_of_that() -> None:
     pool = pool_of(Clock(), found("a", "meta-llama/Llama-3.2-1B-Instruct"))
     routes = with_virtual(LAYERED, VirtualModel(name="orphan:latest", revision=1, base="never:latest"))
-    listed = {one.name: one for one in routes.listing(pool)}
+    listed = {one.name: one for one in routes.list_models(pool)}
     assert ids(listed["Mario:latest"].replicas) == ["a"]
     assert listed["Mario:latest"].virtual is LAYERED
     assert listed["orphan:latest"].replicas == ()

@@ -22,28 +22,28 @@ from tests.support.ports import free_ports
 from tests.support.until import auntil, until
 from vllama_pool.router.instance import RouterInstance
 from vllama_pool.router.telemetry.aggregate import ProcessReport
-from vllama_pool.router.telemetry.siblings import Siblings
+from vllama_pool.router.telemetry.report_exchange import ReportExchange
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")]
 
 VLLAMA = (sys.executable, "-P", "-m", "vllama_pool.router.cli.main")
 
 
-def siblings(total: int) -> list[Siblings]:
+def processes(total: int) -> list[ReportExchange]:
     family = secrets.token_hex(8)
     return [
-        Siblings(RouterInstance(index, total, family), lambda index=index: ProcessReport((), bool(index % 2), ""))  # type: ignore[misc]
+        ReportExchange(RouterInstance(index, total, family), lambda index=index: ProcessReport((), bool(index % 2), ""))  # type: ignore[misc]
         for index in range(total)
     ]
 
 
 async def test_every_process_gets_the_reports_of_all() -> None:
-    family = siblings(3)
+    family = processes(3)
     async with contextlib.AsyncExitStack() as answering:
         for one in family:
-            await answering.enter_async_context(one.answering())
+            await answering.enter_async_context(one.serving())
         for one in family:
-            reports = await one.reports()
+            reports = await one.collect()
             assert {index: report.registry_up for index, report in reports.by_process.items()} == {
                 0: False,
                 1: True,
@@ -52,24 +52,24 @@ async def test_every_process_gets_the_reports_of_all() -> None:
 
 
 async def test_a_process_that_does_not_run_is_left_out() -> None:
-    family = siblings(3)
-    async with family[0].answering(), family[2].answering():
-        reports = await family[0].reports()
+    family = processes(3)
+    async with family[0].serving(), family[2].serving():
+        reports = await family[0].collect()
     assert (reports.total, sorted(reports.by_process)) == (3, [0, 2])
-    assert sorted((await family[0].reports()).by_process) == [0]
+    assert sorted((await family[0].collect()).by_process) == [0]
 
 
 async def test_concurrent_requests_for_reports_are_all_answered() -> None:
-    family = siblings(2)
-    async with family[1].answering():
-        answers = await asyncio.gather(*(family[0].reports() for _ in range(50)))
+    family = processes(2)
+    async with family[1].serving():
+        answers = await asyncio.gather(*(family[0].collect() for _ in range(50)))
     assert all(len(answer.by_process) == 2 for answer in answers)
 
 
 async def test_a_single_process_reports_itself() -> None:
-    (only,) = siblings(1)
-    async with only.answering():
-        assert list((await only.reports()).by_process) == [0]
+    (only,) = processes(1)
+    async with only.serving():
+        assert list((await only.collect()).by_process) == [0]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.upstream import FakeResponse
 from vllama_pool.router.errors import Busy, Lost, Refused, Unavailable
-from vllama_pool.router.proxy.refusals import client_error, worker_refused
+from vllama_pool.router.proxy.worker_errors import client_error, worker_refused
 
 
 @pytest.mark.parametrize(

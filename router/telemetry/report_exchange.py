@@ -25,33 +25,33 @@ _CREDENTIALS = struct.Struct("3i")
 """Linux's struct ucred: pid, uid, gid."""
 
 
-class Siblings:
+class ReportExchange:
     """Collects the reports of all router processes."""
 
     def __init__(self, instance: RouterInstance, own_report: Callable[[], ProcessReport]) -> None:
         self._instance = instance
         self._own_report = own_report
 
-    async def reports(self) -> ProcessReports:
+    async def collect(self) -> ProcessReports:
         """Return the reports of the processes that answer in time, and of this one."""
         instance = self._instance
         others = [index for index in range(instance.total) if index != instance.index]
         answers = await asyncio.gather(*(self._fetch(index) for index in others))
-        found = {index: answer for index, answer in zip(others, answers, strict=True) if answer is not None}
-        return ProcessReports(instance.total, {instance.index: self._own_report(), **found})
+        received = {index: answer for index, answer in zip(others, answers, strict=True) if answer is not None}
+        return ProcessReports(instance.total, {instance.index: self._own_report(), **received})
 
     @asynccontextmanager
-    async def answering(self) -> AsyncIterator[None]:
+    async def serving(self) -> AsyncIterator[None]:
         """Answer the other processes within the context."""
         if self._instance.total == 1:
             yield
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
             listening.bind(self._instance.address(self._instance.index))
-            async with await asyncio.start_unix_server(self._answer, sock=listening):
+            async with await asyncio.start_unix_server(self._serve, sock=listening):
                 yield
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
             if _same_user(writer.get_extra_info("socket")):
                 writer.write(msgspec.msgpack.encode(self._own_report()))
