@@ -11,7 +11,7 @@ import pytest
 from tests.support.fleet.live import Fleet, fleet
 from tests.support.until import auntil
 from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
-from vllama_pool.workers.simulated import script
+from vllama_pool.workers.simulated import faults
 from vllama_pool.workers.simulated.options import Options
 
 OPTIONS = Options(model="Qwen/Qwen3-8B", tokens_per_second=500, ttft=0.01, answer_tokens=12, per_request_metrics=True)
@@ -112,7 +112,7 @@ async def test_an_unknown_model_raises_with_ollamas_text(client: ollama.AsyncCli
 
 async def test_a_stream_that_breaks_off_raises_in_the_client(running: Fleet, client: ollama.AsyncClient) -> None:
     for name in running.workers:
-        running[name].set_faults([script.Cut(after_tokens=3)])
+        running[name].set_faults([faults.Cut(after_tokens=3)])
     stream = await client.chat("short", messages=HELLO, stream=True)
     assert (await anext(stream)).message.content  # type: ignore[call-overload]
     with pytest.raises(ollama.ResponseError):
@@ -126,7 +126,7 @@ async def test_sixteen_concurrent_chats_succeed(client: ollama.AsyncClient) -> N
 
 async def test_closing_a_stream_early_frees_the_worker(running: Fleet, client: ollama.AsyncClient) -> None:
     for name in running.workers:
-        running[name].set_faults([script.Slow(factor=100)])
+        running[name].set_faults([faults.Slow(factor=100)])
     stream = await client.chat("short", messages=HELLO, stream=True)
     assert not (await anext(stream)).done  # type: ignore[call-overload]
     assert running["a"].running + running["b"].running == 1

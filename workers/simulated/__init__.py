@@ -2,8 +2,8 @@
 
 It identifies itself in its Server header, its version, its start-up line and every answer.
 
-A request passes through wire, server, routes, requests, inference, job, runner and engine; its answer through
-generation and chunks (streamed) or documents.
+Request: http_server, server, routes, requests, inference, generation_task, engine_loop, engine.
+Response: generation, then streams or responses.
 """
 
 from vllama_pool.workers.simulated.options import Options

@@ -52,7 +52,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Wants:
+class AnswerPlan:
     thinking: bool = False
     call: Call | None = None
     document: str | None = None
@@ -108,34 +108,34 @@ def begins_answer(prompt: Sequence[int]) -> bool:
     return tuple(prompt[-len(ASSISTANT) :]) == ASSISTANT
 
 
-def answer(prompt: Sequence[int], wants: Wants) -> SimulatedText:
+def answer(prompt: Sequence[int], plan: AnswerPlan) -> SimulatedText:
     """Return the answer to a prompt, or the rest of one."""
     base, done = _split(prompt)
     if not done:
-        return _whole(base, wants)
-    whole = _whole(base, Wants(thinking=done[0] == v.THINK, length=wants.length))
+        return _whole(base, plan)
+    whole = _whole(base, AnswerPlan(thinking=done[0] == v.THINK, length=plan.length))
     if all(whole.token(index).id == token for index, token in enumerate(done)):
         rest = max(0, whole.natural - len(done))
         return SimulatedText(whole.head, rest, skip=len(done))
-    return SimulatedText((), wants.length)
+    return SimulatedText((), plan.length)
 
 
-def _whole(base: Sequence[int], wants: Wants) -> SimulatedText:
+def _whole(base: Sequence[int], plan: AnswerPlan) -> SimulatedText:
     head: list[Token] = []
-    if wants.thinking:
+    if plan.thinking:
         head += _REASONING
         head += _AFTER_REASONING
-    if wants.call is not None:
-        head += _call(wants.call)
-        return SimulatedText(tuple(head), len(head), wants.call.finish)
-    if wants.document is not None:
-        head += _tokens(v.encode(wants.document), Kind.CONTENT)
+    if plan.call is not None:
+        head += _call(plan.call)
+        return SimulatedText(tuple(head), len(head), plan.call.finish)
+    if plan.document is not None:
+        head += _tokens(v.encode(plan.document), Kind.CONTENT)
         return SimulatedText(tuple(head), len(head))
     before = len(head)
     head += _OPENING
     head += _tokens(v.encode(question(base)), Kind.CONTENT)
     head += _TO_COUNT
-    return SimulatedText(tuple(head), before + wants.length)
+    return SimulatedText(tuple(head), before + plan.length)
 
 
 def _call(call: Call) -> list[Token]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from vllama_pool.workers.simulated import errors, vocabulary
 
 
-def tokens_of(prompt: str | list[int], limit: int, *, truncated: bool) -> list[int]:
-    """Return the prompt's tokens. Raises Refusal for an untruncated text too long to tokenize."""
+def tokenize(prompt: str | list[int], limit: int, *, truncated: bool) -> list[int]:
+    """Return the prompt's tokens. Raises ApiError for an untruncated text too long to tokenize."""
     if not isinstance(prompt, str):
         return prompt
     bound = limit * vocabulary.LONGEST
@@ -16,7 +16,7 @@ def tokens_of(prompt: str | list[int], limit: int, *, truncated: bool) -> list[i
 
 
 def check(prompt: str | list[int], tokens: list[int], limit: int, *, room: int) -> None:
-    """Raises Refusal if the tokens leave less than `room`. For text, the message says at least limit + 1 tokens."""
+    """Raises ApiError if the tokens leave less than `room`. For text, the message says at least limit + 1 tokens."""
     if len(tokens) + room > limit:
         exact = not isinstance(prompt, str)
         raise errors.too_long(limit, len(tokens) if exact else limit + 1, exact=exact)

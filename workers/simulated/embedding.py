@@ -13,21 +13,21 @@ from collections.abc import Sequence
 import msgspec
 
 from vllama_pool.workers.simulated import context, errors, vocabulary
-from vllama_pool.workers.simulated.errors import HttpAnswer, Refusal
+from vllama_pool.workers.simulated.errors import ApiError, HttpResponse
 from vllama_pool.workers.simulated.options import Options
 from vllama_pool.workers.simulated.requests import EmbeddingRequest
 
 FIRST, LAST = vocabulary.IM_START, vocabulary.IM_END
 
 
-def answer(asked: EmbeddingRequest, options: Options) -> HttpAnswer:
-    """Return vLLM's response. Raises Refusal."""
+def answer(body: EmbeddingRequest, options: Options) -> HttpResponse:
+    """Return vLLM's response. Raises ApiError."""
     data, count = [], 0
-    for index, prompt in enumerate(prompts(asked.input)):
-        tokens = tokens_of(prompt, asked.truncate_prompt_tokens, options.max_model_len)
+    for index, prompt in enumerate(prompts(body.input)):
+        tokens = tokenize(prompt, body.truncate_prompt_tokens, options.max_model_len)
         count += len(tokens)
-        values = vector(tokens, options.dimensions, unit=asked.use_activation is not False)
-        shown = as_base64(values) if asked.encoding_format == "base64" else values
+        values = vector(tokens, options.dimensions, unit=body.use_activation is not False)
+        shown = as_base64(values) if body.encoding_format == "base64" else values
         data.append({"index": index, "object": "embedding", "embedding": shown})
     usage = {
         "prompt_tokens": count,
@@ -44,38 +44,38 @@ def answer(asked: EmbeddingRequest, options: Options) -> HttpAnswer:
         "data": data,
         "usage": usage,
     }
-    return HttpAnswer(200, msgspec.json.encode(fields))
+    return HttpResponse(200, msgspec.json.encode(fields))
 
 
-def check(asked: EmbeddingRequest, options: Options) -> None:
-    """Validate all but the texts. Raises Refusal."""
-    if asked.model and asked.model not in options.names:
-        raise errors.unknown_model(asked.model, ())
-    if asked.dimensions is not None:
-        raise Refusal(
+def check(body: EmbeddingRequest, options: Options) -> None:
+    """Validate all but the texts. Raises ApiError."""
+    if body.model and body.model not in options.names:
+        raise errors.unknown_model(body.model, ())
+    if body.dimensions is not None:
+        raise ApiError(
             f"Model '{options.model}' does not support Matryoshka embeddings; dimensions must be unset "
-            f"(received dimensions={asked.dimensions})."
+            f"(received dimensions={body.dimensions})."
         )
-    if (asked.truncate_prompt_tokens or 0) > options.max_model_len:
-        raise Refusal(
+    if (body.truncate_prompt_tokens or 0) > options.max_model_len:
+        raise ApiError(
             "truncate_prompt_tokens value is greater than max_model_len. Please request a smaller truncation size."
         )
 
 
-def tokens_of(prompt: str | list[int], cut: int | None, limit: int) -> list[int]:
-    """Return a text's tokens, truncated to `cut`. Raises Refusal for too many or none."""
-    tokens = context.tokens_of(prompt, limit, truncated=cut is not None)
+def tokenize(prompt: str | list[int], cut: int | None, limit: int) -> list[int]:
+    """Return a text's tokens, truncated to `cut`. Raises ApiError for too many or none."""
+    tokens = context.tokenize(prompt, limit, truncated=cut is not None)
     if isinstance(prompt, str):
-        tokens = around(tokens)
+        tokens = add_special_tokens(tokens)
     if cut is not None:
         tokens = _cut(tokens, limit if cut == -1 else cut, whole=isinstance(prompt, str))
     context.check(prompt, tokens, limit, room=0)
     if not tokens:
-        raise Refusal("The decoder prompt cannot be empty")
+        raise ApiError("The decoder prompt cannot be empty")
     return tokens
 
 
-def around(tokens: list[int]) -> list[int]:
+def add_special_tokens(tokens: list[int]) -> list[int]:
     """Add the tokens at either end."""
     return [FIRST, *tokens, LAST]
 
@@ -95,13 +95,13 @@ def as_base64(values: Sequence[float]) -> str:
     return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()
 
 
-def prompts(given: str | list[int] | list[str] | list[list[int]]) -> list[str | list[int]]:
+def prompts(inputs: str | list[int] | list[str] | list[list[int]]) -> list[str | list[int]]:
     """Return any form of input as a list of texts, each as text or token ids."""
-    if isinstance(given, str):
-        return [given]
-    if given and isinstance(given[0], int):
-        return [[token for token in given if isinstance(token, int)]]
-    return [part if isinstance(part, str) else list(part) for part in given if not isinstance(part, int)]
+    if isinstance(inputs, str):
+        return [inputs]
+    if inputs and isinstance(inputs[0], int):
+        return [[token for token in inputs if isinstance(token, int)]]
+    return [part if isinstance(part, str) else list(part) for part in inputs if not isinstance(part, int)]
 
 
 def _cut(tokens: list[int], most: int, *, whole: bool) -> list[int]:

@@ -11,14 +11,14 @@ import msgspec
 
 
 @dataclass(frozen=True, slots=True)
-class HttpAnswer:
+class HttpResponse:
     status: int
     body: bytes
     content_type: str = "application/json"
     headers: tuple[tuple[str, str], ...] = ()
 
 
-class Refusal(Exception):
+class ApiError(Exception):
     """An error response.
 
     `kind` is vLLM's error type: "BadRequestError" for values out of range, "Bad Request" for malformed bodies.
@@ -32,22 +32,22 @@ class Refusal(Exception):
         status: int = 400,
         kind: str = "BadRequestError",
         param: str | None = None,
-        inside: bool = False,
+        in_stream: bool = False,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.status = status
         self.kind = kind
         self.param = param
-        self.inside = inside
+        self.in_stream = in_stream
 
     @property
     def fields(self) -> dict[str, Any]:
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.status}}
 
     @property
-    def answer(self) -> HttpAnswer:
-        return HttpAnswer(self.status, msgspec.json.encode(self.fields))
+    def response(self) -> HttpResponse:
+        return HttpResponse(self.status, msgspec.json.encode(self.fields))
 
     @property
     def event(self) -> bytes:
@@ -55,16 +55,16 @@ class Refusal(Exception):
         return b"data: " + spaced(self.fields) + b"\n\n"
 
 
-def parameter(message: str, param: str, value: object = None, *, inside: bool = False) -> Refusal:
+def parameter(message: str, param: str, value: object = None, *, in_stream: bool = False) -> ApiError:
     """Return an error whose message ends with the parameter and any value, as in vLLM."""
     shown = f"parameter={param}" if value is None else f"parameter={param}, value={value}"
-    return Refusal(f"{message} ({shown})", param=param, inside=inside)
+    return ApiError(f"{message} ({shown})", param=param, in_stream=in_stream)
 
 
-def unknown_model(name: str, served: tuple[str, ...]) -> Refusal:
+def unknown_model(name: str, served: tuple[str, ...]) -> ApiError:
     """Return a 404. `served` is () for embeddings, where vLLM omits the names and the parameter."""
     aliases = f" Valid aliases: {', '.join(served)}." if served else ""
-    return Refusal(
+    return ApiError(
         f"The model `{name}` does not exist.{aliases}",
         status=404,
         kind="NotFoundError",
@@ -72,7 +72,7 @@ def unknown_model(name: str, served: tuple[str, ...]) -> Refusal:
     )
 
 
-def too_long(limit: int, tokens: int, *, exact: bool) -> Refusal:
+def too_long(limit: int, tokens: int, *, exact: bool) -> ApiError:
     """Return the error for too long a prompt. vLLM stops counting text past the limit ("at least")."""
     least = "" if exact else "at least "
     return parameter(
@@ -84,7 +84,7 @@ def too_long(limit: int, tokens: int, *, exact: bool) -> Refusal:
     )
 
 
-def too_many_characters(limit: int, characters: int, bound: int) -> Refusal:
+def too_many_characters(limit: int, characters: int, bound: int) -> ApiError:
     return parameter(
         f"This model's maximum context length is {limit} tokens. However, your prompt contains {characters} "
         f"characters (more than {bound} characters, which is the upper bound for {limit} input tokens). Please "
@@ -94,9 +94,9 @@ def too_many_characters(limit: int, characters: int, bound: int) -> Refusal:
     )
 
 
-def busy() -> Refusal:
+def busy() -> ApiError:
     """Return the 503 for more than --max-num-queued-reqs requests."""
-    return Refusal(
+    return ApiError(
         "The engine is currently busy and cannot accept new requests. Please try again later or on a different "
         "instance.",
         status=503,
@@ -104,41 +104,41 @@ def busy() -> Refusal:
     )
 
 
-def engine_dead() -> Refusal:
-    return Refusal(
+def engine_dead() -> ApiError:
+    return ApiError(
         "EngineCore encountered an issue. See stack trace (above) for the root cause.",
         status=500,
         kind="InternalServerError",
     )
 
 
-def shutting_down() -> Refusal:
+def shutting_down() -> ApiError:
     """Return vLLM's response to new requests after SIGTERM."""
-    return Refusal("cannot schedule new futures after shutdown", status=500, kind="InternalServerError")
+    return ApiError("cannot schedule new futures after shutdown", status=500, kind="InternalServerError")
 
 
-def scripted(status: int) -> Refusal:
+def scripted(status: int) -> ApiError:
     """Return a scripted error in vLLM's format."""
     if status == 503:
         return busy()
     phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else "Error"
     kind = "InternalServerError" if status == 500 else phrase
-    return Refusal(f"simulated fault: {phrase}", status=status, kind=kind)
+    return ApiError(f"simulated fault: {phrase}", status=status, kind=kind)
 
 
-def no_template() -> Refusal:
-    return Refusal(
+def no_template() -> ApiError:
+    return ApiError(
         "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat "
         "template if the tokenizer does not define one."
     )
 
 
-NOT_FOUND = HttpAnswer(404, b'{"detail":"Not Found"}')
-UNAUTHORIZED = HttpAnswer(401, b'{"error":"Unauthorized"}')
+NOT_FOUND = HttpResponse(404, b'{"detail":"Not Found"}')
+UNAUTHORIZED = HttpResponse(401, b'{"error":"Unauthorized"}')
 
 
-def method_not_allowed(allow: str) -> HttpAnswer:
-    return HttpAnswer(405, b'{"detail":"Method Not Allowed"}', headers=(("allow", allow),))
+def method_not_allowed(allow: str) -> HttpResponse:
+    return HttpResponse(405, b'{"detail":"Method Not Allowed"}', headers=(("allow", allow),))
 
 
 def spaced(value: object) -> bytes:

@@ -33,7 +33,7 @@ class Output(Protocol):
 
 
 class Generation:
-    __slots__ = ("_answer", "_ending", "_held", "_natural", "_output", "count", "prompt_tokens")
+    __slots__ = ("_answer", "_ending", "_natural", "_output", "_stop_filter", "count", "prompt_tokens")
 
     def __init__(self, prompt_tokens: int, answer: SimulatedText, ending: Ending, output: Output) -> None:
         self.prompt_tokens = prompt_tokens
@@ -42,7 +42,7 @@ class Generation:
         self._ending = ending
         self._output = output
         self._natural = 1 << 62 if ending.ignore_eos else max(answer.natural, ending.min_tokens)
-        self._held = StopFilter(ending.stop, include=ending.include_stop) if ending.stop else None
+        self._stop_filter = StopFilter(ending.stop, include=ending.include_stop) if ending.stop else None
 
     def step(self, now: float) -> str:
         finish = ""
@@ -53,10 +53,10 @@ class Generation:
         self.count += 1
         if not finish and self.count >= self._ending.limit:
             finish = "length"
-        if self._held is None:
+        if self._stop_filter is None:
             self._output.token(token, finish, None)
             return finish
-        token, reason = self._held.take(token, last=bool(finish))
+        token, reason = self._stop_filter.feed(token, last=bool(finish))
         finish = "stop" if reason is not None else finish
         self._output.token(token, finish, reason)
         return finish
@@ -74,7 +74,7 @@ class StopFilter:
         self._hold = max(map(len, stop)) - 1
         self._text = ""
 
-    def take(self, token: Token, *, last: bool) -> tuple[Token, str | None]:
+    def feed(self, token: Token, *, last: bool) -> tuple[Token, str | None]:
         """Return the token with the released text, and any stop string found."""
         if token.kind is Kind.CONTENT:
             self._text += token.text

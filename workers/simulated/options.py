@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vllama_pool.workers.simulated.engine import Pace
+from vllama_pool.workers.simulated.faults import Fault, parse
 from vllama_pool.workers.simulated.requests import MAX_STOP_STRINGS
-from vllama_pool.workers.simulated.script import Fault, parse
 
 VERSION = "0.32.0+simulated"
 """Version of the simulated vLLM."""
@@ -90,41 +90,41 @@ def parse_arguments(argv: Sequence[str], environment: Mapping[str, str]) -> tupl
     if rest[:1] == ["serve"]:
         rest.pop(0)
     positional = rest.pop(0) if rest and not rest[0].startswith("-") else None
-    given, ignored = _parser().parse_known_args(rest)
-    model = given.model or positional or "simulated"
-    names = given.served_model_name or [model]
+    args, ignored = _parser().parse_known_args(rest)
+    model = args.model or positional or "simulated"
+    names = args.served_model_name or [model]
     options = Options(
         model=names[0],
         aliases=tuple(names[1:]),
         root=model,
-        host=given.host,
-        port=given.port,
-        slots=given.max_num_seqs,
-        tokens_per_second=given.tokens_per_second,
-        total_tokens_per_second=given.total_tokens_per_second,
-        speed=given.speed,
-        ttft=given.ttft,
-        prefill_tokens_per_second=given.prefill_tokens_per_second,
-        answer_tokens=given.answer_tokens,
-        max_model_len=given.max_model_len,
-        embedding=given.runner == "pooling",
-        dimensions=given.dimensions,
-        chat_template=not given.no_chat_template,
-        tool_calls=given.enable_auto_tool_choice and given.tool_call_parser is not None,
-        tool_parser=given.tool_call_parser is not None,
-        reasoning=given.reasoning_parser is not None,
-        max_num_queued_reqs=given.max_num_queued_reqs,
+        host=args.host,
+        port=args.port,
+        slots=args.max_num_seqs,
+        tokens_per_second=args.tokens_per_second,
+        total_tokens_per_second=args.total_tokens_per_second,
+        speed=args.speed,
+        ttft=args.ttft,
+        prefill_tokens_per_second=args.prefill_tokens_per_second,
+        answer_tokens=args.answer_tokens,
+        max_model_len=args.max_model_len,
+        embedding=args.runner == "pooling",
+        dimensions=args.dimensions,
+        chat_template=not args.no_chat_template,
+        tool_calls=args.enable_auto_tool_choice and args.tool_call_parser is not None,
+        tool_parser=args.tool_call_parser is not None,
+        reasoning=args.reasoning_parser is not None,
+        max_num_queued_reqs=args.max_num_queued_reqs,
         max_stop_strings=int(environment.get("VLLM_MAX_STOP_STRINGS", MAX_STOP_STRINGS)),
-        api_keys=tuple(given.api_key or filter(None, [environment.get("VLLM_API_KEY")])),
-        per_request_metrics=given.enable_per_request_metrics,
-        prompt_tokens_details=given.enable_prompt_tokens_details,
-        load_tracking=given.enable_server_load_tracking,
+        api_keys=tuple(args.api_key or filter(None, [environment.get("VLLM_API_KEY")])),
+        per_request_metrics=args.enable_per_request_metrics,
+        prompt_tokens_details=args.enable_prompt_tokens_details,
+        load_tracking=args.enable_server_load_tracking,
         dev_mode=environment.get("VLLM_SERVER_DEV_MODE") == "1",
-        shutdown_timeout=given.shutdown_timeout,
+        shutdown_timeout=args.shutdown_timeout,
         keep_alive=float(environment.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "5")),
-        startup=given.startup,
-        engine_process=given.engine_process,
-        faults=tuple(fault for text in given.fault for fault in text),
+        startup=args.startup,
+        engine_process=args.engine_process,
+        faults=tuple(fault for text in args.fault for fault in text),
     )
     return options, ignored
 
@@ -163,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("--no-chat-template", action="store_true")
     own.add_argument("--startup", type=float, default=0.0, help="seconds before it listens")
     own.add_argument("--engine-process", action="store_true", help="start a child process, as vLLM does")
-    own.add_argument("--fault", action="append", default=[], type=_fault, metavar="JSON", help="see script.py")
+    own.add_argument("--fault", action="append", default=[], type=_fault, metavar="JSON", help="see faults.py")
     return parser
 
 

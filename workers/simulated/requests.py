@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 
-from vllama_pool.workers.simulated.errors import Refusal, parameter
+from vllama_pool.workers.simulated.errors import ApiError, parameter
 
 MAX_STOP_STRINGS = 4
 """vLLM's default; $VLLM_MAX_STOP_STRINGS overrides it."""
@@ -193,7 +193,7 @@ _T = TypeVar("_T")
 
 
 def parse_chat(body: bytes, content_type: str, max_stop: int = MAX_STOP_STRINGS) -> ChatBody:
-    """Raises Refusal."""
+    """Raises ApiError."""
     data = _load(body, content_type)
     _check_raw(data, max_stop)
     _check_raw_chat(data)
@@ -205,43 +205,43 @@ def parse_chat(body: bytes, content_type: str, max_stop: int = MAX_STOP_STRINGS)
 
 
 def parse_completion(body: bytes, content_type: str, max_stop: int = MAX_STOP_STRINGS) -> CompletionRequest:
-    """Raises Refusal."""
+    """Raises ApiError."""
     data = _load(body, content_type)
     _check_raw(data, max_stop)
     if data.get("prompt") in (None, ""):
         raise parameter("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
     request: CompletionRequest = _validate(CompletionRequest, data)
     if request.suffix:
-        raise Refusal("suffix is only supported for models with FIM completion rendering", param="suffix")
+        raise ApiError("suffix is only supported for models with FIM completion rendering", param="suffix")
     if request.prompt == []:
-        raise Refusal("You must pass at least one prompt")
+        raise ApiError("You must pass at least one prompt")
     _check_sampling(request, request.max_tokens)
     _check_logprobs(request.logprobs or 0, request.stream)
     return request
 
 
 def parse_embedding(body: bytes, content_type: str) -> EmbeddingRequest:
-    """Raises Refusal."""
+    """Raises ApiError."""
     request: EmbeddingRequest = _validate(EmbeddingRequest, _load(body, content_type))
     if request.input == []:
-        raise Refusal("You must pass at least one prompt")
+        raise ApiError("You must pass at least one prompt")
     return request
 
 
 def parse_tokenize(body: bytes, content_type: str) -> _TokenizeText | TokenizeChat:
-    """Raises Refusal."""
+    """Raises ApiError."""
     request: _TokenizeText | TokenizeChat = _validate(TokenizeRequest, _load(body, content_type))
     return request
 
 
 def parse_detokenize(body: bytes, content_type: str) -> DetokenizeRequest:
-    """Raises Refusal."""
+    """Raises ApiError."""
     request: DetokenizeRequest = _validate(DetokenizeRequest, _load(body, content_type))
     return request
 
 
 def parse_sleep(query: str) -> SleepQuery:
-    """Raises Refusal."""
+    """Raises ApiError."""
     request: SleepQuery = _validate(SleepQuery, dict(parse_qsl(query, keep_blank_values=True)), "query")
     return request
 
@@ -278,9 +278,9 @@ def _load(body: bytes, content_type: str) -> dict[str, Any]:
     return data
 
 
-def _malformed(item: str, param: str | None, count: int = 1) -> Refusal:
+def _malformed(item: str, param: str | None, count: int = 1) -> ApiError:
     label = "error" if count == 1 else "errors"
-    return Refusal(f"{count} validation {label}:\n  {item}", kind="Bad Request", param=param)
+    return ApiError(f"{count} validation {label}:\n  {item}", kind="Bad Request", param=param)
 
 
 def _validate(shape: Any, data: Any, source: str = "body") -> Any:
@@ -317,7 +317,7 @@ def _shown(value: object) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "...[truncated]"
 
 
-def _too_many_stops(count: int, most: int) -> Refusal:
+def _too_many_stops(count: int, most: int) -> ApiError:
     shown = f"<list of {count} items>"
     text = {"type": "string_type", "loc": "body.stop", "msg": "Input should be a valid string", "input": shown}
     length = {
@@ -340,8 +340,12 @@ def _check_raw(data: dict[str, Any], max_stop: int) -> None:
         raise _too_many_stops(len(stop), max_stop)
     if data.get("stream_options") and not data.get("stream"):
         raise parameter("Stream options can only be defined when `stream=True`.", "stream_options")
-    wanted = data.get("response_format")
-    if isinstance(wanted, dict) and wanted.get("type") == "json_schema" and wanted.get("json_schema") is None:
+    response_format = data.get("response_format")
+    if (
+        isinstance(response_format, dict)
+        and response_format.get("type") == "json_schema"
+        and response_format.get("json_schema") is None
+    ):
         raise parameter(
             "When response_format type is 'json_schema', the 'json_schema' field must be provided.",
             "response_format",
@@ -363,7 +367,7 @@ def _check_raw_chat(data: dict[str, Any]) -> None:
         )
     _check_tool_choice(data.get("tool_choice"), data.get("tools"))
     if data.get("continue_final_message") and data.get("add_generation_prompt"):
-        raise Refusal("Cannot set both `continue_final_message` and `add_generation_prompt` to True.")
+        raise ApiError("Cannot set both `continue_final_message` and `add_generation_prompt` to True.")
 
 
 def _check_tool_choice(choice: Any, tools: Any) -> None:
@@ -387,11 +391,11 @@ def _check_tool_choice(choice: Any, tools: Any) -> None:
 def _check_sampling(request: _Sampling, max_tokens: int | None) -> None:
     """Apply vLLM's SamplingParams. Only some of its errors name their parameter."""
     if request.n is not None and request.n < 1:
-        raise Refusal(f"n must be at least 1, got {request.n}.")
+        raise ApiError(f"n must be at least 1, got {request.n}.")
     _within("presence_penalty", request.presence_penalty, -2, 2)
     _within("frequency_penalty", request.frequency_penalty, -2, 2)
     if request.repetition_penalty is not None and request.repetition_penalty <= 0:
-        raise Refusal(f"repetition_penalty must be greater than zero, got {request.repetition_penalty}.")
+        raise ApiError(f"repetition_penalty must be greater than zero, got {request.repetition_penalty}.")
     temperature = request.temperature
     if temperature is not None and temperature < 0:
         raise parameter(f"temperature must be non-negative, got {temperature}.", "temperature", temperature)
@@ -400,30 +404,30 @@ def _check_sampling(request: _Sampling, max_tokens: int | None) -> None:
     if request.top_p is not None and not 0 < request.top_p <= 1:
         raise parameter(f"top_p must be in (0, 1], got {request.top_p}.", "top_p", request.top_p)
     if request.top_k is not None and request.top_k < -1:
-        raise Refusal(f"top_k must be 0 (disable), or at least 1, got {request.top_k}.")
+        raise ApiError(f"top_k must be 0 (disable), or at least 1, got {request.top_k}.")
     _within("min_p", request.min_p, 0, 1)
     if max_tokens is not None and max_tokens < 1:
         raise parameter(f"max_tokens must be at least 1, got {max_tokens}.", "max_tokens", max_tokens)
     if max_tokens is not None and request.min_tokens > max_tokens:
-        raise Refusal(f"min_tokens must be less than or equal to max_tokens={max_tokens}, got {request.min_tokens}.")
+        raise ApiError(f"min_tokens must be less than or equal to max_tokens={max_tokens}, got {request.min_tokens}.")
     if request.stop == "" or (isinstance(request.stop, list) and "" in request.stop):
-        raise Refusal("stop cannot contain an empty string.")
+        raise ApiError("stop cannot contain an empty string.")
     if (request.n or 1) > 1:
         if temperature == 0:
-            raise Refusal(f"n must be 1 when using greedy sampling, got {request.n}.")
-        raise Refusal("The simulated worker answers with n=1 only.", param="n")
+            raise ApiError(f"n must be 1 when using greedy sampling, got {request.n}.")
+        raise ApiError("The simulated worker answers with n=1 only.", param="n")
 
 
 def _within(name: str, value: float | None, low: int, high: int) -> None:
     if value is not None and not low <= value <= high:
-        raise Refusal(f"{name} must be in [{low}, {high}], got {value}.")
+        raise ApiError(f"{name} must be in [{low}, {high}], got {value}.")
 
 
-def _check_logprobs(wanted: int, stream: bool | None) -> None:
-    if wanted > MAX_LOGPROBS:
+def _check_logprobs(count: int, stream: bool | None) -> None:
+    if count > MAX_LOGPROBS:
         raise parameter(
-            f"Requested sample logprobs of {wanted}, which is greater than max allowed: {MAX_LOGPROBS}",
+            f"Requested sample logprobs of {count}, which is greater than max allowed: {MAX_LOGPROBS}",
             "logprobs",
-            wanted,
-            inside=bool(stream),
+            count,
+            in_stream=bool(stream),
         )

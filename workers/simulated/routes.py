@@ -9,21 +9,21 @@ from typing import Any
 
 import msgspec
 
-from vllama_pool.workers.simulated import embedding, errors, script, vocabulary
-from vllama_pool.workers.simulated.chunks import DONE
-from vllama_pool.workers.simulated.errors import HttpAnswer, Refusal
+from vllama_pool.workers.simulated import embedding, errors, faults, vocabulary
+from vllama_pool.workers.simulated.engine_loop import EngineLoop
+from vllama_pool.workers.simulated.errors import ApiError, HttpResponse
+from vllama_pool.workers.simulated.http_server import Exchange, Request
 from vllama_pool.workers.simulated.inference import Inference
 from vllama_pool.workers.simulated.metrics import CONTENT_TYPE, SimulatedMetrics
 from vllama_pool.workers.simulated.options import VERSION, Options
 from vllama_pool.workers.simulated.requests import parse_detokenize, parse_embedding, parse_tokenize
-from vllama_pool.workers.simulated.runner import Runner
 from vllama_pool.workers.simulated.sleep import SleepRoutes
-from vllama_pool.workers.simulated.wire import Exchange, Request
+from vllama_pool.workers.simulated.streams import DONE
 
 GUARDED = ("/v1", "/v2", "/inference", "/cohere")
 """Paths that need an API key, if keys are set."""
 
-Handler = Callable[[Request], HttpAnswer]
+Handler = Callable[[Request], HttpResponse]
 
 
 class Routes:
@@ -31,24 +31,24 @@ class Routes:
         self,
         options: Options,
         inference: Inference,
-        runner: Runner,
+        engine_loop: EngineLoop,
         metrics: SimulatedMetrics,
-        faults: script.Script,
+        plan: faults.FaultPlan,
         *,
         die: Callable[[], None],
-        set_faults: Callable[[list[script.Fault]], None],
+        set_faults: Callable[[list[faults.Fault]], None],
         stats: Callable[[], dict[str, Any]],
     ) -> None:
         self._options = options
         self._inference = inference
-        self._runner = runner
+        self._engine_loop = engine_loop
         self._metrics = metrics
-        self._script = faults
+        self._faults = plan
         self._die = die
         self._set_faults = set_faults
         self._stats = stats
-        self._sleep = SleepRoutes(runner, inference.abort_all)
-        self._deferred: dict[str, Callable[[Request, Exchange, script.RequestFault | None], None]] = {}
+        self._sleep = SleepRoutes(engine_loop, inference.abort_all)
+        self._deferred: dict[str, Callable[[Request, Exchange, faults.RequestFault | None], None]] = {}
         self._plain: dict[tuple[str, str], Handler] = {
             ("GET", "/health"): self._health,
             ("GET", "/ping"): self._health,
@@ -79,7 +79,7 @@ class Routes:
             self._allowed.setdefault(path, []).append(method)
 
     def handle(self, request: Request, exchange: Exchange) -> None:
-        fault = self._script.take(request.path, request.body)
+        fault = self._faults.next_for(request.path, request.body)
         if fault is not None and self._preempt(fault, exchange):
             return
         try:
@@ -92,35 +92,35 @@ class Routes:
                 return
             else:
                 answer = self._answer(request)
-        except Refusal as refusal:
-            if refusal.inside:
+        except ApiError as error:
+            if error.in_stream:
                 exchange.begin()
-                exchange.event(refusal.event)
+                exchange.event(error.event)
                 exchange.event(DONE)
                 exchange.end()
                 return
-            answer = refusal.answer
+            answer = error.response
         if request.path in self._allowed:
             self._metrics.answered(request.path, request.method, answer.status)
-        if isinstance(fault, script.Split):
+        if isinstance(fault, faults.Split):
             exchange.split = True
         exchange.respond(answer)
 
-    def _preempt(self, fault: script.RequestFault, exchange: Exchange) -> bool:
+    def _preempt(self, fault: faults.RequestFault, exchange: Exchange) -> bool:
         """Act out a fault that does not depend on the request. Returns True if that ends the request."""
-        if isinstance(fault, script.Hang):
+        if isinstance(fault, faults.Hang):
             return True
-        if isinstance(fault, script.Die) and fault.after_tokens == 0:
+        if isinstance(fault, faults.Die) and fault.after_tokens == 0:
             self._die()
             return True
-        if isinstance(fault, script.Cut) and fault.after_tokens == 0 and self._options.embedding:
-            exchange.cut(reset=fault.reset)
+        if isinstance(fault, faults.Cut) and fault.after_tokens == 0 and self._options.embedding:
+            exchange.close(reset=fault.reset)
             return True
-        if isinstance(fault, script.Status):
-            answer = errors.scripted(fault.status).answer
+        if isinstance(fault, faults.Status):
+            answer = errors.scripted(fault.status).response
             after = fault.retry_after
             headers = (("retry-after", f"{after:g}"),) if after is not None else ()
-            exchange.respond(HttpAnswer(answer.status, answer.body, headers=headers))
+            exchange.respond(HttpResponse(answer.status, answer.body, headers=headers))
             return True
         return False
 
@@ -131,7 +131,7 @@ class Routes:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         return scheme.lower() == "bearer" and token in keys
 
-    def _answer(self, request: Request) -> HttpAnswer:
+    def _answer(self, request: Request) -> HttpResponse:
         handler = self._plain.get((request.method, request.path))
         if handler is not None:
             return handler(request)
@@ -140,10 +140,10 @@ class Routes:
 
     # --- what vLLM tells of itself ---
 
-    def _health(self, request: Request) -> HttpAnswer:
-        return HttpAnswer(503 if self._script.state(script.Dead) else 200, b"")
+    def _health(self, request: Request) -> HttpResponse:
+        return HttpResponse(503 if self._faults.active(faults.Dead) else 200, b"")
 
-    def _models(self, request: Request) -> HttpAnswer:
+    def _models(self, request: Request) -> HttpResponse:
         now = int(time.time())
         permission = {
             "id": f"modelperm-{secrets.token_hex(8)}",
@@ -174,26 +174,26 @@ class Routes:
         ]
         return _json({"object": "list", "data": models})
 
-    def _metrics_page(self, request: Request) -> HttpAnswer:
-        return HttpAnswer(200, self._metrics.page(self._runner.engine, self._sleep.state.gauge), CONTENT_TYPE)
+    def _metrics_page(self, request: Request) -> HttpResponse:
+        return HttpResponse(200, self._metrics.page(self._engine_loop.engine, self._sleep.state.gauge), CONTENT_TYPE)
 
-    def _load(self, request: Request) -> HttpAnswer:
-        return _json({"server_load": len(self._inference.jobs) if self._options.load_tracking else 0})
+    def _load(self, request: Request) -> HttpResponse:
+        return _json({"server_load": len(self._inference.tasks) if self._options.load_tracking else 0})
 
     # --- tokens and vectors ---
 
-    def _tokenize(self, request: Request) -> HttpAnswer:
-        asked = parse_tokenize(request.body, request.headers.get("content-type", ""))
-        self._inference.check_model(asked.model)
-        text = getattr(asked, "prompt", None)
+    def _tokenize(self, request: Request) -> HttpResponse:
+        body = parse_tokenize(request.body, request.headers.get("content-type", ""))
+        self._inference.check_model(body.model)
+        text = getattr(body, "prompt", None)
         if text is None:
             if not self._options.chat_template:
                 raise errors.no_template()
-            text = self._inference.rendered(asked)  # type: ignore[arg-type]
+            text = self._inference.rendered(body)  # type: ignore[arg-type]
         tokens = vocabulary.encode(text)
         if self._options.embedding:
-            tokens = embedding.around(tokens)
-        strings = [vocabulary.decode([token]) for token in tokens] if asked.return_token_strs else None
+            tokens = embedding.add_special_tokens(tokens)
+        strings = [vocabulary.decode([token]) for token in tokens] if body.return_token_strs else None
         return _json(
             {
                 "count": len(tokens),
@@ -203,22 +203,22 @@ class Routes:
             }
         )
 
-    def _detokenize(self, request: Request) -> HttpAnswer:
-        asked = parse_detokenize(request.body, request.headers.get("content-type", ""))
-        self._inference.check_model(asked.model)
-        if max(asked.tokens, default=0) >= 2**32:
-            raise Refusal("number too large to fit in target type")
-        return _json({"prompt": vocabulary.decode(filter(vocabulary.is_known, asked.tokens))})
+    def _detokenize(self, request: Request) -> HttpResponse:
+        body = parse_detokenize(request.body, request.headers.get("content-type", ""))
+        self._inference.check_model(body.model)
+        if max(body.tokens, default=0) >= 2**32:
+            raise ApiError("number too large to fit in target type")
+        return _json({"prompt": vocabulary.decode(filter(vocabulary.is_known, body.tokens))})
 
-    def _embeddings(self, request: Request) -> HttpAnswer:
-        asked = parse_embedding(request.body, request.headers.get("content-type", ""))
-        embedding.check(asked, self._options)
-        self._inference.check_state()
-        return embedding.answer(asked, self._options)
+    def _embeddings(self, request: Request) -> HttpResponse:
+        body = parse_embedding(request.body, request.headers.get("content-type", ""))
+        embedding.check(body, self._options)
+        self._inference.check_available()
+        return embedding.answer(body, self._options)
 
     # --- the simulation's own ---
 
-    def _about(self, request: Request) -> HttpAnswer:
+    def _about(self, request: Request) -> HttpResponse:
         return _json(
             {
                 "simulated": True,
@@ -230,21 +230,21 @@ class Routes:
             }
         )
 
-    def _get_faults(self, request: Request) -> HttpAnswer:
-        return _json({"what": "faults of a simulated worker", "faults": list(self._script.faults)})
+    def _get_faults(self, request: Request) -> HttpResponse:
+        return _json({"what": "faults of a simulated worker", "faults": list(self._faults.faults)})
 
-    def _post_faults(self, request: Request) -> HttpAnswer:
+    def _post_faults(self, request: Request) -> HttpResponse:
         try:
-            faults = script.parse(request.body)
+            parsed = faults.parse(request.body)
         except ValueError as error:
-            raise Refusal(f"not a fault: {error}") from error
-        self._set_faults(faults)
+            raise ApiError(f"not a fault: {error}") from error
+        self._set_faults(parsed)
         return self._get_faults(request)
 
-    def _delete_faults(self, request: Request) -> HttpAnswer:
+    def _delete_faults(self, request: Request) -> HttpResponse:
         self._set_faults([])
         return self._get_faults(request)
 
 
-def _json(value: Any) -> HttpAnswer:
-    return HttpAnswer(200, msgspec.json.encode(value))
+def _json(value: Any) -> HttpResponse:
+    return HttpResponse(200, msgspec.json.encode(value))

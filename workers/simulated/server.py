@@ -8,19 +8,19 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from vllama_pool.workers.simulated import errors, script
+from vllama_pool.workers.simulated import errors, faults
 from vllama_pool.workers.simulated.engine import Engine
-from vllama_pool.workers.simulated.errors import Refusal
+from vllama_pool.workers.simulated.engine_loop import EngineLoop
+from vllama_pool.workers.simulated.errors import ApiError
+from vllama_pool.workers.simulated.http_server import Connection, Exchange, Request
 from vllama_pool.workers.simulated.inference import Inference
 from vllama_pool.workers.simulated.metrics import SimulatedMetrics
 from vllama_pool.workers.simulated.options import Options
 from vllama_pool.workers.simulated.routes import Routes
-from vllama_pool.workers.simulated.runner import Runner
-from vllama_pool.workers.simulated.wire import Connection, Exchange, Request
 
 BACKLOG = 2048
 REMEMBERED = 256
-"""Number of requests kept for tests."""
+"""Number of requests pending for tests."""
 
 
 class Simulated:
@@ -38,18 +38,20 @@ class Simulated:
         """The latest requests, for tests."""
         self.requests: Counter[str] = Counter()
         """Requests by path."""
-        self._script = script.Script()
+        self._faults = faults.FaultPlan()
         kv_tokens = self.options.slots * self.options.max_model_len
         self.metrics = SimulatedMetrics(self.options.model, kv_tokens)
-        self.runner = Runner(Engine(self.options.pace, self.metrics), lambda: self._script.slow)
+        self.engine_loop = EngineLoop(Engine(self.options.pace, self.metrics), lambda: self._faults.slowdown)
         self._die = die or self.vanish
-        self._inference = Inference(self.options, self.runner, self.metrics, refusal=self._refusal, die=self._die)
+        self._inference = Inference(
+            self.options, self.engine_loop, self.metrics, unavailable=self._unavailable, die=self._die
+        )
         self._routes = Routes(
             self.options,
             self._inference,
-            self.runner,
+            self.engine_loop,
             self.metrics,
-            self._script,
+            self._faults,
             die=self._die,
             set_faults=self.set_faults,
             stats=self.stats,
@@ -103,13 +105,13 @@ class Simulated:
     def vanish(self) -> None:
         """Close the listener and reset every connection, like a killed process."""
         self.refuse()
-        self.runner.stop()
-        self.runner.engine.clear()
+        self.engine_loop.stop()
+        self.engine_loop.engine.clear()
         for timer in (self._thaw, self._listen_again, self._exit):
             if timer is not None:
                 timer.cancel()
         for connection in list(self.connections):
-            connection.cut(reset=True)
+            connection.close(reset=True)
 
     async def __aenter__(self) -> Simulated:
         await self.start()
@@ -125,18 +127,18 @@ class Simulated:
 
     # --- faults ---
 
-    def set_faults(self, faults: Iterable[script.Fault]) -> None:
+    def set_faults(self, plan: Iterable[faults.Fault]) -> None:
         """Replace the script. Worker faults take effect at once."""
-        was_dead = self._script.state(script.Dead) is not None
-        self._script.replace(faults)
-        self._set_refusing(self._script.state(script.Refuse))
-        dead = self._script.state(script.Dead)
-        if isinstance(dead, script.Dead) and not was_dead:
+        was_dead = self._faults.active(faults.Dead) is not None
+        self._faults.replace(plan)
+        self._set_refusing(self._faults.active(faults.Refuse))
+        dead = self._faults.active(faults.Dead)
+        if isinstance(dead, faults.Dead) and not was_dead:
             self._kill_engine()
             if dead.exit_after is not None:
                 self._exit = asyncio.get_running_loop().call_later(dead.exit_after, self._die)
-        frozen = self._script.state(script.Freeze)
-        if isinstance(frozen, script.Freeze):
+        frozen = self._faults.active(faults.Freeze)
+        if isinstance(frozen, faults.Freeze):
             # later: the response to this request is not written yet
             asyncio.get_running_loop().call_soon(self._freeze, frozen.seconds)
 
@@ -144,7 +146,7 @@ class Simulated:
         if self._listen_again is not None:
             self._listen_again.cancel()
             self._listen_again = None
-        if not isinstance(fault, script.Refuse):
+        if not isinstance(fault, faults.Refuse):
             self._spawn_listen()
             return
         self.refuse()
@@ -159,20 +161,20 @@ class Simulated:
             task.add_done_callback(self._tasks.discard)
 
     def _kill_engine(self) -> None:
-        self.runner.engine.clear()
-        for job in list(self._inference.jobs):
-            job.fail(errors.engine_dead())
+        self.engine_loop.engine.clear()
+        for task in list(self._inference.tasks):
+            task.fail(errors.engine_dead())
 
     def _freeze(self, seconds: float) -> None:
         self._frozen = True
-        self.runner.suspend()
+        self.engine_loop.freeze()
         if self._thaw is not None:
             self._thaw.cancel()
         self._thaw = asyncio.get_running_loop().call_later(seconds, self._end_freeze)
 
     def _end_freeze(self) -> None:
         self._frozen = False
-        self.runner.go_on()
+        self.engine_loop.unfreeze()
         for connection in list(self.connections):
             connection.thaw()
 
@@ -188,7 +190,7 @@ class Simulated:
 
     @property
     def ignores_sigterm(self) -> bool:
-        return self._script.state(script.IgnoreSigterm) is not None
+        return self._faults.active(faults.IgnoreSigterm) is not None
 
     def handle(self, request: Request, exchange: Exchange) -> None:
         if not request.path.startswith("/simulated"):
@@ -196,10 +198,10 @@ class Simulated:
             self.received.append(request)
         self._routes.handle(request, exchange)
 
-    def _refusal(self) -> Refusal | None:
-        if self._script.state(script.Dead):
+    def _unavailable(self) -> ApiError | None:
+        if self._faults.active(faults.Dead):
             return errors.engine_dead()
-        if self._draining or self._script.state(script.Draining):
+        if self._draining or self._faults.active(faults.Draining):
             return errors.shutting_down()
         return None
 
@@ -207,11 +209,11 @@ class Simulated:
 
     @property
     def running(self) -> int:
-        return len(self.runner.engine.running)
+        return len(self.engine_loop.engine.running)
 
     @property
     def waiting(self) -> int:
-        return len(self.runner.engine.waiting)
+        return len(self.engine_loop.engine.waiting)
 
     @property
     def tokens(self) -> int:

@@ -8,11 +8,11 @@ from urllib.parse import parse_qs
 import msgspec
 
 from vllama_pool.workers.simulated.engine import Pause
-from vllama_pool.workers.simulated.errors import HttpAnswer
+from vllama_pool.workers.simulated.engine_loop import EngineLoop
+from vllama_pool.workers.simulated.errors import HttpResponse
+from vllama_pool.workers.simulated.faults import RequestFault
+from vllama_pool.workers.simulated.http_server import Exchange, Request
 from vllama_pool.workers.simulated.requests import parse_sleep
-from vllama_pool.workers.simulated.runner import Runner
-from vllama_pool.workers.simulated.script import RequestFault
-from vllama_pool.workers.simulated.wire import Exchange, Request
 
 MEMORY = frozenset(("weights", "kv_cache"))
 GAUGES = ("", "weights_offloaded", "discard_all")
@@ -49,15 +49,15 @@ class SleepState:
 
 
 class SleepRoutes:
-    def __init__(self, runner: Runner, abort_all: Callable[[], None]) -> None:
+    def __init__(self, engine_loop: EngineLoop, abort_all: Callable[[], None]) -> None:
         self.state = SleepState()
-        self._runner = runner
+        self._engine_loop = engine_loop
         self._abort_all = abort_all
 
     def sleep(self, request: Request, exchange: Exchange, fault: RequestFault | None) -> None:
-        """Respond once the engine is paused: with mode=wait, after the running requests. Raises Refusal."""
+        """Respond once the engine is paused: with mode=wait, after the running requests. Raises ApiError."""
         query = parse_sleep(request.query)
-        self._runner.pause(Pause.ALL if query.mode == "keep" else Pause.NEW)
+        self._engine_loop.pause(Pause.ALL if query.mode == "keep" else Pause.NEW)
         if query.mode == "abort":
             self._abort_all()
 
@@ -65,19 +65,19 @@ class SleepRoutes:
             self.state.sleep(query.level)
             exchange.respond(_json({"status": "sleeping", "level": query.level}))
 
-        self._runner.call_when_drained(complete)
+        self._engine_loop.call_when_drained(complete)
 
-    def wake_up(self, request: Request) -> HttpAnswer:
+    def wake_up(self, request: Request) -> HttpResponse:
         tags = parse_qs(request.query, keep_blank_values=True).get("tags")
         awake = self.state.wake_up(tags)
         if awake:
-            self._runner.resume()
+            self._engine_loop.resume()
         return _json({"status": "awake" if awake else "sleeping", "tags": tags})
 
-    def is_sleeping(self, request: Request) -> HttpAnswer:
-        paused = self._runner.engine.pause is not Pause.NONE
+    def is_sleeping(self, request: Request) -> HttpResponse:
+        paused = self._engine_loop.engine.pause is not Pause.NONE
         return _json({"is_sleeping": paused or not self.state.is_resident})
 
 
-def _json(value: dict[str, object]) -> HttpAnswer:
-    return HttpAnswer(200, msgspec.json.encode(value))
+def _json(value: dict[str, object]) -> HttpResponse:
+    return HttpResponse(200, msgspec.json.encode(value))

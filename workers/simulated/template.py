@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from vllama_pool.workers.simulated.errors import Refusal
+from vllama_pool.workers.simulated.errors import ApiError
 from vllama_pool.workers.simulated.requests import AssistantMessage, Message, Tool
 
 NO_THINKING = "<think>\n\n</think>\n\n"
@@ -18,15 +18,15 @@ def render(
     *,
     model: str,
     no_thinking: bool = False,
-    open_end: bool = True,
+    add_generation_prompt: bool = True,
     continue_final: bool = False,
 ) -> str:
-    """Return the prompt. Raises Refusal for images and empty conversations.
+    """Return the prompt. Raises ApiError for images and empty conversations.
 
-    `open_end` appends the answer's head; `continue_final` leaves the last message open.
+    `add_generation_prompt` appends the answer's head; `continue_final` leaves the last message open.
     """
     if not messages:
-        raise Refusal("Cannot apply chat template to an empty conversation. Provide at least one message.")
+        raise ApiError("Cannot apply chat template to an empty conversation. Provide at least one message.")
     parts = []
     if tools:
         listed = "\n".join(json.dumps(tool.model_dump(exclude_none=True)) for tool in tools)
@@ -35,7 +35,7 @@ def render(
         parts.append(f"<|im_start|>{message.role}\n{_text(message, model)}<|im_end|>\n")
     if continue_final:
         parts[-1] = parts[-1].removesuffix("<|im_end|>\n")
-    elif open_end:
+    elif add_generation_prompt:
         parts.append("<|im_start|>assistant\n" + (NO_THINKING if no_thinking else ""))
     return "".join(parts)
 
@@ -61,6 +61,6 @@ def _content(content: str | list[dict[str, Any]] | None, model: str) -> str:
     texts = []
     for part in content:
         if part.get("type", "text") != "text":
-            raise Refusal(f"{model} is not a multimodal model")
+            raise ApiError(f"{model} is not a multimodal model")
         texts.append(str(part.get("text", "")))
     return "\n".join(texts)

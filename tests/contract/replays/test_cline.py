@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllama_pool.workers.simulated import script
+from vllama_pool.workers.simulated import faults
 
 if TYPE_CHECKING:
     from tests.contract.replays.conftest import Replay
@@ -26,7 +26,7 @@ async def test_a_window_larger_than_the_models_is_no_error(replay: Replay) -> No
 
 async def test_the_head_comes_with_the_first_token(replay: Replay, running: Fleet) -> None:
     worker = running["a"]
-    worker.set_faults([script.Slow(factor=100)])
+    worker.set_faults([faults.Slow(factor=100)])
     async with replay.stream("chat") as answer:
         assert answer.status_code == 200
         assert worker.running == 1

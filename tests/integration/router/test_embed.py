@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from tests.support.fleet.live import Fleet, fleet
 from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
-from vllama_pool.workers.simulated import script
+from vllama_pool.workers.simulated import faults
 from vllama_pool.workers.simulated.options import Options
 
 MINILM = Options(model="all-minilm", embedding=True, max_model_len=64, dimensions=32)
@@ -148,10 +148,10 @@ async def test_a_chat_model_does_not_support_embeddings(running: Fleet) -> None:
 
 @pytest.mark.parametrize(
     "fault",
-    [script.Dead(), script.Draining(), script.Status(status=500), script.Status(status=503), script.Cut(reset=True)],
+    [faults.Dead(), faults.Draining(), faults.Status(status=500), faults.Status(status=503), faults.Cut(reset=True)],
     ids=repr,
 )
-async def test_a_request_that_fails_is_retried_on_another_worker(tmp_path: Path, fault: script.Fault) -> None:
+async def test_a_request_that_fails_is_retried_on_another_worker(tmp_path: Path, fault: faults.Fault) -> None:
     async with fleet(tmp_path, {"a": MINILM, "b": MINILM}) as running:
         expected = (await embed(running, ["a", "b"]))["embeddings"]
         running["a"].set_faults([fault])

@@ -12,7 +12,7 @@ import pytest
 from tests.support.fleet.agents import agent
 from tests.support.fleet.live import fleet
 from tests.support.vllm.model_folder import write_model
-from vllama_pool.workers.simulated import script
+from vllama_pool.workers.simulated import faults
 from vllama_pool.workers.simulated.options import Options
 
 QUICK = Options(model="tiny", tokens_per_second=500, ttft=0.01, answer_tokens=5, slots=1)
@@ -42,7 +42,7 @@ async def test_ollama_keep_alive_sets_the_expiry_in_ps(tmp_path: Path, monkeypat
 async def test_ollama_max_queue_limits_waiting_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OLLAMA_MAX_QUEUE", "1")
     async with fleet(tmp_path, {"a": QUICK}) as running:
-        running["a"].set_faults([script.Freeze(seconds=0.5)])
+        running["a"].set_faults([faults.Freeze(seconds=0.5)])
         answers = await asyncio.gather(*(running.http.post("/api/chat", json=CHAT) for _ in range(5)))
     assert sorted(answer.status_code for answer in answers) == [200] * 2 + [503] * 3
 

@@ -22,7 +22,7 @@ from tests.support.fleet.live import Fleet, fleet
 from tests.support.until import auntil
 from vllama_pool.workers.registry import embedded
 from vllama_pool.workers.registry.client import RegistryUnavailable, connect
-from vllama_pool.workers.simulated import script
+from vllama_pool.workers.simulated import faults
 from vllama_pool.workers.simulated.options import Options
 
 pytestmark = pytest.mark.load
@@ -211,7 +211,7 @@ async def test_a_retry_storm_is_bounded(tmp_path: Path, record_property: Figures
     """Every worker refuses everything: the fleet must not be asked three times as much as its clients ask."""
     async with fleet(tmp_path, {"a": QUICK, "b": QUICK, "c": QUICK}) as running:
         for name in running.workers:
-            running[name].set_faults([script.Status(status=503)])
+            running[name].set_faults([faults.Status(status=503)])
         requests = 300
         gate = asyncio.Semaphore(20)
 

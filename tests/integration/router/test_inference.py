@@ -13,7 +13,7 @@ import pytest_asyncio
 from tests.support.fleet.live import Fleet, fleet
 from tests.support.until import auntil
 from vllama_pool.config.api_keys import ApiKey, digest
-from vllama_pool.workers.simulated import script
+from vllama_pool.workers.simulated import faults
 from vllama_pool.workers.simulated.options import Options
 
 MODEL = "tiny:latest"
@@ -82,24 +82,24 @@ async def test_a_whole_generate_has_the_same_text_as_a_streamed_one(calm: Fleet)
 @pytest.mark.parametrize(
     "fault",
     [
-        script.Refuse(),
-        script.Status(status=500),
-        script.Status(status=502),
-        script.Status(status=503),
-        script.Status(status=429),
-        script.Cut(after_tokens=0),
-        script.Cut(after_tokens=0, reset=True),
-        script.Error(after_tokens=0, status=500),
-        script.Error(after_tokens=0, status=503),
-        script.Garbage(where="head"),
-        script.Empty(),
-        script.Draining(),
-        script.Dead(),
+        faults.Refuse(),
+        faults.Status(status=500),
+        faults.Status(status=502),
+        faults.Status(status=503),
+        faults.Status(status=429),
+        faults.Cut(after_tokens=0),
+        faults.Cut(after_tokens=0, reset=True),
+        faults.Error(after_tokens=0, status=500),
+        faults.Error(after_tokens=0, status=503),
+        faults.Garbage(where="head"),
+        faults.Empty(),
+        faults.Draining(),
+        faults.Dead(),
     ],
     ids=repr,
 )
 async def test_a_failure_before_the_first_token_is_retried_on_another_worker(
-    pair: Fleet, fault: script.Fault, stream: bool
+    pair: Fleet, fault: faults.Fault, stream: bool
 ) -> None:
     pair["a"].set_faults([fault])
     for _ in range(6):
@@ -111,9 +111,9 @@ async def test_a_failure_before_the_first_token_is_retried_on_another_worker(
 
 @pytest.mark.rule(48)
 @pytest.mark.parametrize(
-    "fault", [script.Cut(after_tokens=5), script.Error(after_tokens=5), script.Die(after_tokens=5)]
+    "fault", [faults.Cut(after_tokens=5), faults.Error(after_tokens=5), faults.Die(after_tokens=5)]
 )
-async def test_a_whole_answer_that_breaks_off_is_retried(pair: Fleet, fault: script.Fault) -> None:
+async def test_a_whole_answer_that_breaks_off_is_retried(pair: Fleet, fault: faults.Fault) -> None:
     pair["a"].set_faults([fault])
     discarded = 0
     for number in range(20):
@@ -129,10 +129,10 @@ async def test_a_whole_answer_that_breaks_off_is_retried(pair: Fleet, fault: scr
 
 
 @pytest.mark.rule(48)
-@pytest.mark.parametrize("fault", [script.Cut(after_tokens=5), script.Error(after_tokens=5)])
+@pytest.mark.parametrize("fault", [faults.Cut(after_tokens=5), faults.Error(after_tokens=5)])
 @pytest.mark.parametrize("path", ["/api/chat", "/api/generate"])
 async def test_a_whole_answer_that_breaks_off_everywhere_becomes_an_error_without_text(
-    pair: Fleet, path: str, fault: script.Fault
+    pair: Fleet, path: str, fault: faults.Fault
 ) -> None:
     for name in ("a", "b"):
         pair[name].set_faults([fault])
@@ -146,9 +146,9 @@ async def test_a_whole_answer_that_breaks_off_everywhere_becomes_an_error_withou
 @pytest.mark.rule(47, 163)
 @pytest.mark.trap(4)
 @pytest.mark.parametrize(
-    "fault", [script.Cut(after_tokens=5), script.Error(after_tokens=5), script.Die(after_tokens=5)]
+    "fault", [faults.Cut(after_tokens=5), faults.Error(after_tokens=5), faults.Die(after_tokens=5)]
 )
-async def test_a_stream_that_breaks_off_ends_with_one_error_line(pair: Fleet, fault: script.Fault) -> None:
+async def test_a_stream_that_breaks_off_ends_with_one_error_line(pair: Fleet, fault: faults.Fault) -> None:
     for name in ("a", "b"):
         pair[name].set_faults([fault])
     response = await pair.http.post("/api/chat", json=chat())
@@ -163,7 +163,7 @@ async def test_a_stream_that_breaks_off_ends_with_one_error_line(pair: Fleet, fa
 @pytest.mark.rule(167)
 async def test_a_400_from_a_worker_is_not_retried(pair: Fleet) -> None:
     for name in ("a", "b"):
-        pair[name].set_faults([script.Status(status=400)])
+        pair[name].set_faults([faults.Status(status=400)])
     response = await pair.http.post("/api/chat", json=chat(), headers={"x-request-id": "fault-1"})
     assert response.status_code == 400
     assert isinstance(response.json()["error"], str)
@@ -179,7 +179,7 @@ async def test_an_error_status_that_every_worker_returns_reaches_the_client(
     pair: Fleet, status: int, stream: bool
 ) -> None:
     for name in ("a", "b"):
-        pair[name].set_faults([script.Status(status=status)])
+        pair[name].set_faults([faults.Status(status=status)])
     response = await pair.http.post("/api/chat", json=chat(stream=stream))
     assert response.status_code == status
     assert isinstance(response.json()["error"], str)
@@ -188,7 +188,7 @@ async def test_an_error_status_that_every_worker_returns_reaches_the_client(
 async def test_a_request_that_makes_workers_fail_is_tried_twice_only(tmp_path: Path) -> None:
     async with fleet(tmp_path, {"a": QUICK, "b": QUICK, "c": QUICK}) as running:
         for name in running.workers:
-            running[name].set_faults([script.Status(status=500, marker="poison")])
+            running[name].set_faults([faults.Status(status=500, marker="poison")])
         response = await running.http.post("/api/chat", json=chat("poison"), headers={"x-request-id": "poison-1"})
         assert response.status_code == 500
         assert (await running.record("poison-1"))["attempts"] == 2
@@ -196,7 +196,7 @@ async def test_a_request_that_makes_workers_fail_is_tried_twice_only(tmp_path: P
 
 async def test_if_every_worker_is_busy_the_503_carries_retry_after(pair: Fleet) -> None:
     for name in ("a", "b"):
-        pair[name].set_faults([script.Status(status=503)])
+        pair[name].set_faults([faults.Status(status=503)])
     response = await pair.http.post("/api/chat", json=chat())
     assert response.status_code == 503
     assert int(response.headers["retry-after"]) >= 1
@@ -293,7 +293,7 @@ async def test_a_hundred_disconnects_at_once_leave_no_request_in_flight(slow_pai
 
 async def test_requests_to_a_worker_that_hangs_and_stops_beating_are_retried(tmp_path: Path) -> None:
     async with fleet(tmp_path, {"a": QUICK, "b": QUICK}) as running:
-        running["a"].set_faults([script.Freeze(seconds=60)])
+        running["a"].set_faults([faults.Freeze(seconds=60)])
         started = [asyncio.create_task(running.http.post("/api/chat", json=chat())) for _ in range(8)]
         await running.workers["a"].fall_silent()
         answers = await asyncio.wait_for(asyncio.gather(*started), 20)

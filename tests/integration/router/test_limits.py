@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.fleet.live import Fleet, fleet
 from tests.support.until import auntil
-from vllama_pool.workers.simulated import script
+from vllama_pool.workers.simulated import faults
 from vllama_pool.workers.simulated.options import Options
 
 MODEL = "tiny:latest"
@@ -35,7 +35,7 @@ def chat(**more: Any) -> dict[str, Any]:
 @pytest.mark.rule(163)
 async def test_a_stream_that_falls_silent_ends_with_a_line_that_says_so(hurried: Fleet) -> None:
     for name in ("a", "b"):
-        hurried[name].set_faults([script.Stall(after_tokens=5)])
+        hurried[name].set_faults([faults.Stall(after_tokens=5)])
     response = await hurried.http.post("/api/chat", json=chat())
     assert response.status_code == 200
     last = response.text.splitlines()[-1]
@@ -43,7 +43,7 @@ async def test_a_stream_that_falls_silent_ends_with_a_line_that_says_so(hurried:
 
 
 async def test_a_whole_answer_that_falls_silent_is_asked_for_again(hurried: Fleet) -> None:
-    hurried["a"].set_faults([script.Stall(after_tokens=5)])
+    hurried["a"].set_faults([faults.Stall(after_tokens=5)])
     answers = await asyncio.gather(*(hurried.http.post("/api/chat", json=chat(stream=False)) for _ in range(6)))
     assert [answer.status_code for answer in answers] == [200] * 6
     assert {answer.json()["eval_count"] for answer in answers} == {TOKENS}
@@ -53,14 +53,14 @@ async def test_a_whole_answer_that_falls_silent_is_asked_for_again(hurried: Flee
 
 async def test_a_whole_answer_that_falls_silent_everywhere_is_a_504(hurried: Fleet) -> None:
     for name in ("a", "b"):
-        hurried[name].set_faults([script.Stall(after_tokens=5)])
+        hurried[name].set_faults([faults.Stall(after_tokens=5)])
     response = await hurried.http.post("/api/chat", json=chat(stream=False))
     assert (response.status_code, response.json()) == (504, {"error": IN_ANSWER})
 
 
 async def test_a_worker_that_does_not_begin_is_given_up_by_a_bound_of_its_own(tmp_path: Path) -> None:
     async with fleet(tmp_path, {"a": QUICK}, stall_timeout=60.0, first_token_timeout=0.5) as running:
-        running["a"].set_faults([script.Hang()])
+        running["a"].set_faults([faults.Hang()])
         response = await running.http.post("/api/chat", json=chat())
         assert (response.status_code, response.json()) == (504, {"error": BEFORE})
 
@@ -69,7 +69,7 @@ async def test_a_worker_that_does_not_begin_is_given_up_by_a_bound_of_its_own(tm
 async def test_more_requests_than_may_wait_are_refused_and_counted(tmp_path: Path) -> None:
     narrow = Options(model=MODEL, tokens_per_second=500, ttft=0.01, answer_tokens=12, slots=1)
     async with fleet(tmp_path, {"a": narrow}, max_queue=2) as running:
-        running["a"].set_faults([script.Freeze(seconds=1)])
+        running["a"].set_faults([faults.Freeze(seconds=1)])
         answers = await asyncio.gather(*(running.http.post("/api/chat", json=chat()) for _ in range(8)))
         statuses = sorted(answer.status_code for answer in answers)
         assert statuses == [200] * 3 + [503] * 5

@@ -13,7 +13,7 @@ import pytest_asyncio
 from tests.support.fleet.live import Fleet, fleet
 from tests.support.until import auntil
 from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
-from vllama_pool.workers.simulated import script
+from vllama_pool.workers.simulated import faults
 from vllama_pool.workers.simulated.options import Options
 
 CONTEXT = 200
@@ -229,13 +229,13 @@ async def test_an_answer_that_fills_the_context_ends_with_length(tmp_path: Path)
 @pytest.mark.parametrize(
     "fault",
     [
-        script.Status(status=500, paths=("/tokenize",)),
-        script.Status(status=503, paths=("/tokenize",)),
-        script.Hang(paths=("/tokenize",)),
+        faults.Status(status=500, paths=("/tokenize",)),
+        faults.Status(status=503, paths=("/tokenize",)),
+        faults.Hang(paths=("/tokenize",)),
     ],
     ids=repr,
 )
-async def test_a_failed_tokenize_request_is_retried_on_another_worker(tmp_path: Path, fault: script.Fault) -> None:
+async def test_a_failed_tokenize_request_is_retried_on_another_worker(tmp_path: Path, fault: faults.Fault) -> None:
     async with fleet(tmp_path, {"a": SMALL, "b": SMALL}, first_token_timeout=1.0) as pair:
         pair["a"].set_faults([fault])
         for _ in range(4):
@@ -246,7 +246,7 @@ async def test_a_failed_tokenize_request_is_retried_on_another_worker(tmp_path: 
 
 @pytest.mark.rule(162)
 async def test_a_client_that_disconnects_cancels_the_preflight_too(fresh: Fleet) -> None:
-    fresh["a"].set_faults([script.Hang(paths=("/tokenize",))])
+    fresh["a"].set_faults([faults.Hang(paths=("/tokenize",))])
     body = {"model": "tiny", "prompt": "hello", "context": [520]}
     with pytest.raises(httpx.ReadTimeout):
         await fresh.http.post("/api/generate", json=body, timeout=0.5)
@@ -256,6 +256,6 @@ async def test_a_client_that_disconnects_cancels_the_preflight_too(fresh: Fleet)
 
 @pytest.mark.parametrize("status", [400, 403, 405])
 async def test_if_tokenize_is_refused_the_client_receives_the_context_error(fresh: Fleet, status: int) -> None:
-    fresh["a"].set_faults([script.Status(status=status, paths=("/tokenize",))])
+    fresh["a"].set_faults([faults.Status(status=status, paths=("/tokenize",))])
     response = await fresh.http.post("/api/chat", json={"model": "tiny", "messages": turns(60)})
     assert (response.status_code, response.json()) == (400, {"error": CONTEXT_EXCEEDED})

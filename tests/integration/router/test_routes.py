@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.fleet.live import Fleet, fleet
-from vllama_pool.workers.simulated import script
+from vllama_pool.workers.simulated import faults
 from vllama_pool.workers.simulated.options import Options
 
 QUICK = Options(model="tiny:latest", tokens_per_second=2000, ttft=0.0, answer_tokens=5)
@@ -99,7 +99,7 @@ async def test_push_is_refused(running: Fleet) -> None:
 async def test_each_line_is_sent_at_once_in_a_chunk_of_whole_lines(tmp_path: Path) -> None:
     """The worker stalls in the middle of its answer, so the lines received cannot have been flushed by later ones."""
     async with fleet(tmp_path, {"a": QUICK}) as running:
-        running["a"].set_faults([script.Stall(after_tokens=3)])
+        running["a"].set_faults([faults.Stall(after_tokens=3)])
         url = httpx.URL(running.url)
         reader, writer = await asyncio.open_connection(url.host, url.port)
         body = json.dumps({"model": "tiny", "prompt": "hello"}).encode()

@@ -18,7 +18,7 @@ import pytest
 
 from tests.support.until import auntil, until
 from tests.support.vllm.simulated import COMMAND, FAST, IGNORE_SIGTERM, SimulatedProcess, workers
-from vllama_pool.workers.simulated import Options, Simulated, script
+from vllama_pool.workers.simulated import Options, Simulated, faults
 
 CHAT = "/v1/chat/completions"
 HI: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
@@ -204,7 +204,7 @@ async def test_requests_as_clients_may_send_them(request_bytes: bytes, answers: 
 
 async def test_an_error_status_for_the_next_requests(client: httpx.AsyncClient) -> None:
     async with workers() as (worker,):
-        worker.set_faults([script.Status(status=429, count=2, retry_after=1.5)])
+        worker.set_faults([faults.Status(status=429, count=2, retry_after=1.5)])
         answers = [await client.post(worker.url + CHAT, json=HI) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [429, 429, 200]
     assert answers[0].headers["retry-after"] == "1.5"
@@ -225,7 +225,7 @@ async def test_faults_are_set_over_http_and_say_what_they_are(client: httpx.Asyn
 @pytest.mark.parametrize("after", [0, 1, 5])
 async def test_an_error_event_inside_the_stream(client: httpx.AsyncClient, after: int) -> None:
     async with workers() as (worker,):
-        worker.set_faults([script.Error(after_tokens=after, status=503)])
+        worker.set_faults([faults.Error(after_tokens=after, status=503)])
         answer = await client.post(worker.url + CHAT, json=STREAM)
         assert answer.status_code == 200
         *before, last = await events(answer)
@@ -237,7 +237,7 @@ async def test_an_error_event_inside_the_stream(client: httpx.AsyncClient, after
 
 async def test_a_stream_that_ends_without_a_word(client: httpx.AsyncClient) -> None:
     async with workers() as (worker,):
-        worker.set_faults([script.Empty(count=2)])
+        worker.set_faults([faults.Empty(count=2)])
         answer = await client.post(worker.url + CHAT, json=STREAM)
         assert (answer.status_code, answer.text) == (200, "data: [DONE]\n\n")
         assert (await client.post(worker.url + CHAT, json=HI)).status_code == 500
@@ -247,7 +247,7 @@ async def test_a_stream_that_ends_without_a_word(client: httpx.AsyncClient) -> N
 @pytest.mark.parametrize("reset", [False, True])
 async def test_a_stream_is_cut_after_so_many_tokens(client: httpx.AsyncClient, reset: bool) -> None:
     async with workers() as (worker,):
-        worker.set_faults([script.Cut(after_tokens=4, reset=reset, count=1)])
+        worker.set_faults([faults.Cut(after_tokens=4, reset=reset, count=1)])
         lines: list[str] = []
         with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):  # noqa: PT012  the cut comes while reading
             async with client.stream("POST", worker.url + CHAT, json=STREAM) as response:
@@ -261,7 +261,7 @@ async def test_a_stream_is_cut_after_so_many_tokens(client: httpx.AsyncClient, r
 
 async def test_a_hanging_worker_answers_nothing(client: httpx.AsyncClient) -> None:
     async with workers() as (worker,):
-        worker.set_faults([script.Hang(count=1)])
+        worker.set_faults([faults.Hang(count=1)])
         with pytest.raises(httpx.ReadTimeout):
             await client.post(worker.url + CHAT, json=HI, timeout=0.2)
         assert worker.requests[CHAT] == 1
@@ -270,7 +270,7 @@ async def test_a_hanging_worker_answers_nothing(client: httpx.AsyncClient) -> No
 
 async def test_a_stream_stalls(client: httpx.AsyncClient) -> None:
     async with workers() as (worker,):
-        worker.set_faults([script.Stall(after_tokens=2)])
+        worker.set_faults([faults.Stall(after_tokens=2)])
         lines: list[str] = []
         with pytest.raises(httpx.ReadTimeout):  # noqa: PT012  it stalls while it is read
             async with client.stream("POST", worker.url + CHAT, json=STREAM, timeout=0.3) as response:
@@ -281,7 +281,7 @@ async def test_a_stream_stalls(client: httpx.AsyncClient) -> None:
 
 async def test_connections_are_refused_and_then_taken_again(client: httpx.AsyncClient) -> None:
     async with workers() as (worker,):
-        worker.set_faults([script.Refuse(seconds=0.3)])
+        worker.set_faults([faults.Refuse(seconds=0.3)])
         with pytest.raises(httpx.ConnectError):
             await client.get(worker.url + "/health")
 
@@ -292,7 +292,7 @@ async def test_connections_are_refused_and_then_taken_again(client: httpx.AsyncC
                 return False
 
         await auntil(healthy)
-        worker.set_faults([script.Refuse()])
+        worker.set_faults([faults.Refuse()])
         async with httpx.AsyncClient(trust_env=False) as fresh:
             with pytest.raises(httpx.ConnectError):
                 await fresh.get(worker.url + "/health")
@@ -305,7 +305,7 @@ async def test_a_frozen_worker_goes_on_where_it_was(client: httpx.AsyncClient) -
     async with workers(dataclasses.replace(FAST, tokens_per_second=100.0)) as (worker,):
         answer = asyncio.create_task(client.post(worker.url + CHAT, json=STREAM))
         await auntil(lambda: worker.tokens > 3)
-        worker.set_faults([script.Freeze(seconds=0.5)])
+        worker.set_faults([faults.Freeze(seconds=0.5)])
         await auntil(lambda: worker.frozen)
         before = worker.tokens
         with pytest.raises(httpx.ReadTimeout):
@@ -317,7 +317,7 @@ async def test_a_frozen_worker_goes_on_where_it_was(client: httpx.AsyncClient) -
 async def test_a_slow_worker_takes_longer_for_a_token(client: httpx.AsyncClient) -> None:
     async with workers(dataclasses.replace(FAST, tokens_per_second=1000.0)) as (worker,):
         loop = asyncio.get_running_loop()
-        worker.set_faults([script.Slow(factor=20.0)])
+        worker.set_faults([faults.Slow(factor=20.0)])
         start = loop.time()
         await client.post(worker.url + CHAT, json={**HI, "max_tokens": 11})
         assert loop.time() - start >= 0.2
@@ -327,7 +327,7 @@ async def test_a_dead_engine(client: httpx.AsyncClient) -> None:
     async with workers(SLOW) as (worker,):
         streamed = asyncio.create_task(client.post(worker.url + CHAT, json=ENDLESS))
         await auntil(lambda: worker.tokens > 1)
-        worker.set_faults([script.Dead()])
+        worker.set_faults([faults.Dead()])
         assert (await events(await streamed))[-1]["error"]["message"].startswith("EngineCore encountered an issue")
         refused = await client.post(worker.url + CHAT, json=HI)
         assert (refused.status_code, refused.json()["error"]["type"]) == (500, "InternalServerError")
@@ -339,7 +339,7 @@ async def test_a_draining_worker_finishes_and_takes_nothing_new(client: httpx.As
     async with workers(dataclasses.replace(FAST, tokens_per_second=200.0)) as (worker,):
         running = asyncio.create_task(client.post(worker.url + CHAT, json=STREAM))
         await auntil(lambda: worker.running == 1)
-        worker.set_faults([script.Draining()])
+        worker.set_faults([faults.Draining()])
         refused = await client.post(worker.url + CHAT, json=HI)
         assert refused.json()["error"]["message"] == "cannot schedule new futures after shutdown"
         assert (await client.get(worker.url + "/health")).status_code == 200
@@ -348,7 +348,7 @@ async def test_a_draining_worker_finishes_and_takes_nothing_new(client: httpx.As
 
 async def test_a_worker_dies_at_a_token_of_a_marked_request(client: httpx.AsyncClient) -> None:
     async with workers() as (worker,):
-        worker.set_faults([script.Die(after_tokens=3, marker="poison")])
+        worker.set_faults([faults.Die(after_tokens=3, marker="poison")])
         assert (await client.post(worker.url + CHAT, json=STREAM)).status_code == 200
         poison = {**STREAM, "messages": [{"role": "user", "content": "poison"}]}
         with pytest.raises(httpx.TransportError):
@@ -361,14 +361,14 @@ async def test_a_worker_dies_at_a_token_of_a_marked_request(client: httpx.AsyncC
 @pytest.mark.parametrize("where", ["head", "chunk"])
 async def test_garbage_breaks_http(client: httpx.AsyncClient, where: Any) -> None:
     async with workers() as (worker,):
-        worker.set_faults([script.Garbage(where=where, after_tokens=2)])
+        worker.set_faults([faults.Garbage(where=where, after_tokens=2)])
         with pytest.raises(httpx.RemoteProtocolError):
             await client.post(worker.url + CHAT, json=STREAM)
 
 
 async def test_garbage_in_an_event(client: httpx.AsyncClient) -> None:
     async with workers() as (worker,):
-        worker.set_faults([script.Garbage(after_tokens=2)])
+        worker.set_faults([faults.Garbage(after_tokens=2)])
         answer = await client.post(worker.url + CHAT, json=STREAM)
         assert b"not JSON" in answer.content
         assert answer.content.endswith(b"data: [DONE]\n\n")
@@ -376,7 +376,7 @@ async def test_garbage_in_an_event(client: httpx.AsyncClient) -> None:
 
 async def test_every_byte_by_itself() -> None:
     async with workers() as (worker,):
-        worker.set_faults([script.Split()])
+        worker.set_faults([faults.Split()])
         body = json.dumps({**STREAM, "max_tokens": 4}).encode()
         reader, writer = await asyncio.open_connection("127.0.0.1", worker.port)
         head = b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\n"
@@ -487,7 +487,7 @@ def test_a_process_serves_counts_and_dies_by_its_script() -> None:
         stats = worker.stats()
         assert stats["requests"] == {CHAT: 1}
         assert stats["tokens"] == 65
-        worker.set_faults([script.Die(after_tokens=2)])
+        worker.set_faults([faults.Die(after_tokens=2)])
         with pytest.raises(httpx.TransportError):
             httpx.post(worker.url + CHAT, json=STREAM, trust_env=False)
         assert worker.wait() == 137
@@ -541,7 +541,7 @@ def test_a_process_ignores_sigterm_while_that_fault_is_set() -> None:
 
 def test_a_process_exits_some_time_after_its_engine_died() -> None:
     with SimulatedProcess() as worker:
-        worker.set_faults([script.Dead(exit_after=0.3)])
+        worker.set_faults([faults.Dead(exit_after=0.3)])
         assert httpx.get(worker.url + "/health", trust_env=False).status_code == 503
         assert worker.wait() == 137
 

@@ -3,14 +3,14 @@
 In the loop, where counters and requests can be looked at directly:
 
     async with workers(Options(speed=2.0), Options(speed=0.5)) as (fast, slow):
-        fast.set_faults([script.Cut(after_tokens=3)])
+        fast.set_faults([faults.Cut(after_tokens=3)])
         ...
         assert fast.running == 0 and fast.aborted == 1
 
 As a process, which can be killed and stopped:
 
     with SimulatedProcess("--speed", "2") as worker:
-        worker.set_faults([script.Status(status=503, count=1)])
+        worker.set_faults([faults.Status(status=503, count=1)])
         worker.kill()
 
 As the program that an agent starts: `COMMAND`, or `failing` for one that does not start.
@@ -35,7 +35,7 @@ import msgspec
 
 from tests.support.until import until
 from vllama_pool.workers.process.lifeline import die_with_parent
-from vllama_pool.workers.simulated import Options, Simulated, script
+from vllama_pool.workers.simulated import Options, Simulated, faults
 
 ROOT = Path(__file__).resolve().parents[3]
 FAST = Options(model="m", tokens_per_second=1000.0, ttft=0.0)
@@ -98,7 +98,7 @@ class SimulatedProcess:
         found: dict[str, Any] = httpx.get(f"{self.url}/simulated/stats", trust_env=False).json()
         return found
 
-    def set_faults(self, faults: Iterable[script.Fault]) -> None:
+    def set_faults(self, faults: Iterable[faults.Fault]) -> None:
         """Replace its faults."""
         body = msgspec.json.encode(list(faults))
         httpx.post(f"{self.url}/simulated/faults", content=body, trust_env=False).raise_for_status()

@@ -12,10 +12,10 @@ from vllama_pool.workers.simulated import vocabulary as v
 from vllama_pool.workers.simulated.answers import (
     ASSISTANT,
     NO_THINKING,
+    AnswerPlan,
     Call,
     Kind,
     SimulatedText,
-    Wants,
     answer,
     document,
     invalid_type,
@@ -33,7 +33,7 @@ def text(whole: SimulatedText, *kinds: Kind) -> str:
 
 
 def test_an_answer_says_that_it_is_simulated_and_counts() -> None:
-    whole = answer(chat("What is 2+2?"), Wants(length=40))
+    whole = answer(chat("What is 2+2?"), AnswerPlan(length=40))
     assert text(whole, Kind.CONTENT).startswith("Simulated answer to: What is 2+2?. I count: one two three four")
     assert whole.natural == 40
 
@@ -50,34 +50,34 @@ def test_the_question_is_the_last_users() -> None:
 def test_a_cut_answer_goes_on_where_it_was_cut(words: str, cut: int, raw: bool, thinking: bool) -> None:
     """As a completion of the prompt's tokens and those generated so far, on any worker."""
     prompt = v.encode(words or "?") if raw else chat(words)
-    whole = answer(prompt, Wants(thinking=thinking and not raw, length=64))
+    whole = answer(prompt, AnswerPlan(thinking=thinking and not raw, length=64))
     so_far = [whole.token(index).id for index in range(cut)]
-    rest = answer([*prompt, *so_far], Wants(length=64))
+    rest = answer([*prompt, *so_far], AnswerPlan(length=64))
     assert cut + rest.natural == whole.natural
     assert [rest.token(i).id for i in range(100)] == [whole.token(cut + i).id for i in range(100)]
 
 
 def test_a_cut_answer_goes_on_behind_an_empty_thought() -> None:
     prompt = [*chat("Hi"), *NO_THINKING]
-    whole = answer(prompt, Wants())
-    rest = answer([*prompt, *(whole.token(i).id for i in range(3))], Wants())
+    whole = answer(prompt, AnswerPlan())
+    rest = answer([*prompt, *(whole.token(i).id for i in range(3))], AnswerPlan())
     assert rest.token(0) == whole.token(3)
 
 
 def test_what_is_no_beginning_of_the_answer_is_followed_by_counting() -> None:
-    other = answer([*chat("Hi"), *v.encode("Something else")], Wants())
+    other = answer([*chat("Hi"), *v.encode("Something else")], AnswerPlan())
     assert text(other, Kind.CONTENT).startswith(" one two")
 
 
 def test_reasoning_comes_first_and_apart() -> None:
-    whole = answer(chat("Hi"), Wants(thinking=True))
+    whole = answer(chat("Hi"), AnswerPlan(thinking=True))
     assert text(whole, Kind.REASONING) == "\nThe user asked something. I repeat their words.\n"
     assert text(whole, Kind.CONTENT).startswith("\n\nSimulated answer to: Hi")
     assert (whole.token(0).id, whole.token(0).kind) == (v.THINK, Kind.HIDDEN)
 
 
 def test_a_call_is_a_head_and_pieces_of_its_arguments() -> None:
-    whole = answer(chat("weather?"), Wants(call=Call("get_weather", '{"city": "Paris"}')))
+    whole = answer(chat("weather?"), AnswerPlan(call=Call("get_weather", '{"city": "Paris"}')))
     assert text(whole, Kind.CALL) == "get_weather"
     assert text(whole, Kind.ARGUMENTS) == '{"city": "Paris"}'
     assert text(whole, Kind.CONTENT) == ""
@@ -85,12 +85,12 @@ def test_a_call_is_a_head_and_pieces_of_its_arguments() -> None:
 
 
 def test_completions_see_the_markup() -> None:
-    seen = untagged(answer(chat("Hi"), Wants(thinking=True)))
+    seen = untagged(answer(chat("Hi"), AnswerPlan(thinking=True)))
     assert text(seen, Kind.CONTENT).startswith("<think>\nThe user asked")
 
 
 def test_ids_and_text_agree() -> None:
-    whole = untagged(answer(chat("🦙 ünïcode"), Wants(length=60)))
+    whole = untagged(answer(chat("🦙 ünïcode"), AnswerPlan(length=60)))
     ids = [whole.token(i).id for i in range(60)]
     assert v.decode(ids) == text(whole, Kind.CONTENT)
 

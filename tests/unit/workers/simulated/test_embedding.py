@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from vllama_pool.workers.simulated.embedding import answer, check
-from vllama_pool.workers.simulated.errors import Refusal
+from vllama_pool.workers.simulated.errors import ApiError
 from vllama_pool.workers.simulated.options import Options
 from vllama_pool.workers.simulated.requests import parse_embedding
 
@@ -31,7 +31,7 @@ def vectors(found: dict[str, Any]) -> list[list[float]]:
 
 
 def refusal(**fields: Any) -> str:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ApiError) as caught:
         asked(**fields)
     return caught.value.message
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllama_pool.workers.simulated import vocabulary as v
-from vllama_pool.workers.simulated.answers import Kind, SimulatedText, Token, Wants, answer
+from vllama_pool.workers.simulated.answers import AnswerPlan, Kind, SimulatedText, Token, answer
 from vllama_pool.workers.simulated.generation import END, Ending, Generation, StopFilter
 
 PROMPT = v.encode("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
@@ -36,7 +36,7 @@ def run(whole: SimulatedText, ending: Ending) -> Taken:
     return taken
 
 
-PLAIN = answer(PROMPT, Wants(length=20))
+PLAIN = answer(PROMPT, AnswerPlan(length=20))
 
 
 def test_at_its_natural_end_with_the_end_of_text_token() -> None:
@@ -82,12 +82,12 @@ def test_the_filter_finds_the_first_stop_string_however_the_text_is_cut(pieces: 
     finder = StopFilter(stop, include=False)
     shown, reason = "", None
     for piece in pieces:
-        token, reason = finder.take(Token(1, piece, Kind.CONTENT, b""), last=False)
+        token, reason = finder.feed(Token(1, piece, Kind.CONTENT, b""), last=False)
         shown += token.text
         if reason:
             break
     else:
-        token, reason = finder.take(END, last=True)
+        token, reason = finder.feed(END, last=True)
         shown += token.text
     text = "".join(pieces)
     ends = [end for end in range(len(text) + 1) if any(text[:end].endswith(word) for word in stop)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from vllama_pool.workers.simulated.faults import Cut
 from vllama_pool.workers.simulated.options import parse_arguments
-from vllama_pool.workers.simulated.script import Cut
 
 
 def test_vllms_command_line_is_understood() -> None:

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from vllama_pool.workers.simulated.errors import Refusal
+from vllama_pool.workers.simulated.errors import ApiError
 from vllama_pool.workers.simulated.requests import parse_chat, parse_completion, parse_embedding, parse_tokenize
 
 HI = {"messages": [{"role": "user", "content": "hi"}]}
 JSON = "application/json"
 
 
-def refused(body: Any, parse: Any = parse_chat, content_type: str = JSON) -> Refusal:
+def refused(body: Any, parse: Any = parse_chat, content_type: str = JSON) -> ApiError:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ApiError) as caught:
         parse(data, content_type)
     assert caught.value.status == 400
     return caught.value

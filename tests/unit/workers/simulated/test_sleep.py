@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vllama_pool.workers.simulated.errors import Refusal
+from vllama_pool.workers.simulated.errors import ApiError
 from vllama_pool.workers.simulated.requests import parse_sleep
 from vllama_pool.workers.simulated.sleep import SleepState
 
@@ -61,7 +61,7 @@ def test_the_query_has_a_level_and_a_mode() -> None:
     ],
 )
 def test_an_invalid_query_is_a_validation_error(query: str, param: str, text: str) -> None:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ApiError) as caught:
         parse_sleep(query)
     assert (caught.value.status, caught.value.kind, caught.value.param) == (400, "Bad Request", param)
     assert text in caught.value.message

@@ -19,11 +19,11 @@ from typing import Protocol, cast
 
 import httptools
 
-from vllama_pool.workers.simulated.errors import HttpAnswer
+from vllama_pool.workers.simulated.errors import HttpResponse
 
 SERVER = b"vllama-simulated"
 EVENT_STREAM = "text/event-stream; charset=utf-8"
-MAX_AHEAD = 8
+MAX_PIPELINED = 8
 """Pipelined requests per connection before reading pauses."""
 
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
@@ -63,7 +63,17 @@ class Service(Protocol):
 class Exchange:
     """The response to one request. Writes after its end or a disconnect are ignored."""
 
-    __slots__ = ("_bodiless", "_buffer", "_connection", "ended", "garbled", "on_lost", "on_resume", "split", "started")
+    __slots__ = (
+        "_bodiless",
+        "_buffer",
+        "_connection",
+        "ended",
+        "garbled",
+        "on_disconnect",
+        "on_resume",
+        "split",
+        "started",
+    )
 
     def __init__(self, connection: Connection, *, bodiless: bool = False) -> None:
         self._bodiless = bodiless
@@ -75,7 +85,7 @@ class Exchange:
         """Write every byte separately."""
         self.garbled: bytes | None = None
         """Replacement for the next bytes written."""
-        self.on_lost: Callable[[], None] | None = None
+        self.on_disconnect: Callable[[], None] | None = None
         """Called once if the client disconnects before the end."""
         self.on_resume: Callable[[], None] | None = None
         """Called when a slow client reads again."""
@@ -85,7 +95,7 @@ class Exchange:
         """True if the client reads too slowly."""
         return self._connection.paused
 
-    def respond(self, answer: HttpAnswer) -> None:
+    def respond(self, answer: HttpResponse) -> None:
         if self.started or self.ended:
             return
         self.started = True
@@ -122,18 +132,18 @@ class Exchange:
         self.flush()
         self._finish()
 
-    def cut(self, *, reset: bool = False) -> None:
+    def close(self, *, reset: bool = False) -> None:
         """Close the connection with FIN or RST, even within a response."""
         self.flush()
         self.ended = True
-        self._connection.cut(reset=reset)
+        self._connection.close(reset=reset)
 
-    def lost(self) -> None:
+    def disconnect(self) -> None:
         """Handle a disconnect."""
         if not self.ended:
             self.ended = True
-            if self.on_lost is not None:
-                self.on_lost()
+            if self.on_disconnect is not None:
+                self.on_disconnect()
 
     def _write(self, data: bytes) -> None:
         if self.garbled is not None:
@@ -181,7 +191,7 @@ class Connection(asyncio.Protocol):
             pass
         except httptools.HttpParserError:
             self.write(_BAD_REQUEST)
-            self.cut()
+            self.close()
 
     def eof_received(self) -> None:
         """Return None, which closes the connection, as uvicorn does on a half-close."""
@@ -192,7 +202,7 @@ class Connection(asyncio.Protocol):
         self._transport = None
         self._waiting.clear()
         if self._exchange is not None:
-            self._exchange.lost()
+            self._exchange.disconnect()
 
     def pause_writing(self) -> None:
         self.paused = True
@@ -234,7 +244,7 @@ class Connection(asyncio.Protocol):
         assert request is not None
         request.body = b"".join(request.chunks)
         self._waiting.append(request)
-        if len(self._waiting) >= MAX_AHEAD and self._transport is not None:
+        if len(self._waiting) >= MAX_PIPELINED and self._transport is not None:
             self._transport.pause_reading()
         if self._exchange is None:
             self._answer()
@@ -279,7 +289,7 @@ class Connection(asyncio.Protocol):
         else:
             self._start_idle()
 
-    def cut(self, *, reset: bool = False) -> None:
+    def close(self, *, reset: bool = False) -> None:
         if self._transport is None:
             return
         if not reset:

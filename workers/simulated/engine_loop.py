@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from vllama_pool.workers.simulated.engine import Engine, Entry, Pause, Sequence
-from vllama_pool.workers.simulated.wire import Exchange
+from vllama_pool.workers.simulated.http_server import Exchange
 
 MAX_STEPS = 64
 """Steps per turn of the event loop, so that it can read requests."""
@@ -14,7 +14,7 @@ MAX_LAG = 1.0
 """Seconds that a late timer makes up for."""
 
 
-class Runner:
+class EngineLoop:
     """Steps the engine, and catches up on late steps, so that rates hold under load."""
 
     def __init__(self, engine: Engine, slow: Callable[[], float]) -> None:
@@ -24,29 +24,29 @@ class Runner:
         self._slow = slow
         self._stepped = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self._touched: list[Exchange] = []
-        self._after: list[Callable[[], None]] = []
+        self._unflushed: list[Exchange] = []
+        self._callbacks: list[Callable[[], None]] = []
         self._on_drained: list[Callable[[], None]] = []
-        self._suspended = False
+        self._frozen = False
 
     def submit(self, sequence: Sequence) -> Entry:
         entry = self.engine.submit(sequence, asyncio.get_running_loop().time())
-        self._wake()
+        self._start_timer()
         return entry
 
     def abort(self, entry: Entry) -> bool:
         """Remove a sequence. Within a step, use `after`."""
-        found = self.engine.abort(entry, asyncio.get_running_loop().time())
+        removed = self.engine.abort(entry, asyncio.get_running_loop().time())
         self._check_drained()
-        return found
+        return removed
 
-    def touch(self, exchange: Exchange) -> None:
+    def flush_later(self, exchange: Exchange) -> None:
         """Flush the exchange after this turn's steps."""
-        self._touched.append(exchange)
+        self._unflushed.append(exchange)
 
-    def after(self, callback: Callable[[], None]) -> None:
+    def call_after_flush(self, callback: Callable[[], None]) -> None:
         """Call this after the flush."""
-        self._after.append(callback)
+        self._callbacks.append(callback)
 
     def pause(self, pause: Pause) -> None:
         self.engine.suspend(pause)
@@ -60,26 +60,26 @@ class Runner:
 
     def resume(self) -> None:
         self.engine.resume(asyncio.get_running_loop().time())
-        self._wake()
+        self._start_timer()
 
-    def suspend(self) -> None:
+    def freeze(self) -> None:
         """Stop stepping, as a frozen process does."""
-        self._suspended = True
+        self._frozen = True
         self._cancel()
 
-    def go_on(self) -> None:
+    def unfreeze(self) -> None:
         """End `suspend`, without catching up."""
-        self._suspended = False
-        self._wake()
+        self._frozen = False
+        self._start_timer()
 
     def stop(self) -> None:
         self._cancel()
-        self._touched.clear()
+        self._unflushed.clear()
         self._on_drained.clear()
-        self._after.clear()
+        self._callbacks.clear()
 
-    def _wake(self) -> None:
-        if self._timer is None and self.engine.can_step and not self._suspended:
+    def _start_timer(self) -> None:
+        if self._timer is None and self.engine.can_step and not self._frozen:
             now = asyncio.get_running_loop().time()
             self._schedule(max(now, min(entry.ready for entry in self.engine.running)))
 
@@ -103,7 +103,7 @@ class Runner:
                 break
         self.flush()
         self._check_drained()
-        if not self.engine.can_step or self._suspended:
+        if not self.engine.can_step or self._frozen:
             return
         if self._timer is None:
             self._stepped = max(self._stepped, now - MAX_LAG)
@@ -115,11 +115,11 @@ class Runner:
                 self._timer = loop.call_at(due, self._tick)
 
     def flush(self) -> None:
-        touched, self._touched = self._touched, []
-        for exchange in touched:
+        unflushed, self._unflushed = self._unflushed, []
+        for exchange in unflushed:
             exchange.flush()
-        after, self._after = self._after, []
-        for callback in after:
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
             callback()
 
     def _check_drained(self) -> None:

@@ -125,39 +125,39 @@ Fault = WorkerFault | RequestFault
 
 def parse(data: bytes | str) -> list[Fault]:
     """Parse one fault or a list from JSON. Raises msgspec.DecodeError."""
-    found = msgspec.json.decode(data, type=Fault | list[Fault])
-    return found if isinstance(found, list) else [found]
+    parsed = msgspec.json.decode(data, type=Fault | list[Fault])
+    return parsed if isinstance(parsed, list) else [parsed]
 
 
-class Script:
+class FaultPlan:
     def __init__(self, faults: Iterable[Fault] = ()) -> None:
         self.replace(faults)
 
     def replace(self, faults: Iterable[Fault]) -> None:
         self._faults = tuple(faults)
-        self._left = [fault.count if isinstance(fault, _Request) else None for fault in self._faults]
+        self._remaining = [fault.count if isinstance(fault, _Request) else None for fault in self._faults]
 
     @property
     def faults(self) -> Sequence[Fault]:
         return self._faults
 
-    def state(self, kind: type[_Worker]) -> _Worker | None:
+    def active(self, kind: type[_Worker]) -> _Worker | None:
         """Return the worker's fault of this kind."""
         return next((fault for fault in self._faults if isinstance(fault, kind)), None)
 
     @property
-    def slow(self) -> float:
-        fault = self.state(Slow)
+    def slowdown(self) -> float:
+        fault = self.active(Slow)
         return fault.factor if isinstance(fault, Slow) else 1.0
 
-    def take(self, path: str, body: bytes) -> RequestFault | None:
+    def next_for(self, path: str, body: bytes) -> RequestFault | None:
         """Return the fault that hits this request, and count it."""
         for index, fault in enumerate(self._faults):
-            if not isinstance(fault, _Request) or path not in fault.paths or self._left[index] == 0:
+            if not isinstance(fault, _Request) or path not in fault.paths or self._remaining[index] == 0:
                 continue
             if fault.marker and fault.marker.encode() not in body:
                 continue
-            left = self._left[index]
-            self._left[index] = None if left is None else left - 1
+            remaining = self._remaining[index]
+            self._remaining[index] = None if remaining is None else remaining - 1
             return fault
         return None

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from vllama_pool.workers.simulated.answers import Kind, Token
-from vllama_pool.workers.simulated.errors import Refusal
+from vllama_pool.workers.simulated.errors import ApiError
 from vllama_pool.workers.simulated.logprobs import chat_logprobs, completion_logprobs
 
 DONE = b"data: [DONE]\n\n"
@@ -20,7 +20,7 @@ encode = msgspec.json.encode
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class ResponseHead:
     id: str
     created: int
     model: str
@@ -43,7 +43,7 @@ class Stream:
 
     def __init__(
         self,
-        head: Head,
+        head: ResponseHead,
         write: Callable[[bytes], None],
         blocked: Callable[[], bool],
         *,
@@ -57,7 +57,7 @@ class Stream:
         self._usage = usage
         self._final_usage = final_usage
         self._metrics = metrics
-        self._kept: list[Token] = []
+        self._pending: list[Token] = []
         self._first = True
         self._prefix = b'data: {"id":%b,"object":"%b","created":%d,"model":%b,"choices":[{"index":0,' % (
             encode(head.id),
@@ -73,21 +73,21 @@ class Stream:
             self.open()
         if not finish:
             if self._blocked():
-                self._kept.append(token)
+                self._pending.append(token)
                 return
-            if not self._kept and self._plain and token.kind is Kind.CONTENT:
+            if not self._pending and self._plain and token.kind is Kind.CONTENT:
                 self.plain(token)
                 return
-        self._kept.append(token)
+        self._pending.append(token)
         self.catch_up(finish, stop_reason)
         if finish:
             self._end()
 
     def catch_up(self, finish: str = "", stop_reason: str | None = None) -> None:
         """Write waiting tokens, one event per run of a kind."""
-        kept, self._kept = self._kept, []
+        pending, self._pending = self._pending, []
         group: list[Token] = []
-        for token in kept:
+        for token in pending:
             if group and (token.kind is not group[0].kind or token.kind is Kind.CALL):
                 self._group(group, "", None)
                 group = []
@@ -95,9 +95,9 @@ class Stream:
         if group:
             self._group(group, finish, stop_reason)
 
-    def fail(self, refusal: Refusal) -> None:
+    def fail(self, error: ApiError) -> None:
         """Write an error after the 200, and end the stream."""
-        self._write(refusal.event)
+        self._write(error.event)
         self._write(DONE)
 
     def abort(self) -> None:
@@ -185,7 +185,7 @@ class ChatStream(Stream):
         self._write(self._delta + token.json + self._tail)
 
     def event(self, group: Sequence[Token], finish: str, stop_reason: str | None) -> dict[str, Any] | None:
-        delta = self._delta_of(group)
+        delta = self._make_delta(group)
         hidden = not self.head.include_reasoning and group[0].kind in (Kind.REASONING, Kind.HIDDEN)
         if not delta and not finish and (self._plain or hidden):
             return None
@@ -198,7 +198,7 @@ class ChatStream(Stream):
         choice["token_ids"] = self._ids(group)
         return choice
 
-    def _delta_of(self, group: Sequence[Token]) -> dict[str, Any]:
+    def _make_delta(self, group: Sequence[Token]) -> dict[str, Any]:
         kind = group[0].kind
         text = "".join(token.text for token in group)
         if kind is Kind.CONTENT:
@@ -220,7 +220,7 @@ class CompletionStream(Stream):
         super().__init__(*args, **kwargs)
         self._echo = echo
         self._offset = 0
-        self._prompt_told = not (echo or self.head.return_token_ids)
+        self._prompt_sent = not (echo or self.head.return_token_ids)
         self._plain = self._plain and not echo
         self._text = self._prefix + b'"text":'
         self._tail = (
@@ -239,7 +239,7 @@ class CompletionStream(Stream):
         self._offset += len(text)
         choice["finish_reason"] = finish or None
         choice["stop_reason"] = stop_reason
-        choice["prompt_token_ids"] = None if self._prompt_told else list(self.head.prompt_ids)
-        self._prompt_told = True
+        choice["prompt_token_ids"] = None if self._prompt_sent else list(self.head.prompt_ids)
+        self._prompt_sent = True
         choice["token_ids"] = self._ids(group)
         return choice

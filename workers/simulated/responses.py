@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from vllama_pool.workers.simulated.answers import Kind, Token
-from vllama_pool.workers.simulated.chunks import Head
 from vllama_pool.workers.simulated.logprobs import chat_logprobs, completion_logprobs
+from vllama_pool.workers.simulated.streams import ResponseHead
 
 
-class Collected:
+class Collector:
     """Collects an answer's tokens, and calls `done` at its end."""
 
     def __init__(self, done: Callable[[], None]) -> None:
@@ -38,9 +38,9 @@ class Collected:
         return [token.id for token in self.tokens]
 
 
-def chat_document(
-    head: Head,
-    got: Collected,
+def chat_response(
+    head: ResponseHead,
+    collected: Collector,
     *,
     usage: dict[str, Any],
     metrics: dict[str, Any] | None,
@@ -48,9 +48,9 @@ def chat_document(
     auto: bool,
 ) -> dict[str, Any]:
     """Return a chat answer. With `auto`, the content beside a call is null, not ""."""
-    content: str | None = got.text(Kind.CONTENT) or None
-    name = got.text(Kind.CALL)
-    reasoning = got.text(Kind.REASONING) if head.include_reasoning else ""
+    content: str | None = collected.text(Kind.CONTENT) or None
+    name = collected.text(Kind.CALL)
+    reasoning = collected.text(Kind.REASONING) if head.include_reasoning else ""
     message: dict[str, Any] = {
         "role": "assistant",
         "content": (None if auto else "") if name else content,
@@ -60,19 +60,19 @@ def chat_document(
         "function_call": None,
     }
     if name:
-        function = {"name": name, "arguments": got.text(Kind.ARGUMENTS)}
+        function = {"name": name, "arguments": collected.text(Kind.ARGUMENTS)}
         message["tool_calls"] = [{"id": call_id, "type": "function", "function": function}]
     message["reasoning"] = reasoning or None
     logprobs = None
     if head.logprobs is not None and head.include_reasoning:
-        logprobs = {"content": chat_logprobs(got.tokens, head.logprobs)}
+        logprobs = {"content": chat_logprobs(collected.tokens, head.logprobs)}
     choice = {
         "index": 0,
         "message": message,
         "logprobs": logprobs,
-        "finish_reason": got.finish,
-        "stop_reason": got.stop_reason,
-        "token_ids": got.ids if head.return_token_ids else None,
+        "finish_reason": collected.finish,
+        "stop_reason": collected.stop_reason,
+        "token_ids": collected.ids if head.return_token_ids else None,
         "routed_experts": None,
     }
     return {
@@ -93,19 +93,19 @@ def chat_document(
     }
 
 
-def completion_document(
-    head: Head, got: Collected, *, usage: dict[str, Any], metrics: dict[str, Any] | None, echo: str
+def completion_response(
+    head: ResponseHead, collected: Collector, *, usage: dict[str, Any], metrics: dict[str, Any] | None, echo: str
 ) -> dict[str, Any]:
     logprobs = None
     if head.logprobs is not None:
-        logprobs = completion_logprobs(got.tokens, head.logprobs, len(echo))
+        logprobs = completion_logprobs(collected.tokens, head.logprobs, len(echo))
     choice = {
         "index": 0,
-        "text": echo + got.text(Kind.CONTENT),
+        "text": echo + collected.text(Kind.CONTENT),
         "logprobs": logprobs,
-        "finish_reason": got.finish,
-        "stop_reason": got.stop_reason,
-        "token_ids": got.ids if head.return_token_ids else None,
+        "finish_reason": collected.finish,
+        "stop_reason": collected.stop_reason,
+        "token_ids": collected.ids if head.return_token_ids else None,
         "prompt_logprobs": None,
         "prompt_token_ids": list(head.prompt_ids) if head.return_token_ids else None,
         "routed_experts": None,
