@@ -50,7 +50,7 @@ from vllama_pool.router.telemetry.request_record import Observers
 from vllama_pool.router.telemetry.worker_view import view_workers
 from vllama_pool.router.upstream.client import UpstreamClient
 from vllama_pool.router.upstream.interface import Client
-from vllama_pool.router.virtual_models.plans import Inventory
+from vllama_pool.router.virtual_models.change_plans import Inventory
 from vllama_pool.router.virtual_models.store import ModelStore
 from vllama_pool.router.wiring import Sources, open_sources, writes_refusal
 

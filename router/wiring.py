@@ -14,9 +14,9 @@ from vllama_pool.router.discovery import static_workers
 from vllama_pool.router.discovery.registry_loop import Discovery
 from vllama_pool.router.discovery.static_workers import StaticWorkers
 from vllama_pool.router.discovery.trust import Endpoints, RecordChecker
-from vllama_pool.router.virtual_models.plans import UNSIGNED, WRITES_OFF
+from vllama_pool.router.virtual_models.change_plans import UNSIGNED, WRITES_OFF
+from vllama_pool.router.virtual_models.model_signer import SignaturePolicy
 from vllama_pool.router.virtual_models.savefile import SaveFile
-from vllama_pool.router.virtual_models.sealing import SignaturePolicy
 from vllama_pool.router.virtual_models.store import ModelStore
 from vllama_pool.router.virtual_models.sync import ModelSync
 from vllama_pool.workers.registry import embedded
@@ -79,7 +79,7 @@ def signature_policy(settings: RouterSettings) -> SignaturePolicy:
     """Accept unsigned records only from a registry that other machines cannot write."""
     registry = settings.registry
     secret = registry.fleet_secret.get_secret_value().encode() if registry.fleet_secret else None
-    return SignaturePolicy(registry.fleet, secret, unsigned=registry.embedded and secret is None)
+    return SignaturePolicy(registry.fleet, secret, allow_unsigned=registry.embedded and secret is None)
 
 
 def record_checker(settings: RouterSettings, endpoints: Endpoints) -> RecordChecker:
@@ -87,7 +87,7 @@ def record_checker(settings: RouterSettings, endpoints: Endpoints) -> RecordChec
     return RecordChecker(
         fleet=policy.fleet,
         secret=policy.secret,
-        unsigned=policy.unsigned,
+        allow_unsigned=policy.allow_unsigned,
         networks=settings.registry.worker_networks,
         endpoints=endpoints,
     )
@@ -98,7 +98,7 @@ def writes_refusal(settings: RouterSettings) -> str:
     policy = signature_policy(settings)
     if not settings.model_writes:
         return WRITES_OFF
-    return "" if policy.secret or policy.unsigned else UNSIGNED
+    return "" if policy.secret or policy.allow_unsigned else UNSIGNED
 
 
 def save_file(settings: RouterSettings) -> SaveFile | None:

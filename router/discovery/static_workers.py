@@ -22,7 +22,7 @@ from vllama_pool.router.discovery.trust import Endpoints
 from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.record import LoadReport, ModelInfo, WorkerRecord, WorkerState
 from vllama_pool.workers.vllm import probe
-from vllama_pool.workers.vllm.abilities import abilities
+from vllama_pool.workers.vllm.abilities import detect_abilities
 from vllama_pool.workers.vllm.probe import Health, Metrics, ProbeFailed, ProbeResult
 
 INTERVAL = 1.0
@@ -158,13 +158,13 @@ class StaticWatch:
     async def learn(self) -> None:
         """Try out tools, thinking and vision, and update the pool."""
         generation = self._generation
-        shown = await abilities(self._client, self.worker.url, self._models[0].name, self._key)
+        detected = await detect_abilities(self._client, self.worker.url, self._models[0].name, self._key)
         if not self._up or self._generation != generation:
             return
         self._learn_tries += 1
-        known = shown.settled or self._learn_tries >= MAX_LEARN_TRIES
-        self._learn_at = None if known else self._clock() + LEARN_RETRY * 2 ** (self._learn_tries - 1)
-        if fresh := [name for name in shown.able if name not in self._abilities]:
+        complete = detected.complete or self._learn_tries >= MAX_LEARN_TRIES
+        self._learn_at = None if complete else self._clock() + LEARN_RETRY * 2 ** (self._learn_tries - 1)
+        if fresh := [name for name in detected.abilities if name not in self._abilities]:
             self._abilities = (*self._abilities, *fresh)
             self._models = self._model_infos()
             self._pool.put(Discovered(self._record(), self._endpoint, self._last_load))

@@ -17,7 +17,7 @@ from vllama_pool.router.discovery.networks import IPAddress, IPNetwork, UrlRefus
 from vllama_pool.router.log_once import LogOnce
 from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.keys import check_worker_id
-from vllama_pool.workers.registry.signature import RecordRefused, unseal
+from vllama_pool.workers.registry.signature import RecordRefused, verify_record
 
 RESOLVE_TIMEOUT = 1.0
 """Seconds."""
@@ -61,21 +61,21 @@ class Endpoints:
 
 
 class RecordChecker:
-    """Checks envelopes and caches accepted ones. `unsigned` as in `signature.unseal`."""
+    """Checks envelopes and caches accepted ones. `allow_unsigned` as in `signature.verify`."""
 
     def __init__(
         self,
         *,
         fleet: str,
         secret: bytes | None,
-        unsigned: bool,
+        allow_unsigned: bool,
         networks: Collection[IPNetwork],
         endpoints: Endpoints,
         resolve: Resolve = resolve,
     ) -> None:
         self._fleet = fleet
         self._secret = secret
-        self._unsigned = unsigned
+        self._allow_unsigned = allow_unsigned
         self._networks = tuple(networks)
         self._endpoints = endpoints
         self._resolve = resolve
@@ -122,12 +122,12 @@ class RecordChecker:
             check_worker_id(worker_id)
         except ValueError as error:
             raise RecordRefused(str(error)) from error
-        record = unseal(
+        record = verify_record(
             envelope,
             worker_id=worker_id,
             fleet=self._fleet,
             secret=self._secret,
-            unsigned=self._unsigned,
+            allow_unsigned=self._allow_unsigned,
         )
         url = parse_url(record.url)
         return Discovered(record, self._endpoints.build(url, await self._pin(url)))

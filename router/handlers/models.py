@@ -17,7 +17,7 @@ from vllama_pool.router.protocol.json_lines import NDJSON
 from vllama_pool.router.protocol.ollama import copying, create, pull
 from vllama_pool.router.protocol.ollama.pull import SUCCESS
 from vllama_pool.router.server.asgi import JSON, decode_body, send_empty
-from vllama_pool.router.virtual_models.plans import (
+from vllama_pool.router.virtual_models.change_plans import (
     BaseMissing,
     Inventory,
     NewModel,

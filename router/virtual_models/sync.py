@@ -20,9 +20,9 @@ import msgspec
 
 from vllama_pool.router.errors import ClientError
 from vllama_pool.router.virtual_models.acks import ACK_TIMEOUT, Acks
+from vllama_pool.router.virtual_models.model_signer import ModelSigner, SignaturePolicy
 from vllama_pool.router.virtual_models.quota import check_quota
 from vllama_pool.router.virtual_models.savefile import SaveFile
-from vllama_pool.router.virtual_models.sealing import Sealer, SignaturePolicy
 from vllama_pool.router.virtual_models.store import ModelStore
 from vllama_pool.workers.registry.client import ModelConflict, ModelStored, RegistryUnavailable, StoredModels
 from vllama_pool.workers.registry.messages import ModelAck, ModelChanged
@@ -80,7 +80,7 @@ class ModelSync:
         because a served or configured model has the same name."""
         self.store = store
         self._registry = registry
-        self._sealer = Sealer(policy)
+        self._signer = ModelSigner(policy)
         self._router_id = router_id
         self._file = file
         self._clock = clock
@@ -122,7 +122,7 @@ class ModelSync:
                 changed=now,
                 parts_digest=digest_of(decided.parts) if decided.parts else "",
             )
-            envelope = self._sealer.seal(key, model)
+            envelope = self._signer.sign(key, model)
             self._check_quota(key, model, envelope)
             put = await self._put(key, envelope)
             if put is not None:
@@ -212,7 +212,7 @@ class ModelSync:
         lacking = [(key, model) for key, model in self.store.all.items() if self._lacks(key, model)]
         for key, model in lacking[:MAX_RESTORED]:
             held = self._held.get(key)
-            envelope = self._sealer.seal(key, model)
+            envelope = self._signer.sign(key, model)
             reply = await self._registry.put_model(key, held.envelope if held else b"", envelope)
             self._read_entry(key, reply.envelope if isinstance(reply, ModelConflict) else envelope)
         if lacking:
@@ -246,7 +246,7 @@ class ModelSync:
             return
         held = self._held.get(key)
         if held is None or held.envelope != envelope:
-            held = _Held(envelope, self._sealer.unseal(key, envelope))
+            held = _Held(envelope, self._signer.verify(key, envelope))
         self._adopt(key, held)
 
     def _adopt(self, key: str, held: _Held) -> None:

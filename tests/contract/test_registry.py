@@ -27,7 +27,7 @@ from vllama_pool.workers.registry.messages import (
     WorkerUp,
 )
 from vllama_pool.workers.registry.record import LoadReport, WorkerRecord, WorkerState
-from vllama_pool.workers.registry.signature import unseal
+from vllama_pool.workers.registry.signature import verify_record
 
 SECRET = b"fleet secret"
 Clients = Callable[[], aioredis.Redis]
@@ -86,7 +86,7 @@ async def test_a_registered_worker_is_in_the_snapshot(registry: Registry) -> Non
     snapshot = await registry.snapshot()
     assert snapshot.version == Version(registered.epoch, registered.seq) == Version(registered.epoch, 1)
     assert snapshot.records is not None
-    assert unseal(snapshot.records["a"], worker_id="a", fleet="f", secret=SECRET) == record()
+    assert verify_record(snapshot.records["a"], worker_id="a", fleet="f", secret=SECRET) == record()
     assert (snapshot.beats["a"].generation, snapshot.beats["a"].load) == (1, LoadReport(running=2))
 
 
@@ -121,7 +121,7 @@ async def test_an_older_generation_is_fenced(registry: Registry) -> None:
     assert not await registry.deregister("a", older)
     snapshot = await registry.snapshot()
     assert snapshot.records is not None
-    held = unseal(snapshot.records["a"], worker_id="a", fleet="f", secret=SECRET)
+    held = verify_record(snapshot.records["a"], worker_id="a", fleet="f", secret=SECRET)
     assert (held.generation, held.url) == (newer, "http://127.0.0.1:2")
 
 
@@ -164,7 +164,7 @@ async def test_every_change_is_published_as_an_event(clients: Clients, registry:
     assert isinstance(subscribed, Subscribed)
     assert isinstance(up, WorkerUp)
     assert (up.worker_id, up.version) == ("a", Version(registered.epoch, 1))
-    assert unseal(up.envelope, worker_id="a", fleet="f", secret=SECRET) == record()
+    assert verify_record(up.envelope, worker_id="a", fleet="f", secret=SECRET) == record()
     assert up.beat.load == LoadReport(running=1)
     assert isinstance(beat, WorkerBeat)
     assert beat.beat.load == LoadReport(state=WorkerState.DRAINING, note="stopping")

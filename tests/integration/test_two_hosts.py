@@ -33,7 +33,7 @@ from vllama_pool.config.api_keys import digest
 from vllama_pool.workers.registry.client import Registry, RegistryUnavailable, connect
 from vllama_pool.workers.registry.keys import Keys
 from vllama_pool.workers.registry.record import LoadReport, ModelInfo, WorkerRecord
-from vllama_pool.workers.registry.signature import seal
+from vllama_pool.workers.registry.signature import sign_record
 
 pytestmark = [pytest.mark.netns, pytest.mark.skipif(bool(impossible()), reason=impossible())]
 
@@ -499,7 +499,7 @@ class Forger:
             url=url,
             models=(ModelInfo(name=model, capabilities=("completion",), has_template=True),),
         )
-        envelope = seal(record, fleet=fleet, secret=secret)
+        envelope = sign_record(record, fleet=fleet, secret=secret)
         self._client.hset(self._keys.w, worker_id, envelope)
         self._written.setdefault(worker_id, 0)
         self._beat(worker_id)

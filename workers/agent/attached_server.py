@@ -15,7 +15,7 @@ from vllama_pool.workers.agent.managed_server import MISSES, Events, Ready
 from vllama_pool.workers.agent.monitor import IDLE_INTERVAL, Monitor
 from vllama_pool.workers.model.describe import Observed, describe
 from vllama_pool.workers.registry.record import WorkerState
-from vllama_pool.workers.vllm.abilities import Shown, abilities
+from vllama_pool.workers.vllm.abilities import Detection, detect_abilities
 from vllama_pool.workers.vllm.flags import Flags
 from vllama_pool.workers.vllm.probe import Health, ProbeResult, probe
 from vllama_pool.workers.vllm.warmup import WarmUpFailed, warm_up
@@ -80,8 +80,8 @@ class AttachedServer:
             templated = await warm_up(self._client, self._url, first, result.tasks, self._key)
         except WarmUpFailed as error:
             return f"{self._url}: {error}"
-        shown = await abilities(self._client, self._url, first, self._key) if templated else Shown()
-        seen = Observed(result.models, (*result.tasks, *shown.able), templated)
+        detected = await detect_abilities(self._client, self._url, first, self._key) if templated else Detection()
+        seen = Observed(result.models, (*result.tasks, *detected.abilities), templated)
         infos = await asyncio.to_thread(describe, self._folder(result), self._flags, seen, self._env)
         self._monitor.misses = 0
         self._monitor.set(WorkerState.READY)

@@ -30,9 +30,10 @@ from vllama_pool.workers.agent.command_line import (
     worker_id,
 )
 from vllama_pool.workers.agent.managed_server import Launch
-from vllama_pool.workers.model import describe, parsers, structured
-from vllama_pool.workers.model.chat_template import read_speech
+from vllama_pool.workers.model import describe, parsers
+from vllama_pool.workers.model.facts import read_facts
 from vllama_pool.workers.model.files import locate
+from vllama_pool.workers.model.structured_outputs import structured_output_flags
 from vllama_pool.workers.process.file_lock import FileLock
 from vllama_pool.workers.registry.keys import check_worker_id
 from vllama_pool.workers.simulated import description
@@ -142,16 +143,16 @@ def _attach(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str], l
     )
 
 
-def _choose(spec: AgentSpec, program: tuple[str, ...], env: Mapping[str, str]) -> parsers.Chosen:
+def _choose(spec: AgentSpec, program: tuple[str, ...], env: Mapping[str, str]) -> parsers.ParserChoice:
     """Return flags for the model's parsers and structured output, unless the user set them."""
     if spec.engine != "vllm":
-        return parsers.Chosen()
+        return parsers.ParserChoice()
     given = Flags(spec.flags)
     revision, folder = given.value("--revision") or "main", given.value("--download-dir")
     files = locate(spec.model, env, revision=revision, download_dir=folder)
-    speech = read_speech(spec.model, files, given, parsers.MARKS)
-    chosen = parsers.choose(speech, given, offered_parsers(program))
-    return replace(chosen, flags=(*chosen.flags, *structured.flags_for(speech, given)))
+    facts = read_facts(spec.model, files, given, parsers.SPECIAL_TOKENS)
+    chosen = parsers.choose(facts, given, offered_parsers(program))
+    return replace(chosen, flags=(*chosen.flags, *structured_output_flags(facts, given)))
 
 
 def check_advertise(host: str, registry: RegistrySettings) -> None:

@@ -27,24 +27,24 @@ def media(config: Config, flags: Flags) -> list[str]:
         return []
     limits = flags.object("--limit-mm-per-prompt")
     found = []
-    if any(config.get(key) is not None for key in _SEEING) and limits.get("image") != 0:
+    if any(config.get(key) is not None for key in _VISION_KEYS) and limits.get("image") != 0:
         found.append("vision")
-    if any(config.get(key) is not None for key in _HEARING) and limits.get("audio") != 0:
+    if any(config.get(key) is not None for key in _AUDIO_KEYS) and limits.get("audio") != 0:
         found.append("audio")
     return found
 
 
-def quantization(config: Config, stored: str, asked: str | None = None) -> tuple[str, int]:
+def quantization(config: Config, stored: str, on_load: str | None = None) -> tuple[str, int]:
     """Return Ollama's label and the bits per quantised weight (0: unquantised), such as ("AWQ-INT4", 4).
 
-    `stored` is the dtype of most elements on disk; `asked` is the quantisation that vLLM applies on load.
+    `stored` is the dtype of most elements on disk; `on_load` is the quantisation that vLLM applies on load.
     """
     settings = text_config(config).get("quantization_config")
     settings = settings if isinstance(settings, dict) else {}
     method = str(settings.get("quant_method", "")).lower().replace("_", "-")
     if not method:
         plain = "FP8" if stored.startswith("F8") else stored
-        return (asked.upper() if asked and asked != "auto" else plain), 0
+        return (on_load.upper() if on_load and on_load != "auto" else plain), 0
     kind, bits = _quantized_weights(settings, method)
     if method in ("fp8", "mxfp4", "modelopt", "modelopt-fp4", "compressed-tensors", "fbgemm-fp8"):
         return kind, bits
@@ -78,13 +78,13 @@ def model_info(config: Config, *, vision: bool = False) -> dict[str, str | int |
         "expert_count": number_or_none(text, "num_local_experts", "num_experts", "n_routed_experts"),
         "expert_used_count": number_or_none(text, "num_experts_per_tok", "num_experts_per_token"),
     }
-    seeing = config.get("vision_config")
-    if vision and isinstance(seeing, dict):
+    vision_config = config.get("vision_config")
+    if vision and isinstance(vision_config, dict):
         table |= {
-            "vision.block_count": number_or_none(seeing, "num_hidden_layers", "depth"),
-            "vision.embedding_length": number_or_none(seeing, "hidden_size", "embed_dim"),
-            "vision.image_size": number_or_none(seeing, "image_size"),
-            "vision.patch_size": number_or_none(seeing, "patch_size"),
+            "vision.block_count": number_or_none(vision_config, "num_hidden_layers", "depth"),
+            "vision.embedding_length": number_or_none(vision_config, "hidden_size", "embed_dim"),
+            "vision.image_size": number_or_none(vision_config, "image_size"),
+            "vision.patch_size": number_or_none(vision_config, "patch_size"),
         }
     return {key: value for key, value in table.items() if value is not None}
 
@@ -126,5 +126,5 @@ def number(config: Config, *keys: str) -> int:
     return int(number_or_none(config, *keys) or 0)
 
 
-_SEEING = ("vision_config", "vision_tower", "mm_vision_tower", "img_processor", "visual")
-_HEARING = ("audio_config", "audio_processor")
+_VISION_KEYS = ("vision_config", "vision_tower", "mm_vision_tower", "img_processor", "visual")
+_AUDIO_KEYS = ("audio_config", "audio_processor")

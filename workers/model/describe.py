@@ -15,8 +15,8 @@ from pathlib import Path
 import msgspec
 
 from vllama_pool.workers.model import safetensors
-from vllama_pool.workers.model.chat_template import chat_templates, has_mistral_tokenizer
 from vllama_pool.workers.model.config_json import Config, media, model_info, number, quantization, text_config
+from vllama_pool.workers.model.facts import chat_templates, has_mistral_tokenizer
 from vllama_pool.workers.model.files import ModelFiles, locate
 from vllama_pool.workers.registry.record import ModelInfo
 from vllama_pool.workers.vllm.flags import Flags
@@ -35,20 +35,20 @@ class Observed:
     """True if a chat request was templated; None if untested."""
 
 
-def describe(model: str, flags: Flags, seen: Observed, env: Mapping[str, str]) -> tuple[ModelInfo, ...]:
+def describe(model: str, flags: Flags, observed: Observed, env: Mapping[str, str]) -> tuple[ModelInfo, ...]:
     """Return the models of one server, the base first. Reads files; call it in a thread."""
-    infos = model_infos(seen.models, seen.tasks)
+    infos = model_infos(observed.models, observed.tasks)
     files = locate(model, env, revision=flags.value("--revision") or "main", download_dir=flags.value("--download-dir"))
     if files is None or not infos:
-        return _unread(infos, flags, seen)
-    roots = {served.name: served.root for served in seen.models}
-    base = complete(infos[0], files, flags, seen)
+        return _unread(infos, flags, observed)
+    roots = {served.name: served.root for served in observed.models}
+    base = complete(infos[0], files, flags, observed)
     adapters = [_adapter(info, base, roots.get(info.name, ""), env) for info in infos if info.parent]
     others = [info for info in infos[1:] if not info.parent]
     return (base, *others, *adapters)
 
 
-def complete(info: ModelInfo, files: ModelFiles, flags: Flags, seen: Observed) -> ModelInfo:
+def complete(info: ModelInfo, files: ModelFiles, flags: Flags, observed: Observed) -> ModelInfo:
     """Fill in the fields that the files provide."""
     config = files.json("config.json")
     text = text_config(config)
@@ -68,8 +68,8 @@ def complete(info: ModelInfo, files: ModelFiles, flags: Flags, seen: Observed) -
         quantization=label,
         context_length=info.context_length or number(text, "max_position_embeddings", "n_positions"),
         embedding_length=number(text, "hidden_size", "n_embd", "d_model"),
-        capabilities=capabilities(seen.tasks, config, templates, flags),
-        has_template=has_template if seen.templated is None else seen.templated,
+        capabilities=capabilities(observed.tasks, config, templates, flags),
+        has_template=has_template if observed.templated is None else observed.templated,
         template=templates[0] if templates else "",
         defaults=sampling_defaults(files, flags),
         license=license_of(files),
@@ -133,8 +133,8 @@ def license_of(files: ModelFiles) -> str:
         return ""
     front = readme[4:].partition("\n---")[0]
     found: dict[str, str] = dict(re.findall(r"^(license(?:_name)?):[ \t]*[\"']?([\w.+-]+)", front, re.MULTILINE))
-    plain = found.get("license", "")
-    return found.get("license_name", plain) if plain in ("", "other") else plain
+    license_id = found.get("license", "")
+    return found.get("license_name", license_id) if license_id in ("", "other") else license_id
 
 
 _THINKING = r"enable_thinking|</?think|reasoning|thinking"
@@ -152,9 +152,9 @@ _OPTIONS = {
 }
 
 
-def _unread(infos: tuple[ModelInfo, ...], flags: Flags, seen: Observed) -> tuple[ModelInfo, ...]:
-    has_template = True if seen.templated is None else seen.templated
-    able = capabilities(seen.tasks, {}, (), flags)
+def _unread(infos: tuple[ModelInfo, ...], flags: Flags, observed: Observed) -> tuple[ModelInfo, ...]:
+    has_template = True if observed.templated is None else observed.templated
+    able = capabilities(observed.tasks, {}, (), flags)
     return tuple(msgspec.structs.replace(info, has_template=has_template, capabilities=able) for info in infos)
 
 

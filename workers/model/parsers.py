@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from vllama_pool.workers.model.chat_template import Speech
+from vllama_pool.workers.model.facts import ModelFacts
 from vllama_pool.workers.vllm.flags import Flags
 
 TOOLS = "--tool-call-parser"
@@ -21,7 +21,7 @@ NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class ParserChoice:
     flags: tuple[str, ...] = ()
     """Arguments for vLLM's command line."""
     notes: tuple[str, ...] = ()
@@ -34,52 +34,52 @@ class _Rule:
 
     parsers: tuple[str, ...]
     """In order of preference; the first one offered is used."""
-    types: str = ""
+    model_type: str = ""
     """Pattern for the whole model_type of config.json."""
-    signs: tuple[str, ...] = ()
+    template_has: tuple[str, ...] = ()
     """Patterns required in the chat templates."""
-    without: str = ""
+    template_lacks: str = ""
     """Pattern excluded from the chat templates."""
-    marks: tuple[str, ...] = ()
+    special_tokens: tuple[str, ...] = ()
     """Tokens required in the tokenizer."""
-    names: str = ""
+    name: str = ""
     """Pattern for the model's name."""
-    prompting: str = ""
+    generation_prompt: str = ""
     """Pattern for the generation prompt."""
 
-    def fits(self, speech: Speech) -> bool:
-        text = "\n".join(speech.templates)
+    def matches(self, facts: ModelFacts) -> bool:
+        text = "\n".join(facts.templates)
         return (
-            (not self.types or re.fullmatch(self.types, speech.model_type) is not None)
-            and all(re.search(sign, text) for sign in self.signs)
-            and not (self.without and re.search(self.without, text))
-            and speech.marks.issuperset(self.marks)
-            and (not self.names or re.search(self.names, speech.name, re.IGNORECASE) is not None)
-            and (not self.prompting or re.search(self.prompting, _prompting(speech)) is not None)
+            (not self.model_type or re.fullmatch(self.model_type, facts.model_type) is not None)
+            and all(re.search(sign, text) for sign in self.template_has)
+            and not (self.template_lacks and re.search(self.template_lacks, text))
+            and facts.special_tokens.issuperset(self.special_tokens)
+            and (not self.name or re.search(self.name, facts.name, re.IGNORECASE) is not None)
+            and (not self.generation_prompt or re.search(self.generation_prompt, _generation_prompt(facts)) is not None)
         )
 
 
-def choose(speech: Speech, flags: Flags, offered: Collection[str] | None = None) -> Chosen:
+def choose(facts: ModelFacts, flags: Flags, offered: Collection[str] | None = None) -> ParserChoice:
     """Choose the parsers that the user's `flags` leave open. `offered`: parsers of this vLLM, None if unknown."""
-    if speech.embeds or re.search(_BASE, speech.name) or flags.has("--config") or _pools(flags):
-        return Chosen()
-    tools, reasoning = _by_files(speech, offered) if speech.files else _by_name(speech.name, offered)
+    if facts.is_embedding or re.search(_BASE, facts.name) or flags.has("--config") or _pools(flags):
+        return ParserChoice()
+    tools, reasoning = _by_files(facts, offered) if facts.files else _by_name(facts.name, offered)
     chosen, notes = [], []
     if not flags.has(TOOLS) and (flags.on(AUTO) or not flags.has(AUTO)):
         if tools:
             chosen.append((TOOLS, tools))
-        elif _mentions(_TOOLS, speech):
+        elif _mentions(_TOOLS, facts):
             notes.append(_unknown("tool calls", f"{AUTO} {TOOLS} NAME"))
     if not flags.has(REASONING) and not flags.begins("--structured-outputs-config"):
         if reasoning:
             chosen.append((REASONING, reasoning))
-        elif _mentions(_THINKS, speech):
+        elif _mentions(_THINKS, facts):
             notes.append(_unknown("thinking", f"{REASONING} NAME"))
     auto = (AUTO,) if (TOOLS, tools) in chosen and not flags.has(AUTO) else ()
     if chosen:
-        said = " and ".join(" ".join(pair) for pair in chosen)
-        notes.insert(0, f"chose {said} by the model's {'files' if speech.files else 'name'}")
-    return Chosen((*auto, *(word for pair in chosen for word in pair)), tuple(notes))
+        parsers = " and ".join(" ".join(pair) for pair in chosen)
+        notes.insert(0, f"chose {parsers} by the model's {'files' if facts.files else 'name'}")
+    return ParserChoice((*auto, *(word for pair in chosen for word in pair)), tuple(notes))
 
 
 def without_none(args: tuple[str, ...]) -> tuple[str, ...]:
@@ -102,9 +102,9 @@ def without_none(args: tuple[str, ...]) -> tuple[str, ...]:
 _TOOL_RULES = (
     _Rule(("openai",), "gpt_oss"),
     _Rule(("gemma4",), "gemma4.*", (r"<\|tool_call>",)),
-    _Rule(("functiongemma",), signs=("<start_function_call>",)),
+    _Rule(("functiongemma",), template_has=("<start_function_call>",)),
     _Rule(("glm45",), "glm4.*", ("<arg_key>",)),
-    _Rule(("kimi_k2",), signs=(r"<\|tool_calls_section_begin\|>",)),
+    _Rule(("kimi_k2",), template_has=(r"<\|tool_calls_section_begin\|>",)),
     _Rule(("deepseek_v32",), "deepseek_v32"),
     _Rule(("deepseek_v31",), "deepseek_v3", (r"<｜tool▁calls▁begin｜>", r"\bthinking\b")),
     _Rule(("deepseek_v3",), "deepseek_v3", (r"<｜tool▁calls▁begin｜>",)),
@@ -112,11 +112,16 @@ _TOOL_RULES = (
     _Rule(("seed_oss",), "seed_oss", ("<seed:tool_call>",)),
     _Rule(("longcat",), "longcat.*", ("<longcat_tool_call>",)),
     _Rule(("hunyuan_a13b",), "hunyuan_v1_moe", ("<tool_calls>",)),
-    _Rule(("lfm2",), "lfm2.*", marks=("<|tool_call_start|>",)),
+    _Rule(("lfm2",), "lfm2.*", special_tokens=("<|tool_call_start|>",)),
     _Rule(("apertus",), "apertus", (r"<\|tools_prefix\|>",)),
     _Rule(("olmo3",), "olmo3", ("<function_calls>",)),
-    _Rule(("jamba",), "jamba", ("<tool_calls>",), marks=("<tool_calls>",)),
-    _Rule(("granite4", "hermes"), "granitemoe.+|granite", ("<tool_call>", '"arguments"'), without=r"<\|tool_call\|>"),
+    _Rule(("jamba",), "jamba", ("<tool_calls>",), special_tokens=("<tool_calls>",)),
+    _Rule(
+        ("granite4", "hermes"),
+        "granitemoe.+|granite",
+        ("<tool_call>", '"arguments"'),
+        template_lacks=r"<\|tool_call\|>",
+    ),
     _Rule(("granite",), "granite.*", (r"<\|tool_call\|>",)),
     _Rule(("qwen3_coder", "qwen3_xml"), "qwen3.*|nemotron_h.*", ("<function=", "<parameter=")),
     _Rule(("phi4_mini_json",), "phi3|phi4.*", ("functools",)),
@@ -125,15 +130,15 @@ _TOOL_RULES = (
         ("llama3_json",),
         "llama|mllama",
         ('"parameters": dictionary of argument name',),
-        without="<tool_call>",
-        marks=("<|python_tag|>",),
+        template_lacks="<tool_call>",
+        special_tokens=("<|python_tag|>",),
     ),
-    _Rule(("mistral",), signs=(r"\[TOOL_CALLS\]",)),
+    _Rule(("mistral",), template_has=(r"\[TOOL_CALLS\]",)),
     _Rule(
         ("hermes",),
         "(?!ernie|hunyuan|glm|mimo|step|internlm).*",
         ("<tool_call>", '"name"', '"arguments"'),
-        without=r"<arg_key>|<function=|<\|tool_call\|>",
+        template_lacks=r"<arg_key>|<function=|<\|tool_call\|>",
     ),
 )
 
@@ -147,21 +152,21 @@ _REASONING_RULES = (
     _Rule(("gemma4",), "gemma4.*", (r"\benable_thinking\b",)),
     _Rule(("glm45",), "glm4.*", (r"\benable_thinking\b",)),
     _Rule(("seed_oss",), "seed_oss", ("<seed:think>",)),
-    _Rule(("minimax_m2",), "minimax_m2", prompting=_OPENS),
-    _Rule(("kimi_k2",), "kimi_k2.*", (_OPENS,), names="thinking"),
+    _Rule(("minimax_m2",), "minimax_m2", generation_prompt=_OPENS),
+    _Rule(("kimi_k2",), "kimi_k2.*", (_OPENS,), name="thinking"),
     _Rule(("hunyuan_a13b",), "hunyuan_v1_moe", (r"\benable_thinking\b",)),
-    _Rule(("olmo3",), "olmo3", prompting=_OPENS),
+    _Rule(("olmo3",), "olmo3", generation_prompt=_OPENS),
     _Rule(("granite",), "granite.*", ("Here is my thought process",)),
     _Rule(("deepseek_v3",), "deepseek_v3", (r"\bthinking\b", "</think>")),
     _Rule(("deepseek_v3",), "deepseek_v32"),
-    _Rule(("deepseek_r1",), "deepseek_v3", ("</think>",), names=r"\bR1\b"),
+    _Rule(("deepseek_r1",), "deepseek_v3", ("</think>",), name=r"\bR1\b"),
     _Rule(("deepseek_r1",), "qwen2|qwen3|llama", ("<｜Assistant｜>", "</think>")),
-    _Rule(("deepseek_r1",), "qwen2", prompting=_OPENS),
-    _Rule(("qwen3",), "qwen3.*", prompting=_OPENS),
-    _Rule(("mistral",), "mistral.*", names="magistral"),
+    _Rule(("deepseek_r1",), "qwen2", generation_prompt=_OPENS),
+    _Rule(("qwen3",), "qwen3.*", generation_prompt=_OPENS),
+    _Rule(("mistral",), "mistral.*", name="magistral"),
 )
 
-MARKS = frozenset(mark for rule in (*_TOOL_RULES, *_REASONING_RULES) for mark in rule.marks)
+SPECIAL_TOKENS = frozenset(mark for rule in (*_TOOL_RULES, *_REASONING_RULES) for mark in rule.special_tokens)
 """Tokens to look for in a tokenizer."""
 
 _COPIES = (
@@ -184,13 +189,13 @@ _NAMES = (
 )
 
 
-def _by_files(speech: Speech, offered: Collection[str] | None) -> tuple[str, str]:
-    if speech.templates and not _mentions(_TOOLS, speech):
-        return "", _first(_REASONING_RULES, speech, offered)
-    tools = _first(_TOOL_RULES, speech, offered)
-    if not tools and speech.mistral and re.search("instruct|devstral|magistral", speech.name, re.IGNORECASE):
+def _by_files(facts: ModelFacts, offered: Collection[str] | None) -> tuple[str, str]:
+    if facts.templates and not _mentions(_TOOLS, facts):
+        return "", _first(_REASONING_RULES, facts, offered)
+    tools = _first(_TOOL_RULES, facts, offered)
+    if not tools and facts.mistral_tokenizer and re.search("instruct|devstral|magistral", facts.name, re.IGNORECASE):
         tools = _available(("mistral",), offered)
-    return tools, _first(_REASONING_RULES, speech, offered)
+    return tools, _first(_REASONING_RULES, facts, offered)
 
 
 def _by_name(name: str, offered: Collection[str] | None) -> tuple[str, str]:
@@ -200,24 +205,24 @@ def _by_name(name: str, offered: Collection[str] | None) -> tuple[str, str]:
     return "", ""
 
 
-def _first(rules: tuple[_Rule, ...], speech: Speech, offered: Collection[str] | None) -> str:
-    return next((_available(rule.parsers, offered) for rule in rules if rule.fits(speech)), "")
+def _first(rules: tuple[_Rule, ...], facts: ModelFacts, offered: Collection[str] | None) -> str:
+    return next((_available(rule.parsers, offered) for rule in rules if rule.matches(facts)), "")
 
 
 def _available(parsers: tuple[str, ...], offered: Collection[str] | None) -> str:
     return next((name for name in parsers if offered is None or name in offered), "")
 
 
-def _mentions(pattern: str, speech: Speech) -> bool:
-    return any(re.search(pattern, template) for template in speech.templates)
+def _mentions(pattern: str, facts: ModelFacts) -> bool:
+    return any(re.search(pattern, template) for template in facts.templates)
 
 
 def _pools(flags: Flags) -> bool:
     return flags.value("--runner") == "pooling" or flags.value("--task") not in (None, "auto", "generate")
 
 
-def _prompting(speech: Speech) -> str:
-    _, asked, rest = (speech.templates or ("",))[0].rpartition("add_generation_prompt")
+def _generation_prompt(facts: ModelFacts) -> str:
+    _, asked, rest = (facts.templates or ("",))[0].rpartition("add_generation_prompt")
     return rest if asked else ""
 
 

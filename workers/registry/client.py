@@ -43,7 +43,7 @@ from vllama_pool.workers.registry.messages import (
     encode_beat,
 )
 from vllama_pool.workers.registry.record import LoadReport, WorkerRecord
-from vllama_pool.workers.registry.signature import seal
+from vllama_pool.workers.registry.signature import sign_record
 
 CONNECT_TIMEOUT = 0.5
 """Seconds."""
@@ -156,7 +156,7 @@ class Registry:
         check_worker_id(record.id)
         if record.generation < 0:
             raise ValueError(f"generation {record.generation} is negative")
-        envelope = seal(record, fleet=self.fleet, secret=self._secret)
+        envelope = sign_record(record, fleet=self.fleet, secret=self._secret)
         beat = encode_beat(Beat(record.generation, next(self._count), load))
         with _mapped(self._where):
             reply = await self._register(

@@ -31,35 +31,35 @@ class _Envelope(msgspec.Struct, omit_defaults=True):
     sig: str = ""
 
 
-def seal(record: WorkerRecord, *, fleet: str, secret: bytes | None) -> bytes:
+def sign_record(record: WorkerRecord, *, fleet: str, secret: bytes | None) -> bytes:
     """Return the record's envelope as JSON, unsigned without a secret."""
-    return wrap(msgspec.json.encode(record), _bound(fleet, record.id), secret)
+    return sign(msgspec.json.encode(record), _bound(fleet, record.id), secret)
 
 
-def unseal(
-    envelope: bytes, *, worker_id: str, fleet: str, secret: bytes | None, unsigned: bool = False
+def verify_record(
+    envelope: bytes, *, worker_id: str, fleet: str, secret: bytes | None, allow_unsigned: bool = False
 ) -> WorkerRecord:
     """Verify the envelope stored under `worker_id` and return its record. Raises RecordRefused.
 
-    `unsigned` as in `unwrap`.
+    `allow_unsigned` as in `verify`.
     """
-    raw = unwrap(envelope, _bound(fleet, worker_id), secret, unsigned=unsigned)
+    raw = verify(envelope, _bound(fleet, worker_id), secret, allow_unsigned=allow_unsigned)
     record = decode(raw, WorkerRecord)
     if record.id != worker_id:
         raise RecordRefused(f"its record is that of {record.id!r}")
     return record
 
 
-def wrap(raw: bytes, bound: bytes, secret: bytes | None) -> bytes:
+def sign(raw: bytes, bound: bytes, secret: bytes | None) -> bytes:
     """Put JSON into an envelope, unsigned without a secret. The signature also covers `bound`, the entry's identity."""
-    signature = _sign(raw, bound, secret) if secret else ""
+    signature = _signature_of(raw, bound, secret) if secret else ""
     return msgspec.json.encode(_Envelope(msgspec.Raw(raw), signature))
 
 
-def unwrap(envelope: bytes, bound: bytes, secret: bytes | None, *, unsigned: bool = False) -> bytes:
+def verify(envelope: bytes, bound: bytes, secret: bytes | None, *, allow_unsigned: bool = False) -> bytes:
     """Verify an envelope and return its JSON. Raises RecordRefused.
 
-    `unsigned` accepts a missing signature, and without a secret any signature. Use it only for a store that no
+    `allow_unsigned` accepts a missing signature, and without a secret any signature. Use it only for a store that no
     other user can write to (the embedded one).
     """
     if len(envelope) > MAX_ENVELOPE:
@@ -67,9 +67,9 @@ def unwrap(envelope: bytes, bound: bytes, secret: bytes | None, *, unsigned: boo
     outer = decode(envelope, _Envelope)
     raw = bytes(outer.record)
     if secret and outer.sig:
-        if not hmac.compare_digest(outer.sig.encode(), _sign(raw, bound, secret).encode()):
+        if not hmac.compare_digest(outer.sig.encode(), _signature_of(raw, bound, secret).encode()):
             raise RecordRefused("its signature is wrong; is VLLAMA_FLEET_SECRET the same everywhere?")
-    elif not unsigned:
+    elif not allow_unsigned:
         raise RecordRefused(
             "it is not signed; set VLLAMA_FLEET_SECRET for its agent"
             if secret
@@ -90,5 +90,5 @@ def _bound(fleet: str, worker_id: str) -> bytes:
     return f"vllama worker record\n{fleet}\n{worker_id}\n".encode()
 
 
-def _sign(raw: bytes, bound: bytes, secret: bytes) -> str:
+def _signature_of(raw: bytes, bound: bytes, secret: bytes) -> str:
     return hmac.new(secret, bound + raw, hashlib.sha256).hexdigest()

@@ -13,7 +13,7 @@ import msgspec
 
 from vllama_pool.config.names import InvalidName, parse
 from vllama_pool.workers.registry.record import YEAR_10000
-from vllama_pool.workers.registry.signature import RecordRefused, decode, unwrap, wrap
+from vllama_pool.workers.registry.signature import RecordRefused, decode, sign, verify
 
 
 class VirtualModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -61,16 +61,16 @@ def made_digest(model: VirtualModel, base_digest: str) -> str:
     return digest_of([base_digest, model.parts_digest or digest_of(model.parts)]) if model.parts else ""
 
 
-def seal_model(model: VirtualModel, key: str, *, fleet: str, secret: bytes | None) -> bytes:
+def sign_model(model: VirtualModel, key: str, *, fleet: str, secret: bytes | None) -> bytes:
     """Return the envelope to store under `key`."""
-    return wrap(msgspec.json.encode(model), _bound(fleet, key), secret)
+    return sign(msgspec.json.encode(model), _bound(fleet, key), secret)
 
 
-def unseal_model(
-    envelope: bytes, key: str, *, fleet: str, secret: bytes | None, unsigned: bool = False
+def verify_model(
+    envelope: bytes, key: str, *, fleet: str, secret: bytes | None, allow_unsigned: bool = False
 ) -> VirtualModel:
-    """Verify the envelope stored under `key`. Raises RecordRefused. `unsigned` as in `signature.unwrap`."""
-    model = decode(unwrap(envelope, _bound(fleet, key), secret, unsigned=unsigned), VirtualModel)
+    """Verify the envelope stored under `key`. Raises RecordRefused. `allow_unsigned` as in `signature.verify`."""
+    model = decode(verify(envelope, _bound(fleet, key), secret, allow_unsigned=allow_unsigned), VirtualModel)
     if not model.deleted and not model.base:
         raise RecordRefused("its record does not say what it was made from")
     if key_of(model.name) != key:

@@ -31,7 +31,7 @@ _IMAGE = (
     "UVFRUVFRUVFRUVFRUVFRUVHRM4zeYQ8NTLd/AAAAAElFTkSuQmCC"
 )
 """Grey, 56 x 56 pixels: large enough for every model's tiles."""
-_SEEING = {
+_IMAGE_CHAT = {
     "messages": [
         {
             "role": "user",
@@ -52,19 +52,19 @@ class _Choice(msgspec.Struct):
     message: _Message
 
 
-class _Answer(msgspec.Struct):
+class _Completion(msgspec.Struct):
     choices: list[_Choice]
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    able: tuple[str, ...] = ()
+class Detection:
+    abilities: tuple[str, ...] = ()
     """Subset of "tools", "thinking" and "vision"."""
-    settled: bool = True
+    complete: bool = True
     """False if a request failed, so that a retry may detect more."""
 
 
-async def abilities(client: httpx.AsyncClient, url: str, model: str, key: str | None = None) -> Shown:
+async def detect_abilities(client: httpx.AsyncClient, url: str, model: str, key: str | None = None) -> Detection:
     """Send test chats and return the abilities they show. Stops at the first failed request."""
     chat: dict[str, Any] = {
         "model": model,
@@ -75,30 +75,30 @@ async def abilities(client: httpx.AsyncClient, url: str, model: str, key: str | 
     }
     found: list[str] = []
     try:
-        answer = await _ask(client, url, {**chat, "tools": [_TOOL]}, key)
+        answer = await _chat(client, url, {**chat, "tools": [_TOOL]}, key)
         if answer is not None:
             found.append("tools")
         else:
-            answer = await _ask(client, url, chat, key)
+            answer = await _chat(client, url, chat, key)
         if answer is not None and any(one.message.reasoning or one.message.reasoning_content for one in answer.choices):
             found.append("thinking")
-        if answer is not None and await _ask(client, url, {**chat, **_SEEING}, key) is not None:
+        if answer is not None and await _chat(client, url, {**chat, **_IMAGE_CHAT}, key) is not None:
             found.append("vision")
-    except (httpx.HTTPError, _Busy):
-        return Shown(tuple(found), settled=False)
+    except (httpx.HTTPError, _ServerBusy):
+        return Detection(tuple(found), complete=False)
     except (msgspec.DecodeError, RecursionError):
-        return Shown(tuple(found))
-    return Shown(tuple(found))
+        return Detection(tuple(found))
+    return Detection(tuple(found))
 
 
-class _Busy(Exception):
+class _ServerBusy(Exception):
     """The server is overloaded."""
 
 
-async def _ask(client: httpx.AsyncClient, url: str, body: dict[str, Any], key: str | None) -> _Answer | None:
+async def _chat(client: httpx.AsyncClient, url: str, body: dict[str, Any], key: str | None) -> _Completion | None:
     """Send a chat. Returns None if it is refused. Raises _Busy, httpx.HTTPError and msgspec.DecodeError."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     response = await client.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=TIMEOUT)
     if response.status_code in _BUSY:
-        raise _Busy
-    return msgspec.json.decode(response.content, type=_Answer) if response.status_code == 200 else None
+        raise _ServerBusy
+    return msgspec.json.decode(response.content, type=_Completion) if response.status_code == 200 else None

@@ -39,7 +39,7 @@ class TimedOut(ProbeFailed):
     """No response in time: frozen, overloaded or cut off."""
 
 
-class BadAnswer(ProbeFailed):
+class BadResponse(ProbeFailed):
     """The HTTP response is not one that vLLM gives."""
 
     def __init__(self, text: str, status: int = 0) -> None:
@@ -128,7 +128,7 @@ def http_client(timeout: float = TIMEOUT, *, verify: bool = True) -> httpx.Async
 
 # --- pure ---
 
-_WANTED = re.compile(
+_METRIC = re.compile(
     r"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc|generation_tokens_total"
     r"|prompt_tokens_total|engine_sleep_state)(\{.*\})?[ \t]+(\S+)",
     re.MULTILINE,
@@ -141,7 +141,7 @@ def parse_metrics(text: str) -> Metrics:
     totals = dict.fromkeys(("num_requests_running", "num_requests_waiting", "generation_tokens_total"), 0.0)
     totals["prompt_tokens_total"] = kv = 0.0
     asleep = reported = False
-    for name, labels, value in _WANTED.findall(text):
+    for name, labels, value in _METRIC.findall(text):
         number = _number(value)
         if number is None:
             continue
@@ -224,7 +224,7 @@ async def check_health(
         await _get(client, url, "/health", key, server_name)
     except ConnectionRefused:
         return Health.STARTING
-    except BadAnswer as error:
+    except BadResponse as error:
         return Health.DEAD if error.status == 503 else Health.UNREACHABLE
     except ProbeFailed:
         return Health.UNREACHABLE
@@ -241,7 +241,7 @@ async def is_sleeping(client: httpx.AsyncClient, url: str, key: str | None = Non
     """GET /is_sleeping, False without that development-mode route. Raises ProbeFailed if the server is unreachable."""
     try:
         return msgspec.json.decode(await _get(client, url, "/is_sleeping", key), type=_Sleeping).is_sleeping
-    except (BadAnswer, msgspec.DecodeError):
+    except (BadResponse, msgspec.DecodeError):
         return False
 
 
@@ -251,7 +251,7 @@ async def list_models(client: httpx.AsyncClient, url: str, key: str | None = Non
     try:
         page = msgspec.json.decode(body, type=_ModelsPage)
     except msgspec.DecodeError as error:
-        raise BadAnswer(f"{url}/v1/models: not a list of models ({error})") from error
+        raise BadResponse(f"{url}/v1/models: not a list of models ({error})") from error
     return tuple(ServedModel(m.id, m.root or "", m.parent or "", m.max_model_len or 0) for m in page.data if m.id)
 
 
@@ -260,7 +260,7 @@ async def version(client: httpx.AsyncClient, url: str, key: str | None = None) -
     try:
         body = await _get(client, url, "/version", key)
         return msgspec.json.decode(body, type=_Version).version
-    except (BadAnswer, msgspec.DecodeError):
+    except (BadResponse, msgspec.DecodeError):
         return ""
 
 
@@ -273,7 +273,7 @@ async def tasks(client: httpx.AsyncClient, url: str, key: str | None = None) -> 
     for task, path in (("completion", "/v1/completions"), ("embedding", "/v1/embeddings")):
         try:
             await _get(client, url, path, key)
-        except BadAnswer as error:
+        except BadResponse as error:
             if error.status == 404:
                 continue
         return (task,)
@@ -345,19 +345,19 @@ async def _get(
             if response.status_code != 200:
                 refused = response.status_code in (401, 403)
                 cure = "; it wants another key, set VLLAMA_WORKER_KEY to it" if refused else ""
-                raise BadAnswer(f"{address}: HTTP {response.status_code}{cure}", response.status_code)
+                raise BadResponse(f"{address}: HTTP {response.status_code}{cure}", response.status_code)
             body = bytearray()
             async for chunk in response.aiter_bytes():
                 body += chunk
                 if len(body) > MAX_BYTES:
-                    raise BadAnswer(f"{address}: an answer of more than {MAX_BYTES} bytes")
+                    raise BadResponse(f"{address}: an answer of more than {MAX_BYTES} bytes")
             return bytes(body)
     except httpx.ConnectError as error:
         raise ConnectionRefused(f"{address}: {error or 'no connection'}") from error
     except (httpx.TimeoutException, TimeoutError) as error:
         raise TimedOut(f"{address}: no answer in time") from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise BadAnswer(f"{address}: {error or type(error).__name__}") from error
+        raise BadResponse(f"{address}: {error or type(error).__name__}") from error
 
 
 def _number(text: str) -> float | None:

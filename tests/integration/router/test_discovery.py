@@ -22,7 +22,7 @@ from vllama_pool.workers.registry.client import Registry, RegistryUnavailable, c
 from vllama_pool.workers.registry.embedded import EmbeddedValkey
 from vllama_pool.workers.registry.keys import Keys
 from vllama_pool.workers.registry.record import LoadReport, ModelInfo, WorkerRecord
-from vllama_pool.workers.registry.signature import seal
+from vllama_pool.workers.registry.signature import sign_record
 
 Figures = Callable[[str, object], None]
 
@@ -265,12 +265,12 @@ async def test_a_forged_record_is_never_used_or_contacted(kind: str, valkey: Emb
     async with workers(valkey.address, "good", "bait", joined=False) as [good, bait], connect(valkey.address) as redis:
         keys, record = Keys.of(FLEET), bait.record
         envelope = {
-            "a wrong signature": seal(record, fleet=FLEET, secret=b"guess"),
-            "no signature": seal(record, fleet=FLEET, secret=None),
-            "outside the networks": seal(
+            "a wrong signature": sign_record(record, fleet=FLEET, secret=b"guess"),
+            "no signature": sign_record(record, fleet=FLEET, secret=None),
+            "outside the networks": sign_record(
                 WorkerRecord(id="bait", generation=1, url="http://192.0.2.1:80"), fleet=FLEET, secret=b"fleet secret"
             ),
-            "another's record": seal(good.record, fleet=FLEET, secret=b"fleet secret"),
+            "another's record": sign_record(good.record, fleet=FLEET, secret=b"fleet secret"),
         }[kind]
         await redis.hset(keys.w, "bait", envelope)
         await redis.hset(keys.load, "bait", "1:1:ready:0:0:0:0:0:")

@@ -19,7 +19,7 @@ from tests.support.until import auntil
 from tests.support.vllm.simulated import COMMAND
 from vllama_pool.workers.registry.client import Registry
 from vllama_pool.workers.registry.record import LoadReport, WorkerRecord, WorkerState
-from vllama_pool.workers.registry.signature import unseal
+from vllama_pool.workers.registry.signature import verify_record
 
 INTERVAL = 0.05
 """Seconds between two looks at the registry, or at all processes: agents beat once a second."""
@@ -95,7 +95,9 @@ async def seen(registry: Registry, worker_id: str, secret: bytes | None = None) 
     if not snapshot.records or worker_id not in snapshot.records or worker_id not in snapshot.beats:
         return None
     envelope = snapshot.records[worker_id]
-    record = unseal(envelope, worker_id=worker_id, fleet=registry.fleet, secret=secret, unsigned=secret is None)
+    record = verify_record(
+        envelope, worker_id=worker_id, fleet=registry.fleet, secret=secret, allow_unsigned=secret is None
+    )
     return Seen(record, snapshot.beats[worker_id].load)
 
 

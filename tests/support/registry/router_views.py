@@ -76,7 +76,7 @@ async def router_view(address: str, *, secret: bytes | None = SECRET) -> AsyncIt
     record_checker = RecordChecker(
         fleet=FLEET,
         secret=secret,
-        unsigned=False,
+        allow_unsigned=False,
         networks=[ip_network("127.0.0.0/8")],
         endpoints=Endpoints(None),
     )

@@ -12,8 +12,8 @@ from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.discovery.membership import ProbeAnswer
 from vllama_pool.router.discovery.registry_loop import Discovery
 from vllama_pool.router.discovery.trust import Endpoints, RecordChecker
+from vllama_pool.router.virtual_models.model_signer import SignaturePolicy
 from vllama_pool.router.virtual_models.savefile import SaveFile
-from vllama_pool.router.virtual_models.sealing import SignaturePolicy
 from vllama_pool.router.virtual_models.store import ModelStore
 from vllama_pool.router.virtual_models.sync import ModelSync
 from vllama_pool.workers.registry.client import Registry, connect
@@ -60,19 +60,19 @@ async def _always_up(_: object) -> ProbeAnswer:
 
 @contextlib.asynccontextmanager
 async def keeping(
-    address: str, *, secret: bytes | None = SECRET, unsigned: bool = False, file: SaveFile | None = None
+    address: str, *, secret: bytes | None = SECRET, allow_unsigned: bool = False, file: SaveFile | None = None
 ) -> AsyncIterator[Kept]:
     """Follow the registry at an address; enter after the first poll."""
     redis = connect(address)
     registry = Registry(redis, FLEET)
     record_checker = RecordChecker(
-        fleet=FLEET, secret=secret, unsigned=unsigned, networks=[], endpoints=Endpoints(None)
+        fleet=FLEET, secret=secret, allow_unsigned=allow_unsigned, networks=[], endpoints=Endpoints(None)
     )
     router_id = f"router-{next(_ids)}"
     keeper = ModelSync(
         registry,
         ModelStore(),
-        SignaturePolicy(FLEET, secret, unsigned),
+        SignaturePolicy(FLEET, secret, allow_unsigned),
         router_id=router_id,
         file=file,
     )

@@ -11,9 +11,9 @@ from pydantic import SecretStr
 
 from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.router.balance.pool import Pool
-from vllama_pool.router.virtual_models.plans import UNSIGNED, WRITES_OFF
+from vllama_pool.router.virtual_models.change_plans import UNSIGNED, WRITES_OFF
+from vllama_pool.router.virtual_models.model_signer import SignaturePolicy
 from vllama_pool.router.virtual_models.savefile import SaveFile
-from vllama_pool.router.virtual_models.sealing import SignaturePolicy
 from vllama_pool.router.virtual_models.store import ModelStore
 from vllama_pool.router.wiring import Sources, open_sources, save_file, signature_policy, writes_refusal
 from vllama_pool.workers.registry.virtual_model import VirtualModel

@@ -7,8 +7,8 @@ from pathlib import Path
 from deploy.local.setup import LOCKS, SMOLLM2, SMOLLM2_TEMPLATE, steps_for
 from tests.support.vllm.model_folder import write_model
 from vllama_pool.workers.model import parsers
-from vllama_pool.workers.model.chat_template import read_speech
 from vllama_pool.workers.model.describe import Observed, describe
+from vllama_pool.workers.model.facts import read_facts
 from vllama_pool.workers.model.files import ModelFiles
 from vllama_pool.workers.vllm.flags import Flags
 from vllama_pool.workers.vllm.probe import ServedModel
@@ -16,8 +16,8 @@ from vllama_pool.workers.vllm.probe import ServedModel
 
 def test_the_agent_chooses_the_hermes_parser_and_lists_tools(tmp_path: Path) -> None:
     folder = write_model(tmp_path / SMOLLM2.name, chat_template_dot_jinja=SMOLLM2_TEMPLATE.read_text())
-    speech = read_speech(str(folder), ModelFiles((folder,)), Flags(()), parsers.MARKS)
-    flags = parsers.choose(speech, Flags(())).flags
+    facts = read_facts(str(folder), ModelFiles((folder,)), Flags(()), parsers.SPECIAL_TOKENS)
+    flags = parsers.choose(facts, Flags(())).flags
     assert flags == ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
     observed = Observed((ServedModel("smollm2:135m", str(folder), "", 4096),), ("completion",))
     [info] = describe(str(folder), Flags(flags), observed, {})

@@ -11,7 +11,7 @@ from vllama_pool.router.discovery.networks import IPAddress
 from vllama_pool.router.discovery.trust import Endpoints, RecordChecker, Unresolved
 from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.record import WorkerRecord
-from vllama_pool.workers.registry.signature import seal
+from vllama_pool.workers.registry.signature import sign_record
 
 SECRET = b"fleet secret"
 NETWORKS = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
@@ -32,12 +32,12 @@ class Names:
 
 
 def record_checker(
-    names: Names | None = None, *, unsigned: bool = False, secret: bytes | None = SECRET
+    names: Names | None = None, *, allow_unsigned: bool = False, secret: bytes | None = SECRET
 ) -> RecordChecker:
     return RecordChecker(
         fleet="f",
         secret=secret,
-        unsigned=unsigned,
+        allow_unsigned=allow_unsigned,
         networks=NETWORKS,
         endpoints=Endpoints("key"),
         resolve=names or Names(),
@@ -45,7 +45,7 @@ def record_checker(
 
 
 def sealed(url: str, worker_id: str = "a", secret: bytes | None = SECRET) -> bytes:
-    return seal(WorkerRecord(id=worker_id, generation=1, url=url), fleet="f", secret=secret)
+    return sign_record(WorkerRecord(id=worker_id, generation=1, url=url), fleet="f", secret=secret)
 
 
 async def test_a_signed_record_inside_the_networks_is_accepted_with_the_workers_key() -> None:
@@ -141,6 +141,6 @@ async def test_a_bad_record_does_not_affect_the_others() -> None:
 
 
 async def test_an_invalid_worker_id_is_refused() -> None:
-    gate = record_checker(unsigned=True, secret=None)
+    gate = record_checker(allow_unsigned=True, secret=None)
     assert await gate.check("static/a", sealed("http://10.0.0.5", "static/a", None)) is None
     assert await gate.check("b", sealed("http://10.0.0.5", "b", None)) is not None

@@ -18,8 +18,8 @@ from vllama_pool.router.handlers.models import model_routes
 from vllama_pool.router.protocol.ollama.pull import NOT_FOUND
 from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.server.error_handlers import EXCEPTION_HANDLERS
-from vllama_pool.router.virtual_models.plans import WRITES_OFF, Inventory
-from vllama_pool.router.virtual_models.sealing import SignaturePolicy
+from vllama_pool.router.virtual_models.change_plans import WRITES_OFF, Inventory
+from vllama_pool.router.virtual_models.model_signer import SignaturePolicy
 from vllama_pool.router.virtual_models.store import ModelStore
 from vllama_pool.router.virtual_models.sync import ModelSync
 
@@ -33,7 +33,7 @@ class Router:
     def __init__(self, refusal: str = "") -> None:
         self.registry = FakeRegistry()
         self.store = ModelStore()
-        policy = SignaturePolicy("f", b"fleet secret", unsigned=False)
+        policy = SignaturePolicy("f", b"fleet secret", allow_unsigned=False)
         sync = ModelSync(self.registry, self.store, policy, router_id="me")
         pool = pool_of(Clock(), found("a"))
         routes = ModelRoutes(RoutingTable(), random.Random(1), virtual=self.store.live)

@@ -16,8 +16,8 @@ from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.router.errors import BadRequest, ClientError
 from vllama_pool.router.protocol.ollama import copying, create, pull
 from vllama_pool.router.routing.resolve import ModelRoutes
-from vllama_pool.router.virtual_models.plans import Inventory, plan_copy, plan_create, plan_delete
-from vllama_pool.workers.registry.virtual_model import key_of, seal_model, unseal_model
+from vllama_pool.router.virtual_models.change_plans import Inventory, plan_copy, plan_create, plan_delete
+from vllama_pool.workers.registry.virtual_model import key_of, sign_model, verify_model
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -79,8 +79,8 @@ def test_every_created_model_survives_encoding_and_decoding(body: dict[str, Any]
         return
     assert made is not None
     key = key_of(made.model.name)
-    envelope = seal_model(made.model, key, fleet="f", secret=b"s")
-    assert unseal_model(envelope, key, fleet="f", secret=b"s") == made.model
+    envelope = sign_model(made.model, key, fleet="f", secret=b"s")
+    assert verify_model(envelope, key, fleet="f", secret=b"s") == made.model
 
 
 @settings(max_examples=200, deadline=None)

@@ -14,16 +14,16 @@ from tests.support.registry.fake_registry import FakeRegistry
 from vllama_pool.router.errors import ClientError, TooLarge
 from vllama_pool.router.virtual_models import sync as keeping
 from vllama_pool.router.virtual_models.acks import ACK_TIMEOUT
+from vllama_pool.router.virtual_models.model_signer import SignaturePolicy
 from vllama_pool.router.virtual_models.quota import MAX_MODELS
 from vllama_pool.router.virtual_models.savefile import SaveFile
-from vllama_pool.router.virtual_models.sealing import SignaturePolicy
 from vllama_pool.router.virtual_models.store import MAX_TOMBSTONES, ModelStore
 from vllama_pool.router.virtual_models.sync import ModelSync
 from vllama_pool.workers.registry.client import RegistryUnavailable
 from vllama_pool.workers.registry.messages import ModelAck, ModelChanged
-from vllama_pool.workers.registry.virtual_model import VirtualModel, digest_of, seal_model
+from vllama_pool.workers.registry.virtual_model import VirtualModel, digest_of, sign_model
 
-TRUST = SignaturePolicy("f", b"fleet secret", unsigned=False)
+TRUST = SignaturePolicy("f", b"fleet secret", allow_unsigned=False)
 PREFIX = "registry.ollama.ai/library/"
 
 
@@ -51,7 +51,7 @@ def model(name: str = "v:latest", revision: int = 1, *, system: str = "s", delet
 
 def sealed(one: VirtualModel) -> tuple[str, bytes]:
     key = PREFIX + one.name
-    return key, seal_model(one, key, fleet="f", secret=b"fleet secret")
+    return key, sign_model(one, key, fleet="f", secret=b"fleet secret")
 
 
 async def test_a_change_sets_revision_time_and_digest(registry: FakeRegistry) -> None:
@@ -245,7 +245,7 @@ async def test_only_entries_that_an_emptied_registry_lacks_are_restored(
 async def test_routers_with_different_secrets_do_not_flood_the_log(
     registry: FakeRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
-    one, two = keeper(registry), keeper(registry, policy=SignaturePolicy("f", b"another secret", unsigned=False))
+    one, two = keeper(registry), keeper(registry, policy=SignaturePolicy("f", b"another secret", allow_unsigned=False))
     await one.change(model)
     await two.change(model)
     for _ in range(20):
@@ -305,7 +305,7 @@ async def test_a_refused_entry_is_logged_once_and_overwritten_by_the_next_change
     registry: FakeRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
     key = PREFIX + "v:latest"
-    registry.put(key, seal_model(model(revision=99_999), key, fleet="f", secret=None))
+    registry.put(key, sign_model(model(revision=99_999), key, fleet="f", secret=None))
     registry.put("no key of ours", b"{")
     kept = keeper(registry)
     for _ in range(3):
@@ -319,9 +319,9 @@ async def test_a_refused_entry_is_logged_once_and_overwritten_by_the_next_change
 
 
 async def test_an_embedded_registry_accepts_unsigned_models(registry: FakeRegistry) -> None:
-    kept = keeper(registry, policy=SignaturePolicy("f", None, unsigned=True))
+    kept = keeper(registry, policy=SignaturePolicy("f", None, allow_unsigned=True))
     await kept.change(model)
-    other = keeper(registry, policy=SignaturePolicy("f", None, unsigned=True))
+    other = keeper(registry, policy=SignaturePolicy("f", None, allow_unsigned=True))
     await other.polled(registry.version)
     assert other.store.live.keys() == kept.store.live.keys()
 

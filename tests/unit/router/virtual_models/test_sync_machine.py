@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from tests.support.registry.fake_registry import FakeRegistry
-from vllama_pool.router.virtual_models.sealing import SignaturePolicy
+from vllama_pool.router.virtual_models.model_signer import SignaturePolicy
 from vllama_pool.router.virtual_models.store import ModelStore
 from vllama_pool.router.virtual_models.sync import ModelSync
 from vllama_pool.workers.registry.messages import ModelChanged
-from vllama_pool.workers.registry.virtual_model import VirtualModel, seal_model
+from vllama_pool.workers.registry.virtual_model import VirtualModel, sign_model
 
-TRUST = SignaturePolicy("f", b"fleet secret", unsigned=False)
+TRUST = SignaturePolicy("f", b"fleet secret", allow_unsigned=False)
 PREFIX = "registry.ollama.ai/library/"
 ROUTERS = st.integers(0, 2)
 NAMES = st.sampled_from(["a:latest", "b:latest"])
@@ -75,7 +75,7 @@ class ModelSyncs(RuleBasedStateMachine):
         """Write an entry without knowing the secret."""
         evil = VirtualModel(name=name, revision=revision, base="m:latest", system="evil")
         key = PREFIX + name
-        envelope, before = seal_model(evil, key, fleet="f", secret=b"a guess"), self.registry.version
+        envelope, before = sign_model(evil, key, fleet="f", secret=b"a guess"), self.registry.version
         self.registry.put(key, envelope)
         if aloud:  # announced on the channel, as a router would
             self.registry.events.append(ModelChanged(False, before, self.registry.version, key, envelope))

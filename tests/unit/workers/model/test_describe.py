@@ -24,8 +24,8 @@ PARSERS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--reaso
 def describe_one(
     folder: Path, *flags: str, tasks: tuple[str, ...] = ("completion",), templated: bool | None = None
 ) -> ModelInfo:
-    seen = Observed((ServedModel("m:1", str(folder), "", 2048),), tasks, templated)
-    (info,) = describe(str(folder), Flags(flags), seen, {})
+    observed = Observed((ServedModel("m:1", str(folder), "", 2048),), tasks, templated)
+    (info,) = describe(str(folder), Flags(flags), observed, {})
     return info
 
 
@@ -172,7 +172,7 @@ def test_adapters_are_their_base_and_their_own_weights(tmp_path: Path) -> None:
     lora.mkdir()
     (lora / "adapter_config.json").write_text("{}")
     write_safetensors(lora / "adapter_model.safetensors", {"a": ("F32", (4,))})
-    seen = Observed(
+    observed = Observed(
         (
             ServedModel("m:1", str(folder), "", 2048),
             ServedModel("alias", str(folder), "", 2048),
@@ -180,7 +180,7 @@ def test_adapters_are_their_base_and_their_own_weights(tmp_path: Path) -> None:
             ServedModel("lost", str(tmp_path / "gone"), "m:1", 0),
         )
     )
-    base, ada, lost = describe(str(folder), Flags([]), seen, {})
+    base, ada, lost = describe(str(folder), Flags([]), observed, {})
     assert base.aliases == ("alias",)
     assert (ada.name, ada.parent, ada.aliases, ada.context_length) == ("ada", "m:1", (), 2048)
     assert ada.size == base.size + (lora / "adapter_model.safetensors").stat().st_size
@@ -195,10 +195,10 @@ def test_a_repository_in_the_hub_cache(tmp_path: Path) -> None:
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("abc123")
     env = {"HF_HOME": str(tmp_path)}
-    seen = Observed((ServedModel("tiny", "org/tiny", "", 64),))
-    (info,) = describe("org/tiny", Flags([]), seen, env)
+    observed = Observed((ServedModel("tiny", "org/tiny", "", 64),))
+    (info,) = describe("org/tiny", Flags([]), observed, env)
     assert info.digest == describe_one(write_model(tmp_path / "copy")).digest
-    (pinned,) = describe("org/tiny", Flags(["--revision", "abc123"]), seen, env)
+    (pinned,) = describe("org/tiny", Flags(["--revision", "abc123"]), observed, env)
     assert pinned == info
     files = locate("org/tiny", {}, download_dir=str(tmp_path / "hub"))
     assert files is not None
@@ -206,21 +206,21 @@ def test_a_repository_in_the_hub_cache(tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_not_here_is_known_by_what_the_server_says(tmp_path: Path) -> None:
-    seen = Observed((ServedModel("far", "org/far", "", 512),), ("completion",), False)
-    (info,) = describe("org/far", Flags([]), seen, {"HF_HOME": str(tmp_path)})
+    observed = Observed((ServedModel("far", "org/far", "", 512),), ("completion",), False)
+    (info,) = describe("org/far", Flags([]), observed, {"HF_HOME": str(tmp_path)})
     assert info == ModelInfo(name="far", context_length=512, has_template=False)
 
 
 def test_without_files_the_flags_still_tell_what_is_switched_on(tmp_path: Path) -> None:
-    seen = Observed((ServedModel("far", "org/far", "", 512),))
-    (info,) = describe("org/far", Flags(PARSERS), seen, {"HF_HOME": str(tmp_path)})
+    observed = Observed((ServedModel("far", "org/far", "", 512),))
+    (info,) = describe("org/far", Flags(PARSERS), observed, {"HF_HOME": str(tmp_path)})
     assert info.capabilities == ("completion", "tools", "thinking")
 
 
 def test_what_the_server_showed_counts_without_flags_and_files(tmp_path: Path) -> None:
     shown = ("completion", "tools", "thinking")
-    seen = Observed((ServedModel("far", "org/far", "", 512),), shown)
-    (info,) = describe("org/far", Flags([]), seen, {"HF_HOME": str(tmp_path)})
+    observed = Observed((ServedModel("far", "org/far", "", 512),), shown)
+    (info,) = describe("org/far", Flags([]), observed, {"HF_HOME": str(tmp_path)})
     assert info.capabilities == shown
     plain = write_model(tmp_path / "plain", chat_template_dot_jinja="{{ messages }}")
     assert describe_one(plain, tasks=shown).capabilities == ("completion",), "a template that knows neither"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vllama_pool.workers.model.chat_template import Speech
-from vllama_pool.workers.model.parsers import MARKS, choose, without_none
+from vllama_pool.workers.model.facts import ModelFacts
+from vllama_pool.workers.model.parsers import SPECIAL_TOKENS, choose, without_none
 from vllama_pool.workers.vllm.flags import Flags
 
 HERMES = (
@@ -23,7 +23,7 @@ DEEPSEEK = (
 def chosen(model_type: str, *templates: str, flags: tuple[str, ...] = (), **known: object) -> tuple[str, str]:
     """The parsers for tools and for thoughts."""
     fields = {"name": "m", "files": True, "model_type": model_type, "templates": templates, **known}
-    found = Flags(choose(Speech(**fields), Flags(flags)).flags)  # type: ignore[arg-type]
+    found = Flags(choose(ModelFacts(**fields), Flags(flags)).flags)  # type: ignore[arg-type]
     assert found.on("--enable-auto-tool-choice") == found.has("--tool-call-parser")
     return found.value("--tool-call-parser") or "", found.value("--reasoning-parser") or ""
 
@@ -62,15 +62,15 @@ def test_families_are_known_by_their_templates(model_type: str, template: str, p
 
 
 def test_a_parser_that_needs_a_token_is_chosen_where_the_tokenizer_has_it() -> None:
-    assert chosen("llama", LLAMA, marks=frozenset({"<|python_tag|>"})) == ("llama3_json", "")
+    assert chosen("llama", LLAMA, special_tokens=frozenset({"<|python_tag|>"})) == ("llama3_json", "")
     assert chosen("llama", LLAMA) == ("", "")
-    assert "<|python_tag|>" in MARKS
+    assert "<|python_tag|>" in SPECIAL_TOKENS
 
 
 def test_models_without_a_template_are_known_by_type_or_tokenizer() -> None:
-    assert chosen("mistral3", mistral=True, name="Mistral-Small-3.2-24B-Instruct-2506") == ("mistral", "")
-    assert chosen("mistral", mistral=True, name="Magistral-Small-2509") == ("mistral", "mistral")
-    assert chosen("mistral", mistral=True, name="Mistral-7B-v0.3") == ("", "")
+    assert chosen("mistral3", mistral_tokenizer=True, name="Mistral-Small-3.2-24B-Instruct-2506") == ("mistral", "")
+    assert chosen("mistral", mistral_tokenizer=True, name="Magistral-Small-2509") == ("mistral", "mistral")
+    assert chosen("mistral", mistral_tokenizer=True, name="Mistral-7B-v0.3") == ("", "")
     assert chosen("deepseek_v32") == ("deepseek_v32", "deepseek_v3")
 
 
@@ -119,32 +119,32 @@ def test_the_user_is_never_overruled(flags: tuple[str, ...], parsers: tuple[str,
 
 
 def test_the_switch_alone_gets_the_parser_that_vllm_would_miss() -> None:
-    speech = Speech("m", files=True, model_type="qwen2", templates=(HERMES,))
-    assert choose(speech, Flags(["--enable-auto-tool-choice"])).flags == ("--tool-call-parser", "hermes")
+    facts = ModelFacts("m", files=True, model_type="qwen2", templates=(HERMES,))
+    assert choose(facts, Flags(["--enable-auto-tool-choice"])).flags == ("--tool-call-parser", "hermes")
 
 
 def test_embedding_and_pre_trained_models_get_none() -> None:
-    assert chosen("qwen3", HYBRID, embeds=True) == ("", "")
+    assert chosen("qwen3", HYBRID, is_embedding=True) == ("", "")
     assert chosen("qwen3", HYBRID, name="Qwen3-8B-Base") == ("", "")
     assert chosen("qwen3", HYBRID, name="Database-Qwen3-8B") == ("hermes", "qwen3")
 
 
 def test_only_parsers_that_this_vllm_has() -> None:
-    granite = Speech("m", files=True, model_type="granite", templates=(HERMES,))
+    granite = ModelFacts("m", files=True, model_type="granite", templates=(HERMES,))
     assert "granite4" in choose(granite, Flags(()), {"granite4", "hermes"}).flags
     assert "hermes" in choose(granite, Flags(()), {"hermes"}).flags
     assert choose(granite, Flags(()), {"mistral"}).flags == ()
 
 
 def test_what_was_chosen_and_what_is_missing_is_said_in_a_line_each() -> None:
-    known = choose(Speech("m", files=True, model_type="qwen3", templates=(HYBRID,)), Flags(()))
+    known = choose(ModelFacts("m", files=True, model_type="qwen3", templates=(HYBRID,)), Flags(()))
     assert known.notes == ("chose --tool-call-parser hermes and --reasoning-parser qwen3 by the model's files",)
-    novel = choose(Speech("m", files=True, model_type="novel", templates=("{{ tools }}</think>",)), Flags(()))
+    novel = choose(ModelFacts("m", files=True, model_type="novel", templates=("{{ tools }}</think>",)), Flags(()))
     assert novel.flags == ()
     tools, thinking = novel.notes
     assert tools.endswith("give --enable-auto-tool-choice --tool-call-parser NAME")
     assert thinking.endswith("give --reasoning-parser NAME")
-    assert choose(Speech("m", files=True, model_type="llama", templates=("{{ messages }}",)), Flags(())).notes == ()
+    assert choose(ModelFacts("m", files=True, model_type="llama", templates=("{{ messages }}",)), Flags(())).notes == ()
 
 
 def test_none_is_for_us_and_never_reaches_vllm() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllama_pool.workers.registry.record import ModelInfo, WorkerRecord
-from vllama_pool.workers.registry.signature import MAX_ENVELOPE, RecordRefused, seal, unseal
+from vllama_pool.workers.registry.signature import MAX_ENVELOPE, RecordRefused, sign_record, verify_record
 
 SECRET = b"correct horse"
 RECORD = WorkerRecord(
@@ -25,8 +25,8 @@ RECORD = WorkerRecord(
 
 
 def test_a_sealed_record_comes_back_whole() -> None:
-    envelope = seal(RECORD, fleet="f", secret=SECRET)
-    assert unseal(envelope, worker_id="gpu-1", fleet="f", secret=SECRET) == RECORD
+    envelope = sign_record(RECORD, fleet="f", secret=SECRET)
+    assert verify_record(envelope, worker_id="gpu-1", fleet="f", secret=SECRET) == RECORD
 
 
 @pytest.mark.parametrize(
@@ -34,43 +34,43 @@ def test_a_sealed_record_comes_back_whole() -> None:
     [("other", "gpu-1", SECRET), ("f", "gpu-2", SECRET), ("f", "gpu-1", b"wrong horse")],
 )
 def test_it_is_bound_to_fleet_worker_and_secret(fleet: str, worker_id: str, secret: bytes) -> None:
-    envelope = seal(RECORD, fleet="f", secret=SECRET)
+    envelope = sign_record(RECORD, fleet="f", secret=SECRET)
     with pytest.raises(RecordRefused, match="signature is wrong"):
-        unseal(envelope, worker_id=worker_id, fleet=fleet, secret=secret)
+        verify_record(envelope, worker_id=worker_id, fleet=fleet, secret=secret)
 
 
-@pytest.mark.parametrize("unsigned", [False, True])
-def test_a_changed_record_is_refused_even_where_unsigned_ones_pass(unsigned: bool) -> None:
-    envelope = seal(RECORD, fleet="f", secret=SECRET).replace(b"10.0.0.5", b"10.0.0.6")
+@pytest.mark.parametrize("allow_unsigned", [False, True])
+def test_a_changed_record_is_refused_even_where_unsigned_ones_pass(allow_unsigned: bool) -> None:
+    envelope = sign_record(RECORD, fleet="f", secret=SECRET).replace(b"10.0.0.5", b"10.0.0.6")
     with pytest.raises(RecordRefused, match="signature is wrong"):
-        unseal(envelope, worker_id="gpu-1", fleet="f", secret=SECRET, unsigned=unsigned)
+        verify_record(envelope, worker_id="gpu-1", fleet="f", secret=SECRET, allow_unsigned=allow_unsigned)
 
 
 def test_unsigned_records_pass_only_where_the_store_is_private() -> None:
-    envelope = seal(RECORD, fleet="f", secret=None)
-    assert unseal(envelope, worker_id="gpu-1", fleet="f", secret=None, unsigned=True) == RECORD
-    assert unseal(envelope, worker_id="gpu-1", fleet="f", secret=SECRET, unsigned=True) == RECORD
+    envelope = sign_record(RECORD, fleet="f", secret=None)
+    assert verify_record(envelope, worker_id="gpu-1", fleet="f", secret=None, allow_unsigned=True) == RECORD
+    assert verify_record(envelope, worker_id="gpu-1", fleet="f", secret=SECRET, allow_unsigned=True) == RECORD
     for secret in (None, SECRET):
         with pytest.raises(RecordRefused, match="VLLAMA_FLEET_SECRET"):
-            unseal(envelope, worker_id="gpu-1", fleet="f", secret=secret)
+            verify_record(envelope, worker_id="gpu-1", fleet="f", secret=secret)
 
 
 def test_a_signature_that_cannot_be_checked_does_not_pass_elsewhere() -> None:
-    envelope = seal(RECORD, fleet="f", secret=SECRET)
+    envelope = sign_record(RECORD, fleet="f", secret=SECRET)
     with pytest.raises(RecordRefused, match="for this router"):
-        unseal(envelope, worker_id="gpu-1", fleet="f", secret=None)
+        verify_record(envelope, worker_id="gpu-1", fleet="f", secret=None)
 
 
 def test_an_empty_secret_is_none() -> None:
-    envelope = seal(RECORD, fleet="f", secret=b"")
+    envelope = sign_record(RECORD, fleet="f", secret=b"")
     with pytest.raises(RecordRefused):
-        unseal(envelope, worker_id="gpu-1", fleet="f", secret=b"")
+        verify_record(envelope, worker_id="gpu-1", fleet="f", secret=b"")
 
 
 def test_a_private_record_under_another_id_is_refused() -> None:
-    envelope = seal(RECORD, fleet="f", secret=None)
+    envelope = sign_record(RECORD, fleet="f", secret=None)
     with pytest.raises(RecordRefused, match="that of 'gpu-1'"):
-        unseal(envelope, worker_id="gpu-2", fleet="f", secret=None, unsigned=True)
+        verify_record(envelope, worker_id="gpu-2", fleet="f", secret=None, allow_unsigned=True)
 
 
 def test_fields_of_a_newer_version_are_signed_and_ignored() -> None:
@@ -78,10 +78,10 @@ def test_fields_of_a_newer_version_are_signed_and_ignored() -> None:
     raw = json.dumps(newer).encode()
     signature = hmac.new(SECRET, b"vllama worker record\nf\ngpu-1\n" + raw, hashlib.sha256).hexdigest()
     envelope = b'{"sig": "%s", "also": 1, "record": %s}' % (signature.encode(), raw)
-    record = unseal(envelope, worker_id="gpu-1", fleet="f", secret=SECRET)
+    record = verify_record(envelope, worker_id="gpu-1", fleet="f", secret=SECRET)
     assert (record.v, record.slots) == (2, 8)
     with pytest.raises(RecordRefused):
-        unseal(envelope.replace(b"blue", b"pink"), worker_id="gpu-1", fleet="f", secret=SECRET)
+        verify_record(envelope.replace(b"blue", b"pink"), worker_id="gpu-1", fleet="f", secret=SECRET)
 
 
 @pytest.mark.parametrize(
@@ -100,26 +100,26 @@ def test_numbers_that_routers_cannot_reckon_with_are_refused(wrong: dict[str, ob
     record = {"id": "gpu-1", "generation": 1, "url": "http://10.0.0.5"} | wrong
     envelope = json.dumps({"record": record}).encode()
     with pytest.raises(RecordRefused, match="damaged"):
-        unseal(envelope, worker_id="gpu-1", fleet="f", secret=None, unsigned=True)
+        verify_record(envelope, worker_id="gpu-1", fleet="f", secret=None, allow_unsigned=True)
 
 
 def test_a_huge_envelope_is_not_parsed() -> None:
     with pytest.raises(RecordRefused, match="bytes"):
-        unseal(b" " * (MAX_ENVELOPE + 1), worker_id="a", fleet="f", secret=SECRET)
+        verify_record(b" " * (MAX_ENVELOPE + 1), worker_id="a", fleet="f", secret=SECRET)
 
 
 @given(st.binary(max_size=200) | st.text(max_size=100).map(lambda text: json.dumps({"record": text}).encode()))
 def test_damage_is_refused_and_nothing_else(envelope: bytes) -> None:
     with pytest.raises(RecordRefused):
-        unseal(envelope, worker_id="gpu-1", fleet="f", secret=None, unsigned=True)
+        verify_record(envelope, worker_id="gpu-1", fleet="f", secret=None, allow_unsigned=True)
 
 
 @given(st.integers(min_value=0), st.integers(min_value=0, max_value=7))
 def test_every_bit_counts(position: int, bit: int) -> None:
-    envelope = bytearray(seal(RECORD, fleet="f", secret=SECRET))
+    envelope = bytearray(sign_record(RECORD, fleet="f", secret=SECRET))
     envelope[position % len(envelope)] ^= 1 << bit
     try:
-        record = unseal(bytes(envelope), worker_id="gpu-1", fleet="f", secret=SECRET)
+        record = verify_record(bytes(envelope), worker_id="gpu-1", fleet="f", secret=SECRET)
     except RecordRefused:
         return
     assert record == RECORD  # only the envelope's own dressing was touched

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from vllama_pool.workers.registry.record import WorkerRecord
-from vllama_pool.workers.registry.signature import RecordRefused, seal
-from vllama_pool.workers.registry.virtual_model import VirtualModel, digest_of, made_digest, seal_model, unseal_model
+from vllama_pool.workers.registry.signature import RecordRefused, sign_record
+from vllama_pool.workers.registry.virtual_model import VirtualModel, digest_of, made_digest, sign_model, verify_model
 
 SECRET = b"fleet secret"
 KEY = "registry.ollama.ai/library/v:latest"
@@ -22,13 +22,13 @@ MODEL = VirtualModel(
 
 
 def test_it_comes_back_as_it_was_sealed() -> None:
-    envelope = seal_model(MODEL, KEY, fleet="f", secret=SECRET)
-    assert unseal_model(envelope, KEY, fleet="f", secret=SECRET) == MODEL
+    envelope = sign_model(MODEL, KEY, fleet="f", secret=SECRET)
+    assert verify_model(envelope, KEY, fleet="f", secret=SECRET) == MODEL
 
 
 def test_a_tombstone_needs_no_base() -> None:
     gone = VirtualModel(name="v:latest", revision=4, deleted=True)
-    assert unseal_model(seal_model(gone, KEY, fleet="f", secret=SECRET), KEY, fleet="f", secret=SECRET) == gone
+    assert verify_model(sign_model(gone, KEY, fleet="f", secret=SECRET), KEY, fleet="f", secret=SECRET) == gone
 
 
 @pytest.mark.parametrize(
@@ -37,21 +37,23 @@ def test_a_tombstone_needs_no_base() -> None:
 )
 def test_whoever_lacks_the_secret_is_refused(fleet: str, secret: bytes | None, said: str) -> None:
     with pytest.raises(RecordRefused, match=said):
-        unseal_model(seal_model(MODEL, KEY, fleet=fleet, secret=secret), KEY, fleet="f", secret=SECRET)
+        verify_model(sign_model(MODEL, KEY, fleet=fleet, secret=secret), KEY, fleet="f", secret=SECRET)
 
 
 def test_it_cannot_be_moved_under_another_name() -> None:
     other = "registry.ollama.ai/library/other:latest"
     with pytest.raises(RecordRefused, match="signature is wrong"):
-        unseal_model(seal_model(MODEL, KEY, fleet="f", secret=SECRET), other, fleet="f", secret=SECRET)
+        verify_model(sign_model(MODEL, KEY, fleet="f", secret=SECRET), other, fleet="f", secret=SECRET)
     with pytest.raises(RecordRefused, match="that of 'V:latest'"):
-        unseal_model(seal_model(MODEL, other, fleet="f", secret=None), other, fleet="f", secret=None, unsigned=True)
+        verify_model(
+            sign_model(MODEL, other, fleet="f", secret=None), other, fleet="f", secret=None, allow_unsigned=True
+        )
 
 
 def test_a_workers_record_is_no_model() -> None:
     record = WorkerRecord(id=KEY, generation=1, url="http://127.0.0.1:1")
     with pytest.raises(RecordRefused, match="signature is wrong"):
-        unseal_model(seal(record, fleet="f", secret=SECRET), KEY, fleet="f", secret=SECRET)
+        verify_model(sign_record(record, fleet="f", secret=SECRET), KEY, fleet="f", secret=SECRET)
 
 
 @pytest.mark.parametrize(
@@ -59,13 +61,13 @@ def test_a_workers_record_is_no_model() -> None:
 )
 def test_what_is_damaged_is_refused(raw: bytes) -> None:
     with pytest.raises(RecordRefused):
-        unseal_model(raw, KEY, fleet="f", secret=None, unsigned=True)
+        verify_model(raw, KEY, fleet="f", secret=None, allow_unsigned=True)
 
 
 def test_nothing_can_be_unsealed_without_a_base() -> None:
     empty = VirtualModel(name="v:latest", revision=1)
     with pytest.raises(RecordRefused, match="what it was made from"):
-        unseal_model(seal_model(empty, KEY, fleet="f", secret=SECRET), KEY, fleet="f", secret=SECRET)
+        verify_model(sign_model(empty, KEY, fleet="f", secret=SECRET), KEY, fleet="f", secret=SECRET)
 
 
 def test_its_digest_is_of_its_base_and_of_what_it_adds() -> None:

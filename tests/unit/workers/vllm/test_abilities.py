@@ -10,16 +10,16 @@ import pytest
 
 from vllama_pool.workers.simulated.options import Options
 from vllama_pool.workers.simulated.server import Simulated
-from vllama_pool.workers.vllm.abilities import Shown, abilities
+from vllama_pool.workers.vllm.abilities import Detection, detect_abilities
 
 
-async def shown(options: Options) -> Shown:
+async def detected(options: Options) -> Detection:
     async with Simulated(options) as worker, httpx.AsyncClient(trust_env=False) as client:
-        return await abilities(client, worker.url, options.model)
+        return await detect_abilities(client, worker.url, options.model)
 
 
 @pytest.mark.parametrize(
-    ("options", "able"),
+    ("options", "abilities"),
     [
         (Options(model="m", reasoning="hm", ttft=0, tokens_per_second=1e6), ("thinking",)),
         (Options(model="m", ttft=0, tokens_per_second=1e6), ()),
@@ -27,15 +27,17 @@ async def shown(options: Options) -> Shown:
         (Options(model="m", embedding=True), ()),
     ],
 )
-async def test_a_server_shows_it(options: Options, able: tuple[str, ...]) -> None:
-    assert await shown(options) == Shown(able)
+async def test_a_server_shows_it(options: Options, abilities: tuple[str, ...]) -> None:
+    assert await detected(options) == Detection(abilities)
 
 
-def vllm(*, tools: bool, message: dict[str, Any], asked: list[dict[str, Any]], sees: bool = False) -> httpx.AsyncClient:
+def vllm(
+    *, tools: bool, message: dict[str, Any], requests: list[dict[str, Any]], accepts_images: bool = False
+) -> httpx.AsyncClient:
     def answer(request: httpx.Request) -> httpx.Response:
         body = json.loads(request.content)
-        asked.append(body)
-        if not sees and isinstance(body["messages"][0]["content"], list):
+        requests.append(body)
+        if not accepts_images and isinstance(body["messages"][0]["content"], list):
             return httpx.Response(400, json={"error": {"message": "m is not a multimodal model"}})
         if "tools" in body and not tools:
             return httpx.Response(400, json={"error": {"message": '"auto" tool choice requires …'}})
@@ -45,31 +47,31 @@ def vllm(*, tools: bool, message: dict[str, Any], asked: list[dict[str, Any]], s
 
 
 async def test_tools_and_thinking_are_seen_with_short_requests() -> None:
-    asked: list[dict[str, Any]] = []
-    async with vllm(tools=True, message={"content": None, "reasoning": "Okay"}, asked=asked) as client:
-        assert await abilities(client, "http://w", "m", "key") == Shown(("tools", "thinking"))
-    assert len(asked) == 2
-    assert all(body["max_tokens"] < 20 for body in asked)
+    requests: list[dict[str, Any]] = []
+    async with vllm(tools=True, message={"content": None, "reasoning": "Okay"}, requests=requests) as client:
+        assert await detect_abilities(client, "http://w", "m", "key") == Detection(("tools", "thinking"))
+    assert len(requests) == 2
+    assert all(body["max_tokens"] < 20 for body in requests)
 
 
 async def test_a_model_that_takes_an_image_sees() -> None:
-    async with vllm(tools=False, message={"content": "x"}, asked=[], sees=True) as client:
-        assert await abilities(client, "http://w", "m") == Shown(("vision",))
+    async with vllm(tools=False, message={"content": "x"}, requests=[], accepts_images=True) as client:
+        assert await detect_abilities(client, "http://w", "m") == Detection(("vision",))
 
 
 async def test_without_a_parser_for_tools_thinking_is_still_seen() -> None:
-    asked: list[dict[str, Any]] = []
-    async with vllm(tools=False, message={"reasoning_content": "Okay"}, asked=asked) as client:
-        assert await abilities(client, "http://w", "m") == Shown(("thinking",))
-    assert len(asked) == 3
+    requests: list[dict[str, Any]] = []
+    async with vllm(tools=False, message={"reasoning_content": "Okay"}, requests=requests) as client:
+        assert await detect_abilities(client, "http://w", "m") == Detection(("thinking",))
+    assert len(requests) == 3
 
 
 @pytest.mark.parametrize(
     "message", [{"content": "<think>Okay"}, {"content": "x", "reasoning": None}, {"reasoning": ""}]
 )
 async def test_thoughts_in_the_text_are_no_thinking(message: dict[str, Any]) -> None:
-    async with vllm(tools=True, message=message, asked=[]) as client:
-        assert await abilities(client, "http://w", "m") == Shown(("tools",))
+    async with vllm(tools=True, message=message, requests=[]) as client:
+        assert await detect_abilities(client, "http://w", "m") == Detection(("tools",))
 
 
 @pytest.mark.parametrize(
@@ -83,23 +85,23 @@ async def test_thoughts_in_the_text_are_no_thinking(message: dict[str, Any]) -> 
 )
 async def test_nothing_is_claimed_of_a_server_that_answers_otherwise(answer: httpx.Response) -> None:
     async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: answer)) as client:
-        assert await abilities(client, "http://w", "m") == Shown()
+        assert await detect_abilities(client, "http://w", "m") == Detection()
 
 
 async def test_a_server_that_is_gone_is_asked_nothing_more_and_nothing_claimed() -> None:
-    asked = []
+    requests = []
 
     def gone(request: httpx.Request) -> httpx.Response:
-        asked.append(request.url.path)
+        requests.append(request.url.path)
         raise httpx.ConnectError("gone", request=request)
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(gone)) as client:
-        assert await abilities(client, "http://w", "m") == Shown(settled=False)
-    assert len(asked) == 1
+        assert await detect_abilities(client, "http://w", "m") == Detection(complete=False)
+    assert len(requests) == 1
 
 
 @pytest.mark.parametrize("status", [429, 503])
 async def test_a_server_that_is_busy_may_show_more_later(status: int) -> None:
     answers = iter([httpx.Response(200, json={"choices": []}), httpx.Response(status)])
     async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: next(answers))) as client:
-        assert await abilities(client, "http://w", "m") == Shown(("tools",), settled=False)
+        assert await detect_abilities(client, "http://w", "m") == Detection(("tools",), complete=False)

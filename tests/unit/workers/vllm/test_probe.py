@@ -11,7 +11,7 @@ import pytest
 from vllama_pool.workers.registry.record import WorkerState
 from vllama_pool.workers.vllm.probe import (
     MAX_BYTES,
-    BadAnswer,
+    BadResponse,
     ConnectionRefused,
     Health,
     Metrics,
@@ -174,7 +174,7 @@ async def test_something_else_than_vllm() -> None:
 
     async with answering(page) as client:
         assert await check_health(client, URL) is Health.OK
-        with pytest.raises(BadAnswer, match="not a list of models"):
+        with pytest.raises(BadResponse, match="not a list of models"):
             await list_models(client, URL)
         assert await version(client, URL) == ""
         result = await probe(client, URL)
@@ -205,13 +205,13 @@ async def test_a_redirect_is_not_followed() -> None:
         return httpx.Response(302, headers={"location": "http://elsewhere.test/"})
 
     async with answering(redirect) as client:
-        with pytest.raises(BadAnswer, match="302"):
+        with pytest.raises(BadResponse, match="302"):
             await scrape(client, URL)
 
 
 async def test_an_endless_answer_is_cut_off() -> None:
     async with answering(lambda _: httpx.Response(200, content=b"x" * (MAX_BYTES + 1))) as client:
-        with pytest.raises(BadAnswer, match="more than"):
+        with pytest.raises(BadResponse, match="more than"):
             await scrape(client, URL)
 
 
@@ -223,7 +223,7 @@ async def test_the_key_is_sent_as_a_bearer_token() -> None:
 
     async with answering(guarded) as client:
         assert (await list_models(client, URL, "secret"))[0].name == "tiny"
-        with pytest.raises(BadAnswer) as failed:
+        with pytest.raises(BadResponse) as failed:
             await list_models(client, URL)
     assert failed.value.status == 401
 

@@ -19,52 +19,52 @@ class Server:
     """Answers by path, and remembers what it was asked."""
 
     def __init__(self, **answers: httpx.Response | Callable[[], httpx.Response]) -> None:
-        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.requests: list[tuple[str, dict[str, Any]]] = []
         self.keys: set[str | None] = set()
         self._answers = answers
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         name = request.url.path.rpartition("/")[2]
-        self.asked.append((name, json.loads(request.content)))
+        self.requests.append((name, json.loads(request.content)))
         self.keys.add(request.headers.get("authorization"))
         answer = self._answers.get(name, httpx.Response(200, json={}))
         return answer() if callable(answer) else answer
 
-    async def warmed(self, *tasks: str, key: str | None = None) -> bool | None:
+    async def warm_up_result(self, *tasks: str, key: str | None = None) -> bool | None:
         async with httpx.AsyncClient(transport=httpx.MockTransport(self)) as client:
             return await warm_up(client, URL, "m", tasks, key)
 
 
 async def test_a_chat_model_is_asked_with_and_without_logprobs() -> None:
     server = Server()
-    assert await server.warmed("completion") is True
-    assert [name for name, _ in server.asked] == ["completions", "completions"]
-    assert ["logprobs" in body for _, body in server.asked] == [False, True]
-    assert all(body["model"] == "m" and body["max_tokens"] <= 2 for _, body in server.asked)
+    assert await server.warm_up_result("completion") is True
+    assert [name for name, _ in server.requests] == ["completions", "completions"]
+    assert ["logprobs" in body for _, body in server.requests] == [False, True]
+    assert all(body["model"] == "m" and body["max_tokens"] <= 2 for _, body in server.requests)
 
 
 async def test_without_a_template_it_completes_instead() -> None:
     answers = iter([httpx.Response(400, json=NO_TEMPLATE), httpx.Response(200, json={})])
     server = Server(completions=lambda: next(answers))
-    assert await server.warmed("completion") is False
-    assert "messages" in server.asked[0][1]
-    assert "prompt" in server.asked[1][1]
+    assert await server.warm_up_result("completion") is False
+    assert "messages" in server.requests[0][1]
+    assert "prompt" in server.requests[1][1]
 
 
 async def test_an_embedding_model_embeds() -> None:
     server = Server()
-    assert await server.warmed("embedding") is None
-    assert [name for name, _ in server.asked] == ["embeddings"]
+    assert await server.warm_up_result("embedding") is None
+    assert [name for name, _ in server.requests] == ["embeddings"]
 
 
 async def test_another_refusal_tells_nothing_of_the_template() -> None:
     server = Server(completions=httpx.Response(400, json={"error": {"message": "only images are taken"}}))
-    assert await server.warmed("completion") is None
+    assert await server.warm_up_result("completion") is None
 
 
 async def test_a_server_that_fails_is_not_ready() -> None:
     with pytest.raises(WarmUpFailed, match="HTTP 500"):
-        await Server(completions=httpx.Response(500, text="out of memory")).warmed("completion")
+        await Server(completions=httpx.Response(500, text="out of memory")).warm_up_result("completion")
 
 
 async def test_a_server_that_goes_away_is_not_ready() -> None:
@@ -72,10 +72,10 @@ async def test_a_server_that_goes_away_is_not_ready() -> None:
         raise httpx.ReadError("connection reset")
 
     with pytest.raises(WarmUpFailed, match="connection reset"):
-        await Server(completions=gone).warmed("completion")
+        await Server(completions=gone).warm_up_result("completion")
 
 
 async def test_the_key_is_sent() -> None:
     server = Server()
-    await server.warmed("completion", key="secret")
+    await server.warm_up_result("completion", key="secret")
     assert server.keys == {"Bearer secret"}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vllama_pool.router.log_once import LogOnce
 from vllama_pool.workers.registry.signature import RecordRefused
-from vllama_pool.workers.registry.virtual_model import VirtualModel, seal_model, unseal_model
+from vllama_pool.workers.registry.virtual_model import VirtualModel, sign_model, verify_model
 
 _log = logging.getLogger(__name__)
 
@@ -18,26 +18,28 @@ class SignaturePolicy:
 
     fleet: str
     secret: bytes | None
-    unsigned: bool
+    allow_unsigned: bool
     """Accept unsigned entries: only this user can write to the registry."""
 
 
-class Sealer:
+class ModelSigner:
     """Signs entries, and verifies those of others. Logs each refusal once."""
 
     def __init__(self, policy: SignaturePolicy) -> None:
         self._policy = policy
         self._refusals = LogOnce(_log, "virtual model %r in the registry is ignored: %s")
 
-    def seal(self, key: str, model: VirtualModel) -> bytes:
+    def sign(self, key: str, model: VirtualModel) -> bytes:
         """Return the envelope to store under `key`."""
-        return seal_model(model, key, fleet=self._policy.fleet, secret=self._policy.secret)
+        return sign_model(model, key, fleet=self._policy.fleet, secret=self._policy.secret)
 
-    def unseal(self, key: str, envelope: bytes) -> VirtualModel | None:
+    def verify(self, key: str, envelope: bytes) -> VirtualModel | None:
         """Return the model stored under `key`, or None if the envelope is refused."""
         policy = self._policy
         try:
-            return unseal_model(envelope, key, fleet=policy.fleet, secret=policy.secret, unsigned=policy.unsigned)
+            return verify_model(
+                envelope, key, fleet=policy.fleet, secret=policy.secret, allow_unsigned=policy.allow_unsigned
+            )
         except RecordRefused as error:
             self._refusals.warn(key, str(error))
             return None

@@ -6,31 +6,31 @@ import json
 from pathlib import Path
 
 from tests.support.vllm.model_folder import write_model
-from vllama_pool.workers.model.chat_template import Speech, read_speech
+from vllama_pool.workers.model.facts import ModelFacts, read_facts
 from vllama_pool.workers.model.files import ModelFiles
 from vllama_pool.workers.vllm.flags import Flags
 
 
-def read(folder: Path, *flags: str) -> Speech:
-    return read_speech(str(folder), ModelFiles((folder,)), Flags(flags), ("<|python_tag|>", "<other>"))
+def read(folder: Path, *flags: str) -> ModelFacts:
+    return read_facts(str(folder), ModelFiles((folder,)), Flags(flags), ("<|python_tag|>", "<other>"))
 
 
 def test_a_whole_model(tmp_path: Path) -> None:
     added = json.dumps({"<|python_tag|>": 7})
     folder = write_model(tmp_path / "m", chat_template_dot_jinja="{{ messages }}", added_tokens_dot_json=added)
-    assert read(folder) == Speech(
-        "m", files=True, model_type="llama", templates=("{{ messages }}",), marks=frozenset({"<|python_tag|>"})
+    assert read(folder) == ModelFacts(
+        "m", files=True, model_type="llama", templates=("{{ messages }}",), special_tokens=frozenset({"<|python_tag|>"})
     )
     assert read(folder, "--chat-template={{ x }}").templates == ("{{ x }}",)
 
 
 def test_a_mistral_and_an_embedding_model(tmp_path: Path) -> None:
-    assert read(write_model(tmp_path / "a", tekken_dot_json="{}")).mistral
-    assert read(write_model(tmp_path / "b", modules_dot_json="[]")).embeds
+    assert read(write_model(tmp_path / "a", tekken_dot_json="{}")).mistral_tokenizer
+    assert read(write_model(tmp_path / "b", modules_dot_json="[]")).is_embedding
 
 
 def test_what_is_not_downloaded_or_not_whole_is_known_by_its_name_alone(tmp_path: Path) -> None:
-    assert read_speech("Qwen/Qwen3-8B", None, Flags(()), ()) == Speech("Qwen3-8B")
+    assert read_facts("Qwen/Qwen3-8B", None, Flags(()), ()) == ModelFacts("Qwen3-8B")
     folder = write_model(tmp_path / "partly")
     (folder / "model.safetensors").unlink()
     assert not read(folder).files

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from vllama_pool.workers.model.chat_template import Speech
-from vllama_pool.workers.model.structured import CONFIG, flags_for
+from vllama_pool.workers.model.facts import ModelFacts
+from vllama_pool.workers.model.structured_outputs import CONFIG, structured_output_flags
 from vllama_pool.workers.vllm.flags import Flags
 
 
 def test_white_space_is_switched_off_with_a_backend_that_can() -> None:
-    name, value = flags_for(Speech("Qwen3-8B"), Flags(()))
+    name, value = structured_output_flags(ModelFacts("Qwen3-8B"), Flags(()))
     assert name == CONFIG
     assert json.loads(value) == {"backend": "guidance", "disable_any_whitespace": True}
 
@@ -26,16 +26,16 @@ def test_white_space_is_switched_off_with_a_backend_that_can() -> None:
     ],
 )
 def test_the_users_word_counts(words: tuple[str, ...]) -> None:
-    assert flags_for(Speech("Qwen3-8B"), Flags(words)) == ()
+    assert structured_output_flags(ModelFacts("Qwen3-8B"), Flags(words)) == ()
 
 
 @pytest.mark.parametrize(
-    "speech",
+    "facts",
     [
-        Speech("all-minilm", embeds=True),
-        Speech("any", mistral=True),
-        *(Speech(name) for name in ("Mistral-7B-Instruct-v0.3", "Mixtral-8x7B", "Ministral-8B", "Codestral-22B")),
+        ModelFacts("all-minilm", is_embedding=True),
+        ModelFacts("any", mistral_tokenizer=True),
+        *(ModelFacts(name) for name in ("Mistral-7B-Instruct-v0.3", "Mixtral-8x7B", "Ministral-8B", "Codestral-22B")),
     ],
 )
-def test_what_does_not_fit_is_left_to_vllm(speech: Speech) -> None:
-    assert flags_for(speech, Flags(())) == ()
+def test_what_does_not_fit_is_left_to_vllm(facts: ModelFacts) -> None:
+    assert structured_output_flags(facts, Flags(())) == ()

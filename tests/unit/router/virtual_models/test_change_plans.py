@@ -16,7 +16,7 @@ from vllama_pool.router.protocol.ollama.copying import CopyRequest
 from vllama_pool.router.protocol.ollama.create import MAX_ADDED, decode_create
 from vllama_pool.router.protocol.ollama.requests import default_messages
 from vllama_pool.router.routing.resolve import ModelRoutes
-from vllama_pool.router.virtual_models.plans import (
+from vllama_pool.router.virtual_models.change_plans import (
     UNSIGNED,
     BaseMissing,
     Inventory,
@@ -28,7 +28,7 @@ from vllama_pool.router.virtual_models.plans import (
 from vllama_pool.router.virtual_models.store import ModelStore
 from vllama_pool.workers.registry.record import ModelInfo
 from vllama_pool.workers.registry.signature import MAX_ENVELOPE
-from vllama_pool.workers.registry.virtual_model import VirtualModel, key_of, seal_model, unseal_model
+from vllama_pool.workers.registry.virtual_model import VirtualModel, key_of, sign_model, verify_model
 
 TABLE = RoutingTable(models=(ModelRoute("friendly:8b", (ServeTarget("Org/M"),), ("short",), {"temperature": 0.5}),))
 DIGEST = "d" * 64
@@ -169,7 +169,7 @@ def test_merging_many_licences_is_fast() -> None:
 def test_option_numbers_of_any_size_are_stored() -> None:
     model = create(known(), parameters={"seed": 10**200, "temperature": -(10**30)}).model
     key = key_of(model.name)
-    assert unseal_model(seal_model(model, key, fleet="f", secret=b"s"), key, fleet="f", secret=b"s") == model
+    assert verify_model(sign_model(model, key, fleet="f", secret=b"s"), key, fleet="f", secret=b"s") == model
 
 
 @pytest.mark.rule(108)

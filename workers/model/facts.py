@@ -14,7 +14,7 @@ _VOCABULARIES = ("added_tokens.json", "tokenizer_config.json", "tokenizer.json")
 
 
 @dataclass(frozen=True, slots=True)
-class Speech:
+class ModelFacts:
     """Facts about a model before it is served."""
 
     name: str
@@ -24,27 +24,29 @@ class Speech:
     model_type: str = ""
     templates: tuple[str, ...] = ()
     """The default one first."""
-    marks: frozenset[str] = frozenset()
+    special_tokens: frozenset[str] = frozenset()
     """Requested tokens that the tokenizer has."""
-    mistral: bool = False
+    mistral_tokenizer: bool = False
     """True if mistral-common renders chats, without a template."""
-    embeds: bool = False
+    is_embedding: bool = False
 
 
-def read_speech(model: str, files: ModelFiles | None, flags: Flags, marks: Collection[str]) -> Speech:
+def read_facts(model: str, files: ModelFiles | None, flags: Flags, special_tokens: Collection[str]) -> ModelFacts:
     """Read the facts from `files`, None before the download. `marks`: tokens to look for."""
     name = Path(model).name
     if files is None:
-        return Speech(name)
+        return ModelFacts(name)
     templates = chat_templates(files, flags)
-    return Speech(
+    return ModelFacts(
         name,
         files=bool(files.find("config.json") and (templates or files.weight_files)),
         model_type=str(files.json("config.json").get("model_type", "")),
         templates=templates,
-        marks=frozenset(mark for mark in marks if any(files.mentions(place, mark) for place in _VOCABULARIES)),
-        mistral=has_mistral_tokenizer(files),
-        embeds=files.find("modules.json") is not None,
+        special_tokens=frozenset(
+            mark for mark in special_tokens if any(files.mentions(place, mark) for place in _VOCABULARIES)
+        ),
+        mistral_tokenizer=has_mistral_tokenizer(files),
+        is_embedding=files.find("modules.json") is not None,
     )
 
 

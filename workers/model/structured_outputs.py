@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 
-from vllama_pool.workers.model.chat_template import Speech
+from vllama_pool.workers.model.facts import ModelFacts
 from vllama_pool.workers.vllm.flags import Flags
 
 CONFIG = "--structured-outputs-config"
@@ -20,9 +20,9 @@ _OTHER_TOKENIZERS = re.compile(r"mi(ni)?[sx]tral|codestral|devstral|pixtral|magi
 """guidance does not support the older mistral-common tokenizers."""
 
 
-def flags_for(speech: Speech, given: Flags) -> tuple[str, ...]:
+def structured_output_flags(facts: ModelFacts, given: Flags) -> tuple[str, ...]:
     """Return the flags to add to vLLM's command line; () if the user has set them."""
     decided = given.begins(CONFIG) or given.has("--config")
-    if decided or speech.embeds or speech.mistral or _OTHER_TOKENIZERS.search(speech.name):
+    if decided or facts.is_embedding or facts.mistral_tokenizer or _OTHER_TOKENIZERS.search(facts.name):
         return ()
     return (CONFIG, COMPACT)
