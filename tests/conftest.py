@@ -7,7 +7,7 @@ import signal
 import pytest
 from hypothesis import settings
 
-pytest.register_assert_rewrite("tests.support.clients.stories")
+pytest.register_assert_rewrite("tests.support.clients.scenarios")
 
 settings.register_profile("steady", derandomize=True, deadline=None, database=None)
 settings.register_profile("explore", deadline=None, max_examples=1000)

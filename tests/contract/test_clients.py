@@ -1,4 +1,4 @@
-"""Stories of clients written for Ollama, on a router with simulated workers."""
+"""Scenarios of clients written for Ollama, on a router with simulated workers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.clients.stories import LongStage, Stage, Stories, client, started
+from tests.support.clients.scenarios import ChatFleet, ScenarioTests, SlowFleet, client, started
 from tests.support.fleet.live import fleet
 from vllama_pool.workers.simulated.options import Options
 
@@ -29,25 +29,25 @@ EMBEDDER = Options(model="embedder", embedding=True)
 SLOW = Options(model="slow", tokens_per_second=20, ttft=0.01, answer_tokens=4000)
 
 
-class TestSimulated(Stories):
+class TestSimulated(ScenarioTests):
     @pytest.fixture
-    async def stage(self, tmp_path: Path) -> AsyncIterator[Stage]:
+    async def chat_fleet(self, tmp_path: Path) -> AsyncIterator[ChatFleet]:
         async with fleet(tmp_path, {"a": MODEL, "b": MODEL, "c": EMBEDDER}) as running:
-            yield Stage(
+            yield ChatFleet(
                 url=running.url,
                 model="thinker",
                 embedder="embedder",
-                says="Simulated answer to:",
-                thinks="The user asked something.",
-                arguments={"city": "simulated", "unit": "simulated"},
+                answer_prefix="Simulated answer to:",
+                thoughts="The user asked something.",
+                tool_arguments={"city": "simulated", "unit": "simulated"},
                 context=4096,
             )
 
     @pytest.fixture
-    async def long_stage(self, tmp_path: Path) -> AsyncIterator[LongStage]:
+    async def slow_fleet(self, tmp_path: Path) -> AsyncIterator[SlowFleet]:
         async with fleet(tmp_path, {"a": SLOW}) as running:
-            yield LongStage(running.url, SLOW.model, "hello", running["a"].url, SLOW.answer_tokens)
+            yield SlowFleet(running.url, SLOW.model, "hello", running["a"].url, SLOW.answer_tokens)
 
     @pytest.fixture
-    def writer(self, stage: Stage) -> dict[str, str]:
-        return stage.at
+    def schema_model(self, chat_fleet: ChatFleet) -> dict[str, str]:
+        return chat_fleet.at

@@ -1,4 +1,4 @@
-"""The client stories of tests/contract/test_clients.py on real vLLM."""
+"""The client scenarios of tests/contract/test_clients.py on real vLLM."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.support.clients.stories import LongStage, Stage, Stories, client, started
+from tests.support.clients.scenarios import ChatFleet, ScenarioTests, SlowFleet, client, started
 from tests.support.fleet.attached import system
 from tests.support.vllm.servers import VllmServer
 
@@ -34,26 +34,26 @@ def over(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Over]:
         yield url
 
 
-class TestRealVllm(Stories):
+class TestRealVllm(ScenarioTests):
     @pytest.fixture
-    def stage(self, over: Over, tiny_qwen3_vllm: VllmServer, all_minilm_vllm: VllmServer) -> Stage:
-        return Stage(
+    def chat_fleet(self, over: Over, tiny_qwen3_vllm: VllmServer, all_minilm_vllm: VllmServer) -> ChatFleet:
+        return ChatFleet(
             url=over(tiny_qwen3_vllm, all_minilm_vllm),
             model=tiny_qwen3_vllm.model,
             embedder=all_minilm_vllm.model,
-            says="Hello! I am a tiny llama 🦙 and I count:",
-            thinks="The user said something. I greet.",
-            arguments={"city": "Paris", "unit": "celsius"},
+            answer_prefix="Hello! I am a tiny llama 🦙 and I count:",
+            thoughts="The user said something. I greet.",
+            tool_arguments={"city": "Paris", "unit": "celsius"},
             context=1024,
         )
 
     @pytest.fixture
-    def long_stage(self, over: Over, smollm2_vllm: VllmServer) -> LongStage:
+    def slow_fleet(self, over: Over, smollm2_vllm: VllmServer) -> SlowFleet:
         """Answers for seconds; a tiny model's engine finishes before its server has sent the first token."""
         question = "Write all numbers from one to five hundred, separated by commas."
-        return LongStage(over(smollm2_vllm), smollm2_vllm.model, question, smollm2_vllm.url, answer=2000)
+        return SlowFleet(over(smollm2_vllm), smollm2_vllm.model, question, smollm2_vllm.url, answer_tokens=2000)
 
     @pytest.fixture
-    def writer(self, long_stage: LongStage) -> dict[str, str]:
+    def schema_model(self, slow_fleet: SlowFleet) -> dict[str, str]:
         """Fixes every choice of the schema: otherwise the tiny model generates whitespace until its context is full."""
-        return long_stage.at
+        return slow_fleet.at

@@ -1,14 +1,12 @@
-"""The loop of a client under test, run by the client's own interpreter: one story a line in, one answer a line out.
+"""The loop of a client program, run by the client's own interpreter: one request a line in, one response a line out.
 
-    {"story": "chat", "at": {"url": "http://…", "model": "m", "embedder": "e"}, "with": {"question": "…"}}
+    {"scenario": "chat", "at": {"url": "http://…", "model": "m", "embedder": "e"}, "with": {"question": "…"}}
 
-is answered with {"result": …}, or with {"error": {"class": "…", "message": "…", "status": 404}} where the client
-raised. The story "offers" is answered with the names of all stories that the client can tell.
-
-What stories give, the same for every client:
+is answered with {"result": …}, or with {"error": {"class": "…", "message": "…", "status": 404}} if the client raised.
+The result of "scenarios" is the list of the client's scenarios. Other results have the same shape for every client:
 
     an answer   {"text": "…", "reason": "stop", "counts": [prompt tokens, answer tokens], "parts": 7}
-                with null for what the client does not tell
+                with null for values that the client does not report
     a call      {"name": "…", "arguments": {…}}
 """
 
@@ -23,7 +21,7 @@ from typing import Any
 
 Answer = dict[str, Any]
 SLOW = 10.0
-"""Seconds after which the stack of a story that still goes on is written to the log."""
+"""Seconds after which the stack of a running scenario is written to the log."""
 
 
 def answer(text: str, reason: str | None, counts: list[int] | None, parts: int | None = None) -> Answer:
@@ -31,28 +29,28 @@ def answer(text: str, reason: str | None, counts: list[int] | None, parts: int |
 
 
 def serve(client: Callable[..., Any]) -> None:
-    """Tell stories until the input ends. `client` is a class: made with `at`, it has a method for every story."""
+    """Run scenarios until the input ends. `client` is a class with a method per scenario; `at` are its arguments."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # some clients print advertisements
-    made: dict[str, Any] = {}
+    clients: dict[str, Any] = {}
     for line in sys.stdin:
-        asked = json.loads(line)
-        if asked["story"] == "offers":
-            told: Any = {"result": sorted(name for name in vars(client) if not name.startswith("_"))}
+        request = json.loads(line)
+        if request["scenario"] == "scenarios":
+            response: Any = {"result": sorted(name for name in vars(client) if not name.startswith("_"))}
         else:
-            key = json.dumps(asked["at"])
-            if key not in made:
-                made[key] = client(**asked["at"])
-            told = _tell(getattr(made[key], asked["story"]), asked["with"])
-        out.write(json.dumps(told) + "\n")
+            key = json.dumps(request["at"])
+            if key not in clients:
+                clients[key] = client(**request["at"])
+            response = _run(getattr(clients[key], request["scenario"]), request["with"])
+        out.write(json.dumps(response) + "\n")
         out.flush()
 
 
-def _tell(story: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
+def _run(scenario: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
     faulthandler.dump_traceback_later(SLOW)
     try:
-        return {"result": story(**given)}
-    except Exception as error:  # noqa: BLE001  whatever a client raises is what the test looks at
+        return {"result": scenario(**arguments)}
+    except Exception as error:  # noqa: BLE001  the test checks the error, whatever its class
         status = getattr(error, "status_code", None)
         return {"error": {"class": type(error).__name__, "message": str(error), "status": status}}
     finally:

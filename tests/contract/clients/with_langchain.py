@@ -16,7 +16,7 @@ class LangChain:
         self._url = url
         self._model = model
         self._embeddings = OllamaEmbeddings(model=embedder, base_url=url)
-        self._open: Any = None
+        self._stream: Any = None
 
     def chat(self, question: str, options: dict[str, Any]) -> Answer:
         return _answer(self._chat(options).invoke(question))
@@ -54,22 +54,22 @@ class LangChain:
         return self._embeddings.embed_documents(texts)
 
     def list(self) -> Any:
-        """It looks a name up in the list, and raises where it is not there."""
+        """The client reads the list itself, and raises if it lacks the model."""
         return [ChatOllama(model=self._model, base_url=self._url, validate_model_on_init=True).model]
 
-    def unknown(self) -> Any:
+    def unknown_model(self) -> Any:
         return ChatOllama(model="nope", base_url=self._url).invoke("hello").content
 
-    def at_once(self, count: int, question: str, options: dict[str, Any]) -> Any:
-        said = self._chat(options).batch([question] * count, config={"max_concurrency": count})
-        return [one.content for one in said]
+    def concurrent(self, count: int, question: str, options: dict[str, Any]) -> Any:
+        replies = self._chat(options).batch([question] * count, config={"max_concurrency": count})
+        return [reply.content for reply in replies]
 
-    def begin(self, question: str, options: dict[str, Any]) -> Any:
-        self._open = self._chat(options).stream(question)
-        return next(self._open).response_metadata.get("done", False)
+    def open_stream(self, question: str, options: dict[str, Any]) -> Any:
+        self._stream = self._chat(options).stream(question)
+        return next(self._stream).response_metadata.get("done", False)
 
-    def leave(self) -> None:
-        self._open.close()
+    def close_stream(self) -> None:
+        self._stream.close()
 
     def _chat(self, options: dict[str, Any], **fields: Any) -> ChatOllama:
         return ChatOllama(model=self._model, base_url=self._url, **options, **fields)
@@ -78,26 +78,26 @@ class LangChain:
         return OllamaLLM(model=self._model, base_url=self._url, **options)
 
 
-def _after(chat: Any, question: str, said: Any, outcome: str) -> dict[str, Any]:
-    results = [ToolMessage(outcome, tool_call_id=call["id"]) for call in said.tool_calls]
-    again = chat.invoke([HumanMessage(question), said, *results])
-    made = [{"name": call["name"], "arguments": call["args"]} for call in said.tool_calls]
-    return {"calls": made, "text": again.content}
+def _after(chat: Any, question: str, reply: Any, outcome: str) -> dict[str, Any]:
+    results = [ToolMessage(outcome, tool_call_id=call["id"]) for call in reply.tool_calls]
+    again = chat.invoke([HumanMessage(question), reply, *results])
+    calls = [{"name": call["name"], "arguments": call["args"]} for call in reply.tool_calls]
+    return {"calls": calls, "text": again.content}
 
 
-def _thought(said: Any) -> dict[str, str]:
-    return {"thinking": said.additional_kwargs.get("reasoning_content", ""), "text": said.content}
+def _thought(reply: Any) -> dict[str, str]:
+    return {"thinking": reply.additional_kwargs.get("reasoning_content", ""), "text": reply.content}
 
 
-def _answer(said: Any, parts: int | None = None) -> Answer:
-    usage = said.usage_metadata
-    reason = said.response_metadata["done_reason"]
-    return answer(said.content, reason, [usage["input_tokens"], usage["output_tokens"]], parts)
+def _answer(reply: Any, parts: int | None = None) -> Answer:
+    usage = reply.usage_metadata
+    reason = reply.response_metadata["done_reason"]
+    return answer(reply.content, reason, [usage["input_tokens"], usage["output_tokens"]], parts)
 
 
-def _generation(made: Any) -> Answer:
-    about = made.generation_info
-    return answer(made.text, about["done_reason"], [about["prompt_eval_count"], about["eval_count"]])
+def _generation(generation: Any) -> Answer:
+    info = generation.generation_info
+    return answer(generation.text, info["done_reason"], [info["prompt_eval_count"], info["eval_count"]])
 
 
 if __name__ == "__main__":

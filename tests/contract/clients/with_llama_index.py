@@ -1,4 +1,4 @@
-"""llama-index-llms-ollama and llama-index-embeddings-ollama. Completions are chats here."""
+"""llama-index-llms-ollama and llama-index-embeddings-ollama. The client sends completions as chats."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class LlamaIndex:
         self._url = url
         self._model = model
         self._embedding = OllamaEmbedding(model_name=embedder, base_url=url)
-        self._open: Any = None
+        self._stream: Any = None
 
     def chat(self, question: str, options: dict[str, Any]) -> Answer:
         return _answer(self._llm(options).chat(_user(question)))
@@ -50,23 +50,23 @@ class LlamaIndex:
     def show(self) -> Any:
         return {"context": self._llm({}).metadata.context_window}
 
-    def unknown(self) -> Any:
+    def unknown_model(self) -> Any:
         return Ollama("nope", base_url=self._url).chat(_user("hello")).message.content
 
-    def at_once(self, count: int, question: str, options: dict[str, Any]) -> Any:
-        async def ask() -> list[str]:
+    def concurrent(self, count: int, question: str, options: dict[str, Any]) -> Any:
+        async def run() -> list[str]:
             llm = self._llm(options)
-            said = await asyncio.gather(*(llm.achat(_user(question)) for _ in range(count)))
-            return [one.message.content or "" for one in said]
+            replies = await asyncio.gather(*(llm.achat(_user(question)) for _ in range(count)))
+            return [reply.message.content or "" for reply in replies]
 
-        return asyncio.run(ask())
+        return asyncio.run(run())
 
-    def begin(self, question: str, options: dict[str, Any]) -> Any:
-        self._open = self._llm(options).stream_chat(_user(question))
-        return next(self._open).raw["done"]
+    def open_stream(self, question: str, options: dict[str, Any]) -> Any:
+        self._stream = self._llm(options).stream_chat(_user(question))
+        return next(self._stream).raw["done"]
 
-    def leave(self) -> None:
-        self._open.close()
+    def close_stream(self) -> None:
+        self._stream.close()
 
     def _llm(self, options: dict[str, Any], **fields: Any) -> Ollama:
         return Ollama(self._model, base_url=self._url, additional_kwargs=options, **fields)
@@ -76,25 +76,25 @@ def _user(question: str) -> list[ChatMessage]:
     return [ChatMessage(role="user", content=question)]
 
 
-def _after(llm: Ollama, question: str, said: Any, tools: list[Any], outcome: str) -> dict[str, Any]:
-    calls = [block for block in said.message.blocks if isinstance(block, ToolCallBlock)]
+def _after(llm: Ollama, question: str, reply: Any, tools: list[Any], outcome: str) -> dict[str, Any]:
+    calls = [block for block in reply.message.blocks if isinstance(block, ToolCallBlock)]
     results = [
         ChatMessage(role="tool", content=outcome, additional_kwargs={"tool_call_id": call.tool_name}) for call in calls
     ]
-    again = llm.chat([*_user(question), said.message, *results], tools=tools)
-    made = [{"name": call.tool_name, "arguments": dict(call.tool_kwargs)} for call in calls]
-    return {"calls": made, "text": again.message.content or ""}
+    again = llm.chat([*_user(question), reply.message, *results], tools=tools)
+    used = [{"name": call.tool_name, "arguments": dict(call.tool_kwargs)} for call in calls]
+    return {"calls": used, "text": again.message.content or ""}
 
 
-def _thought(said: Any) -> dict[str, str]:
-    thoughts = [block.content or "" for block in said.message.blocks if isinstance(block, ThinkingBlock)]
-    return {"thinking": "".join(thoughts), "text": said.message.content or ""}
+def _thought(reply: Any) -> dict[str, str]:
+    thoughts = [block.content or "" for block in reply.message.blocks if isinstance(block, ThinkingBlock)]
+    return {"thinking": "".join(thoughts), "text": reply.message.content or ""}
 
 
-def _answer(said: Any, parts: int | None = None) -> Answer:
-    usage = said.raw["usage"]
+def _answer(reply: Any, parts: int | None = None) -> Answer:
+    usage = reply.raw["usage"]
     counts = [usage["prompt_tokens"], usage["completion_tokens"]]
-    return answer(said.message.content or "", said.raw["done_reason"], counts, parts)
+    return answer(reply.message.content or "", reply.raw["done_reason"], counts, parts)
 
 
 if __name__ == "__main__":

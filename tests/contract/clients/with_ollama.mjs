@@ -1,9 +1,9 @@
-// npm's ollama, the official client. What comes in and goes out is described in loop.py.
+// npm's ollama, the official client. loop.py describes requests and responses.
 
 import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
 
-// The packages lie beside Node, not beside this file.
+// The packages are installed beside Node.
 const { Ollama } = createRequire(process.argv[2])("ollama");
 
 const user = (question) => [{ role: "user", content: question }];
@@ -27,7 +27,7 @@ class OllamaJs {
   #client;
   #model;
   #embedder;
-  #open;
+  #stream;
 
   constructor({ url, model, embedder }) {
     this.#client = new Ollama({ host: url });
@@ -40,8 +40,8 @@ class OllamaJs {
   }
 
   async chat({ question, options }) {
-    const said = await this.#chat(user(question), { options });
-    return answer(said, said.message.content);
+    const reply = await this.#chat(user(question), { options });
+    return answer(reply, reply.message.content);
   }
 
   async chat_stream({ question, options }) {
@@ -50,33 +50,33 @@ class OllamaJs {
   }
 
   async generate({ question, options }) {
-    const said = await this.#client.generate({ model: this.#model, prompt: question, options });
-    return answer(said, said.response);
+    const reply = await this.#client.generate({ model: this.#model, prompt: question, options });
+    return answer(reply, reply.response);
   }
 
   async generate_stream({ question, options }) {
-    const asked = { model: this.#model, prompt: question, options, stream: true };
-    const parts = await whole(await this.#client.generate(asked));
+    const request = { model: this.#model, prompt: question, options, stream: true };
+    const parts = await whole(await this.#client.generate(request));
     return answer(parts.at(-1), joined(parts, (part) => part.response), parts.length);
   }
 
   async tools({ question, tools, outcome, options }) {
-    const said = await this.#chat(user(question), { tools, options });
-    return this.#after(question, said.message, said.message.tool_calls ?? [], { tools, options }, outcome);
+    const reply = await this.#chat(user(question), { tools, options });
+    return this.#after(question, reply.message, reply.message.tool_calls ?? [], { tools, options }, outcome);
   }
 
   async tools_stream({ question, tools, outcome, options }) {
     const parts = await whole(await this.#chat(user(question), { tools, options, stream: true }));
     const calls = parts.flatMap((part) => part.message.tool_calls ?? []);
-    const said = { role: "assistant", content: "", tool_calls: calls };
-    return this.#after(question, said, calls, { tools, options }, outcome);
+    const reply = { role: "assistant", content: "", tool_calls: calls };
+    return this.#after(question, reply, calls, { tools, options }, outcome);
   }
 
-  async #after(question, said, calls, rest, outcome) {
+  async #after(question, reply, calls, rest, outcome) {
     const results = calls.map((call) => ({ role: "tool", content: outcome, tool_name: call.function.name }));
-    const again = await this.#chat([...user(question), said, ...results], rest);
-    const made = calls.map((call) => ({ name: call.function.name, arguments: call.function.arguments }));
-    return { calls: made, text: again.message.content };
+    const again = await this.#chat([...user(question), reply, ...results], rest);
+    const used = calls.map((call) => ({ name: call.function.name, arguments: call.function.arguments }));
+    return { calls: used, text: again.message.content };
   }
 
   async format({ question, schema, options }) {
@@ -125,52 +125,52 @@ class OllamaJs {
     return [status, ...parts.map((part) => part.status)];
   }
 
-  async make({ name, system }) {
+  async create_copy_delete({ name, system }) {
     const copy = `${name}-copy`;
-    const made = await this.#client.create({ model: name, from: this.#model, system });
+    const created = await this.#client.create({ model: name, from: this.#model, system });
     const copied = await this.#client.copy({ source: name, destination: copy });
     const { modelfile } = await this.#client.show({ model: copy });
     const { response } = await this.#client.generate({ model: copy, prompt: "hello" });
-    const gone = [await this.#client.delete({ model: name }), await this.#client.delete({ model: copy })];
-    return { statuses: [made, copied, ...gone].map(({ status }) => status), modelfile, text: response };
+    const deleted = [await this.#client.delete({ model: name }), await this.#client.delete({ model: copy })];
+    return { statuses: [created, copied, ...deleted].map(({ status }) => status), modelfile, text: response };
   }
 
-  async unknown() {
+  async unknown_model() {
     return (await this.#client.chat({ model: "nope", messages: user("hello") })).message.content;
   }
 
-  async at_once({ count, question, options }) {
+  async concurrent({ count, question, options }) {
     const all = await Promise.all(Array.from({ length: count }, () => this.chat({ question, options })));
     return all.map((one) => one.text);
   }
 
-  async begin({ question, options }) {
-    this.#open = await this.#chat(user(question), { options, stream: true });
-    for await (const part of this.#open.itr) return part.done;
+  async open_stream({ question, options }) {
+    this.#stream = await this.#chat(user(question), { options, stream: true });
+    for await (const part of this.#stream.itr) return part.done;
   }
 
-  leave() {
-    this.#open.abort();
+  close_stream() {
+    this.#stream.abort();
     return null;
   }
 }
 
-const tell = async (story) => {
+const run = async (scenario) => {
   try {
-    return { result: await story() };
+    return { result: await scenario() };
   } catch (error) {
     return { error: { class: error.name, message: error.message, status: error.status_code ?? null } };
   }
 };
 
-const stories = Object.getOwnPropertyNames(OllamaJs.prototype).filter((name) => name !== "constructor");
-const made = new Map();
-console.log = console.error; // the client's own remarks
+const scenarios = Object.getOwnPropertyNames(OllamaJs.prototype).filter((name) => name !== "constructor");
+const clients = new Map();
+console.log = console.error; // keeps stdout for responses
 for await (const line of createInterface({ input: process.stdin })) {
-  const asked = JSON.parse(line);
-  const key = JSON.stringify(asked.at);
-  if (asked.at && !made.has(key)) made.set(key, new OllamaJs(asked.at));
-  const told =
-    asked.story === "offers" ? { result: stories.sort() } : await tell(() => made.get(key)[asked.story](asked.with));
-  process.stdout.write(JSON.stringify(told) + "\n");
+  const request = JSON.parse(line);
+  const key = JSON.stringify(request.at);
+  if (request.at && !clients.has(key)) clients.set(key, new OllamaJs(request.at));
+  const response =
+    request.scenario === "scenarios" ? { result: scenarios.sort() } : await run(() => clients.get(key)[request.scenario](request.with));
+  process.stdout.write(JSON.stringify(response) + "\n");
 }

@@ -14,7 +14,7 @@ class OllamaPython:
         self._client = ollama.Client(host=url)
         self._model = model
         self._embedder = embedder
-        self._open: Any = None
+        self._stream: Any = None
 
     def chat(self, question: str, options: dict[str, Any]) -> Answer:
         whole = self._client.chat(self._model, messages=_user(question), options=options)
@@ -41,8 +41,8 @@ class OllamaPython:
         messages: list[Any] = _user(question)
         parts = list(self._client.chat(self._model, messages=messages, tools=tools, options=options, stream=True))
         calls = [call for part in parts for call in part.message.tool_calls or []]
-        said = ollama.Message(role="assistant", content="", tool_calls=calls)
-        return self._after(messages, said, calls, tools, outcome, options)
+        reply = ollama.Message(role="assistant", content="", tool_calls=calls)
+        return self._after(messages, reply, calls, tools, outcome, options)
 
     def format(self, question: str, schema: Any, options: dict[str, Any]) -> str:
         whole = self._client.chat(self._model, messages=_user(question), format=schema, options=options)
@@ -53,8 +53,8 @@ class OllamaPython:
         return {"thinking": message.thinking or "", "text": message.content}
 
     def thinking_stream(self, question: str, on: bool, options: dict[str, Any]) -> Any:
-        asked = self._client.chat(self._model, messages=_user(question), think=on, options=options, stream=True)
-        parts = [part.message for part in asked]
+        stream = self._client.chat(self._model, messages=_user(question), think=on, options=options, stream=True)
+        parts = [part.message for part in stream]
         return {
             "thinking": "".join(part.thinking or "" for part in parts),
             "text": "".join(part.content or "" for part in parts),
@@ -81,35 +81,35 @@ class OllamaPython:
         whole = self._client.pull(self._model).status
         return [whole, *(part.status for part in self._client.pull(self._model, stream=True))]
 
-    def make(self, name: str, system: str) -> Any:
-        made = self._client.create(name, from_=self._model, system=system)
+    def create_copy_delete(self, name: str, system: str) -> Any:
+        created = self._client.create(name, from_=self._model, system=system)
         copied = self._client.copy(name, f"{name}-copy")
         shown = self._client.show(f"{name}-copy")
-        said = self._client.generate(f"{name}-copy", prompt="hello").response
-        gone = [self._client.delete(each).status for each in (name, f"{name}-copy")]
-        return {"statuses": [made.status, copied.status, *gone], "modelfile": shown.modelfile, "text": said}
+        reply = self._client.generate(f"{name}-copy", prompt="hello").response
+        deleted = [self._client.delete(each).status for each in (name, f"{name}-copy")]
+        return {"statuses": [created.status, copied.status, *deleted], "modelfile": shown.modelfile, "text": reply}
 
-    def unknown(self) -> Any:
+    def unknown_model(self) -> Any:
         return self._client.chat("nope", messages=_user("hello")).message.content
 
-    def at_once(self, count: int, question: str, options: dict[str, Any]) -> Any:
+    def concurrent(self, count: int, question: str, options: dict[str, Any]) -> Any:
         with ThreadPoolExecutor(count) as pool:
-            return [one["text"] for one in pool.map(lambda _: self.chat(question, options), range(count))]
+            return [each["text"] for each in pool.map(lambda _: self.chat(question, options), range(count))]
 
-    def begin(self, question: str, options: dict[str, Any]) -> Any:
-        self._open = self._client.chat(self._model, messages=_user(question), options=options, stream=True)
-        return next(self._open).done
+    def open_stream(self, question: str, options: dict[str, Any]) -> Any:
+        self._stream = self._client.chat(self._model, messages=_user(question), options=options, stream=True)
+        return next(self._stream).done
 
-    def leave(self) -> None:
-        self._open.close()
+    def close_stream(self) -> None:
+        self._stream.close()
 
     def _after(
-        self, messages: Any, said: Any, calls: Any, tools: Any, outcome: str, options: dict[str, Any]
+        self, messages: Any, reply: Any, calls: Any, tools: Any, outcome: str, options: dict[str, Any]
     ) -> dict[str, Any]:
         results = [{"role": "tool", "content": outcome, "tool_name": call.function.name} for call in calls]
-        again = self._client.chat(self._model, messages=[*messages, said, *results], tools=tools, options=options)
-        made = [{"name": call.function.name, "arguments": dict(call.function.arguments)} for call in calls]
-        return {"calls": made, "text": again.message.content}
+        again = self._client.chat(self._model, messages=[*messages, reply, *results], tools=tools, options=options)
+        used = [{"name": call.function.name, "arguments": dict(call.function.arguments)} for call in calls]
+        return {"calls": used, "text": again.message.content}
 
 
 def _user(question: str) -> list[Any]:

@@ -1,1 +1,1 @@
-"""HTTP clients of a fleet: stock Ollama clients, their stories, and fuzzed requests."""
+"""HTTP clients for tests: stock Ollama clients and their scenarios, and fuzzed requests."""

@@ -1,7 +1,7 @@
-"""Clients that were written for Ollama, each in a process of its own, and what each of them can tell.
+"""Clients written for Ollama, each run in a process of its own, and the scenarios that each supports.
 
-Their programs are in tests/contract/clients; `loop.py` there says what goes in and comes out. `make test` installs
-the clients themselves (deploy/local/setup.py, part `clients`).
+Their programs are in tests/contract/clients; `loop.py` there describes requests and responses. `make test` installs the
+clients (deploy/local/setup.py, part `clients`).
 """
 
 from __future__ import annotations
@@ -23,39 +23,36 @@ from deploy.local.package_managers import CLIENTS, ROOT
 from vllama_pool.workers.process.lifeline import die_with_parent
 
 PROGRAMS = ROOT / "tests" / "contract" / "clients"
-STORIES = frozenset(
+SCENARIOS = frozenset(
     (
         *("chat", "chat_stream", "generate", "generate_stream", "tools", "tools_stream", "format"),
-        *("thinking", "thinking_stream", "embed", "list", "show", "ps", "pull", "make"),
-        *("unknown", "at_once", "begin", "leave"),
+        *("thinking", "thinking_stream", "embed", "list", "show", "ps", "pull", "create_copy_delete"),
+        *("unknown_model", "concurrent", "open_stream", "close_stream"),
     )
 )
-"""All that a client may be asked to tell."""
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A stock client."""
-
     name: str
     program: str
-    lacks: dict[str, str] = field(default_factory=dict)
-    """Stories that it cannot tell, with the reason."""
+    unsupported: dict[str, str] = field(default_factory=dict)
+    """Scenarios that the client does not support, with the reason."""
     raises: str = "ResponseError: model 'nope' not found"
-    """What it raises where a model is unknown: class, and what the message has in it."""
+    """Class and beginning of the message of its error for an unknown model."""
 
 
-NO_CARE = dict.fromkeys(("ps", "pull", "make"), "has no such call")
-"""What clients lack that use models and do not look after them."""
+NO_MANAGEMENT = dict.fromkeys(("ps", "pull", "create_copy_delete"), "has no such call")
+"""For clients that use models but do not manage them."""
 KINDS = (
     Kind("ollama-python", "with_ollama.py"),
     Kind("ollama-js", "with_ollama.mjs"),
     Kind(
         "langchain",
         "with_langchain.py",
-        {"show": "asks for no details", **NO_CARE},
+        {"show": "reads no details", **NO_MANAGEMENT},
     ),
     Kind(
         "llama-index",
@@ -64,21 +61,21 @@ KINDS = (
             "generate": "sends completions as chats",
             "generate_stream": "sends completions as chats",
             "list": "has no such call",
-            **NO_CARE,
+            **NO_MANAGEMENT,
         },
-        "ResponseError: model 'nope:latest' not found",  # it asks for the model's details first
+        "ResponseError: model 'nope:latest' not found",  # it reads the model's details first
     ),
     Kind(
         "litellm",
         "with_litellm.py",
-        NO_CARE,
+        NO_MANAGEMENT,
         'NotFoundError: litellm.NotFoundError: Ollama_chatException - {"error":"model \'nope\' not found"}',
     ),
 )
 
 
-class Told(Exception):
-    """What a client raised."""
+class ClientRaised(Exception):
+    """An exception of the client."""
 
     def __init__(self, error: Json) -> None:
         super().__init__(f"{error['class']}: {error['message']}")
@@ -88,7 +85,7 @@ class Told(Exception):
 
 
 class StockClient:
-    """One client's process, which tells one story at a time. It ends with this process."""
+    """One client's process, which runs one scenario at a time. It ends with this process."""
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
@@ -105,38 +102,37 @@ class StockClient:
                 preexec_fn=die_with_parent(signal.SIGKILL),  # noqa: PLW1509  it takes no locks
             )
 
-    async def tell(self, story: str, at: Json, **given: Any) -> Any:
-        """Its result. `at` has url, model and embedder. Raises Told where the client raised."""
-        return await asyncio.to_thread(self._tell, {"story": story, "at": at, "with": given})
+    async def run(self, scenario: str, at: Json, **arguments: Any) -> Any:
+        """Return the result. `at` has url, model and embedder. Raises ClientRaised."""
+        return await asyncio.to_thread(self._request, {"scenario": scenario, "at": at, "with": arguments})
 
-    def offers(self) -> set[str]:
-        """The stories that its program has."""
-        return set(self._tell({"story": "offers", "at": None}))
+    def scenarios(self) -> set[str]:
+        return set(self._request({"scenario": "scenarios", "at": None}))
 
     def log(self) -> str:
-        """The end of what it wrote, with the stacks of slow stories."""
+        """The end of its log, which has the stacks of slow scenarios."""
         return f"{self.kind.name} wrote: {self._log.read_text()[-3000:]}"
 
     def stop(self) -> None:
-        """End it. Idempotent."""
+        """Idempotent."""
         self._process.kill()
         self._process.communicate()
         self._resources.close()
 
-    def _tell(self, asked: Json) -> Any:
+    def _request(self, request: Json) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         line = ""
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(asked) + "\n")
+            self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
         if not line:
-            raise AssertionError(f"it has ended; {self.log()}")
-        told = json.loads(line)
-        if "error" in told:
-            raise Told(told["error"])
-        return told["result"]
+            raise AssertionError(f"the client has ended; {self.log()}")
+        response = json.loads(line)
+        if "error" in response:
+            raise ClientRaised(response["error"])
+        return response["result"]
 
 
 def _command(program: str) -> list[str]:
@@ -149,7 +145,7 @@ def _command(program: str) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Without a word about other servers, proxies or their own telemetry."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OLLAMA_", "VLLAMA_", "LANG"))}
+    """Without variables that name other servers, proxies or telemetry."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("OLLAMA_", "VLLAMA_", "LANG"))}
     quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LANGSMITH_TRACING": "false", "PYTHONUNBUFFERED": "1"}
-    return {**kept, **quiet, "NO_PROXY": "*", "no_proxy": "*"}
+    return {**environ, **quiet, "NO_PROXY": "*", "no_proxy": "*"}
