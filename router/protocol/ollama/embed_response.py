@@ -9,7 +9,7 @@ from vllama_pool.router.protocol.ollama.embed import EmbedRequest
 from vllama_pool.router.protocol.operation import Clock, StreamFailure, Timing, Usage
 from vllama_pool.router.protocol.vllm import api, vectors
 
-NOT_UNDERSTOOD = "the worker's vectors are not understood: "
+INVALID = "the worker's embeddings are invalid: "
 
 
 class EmbedTranslator:
@@ -42,7 +42,7 @@ class EmbedTranslator:
         except vectors.NotFinite as error:
             self.failure = StreamFailure(400, error.text)
         except ValueError as error:  # also msgspec's and base64's errors
-            self.failure = StreamFailure(502, f"{NOT_UNDERSTOOD}{error}")
+            self.failure = StreamFailure(502, f"{INVALID}{error}")
         else:
             self.done = True
             return answer

@@ -48,7 +48,7 @@ class TextTranslator:
         try:
             payloads = self._splitter.feed(data)
         except EventTooLong:
-            self._fail(502, "the worker sent an event without end")
+            self._fail(502, "the worker sent an event that is too long")
             return b""
         return self._translate(payloads)
 
@@ -100,7 +100,7 @@ class TextTranslator:
         try:
             event = api.decode_event(payload)
         except _INVALID:
-            self._fail(502, "the worker sent an event that is not understood")
+            self._fail(502, "the worker sent an invalid event")
             return
         if event.choices:
             try:

@@ -49,7 +49,9 @@ def _preflight(path: str, body: msgspec.Struct, kind: type[T], then: Callable[[T
         try:
             decoded = msgspec.json.decode(response, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise Refused(f"the worker's answer to {path} is not vLLM's: {error}", status=501) from None
+            raise Refused(
+                f"the worker's response to {path} is invalid: {error}; check that it runs vLLM", status=501
+            ) from None
         return then(decoded)
 
     return PreflightRequest(path, api.encode(body), on_response)

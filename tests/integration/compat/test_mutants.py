@@ -1,4 +1,4 @@
-"""Mutation tests of the checks: each mutant changes one thing in the router's responses, and its rules must differ."""
+"""Mutation tests of the checks: each mutant changes one detail of the router's responses."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ Change = Callable[[RawResponse], RawResponse]
 
 @dataclass(frozen=True)
 class Mutant:
-    """A server that differs from Ollama in one thing."""
+    """A server that differs from Ollama in one detail."""
 
     name: str
     rules: set[int]
-    """The rules that must differ."""
+    """Must differ."""
     change: Change
     path: str = ""
-    """The request path that is changed; "" for all."""
+    """Path of the changed responses; "" for all."""
 
 
 def header(name: str, value: str, only: str = "") -> Change:
-    """Replace a header in responses whose content type contains `only`."""
+    """`only`: part of the content type of changed responses."""
 
     def change(response: RawResponse) -> RawResponse:
         if only not in (response.header("content-type") or ""):
@@ -63,7 +63,7 @@ def text(old: str, new: str) -> Change:
 
 
 def objects(change: Callable[[dict[str, Any]], object]) -> Change:
-    """Change every JSON object of a response in place, including each line of a stream."""
+    """Change each JSON object in place, also in streams."""
 
     def each(line: bytes) -> bytes:
         found = json.loads(line)
@@ -84,7 +84,7 @@ def without(*keys: str) -> Change:
 
 
 def with_(**fields: Any) -> Change:
-    """Replace the values of these keys where present."""
+    """Replace values of present keys."""
     return objects(lambda found: found.update({key: value for key, value in fields.items() if key in found}))
 
 
@@ -171,8 +171,6 @@ MUTANTS = (
 
 
 class MutatedServer(CheckedServer):
-    """Returns each response as the mutant would send it."""
-
     def __init__(self, at: ServerUrl, models: ModelChoice, mutant: Mutant) -> None:
         super().__init__(at, models, timeout=20)
         self._mutant = mutant
@@ -186,7 +184,7 @@ class MutatedServer(CheckedServer):
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def described(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[ServerUrl, ModelChoice]]:
-    """The router's URL and the models to check."""
+    """URL of the router, and models."""
     async with described_fleet(tmp_path_factory.mktemp("state")) as running:
         yield parse_url(running.url), choose(parse_tags((await running.http.get("/api/tags")).json()), ModelChoice())
 

@@ -1,4 +1,4 @@
-"""Every check can fail: none passes on a server that gives the same answer to every request."""
+"""No check passes on a server that gives every request the same response."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -21,7 +21,7 @@ ANSWERS = ((200, b"{}"), (500, b'{"error": "no"}'))
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def servers() -> AsyncIterator[list[CheckedServer]]:
-    """A server for each answer."""
+    """One server per response."""
     async with AsyncExitStack() as stack:
         servers = [
             await stack.enter_async_context(ScriptedServer([request, json_response(*answer)])) for answer in ANSWERS
@@ -30,9 +30,7 @@ async def servers() -> AsyncIterator[list[CheckedServer]]:
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
-async def test_no_check_passes_on_a_server_that_answers_everything_alike(
-    servers: list[CheckedServer], check: Check
-) -> None:
+async def test_a_check_differs_on_servers_with_one_response_for_all(servers: list[CheckedServer], check: Check) -> None:
     results = {(await run_check(server, check)).result for server in servers}
     assert Result.SAME not in results
     assert Result.DIFFERS in results

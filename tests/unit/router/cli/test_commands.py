@@ -46,7 +46,7 @@ Serve = Callable[[int, Any], str]
 
 @pytest.fixture
 def router() -> Iterator[Serve]:
-    """Starts an HTTP server that gives one answer, and says where it is."""
+    """Starts an HTTP server that gives one response. Returns its URL."""
     servers: list[ThreadingHTTPServer] = []
 
     def start(status: int, body: Any) -> str:
@@ -70,8 +70,8 @@ def router() -> Iterator[Serve]:
         server.server_close()
 
 
-def vllama(*words: str) -> Result:
-    return CliRunner().invoke(main, words, env={"VLLAMA_HOST": None, "OLLAMA_HOST": None})
+def vllama(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments, env={"VLLAMA_HOST": None, "OLLAMA_HOST": None})
 
 
 def test_ps_shows_state_load_and_problems_of_each_worker(router: Serve) -> None:

@@ -22,7 +22,7 @@ Serve = Callable[[dict[str, bytes]], str]
 
 @pytest.fixture
 def server() -> Iterator[Serve]:
-    """Starts a server with these answers by path, and 404 for others. Returns its URL."""
+    """Starts a server with these responses by path; others are a 404. Returns its URL."""
     servers: list[ThreadingHTTPServer] = []
 
     def start(pages: dict[str, bytes]) -> str:
@@ -52,8 +52,8 @@ def server() -> Iterator[Serve]:
         each.server_close()
 
 
-def compat(*words: str) -> Result:
-    return CliRunner().invoke(main, ["compat", *words])
+def compat(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["compat", *arguments])
 
 
 def test_exit_code_0_if_nothing_differs(server: Serve) -> None:
@@ -89,17 +89,17 @@ def test_json_prints_the_report_for_machines(server: Serve) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("arguments", "text"),
     [
         ([], "URL of the server is missing"),
         (["ftp://h"], "is not the URL of a server"),
         (["http://127.0.0.1:1", "--rule", "R999"], "R999 is not a rule; rules go from R001 to R201"),
     ],
 )
-def test_invalid_arguments_exit_with_2_and_a_reason(words: list[str], complaint: str) -> None:
-    result = compat(*words)
+def test_invalid_arguments_exit_with_2_and_a_reason(arguments: list[str], text: str) -> None:
+    result = compat(*arguments)
     assert result.exit_code == 2
-    assert complaint in result.stderr
+    assert text in result.stderr
 
 
 def test_an_unreachable_server_exits_with_2_in_one_line() -> None:

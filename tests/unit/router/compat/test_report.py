@@ -13,7 +13,7 @@ from vllama_pool.router.compat.server import CheckedServer
 
 
 async def unused(server: CheckedServer) -> None:
-    """Stands in for the function of a check; never called."""
+    """Never called."""
 
 
 def outcome(result: Result, *rules: int, detail: str = "") -> Outcome:

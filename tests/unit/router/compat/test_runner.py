@@ -17,7 +17,7 @@ NOWHERE = ServerUrl("127.0.0.1", 1)
 
 @covers(1, 2)
 async def passes(server: CheckedServer) -> None:
-    """A check that passes."""
+    pass
 
 
 @covers(3)

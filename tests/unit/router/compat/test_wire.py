@@ -1,4 +1,4 @@
-"""Answers as they came: heads, bodies and chunks, from servers that cut and break them."""
+"""The HTTP client of the checks: chunks, incomplete responses and URLs."""
 
 import socket
 

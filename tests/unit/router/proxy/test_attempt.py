@@ -75,8 +75,8 @@ async def test_the_loop_goes_on_while_a_large_answer_is_worked_out() -> None:
 async def test_what_the_end_of_an_answer_shows_is_told() -> None:
     for body, kind, text in (
         (vectors([float("nan")]), Refused, "NaN or Inf"),
-        (b"{}", Unavailable, "not understood"),
-        (b"", Unavailable, "not understood"),
+        (b"{}", Unavailable, "are invalid"),
+        (b"", Unavailable, "are invalid"),
     ):
         with pytest.raises(kind, match=text):
             await first_content(FakeResponse([body]), embedding(1), lambda: None)

@@ -27,31 +27,31 @@ def command(ctx: click.Context, /, port: int | None, **options: Any) -> None:
     ctx.obj.append((port, [worker_group(**options), *later_groups(ctx)]))
 
 
-def read(*words: str) -> tuple[int | None, list[WorkerGroup]]:
-    found: list[tuple[int | None, list[WorkerGroup]]] = []
-    result = CliRunner().invoke(command, words, obj=found)
+def parse(*arguments: str) -> tuple[int | None, list[WorkerGroup]]:
+    parsed: list[tuple[int | None, list[WorkerGroup]]] = []
+    result = CliRunner().invoke(command, arguments, obj=parsed)
     assert result.exit_code == 0, result.output
-    return found[0]
+    return parsed[0]
 
 
-def refused(*words: str) -> str:
-    result = CliRunner().invoke(command, words, obj=[])
+def usage_error(*arguments: str) -> str:
+    result = CliRunner().invoke(command, arguments, obj=[])
     assert result.exit_code == 2, result.output
     return result.output
 
 
 def test_without_and_there_is_one_group() -> None:
-    assert read("--model", "a", "--model", "b", "--max-num-seqs", "8", "--port", "5") == (
+    assert parse("--model", "a", "--model", "b", "--max-num-seqs", "8", "--port", "5") == (
         5,
         [WorkerGroup(("a", "b"), args=("--max-num-seqs", "8"))],
     )
-    assert read() == (None, [WorkerGroup(())])
+    assert parse() == (None, [WorkerGroup(())])
 
 
 def test_each_group_has_options_and_flags_of_its_own() -> None:
-    words = "--model a --name x --replicas 2 --gpus 0,1 --max-model-len 2048 --port 5 "
-    words += "--and --model b --name y --engine simulated --and --model c -- --runner pooling"
-    assert read(*words.split()) == (
+    arguments = "--model a --name x --replicas 2 --gpus 0,1 --max-model-len 2048 --port 5 "
+    arguments += "--and --model b --name y --engine simulated --and --model c -- --runner pooling"
+    assert parse(*arguments.split()) == (
         5,
         [
             WorkerGroup(("a",), ("x",), 2, ("0", "1"), ("--max-model-len", "2048")),
@@ -62,24 +62,24 @@ def test_each_group_has_options_and_flags_of_its_own() -> None:
 
 
 def test_the_first_group_may_be_empty() -> None:
-    assert read("--and", "--model", "a") == (None, [WorkerGroup(()), WorkerGroup(("a",))])
+    assert parse("--and", "--model", "a") == (None, [WorkerGroup(()), WorkerGroup(("a",))])
     assert split_groups([]) == [[]]
     assert split_groups(["--and"]) == [[], []]
 
 
 def test_a_group_without_a_model_is_refused() -> None:
-    for words in (["--max-num-seqs", "8"], [], ["--and", "--model", "b"]):
-        assert "--model is missing after --and" in refused("--model", "a", "--and", *words)
-    assert "to pass it to vLLM, give a --model" in refused("--max-num-seqs", "8")
+    for arguments in (["--max-num-seqs", "8"], [], ["--and", "--model", "b"]):
+        assert "--model is missing after --and" in usage_error("--model", "a", "--and", *arguments)
+    assert "to pass it to vLLM, give a --model" in usage_error("--max-num-seqs", "8")
 
 
 @pytest.mark.parametrize("word", ["--port", "--port=9"])
 def test_an_option_of_serve_is_refused_after_and(word: str) -> None:
-    assert "give it before the first --and" in refused("--model", "a", "--and", "--model", "b", word, "9")
+    assert "give it before the first --and" in usage_error("--model", "a", "--and", "--model", "b", word, "9")
 
 
 def test_a_bad_value_is_refused_in_any_group() -> None:
-    assert "Invalid value for '--replicas'" in refused("--model", "a", "--and", "--model", "b", "--replicas", "0")
+    assert "Invalid value for '--replicas'" in usage_error("--model", "a", "--and", "--model", "b", "--replicas", "0")
 
 
 def test_the_help_of_serve_explains_and() -> None:

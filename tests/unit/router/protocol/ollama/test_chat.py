@@ -25,13 +25,13 @@ def check(info: ModelInfo = MODEL, **fields: Any) -> DirectResponse | None:
     return chat.check(decode_chat(json.dumps({"model": "MyModel"} | fields).encode()), info, CLOCK)
 
 
-def refused(info: ModelInfo = MODEL, **fields: Any) -> tuple[int, str]:
+def refusal(info: ModelInfo = MODEL, **fields: Any) -> tuple[int, str]:
     with pytest.raises(ClientError) as caught:
         check(info, **fields)
     return caught.value.status, caught.value.text
 
 
-def sent(info: ModelInfo = MODEL, route: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+def upstream_body(info: ModelInfo = MODEL, route: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
     request = decode_chat(json.dumps({"model": "MyModel", "messages": [HI]} | fields).encode())
     out = outgoing(chat.prepare(request, info, Defaults(route or {}), CLOCK))
     assert out.path == "/v1/chat/completions"
@@ -71,7 +71,7 @@ def test_chat_without_messages_is_a_load(fields: dict[str, Any]) -> None:
 @pytest.mark.rule(87)
 @pytest.mark.parametrize("keep_alive", [0, 0.0, "0", "0s", "0m"])
 def test_keep_alive_zero_without_messages_unloads_any_model(keep_alive: Any) -> None:
-    reply = check(EMBEDDER, keep_alive=keep_alive, options={"temperature": "not looked at"}, think=True)
+    reply = check(EMBEDDER, keep_alive=keep_alive, options={"temperature": "not checked"}, think=True)
     assert reply is not None
     assert json.loads(reply.body)["done_reason"] == "unload"
 
@@ -83,19 +83,19 @@ def test_keep_alive_zero_with_messages_is_sent_to_the_worker() -> None:
 
 @pytest.mark.rule(157)
 def test_an_embedding_model_refuses_chat_and_load() -> None:
-    assert refused(EMBEDDER, messages=[HI]) == refused(EMBEDDER) == (400, '"MyModel" does not support chat')
+    assert refusal(EMBEDDER, messages=[HI]) == refusal(EMBEDDER) == (400, '"MyModel" does not support chat')
 
 
 @pytest.mark.rule(112)
 def test_image_generation_models_refuse_chat() -> None:
     info = ModelInfo(name="flux", capabilities=("image",))
-    assert refused(info, messages=[HI]) == (400, "image generation models are not currently supported")
+    assert refusal(info, messages=[HI]) == (400, "image generation models are not currently supported")
 
 
 @pytest.mark.rule(159)
 def test_tools_are_refused_with_the_models_full_name() -> None:
     text = "registry.ollama.ai/library/MyModel:latest does not support tools"
-    assert refused(messages=[HI], tools=[TOOL]) == (400, text)
+    assert refusal(messages=[HI], tools=[TOOL]) == (400, text)
     assert check(messages=[HI], tools=[]) is None
     assert check(THINKER, messages=[HI], tools=[TOOL]) is None
 
@@ -103,45 +103,45 @@ def test_tools_are_refused_with_the_models_full_name() -> None:
 @pytest.mark.rule(166)
 def test_chat_checks_are_in_ollamas_order() -> None:
     wrong: dict[str, Any] = {"think": True, "tools": [TOOL], "options": {"seed": "x"}, "format": "xml"}
-    assert refused(**wrong, messages=[HI])[1] == '"MyModel" does not support thinking'
+    assert refusal(**wrong, messages=[HI])[1] == '"MyModel" does not support thinking'
     del wrong["think"]
-    assert "does not support tools" in refused(**wrong, messages=[HI])[1]
+    assert "does not support tools" in refusal(**wrong, messages=[HI])[1]
     del wrong["tools"]
-    assert refused(**wrong)[0] == 500  # also before the load
+    assert refusal(**wrong)[0] == 500  # also before a load
     del wrong["options"]
-    assert refused(**wrong, messages=[HI])[0] == 500
-    assert check(**wrong) is not None  # a load runs nothing, so nobody looks at the format
+    assert refusal(**wrong, messages=[HI])[0] == 500
+    assert check(**wrong) is not None  # a load does not check the format
 
 
 @pytest.mark.rule(57)
 def test_format_is_translated_or_refused() -> None:
     schema = {"type": "object", "properties": {"z": {}, "a": {"$ref": "#/$defs/x"}}, "$defs": {"x": {}}}
-    assert "response_format" not in sent()
-    assert "response_format" not in sent(format="")
-    assert "response_format" not in sent(format=None)
-    assert sent(format="json")["response_format"] == {"type": "json_object"}
-    given = sent(format=schema)["response_format"]
+    assert "response_format" not in upstream_body()
+    assert "response_format" not in upstream_body(format="")
+    assert "response_format" not in upstream_body(format=None)
+    assert upstream_body(format="json")["response_format"] == {"type": "json_object"}
+    given = upstream_body(format=schema)["response_format"]
     assert given == {"type": "json_schema", "json_schema": {"name": "response", "schema": schema}}
     text = 'invalid format: "\\"xml\\""; expected "json" or a valid JSON Schema object'
-    assert refused(messages=[HI], format="xml") == (500, text)
-    assert refused(messages=[HI], format=[1])[0] == 500
+    assert refusal(messages=[HI], format="xml") == (500, text)
+    assert refusal(messages=[HI], format=[1])[0] == 500
 
 
 @pytest.mark.rule(75, 159)
 def test_images_are_refused_for_a_model_without_vision() -> None:
     messages = [HI | {"images": [PNG]}]
     text = "registry.ollama.ai/library/MyModel:latest does not support vision"
-    assert refused(messages=messages) == (400, text)
+    assert refusal(messages=messages) == (400, text)
     wave = base64.b64encode(b"RIFF\0\0\0\0WAVE" + bytes(20)).decode()
     both = f"{text}\n{text.replace('vision', 'audio')}"
-    assert refused(messages=[HI | {"images": [PNG, wave]}]) == (400, both)
+    assert refusal(messages=[HI | {"images": [PNG, wave]}]) == (400, both)
     seeing = msgspec.structs.replace(MODEL, capabilities=("completion", "vision"))
     assert check(seeing, messages=messages) is None
 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_chat_without_a_template_is_a_400_that_says_what_to_do(stream: bool) -> None:
-    status, text = refused(ModelInfo(name="base", has_template=False), messages=[HI], stream=stream)
+    status, text = refusal(ModelInfo(name="base", has_template=False), messages=[HI], stream=stream)
     assert status == 400
     assert "/api/generate" in text
     assert "--chat-template" in text
@@ -149,7 +149,7 @@ def test_chat_without_a_template_is_a_400_that_says_what_to_do(stream: bool) -> 
 
 @pytest.mark.rule(97)
 def test_every_field_of_a_chat_request_is_translated() -> None:
-    assert sent(THINKER, {"top_k": 3}, stream=False, tools=[TOOL], logprobs=True, options={"seed": 1}) == {
+    assert upstream_body(THINKER, {"top_k": 3}, stream=False, tools=[TOOL], logprobs=True, options={"seed": 1}) == {
         "model": "qwen3-tiny",
         "messages": [HI],
         "stream": True,
@@ -167,30 +167,34 @@ def test_every_field_of_a_chat_request_is_translated() -> None:
 
 def test_unknown_fields_do_not_reach_the_worker() -> None:
     invented = {"temperature": 2, "max_output_tokens": 5, "tool_choice": "any", "n": 4, "chat_template": "{{ x }}"}
-    assert sent(**invented, options={"url": "http://x", "num_ctx": 5, "priority": 1}) == sent()
+    assert upstream_body(**invented, options={"url": "http://x", "num_ctx": 5, "priority": 1}) == upstream_body()
 
 
 @pytest.mark.rule(60)
 def test_options_may_be_null_or_contain_nulls() -> None:
-    assert sent(options=None) == sent(options={}) == sent(options={"temperature": None, "stop": None, "num_ctx": None})
-    assert sent(options={"temperature": 0})["temperature"] == 0.0
+    assert (
+        upstream_body(options=None)
+        == upstream_body(options={})
+        == upstream_body(options={"temperature": None, "stop": None, "num_ctx": None})
+    )
+    assert upstream_body(options={"temperature": 0})["temperature"] == 0.0
 
 
 @pytest.mark.rule(65)
 def test_top_logprobs_without_logprobs_is_ignored() -> None:
-    assert sent(top_logprobs=3) == sent(logprobs=False, top_logprobs=3) == sent()
-    assert sent(logprobs=True, top_logprobs=3)["top_logprobs"] == 3
+    assert upstream_body(top_logprobs=3) == upstream_body(logprobs=False, top_logprobs=3) == upstream_body()
+    assert upstream_body(logprobs=True, top_logprobs=3)["top_logprobs"] == 3
 
 
 @pytest.mark.rule(79)
 def test_an_empty_tools_list_is_accepted_by_any_model() -> None:
     assert check(messages=[HI], tools=[]) is check(messages=[HI], tools=None) is None
-    assert "tools" not in sent(tools=[])
+    assert "tools" not in upstream_body(tools=[])
 
 
 @pytest.mark.rule(98)
 def test_format_does_not_turn_thinking_off() -> None:
-    body = sent(THINKER, format={"type": "boolean"})
+    body = upstream_body(THINKER, format={"type": "boolean"})
     assert body["chat_template_kwargs"]["enable_thinking"] is True
     assert body["response_format"]["json_schema"]["schema"] == {"type": "boolean"}
 
@@ -198,7 +202,7 @@ def test_format_does_not_turn_thinking_off() -> None:
 @pytest.mark.rule(62, 63)
 def test_truncate_and_shift_are_not_sent_to_vllm() -> None:
     for value in (True, False, None):
-        assert sent(truncate=value, shift=value) == sent()
+        assert upstream_body(truncate=value, shift=value) == upstream_body()
 
 
 BROUGHT = Defaults(
@@ -281,4 +285,4 @@ def test_an_invalid_tokenize_response_does_not_blame_the_worker(answer: bytes) -
 
 @pytest.mark.rule(80)
 def test_tool_choice_is_not_sent() -> None:
-    assert "tool_choice" not in sent(THINKER, tools=[TOOL], tool_choice="required")
+    assert "tool_choice" not in upstream_body(THINKER, tools=[TOOL], tool_choice="required")

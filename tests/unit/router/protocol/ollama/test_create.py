@@ -16,7 +16,7 @@ def request(**fields: Any) -> CreateRequest:
     return decode_create(json.dumps({"model": "v", "from": "m"} | fields).encode())
 
 
-def refused(base_template: str = "", **fields: Any) -> tuple[int, str]:
+def refusal(base_template: str = "", **fields: Any) -> tuple[int, str]:
     with pytest.raises(ClientError) as error:
         refuse_unsupported(request(**fields), base_template)
     return error.value.status, error.value.text
@@ -35,8 +35,8 @@ def refused(base_template: str = "", **fields: Any) -> tuple[int, str]:
         ({"template": "{{ other }}"}, create.NO_TEMPLATE),
     ],
 )
-def test_changes_that_need_more_than_a_served_model_are_a_501(fields: dict[str, Any], text: str) -> None:
-    assert refused("{{ base }}", **fields) == (501, text)
+def test_unsupported_fields_are_a_501(fields: dict[str, Any], text: str) -> None:
+    assert refusal("{{ base }}", **fields) == (501, text)
 
 
 def test_repeating_the_bases_template_is_accepted() -> None:
@@ -45,7 +45,7 @@ def test_repeating_the_bases_template_is_accepted() -> None:
 
 
 def test_an_invalid_digest_is_reported_before_an_unsupported_field() -> None:
-    assert refused(files={"a": "md5:x"}, quantize="q4") == (400, "invalid digest format")
+    assert refusal(files={"a": "md5:x"}, quantize="q4") == (400, "invalid digest format")
 
 
 @pytest.mark.parametrize(("path", "valid"), [("a/b", True), (".", True), ("/a", False), ("a/../b", False), ("", False)])
@@ -83,7 +83,7 @@ def test_a_license_is_a_text_or_a_list_of_texts(value: Any, licenses: tuple[str,
 
 
 @pytest.mark.parametrize("value", [1, ["a", 1], {}])
-def test_another_license_is_refused(value: Any) -> None:
+def test_a_license_of_another_type_is_refused(value: Any) -> None:
     with pytest.raises(BadRequest, match="license must be a string"):
         _ = request(license=value).licenses
 

@@ -18,7 +18,7 @@ from vllama_pool.workers.registry.record import ModelInfo
 
 MINILM = ModelInfo(name="all-minilm", context_length=256, capabilities=("embedding",))
 NULLS: dict[str, None] = {"num_ctx": None, "num_gpu": None, "temperature": None, "stop": None, "mirostat": None}
-"""A part of LangChain's options: null unless set."""
+"""Some of LangChain's options, which are null unless set."""
 
 
 def embed_request(**fields: Any) -> EmbedRequest:
@@ -29,13 +29,13 @@ def embeddings_request(**fields: Any) -> EmbedRequest:
     return embed.decode_embeddings(json.dumps({"model": "MiniLM", **fields}).encode())
 
 
-def refused(decode: Any, body: str) -> tuple[int, str]:
+def refusal(decode: Any, body: str) -> tuple[int, str]:
     with pytest.raises(ClientError) as caught:
         decode(body.encode())
     return caught.value.status, caught.value.text
 
 
-def sent(step: NextStep) -> dict[str, Any]:
+def upstream_body(step: NextStep) -> dict[str, Any]:
     assert isinstance(step, UpstreamRequest)
     assert step.path == "/v1/embeddings"
     found: dict[str, Any] = json.loads(step.body)
@@ -47,7 +47,7 @@ def prepared(request: EmbedRequest, info: ModelInfo = MINILM, defaults: Defaults
 
 
 def counted(step: NextStep, *counts: int) -> tuple[NextStep, list[str]]:
-    """Answer preflight requests with these counts. Returns the next step and the counted texts."""
+    """Answer preflight requests with these counts. Returns the next step and the texts."""
     texts = []
     for count in counts:
         assert isinstance(step, PreflightRequest)
@@ -89,16 +89,16 @@ def test_an_absent_input_is_empty() -> None:
 @pytest.mark.parametrize("given", [5, 0, 1.5, True, False, {}, {"a": "b"}, [1], ["a", 1], [None], ["a", None], [["a"]]])
 def test_an_invalid_input_is_reported_before_a_missing_model(given: Any) -> None:
     body = json.dumps({"input": given})
-    assert refused(embed.decode_embed, body) == (400, "invalid input type")
+    assert refusal(embed.decode_embed, body) == (400, "invalid input type")
 
 
 @pytest.mark.rule(146)
 @pytest.mark.trap(6)
 def test_a_missing_model_has_each_endpoints_text() -> None:
     for model in ("", '"model": "", ', '"model": null, ', '"model": " ", '):
-        status, text = refused(embed.decode_embed, f'{{{model}"input": "x"}}')
+        status, text = refusal(embed.decode_embed, f'{{{model}"input": "x"}}')
         assert (status, text.replace("' '", "''")) == (404, "model '' not found")
-        assert refused(embed.decode_embeddings, f'{{{model}"prompt": "x"}}') == (400, "model is required")
+        assert refusal(embed.decode_embeddings, f'{{{model}"prompt": "x"}}') == (400, "model is required")
 
 
 @pytest.mark.rule(148)
@@ -107,12 +107,12 @@ def test_an_unknown_model_is_named_in_double_quotes() -> None:
 
 
 @pytest.mark.parametrize("decode", [embed.decode_embed, embed.decode_embeddings])
-def test_invalid_embed_bodies_are_refused_in_gos_words(decode: Any) -> None:
-    assert refused(decode, "") == (400, "missing request body")
-    assert refused(decode, '{"model": x}')[1] == "invalid character 'x' looking for beginning of value"
-    assert refused(decode, '{"model": 5}')[1].endswith("of type string")
-    assert refused(decode, '{"model": "m", "options": []}')[1].endswith("of type map[string]interface {}")
-    assert refused(decode, '{"model": "m", "keep_alive": "5"}') == (400, 'time: missing unit in duration "5"')
+def test_invalid_embed_bodies_are_refused_with_gos_texts(decode: Any) -> None:
+    assert refusal(decode, "") == (400, "missing request body")
+    assert refusal(decode, '{"model": x}')[1] == "invalid character 'x' looking for beginning of value"
+    assert refusal(decode, '{"model": 5}')[1].endswith("of type string")
+    assert refusal(decode, '{"model": "m", "options": []}')[1].endswith("of type map[string]interface {}")
+    assert refusal(decode, '{"model": "m", "keep_alive": "5"}') == (400, 'time: missing unit in duration "5"')
 
 
 def test_embed_bodies_are_decoded_leniently() -> None:
@@ -170,7 +170,7 @@ def test_embed_does_not_check_capabilities() -> None:
 
 def test_a_batch_is_sent_whole_and_in_order() -> None:
     texts = ["b", "", 'a "quoted"\n\u00e9 \U0001f999']
-    assert sent(prepared(embed_request(input=texts, dimensions=3, options=NULLS))) == {
+    assert upstream_body(prepared(embed_request(input=texts, dimensions=3, options=NULLS))) == {
         "model": "all-minilm",
         "input": texts,
         "encoding_format": "base64",
@@ -179,7 +179,7 @@ def test_a_batch_is_sent_whole_and_in_order() -> None:
 
 
 def test_embeddings_requests_are_neither_normalised_nor_truncated() -> None:
-    assert sent(prepared(embeddings_request(prompt="why"))) == {
+    assert upstream_body(prepared(embeddings_request(prompt="why"))) == {
         "model": "all-minilm",
         "input": ["why"],
         "encoding_format": "base64",
@@ -190,28 +190,31 @@ def test_embeddings_requests_are_neither_normalised_nor_truncated() -> None:
 @pytest.mark.rule(101)
 def test_truncate_false_sends_no_truncation() -> None:
     for options in ({}, {"num_ctx": 256}, {"num_ctx": 100_000}):
-        body = sent(prepared(embed_request(input="x" * 1000, truncate=False, options=options)))
+        body = upstream_body(prepared(embed_request(input="x" * 1000, truncate=False, options=options)))
         assert "truncate_prompt_tokens" not in body
 
 
 @pytest.mark.rule(102, 138)
 @pytest.mark.parametrize(("num_ctx", "expected"), [(255, 255), (17, 17), (256, -1), (4096, -1), (1e30, -1), (None, -1)])
 def test_num_ctx_limits_the_truncation(num_ctx: Any, expected: int) -> None:
-    body = sent(prepared(embed_request(input="x", options={"num_ctx": num_ctx})))
+    body = upstream_body(prepared(embed_request(input="x", options={"num_ctx": num_ctx})))
     assert body["truncate_prompt_tokens"] == expected
 
 
 @pytest.mark.rule(138)
 def test_the_requests_num_ctx_overrides_the_models() -> None:
     own = Defaults(options={"num_ctx": 32})
-    assert sent(prepared(embed_request(input="x"), defaults=own))["truncate_prompt_tokens"] == 32
+    assert upstream_body(prepared(embed_request(input="x"), defaults=own))["truncate_prompt_tokens"] == 32
     stronger = embed_request(input="x", options={"num_ctx": 64})
-    assert sent(prepared(stronger, defaults=own))["truncate_prompt_tokens"] == 64
+    assert upstream_body(prepared(stronger, defaults=own))["truncate_prompt_tokens"] == 64
 
 
 def test_an_unknown_context_leaves_truncation_to_vllm() -> None:
     unknown = ModelInfo(name="all-minilm")
-    assert sent(prepared(embed_request(input="x", options={"num_ctx": 2}), unknown))["truncate_prompt_tokens"] == -1
+    assert (
+        upstream_body(prepared(embed_request(input="x", options={"num_ctx": 2}), unknown))["truncate_prompt_tokens"]
+        == -1
+    )
 
 
 @pytest.mark.rule(101)
@@ -228,7 +231,7 @@ def test_a_num_ctx_without_room_for_text_is_refused(num_ctx: int) -> None:
 def test_a_num_ctx_with_room_for_one_token_truncates() -> None:
     step, texts = counted(prepared(embed_request(input="why is the sky blue?", options={"num_ctx": 3})), 2)
     assert texts == [""]
-    assert sent(step)["truncate_prompt_tokens"] == 3
+    assert upstream_body(step)["truncate_prompt_tokens"] == 3
 
 
 @pytest.mark.rule(101)
@@ -242,7 +245,7 @@ def test_without_truncation_num_ctx_refuses_longer_texts(make: Any) -> None:
         counted(prepared(request), 21)
     assert caught.value.text == CONTEXT_EXCEEDED
     step, _ = counted(prepared(request), 20)
-    assert "truncate_prompt_tokens" not in sent(step)
+    assert "truncate_prompt_tokens" not in upstream_body(step)
 
 
 def test_only_the_longest_texts_of_a_batch_are_counted() -> None:
@@ -253,7 +256,7 @@ def test_only_the_longest_texts_of_a_batch_are_counted() -> None:
     step, texts = counted(
         prepared(embed_request(input=long, truncate=False, options=options)), *[40] * embed.MAX_COUNTED
     )
-    assert sent(step)["input"] == long
+    assert upstream_body(step)["input"] == long
     assert texts == long[: -embed.MAX_COUNTED - 1 : -1], "the longest"
 
 
@@ -283,7 +286,7 @@ LONG = (
         ((400, b'{"error":{"message":"Nope.","type":"BadRequestError","code":400}}'), 400, "Nope."),
     ],
 )
-def test_embed_refusals_are_in_ollamas_words(answer: tuple[int, bytes], status: int, text: str) -> None:
+def test_embed_refusals_have_ollamas_texts(answer: tuple[int, bytes], status: int, text: str) -> None:
     for request, expected in (
         (embed_request(input="x", truncate=False), status),
         (embeddings_request(prompt="x"), 500),

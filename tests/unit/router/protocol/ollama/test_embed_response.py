@@ -21,7 +21,6 @@ def vector(*values: float) -> str:
 
 
 def answer(*embeddings: Any, indexes: list[int] | None = None, tokens: int = 8) -> bytes:
-    """A response of vLLM."""
     data = [
         {"index": index, "object": "embedding", "embedding": embedding}
         for index, embedding in zip(indexes or range(len(embeddings)), embeddings, strict=True)
@@ -84,7 +83,7 @@ def test_embed_durations_are_at_least_a_nanosecond() -> None:
 
 
 @pytest.mark.rule(26)
-def test_an_embeddings_response_is_the_vector_as_it_is() -> None:
+def test_an_embeddings_response_is_the_unchanged_vector() -> None:
     assert translated(embeddings_translator(), answer(vector(3, -4))) == {"embedding": [3, -4]}
 
 
@@ -133,7 +132,7 @@ def test_an_invalid_embedding_response_is_a_502(body: bytes) -> None:
     assert (translator.failure.status, translator.done) == (502, False)
 
 
-def test_an_embedding_response_may_be_cut_anywhere() -> None:
+def test_an_embedding_response_may_be_split_anywhere() -> None:
     body = answer(vector(1, 2), vector(3, 4))
     whole = translated(embed_translator(), body)
     translator = embed_translator()

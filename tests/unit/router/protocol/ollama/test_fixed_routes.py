@@ -1,4 +1,4 @@
-"""Answers that are always the same, as a table."""
+"""Responses that do not depend on the pool."""
 
 import json
 
@@ -9,17 +9,17 @@ from vllama_pool.router.protocol.ollama.fixed_routes import FIXED_ROUTES, FixedR
 from vllama_pool.router.protocol.operation import DirectResponse
 
 DIGEST = "sha256:" + "a" * 64
-BY_PATH = {answer.path: answer for answer in FIXED_ROUTES}
+BY_PATH = {route.path: route for route in FIXED_ROUTES}
 
 
-def ask(method: str, path: str, body: bytes = b"") -> DirectResponse:
-    fixed = BY_PATH.get(path) or next(each for each in FIXED_ROUTES if "{" in each.path and _parent(each) == _up(path))
-    assert method in fixed.methods
-    return fixed.answer(FixedRequest(method, path, body))
+def respond(method: str, path: str, body: bytes = b"") -> DirectResponse:
+    route = BY_PATH.get(path) or next(each for each in FIXED_ROUTES if "{" in each.path and _parent(each) == _up(path))
+    assert method in route.methods
+    return route.answer(FixedRequest(method, path, body))
 
 
-def _parent(fixed: FixedRoute) -> str:
-    return _up(fixed.path)
+def _parent(route: FixedRoute) -> str:
+    return _up(route.path)
 
 
 def _up(path: str) -> str:
@@ -27,20 +27,20 @@ def _up(path: str) -> str:
 
 
 @pytest.mark.rule(2)
-def test_the_root_says_that_it_runs() -> None:
-    reply = ask("GET", "/")
+def test_the_root_returns_ollamas_banner() -> None:
+    reply = respond("GET", "/")
     assert (reply.status, reply.body, reply.content_type) == (200, b"Ollama is running", "text/plain; charset=utf-8")
 
 
 @pytest.mark.rule(5)
-def test_there_is_no_cloud() -> None:
-    assert ask("GET", "/api/status").body == b'{"cloud":{"disabled":true,"source":"config"}}'
+def test_status_says_that_the_cloud_is_disabled() -> None:
+    assert respond("GET", "/api/status").body == b'{"cloud":{"disabled":true,"source":"config"}}'
 
 
 @pytest.mark.rule(7, 37)
 @pytest.mark.parametrize("body", [b'{"name":"m","model":""}', b'{"MODEL":"m","stream":false,"x":1}'])
-def test_nothing_is_pushed_and_the_text_is_none_that_the_cli_looks_for(body: bytes) -> None:
-    reply = ask("POST", "/api/push", body)
+def test_push_is_a_501_without_the_words_that_the_cli_searches_for(body: bytes) -> None:
+    reply = respond("POST", "/api/push", body)
     assert reply.status == 501
     text = json.loads(reply.body)["error"]
     assert "not found" not in text
@@ -60,7 +60,7 @@ def test_nothing_is_pushed_and_the_text_is_none_that_the_cli_looks_for(body: byt
 )
 def test_an_invalid_push_is_refused_in_ollamas_words(body: bytes, text: str) -> None:
     with pytest.raises(ClientError) as raised:
-        ask("POST", "/api/push", body)
+        respond("POST", "/api/push", body)
     assert (raised.value.status, raised.value.text) == (400, text)
 
 
@@ -74,8 +74,8 @@ def test_an_invalid_push_is_refused_in_ollamas_words(body: bytes, text: str) -> 
     ],
     ids=["r012", "r013", "r014"],
 )
-def test_account_endpoints_say_not_signed_in(method: str, path: str, text: str) -> None:
-    reply = ask(method, path)
+def test_account_endpoints_are_a_401(method: str, path: str, text: str) -> None:
+    reply = respond(method, path)
     assert (reply.status, json.loads(reply.body)) == (401, {"error": text})
 
 
@@ -88,8 +88,8 @@ def test_account_endpoints_say_not_signed_in(method: str, path: str, text: str) 
         ("POST", DIGEST, 501, "'files' is not supported"),
     ],
 )
-def test_blobs_are_absent_and_not_accepted(method: str, digest: str, status: int, text: str) -> None:
-    reply = ask(method, f"/api/blobs/{digest}")
+def test_a_blob_does_not_exist_and_cannot_be_uploaded(method: str, digest: str, status: int, text: str) -> None:
+    reply = respond(method, f"/api/blobs/{digest}")
     assert reply.status == status
     assert json.loads(reply.body)["error"].startswith(text)
 
@@ -99,15 +99,15 @@ def test_blobs_are_absent_and_not_accepted(method: str, digest: str, status: int
 @pytest.mark.parametrize("method", ["HEAD", "POST"])
 def test_an_invalid_digest_is_refused(method: str, digest: str) -> None:
     with pytest.raises(ClientError, match="invalid digest format") as raised:
-        ask(method, f"/api/blobs/{digest}")
+        respond(method, f"/api/blobs/{digest}")
     assert raised.value.status == 400
 
 
 @pytest.mark.rule(37)
 def test_texts_avoid_the_words_that_the_cli_searches_for() -> None:
-    for fixed in FIXED_ROUTES:
-        path = fixed.path.replace("{digest:str}", DIGEST)
-        reply = fixed.answer(FixedRequest("POST", path, b'{"model":"m"}'))
+    for route in FIXED_ROUTES:
+        path = route.path.replace("{digest:str}", DIGEST)
+        reply = route.answer(FixedRequest("POST", path, b'{"model":"m"}'))
         if reply.status == 501:
             text = str(json.loads(reply.body)["error"])
             assert not any(word in text for word in ("not found", "unauthorized")), path
@@ -116,15 +116,15 @@ def test_texts_avoid_the_words_that_the_cli_searches_for() -> None:
 @pytest.mark.rule(19, 20)
 @pytest.mark.parametrize("what", ["search", "fetch"])
 def test_web_search_and_fetch_are_disabled(what: str) -> None:
-    reply = ask("POST", f"/api/experimental/web_{what}")
+    reply = respond("POST", f"/api/experimental/web_{what}")
     assert reply.status == 403
     assert json.loads(reply.body) == {"error": f"ollama cloud is disabled: web {what} is unavailable"}
 
 
 def test_unserved_v1_endpoints_use_their_clients_error_format() -> None:
-    openai = ask("POST", "/v1/chat/completions")
+    openai = respond("POST", "/v1/chat/completions")
     assert openai.status == 501
     assert json.loads(openai.body)["error"]["type"] == "api_error"
     assert "/v1/models" in json.loads(openai.body)["error"]["message"]
-    anthropic = json.loads(ask("POST", "/v1/messages").body)
+    anthropic = json.loads(respond("POST", "/v1/messages").body)
     assert (anthropic["type"], anthropic["error"]["type"]) == ("error", "api_error")

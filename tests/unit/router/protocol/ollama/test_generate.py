@@ -37,13 +37,13 @@ def check(info: ModelInfo = MODEL, **fields: Any) -> DirectResponse | None:
     return generate.check(decode_generate(json.dumps({"model": "MyModel"} | fields).encode()), info, CLOCK)
 
 
-def refused(info: ModelInfo = MODEL, **fields: Any) -> tuple[int, str]:
+def refusal(info: ModelInfo = MODEL, **fields: Any) -> tuple[int, str]:
     with pytest.raises(ClientError) as caught:
         check(info, **fields)
     return caught.value.status, caught.value.text
 
 
-def sent(info: ModelInfo = MODEL, **fields: Any) -> tuple[str, dict[str, Any]]:
+def upstream_body(info: ModelInfo = MODEL, **fields: Any) -> tuple[str, dict[str, Any]]:
     request = decode_generate(json.dumps({"model": "MyModel", "prompt": "hi"} | fields).encode())
     out = outgoing(generate.prepare(request, info, NO_DEFAULTS, CLOCK))
     return out.path, json.loads(out.body)
@@ -74,14 +74,14 @@ def test_a_suffix_without_a_prompt_is_a_load() -> None:
     loaded = check(coder, suffix="end")
     assert loaded is not None
     assert json.loads(loaded.body)["done_reason"] == "load"
-    assert refused(suffix="end")[1].endswith("does not support insert")
+    assert refusal(suffix="end")[1].endswith("does not support insert")
 
 
 @pytest.mark.rule(112)
 def test_image_generation_models_refuse_generate() -> None:
     painter = msgspec.structs.replace(MODEL, capabilities=("completion", "image"))
-    assert refused(painter, prompt="hi") == (400, "image generation models are not currently supported")
-    assert sent(width=512, height="512", steps=[]) == sent()
+    assert refusal(painter, prompt="hi") == (400, "image generation models are not currently supported")
+    assert upstream_body(width=512, height="512", steps=[]) == upstream_body()
 
 
 @pytest.mark.rule(87)
@@ -95,28 +95,28 @@ def test_unload_is_answered_before_every_check() -> None:
 @pytest.mark.parametrize("fields", [{"template": "x"}, {"system": "x"}, {"context": [1]}])
 def test_raw_conflicts_with_template_system_and_context(fields: dict[str, Any]) -> None:
     text = "raw mode does not support template, system, or context"
-    assert refused(raw=True, prompt="hi", **fields) == (400, text)
+    assert refusal(raw=True, prompt="hi", **fields) == (400, text)
     assert check(raw=True, prompt="hi", template="", system="", context=[]) is None
 
 
 @pytest.mark.rule(156)
 def test_an_embedding_model_cannot_generate() -> None:
-    assert refused(EMBEDDER, prompt="hi") == (400, '"MyModel" does not support generate')
+    assert refusal(EMBEDDER, prompt="hi") == (400, '"MyModel" does not support generate')
 
 
 @pytest.mark.rule(51)
 def test_a_suffix_requires_the_insert_capability() -> None:
     text = "registry.ollama.ai/library/MyModel:latest does not support insert"
-    assert refused(prompt="hi", suffix="end") == (400, text)
+    assert refusal(prompt="hi", suffix="end") == (400, text)
     coder = msgspec.structs.replace(MODEL, capabilities=("completion", "insert"))
     assert check(coder, prompt="hi", suffix="end") is None
-    path, body = sent(coder, suffix="end")
+    path, body = upstream_body(coder, suffix="end")
     assert (path, body["prompt"], body["suffix"]) == ("/v1/completions", "hi", "end")
 
 
 @pytest.mark.rule(53)
 def test_a_template_is_refused_unless_empty() -> None:
-    status, text = refused(prompt="hi", template="{{ .Prompt }}")
+    status, text = refusal(prompt="hi", template="{{ .Prompt }}")
     assert status == 400
     assert "template" in text
     assert check(prompt="hi", template="", suffix="", system="", options={}) is None
@@ -124,18 +124,18 @@ def test_a_template_is_refused_unless_empty() -> None:
 
 @pytest.mark.rule(59)
 def test_images_require_vision_and_a_template() -> None:
-    assert refused(prompt="hi", images=[PNG])[1].endswith("does not support vision")
+    assert refusal(prompt="hi", images=[PNG])[1].endswith("does not support vision")
     seeing = msgspec.structs.replace(MODEL, capabilities=("completion", "vision"))
     assert check(seeing, prompt="hi", images=[PNG]) is None
     for fields in ({"raw": True}, {"context": [1]}):
-        assert "images need a chat template" in refused(seeing, prompt="hi", images=[PNG], **fields)[1]
-    _, body = sent(seeing, images=[PNG])
+        assert "images need a chat template" in refusal(seeing, prompt="hi", images=[PNG], **fields)[1]
+    _, body = upstream_body(seeing, images=[PNG])
     assert [part["type"] for part in body["messages"][0]["content"]] == ["image_url", "text"]
 
 
 @pytest.mark.trap(14)
 def test_a_prompt_is_a_chat_of_one_message() -> None:
-    path, body = sent(system="be brief", options={"num_predict": -1})
+    path, body = upstream_body(system="be brief", options={"num_predict": -1})
     assert path == "/v1/chat/completions"
     assert body == {
         "model": "smollm2:135m",
@@ -151,7 +151,7 @@ def test_a_prompt_is_a_chat_of_one_message() -> None:
 
 @pytest.mark.rule(56)
 def test_a_raw_prompt_is_a_completion_without_template() -> None:
-    path, body = sent(raw=True, logprobs=True, top_logprobs=3)
+    path, body = upstream_body(raw=True, logprobs=True, top_logprobs=3)
     assert path == "/v1/completions"
     assert body == {
         "model": "smollm2:135m",
@@ -167,24 +167,24 @@ def test_a_raw_prompt_is_a_completion_without_template() -> None:
 
 
 def test_without_a_template_a_prompt_is_a_completion() -> None:
-    path, body = sent(BASE, system="Be brief.")
+    path, body = upstream_body(BASE, system="Be brief.")
     assert (path, body["prompt"]) == ("/v1/completions", "Be brief.\n\nhi")
     assert body["return_token_ids"] is True
 
 
 @pytest.mark.rule(61)
 def test_think_is_translated_or_refused() -> None:
-    assert sent(THINKER)[1]["chat_template_kwargs"]["enable_thinking"] is True
-    assert sent(THINKER, think=False)[1]["chat_template_kwargs"]["enable_thinking"] is False
-    assert "chat_template_kwargs" not in sent(THINKER, raw=True)[1]
-    assert refused(prompt="hi", think="low") == (400, '"MyModel" does not support thinking')
+    assert upstream_body(THINKER)[1]["chat_template_kwargs"]["enable_thinking"] is True
+    assert upstream_body(THINKER, think=False)[1]["chat_template_kwargs"]["enable_thinking"] is False
+    assert "chat_template_kwargs" not in upstream_body(THINKER, raw=True)[1]
+    assert refusal(prompt="hi", think="low") == (400, '"MyModel" does not support thinking')
 
 
 TAGGED = msgspec.structs.replace(THINKER, template=THINKER.template + "<think>")
 
 
 def after_context(info: ModelInfo, answer: dict[str, Any], **fields: Any) -> tuple[dict[str, Any], UpstreamRequest]:
-    """The preflight request of a request with a context, and that request."""
+    """Prepare a request with a context. Returns the preflight body and the request that follows."""
     body = {"model": "M", "prompt": "hi", "context": [1, 2], **fields}
     step = generate.prepare(decode_generate(json.dumps(body).encode()), info, NO_DEFAULTS, CLOCK)
     assert isinstance(step, PreflightRequest)
@@ -196,18 +196,18 @@ def after_context(info: ModelInfo, answer: dict[str, Any], **fields: Any) -> tup
 
 @pytest.mark.rule(54)
 def test_a_context_precedes_the_rendered_prompts_tokens() -> None:
-    asked, out = after_context(MODEL, {"tokens": [7, 8]}, system="be brief")
-    assert asked["messages"] == [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
+    preflight, out = after_context(MODEL, {"tokens": [7, 8]}, system="be brief")
+    assert preflight["messages"] == [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
     assert out.path == "/v1/completions"
     body = json.loads(out.body)
     assert (body["prompt"], body["return_token_ids"], body["max_tokens"]) == ([1, 2, 7, 8], True, 2048)
     assert out.translator is None
-    asked, out = after_context(BASE, {"tokens": [9]}, system="be brief")
-    assert asked["prompt"] == "be brief\n\nhi"
+    preflight, out = after_context(BASE, {"tokens": [9]}, system="be brief")
+    assert preflight["prompt"] == "be brief\n\nhi"
     assert json.loads(out.body)["prompt"] == [1, 2, 9]
     assert check(prompt="hi", context=[1, 2, 3]) is None
-    assert sent(context=[]) == sent()
-    assert refused(prompt="hi", context=[1, -2])[1].startswith("-2 in context is not a token id")
+    assert upstream_body(context=[]) == upstream_body()
+    assert refusal(prompt="hi", context=[1, -2])[1].startswith("-2 in context is not a token id")
 
 
 @pytest.mark.rule(54)
@@ -223,8 +223,8 @@ def test_a_context_precedes_the_rendered_prompts_tokens() -> None:
 def test_tagged_thinking_after_a_context_is_separated(
     texts: list[str], text: str, thinking: str | None, response: str
 ) -> None:
-    asked, out = after_context(TAGGED, {"tokens": [7, 8], "token_strs": texts})
-    assert asked["return_token_strs"] is True
+    preflight, out = after_context(TAGGED, {"tokens": [7, 8], "token_strs": texts})
+    assert preflight["return_token_strs"] is True
     assert out.translator is not None
     request = decode_generate(b'{"model":"M","prompt":"hi","stream":false}')
     pieces = b"".join(event(choices=[{"text": letter}]) for letter in text)
@@ -235,9 +235,9 @@ def test_tagged_thinking_after_a_context_is_separated(
 
 @pytest.mark.rule(54)
 def test_without_think_tags_the_answer_after_a_context_is_plain() -> None:
-    asked, out = after_context(THINKER, {"tokens": [7]})
-    assert "return_token_strs" not in asked
-    assert asked["chat_template_kwargs"]["enable_thinking"] is True
+    preflight, out = after_context(THINKER, {"tokens": [7]})
+    assert "return_token_strs" not in preflight
+    assert preflight["chat_template_kwargs"]["enable_thinking"] is True
     assert out.translator is None
 
 
@@ -304,4 +304,4 @@ def test_debug_render_of_a_completion_is_its_text() -> None:
 
 @pytest.mark.rule(153)
 def test_option_types_are_checked_before_a_load() -> None:
-    assert refused(options={"top_k": "x"}) == (500, 'option "top_k" must be of type integer')
+    assert refusal(options={"top_k": "x"}) == (500, 'option "top_k" must be of type integer')

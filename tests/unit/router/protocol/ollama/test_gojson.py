@@ -32,12 +32,12 @@ MALFORMED = {
     "\ufeff{}": "invalid character 'ï' looking for beginning of value",
     '{"a":\x7f}': "invalid character '\\x7f' looking for beginning of value",
 }
-"""Bodies that are refused in exactly the words of Go's encoding/json."""
+"""Bodies, and the texts of Go's encoding/json."""
 
 
 @pytest.mark.rule(151)
 @pytest.mark.parametrize(("body", "text"), MALFORMED.items())
-def test_malformed_json_is_refused_in_gos_words(body: str, text: str) -> None:
+def test_malformed_json_is_refused_with_gos_text(body: str, text: str) -> None:
     with pytest.raises(BadRequest) as caught:
         decode_generate(body.encode())
     assert (caught.value.status, caught.value.text) == (400, text)
@@ -48,8 +48,8 @@ def test_malformed_json_is_refused_in_gos_words(body: str, text: str) -> None:
     "body",
     ['{"a":tx}', '{"a":nul }', '{"a":-}', '{"a":1.}', '{"a":1e}', '{"a":[1 2]}', '{"a":"\\q"}', '{"a":"\\u12g4"}'],
 )
-def test_other_malformed_json_is_refused_nearly_in_gos_words(body: str) -> None:
-    """The position, or the scanner's state that Go names, may differ."""
+def test_other_malformed_json_is_refused_with_nearly_gos_text(body: str) -> None:
+    """The position and the scanner state may differ."""
     with pytest.raises(BadRequest, match=r"^invalid character '.+' (looking for|after|in) "):
         decode_generate(body.encode())
 
@@ -85,7 +85,7 @@ WRONG_TYPES = {
 
 @pytest.mark.rule(152)
 @pytest.mark.parametrize(("body", "text"), WRONG_TYPES.items())
-def test_wrong_types_are_refused_in_gos_words(body: str, text: str) -> None:
+def test_wrong_types_are_refused_with_gos_text(body: str, text: str) -> None:
     with pytest.raises(BadRequest) as caught:
         decode_generate(body.encode())
     assert (caught.value.status, caught.value.text) == (400, f"json: cannot unmarshal {text}")

@@ -41,7 +41,7 @@ INVALID = [
 
 @pytest.mark.rule(92)
 @pytest.mark.parametrize(("value", "text"), INVALID)
-def test_an_invalid_keep_alive_is_refused_in_ollamas_words(value: Any, text: str) -> None:
+def test_an_invalid_keep_alive_is_refused_with_ollamas_text(value: Any, text: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         KeepAlive.parse(value)
     assert str(caught.value) == text

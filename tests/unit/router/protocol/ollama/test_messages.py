@@ -16,7 +16,7 @@ PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(60)).decode()
 
 
 def upstream(*messages: dict[str, Any], **fields: Any) -> Any:
-    """vLLM's messages for these."""
+    """Return the body of the request to vLLM."""
     request = decode_chat(json.dumps({"model": "x", "messages": messages} | fields).encode())
     return json.loads(outgoing(chat.prepare(request, THINKER, NO_DEFAULTS, CLOCK)).body)
 
@@ -43,11 +43,15 @@ def test_unknown_roles_pass_and_null_content_is_empty() -> None:
 
 @pytest.mark.rule(72)
 def test_a_developer_message_is_never_dropped_by_the_template() -> None:
-    told = [ChatMessage("Developer", "be brief"), ChatMessage("user", "hi"), ChatMessage("developer", "now")]
+    messages = [ChatMessage("Developer", "be brief"), ChatMessage("user", "hi"), ChatMessage("developer", "now")]
     for template in ("", "{% if message.role == 'developer' %}"):
-        assert [made.role for made in for_template(translate(told), template)] == ["developer", "user", "developer"]
-    made = for_template(translate(told), "{% if message.role == 'system' %}")
-    assert [(message.role, message.content) for message in made[:2]] == [("system", "be brief"), ("user", "hi")]
+        assert [message.role for message in for_template(translate(messages), template)] == [
+            "developer",
+            "user",
+            "developer",
+        ]
+    result = for_template(translate(messages), "{% if message.role == 'system' %}")
+    assert [(message.role, message.content) for message in result[:2]] == [("system", "be brief"), ("user", "hi")]
     assert upstream({"role": "developer", "content": "x"})["messages"][0]["role"] == "system"
 
 

@@ -1,4 +1,4 @@
-"""Modelfiles are parsed back unchanged by a parser that works as Ollama's."""
+"""Modelfiles, read back by a parser like Ollama's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vllama_pool.router.protocol.ollama.modelfile import modelfile, quoted
 
 
 def commands(text: str) -> list[tuple[str, str]]:
-    """Pairs of command and argument. A value ends with its line, or with the line that closes its quotes."""
+    """Parse into pairs of command and argument. A value ends with its line or its closing quotes."""
     found: list[tuple[str, str]] = []
     lines = iter(text.split("\n"))
     for line in lines:
@@ -26,7 +26,7 @@ def commands(text: str) -> list[tuple[str, str]]:
 
 
 def unquote(text: str) -> str | None:
-    """The text, or None without closing quotes."""
+    """Return None without closing quotes."""
     for quotes in ('"""', '"'):
         if text.startswith(quotes):
             closed = len(text) >= 2 * len(quotes) and text.endswith(quotes)

@@ -15,25 +15,27 @@ from vllama_pool.router.protocol.vllm import api
 from vllama_pool.workers.registry.record import ModelInfo
 
 
-def sent(request: dict[str, Any] | None = None, route: dict[str, Any] | None = None, info: ModelInfo = MODEL) -> Any:
+def upstream_body(
+    request: dict[str, Any] | None = None, route: dict[str, Any] | None = None, info: ModelInfo = MODEL
+) -> Any:
     values = sampling(merge(request, route or {}, info), info)
     return json.loads(msgspec.json.encode(api.VllmSampling(**values)))
 
 
 @pytest.mark.rule(127, 129, 144)
 def test_ollamas_defaults_are_sent_unless_overridden() -> None:
-    assert sent() == {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
+    assert upstream_body() == {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 
 
 @pytest.mark.rule(144)
 def test_a_default_of_generation_config_is_left_to_vllm() -> None:
     info = msgspec.structs.replace(MODEL, defaults={"temperature": 0.2, "top_p": 0.5})
-    assert sent(info=info) == {"top_k": 40}
-    assert sent({"temperature": 1}, info=info) == {"top_k": 40, "temperature": 1.0}
+    assert upstream_body(info=info) == {"top_k": 40}
+    assert upstream_body({"temperature": 1}, info=info) == {"top_k": 40, "temperature": 1.0}
 
 
 def test_request_options_override_the_routes_and_null_is_absent() -> None:
-    result = sent({"temperature": None, "top_k": 7}, {"temperature": 0.1, "top_k": 5, "stop": "END"})
+    result = upstream_body({"temperature": None, "top_k": 7}, {"temperature": 0.1, "top_k": 5, "stop": "END"})
     assert result == {"temperature": 0.1, "top_k": 7, "top_p": 0.9, "stop": ["END"]}
 
 
@@ -64,14 +66,14 @@ def test_unknown_and_removed_options_are_not_type_checked() -> None:
     values: tuple[Any, ...] = ("x", [], {}, 1, True)
     for value in values:
         check(dict.fromkeys(removed, value))
-        assert sent(dict.fromkeys(removed, value)) == sent()
+        assert upstream_body(dict.fromkeys(removed, value)) == upstream_body()
     check({"Temperature": "case matters here", "stop": None})
 
 
 @pytest.mark.rule(131, 138, 139, 140, 141, 142)
 @pytest.mark.parametrize("key", sorted(DROPPED))
 def test_options_without_a_counterpart_in_vllm_are_dropped(key: str) -> None:
-    assert sent({key: 1}) == sent()
+    assert upstream_body({key: 1}) == upstream_body()
 
 
 @pytest.mark.rule(131, 138, 139, 140, 141, 142)
@@ -86,7 +88,7 @@ def test_dropped_options_are_type_checked() -> None:
 @pytest.mark.rule(126)
 @pytest.mark.parametrize(("given", "max_tokens"), [(-1, None), (-2, None), (0, None), (5, 5), (5.9, 5), (10**9, 2048)])
 def test_num_predict_becomes_max_tokens(given: float, max_tokens: int | None) -> None:
-    assert sent({"num_predict": given}).get("max_tokens") == max_tokens
+    assert upstream_body({"num_predict": given}).get("max_tokens") == max_tokens
 
 
 @pytest.mark.rule(126)
@@ -125,7 +127,7 @@ def test_completions_always_have_max_tokens() -> None:
     ],
 )
 def test_values_are_clamped_to_vllms_ranges(options: dict[str, Any], expected: dict[str, Any]) -> None:
-    result = sent(options)
+    result = upstream_body(options)
     assert {key: result.get(key) for key in expected} == expected
 
 
@@ -142,7 +144,7 @@ def test_any_options_give_values_that_vllm_accepts(
     request: dict[str, Any], route: dict[str, Any], context: int
 ) -> None:
     check(request)
-    result = sent(request, route, msgspec.structs.replace(MODEL, context_length=context))
+    result = upstream_body(request, route, msgspec.structs.replace(MODEL, context_length=context))
     assert result.get("max_tokens", 1) >= 1
     assert not context or result.get("max_tokens", 1) <= context
     assert 0 <= result.get("temperature", 0) <= 2

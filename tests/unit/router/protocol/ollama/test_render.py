@@ -1,4 +1,4 @@
-"""Rendered prompts are read back from the worker's tokenizer."""
+"""Rendered prompts, decoded from tokens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def respond(text: str) -> DirectResponse:
 
 
 @pytest.mark.rule(66)
-def test_a_chat_is_tokenized_and_read_back_after_the_context() -> None:
+def test_a_chat_is_tokenized_and_decoded_after_the_context() -> None:
     tokens = render.render_chat(CHAT, respond, after=[7])
     assert isinstance(tokens, PreflightRequest)
     text = tokens.then(b'{"tokens":[1,2],"max_model_len":8}')

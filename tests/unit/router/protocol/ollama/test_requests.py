@@ -1,4 +1,4 @@
-"""Hostile bodies are refused in Ollama's words or accepted; none causes an internal error."""
+"""Hostile bodies: each is accepted, or refused with Ollama's text."""
 
 import contextlib
 import json
@@ -23,8 +23,8 @@ ABLE = ModelInfo(name="m", capabilities=("completion", "tools", "vision", "think
 FEW = b'"messages":[{"role":"user","content":"x"}],"prompt":"x"'
 
 
-def sent(body: bytes) -> dict[str, Any]:
-    """vLLM's request for a chat. Raises ClientError."""
+def upstream_body(body: bytes) -> dict[str, Any]:
+    """Return the request to vLLM. Raises ClientError."""
     request = requests.decode_chat(body)
     assert chat.check(request, ABLE, CLOCK) is None
     result: dict[str, Any] = json.loads(outgoing(chat.prepare(request, ABLE, NO_DEFAULTS, CLOCK)).body)
@@ -33,18 +33,18 @@ def sent(body: bytes) -> dict[str, Any]:
 
 @pytest.mark.parametrize("field", [b'"format":{"a":"\xff"}', b'"tools":[{"function":{"parameters":{"a":"\xff"}}}]'])
 def test_invalid_utf8_is_replaced_in_raw_fields(field: bytes) -> None:
-    assert "\ufffd" in json.dumps(sent(b'{"model":"m",%b,%b}' % (FEW, field)), ensure_ascii=False)
+    assert "\ufffd" in json.dumps(upstream_body(b'{"model":"m",%b,%b}' % (FEW, field)), ensure_ascii=False)
 
 
 def test_invalid_utf8_is_replaced_in_call_arguments() -> None:
     call = b'{"function":{"name":"f","arguments":{"a":"\xff"}}}'
-    message = sent(b'{"model":"m","messages":[{"role":"assistant","tool_calls":[%b]}]}' % call)["messages"][0]
+    message = upstream_body(b'{"model":"m","messages":[{"role":"assistant","tool_calls":[%b]}]}' % call)["messages"][0]
     assert json.loads(message["tool_calls"][0]["function"]["arguments"]) == {"a": "\ufffd"}
 
 
 def test_invalid_utf8_in_format_is_an_invalid_format() -> None:
     with pytest.raises(ClientError, match="invalid format"):
-        sent(b'{"model":"m",%b,"format":"\xff"}' % FEW)
+        upstream_body(b'{"model":"m",%b,"format":"\xff"}' % FEW)
 
 
 @pytest.mark.parametrize("field", ["think", "keep_alive", "format", "options", "unknown"])
@@ -59,7 +59,7 @@ def test_deep_nesting_is_accepted_or_refused(field: str, depth: int) -> None:
 def test_numbers_above_a_floats_range_are_clamped() -> None:
     huge = "9" * 310
     options = f'{{"temperature":{huge},"top_p":{huge},"repeat_penalty":{huge},"top_k":{huge},"seed":{huge}}}'
-    request = sent(b'{"model":"m","messages":[{"role":"user"}],"options":%b}' % options.encode())
+    request = upstream_body(b'{"model":"m","messages":[{"role":"user"}],"options":%b}' % options.encode())
     assert (request["temperature"], request["top_p"], request["top_k"]) == (2.0, 1.0, 2**31 - 1)
     assert request["repetition_penalty"] == 1e9
     assert request["seed"] == 2**63 - 1
@@ -69,7 +69,7 @@ def test_numbers_above_a_floats_range_are_clamped() -> None:
 def test_an_image_may_begin_with_line_breaks(breaks: int) -> None:
     image = "iV" + "\n" * breaks + "BORw0KGgo="
     body = json.dumps({"model": "m", "messages": [{"role": "user", "images": [image]}]}).encode()
-    part = sent(body)["messages"][0]["content"][0]
+    part = upstream_body(body)["messages"][0]["content"][0]
     assert part["image_url"]["url"] == "data:image/png;base64,iVBORw0KGgo="
 
 

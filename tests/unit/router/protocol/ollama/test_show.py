@@ -1,4 +1,4 @@
-"""POST /api/show: the fields that clients use, and values that would break clients."""
+"""POST /api/show."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ NAMES = [name for name, _, _ in CAPTURED]
 
 @pytest.mark.parametrize("stream_it", [True, False])
 @pytest.mark.parametrize(("name", "make", "fields"), CAPTURED, ids=NAMES)
-def test_captured_streams_translate_alike_cut_at_every_byte(
+def test_captured_streams_may_be_split_at_any_byte(
     name: str, make: Callable[..., TextTranslator], fields: dict[str, Any], stream_it: bool
 ) -> None:
     data = stream(name)
@@ -70,7 +70,7 @@ METRICS = (
 
 
 @given(st.data())
-def test_translation_does_not_depend_on_where_bytes_are_cut(data: st.DataObject) -> None:
+def test_translation_does_not_depend_on_how_the_stream_is_split(data: st.DataObject) -> None:
     name, make, fields = data.draw(st.sampled_from(CAPTURED))
     body = stream(name).replace(b"\n", b"\r\n") if data.draw(st.booleans()) else stream(name)
     cuts = data.draw(st.lists(st.integers(0, len(body)), max_size=10))
@@ -109,7 +109,7 @@ ENDINGS = st.sampled_from(
 @pytest.mark.rule(44)
 @pytest.mark.trap(3)
 @given(st.lists(PIECES, max_size=8), ENDINGS, st.data())
-def test_streamed_and_whole_answers_agree(pieces: list[bytes], ending: bytes, data: st.DataObject) -> None:
+def test_streamed_and_unstreamed_answers_agree(pieces: list[bytes], ending: bytes, data: st.DataObject) -> None:
     body = b"".join(pieces) + ending
     cuts = data.draw(st.lists(st.integers(0, len(body)), max_size=6))
     streamed = run(chat_translator(), body, cuts)
@@ -126,7 +126,7 @@ def test_streamed_and_whole_answers_agree(pieces: list[bytes], ending: bytes, da
     assert whole["message"]["content"] == merged["content"]
     assert whole["message"].get("thinking", "") == merged["thinking"]
     assert whole["message"].get("tool_calls", []) == [
-        made for line in lines for made in line["message"].get("tool_calls", [])
+        tool_call for line in lines for tool_call in line["message"].get("tool_calls", [])
     ]
     assert {key: whole.get(key) for key in METRICS} == {key: lines[-1].get(key) for key in METRICS}
 
@@ -135,7 +135,7 @@ TAGS = st.lists(st.sampled_from(["<think>", "</think>", "</", "think>", "a", "ðŸ
 
 
 @given(TAGS, st.booleans(), st.data())
-def test_tagged_thinking_does_not_depend_on_where_text_is_cut(text: str, begun: bool, data: st.DataObject) -> None:
+def test_tagged_thinking_does_not_depend_on_how_text_is_split(text: str, begun: bool, data: st.DataObject) -> None:
     """Streamed or whole, in one event or in many, with logprobs or without."""
 
     def translator(stream_it: bool) -> TextTranslator:
@@ -190,7 +190,7 @@ def test_generate_lines_are_exactly_ollamas() -> None:
 
 
 @pytest.mark.rule(40, 68, 86)
-def test_a_whole_answer_is_one_object_without_line_end() -> None:
+def test_an_unstreamed_answer_is_one_object_without_line_end() -> None:
     translator = chat_translator(stream=False)
     body = delta(reasoning="hm") + delta(content="Hi") + delta(content=" you") + delta("stop") + usage()
     assert translator.feed(body) == b""
@@ -204,7 +204,7 @@ def test_a_whole_answer_is_one_object_without_line_end() -> None:
 
 
 @pytest.mark.rule(68)
-def test_a_whole_generate_answer_has_everything_that_its_lines_had() -> None:
+def test_an_unstreamed_generate_answer_joins_the_streams_lines() -> None:
     body = stream("completion-logprobs")
     fields = LOGPROBS | {"raw": True}
     lines = objects(run(generate_translator(**fields), body))
@@ -275,7 +275,7 @@ def test_done_reason_is_stop_or_length(finish: str, reason: str) -> None:
 
 
 @pytest.mark.rule(70)
-def test_durations_are_vllms_if_it_sends_metrics() -> None:
+def test_durations_come_from_vllms_metrics() -> None:
     metrics = {"time_to_first_token_ms": 6.5, "generation_time_ms": 34.25, "queue_time_ms": 0.1}
     last = objects(run(chat_translator(), delta(content="x") + delta("stop") + usage(metrics=metrics) + DONE))[-1]
     assert (last["prompt_eval_duration"], last["eval_duration"]) == (6_500_000, 34_250_000)
@@ -283,7 +283,7 @@ def test_durations_are_vllms_if_it_sends_metrics() -> None:
 
 @pytest.mark.rule(42, 70)
 @pytest.mark.trap(9)
-def test_durations_are_positive_integers_however_fast_the_answer() -> None:
+def test_durations_of_a_fast_answer_are_positive_integers() -> None:
     metrics = {"time_to_first_token_ms": 0.0, "generation_time_ms": 0.0000001, "queue_time_ms": 0.0}
     body = delta(content="x") + delta("stop") + usage(metrics=metrics) + DONE
     now = CLOCK.monotonic_ns()
@@ -304,18 +304,22 @@ def test_cached_tokens_are_counted() -> None:
 
 
 @pytest.mark.rule(81)
-def test_tool_calls_are_on_a_line_of_their_own() -> None:
+def test_tool_calls_are_on_a_separate_line() -> None:
     lines = objects(run(chat_translator(), stream("chat-tools")))
     with_calls = [line for line in lines if "tool_calls" in line["message"]]
     assert len(with_calls) == 1
     assert with_calls[0] is lines[-2]
     assert with_calls[0]["message"]["content"] == ""
-    [made] = with_calls[0]["message"]["tool_calls"]
-    assert made["function"] == {"index": 0, "name": "get_weather", "arguments": {"city": "Paris", "unit": "celsius"}}
-    assert list(made) == ["id", "function"]
-    assert len(made["id"]) == 13
-    assert made["id"].startswith("call_")
-    assert made["id"][5:].isalnum()
+    [tool_call] = with_calls[0]["message"]["tool_calls"]
+    assert tool_call["function"] == {
+        "index": 0,
+        "name": "get_weather",
+        "arguments": {"city": "Paris", "unit": "celsius"},
+    }
+    assert list(tool_call) == ["id", "function"]
+    assert len(tool_call["id"]) == 13
+    assert tool_call["id"].startswith("call_")
+    assert tool_call["id"][5:].isalnum()
     assert lines[-1]["done_reason"] == "stop"
 
 
@@ -333,10 +337,10 @@ def test_tool_calls_are_numbered_and_keep_the_order_of_arguments() -> None:
     body = calls('{"z": 1.50,\n "a": [ ]}', "") + delta("tool_calls") + usage() + DONE
     [line] = [line for line in run(chat_translator(), body).split(b"\n") if b"tool_calls" in line]
     assert b'"arguments":{"z":1.50,"a":[]}' in line
-    made = json.loads(line)["message"]["tool_calls"]
-    assert [entry["function"]["index"] for entry in made] == [0, 1]
-    assert made[1]["function"]["arguments"] == {}
-    assert made[0]["id"] != made[1]["id"]
+    tool_calls = json.loads(line)["message"]["tool_calls"]
+    assert [entry["function"]["index"] for entry in tool_calls] == [0, 1]
+    assert tool_calls[1]["function"]["arguments"] == {}
+    assert tool_calls[0]["id"] != tool_calls[1]["id"]
 
 
 @pytest.mark.rule(48, 81)
@@ -355,7 +359,7 @@ def test_a_tool_call_cut_by_the_length_limit_is_dropped() -> None:
     assert [line.get("done_reason") for line in lines] == ["length"]
     body = calls('{"a":1}', '{"b":') + delta("length") + usage() + DONE
     whole = objects(run(chat_translator(stream=False), body))[0]
-    assert [made["function"]["arguments"] for made in whole["message"]["tool_calls"]] == [{"a": 1}]
+    assert [tool_call["function"]["arguments"] for tool_call in whole["message"]["tool_calls"]] == [{"a": 1}]
 
 
 @pytest.mark.rule(84)
@@ -440,7 +444,7 @@ def test_a_truncated_stream_ends_in_one_error_line(ending: bytes, whole: bool) -
         ("Unauthorized", StreamFailure(500, "Unauthorized")),
     ],
 )
-def test_an_error_event_fails_with_its_own_code(error: Any, failure: StreamFailure) -> None:
+def test_an_error_event_fails_with_its_code(error: Any, failure: StreamFailure) -> None:
     translator = chat_translator()
     assert translator.feed(event(error=error) + DONE) == b""
     assert (translator.failure, translator.ready, translator.done) == (failure, False, False)
@@ -473,7 +477,7 @@ def test_an_error_within_a_stream_has_ollamas_prefix_and_is_last() -> None:
 
 
 def test_text_with_token_ids_takes_the_fast_path() -> None:
-    """Every token of generate has ids, and building an object for each would cost a fifth more time."""
+    """Every token of generate has ids. An object for each would cost a fifth more time."""
 
     class TextOnlyWriter(GenerateWriter):
         def chunk(self, timestamp: str, chunk: Chunk, final: FinalFields = UNFINISHED) -> bytes:

@@ -1,4 +1,4 @@
-"""Pairing of tool results with calls, whatever clients omit."""
+"""Matching of tool results with calls, whatever clients omit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vllama_pool.router.protocol.ollama.requests import CalledTool, CalledToolFu
 
 
 def upstream(*messages: dict[str, Any], **fields: Any) -> Any:
-    """vLLM's messages for these."""
+    """Return the body of the request to vLLM."""
     request = decode_chat(json.dumps({"model": "x", "messages": messages} | fields).encode())
     return json.loads(outgoing(chat.prepare(request, THINKER, NO_DEFAULTS, CLOCK)).body)
 
@@ -39,7 +39,7 @@ def test_results_are_matched_by_id_then_name_then_order() -> None:
         {"role": "tool", "content": "a", "tool_call_id": "one"},
         {"role": "tool", "content": "second without a hint"},
     )
-    ids = [made["id"] for made in sent["messages"][0]["tool_calls"]]
+    ids = [tool_call["id"] for tool_call in sent["messages"][0]["tool_calls"]]
     assert ids[0] == "one"
     assert len(set(ids)) == 4
     results = {message["content"]: message["tool_call_id"] for message in sent["messages"][1:]}
@@ -96,11 +96,11 @@ def test_every_call_is_matched_at_most_once(messages: list[dict[str, Any]]) -> N
             answered = Counter(after.tool_call_id or "" for _, after in pairs)
             assert all(isinstance(after.tool_call_id, str) for _, after in pairs)
             assert "" not in answered
-            # as many calls as possible are answered, none twice
+            # as many results as possible have an open call, each call once
             assert (answered & open_calls).total() == min(len(pairs), open_calls.total())
             open_calls -= answered & open_calls
         for before, after in pairs:
-            ids = [made.id for made in after.tool_calls or ()]
+            ids = [tool_call.id for tool_call in after.tool_calls or ()]
             assert len(set(ids)) == len(ids) == len(before.tool_calls or ())
             open_calls.update(ids)
 
@@ -130,7 +130,6 @@ def test_messages_without_tools_are_not_matched() -> None:
 
 
 def test_matching_thousands_of_open_calls_takes_linear_time() -> None:
-    """Results that match none of the calls used to be searched for among all of them."""
     many = 20000
     calls = [CalledTool(CalledToolFunction(f"f{number}"), id=f"c{number}") for number in range(many)]
     results = [ChatMessage("tool", "r", tool_call_id="none", tool_name="none") for _ in range(many)]

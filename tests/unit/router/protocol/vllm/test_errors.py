@@ -41,7 +41,7 @@ DEAD = body("EngineCore encountered an issue. See stack trace (above) for the ro
 
 @pytest.mark.rule(167)
 @pytest.mark.parametrize(
-    ("status", "given", "text"),
+    ("status", "body", "text"),
     [
         (404, NOT_FOUND, "The model `nope` does not exist."),
         (400, TOO_LONG, CONTEXT_EXCEEDED),
@@ -59,10 +59,10 @@ DEAD = body("EngineCore encountered an issue. See stack trace (above) for the ro
         (500, b"[" * 100_000, None),
     ],
 )
-def test_upstream_errors_become_one_plain_text(status: int, given: bytes, text: str | None) -> None:
-    said = explain_upstream(status, given)
-    assert text is None or said == text
-    assert len(said) <= 2000
+def test_upstream_errors_become_one_plain_text(status: int, body: bytes, text: str | None) -> None:
+    explanation = explain_upstream(status, body)
+    assert text is None or explanation == text
+    assert len(explanation) <= 2000
 
 
 @pytest.mark.rule(145)
@@ -72,12 +72,12 @@ def test_clients_recognise_the_context_text() -> None:
 
 
 @pytest.mark.rule(167)
-def test_served_names_do_not_leak() -> None:
+def test_error_texts_omit_served_names() -> None:
     assert "secret-name" not in explain_upstream(404, NOT_FOUND)
 
 
 @pytest.mark.parametrize(
-    ("status", "given", "kind"),
+    ("status", "body", "kind"),
     [
         (404, NOT_FOUND, ModelGone),
         (404, b'{"detail":"Not Found"}', Refused),
@@ -95,8 +95,8 @@ def test_served_names_do_not_leak() -> None:
         (500, body("CUDA out of memory", "InternalServerError", 500), Faulty),
     ],
 )
-def test_responses_are_classified_by_status_and_text(status: int, given: bytes, kind: type[AttemptFailed]) -> None:
-    failure = classify(status, given)
+def test_responses_are_classified_by_status_and_text(status: int, body: bytes, kind: type[AttemptFailed]) -> None:
+    failure = classify(status, body)
     assert type(failure) is kind
     assert failure.status == status
 
@@ -117,8 +117,8 @@ def test_an_error_event_is_classified_by_its_own_code() -> None:
         ),
     ).map(lambda value: json.dumps(value).encode()),
 )
-def test_any_error_body_is_explained_and_classified(status: int, given: bytes) -> None:
-    failure = classify(status, given)
+def test_any_error_body_is_explained_and_classified(status: int, body: bytes) -> None:
+    failure = classify(status, body)
     assert isinstance(failure, AttemptFailed)
     assert failure.text
 

@@ -1,4 +1,4 @@
-"""Conversations without their oldest turns: the candidates, and the choice."""
+"""Shortening of conversations: the candidates, and the choice."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CALL = {"function": {"name": "f", "arguments": {}}}
 
 
 def messages_of(*roles: str) -> list[api.VllmMessage]:
-    """Messages of these roles; "calls" is an assistant message with two tool calls."""
+    """ "calls" stands for an assistant message with two tool calls."""
     messages = [
         ChatMessage(
             role="assistant", tool_calls=decode([{"role": "assistant", "tool_calls": [CALL, CALL]}])[0].tool_calls
@@ -45,7 +45,7 @@ def decode(messages: list[dict[str, Any]]) -> list[ChatMessage]:
 
 
 def kept(*roles: str) -> list[list[str]]:
-    """The contents of every shortening; the first is the whole conversation."""
+    """Return the contents of every shortening, the whole conversation first."""
     messages = messages_of(*roles)
     whole, *shorter = shortenings(messages)
     assert whole.apply(messages) == messages
@@ -93,25 +93,24 @@ def test_kept_messages_are_always_valid(roles: list[str]) -> None:
         assert [message for message in shorter if message.role == "system"] == [
             message for message in messages if message.role == "system"
         ]
-        made: set[str] = set()
+        call_ids: set[str] = set()
         for message in shorter:
-            made |= {call.id for call in message.tool_calls or ()}
-            assert message.tool_call_id is None or message.tool_call_id in made or message.tool_call_id not in calls
+            call_ids |= {call.id for call in message.tool_calls or ()}
+            assert message.tool_call_id is None or message.tool_call_id in call_ids or message.tool_call_id not in calls
 
 
 def follow(step: Any, sizes: dict[str, int], limit: int = LIMIT) -> tuple[dict[str, Any], int]:
-    """Answer each preflight request as a worker whose messages have these sizes. Returns the request and the number of
-    preflight requests."""
-    asked = 0
+    """Answer preflight requests with message sizes in tokens. Returns the request and the number of preflights."""
+    preflights = 0
     while isinstance(step, PreflightRequest):
-        asked += 1
+        preflights += 1
         assert step.path == "/tokenize"
         messages = json.loads(step.body)["messages"]
         count = sum(sizes.get(message["content"], 10) for message in messages)
         step = step.then(msgspec.json.encode({"count": count, "max_model_len": limit}))
     assert isinstance(step, UpstreamRequest)
     sent: dict[str, Any] = json.loads(step.body)
-    return sent, asked
+    return sent, preflights
 
 
 def adapted(messages: list[dict[str, Any]], sizes: dict[str, int] | None = None, **fields: Any) -> tuple[Any, int]:
@@ -125,21 +124,21 @@ def turns(count: int) -> list[dict[str, Any]]:
 
 @pytest.mark.rule(145)
 def test_the_most_messages_that_fit_are_kept() -> None:
-    sent, asked = adapted(turns(1001))
-    assert len(sent["messages"]) == 7  # 70 of 100 tokens: a quarter is left for the answer
+    sent, preflights = adapted(turns(1001))
+    assert len(sent["messages"]) == 7  # 70 of 100 tokens: a quarter is reserved for the answer
     assert sent["messages"][-1]["content"] == "1000"
     assert "truncate_prompt_tokens" not in sent
-    assert asked <= 10
+    assert preflights <= 10
     sent, _ = adapted(turns(1001), options={"num_predict": 1})
     assert len(sent["messages"]) == 9
 
 
 @pytest.mark.rule(62)
 def test_a_last_message_that_is_too_long_is_truncated() -> None:
-    sent, asked = adapted(turns(5), {"4": 1000})
+    sent, preflights = adapted(turns(5), {"4": 1000})
     assert [message["content"] for message in sent["messages"]] == ["4"]
     assert sent["truncate_prompt_tokens"] == 75
-    assert asked <= 3
+    assert preflights <= 3
     sent, _ = adapted(turns(5), {"4": 1000}, options={"num_predict": 10})
     assert sent["truncate_prompt_tokens"] == 90
 
@@ -161,21 +160,21 @@ def _size(way: Shortening, sizes: list[int]) -> int:
 
 
 @pytest.mark.parametrize(
-    ("limit", "wanted", "left"), [(100, None, 25), (100, 7, 7), (100, 50, 25), (2, None, 1), (100, 0, 25)]
+    ("limit", "max_tokens", "expected"), [(100, None, 25), (100, 7, 7), (100, 50, 25), (2, None, 1), (100, 0, 25)]
 )
-def test_room_for_the_answer(limit: int, wanted: int | None, left: int) -> None:
-    assert room(limit, wanted) == left
+def test_room_is_a_quarter_of_the_context_or_max_tokens(limit: int, max_tokens: int | None, expected: int) -> None:
+    assert room(limit, max_tokens) == expected
 
 
 @pytest.mark.rule(63)
 @pytest.mark.parametrize("fields", [{"truncate": False}, {"shift": False}])
-def test_nothing_is_shortened_if_the_client_forbids_it(fields: dict[str, Any]) -> None:
+def test_truncate_or_shift_false_prevents_shortening(fields: dict[str, Any]) -> None:
     request = decode_chat(json.dumps({"model": "m", "messages": turns(5)} | fields).encode())
     assert chat.adapt(request, MODEL, NO_DEFAULTS, TOO_LONG) is None
 
 
-def test_max_tokens_is_limited_to_the_room_left() -> None:
-    """Older releases of vLLM refuse a max_tokens above the room that the prompt leaves."""
+def test_max_tokens_is_limited_to_the_remaining_context() -> None:
+    """Older releases of vLLM refuse a larger max_tokens."""
     sent, _ = adapted(turns(1), options={"num_predict": 1000})
     assert (len(sent["messages"]), sent["max_tokens"]) == (1, 90)
     sent, _ = adapted(turns(1), {"0": 500}, options={"num_predict": 1000})
@@ -185,10 +184,10 @@ def test_max_tokens_is_limited_to_the_room_left() -> None:
 def test_text_far_above_the_context_is_not_counted() -> None:
     """The model's context is 2048 tokens here."""
     huge = {"role": "user", "content": "x" * 2048 * 257}
-    sent, asked = adapted([huge], {})
-    assert (asked, sent["truncate_prompt_tokens"]) == (0, 2048 - 512)
-    sent, asked = adapted([huge, *turns(3)], {})
-    assert asked <= 2
+    sent, preflights = adapted([huge], {})
+    assert (preflights, sent["truncate_prompt_tokens"]) == (0, 2048 - 512)
+    sent, preflights = adapted([huge, *turns(3)], {})
+    assert preflights <= 2
     assert len(sent["messages"]) == 3
 
 
@@ -202,7 +201,7 @@ def test_tools_and_thinking_are_counted() -> None:
     request = decode_chat(json.dumps({"model": "m", "messages": turns(5), "tools": [CALL]}).encode())
     step = chat.adapt(request, msgspec.structs.replace(MODEL, capabilities=("thinking",)), NO_DEFAULTS, TOO_LONG)
     assert isinstance(step, PreflightRequest)
-    asked = json.loads(step.body)
-    assert asked["tools"][0]["function"]["name"] == "f"
-    assert asked["chat_template_kwargs"] == {"enable_thinking": True, "thinking": True}
+    preflight = json.loads(step.body)
+    assert preflight["tools"][0]["function"]["name"] == "f"
+    assert preflight["chat_template_kwargs"] == {"enable_thinking": True, "thinking": True}
     assert shorten.SHARE > 1

@@ -31,7 +31,7 @@ def split(data: bytes, cuts: list[int]) -> list[bytes]:
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=12))
-def test_events_do_not_depend_on_where_bytes_are_cut(cuts: list[int]) -> None:
+def test_events_do_not_depend_on_how_bytes_are_split(cuts: list[int]) -> None:
     assert split(STREAM, cuts) == EVENTS
 
 
@@ -60,7 +60,7 @@ def test_an_event_without_end_is_refused() -> None:
 
 
 def test_an_event_in_many_reads_is_joined_in_linear_time() -> None:
-    """A prompt's token ids are one event of megabytes: joining it at each read would block the event loop."""
+    """A prompt's token ids are one event of megabytes."""
     event = b"data: " + b"1234567," * 1_000_000
     pieces = [event[start : start + 65536] for start in range(0, len(event), 65536)]
     splitter = EventSplitter()

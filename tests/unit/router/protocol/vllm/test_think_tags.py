@@ -1,4 +1,4 @@
-"""Thinking between tags, split from text that arrives in chunks of any size."""
+"""Thinking between tags, in chunks of any size."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ PARTS = st.sampled_from(["<think>", "</think>", "<", "</", "think", ">", "<thi",
 
 
 @given(st.lists(PARTS, max_size=10).map("".join), st.booleans(), st.data())
-def test_splitting_does_not_depend_on_where_text_is_cut(text: str, begun: bool, data: st.DataObject) -> None:
+def test_splitting_does_not_depend_on_the_chunks(text: str, begun: bool, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
     pieces = [text[start:end] for start, end in itertools.pairwise([0, *cuts, len(text)])]
     thinking, content = split([text], begun=begun)

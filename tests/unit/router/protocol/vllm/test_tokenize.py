@@ -17,8 +17,8 @@ def chat(**fields: Any) -> api.VllmChatRequest:
     return api.VllmChatRequest(model="m", messages=messages, stream=True, stream_options=api.INCLUDE_USAGE, **fields)
 
 
-def respond(found: Any) -> NextStep:
-    return DirectResponse(repr(found).encode())
+def respond(decoded: Any) -> NextStep:
+    return DirectResponse(repr(decoded).encode())
 
 
 def test_a_chat_is_tokenized_with_tools_and_template_arguments() -> None:
@@ -43,13 +43,13 @@ def test_reasoning_effort_is_a_template_argument_only_beside_others(kwargs: Any,
 
 
 def test_the_next_step_is_made_from_the_decoded_response() -> None:
-    step = tokenize.count_text("m", "hi", lambda found: respond((found.count, found.max_model_len)))
+    step = tokenize.count_text("m", "hi", lambda decoded: respond((decoded.count, decoded.max_model_len)))
     assert step.then(b'{"count":3,"max_model_len":8,"tokens":[1,2,3]}') == DirectResponse(b"(3, 8)")
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b'{"count":"x","max_model_len":8}', b"\xff"])
-def test_a_response_that_is_not_vllms_is_a_refusal(body: bytes) -> None:
+def test_an_invalid_tokenizer_response_is_a_refusal(body: bytes) -> None:
     step = tokenize.count_text("m", "hi", respond)
-    with pytest.raises(Refused, match="the worker's answer to /tokenize is not vLLM's") as refused:
+    with pytest.raises(Refused, match="the worker's response to /tokenize is invalid") as refused:
         step.then(body)
     assert refused.value.status == 501

@@ -61,7 +61,7 @@ def test_truncation_drops_only_the_last_call_and_only_if_it_is_invalid() -> None
 
 
 @given(st.lists(st.integers(1, 40), max_size=5))
-def test_calls_do_not_depend_on_where_fragments_are_cut(cuts: list[int]) -> None:
+def test_calls_do_not_depend_on_the_fragments(cuts: list[int]) -> None:
     text = msgspec.json.encode({"numbers": [1, 2.50, "\n"], "nested": {"a": None}}).decode()
     places = sorted({0, *(cut for cut in cuts if cut < len(text)), len(text)})
     fragments = [fragment(name="f", text=text[start:end]) for start, end in itertools.pairwise(places)]
