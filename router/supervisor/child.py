@@ -1,7 +1,4 @@
-"""Child processes: start, and status events until they end.
-
-A `Child` turns one process into events for its owner and decides nothing itself.
-"""
+"""Start a child process and turn its status lines and exit into events."""
 
 from __future__ import annotations
 
@@ -26,35 +23,32 @@ class ChildKind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """The command line and environment of a child."""
+    """A process to start, such as the agent of a WorkerSpec: command line and whole environment."""
 
     kind: ChildKind
     name: str
     argv: tuple[str, ...]
     env: Mapping[str, str]
-    """The whole environment. Secrets travel here, never in argv."""
+    """Secrets travel here, never in argv."""
     fds: tuple[int, ...] = ()
-    """Descriptors that the child inherits under the same numbers."""
+    """Inherited descriptors."""
 
 
 @dataclass(frozen=True, slots=True)
 class StatusChanged:
-    """A child has reported its status."""
-
     child: Child
     status: ChildStatus
 
 
 @dataclass(frozen=True, slots=True)
 class ChildExited:
-    """A child has exited. `code` is its exit code, or minus the signal that killed it."""
-
     child: Child
     code: int
+    """Exit code, or minus the signal that killed it."""
 
 
 Post = Callable[[StatusChanged | ChildExited], None]
-"""Receives events. Called in the event loop; must not block."""
+"""Called in the event loop; must not block."""
 
 
 class Child:
@@ -63,13 +57,12 @@ class Child:
     def __init__(self, spec: ChildSpec) -> None:
         self.spec = spec
         self.status: ChildStatus | None = None
-        """The last one it reported."""
         self.was_ready = False
         self._process: asyncio.subprocess.Process | None = None
         self._watch: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        state = self.status.state if self.status else "silent"
+        state = self.status.state if self.status else "no status"
         return f"<Child {self.spec.name} pid={self.pid} {state}>"
 
     @property
@@ -77,10 +70,9 @@ class Child:
         return self._process.pid if self._process else None
 
     async def start(self, post: Post) -> None:
-        """Start the process and post events until it has exited. Call it from the main thread.
+        """Start the process and post events until it has exited. Raises OSError. Call it from the main thread.
 
-        The child leads its own process group: Ctrl-C in the terminal reaches only its owner, which stops children in
-        order. Raises OSError if it cannot be started.
+        The child leads its own process group, so Ctrl-C in the terminal reaches only the supervisor.
         """
         reading, writing = os.pipe()
         try:
@@ -97,24 +89,25 @@ class Child:
             raise
         finally:
             os.close(writing)
-        self._watch = asyncio.create_task(self._report(self._process, reading, post), name=f"watch {self.spec.name}")
+        self._watch = asyncio.create_task(
+            self._post_events(self._process, reading, post), name=f"watch {self.spec.name}"
+        )
 
     def signal(self, sig: signal.Signals) -> None:
-        """Send a signal to the process. Does nothing if it has exited."""
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(sig)
 
-    async def _report(self, process: asyncio.subprocess.Process, pipe: int, post: Post) -> None:
-        listening = asyncio.create_task(self._listen(pipe, post))
+    async def _post_events(self, process: asyncio.subprocess.Process, pipe: int, post: Post) -> None:
+        reading_statuses = asyncio.create_task(self._post_statuses(pipe, post))
         code = await process.wait()
         # The last status may still be in the pipe. Do not wait for a grandchild that keeps the pipe open.
-        await asyncio.wait([listening], timeout=0.5)
-        listening.cancel()
-        await asyncio.wait([listening])
+        await asyncio.wait([reading_statuses], timeout=0.5)
+        reading_statuses.cancel()
+        await asyncio.wait([reading_statuses])
         post(ChildExited(self, code))
 
-    async def _listen(self, pipe: int, post: Post) -> None:
+    async def _post_statuses(self, pipe: int, post: Post) -> None:
         reader = asyncio.StreamReader(limit=MAX_LINE)
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(pipe, "rb", buffering=0)

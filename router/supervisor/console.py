@@ -1,4 +1,4 @@
-"""The terminal output of `vllama serve`: one line per event."""
+"""Terminal output of `vllama serve`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ KIND_WIDTH = 9
 
 @dataclass(frozen=True, slots=True)
 class Console:
-    """Writes lines to `out` and errors to `err`, as plain text.
-
-    Write errors (a closed pipe, a full disk) are ignored, since serving goes on.
-    """
+    """Ignores write errors (a closed pipe, a full disk), since serving goes on."""
 
     out: TextIO
     err: TextIO

@@ -1,4 +1,4 @@
-"""`vllama serve`: check settings and plan, then run the supervisor."""
+"""`vllama serve`: check settings and workers, then run the supervisor."""
 
 from __future__ import annotations
 
@@ -9,61 +9,49 @@ import shutil
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from vllama_pool.config.log_config import configure_logging
 from vllama_pool.config.routing import table
 from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.config.startup_checks import startup_problem
+from vllama_pool.router.supervisor.checks import CannotLaunch, check_machine, check_ports, check_worker
 from vllama_pool.router.supervisor.child import Child
+from vllama_pool.router.supervisor.child_specs import agent_child_spec, router_child_specs
 from vllama_pool.router.supervisor.console import Console
-from vllama_pool.router.supervisor.plan import (
-    CannotLaunch,
-    WorkerGroup,
-    check_model,
-    check_ports,
-    listen,
-    plan_groups,
-    router_specs,
-    try_commands,
-    url,
-    worker_spec,
-)
+from vllama_pool.router.supervisor.listening_socket import listen, url
 from vllama_pool.router.supervisor.supervisor import EmbeddedRegistry, ExternalRegistry, RegistryServer, Supervisor
-from vllama_pool.workers.agent.command_line import CannotStart, check_bound, find_program, is_free
+from vllama_pool.router.supervisor.worker_specs import WorkerGroup, expand_groups
+from vllama_pool.workers.agent.command_line import is_free
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerGroups:
-    """The workers requested on the command line."""
-
-    groups: Sequence[WorkerGroup]
-    first_port: int
-    host: str
-    """The address on which vLLM listens."""
-
-
-def serve(settings: RouterSettings, workers: WorkerGroups, console: Console) -> int:
+def serve(
+    settings: RouterSettings,
+    groups: Sequence[WorkerGroup],
+    console: Console,
+    *,
+    first_worker_port: int,
+    worker_host: str,
+) -> int:
     """Run routers and workers until a signal. Return the exit code.
 
-    Raises CannotLaunch or RoutingError before anything is started.
+    `worker_host` is the address on which vLLM listens. Raises CannotLaunch or RoutingError before anything is started.
     """
     problem = startup_problem(settings)
     if problem:
         raise CannotLaunch(problem)
     if settings.routing_file:
         table.load(settings.routing_file)
-    plans = plan_groups(workers.groups, first_port=workers.first_port, host=socket.gethostname())
-    for plan in plans:
-        check_model(plan)
-    for engine in sorted({plan.engine for plan in plans}):
-        check_machine(engine, workers.host)
+    workers = expand_groups(groups, first_port=first_worker_port, host=socket.gethostname())
+    for worker in workers:
+        check_worker(worker)
+    for engine in sorted({worker.engine for worker in workers}):
+        check_machine(engine, worker_host)
     configure_logging(settings.log_level)
     listening = listen(settings.host, settings.port)
     base_url = url(settings.host, listening.getsockname()[1])
     try:
-        check_ports(plans, listening.getsockname()[1], lambda port: is_free(workers.host, port))
+        check_ports(workers, listening.getsockname()[1], lambda port: is_free(worker_host, port))
         environ = dict(os.environ)
         keyed = bool(settings.api_keys) and not settings.allow_anonymous
         where = "listening on every address" if settings.host in ("0.0.0.0", "::") else "listening"
@@ -72,15 +60,15 @@ def serve(settings: RouterSettings, workers: WorkerGroups, console: Console) -> 
         def ready(children: Sequence[Child]) -> None:
             served = [name for child in children if child.status for name in child.status.models]
             console.note("ready. Try:")
-            for command in try_commands(base_url, served, program_name(), keyed=keyed):
+            for command in example_commands(base_url, served, program_name(), keyed=keyed):
                 console.note(f"  {command}")
 
         supervisor = Supervisor(
             specs=[
-                *router_specs(settings.processes, listening.fileno(), environ),
-                *(worker_spec(plan, environ) for plan in plans),
+                *router_child_specs(settings.processes, listening.fileno(), environ),
+                *(agent_child_spec(worker, environ) for worker in workers),
             ],
-            store=store(settings.registry, console),
+            registry=registry_server(settings.registry, console),
             console=console,
             grace=settings.grace,
             on_serving=lambda: console.line("router", base_url, f"{where}{processes}"),
@@ -92,19 +80,20 @@ def serve(settings: RouterSettings, workers: WorkerGroups, console: Console) -> 
         listening.close()
 
 
-def store(registry: RegistrySettings, console: Console) -> RegistryServer:
-    if registry.redis_url is None:
-        return EmbeddedRegistry(registry.state_dir, console)
-    return ExternalRegistry(registry.redis_url, re.sub(r"//[^/@]*@", "//", registry.redis_url), console)
+def registry_server(settings: RegistrySettings, console: Console) -> RegistryServer:
+    if settings.redis_url is None:
+        return EmbeddedRegistry(settings.state_dir, console)
+    return ExternalRegistry(settings.redis_url, re.sub(r"//[^/@]*@", "//", settings.redis_url), console)
 
 
-def check_machine(engine: str, host: str) -> None:
-    """Check that the engine's program and the listening address exist. Raises CannotLaunch."""
-    try:
-        find_program(engine, os.environ)
-        check_bound(host)
-    except CannotStart as error:
-        raise CannotLaunch(str(error)) from error
+def example_commands(base_url: str, models: Sequence[str], vllama: str, *, keyed: bool = False) -> list[str]:
+    """Return three commands to try first. `keyed`: requests need an API key."""
+    curl = "curl -H 'Authorization: Bearer KEY'" if keyed else "curl"
+    ps = f"{vllama} ps" if base_url == "http://127.0.0.1:11434" else f"{vllama} ps --url {base_url}"
+    if not models:
+        return [f"{vllama} worker --model MODEL", f"{curl} {base_url}/api/tags", ps]
+    body = f'{{"model": "{models[0]}", "messages": [{{"role": "user", "content": "What is 2+2?"}}]}}'
+    return [f"{curl} {base_url}/api/chat -d '{body}'", f"{curl} {base_url}/api/tags", ps]
 
 
 def program_name() -> str:

@@ -1,12 +1,11 @@
-"""Supervises the processes of `vllama serve`: the embedded registry, router processes and worker agents.
+"""Supervise the registry, router processes and worker agents of `vllama serve`.
 
-Signals, exits and status reports are queued, and one loop acts on them. Restarting a router affects neither the
-registry nor the GPUs.
+One loop handles queued signals, exits and status reports.
 
 - A child that exits before it was ever ready has a permanent fault (a wrong flag, a broken file): everything is
   stopped. A child that was ready, or was killed, is restarted with back-off.
-- First signal: routers stop accepting and finish their streams, then the agents drain, all within `grace` seconds.
-  Second signal: everything is stopped at once.
+- First stop signal: routers stop accepting and finish their streams, then the agents drain, all within `grace`
+  seconds. Second: everything is stopped at once.
 - If this process is killed, the kernel signals its children (see `workers/process/lifeline.py`).
 """
 
@@ -32,14 +31,12 @@ from vllama_pool.workers.registry.embedded import EmbeddedFailed, EmbeddedValkey
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CLAIM_INTERVAL = 0.5
-"""Seconds between two attempts to become the registry's owner."""
-HEARTBEAT = 15.0
-"""Seconds between two console lines about a worker that is still loading."""
+"""Seconds between attempts to become the registry's owner."""
+LOADING_LINE_INTERVAL = 15.0
+"""Seconds between console lines about a worker that is still loading."""
 
 
 class RegistryServer(Protocol):
-    """The registry's server."""
-
     async def start(self) -> None:
         """Return once it answers. Raises RegistryFailed."""
 
@@ -47,23 +44,20 @@ class RegistryServer(Protocol):
 
 
 class RegistryFailed(Exception):
-    """The registry does not answer. The text is one line that says what to do."""
+    """The message is one line with the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class StopRequested:
-    """A stop signal has arrived."""
+    sig: signal.Signals
 
 
 @dataclass(frozen=True, slots=True)
 class RestartDue:
-    """The pause before a child's restart is over."""
-
     spec: ChildSpec
 
 
 Event = StatusChanged | ChildExited | StopRequested | RestartDue
-
 
 SETTLED = 60.0
 """Seconds of life after which a child's failure counts as the first one."""
@@ -71,15 +65,15 @@ SETTLED = 60.0
 
 @dataclass(slots=True)
 class ChildHistory:
-    """State of a child that persists over its restarts. Times are monotonic seconds."""
+    """State of a child that outlives restarts. Times are monotonic seconds."""
 
     backoff: Backoff
     started: float = 0.0
     loading: float = 0.0
-    """When it began to load: at its start, or when a worker's vLLM went down."""
+    """Start of loading: its own start, or when a worker's vLLM went down."""
     was_ready: bool = False
-    announced: float = 0.0
-    """When its loading was last printed."""
+    printed: float = 0.0
+    """Last line about its loading."""
 
 
 @dataclass(slots=True)
@@ -87,20 +81,20 @@ class Supervisor:
     """Runs `specs` until a stop signal, or until a child cannot start."""
 
     specs: Sequence[ChildSpec]
-    store: RegistryServer
+    registry: RegistryServer
     console: Console
     grace: float
-    """Seconds that running requests get after the first signal."""
+    """Seconds for running requests after the first signal."""
     on_serving: Callable[[], None] = lambda: None
-    """Called once, when every router process answers."""
+    """Called once, when all routers are ready."""
     on_ready: Callable[[Sequence[Child]], None] = lambda children: None
-    """Called once, when every child has been ready."""
+    """Called once, when all children have been ready."""
     on_drain: Callable[[], None] = lambda: None
-    """Called at the first signal, before any child is stopped: closes the listening socket."""
+    """Called before any child is stopped: closes the listening socket."""
     restart_wait: wait_base = field(default_factory=lambda: wait_exponential(multiplier=0.5, max=30))
-    """The pause before a child is restarted, by its failures in a row."""
+    """Pause before a restart, by failures in a row."""
     kill_after: float = 5.0
-    """Seconds that a child gets to exit before it is killed."""
+    """Seconds for a child to exit before SIGKILL."""
     _events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     _children: dict[str, Child] = field(default_factory=dict)
     _histories: dict[str, ChildHistory] = field(default_factory=dict)
@@ -113,10 +107,10 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         signals = [sig for sig in STOP_SIGNALS if signal.getsignal(sig) is not signal.SIG_IGN]  # nohup
         for sig in signals:
-            loop.add_signal_handler(sig, self._events.put_nowait, StopRequested())
+            loop.add_signal_handler(sig, self._events.put_nowait, StopRequested(sig))
         try:
             try:
-                await self.store.start()
+                await self.registry.start()
                 code = await self._watch()
             except RegistryFailed as error:
                 self.console.error(str(error))
@@ -125,7 +119,7 @@ class Supervisor:
         finally:
             for timer in self._timers:
                 timer.cancel()
-            await self.store.stop()
+            await self.registry.stop()
             for sig in signals:
                 loop.remove_signal_handler(sig)
         return code
@@ -144,7 +138,9 @@ class Supervisor:
                 self._print_slow_loading()
                 continue
             match event:
-                case StopRequested():
+                case StopRequested(sig):
+                    if self.grace and self._children:
+                        self.console.note(f"stopping: running requests get {self.grace:.0f} s; {force_hint(sig)}")
                     return 0
                 case StatusChanged(child, status):
                     self._status_changed(child, status)
@@ -159,7 +155,7 @@ class Supervisor:
     async def _start(self, spec: ChildSpec) -> bool:
         child = Child(spec)
         history = self._histories.setdefault(spec.name, ChildHistory(Backoff(self.restart_wait, settled=SETTLED)))
-        history.started = history.loading = history.announced = time.monotonic()
+        history.started = history.loading = history.printed = time.monotonic()
         try:
             await child.start(self._events.put_nowait)
         except OSError as error:
@@ -177,12 +173,12 @@ class Supervisor:
             if child.spec.kind is ChildKind.ROUTER and history.backoff.failures:
                 self.console.line(child.spec.kind, child.spec.name, "answers again")
             elif child.spec.kind is ChildKind.WORKER:
-                took = time.monotonic() - history.loading
-                self.console.line(child.spec.kind, child.spec.name, f"ready after {took:.0f} s")
+                duration = time.monotonic() - history.loading
+                self.console.line(child.spec.kind, child.spec.name, f"ready after {duration:.0f} s")
         elif child.spec.kind is ChildKind.WORKER and (status.note or status.state != "starting"):
-            history.announced = time.monotonic()
+            history.printed = time.monotonic()
             if status.state == "restarting":
-                history.loading = history.announced
+                history.loading = history.printed
             self.console.line(child.spec.kind, child.spec.name, status.note or status.state)
         self._announce_readiness()
 
@@ -198,7 +194,7 @@ class Supervisor:
             self.on_ready(list(self._children.values()))
 
     def _failed_to_start(self, child: Child, code: int) -> bool:
-        """Return True, and print it, if a child exited before it was ever ready: a restart would not help."""
+        """Return True, and print it, if a child exited before it was ever ready."""
         if self._histories[child.spec.name].was_ready or code < 0:
             return False
         # The child has printed the reason on stderr.
@@ -208,7 +204,7 @@ class Supervisor:
     def _restart_later(self, child: Child, code: int) -> None:
         spec, history = child.spec, self._histories[child.spec.name]
         pause = history.backoff.pause(self._age(child))
-        self.console.line(spec.kind, spec.name, f"{ending(code)}; restarting it in {pause:.1f} s")
+        self.console.line(spec.kind, spec.name, f"{describe_exit(code)}; restarting it in {pause:.1f} s")
         loop = asyncio.get_running_loop()
         self._timers.add(loop.call_later(pause, self._events.put_nowait, RestartDue(spec)))
 
@@ -216,9 +212,9 @@ class Supervisor:
         now = time.monotonic()
         for child in self._children.values():
             history = self._histories[child.spec.name]
-            slow = not child.was_ready and now - history.announced >= HEARTBEAT
+            slow = not child.was_ready and now - history.printed >= LOADING_LINE_INTERVAL
             if slow and child.spec.kind is ChildKind.WORKER:
-                history.announced = now
+                history.printed = now
                 note = child.status.note if child.status and child.status.note else "loading"
                 self.console.line(child.spec.kind, child.spec.name, f"{note} … {self._age(child):.0f} s")
 
@@ -228,24 +224,22 @@ class Supervisor:
     # --- stopping
 
     async def _stop(self, grace: float) -> None:
-        """Stop routers first, so that no new request reaches the agents. Another signal stops everything at once."""
+        """Stop routers first, so that no new request reaches the agents."""
         self.on_drain()
         deadline = time.monotonic() + grace
-        if grace and self._children:
-            self.console.note(f"stopping: running requests get {grace:.0f} s; Ctrl-C again stops at once")
         for kind in (ChildKind.ROUTER, ChildKind.WORKER):
             if deadline and not await self._drain(kind, deadline):
                 deadline = 0.0
-        await self._end_now()
+        await self._stop_now()
 
     async def _drain(self, kind: ChildKind, deadline: float) -> bool:
-        """Stop all children of a kind and wait. Return False if a second signal arrived."""
+        """Stop all children of a kind and wait. Return False on a second stop signal."""
         self._signal(kind, signal.SIGTERM)
         while any(child.spec.kind is kind for child in self._children.values()):
             # Without grace left, an agent still needs a moment to leave the registry and stop its vLLM.
-            left = max(deadline - time.monotonic(), 0.0) + self.kill_after
+            timeout = max(deadline - time.monotonic(), 0.0) + self.kill_after
             try:
-                async with asyncio.timeout(left):
+                async with asyncio.timeout(timeout):
                     event = await self._events.get()
             except TimeoutError:
                 return True
@@ -259,15 +253,15 @@ class Supervisor:
                     pass
         return True
 
-    async def _end_now(self) -> None:
-        """Kill routers at once. Agents must clean up: a second SIGTERM stops them now, SIGKILL follows."""
+    async def _stop_now(self) -> None:
+        """Kill routers. Agents must clean up: a second SIGTERM stops them now, SIGKILL follows."""
         self._signal(ChildKind.ROUTER, signal.SIGKILL)
         for sig in (signal.SIGTERM, signal.SIGKILL):
             self._signal(ChildKind.WORKER, sig)
             deadline = time.monotonic() + self.kill_after
-            while self._children and (left := deadline - time.monotonic()) > 0:
+            while self._children and (remaining := deadline - time.monotonic()) > 0:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(left):
+                    async with asyncio.timeout(remaining):
                         event = await self._events.get()
                     if isinstance(event, ChildExited):
                         self._children.pop(event.child.spec.name, None)
@@ -278,13 +272,17 @@ class Supervisor:
                 child.signal(sig)
 
 
-def ending(code: int) -> str:
-    """Describe a child's exit by its return code."""
+def force_hint(sig: signal.Signals) -> str:
+    """Describe how to stop at once after this first signal. Any second stop signal does."""
+    return "Ctrl-C again stops at once" if sig == signal.SIGINT else f"a second {sig.name} or Ctrl-C stops at once"
+
+
+def describe_exit(code: int) -> str:
     return f"exited with code {code}" if code >= 0 else f"was killed by {signal_name(-code)}"
 
 
 class EmbeddedRegistry:
-    """The embedded Valkey. One `serve` per state directory owns it; when the owner exits, another takes over."""
+    """The embedded Valkey. One `serve` per state directory owns it; another takes over when the owner exits."""
 
     def __init__(self, state_dir: Path, console: Console) -> None:
         self._state_dir = state_dir
@@ -325,7 +323,6 @@ class EmbeddedRegistry:
         await self._valkey.wait_ready()
 
     async def _take_over(self) -> None:
-        """Wait until the owner has exited, and take over."""
         while self._owner is None:
             await asyncio.sleep(CLAIM_INTERVAL)
             self._owner = claim(self._state_dir)
@@ -339,10 +336,10 @@ class EmbeddedRegistry:
 class ExternalRegistry:
     """A Redis or Valkey that runs elsewhere."""
 
-    def __init__(self, address: str, shown: str, console: Console) -> None:
+    def __init__(self, address: str, redacted: str, console: Console) -> None:
+        """`redacted`: the address without its password."""
         self._address = address
-        self._shown = shown
-        """The address without its password."""
+        self._redacted = redacted
         self._console = console
 
     async def start(self) -> None:
@@ -350,7 +347,7 @@ class ExternalRegistry:
             await wait_ready(self._address, timeout=0.0)
         except RegistryUnavailable as error:
             raise RegistryFailed(str(error)) from error
-        self._console.line("registry", "redis", self._shown)
+        self._console.line("registry", "redis", self._redacted)
 
     async def stop(self) -> None:
         pass

@@ -1,8 +1,8 @@
 """The worker agent: one process beside one vLLM.
 
-    start -> ready -> warm-up -> announce -> beat -> drain -> leave -> stop
+    start -> ready -> warm-up -> announce -> beat -> drain -> deregister -> stop
 
-hosted.py or attached.py manages the server, announcer.py the registry entry.
+managed_server.py or attached_server.py handles the server, announcer.py the registry entry.
 """
 
 from __future__ import annotations
@@ -21,23 +21,21 @@ from typing import Protocol
 from vllama_pool.config.settings import RegistrySettings, WorkerSettings
 from vllama_pool.workers.agent.announcer import Announcer, FencedOff
 from vllama_pool.workers.agent.attached_server import AttachedServer
-from vllama_pool.workers.agent.command_line import AgentSpec, CannotStart
-from vllama_pool.workers.agent.managed_server import GaveUp, ManagedServer, Ready
+from vllama_pool.workers.agent.command_line import CannotStart, WorkerSpec
+from vllama_pool.workers.agent.managed_server import GaveUp, ManagedServer, ServerInfo
 from vllama_pool.workers.agent.monitor import POLL_TIMEOUT, Monitor
-from vllama_pool.workers.agent.prepare import Plan, prepare
+from vllama_pool.workers.agent.prepare import AgentPlan, prepare
 from vllama_pool.workers.model.describe import slim
 from vllama_pool.workers.process.lifeline import ORPHANED
 from vllama_pool.workers.process.status import ChildStatus, StatusPipe
 from vllama_pool.workers.registry.client import InvalidRegistryAddress, Registry, RegistryUnavailable, connect
 from vllama_pool.workers.registry.embedded import EmbeddedFailed, address
 from vllama_pool.workers.registry.record import WorkerRecord, WorkerState
+from vllama_pool.workers.vllm.flags import Flags
 from vllama_pool.workers.vllm.probe import http_client
-
-__all__ = ["Agent", "AgentSpec", "CannotStart", "run_agent"]
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 DEREGISTER_TIMEOUT = 1.5
-"""Seconds to wait for the registry when leaving."""
 MAX_MODELS = 700 << 10
 """Maximum bytes of JSON for a record's models. Routers reject records above 1 MiB."""
 
@@ -52,10 +50,10 @@ class Server(Protocol):
 
 
 class StatusPublisher:
-    """Passes server events to the registry, the supervisor and the terminal."""
+    """Passes the server's state changes to the registry, the supervisor and the terminal."""
 
     def __init__(
-        self, plan: Plan, announcer: Announcer, monitor: Monitor, status: StatusPipe, print_line: PrintLine
+        self, plan: AgentPlan, announcer: Announcer, monitor: Monitor, status: StatusPipe, print_line: PrintLine
     ) -> None:
         self._plan = plan
         self._announcer = announcer
@@ -63,15 +61,15 @@ class StatusPublisher:
         self._status = status
         self._print_line = print_line
 
-    def starting(self, what: str, notes: Sequence[str] = ()) -> None:
-        self._print_line(what)
-        self._announcer.announce(self._record(Ready(self._plan.url, (), "")), self._monitor.load)
+    def starting(self, activity: str, notes: Sequence[str] = ()) -> None:
+        self._print_line(activity)
+        self._announcer.announce(self._record(ServerInfo()), self._monitor.load)
         for note in notes:
             self._print_line(note)
             self._status.send(ChildStatus(WorkerState.STARTING, note))
         self._status.send(ChildStatus(WorkerState.STARTING))
 
-    def ready(self, server: Ready, after: float) -> None:
+    def ready(self, server: ServerInfo, after: float) -> None:
         self._announcer.announce(self._record(server), self._monitor.load)
         self._status.send(ChildStatus(WorkerState.READY, models=tuple(n for m in server.models for n in m.names)))
         self._print_line(f"ready after {after:.0f} s")
@@ -80,12 +78,12 @@ class StatusPublisher:
         self._status.send(ChildStatus(state, note))
         self._print_line(note)
 
-    def _record(self, server: Ready) -> WorkerRecord:
+    def _record(self, server: ServerInfo) -> WorkerRecord:
         plan = self._plan
         return WorkerRecord(
-            id=plan.name,
+            id=plan.worker_id,
             generation=plan.generation,
-            url=server.url,
+            url=plan.url,
             models=slim(server.models, MAX_MODELS),
             slots=plan.slots,
             engine=plan.spec.engine,
@@ -113,7 +111,7 @@ class Agent:
         (self._forced if self._stopping.is_set() else self._stopping).set()
 
     def orphaned(self) -> None:
-        """Drain and stop because the supervisor died."""
+        """Drain and stop. The supervisor has died."""
         self._stopping.set()
 
     async def run(self) -> None:
@@ -135,19 +133,17 @@ class Agent:
                 raise error
 
     async def _shut_down(self, beating: asyncio.Task[None], grace: float) -> None:
-        """Drain while beats continue, leave, stop the server."""
+        """Drain while beats continue, deregister, stop the server."""
         deadline = time.monotonic() + grace
         if self._stopping.is_set():
             self._print_line(f"draining: running requests get {grace:.0f} s")
         await self._server.drain(deadline)
         await _cancel(beating)
-        with contextlib.suppress(RegistryUnavailable, TimeoutError):
-            async with asyncio.timeout(DEREGISTER_TIMEOUT):
-                await self._announcer.deregister()
+        await self._deregister(DEREGISTER_TIMEOUT)
         await self._server.stop(max(0.0, deadline - time.monotonic()))
 
-    async def _run_until_forced(self, work: Coroutine[object, object, None]) -> None:
-        task, forced = asyncio.create_task(work), asyncio.create_task(self._forced.wait())
+    async def _run_until_forced(self, shutdown: Coroutine[object, object, None]) -> None:
+        task, forced = asyncio.create_task(shutdown), asyncio.create_task(self._forced.wait())
         try:
             await asyncio.wait((task, forced), return_when=asyncio.FIRST_COMPLETED)
             if task.done():
@@ -155,22 +151,25 @@ class Agent:
             else:
                 self._print_line("stopping now")
                 await _cancel(task)
-                with contextlib.suppress(RegistryUnavailable, TimeoutError):
-                    async with asyncio.timeout(DEREGISTER_TIMEOUT / 3):
-                        await self._announcer.deregister()
+                await self._deregister(DEREGISTER_TIMEOUT / 3)
         finally:
             await _cancel(task, forced)
 
+    async def _deregister(self, timeout: float) -> None:
+        with contextlib.suppress(RegistryUnavailable, TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._announcer.deregister()
+
 
 async def run_agent(
-    spec: AgentSpec,
+    spec: WorkerSpec,
     settings: WorkerSettings,
     *,
     env: Mapping[str, str] = os.environ,
     status: StatusPipe | None = None,
     write: PrintLine | None = None,
 ) -> int:
-    """Run one worker until SIGTERM or SIGINT, and return the exit code. Call it in the main thread.
+    """Run one worker until a stop signal, and return the exit code. Call it in the main thread.
 
     `write` receives one line per change of state; under a supervisor, only errors. The default is stderr.
     """
@@ -185,30 +184,30 @@ async def run_agent(
     return 0
 
 
-async def _run(plan: Plan, settings: RegistrySettings, pipe: StatusPipe, write: PrintLine) -> None:
+async def _run(plan: AgentPlan, settings: RegistrySettings, pipe: StatusPipe, write: PrintLine) -> None:
     def print_line(text: str) -> None:
         if not pipe.connected:
-            write(f"worker {plan.name}  {text}")
+            write(f"worker {plan.worker_id}  {text}")
 
     redis = connect(settings.redis_url or address(settings.state_dir))
     secret = settings.fleet_secret
     registry = Registry(redis, settings.fleet, secret=secret.get_secret_value().encode() if secret else None)
-    absent = "" if settings.redis_url else f"no registry in {settings.state_dir} yet: waiting for vllama serve"
-    announcer = Announcer(registry, print_line, rng=random.Random(), absent=absent)
-    async with http_client(POLL_TIMEOUT, verify=not plan.launch) as client:
+    missing = "" if settings.redis_url else f"no registry in {settings.state_dir} yet: waiting for vllama serve"
+    announcer = Announcer(registry, print_line, rng=random.Random(), missing=missing)
+    async with http_client(POLL_TIMEOUT, verify=not plan.server) as client:
         monitor = Monitor(client, announcer.report, plan.key)
         publisher = StatusPublisher(plan, announcer, monitor, pipe, print_line)
         server: Server
-        if plan.launch is not None:
-            server = ManagedServer(plan.launch, client, monitor, publisher, key=plan.key)
-            publisher.starting(f"loading {' '.join(plan.names)} on port {plan.launch.address.port}", plan.notes)
+        if plan.server is not None:
+            server = ManagedServer(plan.server, client, monitor, publisher, key=plan.key)
+            loading = f"loading {' '.join(plan.server.names)} on port {plan.server.address.port}"
+            publisher.starting(loading, plan.notes)
         else:
-            server = AttachedServer(
-                plan.spec.attach, plan.url, client, monitor, publisher, flags=plan.flags, key=plan.key
-            )
-            publisher.starting(f"attaching to {plan.spec.attach}")
+            url, flags = plan.spec.attach, Flags(plan.spec.flags)
+            server = AttachedServer(url, client, monitor, publisher, flags=flags, key=plan.key)
+            publisher.starting(f"attaching to {url}")
         agent = Agent(server, announcer, grace=plan.grace, print_line=print_line)
-        with _signals(agent.stop, agent.orphaned):
+        with _signal_handlers(agent.stop, agent.orphaned):
             try:
                 await agent.run()
                 print_line("stopped")
@@ -217,7 +216,7 @@ async def _run(plan: Plan, settings: RegistrySettings, pipe: StatusPipe, write: 
 
 
 @contextlib.contextmanager
-def _signals(stop: Callable[[], None], orphaned: Callable[[], None]) -> Iterator[None]:
+def _signal_handlers(stop: Callable[[], None], orphaned: Callable[[], None]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     actions = {n: stop for n in STOP_SIGNALS if signal.getsignal(n) is not signal.SIG_IGN}  # nohup ignores SIGHUP
     actions[ORPHANED] = orphaned

@@ -1,4 +1,4 @@
-"""The agent's link to the registry: register, beat, leave. It retries while Redis is away."""
+"""Register, beat and deregister one worker, with retries while Redis is unavailable."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ from vllama_pool.workers.registry.keys import BEAT_INTERVAL
 from vllama_pool.workers.registry.record import LoadReport, WorkerRecord
 
 JITTER = 0.1
-"""Random variation of the beat interval, as a fraction."""
-MIN_GAP = 0.2
-"""Minimum seconds between two beats."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
-"""Bounds of the random pause after a failure, in seconds."""
+"""Fraction of the beat interval."""
+MIN_BEAT_INTERVAL = 0.2
+MIN_RETRY_PAUSE, MAX_RETRY_PAUSE = 0.1, 1.0
 
 
 class Store(Protocol):
@@ -36,7 +34,7 @@ class FencedOff(Exception):
 
 
 class Announcer:
-    """Keeps one worker's record and load in the registry, through `run`."""
+    """Keeps one worker's record and load report in the registry."""
 
     def __init__(
         self,
@@ -45,32 +43,34 @@ class Announcer:
         *,
         interval: float = BEAT_INTERVAL,
         rng: random.Random,
-        absent: str = "",
+        missing: str = "",
     ) -> None:
-        """`absent` replaces the error message for a registry that does not answer at first."""
+        """`missing` replaces the error message for a registry that does not answer at first."""
         self._store = store
         self._print_line = print_line
-        self._absent = absent
+        self._missing = missing
         self._interval = interval
         self._rng = rng
         self._record: WorkerRecord | None = None
         self._load = LoadReport()
         self._sent: LoadReport | None = None
         self._registered = False
-        self._backoff = Backoff(wait_random_exponential(multiplier=FIRST_PAUSE, min=FIRST_PAUSE, max=LONGEST_PAUSE))
-        self._woken = asyncio.Event()
+        self._backoff = Backoff(
+            wait_random_exponential(multiplier=MIN_RETRY_PAUSE, min=MIN_RETRY_PAUSE, max=MAX_RETRY_PAUSE)
+        )
+        self._wake_up = asyncio.Event()
 
     def announce(self, record: WorkerRecord, load: LoadReport) -> None:
-        """Set the record, and register it at once."""
+        """Register a record at once."""
         self._record, self._load = record, load
         self._registered = False
-        self._woken.set()
+        self._wake_up.set()
 
     def report(self, load: LoadReport) -> None:
-        """Set the load, and beat early if routers need it."""
+        """Set the load for the next beat. A significant change is sent early."""
         self._load = load
         if self._record is not None and is_significant_change(self._sent, load, self._record.slots):
-            self._woken.set()
+            self._wake_up.set()
 
     @property
     def load(self) -> LoadReport:
@@ -79,35 +79,37 @@ class Announcer:
     async def run(self) -> None:
         """Beat until cancelled. Raises FencedOff."""
         while True:
-            await self._due()
+            await self._wait_until_due()
             started = time.monotonic()
             try:
                 await self._send()
             except RegistryUnavailable as error:
                 if not self._backoff.failures:
-                    self._print_line(self._absent if self._absent and self._sent is None else f"trying again: {error}")
+                    self._print_line(
+                        self._missing if self._missing and self._sent is None else f"trying again: {error}"
+                    )
                 await asyncio.sleep(self._backoff.pause())
                 continue
             if self._backoff.failures and self._record is not None:
                 self._print_line("the registry answers again")
                 self._backoff.reset()
-            await asyncio.sleep(max(0.0, MIN_GAP - (time.monotonic() - started)))
+            await asyncio.sleep(max(0.0, MIN_BEAT_INTERVAL - (time.monotonic() - started)))
 
     async def deregister(self) -> None:
-        """Leave the registry, after `run` has ended. Raises RegistryUnavailable."""
+        """Call after `run` has ended. Raises RegistryUnavailable."""
         if self._record is not None and await self._store.deregister(self._record.id, self._record.generation):
             self._registered = False
 
-    async def _due(self) -> None:
+    async def _wait_until_due(self) -> None:
         if self._backoff.failures:
             return
         pause = self._interval * self._rng.uniform(1 - JITTER, 1 + JITTER)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause):
-                await self._woken.wait()
+                await self._wake_up.wait()
 
     async def _send(self) -> None:
-        self._woken.clear()
+        self._wake_up.clear()
         record, load = self._record, self._load
         if record is None:
             return

@@ -1,4 +1,4 @@
-"""A vLLM started by someone else: watched and announced, never started or stopped."""
+"""A vLLM that someone else starts and stops."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from vllama_pool.workers.agent.command_line import is_loopback
-from vllama_pool.workers.agent.managed_server import MISSES, Events, Ready
+from vllama_pool.workers.agent.managed_server import MAX_FAILED_POLLS, Events, ServerInfo
 from vllama_pool.workers.agent.monitor import IDLE_INTERVAL, Monitor
 from vllama_pool.workers.model.describe import Observed, describe
 from vllama_pool.workers.registry.record import WorkerState
@@ -22,12 +22,11 @@ from vllama_pool.workers.vllm.warmup import WarmUpFailed, warm_up
 
 
 class AttachedServer:
-    """Follows one server's health. Run `serve` until cancelled."""
+    """Polls and announces one server. Run `serve` until cancelled."""
 
     def __init__(
         self,
         url: str,
-        advertised_url: str,
         client: httpx.AsyncClient,
         monitor: Monitor,
         events: Events,
@@ -37,7 +36,6 @@ class AttachedServer:
         key: str | None = None,
     ) -> None:
         self._url = url.rstrip("/")
-        self._advertised_url = advertised_url
         self._client = client
         self._monitor = monitor
         self._events = events
@@ -46,27 +44,27 @@ class AttachedServer:
         self._key = key
 
     async def serve(self) -> None:
-        said = ""
+        reported = ""
         while True:
             started = time.monotonic()
             problem = await self._make_ready(started)
             if not problem:
-                said = problem = await self._watch()
-                self._down(problem)
-            elif problem != said:
-                said = problem
-                self._down(problem)
+                reported = problem = await self._watch()
+                self._report_down(problem)
+            elif problem != reported:
+                reported = problem
+                self._report_down(problem)
             await asyncio.sleep(IDLE_INTERVAL)
 
     async def drain(self, deadline: float) -> None:
-        """Report DRAINING. Returns at once, because the server keeps running."""
+        """Report DRAINING and return at once."""
         self._monitor.set(WorkerState.DRAINING)
 
     async def stop(self, grace: float = 0.0) -> None:
-        """Do nothing: the server is not ours."""
+        pass
 
     async def kill(self) -> None:
-        """Do nothing: the server is not ours."""
+        pass
 
     async def _make_ready(self, started: float) -> str:
         """Announce a healthy server, else return the problem."""
@@ -81,11 +79,11 @@ class AttachedServer:
         except WarmUpFailed as error:
             return f"{self._url}: {error}"
         detected = await detect_abilities(self._client, self._url, first, self._key) if templated else Detection()
-        seen = Observed(result.models, (*result.tasks, *detected.abilities), templated)
-        infos = await asyncio.to_thread(describe, self._folder(result), self._flags, seen, self._env)
-        self._monitor.misses = 0
+        observed = Observed(result.models, (*result.tasks, *detected.abilities), templated)
+        infos = await asyncio.to_thread(describe, self._model_folder(result), self._flags, observed, self._env)
+        self._monitor.failed_polls = 0
         self._monitor.set(WorkerState.READY)
-        self._events.ready(Ready(self._advertised_url, infos, result.version), time.monotonic() - started)
+        self._events.ready(ServerInfo(infos, result.version), time.monotonic() - started)
         return ""
 
     async def _watch(self) -> str:
@@ -94,13 +92,13 @@ class AttachedServer:
             health = await self._monitor.poll(self._url)
             if health is Health.DEAD:
                 return f"{self._url} says that its engine has died"
-            if self._monitor.misses >= MISSES:
+            if self._monitor.failed_polls >= MAX_FAILED_POLLS:
                 return f"{self._url} does not answer"
 
-    def _folder(self, result: ProbeResult) -> str:
+    def _model_folder(self, result: ProbeResult) -> str:
         """Return the model's path on this machine, else ""."""
         return result.models[0].root if is_loopback(urlsplit(self._url).hostname or "") else ""
 
-    def _down(self, problem: str) -> None:
+    def _report_down(self, problem: str) -> None:
         self._monitor.set(WorkerState.STARTING, problem)
         self._events.changed(WorkerState.STARTING, problem)

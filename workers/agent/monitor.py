@@ -1,4 +1,4 @@
-"""Polling of one server, for the worker's load report."""
+"""Poll one server for the worker's load report."""
 
 from __future__ import annotations
 
@@ -14,14 +14,12 @@ from vllama_pool.workers.registry.record import LoadReport, WorkerState
 from vllama_pool.workers.vllm.probe import Health, Metrics, ProbeFailed, check_health, scrape
 
 POLL_TIMEOUT = 1.0
-"""Time-out of a poll in seconds. vLLM answers in about 10 ms."""
+"""Seconds. vLLM answers in about 10 ms."""
 BUSY_INTERVAL, IDLE_INTERVAL = 0.25, 0.5
-"""Seconds between polls. A page costs vLLM about 5 ms of one core."""
+"""Seconds. A metrics page costs vLLM about 5 ms of one core."""
 
 
 class Monitor:
-    """Owns the worker's load report."""
-
     def __init__(self, client: httpx.AsyncClient, report: Callable[[LoadReport], None], key: str | None = None) -> None:
         self._client = client
         self._report = report
@@ -30,15 +28,15 @@ class Monitor:
         self._load = LoadReport(state=WorkerState.STARTING)
         self.metrics = Metrics()
         """Last successful scrape."""
-        self.misses = 0
-        """Failed polls in a row."""
+        self.failed_polls = 0
+        """In a row."""
 
     @property
     def load(self) -> LoadReport:
         return self._load
 
     def set(self, state: WorkerState, note: str = "", *, restarts: int | None = None) -> None:
-        """Set the state. A server that is down has no figures."""
+        """Report a new state. A server that is down has no figures."""
         down = state in (WorkerState.STARTING, WorkerState.RESTARTING, WorkerState.STOPPED)
         old = LoadReport(restarts=self._load.restarts) if down else self._load
         changes = {"state": state, "note": note} | ({} if restarts is None else {"restarts": restarts})
@@ -46,24 +44,23 @@ class Monitor:
         self._report(self._load)
 
     def set_up(self) -> bool:
-        """Leave RESTARTING for READY or SLEEPING. Returns False in any other state."""
+        """Replace RESTARTING by READY or SLEEPING. Return False in any other state."""
         if self._load.state is not WorkerState.RESTARTING:
             return False
         self.set(WorkerState.SLEEPING if self.metrics.asleep else WorkerState.READY)
         return True
 
     async def poll(self, url: str) -> Health:
-        """Poll health and metrics, and report the figures."""
         health, _ = await asyncio.gather(check_health(self._client, url, self._key), self._scrape(url))
-        self.misses = 0 if health is Health.OK else self.misses + 1
+        self.failed_polls = 0 if health is Health.OK else self.failed_polls + 1
         return health
 
     @property
     def interval(self) -> float:
         return BUSY_INTERVAL if self.metrics.running or self.metrics.waiting else IDLE_INTERVAL
 
-    def _state_by(self, metrics: Metrics) -> WorkerState:
-        """READY and SLEEPING follow the engine, other states the agent."""
+    def _state_from(self, metrics: Metrics) -> WorkerState:
+        """Follow the engine between READY and SLEEPING; the agent sets other states."""
         if self._load.state not in (WorkerState.READY, WorkerState.SLEEPING):
             return self._load.state
         return WorkerState.SLEEPING if metrics.asleep else WorkerState.READY
@@ -76,7 +73,7 @@ class Monitor:
         self.metrics = metrics
         self._load = msgspec.structs.replace(
             self._load,
-            state=self._state_by(metrics),
+            state=self._state_from(metrics),
             running=metrics.running,
             waiting=metrics.waiting,
             kv_usage=metrics.kv_usage,

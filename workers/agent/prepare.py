@@ -1,4 +1,4 @@
-"""An agent's decisions from its arguments, settings and environment, before anything starts."""
+"""Turn a WorkerSpec, settings and environment into an AgentPlan. Starts nothing."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from vllama_pool.config.settings import RegistrySettings, WorkerSettings
 from vllama_pool.workers.agent import state_files
 from vllama_pool.workers.agent.command_line import (
     Address,
-    AgentSpec,
     CannotStart,
+    WorkerSpec,
     bracketed,
     check_bound,
     check_spec,
@@ -29,7 +29,7 @@ from vllama_pool.workers.agent.command_line import (
     without_compiler,
     worker_id,
 )
-from vllama_pool.workers.agent.managed_server import Launch
+from vllama_pool.workers.agent.managed_server import ServerSpec
 from vllama_pool.workers.model import describe, parsers
 from vllama_pool.workers.model.facts import read_facts
 from vllama_pool.workers.model.files import locate
@@ -41,37 +41,36 @@ from vllama_pool.workers.vllm.flags import Flags
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """`launch` is None for an attached server."""
+class AgentPlan:
+    """A WorkerSpec with its registry id, locks and defaults decided."""
 
-    spec: AgentSpec
-    flags: Flags
-    name: str
-    """Worker id."""
+    spec: WorkerSpec
+    """With paths expanded, and without flags that mean "none"."""
+    worker_id: str
     generation: int
     url: str
     """URL for routers."""
-    names: tuple[str, ...]
-    """Served model names, as far as known."""
     slots: int
     grace: float
     key: str | None
-    launch: Launch | None
+    """Bearer token of the server."""
+    server: ServerSpec | None
+    """None for an attached server."""
     notes: tuple[str, ...] = ()
     """Messages for the user, one line each."""
 
 
 @contextmanager
-def prepare(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str]) -> Iterator[Plan]:
+def prepare(spec: WorkerSpec, settings: WorkerSettings, env: Mapping[str, str]) -> Iterator[AgentPlan]:
     """Decide, and lock the worker's id and port. Raises CannotStart."""
     check_spec(spec)
     check_advertise(settings.advertise, settings.registry)
     spec = replace(spec, model=os.path.expanduser(spec.model))
     with ExitStack() as locks:
-        yield _attach(spec, settings, env, locks) if spec.attach else _host(spec, settings, env, locks)
+        yield _attach(spec, settings, env, locks) if spec.attach else _manage(spec, settings, env, locks)
 
 
-def _host(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str], locks: ExitStack) -> Plan:
+def _manage(spec: WorkerSpec, settings: WorkerSettings, env: Mapping[str, str], locks: ExitStack) -> AgentPlan:
     program, state_dir = find_program(spec.engine, env), settings.registry.state_dir
     chosen = _choose(spec, program, env)
     spec = replace(spec, flags=parsers.without_none(spec.flags))
@@ -80,45 +79,44 @@ def _host(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str], loc
     eager = without_compiler(flags, cpu=cpu)
     bound = flags.value("--host") or settings.advertise
     check_bound(bound)
-    asked = flags.number("--port") or spec.port
-    exact = asked is not None or "port" in settings.model_fields_set
+    required = flags.number("--port") or spec.port
+    exact = required is not None or "port" in settings.model_fields_set
     timeout = 0.0
-    if spec.name and _claim_id(spec.name, settings, locks).holder_was_killed:  # before the port: reports a duplicate id
+    if spec.name and _lock_id(spec.name, settings, locks).holder_was_killed:  # before the port: reports a duplicate id
         timeout = state_files.ORPHAN_EXIT_TIMEOUT
-    port, claim = state_files.lock_port(state_dir, bound, asked or settings.port, exact=exact, timeout=timeout)
-    locks.callback(claim.release)
+    port, lock = state_files.lock_port(state_dir, bound, required or settings.port, exact=exact, timeout=timeout)
+    locks.callback(lock.release)
     name = worker_id(spec, socket.gethostname(), port)
     if not spec.name:
-        _claim_id(name, settings, locks)
-    where = Address(settings.advertise, bound, port, "https" if flags.has("--ssl-keyfile") else "http")
+        _lock_id(name, settings, locks)
+    address = Address(settings.advertise, bound, port, "https" if flags.has("--ssl-keyfile") else "http")
     key = _key(settings, flags, env)
-    launch = Launch(
-        tuple(command_line(program, spec, where, settings.grace, eager=eager, chosen=chosen.flags)),
-        environment(env, cpu=cpu, eager=eager, key=key),
-        where,
-        state_files.log_file(state_dir, name),
-        spec.model,
-        flags,
-        settings.load_timeout,
-        description.describe if spec.engine == "simulated" else describe.describe,
-    )
-    return Plan(
+    server_env = environment(env, cpu=cpu, eager=eager, key=key)
+    described = description.describe if spec.engine == "simulated" else describe.describe
+    return AgentPlan(
         spec=spec,
-        flags=flags,
-        name=name,
+        worker_id=name,
         generation=state_files.next_generation(state_dir, name),
-        url=where.url,
-        names=flags.values("--served-model-name") or (served_name(spec.model),),
+        url=address.url,
         slots=slots_of(flags, cpu=cpu, engine=spec.engine),
         grace=settings.grace,
         key=key,
-        launch=launch,
+        server=ServerSpec(
+            command=tuple(command_line(program, spec, address, settings.grace, eager=eager, chosen=chosen.flags)),
+            env=server_env,
+            address=address,
+            log=state_files.log_file(state_dir, name),
+            names=flags.values("--served-model-name") or (served_name(spec.model),),
+            describe=lambda observed: described(spec.model, flags, observed, server_env),
+            load_timeout=settings.load_timeout,
+        ),
         notes=chosen.notes,
     )
 
 
-def _attach(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str], locks: ExitStack) -> Plan:
-    flags, parts = Flags(parsers.without_none(spec.flags)), urlsplit(spec.attach)
+def _attach(spec: WorkerSpec, settings: WorkerSettings, env: Mapping[str, str], locks: ExitStack) -> AgentPlan:
+    spec = replace(spec, flags=parsers.without_none(spec.flags))
+    flags, parts = Flags(spec.flags), urlsplit(spec.attach)
     try:
         port = parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError:
@@ -128,22 +126,20 @@ def _attach(spec: AgentSpec, settings: WorkerSettings, env: Mapping[str, str], l
     if parts.username or parts.password:
         raise CannotStart("give no password in --attach; set VLLAMA_WORKER_KEY")
     name = worker_id(spec, socket.gethostname(), port)
-    _claim_id(name, settings, locks)
-    return Plan(
+    _lock_id(name, settings, locks)
+    return AgentPlan(
         spec=spec,
-        flags=flags,
-        name=name,
+        worker_id=name,
         generation=state_files.next_generation(settings.registry.state_dir, name),
         url=advertised_url(parts, settings.advertise),
-        names=(),
         slots=slots_of(flags, cpu=False),
         grace=settings.grace,
         key=_key(settings, flags, env),
-        launch=None,
+        server=None,
     )
 
 
-def _choose(spec: AgentSpec, program: tuple[str, ...], env: Mapping[str, str]) -> parsers.ParserChoice:
+def _choose(spec: WorkerSpec, program: tuple[str, ...], env: Mapping[str, str]) -> parsers.ParserChoice:
     """Return flags for the model's parsers and structured output, unless the user set them."""
     if spec.engine != "vllm":
         return parsers.ParserChoice()
@@ -172,25 +168,25 @@ def check_advertise(host: str, registry: RegistrySettings) -> None:
 
 
 def advertised_url(attached: SplitResult, advertise: str) -> str:
-    """Return the URL for routers, with loopback replaced by the advertised host."""
+    """Return the attached URL with loopback replaced by the advertised host."""
     if is_loopback(advertise) or not is_loopback(attached.hostname or ""):
         return attached.geturl().rstrip("/")
     port = f":{attached.port}" if attached.port else ""
     return f"{attached.scheme}://{bracketed(advertise)}{port}{attached.path}".rstrip("/")
 
 
-def _claim_id(name: str, settings: WorkerSettings, locks: ExitStack) -> FileLock:
+def _lock_id(name: str, settings: WorkerSettings, locks: ExitStack) -> FileLock:
     try:
         check_worker_id(name)
     except ValueError as error:
         raise CannotStart(str(error)) from error
-    claim = state_files.lock_id(settings.registry.state_dir, name)
-    locks.callback(claim.release)
-    return claim
+    lock = state_files.lock_id(settings.registry.state_dir, name)
+    locks.callback(lock.release)
+    return lock
 
 
 def _key(settings: WorkerSettings, flags: Flags, env: Mapping[str, str]) -> str | None:
-    """Return the server's bearer token. The setting overrides vLLM's own."""
+    """Return the setting, else vLLM's own flag or variable."""
     if settings.worker_key is not None:
         return settings.worker_key.get_secret_value()
     return flags.value("--api-key") or env.get("VLLM_API_KEY") or None

@@ -1,4 +1,4 @@
-"""File locks for a worker's id and port, which end with the process, and its generation number."""
+"""The agent's files in the state directory: locks of id and port, generation number, log."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from vllama_pool.workers.agent.command_line import PORTS_TRIED, CannotStart, is_
 from vllama_pool.workers.process.file_lock import FileLock, lock_file
 
 ORPHAN_EXIT_TIMEOUT = 10.0
-"""Seconds within which the vLLM of a killed agent has exited."""
+"""Seconds that the vLLM of a killed agent needs to exit."""
 
 
 def lock_id(state_dir: Path, worker_id: str) -> FileLock:
-    """Lock the id on this machine. Raises CannotStart."""
+    """Raises CannotStart if another agent on this machine has the id."""
     lock = _lock(state_dir / "workers" / f"{_file_name(worker_id)}.lock")
     if lock is None:
         raise CannotStart(f"worker {worker_id} is already running here; give this one another --name")
@@ -32,7 +32,7 @@ def lock_port(
     timeout: float = 0.0,
     free: Callable[[str, int], bool] = is_free,
 ) -> tuple[int, FileLock]:
-    """Lock a port, because vLLM binds it only seconds later: this one, or the next free one unless `exact`.
+    """Lock this port, or the next free one unless `exact`, until vLLM binds it seconds later.
 
     Blocks up to `timeout` seconds for the first port. Raises CannotStart.
     """
@@ -50,18 +50,18 @@ def lock_port(
 
 
 def next_generation(state_dir: Path, worker_id: str, now: Callable[[], float] = time.time) -> int:
-    """Return a number above all earlier ones, based on the time in ms. Raises CannotStart."""
+    """Return the time in ms, or more to exceed all earlier numbers. Raises CannotStart."""
     path = state_dir / "workers" / f"{_file_name(worker_id)}.generation"
     try:
-        before = int(path.read_text())
+        previous = int(path.read_text())
     except (OSError, ValueError):
-        before = 0
-    generation = max(int(now() * 1000), before + 1)
+        previous = 0
+    generation = max(int(now() * 1000), previous + 1)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_suffix(f".{os.getpid()}")
-        fresh.write_text(str(generation))
-        fresh.replace(path)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_text(str(generation))
+        temporary.replace(path)
     except OSError as error:
         raise _unusable(path, error) from error
     return generation

@@ -10,7 +10,7 @@ from vllama_pool.config.settings import RouterSettings
 from vllama_pool.router.cli.commands.common import CommandFailed, read
 from vllama_pool.router.cli.commands.terminal import output, show
 from vllama_pool.router.cli.tables import workers_table
-from vllama_pool.router.supervisor.plan import url
+from vllama_pool.router.supervisor.listening_socket import url
 from vllama_pool.router.telemetry.aggregate import WorkersPage
 
 

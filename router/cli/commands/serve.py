@@ -16,9 +16,8 @@ from vllama_pool.router.cli.commands.worker_groups import (
     worker_group,
     worker_group_options,
 )
+from vllama_pool.router.supervisor.checks import CannotLaunch
 from vllama_pool.router.supervisor.console import Console
-from vllama_pool.router.supervisor.plan import CannotLaunch
-from vllama_pool.router.supervisor.serve import WorkerGroups
 from vllama_pool.router.supervisor.serve import serve as run_serve
 
 
@@ -93,9 +92,14 @@ def command(
     warn_about_variables()
     settings = read(RouterSettings)
     worker_settings = read(WorkerSettings)
-    workers = WorkerGroups(groups, first_port=worker_settings.port, host=worker_settings.advertise)
     try:
-        code = run_serve(settings, workers, Console(sys.stdout, sys.stderr))
+        code = run_serve(
+            settings,
+            groups,
+            Console(sys.stdout, sys.stderr),
+            first_worker_port=worker_settings.port,
+            worker_host=worker_settings.advertise,
+        )
     except (CannotLaunch, RoutingError) as error:
         raise CommandFailed(str(error)) from error
     sys.exit(code)

@@ -18,7 +18,7 @@ from vllama_pool.router.cli.commands.shared_options import (
     vllm_flags,
 )
 from vllama_pool.workers.agent.agent import run_agent
-from vllama_pool.workers.agent.command_line import AgentSpec
+from vllama_pool.workers.agent.command_line import WorkerSpec
 from vllama_pool.workers.process.status import STATUS_FD
 
 
@@ -58,7 +58,7 @@ def command(
     """
     if engine == "simulated" and not attach:
         model = model or "simulated"
-    spec = AgentSpec(
+    spec = WorkerSpec(
         model=model or "",
         name=name or "",
         port=port,

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from vllama_pool.router.cli.commands.shared_options import PASS_UNKNOWN_OPTIONS, engine_option, vllm_flags
-from vllama_pool.router.supervisor.plan import WorkerGroup
+from vllama_pool.router.supervisor.worker_specs import WorkerGroup
 
 AND = "--and"
 _LATER_GROUPS = "vllama.later_groups"

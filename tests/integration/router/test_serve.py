@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from tests.support.ports import free_ports
 from tests.support.until import until
 from vllama_pool.router.cli.main import main
-from vllama_pool.router.supervisor.plan import listen
+from vllama_pool.router.supervisor.listening_socket import listen
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", reason="lifelines are Linux")]
 

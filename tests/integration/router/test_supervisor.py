@@ -145,14 +145,24 @@ def test_children_get_the_grace_period_and_routers_stop_before_workers(serve: Se
 
 
 @pytest.mark.parametrize("kind", ["router", "worker"])
-def test_a_second_signal_stops_the_supervisor_at_once(serve: Serve, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("first", "hint", "second"),
+    [
+        (signal.SIGINT, "s; Ctrl-C again stops at once", signal.SIGINT),
+        (signal.SIGTERM, "s; a second SIGTERM or Ctrl-C stops at once", signal.SIGTERM),
+        (signal.SIGTERM, "s; a second SIGTERM or Ctrl-C stops at once", signal.SIGINT),
+    ],
+)
+def test_a_second_signal_stops_the_supervisor_at_once(
+    serve: Serve, kind: str, first: signal.Signals, hint: str, second: signal.Signals
+) -> None:
     supervised = serve([(kind, "slow", {"drain": 50})], grace=60.0)
     supervised.says("all ready")
-    supervised.send(signal.SIGINT)
-    supervised.says("Ctrl-C again stops at once")
+    supervised.send(first)
+    supervised.says(hint)
     children = supervised.tree()
     start = time.monotonic()
-    supervised.send(signal.SIGINT)
+    supervised.send(second)
     assert supervised.wait() == 0
     assert time.monotonic() - start < 10
     assert all(gone(child) for child in children)

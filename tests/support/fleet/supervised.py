@@ -21,7 +21,7 @@ from vllama_pool.router.supervisor.supervisor import EmbeddedRegistry, RegistryS
 from vllama_pool.workers.process.backoff import wait_exponential
 
 
-class NoStore:
+class NoRegistry:
     async def start(self) -> None:
         pass
 
@@ -40,10 +40,12 @@ def spec(kind: str, name: str, script: dict[str, Any]) -> ChildSpec:
 
 def main(plan: dict[str, Any]) -> int:
     console = Console(sys.stdout, sys.stderr)
-    store: RegistryServer = EmbeddedRegistry(Path(plan["state_dir"]), console) if "state_dir" in plan else NoStore()
+    registry: RegistryServer = (
+        EmbeddedRegistry(Path(plan["state_dir"]), console) if "state_dir" in plan else NoRegistry()
+    )
     supervisor = Supervisor(
         specs=[spec(*child) for child in plan["children"]],
-        store=store,
+        registry=registry,
         console=console,
         grace=plan.get("grace", 2.0),
         on_ready=lambda children: console.note("all ready"),

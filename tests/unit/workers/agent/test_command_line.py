@@ -10,8 +10,8 @@ import pytest
 
 from vllama_pool.workers.agent.command_line import (
     Address,
-    AgentSpec,
     CannotStart,
+    WorkerSpec,
     check_bound,
     check_spec,
     command_line,
@@ -31,7 +31,7 @@ HERE = Address("127.0.0.1", "127.0.0.1", 8100)
 
 
 def line(*flags: str, model: str = "org/tiny", program: tuple[str, ...] = ("vllm",)) -> list[str]:
-    return command_line(program, AgentSpec(model=model, flags=flags), HERE, 30.0, eager=False)
+    return command_line(program, WorkerSpec(model=model, flags=flags), HERE, 30.0, eager=False)
 
 
 def test_the_command_line() -> None:
@@ -123,7 +123,7 @@ def test_a_cpu_build_does_without_the_compiler_unless_it_is_asked_for(given: lis
 
 def test_vllm_is_told_once_to_do_without_the_compiler() -> None:
     for flags in ((), ("--enforce-eager",)):
-        words = command_line(("vllm",), AgentSpec(model="org/tiny", flags=flags), HERE, 30.0, eager=True)
+        words = command_line(("vllm",), WorkerSpec(model="org/tiny", flags=flags), HERE, 30.0, eager=True)
         assert words.count("--enforce-eager") == 1
 
 
@@ -167,39 +167,39 @@ def test_slots() -> None:
 
 
 def test_worker_ids() -> None:
-    assert worker_id(AgentSpec(model="Qwen/Qwen3-8B"), "gpu1.example.org", 8100) == "Qwen3-8B-gpu1-8100"
-    assert worker_id(AgentSpec(model="m", name="mine"), "h", 1) == "mine"
-    attached = worker_id(AgentSpec(attach="http://10.0.0.5:8000"), "h", 8000)
+    assert worker_id(WorkerSpec(model="Qwen/Qwen3-8B"), "gpu1.example.org", 8100) == "Qwen3-8B-gpu1-8100"
+    assert worker_id(WorkerSpec(model="m", name="mine"), "h", 1) == "mine"
+    attached = worker_id(WorkerSpec(attach="http://10.0.0.5:8000"), "h", 8000)
     assert attached == "10.0.0.5-8000"
-    assert worker_id(AgentSpec(attach="http://localhost:8000"), "h.example.org", 8000) == "h-8000"
-    assert worker_id(AgentSpec(attach="http://[::1]:8000"), "h", 8000) == "h-8000"
+    assert worker_id(WorkerSpec(attach="http://localhost:8000"), "h.example.org", 8000) == "h-8000"
+    assert worker_id(WorkerSpec(attach="http://[::1]:8000"), "h", 8000) == "h-8000"
 
 
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        (AgentSpec(), "either --model or --attach"),
-        (AgentSpec(model="a", attach="http://h"), "either --model or --attach"),
-        (AgentSpec(model="a", flags=("--model", "b")), "before the --"),
-        (AgentSpec(model="a", flags=("--uds=/s",)), "--uds"),
-        (AgentSpec(model="/nowhere/m"), "no model at /nowhere/m"),
-        (AgentSpec(model="./m"), "no model at ./m"),
-        (AgentSpec(model="a/b/c"), "no model at a/b/c"),
+        (WorkerSpec(), "either --model or --attach"),
+        (WorkerSpec(model="a", attach="http://h"), "either --model or --attach"),
+        (WorkerSpec(model="a", flags=("--model", "b")), "before the --"),
+        (WorkerSpec(model="a", flags=("--uds=/s",)), "--uds"),
+        (WorkerSpec(model="/nowhere/m"), "no model at /nowhere/m"),
+        (WorkerSpec(model="./m"), "no model at ./m"),
+        (WorkerSpec(model="a/b/c"), "no model at a/b/c"),
     ],
 )
-def test_what_cannot_work_is_refused_beforehand(spec: AgentSpec, says: str) -> None:
+def test_what_cannot_work_is_refused_beforehand(spec: WorkerSpec, says: str) -> None:
     with pytest.raises(CannotStart, match=says):
         check_spec(spec)
 
 
 def test_what_can_work_is_not_refused(tmp_path: Path) -> None:
     with pytest.raises(CannotStart, match=r"no config\.json"):
-        check_spec(AgentSpec(model=str(tmp_path)))
+        check_spec(WorkerSpec(model=str(tmp_path)))
     (tmp_path / "config.json").write_text("{}")
-    check_spec(AgentSpec(model=str(tmp_path)))
-    check_spec(AgentSpec(model="Qwen/Qwen3-8B"))
-    check_spec(AgentSpec(attach="http://127.0.0.1:8000"))
-    check_spec(AgentSpec(model="any thing", engine="simulated"))
+    check_spec(WorkerSpec(model=str(tmp_path)))
+    check_spec(WorkerSpec(model="Qwen/Qwen3-8B"))
+    check_spec(WorkerSpec(attach="http://127.0.0.1:8000"))
+    check_spec(WorkerSpec(model="any thing", engine="simulated"))
 
 
 def test_an_address_of_another_machine_is_called_that() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vllama_pool.workers.agent.load_statistics import UNKNOWN_SLOTS, IdleDetector, TokenRate, is_significant_change
+from vllama_pool.workers.agent.load_statistics import DEFAULT_SLOTS, IdleDetector, TokenRate, is_significant_change
 from vllama_pool.workers.registry.record import LoadReport, WorkerState
 from vllama_pool.workers.vllm.probe import Metrics
 
@@ -49,7 +49,7 @@ def test_waiting_requests_are_not_quiet() -> None:
         (2, 0, 8, True),
         (0, 2, 8, True),
         (1, 0, 1, True),
-        (UNKNOWN_SLOTS // 4, 0, 0, True),
+        (DEFAULT_SLOTS // 4, 0, 0, True),
         (1, 0, 0, False),
     ],
 )

@@ -59,10 +59,10 @@ async def test_misses_are_counted_until_it_answers_again() -> None:
     server, monitor, _ = monitored()
     server.up = False
     assert [await monitor.poll(URL) for _ in range(2)] == [Health.STARTING, Health.STARTING]
-    assert monitor.misses == 2
+    assert monitor.failed_polls == 2
     server.up = True
     await monitor.poll(URL)
-    assert monitor.misses == 0
+    assert monitor.failed_polls == 0
 
 
 async def test_a_dead_engine_is_seen_although_metrics_still_answer() -> None:
@@ -95,7 +95,7 @@ async def test_a_server_is_sleeping_while_its_engine_sleeps_and_ready_again_afte
     server.asleep = True
     assert await monitor.poll(URL) is Health.OK
     assert reports[-1].state is WorkerState.SLEEPING
-    assert monitor.misses == 0
+    assert monitor.failed_polls == 0
     server.asleep = False
     await monitor.poll(URL)
     assert reports[-1].state is WorkerState.READY

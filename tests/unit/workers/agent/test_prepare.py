@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from tests.support.ports import free_ports
 from tests.support.vllm.model_folder import write_model
 from vllama_pool.config.settings import RegistrySettings, WorkerSettings
-from vllama_pool.workers.agent.command_line import AgentSpec, CannotStart
+from vllama_pool.workers.agent.command_line import CannotStart, WorkerSpec
 from vllama_pool.workers.agent.prepare import advertised_url, check_advertise, prepare
 
 ENV = {"VLLAMA_VLLM": f"{sys.executable} vllm"}
@@ -27,42 +27,42 @@ def settings(tmp_path: Path, **changes: Any) -> WorkerSettings:
 def test_a_plan_for_a_vllm_of_our_own(tmp_path: Path) -> None:
     model = write_model(tmp_path / "tiny")
     port = free_ports()
-    spec = AgentSpec(model=str(model), name="w", port=port, flags=("--max-num-seqs", "4"))
+    spec = WorkerSpec(model=str(model), name="w", port=port, flags=("--max-num-seqs", "4"))
     with prepare(spec, settings(tmp_path, worker_key="k" * 32), ENV) as plan:
-        assert (plan.name, plan.url, plan.names, plan.slots) == ("w", f"http://127.0.0.1:{port}", ("tiny",), 4)
-        assert plan.launch is not None
-        assert plan.launch.command[:4] == (sys.executable, "vllm", "serve", str(model))
-        assert plan.launch.env["VLLM_API_KEY"] == plan.key == "k" * 32
-        assert plan.launch.log == tmp_path / "state" / "logs" / "w.log"
+        assert (plan.worker_id, plan.url, plan.slots) == ("w", f"http://127.0.0.1:{port}", 4)
+        assert plan.server is not None
+        assert plan.server.names == ("tiny",)
+        assert plan.server.command[:4] == (sys.executable, "vllm", "serve", str(model))
+        assert plan.server.env["VLLM_API_KEY"] == plan.key == "k" * 32
+        assert plan.server.log == tmp_path / "state" / "logs" / "w.log"
 
 
 def test_tools_and_thinking_are_switched_on_by_themselves_and_off_by_none(tmp_path: Path) -> None:
     template = '{{ tools }}<tool_call>{"name": "", "arguments": {}}{% if add_generation_prompt %}<think>{% endif %}'
     model = write_model(tmp_path / "m", config={"model_type": "qwen3"}, chat_template_dot_jinja=template)
     words = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--reasoning-parser", "qwen3")
-    with prepare(AgentSpec(model=str(model)), settings(tmp_path), ENV) as plan:
-        assert plan.launch is not None
-        assert plan.launch.command[-7:-2] == words
-        assert plan.launch.flags.value("--reasoning-parser") == "qwen3"
+    with prepare(WorkerSpec(model=str(model)), settings(tmp_path), ENV) as plan:
+        assert plan.server is not None
+        assert plan.server.command[-7:-2] == words
         assert len(plan.notes) == 1
     off = ("--tool-call-parser", "none", "--reasoning-parser=none")
-    with prepare(AgentSpec(model=str(model), flags=off), settings(tmp_path), ENV) as plan:
-        assert plan.launch is not None
-        assert not {"--tool-call-parser", "none", "--reasoning-parser=none"} & set(plan.launch.command)
-        assert not plan.launch.flags.has("--tool-call-parser", "--reasoning-parser")
-    with prepare(AgentSpec(model=str(model), engine="simulated"), settings(tmp_path), ENV) as plan:
-        assert plan.launch is not None
-        assert not plan.launch.flags.has("--tool-call-parser")
+    with prepare(WorkerSpec(model=str(model), flags=off), settings(tmp_path), ENV) as plan:
+        assert plan.server is not None
+        assert not {"--tool-call-parser", "none", "--reasoning-parser=none"} & set(plan.server.command)
+        assert not {"--tool-call-parser", "--reasoning-parser"} & set(plan.server.command)
+    with prepare(WorkerSpec(model=str(model), engine="simulated"), settings(tmp_path), ENV) as plan:
+        assert plan.server is not None
+        assert "--tool-call-parser" not in plan.server.command
 
 
 def test_ports_and_ids_are_held_while_the_plan_is(tmp_path: Path) -> None:
-    spec = AgentSpec(model=str(write_model(tmp_path / "tiny")))
+    spec = WorkerSpec(model=str(write_model(tmp_path / "tiny")))
     with prepare(spec, settings(tmp_path), ENV) as first, prepare(spec, settings(tmp_path), ENV) as second:
-        assert first.launch is not None
-        assert second.launch is not None
-        assert second.launch.address.port > first.launch.address.port >= 8100
-        assert first.name != second.name
-        exact = AgentSpec(model=spec.model, name="third", port=first.launch.address.port)
+        assert first.server is not None
+        assert second.server is not None
+        assert second.server.address.port > first.server.address.port >= 8100
+        assert first.worker_id != second.worker_id
+        exact = WorkerSpec(model=spec.model, name="third", port=first.server.address.port)
         with pytest.raises(CannotStart, match="is in use"), prepare(exact, settings(tmp_path), ENV):
             pass
     with prepare(exact, settings(tmp_path), ENV) as third:
@@ -70,33 +70,33 @@ def test_ports_and_ids_are_held_while_the_plan_is(tmp_path: Path) -> None:
 
 
 def test_a_port_of_the_environment_is_meant_as_well(tmp_path: Path) -> None:
-    spec, port = AgentSpec(model=str(write_model(tmp_path / "tiny"))), free_ports()
+    spec, port = WorkerSpec(model=str(write_model(tmp_path / "tiny"))), free_ports()
     with (
         prepare(spec, settings(tmp_path, port=port), ENV),
         pytest.raises(CannotStart, match=f"port {port}"),
-        prepare(AgentSpec(model=spec.model, name="x"), settings(tmp_path, port=port), ENV),
+        prepare(WorkerSpec(model=spec.model, name="x"), settings(tmp_path, port=port), ENV),
     ):
         pass
 
 
 def test_the_users_host_flag_is_bound_and_ours_advertised(tmp_path: Path) -> None:
     port = free_ports()
-    spec = AgentSpec(model=str(write_model(tmp_path / "tiny")), port=port, flags=("--host", "0.0.0.0"))
+    spec = WorkerSpec(model=str(write_model(tmp_path / "tiny")), port=port, flags=("--host", "0.0.0.0"))
     with prepare(spec, settings(tmp_path, advertise="192.0.2.1"), ENV) as plan:
-        assert plan.launch is not None
+        assert plan.server is not None
         assert plan.url == f"http://192.0.2.1:{port}"
-        assert plan.launch.address.local_url == f"http://127.0.0.1:{port}"
+        assert plan.server.address.local_url == f"http://127.0.0.1:{port}"
 
 
 def test_a_plan_for_somebody_elses_vllm(tmp_path: Path) -> None:
-    spec = AgentSpec(attach="http://127.0.0.1:8000/", flags=("--max-num-seqs", "64"))
+    spec = WorkerSpec(attach="http://127.0.0.1:8000/", flags=("--max-num-seqs", "64"))
     with prepare(spec, settings(tmp_path), {"VLLM_API_KEY": "theirs"}) as plan:
-        assert (plan.launch, plan.url, plan.slots, plan.key) == (None, "http://127.0.0.1:8000", 64, "theirs")
+        assert (plan.server, plan.url, plan.slots, plan.key) == (None, "http://127.0.0.1:8000", 64, "theirs")
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://h", "http://", "http://h:99999", "http://u:p@h:1"])
 def test_urls_that_cannot_be_attached(tmp_path: Path, url: str) -> None:
-    with pytest.raises(CannotStart), prepare(AgentSpec(attach=url), settings(tmp_path), {}):
+    with pytest.raises(CannotStart), prepare(WorkerSpec(attach=url), settings(tmp_path), {}):
         pass
 
 

@@ -16,7 +16,7 @@ from vllama_pool.router.cli.commands.worker_groups import (
     worker_group,
     worker_group_options,
 )
-from vllama_pool.router.supervisor.plan import WorkerGroup
+from vllama_pool.router.supervisor.worker_specs import WorkerGroup
 
 
 @click.command("serve", cls=CommandWithGroups, context_settings={"ignore_unknown_options": True})
@@ -43,7 +43,7 @@ def usage_error(*arguments: str) -> str:
 def test_without_and_there_is_one_group() -> None:
     assert parse("--model", "a", "--model", "b", "--max-num-seqs", "8", "--port", "5") == (
         5,
-        [WorkerGroup(("a", "b"), args=("--max-num-seqs", "8"))],
+        [WorkerGroup(("a", "b"), flags=("--max-num-seqs", "8"))],
     )
     assert parse() == (None, [WorkerGroup(())])
 
@@ -56,7 +56,7 @@ def test_each_group_has_options_and_flags_of_its_own() -> None:
         [
             WorkerGroup(("a",), ("x",), 2, ("0", "1"), ("--max-model-len", "2048")),
             WorkerGroup(("b",), ("y",), engine="simulated"),
-            WorkerGroup(("c",), args=("--runner", "pooling")),
+            WorkerGroup(("c",), flags=("--runner", "pooling")),
         ],
     )
 
