@@ -42,14 +42,14 @@ class EmbeddedFailed(Exception):
     """The embedded Valkey cannot run. The text is one line with the remedy."""
 
 
-def socket_path(state_dir: Path) -> Path:
-    """Return the socket path for a state directory.
+def socket_path(state_dir: Path, temporary: Path | None = None) -> Path:
+    """Return the socket path: in the state directory, or in `temporary` (the system's) if that path is too long.
 
-    Falls back to the directory for temporary files if the path is too long. Raises EmbeddedFailed if both are.
+    Raises EmbeddedFailed if both are too long.
     """
     state_dir = state_dir.absolute()
     short = hashlib.sha256(os.fsencode(state_dir)).hexdigest()[:16]
-    temporary = Path(tempfile.gettempdir()).absolute()
+    temporary = (temporary or Path(tempfile.gettempdir())).absolute()
     for directory in (state_dir / "registry", temporary / f"vllama-{os.geteuid()}-{short}"):
         path = directory / "valkey.sock"
         if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
@@ -113,7 +113,7 @@ class EmbeddedValkey:
         self._port = port
         self._say = say or _log.warning
         self._process: asyncio.subprocess.Process | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._restarter: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -126,7 +126,7 @@ class EmbeddedValkey:
 
     async def start(self) -> None:
         """Start Valkey, and restart it after crashes until `stop`. Raises EmbeddedFailed."""
-        if self._keeper is not None:
+        if self._restarter is not None:
             raise RuntimeError("already started")
         _make_private(self.log_file.parent)
         _make_private(Path(self.address).parent)
@@ -135,7 +135,7 @@ class EmbeddedValkey:
         except OSError as error:
             raise _unusable(self.log_file.parent, error) from error
         self._process = await self._spawn()
-        self._keeper = asyncio.create_task(self._keep(self._process), name="embedded valkey")
+        self._restarter = asyncio.create_task(self._restart_after_crashes(self._process), name="embedded valkey")
 
     async def wait_ready(self, timeout: float = 10.0) -> None:
         """Wait until Valkey answers. Raises EmbeddedFailed with the end of its log after `timeout` seconds."""
@@ -143,15 +143,15 @@ class EmbeddedValkey:
             await wait_ready(self.address, timeout)
         except RegistryUnavailable as error:
             raise EmbeddedFailed(
-                f"the embedded Valkey does not answer: {self._last_words()}; its log is {self.log_file}"
+                f"the embedded Valkey does not answer: {self._last_log_line()}; its log is {self.log_file}"
             ) from error
 
     async def stop(self) -> None:
         """Stop Valkey and remove its socket. Idempotent."""
-        keeper, self._keeper = self._keeper, None
-        if keeper is not None:
-            keeper.cancel()
-            await asyncio.wait([keeper])
+        restarter, self._restarter = self._restarter, None
+        if restarter is not None:
+            restarter.cancel()
+            await asyncio.wait([restarter])
         process = self._process
         if process is not None and process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -163,16 +163,16 @@ class EmbeddedValkey:
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
                 await process.wait()
-        if keeper is not None:
+        if restarter is not None:
             self._remove_socket()
 
-    async def _keep(self, process: asyncio.subprocess.Process) -> None:
+    async def _restart_after_crashes(self, process: asyncio.subprocess.Process) -> None:
         backoff = Backoff(wait_exponential(multiplier=FIRST_PAUSE, max=LONGEST_PAUSE), settled=SETTLED)
         while True:
             since = time.monotonic()
             code = await process.wait()
             pause = backoff.pause(time.monotonic() - since)
-            how = f"was ended by {signal_name(-code)}" if code < 0 else f"ended: {self._last_words()}"
+            how = f"was ended by {signal_name(-code)}" if code < 0 else f"ended: {self._last_log_line()}"
             self._say(f"{how}; starting it again")
             await asyncio.sleep(pause)
             try:
@@ -217,7 +217,7 @@ class EmbeddedValkey:
     def _remove_socket(self) -> None:
         Path(self.address).unlink(missing_ok=True)
 
-    def _last_words(self) -> str:
+    def _last_log_line(self) -> str:
         try:
             lines = self.log_file.read_text("utf-8", "replace").split("\n")
         except OSError:

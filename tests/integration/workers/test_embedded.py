@@ -8,7 +8,6 @@ import signal
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from tests.support.until import auntil, until
 from vllama_pool.workers.registry import embedded
 from vllama_pool.workers.registry.client import Registry, RegistryUnavailable, connect
 from vllama_pool.workers.registry.embedded import (
-    MAX_SOCKET_PATH,
     EmbeddedFailed,
     EmbeddedValkey,
     claim,
@@ -181,67 +179,11 @@ def test_there_is_one_owner_at_a_time(tmp_path: Path) -> None:
     again.release()
 
 
-def test_a_deep_state_directory_gets_a_short_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    short = Path(tempfile.mkdtemp(prefix="v"))
-    monkeypatch.setattr(tempfile, "tempdir", str(short))
-    deep = tmp_path / ("d" * 60) / ("e" * 60)
-    path = socket_path(deep)
-    assert len(os.fsencode(path)) <= MAX_SOCKET_PATH
-    assert path.is_relative_to(short)
-    assert socket_path(deep) == path != socket_path(deep / "x")
-
-
 async def test_it_runs_in_a_deep_state_directory(tmp_path: Path) -> None:
     async with running_valkey(tmp_path / ("d" * 60) / ("e" * 60)) as valkey:
         await wait_ready(valkey.address, 5)
         assert not Path(valkey.address).is_relative_to(tmp_path)
     os.rmdir(os.path.dirname(valkey.address))
-
-
-def test_a_temporary_directory_that_is_too_deep_as_well_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("t" * 100)))
-    with pytest.raises(EmbeddedFailed, match="choose a shorter state directory"):
-        socket_path(tmp_path / ("d" * 100))
-
-
-def test_a_directory_open_to_others_is_closed(tmp_path: Path) -> None:
-    folder = tmp_path / "registry"
-    folder.mkdir(mode=0o777)
-    folder.chmod(0o777)
-    embedded.address(tmp_path)
-    assert mode(folder) == 0o700
-
-
-def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "registry").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(EmbeddedFailed, match="another state directory"):
-        embedded.address(tmp_path)
-    with pytest.raises(EmbeddedFailed, match="another state directory"):
-        claim(tmp_path)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
-def test_somebody_elses_directory_is_not_used(tmp_path: Path) -> None:
-    (tmp_path / "registry").mkdir()
-    os.chown(tmp_path / "registry", 12345, 12345)
-    with pytest.raises(EmbeddedFailed, match="belongs to somebody else"):
-        embedded.address(tmp_path)
-
-
-def test_a_file_in_its_place_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "state").write_text("")
-    with pytest.raises(EmbeddedFailed, match=r"cannot use .*choose another state directory"):
-        claim(tmp_path / "state")
-
-
-def test_a_lock_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
-    """As on a file system that has become read-only."""
-    (tmp_path / "registry" / "owner.lock").mkdir(parents=True)
-    with pytest.raises(EmbeddedFailed, match=r"cannot use .*VLLAMA_STATE_DIR"):
-        claim(tmp_path)
 
 
 async def test_a_waiter_hears_why_it_waited_in_vain(tmp_path: Path) -> None:

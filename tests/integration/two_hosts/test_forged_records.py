@@ -1,0 +1,61 @@
+"""Routers never contact a worker whose record is forged or replayed."""
+
+from __future__ import annotations
+
+import time
+
+from tests.support.fleet.forged_records import Forger, Trap
+from tests.support.fleet.two_hosts import (
+    SECRET,
+    TWO_HOSTS,
+    Site,
+)
+from tests.support.until import until
+
+pytestmark = TWO_HOSTS
+
+
+def test_workers_with_untrusted_records_are_never_contacted(site: Site, traps: tuple[Trap, Trap]) -> None:
+    inside, outside = traps
+    for trap in traps:
+        trap.visit(site.front)
+        assert trap.visitors() == 1
+    with site.workers("prey"):
+        forged = Forger(site.front.call(site.redis))
+        before = site.refused_records()
+        other, ours = b"what-somebody-else-made-up-as-a-secret", SECRET.encode()
+        site.front.call(forged.write, "wrong-secret", inside.url, secret=other)
+        site.front.call(forged.write, "unsigned", inside.url, secret=None)
+        site.front.call(forged.write, "other-fleet", inside.url, secret=ours, fleet="another")
+        site.front.call(forged.write, "moved", inside.url, secret=ours, written_for="somebody-else")
+        site.front.call(forged.write, "outside", outside.url, secret=ours)
+        site.front.call(forged.write, "no-address", "http://metadata.invalid:80", secret=ours)
+        until(lambda: site.refused_records() >= before + 5, 10, "five records to be refused")
+        end = time.monotonic() + 3
+        asked = 0
+        while time.monotonic() < end and asked < 300:
+            site.front.call(forged.beat)
+            assert site.chat("prey").result(20).whole
+            asked += 1
+        assert [trap.visitors() for trap in traps] == [0, 0]
+        assert set(site.states()) == {"b"}
+        assert asked > 5
+        site.front.call(forged.clean_up)
+
+
+def test_a_replayed_record_of_an_earlier_start_is_ignored(site: Site, traps: tuple[Trap, Trap]) -> None:
+    """Whoever can write to the registry may bring back what a worker once signed, but nobody follows it."""
+    trap = traps[0]
+    with site.workers("steady"):
+        forged = Forger(site.front.call(site.redis))
+        end = time.monotonic() + 3
+        asked = 0
+        while time.monotonic() < end and asked < 300:
+            site.front.call(forged.write, "b", trap.url, secret=SECRET.encode(), model="steady")
+            assert site.chat("steady").result(20).whole
+            asked += 1
+        assert trap.visitors() == 0
+        assert asked > 5
+        until(lambda: site.states() == {"b": "ready"}, 5, "the worker to have its place again")
+        worker = site.get("/admin/workers").json()["workers"][0]
+        assert worker["url"] == f"http://{site.b.address}:8100"

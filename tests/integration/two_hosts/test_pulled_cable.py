@@ -1,0 +1,69 @@
+"""A pulled network cable delays requests by the connect timeout at most."""
+
+from __future__ import annotations
+
+import time
+
+from tests.support.fleet.two_hosts import (
+    SLOW,
+    TWO_HOSTS,
+    Figures,
+    Site,
+)
+from tests.support.until import until
+
+pytestmark = TWO_HOSTS
+
+
+def test_a_pulled_cable_delays_a_request_by_the_connect_timeout_at_most(site: Site, record_property: Figures) -> None:
+    with site.workers("roamer", *SLOW, hosts="bc"):
+        started: list[str] = []
+        warm = [site.chat("roamer", f"warm-{number}", started) for number in range(12)]
+        until(lambda: len(started) == 12 and site.in_flight()["b"] > 0, 10, "both to be answering")
+        site.b.pull_cable()
+        pulled = time.monotonic()
+        try:
+            fresh = [site.chat("roamer", f"fresh-{number}", options={"num_predict": 5}) for number in range(8)]
+            answers = [future.result(30) for future in fresh]
+            assert all(answer.whole for answer in answers), [answer.parts[-1] for answer in answers]
+            slowest = max(answer.first for answer in answers)
+            record_property("figure", f"first line after the cable was pulled: at most {slowest:.2f} s, of 8 requests")
+            broken = [answer for answer in (future.result(30) for future in warm) if not answer.whole]
+            assert broken
+            longest = max(answer.ended for answer in broken) - pulled
+            record_property("figure", f"{len(broken)} of 12 streams ended with an error line after {longest:.1f} s")
+            assert longest < 6
+            assert all(answer.status == 200 and answer.error for answer in broken)
+            until(lambda: site.states()["b"] == "down", 10, "the worker to be out")
+            assert slowest < 1.0 + 1.5
+        finally:
+            site.b.plug_in()
+        plugged = time.monotonic()
+
+        def answered_by_b() -> bool:
+            request_id = f"back-{time.monotonic_ns()}"
+            assert site.chat("roamer", request_id, options={"num_predict": 2}).result(20).whole
+            return site.worker_of(request_id) == "b"
+
+        until(lambda: site.states()["b"] == "ready", 10, "the worker to be back")
+        record_property("figure", f"back {time.monotonic() - plugged:.1f} s after the cable was plugged in")
+        until(answered_by_b, 15, "the worker to be asked again")
+        until(lambda: set(site.in_flight().values()) == {0}, 5, "all to be at rest")
+
+
+def test_an_idle_connection_over_a_pulled_cable_delays_a_request_no_longer(
+    site: Site, record_property: Figures
+) -> None:
+    """A request that is written to a kept connection is not answered by a refusal: nobody is there to refuse."""
+    with site.workers("keeper", hosts="bc"):
+        burst = [site.chat("keeper", options={"num_predict": 5}) for _ in range(16)]
+        assert all(future.result(20).whole for future in burst)
+        site.b.pull_cable()
+        try:
+            answers = [future.result(30) for future in [site.chat("keeper") for _ in range(8)]]
+        finally:
+            site.b.plug_in()
+        assert all(answer.whole for answer in answers)
+        slowest = max(answer.first for answer in answers)
+        record_property("figure", f"first line over kept connections: at most {slowest:.2f} s, of 8 requests")
+        assert slowest < 1.0 + 1.5
