@@ -157,9 +157,9 @@ class Membership:
         """Keep all members as they are."""
         self._clock.poll_failed()
 
-    def polled(self, asked: Version, snapshot: Snapshot, found: Mapping[str, Discovered], now: float) -> bool:
+    def polled(self, since: Version, snapshot: Snapshot, found: Mapping[str, Discovered], now: float) -> bool:
         """Handle a successful poll. `asked` is `version` when it was sent; `found` are its usable records."""
-        returned, stale = self._clock.interrupted, asked != self.version
+        returned, stale = self._clock.interrupted, since != self.version
         self._clock.polled(now)
         emptied = self.version.epoch not in ("", snapshot.version.epoch)
         renewed = emptied or (not stale and snapshot.version.seq < self.version.seq)
@@ -174,8 +174,8 @@ class Membership:
         for worker_id, beat in snapshot.beats.items():
             self._update(worker_id, beat, now)
         self._age(now)
-        known = self._members.keys() | self._unusable
-        return not snapshot.beats.keys() <= known or (snapshot.records is not None and stale)
+        accepted_ids = self._members.keys() | self._unusable
+        return not snapshot.beats.keys() <= accepted_ids or (snapshot.records is not None and stale)
 
     def joined(self, version: Version, worker_id: str, found: Discovered | None, beat: Beat, now: float) -> bool:
         """Handle a registration. `found` is None if the record must not be used."""

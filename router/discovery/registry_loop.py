@@ -162,10 +162,10 @@ class Discovery:
     async def _poll(self, tasks: asyncio.TaskGroup) -> None:
         full = True
         while True:
-            asked = self._membership.version
+            since = self._membership.version
             self._wake.clear()
             try:
-                snapshot = await self._registry.snapshot(None if full else asked, router=self._router_id)
+                snapshot = await self._registry.snapshot(None if full else since, router=self._router_id)
             except RegistryUnavailable as error:
                 self._membership.poll_failed()
                 self._log_outage(str(error))
@@ -174,7 +174,7 @@ class Discovery:
                 self._log_outage("")
                 records = snapshot.records
                 found = await self._checker.check_all(records) if records is not None else {}
-                full = self._apply(asked, snapshot, found) or self._checker.pending
+                full = self._apply(since, snapshot, found) or self._checker.pending
                 await self._poll_models(snapshot.models)
                 self._polled.set()
             self._start_probes(tasks)
@@ -186,8 +186,8 @@ class Discovery:
             with suppress(RegistryUnavailable):  # the next poll tries again
                 await self._models.polled(version)
 
-    def _apply(self, asked: Version, snapshot: Snapshot, found: dict[str, Discovered]) -> bool:
-        again = self._membership.polled(asked, snapshot, found, self._clock())
+    def _apply(self, since: Version, snapshot: Snapshot, found: dict[str, Discovered]) -> bool:
+        again = self._membership.polled(since, snapshot, found, self._clock())
         if again:
             self._wake.set()
         return again

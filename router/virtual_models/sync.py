@@ -54,7 +54,7 @@ class ModelRegistry(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class _Entry:
     """One entry of the registry."""
 
     envelope: bytes
@@ -86,7 +86,7 @@ class ModelSync:
         self._clock = clock
         self._shadowed = shadowed
         self._version: str | None = None
-        self._held: dict[str, _Held] = {}
+        self._entries: dict[str, _Entry] = {}
         self._acks = Acks()
         self._announced: set[str] = set()
         """Keys of the changes that the channel announced since the last poll."""
@@ -126,7 +126,7 @@ class ModelSync:
             self._check_quota(key, model, envelope)
             put = await self._put(key, envelope)
             if put is not None:
-                self._adopt(key, _Held(envelope, model))
+                self._adopt(key, _Entry(envelope, model))
                 _log.info(
                     "virtual model %r %s", model.name, "deleted" if model.deleted else f"created from {model.base!r}"
                 )
@@ -136,9 +136,9 @@ class ModelSync:
 
     async def _put(self, key: str, envelope: bytes) -> ModelStored | None:
         """Write to the registry. Return None if another router was faster."""
-        held = self._held.get(key)
+        entry = self._entries.get(key)
         try:
-            reply = await self._registry.put_model(key, held.envelope if held else b"", envelope, request_acks=True)
+            reply = await self._registry.put_model(key, entry.envelope if entry else b"", envelope, request_acks=True)
         except RegistryUnavailable as error:
             _log.warning("a virtual model could not be changed: %s", error)
             raise _unavailable("the registry does not answer") from None
@@ -158,12 +158,12 @@ class ModelSync:
     async def _delete_dropped_tombstones(self) -> None:
         """Delete from the registry the tombstones that the store has dropped."""
         with suppress(RegistryUnavailable):  # the next deletion tries again
-            for key, held in list(self._held.items()):
-                if held.model is not None and held.model.deleted and key not in self.store.all:
-                    await self._registry.put_model(key, held.envelope, b"")
+            for key, entry in list(self._entries.items()):
+                if entry.model is not None and entry.model.deleted and key not in self.store.all:
+                    await self._registry.put_model(key, entry.envelope, b"")
 
     def _check_quota(self, key: str, model: VirtualModel, envelope: bytes) -> None:
-        others = sum(len(held.envelope) for other, held in self._held.items() if other != key)
+        others = sum(len(entry.envelope) for other, entry in self._entries.items() if other != key)
         if not model.deleted:
             check_quota(size=len(envelope), others=others, count=len(self.store.live.keys() | {key}))
 
@@ -198,8 +198,8 @@ class ModelSync:
 
     async def _read_all(self) -> None:
         found = await self._registry.models()
-        for key in self._held.keys() - found.envelopes.keys():
-            del self._held[key]
+        for key in self._entries.keys() - found.envelopes.keys():
+            del self._entries[key]
         for key, envelope in found.envelopes.items():
             self._read_entry(key, envelope)
         self._version = found.version
@@ -211,9 +211,9 @@ class ModelSync:
         """
         lacking = [(key, model) for key, model in self.store.all.items() if self._lacks(key, model)]
         for key, model in lacking[:MAX_RESTORED]:
-            held = self._held.get(key)
+            entry = self._entries.get(key)
             envelope = self._signer.sign(key, model)
-            reply = await self._registry.put_model(key, held.envelope if held else b"", envelope)
+            reply = await self._registry.put_model(key, entry.envelope if entry else b"", envelope)
             self._read_entry(key, reply.envelope if isinstance(reply, ModelConflict) else envelope)
         if lacking:
             self._log_restored(len(lacking), expected)
@@ -236,22 +236,22 @@ class ModelSync:
         return any(model is not None and self._lacks(key, model) for key, model in known)
 
     def _lacks(self, key: str, model: VirtualModel) -> bool:
-        held = self._held.get(key)
-        return held is None or held.model is None or held.model.revision < model.revision
+        entry = self._entries.get(key)
+        return entry is None or entry.model is None or entry.model.revision < model.revision
 
     def _read_entry(self, key: str, envelope: bytes) -> None:
         """Apply what the registry holds under a key; b"" for nothing."""
         if not envelope:
-            self._held.pop(key, None)
+            self._entries.pop(key, None)
             return
-        held = self._held.get(key)
-        if held is None or held.envelope != envelope:
-            held = _Held(envelope, self._signer.verify(key, envelope))
-        self._adopt(key, held)
+        entry = self._entries.get(key)
+        if entry is None or entry.envelope != envelope:
+            entry = _Entry(envelope, self._signer.verify(key, envelope))
+        self._adopt(key, entry)
 
-    def _adopt(self, key: str, held: _Held) -> None:
-        self._held[key] = held
-        if held.model is not None and self.store.merge(held.model, from_registry=True):
+    def _adopt(self, key: str, entry: _Entry) -> None:
+        self._entries[key] = entry
+        if entry.model is not None and self.store.merge(entry.model, from_registry=True):
             self.store.drop_oldest_tombstones()
             self._unsaved = True
 

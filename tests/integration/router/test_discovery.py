@@ -64,15 +64,15 @@ async def test_joins_and_leaves_reach_every_router_at_once(valkey: EmbeddedValke
         for worker in fleet:
             started = time.monotonic()
             worker.join()
-            await auntil(lambda: all(worker.id in view.pool.seen for view in views), JOIN_BOUND)  # noqa: B023
-            joins += [view.pool.seen[worker.id] - started for view in views]
+            await auntil(lambda: all(worker.id in view.pool.joined_at for view in views), JOIN_BOUND)  # noqa: B023
+            joins += [view.pool.joined_at[worker.id] - started for view in views]
         assert all(view.pool.all_usable == set(names) for view in views)
         for worker in fleet:
             await worker.stop_beating()
             started = time.monotonic()
             await worker.leave()
-            await auntil(lambda: all(worker.id in view.pool.removed for view in views), JOIN_BOUND)  # noqa: B023
-            leaves += [view.pool.removed[worker.id] - started for view in views]
+            await auntil(lambda: all(worker.id in view.pool.removed_at for view in views), JOIN_BOUND)  # noqa: B023
+            leaves += [view.pool.removed_at[worker.id] - started for view in views]
     for what, seconds in (("join", joins), ("leave", leaves)):
         middle, worst = 1000 * statistics.median(seconds), 1000 * max(seconds)
         record_property(
@@ -111,7 +111,7 @@ async def test_a_thousand_workers_join_in_one_snapshot_without_stalling_the_loop
         done = asyncio.Event()
         measuring = asyncio.create_task(longest_turn(done))
         async with router_view(valkey.address) as view:
-            await auntil(lambda: len(view.pool.seen) == MANY, 10, "all are known")
+            await auntil(lambda: len(view.pool.joined_at) == MANY, 10, "all are known")
             done.set()
             longest = await measuring
         record_property("figure", f"{MANY} workers join in one snapshot: longest turn {1000 * longest:.0f} ms of CPU")
@@ -126,9 +126,9 @@ async def test_load_reports_arrive_with_each_beat(valkey: EmbeddedValkey, view: 
         await auntil(lambda: view.pool.usable("a"))
         await worker.stop_beating()
         assert await worker.registry.beat("a", 1, LoadReport(running=3, waiting=2))
-        seen = view.pool.get("a")
-        assert seen is not None
-        await auntil(lambda: seen.last == LoadReport(running=3, waiting=2))
+        worker = view.pool.get("a")
+        assert worker is not None
+        await auntil(lambda: worker.last == LoadReport(running=3, waiting=2))
 
 
 async def test_a_worker_that_registered_before_the_router_started_joins(valkey: EmbeddedValkey) -> None:
@@ -151,7 +151,7 @@ async def test_a_worker_that_dies_without_leaving_goes_down(
         await auntil(lambda: view.discovery.liveness("a") is Liveness.DOWN, DEATH_BOUND)
         record_property("figure", f"a worker that silently {how} is out after {time.monotonic() - started:.1f} s")
         assert view.pool.all_usable == {"b", "c"}
-        assert view.pool.absences == ["a"]
+        assert view.pool.marked_down == ["a"]
 
 
 async def test_a_frozen_worker_goes_down_and_comes_back(valkey: EmbeddedValkey, view: RouterView) -> None:
@@ -170,11 +170,11 @@ async def test_a_worker_whose_agent_lost_the_registry_stays_usable(valkey: Embed
         await auntil(lambda: view.pool.all_usable == {"a", "b"})
         await a.stop_beating()
         await auntil(lambda: a.contacts > 0, DEATH_BOUND, "the router to ask the worker itself")
-        asked = time.monotonic()
-        await auntil(lambda: time.monotonic() > asked + 4, 5)
+        probed_at = time.monotonic()
+        await auntil(lambda: time.monotonic() > probed_at + 4, 5)
         assert view.discovery.liveness("a") is Liveness.LATE
         assert view.pool.usable("a")
-        assert view.pool.absences == []
+        assert view.pool.marked_down == []
 
 
 async def test_an_emptied_registry_is_restored_and_no_worker_goes_missing(
@@ -192,8 +192,8 @@ async def test_an_emptied_registry_is_restored_and_no_worker_goes_missing(
             record_property("figure", f"emptied registry whole again after {time.monotonic() - started:.2f} s")
             missed.cancel()
             await asyncio.wait([missed])
-        assert view.pool.removed == {}
-        assert view.pool.absences == []
+        assert view.pool.removed_at == {}
+        assert view.pool.marked_down == []
 
 
 async def test_killing_the_registry_takes_no_worker_down(
@@ -211,10 +211,10 @@ async def test_killing_the_registry_takes_no_worker_down(
         record_property("figure", f"killed registry whole again after {time.monotonic() - started:.2f} s")
         await auntil(lambda: view.discovery.registry_up, HEAL_BOUND)
         assert view.pool.all_usable == names
-        assert view.pool.removed == {}
-        assert view.pool.absences == []
+        assert view.pool.removed_at == {}
+        assert view.pool.marked_down == []
         await fleet[0].leave()
-        await auntil(lambda: "w0" in view.pool.removed, HEAL_BOUND, "events to flow again")
+        await auntil(lambda: "w0" in view.pool.removed_at, HEAL_BOUND, "events to flow again")
 
 
 async def test_an_outage_changes_nothing_and_a_leave_during_it_is_applied_after(
@@ -233,7 +233,7 @@ async def test_an_outage_changes_nothing_and_a_leave_during_it_is_applied_after(
             os.kill(valkey.pid, signal.SIGCONT)
         await auntil(lambda: view.discovery.registry_up, 5)
         assert view.pool.all_usable == {"a", "b"}
-        assert view.pool.absences == []
+        assert view.pool.marked_down == []
         await a.leave()
         await auntil(lambda: view.pool.all_usable == {"b"}, HEAL_BOUND)
         assert not b.fenced
@@ -282,7 +282,7 @@ async def test_a_forged_record_is_never_used_or_contacted(kind: str, valkey: Emb
         await redis.publish(keys.ev, f"up\nx\n99\nbait\n1:3:ready:0:0:0:0:0:\n{envelope.decode()}")
         polled = time.monotonic()
         await auntil(lambda: time.monotonic() > polled + 1.5, 3)
-        assert "bait" not in view.pool.seen
+        assert "bait" not in view.pool.joined_at
         assert view.discovery.refusals == 1
         assert bait.contacts == 0
 
@@ -297,7 +297,7 @@ async def test_a_stalled_event_loop_takes_no_worker_down(valkey: EmbeddedValkey,
             time.sleep(2)  # noqa: ASYNC251
             resumed = time.monotonic()
             await auntil(lambda: time.monotonic() > resumed + 1.2, 2)  # noqa: B023
-        assert view.pool.absences == []
+        assert view.pool.marked_down == []
         assert view.discovery.liveness("a") is Liveness.ALIVE
 
 

@@ -25,26 +25,26 @@ FLEET = "f"
 SECRET = b"fleet secret"
 
 
-class NotingPool(Pool):
+class RecordingPool(Pool):
     """A pool that records when workers joined and left, and which were ever down."""
 
     def __init__(self) -> None:
         super().__init__(time.monotonic)
-        self.seen: dict[str, float] = {}
-        self.removed: dict[str, float] = {}
-        self.absences: list[str] = []
+        self.joined_at: dict[str, float] = {}
+        self.removed_at: dict[str, float] = {}
+        self.marked_down: list[str] = []
 
     def put(self, *found: Discovered) -> None:
         for one in found:
-            self.seen.setdefault(one.record.id, time.monotonic())
+            self.joined_at.setdefault(one.record.id, time.monotonic())
         super().put(*found)
 
     def remove(self, *worker_ids: str) -> None:
-        self.removed |= dict.fromkeys(worker_ids, time.monotonic())
+        self.removed_at |= dict.fromkeys(worker_ids, time.monotonic())
         super().remove(*worker_ids)
 
     def mark_down(self, worker_id: str) -> None:
-        self.absences.append(worker_id)
+        self.marked_down.append(worker_id)
         super().mark_down(worker_id)
 
     def usable(self, worker_id: str) -> bool:
@@ -60,7 +60,7 @@ class RouterView:
     """One router process's discovery with its pool."""
 
     def __init__(
-        self, pool: NotingPool, discovery: Discovery, record_checker: RecordChecker, task: asyncio.Task[None]
+        self, pool: RecordingPool, discovery: Discovery, record_checker: RecordChecker, task: asyncio.Task[None]
     ) -> None:
         self.pool = pool
         self.discovery = discovery
@@ -72,7 +72,7 @@ class RouterView:
 async def router_view(address: str, *, secret: bytes | None = SECRET) -> AsyncIterator[RouterView]:
     """Follow the registry at an address. An exception in the discovery fails the test."""
     redis = connect(address)
-    pool = NotingPool()
+    pool = RecordingPool()
     record_checker = RecordChecker(
         fleet=FLEET,
         secret=secret,
@@ -194,5 +194,5 @@ async def workers(address: str, *names: str, joined: bool = True) -> AsyncIterat
             await worker.close()
 
 
-def all_see(views: list[RouterView], what: Callable[[NotingPool], bool]) -> Callable[[], bool]:
+def all_see(views: list[RouterView], what: Callable[[RecordingPool], bool]) -> Callable[[], bool]:
     return lambda: all(what(view.pool) for view in views)

@@ -24,34 +24,36 @@ SECRET = b"fleet secret"
 _ids = itertools.count()
 
 
-class Kept:
+class RouterModels:
     """One router process's virtual models."""
 
-    def __init__(self, keeper: ModelSync, discovery: Discovery) -> None:
-        self.keeper = keeper
+    def __init__(self, model_sync: ModelSync, discovery: Discovery) -> None:
+        self.model_sync = model_sync
         self.discovery = discovery
 
     @property
     def systems(self) -> dict[str, str]:
         """System texts by name."""
-        return {model.name: model.system for model in self.keeper.store.live.values()}
+        return {model.name: model.system for model in self.model_sync.store.live.values()}
 
-    async def make(self, name: str, system: str) -> VirtualModel:
-        made = await self.keeper.change(lambda: VirtualModel(name=name, revision=1, base="m:latest", system=system))
+    async def create(self, name: str, system: str) -> VirtualModel:
+        made = await self.model_sync.change(lambda: VirtualModel(name=name, revision=1, base="m:latest", system=system))
         assert made is not None
         return made
 
-    async def amend(self, name: str, more: Callable[[str], str]) -> None:
+    async def edit(self, name: str, more: Callable[[str], str]) -> None:
         """Compute the new system text from the current one."""
         key = f"registry.ollama.ai/library/{name}"
 
         def decide() -> VirtualModel:
-            return VirtualModel(name=name, revision=1, base="m:latest", system=more(self.keeper.store.live[key].system))
+            return VirtualModel(
+                name=name, revision=1, base="m:latest", system=more(self.model_sync.store.live[key].system)
+            )
 
-        await self.keeper.change(decide)
+        await self.model_sync.change(decide)
 
     async def delete(self, name: str) -> None:
-        await self.keeper.change(lambda: VirtualModel(name=name, revision=1, deleted=True))
+        await self.model_sync.change(lambda: VirtualModel(name=name, revision=1, deleted=True))
 
 
 async def _always_up(_: object) -> ProbeAnswer:
@@ -59,9 +61,9 @@ async def _always_up(_: object) -> ProbeAnswer:
 
 
 @contextlib.asynccontextmanager
-async def keeping(
+async def router_models(
     address: str, *, secret: bytes | None = SECRET, allow_unsigned: bool = False, file: SaveFile | None = None
-) -> AsyncIterator[Kept]:
+) -> AsyncIterator[RouterModels]:
     """Follow the registry at an address; enter after the first poll."""
     redis = connect(address)
     registry = Registry(redis, FLEET)
@@ -69,21 +71,21 @@ async def keeping(
         fleet=FLEET, secret=secret, allow_unsigned=allow_unsigned, networks=[], endpoints=Endpoints(None)
     )
     router_id = f"router-{next(_ids)}"
-    keeper = ModelSync(
+    model_sync = ModelSync(
         registry,
         ModelStore(),
         SignaturePolicy(FLEET, secret, allow_unsigned),
         router_id=router_id,
         file=file,
     )
-    keeper.load()
+    model_sync.load()
     discovery = Discovery(
-        registry, record_checker, Pool(time.monotonic), _always_up, router_id=router_id, models=keeper
+        registry, record_checker, Pool(time.monotonic), _always_up, router_id=router_id, models=model_sync
     )
     task = asyncio.create_task(discovery.run())
     try:
         await discovery.wait_first(5)
-        yield Kept(keeper, discovery)
+        yield RouterModels(model_sync, discovery)
         if task.done():
             task.result()
     finally:

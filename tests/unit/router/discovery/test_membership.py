@@ -71,10 +71,10 @@ class Fleet:
         return Snapshot(self.version, self.collected, records, dict(self.beats))
 
     def poll(self, *, full: bool = False) -> bool:
-        asked = self.members.version
-        changed = full or asked != self.version
+        since = self.members.version
+        changed = full or since != self.version
         records = dict.fromkeys(self.found, b"") if changed else None
-        return self.members.polled(asked, self.snapshot(records), dict(self.found) if changed else {}, self.now)
+        return self.members.polled(since, self.snapshot(records), dict(self.found) if changed else {}, self.now)
 
     def live(self, seconds: float, *beating: str, answer: ProbeAnswer | None = None) -> None:
         """Advance in steps of 0.5 s: poll at each step, and let living workers beat each second."""
@@ -134,11 +134,11 @@ def test_an_event_that_was_overtaken_by_a_poll_changes_nothing() -> None:
 
 def test_a_poll_that_was_overtaken_by_an_event_changes_nothing() -> None:
     fleet = Fleet("a", "b")
-    asked, old = fleet.members.version, fleet.snapshot(dict.fromkeys(fleet.found, b""))
+    since, old = fleet.members.version, fleet.snapshot(dict.fromkeys(fleet.found, b""))
     found = dict(fleet.found)
     fleet.leave("b")
     fleet.members.left(fleet.version, "b", 1)
-    assert fleet.members.polled(asked, old, found, fleet.now)  # ask again
+    assert fleet.members.polled(since, old, found, fleet.now)  # ask again
     assert set(fleet.pool.known) == {"a"}
 
 

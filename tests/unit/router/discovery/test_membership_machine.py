@@ -73,7 +73,7 @@ class Agent:
         """This router's probes get no answer; those of others may."""
         self.recovering = False
         """It was cut off and has not beaten since."""
-        self.seen = False
+        self.was_in_pool = False
         """It has been in the pool."""
         self.dead_for = 0.0
         """Seconds since its death in which the feed was up and no grace period ran."""
@@ -104,8 +104,8 @@ class Fleet(RuleBasedStateMachine):
 
     def put_record(self, agent: Agent) -> None:
         """Do what the script REGISTER does."""
-        held = self.records.get(agent.name)
-        if held is not None and held.record.generation > agent.generation:
+        present = self.records.get(agent.name)
+        if present is not None and present.record.generation > agent.generation:
             return
         if not self.epoch:
             self.epochs += 1
@@ -126,8 +126,8 @@ class Fleet(RuleBasedStateMachine):
             return
         if agent.recovering:
             agent.recovering, agent.visible_since = False, self.now
-        held = self.beats.get(agent.name)
-        if held is None or held.generation != agent.generation:
+        last = self.beats.get(agent.name)
+        if last is None or last.generation != agent.generation:
             self.put_record(agent)
             return
         agent.count += 1
@@ -222,15 +222,15 @@ class Fleet(RuleBasedStateMachine):
         if not self.store_up:
             self.members.poll_failed()
             return
-        asked, at = self.members.version, Version(self.epoch, self.seq)
-        changed = asked != at
+        since, at = self.members.version, Version(self.epoch, self.seq)
+        changed = since != at
         snapshot = Snapshot(at, self.collected, dict.fromkeys(self.records, b"") if changed else None, dict(self.beats))
-        again = self.members.polled(asked, snapshot, dict(self.records) if changed else {}, self.now)
+        again = self.members.polled(since, snapshot, dict(self.records) if changed else {}, self.now)
         if again:
             whole = Snapshot(at, self.collected, dict.fromkeys(self.records, b""), dict(self.beats))
             assert not self.members.polled(self.members.version, whole, dict(self.records), self.now)
 
-    def ask(self) -> None:
+    def probe(self) -> None:
         for found in self.members.to_probe:
             self.members.probed(found.record.id, self.answer(self.workers.get(found.record.id)), self.now)
 
@@ -249,7 +249,7 @@ class Fleet(RuleBasedStateMachine):
                 if agent.dead and self.store_up and self.now > self.quiet_until:
                     agent.dead_for += STEP
             self.poll()
-            self.ask()
+            self.probe()
             self.check()
 
     @rule()
@@ -266,20 +266,20 @@ class Fleet(RuleBasedStateMachine):
             if not agent.dead:
                 self.beat(agent)
         self.poll()
-        self.ask()
+        self.probe()
 
     # --- what must hold ---
 
     @invariant()
     def check(self) -> None:
         for name, agent in self.workers.items():
-            agent.seen = agent.seen or name in self.pool.known
+            agent.was_in_pool = agent.was_in_pool or name in self.pool.known
             if agent.dead:
                 out = name in self.pool.down or name not in self.pool.known
                 assert out or agent.dead_for <= DEATH_BOUND, f"{name} is dead and not out"
                 continue
             hidden = agent.recovering or (agent.cut_off and agent.unreachable)
-            if agent.seen and not hidden and self.now - agent.visible_since > JOIN_BOUND:
+            if agent.was_in_pool and not hidden and self.now - agent.visible_since > JOIN_BOUND:
                 assert name in self.pool.known, f"{name} lives and was removed"
                 assert name not in self.pool.down, f"{name} lives and is out"
 

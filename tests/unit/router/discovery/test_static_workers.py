@@ -29,12 +29,12 @@ class FakeClient:
         self.running = 0
         self.tokens = 0
         self.able = self.busy = self.slow = self.asleep = False
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.authorization: set[str | None] = set()
         self.client = httpx.AsyncClient(transport=httpx.MockTransport(self.answer))
 
     async def answer(self, request: httpx.Request) -> httpx.Response:
-        self.asked.append(request.url.path)
+        self.requests.append(request.url.path)
         self.authorization.add(request.headers.get("authorization"))
         if self.fault is not None:
             raise self.fault("no", request=request)
@@ -91,7 +91,7 @@ async def test_a_static_worker_joins_with_its_models_version_and_load() -> None:
     assert vllm.authorization == {"Bearer key"}
 
 
-async def look(static: StaticWatch, times: int = 1) -> None:
+async def probe_and_learn(static: StaticWatch, times: int = 1) -> None:
     """Probe and learn as `run` does."""
     for _ in range(times):
         await static.probe()
@@ -104,13 +104,13 @@ async def test_abilities_are_learned_once_when_a_static_worker_appears() -> None
     vllm, pool = FakeClient(), Recorder()
     vllm.able = True
     static = watch(vllm, pool, Clock())
-    await look(static, times=12)
+    await probe_and_learn(static, times=12)
     assert pool.known[ID].record.models[0].capabilities == ("completion", "tools", "thinking", "vision")
-    assert vllm.asked.count("/v1/chat/completions") == 2
+    assert vllm.requests.count("/v1/chat/completions") == 2
     vllm.health = 503
-    await look(static)
+    await probe_and_learn(static)
     vllm.health, vllm.able = 200, False
-    await look(static)
+    await probe_and_learn(static)
     assert pool.known[ID].record.models[0].capabilities == ("completion",)
 
 
@@ -121,18 +121,18 @@ async def test_learning_abilities_of_a_busy_static_worker_is_retried_with_backof
     static = watch(vllm, pool, clock)
     at = []
     for _ in range(1000):
-        before = len(vllm.asked)
-        await look(static)
-        if "/v1/chat/completions" in vllm.asked[before:]:
+        before = len(vllm.requests)
+        await probe_and_learn(static)
+        if "/v1/chat/completions" in vllm.requests[before:]:
             at.append(clock.now - 100)
         clock.now += 10
     assert at == [0, 10, 30, 70, 150, 310, 630]
     vllm.health = 503
-    await look(static)
+    await probe_and_learn(static)
     vllm.health = 200
-    await look(static)
+    await probe_and_learn(static)
     vllm.busy, vllm.able, clock.now = False, True, clock.now + 10
-    await look(static)
+    await probe_and_learn(static)
     assert pool.known[ID].record.models[0].capabilities == ("completion", "tools", "thinking", "vision")
 
 
@@ -140,10 +140,10 @@ async def test_a_static_worker_is_probed_while_its_abilities_are_learned() -> No
     vllm, pool, clock = FakeClient(), Recorder(), Clock()
     vllm.slow = True
     running = asyncio.get_running_loop().create_task(watch(vllm, pool, clock).run())
-    await auntil(lambda: "/v1/chat/completions" in vllm.asked, 10, "it is asked")
+    await auntil(lambda: "/v1/chat/completions" in vllm.requests, 10, "it is asked")
     vllm.running = 9
     await auntil(lambda: pool.loads[ID].running == 9, 10, "it is looked at")
-    assert vllm.asked.count("/v1/chat/completions") == 1
+    assert vllm.requests.count("/v1/chat/completions") == 1
     running.cancel()
     await asyncio.wait([running])
 
@@ -152,10 +152,10 @@ async def test_a_full_probe_of_a_static_worker_is_done_every_tenth_time() -> Non
     vllm, pool, clock = FakeClient(), Recorder(), Clock()
     static = watch(vllm, pool, clock)
     await static.probe()
-    vllm.asked.clear()
+    vllm.requests.clear()
     vllm.tokens, clock.now = 50, clock.now + 2
     await static.probe()
-    assert vllm.asked == ["/health", "/metrics"]
+    assert vllm.requests == ["/health", "/metrics"]
     assert pool.loads[ID].tokens_per_second == 25.0
     assert pool.puts == 1
 
@@ -295,7 +295,7 @@ async def test_only_a_static_worker_that_stays_unreachable_is_logged(caplog: pyt
     vllm.fault = httpx.ConnectTimeout
     static = watch(vllm, pool, clock)
     running = asyncio.get_running_loop().create_task(static.run())
-    await auntil(lambda: vllm.asked, 5, "a first probe")
+    await auntil(lambda: vllm.requests, 5, "a first probe")
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     load = pool.known[ID].load
@@ -312,10 +312,10 @@ async def test_a_static_worker_is_sleeping_while_its_engine_sleeps_and_is_not_as
     vllm, pool = FakeClient(), Recorder()
     vllm.asleep = vllm.able = True
     static = watch(vllm, pool, Clock())
-    await look(static, times=3)
+    await probe_and_learn(static, times=3)
     assert pool.loads[ID].state is WorkerState.SLEEPING
-    assert "/v1/chat/completions" not in vllm.asked
+    assert "/v1/chat/completions" not in vllm.requests
     vllm.asleep = False
-    await look(static, times=2)
+    await probe_and_learn(static, times=2)
     assert pool.loads[ID].state is WorkerState.READY
-    assert "/v1/chat/completions" in vllm.asked
+    assert "/v1/chat/completions" in vllm.requests

@@ -20,15 +20,15 @@ NETWORKS = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
 class Names:
     """A resolver that records its queries."""
 
-    def __init__(self, **known: list[str]) -> None:
-        self.known = known
-        self.asked: list[str] = []
+    def __init__(self, **addresses: list[str]) -> None:
+        self.addresses = addresses
+        self.queries: list[str] = []
 
     async def __call__(self, host: str, port: int) -> list[IPAddress]:
-        self.asked.append(host)
-        if host not in self.known:
+        self.queries.append(host)
+        if host not in self.addresses:
             raise Unresolved(f"its host {host} cannot be resolved")
-        return [ip_address(address) for address in self.known[host]]
+        return [ip_address(address) for address in self.addresses[host]]
 
 
 def record_checker(
@@ -44,12 +44,12 @@ def record_checker(
     )
 
 
-def sealed(url: str, worker_id: str = "a", secret: bytes | None = SECRET) -> bytes:
+def signed(url: str, worker_id: str = "a", secret: bytes | None = SECRET) -> bytes:
     return sign_record(WorkerRecord(id=worker_id, generation=1, url=url), fleet="f", secret=secret)
 
 
 async def test_a_signed_record_inside_the_networks_is_accepted_with_the_workers_key() -> None:
-    found = await record_checker().check("a", sealed("http://10.0.0.5:8100/vllm"))
+    found = await record_checker().check("a", signed("http://10.0.0.5:8100/vllm"))
     assert found is not None
     assert found.endpoint == Endpoint("10.0.0.5", 8100, "/vllm", None, "Bearer key")
 
@@ -58,12 +58,12 @@ async def test_a_wrong_signature_is_refused_before_its_host_name_is_resolved(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     names = Names(evil=["10.0.0.5"])
-    gate = record_checker(names)
+    checker = record_checker(names)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            assert await gate.check("a", sealed("http://evil:80", secret=b"guess")) is None
-    assert names.asked == []
-    assert gate.refusals == 1
+            assert await checker.check("a", signed("http://evil:80", secret=b"guess")) is None
+    assert names.queries == []
+    assert checker.refusals == 1
     assert "signature is wrong" in caplog.text
     assert len(caplog.records) == 1
 
@@ -72,41 +72,41 @@ async def test_a_wrong_signature_is_refused_before_its_host_name_is_resolved(
     "url", ["http://11.0.0.5:80", "http://127.0.0.1:80", "http://169.254.169.254", "http://[::1]:80"]
 )
 async def test_an_address_outside_the_networks_is_refused(url: str, caplog: pytest.LogCaptureFixture) -> None:
-    gate = record_checker()
-    assert await gate.check("a", sealed(url)) is None
+    checker = record_checker()
+    assert await checker.check("a", signed(url)) is None
     assert "outside the networks" in caplog.text
 
 
 @pytest.mark.parametrize("url", ["http://me@10.0.0.5", "ftp://10.0.0.5", "http://10.0.0.5:0", "http://10.0.0.5/?a"])
 async def test_a_record_with_an_invalid_url_is_refused(url: str) -> None:
-    gate = record_checker()
-    assert await gate.check("a", sealed(url)) is None
-    assert gate.refusals == 1
+    checker = record_checker()
+    assert await checker.check("a", signed(url)) is None
+    assert checker.refusals == 1
 
 
 async def test_a_name_is_resolved_once_and_pinned() -> None:
     names = Names(gpu=["10.0.0.7"])
-    gate = record_checker(names)
-    envelope = sealed("http://gpu:8100")
-    first = await gate.check("a", envelope)
-    names.known["gpu"] = ["169.254.169.254"]  # another answer of the name server
-    second = await gate.check("a", envelope)
+    checker = record_checker(names)
+    envelope = signed("http://gpu:8100")
+    first = await checker.check("a", envelope)
+    names.addresses["gpu"] = ["169.254.169.254"]  # another answer of the name server
+    second = await checker.check("a", envelope)
     assert first is not None
     assert first == second
     assert first.endpoint.host == "10.0.0.7"
-    assert names.asked == ["gpu"]
+    assert names.queries == ["gpu"]
 
 
 async def test_only_an_address_inside_the_networks_is_pinned() -> None:
-    found = await record_checker(Names(gpu=["192.0.2.1", "fd00::7"])).check("a", sealed("http://gpu:8100"))
+    found = await record_checker(Names(gpu=["192.0.2.1", "fd00::7"])).check("a", signed("http://gpu:8100"))
     assert found is not None
     assert found.endpoint.host == "fd00::7"
-    assert await record_checker(Names(gpu=["192.0.2.1"])).check("a", sealed("http://gpu:8100")) is None
+    assert await record_checker(Names(gpu=["192.0.2.1"])).check("a", signed("http://gpu:8100")) is None
 
 
 @pytest.mark.parametrize(("scheme", "port"), [("http", 80), ("https", 443)])
 async def test_a_pinned_worker_keeps_its_host_name_for_tls(scheme: str, port: int) -> None:
-    found = await record_checker(Names(gpu=["192.0.2.1", "10.0.0.7"])).check("a", sealed(f"{scheme}://gpu"))
+    found = await record_checker(Names(gpu=["192.0.2.1", "10.0.0.7"])).check("a", signed(f"{scheme}://gpu"))
     assert found is not None
     endpoint = found.endpoint
     assert (endpoint.host, endpoint.port, endpoint.server_name) == ("10.0.0.7", port, "gpu")
@@ -114,33 +114,33 @@ async def test_a_pinned_worker_keeps_its_host_name_for_tls(scheme: str, port: in
 
 
 async def test_an_endpoint_by_address_has_no_server_name() -> None:
-    found = await record_checker().check("a", sealed("https://10.0.0.7"))
+    found = await record_checker().check("a", signed("https://10.0.0.7"))
     assert found is not None
     assert (found.endpoint.host, found.endpoint.server_name) == ("10.0.0.7", None)
 
 
 async def test_a_host_name_that_does_not_resolve_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     names = Names()
-    gate = record_checker(names)
-    envelopes = {"a": sealed("http://gpu:8100")}
-    assert await gate.check_all(envelopes) == {}
-    assert gate.pending
-    assert gate.refusals == 0
+    checker = record_checker(names)
+    envelopes = {"a": signed("http://gpu:8100")}
+    assert await checker.check_all(envelopes) == {}
+    assert checker.pending
+    assert checker.refusals == 0
     assert "gpu cannot be resolved" in caplog.text
-    names.known["gpu"] = ["10.0.0.7"]
-    assert set(await gate.check_all(envelopes)) == {"a"}
-    assert not gate.pending
+    names.addresses["gpu"] = ["10.0.0.7"]
+    assert set(await checker.check_all(envelopes)) == {"a"}
+    assert not checker.pending
 
 
 async def test_a_bad_record_does_not_affect_the_others() -> None:
-    gate = record_checker()
-    found = await gate.check_all({"a": sealed("http://10.0.0.5"), "b": b"{}", "c": sealed("http://10.0.0.6", "x")})
+    checker = record_checker()
+    found = await checker.check_all({"a": signed("http://10.0.0.5"), "b": b"{}", "c": signed("http://10.0.0.6", "x")})
     assert set(found) == {"a"}
-    assert gate.refusals == 2
-    assert set(await gate.check_all({"a": sealed("http://10.0.0.5")})) == {"a"}
+    assert checker.refusals == 2
+    assert set(await checker.check_all({"a": signed("http://10.0.0.5")})) == {"a"}
 
 
 async def test_an_invalid_worker_id_is_refused() -> None:
-    gate = record_checker(allow_unsigned=True, secret=None)
-    assert await gate.check("static/a", sealed("http://10.0.0.5", "static/a", None)) is None
-    assert await gate.check("b", sealed("http://10.0.0.5", "b", None)) is not None
+    checker = record_checker(allow_unsigned=True, secret=None)
+    assert await checker.check("static/a", signed("http://10.0.0.5", "static/a", None)) is None
+    assert await checker.check("b", signed("http://10.0.0.5", "b", None)) is not None

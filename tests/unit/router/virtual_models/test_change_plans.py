@@ -36,7 +36,7 @@ SERVED = ModelInfo(name="Org/M", digest=DIGEST, template="{{ messages }}")
 LORA = ModelInfo(name="pirate", parent="Org/M", digest="e" * 64)
 
 
-def known(*live: VirtualModel, refusal: str = "") -> Inventory:
+def inventory(*live: VirtualModel, refusal: str = "") -> Inventory:
     store = ModelStore()
     for model in live:
         store.merge(model)
@@ -72,13 +72,13 @@ OLD = VirtualModel(
     ],
 )
 def test_any_model_of_the_pool_can_be_the_base(source: str, base: str) -> None:
-    assert create(known(OLD), source=source, system="s").model.base == base
+    assert create(inventory(OLD), source=source, system="s").model.base == base
 
 
 @pytest.mark.rule(108)
 def test_system_parameters_and_messages_are_kept() -> None:
     made = create(
-        known(),
+        inventory(),
         model="My-Model:7b",
         system="be brief",
         parameters={"temperature": 1, "stop": ["a", "b"], "seed": None, "mirostat": 2},
@@ -99,7 +99,7 @@ def test_system_parameters_and_messages_are_kept() -> None:
 
 
 def test_a_model_created_from_a_virtual_model_copies_all_its_parts() -> None:
-    made = create(known(OLD), source="old", system="new", parameters={"seed": 2}, license="free")
+    made = create(inventory(OLD), source="old", system="new", parameters={"seed": 2}, license="free")
     assert made.model == VirtualModel(
         name="v:latest",
         revision=1,
@@ -113,14 +113,14 @@ def test_a_model_created_from_a_virtual_model_copies_all_its_parts() -> None:
 
 
 def test_a_model_created_again_from_itself_keeps_its_spelling() -> None:
-    made = create(known(OLD), model="OLD", source="old", system="new")
+    made = create(inventory(OLD), model="OLD", source="old", system="new")
     assert made.model.name == "Old:latest"
     assert made.model.options == OLD.options
 
 
 def test_tool_calls_in_messages_survive_to_the_last_null() -> None:
     call = {"function": {"name": "f", "arguments": {"x": [1, {"y": None}]}}}
-    made = create(known(), messages=[{"role": "assistant", "tool_calls": [call]}])
+    made = create(inventory(), messages=[{"role": "assistant", "tool_calls": [call]}])
     (message,) = made.model.messages
     assert message["tool_calls"] == [{"function": {**call["function"], "index": 0}}]
     (read,) = default_messages(made.model.messages)
@@ -134,7 +134,7 @@ def test_options_nested_too_deeply_are_refused(field: str) -> None:
     for _ in range(150):
         deep = {"x": deep}
     with pytest.raises(ClientError, match="max depth") as refused:
-        create(known(), **{field: deep if field == "parameters" else [deep]})
+        create(inventory(), **{field: deep if field == "parameters" else [deep]})
     assert refused.value.status == 400
 
 
@@ -161,22 +161,22 @@ def test_a_body_over_the_limit_is_refused_when_it_is_decoded(fields: dict[str, A
 def test_merging_many_licences_is_fast() -> None:
     old = msgspec.structs.replace(OLD, licenses=tuple(f"{number:x}" for number in range(100_000)))
     began = time.process_time()
-    made = create(known(old), source="old", license=[f"{number:x}z" for number in range(100_000)] + ["1", "0z"])
+    made = create(inventory(old), source="old", license=[f"{number:x}z" for number in range(100_000)] + ["1", "0z"])
     assert len(made.model.licenses) == 200_000
     assert time.process_time() - began < 10, "minutes, where each is compared with each"
 
 
 def test_option_numbers_of_any_size_are_stored() -> None:
-    model = create(known(), parameters={"seed": 10**200, "temperature": -(10**30)}).model
+    model = create(inventory(), parameters={"seed": 10**200, "temperature": -(10**30)}).model
     key = key_of(model.name)
     assert verify_model(sign_model(model, key, fleet="f", secret=b"s"), key, fleet="f", secret=b"s") == model
 
 
 @pytest.mark.rule(108)
 def test_the_template_of_the_base_is_accepted_and_ignored() -> None:
-    assert create(known(), template="{{ messages }}").model.parts == {}
+    assert create(inventory(), template="{{ messages }}").model.parts == {}
     with pytest.raises(ClientError, match="chat-template") as refused:
-        create(known(), template="{{ .Prompt }}")
+        create(inventory(), template="{{ .Prompt }}")
     assert refused.value.status == 501
 
 
@@ -201,31 +201,31 @@ def test_the_template_of_the_base_is_accepted_and_ignored() -> None:
 )
 def test_invalid_create_requests_are_refused(fields: dict[str, Any], status: int, text: str) -> None:
     with pytest.raises(ClientError, match=text.replace("(", r"\(")) as refused:
-        create(known(), **fields)
+        create(inventory(), **fields)
     assert refused.value.status == status
 
 
 def test_a_missing_base_is_its_own_error_because_a_stream_begins_before_it() -> None:
     with pytest.raises(BaseMissing):
-        create(known(), source="nope")
+        create(inventory(), source="nope")
 
 
 @pytest.mark.rule(18)
 def test_a_copy_of_a_served_model_has_it_as_its_base() -> None:
-    copied = plan_copy(CopyRequest("PIRATE", "Arr"), known())
+    copied = plan_copy(CopyRequest("PIRATE", "Arr"), inventory())
     assert copied == VirtualModel(name="Arr:latest", revision=1, base="pirate:latest")
 
 
 @pytest.mark.rule(18)
 def test_a_copy_of_a_virtual_model_is_the_same_under_another_name() -> None:
-    copied = plan_copy(CopyRequest("old", "new:1"), known(OLD))
+    copied = plan_copy(CopyRequest("old", "new:1"), inventory(OLD))
     assert copied == msgspec.structs.replace(OLD, name="new:1", revision=1)
 
 
 @pytest.mark.rule(18)
 @pytest.mark.parametrize("pair", [("v", "V:latest"), ("Org/M", "org/m"), ("old", "library/old")])
 def test_a_copy_onto_itself_succeeds_without_a_change(pair: tuple[str, str]) -> None:
-    assert plan_copy(CopyRequest(*pair), known(OLD, refusal="off")) is None
+    assert plan_copy(CopyRequest(*pair), inventory(OLD, refusal="off")) is None
 
 
 @pytest.mark.rule(146, 147, 148, 149)
@@ -243,35 +243,35 @@ def test_a_copy_onto_itself_succeeds_without_a_change(pair: tuple[str, str]) -> 
 )
 def test_invalid_copies_are_refused(pair: tuple[str, str], status: int, text: str) -> None:
     with pytest.raises(ClientError) as refused:
-        plan_copy(CopyRequest(*pair), known(OLD))
+        plan_copy(CopyRequest(*pair), inventory(OLD))
     assert (refused.value.status, refused.value.text) == (status, text)
 
 
 @pytest.mark.rule(11)
 def test_deleting_a_virtual_model_leaves_a_tombstone() -> None:
-    assert plan_delete("OLD", known(OLD)) == VirtualModel(name="Old:latest", revision=1, deleted=True)
+    assert plan_delete("OLD", inventory(OLD)) == VirtualModel(name="Old:latest", revision=1, deleted=True)
 
 
 @pytest.mark.rule(11)
 def test_served_and_configured_models_cannot_be_deleted() -> None:
     for name in ("friendly:8b", "short", "Org/M", "pirate"):
         with pytest.raises(Forbidden, match="cannot be deleted here"):
-            plan_delete(name, known(OLD))
+            plan_delete(name, inventory(OLD))
 
 
 @pytest.mark.rule(11)
 def test_deleting_an_unknown_name_is_a_404_even_when_writes_are_off() -> None:
     with pytest.raises(ModelNotFound, match="model 'nope' not found"):
-        plan_delete("nope", known(refusal=UNSIGNED))
+        plan_delete("nope", inventory(refusal=UNSIGNED))
 
 
 def test_a_model_whose_base_is_gone_can_be_deleted() -> None:
     orphan = msgspec.structs.replace(OLD, base="gone:latest")
-    assert plan_delete("old", known(orphan)).deleted
+    assert plan_delete("old", inventory(orphan)).deleted
 
 
 def test_when_writes_are_off_every_change_is_a_403_with_the_reason() -> None:
-    now = known(OLD, refusal=UNSIGNED)
+    now = inventory(OLD, refusal=UNSIGNED)
     for change in (
         lambda: create(now),
         lambda: plan_copy(CopyRequest("old", "new"), now),

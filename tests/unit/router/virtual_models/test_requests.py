@@ -54,11 +54,11 @@ CREATE = st.fixed_dictionaries(
 )
 
 
-def known() -> Inventory:
+def inventory() -> Inventory:
     return Inventory(ModelRoutes(RoutingTable(), random.Random(1)), pool_of(Clock(), found("a")), {})
 
 
-NOW = known()
+NOW = inventory()
 T = TypeVar("T")
 
 

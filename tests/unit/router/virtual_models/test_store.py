@@ -66,14 +66,14 @@ def test_tombstones_beyond_the_limit_drop_the_oldest_first() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 5), st.booleans()), max_size=12))
 def test_the_stores_state_does_not_depend_on_the_order_of_merges(
-    heard: list[tuple[str, int, bool]],
+    revisions: list[tuple[str, int, bool]],
 ) -> None:
-    models = {(name, revision): model(revision, name=name, deleted=gone) for name, revision, gone in heard}
+    models = {(name, revision): model(revision, name=name, deleted=gone) for name, revision, gone in revisions}
     orders = [list(models.values()), list(reversed(models.values()))]
-    seen = []
+    states = []
     for order in orders:
         store = ModelStore()
         for one in order:
             store.merge(one)
-        seen.append((dict(store.live), dict(store.all)))
-    assert seen[0] == seen[1]
+        states.append((dict(store.live), dict(store.all)))
+    assert states[0] == states[1]

@@ -27,57 +27,57 @@ class ModelSyncs(RuleBasedStateMachine):
     """Three routers. `told` is the last change that succeeded per name; it holds until the registry loses entries."""
 
     max_tombstones = 1024
-    forgotten = False
+    drops_tombstones = False
 
     @initialize()
     def start(self) -> None:
         self.registry = FakeRegistry()
         self.clock = partial(next, itertools.count(1.0))
-        self.keepers = [self.keeper(str(index)) for index in range(3)]
-        self.heard = [0, 0, 0]
-        self.told: dict[str, str | None] = {}
+        self.syncs = [self.model_sync(str(index)) for index in range(3)]
+        self.next_event = [0, 0, 0]
+        self.expected: dict[str, str | None] = {}
         self.flushed = False
 
-    def keeper(self, router_id: str) -> ModelSync:
+    def model_sync(self, router_id: str) -> ModelSync:
         return ModelSync(self.registry, ModelStore(self.max_tombstones), TRUST, router_id=router_id, clock=self.clock)
 
     @rule(router=ROUTERS, name=NAMES, system=st.text("xyz", min_size=1, max_size=3))
     def make(self, router: int, name: str, system: str) -> None:
         made = VirtualModel(name=name, revision=1, base="m:latest", system=system)
-        asyncio.run(self.keepers[router].change(lambda: made))
-        self.told[name] = system
+        asyncio.run(self.syncs[router].change(lambda: made))
+        self.expected[name] = system
 
     @rule(router=ROUTERS, name=NAMES)
     def delete(self, router: int, name: str) -> None:
-        asyncio.run(self.keepers[router].change(lambda: VirtualModel(name=name, revision=1, deleted=True)))
-        self.told[name] = None
+        asyncio.run(self.syncs[router].change(lambda: VirtualModel(name=name, revision=1, deleted=True)))
+        self.expected[name] = None
 
     @rule(router=ROUTERS, lost=st.booleans())
-    def hear(self, router: int, lost: bool) -> None:
+    def receive(self, router: int, lost: bool) -> None:
         """Deliver the next message of the channel, or lose it."""
-        if self.heard[router] < len(self.registry.events):
-            event = self.registry.events[self.heard[router]]
-            self.heard[router] += 1
+        if self.next_event[router] < len(self.registry.events):
+            event = self.registry.events[self.next_event[router]]
+            self.next_event[router] += 1
             if not lost:
-                asyncio.run(self.keepers[router].changed(event))
+                asyncio.run(self.syncs[router].changed(event))
 
     @rule(router=ROUTERS)
     def poll(self, router: int) -> None:
-        asyncio.run(self.keepers[router].polled(self.registry.version))
+        asyncio.run(self.syncs[router].polled(self.registry.version))
 
     @rule()
     def flush(self) -> None:
         self.registry.flush()
         self.flushed = True
 
-    @rule(name=NAMES, revision=st.integers(1, 10**6), aloud=st.booleans())
-    def forge(self, name: str, revision: int, aloud: bool) -> None:
+    @rule(name=NAMES, revision=st.integers(1, 10**6), announced=st.booleans())
+    def forge(self, name: str, revision: int, announced: bool) -> None:
         """Write an entry without knowing the secret."""
         evil = VirtualModel(name=name, revision=revision, base="m:latest", system="evil")
         key = PREFIX + name
         envelope, before = sign_model(evil, key, fleet="f", secret=b"a guess"), self.registry.version
         self.registry.put(key, envelope)
-        if aloud:  # announced on the channel, as a router would
+        if announced:  # announced on the channel, as a router would
             self.registry.events.append(ModelChanged(False, before, self.registry.version, key, envelope))
 
     def teardown(self) -> None:
@@ -87,14 +87,14 @@ class ModelSyncs(RuleBasedStateMachine):
             for router in range(3):
                 self.poll(router)
         one, two, three = (
-            {model.name: model.system for model in keeper.store.live.values()} for keeper in self.keepers
+            {model.name: model.system for model in model_sync.store.live.values()} for model_sync in self.syncs
         )
         assert one == two == three
         assert "evil" not in one.values()
-        assert set(one) <= set(self.told)
-        if not (self.flushed or self.forgotten):
-            assert one == {name: system for name, system in self.told.items() if system is not None}
-        fresh = self.keeper("fresh")
+        assert set(one) <= set(self.expected)
+        if not (self.flushed or self.drops_tombstones):
+            assert one == {name: system for name, system in self.expected.items() if system is not None}
+        fresh = self.model_sync("fresh")
         asyncio.run(fresh.polled(self.registry.version))
         assert {model.name: model.system for model in fresh.store.live.values()} == one
 
@@ -103,7 +103,7 @@ class Forgetful(ModelSyncs):
     """Tombstones are dropped at once: a deleted model may return, but on all routers."""
 
     max_tombstones = 0
-    forgotten = True
+    drops_tombstones = True
 
 
 TestKeepers = ModelSyncs.TestCase
