@@ -57,9 +57,9 @@ from vllama_pool.router.wiring import Sources, open_sources, writes_refusal
 _log = logging.getLogger(__name__)
 
 REGISTRY_WAIT = 2.0
-"""Seconds that the start waits for the first registry snapshot, so that the first request finds workers."""
+"""Seconds to wait for the first registry snapshot at the start."""
 CLIENT_STALL = 60.0
-"""Seconds after which a client that reads nothing of its answer is dropped."""
+"""Seconds until a client that reads nothing is dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def create_app(
     log_stream: BinaryIO | None = None,
     instance: RouterInstance | None = None,
 ) -> Gate:
-    """Build the application. `table` defaults to the settings' routing file, `instance` to a single process.
+    """Build the application.
 
     Raises RoutingError for an invalid routing file, ValueError for an invalid registry address.
     """
@@ -169,7 +169,7 @@ def _lifespan(
 
 
 def _serve(settings: RouterSettings, handlers: list[BaseRouteHandler], lifespan: Lifespan) -> Gate:
-    """Wrap the handlers: `Gate` admits a request, `Dispatcher` answers what no handler serves, Litestar the rest."""
+    """Wrap the handlers: `Gate` admits a request, `Dispatcher` answers unserved paths, Litestar the rest."""
     app = Litestar(
         route_handlers=handlers,
         exception_handlers=EXCEPTION_HANDLERS,
@@ -183,7 +183,7 @@ def _serve(settings: RouterSettings, handlers: list[BaseRouteHandler], lifespan:
 
 
 def served_methods(app: Litestar) -> Iterator[tuple[str, Iterable[str]]]:
-    """Yield the application's paths with their methods. Raw ASGI routes take POST."""
+    """Yield the application's paths with their methods; POST for raw ASGI routes."""
     for route in app.routes:
         if isinstance(route, HTTPRoute):
             methods = {str(method) for handler in route.route_handlers for method in handler.http_methods}
@@ -193,7 +193,7 @@ def served_methods(app: Litestar) -> Iterator[tuple[str, Iterable[str]]]:
 
 
 def operation_route(operation: Operation[Any], inference: InferenceHandler) -> ASGIRouteHandler:
-    """Make a raw ASGI route, which costs Litestar's layers nothing per token."""
+    """Make a raw ASGI route, which bypasses Litestar's layers for each token."""
 
     @asgi(operation.path, copy_scope=False, name=operation.name)
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
@@ -204,8 +204,8 @@ def operation_route(operation: Operation[Any], inference: InferenceHandler) -> A
 
 @asynccontextmanager
 async def background(*work: Coroutine[Any, Any, None]) -> AsyncGenerator[None, None]:
-    """Run endless coroutines within the context. If one fails, the process drains and ends: the supervisor restarts it,
-    which is better than a router with a stale view of its workers."""
+    """Run endless coroutines within the context. If one fails, this process drains and exits, and the supervisor
+    restarts it."""
     tasks = [asyncio.get_running_loop().create_task(coroutine) for coroutine in work]
     for task in tasks:
         task.add_done_callback(_end_on_failure)

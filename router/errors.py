@@ -1,31 +1,29 @@
-"""Errors, by what may be done next.
+"""Errors, grouped by the next step.
 
-    Exception
-    ├── ClientError              the request is answered with this status and text; nothing is retried
-    │   ├── BadRequest           400 (or another status of Ollama's for bad input)
-    │   ├── Unauthorized         401
-    │   ├── Forbidden            403
-    │   ├── ModelNotFound        404, in the endpoint's own words
-    │   ├── TooLarge             413
-    │   ├── UnknownEncoding      415: the body is compressed
-    │   ├── NoWorker             503: the model is known, but no worker is available
-    │   └── ServerBusy           503: too many requests wait already
-    └── AttemptFailed            one attempt on one worker failed
-        ├── Lost                 refused, reset, timed out, engine dead: another worker at once, suspect this one
-        ├── Busy                 429, or vLLM's admission 503: another worker; this one is healthy
-        ├── Unavailable          502, 503, 504: another worker, counted against this one
-        ├── Faulty               another 500: one retry elsewhere, counted against this one
-        ├── ModelGone            404 of a model that the worker claimed: one retry elsewhere
-        └── Refused              any other 4xx: the request is at fault, never retried
-
-An AttemptFailed carries the client's status and text, in case it was the last attempt.
+Exception
+├── ClientError              answered with this status and text, never retried
+│   ├── BadRequest           400 (or another status of Ollama's for bad input)
+│   ├── Unauthorized         401
+│   ├── Forbidden            403
+│   ├── ModelNotFound        404, in the endpoint's own words
+│   ├── TooLarge             413
+│   ├── UnknownEncoding      415: the body is compressed
+│   ├── NoWorker             503: the model is known, but no worker is available
+│   └── ServerBusy           503: too many requests are waiting
+└── AttemptFailed            one attempt on one worker failed
+    ├── Lost                 refused, reset, timed out, engine dead: another worker at once; this one is suspect
+    ├── Busy                 429, or vLLM's admission 503: another worker; this one is healthy
+    ├── Unavailable          502, 503, 504: another worker; counts against this one
+    ├── Faulty               any other 500: one retry elsewhere; counts against this one
+    ├── ModelGone            404 for a model in the worker's record: one retry elsewhere
+    └── Refused              any other 4xx: the request is at fault, never retried
 """
 
 from __future__ import annotations
 
 
 class ClientError(Exception):
-    """A response to the client: an HTTP status and the text of Ollama's `error` field."""
+    """An HTTP status and the text of Ollama's `error` field."""
 
     status = 500
 
@@ -68,7 +66,7 @@ class NoWorker(ClientError):
     def __init__(self, text: str, *, model: str = "", retry_after: int | None = None) -> None:
         super().__init__(text, retry_after=retry_after)
         self.model = model
-        """The model's name in the catalogue, for logs and metrics."""
+        """The listed name, for logs and metrics."""
 
 
 class ServerBusy(ClientError):
@@ -76,14 +74,14 @@ class ServerBusy(ClientError):
 
 
 class AttemptFailed(Exception):
-    """One attempt failed. `status` and `text` go to the client if it was the last one."""
+    """`status` and `text` go to the client after the last attempt."""
 
     def __init__(self, text: str, *, status: int = 502, retry_after: float | None = None) -> None:
         super().__init__(text)
         self.text = text
         self.status = status
         self.retry_after = retry_after
-        """Seconds of the worker's Retry-After header."""
+        """Seconds in the worker's Retry-After header."""
 
 
 class Lost(AttemptFailed):

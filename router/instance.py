@@ -1,4 +1,4 @@
-"""Identifies a router process among its siblings; the supervisor passes it in the environment."""
+"""The identity of a router process, passed by the supervisor in the environment."""
 
 from __future__ import annotations
 
@@ -12,22 +12,20 @@ LISTEN_FD = "VLLAMA_LISTEN_FD"
 
 @dataclass(frozen=True, slots=True)
 class RouterInstance:
-    """One of several router processes."""
-
     index: int = 0
     total: int = 1
     family: str = ""
-    """Random; common to all processes of one `vllama serve`."""
+    """Random id of one `vllama serve`."""
 
     def __str__(self) -> str:
         return f"{self.index}/{self.total}/{self.family}"
 
     @classmethod
     def parse(cls, text: str) -> RouterInstance:
-        """Parse the output of `str`. Raises ValueError."""
+        """Parse `str(instance)`. Raises ValueError."""
         index, total, family = text.split("/")
         return cls(int(index), int(total), family)
 
     def address(self, index: int) -> str:
-        """Return the abstract Unix socket of a sibling."""
+        """Return the abstract Unix socket of a process."""
         return f"\0vllama-{self.family}-{index}"

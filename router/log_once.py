@@ -1,4 +1,4 @@
-"""Warnings about registry entries that are read again with every poll: logged once per key and reason."""
+"""Warnings about registry entries, which are read again with every poll."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MAX_KEYS = 1024
 
 
 class LogOnce:
-    """Logs a warning when the reason for a key changes. Forgets everything once it holds MAX_KEYS reasons."""
+    """Logs a warning when the reason for a key changes. Starts over after MAX_KEYS reasons."""
 
     def __init__(self, logger: logging.Logger, message: str) -> None:
         """`message` is a %-format of key and reason."""

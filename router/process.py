@@ -1,10 +1,9 @@
-"""One router process, as `vllama serve` starts it: the application behind uvicorn on an inherited socket.
+"""One router process: the application behind uvicorn on an inherited socket.
 
     python -m vllama_pool.router.process
 
-It inherits VLLAMA_LISTEN_FD, VLLAMA_PROCESS and VLLAMA_STATUS_FD beside the settings' variables.
-
-SIGTERM stops accepting connections, lets running requests finish within the settings' `grace`, and ends.
+Reads VLLAMA_LISTEN_FD, VLLAMA_PROCESS and VLLAMA_STATUS_FD besides the settings' variables. On SIGTERM it stops
+accepting connections and lets running requests finish within the settings' `grace`.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ from vllama_pool.workers.process.status import ChildStatus, StatusPipe
 from vllama_pool.workers.registry.record import WorkerState
 
 FAILED = 3
-"""Exit code after a failed start, as uvicorn's."""
+"""Exit code of a failed start, as uvicorn's."""
 
 
 class RouterServer(uvicorn.Server):
-    """uvicorn's server, which reports ready and draining to the supervisor."""
+    """Reports ready and draining to the supervisor."""
 
     def __init__(self, config: uvicorn.Config, status: StatusPipe) -> None:
         super().__init__(config)
@@ -47,20 +46,19 @@ class RouterServer(uvicorn.Server):
             self._status.send(ChildStatus(WorkerState.READY))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Drain on every signal. The supervisor kills the process if that takes too long."""
+        """Drain on every signal. The supervisor kills a process that takes too long."""
         self._status.send(ChildStatus(WorkerState.DRAINING))
         super().handle_exit(signal.SIGTERM, frame)
 
 
 def _freeze_heap() -> None:
-    """Exclude all objects of the start from garbage collection. A full collection over them would pause every stream
-    for tens of milliseconds."""
+    """Exclude the start's objects from garbage collection, whose full runs would pause streams for tens of
+    milliseconds."""
     gc.collect()
     gc.freeze()
 
 
 def make_server(app: Gate, settings: RouterSettings, status: StatusPipe) -> RouterServer:
-    """Configure uvicorn: uvloop, httptools, no access log."""
     config = uvicorn.Config(
         app,
         loop="uvloop",
@@ -77,7 +75,7 @@ def make_server(app: Gate, settings: RouterSettings, status: StatusPipe) -> Rout
 
 
 def main() -> None:
-    """Serve until SIGTERM. Errors at the start go to stderr, one line each."""
+    """Serve until SIGTERM. Start errors go to stderr, one line each."""
     status = StatusPipe.from_environment(os.environ)
     listening = socket.socket(fileno=int(os.environ[LISTEN_FD]))
     try:

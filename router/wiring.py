@@ -1,4 +1,4 @@
-"""Builds the sources of a router's workers and models: registry, static workers of the routing file, virtual models."""
+"""Builds the sources of workers and models: the registry, static workers, virtual models."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def open_sources(
     virtual: ModelStore,
     shadowed: Callable[[], Collection[str]],
 ) -> Sources:
-    """Build the sources and load the saved virtual models. `workers`: the routing file's; `shadowed`: see `ModelSync`.
+    """Build the sources and load saved virtual models. `shadowed`: see `ModelSync`.
 
     Raises ValueError for an invalid registry address.
     """
@@ -76,7 +76,7 @@ def open_sources(
 
 
 def signature_policy(settings: RouterSettings) -> SignaturePolicy:
-    """Accept unsigned records only from a registry that other machines cannot write."""
+    """Accept unsigned records only from a registry that no other machine can write."""
     registry = settings.registry
     secret = registry.fleet_secret.get_secret_value().encode() if registry.fleet_secret else None
     return SignaturePolicy(registry.fleet, secret, allow_unsigned=registry.embedded and secret is None)
@@ -102,6 +102,6 @@ def writes_refusal(settings: RouterSettings) -> str:
 
 
 def save_file(settings: RouterSettings) -> SaveFile | None:
-    """Return the file of virtual models beside the embedded registry, which is not persistent; None for a Redis."""
+    """Return the virtual models' file beside the embedded registry, which is not persistent; None for a Redis."""
     registry = settings.registry
     return SaveFile(embedded.folder(registry.state_dir), registry.fleet) if registry.redis_url is None else None

@@ -1,8 +1,5 @@
-"""Ollama's limit on pending requests (R161, R188).
-
-A request waits until its response may begin, usually in vLLM's queue. Only requests beyond the slots of the model's
-workers count against the limit.
-"""
+"""Ollama's limit on pending requests (R161, R188): those beyond the slots of the model's workers whose responses have
+not begun."""
 
 from __future__ import annotations
 
@@ -16,10 +13,10 @@ RETRY_AFTER = 1
 
 
 class Admission:
-    """Counts this process's requests whose responses have not begun, for all models together."""
+    """Counts this process's waiting requests, for all models together."""
 
     def __init__(self, max_waiting: int) -> None:
-        """`max_waiting` requests may wait. With 0, a request needs a free slot."""
+        """With `max_waiting` 0, a request needs a free slot."""
         self._max_waiting = max_waiting
         self.waiting = 0
 
@@ -27,11 +24,11 @@ class Admission:
         return f"<Admission {self.waiting} waiting, {self._max_waiting} may>"
 
     def acquire(self, resolution: Resolution) -> None:
-        """Count a waiting request. Raises ServerBusy at the limit; otherwise call `release` once."""
+        """Raises ServerBusy at the limit; otherwise call `release` once."""
         if self.waiting >= self._max_waiting and resolution.beyond_slots >= self._max_waiting:
             raise ServerBusy(BUSY, retry_after=RETRY_AFTER)
         self.waiting += 1
 
     def release(self) -> None:
-        """End the wait: the response may begin, or the request failed."""
+        """The response may begin, or the request failed."""
         self.waiting -= 1

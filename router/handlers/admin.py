@@ -1,4 +1,4 @@
-"""Routes for operators: metrics and the state of the workers."""
+"""Routes for operators."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vllama_pool.router.telemetry.metrics import CONTENT_TYPE
 
 
 def admin_routes(reports: Callable[[], Awaitable[ProcessReports]]) -> list[HTTPRouteHandler]:
-    """`/metrics` and `/admin/workers`. `reports` asks all router processes."""
+    """`/metrics` and `/admin/workers`. `reports` collects from all router processes."""
 
     @get("/metrics")
     async def metrics() -> Response[str]:

@@ -1,4 +1,4 @@
-"""Ollama's list of models: /api/tags, /api/ps, /api/show and /api/version, from the pool's state."""
+"""/api/tags, /api/ps, /api/show and /api/version, from the pool's state."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vllama_pool.workers.registry.virtual_model import made_digest
 def catalogue_routes(
     pool: Pool, routes: Callable[[], ModelRoutes], expiry: ExpiryTracker, clock: Clock, version: str
 ) -> list[HTTPRouteHandler]:
-    """Make the handlers. `version`: Ollama's version, shown to clients."""
+    """`version`: Ollama's version, shown to clients."""
 
     def models() -> list[ModelView]:
         return [model_view(listed) for listed in routes().list_models(pool) if listed.replicas]
@@ -59,11 +59,8 @@ def catalogue_routes(
 
 
 def model_view(listed: ListedModel) -> ModelView:
-    """Describe a listed model.
-
-    `loaded` is true while any of its workers serves, so that one restarting worker does not remove the model from `ps`.
-    Workers that are down count only if all are down.
-    """
+    """Describe a listed model. It is loaded while any of its workers serves. Workers that are down count only if all
+    are."""
     reachable = [target for target in listed.replicas if not target.worker.down] or listed.replicas
     view = ModelView(
         name=listed.name,

@@ -1,7 +1,6 @@
-"""Handles every operation that a worker answers: decode, resolve, check, acquire, relay.
+"""Handles inference: decode, resolve, check, acquire a worker's response, relay.
 
-The response starts at the first content event. Until then another worker can answer; a later failure becomes an error
-line in the client's stream.
+The client's response starts at the first content event; a later failure becomes an error line.
 """
 
 from __future__ import annotations
@@ -39,13 +38,13 @@ from vllama_pool.router.telemetry.request_record import RequestObserver, Request
 from vllama_pool.router.upstream.interface import TransportError
 
 LOGGED_NAME_LENGTH = 120
-"""Characters of the requested name that are logged."""
+"""Characters."""
 
 END_TIMEOUT = 0.1
 """Seconds to wait for the response's terminating chunk after the last SSE event."""
 
 CLIENT_CLOSED_REQUEST = 499
-"""Status in the log if the client disconnected before the response."""
+"""Logged status of a client that disconnected before the response."""
 
 Acquire = Callable[[ForwardRequest, RequestRecord], Awaitable[WorkerResponse | DirectResponse]]
 """`Forwarder.acquire`."""
@@ -53,8 +52,6 @@ Acquire = Callable[[ForwardRequest, RequestRecord], Awaitable[WorkerResponse | D
 
 @dataclass(frozen=True, slots=True)
 class InferenceHandler:
-    """Serves inference requests."""
-
     routes: Callable[[], ModelRoutes]
     pool: Pool
     acquire: Acquire
@@ -65,7 +62,7 @@ class InferenceHandler:
     body_limit: int
     """Bytes."""
     client_stall: float
-    """Seconds after which a client that reads nothing of its answer is dropped."""
+    """Seconds until a client that reads nothing is dropped."""
 
     async def handle(self, operation: Operation[Any], scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request and pass its record to the observer."""
@@ -104,7 +101,6 @@ class InferenceHandler:
             self.expiry.touch(resolution.listed, request.keep_alive, self.clock.time_ns())
 
     async def _forward(self, call: ForwardRequest, receive: Receive, send: Send, record: RequestRecord) -> None:
-        """Acquire an answer and send it to the client, unless the client disconnects."""
         async with DisconnectWatcher(receive) as watcher:
             answer = await watcher.until_disconnect(self.acquire(call, record))
             record.first_ms = round((self.clock.monotonic_ns() - call.arrived) / 1e6, 3)
@@ -126,7 +122,6 @@ class InferenceHandler:
                 answer.close(outcome)
 
     async def _send_direct(self, direct: DirectResponse, send: Send, record: RequestRecord) -> None:
-        """Send a response that needs no generation."""
         record.status, record.outcome = direct.status, "complete"
         await send_response(send, direct.status, direct.body, content_type=direct.content_type)
 
@@ -144,7 +139,7 @@ class InferenceHandler:
     async def _send_whole(
         self, answer: WorkerResponse, content_type: str, send: Send, record: RequestRecord
     ) -> Outcome:
-        """Send a complete answer. Read the worker's response to its end, so that its connection can be reused."""
+        """Send a complete answer, and read the worker's response to its end so that its connection can be reused."""
         body = answer.first + answer.translator.finish()
         record.outcome = "complete"
         await send_response(send, 200, body, content_type=content_type)
@@ -157,7 +152,6 @@ class InferenceHandler:
     async def _stream(
         self, answer: WorkerResponse, content_type: str, send: Send, watcher: DisconnectWatcher, record: RequestRecord
     ) -> Outcome:
-        """Start the client's response and relay the stream."""
         headers = [(b"content-type", content_type.encode("latin-1"))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         relay = Relay(answer.response, answer.translator, send, client_stall=self.client_stall, lost_text=WORKER_LOST)
@@ -175,7 +169,7 @@ class InferenceHandler:
 
 
 class _WatchedRelay:
-    """Adapts a relayed answer to the stall watch."""
+    """Adapts a relay to the stall watch."""
 
     begun = True
 
@@ -200,7 +194,6 @@ class _WatchedRelay:
 
 
 def _outcome(relay_outcome: RelayOutcome, answer: WorkerResponse) -> Outcome:
-    """Return the lease's outcome for a relay's."""
     match relay_outcome:
         case RelayOutcome.COMPLETE:
             return Completed(answer.translator.usage.completion_tokens)

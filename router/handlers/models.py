@@ -1,6 +1,6 @@
-"""Ollama's routes that change models: create, copy, delete and pull, on virtual models.
+"""create, copy, delete and pull, on virtual models.
 
-A change is complete before the response starts, so that errors have their HTTP status even when streaming.
+A change is complete before the response starts, so that errors have their own status even when streaming.
 """
 
 from __future__ import annotations
@@ -33,8 +33,6 @@ LitestarRequest = Request[None, None, State]
 
 
 def model_routes(sync: ModelSync, inventory: Callable[[], Inventory]) -> list[HTTPRouteHandler]:
-    """Make the handlers. `inventory` returns the current models."""
-
     @post("/api/create", status_code=200)
     async def create_model(request: LitestarRequest) -> Response[bytes] | Stream:
         body = await decode_body(create.decode_create, await request.body())

@@ -1,4 +1,4 @@
-"""OpenAI's lists of models and Ollama's model recommendations, from the pool's state."""
+"""OpenAI's lists of models and Ollama's recommendations, from the pool's state."""
 
 from __future__ import annotations
 

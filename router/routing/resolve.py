@@ -1,9 +1,5 @@
-"""Resolves a model name to the replicas that may answer.
-
-Names and aliases of the routing file come first, then served names, then virtual models, which are routed as their
-base. A served model needs no entry in the routing file. An unknown name is a 404; a known model without an available
-worker is a 503.
-"""
+"""Resolves a model name: the routing file first, then served names, then virtual models, which are routed as their
+base."""
 
 from __future__ import annotations
 
@@ -25,11 +21,11 @@ from vllama_pool.workers.registry.record import ModelInfo
 from vllama_pool.workers.registry.virtual_model import VirtualModel
 
 RETRY_AFTER = 5
-"""Retry-After in seconds for a model without a worker."""
+"""Seconds, for a model without a worker."""
 
 
 class UnknownModel(Exception):
-    """The name is not configured, and no worker serves it or has served it. The endpoint words the 404."""
+    """The name is not configured and was never served. The endpoint words the 404."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -39,24 +35,24 @@ class UnknownModel(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """The replicas, defaults and policy for a name, at one moment."""
+    """Replicas, defaults and policy for a name, at one moment."""
 
     name: str
     """As the client spelled it."""
     model: str
-    """The canonical name, for logs and metrics: the routing file's, or the served one. Of a virtual model, its base's:
-    clients choose virtual names freely."""
+    """The canonical name for logs and metrics; of a virtual model its base's, because clients choose virtual names
+    freely."""
     groups: tuple[tuple[Replica, ...], ...]
     """The replicas of each served model, in order of preference."""
     defaults: Defaults
-    """Options of the routing file, and those of the virtual model over them."""
+    """The routing file's options; a virtual model's override them."""
     policy: Policy
     virtual: str = ""
-    """The requested virtual model, as the catalogue lists it; "" for others."""
+    """The listed name of the requested virtual model; "" for others."""
 
     @property
     def listed(self) -> str:
-        """The name of the model in the catalogue."""
+        """The listed name."""
         return self.virtual or listed_name(self.model)
 
     @property
@@ -72,7 +68,7 @@ class Resolution:
 
     @property
     def beyond_slots(self) -> int:
-        """Sum of load minus slots over its serving workers; negative for free slots."""
+        """Load minus slots, over the serving workers; negative for free slots."""
         workers = {replica.worker.id: replica.worker for replica in self.replicas}.values()
         return sum(worker.beyond_slots for worker in workers if worker.serving and not worker.down)
 
@@ -81,34 +77,32 @@ class Resolution:
         return select.choose(self.groups, tried, now, rng, self.policy)
 
     def count_untried(self, tried: Collection[str], now: float) -> Untried:
-        """Count the workers that were not tried."""
         return select.count_untried(self.groups, tried, now)
 
     def rejections(self, tried: Collection[str], now: float, chosen: Replica | None) -> dict[str, str]:
-        """By id of each worker that was not chosen, the reason. For logs."""
+        """Return the reason against each worker that was not chosen, by id. For logs."""
         found = select.rejections(self.groups, tried, now)
         return {worker: reason for worker, reason in found.items() if chosen is None or worker != chosen.worker.id}
 
     def no_worker(self) -> NoWorker:
-        """Return the error for a request without any available worker."""
         return no_worker(self.name, self.model, self.replicas)
 
 
 @dataclass(frozen=True, slots=True)
 class ListedModel:
-    """A model as the catalogue lists it."""
+    """A model in the catalogue."""
 
     name: str
-    """In Ollama's short form with its tag; unchanged if it has none."""
+    """Ollama's short form with its tag; unchanged if it has none."""
     replicas: tuple[Replica, ...]
-    """In any state; empty for a configured model that no worker serves."""
+    """In any state; empty for a configured model that is not served."""
     defaults: Defaults = NO_DEFAULTS
     virtual: VirtualModel | None = None
     """Set for a virtual model; the replicas are then its base's."""
 
 
 class ModelRoutes:
-    """The routing table, resolved against a pool. Immutable, except for the state of policies."""
+    """The routing table, resolved against a pool. Immutable but for the policies' state."""
 
     def __init__(
         self,
@@ -117,8 +111,7 @@ class ModelRoutes:
         policy: str = LEAST_LOAD,
         virtual: Mapping[str, VirtualModel] | None = None,
     ) -> None:
-        """`policy`, one of POLICIES, applies to models outside the table. `virtual` holds the virtual models by
-        `lookup_key` of their names; it may change at any time."""
+        """`policy` applies to models outside the table. `virtual`: live virtual models by `lookup_key`."""
         self._models = table.models
         self._by_key: dict[str, ModelRoute] = {}
         for route in table.models:
@@ -133,10 +126,7 @@ class ModelRoutes:
         return f"<ModelRoutes {len(self._models)} models, {len(self._by_key)} names>"
 
     def resolve(self, name: str, pool: Pool) -> Resolution:
-        """Resolve a request's model name.
-
-        Raises UnknownModel, and NoWorker (503) at once for a known model without an available worker.
-        """
+        """Raises UnknownModel, and NoWorker for a known model without an available worker."""
         found = (
             self._resolve_base(name, pool) or self._resolve_virtual(name, pool) or self._resolve_departed(name, pool)
         )
@@ -145,7 +135,7 @@ class ModelRoutes:
         return found
 
     def find(self, name: str, pool: Pool) -> ListedModel | None:
-        """Find a model by any of its names, in any state; None if unknown."""
+        """Find a model by any of its names, in any state."""
         found = self.find_base(name, pool)
         if found is not None:
             return found
@@ -153,7 +143,7 @@ class ModelRoutes:
         return self._list_virtual(model, pool) if model is not None else None
 
     def find_base(self, name: str, pool: Pool) -> ListedModel | None:
-        """Find a model that is not virtual: the base of virtual models, which cannot take its name."""
+        """Find a model that is not virtual."""
         route = self._by_key.get(lookup_key(name))
         if route is not None:
             return self._list_configured(route, pool)
@@ -161,12 +151,10 @@ class ModelRoutes:
         return ListedModel(listed_name(replicas[0].model.name), replicas, NO_DEFAULTS) if replicas else None
 
     def is_configured(self, name: str) -> bool:
-        """True if the routing file has the name."""
         return lookup_key(name) in self._by_key
 
     def list_models(self, pool: Pool) -> tuple[ListedModel, ...]:
-        """List every model: the routing file's, then served ones that it does not redefine, then virtual ones that
-        neither shadows."""
+        """List the routing file's models, then other served ones, then virtual ones that neither shadows."""
         configured = [self._list_configured(route, pool) for route in self._models]
         served = [
             ListedModel(listed_name(name), pool.replicas_by_key(name), NO_DEFAULTS)
@@ -186,7 +174,6 @@ class ModelRoutes:
         return key in self._by_key or bool(pool.replicas_by_key(key))
 
     def _resolve_base(self, name: str, pool: Pool) -> Resolution | None:
-        """Resolve a name of the routing file or of a known worker."""
         route = self._by_key.get(lookup_key(name))
         if route is not None:
             return self._resolve_configured(name, route, pool)
@@ -194,7 +181,7 @@ class ModelRoutes:
         return Resolution(name, replicas[0].model.name, (replicas,), NO_DEFAULTS, self._policy) if replicas else None
 
     def _resolve_virtual(self, name: str, pool: Pool) -> Resolution | None:
-        """Resolve a virtual model as its base. It is known even if its base is not."""
+        """A virtual model is known even if its base is not."""
         model = self._virtual.get(lookup_key(name))
         if model is None:
             return None
@@ -206,7 +193,7 @@ class ModelRoutes:
         return Resolution(name, base.model, base.groups, defaults, base.policy, model.name)
 
     def _resolve_departed(self, name: str, pool: Pool) -> Resolution:
-        """Resolve a name whose workers have all left. Raises UnknownModel for any other."""
+        """Resolve a name whose workers have all left. Raises UnknownModel."""
         if gone := pool.ever_served(name):
             return Resolution(name, gone, (), NO_DEFAULTS, self._policy)
         raise UnknownModel(name)
@@ -233,13 +220,12 @@ class ModelRoutes:
 
 
 def _merge_defaults(base: Defaults, model: VirtualModel) -> Defaults:
-    """Merge defaults: the virtual model's override its base's."""
     options = {**base.options, **model.options} if model.options else base.options
     return Defaults(options, model.system or base.system, model.messages or base.messages)
 
 
 def no_worker(name: str, model: str, replicas: Sequence[Replica]) -> NoWorker:
-    """Return the 503 for a model requested as `name`, with the states of its workers."""
+    """Return the 503 with the states of the model's workers."""
     workers = {replica.worker.id: replica.worker for replica in replicas}.values()
     if not workers:
         why = "no worker serves it now"

@@ -1,7 +1,4 @@
-"""Access control: decides from a request's head alone whether it may pass. Pure.
-
-Checks run in Ollama's order: the Origin header, the Host header, then (ours) the API key.
-"""
+"""Access control from a request's head: Origin, then Host, as Ollama does, then the API key. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from vllama_pool.router.protocol.error_bodies import error_body
 from vllama_pool.router.server.cors import Headers, Origins, same_host
 
 _KEYLESS_PATHS = frozenset({"/", "/health"})
-"""Health checks; they need no key."""
+"""Health checks."""
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _FORWARDING_HEADERS = frozenset(
     {b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"}
@@ -31,17 +28,15 @@ _SLASHES = re.compile(r"/+")
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """The request may pass."""
-
     key_name: str = ""
-    """The API key's name; empty for an anonymous request."""
+    """"" for an anonymous request."""
     headers: Headers = ()
     """Added to the response."""
 
 
 @dataclass(frozen=True, slots=True)
 class EarlyResponse:
-    """The complete response to a request that goes no further: a refusal, or the 204 of an OPTIONS request."""
+    """The complete response to a refused request or to OPTIONS."""
 
     status: int
     body: bytes = b""
@@ -58,22 +53,21 @@ class AccessRequest:
     origin: str | None = None
     authorization: str | None = None
     x_api_key: str | None = None
-    """Anthropic's clients send their key in this header."""
+    """Sent by Anthropic's clients."""
     fetch_site: str | None = None
-    """Sec-Fetch-Site: the browser's relation between the page and this server."""
+    """Sec-Fetch-Site."""
     client: str | None = None
-    """The peer's address; None on a unix socket."""
+    """The peer's address; None on a Unix socket."""
     server: str | None = None
     """This end's address."""
     forwarded: bool = False
-    """True if a proxy has added a forwarding header."""
+    """A proxy has added a forwarding header."""
 
     @property
     def local(self) -> bool:
-        """True if the client runs on this machine: it connects over loopback, or from the address it connects to.
+        """True if the client connects over loopback or from the address it connects to, without a forwarding header.
 
-        Requests with a forwarding header are not local. A proxy on this machine that adds none, such as a TCP proxy,
-        cannot be detected.
+        Clients of a TCP proxy on this machine, which adds no header, count as local.
         """
         if self.client is None or self.forwarded:
             return False
@@ -102,25 +96,21 @@ class AccessRequest:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The access rules of one server."""
-
     check_host: bool = True
-    """Check the Host header, against DNS rebinding (R183)."""
+    """Protects against DNS rebinding (R183)."""
     allowed_hosts: frozenset[str] = frozenset()
     """Lower case; "*.example.com" matches every name below it."""
     own_names: frozenset[str] = frozenset()
-    """This machine's name and addresses, lower case."""
+    """This machine's names, lower case."""
     origins: Origins = field(default_factory=Origins)
     keys: ApiKeyNames = field(default_factory=dict)
     allow_anonymous: bool = True
-    """Let requests without a key pass."""
     admin_digest: bytes | None = None
     """SHA-256 of the key that opens /admin and /metrics to other machines."""
 
     @classmethod
     def from_settings(cls, settings: RouterSettings, own_names: Iterable[str] = ()) -> Access:
-        """Build the rules from the settings. The Host header is checked on loopback, as Ollama does, and wherever host
-        names are configured. `own_names`: names of this machine, such as socket.gethostname()."""
+        """Build the rules. The Host header is checked on loopback, as in Ollama, and if host names are configured."""
         admin_key = settings.admin_key
         return cls(
             check_host=is_loopback(settings.host) or bool(settings.allowed_hosts),
@@ -150,8 +140,7 @@ class Access:
         return self._authorize(request, headers)
 
     def _is_foreign_page(self, request: AccessRequest) -> bool:
-        """True for a form post from another site, which carries no Origin. Scripts always send one, so no API client
-        is refused."""
+        """True for a form post from another site, which has no Origin. Scripts always send one, so API clients pass."""
         return (
             request.fetch_site == "cross-site"
             and not request.origin
@@ -184,10 +173,10 @@ class Access:
         return _unauthorized(path, headers)
 
     def _authorize_admin(self, request: AccessRequest, path: str, headers: Headers) -> Allowed | EarlyResponse:
-        """Admit local requests and requests with the admin key to /admin and /metrics.
+        """Admit local requests and the admin key.
 
-        Local requests need an own Host on every listening address: DNS rebinding makes a browser of this machine send
-        a foreign page's requests here.
+        Local requests need an own Host even on public addresses: DNS rebinding makes a local browser send a foreign
+        page's requests.
         """
         if request.local and self._is_own_host(request.host or "", request.server):
             return Allowed(headers=headers)
@@ -201,8 +190,7 @@ class Access:
 
 
 def normalize_path(path: str) -> str:
-    """Normalise slashes as the routes do ("//metrics/" is "/metrics"), so that no spelling of a path passes the rules
-    of another."""
+    """Normalise slashes as Litestar's routes do, so that no spelling of a path bypasses its rule."""
     return _SLASHES.sub("/", f"/{path.strip('/')}")
 
 
@@ -239,7 +227,7 @@ def _dots(name: str) -> Iterable[int]:
 
 
 def _is_private_address(name: str) -> bool:
-    """True for a loopback, private or unspecified address: an address cannot be rebound."""
+    """True for a loopback, private or unspecified address. Addresses cannot be rebound."""
     try:
         address = ip_address(name)
     except ValueError:

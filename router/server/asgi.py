@@ -1,4 +1,4 @@
-"""ASGI types, and the steps that raw handlers share: reading a body, sending a response."""
+"""ASGI types, reading a body, sending a response."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ T = TypeVar("T")
 
 
 class ClientDisconnected(Exception):
-    """The client closed its connection before its response was complete."""
+    """The client disconnected before its response was complete."""
 
 
 async def read_body(receive: Receive, limit: int) -> bytes:
-    """Read the whole request body. Raises TooLarge above `limit` bytes, and ClientDisconnected."""
+    """Read the whole body. Raises TooLarge above `limit` bytes, and ClientDisconnected."""
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body", False):
         body: bytes = message.get("body", b"")
@@ -52,12 +52,11 @@ async def read_body(receive: Receive, limit: int) -> bytes:
 
 
 async def decode_body(decode: Callable[[bytes], T], body: bytes) -> T:
-    """Decode a body, in a thread if it is large. Raises what `decode` raises."""
     return await offload(len(body), decode, body)
 
 
 def too_large(limit: int) -> str:
-    """Return the text of a 413 for a limit in bytes."""
+    """Return the text of a 413."""
     return f"request body is larger than {limit / 2**20:g} MiB; send less, or raise VLLAMA_BODY_LIMIT"
 
 
@@ -73,7 +72,6 @@ def header(scope: Scope, name: bytes) -> str | None:
 async def send_response(
     send: Send, status: int, body: bytes, *, content_type: str = JSON, headers: Headers | None = None
 ) -> None:
-    """Send a complete response."""
     await send(
         {
             "type": "http.response.start",
@@ -103,10 +101,10 @@ async def send_and_drain(
     content_type: str = JSON,
     headers: Headers | None = None,
 ) -> None:
-    """Send a complete response to a request whose body was not read, then discard the body.
+    """Respond to a request whose body was not read, then discard the body.
 
-    Closing the connection on a client that still sends would make it lose the response. A client that waits for
-    "100 Continue" sends no body.
+    A client that still sends would lose the response if the connection closed. One that expects "100 Continue" sends no
+    body.
     """
     expects_continue = header(scope, b"expect") is not None
     await send(
@@ -143,7 +141,7 @@ async def _discard(receive: Receive) -> None:
 
 
 async def send_error(send: Send, error: ClientError, path: str = "") -> None:
-    """Send an error in the shape of the path's API; Ollama's without a path (R046)."""
+    """Send an error in the format of the path's API; Ollama's without a path (R046)."""
     headers: Headers = []
     if error.retry_after is not None:
         headers.append((b"retry-after", str(error.retry_after).encode()))

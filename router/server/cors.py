@@ -1,4 +1,4 @@
-"""Ollama's CORS rules (R181): allowed origins and response headers. Pure."""
+"""Ollama's CORS rules (R181). Pure."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _MAX_AGE = b"43200"
 
 
 class Origins:
-    """The origins whose pages may use this server. Credentials are never allowed, because keys are not cookies."""
+    """Allowed origins. Credentials are never allowed, because keys are not cookies."""
 
     def __init__(self, extra: Iterable[str] = ()) -> None:
-        """`extra`: origins besides this machine's own and desktop apps'; `*` matches any part."""
+        """`extra`: origins besides this machine's and desktop apps'; `*` matches any part."""
         patterns = [*extra, *_DESKTOP]
         for host in _LOCAL:
             for scheme in ("http", "https"):
@@ -37,13 +37,13 @@ class Origins:
         return self.allow_any or origin in self._exact or any(p.match(origin) for p in self._patterns)
 
     def headers(self, origin: str) -> Headers:
-        """Return the headers of the response to an allowed cross-origin request."""
+        """Return the response headers for an allowed origin."""
         if self.allow_any:
             return ((b"access-control-allow-origin", b"*"),)
         return ((b"vary", b"Origin"), (b"access-control-allow-origin", origin.encode("latin-1", "replace")))
 
     def preflight(self, origin: str) -> Headers:
-        """Return the headers of the 204 for an allowed origin's preflight."""
+        """Return the headers of a preflight's 204."""
         varies = (
             () if self.allow_any else ((b"vary", b"Access-Control-Request-Method, Access-Control-Request-Headers"),)
         )
@@ -57,7 +57,6 @@ class Origins:
 
 
 def same_host(origin: str, host: str) -> bool:
-    """True if the origin is the addressed host."""
     return origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
 
 

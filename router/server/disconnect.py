@@ -1,7 +1,4 @@
-"""Detects a client's disconnect while its request is served.
-
-ASGI reports a disconnect only through `receive`, so one task per request awaits it.
-"""
+"""Detects a client's disconnect. ASGI reports it only through `receive`, so one task per request awaits that."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ T = TypeVar("T")
 
 
 class DisconnectWatcher:
-    """Watches one client from the end of its request's body on. An async context manager."""
+    """Watches a client from the end of its request's body on."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
@@ -40,7 +37,7 @@ class DisconnectWatcher:
         return self._disconnected
 
     async def until_disconnect(self, work: Awaitable[T]) -> T:
-        """Await `work`. If the client disconnects, cancel it and raise ClientDisconnected."""
+        """Await `work`. On a disconnect, cancel it and raise ClientDisconnected."""
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("until_disconnect needs a running task")
@@ -60,7 +57,7 @@ class DisconnectWatcher:
             self._callback = None
 
     def on_disconnect(self, callback: Callable[[], object]) -> None:
-        """Call `callback` when the client disconnects; at once if it has already."""
+        """Call `callback` on a disconnect; at once if it has happened."""
         if self._disconnected:
             callback()
         else:

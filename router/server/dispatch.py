@@ -1,7 +1,4 @@
-"""Answers requests that need no handler: unknown paths, wrong methods, fixed routes, refused bodies.
-
-Costs one lookup per request and nothing per token.
-"""
+"""Answers requests that need no handler: unknown paths, wrong methods, fixed routes, refused bodies."""
 
 from __future__ import annotations
 
@@ -66,7 +63,7 @@ class Dispatcher:
             await self._app(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> ClientError | None:
-        """Return the error of a request whose body will not be read."""
+        """Return the error of a body that will not be read."""
         length = header(scope, b"content-length")
         if length is not None and int(length) > self._body_limit:
             return TooLarge(too_large(self._body_limit))
@@ -96,7 +93,7 @@ class Dispatcher:
 
 
 async def _send_rejection(rejection: Rejection, scope: Scope, receive: Receive, send: Send) -> None:
-    """Send R036's response, byte for byte as Ollama's framework (gin) does."""
+    """Send R036's response, byte for byte as gin, Ollama's framework."""
     if isinstance(rejection, Redirect):
         is_get = scope["method"] == "GET"
         page = (

@@ -1,4 +1,4 @@
-"""Maps exceptions to responses, for the routes that Litestar serves."""
+"""Maps exceptions to responses for Litestar's routes."""
 
 from __future__ import annotations
 
@@ -34,13 +34,12 @@ def http_error(request: Request[Any, Any, Any], error: HTTPException) -> Respons
 
 
 def body_too_large(request: Request[Any, Any, Any], error: RequestEntityTooLarge) -> Response[bytes]:
-    """Answer a body without Content-Length that exceeds the limit."""
+    """Answer a body that exceeds the limit without announcing it in Content-Length."""
     limit = request.app.request_max_body_size
     return _json(request, error.status_code, too_large(limit) if isinstance(limit, int) else error.detail)
 
 
 def internal_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    """Log the traceback of an unexpected exception."""
     _log.error("unexpected error while serving %r", request.scope["path"], exc_info=error)
     return _json(request, 500, "internal error of the router; see its log")
 

@@ -1,7 +1,6 @@
-"""The outermost ASGI app: access control, request ids and the response headers that belong to them.
+"""The outermost ASGI app: access control, request ids and their response headers.
 
-It wraps every route, also unknown paths. Results for the handlers are in the scope: `vllama.request_id` and
-`vllama.key_name` (empty for anonymous requests).
+Handlers find `vllama.request_id` and `vllama.key_name` (empty for anonymous requests) in the scope.
 """
 
 from __future__ import annotations
@@ -50,6 +49,5 @@ class Gate:
 
 
 def choose_request_id(sent_id: str | None) -> str:
-    """Return the client's X-Request-Id if it is safe in logs and headers, else a new id. Responses carry it only if the
-    client sent one, because Ollama's have no such header (R180)."""
+    """Return the client's X-Request-Id if it is safe in logs and headers, else a new id."""
     return sent_id if sent_id and _SAFE_ID.match(sent_id) else secrets.token_hex(8)

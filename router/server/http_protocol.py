@@ -1,7 +1,6 @@
 """uvicorn's HttpToolsProtocol with limits on header size and unread bodies; Upgrade offers are ignored.
 
-Java's client offers HTTP/2 with its first request. httptools would treat the body of such a request as the other
-protocol's.
+Java's client offers HTTP/2 with its first request, whose body httptools would take for HTTP/2.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 MAX_HEAD = 64 * 1024
 """Bytes of a request's line and headers, to the precision of one read."""
 MAX_UNREAD = 512 * 1024 * 1024
-"""Bytes of a body that are read after its response."""
+"""Bytes of a body that arrive after its response."""
 _UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
 
 
@@ -23,9 +22,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     max_unread = MAX_UNREAD
     _head = 0
-    """Bytes of the reads that held only a part of the current head."""
+    """Bytes of reads that held only a part of the current head."""
     _unread = 0
-    """Bytes of the reads that held only a body whose response was sent."""
+    """Bytes of reads that held only a body whose response was sent."""
     _in_head = True
     _completed = 0
     """Complete requests."""
@@ -64,7 +63,6 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def head_without_upgrade(self) -> bytes:
-        """Return the current head without its Upgrade headers."""
         lines = [b"%b %b HTTP/1.1" % (self.parser.get_method(), self.url)]
         for name, value in self.headers:
             if name == b"connection":
@@ -75,7 +73,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 class _UpgradeIgnoringParser:
-    """httptools' parser. It parses the head of a request that offers an upgrade again, without the offer."""
+    """httptools' parser. It parses a head that offers an upgrade again, without the offer."""
 
     def __init__(self, protocol: BoundedProtocol) -> None:
         self._protocol = protocol
@@ -91,7 +89,7 @@ class _UpgradeIgnoringParser:
             unparsed = unparsed[parsed:]
 
     def _feed(self, data: memoryview) -> int:
-        """Parse up to the end of the first head that offers an upgrade. Returns the number of bytes parsed."""
+        """Parse up to the end of the first head that offers an upgrade. Return the bytes parsed."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:

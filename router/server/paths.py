@@ -1,6 +1,6 @@
-"""The server's paths and methods, and Ollama's responses to everything else (R036). Pure.
+"""The server's paths and methods, and Ollama's responses to all others (R036). Pure.
 
-Litestar's own rules differ: it also serves "/api/tags/" and "//api/tags".
+Litestar would also serve "/api/tags/" and "//api/tags".
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _PART = {"str": "[^/]+", "path": "[^/](?:.*[^/])?"}
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """The path is known without its trailing slash (R036)."""
+    """The path is known without its trailing slash."""
 
     status: int
     location: str
@@ -25,12 +25,12 @@ class Redirect:
 
 @dataclass(frozen=True, slots=True)
 class NotFound:
-    """The path is unknown (R036)."""
+    """The path is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class NotAllowed:
-    """The path is known for other methods only (R036)."""
+    """The path is known for other methods only."""
 
     allow: str
 
@@ -39,7 +39,7 @@ Rejection = Redirect | NotFound | NotAllowed
 
 
 class Paths:
-    """The paths of one server. "{name:str}" matches one segment, "{name:path}" any number."""
+    """Matches "{name:str}" to one segment, "{name:path}" to any number."""
 
     def __init__(self, routes: Iterable[tuple[str, Iterable[str]]]) -> None:
         """`routes`: paths with their methods; methods of a repeated path are merged."""

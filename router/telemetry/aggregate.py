@@ -16,15 +16,12 @@ from vllama_pool.router.telemetry.worker_view import WorkerView
 STATES = ("ready", "sleeping", "draining", "starting", "restarting", "stopped", "down")
 """Best to worst. Unlisted states rank last."""
 BREAKERS = ("closed", "half-open", "suspect", "open")
-"""Best to worst. Unlisted states rank last."""
+"""Best to worst. Unlisted ones rank last."""
 PROCESS = "process"
-"""Label with the index of the process. Counters are not summed over processes: one that restarts at 0 would look like
-a reset of the whole sum."""
+"""Label with the process index. Summed counters would reset whenever one process restarts."""
 
 
 class ProcessReport(msgspec.Struct, frozen=True):
-    """The report of one router process to another."""
-
     workers: tuple[WorkerView, ...]
     registry_up: bool
     metrics: str
@@ -32,7 +29,7 @@ class ProcessReport(msgspec.Struct, frozen=True):
 
 
 class Processes(msgspec.Struct, frozen=True):
-    """The number of router processes, and of those that a page covers."""
+    """The number of router processes, and of those on the page."""
 
     total: int = 1
     answered: int = 1
@@ -43,7 +40,7 @@ class WorkersPage(msgspec.Struct, frozen=True):
 
     workers: tuple[WorkerView, ...]
     registry_up: bool = True
-    """False if a process cannot reach the registry: the workers are the last known ones."""
+    """False if a process cannot reach the registry: the workers may be stale."""
     processes: Processes = Processes()
 
 
@@ -56,7 +53,7 @@ class ProcessReports:
 
 
 def workers_page(reports: ProcessReports) -> WorkersPage:
-    """Merge the workers by id, sorted: `in_flight` is summed; state and breaker are the worst."""
+    """Merge workers by id: `in_flight` is summed; state and breaker are the worst."""
     views: dict[str, list[WorkerView]] = {}
     for report in reports.by_process.values():
         for view in report.workers:
@@ -69,10 +66,7 @@ def workers_page(reports: ProcessReports) -> WorkersPage:
 
 
 def metrics_page(reports: ProcessReports) -> str:
-    """Return the page for Prometheus.
-
-    With several processes, samples have the label `process`, and `vllama_process_up` says which processes answered.
-    """
+    """Return Prometheus's page. With several processes, samples have the label `process`."""
     if reports.total == 1:
         (report,) = reports.by_process.values()
         return report.metrics
@@ -91,7 +85,7 @@ def metrics_page(reports: ProcessReports) -> str:
 
 
 def metrics_text(metrics: Collection[Metric]) -> str:
-    """Write metrics in Prometheus's text format 0.0.4, without the `_created` series, which nobody queries."""
+    """Write text format 0.0.4 without the unused `_created` series."""
     for metric in metrics:
         metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
     return generate_latest(_Collected(metrics)).decode()

@@ -1,7 +1,6 @@
-"""Exchanges reports between the router processes of one `vllama serve`.
+"""Exchanges reports between the router processes of one `vllama serve`, over abstract Unix sockets.
 
-Each process listens on a Unix socket in Linux's abstract namespace, which needs no cleanup. Any user can bind a name
-there, so both ends check that the other process belongs to this user.
+Abstract sockets need no cleanup. Any user can bind one, so both ends check that the peer is this user.
 """
 
 from __future__ import annotations
@@ -26,14 +25,12 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 class ReportExchange:
-    """Collects the reports of all router processes."""
-
     def __init__(self, instance: RouterInstance, own_report: Callable[[], ProcessReport]) -> None:
         self._instance = instance
         self._own_report = own_report
 
     async def collect(self) -> ProcessReports:
-        """Return the reports of the processes that answer in time, and of this one."""
+        """Return the reports of this process and of those that answer in time."""
         instance = self._instance
         others = [index for index in range(instance.total) if index != instance.index]
         answers = await asyncio.gather(*(self._fetch(index) for index in others))

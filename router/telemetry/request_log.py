@@ -1,7 +1,7 @@
-"""The request log: one JSON line per request, written outside the event loop.
+"""The request log: one JSON line per request.
 
-Lines are buffered and written by a thread every 200 ms, so that a slow terminal or a full pipe never delays a token. If
-the buffer is full, new lines are dropped and counted.
+A thread writes buffered lines every 200 ms, so that a slow terminal or pipe never delays a token. Lines beyond the
+buffer are dropped and counted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class LogLine(msgspec.Struct, kw_only=True):
 
 
 class RequestLog:
-    """Writes request records as JSON lines. The caller owns the stream."""
+    """The caller owns the stream."""
 
     def __init__(self, stream: BinaryIO, *, max_lines: int = MAX_LINES) -> None:
         self._stream = stream

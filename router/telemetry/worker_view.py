@@ -1,4 +1,4 @@
-"""The workers in the JSON of `GET /admin/workers`, which `vllama ps` prints."""
+"""The workers in `GET /admin/workers`, which `vllama ps` prints."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from vllama_pool.router.balance.worker import Worker
 
 
 class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
-    """One worker, as the router sees it."""
-
     id: str
     url: str
     state: str
@@ -57,5 +55,5 @@ def view_worker(worker: Worker, now: float) -> WorkerView:
 
 
 def view_workers(workers: Iterable[Worker], now: float) -> tuple[WorkerView, ...]:
-    """Return the views of all workers, sorted by id."""
+    """Return the views, sorted by id."""
     return tuple(view_worker(worker, now) for worker in sorted(workers, key=lambda worker: worker.id))
