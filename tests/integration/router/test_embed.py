@@ -39,7 +39,7 @@ async def embed(running: Fleet, given: Any = "why", status: int = 200, **more: A
     return answered(response, status)
 
 
-async def older(running: Fleet, prompt: str, status: int = 200, **more: Any) -> dict[str, Any]:
+async def embed_legacy(running: Fleet, prompt: str, status: int = 200, **more: Any) -> dict[str, Any]:
     response = await running.http.post("/api/embeddings", json={"model": "all-minilm", "prompt": prompt, **more})
     return answered(response, status)
 
@@ -63,7 +63,7 @@ def cosine(one: list[float], other: list[float]) -> float:
 @pytest.mark.rule(26)
 @pytest.mark.trap(15)
 async def test_vectors_of_the_older_endpoint_are_not_normalised(running: Fleet) -> None:
-    found = await older(running, "why")
+    found = await embed_legacy(running, "why")
     assert math.hypot(*found["embedding"]) != pytest.approx(1.0)
     assert cosine(found["embedding"], (await embed(running))["embeddings"][0]) == pytest.approx(1.0)
 
@@ -82,7 +82,7 @@ async def test_a_batch_keeps_its_order_and_sums_its_tokens(running: Fleet) -> No
 async def test_a_load_sends_nothing_to_a_worker(running: Fleet, given: Any) -> None:
     before = received(running)
     await embed(running, given, keep_alive="10m")
-    await older(running, "")
+    await embed_legacy(running, "")
     assert received(running) == before
 
 
@@ -103,7 +103,7 @@ async def test_an_input_that_is_too_long_is_truncated_or_refused(running: Fleet)
         "one input that is too long fails the batch"
     )
     assert await embed(running, "x" * 100_000, 400, truncate=False) == TOO_LONG
-    assert await older(running, LONG, 500) == TOO_LONG
+    assert await embed_legacy(running, LONG, 500) == TOO_LONG
 
 
 @pytest.mark.rule(101, 102, 138)
@@ -142,7 +142,7 @@ async def test_the_first_of_several_errors_is_the_one_ollama_reports(running: Fl
 async def test_a_chat_model_does_not_support_embeddings(running: Fleet) -> None:
     refused = {"error": "this model does not support embeddings"}
     assert await embed(running, "x", 501, model="chat") == refused
-    assert await older(running, "x", 500, model="chat") == refused
+    assert await embed_legacy(running, "x", 500, model="chat") == refused
     assert (await embed(running, "", model="chat"))["embeddings"] == []
 
 

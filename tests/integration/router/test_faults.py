@@ -1,4 +1,4 @@
-"""Faults under load: clients that never pause, a live router, and what they notice of what breaks behind it."""
+"""Faults under load: clients send without pause while the registry or workers fail."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.load
 
 MODEL = "tiny:latest"
 TOKENS = 13
-"""Of an answer: twelve and the end of the sequence."""
+"""Tokens per answer: twelve and the end of the sequence."""
 QUICK = Options(model=MODEL, tokens_per_second=200, ttft=0.01, answer_tokens=12, slots=32)
 CHAT = "/v1/chat/completions"
 Figures = Callable[[str, object], None]
@@ -41,61 +41,61 @@ def chat(model: str = "tiny", **more: Any) -> dict[str, Any]:
 
 @dataclass
 class Traffic:
-    """What clients saw."""
+    """The clients' results."""
 
     answered: int = 0
     slowest: float = 0.0
     """Seconds of the longest request."""
-    wrong: list[str] = field(default_factory=list)
-    """Everything that was no whole answer."""
+    failed: list[str] = field(default_factory=list)
+    """Responses that are not whole answers."""
 
-    async def more(self, count: int, timeout: float = 20.0) -> None:
-        """Wait for so many further answers."""
+    async def wait_for_more(self, count: int, timeout: float = 20.0) -> None:
+        """Wait for `count` more answers, or a failure."""
         enough = self.answered + count
-        await auntil(lambda: self.answered >= enough or bool(self.wrong), timeout, f"{count} further answers")
+        await auntil(lambda: self.answered >= enough or bool(self.failed), timeout, f"{count} further answers")
 
 
 @asynccontextmanager
 async def traffic(running: Fleet, clients: int = 8, *, streams: bool = True) -> AsyncIterator[Traffic]:
-    """Clients that never pause, half of them streaming if `streams`."""
-    seen = Traffic()
+    """Run clients that never pause, half of them streaming if `streams`."""
+    results = Traffic()
     stopping = asyncio.Event()
 
     async def ask(stream: bool) -> None:
         while not stopping.is_set():
             began = time.monotonic()
             response = await running.http.post("/api/chat", json=chat(stream=stream))
-            seen.slowest = max(seen.slowest, time.monotonic() - began)
+            results.slowest = max(results.slowest, time.monotonic() - began)
             whole = response.status_code == 200 and f'"eval_count":{TOKENS}' in response.text
             if whole and '"error"' not in response.text:
-                seen.answered += 1
+                results.answered += 1
             else:
-                seen.wrong.append(f"{response.status_code} {response.text[-300:]}")
+                results.failed.append(f"{response.status_code} {response.text[-300:]}")
 
     async with asyncio.TaskGroup() as tasks:
         for number in range(clients):
             tasks.create_task(ask(streams and number % 2 == 0))
         try:
-            yield seen
+            yield results
         finally:
             stopping.set()
 
 
 @asynccontextmanager
-async def table_watched(running: Fleet) -> AsyncIterator[list[set[str]]]:
-    """Collects every set of workers that the router shows as ready, other than all of them."""
-    short: list[set[str]] = []
+async def watch_ready_workers(running: Fleet) -> AsyncIterator[list[set[str]]]:
+    """Collect each incomplete set of ready workers that the router shows."""
+    incomplete: list[set[str]] = []
 
     async def watch() -> None:
         while True:
             ready = {name for name, state in (await running.states()).items() if state == "ready"}
             if ready != set(running.workers):
-                short.append(ready)
+                incomplete.append(ready)
             await asyncio.sleep(0.05)
 
     task = asyncio.create_task(watch())
     try:
-        yield short
+        yield incomplete
     finally:
         task.cancel()
         await asyncio.wait([task])
@@ -106,21 +106,21 @@ async def in_flight(running: Fleet) -> int:
     return sum(worker["in_flight"] for worker in workers)
 
 
-async def test_the_registry_may_be_killed_frozen_and_emptied_under_load(
+async def test_no_request_fails_while_the_registry_is_killed_frozen_or_emptied(
     tmp_path: Path, record_property: Figures
 ) -> None:
     async with (
         fleet(tmp_path, {"a": QUICK, "b": QUICK, "c": QUICK}) as running,
-        table_watched(running) as short,
-        traffic(running) as seen,
+        watch_ready_workers(running) as incomplete,
+        traffic(running) as results,
     ):
-        await seen.more(50)
+        await results.wait_for_more(50)
 
         assert running.valkey.pid is not None
         os.kill(running.valkey.pid, signal.SIGKILL)
         await running.valkey.stop()
-        await auntil(lambda: _registry_up(running, False), 5, "the router to notice")
-        await seen.more(200)
+        await auntil(lambda: _registry_up(running, False), 5, "the router to report the registry's state")
+        await results.wait_for_more(200)
         await running.valkey.start()
         began = time.monotonic()
         await auntil(lambda: _whole(running), 5, "the registry to be whole again")
@@ -129,11 +129,11 @@ async def test_the_registry_may_be_killed_frozen_and_emptied_under_load(
 
         os.kill(running.valkey.pid, signal.SIGSTOP)
         try:
-            await auntil(lambda: _registry_up(running, False), 5, "the router to notice")
-            await seen.more(200)
+            await auntil(lambda: _registry_up(running, False), 5, "the router to report the registry's state")
+            await results.wait_for_more(200)
         finally:
             os.kill(running.valkey.pid, signal.SIGCONT)
-        await auntil(lambda: _registry_up(running, True), 5, "the router to notice")
+        await auntil(lambda: _registry_up(running, True), 5, "the router to report the registry's state")
 
         async with connect(embedded.address(tmp_path)) as redis:
             await redis.flushall()
@@ -141,18 +141,18 @@ async def test_the_registry_may_be_killed_frozen_and_emptied_under_load(
         await auntil(lambda: _whole(running), 5, "the registry to be whole again")
         after_flush = time.monotonic() - began
         assert after_flush < 2
-        await seen.more(100)
+        await results.wait_for_more(100)
     record_property(
         "figure",
-        f"registry killed, frozen, emptied: {seen.answered} requests, {len(seen.wrong)} failed, slowest "
-        f"{seen.slowest:.2f} s; whole again {after_kill:.2f} s after a start, {after_flush:.2f} s after a flush",
+        f"registry killed, frozen, emptied: {results.answered} requests, {len(results.failed)} failed, slowest "
+        f"{results.slowest:.2f} s; whole again {after_kill:.2f} s after a start, {after_flush:.2f} s after a flush",
     )
-    assert seen.wrong == []
-    assert short == []
+    assert results.failed == []
+    assert incomplete == []
 
 
-async def _registry_up(running: Fleet, wanted: bool) -> bool:
-    return bool((await running.http.get("/admin/workers")).json()["registry_up"]) is wanted
+async def _registry_up(running: Fleet, expected: bool) -> bool:
+    return bool((await running.http.get("/admin/workers")).json()["registry_up"]) is expected
 
 
 async def _whole(running: Fleet) -> bool:
@@ -162,8 +162,8 @@ async def _whole(running: Fleet) -> bool:
         return False
 
 
-async def test_when_all_workers_of_a_model_are_gone_its_clients_hear_so_and_others_nothing(tmp_path: Path) -> None:
-    """Nobody has told the router: connections are refused."""
+async def test_a_model_without_workers_gets_503_and_other_models_are_served(tmp_path: Path) -> None:
+    """The registry still lists the workers; their connections are refused."""
     other = Options(model="other", tokens_per_second=200, ttft=0.01, answer_tokens=12)
     async with fleet(tmp_path, {"a": QUICK, "b": QUICK, "o": other}) as running:
         for name in "ab":
@@ -187,28 +187,28 @@ async def test_when_all_workers_of_a_model_are_gone_its_clients_hear_so_and_othe
         await auntil(back, 2, "the model to be served again")
 
 
-async def test_a_worker_that_comes_and_goes_costs_no_request(tmp_path: Path, record_property: Figures) -> None:
-    """Whole answers only: a stream that has begun cannot move on yet."""
+async def test_no_request_fails_while_a_worker_comes_and_goes(tmp_path: Path, record_property: Figures) -> None:
+    """Without streaming, because a stream that has begun cannot be retried."""
     async with fleet(tmp_path, {"a": QUICK, "b": QUICK, "flapping": QUICK}) as running:
-        async with traffic(running, streams=False) as seen:
+        async with traffic(running, streams=False) as results:
             for _ in range(6):
                 running["flapping"].vanish()
-                await seen.more(80)
+                await results.wait_for_more(80)
                 await running["flapping"].listen()
-                await seen.more(80)
+                await results.wait_for_more(80)
         share = running["flapping"].tokens / sum(running[name].tokens for name in running.workers)
         record_property(
             "figure",
-            f"a worker that comes and goes: {seen.answered} requests, {len(seen.wrong)} failed, slowest "
-            f"{seen.slowest:.2f} s; it made {share:.1%} of the tokens",
+            f"a worker that comes and goes: {results.answered} requests, {len(results.failed)} failed, slowest "
+            f"{results.slowest:.2f} s; it made {share:.1%} of the tokens",
         )
-        assert seen.wrong == []
+        assert results.failed == []
         assert any(record.get("failures") for record in running.records()), "some attempts did meet it"
         assert share < 0.2
 
 
 async def test_a_retry_storm_is_bounded(tmp_path: Path, record_property: Figures) -> None:
-    """Every worker refuses everything: the fleet must not be asked three times as much as its clients ask."""
+    """Every worker refuses every request. Retries must not triple the load."""
     async with fleet(tmp_path, {"a": QUICK, "b": QUICK, "c": QUICK}) as running:
         for name in running.workers:
             running[name].set_faults([faults.Status(status=503)])
@@ -226,8 +226,8 @@ async def test_a_retry_storm_is_bounded(tmp_path: Path, record_property: Figures
         assert attempts <= 1.2 * requests + 3
 
 
-async def test_connections_that_a_worker_closes_when_idle_cost_nothing(tmp_path: Path) -> None:
-    """The pauses are about as long as the worker keeps a connection, so that requests cross its close."""
+async def test_no_request_fails_when_workers_close_idle_connections(tmp_path: Path) -> None:
+    """Pauses match the worker's keep-alive time, so that requests cross its close."""
     hasty = Options(model=MODEL, tokens_per_second=2000, ttft=0.0, answer_tokens=2, keep_alive=0.02)
     rng = random.Random(5)
     async with fleet(tmp_path, {"only": hasty}) as running:
@@ -241,7 +241,7 @@ async def test_connections_that_a_worker_closes_when_idle_cost_nothing(tmp_path:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_clients_that_leave_at_any_moment_leave_nothing_behind(
+async def test_clients_that_disconnect_at_any_moment_leak_nothing(
     tmp_path: Path, stream: bool, record_property: Figures
 ) -> None:
     rng = random.Random(3)

@@ -75,10 +75,10 @@ async def running(tmp_path: Path) -> AsyncIterator[Fleet]:
         yield one
 
 
-def described(running: Fleet) -> dict[str, Any]:
-    surface = running.app.app
-    assert isinstance(surface, Dispatcher)
-    document = describe(surface.paths, bodies(FIXED_ROUTES), "0")
+def api_description(running: Fleet) -> dict[str, Any]:
+    dispatcher = running.app.app
+    assert isinstance(dispatcher, Dispatcher)
+    document = describe(dispatcher.paths, bodies(FIXED_ROUTES), "0")
     for item in document["paths"].values():
         for operation in item.values():
             body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
@@ -133,7 +133,7 @@ def drive_damaged(url: str, examples: int) -> Counter[int]:
 
 
 async def test_requests_generated_from_the_description_get_well_formed_responses(running: Fleet) -> None:
-    statuses = await asyncio.to_thread(drive_described, running.url, described(running), 30)
+    statuses = await asyncio.to_thread(drive_described, running.url, api_description(running), 30)
     assert statuses[200] > 50
     assert statuses[400] > 100
 

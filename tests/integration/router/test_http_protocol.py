@@ -1,4 +1,4 @@
-"""Request heads are bounded, and so are bodies that nobody reads; offers of other protocols are not taken up."""
+"""Limits on request heads and unread bodies, and ignored upgrade offers, over real sockets."""
 
 import asyncio
 import contextlib
@@ -26,12 +26,12 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def refusing(scope: Any, receive: Any, send: Any) -> None:
-    """Answers before it has read anything."""
+    """ASGI app that answers without reading the body."""
     await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"no"})
 
 
-class Impatient(BoundedProtocol):
+class SmallLimit(BoundedProtocol):
     max_unread = 2**20
 
 
@@ -53,7 +53,7 @@ async def port() -> AsyncIterator[int]:
 
 
 async def answer(port: int, *sent: bytes) -> bytes:
-    """All that comes back until the server closes."""
+    """Return everything received until the server closes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         for data in sent:
@@ -88,12 +88,12 @@ async def test_large_bodies_and_many_requests_on_a_connection_pass(port: int) ->
 
 async def test_a_body_sent_after_the_response_is_limited() -> None:
     head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
-    async with serving(refusing, Impatient) as port:
+    async with serving(refusing, SmallLimit) as port:
         endless = await answer(port, head % 2**40, *[b"b" * 2**16] * 4096)
-        assert endless.startswith(b"HTTP/1.1 4"), "cut off, or the answer and the end"
+        assert endless.startswith(b"HTTP/1.1 4"), "the connection was reset, or closed after the response"
         last = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-        moderate = await answer(port, head % 2**19, b"b" * 2**19, last)
-        assert moderate.count(b"HTTP/1.1 413") == 2, "the connection goes on"
+        small = await answer(port, head % 2**19, b"b" * 2**19, last)
+        assert small.count(b"HTTP/1.1 413") == 2, "the connection serves on"
 
 
 UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEA\r\n"

@@ -1,4 +1,4 @@
-"""How long workers may be silent, and how many requests may wait for them."""
+"""Limits on a worker's silence and on waiting requests."""
 
 import asyncio
 import json
@@ -15,15 +15,15 @@ from vllama_pool.workers.simulated.options import Options
 
 MODEL = "tiny:latest"
 TOKENS = 13
-"""Of an answer: twelve and the end of the sequence."""
+"""Tokens per answer: twelve and the end of the sequence."""
 QUICK = Options(model=MODEL, tokens_per_second=500, ttft=0.01, answer_tokens=12)
 IN_ANSWER = "the worker fell silent for 0.5 s in the middle of its answer"
 BEFORE = "the worker did not begin to answer within 0.5 s"
 
 
 @pytest.fixture
-async def hurried(tmp_path: Path) -> AsyncIterator[Fleet]:
-    """Workers that may be silent for half a second in an answer, and for long before it."""
+async def impatient(tmp_path: Path) -> AsyncIterator[Fleet]:
+    """Workers that may be silent for half a second within an answer, and a minute before it."""
     async with fleet(tmp_path, {"a": QUICK, "b": QUICK}, stall_timeout=0.5, first_token_timeout=60.0) as running:
         yield running
 
@@ -33,32 +33,32 @@ def chat(**more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.rule(163)
-async def test_a_stream_that_falls_silent_ends_with_a_line_that_says_so(hurried: Fleet) -> None:
+async def test_a_stream_whose_worker_stalls_ends_with_an_error_line(impatient: Fleet) -> None:
     for name in ("a", "b"):
-        hurried[name].set_faults([faults.Stall(after_tokens=5)])
-    response = await hurried.http.post("/api/chat", json=chat())
+        impatient[name].set_faults([faults.Stall(after_tokens=5)])
+    response = await impatient.http.post("/api/chat", json=chat())
     assert response.status_code == 200
     last = response.text.splitlines()[-1]
     assert json.loads(last) == {"error": f"an error was encountered while running the model: {IN_ANSWER}"}
 
 
-async def test_a_whole_answer_that_falls_silent_is_asked_for_again(hurried: Fleet) -> None:
-    hurried["a"].set_faults([faults.Stall(after_tokens=5)])
-    answers = await asyncio.gather(*(hurried.http.post("/api/chat", json=chat(stream=False)) for _ in range(6)))
+async def test_a_whole_answer_whose_worker_stalls_is_retried(impatient: Fleet) -> None:
+    impatient["a"].set_faults([faults.Stall(after_tokens=5)])
+    answers = await asyncio.gather(*(impatient.http.post("/api/chat", json=chat(stream=False)) for _ in range(6)))
     assert [answer.status_code for answer in answers] == [200] * 6
     assert {answer.json()["eval_count"] for answer in answers} == {TOKENS}
-    await auntil(lambda: len(hurried.records()) >= 6, 5, "all log lines")
-    assert ["Lost"] in [record.get("failures") for record in hurried.records()]
+    await auntil(lambda: len(impatient.records()) >= 6, 5, "all log lines")
+    assert ["Lost"] in [record.get("failures") for record in impatient.records()]
 
 
-async def test_a_whole_answer_that_falls_silent_everywhere_is_a_504(hurried: Fleet) -> None:
+async def test_a_whole_answer_that_stalls_on_every_worker_is_a_504(impatient: Fleet) -> None:
     for name in ("a", "b"):
-        hurried[name].set_faults([faults.Stall(after_tokens=5)])
-    response = await hurried.http.post("/api/chat", json=chat(stream=False))
+        impatient[name].set_faults([faults.Stall(after_tokens=5)])
+    response = await impatient.http.post("/api/chat", json=chat(stream=False))
     assert (response.status_code, response.json()) == (504, {"error": IN_ANSWER})
 
 
-async def test_a_worker_that_does_not_begin_is_given_up_by_a_bound_of_its_own(tmp_path: Path) -> None:
+async def test_a_worker_that_does_not_begin_to_answer_is_given_up_after_first_token_timeout(tmp_path: Path) -> None:
     async with fleet(tmp_path, {"a": QUICK}, stall_timeout=60.0, first_token_timeout=0.5) as running:
         running["a"].set_faults([faults.Hang()])
         response = await running.http.post("/api/chat", json=chat())
@@ -66,7 +66,7 @@ async def test_a_worker_that_does_not_begin_is_given_up_by_a_bound_of_its_own(tm
 
 
 @pytest.mark.rule(161)
-async def test_more_requests_than_may_wait_are_refused_and_counted(tmp_path: Path) -> None:
+async def test_requests_beyond_max_queue_are_refused_and_counted(tmp_path: Path) -> None:
     narrow = Options(model=MODEL, tokens_per_second=500, ttft=0.01, answer_tokens=12, slots=1)
     async with fleet(tmp_path, {"a": narrow}, max_queue=2) as running:
         running["a"].set_faults([faults.Freeze(seconds=1)])

@@ -206,7 +206,7 @@ async def test_a_last_message_that_is_too_long_is_truncated(one: Fleet) -> None:
 
 @pytest.mark.rule(145)
 async def test_truncation_keeps_tool_results_with_their_calls(one: Fleet) -> None:
-    """One question followed by so many tool calls that the oldest have to go."""
+    """One question followed by more tool calls than fit."""
     messages: list[dict[str, Any]] = [{"role": "user", "content": "what is the weather"}]
     for number in range(30):
         call = {"function": {"name": "get", "arguments": {"number": number}}}

@@ -1,4 +1,4 @@
-"""Router processes ask each other for their reports, and do without those that do not answer."""
+"""Router processes exchange reports, and leave out a process that does not answer."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def processes(total: int) -> list[ReportExchange]:
     ]
 
 
-async def test_every_process_gets_the_reports_of_all() -> None:
-    family = processes(3)
+async def test_every_process_collects_the_reports_of_all() -> None:
+    exchanges = processes(3)
     async with contextlib.AsyncExitStack() as answering:
-        for one in family:
+        for one in exchanges:
             await answering.enter_async_context(one.serving())
-        for one in family:
+        for one in exchanges:
             reports = await one.collect()
             assert {index: report.registry_up for index, report in reports.by_process.items()} == {
                 0: False,
@@ -52,17 +52,17 @@ async def test_every_process_gets_the_reports_of_all() -> None:
 
 
 async def test_a_process_that_does_not_run_is_left_out() -> None:
-    family = processes(3)
-    async with family[0].serving(), family[2].serving():
-        reports = await family[0].collect()
+    exchanges = processes(3)
+    async with exchanges[0].serving(), exchanges[2].serving():
+        reports = await exchanges[0].collect()
     assert (reports.total, sorted(reports.by_process)) == (3, [0, 2])
-    assert sorted((await family[0].collect()).by_process) == [0]
+    assert sorted((await exchanges[0].collect()).by_process) == [0]
 
 
 async def test_concurrent_requests_for_reports_are_all_answered() -> None:
-    family = processes(2)
-    async with family[1].serving():
-        answers = await asyncio.gather(*(family[0].collect() for _ in range(50)))
+    exchanges = processes(2)
+    async with exchanges[1].serving():
+        answers = await asyncio.gather(*(exchanges[0].collect() for _ in range(50)))
     assert all(len(answer.by_process) == 2 for answer in answers)
 
 
@@ -96,7 +96,9 @@ def served(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
         process.wait(60)
 
 
-async def test_every_process_answers_for_all_of_them(served: tuple[subprocess.Popen[bytes], str]) -> None:
+async def test_every_process_serves_the_merged_workers_and_metrics_of_all(
+    served: tuple[subprocess.Popen[bytes], str],
+) -> None:
     process, url = served
     body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "options": {"num_predict": 2000}}
     async with (
@@ -111,9 +113,9 @@ async def test_every_process_answers_for_all_of_them(served: tuple[subprocess.Po
                 return (await fresh.get("/admin/workers")).json()
 
         for _ in range(8):
-            seen = await page()
-            assert seen["processes"] == {"total": 3, "answered": 3}
-            assert [worker["in_flight"] for worker in seen["workers"]] == [6]
+            pages = await page()
+            assert pages["processes"] == {"total": 3, "answered": 3}
+            assert [worker["in_flight"] for worker in pages["workers"]] == [6]
         metrics = (await http.get("/metrics")).text
         in_flight = re.findall(r'vllama_worker_in_flight\{process="(\d)",worker="demo"\} (\d)', metrics)
         assert [index for index, _ in in_flight] == ["0", "1", "2"]
@@ -126,26 +128,26 @@ async def test_every_process_answers_for_all_of_them(served: tuple[subprocess.Po
         routers[0].suspend()
         try:
             async with asyncio.timeout(30):
-                while (seen := await page_of_another(url))["processes"]["answered"] != 2:
+                while (pages := await page_of_running_process(url))["processes"]["answered"] != 2:
                     pass
         finally:
             routers[0].resume()
-        await auntil_all_answer(page)
+        await all_processes_answer(page)
 
 
-async def page_of_another(url: str) -> Any:
-    """A frozen process may get the connection; it does not answer."""
+async def page_of_running_process(url: str) -> Any:
+    """Try again while the frozen process gets the connection."""
     while True:
         async with httpx.AsyncClient(base_url=url, timeout=3, trust_env=False) as http:
             with contextlib.suppress(httpx.TimeoutException):
                 return (await http.get("/admin/workers")).json()
 
 
-async def auntil_all_answer(page: Any) -> None:
-    seen: list[int] = []
+async def all_processes_answer(page: Any) -> None:
+    pages: list[int] = []
 
-    async def look() -> bool:
-        seen.append((await page())["processes"]["answered"])
-        return seen[-1] == 3
+    async def all_answered() -> bool:
+        pages.append((await page())["processes"]["answered"])
+        return pages[-1] == 3
 
-    await auntil(look, 20, "all to answer again")
+    await auntil(all_answered, 20, "all to answer again")

@@ -1,4 +1,4 @@
-"""The program's first moments."""
+"""The start of the command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a request's name to workers: Ollama's rules, the routing file, and what is served."""
+"""Resolution of model names to replicas."""
 
 import random
 from collections import Counter
@@ -33,7 +33,7 @@ def routes(table: RoutingTable = TABLE) -> ModelRoutes:
     return ModelRoutes(table, random.Random(3))
 
 
-def test_a_served_model_needs_no_entry() -> None:
+def test_a_served_model_needs_no_entry_in_the_routing_file() -> None:
     pool = pool_of(Clock(), found("a", "smollm2:135m"))
     resolution = routes().resolve("SMOLLM2:135m", pool)
     assert ids(resolution.replicas) == ["a"]
@@ -51,7 +51,7 @@ def test_a_configured_model_is_found_by_its_name_and_aliases(name: str) -> None:
     assert resolution.defaults.options["temperature"] == 0.7
 
 
-def test_served_names_keep_working_beside_the_names_that_stand_for_them() -> None:
+def test_a_served_name_resolves_beside_its_configured_names() -> None:
     pool = pool_of(Clock(), found("a", "meta-llama/Llama-3.2-1B-Instruct"))
     resolution = routes().resolve("meta-llama/Llama-3.2-1B-Instruct", pool)
     assert dict(resolution.defaults.options) == {}
@@ -64,7 +64,7 @@ def test_a_configured_name_wins_over_a_served_one() -> None:
     assert isinstance(resolution.policy, RoundRobin)
 
 
-def test_a_weighted_list_is_drawn_by_weight_and_each_stands_in_for_the_others() -> None:
+def test_weighted_targets_are_drawn_by_weight_and_back_each_other_up() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a", "new"), found("b", "old"))
     table, rng = routes(), random.Random(1)
@@ -80,7 +80,7 @@ def test_a_weighted_list_is_drawn_by_weight_and_each_stands_in_for_the_others() 
     assert ids(table.resolve("mixed", pool).replicas) == ["b"]
 
 
-def test_a_name_nobody_knows_is_the_clients_error() -> None:
+def test_an_unknown_name_raises_unknown_model() -> None:
     pool = pool_of(Clock(), found("a"))
     for name in ("nothing", "m:other", "", "a//b", "x" * 500):
         with pytest.raises(UnknownModel) as caught:
@@ -88,7 +88,7 @@ def test_a_name_nobody_knows_is_the_clients_error() -> None:
         assert caught.value.name == name
 
 
-def test_a_model_whose_workers_are_out_says_so_at_once() -> None:
+def test_a_model_without_an_available_worker_raises_no_worker_with_their_states() -> None:
     pool = pool_of(Clock(), found("a", load=RESTARTING), found("b", load=DRAINING))
     with pytest.raises(NoWorker) as caught:
         routes().resolve("M", pool)
@@ -100,24 +100,24 @@ def test_a_model_whose_workers_are_out_says_so_at_once() -> None:
 
 
 @pytest.mark.parametrize("name", ["llama3.2", "gone"])
-def test_a_model_that_is_configured_or_was_served_but_has_no_worker_is_known(name: str) -> None:
+def test_a_configured_or_departed_model_without_workers_raises_no_worker(name: str) -> None:
     pool = pool_of(Clock(), found("a", "gone"))
     pool.remove("a")
-    with pytest.raises(NoWorker, match=f"no worker is available for model '{name}': no worker serves it now") as out:
+    with pytest.raises(NoWorker, match=f"no worker is available for model '{name}': no worker serves it now") as caught:
         routes().resolve(name, pool)
-    assert out.value.model == name
+    assert caught.value.model == name
 
 
-def test_metrics_know_a_model_that_is_out_by_one_name_however_clients_spell_it() -> None:
+def test_a_departed_model_has_one_canonical_name_for_all_spellings() -> None:
     pool = pool_of(Clock(), found("a", "Gone"))
     pool.remove("a")
     for name in ("gone", "GONE:latest"):
-        with pytest.raises(NoWorker) as out:
+        with pytest.raises(NoWorker) as caught:
             routes().resolve(name, pool)
-        assert out.value.model == "Gone"
+        assert caught.value.model == "Gone"
 
 
-def test_a_silent_worker_is_still_somebody_to_ask() -> None:
+def test_a_down_worker_is_chosen_if_there_is_no_other() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a"))
     pool.mark_down("a")
@@ -126,10 +126,10 @@ def test_a_silent_worker_is_still_somebody_to_ask() -> None:
     assert replica.worker.id == "a"
 
 
-def test_the_best_informed_replica_describes_the_model() -> None:
-    informed = ModelInfo(name="m", digest="d" * 64, context_length=2048)
-    pool = pool_of(Clock(), found("a", "m"), found("b", informed))
-    assert routes().resolve("m", pool).info is informed
+def test_a_replica_that_has_read_its_files_describes_the_model() -> None:
+    described = ModelInfo(name="m", digest="d" * 64, context_length=2048)
+    pool = pool_of(Clock(), found("a", "m"), found("b", described))
+    assert routes().resolve("m", pool).info is described
 
 
 def test_the_listing_has_configured_names_first_and_does_not_repeat_them() -> None:
@@ -149,7 +149,7 @@ def test_the_listing_has_configured_names_first_and_does_not_repeat_them() -> No
     assert listing[0].defaults.options["temperature"] == 0.7
 
 
-def test_a_model_is_found_for_display_whatever_its_workers_do() -> None:
+def test_find_returns_a_model_in_any_state_by_any_of_its_names() -> None:
     pool = pool_of(Clock(), found("a", "Smol", load=RESTARTING))
     listed = routes().find("smol:latest", pool)
     assert listed is not None
@@ -160,7 +160,7 @@ def test_a_model_is_found_for_display_whatever_its_workers_do() -> None:
     assert routes().find("nothing", pool) is None
 
 
-def test_spellings_of_one_name_are_one_model_in_the_catalogue() -> None:
+def test_spellings_of_one_name_are_listed_as_one_model() -> None:
     pool = pool_of(Clock(), found("a", "Llama3.2"), found("b", "llama3.2:latest"))
     listing = routes(RoutingTable()).list_models(pool)
     assert [(listed.name, ids(listed.replicas)) for listed in listing] == [("Llama3.2:latest", ["a", "b"])]
@@ -168,7 +168,7 @@ def test_spellings_of_one_name_are_one_model_in_the_catalogue() -> None:
     assert ids(routes(RoutingTable()).resolve("LLAMA3.2", pool).replicas) == ["a", "b"]
 
 
-def test_a_served_name_that_ollama_has_no_form_for_is_listed_as_it_is() -> None:
+def test_a_served_name_outside_ollamas_grammar_is_listed_unchanged() -> None:
     pool = pool_of(Clock(), found("a", "/models/llama"))
     assert [listed.name for listed in routes(RoutingTable()).list_models(pool)] == ["/models/llama"]
     assert ids(routes().resolve("/models/llama", pool).replicas) == ["a"]
@@ -182,7 +182,7 @@ def with_virtual(*models: VirtualModel) -> ModelRoutes:
     return ModelRoutes(TABLE, random.Random(3), virtual={key_of(model.name): model for model in models})
 
 
-LAYERED = virtual(
+MARIO = virtual(
     base="llama3.2:latest",
     system="You are Mario.",
     options={"temperature": 0.1, "seed": 1},
@@ -191,23 +191,23 @@ LAYERED = virtual(
 
 
 @pytest.mark.rule(85)
-def test_a_virtual_model_is_routed_as_its_base_and_brings_what_it_was_made_with() -> None:
+def test_a_virtual_model_is_routed_as_its_base_with_its_own_system_and_messages() -> None:
     pool = pool_of(Clock(), found("a", "meta-llama/Llama-3.2-1B-Instruct"))
-    resolution = with_virtual(LAYERED).resolve("mario", pool)
+    resolution = with_virtual(MARIO).resolve("mario", pool)
     assert ids(resolution.replicas) == ["a"]
     assert (resolution.name, resolution.model, resolution.listed) == ("mario", "llama3.2", "Mario:latest")
     assert resolution.defaults.system == "You are Mario."
-    assert resolution.defaults.messages == LAYERED.messages
+    assert resolution.defaults.messages == MARIO.messages
 
 
-def test_a_virtual_models_parameters_are_stronger_than_the_files_options() -> None:
+def test_a_virtual_models_parameters_override_the_routing_files_options() -> None:
     pool = pool_of(Clock(), found("a", "meta-llama/Llama-3.2-1B-Instruct"))
-    routes = with_virtual(LAYERED, VirtualModel(name="plain:latest", revision=1, base="llama3.2:latest"))
+    routes = with_virtual(MARIO, VirtualModel(name="plain:latest", revision=1, base="llama3.2:latest"))
     assert dict(routes.resolve("mario", pool).defaults.options) == {"temperature": 0.1, "seed": 1}
     assert dict(routes.resolve("plain", pool).defaults.options) == {"temperature": 0.7}
 
 
-def test_names_of_the_file_and_of_served_models_win_over_virtual_ones() -> None:
+def test_configured_and_served_names_shadow_virtual_ones() -> None:
     pool = pool_of(Clock(), found("a", "served"), found("b", "elsewhere"))
     taken = [VirtualModel(name=f"{name}:latest", revision=1, base="served:latest") for name in ("taken", "served")]
     routes = with_virtual(*taken)
@@ -218,31 +218,31 @@ def test_names_of_the_file_and_of_served_models_win_over_virtual_ones() -> None:
     assert all(listed.virtual is None for listed in routes.list_models(pool))
 
 
-def test_a_virtual_model_whose_base_is_out_is_known_and_a_503() -> None:
-    routes = with_virtual(LAYERED, VirtualModel(name="orphan:latest", revision=1, base="never:latest"))
+def test_a_virtual_model_without_an_available_base_raises_no_worker() -> None:
+    routes = with_virtual(MARIO, VirtualModel(name="orphan:latest", revision=1, base="never:latest"))
     pool = pool_of(Clock(), found("a", "meta-llama/Llama-3.2-1B-Instruct", load=RESTARTING))
     for name in ("mario", "orphan"):
         with pytest.raises(NoWorker, match=f"no worker is available for model '{name}'"):
             routes.resolve(name, pool)
     pool.remove("a")
-    with pytest.raises(NoWorker) as out:
+    with pytest.raises(NoWorker) as caught:
         routes.resolve("mario", pool)
-    assert out.value.model == "llama3.2"
+    assert caught.value.model == "llama3.2"
 
 
-def test_a_virtual_model_is_listed_beside_its_base_with_the_replicas_of_that() -> None:
+def test_a_virtual_model_is_listed_with_its_bases_replicas() -> None:
     pool = pool_of(Clock(), found("a", "meta-llama/Llama-3.2-1B-Instruct"))
-    routes = with_virtual(LAYERED, VirtualModel(name="orphan:latest", revision=1, base="never:latest"))
+    routes = with_virtual(MARIO, VirtualModel(name="orphan:latest", revision=1, base="never:latest"))
     listed = {one.name: one for one in routes.list_models(pool)}
     assert ids(listed["Mario:latest"].replicas) == ["a"]
-    assert listed["Mario:latest"].virtual is LAYERED
+    assert listed["Mario:latest"].virtual is MARIO
     assert listed["orphan:latest"].replicas == ()
     assert routes.find("MARIO", pool) == listed["Mario:latest"]
     assert routes.find_base("mario", pool) is None
 
 
 def test_no_virtual_model_is_the_base_of_another() -> None:
-    """Else two of them could be each other's."""
+    """Otherwise two could be each other's base."""
     pool = pool_of(Clock(), found("a"))
     one = VirtualModel(name="one:latest", revision=1, base="two:latest")
     two = VirtualModel(name="two:latest", revision=1, base="one:latest")

@@ -1,4 +1,4 @@
-"""The ASGI steps of raw handlers: bodies in, and where they are decoded."""
+"""Reading and decoding request bodies."""
 
 import threading
 from collections.abc import MutableMapping
@@ -12,10 +12,10 @@ from vllama_pool.router.server.asgi import ClientDisconnected, Receive, decode_b
 
 
 def receiving(*messages: MutableMapping[str, Any]) -> Receive:
-    left = list(messages)
+    unread = list(messages)
 
     async def receive() -> MutableMapping[str, Any]:
-        return left.pop(0)
+        return unread.pop(0)
 
     return receive
 

@@ -1,4 +1,4 @@
-"""DisconnectWatcher: a client's leaving cancels the search for a worker, and nothing else does."""
+"""DisconnectWatcher: a disconnect cancels the wait for a worker."""
 
 import asyncio
 from collections.abc import MutableMapping
@@ -10,14 +10,14 @@ from vllama_pool.router.server.asgi import ClientDisconnected
 from vllama_pool.router.server.disconnect import DisconnectWatcher
 
 
-class Line:
-    """A client's connection. `receive` waits until the test sets `hung_up`."""
+class Connection:
+    """A client's connection. `receive` waits until the test sets `closed`."""
 
     def __init__(self) -> None:
-        self.hung_up = asyncio.Event()
+        self.closed = asyncio.Event()
 
     async def receive(self) -> MutableMapping[str, Any]:
-        await self.hung_up.wait()
+        await self.closed.wait()
         return {"type": "http.disconnect"}
 
 
@@ -26,23 +26,23 @@ async def test_the_result_of_finished_work_is_returned() -> None:
         await asyncio.sleep(0)
         return 7
 
-    async with DisconnectWatcher(Line().receive) as watcher:
+    async with DisconnectWatcher(Connection().receive) as watcher:
         assert await watcher.until_disconnect(work()) == 7
 
 
 async def test_a_disconnect_cancels_the_work_and_raises_client_disconnected() -> None:
-    line = Line()
+    connection = Connection()
     cleaned_up = False
 
     async def work() -> None:
         nonlocal cleaned_up
-        asyncio.get_running_loop().call_soon(line.hung_up.set)
+        asyncio.get_running_loop().call_soon(connection.closed.set)
         try:
             await asyncio.Event().wait()
         finally:
             cleaned_up = True
 
-    async with DisconnectWatcher(line.receive) as watcher:
+    async with DisconnectWatcher(connection.receive) as watcher:
         with pytest.raises(ClientDisconnected):
             await watcher.until_disconnect(work())
         assert watcher.disconnected
@@ -60,7 +60,7 @@ async def test_a_cancelled_request_raises_cancelled_error() -> None:
             started.set()
             await asyncio.Event().wait()
 
-        async with DisconnectWatcher(Line().receive) as watcher:
+        async with DisconnectWatcher(Connection().receive) as watcher:
             await watcher.until_disconnect(work())
 
     task = asyncio.create_task(request())
@@ -71,13 +71,13 @@ async def test_a_cancelled_request_raises_cancelled_error() -> None:
 
 
 async def test_an_earlier_disconnect_is_reported_at_once() -> None:
-    line = Line()
-    line.hung_up.set()
-    told: list[bool] = []
-    async with DisconnectWatcher(line.receive) as watcher:
+    connection = Connection()
+    connection.closed.set()
+    calls: list[bool] = []
+    async with DisconnectWatcher(connection.receive) as watcher:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        watcher.on_disconnect(lambda: told.append(True))
+        watcher.on_disconnect(lambda: calls.append(True))
         with pytest.raises(ClientDisconnected):
             await watcher.until_disconnect(asyncio.sleep(0))
-    assert told == [True]
+    assert calls == [True]

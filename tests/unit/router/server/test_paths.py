@@ -1,4 +1,4 @@
-"""Which requests there is an answer for, and Ollama's manners with the rest."""
+"""Served paths and methods, and Ollama's responses to all others."""
 
 import pytest
 
