@@ -7,9 +7,9 @@ from vllama_pool.router.compat.rules.rule import Rule
 
 OPTIONS, ERRORS, NAMES, HEADERS, ENVIRONMENT = "options", "errors", "names", "headers", "environment"
 
-FULL = "it needs a server full of requests"
+FULL_QUEUE = "it needs a server full of requests"
 SETTING = "it is a setting of the server"
-LEFT = "the client is gone"
+DISCONNECTED = "the client is gone"
 
 CROSS_ENDPOINT = (
     Rule(114, "/v1", "OpenAI's chat", not_implemented=V1),
@@ -48,19 +48,19 @@ CROSS_ENDPOINT = (
     Rule(147, ERRORS, "Invalid name: each endpoint's own text"),
     Rule(148, ERRORS, "Unknown model: each endpoint's own text"),
     Rule(149, ERRORS, "Both :local and :cloud"),
-    Rule(150, ERRORS, "An empty body on /api"),
-    Rule(151, ERRORS, "Broken JSON, with the text of Go's parser"),
+    Rule(150, ERRORS, "An empty body"),
+    Rule(151, ERRORS, "Invalid JSON, with the text of Go's parser"),
     Rule(152, ERRORS, "JSON of the wrong type is a 400"),
     Rule(153, ERRORS, "An option of the wrong type is a 500"),
-    Rule(154, ERRORS, "Bad base64, with its place"),
+    Rule(154, ERRORS, "Invalid base64, with its offset"),
     Rule(155, ERRORS, "top_logprobs beyond 20"),
     Rule(156, ERRORS, "A model that cannot generate"),
     Rule(157, ERRORS, "A model that cannot chat"),
     Rule(158, ERRORS, "A model that cannot think"),
-    Rule(159, ERRORS, "A model without tools, or that cannot insert, by its full name"),
+    Rule(159, ERRORS, "A model without tools or insert, by its full name"),
     Rule(160, ERRORS, "Remote models that are not allowed", not_implemented="there are no remote models"),
-    Rule(161, ERRORS, "A full queue refuses with Ollama's text", unobservable=FULL),
-    Rule(162, ERRORS, "A client that disconnects is logged as 499", unobservable=LEFT),
+    Rule(161, ERRORS, "A full queue refuses with Ollama's text", unobservable=FULL_QUEUE),
+    Rule(162, ERRORS, "A client that disconnects is logged as 499", unobservable=DISCONNECTED),
     Rule(163, ERRORS, "A failure of the model runner is reported with Ollama's text", unobservable=FAULT),
     Rule(164, ERRORS, "A foreign Host is a 403 without a body"),
     Rule(165, ERRORS, "A foreign Origin is a 403 without a body"),
@@ -69,7 +69,7 @@ CROSS_ENDPOINT = (
     Rule(168, "/v1", "Errors in the middle of a stream of /v1", not_implemented=V1),
     Rule(169, NAMES, "Names may be fully qualified, with spaces around them"),
     Rule(170, NAMES, "Characters allowed in names"),
-    Rule(171, NAMES, "Names in any case"),
+    Rule(171, NAMES, "Names match in any case"),
     Rule(172, NAMES, ":local means a local model"),
     Rule(173, NAMES, "Lists have short names, always with a tag"),
     Rule(174, NAMES, "name is model, and digests are 64 hex digits"),
@@ -79,7 +79,7 @@ CROSS_ENDPOINT = (
     Rule(178, HEADERS, "Nothing is compressed on /api, in either direction"),
     Rule(179, HEADERS, "Keys and signatures are ignored"),
     Rule(180, HEADERS, "No headers that Ollama does not send; connections stay open"),
-    Rule(181, HEADERS, "Pages of this machine may send requests (CORS)"),
+    Rule(181, HEADERS, "Pages from this machine may send requests (CORS)"),
     Rule(182, HEADERS, "Anthropic's headers are not among those that browsers may send"),
     Rule(183, HEADERS, "Host headers that name this machine are accepted"),
     Rule(184, HEADERS, "A stopping server finishes running answers", unobservable="the server has to stop"),
