@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.support.fleet.attached import system
+from tests.support.fleet.attached import OneSystem
 from tests.support.vllm.servers import VllmServer
 from tests.support.vllm.weather_tool import TOOL
 from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
@@ -18,28 +17,20 @@ from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
 CONTEXT = 1024
 ANSWER = "Hello! I am a tiny llama 🦙 and I count:"
 GREEDY: dict[str, Any] = {"options": {"temperature": 0}}
+Post = Callable[..., httpx.Response]
 Ask = Callable[..., dict[str, Any]]
+"""(path, **fields) -> the answer, with status 200."""
 
 
 @pytest.fixture(scope="module")
-def over(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[VllmServer], str]]:
-    """Returns the URL of a router and agent over a server; keeps one running at a time."""
-    running: dict[str, str] = {}
-    with ExitStack() as stack:
-
-        def url(server: VllmServer) -> str:
-            if server.url not in running:
-                stack.close()
-                running.clear()
-                running[server.url] = stack.enter_context(system(tmp_path_factory.mktemp("system"), server))
-            return running[server.url]
-
-        yield url
+def systems(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneSystem]:
+    with OneSystem(lambda: tmp_path_factory.mktemp("system")) as made:
+        yield made
 
 
 @pytest.fixture
-def post(over: Callable[[VllmServer], str], tiny_qwen3_vllm: VllmServer) -> Callable[..., httpx.Response]:
-    url = over(tiny_qwen3_vllm)
+def post(systems: OneSystem, tiny_qwen3_vllm: VllmServer) -> Post:
+    url = systems.url(tiny_qwen3_vllm)
 
     def send(path: str, **fields: Any) -> httpx.Response:
         body = {"model": tiny_qwen3_vllm.model, "stream": False, **GREEDY, **fields}
@@ -49,14 +40,14 @@ def post(over: Callable[[VllmServer], str], tiny_qwen3_vllm: VllmServer) -> Call
 
 
 @pytest.fixture
-def ask(post: Callable[..., httpx.Response]) -> Ask:
-    def answered(path: str, **fields: Any) -> dict[str, Any]:
+def ask(post: Post) -> Ask:
+    def post_and_decode(path: str, **fields: Any) -> dict[str, Any]:
         response = post(path, **fields)
         assert response.status_code == 200, response.text
         answer: dict[str, Any] = response.json()
         return answer
 
-    return answered
+    return post_and_decode
 
 
 def user(text: str) -> list[dict[str, Any]]:
@@ -76,34 +67,34 @@ def test_think_turns_thinking_on_and_off(ask: Ask) -> None:
         message = ask("/api/chat", messages=user("What is 2+2?"), **fields)["message"]
         assert message["thinking"].startswith("The user said something.")
         assert message["content"].startswith(ANSWER)
-    silent = ask("/api/chat", messages=user("What is 2+2?"), think=False)["message"]
-    assert "thinking" not in silent
-    assert silent["content"].startswith(ANSWER)
+    without = ask("/api/chat", messages=user("What is 2+2?"), think=False)["message"]
+    assert "thinking" not in without
+    assert without["content"].startswith(ANSWER)
 
 
 @pytest.mark.rule(81, 83)
 @pytest.mark.trap(7)
 def test_a_tool_is_called_and_its_result_answered(ask: Ask) -> None:
-    asked = user("what is the weather in Paris?")
-    answer = ask("/api/chat", messages=asked, tools=[TOOL])
+    question = user("what is the weather in Paris?")
+    answer = ask("/api/chat", messages=question, tools=[TOOL])
     assert answer["done_reason"] == "stop"
     [call] = answer["message"]["tool_calls"]
     assert call["function"] == {"index": 0, "name": "get_weather", "arguments": {"city": "Paris", "unit": "celsius"}}
     result = {"role": "tool", "content": "22 degrees", "tool_name": "get_weather"}
-    after = ask("/api/chat", messages=[*asked, answer["message"], result], tools=[TOOL])
+    after = ask("/api/chat", messages=[*question, answer["message"], result], tools=[TOOL])
     assert after["message"]["content"]
     assert "tool_calls" not in after["message"]
 
 
 @pytest.mark.rule(57, 98)
-def test_a_schema_binds_the_answer_but_not_the_thinking(ask: Ask) -> None:
+def test_a_schema_constrains_the_answer_but_not_the_thinking(ask: Ask) -> None:
     answer = ask("/api/chat", messages=user("What is 2+2?"), format={"type": "boolean"})
     assert json.loads(answer["message"]["content"]) in (True, False)
     assert answer["message"]["thinking"].startswith("The user said something.")
 
 
 @pytest.mark.rule(54)
-def test_a_context_continues_the_conversation(ask: Ask, post: Callable[..., httpx.Response]) -> None:
+def test_a_context_continues_the_generated_conversation(ask: Ask, post: Post) -> None:
     first = ask("/api/generate", prompt="What is 2+2?")
     assert len(first["context"]) == first["prompt_eval_count"] + first["eval_count"] - 1
     second = ask("/api/generate", prompt="What is 2+2?", context=first["context"])
@@ -121,7 +112,7 @@ def test_a_context_continues_the_conversation(ask: Ask, post: Callable[..., http
 
 
 @pytest.mark.rule(145)
-def test_a_long_conversation_loses_its_oldest_turns(ask: Ask, post: Callable[..., httpx.Response]) -> None:
+def test_a_long_conversation_loses_its_oldest_turns(ask: Ask, post: Post) -> None:
     long = turns(200)
     answer = ask("/api/chat", messages=long, think=False)
     assert CONTEXT / 2 < answer["prompt_eval_count"] <= CONTEXT * 3 // 4
@@ -146,25 +137,22 @@ def test_debug_render_only_returns_the_prompt(ask: Ask) -> None:
 
 @pytest.mark.rule(64)
 def test_logprobs_of_both_endpoints_have_the_same_shape(ask: Ask) -> None:
-    few = {"logprobs": True, "top_logprobs": 2, "options": {"temperature": 0, "num_predict": 4}, "think": False}
-    chat = ask("/api/chat", messages=user("What is 2+2?"), **few)["logprobs"]
-    raw = ask("/api/generate", prompt="hello there", raw=True, **{**few, "think": None})["logprobs"]
+    fields = {"logprobs": True, "top_logprobs": 2, "options": {"temperature": 0, "num_predict": 4}, "think": False}
+    chat = ask("/api/chat", messages=user("What is 2+2?"), **fields)["logprobs"]
+    raw = ask("/api/generate", prompt="hello there", raw=True, **{**fields, "think": None})["logprobs"]
     for entries in (chat, raw):
-        assert len(entries) == 4
+        assert [len(entry["top_logprobs"]) for entry in entries] == [2] * 4
         for entry in entries:
             assert bytes(entry["bytes"]).decode() == entry["token"]
-            assert [len(entry["top_logprobs"]) for entry in entries] == [2] * 4
 
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAFklEQVR4nGM4ESBHEmIY1TCqYfhqAAB45TYQRqxXzQAAAABJRU5ErkJggg=="
 
 
 @pytest.mark.rule(66, 145)
-def test_images_are_counted_and_dropped_with_their_turns(
-    over: Callable[[VllmServer], str], tiny_vision_vllm: VllmServer
-) -> None:
-    url = over(tiny_vision_vllm)
-    seen = [{"role": "user", "content": "what is this", "images": [PNG]}, {"role": "assistant", "content": "a square"}]
+def test_image_tokens_count_and_are_dropped_with_their_turns(systems: OneSystem, tiny_vision_vllm: VllmServer) -> None:
+    url = systems.url(tiny_vision_vllm)
+    turn = [{"role": "user", "content": "what is this", "images": [PNG]}, {"role": "assistant", "content": "a square"}]
 
     def chat(messages: list[dict[str, Any]], **fields: Any) -> Any:
         body = {"model": tiny_vision_vllm.model, "stream": False, "messages": messages, **GREEDY, **fields}
@@ -172,8 +160,8 @@ def test_images_are_counted_and_dropped_with_their_turns(
         assert response.status_code == 200, response.text
         return response.json()
 
-    shown = chat([*seen, *seen[:1]], _debug_render_only=True)["_debug_info"]
-    assert shown["image_count"] == 2
-    assert "what is this" in shown["rendered_template"]
-    answer = chat([*(seen * 60), *seen[:1]], options={"temperature": 0, "num_predict": 8})
+    rendered = chat([*turn, *turn[:1]], _debug_render_only=True)["_debug_info"]
+    assert rendered["image_count"] == 2
+    assert "what is this" in rendered["rendered_template"]
+    answer = chat([*(turn * 60), *turn[:1]], options={"temperature": 0, "num_predict": 8})
     assert CONTEXT / 2 < answer["prompt_eval_count"] <= CONTEXT - 8

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import httpx
 import ollama
 import pytest
 
-from tests.support.fleet.attached import system
+from tests.support.fleet.attached import OneSystem
 from tests.support.vllm.servers import VllmServer
 
 SKY = "Why is the sky blue?"
@@ -25,34 +24,27 @@ LONG = "The sky is blue since air scatters blue light more than red light. " * 4
 TOO_LONG = "the input length exceeds the context length"
 NO_ROOM = "input after truncation exceeds maximum context length"
 Vector = list[float]
+Post = Callable[..., httpx.Response]
+Embed = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def over(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[VllmServer], str]]:
-    """Returns the URL of a router and agent over a server; keeps one running at a time."""
-    running: dict[str, str] = {}
-    with ExitStack() as stack:
-
-        def url(server: VllmServer) -> str:
-            if server.url not in running:
-                stack.close()
-                running[server.url] = stack.enter_context(system(tmp_path_factory.mktemp("system"), server))
-            return running[server.url]
-
-        yield url
+def systems(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneSystem]:
+    with OneSystem(lambda: tmp_path_factory.mktemp("system")) as made:
+        yield made
 
 
 @pytest.fixture
-def client(over: Callable[[VllmServer], str], all_minilm_vllm: VllmServer) -> Iterator[ollama.Client]:
+def client(systems: OneSystem, all_minilm_vllm: VllmServer) -> Iterator[ollama.Client]:
     """The official Python client."""
-    made = ollama.Client(over(all_minilm_vllm), trust_env=False, timeout=60.0)
+    made = ollama.Client(systems.url(all_minilm_vllm), trust_env=False, timeout=60.0)
     yield made
     made._client.close()
 
 
 @pytest.fixture
-def post(over: Callable[[VllmServer], str], all_minilm_vllm: VllmServer) -> Callable[..., httpx.Response]:
-    url = over(all_minilm_vllm)
+def post(systems: OneSystem, all_minilm_vllm: VllmServer) -> Post:
+    url = systems.url(all_minilm_vllm)
 
     def send(path: str, **fields: Any) -> httpx.Response:
         return httpx.post(url + path, json={"model": "all-minilm", **fields}, trust_env=False, timeout=60.0)
@@ -61,25 +53,21 @@ def post(over: Callable[[VllmServer], str], all_minilm_vllm: VllmServer) -> Call
 
 
 @pytest.fixture
-def embed(post: Callable[..., httpx.Response]) -> Callable[..., dict[str, Any]]:
-    def embedded(given: Any, **fields: Any) -> dict[str, Any]:
-        response = post("/api/embed", input=given, **fields)
+def embed(post: Post) -> Embed:
+    def post_and_decode(text: Any, **fields: Any) -> dict[str, Any]:
+        response = post("/api/embed", input=text, **fields)
         assert response.status_code == 200, response.text
         answer: dict[str, Any] = response.json()
         return answer
 
-    return embedded
-
-
-Post = Callable[..., httpx.Response]
-Embed = Callable[..., dict[str, Any]]
+    return post_and_decode
 
 
 def cosine(one: Vector, other: Vector) -> float:
     return sum(a * b for a, b in zip(one, other, strict=True)) / (math.hypot(*one) * math.hypot(*other))
 
 
-def alike(one: Vector, other: Vector) -> bool:
+def same_direction(one: Vector, other: Vector) -> bool:
     return cosine(one, other) > 0.9999
 
 
@@ -102,31 +90,31 @@ def test_truncated_vectors_have_length_one(embed: Embed) -> None:
     assert len(cut) == 64
     assert math.hypot(*whole) == pytest.approx(1.0, abs=1e-6)
     assert math.hypot(*cut) == pytest.approx(1.0, abs=1e-6)
-    assert alike(cut, whole[:64])
-    assert alike(embed(SKY, dimensions=DIMENSIONS + 1)["embeddings"][0], whole)
+    assert same_direction(cut, whole[:64])
+    assert same_direction(embed(SKY, dimensions=DIMENSIONS + 1)["embeddings"][0], whole)
 
 
-def test_a_batch_is_answered_in_order(embed: Embed) -> None:
+def test_a_batch_is_embedded_in_order(embed: Embed) -> None:
     texts = [f"{word} is a word" for word in ["sky", "grass", "sea", "fire", "stone"]] * 20
     answer = embed(texts)
     alone = {text: embed(text) for text in set(texts)}
     assert len(answer["embeddings"]) == len(texts)
     assert all(
-        alike(vector, alone[text]["embeddings"][0]) for text, vector in zip(texts, answer["embeddings"], strict=True)
+        same_direction(vector, alone[text]["embeddings"][0])
+        for text, vector in zip(texts, answer["embeddings"], strict=True)
     )
     assert answer["prompt_eval_count"] == sum(alone[text]["prompt_eval_count"] for text in texts)
 
 
 @pytest.mark.rule(101, 102)
-def test_num_ctx_truncates_an_input(embed: Embed, post: Post) -> None:
-    """Three tokens: one word and the two that BERT adds around every text."""
+def test_num_ctx_truncates_an_embedded_input(embed: Embed, post: Post) -> None:
     (why,) = embed("why")["embeddings"]
     for text in (SKY, LONG.replace("The sky", "Why", 1)):
-        cut = embed(text, options={"num_ctx": 3})
+        cut = embed(text, options={"num_ctx": 3})  # one word, and the two tokens that BERT adds to every text
         assert cut["prompt_eval_count"] == 3
-        assert alike(cut["embeddings"][0], why)
-    for none in (2, 1, 0):
-        refused = post("/api/embed", input=SKY, options={"num_ctx": none})
+        assert same_direction(cut["embeddings"][0], why)
+    for too_few in (2, 1, 0):
+        refused = post("/api/embed", input=SKY, options={"num_ctx": too_few})
         assert (refused.status_code, refused.json()) == (400, {"error": NO_ROOM})
     assert embed(SKY, options={"num_ctx": 8}, truncate=False)["prompt_eval_count"] == 8
     refused = post("/api/embed", input=SKY, options={"num_ctx": 7}, truncate=False)
@@ -145,10 +133,10 @@ def test_inputs_beyond_the_models_context_are_truncated_or_refused(embed: Embed,
 
 
 @pytest.mark.rule(26)
-def test_the_older_endpoint_returns_the_vector_that_the_model_normalises_itself(embed: Embed, post: Post) -> None:
+def test_the_older_endpoint_returns_the_vector_before_normalisation(embed: Embed, post: Post) -> None:
     answer = post("/api/embeddings", prompt=SKY).json()
     assert set(answer) == {"embedding"}
-    assert alike(answer["embedding"], embed(SKY)["embeddings"][0])
+    assert same_direction(answer["embedding"], embed(SKY)["embeddings"][0])
     assert math.hypot(*answer["embedding"]) > 1.5, "not normalised"
 
 

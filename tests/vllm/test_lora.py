@@ -1,4 +1,4 @@
-"""A LoRA adapter on a real vLLM is a model of its own: it is listed, answers, and can be a base of virtual models."""
+"""LoRA adapters on a real vLLM, which are models of their own."""
 
 from __future__ import annotations
 
@@ -39,22 +39,14 @@ async def worker(
 
 
 @pytest.mark.rule(108, 174)
-async def test_an_adapter_is_listed_answers_and_is_a_base_for_virtual_models(
+async def test_a_lora_adapter_is_listed_answers_and_is_a_base_of_virtual_models(
     running: Fleet, worker: AgentProcess
 ) -> None:
-    async def listed() -> dict[str, Any]:
-        models = (await running.http.get("/api/tags")).json()["models"]
-        return {model["name"]: model for model in models}
+    async def list_both() -> list[dict[str, Any]]:
+        models = {model["name"]: model for model in (await running.http.get("/api/tags")).json()["models"]}
+        return [models["tiny-qwen3:latest"], models["ada:latest"]] if len(models) == 2 else []
 
-    def both(models: dict[str, Any]) -> bool:
-        return set(models) == {"tiny-qwen3:latest", "ada:latest"}
-
-    async def ready() -> dict[str, Any] | None:
-        models = await listed()
-        return models if both(models) else None
-
-    models = await auntil(ready, START, "base and adapter to serve")
-    base, adapter = models["tiny-qwen3:latest"], models["ada:latest"]
+    base, adapter = await auntil(list_both, START, "base and adapter to be listed")
     assert adapter["digest"] != base["digest"]
     assert adapter["size"] > base["size"]
     assert adapter["capabilities"] == base["capabilities"] == ["completion", "tools", "thinking"]
@@ -63,8 +55,8 @@ async def test_an_adapter_is_listed_answers_and_is_a_base_for_virtual_models(
     assert shown["model_info"]["qwen3.context_length"] == 1024
     assert shown["model_info"]["general.base_model.0.name"] == "tiny-qwen3"
 
-    made = {"model": "mine", "from": "ada", "system": "Be brief.", "stream": False}
-    assert (await running.http.post("/api/create", json=made)).json() == {"status": "success"}
+    virtual = {"model": "mine", "from": "ada", "system": "Be brief.", "stream": False}
+    assert (await running.http.post("/api/create", json=virtual)).json() == {"status": "success"}
     for name in ("ada", "mine", "tiny-qwen3"):
         body = {"model": name, **PLAIN, "messages": [{"role": "user", "content": "hello"}]}
         answer = (await running.http.post("/api/chat", json=body)).json()

@@ -48,7 +48,7 @@ async def worker(
 
 
 @pytest.mark.rule(95, 176)
-async def test_tools_and_thinking_work_without_parser_flags(running: Fleet, worker: AgentProcess) -> None:
+async def test_the_agent_chooses_parsers_for_tools_and_thinking(running: Fleet, worker: AgentProcess) -> None:
     [item] = await auntil(lambda: models(running), START, "tiny-qwen3 to serve")
     assert item["capabilities"] == ["completion", "tools", "thinking"]
     assert worker.says("chose --tool-call-parser hermes and --reasoning-parser qwen3")
@@ -63,11 +63,11 @@ async def test_tools_and_thinking_work_without_parser_flags(running: Fleet, work
     assert thought["content"].strip().startswith("Hello!")
     plain = (await running.http.post("/api/chat", json={**hello, "think": False})).json()["message"]
     assert "thinking" not in plain
-    await finish_an_object(running, hello)
+    await check_that_an_object_is_completed(running, hello)
 
 
-async def finish_an_object(running: Fleet, hello: dict[str, Any]) -> None:
-    """Without a limit on whitespace this model generates it until its context is full."""
+async def check_that_an_object_is_completed(running: Fleet, hello: dict[str, Any]) -> None:
+    """The agent limits whitespace in JSON, which this model would generate until its context is full."""
     schema = {
         "type": "object",
         "properties": {"sunny": {"type": "boolean"}, "city": {"enum": ["Paris", "Rome"]}},
@@ -76,8 +76,8 @@ async def finish_an_object(running: Fleet, hello: dict[str, Any]) -> None:
     }
     answer = (await running.http.post("/api/chat", json={**hello, "format": schema})).json()
     assert answer["done_reason"] == "stop"
-    found = json.loads(answer["message"]["content"])
-    assert set(found) == {"sunny", "city"}
+    content = json.loads(answer["message"]["content"])
+    assert set(content) == {"sunny", "city"}
     assert answer["message"]["thinking"]
 
 
@@ -98,8 +98,8 @@ async def test_capabilities_of_a_server_in_the_routing_file_are_detected(
     app = create_app(RouterSettings(registry=RegistrySettings(state_dir=tmp_path)), table, log_stream=io.BytesIO())
     async with serving(app) as url, httpx.AsyncClient(base_url=url, trust_env=False) as http:
 
-        async def capabilities() -> Any:
-            found = (await http.get("/api/tags")).json()["models"]
-            return found and found[0]["capabilities"] == ["completion", "vision"]
+        async def has_capabilities() -> Any:
+            listed = (await http.get("/api/tags")).json()["models"]
+            return listed and listed[0]["capabilities"] == ["completion", "vision"]
 
-        await auntil(capabilities, 60, "tiny-vision to be known as one that sees")
+        await auntil(has_capabilities, 60, "tiny-vision to list its capabilities")

@@ -12,7 +12,7 @@ import pytest
 from deploy.local.setup import SMOLLM2_TEMPLATE
 from tests.support.vllm.weather_tool import TOOL
 
-OWN = """\
+ORIGINAL_TEMPLATE = """\
 {% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system
 You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>
 ' }}{% endif %}{{'<|im_start|>' + message['role'] + '
@@ -44,15 +44,13 @@ def python(vllm_command: list[str]) -> Path:
     return Path(vllm_command[0]).with_name("python")
 
 
-def render(python: Path, *rendered: tuple[str, Chat]) -> list[str]:
-    """The prompts for pairs of template and chat."""
-    done = subprocess.run(
-        [python, "-c", RENDER], input=json.dumps(rendered), capture_output=True, text=True, check=True
-    )
+def render(python: Path, *pairs: tuple[str, Chat]) -> list[str]:
+    """Return the prompts of pairs of template and chat."""
+    done = subprocess.run([python, "-c", RENDER], input=json.dumps(pairs), capture_output=True, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_a_chat_without_tools_renders_as_with_the_models_own_template(python: Path) -> None:
+def test_a_chat_without_tools_renders_as_with_the_models_original_template(python: Path) -> None:
     conversations = (
         [USER],
         [SYSTEM, USER],
@@ -63,14 +61,16 @@ def test_a_chat_without_tools_renders_as_with_the_models_own_template(python: Pa
         [{"role": "user", "content": ""}],
         [SYSTEM],
     )
-    chats = [{"messages": turns, "add_generation_prompt": asked} for turns in conversations for asked in (True, False)]
-    own, ours = OWN, SMOLLM2_TEMPLATE.read_text()
-    prompts = render(python, *[(template, chat) for chat in chats for template in (own, ours)])
+    chats = [
+        {"messages": turns, "add_generation_prompt": generate} for turns in conversations for generate in (True, False)
+    ]
+    templates = ORIGINAL_TEMPLATE, SMOLLM2_TEMPLATE.read_text()
+    prompts = render(python, *[(template, chat) for chat in chats for template in templates])
     assert prompts[0::2] == prompts[1::2]
     assert "named SmolLM" in prompts[0]
 
 
-def test_each_tool_is_a_line_of_the_system_message(python: Path) -> None:
+def test_each_tool_is_one_line_of_the_rendered_system_message(python: Path) -> None:
     template = SMOLLM2_TEMPLATE.read_text()
     bare = {"type": "function", "function": {"name": "bare"}}
     long = {"type": "function", "function": {"name": "long", "description": "One. Two.\nThree", "parameters": {}}}

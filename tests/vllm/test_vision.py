@@ -24,7 +24,7 @@ from vllama_pool.router.compat.runner import Result, run_check
 from vllama_pool.router.compat.server import CheckedServer
 from vllama_pool.router.compat.wire import parse_url
 
-SEES = "tiny-vision"
+MODEL = "tiny-vision"
 TOKENS_PER_IMAGE = 4
 JPEG = (
     "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAKBueIx4ZKCMgoy0qqC+8P//8Nzc8P//////////////////////////////////////////////////"
@@ -54,7 +54,7 @@ IMAGES = {"png": png(16, 16), "wide png": png(300, 40), "jpeg": JPEG, "webp": WE
 
 @asynccontextmanager
 async def router_over(server: VllmServer, state_dir: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """A live router over this server, which an agent has attached."""
+    """A client of a live router over this server, which an agent attaches."""
     async with fleet(state_dir, {}) as running, agent("--attach", server.url, state_dir=state_dir):
 
         async def listed() -> bool:
@@ -77,8 +77,7 @@ async def http(tiny_vision_vllm: VllmServer, tmp_path: Path) -> AsyncIterator[ht
 
 
 async def ask(http: httpx.AsyncClient, path: str, images: list[str]) -> httpx.Response:
-    """Send a short prompt with these images."""
-    body: dict[str, Any] = {"model": SEES, "stream": False, "options": {"num_predict": 4, "temperature": 0}}
+    body: dict[str, Any] = {"model": MODEL, "stream": False, "options": {"num_predict": 4, "temperature": 0}}
     if path == "/api/chat":
         return await http.post(path, json=body | {"messages": [{"role": "user", "content": "what?", "images": images}]})
     return await http.post(path, json=body | {"prompt": "what?", "images": images})
@@ -86,16 +85,16 @@ async def ask(http: httpx.AsyncClient, path: str, images: list[str]) -> httpx.Re
 
 @pytest.mark.parametrize("check", [generate_accepts_images, chat_accepts_images], ids=lambda check: check.name)
 async def test_vision_checks_of_compat_pass(http: httpx.AsyncClient, check: Check) -> None:
-    server = CheckedServer(parse_url(str(http.base_url)), ModelChoice(vision=SEES), timeout=120)
+    server = CheckedServer(parse_url(str(http.base_url)), ModelChoice(vision=MODEL), timeout=120)
     outcome = await run_check(server, check)
     assert outcome.result is Result.SAME, outcome.detail
 
 
 @pytest.mark.rule(176)
-async def test_a_vision_model_lists_the_capability(http: httpx.AsyncClient) -> None:
+async def test_a_vision_model_lists_its_capability_and_metadata(http: httpx.AsyncClient) -> None:
     [item] = await tags(http)
     assert item["capabilities"] == ["completion", "vision"]
-    shown = (await http.post("/api/show", json={"model": SEES})).json()
+    shown = (await http.post("/api/show", json={"model": MODEL})).json()
     assert shown["capabilities"] == ["completion", "vision"]
     assert shown["model_info"]["general.architecture"] == "idefics3"
     assert shown["model_info"]["idefics3.vision.image_size"] == 56
@@ -104,15 +103,15 @@ async def test_a_vision_model_lists_the_capability(http: httpx.AsyncClient) -> N
 
 @pytest.mark.rule(59, 75)
 @pytest.mark.parametrize("path", ["/api/chat", "/api/generate"])
-async def test_every_image_adds_its_tokens(http: httpx.AsyncClient, path: str) -> None:
-    blind = (await ask(http, path, [])).json()
+async def test_every_image_adds_its_tokens_to_the_prompt_count(http: httpx.AsyncClient, path: str) -> None:
+    text_only = (await ask(http, path, [])).json()
     for kind, image in IMAGES.items():
-        seen = await ask(http, path, [image])
-        assert seen.status_code == 200, f"{kind}: {seen.text}"
-        assert seen.json()["prompt_eval_count"] >= blind["prompt_eval_count"] + TOKENS_PER_IMAGE, kind
-        assert seen.json()["done_reason"] in ("stop", "length")
+        answer = await ask(http, path, [image])
+        assert answer.status_code == 200, f"{kind}: {answer.text}"
+        assert answer.json()["prompt_eval_count"] >= text_only["prompt_eval_count"] + TOKENS_PER_IMAGE, kind
+        assert answer.json()["done_reason"] in ("stop", "length")
     both = (await ask(http, path, [IMAGES["png"], IMAGES["jpeg"]])).json()
-    assert both["prompt_eval_count"] >= blind["prompt_eval_count"] + 2 * TOKENS_PER_IMAGE
+    assert both["prompt_eval_count"] >= text_only["prompt_eval_count"] + 2 * TOKENS_PER_IMAGE
 
 
 @pytest.mark.rule(154)

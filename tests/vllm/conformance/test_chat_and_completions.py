@@ -31,16 +31,18 @@ from tests.support.vllm.server_pair import (
     ],
     ids=field_names,
 )
-def test_chat(chat_pair: ServerPair, fields: dict[str, Any], mode: dict[str, Any]) -> None:
+def test_the_simulated_chat_answers_as_the_real_one(
+    chat_pair: ServerPair, fields: dict[str, Any], mode: dict[str, Any]
+) -> None:
     chat_pair.compare_fields(CHAT, **QUESTION, **fields, **mode)
 
 
-def test_chat_with_usage_in_every_event(chat_pair: ServerPair) -> None:
+def test_continuous_usage_stats_are_in_every_event_of_a_simulated_chat(chat_pair: ServerPair) -> None:
     options = {"include_usage": True, "continuous_usage_stats": True}
     chat_pair.compare_fields(CHAT, **QUESTION, max_tokens=5, stream=True, stream_options=options)
 
 
-def test_a_conversation_with_a_system_message_and_parts(chat_pair: ServerPair) -> None:
+def test_a_chat_with_a_system_message_and_content_parts_is_answered_alike(chat_pair: ServerPair) -> None:
     messages = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": [{"type": "text", "text": "Hello"}, {"type": "text", "text": "there"}]},
@@ -63,22 +65,24 @@ def test_a_conversation_with_a_system_message_and_parts(chat_pair: ServerPair) -
     ],
     ids=field_names,
 )
-def test_completions(chat_pair: ServerPair, fields: dict[str, Any], mode: dict[str, Any]) -> None:
+def test_the_simulated_completion_answers_as_the_real_one(
+    chat_pair: ServerPair, fields: dict[str, Any], mode: dict[str, Any]
+) -> None:
     chat_pair.compare_fields(COMPLETIONS, **fields, **mode)
 
 
-def test_a_request_without_max_tokens_gets_sixteen_as_a_completion(chat_pair: ServerPair) -> None:
+def test_a_completion_without_max_tokens_has_sixteen_tokens(chat_pair: ServerPair) -> None:
     for answer in chat_pair.compare_fields(COMPLETIONS, prompt="Once upon a time", ignore_eos=True):
         assert answer.json()["usage"]["completion_tokens"] == 16
 
 
-def test_more_than_the_context_holds_is_cut_short_in_silence(chat_pair: ServerPair) -> None:
+def test_a_completion_ends_without_an_error_where_the_context_is_full(chat_pair: ServerPair) -> None:
     prompt = [5] * (chat_pair.context - 3)
     for answer in chat_pair.compare_fields(COMPLETIONS, prompt=prompt, max_tokens=100, ignore_eos=True):
         assert answer.json()["usage"]["completion_tokens"] == 3
 
 
-def test_the_requests_id_is_the_answers(chat_pair: ServerPair) -> None:
+def test_an_answer_has_the_id_of_its_request(chat_pair: ServerPair) -> None:
     for answer in chat_pair.compare_fields(CHAT, **QUESTION, max_tokens=1, request_id="mine"):
         assert answer.json()["id"] == "chatcmpl-mine"
     body = {"model": chat_pair.model, "prompt": "x", "max_tokens": 1}
@@ -86,7 +90,7 @@ def test_the_requests_id_is_the_answers(chat_pair: ServerPair) -> None:
         assert answer.json()["id"] == "cmpl-theirs"
 
 
-def test_a_prompt_of_ids_continues_a_cut_answer(chat_pair: ServerPair) -> None:
+def test_a_completion_of_token_ids_resumes_a_cut_answer(chat_pair: ServerPair) -> None:
     """Resuming relies on this: a completion of the prompt's and the answer's ids so far gives the rest."""
     fields = {"ignore_eos": True, "return_token_ids": True}
     chats = chat_pair.compare_fields(CHAT, **QUESTION, max_tokens=20, **fields)
@@ -98,7 +102,7 @@ def test_a_prompt_of_ids_continues_a_cut_answer(chat_pair: ServerPair) -> None:
         assert chat["choices"][0]["message"]["content"].endswith(rest["text"])
 
 
-def test_a_stop_string_ends_the_answer_and_is_named(thinking_pair: ServerPair) -> None:
+def test_a_stop_string_ends_the_answer_and_is_its_stop_reason(thinking_pair: ServerPair) -> None:
     """One stop string is in the answer that the model has learned, the other in the simulated one."""
     for mode in ({}, {"stream": True}):
         thinking_pair.compare_fields(CHAT, **QUESTION, **NO_THINKING, stop=["count", "llama llama"], **mode)

@@ -10,7 +10,9 @@ from tests.support.vllm.server_pair import CHAT, QUESTION, ServerPair, fresh_con
 from tests.support.vllm.servers import VllmServer
 
 
-async def test_a_dead_engine(doomed_pair: ServerPair, doomed_tiny_qwen3: VllmServer) -> None:
+async def test_a_dead_engine_answers_500_until_its_server_ends(
+    doomed_pair: ServerPair, doomed_tiny_qwen3: VllmServer
+) -> None:
     body = {"model": doomed_pair.model, **QUESTION, "max_tokens": 3}
     async with fresh_connections() as client:
         doomed_tiny_qwen3.engine().kill()

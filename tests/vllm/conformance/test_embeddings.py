@@ -30,14 +30,14 @@ def squared_length(vector: list[float]) -> float:
     ],
     ids=["text", "base64", "ids", "lists of ids", "empty", "truncated", "cut", "cut at the limit", "unknown fields"],
 )
-def test_embeddings(embedding_pair: ServerPair, fields: dict[str, Any]) -> None:
+def test_the_simulated_embedding_answers_as_the_real_one(embedding_pair: ServerPair, fields: dict[str, Any]) -> None:
     for answer in embedding_pair.compare_fields(EMBEDDINGS, **fields):
         vector = answer.json()["data"][0]["embedding"]
         if isinstance(vector, list):
             assert squared_length(vector) == pytest.approx(1.0, abs=1e-3)
 
 
-def test_texts_are_embedded_with_a_token_at_either_end_and_cut_between_them(embedding_pair: ServerPair) -> None:
+def test_truncated_texts_keep_the_special_tokens_at_both_ends(embedding_pair: ServerPair) -> None:
     for answer in embedding_pair.compare_fields(TOKENIZE, prompt=""):
         assert answer.json()["count"] == 2
     for limit in (1, 2, 3):
@@ -48,7 +48,7 @@ def test_texts_are_embedded_with_a_token_at_either_end_and_cut_between_them(embe
     assert truncated == pytest.approx(whole, abs=1e-2)
 
 
-def test_a_vector_without_the_activation_has_a_length_of_its_own(embedding_pair: ServerPair) -> None:
+def test_an_embedding_without_activation_is_not_normalised(embedding_pair: ServerPair) -> None:
     for answer in embedding_pair.compare_fields(EMBEDDINGS, input=SKY, use_activation=False):
         vector = answer.json()["data"][0]["embedding"]
         assert squared_length(vector) != pytest.approx(1.0, abs=1e-2)
@@ -71,20 +71,20 @@ def test_a_vector_without_the_activation_has_a_length_of_its_own(embedding_pair:
     ],
     ids=lambda fields: str(fields).replace(" ", "")[:60],
 )
-def test_bad_embeddings(embedding_pair: ServerPair, fields: dict[str, Any]) -> None:
+def test_an_invalid_embedding_request_gets_the_real_error(embedding_pair: ServerPair, fields: dict[str, Any]) -> None:
     embedding_pair.compare(EMBEDDINGS, {"model": embedding_pair.model, **fields})
 
 
-def test_an_unknown_embedding_model(embedding_pair: ServerPair) -> None:
+def test_an_unknown_embedding_model_gets_the_real_error(embedding_pair: ServerPair) -> None:
     embedding_pair.compare(EMBEDDINGS, {"model": "nope", "input": "x"})
 
 
-def test_texts_that_are_too_long_to_embed(embedding_pair: ServerPair) -> None:
+def test_an_input_beyond_the_context_is_not_embedded(embedding_pair: ServerPair) -> None:
     for given in ("hi " * 200_000, "hi " * 600, ["hi", "hi " * 600], [5] * 600):
         real, _ = embedding_pair.compare_fields(EMBEDDINGS, input=given)
         assert real.status_code == 400
 
 
-def test_an_embedding_server_has_no_chat(embedding_pair: ServerPair) -> None:
+def test_an_embedding_server_has_no_chat_route(embedding_pair: ServerPair) -> None:
     real, _ = embedding_pair.compare(CHAT, {"model": embedding_pair.model, **QUESTION})
     assert (real.status_code, real.json()) == (404, {"detail": "Not Found"})

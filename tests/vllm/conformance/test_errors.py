@@ -1,4 +1,4 @@
-"""Requests that vLLM refuses: the status, the words, and whether a stream has begun by then."""
+"""Requests that vLLM refuses: status, message, and whether the refusal is inside a stream."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def is_refused(answer: httpx.Response) -> bool:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("fields", [*BAD_SAMPLING, *BAD_CHATS], ids=field_values)
-def test_bad_chat_requests(chat_pair: ServerPair, fields: dict[str, Any], stream: bool) -> None:
+def test_an_invalid_chat_gets_the_real_error(chat_pair: ServerPair, fields: dict[str, Any], stream: bool) -> None:
     body = {"model": chat_pair.model, **QUESTION, **({"stream": True} if stream else {}), **fields}
     real, _ = chat_pair.compare(CHAT, body)
     assert is_refused(real) or "stream_options" in fields  # which are valid in a stream
@@ -85,20 +85,20 @@ def test_bad_chat_requests(chat_pair: ServerPair, fields: dict[str, Any], stream
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("fields", [*BAD_SAMPLING, *BAD_COMPLETIONS], ids=field_values)
-def test_bad_completions(chat_pair: ServerPair, fields: dict[str, Any], stream: bool) -> None:
+def test_an_invalid_completion_gets_the_real_error(chat_pair: ServerPair, fields: dict[str, Any], stream: bool) -> None:
     body = {"model": chat_pair.model, "prompt": "hi", **({"stream": True} if stream else {}), **fields}
     real, _ = chat_pair.compare(COMPLETIONS, body)
     assert is_refused(real) or "stream_options" in fields
 
 
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS, "/tokenize", "/detokenize"])
-def test_unknown_models(chat_pair: ServerPair, path: str) -> None:
+def test_an_unknown_model_gets_the_real_404(chat_pair: ServerPair, path: str) -> None:
     real, _ = chat_pair.compare(path, {"model": "nope", **QUESTION, "prompt": "x", "tokens": [1]})
     assert real.status_code == 404
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_prompts_that_are_too_long(chat_pair: ServerPair, stream: bool) -> None:
+def test_a_prompt_beyond_the_context_gets_the_real_error(chat_pair: ServerPair, stream: bool) -> None:
     """vLLM has three messages for it: too many tokens of text, too many characters, too many ids."""
     for words in (2500, 200_000):
         chat_pair.compare_fields(CHAT, messages=[{"role": "user", "content": "hi " * words}], stream=stream)
@@ -107,11 +107,11 @@ def test_prompts_that_are_too_long(chat_pair: ServerPair, stream: bool) -> None:
 
 
 @pytest.mark.parametrize("body", [b"{bad json", b"[]", b"", b'"x"'])
-def test_bodies_that_are_no_object(chat_pair: ServerPair, body: bytes) -> None:
+def test_a_body_that_is_not_a_json_object_gets_the_real_error(chat_pair: ServerPair, body: bytes) -> None:
     chat_pair.compare(CHAT, body)
 
 
-def test_other_content_types(chat_pair: ServerPair) -> None:
+def test_content_types_are_checked_as_by_the_real_server(chat_pair: ServerPair) -> None:
     chat_pair.compare(CHAT, b"{}", headers={"content-type": "text/plain"})
     body = {"model": chat_pair.model, **QUESTION, "max_tokens": 1}
     chat_pair.compare(CHAT, body, headers={"content-type": "application/json; charset=utf-8"})
@@ -128,5 +128,5 @@ def test_other_content_types(chat_pair: ServerPair) -> None:
         ("POST", "/sleep"),
     ],
 )
-def test_routes_and_methods_that_are_not_there(chat_pair: ServerPair, method: str, path: str) -> None:
+def test_an_unknown_route_or_method_gets_the_real_error(chat_pair: ServerPair, method: str, path: str) -> None:
     chat_pair.compare(path, None if method in ("GET", "HEAD") else {}, method=method)

@@ -10,7 +10,7 @@ from tests.support.vllm.server_pair import CHAT, QUESTION, ServerPair, fresh_con
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_client_that_leaves_frees_its_sequence(chat_pair: ServerPair, stream: bool) -> None:
+async def test_a_disconnected_client_frees_its_sequence_within_a_second(chat_pair: ServerPair, stream: bool) -> None:
     body = {"model": chat_pair.model, **QUESTION, "max_tokens": 1500, "ignore_eos": True, "stream": stream}
     async with fresh_connections() as watcher:
         for url in chat_pair.urls:

@@ -39,11 +39,11 @@ def label_names(url: str) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("path", ["/health", "/ping", "/version", "/load", "/v1/models"])
-def test_what_a_server_tells(chat_pair: ServerPair, path: str) -> None:
+def test_health_version_load_and_models_answer_as_the_real_ones(chat_pair: ServerPair, path: str) -> None:
     chat_pair.compare(path, method="GET")
 
 
-def test_metrics_have_vllms_names_and_labels(chat_pair: ServerPair) -> None:
+def test_simulated_metrics_have_the_real_names_and_labels(chat_pair: ServerPair) -> None:
     chat_pair.compare_fields(CHAT, **QUESTION, max_tokens=2)
     real, simulated = map(label_names, chat_pair.urls)
     assert set(real) >= USED

@@ -99,26 +99,26 @@ def kind_of(answer: httpx.Response) -> str:
 
 
 @pytest.mark.parametrize("given", ["", "Bearer wrong", API_KEY])
-def test_keys(strict_pair: ServerPair, given: str) -> None:
+def test_a_request_without_the_api_key_is_refused(strict_pair: ServerPair, given: str) -> None:
     real, _ = strict_pair.compare("/v1/models", method="GET", headers={"authorization": given})
     assert (real.status_code, real.json()) == (401, {"error": "Unauthorized"})
     strict_pair.compare(COMPLETIONS, {"prompt": "x"}, headers={"authorization": given})
 
 
-def test_routes_that_need_no_key(strict_pair: ServerPair) -> None:
+def test_health_version_load_and_sleep_state_need_no_key(strict_pair: ServerPair) -> None:
     for path in ("/health", "/version", "/load", "/is_sleeping"):
         strict_pair.compare(path, method="GET", headers={"authorization": ""})
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_model_without_a_template_cannot_chat(strict_pair: ServerPair, stream: bool) -> None:
+def test_a_model_without_a_chat_template_completes_but_cannot_chat(strict_pair: ServerPair, stream: bool) -> None:
     real, _ = strict_pair.compare_fields(CHAT, **QUESTION, stream=stream)
     assert real.status_code == 400
     strict_pair.compare_fields(TOKENIZE, **QUESTION)
     strict_pair.compare_fields(COMPLETIONS, prompt="one two", max_tokens=3, stream=stream)
 
 
-async def test_admission_refuses_plainly_and_inside_a_stream(strict_pair: ServerPair) -> None:
+async def test_a_burst_beyond_the_queue_is_refused_before_or_inside_the_stream(strict_pair: ServerPair) -> None:
     """Real vLLM refuses in either way by chance, so send bursts until the rarer way has occurred."""
     shapes: list[dict[str, Any]] = []
     for url in strict_pair.urls:
@@ -134,7 +134,7 @@ async def test_admission_refuses_plainly_and_inside_a_stream(strict_pair: Server
         response_shape.assert_equal(real[kind], simulated[kind], request=kind)
 
 
-async def test_admission_refuses_plainly_where_the_engine_is_full(strict_pair: ServerPair) -> None:
+async def test_a_full_engine_refuses_with_503(strict_pair: ServerPair) -> None:
     refusals = []
     async with fresh_connections(strict_pair.headers) as client:
         for url in strict_pair.urls:
@@ -151,7 +151,7 @@ async def test_admission_refuses_plainly_where_the_engine_is_full(strict_pair: S
     response_shape.assert_equal(*refusals)
 
 
-async def test_sleep(strict_pair: ServerPair) -> None:
+async def test_sleep_ends_accepted_streams_and_holds_later_requests(strict_pair: ServerPair) -> None:
     """Sleep ends the running stream with "abort" and queued ones without an event; later requests wait for its end."""
     strict_pair.compare("/sleep?level=3")
     endings = []
@@ -173,7 +173,9 @@ async def test_sleep(strict_pair: ServerPair) -> None:
     response_shape.assert_equal(*endings)
 
 
-async def test_draining(strict_pair: ServerPair, strict_vllm: VllmServer) -> None:
+async def test_sigterm_lets_accepted_requests_finish_and_refuses_new_ones(
+    strict_pair: ServerPair, strict_vllm: VllmServer
+) -> None:
     """Must come last, since it ends the server."""
     refusals = []
     assert strict_vllm.process is not None

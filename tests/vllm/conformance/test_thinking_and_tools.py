@@ -29,7 +29,9 @@ GET_WEATHER = {"type": "function", "function": {"name": "get_weather"}}
     ],
     ids=field_names,
 )
-def test_thinking(thinking_pair: ServerPair, fields: dict[str, Any], mode: dict[str, Any]) -> None:
+def test_a_simulated_answer_with_thinking_has_the_shape_of_the_real_one(
+    thinking_pair: ServerPair, fields: dict[str, Any], mode: dict[str, Any]
+) -> None:
     thinking_pair.compare_fields(CHAT, **QUESTION, **fields, **mode)
 
 
@@ -45,11 +47,13 @@ def test_thinking(thinking_pair: ServerPair, fields: dict[str, Any], mode: dict[
     ],
     ids=field_names,
 )
-def test_tools(thinking_pair: ServerPair, fields: dict[str, Any], mode: dict[str, Any]) -> None:
+def test_a_simulated_tool_call_has_the_shape_of_the_real_one(
+    thinking_pair: ServerPair, fields: dict[str, Any], mode: dict[str, Any]
+) -> None:
     thinking_pair.compare_fields(CHAT, **WEATHER, **fields, **mode)
 
 
-def test_tools_that_are_not_called_and_their_results(thinking_pair: ServerPair) -> None:
+def test_a_greeting_calls_no_tool_and_a_tool_result_is_answered(thinking_pair: ServerPair) -> None:
     hello = {"messages": [{"role": "user", "content": "hi"}]}
     thinking_pair.compare_fields(CHAT, **{**WEATHER, **hello}, **NO_THINKING)
     call = {"id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Paris"}'}}
@@ -62,7 +66,7 @@ def test_tools_that_are_not_called_and_their_results(thinking_pair: ServerPair) 
         assert answer.json()["choices"][0]["finish_reason"] == "stop"
 
 
-def test_deltas_of_a_call_make_its_arguments(thinking_pair: ServerPair) -> None:
+def test_the_deltas_of_a_tool_call_join_to_its_arguments(thinking_pair: ServerPair) -> None:
     for answer in thinking_pair.compare_fields(CHAT, **WEATHER, **NO_THINKING, stream=True):
         events = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
         calls = [call for event in events for call in event["choices"][0]["delta"].get("tool_calls", ())]
@@ -70,7 +74,7 @@ def test_deltas_of_a_call_make_its_arguments(thinking_pair: ServerPair) -> None:
         assert set(json.loads(arguments)) == {"city", "unit"}
 
 
-def test_a_closed_schema_is_kept_to(thinking_pair: ServerPair) -> None:
+def test_an_answer_conforms_to_its_json_schema(thinking_pair: ServerPair) -> None:
     schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "boolean"}}}
     for answer in thinking_pair.compare_fields(CHAT, **QUESTION, **NO_THINKING, response_format=schema):
         assert json.loads(answer.json()["choices"][0]["message"]["content"]) in (True, False)

@@ -21,7 +21,7 @@ from tests.support.vllm.server_pair import (
 from tests.support.vllm.weather_tool import CHAT as WEATHER
 
 
-def test_tokens(chat_pair: ServerPair) -> None:
+def test_simulated_tokenize_and_detokenize_answer_as_the_real_ones(chat_pair: ServerPair) -> None:
     chat_pair.compare_fields(TOKENIZE, prompt="Hello there")
     chat_pair.compare_fields(TOKENIZE, **QUESTION, return_token_strs=True)
     chat_pair.compare_fields(DETOKENIZE, tokens=[1, 2, 3])
@@ -32,7 +32,7 @@ def test_tokens(chat_pair: ServerPair) -> None:
 
 
 @pytest.mark.parametrize("fields", [{}, NO_THINKING, WEATHER, {"return_token_strs": True}], ids=field_names)
-def test_tokens_of_a_chat_are_those_that_its_prompt_has(thinking_pair: ServerPair, fields: dict[str, Any]) -> None:
+def test_tokenize_returns_the_token_ids_of_the_chats_prompt(thinking_pair: ServerPair, fields: dict[str, Any]) -> None:
     """Shortening a conversation relies on this: it counts by `/tokenize`."""
     chat = {**QUESTION, **fields}
     for url, counted in zip(thinking_pair.urls, thinking_pair.compare_fields(TOKENIZE, **chat), strict=True):
@@ -41,20 +41,20 @@ def test_tokens_of_a_chat_are_those_that_its_prompt_has(thinking_pair: ServerPai
         assert counted.json()["max_model_len"] == thinking_pair.context
 
 
-def test_tokens_of_more_than_the_context_holds_are_counted_all_the_same(thinking_pair: ServerPair) -> None:
+def test_tokenize_counts_more_tokens_than_the_context_holds(thinking_pair: ServerPair) -> None:
     messages = [{"role": "user", "content": "hello " * 20000}]
     for answer in thinking_pair.compare_fields(TOKENIZE, messages=messages):
         assert answer.json()["count"] > 2 * thinking_pair.context
 
 
-def test_text_of_tokens_has_the_markup(thinking_pair: ServerPair) -> None:
+def test_detokenize_keeps_the_chat_markup(thinking_pair: ServerPair) -> None:
     for url in thinking_pair.urls:
         tokens = thinking_pair.post(url, TOKENIZE, **QUESTION)["tokens"]
         text = thinking_pair.post(url, DETOKENIZE, tokens=tokens)["prompt"]
         assert text == "<|im_start|>user\nWhat is 2+2?<|im_end|>\n<|im_start|>assistant\n"
 
 
-def test_a_completion_of_a_rendered_prompt_thinks_in_its_text(thinking_pair: ServerPair) -> None:
+def test_a_completion_of_a_chat_prompt_has_think_tags_in_its_text(thinking_pair: ServerPair) -> None:
     for url in thinking_pair.urls:
         tokens = thinking_pair.post(url, TOKENIZE, **QUESTION)["tokens"]
         text = thinking_pair.post(url, COMPLETIONS, prompt=tokens, max_tokens=500)["choices"][0]["text"]
@@ -62,7 +62,7 @@ def test_a_completion_of_a_rendered_prompt_thinks_in_its_text(thinking_pair: Ser
         assert "</think>" in text
 
 
-def test_ids_are_cut_to_their_last_ones_too(thinking_pair: ServerPair) -> None:
+def test_a_prompt_of_token_ids_is_truncated(thinking_pair: ServerPair) -> None:
     fields = {"truncate_prompt_tokens": 1000, "max_tokens": 3, "ignore_eos": True}
     for answer in thinking_pair.compare_fields(COMPLETIONS, prompt=[5] * 5000, **fields):
         assert answer.json()["usage"]["prompt_tokens"] == 1000
@@ -71,7 +71,7 @@ def test_ids_are_cut_to_their_last_ones_too(thinking_pair: ServerPair) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
 @pytest.mark.parametrize("words", [3000, 60000], ids=["too many tokens", "too many characters"])
-def test_a_prompt_is_cut_to_its_last_tokens_however_long_it_is(
+def test_a_text_prompt_of_any_length_is_truncated(
     thinking_pair: ServerPair, path: str, words: int, stream: bool
 ) -> None:
     text = "hello " * words
