@@ -16,8 +16,8 @@ pytestmark = pytest.mark.clients
 
 @pytest.fixture(scope="module")
 def systems(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneSystem]:
-    with OneSystem(lambda: tmp_path_factory.mktemp("system")) as made:
-        yield made
+    with OneSystem(lambda: tmp_path_factory.mktemp("system")) as one_system:
+        yield one_system
 
 
 class TestRealVllm(ScenarioTests):

@@ -30,16 +30,16 @@ Embed = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def systems(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneSystem]:
-    with OneSystem(lambda: tmp_path_factory.mktemp("system")) as made:
-        yield made
+    with OneSystem(lambda: tmp_path_factory.mktemp("system")) as one_system:
+        yield one_system
 
 
 @pytest.fixture
 def client(systems: OneSystem, all_minilm_vllm: VllmServer) -> Iterator[ollama.Client]:
     """The official Python client."""
-    made = ollama.Client(systems.url(all_minilm_vllm), trust_env=False, timeout=60.0)
-    yield made
-    made._client.close()
+    ollama_client = ollama.Client(systems.url(all_minilm_vllm), trust_env=False, timeout=60.0)
+    yield ollama_client
+    ollama_client._client.close()
 
 
 @pytest.fixture

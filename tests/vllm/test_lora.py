@@ -21,9 +21,9 @@ PLAIN = {"stream": False, "think": False, "options": {"temperature": 0, "num_pre
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Fleet]:
-    async with fleet(tmp_path, {}) as made:
-        made.http.timeout = httpx.Timeout(120)
-        yield made
+    async with fleet(tmp_path, {}) as live:
+        live.http.timeout = httpx.Timeout(120)
+        yield live
 
 
 @pytest.fixture
@@ -34,8 +34,8 @@ async def worker(
     flags = (*flags, "--lora-modules", f"ada={tiny_qwen3_lora}")
     args = ("--model", str(tiny_qwen3), "--name", "w", "--port", str(free_ports()), "--", *flags)
     env = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    async with agent(*args, state_dir=tmp_path, env=env, program=vllm_command) as made:
-        yield made
+    async with agent(*args, state_dir=tmp_path, env=env, program=vllm_command) as process:
+        yield process
 
 
 @pytest.mark.rule(108, 174)

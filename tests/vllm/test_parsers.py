@@ -27,9 +27,9 @@ START = 300.0
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Fleet]:
-    async with fleet(tmp_path, {}) as made:
-        made.http.timeout = httpx.Timeout(120)
-        yield made
+    async with fleet(tmp_path, {}) as live:
+        live.http.timeout = httpx.Timeout(120)
+        yield live
 
 
 async def models(running: Fleet) -> Any:
@@ -43,8 +43,8 @@ async def worker(
     flags = ("--max-model-len", "1024", "--max-num-seqs", "4")
     args = ("--model", str(tiny_qwen3), "--name", "w", "--port", str(free_ports()), "--", *flags)
     env = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    async with agent(*args, state_dir=tmp_path, env=env, program=vllm_command) as made:
-        yield made
+    async with agent(*args, state_dir=tmp_path, env=env, program=vllm_command) as process:
+        yield process
 
 
 @pytest.mark.rule(95, 176)

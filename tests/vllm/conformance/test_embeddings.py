@@ -80,8 +80,8 @@ def test_an_unknown_embedding_model_gets_the_real_error(embedding_pair: ServerPa
 
 
 def test_an_input_beyond_the_context_is_not_embedded(embedding_pair: ServerPair) -> None:
-    for given in ("hi " * 200_000, "hi " * 600, ["hi", "hi " * 600], [5] * 600):
-        real, _ = embedding_pair.compare_fields(EMBEDDINGS, input=given)
+    for text in ("hi " * 200_000, "hi " * 600, ["hi", "hi " * 600], [5] * 600):
+        real, _ = embedding_pair.compare_fields(EMBEDDINGS, input=text)
         assert real.status_code == 400
 
 

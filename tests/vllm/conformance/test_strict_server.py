@@ -98,11 +98,11 @@ def kind_of(answer: httpx.Response) -> str:
     return "refused in the stream" if '"code": 503' in answer.text else "served"
 
 
-@pytest.mark.parametrize("given", ["", "Bearer wrong", API_KEY])
-def test_a_request_without_the_api_key_is_refused(strict_pair: ServerPair, given: str) -> None:
-    real, _ = strict_pair.compare("/v1/models", method="GET", headers={"authorization": given})
+@pytest.mark.parametrize("header", ["", "Bearer wrong", API_KEY])
+def test_a_request_without_the_api_key_is_refused(strict_pair: ServerPair, header: str) -> None:
+    real, _ = strict_pair.compare("/v1/models", method="GET", headers={"authorization": header})
     assert (real.status_code, real.json()) == (401, {"error": "Unauthorized"})
-    strict_pair.compare(COMPLETIONS, {"prompt": "x"}, headers={"authorization": given})
+    strict_pair.compare(COMPLETIONS, {"prompt": "x"}, headers={"authorization": header})
 
 
 def test_health_version_load_and_sleep_state_need_no_key(strict_pair: ServerPair) -> None:
