@@ -16,8 +16,8 @@ from vllama_pool.router.compat.wire import parse_url
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 NEED_VISION = {"generate_accepts_images", "chat_accepts_images"}
-"""Simulated workers have no model that sees. tests/vllm/test_vision.py runs these checks."""
-EACH = [
+"""Simulated workers have no vision. tests/vllm/test_vision.py runs these checks."""
+RUNNABLE = [
     pytest.param(check, id=check.name, marks=pytest.mark.rule(*sorted(check.rules)))
     for check in CHECKS
     if check.name not in NEED_VISION
@@ -31,7 +31,7 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Chec
         yield CheckedServer(parse_url(running.url), models, timeout=20)
 
 
-@pytest.mark.parametrize("check", EACH)
+@pytest.mark.parametrize("check", RUNNABLE)
 async def test_the_router_answers_as_ollama_does(server: CheckedServer, check: Check) -> None:
     outcome = await run_check(server, check)
     assert outcome.result is Result.SAME, outcome.detail

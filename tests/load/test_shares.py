@@ -1,4 +1,4 @@
-"""How the tokens of 200 clients are shared out over workers of unequal speed, by a live router over real sockets."""
+"""Shares of 200 clients' tokens over workers of unequal speed, with a live router and real sockets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REGIMES = {
     "bound by arithmetic, some wait": Options(slots=16, tokens_per_second=20, total_tokens_per_second=120),
     "bound by memory, all run": Options(slots=64, tokens_per_second=10),
 }
-"""Either a worker's speed bounds it as a whole and its slots are too few, or it bounds each request by itself."""
+"""The speed of a worker limits either its total or each request."""
 LONGEST, SHORTEST = 50, 10
 """Tokens of an answer."""
 MEASURED = 12.0
@@ -46,18 +46,18 @@ TABLE = RoutingTable(
 
 @dataclass(frozen=True)
 class Shares:
-    """What each worker made in a time, in tokens."""
+    """Tokens that each worker generated in a period."""
 
     tokens: Mapping[str, int]
     requests: int
     seconds: float
 
-    def part(self, name: str) -> float:
+    def share(self, name: str) -> float:
         return self.tokens[name] / sum(self.tokens.values())
 
     def deviation(self, name: str) -> float:
-        """From the worker's share of speed, as a part of that."""
-        return self.part(name) / (SPEEDS[name] / sum(SPEEDS.values())) - 1
+        """Relative difference from the worker's share of the speed."""
+        return self.share(name) / (SPEEDS[name] / sum(SPEEDS.values())) - 1
 
     @property
     def worst(self) -> float:
@@ -68,7 +68,7 @@ class Shares:
         head = f"{title}: {rate:.0f} tokens/s, {self.requests} requests, off by {self.worst:.1%} at most"
         rows = [
             f"  {name}  speed {speed:<4} share of speed {speed / sum(SPEEDS.values()):6.1%}"
-            f"  of tokens {self.part(name):6.1%}  deviation {self.deviation(name):+6.1%}"
+            f"  of tokens {self.share(name):6.1%}  deviation {self.deviation(name):+6.1%}"
             for name, speed in SPEEDS.items()
         ]
         return "\n".join([head, *rows])
@@ -77,11 +77,11 @@ class Shares:
 async def test_least_load_shares_tokens_by_speed_and_round_robin_does_not(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    began, cpu = time.monotonic(), time.process_time()
+    start, cpu = time.monotonic(), time.process_time()
     results = await asyncio.gather(
-        *(compare(tmp_path / str(number), REGIMES[name]) for number, name in enumerate(REGIMES))
+        *(measure_policies(tmp_path / str(number), REGIMES[name]) for number, name in enumerate(REGIMES))
     )
-    cores = (time.process_time() - cpu) / (time.monotonic() - began)
+    cores = (time.process_time() - cpu) / (time.monotonic() - start)
     record_property("figure", f"{CLIENTS} clients of each fleet; all, with routers and workers, used {cores:.2f} cores")
     for name, (balanced, in_turn) in zip(REGIMES, results, strict=True):
         record_property("figure", balanced.table(f"least-load, {name}"))
@@ -92,31 +92,31 @@ async def test_least_load_shares_tokens_by_speed_and_round_robin_does_not(
         assert sum(in_turn.tokens.values()) < sum(balanced.tokens.values())
 
 
-async def compare(folder: Path, options: Options) -> tuple[Shares, Shares]:
-    """What least-load and round-robin make of a fleet of such workers, at the speeds above."""
+async def measure_policies(folder: Path, options: Options) -> tuple[Shares, Shares]:
+    """Measure least-load, then round-robin, on workers with these options and the speeds above."""
     workers = {
         name: replace(options, model="m", speed=speed, ttft=0.02, answer_tokens=LONGEST)
         for name, speed in SPEEDS.items()
     }
     async with fleet(folder, workers, table=TABLE) as running:
-        async with clients(running, "least-load") as answered:
-            await asyncio.sleep(SLOW_START + 3)  # what is measured is the state afterwards
-            balanced = await measure(running, answered)
-        async with clients(running, "round-robin") as answered:
+        async with clients(running, "least-load") as lengths:
+            await asyncio.sleep(SLOW_START + 3)  # measure the steady state
+            balanced = await measure(running, lengths)
+        async with clients(running, "round-robin") as lengths:
             await asyncio.sleep(SETTLING)
-            in_turn = await measure(running, answered)
+            in_turn = await measure(running, lengths)
     return balanced, in_turn
 
 
 @asynccontextmanager
 async def clients(running: Fleet, model: str) -> AsyncIterator[list[int]]:
-    """Clients that never pause. Yields the lengths of the answers so far; a failed one fails the test."""
-    answered: list[int] = []
+    """Run clients without pause. Yields the growing list of answer lengths; a failed request fails the test."""
+    lengths: list[int] = []
     port = int(running.url.rpartition(":")[2])
     client = UpstreamClient()
     rng = random.Random(7)
 
-    async def ask() -> None:
+    async def run_client() -> None:
         while True:
             length = rng.randint(SHORTEST, LONGEST)
             message = {"role": "user", "content": "hello"}
@@ -128,22 +128,22 @@ async def clients(running: Fleet, model: str) -> AsyncIterator[list[int]]:
             assert response.status == 200, answer
             last = json.loads(answer.splitlines()[-1])
             assert last["eval_count"] == length, last
-            answered.append(length)
+            lengths.append(length)
 
     try:
         async with asyncio.TaskGroup() as tasks:
-            asking = [tasks.create_task(ask()) for _ in range(CLIENTS)]
-            yield answered
-            for task in asking:
+            running_clients = [tasks.create_task(run_client()) for _ in range(CLIENTS)]
+            yield lengths
+            for task in running_clients:
                 task.cancel()
     finally:
         await client.aclose()
 
 
-async def measure(running: Fleet, answered: list[int]) -> Shares:
+async def measure(running: Fleet, lengths: list[int]) -> Shares:
     before = {name: running[name].tokens for name in SPEEDS}
-    requests, began = len(answered), time.monotonic()
+    requests, start = len(lengths), time.monotonic()
     await asyncio.sleep(MEASURED)
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - start
     tokens = {name: running[name].tokens - before[name] for name in SPEEDS}
-    return Shares(tokens, len(answered) - requests, seconds)
+    return Shares(tokens, len(lengths) - requests, seconds)

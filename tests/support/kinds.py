@@ -1,6 +1,6 @@
-"""A pytest plugin: how many tests each kind has, how long they took, and the figures that they measured.
+"""A pytest plugin that prints counts and times by kind of test, and the figures that tests measured.
 
-A kind is a folder right below tests/. A test tells a figure by `record_property("figure", "what was seen")`.
+A kind is a folder directly below tests/. A test reports a figure by `record_property("figure", text)`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Kinds:
 
 
 def kind_of(nodeid: str) -> str:
-    """The kind of a test, from its node id: "tests/unit/config/test_names.py::test_x" is "unit"."""
+    """Return the kind of a node id: "unit" for "tests/unit/config/test_names.py::test_x"."""
     parts = nodeid.partition("::")[0].split("/")
     return parts[1] if len(parts) > 2 and parts[0] == "tests" else "other"
 

@@ -1,4 +1,4 @@
-"""Shared by the tests of the protocol: a clock that stands still, captured streams, and models."""
+"""A stopped clock, captured streams and models, for tests of the protocol."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TIMING = Timing(arrived=1_000_000, sent=3_000_000)
 
 
 class StillClock:
-    """Always the same moment: 22 Nov 2026, 10 ms after the request's arrival."""
+    """Stopped on 22 Nov 2026, 10 ms after the request's arrival."""
 
     def time_ns(self) -> int:
         return 1_795_375_700_250_000_000
@@ -48,7 +48,7 @@ def event(**fields: Any) -> bytes:
 
 
 def delta(finish: str | None = None, stop_reason: Any = None, logprobs: Any = None, **fields: Any) -> bytes:
-    """A chat event as vLLM writes it."""
+    """Return a chat event as vLLM writes it."""
     choice = {"index": 0, "delta": fields, "logprobs": logprobs, "finish_reason": finish, "stop_reason": stop_reason}
     return event(id="chatcmpl-1", object="chat.completion.chunk", choices=[choice])
 
@@ -61,18 +61,18 @@ DONE = b"data: [DONE]\n\n"
 
 
 def outgoing(step: NextStep) -> UpstreamRequest:
-    """A way to the worker that asks nothing first."""
+    """Return the step as a request, which needs no preflight."""
     assert isinstance(step, UpstreamRequest)
     return step
 
 
 def run(translator: TextTranslator, data: bytes, cuts: Iterable[int] = ()) -> bytes:
-    """Everything that a client gets for a stream cut at the given places."""
-    places = [0, *sorted(cuts), len(data)]
-    out = b"".join(translator.feed(data[start:end]) for start, end in itertools.pairwise(places))
+    """Return the client's bytes for a stream cut at these offsets."""
+    offsets = [0, *sorted(cuts), len(data)]
+    out = b"".join(translator.feed(data[start:end]) for start, end in itertools.pairwise(offsets))
     return out + translator.finish()
 
 
 def objects(answer: bytes) -> list[dict[str, Any]]:
-    """The objects of an NDJSON answer, or the one of a plain answer."""
+    """Return the objects of an NDJSON answer, or the one of a JSON answer."""
     return [json.loads(line) for line in answer.split(b"\n") if line]

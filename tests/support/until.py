@@ -1,4 +1,4 @@
-"""Waiting in tests: poll a condition, with a bound, and say what was seen when it never came true."""
+"""Polls a condition with a time limit, and reports its last value if it never comes true."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import TypeVar, cast
 T = TypeVar("T")
 
 INTERVAL = 0.02
-"""Seconds between two looks."""
+"""Seconds between two calls of the condition."""
 
 
 def until(cond: Callable[[], T], timeout: float = 5.0, what: str = "", *, interval: float = INTERVAL) -> T:
-    """Call `cond` until it returns something true, and return that.
+    """Call `cond` until its value is true, and return the value.
 
-    `timeout` is in seconds; `cond` is looked at least once, and once more at the very end. Raises
-    AssertionError with the description and the last value. What `cond` raises is not caught.
+    Calls `cond` at least once, and once more after `timeout` seconds. Raises AssertionError with `what` and the last
+    value. Exceptions of `cond` propagate.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -27,14 +27,14 @@ def until(cond: Callable[[], T], timeout: float = 5.0, what: str = "", *, interv
         if value:
             return value
         if late:
-            raise AssertionError(_complaint(cond, timeout, what, value))
+            raise AssertionError(_message(cond, timeout, what, value))
         time.sleep(interval)
 
 
 async def auntil(
     cond: Callable[[], T | Awaitable[T]], timeout: float = 5.0, what: str = "", *, interval: float = INTERVAL
 ) -> T:
-    """As `until`, for a condition that may be a coroutine function; other tasks run between two looks."""
+    """Like `until`, for conditions that may be coroutine functions; other tasks run between calls."""
     deadline = time.monotonic() + timeout
     while True:
         late = time.monotonic() >= deadline
@@ -44,10 +44,10 @@ async def auntil(
         if value:
             return cast(T, value)
         if late:
-            raise AssertionError(_complaint(cond, timeout, what, value))
+            raise AssertionError(_message(cond, timeout, what, value))
         await asyncio.sleep(interval)
 
 
-def _complaint(cond: Callable[[], object], timeout: float, what: str, value: object) -> str:
+def _message(cond: Callable[[], object], timeout: float, what: str, value: object) -> str:
     name = what or getattr(cond, "__qualname__", repr(cond))
     return f"not within {timeout:g} s: {name}; last value: {value!r}"

@@ -85,7 +85,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "router/__main__.py": {"router/cli"},
 }
-"""Folder (or a file that stands alone) by path: all of ours that its modules may import besides their own folder."""
+"""By folder or single file: what its modules may import besides their own folder."""
 
 PURE = ("router/protocol", "router/balance", "router/routing", "router/admission", "config/routing/schema.py")
 PURE_MODULES = ("router/server/access.py", "router/server/cors.py", "router/server/paths.py", "config/names.py")
@@ -103,31 +103,31 @@ THIRD_PARTY = {
     "torch": (),
     "transformers": (),
 }
-"""Which modules may import a library that marks an edge of the system."""
+"""Places that may import a library of the system's edge."""
 
 
 @cache
 def modules() -> dict[str, Path]:
-    """Path from the root, and the file itself."""
+    """Return our files by path from the root."""
     paths = (path for folder in ("config", "workers", "router") for path in (ROOT / folder).rglob("*.py"))
     return {str(path.relative_to(ROOT)): path for path in paths}
 
 
 @cache
 def imports(module: str) -> frozenset[str]:
-    """Dotted names of everything that a module imports."""
-    found: set[str] = set()
+    """Return the dotted names of a module's imports."""
+    names: set[str] = set()
     for node in ast.walk(ast.parse(modules()[module].read_text(), module)):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{module} has a relative import"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return frozenset(found)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(names)
 
 
 def ours(module: str) -> Iterator[str]:
-    """Paths of our own modules that a module imports."""
+    """Yield the paths of our modules that a module imports."""
     for name in imports(module):
         if name.split(".")[0] == PACKAGE:
             path = name.removeprefix(f"{PACKAGE}.").replace(".", "/")
@@ -140,7 +140,7 @@ def outside(module: str) -> set[str]:
 
 
 def entry(module: str) -> str:
-    """The row of `MAY_IMPORT` that a module belongs to: its own, or that of its nearest folder."""
+    """Return the row of `MAY_IMPORT` for a module: its own, or its nearest folder's."""
     path = module
     while path not in MAY_IMPORT:
         path, _, _ = path.rpartition("/")
@@ -153,7 +153,7 @@ def within(module: str, places: tuple[str, ...]) -> bool:
 
 
 def is_bare(module: str) -> bool:
-    """`__init__.py` of a folder that only holds folders."""
+    """True for `__init__.py` of a folder without modules."""
     return module in ("workers/__init__.py", "router/__init__.py")
 
 
@@ -166,18 +166,18 @@ def test_a_folder_imports_only_what_its_row_lists(row: str) -> None:
     assert (ROOT / row).exists(), f"{row} does not exist"
 
 
-def test_the_table_has_no_circle() -> None:
+def test_the_import_table_has_no_cycle() -> None:
     TopologicalSorter(MAY_IMPORT).prepare()
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
+def test_no_modules_import_each_other_in_a_cycle() -> None:
     try:
         TopologicalSorter({module: set(ours(module)) - {module} for module in modules()}).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
 
 
-def test_every_folder_says_in_one_line_what_it_is_for() -> None:
+def test_every_package_has_a_docstring_of_one_sentence() -> None:
     for module, path in modules().items():
         if path.name == "__init__.py":
             text = ast.get_docstring(ast.parse(path.read_text()))
@@ -210,7 +210,7 @@ def test_only_discovery_and_virtual_models_read_the_registry() -> None:
 
 @pytest.mark.parametrize("folder", ["config", "workers", "router"])
 def test_no_source_imports_our_folders_without_the_import_package(folder: str) -> None:
-    """In the wheel only `vllama_pool` exists; a plain `import config` would find somebody else's package."""
+    """Only `vllama_pool` exists in the wheel: `import config` would find a foreign package."""
     for top in ("config", "workers", "router", "tests", "deploy", PACKAGE):
         for path in (ROOT / top).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
@@ -220,6 +220,6 @@ def test_no_source_imports_our_folders_without_the_import_package(folder: str) -
                 assert folder not in {name.split(".")[0] for name in names}, path
 
 
-def test_nothing_waits_by_a_call_that_loses_cancellations() -> None:
-    """Before Python 3.12 asyncio.wait_for returns a result that comes with a cancellation, and the task runs on."""
+def test_no_module_uses_asyncio_wait_for() -> None:
+    """Before Python 3.12, asyncio.wait_for loses a cancellation that arrives together with the result."""
     assert not [module for module, path in modules().items() if "asyncio.wait_for(" in path.read_text()]

@@ -73,7 +73,7 @@ def test_the_wheel_names_the_command_and_carries_the_licence(wheel: Path) -> Non
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bin folder of a new environment that holds the wheel; its dependencies come from the tests' environment."""
+    """The bin folder of a new environment with the wheel and the dependencies of the tests' environment."""
     folder = tmp_path_factory.mktemp("installed")
     venv.create(folder, with_pip=False, symlinks=True)
     (site,) = folder.glob("lib/python*/site-packages")

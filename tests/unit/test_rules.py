@@ -1,4 +1,4 @@
-"""The list of the contract's rules, and the tests that are marked with them."""
+"""The rules of Ollama's API, and the tests that carry their marks."""
 
 import ast
 from collections import Counter
@@ -13,11 +13,11 @@ from vllama_pool.router.compat.rules.rule import GROUPS
 
 TESTS = Path(__file__).resolve().parents[1]
 TRAPS = 15
-"""Places in the contract where servers other than Ollama tend to go wrong."""
+"""Places where servers other than Ollama tend to differ."""
 
 
 def marks(source: str) -> Iterator[tuple[str, int]]:
-    """Each `pytest.mark.<name>(<number>, …)` on a function in the source, as (name, number)."""
+    """Yield (name, number) for each `pytest.mark.<name>(<number>, …)` on a function."""
     for function in ast.walk(ast.parse(source)):
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             for decorator in function.decorator_list:
@@ -30,7 +30,7 @@ def marks(source: str) -> Iterator[tuple[str, int]]:
 
 @cache
 def marked(mark: str) -> frozenset[int]:
-    """The numbers that any test carries in this mark."""
+    """Return the numbers in this mark of all tests."""
     sources = (path.read_text() for path in TESTS.rglob("test_*.py"))
     return frozenset(number for source in sources for name, number in marks(source) if name == mark)
 
@@ -52,7 +52,7 @@ def test_titles_are_unique_and_fit_on_a_line() -> None:
     assert [rule.name for rule in RULES if not 0 < len(rule.title) <= 80] == []
 
 
-def test_each_rule_is_checked_from_outside_or_says_why_not() -> None:
+def test_every_rule_is_checked_from_outside_or_gives_the_reason() -> None:
     checked = {number for check in CHECKS for number in check.rules}
     assert {rule.number for rule in RULES if rule.has_checks} - checked == set()
     assert {rule.number for rule in RULES if not rule.has_checks} & checked == set()
@@ -63,7 +63,7 @@ def test_check_names_are_unique() -> None:
     assert len({check.name for check in CHECKS}) == len(CHECKS)
 
 
-def test_each_rule_that_no_check_can_see_has_a_test() -> None:
+def test_every_rule_without_a_check_has_a_test() -> None:
     unchecked = {rule.number for rule in RULES if rule.unobservable}
     assert spans(unchecked - marked("rule")) == "", "mark a test of the rule with @pytest.mark.rule(number)"
 
@@ -76,7 +76,7 @@ def test_no_test_is_marked_with_an_unknown_rule() -> None:
     assert spans(marked("rule") - {rule.number for rule in RULES}) == ""
 
 
-def test_the_table_counts_every_rule() -> None:
+def test_the_table_of_rules_counts_every_rule() -> None:
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown().splitlines()[2:]]
     assert [row[0].split(" (")[0] for row in rows] == [*GROUPS, "all"]
     for column in (1, 2, 3):

@@ -1,4 +1,4 @@
-"""A fleet to which the requests of tests/data/clients are sent."""
+"""A fleet that gets the recorded requests of tests/data/clients."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ EMBEDDER = Options(model="embedder", embedding=True)
 
 
 class Replay:
-    """Sends one client's requests, by their names in its file, each as the client does."""
+    """Sends one client's recorded requests, by their names in its file."""
 
     def __init__(self, client: str, running: Fleet, http: httpx.AsyncClient) -> None:
-        described = json.loads((DATA / f"{client}.json").read_text())
-        self._headers: dict[str, str] = described["headers"]
-        self._requests: dict[str, Any] = described["requests"]
+        recording = json.loads((DATA / f"{client}.json").read_text())
+        self._headers: dict[str, str] = recording["headers"]
+        self._requests: dict[str, Any] = recording["requests"]
         self._running = running
         self._http = http
 
@@ -38,7 +38,7 @@ class Replay:
 
     @asynccontextmanager
     async def stream(self, name: str, model: str = "thinker:latest") -> AsyncIterator[httpx.Response]:
-        """The answer as soon as its head is there."""
+        """Yield the response once its head has arrived."""
         request = self._requests[name]
         body = None
         if "body" in request:
@@ -49,7 +49,7 @@ class Replay:
             yield answer
 
     async def lines(self, name: str, model: str = "thinker:latest") -> list[dict[str, Any]]:
-        """The objects of a streamed answer."""
+        """Return the objects of a streamed answer."""
         answer = await self(name, model)
         assert answer.status_code == 200, answer.text
         assert answer.headers["content-type"] == "application/x-ndjson"
@@ -57,22 +57,22 @@ class Replay:
         return [json.loads(line) for line in answer.text.removesuffix("\n").split("\n")]
 
     async def object(self, name: str, model: str = "thinker:latest") -> Any:
-        """The one object of an answer."""
+        """Return the object of an answer that is not streamed."""
         answer = await self(name, model)
         assert answer.status_code == 200, answer.text
         assert answer.headers["content-type"].startswith("application/json")
         return answer.json()
 
-    def sent_on(self, path: str = "/v1/chat/completions") -> dict[str, Any]:
-        """The body that last reached a worker."""
+    def upstream_body(self, path: str = "/v1/chat/completions") -> dict[str, Any]:
+        """Return the body of the last request that a worker received."""
         received = [
             request
             for name in self._running.workers
             for request in self._running[name].received
             if request.path == path
         ]
-        found: dict[str, Any] = json.loads(received[-1].body)
-        return found
+        body: dict[str, Any] = json.loads(received[-1].body)
+        return body
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Fleet]:
 
 @pytest.fixture
 async def replay(request: pytest.FixtureRequest, running: Fleet) -> AsyncIterator[Replay]:
-    """Of the client that the module names: `CLIENT = "zed"`."""
+    """Replays the client that the test module names, such as `CLIENT = "zed"`."""
     async with AsyncExitStack() as stack:
         http = httpx.AsyncClient(base_url=running.url, timeout=20, trust_env=False)
         yield Replay(request.module.CLIENT, running, await stack.enter_async_context(http))

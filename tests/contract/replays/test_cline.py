@@ -1,4 +1,4 @@
-"""Cline: it asks for a window of 32768 tokens, and asks again where no head comes within 30 s."""
+"""Cline requests a window of 32768 tokens, and retries if no response head arrives within 30 s."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 CLIENT = "cline"
 
 
-async def test_models_have_names(replay: Replay) -> None:
+async def test_every_listed_model_has_a_name(replay: Replay) -> None:
     assert all(model["name"] for model in (await replay.object("models"))["models"])
 
 
-async def test_a_window_larger_than_the_models_is_no_error(replay: Replay) -> None:
+async def test_a_num_ctx_above_the_models_window_is_accepted(replay: Replay) -> None:
     *parts, last = await replay.lines("chat")
     assert all(isinstance(part["message"]["content"], str) for part in parts)
     assert min(last["prompt_eval_count"], last["eval_count"]) > 0
-    assert not {"num_ctx", "truncate_prompt_tokens", "max_tokens"} & set(replay.sent_on())
+    assert not {"num_ctx", "truncate_prompt_tokens", "max_tokens"} & set(replay.upstream_body())
 
 
 async def test_the_head_comes_with_the_first_token(replay: Replay, running: Fleet) -> None:

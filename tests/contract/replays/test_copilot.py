@@ -1,4 +1,4 @@
-"""Copilot in VS Code: one bad model, and it shows none."""
+"""Copilot in VS Code hides all models if one lacks a field."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ async def test_the_version_is_recent_enough(replay: Replay) -> None:
 
 
 @pytest.mark.rule(110)
-async def test_every_model_listed_shows_all_that_is_read_of_it(replay: Replay) -> None:
+async def test_every_listed_model_shows_the_fields_that_copilot_reads(replay: Replay) -> None:
     listed = [model["model"] for model in (await replay.object("models"))["models"]]
     assert len(listed) == 3
     for name in listed:
@@ -29,6 +29,6 @@ async def test_every_model_listed_shows_all_that_is_read_of_it(replay: Replay) -
         assert info["general.basename"] == name
 
 
-async def test_only_what_calls_tools_says_so(replay: Replay) -> None:
+async def test_only_models_that_call_tools_report_that_capability(replay: Replay) -> None:
     assert "tools" in (await replay.object("show", "thinker:latest"))["capabilities"]
     assert "tools" not in (await replay.object("show", "plain:latest"))["capabilities"]

@@ -1,4 +1,4 @@
-"""haystack: it always says that it wants no thoughts, and reads role and content of every part."""
+"""haystack always sends think: false, and reads role and content of every part."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def test_every_part_has_a_role_and_a_content(replay: Replay) -> None:
     assert lines[-1]["done_reason"] == "stop"
 
 
-async def test_no_thoughts_are_no_error_where_there_are_none(replay: Replay) -> None:
+async def test_think_false_is_accepted_by_a_model_without_thinking(replay: Replay) -> None:
     assert (await replay.lines("chat", "plain"))[-1]["done_reason"] == "stop"
 
 

@@ -1,4 +1,4 @@
-"""litellm: it asks what a model is like before nearly every question."""
+"""litellm reads a model's details before nearly every request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 CLIENT = "litellm"
 
 
-async def test_show_by_name(replay: Replay) -> None:
+async def test_show_accepts_the_field_name(replay: Replay) -> None:
     shown = await replay.object("show")
     (length,) = [value for key, value in shown["model_info"].items() if "context_length" in key]
     assert length == 4096
@@ -20,13 +20,13 @@ async def test_show_by_name(replay: Replay) -> None:
     assert isinstance(shown["capabilities"], list)
 
 
-async def test_no_images_are_none(replay: Replay) -> None:
-    told = await replay.object("generate")
-    assert "Simulated answer" in told["response"]
-    assert told["done"] is True
+async def test_an_empty_list_of_images_is_accepted(replay: Replay) -> None:
+    answer = await replay.object("generate")
+    assert "Simulated answer" in answer["response"]
+    assert answer["done"] is True
 
 
-async def test_a_penalty_that_ollama_takes(replay: Replay) -> None:
+async def test_a_repeat_penalty_reaches_vllm(replay: Replay) -> None:
     lines = await replay.lines("chat")
     assert all({"model", "done", "message"} <= set(line) for line in lines)
-    assert replay.sent_on()["repetition_penalty"] == pytest.approx(0.1)
+    assert replay.upstream_body()["repetition_penalty"] == pytest.approx(0.1)

@@ -1,4 +1,4 @@
-"""Single requests of clients that have no file of their own."""
+"""Single requests of other clients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 CLIENT = "others"
 
 
-async def test_options_that_are_all_null_are_unset(replay: Replay) -> None:
+async def test_null_options_are_unset(replay: Replay) -> None:
     (vector,) = (await replay.object("langchain embeds with every option null"))["embeddings"]
     assert len(vector) == 64
 
@@ -20,13 +20,13 @@ async def test_options_that_are_all_null_are_unset(replay: Replay) -> None:
 async def test_empty_fields_are_unset(replay: Replay) -> None:
     *parts, _ = await replay.lines("langchain generates with an empty format")
     assert "Simulated answer" in "".join(part["response"] for part in parts)
-    assert "response_format" not in replay.sent_on()
+    assert "response_format" not in replay.upstream_body()
 
 
 @pytest.mark.parametrize("name", ["genkit leaves stream out", "promptfoo leaves stream out"])
-async def test_an_answer_is_streamed_where_nothing_else_is_said(replay: Replay, name: str) -> None:
+async def test_answers_are_streamed_by_default(replay: Replay, name: str) -> None:
     assert len(await replay.lines(name)) > 2
 
 
-async def test_a_body_is_json_whatever_its_type_is_said_to_be(replay: Replay) -> None:
+async def test_a_body_is_read_as_json_whatever_its_content_type(replay: Replay) -> None:
     assert "Simulated answer" in (await replay.object("curl sends a form"))["response"]

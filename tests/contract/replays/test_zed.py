@@ -1,4 +1,4 @@
-"""Zed: its types are strict, and what it leaves out it sends as null."""
+"""Zed has strict types, and sends null for absent fields."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ CHUNK = {"model": str, "created_at": str, "done": bool, "message": dict}
 MESSAGE = {"role": str, "content": str}
 
 
-def check(found: dict[str, Any], wanted: Mapping[str, type]) -> None:
-    assert {name: type(found.get(name)) for name in wanted} == wanted
+def check(value: dict[str, Any], types: Mapping[str, type]) -> None:
+    assert {name: type(value.get(name)) for name in types} == types
 
 
-async def test_every_listed_model_has_the_fields_that_must_be_there(replay: Replay) -> None:
+async def test_every_listed_model_has_zeds_required_fields(replay: Replay) -> None:
     listed = (await replay.object("models"))["models"]
     assert len(listed) == 3
     for model in listed:
@@ -31,28 +31,28 @@ async def test_every_listed_model_has_the_fields_that_must_be_there(replay: Repl
         assert isinstance(shown["model_info"], dict)
 
 
-async def test_a_stream_has_a_role_and_a_text_in_every_part(replay: Replay) -> None:
+async def test_every_part_of_a_stream_has_role_and_content(replay: Replay) -> None:
     lines = await replay.lines("chat")
     for line in lines:
         check(line, CHUNK)
         check(line["message"], MESSAGE)
         assert line["message"]["role"] == "assistant"
-    assert any(line["message"].get("thinking") for line in lines), "think: null is the model's own way"
+    assert any(line["message"].get("thinking") for line in lines), "think: null means the model's default"
     assert "Simulated answer" in "".join(line["message"]["content"] for line in lines)
-    assert not {"num_ctx", "num_predict", "options", "tools", "max_tokens"} & set(replay.sent_on())
+    assert not {"num_ctx", "num_predict", "options", "tools", "max_tokens"} & set(replay.upstream_body())
 
 
-async def test_a_call_that_is_not_streamed(replay: Replay) -> None:
-    told = await replay.object("chat with tools")
-    check(told, CHUNK)
-    check(told["message"], MESSAGE)
-    (call,) = told["message"]["tool_calls"]
+async def test_a_tool_call_is_returned_without_streaming(replay: Replay) -> None:
+    answer = await replay.object("chat with tools")
+    check(answer, CHUNK)
+    check(answer["message"], MESSAGE)
+    (call,) = answer["message"]["tool_calls"]
     assert isinstance(call["function"]["arguments"], dict)
     assert "type" not in call
 
 
-async def test_a_result_finds_its_call_by_name(replay: Replay) -> None:
+async def test_a_tool_result_is_matched_to_its_call_by_name(replay: Replay) -> None:
     await replay.object("after the tool")
-    _, asked, result = replay.sent_on()["messages"]
-    assert result["tool_call_id"] == asked["tool_calls"][0]["id"]
+    _, message, result = replay.upstream_body()["messages"]
+    assert result["tool_call_id"] == message["tool_calls"][0]["id"]
     assert result["content"] == "22 degrees"

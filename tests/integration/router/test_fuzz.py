@@ -15,7 +15,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 
-from tests.support.clients.fuzzing import Damaged, damaged, problem
+from tests.support.clients.fuzzing import FuzzedRequest, fuzzed_requests, problem
 from tests.support.clients.openapi import bodies, describe
 from tests.support.fleet.live import Fleet, fleet
 from vllama_pool.router.protocol.ollama.fixed_routes import FIXED_ROUTES
@@ -123,8 +123,8 @@ def drive_damaged(url: str, examples: int) -> Counter[int]:
     with httpx.Client(timeout=MAX_SECONDS, trust_env=False) as client:
 
         @bounded(examples)
-        @given(request=damaged())
-        def drive(request: Damaged) -> None:
+        @given(request=fuzzed_requests())
+        def drive(request: FuzzedRequest) -> None:
             status = send(client, request.method, f"{url}{request.path}", request.body, dict(request.headers))
             statuses[status] += 1
 

@@ -1,4 +1,4 @@
-"""Damaged requests: those of real clients, and what is done to them. And what any answer must be like."""
+"""Fuzzed requests, made from those of real clients, and the check that every response must pass."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
     ),
 ]
 
-ODD: st.SearchStrategy[Any] = st.one_of(
+UNUSUAL: st.SearchStrategy[Any] = st.one_of(
     st.none(),
     st.booleans(),
     st.sampled_from([0, -1, 1, 2**31, 2**63, -(2**63), 10**400, 0.5, 1e308, "", "0", "5m", "\x00", "💥", "\ud800"]),
@@ -93,9 +93,7 @@ ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-32-be")
 
 
 @dataclass(frozen=True)
-class Damaged:
-    """A request as it goes out."""
-
+class FuzzedRequest:
     method: str
     path: str
     body: bytes
@@ -103,53 +101,53 @@ class Damaged:
 
 
 @st.composite
-def damaged(draw: st.DrawFn) -> Damaged:
-    """A real request with one to three kinds of damage to its values, its text or its bytes."""
-    method, path, sound = draw(st.sampled_from(REQUESTS))
-    body = copy.deepcopy(sound)
+def fuzzed_requests(draw: st.DrawFn) -> FuzzedRequest:
+    """Change a real request's values, text or bytes in up to three places."""
+    method, path, original = draw(st.sampled_from(REQUESTS))
+    body = copy.deepcopy(original)
     for _ in range(draw(st.integers(0, 3))):
-        _damage_value(draw, body)
+        _mutate_value(draw, body)
     text = json.dumps(body, ensure_ascii=draw(st.booleans()))
     encoding = draw(st.sampled_from(ENCODINGS)) if draw(st.integers(0, 9)) == 0 else "utf-8"
-    data = _damage_text(draw, text).encode(encoding, "surrogatepass")
+    data = _mutate_text(draw, text).encode(encoding, "surrogatepass")
     headers = draw(
         st.fixed_dictionaries({}, optional={"content-type": st.sampled_from(["text/plain", "a/b", "application/xml"])})
     )
-    return Damaged(method, path, _damage_bytes(draw, data), headers)
+    return FuzzedRequest(method, path, _mutate_bytes(draw, data), headers)
 
 
-def _damage_value(draw: st.DrawFn, body: dict[str, Any]) -> None:
-    """Another value, a key dropped, spelled otherwise, or one that nobody knows, somewhere inside."""
-    holder: Any = body
+def _mutate_value(draw: st.DrawFn, body: dict[str, Any]) -> None:
+    """Replace a value, or drop, respell or add a key, at any depth."""
+    container: Any = body
     while True:
-        inner = [value for value in _values(holder) if isinstance(value, dict | list) and value]
+        inner = [value for value in _values(container) if isinstance(value, dict | list) and value]
         if not inner or draw(st.booleans()):
             break
-        holder = draw(st.sampled_from(inner))
-    if isinstance(holder, list):
-        holder[draw(st.integers(0, len(holder) - 1))] = draw(ODD)
+        container = draw(st.sampled_from(inner))
+    if isinstance(container, list):
+        container[draw(st.integers(0, len(container) - 1))] = draw(UNUSUAL)
         return
-    if not holder:
+    if not container:
         return
-    key = draw(st.sampled_from(sorted(holder)))
+    key = draw(st.sampled_from(sorted(container)))
     match draw(st.integers(0, 4)):
         case 0:
-            del holder[key]
+            del container[key]
         case 1:
-            holder[key.upper()] = holder.pop(key)
+            container[key.upper()] = container.pop(key)
         case 2:
-            holder[key.title()] = draw(ODD)
+            container[key.title()] = draw(UNUSUAL)
         case 3:
-            holder[draw(st.text(max_size=5))] = draw(ODD)
+            container[draw(st.text(max_size=5))] = draw(UNUSUAL)
         case _:
-            holder[key] = draw(ODD)
+            container[key] = draw(UNUSUAL)
 
 
-def _values(holder: Any) -> list[Any]:
-    return list(holder.values()) if isinstance(holder, dict) else list(holder)
+def _values(container: Any) -> list[Any]:
+    return list(container.values()) if isinstance(container, dict) else list(container)
 
 
-def _damage_text(draw: st.DrawFn, text: str) -> str:
+def _mutate_text(draw: st.DrawFn, text: str) -> str:
     cut = draw(st.integers(0, len(text)))
     changes: list[Callable[[], str]] = [
         lambda: text,
@@ -166,14 +164,14 @@ def _damage_text(draw: st.DrawFn, text: str) -> str:
     return draw(st.sampled_from(changes))()
 
 
-def _damage_bytes(draw: st.DrawFn, data: bytes) -> bytes:
+def _mutate_bytes(draw: st.DrawFn, data: bytes) -> bytes:
     if draw(st.integers(0, 4)) or not data:
         return data
     at = draw(st.integers(0, len(data) - 1))
     return data[:at] + draw(st.binary(min_size=1, max_size=3)) + data[at + 1 :]
 
 
-MEANT = (
+EXPECTED_ERRORS = (
     ("option ", 500),  # a wrong type inside options, R153
     ("invalid format: ", 500),  # R057
     ("pull model manifest: file does not exist", 500),  # R105
@@ -181,17 +179,17 @@ MEANT = (
     ("this model does not support embeddings", 500),  # /api/embeddings
     ("the input length exceeds the context length", 500),  # /api/embeddings, R101
 )
-"""Beginnings of the errors that are above 499 by intent, as the contract has them."""
-LEFT_OUT = ("/api/push", "/api/blobs/", "/api/create", "/v1/")
-"""Where a 501 says what is not done here."""
+"""Beginnings of Ollama's error texts with a status above 499."""
+UNSUPPORTED = ("/api/push", "/api/blobs/", "/api/create", "/v1/")
+"""Paths with 501 for unsupported features."""
 
 
 def problem(method: str, path: str, status: int, content_type: str, body: bytes) -> str:
-    """What is wrong with an answer; "" if nothing is."""
+    """Describe the fault of a response; "" if it has none."""
     if method == "HEAD":
         return "" if status < 500 else "a 5xx"
     if status in (404, 405) and content_type == "text/plain":
-        return "" if body in (b"404 page not found", b"405 method not allowed") else "an odd text"
+        return "" if body in (b"404 page not found", b"405 method not allowed") else "an unexpected text"
     if 300 <= status < 400:
         return ""
     if status < 400:
@@ -199,20 +197,19 @@ def problem(method: str, path: str, status: int, content_type: str, body: bytes)
     try:
         error = json.loads(body)
     except ValueError:
-        return "an error that is no JSON"
+        return "an error that is not JSON"
     if content_type not in ("application/json; charset=utf-8", "application/json"):
         return f"an error of type {content_type}"
     text = error["error"]["message"] if path.startswith("/v1/") else error["error"]
     if not isinstance(text, str) or not text:
         return "an error without a text"
-    if status < 500 or (status == 501 and path.startswith(LEFT_OUT)):
+    if status < 500 or (status == 501 and path.startswith(UNSUPPORTED)):
         return ""
-    meant = any(status == code and text.startswith(start) for start, code in MEANT)
-    return "" if meant else "a 5xx of ours"
+    expected = any(status == code and text.startswith(start) for start, code in EXPECTED_ERRORS)
+    return "" if expected else "a 5xx of ours"
 
 
 def _problem_of_success(content_type: str, body: bytes) -> str:
-    """The answer to a copy or a removal is empty."""
     try:
         if content_type == "application/x-ndjson":
             lines = [json.loads(line) for line in body.splitlines()]
@@ -222,5 +219,5 @@ def _problem_of_success(content_type: str, body: bytes) -> str:
         if content_type.startswith("application/json"):
             json.loads(body)
     except ValueError:
-        return f"{content_type} that is none"
+        return f"invalid {content_type}"
     return ""

@@ -1,4 +1,4 @@
-"""The interface of the upstream client over httpx: slower, written by others, and so the oracle of ours."""
+"""The upstream client's interface over httpx: the reference that ours is tested against."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The API as an OpenAPI document, made of the tables that serve it. It drives the fuzz tests."""
+"""Builds an OpenAPI document from the router's tables, for the fuzz tests."""
 
 from __future__ import annotations
 
@@ -39,26 +39,25 @@ _BODIES = {
     "/api/copy": copying.COPY.type,
     "/api/delete": copying.DELETE.type,
 }
-"""By path, the type of a body."""
 
 
 def bodies(fixed: Iterable[FixedRoute]) -> dict[str, GoType]:
-    """By path, the type of a body."""
-    return _BODIES | {answer.path: answer.body for answer in fixed if answer.body is not None}
+    """Return the types of request bodies by path."""
+    return _BODIES | {route.path: route.body for route in fixed if route.body is not None}
 
 
-def describe(routes: Iterable[Route], takes: Mapping[str, GoType], version: str) -> Schema:
-    """The document. `routes` are paths with their methods, `takes` says by path what a POST's body may be."""
+def describe(routes: Iterable[Route], body_types: Mapping[str, GoType], version: str) -> Schema:
+    """Return the document. `routes` are paths with their methods; `body_types` are those of `bodies`."""
     paths: dict[str, Schema] = {}
     for path, methods in routes:
         item = paths.setdefault(_PARAMETER.sub(r"{\1}", path), {})
         for method in methods:
-            item[method.lower()] = _operation(path, method, takes.get(path))
+            item[method.lower()] = _operation(path, method, body_types.get(path))
     return {"openapi": "3.1.0", "info": {"title": "vLLama", "version": version}, "paths": paths}
 
 
 def _operation(path: str, method: str, body: GoType | None) -> Schema:
-    described: Schema = {
+    operation: Schema = {
         "operationId": re.sub(r"[^a-z0-9]+", "_", f"{method} {path}".lower()).strip("_"),
         "responses": {
             "200": {"description": "the answer"},
@@ -67,17 +66,17 @@ def _operation(path: str, method: str, body: GoType | None) -> Schema:
     }
     names = [found[1] for found in _PARAMETER.finditer(path)]
     if names:
-        described["parameters"] = [
+        operation["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
             for name in names
         ]
     if method in ("POST", "DELETE", "PUT") and body is not None:
-        described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema(body)}}}
-    return described
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema(body)}}}
+    return operation
 
 
 def schema(go: GoType, name: str = "") -> Schema:
-    """A body's type as a JSON schema. Null is absent everywhere (R039)."""
+    """Translate a body's type. Null is allowed everywhere, and means absent (R039)."""
     if name == "options":
         return {"anyOf": [_OPTIONS, {"type": "null"}]}
     if not go.kind:

@@ -1,4 +1,4 @@
-"""The API as an OpenAPI document, out of the tables that it is served by."""
+"""The OpenAPI document of the router's tables."""
 
 from typing import Any
 
@@ -31,14 +31,14 @@ def test_every_method_of_every_path_is_described() -> None:
     assert (parameter["name"], parameter["in"], parameter["required"]) == ("name", "path", True)
 
 
-def test_the_tables_say_what_bodies_are_taken() -> None:
-    found = bodies(FIXED_ROUTES)
+def test_request_bodies_have_the_types_of_the_tables() -> None:
+    types = bodies(FIXED_ROUTES)
     assert {operation.path for operation in operations(SystemClock())} | {
         "/api/push",
         "/api/show",
         "/api/delete",
-    } <= set(found)
-    document = describe([("/api/chat", ("POST",)), ("/api/tags", ("GET",))], found, "1.2.3")
+    } <= set(types)
+    document = describe([("/api/chat", ("POST",)), ("/api/tags", ("GET",))], types, "1.2.3")
     body = document["paths"]["/api/chat"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert {"model", "messages", "stream", "options", "think", "keep_alive"} <= set(body["properties"])
     assert {"temperature", "num_ctx", "stop"} <= set(body["properties"]["options"]["anyOf"][0]["properties"])
@@ -53,7 +53,7 @@ class X(msgspec.Struct):
     words: list[str]
 
 
-def test_types_are_those_of_the_decoder_and_null_is_absent() -> None:
+def test_types_are_those_of_the_decoder_and_nullable() -> None:
     described = schema(go_type(X))
     assert described == {
         "type": ["object", "null"],
