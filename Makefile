@@ -19,9 +19,12 @@ SETUP = $(PYTHON) -m deploy.local.setup
 PYTEST = .venv/bin/python -m pytest -p tests.support.kinds
 # These tests mostly wait for beats and time-outs, so run more of them at once than there are cores. Nine are fast; five
 # tolerate a busy machine.
-NOT_ALONE = not vllm and not load and not netns
-SIDE_BY_SIDE = --dist worksteal -m "$(NOT_ALONE)"
-ALONE = -m "vllm or load or netns"
+MANY = --dist worksteal -m "$(SMALL)"
+SMALL = not vllm and not load and not netns
+# Tests on real vLLM, those of one server in one process: a vLLM starts on one core while another answers.
+BY_SERVER = -n 2 --dist loadgroup -m "vllm and not main_job or netns"
+# These measure what clients notice, so nothing runs beside them.
+ALONE = -m "main_job or load"
 
 .PHONY: help run setup test quick check lock clean
 
@@ -36,7 +39,11 @@ setup:
 
 ifeq ($(ARGS),)
 test: setup
-	@$(PYTEST) -n 5 $(SIDE_BY_SIDE); first=$$?; $(PYTEST) $(ALONE) && exit $$first
+	@failed=0; \
+	$(PYTEST) -n 5 $(MANY) || failed=1; \
+	$(PYTEST) $(BY_SERVER) || failed=1; \
+	$(PYTEST) $(ALONE) || failed=1; \
+	exit $$failed
 else
 test: setup
 	@exec $(PYTEST) $(ARGS)
@@ -44,7 +51,7 @@ endif
 
 quick:
 	@$(SETUP) dev
-	@exec $(PYTEST) -n 9 --dist worksteal -m "$(NOT_ALONE) and not clients and not system" $(ARGS)
+	@exec $(PYTEST) -n 9 --dist worksteal -m "$(SMALL) and not clients and not system" $(ARGS)
 
 check:
 	@$(SETUP) dev

@@ -20,6 +20,14 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep tests that make network namespaces in one process."""
+    for item in items:
+        if item.get_closest_marker("netns"):
+            item.add_marker(pytest.mark.xdist_group("netns"))
+
+
 def pytest_collection_finish() -> None:
     """Spare the garbage collector thousands of tests and their modules: an eighth of the time of unit tests."""
     gc.collect()

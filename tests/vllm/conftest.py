@@ -1,8 +1,8 @@
 """Real vLLM for the tests beside this file.
 
-A server starts when a test first asks for it and serves all later tests; at most two are alive at a time, for
-each takes 3 GB and, while it starts, two cores. Tests may run longer here than elsewhere, since a start counts
-as part of the test that causes it.
+A server starts when a test first asks for it, serves all later tests that share it, and ends before a test that does
+not. Tests of the same servers form a group: two groups may run side by side (`--dist loadgroup`). A start counts as
+part of the test that causes it, so tests may run longer here than elsewhere.
 """
 
 from __future__ import annotations
@@ -19,48 +19,59 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
 MODELS = ROOT / ".models"
 TIMEOUT = 900
-ORDER = (
-    "smollm2_vllm",
-    "tiny_qwen3_vllm",
-    "doomed_tiny_qwen3",
-    "tiny_bert_vllm",
-    "all_minilm_vllm",
-    "no_template_vllm",
-    "tiny_vision_vllm",
-)
-"""In which tests that share servers run: those of one server together, and those that kill it after the others."""
+GROUPS = {
+    "all_minilm_vllm": "thinker",
+    "tiny_qwen3_vllm": "thinker",
+    "doomed_tiny_qwen3": "thinker",
+    "smollm2_vllm": "chat",
+    "tiny_bert_vllm": "small",
+    "tiny_vision_vllm": "small",
+    "strict_vllm": "strict",
+}
+"""The group of the tests that use a server. A group's tests run by their last server in this order, so that each server
+starts once, and those that end it come last. Longest group first, since groups start in the order of collection."""
 SERVERS: pytest.StashKey[Servers] = pytest.StashKey()
 METRICS = ("--enable-per-request-metrics", "--enable-prompt-tokens-details")
 TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--reasoning-parser", "qwen3")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ours = [item for item in items if HERE in item.path.parents]
     for item in ours:
         item.add_marker(pytest.mark.vllm)
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(TIMEOUT))
-    ordered = iter(sorted(ours, key=_group))
+    ordered = iter(sorted(ours, key=_rank))
     items[:] = [next(ordered) if HERE in item.path.parents else item for item in items]
 
 
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """After the last test that shares servers, they make room for those that start their own."""
-    if _shares(item) and not (nextitem is not None and _shares(nextitem)):
-        made = item.session.stash.get(SERVERS, None)
-        if made is not None:
-            made.stop()
+    """Stop the servers that the next test does not use: each takes 3 GB."""
+    if _fixtures(item) & GROUPS.keys() and not (nextitem is not None and _shared(item, nextitem)):
+        item.session.stash[SERVERS].stop()
 
 
-def _shares(item: pytest.Item) -> bool:
-    return "servers" in getattr(item, "fixturenames", ())
+def _fixtures(item: pytest.Item) -> set[str]:
+    return set(getattr(item, "fixturenames", ()))
 
 
-def _group(item: pytest.Item) -> int:
-    used = set(getattr(item, "fixturenames", ()))
-    return max(
-        (index for index, name in enumerate(ORDER) if name in used), default=len(ORDER) + ("servers" not in used)
-    )
+def _shared(item: pytest.Item, other: pytest.Item) -> set[str]:
+    """Return the server fixtures that both tests use."""
+    return _fixtures(item) & _fixtures(other) & GROUPS.keys()
+
+
+def _group(item: pytest.Item) -> str:
+    used = _fixtures(item)
+    return next((group for name, group in GROUPS.items() if name in used), item.path.stem)
+
+
+def _rank(item: pytest.Item) -> int:
+    """Return the place of its group and, within that, of its last server. Tests without a shared server come last."""
+    ranks = list(GROUPS)
+    used = [ranks.index(name) for name in _fixtures(item) & GROUPS.keys()]
+    return max(used, default=len(ranks))
 
 
 def _needed(path: Path, what: str) -> Path:
@@ -126,15 +137,12 @@ def tiny_vision() -> Path:
 
 @pytest.fixture(scope="session")
 def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    """Everything that is started, ended after the last test."""
+    """Starts servers, and stops all of them after the last test."""
     running = [url for url in os.environ.get("VLLAMA_TEST_VLLM_URL", "").split(",") if url]
     made = Servers(lambda: request.getfixturevalue("vllm_command"), tmp_path_factory.mktemp("vllm"), running=running)
     request.session.stash[SERVERS] = made
     yield made
     made.stop()
-    if made.started:
-        starts = ", ".join(f"{name} in {seconds:.0f} s" for name, seconds in made.started)
-        print(f"\nvLLM was started {len(made.started)} times: {starts}")  # noqa: T201
 
 
 @pytest.fixture
@@ -156,8 +164,9 @@ def tiny_qwen3_vllm(servers: Servers, tiny_qwen3_spec: Spec) -> VllmServer:
 
 
 @pytest.fixture
-def doomed_tiny_qwen3(servers: Servers, tiny_qwen3_spec: Spec) -> VllmServer:
-    """The same, for a test that kills it. It is started anew if another test needs it after that."""
+def doomed_tiny_qwen3(servers: Servers, tiny_qwen3_spec: Spec, tiny_qwen3_vllm: VllmServer) -> VllmServer:
+    """The same server, for a test that kills it; never one that runs outside of the tests."""
+    del tiny_qwen3_vllm  # groups this test with those of the server
     return servers.get(tiny_qwen3_spec, own=True)
 
 
@@ -171,12 +180,6 @@ def tiny_bert_vllm(servers: Servers, tiny_bert: Path) -> VllmServer:
 def all_minilm_vllm(servers: Servers, all_minilm: Path) -> VllmServer:
     """all-MiniLM-L6-v2 as all-minilm, 256 tokens of context."""
     return servers.get(Spec("all-minilm", all_minilm, ("--dtype", "float32")))
-
-
-@pytest.fixture
-def no_template_vllm(servers: Servers, no_template: Path) -> VllmServer:
-    """tiny-plain, which has no chat template."""
-    return servers.get(Spec("tiny-plain", no_template, METRICS))
 
 
 @pytest.fixture

@@ -212,17 +212,18 @@ class MainJob:
         self.seconds: list[float] = []
         """How long each start took, from nothing to all ready."""
 
-    def whole(self) -> Fleet:
-        """Everything runs and is ready."""
+    def whole(self, *, plain: bool = True) -> Fleet:
+        """Start again whatever has ended, and wait until all workers are ready. `plain`: `vllama worker` too."""
         begun, starting = time.monotonic(), self.serve is None
-        if self.worker is None or not self.worker.alive:
+        if self.worker is None or (plain and not self.worker.alive):
             self.worker = Program(self._worker_words(), self._env, self._folder / "worker.log")
             worker = self.worker
             until(lambda: worker.says("loading"), 30, "the worker begins to load")
         if self.serve is None or not self.serve.alive:
             self.serve = self._start_serve()
         fleet = Fleet(self.serve, self.worker, self)
-        until(lambda: self._looks_whole(fleet), READY_TIMEOUT, "all workers are ready", interval=0.25)
+        workers = ["smollm2-0", "smollm2-1", *(["plain"] if plain else [])]
+        until(lambda: self._looks_whole(fleet, workers), READY_TIMEOUT, "all workers are ready", interval=0.25)
         if starting:
             self.seconds.append(time.monotonic() - begun)
         return fleet
@@ -256,11 +257,12 @@ class MainJob:
         words = [VLLAMA, "worker", "--model", str(self.plain), "--name", "plain", "--port", str(free_ports())]
         return [*words, "--enforce-eager", "--max-num-seqs", str(SLOTS)]
 
-    def _looks_whole(self, fleet: Fleet) -> bool:
+    def _looks_whole(self, fleet: Fleet, workers: Sequence[str]) -> bool:
         assert self.serve is not None
-        if not self.serve.alive or not fleet.worker.alive:
+        if not self.serve.alive or ("plain" in workers and not fleet.worker.alive):
             raise AssertionError(f"it ended:\n{self.tail()}")
-        return bool(fleet.url) and fleet.states() == dict.fromkeys(("smollm2-0", "smollm2-1", "plain"), "ready")
+        states = fleet.states()
+        return bool(fleet.url) and all(states.get(worker) == "ready" for worker in workers)
 
 
 @dataclass
@@ -415,7 +417,7 @@ class Asked:
     slowest: float = 0.0
 
 
-class Load:
+class BackgroundLoad:
     """Clients that ask again and again for as long as it is entered, and look whether the model stays listed."""
 
     def __init__(self, fleet: Fleet, clients: int, *, tokens: int = 5, pause: float = 0.2) -> None:
@@ -429,7 +431,7 @@ class Load:
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def __aenter__(self) -> Load:
+    async def __aenter__(self) -> BackgroundLoad:
         self._http = client()
         self._tasks = [asyncio.create_task(self._ask(number)) for number in range(self._clients)]
         return self

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import tempfile
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,8 +27,10 @@ CI_ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }
-"""Small, offline, and without the compiler that makes first requests take ten seconds."""
+"""Small, offline, without the compiler that makes first requests take ten seconds, and not bound to the first core:
+two servers would share it."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,6 @@ class Servers:
         self._limit = limit
         self._running = running
         self._alive: OrderedDict[Spec, VllmServer] = OrderedDict()
-        self.started: list[tuple[str, float]] = []
-        """Names and seconds of all starts."""
 
     def get(self, spec: Spec, *, own: bool = False) -> VllmServer:
         """A ready server. `own`: one that may be killed, so not one that somebody else runs."""
@@ -140,9 +139,7 @@ class Servers:
         if server is None:
             while len(self._alive) >= self._limit:
                 self._alive.popitem(last=False)[1].stop()
-            begun = time.monotonic()
             server = start(self._command(), spec, self._logs)
-            self.started.append((spec.name, time.monotonic() - begun))
         self._alive[spec] = server
         return server
 

@@ -11,11 +11,14 @@ import httpx
 from tests.support.fleet.main_job import PLAIN, Figures, Fleet, generate_body, streaming
 from tests.support.until import auntil
 
+STREAMS = 12
+"""Eight run in vLLM's slots, and four wait for them."""
+
 
 async def test_all_streams_finish_when_their_worker_is_asked_to_stop(fleet: Fleet, record_property: Figures) -> None:
     url = f"{fleet.url}/api/generate"
-    async with streaming(url, generate_body(1900, PLAIN), 12, "drain") as (streams, tasks):  # 8 run, 4 wait
-        await auntil(lambda: sum(one.has_content for one in streams) >= 8, 60, "they stream")
+    async with streaming(url, generate_body(1900, PLAIN), STREAMS, "drain") as (streams, tasks):
+        await auntil(lambda: any(one.has_content for one in streams), 60, "an answer begins")
         running = sum(not task.done() for task in tasks)
         fleet.worker.signal(signal.SIGTERM)
         await auntil(lambda: fleet.states().get("plain") == "draining", 5, "routers know")
@@ -23,8 +26,8 @@ async def test_all_streams_finish_when_their_worker_is_asked_to_stop(fleet: Flee
         turned_away = await asyncio.to_thread(httpx.post, url, json=generate_body(5, PLAIN), trust_env=False)
         assert turned_away.status_code == 503
         assert "draining" in turned_away.json()["error"]
-        assert time.monotonic() - begun < 1
-        assert running > 8, "streams were running when it was told"
+        assert time.monotonic() - begun < 5, "it does not wait for the end of the drain"
+        assert running == STREAMS, "none was complete at the signal"
         await asyncio.gather(*tasks)
     assert [one.errors for one in streams if one.errors] == []
     assert all(one.complete for one in streams)

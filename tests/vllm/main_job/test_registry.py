@@ -10,9 +10,9 @@ import httpx
 from tests.support.fleet.main_job import (
     MODEL,
     PLAIN,
+    BackgroundLoad,
     Figures,
     Fleet,
-    LoadReport,
     chat_body,
     generate_body,
     keep_killing,
@@ -22,6 +22,7 @@ from tests.support.until import auntil, until
 
 AWAY = 10.0
 """Seconds."""
+SPEED = ("--tokens-per-second", "300")
 
 
 def test_a_worker_may_start_before_the_router_and_the_registry(fleet: Fleet) -> None:
@@ -34,7 +35,7 @@ def test_a_worker_may_start_before_the_router_and_the_registry(fleet: Fleet) -> 
 async def test_no_request_fails_while_the_registry_is_killed_for_ten_seconds(
     fleet: Fleet, record_property: Figures
 ) -> None:
-    async with LoadReport(fleet, 4) as load:
+    async with BackgroundLoad(fleet, 4) as load:
         await auntil(lambda: len(load.asked.statuses) > 4, 60, "there is load")
         killed = await keep_killing(lambda: fleet.serve.valkey, AWAY)
         assert killed > 2, "it came back and was killed again"
@@ -53,7 +54,7 @@ async def test_no_request_fails_while_the_registry_is_frozen_for_ten_seconds(
 ) -> None:
     valkey = fleet.serve.valkey
     assert valkey is not None
-    async with LoadReport(fleet, 4) as load:
+    async with BackgroundLoad(fleet, 4) as load:
         await auntil(lambda: len(load.asked.statuses) > 4, 60, "there is load")
         valkey.send_signal(signal.SIGSTOP)
         try:
@@ -69,12 +70,12 @@ async def test_no_request_fails_while_the_registry_is_frozen_for_ten_seconds(
     assert set(fleet.states().values()) == {"ready"}
 
 
-def told(load: LoadReport) -> str:
+def told(load: BackgroundLoad) -> str:
     asked = load.asked
     return f"{len(asked.statuses)} requests, {len(asked.failures)} failed, slowest {asked.slowest:.2f} s"
 
 
-def check(load: LoadReport) -> None:
+def check(load: BackgroundLoad) -> None:
     assert load.asked.failures == []
     assert load.unlisted == 0
     assert len(load.asked.statuses) > 20
@@ -87,11 +88,10 @@ async def _registry_up(fleet: Fleet) -> bool:
 
 
 async def test_a_second_serve_shares_the_fleet_and_ends_in_order(fleet: Fleet) -> None:
-    words = ["--model", str(fleet.job.plain), "--name", "side", "--served-model-name", "side:1b", "--enforce-eager"]
-    words += ["--gpu-memory-utilization", "0.3"]
-    second = fleet.job.second_serve(*words)
+    """Its worker is simulated, so that no fourth vLLM takes the cores from the others."""
+    second = fleet.job.second_serve("--engine", "simulated", "--model", "side:1b", "--name", "side", *SPEED)
     try:
-        await asyncio.to_thread(until, lambda: second.says("ready. Try:"), 300, "the second one is ready")
+        await asyncio.to_thread(until, lambda: second.says("ready. Try:"), 60, "the second one is ready")
         assert second.says("run by another vllama serve")
         await auntil(lambda: "side" in fleet.states(), 5, "the first one knows its worker")
         every = sorted(["side:1b", MODEL, f"{PLAIN}:latest"])
