@@ -22,7 +22,8 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests that make network namespaces in one process."""
+    """Start the longest tests first, and keep those that make network namespaces in one process."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
     for item in items:
         if item.get_closest_marker("netns"):
             item.add_marker(pytest.mark.xdist_group("netns"))

@@ -132,12 +132,14 @@ def drive_damaged(url: str, examples: int) -> Counter[int]:
     return statuses
 
 
+@pytest.mark.long
 async def test_requests_generated_from_the_description_get_well_formed_responses(running: Fleet) -> None:
     statuses = await asyncio.to_thread(drive_described, running.url, api_description(running), 30)
     assert statuses[200] > 50
     assert statuses[400] > 100
 
 
+@pytest.mark.long
 async def test_damaged_client_requests_get_well_formed_responses(running: Fleet) -> None:
     statuses = await asyncio.to_thread(drive_damaged, running.url, 1000)
     assert statuses[200] > 100
