@@ -56,8 +56,8 @@ def command(base_url: str | None, as_json: bool) -> None:
     if not page.registry_up:
         click.echo("the registry does not answer; workers are shown as last known", err=True)
     if page.processes.answered < page.processes.total:
-        asked = f"{page.processes.answered} of {page.processes.total} router processes answered"
-        click.echo(f"{asked}; the load of the others is missing", err=True)
+        answered = f"{page.processes.answered} of {page.processes.total} router processes answered"
+        click.echo(f"{answered}; the load of the others is missing", err=True)
 
 
 def error_of(body: bytes) -> str:
