@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
+import httpx
 import pytest
+from litestar import Litestar
 
+from tests.support.asgi import http_client
 from tests.support.balance import DRAINING, READY, RESTARTING, Clock, found, pool_of
+from tests.support.protocol import CLOCK
 from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.router.balance.pool import Pool
-from vllama_pool.router.handlers.catalogue import model_view
+from vllama_pool.router.handlers.catalogue import catalogue_routes, model_view
 from vllama_pool.router.protocol.model_view import ModelView
+from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker
 from vllama_pool.router.routing.resolve import ModelRoutes
+from vllama_pool.router.server.error_handlers import EXCEPTION_HANDLERS
 from vllama_pool.workers.registry.record import ModelInfo
 from vllama_pool.workers.registry.virtual_model import VirtualModel, key_of
 
@@ -59,3 +66,60 @@ def test_a_plain_copy_keeps_the_models_digest_and_a_changed_one_gets_its_own() -
     made = view_of(pool, "mario", copy, mario)
     assert len({made.digest, served.digest}) == 2
     assert (made.base, made.modified, made.defaults.system) == ("m:latest", 7.0, "You are Mario.")
+
+
+class Routes:
+    """The routes over one pool, at a fixed time."""
+
+    def __init__(self, pool: Pool, *virtual: VirtualModel) -> None:
+        self.expiry = ExpiryTracker(300 * 10**9)
+        routes = ModelRoutes(RoutingTable(), random.Random(1), virtual={key_of(model.name): model for model in virtual})
+        self._app = Litestar(
+            catalogue_routes(pool, lambda: routes, self.expiry, CLOCK, "0.40.1"),
+            exception_handlers=EXCEPTION_HANDLERS,
+            logging_config=None,
+        )
+
+    async def fetch(self, method: str, path: str, **body: Any) -> httpx.Response:
+        async with http_client(self._app) as client:
+            return await client.request(method, path, json=body or None)
+
+    async def names(self, path: str) -> list[str]:
+        return sorted(model["name"] for model in (await self.fetch("GET", path)).json()["models"])
+
+
+MARIO = VirtualModel(name="mario:latest", revision=1, base="m:latest", system="You are Mario.")
+
+
+async def test_tags_lists_models_in_any_state_and_ps_only_loaded_ones() -> None:
+    routes = Routes(pool_of(Clock(), found("a", "m", load=READY), found("b", "n", load=RESTARTING)))
+    assert await routes.names("/api/tags") == ["m:latest", "n:latest"]
+    assert await routes.names("/api/ps") == ["m:latest"]
+
+
+async def test_ps_lists_a_virtual_model_only_while_its_keep_alive_lasts() -> None:
+    routes = Routes(pool_of(Clock(), found("a", load=READY)), MARIO)
+    assert await routes.names("/api/tags") == ["m:latest", "mario:latest"]
+    assert await routes.names("/api/ps") == ["m:latest"]
+    routes.expiry.touch("mario:latest", None, CLOCK.time_ns())
+    assert await routes.names("/api/ps") == ["m:latest", "mario:latest"]
+
+
+@pytest.mark.parametrize("path", ["/api/tags", "/api/version"])
+async def test_tags_and_version_answer_head_without_a_body(path: str) -> None:
+    response = await Routes(pool_of(Clock(), found("a"))).fetch("HEAD", path)
+    assert (response.status_code, response.content) == (200, b"")
+
+
+async def test_show_describes_a_virtual_model() -> None:
+    response = await Routes(pool_of(Clock(), found("a", LONG)), MARIO).fetch("POST", "/api/show", model="mario")
+    assert response.status_code == 200
+    assert response.json()["system"] == "You are Mario."
+
+
+async def test_show_of_an_unknown_model_or_of_one_without_workers_gets_404() -> None:
+    pool = pool_of(Clock(), found("a"))
+    pool.remove("a")
+    for name in ("m", "nope", "mario"):
+        response = await Routes(pool, MARIO).fetch("POST", "/api/show", model=name)
+        assert (response.status_code, response.json()) == (404, {"error": f"model '{name}:latest' not found"})
