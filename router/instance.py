@@ -22,10 +22,10 @@ class RouterInstance:
 
     @classmethod
     def parse(cls, text: str) -> RouterInstance:
-        """Parse `str(instance)`. Raises ValueError."""
+        """Raises ValueError."""
         index, total, family = text.split("/")
         return cls(int(index), int(total), family)
 
     def address(self, index: int) -> str:
-        """Return the abstract Unix socket of a process."""
+        """Return a process's abstract Unix socket."""
         return f"\0vllama-{self.family}-{index}"

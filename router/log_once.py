@@ -31,5 +31,4 @@ class LogOnce:
         self._reasons.pop(key, None)
 
     def keep(self, keys: Container[str]) -> None:
-        """Forget all other keys."""
         self._reasons = {key: reason for key, reason in self._reasons.items() if key in keys}

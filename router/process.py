@@ -29,7 +29,7 @@ from vllama_pool.workers.process.status import ChildStatus, StatusPipe
 from vllama_pool.workers.registry.record import WorkerState
 
 FAILED = 3
-"""Exit code of a failed start, as uvicorn's."""
+"""Exit code."""
 
 
 class RouterServer(uvicorn.Server):

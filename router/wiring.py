@@ -34,7 +34,6 @@ class Sources:
     closing: tuple[Callable[[], Awaitable[object]], ...]
 
     def loops(self) -> tuple[Coroutine[Any, Any, None], ...]:
-        """Return endless coroutines."""
         return self.discovery.run(), self.static.run()
 
     async def aclose(self) -> None:

@@ -59,8 +59,7 @@ def catalogue_routes(
 
 
 def model_view(listed: ListedModel) -> ModelView:
-    """Describe a listed model. It is loaded while any of its workers serves. Workers that are down count only if all
-    are."""
+    """A model is loaded while any of its workers serves. Workers that are down count only if all are."""
     reachable = [target for target in listed.replicas if not target.worker.down] or listed.replicas
     view = ModelView(
         name=listed.name,

@@ -38,7 +38,6 @@ from vllama_pool.router.telemetry.request_record import RequestObserver, Request
 from vllama_pool.router.upstream.interface import TransportError
 
 LOGGED_NAME_LENGTH = 120
-"""Characters."""
 
 END_TIMEOUT = 0.1
 """Seconds to wait for the response's terminating chunk after the last SSE event."""
@@ -47,7 +46,7 @@ CLIENT_CLOSED_REQUEST = 499
 """Logged status of a client that disconnected before the response."""
 
 Acquire = Callable[[ForwardRequest, RequestRecord], Awaitable[WorkerResponse | DirectResponse]]
-"""`Forwarder.acquire`."""
+"""The signature of `Forwarder.acquire`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,6 @@ class Resolution:
 
     @property
     def listed(self) -> str:
-        """The listed name."""
         return self.virtual or listed_name(self.model)
 
     @property
@@ -73,14 +72,14 @@ class Resolution:
         return sum(worker.beyond_slots for worker in workers if worker.serving and not worker.down)
 
     def choose(self, tried: Collection[str], now: float, rng: random.Random) -> Replica | None:
-        """Return the replica for the next attempt; None if every worker was tried."""
+        """None if every worker was tried."""
         return select.choose(self.groups, tried, now, rng, self.policy)
 
     def count_untried(self, tried: Collection[str], now: float) -> Untried:
         return select.count_untried(self.groups, tried, now)
 
     def rejections(self, tried: Collection[str], now: float, chosen: Replica | None) -> dict[str, str]:
-        """Return the reason against each worker that was not chosen, by id. For logs."""
+        """Return why each other worker was not chosen, by id."""
         found = select.rejections(self.groups, tried, now)
         return {worker: reason for worker, reason in found.items() if chosen is None or worker != chosen.worker.id}
 
@@ -90,8 +89,6 @@ class Resolution:
 
 @dataclass(frozen=True, slots=True)
 class ListedModel:
-    """A model in the catalogue."""
-
     name: str
     """Ollama's short form with its tag; unchanged if it has none."""
     replicas: tuple[Replica, ...]
@@ -167,7 +164,7 @@ class ModelRoutes:
         return (*configured, *served, *virtual)
 
     def shadowed(self, pool: Pool) -> tuple[str, ...]:
-        """Return the virtual models whose names the routing file or a worker uses."""
+        """Return the virtual models whose names are configured or served."""
         return tuple(model.name for key, model in self._virtual.items() if self._is_shadowed(key, pool))
 
     def _is_shadowed(self, key: str, pool: Pool) -> bool:
@@ -225,7 +222,6 @@ def _merge_defaults(base: Defaults, model: VirtualModel) -> Defaults:
 
 
 def no_worker(name: str, model: str, replicas: Sequence[Replica]) -> NoWorker:
-    """Return the 503 with the states of the model's workers."""
     workers = {replica.worker.id: replica.worker for replica in replicas}.values()
     if not workers:
         why = "no worker serves it now"

@@ -16,7 +16,6 @@ from vllama_pool.router.protocol.error_bodies import error_body
 from vllama_pool.router.server.cors import Headers, Origins, same_host
 
 _KEYLESS_PATHS = frozenset({"/", "/health"})
-"""Health checks."""
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _FORWARDING_HEADERS = frozenset(
     {b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"}
@@ -55,7 +54,6 @@ class AccessRequest:
     x_api_key: str | None = None
     """Sent by Anthropic's clients."""
     fetch_site: str | None = None
-    """Sec-Fetch-Site."""
     client: str | None = None
     """The peer's address; None on a Unix socket."""
     server: str | None = None
@@ -110,7 +108,7 @@ class Access:
 
     @classmethod
     def from_settings(cls, settings: RouterSettings, own_names: Iterable[str] = ()) -> Access:
-        """Build the rules. The Host header is checked on loopback, as in Ollama, and if host names are configured."""
+        """Check the Host header on loopback, as Ollama does, and if host names are configured."""
         admin_key = settings.admin_key
         return cls(
             check_host=is_loopback(settings.host) or bool(settings.allowed_hosts),
@@ -140,7 +138,7 @@ class Access:
         return self._authorize(request, headers)
 
     def _is_foreign_page(self, request: AccessRequest) -> bool:
-        """True for a form post from another site, which has no Origin. Scripts always send one, so API clients pass."""
+        """True for a form post from another site, which has no Origin. Scripts always send one."""
         return (
             request.fetch_site == "cross-site"
             and not request.origin

@@ -1,4 +1,4 @@
-"""ASGI types, reading a body, sending a response."""
+"""ASGI types, request bodies, responses."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def too_large(limit: int) -> str:
 
 
 def header(scope: Scope, name: bytes) -> str | None:
-    """Return the first header with a lower-case name."""
+    """Return the first value of a lower-case header name."""
     for key, value in scope["headers"]:
         if key == name:
             text: bytes = value

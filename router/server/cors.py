@@ -37,13 +37,11 @@ class Origins:
         return self.allow_any or origin in self._exact or any(p.match(origin) for p in self._patterns)
 
     def headers(self, origin: str) -> Headers:
-        """Return the response headers for an allowed origin."""
         if self.allow_any:
             return ((b"access-control-allow-origin", b"*"),)
         return ((b"vary", b"Origin"), (b"access-control-allow-origin", origin.encode("latin-1", "replace")))
 
     def preflight(self, origin: str) -> Headers:
-        """Return the headers of a preflight's 204."""
         varies = (
             () if self.allow_any else ((b"vary", b"Access-Control-Request-Method, Access-Control-Request-Headers"),)
         )

@@ -25,7 +25,6 @@ from vllama_pool.router.server.asgi import (
 from vllama_pool.router.server.paths import NotAllowed, Paths, Redirect, Rejection
 
 BODY_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-"""Methods whose bodies are read."""
 TEXT = "text/plain"
 NOT_FOUND = b"404 page not found"
 NOT_ALLOWED = b"405 method not allowed"
@@ -63,7 +62,6 @@ class Dispatcher:
             await self._app(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> ClientError | None:
-        """Return the error of a body that will not be read."""
         length = header(scope, b"content-length")
         if length is not None and int(length) > self._body_limit:
             return TooLarge(too_large(self._body_limit))

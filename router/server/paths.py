@@ -62,7 +62,6 @@ class Paths:
         return NotFound()
 
     def methods(self, path: str) -> frozenset[str]:
-        """Return the methods of a path; none for an unknown path."""
         if (methods := self._methods.get(path)) is not None and "{" not in path:
             return methods
         return next((methods for pattern, methods in self._patterns if pattern.match(path)), frozenset())

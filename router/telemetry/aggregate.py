@@ -29,8 +29,6 @@ class ProcessReport(msgspec.Struct, frozen=True):
 
 
 class Processes(msgspec.Struct, frozen=True):
-    """The number of router processes, and of those on the page."""
-
     total: int = 1
     answered: int = 1
 
@@ -40,7 +38,7 @@ class WorkersPage(msgspec.Struct, frozen=True):
 
     workers: tuple[WorkerView, ...]
     registry_up: bool = True
-    """False if a process cannot reach the registry: the workers may be stale."""
+    """False if a process cannot reach the registry."""
     processes: Processes = Processes()
 
 

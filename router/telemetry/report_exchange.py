@@ -19,7 +19,7 @@ from vllama_pool.router.instance import RouterInstance
 from vllama_pool.router.telemetry.aggregate import ProcessReport, ProcessReports
 
 TIMEOUT = 1.0
-"""Seconds that a sibling has to answer."""
+"""Seconds."""
 _CREDENTIALS = struct.Struct("3i")
 """Linux's struct ucred: pid, uid, gid."""
 

@@ -20,8 +20,6 @@ MAX_LINES = 10_000
 
 
 class LogLine(msgspec.Struct, kw_only=True):
-    """The first fields of every line."""
-
     time: str
     event: str = "request"
 
@@ -39,7 +37,6 @@ class RequestLog:
 
     @property
     def dropped(self) -> int:
-        """Lines lost since the start."""
         return self._dropped
 
     def finished(self, record: RequestRecord) -> None:

@@ -13,19 +13,19 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     url: str
     state: str
-    """The worker's own word (starting, ready, draining, restarting, stopped), or "down": its beats stopped."""
+    """A `WorkerState`, or "down"."""
     models: tuple[str, ...]
     running: int
     waiting: int
     in_flight: int
-    """Requests of this router in the worker."""
+    """Requests of this router."""
     slots: int
     kv_usage: float
     tokens_per_second: float
     restarts: int
     note: str
     breaker: str
-    """closed, open, half-open, or "suspect": a connection was lost."""
+    """closed, open, half-open or suspect."""
     engine: str
     engine_version: str
     speed: float
@@ -55,5 +55,4 @@ def view_worker(worker: Worker, now: float) -> WorkerView:
 
 
 def view_workers(workers: Iterable[Worker], now: float) -> tuple[WorkerView, ...]:
-    """Return the views, sorted by id."""
     return tuple(view_worker(worker, now) for worker in sorted(workers, key=lambda worker: worker.id))
