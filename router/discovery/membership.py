@@ -1,12 +1,8 @@
-"""Decides which registered workers are members of the fleet, and which are alive. No I/O and no clock of its own.
+"""Decides which registered workers are members, and which are alive. No I/O and no clock of its own.
 
-A worker is alive while its load report changes: its agent counts beats, so no clocks are compared between machines.
-The age of a report is measured in *feed time*, which advances only between successful polls of the registry. An
-outage of the registry or a pause of this process therefore cannot make a worker look dead. Missing beats alone do not
-take a worker down: the router probes it first.
-
-A worker is removed when it leaves, or when it has been down and out of the registry for FORGET_AFTER. Until then its
-next beat brings it back.
+A worker is alive while the number in its beats changes, so no clocks are compared between machines. Ages are measured
+in *feed time*, which advances only between successful polls of the registry: an outage or a pause of this process
+cannot make a worker look dead. A worker without beats is probed before it goes down.
 """
 
 from __future__ import annotations
@@ -20,19 +16,19 @@ from vllama_pool.workers.registry.messages import Beat, Snapshot, Version
 from vllama_pool.workers.registry.record import LoadReport
 
 LATE_AFTER = 2.0
-"""Seconds of feed time without a beat after which a worker is probed: two beats are missing."""
+"""Seconds of feed time without a beat after which a worker is probed."""
 TTL = 3.0
-"""Seconds of feed time without a beat and without an answer to probes after which a worker is down."""
+"""Seconds of feed time without a beat or a good probe after which a worker is down."""
 GRACE = 2 * TTL
-"""Seconds for which feed time stands still after the registry returned or was emptied: agents must reconnect first."""
+"""Seconds without feed time after the registry returned or was emptied, in which agents reconnect."""
 FORGET_AFTER = 60.0
-"""Seconds of feed time without a beat after which a worker that is down and not in the registry is removed."""
+"""Seconds of feed time without a beat after which an unregistered down worker is removed."""
 LONGEST_STEP = 1.0
-"""Most seconds of feed time that one poll adds. A longer gap is a pause of this process."""
+"""Maximum seconds of feed time per poll. A longer gap is a pause of this process."""
 
 
 class WorkerSink(Protocol):
-    """Receives the changes; implemented by the pool."""
+    """Implemented by the pool."""
 
     def put(self, *found: Discovered) -> None: ...
     def remove(self, *worker_ids: str) -> None: ...
@@ -43,27 +39,23 @@ class WorkerSink(Protocol):
 
 
 class ProbeAnswer(enum.Enum):
-    """Result of probing a worker."""
-
     UP = "up"
     GONE = "gone"
-    """The connection was refused, or the worker reports a dead engine."""
+    """Connection refused, or the engine is dead."""
     NONE = "none"
-    """No answer: the worker is frozen, or the network between us is broken."""
+    """No answer: frozen or unreachable."""
 
 
 class Liveness(enum.Enum):
-    """A worker's liveness by its beats and probes."""
-
     ALIVE = "alive"
     LATE = "late"
-    """No beat for LATE_AFTER; the router probes it."""
+    """No beat for LATE_AFTER."""
     DOWN = "down"
     """No beat for TTL, and no good probe."""
 
 
 class FeedClock:
-    """Counts the seconds for which polls of the registry succeeded. `now` is in monotonic seconds."""
+    """Feed time. `now` is in monotonic seconds."""
 
     def __init__(self) -> None:
         self.up = False
@@ -74,41 +66,35 @@ class FeedClock:
         self._frozen_until = float("-inf")
 
     def polled(self, now: float) -> None:
-        """Record a successful poll."""
         self._total = self.at(now)
         self._last = now
         self.up, self.interrupted = True, False
 
     def poll_failed(self) -> None:
-        """Stand still until a poll succeeds."""
         self.up, self.interrupted = False, True
 
     def freeze(self, now: float) -> None:
-        """Stand still for GRACE. Call it after `polled`."""
+        """Stop for GRACE. Call it after `polled`."""
         self._frozen_until = now + GRACE
 
     def running(self, now: float) -> bool:
-        """Return False while feed time stands still."""
         return self.up and now >= self._frozen_until
 
     def at(self, now: float) -> float:
-        """Return the feed time at `now`."""
         if not self.up:
             return self._total
         return self._total + min(max(now - max(self._last, self._frozen_until), 0.0), LONGEST_STEP)
 
 
 class Member:
-    """One registered worker."""
-
     def __init__(self, found: Discovered, beat: Beat, beat_at: float) -> None:
         self.found = found
         self.beat = beat
         self.beat_at = beat_at
-        """Feed time of the beat."""
+        """Feed time."""
         self.liveness = Liveness.ALIVE
         self.probe: ProbeAnswer | None = None
-        """The latest probe. A beat does not reset a bad one: the agent may reach what this router cannot."""
+        """The latest probe. Beats do not reset a bad one: the agent may reach what this router cannot."""
         self.registered = True
         """True while the registry holds its record."""
 
@@ -117,21 +103,20 @@ class Member:
 
 
 class Membership:
-    """Turns registry polls, events and probes into calls of the sink.
+    """Turns polls, events and probes into calls of the sink.
 
-    `now` is always in seconds of one monotonic clock. Methods that return a bool return True if the registry should be
-    polled at once, for all records.
+    `now` is in monotonic seconds. Methods return True if all records should be polled at once.
     """
 
     def __init__(self, sink: WorkerSink) -> None:
         self.version = Version()
-        """The registry's version that the members reflect. A poll that began at another version has stale records."""
+        """Version that the members reflect. A poll that began at another one has stale records."""
         self._sink = sink
         self._members: dict[str, Member] = {}
         self._clock = FeedClock()
         self._collected = 0
         self._unusable: set[str] = set()
-        """Ids that report a load but have no usable record. They do not trigger polls."""
+        """Ids with beats but without a usable record. They do not trigger polls."""
 
     def __len__(self) -> int:
         return len(self._members)
@@ -146,7 +131,7 @@ class Membership:
 
     @property
     def to_probe(self) -> list[Discovered]:
-        """Workers without recent beats, and workers that failed their last probe."""
+        """Workers that are late or down, or failed their last probe."""
         return [
             m.found
             for m in self._members.values()
@@ -154,7 +139,6 @@ class Membership:
         ]
 
     def poll_failed(self) -> None:
-        """Keep all members as they are."""
         self._clock.poll_failed()
 
     def polled(self, since: Version, snapshot: Snapshot, found: Mapping[str, Discovered], now: float) -> bool:
@@ -178,7 +162,7 @@ class Membership:
         return not snapshot.beats.keys() <= accepted_ids or (snapshot.records is not None and stale)
 
     def joined(self, version: Version, worker_id: str, found: Discovered | None, beat: Beat, now: float) -> bool:
-        """Handle a registration. `found` is None if the record must not be used."""
+        """`found` is None if the record must not be used."""
         if not self._next(version):
             return self._missed(version)
         if found is not None and (changed := self._admit(found, beat, now)):
@@ -188,7 +172,6 @@ class Membership:
         return False
 
     def left(self, version: Version, worker_id: str, generation: int) -> bool:
-        """Handle a worker's leave."""
         if not self._next(version):
             return self._missed(version)
         member = self._members.get(worker_id)
@@ -197,7 +180,6 @@ class Membership:
         return False
 
     def beat_received(self, worker_id: str, beat: Beat, now: float) -> bool:
-        """Handle a worker's load report."""
         member = self._members.get(worker_id)
         if member is None:
             return worker_id not in self._unusable
@@ -205,7 +187,6 @@ class Membership:
         return beat.generation > member.found.record.generation
 
     def probed(self, worker_id: str, answer: ProbeAnswer, now: float) -> None:
-        """Handle the result of a probe."""
         member = self._members.get(worker_id)
         if member is None:
             return
@@ -219,7 +200,7 @@ class Membership:
         self._expire(now)
 
     def _apply_records(self, snapshot: Snapshot, found: Mapping[str, Discovered], now: float, *, left: bool) -> None:
-        """Apply a full set of records. `left`: missing workers have left; the registry has not lost them."""
+        """Apply a full set of records. `left`: missing workers have deregistered."""
         records = snapshot.records or {}
         changed: list[Discovered] = []
         for worker_id, one in found.items():
@@ -237,7 +218,7 @@ class Membership:
         self._remove(*gone)
 
     def _admit(self, found: Discovered, beat: Beat, now: float) -> list[Discovered]:
-        """Apply a record. Return the worker in a list if it is new or has changed, else an empty list."""
+        """Apply a record. Return the worker in a list if it is new or changed."""
         worker_id, generation = found.record.id, found.record.generation
         if beat.generation != generation:
             return []
@@ -274,10 +255,9 @@ class Membership:
         self._expire(now)
 
     def _expire(self, now: float) -> None:
-        """Mark late workers down after TTL if their probe failed. Do nothing while feed time stands still.
+        """Mark late workers down after TTL if their probe failed.
 
-        If more than half of a fleet is late without a good probe, the fault is more likely on this router's side:
-        then only workers that are certainly gone are marked down.
+        If more than half of the fleet fails, the fault is probably this router's: then only GONE workers go down.
         """
         if not self._clock.running(now):
             return
@@ -300,12 +280,12 @@ class Membership:
             self._sink.remove(*worker_ids)
 
     def _next(self, version: Version) -> bool:
-        """Advance to `version` if it directly follows the current one. Return False if it does not."""
+        """Advance to `version` if it directly follows the current one."""
         if version.epoch != self.version.epoch or version.seq != self.version.seq + 1:
             return False
         self.version = version
         return True
 
     def _missed(self, version: Version) -> bool:
-        """Return True if `version` is ahead, so that changes were missed; False if it is old."""
+        """True if `version` is ahead, so that changes were missed."""
         return version.epoch != self.version.epoch or version.seq > self.version.seq

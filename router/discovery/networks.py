@@ -1,7 +1,6 @@
 """Allowlist of the addresses that a router may contact: those inside the fleet's networks. Pure.
 
-The caller resolves host names and must connect to the address that was checked: a second resolution could return
-another address.
+The caller must connect to the checked address: a second resolution could return another one.
 """
 
 from __future__ import annotations
@@ -20,24 +19,22 @@ _MAX_URL = 2048
 
 
 class UrlRefused(ValueError):
-    """The URL is invalid or must not be contacted. The text says why."""
+    """The URL is invalid or must not be contacted."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerUrl:
-    """A worker's parsed URL."""
-
     scheme: str
-    """"http" or "https"."""
+    """http or https."""
     host: str
-    """A host name, or an address in canonical form, IPv6 without brackets."""
+    """Name or canonical address, IPv6 without brackets."""
     port: int
     prefix: str = ""
     """Path without a trailing slash."""
 
     @property
     def address(self) -> IPAddress | None:
-        """The host as an address, or None if it is a name."""
+        """None for a host name."""
         try:
             return _plain(ip_address(self.host))
         except ValueError:
@@ -49,7 +46,7 @@ class WorkerUrl:
 
 
 def parse_url(url: str) -> WorkerUrl:
-    """Parse a base URL. Raises UrlRefused for anything but http(s)://HOST[:PORT][/PREFIX]."""
+    """Parse http(s)://HOST[:PORT][/PREFIX]. Raises UrlRefused."""
     if len(url) > _MAX_URL:
         raise UrlRefused("its URL is too long")
     try:
@@ -65,7 +62,7 @@ def parse_url(url: str) -> WorkerUrl:
 
 
 def permitted(address: IPAddress, networks: Iterable[IPNetwork]) -> bool:
-    """Return True if the address is in one of the networks. An IPv4-mapped IPv6 address counts as IPv4."""
+    """An IPv4-mapped IPv6 address counts as IPv4."""
     address = _plain(address)
     return any(address.version == network.version and address in network for network in networks)
 

@@ -1,8 +1,7 @@
-"""Follows the registry in the background and keeps the pool up to date. Nothing here is on a request's path.
+"""Follows the registry in the background and keeps the pool up to date.
 
-Two loops feed `Membership`. One listens to the channel, so that joins, leaves and loads arrive within milliseconds. The
-other polls twice a second, which repairs what the first missed and detects dead workers. While the registry is
-unreachable the pool stays as it is.
+One loop listens to the channel, so that changes arrive within milliseconds. The other polls twice a second, repairs
+missed messages and detects dead workers. During an outage of the registry the pool stays as it is.
 """
 
 from __future__ import annotations
@@ -33,25 +32,25 @@ from vllama_pool.workers.registry.messages import (
 )
 
 POLL_INTERVAL = 0.5
-"""Seconds, with 20 % jitter so that routers do not poll in step."""
+"""Seconds, with 20 % jitter."""
 WAKE_JITTER = 0.05
-"""Longest random delay, in seconds, of a poll that an event triggers: every router gets that event."""
+"""Maximum delay, in seconds, of a poll that an event triggers: every router gets that event."""
 RECONNECT = (0.1, 0.5)
-"""Range of the random pause, in seconds, before listening again."""
+"""Range of the pause, in seconds, before listening again."""
 PROBE_DOWN_EVERY = 2.0
-"""Seconds between two probes of a worker that is down."""
+"""Seconds."""
 
 _log = logging.getLogger(__name__)
 
 Probe = Callable[[Discovered], Awaitable[ProbeAnswer]]
-"""Probes a worker's health within about a second. Raises nothing."""
+"""Takes about a second at most. Raises nothing."""
 
 
 class ModelListener(Protocol):
-    """Receives what the registry reports about virtual models. Coroutines may raise RegistryUnavailable."""
+    """Follows the virtual models. Coroutines may raise RegistryUnavailable."""
 
     async def polled(self, version: str) -> None:
-        """Handle a poll that found the virtual models at `version`."""
+        """`version` is that of the virtual models."""
 
     async def changed(self, event: ModelChanged) -> None: ...
 
@@ -59,7 +58,7 @@ class ModelListener(Protocol):
 
 
 class Discovery:
-    """Runs both loops for one router process. The owner runs `run` as a task."""
+    """Runs both loops for one router process."""
 
     def __init__(
         self,
@@ -87,32 +86,29 @@ class Discovery:
 
     @property
     def registry_up(self) -> bool:
-        """True if the registry answered the last poll."""
         return self._membership.feed_up
 
     @property
     def refusals(self) -> int:
-        """Number of refused records so far, for alerts."""
+        """Refused records so far."""
         return self._checker.refusals
 
     def refresh(self) -> None:
-        """Poll the registry soon."""
         self._wake.set()
 
     def liveness(self, worker_id: str) -> Liveness | None:
-        """Return a registered worker's liveness, or None if it is not known."""
+        """Return None for an unknown worker."""
         member = self._membership.get(worker_id)
         return member.liveness if member is not None else None
 
     async def wait_first(self, timeout: float) -> bool:
-        """Wait for the first successful poll. Return False if there was none within `timeout` seconds."""
+        """Wait for the first successful poll. Return False after `timeout` seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._polled.wait()
         return self._polled.is_set()
 
     async def run(self) -> None:
-        """Follow the registry until cancelled."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._listen(), name="registry events")
@@ -134,7 +130,7 @@ class Discovery:
             await asyncio.sleep(random.uniform(*RECONNECT))
 
     async def _handle(self, event: Event) -> bool:
-        """Handle an event. Return True if a poll is needed."""
+        """Return True if a poll is needed."""
         match event:
             case WorkerBeat(worker_id, beat):
                 return self._membership.beat_received(worker_id, beat, self._clock())
@@ -181,7 +177,7 @@ class Discovery:
             full = await self._pause() or full
 
     async def _poll_models(self, version: str) -> None:
-        """A failure here must not count as a failed poll of the workers."""
+        """A failure does not count as a failed poll of the workers."""
         if self._models is not None:
             with suppress(RegistryUnavailable):  # the next poll tries again
                 await self._models.polled(version)
@@ -193,7 +189,7 @@ class Discovery:
         return again
 
     async def _pause(self) -> bool:
-        """Wait until the next poll is due. Return True if something has requested it."""
+        """Wait until the next poll is due. Return True if it was requested."""
         try:
             async with asyncio.timeout(POLL_INTERVAL * random.uniform(0.8, 1.2)):
                 await self._wake.wait()
@@ -224,7 +220,7 @@ class Discovery:
         self._membership.probed(worker_id, answer, self._clock())
 
     def _log_outage(self, problem: str) -> None:
-        """Log once when the registry becomes unreachable ("" for reachable), and once when it answers again."""
+        """Log only changes. An empty `problem` means reachable."""
         if problem and not self._outage:
             _log.warning("the registry does not answer, workers stay as last known: %s", problem)
         elif self._outage and not problem:

@@ -1,7 +1,4 @@
-"""Probes workers over HTTP: the static workers of the routing file, and registered workers whose beats are late.
-
-Control traffic through httpx, never on a request's path.
-"""
+"""Probes over HTTP: of the routing file's static workers, and of registered workers whose beats are late."""
 
 from __future__ import annotations
 
@@ -26,18 +23,18 @@ from vllama_pool.workers.vllm.abilities import detect_abilities
 from vllama_pool.workers.vllm.probe import Health, Metrics, ProbeFailed, ProbeResult
 
 INTERVAL = 1.0
-"""Seconds between two probes of a static worker, with 10 % jitter."""
+"""Seconds, with 10 % jitter."""
 FULL_PROBE_EVERY = 10
-"""Every tenth probe also reads models and version, which change rarely."""
+"""Every tenth probe also reads models and version."""
 LEARN_RETRY = 10.0
-"""Seconds until learning the abilities of a busy worker is retried; doubled each time."""
+"""Seconds until detection on a busy worker is retried; doubled each time."""
 MAX_LEARN_TRIES = 7
 """Together about a quarter of an hour."""
 PROBE_TIMEOUT = 1.0
-"""Seconds. The time-out for the client of `health_probe`."""
+"""Seconds, for the client of `health_probe`."""
 NOT_REACHED = "not reached yet"
 STATIC = "static/"
-"""Prefix of static workers' ids. Registered workers cannot have it."""
+"""Prefix of ids, which registered workers cannot have."""
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +47,7 @@ _ANSWERS = {
 
 
 def health_probe(client: httpx.AsyncClient, key: str | None) -> Probe:
-    """Return a function that probes a worker with GET /health. `client` should have PROBE_TIMEOUT."""
+    """Probe with GET /health. `client` should have PROBE_TIMEOUT."""
 
     async def run(found: Discovered) -> ProbeAnswer:
         endpoint = found.endpoint
@@ -60,8 +57,6 @@ def health_probe(client: httpx.AsyncClient, key: str | None) -> Probe:
 
 
 class StaticWorkers:
-    """Probes all static workers. The owner runs `run` as a task."""
-
     def __init__(
         self,
         workers: Iterable[StaticWorker],
@@ -75,14 +70,13 @@ class StaticWorkers:
         self._watches = [StaticWatch(worker, pool, client, endpoints, key, clock) for worker in workers]
 
     async def run(self) -> None:
-        """Probe each worker about every second until cancelled. The workers stay in the pool afterwards."""
         async with asyncio.TaskGroup() as tasks:
             for watch in self._watches:
                 tasks.create_task(watch.run(), name=f"static worker {watch.worker.name}")
 
 
 class StaticWatch:
-    """Probes one static worker. A failed probe marks it suspect; TTL of failures, or proof that it is gone, down."""
+    """Probes one static worker. A failed probe marks it suspect; TTL of failures, or a refused connection, down."""
 
     def __init__(
         self,
@@ -103,13 +97,12 @@ class StaticWatch:
         self._generation = 1
         self._models: tuple[ModelInfo, ...] = ()
         self._full_probe = ProbeResult(Health.UNREACHABLE)
-        """The latest successful full probe."""
+        """The latest that succeeded."""
         self._last_load = LoadReport(state=WorkerState.STOPPED)
         self._abilities: tuple[str, ...] = ()
         self._learn_tries = 0
-        """Of the current generation."""
         self._learn_at: float | None = 0.0
-        """Time of the next try; None once all abilities are known."""
+        """None once all abilities are known."""
         self._version = ""
         self._probes = 0
         self._up = False
@@ -118,17 +111,16 @@ class StaticWatch:
         self._last_tokens: tuple[float, int] | None = None
 
     async def run(self) -> None:
-        self._mark_down(NOT_REACHED)  # in the pool from the start, so that its models give a 503 and no 404
+        self._mark_down(NOT_REACHED)  # in the pool from the start, so that its models give a 503, not a 404
         learning: asyncio.Task[None] | None = None
         async with asyncio.TaskGroup() as tasks:
             while True:
                 await self.probe()
                 if self.should_learn and (learning is None or learning.done()):
-                    learning = tasks.create_task(self.learn())  # probes go on meanwhile
+                    learning = tasks.create_task(self.learn())
                 await asyncio.sleep(INTERVAL * random.uniform(0.9, 1.1))
 
     async def probe(self) -> None:
-        """Probe the worker once and update the pool."""
         full = not self._up or self._probes % FULL_PROBE_EVERY == 0
         self._probes += 1
         result = await (probe.probe(self._client, self.worker.url, self._key) if full else self._brief_probe())
@@ -138,7 +130,6 @@ class StaticWatch:
         self._succeeded(result, full)
 
     async def _brief_probe(self) -> ProbeResult:
-        """Read health and metrics only."""
         health = await probe.check_health(self._client, self.worker.url, self._key)
         if health is not Health.OK:
             return ProbeResult(health, problem=f"{self.worker.url} is not healthy")
@@ -150,13 +141,13 @@ class StaticWatch:
 
     @property
     def should_learn(self) -> bool:
-        """True if abilities that its routes do not show are to be tried out now."""
+        """True if its abilities are to be detected now."""
         due = self._learn_at is not None and self._clock() >= self._learn_at
         awake = self._last_load.state is WorkerState.READY
         return self._up and awake and due and "completion" in self._full_probe.tasks and bool(self._models)
 
     async def learn(self) -> None:
-        """Try out tools, thinking and vision, and update the pool."""
+        """Detect tools, thinking and vision, and update the pool."""
         generation = self._generation
         detected = await detect_abilities(self._client, self.worker.url, self._models[0].name, self._key)
         if not self._up or self._generation != generation:
@@ -226,7 +217,7 @@ class StaticWatch:
         )
 
     def _restarted(self, metrics: Metrics) -> bool:
-        """Return True if the token counter has fallen: it is another process than at the last probe."""
+        """True if the token counter has fallen."""
         return self._last_tokens is not None and metrics.generation_tokens < self._last_tokens[1]
 
     def _load(self, metrics: Metrics) -> LoadReport:

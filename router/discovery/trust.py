@@ -1,6 +1,6 @@
-"""Decides which workers' records are used: signed ones whose URL is inside the fleet's networks.
+"""Accepts only signed records whose URL is inside the fleet's networks, before anything is contacted.
 
-Both are checked before anything is contacted. A host name is resolved once, and its address pinned.
+A host name is resolved once, and its address pinned.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vllama_pool.workers.registry.signature import RecordRefused, verify_record
 RESOLVE_TIMEOUT = 1.0
 """Seconds."""
 BATCH = 50
-"""Records that are checked before the event loop gets a turn. They take a few milliseconds to decode and verify."""
+"""Records checked between two turns of the event loop: a few milliseconds."""
 
 _log = logging.getLogger(__name__)
 
@@ -30,11 +30,11 @@ Resolve = Callable[[str, int], Awaitable[list[IPAddress]]]
 
 
 class Unresolved(Exception):
-    """A host name does not resolve at the moment."""
+    """A host name does not resolve now."""
 
 
 async def resolve(host: str, port: int) -> list[IPAddress]:
-    """Resolve a host name. Raises Unresolved."""
+    """Raises Unresolved."""
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(RESOLVE_TIMEOUT):
@@ -45,14 +45,14 @@ async def resolve(host: str, port: int) -> list[IPAddress]:
 
 
 class Endpoints:
-    """Builds endpoints from URLs, with a shared TLS context and the workers' API key."""
+    """Builds endpoints with a shared TLS context and the workers' API key."""
 
     def __init__(self, key: str | None) -> None:
         self._authorization = f"Bearer {key}" if key else None
         self._tls: ssl.SSLContext | None = None
 
     def build(self, url: WorkerUrl, pinned: IPAddress | None = None) -> Endpoint:
-        """`pinned` is the resolved address of the URL's host name."""
+        """`pinned`: the host name's resolved address."""
         if url.scheme == "https" and self._tls is None:
             self._tls = ssl.create_default_context()
         tls = self._tls if url.scheme == "https" else None
@@ -61,7 +61,7 @@ class Endpoints:
 
 
 class RecordChecker:
-    """Checks envelopes and caches accepted ones. `allow_unsigned` as in `signature.verify`."""
+    """Checks and caches envelopes. `allow_unsigned` as in `signature.verify`."""
 
     def __init__(
         self,
@@ -82,12 +82,12 @@ class RecordChecker:
         self._accepted: dict[str, tuple[bytes, Discovered]] = {}
         self._log_once = LogOnce(_log, "worker %r is ignored: %s")
         self.refusals = 0
-        """Number of refused envelopes; host names that did not resolve are not counted."""
+        """Refused envelopes, without unresolved host names."""
         self.pending = False
-        """True if a host name did not resolve in the last check: the records should be fetched again."""
+        """True if a host name did not resolve: fetch the records again."""
 
     async def check_all(self, envelopes: Mapping[str, bytes]) -> dict[str, Discovered]:
-        """Return the usable workers of a full set of records, by id. Forgets workers that are not in the set."""
+        """Return the usable workers of a full set of records, by id. Forgets all others."""
         self._accepted = {key: value for key, value in self._accepted.items() if key in envelopes}
         self._log_once.keep(envelopes)
         self.pending = False
@@ -100,7 +100,7 @@ class RecordChecker:
         return {found.record.id: found for check in checks if (found := check.result()) is not None}
 
     async def check(self, worker_id: str, envelope: bytes) -> Discovered | None:
-        """Return the worker, or None if its record must not be used, which is logged once."""
+        """Return None for a record that must not be used. Logs it once."""
         known = self._accepted.get(worker_id)
         if known is not None and known[0] == envelope:
             return known[1]
@@ -133,10 +133,7 @@ class RecordChecker:
         return Discovered(record, self._endpoints.build(url, await self._pin(url)))
 
     async def _pin(self, url: WorkerUrl) -> IPAddress | None:
-        """Return the first permitted address of a host name, or None if the host is itself a permitted address.
-
-        Raises UrlRefused, Unresolved.
-        """
+        """Return a host name's first permitted address, None for a literal one. Raises UrlRefused, Unresolved."""
         literal = url.address
         addresses = [literal] if literal else await self._resolve(url.host, url.port)
         allowed = [address for address in addresses if permitted(address, self._networks)]

@@ -7,20 +7,20 @@ import asyncio
 from vllama_pool.workers.registry.messages import ModelAck
 
 ACK_TIMEOUT = 0.5
-"""Seconds. A router that has not acknowledged by then gets the change with its next poll."""
+"""Seconds. Slower routers get the change with their next poll."""
 _MAX_VERSIONS = 256
 _MAX_ROUTERS = 1024
 
 
 class Acks:
-    """Router processes that have applied the latest _MAX_VERSIONS changes, by the version each change made."""
+    """Routers that have applied each of the latest changes, by the version after it."""
 
     def __init__(self) -> None:
         self._routers: dict[str, set[str]] = {}
         self._changed = asyncio.Event()
 
     def add(self, event: ModelAck) -> None:
-        """Record an acknowledgement. It may arrive before the registry has answered the router that made the change."""
+        """Acknowledgements may arrive before the registry's reply to the change."""
         routers = self._routers.setdefault(event.version, set())
         if len(routers) < _MAX_ROUTERS:
             routers.add(event.router)
@@ -29,7 +29,7 @@ class Acks:
         self._changed.set()
 
     async def wait(self, version: str, *, others: int, but: str) -> bool:
-        """Wait until `others` routers besides `but` have acknowledged. Return False after ACK_TIMEOUT."""
+        """Wait for `others` routers besides `but`. Return False after ACK_TIMEOUT."""
         try:
             async with asyncio.timeout(ACK_TIMEOUT):
                 while len(self._routers.get(version, set()) - {but}) < others:

@@ -1,4 +1,4 @@
-"""Plans for requests that create, copy, delete or pull a model. Pure: each returns a plan or raises ClientError."""
+"""Plans for requests that create, copy, delete or pull a model. Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CLOUD_NAME = "names ending in :cloud are reserved for ollama.com's models; choos
 
 
 class BaseMissing(ClientError):
-    """The base is not in the pool. Ollama would pull it; its error arrives in the stream (R105)."""
+    """The base is not in the pool. Ollama would pull it, and fail in the stream (R105)."""
 
     status = 500
 
@@ -32,14 +32,14 @@ class BaseMissing(ClientError):
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """The models that exist when a request is planned."""
+    """The existing models."""
 
     routes: ModelRoutes
     pool: Pool
     live: Mapping[str, VirtualModel]
-    """Virtual models by the key of their names."""
+    """Virtual models by key."""
     refusal: str = ""
-    """Why models must not be changed; "" if they may be."""
+    """Why models must not be changed, or ""."""
 
     def find(self, name: str) -> ListedModel | None:
         return self.routes.find(name, self.pool)
@@ -47,18 +47,16 @@ class Inventory:
 
 @dataclass(frozen=True, slots=True)
 class NewModel:
-    """The plan of a create request."""
-
     model: VirtualModel
-    """Its revision is still to be set."""
+    """Without its revision."""
     existing: tuple[str, ...]
-    """Digests of the parts taken over from the base and from the virtual model it is created from."""
+    """Digests of the parts from its source."""
     new: tuple[str, ...]
-    """Digests of the parts that the request adds."""
+    """Digests of the request's parts."""
 
 
 def plan_create(request: CreateRequest, inventory: Inventory) -> NewModel:
-    """Plan a create request, with Ollama's order of checks. Raises ClientError, BaseMissing."""
+    """Check in Ollama's order. Raises ClientError, BaseMissing."""
     name = _target(request.requested, inventory)
     if not request.source:
         create.refuse_unsupported(request, "")
@@ -71,7 +69,7 @@ def plan_create(request: CreateRequest, inventory: Inventory) -> NewModel:
 
 
 def plan_copy(request: CopyRequest, inventory: Inventory) -> VirtualModel | None:
-    """Plan a copy. Return None if source and destination are the same name, which succeeds. Raises ClientError."""
+    """Return None for a copy onto itself, which succeeds. Raises ClientError."""
     source = inventory.find(request.source)
     if source is None:
         _valid("source", request.source)
@@ -88,7 +86,7 @@ def plan_copy(request: CopyRequest, inventory: Inventory) -> VirtualModel | None
 
 
 def plan_delete(name: str, inventory: Inventory) -> VirtualModel:
-    """Return the tombstone to store. Raises ClientError."""
+    """Return the tombstone. Raises ClientError."""
     found = inventory.find(name)
     if found is None:
         raise copying.no_such_model(name)
@@ -99,7 +97,7 @@ def plan_delete(name: str, inventory: Inventory) -> VirtualModel:
 
 
 def plan_pull(name: str, inventory: Inventory) -> list[bytes]:
-    """Return the lines of a successful pull of a model on a worker (R103). Raises ClientError, BaseMissing."""
+    """Return the lines of a pull that succeeds at once (R103). Raises ClientError, BaseMissing."""
     listed = inventory.find(name)
     if listed is None or not listed.replicas:
         pull.check_name(name)
@@ -108,7 +106,7 @@ def plan_pull(name: str, inventory: Inventory) -> list[bytes]:
 
 
 def base_digest(source: ListedModel) -> str:
-    """Return 64 hex digits for the base model: over its files if a worker reports them, else over its name."""
+    """64 hex digits over the base's files if a worker reports them, else over its name."""
     digests = [target.model.digest for target in source.replicas if target.model.digest]
     return min(digests, default="") or digest_of(source.virtual.base if source.virtual else source.name)
 
@@ -147,7 +145,6 @@ def _derived(name: Name, source: ListedModel, inventory: Inventory) -> VirtualMo
 
 
 def _target(requested: str, inventory: Inventory) -> Name:
-    """Check the name of the model to create."""
     try:
         name = parse(requested)
     except InvalidName as error:
@@ -160,7 +157,7 @@ def _target(requested: str, inventory: Inventory) -> Name:
 
 
 def _source(name: str, inventory: Inventory) -> ListedModel:
-    """Find the model named by `from`. The pool comes first: workers may serve names that Ollama's grammar rejects."""
+    """Search the pool first: workers may serve names that Ollama's grammar rejects."""
     found = inventory.find(name)
     if found is not None:
         return found
@@ -191,14 +188,13 @@ def _require_unused(name: str, inventory: Inventory) -> None:
 
 
 def _owner(name: str, inventory: Inventory) -> str:
-    """Say what else uses a name."""
     if inventory.routes.is_configured(name):
         return f"'{name}' is a name in the routing file"
     return f"'{name}' is served by vLLM workers"
 
 
 def _spelled(name: Name, inventory: Inventory) -> str:
-    """Return the spelling to store. A model that is created again keeps its spelling."""
+    """A model that is created again keeps its spelling."""
     existing = inventory.live.get(name.key)
     return existing.name if existing is not None else name.short
 

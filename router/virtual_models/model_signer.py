@@ -14,27 +14,27 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SignaturePolicy:
-    """Decides which registry entries are accepted, workers' records included."""
+    """Which registry entries are accepted, workers' records included."""
 
     fleet: str
     secret: bytes | None
     allow_unsigned: bool
-    """Accept unsigned entries: only this user can write to the registry."""
+    """Only this user can write to the registry."""
 
 
 class ModelSigner:
-    """Signs entries, and verifies those of others. Logs each refusal once."""
+    """Signs and verifies entries. Logs each refusal once."""
 
     def __init__(self, policy: SignaturePolicy) -> None:
         self._policy = policy
         self._refusals = LogOnce(_log, "virtual model %r in the registry is ignored: %s")
 
     def sign(self, key: str, model: VirtualModel) -> bytes:
-        """Return the envelope to store under `key`."""
+        """Return the envelope."""
         return sign_model(model, key, fleet=self._policy.fleet, secret=self._policy.secret)
 
     def verify(self, key: str, envelope: bytes) -> VirtualModel | None:
-        """Return the model stored under `key`, or None if the envelope is refused."""
+        """Return None for a refused envelope."""
         policy = self._policy
         try:
             return verify_model(

@@ -7,16 +7,15 @@ from vllama_pool.router.protocol.ollama.create import TOO_MUCH
 from vllama_pool.workers.registry.signature import MAX_ENVELOPE
 
 MAX_MODELS = 1024
-"""Encoding a list of 1,024 models blocks the event loop for about 40 ms."""
+"""Listing them blocks the event loop for about 40 ms."""
 MAX_BYTES = 16 << 20
-"""All envelopes together. The embedded registry has 64 MiB for everything."""
+"""Of all envelopes. The embedded registry has 64 MiB."""
 
 
 def check_quota(*, size: int, others: int, count: int) -> None:
-    """Check the limits for a change. Raises TooLarge, and ClientError 507.
+    """Raises TooLarge, and ClientError 507.
 
-    `size` and `others` are bytes: the changed model's envelope, and all other envelopes. `count` is the number of
-    models after the change.
+    `size`: bytes of the changed envelope. `others`: bytes of all others. `count`: models after the change.
     """
     if size > MAX_ENVELOPE:
         raise TooLarge(TOO_MUCH)

@@ -1,7 +1,6 @@
-"""The file that keeps the virtual models of an embedded registry, since that Valkey stores nothing on disk.
+"""Virtual models on disk, for the embedded registry, which has no persistence.
 
-All processes that use one state directory share the file. A writer takes the lock, merges its models with the file's
-by revision, and replaces the file atomically.
+Processes share the file: a writer locks it, merges by revision, and replaces it atomically.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from vllama_pool.workers.process.file_lock import lock_file
 from vllama_pool.workers.registry.virtual_model import VirtualModel, key_of
 
 MAX_BYTES = 64 << 20
-"""A larger file was not written by vLLama."""
+"""Larger files are not ours."""
 LOCK_TIMEOUT = 1.0
-"""Seconds. Other processes hold the lock for milliseconds."""
+"""Seconds."""
 
 _log = logging.getLogger(__name__)
 
@@ -32,15 +31,15 @@ class _Content(msgspec.Struct):
 
 
 class SaveFile:
-    """Loads and saves. Blocking: call it from a thread. Logs errors instead of raising, since serving can go on."""
+    """Blocking: call it from a thread. Logs errors instead of raising."""
 
     def __init__(self, folder: Path, fleet: str, *, lock_timeout: float = LOCK_TIMEOUT) -> None:
-        """`folder` must be private to this user. Fleets may share it."""
+        """`folder` must be private to this user."""
         self.path = folder / f"models-{fleet}.json"
         self._lock_timeout = lock_timeout
 
     def load(self) -> list[VirtualModel]:
-        """Return the models in the file, tombstones included; an empty list if there is no file."""
+        """Return the models, with tombstones; [] without a usable file."""
         try:
             return self._read()
         except FileNotFoundError:
@@ -50,7 +49,7 @@ class SaveFile:
             return []
 
     def save(self, models: Iterable[VirtualModel]) -> bool:
-        """Merge these into the file. Return False if that failed."""
+        """Merge into the file. Return False if that failed."""
         try:
             lock = lock_file(self.path.with_suffix(".lock"), self._lock_timeout)
             if lock is None:

@@ -1,7 +1,4 @@
-"""A router process's copy of the virtual models, merged by revision. Pure state; all that requests read.
-
-It also holds tombstones, so that a registry that was emptied gets them back and no deleted model returns.
-"""
+"""A router process's copy of the virtual models and tombstones, merged by revision. Requests read only this."""
 
 from __future__ import annotations
 
@@ -11,29 +8,26 @@ from types import MappingProxyType
 from vllama_pool.workers.registry.virtual_model import VirtualModel, key_of
 
 MAX_TOMBSTONES = 1024
-"""The oldest beyond this number are dropped, here and in the registry."""
+"""The oldest beyond it are dropped, here and in the registry."""
 
 
 class ModelStore:
-    """The latest known revision of each virtual model, by the key of its name."""
+    """The latest known revision of each virtual model, by key."""
 
     def __init__(self, max_tombstones: int = MAX_TOMBSTONES) -> None:
         self._max_tombstones = max_tombstones
         self._all: dict[str, VirtualModel] = {}
         self._live: dict[str, VirtualModel] = {}
         self.live: Mapping[str, VirtualModel] = MappingProxyType(self._live)
-        """A read-only view of the models that are not deleted."""
+        """Without tombstones."""
         self.all: Mapping[str, VirtualModel] = MappingProxyType(self._all)
-        """A read-only view that includes tombstones."""
+        """With tombstones."""
 
     def __repr__(self) -> str:
         return f"<ModelStore {len(self._live)} models, {len(self._all) - len(self._live)} tombstones>"
 
     def merge(self, model: VirtualModel, *, from_registry: bool = False) -> bool:
-        """Store a model if it is newer than the known one. Return True if it was stored.
-
-        Two revisions can be equal after the registry was emptied: then the one `from_registry` wins.
-        """
+        """Return True if the model was newer, and stored. Of equal revisions the one `from_registry` wins."""
         key = key_of(model.name)
         known = self._all.get(key)
         if known is not None:
@@ -49,7 +43,7 @@ class ModelStore:
         return True
 
     def drop_oldest_tombstones(self) -> list[str]:
-        """Keep MAX_TOMBSTONES tombstones. Return the keys of the dropped ones, which are the same in every process."""
+        """Return the dropped keys, which are the same in every process."""
         surplus = len(self._all) - len(self._live) - self._max_tombstones
         if surplus <= 0:
             return []

@@ -1,8 +1,7 @@
 """Synchronizes a router process's copy of the virtual models with the registry.
 
-The registry's channel reports changes within milliseconds; polls repair what was missed. The highest revision wins
-everywhere, and routers restore entries that the registry has lost (it was emptied or restarted). Requests read the
-copy in memory; only a change of a model waits for the registry.
+The channel announces changes; polls repair what was missed. The highest revision wins, and routers restore entries
+that the registry has lost. Only a change of a model waits for the registry.
 """
 
 from __future__ import annotations
@@ -29,20 +28,19 @@ from vllama_pool.workers.registry.messages import ModelAck, ModelChanged
 from vllama_pool.workers.registry.virtual_model import VirtualModel, digest_of, key_of
 
 TRIES = 32
-"""Attempts at one change while other routers change the same model."""
+"""Attempts at one change, if other routers change the model too."""
 RETRY_AFTER = 5
-"""The Retry-After header, in seconds, while the registry is unavailable."""
+"""Seconds, as the Retry-After header."""
 MAX_RESTORED = 128
 """Maximum entries restored per poll, so that worker updates are not delayed."""
 WARN_EVERY = 60
-"""Seconds between two warnings about restored entries. Two routers with different secrets overwrite each other's
-entries in turn."""
+"""Seconds. Two routers with different secrets overwrite each other's entries in turn."""
 
 _log = logging.getLogger(__name__)
 
 
 class ModelRegistry(Protocol):
-    """The methods of `workers.registry.client.Registry` that `ModelSync` calls."""
+    """Implemented by `workers.registry.client.Registry`."""
 
     async def models(self) -> StoredModels: ...
 
@@ -55,15 +53,13 @@ class ModelRegistry(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """One entry of the registry."""
-
     envelope: bytes
     model: VirtualModel | None
-    """None if the envelope was refused."""
+    """None if refused."""
 
 
 class ModelSync:
-    """Changes virtual models in the registry and in `store`. Implements `registry_loop.ModelListener`."""
+    """Changes virtual models in the registry and in `store`. A `registry_loop.ModelListener`."""
 
     def __init__(
         self,
@@ -76,8 +72,8 @@ class ModelSync:
         clock: Callable[[], float] = time.time,
         shadowed: Callable[[], Collection[str]] = tuple,
     ) -> None:
-        """`clock` returns Unix seconds. `shadowed` returns the names of virtual models that requests cannot reach
-        because a served or configured model has the same name."""
+        """`clock` returns Unix seconds. `shadowed` returns the virtual models whose name a served or configured model
+        has."""
         self.store = store
         self._registry = registry
         self._signer = ModelSigner(policy)
@@ -89,13 +85,13 @@ class ModelSync:
         self._entries: dict[str, _Entry] = {}
         self._acks = Acks()
         self._announced: set[str] = set()
-        """Keys of the changes that the channel announced since the last poll."""
+        """Keys that the channel announced since the last poll."""
         self._warned_at = -math.inf
         self._logged_shadowed: set[str] = set()
         self._unsaved = False
 
     def load(self) -> None:
-        """Merge the models of the file. Call it once, first."""
+        """Merge the file's models. Call it once, first."""
         if self._file is not None:
             for model in self._file.load():
                 self.store.merge(model)
@@ -103,11 +99,10 @@ class ModelSync:
     # --- changes ---
 
     async def change(self, decide: Callable[[], VirtualModel | None]) -> VirtualModel | None:
-        """Write the model that `decide` returns, and return it; return None if `decide` does.
+        """Write the model that `decide` returns, with revision, time and digest. Return None if `decide` does.
 
-        `decide` reads the store and is called again when another router was faster. Revision, time and digest are set
-        here. Returns once all routers have the change, at most ACK_TIMEOUT later. Raises what `decide` raises, and
-        ClientError if the registry is unavailable or full.
+        `decide` reads the store; it is called again if another router was faster. Returns once all routers have the
+        change, ACK_TIMEOUT later at most. Raises ClientError if the registry is unavailable or full.
         """
         for _ in range(TRIES):
             decided = decide()
@@ -135,7 +130,7 @@ class ModelSync:
         raise _unavailable("other clients are changing this model at the same time")
 
     async def _put(self, key: str, envelope: bytes) -> ModelStored | None:
-        """Write to the registry. Return None if another router was faster."""
+        """Return None if another router was faster."""
         entry = self._entries.get(key)
         try:
             reply = await self._registry.put_model(key, entry.envelope if entry else b"", envelope, request_acks=True)
@@ -148,7 +143,7 @@ class ModelSync:
         return reply
 
     async def _finish(self, model: VirtualModel, put: ModelStored) -> None:
-        """Save a change that the registry has accepted, and wait for the other routers."""
+        """Save an accepted change, and wait for the other routers."""
         await self._save()
         if model.deleted:
             await self._delete_dropped_tombstones()
@@ -156,7 +151,7 @@ class ModelSync:
             _log.info("some router processes have not acknowledged a virtual model within %g s", ACK_TIMEOUT)
 
     async def _delete_dropped_tombstones(self) -> None:
-        """Delete from the registry the tombstones that the store has dropped."""
+        """Delete them from the registry too."""
         with suppress(RegistryUnavailable):  # the next deletion tries again
             for key, entry in list(self._entries.items()):
                 if entry.model is not None and entry.model.deleted and key not in self.store.all:
@@ -170,7 +165,7 @@ class ModelSync:
     # --- events from the registry ---
 
     async def polled(self, version: str) -> None:
-        """Handle a poll that found the registry's models at `version`. Raises RegistryUnavailable."""
+        """Raises RegistryUnavailable."""
         if version != self._version or self._overwritten():
             first = self._version is None
             await self._read_all()
@@ -184,7 +179,7 @@ class ModelSync:
         self._log_shadowed()
 
     async def changed(self, event: ModelChanged) -> None:
-        """Apply a change that the channel announced, and acknowledge it if asked. Raises RegistryUnavailable."""
+        """Apply an announced change, and acknowledge it if asked. Raises RegistryUnavailable."""
         self._read_entry(event.key, event.envelope)
         self._announced.add(event.key)
         if event.before == self._version:
@@ -193,7 +188,6 @@ class ModelSync:
             await self._registry.acknowledge(event.after, self._router_id)
 
     def acknowledged(self, event: ModelAck) -> None:
-        """Record that a router process has applied a change."""
         self._acks.add(event)
 
     async def _read_all(self) -> None:
@@ -205,10 +199,7 @@ class ModelSync:
         self._version = found.version
 
     async def _restore(self, *, expected: bool) -> None:
-        """Write to the registry the entries that it lacks. If another router is faster, the next poll shows its entry.
-
-        `expected`: this is the first poll, when the registry can be empty and the file is not.
-        """
+        """Write the entries that the registry lacks. `expected`: at the first poll, the file may know more."""
         lacking = [(key, model) for key, model in self.store.all.items() if self._lacks(key, model)]
         for key, model in lacking[:MAX_RESTORED]:
             entry = self._entries.get(key)
@@ -230,7 +221,7 @@ class ModelSync:
             _log.warning(text, count)
 
     def _overwritten(self) -> bool:
-        """True if an announced change has replaced an entry by an older or refused one."""
+        """True if an announced change replaced an entry by an older or refused one."""
         announced, self._announced = self._announced, set()
         known = ((key, self.store.all.get(key)) for key in announced)
         return any(model is not None and self._lacks(key, model) for key, model in known)
@@ -240,7 +231,7 @@ class ModelSync:
         return entry is None or entry.model is None or entry.model.revision < model.revision
 
     def _read_entry(self, key: str, envelope: bytes) -> None:
-        """Apply what the registry holds under a key; b"" for nothing."""
+        """Apply the registry's entry; b"" for none."""
         if not envelope:
             self._entries.pop(key, None)
             return
@@ -268,10 +259,10 @@ class ModelSync:
 
 
 def next_revision(known: int, now: float) -> int:
-    """Return the revision of a change at `now` (Unix seconds). `known` is the latest known revision, 0 for none.
+    """Return a revision above `known`, normally the wall clock in ms. `now` is in Unix seconds.
 
     known + 1 is not enough: another router may hold a newer tombstone that we have dropped, and a forged entry can
-    hide a newer revision. Using wall-clock milliseconds keeps the new revision above it.
+    hide a newer revision.
     """
     return max(known + 1, int(now * 1000))
 

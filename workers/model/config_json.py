@@ -1,4 +1,4 @@
-"""Read sizes, quantisation and media from config.json. Pure. All keys are optional, because files vary."""
+"""Sizes, quantisation and media from config.json. Pure. All keys are optional."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Config = Mapping[str, Any]
 
 
 def text_config(config: Config) -> Config:
-    """Return the config with the nested language model's part merged in."""
+    """Merge in the nested language model's part."""
     for path in (("text_config",), ("llm_config",), ("language_config",), ("thinker_config", "text_config")):
         part: Any = config
         for key in path:
@@ -22,7 +22,7 @@ def text_config(config: Config) -> Config:
 
 
 def media(config: Config, flags: Flags) -> list[str]:
-    """Return the model's inputs besides text, unless the flags disable them."""
+    """Return "vision" and "audio", unless the flags disable them."""
     if flags.on("--language-model-only"):
         return []
     limits = flags.object("--limit-mm-per-prompt")
@@ -37,7 +37,7 @@ def media(config: Config, flags: Flags) -> list[str]:
 def quantization(config: Config, stored: str, on_load: str | None = None) -> tuple[str, int]:
     """Return Ollama's label and the bits per quantised weight (0: unquantised), such as ("AWQ-INT4", 4).
 
-    `stored` is the dtype of most elements on disk; `on_load` is the quantisation that vLLM applies on load.
+    `stored` is the main dtype on disk; `on_load` is vLLM's quantisation on load.
     """
     settings = text_config(config).get("quantization_config")
     settings = settings if isinstance(settings, dict) else {}
@@ -113,7 +113,7 @@ def _quantized_weights(settings: Config, method: str) -> tuple[str, int]:
 
 
 def number_or_none(config: Config, *keys: str) -> int | float | None:
-    """Return the first of these keys that holds a number."""
+    """First of these keys that holds a number."""
     for key in keys:
         value = config.get(key)
         if isinstance(value, int | float) and not isinstance(value, bool):
@@ -122,7 +122,7 @@ def number_or_none(config: Config, *keys: str) -> int | float | None:
 
 
 def number(config: Config, *keys: str) -> int:
-    """Return `number_or_none` as an integer, 0 for None."""
+    """0 for None."""
     return int(number_or_none(config, *keys) or 0)
 
 

@@ -1,7 +1,6 @@
 """Describe a worker's models from its running server and the model's files.
 
-The agent calls `describe` once vLLM is ready, because repositories are downloaded by then. Fields of missing or broken
-files keep their defaults.
+Call it once vLLM is ready and repositories are downloaded. Fields of missing or broken files keep their defaults.
 """
 
 from __future__ import annotations
@@ -23,20 +22,20 @@ from vllama_pool.workers.vllm.flags import Flags
 from vllama_pool.workers.vllm.probe import ServedModel, model_infos
 
 MAX_LICENSE = 32 << 10
-"""Maximum bytes of licence text in a record."""
+"""Bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
     models: tuple[ServedModel, ...]
     tasks: tuple[str, ...] = ("completion",)
-    """Ollama's capabilities, including "tools", "thinking" and "vision" if the server was tested for them."""
+    """Ollama's capabilities, with those detected on the server."""
     templated: bool | None = None
-    """True if a chat request was templated; None if untested."""
+    """None if untested."""
 
 
 def describe(model: str, flags: Flags, observed: Observed, env: Mapping[str, str]) -> tuple[ModelInfo, ...]:
-    """Return the models of one server, the base first. Reads files; call it in a thread."""
+    """Return the base first. Reads files; call it in a thread."""
     infos = model_infos(observed.models, observed.tasks)
     files = locate(model, env, revision=flags.value("--revision") or "main", download_dir=flags.value("--download-dir"))
     if files is None or not infos:
@@ -49,7 +48,7 @@ def describe(model: str, flags: Flags, observed: Observed, env: Mapping[str, str
 
 
 def complete(info: ModelInfo, files: ModelFiles, flags: Flags, observed: Observed) -> ModelInfo:
-    """Fill in the fields that the files provide."""
+    """Add the fields that the files provide."""
     config = files.json("config.json")
     text = text_config(config)
     tensors = {name: tensor for weights in files.weights for name, tensor in weights.tensors.items()}
@@ -78,7 +77,7 @@ def complete(info: ModelInfo, files: ModelFiles, flags: Flags, observed: Observe
 
 
 def slim(infos: tuple[ModelInfo, ...], limit: int) -> tuple[ModelInfo, ...]:
-    """Drop texts until all fit into `limit` bytes of JSON: adapters' first, then licences, then templates."""
+    """Drop texts until all fit into `limit` bytes: adapters', then licences, then templates."""
     for adapters_only, fields in ((True, ("license", "template")), (False, ("license",)), (False, ("template",))):
         if len(msgspec.json.encode(infos)) <= limit:
             break
@@ -90,10 +89,10 @@ def slim(infos: tuple[ModelInfo, ...], limit: int) -> tuple[ModelInfo, ...]:
 
 
 def capabilities(tasks: Sequence[str], config: Config, templates: Sequence[str], flags: Flags) -> tuple[str, ...]:
-    """Return only the capabilities that a request would get, in Ollama's words.
+    """Return Ollama's capabilities.
 
-    Vision and audio come from config.json, or vision from `tasks` without it. Tools and thinking come from `tasks` or
-    need a parser flag; if the template is known, it must mention them.
+    Vision and audio come from config.json, or vision from `tasks` without it. Tools and thinking need `tasks` or a
+    parser flag, and a known template must mention them.
     """
     if "completion" not in tasks:
         return tuple(tasks)
@@ -108,7 +107,7 @@ def capabilities(tasks: Sequence[str], config: Config, templates: Sequence[str],
 
 
 def sampling_defaults(files: ModelFiles, flags: Flags) -> dict[str, float | int | list[str]]:
-    """Return vLLM's sampling defaults under Ollama's option names."""
+    """By Ollama's option names."""
     source = flags.value("--generation-config") or "auto"
     chosen: Config = {}
     if source == "auto":
@@ -124,7 +123,7 @@ def sampling_defaults(files: ModelFiles, flags: Flags) -> dict[str, float | int 
 
 
 def license_of(files: ModelFiles) -> str:
-    """Return the licence's text, else its id from the README's front matter, else ""."""
+    """Text of the licence, else its id from the README's front matter, else ""."""
     for name in ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE"):
         if text := files.text(name).strip():
             return text.encode()[:MAX_LICENSE].decode("utf-8", "ignore")
@@ -159,7 +158,7 @@ def _unread(infos: tuple[ModelInfo, ...], flags: Flags, observed: Observed) -> t
 
 
 def _adapter(info: ModelInfo, base: ModelInfo, root: str, env: Mapping[str, str]) -> ModelInfo:
-    """Return an adapter as its base with added weights. The digest covers both."""
+    """Size and digest cover the base and the adapter."""
     files = locate(root, env) if root else None
     own = files.digest() if files else ""
     return msgspec.structs.replace(

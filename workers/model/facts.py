@@ -1,4 +1,4 @@
-"""Read a model's chat templates and special tokens, from which parsers and capabilities are derived."""
+"""A model's chat templates and special tokens, from which parsers and capabilities are derived."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ class ModelFacts:
     """Facts about a model before it is served."""
 
     name: str
-    """Last part of the folder's or repository's name."""
+    """Without the folder or organisation."""
     files: bool = False
-    """True if the files were readable. A repository that is not downloaded yet has few or none."""
+    """True if the files are complete."""
     model_type: str = ""
     templates: tuple[str, ...] = ()
     """The default one first."""
     special_tokens: frozenset[str] = frozenset()
-    """Requested tokens that the tokenizer has."""
+    """Those of the requested ones that the tokenizer has."""
     mistral_tokenizer: bool = False
-    """True if mistral-common renders chats, without a template."""
+    """mistral-common renders chats, without a template."""
     is_embedding: bool = False
 
 
 def read_facts(model: str, files: ModelFiles | None, flags: Flags, special_tokens: Collection[str]) -> ModelFacts:
-    """Read the facts from `files`, None before the download. `marks`: tokens to look for."""
+    """`files` is None before the download. `special_tokens` are those to search for."""
     name = Path(model).name
     if files is None:
         return ModelFacts(name)
@@ -51,7 +51,7 @@ def read_facts(model: str, files: ModelFiles | None, flags: Flags, special_token
 
 
 def chat_templates(files: ModelFiles, flags: Flags) -> tuple[str, ...]:
-    """Return the chat templates that vLLM would use, the default one first."""
+    """Return the templates that vLLM would use, the default one first."""
     given = flags.value("--chat-template")
     if given:
         path = Path(given)

@@ -1,7 +1,4 @@
-"""Locate and read a model's files, without loading weights.
-
-A model is a folder or a repository id in huggingface_hub's cache, parsed here because the router lacks that library.
-"""
+"""Locate and read a model's files in a folder or huggingface_hub's cache, without that library."""
 
 from __future__ import annotations
 
@@ -20,9 +17,9 @@ from vllama_pool.workers.model import safetensors
 from vllama_pool.workers.model.safetensors import MalformedHeader, Weights
 
 MAX_TEXT = 256 << 10
-"""Maximum bytes of a template, licence or README; larger files are ignored."""
+"""Bytes of a template, licence or README; larger files are ignored."""
 MAX_JSON = 64 << 20
-"""Maximum bytes; a tokenizer's vocabulary has about 10 MB."""
+"""Bytes; a tokenizer's vocabulary has about 10 MB."""
 
 _DESCRIBED = (
     "adapter_config.json",
@@ -47,7 +44,7 @@ _DESCRIBED = (
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model's folders in search order: weights may lie apart from the other files."""
+    """A model's folders in search order."""
 
     folders: tuple[Path, ...]
 
@@ -55,14 +52,14 @@ class ModelFiles:
         return next((folder / name for folder in self.folders if (folder / name).is_file()), None)
 
     def json(self, name: str) -> dict[str, Any]:
-        """Return a JSON object, {} if the file is missing or invalid."""
+        """{} if missing or invalid."""
         try:
             return msgspec.json.decode(self._bytes(name, MAX_JSON), type=dict[str, Any])
         except msgspec.DecodeError:
             return {}
 
     def text(self, name: str) -> str:
-        """Return a text, "" if the file is missing, too long or unreadable."""
+        """ "" if missing, too long or unreadable."""
         return self._bytes(name, MAX_TEXT).decode("utf-8", "replace")
 
     def mentions(self, name: str, word: str) -> bool:
@@ -70,7 +67,7 @@ class ModelFiles:
 
     @cached_property
     def weight_files(self) -> tuple[Path, ...]:
-        """Files that vLLM would load, in one format only: many repositories hold the same weights twice."""
+        """In one format only: many repositories hold the same weights twice."""
         for folder in self.folders:
             for pattern in _WEIGHTS:
                 if found := tuple(sorted(path for path in folder.glob(pattern) if path.is_file())):
@@ -79,7 +76,7 @@ class ModelFiles:
 
     @cached_property
     def weights(self) -> tuple[Weights, ...]:
-        """Headers of all weight files; () if there are none or one is malformed."""
+        """Headers of the safetensors files; () if one is malformed."""
         try:
             return tuple(safetensors.read(path) for path in self.weight_files if path.suffix == ".safetensors")
         except (MalformedHeader, OSError):
@@ -97,7 +94,7 @@ class ModelFiles:
         return max((path.stat().st_mtime for path in (*paths, *self.weight_files)), default=0.0)
 
     def digest(self) -> str:
-        """Return 64 hex digits, equal for equal models regardless of path and time; "" without weights."""
+        """64 hex digits, independent of path and time; "" without weights."""
         if not self.weight_files:
             return ""
         sha = hashlib.sha256(b"vllama model 1\n")
@@ -131,7 +128,7 @@ _WEIGHTS = (
 def locate(
     model: str, env: Mapping[str, str], *, revision: str = "main", download_dir: str | None = None
 ) -> ModelFiles | None:
-    """Return the files of a folder or cached repository id; None if they are not on this machine."""
+    """Return None if the files are not on this machine."""
     if Path(model).is_dir():
         return ModelFiles((Path(model),))
     if not is_repository(model):
@@ -144,12 +141,12 @@ def locate(
 
 
 def is_repository(model: str) -> bool:
-    """Return True for a repository id: "name" or "organisation/name"."""
+    """True for "name" or "organisation/name"."""
     return re.fullmatch(r"(?!.*(\.\.|--))[\w][\w.-]*(/[\w.-]+)?", model, re.ASCII) is not None
 
 
 def hub_cache(env: Mapping[str, str]) -> Path:
-    """Return huggingface_hub's cache folder, from that library's variables."""
+    """huggingface_hub's cache folder, by its own variables."""
     if explicit := env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE"):
         return Path(explicit).expanduser()
     home = env.get("HF_HOME")

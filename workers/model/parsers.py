@@ -1,7 +1,6 @@
 """Choose vLLM's tool-call and reasoning parsers for a model. Pure.
 
-Ollama users expect tools and thinking without flags. A wrong parser does harm (a reasoning parser swallows the answers
-of a model that does not think), so the tables hold only sure matches. Parser names are those of vLLM 0.32.
+A wrong parser does harm (it can swallow whole answers), so the tables hold only sure matches, for vLLM 0.32.
 """
 
 from __future__ import annotations
@@ -17,35 +16,30 @@ TOOLS = "--tool-call-parser"
 AUTO = "--enable-auto-tool-choice"
 REASONING = "--reasoning-parser"
 NONE = "none"
-"""Value that disables a parser. vLLM has no parser of this name."""
+"""Disables a parser; vLLM has none of this name."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParserChoice:
     flags: tuple[str, ...] = ()
-    """Arguments for vLLM's command line."""
+    """For vLLM's command line."""
     notes: tuple[str, ...] = ()
-    """Messages for the user."""
+    """For the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """Parsers for a model that meets all conditions."""
+    """Parsers for a model that meets all conditions. Conditions are patterns, except `special_tokens`."""
 
     parsers: tuple[str, ...]
-    """In order of preference; the first one offered is used."""
+    """In order of preference."""
     model_type: str = ""
-    """Pattern for the whole model_type of config.json."""
+    """Of config.json, in full."""
     template_has: tuple[str, ...] = ()
-    """Patterns required in the chat templates."""
     template_lacks: str = ""
-    """Pattern excluded from the chat templates."""
     special_tokens: tuple[str, ...] = ()
-    """Tokens required in the tokenizer."""
     name: str = ""
-    """Pattern for the model's name."""
     generation_prompt: str = ""
-    """Pattern for the generation prompt."""
 
     def matches(self, facts: ModelFacts) -> bool:
         text = "\n".join(facts.templates)
@@ -60,7 +54,7 @@ class _Rule:
 
 
 def choose(facts: ModelFacts, flags: Flags, offered: Collection[str] | None = None) -> ParserChoice:
-    """Choose the parsers that the user's `flags` leave open. `offered`: parsers of this vLLM, None if unknown."""
+    """Respect the user's `flags`. `offered`: parsers of this vLLM, None if unknown."""
     if facts.is_embedding or re.search(_BASE, facts.name) or flags.has("--config") or _pools(flags):
         return ParserChoice()
     tools, reasoning = _by_files(facts, offered) if facts.files else _by_name(facts.name, offered)
@@ -83,7 +77,7 @@ def choose(facts: ModelFacts, flags: Flags, offered: Collection[str] | None = No
 
 
 def without_none(args: tuple[str, ...]) -> tuple[str, ...]:
-    """Remove `--tool-call-parser none` and `--reasoning-parser none`, which vLLM does not accept."""
+    """Remove parsers called `none`, which vLLM does not accept."""
     kept: list[str] = []
     rest = list(args)
     while rest:
@@ -143,7 +137,7 @@ _TOOL_RULES = (
 )
 
 _BASE = r"(?i)(^|[-_.])(base|pt)($|[-_.])"
-"""Pre-trained models carry the template of their instruction-tuned variants."""
+"""Pre-trained models carry their variants' templates."""
 _TOOLS = r"\btools\b"
 _THINKS = r"\benable_thinking\b|</think>|\[THINK\]"
 _OPENS = "<think>"
@@ -167,7 +161,7 @@ _REASONING_RULES = (
 )
 
 SPECIAL_TOKENS = frozenset(mark for rule in (*_TOOL_RULES, *_REASONING_RULES) for mark in rule.special_tokens)
-"""Tokens to look for in a tokenizer."""
+"""Tokens that rules require."""
 
 _COPIES = (
     r"(-(FP8|AWQ|GPTQ|NVFP4|MXFP4|W4A16|W8A8|INT4|INT8|BF16|bnb|4bit|8bit|dynamic|quantized|unsloth|\d+bits?)[\w.]*)*"

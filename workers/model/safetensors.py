@@ -1,7 +1,6 @@
-"""Read the header of a safetensors file: tensors, shapes, types. Weights are not loaded.
+"""Read the header of a safetensors file: 8 bytes (little-endian length), a JSON header, then the tensors.
 
-A file is 8 bytes (little-endian length), a JSON header of that length, then the tensors. The digest also covers a short
-sample of each tensor, because fine-tunes of one model have equal headers and sizes.
+The digest also samples the tensors, because fine-tunes of one model have equal headers and sizes.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import msgspec
 MAX_HEADER = 100 << 20
 """Limit of the format, in bytes."""
 SAMPLES = 1024
-"""Maximum number of sampled tensors per file, evenly spread."""
+"""Sampled tensors per file, at most."""
 SAMPLE_BYTES = 256
 
 BITS = {
@@ -44,7 +43,7 @@ BITS = {
 
 
 class MalformedHeader(ValueError):
-    """The file is not a safetensors file, or is truncated."""
+    """Not a safetensors file, or truncated."""
 
 
 class Tensor(msgspec.Struct, frozen=True):
@@ -63,11 +62,11 @@ class Weights:
     size: int
     """Bytes of the file."""
     digest: str
-    """SHA-256 in hex over size, header and samples; independent of the file's name and times."""
+    """SHA-256 in hex over size, header and samples."""
 
 
 def read(path: Path) -> Weights:
-    """Read a file's header and samples in a few ms. Raises MalformedHeader, OSError."""
+    """Takes a few ms. Raises MalformedHeader, OSError."""
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)
@@ -84,15 +83,12 @@ def read(path: Path) -> Weights:
 
 
 def count_parameters(tensors: Mapping[str, Tensor], bits: int = 0) -> int:
-    """Return the number of weights. `bits`: bits per quantised weight (0: unquantised).
-
-    Packed tensors count by `bits`. Scales, zero points and index tables do not count.
-    """
+    """`bits`: per quantised weight, in packed tensors (0: unquantised). Scales and tables do not count."""
     return sum(_parameters(name, tensor, bits) for name, tensor in tensors.items())
 
 
 def main_dtype(tensors: Mapping[str, Tensor]) -> str:
-    """Return the dtype of most elements, "" without tensors."""
+    """dtype of most elements, "" without tensors."""
     counts: Counter[str] = Counter()
     for tensor in tensors.values():
         counts[tensor.dtype] += tensor.elements

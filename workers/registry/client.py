@@ -1,7 +1,6 @@
-"""Registry client: workers announce themselves in Redis, and routers read the announcements.
+"""Registry client: agents register workers in Redis, and routers read them.
 
-`keys.py` lists the data, which the Lua scripts in `scripts/` change atomically. Stored records are untrusted: see
-`signature.py`. This module never retries: agents and routers handle RegistryUnavailable in loops of their own.
+`keys.py` lists the data; the scripts in `scripts/` change it atomically. The client never retries: callers do.
 """
 
 from __future__ import annotations
@@ -48,17 +47,17 @@ from vllama_pool.workers.registry.signature import sign_record
 CONNECT_TIMEOUT = 0.5
 """Seconds."""
 REPLY_TIMEOUT = 1.0
-"""Seconds. With redis-py's defaults, a hanging Redis blocks one command for a minute."""
+"""Seconds."""
 SILENCE = 2.0
 """Seconds without a message after which a subscription sends a ping."""
 
 
 class RegistryUnavailable(Exception):
-    """Redis is unreachable or refused a command. The text is one line with the remedy."""
+    """Redis is unreachable or refused a command. One line with the remedy."""
 
 
 class InvalidRegistryAddress(ValueError):
-    """The text shows the valid forms."""
+    """The message shows the valid forms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +68,14 @@ class Registered:
 
 @dataclass(frozen=True, slots=True)
 class Fenced:
-    """Refusal: a newer start of this worker is registered."""
+    """A newer start of this worker is registered."""
 
     generation: int
 
 
 @dataclass(frozen=True, slots=True)
 class StoredModels:
-    """All virtual models, unverified."""
+    """All virtual models and tombstones, unverified."""
 
     version: str
     """As in `Snapshot.models`."""
@@ -87,24 +86,21 @@ class StoredModels:
 @dataclass(frozen=True, slots=True)
 class ModelStored:
     version: str
-    """Version of the virtual models after the change."""
+    """After the change."""
     routers: int
     """Router processes that poll."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConflict:
-    """Refusal: another process has changed the entry."""
+    """Another process has changed the entry."""
 
     envelope: bytes
-    """Current content; empty for no entry."""
+    """Current; empty for no entry."""
 
 
 def connect(address: str) -> aioredis.Redis:
-    """Return a client for redis://, rediss://, unix:// or a plain socket path. It connects on first use.
-
-    Raises InvalidRegistryAddress.
-    """
+    """Return a client for redis://, rediss://, unix:// or a socket path. Raises InvalidRegistryAddress."""
     url = f"unix://{address}" if address.startswith("/") else address
     try:
         return aioredis.Redis.from_url(
@@ -127,10 +123,7 @@ async def ping(redis: aioredis.Redis) -> None:
 
 
 class Registry:
-    """One fleet's registry in Redis. Every method raises RegistryUnavailable if Redis fails.
-
-    Belongs to one process, because it numbers the beats. `secret` signs the records.
-    """
+    """One fleet's registry. Methods raise RegistryUnavailable. Numbers the beats, so use one per process."""
 
     def __init__(
         self, redis: aioredis.Redis, fleet: str, *, secret: bytes | None = None, silence: float = SILENCE
@@ -151,7 +144,7 @@ class Registry:
     # --- agents ---
 
     async def register(self, record: WorkerRecord, load: LoadReport) -> Registered | Fenced:
-        """Announce a worker or its new record; counts as a beat. Raises ValueError for an invalid id."""
+        """Write a worker's record, which is also a beat. Raises ValueError for an invalid id."""
         keys = self._keys
         check_worker_id(record.id)
         if record.generation < 0:
@@ -167,7 +160,7 @@ class Registry:
             return Registered(reply[1].decode(), int(reply[2])) if reply[0] else Fenced(int(reply[1]))
 
     async def beat(self, worker_id: str, generation: int, load: LoadReport) -> bool:
-        """Report the worker alive, with its load. Returns False if the worker must register again."""
+        """Return False if the worker must register again."""
         keys = self._keys
         beat = encode_beat(Beat(generation, next(self._count), load))
         with _mapped(self._where):
@@ -175,7 +168,7 @@ class Registry:
         return bool(reply)
 
     async def deregister(self, worker_id: str, generation: int) -> bool:
-        """Remove the worker at once. Returns False if it is absent or a newer start is registered."""
+        """Return False if the worker is absent or a newer start is registered."""
         keys = self._keys
         with _mapped(self._where):
             reply = await self._deregister([keys.meta, keys.w, keys.load, keys.hbz], [keys.ev, worker_id, generation])
@@ -184,9 +177,9 @@ class Registry:
     # --- routers ---
 
     async def snapshot(self, known: Version | None = None, *, router: str = "") -> Snapshot:
-        """Return all loads, and all records unless their version equals `known`.
+        """Return all beats, and all records unless their version equals `known`.
 
-        `router` is the id of a router process to count until ROUTER_TTL after this call.
+        `router`: a router process to count for ROUTER_TTL.
         """
         keys = self._keys
         with _mapped(self._where):
@@ -209,7 +202,6 @@ class Registry:
             await self._redis.zrem(self._keys.routers, router)
 
     async def models(self) -> StoredModels:
-        """Return all virtual models, with tombstones."""
         with _mapped(self._where):
             version, entries = await self._models([self._keys.meta, self._keys.vm], [])
         return StoredModels(_text(version), {_text(key): bytes(value) for key, value in _pairs(entries)})
@@ -217,10 +209,7 @@ class Registry:
     async def put_model(
         self, key: str, expected: bytes, envelope: bytes, *, request_acks: bool = False
     ) -> ModelStored | ModelConflict:
-        """Replace the entry of `key` if it equals `expected` (empty for no entry), and notify all routers.
-
-        An empty envelope drops the entry. `request_acks` makes routers answer with `acknowledge`.
-        """
+        """Replace the entry of `key` if it equals `expected`, and publish the change. Empty bytes mean no entry."""
         arguments: list[bytes | str | int] = [
             self._keys.ev,
             key,
@@ -236,15 +225,12 @@ class Registry:
         return ModelStored(_text(answer), int(*routers)) if put else ModelConflict(bytes(answer))
 
     async def acknowledge(self, version: str, router: str) -> None:
-        """Publish that this router has applied a change."""
+        """Publish that this router has applied the change to `version`."""
         with _mapped(self._where):
             await self._redis.publish(self._keys.ev, encode_ack(ModelAck(version, router)))
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """Yield changes as they happen. Messages may be lost; polling repairs that.
-
-        Raises RegistryUnavailable if the connection is lost or a ping gets no answer.
-        """
+        """Yield changes. Messages can be lost; polling repairs that. Raises when the connection is lost or silent."""
         async with self._redis.pubsub() as pubsub:
             with _mapped(self._where):
                 await pubsub.subscribe(self._keys.ev)
@@ -281,10 +267,9 @@ def _event(message: Mapping[str, Any]) -> Event | None:
 
 @contextmanager
 def _mapped(where: str) -> Iterator[None]:
-    """Convert redis-py errors into RegistryUnavailable, and preserve cancellation.
+    """Convert redis-py errors into RegistryUnavailable, and restore a swallowed cancellation.
 
-    redis-py uses asyncio.wait_for, which before Python 3.12 swallows a cancellation that arrives just as the send
-    completes. The cancelled task would run on, and its awaiter would hang.
+    redis-py uses asyncio.wait_for, which before Python 3.12 swallows one that arrives just as the send completes.
     """
     task = asyncio.current_task()
     before = task.cancelling() if task is not None else 0
@@ -300,7 +285,7 @@ def _mapped(where: str) -> Iterator[None]:
 
 @contextmanager
 def _understood(where: str) -> Iterator[None]:
-    """Convert errors in decoding stored data, which other programs can write, into RegistryUnavailable."""
+    """Convert errors in decoding foreign data into RegistryUnavailable."""
     try:
         yield
     except ValueError as error:
@@ -310,7 +295,7 @@ def _understood(where: str) -> Iterator[None]:
 
 
 def _address(redis: aioredis.Redis) -> str:
-    """Return the address without its password."""
+    """Without the password."""
     options = redis.connection_pool.connection_kwargs
     return str(options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}")
 
@@ -330,7 +315,7 @@ def _explain(error: Exception, where: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Return the system's error text if there is one, because redis-py's text repeats the address."""
+    """Prefer the system's error text: redis-py's repeats the address."""
     for cause in (error, error.__cause__, error.__context__):
         if isinstance(cause, socket.gaierror):
             return str(cause.strerror)

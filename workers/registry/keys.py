@@ -1,7 +1,7 @@
 """Redis keys of a fleet: contents, writers and lifetimes.
 
-A fleet's keys share one hash tag, so that scripts work on a cluster and several fleets can share one Redis. No key has
-a TTL: with one, a slow Redis would look like the death of every worker. The snapshot script collects dead entries.
+One hash tag per fleet, so that scripts work on a cluster. No key has a TTL, because a slow Redis would then look like
+the death of every worker: the snapshot script collects dead entries.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 #: Seconds between beats of a worker; agents add jitter.
 BEAT_INTERVAL = 1.0
 
-#: Seconds without a beat, by Redis's clock, after which a worker's entries are deleted. Routers drop it much earlier.
+#: Seconds without a beat, by Redis's clock, after which a worker's entries are deleted.
 COLLECT_AFTER = 60.0
 
 #: Seconds without a poll, by Redis's clock, after which a router is no longer counted.
@@ -31,7 +31,7 @@ class Keys:
     w: str
     #: HASH worker id -> load report ("generation:number:state:…"). Written with every beat, removed with `w`.
     load: str
-    #: ZSET worker id -> Redis time in ms of its last beat. For collection only, never for liveness.
+    #: ZSET worker id -> Redis time in ms of its last beat, for collection.
     hbz: str
     #: ZSET router process -> Redis time in ms of its last poll; removed after ROUTER_TTL.
     routers: str
@@ -42,7 +42,7 @@ class Keys:
 
     @classmethod
     def of(cls, fleet: str) -> Keys:
-        """Return the keys of a fleet. Raises ValueError for a name that would break the hash tag."""
+        """Raises ValueError for a name that would break the hash tag."""
         if not _FLEET.fullmatch(fleet):
             raise ValueError(f"{fleet!r} is not a valid fleet name; use up to 64 letters, digits, '.', '_' and '-'")
         tag = f"{{vllama:{fleet}}}:"
@@ -50,7 +50,7 @@ class Keys:
 
 
 def check_worker_id(worker_id: str) -> str:
-    """Return the id. Raises ValueError if a message could not contain it."""
+    """Return the id. Raises ValueError if messages cannot contain it."""
     if not _WORKER_ID.fullmatch(worker_id):
         raise ValueError(
             f"{worker_id!r} is not a valid worker id; use up to 128 letters, digits, '.', '_', ':' and '-'"

@@ -1,4 +1,4 @@
-"""Encode and decode the registry's reports, versions and events. Pure."""
+"""The registry's beats, versions and events, and their encoding. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MAX_NOTE = 200
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """A load report with its number. A worker is alive as long as its (generation, number) changes."""
+    """A numbered load report. A worker is alive as long as (generation, number) changes."""
 
     generation: int
     number: int
@@ -22,7 +22,7 @@ class Beat:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """Version of the records. The epoch changes when the store is flushed or replaced."""
+    """Version of the records. A flush changes the epoch."""
 
     epoch: str = ""
     seq: int = 0
@@ -35,17 +35,17 @@ class Version:
 class Snapshot:
     version: Version
     collected: int
-    """Number of collected workers. If it grew, an absent worker may not have left."""
+    """Number of collected workers. If it grew, a missing worker may not have deregistered."""
     records: Mapping[str, bytes] | None
     """Worker id -> envelope; None if unchanged since the known version."""
     beats: Mapping[str, Beat]
     models: str = ""
-    """Version of the virtual models. Changes with every virtual model and when the store is emptied."""
+    """Version of the virtual models. A flush changes it too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Subscribed:
-    """The subscription is active. Earlier changes must be polled for."""
+    """The subscription is active; poll for earlier changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class WorkerUp:
 
 @dataclass(frozen=True, slots=True)
 class WorkerDown:
-    """A worker has left. A crash sends no event."""
+    """A worker has deregistered. A crash sends no event."""
 
     worker_id: str
     version: Version
@@ -73,12 +73,11 @@ class WorkerBeat:
 
 @dataclass(frozen=True, slots=True)
 class ModelChanged:
-    """A virtual model or its tombstone was stored. An empty envelope means that the entry was dropped."""
+    """An entry of a virtual model changed. An empty envelope means that it was dropped."""
 
     wants_ack: bool
-    """True if routers must acknowledge."""
     before: str
-    """`Snapshot.models` before this change."""
+    """`Snapshot.models` before the change."""
     after: str
     key: str
     envelope: bytes
@@ -107,7 +106,7 @@ def encode_beat(beat: Beat) -> str:
 
 
 def decode_beat(data: bytes) -> Beat | None:
-    """Decode a beat. Returns None if it is damaged or of an incompatible version."""
+    """Return None for damaged data."""
     try:
         fields = data.decode().split(":", 8)
         generation, number, state, running, waiting, kv_usage, speed, restarts, note = fields
@@ -141,7 +140,7 @@ def encode_ack(ack: ModelAck) -> str:
 
 
 def decode_event(data: bytes) -> WorkerUp | WorkerDown | WorkerBeat | ModelChanged | ModelAck | None:
-    """Decode a message. Returns None if it is damaged or of an unknown kind; polling repairs the loss."""
+    """Return None for damaged data or an unknown kind; polling repairs the loss."""
     kind, _, rest = data.partition(b"\n")
     try:
         match kind:

@@ -1,7 +1,4 @@
-"""Data that a worker publishes: its record, its models and its load report.
-
-Wire format between agents and routers. Unknown fields are ignored, so that processes can be upgraded one at a time.
-"""
+"""Wire format of a worker's record and load report. Unknown fields are ignored, for rolling upgrades."""
 
 from __future__ import annotations
 
@@ -19,37 +16,34 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class WorkerState(enum.StrEnum):
-    """State of a worker. Only READY workers get new requests."""
+    """Only READY workers get new requests."""
 
     STARTING = "starting"
     READY = "ready"
     DRAINING = "draining"
     RESTARTING = "restarting"
     SLEEPING = "sleeping"
-    """vLLM is in sleep mode: it answers requests only after it wakes up."""
+    """vLLM is in sleep mode."""
     STOPPED = "stopped"
     UNKNOWN = "unknown"
     """Sent by an agent of a newer version. Not ready."""
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One served model, read from the model's files.
-
-    If the files are not accessible (attached or static vLLM), unknown fields keep their defaults.
-    """
+    """One served model. Without access to its files (attached or static vLLM), unknown fields keep their defaults."""
 
     name: str
-    """Name in vLLM's responses: the first served name. Sent upstream as `model`."""
+    """First served name. Sent upstream as `model`."""
     aliases: tuple[str, ...] = ()
     digest: str = ""
-    """64 lower-case hex digits over the model's files, not their times; equal on equal replicas."""
+    """64 lower-case hex digits over the files' contents; equal on equal replicas."""
     size: Count = 0
     """Bytes of weights on disk."""
     modified_at: Annotated[float, msgspec.Meta(ge=0, lt=YEAR_10000)] = 0.0
-    """Unix seconds: newest of the model's files."""
+    """Unix seconds of the newest file."""
     format: str = "safetensors"
     architecture: str = ""
-    """`model_type` of config.json, such as "llama"; Ollama's `general.architecture` and `family`."""
+    """`model_type` of config.json, such as "llama"."""
     parameter_count: Count = 0
     quantization: str = ""
     """Ollama-style label: "BF16", "F16", "AWQ-INT4"."""
@@ -59,11 +53,11 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     capabilities: tuple[str, ...] = ("completion",)
     """Subset of Ollama's set: completion, tools, insert, vision, embedding, thinking, audio."""
     has_template: bool = True
-    """False if chats cannot be templated: /api/chat answers 400, /api/generate sends the prompt untemplated."""
+    """Without one, /api/chat answers 400 and /api/generate sends the prompt as it is."""
     template: str = ""
     """Jinja source."""
     defaults: dict[str, float | int | list[str]] = {}
-    """Sampling defaults from generation_config.json, under Ollama's option names."""
+    """Sampling defaults under Ollama's option names."""
     license: str = ""
     parent: str = ""
     """Served name of the base model, for a LoRA adapter."""
@@ -76,21 +70,21 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Data that routers need to use a worker; written at registration."""
+    """Written at registration."""
 
     id: str
     """Stable across agent restarts; unique in the fleet."""
     generation: int
-    """Increases with every start of the agent, so that a leftover older start can be refused."""
+    """Increases with every start of the agent, so that an older start is refused."""
     url: str
     """Base URL, such as "http://10.0.0.5:8100"."""
     models: tuple[ModelInfo, ...] = ()
     slots: Count = 0
-    """Maximum concurrent requests in vLLM (--max-num-seqs). 0 if unknown."""
+    """--max-num-seqs; 0 if unknown."""
     speed: Annotated[float, msgspec.Meta(gt=0)] = 1.0
-    """Relative speed; 1.0 is the fleet's normal worker."""
+    """Relative to the fleet's normal worker."""
     engine: str = "vllm"
-    """"vllm", or "simulated" for the simulated worker."""
+    """"vllm" or "simulated"."""
     engine_version: str = ""
     tags: tuple[str, ...] = ()
     started: float = 0.0
@@ -101,8 +95,6 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Load report, sent with every beat."""
-
     state: WorkerState = WorkerState.READY
     running: int = 0
     waiting: int = 0
@@ -114,4 +106,4 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int = 0
     """vLLM restarts by the agent."""
     note: str = ""
-    """Reason why the worker is not ready, on one line."""
+    """Why the worker is not ready, on one line."""

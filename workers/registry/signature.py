@@ -1,8 +1,7 @@
-"""Sign and verify registry records, so that routers use only workers and virtual models of their fleet.
+"""Signed envelopes of registry entries, so that routers use only workers and virtual models of their fleet.
 
-The signature is HMAC-SHA256 over the JSON bytes as sent, so it also covers unknown fields of newer versions. It binds
-the fleet and the entry's key: an envelope is invalid in another fleet or entry. Loads are unsigned: a writer to Redis
-can skew the balance, but cannot make routers contact a server.
+HMAC-SHA256 over the JSON bytes, the fleet and the entry's key. Load reports are unsigned: a writer to Redis can skew
+the balance, but cannot make routers contact a server.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ import msgspec
 from vllama_pool.workers.registry.record import WorkerRecord
 
 MAX_ENVELOPE = 1 << 20
-"""Maximum envelope size that routers parse, in bytes. Larger than any record with its models' templates."""
+"""Maximum bytes that routers parse."""
 
 
 T = TypeVar("T")
 
 
 class RecordRefused(ValueError):
-    """The envelope is damaged, unsigned, or signed with another secret. The text says which."""
+    """The envelope is damaged, unsigned, or signed with another secret."""
 
 
 class _Envelope(msgspec.Struct, omit_defaults=True):
@@ -32,17 +31,14 @@ class _Envelope(msgspec.Struct, omit_defaults=True):
 
 
 def sign_record(record: WorkerRecord, *, fleet: str, secret: bytes | None) -> bytes:
-    """Return the record's envelope as JSON, unsigned without a secret."""
+    """Return the record's envelope, unsigned without a secret."""
     return sign(msgspec.json.encode(record), _bound(fleet, record.id), secret)
 
 
 def verify_record(
     envelope: bytes, *, worker_id: str, fleet: str, secret: bytes | None, allow_unsigned: bool = False
 ) -> WorkerRecord:
-    """Verify the envelope stored under `worker_id` and return its record. Raises RecordRefused.
-
-    `allow_unsigned` as in `verify`.
-    """
+    """Return the record stored under `worker_id`. Raises RecordRefused. `allow_unsigned` as in `verify`."""
     raw = verify(envelope, _bound(fleet, worker_id), secret, allow_unsigned=allow_unsigned)
     record = decode(raw, WorkerRecord)
     if record.id != worker_id:
@@ -51,16 +47,15 @@ def verify_record(
 
 
 def sign(raw: bytes, bound: bytes, secret: bytes | None) -> bytes:
-    """Put JSON into an envelope, unsigned without a secret. The signature also covers `bound`, the entry's identity."""
+    """Put JSON into an envelope, unsigned without a secret. `bound` is the entry's identity."""
     signature = _signature_of(raw, bound, secret) if secret else ""
     return msgspec.json.encode(_Envelope(msgspec.Raw(raw), signature))
 
 
 def verify(envelope: bytes, bound: bytes, secret: bytes | None, *, allow_unsigned: bool = False) -> bytes:
-    """Verify an envelope and return its JSON. Raises RecordRefused.
+    """Return the envelope's JSON. Raises RecordRefused.
 
-    `allow_unsigned` accepts a missing signature, and without a secret any signature. Use it only for a store that no
-    other user can write to (the embedded one).
+    `allow_unsigned` accepts a missing signature, and without a secret any: only for a store that no other user writes.
     """
     if len(envelope) > MAX_ENVELOPE:
         raise RecordRefused(f"its record has {len(envelope)} bytes; {MAX_ENVELOPE} are allowed")
@@ -79,7 +74,7 @@ def verify(envelope: bytes, bound: bytes, secret: bytes | None, *, allow_unsigne
 
 
 def decode(raw: bytes, kind: type[T]) -> T:
-    """Decode JSON as `kind`. Raises RecordRefused."""
+    """Raises RecordRefused."""
     try:
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

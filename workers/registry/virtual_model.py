@@ -1,7 +1,6 @@
 """Virtual models: a served model under another name, with its own system prompt, parameters and messages.
 
-The registry holds one entry per name. A deleted model leaves a tombstone, so that a router that missed the deletion
-cannot restore it.
+A deleted model leaves a tombstone, so that a router that missed the deletion cannot restore it.
 """
 
 from __future__ import annotations
@@ -22,21 +21,20 @@ class VirtualModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     name: str
     """Ollama's short form with its tag, in the spelling of the create request."""
     revision: Annotated[int, msgspec.Meta(ge=1)]
-    """Increases with every change of the name; normally the Unix time in ms. The highest revision wins."""
+    """The highest wins. Normally the Unix time in ms."""
     changed: Annotated[float, msgspec.Meta(ge=0, lt=YEAR_10000)] = 0.0
-    """Unix seconds, for display and to drop the oldest tombstones first."""
+    """Unix seconds."""
     deleted: bool = False
     base: str = ""
-    """Served or routing-file model, in Ollama's short form. Never a virtual model: a copy of one gets its base, and so
-    outlives it."""
+    """Served or configured model in Ollama's short form. Never a virtual model, so that copies outlive their source."""
     system: str = ""
     options: dict[str, Any] = {}
-    """Ollama's option names; types are validated."""
+    """By Ollama's names; validated."""
     messages: tuple[dict[str, Any], ...] = ()
-    """Messages in the format of /api/chat."""
+    """As in /api/chat."""
     licenses: tuple[str, ...] = ()
     parts_digest: str = ""
-    """Digest of `parts`, so that lists need not compute it; "" if unknown."""
+    """Of `parts`; "" if unknown."""
     v: int = 1
 
     @property
@@ -52,24 +50,24 @@ class VirtualModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 def digest_of(part: Any) -> str:
-    """Return 64 hex digits, equal for equal content."""
+    """64 hex digits."""
     return hashlib.sha256(msgspec.json.encode(part, order="deterministic")).hexdigest()
 
 
 def made_digest(model: VirtualModel, base_digest: str) -> str:
-    """Return 64 hex digits over the base and the model's parts; "" for an alias, which has its base's digest."""
+    """64 hex digits over the base and the parts; "" for an alias, which has its base's digest."""
     return digest_of([base_digest, model.parts_digest or digest_of(model.parts)]) if model.parts else ""
 
 
 def sign_model(model: VirtualModel, key: str, *, fleet: str, secret: bytes | None) -> bytes:
-    """Return the envelope to store under `key`."""
+    """Return the envelope for the entry of `key`."""
     return sign(msgspec.json.encode(model), _bound(fleet, key), secret)
 
 
 def verify_model(
     envelope: bytes, key: str, *, fleet: str, secret: bytes | None, allow_unsigned: bool = False
 ) -> VirtualModel:
-    """Verify the envelope stored under `key`. Raises RecordRefused. `allow_unsigned` as in `signature.verify`."""
+    """Raises RecordRefused. `allow_unsigned` as in `signature.verify`."""
     model = decode(verify(envelope, _bound(fleet, key), secret, allow_unsigned=allow_unsigned), VirtualModel)
     if not model.deleted and not model.base:
         raise RecordRefused("its record does not say what it was made from")
@@ -79,7 +77,7 @@ def verify_model(
 
 
 def key_of(name: str) -> str:
-    """Return the key of a name, "" if the name is invalid."""
+    """Return "" for an invalid name."""
     try:
         return parse(name).key
     except InvalidName:

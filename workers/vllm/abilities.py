@@ -1,7 +1,4 @@
-"""Detect tool, thinking and image support of a running server with two or three short chats.
-
-For attached servers: their flags are unknown, and the model's files may be on another machine.
-"""
+"""Detect tool, thinking and image support of an attached or static server with two or three short chats."""
 
 from __future__ import annotations
 
@@ -12,9 +9,9 @@ import httpx
 import msgspec
 
 TIMEOUT = 30.0
-"""Seconds per request; the server may be busy."""
+"""Seconds per request."""
 TOKENS = 12
-"""Enough for a thinking model to start its reasoning."""
+"""Enough to start reasoning."""
 
 _BUSY = frozenset({408, 429, 503, 504})
 _TOOL = {
@@ -30,7 +27,7 @@ _IMAGE = (
     "iVBORw0KGgoAAAANSUhEUgAAADgAAAA4CAIAAAAn5KxJAAAAP0lEQVR42u3OMQ0AAAwDoEqv9B5TsQQUkD4RUVFRUVFRUVFRUVFRUVFRUVFR"
     "UVFRUVFRUVFRUVFRUVFRUVHRM4zeYQ8NTLd/AAAAAElFTkSuQmCC"
 )
-"""Grey, 56 x 56 pixels: large enough for every model's tiles."""
+"""56 x 56 pixels: large enough for every model's tiles."""
 _IMAGE_CHAT = {
     "messages": [
         {
@@ -45,7 +42,7 @@ _IMAGE_CHAT = {
 class _Message(msgspec.Struct):
     reasoning: str | None = None
     reasoning_content: str | None = None
-    """Name of the field before vLLM 0.11."""
+    """Before vLLM 0.11."""
 
 
 class _Choice(msgspec.Struct):
@@ -61,11 +58,11 @@ class Detection:
     abilities: tuple[str, ...] = ()
     """Subset of "tools", "thinking" and "vision"."""
     complete: bool = True
-    """False if a request failed, so that a retry may detect more."""
+    """False if a retry may detect more."""
 
 
 async def detect_abilities(client: httpx.AsyncClient, url: str, model: str, key: str | None = None) -> Detection:
-    """Send test chats and return the abilities they show. Stops at the first failed request."""
+    """Stop at the first failed request."""
     chat: dict[str, Any] = {
         "model": model,
         "messages": [{"role": "user", "content": "What is 17 times 23?"}],
@@ -92,7 +89,7 @@ async def detect_abilities(client: httpx.AsyncClient, url: str, model: str, key:
 
 
 class _ServerBusy(Exception):
-    """The server is overloaded."""
+    """Overloaded."""
 
 
 async def _chat(client: httpx.AsyncClient, url: str, body: dict[str, Any], key: str | None) -> _Completion | None:

@@ -1,7 +1,4 @@
-"""Parse vLLM's command-line flags as far as the agent needs them; vLLM gets them unchanged.
-
-As in vLLM, underscores equal dashes, `--flag value` equals `--flag=value`, and the last one wins.
-"""
+"""Parse vLLM's command-line flags. As in vLLM, underscores equal dashes and the last flag wins."""
 
 from __future__ import annotations
 
@@ -23,40 +20,40 @@ class Flag:
 
 
 class Flags:
-    """vLLM flags, looked up by name. Pass all aliases of a flag together: ("--port", "-p")."""
+    """Pass all aliases of a flag together: ("--port", "-p")."""
 
     def __init__(self, args: Sequence[str]) -> None:
         self._flags = tuple(_parse(args))
 
     def has(self, *names: str) -> bool:
-        """Return True if any of these flags was given. `--no-x` counts as `--x`."""
+        """`--no-x` counts as `--x`."""
         negated = {"--no-" + name.removeprefix("--") for name in names if name.startswith("--")}
         return any(flag.name in names or flag.name in negated for flag in self._flags)
 
     def begins(self, *prefixes: str) -> bool:
-        """Return True if any flag starts with a prefix. vLLM accepts values joined to the name: `-O3`, `-cc.mode=0`."""
+        """For values joined to the name: `-O3`, `-cc.mode=0`."""
         return any(flag.name.startswith(prefixes) for flag in self._flags)
 
     def on(self, name: str) -> bool:
-        """Return True if a switch was given and not reverted by a later `--no-…`."""
+        """True if given and not reverted by a later `--no-…`."""
         negated = "--no-" + name.removeprefix("--")
         decided = [flag.name for flag in self._flags if flag.name in (name, negated)]
         return bool(decided) and decided[-1] == name
 
     def values(self, *names: str) -> tuple[str, ...]:
-        """Return the values of the last occurrence, () if there is none."""
+        """Values of the last occurrence."""
         return next((flag.values for flag in reversed(self._flags) if flag.name in names), ())
 
     def value(self, *names: str) -> str | None:
         return next(iter(self.values(*names)), None)
 
     def number(self, *names: str) -> int | None:
-        """Return None if the flag is missing or not an integer."""
+        """None if missing or not an integer."""
         value = self.value(*names)
         return int(value) if value is not None and re.fullmatch(r"-?\d+", value) else None
 
     def object(self, *names: str) -> dict[str, Any]:
-        """Return {} if the flag is missing or not a JSON object."""
+        """{} if missing or not a JSON object."""
         try:
             return msgspec.json.decode(self.value(*names) or "", type=dict[str, Any])
         except msgspec.DecodeError:

@@ -1,7 +1,4 @@
-"""Query one vLLM server for its health, models and load.
-
-Responses are bounded in time and size, because static workers are untrusted machines.
-"""
+"""Query one vLLM server for its health, models and load. Responses are bounded: static workers are untrusted."""
 
 from __future__ import annotations
 
@@ -20,27 +17,27 @@ import msgspec
 from vllama_pool.workers.registry.record import LoadReport, ModelInfo, WorkerState
 
 TIMEOUT = 2.0
-"""Default timeout of one request, in seconds."""
+"""Seconds per request."""
 MAX_SECONDS = 10.0
-"""Limit for a whole response. The client's timeouts apply to single reads."""
+"""For a whole response. The client's timeouts apply to single reads."""
 MAX_BYTES = 4 << 20
-"""Limit for a response body. vLLM's /metrics has about 64 KB."""
+"""Per body. vLLM's /metrics has about 64 KB."""
 
 
 class ProbeFailed(Exception):
-    """The server gave no usable response. The text is one short line with the URL."""
+    """No usable response. One line with the URL."""
 
 
 class ConnectionRefused(ProbeFailed):
-    """Connection refused. vLLM binds its port early but listens only once its engine is ready."""
+    """vLLM binds its port early but listens only once its engine is ready."""
 
 
 class TimedOut(ProbeFailed):
-    """No response in time: frozen, overloaded or cut off."""
+    """Frozen, overloaded or cut off."""
 
 
 class BadResponse(ProbeFailed):
-    """The HTTP response is not one that vLLM gives."""
+    """Not a response of vLLM."""
 
     def __init__(self, text: str, status: int = 0) -> None:
         super().__init__(text)
@@ -48,31 +45,31 @@ class BadResponse(ProbeFailed):
 
 
 class Health(enum.StrEnum):
-    """Result of GET /health. There is no "loading": vLLM refuses connections until it is ready."""
+    """Result of GET /health."""
 
     OK = "ok"
     STARTING = "starting"
     """Connection refused: not ready yet, or gone."""
     DEAD = "dead"
-    """503: the HTTP server runs, but its engine has died."""
+    """503: its engine has died."""
     UNREACHABLE = "unreachable"
-    """No response in time, or not vLLM's."""
+    """No response, or not vLLM's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Figures from /metrics, summed over vLLM's engines."""
+    """From /metrics, summed over vLLM's engines."""
 
     running: int = 0
     waiting: int = 0
     kv_usage: float = 0.0
-    """Fraction of the KV cache in use, 0 to 1, of the fullest engine."""
+    """0 to 1, of the fullest engine."""
     generation_tokens: int = 0
     """Counter; resets when vLLM restarts."""
     prompt_tokens: int = 0
     asleep: bool = False
     reported: bool = False
-    """False if --disable-log-stats hides vLLM's gauges, so that zeros mean nothing."""
+    """False if --disable-log-stats hides the gauges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +78,7 @@ class ServedModel:
 
     name: str
     root: str = ""
-    """Folder or repository that the model was loaded from."""
+    """Folder or repository."""
     parent: str = ""
     """Served name of the base model, for a LoRA adapter."""
     max_model_len: int = 0
@@ -89,16 +86,16 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """Fields other than `health` and `problem` are empty unless the health is OK."""
+    """Other fields than `health` and `problem` are empty unless the health is OK."""
 
     health: Health
     models: tuple[ServedModel, ...] = ()
     version: str = ""
     metrics: Metrics = Metrics()
     tasks: tuple[str, ...] = ()
-    """Ollama capability of the server's routes: "completion" (chat and completions) or "embedding"."""
+    """"completion" or "embedding"."""
     problem: str = ""
-    """Short reason for a health other than OK."""
+    """Why the health is not OK."""
 
     @property
     def load(self) -> LoadReport:
@@ -107,21 +104,18 @@ class ProbeResult:
 
 @cache
 def _trusted_authorities() -> ssl.SSLContext:
-    """Load the CA certificates once per process, because that takes 20 ms."""
+    """Load the CA certificates once: it takes 20 ms."""
     return httpx.create_ssl_context(trust_env=False)
 
 
 def http_client(timeout: float = TIMEOUT, *, verify: bool = True) -> httpx.AsyncClient:
-    """Return a client for control traffic, without environment proxies and redirects.
-
-    `verify=False` accepts any certificate; use it only for a server that the caller has started.
-    """
+    """Return a client without environment proxies and redirects. `verify=False` only for a server of our own."""
     return httpx.AsyncClient(
         verify=_trusted_authorities() if verify else False,
         timeout=httpx.Timeout(timeout),
         trust_env=False,
         follow_redirects=False,
-        # No connection limit: httpx 0.28 leaks a pool slot with every cancelled request.
+        # no connection limit: httpx 0.28 leaks a slot with every cancelled request
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=16, keepalive_expiry=4.0),
     )
 
@@ -133,11 +127,11 @@ _METRIC = re.compile(
     r"|prompt_tokens_total|engine_sleep_state)(\{.*\})?[ \t]+(\S+)",
     re.MULTILINE,
 )
-"""Matches whole names only, so not "num_requests_waiting_by_reason" and "_created"."""
+"""Whole names only: not "num_requests_waiting_by_reason" and "_created"."""
 
 
 def parse_metrics(text: str) -> Metrics:
-    """Parse a Prometheus page. Missing metrics count as 0; invalid values are skipped."""
+    """Missing metrics count as 0; invalid values are skipped."""
     totals = dict.fromkeys(("num_requests_running", "num_requests_waiting", "generation_tokens_total"), 0.0)
     totals["prompt_tokens_total"] = kv = 0.0
     asleep = reported = False
@@ -164,7 +158,7 @@ def parse_metrics(text: str) -> Metrics:
 
 
 def to_load(metrics: Metrics, state: WorkerState = WorkerState.READY, tokens_per_second: float = 0.0) -> LoadReport:
-    """Return a load report. A READY server in sleep mode becomes SLEEPING."""
+    """A READY server in sleep mode becomes SLEEPING."""
     asleep = metrics.asleep and state is WorkerState.READY
     return LoadReport(
         state=WorkerState.SLEEPING if asleep else state,
@@ -176,10 +170,9 @@ def to_load(metrics: Metrics, state: WorkerState = WorkerState.READY, tokens_per
 
 
 def model_infos(served: Iterable[ServedModel], tasks: tuple[str, ...] = ("completion",)) -> tuple[ModelInfo, ...]:
-    """Return models without reading their files: names, parents and context lengths.
+    """Return names, parents and context lengths.
 
-    vLLM lists each served name as a separate model; those with equal root and length become aliases of the first.
-    An adapter without a context length gets its base's.
+    Served names with equal root and length become aliases of the first. An adapter inherits its base's length.
     """
     served = tuple(served)
     bases = [model for model in served if not model.parent]
@@ -216,10 +209,7 @@ def model_infos(served: Iterable[ServedModel], tasks: tuple[str, ...] = ("comple
 async def check_health(
     client: httpx.AsyncClient, url: str, key: str | None = None, server_name: str | None = None
 ) -> Health:
-    """GET /health. Never raises ProbeFailed.
-
-    `server_name`: host name for the Host header and the certificate, if the URL has a resolved address.
-    """
+    """GET /health. `server_name`: host name, if the URL has its resolved address."""
     try:
         await _get(client, url, "/health", key, server_name)
     except ConnectionRefused:
@@ -232,13 +222,13 @@ async def check_health(
 
 
 async def scrape(client: httpx.AsyncClient, url: str, key: str | None = None) -> Metrics:
-    """GET /metrics, and GET /is_sleeping if the page lacks vLLM's gauges. Raises ProbeFailed."""
+    """GET /metrics, and /is_sleeping if the gauges are missing. Raises ProbeFailed."""
     metrics = parse_metrics((await _get(client, url, "/metrics", key)).decode("utf-8", "replace"))
     return metrics if metrics.reported else replace(metrics, asleep=await is_sleeping(client, url, key))
 
 
 async def is_sleeping(client: httpx.AsyncClient, url: str, key: str | None = None) -> bool:
-    """GET /is_sleeping, False without that development-mode route. Raises ProbeFailed if the server is unreachable."""
+    """GET /is_sleeping; False without that development route. Raises ProbeFailed."""
     try:
         return msgspec.json.decode(await _get(client, url, "/is_sleeping", key), type=_Sleeping).is_sleeping
     except (BadResponse, msgspec.DecodeError):
@@ -246,7 +236,7 @@ async def is_sleeping(client: httpx.AsyncClient, url: str, key: str | None = Non
 
 
 async def list_models(client: httpx.AsyncClient, url: str, key: str | None = None) -> tuple[ServedModel, ...]:
-    """GET /v1/models: all served names and LoRA adapters, in vLLM's order. Raises ProbeFailed."""
+    """GET /v1/models, in vLLM's order. Raises ProbeFailed."""
     body = await _get(client, url, "/v1/models", key)
     try:
         page = msgspec.json.decode(body, type=_ModelsPage)
@@ -256,7 +246,7 @@ async def list_models(client: httpx.AsyncClient, url: str, key: str | None = Non
 
 
 async def version(client: httpx.AsyncClient, url: str, key: str | None = None) -> str:
-    """GET /version, "" if the route is missing. Raises ProbeFailed if the server is unreachable."""
+    """GET /version; "" without the route. Raises ProbeFailed."""
     try:
         body = await _get(client, url, "/version", key)
         return msgspec.json.decode(body, type=_Version).version
@@ -265,10 +255,9 @@ async def version(client: httpx.AsyncClient, url: str, key: str | None = None) -
 
 
 async def tasks(client: httpx.AsyncClient, url: str, key: str | None = None) -> tuple[str, ...]:
-    """Return the task of the server's routes: ("completion",), else ("embedding",), else ().
+    """Return ("completion",), else ("embedding",), else (), by the server's routes. Raises ProbeFailed.
 
-    vLLM has only the routes of its model's task. A GET runs nothing: only a missing route gives 404. Raises
-    ProbeFailed if the server is unreachable.
+    vLLM has only the routes of its model's task: GET gives 404 for a missing one, 405 for an existing one.
     """
     for task, path in (("completion", "/v1/completions"), ("embedding", "/v1/embeddings")):
         try:
@@ -281,7 +270,7 @@ async def tasks(client: httpx.AsyncClient, url: str, key: str | None = None) -> 
 
 
 async def probe(client: httpx.AsyncClient, url: str, key: str | None = None) -> ProbeResult:
-    """Send all requests above. Never raises ProbeFailed. The client's timeouts apply to each request."""
+    """Send all requests above. Never raises ProbeFailed."""
     health = await check_health(client, url, key)
     if health is not Health.OK:
         return ProbeResult(health, problem=_PROBLEMS[health].format(url=url))
@@ -330,7 +319,7 @@ class _Version(msgspec.Struct):
 async def _get(
     client: httpx.AsyncClient, url: str, path: str, key: str | None, server_name: str | None = None
 ) -> bytes:
-    """Return the body of a 200 response. Raises ProbeFailed."""
+    """Raises ProbeFailed unless the status is 200."""
     address = url.rstrip("/") + path
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     extensions = {}

@@ -1,7 +1,4 @@
-"""Send the first requests to a fresh server, so that no user waits for its one-time compilation.
-
-vLLM compiles its sampler on the first request, and again on the first with logprobs: about ten seconds each.
-"""
+"""Send the first requests to a fresh server: vLLM compiles for about ten seconds on the first one and with logprobs."""
 
 from __future__ import annotations
 
@@ -11,12 +8,12 @@ from typing import Any
 import httpx
 
 TIMEOUT = 300.0
-"""Seconds per request. Compilation is slow for large models."""
+"""Seconds per request."""
 _HELLO = "Say hello."
 
 
 class WarmUpFailed(Exception):
-    """A first request failed although vLLM reports that it is ready. The text is one line."""
+    """A first request failed although vLLM reports that it is ready."""
 
 
 async def warm_up(
@@ -28,10 +25,9 @@ async def warm_up(
     *,
     timeout: float = TIMEOUT,
 ) -> bool | None:
-    """Send one small request of each kind. Returns True if chats are templated, None if unknown.
+    """Send one request of each kind. Returns True if chats are templated, None if unknown.
 
-    A 4xx response is accepted, because some models take no plain text. Raises WarmUpFailed for 5xx, a timeout or a
-    lost connection.
+    4xx is accepted, because some models take no plain text. Raises WarmUpFailed.
     """
     templated: bool | None = None
     chat = {"messages": [{"role": "user", "content": _HELLO}], "temperature": 0, "max_tokens": 2}

@@ -1,8 +1,8 @@
--- Take a worker out, unless a newer generation of it has taken its place.
+-- Remove a worker, unless a newer generation of it is registered.
 --
 -- KEYS  meta w load hbz
 -- ARGV  channel, id, generation
--- Reply 1, or 0: it was not there in this generation
+-- Reply 1, or 0: not registered in this generation
 
 local meta, w, load, hbz = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local channel, id, generation = unpack(ARGV)

@@ -1,4 +1,4 @@
--- All virtual models, with the version that they are at.
+-- All virtual models and their version.
 --
 -- KEYS  meta vm
 -- Reply {version, {key, envelope, …}}

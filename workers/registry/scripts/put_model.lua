@@ -1,17 +1,17 @@
--- Put a virtual model (or its tombstone) in place of what the caller saw there, or drop its entry. Compared is the
--- whole entry: what is in it, and whether it may be believed, routers alone can tell.
+-- Replace or drop a virtual model's entry if it equals what the caller expects. Only routers can read envelopes, so
+-- entries are compared whole.
 --
 -- KEYS  meta vm routers
--- ARGV  channel, key, expected envelope or '', new envelope or '' to drop it, whether routers are asked to tell
---       that they have seen it (1 or 0), epoch to use if there is none
--- Reply {1, version after it, how many router processes poll}, or {0, envelope held or ''}
+-- ARGV  channel, key, expected envelope or '', new envelope or '' to drop it, 1 if routers must
+--       acknowledge else 0, epoch to use if there is none
+-- Reply {1, version after it, number of polling routers}, or {0, stored envelope or ''}
 
 local meta, vm, routers = KEYS[1], KEYS[2], KEYS[3]
-local channel, key, expected, envelope, asked, fresh = unpack(ARGV)
+local channel, key, expected, envelope, wants_ack, fresh = unpack(ARGV)
 
-local held = redis.call('HGET', vm, key) or ''
-if held ~= expected then
-  return {0, held}
+local stored = redis.call('HGET', vm, key) or ''
+if stored ~= expected then
+  return {0, stored}
 end
 
 redis.call('HSETNX', meta, 'epoch', fresh)
@@ -23,5 +23,5 @@ else
   redis.call('HSET', vm, key, envelope)
 end
 local after = epoch .. ':' .. redis.call('HINCRBY', meta, 'models', 1) .. ':' .. redis.call('HLEN', vm)
-redis.call('PUBLISH', channel, table.concat({'model', asked, before, after, key, envelope}, '\n'))
+redis.call('PUBLISH', channel, table.concat({'model', wants_ack, before, after, key, envelope}, '\n'))
 return {1, after, redis.call('ZCARD', routers)}

@@ -1,11 +1,10 @@
--- Put a worker into the registry, or replace its record. An older generation than the one held is refused:
--- it is a zombie of an earlier start.
+-- Write a worker's record. Refuse an older generation than the stored one.
 --
 -- KEYS  meta w load hbz
 -- ARGV  channel, id, generation, envelope, load report, epoch to use if there is none
--- Reply {1, epoch, seq}, or {0, generation held}
+-- Reply {1, epoch, seq}, or {0, stored generation}
 
--- Generations may exceed what a Lua number holds exactly, so they are compared as decimals.
+-- Compares decimals, because a Lua number cannot hold every generation exactly.
 local function older(a, b)
   if #a ~= #b then
     return #a < #b

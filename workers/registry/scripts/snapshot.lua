@@ -1,5 +1,5 @@
--- What the registry holds: every load, and the records only if they have changed since the version known.
--- Collects the workers that have not beaten for long, and counts the router processes that poll.
+-- All load reports, and all records unless they are at the known version.
+-- Deletes workers without recent beats, and records that this router polls.
 --
 -- KEYS  meta w load hbz routers vm
 -- ARGV  version known ("epoch:seq"), collect after (ms), router process id or '', router lifetime (ms)
