@@ -32,30 +32,30 @@ def test_workers_with_untrusted_records_are_never_contacted(site: Site, traps: t
         site.front.call(forged.write, "no-address", "http://metadata.invalid:80", secret=ours)
         until(lambda: site.refused_records() >= before + 5, 10, "five records to be refused")
         end = time.monotonic() + 3
-        asked = 0
-        while time.monotonic() < end and asked < 300:
+        requests = 0
+        while time.monotonic() < end and requests < 300:
             site.front.call(forged.beat)
             assert site.chat("prey").result(20).whole
-            asked += 1
+            requests += 1
         assert [trap.visitors() for trap in traps] == [0, 0]
         assert set(site.states()) == {"b"}
-        assert asked > 5
+        assert requests > 5
         site.front.call(forged.clean_up)
 
 
 def test_a_replayed_record_of_an_earlier_start_is_ignored(site: Site, traps: tuple[Trap, Trap]) -> None:
-    """Whoever can write to the registry may bring back what a worker once signed, but nobody follows it."""
+    """An attacker writes a record that the worker has signed at an earlier start."""
     trap = traps[0]
     with site.workers("steady"):
         forged = Forger(site.front.call(site.redis))
         end = time.monotonic() + 3
-        asked = 0
-        while time.monotonic() < end and asked < 300:
+        requests = 0
+        while time.monotonic() < end and requests < 300:
             site.front.call(forged.write, "b", trap.url, secret=SECRET.encode(), model="steady")
             assert site.chat("steady").result(20).whole
-            asked += 1
+            requests += 1
         assert trap.visitors() == 0
-        assert asked > 5
+        assert requests > 5
         until(lambda: site.states() == {"b": "ready"}, 5, "the worker to have its place again")
         worker = site.get("/admin/workers").json()["workers"][0]
         assert worker["url"] == f"http://{site.b.address}:8100"

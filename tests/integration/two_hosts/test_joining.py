@@ -52,7 +52,7 @@ def test_a_worker_on_another_host_answers_the_ollama_client(site: Site) -> None:
 
 
 def test_joins_and_leaves_reach_routers_on_other_hosts_at_once(site: Site, record_property: Figures) -> None:
-    """Measured from the agent's call; the admin page that is polled for it is part of the time."""
+    """Times include polling the admin page."""
 
     async def rounds() -> tuple[list[float], list[float]]:
         join, leave = [], []
@@ -90,11 +90,11 @@ def test_advertising_a_loopback_address_to_other_hosts_is_refused(site: Site) ->
     argv = [*VLLAMA, "worker", "--engine", "simulated", "--model", "m", "--advertise", "127.0.0.1"]
     process = site.b.start(argv, site.environ(site.b), log)
     assert process.wait(30) == 1
-    said = log.read_text()
-    assert len(said.splitlines()) == 1
-    assert said.startswith(f"vllama: the registry is on {site.front.address}")
-    assert "--advertise" in said
-    assert PASSWORD not in said
+    text = log.read_text()
+    assert len(text.splitlines()) == 1
+    assert text.startswith(f"vllama: the registry is on {site.front.address}")
+    assert "--advertise" in text
+    assert PASSWORD not in text
 
 
 def test_missing_rights_of_the_registry_user_are_reported(site: Site) -> None:
@@ -107,6 +107,6 @@ def test_missing_rights_of_the_registry_user_are_reported(site: Site) -> None:
                 return str(error)
             return ""
 
-    said = site.b.call(lambda: asyncio.run(register()))
-    assert "'time'" in said
-    assert said.endswith("correct its ACL")
+    text = site.b.call(lambda: asyncio.run(register()))
+    assert "'time'" in text
+    assert text.endswith("correct its ACL")

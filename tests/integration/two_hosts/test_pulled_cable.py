@@ -54,13 +54,13 @@ def test_a_pulled_cable_delays_a_request_by_the_connect_timeout_at_most(site: Si
 def test_an_idle_connection_over_a_pulled_cable_delays_a_request_no_longer(
     site: Site, record_property: Figures
 ) -> None:
-    """A request that is written to a kept connection is not answered by a refusal: nobody is there to refuse."""
-    with site.workers("keeper", hosts="bc"):
-        burst = [site.chat("keeper", options={"num_predict": 5}) for _ in range(16)]
+    """No host is there to refuse a request on a kept connection."""
+    with site.workers("idle", hosts="bc"):
+        burst = [site.chat("idle", options={"num_predict": 5}) for _ in range(16)]
         assert all(future.result(20).whole for future in burst)
         site.b.pull_cable()
         try:
-            answers = [future.result(30) for future in [site.chat("keeper") for _ in range(8)]]
+            answers = [future.result(30) for future in [site.chat("idle") for _ in range(8)]]
         finally:
             site.b.plug_in()
         assert all(answer.whole for answer in answers)

@@ -18,7 +18,7 @@ from vllama_pool.workers.registry.signature import sign_record
 
 
 class Trap:
-    """A listener that no router must ever connect to."""
+    """A listener that no router may connect to."""
 
     def __init__(self, host: Host, address: str) -> None:
         self._socket = host.call(socket.create_server, (address, 0))
@@ -35,7 +35,7 @@ class Trap:
         return count
 
     def visit(self, host: Host) -> None:
-        """Connect to it from this host, to show that it would notice."""
+        """Connect from this host, to prove that connections are counted."""
         parts = httpx.URL(self.url)
         host.call(socket.create_connection, (parts.host, parts.port), timeout=5).close()
 
@@ -44,7 +44,7 @@ class Trap:
 
 
 class Forger:
-    """Somebody with the registry's password who writes what he likes."""
+    """Writes to the registry without its scripts."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
@@ -61,7 +61,7 @@ class Forger:
         written_for: str = "",
         model: str = "prey",
     ) -> None:
-        """A record of generation 1, straight into the hashes, and told to the routers as a registration is."""
+        """Write a record of generation 1, and publish it as a registration."""
         record = WorkerRecord(
             id=written_for or worker_id,
             generation=1,
@@ -75,8 +75,8 @@ class Forger:
         seq = self._client.hincrby(self._keys.meta, "seq", 1)
         epoch = self._client.hget(self._keys.meta, "epoch") or b""
         load = self._load(worker_id).encode()
-        told = b"\n".join((b"up", epoch, str(seq).encode(), worker_id.encode(), load, envelope))
-        self._client.publish(self._keys.ev, told)
+        event = b"\n".join((b"up", epoch, str(seq).encode(), worker_id.encode(), load, envelope))
+        self._client.publish(self._keys.ev, event)
 
     def beat(self) -> None:
         for worker_id in self._written:

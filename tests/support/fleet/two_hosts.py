@@ -32,9 +32,9 @@ FLEET = "two-hosts"
 REGISTRY_PORT = 6379
 ROUTER_PORT = 11434
 OUTSIDE_ADDRESS = "203.0.113.2"
-"""An address that hosts reach, and that is no private one."""
+"""A public address that hosts reach."""
 PLAIN_HTTP = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""For plain HTTP: httpx would else read all certificates for each request."""
+"""For plain HTTP: by default httpx reads all certificates for each request."""
 QUICK = ("--tokens-per-second", "500", "--ttft", "0.01", "--answer-tokens", "12")
 SLOW = ("--tokens-per-second", "20", "--ttft", "0.01", "--answer-tokens", "60")
 
@@ -54,7 +54,7 @@ class Site:
         self.registry_url = f"redis://fleet:{PASSWORD}@{front.address}:{REGISTRY_PORT}/0"
 
     def environ(self, host: Host, **more: str) -> dict[str, str]:
-        """As an operator would set it on this host."""
+        """An operator's environment on this host."""
         ours = ("VLLAMA_", "OLLAMA_", "REDIS_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         common = {
@@ -73,7 +73,7 @@ class Site:
 
     @contextlib.contextmanager
     def registry(self) -> Iterator[None]:
-        """A Valkey that others reach, with a user that may touch this fleet's keys and nothing else."""
+        """Run a Valkey with a user limited to this fleet's keys."""
         rules = f"user fleet on >{PASSWORD} ~{{vllama:{FLEET}}}:* &{{vllama:{FLEET}}}:*"
         rules += " -@all +@read +@write +@pubsub +@scripting +@connection -@dangerous +time"
         options = ["--bind", self.front.address, "--port", str(REGISTRY_PORT), "--save", "", "--appendonly", "no"]
@@ -101,7 +101,7 @@ class Site:
 
     @contextlib.contextmanager
     def workers(self, model: str, *flags: str, hosts: str = "b") -> Iterator[dict[str, subprocess.Popen[bytes]]]:
-        """A worker on each of these hosts, named as the host, that the router knows as ready."""
+        """Run a ready worker on each of these hosts, named after its host."""
         started = {}
         with contextlib.ExitStack() as stack:
             for name in hosts:
@@ -163,13 +163,12 @@ class Site:
         return {worker["id"]: worker["in_flight"] for worker in self.get("/admin/workers").json()["workers"]}
 
     def chat(self, model: str, request_id: str = "", started: list[str] | None = None, **more: Any) -> Future[Answer]:
-        """A streamed chat of a client on the router's own host, under way. Its id goes to `started` with its first
-        line."""
+        """Start a streamed chat on the router's host. Its id is added to `started` with its first line."""
         started = [] if started is None else started
         return self.front.threads.submit(stream_chat, self.url, model, request_id, started, **more)
 
     def worker_of(self, request_id: str) -> str:
-        """Who answered, by the router's log."""
+        """The worker that answered, by the router's log."""
 
         def found() -> list[dict[str, Any]]:
             lines = [line for line in self.log("router").read_text().splitlines() if line.startswith('{"')]
@@ -179,14 +178,14 @@ class Site:
 
 
 class Answer:
-    """What a client got, and when the first of it came."""
+    """A client's response."""
 
     def __init__(self, status: int, first: float, ended: float, parts: list[dict[str, Any]]) -> None:
         self.status = status
         self.first = first
         """Seconds from sending the request to the first line."""
         self.ended = ended
-        """When the last came, on the monotonic clock."""
+        """Monotonic time of the last line."""
         self.parts = parts
 
     @property

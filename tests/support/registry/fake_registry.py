@@ -1,4 +1,4 @@
-"""The virtual models of a registry as the scripts keep them, in a dict."""
+"""A registry of virtual models in a dict."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from vllama_pool.workers.registry.messages import ModelChanged
 
 
 class FakeRegistry:
-    """As the scripts do it, in memory."""
-
     def __init__(self) -> None:
         self.entries: dict[str, bytes] = {}
         self.changes = 0
@@ -20,7 +18,7 @@ class FakeRegistry:
         self.puts: list[str] = []
         self.acks: list[tuple[str, str]] = []
         self.before_put: Callable[[], None] = lambda: None
-        """Happens just before a put is looked at."""
+        """Called just before a put."""
         self.events: list[ModelChanged] = []
 
     @property

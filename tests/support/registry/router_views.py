@@ -1,7 +1,4 @@
-"""Routers' views of a registry and agents that announce themselves to it, in the test's own event loop.
-
-The agents' link and the routers' discovery are the real ones; the workers answer nothing but GET /health.
-"""
+"""Real discovery and real announcers in the test's event loop. The workers answer only GET /health."""
 
 from __future__ import annotations
 

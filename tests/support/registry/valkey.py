@@ -1,4 +1,4 @@
-"""A real Valkey for tests: the embedded one, on a socket and a port of its own."""
+"""The embedded Valkey for tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vllama_pool.workers.registry.embedded import EmbeddedValkey
 
 @asynccontextmanager
 async def running_valkey(state_dir: Path, *, port: int = 0) -> AsyncIterator[EmbeddedValkey]:
-    """Yields it once it answers, and stops it at the end."""
+    """Ready on entry."""
     valkey = EmbeddedValkey(state_dir, port=port)
     await valkey.start()
     try:

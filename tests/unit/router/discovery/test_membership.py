@@ -109,7 +109,7 @@ def test_an_event_alone_adds_a_worker() -> None:
     assert set(fleet.pool.known) == {"a", "b"}
     puts = fleet.pool.puts
     assert not fleet.poll()
-    assert fleet.pool.puts == puts  # nothing was sent twice
+    assert fleet.pool.puts == puts
 
 
 def test_a_gap_in_the_events_asks_for_a_poll() -> None:
@@ -138,7 +138,7 @@ def test_a_poll_that_was_overtaken_by_an_event_changes_nothing() -> None:
     found = dict(fleet.found)
     fleet.leave("b")
     fleet.members.left(fleet.version, "b", 1)
-    assert fleet.members.polled(since, old, found, fleet.now)  # ask again
+    assert fleet.members.polled(since, old, found, fleet.now)
     assert set(fleet.pool.known) == {"a"}
 
 
@@ -186,7 +186,7 @@ def test_a_newer_generation_replaces_an_older_one_and_never_the_reverse() -> Non
     fleet.register("a", generation=5, url="http://127.0.0.1:5")
     fleet.poll()
     assert fleet.pool.known["a"].record.url == "http://127.0.0.1:5"
-    fleet.flush()  # the store has forgotten which is newer
+    fleet.flush()  # the registry no longer knows which is newer
     fleet.register("a", generation=4, url="http://127.0.0.1:4")
     fleet.poll()
     assert fleet.pool.known["a"].record.url == "http://127.0.0.1:5"
@@ -253,7 +253,7 @@ def test_missing_beats_alone_do_not_take_a_worker_down() -> None:
     fleet.live(2 * FORGET_AFTER, "b", answer=ProbeAnswer.UP)
     assert not fleet.pool.down
     fleet = Fleet("a", "b")
-    fleet.live(10, "b")  # the question is not answered yet
+    fleet.live(10, "b")  # no probe has finished
     assert not fleet.pool.down
 
 
@@ -302,7 +302,7 @@ def test_more_than_half_of_a_fleet_late_at_once_stays_up() -> None:
     fleet = Fleet("a", "b", "c", "d", "e")
     fleet.live(20, "d", "e", answer=ProbeAnswer.NONE)
     assert not fleet.pool.down
-    fleet.live(0.5, "d", "e", answer=ProbeAnswer.GONE)  # but being refused is
+    fleet.live(0.5, "d", "e", answer=ProbeAnswer.GONE)  # a refused connection is conclusive
     assert fleet.pool.down == {"a", "b", "c"}
 
 

@@ -1,8 +1,7 @@
-"""State machine: whatever happens to the registry, living workers stay and dead ones go.
+"""State machine: whatever happens to the registry, living workers stay and dead ones go down.
 
-The world has workers that beat every second unless they are dead, frozen or cut off, a store that may be
-flushed, restarted or away, and its own clocks, which jump. The router polls, hears some of the events and
-loses others, and sometimes stands still. Ground truth is kept beside it and compared after every step.
+Workers beat every second unless they are dead or cut off. The registry may be flushed, restarted or down, and its clock
+jumps. The router polls, loses events and pauses. Every step is compared with the workers' real state.
 """
 
 from __future__ import annotations
@@ -257,7 +256,7 @@ class Fleet(RuleBasedStateMachine):
         self.poll()
 
     @rule(seconds=st.floats(0.1, 30))
-    def router_stands_still(self, seconds: float) -> None:
+    def router_pauses(self, seconds: float) -> None:
         """Pause this process. Workers live on, and their messages are read at once afterwards."""
         if self.now < self.quiet_until:
             self.quiet_until += seconds
@@ -284,7 +283,7 @@ class Fleet(RuleBasedStateMachine):
                 assert name not in self.pool.down, f"{name} lives and is out"
 
     @rule()
-    def all_is_seen_in_the_end(self) -> None:
+    def every_worker_joins_in_the_end(self) -> None:
         """Once the registry is up, every worker that can reach it is in the pool within 2 s."""
         if not self.store_up:
             self.store_returns(0.0)

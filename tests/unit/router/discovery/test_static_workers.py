@@ -100,7 +100,7 @@ async def probe_and_learn(static: StaticWatch, times: int = 1) -> None:
 
 
 @pytest.mark.rule(176)
-async def test_abilities_are_learned_once_when_a_static_worker_appears() -> None:
+async def test_abilities_of_a_static_worker_are_detected_once() -> None:
     vllm, pool = FakeClient(), Recorder()
     vllm.able = True
     static = watch(vllm, pool, Clock())
@@ -115,7 +115,7 @@ async def test_abilities_are_learned_once_when_a_static_worker_appears() -> None
 
 
 @pytest.mark.rule(176)
-async def test_learning_abilities_of_a_busy_static_worker_is_retried_with_backoff() -> None:
+async def test_detection_on_a_busy_static_worker_is_retried_with_backoff() -> None:
     vllm, pool, clock = FakeClient(), Recorder(), Clock()
     vllm.busy = True
     static = watch(vllm, pool, clock)
@@ -136,7 +136,7 @@ async def test_learning_abilities_of_a_busy_static_worker_is_retried_with_backof
     assert pool.known[ID].record.models[0].capabilities == ("completion", "tools", "thinking", "vision")
 
 
-async def test_a_static_worker_is_probed_while_its_abilities_are_learned() -> None:
+async def test_a_static_worker_is_probed_while_its_abilities_are_detected() -> None:
     vllm, pool, clock = FakeClient(), Recorder(), Clock()
     vllm.slow = True
     running = asyncio.get_running_loop().create_task(watch(vllm, pool, clock).run())
@@ -308,7 +308,7 @@ async def test_only_a_static_worker_that_stays_unreachable_is_logged(caplog: pyt
     assert "static worker gpu is down" in caplog.messages[0]
 
 
-async def test_a_static_worker_is_sleeping_while_its_engine_sleeps_and_is_not_asked_what_it_can() -> None:
+async def test_abilities_of_a_sleeping_static_worker_are_detected_after_it_wakes() -> None:
     vllm, pool = FakeClient(), Recorder()
     vllm.asleep = vllm.able = True
     static = watch(vllm, pool, Clock())

@@ -1,4 +1,4 @@
-"""Records are checked before anything is contacted, and names are resolved once."""
+"""Records are checked before anything is contacted; host names are resolved once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The save file: no model is lost, and no fault of the file stops a router."""
+"""The save file: no model is lost, and a damaged file stops no router."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What model folders tell: true capabilities, a digest that replicas share, and nothing invented."""
+"""Descriptions of models: capabilities, digests, sizes, defaults."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def describe_one(
     return info
 
 
-def test_a_plain_model(tmp_path: Path) -> None:
+def test_a_llama_model_is_described_from_its_files(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "m", chat_template_dot_jinja="{{ messages }}")
     info = describe_one(folder)
     assert (info.name, info.architecture, info.quantization, info.format) == ("m:1", "llama", "BF16", "safetensors")
@@ -43,7 +43,7 @@ def test_a_plain_model(tmp_path: Path) -> None:
     assert info.metadata["rope.freq_base"] == 10000.0
 
 
-def test_two_copies_have_one_digest_whatever_their_times(tmp_path: Path) -> None:
+def test_copies_of_a_model_have_equal_digests(tmp_path: Path) -> None:
     one = write_model(tmp_path / "one", chat_template_dot_jinja="{{ messages }}")
     two = tmp_path / "elsewhere" / "two"
     shutil.copytree(one, two)
@@ -54,7 +54,7 @@ def test_two_copies_have_one_digest_whatever_their_times(tmp_path: Path) -> None
     assert describe_one(two).modified_at == 1
 
 
-def test_other_weights_config_or_template_are_another_model(tmp_path: Path) -> None:
+def test_weights_config_and_template_change_the_digest(tmp_path: Path) -> None:
     plain = write_model(tmp_path / "plain")
     tuned = write_model(tmp_path / "tuned", fill=2)
     longer = write_model(tmp_path / "longer", config={**LLAMA, "max_position_embeddings": 8192})
@@ -62,7 +62,7 @@ def test_other_weights_config_or_template_are_another_model(tmp_path: Path) -> N
     assert len({describe_one(folder).digest for folder in (plain, tuned, longer, templated)}) == 4
 
 
-def test_notes_beside_the_model_do_not_change_it(tmp_path: Path) -> None:
+def test_a_readme_does_not_change_the_digest(tmp_path: Path) -> None:
     assert (
         describe_one(write_model(tmp_path / "a")).digest
         == describe_one(write_model(tmp_path / "b", README_dot_md="hello")).digest
@@ -78,7 +78,7 @@ def test_tools_and_thinking_need_template_and_parsers(tmp_path: Path) -> None:
     assert describe_one(plain, *PARSERS).capabilities == ("completion",)
 
 
-def test_templates_wherever_they_lie(tmp_path: Path) -> None:
+def test_chat_templates_are_found_in_files_and_flags(tmp_path: Path) -> None:
     listed = [{"name": "tool_use", "template": "{{ tools }}"}, {"name": "default", "template": "plain"}]
     config = json.dumps({"chat_template": listed})
     named = describe_one(write_model(tmp_path / "named", tokenizer_config_dot_json=config), *PARSERS)
@@ -93,18 +93,18 @@ def test_templates_wherever_they_lie(tmp_path: Path) -> None:
     assert describe_one(write_model(tmp_path / "mistral", tekken_dot_json="{}")).has_template
 
 
-def test_what_the_server_did_outweighs_the_files(tmp_path: Path) -> None:
+def test_the_servers_templating_overrides_the_files(tmp_path: Path) -> None:
     assert describe_one(write_model(tmp_path / "a"), templated=True).has_template
     assert not describe_one(write_model(tmp_path / "b", chat_template_dot_jinja="x"), templated=False).has_template
 
 
 @pytest.mark.rule(176)
-def test_an_embedding_model_completes_nothing(tmp_path: Path) -> None:
+def test_an_embedding_model_has_only_the_embedding_capability(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "m", chat_template_dot_jinja=TOOL_TEMPLATE, modules_dot_json="[]")
     assert describe_one(folder, *PARSERS, tasks=("embedding",)).capabilities == ("embedding",)
 
 
-def test_vision_of_a_nested_config(tmp_path: Path) -> None:
+def test_vision_is_read_from_a_nested_config(tmp_path: Path) -> None:
     config = {
         "model_type": "llava",
         "text_config": LLAMA,
@@ -119,7 +119,7 @@ def test_vision_of_a_nested_config(tmp_path: Path) -> None:
     assert not any(key.startswith("vision.") for key in text_only.metadata)
 
 
-def test_sampling_defaults_under_our_names(tmp_path: Path) -> None:
+def test_sampling_defaults_have_ollamas_option_names(tmp_path: Path) -> None:
     generation = {"temperature": 0.6, "top_k": 20, "repetition_penalty": 1.1, "max_new_tokens": 99, "eos_token_id": [1]}
     folder = write_model(tmp_path / "m", generation_config_dot_json=json.dumps(generation))
     ours = {"temperature": 0.6, "top_k": 20, "repeat_penalty": 1.1, "num_predict": 99}
@@ -129,7 +129,7 @@ def test_sampling_defaults_under_our_names(tmp_path: Path) -> None:
     assert changed.defaults == ours | {"top_k": 5}
 
 
-def test_licences(tmp_path: Path) -> None:
+def test_a_licence_is_a_text_or_the_readmes_id(tmp_path: Path) -> None:
     front = "---\nlanguage: en\nlicense: apache-2.0\n---\n# Model\nlicense: not this\n"
     assert describe_one(write_model(tmp_path / "a", README_dot_md=front)).license == "apache-2.0"
     other = "---\nlicense: other\nlicense_name: gemma\n---\n"
@@ -139,14 +139,14 @@ def test_licences(tmp_path: Path) -> None:
     assert describe_one(write_model(tmp_path / "d", README_dot_md="license: mit")).license == ""
 
 
-def test_one_format_is_counted_where_a_repository_has_two(tmp_path: Path) -> None:
+def test_of_two_weight_formats_only_one_is_counted(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "m")
     write_safetensors(folder / "consolidated.safetensors", {"x": ("BF16", (1000,))})
     assert describe_one(folder).parameter_count == 2112
     assert describe_one(folder).size == (folder / "model.safetensors").stat().st_size
 
 
-def test_shards_are_summed(tmp_path: Path) -> None:
+def test_sizes_of_shards_are_summed(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "m")
     (folder / "model.safetensors").unlink()
     write_safetensors(folder / "model-00001-of-00002.safetensors", {"a.weight": ("F16", (10,))})
@@ -156,7 +156,7 @@ def test_shards_are_summed(tmp_path: Path) -> None:
     assert info.size == sum(path.stat().st_size for path in folder.glob("model-*"))
 
 
-def test_broken_files_leave_defaults(tmp_path: Path) -> None:
+def test_broken_model_files_leave_defaults(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "m", tokenizer_config_dot_json="{not json")
     (folder / "config.json").write_text("[]")
     (folder / "model.safetensors").write_bytes(b"cut off")
@@ -166,7 +166,7 @@ def test_broken_files_leave_defaults(tmp_path: Path) -> None:
     assert len(info.digest) == 64
 
 
-def test_adapters_are_their_base_and_their_own_weights(tmp_path: Path) -> None:
+def test_an_adapters_size_and_digest_cover_its_base(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "m", chat_template_dot_jinja="t")
     lora = tmp_path / "lora"
     lora.mkdir()
@@ -189,7 +189,7 @@ def test_adapters_are_their_base_and_their_own_weights(tmp_path: Path) -> None:
     assert (lost.digest, lost.size, lost.template) == ("", base.size, "t")
 
 
-def test_a_repository_in_the_hub_cache(tmp_path: Path) -> None:
+def test_a_repository_is_found_in_the_hub_cache(tmp_path: Path) -> None:
     repository = tmp_path / "hub" / "models--org--tiny"
     snapshot = write_model(repository / "snapshots" / "abc123")
     (repository / "refs").mkdir()
@@ -205,19 +205,19 @@ def test_a_repository_in_the_hub_cache(tmp_path: Path) -> None:
     assert files.folders == (snapshot,)
 
 
-def test_a_model_that_is_not_here_is_known_by_what_the_server_says(tmp_path: Path) -> None:
+def test_a_remote_model_is_described_by_the_server_alone(tmp_path: Path) -> None:
     observed = Observed((ServedModel("far", "org/far", "", 512),), ("completion",), False)
     (info,) = describe("org/far", Flags([]), observed, {"HF_HOME": str(tmp_path)})
     assert info == ModelInfo(name="far", context_length=512, has_template=False)
 
 
-def test_without_files_the_flags_still_tell_what_is_switched_on(tmp_path: Path) -> None:
+def test_without_files_parser_flags_give_capabilities(tmp_path: Path) -> None:
     observed = Observed((ServedModel("far", "org/far", "", 512),))
     (info,) = describe("org/far", Flags(PARSERS), observed, {"HF_HOME": str(tmp_path)})
     assert info.capabilities == ("completion", "tools", "thinking")
 
 
-def test_what_the_server_showed_counts_without_flags_and_files(tmp_path: Path) -> None:
+def test_detected_abilities_count_without_flags_and_files(tmp_path: Path) -> None:
     shown = ("completion", "tools", "thinking")
     observed = Observed((ServedModel("far", "org/far", "", 512),), shown)
     (info,) = describe("org/far", Flags([]), observed, {"HF_HOME": str(tmp_path)})
@@ -226,7 +226,7 @@ def test_what_the_server_showed_counts_without_flags_and_files(tmp_path: Path) -
     assert describe_one(plain, tasks=shown).capabilities == ("completion",), "a template that knows neither"
 
 
-def test_a_record_that_is_too_long_loses_texts_and_nothing_else() -> None:
+def test_an_oversized_record_drops_only_texts() -> None:
     base = ModelInfo(name="b", template="t" * 500, license="l" * 500)
     adapters = tuple(ModelInfo(name=f"a{n}", parent="b", template="t" * 500) for n in range(3))
     whole = (base, *adapters)
@@ -239,11 +239,11 @@ def test_a_record_that_is_too_long_loses_texts_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("name", ["org/../../etc", "../up", "/abs", "a/b/c", "org/..", ""])
-def test_what_is_no_repository(name: str) -> None:
+def test_invalid_repository_ids_are_rejected(name: str) -> None:
     assert not is_repository(name)
 
 
-def test_where_the_hub_cache_is() -> None:
+def test_the_hub_cache_follows_its_environment_variables() -> None:
     assert hub_cache({"HF_HUB_CACHE": "/a"}) == Path("/a")
     assert hub_cache({"HF_HOME": "/h"}) == Path("/h/hub")
     assert hub_cache({"XDG_CACHE_HOME": "/x"}) == Path("/x/huggingface/hub")
@@ -274,17 +274,17 @@ def test_where_the_hub_cache_is() -> None:
         ({"quant_method": "novel"}, ("NOVEL", 0)),
     ],
 )
-def test_quantisation_labels(settings: dict[str, Any], label: tuple[str, int]) -> None:
+def test_quantisation_settings_give_ollamas_label(settings: dict[str, Any], label: tuple[str, int]) -> None:
     assert quantization({"quantization_config": settings}, "BF16") == label
 
 
-def test_quantisation_without_settings() -> None:
+def test_unquantised_models_are_labelled_by_dtype() -> None:
     assert quantization({}, "BF16") == ("BF16", 0)
     assert quantization({}, "F8_E4M3") == ("FP8", 0)
     assert quantization({}, "BF16", "fp8") == ("FP8", 0)
 
 
-def test_model_info_of_experts_and_odd_values() -> None:
+def test_model_info_skips_invalid_values_and_reads_experts() -> None:
     info = model_info({"num_experts": 8, "num_experts_per_tok": 2, "vocab_size": "many", "head_dim": None})
     assert info == {"expert_count": 8, "expert_used_count": 2}
     per_layer = {"rope_parameters": {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}}

@@ -1,4 +1,4 @@
-"""What is read of a model before it is served."""
+"""Facts about a model that are read before it is served."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def read(folder: Path, *flags: str) -> ModelFacts:
     return read_facts(str(folder), ModelFiles((folder,)), Flags(flags), ("<|python_tag|>", "<other>"))
 
 
-def test_a_whole_model(tmp_path: Path) -> None:
+def test_facts_are_read_from_a_complete_model(tmp_path: Path) -> None:
     added = json.dumps({"<|python_tag|>": 7})
     folder = write_model(tmp_path / "m", chat_template_dot_jinja="{{ messages }}", added_tokens_dot_json=added)
     assert read(folder) == ModelFacts(
@@ -24,12 +24,12 @@ def test_a_whole_model(tmp_path: Path) -> None:
     assert read(folder, "--chat-template={{ x }}").templates == ("{{ x }}",)
 
 
-def test_a_mistral_and_an_embedding_model(tmp_path: Path) -> None:
+def test_mistral_tokenizers_and_embedding_models_are_recognized(tmp_path: Path) -> None:
     assert read(write_model(tmp_path / "a", tekken_dot_json="{}")).mistral_tokenizer
     assert read(write_model(tmp_path / "b", modules_dot_json="[]")).is_embedding
 
 
-def test_what_is_not_downloaded_or_not_whole_is_known_by_its_name_alone(tmp_path: Path) -> None:
+def test_an_incomplete_model_is_known_only_by_its_name(tmp_path: Path) -> None:
     assert read_facts("Qwen/Qwen3-8B", None, Flags(()), ()) == ModelFacts("Qwen3-8B")
     folder = write_model(tmp_path / "partly")
     (folder / "model.safetensors").unlink()

@@ -1,4 +1,4 @@
-"""Which parsers a model gets by itself: by signs in its files, else by a known name, never against the user."""
+"""Parsers are chosen by a model's files, else by a known name, and never against the user's flags."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEEPSEEK = (
 
 
 def chosen(model_type: str, *templates: str, flags: tuple[str, ...] = (), **known: object) -> tuple[str, str]:
-    """The parsers for tools and for thoughts."""
+    """Return the tool-call and the reasoning parser."""
     fields = {"name": "m", "files": True, "model_type": model_type, "templates": templates, **known}
     found = Flags(choose(ModelFacts(**fields), Flags(flags)).flags)  # type: ignore[arg-type]
     assert found.on("--enable-auto-tool-choice") == found.has("--tool-call-parser")
@@ -57,24 +57,26 @@ def chosen(model_type: str, *templates: str, flags: tuple[str, ...] = (), **know
         ("ernie4_5_moe", HERMES, ("", "")),
     ],
 )
-def test_families_are_known_by_their_templates(model_type: str, template: str, parsers: tuple[str, str]) -> None:
+def test_parsers_are_chosen_by_model_type_and_template(
+    model_type: str, template: str, parsers: tuple[str, str]
+) -> None:
     assert chosen(model_type, template) == parsers
 
 
-def test_a_parser_that_needs_a_token_is_chosen_where_the_tokenizer_has_it() -> None:
+def test_a_parser_that_needs_a_token_requires_it_in_the_tokenizer() -> None:
     assert chosen("llama", LLAMA, special_tokens=frozenset({"<|python_tag|>"})) == ("llama3_json", "")
     assert chosen("llama", LLAMA) == ("", "")
     assert "<|python_tag|>" in SPECIAL_TOKENS
 
 
-def test_models_without_a_template_are_known_by_type_or_tokenizer() -> None:
+def test_parsers_without_a_template_are_chosen_by_type_or_tokenizer() -> None:
     assert chosen("mistral3", mistral_tokenizer=True, name="Mistral-Small-3.2-24B-Instruct-2506") == ("mistral", "")
     assert chosen("mistral", mistral_tokenizer=True, name="Magistral-Small-2509") == ("mistral", "mistral")
     assert chosen("mistral", mistral_tokenizer=True, name="Mistral-7B-v0.3") == ("", "")
     assert chosen("deepseek_v32") == ("deepseek_v32", "deepseek_v3")
 
 
-def test_no_tools_where_the_template_knows_none() -> None:
+def test_no_tool_parser_is_chosen_if_the_template_has_no_tools() -> None:
     assert chosen("qwen3", HYBRID.replace("tools", "xml_tools")) == ("", "qwen3")
     assert chosen("llama", "{{ messages }}") == ("", "")
 
@@ -98,7 +100,7 @@ def test_no_tools_where_the_template_knows_none() -> None:
         ("SmolLM2-135M-Instruct", ("", "")),
     ],
 )
-def test_what_is_not_downloaded_yet_is_known_by_a_well_known_name(name: str, parsers: tuple[str, str]) -> None:
+def test_parsers_before_the_download_are_chosen_by_a_known_name(name: str, parsers: tuple[str, str]) -> None:
     assert chosen("", name=name, files=False) == parsers
 
 
@@ -114,29 +116,29 @@ def test_what_is_not_downloaded_yet_is_known_by_a_well_known_name(name: str, par
         (("--runner", "pooling"), ("", "")),
     ],
 )
-def test_the_user_is_never_overruled(flags: tuple[str, ...], parsers: tuple[str, str]) -> None:
+def test_the_users_parser_flags_are_respected(flags: tuple[str, ...], parsers: tuple[str, str]) -> None:
     assert chosen("qwen3", HYBRID, flags=flags) == parsers
 
 
-def test_the_switch_alone_gets_the_parser_that_vllm_would_miss() -> None:
+def test_auto_tool_choice_alone_gets_its_parser() -> None:
     facts = ModelFacts("m", files=True, model_type="qwen2", templates=(HERMES,))
     assert choose(facts, Flags(["--enable-auto-tool-choice"])).flags == ("--tool-call-parser", "hermes")
 
 
-def test_embedding_and_pre_trained_models_get_none() -> None:
+def test_embedding_and_pre_trained_models_get_no_parsers() -> None:
     assert chosen("qwen3", HYBRID, is_embedding=True) == ("", "")
     assert chosen("qwen3", HYBRID, name="Qwen3-8B-Base") == ("", "")
     assert chosen("qwen3", HYBRID, name="Database-Qwen3-8B") == ("hermes", "qwen3")
 
 
-def test_only_parsers_that_this_vllm_has() -> None:
+def test_only_parsers_offered_by_this_vllm_are_chosen() -> None:
     granite = ModelFacts("m", files=True, model_type="granite", templates=(HERMES,))
     assert "granite4" in choose(granite, Flags(()), {"granite4", "hermes"}).flags
     assert "hermes" in choose(granite, Flags(()), {"hermes"}).flags
     assert choose(granite, Flags(()), {"mistral"}).flags == ()
 
 
-def test_what_was_chosen_and_what_is_missing_is_said_in_a_line_each() -> None:
+def test_chosen_and_missing_parsers_are_noted() -> None:
     known = choose(ModelFacts("m", files=True, model_type="qwen3", templates=(HYBRID,)), Flags(()))
     assert known.notes == ("chose --tool-call-parser hermes and --reasoning-parser qwen3 by the model's files",)
     novel = choose(ModelFacts("m", files=True, model_type="novel", templates=("{{ tools }}</think>",)), Flags(()))
@@ -147,7 +149,7 @@ def test_what_was_chosen_and_what_is_missing_is_said_in_a_line_each() -> None:
     assert choose(ModelFacts("m", files=True, model_type="llama", templates=("{{ messages }}",)), Flags(())).notes == ()
 
 
-def test_none_is_for_us_and_never_reaches_vllm() -> None:
+def test_a_parser_called_none_never_reaches_vllm() -> None:
     given = ("--a", "none", "--tool-call-parser", "none", "--reasoning_parser=None", "--tool-call-parser", "hermes")
     assert without_none(given) == ("--a", "none", "--tool-call-parser", "hermes")
     assert without_none(("--tool-call-parser",)) == ("--tool-call-parser",)

@@ -1,4 +1,4 @@
-"""Headers of safetensors files: counts, types, digests, and files that are none."""
+"""Headers of safetensors files: counts, types, digests, malformed files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.vllm.model_folder import write_safetensors
 from vllama_pool.workers.model.safetensors import MalformedHeader, Tensor, count_parameters, main_dtype, read
 
 
-def test_a_real_header(tmp_path: Path) -> None:
+def test_a_safetensors_header_is_read(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     write_safetensors(path, {"a.weight": ("BF16", (3, 5)), "b.weight": ("F32", (2,))})
     weights = read(path)
@@ -21,7 +21,7 @@ def test_a_real_header(tmp_path: Path) -> None:
     assert len(weights.digest) == 64
 
 
-def test_the_digest_knows_weights_but_not_the_file(tmp_path: Path) -> None:
+def test_a_digest_covers_weights_but_not_name_and_times(tmp_path: Path) -> None:
     shape = {"a.weight": ("BF16", (64, 64)), "b.weight": ("BF16", (64,))}
     one, copy, tuned = (tmp_path / name for name in ("one", "copy", "tuned"))
     write_safetensors(one, shape)
@@ -43,7 +43,7 @@ def test_the_digest_knows_weights_but_not_the_file(tmp_path: Path) -> None:
     ],
     ids=["empty", "short", "huge", "cut", "array", "no tensor"],
 )
-def test_what_is_no_safetensors_file(tmp_path: Path, content: bytes) -> None:
+def test_a_malformed_safetensors_file_is_an_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
     with pytest.raises(MalformedHeader):
@@ -67,7 +67,7 @@ def test_packed_weights_count_by_their_bits() -> None:
     assert count_parameters(bnb, 4) == 64
 
 
-def test_eight_bit_weights_and_index_tables() -> None:
+def test_eight_bit_weights_count_and_index_tables_do_not() -> None:
     tensors = {
         "q.weight": Tensor("F8_E4M3", (16, 16)),
         "q.weight_scale": Tensor("F32", (16,)),
@@ -76,6 +76,6 @@ def test_eight_bit_weights_and_index_tables() -> None:
     assert count_parameters(tensors, 8) == 256
 
 
-def test_nothing_at_all() -> None:
+def test_without_tensors_there_are_no_parameters_and_no_dtype() -> None:
     assert main_dtype({}) == ""
     assert count_parameters({}) == 0

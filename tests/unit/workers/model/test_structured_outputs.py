@@ -9,7 +9,7 @@ from vllama_pool.workers.model.structured_outputs import CONFIG, structured_outp
 from vllama_pool.workers.vllm.flags import Flags
 
 
-def test_white_space_is_switched_off_with_a_backend_that_can() -> None:
+def test_default_flags_disable_white_space_in_json() -> None:
     name, value = structured_output_flags(ModelFacts("Qwen3-8B"), Flags(()))
     assert name == CONFIG
     assert json.loads(value) == {"backend": "guidance", "disable_any_whitespace": True}
@@ -25,7 +25,7 @@ def test_white_space_is_switched_off_with_a_backend_that_can() -> None:
         ("--config", "vllm.yaml"),
     ],
 )
-def test_the_users_word_counts(words: tuple[str, ...]) -> None:
+def test_the_users_structured_output_flags_are_respected(words: tuple[str, ...]) -> None:
     assert structured_output_flags(ModelFacts("Qwen3-8B"), Flags(words)) == ()
 
 
@@ -37,5 +37,5 @@ def test_the_users_word_counts(words: tuple[str, ...]) -> None:
         *(ModelFacts(name) for name in ("Mistral-7B-Instruct-v0.3", "Mixtral-8x7B", "Ministral-8B", "Codestral-22B")),
     ],
 )
-def test_what_does_not_fit_is_left_to_vllm(facts: ModelFacts) -> None:
+def test_unsupported_models_get_no_structured_output_flags(facts: ModelFacts) -> None:
     assert structured_output_flags(facts, Flags(())) == ()

@@ -1,4 +1,4 @@
-"""What the registry says when Redis does not do what it is asked: one line, without secrets, with a cure."""
+"""The registry client: errors are one line with a remedy and without secrets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from vllama_pool.workers.registry.record import LoadReport, WorkerRecord
 
 
 class Failing(FakeAsyncRedis):
-    """A Redis that answers everything with one error."""
+    """Answers everything with one error."""
 
     error: Exception = ResponseError("wrong")
 
@@ -38,7 +38,7 @@ class Failing(FakeAsyncRedis):
 
 
 @pytest.mark.parametrize(
-    ("error", "cure"),
+    ("error", "remedy"),
     [
         (AuthenticationError("invalid username-password pair"), "check those in REDIS_URL"),
         (NoPermissionError("no permissions to run evalsha"), "check those in REDIS_URL"),
@@ -51,7 +51,7 @@ class Failing(FakeAsyncRedis):
         (RedisError(), "RedisError"),
     ],
 )
-async def test_every_failure_is_one_line_with_a_cure(error: Exception, cure: str) -> None:
+async def test_every_redis_error_is_one_line_with_a_remedy(error: Exception, remedy: str) -> None:
     redis = Failing(server=FakeServer())
     redis.error = error
     registry = Registry(redis, "f")
@@ -65,12 +65,12 @@ async def test_every_failure_is_one_line_with_a_cure(error: Exception, cure: str
     ):
         with pytest.raises(RegistryUnavailable) as failed:
             await call()
-        assert cure in str(failed.value)
+        assert remedy in str(failed.value)
         assert "\n" not in str(failed.value)
 
 
 class Foreign(FakeAsyncRedis):
-    """A Redis in which somebody else has written."""
+    """Answers everything with one reply."""
 
     reply: object = None
 
@@ -83,7 +83,7 @@ class Foreign(FakeAsyncRedis):
     [(b"e", b"much"), (b"e", b"1.5"), (b"\xff", b"1"), (b"e", b"9" * 5000)],
     ids=["word", "half", "bytes", "long"],
 )
-async def test_what_others_have_written_is_a_registry_that_cannot_be_used(version: tuple[bytes, bytes]) -> None:
+async def test_foreign_data_in_redis_is_a_registry_unavailable_error(version: tuple[bytes, bytes]) -> None:
     redis = Foreign(server=FakeServer())
     registry = Registry(redis, "f")
     redis.reply = [*version, b"0", [], [], b""]
@@ -95,22 +95,22 @@ async def test_what_others_have_written_is_a_registry_that_cannot_be_used(versio
 
 
 @pytest.mark.parametrize(
-    ("address", "said"),
+    ("address", "text"),
     [
         ("redis://127.0.0.1:1/0", "at 127.0.0.1:1 (Connection refused)"),
         ("redis://no.such.host.invalid:6379/0", "at no.such.host.invalid:6379 (Name or service not known)"),
         ("/no/such.sock", "at /no/such.sock (No such file or directory); is Redis running there?"),
     ],
 )
-async def test_the_reason_is_said_in_the_systems_words_and_the_address_once(address: str, said: str) -> None:
+async def test_an_unreachable_registry_is_reported_with_the_systems_reason(address: str, text: str) -> None:
     redis = connect(address)
     with pytest.raises(RegistryUnavailable) as failed:
         await ping(redis)
-    assert said in str(failed.value)
+    assert text in str(failed.value)
     await redis.aclose()
 
 
-async def test_a_password_is_never_told() -> None:
+async def test_a_password_in_the_address_is_never_in_an_error() -> None:
     redis = connect("redis://user:hunter2@127.0.0.1:1/0")
     with pytest.raises(RegistryUnavailable) as failed:
         await ping(redis)
@@ -120,20 +120,20 @@ async def test_a_password_is_never_told() -> None:
 
 
 @pytest.mark.parametrize("address", ["", "127.0.0.1:6379", "http://127.0.0.1:6379", "redis://h:port"])
-def test_an_address_that_is_none_is_refused(address: str) -> None:
+def test_an_invalid_registry_address_is_refused(address: str) -> None:
     with pytest.raises(InvalidRegistryAddress, match="use redis://HOST"):
         connect(address)
 
 
 @pytest.mark.parametrize("address", ["redis://127.0.0.1:6379/2", "unix:///run/x.sock", "/run/x.sock"])
-def test_a_client_has_short_time_outs_and_does_not_retry(address: str) -> None:
+def test_a_registry_client_has_short_timeouts_and_does_not_retry(address: str) -> None:
     options = connect(address).connection_pool.connection_kwargs
     assert (options["socket_connect_timeout"], options["socket_timeout"]) == (CONNECT_TIMEOUT, REPLY_TIMEOUT)
     assert options["retry"].get_retries() == 0
     assert isinstance(connect(address), aioredis.Redis)
 
 
-async def test_what_could_not_be_framed_is_refused_before_it_is_sent() -> None:
+async def test_invalid_ids_and_generations_are_refused_before_sending() -> None:
     registry = Registry(FakeAsyncRedis(server=FakeServer()), "f")
     with pytest.raises(ValueError, match="worker id"):
         await registry.register(WorkerRecord(id="a\nb", generation=1, url="http://127.0.0.1:1"), LoadReport())

@@ -1,4 +1,4 @@
-"""How loads and events travel."""
+"""The encoding of beats and events, and the registry's keys."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ REPORTS = st.builds(Beat, st.integers(0, 2**63), st.integers(0, 2**40), LOADS)
 
 
 @given(REPORTS)
-def test_a_report_comes_back(report: Beat) -> None:
+def test_a_beat_survives_encoding_and_decoding(report: Beat) -> None:
     line = encode_beat(report)
     assert decode_beat(line.encode()) == report
 
 
-def test_a_note_is_one_short_line() -> None:
+def test_a_note_is_encoded_as_one_short_line() -> None:
     report = Beat(1, 2, LoadReport(note="Traceback:\n\tboom\x1b[31m: " + "x" * 500))
     line = encode_beat(report)
     assert "\n" not in line
@@ -64,7 +64,7 @@ def test_a_note_is_one_short_line() -> None:
         b"-1:2:ready:0:0:0:0:0:",
     ],
 )
-def test_a_damaged_report_is_none(data: bytes) -> None:
+def test_a_damaged_beat_is_decoded_as_none(data: bytes) -> None:
     assert decode_beat(data) is None
 
 
@@ -73,7 +73,7 @@ def test_a_state_of_a_newer_version_is_decoded_as_unknown() -> None:
     assert beat == Beat(1, 2, LoadReport(state=WorkerState.UNKNOWN, running=3, note="a note"))
 
 
-def test_events_are_told_apart() -> None:
+def test_every_kind_of_event_is_decoded() -> None:
     report = Beat(3, 1, LoadReport(note="a: b"))
     line = encode_beat(report).encode()
     assert decode_event(b"load\ngpu-1\n" + line) == WorkerBeat("gpu-1", report)
@@ -88,12 +88,12 @@ def test_events_are_told_apart() -> None:
 
 
 @given(st.binary(max_size=80) | st.builds(b"\n".join, st.lists(st.sampled_from([b"up", b"down", b"load", b"1", b""]))))
-def test_a_damaged_event_is_none(data: bytes) -> None:
+def test_a_damaged_event_is_decoded_as_none(data: bytes) -> None:
     event = decode_event(data)
     assert event is None or isinstance(event, WorkerDown)
 
 
-def test_keys_of_a_fleet_share_one_slot() -> None:
+def test_keys_of_a_fleet_share_one_hash_tag() -> None:
     keys = Keys.of("team-a")
     assert keys.w == "{vllama:team-a}:w"
     assert keys.ev == "{vllama:team-a}:ev"

@@ -1,4 +1,4 @@
-"""Signed records: who may announce a worker."""
+"""Signed records of workers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RECORD = WorkerRecord(
 )
 
 
-def test_a_sealed_record_comes_back_whole() -> None:
+def test_a_signed_record_is_verified_unchanged() -> None:
     envelope = sign_record(RECORD, fleet="f", secret=SECRET)
     assert verify_record(envelope, worker_id="gpu-1", fleet="f", secret=SECRET) == RECORD
 
@@ -33,20 +33,20 @@ def test_a_sealed_record_comes_back_whole() -> None:
     ("fleet", "worker_id", "secret"),
     [("other", "gpu-1", SECRET), ("f", "gpu-2", SECRET), ("f", "gpu-1", b"wrong horse")],
 )
-def test_it_is_bound_to_fleet_worker_and_secret(fleet: str, worker_id: str, secret: bytes) -> None:
+def test_a_signature_is_bound_to_fleet_worker_and_secret(fleet: str, worker_id: str, secret: bytes) -> None:
     envelope = sign_record(RECORD, fleet="f", secret=SECRET)
     with pytest.raises(RecordRefused, match="signature is wrong"):
         verify_record(envelope, worker_id=worker_id, fleet=fleet, secret=secret)
 
 
 @pytest.mark.parametrize("allow_unsigned", [False, True])
-def test_a_changed_record_is_refused_even_where_unsigned_ones_pass(allow_unsigned: bool) -> None:
+def test_a_changed_record_is_refused_even_if_unsigned_ones_are_allowed(allow_unsigned: bool) -> None:
     envelope = sign_record(RECORD, fleet="f", secret=SECRET).replace(b"10.0.0.5", b"10.0.0.6")
     with pytest.raises(RecordRefused, match="signature is wrong"):
         verify_record(envelope, worker_id="gpu-1", fleet="f", secret=SECRET, allow_unsigned=allow_unsigned)
 
 
-def test_unsigned_records_pass_only_where_the_store_is_private() -> None:
+def test_unsigned_records_are_accepted_only_if_allowed() -> None:
     envelope = sign_record(RECORD, fleet="f", secret=None)
     assert verify_record(envelope, worker_id="gpu-1", fleet="f", secret=None, allow_unsigned=True) == RECORD
     assert verify_record(envelope, worker_id="gpu-1", fleet="f", secret=SECRET, allow_unsigned=True) == RECORD
@@ -55,19 +55,19 @@ def test_unsigned_records_pass_only_where_the_store_is_private() -> None:
             verify_record(envelope, worker_id="gpu-1", fleet="f", secret=secret)
 
 
-def test_a_signature_that_cannot_be_checked_does_not_pass_elsewhere() -> None:
+def test_a_router_without_a_secret_refuses_signed_records() -> None:
     envelope = sign_record(RECORD, fleet="f", secret=SECRET)
     with pytest.raises(RecordRefused, match="for this router"):
         verify_record(envelope, worker_id="gpu-1", fleet="f", secret=None)
 
 
-def test_an_empty_secret_is_none() -> None:
+def test_an_empty_secret_signs_nothing() -> None:
     envelope = sign_record(RECORD, fleet="f", secret=b"")
     with pytest.raises(RecordRefused):
         verify_record(envelope, worker_id="gpu-1", fleet="f", secret=b"")
 
 
-def test_a_private_record_under_another_id_is_refused() -> None:
+def test_an_unsigned_record_under_another_id_is_refused() -> None:
     envelope = sign_record(RECORD, fleet="f", secret=None)
     with pytest.raises(RecordRefused, match="that of 'gpu-1'"):
         verify_record(envelope, worker_id="gpu-2", fleet="f", secret=None, allow_unsigned=True)
@@ -96,7 +96,7 @@ def test_fields_of_a_newer_version_are_signed_and_ignored() -> None:
     ],
     ids=str,
 )
-def test_numbers_that_routers_cannot_reckon_with_are_refused(wrong: dict[str, object]) -> None:
+def test_records_with_invalid_numbers_are_refused(wrong: dict[str, object]) -> None:
     record = {"id": "gpu-1", "generation": 1, "url": "http://10.0.0.5"} | wrong
     envelope = json.dumps({"record": record}).encode()
     with pytest.raises(RecordRefused, match="damaged"):
@@ -109,17 +109,17 @@ def test_a_huge_envelope_is_not_parsed() -> None:
 
 
 @given(st.binary(max_size=200) | st.text(max_size=100).map(lambda text: json.dumps({"record": text}).encode()))
-def test_damage_is_refused_and_nothing_else(envelope: bytes) -> None:
+def test_a_damaged_envelope_raises_only_record_refused(envelope: bytes) -> None:
     with pytest.raises(RecordRefused):
         verify_record(envelope, worker_id="gpu-1", fleet="f", secret=None, allow_unsigned=True)
 
 
 @given(st.integers(min_value=0), st.integers(min_value=0, max_value=7))
-def test_every_bit_counts(position: int, bit: int) -> None:
+def test_a_flipped_bit_never_changes_an_accepted_record(position: int, bit: int) -> None:
     envelope = bytearray(sign_record(RECORD, fleet="f", secret=SECRET))
     envelope[position % len(envelope)] ^= 1 << bit
     try:
         record = verify_record(bytes(envelope), worker_id="gpu-1", fleet="f", secret=SECRET)
     except RecordRefused:
         return
-    assert record == RECORD  # only the envelope's own dressing was touched
+    assert record == RECORD  # the bit was outside the signed JSON

@@ -1,4 +1,4 @@
-"""Virtual models as they travel: believed only where the fleet's secret says so."""
+"""Signed entries and digests of virtual models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MODEL = VirtualModel(
 )
 
 
-def test_it_comes_back_as_it_was_sealed() -> None:
+def test_a_signed_model_is_verified_unchanged() -> None:
     envelope = sign_model(MODEL, KEY, fleet="f", secret=SECRET)
     assert verify_model(envelope, KEY, fleet="f", secret=SECRET) == MODEL
 
@@ -32,15 +32,15 @@ def test_a_tombstone_needs_no_base() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fleet", "secret", "said"),
+    ("fleet", "secret", "text"),
     [("f", b"another secret", "signature is wrong"), ("f", None, "not signed"), ("g", SECRET, "signature is wrong")],
 )
-def test_whoever_lacks_the_secret_is_refused(fleet: str, secret: bytes | None, said: str) -> None:
-    with pytest.raises(RecordRefused, match=said):
+def test_a_model_signed_without_the_fleets_secret_is_refused(fleet: str, secret: bytes | None, text: str) -> None:
+    with pytest.raises(RecordRefused, match=text):
         verify_model(sign_model(MODEL, KEY, fleet=fleet, secret=secret), KEY, fleet="f", secret=SECRET)
 
 
-def test_it_cannot_be_moved_under_another_name() -> None:
+def test_a_models_entry_is_invalid_under_another_name() -> None:
     other = "registry.ollama.ai/library/other:latest"
     with pytest.raises(RecordRefused, match="signature is wrong"):
         verify_model(sign_model(MODEL, KEY, fleet="f", secret=SECRET), other, fleet="f", secret=SECRET)
@@ -50,7 +50,7 @@ def test_it_cannot_be_moved_under_another_name() -> None:
         )
 
 
-def test_a_workers_record_is_no_model() -> None:
+def test_a_workers_record_is_not_accepted_as_a_model() -> None:
     record = WorkerRecord(id=KEY, generation=1, url="http://127.0.0.1:1")
     with pytest.raises(RecordRefused, match="signature is wrong"):
         verify_model(sign_record(record, fleet="f", secret=SECRET), KEY, fleet="f", secret=SECRET)
@@ -59,18 +59,18 @@ def test_a_workers_record_is_no_model() -> None:
 @pytest.mark.parametrize(
     "raw", [b"", b"{", b'{"record":{}}', b'{"record":{"name":"v","revision":0,"base":"m"}}', b"\xff", b"[" * 9999]
 )
-def test_what_is_damaged_is_refused(raw: bytes) -> None:
+def test_a_damaged_model_is_refused(raw: bytes) -> None:
     with pytest.raises(RecordRefused):
         verify_model(raw, KEY, fleet="f", secret=None, allow_unsigned=True)
 
 
-def test_nothing_can_be_unsealed_without_a_base() -> None:
+def test_a_model_without_a_base_is_refused() -> None:
     empty = VirtualModel(name="v:latest", revision=1)
     with pytest.raises(RecordRefused, match="what it was made from"):
         verify_model(sign_model(empty, KEY, fleet="f", secret=SECRET), KEY, fleet="f", secret=SECRET)
 
 
-def test_its_digest_is_of_its_base_and_of_what_it_adds() -> None:
+def test_a_models_digest_covers_its_base_and_its_parts() -> None:
     digest = made_digest(MODEL, "b" * 64)
     assert len(digest) == 64
     assert set(digest) <= set("0123456789abcdef")

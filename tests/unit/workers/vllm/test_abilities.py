@@ -1,4 +1,4 @@
-"""What a server that somebody else started shows of its parsers, and that nothing is claimed which was not shown."""
+"""Detection of a running server's abilities."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def detected(options: Options) -> Detection:
         (Options(model="m", embedding=True), ()),
     ],
 )
-async def test_a_server_shows_it(options: Options, abilities: tuple[str, ...]) -> None:
+async def test_abilities_of_a_server_are_detected(options: Options, abilities: tuple[str, ...]) -> None:
     assert await detected(options) == Detection(abilities)
 
 
@@ -46,7 +46,7 @@ def vllm(
     return httpx.AsyncClient(transport=httpx.MockTransport(answer))
 
 
-async def test_tools_and_thinking_are_seen_with_short_requests() -> None:
+async def test_tools_and_thinking_are_detected_with_short_requests() -> None:
     requests: list[dict[str, Any]] = []
     async with vllm(tools=True, message={"content": None, "reasoning": "Okay"}, requests=requests) as client:
         assert await detect_abilities(client, "http://w", "m", "key") == Detection(("tools", "thinking"))
@@ -54,12 +54,12 @@ async def test_tools_and_thinking_are_seen_with_short_requests() -> None:
     assert all(body["max_tokens"] < 20 for body in requests)
 
 
-async def test_a_model_that_takes_an_image_sees() -> None:
+async def test_a_model_that_accepts_an_image_has_vision() -> None:
     async with vllm(tools=False, message={"content": "x"}, requests=[], accepts_images=True) as client:
         assert await detect_abilities(client, "http://w", "m") == Detection(("vision",))
 
 
-async def test_without_a_parser_for_tools_thinking_is_still_seen() -> None:
+async def test_thinking_is_detected_without_a_tool_parser() -> None:
     requests: list[dict[str, Any]] = []
     async with vllm(tools=False, message={"reasoning_content": "Okay"}, requests=requests) as client:
         assert await detect_abilities(client, "http://w", "m") == Detection(("thinking",))
@@ -69,7 +69,7 @@ async def test_without_a_parser_for_tools_thinking_is_still_seen() -> None:
 @pytest.mark.parametrize(
     "message", [{"content": "<think>Okay"}, {"content": "x", "reasoning": None}, {"reasoning": ""}]
 )
-async def test_thoughts_in_the_text_are_no_thinking(message: dict[str, Any]) -> None:
+async def test_reasoning_in_the_content_is_not_detected_as_thinking(message: dict[str, Any]) -> None:
     async with vllm(tools=True, message=message, requests=[]) as client:
         assert await detect_abilities(client, "http://w", "m") == Detection(("tools",))
 
@@ -83,12 +83,12 @@ async def test_thoughts_in_the_text_are_no_thinking(message: dict[str, Any]) -> 
         httpx.Response(200, text="[" * 9999),
     ],
 )
-async def test_nothing_is_claimed_of_a_server_that_answers_otherwise(answer: httpx.Response) -> None:
+async def test_unexpected_responses_detect_no_abilities(answer: httpx.Response) -> None:
     async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: answer)) as client:
         assert await detect_abilities(client, "http://w", "m") == Detection()
 
 
-async def test_a_server_that_is_gone_is_asked_nothing_more_and_nothing_claimed() -> None:
+async def test_detection_stops_at_a_lost_connection() -> None:
     requests = []
 
     def gone(request: httpx.Request) -> httpx.Response:
@@ -101,7 +101,7 @@ async def test_a_server_that_is_gone_is_asked_nothing_more_and_nothing_claimed()
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_a_server_that_is_busy_may_show_more_later(status: int) -> None:
+async def test_detection_on_a_busy_server_is_incomplete(status: int) -> None:
     answers = iter([httpx.Response(200, json={"choices": []}), httpx.Response(status)])
     async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: next(answers))) as client:
         assert await detect_abilities(client, "http://w", "m") == Detection(("tools",), complete=False)

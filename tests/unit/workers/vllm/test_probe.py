@@ -1,4 +1,4 @@
-"""The metrics parser on a page of vLLM 0.32 (12 requests on 8 slots); the questions over a mock transport."""
+"""Probes: the metrics parser on a page of vLLM 0.32 (12 requests on 8 slots), requests over a mock transport."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def vllm(request: httpx.Request) -> httpx.Response:
             return httpx.Response(404, json={"detail": "Not Found"})
 
 
-def test_a_real_page() -> None:
+def test_a_metrics_page_of_vllm_is_parsed() -> None:
     metrics = parse_metrics(PAGE)
     assert metrics == Metrics(
         running=8,
@@ -69,13 +69,13 @@ def test_a_real_page() -> None:
     )
 
 
-def test_missing_names_are_zero_and_said_to_be_missing() -> None:
+def test_missing_metrics_are_zero_and_not_reported() -> None:
     assert parse_metrics("") == Metrics()
     assert not parse_metrics('http_requests_total{handler="/health"} 3.0\n').reported
     assert parse_metrics("vllm:num_requests_running 2\n") == Metrics(running=2, reported=True)
 
 
-def test_engines_are_summed_and_the_fullest_cache_counts() -> None:
+def test_metrics_of_engines_are_summed_and_the_fullest_cache_counts() -> None:
     page = "".join(
         f'vllm:num_requests_running{{engine="{e}",model_name="m"}} {n}\n'
         f'vllm:kv_cache_usage_perc{{engine="{e}",model_name="m"}} {kv}\n'
@@ -85,17 +85,17 @@ def test_engines_are_summed_and_the_fullest_cache_counts() -> None:
 
 
 @pytest.mark.parametrize("value", ["NaN", "+Inf", "-1", "many"])
-def test_values_that_are_no_counts_are_skipped(value: str) -> None:
+def test_invalid_metric_values_are_skipped(value: str) -> None:
     page = f'vllm:num_requests_waiting{{engine="0"}} {value}\nvllm:num_requests_running{{engine="0"}} 1.0\n'
     assert parse_metrics(page) == Metrics(running=1, reported=True)
 
 
-def test_a_label_may_hold_a_brace_and_a_timestamp_may_follow() -> None:
+def test_metrics_with_braces_in_labels_and_timestamps_are_parsed() -> None:
     page = 'vllm:num_requests_running{engine="0",model_name="odd} 9 name"} 5.0 1795374361000\n'
     assert parse_metrics(page).running == 5
 
 
-def test_sleep_is_seen() -> None:
+def test_sleep_mode_is_read_from_the_metrics() -> None:
     assert parse_metrics('vllm:engine_sleep_state{engine="0",sleep_state="awake"} 0.0\n').asleep
     assert not parse_metrics('vllm:engine_sleep_state{engine="0",sleep_state="discard_all"} 0.0\n').asleep
 
@@ -106,7 +106,7 @@ def test_a_healthy_server_that_sleeps_is_reported_as_sleeping() -> None:
 
 
 @pytest.mark.parametrize("asleep", [True, False])
-async def test_a_server_without_gauges_is_asked_directly_if_it_sleeps(asleep: bool) -> None:
+async def test_without_gauges_sleep_mode_is_queried_by_its_route(asleep: bool) -> None:
     def quiet(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/is_sleeping":
             return httpx.Response(200, json={"is_sleeping": asleep})
@@ -121,7 +121,7 @@ async def test_a_server_without_gauges_and_without_the_sleep_routes_is_awake() -
         assert not (await scrape(client, URL)).asleep
 
 
-def test_infos_group_aliases_and_follow_adapters_to_their_base() -> None:
+def test_model_infos_group_aliases_and_inherit_the_bases_length() -> None:
     infos = model_infos(
         [
             ServedModel("tiny", "/m", "", 1024),
@@ -137,7 +137,7 @@ def test_infos_group_aliases_and_follow_adapters_to_their_base() -> None:
     assert model_infos([ServedModel("e")], ("embedding",))[0].capabilities == ("embedding",)
 
 
-async def test_probe_of_a_healthy_server() -> None:
+async def test_a_healthy_server_is_probed_completely() -> None:
     async with answering(vllm) as client:
         result = await probe(client, URL + "/")
     assert result.health is Health.OK
@@ -148,7 +148,7 @@ async def test_probe_of_a_healthy_server() -> None:
     assert result.problem == ""
 
 
-async def test_an_embedding_server_is_known_by_its_routes() -> None:
+async def test_an_embedding_server_is_recognized_by_its_routes() -> None:
     def embedding(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/v1/embeddings":
             return httpx.Response(405)
@@ -160,7 +160,7 @@ async def test_an_embedding_server_is_known_by_its_routes() -> None:
         assert (await probe(client, URL)).tasks == ("embedding",)
 
 
-async def test_a_dead_engine_is_not_a_starting_one() -> None:
+async def test_a_503_means_a_dead_engine() -> None:
     async with answering(lambda _: httpx.Response(503)) as client:
         result = await probe(client, URL)
     assert result.health is Health.DEAD
@@ -168,7 +168,7 @@ async def test_a_dead_engine_is_not_a_starting_one() -> None:
     assert "died" in result.problem
 
 
-async def test_something_else_than_vllm() -> None:
+async def test_a_server_other_than_vllm_is_unreachable() -> None:
     def page(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, text="<html>hello</html>")
 
@@ -182,7 +182,7 @@ async def test_something_else_than_vllm() -> None:
     assert "not a list of models" in result.problem
 
 
-async def test_errors_below_http_have_types() -> None:
+async def test_connection_errors_and_timeouts_have_types() -> None:
     def refuse(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused", request=request)
 
@@ -199,7 +199,7 @@ async def test_errors_below_http_have_types() -> None:
             await scrape(client, URL)
 
 
-async def test_a_redirect_is_not_followed() -> None:
+async def test_a_probe_follows_no_redirect() -> None:
     def redirect(request: httpx.Request) -> httpx.Response:
         assert request.url.host == "worker.test"
         return httpx.Response(302, headers={"location": "http://elsewhere.test/"})
@@ -209,13 +209,13 @@ async def test_a_redirect_is_not_followed() -> None:
             await scrape(client, URL)
 
 
-async def test_an_endless_answer_is_cut_off() -> None:
+async def test_a_response_over_the_size_limit_is_an_error() -> None:
     async with answering(lambda _: httpx.Response(200, content=b"x" * (MAX_BYTES + 1))) as client:
         with pytest.raises(BadResponse, match="more than"):
             await scrape(client, URL)
 
 
-async def test_the_key_is_sent_as_a_bearer_token() -> None:
+async def test_probes_send_the_key_as_a_bearer_token() -> None:
     def guarded(request: httpx.Request) -> httpx.Response:
         if request.headers.get("authorization") != "Bearer secret":
             return httpx.Response(401, json={"error": "Unauthorized"})
@@ -228,7 +228,7 @@ async def test_the_key_is_sent_as_a_bearer_token() -> None:
     assert failed.value.status == 401
 
 
-async def test_the_client_ignores_proxies_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_probe_client_ignores_environment_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://proxy.invalid:1")
     async with http_client() as client:
         assert await check_health(client, "http://127.0.0.1:1") is Health.STARTING

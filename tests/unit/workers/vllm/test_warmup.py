@@ -1,4 +1,4 @@
-"""The first requests: which ones, and what their answers mean."""
+"""Warm-up requests and their results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NO_TEMPLATE = {"error": {"message": "default chat template is no longer allowed,
 
 
 class Server:
-    """Answers by path, and remembers what it was asked."""
+    """Answers by path, and records its requests."""
 
     def __init__(self, **answers: httpx.Response | Callable[[], httpx.Response]) -> None:
         self.requests: list[tuple[str, dict[str, Any]]] = []
@@ -35,7 +35,7 @@ class Server:
             return await warm_up(client, URL, "m", tasks, key)
 
 
-async def test_a_chat_model_is_asked_with_and_without_logprobs() -> None:
+async def test_warm_up_chats_with_and_without_logprobs() -> None:
     server = Server()
     assert await server.warm_up_result("completion") is True
     assert [name for name, _ in server.requests] == ["completions", "completions"]
@@ -43,7 +43,7 @@ async def test_a_chat_model_is_asked_with_and_without_logprobs() -> None:
     assert all(body["model"] == "m" and body["max_tokens"] <= 2 for _, body in server.requests)
 
 
-async def test_without_a_template_it_completes_instead() -> None:
+async def test_warm_up_without_a_chat_template_sends_a_completion() -> None:
     answers = iter([httpx.Response(400, json=NO_TEMPLATE), httpx.Response(200, json={})])
     server = Server(completions=lambda: next(answers))
     assert await server.warm_up_result("completion") is False
@@ -51,23 +51,23 @@ async def test_without_a_template_it_completes_instead() -> None:
     assert "prompt" in server.requests[1][1]
 
 
-async def test_an_embedding_model_embeds() -> None:
+async def test_warm_up_of_an_embedding_model_sends_an_embedding() -> None:
     server = Server()
     assert await server.warm_up_result("embedding") is None
     assert [name for name, _ in server.requests] == ["embeddings"]
 
 
-async def test_another_refusal_tells_nothing_of_the_template() -> None:
+async def test_another_400_in_warm_up_leaves_the_template_unknown() -> None:
     server = Server(completions=httpx.Response(400, json={"error": {"message": "only images are taken"}}))
     assert await server.warm_up_result("completion") is None
 
 
-async def test_a_server_that_fails_is_not_ready() -> None:
+async def test_a_500_fails_the_warm_up() -> None:
     with pytest.raises(WarmUpFailed, match="HTTP 500"):
         await Server(completions=httpx.Response(500, text="out of memory")).warm_up_result("completion")
 
 
-async def test_a_server_that_goes_away_is_not_ready() -> None:
+async def test_a_lost_connection_fails_the_warm_up() -> None:
     def gone() -> httpx.Response:
         raise httpx.ReadError("connection reset")
 
@@ -75,7 +75,7 @@ async def test_a_server_that_goes_away_is_not_ready() -> None:
         await Server(completions=gone).warm_up_result("completion")
 
 
-async def test_the_key_is_sent() -> None:
+async def test_warm_up_sends_the_key() -> None:
     server = Server()
     await server.warm_up_result("completion", key="secret")
     assert server.keys == {"Bearer secret"}
