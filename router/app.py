@@ -95,7 +95,7 @@ def create_app(
     virtual_models = ModelStore()
     routes = ModelRoutes(table, collaborators.rng, virtual=virtual_models.live)
     sources = open_sources(settings, table.workers, pool, virtual_models, lambda: routes.shadowed(pool))
-    stalls = StallWatch(StallLimits(first_content=settings.first_token_timeout, in_answer=settings.stall_timeout))
+    stalls = StallWatch(StallLimits(first_content=settings.first_token_timeout, mid_response=settings.stall_timeout))
     request_log = RequestLog(collaborators.log_stream)
     metrics = _metrics(pool, sources.discovery, request_log)
     exchange = ReportExchange(instance or RouterInstance(), lambda: _report(pool, sources.discovery, metrics))
@@ -124,7 +124,7 @@ def create_app(
 def _forwarder(
     settings: RouterSettings, collaborators: Collaborators, pool: Pool, stalls: StallWatch, refresh: Callable[[], None]
 ) -> Forwarder:
-    limits = Limits(connect=settings.connect_timeout, waiting=settings.max_queue)
+    limits = Limits(connect_timeout=settings.connect_timeout, max_waiting=settings.max_queue)
     return Forwarder(
         collaborators.client, pool, stalls, collaborators.clock, collaborators.rng, limits=limits, refresh=refresh
     )

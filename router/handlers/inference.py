@@ -139,7 +139,7 @@ class InferenceHandler:
         self, answer: WorkerResponse, content_type: str, send: Send, record: RequestRecord
     ) -> Outcome:
         """Send a complete answer, and read the worker's response to its end so that its connection can be reused."""
-        body = answer.first + answer.translator.finish()
+        body = answer.first_bytes + answer.translator.finish()
         record.outcome = "complete"
         await send_response(send, 200, body, content_type=content_type)
         with contextlib.suppress(TimeoutError, TransportError):
@@ -156,7 +156,7 @@ class InferenceHandler:
         relay = Relay(answer.response, answer.translator, send, client_stall=self.client_stall, lost_text=WORKER_LOST)
         watcher.on_disconnect(relay.client_gone)
         try:
-            relay.start(answer.first)
+            relay.start(answer.first_bytes)
             if not relay.ended.done():
                 with self.stalls.watching(_WatchedRelay(relay, answer)):
                     await relay.ended
@@ -185,11 +185,11 @@ class _WatchedRelay:
         return self._answer.worker_unresponsive
 
     @property
-    def excused(self) -> bool:
+    def waits_for_client(self) -> bool:
         return self._relay.waits_for_client
 
-    def give_up(self, text: str) -> None:
-        self._relay.break_off(text)
+    def abort(self, text: str) -> None:
+        self._relay.abort(text)
 
 
 def _outcome(relay_outcome: RelayOutcome, answer: WorkerResponse) -> Outcome:

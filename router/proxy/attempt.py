@@ -12,20 +12,20 @@ from vllama_pool.router.protocol.operation import StreamTranslator
 from vllama_pool.router.protocol.vllm.errors import classify_stream_failure
 from vllama_pool.router.upstream.interface import Response
 
-FINISHED_AT_ONCE = 64 * 1024
-"""Bytes of a response that is finished within the event loop, in some milliseconds."""
+MAX_INLINE_FINISH = 64 * 1024
+"""Bytes of a response whose `finish` runs in the event loop, in some milliseconds."""
 
 
 class WorkerResponse:
     """A worker's response whose first content has arrived. Its owner calls `close` on every path; it is idempotent."""
 
-    def __init__(self, lease: Lease, response: Response, translator: StreamTranslator, first: bytes) -> None:
+    def __init__(self, lease: Lease, response: Response, translator: StreamTranslator, first_bytes: bytes) -> None:
         self.budget: RetryBudget | None = None
-        """The request counts as in flight in it until `close`."""
+        """Counts the request as in flight until `close`."""
         self.response = response
         self.translator = translator
-        self.first = first
-        """The client's bytes for what has been read."""
+        self.first_bytes = first_bytes
+        """The translator's output so far."""
         self._lease = lease
 
     @property
@@ -43,26 +43,23 @@ class WorkerResponse:
 
 
 class PendingAttempt:
-    """An attempt before the client's response may begin; the stall watch may end it.
+    """An attempt before the client's response may begin; `abort` expires its `deadline`."""
 
-    The response begins with the first content event when streaming, else with the end.
-    """
+    waits_for_client = False
 
-    excused = False
-
-    def __init__(self, lease: Lease, allowed: asyncio.Timeout) -> None:
+    def __init__(self, lease: Lease, deadline: asyncio.Timeout) -> None:
         self.lease = lease
-        self._allowed = allowed
+        self._deadline = deadline
         self.last_progress = asyncio.get_running_loop().time()
         self.begun = False
-        self.reason = ""
+        self.abort_reason = ""
 
-    def content(self) -> None:
+    def record_content(self) -> None:
         """Record content, which need not suffice for the client's response to begin."""
         self.begun = True
-        self.heard()
+        self.record_progress()
 
-    def heard(self) -> None:
+    def record_progress(self) -> None:
         """Record progress without content, such as a preflight response."""
         self.last_progress = asyncio.get_running_loop().time()
 
@@ -70,31 +67,33 @@ class PendingAttempt:
     def worker_unresponsive(self) -> bool:
         return self.lease.worker.unresponsive
 
-    def give_up(self, text: str) -> None:
-        if not self.reason:
-            self.reason = text
-            self._allowed.reschedule(asyncio.get_running_loop().time())
+    def abort(self, text: str) -> None:
+        if not self.abort_reason:
+            self.abort_reason = text
+            self._deadline.reschedule(asyncio.get_running_loop().time())
 
 
-async def first_content(response: Response, translator: StreamTranslator, begun: Callable[[], None]) -> bytes:
-    """Read until the client's response may begin, and return its first bytes. Calls `begun` for each chunk from the
-    first content on. Raises AttemptFailed and TransportError."""
-    first = bytearray()
+async def read_first_content(response: Response, translator: StreamTranslator, on_content: Callable[[], None]) -> bytes:
+    """Read until the client's response may begin, and return its first bytes.
+
+    Calls `on_content` for each chunk from the first content on. Raises AttemptFailed and TransportError.
+    """
+    first_bytes = bytearray()
     size = 0
     while not translator.ready:
         chunk = await response.read()
         size += len(chunk)
         if not chunk:
             # Finishing a large response takes long enough to stall other streams.
-            end = translator.finish() if size <= FINISHED_AT_ONCE else await asyncio.to_thread(translator.finish)
+            end = translator.finish() if size <= MAX_INLINE_FINISH else await asyncio.to_thread(translator.finish)
             if translator.failure is not None:
                 raise classify_stream_failure(translator.failure)
             if not translator.done:
                 raise Lost("the worker's answer ended before it was whole", status=502)
-            return bytes(first) + end if first else end
-        first += translator.feed(chunk)
+            return bytes(first_bytes) + end if first_bytes else end
+        first_bytes += translator.feed(chunk)
         if translator.begun:
-            begun()
+            on_content()
         if translator.failure is not None and not translator.ready:
             raise classify_stream_failure(translator.failure)
-    return bytes(first)
+    return bytes(first_bytes)

@@ -1,7 +1,6 @@
-"""Sends a request to a worker, and to another one after a failure, until the client's answer may begin.
+"""Sends a request to a worker, and to another one after a failure, until the client's response may begin.
 
-Nothing is retried once the client has a byte. A `WorkerResponse` owns the response and the lease, and
-releases both once.
+Nothing is retried once the client has a byte.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ from vllama_pool.router.balance.worker import Replica
 from vllama_pool.router.errors import AttemptFailed, Lost, ModelGone, NoWorker, Refused
 from vllama_pool.router.offload import offload
 from vllama_pool.router.protocol.operation import Clock, DirectResponse, NextStep, Operation, Timing, UpstreamRequest
-from vllama_pool.router.proxy.attempt import PendingAttempt, WorkerResponse, first_content
-from vllama_pool.router.proxy.preflight import follow
+from vllama_pool.router.proxy.attempt import PendingAttempt, WorkerResponse, read_first_content
+from vllama_pool.router.proxy.preflight import run_preflight
 from vllama_pool.router.proxy.stalls import StallWatch
-from vllama_pool.router.proxy.worker_errors import client_error, refused_by
+from vllama_pool.router.proxy.worker_errors import client_error, read_failure
 from vllama_pool.router.routing.resolve import Resolution
 from vllama_pool.router.telemetry.request_record import RequestRecord
 from vllama_pool.router.upstream.interface import Client, Response, TransportError
@@ -35,8 +34,8 @@ _Result: TypeAlias = WorkerResponse | DirectResponse
 
 _log = logging.getLogger(__name__)
 
-MOST_REMEDIES = 3
-"""Adapted requests per attempt: fewer stop strings, fewer tokens, a shorter prompt."""
+MAX_ADAPTATIONS = 3
+"""Adapted requests per attempt, with fewer stop strings, fewer tokens or a shorter prompt."""
 
 WORKER_LOST = "the worker was lost while it was answering; send the request again"
 
@@ -59,9 +58,9 @@ class ForwardRequest:
 class Limits:
     """Limits before the response begins."""
 
-    connect: float = 1.0
-    """Connect time-out in seconds."""
-    waiting: int = 512
+    connect_timeout: float = 1.0
+    """Seconds."""
+    max_waiting: int = 512
     """Requests; see `Admission`."""
 
 
@@ -79,7 +78,7 @@ class Forwarder:
         limits: Limits,
         refresh: Callable[[], None],
     ) -> None:
-        """`refresh` is called when a worker answers 404 for a model that it claimed: its record is stale."""
+        """`refresh` is called when a worker answers 404 for a model in its record, which is then stale."""
         self._client = client
         self._pool = pool
         self._stalls = stalls
@@ -87,7 +86,7 @@ class Forwarder:
         self._rng = rng
         self._limits = limits
         self._refresh = refresh
-        self._admission = Admission(limits.waiting)
+        self._admission = Admission(limits.max_waiting)
         self._budgets: dict[str, RetryBudget] = {}
 
     def __repr__(self) -> str:
@@ -97,14 +96,14 @@ class Forwarder:
     async def acquire(self, call: ForwardRequest, record: RequestRecord) -> _Result:
         """Return the first worker's response that may begin, or a direct response if the preflight sufficed.
 
-        Raises ClientError: ServerBusy, NoWorker, or the most specific failure. Cancelling it cancels the worker's
-        request.
+        Raises ServerBusy, NoWorker, or the most specific failure as ClientError. Cancelling it closes the worker's
+        connection.
         """
         self._admission.acquire(call.resolution)
         budget = self._budgets.setdefault(call.resolution.model, RetryBudget())
         budget.begin_request()
         try:
-            answer = await self._acquire(call, record, budget)
+            answer = await self._retry_until_response(call, record, budget)
         except BaseException:
             budget.end_request()
             raise
@@ -116,7 +115,7 @@ class Forwarder:
             answer.budget = budget
         return answer
 
-    async def _acquire(self, call: ForwardRequest, record: RequestRecord, budget: RetryBudget) -> _Result:
+    async def _retry_until_response(self, call: ForwardRequest, record: RequestRecord, budget: RetryBudget) -> _Result:
         tried: list[str] = []
         failures: list[AttemptFailed] = []
         while True:
@@ -127,7 +126,7 @@ class Forwarder:
             except NoWorker:
                 if not failures:
                     raise
-                raise client_error(most_specific(failures)) from None  # the remaining workers have left meanwhile
+                raise client_error(most_specific(failures)) from None  # the last workers left meanwhile
             decision = self._decide(call, tried, failures, budget)
             if isinstance(decision, GiveUp):
                 raise client_error(decision.failure) from None
@@ -158,17 +157,17 @@ class Forwarder:
         record.worker, record.served = replica.worker.id, replica.model.name
         lease = self._pool.lease(replica.worker, replica.model.name)
         try:
-            async with asyncio.timeout(None) as allowed:
-                attempt = PendingAttempt(lease, allowed)
+            async with asyncio.timeout(None) as deadline:
+                attempt = PendingAttempt(lease, deadline)
                 with self._stalls.watching(attempt):
-                    answer = await self._answer(call, replica, attempt, record)
+                    answer = await self._send_adapting(call, replica, attempt, record)
         except TimeoutError:
-            failure: AttemptFailed = Lost(attempt.reason or "the worker did not answer in time", status=504)
+            failure: AttemptFailed = Lost(attempt.abort_reason or "the worker did not answer in time", status=504)
         except TransportError as error:
             failure = Lost(f"the worker could not be reached or was lost: {error}", status=502)
         except AttemptFailed as error:
             failure = error
-        except BaseException:  # cancelled, or a fault of ours: no effect on the worker's health
+        except BaseException:  # cancelled, or a bug of ours
             lease.release(Abandoned())
             raise
         else:
@@ -186,50 +185,47 @@ class Forwarder:
         lease.release(Errored(failure))
         raise failure
 
-    async def _answer(
+    async def _send_adapting(
         self, call: ForwardRequest, replica: Replica, attempt: PendingAttempt, record: RequestRecord
     ) -> _Result:
-        """Send the request, and adapted forms of it while the worker refuses it."""
+        """Send the request, and adapted forms while the worker refuses it."""
         operation, defaults = call.operation, call.resolution.defaults
         step = await offload(call.size, operation.prepare, call.request, replica.model, defaults)
         refusals: list[Refused] = []
         while True:
             try:
-                return await self._take(call, replica, step, attempt, record)
+                return await self._exchange(call, replica, step, attempt, record)
             except Refused as refused:
-                again = any(refused.text == earlier.text for earlier in refusals)
+                repeated = any(refused.text == earlier.text for earlier in refusals)
                 refusals.append(refused)
-            other = None
-            if operation.adapt is not None and not again and len(refusals) <= MOST_REMEDIES:
-                other = await offload(call.size, operation.adapt, call.request, replica.model, defaults, *refusals)
-            if other is None:
+            adapted = None
+            if operation.adapt is not None and not repeated and len(refusals) <= MAX_ADAPTATIONS:
+                adapted = await offload(call.size, operation.adapt, call.request, replica.model, defaults, *refusals)
+            if adapted is None:
                 raise refusals[0]
-            step = other
+            step = adapted
 
-    async def _take(
+    async def _exchange(
         self, call: ForwardRequest, replica: Replica, step: NextStep, attempt: PendingAttempt, record: RequestRecord
     ) -> _Result:
-        """Follow the preflight, send the request, and read until the client's response may begin."""
+        """Run the preflight, send the request, and read until the client's response may begin."""
         if not isinstance(step, UpstreamRequest):
             send = partial(self._send, call, replica)
-            step = await follow(step, send, attempt.heard, call.size)
+            step = await run_preflight(step, send, attempt.record_progress, call.size)
             if isinstance(step, DirectResponse):
                 return step
         timing = Timing(call.arrived, self._clock.monotonic_ns())
+        translator = (step.translator or call.operation.translator)(call.request, timing, self._clock)
         response = await self._send(call, replica, step.path, step.body)
         try:
             if response.status != 200:
-                raise await refused_by(response)
-            translator = (step.translator or call.operation.translator)(call.request, timing, self._clock)
-            try:
-                first = await first_content(response, translator, attempt.content)
-            except BaseException:
-                record.discarded_tokens += translator.usage.completion_tokens
-                raise
-            return WorkerResponse(attempt.lease, response, translator, first)
+                raise await read_failure(response)
+            first_bytes = await read_first_content(response, translator, attempt.record_content)
         except BaseException:
             response.close()
+            record.discarded_tokens += translator.usage.completion_tokens
             raise
+        return WorkerResponse(attempt.lease, response, translator, first_bytes)
 
     async def _send(self, call: ForwardRequest, replica: Replica, path: str, body: bytes) -> Response:
         return await self._client.send(
@@ -238,8 +234,7 @@ class Forwarder:
             path,
             headers=_headers(call.request_id),
             body=body,
-            connect_timeout=self._limits.connect,
-            head_timeout=None,  # the stall watch ends attempts that take too long
+            connect_timeout=self._limits.connect_timeout,
         )
 
     def _now(self) -> float:
@@ -247,7 +242,7 @@ class Forwarder:
 
 
 def _log_choice(call: ForwardRequest, replica: Replica | None, tried: list[str], now: float) -> None:
-    """At debug: the chosen worker, and the reason why each other one was not chosen."""
+    """Log the chosen worker, and the reason why each other one was not chosen."""
     others = call.resolution.rejections(tried, now, replica)
     reasons = ", ".join(f"{worker}: {reason}" for worker, reason in others.items()) or "none"
     chosen = replica.worker.id if replica else "no worker"

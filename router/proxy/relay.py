@@ -1,8 +1,7 @@
 """Pushes a worker's stream to the client once the client's response has begun.
 
-The relay is the sink of the worker's response. Bytes go through the translator and out by ASGI `send`, all inside the
-event loop's read callback. While the client does not read, reading from the worker pauses: a slow client costs one
-bounded backlog, and vLLM gets the back-pressure.
+Bytes pass the translator and ASGI `send` inside the event loop's read callback. While the client does not read, reading
+from the worker pauses: a slow client costs one bounded backlog, and vLLM gets the back-pressure.
 """
 
 from __future__ import annotations
@@ -13,41 +12,37 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, cast
 
 from vllama_pool.router.protocol.operation import StreamTranslator
-from vllama_pool.router.proxy.sync_send import Suspended, resume, step
+from vllama_pool.router.proxy.eager_start import Suspended, resume, start_eagerly
 from vllama_pool.router.upstream.interface import Response, TransportError
 
-SEND_FAILS = (OSError, RuntimeError)
+SEND_ERRORS = (OSError, RuntimeError)
 """Errors of a server's `send` once its client is gone; uvloop raises RuntimeError."""
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class RelayOutcome(enum.StrEnum):
-    """The end of a relayed response."""
-
     COMPLETE = "complete"
     """The whole response was sent."""
     LOST = "lost"
-    """The worker was lost; the client got one error line."""
+    """The client got an error line, as the worker was lost."""
     FAILED = "failed"
-    """The worker sent an error event; the client got it as one error line."""
+    """The client got the worker's error event as an error line."""
     CLIENT_GONE = "client gone"
     CLIENT_STALLED = "client stalled"
     """The client read nothing within the time-out."""
 
 
 class Relay:
-    """Relays one worker's response to one client. Resolves `ended` exactly once.
+    """The sink of a worker's response, for one client. Resolves `ended` exactly once.
 
-    The head of the client's response must have been sent. The relay does not close the worker's response: its owner
-    does.
+    The head of the client's response must have been sent. The owner of the worker's response closes it.
     """
 
     def __init__(
         self, response: Response, translator: StreamTranslator, send: Send, *, client_stall: float, lost_text: str
     ) -> None:
-        """`client_stall`: seconds for which the client may read nothing. `lost_text`: the client's error if the worker
-        is lost."""
+        """`client_stall`: seconds for which the client may read nothing. `lost_text`: error line for a lost worker."""
         self.ended: asyncio.Future[RelayOutcome] = asyncio.get_running_loop().create_future()
         self._response = response
         self._translator = translator
@@ -55,73 +50,71 @@ class Relay:
         self._client_stall = client_stall
         self._lost_text = lost_text
         self._backlog = bytearray()
-        self._last: RelayOutcome | None = None  # set once the worker's side is over
-        self._closed = False  # the final message was made
+        self._ending: RelayOutcome | None = None  # set once the worker's side is over
+        self._final_sent = False
         self._drain: asyncio.Task[None] | None = None
-        self._last_heard = asyncio.get_running_loop().time()
+        self._last_progress = asyncio.get_running_loop().time()
 
     @property
     def last_progress(self) -> float:
-        """Time of the worker's latest bytes, or of the end of a drain; on the loop's clock."""
-        return self._last_heard
+        """Time of the worker's latest bytes, or of the latest drain; on the loop's clock."""
+        return self._last_progress
 
     @property
     def waits_for_client(self) -> bool:
-        """True if the relay waits for the client."""
         return self._drain is not None
 
-    def start(self, first: bytes) -> None:
-        """Begin to relay. `first`: the translator's output so far."""
+    def start(self, first_bytes: bytes) -> None:
+        """Send the translator's output so far, then the rest."""
         if self.ended.done():
             return
-        if first:
-            self._write(first)
+        if first_bytes:
+            self._write(first_bytes)
             if self.ended.done():
                 return
         if self._translator.failure is not None:  # it came together with the first content
-            self._conclude(self._translator.fail(self._translator.failure.text), RelayOutcome.FAILED)
+            self._finish(self._translator.fail(self._translator.failure.text), RelayOutcome.FAILED)
         else:
             self._response.attach(self)
 
     def data(self, chunk: bytes) -> None:
-        if self.ended.done() or self._last is not None:
+        if self.ended.done() or self._ending is not None:
             return
-        self._last_heard = asyncio.get_running_loop().time()
+        self._last_progress = asyncio.get_running_loop().time()
         out = self._translator.feed(chunk)
         if self._translator.failure is not None:
-            self._conclude(out + self._translator.fail(self._translator.failure.text), RelayOutcome.FAILED)
+            self._finish(out + self._translator.fail(self._translator.failure.text), RelayOutcome.FAILED)
         elif out:
             self._write(out)
 
     def eof(self) -> None:
-        if self.ended.done() or self._last is not None:
+        if self.ended.done() or self._ending is not None:
             return
         out = self._translator.finish()
-        self._conclude(out, RelayOutcome.COMPLETE if self._translator.done else RelayOutcome.LOST)
+        self._finish(out, RelayOutcome.COMPLETE if self._translator.done else RelayOutcome.LOST)
 
     def lost(self, error: TransportError) -> None:
-        self.break_off(self._lost_text)
+        self.abort(self._lost_text)
 
-    def break_off(self, text: str) -> None:
-        """End the client's response: with an error line, unless the answer is complete."""
-        if self.ended.done() or self._last is not None:
+    def abort(self, text: str) -> None:
+        """End the client's response, with an error line unless the answer is complete."""
+        if self.ended.done() or self._ending is not None:
             return
-        if self._translator.done:  # only the end of its response is missing
-            self._conclude(self._translator.finish(), RelayOutcome.COMPLETE)
+        if self._translator.done:  # only the end of the body is missing
+            self._finish(self._translator.finish(), RelayOutcome.COMPLETE)
         else:
-            self._conclude(self._translator.fail(text), RelayOutcome.LOST)
+            self._finish(self._translator.fail(text), RelayOutcome.LOST)
 
     def client_gone(self) -> None:
-        """End because the client disconnected."""
         self._end(RelayOutcome.CLIENT_GONE)
 
     def stop(self) -> None:
-        """Stop sending. Idempotent."""
+        """Stop sending; idempotent."""
         if self._drain is not None and not self.ended.done():
             self._drain.cancel()
 
-    def _conclude(self, out: bytes, ending: RelayOutcome) -> None:
-        self._last = ending
+    def _finish(self, out: bytes, ending: RelayOutcome) -> None:
+        self._ending = ending
         self._write(out)
 
     def _write(self, out: bytes) -> None:
@@ -129,8 +122,8 @@ class Relay:
             self._backlog += out
             return
         try:
-            suspended = step(cast(Any, self._send(self._message(out))))
-        except SEND_FAILS:
+            suspended = start_eagerly(cast(Any, self._send(self._message(out))))
+        except SEND_ERRORS:
             self._end(RelayOutcome.CLIENT_GONE)
             return
         if suspended is None:
@@ -140,18 +133,18 @@ class Relay:
             self._drain = asyncio.get_running_loop().create_task(self._drain_backlog(suspended))
 
     def _message(self, out: bytes) -> MutableMapping[str, Any]:
-        self._closed = self._last is not None
-        return {"type": "http.response.body", "body": out, "more_body": not self._closed}
+        self._final_sent = self._ending is not None
+        return {"type": "http.response.body", "body": out, "more_body": not self._final_sent}
 
     def _after_write(self) -> None:
-        if self._closed and self._last is not None:
-            self._end(self._last)
+        if self._final_sent and self._ending is not None:
+            self._end(self._ending)
 
     async def _drain_backlog(self, suspended: Suspended) -> None:
         try:
             async with asyncio.timeout(self._client_stall) as allowed:
                 await resume(suspended)
-                while self._backlog or (self._last is not None and not self._closed):
+                while self._backlog or (self._ending is not None and not self._final_sent):
                     allowed.reschedule(asyncio.get_running_loop().time() + self._client_stall)
                     out = bytes(self._backlog)
                     self._backlog.clear()
@@ -159,11 +152,11 @@ class Relay:
         except TimeoutError:
             self._end(RelayOutcome.CLIENT_STALLED)
             return
-        except SEND_FAILS:
+        except SEND_ERRORS:
             self._end(RelayOutcome.CLIENT_GONE)
             return
         self._drain = None
-        self._last_heard = asyncio.get_running_loop().time()  # reading was paused until now
+        self._last_progress = asyncio.get_running_loop().time()  # reading was paused until now
         self._after_write()
         if not self.ended.done():
             self._response.resume()

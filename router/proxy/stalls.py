@@ -14,7 +14,7 @@ from typing import Protocol
 
 
 class Watched(Protocol):
-    """A request that waits for a worker."""
+    """A request in progress on a worker."""
 
     @property
     def last_progress(self) -> float:
@@ -29,31 +29,31 @@ class Watched(Protocol):
         """True if the worker is down or sleeps: its silence is not a long prefill."""
 
     @property
-    def excused(self) -> bool:
-        """True if the wait is not caused by the worker."""
+    def waits_for_client(self) -> bool:
+        """True if the client, not the worker, holds up the response."""
 
-    def give_up(self, text: str) -> None:
+    def abort(self, text: str) -> None:
         """End the request. `text` is the client's error."""
 
 
 @dataclass(frozen=True, slots=True)
 class StallLimits:
-    """In seconds."""
+    """Longest silence of a worker, in seconds."""
 
     unresponsive_worker: float = 3.0
-    """Longest silence of a worker that is down or sleeps."""
+    """If it is down or sleeps."""
     first_content: float = 300.0
-    """Longest time until the first content."""
-    in_answer: float = 120.0
-    """Longest silence after the first content."""
+    """Before the first content."""
+    mid_response: float = 120.0
+    """After the first content."""
 
 
 class StallWatch:
-    """Checks all requests that wait for a worker."""
+    """Checks all requests in progress every `interval` seconds."""
 
-    def __init__(self, limits: StallLimits, *, every: float = 0.5) -> None:
+    def __init__(self, limits: StallLimits, *, interval: float = 0.5) -> None:
         self._limits = limits
-        self._every = every
+        self._interval = interval
         self._watched: set[Watched] = set()
 
     def __repr__(self) -> str:
@@ -70,23 +70,22 @@ class StallWatch:
     async def run(self) -> None:
         """Check periodically, until cancelled."""
         while True:
-            await asyncio.sleep(self._every)
-            self.look(asyncio.get_running_loop().time())
+            await asyncio.sleep(self._interval)
+            self.check(asyncio.get_running_loop().time())
 
-    def look(self, now: float) -> None:
-        """End the requests that have stalled at `now`."""
+    def check(self, now: float) -> None:
+        """Abort the requests that have stalled at `now`."""
         for watched in tuple(self._watched):
-            reason = "" if watched.excused else self._too_long(watched, now - watched.last_progress)
+            reason = "" if watched.waits_for_client else self._stall_reason(watched, now - watched.last_progress)
             if reason:
-                watched.give_up(reason)
+                watched.abort(reason)
 
-    def _too_long(self, watched: Watched, silence: float) -> str:
-        """Return the reason to end the request, or ""."""
+    def _stall_reason(self, watched: Watched, silence: float) -> str:
         limits = self._limits
         if not watched.begun and silence > limits.first_content:
             return f"the worker did not begin to answer within {limits.first_content:g} s"
-        if watched.begun and silence > limits.in_answer:
-            return f"the worker fell silent for {limits.in_answer:g} s in the middle of its answer"
+        if watched.begun and silence > limits.mid_response:
+            return f"the worker fell silent for {limits.mid_response:g} s in the middle of its answer"
         if silence > limits.unresponsive_worker and watched.worker_unresponsive:
             return "the worker stopped responding"
         return ""

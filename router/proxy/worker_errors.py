@@ -1,4 +1,4 @@
-"""Classifies a worker's response other than 200, and maps it to the client's error."""
+"""Classifies a worker's error response, and maps failures to the client's error."""
 
 from __future__ import annotations
 
@@ -6,26 +6,25 @@ from vllama_pool.router.errors import AttemptFailed, Busy, ClientError, Lost, Un
 from vllama_pool.router.protocol.vllm.errors import classify
 from vllama_pool.router.upstream.interface import Response
 
-ERROR_BODY_LIMIT = 256 * 1024
-"""Maximum bytes read of an error body."""
+MAX_ERROR_BODY = 256 * 1024
+"""Bytes read of an error body."""
 
-LONGEST_WAIT = 600.0
-"""Maximum Retry-After in seconds that is passed on."""
+MAX_RETRY_AFTER = 600.0
+"""Seconds of Retry-After that are passed on."""
 
 
-async def refused_by(response: Response) -> AttemptFailed:
+async def read_failure(response: Response) -> AttemptFailed:
     """Read the body and classify the response. Raises TransportError."""
     body = bytearray()
-    while len(body) < ERROR_BODY_LIMIT:
+    while len(body) < MAX_ERROR_BODY:
         chunk = await response.read()
         if not chunk:
             break
         body += chunk
-    return worker_refused(response, bytes(body))
+    return classify_response(response, bytes(body))
 
 
-def worker_refused(response: Response, body: bytes) -> AttemptFailed:
-    """Classify a response by status and body."""
+def classify_response(response: Response, body: bytes) -> AttemptFailed:
     if response.status in (401, 403):  # our key is wrong, not the client's
         return Unavailable("the worker refused the router's key; set VLLAMA_WORKER_KEY alike on both", status=502)
     failure = classify(response.status, body)
@@ -47,7 +46,7 @@ def client_error(failure: AttemptFailed) -> ClientError:
 
 
 def _seconds(header: str | None) -> float | None:
-    """Parse Retry-After in seconds, at most LONGEST_WAIT. Dates are ignored."""
+    """Parse Retry-After in seconds. Dates are ignored."""
     if header is None or not header.isascii() or not header.isdigit():
         return None
-    return min(float(header), LONGEST_WAIT)
+    return min(float(header), MAX_RETRY_AFTER)

@@ -11,20 +11,20 @@ from typing import Protocol, cast
 from vllama_pool.router.upstream.exchange import UpstreamExchange
 from vllama_pool.router.upstream.interface import ConnectionLost, Endpoint
 
-TAKEN_IN = 32 * 1024
+MAX_KERNEL_BUFFERED = 32 * 1024
 """Bytes of a request that the worker's kernel acknowledges even while the worker reads nothing."""
-BUSY = 30.0
+LARGE_REQUEST_ACK_TIMEOUT = 30.0
 """Seconds for which a larger request may stay unacknowledged, as a busy worker reads late."""
-UNREACHABLE = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH})
+UNREACHABLE_ERRNOS = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH})
 
 
 class ConnectionOwner(Protocol):
-    """Owns connections, and is notified of their state."""
+    """The pool, as a connection sees it."""
 
-    def freed(self, connection: UpstreamConnection) -> None:
+    def release(self, connection: UpstreamConnection) -> None:
         """The response is complete and the connection is reusable."""
 
-    def gone(self, connection: UpstreamConnection) -> None:
+    def remove(self, connection: UpstreamConnection) -> None:
         """The socket is closed.
 
         Owners count a connection once `create_connection` has returned it, not from `connection_made`: after a
@@ -35,24 +35,24 @@ class ConnectionOwner(Protocol):
 class UpstreamConnection(asyncio.Protocol):
     """A connection to one endpoint, with one request at a time."""
 
-    def __init__(self, endpoint: Endpoint, owner: ConnectionOwner, patience: float) -> None:
-        """`patience`: seconds within which the worker's host must acknowledge a request. Nothing else detects a host
+    def __init__(self, endpoint: Endpoint, owner: ConnectionOwner, ack_timeout: float) -> None:
+        """`ack_timeout`: seconds within which the worker's host must acknowledge a request. Nothing else detects a host
         that vanished behind an open connection."""
         self.endpoint = endpoint
         self.unreachable = False
         """True if it was lost because the worker's host did not respond."""
-        self.served = 0
+        self.requests = 0
         """Number of requests sent on it."""
         self._owner = owner
-        self._patience = patience
-        self._allowed: float | None = None
+        self._ack_timeout = ack_timeout
+        self._user_timeout: float | None = None
         self._transport: asyncio.Transport | None = None
         self._exchange: UpstreamExchange | None = None
         self._reading = True
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "idle" if self._exchange is None else "in use"
-        return f"<UpstreamConnection {self.endpoint.host}:{self.endpoint.port} {state}, {self.served} requests>"
+        return f"<UpstreamConnection {self.endpoint.host}:{self.endpoint.port} {state}, {self.requests} requests>"
 
     @property
     def closed(self) -> bool:
@@ -63,9 +63,10 @@ class UpstreamConnection(asyncio.Protocol):
         """Write a request on an idle connection. The exchange owns the connection until its response has ended."""
         assert self._transport is not None
         assert self._exchange is None
-        self.served += 1
+        self.requests += 1
         self._exchange = exchange = UpstreamExchange(self, method)
-        self._allow(self._patience if len(head) + len(body) <= TAKEN_IN else BUSY)
+        small = len(head) + len(body) <= MAX_KERNEL_BUFFERED
+        self._set_user_timeout(self._ack_timeout if small else LARGE_REQUEST_ACK_TIMEOUT)
         self._transport.writelines((head, body) if body else (head,))
         return exchange
 
@@ -77,18 +78,17 @@ class UpstreamConnection(asyncio.Protocol):
             return
         # A worker may respond before it has read the whole request: the connection is then not reusable.
         if reusable and not transport.is_closing() and transport.get_write_buffer_size() == 0:
-            self.read_on(True)
-            self._owner.freed(self)
+            self.set_reading(True)
+            self._owner.release(self)
         else:
             transport.abort()
 
-    def read_on(self, wanted: bool) -> None:
-        """Resume or pause reading, so that the worker gets back-pressure."""
+    def set_reading(self, enabled: bool) -> None:
         transport = self._transport
-        if wanted == self._reading or transport is None or transport.is_closing():
+        if enabled == self._reading or transport is None or transport.is_closing():
             return
-        self._reading = wanted
-        if wanted:
+        self._reading = enabled
+        if enabled:
             transport.resume_reading()
         else:
             transport.pause_reading()
@@ -100,11 +100,11 @@ class UpstreamConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _allow(self, seconds: float) -> None:
-        """Set the kernel's limit on unacknowledged data (TCP_USER_TIMEOUT, Linux only)."""
-        if seconds == self._allowed or self._transport is None or not hasattr(socket, "TCP_USER_TIMEOUT"):
+    def _set_user_timeout(self, seconds: float) -> None:
+        """Limit how long sent data may stay unacknowledged (TCP_USER_TIMEOUT, Linux only)."""
+        if seconds == self._user_timeout or self._transport is None or not hasattr(socket, "TCP_USER_TIMEOUT"):
             return
-        self._allowed = seconds
+        self._user_timeout = seconds
         sock = self._transport.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(seconds * 1000)))
 
@@ -115,20 +115,20 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._exchange is not None:
-            self._exchange.received(data)
+            self._exchange.data_received(data)
         elif self._transport is not None:
             self._transport.abort()  # unsolicited bytes would be read as the next response
 
     def eof_received(self) -> None:
         if self._exchange is not None:
-            self._exchange.eof(truncated=self._transport is not None and _truncated(self._transport))
+            self._exchange.eof_received(truncated=self._transport is not None and _truncated(self._transport))
         if self._transport is not None:
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self.unreachable = isinstance(exc, OSError) and exc.errno in UNREACHABLE
-        self._owner.gone(self)
+        self.unreachable = isinstance(exc, OSError) and exc.errno in UNREACHABLE_ERRNOS
+        self._owner.remove(self)
         if self._exchange is not None:
             self._exchange.fail(ConnectionLost(f"the connection to the worker was lost: {exc or 'closed'}"))
 

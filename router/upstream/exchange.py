@@ -7,19 +7,19 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from vllama_pool.router.upstream.http1 import ResponseParser
-from vllama_pool.router.upstream.interface import ConnectionLost, ResponseTimeout, Sink, TransportError
+from vllama_pool.router.upstream.interface import ConnectionLost, Sink, TransportError
 
 HIGH_WATER = 256 * 1024
 """Buffered body bytes from which reading from the worker pauses."""
 
 
 class ExchangeTransport(Protocol):
-    """The connection under an exchange."""
+    """The connection, as an exchange sees it."""
 
     def release(self, *, reusable: bool) -> None:
         """End the exchange. Unless `reusable`, close the socket at once."""
 
-    def read_on(self, wanted: bool) -> None:
+    def set_reading(self, enabled: bool) -> None:
         """Resume or pause reading, so that the worker gets back-pressure."""
 
 
@@ -30,10 +30,10 @@ class UpstreamExchange:
     while this body is read from memory.
     """
 
-    def __init__(self, line: ExchangeTransport, method: str) -> None:
+    def __init__(self, connection: ExchangeTransport, method: str) -> None:
         self.status = 0
         self.headers: Mapping[str, str] = {}
-        self._line: ExchangeTransport | None = line
+        self._connection: ExchangeTransport | None = connection
         self._parser = ResponseParser(method)
         self._buffer: list[bytes] = []
         self._buffered = 0
@@ -41,29 +41,22 @@ class UpstreamExchange:
         self._waiter: asyncio.Future[None] | None = None
         self._ended = False  # nothing more will arrive: complete, or failed with _error
         self._error: TransportError | None = None
-        self._held = False  # the owner asked not to read on
+        self._paused = False  # by the owner
         self._closed = False
 
     def __repr__(self) -> str:
         state = "ended" if self._ended else "open"
-        return f"<UpstreamExchange {self.status or 'no head'}, {state}, {self._buffered} bytes held>"
+        return f"<UpstreamExchange {self.status or 'no head'}, {state}, {self._buffered} bytes buffered>"
 
     @property
-    def untouched(self) -> bool:
-        """True until the first byte of the response arrives."""
-        return not self._parser.started
+    def started(self) -> bool:
+        """True once any byte of the response has arrived."""
+        return self._parser.started
 
-    async def head(self, timeout: float | None) -> None:
-        """Wait for the response head. Closes the connection if cancelled or timed out."""
-        timer = None
-        if timeout is not None:
-            timer = asyncio.get_running_loop().call_later(timeout, self._head_is_late, timeout)
-        try:
-            while not self.status and self._error is None:
-                await self._wait()
-        finally:
-            if timer is not None:
-                timer.cancel()
+    async def head(self) -> None:
+        """Wait for the response head. Closes the connection if cancelled. Raises TransportError."""
+        while not self.status and self._error is None:
+            await self._wait()
         if not self.status and self._error is not None:
             raise self._error
 
@@ -77,8 +70,8 @@ class UpstreamExchange:
             if self._ended:
                 return b""
             await self._wait()
-        data = self._take()
-        self._flow()
+        data = self._drain_buffer()
+        self._update_reading()
         return data
 
     def attach(self, sink: Sink) -> None:
@@ -88,20 +81,20 @@ class UpstreamExchange:
             return
         self._sink = sink
         if self._buffer:
-            sink.data(self._take())
+            sink.data(self._drain_buffer())
         if self._ended:
-            self._announce_end()
+            self._notify_end()
         else:
-            self._flow()
+            self._update_reading()
 
     def pause(self) -> None:
         """Pause reading. Bytes that were read before, and the end among them, are still pushed."""
-        self._held = True
-        self._flow()
+        self._paused = True
+        self._update_reading()
 
     def resume(self) -> None:
-        self._held = False
-        self._flow()
+        self._paused = False
+        self._update_reading()
 
     def close(self) -> None:
         self._closed = True
@@ -113,7 +106,7 @@ class UpstreamExchange:
 
     # called by the connection
 
-    def received(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:
         parser = self._parser
         body = parser.feed(data)
         # Release the connection first: the reader of the end may reuse it for the next request.
@@ -127,34 +120,30 @@ class UpstreamExchange:
         if body:
             self._deliver(body)
         if self._ended:
-            self._announce_end()
+            self._notify_end()
 
-    def eof(self, *, truncated: bool) -> None:
+    def eof_received(self, *, truncated: bool) -> None:
         """The worker closed its side: the end of a body without length, else a loss."""
         if not truncated and self._parser.eof():
             self._end(None)
-            self._announce_end()
+            self._notify_end()
         else:
             self.fail(ConnectionLost("the worker closed the connection before the response was complete"))
 
     def fail(self, error: TransportError) -> None:
         if not self._ended:
             self._end(error)
-            self._announce_end()
-
-    def _head_is_late(self, timeout: float) -> None:
-        if not self.status:
-            self.fail(ResponseTimeout(f"no response head within {timeout:g} s"))
+            self._notify_end()
 
     def _end(self, error: TransportError | None, *, reusable: bool = False) -> None:
         self._ended = True
         self._error = error
         self._parser.stop()
-        line, self._line = self._line, None
-        if line is not None:
-            line.release(reusable=reusable)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.release(reusable=reusable)
 
-    def _announce_end(self) -> None:
+    def _notify_end(self) -> None:
         self._wake()
         sink, self._sink = self._sink, None
         if sink is None:
@@ -170,18 +159,18 @@ class UpstreamExchange:
         else:
             self._buffer.append(body)
             self._buffered += len(body)
-            self._flow()
+            self._update_reading()
             self._wake()
 
-    def _take(self) -> bytes:
+    def _drain_buffer(self) -> bytes:
         data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
         self._buffer.clear()
         self._buffered = 0
         return data
 
-    def _flow(self) -> None:
-        if self._line is not None:
-            self._line.read_on(not self._held and self._buffered <= HIGH_WATER)
+    def _update_reading(self) -> None:
+        if self._connection is not None:
+            self._connection.set_reading(not self._paused and self._buffered <= HIGH_WATER)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

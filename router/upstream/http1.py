@@ -1,6 +1,6 @@
-"""HTTP/1.1 as bytes: request heads, and a parser for one response. No I/O.
+"""HTTP/1.1 (RFC 9112) as bytes: request heads, and a parser for one response. No I/O.
 
-Follows RFC 9112. Ambiguous framing is refused rather than repaired, as it could deliver one client's tokens to another.
+Ambiguous framing is rejected rather than repaired, as it could deliver one client's tokens to another.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TARGET = re.compile(r"/[!-~]*")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _FRAMING = frozenset(("connection", "content-length", "expect", "keep-alive", "te", "trailer", "upgrade"))
-_OURS = _FRAMING | {"transfer-encoding", "host", "authorization"}
+_RESERVED = _FRAMING | {"transfer-encoding", "host", "authorization"}
 _BODY_EXPECTED = frozenset(("POST", "PUT", "PATCH"))
 
 
@@ -32,34 +32,34 @@ def request_head(endpoint: Endpoint, method: str, path: str, headers: Mapping[st
     """
     target = endpoint.prefix + path
     if _TARGET.fullmatch(target) is None:
-        raise ValueError(f"not a request path: {target!r}")
+        raise ValueError(f"invalid request path {target!r}; use printable ASCII that starts with a slash")
     if _TOKEN.fullmatch(method) is None:
-        raise ValueError(f"not a method: {method!r}")
+        raise ValueError(f"invalid request method {method!r}; use an HTTP token")
     lines = [f"{method} {target} HTTP/1.1", f"Host: {_authority(endpoint)}"]
     if endpoint.authorization is not None:
         lines.append(f"Authorization: {endpoint.authorization}")
     if body_size or method in _BODY_EXPECTED:
         lines.append(f"Content-Length: {body_size}")
     for name, value in headers.items():
-        if _TOKEN.fullmatch(name) is None or name.lower() in _OURS:
-            raise ValueError(f"not a header that a caller may set: {name!r}")
+        if _TOKEN.fullmatch(name) is None or name.lower() in _RESERVED:
+            raise ValueError(f"invalid or reserved request header {name!r}; remove it")
         lines.append(f"{name}: {value}")
     if _CONTROL.search("".join(lines)) is not None:
-        raise ValueError("a control character in the request's headers")
+        raise ValueError("the request's head contains a control character; remove it")
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
 def _authority(endpoint: Endpoint) -> str:
     host = endpoint.server_name or endpoint.host
     if ":" in host:
-        host = f"[{host.partition('%')[0]}]"  # an IPv6 zone means nothing to the other side
+        host = f"[{host.partition('%')[0]}]"  # IPv6 zones are local to this host
     return host if endpoint.port == (80 if endpoint.tls is None else 443) else f"{host}:{endpoint.port}"
 
 
 class ResponseParser:
-    """Parses one response. After each `feed`, check the flags.
+    """Parses one response. Check the flags after each `feed`.
 
-    Errors are stored rather than raised, so that body bytes before an error are not lost. One parser per response:
+    Errors are stored rather than raised, so that body bytes before an error are not lost. One parser per response, as
     llhttp cannot continue after an error, nor skip the body of a response to HEAD.
     """
 
@@ -72,21 +72,21 @@ class ResponseParser:
         """Any byte has arrived."""
         self.complete = False
         self.keep_alive = False
-        """As far as the head says."""
+        """True if the head allows it."""
         self.extra = False
         """Bytes came after the end of the response."""
         self.error: MalformedResponse | None = None
         self._no_body = method == "HEAD"
         self._until_close = False
         self._head_size = 0
-        self._framing = 0
-        self._kept = 0
+        self._framing_size = 0
+        self._body_pieces = 0
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append  # called from C, once per chunk: no Python frame
         self._parser: HttpResponseParser | None = HttpResponseParser(self)
 
     def feed(self, data: bytes) -> bytes:
-        """Parse the bytes of one read; return the body bytes in them."""
+        """Parse the bytes of one read and return their body bytes."""
         if self._parser is None:
             self.extra = True
             return b""
@@ -99,31 +99,31 @@ class ResponseParser:
             else:
                 self.error = self.error or MalformedResponse(f"the worker's bytes are not HTTP: {error}")
         pieces = self._pieces
-        if self.complete and len(pieces) > self._kept:
+        if self.complete and len(pieces) > self._body_pieces:
             self.extra = True
-            del pieces[self._kept :]
+            del pieces[self._body_pieces :]
         if pieces:
-            self._framing = 0
+            self._framing_size = 0
             body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             pieces.clear()
         else:
             body = b""
-            self._framing += len(data)
-            if self._framing > MAX_HEAD and not self.complete:
-                self.error = self.error or MalformedResponse("too many bytes without any of the body")
+            self._framing_size += len(data)
+            if self._framing_size > MAX_HEAD and not self.complete:
+                self.error = self.error or MalformedResponse("too many bytes of framing without body")
         if self.complete or self.error is not None:
             self.stop()
         return body
 
     def eof(self) -> bool:
-        """End the input. Returns True if the response is complete."""
+        """End the input. Return True if the response is complete."""
         if self.status and self._until_close and self.error is None:
             self.complete = True
         self.stop()
         return self.complete
 
     def stop(self) -> None:
-        """Drop llhttp, which holds a reference to us, without waiting for the cycle collector."""
+        """Break the reference cycle with llhttp."""
         self._parser = None
 
     # called by llhttp
@@ -135,11 +135,11 @@ class ResponseParser:
     def on_header(self, name: bytes, value: bytes) -> None:
         self._head_size += len(name) + len(value)
         if self._head_size > MAX_HEAD:
-            self._refuse("the response head is too large")
+            self._reject("the response head is too large")
         if self.status:
             return  # trailers are ignored
         if len(self.headers) >= MAX_HEADERS:
-            self._refuse("too many response headers")
+            self._reject("too many response headers")
         key = name.decode("ascii").lower()
         text = value.decode("latin-1")
         known = self.headers.get(key)
@@ -152,7 +152,7 @@ class ResponseParser:
         status = parser.get_status_code()
         if status < 200:
             if status < 100 or status == 101:
-                self._refuse(f"status {status} was not asked for")
+                self._reject(f"unexpected status {status}")
             self.headers.clear()
             return
         self._check_framing(parser.get_http_version())
@@ -165,18 +165,18 @@ class ResponseParser:
     def on_message_complete(self) -> None:
         if self.status and not self.complete:
             self.complete = True
-            self._kept = len(self._pieces)
+            self._body_pieces = len(self._pieces)
 
     def _check_framing(self, version: str) -> None:
         if version not in ("1.1", "1.0"):
-            self._refuse(f"HTTP version {version}")
+            self._reject(f"HTTP version {version}")
         encoding = self.headers.get("transfer-encoding")
         if encoding is None:
             return
-        # llhttp refuses most of this itself; the rest it would read in its own way.
+        # llhttp rejects only a part of these.
         if encoding.lower() != "chunked" or "content-length" in self.headers or version == "1.0":
-            self._refuse("it is not clear where the response ends")
+            self._reject("the response's length is ambiguous")
 
-    def _refuse(self, why: str) -> None:
+    def _reject(self, why: str) -> None:
         self.error = MalformedResponse(why)
-        raise self.error  # stops llhttp; `feed` does not let it out
+        raise self.error  # stops llhttp; `feed` catches it

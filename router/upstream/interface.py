@@ -1,9 +1,7 @@
-"""The HTTP client interface of the request path.
+"""The HTTP client interface of the request path. An httpx implementation in `tests/support` passes the same tests.
 
-`router/upstream/client.py` implements it. An httpx implementation in `tests/support` passes the same tests.
-
-The router first pulls a response (`read`) until its first content event. Then it attaches a sink, and every chunk is
-pushed into it synchronously from the event loop's read callback, so that a token costs no task switch.
+The router pulls a response (`read`) until its first content event. Then it attaches a sink, into which every chunk is
+pushed synchronously from the event loop's read callback, so that a token costs no task switch.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A worker's address. Hashable, as the key of the connection pool."""
+    """A worker's address; the key of the connection pool."""
 
     host: str
     """A name or address, IPv6 without brackets."""
@@ -28,8 +26,7 @@ class Endpoint:
     authorization: str | None = field(default=None, repr=False)
     """Value of the Authorization header, such as "Bearer …"; never logged."""
     server_name: str | None = None
-    """The host name if `host` is its pinned address: used for the Host header and the certificate check. None if `host`
-    is the worker's name."""
+    """For the Host header and the certificate check if `host` is a pinned address; else None."""
 
 
 class TransportError(Exception):
@@ -48,10 +45,6 @@ class MalformedResponse(TransportError):
     """The worker's bytes are not HTTP/1.1."""
 
 
-class ResponseTimeout(TransportError):
-    """No response head within the time allowed."""
-
-
 class Sink(Protocol):
     """Receives a response body. Called from the event loop's read callback; must not block."""
 
@@ -59,10 +52,10 @@ class Sink(Protocol):
         """The next body bytes, never empty."""
 
     def eof(self) -> None:
-        """The body is complete. Called at most once, and then nothing else is."""
+        """The body is complete. The last call."""
 
     def lost(self, error: TransportError) -> None:
-        """The body will not be completed. Called at most once, and then nothing else is."""
+        """The body will not be completed. The last call."""
 
 
 class Response(Protocol):
@@ -76,10 +69,10 @@ class Response(Protocol):
         """The next body bytes; b"" at the end. Raises TransportError. Not after `attach`."""
 
     def attach(self, sink: Sink) -> None:
-        """Push the rest of the body, beginning synchronously with what has arrived and was not read."""
+        """Push the rest of the body, beginning synchronously with the unread bytes."""
 
     def pause(self) -> None:
-        """Stop reading from the worker, to pass on the client's back-pressure. Idempotent."""
+        """Stop reading from the worker, for back-pressure. Idempotent."""
 
     def resume(self) -> None:
         """Resume reading. Idempotent."""
@@ -101,15 +94,12 @@ class Client(Protocol):
         headers: Mapping[str, str],
         body: bytes,
         connect_timeout: float,
-        head_timeout: float | None,
     ) -> Response:
-        """Send one request and wait for its response head (1xx are skipped).
+        """Send one request and wait for its response head (1xx are skipped), as long as the caller does.
 
-        A kept-alive connection that turns out to be closed before any byte of the response is replaced by a
-        fresh one once, without the caller's noticing. Cancelling the call closes the connection.
-        `connect_timeout` is how long the worker's machine may say nothing: to a connection that is made, and,
-        where the client can tell, to a small request on one that was kept.
-        Time-outs are in seconds. Raises ConnectFailed, ConnectionLost, MalformedResponse, ResponseTimeout.
+        If a kept-alive connection closes before any byte of the response, the request is sent once more on a new one.
+        Cancelling the call closes the connection. `connect_timeout`: seconds until a new connection is made, and until
+        the worker's host acknowledges a small request. Raises ConnectFailed, ConnectionLost, MalformedResponse.
         """
 
     async def aclose(self) -> None:

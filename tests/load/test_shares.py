@@ -121,9 +121,7 @@ async def clients(running: Fleet, model: str) -> AsyncIterator[list[int]]:
             length = rng.randint(SHORTEST, LONGEST)
             message = {"role": "user", "content": "hello"}
             body = json.dumps({"model": model, "messages": [message], "options": {"num_predict": length}})
-            response = await send(
-                client, Endpoint("127.0.0.1", port), "POST", "/api/chat", body=body.encode(), head_timeout=60
-            )
+            response = await send(client, Endpoint("127.0.0.1", port), "POST", "/api/chat", body=body.encode())
             answer = await read_all(response)
             assert response.status == 200, answer
             last = json.loads(answer.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""Both event loops, and both implementations of `interface.Client`."""
+"""Runs the tests on both event loops, and with both implementations of `interface.Client`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
 
 @pytest.fixture(params=["ours", "httpx"])
 async def client(request: pytest.FixtureRequest) -> AsyncIterator[Client]:
-    """The client of the hot path and its oracle."""
+    """Our client, and the httpx client as its oracle."""
     client: Client = UpstreamClient(idle_expiry=600) if request.param == "ours" else HttpxClient()
     yield client
     await client.aclose()
@@ -29,8 +29,7 @@ async def client(request: pytest.FixtureRequest) -> AsyncIterator[Client]:
 
 @pytest.fixture
 async def ours() -> AsyncIterator[UpstreamClient]:
-    """For what the oracle does not show, or does in its own way; the test says which. Idle connections outlast
-    every wait in these tests, so that one which is gone was given up for a reason."""
+    """Our client alone, where the oracle differs; the test says how. No idle connection expires."""
     client = UpstreamClient(idle_expiry=600)
     yield client
     await client.aclose()

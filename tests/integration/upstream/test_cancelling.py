@@ -1,4 +1,4 @@
-"""Clients leave at any moment. The worker must see it, and nothing may be left behind."""
+"""Cancelling a request at any moment closes its connection and leaks nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from tests.support.clients.exchanges import RecordingSink, read_all, send
+from tests.support.clients.exchanges import RecordingSink, connections, read_all, send
 from tests.support.until import auntil
 from tests.support.vllm.scripted_server import ScriptedServer, bytewise, hold, request, request_head, when
 from vllama_pool.router.upstream.client import UpstreamClient
@@ -54,20 +54,20 @@ PHASES = {
 
 
 @pytest.mark.parametrize("phase", PHASES)
-async def test_a_cancelled_exchange_is_seen_by_the_worker(client: Client, phase: str) -> None:
+async def test_cancelling_an_exchange_closes_the_workers_connection(client: Client, phase: str) -> None:
     async with ScriptedServer([request, PHASES[phase], hold]) as server:
         task = asyncio.create_task(pulled(client, server.endpoint))
         await auntil(lambda: server.requests and server.peers[0].sent == len(PHASES[phase]), interval=0.001)
-        for _ in range(50):  # turns of the loop, so that the client has read what was sent
+        for _ in range(50):  # let the client read
             await asyncio.sleep(0)
         await cancel(task)
         assert task.cancelled()
         await auntil(lambda: server.gone == 1, 1)
         if isinstance(client, UpstreamClient):
-            await auntil(lambda: client.counts.open == 0, 1)
+            await auntil(lambda: connections(client).open == 0, 1)
 
 
-async def test_cancelled_while_the_request_is_being_written(client: Client) -> None:
+async def test_cancelling_while_the_request_is_written_closes_the_connection(client: Client) -> None:
     go = asyncio.Event()
     async with ScriptedServer([request_head, when(go), hold]) as server:
         task = asyncio.create_task(pulled(client, server.endpoint, bytes(32 * 1024 * 1024)))
@@ -78,29 +78,30 @@ async def test_cancelled_while_the_request_is_being_written(client: Client) -> N
         await auntil(lambda: server.gone == 1)
 
 
-async def test_a_cancelled_tls_handshake(ours: UpstreamClient, client_tls: ssl.SSLContext) -> None:
+async def test_cancelling_a_tls_handshake_closes_the_connection(
+    ours: UpstreamClient, client_tls: ssl.SSLContext
+) -> None:
     """Ours only: the oracle leaves the socket to the garbage collector."""
     async with ScriptedServer([hold]) as server:
         task = asyncio.create_task(pulled(ours, Endpoint("localhost", server.port, "", client_tls)))
         await auntil(lambda: server.peers)
         await cancel(task)
         await auntil(lambda: server.gone == 1, 1)
-        assert repr(ours) == "<UpstreamClient 0 open, 0 idle, 0 in use, 0 connecting>"
+        assert repr(ours) == "<UpstreamClient 0 idle, 0 in use, 0 connecting>"
 
 
 @pytest.mark.parametrize("way", [pulled, pushed])
 @pytest.mark.parametrize("kept", [False, True], ids=["fresh", "kept"])
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-async def test_cancelled_after_any_number_of_turns_of_the_loop(
+async def test_cancelling_after_any_number_of_loop_turns_leaks_no_connection(
     way: Callable[[Client, Endpoint], asyncio.Future[bytes]],
     kept: bool,
     tls: bool,
     server_tls: ssl.SSLContext,
     client_tls: ssl.SSLContext,
 ) -> None:
-    """Ours only: the oracle loses pool slots here. Every moment is tried from before the first turn to the
-    end of the exchange; what follows must find all in order."""
-    before = [request, STREAM] if kept else []  # what only makes the connection a kept one may come at once
+    """Ours only: the oracle loses pool slots. Cancels after 0, 1, 2, … loop turns, until the exchange completes."""
+    before = [request, STREAM] if kept else []
     async with ScriptedServer([*before, request, bytewise(STREAM), request], tls=server_tls if tls else None) as server:
         endpoint = Endpoint("127.0.0.1", server.port, "", client_tls if tls else None)
         turns = 0
@@ -116,9 +117,9 @@ async def test_cancelled_after_any_number_of_turns_of_the_loop(
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-            await auntil(lambda: client.counts.in_use == client.counts.connecting == 0, 1, interval=0)  # noqa: B023
+            await auntil(lambda: connections(client).in_use == connections(client).connecting == 0, 1, interval=0)  # noqa: B023
             await client.aclose()
-            assert client.counts.open == 0
+            assert connections(client).open == 0
             turns += 1
             assert turns < 2000
         assert turns > 20
@@ -128,10 +129,10 @@ async def test_cancelled_after_any_number_of_turns_of_the_loop(
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-async def test_closed_after_any_number_of_turns_of_the_loop(
+async def test_closing_the_client_after_any_number_of_loop_turns_closes_every_connection(
     tls: bool, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
 ) -> None:
-    """Ours only: the oracle leaves streams to their owners."""
+    """Ours only: the oracle does not close responses in progress."""
     async with ScriptedServer([request, bytewise(STREAM), hold], tls=server_tls if tls else None) as server:
         endpoint = Endpoint("127.0.0.1", server.port, "", client_tls if tls else None)
         turns = 0
@@ -143,7 +144,7 @@ async def test_closed_after_any_number_of_turns_of_the_loop(
             if task.done():
                 break
             await asyncio.wait_for(client.aclose(), 1)
-            assert repr(client) == "<UpstreamClient 0 open, 0 idle, 0 in use, 0 connecting>"
+            assert repr(client) == "<UpstreamClient 0 idle, 0 in use, 0 connecting>"
             try:
                 assert await task == BODY  # it was complete in the same turn
             except TransportError:
@@ -156,8 +157,8 @@ async def test_closed_after_any_number_of_turns_of_the_loop(
 
 
 @pytest.mark.load
-async def test_ten_thousand_cancels_leave_nothing_behind(ours: UpstreamClient) -> None:
-    """Ours only: the oracle loses pool slots here, which is why it does not serve this path."""
+async def test_ten_thousand_cancels_leak_no_descriptor_and_no_task(ours: UpstreamClient) -> None:
+    """Ours only: the oracle loses pool slots."""
     rng = random.Random(7)
     process = psutil.Process()
     cancelled = 0
@@ -173,11 +174,11 @@ async def test_ten_thousand_cancels_leave_nothing_behind(ours: UpstreamClient) -
                     cancelled += 1
                 else:
                     assert result == BODY
-            assert ours.counts.connecting == 0
-        await auntil(lambda: ours.counts.in_use == 0)
+            assert connections(ours).connecting == 0
+        await auntil(lambda: connections(ours).in_use == 0)
         assert await pulled(ours, server.endpoint) == BODY
-        # Each idle connection has a descriptor on either side, and the server's task.
-        others = ours.counts.open - 1
+        # Each idle connection has two descriptors, the client's and the server's, and the server's task.
+        others = connections(ours).open - 1
         await auntil(lambda: process.num_fds() <= fds + 2 * others)
         await auntil(lambda: len(asyncio.all_tasks()) <= tasks + others)
         await ours.aclose()

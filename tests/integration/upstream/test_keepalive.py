@@ -1,4 +1,4 @@
-"""Which connection serves a request, and when one is given up."""
+"""Connection reuse: selection, expiry, replay of requests, closing."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import Any
 import pytest
 import uvicorn
 
-from tests.support.clients.exchanges import RecordingSink, read_all, send
+from tests.support.clients.exchanges import RecordingSink, connections, read_all, send
 from tests.support.until import auntil
 from tests.support.vllm.scripted_server import ScriptedServer, Step, apart, cut, hold, request, reset, when
 from vllama_pool.router.upstream.client import UpstreamClient
-from vllama_pool.router.upstream.interface import Client, ConnectionLost, Endpoint, ResponseTimeout
+from vllama_pool.router.upstream.interface import Client, ConnectionLost, Endpoint
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 SERVE: list[Step] = [request, ANSWER] * 20
 
 
-async def test_one_connection_serves_one_request_after_another(client: Client) -> None:
+async def test_sequential_requests_share_one_connection(client: Client) -> None:
     async with ScriptedServer([*SERVE, hold]) as server:
         for _ in range(20):
             assert await read_all(await send(client, server.endpoint)) == b"ok"
         assert len(server.peers) == 1
 
 
-async def test_requests_at_once_get_connections_of_their_own(client: Client) -> None:
+async def test_concurrent_requests_use_separate_connections(client: Client) -> None:
     go = asyncio.Event()
 
     async def wait(_: object) -> None:
@@ -43,32 +43,32 @@ async def test_requests_at_once_get_connections_of_their_own(client: Client) -> 
         assert len(server.peers) == 8
 
 
-async def test_the_counts_follow_a_request(ours: UpstreamClient) -> None:
-    """Ours only: the oracle has no such counts."""
+async def test_the_repr_counts_connections_before_and_after_close(ours: UpstreamClient) -> None:
+    """Ours only: the oracle does not count connections."""
     async with ScriptedServer([*SERVE, hold]) as server:
         response = await send(ours, server.endpoint)
         await read_all(response)
-        assert repr(ours) == "<UpstreamClient 1 open, 1 idle, 0 in use, 0 connecting>"
+        assert repr(ours) == "<UpstreamClient 1 idle, 0 in use, 0 connecting>"
         response.close()
-        assert (ours.counts.open, ours.counts.idle, ours.counts.in_use) == (1, 1, 0)
+        assert (connections(ours).open, connections(ours).idle, connections(ours).in_use) == (1, 1, 0)
         await ours.aclose()
-        assert repr(ours) == "<UpstreamClient 0 open, 0 idle, 0 in use, 0 connecting>"
+        assert repr(ours) == "<UpstreamClient 0 idle, 0 in use, 0 connecting>"
 
 
-async def test_a_complete_response_frees_its_connection_before_anyone_closes_it(ours: UpstreamClient) -> None:
-    """Ours only. The end is known from the bytes, so an owner that is slow to close holds nothing."""
+async def test_a_complete_response_releases_its_connection_before_close(ours: UpstreamClient) -> None:
+    """Ours only: the oracle releases a connection at close."""
     async with ScriptedServer([*SERVE, hold]) as server:
         first = await send(ours, server.endpoint)
         second = await send(ours, server.endpoint)
         assert len(server.peers) == 1
         first.close()
-        assert await read_all(second) == b"ok"  # closing the first did not touch it
+        assert await read_all(second) == b"ok"  # not affected by closing the first
         assert await read_all(await send(ours, server.endpoint)) == b"ok"
         assert len(server.peers) == 1
 
 
 async def test_the_newest_idle_connection_is_used_first(ours: UpstreamClient) -> None:
-    """Ours only: a pool that grew in a burst must be able to shrink."""
+    """Ours only. It lets a pool shrink after a burst."""
     go = [asyncio.Event() for _ in range(3)]
 
     async def in_turn(peer: Any) -> None:
@@ -79,7 +79,7 @@ async def test_the_newest_idle_connection_is_used_first(ours: UpstreamClient) ->
         await auntil(lambda: len(server.requests) == 3)
         for idle, event in enumerate(go, 1):
             event.set()
-            await auntil(lambda n=idle: ours.counts.idle == n)  # type: ignore[misc]
+            await auntil(lambda n=idle: connections(ours).idle == n)  # type: ignore[misc]
         await asyncio.gather(*tasks)
         newest = server.peers[2].sent
         for i in range(5):
@@ -87,14 +87,14 @@ async def test_the_newest_idle_connection_is_used_first(ours: UpstreamClient) ->
             assert server.peers[2].sent == newest + (i + 1) * len(ANSWER)
 
 
-async def test_endpoints_do_not_share_connections(client: Client) -> None:
+async def test_endpoints_with_different_keys_do_not_share_connections(client: Client) -> None:
     async with ScriptedServer([*SERVE, hold]) as server:
         for endpoint in (server.endpoint, Endpoint("127.0.0.1", server.port, authorization="Bearer x")):
             await read_all(await send(client, endpoint))
-        assert [seen.headers.get("authorization") for seen in server.requests] == [None, "Bearer x"]
+        assert [received.headers.get("authorization") for received in server.requests] == [None, "Bearer x"]
 
 
-async def test_a_worker_that_closes_an_idle_connection_is_asked_over_a_new_one(client: Client) -> None:
+async def test_a_closed_idle_connection_is_replaced_by_a_new_one(client: Client) -> None:
     async with ScriptedServer([request, ANSWER]) as server:
         for _ in range(5):
             assert await read_all(await send(client, server.endpoint)) == b"ok"
@@ -103,15 +103,17 @@ async def test_a_worker_that_closes_an_idle_connection_is_asked_over_a_new_one(c
 
 
 @pytest.mark.parametrize("end", [cut, reset])
-async def test_a_kept_connection_that_dies_under_the_request_is_replaced_once(ours: UpstreamClient, end: Step) -> None:
-    """Ours only: the oracle reports this race to its caller."""
+async def test_a_request_is_replayed_if_a_kept_connection_closes_before_any_response_byte(
+    ours: UpstreamClient, end: Step
+) -> None:
+    """Ours only: the oracle raises."""
     async with ScriptedServer([request, ANSWER, request, end], [request, ANSWER, hold]) as server:
         assert await read_all(await send(ours, server.endpoint, "POST", body=b"1")) == b"ok"
         assert await read_all(await send(ours, server.endpoint, "POST", body=b"2")) == b"ok"
-        assert [seen.body for seen in server.requests] == [b"1", b"2", b"2"]
+        assert [received.body for received in server.requests] == [b"1", b"2", b"2"]
 
 
-async def test_a_request_is_not_replayed_twice(ours: UpstreamClient) -> None:
+async def test_a_request_is_replayed_only_once(ours: UpstreamClient) -> None:
     async with ScriptedServer([request, ANSWER, request, cut], [request, cut]) as server:
         await read_all(await send(ours, server.endpoint))
         with pytest.raises(ConnectionLost):
@@ -119,7 +121,7 @@ async def test_a_request_is_not_replayed_twice(ours: UpstreamClient) -> None:
         assert len(server.requests) == 3
 
 
-async def test_a_request_is_not_replayed_once_an_answer_has_begun(client: Client) -> None:
+async def test_a_request_is_not_replayed_after_the_first_response_byte(client: Client) -> None:
     async with ScriptedServer([request, ANSWER, request, b"H", cut]) as server:
         await read_all(await send(client, server.endpoint))
         with pytest.raises(ConnectionLost):
@@ -127,32 +129,14 @@ async def test_a_request_is_not_replayed_once_an_answer_has_begun(client: Client
         assert len(server.requests) == 2
 
 
-async def test_the_head_timeout_spans_the_replay(ours: UpstreamClient) -> None:
-    """Ours only. The first connection is closed after half of the time, the second never answers."""
-    late = asyncio.Event()
-
-    async def wait(_: object) -> None:
-        await late.wait()
-
-    async with ScriptedServer([request, ANSWER, request, wait, cut], [request, hold]) as server:
-        await read_all(await send(ours, server.endpoint))
-        loop = asyncio.get_running_loop()
-        loop.call_later(0.5, late.set)
-        begun = loop.time()
-        with pytest.raises(ResponseTimeout):
-            await send(ours, server.endpoint, head_timeout=1.0)
-        assert 0.9 < loop.time() - begun < 1.4
-        assert len(server.requests) == 3
-
-
 @pytest.mark.parametrize("more", [b"x", b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"])
 @pytest.mark.parametrize("at_once", [True, False])
-async def test_bytes_after_a_response_cost_the_connection(ours: UpstreamClient, more: bytes, at_once: bool) -> None:
-    """Ours only: the oracle notices only at the next request."""
+async def test_bytes_after_a_response_close_the_connection(ours: UpstreamClient, more: bytes, at_once: bool) -> None:
+    """Ours only: the oracle closes it at the next request."""
     tail = [ANSWER + more] if at_once else [apart(ANSWER, more)]
     async with ScriptedServer([request, *tail, hold]) as server:
         assert await read_all(await send(ours, server.endpoint)) == b"ok"
-        await auntil(lambda: server.gone == 1 and ours.counts.open == 0)
+        await auntil(lambda: server.gone == 1 and connections(ours).open == 0)
         assert await read_all(await send(ours, server.endpoint)) == b"ok"
 
 
@@ -160,13 +144,13 @@ async def test_idle_connections_expire() -> None:
     client = UpstreamClient(idle_expiry=0.2)
     async with ScriptedServer([request, ANSWER, hold]) as server:
         await asyncio.gather(*[send(client, server.endpoint) for _ in range(4)])
-        assert client.counts.idle == 4
+        assert connections(client).idle == 4
         await auntil(lambda: server.gone == 4)
-        assert repr(client) == "<UpstreamClient 0 open, 0 idle, 0 in use, 0 connecting>"
+        assert repr(client) == "<UpstreamClient 0 idle, 0 in use, 0 connecting>"
     await client.aclose()
 
 
-async def test_connections_that_came_later_expire_later() -> None:
+async def test_each_idle_connection_expires_at_its_own_time() -> None:
     client = UpstreamClient(idle_expiry=0.2)
     go = asyncio.Event()
     async with ScriptedServer([request, when(go), ANSWER, hold], [request, ANSWER, hold]) as server:
@@ -175,14 +159,13 @@ async def test_connections_that_came_later_expire_later() -> None:
         await read_all(await send(client, server.endpoint))
         asyncio.get_running_loop().call_later(0.1, go.set)
         await read_all(await late)
-        assert client.counts.idle == 2
-        await auntil(lambda: client.counts.idle == 1)
+        assert connections(client).idle == 2
+        await auntil(lambda: connections(client).idle == 1)
         await auntil(lambda: server.gone == 2)
     await client.aclose()
 
 
-async def test_a_request_at_any_turn_of_the_loop_after_the_worker_closed() -> None:
-    """From before the close is noticed until after it is dealt with."""
+async def test_a_request_succeeds_at_any_loop_turn_after_the_worker_closed() -> None:
     async with ScriptedServer([request, ANSWER]) as server:
         for turns in range(20):
             client = UpstreamClient()
@@ -193,11 +176,11 @@ async def test_a_request_at_any_turn_of_the_loop_after_the_worker_closed() -> No
             await client.aclose()
 
 
-async def test_a_connection_that_expired_while_the_loop_was_busy_is_not_used() -> None:
+async def test_a_connection_that_expired_while_the_event_loop_stalled_is_not_used() -> None:
     client = UpstreamClient(idle_expiry=0.05)
     async with ScriptedServer([request, ANSWER, hold]) as server:
         await read_all(await send(client, server.endpoint))
-        time.sleep(0.1)  # noqa: ASYNC251 - the loop is to be blocked
+        time.sleep(0.1)  # noqa: ASYNC251 - blocks the loop on purpose
         await read_all(await send(client, server.endpoint))
         assert len(server.peers) == 2
     await client.aclose()
@@ -213,14 +196,14 @@ async def test_a_connection_in_use_does_not_expire() -> None:
     async with ScriptedServer([request, ANSWER[:-2], wait, ANSWER[-2:], hold], [request, ANSWER, hold]) as server:
         busy = await send(client, server.endpoint)
         await read_all(await send(client, server.endpoint))
-        await auntil(lambda: server.gone == 1)  # the idle one has
+        await auntil(lambda: server.gone == 1)  # the idle one expired
         go.set()
         assert await read_all(busy) == b"ok"
     await client.aclose()
 
 
-async def test_aclose_ends_what_is_in_progress(ours: UpstreamClient) -> None:
-    """Ours only: the oracle leaves streams to their owners."""
+async def test_aclose_fails_requests_in_progress_with_connection_lost(ours: UpstreamClient) -> None:
+    """Ours only: the oracle does not close responses in progress."""
     async with ScriptedServer([request, ANSWER[:-1], hold]) as server:
         pulled, pushed = [await send(ours, server.endpoint) for _ in range(2)]
         sink = RecordingSink()
@@ -233,7 +216,7 @@ async def test_aclose_ends_what_is_in_progress(ours: UpstreamClient) -> None:
         with pytest.raises(ConnectionLost):
             await reading
         (await waiting).close()
-        assert ours.counts.open == 0
+        assert connections(ours).open == 0
         await auntil(lambda: server.gone == 3)
 
 
@@ -257,9 +240,8 @@ async def uvicorn_server(keep_alive: float) -> AsyncIterator[Endpoint]:
         await task
 
 
-async def test_uvicorn_closes_idle_connections_and_nobody_notices() -> None:
-    """Ours only: the oracle reports the race to its caller. The gaps straddle uvicorn's time-out, so that some
-    requests meet its close half-way."""
+async def test_requests_that_race_uvicorns_idle_close_succeed() -> None:
+    """Ours only: the oracle raises. The pauses are just below and above uvicorn's keep-alive time-out."""
     client = UpstreamClient(idle_expiry=60)
     async with uvicorn_server(0.05) as endpoint:
         for i in range(60):
@@ -268,11 +250,11 @@ async def test_uvicorn_closes_idle_connections_and_nobody_notices() -> None:
     await client.aclose()
 
 
-async def test_uvicorn_closes_an_idle_connection_and_the_pool_is_empty() -> None:
+async def test_uvicorns_idle_close_removes_the_connection_from_the_pool() -> None:
     client = UpstreamClient(idle_expiry=60)
     async with uvicorn_server(0.1) as endpoint:
         await read_all(await send(client, endpoint))
-        assert client.counts.idle == 1
-        await auntil(lambda: client.counts.open == 0)
+        assert connections(client).idle == 1
+        await auntil(lambda: connections(client).open == 0)
         assert await read_all(await send(client, endpoint)) == b"ok"
     await client.aclose()

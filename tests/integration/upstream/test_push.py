@@ -1,4 +1,4 @@
-"""A response pushed into a sink, and back-pressure."""
+"""Pushing a response into a sink, and back-pressure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.clients.exchanges import RecordingSink, read_all, send
+from tests.support.clients.exchanges import RecordingSink, connections, read_all, send
 from tests.support.until import auntil
 from tests.support.vllm.scripted_server import Peer, Script, ScriptedServer, Step, apart, cut, flood, hold, request
 from vllama_pool.router.upstream.client import UpstreamClient
@@ -19,7 +19,7 @@ from vllama_pool.router.upstream.interface import Client, ConnectionLost, Malfor
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 END = b"0\r\n\r\n"
 READ = 256 * 1024
-"""The most that either event loop reads at once."""
+"""Maximum bytes that either event loop reads at once."""
 
 
 def chunk(data: bytes) -> bytes:
@@ -27,7 +27,7 @@ def chunk(data: bytes) -> bytes:
 
 
 def gate() -> tuple[asyncio.Event, Step]:
-    """A step that waits until the test opens it."""
+    """An event, and a step that waits for it."""
     event = asyncio.Event()
 
     async def wait(_: Peer) -> None:
@@ -36,7 +36,7 @@ def gate() -> tuple[asyncio.Event, Step]:
     return event, wait
 
 
-async def test_pulled_first_and_pushed_from_there_on(client: Client) -> None:
+async def test_a_body_is_pulled_and_then_pushed_from_there_on(client: Client) -> None:
     go, wait = gate()
     script: Script = [request, CHUNKED + chunk(b"one"), wait, apart(chunk(b"two"), chunk(b"three"), END), hold]
     async with ScriptedServer(script) as server:
@@ -51,13 +51,13 @@ async def test_pulled_first_and_pushed_from_there_on(client: Client) -> None:
         response.close()
 
 
-async def test_what_had_arrived_is_pushed_at_once(ours: UpstreamClient) -> None:
-    """Ours only: the oracle cannot look into its buffers without awaiting."""
+async def test_attach_pushes_the_buffered_bytes_at_once(ours: UpstreamClient) -> None:
+    """Ours only: the oracle pushes from a task."""
     go, wait = gate()
     script: Script = [request, CHUNKED + chunk(b"a"), apart(chunk(b"b"), chunk(b"c")), wait, END, hold]
     async with ScriptedServer(script) as server:
         response = await send(ours, server.endpoint)
-        await auntil(lambda: "3 bytes held" in repr(response))
+        await auntil(lambda: "3 bytes buffered" in repr(response))
         sink = RecordingSink()
         response.attach(sink)
         assert sink.chunks == [b"abc"]
@@ -65,7 +65,7 @@ async def test_what_had_arrived_is_pushed_at_once(ours: UpstreamClient) -> None:
         assert await sink.ended is None
 
 
-async def test_a_response_that_is_over_is_pushed_at_once_with_its_end(ours: UpstreamClient) -> None:
+async def test_attach_pushes_a_complete_response_with_its_end_at_once(ours: UpstreamClient) -> None:
     async with ScriptedServer([request, CHUNKED + chunk(b"a") + chunk(b"b") + END, hold]) as server:
         response = await send(ours, server.endpoint)
         sink = RecordingSink()
@@ -75,18 +75,18 @@ async def test_a_response_that_is_over_is_pushed_at_once_with_its_end(ours: Upst
         assert sink.ended.result() is None
 
 
-async def test_a_response_that_was_lost_is_pushed_at_once_with_the_loss(ours: UpstreamClient) -> None:
+async def test_attach_pushes_a_lost_response_with_its_error_at_once(ours: UpstreamClient) -> None:
     async with ScriptedServer([request, CHUNKED + chunk(b"a"), cut]) as server:
         response = await send(ours, server.endpoint)
-        await auntil(lambda: ours.counts.open == 0)
+        await auntil(lambda: connections(ours).open == 0)
         sink = RecordingSink()
         response.attach(sink)
         assert sink.chunks == [b"a"]
         assert isinstance(sink.ended.result(), ConnectionLost)
 
 
-async def test_the_chunks_of_one_read_are_one_call(ours: UpstreamClient) -> None:
-    """Ours only. Each call costs the router a write to its client."""
+async def test_the_chunks_of_one_read_are_pushed_in_one_call(ours: UpstreamClient) -> None:
+    """Ours only. Each call costs the router one write to its client."""
     go, wait = gate()
     async with ScriptedServer([request, CHUNKED, wait, chunk(b"token ") * 50 + END, hold]) as server:
         response = await send(ours, server.endpoint)
@@ -101,7 +101,7 @@ async def test_the_chunks_of_one_read_are_one_call(ours: UpstreamClient) -> None
     ("tail", "error"),
     [([cut], ConnectionLost), ([b"zz\r\n", hold], MalformedResponse), ([chunk(b"b")[:4], cut], ConnectionLost)],
 )
-async def test_a_loss_is_told_once_after_what_arrived(
+async def test_a_sink_gets_one_error_after_the_bytes_that_arrived(
     client: Client, tail: list[Step], error: type[TransportError]
 ) -> None:
     go, wait = gate()
@@ -129,7 +129,6 @@ class Closing(RecordingSink):
 
 @pytest.mark.parametrize("tail", [chunk(b"b") + END, END, chunk(b"b") + b"zz\r\n", chunk(b"b")])
 async def test_no_sink_is_called_after_close(client: Client, tail: bytes) -> None:
-    """Whether the end came with the bytes or not, and whether it was good."""
     go, wait = gate()
     async with ScriptedServer([request, CHUNKED, wait, chunk(b"a"), apart(tail), hold]) as server:
         sink = Closing()
@@ -143,7 +142,7 @@ async def test_no_sink_is_called_after_close(client: Client, tail: bytes) -> Non
         assert not sink.ended.done()
 
 
-async def test_close_in_mid_stream_is_seen_by_the_worker(client: Client) -> None:
+async def test_close_in_mid_stream_closes_the_workers_connection(client: Client) -> None:
     async with ScriptedServer([request, CHUNKED + chunk(b"a"), hold]) as server:
         response = await send(client, server.endpoint)
         sink = RecordingSink()
@@ -154,7 +153,7 @@ async def test_close_in_mid_stream_is_seen_by_the_worker(client: Client) -> None
         assert not sink.ended.done()
 
 
-async def test_a_stream_that_ended_leaves_its_connection_to_the_next(client: Client) -> None:
+async def test_the_connection_of_a_pushed_response_is_reused(client: Client) -> None:
     async with ScriptedServer([request, CHUNKED, apart(chunk(b"a"), END), request, CHUNKED + END, hold]) as server:
         response = await send(client, server.endpoint)
         sink = RecordingSink()
@@ -167,12 +166,12 @@ async def test_a_stream_that_ended_leaves_its_connection_to_the_next(client: Cli
 
 
 async def test_a_sink_may_send_the_next_request_from_eof(ours: UpstreamClient) -> None:
-    """Ours only: the connection is free before the sink hears of the end."""
+    """Ours only: the connection is released before `eof` is called."""
 
     class Next(RecordingSink):
         def eof(self) -> None:
             super().eof()
-            self.idle = ours.counts.idle
+            self.idle = connections(ours).idle
 
     async with ScriptedServer([request, CHUNKED + chunk(b"a") + END, hold]) as server:
         sink = Next()
@@ -181,7 +180,7 @@ async def test_a_sink_may_send_the_next_request_from_eof(ours: UpstreamClient) -
         assert sink.idle == 1
 
 
-async def test_a_body_is_read_by_one_reader(ours: UpstreamClient) -> None:
+async def test_a_second_reader_of_a_body_is_refused(ours: UpstreamClient) -> None:
     async with ScriptedServer([request, CHUNKED, hold]) as server:
         response = await send(ours, server.endpoint)
         reading = asyncio.create_task(response.read())
@@ -191,11 +190,11 @@ async def test_a_body_is_read_by_one_reader(ours: UpstreamClient) -> None:
         with pytest.raises(RuntimeError):
             response.attach(RecordingSink())
         response.close()
-        with pytest.raises(ConnectionLost):  # whoever still reads is not left waiting
+        with pytest.raises(ConnectionLost):  # the pending read fails too
             await reading
 
 
-async def test_a_sink_that_fails_loses_its_own_connection_only(ours: UpstreamClient) -> None:
+async def test_a_sink_that_raises_loses_its_connection_and_is_reported(ours: UpstreamClient) -> None:
     class Broken(RecordingSink):
         def data(self, chunk: bytes) -> None:
             raise ZeroDivisionError
@@ -210,7 +209,7 @@ async def test_a_sink_that_fails_loses_its_own_connection_only(ours: UpstreamCli
         go.set()
         assert isinstance(await asyncio.wait_for(sink.ended, 5), ConnectionLost)
         assert isinstance(reported[0]["exception"], ZeroDivisionError)
-        await auntil(lambda: server.gone == 1 and ours.counts.open == 0)
+        await auntil(lambda: server.gone == 1 and connections(ours).open == 0)
 
 
 @pytest.mark.parametrize("early", [False, True], ids=["complete", "closed early"])
@@ -220,7 +219,7 @@ async def test_a_response_is_not_left_to_the_cycle_collector(ours: UpstreamClien
         gc.collect()
         gc.disable()
         try:
-            response = await send(ours, server.endpoint, head_timeout=60)
+            response = await send(ours, server.endpoint)
             assert await response.read() == b"a"
             if not early:
                 assert await response.read() == b""
@@ -238,7 +237,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % TOTAL
 
 
 async def stalled(server: ScriptedServer) -> int:
-    """Wait until the server has stopped sending; how far it came."""
+    """Wait until the server has stopped sending; return the bytes that it sent."""
     before = -1
 
     def same() -> bool:
@@ -266,7 +265,7 @@ async def test_a_paused_worker_stops_sending(client: Client) -> None:
         response.close()
 
 
-async def test_a_sink_may_pause_from_within(client: Client) -> None:
+async def test_a_sink_may_pause_the_response_from_its_callback(client: Client) -> None:
     class Full(RecordingSink):
         response: Response
 
@@ -279,16 +278,16 @@ async def test_a_sink_may_pause_from_within(client: Client) -> None:
         sink.response = await send(client, server.endpoint)
         sink.response.attach(sink)
         assert await stalled(server) < KERNEL
-        taken = len(sink.body)
-        assert taken <= 3 * READ
+        received = len(sink.body)
+        assert received <= 3 * READ
         sink.response.resume()
-        await auntil(lambda: len(sink.body) > taken)
+        await auntil(lambda: len(sink.body) > received)
         sink.response.close()
         await auntil(server.peers[0].left.is_set)
 
 
-async def test_a_body_that_nobody_reads_is_bounded(ours: UpstreamClient) -> None:
-    """Ours only, for the bound: the oracle does not read ahead at all."""
+async def test_an_unread_body_is_buffered_up_to_the_high_water_mark(ours: UpstreamClient) -> None:
+    """Ours only: the oracle does not read ahead."""
     async with ScriptedServer([request, HEAD, flood(TOTAL), hold]) as server:
         response = await send(ours, server.endpoint)
         assert await stalled(server) < KERNEL
@@ -296,16 +295,16 @@ async def test_a_body_that_nobody_reads_is_bounded(ours: UpstreamClient) -> None
         assert HIGH_WATER < held <= HIGH_WATER + READ
         assert len(await response.read()) == held
         assert len(await read_all(response)) == TOTAL - held
-        assert ours.counts.idle == 1
+        assert connections(ours).idle == 1
 
 
-async def test_pausing_does_not_outlive_the_response(ours: UpstreamClient) -> None:
-    """A paused connection that goes back to the pool must notice when the worker closes it."""
+async def test_a_connection_released_while_paused_resumes_reading(ours: UpstreamClient) -> None:
+    """Otherwise the pool would not detect that the worker closed it."""
     async with ScriptedServer([request, CHUNKED + END]) as server:
         response = await send(ours, server.endpoint)
         response.pause()
         response.close()
-        await auntil(lambda: ours.counts.open == 0)
+        await auntil(lambda: connections(ours).open == 0)
     go, wait = gate()
 
     class Pausing(RecordingSink):
@@ -321,4 +320,4 @@ async def test_pausing_does_not_outlive_the_response(ours: UpstreamClient) -> No
         sink.response.attach(sink)
         go.set()
         assert await sink.ended is None
-        await auntil(lambda: ours.counts.open == 0)
+        await auntil(lambda: connections(ours).open == 0)

@@ -1,4 +1,4 @@
-"""Every shape of response, however the bytes are cut, read by pulling and by pushing."""
+"""Response framings, split at every byte, pulled and pushed; and requests as the worker receives them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def test_a_response_cut_at_every_byte_is_pulled_whole(client: Client, name
             response = await send(client, server.endpoint)
             assert (response.status, response.headers["x-id"]) == (200, "7")
             assert await read_all(response) == BODY
-        assert len(server.peers) == 1  # and none of the cuts cost the connection
+        assert len(server.peers) == 1
 
 
 @pytest.mark.parametrize("name", RESPONSES)
@@ -92,7 +92,7 @@ async def test_a_response_without_body_leaves_the_connection_usable(
     "head",
     [b"HTTP/1.1 200 OK\r\nConnection: close\r\n", b"HTTP/1.0 200 OK\r\n", b"HTTP/1.1 200 OK\r\nconnection: Close\r\n"],
 )
-async def test_a_connection_that_the_worker_will_close_is_not_used_again(client: Client, head: bytes) -> None:
+async def test_a_connection_that_the_worker_will_close_is_not_reused(client: Client, head: bytes) -> None:
     data = head + b"Content-Length: 1\r\n\r\na"
     async with ScriptedServer([request, data, hold]) as server:
         for _ in range(2):
@@ -100,23 +100,27 @@ async def test_a_connection_that_the_worker_will_close_is_not_used_again(client:
         assert len(server.peers) == 2
 
 
-async def test_http_1_0_can_ask_to_be_kept(client: Client) -> None:
+async def test_an_http_1_0_response_may_keep_its_connection(client: Client) -> None:
     data = b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\na"
     async with ScriptedServer([request, data, request, data, hold]) as server:
         for _ in range(2):
             assert await read_all(await send(client, server.endpoint)) == b"a"
-    assert len(server.peers) <= 2  # the oracle does not trust such a server; both are right
+    assert len(server.peers) <= 2  # the oracle does not keep it, which is allowed too
 
 
-async def test_the_request_arrives_as_it_was_meant(client: Client) -> None:
+async def test_the_request_arrives_with_its_path_headers_and_body(client: Client) -> None:
     async with ScriptedServer([request, OK + b"Content-Length: 0\r\n\r\n", hold]) as server:
         await read_all(
             await send(client, server.endpoint, "POST", "/v1/x?y=1", headers={"accept": "a/b"}, body=b"\0\xff")
         )
-        (seen,) = server.requests
-        assert seen.line == "POST /v1/x?y=1 HTTP/1.1"
-        assert seen.headers["host"] == f"127.0.0.1:{server.port}"
-        assert (seen.headers["accept"], seen.headers["content-length"], seen.body) == ("a/b", "2", b"\0\xff")
+        (received,) = server.requests
+        assert received.line == "POST /v1/x?y=1 HTTP/1.1"
+        assert received.headers["host"] == f"127.0.0.1:{server.port}"
+        assert (received.headers["accept"], received.headers["content-length"], received.body) == (
+            "a/b",
+            "2",
+            b"\0\xff",
+        )
 
 
 async def test_a_large_request_body_arrives_whole(client: Client) -> None:
@@ -127,12 +131,12 @@ async def test_a_large_request_body_arrives_whole(client: Client) -> None:
 
 
 BIG = bytes(32 * 1024 * 1024)
-"""More than the kernel takes from a writer whose peer does not read."""
+"""More than the kernel buffers for a peer that does not read."""
 TOO_LARGE = b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno"
 
 
-async def test_an_answer_before_the_request_was_written_counts(client: Client) -> None:
-    """The worker refuses after the head, and then reads the body."""
+async def test_a_response_before_the_request_body_was_read_is_returned(client: Client) -> None:
+    """The worker responds after the head, and reads the body later."""
     async with ScriptedServer([request_head, TOO_LARGE, hold]) as server:
         response = await send(client, server.endpoint, "POST", body=BIG)
         assert response.status == 413
@@ -140,15 +144,17 @@ async def test_an_answer_before_the_request_was_written_counts(client: Client) -
 
 
 @pytest.mark.parametrize("end", [cut, reset])
-async def test_an_answer_counts_even_if_the_worker_never_reads_the_request(ours: UpstreamClient, end: Step) -> None:
-    """Ours only: the oracle fails in writing before it comes to read."""
+async def test_a_response_is_returned_though_the_worker_never_reads_the_request(
+    ours: UpstreamClient, end: Step
+) -> None:
+    """Ours only: the oracle fails while it writes, before it reads."""
     async with ScriptedServer([request_head, apart(TOO_LARGE), end]) as server:
         response = await send(ours, server.endpoint, "POST", body=BIG)
         assert response.status == 413
         assert await read_all(response) == b"no"
 
 
-async def test_a_connection_with_half_a_request_on_it_is_not_used_again(ours: UpstreamClient) -> None:
+async def test_a_connection_with_an_unfinished_request_is_not_reused(ours: UpstreamClient) -> None:
     """Ours only: the oracle writes the rest of the request first."""
     async with ScriptedServer([request_head, TOO_LARGE, hold], [request, TOO_LARGE, hold]) as server:
         await read_all(await send(ours, server.endpoint, "POST", body=BIG))
@@ -166,7 +172,9 @@ async def test_a_connection_with_half_a_request_on_it_is_not_used_again(ours: Up
     ],
 )
 @pytest.mark.parametrize("end", [cut, reset])
-async def test_a_fresh_connection_that_ends_before_the_head_is_lost(client: Client, data: bytes, end: Step) -> None:
+async def test_a_new_connection_that_ends_before_the_head_raises_connection_lost(
+    client: Client, data: bytes, end: Step
+) -> None:
     async with ScriptedServer([request, data, end]) as server:
         with pytest.raises(ConnectionLost):
             await send(client, server.endpoint)
@@ -177,7 +185,7 @@ async def test_a_fresh_connection_that_ends_before_the_head_is_lost(client: Clie
     "data", [OK + b"Content-Length: 9\r\n\r\nabc", OK + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"]
 )
 @pytest.mark.parametrize("end", [cut, reset])
-async def test_a_body_that_breaks_off_is_lost(client: Client, data: bytes, end: Step) -> None:
+async def test_an_incomplete_body_ends_with_connection_lost(client: Client, data: bytes, end: Step) -> None:
     async with ScriptedServer([request, data, end]) as server:
         response = await send(client, server.endpoint)
         sink = RecordingSink()
@@ -187,8 +195,8 @@ async def test_a_body_that_breaks_off_is_lost(client: Client, data: bytes, end: 
         response.close()
 
 
-async def test_a_reset_is_no_end_of_a_body_without_length(ours: UpstreamClient) -> None:
-    """Ours only: the oracle's outcome depends on whether the reset overtakes the bytes."""
+async def test_a_reset_does_not_complete_a_body_without_length(ours: UpstreamClient) -> None:
+    """Ours only: the oracle's result depends on whether the reset overtakes the bytes."""
     async with ScriptedServer([request, apart(OK + b"\r\nabc"), reset]) as server:
         response = await send(ours, server.endpoint)
         with pytest.raises(ConnectionLost):
@@ -206,7 +214,7 @@ async def test_a_reset_is_no_end_of_a_body_without_length(ours: UpstreamClient) 
         OK + b"A b: c\r\nContent-Length: 0\r\n\r\n",
     ],
 )
-async def test_a_malformed_head_is_refused(client: Client, data: bytes) -> None:
+async def test_a_malformed_head_raises_malformed_response(client: Client, data: bytes) -> None:
     async with ScriptedServer([request, data, hold]) as server:
         with pytest.raises(MalformedResponse):
             await send(client, server.endpoint)
@@ -224,7 +232,7 @@ async def test_a_malformed_head_is_refused(client: Client, data: bytes) -> None:
         OK + b"A: b\r\n" * 200 + b"C: %s\r\n" % (b"d" * 70_000),
     ],
 )
-async def test_an_ambiguous_or_immense_head_is_refused(ours: UpstreamClient, data: bytes) -> None:
+async def test_an_ambiguous_or_oversized_head_raises_malformed_response(ours: UpstreamClient, data: bytes) -> None:
     """Ours only: the oracle's parser repairs the first, and limits heads at 100 KiB."""
     async with ScriptedServer([request, data, hold]) as server:
         with pytest.raises(MalformedResponse):
@@ -232,7 +240,7 @@ async def test_an_ambiguous_or_immense_head_is_refused(ours: UpstreamClient, dat
         await asyncio.wait_for(server.peers[0].left.wait(), 5)
 
 
-async def test_a_broken_chunk_fails_after_what_came_before(client: Client) -> None:
+async def test_a_malformed_chunk_raises_after_the_bytes_before_it(client: Client) -> None:
     async with ScriptedServer(
         [request, apart(OK + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", b"zz\r\n"), hold]
     ) as server:
@@ -244,7 +252,7 @@ async def test_a_broken_chunk_fails_after_what_came_before(client: Client) -> No
         await asyncio.wait_for(server.peers[0].left.wait(), 5)
 
 
-async def test_errors_stay_errors_when_read_again(ours: UpstreamClient) -> None:
+async def test_a_failed_response_raises_again_at_each_read(ours: UpstreamClient) -> None:
     """Ours only: the oracle's generator is exhausted after it raised once."""
     async with ScriptedServer([request, OK + b"Content-Length: 9\r\n\r\nabc"]) as server:
         response = await send(ours, server.endpoint)
@@ -254,7 +262,7 @@ async def test_errors_stay_errors_when_read_again(ours: UpstreamClient) -> None:
 
 
 @pytest.mark.parametrize("bad", ["a\r\nX: y", "a\nb", "a\0b"])
-async def test_nothing_is_smuggled_into_the_head(client: Client, bad: str) -> None:
+async def test_control_characters_in_headers_or_path_are_rejected(client: Client, bad: str) -> None:
     async with ScriptedServer([request, OK + b"Content-Length: 0\r\n\r\n", hold]) as server:
         with pytest.raises(ValueError, match=r".+"):
             await send(client, server.endpoint, headers={"x-a": bad})

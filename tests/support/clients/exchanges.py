@@ -1,9 +1,11 @@
-"""Helpers for tests of an upstream client: send with defaults, read to the end, record pushed data."""
+"""Helpers for tests of an `interface.Client`: send, read, sink, and counts of connections."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from vllama_pool.router.upstream.interface import Client, Endpoint, Response, TransportError
 
@@ -17,18 +19,9 @@ async def send(
     headers: Mapping[str, str] | None = None,
     body: bytes = b"",
     connect_timeout: float = 5.0,
-    head_timeout: float | None = 5.0,
 ) -> Response:
-    """`Client.send` with defaults for a server on loopback."""
-    return await client.send(
-        endpoint,
-        method,
-        path,
-        headers=headers or {},
-        body=body,
-        connect_timeout=connect_timeout,
-        head_timeout=head_timeout,
-    )
+    """`Client.send` with defaults for a server on the loopback."""
+    return await client.send(endpoint, method, path, headers=headers or {}, body=body, connect_timeout=connect_timeout)
 
 
 async def read_all(response: Response) -> bytes:
@@ -59,7 +52,25 @@ class RecordingSink:
         self.chunks.append(chunk)
 
     def eof(self) -> None:
-        self.ended.set_result(None)  # raises if already set
+        self.ended.set_result(None)  # raises at a second end
 
     def lost(self, error: TransportError) -> None:
         self.ended.set_result(error)
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """Numbers of a client's connections."""
+
+    idle: int
+    in_use: int
+    connecting: int
+
+    @property
+    def open(self) -> int:
+        return self.idle + self.in_use
+
+
+def connections(client: Client) -> Connections:
+    """Count an `UpstreamClient`'s connections, by its repr."""
+    return Connections(*map(int, re.findall(r"\d+", repr(client))))

@@ -13,7 +13,6 @@ from vllama_pool.router.upstream.interface import (
     ConnectionLost,
     Endpoint,
     MalformedResponse,
-    ResponseTimeout,
     Sink,
     TransportError,
 )
@@ -35,7 +34,6 @@ class HttpxClient:
         headers: Mapping[str, str],
         body: bytes,
         connect_timeout: float,
-        head_timeout: float | None,
     ) -> HttpxResponse:
         client = self._client(endpoint.tls)
         host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
@@ -55,12 +53,9 @@ class HttpxClient:
                 timeout=httpx.Timeout(None, connect=connect_timeout),
                 extensions=extensions,
             )
-            async with asyncio.timeout(None if head_timeout is None else connect_timeout + head_timeout):
-                response = await client.send(request, stream=True)
+            response = await client.send(request, stream=True)
         except (httpx.InvalidURL, httpx.LocalProtocolError) as error:
             raise ValueError(str(error)) from error
-        except TimeoutError:
-            raise ResponseTimeout("no response head") from None
         except httpx.TransportError as error:
             raise _translated(error) from error
         return HttpxResponse(self, response)

@@ -301,7 +301,7 @@ async def test_a_cancelled_request_is_recorded_and_stays_cancelled() -> None:
 
 async def test_a_stalled_worker_ends_the_stream_with_an_error_line() -> None:
     router = Router()
-    client = await router.stream(until=lambda *_: router.stalls.look(asyncio.get_running_loop().time() + 121))
+    client = await router.stream(until=lambda *_: router.stalls.check(asyncio.get_running_loop().time() + 121))
     assert b"<error: " in client.body
     assert router.record.outcome == "lost"
 

@@ -1,4 +1,4 @@
-"""Attempts and retries of one request, with a scripted client and no sockets."""
+"""Attempts and retries of one request, with a scripted client."""
 
 import asyncio
 import dataclasses
@@ -36,25 +36,25 @@ MODEL = ModelInfo(name="m", context_length=10, has_template=True)
 
 
 class Refusing:
-    """A client of workers that all find the prompt too long, and cannot count."""
+    """A client whose workers answer every request with 400: the prompt is too long."""
 
     async def send(self, *_: Any, **__: Any) -> FakeResponse:
         return FakeResponse([TOO_LONG], 400)
 
 
 @pytest.mark.parametrize("size", [INLINE_BYTES, INLINE_BYTES + 1])
-async def test_a_large_request_is_made_ready_beside_the_event_loop(size: int) -> None:
+async def test_only_a_large_request_is_prepared_and_adapted_in_a_thread(size: int) -> None:
     threads: list[int] = []
 
-    def seen(work: Callable[..., Any]) -> Callable[..., Any]:
-        def called(*given: Any) -> Any:
+    def recorded(work: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any) -> Any:
             threads.append(threading.get_ident())
-            return work(*given)
+            return work(*args)
 
         return called
 
     assert CHAT.adapt is not None
-    operation = dataclasses.replace(CHAT, prepare=seen(CHAT.prepare), adapt=seen(CHAT.adapt))
+    operation = dataclasses.replace(CHAT, prepare=recorded(CHAT.prepare), adapt=recorded(CHAT.adapt))
     pool = pool_of(Clock(), found("a", MODEL))
     forwarder = Forwarder(
         Refusing(),
@@ -116,7 +116,7 @@ class FakeClient:
 
 
 class StepClock:
-    """The pool's clock as the forwarder wants it."""
+    """Adapts the pool's clock to the protocol's `Clock`."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -129,7 +129,7 @@ class StepClock:
 
 
 class FixedDelay(random.Random):
-    """Draws one delay, whatever its bounds."""
+    """`uniform` always returns `delay`."""
 
     def __init__(self, delay: float) -> None:
         super().__init__(1)
@@ -140,7 +140,7 @@ class FixedDelay(random.Random):
 
 
 class Fleet:
-    """A forwarder in front of scripted workers, which it tries in the order of their names."""
+    """A forwarder in front of scripted workers, tried in the order of their names."""
 
     def __init__(self, *, delay: float = 0.0, **scripts: Sequence[FakeResponse | Exception | Hang]) -> None:
         clock = Clock()
@@ -155,7 +155,7 @@ class Fleet:
             self.stalls,
             StepClock(clock),
             FixedDelay(delay),
-            limits=Limits(connect=0.7),
+            limits=Limits(connect_timeout=0.7),
             refresh=lambda: self.refreshes.append(None),
         )
 
@@ -169,17 +169,17 @@ class Fleet:
         return await self.forwarder.acquire(request, self.records[-1])
 
     async def answer(self, *, stream: bool = True, operation: Operation[Any] = CHAT) -> bytes:
-        """The first bytes for the client, or all of them where nothing is streamed. The response is then closed."""
+        """Return the client's first bytes when streaming, else all of them, and close the response."""
         response = await self.acquire(stream=stream, operation=operation)
         assert isinstance(response, WorkerResponse)
         assert self.pool.in_flight == 1
         response.close(Completed(1))
         response.close(Completed(1))
         self.assert_idle()
-        return response.first if stream else response.translator.finish()
+        return response.first_bytes if stream else response.translator.finish()
 
     async def refusal(self, *, stream: bool = True, operation: Operation[Any] = CHAT) -> ClientError:
-        """The error that the client gets."""
+        """Return the client's error."""
         with pytest.raises(ClientError) as caught:
             await self.acquire(stream=stream, operation=operation)
         self.assert_idle()
@@ -206,7 +206,7 @@ def refused() -> ConnectFailed:
     return ConnectFailed("refused")
 
 
-async def test_first_worker_refuses_the_connection_and_the_second_answers() -> None:
+async def test_a_refused_connection_moves_the_request_to_the_next_worker() -> None:
     fleet = Fleet(a=[refused()], b=[ok()])
     assert b'"hi"' in await fleet.answer()
     assert fleet.client.workers == ["a", "b"]
@@ -215,26 +215,26 @@ async def test_first_worker_refuses_the_connection_and_the_second_answers() -> N
     assert worker_in(fleet.pool, "a").is_suspect(1060)
 
 
-async def test_a_connect_timeout_is_passed_on_and_moves_the_request_elsewhere() -> None:
+async def test_the_connect_timeout_is_passed_to_the_client_and_retried() -> None:
     fleet = Fleet(a=[ConnectFailed("no connection within 0.7 s")], b=[ok()])
     assert await fleet.answer()
     assert fleet.client.connect_timeouts == {0.7}
 
 
-async def test_a_500_is_tried_once_elsewhere_and_no_more() -> None:
+async def test_a_500_is_retried_only_once() -> None:
     fleet = Fleet(a=[status(500, "boom")], b=[status(500, "boom too")], c=[ok()])
     error = await fleet.refusal()
     assert (error.status, error.text) == (500, "boom too")
     assert fleet.client.workers == ["a", "b"]
 
 
-async def test_a_500_followed_by_an_answer_elsewhere_is_not_seen_by_the_client() -> None:
+async def test_the_client_gets_the_second_workers_response_after_a_500() -> None:
     fleet = Fleet(a=[status(500)], b=[ok()])
     assert b'"hi"' in await fleet.answer()
 
 
 @pytest.mark.parametrize("code", [429, 502, 503, 504])
-async def test_a_busy_or_unavailable_worker_is_left_for_another(code: int) -> None:
+async def test_a_429_502_503_or_504_is_retried_on_other_workers(code: int) -> None:
     fleet = Fleet(a=[status(code)], b=[status(code)], c=[ok()])
     assert b'"hi"' in await fleet.answer()
     assert fleet.client.workers == ["a", "b", "c"]
@@ -248,7 +248,7 @@ async def test_a_4xx_is_never_retried(code: int) -> None:
     assert fleet.client.workers == ["a"]
 
 
-async def test_a_model_that_a_worker_denies_is_tried_once_elsewhere_and_refreshes_the_view() -> None:
+async def test_a_404_for_a_claimed_model_is_retried_once_and_refreshes_the_records() -> None:
     gone = "The model `m` does not exist."
     fleet = Fleet(a=[status(404, gone)], b=[status(404, gone)], c=[ok()])
     assert (await fleet.refusal()).status == 404
@@ -256,14 +256,14 @@ async def test_a_model_that_a_worker_denies_is_tried_once_elsewhere_and_refreshe
     assert len(fleet.refreshes) == 2
 
 
-async def test_at_most_three_attempts_on_distinct_workers() -> None:
+async def test_a_request_makes_at_most_three_attempts_on_distinct_workers() -> None:
     fleet = Fleet(**{worker: [refused(), refused()] for worker in "abcde"})
     error = await fleet.refusal()
     assert (error.status, error.retry_after) == (503, 1)
     assert fleet.client.workers == ["a", "b", "c"]
 
 
-async def test_the_client_sees_the_most_specific_failure_not_the_last() -> None:
+async def test_the_client_gets_the_most_specific_failure_not_the_last() -> None:
     fleet = Fleet(a=[status(429, "at capacity")], b=[refused()], c=[refused()])
     error = await fleet.refusal()
     assert (error.status, error.text) == (429, "at capacity")
@@ -319,7 +319,7 @@ async def test_an_error_event_before_the_first_content_is_retried_by_its_own_cod
     assert fleet.client.workers == workers
 
 
-async def test_a_stream_that_ends_before_it_is_whole_is_retried() -> None:
+async def test_a_stream_that_ends_before_its_first_content_is_retried() -> None:
     fleet = Fleet(a=[FakeResponse([ROLE])], b=[ok()])
     assert b'"hi"' in await fleet.answer()
 
@@ -333,7 +333,7 @@ async def test_a_stream_that_ends_before_it_is_whole_is_retried() -> None:
         pytest.param({"a": [refused()], "b": [Hang()]}, id="in a retry"),
     ],
 )
-async def test_a_client_that_leaves_while_it_waits_leaks_nothing(stuck: dict[str, Any]) -> None:
+async def test_cancelling_a_waiting_request_leaks_nothing(stuck: dict[str, Any]) -> None:
     fleet = Fleet(**stuck)
     waiting = asyncio.create_task(fleet.acquire())
     await auntil(lambda: len(fleet.client.sent) == len(stuck))
@@ -346,7 +346,7 @@ async def test_a_client_that_leaves_while_it_waits_leaks_nothing(stuck: dict[str
     assert worker_in(fleet.pool, list(stuck)[-1]).is_available(1060)
 
 
-async def test_a_client_that_leaves_between_two_attempts_leaks_nothing() -> None:
+async def test_cancelling_between_two_attempts_leaks_nothing() -> None:
     fleet = Fleet(delay=3600, a=[refused()], b=[refused()], c=[ok()])
     waiting = asyncio.create_task(fleet.acquire())
     await auntil(lambda: len(fleet.client.sent) == 2 and fleet.pool.in_flight == 0)
@@ -358,30 +358,30 @@ async def test_a_client_that_leaves_between_two_attempts_leaks_nothing() -> None
 
 
 @pytest.mark.parametrize("stuck", [Hang(), FakeResponse([Hang()])], ids=["no head", "no content"])
-async def test_a_worker_that_does_not_begin_to_answer_is_given_up(stuck: Any) -> None:
+async def test_a_worker_without_content_for_300_s_is_replaced_by_another(stuck: Any) -> None:
     fleet = Fleet(a=[stuck], b=[ok()])
     answering = asyncio.create_task(fleet.answer())
     await auntil(lambda: bool(fleet.client.sent))
     now = asyncio.get_running_loop().time()
-    fleet.stalls.look(now + 299)
+    fleet.stalls.check(now + 299)
     await asyncio.sleep(0)
     assert fleet.client.workers == ["a"]
-    fleet.stalls.look(now + 301)
+    fleet.stalls.check(now + 301)
     assert b'"hi"' in await answering
     assert fleet.client.workers == ["a", "b"]
     assert fleet.records[0].failures == ["Lost"]
 
 
-async def test_without_another_worker_a_stall_is_a_504() -> None:
+async def test_a_stall_without_another_worker_is_a_504() -> None:
     fleet = Fleet(a=[Hang()])
     refusing = asyncio.create_task(fleet.refusal())
     await auntil(lambda: bool(fleet.client.sent))
-    fleet.stalls.look(asyncio.get_running_loop().time() + 301)
+    fleet.stalls.check(asyncio.get_running_loop().time() + 301)
     error = await refusing
     assert (error.status, error.text) == (504, "the worker did not begin to answer within 300 s")
 
 
-async def test_a_model_whose_workers_are_all_out_is_a_503_that_names_their_states() -> None:
+async def test_a_model_without_available_workers_is_a_503_with_their_states() -> None:
     fleet = Fleet(a=[], b=[])
     for worker in "ab":
         fleet.pool.report(worker, DRAINING)
@@ -391,11 +391,11 @@ async def test_a_model_whose_workers_are_all_out_is_a_503_that_names_their_state
     assert fleet.records[0].attempts == 0
 
 
-async def test_more_requests_than_may_wait_are_refused_before_any_attempt() -> None:
+async def test_requests_beyond_max_waiting_are_refused_before_any_attempt() -> None:
     fleet = Fleet(a=[Hang()])
     fleet.forwarder = Forwarder(
         fleet.client, fleet.pool, fleet.stalls, StepClock(Clock()), random.Random(1),
-        limits=Limits(waiting=1), refresh=lambda: None,
+        limits=Limits(max_waiting=1), refresh=lambda: None,
     )  # fmt: skip
     waiting = [asyncio.create_task(fleet.acquire()) for _ in range(1)]
     await auntil(lambda: bool(fleet.client.sent))
@@ -407,7 +407,7 @@ async def test_more_requests_than_may_wait_are_refused_before_any_attempt() -> N
     waiting[0].cancel()
 
 
-async def test_a_preflight_request_and_the_request_go_to_the_same_worker_as_one_attempt() -> None:
+async def test_preflight_and_request_go_to_one_worker_as_one_attempt() -> None:
     def prepare(*_: Any) -> PreflightRequest:
         return PreflightRequest("/tokenize", b"?", lambda counted: UpstreamRequest("/v1/chat/completions", counted))
 
@@ -417,7 +417,7 @@ async def test_a_preflight_request_and_the_request_go_to_the_same_worker_as_one_
     assert fleet.records[0].attempts == 1
 
 
-async def test_a_preflight_that_fails_moves_the_whole_attempt_elsewhere() -> None:
+async def test_a_failed_preflight_repeats_the_whole_attempt_on_another_worker() -> None:
     def prepare(*_: Any) -> PreflightRequest:
         return PreflightRequest("/tokenize", b"?", lambda _: UpstreamRequest("/v1/chat/completions", b"{}"))
 
@@ -434,7 +434,7 @@ async def test_a_preflight_may_answer_the_client_directly() -> None:
     fleet.assert_idle()
 
 
-async def test_a_request_adapted_after_a_refusal_is_no_retry() -> None:
+async def test_an_adapted_request_does_not_count_as_a_retry() -> None:
     def adapt(_request: object, _model: object, _defaults: object, *refusals: AttemptFailed) -> UpstreamRequest | None:
         return UpstreamRequest("/v1/chat/completions", b"adapted") if len(refusals) == 1 else None
 
@@ -444,7 +444,7 @@ async def test_a_request_adapted_after_a_refusal_is_no_retry() -> None:
     assert (fleet.records[0].attempts, fleet.records[0].failures) == (1, [])
 
 
-async def test_the_same_refusal_twice_ends_the_adapting_with_the_first_text() -> None:
+async def test_a_repeated_refusal_ends_adaptation_with_the_first_text() -> None:
     def adapt(*_: object) -> UpstreamRequest:
         return UpstreamRequest("/v1/chat/completions", b"adapted")
 
@@ -454,7 +454,7 @@ async def test_the_same_refusal_twice_ends_the_adapting_with_the_first_text() ->
     assert fleet.client.workers == ["a", "a"]
 
 
-async def test_a_fault_of_ours_leaks_nothing_and_blames_no_worker() -> None:
+async def test_a_bug_in_prepare_leaks_nothing_and_leaves_the_worker_healthy() -> None:
     def prepare(*_: Any) -> UpstreamRequest:
         raise RuntimeError("a bug")
 
@@ -465,7 +465,7 @@ async def test_a_fault_of_ours_leaks_nothing_and_blames_no_worker() -> None:
     assert worker_in(fleet.pool, "a").is_available(1060)
 
 
-async def test_debug_logs_each_choice_with_its_reasons_and_each_outcome(caplog: pytest.LogCaptureFixture) -> None:
+async def test_debug_level_logs_each_choice_with_reasons_and_each_outcome(caplog: pytest.LogCaptureFixture) -> None:
     fleet = Fleet(a=[refused()], b=[ok()], c=[])
     fleet.pool.report("c", DRAINING)
     with caplog.at_level(logging.DEBUG, "vllama_pool.router.proxy.forward"):
@@ -480,7 +480,7 @@ async def test_debug_logs_each_choice_with_its_reasons_and_each_outcome(caplog: 
     assert "a: tried already" in caplog.messages[2]
 
 
-async def test_debug_logs_no_text_of_vllms_errors_which_may_quote_the_prompt(caplog: pytest.LogCaptureFixture) -> None:
+async def test_debug_level_does_not_log_the_text_of_vllms_errors(caplog: pytest.LogCaptureFixture) -> None:
     fleet = Fleet(a=[status(400, "bad input: a secret prompt")])
     with caplog.at_level(logging.DEBUG, "vllama_pool.router.proxy.forward"):
         await fleet.refusal()
@@ -488,8 +488,22 @@ async def test_debug_logs_no_text_of_vllms_errors_which_may_quote_the_prompt(cap
     assert "secret" not in caplog.text
 
 
-async def test_info_logs_nothing_of_choices(caplog: pytest.LogCaptureFixture) -> None:
+async def test_info_level_logs_no_choices(caplog: pytest.LogCaptureFixture) -> None:
     fleet = Fleet(a=[refused()], b=[ok()])
     with caplog.at_level(logging.INFO, "vllama_pool.router.proxy.forward"):
         await fleet.answer()
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize("last", [Hang(), ConnectionLost("reset"), b""], ids=["cancelled", "lost", "ended"])
+async def test_the_tokens_of_a_discarded_response_are_counted_and_it_is_closed_once(last: Any) -> None:
+    generated = event(choices=[{"index": 0, "delta": {"content": "hi"}}], usage={"completion_tokens": 1})
+    fleet = Fleet(a=[FakeResponse([generated, last])])
+    answering = asyncio.create_task(fleet.acquire(stream=False))
+    await auntil(lambda: bool(fleet.client.responses) and fleet.client.responses[0].reads >= 2)
+    answering.cancel()
+    with pytest.raises((asyncio.CancelledError, ClientError)):
+        await answering
+    assert fleet.records[0].discarded_tokens == 1
+    assert [response.closed for response in fleet.client.responses] == [1]
+    fleet.assert_idle()

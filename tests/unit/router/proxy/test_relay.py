@@ -1,4 +1,4 @@
-"""The relay: what reaches the client, in what order, and how it ends."""
+"""The relay: bytes that reach the client, back-pressure, and endings."""
 
 import asyncio
 from collections.abc import MutableMapping
@@ -23,7 +23,7 @@ class ScriptedResponse:
         self.paused = False
 
     async def read(self) -> bytes:
-        raise AssertionError("a relay never pulls")
+        raise AssertionError("a relay does not read")
 
     def attach(self, sink: Sink) -> None:
         self.sink = sink
@@ -39,7 +39,7 @@ class ScriptedResponse:
 
 
 class Shouting:
-    """A translator that upper-cases; "!" ends the answer, "#" is an error event."""
+    """A translator to upper case; "!" completes the answer, "#" is an error event."""
 
     ready = True
     usage = Usage()
@@ -63,7 +63,7 @@ class Shouting:
 
 
 class Client:
-    """Takes ASGI messages; can be made to wait before each."""
+    """Receives ASGI messages; waits before each while `open` is cleared."""
 
     def __init__(self) -> None:
         self.body = b""
@@ -74,7 +74,7 @@ class Client:
     async def send(self, message: MutableMapping[str, Any]) -> None:
         if not self.open.is_set():
             await self.open.wait()
-        assert not self.closed, "a message after the last one"
+        assert not self.closed, "a message after the final one"
         self.body += message["body"]
         self.closed = not message["more_body"]
 
@@ -87,7 +87,7 @@ def relay_to(client: Client, *, stall: float = 5.0) -> tuple[Relay, ScriptedResp
     return relay, response, response.sink
 
 
-async def test_bytes_reach_the_client_within_the_read_callback() -> None:
+async def test_bytes_are_sent_within_the_read_callback() -> None:
     client = Client()
     relay, _, sink = relay_to(client)
     sink.data(b"hello ")
@@ -110,7 +110,7 @@ async def test_a_lost_worker_becomes_one_error_line() -> None:
     assert await relay.ended is RelayOutcome.LOST
 
 
-async def test_a_body_that_ends_too_early_is_a_lost_worker() -> None:
+async def test_an_incomplete_body_ends_as_lost() -> None:
     client = Client()
     relay, _, sink = relay_to(client)
     sink.data(b"hel")
@@ -119,7 +119,7 @@ async def test_a_body_that_ends_too_early_is_a_lost_worker() -> None:
     assert await relay.ended is RelayOutcome.LOST
 
 
-async def test_a_connection_lost_after_the_whole_answer_is_no_error() -> None:
+async def test_a_connection_lost_after_the_complete_answer_ends_as_complete() -> None:
     client = Client()
     relay, _, sink = relay_to(client)
     sink.data(b"done!")
@@ -138,7 +138,7 @@ async def test_an_error_event_ends_the_answer() -> None:
     assert await relay.ended is RelayOutcome.FAILED
 
 
-async def test_a_slow_client_pauses_the_worker_and_loses_nothing() -> None:
+async def test_a_slow_client_pauses_reading_and_gets_every_byte() -> None:
     client = Client()
     relay, response, sink = relay_to(client)
     client.open.clear()
@@ -153,7 +153,7 @@ async def test_a_slow_client_pauses_the_worker_and_loses_nothing() -> None:
     assert client.body == b"ONE TWO THREE!<end>"
 
 
-async def test_the_worker_is_read_again_once_a_slow_client_caught_up() -> None:
+async def test_reading_resumes_after_a_slow_client_caught_up() -> None:
     client = Client()
     relay, response, sink = relay_to(client)
     client.open.clear()
@@ -167,7 +167,7 @@ async def test_the_worker_is_read_again_once_a_slow_client_caught_up() -> None:
     assert await relay.ended is RelayOutcome.COMPLETE
 
 
-async def test_a_worker_is_not_silent_for_as_long_as_its_client_was() -> None:
+async def test_a_drain_counts_as_the_workers_progress() -> None:
     client = Client()
     relay, response, sink = relay_to(client)
     client.open.clear()
@@ -179,7 +179,7 @@ async def test_a_worker_is_not_silent_for_as_long_as_its_client_was() -> None:
     assert relay.last_progress > paused_at + 0.01
 
 
-async def test_the_end_is_sent_even_if_it_carries_no_bytes_and_the_client_is_slow() -> None:
+async def test_an_empty_final_message_is_sent_to_a_slow_client() -> None:
     client = Client()
     response = ScriptedResponse()
 
@@ -198,7 +198,7 @@ async def test_the_end_is_sent_even_if_it_carries_no_bytes_and_the_client_is_slo
     assert client.closed
 
 
-async def test_a_client_that_takes_nothing_is_dropped() -> None:
+async def test_a_client_that_reads_nothing_ends_as_stalled() -> None:
     client = Client()
     relay, response, sink = relay_to(client, stall=0.05)
     client.open.clear()
@@ -207,7 +207,7 @@ async def test_a_client_that_takes_nothing_is_dropped() -> None:
     assert response.paused
 
 
-async def test_nothing_is_sent_after_the_client_left() -> None:
+async def test_nothing_is_sent_after_the_client_disconnected() -> None:
     client = Client()
     relay, _, sink = relay_to(client)
     sink.data(b"one")
@@ -218,18 +218,18 @@ async def test_nothing_is_sent_after_the_client_left() -> None:
     assert await relay.ended is RelayOutcome.CLIENT_GONE
 
 
-async def test_an_answer_that_was_whole_is_complete_though_the_worker_never_ends_it() -> None:
+async def test_aborting_after_the_complete_answer_ends_as_complete() -> None:
     client = Client()
     relay, _, sink = relay_to(client)
     sink.data(b"done!")
-    relay.break_off("the worker fell silent")
+    relay.abort("the worker fell silent")
     assert client.body == b"DONE!<end>"
     assert client.closed
     assert await relay.ended is RelayOutcome.COMPLETE
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(), RuntimeError("the handler is closed")])
-async def test_a_send_that_fails_while_it_waits_means_the_client_left(error: Exception) -> None:
+async def test_a_suspended_send_that_fails_ends_as_client_gone(error: Exception) -> None:
     async def breaking(message: MutableMapping[str, Any]) -> None:
         await asyncio.sleep(0)
         raise error
@@ -241,7 +241,7 @@ async def test_a_send_that_fails_while_it_waits_means_the_client_left(error: Exc
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(), RuntimeError("the handler is closed")])
-async def test_a_failing_send_means_the_client_left(error: Exception) -> None:
+async def test_a_send_that_fails_at_once_ends_as_client_gone(error: Exception) -> None:
     async def broken(message: MutableMapping[str, Any]) -> None:
         raise error
 
@@ -254,7 +254,7 @@ async def test_a_failing_send_means_the_client_left(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("slow", [False, True])
-async def test_stepping_and_awaiting_give_the_same_answer(slow: bool) -> None:
+async def test_a_fast_and_a_slow_client_get_the_same_bytes(slow: bool) -> None:
     client = Client()
     relay, _, sink = relay_to(client)
     for piece in (b"a", b"b", b"c!"):

@@ -1,4 +1,4 @@
-"""When waiting for a worker ends, and what the client is told."""
+"""Time limits on a worker's silence, and the client's error."""
 
 from dataclasses import dataclass, field
 
@@ -6,53 +6,53 @@ import pytest
 
 from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
 
-LIMITS = StallLimits(unresponsive_worker=3, first_content=300, in_answer=120)
+LIMITS = StallLimits(unresponsive_worker=3, first_content=300, mid_response=120)
 
 
 @dataclass(eq=False)
 class Wait:
     begun: bool = False
     worker_unresponsive: bool = False
-    excused: bool = False
+    waits_for_client: bool = False
     last_progress: float = 1000.0
-    told: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
-    def give_up(self, text: str) -> None:
-        self.told.append(text)
+    def abort(self, text: str) -> None:
+        self.errors.append(text)
 
 
-def told(wait: Wait, *, after: float) -> list[str]:
-    """What a look says `after` seconds of silence."""
+def errors(wait: Wait, *, after: float) -> list[str]:
+    """Return the errors of a check `after` seconds of silence."""
     watch = StallWatch(LIMITS)
     with watch.watching(wait):
-        watch.look(wait.last_progress + after)
-    return wait.told
+        watch.check(wait.last_progress + after)
+    return wait.errors
 
 
 @pytest.mark.parametrize(("begun", "limit"), [(False, 300), (True, 120)])
-def test_silence_is_bounded_before_an_answer_and_in_it(begun: bool, limit: float) -> None:
-    assert told(Wait(begun), after=limit) == []
-    assert len(told(Wait(begun), after=limit + 0.1)) == 1
+def test_silence_is_limited_before_and_after_the_first_content(begun: bool, limit: float) -> None:
+    assert errors(Wait(begun), after=limit) == []
+    assert len(errors(Wait(begun), after=limit + 0.1)) == 1
 
 
-def test_the_client_is_told_which_bound_it_was() -> None:
-    assert told(Wait(), after=301) == ["the worker did not begin to answer within 300 s"]
-    assert told(Wait(begun=True), after=121) == ["the worker fell silent for 120 s in the middle of its answer"]
+def test_the_error_names_the_limit_that_was_exceeded() -> None:
+    assert errors(Wait(), after=301) == ["the worker did not begin to answer within 300 s"]
+    assert errors(Wait(begun=True), after=121) == ["the worker fell silent for 120 s in the middle of its answer"]
 
 
 @pytest.mark.parametrize("begun", [False, True])
-def test_a_worker_that_is_down_or_sleeps_gets_less_time(begun: bool) -> None:
-    assert told(Wait(begun, worker_unresponsive=True), after=3) == []
-    assert told(Wait(begun, worker_unresponsive=True), after=3.1) == ["the worker stopped responding"]
+def test_silence_of_an_unresponsive_worker_is_limited_to_3_s(begun: bool) -> None:
+    assert errors(Wait(begun, worker_unresponsive=True), after=3) == []
+    assert errors(Wait(begun, worker_unresponsive=True), after=3.1) == ["the worker stopped responding"]
 
 
-def test_what_the_client_holds_up_is_not_the_workers_fault() -> None:
-    assert told(Wait(begun=True, worker_unresponsive=True, excused=True), after=1000) == []
+def test_a_request_that_waits_for_its_client_is_not_aborted() -> None:
+    assert errors(Wait(begun=True, worker_unresponsive=True, waits_for_client=True), after=1000) == []
 
 
-def test_what_has_ended_is_not_looked_at() -> None:
+def test_a_request_is_not_checked_after_watching_ends() -> None:
     watch, wait = StallWatch(LIMITS), Wait()
     with watch.watching(wait):
         pass
-    watch.look(wait.last_progress + 1000)
-    assert wait.told == []
+    watch.check(wait.last_progress + 1000)
+    assert wait.errors == []

@@ -1,8 +1,7 @@
-"""Runs a coroutine without a task until it first suspends.
+"""Starts a coroutine eagerly: runs it without a task until it first suspends.
 
-uvicorn's `send` finishes without suspending unless its flow control is paused, so calling it from the event
-loop's read callback costs no task switch. Where it does suspend, `resume` finishes it inside a task. A server
-whose `send` needs a running task cannot be driven this way; uvicorn's can.
+uvicorn's `send` finishes without suspending unless its flow control is paused, so calling it from the event loop's read
+callback costs no task switch. A server whose `send` needs a running task cannot be called this way.
 """
 
 from __future__ import annotations
@@ -18,32 +17,32 @@ class Suspended:
     """A suspended coroutine, and the future that it awaits."""
 
     coroutine: Coroutine[Any, Any, None]
-    waits_for: Any
+    awaited: Any
 
 
-def step(coroutine: Coroutine[Any, Any, None]) -> Suspended | None:
+def start_eagerly(coroutine: Coroutine[Any, Any, None]) -> Suspended | None:
     """Run to the end (None) or to the first suspension. Raises what the coroutine raises."""
     try:
-        waits_for = coroutine.send(None)
+        awaited = coroutine.send(None)
     except StopIteration:
         return None
-    return Suspended(coroutine, waits_for)
+    return Suspended(coroutine, awaited)
 
 
 @types.coroutine
 def resume(suspended: Suspended) -> Generator[Any, Any, None]:
     """Finish a suspended coroutine; await it from a task. Cancellation reaches the coroutine."""
-    waits_for = suspended.waits_for
+    awaited = suspended.awaited
     while True:
         try:
-            value = yield waits_for
-        except BaseException as error:  # noqa: BLE001 - handed on, whatever it is
+            value = yield awaited
+        except BaseException as error:  # noqa: BLE001 - thrown into the coroutine
             try:
-                waits_for = suspended.coroutine.throw(error)
+                awaited = suspended.coroutine.throw(error)
             except StopIteration:
                 return
         else:
             try:
-                waits_for = suspended.coroutine.send(value)
+                awaited = suspended.coroutine.send(value)
             except StopIteration:
                 return
