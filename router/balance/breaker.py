@@ -14,7 +14,7 @@ class BreakerState(enum.StrEnum):
 class Breaker:
     """Opens after `threshold` consecutive failures for `hold` seconds x consecutive openings, at most `max_hold`.
 
-    Results of requests sent before the latest opening are ignored, so that fifty streams that break together count as
+    Results of requests `sent` before the latest opening are ignored, so that fifty streams that break together count as
     one failure. Times are monotonic seconds.
     """
 
@@ -25,7 +25,6 @@ class Breaker:
         self.failures = 0
         """Consecutive failures."""
         self.failed_at = float("-inf")
-        """Time of the latest failure."""
         self.openings = 0
         """Openings since the last success."""
         self.is_open = False
@@ -50,18 +49,17 @@ class Breaker:
         return not self.is_open or (now >= self._half_open_at and not self._probing)
 
     def acquire_probe(self, now: float) -> bool:
-        """Register a request. Returns True if it is the probe, which must end in a result or `release_probe`."""
+        """Register a request. Return True if it is the probe, which ends in a result or `release_probe`."""
         if self.is_open and now >= self._half_open_at and not self._probing:
             self._probing = True
             return True
         return False
 
     def release_probe(self) -> None:
-        """End the probe without a result, so that the next request becomes the probe."""
+        """End the probe without a result: the next request becomes the probe."""
         self._probing = False
 
     def record_failure(self, sent: float, now: float) -> None:
-        """Record the failure of a request sent at `sent`."""
         if sent < self._opened_at or (self.is_open and now < self._half_open_at):
             return
         self.failures += 1
@@ -70,7 +68,7 @@ class Breaker:
             self._trip(now)
 
     def record_success(self, sent: float) -> bool:
-        """Record the success of a request sent at `sent`. Returns True if it closed the breaker."""
+        """Return True if it closed the breaker."""
         if sent < self._opened_at:
             return False
         was_open = self.is_open
@@ -79,9 +77,9 @@ class Breaker:
         return was_open
 
     def close_once(self) -> bool:
-        """Close without a success, but only once until the next success. Returns True if it closed the breaker.
+        """Close without a success, once until the next success. Return True if it closed the breaker.
 
-        The openings still count, so that the next failure opens it for longer.
+        The next failure still opens it for longer.
         """
         if not self.is_open or self.openings > 1:
             return False

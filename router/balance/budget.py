@@ -32,7 +32,7 @@ class RetryBudget:
         self.available = min(self.available, max(self.MIN_CAPACITY, self.TOKENS_PER_REQUEST * self.in_flight))
 
     def try_spend(self) -> bool:
-        """Spend one retry. Returns False if none is available."""
+        """Return False if no retry is available."""
         if self.available < 1:
             return False
         self.available -= 1

@@ -1,8 +1,8 @@
 """Health of a worker, from the results of its latest requests.
 
-`link` opens at the first lost connection: the worker is suspect. The next beat of its agent closes `link`, once. If
-the connection is lost again before any success, this router cannot reach a live worker, and only a probe closes it.
-`breaker` opens after several consecutive bad responses and ignores beats.
+`link` opens at the first lost connection: the worker is suspect. The next beat closes it, but only once until a
+success: a router that cannot reach a live worker needs a probe. `breaker` opens after consecutive bad responses and
+ignores beats.
 """
 
 from __future__ import annotations
@@ -36,28 +36,26 @@ class WorkerHealth:
         return not self.link.allows(now)
 
     def is_healthy(self, now: float) -> bool:
-        """True if requests may be sent."""
         if not self.link.is_open and not self.breaker.is_open:  # the common case, checked for every worker
             return True
         return self.link.allows(now) and self.breaker.allows(now)
 
     def acquire_probe(self, now: float) -> bool:
-        """Register a request. Returns True if it is a probe of either breaker."""
+        """Register a request. Return True if it is a probe."""
         link, breaker = self.link.acquire_probe(now), self.breaker.acquire_probe(now)
         return link or breaker
 
     def release_probe(self) -> None:
-        """End a probe without a result."""
         self.link.release_probe()
         self.breaker.release_probe()
 
     def record_success(self, sent: float) -> bool:
-        """Returns True if it closed a breaker."""
+        """Return True if it closed a breaker."""
         link, breaker = self.link.record_success(sent), self.breaker.record_success(sent)
         return link or breaker
 
     def record_failure(self, failure: AttemptFailed, sent: float, now: float) -> None:
-        """Record a failed attempt. Every response, good or bad, shows that the connection works."""
+        """Every response, good or bad, shows that the connection works."""
         if isinstance(failure, Lost):
             self.link.record_failure(sent, now)
             self.breaker.release_probe()
@@ -74,16 +72,16 @@ class WorkerHealth:
         """Factor on the worker's score after bad responses; 1 without.
 
         A worker that fails at once always has free slots and would attract every request until its breaker opens.
-        With the breaker open the factor is 1: the worker is then chosen only in a panic, which spreads the load.
+        An open breaker needs no penalty: the worker is then chosen only in a panic.
         """
         recent = not self.breaker.is_open and now - self.breaker.failed_at < PENALTY_DURATION
         return PENALTY_FACTOR ** min(self.breaker.failures, MAX_PENALTIES) if recent else 1.0
 
     def record_beat(self) -> bool:
-        """Returns True if it closed `link`."""
+        """Return True if it closed `link`."""
         return self.link.close_once()
 
     def reset(self, now: float) -> None:
-        """Forget everything: the worker is a new process."""
+        """The worker is a new process."""
         self.link.reset(now)
         self.breaker.reset(now)

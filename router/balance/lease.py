@@ -19,7 +19,7 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class Errored:
-    """The attempt failed or the stream broke. The kind of failure decides its effect on the worker's health."""
+    """The attempt failed or the stream broke."""
 
     failure: AttemptFailed
 
@@ -33,7 +33,7 @@ Outcome = Completed | Errored | Abandoned
 
 
 class Lease:
-    """Counts one request from dispatch until `release`, which its owner calls on every path; it is idempotent."""
+    """Counts one request until `release`, which its owner calls on every path; it is idempotent."""
 
     def __init__(self, worker: Worker, model: str, clock: Callable[[], float]) -> None:
         self.worker = worker
@@ -58,7 +58,7 @@ class Lease:
             self.worker.record_success(self._sent, self._clock())
 
     def release(self, outcome: Outcome) -> None:
-        """Release the slot and record the outcome in the worker's health and speed."""
+        """End the request and record its effect on the worker's health and speed."""
         if self.released:
             return
         self.released = True

@@ -62,7 +62,7 @@ class Pool:
 
     @property
     def in_flight(self) -> int:
-        """Requests of this process on all workers, including removed ones."""
+        """Requests of this process, including those on removed workers."""
         return sum(worker.in_flight for group in (self._workers, self._removed) for worker in group.values())
 
     # called by discovery
@@ -84,7 +84,7 @@ class Pool:
             self._rebuild_indexes(self._clock())
 
     def report(self, worker_id: str, load: LoadReport) -> bool:
-        """Record a load report. Returns False for an unknown worker."""
+        """Return False for an unknown worker."""
         worker = self._workers.get(worker_id)
         if worker is None:
             return False

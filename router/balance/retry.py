@@ -38,7 +38,7 @@ _MOST_SPECIFIC_FIRST: tuple[type[AttemptFailed], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """The failed attempts of a request, and the means for another."""
+    """A request's failed attempts, and the means for another."""
 
     failures: tuple[AttemptFailed, ...]
     """One per attempt, in order; at least one."""

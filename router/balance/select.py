@@ -99,7 +99,7 @@ def count_untried(groups: Sequence[Sequence[Replica]], tried: Collection[str], n
 
 
 def rejections(groups: Sequence[Sequence[Replica]], tried: Collection[str], now: float) -> dict[str, str]:
-    """By worker id, the reason why a worker is not eligible, or its load and score if it is. For logs."""
+    """Return the reason or the score by worker id. For logs."""
     return {replica.worker.id: _rejection(replica, tried, now) for group in groups for replica in group}
 
 
@@ -133,7 +133,6 @@ def _healthy(group: Sequence[Replica], now: float) -> list[Replica]:
 
 
 def _unhealthy(group: Sequence[Replica], now: float) -> list[Replica]:
-    """Every serving worker that is up."""
     return [replica for replica in group if replica.worker.serving and not replica.worker.down]
 
 

@@ -126,7 +126,7 @@ class Worker:
     # called by the pool
 
     def renew(self, record: WorkerRecord, endpoint: Endpoint, now: float) -> None:
-        """Replace the record. Counters stay; a new generation is a new process."""
+        """Replace the record. A new generation is a new process."""
         if record.generation != self.record.generation:
             self._restarted(now)
         if record.models != self.record.models:
@@ -135,7 +135,7 @@ class Worker:
         self.endpoint = endpoint
 
     def report(self, load: LoadReport, now: float) -> None:
-        """Record a load report, which is also a beat."""
+        """A load report is also a beat."""
         if load.restarts > self.last_report.restarts or (load.state is WorkerState.READY and not self.serving):
             self._restarted(now)
         elif load.state is WorkerState.READY:
@@ -158,7 +158,7 @@ class Worker:
         self.rate.record_report(load.tokens_per_second, full, elapsed, now)
 
     def mark_up(self, now: float) -> None:
-        """Record a successful probe: it is up and not suspect."""
+        """Record a successful probe."""
         if self.health.link.record_success(now) or self.down:
             self._slow_start_at = now
         self.down = False
@@ -170,7 +170,7 @@ class Worker:
     # called by leases
 
     def begin_request(self, now: float) -> bool:
-        """Count a request. Returns True if it is a probe."""
+        """Return True if the request is a probe."""
         self.in_flight += 1
         self._peak = max(self._peak, self.in_flight)
         return self.health.acquire_probe(now)

@@ -30,11 +30,9 @@ class WorkerResponse:
 
     @property
     def worker_unresponsive(self) -> bool:
-        """True if the worker is down or sleeps."""
         return self._lease.worker.unresponsive
 
     def close(self, outcome: Outcome) -> None:
-        """Release the connection, the lease and the budget entry."""
         self.response.close()
         self._lease.release(outcome)
         if self.budget is not None:
@@ -55,7 +53,6 @@ class PendingAttempt:
         self.abort_reason = ""
 
     def record_content(self) -> None:
-        """Record content, which need not suffice for the client's response to begin."""
         self.begun = True
         self.record_progress()
 

@@ -188,7 +188,6 @@ class Forwarder:
     async def _send_adapting(
         self, call: ForwardRequest, replica: Replica, attempt: PendingAttempt, record: RequestRecord
     ) -> _Result:
-        """Send the request, and adapted forms while the worker refuses it."""
         operation, defaults = call.operation, call.resolution.defaults
         step = await offload(call.size, operation.prepare, call.request, replica.model, defaults)
         refusals: list[Refused] = []
@@ -242,7 +241,6 @@ class Forwarder:
 
 
 def _log_choice(call: ForwardRequest, replica: Replica | None, tried: list[str], now: float) -> None:
-    """Log the chosen worker, and the reason why each other one was not chosen."""
     others = call.resolution.rejections(tried, now, replica)
     reasons = ", ".join(f"{worker}: {reason}" for worker, reason in others.items()) or "none"
     chosen = replica.worker.id if replica else "no worker"

@@ -65,7 +65,6 @@ class Relay:
         return self._drain is not None
 
     def start(self, first_bytes: bytes) -> None:
-        """Send the translator's output so far, then the rest."""
         if self.ended.done():
             return
         if first_bytes:

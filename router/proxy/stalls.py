@@ -30,10 +30,10 @@ class Watched(Protocol):
 
     @property
     def waits_for_client(self) -> bool:
-        """True if the client, not the worker, holds up the response."""
+        """True if the client holds up the response."""
 
     def abort(self, text: str) -> None:
-        """End the request. `text` is the client's error."""
+        """End the request with the client's error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +68,11 @@ class StallWatch:
             self._watched.discard(watched)
 
     async def run(self) -> None:
-        """Check periodically, until cancelled."""
         while True:
             await asyncio.sleep(self._interval)
             self.check(asyncio.get_running_loop().time())
 
     def check(self, now: float) -> None:
-        """Abort the requests that have stalled at `now`."""
         for watched in tuple(self._watched):
             reason = "" if watched.waits_for_client else self._stall_reason(watched, now - watched.last_progress)
             if reason:

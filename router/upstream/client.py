@@ -1,12 +1,7 @@
-"""The HTTP/1.1 client of the request path: keep-alive connections to workers.
+"""The HTTP/1.1 client of the request path, and its pool of keep-alive connections.
 
-httpx costs some twenty times as much CPU per request and loses pool slots when requests are cancelled, which is common
-in a router. Control traffic uses httpx.
-
-    http1.py        bytes: the request head, the response parser
-    exchange.py     one request and its response, pulled and pushed
-    connection.py   a connection, for one exchange at a time
-    client.py       the connection pool
+httpx, which control traffic uses, costs some twenty times as much CPU per request and loses pool slots when requests
+are cancelled, which is common in a router.
 """
 
 from __future__ import annotations
@@ -66,8 +61,7 @@ class UpstreamClient:
         return exchange
 
     async def aclose(self) -> None:
-        """Close every connection and return when the sockets are closed. Requests in progress fail with
-        ConnectionLost or ConnectFailed. Idempotent."""
+        """Close every connection and wait until the sockets are closed. Requests in progress fail. Idempotent."""
         self._closed = True
         self._pool.close()
         now = asyncio.get_running_loop().time()
@@ -137,7 +131,7 @@ class ConnectionPool:
         return sum(len(connections) for connections in self._idle.values())
 
     def acquire(self, endpoint: Endpoint) -> UpstreamConnection | None:
-        """Remove and return an idle connection that has not expired."""
+        """Return an idle connection that has not expired."""
         idle = self._idle.get(endpoint)
         if idle is None:
             return None

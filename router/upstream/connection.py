@@ -1,4 +1,4 @@
-"""One connection to a worker, as an asyncio protocol with one exchange at a time."""
+"""A connection to a worker, as an asyncio protocol."""
 
 from __future__ import annotations
 
@@ -40,9 +40,8 @@ class UpstreamConnection(asyncio.Protocol):
         that vanished behind an open connection."""
         self.endpoint = endpoint
         self.unreachable = False
-        """True if it was lost because the worker's host did not respond."""
+        """True if the worker's host did not respond."""
         self.requests = 0
-        """Number of requests sent on it."""
         self._owner = owner
         self._ack_timeout = ack_timeout
         self._user_timeout: float | None = None
@@ -60,7 +59,7 @@ class UpstreamConnection(asyncio.Protocol):
         return self._transport is None or self._transport.is_closing()
 
     def begin(self, method: str, head: bytes, body: bytes) -> UpstreamExchange:
-        """Write a request on an idle connection. The exchange owns the connection until its response has ended."""
+        """Write a request on an idle connection, which the exchange owns until its response has ended."""
         assert self._transport is not None
         assert self._exchange is None
         self.requests += 1
@@ -71,7 +70,6 @@ class UpstreamConnection(asyncio.Protocol):
         return exchange
 
     def release(self, *, reusable: bool) -> None:
-        """End the exchange. Unless `reusable`, close the socket at once."""
         self._exchange = None
         transport = self._transport
         if transport is None:
@@ -94,7 +92,7 @@ class UpstreamConnection(asyncio.Protocol):
             transport.pause_reading()
 
     def abort(self) -> None:
-        """Close the socket at once. An exchange in progress fails with ConnectionLost."""
+        """Close the socket at once. An exchange in progress fails."""
         if self._exchange is not None:
             self._exchange.fail(ConnectionLost("closed by this side"))
         if self._transport is not None:

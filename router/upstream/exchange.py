@@ -26,8 +26,7 @@ class ExchangeTransport(Protocol):
 class UpstreamExchange:
     """`interface.Response`, once `head` has returned.
 
-    It releases its connection as soon as the response has ended, so that the connection can serve the next request
-    while this body is read from memory.
+    It releases its connection as soon as the response has ended, even if the body is still buffered.
     """
 
     def __init__(self, connection: ExchangeTransport, method: str) -> None:
@@ -88,7 +87,7 @@ class UpstreamExchange:
             self._update_reading()
 
     def pause(self) -> None:
-        """Pause reading. Bytes that were read before, and the end among them, are still pushed."""
+        """Pause reading. Bytes that were read before are still pushed."""
         self._paused = True
         self._update_reading()
 
@@ -123,7 +122,6 @@ class UpstreamExchange:
             self._notify_end()
 
     def eof_received(self, *, truncated: bool) -> None:
-        """The worker closed its side: the end of a body without length, else a loss."""
         if not truncated and self._parser.eof():
             self._end(None)
             self._notify_end()

@@ -69,12 +69,11 @@ class ResponseParser:
         self.headers: dict[str, str] = {}
         """Names in lower case; repeated headers are joined by ", "."""
         self.started = False
-        """Any byte has arrived."""
         self.complete = False
         self.keep_alive = False
         """True if the head allows it."""
         self.extra = False
-        """Bytes came after the end of the response."""
+        """True if bytes came after the end of the response."""
         self.error: MalformedResponse | None = None
         self._no_body = method == "HEAD"
         self._until_close = False
