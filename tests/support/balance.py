@@ -1,4 +1,4 @@
-"""Workers without sockets, and a clock that tests own."""
+"""Pools of workers without sockets, and a clock set by hand."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def found(
     speed: float = 1.0,
     load: LoadReport | None = None,
 ) -> Discovered:
-    """A discovered worker; models are given by name, "m" if none is."""
+    """A discovered worker of `models`, by default "m"."""
     infos = tuple(ModelInfo(name=model) if isinstance(model, str) else model for model in models or ("m",))
     url = f"http://{worker_id}:8100"
     record = WorkerRecord(id=worker_id, generation=generation, url=url, models=infos, slots=slots, speed=speed)
@@ -39,7 +39,7 @@ def found(
 
 
 def pool_of(clock: Clock, *workers: Discovered, settled: bool = True) -> Pool:
-    """A pool of these workers, past their slow start unless told otherwise."""
+    """A pool of these workers; `settled`: past their slow start."""
     pool = Pool(clock)
     for worker in workers:
         pool.put(worker)
@@ -55,7 +55,7 @@ def worker_in(pool: Pool, worker_id: str) -> Worker:
 
 
 def group(pool: Pool, name: str = "m") -> tuple[tuple[Replica, ...], ...]:
-    """A model's replicas as `choose` takes them."""
+    """A model's replicas as the groups of `choose`."""
     return (pool.replicas_for(name),)
 
 

@@ -1,4 +1,4 @@
-"""A lease counts one request, once, and tells the worker's health how it went."""
+"""Leases: the count of requests, and the effect of outcomes on health and speed."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from vllama_pool.router.errors import Faulty, Lost, ModelGone
 
 
 @pytest.mark.parametrize("outcome", [Completed(5), Errored(Lost("reset")), Errored(Faulty("boom")), Abandoned()])
-def test_it_is_given_back_exactly_once(outcome: Outcome) -> None:
+def test_a_lease_is_released_exactly_once(outcome: Outcome) -> None:
     clock = Clock()
     pool = pool_of(clock, found("a"))
     worker = worker_in(pool, "a")
@@ -22,7 +22,7 @@ def test_it_is_given_back_exactly_once(outcome: Outcome) -> None:
     assert pool.in_flight == 0
 
 
-def test_a_client_that_leaves_is_never_held_against_the_worker() -> None:
+def test_abandoned_requests_leave_the_worker_healthy() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a"))
     for _ in range(100):
@@ -30,7 +30,7 @@ def test_a_client_that_leaves_is_never_held_against_the_worker() -> None:
     assert worker_in(pool, "a").is_available(clock())
 
 
-def test_a_client_that_leaves_during_a_probe_leaves_the_probe_to_the_next() -> None:
+def test_an_abandoned_probe_lets_the_next_request_probe() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a"))
     worker = worker_in(pool, "a")
@@ -42,7 +42,7 @@ def test_a_client_that_leaves_during_a_probe_leaves_the_probe_to_the_next() -> N
     assert worker.is_available(clock())
 
 
-def test_the_first_content_readmits_a_worker_before_the_answer_is_whole() -> None:
+def test_the_first_content_of_a_probe_readmits_the_worker() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a"))
     worker = worker_in(pool, "a")
@@ -56,7 +56,7 @@ def test_the_first_content_readmits_a_worker_before_the_answer_is_whole() -> Non
     probe.release(Completed(1))
 
 
-def test_a_stream_that_breaks_after_it_began_suspects_the_worker() -> None:
+def test_a_stream_lost_after_its_first_content_makes_the_worker_suspect() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a"))
     lease = pool.lease(worker_in(pool, "a"))
@@ -67,7 +67,7 @@ def test_a_stream_that_breaks_after_it_began_suspects_the_worker() -> None:
     assert worker_in(pool, "a").is_suspect(clock())
 
 
-def test_what_was_answered_well_before_the_loss_does_not_clear_it() -> None:
+def test_a_success_sent_before_the_loss_does_not_clear_the_suspect_worker() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a"))
     worker = worker_in(pool, "a")
@@ -79,7 +79,7 @@ def test_what_was_answered_well_before_the_loss_does_not_clear_it() -> None:
     assert worker.is_suspect(clock())
 
 
-def test_a_denied_model_is_remembered_for_that_model_only() -> None:
+def test_a_404_for_one_model_does_not_affect_the_workers_other_models() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a", "base", "lora"))
     worker = worker_in(pool, "a")
@@ -89,7 +89,7 @@ def test_a_denied_model_is_remembered_for_that_model_only() -> None:
     assert worker.is_available(clock())
 
 
-def test_answers_of_a_full_worker_measure_its_speed() -> None:
+def test_only_responses_of_a_full_worker_measure_its_speed() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a", slots=4))
     worker = worker_in(pool, "a")
@@ -100,7 +100,7 @@ def test_answers_of_a_full_worker_measure_its_speed() -> None:
         leases[0].release(Completed(100))
         for lease in leases[1:]:
             lease.release(Abandoned())
-    assert worker.rate.value(clock()) is None  # the first of them was sent while slots were free
+    assert worker.rate.value(clock()) is None  # slots were free at dispatch
     waiting = [pool.lease(worker) for _ in range(8)]
     clock.advance(4)
     waiting[4].release(Completed(100))

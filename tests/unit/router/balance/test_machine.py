@@ -1,4 +1,4 @@
-"""Anything may happen to a pool and its leases in any order; what must hold then."""
+"""Invariants of a pool and its leases under random events in any order (Hypothesis)."""
 
 import random
 
@@ -64,10 +64,10 @@ class PoolMachine(RuleBasedStateMachine):
         if self.pool.report(worker_id, load):
             self.refused.discard(worker_id)
 
-    @rule(worker_id=IDS, tell=st.sampled_from(["mark_down", "mark_suspect", "mark_up"]))
-    def hear(self, worker_id: str, tell: str) -> None:
-        getattr(self.pool, tell)(worker_id)
-        if tell == "mark_up":
+    @rule(worker_id=IDS, method=st.sampled_from(["mark_down", "mark_suspect", "mark_up"]))
+    def mark(self, worker_id: str, method: str) -> None:
+        getattr(self.pool, method)(worker_id)
+        if method == "mark_up":
             self.refused.discard(worker_id)
 
     @rule(seconds=st.floats(0, 20))
@@ -108,7 +108,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(["m", "lora"]))
     def refuse(self, name: str) -> None:
-        """A request finds nobody listening: from now on its worker is not chosen before something is heard."""
+        """A refused connection: the worker is not chosen until a report, probe or success."""
         chosen = choose(group(self.pool, name), (), self.clock(), self.rng, least_load)
         if chosen is not None:
             self.pool.lease(chosen.worker, name).release(Errored(Lost("refused")))

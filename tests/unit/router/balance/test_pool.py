@@ -1,4 +1,4 @@
-"""The pool: who is in it, what they serve, and what survives a change."""
+"""The pool: names and replicas, counters across changes of records, speeds, unknown workers."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def test_counters_health_and_slow_start_survive_a_renewed_record() -> None:
     assert pool.in_flight == 0
 
 
-def test_a_worker_that_leaves_with_requests_running_finds_its_count_again() -> None:
+def test_a_worker_that_returns_keeps_the_count_of_its_running_requests() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a"))
     first, second = (pool.lease(worker_in(pool, "a")) for _ in range(2))
@@ -41,7 +41,7 @@ def test_a_worker_that_leaves_with_requests_running_finds_its_count_again() -> N
     assert pool.in_flight == 0
 
 
-def test_names_are_found_as_ollama_finds_them_and_exactly_first() -> None:
+def test_names_match_exactly_first_and_then_by_ollamas_rules() -> None:
     pool = pool_of(
         Clock(),
         found("a", "smollm2:135m"),
@@ -60,7 +60,7 @@ def test_names_are_found_as_ollama_finds_them_and_exactly_first() -> None:
     assert pool.replicas_for("") == ()
 
 
-def test_each_worker_counts_once_for_a_name_however_often_it_serves_it() -> None:
+def test_a_worker_with_several_spellings_of_a_name_is_listed_once() -> None:
     model = ModelInfo(name="llama3.2", aliases=("llama3.2:latest", "meta/llama"))
     pool = pool_of(Clock(), found("a", model), found("b", "llama3.2"))
     assert ids(pool.replicas_for("llama3.2")) == ["a", "b"]
@@ -68,31 +68,31 @@ def test_each_worker_counts_once_for_a_name_however_often_it_serves_it() -> None
     assert pool.served() == ("llama3.2",)
 
 
-def test_an_adapter_is_a_model_of_its_own() -> None:
+def test_an_adapter_is_a_separate_model() -> None:
     pool = pool_of(Clock(), found("a", "base", ModelInfo(name="sql", parent="base")), found("b", "base"))
     assert ids(pool.replicas_for("sql")) == ["a"]
     assert ids(pool.replicas_for("base")) == ["a", "b"]
     assert pool.served() == ("base", "sql")
 
 
-def test_it_remembers_what_was_ever_served() -> None:
+def test_names_of_removed_workers_are_still_known() -> None:
     pool = pool_of(Clock(), found("a", "Old"))
     pool.remove("a")
     assert pool.ever_served("old:latest")
     assert not pool.ever_served("new")
 
 
-def test_what_is_told_of_strangers_is_ignored() -> None:
+def test_calls_about_unknown_workers_are_ignored() -> None:
     pool = pool_of(Clock(), found("a"))
-    assert not pool.report("stranger", LoadReport())
-    pool.mark_suspect("stranger")
-    pool.mark_down("stranger")
-    pool.mark_up("stranger")
-    pool.remove("stranger")
+    assert not pool.report("unknown", LoadReport())
+    pool.mark_suspect("unknown")
+    pool.mark_down("unknown")
+    pool.mark_up("unknown")
+    pool.remove("unknown")
     assert len(pool) == 1
 
 
-def test_an_absent_worker_is_back_with_its_next_report_probe_or_record() -> None:
+def test_a_down_worker_is_available_after_a_report_probe_or_record() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a"))
     a = worker_in(pool, "a")
@@ -119,7 +119,7 @@ def test_measured_speeds_are_relative_within_a_model() -> None:
     assert [worker.speed for worker in pool] == pytest.approx([0.5, 1.0, 2.0, 1.0], abs=0.01)
 
 
-def test_ops_see_every_worker_with_its_state() -> None:
+def test_the_admin_view_lists_every_worker_with_its_state() -> None:
     clock = Clock()
     pool = pool_of(clock, found("b", load=RESTARTING), found("a", load=LoadReport(running=2, waiting=1, kv_usage=0.5)))
     pool.lease(worker_in(pool, "a"))
@@ -131,7 +131,7 @@ def test_ops_see_every_worker_with_its_state() -> None:
     assert (second.id, second.state, second.note) == ("b", "down", "CUDA out of memory")
 
 
-def test_models_that_were_served_are_remembered_the_latest_of_them() -> None:
+def test_the_oldest_known_names_are_forgotten_first() -> None:
     pool = pool_of(Clock(), found("a", "old"))
     pool.remove("a")
     assert pool.ever_served("OLD:latest")

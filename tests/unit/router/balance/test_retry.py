@@ -1,4 +1,4 @@
-"""What is tried again, when, and at whose cost."""
+"""Retry decisions: the failures that are retried, delays, and the budget."""
 
 import random
 
@@ -20,45 +20,45 @@ from vllama_pool.router.balance.retry import (
 from vllama_pool.router.balance.select import Untried
 from vllama_pool.router.errors import AttemptFailed, Busy, Faulty, Lost, ModelGone, Refused, Unavailable
 
-PLENTY = Untried(healthy=5, last_resort=0)
-DOUBTFUL = Untried(healthy=0, last_resort=2)
-NOBODY = Untried(healthy=0, last_resort=0)
+MANY_HEALTHY = Untried(healthy=5, last_resort=0)
+NONE_HEALTHY = Untried(healthy=0, last_resort=2)
+NONE_LEFT = Untried(healthy=0, last_resort=0)
 KINDS: list[type[AttemptFailed]] = [Lost, Busy, Unavailable, Faulty, ModelGone, Refused]
 
 
-def after(*kinds: type[AttemptFailed], untried: Untried = PLENTY, budget: float = 3) -> Retry | GiveUp:
+def after(*kinds: type[AttemptFailed], untried: Untried = MANY_HEALTHY, budget: float = 3) -> Retry | GiveUp:
     failures = tuple(kind(f"{kind.__name__} {number}") for number, kind in enumerate(kinds))
     return decide(Attempts(failures, untried, budget), random.Random(1))
 
 
 @pytest.mark.parametrize("kind", [Busy, Unavailable, Faulty, ModelGone])
-def test_a_bad_answer_is_retried_at_once_at_the_budgets_cost(kind: type[AttemptFailed]) -> None:
+def test_a_bad_response_is_retried_at_once_and_budgeted(kind: type[AttemptFailed]) -> None:
     assert after(kind) == Retry(delay=0.0, budgeted=True)
     assert isinstance(after(kind, budget=0.9), GiveUp)
 
 
-def test_a_first_loss_is_free_while_a_healthy_worker_is_left() -> None:
+def test_a_first_lost_connection_is_retried_free_while_a_healthy_worker_is_left() -> None:
     assert after(Lost, budget=0) == Retry(delay=0.0, budgeted=False)
-    assert isinstance(after(Lost, budget=0, untried=DOUBTFUL), GiveUp)
-    assert after(Lost, untried=DOUBTFUL) == Retry(delay=0.0, budgeted=True)
+    assert isinstance(after(Lost, budget=0, untried=NONE_HEALTHY), GiveUp)
+    assert after(Lost, untried=NONE_HEALTHY) == Retry(delay=0.0, budgeted=True)
     second = after(Busy, Lost, budget=0)
     assert isinstance(second, Retry)
     assert not second.budgeted
 
 
-def test_a_second_loss_is_budgeted() -> None:
+def test_the_retry_after_a_second_lost_connection_is_budgeted() -> None:
     second = after(Lost, Lost)
     assert isinstance(second, Retry)
     assert second.budgeted
     assert isinstance(after(Lost, Lost, budget=0), GiveUp)
 
 
-def test_from_the_second_redispatch_on_there_is_a_jittered_delay() -> None:
+def test_the_second_retry_has_a_jittered_delay() -> None:
     failures = (Busy("one"), Busy("two"))
     rng = random.Random(1)
     delays = []
     for _ in range(200):
-        decision = decide(Attempts(failures, PLENTY, 3), rng)
+        decision = decide(Attempts(failures, MANY_HEALTHY, 3), rng)
         assert isinstance(decision, Retry)
         delays.append(decision.delay)
     assert min(delays) >= MIN_DELAY
@@ -67,24 +67,24 @@ def test_from_the_second_redispatch_on_there_is_a_jittered_delay() -> None:
 
 
 @pytest.mark.parametrize("kind", [Faulty, ModelGone])
-def test_a_request_that_breaks_workers_does_not_walk_through_the_fleet(kind: type[AttemptFailed]) -> None:
+def test_a_request_that_fails_on_two_workers_is_not_retried_on_a_third(kind: type[AttemptFailed]) -> None:
     for second in KINDS:
         decision = after(kind, second)
         assert isinstance(decision, GiveUp)
 
 
-def test_the_requests_own_fault_is_never_retried() -> None:
+def test_a_refused_request_is_never_retried() -> None:
     decision = after(Refused)
     assert isinstance(decision, GiveUp)
     assert decision.failure.text == "Refused 0"
 
 
 def test_without_an_untried_worker_there_is_no_retry() -> None:
-    assert isinstance(after(Lost, untried=NOBODY), GiveUp)
+    assert isinstance(after(Lost, untried=NONE_LEFT), GiveUp)
 
 
 @pytest.mark.parametrize(
-    ("kinds", "told"),
+    ("kinds", "expected"),
     [
         ((Lost, Busy, Lost), "Busy 1"),
         ((Faulty, Lost), "Faulty 0"),
@@ -94,11 +94,11 @@ def test_without_an_untried_worker_there_is_no_retry() -> None:
         ((Lost, Lost, Lost), "Lost 2"),
     ],
 )
-def test_the_client_is_told_the_latest_of_the_most_telling_failures(
-    kinds: tuple[type[AttemptFailed], ...], told: str
+def test_the_client_gets_the_latest_of_the_most_specific_failures(
+    kinds: tuple[type[AttemptFailed], ...], expected: str
 ) -> None:
     failures = tuple(kind(f"{kind.__name__} {number}") for number, kind in enumerate(kinds))
-    assert most_specific(failures).text == told
+    assert most_specific(failures).text == expected
 
 
 @given(
@@ -110,7 +110,6 @@ def test_the_client_is_told_the_latest_of_the_most_telling_failures(
 def test_there_are_never_more_than_three_attempts(
     kinds: list[type[AttemptFailed]], healthy: int, last_resort: int, budget: float
 ) -> None:
-    """Played through: each decision to retry makes the next failure happen."""
     attempts = 1
     while isinstance(after(*kinds[:attempts], untried=Untried(healthy, last_resort), budget=budget), Retry):
         attempts += 1
@@ -119,32 +118,8 @@ def test_there_are_never_more_than_three_attempts(
     assert attempts <= MAX_ATTEMPTS
 
 
-def test_the_budget_begins_with_three_and_earns_a_fifth_per_request() -> None:
-    budget = RetryBudget()
-    assert [budget.try_spend() for _ in range(4)] == [True, True, True, False]
-    for _ in range(4):
-        budget.begin_request()
-        budget.end_request()
-    assert not budget.try_spend()
-    for _ in range(2):
-        budget.begin_request()
-        budget.end_request()
-    assert budget.try_spend()
-
-
-def test_the_budget_saves_no_more_than_a_fifth_of_what_is_in_flight() -> None:
-    budget = RetryBudget()
-    for _ in range(100):
-        budget.begin_request()
-    assert budget.available == pytest.approx(20)
-    for _ in range(100):
-        budget.end_request()
-    assert budget.available == 3
-    assert budget.in_flight == 0
-
-
-def test_when_everything_fails_workers_see_a_fifth_more_and_three() -> None:
-    """A retry storm: every worker answers 503 to everything, with ten requests under way at a time."""
+def test_if_every_attempt_fails_workers_see_at_most_a_fifth_more_plus_three() -> None:
+    """A retry storm: every worker answers 503, with ten requests in flight at a time."""
     budget, rng, requests, attempts = RetryBudget(), random.Random(1), 0, 0
     for _ in range(200):
         for _ in range(10):
@@ -155,7 +130,7 @@ def test_when_everything_fails_workers_see_a_fifth_more_and_three() -> None:
             while True:
                 attempts += 1
                 failures += (Unavailable("down"),)
-                decision = decide(Attempts(failures, PLENTY, budget.available), rng)
+                decision = decide(Attempts(failures, MANY_HEALTHY, budget.available), rng)
                 if isinstance(decision, GiveUp):
                     break
                 assert not decision.budgeted or budget.try_spend()

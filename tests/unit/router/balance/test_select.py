@@ -1,4 +1,4 @@
-"""Who may be asked, and who of them is."""
+"""Eligibility of workers, and the choices of the policies."""
 
 import random
 from collections import Counter
@@ -21,28 +21,27 @@ from vllama_pool.workers.registry.record import LoadReport
 
 
 def picks(pool: Pool, clock: Clock, times: int = 400, tried: tuple[str, ...] = ()) -> Counter[str]:
-    """How often each worker is chosen by least-load, nothing being dispatched meanwhile."""
+    """Count the choices of each worker by least-load, without dispatching any request."""
     rng = random.Random(7)
     chosen: Counter[str] = Counter()
     for _ in range(times):
         replica = choose(group(pool), tried, clock(), rng, least_load)
-        chosen[replica.worker.id if replica else "nobody"] += 1
+        chosen[replica.worker.id if replica else "none"] += 1
     return chosen
 
 
-def break_(pool: Pool, clock: Clock, *worker_ids: str) -> None:
-    """Open these workers' breakers."""
+def open_breakers(pool: Pool, clock: Clock, *worker_ids: str) -> None:
     for worker_id in worker_ids:
         for _ in range(5):
             pool.lease(worker_in(pool, worker_id)).release(Errored(Faulty("boom")))
 
 
-def lose(pool: Pool, *worker_ids: str) -> None:
+def make_suspect(pool: Pool, *worker_ids: str) -> None:
     for worker_id in worker_ids:
         pool.lease(worker_in(pool, worker_id)).release(Errored(Lost("refused")))
 
 
-def test_equals_share_evenly_wherever_they_stand() -> None:
+def test_equal_workers_are_chosen_equally_often_whatever_their_order() -> None:
     clock = Clock()
     pool = pool_of(clock, *(found(name) for name in "abcdef"))
     chosen = picks(pool, clock, 6000)
@@ -50,13 +49,13 @@ def test_equals_share_evenly_wherever_they_stand() -> None:
     assert max(chosen.values()) < 1.15 * min(chosen.values())
 
 
-def test_the_less_busy_one_is_chosen() -> None:
+def test_the_less_busy_worker_is_chosen() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a", load=LoadReport(running=3)), found("b", load=LoadReport(running=2)))
     assert picks(pool, clock) == {"b": 400}
 
 
-def test_one_without_a_free_slot_ranks_behind_a_busier_one_with_one() -> None:
+def test_a_full_worker_ranks_behind_a_busier_one_with_a_free_slot() -> None:
     clock = Clock()
     pool = pool_of(
         clock, found("a", slots=4, load=LoadReport(running=4)), found("b", slots=64, load=LoadReport(running=30))
@@ -64,7 +63,7 @@ def test_one_without_a_free_slot_ranks_behind_a_busier_one_with_one() -> None:
     assert picks(pool, clock) == {"b": 400}
 
 
-def test_among_the_full_the_faster_ones_queue_counts_less() -> None:
+def test_among_full_workers_a_faster_one_may_have_a_longer_queue() -> None:
     clock = Clock()
     pool = pool_of(
         clock,
@@ -74,83 +73,83 @@ def test_among_the_full_the_faster_ones_queue_counts_less() -> None:
     assert picks(pool, clock) == {"a": 400}
 
 
-def test_a_new_worker_does_not_attract_everything() -> None:
+def test_a_new_worker_does_not_attract_every_request() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a", slots=64, load=LoadReport(running=4)))
     pool.put(found("b"))
     rng = random.Random(1)
-    taken: Counter[str] = Counter()
+    dispatched: Counter[str] = Counter()
     for _ in range(20):
         replica = choose(group(pool), (), clock(), rng, least_load)
         assert replica is not None
         pool.lease(replica.worker)
-        taken[replica.worker.id] += 1
-    assert 1 <= taken["b"] <= 4
+        dispatched[replica.worker.id] += 1
+    assert 1 <= dispatched["b"] <= 4
 
 
 def test_draining_and_restarting_workers_are_never_chosen() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a", load=DRAINING), found("b", load=RESTARTING))
-    assert picks(pool, clock) == {"nobody": 400}
+    assert picks(pool, clock) == {"none": 400}
     pool.put(found("c"))
     assert picks(pool, clock) == {"c": 400}
 
 
-def test_a_lost_worker_is_out_until_something_good_is_heard_of_it() -> None:
+def test_a_suspect_worker_is_not_chosen_until_its_next_report() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a"), found("b"))
-    lose(pool, "a")
+    make_suspect(pool, "a")
     assert picks(pool, clock) == {"b": 400}
     pool.report("a", LoadReport(running=0))
     clock.advance(SLOW_START)
     assert picks(pool, clock)["a"] > 100
 
 
-def test_the_lost_are_the_last_resort_when_all_are_out() -> None:
+def test_suspect_workers_are_chosen_if_no_other_is_left() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a"), found("b"))
-    lose(pool, "a", "b")
+    make_suspect(pool, "a", "b")
     assert set(picks(pool, clock)) == {"a", "b"}
     assert count_untried(group(pool), (), clock()) == Untried(healthy=0, last_resort=2)
 
 
-def test_silent_ones_come_after_all_others() -> None:
+def test_a_down_worker_is_chosen_after_all_others() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a"), found("b"))
     pool.mark_down("a")
-    lose(pool, "b")
+    make_suspect(pool, "b")
     assert picks(pool, clock) == {"b": 400}
     assert picks(pool, clock, tried=("b",)) == {"a": 400}
-    assert picks(pool, clock, tried=("a", "b")) == {"nobody": 400}
+    assert picks(pool, clock, tried=("a", "b")) == {"none": 400}
 
 
-def test_an_open_breaker_is_out_while_half_are_well() -> None:
+def test_workers_with_open_breakers_are_not_chosen_while_half_are_healthy() -> None:
     clock = Clock()
     pool = pool_of(clock, *(found(name) for name in "abcd"))
-    break_(pool, clock, "a", "b")
+    open_breakers(pool, clock, "a", "b")
     assert set(picks(pool, clock)) == {"c", "d"}
     assert count_untried(group(pool), (), clock()) == Untried(healthy=2, last_resort=2)
 
 
-def test_in_a_panic_breakers_are_ignored_but_not_lost_or_draining_workers() -> None:
+def test_a_panic_ignores_breakers_but_not_suspect_or_draining_workers() -> None:
     clock = Clock()
     pool = pool_of(clock, *(found(name) for name in "abcd"), found("e", load=DRAINING))
-    break_(pool, clock, "a", "b")
-    lose(pool, "c")
+    open_breakers(pool, clock, "a", "b")
+    make_suspect(pool, "c")
     assert set(picks(pool, clock)) == {"a", "b", "d"}
 
 
-def test_the_only_worker_is_asked_however_ill_it_is() -> None:
+def test_the_only_worker_is_chosen_though_its_breaker_is_open() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a"))
-    break_(pool, clock, "a")
+    open_breakers(pool, clock, "a")
     assert picks(pool, clock) == {"a": 400}
 
 
-def test_half_open_one_request_goes_through_until_it_is_answered() -> None:
+def test_a_half_open_worker_gets_one_request_until_its_response() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a"), found("b"))
-    break_(pool, clock, "a")
+    open_breakers(pool, clock, "a")
     clock.advance(5)
     probe = pool.lease(worker_in(pool, "a"))
     assert picks(pool, clock) == {"b": 400}
@@ -159,7 +158,7 @@ def test_half_open_one_request_goes_through_until_it_is_answered() -> None:
     assert picks(pool, clock)["a"] > 100
 
 
-def test_a_worker_that_denied_the_model_is_passed_over_while_there_is_another() -> None:
+def test_a_worker_that_answered_404_for_the_model_is_chosen_last() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a"), found("b"))
     pool.lease(worker_in(pool, "a"), "m").release(Errored(ModelGone("no such model")))
@@ -167,7 +166,7 @@ def test_a_worker_that_denied_the_model_is_passed_over_while_there_is_another() 
     assert picks(pool, clock, tried=("b",)) == {"a": 400}
 
 
-def test_a_healthy_stand_in_is_preferred_to_a_doubtful_replica() -> None:
+def test_a_healthy_fallback_model_is_preferred_to_a_suspect_replica() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a", "first"), found("b", "second"))
     groups = (pool.replicas_for("first"), pool.replicas_for("second"))
@@ -179,13 +178,13 @@ def test_a_healthy_stand_in_is_preferred_to_a_doubtful_replica() -> None:
         return replica.model.name
 
     assert chosen() == "first"
-    lose(pool, "a")
+    make_suspect(pool, "a")
     assert chosen() == "second"
-    lose(pool, "b")
+    make_suspect(pool, "b")
     assert chosen() == "first"
 
 
-def test_round_robin_takes_turns_also_when_workers_come_and_go() -> None:
+def test_round_robin_takes_turns_while_workers_join_and_leave() -> None:
     clock = Clock()
     pool = pool_of(clock, *(found(name) for name in "abc"))
     policy, rng = RoundRobin(), random.Random(1)
@@ -198,12 +197,12 @@ def test_round_robin_takes_turns_also_when_workers_come_and_go() -> None:
     assert turn("a", "b", "c") == "b"
 
 
-def test_policies_with_a_memory_do_not_share_it() -> None:
+def test_each_round_robin_policy_has_its_own_state() -> None:
     assert POLICIES["round-robin"]() is not POLICIES["round-robin"]()
     assert POLICIES["least-load"]() is least_load
 
 
-def test_a_worker_that_fails_fast_does_not_attract_everything() -> None:
+def test_a_worker_that_fails_fast_does_not_attract_every_request() -> None:
     clock = Clock()
     pool = pool_of(clock, found("broken"), found("busy", load=LoadReport(running=4)))
     pool.lease(worker_in(pool, "broken")).release(Errored(Faulty("boom")))
@@ -212,7 +211,7 @@ def test_a_worker_that_fails_fast_does_not_attract_everything() -> None:
     assert picks(pool, clock) == {"broken": 400}
 
 
-def test_workers_that_start_slowly_together_share_alike() -> None:
+def test_workers_in_slow_start_together_share_requests() -> None:
     clock = Clock()
     pool = pool_of(clock, found("first"), settled=False)
     clock.advance(0.01)
@@ -223,7 +222,9 @@ def test_workers_that_start_slowly_together_share_alike() -> None:
 
 def test_rejections_give_the_reason_for_each_worker() -> None:
     clock = Clock()
-    pool = pool_of(clock, *(found(worker, slots=1) for worker in ("busy", "denied", "draining", "down", "free", "ill")))
+    pool = pool_of(
+        clock, *(found(worker, slots=1) for worker in ("busy", "denied", "draining", "down", "free", "failing"))
+    )
     for worker in ("lost", "tried"):
         pool.put(found(worker))
     clock.advance(60)
@@ -232,7 +233,7 @@ def test_rejections_give_the_reason_for_each_worker() -> None:
     pool.mark_suspect("lost")
     pool.lease(worker_in(pool, "busy"))
     for _ in range(5):
-        pool.lease(worker_in(pool, "ill")).release(Errored(Faulty("boom")))
+        pool.lease(worker_in(pool, "failing")).release(Errored(Faulty("boom")))
     pool.lease(worker_in(pool, "denied"), "m").release(Errored(ModelGone("no such model")))
     assert rejections(group(pool), ["tried"], clock()) == {
         "busy": "full, score 2.00",
@@ -240,7 +241,7 @@ def test_rejections_give_the_reason_for_each_worker() -> None:
         "draining": "draining",
         "down": "down",
         "free": "score 1.00",
-        "ill": "breaker open",
+        "failing": "breaker open",
         "lost": "suspect",
         "tried": "tried already",
     }

@@ -1,7 +1,4 @@
-"""What the policies do to a fleet over minutes of simulated time: shares, waits, herding.
-
-The routers' code is real, the engines and the clock are not: see tests/support/fleet/simulated_time.py.
-"""
+"""Policies over minutes of simulated time (tests/support/fleet/simulated_time.py): shares of tokens, waits, herding."""
 
 import random
 import statistics
@@ -22,14 +19,14 @@ ENGINES: dict[str, Callable[[float], Throughput]] = {
 }
 
 
-def of(policy: Policy) -> Callable[[], Policy]:
+def stateless(policy: Policy) -> Callable[[], Policy]:
     return lambda: policy
 
 
 def closed_loop(
     engine: Callable[[float], Throughput], policy: Callable[[], Policy], slots: int, **options: bool | int
 ) -> Figures:
-    """Eight workers of unequal speed under 200 clients that never pause, after half a minute to settle."""
+    """Eight workers of unequal speed under 200 clients that never pause, measured after 30 s."""
     fleet = Fleet([engine(speed) for speed in SPEEDS], policy, slots=slots, seed=4, **options)  # type: ignore[arg-type]
     fleet.closed_loop(CLIENTS, answer_lengths(random.Random(4)))
     return fleet.measure(warm_up=30, seconds=60)
@@ -37,30 +34,30 @@ def closed_loop(
 
 @pytest.mark.parametrize("slots", [8, 16, 24, 26, 32, 64])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_with_least_load_each_worker_makes_its_share_of_the_tokens(engine: str, slots: int) -> None:
-    """Whether all are full (200 clients want 25 slots of each), hardly, or not at all."""
-    assert closed_loop(ENGINES[engine], of(least_load), slots).error(SPEEDS) < 0.05
+def test_least_load_shares_tokens_in_proportion_to_speed(engine: str, slots: int) -> None:
+    """With full, nearly full and half-empty workers: 200 clients need 25 slots of each."""
+    assert closed_loop(ENGINES[engine], stateless(least_load), slots).error(SPEEDS) < 0.05
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_so_it_does_where_workers_do_not_report_their_speed(engine: str) -> None:
+def test_least_load_shares_tokens_by_speed_without_speed_reports(engine: str) -> None:
     for slots in (8, 26):
-        figures = closed_loop(ENGINES[engine], of(least_load), slots, reports_speed=False)
+        figures = closed_loop(ENGINES[engine], stateless(least_load), slots, reports_speed=False)
         assert figures.error(SPEEDS) < 0.05
 
 
 @pytest.mark.parametrize("routers", [2, 4])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_so_it_does_where_several_routers_see_only_reports_of_each_other(engine: str, routers: int) -> None:
+def test_least_load_shares_tokens_by_speed_among_several_routers(engine: str, routers: int) -> None:
     for slots in (8, 26):
-        assert closed_loop(ENGINES[engine], of(least_load), slots, routers=routers).error(SPEEDS) < 0.15
+        assert closed_loop(ENGINES[engine], stateless(least_load), slots, routers=routers).error(SPEEDS) < 0.15
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_round_robin_gives_the_slow_too_much_and_the_fast_too_little(engine: str) -> None:
+def test_round_robin_overloads_slow_workers_and_starves_fast_ones(engine: str) -> None:
     slow_and_fast = closed_loop(ENGINES[engine], RoundRobin, 16)
     assert slow_and_fast.error(SPEEDS) > 1.0
-    least = closed_loop(ENGINES[engine], of(least_load), 16)
+    least = closed_loop(ENGINES[engine], stateless(least_load), 16)
     assert sum(least.tokens) > 1.8 * sum(slow_and_fast.tokens)
 
 
@@ -86,17 +83,17 @@ def open_loop(policy: Callable[[], Policy]) -> Figures:
 
 
 def test_least_of_four_does_not_herd_on_stale_reports() -> None:
-    ours, stale, turns = (open_loop(policy) for policy in (of(least_load), of(stale_argmin), RoundRobin))
+    ours, stale, turns = (open_loop(policy) for policy in (stateless(least_load), stateless(stale_argmin), RoundRobin))
     assert statistics.mean(ours.latencies) < 0.5 * statistics.mean(stale.latencies)
     assert statistics.mean(ours.latencies) < 0.7 * statistics.mean(turns.latencies)
     assert statistics.mean(ours.waits) < 0.1
     assert statistics.mean(stale.waits) > 1.0
 
 
-def test_a_worker_that_becomes_ten_times_slower_soon_gets_little() -> None:
+def test_a_worker_that_becomes_ten_times_slower_soon_gets_few_requests() -> None:
     speed = {"now": 1.0}
     engines = [streams(40), streams(40), lambda running: 40 * speed["now"] * running]
-    fleet = Fleet(engines, of(least_load), slots=32, seed=2)
+    fleet = Fleet(engines, stateless(least_load), slots=32, seed=2)
     fleet.closed_loop(50, answer_lengths(random.Random(2)))
     fleet.run(60)
     speed["now"] = 0.1

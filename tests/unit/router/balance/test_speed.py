@@ -1,11 +1,11 @@
-"""What is learnt of a worker's speed, and from what."""
+"""Measuring a worker's speed from reports and responses; relative speeds."""
 
 import pytest
 
 from vllama_pool.router.balance.speed import MAX_SPEED, MIN_SPEED, RATE_LIFETIME, Rate, relative_speeds
 
 
-def test_only_a_full_worker_is_measured() -> None:
+def test_only_reports_of_a_full_worker_set_its_rate() -> None:
     rate = Rate()
     rate.record_report(100, full=False, elapsed=1, now=1)
     assert rate.value(1) is None
@@ -13,7 +13,7 @@ def test_only_a_full_worker_is_measured() -> None:
     assert rate.value(2) == 400
 
 
-def test_reports_are_smoothed() -> None:
+def test_reported_rates_are_smoothed() -> None:
     rate = Rate()
     rate.record_report(400, full=True, elapsed=1, now=1)
     rate.record_report(800, full=True, elapsed=1, now=2)
@@ -27,22 +27,22 @@ def test_reports_are_smoothed() -> None:
     assert rate.value(40) == pytest.approx(728, rel=0.01)
 
 
-def test_a_half_empty_worker_that_beats_its_own_record_was_slow_only_for_a_time() -> None:
+def test_a_higher_rate_of_a_half_empty_worker_replaces_its_rate() -> None:
     rate = Rate()
     rate.record_report(40, full=True, elapsed=1, now=1)
     rate.record_report(300, full=False, elapsed=1, now=2)
     assert rate.value(2) == 300
 
 
-def test_a_rate_that_is_never_confirmed_is_forgotten() -> None:
+def test_an_unconfirmed_rate_is_forgotten() -> None:
     rate = Rate()
     rate.record_report(400, full=True, elapsed=1, now=1)
     assert rate.value(1 + RATE_LIFETIME - 1) == 400
     assert rate.value(1 + RATE_LIFETIME) is None
 
 
-def test_without_reports_littles_law_gives_the_rate_of_the_whole_worker() -> None:
-    """Eight streams of 50 tokens/s, seen through answers of very different lengths."""
+def test_responses_give_the_workers_rate_by_littles_law() -> None:
+    """Eight streams of 50 tokens/s, with responses of very different lengths."""
     rate = Rate()
     now = 0.0
     for tokens in (10, 500, 40, 1000, 25, 250) * 5:
@@ -51,7 +51,7 @@ def test_without_reports_littles_law_gives_the_rate_of_the_whole_worker() -> Non
     assert rate.value(now) == pytest.approx(400)
 
 
-def test_own_measurements_give_way_to_reports() -> None:
+def test_responses_are_ignored_after_a_report() -> None:
     rate = Rate()
     rate.record_report(400, full=True, elapsed=1, now=1)
     rate.record_response(1000, seconds=1, load=8, full=True, now=2)
@@ -65,8 +65,8 @@ def test_speeds_are_relative_to_the_median_and_bounded() -> None:
     assert relative_speeds(rates, [1.0] * 5, 1) == [MIN_SPEED, 0.5, 1.0, 2.0, MAX_SPEED]
 
 
-def test_a_speed_is_believed_as_far_as_it_was_measured() -> None:
-    """Two equal workers, of which the first second shows 3 : 1: that must not send all that waits to one of them."""
+def test_a_measured_speed_counts_more_as_its_evidence_grows() -> None:
+    """One second of 3 : 1 between equal workers must not send the whole queue to one of them."""
     rates = [Rate(), Rate()]
     speeds = []
     for second in range(20):
@@ -78,7 +78,7 @@ def test_a_speed_is_believed_as_far_as_it_was_measured() -> None:
     assert speeds[19] == pytest.approx([1.49, 0.51], abs=0.01)
 
 
-def test_what_was_never_measured_is_as_fast_as_its_record_says() -> None:
+def test_an_unmeasured_worker_has_its_declared_speed() -> None:
     measured = Rate()
     measured.record_report(400, full=True, elapsed=1000, now=1)
     assert relative_speeds([measured, Rate(), Rate()], [3.0, 1.0, 2.0], 1) == [1.0, 1.0, 2.0]

@@ -1,4 +1,4 @@
-"""A worker's live half: how busy it is, how it comes up, and what makes it new again."""
+"""A worker's load, fullness, slow start, readmission and restarts."""
 
 import pytest
 
@@ -13,11 +13,11 @@ def worker(slots: int = 8, now: float = 0.0, speed: float = 1.0) -> Worker:
     return Worker(one.record, one.endpoint, now)
 
 
-def test_its_load_is_what_others_have_in_it_and_what_we_have_now() -> None:
+def test_load_is_other_routers_reported_load_plus_our_requests_now() -> None:
     one = worker()
     for _ in range(3):
         one.begin_request(1)
-    one.report(LoadReport(running=4, waiting=1), 2)  # three of them ours
+    one.report(LoadReport(running=4, waiting=1), 2)  # three are ours
     assert one.load == 5
     one.begin_request(3)
     assert one.load == 6
@@ -26,24 +26,24 @@ def test_its_load_is_what_others_have_in_it_and_what_we_have_now() -> None:
     assert one.load == 2
 
 
-def test_requests_of_ours_that_have_just_ended_are_not_taken_for_those_of_others() -> None:
+def test_a_report_that_still_counts_our_ended_requests_adds_no_load() -> None:
     one = worker()
     for _ in range(3):
         one.begin_request(1)
     one.report(LoadReport(running=4), 2)
     for _ in range(3):
         one.end_request()
-    one.report(LoadReport(running=4), 2.25)  # vLLM has not seen yet that they are gone
+    one.report(LoadReport(running=4), 2.25)  # vLLM still counts them
     assert one.load == 1
     one.report(LoadReport(running=1), 2.5)
-    assert one.load == 0, "we cannot tell yet whose it is"
+    assert one.load == 0, "it may still be ours"
     one.report(LoadReport(running=1), 3.5)
     assert one.load == 0
     one.report(LoadReport(running=1), 4.5)
-    assert one.load == 1, "it cannot be ours"
+    assert one.load == 1, "it is another router's"
 
 
-def test_a_report_that_is_behind_our_own_count_is_no_reason_to_count_less() -> None:
+def test_a_report_below_our_own_count_does_not_reduce_the_load() -> None:
     one = worker()
     for _ in range(6):
         one.begin_request(1)
@@ -51,7 +51,7 @@ def test_a_report_that_is_behind_our_own_count_is_no_reason_to_count_less() -> N
     assert one.load == 6
 
 
-def test_it_is_full_when_its_slots_are_taken() -> None:
+def test_a_worker_is_full_when_its_load_reaches_its_slots() -> None:
     one = worker(slots=2)
     one.begin_request(1)
     assert not one.full
@@ -59,8 +59,8 @@ def test_it_is_full_when_its_slots_are_taken() -> None:
     assert one.full
 
 
-def test_its_reports_tell_its_speed_once_it_has_been_full_for_a_while() -> None:
-    """The rate in a report looks back a second or two, to when the requests were still coming."""
+def test_reports_set_the_rate_after_two_seconds_at_full_load() -> None:
+    """A report's rate is an average over a second or two, which must not include ramp-up."""
     one = worker(slots=2)
     one.report(LoadReport(running=2, tokens_per_second=5), 1)
     one.report(LoadReport(running=2, tokens_per_second=40), 2.5)
@@ -72,7 +72,7 @@ def test_its_reports_tell_its_speed_once_it_has_been_full_for_a_while() -> None:
     assert one.rate.value(5) == 80
 
 
-def test_with_unknown_slots_it_is_full_while_anything_waits() -> None:
+def test_a_worker_with_unknown_slots_is_full_while_it_has_a_queue() -> None:
     one = worker(slots=0)
     for _ in range(100):
         one.begin_request(1)
@@ -81,7 +81,7 @@ def test_with_unknown_slots_it_is_full_while_anything_waits() -> None:
     assert one.full
 
 
-def test_a_queue_behind_a_full_cache_means_full_whatever_the_slots_say() -> None:
+def test_a_worker_with_a_queue_and_a_full_kv_cache_is_full() -> None:
     one = worker(slots=64)
     one.report(LoadReport(running=10, waiting=2, kv_usage=0.5), 1)
     assert not one.full
@@ -89,7 +89,7 @@ def test_a_queue_behind_a_full_cache_means_full_whatever_the_slots_say() -> None
     assert one.full
 
 
-def test_having_turned_a_request_away_it_is_full_until_it_says_otherwise() -> None:
+def test_a_worker_that_answered_busy_is_full_until_its_next_report() -> None:
     one = worker()
     one.record_failure(Busy("queue full"), "m", sent=1, now=1)
     assert one.full
@@ -98,7 +98,7 @@ def test_having_turned_a_request_away_it_is_full_until_it_says_otherwise() -> No
     assert not one.full
 
 
-def test_a_new_worker_comes_to_its_share_over_ten_seconds() -> None:
+def test_a_new_worker_gets_its_full_share_after_ten_seconds() -> None:
     one = worker(now=100)
     assert one.weight(100) == INITIAL_WEIGHT
     assert INITIAL_WEIGHT < one.weight(105) < 1
@@ -107,7 +107,7 @@ def test_a_new_worker_comes_to_its_share_over_ten_seconds() -> None:
     assert one.score(110) == 1
 
 
-def test_measured_speed_counts_for_its_queue_and_declared_speed_for_its_slots() -> None:
+def test_a_score_uses_measured_speed_only_if_the_worker_is_full() -> None:
     one = worker(slots=2, speed=2.0)
     one.speed = 0.5
     one.begin_request(1)
@@ -126,7 +126,7 @@ def test_only_a_ready_worker_is_available(load: LoadReport) -> None:
     assert one.is_available(2)
 
 
-def test_coming_back_from_a_restart_it_starts_slowly_and_with_a_clean_slate() -> None:
+def test_a_restarted_worker_is_healthy_and_in_slow_start() -> None:
     one = worker()
     for _ in range(5):
         one.record_failure(Faulty("boom"), "m", sent=50, now=50)
@@ -136,7 +136,7 @@ def test_coming_back_from_a_restart_it_starts_slowly_and_with_a_clean_slate() ->
     assert one.weight(90) == INITIAL_WEIGHT
 
 
-def test_a_restart_between_two_beats_shows_in_the_count_of_restarts() -> None:
+def test_a_higher_restart_count_starts_slow_start() -> None:
     one = worker()
     one.report(LoadReport(restarts=1), 50)
     assert one.weight(50) == INITIAL_WEIGHT
@@ -145,7 +145,7 @@ def test_a_restart_between_two_beats_shows_in_the_count_of_restarts() -> None:
     assert one.weight(70) == 1
 
 
-def test_streams_of_the_old_process_that_break_late_do_not_harm_the_new_one() -> None:
+def test_lost_streams_of_the_old_process_do_not_make_the_new_one_suspect() -> None:
     one = worker()
     newer = found("w", generation=2)
     one.renew(newer.record, newer.endpoint, 60)
@@ -153,7 +153,7 @@ def test_streams_of_the_old_process_that_break_late_do_not_harm_the_new_one() ->
     assert one.is_available(61)
 
 
-def test_readmission_by_a_beat_is_slow_and_an_ordinary_beat_changes_nothing() -> None:
+def test_only_a_readmitting_beat_starts_slow_start() -> None:
     one = worker()
     one.record_failure(Lost("refused"), "m", sent=20, now=20)
     assert one.is_suspect(20)
@@ -164,7 +164,7 @@ def test_readmission_by_a_beat_is_slow_and_an_ordinary_beat_changes_nothing() ->
     assert one.weight(31) == 1
 
 
-def test_a_beat_of_a_silent_and_suspected_worker_ends_both() -> None:
+def test_a_beat_readmits_a_worker_that_is_down_and_suspect() -> None:
     one = worker()
     one.mark_suspect(20)
     one.down = True
@@ -172,7 +172,7 @@ def test_a_beat_of_a_silent_and_suspected_worker_ends_both() -> None:
     assert one.is_available(21)
 
 
-def test_a_probe_of_our_own_ends_suspicion_however_often_beats_were_wrong() -> None:
+def test_mark_up_readmits_a_worker_that_beats_no_longer_can() -> None:
     one = worker()
     for now in (20.0, 21.0, 40.0):
         one.record_failure(Lost("refused"), "m", sent=now, now=now)
@@ -182,7 +182,7 @@ def test_a_probe_of_our_own_ends_suspicion_however_often_beats_were_wrong() -> N
     assert one.is_available(41)
 
 
-def test_a_model_that_it_denied_is_not_asked_of_it_for_a_while() -> None:
+def test_a_worker_does_not_offer_a_model_for_5_s_after_a_404() -> None:
     one = worker()
     one.record_failure(ModelGone("no such model"), "lora", sent=1, now=1)
     assert not one.offers("lora", 2)
@@ -190,7 +190,7 @@ def test_a_model_that_it_denied_is_not_asked_of_it_for_a_while() -> None:
     assert one.offers("lora", 6)
 
 
-def test_it_shows_what_matters_at_a_glance() -> None:
+def test_the_repr_shows_state_load_and_speed() -> None:
     one = worker()
     one.begin_request(1)
     one.report(LoadReport(running=5), 2)

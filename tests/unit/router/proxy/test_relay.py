@@ -267,3 +267,38 @@ async def test_a_fast_and_a_slow_client_get_the_same_bytes(slow: bool) -> None:
     sink.eof()
     assert await relay.ended is RelayOutcome.COMPLETE
     assert client.body == b"ABC!<end>"
+
+
+async def test_a_failure_in_one_chunk_with_the_first_content_is_sent_after_it() -> None:
+    client, response, translator = Client(), ScriptedResponse(), Shouting()
+    translator.feed(b"#")
+    relay = Relay(response, translator, client.send, client_stall=5, lost_text="")
+    relay.start(b"first ")
+    assert client.body == b"first <error engine died>"
+    assert await relay.ended is RelayOutcome.FAILED
+    assert response.sink is None, "the rest of the response is not read"
+
+
+async def test_a_client_that_left_before_start_gets_nothing() -> None:
+    client, response = Client(), ScriptedResponse()
+    relay = Relay(response, Shouting(), client.send, client_stall=5, lost_text="")
+    relay.client_gone()
+    relay.start(b"first")
+    assert client.body == b""
+    assert await relay.ended is RelayOutcome.CLIENT_GONE
+    assert response.sink is None
+
+
+async def test_stop_cancels_a_send_that_waits_for_the_client() -> None:
+    client = Client()
+    relay, _, sink = relay_to(client)
+    client.open.clear()
+    sink.data(b"one")
+    assert relay.waits_for_client
+    relay.stop()
+    relay.stop()
+    client.open.set()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert client.body == b""
+    assert not relay.ended.done()

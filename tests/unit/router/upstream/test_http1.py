@@ -1,4 +1,4 @@
-"""The bytes of HTTP/1.1: what is sent, and what a response parser makes of a worker's bytes."""
+"""HTTP/1.1 bytes: request heads, and parsing of responses."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_a_whole_response_reads_the_same_however_it_is_cut(name: str) -> None:
+def test_a_complete_response_is_parsed_the_same_however_it_is_split(name: str) -> None:
     data, body = WHOLE[name]
     in_two = [[data[:i], data[i:]] for i in range(1, len(data))]
     for parts in [[data], *in_two, [data[i : i + 1] for i in range(len(data))]]:
@@ -48,13 +48,13 @@ def test_a_whole_response_reads_the_same_however_it_is_cut(name: str) -> None:
         assert "digest" not in parser.headers
 
 
-def test_the_body_of_one_read_comes_in_one_piece() -> None:
+def test_the_chunks_of_one_read_are_joined() -> None:
     parser = ResponseParser("GET")
     assert parser.feed(CHUNKED + b"1\r\na\r\n1\r\nb\r\n1\r\n") == b"ab"
     assert parser.feed(b"c\r\n1\r\nd\r\n") == b"cd"
 
 
-def test_header_names_are_lower_case_and_repeated_ones_joined() -> None:
+def test_header_names_are_lower_case_and_repeated_headers_joined() -> None:
     parser, _ = parse(OK + b"X-A: 1\r\nVia: \xe9\r\nx-a: 2\r\nContent-Length: 0\r\n\r\n")
     assert parser.headers == {"x-a": "1, 2", "via": "\xe9", "content-length": "0"}
 
@@ -86,7 +86,7 @@ def test_a_connection_that_ends_early_does_not_complete_the_response(cut: bytes)
         (b"HTTP/1.1 200 OK\r\n", True),
     ],
 )
-def test_whether_the_connection_may_be_kept(head: bytes, kept: bool) -> None:
+def test_keep_alive_follows_http_version_and_connection_header(head: bytes, kept: bool) -> None:
     parser, body = parse(head + b"Content-Length: 2\r\n\r\nab")
     assert (parser.keep_alive, parser.complete, body) == (kept, True, b"ab")
 
@@ -108,13 +108,13 @@ EXTRA = {
 
 @pytest.mark.parametrize("more", [b"x", b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nc", b"\0"])
 @pytest.mark.parametrize("whole", EXTRA)
-def test_bytes_after_the_end_are_noticed_and_kept_out_of_the_body(whole: str, more: bytes) -> None:
+def test_bytes_after_the_end_are_flagged_and_not_part_of_the_body(whole: str, more: bytes) -> None:
     for parts in [(EXTRA[whole] + more,), (EXTRA[whole], more)]:
         parser, body = parse(*parts)
         assert (body, parser.complete, parser.extra, parser.error) == (b"ab", True, True, None)
 
 
-def test_a_body_after_a_response_to_head_is_noticed() -> None:
+def test_a_body_after_a_response_to_head_is_flagged() -> None:
     parser, body = parse(length(2) + b"ab", method="HEAD")
     assert (body, parser.extra) == (b"", True)
 
@@ -154,7 +154,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-def test_what_is_not_a_response_is_refused_however_it_is_cut(name: str) -> None:
+def test_a_malformed_response_is_rejected_however_it_is_split(name: str) -> None:
     data = MALFORMED[name]
     step = max(1, len(data) // 200)
     for parts in [(data,), tuple(data[i : i + step] for i in range(0, len(data), step))]:
@@ -167,7 +167,7 @@ def test_what_is_not_a_response_is_refused_however_it_is_cut(name: str) -> None:
     "tail",
     [b"ZZ\r\n", b"3 \r\nabc\r\n", b"3\r\nabcd\r\n", b"fffffffffffffffff\r\n", b"-1\r\n", b"\r\n", b"0x3\r\nabc\r\n"],
 )
-def test_a_broken_chunk_loses_nothing_that_came_before_it(tail: bytes) -> None:
+def test_a_malformed_chunk_keeps_the_body_before_it(tail: bytes) -> None:
     data = CHUNKED + b"2\r\nab\r\n" + tail
     for parts in [(data,), tuple(data[i : i + 1] for i in range(len(data)))]:
         parser, body = parse(*parts)
@@ -178,12 +178,12 @@ def test_a_broken_chunk_loses_nothing_that_came_before_it(tail: bytes) -> None:
 
 
 @pytest.mark.parametrize("filler", [b"1;" + b"x" * MAX_HEAD, b"0\r\n" + b"A: b\r\n" * (MAX_HEAD // 6 + 1)])
-def test_what_is_no_body_is_bounded(filler: bytes) -> None:
+def test_framing_without_body_is_limited(filler: bytes) -> None:
     parser, _ = parse(CHUNKED, *(filler[i : i + 999] for i in range(0, len(filler), 999)))
     assert parser.error is not None
 
 
-def test_a_long_stream_of_small_chunks_is_no_fault() -> None:
+def test_a_long_stream_of_small_chunks_is_accepted() -> None:
     parser, body = parse(CHUNKED, *([b"1\r\n", b"a\r\n"] * MAX_HEAD))
     assert len(body) == MAX_HEAD
     assert parser.error is None
@@ -196,7 +196,7 @@ def head(endpoint: Endpoint = LOCAL, method: str = "POST", path: str = "/v1", si
     return request_head(endpoint, method, path, headers, size).decode("latin-1")
 
 
-def test_a_request_head() -> None:
+def test_a_request_head_has_host_authorization_length_and_headers() -> None:
     assert head(Endpoint("worker", 8100, "/a", None, "Bearer k"), size=3, accept="x/y") == (
         "POST /a/v1 HTTP/1.1\r\nHost: worker:8100\r\nAuthorization: Bearer k\r\n"
         "Content-Length: 3\r\naccept: x/y\r\n\r\n"
@@ -212,12 +212,12 @@ def test_content_length_is_sent_where_a_body_is_expected() -> None:
 @pytest.mark.parametrize(
     ("host", "port", "sent"), [("::1", 8100, "[::1]:8100"), ("fe80::1%eth0", 1, "[fe80::1]:1"), ("h", 80, "h")]
 )
-def test_the_host_header(host: str, port: int, sent: str) -> None:
+def test_the_host_header_brackets_ipv6_and_omits_the_default_port(host: str, port: int, sent: str) -> None:
     assert f"\r\nHost: {sent}\r\n" in head(Endpoint(host, port))
 
 
 @pytest.mark.parametrize("bad", ["\r", "\n", "\r\nX: y", "\0", "\x7f", "\x1b", "\u20ac"])
-def test_nothing_can_be_smuggled_into_a_head(bad: str) -> None:
+def test_control_characters_in_a_request_head_are_rejected(bad: str) -> None:
     for attempt in (
         lambda: head(path="/a" + bad),
         lambda: head(method="GET" + bad),
@@ -232,7 +232,7 @@ def test_nothing_can_be_smuggled_into_a_head(bad: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["", "v1", "/a b", "http://x/"])
-def test_a_path_is_a_path(path: str) -> None:
+def test_an_invalid_request_path_is_rejected(path: str) -> None:
     with pytest.raises(ValueError, match="path"):
         head(path=path)
 
@@ -240,6 +240,6 @@ def test_a_path_is_a_path(path: str) -> None:
 @pytest.mark.parametrize(
     "name", ["Host", "content-length", "Transfer-Encoding", "Connection", "Authorization", "", "a b", "a:"]
 )
-def test_headers_that_are_not_the_callers(name: str) -> None:
+def test_reserved_and_invalid_header_names_are_rejected(name: str) -> None:
     with pytest.raises(ValueError, match="header"):
         head(**{name: "x"})

@@ -1,0 +1,44 @@
+"""The retry budget of one model: a token bucket."""
+
+import pytest
+
+from vllama_pool.router.balance.budget import RetryBudget
+
+
+def test_the_budget_starts_with_three_retries_and_gains_a_fifth_per_request() -> None:
+    budget = RetryBudget()
+    assert [budget.try_spend() for _ in range(4)] == [True, True, True, False]
+    for _ in range(4):
+        budget.begin_request()
+        budget.end_request()
+    assert not budget.try_spend()
+    for _ in range(2):
+        budget.begin_request()
+        budget.end_request()
+    assert budget.try_spend()
+
+
+def test_the_budget_is_capped_at_a_fifth_of_the_requests_in_flight() -> None:
+    budget = RetryBudget()
+    for _ in range(100):
+        budget.begin_request()
+    assert budget.available == pytest.approx(20)
+    for _ in range(100):
+        budget.end_request()
+    assert budget.available == 3
+    assert budget.in_flight == 0
+
+
+def test_an_idle_budget_gains_no_more_than_three_retries() -> None:
+    budget = RetryBudget()
+    for _ in range(100):
+        budget.begin_request()
+        budget.end_request()
+    assert budget.available == 3
+
+
+def test_the_repr_shows_retries_and_requests_in_flight() -> None:
+    budget = RetryBudget()
+    budget.begin_request()
+    budget.try_spend()
+    assert repr(budget) == "<RetryBudget 2.0 available, 1 in flight>"
