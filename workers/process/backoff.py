@@ -11,8 +11,6 @@ __all__ = ["Backoff", "wait_base", "wait_exponential", "wait_random_exponential"
 
 
 class Backoff:
-    """Computes the pause after each consecutive failure with a tenacity wait strategy."""
-
     def __init__(self, wait: wait_base, settled: float = math.inf) -> None:
         """`settled`: seconds of success after which the count of failures is reset."""
         self._wait = wait
@@ -20,7 +18,7 @@ class Backoff:
         self.failures = 0
 
     def pause(self, succeeded_for: float = 0.0) -> float:
-        """Count a failure and return the pause in seconds. `succeeded_for`: seconds since the last start."""
+        """Count a failure and return the pause in seconds. `succeeded_for` is in seconds."""
         if succeeded_for >= self._settled:
             self.failures = 0
         self.failures += 1

@@ -1,11 +1,11 @@
-"""Extract the cause of a server crash from the end of its log. Pure."""
+"""Find the cause of a crash in a log. Pure."""
 
 from __future__ import annotations
 
 import re
 
 MAX_LENGTH = 240
-"""Maximum length in characters."""
+"""Characters."""
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _PREFIX = re.compile(

@@ -1,8 +1,8 @@
 """Run one command, and kill all its processes when it ends or its owner dies.
 
-If an agent dies by SIGKILL, nothing else ends its vLLM. If vLLM's API server dies by SIGKILL, its engine and workers
-keep the GPU memory. So the guardian runs between them, in about 10 MB. It starts the command as the leader of a
-process group and adopts the group's orphans (PR_SET_CHILD_SUBREAPER).
+Without it, a vLLM outlives an agent that dies by SIGKILL, and vLLM's engine outlives a killed API server and keeps the
+GPU memory. The guardian starts the command as the leader of a process group and adopts the group's orphans
+(PR_SET_CHILD_SUBREAPER). It needs about 10 MB.
 
 Owner and guardian exchange lines over a socket pair:
 
@@ -29,18 +29,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 GRACE = 3.0
-"""Seconds between SIGTERM and SIGKILL when the owner is gone."""
+"""Seconds from SIGTERM to SIGKILL when the owner is gone."""
 TRACKER_GRACE = 2.0
-"""Seconds for multiprocessing's resource tracker to unlink the shared memory of dead processes and exit."""
+"""Seconds for multiprocessing's resource tracker to unlink shared memory and exit."""
 SWEEP_TIMEOUT = 10.0
-"""Seconds after which `sweep` gives up on processes that cannot be killed (stuck in a driver)."""
+"""Seconds. A process stuck in a driver cannot be killed."""
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 class Guardian:
-    """Runs the command. `run` returns once all its processes are gone."""
-
     def __init__(self, owner: socket.socket, command: list[str]) -> None:
         self._owner = owner
         self._command = command
@@ -49,33 +47,34 @@ class Guardian:
         self._deadline: float | None = None
 
     def run(self) -> None:
+        """Return once all processes are gone."""
         wakeup, waker = socket.socketpair()
         for sock in (wakeup, waker, self._owner):
             sock.setblocking(False)
         signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, _noted)  # not SIG_IGN, which the command would inherit
+            signal.signal(number, _ignore)  # not SIG_IGN, which the command would inherit
         try:
             self._leader = self._start()
         except OSError as error:
-            self._say(f"failed {self._command[0]}: {error.strerror}")
+            self._send(f"failed {self._command[0]}: {error.strerror}")
             return
-        self._say(f"pid {self._leader}")
+        self._send(f"pid {self._leader}")
         with selectors.DefaultSelector() as selector:
             selector.register(wakeup, selectors.EVENT_READ, lambda: _drain(wakeup))
-            selector.register(self._owner, selectors.EVENT_READ, lambda: self._listen(selector))
+            selector.register(self._owner, selectors.EVENT_READ, lambda: self._read_commands(selector))
             self._watch(selector)
         if self._code is not None:
-            self._say(f"died {self._code}")
+            self._send(f"died {self._code}")
         sweep(self._leader, adopted=True, reap=self._reap)
-        self._say(f"end {-signal.SIGKILL if self._code is None else self._code}")
+        self._send(f"end {-signal.SIGKILL if self._code is None else self._code}")
 
     def _start(self) -> int:
         process = subprocess.Popen(
             self._command,
             stdin=subprocess.DEVNULL,
             process_group=0,
-            preexec_fn=_tied_to(os.getpid()),  # noqa: PLW1509 -- there are no threads here
+            preexec_fn=_sigterm_when_dead(os.getpid()),  # noqa: PLW1509 -- there are no threads here
         )
         process.returncode = 0  # _reap collects the leader and orphans alike
         return process.pid
@@ -85,13 +84,13 @@ class Guardian:
             self._reap()
             if self._code is not None:
                 return
-            left = None if self._deadline is None else self._deadline - time.monotonic()
-            if left is not None and left <= 0:
+            remaining = None if self._deadline is None else self._deadline - time.monotonic()
+            if remaining is not None and remaining <= 0:
                 return
-            for key, _ in selector.select(left):
+            for key, _ in selector.select(remaining):
                 key.data()
 
-    def _listen(self, selector: selectors.BaseSelector) -> None:
+    def _read_commands(self, selector: selectors.BaseSelector) -> None:
         try:
             data = self._owner.recv(4096)
         except BlockingIOError:
@@ -106,7 +105,7 @@ class Guardian:
             self._stop(float(seconds) if word == "stop" else 0.0)
 
     def _stop(self, grace: float) -> None:
-        """Stop the leader within `grace` seconds. A later call can only shorten the deadline."""
+        """A later call can only shorten the deadline."""
         deadline = time.monotonic() + grace
         if self._deadline is None and grace > 0:
             with contextlib.suppress(ProcessLookupError):
@@ -122,16 +121,15 @@ class Guardian:
                 if pid == self._leader:
                     self._code = os.waitstatus_to_exitcode(status)
 
-    def _say(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         with contextlib.suppress(OSError):
             self._owner.send(line.encode() + b"\n")
 
 
 def sweep(group: int, *, adopted: bool = False, reap: Callable[[], object] = lambda: None) -> None:
-    """Kill every process of a group; with `adopted`, also every child of this process. Returns once all are gone.
+    """Kill a process group; with `adopted`, also this process's children. Return once all are gone.
 
-    Resource trackers get TRACKER_GRACE to exit by themselves. Each round calls `reap` to collect dead children.
-    Gives up after SWEEP_TIMEOUT.
+    Resource trackers get TRACKER_GRACE. Each round calls `reap` to collect dead children.
     """
     if group <= 1:
         raise ValueError(f"{group} is not a process group of this guardian")
@@ -171,8 +169,8 @@ def _is_tracker(pid: int) -> bool:
         return False
 
 
-def _tied_to(parent: int) -> Callable[[], None]:
-    """Return a `preexec_fn`: the command gets SIGTERM if the guardian itself is killed."""
+def _sigterm_when_dead(parent: int) -> Callable[[], None]:
+    """Return a `preexec_fn`: the command gets SIGTERM if the guardian is killed."""
     prctl = _prctl()
 
     def tie() -> None:
@@ -188,8 +186,8 @@ def _prctl() -> Callable[..., int] | None:
     return ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
-def _noted(number: int, frame: object) -> None:
-    """Ignore the signal: it only wakes the loop, and the owner decides."""
+def _ignore(number: int, frame: object) -> None:
+    """The signal only wakes the loop; the owner decides."""
 
 
 def _drain(sock: socket.socket) -> None:

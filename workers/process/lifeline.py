@@ -18,15 +18,13 @@ from collections.abc import Callable
 PR_SET_PDEATHSIG = 1
 
 ORPHANED = signal.SIGUSR1
-"""Sent to an agent when its supervisor dies: the agent drains and stops. Not SIGTERM or SIGINT, because a second one
-means "stop now"."""
+"""Tells an agent that its supervisor has died. Not SIGTERM, because a second one means "stop now"."""
 
 
 def die_with_parent(sig: signal.Signals = signal.SIGTERM) -> Callable[[], None]:
-    """Return a `preexec_fn` that makes the child get `sig` when this process dies.
+    """Return a `preexec_fn` that makes the child get `sig` when this process dies. A no-op outside Linux.
 
-    Call it in the parent right before the fork. It records the parent's pid, so that a child whose parent dies
-    between the fork and the prctl exits before exec. The setting survives exec. A no-op outside Linux.
+    Call it in the parent right before the fork: a child whose parent dies between fork and prctl exits before exec.
     """
     if sys.platform != "linux":
         return _nothing
@@ -43,7 +41,7 @@ def die_with_parent(sig: signal.Signals = signal.SIGTERM) -> Callable[[], None]:
 
 
 def signal_name(number: int) -> str:
-    """Return the name of a signal, such as SIGKILL for 9."""
+    """Return a name such as SIGKILL."""
     try:
         return signal.Signals(number).name
     except ValueError:

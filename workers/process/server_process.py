@@ -1,7 +1,4 @@
-"""Run one vLLM server: start it, wait until it is ready, stop it, and report its exit status.
-
-A guardian (guardian.py) kills the server's process tree when the server or this process ends.
-"""
+"""Run one vLLM server under a guardian (guardian.py), which kills its process tree when it or this process ends."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from vllama_pool.workers.process import guardian
 from vllama_pool.workers.process.lifeline import signal_name
 
 POLL_INTERVAL = 0.25
-"""Seconds between readiness polls while vLLM starts."""
+"""Seconds between readiness polls."""
 KEPT_LOGS = 5
 TAIL_BYTES = 64 << 10
 
@@ -32,11 +29,11 @@ class ProcessState(enum.StrEnum):
 
 
 class StartFailed(Exception):
-    """The command could not be started. The text is one line."""
+    """The message is one line."""
 
 
 class ProcessEnded(Exception):
-    """The process ended while a caller waited for it."""
+    """The server ended while a caller waited for it."""
 
     def __init__(self, exit: ExitStatus) -> None:
         super().__init__(str(exit))
@@ -45,9 +42,8 @@ class ProcessEnded(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ExitStatus:
-    """Exit code of a server: negative for a signal, None if unknown."""
-
     code: int | None
+    """Negative for a signal, None if unknown."""
 
     def __str__(self) -> str:
         if self.code is None:
@@ -56,7 +52,7 @@ class ExitStatus:
 
 
 class ServerProcess:
-    """One server process, for a single start. Any task may call the methods after `start`."""
+    """One start of a server. After `start`, any task may call the methods."""
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], log: Path) -> None:
         self.command = tuple(command)
@@ -71,8 +67,8 @@ class ServerProcess:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start the server. Raises StartFailed if the program does not exist or is not executable."""
-        mine, theirs = socket.socketpair()
+        """Raises StartFailed if the program does not exist or is not executable."""
+        ours, theirs = socket.socketpair()
         guardian_process: asyncio.subprocess.Process | None = None
         try:
             with theirs, self.log.open("ab", buffering=0) as output:
@@ -85,13 +81,13 @@ class ServerProcess:
                     pass_fds=(theirs.fileno(),),
                     start_new_session=True,
                 )
-            reader, self._writer = await asyncio.open_connection(sock=mine)
+            reader, self._writer = await asyncio.open_connection(sock=ours)
             word, _, rest = (await reader.readline()).decode().strip().partition(" ")
             if word != "pid":
                 await guardian_process.wait()
                 raise StartFailed(rest or "its guardian died at once")
         except BaseException:
-            mine.close()  # the guardian reads end of file and stops
+            ours.close()  # the guardian reads end of file and stops
             if self._writer is not None:
                 self._writer.close()
             if guardian_process is None or guardian_process.returncode is not None:
@@ -100,10 +96,10 @@ class ServerProcess:
                 self._task = asyncio.create_task(self._abandon(guardian_process))
             raise
         self.pid = int(rest)
-        self._task = asyncio.create_task(self._follow(reader, guardian_process))
+        self._task = asyncio.create_task(self._read_guardian(reader, guardian_process))
 
     async def wait_ready(self, is_ready: Callable[[], Awaitable[bool]]) -> None:
-        """Poll `is_ready` until it returns true. Raises ProcessEnded if the process ends first."""
+        """Poll `is_ready`. Raises ProcessEnded if the server ends first."""
         while True:
             if self._died.done():
                 raise ProcessEnded(await self.wait())
@@ -118,14 +114,14 @@ class ServerProcess:
         return await asyncio.shield(self._exit)
 
     async def died_within(self, seconds: float) -> ExitStatus | None:
-        """Wait up to `seconds` for the server itself to end; its tree may outlive it."""
+        """Wait for the server itself; its tree may outlive it."""
         await asyncio.wait([self._died], timeout=seconds)
         return self._died.result() if self._died.done() else None
 
     async def stop(self, grace: float) -> ExitStatus:
         """Send SIGTERM, and SIGKILL to the whole tree after `grace` seconds; 0 kills at once.
 
-        A later call may shorten the grace. Returns when all processes are gone.
+        A later call may shorten the grace.
         """
         if not self._exit.done() and self._writer is not None:
             self.state = ProcessState.STOPPING
@@ -138,8 +134,8 @@ class ServerProcess:
     def alive(self) -> bool:
         return not self._died.done()
 
-    async def _follow(self, reader: asyncio.StreamReader, guardian_process: asyncio.subprocess.Process) -> None:
-        """Wait for the guardian's `end` line. If the guardian dies without one, sweep the process group."""
+    async def _read_guardian(self, reader: asyncio.StreamReader, guardian_process: asyncio.subprocess.Process) -> None:
+        """Wait for the `end` line. If the guardian dies without one, sweep the process group."""
         assert self._writer is not None
         code: int | None = None
         try:
@@ -169,7 +165,7 @@ class ServerProcess:
 
 
 def rotate(log: Path, keep: int = KEPT_LOGS) -> None:
-    """Rotate logs: x.log becomes x.log.1, and so on; the oldest is deleted. Raises OSError."""
+    """Rename x.log to x.log.1, and so on; delete the oldest. Raises OSError."""
     log.parent.mkdir(parents=True, exist_ok=True)
     for number in range(keep - 1, -1, -1):
         old = log if number == 0 else log.with_name(f"{log.name}.{number}")
@@ -178,7 +174,7 @@ def rotate(log: Path, keep: int = KEPT_LOGS) -> None:
 
 
 def tail(log: Path, size: int = TAIL_BYTES) -> str:
-    """Return the end of a log, "" if it cannot be read."""
+    """Return "" if the log cannot be read."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - size))

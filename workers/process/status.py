@@ -1,7 +1,4 @@
-"""ChildStatus lines from a child process to its supervisor: one JSON line per change of state.
-
-They use their own pipe, independent of logs and the registry. Without a pipe (started by hand), `send` is a no-op.
-"""
+"""Status lines (JSON) from a child process to its supervisor, over a pipe of their own."""
 
 from __future__ import annotations
 
@@ -11,20 +8,20 @@ from collections.abc import Mapping
 import msgspec
 
 STATUS_FD = "VLLAMA_STATUS_FD"
-"""Environment variable that holds the pipe's file descriptor."""
+"""Environment variable with the pipe's descriptor."""
 
 
 class ChildStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     state: str
     """A `WorkerState`; a router process sends only "ready"."""
     note: str = ""
-    """Current activity or error: "loading weights", "CUDA out of memory"."""
+    """Activity or error."""
     models: tuple[str, ...] = ()
     """Served names, once known."""
 
 
 def decode(line: bytes) -> ChildStatus | None:
-    """Decode a line. Returns None if it is not a status."""
+    """Return None if the line is not a status."""
     try:
         return msgspec.json.decode(line, type=ChildStatus)
     except msgspec.DecodeError:
@@ -32,7 +29,7 @@ def decode(line: bytes) -> ChildStatus | None:
 
 
 class StatusPipe:
-    """The child's end of the pipe. `send` ignores a full or closed pipe."""
+    """The child's end. `send` ignores a missing, full or closed pipe."""
 
     def __init__(self, fd: int | None) -> None:
         self._fd = fd
@@ -51,7 +48,7 @@ class StatusPipe:
         return self._fd is not None
 
     def send(self, status: ChildStatus) -> None:
-        """Send a status unless it equals the last one sent."""
+        """Send a status, unless it equals the last one."""
         if self._fd is None or status == self._last:
             return
         self._last = status

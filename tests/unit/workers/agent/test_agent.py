@@ -1,4 +1,4 @@
-"""The order in which an agent ends: drain, leave, stop; and at once when it is told twice."""
+"""Shutdown order of an agent."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ RECORD = WorkerRecord(id="w", generation=1, url="http://h:1")
 
 @dataclass
 class Scene:
-    """A server and a registry that write down what happens to them, in order."""
+    """A server and a registry that record calls in order."""
 
-    happened: list[str] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
     fails: bool = False
     fenced: bool = False
     endless: bool = False
-    """Its requests never finish."""
+    """Requests never finish."""
     swallows: int = 0
-    """How many cancellations are lost in a beat, as can happen when something else ends at the same moment."""
+    """Cancellations that a beat ignores, as can happen when something else ends at the same moment."""
     beating: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def serve(self) -> None:
@@ -37,15 +37,15 @@ class Scene:
         await asyncio.Event().wait()
 
     async def drain(self, deadline: float) -> None:
-        self.happened.append("drain")
+        self.calls.append("drain")
         if self.endless:
             await asyncio.Event().wait()
 
     async def stop(self, grace: float = 0.0) -> None:
-        self.happened.append("stop")
+        self.calls.append("stop")
 
     async def kill(self) -> None:
-        self.happened.append("kill")
+        self.calls.append("kill")
 
     async def register(self, record: WorkerRecord, load: LoadReport) -> Registered | Fenced:
         return Fenced(2) if self.fenced else Registered("e", 1)
@@ -60,7 +60,7 @@ class Scene:
         return True
 
     async def deregister(self, worker_id: str, generation: int) -> bool:
-        self.happened.append("leave")
+        self.calls.append("leave")
         return True
 
     def agent(self) -> Agent:
@@ -69,61 +69,61 @@ class Scene:
         return Agent(self, announcer, grace=30.0, print_line=lambda line: None)
 
 
-async def test_told_once_it_drains_leaves_and_stops() -> None:
+async def test_the_first_stop_drains_deregisters_and_stops_the_server() -> None:
     scene = Scene()
     agent = scene.agent()
     running = asyncio.create_task(agent.run())
     await scene.beating.wait()
     agent.stop()
     await asyncio.wait_for(running, 5)
-    assert scene.happened == ["drain", "leave", "stop", "kill"]
+    assert scene.calls == ["drain", "leave", "stop", "kill"]
 
 
-async def test_told_twice_it_leaves_and_kills() -> None:
+async def test_the_second_stop_deregisters_and_kills_the_server() -> None:
     scene = Scene(endless=True)
     agent = scene.agent()
     running = asyncio.create_task(agent.run())
     await scene.beating.wait()
     agent.stop()
-    await auntil(lambda: scene.happened == ["drain"])
+    await auntil(lambda: scene.calls == ["drain"])
     agent.stop()
     await asyncio.wait_for(running, 5)
-    assert scene.happened == ["drain", "leave", "kill"]
+    assert scene.calls == ["drain", "leave", "kill"]
 
 
-async def test_beats_go_on_while_it_drains() -> None:
+async def test_a_draining_agent_still_beats() -> None:
     scene = Scene(endless=True)
     agent = scene.agent()
     running = asyncio.create_task(agent.run())
     await scene.beating.wait()
     agent.stop()
-    await auntil(lambda: scene.happened == ["drain"])
+    await auntil(lambda: scene.calls == ["drain"])
     scene.beating.clear()
     await asyncio.wait_for(scene.beating.wait(), 5)
     agent.stop()
     await running
 
 
-async def test_a_server_that_gave_up_is_left_and_said() -> None:
+async def test_an_agent_whose_server_gave_up_deregisters_and_raises() -> None:
     scene = Scene(fails=True)
     with pytest.raises(GaveUp, match="no GPU"):
         await asyncio.wait_for(scene.agent().run(), 5)
-    assert scene.happened[-1] == "kill"
-    assert "leave" in scene.happened
+    assert scene.calls[-1] == "kill"
+    assert "leave" in scene.calls
 
 
-async def test_a_fenced_agent_lets_its_requests_finish_and_says_so() -> None:
+async def test_a_fenced_agent_drains_before_it_raises() -> None:
     scene = Scene(fenced=True)
     with pytest.raises(FencedOff):
         await asyncio.wait_for(scene.agent().run(), 5)
-    assert scene.happened == ["drain", "leave", "stop", "kill"]
+    assert scene.calls == ["drain", "leave", "stop", "kill"]
 
 
-async def test_a_cancellation_that_gets_lost_does_not_hang_it() -> None:
+async def test_a_swallowed_cancellation_does_not_hang_the_shutdown() -> None:
     scene = Scene(swallows=2)
     agent = scene.agent()
     running = asyncio.create_task(agent.run())
     await scene.beating.wait()
     agent.stop()
     await asyncio.wait_for(running, 5)
-    assert scene.happened == ["drain", "leave", "stop", "kill"]
+    assert scene.calls == ["drain", "leave", "stop", "kill"]

@@ -1,4 +1,4 @@
-"""What the registry hears of a worker, with a registry that may be away, empty, or taken over."""
+"""Announcer with a fake registry."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ async def running(interval: float = 0.05, **store: object) -> AsyncIterator[Case
             raise error
 
 
-async def test_nothing_is_sent_before_there_is_a_record() -> None:
+async def test_a_load_report_without_a_record_is_not_sent() -> None:
     async with running(interval=0.01) as case:
         case.announcer.report(LoadReport(state=WorkerState.READY))
         case.announcer.announce(RECORD, LoadReport())
@@ -84,7 +84,7 @@ async def test_nothing_is_sent_before_there_is_a_record() -> None:
     assert case.store.registrations == [RECORD]
 
 
-async def test_registered_once_then_beats() -> None:
+async def test_a_worker_is_registered_once_and_then_beats() -> None:
     async with running() as case:
         case.announcer.announce(RECORD, LoadReport(running=1))
         await auntil(lambda: len(case.store.loads) >= 3)
@@ -101,7 +101,7 @@ async def test_a_new_record_is_registered_at_once() -> None:
         await auntil(lambda: case.store.registrations == [RECORD, fresh])
 
 
-async def test_a_change_of_state_does_not_wait_for_the_next_beat() -> None:
+async def test_a_new_state_is_sent_before_the_next_beat_is_due() -> None:
     async with running(interval=60) as case:
         case.announcer.announce(RECORD, LoadReport())
         await auntil(lambda: case.store.loads)
@@ -109,7 +109,7 @@ async def test_a_change_of_state_does_not_wait_for_the_next_beat() -> None:
         await auntil(lambda: case.store.loads[-1].note == "died", 2)
 
 
-async def test_early_beats_are_at_most_five_in_a_second() -> None:
+async def test_early_beats_are_limited_to_five_per_second() -> None:
     async with running(interval=60) as case:
         case.announcer.announce(RECORD, LoadReport())
         started = asyncio.get_running_loop().time()
@@ -120,7 +120,7 @@ async def test_early_beats_are_at_most_five_in_a_second() -> None:
         assert 2 <= len(case.store.loads) <= lasted * 5 + 2
 
 
-async def test_after_a_flush_it_registers_again() -> None:
+async def test_a_worker_registers_again_after_the_registry_was_flushed() -> None:
     async with running() as case:
         case.announcer.announce(RECORD, LoadReport())
         await auntil(lambda: len(case.store.loads) >= 2)
@@ -129,7 +129,7 @@ async def test_after_a_flush_it_registers_again() -> None:
     assert case.said == []
 
 
-async def test_a_registry_that_is_away_is_mentioned_once_and_tried_again() -> None:
+async def test_an_unavailable_registry_is_reported_once_and_retried() -> None:
     async with running(away=True) as case:
         case.announcer.announce(RECORD, LoadReport())
         await auntil(lambda: case.said)
@@ -141,7 +141,7 @@ async def test_a_registry_that_is_away_is_mentioned_once_and_tried_again() -> No
         await auntil(lambda: len(case.said) == 2)
 
 
-async def test_a_newer_agent_ends_this_one() -> None:
+async def test_an_agent_with_a_newer_rival_is_fenced_off() -> None:
     store = FakeStore(newer=8)
     announcer = Announcer(store, lambda line: None, rng=random.Random(1))
     announcer.announce(RECORD, LoadReport())
@@ -150,7 +150,7 @@ async def test_a_newer_agent_ends_this_one() -> None:
     assert store.registrations == []
 
 
-async def test_leaving() -> None:
+async def test_deregistering_sends_id_and_generation() -> None:
     async with running() as case:
         case.announcer.announce(RECORD, LoadReport())
         await auntil(lambda: case.store.loads)
@@ -161,7 +161,7 @@ async def test_leaving() -> None:
         await case.announcer.deregister()
 
 
-async def test_who_never_announced_has_nothing_to_leave() -> None:
+async def test_deregistering_without_a_record_sends_nothing() -> None:
     async with running() as case:
         pass
     await case.announcer.deregister()

@@ -1,5 +1,3 @@
-"""How a server is started: command lines, environment, names, and what is refused beforehand."""
-
 from __future__ import annotations
 
 import socket
@@ -34,7 +32,7 @@ def line(*flags: str, model: str = "org/tiny", program: tuple[str, ...] = ("vllm
     return command_line(program, WorkerSpec(model=model, flags=flags), HERE, 30.0, eager=False)
 
 
-def test_the_command_line() -> None:
+def test_our_flags_precede_the_users_flags() -> None:
     assert line("--enforce-eager") == [
         "vllm",
         "serve",
@@ -55,23 +53,23 @@ def test_the_command_line() -> None:
 
 
 @pytest.mark.parametrize("given", [("--port", "9"), ("--port=9",), ("--served_model_name", "a", "b"), ("--host=::",)])
-def test_what_the_user_gave_is_not_given_again(given: tuple[str, ...]) -> None:
+def test_a_flag_that_the_user_gave_is_not_repeated(given: tuple[str, ...]) -> None:
     words = line(*given)
     name = given[0].partition("=")[0].replace("_", "-")
     assert tuple(words[-len(given) :]) == given
     assert sum(word.replace("_", "-").startswith(name) for word in words) == 1
 
 
-def test_a_switch_that_the_user_took_back_stays_off() -> None:
+def test_a_negated_flag_is_not_overridden() -> None:
     assert "--enable-per-request-metrics" not in line("--no-enable-per-request-metrics")
 
 
-def test_the_module_instead_of_the_program() -> None:
+def test_vllms_api_server_module_gets_the_model_as_an_option() -> None:
     program = ("python", "-m", "vllm.entrypoints.openai.api_server")
     assert line(program=program)[:5] == [*program, "--model", "org/tiny"]
 
 
-def test_the_address_has_two_sides() -> None:
+def test_an_address_has_a_url_for_routers_and_one_for_the_agent() -> None:
     assert HERE.url == HERE.local_url == "http://127.0.0.1:8100"
     everywhere = Address("gpu1.test", "0.0.0.0", 8100, "https")
     assert (everywhere.url, everywhere.local_url) == ("https://gpu1.test:8100", "https://127.0.0.1:8100")
@@ -95,7 +93,7 @@ def test_the_environment_gets_defaults_that_the_user_overrides() -> None:
     assert "VLLM_API_KEY" not in env
 
 
-def test_the_environment_of_a_cpu_build() -> None:
+def test_a_cpu_build_gets_a_small_kv_cache_and_no_compiler() -> None:
     env = environment({}, cpu=True, eager=True, key=None)
     assert (env["TORCHDYNAMO_DISABLE"], env["VLLM_CPU_KVCACHE_SPACE"]) == ("1", "1")
     env = environment({"VLLM_CPU_KVCACHE_SPACE": "7"}, cpu=True, eager=False, key=None)
@@ -116,18 +114,18 @@ def test_the_environment_of_a_cpu_build() -> None:
         (["--compilation-config", "{}"], False),
     ],
 )
-def test_a_cpu_build_does_without_the_compiler_unless_it_is_asked_for(given: list[str], eager: bool) -> None:
+def test_a_cpu_build_disables_the_compiler_unless_flags_enable_it(given: list[str], eager: bool) -> None:
     assert without_compiler(Flags(given), cpu=True) is eager
     assert not without_compiler(Flags(given), cpu=False)
 
 
-def test_vllm_is_told_once_to_do_without_the_compiler() -> None:
+def test_enforce_eager_is_given_once() -> None:
     for flags in ((), ("--enforce-eager",)):
         words = command_line(("vllm",), WorkerSpec(model="org/tiny", flags=flags), HERE, 30.0, eager=True)
         assert words.count("--enforce-eager") == 1
 
 
-def test_the_key_goes_through_the_environment_and_our_secrets_do_not() -> None:
+def test_vllm_gets_the_api_key_but_none_of_our_secrets() -> None:
     given = {"VLLAMA_FLEET_SECRET": "s", "REDIS_URL": "redis://:p@h", "VLLAMA_WORKER_KEY": "k", "HOME": "/h"}
     env = environment(given, cpu=False, eager=False, key="k")
     assert env["VLLM_API_KEY"] == "k"
@@ -136,7 +134,7 @@ def test_the_key_goes_through_the_environment_and_our_secrets_do_not() -> None:
     assert "k" not in line()
 
 
-def test_finding_the_program(tmp_path: Path) -> None:
+def test_the_program_is_found_by_variable_then_path(tmp_path: Path) -> None:
     assert find_program("vllm", {"VLLAMA_VLLM": "nice -n 5 '/my env/vllm'"}) == ("nice", "-n", "5", "/my env/vllm")
     assert find_program("simulated", {}) == (sys.executable, "-m", "vllama_pool.workers.simulated")
     (tmp_path / "vllm").write_text("#!/bin/sh\n")
@@ -148,7 +146,7 @@ def test_finding_the_program(tmp_path: Path) -> None:
         find_program("vllm", {"PATH": str(tmp_path / "empty")})
 
 
-def test_a_cpu_build_is_known_by_its_distribution(tmp_path: Path) -> None:
+def test_a_cpu_build_is_recognised_by_its_distribution(tmp_path: Path) -> None:
     program = (str(tmp_path / "bin" / "vllm"),)
     site = tmp_path / "lib" / "python3.11" / "site-packages"
     (site / "vllm-0.32.0.dist-info").mkdir(parents=True)
@@ -157,7 +155,7 @@ def test_a_cpu_build_is_known_by_its_distribution(tmp_path: Path) -> None:
     assert is_cpu_build(program)
 
 
-def test_slots() -> None:
+def test_slots_follow_max_num_seqs_and_parallelism() -> None:
     assert slots_of(Flags(["--max-num-seqs", "8"]), cpu=False) == 8
     assert slots_of(Flags(["--max-num-seqs=8", "-dp", "2"]), cpu=False) == 16
     assert slots_of(Flags([]), cpu=False) == 0
@@ -166,7 +164,7 @@ def test_slots() -> None:
     assert slots_of(Flags(["--config", "f.yaml"]), cpu=True) == 0
 
 
-def test_worker_ids() -> None:
+def test_a_worker_id_is_derived_from_model_or_host_and_port() -> None:
     assert worker_id(WorkerSpec(model="Qwen/Qwen3-8B"), "gpu1.example.org", 8100) == "Qwen3-8B-gpu1-8100"
     assert worker_id(WorkerSpec(model="m", name="mine"), "h", 1) == "mine"
     attached = worker_id(WorkerSpec(attach="http://10.0.0.5:8000"), "h", 8000)
@@ -187,12 +185,12 @@ def test_worker_ids() -> None:
         (WorkerSpec(model="a/b/c"), "no model at a/b/c"),
     ],
 )
-def test_what_cannot_work_is_refused_beforehand(spec: WorkerSpec, says: str) -> None:
+def test_impossible_arguments_are_refused(spec: WorkerSpec, says: str) -> None:
     with pytest.raises(CannotStart, match=says):
         check_spec(spec)
 
 
-def test_what_can_work_is_not_refused(tmp_path: Path) -> None:
+def test_possible_arguments_are_accepted(tmp_path: Path) -> None:
     with pytest.raises(CannotStart, match=r"no config\.json"):
         check_spec(WorkerSpec(model=str(tmp_path)))
     (tmp_path / "config.json").write_text("{}")
@@ -202,21 +200,21 @@ def test_what_can_work_is_not_refused(tmp_path: Path) -> None:
     check_spec(WorkerSpec(model="any thing", engine="simulated"))
 
 
-def test_an_address_of_another_machine_is_called_that() -> None:
+def test_an_address_of_another_machine_is_refused() -> None:
     with pytest.raises(CannotStart, match=r"203\.0\.113\.9 is not an address of this machine"):
         check_bound("203.0.113.9")
     for host in ("127.0.0.1", "::1", "localhost", "no.such.host.invalid"):
         check_bound(host)
 
 
-def test_a_taken_port_is_seen() -> None:
+def test_a_port_in_use_is_not_free() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         assert not is_free("127.0.0.1", listener.getsockname()[1])
     assert is_free("127.0.0.1", 0)
     assert is_free("no.such.host.invalid", 1)
 
 
-def test_which_parsers_a_vllm_has(tmp_path: Path) -> None:
+def test_offered_parsers_are_read_from_vllms_source(tmp_path: Path) -> None:
     site = tmp_path / "lib" / "python3.11" / "site-packages" / "vllm"
     for part, name in (("tool_parsers", "hermes"), ("reasoning", "qwen3")):
         (site / part).mkdir(parents=True)

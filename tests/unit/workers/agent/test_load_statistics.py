@@ -1,5 +1,3 @@
-"""Token rates, early beats and the end of a drain as plain calculations."""
-
 from __future__ import annotations
 
 import pytest
@@ -9,7 +7,7 @@ from vllama_pool.workers.registry.record import LoadReport, WorkerState
 from vllama_pool.workers.vllm.probe import Metrics
 
 
-def test_a_rate_out_of_a_counter() -> None:
+def test_the_token_rate_covers_the_last_second() -> None:
     rate = TokenRate()
     assert rate.update(0.0, 1000) == 0
     assert rate.update(0.5, 1050) == pytest.approx(100)
@@ -19,14 +17,14 @@ def test_a_rate_out_of_a_counter() -> None:
     assert last == 0
 
 
-def test_a_counter_that_fell_starts_anew() -> None:
+def test_a_counter_that_fell_restarts_the_rate() -> None:
     rate = TokenRate()
     rate.update(0.0, 1000)
     assert rate.update(1.0, 10) == 0
     assert rate.update(2.0, 40) == pytest.approx(30)
 
 
-def test_quiet_needs_more_than_one_look() -> None:
+def test_a_server_is_idle_after_idle_polls_over_the_whole_duration() -> None:
     idle_detector, idle, busy = IdleDetector(duration=1.0), Metrics(reported=True), Metrics(running=1, reported=True)
     assert not idle_detector.update(0.0, idle)
     assert not idle_detector.update(0.9, idle)
@@ -36,7 +34,7 @@ def test_quiet_needs_more_than_one_look() -> None:
     assert idle_detector.update(2.0, idle)
 
 
-def test_waiting_requests_are_not_quiet() -> None:
+def test_a_server_with_waiting_requests_is_not_idle() -> None:
     idle_detector = IdleDetector(duration=0.0)
     assert not idle_detector.update(0.0, Metrics(waiting=1))
     assert not idle_detector.update(1.0, Metrics(waiting=1))
@@ -53,11 +51,13 @@ def test_waiting_requests_are_not_quiet() -> None:
         (1, 0, 0, False),
     ],
 )
-def test_a_quarter_of_the_slots_is_worth_a_beat(running: int, waiting: int, slots: int, significant: bool) -> None:
+def test_a_change_by_a_quarter_of_the_slots_is_significant(
+    running: int, waiting: int, slots: int, significant: bool
+) -> None:
     assert is_significant_change(LoadReport(), LoadReport(running=running, waiting=waiting), slots) is significant
 
 
-def test_a_change_of_state_is_always_worth_a_beat() -> None:
+def test_a_new_state_or_note_is_significant() -> None:
     assert is_significant_change(None, LoadReport(), 8)
     assert is_significant_change(LoadReport(), LoadReport(state=WorkerState.DRAINING), 8)
     assert is_significant_change(LoadReport(), LoadReport(note="why"), 8)

@@ -1,5 +1,3 @@
-"""Looks at a server become load reports."""
-
 from __future__ import annotations
 
 import httpx
@@ -38,7 +36,7 @@ def monitored() -> tuple[Server, Monitor, list[LoadReport]]:
     return server, Monitor(client, reports.append), reports
 
 
-async def test_figures_are_reported_with_the_state() -> None:
+async def test_a_poll_reports_figures_and_state() -> None:
     server, monitor, reports = monitored()
     monitor.set(WorkerState.READY)
     server.running = 3
@@ -46,7 +44,7 @@ async def test_figures_are_reported_with_the_state() -> None:
     assert (reports[-1].state, reports[-1].running, reports[-1].kv_usage) == (WorkerState.READY, 3, 0.5)
 
 
-async def test_looks_are_closer_while_it_is_busy() -> None:
+async def test_a_busy_server_is_polled_more_often() -> None:
     server, monitor, _ = monitored()
     await monitor.poll(URL)
     assert monitor.interval == IDLE_INTERVAL
@@ -55,7 +53,7 @@ async def test_looks_are_closer_while_it_is_busy() -> None:
     assert monitor.interval == BUSY_INTERVAL
 
 
-async def test_misses_are_counted_until_it_answers_again() -> None:
+async def test_failed_polls_are_counted_until_the_next_success() -> None:
     server, monitor, _ = monitored()
     server.up = False
     assert [await monitor.poll(URL) for _ in range(2)] == [Health.STARTING, Health.STARTING]
@@ -65,13 +63,13 @@ async def test_misses_are_counted_until_it_answers_again() -> None:
     assert monitor.failed_polls == 0
 
 
-async def test_a_dead_engine_is_seen_although_metrics_still_answer() -> None:
+async def test_a_dead_engine_is_noticed_although_metrics_answer() -> None:
     server, monitor, _ = monitored()
     server.health = 503
     assert await monitor.poll(URL) is Health.DEAD
 
 
-async def test_a_server_that_is_down_has_no_figures_but_its_restarts() -> None:
+async def test_a_server_that_is_down_reports_only_its_restarts() -> None:
     server, monitor, reports = monitored()
     server.running = 3
     await monitor.poll(URL)

@@ -1,5 +1,3 @@
-"""What is decided, and refused, before anything is started."""
-
 from __future__ import annotations
 
 import sys
@@ -24,7 +22,7 @@ def settings(tmp_path: Path, **changes: Any) -> WorkerSettings:
     return WorkerSettings(registry=RegistrySettings(state_dir=tmp_path / "state"), **changes)
 
 
-def test_a_plan_for_a_vllm_of_our_own(tmp_path: Path) -> None:
+def test_a_model_is_planned_as_a_managed_server(tmp_path: Path) -> None:
     model = write_model(tmp_path / "tiny")
     port = free_ports()
     spec = WorkerSpec(model=str(model), name="w", port=port, flags=("--max-num-seqs", "4"))
@@ -37,7 +35,7 @@ def test_a_plan_for_a_vllm_of_our_own(tmp_path: Path) -> None:
         assert plan.server.log == tmp_path / "state" / "logs" / "w.log"
 
 
-def test_tools_and_thinking_are_switched_on_by_themselves_and_off_by_none(tmp_path: Path) -> None:
+def test_parsers_are_chosen_from_the_template_unless_the_flag_is_none(tmp_path: Path) -> None:
     template = '{{ tools }}<tool_call>{"name": "", "arguments": {}}{% if add_generation_prompt %}<think>{% endif %}'
     model = write_model(tmp_path / "m", config={"model_type": "qwen3"}, chat_template_dot_jinja=template)
     words = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--reasoning-parser", "qwen3")
@@ -55,7 +53,7 @@ def test_tools_and_thinking_are_switched_on_by_themselves_and_off_by_none(tmp_pa
         assert "--tool-call-parser" not in plan.server.command
 
 
-def test_ports_and_ids_are_held_while_the_plan_is(tmp_path: Path) -> None:
+def test_ports_and_ids_stay_locked_as_long_as_the_plan(tmp_path: Path) -> None:
     spec = WorkerSpec(model=str(write_model(tmp_path / "tiny")))
     with prepare(spec, settings(tmp_path), ENV) as first, prepare(spec, settings(tmp_path), ENV) as second:
         assert first.server is not None
@@ -69,7 +67,7 @@ def test_ports_and_ids_are_held_while_the_plan_is(tmp_path: Path) -> None:
         assert third.generation > 0
 
 
-def test_a_port_of_the_environment_is_meant_as_well(tmp_path: Path) -> None:
+def test_a_port_from_the_settings_is_required_exactly(tmp_path: Path) -> None:
     spec, port = WorkerSpec(model=str(write_model(tmp_path / "tiny"))), free_ports()
     with (
         prepare(spec, settings(tmp_path, port=port), ENV),
@@ -79,7 +77,7 @@ def test_a_port_of_the_environment_is_meant_as_well(tmp_path: Path) -> None:
         pass
 
 
-def test_the_users_host_flag_is_bound_and_ours_advertised(tmp_path: Path) -> None:
+def test_the_host_flag_is_bound_and_the_setting_advertised(tmp_path: Path) -> None:
     port = free_ports()
     spec = WorkerSpec(model=str(write_model(tmp_path / "tiny")), port=port, flags=("--host", "0.0.0.0"))
     with prepare(spec, settings(tmp_path, advertise="192.0.2.1"), ENV) as plan:
@@ -88,14 +86,14 @@ def test_the_users_host_flag_is_bound_and_ours_advertised(tmp_path: Path) -> Non
         assert plan.server.address.local_url == f"http://127.0.0.1:{port}"
 
 
-def test_a_plan_for_somebody_elses_vllm(tmp_path: Path) -> None:
+def test_an_attached_vllm_is_planned_without_a_server(tmp_path: Path) -> None:
     spec = WorkerSpec(attach="http://127.0.0.1:8000/", flags=("--max-num-seqs", "64"))
     with prepare(spec, settings(tmp_path), {"VLLM_API_KEY": "theirs"}) as plan:
         assert (plan.server, plan.url, plan.slots, plan.key) == (None, "http://127.0.0.1:8000", 64, "theirs")
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://h", "http://", "http://h:99999", "http://u:p@h:1"])
-def test_urls_that_cannot_be_attached(tmp_path: Path, url: str) -> None:
+def test_an_invalid_attach_url_is_refused(tmp_path: Path, url: str) -> None:
     with pytest.raises(CannotStart), prepare(WorkerSpec(attach=url), settings(tmp_path), {}):
         pass
 
@@ -109,11 +107,11 @@ def test_urls_that_cannot_be_attached(tmp_path: Path, url: str) -> None:
         ("https://gpu.test:8000", "192.0.2.1", "https://gpu.test:8000"),
     ],
 )
-def test_what_routers_are_told_of_an_attached_server(url: str, advertise: str, announced: str) -> None:
+def test_the_loopback_host_of_an_attached_url_is_replaced_for_routers(url: str, advertise: str, announced: str) -> None:
     assert advertised_url(urlsplit(url), advertise) == announced
 
 
-def test_loopback_is_no_address_for_routers_elsewhere(tmp_path: Path) -> None:
+def test_an_advertised_address_that_routers_cannot_use_is_refused(tmp_path: Path) -> None:
     def registry(url: str | None, secret: SecretStr | None = SECRET) -> RegistrySettings:
         return RegistrySettings(redis_url=url, fleet_secret=secret, state_dir=tmp_path)
 

@@ -1,5 +1,3 @@
-"""Ids, ports and generations of the agents on one machine."""
-
 from __future__ import annotations
 
 import re
@@ -13,7 +11,7 @@ from vllama_pool.workers.agent.command_line import CannotStart
 from vllama_pool.workers.agent.state_files import lock_id, lock_port, log_file, next_generation
 
 
-def test_an_id_is_held_by_one_agent_until_it_ends(tmp_path: Path) -> None:
+def test_an_id_is_locked_until_its_release(tmp_path: Path) -> None:
     lock = lock_id(tmp_path, "w:1")
     with pytest.raises(CannotStart, match="another --name"):
         lock_id(tmp_path, "w:1")
@@ -22,7 +20,7 @@ def test_an_id_is_held_by_one_agent_until_it_ends(tmp_path: Path) -> None:
     lock_id(tmp_path, "w:1").release()
 
 
-def test_whether_the_last_holder_was_killed_is_known(tmp_path: Path) -> None:
+def test_a_lock_shows_that_its_last_holder_was_killed(tmp_path: Path) -> None:
     killed = "import os; from pathlib import Path; from vllama_pool.workers.agent.state_files import lock_id\n"
     killed += f"lock = lock_id(Path({str(tmp_path)!r}), 'w'); os._exit(9)"
     subprocess.run([sys.executable, "-c", killed], check=False)
@@ -34,14 +32,14 @@ def test_whether_the_last_holder_was_killed_is_known(tmp_path: Path) -> None:
     again.release()
 
 
-def test_the_port_of_a_killed_agent_is_waited_for(tmp_path: Path) -> None:
+def test_a_busy_port_is_awaited_up_to_the_timeout(tmp_path: Path) -> None:
     answers = iter([False, False, True, True])
     port, lock = lock_port(tmp_path, "h", 8100, exact=True, timeout=5, free=lambda host, port: next(answers))
     assert port == 8100
     lock.release()
 
 
-def test_generations_grow_whatever_the_clock_does(tmp_path: Path) -> None:
+def test_generations_grow_even_if_the_clock_goes_back(tmp_path: Path) -> None:
     assert next_generation(tmp_path, "w", lambda: 1000.0) == 1_000_000
     assert next_generation(tmp_path, "w", lambda: 1000.0) == 1_000_001
     assert next_generation(tmp_path, "w", lambda: 5.0) == 1_000_002
@@ -49,13 +47,13 @@ def test_generations_grow_whatever_the_clock_does(tmp_path: Path) -> None:
     assert next_generation(tmp_path, "other", lambda: 5.0) == 5000
 
 
-def test_a_damaged_generation_is_started_anew(tmp_path: Path) -> None:
+def test_a_damaged_generation_file_is_ignored(tmp_path: Path) -> None:
     next_generation(tmp_path, "w")
     (tmp_path / "workers" / "w.generation").write_text("rubbish")
     assert next_generation(tmp_path, "w", lambda: 3.0) == 3000
 
 
-def test_two_agents_get_two_ports_although_neither_listens_yet(tmp_path: Path) -> None:
+def test_a_locked_port_is_not_given_to_a_second_agent(tmp_path: Path) -> None:
     def free(host: str, port: int) -> bool:
         return port != 8101
 
@@ -68,17 +66,17 @@ def test_two_agents_get_two_ports_although_neither_listens_yet(tmp_path: Path) -
     other.release()
 
 
-def test_no_port_at_all(tmp_path: Path) -> None:
+def test_no_free_port_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CannotStart, match="no port is free"):
         lock_port(tmp_path, "h", 65530, exact=False, free=lambda host, port: False)
 
 
-def test_a_state_directory_that_cannot_be_written(tmp_path: Path) -> None:
+def test_an_unwritable_state_directory_names_the_setting(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for attempt in (lambda: next_generation(tmp_path / "file", "w"), lambda: lock_id(tmp_path / "file", "w")):
         with pytest.raises(CannotStart, match="VLLAMA_STATE_DIR"):
             attempt()
 
 
-def test_file_names_are_tame(tmp_path: Path) -> None:
+def test_file_names_contain_no_special_characters_of_the_id(tmp_path: Path) -> None:
     assert re.fullmatch(r"[\w.]+\.log", log_file(tmp_path, "a/../b c:1").name)

@@ -1,4 +1,4 @@
-"""The reason of a death out of vLLM's logs, as 0.32 writes them."""
+"""Log texts of vLLM 0.32."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ CORE = "(EngineCore pid=17223) ERROR 11-22 19:27:13 [core.py:1510] "
         (TRACE + "AssertionError\n", "AssertionError"),
     ],
 )
-def test_last_words(log: str, words: str) -> None:
+def test_the_crash_reason_is_the_last_error_that_is_a_cause(log: str, words: str) -> None:
     assert crash_reason(log) == words
 
 
-def test_a_mere_consequence_is_better_than_nothing() -> None:
+def test_a_follow_on_error_is_the_reason_if_there_is_no_other() -> None:
     assert crash_reason("RuntimeError: Engine core initialization failed.\n").startswith("RuntimeError")
 
 
-def test_long_lines_are_cut() -> None:
+def test_a_long_reason_is_shortened() -> None:
     words = crash_reason("ValueError: " + "x" * 1000)
     assert len(words) <= MAX_LENGTH
     assert words.endswith("…")

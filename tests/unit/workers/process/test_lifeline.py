@@ -1,5 +1,3 @@
-"""A child must not outlive its parent, whatever ends the parent."""
-
 from __future__ import annotations
 
 import os
@@ -45,7 +43,7 @@ def gone(process: psutil.Process) -> bool:
 
 @pytest.mark.parametrize(("child", "sig"), [(PATIENT, "SIGTERM"), (STUBBORN, "SIGKILL")])
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
-def test_child_ends_with_its_parent(child: str, sig: str, end: signal.Signals) -> None:
+def test_a_child_ends_with_its_parent(child: str, sig: str, end: signal.Signals) -> None:
     parent, grandchild = start(child, sig)
     assert not gone(grandchild)
     parent.send_signal(end)
@@ -53,8 +51,8 @@ def test_child_ends_with_its_parent(child: str, sig: str, end: signal.Signals) -
     until(lambda: gone(grandchild), what="the child is gone")
 
 
-def test_child_of_a_parent_that_died_before_the_tie_never_starts() -> None:
-    tie = die_with_parent()  # noted in this process, run in a child whose parent is another one
+def test_a_child_whose_parent_died_before_the_prctl_exits() -> None:
+    tie = die_with_parent()  # records this process, but runs in a child of another one
     pid = os.fork()
     if pid == 0:
         middle = os.fork()

@@ -1,5 +1,3 @@
-"""The pipe between a child and its supervisor."""
-
 from __future__ import annotations
 
 import os
@@ -7,7 +5,7 @@ import os
 from vllama_pool.workers.process.status import STATUS_FD, ChildStatus, StatusPipe, decode
 
 
-def test_what_is_told_is_read_as_it_was() -> None:
+def test_a_status_is_decoded_as_it_was_sent() -> None:
     reading, writing = os.pipe()
     pipe = StatusPipe(writing)
     status = ChildStatus("ready", "after a while", ("a", "b"))
@@ -17,7 +15,7 @@ def test_what_is_told_is_read_as_it_was() -> None:
     os.close(writing)
 
 
-def test_the_same_status_is_told_once() -> None:
+def test_a_repeated_status_is_sent_once() -> None:
     reading, writing = os.pipe()
     pipe = StatusPipe(writing)
     for state in ("starting", "starting", "ready", "starting"):
@@ -28,7 +26,7 @@ def test_the_same_status_is_told_once() -> None:
     os.close(writing)
 
 
-def test_a_supervisor_that_is_gone_or_stuck_is_no_error() -> None:
+def test_a_full_or_closed_pipe_is_ignored() -> None:
     reading, writing = os.pipe()
     pipe = StatusPipe(writing)
     for number in range(5000):  # more than a pipe holds
@@ -38,13 +36,13 @@ def test_a_supervisor_that_is_gone_or_stuck_is_no_error() -> None:
     os.close(writing)
 
 
-def test_without_a_supervisor_telling_does_nothing() -> None:
+def test_without_a_pipe_send_does_nothing() -> None:
     pipe = StatusPipe.from_environment({})
     assert not pipe.connected
     pipe.send(ChildStatus("ready"))
 
 
-def test_the_pipe_is_not_for_grandchildren() -> None:
+def test_the_pipe_is_not_inherited_by_grandchildren() -> None:
     reading, writing = os.pipe()
     os.set_inheritable(writing, True)
     StatusPipe.from_environment({STATUS_FD: str(writing)})
@@ -53,6 +51,6 @@ def test_the_pipe_is_not_for_grandchildren() -> None:
     os.close(writing)
 
 
-def test_other_lines_are_no_status() -> None:
+def test_other_lines_are_not_decoded() -> None:
     assert decode(b"Traceback (most recent call last):") is None
     assert decode(b'{"note": "no state"}') is None
