@@ -68,15 +68,15 @@ def model_view(listed: ListedModel) -> ModelView:
         loaded=any(target.worker.serving and not target.worker.down for target in reachable),
         engines=tuple(target.worker.record.engine_version for target in reachable),
     )
-    made = listed.virtual
-    if made is None:
+    virtual = listed.virtual
+    if virtual is None:
         return view
     return replace(
         view,
-        base=made.base,
-        made_digest=made_digest(made, view.digest) or view.digest,
-        made_at=made.changed,
-        license="\n".join(made.licenses),
+        base=virtual.base,
+        made_digest=made_digest(virtual, view.digest) or view.digest,
+        made_at=virtual.changed,
+        license="\n".join(virtual.licenses),
     )
 
 

@@ -80,8 +80,8 @@ class Resolution:
 
     def rejections(self, tried: Collection[str], now: float, chosen: Replica | None) -> dict[str, str]:
         """Return why each other worker was not chosen, by id."""
-        found = select.rejections(self.groups, tried, now)
-        return {worker: reason for worker, reason in found.items() if chosen is None or worker != chosen.worker.id}
+        reasons = select.rejections(self.groups, tried, now)
+        return {worker: reason for worker, reason in reasons.items() if chosen is None or worker != chosen.worker.id}
 
     def no_worker(self) -> NoWorker:
         return no_worker(self.name, self.model, self.replicas)
@@ -124,18 +124,18 @@ class ModelRoutes:
 
     def resolve(self, name: str, pool: Pool) -> Resolution:
         """Raises UnknownModel, and NoWorker for a known model without an available worker."""
-        found = (
+        resolution = (
             self._resolve_base(name, pool) or self._resolve_virtual(name, pool) or self._resolve_departed(name, pool)
         )
-        if not any(replica.worker.serving for group in found.groups for replica in group):
-            raise found.no_worker()
-        return found
+        if not any(replica.worker.serving for group in resolution.groups for replica in group):
+            raise resolution.no_worker()
+        return resolution
 
     def find(self, name: str, pool: Pool) -> ListedModel | None:
         """Find a model by any of its names, in any state."""
-        found = self.find_base(name, pool)
-        if found is not None:
-            return found
+        base = self.find_base(name, pool)
+        if base is not None:
+            return base
         model = self._virtual.get(lookup_key(name))
         return self._list_virtual(model, pool) if model is not None else None
 
@@ -191,14 +191,14 @@ class ModelRoutes:
 
     def _resolve_departed(self, name: str, pool: Pool) -> Resolution:
         """Resolve a name whose workers have all left. Raises UnknownModel."""
-        if gone := pool.ever_served(name):
-            return Resolution(name, gone, (), NO_DEFAULTS, self._policy)
+        if served_name := pool.ever_served(name):
+            return Resolution(name, served_name, (), NO_DEFAULTS, self._policy)
         raise UnknownModel(name)
 
     def _resolve_configured(self, name: str, route: ModelRoute, pool: Pool) -> Resolution:
         groups = (pool.replicas_for(entry.model) for entry in self._draw_order(route.serve))
-        known = tuple(group for group in groups if group)
-        return Resolution(name, route.name, known, Defaults(route.options), self._policies[route.name])
+        nonempty = tuple(group for group in groups if group)
+        return Resolution(name, route.name, nonempty, Defaults(route.options), self._policies[route.name])
 
     def _draw_order(self, serve: Sequence[ServeTarget]) -> Iterable[ServeTarget]:
         """Draw an order by weight: the first is preferred, the others are fallbacks."""

@@ -40,10 +40,10 @@ async def join(running: Fleet, name: str, *, version: str, **changes: Any) -> An
     joined = running.workers[name] = Announced(running["a"], record, running.registry)
     await joined.join()
 
-    async def seen() -> bool:
+    async def listed() -> bool:
         return name in await running.states()
 
-    await auntil(seen, 5, f"{name} to be seen")
+    await auntil(listed, 5, f"{name} to be listed")
     return joined
 
 

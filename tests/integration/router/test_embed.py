@@ -34,8 +34,8 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fle
         yield made
 
 
-async def embed(running: Fleet, given: Any = "why", status: int = 200, **more: Any) -> dict[str, Any]:
-    response = await running.http.post("/api/embed", json={"model": "all-minilm", "input": given, **more})
+async def embed(running: Fleet, texts: Any = "why", status: int = 200, **more: Any) -> dict[str, Any]:
+    response = await running.http.post("/api/embed", json={"model": "all-minilm", "input": texts, **more})
     return answered(response, status)
 
 
@@ -78,10 +78,10 @@ async def test_a_batch_keeps_its_order_and_sums_its_tokens(running: Fleet) -> No
 
 @pytest.mark.rule(91, 100)
 @pytest.mark.trap(15)
-@pytest.mark.parametrize("given", ["", None, []], ids=repr)
-async def test_a_load_sends_nothing_to_a_worker(running: Fleet, given: Any) -> None:
+@pytest.mark.parametrize("texts", ["", None, []], ids=repr)
+async def test_a_load_sends_nothing_to_a_worker(running: Fleet, texts: Any) -> None:
     before = received(running)
-    await embed(running, given, keep_alive="10m")
+    await embed(running, texts, keep_alive="10m")
     await embed_legacy(running, "")
     assert received(running) == before
 

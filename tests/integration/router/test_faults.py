@@ -250,7 +250,7 @@ async def test_clients_that_disconnect_at_any_moment_leak_nothing(
     async with fleet(tmp_path, {"a": QUICK, "b": QUICK}) as running:
         port = int(running.url.rpartition(":")[2])
 
-        async def leave() -> None:
+        async def disconnect_early() -> None:
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(head + body)
             await asyncio.sleep(rng.uniform(0, 0.08))  # from before the router has read it to after its end
@@ -264,7 +264,7 @@ async def test_clients_that_disconnect_at_any_moment_leak_nothing(
 
             async def one() -> None:
                 async with gate:
-                    await leave()
+                    await disconnect_early()
 
             await asyncio.gather(*(one() for _ in range(count)))
             await auntil(lambda: _at_rest(running), 5, "the fleet to be at rest")

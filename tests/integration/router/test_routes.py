@@ -174,8 +174,8 @@ async def test_expect_100_continue_is_answered_or_refused_before_the_body(runnin
     assert b"100 Continue" not in refused
     body = json.dumps(chat()).encode()
     head = b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nExpect: 100-continue\r\n"
-    taken = await raw(running, head + b"Content-Length: %d\r\n\r\n" % len(body), body)
-    assert taken.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
+    accepted = await raw(running, head + b"Content-Length: %d\r\n\r\n" % len(body), body)
+    assert accepted.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
 
 
 async def test_an_upgrade_to_http_2_is_ignored(running: Fleet) -> None:

@@ -74,13 +74,13 @@ def test_only_the_embedded_registry_has_a_save_file(tmp_path: Path) -> None:
 
 
 async def test_saved_virtual_models_are_loaded_before_the_registry_is_reached(tmp_path: Path) -> None:
-    given = settings(state_dir=tmp_path)
-    saved = save_file(given)
+    embedded = settings(state_dir=tmp_path)
+    saved = save_file(embedded)
     assert isinstance(saved, SaveFile)
     saved.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     assert saved.save([VirtualModel(name="mario:latest", revision=1, base="m:latest")])
     store = ModelStore()
-    sources = open_sources(given, (), Pool(time.monotonic), store, tuple)
+    sources = open_sources(embedded, (), Pool(time.monotonic), store, tuple)
     await sources.aclose()
     assert [model.name for model in store.live.values()] == ["mario:latest"]
 

@@ -27,9 +27,9 @@ LOOPBACK = Access(own_names=frozenset({"gpu-5"}))
 PUBLIC = Access(check_host=False, keys=KEYS, allow_anonymous=False)
 
 
-def settings(**given: Any) -> RouterSettings:
+def settings(**fields: Any) -> RouterSettings:
     """Make settings without reading the environment."""
-    return RouterSettings.model_construct(**given)
+    return RouterSettings.model_construct(**fields)
 
 
 def refusal(access: Access, request: AccessRequest) -> int:
@@ -129,7 +129,7 @@ def test_configured_host_names_are_accepted(host: str, passing: bool) -> None:
 
 @pytest.mark.rule(183)
 @pytest.mark.parametrize(
-    ("given", "checked"),
+    ("fields", "checked"),
     [
         ({"host": "127.0.0.1"}, True),
         ({"host": "::1"}, True),
@@ -139,8 +139,10 @@ def test_configured_host_names_are_accepted(host: str, passing: bool) -> None:
         ({"host": "0.0.0.0", "allowed_hosts": ("a.example.com",)}, True),
     ],
 )
-def test_the_host_is_checked_on_loopback_and_if_host_names_are_configured(given: dict[str, Any], checked: bool) -> None:
-    assert Access.from_settings(settings(**given)).check_host is checked
+def test_the_host_is_checked_on_loopback_and_if_host_names_are_configured(
+    fields: dict[str, Any], checked: bool
+) -> None:
+    assert Access.from_settings(settings(**fields)).check_host is checked
 
 
 # The Origin header, R181; its rules are in test_cors.py.
