@@ -432,7 +432,7 @@ async def test_sleep_ends_a_whole_answer_with_finish_reason_abort(client: httpx.
 
 async def test_sleep_with_mode_wait_answers_after_the_running_requests(client: httpx.AsyncClient) -> None:
     async with workers(dataclasses.replace(FAST, tokens_per_second=100.0, dev_mode=True)) as (worker,):
-        running = asyncio.create_task(client.post(worker.url + CHAT, json={**STREAM, "max_tokens": 20}))
+        running = asyncio.create_task(client.post(worker.url + CHAT, json={**STREAM, "max_tokens": 100, "ignore_eos": True}))
         await auntil(lambda: worker.running == 1)
         sleeping = asyncio.create_task(client.post(worker.url + "/sleep?mode=wait&level=2"))
         await auntil(lambda: worker.requests["/sleep"] == 1)
@@ -449,7 +449,7 @@ async def test_sleep_with_mode_wait_answers_after_the_running_requests(client: h
 
 async def test_sleep_with_mode_keep_freezes_the_running_requests(client: httpx.AsyncClient) -> None:
     async with workers(dataclasses.replace(FAST, tokens_per_second=100.0, dev_mode=True)) as (worker,):
-        running = asyncio.create_task(client.post(worker.url + CHAT, json={**STREAM, "max_tokens": 20}))
+        running = asyncio.create_task(client.post(worker.url + CHAT, json={**STREAM, "max_tokens": 100, "ignore_eos": True}))
         await auntil(lambda: worker.tokens > 1)
         assert (await client.post(worker.url + "/sleep?mode=keep")).status_code == 200
         assert (worker.running, running.done()) == (1, False)
@@ -541,7 +541,7 @@ def test_a_process_ignores_sigterm_while_that_fault_is_set() -> None:
 
 def test_a_process_exits_some_time_after_its_engine_died() -> None:
     with SimulatedProcess() as worker:
-        worker.set_faults([faults.Dead(exit_after=0.3)])
+        worker.set_faults([faults.Dead(exit_after=1.5)])
         assert httpx.get(worker.url + "/health", trust_env=False).status_code == 503
         assert worker.wait() == 137
 
