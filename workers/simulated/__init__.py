@@ -1,6 +1,4 @@
-"""A simulated worker: vLLM's HTTP server without a model or a GPU, for load and fault tests.
-
-It identifies itself in its Server header, its version, its start-up line and every answer.
+"""A simulated worker: vLLM's HTTP server without a model or a GPU.
 
 Request: http_server, server, routes, requests, inference, generation_task, engine_loop, engine.
 Response: generation, then streams or responses.

@@ -1,4 +1,4 @@
-"""`python -m vllama_pool.workers.simulated [MODEL] --flags`: a simulated worker as a process, in place of vLLM."""
+"""`python -m vllama_pool.workers.simulated [MODEL] --flags`: a simulated worker as a process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from vllama_pool.workers.simulated.options import Options, parse_arguments
 from vllama_pool.workers.simulated.server import Simulated
 
 KILLED = 137
-"""Exit code of a process that SIGKILL ended."""
 ENGINE = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 
 
@@ -36,7 +35,7 @@ def main() -> int:
 
 @contextlib.contextmanager
 def _engine() -> Iterator[None]:
-    """Run a child process that stays behind if this process is killed, like vLLM's engine."""
+    """Run a child process that outlives a kill of this process, like vLLM's engine."""
     with subprocess.Popen([sys.executable, "-I", "-S", "-c", ENGINE]) as engine:
         try:
             yield

@@ -1,9 +1,8 @@
-"""Answers as a pure function of the prompt's tokens, so that all simulated workers agree:
+"""Answers as a function of the prompt's tokens, so that all simulated workers agree:
 
     Simulated answer to: What is 2+2?. I count: one two three four …
 
-A prompt that ends with the beginning of its answer gets the rest, so another worker can continue a cut-off
-answer.
+A prompt that ends in a partial answer gets the rest, so another worker can continue it.
 """
 
 from __future__ import annotations
@@ -26,13 +25,12 @@ class Kind(enum.IntEnum):
     """Destination of a token's text."""
 
     HIDDEN = 0
-    """Markup that a parser removes."""
+    """Markup, removed by a parser."""
     REASONING = 1
     CONTENT = 2
     CALL = 3
-    """End of a call's head; the text is the function's name."""
+    """Last token before the arguments, with the function's name."""
     ARGUMENTS = 4
-    """Piece of a call's arguments."""
 
 
 class Token(NamedTuple):
@@ -40,7 +38,6 @@ class Token(NamedTuple):
     text: str
     kind: Kind
     json: bytes
-    """The encoded text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +53,8 @@ class AnswerPlan:
     thinking: bool = False
     call: Call | None = None
     document: str | None = None
-    """JSON for a response format."""
     length: int = 64
-    """Tokens of a plain answer."""
+    """Tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +69,7 @@ class SimulatedText:
     """Tokens already in the prompt."""
 
     def token(self, index: int) -> Token:
-        """Return a token. Past the head, the answer counts forever."""
+        """Past the head, the answer counts forever."""
         index += self.skip
         if index < len(self.head):
             return self.head[index]
@@ -92,7 +88,7 @@ COUNT = tuple(_tokens(v.encode("".join(v.NUMBERS)), Kind.CONTENT))
 ASSISTANT = (v.IM_START, *v.encode("assistant\n"))
 _USER = (v.IM_START, *v.encode("user\n"))
 NO_THINKING = (v.THINK, *v.encode("\n\n"), v.END_THINK, *v.encode("\n\n"))
-"""Template text after the answer's head if thinking is off."""
+"""The template's text if thinking is off."""
 _OPENING = tuple(_tokens((v.MARK, *v.encode(" answer to: ")), Kind.CONTENT))
 _TO_COUNT = tuple(_tokens(v.encode(". I count:"), Kind.CONTENT))
 _REASONING = (
@@ -104,7 +100,7 @@ _AFTER_REASONING = tuple(_tokens(v.encode("\n\n"), Kind.CONTENT))
 
 
 def begins_answer(prompt: Sequence[int]) -> bool:
-    """Return True if the prompt ends with the answer's head, where a reasoning model starts to think."""
+    """Return True if a reasoning model would start to think here."""
     return tuple(prompt[-len(ASSISTANT) :]) == ASSISTANT
 
 
@@ -139,7 +135,7 @@ def _whole(base: Sequence[int], plan: AnswerPlan) -> SimulatedText:
 
 
 def _call(call: Call) -> list[Token]:
-    """Return a call in Hermes markup."""
+    """Return Hermes markup."""
     opening = v.encode('\n{"name": "' + call.name + '", "arguments": ')
     *markup, last = _hidden(v.TOOL_CALL, *opening)
     return [
@@ -166,7 +162,6 @@ def _split(prompt: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
 
 
 def question(prompt: Sequence[int]) -> str:
-    """Return the first words of the last user message or plain prompt."""
     start = _rfind(prompt, _USER)
     rest = list(prompt[start + len(_USER) :] if start >= 0 else prompt)
     if start >= 0 and v.IM_END in rest:
@@ -220,7 +215,7 @@ TYPES = frozenset(("object", "array", "string", "integer", "number", "boolean", 
 
 
 def invalid_type(schema: Any) -> str | None:
-    """Return the first `type` that JSON Schema does not define."""
+    """Return the first unknown JSON Schema type."""
     if isinstance(schema, list):
         return next((bad for part in schema if (bad := invalid_type(part))), None)
     if not isinstance(schema, dict):
@@ -233,7 +228,7 @@ def invalid_type(schema: Any) -> str | None:
 
 
 def document(schema: Mapping[str, Any] | None, words: str) -> str:
-    """Return JSON that satisfies the schema's types, enums and properties."""
+    """Return JSON that matches the schema."""
     if schema is None:
         return json.dumps({"simulated": True, "answer": words}, ensure_ascii=False)
     definitions = schema.get("$defs") or schema.get("definitions") or {}
@@ -241,7 +236,7 @@ def document(schema: Mapping[str, Any] | None, words: str) -> str:
 
 
 def untagged(whole: SimulatedText) -> SimulatedText:
-    """Return the answer as plain text with its markup, for completions."""
+    """Return the answer with its markup as plain text."""
     if all(token.kind is Kind.CONTENT for token in whole.head):
         return whole
     ids = [token.id for token in whole.head]

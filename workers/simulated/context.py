@@ -1,4 +1,4 @@
-"""The context length. Pure."""
+"""The context length."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from vllama_pool.workers.simulated import errors, vocabulary
 
 
 def tokenize(prompt: str | list[int], limit: int, *, truncated: bool) -> list[int]:
-    """Return the prompt's tokens. Raises ApiError for an untruncated text too long to tokenize."""
+    """Raises ApiError if the text is certainly too long."""
     if not isinstance(prompt, str):
         return prompt
     bound = limit * vocabulary.LONGEST
@@ -16,7 +16,7 @@ def tokenize(prompt: str | list[int], limit: int, *, truncated: bool) -> list[in
 
 
 def check(prompt: str | list[int], tokens: list[int], limit: int, *, room: int) -> None:
-    """Raises ApiError if the tokens leave less than `room`. For text, the message says at least limit + 1 tokens."""
+    """Raises ApiError if the tokens leave less than `room`."""
     if len(tokens) + room > limit:
         exact = not isinstance(prompt, str)
         raise errors.too_long(limit, len(tokens) if exact else limit + 1, exact=exact)

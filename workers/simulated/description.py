@@ -1,4 +1,4 @@
-"""Model metadata of a simulated worker, for the agent. Pure."""
+"""Model metadata of a simulated worker, for the agent."""
 
 from __future__ import annotations
 
@@ -18,10 +18,7 @@ BYTES_PER_PARAMETER = 4
 
 
 def describe(model: str, flags: Flags, seen: Observed, env: Mapping[str, str]) -> tuple[ModelInfo, ...]:
-    """Describe the models as `model.describe.describe` does.
-
-    A model without files is as large as its embedding table.
-    """
+    """Describe the models. A model without files is as large as its embedding table."""
     dimensions = flags.number("--dimensions") or Options().dimensions
     parameters = vocabulary.SIZE * dimensions
     return tuple(

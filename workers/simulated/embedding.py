@@ -1,4 +1,4 @@
-"""Embeddings that depend on the text alone. As with BERT, every text has one extra token at either end."""
+"""Embeddings that depend on the text alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIRST, LAST = vocabulary.IM_START, vocabulary.IM_END
 
 
 def answer(body: EmbeddingRequest, options: Options) -> HttpResponse:
-    """Return vLLM's response. Raises ApiError."""
+    """Raises ApiError."""
     data, count = [], 0
     for index, prompt in enumerate(prompts(body.input)):
         tokens = tokenize(prompt, body.truncate_prompt_tokens, options.max_model_len)
@@ -48,7 +48,7 @@ def answer(body: EmbeddingRequest, options: Options) -> HttpResponse:
 
 
 def check(body: EmbeddingRequest, options: Options) -> None:
-    """Validate all but the texts. Raises ApiError."""
+    """Validate everything except the texts. Raises ApiError."""
     if body.model and body.model not in options.names:
         raise errors.unknown_model(body.model, ())
     if body.dimensions is not None:
@@ -63,7 +63,7 @@ def check(body: EmbeddingRequest, options: Options) -> None:
 
 
 def tokenize(prompt: str | list[int], cut: int | None, limit: int) -> list[int]:
-    """Return a text's tokens, truncated to `cut`. Raises ApiError for too many or none."""
+    """Raises ApiError for too many tokens or none."""
     tokens = context.tokenize(prompt, limit, truncated=cut is not None)
     if isinstance(prompt, str):
         tokens = add_special_tokens(tokens)
@@ -76,12 +76,12 @@ def tokenize(prompt: str | list[int], cut: int | None, limit: int) -> list[int]:
 
 
 def add_special_tokens(tokens: list[int]) -> list[int]:
-    """Add the tokens at either end."""
+    """Add one token at either end, as BERT does."""
     return [FIRST, *tokens, LAST]
 
 
 def vector(tokens: Sequence[int], dimensions: int, *, unit: bool = True) -> list[float]:
-    """Sum one direction per token, so that texts with common words are close."""
+    """Sum one direction per token, so that similar texts are close."""
     sums = [0.0] * dimensions
     for token in tokens:
         for index, value in enumerate(_direction(token, dimensions)):
@@ -96,7 +96,7 @@ def as_base64(values: Sequence[float]) -> str:
 
 
 def prompts(inputs: str | list[int] | list[str] | list[list[int]]) -> list[str | list[int]]:
-    """Return any form of input as a list of texts, each as text or token ids."""
+    """Return the inputs as a list of texts or token ids."""
     if isinstance(inputs, str):
         return [inputs]
     if inputs and isinstance(inputs[0], int):
@@ -105,7 +105,7 @@ def prompts(inputs: str | list[int] | list[str] | list[list[int]]) -> list[str |
 
 
 def _cut(tokens: list[int], most: int, *, whole: bool) -> list[int]:
-    """Keep the first `most` tokens. `whole` keeps the final token of a text."""
+    """Truncate. `whole` keeps the final token."""
     if len(tokens) <= most:
         return tokens
     return [*tokens[: most - 1], LAST] if whole and most > 1 else tokens[:most]

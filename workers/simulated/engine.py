@@ -1,6 +1,6 @@
-"""The engine: slots, a FIFO queue and steps. Pure. Times are in seconds.
+"""The engine: slots, a FIFO queue and steps. Times are in seconds.
 
-Every step gives each running sequence one token, as in continuous batching. Prefill precedes the first step.
+A step gives each running sequence one token, as in continuous batching.
 """
 
 from __future__ import annotations
@@ -17,24 +17,22 @@ class Sequence(Protocol):
     """Generated tokens."""
 
     def step(self, now: float) -> str:
-        """Generate one token. Returns the finish reason with the last one, else ""."""
+        """Generate one token. Returns the finish reason, "" before the last token."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
     slots: int
-    """Maximum running sequences."""
     tokens_per_second: float
     """Rate of one sequence."""
     total_tokens_per_second: float = 0.0
-    """Limit for all sequences together, which slows the steps; 0 for none."""
+    """Limit for all sequences; 0 for none."""
     ttft: float = 0.0
-    """Seconds of prefill for any prompt."""
+    """Time to first token of any prompt."""
     prefill_tokens_per_second: float = 0.0
-    """Additional prefill, in prompt tokens per second; 0 for none."""
+    """Adds to `ttft`; 0 for none."""
 
     def interval(self, running: int, slow: float = 1.0) -> float:
-        """Seconds between two steps."""
         step = 1.0 / self.tokens_per_second
         if self.total_tokens_per_second:
             step = max(step, running / self.total_tokens_per_second)
@@ -49,7 +47,7 @@ class Pace:
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """A sequence in the engine, compared by identity."""
+    """Compared by identity."""
 
     sequence: Sequence
     arrived: float
@@ -57,7 +55,7 @@ class Entry:
     ready: float = 0.0
     """End of the prefill."""
     first: float = 0.0
-    """Time of the first token; 0 before."""
+    """0 before the first token."""
     last: float = 0.0
 
 
@@ -68,7 +66,7 @@ class Observer(Protocol):
 
 
 class Pause(enum.Enum):
-    """Scheduling state. In each state, the engine accepts requests."""
+    """Scheduling of accepted requests."""
 
     NONE = enum.auto()
     NEW = enum.auto()
@@ -78,7 +76,7 @@ class Pause(enum.Enum):
 
 @dataclass(slots=True)
 class Engine:
-    """One engine. The owner calls `step` at the pace's interval."""
+    """The owner calls `step` at the pace's interval."""
 
     pace: Pace
     observer: Observer | None = None
@@ -88,14 +86,13 @@ class Engine:
     _last_waiting: int = 0
 
     def submit(self, sequence: Sequence, now: float) -> Entry:
-        """Schedule a sequence, or queue it."""
         entry = Entry(sequence, now)
         self.waiting.append(entry)
         self._schedule(now)
         return entry
 
     def abort(self, entry: Entry, now: float) -> bool:
-        """Remove a sequence. Returns False if it has left."""
+        """Returns False if the sequence has left."""
         if entry in self.running:
             self.running.remove(entry)
         elif entry in self.waiting:
@@ -106,7 +103,7 @@ class Engine:
         return True
 
     def step(self, now: float) -> int:
-        """Give a token to each sequence past its prefill, and return their number."""
+        """Returns the number of tokens."""
         if self.pause is Pause.ALL:
             return 0
         tokens = 0
@@ -154,7 +151,7 @@ class Engine:
 
     @property
     def tokens_held(self) -> int:
-        """Tokens in the KV cache, prompts included."""
+        """Includes prompts."""
         return sum(entry.sequence.prompt_tokens + entry.sequence.count for entry in self.running)
 
     def _release(self, over: list[tuple[Entry, str]], now: float) -> None:

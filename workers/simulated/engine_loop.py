@@ -1,4 +1,4 @@
-"""The engine's clock: one timer for all sequences."""
+"""Calls the engine's steps with one timer for all sequences."""
 
 from __future__ import annotations
 
@@ -9,18 +9,16 @@ from vllama_pool.workers.simulated.engine import Engine, Entry, Pause, Sequence
 from vllama_pool.workers.simulated.http_server import Exchange
 
 MAX_STEPS = 64
-"""Steps per turn of the event loop, so that it can read requests."""
+"""Maximum steps per turn of the event loop."""
 MAX_LAG = 1.0
-"""Seconds that a late timer makes up for."""
+"""Seconds of delay that extra steps make up for."""
 
 
 class EngineLoop:
-    """Steps the engine, and catches up on late steps, so that rates hold under load."""
-
     def __init__(self, engine: Engine, slow: Callable[[], float]) -> None:
         self.engine = engine
         self.now = 0.0
-        """Time of the current step, on the loop's clock."""
+        """Time of the current step."""
         self._slow = slow
         self._stepped = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -35,17 +33,15 @@ class EngineLoop:
         return entry
 
     def abort(self, entry: Entry) -> bool:
-        """Remove a sequence. Within a step, use `after`."""
+        """Not within a step: use `call_after_flush` there."""
         removed = self.engine.abort(entry, asyncio.get_running_loop().time())
         self._check_drained()
         return removed
 
     def flush_later(self, exchange: Exchange) -> None:
-        """Flush the exchange after this turn's steps."""
         self._unflushed.append(exchange)
 
     def call_after_flush(self, callback: Callable[[], None]) -> None:
-        """Call this after the flush."""
         self._callbacks.append(callback)
 
     def pause(self, pause: Pause) -> None:
@@ -54,7 +50,7 @@ class EngineLoop:
             self._cancel()
 
     def call_when_drained(self, callback: Callable[[], None]) -> None:
-        """Call this once no sequence can step, which may be now."""
+        """Call this once no sequence can step, or now."""
         self._on_drained.append(callback)
         self._check_drained()
 
@@ -63,12 +59,11 @@ class EngineLoop:
         self._start_timer()
 
     def freeze(self) -> None:
-        """Stop stepping, as a frozen process does."""
         self._frozen = True
         self._cancel()
 
     def unfreeze(self) -> None:
-        """End `suspend`, without catching up."""
+        """Continue without catching up."""
         self._frozen = False
         self._start_timer()
 

@@ -1,4 +1,4 @@
-"""vLLM's error responses, in the words of its OpenAI server."""
+"""vLLM's error responses."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ class HttpResponse:
 class ApiError(Exception):
     """An error response.
 
-    `kind` is vLLM's error type: "BadRequestError" for values out of range, "Bad Request" for malformed bodies.
-    `inside` marks errors that vLLM finds after it sent 200, which become the stream's only event.
+    `in_stream`: vLLM finds the error after it sent 200, so it becomes the stream's only event.
     """
 
     def __init__(
@@ -51,18 +50,17 @@ class ApiError(Exception):
 
     @property
     def event(self) -> bytes:
-        """The error as an event, with vLLM's JSON spacing."""
         return b"data: " + spaced(self.fields) + b"\n\n"
 
 
 def parameter(message: str, param: str, value: object = None, *, in_stream: bool = False) -> ApiError:
-    """Return an error whose message ends with the parameter and any value, as in vLLM."""
+    """Append the parameter and any value to the message."""
     shown = f"parameter={param}" if value is None else f"parameter={param}, value={value}"
     return ApiError(f"{message} ({shown})", param=param, in_stream=in_stream)
 
 
 def unknown_model(name: str, served: tuple[str, ...]) -> ApiError:
-    """Return a 404. `served` is () for embeddings, where vLLM omits the names and the parameter."""
+    """`served` is () for embeddings, where vLLM omits names and parameter."""
     aliases = f" Valid aliases: {', '.join(served)}." if served else ""
     return ApiError(
         f"The model `{name}` does not exist.{aliases}",
@@ -73,7 +71,7 @@ def unknown_model(name: str, served: tuple[str, ...]) -> ApiError:
 
 
 def too_long(limit: int, tokens: int, *, exact: bool) -> ApiError:
-    """Return the error for too long a prompt. vLLM stops counting text past the limit ("at least")."""
+    """`exact` is False for text, which vLLM counts only up to the limit."""
     least = "" if exact else "at least "
     return parameter(
         f"This model's maximum context length is {limit} tokens. However, your prompt contains {least}{tokens} "
@@ -95,7 +93,7 @@ def too_many_characters(limit: int, characters: int, bound: int) -> ApiError:
 
 
 def busy() -> ApiError:
-    """Return the 503 for more than --max-num-queued-reqs requests."""
+    """More than --max-num-queued-reqs requests."""
     return ApiError(
         "The engine is currently busy and cannot accept new requests. Please try again later or on a different "
         "instance.",
@@ -113,12 +111,11 @@ def engine_dead() -> ApiError:
 
 
 def shutting_down() -> ApiError:
-    """Return vLLM's response to new requests after SIGTERM."""
+    """After SIGTERM."""
     return ApiError("cannot schedule new futures after shutdown", status=500, kind="InternalServerError")
 
 
 def scripted(status: int) -> ApiError:
-    """Return a scripted error in vLLM's format."""
     if status == 503:
         return busy()
     phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else "Error"
@@ -142,5 +139,5 @@ def method_not_allowed(allow: str) -> HttpResponse:
 
 
 def spaced(value: object) -> bytes:
-    """Encode JSON with spaces after commas and colons, as Python's json does."""
+    """Encode with the spaces of Python's json."""
     return json.dumps(value).encode()

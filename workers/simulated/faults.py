@@ -1,6 +1,6 @@
-"""Faults of the worker and of requests. Pure: the server acts them out.
+"""Faults of the worker and of requests.
 
-Each request gets the first fault that matches. In JSON, `kind` is the class name in lower case:
+Each request gets the first matching fault. In JSON, `kind` is the class name in lower case:
 
     {"kind": "cut", "after_tokens": 5, "count": 1}
 """
@@ -15,75 +15,71 @@ import msgspec
 INFERENCE = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 
 
-class _Worker(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=str.lower, forbid_unknown_fields=True):
-    """A state of the worker."""
+class _Worker(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=str.lower, forbid_unknown_fields=True
+): ...
 
 
 class Refuse(_Worker, frozen=True, kw_only=True):
-    """Refuses new connections and keeps the open ones."""
+    """Refuses new connections."""
 
     seconds: float | None = None
-    """None lasts until the script is replaced."""
+    """None: until the faults are replaced."""
 
 
 class Freeze(_Worker, frozen=True, kw_only=True):
-    """Accepts connections but reads, generates and answers nothing, like a stopped process."""
+    """Reads, generates and answers nothing, like a stopped process."""
 
     seconds: float
 
 
 class Slow(_Worker, frozen=True, kw_only=True):
-    """Multiplies the time of every step."""
+    """Multiplies the step time."""
 
     factor: float
 
 
 class Dead(_Worker, frozen=True, kw_only=True):
-    """Kills the engine, not the HTTP server: error events in open streams, 500 to new requests, 503 from /health."""
+    """The engine dies, the HTTP server runs: error events, 500, /health 503."""
 
     exit_after: float | None = None
-    """Seconds until the process exits, as vLLM does; None for never."""
+    """Seconds until the process exits; None for never."""
 
 
 class Draining(_Worker, frozen=True, kw_only=True):
-    """Finishes running requests and answers new ones with 500, like vLLM after SIGTERM. /health stays 200."""
+    """Answers new requests with 500, as vLLM does after SIGTERM. /health stays 200."""
 
 
 class IgnoreSigterm(_Worker, frozen=True, kw_only=True):
-    """Ignores SIGTERM and SIGINT. Affects only a worker that is a process."""
+    """Ignores SIGTERM and SIGINT, as a process."""
 
 
 class _Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=str.lower, forbid_unknown_fields=True):
-    """A fault of one request."""
-
     count: int | None = None
-    """Requests to hit; None for all."""
+    """Matching requests; None for all."""
     marker: str = ""
     """Text that the body must contain."""
     paths: tuple[str, ...] = INFERENCE
-    """Paths to hit; may include "/health"."""
 
 
 class Hang(_Request, frozen=True, kw_only=True):
-    """Reads the request and never answers."""
+    """Never answers."""
 
 
 class Status(_Request, frozen=True, kw_only=True):
-    """Answers with an error status."""
-
     status: int = 500
     retry_after: float | None = None
-    """Seconds for a Retry-After header."""
+    """Retry-After, in seconds."""
 
 
 class Die(_Request, frozen=True, kw_only=True):
-    """Kills the worker at the k-th token of the request (0: on arrival)."""
+    """Kills the worker at the k-th token, 0 on arrival."""
 
     after_tokens: int = 0
 
 
 class Cut(_Request, frozen=True, kw_only=True):
-    """Closes the connection after k tokens, within the stream."""
+    """Closes the connection after k tokens."""
 
     after_tokens: int = 0
     reset: bool = False
@@ -91,31 +87,31 @@ class Cut(_Request, frozen=True, kw_only=True):
 
 
 class Error(_Request, frozen=True, kw_only=True):
-    """Writes an error event after k tokens, and ends the stream."""
+    """Ends the stream with an error event after k tokens."""
 
     after_tokens: int = 0
     status: int = 500
 
 
 class Empty(_Request, frozen=True, kw_only=True):
-    """Ends a 200 stream without events, like vLLM before sleep or drain. Other requests get a 500."""
+    """Ends a stream without events, as vLLM does before sleep. Other requests get 500."""
 
 
 class Stall(_Request, frozen=True, kw_only=True):
-    """Stops the stream after k tokens and keeps it open."""
+    """Sends nothing after k tokens and stays connected."""
 
     after_tokens: int = 0
 
 
 class Garbage(_Request, frozen=True, kw_only=True):
-    """Sends garbage as the head, as a chunk after k tokens, or as an event without valid JSON and UTF-8."""
+    """Sends garbage instead of the head, a chunk or an event's JSON."""
 
     where: Literal["head", "chunk", "event"] = "event"
     after_tokens: int = 0
 
 
 class Split(_Request, frozen=True, kw_only=True):
-    """Writes every byte of the answer separately."""
+    """Writes every byte separately."""
 
 
 WorkerFault = Refuse | Freeze | Slow | Dead | Draining | IgnoreSigterm
@@ -124,7 +120,7 @@ Fault = WorkerFault | RequestFault
 
 
 def parse(data: bytes | str) -> list[Fault]:
-    """Parse one fault or a list from JSON. Raises msgspec.DecodeError."""
+    """Parse one fault or a list. Raises msgspec.DecodeError."""
     parsed = msgspec.json.decode(data, type=Fault | list[Fault])
     return parsed if isinstance(parsed, list) else [parsed]
 
@@ -142,7 +138,6 @@ class FaultPlan:
         return self._faults
 
     def active(self, kind: type[_Worker]) -> _Worker | None:
-        """Return the worker's fault of this kind."""
         return next((fault for fault in self._faults if isinstance(fault, kind)), None)
 
     @property
@@ -151,7 +146,7 @@ class FaultPlan:
         return fault.factor if isinstance(fault, Slow) else 1.0
 
     def next_for(self, path: str, body: bytes) -> RequestFault | None:
-        """Return the fault that hits this request, and count it."""
+        """Return the fault for this request, and count it."""
         for index, fault in enumerate(self._faults):
             if not isinstance(fault, _Request) or path not in fault.paths or self._remaining[index] == 0:
                 continue

@@ -1,4 +1,4 @@
-"""One sequence: its next token and its end. Pure."""
+"""Generation of one sequence."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from vllama_pool.workers.simulated import vocabulary
 from vllama_pool.workers.simulated.answers import Kind, SimulatedText, Token
 
 END = Token(vocabulary.EOS, "", Kind.HIDDEN, b'""')
-"""The end-of-text token. It has no text but counts as a token."""
+"""It has no text but counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
     limit: int
-    """Maximum tokens."""
     stop: tuple[str, ...] = ()
     include_stop: bool = False
     ignore_eos: bool = False
@@ -26,10 +25,8 @@ class Ending:
 
 
 class Output(Protocol):
-    """Receiver of generated tokens."""
-
     def token(self, token: Token, finish: str, stop_reason: str | None) -> None:
-        """Receive one token. `finish` is "" except for the last."""
+        """`finish` is "" before the last token."""
 
 
 class Generation:
@@ -65,7 +62,7 @@ class Generation:
 class StopFilter:
     """Finds stop strings in content, and holds back text that could begin one.
 
-    Content held when a call begins is dropped: it is the blank line before the call.
+    Drops held content before a call: it is a blank line.
     """
 
     def __init__(self, stop: Sequence[str], *, include: bool) -> None:
@@ -75,7 +72,7 @@ class StopFilter:
         self._text = ""
 
     def feed(self, token: Token, *, last: bool) -> tuple[Token, str | None]:
-        """Return the token with the released text, and any stop string found."""
+        """Return the token with the released text, and the stop string found."""
         if token.kind is Kind.CONTENT:
             self._text += token.text
         elif not (last and token is END):

@@ -1,4 +1,4 @@
-"""One generating request, between engine and client, and its fault."""
+"""One generating request between engine and client, with its fault."""
 
 from __future__ import annotations
 
@@ -27,18 +27,15 @@ class GenerationTask:
     ) -> None:
         self.exchange = exchange
         self.output: Stream | Collector | None = None
-        """Set before the first token."""
         self.entry: Entry | None = None
-        """Set once the engine has the request."""
+        """None until the engine has the request."""
         self.first = 0.0
         self.last = 0.0
         self.tokens = 0
         self.reasoning = 0
-        """Number of reasoning tokens."""
         self.finished = False
         self.aborted = False
         self.on_finish: Callable[[GenerationTask], None] | None = None
-        """Called once, when the engine is finished with the task."""
         self._engine_loop = engine_loop
         self._fault = fault
         self._die = die
@@ -50,7 +47,6 @@ class GenerationTask:
         return isinstance(self.output, Stream)
 
     def token(self, token: Token, finish: str, stop_reason: str | None) -> None:
-        """Receive a token from the engine, within a step."""
         if self.finished:
             return
         if self._fault is not None and self._is_due():
@@ -75,7 +71,7 @@ class GenerationTask:
         self.exchange.respond(answer)
 
     def fail(self, error: ApiError) -> None:
-        """End with an error: inside a started stream, else as the response."""
+        """Respond with an error, or send it in the started stream."""
         if self.finished:
             return
         self._finish()
@@ -86,7 +82,7 @@ class GenerationTask:
             self.exchange.respond(error.response)
 
     def abort(self) -> None:
-        """End after the engine aborted the sequence (sleep)."""
+        """End after the engine aborted the sequence."""
         if self.finished or self.output is None:
             return
         self.output.abort()
@@ -95,7 +91,6 @@ class GenerationTask:
             self.exchange.end()
 
     def disconnect(self) -> None:
-        """Leave the engine, because the client disconnected."""
         if self.finished:
             return
         self.aborted = True
@@ -103,13 +98,12 @@ class GenerationTask:
         self._finish()
 
     def catch_up(self) -> None:
-        """Write waiting tokens to a client that reads again."""
         if isinstance(self.output, Stream) and not self.finished:
             self.output.catch_up()
             self.exchange.flush()
 
     def inject_early(self) -> bool:
-        """Act out a fault before the first token. Returns True if it ends the request."""
+        """Inject a fault before the first token. Returns True if it ends the request."""
         fault = self._fault
         if isinstance(fault, faults.Split):
             self.exchange.split = True
@@ -131,7 +125,7 @@ class GenerationTask:
         return after is not None and self.tokens == after
 
     def _inject(self, fault: faults.RequestFault) -> None:
-        """Act out a fault in place of a token. The engine changes only after its step."""
+        """Inject a fault in place of a token. The engine must not change within its step."""
         if isinstance(fault, faults.Garbage):
             self._fault = None
             self._send_garbage(fault)

@@ -1,7 +1,4 @@
-"""HTTP/1.1 on asyncio and httptools, with the behaviour of uvicorn.
-
-A connection answers one request at a time, and closes after `keep_alive` idle seconds. One event is one chunk.
-"""
+"""HTTP/1.1 on asyncio and httptools, which behaves like uvicorn. One event is one chunk."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ from vllama_pool.workers.simulated.errors import HttpResponse
 SERVER = b"vllama-simulated"
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 MAX_PIPELINED = 8
-"""Pipelined requests per connection before reading pauses."""
+"""Pipelined requests before reading pauses."""
 
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 _BAD_REQUEST = (
@@ -39,29 +36,26 @@ class Request:
     path: str
     query: str
     headers: dict[str, str]
-    """Names in lower case; the last of repeated ones."""
+    """Names in lower case."""
     body: bytes
     keep_alive: bool = True
     chunks: list[bytes] = field(default_factory=list, repr=False)
 
 
 class Service(Protocol):
-    """The request handler behind a connection."""
-
     keep_alive: float
-    """Seconds that an idle connection stays open."""
+    """Seconds for an idle connection."""
     connections: set[Connection]
 
     @property
-    def frozen(self) -> bool:
-        """True while nothing is read or answered."""
+    def frozen(self) -> bool: ...
 
     def handle(self, request: Request, exchange: Exchange) -> None:
-        """Answer the request, now or later. Must not raise."""
+        """Respond now or later. Must not raise."""
 
 
 class Exchange:
-    """The response to one request. Writes after its end or a disconnect are ignored."""
+    """One request and its response. Ignores writes after its end or a disconnect."""
 
     __slots__ = (
         "_bodiless",
@@ -82,17 +76,14 @@ class Exchange:
         self.started = False
         self.ended = False
         self.split = False
-        """Write every byte separately."""
         self.garbled: bytes | None = None
-        """Replacement for the next bytes written."""
+        """Replaces the next write."""
         self.on_disconnect: Callable[[], None] | None = None
-        """Called once if the client disconnects before the end."""
+        """Called if the client disconnects before the end."""
         self.on_resume: Callable[[], None] | None = None
-        """Called when a slow client reads again."""
 
     @property
     def blocked(self) -> bool:
-        """True if the client reads too slowly."""
         return self._connection.paused
 
     def respond(self, answer: HttpResponse) -> None:
@@ -107,7 +98,6 @@ class Exchange:
         self._finish()
 
     def begin(self) -> None:
-        """Send the head of a stream."""
         if self.started or self.ended:
             return
         self.started = True
@@ -133,13 +123,12 @@ class Exchange:
         self._finish()
 
     def close(self, *, reset: bool = False) -> None:
-        """Close the connection with FIN or RST, even within a response."""
+        """Close with FIN or RST."""
         self.flush()
         self.ended = True
         self._connection.close(reset=reset)
 
     def disconnect(self) -> None:
-        """Handle a disconnect."""
         if not self.ended:
             self.ended = True
             if self.on_disconnect is not None:
@@ -194,7 +183,7 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def eof_received(self) -> None:
-        """Return None, which closes the connection, as uvicorn does on a half-close."""
+        """Close, as uvicorn does."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._service.connections.discard(self)
@@ -267,14 +256,13 @@ class Connection(asyncio.Protocol):
             self._transport.write(data)
 
     def write_split(self, data: bytes) -> None:
-        """Send each byte in its own turn of the loop, so that the peer receives it alone."""
+        """Send each byte in its own turn of the loop."""
         running = bool(self._split)
         self._split.extend(data)
         if not running:
             self._write_byte()
 
     def next(self) -> None:
-        """Close, answer the next request, or wait for one."""
         if self._split:
             self._split_then = self.next
             return
@@ -300,7 +288,6 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def thaw(self) -> None:
-        """Process the data received while frozen."""
         unread, self._unread = self._unread, []
         for data in unread:
             if self._transport is not None:

@@ -1,4 +1,4 @@
-"""Chat and completions."""
+"""Chat and completion requests."""
 
 from __future__ import annotations
 
@@ -33,12 +33,11 @@ from vllama_pool.workers.simulated.streams import ChatStream, CompletionStream, 
 
 FINGERPRINT = f"vllm-{VERSION}"
 ADMISSION_WINDOW = 0.005
-"""Seconds between vLLM's first check of its queue limit and counting the request.
+"""Seconds between vLLM's check of its queue limit and the request's registration.
 
-Simultaneous requests all pass; the engine rejects the excess after the 200.
+Simultaneous requests all pass the check; the engine rejects the excess after the 200.
 """
 COMPLETION_TOKENS = 16
-"""Default max_tokens of /v1/completions."""
 
 
 class Inference:
@@ -52,12 +51,9 @@ class Inference:
         die: Callable[[], None],
     ) -> None:
         self.tasks: set[GenerationTask] = set()
-        """Unfinished requests."""
         self.idle = asyncio.Event()
-        """Set while `tasks` is empty."""
         self.idle.set()
         self.aborted = 0
-        """Requests whose client disconnected."""
         self._options = options
         self._engine_loop = engine_loop
         self._metrics = metrics
@@ -108,24 +104,21 @@ class Inference:
         self._start(task, body, head, whole, body.max_tokens or COMPLETION_TOKENS)
 
     def abort_all(self) -> None:
-        """End every request with finish reason "abort"."""
         self._engine_loop.engine.clear()
         for task in list(self.tasks):
             task.abort()
         self._engine_loop.flush()
 
     def check_model(self, name: str | None) -> None:
-        """Raises ApiError for an unknown model. A missing name means the first model."""
+        """A missing name means the first model. Raises ApiError."""
         if name and name not in self._options.names:
             raise errors.unknown_model(name, self._options.names)
 
     def check_available(self) -> None:
-        """Raises ApiError if the engine is dead or draining."""
         if (error := self._unavailable()) is not None:
             raise error
 
     def rendered(self, body: TokenizeChat) -> str:
-        """Return the prompt for /tokenize."""
         return template.render(
             body.messages,
             body.tools,
@@ -163,7 +156,7 @@ class Inference:
         )
 
     def _limit(self, prompt: str | list[int], body: ChatBody | CompletionRequest) -> list[int]:
-        """Return the prompt's tokens, truncated on request. Raises ApiError if too many."""
+        """Tokenize, and truncate on request. Raises ApiError."""
         truncate = body.truncate_prompt_tokens
         limit = self._options.max_model_len
         if truncate is not None and truncate > limit:
@@ -182,7 +175,7 @@ class Inference:
         return tokens
 
     def _call(self, body: ChatBody) -> Call | None:
-        """Return the required tool call, or the first tool for a question about the weather."""
+        """Return the required call, or the first tool's for a question about the weather."""
         if not body.tools or body.tool_choice == "none":
             return None
         tool: Tool | None = None
@@ -243,7 +236,7 @@ class Inference:
         whole: answers.SimulatedText,
         max_tokens: int | None,
     ) -> None:
-        """Admit the request. Raises ApiError."""
+        """Raises ApiError."""
         prompt = len(head.prompt_ids)
         limit = self._options.max_model_len
         if max_tokens is not None and max_tokens > limit:
@@ -366,7 +359,7 @@ class Inference:
         return details
 
     def _timing(self, task: GenerationTask, whole: bool) -> dict[str, Any] | None:
-        """Return vLLM's per-request metrics, in ms."""
+        """In ms."""
         entry = task.entry
         if not self._options.per_request_metrics or entry is None:
             return None
@@ -392,7 +385,7 @@ def _is_thinking_disabled(body: ChatBody | TokenizeChat) -> bool:
 
 
 def _document(body: ChatBody | CompletionRequest, question: str) -> str | None:
-    """Return JSON for the response format. Raises ApiError for an invalid schema."""
+    """Raises ApiError for an invalid schema."""
     response_format = body.response_format
     if response_format is None or response_format.type == "text":
         return None
@@ -405,7 +398,7 @@ def _document(body: ChatBody | CompletionRequest, question: str) -> str | None:
 
 
 def _completion_prompt(body: CompletionRequest) -> str | list[int]:
-    """Raises ApiError for several prompts and for unknown token ids."""
+    """Raises ApiError for several prompts or unknown token ids."""
     prompt: Any = body.prompt
     if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
         if len(prompt) > 1:

@@ -1,4 +1,4 @@
-"""Plausible log probabilities: the token first, then its neighbours. They depend on the token alone."""
+"""Log probabilities that depend on the token alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vllama_pool.workers.simulated.answers import Token
 
 
 def chat_logprobs(tokens: Sequence[Token], top: int) -> list[dict[str, Any]]:
-    """Return one entry per token with up to `top` alternatives."""
+    """With up to `top` alternatives."""
     return [
         {**_entry(token.id, 0), "top_logprobs": [_entry(_other(token.id, rank), rank) for rank in range(top)]}
         for token in tokens
@@ -18,7 +18,7 @@ def chat_logprobs(tokens: Sequence[Token], top: int) -> list[dict[str, Any]]:
 
 
 def completion_logprobs(tokens: Sequence[Token], top: int, offset: int) -> dict[str, Any]:
-    """Return parallel lists. `offset` is the start of the first token's text."""
+    """`offset`: start of the first token's text."""
     offsets = []
     for token in tokens:
         offsets.append(offset)
@@ -39,7 +39,7 @@ def _entry(token: int, rank: int) -> dict[str, Any]:
 
 
 def _other(token: int, rank: int) -> int:
-    """Return an existing neighbour, which differs only in the last byte."""
+    """Return a neighbour that differs in the last byte."""
     return token if rank == 0 else (token & ~0xFF) | ((token + rank) & 0xFF) if token >= 1024 else rank
 
 

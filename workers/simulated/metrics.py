@@ -1,4 +1,4 @@
-"""The /metrics page, with vLLM's names and labels."""
+"""The /metrics page."""
 
 from __future__ import annotations
 
@@ -26,8 +26,6 @@ _SIZES = ("request_prompt_tokens", "request_generation_tokens", "request_params_
 
 
 class Histogram:
-    """Counts by upper bound."""
-
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
@@ -48,7 +46,7 @@ class Histogram:
 
 
 class SimulatedMetrics:
-    """One worker's counters, as the engine's observer."""
+    """Counters of one worker; observes its engine."""
 
     def __init__(self, model: str, kv_tokens: int) -> None:
         self._labels = f'engine="0",model_name="{_escape(model)}"'
@@ -98,7 +96,6 @@ class SimulatedMetrics:
     # --- the page ---
 
     def page(self, engine: Engine, sleep_state: str = "awake") -> bytes:
-        """Return Prometheus text."""
         return "\n".join((*self._gauges(engine, sleep_state), *self._counters(), *self._rest(), "")).encode()
 
     def _gauges(self, engine: Engine, sleep_state: str) -> Iterator[str]:

@@ -1,7 +1,4 @@
-"""Settings of a simulated worker, and its command line.
-
-It accepts vLLM's command line and ignores the flags it does not need.
-"""
+"""Settings and vLLM's command line, with its other flags ignored."""
 
 from __future__ import annotations
 
@@ -14,43 +11,38 @@ from vllama_pool.workers.simulated.faults import Fault, parse
 from vllama_pool.workers.simulated.requests import MAX_STOP_STRINGS
 
 VERSION = "0.32.0+simulated"
-"""Version of the simulated vLLM."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Rates are in tokens per second, times in seconds."""
+    """Rates in tokens per second, times in seconds."""
 
     model: str = "simulated"
-    """First served name, which answers carry."""
+    """The first served name."""
     aliases: tuple[str, ...] = ()
     root: str = ""
-    """The model's root in /v1/models; "" for its name."""
+    """"" for the model's name."""
     host: str = "127.0.0.1"
     port: int = 0
     """0 lets the kernel choose."""
     slots: int = 8
     tokens_per_second: float = 40.0
-    """Per running sequence, at speed 1."""
+    """Per sequence."""
     total_tokens_per_second: float = 0.0
-    """For all sequences together, at speed 1; 0 for no limit."""
+    """For all sequences; 0 for no limit."""
     speed: float = 1.0
-    """Factor for both rates."""
     ttft: float = 0.05
-    """Prefill of any prompt."""
     prefill_tokens_per_second: float = 0.0
     answer_tokens: int = 64
-    """Length of a plain answer."""
+    """Tokens."""
     max_model_len: int = 8192
     embedding: bool = False
-    """Serves /v1/embeddings instead of chat and completions."""
     dimensions: int = 64
     chat_template: bool = True
     tool_calls: bool = False
-    """Tool parser and automatic tool choice."""
+    """Parser and automatic choice."""
     tool_parser: bool = False
     reasoning: bool = False
-    """Reasoning parser and a reasoning model."""
     max_num_queued_reqs: int | None = None
     max_stop_strings: int = MAX_STOP_STRINGS
     api_keys: tuple[str, ...] = ()
@@ -58,15 +50,12 @@ class Options:
     prompt_tokens_details: bool = False
     load_tracking: bool = False
     dev_mode: bool = False
-    """Enables the sleep routes."""
     shutdown_timeout: float = 0.0
-    """Limit for running requests after SIGTERM."""
+    """For running requests after SIGTERM."""
     keep_alive: float = 5.0
-    """Limit for idle connections."""
+    """For idle connections."""
     startup: float = 0.0
-    """Delay before a process listens."""
     engine_process: bool = False
-    """Starts a child process that SIGTERM does not end, like vLLM's engine."""
     faults: tuple[Fault, ...] = ()
 
     @property
@@ -85,7 +74,7 @@ class Options:
 
 
 def parse_arguments(argv: Sequence[str], environment: Mapping[str, str]) -> tuple[Options, list[str]]:
-    """Parse vLLM's command line into options and the ignored arguments. Exits with a message for a bad value."""
+    """Return the options and the ignored arguments. Exits for a bad value."""
     rest = list(argv)
     if rest[:1] == ["serve"]:
         rest.pop(0)

@@ -1,4 +1,4 @@
-"""Request bodies, validated as in vLLM: first the shape (pydantic), then the values. Unknown fields are ignored."""
+"""Request bodies, validated as in vLLM: the shape (pydantic), then the values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapt
 from vllama_pool.workers.simulated.errors import ApiError, parameter
 
 MAX_STOP_STRINGS = 4
-"""vLLM's default; $VLLM_MAX_STOP_STRINGS overrides it."""
+"""$VLLM_MAX_STOP_STRINGS overrides it."""
 MAX_LOGPROBS = 20
 _REPORTED_ERRORS = 10
 _SHOWN_CHARACTERS = 200
@@ -306,7 +306,7 @@ _INTERNAL = re.compile(r"[\[\]{}()]|^(str|int|float|bool|list|dict|none|_Tokeniz
 
 
 def _location(path: tuple[int | str, ...], source: str) -> str:
-    """Return the field's path, without pydantic's union branches."""
+    """Leave out pydantic's union branches."""
     return ".".join([source, *(str(part) for part in path if not _INTERNAL.search(str(part)))])
 
 
@@ -334,7 +334,7 @@ def _too_many_stops(count: int, most: int) -> ApiError:
 
 
 def _check_raw(data: dict[str, Any], max_stop: int) -> None:
-    """Apply vLLM's rules for the raw body, and the limit of stop strings."""
+    """Check the rules that vLLM applies before the shape."""
     stop = data.get("stop")
     if isinstance(stop, list) and len(stop) > max_stop:
         raise _too_many_stops(len(stop), max_stop)
@@ -389,7 +389,7 @@ def _check_tool_choice(choice: Any, tools: Any) -> None:
 
 
 def _check_sampling(request: _Sampling, max_tokens: int | None) -> None:
-    """Apply vLLM's SamplingParams. Only some of its errors name their parameter."""
+    """Only some of vLLM's errors name their parameter."""
     if request.n is not None and request.n < 1:
         raise ApiError(f"n must be at least 1, got {request.n}.")
     _within("presence_penalty", request.presence_penalty, -2, 2)

@@ -1,4 +1,4 @@
-"""Non-streamed answers, as vLLM writes them. Pure."""
+"""Responses without streaming."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vllama_pool.workers.simulated.streams import ResponseHead
 
 
 class Collector:
-    """Collects an answer's tokens, and calls `done` at its end."""
+    """Collects tokens, and calls `done` at the end."""
 
     def __init__(self, done: Callable[[], None]) -> None:
         self.tokens: list[Token] = []
@@ -26,7 +26,6 @@ class Collector:
             self._done()
 
     def abort(self) -> None:
-        """Finish with "abort", as vLLM does when it goes to sleep."""
         self.finish = "abort"
         self._done()
 
@@ -47,7 +46,7 @@ def chat_response(
     call_id: str,
     auto: bool,
 ) -> dict[str, Any]:
-    """Return a chat answer. With `auto`, the content beside a call is null, not ""."""
+    """With `auto`, the content beside a call is null, not ""."""
     content: str | None = collected.text(Kind.CONTENT) or None
     name = collected.text(Kind.CALL)
     reasoning = collected.text(Kind.REASONING) if head.include_reasoning else ""

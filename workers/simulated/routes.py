@@ -1,4 +1,4 @@
-"""Authorization, dispatch, and the routes that do not generate."""
+"""Authorization, dispatch, and routes without generation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vllama_pool.workers.simulated.sleep import SleepRoutes
 from vllama_pool.workers.simulated.streams import DONE
 
 GUARDED = ("/v1", "/v2", "/inference", "/cohere")
-"""Paths that need an API key, if keys are set."""
+"""Paths that need an API key."""
 
 Handler = Callable[[Request], HttpResponse]
 
@@ -107,7 +107,7 @@ class Routes:
         exchange.respond(answer)
 
     def _preempt(self, fault: faults.RequestFault, exchange: Exchange) -> bool:
-        """Act out a fault that does not depend on the request. Returns True if that ends the request."""
+        """Inject a fault that does not depend on the request. Returns True if it ends the request."""
         if isinstance(fault, faults.Hang):
             return True
         if isinstance(fault, faults.Die) and fault.after_tokens == 0:
@@ -138,7 +138,7 @@ class Routes:
         allowed = self._allowed.get(request.path)
         return errors.method_not_allowed(", ".join(allowed)) if allowed else errors.NOT_FOUND
 
-    # --- what vLLM tells of itself ---
+    # --- status ---
 
     def _health(self, request: Request) -> HttpResponse:
         return HttpResponse(503 if self._faults.active(faults.Dead) else 200, b"")
@@ -216,7 +216,7 @@ class Routes:
         self._inference.check_available()
         return embedding.answer(body, self._options)
 
-    # --- the simulation's own ---
+    # --- routes of the simulation ---
 
     def _about(self, request: Request) -> HttpResponse:
         return _json(

@@ -1,4 +1,4 @@
-"""A simulated worker: its listener, and the faults of the whole worker."""
+"""The listener of a simulated worker, and the faults of the whole worker."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ from vllama_pool.workers.simulated.routes import Routes
 
 BACKLOG = 2048
 REMEMBERED = 256
-"""Number of requests pending for tests."""
 
 
 class Simulated:
-    """One simulated worker. Several may run in one event loop.
+    """One simulated worker. Several may share an event loop.
 
-    A fault that kills the worker calls `die`; the default is `vanish`.
+    A fault that kills the worker calls `die`, by default `vanish`.
     """
 
     def __init__(self, options: Options | None = None, *, die: Callable[[], None] | None = None) -> None:
@@ -35,9 +34,8 @@ class Simulated:
         self.keep_alive = self.options.keep_alive
         self.connections: set[Connection] = set()
         self.received: deque[Request] = deque(maxlen=REMEMBERED)
-        """The latest requests, for tests."""
+        """The latest requests."""
         self.requests: Counter[str] = Counter()
-        """Requests by path."""
         self._faults = faults.FaultPlan()
         kv_tokens = self.options.slots * self.options.max_model_len
         self.metrics = SimulatedMetrics(self.options.model, kv_tokens)
@@ -64,16 +62,16 @@ class Simulated:
         self._frozen = False
         self._draining = False
 
-    # --- life ---
+    # --- life cycle ---
 
     async def start(self) -> int:
-        """Listen, and return the port, which never changes. Raises OSError."""
+        """Returns the port. Raises OSError."""
         await self.listen()
         self.set_faults(self.options.faults)
         return self.port
 
     async def stop(self) -> None:
-        """Close everything at once. Idempotent."""
+        """Close everything. Idempotent."""
         self.vanish()
         for task in list(self._tasks):
             task.cancel()
@@ -82,7 +80,7 @@ class Simulated:
         await asyncio.sleep(0)
 
     async def drain(self, timeout: float) -> None:
-        """Reject new requests, wait up to `timeout` seconds for running ones, and stop, like vLLM after SIGTERM."""
+        """Finish running requests within `timeout` seconds, and stop, like vLLM after SIGTERM."""
         self._draining = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
@@ -103,7 +101,7 @@ class Simulated:
             self._server = None
 
     def vanish(self) -> None:
-        """Close the listener and reset every connection, like a killed process."""
+        """Stop listening and reset every connection, like a killed process."""
         self.refuse()
         self.engine_loop.stop()
         self.engine_loop.engine.clear()
@@ -128,7 +126,7 @@ class Simulated:
     # --- faults ---
 
     def set_faults(self, plan: Iterable[faults.Fault]) -> None:
-        """Replace the script. Worker faults take effect at once."""
+        """Replace all faults. Those of the worker apply at once."""
         was_dead = self._faults.active(faults.Dead) is not None
         self._faults.replace(plan)
         self._set_refusing(self._faults.active(faults.Refuse))
@@ -178,7 +176,7 @@ class Simulated:
         for connection in list(self.connections):
             connection.thaw()
 
-    # --- what the connections, the routes and the inference ask ---
+    # --- state ---
 
     @property
     def frozen(self) -> bool:
@@ -205,7 +203,7 @@ class Simulated:
             return errors.shutting_down()
         return None
 
-    # --- for tests and GET /simulated/stats ---
+    # --- statistics ---
 
     @property
     def running(self) -> int:
@@ -221,7 +219,6 @@ class Simulated:
 
     @property
     def aborted(self) -> int:
-        """Requests whose client disconnected."""
         return self._inference.aborted
 
     def stats(self) -> dict[str, Any]:

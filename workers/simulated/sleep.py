@@ -1,4 +1,4 @@
-"""Sleep mode: /sleep, /wake_up and /is_sleeping of a vLLM in development mode."""
+"""Sleep mode: /sleep, /wake_up, /is_sleeping."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from vllama_pool.workers.simulated.requests import parse_sleep
 
 MEMORY = frozenset(("weights", "kv_cache"))
 GAUGES = ("", "weights_offloaded", "discard_all")
-"""Value of vllm:engine_sleep_state by level. Level 0 sets none."""
+"""vllm:engine_sleep_state by level."""
 
 
 class SleepState:
-    """The memory that the engine has released. Level 0 releases none and only stops scheduling."""
+    """The released memory. Level 0 releases none."""
 
     def __init__(self) -> None:
         self.gauge = "awake"
@@ -36,9 +36,9 @@ class SleepState:
             self._released = MEMORY
 
     def wake_up(self, tags: list[str] | None) -> bool:
-        """Restore the tagged memory, or all. Return True if all is resident.
+        """Restore memory; None for all. Return True if all is resident.
 
-        A tag of memory that is not released makes vLLM ignore the others.
+        vLLM ignores all tags if one is not released.
         """
         restored = MEMORY if tags is None else frozenset(tags) - {"scheduling"}
         if tags is None or restored <= self._released:
@@ -55,7 +55,7 @@ class SleepRoutes:
         self._abort_all = abort_all
 
     def sleep(self, request: Request, exchange: Exchange, fault: RequestFault | None) -> None:
-        """Respond once the engine is paused: with mode=wait, after the running requests. Raises ApiError."""
+        """Respond once the engine is paused. Raises ApiError."""
         query = parse_sleep(request.query)
         self._engine_loop.pause(Pause.ALL if query.mode == "keep" else Pause.NEW)
         if query.mode == "abort":

@@ -1,6 +1,6 @@
-"""Streamed answers, as vLLM writes them. Pure.
+"""Streamed responses.
 
-While `blocked()` is true, tokens wait; `catch_up` writes several in one event, as vLLM does for slow readers.
+While `blocked()`, tokens wait. `catch_up` writes several in one event, as vLLM does for slow readers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ResponseHead:
     prompt_ids: Sequence[int]
     return_token_ids: bool = False
     logprobs: int | None = None
-    """Alternatives per token; None for no logprobs."""
+    """Alternatives per token, or None."""
     include_usage: bool = False
     continuous_usage: bool = False
     include_reasoning: bool = True
@@ -84,7 +84,7 @@ class Stream:
             self._end()
 
     def catch_up(self, finish: str = "", stop_reason: str | None = None) -> None:
-        """Write waiting tokens, one event per run of a kind."""
+        """One event per run of a kind."""
         pending, self._pending = self._pending, []
         group: list[Token] = []
         for token in pending:
@@ -96,27 +96,25 @@ class Stream:
             self._group(group, finish, stop_reason)
 
     def fail(self, error: ApiError) -> None:
-        """Write an error after the 200, and end the stream."""
+        """End the stream with an error."""
         self._write(error.event)
         self._write(DONE)
 
     def abort(self) -> None:
-        """End with "abort", or without an event before the first token, as vLLM does on sleep."""
+        """End with "abort", or without an event before the first token."""
         if self._first:
             self._write(DONE)
             return
         self._group([Token(0, "", Kind.HIDDEN, b'""')], "abort", None)
         self._end()
 
-    def open(self) -> None:
-        """Write the events that precede the first token."""
+    def open(self) -> None: ...
 
     def plain(self, token: Token) -> None:
-        """Write one content token without extras (fast path)."""
         raise NotImplementedError
 
     def event(self, group: Sequence[Token], finish: str, stop_reason: str | None) -> dict[str, Any] | None:
-        """Return the choice of one event without its index, or None."""
+        """Return the choice without its index, or None for no event."""
         raise NotImplementedError
 
     def _group(self, group: Sequence[Token], finish: str, stop_reason: str | None) -> None:

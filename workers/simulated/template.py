@@ -1,4 +1,4 @@
-"""The chat template: ChatML. Pure."""
+"""The chat template: ChatML."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def render(
     add_generation_prompt: bool = True,
     continue_final: bool = False,
 ) -> str:
-    """Return the prompt. Raises ApiError for images and empty conversations.
+    """Raises ApiError for images and empty conversations.
 
-    `add_generation_prompt` appends the answer's head; `continue_final` leaves the last message open.
+    `continue_final` leaves the last message open.
     """
     if not messages:
         raise ApiError("Cannot apply chat template to an empty conversation. Provide at least one message.")
@@ -41,7 +41,7 @@ def render(
 
 
 def last_question(messages: Sequence[Message], model: str) -> str:
-    """Return the last message if it is the user's, else ""."""
+    """Return the last message, "" if it is not the user's."""
     return _text(messages[-1], model) if messages and messages[-1].role == "user" else ""
 
 

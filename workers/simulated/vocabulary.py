@@ -1,12 +1,9 @@
-"""A reversible tokenizer without a model.
+"""A reversible tokenizer. Token ids:
 
-Each known word is one token. Other text becomes pairs of UTF-8 bytes, so a character can span tokens, as in a
-byte-level BPE. Token ids:
-
-    0 … 255         single bytes
-    256 … 262       special tokens
-    512 … 1023      known words, most with a leading space
-    1024 … 66559    pairs of bytes
+0 … 255         bytes
+256 … 262       special tokens
+512 … 1023      known words, most with a leading space
+1024 … 66559    pairs of bytes, so that a character can span tokens
 """
 
 from __future__ import annotations
@@ -23,7 +20,7 @@ def _spaced(words: str) -> tuple[str, ...]:
 SPECIALS = ("<|im_start|>", "<|im_end|>", "<think>", "</think>", "<tool_call>", "</tool_call>")
 IM_START, IM_END, THINK, END_THINK, TOOL_CALL, END_TOOL_CALL = range(256, 262)
 MARK = 262
-"""First token of every plain answer. `encode` never produces it."""
+"""First token of a plain answer, which `encode` never returns."""
 MARK_TEXT = "Simulated"
 EOS = IM_END
 
@@ -40,7 +37,6 @@ _PAIR_BASE = 1024
 SIZE = _PAIR_BASE + 65536
 
 LONGEST = max(len(text) for text in (*SPECIALS, *WORDS, MARK_TEXT))
-"""Characters in the longest token."""
 
 _WORD_IDS = {word: _WORD_BASE + index for index, word in reversed(list(enumerate(WORDS)))}
 _WORD_BYTES = tuple(word.encode() for word in WORDS)
@@ -51,7 +47,7 @@ _PIECES = re.compile("|".join(map(re.escape, _PUNCTUATION)) + r"| ?[A-Za-z]+|[^A
 
 
 def encode(text: str) -> list[int]:
-    """Return the token ids. Special tokens are recognised by their text."""
+    """Recognises the text of special tokens."""
     ids: list[int] = []
     for part in _SPLIT.split(text):
         special = _SPECIAL_IDS.get(part)
@@ -92,12 +88,12 @@ def token_bytes(token: int) -> bytes:
 
 
 def decode(tokens: Iterable[int]) -> str:
-    """Return the text, with U+FFFD for invalid UTF-8. Raises ValueError for an unknown id."""
+    """Decode with U+FFFD for invalid UTF-8. Raises ValueError for an unknown id."""
     return b"".join(map(token_bytes, tokens)).decode("utf-8", "replace")
 
 
 def texts(tokens: Sequence[int]) -> list[str]:
-    """Return the text that each token adds. A split character belongs to its last token."""
+    """Return each token's text. A split character belongs to its last token."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     last = len(tokens) - 1
     return [decoder.decode(token_bytes(token), final=index == last) for index, token in enumerate(tokens)]

@@ -432,7 +432,9 @@ async def test_sleep_ends_a_whole_answer_with_finish_reason_abort(client: httpx.
 
 async def test_sleep_with_mode_wait_answers_after_the_running_requests(client: httpx.AsyncClient) -> None:
     async with workers(dataclasses.replace(FAST, tokens_per_second=100.0, dev_mode=True)) as (worker,):
-        running = asyncio.create_task(client.post(worker.url + CHAT, json={**STREAM, "max_tokens": 100, "ignore_eos": True}))
+        running = asyncio.create_task(
+            client.post(worker.url + CHAT, json={**STREAM, "max_tokens": 100, "ignore_eos": True})
+        )
         await auntil(lambda: worker.running == 1)
         sleeping = asyncio.create_task(client.post(worker.url + "/sleep?mode=wait&level=2"))
         await auntil(lambda: worker.requests["/sleep"] == 1)
@@ -449,7 +451,9 @@ async def test_sleep_with_mode_wait_answers_after_the_running_requests(client: h
 
 async def test_sleep_with_mode_keep_freezes_the_running_requests(client: httpx.AsyncClient) -> None:
     async with workers(dataclasses.replace(FAST, tokens_per_second=100.0, dev_mode=True)) as (worker,):
-        running = asyncio.create_task(client.post(worker.url + CHAT, json={**STREAM, "max_tokens": 100, "ignore_eos": True}))
+        running = asyncio.create_task(
+            client.post(worker.url + CHAT, json={**STREAM, "max_tokens": 100, "ignore_eos": True})
+        )
         await auntil(lambda: worker.tokens > 1)
         assert (await client.post(worker.url + "/sleep?mode=keep")).status_code == 200
         assert (worker.running, running.done()) == (1, False)

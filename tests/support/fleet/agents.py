@@ -22,11 +22,11 @@ from vllama_pool.workers.registry.record import LoadReport, WorkerRecord, Worker
 from vllama_pool.workers.registry.signature import verify_record
 
 INTERVAL = 0.05
-"""Seconds between two looks at the registry, or at all processes: agents beat once a second."""
+"""Seconds between two polls."""
 
 
 def group(pid: int) -> list[psutil.Process]:
-    """The living processes of a process group."""
+    """Return the living processes of a process group."""
     found = []
     for other in psutil.pids():
         with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
@@ -37,7 +37,7 @@ def group(pid: int) -> list[psutil.Process]:
 
 @dataclass
 class AgentProcess:
-    """`vllama worker` under test. `lines` is what it wrote to the terminal."""
+    """`vllama worker` as a process. `lines` is its output."""
 
     process: asyncio.subprocess.Process
     lines: list[str] = field(default_factory=list)
@@ -56,7 +56,7 @@ class AgentProcess:
 async def agent(
     *args: str, state_dir: Path, env: Mapping[str, str] | None = None, program: Sequence[str] = COMMAND
 ) -> AsyncIterator[AgentProcess]:
-    """Starts `vllama worker ARGS`; at the end it and all that it left are gone."""
+    """Run `vllama worker ARGS`, and kill it at the end."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("VLLAMA_", "OLLAMA_", "REDIS"))}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "vllama_pool.router.cli.main", "worker", *args),
@@ -84,7 +84,7 @@ async def _read(stream: asyncio.StreamReader | None, lines: list[str]) -> None:
 
 @dataclass
 class Seen:
-    """A worker as the registry has it."""
+    """A worker in the registry."""
 
     record: WorkerRecord
     load: LoadReport
@@ -110,7 +110,7 @@ async def wait_for(
     restarts: int | None = None,
     secret: bytes | None = None,
 ) -> Seen:
-    """Wait until the registry has the worker in this state, and with that many restarts if given."""
+    """Wait until the worker is in this state, and was restarted this often if given."""
 
     async def look() -> Seen | None:
         found = await seen(registry, worker_id, secret)

@@ -1,4 +1,4 @@
-"""A whole system over running vLLMs: `vllama serve`, and an agent for each vLLM, as processes."""
+"""`vllama serve` and an agent for each vLLM, as processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ READY_TIMEOUT = 60.0
 
 
 class OneSystem:
-    """Runs one system at a time, for as long as the same servers are asked for."""
+    """Runs one system at a time, and replaces it when the servers change."""
 
     def __init__(self, make_folder: Callable[[], Path]) -> None:
         self._make_folder = make_folder
@@ -25,7 +25,7 @@ class OneSystem:
         self._running = ExitStack()
 
     def url(self, *servers: VllmServer) -> str:
-        """The base URL of a router over these servers."""
+        """Return the URL of a router over these servers."""
         urls = tuple(server.url for server in servers)
         if urls != self._servers:
             self._stop()
@@ -46,7 +46,7 @@ class OneSystem:
 
 @contextmanager
 def system(folder: Path, *servers: VllmServer) -> Iterator[str]:
-    """Yield the router's base URL once all workers are ready. Agents get the servers' flags."""
+    """Yield the router's base URL once all workers are ready."""
     env = {"VLLAMA_STATE_DIR": str(folder / "state")}
     serve = Serve([VLLAMA, "serve", "--port", "0"], env, folder / "serve.log")
     programs: list[Program] = [serve]

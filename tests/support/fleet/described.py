@@ -1,4 +1,4 @@
-"""A live fleet whose workers describe their models in full, as agents do that read the models' files."""
+"""A live fleet whose workers have complete metadata."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WORKERS = {
     "able": replace(QUICK, model="able", tool_calls=True, tool_parser=True, reasoning=True),
     "vectors": replace(QUICK, model="vectors", embedding=True, dimensions=16, max_model_len=64),
 }
-"""One model that only talks, one that thinks and calls tools, one for embeddings."""
+"""Plain chat, thinking and tools, embeddings."""
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""A live router in the test's own event loop: real sockets, a real Valkey, and workers that announce themselves."""
+"""A router in the test's event loop, with real sockets, a Valkey and simulated workers."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from vllama_pool.workers.simulated.options import Options
 from vllama_pool.workers.simulated.server import Simulated
 
 BEAT = 0.25
-"""Seconds between two beats: shorter than an agent's, so that tests need not wait."""
+"""Shorter than an agent's interval, so that tests are fast."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn that leaves the test runner's signals alone."""
+    """uvicorn without signal handlers."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -46,9 +46,9 @@ class Server(uvicorn.Server):
 
 @asynccontextmanager
 async def serving(app: Any) -> AsyncIterator[str]:
-    """The app on a port of the kernel's choice; yields its base URL."""
+    """Serve the app on a free port; yields its URL."""
     listening = socket.create_server(("127.0.0.1", 0))
-    # As uvloop has it: head and body of an answer are two packets, and the second would wait for the first.
+    # As on uvloop. Otherwise the second packet of a response, its body, waits for the first one's ACK.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     config = uvicorn.Config(
         app,
@@ -71,7 +71,7 @@ async def serving(app: Any) -> AsyncIterator[str]:
 
 
 class Announced:
-    """A simulated worker that is registered and beats, as an agent would do it."""
+    """A simulated worker with an agent's registration and beats."""
 
     def __init__(self, worker: Simulated, record: WorkerRecord, registry: Registry) -> None:
         self.worker = worker
@@ -86,19 +86,17 @@ class Announced:
         return self.record.id
 
     async def join(self) -> None:
-        """Register, and beat from now on. Also anew, with another record."""
+        """Register the present record, and start to beat."""
         await self.fall_silent()
         await self._registry.register(self.record, self.load())
         self._beats = asyncio.get_running_loop().create_task(self._beat())
 
     async def fall_silent(self) -> None:
-        """Stop beating without a word."""
         if self._beats is not None:
             self._beats.cancel()
             await asyncio.gather(self._beats, return_exceptions=True)
 
     async def drain(self) -> None:
-        """Announce that no new requests are wanted."""
         self.state = WorkerState.DRAINING
         await self._registry.beat(self.id, self.record.generation, self.load())
 
@@ -118,8 +116,6 @@ class Announced:
 
 @dataclass
 class Fleet:
-    """Workers and one router."""
-
     url: str
     http: httpx.AsyncClient
     workers: dict[str, Announced]
@@ -132,16 +128,16 @@ class Fleet:
         return self.workers[name].worker
 
     async def states(self) -> dict[str, str]:
-        """Worker id -> state, as the router sees it."""
+        """Return the state of each worker id, as the router sees it."""
         page = (await self.http.get("/admin/workers")).json()
         return {worker["id"]: worker["state"] for worker in page["workers"]}
 
     def records(self) -> list[dict[str, Any]]:
-        """The request log so far."""
+        """Return the request log."""
         return [msgspec.json.decode(line) for line in self.log.getvalue().splitlines()]
 
     async def record(self, request_id: str) -> dict[str, Any]:
-        """The log's line of one request."""
+        """Wait for one request's log line."""
 
         def found() -> list[dict[str, Any]]:
             return [record for record in self.records() if record["id"] == request_id]
@@ -176,7 +172,7 @@ async def fleet(
     table: RoutingTable | None = None,
     **settings: Any,
 ) -> AsyncIterator[Fleet]:
-    """Workers by id, announced, and a router that has seen all of them."""
+    """Workers by id, registered, and a router that sees all of them."""
     log = io.BytesIO()
     async with contextlib.AsyncExitStack() as stack:
         valkey = await stack.enter_async_context(running_valkey(state_dir))
@@ -206,7 +202,7 @@ async def fleet(
 
 
 async def _silence(announced: dict[str, Announced]) -> None:
-    """Also those that a test has added: their beats would outlive the registry's connections."""
+    """Stop all beats, which would outlive the registry's connections."""
     for each in announced.values():
         await each.fall_silent()
 

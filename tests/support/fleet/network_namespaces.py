@@ -1,8 +1,6 @@
-"""Hosts for tests: network namespaces that are joined by a private network of their own.
+"""Hosts for tests: network namespaces with cables to a hub.
 
-One host is the hub, every other one has a cable to it. Nothing of this is seen outside the namespaces: no address,
-route or device is added to the machine's own network. A cable can be pulled; then packets vanish without a word, as
-they do when a switch dies.
+The machine's own network is unchanged. Packets on a pulled cable vanish.
 """
 
 from __future__ import annotations
@@ -29,12 +27,12 @@ CLONE_NEWNET = 0x40000000
 CAP_SYS_ADMIN = 21
 PREFIX = "vllama-test"
 THREADS = 40
-"""Calls that may run in one host at a time."""
+"""Maximum simultaneous calls per host."""
 _numbers = itertools.count()
 
 
 def impossible() -> str:
-    """Why there can be no network namespaces here; "" if there can. Whatever else goes wrong is a failure."""
+    """Return the reason why namespaces are not permitted, or ""."""
     if sys.platform != "linux":
         return "network namespaces are Linux"
     if not Path("/proc/self/ns/net").exists():
@@ -55,14 +53,14 @@ def _capable(number: int) -> bool:
 
 
 def ip(*words: str) -> str:
-    """Run `ip`. Raises AssertionError with what it said."""
+    """Run `ip`. Raises AssertionError with its output."""
     done = subprocess.run(["ip", *words], capture_output=True, text=True, timeout=20)
     assert done.returncode == 0, f"ip {' '.join(words)}: {done.stderr.strip() or done.returncode}"
     return done.stdout
 
 
 class Host:
-    """One namespace, with an address in the tests' network and a loopback of its own."""
+    """One namespace, with an address and a loopback interface."""
 
     def __init__(self, namespace: str, address: str) -> None:
         self.namespace = namespace
@@ -73,16 +71,16 @@ class Host:
         return f"<Host {self.namespace} {self.address}>"
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call it in a thread that lives in this host: sockets that it makes are this host's for good."""
+        """Call this in a thread of the host, to which its sockets then belong."""
         return self._threads.submit(function, *args, **kwargs).result()
 
     @property
     def threads(self) -> ThreadPoolExecutor:
-        """Threads that live in this host, for what takes long."""
+        """The host's threads, for long calls."""
         return self._threads
 
     def start(self, argv: Sequence[str], env: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
-        """Start a program in this host, its output going to `log`. It dies with the tests."""
+        """Start a program in this host. It dies with the tests."""
         with log.open("ab") as out:
             return subprocess.Popen(
                 ["ip", "netns", "exec", self.namespace, *argv],
@@ -94,12 +92,12 @@ class Host:
             )
 
     def add_address(self, address: str, hub: Host) -> None:
-        """A further address, which the hub can reach."""
+        """Add an address that the hub can reach."""
         ip("-n", self.namespace, "address", "add", f"{address}/32", "dev", "eth0")
         ip("-n", hub.namespace, "route", "add", address, "via", self.address)
 
     def pull_cable(self) -> None:
-        """Nothing gets in or out any more, and nobody is told."""
+        """Drop all packets without an error."""
         ip("-n", self.namespace, "link", "set", "eth0", "down")
 
     def plug_in(self) -> None:
@@ -110,7 +108,7 @@ class Host:
         ip("netns", "delete", self.namespace)
 
     def _enter(self) -> None:
-        """Move this thread alone."""
+        """Move the calling thread into the namespace."""
         libc = ctypes.CDLL(None, use_errno=True)
         with Path("/run/netns", self.namespace).open("rb") as namespace:
             if libc.setns(namespace.fileno(), CLONE_NEWNET):
@@ -119,7 +117,7 @@ class Host:
 
 @contextlib.contextmanager
 def network(*names: str) -> Iterator[list[Host]]:
-    """Hosts by these names in 10.77.0.0/24, the first of them the hub. Removed at the end."""
+    """Create hosts by name in 10.77.0.0/24; the first is the hub."""
     _remove_leftovers()
     run = f"{PREFIX}-{os.getpid()}-{next(_numbers)}"
     with contextlib.ExitStack() as stack:
@@ -141,7 +139,7 @@ def network(*names: str) -> Iterator[list[Host]]:
 
 
 def _remove_leftovers() -> None:
-    """What a run that was killed has left."""
+    """Remove the namespaces of a killed run."""
     for line in ip("netns", "list").splitlines():
         name = line.split()[0]
         owner = name.removeprefix(f"{PREFIX}-").partition("-")[0]

@@ -1,12 +1,12 @@
-"""A child of the supervisor, scripted. Run as a program with one JSON object:
+"""A scripted child of the supervisor, a program with one JSON object as its argument:
 
 pids      file to which it appends its pid
 fail      exit with this code instead of becoming ready
 silent    never become ready
-drain     seconds that it goes on after SIGTERM (0)
-relapse   seconds after which its server is restarted, and ready again at once
-stubborn  take no notice of SIGTERM
-models    the served names it tells
+drain     seconds from SIGTERM to exit (0)
+relapse   seconds until its server restarts and is ready again
+stubborn  ignore SIGTERM
+models    served names
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A fleet in simulated time: engines that batch as vLLM does, and routers that use the real pool.
+"""A fleet in simulated time: real pools, leases and policies over a queueing model of the engines.
 
-Only the engines and the clock are simulated. Selection, leases and speeds are the router's own code, so what a
-simulation shows is what the router does.
+It has no sockets and no vLLM protocol. workers/simulated generates every token, which takes too long for minutes of
+64 engines.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.record import LoadReport, ModelInfo, WorkerRecord
 
 Throughput = Callable[[int], float]
-"""Tokens per second of a whole engine by the number of requests in its batch."""
+"""Tokens per second of an engine by batch size."""
 
 
 def shared(rate: float) -> Throughput:
-    """As much with one request as with many: a GPU that is bound by arithmetic."""
+    """`rate` for the whole batch: a compute-bound GPU."""
     return lambda running: rate
 
 
 def streams(rate: float) -> Throughput:
-    """`rate` for every request however many there are: a GPU that is bound by memory."""
+    """`rate` per request: a memory-bound GPU."""
     return lambda running: rate * running
 
 
 def batched(rate: float, half: float) -> Throughput:
-    """Between the two: `rate` in the limit, half of it with `half` requests. What a real GPU does."""
+    """Saturates at `rate`, with half of it at `half` requests: a real GPU."""
     return lambda running: rate * running / (running + half)
 
 
@@ -52,7 +52,7 @@ class Request:
 
 
 class Engine:
-    """One simulated vLLM: `slots` requests at a time share the throughput equally, the others wait in order."""
+    """Queueing model of an engine: `slots` requests share the throughput, the others wait in order."""
 
     def __init__(self, fleet: Fleet, throughput: Throughput, slots: int) -> None:
         self.fleet = fleet
@@ -74,7 +74,7 @@ class Engine:
         self._fill()
 
     def load(self) -> LoadReport:
-        """What an agent would report now."""
+        """Return an agent's load report."""
         self._advance()
         at, tokens = self._reported
         elapsed = self.fleet.now - at
@@ -83,7 +83,7 @@ class Engine:
         return LoadReport(running=len(self._running), waiting=len(self._waiting), tokens_per_second=rate)
 
     def _advance(self) -> None:
-        """Let the batch make its tokens up to now. `_each` counts those of a request that ran all along."""
+        """Generate tokens up to now. `_each` counts the tokens of a request in the batch from the start."""
         count = len(self._running)
         if count:
             made = self.throughput(count) * (self.fleet.now - self._at)
@@ -117,12 +117,12 @@ class Engine:
 
 @dataclass
 class Figures:
-    """What came of a simulation."""
+    """Results of a simulation."""
 
     tokens: list[float]
     """Per engine."""
     waits: list[float] = field(repr=False)
-    """Seconds that requests waited for a slot."""
+    """Seconds in the queue."""
     latencies: list[float] = field(repr=False)
 
     @property
@@ -130,7 +130,7 @@ class Figures:
         return [tokens / sum(self.tokens) for tokens in self.tokens]
 
     def error(self, speeds: Sequence[float]) -> float:
-        """The largest deviation of a worker's share of tokens from its share of speed, as a part of the latter."""
+        """Return the largest relative deviation of a share of tokens from the share of speed."""
         return max(abs(share * sum(speeds) / speed - 1) for share, speed in zip(self.shares, speeds, strict=True))
 
     def summary(self) -> str:
@@ -145,8 +145,10 @@ class Figures:
 
 
 class Fleet:
-    """Engines, routers, and the clock. `beat` seconds lie between two reports; each is `age` seconds old when a
-    router hears it."""
+    """Engines, routers and their clock.
+
+    `beat`: seconds between reports. `age`: seconds from report to router.
+    """
 
     def __init__(
         self,
@@ -197,7 +199,7 @@ class Fleet:
             action()
 
     def closed_loop(self, clients: int, tokens: Callable[[], int], think: float = 0.0) -> None:
-        """So many clients, each sending its next request when it has the answer, `think` seconds later at most."""
+        """Start clients that send a request `think` seconds at most after each answer."""
 
         def next_request(request: Request | None = None) -> None:
             self.later(self.rng.uniform(0, think), lambda: self.send(tokens(), next_request))
@@ -206,7 +208,7 @@ class Fleet:
             next_request()
 
     def arrivals(self, rate: float, tokens: Callable[[], int]) -> None:
-        """`rate` requests per second, at random."""
+        """Send `rate` requests per second at random."""
 
         def arrive() -> None:
             self.send(tokens())
@@ -224,7 +226,7 @@ class Fleet:
         self.engines[int(target.worker.id)].add(request)
 
     def measure(self, warm_up: float, seconds: float) -> Figures:
-        """Run, and count what happens after the first `warm_up` seconds."""
+        """Run, and measure after the first `warm_up` seconds."""
         self.run(warm_up)
         for engine in self.engines:
             engine.load()
@@ -260,7 +262,7 @@ class Fleet:
 
 
 def answer_lengths(rng: random.Random, mean: float = 250.0, sigma: float = 1.1) -> Callable[[], int]:
-    """Lengths of answers in tokens as they are seen in practice: log-normal, 4096 at most."""
+    """Return a source of log-normal answer lengths in tokens, at most 4096."""
 
     centre = math.log(mean) - sigma * sigma / 2
     return lambda: max(1, min(4096, round(rng.lognormvariate(centre, sigma))))

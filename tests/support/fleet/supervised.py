@@ -1,4 +1,4 @@
-r"""Runs the supervisor with scripted children, as a program that tests can kill.
+"""The supervisor with scripted children, as a program that tests can kill.
 
     python -m tests.support.fleet.supervised \
         '{"children": [["router", "router-0", {…}], …], "grace": 2, "state_dir": …}'

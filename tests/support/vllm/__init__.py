@@ -1,1 +1,1 @@
-"""vLLM servers: real ones, the models that they serve, and two substitutes: simulated workers and scripted servers."""
+"""vLLM servers, their models, and two substitutes: simulated workers and scripted servers."""

@@ -1,4 +1,4 @@
-"""Small model folders with real safetensors files, for tests of what is read from them."""
+"""Small model folders with real safetensors files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TOOL_TEMPLATE = "{% if tools %}{{ tools }}{% endif %}{% if enable_thinking %}<th
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, tuple[str, Sequence[int]]], fill: int = 1) -> None:
-    """A whole file whose every byte of weight is `fill`."""
+    """Write a file whose weights have the byte `fill`."""
     header, offset = {}, 0
     for name, (dtype, shape) in tensors.items():
         size = prod(shape) * BITS[dtype] // 8
@@ -40,9 +40,9 @@ def write_safetensors(path: Path, tensors: Mapping[str, tuple[str, Sequence[int]
 
 
 def write_model(folder: Path, *, config: Mapping[str, Any] = LLAMA, fill: int = 1, **files: str) -> Path:
-    """A folder with a config, a tokenizer and 64 x 32 + 64 = 2112 BF16 weights.
+    """Write a config, a tokenizer and 64 x 32 + 64 = 2112 BF16 weights.
 
-    Further files are given as name=text, with "_dot_" for the dot: chat_template_dot_jinja="…".
+    Further files are text by name, with "_dot_" for the dot: chat_template_dot_jinja="…".
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))

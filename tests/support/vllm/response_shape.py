@@ -1,8 +1,7 @@
-"""The shape of an HTTP answer: everything about it but the words and the numbers.
+"""The shape of an HTTP response, which conforming servers share.
 
-Two servers conform if their answers to one request have the same shape. Text becomes "text" and numbers become
-"number", but for the keys in LITERAL, whose values are part of the protocol. Lists become the set of their
-elements' shapes, and runs of stream events of one shape become one, since two models never say equally much.
+Text becomes "text" and numbers become "number", except for the keys in LITERAL. Lists become their elements' different
+shapes, and equal stream events in a row become one.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ import httpx
 
 LITERAL = frozenset(("object", "role", "finish_reason", "type", "code", "param", "index"))
 HEADERS = ("content-type", "transfer-encoding", "allow", "retry-after")
-"""Headers whose values matter to a client."""
+"""Headers that matter to clients."""
 FREE = "free"
-"""Stands for anything, where two servers may differ."""
+"""Matches anything."""
 
 
 def of_value(value: Any, key: str = "") -> Any:
-    """The shape of a JSON value."""
+    """Return the shape of a JSON value."""
     if value is None or isinstance(value, bool) or (key in LITERAL and isinstance(value, str | int)):
         return value
     if isinstance(value, dict):
@@ -39,14 +38,14 @@ def of_value(value: Any, key: str = "") -> Any:
 
 
 def of_error(message: str) -> str:
-    """A message without what belongs to one server: numbers, and what follows "N validation errors"."""
+    """Replace numbers, and the details of validation errors."""
     if "validation error" in message:
         return re.sub(r"^\d+ validation errors?:\n(?s:.*)", "N validation errors", message)
     return re.sub(r"\d+(\.\d+)?", "N", message)
 
 
 def of_document(value: Any) -> Any:
-    """The shape of a whole JSON answer; an error keeps its words."""
+    """Return the shape of a JSON body. Errors keep their text."""
     shape = of_value(value)
     error = value.get("error") if isinstance(value, dict) else None
     if isinstance(error, dict) and isinstance(error.get("message"), str):
@@ -59,7 +58,7 @@ def of_document(value: Any) -> Any:
 
 
 def of_stream(text: str) -> list[Any]:
-    """The shapes of a stream's events, in order, repetitions left out."""
+    """Return the shapes of a stream's events without repetitions."""
     parts = text.split("\n\n")
     shapes: list[Any] = [] if parts[-1] == "" else ["NOT ENDED BY A BLANK LINE"]
     for part in parts[:-1]:
@@ -74,7 +73,6 @@ def of_stream(text: str) -> list[Any]:
 
 
 def of_response(response: httpx.Response) -> dict[str, Any]:
-    """Status, headers that matter, and body."""
     headers: dict[str, Any] = {name: response.headers[name] for name in HEADERS if name in response.headers}
     headers["content-length"] = "content-length" in response.headers
     if headers.get("content-type", "").startswith("text/event-stream"):
@@ -87,19 +85,19 @@ def of_response(response: httpx.Response) -> dict[str, Any]:
 
 
 def difference(real: Any, simulated: Any) -> str:
-    """What differs between two shapes, line by line; "" if nothing does."""
+    """Return the differing lines, or ""."""
     left, right = (json.dumps(shape, indent=1, sort_keys=True).splitlines() for shape in (real, simulated))
     return "\n".join(difflib.unified_diff(left, right, "real vLLM", "simulated", lineterm="", n=4))
 
 
 def assert_equal(real: Any, simulated: Any, *, request: str = "") -> None:
-    """AssertionError with the differing lines, unless both shapes are equal."""
+    """Raises AssertionError with the differing lines."""
     found = difference(real, simulated)
     assert not found, f"{request}\n{found}"
 
 
 def _split(event: dict[str, Any]) -> list[dict[str, Any]]:
-    """An event that ends the answer may carry the last text too, as chance will have it: make that two."""
+    """Split an event that has both the last text and the finish reason."""
     choices = event.get("choices")
     if not choices or choices[0].get("finish_reason") is None:
         return [event]
@@ -113,5 +111,5 @@ def _split(event: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _field(param: str | None) -> str | None:
-    """The request's field that a validation error names, without what lies inside it."""
+    """Return the field of a validation error without its elements."""
     return param and ".".join(part for part in param.split(".")[:2] if not part.isdigit())

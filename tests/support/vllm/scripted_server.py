@@ -1,8 +1,7 @@
-"""A TCP server that plays scripts: what a worker sends, byte for byte, and when.
+"""A TCP server that sends scripted bytes, for responses that vLLM never gives.
 
-A script is a list of steps for one connection, each either bytes to write or a coroutine function of the
-`Peer`. The first connection plays the first script and so on; the last script is played again and again. A
-connection is closed when its script ends.
+A script is one connection's steps: bytes to write, or coroutine functions of the `Peer`. Connections play the scripts
+in order, then repeat the last. A connection closes at the end of its script.
 """
 
 from __future__ import annotations
@@ -22,8 +21,6 @@ from vllama_pool.router.upstream.interface import Endpoint
 
 @dataclass(frozen=True)
 class Received:
-    """One request as it was read."""
-
     line: str
     headers: dict[str, str]
     body: bytes
@@ -31,18 +28,15 @@ class Received:
 
 @dataclass(eq=False)
 class Peer:
-    """The server's side of one connection."""
-
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     server: ScriptedServer
     sent: int = 0
     left: asyncio.Event = field(default_factory=asyncio.Event)
-    """The client has closed."""
 
     async def send(self, data: bytes) -> None:
         if self.writer.transport.is_closing():
-            raise ConnectionResetError  # the loops differ in what writing does now
+            raise ConnectionResetError  # asyncio and uvloop differ in what writing would do
         self.writer.write(data)
         await self.writer.drain()
         self.sent += len(data)
@@ -53,19 +47,19 @@ Script = Sequence[Step]
 
 
 async def request(peer: Peer) -> None:
-    """Read one request, body included."""
+    """Read a request with its body."""
     head = await _head(peer)
     body = await peer.reader.readexactly(int(head.headers.get("content-length", "0")))
     peer.server.requests.append(Received(head.line, head.headers, body))
 
 
 async def request_head(peer: Peer) -> None:
-    """Read a request's head and leave its body alone."""
+    """Read a request without its body."""
     peer.server.requests.append(await _head(peer))
 
 
 async def hold(peer: Peer) -> None:
-    """Keep the connection open, reading on, until the client closes it."""
+    """Read until the client closes the connection."""
     with contextlib.suppress(ConnectionError):
         while await peer.reader.read(65536):
             pass
@@ -73,24 +67,23 @@ async def hold(peer: Peer) -> None:
 
 
 async def reset(peer: Peer) -> None:
-    """Close with RST."""
     raw: socket.socket = peer.writer.get_extra_info("socket")
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     peer.writer.transport.abort()
 
 
 async def cut(peer: Peer) -> None:
-    """Close the socket without TLS's farewell."""
+    """Close without TLS's close_notify."""
     peer.writer.transport.abort()
 
 
 def apart(*parts: bytes) -> Callable[[Peer], Awaitable[None]]:
-    """Send the parts so that the client, on the same loop, reads one at a time."""
+    """Send parts that the client, on the same event loop, reads one by one."""
 
     async def step(peer: Peer) -> None:
         for part in parts:
             await peer.send(part)
-            for _ in range(3):  # turns of the loop: one for the client to read it
+            for _ in range(3):  # the client reads in one of these turns
                 await asyncio.sleep(0)
 
     return step
@@ -101,7 +94,7 @@ def bytewise(data: bytes) -> Callable[[Peer], Awaitable[None]]:
 
 
 def flood(total: int) -> Callable[[Peer], Awaitable[None]]:
-    """Send so many bytes as fast as they are taken; `Peer.sent` says how far it is."""
+    """Send `total` bytes as fast as possible; `Peer.sent` counts them."""
 
     async def step(peer: Peer) -> None:
         block = bytes(65536)
@@ -112,13 +105,13 @@ def flood(total: int) -> Callable[[Peer], Awaitable[None]]:
 
 
 def json_response(status: int, body: bytes) -> bytes:
-    """Return a response after which the connection closes."""
+    """Return a response with `Connection: close`."""
     head = f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\nconnection: close\r\n"
     return head.encode() + b"content-length: %d\r\n\r\n%b" % (len(body), body)
 
 
 def when(event: asyncio.Event) -> Callable[[Peer], Awaitable[None]]:
-    """Go on when the test says so."""
+    """Wait for the test."""
 
     async def step(peer: Peer) -> None:
         await event.wait()
@@ -131,7 +124,7 @@ class ScriptedServer:
 
     def __init__(self, *scripts: Script, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
         self.peers: list[Peer] = []
-        """One for each connection, in the order of their coming."""
+        """In the order of their connections."""
         self.requests: list[Received] = []
         self._scripts = scripts
         self._host = host
@@ -168,11 +161,11 @@ class ScriptedServer:
 
     @property
     def gone(self) -> int:
-        """Connections that the client has closed, as `hold` saw it."""
+        """Number of connections that the client has closed."""
         return sum(peer.left.is_set() for peer in self.peers)
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # A task of our own: StreamReader's callback reports every cancelled handler as an error.
+        # Its own task, because StreamReader's callback logs every cancelled handler as an error.
         task = asyncio.get_running_loop().create_task(self._play(Peer(reader, writer, self)))
         self._tasks.add(task)
         task.add_done_callback(self._played)

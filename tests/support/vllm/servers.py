@@ -1,4 +1,4 @@
-"""Real vLLM servers for tests: started when first asked for, shared by the tests after that, few at a time."""
+"""Real vLLM servers, started on demand and shared by tests."""
 
 from __future__ import annotations
 
@@ -29,23 +29,19 @@ CI_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }
-"""Small, offline, without the compiler that makes first requests take ten seconds, and not bound to the first core:
-two servers would share it."""
+"""Small, offline, without compilation (ten seconds per first request), and not all bound to the first core."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What a server serves, and how."""
-
     name: str
-    """Served name."""
     folder: Path
     flags: tuple[str, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
 
 
 class VllmServer:
-    """One running server. One that somebody else runs has no process, and is never ended."""
+    """A running server. It has no process if the caller did not start it."""
 
     def __init__(self, spec: Spec, url: str, process: subprocess.Popen[bytes] | None, log: Path | None) -> None:
         self.spec = spec
@@ -66,31 +62,30 @@ class VllmServer:
         return self.process is None or self.process.poll() is None
 
     def engine(self) -> psutil.Process:
-        """The process that generates, a child of the server."""
         assert self.process is not None
         children = psutil.Process(self.process.pid).children(recursive=True)
         return next(child for child in children if "EngineCore" in " ".join(child.cmdline()) + child.name())
 
     def log(self) -> str:
-        """The end of what it wrote."""
+        """Return the end of the log."""
         return self._log.read_text(errors="replace")[-3000:] if self._log is not None else ""
 
     def stop(self) -> None:
-        """End it and all its children. Idempotent."""
+        """Stop the server and its children. Idempotent."""
         if self.process is None:
             return
         if self.process.poll() is None:
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(STOP_TIMEOUT)
-        # vLLM's engine can outlive its server by seconds; it is in the group that was made for the server
+        # The engine can outlive its server by seconds; both are in the server's process group.
         group = self.process.pid
         until(lambda: not _kill_group(group), STOP_TIMEOUT, f"the end of process group {group}")
         self.process.wait()
 
 
 def start(command: Sequence[str], spec: Spec, logs: Path) -> VllmServer:
-    """Start a server and wait until it is ready. Raises AssertionError with the end of its log."""
+    """Start a server and wait until it is ready. Raises AssertionError with its log."""
     port = free_ports()
     log = Path(tempfile.mkdtemp(dir=logs)) / "vllm.log"
     line = [*command, "serve", str(spec.folder), "--served-model-name", spec.name]
@@ -114,9 +109,9 @@ def start(command: Sequence[str], spec: Spec, logs: Path) -> VllmServer:
 
 
 class Servers:
-    """Starts servers lazily, keeps at most `limit` alive, and ends the one not used for the longest time.
+    """Keeps at most `limit` servers, and stops the least recently used one.
 
-    `running` are URLs of servers that somebody else runs; one that serves a wanted name is used as it is.
+    `running`: URLs of other servers, used if they serve the model.
     """
 
     def __init__(
@@ -129,7 +124,7 @@ class Servers:
         self._alive: OrderedDict[Spec, VllmServer] = OrderedDict()
 
     def get(self, spec: Spec, *, own: bool = False) -> VllmServer:
-        """A ready server. `own`: one that may be killed, so not one that somebody else runs."""
+        """Return a ready server. `own`: one that may be killed."""
         if not own and (found := self._find(spec)) is not None:
             return found
         server = self._alive.pop(spec, None)
@@ -144,7 +139,6 @@ class Servers:
         return server
 
     def stop(self) -> None:
-        """End all of them."""
         for server in self._alive.values():
             server.stop()
         self._alive.clear()
@@ -167,7 +161,7 @@ def _is_ready(server: VllmServer) -> bool:
 
 
 def _kill_group(group: int) -> bool:
-    """Kill a process group. False once nobody but zombies is in it."""
+    """Kill a process group. Returns False once it has no living process."""
     members = [process for process in psutil.process_iter() if _group_of(process) == group]
     if not members:
         return False

@@ -1,19 +1,14 @@
-"""Simulated workers for tests: in this event loop, or as processes that can be killed.
-
-In the loop, where counters and requests can be looked at directly:
+"""Simulated workers, in the event loop or as processes.
 
     async with workers(Options(speed=2.0), Options(speed=0.5)) as (fast, slow):
         fast.set_faults([faults.Cut(after_tokens=3)])
-        ...
-        assert fast.running == 0 and fast.aborted == 1
-
-As a process, which can be killed and stopped:
+        assert fast.running == 0
 
     with SimulatedProcess("--speed", "2") as worker:
         worker.set_faults([faults.Status(status=503, count=1)])
         worker.kill()
 
-As the program that an agent starts: `COMMAND`, or `failing` for one that does not start.
+Agents start `COMMAND`, or `failing` for a worker that does not start.
 """
 
 from __future__ import annotations
@@ -39,14 +34,14 @@ from vllama_pool.workers.simulated import Options, Simulated, faults
 
 ROOT = Path(__file__).resolve().parents[3]
 FAST = Options(model="m", tokens_per_second=1000.0, ttft=0.0)
-"""A worker for tests that do not look at times."""
+"""For tests that do not measure time."""
 START_TIMEOUT = 20.0
 COMMAND = (sys.executable, "-m", "vllama_pool.workers.simulated")
 IGNORE_SIGTERM = ("--fault", '{"kind": "ignoresigterm"}')
 
 
 def failing(error: str, *, if_exists: Path | None = None) -> tuple[str, ...]:
-    """Return the command of a worker that exits with code 1 and a traceback, if the file exists when one is given."""
+    """Return the command of a worker that exits with code 1 and a traceback, always or while a file exists."""
     fail = f"printf '%s\\n' 'Traceback (most recent call last):' {shlex.quote(error)} >&2; exit 1"
     if if_exists is None:
         return ("sh", "-c", fail)
@@ -56,14 +51,14 @@ def failing(error: str, *, if_exists: Path | None = None) -> tuple[str, ...]:
 
 @contextlib.asynccontextmanager
 async def workers(*options: Options) -> AsyncIterator[tuple[Simulated, ...]]:
-    """One simulated worker for each of the options (one fast one where there are none), listening."""
+    """Run one simulated worker per options, by default a fast one."""
     async with contextlib.AsyncExitStack() as stack:
         started = [await stack.enter_async_context(Simulated(each)) for each in options or (FAST,)]
         yield tuple(started)
 
 
 class SimulatedProcess:
-    """A simulated worker in a process of its own, which dies with this one."""
+    """A simulated worker as a process, which dies with this one."""
 
     def __init__(self, *flags: str, model: str = "m", env: dict[str, str] | None = None) -> None:
         self._resources = contextlib.ExitStack()
@@ -94,30 +89,27 @@ class SimulatedProcess:
         return int(self.url.rpartition(":")[2])
 
     def stats(self) -> dict[str, Any]:
-        """Its counters: requests by path, tokens, running, waiting, aborted, …"""
+        """Return its counters."""
         found: dict[str, Any] = httpx.get(f"{self.url}/simulated/stats", trust_env=False).json()
         return found
 
     def set_faults(self, faults: Iterable[faults.Fault]) -> None:
-        """Replace its faults."""
         body = msgspec.json.encode(list(faults))
         httpx.post(f"{self.url}/simulated/faults", content=body, trust_env=False).raise_for_status()
 
     def signal(self, number: signal.Signals) -> None:
-        """SIGSTOP freezes it, SIGCONT thaws it, SIGTERM asks it to drain."""
         self._process.send_signal(number)
 
     def kill(self) -> None:
-        """End it without a word."""
         self._process.kill()
         self.wait()
 
     def wait(self, timeout: float = 10.0) -> int:
-        """Wait for its end. Returns the exit code. Raises subprocess.TimeoutExpired."""
+        """Return the exit code. Raises subprocess.TimeoutExpired."""
         return self._process.wait(timeout)
 
     def stop(self) -> None:
-        """End it, however it is. Idempotent."""
+        """Kill it if it runs. Idempotent."""
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
@@ -131,7 +123,6 @@ class SimulatedProcess:
 
     @property
     def output(self) -> str:
-        """What it has written."""
         return self._log.read_text()
 
     def _find_url(self) -> str:

@@ -1,4 +1,4 @@
-"""The tool that the test model calls, and the question that makes it: models/qwen3.py trains it for both."""
+"""A tool, and the question for which the test model calls it (see models/qwen3.py)."""
 
 from __future__ import annotations
 
@@ -18,4 +18,4 @@ TOOL: dict[str, Any] = {
     },
 }
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": QUESTION}], "tools": [TOOL]}
-"""Both, as Ollama and vLLM take them alike."""
+"""Fields that Ollama and vLLM share."""
