@@ -19,10 +19,10 @@ _DIGEST = re.compile(r"[0-9a-fA-F]{64}\Z")
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """`name` appears in logs; `digest` is the SHA-256 of the secret."""
-
     name: str
+    """Shown in logs."""
     digest: bytes
+    """SHA-256 of the secret."""
 
 
 def digest(secret: str) -> bytes:
@@ -36,8 +36,7 @@ def by_digest(keys: Iterable[ApiKey]) -> ApiKeyNames:
 def identify(secret: str, names: ApiKeyNames) -> str | None:
     """Return the name of the key with this secret.
 
-    One lookup, whatever the number of keys. Its duration depends on the digest, which an attacker cannot choose, and
-    so reveals nothing of a stored secret.
+    A lookup by digest takes the same time for any number of keys, and reveals nothing about a stored secret.
     """
     if not secret or len(secret) > LONGEST_SECRET:
         return None
@@ -47,7 +46,7 @@ def identify(secret: str, names: ApiKeyNames) -> str | None:
 def parse_keys(text: str) -> tuple[ApiKey, ...]:
     """Parse `NAME:SHA256HEX` items, separated by commas or lines; `#` begins a comment.
 
-    Raises ValueError. Its text gives an item's number, not the item, which may be a secret.
+    Raises ValueError, which names an item by its number: the item may be a secret.
     """
     lines = (line.partition("#")[0] for line in text.splitlines())
     items = [item.strip() for line in lines for item in line.split(",") if item.strip()]

@@ -23,7 +23,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)\Z", re.ASCII)
 
 
 def seconds(text: str) -> float:
-    """A number of seconds, or a Go duration. May be negative. Raises ValueError."""
+    """Parse seconds or a Go duration; may be negative. Raises ValueError."""
     if _NUMBER.match(text):
         return float(text)
     try:
@@ -35,7 +35,7 @@ def seconds(text: str) -> float:
 
 
 def nanoseconds(text: str) -> int:
-    """Go's time.ParseDuration. Raises ValueError with Go's text."""
+    """Parse as Go's time.ParseDuration. Raises ValueError with Go's text."""
     quoted = _quoted(text)
     negative = text.startswith("-")
     rest = text[1:] if text.startswith(("-", "+")) else text
@@ -60,7 +60,7 @@ def nanoseconds(text: str) -> int:
 
 
 def _scaled(number: str, unit: int) -> int:
-    """A decimal number times a unit, exactly. More digits than Go can count are too long anyway."""
+    """Multiply exactly. A number of more than 19 digits exceeds Go's range."""
     whole, _, fraction = number.partition(".")
     if len(whole) > 19:
         return FOREVER + 1

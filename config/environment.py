@@ -1,6 +1,6 @@
-"""Reads settings from environment variables, ours and Ollama's.
+"""Reads settings from our and Ollama's environment variables.
 
-Values are stripped of blanks and quotes; an empty value counts as unset, as in Ollama.
+As in Ollama, values are stripped of blanks and quotes, and an empty value counts as unset.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _SERVICE = re.compile(r"_SERVICE_(HOST|PORT)(_|$)|_PORT_\d+_(TCP|UDP|SCTP)(_|$)"
 class Env:
     """Annotates a field with its variables, in order of precedence.
 
-    `file`: VARIABLE_FILE may name a file with the value, as containers and systemd pass secrets.
-    `collect`: the field gets a list of all values that are set.
+    `file`: VARIABLE_FILE may name a file that holds the value.
+    `collect`: the field gets a list of all values.
     """
 
     def __init__(self, *names: str, file: bool = False, collect: bool = False) -> None:
@@ -37,7 +37,7 @@ class Env:
 
 @dataclass(frozen=True, slots=True)
 class FromFile:
-    """A value in a file. Read during validation, so that a failure is reported as a setting's error."""
+    """A value in a file. Validation reads it, so that a failure is an error of its setting."""
 
     path: Path
 
@@ -67,7 +67,7 @@ def trimmed(value: str) -> str:
 
 
 def values_for(model: type[BaseModel], environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return the values of a settings class's fields, nested like its fields. Unset fields are absent."""
+    """Return the values of a settings class, nested like its fields, without unset ones."""
     values: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         kind = field.annotation
@@ -80,12 +80,11 @@ def values_for(model: type[BaseModel], environ: Mapping[str, str]) -> dict[str, 
 
 
 def env_of(field: FieldInfo) -> Env:
-    """Return a field's annotation, or an empty one."""
     return next((item for item in field.metadata if isinstance(item, Env)), Env())
 
 
 def source_variable(env: Env, environ: Mapping[str, str]) -> str:
-    """Return the variable that a field's value came from, else the field's first."""
+    """Return the variable that sets a field, else the field's first."""
     return next((name for name in _candidates(env) if trimmed(environ.get(name, ""))), "".join(env.names[:1]))
 
 
@@ -120,7 +119,7 @@ def is_set_by_kubernetes(name: str, value: str) -> bool:
 
 
 def translate_ollama_value(name: str, value: str) -> str | None:
-    """Translate a value of Ollama's variable into ours. None if Ollama itself cannot parse it and uses its default."""
+    """Translate a value of Ollama's variable into ours. None if Ollama would ignore it as invalid."""
     if name in ("OLLAMA_KEEP_ALIVE", "OLLAMA_LOAD_TIMEOUT"):
         return value if _duration(value) else None
     if name == "OLLAMA_MAX_QUEUE":
@@ -152,7 +151,6 @@ def unknown_variables(environ: Mapping[str, str], known: Iterable[str]) -> list[
 
 
 def variables_of(model: type[BaseModel]) -> Iterator[str]:
-    """Yield every variable of a settings class."""
     for field in model.model_fields.values():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from variables_of(field.annotation)

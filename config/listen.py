@@ -40,7 +40,7 @@ def parse_listen(text: str) -> Listen:
 
 
 def is_loopback(host: str) -> bool:
-    """True if only this machine can reach the address. Names other than localhost count as reachable."""
+    """True if only this machine can reach the address. False for names other than localhost."""
     if host.lower() == "localhost" or host.lower().endswith(".localhost"):
         return True
     try:

@@ -15,7 +15,7 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as one JSON object: time (RFC 3339, UTC), level, logger, message, then the `extra` fields."""
+    """Formats a record as one JSON object: time (RFC 3339, UTC), level, logger, message, `extra` fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="milliseconds")
@@ -32,10 +32,10 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_config(level: Level) -> dict[str, Any]:
-    """A configuration for `logging.config.dictConfig`.
+    """Return a configuration for `logging.config.dictConfig`.
 
-    `level` applies to our own loggers. Libraries log from warning on, because httpx logs every request at info;
-    uvicorn logs one level below ours, since its info lines repeat what the supervisor prints.
+    `level` applies to our loggers. Libraries log from warning on, because httpx logs every request at info. uvicorn's
+    info lines, which repeat the supervisor's, appear only at debug.
     """
     return {
         "version": 1,
@@ -51,5 +51,5 @@ def log_config(level: Level) -> dict[str, Any]:
 
 
 def configure_logging(level: Level) -> None:
-    """Configure the loggers of this process. Call it once, before anything logs."""
+    """Call it once per process, before anything logs."""
     logging.config.dictConfig(log_config(level))

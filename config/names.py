@@ -1,6 +1,6 @@
 """Ollama's model names: `[[host/]namespace/]model[:tag]` (R169-R173).
 
-Names are compared without case, and are used as keys and for display, never as file paths.
+Names are compared without case, and never used as file paths.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 class InvalidName(ValueError):
-    """The text is not a model name. `str()` gives the reason."""
+    """Not a model name. `str()` gives the reason."""
 
     text = "invalid model name"
     """Ollama's error text, with status 400 (R147)."""
@@ -42,7 +42,6 @@ class InvalidName(ValueError):
     def __init__(self, given: str, why: str) -> None:
         super().__init__(why)
         self.given = given
-        """The given text."""
 
 
 class ConflictingSource(InvalidName):
@@ -64,7 +63,7 @@ class Name:
 
     @property
     def full(self) -> str:
-        """All parts, such as "registry.ollama.ai/library/llama3.2:latest"."""
+        """Such as "registry.ollama.ai/library/llama3.2:latest"."""
         return f"{self.host}/{self.namespace}/{self.model}:{self.tag}"
 
     @property
@@ -85,8 +84,7 @@ class Name:
 def parse(text: str) -> Name:
     """Parse a name and fill in defaults. Raises InvalidName, or its subclass ConflictingSource.
 
-    `x:local` is `x`. A cloud name keeps its suffix, as `x:cloud` or `x:8b-cloud`, so that it never means the local
-    model.
+    `x:local` is `x`. A cloud name keeps its suffix, so that it never means the local model.
     """
     base, source = _split_source(text)
     name = _parse_parts(base, given=text)
@@ -104,7 +102,7 @@ def is_cloud(text: str) -> bool:
 def lookup_key(text: str) -> str:
     """Return the key of a model's name. Cached, except for very long names, because clients choose them.
 
-    vLLM's names may be invalid in Ollama's grammar (a path, a dot in the namespace). Their key is the exact text.
+    A name of vLLM's outside Ollama's grammar, such as a path, is its own key.
     """
     return _cached_key(text) if len(text) <= MAX_CACHED_LENGTH else _key(text)
 
@@ -128,7 +126,7 @@ def _split_source(text: str) -> tuple[str, str]:
 
 
 def _source_suffix(text: str) -> tuple[str, str]:
-    """Split off a final `:local`, `:cloud` or `-cloud`. Returns the rest and "local", "cloud" or ""."""
+    """Split off a final `:local`, `:cloud` or `-cloud`: return the rest, and "local", "cloud" or ""."""
     before, colon, last = text.rpartition(":")
     if not colon:
         return text, ""

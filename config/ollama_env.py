@@ -38,15 +38,14 @@ _REASONS = {
 
 
 def warnings(environ: Mapping[str, str]) -> list[str]:
-    """Return a line for each of Ollama's variables that is set in vain: it has no counterpart, or its value is invalid
-    and the default applies, as in Ollama."""
+    """Return a line for each variable that has no counterpart or an invalid value."""
     lines = [f"{name} has no effect: {_REASONS.get(name, _BY_FLAGS)}" for name in ignored(environ)]
     lines += [f"{name} is invalid: its default applies, as in Ollama" for name in invalid(environ)]
     return lines
 
 
 def ignored(environ: Mapping[str, str]) -> list[str]:
-    """Return the variables that are set and have no counterpart, sorted (R189-R199)."""
+    """Return the variables without a counterpart, sorted (R189-R199)."""
     return sorted(name for name, value in environ.items() if _is_ignored(name, trimmed(value)))
 
 

@@ -1,6 +1,6 @@
-"""Field types of the settings, which parse and check their text.
+"""Types of the settings, which parse and check text.
 
-Checks raise ValueError with "what is wrong; what to do", and never repeat a secret.
+Checks raise ValueError with "what is wrong; what to do", without secrets.
 """
 
 from __future__ import annotations
@@ -87,7 +87,6 @@ def _parse_network(text: str) -> Network:
 
 
 def _collect_api_keys(value: Any) -> Any:
-    """Collect the keys of all texts and files."""
     if not isinstance(value, list):
         return value
     keys: list[ApiKey] = []
@@ -144,7 +143,6 @@ def _absolute_path(path: Path) -> Path:
 
 Seconds = Annotated[float, BeforeValidator(_parse_duration)]
 Duration = Annotated[Seconds, Field(gt=0, le=86400 * 365)]
-"""Seconds; positive."""
 InfiniteIfNegative = Annotated[Seconds, AfterValidator(_infinite_if_negative)]
 InfiniteUnlessPositive = Annotated[InfiniteIfNegative, AfterValidator(_infinite_if_zero)]
 Secret = Annotated[SecretStr, BeforeValidator(_read_file), AfterValidator(_check_printable)]

@@ -1,10 +1,6 @@
-"""The settings of router and worker, read once by the command line. Immutable.
+"""The settings of router and worker. Immutable; durations are in seconds.
 
-    RouterSettings ── registry: RegistrySettings
-    WorkerSettings ── registry: RegistrySettings
-
-Each field lists its environment variables; command-line options override them. Ollama's variables apply where they
-have a counterpart. Durations are in seconds.
+Each field lists its environment variables, which command-line options override.
 """
 
 from __future__ import annotations
@@ -65,24 +61,22 @@ class _Frozen(BaseModel):
 
 
 class RegistrySettings(_Frozen):
-    """The registry that the workers and routers of a fleet share."""
-
     redis_url: Annotated[RedisUrl | None, Field(repr=False), Env("VLLAMA_REDIS_URL", "REDIS_URL")] = None
-    """None for the embedded registry, for this machine only. May hold a password."""
+    """None: the embedded registry, for this machine only. May hold a password."""
     fleet: Annotated[FleetName, Env("VLLAMA_FLEET")] = "default"
-    """Name of the fleet; several fleets may share one Redis."""
+    """Several fleets may share one Redis."""
     fleet_secret: Annotated[StrongSecret | None, Env("VLLAMA_FLEET_SECRET", file=True)] = None
-    """Signs worker records and virtual models. Required with a Redis that others can reach."""
+    """Signs worker records and virtual models. Required with a shared Redis."""
     worker_networks: Annotated[Networks, Env("VLLAMA_WORKER_NETWORKS")] = Field(
         default_factory=lambda data: default_networks(data.get("redis_url"))
     )
-    """Networks of registered workers. Routers contact no other address."""
+    """Routers contact registered workers in these networks only."""
     state_dir: Annotated[LocalPath, Env("VLLAMA_STATE_DIR")] = Field(default_factory=_state_dir)
-    """Folder with socket, lock and logs of the embedded registry, and virtual models. Readable by its user only."""
+    """Socket, lock and logs of the embedded registry; virtual models. Readable by its user only."""
 
     @property
     def embedded(self) -> bool:
-        """True if the registry is reached without a network: embedded, or by a Unix socket."""
+        """True if no network is used: embedded, or by a Unix socket."""
         return is_local(self.redis_url)
 
 
@@ -91,7 +85,7 @@ def is_local(redis_url: str | None) -> bool:
 
 
 def default_networks(redis_url: str | None) -> tuple[Network, ...]:
-    """Return loopback for a registry of this machine, and private networks too for a Redis on the network."""
+    """Return loopback for a local registry; loopback and private networks for a Redis on the network."""
     return LOOPBACK if is_local(redis_url) else (*LOOPBACK, *PRIVATE)
 
 
@@ -106,7 +100,7 @@ class _Settings(BaseSettings):
     worker_key: Annotated[Secret | None, Env("VLLAMA_WORKER_KEY", file=True)] = None
     """Bearer token between routers and workers; never stored in the registry."""
     grace: Annotated[Duration, Env("VLLAMA_GRACE")] = 30.0
-    """Time for running requests to finish after a stop signal."""
+    """Limit for running requests after a stop signal."""
     log_level: Annotated[Level, Env("VLLAMA_LOG_LEVEL", "OLLAMA_DEBUG")] = "info"
 
     @classmethod
@@ -142,43 +136,40 @@ class RouterSettings(_Settings):
 
     api_keys: Annotated[ApiKeys, Env("VLLAMA_API_KEYS", file=True, collect=True)] = ()
     allow_anonymous: Annotated[bool, Env("VLLAMA_ALLOW_ANONYMOUS")] = False
-    """Serve requests without a key, on public addresses and beside configured keys too."""
+    """Serve requests without a key, even on public addresses or with configured keys."""
     admin_key: Annotated[StrongSecret | None, Env("VLLAMA_ADMIN_KEY", file=True)] = None
     """Opens /admin and /metrics to other machines."""
     origins: Annotated[Origins, Env("VLLAMA_ORIGINS", "OLLAMA_ORIGINS")] = ()
-    """Browser origins besides this machine's and desktop apps'; `*` for any."""
+    """Additional to those of this machine and of desktop apps; `*` for any."""
     allowed_hosts: Annotated[HostPatterns, Env("VLLAMA_ALLOWED_HOSTS")] = ()
-    """Accepted Host names besides Ollama's own. If set, other names are refused on public addresses too."""
+    """Additional to Ollama's own. If set, others are refused on public addresses too."""
 
     body_limit: Annotated[ByteSize, Field(gt=0, le=1 << 32), Env("VLLAMA_BODY_LIMIT")] = ByteSize(64 << 20)
-    """Maximum size of a request body, in bytes."""
     model_writes: Annotated[bool, Env("VLLAMA_MODEL_WRITES")] = True
     """Let clients create, copy and delete virtual models."""
     max_queue: Annotated[int, Field(ge=0, le=10**9), Env("VLLAMA_MAX_QUEUE", "OLLAMA_MAX_QUEUE")] = 512
-    """Requests per router process that may wait for their answer to begin, beyond the slots of the model's workers
-    (R161, R188). With 0, requests need a free slot, as in Ollama."""
+    """Waiting requests per router process, beyond the slots of the model's workers (R161, R188)."""
     keep_alive: Annotated[InfiniteIfNegative, Env("VLLAMA_KEEP_ALIVE", "OLLAMA_KEEP_ALIVE")] = 300.0
-    """A model's remaining time in /api/ps. Infinite for a negative value."""
+    """A model's remaining time in /api/ps."""
     connect_timeout: Annotated[Duration, Env("VLLAMA_CONNECT_TIMEOUT")] = 1.0
     first_token_timeout: Annotated[Duration, Env("VLLAMA_FIRST_TOKEN_TIMEOUT")] = 300.0
     """Time from sending a request to a worker to its first content."""
     stall_timeout: Annotated[Duration, Env("VLLAMA_STALL_TIMEOUT")] = 120.0
-    """Maximum silence of a worker within an answer, streamed or not."""
+    """Maximum pause within an answer, streamed or not."""
 
 
 class WorkerSettings(_Settings):
     advertise: Annotated[str, Env("VLLAMA_ADVERTISE")] = "127.0.0.1"
-    """Host by which routers reach this worker. vLLM listens on it only."""
+    """Address for routers. vLLM listens on it only."""
     port: Annotated[int, Field(ge=0, le=65535), Env("VLLAMA_WORKER_PORT")] = 8100
-    """vLLM's port."""
     load_timeout: Annotated[InfiniteUnlessPositive, Env("VLLAMA_LOAD_TIMEOUT", "OLLAMA_LOAD_TIMEOUT")] = 1800.0
-    """Time for vLLM to load its model. Infinite for zero or less (R192)."""
+    """Limit for loading the model (R192)."""
 
 
 def error_lines(error: ValidationError, environ: Mapping[str, str] = os.environ) -> list[str]:
     """Return one line per error: "VARIABLE: what is wrong; what to do".
 
-    Values are not repeated, because many are secrets; only checks of harmless values quote them.
+    Does not repeat values, which may be secrets, except where a check quotes a harmless one.
     """
     settings = next((kind for kind in (RouterSettings, WorkerSettings) if kind.__name__ == error.title), None)
     lines: dict[str, None] = {}

@@ -1,4 +1,4 @@
-"""Settings with which a router must not start."""
+"""Checks of settings with which a router must not start."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from vllama_pool.config.settings import RegistrySettings, RouterSettings
 
 
 def startup_problem(settings: RouterSettings) -> str | None:
-    """Return the first problem and what to do about it; None if the router may start."""
+    """Return the first problem, or None if the router may start."""
     return listen_problem(settings) or registry_problem(settings.registry)
 
 
 def listen_problem(settings: RouterSettings) -> str | None:
-    """Return the problem of a public address without API keys."""
+    """A public address needs API keys."""
     if not is_loopback(settings.host) and not settings.api_keys and not settings.allow_anonymous:
         return (
             f"listening on {settings.host} lets anyone who can reach it use the models: set VLLAMA_API_KEYS "
@@ -23,7 +23,7 @@ def listen_problem(settings: RouterSettings) -> str | None:
 
 
 def registry_problem(registry: RegistrySettings) -> str | None:
-    """Return the problem of a shared registry without a fleet secret."""
+    """A shared registry needs a fleet secret."""
     if registry.embedded or registry.fleet_secret is not None:
         return None
     return (

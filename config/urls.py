@@ -18,8 +18,8 @@ class InvalidUrl(ValueError):
 def worker_url(text: str) -> str:
     """Return the normal form of a worker's base URL, such as "http://10.0.0.5:8000". Raises InvalidUrl.
 
-    Accepts http and https without user info, query or fragment, and a path of plain segments. The normal form has
-    scheme and host in lower case, no default port and no trailing slash.
+    Scheme and host become lower case; a default port and a trailing slash are removed. User info, query, fragment and
+    unusual path segments are refused.
     """
     if not text.isascii() or any(c.isspace() or not c.isprintable() for c in text):
         raise InvalidUrl("has blanks, control or non-ASCII characters; write scheme://host:port")

@@ -1,6 +1,6 @@
-"""Finds conflicts between the entries of a routing file: clashing names, entries that serve each other.
+"""Finds conflicts between entries of a routing file.
 
-It reads plain values and skips invalid ones, so that one problem does not hide another.
+Reads plain values and skips invalid ones, so that one problem does not hide another.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from vllama_pool.config.routing.yaml_document import Document, Path, Problem, do
 
 
 def find_conflicts(document: Document) -> list[Problem]:
-    """Return all conflicts of a file whose top level is a mapping."""
+    """The document's top level must be a mapping."""
     return [*_name_conflicts(document), *_serve_conflicts(document), *_worker_conflicts(document)]
 
 
@@ -28,7 +28,6 @@ def _indexed_texts(value: Any) -> list[tuple[int, str]]:
 
 
 def _name_conflicts(document: Document) -> list[Problem]:
-    """Find entries and aliases with the same name."""
     problems: list[Problem] = []
     owners: dict[str, tuple[str, int, str]] = {}
     for name, _ in _entries(document):
@@ -59,7 +58,7 @@ def _name_conflicts(document: Document) -> list[Problem]:
 
 
 def _targets(name: str, entry: dict[str, Any]) -> list[tuple[Path, str]]:
-    """Return the served names of an entry and their paths."""
+    """Return the paths and names of the served models of an entry."""
     serve, path = entry.get("serve"), ("models", name, "serve")
     if serve is None:
         return [(("models", name), name)]
@@ -75,7 +74,7 @@ def _targets(name: str, entry: dict[str, Any]) -> list[tuple[Path, str]]:
 
 
 def _serve_conflicts(document: Document) -> list[Problem]:
-    """Find `serve` values that name another entry. Entries cannot be chained, and so cannot form a cycle."""
+    """Find `serve` values that name another entry: entries cannot be chained, so that they form no cycle."""
     problems: list[Problem] = []
     entries = list(_entries(document))
     entries_by_key = {names.lookup_key(name): (name, _targets(name, entry)) for name, entry in entries}
@@ -100,7 +99,6 @@ def _serve_conflicts(document: Document) -> list[Problem]:
 
 
 def _worker_conflicts(document: Document) -> list[Problem]:
-    """Find workers with the same URL or name."""
     problems: list[Problem] = []
     workers = document.value.get("workers")
     for key, normal in (("url", _normal_url), ("name", str)):

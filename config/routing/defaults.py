@@ -1,7 +1,4 @@
-"""A model's defaults for requests.
-
-The routing file sets options. A virtual model also has a system text and messages.
-"""
+"""A model's defaults for requests, from the routing file (options) or a virtual model (all)."""
 
 from __future__ import annotations
 
@@ -17,15 +14,12 @@ def _nothing() -> Mapping[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """Values that a request overrides."""
-
     options: Mapping[str, Any] = field(default_factory=_nothing)
-    """Sampling options under Ollama's names, of checked types."""
+    """Validated sampling options under Ollama's names."""
     system: str = ""
     """Used if the request has no system text (R052, R085)."""
     messages: tuple[Mapping[str, Any], ...] = ()
-    """Messages in the form of /api/chat, put before the request's (R085)."""
+    """Messages of /api/chat, put before the request's (R085)."""
 
 
 NO_DEFAULTS = Defaults()
-"""No defaults."""

@@ -1,4 +1,4 @@
-"""Turns pydantic's errors about a routing file into problems: "what is wrong; what to do"."""
+"""Turns pydantic's errors about a routing file into problems with a position."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from vllama_pool.config.routing.yaml_document import Document, Path, Problem, do
 
 
 def problem_for(error: Any, document: Document) -> Problem:
-    """Turn one of pydantic's errors into a problem of the file."""
     path = tuple(part for part in error["loc"] if not str(part).startswith("<"))
     is_key = path[-1:] == ("[key]",)
     if is_key:

@@ -25,30 +25,27 @@ LEAST_LOAD = "least-load"
 
 @dataclass(frozen=True, slots=True)
 class ServeTarget:
-    """A served model and its share of the entry's requests."""
-
     model: str
     weight: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRoute:
-    """The served models of one client-facing name. Names are spelled as in the file; compare them by
-    `names.lookup_key`."""
+    """The served models of one client-facing name. Compare names by `names.lookup_key`."""
 
     name: str
     serve: tuple[ServeTarget, ...]
     """Not empty. Never names another entry."""
     aliases: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    """Sampling defaults of the file, under Ollama's option names."""
+    """Sampling defaults under Ollama's option names."""
     policy: str = LEAST_LOAD
     """"least-load" or "round-robin"."""
 
 
 @dataclass(frozen=True, slots=True)
 class StaticWorker:
-    """A vLLM server that is not in the registry."""
+    """A vLLM server without an agent."""
 
     url: str
     """Base URL in the form of `urls.worker_url`."""

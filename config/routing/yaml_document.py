@@ -1,7 +1,6 @@
-"""Parses YAML into plain values and records their positions, so that problems have line and column.
+"""Parses YAML into plain values with positions, so that problems have line and column.
 
-Accepts mappings with text keys, lists, text, numbers, true, false, null, anchors and merge keys. Tags are refused, so
-that a file cannot construct other objects.
+Refuses tags, which would construct other objects, and keys that are not text.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import yaml
 MAX_BYTES = 1 << 19
 MAX_DEPTH = 16
 MAX_VALUES = 100_000
-"""Counted after anchors are expanded, so that a few lines cannot grow into gigabytes."""
+"""Counted after the expansion of anchors, which can turn a few lines into gigabytes."""
 
 Path = tuple[str | int, ...]
 """Keys and list indices from the top to a value."""
@@ -26,7 +25,7 @@ _TAG = "tag:yaml.org,2002:"
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """A problem of a file. `message` reads "what is wrong; what to do". Lines and columns count from 1; 0: the file."""
+    """`message` reads "what is wrong; what to do". Line and column count from 1; line 0 is the whole file."""
 
     line: int
     column: int
@@ -50,8 +49,6 @@ class Position:
 
 @dataclass(slots=True)
 class Document:
-    """A parsed file: its value, the positions of keys and values, and the problems found so far."""
-
     value: Any = None
     keys: dict[Path, Position] = field(default_factory=dict)
     values: dict[Path, Position] = field(default_factory=dict)
@@ -154,7 +151,7 @@ class _LimitExceeded(Exception):
 
 
 class _Reader:
-    """Turns nodes into plain values and records their positions."""
+    """Converts nodes to plain values and records their positions."""
 
     def __init__(self, document: Document) -> None:
         self._document = document
@@ -199,7 +196,7 @@ class _Reader:
         return values
 
     def _pairs(self, node: yaml.MappingNode, path: Path, depth: int) -> Iterator[tuple[yaml.Node, yaml.Node, bool]]:
-        """Yield a mapping's own pairs, then those merged by `<<`, which its own override."""
+        """Yield a mapping's own pairs, then merged ones (`<<`), which they override."""
         if depth > MAX_DEPTH:
             raise _LimitExceeded(_too_deep())
         merges = [value for key, value in node.value if key.tag == _TAG + "merge"]

@@ -186,7 +186,7 @@ def test_every_package_has_a_docstring_of_one_sentence() -> None:
 
 
 @pytest.mark.parametrize("module", [name for name in modules() if within(name, PURE) or name in PURE_MODULES])
-def test_decisions_and_translation_do_no_input_or_output(module: str) -> None:
+def test_pure_modules_import_no_input_or_output(module: str) -> None:
     assert not outside(module) & INPUT_OUTPUT
 
 

@@ -46,7 +46,7 @@ def test_the_rules_are_numbered_without_a_gap() -> None:
     assert {rule.group for rule in RULES} == set(GROUPS)
 
 
-def test_titles_are_unique_and_fit_on_a_line() -> None:
+def test_rule_titles_are_unique_and_fit_on_a_line() -> None:
     titles = Counter(rule.title for rule in RULES)
     assert [title for title, count in titles.items() if count > 1] == []
     assert [rule.name for rule in RULES if not 0 < len(rule.title) <= 80] == []

@@ -24,7 +24,7 @@ async def test_a_num_ctx_above_the_models_window_is_accepted(replay: Replay) -> 
     assert not {"num_ctx", "truncate_prompt_tokens", "max_tokens"} & set(replay.upstream_body())
 
 
-async def test_the_head_comes_with_the_first_token(replay: Replay, running: Fleet) -> None:
+async def test_a_response_head_arrives_with_the_first_token(replay: Replay, running: Fleet) -> None:
     worker = running["a"]
     worker.set_faults([faults.Slow(factor=100)])
     async with replay.stream("chat") as answer:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 CLIENT = "copilot"
 
 
-async def test_the_version_is_recent_enough(replay: Replay) -> None:
+async def test_the_version_is_at_least_copilots_minimum(replay: Replay) -> None:
     version = (await replay.object("version"))["version"]
     assert tuple(int(part) for part in version.split(".")) >= (0, 17, 6)
 

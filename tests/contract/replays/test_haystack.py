@@ -23,7 +23,7 @@ async def test_think_false_is_accepted_by_a_model_without_thinking(replay: Repla
     assert (await replay.lines("chat", "plain"))[-1]["done_reason"] == "stop"
 
 
-async def test_parts_with_calls_have_a_content_too(replay: Replay) -> None:
+async def test_stream_parts_with_tool_calls_have_content(replay: Replay) -> None:
     lines = await replay.lines("chat with tools")
     assert all(isinstance(line["message"]["content"], str) for line in lines)
     assert [call["function"]["name"] for line in lines for call in line["message"].get("tool_calls", ())] == [

@@ -30,7 +30,7 @@ def test_seconds_reads_numbers_and_go_durations(text: str, value: float) -> None
 
 
 @pytest.mark.parametrize("text", ["", "m", "5 m", "5x", "1h30", "5m-1s", "inf", "nan", "1e3", "٣s", ".", "--1"])
-def test_seconds_refuses_other_text(text: str) -> None:
+def test_an_invalid_duration_is_refused_with_advice(text: str) -> None:
     with pytest.raises(ValueError, match="is not a duration; write"):
         seconds(text)
 
@@ -51,7 +51,7 @@ def test_seconds_refuses_other_text(text: str) -> None:
         ("-1m", -60 * SECOND),
     ],
 )
-def test_nanoseconds_of_go_durations(text: str, value: int) -> None:
+def test_go_durations_are_converted_to_nanoseconds(text: str, value: int) -> None:
     assert nanoseconds(text) == value
 
 
@@ -72,19 +72,19 @@ def test_nanoseconds_of_go_durations(text: str, value: int) -> None:
         "\u0663s": 'time: invalid duration "\u0663s"',
     }.items(),
 )
-def test_invalid_durations_are_refused_in_gos_words(text: str, message: str) -> None:
+def test_invalid_durations_are_refused_with_gos_error_text(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         nanoseconds(text)
 
 
 @given(st.integers(0, 10**6), st.integers(0, 59), st.integers(0, 59), st.integers(0, 999))
-def test_units_add_up(hours: int, minutes: int, seconds: int, ms: int) -> None:
+def test_the_units_of_a_duration_are_added(hours: int, minutes: int, seconds: int, ms: int) -> None:
     total = ((hours * 60 + minutes) * 60 + seconds) * SECOND + ms * 10**6
     assert nanoseconds(f"{hours}h{minutes}m{seconds}.{ms:03d}s") == total
 
 
 @given(st.text(max_size=12))
-def test_any_text_is_a_duration_or_refused_in_gos_words(text: str) -> None:
+def test_any_text_is_a_duration_or_refused_with_gos_error_text(text: str) -> None:
     try:
         message = f"time: {nanoseconds(text)}"
     except ValueError as error:

@@ -36,12 +36,12 @@ from vllama_pool.config.listen import Listen, is_loopback, parse_listen
         ("ftp://1.2.3.4", "1.2.3.4", 11434),
     ],
 )
-def test_ollama_host_is_read_as_ollama_reads_it(text: str, host: str, port: int) -> None:
+def test_ollama_host_is_parsed_as_ollama_parses_it(text: str, host: str, port: int) -> None:
     listen = parse_listen(text)
     assert (listen.host, listen.port) == (host, port)
 
 
-def test_scheme_and_path_are_kept_apart() -> None:
+def test_scheme_and_path_of_ollama_host_are_parsed() -> None:
     assert parse_listen("https://example.com/ollama/x") == Listen("example.com", 443, "https", "ollama/x")
 
 
@@ -60,5 +60,5 @@ def test_loopback_addresses_are_recognised(host: str) -> None:
 @pytest.mark.parametrize(
     "host", ["", "0.0.0.0", "::", "10.0.0.1", "example.com", "localhost.example.com", "::ffff:10.0.0.1"]
 )
-def test_other_addresses_are_not_loopback(host: str) -> None:
+def test_private_and_public_addresses_are_not_loopback(host: str) -> None:
     assert not is_loopback(host)

@@ -15,7 +15,7 @@ def record(message: str, *args: object, **extra: object) -> logging.LogRecord:
     return made
 
 
-def test_a_line_is_one_json_object_with_time_level_logger_and_message() -> None:
+def test_a_log_line_is_one_json_object_with_time_level_logger_and_message() -> None:
     text = JsonFormatter().format(record("worker %s is down\n", "gpu-1", request="r1"))
     assert "\n" not in text
     line = json.loads(text)
@@ -40,6 +40,6 @@ def test_an_exception_is_a_field_of_the_json_line() -> None:
 
 
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
-def test_the_level_applies_to_our_own_loggers_only(level: Level) -> None:
+def test_the_log_level_applies_to_our_loggers_only(level: Level) -> None:
     assert log_config(level)["loggers"]["vllama_pool"]["level"] == level.upper()
     assert log_config(level)["root"]["level"] == "WARNING"

@@ -176,7 +176,7 @@ names = st.builds(Name, part(350, ".:"), part(80, ""), part(80, "."), part(80, "
 
 @pytest.mark.rule(169, 173)
 @given(names)
-def test_printing_and_parsing_are_inverse(name: Name) -> None:
+def test_printing_and_parsing_a_name_are_inverse(name: Name) -> None:
     if name.tag.lower() == "local":
         assert parse(name.full).tag == "latest"
     elif is_cloud(name.full):
@@ -205,7 +205,7 @@ plain_names = names.filter(lambda name: not is_cloud(name.full) and name.tag.low
 
 @pytest.mark.rule(169)
 @given(plain_names, st.sampled_from(["{model}", "{namespace}/{model}", "{host}/{namespace}/{model}"]), st.booleans())
-def test_missing_parts_get_their_defaults(name: Name, form: str, tagged: bool) -> None:
+def test_missing_parts_of_a_name_get_their_defaults(name: Name, form: str, tagged: bool) -> None:
     text = form.format(host=name.host, namespace=name.namespace, model=name.model) + (f":{name.tag}" if tagged else "")
     host = name.host if "{host}" in form else "registry.ollama.ai"
     namespace = name.namespace if "{namespace}" in form else "library"
@@ -234,7 +234,7 @@ def test_one_invalid_character_makes_a_name_invalid(name: Name, part: str, odd: 
 
 @pytest.mark.rule(170)
 @given(st.sampled_from([("host", 350), ("namespace", 80), ("model", 80), ("tag", 80)]), st.integers(1, 400))
-def test_every_part_has_a_maximum_length(part: tuple[str, int], length: int) -> None:
+def test_every_part_of_a_name_has_a_maximum_length(part: tuple[str, int], length: int) -> None:
     field, longest = part
     name = Name(**{"host": "h", "namespace": "n", "model": "m", "tag": "t", field: "x" * length})
     if length <= longest:

@@ -1,4 +1,4 @@
-"""Ollama's own variables: what is honoured, what is named, and why."""
+"""Ollama's environment variables: supported ones, and the reasons why others have no effect."""
 
 import pytest
 
@@ -59,7 +59,7 @@ def test_no_cloud_is_reported_only_if_it_is_false(value: str, named: bool) -> No
     assert bool(warnings({"OLLAMA_NO_CLOUD": value})) is named
 
 
-def test_honoured_variables_with_invalid_values_are_reported() -> None:
+def test_supported_variables_with_invalid_values_are_reported() -> None:
     environ = {
         "OLLAMA_KEEP_ALIVE": "soon",
         "OLLAMA_LOAD_TIMEOUT": "1.5",
@@ -72,5 +72,5 @@ def test_honoured_variables_with_invalid_values_are_reported() -> None:
     assert invalid({"OLLAMA_KEEP_ALIVE": "5m0s", "OLLAMA_LOAD_TIMEOUT": "-1", "OLLAMA_MAX_QUEUE": "3"}) == []
 
 
-def test_honoured_variables_are_not_reported() -> None:
+def test_supported_variables_are_not_reported() -> None:
     assert ignored(dict.fromkeys(SUPPORTED, "1")) == []

@@ -57,7 +57,7 @@ def test_one_variable_sets_host_and_port(text: str, host: str, port: int) -> Non
     assert parse(setting_types.ListenPort, HostPort(text)) == port
 
 
-def test_a_port_of_its_own_variable_is_a_number() -> None:
+def test_a_port_variable_holds_a_number() -> None:
     assert parse(setting_types.ListenPort, "8080") == 8080
     assert "integer" in error(setting_types.ListenPort, "0.0.0.0:80")
 
@@ -78,7 +78,7 @@ def test_a_redis_url_is_a_server_or_a_socket(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["", "http://h", "redis://", "h:6379", "run/r.sock"])
-def test_other_redis_urls_are_refused(url: str) -> None:
+def test_an_invalid_redis_url_is_refused(url: str) -> None:
     assert error(setting_types.RedisUrl, url).startswith("not a Redis address; write redis://HOST")
 
 

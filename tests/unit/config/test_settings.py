@@ -18,7 +18,7 @@ ANNA, BOB = (hashlib.sha256(name.encode()).hexdigest() for name in ("anna", "bob
 
 @pytest.fixture(autouse=True)
 def setenv(monkeypatch: pytest.MonkeyPatch) -> Set:
-    """Sets variables in an environment that holds none of ours."""
+    """Set variables in an environment without any of ours."""
     for name in os.environ:
         if name.startswith(("VLLAMA_", "OLLAMA_", "REDIS_", "XDG_")):
             monkeypatch.delenv(name)

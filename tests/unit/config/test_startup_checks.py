@@ -10,7 +10,7 @@ from vllama_pool.config.startup_checks import listen_problem, startup_problem
 
 
 def settings(**given: Any) -> RouterSettings:
-    """Defaults but for what is given, whatever the environment says."""
+    """Return settings with defaults, whatever the environment holds."""
     return RouterSettings.model_construct(**given)
 
 

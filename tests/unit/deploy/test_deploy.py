@@ -152,7 +152,7 @@ def test_env_example_lists_all_variables_of_compose_and_holds_no_secret() -> Non
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
-def test_units_start_existing_commands(path: Path) -> None:
+def test_systemd_units_start_existing_commands(path: Path) -> None:
     service = dict(unit(path)["[Service]"])
     words = shlex.split(service["ExecStart"])
     assert Path(words[0]).name == "vllama"
@@ -160,7 +160,7 @@ def test_units_start_existing_commands(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
-def test_units_are_hardened_and_kill_all_their_processes(path: Path) -> None:
+def test_systemd_units_are_hardened_and_kill_all_their_processes(path: Path) -> None:
     service = dict(unit(path)["[Service]"])
     assert service["User"] == "vllama"
     assert service["CapabilityBoundingSet"] == ""
@@ -180,14 +180,14 @@ def test_the_readme_names_existing_files() -> None:
             assert list(ROOT.glob(path)), f"{path} is not there"
 
 
-def test_units_have_no_repeated_keys() -> None:
+def test_systemd_units_have_no_repeated_keys() -> None:
     for path in UNITS:
         keys = [key for key, _ in unit(path)["[Service]"] if key not in ("EnvironmentFile", "Environment")]
         assert len(keys) == len(set(keys)), path.name
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
-def test_systemd_understands_every_line_of_the_units(tmp_path: Path) -> None:
+def test_systemd_accepts_every_line_of_the_units(tmp_path: Path) -> None:
     for path in UNITS:
         (tmp_path / path.name).write_text(path.read_text().replace("/opt/vllama/bin/vllama", "/bin/true"))
     units = [str(tmp_path / path.name) for path in UNITS]

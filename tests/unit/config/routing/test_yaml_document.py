@@ -98,7 +98,7 @@ def test_anchor_expansion_is_limited() -> None:
     assert "more than 100000 values" in only_problem("\n".join(lines)).message
 
 
-def test_paths_and_problems_are_printed_for_people() -> None:
+def test_paths_and_problems_are_formatted() -> None:
     assert dotted(("models", "llama3.2", "serve", 0, "model")) == "models.llama3.2.serve[0].model"
     assert Problem(3, 4, "a.b", "bad; fix it").located("f.yaml") == "f.yaml:3:4: a.b: bad; fix it"
     assert Problem(0, 0, "", "gone; name another").located("f.yaml") == "f.yaml: gone; name another"

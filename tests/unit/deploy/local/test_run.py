@@ -52,7 +52,7 @@ def test_a_given_model_keeps_its_name_and_may_be_downloaded() -> None:
     assert "HF_HUB_OFFLINE" not in launch.env
 
 
-def test_the_default_has_an_embedding_worker() -> None:
+def test_make_run_without_a_model_starts_an_embedding_worker() -> None:
     _, arguments = groups(plan_launch((), cores=2, model="", port="").argv)
     assert option(arguments, "--model") == str(MINILM)
     assert option(arguments, "--served-model-name") == option(arguments, "--name") == "all-minilm"
@@ -66,12 +66,12 @@ def test_the_embedding_worker_shares_the_first_gpu() -> None:
     assert sum(shares) < 0.92, "vLLM's default share"
 
 
-def test_a_given_model_has_no_embedding_worker_beside_it() -> None:
+def test_a_given_model_runs_without_an_embedding_worker() -> None:
     launch = plan_launch(("0",), cores=8, model="Qwen/Qwen3-8B", port="")
     assert not {"--and", "--gpu-memory-utilization"} & set(launch.argv)
 
 
-def test_further_arguments_come_last_so_that_they_override_ours() -> None:
+def test_extra_arguments_follow_ours_and_override_them() -> None:
     for model in ("", "Qwen/Qwen3-8B"):
         argv = plan_launch((), 2, model, "", ["--max-num-seqs", "2"]).argv
         assert (groups(argv)[0] if "--and" in argv else argv)[-2:] == ("--max-num-seqs", "2")

@@ -21,7 +21,7 @@ def test_a_model_is_set_up_after_uv_and_vllm() -> None:
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_every_part_adds_steps_and_counts_once(part: str) -> None:
+def test_every_part_of_the_set_up_adds_its_steps_once(part: str) -> None:
     assert len(steps(part)) > 1
     assert steps(part, part) == steps(part)
 
