@@ -34,6 +34,7 @@ LONGEST, SHORTEST = 50, 10
 """Tokens of an answer."""
 MEASURED = 12.0
 """Seconds."""
+WARM_UP = SLOW_START + 3 - MEASURED
 SETTLING = 8.0
 """Seconds from one policy to the next."""
 TABLE = RoutingTable(
@@ -93,18 +94,18 @@ async def test_least_load_shares_tokens_by_speed_and_round_robin_does_not(
 
 
 async def measure_policies(folder: Path, options: Options) -> tuple[Shares, Shares]:
-    """Measure least-load, then round-robin, on workers with these options and the speeds above."""
+    """Measure round-robin, then least-load, on workers with these options and the speeds above."""
     workers = {
         name: replace(options, model="m", speed=speed, ttft=0.02, answer_tokens=LONGEST)
         for name, speed in SPEEDS.items()
     }
     async with fleet(folder, workers, table=TABLE) as running:
-        async with clients(running, "least-load") as lengths:
-            await asyncio.sleep(SLOW_START + 3)  # measure the steady state
-            balanced = await measure(running, lengths)
         async with clients(running, "round-robin") as lengths:
-            await asyncio.sleep(SETTLING)
+            await asyncio.sleep(WARM_UP)
             in_turn = await measure(running, lengths)
+        async with clients(running, "least-load") as lengths:  # the slow start is over
+            await asyncio.sleep(SETTLING)
+            balanced = await measure(running, lengths)
     return balanced, in_turn
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.support.fleet.main_job import VLLAMA, Program, Serve
+from tests.support.fleet.programs import VLLAMA, Program, Serve
 from tests.support.until import until
 from tests.support.vllm.servers import VllmServer
 

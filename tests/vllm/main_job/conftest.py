@@ -1,7 +1,6 @@
-"""One fleet for all tests beside this file: `vllama serve` with two real vLLMs, and `vllama worker` with a third.
+"""One fleet for all tests of this folder: `vllama serve` with two vLLMs, and `vllama worker` with a third.
 
-It starts when a test first asks for it. Every test gets it whole: what another one has killed is ready again by
-then. Those that kill come last, the end of `vllama serve` itself at the very end, so that little starts twice.
+The fixture `fleet` restarts what an earlier test has stopped. Tests that kill run last, so that little starts twice.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ ORDER = ("test_answers.py", "test_leaving.py", "test_registry.py", "test_drainin
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Ours by ORDER, among the places that they have; all others stay where they are."""
+    """Sort the tests of this folder by ORDER; leave all others in place."""
     here = Path(__file__).parent
     places = [index for index, item in enumerate(items) if item.path.parent == here]
     ours = sorted((items[index] for index in places), key=lambda item: ORDER.index(item.path.name))
@@ -28,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """A failure shows the ends of the logs."""
+    """Add the ends of the fleet's logs to a failure."""
     report = yield
     fleet = getattr(item, "funcargs", {}).get("fleet")
     if report.failed and fleet is not None:
@@ -40,7 +39,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 def main_job(
     tmp_path_factory: pytest.TempPathFactory, vllm_command: list[str], smollm2: Path, no_template: Path
 ) -> Iterator[MainJob]:
-    """The programs, started when first asked for. At the end nothing of them may be left."""
+    """The fleet's processes, started on first use. Fails at the end if any process is left."""
     del vllm_command, smollm2  # they must be there, and `make run` knows where
     job = MainJob(tmp_path_factory.mktemp("main-job"), no_template)
     yield job

@@ -1,4 +1,4 @@
-"""What users of Ollama's own Python client see, in front of real vLLM."""
+"""Answers to Ollama's Python client from real vLLM."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def client(fleet: Fleet) -> Iterator[ollama.Client]:
     client._client.close()
 
 
-def test_chat_in_one_piece(client: ollama.Client) -> None:
+def test_an_unstreamed_chat_has_the_answer_counts_and_durations(client: ollama.Client) -> None:
     answer = client.chat(MODEL, messages=SUM, options=EXACT)
     assert "4" in (answer.message.content or "")
     assert (answer.model, answer.done, answer.done_reason) == (MODEL, True, "stop")
@@ -42,7 +42,7 @@ def test_chat_in_one_piece(client: ollama.Client) -> None:
         assert 0 < duration < 120e9
 
 
-def test_chat_streamed_says_the_same_token_by_token(client: ollama.Client) -> None:
+def test_a_streamed_chat_equals_the_unstreamed_one(client: ollama.Client) -> None:
     whole = client.chat(MODEL, messages=SUM, options=EXACT)
     parts = list(client.chat(MODEL, messages=SUM, options=EXACT, stream=True))
     text = "".join(part.message.content or "" for part in parts)
@@ -54,7 +54,9 @@ def test_chat_streamed_says_the_same_token_by_token(client: ollama.Client) -> No
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_first_chat_of_open_webui_is_answered_in_spite_of_its_tools(client: ollama.Client, stream: bool) -> None:
+def test_a_question_with_the_tools_of_open_webui_is_answered_without_a_call(
+    client: ollama.Client, stream: bool
+) -> None:
     chat = {"messages": SUM, "tools": OPEN_WEBUI_TOOLS, "options": EXACT}
     parts = list(client.chat(MODEL, **chat, stream=True)) if stream else [client.chat(MODEL, **chat)]
     assert "4" in "".join(part.message.content or "" for part in parts)
@@ -63,7 +65,7 @@ def test_the_first_chat_of_open_webui_is_answered_in_spite_of_its_tools(client: 
     assert 1000 < (parts[-1].prompt_eval_count or 0) < CPU_CONTEXT // 2, "the tools are in the prompt, in short"
 
 
-def test_chat_with_a_system_message_and_several_turns(fleet: Fleet, client: ollama.Client) -> None:
+def test_a_chat_with_several_turns_equals_the_one_of_vllm_itself(fleet: Fleet, client: ollama.Client) -> None:
     turns = [
         {"role": "system", "content": "You are a friendly assistant."},
         {"role": "user", "content": "My name is Alice."},
@@ -78,7 +80,7 @@ def test_chat_with_a_system_message_and_several_turns(fleet: Fleet, client: olla
     assert answer.message.content == own["choices"][0]["message"]["content"], "vLLM itself says the same"
 
 
-def test_generate_in_one_piece_and_streamed(client: ollama.Client) -> None:
+def test_streamed_generate_equals_the_unstreamed_one(client: ollama.Client) -> None:
     whole = client.generate(MODEL, prompt="What is 2+2?", options=EXACT)
     assert "4" in whole.response, "the prompt goes through the chat template"
     parts = list(client.generate(MODEL, prompt="What is 2+2?", options=EXACT, stream=True))
@@ -87,13 +89,13 @@ def test_generate_in_one_piece_and_streamed(client: ollama.Client) -> None:
     assert whole.context
 
 
-def test_generate_raw_goes_on_with_the_text(client: ollama.Client) -> None:
+def test_raw_generate_continues_the_text_without_a_template(client: ollama.Client) -> None:
     answer = client.generate(MODEL, prompt="1, 2, 3, 4, 5, 6,", raw=True, options={**EXACT, "num_predict": 8})
     assert answer.response.strip().startswith("7, 8")
     assert (answer.eval_count, answer.done_reason) == (8, "length")
 
 
-def test_lists_tell_the_truth_about_the_files(client: ollama.Client, smollm2: Path) -> None:
+def test_tags_and_ps_report_size_digest_and_date_of_the_model_files(client: ollama.Client, smollm2: Path) -> None:
     weights = smollm2 / "model.safetensors"
     parameters = count_parameters(weights)
     listed = {model.model: model for model in client.list().models}
@@ -113,7 +115,7 @@ def test_lists_tell_the_truth_about_the_files(client: ollama.Client, smollm2: Pa
     assert tag.modified_at.timestamp() == pytest.approx(newest, abs=2)
 
 
-def test_show_tells_the_truth_about_the_files(client: ollama.Client, smollm2: Path) -> None:
+def test_show_reports_template_and_architecture_of_the_model_files(client: ollama.Client, smollm2: Path) -> None:
     config = json.loads((smollm2 / "config.json").read_text())
     shown = client.show(MODEL)
     assert shown.capabilities == ["completion", "tools"]
@@ -134,7 +136,7 @@ def count_parameters(weights: Path) -> int:
     return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
 
 
-def test_the_plain_routes_answer(fleet: Fleet) -> None:
+def test_health_root_version_and_metrics_answer(fleet: Fleet) -> None:
     with httpx.Client(base_url=fleet.url, trust_env=False) as http:
         assert http.get("/health").text == "OK"
         assert http.get("/").text == "Ollama is running"
@@ -143,7 +145,7 @@ def test_the_plain_routes_answer(fleet: Fleet) -> None:
         assert 'model="smollm2:135m"' in http.get("/metrics").text
 
 
-def test_an_unknown_model_is_not_found(client: ollama.Client) -> None:
+def test_a_chat_with_an_unknown_model_is_a_404(client: ollama.Client) -> None:
     with pytest.raises(ollama.ResponseError, match="model 'nope' not found") as raised:
         client.chat("nope", messages=SUM)
     assert raised.value.status_code == 404
@@ -163,10 +165,10 @@ def test_a_model_without_a_chat_template_cannot_chat(fleet: Fleet, stream: bool)
     answer = httpx.post(f"{fleet.url}/api/chat", json=body, trust_env=False, timeout=30)
     assert answer.status_code == 400
     assert answer.json()["error"].startswith("chat needs a chat template")
-    assert "/api/generate" in answer.json()["error"], "it names the cure"
+    assert "/api/generate" in answer.json()["error"], "the error names the alternative"
 
 
-def test_requests_at_once_are_spread_over_both_workers(fleet: Fleet) -> None:
+def test_concurrent_requests_use_both_workers(fleet: Fleet) -> None:
     bodies = [{"model": MODEL, "prompt": "Hi", "options": {"num_predict": 20}, "stream": False}] * 12
     with ThreadPoolExecutor(12) as clients:
         answers = list(clients.map(lambda body: ask(fleet, body), bodies))

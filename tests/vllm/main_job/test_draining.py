@@ -1,4 +1,4 @@
-"""A worker that is asked to stop finishes what it has begun."""
+"""A worker that receives SIGTERM finishes its accepted requests."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ import time
 
 import httpx
 
-from tests.support.fleet.main_job import PLAIN, Figures, Fleet, generate_body, streaming
+from tests.support.fleet.main_job import PLAIN, Fleet
+from tests.support.fleet.streams import Figures, generate_body, streaming
 from tests.support.until import auntil
 
 STREAMS = 12
 """Eight run in vLLM's slots, and four wait for them."""
 
 
-async def test_all_streams_finish_when_their_worker_is_asked_to_stop(fleet: Fleet, record_property: Figures) -> None:
+async def test_a_worker_drains_its_streams_on_sigterm(fleet: Fleet, record_property: Figures) -> None:
     url = f"{fleet.url}/api/generate"
-    async with streaming(url, generate_body(1900, PLAIN), STREAMS, "drain") as (streams, tasks):
+    async with streaming(url, generate_body(1200, PLAIN), STREAMS, "drain") as (streams, tasks):
         await auntil(lambda: any(one.has_content for one in streams), 60, "an answer begins")
         running = sum(not task.done() for task in tasks)
         fleet.worker.signal(signal.SIGTERM)
         await auntil(lambda: fleet.states().get("plain") == "draining", 5, "routers know")
         begun = time.monotonic()
-        turned_away = await asyncio.to_thread(httpx.post, url, json=generate_body(5, PLAIN), trust_env=False)
-        assert turned_away.status_code == 503
-        assert "draining" in turned_away.json()["error"]
+        refused = await asyncio.to_thread(httpx.post, url, json=generate_body(5, PLAIN), trust_env=False)
+        assert refused.status_code == 503
+        assert "draining" in refused.json()["error"]
         assert time.monotonic() - begun < 5, "it does not wait for the end of the drain"
         assert running == STREAMS, "none was complete at the signal"
         await asyncio.gather(*tasks)

@@ -1,4 +1,4 @@
-"""kill -9 of a vLLM, of an agent and of `vllama serve`: what clients see, and what is left."""
+"""kill -9 of a vLLM, an agent and `vllama serve`: effects on clients, and processes that remain."""
 
 from __future__ import annotations
 
@@ -10,17 +10,9 @@ import time
 import pytest
 
 from tests.support.fleet.agents import group
-from tests.support.fleet.main_job import (
-    MODEL,
-    SLOTS,
-    BackgroundLoad,
-    Figures,
-    Fleet,
-    MainJob,
-    chat_body,
-    is_alive,
-    streaming,
-)
+from tests.support.fleet.main_job import MODEL, SLOTS, Fleet, MainJob
+from tests.support.fleet.programs import is_alive
+from tests.support.fleet.streams import BackgroundLoad, Figures, chat_body, streaming
 from tests.support.until import auntil
 
 STREAMS = 4 * SLOTS
@@ -34,7 +26,7 @@ def fleet(main_job: MainJob) -> Fleet:
     return main_job.whole(plain=False)
 
 
-async def test_a_vllm_is_killed_under_32_streams(fleet: Fleet, record_property: Figures) -> None:
+async def test_killing_a_vllm_breaks_only_its_streams(fleet: Fleet, record_property: Figures) -> None:
     """Only the server process is killed: its engine and the engine's worker, one process group, go with it."""
     doomed = fleet.serve.vllm("smollm2-0")
     assert len(group(doomed.pid)) >= 3
@@ -54,14 +46,14 @@ async def test_a_vllm_is_killed_under_32_streams(fleet: Fleet, record_property: 
             answered = time.monotonic() - killed
             await auntil(lambda: fleet.states()["smollm2-0"] == "ready", 300, "the agent brings it back", interval=0.5)
             back = time.monotonic() - killed
-        assert load.asked.failures == []
+        assert load.requests.failures == []
         assert load.unlisted == 0
     await auntil(lambda: {one.id for one in streams} <= fleet.serve.requests().keys(), 5, "all are logged")
     log = fleet.serve.requests()
     hit = {one.id for one in streams if log[one.id]["outcome"] == "lost"}
     moved = {one.id for one in streams if log[one.id]["attempts"] == 2}
-    assert len(hit) >= SLOTS - 2, "some were in mid-answer on the one that died"
-    assert moved, "some had to move"
+    assert len(hit) >= SLOTS - 2, "some were streaming from the killed vLLM"
+    assert moved, "some requests moved"
     for one in streams:
         assert one.status == 200
         if one.id in hit:
@@ -73,13 +65,13 @@ async def test_a_vllm_is_killed_under_32_streams(fleet: Fleet, record_property: 
             assert one.complete, one.lines[-1]
             assert one.tokens == TOKENS
             assert log[one.id]["worker"] == "smollm2-1" or one.id in begun
-    assert not moved & begun, "nobody who had content was sent elsewhere"
+    assert not moved & begun, "no request with content moved"
     assert fleet.workers()["smollm2-0"]["restarts"] == 1
     record_property(
         "figure",
         f"kill -9 of a vLLM under {STREAMS} streams: {len(hit)} broken, {len(moved)} moved, known after {shown:.1f} s, "
-        f"streams done after {answered:.0f} s, back after {back:.0f} s; {len(load.asked.statuses)} new requests, "
-        f"0 failed, slowest {load.asked.slowest:.1f} s",
+        f"streams done after {answered:.0f} s, back after {back:.0f} s; {len(load.requests.statuses)} new requests, "
+        f"0 failed, slowest {load.requests.slowest:.1f} s",
     )
     await _is_used_again(fleet)
 
@@ -92,29 +84,29 @@ async def _is_used_again(fleet: Fleet) -> None:
     assert "smollm2-0" in {fleet.serve.requests()[one.id]["worker"] for one in streams}
 
 
-async def test_an_agent_is_killed(fleet: Fleet, record_property: Figures) -> None:
+async def test_killing_an_agent_fails_no_request_and_serve_restarts_it(fleet: Fleet, record_property: Figures) -> None:
     agent, vllm = fleet.serve.agent("smollm2-1"), fleet.serve.vllm("smollm2-1")
-    before = fleet.serve.came_up("smollm2-1")
+    before = fleet.serve.times_ready("smollm2-1")
     tree = [agent, *agent.children(recursive=True)]
     assert len(group(vllm.pid)) >= 2
     async with BackgroundLoad(fleet, 2) as load:
-        await auntil(lambda: len(load.asked.statuses) > 2, 60, "there is load")
+        await auntil(lambda: len(load.requests.statuses) > 2, 60, "there is load")
         agent.kill()
         killed = time.monotonic()
         await auntil(lambda: not any(is_alive(one) for one in tree), 10, "its vLLM is gone")
         gone = time.monotonic() - killed
         assert group(vllm.pid) == []
-        await auntil(lambda: fleet.serve.came_up("smollm2-1") > before, 300, "a new agent has it back", interval=0.5)
+        await auntil(lambda: fleet.serve.times_ready("smollm2-1") > before, 300, "a new agent serves", interval=0.5)
         await auntil(lambda: fleet.states()["smollm2-1"] == "ready", 5, "routers know")
         back = time.monotonic() - killed
-    assert load.asked.failures == []
+    assert load.requests.failures == []
     assert load.unlisted == 0
     assert fleet.serve.agent("smollm2-1") != agent
     record_property("figure", f"kill -9 of an agent: its vLLM gone after {gone:.1f} s, back after {back:.0f} s")
 
 
-async def test_vllama_serve_is_killed(fleet: Fleet, record_property: Figures) -> None:
-    """Its children are told by the kernel. They drain as after SIGTERM, so what streams is finished."""
+async def test_killing_vllama_serve_lets_streams_finish(fleet: Fleet, record_property: Figures) -> None:
+    """The kernel sends SIGTERM to its children when it dies, so they drain."""
     async with streaming(f"{fleet.url}/api/chat", chat_body(60), SLOTS, "orphans") as (streams, tasks):
         await auntil(lambda: all(one.has_content for one in streams), 60, "they stream")
         assert len(fleet.serve.descendants()) >= 12

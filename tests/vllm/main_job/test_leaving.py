@@ -1,4 +1,4 @@
-"""A client that leaves frees its place in vLLM at once, whatever its request was doing. vLLM's own gauges say so."""
+"""Clients that disconnect free their slots and queue places in vLLM, by vLLM's own gauges."""
 
 from __future__ import annotations
 
@@ -9,77 +9,85 @@ from statistics import median
 
 import pytest
 
-from tests.support.fleet.main_job import SLOTS, Figures, Fleet, Look, chat_body, drop, looking, streaming
+from tests.support.fleet.main_job import SLOTS, Fleet
+from tests.support.fleet.streams import Figures, ReadCounts, chat_body, drop, engine_counts, streaming
 from tests.support.until import auntil
 
 ROUNDS = 3
-SOON = 1.0
-"""Seconds: for the router each time, for vLLM in the middle one of the rounds."""
-AT_MOST = 3.0
-"""Seconds, for vLLM. It looks for aborts between steps, and two engines, which spin while they wait, keep two cores
-busy: a step was seen to take a second more."""
+MAX_SECONDS = 1.0
+"""Maximum seconds: for the router in each round, for vLLM in the median round."""
+MAX_VLLM_SECONDS = 3.0
+"""Seconds for vLLM, which checks for aborts between engine steps. Two busy engines on two cores can delay a step by a
+second."""
 LONG = 1200
-"""Tokens: far more than the test waits for."""
+"""Tokens of an answer that outlasts the test."""
 
 
-async def seen_within(look: Look, wanted: tuple[int, int], seconds: float) -> float:
-    """vLLM says so itself, on a page that was asked for within so many seconds. Returns after how many it was there."""
-    begun = asked = time.monotonic()
-    seen = await look()
-    while seen != wanted and asked - begun < 10:
+async def wait_for_counts(read_counts: ReadCounts, expected: tuple[int, int], seconds: float) -> float:
+    """Wait until vLLM reports these counts. Returns the seconds it took; AssertionError beyond `seconds`."""
+    start = requested = time.monotonic()
+    counts = await read_counts()
+    while counts != expected and requested - start < 10:
         await asyncio.sleep(0.02)
-        asked = time.monotonic()
-        seen = await look()
-    assert seen == wanted
-    assert asked - begun <= seconds
-    return time.monotonic() - begun
+        requested = time.monotonic()
+        counts = await read_counts()
+    assert counts == expected
+    assert requested - start <= seconds
+    return time.monotonic() - start
 
 
-async def left(fleet: Fleet, stream: bool, name: str) -> float:
-    """Four begin answers and leave. Returns the seconds after which vLLM runs none of theirs."""
+async def seconds_until_free(fleet: Fleet, stream: bool, name: str) -> float:
+    """Disconnect four clients. Returns the seconds until vLLM runs none of their requests."""
     async with (
-        looking(fleet) as look,
+        engine_counts(fleet) as read_counts,
         streaming(f"{fleet.url}/api/chat", chat_body(LONG, stream=stream), 4, name) as (streams, tasks),
     ):
-        await auntil(lambda: _are(look, (4, 0)), 30, "all four run")
+        await auntil(lambda: _are(read_counts, (4, 0)), 30, "all four run")
         if stream:
             await auntil(lambda: all(one.has_content for one in streams), 30, "all have content")
         leaving = datetime.now(UTC)
         await drop(tasks)
-        took = await seen_within(look, (0, 0), AT_MOST)
+        took = await wait_for_counts(read_counts, (0, 0), MAX_VLLM_SECONDS)
     ids = {one.id for one in streams}
     await auntil(lambda: ids <= fleet.serve.requests().keys(), 5, "they are logged")
     records = [fleet.serve.requests()[one] for one in ids]
     assert {record["outcome"] for record in records} == {"client gone"}
-    let_go = max(datetime.fromisoformat(record["time"]) for record in records)
-    assert (let_go - leaving).total_seconds() <= SOON
+    released = max(datetime.fromisoformat(record["time"]) for record in records)
+    assert (released - leaving).total_seconds() <= MAX_SECONDS
     return took
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_leaving_while_it_is_answered(fleet: Fleet, stream: bool, record_property: Figures) -> None:
-    took = [await left(fleet, stream, f"leave-{stream}-{number}") for number in range(ROUNDS)]
-    told = ", ".join(f"{seconds:.2f}" for seconds in took)
-    record_property("figure", f"four clients left ({stream=}): vLLM runs none of theirs after {told} s")
-    assert median(took) <= SOON
+async def test_clients_that_leave_mid_answer_free_their_slots(
+    fleet: Fleet, stream: bool, record_property: Figures
+) -> None:
+    took = [await seconds_until_free(fleet, stream, f"leave-{stream}-{number}") for number in range(ROUNDS)]
+    listed = ", ".join(f"{seconds:.2f}" for seconds in took)
+    record_property("figure", f"four clients left ({stream=}): vLLM runs none of theirs after {listed} s")
+    assert median(took) <= MAX_SECONDS
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_leaving_before_the_first_token(fleet: Fleet, stream: bool, record_property: Figures) -> None:
+async def test_queued_clients_that_leave_free_their_places(
+    fleet: Fleet, stream: bool, record_property: Figures
+) -> None:
     url = f"{fleet.url}/api/chat"
-    async with looking(fleet) as look, streaming(url, chat_body(LONG), 2 * SLOTS, "full") as (streams, tasks):
-        await auntil(lambda: _are(look, (2 * SLOTS, 0)), 60, "every slot is taken")
+    async with (
+        engine_counts(fleet) as read_counts,
+        streaming(url, chat_body(LONG), 2 * SLOTS, "full") as (streams, tasks),
+    ):
+        await auntil(lambda: _are(read_counts, (2 * SLOTS, 0)), 60, "every slot is taken")
         async with streaming(url, chat_body(LONG, stream=stream), 6, "queued") as (queued, more):
-            await auntil(lambda: _are(look, (2 * SLOTS, 6)), 30, "six wait inside vLLM")
+            await auntil(lambda: _are(read_counts, (2 * SLOTS, 6)), 30, "six wait inside vLLM")
             assert not any(one.lines for one in queued)
             await drop(more)
-            took = await seen_within(look, (2 * SLOTS, 0), AT_MOST)
+            took = await wait_for_counts(read_counts, (2 * SLOTS, 0), MAX_VLLM_SECONDS)
             record_property("figure", f"six left that waited in full engines ({stream=}): seen after {took:.2f} s")
-        assert all(one.has_content and not one.errors for one in streams), "nobody else was touched"
+        assert all(one.has_content and not one.errors for one in streams), "all other streams continue"
         await drop(tasks)
-        took = await seen_within(look, (0, 0), AT_MOST)
+        took = await wait_for_counts(read_counts, (0, 0), MAX_VLLM_SECONDS)
     record_property("figure", f"all {2 * SLOTS} of two full engines left: vLLM runs none after {took:.2f} s")
 
 
-async def _are(look: Look, wanted: tuple[int, int]) -> bool:
-    return await look() == wanted
+async def _are(read_counts: ReadCounts, expected: tuple[int, int]) -> bool:
+    return await read_counts() == expected

@@ -1,4 +1,4 @@
-"""The registry is away, the fleet is found in any order, and a second router stands beside the first."""
+"""Registry outages, start order, and a second router."""
 
 from __future__ import annotations
 
@@ -7,17 +7,8 @@ import signal
 
 import httpx
 
-from tests.support.fleet.main_job import (
-    MODEL,
-    PLAIN,
-    BackgroundLoad,
-    Figures,
-    Fleet,
-    chat_body,
-    generate_body,
-    keep_killing,
-    streaming,
-)
+from tests.support.fleet.main_job import MODEL, PLAIN, Fleet
+from tests.support.fleet.streams import BackgroundLoad, Figures, chat_body, generate_body, keep_killing, streaming
 from tests.support.until import auntil, until
 
 AWAY = 10.0
@@ -25,7 +16,7 @@ AWAY = 10.0
 SPEED = ("--tokens-per-second", "300")
 
 
-def test_a_worker_may_start_before_the_router_and_the_registry(fleet: Fleet) -> None:
+def test_a_worker_joins_that_started_before_the_registry(fleet: Fleet) -> None:
     """The fleet's own `vllama worker` did."""
     assert fleet.worker.process.create_time() < fleet.serve.process.create_time()
     assert fleet.worker.says("waiting for vllama serve")
@@ -36,16 +27,16 @@ async def test_no_request_fails_while_the_registry_is_killed_for_ten_seconds(
     fleet: Fleet, record_property: Figures
 ) -> None:
     async with BackgroundLoad(fleet, 4) as load:
-        await auntil(lambda: len(load.asked.statuses) > 4, 60, "there is load")
+        await auntil(lambda: len(load.requests.statuses) > 4, 60, "there is load")
         killed = await keep_killing(lambda: fleet.serve.valkey, AWAY)
-        assert killed > 2, "it came back and was killed again"
+        assert killed > 2, "it was restarted and killed again"
         during = await asyncio.to_thread(fleet.get, "/admin/workers")
         await auntil(lambda: _registry_up(fleet), 15, "the registry is back")
-        await asyncio.sleep(2)  # under load with everything back, for as long as healing may take
+        await asyncio.sleep(2)  # the load continues while everything recovers
     assert not during["registry_up"]
     assert {worker["id"] for worker in during["workers"]} == {"smollm2-0", "smollm2-1", "plain"}
     check(load)
-    record_property("figure", f"registry killed {killed} times in {AWAY:.0f} s: {told(load)}")
+    record_property("figure", f"registry killed {killed} times in {AWAY:.0f} s: {summary(load)}")
     assert set(fleet.states().values()) == {"ready"}
 
 
@@ -55,7 +46,7 @@ async def test_no_request_fails_while_the_registry_is_frozen_for_ten_seconds(
     valkey = fleet.serve.valkey
     assert valkey is not None
     async with BackgroundLoad(fleet, 4) as load:
-        await auntil(lambda: len(load.asked.statuses) > 4, 60, "there is load")
+        await auntil(lambda: len(load.requests.statuses) > 4, 60, "there is load")
         valkey.send_signal(signal.SIGSTOP)
         try:
             await asyncio.sleep(AWAY)
@@ -66,20 +57,20 @@ async def test_no_request_fails_while_the_registry_is_frozen_for_ten_seconds(
         await asyncio.sleep(2)
     assert not during["registry_up"]
     check(load)
-    record_property("figure", f"registry frozen for {AWAY:.0f} s: {told(load)}")
+    record_property("figure", f"registry frozen for {AWAY:.0f} s: {summary(load)}")
     assert set(fleet.states().values()) == {"ready"}
 
 
-def told(load: BackgroundLoad) -> str:
-    asked = load.asked
-    return f"{len(asked.statuses)} requests, {len(asked.failures)} failed, slowest {asked.slowest:.2f} s"
+def summary(load: BackgroundLoad) -> str:
+    requests = load.requests
+    return f"{len(requests.statuses)} requests, {len(requests.failures)} failed, slowest {requests.slowest:.2f} s"
 
 
 def check(load: BackgroundLoad) -> None:
-    assert load.asked.failures == []
+    assert load.requests.failures == []
     assert load.unlisted == 0
-    assert len(load.asked.statuses) > 20
-    assert load.asked.slowest < 10
+    assert len(load.requests.statuses) > 20
+    assert load.requests.slowest < 10
 
 
 async def _registry_up(fleet: Fleet) -> bool:
@@ -87,8 +78,8 @@ async def _registry_up(fleet: Fleet) -> bool:
     return bool(page["registry_up"])
 
 
-async def test_a_second_serve_shares_the_fleet_and_ends_in_order(fleet: Fleet) -> None:
-    """Its worker is simulated, so that no fourth vLLM takes the cores from the others."""
+async def test_a_second_serve_shares_the_workers_and_drains_on_sigint(fleet: Fleet) -> None:
+    """Its worker is simulated: a fourth vLLM would take the cores from the others."""
     second = fleet.job.second_serve("--engine", "simulated", "--model", "side:1b", "--name", "side", *SPEED)
     try:
         await asyncio.to_thread(until, lambda: second.says("ready. Try:"), 60, "the second one is ready")
@@ -96,7 +87,7 @@ async def test_a_second_serve_shares_the_fleet_and_ends_in_order(fleet: Fleet) -
         await auntil(lambda: "side" in fleet.states(), 5, "the first one knows its worker")
         every = sorted(["side:1b", MODEL, f"{PLAIN}:latest"])
         for url in (fleet.url, second.url):
-            # A worker tells its serve that it is ready when it tells the registry; routers hear of it right after.
+            # A worker reports readiness to its serve and to the registry at once; routers receive it a moment later.
             await auntil(lambda url=url: _lists(url, every), 1, f"{url} to list {every}")
             assert chat(url)["eval_count"] == 3
             assert generate(url, "side:1b")["eval_count"] == 3
