@@ -142,7 +142,7 @@ class Membership:
         self._clock.poll_failed()
 
     def polled(self, since: Version, snapshot: Snapshot, found: Mapping[str, Discovered], now: float) -> bool:
-        """Handle a successful poll. `asked` is `version` when it was sent; `found` are its usable records."""
+        """`since` is `version` when the poll was sent; `found` are its usable records."""
         returned, stale = self._clock.interrupted, since != self.version
         self._clock.polled(now)
         emptied = self.version.epoch not in ("", snapshot.version.epoch)

@@ -284,7 +284,7 @@ async def test_model_versions_are_never_reused(registry: Registry, redis: aiored
     for _ in range(2):
         await registry.put_model("v", b"", b"one")
         seen.add((await registry.snapshot()).models)
-        await redis.hdel(Keys.of("f").vm, "v")  # lost without a word
+        await redis.hdel(Keys.of("f").vm, "v")  # lost without an event
         seen.add((await registry.snapshot()).models)
         await redis.flushall()
     assert len(seen) == 5

@@ -216,9 +216,9 @@ def _pools(flags: Flags) -> bool:
 
 
 def _generation_prompt(facts: ModelFacts) -> str:
-    _, asked, rest = (facts.templates or ("",))[0].rpartition("add_generation_prompt")
-    return rest if asked else ""
+    _, marker, rest = (facts.templates or ("",))[0].rpartition("add_generation_prompt")
+    return rest if marker else ""
 
 
 def _unknown(what: str, words: str) -> str:
-    return f"its template knows of {what}, and no parser for them is known here; if vLLM has one, give {words}"
+    return f"its template supports {what}, but no parser for it is known; if vLLM has one, give {words}"

@@ -245,7 +245,7 @@ def _make_private(directory: Path) -> None:
             return
     except OSError as error:
         raise _unusable(directory, error) from error
-    raise EmbeddedFailed(f"{directory} belongs to somebody else; {_CHOOSE}")
+    raise EmbeddedFailed(f"{directory} belongs to another user; {_CHOOSE}")
 
 
 def _unusable(directory: Path, error: OSError) -> EmbeddedFailed:

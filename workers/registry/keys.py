@@ -27,7 +27,7 @@ class Keys:
     #: HASH. epoch: random, set by the first writer; changes on a flush.
     #: seq: counts changes of `w`. collected: counts collected workers. models: counts changes of `vm`.
     meta: str
-    #: HASH worker id -> signed envelope. Written at registration, removed on leave or collection.
+    #: HASH worker id -> signed envelope. Written at registration, removed at deregistration or collection.
     w: str
     #: HASH worker id -> load report ("generation:number:state:…"). Written with every beat, removed with `w`.
     load: str

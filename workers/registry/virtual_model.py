@@ -70,7 +70,7 @@ def verify_model(
     """Raises RecordRefused. `allow_unsigned` as in `signature.verify`."""
     model = decode(verify(envelope, _bound(fleet, key), secret, allow_unsigned=allow_unsigned), VirtualModel)
     if not model.deleted and not model.base:
-        raise RecordRefused("its record does not say what it was made from")
+        raise RecordRefused("its record names no base model")
     if key_of(model.name) != key:
         raise RecordRefused(f"its record is that of {model.name!r}")
     return model

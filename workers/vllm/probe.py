@@ -292,7 +292,7 @@ _STATES = {
 }
 _PROBLEMS = {
     Health.STARTING: "{url} refuses connections: not started yet, or gone",
-    Health.DEAD: "{url} says that its engine has died",
+    Health.DEAD: "{url} reports that its engine has died",
     Health.UNREACHABLE: "{url} gives no healthy answer; is that a vLLM?",
 }
 
@@ -333,8 +333,8 @@ async def _get(
         ):
             if response.status_code != 200:
                 refused = response.status_code in (401, 403)
-                cure = "; it wants another key, set VLLAMA_WORKER_KEY to it" if refused else ""
-                raise BadResponse(f"{address}: HTTP {response.status_code}{cure}", response.status_code)
+                remedy = "; it requires another key, set VLLAMA_WORKER_KEY to it" if refused else ""
+                raise BadResponse(f"{address}: HTTP {response.status_code}{remedy}", response.status_code)
             body = bytearray()
             async for chunk in response.aiter_bytes():
                 body += chunk

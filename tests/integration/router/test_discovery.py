@@ -49,7 +49,7 @@ async def view(valkey: EmbeddedValkey) -> AsyncIterator[RouterView]:
 
 
 async def test_joins_and_leaves_reach_every_router_at_once(valkey: EmbeddedValkey, record_property: Figures) -> None:
-    """Measure from the agent's call to each of two routers' pools: 48 workers join and leave, one after the other."""
+    """48 workers join and leave in turn. Times are from the agent's call to each of two routers' pools."""
     joins: list[float] = []
     leaves: list[float] = []
     names = [f"w{number}" for number in range(SAMPLES)]
@@ -126,9 +126,9 @@ async def test_load_reports_arrive_with_each_beat(valkey: EmbeddedValkey, view: 
         await auntil(lambda: view.pool.usable("a"))
         await worker.stop_beating()
         assert await worker.registry.beat("a", 1, LoadReport(running=3, waiting=2))
-        worker = view.pool.get("a")
-        assert worker is not None
-        await auntil(lambda: worker.last == LoadReport(running=3, waiting=2))
+        pooled = view.pool.get("a")
+        assert pooled is not None
+        await auntil(lambda: pooled.last_report == LoadReport(running=3, waiting=2))
 
 
 async def test_a_worker_that_registered_before_the_router_started_joins(valkey: EmbeddedValkey) -> None:
@@ -149,7 +149,7 @@ async def test_a_worker_that_dies_without_leaving_goes_down(
         a.hangs = how == "hangs"
         await (a.stop_beating() if a.hangs else a.die())
         await auntil(lambda: view.discovery.liveness("a") is Liveness.DOWN, DEATH_BOUND)
-        record_property("figure", f"a worker that silently {how} is out after {time.monotonic() - started:.1f} s")
+        record_property("figure", f"a worker that silently {how} is down after {time.monotonic() - started:.1f} s")
         assert view.pool.all_usable == {"b", "c"}
         assert view.pool.marked_down == ["a"]
 
@@ -292,7 +292,7 @@ async def test_a_stalled_event_loop_takes_no_worker_down(valkey: EmbeddedValkey,
     async with workers(valkey.address, "a", "b") as fleet:
         await auntil(lambda: view.pool.all_usable == {"a", "b"})
         for worker in fleet:
-            worker.hangs = True  # being asked would not save them
+            worker.hangs = True  # so that probes do not help them
         for _ in range(2):
             time.sleep(2)  # noqa: ASYNC251
             resumed = time.monotonic()

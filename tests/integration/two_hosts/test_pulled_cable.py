@@ -34,7 +34,7 @@ def test_a_pulled_cable_delays_a_request_by_the_connect_timeout_at_most(site: Si
             record_property("figure", f"{len(broken)} of 12 streams ended with an error line after {longest:.1f} s")
             assert longest < 6
             assert all(answer.status == 200 and answer.error for answer in broken)
-            until(lambda: site.states()["b"] == "down", 10, "the worker to be out")
+            until(lambda: site.states()["b"] == "down", 10, "the worker to be down")
             assert slowest < 1.0 + 1.5
         finally:
             site.b.plug_in()
@@ -47,7 +47,7 @@ def test_a_pulled_cable_delays_a_request_by_the_connect_timeout_at_most(site: Si
 
         until(lambda: site.states()["b"] == "ready", 10, "the worker to be back")
         record_property("figure", f"back {time.monotonic() - plugged:.1f} s after the cable was plugged in")
-        until(answered_by_b, 15, "the worker to be asked again")
+        until(answered_by_b, 15, "the worker to get requests again")
         until(lambda: set(site.in_flight().values()) == {0}, 5, "all to be at rest")
 
 

@@ -57,7 +57,7 @@ class Shared:
             assert (await registry.snapshot()).collected == 1
             await registry.register(record, LoadReport())
             assert await registry.deregister("w", 1)
-            await registry.put_model("k", b"", b"made", ask=True)
+            await registry.put_model("k", b"", b"made", request_acks=True)
             await registry.put_model("k", b"made", b"")
             assert (await registry.models()).envelopes == {}
             await registry.acknowledge("v", "r")

@@ -396,7 +396,7 @@ def test_a_flush_is_not_a_leave_even_if_workers_register_before_the_next_poll() 
 def test_workers_missing_after_an_outage_have_not_left() -> None:
     fleet = Fleet("a", "b", "c")
     fleet.members.poll_failed()
-    del fleet.found["c"], fleet.beats["c"]  # a replica was promoted that had not heard of c
+    del fleet.found["c"], fleet.beats["c"]  # as in a promoted replica that lacks c
     fleet.register("b")
     fleet.poll()
     assert set(fleet.pool.known) == {"a", "b", "c"}
@@ -427,7 +427,7 @@ def test_the_first_worker_of_an_empty_registry_starts_no_grace_period() -> None:
 
 def test_a_lagging_registry_replica_removes_no_worker() -> None:
     fleet = Fleet("a", "b", "c")
-    fleet.seq -= 1  # promoted before it had heard of c
+    fleet.seq -= 1  # as in a promoted replica that lacks c
     del fleet.found["c"], fleet.beats["c"]
     fleet.poll()
     assert set(fleet.pool.known) == {"a", "b", "c"}

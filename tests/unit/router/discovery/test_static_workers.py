@@ -140,9 +140,9 @@ async def test_a_static_worker_is_probed_while_its_abilities_are_detected() -> N
     vllm, pool, clock = FakeClient(), Recorder(), Clock()
     vllm.slow = True
     running = asyncio.get_running_loop().create_task(watch(vllm, pool, clock).run())
-    await auntil(lambda: "/v1/chat/completions" in vllm.requests, 10, "it is asked")
+    await auntil(lambda: "/v1/chat/completions" in vllm.requests, 10, "detection begins")
     vllm.running = 9
-    await auntil(lambda: pool.loads[ID].running == 9, 10, "it is looked at")
+    await auntil(lambda: pool.loads[ID].running == 9, 10, "a probe")
     assert vllm.requests.count("/v1/chat/completions") == 1
     running.cancel()
     await asyncio.wait([running])

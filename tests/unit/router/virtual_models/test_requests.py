@@ -1,4 +1,4 @@
-"""Every request gives a plan whose model can be stored and read again, or an error that says what is wrong."""
+"""Every request gives a plan whose model can be stored and read again, or an error with a text."""
 
 from __future__ import annotations
 

@@ -221,7 +221,7 @@ async def test_a_change_of_another_router_is_applied_and_acknowledged_if_asked(r
     assert [one.system for one in synced.store.live.values()] == ["t"]
     assert registry.acks == [("e:1:1", "me")]
     registry.unavailable = True
-    await synced.polled("e:2:1")  # nothing was missed, so nothing is asked
+    await synced.polled("e:2:1")  # nothing was missed, so nothing is fetched
 
 
 async def test_only_entries_that_an_emptied_registry_lacks_are_restored(

@@ -24,7 +24,7 @@ NAMES = st.sampled_from(["a:latest", "b:latest"])
 
 
 class ModelSyncs(RuleBasedStateMachine):
-    """Three routers. `told` is the last change that succeeded per name; it holds until the registry loses entries."""
+    """Three routers. `expected` holds the last successful change per name, until the registry loses entries."""
 
     max_tombstones = 1024
     drops_tombstones = False

@@ -67,7 +67,7 @@ def test_a_symlink_as_registry_directory_is_refused(tmp_path: Path) -> None:
 def test_another_users_registry_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "registry").mkdir()
     os.chown(tmp_path / "registry", 12345, 12345)
-    with pytest.raises(EmbeddedFailed, match="belongs to somebody else"):
+    with pytest.raises(EmbeddedFailed, match="belongs to another user"):
         embedded.address(tmp_path)
 
 

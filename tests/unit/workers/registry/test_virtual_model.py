@@ -66,7 +66,7 @@ def test_a_damaged_model_is_refused(raw: bytes) -> None:
 
 def test_a_model_without_a_base_is_refused() -> None:
     empty = VirtualModel(name="v:latest", revision=1)
-    with pytest.raises(RecordRefused, match="what it was made from"):
+    with pytest.raises(RecordRefused, match="names no base model"):
         verify_model(sign_model(empty, KEY, fleet="f", secret=SECRET), KEY, fleet="f", secret=SECRET)
 
 
