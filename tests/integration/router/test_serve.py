@@ -35,7 +35,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
 
 
 def refused(environ: dict[str, str], *words: str) -> str:
-    """What `vllama serve` says before it gives up. Run in this process; the environment is put back."""
+    """Run `vllama serve` in this process and return the error that it prints."""
     unset = [name for name in os.environ if name.startswith(("VLLAMA_", "OLLAMA_", "REDIS_"))]
     cleared = dict.fromkeys([*unset, *(f"VLLAMA_{name}" for name in EXPORTED)])
     result = CliRunner().invoke(main, ["serve", *words], env={**cleared, **environ})
@@ -49,25 +49,25 @@ def one_line(text: str) -> bool:
 
 
 def test_serve_on_a_port_in_use_prints_one_line(environ: dict[str, str]) -> None:
-    with listen("127.0.0.1", 0) as taken:
-        said = refused(environ, "--port", str(taken.getsockname()[1]))
-    assert one_line(said)
-    assert "is in use" in said
+    with listen("127.0.0.1", 0) as busy:
+        output = refused(environ, "--port", str(busy.getsockname()[1]))
+    assert one_line(output)
+    assert "is in use" in output
 
 
 @pytest.mark.rule(185)
 def test_ollama_host_sets_the_listening_address(environ: dict[str, str]) -> None:
-    with listen("127.0.0.1", 0) as taken:
-        said = refused({**environ, "OLLAMA_HOST": f"127.0.0.1:{taken.getsockname()[1]}"})
-    assert "is in use" in said
+    with listen("127.0.0.1", 0) as busy:
+        output = refused({**environ, "OLLAMA_HOST": f"127.0.0.1:{busy.getsockname()[1]}"})
+    assert "is in use" in output
 
 
 def test_a_vllm_port_in_use_is_reported_before_anything_is_loaded(environ: dict[str, str]) -> None:
-    with listen("127.0.0.1", 0) as taken:
-        port = str(taken.getsockname()[1])
-        said = refused(environ, "--port", "0", "--engine", "simulated", "--model", "m", "--vllm-port", port)
-    assert one_line(said)
-    assert f"port {port} for worker" in said
+    with listen("127.0.0.1", 0) as busy:
+        port = str(busy.getsockname()[1])
+        output = refused(environ, "--port", "0", "--engine", "simulated", "--model", "m", "--vllm-port", port)
+    assert one_line(output)
+    assert f"port {port} for worker" in output
 
 
 @pytest.mark.parametrize(
@@ -85,27 +85,27 @@ def test_a_vllm_port_in_use_is_reported_before_anything_is_loaded(environ: dict[
 def test_impossible_options_print_one_line_that_says_what_to_do(
     environ: dict[str, str], words: list[str], variables: dict[str, str], text: str
 ) -> None:
-    said = refused({**environ, **variables}, "--port", "0", *words)
-    assert one_line(said)
-    assert text in said
+    output = refused({**environ, **variables}, "--port", "0", *words)
+    assert one_line(output)
+    assert text in output
 
 
 def test_an_unreachable_redis_prints_one_line_without_its_password(environ: dict[str, str]) -> None:
     with listen("127.0.0.1", 0) as closed:
         port = closed.getsockname()[1]
     url = f"redis://user:topsecret@127.0.0.1:{port}/0"
-    said = refused({**environ, "VLLAMA_FLEET_SECRET": "0123456789abcdef"}, "--port", "0", "--redis-url", url)
-    assert one_line(said)
-    assert f"127.0.0.1:{port}" in said
-    assert "topsecret" not in said
+    output = refused({**environ, "VLLAMA_FLEET_SECRET": "0123456789abcdef"}, "--port", "0", "--redis-url", url)
+    assert one_line(output)
+    assert f"127.0.0.1:{port}" in output
+    assert "topsecret" not in output
 
 
 def test_a_broken_routing_file_is_reported_with_file_and_line(environ: dict[str, str], tmp_path: Path) -> None:
     file = tmp_path / "routing.yaml"
     file.write_text("models:\n  a: {serv: x}\n")
-    said = refused(environ, "--port", "0", "--routing", str(file))
-    assert one_line(said)
-    assert f"{file}:2" in said
+    output = refused(environ, "--port", "0", "--routing", str(file))
+    assert one_line(output)
+    assert f"{file}:2" in output
 
 
 def test_a_vllm_that_dies_at_start_stops_serve_with_the_reason_from_its_log(
@@ -123,7 +123,7 @@ def test_a_vllm_that_dies_at_start_stops_serve_with_the_reason_from_its_log(
 
 
 class Served:
-    """`vllama serve` over two simulated workers, and what `more` asks for."""
+    """`vllama serve` with two simulated workers and further options."""
 
     def __init__(self, environ: dict[str, str], folder: Path, *more: str) -> None:
         words = ["--port", "0", "--engine", "simulated", "--model", "demo", "--name", "demo", "--replicas", "2"]
@@ -141,11 +141,11 @@ class Served:
         self.tree = psutil.Process(self.process.pid).children(recursive=True)
 
     def logged(self) -> list[dict[str, Any]]:
-        """The log lines so far, without those of requests."""
+        """Log lines except those of requests."""
         lines = [json.loads(line) for line in self.out.read_text().splitlines() if line.startswith('{"time"')]
         return [line for line in lines if "logger" in line]
 
-    def left(self) -> list[str]:
+    def survivors(self) -> list[str]:
         return [
             str(process) for process in self.tree if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
         ]
@@ -157,7 +157,7 @@ class Served:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-            until(lambda: not self.left(), 15, "nothing is left")
+            until(lambda: not self.survivors(), 15, "no process survives")
 
 
 @pytest.fixture
@@ -181,11 +181,11 @@ def test_serve_prints_commands_to_try_and_finishes_running_requests_on_stop(serv
     rows = [line.split()[:2] for line in table.splitlines() if "demo-" in line]
     assert rows == [["demo-0", "demo"], ["demo-1", "demo"]]
 
-    said = served.out.read_text()
-    assert said.count("loading …") >= 2
-    assert said.count("ready after") == 2
+    output = served.out.read_text()
+    assert output.count("loading …") >= 2
+    assert output.count("ready after") == 2
     assert {line["level"] for line in served.logged()} <= {"info", "warning"}
-    assert len(re.findall(r"^  (?:curl|\S*vllama) ", said, re.MULTILINE)) == 3
+    assert len(re.findall(r"^  (?:curl|\S*vllama) ", output, re.MULTILINE)) == 3
 
     body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "options": {"num_predict": 60}}
     with httpx.stream("POST", f"{served.url}/api/chat", json=body, timeout=30, trust_env=False) as streamed:
@@ -197,7 +197,7 @@ def test_serve_prints_commands_to_try_and_finishes_running_requests_on_stop(serv
     assert '"done":true' in last
     assert '"eval_count":60' in last
     assert served.process.wait(30) == 0
-    assert served.left() == []
+    assert served.survivors() == []
 
 
 def test_compat_finds_no_difference_for_serve_without_models(served: Served) -> None:
@@ -236,9 +236,9 @@ def test_proxy_variables_are_ignored_and_ineffective_variables_are_reported_once
     ollamas = {"OLLAMA_NUM_PARALLEL": "4", "OLLAMA_KEEP_ALIVE": "soon"}
     with Served({**environ, **proxies, **lower, **ollamas}, tmp_path, "--processes", "2") as served:
         assert chat(served.url, options={"num_predict": 2}).json()["eval_count"] == 2
-        said = served.out.read_text()
-    assert said.count("OLLAMA_NUM_PARALLEL has no effect: ") == 1
-    assert said.count("OLLAMA_KEEP_ALIVE is invalid: ") == 1
+        output = served.out.read_text()
+    assert output.count("OLLAMA_NUM_PARALLEL has no effect: ") == 1
+    assert output.count("OLLAMA_KEEP_ALIVE is invalid: ") == 1
 
 
 def test_and_serves_a_second_model_with_its_own_flags(environ: dict[str, str], tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_and_serves_a_second_model_with_its_own_flags(environ: dict[str, str], t
 def test_no_process_survives_a_killed_serve(served: Served) -> None:
     served.process.kill()
     served.process.wait()
-    until(lambda: not served.left(), 10, "nothing is left")
+    until(lambda: not served.survivors(), 10, "no process survives")
 
 
 def test_a_running_stream_finishes_after_serve_is_killed_and_no_process_survives(served: Served) -> None:
@@ -272,4 +272,4 @@ def test_a_running_stream_finishes_after_serve_is_killed_and_no_process_survives
         last = list(lines)[-1]
     assert '"done":true' in last
     assert '"eval_count":60' in last
-    until(lambda: not served.left(), 15, "nothing is left")
+    until(lambda: not served.survivors(), 15, "no process survives")

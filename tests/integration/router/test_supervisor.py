@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="lifelines are L
 
 
 class Supervised:
-    """A supervisor in a process of its own."""
+    """A supervisor in its own process."""
 
     def __init__(self, folder: Path, number: int, plan: dict[str, Any]) -> None:
         self.out = folder / f"out-{number}"
@@ -34,7 +34,7 @@ class Supervised:
                 [sys.executable, "-m", "tests.support.fleet.supervised", json.dumps(plan)], stdout=out, stderr=err
             )
 
-    def says(self, text: str) -> None:
+    def wait_for_output(self, text: str) -> None:
         until(lambda: text in self.out.read_text(), 20, f"it says {text!r}")
 
     def tree(self) -> list[psutil.Process]:
@@ -80,7 +80,7 @@ WORKER = ("worker", "w-0", {"models": ["m"]})
 
 def test_the_supervisor_announces_readiness_and_stops_in_order_on_sigterm(serve: Serve) -> None:
     supervised = serve([ROUTER, WORKER])
-    supervised.says("all ready")
+    supervised.wait_for_output("all ready")
     assert "worker    w-0  ready after" in supervised.out.read_text()
     children = supervised.tree()
     assert len(children) == 2
@@ -91,7 +91,7 @@ def test_the_supervisor_announces_readiness_and_stops_in_order_on_sigterm(serve:
 
 def test_a_restarted_worker_reports_its_loading_time_and_not_its_age(serve: Serve) -> None:
     supervised = serve([("worker", "w", {"relapse": 1.6})])
-    supervised.says("vLLM died")
+    supervised.wait_for_output("vLLM died")
     until(lambda: supervised.out.read_text().count("ready after") == 2, 5, "it is back")
     assert supervised.out.read_text().rstrip().endswith("w  ready after 0 s")
 
@@ -99,7 +99,7 @@ def test_a_restarted_worker_reports_its_loading_time_and_not_its_age(serve: Serv
 def test_a_killed_child_is_restarted_and_the_others_are_left_alone(serve: Serve, tmp_path: Path) -> None:
     routers, workers = tmp_path / "routers", tmp_path / "workers"
     supervised = serve([("router", "r", {"pids": str(routers)}), ("worker", "w", {"pids": str(workers)})])
-    supervised.says("all ready")
+    supervised.wait_for_output("all ready")
     for killed in (1, 2, 3):
         os.kill(pids(routers)[-1], signal.SIGKILL)
         until(lambda: len(pids(routers)) == killed + 1, 10, "a new router")  # noqa: B023
@@ -121,7 +121,7 @@ def test_a_child_that_cannot_start_stops_everything(serve: Serve, tmp_path: Path
 
 def test_no_process_survives_a_killed_supervisor(serve: Serve, tmp_path: Path) -> None:
     supervised = serve([ROUTER, WORKER], state_dir=str(tmp_path / "state"))
-    supervised.says("all ready")
+    supervised.wait_for_output("all ready")
     children = supervised.tree()
     assert any("valkey" in child.name() for child in children)
     supervised.process.kill()
@@ -134,7 +134,7 @@ def test_children_get_the_grace_period_and_routers_stop_before_workers(serve: Se
     supervised = serve(
         [("router", "r", {"drain": 1.0, "pids": str(routers)}), ("worker", "w", {"pids": str(workers)})], grace=10.0
     )
-    supervised.says("all ready")
+    supervised.wait_for_output("all ready")
     router, worker = psutil.Process(pids(routers)[0]), psutil.Process(pids(workers)[0])
     start = time.monotonic()
     supervised.send(signal.SIGTERM)
@@ -157,9 +157,9 @@ def test_a_second_signal_stops_the_supervisor_at_once(
     serve: Serve, kind: str, first: signal.Signals, hint: str, second: signal.Signals
 ) -> None:
     supervised = serve([(kind, "slow", {"drain": 50})], grace=60.0)
-    supervised.says("all ready")
+    supervised.wait_for_output("all ready")
     supervised.send(first)
-    supervised.says(hint)
+    supervised.wait_for_output(hint)
     children = supervised.tree()
     start = time.monotonic()
     supervised.send(second)
@@ -170,7 +170,7 @@ def test_a_second_signal_stops_the_supervisor_at_once(
 
 def test_a_child_that_ignores_its_signals_is_killed_after_the_grace(serve: Serve) -> None:
     supervised = serve([("worker", "deaf", {"stubborn": True})], grace=0.2)
-    supervised.says("all ready")
+    supervised.wait_for_output("all ready")
     children = supervised.tree()
     supervised.send(signal.SIGTERM)
     assert supervised.wait() == 0
@@ -179,14 +179,14 @@ def test_a_child_that_ignores_its_signals_is_killed_after_the_grace(serve: Serve
 
 def test_a_signal_while_a_worker_loads_stops_the_supervisor_at_once(serve: Serve) -> None:
     supervised = serve([ROUTER, ("worker", "w", {"silent": True})])
-    supervised.says("w  loading")
+    supervised.wait_for_output("w  loading")
     supervised.send(signal.SIGINT)
     assert supervised.wait() == 0
 
 
 def test_a_crashed_embedded_registry_is_restarted(serve: Serve, tmp_path: Path) -> None:
     supervised = serve([ROUTER], state_dir=str(tmp_path / "state"))
-    supervised.says("all ready")
+    supervised.wait_for_output("all ready")
     valkey = next(child for child in supervised.tree() if "valkey" in child.name())
     valkey.kill()
     until(
@@ -200,13 +200,13 @@ def test_a_crashed_embedded_registry_is_restarted(serve: Serve, tmp_path: Path) 
 def test_a_second_supervisor_shares_the_firsts_registry_and_takes_it_over(serve: Serve, tmp_path: Path) -> None:
     state = str(tmp_path / "state")
     first = serve([ROUTER], state_dir=state)
-    first.says("all ready")
+    first.wait_for_output("all ready")
     second = serve([ROUTER], state_dir=state)
-    second.says("all ready")
+    second.wait_for_output("all ready")
     assert "run by another vllama serve" in second.out.read_text()
     assert not any("valkey" in child.name() for child in second.tree())
     first.process.kill()
-    second.says("its owner has exited; running it here")
+    second.wait_for_output("its owner has exited; running it here")
     until(lambda: any("valkey" in child.name() for child in second.tree()), 10, "a Valkey of its own")
     second.send(signal.SIGTERM)
     assert second.wait() == 0

@@ -84,7 +84,7 @@ async def test_a_worker_registers_when_it_is_ready(
         ]
 
 
-async def test_its_load_is_reported(
+async def test_running_requests_and_token_rate_are_reported(
     registry: Registry, args: list[str], client: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     async with agent(*args, state_dir=tmp_path):
@@ -112,9 +112,7 @@ async def test_a_killed_vllm_is_restarted(registry: Registry, args: list[str], t
         assert worker.says("vLLM died (SIGKILL): restarting in 1 s")
 
 
-async def test_killing_the_server_alone_takes_its_engine_along(
-    registry: Registry, args: list[str], tmp_path: Path
-) -> None:
+async def test_the_engine_of_a_killed_server_is_killed_too(registry: Registry, args: list[str], tmp_path: Path) -> None:
     async with agent(*args, state_dir=tmp_path):
         before = await wait_for(registry, "w", WorkerState.READY)
         engine = next(p for p in group(before.record.pid) if p.pid != before.record.pid)
@@ -162,7 +160,7 @@ async def test_sigterm_lets_running_requests_finish(
         assert group(found.record.pid) == []
 
 
-async def test_a_second_signal_stops_at_once(
+async def test_a_second_signal_stops_the_agent_at_once(
     registry: Registry, args: list[str], client: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     async with agent(*args, state_dir=tmp_path) as worker:
@@ -179,7 +177,7 @@ async def test_a_second_signal_stops_at_once(
             await endless
 
 
-async def test_the_grace_is_bounded(
+async def test_requests_that_outlast_the_grace_are_cut(
     registry: Registry, args: list[str], client: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     async with agent(*args, *IGNORE_SIGTERM, state_dir=tmp_path, env={"VLLAMA_GRACE": "1"}) as worker:
@@ -193,7 +191,9 @@ async def test_the_grace_is_bounded(
             await endless
 
 
-async def test_stopping_while_it_loads(registry: Registry, args: list[str], tmp_path: Path) -> None:
+async def test_a_loading_worker_is_stopped_and_deregistered(
+    registry: Registry, args: list[str], tmp_path: Path
+) -> None:
     async with agent(*args, "--startup", "60", state_dir=tmp_path) as worker:
         found = await wait_for(registry, "w", WorkerState.STARTING)
         assert found.record.models == ()
@@ -202,7 +202,7 @@ async def test_stopping_while_it_loads(registry: Registry, args: list[str], tmp_
         assert await seen(registry, "w") is None
 
 
-async def test_killing_the_agent_takes_vllm_along(registry: Registry, args: list[str], tmp_path: Path) -> None:
+async def test_the_vllm_of_a_killed_agent_is_killed_too(registry: Registry, args: list[str], tmp_path: Path) -> None:
     async with agent(*args, *IGNORE_SIGTERM, state_dir=tmp_path) as worker:
         found = await wait_for(registry, "w", WorkerState.READY)
         worker.signal(signal.SIGKILL)
@@ -230,7 +230,7 @@ async def test_an_agent_that_was_killed_can_be_started_again_at_once(
         assert group(killed.record.pid) == []
 
 
-async def test_started_before_the_registry(args: list[str], tmp_path: Path) -> None:
+async def test_an_agent_started_before_the_registry_registers_later(args: list[str], tmp_path: Path) -> None:
     async with agent(*args, state_dir=tmp_path) as worker:
         await auntil(lambda: worker.says("ready after"), 15)
         assert sum("waiting for vllama serve" in line for line in worker.lines) == 1
@@ -238,7 +238,7 @@ async def test_started_before_the_registry(args: list[str], tmp_path: Path) -> N
             await wait_for(Registry(redis, "default"), "w", WorkerState.READY, 3)
 
 
-async def test_the_registry_may_go_away_and_come_back_empty(
+async def test_a_worker_serves_without_registry_and_registers_in_an_empty_one(
     args: list[str], client: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     async with agent(*args, state_dir=tmp_path) as worker:
@@ -252,7 +252,7 @@ async def test_the_registry_may_go_away_and_come_back_empty(
         assert worker.says("the registry answers again")
 
 
-async def test_vllm_that_never_starts_is_one_line_and_a_code(
+async def test_a_vllm_that_never_starts_is_one_line_and_exit_code_1(
     args: list[str], registry: Registry, tmp_path: Path
 ) -> None:
     program = failing("ValueError: no kernel image for this GPU")
@@ -265,9 +265,7 @@ async def test_vllm_that_never_starts_is_one_line_and_a_code(
         assert await seen(registry, "w") is None
 
 
-async def test_a_restart_that_fails_is_tried_again_and_again(
-    registry: Registry, args: list[str], tmp_path: Path
-) -> None:
+async def test_a_failed_restart_is_retried(registry: Registry, args: list[str], tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     program = failing("ValueError: the disk is full", if_exists=broken)
     async with agent(*args, state_dir=tmp_path, program=program):
@@ -290,14 +288,14 @@ async def test_a_restart_that_fails_is_tried_again_and_again(
         ([], "either --model or --attach"),
     ],
 )
-async def test_what_cannot_work_is_one_line(extra: list[str], says: str, tmp_path: Path) -> None:
+async def test_impossible_options_are_one_line(extra: list[str], says: str, tmp_path: Path) -> None:
     async with agent(*extra, state_dir=tmp_path) as worker:
         assert await worker.exit_code() == 1
         (line,) = worker.lines
         assert says in line
 
 
-async def test_a_taken_port_is_one_line(args: list[str], port: int, tmp_path: Path) -> None:
+async def test_a_port_in_use_is_one_line(args: list[str], port: int, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", port)):
         async with agent(*args, state_dir=tmp_path) as worker:
             assert await worker.exit_code() == 1
@@ -305,7 +303,7 @@ async def test_a_taken_port_is_one_line(args: list[str], port: int, tmp_path: Pa
             assert f"port {port} on 127.0.0.1 is in use" in line
 
 
-async def test_no_program_to_run(args: list[str], tmp_path: Path) -> None:
+async def test_a_missing_vllm_program_is_reported(args: list[str], tmp_path: Path) -> None:
     async with agent(*args, state_dir=tmp_path, program=("/nowhere/vllm",)) as worker:
         assert await worker.exit_code() == 1
         assert worker.says("cannot run /nowhere/vllm: the program does not exist")
@@ -348,7 +346,7 @@ def foreign(port: int) -> Iterator[subprocess.Popen[bytes]]:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-async def test_attaching_to_a_vllm_that_is_not_ours(
+async def test_an_attached_vllm_is_announced_and_never_stopped(
     registry: Registry, foreign: subprocess.Popen[bytes], port: int, tmp_path: Path
 ) -> None:
     url = f"http://127.0.0.1:{port}"
@@ -368,13 +366,15 @@ async def test_attaching_to_a_vllm_that_is_not_ours(
     until(lambda: httpx.get(url + "/health", trust_env=False).status_code == 200)
 
 
-async def test_attaching_to_what_is_not_there_yet(registry: Registry, port: int, tmp_path: Path) -> None:
+async def test_an_attached_vllm_that_does_not_run_yet_is_noted(registry: Registry, port: int, tmp_path: Path) -> None:
     async with agent("--attach", f"http://127.0.0.1:{port}", "--name", "w", state_dir=tmp_path) as worker:
         await auntil(lambda: worker.says("refuses connections"), 10)
         await auntil(lambda: noted(registry, "refuses connections"), 5)
 
 
-async def test_a_supervisor_hears_through_its_pipe(registry: Registry, args: list[str], tmp_path: Path) -> None:
+async def test_a_supervisor_gets_states_and_models_through_the_pipe(
+    registry: Registry, args: list[str], tmp_path: Path
+) -> None:
     reading, writing = os.pipe()
     command = [sys.executable, "-m", "vllama_pool.router.cli.main", "worker", *args]
     settings = {"STATE_DIR": str(tmp_path), "VLLM": shlex.join(COMMAND), "STATUS_FD": str(writing)}

@@ -1,4 +1,4 @@
-"""A server process and its guardian: whatever is killed, nothing stays behind."""
+"""ServerProcess and its guardian with real processes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def ready(command: list[str], port: int, log: Path) -> ServerProcess:
     return run
 
 
-async def test_start_ready_stop(command: list[str], port: int, tmp_path: Path) -> None:
+async def test_a_server_is_started_ready_and_stopped(command: list[str], port: int, tmp_path: Path) -> None:
     run = await ready(command, port, tmp_path / "log")
     assert run.state is ProcessState.READY
     assert run.alive
@@ -84,7 +84,7 @@ async def test_a_server_that_ignores_sigterm_is_killed(command: list[str], port:
     assert group(run.pid) == []
 
 
-async def test_killing_the_server_takes_its_engine_along(command: list[str], port: int, tmp_path: Path) -> None:
+async def test_the_engine_of_a_killed_server_is_killed_too(command: list[str], port: int, tmp_path: Path) -> None:
     run = await ready(command, port, tmp_path / "log")
     os.kill(run.pid, signal.SIGKILL)
     assert str(await run.wait()) == "SIGKILL"
@@ -98,7 +98,7 @@ async def test_a_frozen_server_can_be_stopped(command: list[str], port: int, tmp
     assert group(run.pid) == []
 
 
-async def test_killing_the_guardian_leaves_nothing(command: list[str], port: int, tmp_path: Path) -> None:
+async def test_no_process_survives_a_killed_guardian(command: list[str], port: int, tmp_path: Path) -> None:
     run = await ready(command, port, tmp_path / "log")
     guardian_pid = psutil.Process(run.pid).ppid()
     assert guardian_pid != os.getpid()
@@ -107,7 +107,7 @@ async def test_killing_the_guardian_leaves_nothing(command: list[str], port: int
     assert group(run.pid) == []
 
 
-async def test_a_process_that_dies_at_start_says_why(port: int, tmp_path: Path) -> None:
+async def test_the_log_of_a_server_that_dies_at_start_has_its_error(port: int, tmp_path: Path) -> None:
     run = ServerProcess(failing("ValueError: no such model"), os.environ, tmp_path / "log")
     await run.start()
     async with http_client() as client:
@@ -117,7 +117,7 @@ async def test_a_process_that_dies_at_start_says_why(port: int, tmp_path: Path) 
     assert "ValueError: no such model" in tail(run.log)
 
 
-async def test_a_program_that_is_not_there(tmp_path: Path) -> None:
+async def test_a_missing_program_is_a_start_failure(tmp_path: Path) -> None:
     run = ServerProcess(["/nowhere/vllm", "serve"], {}, tmp_path / "log")
     with pytest.raises(StartFailed, match="/nowhere/vllm: No such file or directory"):
         await run.start()
@@ -140,9 +140,7 @@ asyncio.run(main())
 """
 
 
-async def test_a_start_that_is_cancelled_at_any_moment_leaves_nothing(
-    command: list[str], port: int, tmp_path: Path
-) -> None:
+async def test_no_process_survives_a_cancelled_start(command: list[str], port: int, tmp_path: Path) -> None:
     me = psutil.Process()
     before = set(me.children(recursive=True))
     for turns in range(0, 40, 4):
@@ -173,7 +171,7 @@ def owner(command: list[str], tmp_path: Path) -> Iterator[tuple[subprocess.Popen
     until(lambda: not group(pid), 10)
 
 
-def test_killing_the_owner_takes_the_whole_tree(owner: tuple[subprocess.Popen[str], int], port: int) -> None:
+def test_no_process_survives_a_killed_owner(owner: tuple[subprocess.Popen[str], int], port: int) -> None:
     process, pid = owner
     until(lambda: listening(port), 10)
     guardian_pid = psutil.Process(pid).ppid()
@@ -189,7 +187,7 @@ def listening(port: int) -> bool:
 
 
 @pytest.mark.parametrize("group", [0, 1, -1])
-def test_nobody_elses_processes_are_swept(group: int) -> None:
+def test_sweeping_a_foreign_group_is_an_error(group: int) -> None:
     with pytest.raises(ValueError, match="not a process group of this guardian"):
         guardian.sweep(group)
 
@@ -203,7 +201,7 @@ def test_a_sweep_spares_everything_outside_the_group() -> None:
         spared.kill()
 
 
-def test_logs_are_rotated(tmp_path: Path) -> None:
+def test_rotation_keeps_the_last_logs(tmp_path: Path) -> None:
     log = tmp_path / "logs" / "w.log"
     for number in range(8):
         rotate(log, keep=3)
@@ -212,7 +210,7 @@ def test_logs_are_rotated(tmp_path: Path) -> None:
     assert (log.read_text(), log.with_name("w.log.3").read_text()) == ("7", "4")
 
 
-def test_the_tail_of_a_log(tmp_path: Path) -> None:
+def test_the_tail_of_a_log_decodes_any_bytes(tmp_path: Path) -> None:
     log = tmp_path / "log"
     assert tail(log) == ""
     log.write_bytes(b"x" * 100 + b"\xff end")
