@@ -17,11 +17,10 @@ export PYTHONDONTWRITEBYTECODE =
 
 SETUP = $(PYTHON) -m deploy.local.setup
 PYTEST = .venv/bin/python -m pytest -p tests.support.kinds
-# These tests mostly wait for beats and time-outs, so run more of them at once than there are cores. Nine are fast; five
-# tolerate a busy machine.
-MANY = --dist worksteal -m "$(SMALL)"
-SMALL = not vllm and not load and not netns
-# Tests on real vLLM, those of one server in one process: a vLLM starts on one core while another answers.
+# Tests of small systems mostly wait for beats and time-outs, so more of them run at once than there are cores. Nine are
+# fast; five tolerate a busy machine.
+SMALL = --dist worksteal -m "not vllm and not load and not netns $(WITHOUT)"
+# Tests on a real vLLM, those of one server in one process: a vLLM starts on one core while another answers.
 BY_SERVER = -n 2 --dist loadgroup -m "vllm and not main_job or netns"
 # These measure what clients notice, so nothing runs beside them.
 ALONE = -m "main_job or load"
@@ -40,7 +39,7 @@ setup:
 ifeq ($(ARGS),)
 test: setup
 	@failed=0; \
-	$(PYTEST) -n 5 $(MANY) || failed=1; \
+	$(PYTEST) -n 5 $(SMALL) || failed=1; \
 	$(PYTEST) $(BY_SERVER) || failed=1; \
 	$(PYTEST) $(ALONE) || failed=1; \
 	exit $$failed
@@ -49,9 +48,10 @@ test: setup
 	@exec $(PYTEST) $(ARGS)
 endif
 
+quick: WITHOUT = and not clients and not system
 quick:
 	@$(SETUP) dev
-	@exec $(PYTEST) -n 9 --dist worksteal -m "$(SMALL) and not clients and not system" $(ARGS)
+	@exec $(PYTEST) -n 9 $(SMALL) $(ARGS)
 
 check:
 	@$(SETUP) dev
