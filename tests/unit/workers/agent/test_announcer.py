@@ -26,7 +26,7 @@ class FakeStore:
     tries: int = 0
     registrations: list[WorkerRecord] = field(default_factory=list)
     loads: list[LoadReport] = field(default_factory=list)
-    left: list[tuple[str, int]] = field(default_factory=list)
+    deregistered: list[tuple[str, int]] = field(default_factory=list)
 
     async def register(self, record: WorkerRecord, load: LoadReport) -> Registered | Fenced:
         self._check()
@@ -45,7 +45,7 @@ class FakeStore:
 
     async def deregister(self, worker_id: str, generation: int) -> bool:
         self._check()
-        self.left.append((worker_id, generation))
+        self.deregistered.append((worker_id, generation))
         return True
 
     def _check(self) -> None:
@@ -58,17 +58,17 @@ class FakeStore:
 class Case:
     store: FakeStore
     announcer: Announcer
-    said: list[str]
+    lines: list[str]
 
 
 @contextlib.asynccontextmanager
 async def running(interval: float = 0.05, **store: object) -> AsyncIterator[Case]:
-    said: list[str] = []
+    lines: list[str] = []
     fake = FakeStore(**store)  # type: ignore[arg-type]
-    announcer = Announcer(fake, said.append, interval=interval, rng=random.Random(1))
+    announcer = Announcer(fake, lines.append, interval=interval, rng=random.Random(1))
     task = asyncio.create_task(announcer.run())
     try:
-        yield Case(fake, announcer, said)
+        yield Case(fake, announcer, lines)
     finally:
         task.cancel()
         await asyncio.wait([task])
@@ -126,19 +126,19 @@ async def test_a_worker_registers_again_after_the_registry_was_flushed() -> None
         await auntil(lambda: len(case.store.loads) >= 2)
         case.store.registered = False
         await auntil(lambda: len(case.store.registrations) == 2)
-    assert case.said == []
+    assert case.lines == []
 
 
 async def test_an_unavailable_registry_is_reported_once_and_retried() -> None:
     async with running(away=True) as case:
         case.announcer.announce(RECORD, LoadReport())
-        await auntil(lambda: case.said)
+        await auntil(lambda: case.lines)
         await auntil(lambda: case.store.tries >= 4)
-        assert len(case.said) == 1
-        assert "no answer" in case.said[0]
+        assert len(case.lines) == 1
+        assert "no answer" in case.lines[0]
         case.store.away = False
         await auntil(lambda: case.store.registrations)
-        await auntil(lambda: len(case.said) == 2)
+        await auntil(lambda: len(case.lines) == 2)
 
 
 async def test_an_agent_with_a_newer_rival_is_fenced_off() -> None:
@@ -155,7 +155,7 @@ async def test_deregistering_sends_id_and_generation() -> None:
         case.announcer.announce(RECORD, LoadReport())
         await auntil(lambda: case.store.loads)
     await case.announcer.deregister()
-    assert case.store.left == [("w", 7)]
+    assert case.store.deregistered == [("w", 7)]
     case.store.away = True
     with pytest.raises(RegistryUnavailable):
         await case.announcer.deregister()
@@ -165,4 +165,4 @@ async def test_deregistering_without_a_record_sends_nothing() -> None:
     async with running() as case:
         pass
     await case.announcer.deregister()
-    assert case.store.left == []
+    assert case.store.deregistered == []

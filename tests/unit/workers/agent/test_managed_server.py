@@ -232,9 +232,10 @@ async def test_a_server_without_an_answer_for_two_minutes_is_killed_and_restarte
 
 async def test_a_dead_engine_is_reported_at_once_and_its_reason_read_from_the_log(scene: Scene) -> None:
     scene.log_text = "OutOfMemoryError: CUDA out of memory.\n"
-    scene.process(200, 503, ExitStatus(1))
+    dead = scene.process(200, 503, ExitStatus(1))
     scene.process(200)
     await serve_to_the_end(scene.server())
+    assert dead.exit == ExitStatus(1), "vLLM gets time to exit by itself"
     assert [note.partition("; its log")[0] for _, note in scene.changes] == [
         "vLLM says that its engine has died",
         "vLLM died (its engine died: OutOfMemoryError: CUDA out of memory.): restarting in 1 s",
