@@ -94,10 +94,10 @@ def _collect_api_keys(value: Any) -> Any:
         if isinstance(source, ApiKey):
             keys.append(source)
             continue
-        found = parse_keys(_read_file(source))
-        if not found:
+        parsed = parse_keys(_read_file(source))
+        if not parsed:
             raise ValueError("contains no key; write NAME:SHA256, or leave it unset")
-        keys += found
+        keys += parsed
     return tuple(keys)
 
 

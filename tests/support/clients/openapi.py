@@ -64,7 +64,7 @@ def _operation(path: str, method: str, body: GoType | None) -> Schema:
             "default": {"description": "an error", "content": {"application/json": {"schema": _ERROR}}},
         },
     }
-    names = [found[1] for found in _PARAMETER.finditer(path)]
+    names = [match[1] for match in _PARAMETER.finditer(path)]
     if names:
         operation["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}

@@ -77,9 +77,9 @@ class SlowFleet:
     async def _total(self, pattern: str) -> int:
         async with httpx.AsyncClient(trust_env=False) as http:
             page = (await http.get(f"{self.worker}/metrics")).text
-        found = re.findall(pattern, page, re.MULTILINE)
-        assert found, f"no {pattern}"
-        return sum(int(float(value)) for value in found)
+        values = re.findall(pattern, page, re.MULTILINE)
+        assert values, f"no {pattern}"
+        return sum(int(float(value)) for value in values)
 
 
 @pytest.fixture(scope="session")

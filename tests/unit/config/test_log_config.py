@@ -10,9 +10,9 @@ from vllama_pool.config.log_config import JsonFormatter, Level, log_config
 
 
 def record(message: str, *args: object, **extra: object) -> logging.LogRecord:
-    made = logging.LogRecord("vllama_pool.router.app", logging.WARNING, "app.py", 1, message, args, None)
-    made.__dict__.update(extra)
-    return made
+    log_record = logging.LogRecord("vllama_pool.router.app", logging.WARNING, "app.py", 1, message, args, None)
+    log_record.__dict__.update(extra)
+    return log_record
 
 
 def test_a_log_line_is_one_json_object_with_time_level_logger_and_message() -> None:

@@ -209,11 +209,11 @@ def test_missing_parts_of_a_name_get_their_defaults(name: Name, form: str, tagge
     text = form.format(host=name.host, namespace=name.namespace, model=name.model) + (f":{name.tag}" if tagged else "")
     host = name.host if "{host}" in form else "registry.ollama.ai"
     namespace = name.namespace if "{namespace}" in form else "library"
-    wanted = Name(host, namespace, name.model, name.tag if tagged else "latest")
-    assert parse(text) == wanted
-    assert parse(f"  {text}\n") == wanted
+    expected = Name(host, namespace, name.model, name.tag if tagged else "latest")
+    assert parse(text) == expected
+    assert parse(f"  {text}\n") == expected
     if "{host}" in form and "://" not in name.host:
-        assert parse(f"https://{text}") == wanted
+        assert parse(f"https://{text}") == expected
 
 
 @pytest.mark.rule(169)

@@ -9,13 +9,13 @@ from vllama_pool.config.settings import RouterSettings
 from vllama_pool.config.startup_checks import listen_problem, startup_problem
 
 
-def settings(**given: Any) -> RouterSettings:
+def settings(**values: Any) -> RouterSettings:
     """Return settings with defaults, whatever the environment holds."""
-    return RouterSettings.model_construct(**given)
+    return RouterSettings.model_construct(**values)
 
 
 @pytest.mark.parametrize(
-    ("given", "starts"),
+    ("values", "starts"),
     [
         ({"host": "127.0.0.1"}, True),
         ({"host": "::1"}, True),
@@ -28,11 +28,11 @@ def settings(**given: Any) -> RouterSettings:
         ({"host": "0.0.0.0", "api_keys": (ApiKey("anna", digest("annas-key")),)}, True),
     ],
 )
-def test_a_public_address_needs_keys_or_allow_anonymous(given: dict[str, Any], starts: bool) -> None:
-    problem = listen_problem(settings(**given))
+def test_a_public_address_needs_keys_or_allow_anonymous(values: dict[str, Any], starts: bool) -> None:
+    problem = listen_problem(settings(**values))
     assert (problem is None) is starts
     if problem:
-        for cure in (given["host"], "VLLAMA_API_KEYS", "--allow-anonymous", "127.0.0.1"):
+        for cure in (values["host"], "VLLAMA_API_KEYS", "--allow-anonymous", "127.0.0.1"):
             assert cure in problem
         assert "\n" not in problem
 

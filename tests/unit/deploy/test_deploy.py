@@ -99,8 +99,8 @@ def test_dockerfiles_start_existing_commands(path: Path) -> None:
     text = path.read_text()
     words: list[str] = []
     for kind in ("ENTRYPOINT", "CMD"):
-        found = re.findall(rf"^{kind} \[(.*)\]$", text, re.MULTILINE)
-        words += [word.strip().strip('"') for word in found[-1].split(",")] if found else []
+        arrays = re.findall(rf"^{kind} \[(.*)\]$", text, re.MULTILINE)
+        words += [word.strip().strip('"') for word in arrays[-1].split(",")] if arrays else []
     assert Path(words[0]).name == "vllama"
     check_command(words[1:])
 
