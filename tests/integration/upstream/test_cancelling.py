@@ -62,7 +62,7 @@ async def test_cancelling_an_exchange_closes_the_workers_connection(client: Clie
             await asyncio.sleep(0)
         await cancel(task)
         assert task.cancelled()
-        await auntil(lambda: server.gone == 1, 1)
+        await auntil(lambda: server.closed_by_client == 1, 1)
         if isinstance(client, UpstreamClient):
             await auntil(lambda: connections(client).open == 0, 1)
 
@@ -75,7 +75,7 @@ async def test_cancelling_while_the_request_is_written_closes_the_connection(cli
         await cancel(task)
         assert task.cancelled()
         go.set()
-        await auntil(lambda: server.gone == 1)
+        await auntil(lambda: server.closed_by_client == 1)
 
 
 async def test_cancelling_a_tls_handshake_closes_the_connection(
@@ -86,7 +86,7 @@ async def test_cancelling_a_tls_handshake_closes_the_connection(
         task = asyncio.create_task(pulled(ours, Endpoint("localhost", server.port, "", client_tls)))
         await auntil(lambda: server.peers)
         await cancel(task)
-        await auntil(lambda: server.gone == 1, 1)
+        await auntil(lambda: server.closed_by_client == 1, 1)
         assert repr(ours) == "<UpstreamClient 0 idle, 0 in use, 0 connecting>"
 
 
@@ -125,7 +125,7 @@ async def test_cancelling_after_any_number_of_loop_turns_leaks_no_connection(
         assert turns > 20
         assert task.result() == BODY
         await client.aclose()
-        await auntil(lambda: all(peer.left.is_set() for peer in server.peers), 1)
+        await auntil(lambda: all(peer.client_closed.is_set() for peer in server.peers), 1)
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
@@ -153,7 +153,7 @@ async def test_closing_the_client_after_any_number_of_loop_turns_closes_every_co
                 break
         assert turns > 20
         await client.aclose()
-        await auntil(lambda: all(peer.left.is_set() for peer in server.peers), 1)
+        await auntil(lambda: all(peer.client_closed.is_set() for peer in server.peers), 1)
 
 
 @pytest.mark.load

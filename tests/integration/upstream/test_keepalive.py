@@ -136,7 +136,7 @@ async def test_bytes_after_a_response_close_the_connection(ours: UpstreamClient,
     tail = [ANSWER + more] if at_once else [apart(ANSWER, more)]
     async with ScriptedServer([request, *tail, hold]) as server:
         assert await read_all(await send(ours, server.endpoint)) == b"ok"
-        await auntil(lambda: server.gone == 1 and connections(ours).open == 0)
+        await auntil(lambda: server.closed_by_client == 1 and connections(ours).open == 0)
         assert await read_all(await send(ours, server.endpoint)) == b"ok"
 
 
@@ -145,7 +145,7 @@ async def test_idle_connections_expire() -> None:
     async with ScriptedServer([request, ANSWER, hold]) as server:
         await asyncio.gather(*[send(client, server.endpoint) for _ in range(4)])
         assert connections(client).idle == 4
-        await auntil(lambda: server.gone == 4)
+        await auntil(lambda: server.closed_by_client == 4)
         assert repr(client) == "<UpstreamClient 0 idle, 0 in use, 0 connecting>"
     await client.aclose()
 
@@ -161,7 +161,7 @@ async def test_each_idle_connection_expires_at_its_own_time() -> None:
         await read_all(await late)
         assert connections(client).idle == 2
         await auntil(lambda: connections(client).idle == 1)
-        await auntil(lambda: server.gone == 2)
+        await auntil(lambda: server.closed_by_client == 2)
     await client.aclose()
 
 
@@ -196,7 +196,7 @@ async def test_a_connection_in_use_does_not_expire() -> None:
     async with ScriptedServer([request, ANSWER[:-2], wait, ANSWER[-2:], hold], [request, ANSWER, hold]) as server:
         busy = await send(client, server.endpoint)
         await read_all(await send(client, server.endpoint))
-        await auntil(lambda: server.gone == 1)  # the idle one expired
+        await auntil(lambda: server.closed_by_client == 1)  # the idle one expired
         go.set()
         assert await read_all(busy) == b"ok"
     await client.aclose()
@@ -217,7 +217,7 @@ async def test_aclose_fails_requests_in_progress_with_connection_lost(ours: Upst
             await reading
         (await waiting).close()
         assert connections(ours).open == 0
-        await auntil(lambda: server.gone == 3)
+        await auntil(lambda: server.closed_by_client == 3)
 
 
 @asynccontextmanager

@@ -149,7 +149,7 @@ async def test_close_in_mid_stream_closes_the_workers_connection(client: Client)
         response.attach(sink)
         await auntil(lambda: sink.body == b"a")
         response.close()
-        await auntil(lambda: server.gone == 1)
+        await auntil(lambda: server.closed_by_client == 1)
         assert not sink.ended.done()
 
 
@@ -209,7 +209,7 @@ async def test_a_sink_that_raises_loses_its_connection_and_is_reported(ours: Ups
         go.set()
         assert isinstance(await asyncio.wait_for(sink.ended, 5), ConnectionLost)
         assert isinstance(reported[0]["exception"], ZeroDivisionError)
-        await auntil(lambda: server.gone == 1 and connections(ours).open == 0)
+        await auntil(lambda: server.closed_by_client == 1 and connections(ours).open == 0)
 
 
 @pytest.mark.parametrize("early", [False, True], ids=["complete", "closed early"])
@@ -283,7 +283,7 @@ async def test_a_sink_may_pause_the_response_from_its_callback(client: Client) -
         sink.response.resume()
         await auntil(lambda: len(sink.body) > received)
         sink.response.close()
-        await auntil(server.peers[0].left.is_set)
+        await auntil(server.peers[0].client_closed.is_set)
 
 
 async def test_an_unread_body_is_buffered_up_to_the_high_water_mark(ours: UpstreamClient) -> None:

@@ -158,7 +158,7 @@ async def test_a_connection_with_an_unfinished_request_is_not_reused(ours: Upstr
     """Ours only: the oracle writes the rest of the request first."""
     async with ScriptedServer([request_head, TOO_LARGE, hold], [request, TOO_LARGE, hold]) as server:
         await read_all(await send(ours, server.endpoint, "POST", body=BIG))
-        await asyncio.wait_for(server.peers[0].left.wait(), 5)
+        await asyncio.wait_for(server.peers[0].client_closed.wait(), 5)
         assert await read_all(await send(ours, server.endpoint)) == b"no"
         assert len(server.peers) == 2
 
@@ -218,7 +218,7 @@ async def test_a_malformed_head_raises_malformed_response(client: Client, data: 
     async with ScriptedServer([request, data, hold]) as server:
         with pytest.raises(MalformedResponse):
             await send(client, server.endpoint)
-        await asyncio.wait_for(server.peers[0].left.wait(), 5)
+        await asyncio.wait_for(server.peers[0].client_closed.wait(), 5)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ async def test_an_ambiguous_or_oversized_head_raises_malformed_response(ours: Up
     async with ScriptedServer([request, data, hold]) as server:
         with pytest.raises(MalformedResponse):
             await send(ours, server.endpoint)
-        await asyncio.wait_for(server.peers[0].left.wait(), 5)
+        await asyncio.wait_for(server.peers[0].client_closed.wait(), 5)
 
 
 async def test_a_malformed_chunk_raises_after_the_bytes_before_it(client: Client) -> None:
@@ -249,7 +249,7 @@ async def test_a_malformed_chunk_raises_after_the_bytes_before_it(client: Client
         with pytest.raises(MalformedResponse):
             await response.read()
         response.close()
-        await asyncio.wait_for(server.peers[0].left.wait(), 5)
+        await asyncio.wait_for(server.peers[0].client_closed.wait(), 5)
 
 
 async def test_a_failed_response_raises_again_at_each_read(ours: UpstreamClient) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.fleet.agents import agent, group, seen, wait_for, wait_gone
+from tests.support.fleet.agents import agent, group, registered, wait_for, wait_gone
 from tests.support.ports import free_ports
 from tests.support.registry.valkey import running_valkey
 from tests.support.until import auntil, until
@@ -92,7 +92,7 @@ async def test_running_requests_and_token_rate_are_reported(
         task = asyncio.create_task(stream(client, found.record.url, 150))
 
         async def busy() -> bool:
-            now = await seen(registry, "w")
+            now = await registered(registry, "w")
             return now is not None and now.load.running == 1 and now.load.tokens_per_second > 10
 
         await auntil(busy, 10, "the running request to be reported")
@@ -172,7 +172,7 @@ async def test_a_second_signal_stops_the_agent_at_once(
         worker.signal(signal.SIGINT)
         assert await worker.exit_code(5) == 0
         assert group(found.record.pid) == []
-        assert await seen(registry, "w") is None
+        assert await registered(registry, "w") is None
         with pytest.raises(httpx.TransportError):
             await endless
 
@@ -199,7 +199,7 @@ async def test_a_loading_worker_is_stopped_and_deregistered(
         assert found.record.models == ()
         worker.signal(signal.SIGTERM)
         assert await worker.exit_code(5) == 0
-        assert await seen(registry, "w") is None
+        assert await registered(registry, "w") is None
 
 
 async def test_the_vllm_of_a_killed_agent_is_killed_too(registry: Registry, args: list[str], tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ async def test_an_agent_that_was_killed_can_be_started_again_at_once(
     async with agent(*args, state_dir=tmp_path):
 
         async def replaced() -> bool:
-            found = await seen(registry, "w")
+            found = await registered(registry, "w")
             return (
                 found is not None
                 and found.load.state is WorkerState.READY
@@ -262,7 +262,7 @@ async def test_a_vllm_that_never_starts_is_one_line_and_exit_code_1(
         assert "did not start: exit code 1: ValueError: no kernel image for this GPU" in line
         assert str(tmp_path / "logs" / "w.log") in line
         assert not any("Traceback" in line for line in worker.lines)
-        assert await seen(registry, "w") is None
+        assert await registered(registry, "w") is None
 
 
 async def test_a_failed_restart_is_retried(registry: Registry, args: list[str], tmp_path: Path) -> None:
@@ -361,7 +361,7 @@ async def test_an_attached_vllm_is_announced_and_never_stopped(
         await wait_for(registry, "w", WorkerState.READY, 8)
         worker.signal(signal.SIGTERM)
         assert await worker.exit_code(5) == 0
-        assert await seen(registry, "w") is None
+        assert await registered(registry, "w") is None
     assert foreign.poll() is None
     until(lambda: httpx.get(url + "/health", trust_env=False).status_code == 200)
 
@@ -394,13 +394,13 @@ async def test_a_supervisor_gets_states_and_models_through_the_pipe(
 
 
 async def noted(registry: Registry, words: str) -> bool:
-    found = await seen(registry, "w")
+    found = await registered(registry, "w")
     return found is not None and words in found.load.note
 
 
 async def wait_running(registry: Registry, count: int) -> None:
     async def running() -> bool:
-        found = await seen(registry, "w")
+        found = await registered(registry, "w")
         return found is not None and found.load.running == count
 
     await auntil(running, 10, f"{count} running requests")

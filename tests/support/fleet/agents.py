@@ -83,14 +83,14 @@ async def _read(stream: asyncio.StreamReader | None, lines: list[str]) -> None:
 
 
 @dataclass
-class Seen:
+class RegistryEntry:
     """A worker in the registry."""
 
     record: WorkerRecord
     load: LoadReport
 
 
-async def seen(registry: Registry, worker_id: str, secret: bytes | None = None) -> Seen | None:
+async def registered(registry: Registry, worker_id: str, secret: bytes | None = None) -> RegistryEntry | None:
     snapshot = await registry.snapshot()
     if not snapshot.records or worker_id not in snapshot.records or worker_id not in snapshot.beats:
         return None
@@ -98,7 +98,7 @@ async def seen(registry: Registry, worker_id: str, secret: bytes | None = None) 
     record = verify_record(
         envelope, worker_id=worker_id, fleet=registry.fleet, secret=secret, allow_unsigned=secret is None
     )
-    return Seen(record, snapshot.beats[worker_id].load)
+    return RegistryEntry(record, snapshot.beats[worker_id].load)
 
 
 async def wait_for(
@@ -109,22 +109,22 @@ async def wait_for(
     *,
     restarts: int | None = None,
     secret: bytes | None = None,
-) -> Seen:
+) -> RegistryEntry:
     """Wait until the worker is in this state, and was restarted this often if given."""
 
-    async def look() -> Seen | None:
-        found = await seen(registry, worker_id, secret)
+    async def check() -> RegistryEntry | None:
+        found = await registered(registry, worker_id, secret)
         if found is None or found.load.state is not state or restarts not in (None, found.load.restarts):
             return None
         return found
 
-    found = await auntil(look, timeout, f"{worker_id} to be {state}", interval=INTERVAL)
+    found = await auntil(check, timeout, f"{worker_id} to be {state}", interval=INTERVAL)
     assert found is not None
     return found
 
 
 async def wait_gone(registry: Registry, worker_id: str, timeout: float = 15.0) -> None:
-    async def look() -> bool:
-        return await seen(registry, worker_id) is None
+    async def check() -> bool:
+        return await registered(registry, worker_id) is None
 
-    await auntil(look, timeout, f"{worker_id} to leave", interval=INTERVAL)
+    await auntil(check, timeout, f"{worker_id} to leave", interval=INTERVAL)

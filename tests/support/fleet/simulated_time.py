@@ -51,7 +51,7 @@ class Request:
     done: Callable[[Request], None] = lambda request: None
 
 
-class Engine:
+class QueueModel:
     """Queueing model of an engine: `slots` requests share the throughput, the others wait in order."""
 
     def __init__(self, fleet: Fleet, throughput: Throughput, slots: int) -> None:
@@ -170,7 +170,7 @@ class Fleet:
         self._latencies: list[float] = []
         self._age = age
         self._reports_speed = reports_speed
-        self.engines = [Engine(self, throughput, slots) for throughput in engines]
+        self.engines = [QueueModel(self, throughput, slots) for throughput in engines]
         model = ModelInfo(name="m")
         found = {}
         for index in range(len(engines)):

@@ -32,7 +32,7 @@ class Peer:
     writer: asyncio.StreamWriter
     server: ScriptedServer
     sent: int = 0
-    left: asyncio.Event = field(default_factory=asyncio.Event)
+    client_closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def send(self, data: bytes) -> None:
         if self.writer.transport.is_closing():
@@ -63,7 +63,7 @@ async def hold(peer: Peer) -> None:
     with contextlib.suppress(ConnectionError):
         while await peer.reader.read(65536):
             pass
-    peer.left.set()
+    peer.client_closed.set()
 
 
 async def reset(peer: Peer) -> None:
@@ -160,9 +160,9 @@ class ScriptedServer:
         return Endpoint(self._host, self.port)
 
     @property
-    def gone(self) -> int:
+    def closed_by_client(self) -> int:
         """Number of connections that the client has closed."""
-        return sum(peer.left.is_set() for peer in self.peers)
+        return sum(peer.client_closed.is_set() for peer in self.peers)
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # Its own task, because StreamReader's callback logs every cancelled handler as an error.
@@ -182,7 +182,7 @@ class ScriptedServer:
             with contextlib.suppress(ConnectionError, ssl.SSLError):
                 await peer.writer.wait_closed()
         except (ConnectionError, asyncio.IncompleteReadError):
-            peer.left.set()
+            peer.client_closed.set()
         finally:
             peer.writer.transport.abort()
 
