@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SignaturePolicy:
-    """Which registry entries are accepted, workers' records included."""
+    """Rules for accepting registry entries, including workers' records."""
 
     fleet: str
     secret: bytes | None

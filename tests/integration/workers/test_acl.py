@@ -75,7 +75,7 @@ async def shared(tmp_path: Path) -> AsyncIterator[Shared]:
         await admin.aclose()
 
 
-async def test_they_are_enough(shared: Shared) -> None:
+async def test_the_documented_permissions_suffice(shared: Shared) -> None:
     await shared.allow(rules())
     await shared.run_a_fleet()
 

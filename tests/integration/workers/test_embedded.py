@@ -68,7 +68,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-async def test_it_answers_on_a_socket_that_only_this_user_can_reach(tmp_path: Path) -> None:
+async def test_the_registry_listens_on_a_private_socket(tmp_path: Path) -> None:
     async with running_valkey(tmp_path) as valkey:
         assert valkey.is_alive
         assert valkey.address == embedded.address(tmp_path) == str(socket_path(tmp_path))
@@ -90,13 +90,13 @@ async def test_nothing_is_kept_over_a_stop(tmp_path: Path) -> None:
             await redis.set("x", "1")
 
 
-async def test_it_can_listen_on_a_port_of_loopback_too(tmp_path: Path) -> None:
+async def test_the_registry_also_listens_on_loopback(tmp_path: Path) -> None:
     port = free_ports()
     async with running_valkey(tmp_path, port=port):
         await wait_ready(f"redis://127.0.0.1:{port}", 5)
 
 
-async def test_it_is_started_again_when_it_crashes(tmp_path: Path) -> None:
+async def test_a_crashed_registry_is_restarted(tmp_path: Path) -> None:
     async with running_valkey(tmp_path) as valkey:
         for crash in (1, 2):
             pid = valkey.pid
@@ -121,7 +121,7 @@ async def test_stopping_it_between_a_crash_and_the_next_start_leaves_nothing(tmp
         await wait_ready(valkey.address, 0.2)
 
 
-async def test_one_that_cannot_start_says_so_with_the_last_words_of_its_log(tmp_path: Path) -> None:
+async def test_a_failed_start_quotes_the_end_of_the_log(tmp_path: Path) -> None:
     async with running_valkey(tmp_path / "one", port=free_ports()) as first:
         assert first.is_alive
         port = first._port
@@ -134,14 +134,14 @@ async def test_one_that_cannot_start_says_so_with_the_last_words_of_its_log(tmp_
             await second.stop()
 
 
-async def test_ctrl_c_in_the_terminal_does_not_reach_it(tmp_path: Path) -> None:
+async def test_ctrl_c_does_not_reach_the_registry(tmp_path: Path) -> None:
     async with running_valkey(tmp_path) as valkey:
         assert valkey.pid is not None
         assert os.getpgid(valkey.pid) == valkey.pid != os.getpgid(0)
 
 
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM])
-def test_it_dies_with_its_parent(kind: signal.Signals, tmp_path: Path) -> None:
+def test_the_registry_dies_with_its_parent(kind: signal.Signals, tmp_path: Path) -> None:
     parent, valkey = start_parent(tmp_path)
     try:
         assert not ended(valkey)
@@ -179,7 +179,7 @@ def test_there_is_one_owner_at_a_time(tmp_path: Path) -> None:
     again.release()
 
 
-async def test_it_runs_in_a_deep_state_directory(tmp_path: Path) -> None:
+async def test_the_registry_runs_in_a_deep_state_directory(tmp_path: Path) -> None:
     async with running_valkey(tmp_path / ("d" * 60) / ("e" * 60)) as valkey:
         await wait_ready(valkey.address, 5)
         assert not Path(valkey.address).is_relative_to(tmp_path)

@@ -81,7 +81,7 @@ async def test_tokenize_detokenize_and_the_answers_ids_agree(client: httpx.Async
         assert text == answer["choices"][0]["message"]["content"]
 
 
-async def test_it_says_what_it_is(client: httpx.AsyncClient) -> None:
+async def test_a_simulated_worker_identifies_itself(client: httpx.AsyncClient) -> None:
     async with workers() as (worker,):
         version = await client.get(worker.url + "/version")
         assert version.json() == {"version": "0.32.0+simulated"}
@@ -127,7 +127,7 @@ async def test_a_client_that_leaves_frees_its_slot_at_once(client: httpx.AsyncCl
         assert worker.tokens < 100
 
 
-async def test_a_whole_answers_client_that_leaves_counts_too(client: httpx.AsyncClient) -> None:
+async def test_a_disconnect_without_streaming_counts_as_aborted(client: httpx.AsyncClient) -> None:
     async with workers(SLOW) as (worker,):
         with pytest.raises(httpx.ReadTimeout):
             await client.post(worker.url + CHAT, json=HI, timeout=0.2)
@@ -393,7 +393,7 @@ async def test_every_byte_by_itself() -> None:
 
 
 async def test_admission_refuses_plainly_or_inside_the_stream(client: httpx.AsyncClient) -> None:
-    """Of requests that arrive together all are let in, and those too many get the error in their 200."""
+    """Requests that arrive together are all accepted; the excess ones get the error inside their 200."""
     async with workers(dataclasses.replace(SLOW, max_num_queued_reqs=2)) as (worker,):
         asked = {**STREAM, "max_tokens": 10, "ignore_eos": True}
         together = [asyncio.create_task(client.post(worker.url + CHAT, json=asked)) for _ in range(4)]

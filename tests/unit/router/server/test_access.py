@@ -156,7 +156,7 @@ def test_an_allowed_origin_passes_and_its_response_gets_cors_headers() -> None:
 
 @pytest.mark.rule(165, 181)
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
-def test_other_origins_get_an_empty_403(method: str) -> None:
+def test_unlisted_origins_get_an_empty_403(method: str) -> None:
     assert LOOPBACK.decide(replace(CHAT, origin="https://evil.com", method=method)) == EarlyResponse(403)
 
 

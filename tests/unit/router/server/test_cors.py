@@ -45,7 +45,7 @@ def test_local_and_desktop_app_origins_are_allowed(origin: str) -> None:
         "",
     ],
 )
-def test_other_origins_are_not_allowed(origin: str) -> None:
+def test_unlisted_origins_are_not_allowed(origin: str) -> None:
     assert not Origins().allows(origin)
 
 

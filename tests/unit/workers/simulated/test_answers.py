@@ -1,4 +1,4 @@
-"""What is answered."""
+"""The content of simulated answers."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_cut_answer_goes_on_behind_an_empty_thought() -> None:
     assert rest.token(0) == whole.token(3)
 
 
-def test_what_is_no_beginning_of_the_answer_is_followed_by_counting() -> None:
+def test_an_unrelated_prefix_is_continued_by_counting() -> None:
     other = answer([*chat("Hi"), *v.encode("Something else")], AnswerPlan())
     assert text(other, Kind.CONTENT).startswith(" one two")
 

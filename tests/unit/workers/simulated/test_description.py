@@ -1,4 +1,4 @@
-"""What a simulated worker's model is said to be."""
+"""The description of a simulated worker's model."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def test_a_model_without_files_is_described_as_what_it_is() -> None:
     assert info.size == 4 * info.parameter_count > 0
 
 
-def test_it_is_larger_with_longer_vectors() -> None:
+def test_a_model_with_longer_vectors_is_larger() -> None:
     wide = described("m", "--dimensions", "128")
     assert (wide.embedding_length, wide.parameter_count) == (128, 2 * described("m").parameter_count)
 
 
-def test_a_models_own_files_are_believed(tmp_path: Path) -> None:
+def test_model_files_override_the_description(tmp_path: Path) -> None:
     info = described(str(write_model(tmp_path / "m")))
     assert (info.architecture, info.embedding_length, info.parameter_count) == ("llama", 64, 2112)

@@ -70,7 +70,7 @@ def test_a_cut_keeps_the_first_tokens_of_the_text_between_those_two() -> None:
     assert asked(input="one two", truncate_prompt_tokens=1)["usage"]["prompt_tokens"] == 1
 
 
-def test_what_vllm_refuses_is_refused_in_its_words() -> None:
+def test_invalid_input_is_refused_with_vllms_text() -> None:
     assert "contains at least 17 input tokens" in refusal(input=["one", "one two three " * 8])
     assert refusal(input="x", truncate_prompt_tokens=17).startswith("truncate_prompt_tokens value is greater than")
     assert refusal(input="x", truncate_prompt_tokens=0) == "The decoder prompt cannot be empty"

@@ -131,7 +131,7 @@ def test_a_paused_engine_reports_the_waiting_requests_of_its_last_step() -> None
     assert under_test.last_waiting == 2
 
 
-def test_what_runs_fills_the_cache() -> None:
+def test_running_sequences_fill_the_cache() -> None:
     under_test, _ = engine(2)
     for _ in range(3):
         under_test.submit(Counted(9, prompt_tokens=10), 0.0)

@@ -1,4 +1,4 @@
-"""Which request a fault hits."""
+"""Matching of faults to requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_without_a_count_it_hits_for_ever() -> None:
     assert all(faults.next_for(CHAT, b"") for _ in range(10))
 
 
-def test_the_first_that_fits_is_taken() -> None:
+def test_the_first_matching_fault_applies() -> None:
     once, always = Status(status=500, count=1), Cut()
     faults = FaultPlan([once, always])
     assert [faults.next_for(CHAT, b"") for _ in range(3)] == [once, always, always]
@@ -54,6 +54,6 @@ def test_faults_come_as_json() -> None:
 
 
 @pytest.mark.parametrize("text", ['{"kind": "explode"}', '{"kind": "cut", "after": 5}', "[1]", "{"])
-def test_what_is_no_fault_is_refused(text: str) -> None:
+def test_an_invalid_fault_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse(text)

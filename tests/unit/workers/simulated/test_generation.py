@@ -1,4 +1,4 @@
-"""Where a sequence ends."""
+"""The end of a sequence."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ WORDS = st.lists(st.sampled_from(["a", "b", "ab", "ba", "aab", " "]), min_size=1
 
 @given(WORDS, st.lists(st.sampled_from(["ab", "ba ", "aaa", "b b"]), min_size=1, max_size=3))
 def test_the_filter_finds_the_first_stop_string_however_the_text_is_cut(pieces: list[str], stop: list[str]) -> None:
-    """What is shown is the text up to the first stop string, and nothing of one is ever shown before."""
+    """The output ends before the first stop string, and never contains the beginning of one."""
     finder = StopFilter(stop, include=False)
     shown, reason = "", None
     for piece in pieces:

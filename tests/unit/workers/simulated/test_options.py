@@ -22,7 +22,7 @@ def test_the_models_own_name_is_served_where_no_other_is_given() -> None:
     assert parse_arguments(["--model", "x"], {})[0].names == ("x",)
 
 
-def test_other_flags_of_vllm_are_ignored_and_told() -> None:
+def test_unsupported_flags_are_ignored_and_reported() -> None:
     argv = ["m", "--dtype", "auto", "--enforce-eager", "--gpu-memory-utilization", "0.3", "-tp", "2"]
     options, ignored = parse_arguments(argv, {})
     assert options.model == "m"

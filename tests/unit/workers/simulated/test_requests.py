@@ -123,7 +123,7 @@ def test_unknown_fields_are_ignored() -> None:
     assert parse_chat(json.dumps({**HI, "num_ctx": 5, "options": {}}).encode(), "application/json; charset=utf-8")
 
 
-def test_other_routes() -> None:
+def test_invalid_completions_embeddings_and_tokens_are_refused() -> None:
     empty = "Either prompt or prompt_embeds must be provided and non-empty. (parameter=prompt)"
     assert refused({}, parse_completion).message == empty
     assert refused({"prompt": []}, parse_completion).message == "You must pass at least one prompt"

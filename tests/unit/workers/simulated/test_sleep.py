@@ -35,7 +35,7 @@ def test_an_engine_is_awake_once_all_memory_is_restored() -> None:
 
 
 @pytest.mark.parametrize("tags", [["scheduling"], ["nonsense"], ["weights", "nonsense"]])
-def test_other_tags_leave_an_engine_asleep(tags: list[str]) -> None:
+def test_a_wake_up_with_other_tags_leaves_the_engine_asleep(tags: list[str]) -> None:
     state = SleepState()
     state.sleep(2)
     assert not state.wake_up(tags)

@@ -17,7 +17,7 @@ def test_every_text_comes_back(text: str) -> None:
 
 
 @given(TEXT)
-def test_what_the_tokens_add_makes_the_text(text: str) -> None:
+def test_token_texts_join_to_the_text(text: str) -> None:
     tokens = v.encode(text)
     pieces = v.texts(tokens)
     assert len(pieces) == len(tokens)
