@@ -36,6 +36,9 @@ MAX_RESTORED = 128
 WARN_EVERY = 60
 """Seconds. Two routers with different secrets overwrite each other's entries in turn."""
 
+SAVE_RETRY = 10.0
+"""Seconds from a failed save to the next."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -89,6 +92,7 @@ class ModelSync:
         self._warned_at = -math.inf
         self._logged_shadowed: set[str] = set()
         self._unsaved = False
+        self._save_after = -math.inf
 
     def load(self) -> None:
         """Merge the file's models. Call it once, first."""
@@ -174,7 +178,7 @@ class ModelSync:
             except RegistryUnavailable:
                 self._version = ""  # the next poll continues
                 raise
-        if self._unsaved:
+        if self._unsaved and self._clock() >= self._save_after:
             await self._save()
         self._log_shadowed()
 
@@ -248,8 +252,8 @@ class ModelSync:
 
     async def _save(self) -> None:
         self._unsaved = False
-        if self._file is not None:
-            await asyncio.to_thread(self._file.save, list(self.store.all.values()))
+        if self._file is not None and not await asyncio.to_thread(self._file.save, list(self.store.all.values())):
+            self._unsaved, self._save_after = True, self._clock() + SAVE_RETRY
 
     def _log_shadowed(self) -> None:
         shadowed = set(self._shadowed())

@@ -18,7 +18,7 @@ from vllama_pool.router.virtual_models.model_signer import SignaturePolicy
 from vllama_pool.router.virtual_models.quota import MAX_MODELS
 from vllama_pool.router.virtual_models.savefile import SaveFile
 from vllama_pool.router.virtual_models.store import MAX_TOMBSTONES, ModelStore
-from vllama_pool.router.virtual_models.sync import ModelSync
+from vllama_pool.router.virtual_models.sync import SAVE_RETRY, ModelSync
 from vllama_pool.workers.registry.client import RegistryUnavailable
 from vllama_pool.workers.registry.messages import ModelAck, ModelChanged
 from vllama_pool.workers.registry.virtual_model import VirtualModel, digest_of, sign_model
@@ -339,3 +339,16 @@ async def test_models_of_other_routers_are_saved_to_disk(registry: FakeRegistry,
 async def test_a_failing_disk_does_not_fail_a_change(registry: FakeRegistry, tmp_path: Path) -> None:
     synced = model_sync(registry, file=SaveFile(tmp_path / "missing", "f"))
     assert await synced.change(model) is not None
+
+
+async def test_a_failed_save_is_repeated_after_a_pause(registry: FakeRegistry, tmp_path: Path) -> None:
+    now = 5.0
+    folder = tmp_path / "late"
+    synced = model_sync(registry, file=SaveFile(folder, "f"), clock=lambda: now)
+    await synced.change(model)
+    folder.mkdir()
+    await synced.polled(registry.version)
+    assert list(folder.iterdir()) == []
+    now += SAVE_RETRY
+    await synced.polled(registry.version)
+    assert [one.name for one in SaveFile(folder, "f").load()] == ["v:latest"]
