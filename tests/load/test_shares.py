@@ -16,7 +16,6 @@ import pytest
 from tests.support.clients.exchanges import read_all, send
 from tests.support.fleet.live import Fleet, fleet
 from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
-from vllama_pool.router.balance.worker import SLOW_START
 from vllama_pool.router.upstream.client import UpstreamClient
 from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.simulated.options import Options
@@ -32,11 +31,10 @@ REGIMES = {
 """The speed of a worker limits either its total or each request."""
 LONGEST, SHORTEST = 50, 10
 """Tokens of an answer."""
-MEASURED = 12.0
+MEASURED = 10.0
 """Seconds."""
-WARM_UP = SLOW_START + 3 - MEASURED
 SETTLING = 8.0
-"""Seconds from one policy to the next."""
+"""Seconds from the start of a policy to its steady state."""
 TABLE = RoutingTable(
     models=tuple(
         ModelRoute(name=policy, serve=(ServeTarget("m"),), aliases=(), options={}, policy=policy)
@@ -101,9 +99,9 @@ async def measure_policies(folder: Path, options: Options) -> tuple[Shares, Shar
     }
     async with fleet(folder, workers, table=TABLE) as running:
         async with clients(running, "round-robin") as lengths:
-            await asyncio.sleep(WARM_UP)
+            await asyncio.sleep(SETTLING)
             in_turn = await measure(running, lengths)
-        async with clients(running, "least-load") as lengths:  # the slow start is over
+        async with clients(running, "least-load") as lengths:  # the slow start is over by then
             await asyncio.sleep(SETTLING)
             balanced = await measure(running, lengths)
     return balanced, in_turn

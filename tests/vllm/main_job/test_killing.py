@@ -36,7 +36,7 @@ async def test_killing_a_vllm_breaks_only_its_streams(fleet: Fleet, record_prope
         begun = {one.id for one in streams if one.has_content}
         os.kill(doomed.pid, signal.SIGKILL)
         killed = time.monotonic()
-        async with BackgroundLoad(fleet, 2) as load:
+        async with BackgroundLoad(fleet, 2, pause=0.5) as load:
             await auntil(lambda: _note(fleet).startswith("vLLM died (SIGKILL)"), 5, "the router knows")
             shown = time.monotonic() - killed
             assert "restarting" in await asyncio.to_thread(fleet.row, "smollm2-0"), "vllama ps shows it"
@@ -89,7 +89,7 @@ async def test_killing_an_agent_fails_no_request_and_serve_restarts_it(fleet: Fl
     before = fleet.serve.times_ready("smollm2-1")
     tree = [agent, *agent.children(recursive=True)]
     assert len(group(vllm.pid)) >= 2
-    async with BackgroundLoad(fleet, 2) as load:
+    async with BackgroundLoad(fleet, 2, pause=0.5) as load:
         await auntil(lambda: len(load.requests.statuses) > 2, 60, "there is load")
         agent.kill()
         killed = time.monotonic()
