@@ -118,6 +118,9 @@ class Site:
             finally:
                 for process in started.values():
                     process.terminate()
+                for process in started.values():  # a second SIGTERM would stop it before it deregisters
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(10)
 
     @contextlib.contextmanager
     def _program(

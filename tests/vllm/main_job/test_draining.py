@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
-
-import httpx
 
 from tests.support.fleet.main_job import PLAIN, Fleet
-from tests.support.fleet.streams import Figures, generate_body, streaming
+from tests.support.fleet.streams import Figures, client, generate_body, streaming
 from tests.support.until import auntil
 
 STREAMS = 12
@@ -18,18 +15,19 @@ STREAMS = 12
 
 async def test_a_worker_drains_its_streams_on_sigterm(fleet: Fleet, record_property: Figures) -> None:
     url = f"{fleet.url}/api/generate"
-    async with streaming(url, generate_body(1200, PLAIN), STREAMS, "drain") as (streams, tasks):
+    body = generate_body(1900, PLAIN)
+    async with client() as http, streaming(url, body, STREAMS, "drain") as (streams, tasks):
         await auntil(lambda: any(one.has_content for one in streams), 60, "an answer begins")
         running = sum(not task.done() for task in tasks)
         fleet.worker.signal(signal.SIGTERM)
         await auntil(lambda: fleet.states().get("plain") == "draining", 5, "routers know")
-        begun = time.monotonic()
-        refused = await asyncio.to_thread(httpx.post, url, json=generate_body(5, PLAIN), trust_env=False)
+        refused = await http.post(url, json=generate_body(5, PLAIN), headers={"x-request-id": "refused"})
         assert refused.status_code == 503
         assert "draining" in refused.json()["error"]
-        assert time.monotonic() - begun < 5, "it does not wait for the end of the drain"
         assert running == STREAMS, "none was complete at the signal"
         await asyncio.gather(*tasks)
+    # by the router's log: on a busy machine the streams delay this process by seconds
+    assert fleet.serve.request("refused")["total_ms"] < 1000
     assert [one.errors for one in streams if one.errors] == []
     assert all(one.complete for one in streams)
     record_property("figure", f"SIGTERM to an agent: {running} streams were running, all finished")
