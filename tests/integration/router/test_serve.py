@@ -18,6 +18,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
+from tests.support.fleet.programs import is_alive
 from tests.support.ports import free_ports
 from tests.support.until import until
 from vllama_pool.router.cli.main import main
@@ -146,9 +147,7 @@ class Served:
         return [line for line in lines if "logger" in line]
 
     def survivors(self) -> list[str]:
-        return [
-            str(process) for process in self.tree if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-        ]
+        return [str(process) for process in self.tree if is_alive(process)]
 
     def __enter__(self) -> Served:
         return self

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.support.fleet.programs import is_alive
 from tests.support.until import until
 
 Serve = Any
@@ -71,7 +72,7 @@ def pids(file: Path) -> list[int]:
 
 
 def gone(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    return not is_alive(process)
 
 
 ROUTER = ("router", "router-0", {})
@@ -132,7 +133,8 @@ def test_no_process_survives_a_killed_supervisor(serve: Serve, tmp_path: Path) -
 def test_children_get_the_grace_period_and_routers_stop_before_workers(serve: Serve, tmp_path: Path) -> None:
     routers, workers = tmp_path / "r", tmp_path / "w"
     supervised = serve(
-        [("router", "r", {"drain": 1.0, "pids": str(routers)}), ("worker", "w", {"pids": str(workers)})], grace=10.0
+        [("router", "r", {"drain": 1.0, "pids": str(routers)}), ("worker", "w", {"drain": 1.0, "pids": str(workers)})],
+        grace=10.0,
     )
     supervised.wait_for_output("all ready")
     router, worker = psutil.Process(pids(routers)[0]), psutil.Process(pids(workers)[0])

@@ -9,6 +9,7 @@ import textwrap
 import psutil
 import pytest
 
+from tests.support.fleet.programs import is_alive
 from tests.support.until import until
 from vllama_pool.workers.process.lifeline import die_with_parent
 
@@ -38,7 +39,7 @@ def start(child: str, sig: str) -> tuple[subprocess.Popen[str], psutil.Process]:
 
 
 def gone(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    return not is_alive(process)
 
 
 @pytest.mark.parametrize(("child", "sig"), [(PATIENT, "SIGTERM"), (STUBBORN, "SIGKILL")])
