@@ -49,7 +49,7 @@ def _parse_entry(item: Mapping[str, Any]) -> OfferedModel:
 
 
 def capabilities(answer: Any) -> frozenset[str]:
-    """From an entry of /api/tags or a body of /api/show."""
+    """Read from an entry of /api/tags or a body of /api/show."""
     found = answer.get("capabilities") if isinstance(answer, Mapping) else None
     return frozenset(each for each in found if isinstance(each, str)) if isinstance(found, list) else frozenset()
 

@@ -9,7 +9,7 @@ from vllama_pool.workers.registry.signature import MAX_ENVELOPE
 MAX_MODELS = 1024
 """Listing them blocks the event loop for about 40 ms."""
 MAX_BYTES = 16 << 20
-"""Of all envelopes. The embedded registry has 64 MiB."""
+"""Maximum bytes of all envelopes. The embedded registry has 64 MiB."""
 
 
 def check_quota(*, size: int, others: int, count: int) -> None:

@@ -8,11 +8,13 @@ part of the test that causes it, so tests may run longer here than elsewhere.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
+from tests.support.fleet.live import Fleet, fleet
 from tests.support.vllm.servers import Servers, Spec, VllmServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -186,3 +188,13 @@ def all_minilm_vllm(servers: Servers, all_minilm: Path) -> VllmServer:
 def tiny_vision_vllm(servers: Servers, tiny_vision: Path) -> VllmServer:
     """tiny-vision, which sees, 1024 tokens of context."""
     return servers.get(Spec("tiny-vision", tiny_vision, METRICS))
+
+
+# --- a router, for tests that start workers of their own ---
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Fleet]:
+    async with fleet(tmp_path, {}) as live:
+        live.http.timeout = httpx.Timeout(120)
+        yield live

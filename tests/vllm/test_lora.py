@@ -6,24 +6,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from tests.support.fleet.agents import AgentProcess, agent
-from tests.support.fleet.live import Fleet, fleet
-from tests.support.ports import free_ports
+from tests.support.fleet.agents import AgentProcess, vllm_agent
+from tests.support.fleet.live import Fleet
 from tests.support.until import auntil
+from tests.support.vllm.servers import START_TIMEOUT
 
-START = 300.0
-"""Time-out in seconds for the start of vLLM on a busy machine."""
 PLAIN = {"stream": False, "think": False, "options": {"temperature": 0, "num_predict": 8}}
-
-
-@pytest.fixture
-async def running(tmp_path: Path) -> AsyncIterator[Fleet]:
-    async with fleet(tmp_path, {}) as live:
-        live.http.timeout = httpx.Timeout(120)
-        yield live
 
 
 @pytest.fixture
@@ -32,9 +22,7 @@ async def worker(
 ) -> AsyncIterator[AgentProcess]:
     flags = ("--max-model-len", "1024", "--max-num-seqs", "4", "--enable-lora", "--max-lora-rank", "8")
     flags = (*flags, "--lora-modules", f"ada={tiny_qwen3_lora}")
-    args = ("--model", str(tiny_qwen3), "--name", "w", "--port", str(free_ports()), "--", *flags)
-    env = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    async with agent(*args, state_dir=tmp_path, env=env, program=vllm_command) as process:
+    async with vllm_agent(vllm_command, tiny_qwen3, *flags, state_dir=tmp_path) as process:
         yield process
 
 
@@ -46,7 +34,7 @@ async def test_a_lora_adapter_is_listed_answers_and_is_a_base_of_virtual_models(
         models = {model["name"]: model for model in (await running.http.get("/api/tags")).json()["models"]}
         return [models["tiny-qwen3:latest"], models["ada:latest"]] if len(models) == 2 else []
 
-    base, adapter = await auntil(list_both, START, "base and adapter to be listed")
+    base, adapter = await auntil(list_both, START_TIMEOUT, "base and adapter to be listed")
     assert adapter["digest"] != base["digest"]
     assert adapter["size"] > base["size"]
     assert adapter["capabilities"] == base["capabilities"] == ["completion", "tools", "thinking"]

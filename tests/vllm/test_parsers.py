@@ -11,25 +11,14 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.fleet.agents import AgentProcess, agent
-from tests.support.fleet.live import Fleet, fleet, serving
-from tests.support.ports import free_ports
+from tests.support.fleet.agents import AgentProcess, agent, vllm_agent
+from tests.support.fleet.live import Fleet, serving
 from tests.support.until import auntil
-from tests.support.vllm.servers import VllmServer
+from tests.support.vllm.servers import START_TIMEOUT, VllmServer
 from tests.support.vllm.weather_tool import CHAT as WEATHER
 from vllama_pool.config.routing.table import RoutingTable, StaticWorker
 from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.router.app import create_app
-
-START = 300.0
-"""Time-out in seconds for the start of vLLM on a busy machine."""
-
-
-@pytest.fixture
-async def running(tmp_path: Path) -> AsyncIterator[Fleet]:
-    async with fleet(tmp_path, {}) as live:
-        live.http.timeout = httpx.Timeout(120)
-        yield live
 
 
 async def models(running: Fleet) -> Any:
@@ -41,15 +30,13 @@ async def worker(
     running: Fleet, vllm_command: list[str], tiny_qwen3: Path, tmp_path: Path
 ) -> AsyncIterator[AgentProcess]:
     flags = ("--max-model-len", "1024", "--max-num-seqs", "4")
-    args = ("--model", str(tiny_qwen3), "--name", "w", "--port", str(free_ports()), "--", *flags)
-    env = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    async with agent(*args, state_dir=tmp_path, env=env, program=vllm_command) as process:
+    async with vllm_agent(vllm_command, tiny_qwen3, *flags, state_dir=tmp_path) as process:
         yield process
 
 
 @pytest.mark.rule(95, 176)
 async def test_the_agent_chooses_parsers_for_tools_and_thinking(running: Fleet, worker: AgentProcess) -> None:
-    [item] = await auntil(lambda: models(running), START, "tiny-qwen3 to serve")
+    [item] = await auntil(lambda: models(running), START_TIMEOUT, "tiny-qwen3 to serve")
     assert item["capabilities"] == ["completion", "tools", "thinking"]
     assert worker.says("chose --tool-call-parser hermes and --reasoning-parser qwen3")
     body = {"model": "tiny-qwen3", "stream": False, "options": {"temperature": 0}}

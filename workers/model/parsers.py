@@ -32,9 +32,9 @@ class _Rule:
     """Parsers for a model that meets all conditions. Conditions are patterns, except `special_tokens`."""
 
     parsers: tuple[str, ...]
-    """In order of preference."""
+    """Candidates in order of preference."""
     model_type: str = ""
-    """Of config.json, in full."""
+    """Full value in config.json."""
     template_has: tuple[str, ...] = ()
     template_lacks: str = ""
     special_tokens: tuple[str, ...] = ()

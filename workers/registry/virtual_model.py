@@ -34,7 +34,7 @@ class VirtualModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """As in /api/chat."""
     licenses: tuple[str, ...] = ()
     parts_digest: str = ""
-    """Of `parts`; "" if unknown."""
+    """Digest of `parts`; "" if unknown."""
     v: int = 1
 
     @property

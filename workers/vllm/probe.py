@@ -58,7 +58,7 @@ class Health(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """From /metrics, summed over vLLM's engines."""
+    """Values of /metrics, summed over vLLM's engines."""
 
     running: int = 0
     waiting: int = 0

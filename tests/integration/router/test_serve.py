@@ -18,8 +18,8 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from tests.support.fleet.programs import is_alive
 from tests.support.ports import free_ports
+from tests.support.processes import is_alive
 from tests.support.until import until
 from vllama_pool.router.cli.main import main
 from vllama_pool.router.supervisor.listening_socket import listen

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.support.fleet.programs import is_alive
+from tests.support.processes import is_alive
 from tests.support.until import until
 
 Serve = Any
@@ -71,10 +71,6 @@ def pids(file: Path) -> list[int]:
     return [int(line) for line in file.read_text().split()] if file.exists() else []
 
 
-def gone(process: psutil.Process) -> bool:
-    return not is_alive(process)
-
-
 ROUTER = ("router", "router-0", {})
 WORKER = ("worker", "w-0", {"models": ["m"]})
 
@@ -87,7 +83,7 @@ def test_the_supervisor_announces_readiness_and_stops_in_order_on_sigterm(serve:
     assert len(children) == 2
     supervised.send(signal.SIGTERM)
     assert supervised.wait() == 0
-    assert all(gone(child) for child in children)
+    assert not any(is_alive(child) for child in children)
 
 
 def test_a_restarted_worker_reports_its_loading_time_and_not_its_age(serve: Serve) -> None:
@@ -127,7 +123,7 @@ def test_no_process_survives_a_killed_supervisor(serve: Serve, tmp_path: Path) -
     assert any("valkey" in child.name() for child in children)
     supervised.process.kill()
     for child in children:
-        until(lambda: gone(child), 5, f"{child} is gone")  # noqa: B023
+        until(lambda: not is_alive(child), 5, f"{child} is gone")  # noqa: B023
 
 
 def test_children_get_the_grace_period_and_routers_stop_before_workers(serve: Serve, tmp_path: Path) -> None:
@@ -140,9 +136,9 @@ def test_children_get_the_grace_period_and_routers_stop_before_workers(serve: Se
     router, worker = psutil.Process(pids(routers)[0]), psutil.Process(pids(workers)[0])
     start = time.monotonic()
     supervised.send(signal.SIGTERM)
-    until(lambda: gone(router), 10, "the router is gone", interval=0.005)
+    until(lambda: not is_alive(router), 10, "the router is gone", interval=0.005)
     assert time.monotonic() - start >= 0.9
-    assert not gone(worker)
+    assert is_alive(worker)
     assert supervised.wait() == 0
 
 
@@ -167,7 +163,7 @@ def test_a_second_signal_stops_the_supervisor_at_once(
     supervised.send(second)
     assert supervised.wait() == 0
     assert time.monotonic() - start < 10
-    assert all(gone(child) for child in children)
+    assert not any(is_alive(child) for child in children)
 
 
 def test_a_child_that_ignores_its_signals_is_killed_after_the_grace(serve: Serve) -> None:
@@ -176,7 +172,7 @@ def test_a_child_that_ignores_its_signals_is_killed_after_the_grace(serve: Serve
     children = supervised.tree()
     supervised.send(signal.SIGTERM)
     assert supervised.wait() == 0
-    assert all(gone(child) for child in children)
+    assert not any(is_alive(child) for child in children)
 
 
 def test_a_signal_while_a_worker_loads_stops_the_supervisor_at_once(serve: Serve) -> None:

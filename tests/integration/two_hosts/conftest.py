@@ -8,10 +8,7 @@ import pytest
 
 from tests.support.fleet.forged_records import Trap
 from tests.support.fleet.network_namespaces import network
-from tests.support.fleet.two_hosts import (
-    OUTSIDE_ADDRESS,
-    Site,
-)
+from tests.support.fleet.two_hosts import OUTSIDE_ADDRESS, Site
 
 
 @pytest.fixture(scope="package")

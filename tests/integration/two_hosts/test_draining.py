@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from tests.support.fleet.two_hosts import (
-    SLOW,
-    TWO_HOSTS,
-    Site,
-)
+from tests.support.fleet.two_hosts import SLOW, TWO_HOSTS, Site
 from tests.support.until import until
 
 pytestmark = TWO_HOSTS

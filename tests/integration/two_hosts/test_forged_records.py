@@ -5,11 +5,7 @@ from __future__ import annotations
 import time
 
 from tests.support.fleet.forged_records import Forger, Trap
-from tests.support.fleet.two_hosts import (
-    SECRET,
-    TWO_HOSTS,
-    Site,
-)
+from tests.support.fleet.two_hosts import SECRET, TWO_HOSTS, Site
 from tests.support.until import until
 
 pytestmark = TWO_HOSTS

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import time
 
-from tests.support.fleet.two_hosts import (
-    SLOW,
-    TWO_HOSTS,
-    Figures,
-    Site,
-)
+from tests.support.fleet.two_hosts import SLOW, TWO_HOSTS, Figures, Site
 from tests.support.until import until
 
 pytestmark = TWO_HOSTS

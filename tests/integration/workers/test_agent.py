@@ -16,8 +16,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.fleet.agents import agent, group, registered, wait_for, wait_gone
+from tests.support.fleet.agents import agent, registered, wait_for, wait_gone
 from tests.support.ports import free_ports
+from tests.support.processes import process_group
 from tests.support.registry.valkey import running_valkey
 from tests.support.until import auntil, until
 from tests.support.vllm.model_folder import write_model
@@ -76,7 +77,7 @@ async def test_a_worker_registers_when_it_is_ready(
         assert record.engine_version == "0.32.0+simulated"
         assert (info.name, info.parameter_count, info.context_length) == ("tiny", 2112, 2048)
         assert (info.has_template, info.template, len(info.digest)) == (True, "{{ messages }}", 64)
-        assert len(group(record.pid)) == 2
+        assert len(process_group(record.pid)) == 2
         await auntil(lambda: worker.says("ready after"))
         assert [line.split("  ")[1].split(" after")[0] for line in worker.lines] == [
             f"loading tiny on port {port}",
@@ -115,7 +116,7 @@ async def test_a_killed_vllm_is_restarted(registry: Registry, args: list[str], t
 async def test_the_engine_of_a_killed_server_is_killed_too(registry: Registry, args: list[str], tmp_path: Path) -> None:
     async with agent(*args, state_dir=tmp_path):
         before = await wait_for(registry, "w", WorkerState.READY)
-        engine = next(p for p in group(before.record.pid) if p.pid != before.record.pid)
+        engine = next(p for p in process_group(before.record.pid) if p.pid != before.record.pid)
         os.kill(before.record.pid, signal.SIGKILL)
         await auntil(lambda: not engine.is_running(), 5, "the engine to go")
         await wait_for(registry, "w", WorkerState.READY, restarts=1)
@@ -157,7 +158,7 @@ async def test_sigterm_lets_running_requests_finish(
         assert all(text.count("data: {") == 150 and text.endswith("[DONE]\n\n") for text in texts)
         await wait_gone(registry, "w")
         assert await worker.exit_code() == 0
-        assert group(found.record.pid) == []
+        assert process_group(found.record.pid) == []
 
 
 async def test_a_second_signal_stops_the_agent_at_once(
@@ -171,7 +172,7 @@ async def test_a_second_signal_stops_the_agent_at_once(
         await wait_for(registry, "w", WorkerState.DRAINING, 2)
         worker.signal(signal.SIGINT)
         assert await worker.exit_code(5) == 0
-        assert group(found.record.pid) == []
+        assert process_group(found.record.pid) == []
         assert await registered(registry, "w") is None
         with pytest.raises(httpx.TransportError):
             await endless
@@ -186,7 +187,7 @@ async def test_requests_that_outlast_the_grace_are_cut(
         await wait_running(registry, 1)
         worker.signal(signal.SIGTERM)
         assert await worker.exit_code(15) == 0
-        assert group(found.record.pid) == []
+        assert process_group(found.record.pid) == []
         with pytest.raises(httpx.TransportError):
             await endless
 
@@ -206,7 +207,7 @@ async def test_the_vllm_of_a_killed_agent_is_killed_too(registry: Registry, args
     async with agent(*args, *IGNORE_SIGTERM, state_dir=tmp_path) as worker:
         found = await wait_for(registry, "w", WorkerState.READY)
         worker.signal(signal.SIGKILL)
-        await auntil(lambda: not group(found.record.pid), 10, "vLLM to go")
+        await auntil(lambda: not process_group(found.record.pid), 10, "vLLM to go")
 
 
 async def test_an_agent_that_was_killed_can_be_started_again_at_once(
@@ -227,7 +228,7 @@ async def test_an_agent_that_was_killed_can_be_started_again_at_once(
             )
 
         await auntil(replaced, 20, "the new agent to be ready on the old port")
-        assert group(killed.record.pid) == []
+        assert process_group(killed.record.pid) == []
 
 
 async def test_an_agent_started_before_the_registry_registers_later(args: list[str], tmp_path: Path) -> None:
@@ -320,7 +321,7 @@ async def test_a_newer_agent_takes_over_and_the_older_one_stops(model: str, tmp_
             async with agent(*both, str(free_ports()), state_dir=tmp_path / "new", env=env):
                 assert await old.exit_code() == 1
                 assert old.says("a newer agent has taken this worker's place")
-                assert group(first.record.pid) == []
+                assert process_group(first.record.pid) == []
                 second = await wait_for(registry, "w", WorkerState.READY, secret=SECRET.encode())
                 assert second.record.generation > first.record.generation
                 assert second.record.url != first.record.url

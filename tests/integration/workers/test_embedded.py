@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from tests.support.ports import free_ports
+from tests.support.processes import is_alive
 from tests.support.registry.valkey import running_valkey
 from tests.support.until import auntil, until
 from vllama_pool.workers.registry import embedded
@@ -55,13 +56,6 @@ def start_parent(state_dir: Path) -> tuple[subprocess.Popen[str], psutil.Process
     )
     assert parent.stdout is not None
     return parent, psutil.Process(int(parent.stdout.readline()))
-
-
-def ended(process: psutil.Process) -> bool:
-    try:
-        return process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def mode(path: Path) -> int:
@@ -144,11 +138,11 @@ async def test_ctrl_c_does_not_reach_the_registry(tmp_path: Path) -> None:
 def test_the_registry_dies_with_its_parent(kind: signal.Signals, tmp_path: Path) -> None:
     parent, valkey = start_parent(tmp_path)
     try:
-        assert not ended(valkey)
+        assert is_alive(valkey)
     finally:
         parent.send_signal(kind)
         parent.communicate()
-    until(lambda: ended(valkey), 2, "the orphan to end")
+    until(lambda: not is_alive(valkey), 2, "the orphan to end")
 
 
 async def test_the_next_owner_takes_over_after_a_kill(tmp_path: Path) -> None:
@@ -161,7 +155,7 @@ async def test_the_next_owner_takes_over_after_a_kill(tmp_path: Path) -> None:
     owner = await auntil(lambda: claim(tmp_path), 5)
     with owner:
         async with running_valkey(tmp_path) as valkey:
-            until(lambda: ended(old), 2)
+            until(lambda: not is_alive(old), 2)
             quiet = time.monotonic()
             await auntil(lambda: time.monotonic() > quiet + 0.5, 2)
             async with connect(valkey.address) as redis:

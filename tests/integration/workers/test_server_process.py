@@ -16,8 +16,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.fleet.agents import group
 from tests.support.ports import free_ports
+from tests.support.processes import is_alive, process_group
 from tests.support.until import until
 from tests.support.vllm.simulated import COMMAND, IGNORE_SIGTERM, failing
 from vllama_pool.workers.process import guardian
@@ -31,13 +31,6 @@ from vllama_pool.workers.process.server_process import (
     tail,
 )
 from vllama_pool.workers.vllm.probe import Health, check_health, http_client
-
-
-def gone(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 @pytest.fixture
@@ -69,33 +62,33 @@ async def test_a_server_is_started_ready_and_stopped(command: list[str], port: i
     run = await ready(command, port, tmp_path / "log")
     assert run.state is ProcessState.READY
     assert run.alive
-    assert len(group(run.pid)) == 2
+    assert len(process_group(run.pid)) == 2
     exit = await run.stop(10)
     assert exit == ExitStatus(0)
     assert run.state is ProcessState.ENDED
     assert not run.alive
-    assert group(run.pid) == []
+    assert process_group(run.pid) == []
     assert await run.stop(10) == exit
 
 
 async def test_a_server_that_ignores_sigterm_is_killed(command: list[str], port: int, tmp_path: Path) -> None:
     run = await ready([*command, *IGNORE_SIGTERM], port, tmp_path / "log")
     assert await run.stop(0.2) == ExitStatus(-signal.SIGKILL)
-    assert group(run.pid) == []
+    assert process_group(run.pid) == []
 
 
 async def test_the_engine_of_a_killed_server_is_killed_too(command: list[str], port: int, tmp_path: Path) -> None:
     run = await ready(command, port, tmp_path / "log")
     os.kill(run.pid, signal.SIGKILL)
     assert str(await run.wait()) == "SIGKILL"
-    assert group(run.pid) == []
+    assert process_group(run.pid) == []
 
 
 async def test_a_frozen_server_can_be_stopped(command: list[str], port: int, tmp_path: Path) -> None:
     run = await ready(command, port, tmp_path / "log")
     os.kill(run.pid, signal.SIGSTOP)
     assert await run.stop(0.2) == ExitStatus(-signal.SIGKILL)
-    assert group(run.pid) == []
+    assert process_group(run.pid) == []
 
 
 async def test_no_process_survives_a_killed_guardian(command: list[str], port: int, tmp_path: Path) -> None:
@@ -104,7 +97,7 @@ async def test_no_process_survives_a_killed_guardian(command: list[str], port: i
     assert guardian_pid != os.getpid()
     os.kill(guardian_pid, signal.SIGKILL)
     assert await run.wait() == ExitStatus(None)
-    assert group(run.pid) == []
+    assert process_group(run.pid) == []
 
 
 async def test_the_log_of_a_server_that_dies_at_start_has_its_error(port: int, tmp_path: Path) -> None:
@@ -168,17 +161,18 @@ def owner(command: list[str], tmp_path: Path) -> Iterator[tuple[subprocess.Popen
         pid = int(process.stdout.readline())
         yield process, pid
         process.kill()
-    until(lambda: not group(pid), 10)
+    until(lambda: not process_group(pid), 10)
 
 
 def test_no_process_survives_a_killed_owner(owner: tuple[subprocess.Popen[str], int], port: int) -> None:
     process, pid = owner
     until(lambda: listening(port), 10)
-    guardian_pid = psutil.Process(pid).ppid()
-    assert len(group(pid)) == 2
+    guardian = psutil.Process(pid).parent()
+    assert guardian is not None
+    assert len(process_group(pid)) == 2
     process.kill()
-    until(lambda: not group(pid), 6, "the server's group is gone")
-    until(lambda: gone(guardian_pid), 2, "the guardian is gone")
+    until(lambda: not process_group(pid), 6, "the server's group is gone")
+    until(lambda: not is_alive(guardian), 2, "the guardian is gone")
 
 
 def listening(port: int) -> bool:

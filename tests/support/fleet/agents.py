@@ -9,12 +9,11 @@ import shlex
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-
+from tests.support.ports import free_ports
 from tests.support.until import auntil
 from tests.support.vllm.simulated import COMMAND
 from vllama_pool.workers.registry.client import Registry
@@ -23,16 +22,6 @@ from vllama_pool.workers.registry.signature import verify_record
 
 INTERVAL = 0.05
 """Seconds between two polls."""
-
-
-def group(pid: int) -> list[psutil.Process]:
-    """Return the living processes of a process group."""
-    found = []
-    for other in psutil.pids():
-        with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
-            if os.getpgid(other) == pid and (process := psutil.Process(other)).status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
 
 
 @dataclass
@@ -74,6 +63,15 @@ async def agent(
             process.kill()
         await process.wait()
         await reading
+
+
+def vllm_agent(
+    program: Sequence[str], model: Path, *flags: str, state_dir: Path
+) -> AbstractAsyncContextManager[AgentProcess]:
+    """Run `vllama worker` named w with this model on a real vLLM with one thread."""
+    args = ("--model", str(model), "--name", "w", "--port", str(free_ports()), "--", *flags)
+    env = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return agent(*args, state_dir=state_dir, env=env, program=program)
 
 
 async def _read(stream: asyncio.StreamReader | None, lines: list[str]) -> None:

@@ -22,7 +22,7 @@ MODEL = CHAT_MODEL
 PLAIN = "tiny-plain"
 """The model without a chat template."""
 SLOTS = 8
-"""Of each SmolLM2 worker."""
+"""Slots of each SmolLM2 worker."""
 READY_TIMEOUT = 400.0
 """Seconds for three vLLMs that load side by side on two busy cores."""
 

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 
 from deploy.local.package_managers import ROOT
+from tests.support.processes import is_alive
 from tests.support.until import until
 from vllama_pool.workers.process.lifeline import die_with_parent
 
@@ -24,13 +25,6 @@ MARK = "TEST_RUN_OF_VLLAMA"
 VLLAMA = str(ROOT / ".venv" / "bin" / "vllama")
 
 Json = dict[str, Any]
-
-
-def is_alive(process: psutil.Process) -> bool:
-    """Return True if this process still runs and is not a zombie."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
 
 
 class Program:

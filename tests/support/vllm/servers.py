@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import httpx
 import psutil
 
 from tests.support.ports import free_ports
+from tests.support.processes import process_group
 from tests.support.until import until
 from vllama_pool.workers.process.lifeline import die_with_parent
 
@@ -109,19 +109,16 @@ def start(command: Sequence[str], spec: Spec, logs: Path) -> VllmServer:
 
 
 class Servers:
-    """Keeps at most `limit` servers, and stops the least recently used one.
+    """Starts each server when it is first used, and keeps it until `stop`.
 
     `running`: URLs of other servers, used if they serve the model.
     """
 
-    def __init__(
-        self, command: Callable[[], Sequence[str]], logs: Path, *, limit: int = 2, running: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, command: Callable[[], Sequence[str]], logs: Path, *, running: Sequence[str] = ()) -> None:
         self._command = command
         self._logs = logs
-        self._limit = limit
         self._running = running
-        self._alive: OrderedDict[Spec, VllmServer] = OrderedDict()
+        self._alive: dict[Spec, VllmServer] = {}
 
     def get(self, spec: Spec, *, own: bool = False) -> VllmServer:
         """Return a ready server. `own`: one that may be killed."""
@@ -132,8 +129,6 @@ class Servers:
             server.stop()
             server = None
         if server is None:
-            while len(self._alive) >= self._limit:
-                self._alive.popitem(last=False)[1].stop()
             server = start(self._command(), spec, self._logs)
         self._alive[spec] = server
         return server
@@ -162,18 +157,8 @@ def _is_ready(server: VllmServer) -> bool:
 
 def _kill_group(group: int) -> bool:
     """Kill a process group. Returns False once it has no living process."""
-    members = [process for process in psutil.process_iter() if _group_of(process) == group]
-    if not members:
+    if not process_group(group):
         return False
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        return False
     return True
-
-
-def _group_of(process: psutil.Process) -> int | None:
-    try:
-        return None if process.status() == psutil.STATUS_ZOMBIE else os.getpgid(process.pid)
-    except (ProcessLookupError, psutil.NoSuchProcess):
-        return None

@@ -130,7 +130,7 @@ def test_show_reports_template_and_architecture_of_the_model_files(client: ollam
 
 
 def count_parameters(weights: Path) -> int:
-    """From the header of a safetensors file: its length in 8 bytes, then JSON."""
+    """Count them by the header of a safetensors file: its length in 8 bytes, then JSON."""
     with weights.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")

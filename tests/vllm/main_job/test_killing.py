@@ -9,10 +9,9 @@ import time
 
 import pytest
 
-from tests.support.fleet.agents import group
 from tests.support.fleet.main_job import MODEL, SLOTS, Fleet, MainJob
-from tests.support.fleet.programs import is_alive
 from tests.support.fleet.streams import BackgroundLoad, Figures, chat_body, streaming
+from tests.support.processes import is_alive, process_group
 from tests.support.until import auntil
 
 STREAMS = 4 * SLOTS
@@ -29,7 +28,7 @@ def fleet(main_job: MainJob) -> Fleet:
 async def test_killing_a_vllm_breaks_only_its_streams(fleet: Fleet, record_property: Figures) -> None:
     """Only the server process is killed: its engine and the engine's worker, one process group, go with it."""
     doomed = fleet.serve.vllm("smollm2-0")
-    assert len(group(doomed.pid)) >= 3
+    assert len(process_group(doomed.pid)) >= 3
     async with streaming(f"{fleet.url}/api/chat", chat_body(TOKENS), STREAMS, "failover") as (streams, tasks):
         await auntil(lambda: _full(fleet), 60, "every slot is taken and requests wait")
         await auntil(lambda: sum(one.has_content for one in streams) >= 2 * SLOTS, 60, "all slots stream")
@@ -40,7 +39,7 @@ async def test_killing_a_vllm_breaks_only_its_streams(fleet: Fleet, record_prope
             await auntil(lambda: _note(fleet).startswith("vLLM died (SIGKILL)"), 5, "the router knows")
             shown = time.monotonic() - killed
             assert "restarting" in await asyncio.to_thread(fleet.row, "smollm2-0"), "vllama ps shows it"
-            await auntil(lambda: not group(doomed.pid), 10, "the engine is gone")
+            await auntil(lambda: not process_group(doomed.pid), 10, "the engine is gone")
             assert MODEL in [model["name"] for model in await asyncio.to_thread(_listed, fleet)]
             await asyncio.gather(*tasks)
             answered = time.monotonic() - killed
@@ -88,14 +87,14 @@ async def test_killing_an_agent_fails_no_request_and_serve_restarts_it(fleet: Fl
     agent, vllm = fleet.serve.agent("smollm2-1"), fleet.serve.vllm("smollm2-1")
     before = fleet.serve.times_ready("smollm2-1")
     tree = [agent, *agent.children(recursive=True)]
-    assert len(group(vllm.pid)) >= 2
+    assert len(process_group(vllm.pid)) >= 2
     async with BackgroundLoad(fleet, 2, pause=0.5) as load:
         await auntil(lambda: len(load.requests.statuses) > 2, 60, "there is load")
         agent.kill()
         killed = time.monotonic()
         await auntil(lambda: not any(is_alive(one) for one in tree), 10, "its vLLM is gone")
         gone = time.monotonic() - killed
-        assert group(vllm.pid) == []
+        assert process_group(vllm.pid) == []
         await auntil(lambda: fleet.serve.times_ready("smollm2-1") > before, 300, "a new agent serves", interval=0.5)
         await auntil(lambda: fleet.states()["smollm2-1"] == "ready", 5, "routers know")
         back = time.monotonic() - killed

@@ -9,7 +9,7 @@ import textwrap
 import psutil
 import pytest
 
-from tests.support.fleet.programs import is_alive
+from tests.support.processes import is_alive
 from tests.support.until import until
 from vllama_pool.workers.process.lifeline import die_with_parent
 
@@ -38,18 +38,14 @@ def start(child: str, sig: str) -> tuple[subprocess.Popen[str], psutil.Process]:
     return parent, psutil.Process(int(parent.stdout.readline()))
 
 
-def gone(process: psutil.Process) -> bool:
-    return not is_alive(process)
-
-
 @pytest.mark.parametrize(("child", "sig"), [(PATIENT, "SIGTERM"), (STUBBORN, "SIGKILL")])
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 def test_a_child_ends_with_its_parent(child: str, sig: str, end: signal.Signals) -> None:
     parent, grandchild = start(child, sig)
-    assert not gone(grandchild)
+    assert is_alive(grandchild)
     parent.send_signal(end)
     parent.communicate(timeout=5)
-    until(lambda: gone(grandchild), what="the child is gone")
+    until(lambda: not is_alive(grandchild), what="the child is gone")
 
 
 def test_a_child_whose_parent_died_before_the_prctl_exits() -> None:
