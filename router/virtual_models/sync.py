@@ -92,7 +92,7 @@ class ModelSync:
         self._warned_at = -math.inf
         self._logged_shadowed: set[str] = set()
         self._unsaved = False
-        self._save_after = -math.inf
+        self._save_failed_at = -math.inf
 
     def load(self) -> None:
         """Merge the file's models. Call it once, first."""
@@ -178,7 +178,7 @@ class ModelSync:
             except RegistryUnavailable:
                 self._version = ""  # the next poll continues
                 raise
-        if self._unsaved and self._clock() >= self._save_after:
+        if self._unsaved and abs(self._clock() - self._save_failed_at) >= SAVE_RETRY:
             await self._save()
         self._log_shadowed()
 
@@ -253,7 +253,7 @@ class ModelSync:
     async def _save(self) -> None:
         self._unsaved = False
         if self._file is not None and not await asyncio.to_thread(self._file.save, list(self.store.all.values())):
-            self._unsaved, self._save_after = True, self._clock() + SAVE_RETRY
+            self._unsaved, self._save_failed_at = True, self._clock()
 
     def _log_shadowed(self) -> None:
         shadowed = set(self._shadowed())
