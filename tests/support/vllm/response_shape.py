@@ -97,17 +97,50 @@ def assert_equal(real: Any, simulated: Any, *, request: str = "") -> None:
 
 
 def _split(event: dict[str, Any]) -> list[dict[str, Any]]:
-    """Split an event that has both the last text and the finish reason."""
+    """Return the events that vLLM joins into this one where its API server falls behind the engine.
+
+    A joined delta can hide an empty one, so empty ones are left out.
+    """
     choices = event.get("choices")
-    if not choices or choices[0].get("finish_reason") is None:
+    if not choices:
         return [event]
-    choice = choices[0]
-    if not choice.get("delta"):
-        return [event]
-    text = {**event, "choices": [{**choice, "finish_reason": None}]}
-    text["choices"][0].pop("stop_reason", None)
-    text.pop("system_fingerprint", None)
-    return [text, {**event, "choices": [{**choice, "delta": {}}]}]
+    [choice] = choices
+    running, last = (_split_chat if "delta" in choice else _split_completion)(choice)
+    if choice["finish_reason"] is None:
+        return [{**event, "choices": [part]} for part in running]
+    earlier = {key: value for key, value in event.items() if key != "system_fingerprint"}
+    return [*({**earlier, "choices": [part]} for part in running), {**event, "choices": [last]}]
+
+
+def _split_chat(choice: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return one choice for each part of the delta, and one for the finish reason."""
+    running = {key: value for key, value in choice.items() if key != "stop_reason"}
+    parts = [{**running, "delta": delta, "finish_reason": None} for delta in _split_delta(choice["delta"])]
+    return parts, {**choice, "delta": {}}
+
+
+def _split_completion(choice: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the prompt's ids if there are any and the text, and one choice for the finish reason."""
+    last = {**choice, "prompt_token_ids": None}
+    text = {**last, "finish_reason": None, "stop_reason": None}
+    ids = choice["prompt_token_ids"]
+    return ([text] if ids is None else [{**text, "prompt_token_ids": ids}, text]), last
+
+
+def _split_delta(delta: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one delta each for the thinking, the content, and the name and the arguments of each tool call."""
+    calls = delta.get("tool_calls") or ()
+    hidden = delta.get("reasoning", "") is None  # each delta has it under include_reasoning: false
+    if hidden or not delta.keys() <= {"reasoning", "content", "tool_calls"}:
+        return [delta]
+    parts = [{key: delta[key]} for key in ("reasoning", "content") if key in delta and not (calls and not delta[key])]
+    for call in calls:
+        function = call["function"]
+        arguments = {"index": call["index"], "function": {"arguments": function.get("arguments")}}
+        name = {**call, "function": {key: value for key, value in function.items() if key != "arguments"}}
+        found = ([name] if "name" in function else []) + ([arguments] if "arguments" in function else [])
+        parts += [{"content": None, "tool_calls": [part]} for part in found]
+    return parts
 
 
 def _field(param: str | None) -> str | None:
