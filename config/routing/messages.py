@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from vllama_pool.config.routing import schema
 from vllama_pool.config.routing.yaml_document import Document, Path, Problem, dotted, kind
+from vllama_pool.config.routing.yaml_scalars import is_number
 
 
 def problem_for(error: Any, document: Document) -> Problem:
@@ -50,7 +51,29 @@ def _describe(error: Any, path: Path) -> str:
         case "model_type" if value is None and path:
             return "is empty; write something under it or remove it"
     expected = _EXPECTED.get(error["type"], "another value")
-    return f"expected {expected}, got {kind(value)}; correct it"
+    return f"expected {expected}, got {kind(value)}; {_correction(error['type'], value)}"
+
+
+def _correction(wanted: str, value: object) -> str:
+    """Return the advice for a text where a number or a truth value belongs."""
+    if not isinstance(value, str):
+        return "correct it"
+    if wanted == "bool_type":
+        if value in ("true", "false"):
+            return "write it without quotes"
+        return f"write {_TRUTH[value.lower()]}" if value.lower() in _TRUTH else "correct it"
+    if wanted in ("int_type", "float_type"):
+        if is_number(value):
+            return "write it without quotes"
+        if is_number(plain := value.replace("_", "")):
+            return f"write {plain[:40]}"
+    return "correct it"
+
+
+_TRUTH = {
+    **dict.fromkeys(("true", "yes", "on", "y"), "true"),
+    **dict.fromkeys(("false", "no", "off", "n"), "false"),
+}
 
 
 _EXPECTED = {

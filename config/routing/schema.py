@@ -6,7 +6,16 @@ import json
 import sys
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+)
 
 from vllama_pool.config import names, urls
 
@@ -54,10 +63,16 @@ def _worker_url(text: str) -> str:
         raise ValueError(str(error)) from None
 
 
+def _whole(value: Any) -> Any:
+    """JSON Schema counts 1e3 as an integer; YAML does not."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 ModelName = Annotated[str, StringConstraints(min_length=1, max_length=600), AfterValidator(_model_name)]
 ServedName = Annotated[str, StringConstraints(min_length=1, max_length=600), AfterValidator(_served_name)]
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}$")]
-Count = Annotated[int, Field(ge=-(2**31), lt=2**31)]
+Count = Annotated[int, Field(ge=-(2**31), lt=2**31), BeforeValidator(_whole)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63), BeforeValidator(_whole)]
 NonNegative = Annotated[float, Field(ge=0, le=1e9)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
@@ -83,7 +98,7 @@ class ModelOptions(_Section):
     repeat_last_n: Count | None = Field(None, description="0 turns repeat_penalty off.")
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = Field(None, description="Negative: random.")
+    seed: Seed | None = Field(None, description="Negative: random.")
     stop: Annotated[list[str], Field(max_length=64)] | None = Field(None, description="Texts that end the answer.")
     num_ctx: Count | None = Field(None, description="Truncation budget; vLLM's own window is fixed.")
     num_keep: Count | None = Field(None, description="No counterpart in vLLM: no effect.")
@@ -99,7 +114,9 @@ class Target(_Section):
     """One of several served models, and its share of the requests."""
 
     model: ServedName = Field(description="A model as vLLM serves it.")
-    weight: int = Field(1, ge=1, le=10_000, description="Share of the requests, relative to its neighbours'.")
+    weight: Annotated[int, Field(ge=1, le=10_000), BeforeValidator(_whole)] = Field(
+        1, description="Share of the requests, relative to its neighbours'."
+    )
 
 
 def _target_form(value: Any) -> str | None:
@@ -140,7 +157,9 @@ class WorkerEntry(_Section):
 
     url: Annotated[str, AfterValidator(_worker_url)] = Field(description="Base URL, such as http://10.0.0.5:8000.")
     name: Label | None = Field(None, description="For logs and tables. Left out: the URL.")
-    slots: int = Field(0, ge=0, le=100_000, description="Requests it runs at once; 0 if unknown.")
+    slots: Annotated[int, Field(ge=0, le=100_000), BeforeValidator(_whole)] = Field(
+        0, description="Requests it runs at once; 0 if unknown."
+    )
     tags: Annotated[list[Label], Field(max_length=100)] | None = None
 
 

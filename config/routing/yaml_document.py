@@ -1,16 +1,20 @@
 """Parses YAML into plain values with positions, so that problems have line and column.
 
-Refuses tags, which would construct other objects, and keys that are not text.
+Scalars have the values of YAML 1.2 (`yaml_scalars.py`). Tags, which would construct other objects, and keys that are
+not text are refused.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+
+from vllama_pool.config.routing import yaml_scalars
 
 MAX_BYTES = 1 << 19
 MAX_DEPTH = 16
@@ -100,8 +104,12 @@ def parse(data: bytes) -> Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses deep nesting before it exhausts the stack."""
+    """Resolves plain scalars as YAML 1.2, and refuses deep nesting before it exhausts the stack."""
 
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        None: [(_TAG + kind, form) for kind, form in yaml_scalars.FORMS.items()],
+        "<": [(_TAG + "merge", re.compile(r"<<\Z"))],
+    }
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
@@ -146,6 +154,9 @@ def _syntax(error: yaml.YAMLError, text: str) -> Problem:
     return Problem(mark.line + 1, mark.column + 1, "", message)
 
 
+_NOUNS = {"null": "null", "bool": "truth value", "int": "number", "float": "number"}
+
+
 class _LimitExceeded(Exception):
     pass
 
@@ -155,7 +166,6 @@ class _Reader:
 
     def __init__(self, document: Document) -> None:
         self._document = document
-        self._scalars = yaml.constructor.SafeConstructor()
         self._left = MAX_VALUES
 
     def value(self, node: yaml.Node, path: Path, depth: int) -> Any:
@@ -224,15 +234,15 @@ class _Reader:
 
     def _scalar(self, node: yaml.Node, path: Path) -> Any:
         kind_of = node.tag.removeprefix(_TAG)
-        if kind_of in ("str", "timestamp", "value") or (kind_of in ("int", "float") and ":" in node.value):
+        if kind_of == "str":
             return node.value
-        if kind_of not in ("null", "bool", "int", "float"):
+        if kind_of not in yaml_scalars.FORMS:
             self._refuse_tag(node, path)
             return None
         try:
-            return self._scalars.construct_object(node)
+            return yaml_scalars.read(kind_of, node.value)
         except ValueError:
-            self._add_problem(node, path, f"{node.value[:40]} is not a usable number; write another")
+            self._add_problem(node, path, f"{node.value[:40]} is not a usable {_NOUNS[kind_of]}; write another")
             return None
 
     def _refuse_tag(self, node: yaml.Node, path: Path) -> None:

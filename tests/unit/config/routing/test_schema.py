@@ -58,10 +58,16 @@ def test_a_worker_url_with_a_password_is_refused_without_repeating_it() -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("temperature", "1"), ("temperature", True), ("num_ctx", 1.0), ("use_mmap", 1), ("seed", 2**63), ("top_p", 1.1)],
+    [("temperature", "1"), ("temperature", True), ("num_ctx", 1.5), ("use_mmap", 1), ("seed", 2**63), ("top_p", 1.1)],
 )
 def test_options_are_not_converted_and_have_bounds(option: str, value: object) -> None:
     assert error_types({option: value}, ModelOptions)
+
+
+def test_an_integral_number_counts_as_whole_as_in_json_schema() -> None:
+    options = ModelOptions.model_validate({"num_ctx": 4e3, "seed": 1e3})
+    assert (options.num_ctx, options.seed) == (4000, 1000)
+    assert WorkerEntry.model_validate({"url": "http://a", "slots": 1e2}).slots == 100
 
 
 def test_unknown_keys_are_refused_at_every_level() -> None:

@@ -63,6 +63,11 @@ workers:
     )
 
 
+def test_numbers_of_options_are_those_of_yaml_1_2() -> None:
+    table = parse(b"models: {x: {options: {min_p: 5e-2, seed: 0123, num_ctx: 4e3, top_p: .5, num_keep: 0o17}}}")
+    assert table.models[0].options == {"min_p": 0.05, "seed": 123, "num_ctx": 4000, "top_p": 0.5, "num_keep": 15}
+
+
 @pytest.mark.parametrize("text", ["", "models:\nworkers:\n", "models: {}\nworkers: []\n"])
 def test_an_empty_file_is_an_empty_table(text: str) -> None:
     assert parse(text.encode()) == RoutingTable()

@@ -1,3 +1,6 @@
+import json
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,13 +47,67 @@ def test_an_empty_file_has_no_value(text: str) -> None:
         ("2024-99-99", "2024-99-99"),
         ("'1'", "1"),
         ("!!str 1", "1"),
+        ("!!float 1", 1.0),
+        ("!!int '0123'", 123),
         ("=", "="),
+        ("5e-2", 0.05),
+        ("1e3", 1000.0),
+        ("1E+3", 1000.0),
+        ("-.5", -0.5),
+        ("5.", 5.0),
+        ("1.e2", 100.0),
+        ("0123", 123),
+        ("-010", -10),
+        ("08", 8),
+        ("+1", 1),
+        ("0o17", 15),
+        ("0x1F", 31),
+        (".inf", math.inf),
+        ("-.INF", -math.inf),
+        ("1e999", math.inf),
+        ("True", True),
+        ("FALSE", False),
+        ("", None),
+        ("NULL", None),
+        ("1_000", "1_000"),
+        ("0b11", "0b11"),
+        ("0o8", "0o8"),
+        ("-0x1", "-0x1"),
+        ("12:30:45", "12:30:45"),
+        (".", "."),
+        ("e3", "e3"),
+        ("1e", "1e"),
+        ("inf", "inf"),
+        ("yes", "yes"),
+        ("No", "No"),
+        ("on", "on"),
+        ("OFF", "OFF"),
+        ("tRue", "tRue"),
+        ("1.2.3", "1.2.3"),
+        ("2001-12-14t21:59:43.10-05:00", "2001-12-14t21:59:43.10-05:00"),
     ],
 )
-def test_scalars_have_yaml_types(scalar: str, value: object) -> None:
+def test_scalars_have_the_values_of_yaml_1_2(scalar: str, value: object) -> None:
     document = parse(f"k: {scalar}\n".encode())
     assert document.value == {"k": value}
+    assert type(document.value["k"]) is type(value)
     assert document.problems == []
+
+
+def test_not_a_number_is_a_number() -> None:
+    assert math.isnan(parse(b"k: .NaN\n").value["k"])
+
+
+@given(st.integers() | st.floats(allow_nan=False))
+def test_numbers_are_read_as_json_reads_them(number: float) -> None:
+    text = json.dumps(number).replace("Infinity", ".inf")
+    value = parse(f"k: {text}\n".encode()).value["k"]
+    assert (value, type(value)) == (number, type(number))
+
+
+@pytest.mark.parametrize("key", ["on", "yes", "1_000", "12:30", "2024-01-01"])
+def test_keys_that_are_texts_in_yaml_1_2_need_no_quotes(key: str) -> None:
+    assert parse(f"{key}: x\n".encode()).value == {key: "x"}
 
 
 @pytest.mark.parametrize(
@@ -67,7 +124,10 @@ def test_scalars_have_yaml_types(scalar: str, value: object) -> None:
         ("a: !secret x\n", 1, "the tag !secret is not supported"),
         ("a: !!binary aGk=\n", 1, "the tag !!binary is not supported"),
         ("ok: 1\n3.2: x\n", 2, 'the key 3.2 is read as the number 3.2; put it in quotes: "3.2"'),
-        ("on: x\n", 1, "the key on is read as the value true"),
+        ("true: x\n", 1, "the key true is read as the value true"),
+        ("0123: x\n", 1, "the key 0123 is read as the number 123"),
+        ("a: !!bool yes\n", 1, "yes is not a usable truth value"),
+        ("a: !!int 1_000\n", 1, "1_000 is not a usable number"),
         ("? [a]\n: x\n", 1, "a list or mapping cannot be a key"),
         ("a: {<<: 3}\n", 1, "'<<' takes an anchored mapping"),
         (b"a: 1\nb: \xff\n", 2, "not UTF-8"),
