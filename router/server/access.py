@@ -134,7 +134,7 @@ class Access:
         if self.check_host and not self._is_own_host(host, request.server):
             return EarlyResponse(403)
         if request.method == "OPTIONS":
-            return EarlyResponse(204)
+            return EarlyResponse(200 if request.path == "*" else 204)
         return self._authorize(request, headers)
 
     def _is_foreign_page(self, request: AccessRequest) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable
 
 from vllama_pool.router.server.access import Access, AccessRequest, EarlyResponse
 from vllama_pool.router.server.asgi import App, Message, Receive, Scope, Send, header, send_and_drain
+from vllama_pool.router.server.paths import clean_path
 
 REQUEST_ID = b"x-request-id"
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
@@ -27,6 +28,7 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        scope["path"] = clean_path(scope["path"])  # first, so that all rules below see one spelling
         sent_id = header(scope, REQUEST_ID)
         request_id = choose_request_id(sent_id)
         decision = self._access.decide(AccessRequest.from_scope(scope))

@@ -1,111 +1,97 @@
-"""uvicorn's HttpToolsProtocol with limits on header size and unread bodies; Upgrade offers are ignored.
+"""uvicorn's HttpToolsProtocol with Go's reading of request heads, HTTP/1.0 responses, and a limit on unread bodies.
 
-Java's client offers HTTP/2 with its first request, whose body httptools would take for HTTP/2.
+Nothing that a client sends is logged here: anybody could fill the log.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-MAX_HEAD = 64 * 1024
-"""Bytes of a request's line and headers, to the precision of one read."""
+from vllama_pool.router.server.http10 import for_http10
+from vllama_pool.router.server.request_reader import InvalidRequest, RequestReader
+
 MAX_UNREAD = 512 * 1024 * 1024
 """Bytes of a body that arrive after its response."""
-_UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Answers 400 to an endless head and closes the connection."""
+    """Answers 400 to an invalid request and closes the connection."""
 
     max_unread = MAX_UNREAD
-    _head = 0
-    """Bytes of reads that held only a part of the current head."""
+    parser: RequestReader  # type: ignore[assignment]
     _unread = 0
-    """Bytes of reads that held only a body whose response was sent."""
-    _in_head = True
+    """Bytes of reads that held only a body whose response was sent, or nothing that is read."""
     _completed = 0
     """Complete requests."""
+    _refusal: str | None = None
+    """The text of the connection's last response, a 400."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        self.parser = _UpgradeIgnoringParser(self)  # type: ignore[assignment]
+        self.parser = RequestReader(self)
 
     def data_received(self, data: bytes) -> None:
-        complete = self._completed
-        super().data_received(data)
-        if self._completed != complete:
-            self._head = self._unread = 0
-        elif self._in_head:
-            self._head += len(data)
-        elif self.cycle.response_complete:
+        self._unset_keepalive_if_required()
+        completed = self._completed
+        if self._refusal is None:
+            try:
+                self.parser.feed_data(data)
+            except InvalidRequest as error:
+                self._refuse(str(error))
+                return
+        if self._completed != completed:
+            self._unread = 0
+        elif self._is_unread():
             self._unread += len(data)
-        if self.transport.is_closing():
-            return
-        if self._head > MAX_HEAD:
-            self.send_400_response("The request's head is too large.")
-        elif self._unread > self.max_unread:
+        if self._unread > self.max_unread:
             self.transport.close()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Trailers are dropped: they arrive after the access decision."""
+        if self.parser.in_head:
+            super().on_header(name, value.rstrip(b" \t"))
+
     def on_headers_complete(self) -> None:
-        if self.parser.should_upgrade():
-            return
-        self._in_head = False
+        if self.parser.get_http_version() == "1.0":
+            self.expect_100_continue = False
         super().on_headers_complete()
+        if (path := self.parser.path) is not None:
+            self.scope["path"], self.scope["raw_path"] = path, path.encode()
+        self.parser.head_complete()
 
     def on_message_complete(self) -> None:
-        if self.parser.should_upgrade():
-            return
-        self._in_head = True
-        self._completed += 1
         super().on_message_complete()
+        self._completed += 1
+        self.parser.message_complete()
 
-    def head_without_upgrade(self) -> bytes:
-        lines = [b"%b %b HTTP/1.1" % (self.parser.get_method(), self.url)]
-        for name, value in self.headers:
-            if name == b"connection":
-                value = b", ".join(word for word in _words(value) if word.lower() not in _UPGRADE_HEADERS)
-            if name not in _UPGRADE_HEADERS and (value or name != b"connection"):
-                lines.append(b"%b: %b" % (name, value))
-        return b"\r\n".join([*lines, b"", b""])
+    def on_response_complete(self) -> None:
+        is_last = not self.pipeline
+        super().on_response_complete()
+        if is_last and self._refusal is not None and not self.transport.is_closing():
+            self._unset_keepalive_if_required()
+            self.send_400_response(self._refusal)
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if cycle.scope["http_version"] == "1.0":
+            app = for_http10(app, cycle)
+        super()._start_asgi_task(cycle, app)
 
-class _UpgradeIgnoringParser:
-    """httptools' parser. It parses a head that offers an upgrade again, without the offer."""
+    def _is_unread(self) -> bool:
+        if self._refusal is not None or (self.parser.in_head and self.parser.last):
+            return True
+        return not self.parser.in_head and self.cycle.response_complete
 
-    def __init__(self, protocol: BoundedProtocol) -> None:
-        self._protocol = protocol
-        self._begin()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._parser, name)
-
-    def feed_data(self, data: bytes) -> None:
-        """Raises HttpParserError."""
-        unparsed = memoryview(data)
-        while (parsed := self._feed(unparsed)) < len(unparsed):
-            unparsed = unparsed[parsed:]
-
-    def _feed(self, data: memoryview) -> int:
-        """Parse up to the end of the first head that offers an upgrade. Return the bytes parsed."""
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            if self._parser.get_method() == b"CONNECT":
-                raise httptools.HttpParserError("this server is not a proxy") from None
-            head = self._protocol.head_without_upgrade()
-            self._begin()
-            self._parser.feed_data(head)
-            return int(upgrade.args[0])
-        return len(data)
-
-    def _begin(self) -> None:
-        self._parser = httptools.HttpRequestParser(self._protocol)
-        # As in uvicorn, so that the first of several requests in one read is answered.
-        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
-
-
-def _words(value: bytes) -> list[bytes]:
-    return [word.strip() for word in value.split(b",")]
+    def _refuse(self, text: str) -> None:
+        """Respond 400, after the responses to earlier requests, and close the connection."""
+        self._refusal = text
+        if self.parser.in_head:
+            pending = self.cycle is not None and not self.cycle.response_complete
+        elif pending := bool(self.pipeline):
+            self.pipeline.popleft()  # the request whose body is invalid
+        elif self.cycle.response_started:
+            self.transport.close()
+            return
+        if not pending:
+            self.send_400_response(text)

@@ -70,6 +70,19 @@ class Paths:
         return iter(self._methods.items())
 
 
+def clean_path(path: str) -> str:
+    """Resolve "//", "/./" and "/../", and keep a trailing slash, as the path cleaning of Go's mux does."""
+    if ("//" not in path and "/." not in path) or not path.startswith("/"):
+        return path
+    parts: list[str] = []
+    for part in path.split("/"):
+        if part == "..":
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/" + "/".join(parts) + ("/" if parts and path.endswith("/") else "")
+
+
 def _rank(method: str) -> int:
     return _ORDER.index(method) if method in _ORDER else len(_ORDER)
 

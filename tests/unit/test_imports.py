@@ -88,7 +88,10 @@ MAY_IMPORT: dict[str, set[str]] = {
 """By folder or single file: what its modules may import besides their own folder."""
 
 PURE = ("router/protocol", "router/balance", "router/routing", "router/admission", "config/routing/schema.py")
-PURE_MODULES = ("router/server/access.py", "router/server/cors.py", "router/server/paths.py", "config/names.py")
+PURE_MODULES = (
+    *("router/server/access.py", "router/server/chunk_scanner.py", "router/server/cors.py", "router/server/paths.py"),
+    *("router/server/request_head.py", "router/server/request_target.py", "config/names.py"),
+)
 INPUT_OUTPUT = {
     *("aiohttp", "anyio", "asyncio", "concurrent", "http", "httptools", "httpx", "litestar", "multiprocessing", "os"),
     *("pathlib", "redis", "select", "selectors", "signal", "socket", "ssl", "subprocess", "threading", "uvicorn"),
@@ -97,7 +100,7 @@ INPUT_OUTPUT = {
 THIRD_PARTY = {
     "litestar": ("router/handlers", "router/app.py", "router/server/error_handlers.py"),
     "redis": ("workers/registry",),
-    "httptools": ("router/upstream", "router/server/http_protocol.py", "router/compat/wire.py", "workers/simulated"),
+    "httptools": ("router/upstream", "router/server/request_reader.py", "router/compat/wire.py", "workers/simulated"),
     "httpx": ("workers/vllm", "workers/agent", "router/discovery", "router/wiring.py", "router/cli/commands"),
     "vllm": (),
     "torch": (),

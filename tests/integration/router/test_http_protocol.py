@@ -11,7 +11,8 @@ import uvicorn
 
 from tests.support.fleet.live import Server
 from tests.support.until import auntil
-from vllama_pool.router.server.http_protocol import MAX_HEAD, BoundedProtocol
+from vllama_pool.router.server.http_protocol import BoundedProtocol
+from vllama_pool.router.server.request_reader import MAX_HEAD
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -116,7 +117,3 @@ async def test_pipelined_upgrade_offers_are_answered_one_by_one(port: int) -> No
     last = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     answers = await answer(port, offer * 3000 + last)
     assert answers.count(b"HTTP/1.1 200") == 3001
-
-
-async def test_connect_is_refused(port: int) -> None:
-    assert (await answer(port, b"CONNECT example.com:443 HTTP/1.1\r\nHost: x\r\n\r\n")).startswith(b"HTTP/1.1 400")

@@ -109,3 +109,24 @@ def test_a_missing_or_unsafe_request_id_is_replaced_by_a_new_one(unsafe: str | N
     ids = {choose_request_id(unsafe) for _ in range(2)}
     assert len(ids) == 2
     assert all(choose_request_id(new) == new for new in ids)
+
+
+@pytest.mark.parametrize("path", ["//api/chat", "/./api/chat", "/x/../api/chat", "/../api//chat"])
+async def test_an_unclean_path_reaches_the_app_clean_and_by_the_same_rules(path: str) -> None:
+    access = Access(keys=KEYS, allow_anonymous=False)
+    app, client = await respond(http_scope("POST", path), access)
+    assert (app.scopes, client.status) == ([], 401)
+    app, _ = await respond(http_scope("POST", path, authorization="Bearer annas-key"), access)
+    assert app.scopes[0]["path"] == "/api/chat"
+
+
+@pytest.mark.parametrize("path", ["//metrics", "/x/../admin/workers", "/health/../metrics", "/./admin//workers"])
+async def test_no_spelling_of_an_admin_path_is_open_to_other_machines(path: str) -> None:
+    scope = {**http_scope("GET", path), "client": ("192.0.2.7", 5), "server": ("192.0.2.1", 11434)}
+    app, client = await respond(scope, Access(check_host=False))
+    assert (app.scopes, client.status) == ([], 403)
+
+
+async def test_options_about_the_server_as_a_whole_is_answered() -> None:
+    app, client = await respond(http_scope("OPTIONS", "*"), Access())
+    assert (app.scopes, client.status, client.body) == ([], 200, b"")

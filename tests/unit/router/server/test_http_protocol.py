@@ -11,7 +11,8 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from tests.support.until import auntil
-from vllama_pool.router.server.http_protocol import MAX_HEAD, BoundedProtocol
+from vllama_pool.router.server.http_protocol import BoundedProtocol
+from vllama_pool.router.server.request_reader import MAX_HEAD
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 UPGRADE = b"Connection: Upgrade, HTTP2-Settings, keep-alive\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEA\r\n"
@@ -47,10 +48,13 @@ class SmallLimit(BoundedProtocol):
 class Connection:
     """A server's end of one connection. Its app echoes the length of a body, or answers 413 without reading it."""
 
-    def __init__(self, protocol: type[BoundedProtocol] = BoundedProtocol, *, reads_body: bool = True) -> None:
+    def __init__(
+        self, protocol: type[BoundedProtocol] = BoundedProtocol, *, reads_body: bool = True, streams: bool = False
+    ) -> None:
         self.transport = FakeTransport()
         self.scopes: list[Any] = []
         self.reads_body = reads_body
+        self.streams = streams
         config = uvicorn.Config(self._app, interface="asgi3", lifespan="off", log_config=None)
         self._protocol = protocol(config, ServerState(), {})
         self._protocol.connection_made(self.transport)
@@ -64,9 +68,11 @@ class Connection:
             more = message.get("more_body", False)
         body = b"read %d" % size
         status = 200 if self.reads_body else 413
-        headers = [(b"content-length", b"%d" % len(body))]
+        headers = [] if self.streams else [(b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        for index in range(len(body)):
+            await send({"type": "http.response.body", "body": body[index : index + 1], "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
     def feed(self, *parts: bytes) -> None:
         """Deliver reads until the connection closes, as an event loop does."""
@@ -182,7 +188,121 @@ async def test_bytes_after_a_request_with_connection_close_do_not_cost_its_respo
     assert connection.transport.closing
 
 
-async def test_connect_gets_400(connection: Connection) -> None:
-    connection.feed(b"CONNECT example.com:443 HTTP/1.1\r\nHost: x\r\n\r\n")
+async def test_connect_reaches_the_app_without_a_path_and_closes(connection: Connection) -> None:
+    connection.feed(b"CONNECT example.com:443 HTTP/1.1\r\nHost: x\r\n\r\n" + GET)
+    await connection.responses(1)
+    (scope,) = connection.scopes
+    assert (scope["method"], scope["path"]) == ("CONNECT", "")
+    assert connection.transport.closing
+
+
+@pytest.mark.parametrize("head", [b"GET / HTTP/1.0\n\n", b"GET / HTTP/1.1\nHost: x\n\n", b"\r\n\n" + GET])
+async def test_lone_lf_and_blank_lines_before_a_head_are_accepted(connection: Connection, head: bytes) -> None:
+    connection.feed(*(head[index : index + 1] for index in range(len(head))))
+    await connection.responses(1)
+
+
+async def test_endless_blank_lines_are_limited(connection: Connection) -> None:
+    connection.feed(*[b"\r\n" * 1000] * 40)
+    assert connection.transport.written.startswith(b"HTTP/1.1 400")
+
+
+async def test_unknown_methods_reach_the_app(connection: Connection) -> None:
+    for method in (b"FOO", b"get", b"M-SEARCH"):
+        connection.feed(method + b" /a HTTP/1.1\r\nHost: x\r\n\r\n")
+    await connection.responses(3)
+    assert [scope["method"] for scope in connection.scopes] == ["FOO", "get", "M-SEARCH"]
+
+
+async def test_pipelined_requests_of_every_framing_end_where_they_end(connection: Connection) -> None:
+    chunked = b"POST /c HTTP/1.1\nHost: x\nTransfer-Encoding: chunked\n\n3\r\nabc\r\n0\r\n\r\n"
+    sized = b"POST /s HTTP/1.1\nHost: x\nContent-Length: 4\n\nGET "
+    stream = (chunked + sized + b"GET /g HTTP/1.1\nHost: x\n\n") * 5
+    connection.feed(*(stream[index : index + 50] for index in range(0, len(stream), 50)))
+    written = await connection.responses(15)
+    assert [scope["path"] for scope in connection.scopes] == ["/c", "/s", "/g"] * 5
+    assert (written.count(b"read 3"), written.count(b"read 4"), written.count(b"read 0")) == (5, 5, 5)
+
+
+async def test_trailers_do_not_become_headers(connection: Connection) -> None:
+    chunked = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-Api-Key: k\r\n\r\n"
+    connection.feed(chunked)
+    await connection.responses(1)
+    assert b"x-api-key" not in dict(connection.scopes[0]["headers"])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"3\nabc\r\n0\r\n\r\n",
+        b"3;x\nabc\r\n0\r\n\r\n",
+        b"3\r\nabc\n0\r\n\r\n",
+        b"3\r\nabcd\r\n0\r\n\r\n",
+        b"0\r\nX: y\n\n",
+        b"0\r\nContent-Length: 50\r\n\r\n",
+        b"0\r\nX : y\r\n\r\n",
+    ],
+)
+async def test_after_an_invalid_chunked_body_nothing_is_read(connection: Connection, body: bytes) -> None:
+    connection.feed(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + body + GET)
+    assert connection.transport.written.startswith(b"HTTP/1.1 400")
+    assert connection.transport.closing
+    assert len(connection.scopes) == 0
+
+
+@pytest.mark.parametrize("header", [b"Transfer-Encoding : chunked", b"Content-Length\t: 5", b"X: a\0b", b": x", b"x"])
+async def test_a_header_line_that_go_refuses_is_refused(connection: Connection, header: bytes) -> None:
+    connection.feed(b"POST / HTTP/1.1\r\nHost: x\r\n" + header + b"\r\n\r\n" + GET)
     assert connection.transport.written.startswith(b"HTTP/1.1 400")
     assert connection.scopes == []
+
+
+async def test_an_invalid_request_is_refused_after_the_responses_to_earlier_ones(connection: Connection) -> None:
+    connection.feed(GET + GET + b"nonsense\r\n\r\n" + GET)
+    written = await connection.responses(1, b"400")
+    assert written.count(b"HTTP/1.1 200") == 2
+    assert written.rindex(b"HTTP/1.1 200") < written.index(b"HTTP/1.1 400")
+    assert connection.transport.closing
+
+
+async def test_a_pipelined_request_with_an_invalid_body_does_not_reach_the_app(connection: Connection) -> None:
+    connection.feed(GET + b"POST /bad HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n" + GET)
+    written = await connection.responses(1, b"400")
+    assert written.startswith(b"HTTP/1.1 200")
+    assert [scope["path"] for scope in connection.scopes] == ["/"]
+
+
+async def test_an_invalid_request_is_not_logged(connection: Connection, caplog: pytest.LogCaptureFixture) -> None:
+    connection.feed(b"nonsense\r\n\r\n")
+    assert connection.transport.closing
+    assert caplog.records == []
+
+
+async def test_an_http_1_0_response_without_length_is_not_chunked() -> None:
+    connection = Connection(streams=True)
+    connection.feed(b"POST / HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nhi")
+    await auntil(lambda: connection.transport.closing, 5, "the end of the response")
+    head, _, body = connection.transport.written.partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head
+    assert b"connection: close" in head
+    assert body == b"read 2"
+    connection.close()
+
+
+async def test_an_http_1_0_connection_is_kept_if_asked_for_and_the_response_has_a_length(
+    connection: Connection,
+) -> None:
+    keep = b"GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n"
+    connection.feed(keep)
+    assert b"connection: keep-alive\r\n" in await connection.responses(1)
+    connection.feed(keep)
+    await connection.responses(2)
+    assert not connection.transport.closing
+    connection.feed(b"GET / HTTP/1.0\r\n\r\n")
+    await connection.responses(3)
+    assert connection.transport.closing
+
+
+async def test_an_http_1_0_client_gets_no_100_continue(connection: Connection) -> None:
+    connection.feed(b"POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nhi")
+    assert b"HTTP/1.1 100" not in await connection.responses(1)

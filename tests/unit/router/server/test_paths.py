@@ -2,7 +2,7 @@
 
 import pytest
 
-from vllama_pool.router.server.paths import NotAllowed, NotFound, Paths, Redirect
+from vllama_pool.router.server.paths import NotAllowed, NotFound, Paths, Redirect, clean_path
 
 PATHS = Paths(
     [
@@ -92,3 +92,30 @@ def test_a_trailing_slash_is_redirected_if_the_method_is_served(
 @pytest.mark.rule(36)
 def test_a_redirect_keeps_the_query_string() -> None:
     assert PATHS.check("GET", "/api/tags/", "a=%20b&c") == Redirect(301, "/api/tags?a=%20b&c")
+
+
+@pytest.mark.parametrize(
+    ("path", "clean"),
+    [
+        ("/", "/"),
+        ("//", "/"),
+        ("///", "/"),
+        ("/api/tags", "/api/tags"),
+        ("//api/tags", "/api/tags"),
+        ("/api//tags", "/api/tags"),
+        ("/api/tags//", "/api/tags/"),
+        ("/./api/tags", "/api/tags"),
+        ("/api/./tags/.", "/api/tags"),
+        ("/x/../api/tags", "/api/tags"),
+        ("/../../api/tags", "/api/tags"),
+        ("/api/tags/x/..", "/api/tags"),
+        ("/api/tags/../", "/api/"),
+        ("/..", "/"),
+        ("/.hidden/...", "/.hidden/..."),
+        ("/api\\..\\tags", "/api\\..\\tags"),
+        ("", ""),
+        ("*", "*"),
+    ],
+)
+def test_unclean_paths_are_resolved(path: str, clean: str) -> None:
+    assert clean_path(path) == clean
