@@ -30,7 +30,7 @@ def check(request: ChatRequest, info: ModelInfo, clock: Clock) -> DirectResponse
         options.check(request.options)
     if not request.messages:
         return _empty_response(request, clock, "load")
-    formats.check_format(request.format)
+    formats.require_valid(request.response_format)
     capabilities.require(images.required_capabilities(_images(request)), request.model, info)
     if not info.has_template:
         raise BadRequest(NO_TEMPLATE.format(model=request.model))
@@ -74,7 +74,7 @@ def _upstream_request(request: ChatRequest, info: ModelInfo, defaults: Defaults)
         stream=True,
         stream_options=api.INCLUDE_USAGE,
         tools=messages.tools(request.tools),
-        response_format=formats.translate(request.format),
+        response_format=formats.require_valid(request.response_format),
         **options.sampling(options.merge(request.options, defaults.options, info), info),
     )
     set_thinking_and_logprobs(upstream, request, info)

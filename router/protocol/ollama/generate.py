@@ -44,7 +44,7 @@ def check(request: GenerateRequest, info: ModelInfo, clock: Clock) -> DirectResp
         options.check(request.options)
     if not request.prompt:
         return _empty_response(request, clock, "load")
-    formats.check_format(request.format)
+    formats.require_valid(request.response_format)
     if request.template:
         raise BadRequest(NO_TEMPLATES)
     if request.context and min(request.context) < 0:
@@ -130,7 +130,7 @@ def _chat(request: GenerateRequest, info: ModelInfo, defaults: Defaults) -> api.
         messages=chat,
         stream=True,
         stream_options=api.INCLUDE_USAGE,
-        response_format=formats.translate(request.format),
+        response_format=formats.require_valid(request.response_format),
         return_token_ids=True,
         **options.sampling(options.merge(request.options, defaults.options, info), info),
     )
@@ -153,7 +153,7 @@ def _completion(
         stream=True,
         stream_options=api.INCLUDE_USAGE,
         suffix=request.suffix or None,
-        response_format=formats.translate(request.format),
+        response_format=formats.require_valid(request.response_format),
         logprobs=request.logprob_alternatives,
         return_token_ids=not request.raw,
         **options.with_max_tokens(values, info),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
 
 from vllama_pool.router.errors import BadRequest, ModelNotFound
+from vllama_pool.router.protocol.ollama import formats
 from vllama_pool.router.protocol.ollama.gojson import BodyDecoder, named
 from vllama_pool.router.protocol.ollama.images import check_base64
 from vllama_pool.router.protocol.ollama.keep_alive import KeepAlive, dec_hook
@@ -72,6 +73,8 @@ class InferenceRequest(Body, frozen=True, kw_only=True):
     think: Any = None
     keep_alive: KeepAlive | None = None
     format: msgspec.Raw = msgspec.Raw()
+    response_format: Any = None
+    """`format` as translated after decoding, a `formats.Outcome`; what the client sends under this name is ignored."""
     truncate: bool | None = None
     shift: bool | None = None
     logprobs: bool = False
@@ -104,6 +107,8 @@ class GenerateRequest(InferenceRequest, frozen=True, kw_only=True):
     images: Images | None = None
 
 
+RequestT = TypeVar("RequestT", bound=InferenceRequest)
+
 CHAT = BodyDecoder(ChatRequest, dec_hook)
 GENERATE = BodyDecoder(GenerateRequest, dec_hook)
 
@@ -117,7 +122,7 @@ def decode_chat(body: bytes) -> ChatRequest:
             _check_images(message.images)
     _check_shared(request)
     require_model(request.model)
-    return request
+    return _with_response_format(request)
 
 
 def decode_generate(body: bytes) -> GenerateRequest:
@@ -127,7 +132,7 @@ def decode_generate(body: bytes) -> GenerateRequest:
     _check_shared(request)
     if not request.model.strip():
         raise ModelNotFound(generation_text(request.model))
-    return request
+    return _with_response_format(request)
 
 
 def default_messages(messages: Sequence[Mapping[str, Any]]) -> list[ChatMessage]:
@@ -149,6 +154,14 @@ def _raw_objects(request: ChatRequest) -> Iterable[msgspec.Raw]:
 
 def _is_object(raw: msgspec.Raw) -> bool:
     return bytes(raw)[:1] in (b"{", b"")
+
+
+def _with_response_format(request: RequestT) -> RequestT:
+    """Translate here, because decoding leaves the event loop if the body is large."""
+    outcome = formats.translate(request.format)
+    if outcome is request.response_format:
+        return request
+    return msgspec.structs.replace(request, response_format=outcome)
 
 
 def _check_shared(request: InferenceRequest) -> None:

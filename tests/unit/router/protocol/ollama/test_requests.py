@@ -31,7 +31,7 @@ def upstream_body(body: bytes) -> dict[str, Any]:
     return result
 
 
-@pytest.mark.parametrize("field", [b'"format":{"a":"\xff"}', b'"tools":[{"function":{"parameters":{"a":"\xff"}}}]'])
+@pytest.mark.parametrize("field", [b'"format":{"const":"\xff"}', b'"tools":[{"function":{"parameters":{"a":"\xff"}}}]'])
 def test_invalid_utf8_is_replaced_in_raw_fields(field: bytes) -> None:
     assert "\ufffd" in json.dumps(upstream_body(b'{"model":"m",%b,%b}' % (FEW, field)), ensure_ascii=False)
 
@@ -79,7 +79,7 @@ def test_non_ascii_digits_are_not_a_duration() -> None:
 
 
 def test_invalid_utf8_is_replaced_in_generate_requests() -> None:
-    request = requests.decode_generate(b'{"model":"m","prompt":"x","format":{"a":"\xff"}}')
+    request = requests.decode_generate(b'{"model":"m","prompt":"x","format":{"const":"\xff"}}')
     assert generate.check(request, ABLE, CLOCK) is None
     assert "\ufffd" in outgoing(generate.prepare(request, ABLE, NO_DEFAULTS, CLOCK)).body.decode()
 
