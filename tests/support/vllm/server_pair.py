@@ -24,6 +24,8 @@ QUESTION: dict[str, Any] = {"messages": [{"role": "user", "content": "What is 2+
 NO_THINKING = {"chat_template_kwargs": {"enable_thinking": False}}
 STREAM_WITH_USAGE: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
 JSON = {"content-type": "application/json"}
+TIMEOUT = 100.0
+"""Seconds without a byte from a server. A vLLM on a busy machine makes a few tokens per second."""
 
 every_mode = pytest.mark.parametrize(
     "mode", [{}, {"stream": True}, STREAM_WITH_USAGE], ids=["whole", "streamed", "usage"]
@@ -76,7 +78,7 @@ class ServerPair:
     def _send(self, url: str, method: str, path: str, body: Any, headers: dict[str, str]) -> httpx.Response:
         content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         sent = {**self.headers, **({} if content is None else JSON), **headers}
-        return httpx.request(method, url + path, content=content, headers=sent, trust_env=False, timeout=60.0)
+        return httpx.request(method, url + path, content=content, headers=sent, trust_env=False, timeout=TIMEOUT)
 
 
 Simulate = Callable[..., ServerPair]
@@ -87,7 +89,7 @@ Simulate = Callable[..., ServerPair]
 async def fresh_connections(headers: dict[str, str] | None = None) -> AsyncIterator[httpx.AsyncClient]:
     """An HTTP client that reuses no connection, since httpx may send on one that an idle server is closing."""
     limits = httpx.Limits(max_keepalive_connections=0)
-    async with httpx.AsyncClient(trust_env=False, timeout=60.0, headers=headers, limits=limits) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=TIMEOUT, headers=headers, limits=limits) as client:
         yield client
 
 

@@ -36,7 +36,7 @@ def strict_spec(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Spec
     for file in smollm2.iterdir():
         if file.name != "chat_template.jinja":
             (folder / file.name).symlink_to(file)
-    limits = ("--max-num-queued-reqs", str(MAX_QUEUED), "--max-num-seqs", "1", "--shutdown-timeout", "60")
+    limits = ("--max-num-queued-reqs", str(MAX_QUEUED), "--max-num-seqs", "1", "--shutdown-timeout", "240")
     flags = ("--api-key", API_KEY, *limits, "--enable-server-load-tracking")
     return Spec("strict", folder, flags, (("VLLM_SERVER_DEV_MODE", "1"),))
 
@@ -173,6 +173,7 @@ async def test_sleep_ends_accepted_streams_and_holds_later_requests(strict_pair:
     response_shape.assert_equal(*endings)
 
 
+@pytest.mark.timeout(300)
 async def test_sigterm_lets_accepted_requests_finish_and_refuses_new_ones(
     strict_pair: ServerPair, strict_vllm: VllmServer
 ) -> None:
