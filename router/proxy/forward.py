@@ -34,8 +34,8 @@ _Result: TypeAlias = WorkerResponse | DirectResponse
 
 _log = logging.getLogger(__name__)
 
-MAX_ADAPTATIONS = 3
-"""Adapted requests per attempt, with fewer stop strings, fewer tokens or a shorter prompt."""
+MAX_ADAPTATIONS = 5
+"""Adapted requests per attempt: fewer stop strings, fewer tokens, a shorter prompt, joined messages, a closed turn."""
 
 WORKER_LOST = "the worker was lost while it was answering; send the request again"
 

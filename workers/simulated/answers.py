@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import msgspec
@@ -67,13 +67,15 @@ class SimulatedText:
     finish: str = "stop"
     skip: int = 0
     """Tokens already in the prompt."""
+    content_kind: Kind = Kind.CONTENT
 
     def token(self, index: int) -> Token:
         """Past the head, the answer counts forever."""
         index += self.skip
-        if index < len(self.head):
-            return self.head[index]
-        return COUNT[(index - len(self.head)) % len(COUNT)]
+        token = self.head[index] if index < len(self.head) else COUNT[(index - len(self.head)) % len(COUNT)]
+        if self.content_kind is not Kind.CONTENT and token.kind is Kind.CONTENT:
+            return token._replace(kind=self.content_kind)
+        return token
 
 
 def _tokens(ids: Sequence[int], kind: Kind) -> list[Token]:
@@ -104,6 +106,10 @@ def begins_answer(prompt: Sequence[int]) -> bool:
     return tuple(prompt[-len(ASSISTANT) :]) == ASSISTANT
 
 
+def has_think_tag(prompt: Sequence[int]) -> bool:
+    return v.THINK in prompt or v.END_THINK in prompt
+
+
 def answer(prompt: Sequence[int], plan: AnswerPlan) -> SimulatedText:
     """Return the answer to a prompt, or the rest of one."""
     base, done = _split(prompt)
@@ -114,6 +120,11 @@ def answer(prompt: Sequence[int], plan: AnswerPlan) -> SimulatedText:
         rest = max(0, whole.natural - len(done))
         return SimulatedText(whole.head, rest, skip=len(done))
     return SimulatedText((), plan.length)
+
+
+def as_reasoning(rest: SimulatedText) -> SimulatedText:
+    """Return a continuation as vLLM's parser of a thinking model reads it: no tag ends the thinking."""
+    return replace(rest, content_kind=Kind.REASONING)
 
 
 def _whole(base: Sequence[int], plan: AnswerPlan) -> SimulatedText:

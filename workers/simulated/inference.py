@@ -66,7 +66,7 @@ class Inference:
         self.check_model(body.model)
         self._check_chat(body)
         thinking = self._options.reasoning and not _is_thinking_disabled(body)
-        prompt = self._limit(self._chat_prompt(body, thinking), body)
+        prompt = self._limit(self.rendered(body), body)
         call = self._call(body)
         plan = AnswerPlan(
             thinking=thinking and not body.continue_final_message,
@@ -77,7 +77,10 @@ class Inference:
         head = self._head("chatcmpl-", body, request, prompt, body.top_logprobs or 0 if body.logprobs else None)
         task = self._task(exchange, fault)
         task.output = self._chat_output(task, body, head, call, thinking)
-        self._start(task, body, head, answers.answer(prompt, plan), body.max_completion_tokens or body.max_tokens)
+        answer = answers.answer(prompt, plan)
+        if thinking and body.continue_final_message and not answers.has_think_tag(prompt):
+            answer = answers.as_reasoning(answer)
+        self._start(task, body, head, answer, body.max_completion_tokens or body.max_tokens)
 
     def completion(self, request: Request, exchange: Exchange, fault: faults.RequestFault | None) -> None:
         """Raises ApiError."""
@@ -118,11 +121,13 @@ class Inference:
         if (error := self._unavailable()) is not None:
             raise error
 
-    def rendered(self, body: TokenizeChat) -> str:
+    def rendered(self, body: ChatBody | TokenizeChat) -> str:
+        """Raises ApiError."""
         return template.render(
             body.messages,
             body.tools,
             model=self._options.model,
+            strict=self._options.strict_template,
             no_thinking=self._options.reasoning and _is_thinking_disabled(body),
             add_generation_prompt=body.add_generation_prompt,
             continue_final=body.continue_final_message,
@@ -144,16 +149,6 @@ class Inference:
             raise ApiError('tool_choice="required" requires --tool-call-parser to be set')
         if body.tools and isinstance(body.tool_choice, NamedTool) and not self._options.tool_parser:
             raise ApiError(f'tool_choice="{body.tool_choice.function.name}" requires --tool-call-parser to be set')
-
-    def _chat_prompt(self, body: ChatBody, thinking: bool) -> str:
-        return template.render(
-            body.messages,
-            body.tools,
-            model=self._options.model,
-            no_thinking=self._options.reasoning and not thinking,
-            add_generation_prompt=body.add_generation_prompt,
-            continue_final=body.continue_final_message,
-        )
 
     def _limit(self, prompt: str | list[int], body: ChatBody | CompletionRequest) -> list[int]:
         """Tokenize, and truncate on request. Raises ApiError."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from vllama_pool.workers.simulated.engine import Pace
 from vllama_pool.workers.simulated.faults import Fault, parse
 from vllama_pool.workers.simulated.requests import MAX_STOP_STRINGS
+from vllama_pool.workers.simulated.template import Strictness
 
 VERSION = "0.32.0+simulated"
 
@@ -39,6 +40,7 @@ class Options:
     embedding: bool = False
     dimensions: int = 64
     chat_template: bool = True
+    strict_template: Strictness = ""
     tool_calls: bool = False
     """Parser and automatic choice."""
     tool_parser: bool = False
@@ -99,6 +101,7 @@ def parse_arguments(argv: Sequence[str], environment: Mapping[str, str]) -> tupl
         embedding=args.runner == "pooling",
         dimensions=args.dimensions,
         chat_template=not args.no_chat_template,
+        strict_template=args.strict_template,
         tool_calls=args.enable_auto_tool_choice and args.tool_call_parser is not None,
         tool_parser=args.tool_call_parser is not None,
         reasoning=args.reasoning_parser is not None,
@@ -150,6 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("--answer-tokens", type=_whole, default=64, help="length of an answer")
     own.add_argument("--dimensions", type=_whole, default=64, help="of an embedding")
     own.add_argument("--no-chat-template", action="store_true")
+    own.add_argument("--strict-template", choices=("system-first", "no-system"), default="", help="refuse other roles")
     own.add_argument("--startup", type=float, default=0.0, help="seconds before it listens")
     own.add_argument("--engine-process", action="store_true", help="start a child process, as vLLM does")
     own.add_argument("--fault", action="append", default=[], type=_fault, metavar="JSON", help="see faults.py")

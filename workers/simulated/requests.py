@@ -230,7 +230,9 @@ def parse_embedding(body: bytes, content_type: str) -> EmbeddingRequest:
 
 def parse_tokenize(body: bytes, content_type: str) -> _TokenizeText | TokenizeChat:
     """Raises ApiError."""
-    request: _TokenizeText | TokenizeChat = _validate(TokenizeRequest, _load(body, content_type))
+    data = _load(body, content_type)
+    _check_generation_prompt(data)
+    request: _TokenizeText | TokenizeChat = _validate(TokenizeRequest, data)
     return request
 
 
@@ -366,6 +368,10 @@ def _check_raw_chat(data: dict[str, Any]) -> None:
             "tools",
         )
     _check_tool_choice(data.get("tool_choice"), data.get("tools"))
+    _check_generation_prompt(data)
+
+
+def _check_generation_prompt(data: dict[str, Any]) -> None:
     if data.get("continue_final_message") and data.get("add_generation_prompt"):
         raise ApiError("Cannot set both `continue_final_message` and `add_generation_prompt` to True.")
 

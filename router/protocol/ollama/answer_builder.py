@@ -23,6 +23,7 @@ class AnswerBuilder:
     """Writes a line per chunk when streaming, else joins them. Strips blank lines around reasoning as Ollama does."""
 
     __slots__ = (
+        "_all_content",
         "_buffer",
         "_keep_ids",
         "_lines",
@@ -46,8 +47,12 @@ class AnswerBuilder:
         logprobs: int | None,
         keep_ids: bool = False,
         think_tags: ThinkTagSplitter | None = None,
+        all_content: bool = False,
     ) -> None:
-        """`logprobs`: alternatives per token; None to omit logprobs. `keep_ids`: collect `context`."""
+        """`logprobs`: alternatives per token; None to omit logprobs. `keep_ids`: collect `context`.
+
+        `all_content`: what vLLM's parser takes for reasoning is content.
+        """
         self.state = StreamState()
         self.begun = False
         self.timestamp = ""
@@ -56,6 +61,7 @@ class AnswerBuilder:
         self._logprobs = logprobs
         self._keep_ids = keep_ids
         self._think_tags = think_tags
+        self._all_content = all_content
         self._strip_content = False
         self._strip_thinking = True
         self._plain_text = think_tags is None
@@ -124,7 +130,12 @@ class AnswerBuilder:
     def _add_rich(self, choice: api.VllmChoice, text: str, now: int) -> None:
         thinking = ""
         if (delta := choice.delta) is not None:
-            thinking = self._stripped_thinking(delta.reasoning or delta.reasoning_content or "", now)
+            reasoning = delta.reasoning or delta.reasoning_content or ""
+            if self._all_content and reasoning:
+                text = reasoning + text
+                self._touch(now)
+            else:
+                thinking = self._stripped_thinking(reasoning, now)
             if delta.tool_calls:
                 self.state.tool_calls.add(delta.tool_calls)
                 self._touch(now)

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.errors import AttemptFailed, BadRequest
 from vllama_pool.router.protocol import json_lines
 from vllama_pool.router.protocol.clock import rfc3339
-from vllama_pool.router.protocol.ollama import capabilities, formats, images, messages, options, render, think_option
+from vllama_pool.router.protocol.ollama import (
+    capabilities,
+    continuation,
+    formats,
+    images,
+    messages,
+    options,
+    render,
+    think_option,
+)
 from vllama_pool.router.protocol.ollama.answer_builder import AnswerBuilder
 from vllama_pool.router.protocol.ollama.chat_response import ChatResponse, ChatWriter, ResponseMessage
 from vllama_pool.router.protocol.ollama.render import DebugInfo
 from vllama_pool.router.protocol.ollama.requests import ChatRequest, InferenceRequest
 from vllama_pool.router.protocol.ollama.stream import TextTranslator
 from vllama_pool.router.protocol.operation import Clock, DirectResponse, NextStep, Timing, UpstreamRequest
-from vllama_pool.router.protocol.vllm import api, limits, shorten
+from vllama_pool.router.protocol.vllm import api, limits, shorten, strict_templates
 from vllama_pool.workers.registry.record import ModelInfo
 
 NO_TEMPLATE = 'chat needs a chat template and "{model}" has none: use /api/generate, or start vLLM with --chat-template'
@@ -49,24 +60,44 @@ def _empty_response(request: ChatRequest, clock: Clock, reason: str) -> DirectRe
 
 
 def prepare(request: ChatRequest, info: ModelInfo, defaults: Defaults, clock: Clock) -> NextStep:
-    upstream = _upstream_request(request, info, defaults)
+    return _send(_upstream_request(request, info, defaults), request, info, clock)
+
+
+def adapt(
+    request: ChatRequest, info: ModelInfo, defaults: Defaults, clock: Clock, *refusals: AttemptFailed
+) -> NextStep | None:
+    """Apply the limits that the refusals name, and change what the template refuses. Drops the oldest turns (R145)."""
+    not_continued = any(map(continuation.is_refusal, refusals))
+    upstream = _upstream_request(request, info, defaults, not_continued=not_continued)
+    others = [refusal for refusal in refusals if not continuation.is_refusal(refusal)]
+    form = strict_templates.form_after(others, upstream.messages, info.template)
+    if form is None:
+        if not_continued:
+            raise refusals[-1]
+        return None
+    within = limits.within_limits(upstream, refusals)
+    send = partial(_send, request=request, info=info, clock=clock)
+    if any(map(limits.is_too_long, refusals)):
+        limit = info.context_length
+        return shorten.shortened(within or upstream, limit, form=form, send=send) if request.may_shorten else None
+    if within is None and form is strict_templates.unchanged and not not_continued:
+        return None
+    return send(strict_templates.apply(form, within or upstream))
+
+
+def _send(upstream: api.VllmChatRequest, request: ChatRequest, info: ModelInfo, clock: Clock) -> NextStep:
     if request.debug_render_only:
         return render.render_chat(upstream, lambda text: _rendered(request, clock, text))
-    return UpstreamRequest(api.CHAT_PATH, api.encode(upstream))
+    continued = upstream.continue_final_message and continuation.continues_text(request, info)
+    return UpstreamRequest(
+        api.CHAT_PATH, api.encode(upstream), partial(translator, all_content=True) if continued else None
+    )
 
 
-def adapt(request: ChatRequest, info: ModelInfo, defaults: Defaults, *refusals: AttemptFailed) -> NextStep | None:
-    """Apply the limits that the refusals name. Drops the oldest turns (R145)."""
-    if not limits.is_known(refusals[-1]):
-        return None
-    upstream = _upstream_request(request, info, defaults)
-    within = limits.within_limits(upstream, refusals)
-    if any(map(limits.is_too_long, refusals)):
-        return shorten.shortened(within or upstream, info.context_length) if request.may_shorten else None
-    return UpstreamRequest(api.CHAT_PATH, api.encode(within)) if within is not None else None
-
-
-def _upstream_request(request: ChatRequest, info: ModelInfo, defaults: Defaults) -> api.VllmChatRequest:
+def _upstream_request(
+    request: ChatRequest, info: ModelInfo, defaults: Defaults, *, not_continued: bool = False
+) -> api.VllmChatRequest:
+    """`not_continued`: the worker refused to continue the last message."""
     chat = messages.with_defaults(request.messages or (), defaults)
     upstream = api.VllmChatRequest(
         model=info.name,
@@ -78,13 +109,12 @@ def _upstream_request(request: ChatRequest, info: ModelInfo, defaults: Defaults)
         **options.sampling(options.merge(request.options, defaults.options, info), info),
     )
     set_thinking_and_logprobs(upstream, request, info)
+    continuation.leave_open(upstream, request, info, refused=not_continued)
     return upstream
 
 
 def set_thinking_and_logprobs(upstream: api.VllmChatRequest, request: InferenceRequest, info: ModelInfo) -> None:
-    think = think_option.translate(request.think, info)
-    upstream.chat_template_kwargs = think.kwargs
-    upstream.reasoning_effort = think.effort
+    think_option.apply(upstream, request.think, info)
     if request.logprob_alternatives is not None:
         upstream.logprobs = True
         upstream.top_logprobs = request.logprob_alternatives
@@ -97,7 +127,11 @@ def _rendered(request: ChatRequest, clock: Clock, text: str) -> DirectResponse:
     return DirectResponse(json_lines.encode(response))
 
 
-def translator(request: ChatRequest, timing: Timing, clock: Clock) -> TextTranslator:
-    writer = ChatWriter(request.model)
-    answer = AnswerBuilder(writer, stream=request.stream, logprobs=request.logprob_alternatives)
+def translator(request: ChatRequest, timing: Timing, clock: Clock, *, all_content: bool = False) -> TextTranslator:
+    answer = AnswerBuilder(
+        ChatWriter(request.model),
+        stream=request.stream,
+        logprobs=request.logprob_alternatives,
+        all_content=all_content,
+    )
     return TextTranslator(answer, timing, clock, stream=request.stream)

@@ -20,13 +20,16 @@ from vllama_pool.router.protocol.ollama.render import DebugInfo
 from vllama_pool.router.protocol.ollama.requests import GenerateRequest, default_messages
 from vllama_pool.router.protocol.ollama.stream import TextTranslator
 from vllama_pool.router.protocol.operation import Clock, DirectResponse, NextStep, Timing, UpstreamRequest
-from vllama_pool.router.protocol.vllm import api, limits, shorten, think_tags, tokenize
+from vllama_pool.router.protocol.vllm import api, limits, shorten, strict_templates, think_tags, tokenize
+from vllama_pool.router.protocol.vllm.strict_templates import Form, unchanged
 from vllama_pool.router.protocol.vllm.think_tags import ThinkTagSplitter
 from vllama_pool.workers.registry.record import ModelInfo
 
 RAW_CONFLICT = "raw mode does not support template, system, or context"
 NO_TEMPLATES = "template is not supported: vLLM renders the model's own chat template; use raw for your own prompt"
 NO_IMAGES = "images need a chat template: leave out raw, suffix and context, or use a model that has a template"
+Change = Callable[[api.VllmCompletionRequest, int], api.VllmCompletionRequest]
+
 PROMPT_END = 8
 """Tokens at a prompt's end that may hold a think tag."""
 
@@ -75,20 +78,18 @@ def prepare(request: GenerateRequest, info: ModelInfo, defaults: Defaults, clock
     return _send(_completion(request, info, defaults, _plain_prompt(request, defaults)))
 
 
-def adapt(request: GenerateRequest, info: ModelInfo, defaults: Defaults, *refusals: AttemptFailed) -> NextStep | None:
+def adapt(
+    request: GenerateRequest, info: ModelInfo, defaults: Defaults, clock: Clock, *refusals: AttemptFailed
+) -> NextStep | None:
     too_long = any(map(limits.is_too_long, refusals))
-    if not limits.is_known(refusals[-1]) or (too_long and not request.may_shorten):
+    if too_long and not request.may_shorten:
+        return None
+    if _is_chat(request, info):
+        return _adapted_chat(request, info, defaults, clock, refusals)
+    if not limits.is_known(refusals[-1]):
         return None
     if request.context:
-        return _after_context(
-            request, info, defaults, lambda upstream, limit: _adapted(upstream, limit, refusals) or upstream
-        )
-    if _is_chat(request, info):
-        chat = _chat(request, info, defaults)
-        within = limits.within_limits(chat, refusals)
-        if too_long:
-            return shorten.shortened(within or chat, info.context_length)
-        return UpstreamRequest(api.CHAT_PATH, api.encode(within)) if within is not None else None
+        return _after_context(request, info, defaults, _adaptation(refusals))
     upstream = _completion(request, info, defaults, _plain_prompt(request, defaults))
     if too_long and not info.context_length:
         return tokenize.count_text(
@@ -96,6 +97,29 @@ def adapt(request: GenerateRequest, info: ModelInfo, defaults: Defaults, *refusa
         )
     adapted = _adapted(upstream, info.context_length, refusals)
     return _send(adapted) if adapted is not None else None
+
+
+def _adapted_chat(
+    request: GenerateRequest, info: ModelInfo, defaults: Defaults, clock: Clock, refusals: Sequence[AttemptFailed]
+) -> NextStep | None:
+    chat = _chat(request, info, defaults)
+    form = strict_templates.form_after(refusals, chat.messages, info.template)
+    if form is None:
+        return None
+    if request.debug_render_only:
+        return _render(request, info, defaults, clock, form)
+    if request.context:
+        return _after_context(request, info, defaults, _adaptation(refusals), form)
+    within = limits.within_limits(chat, refusals)
+    if any(map(limits.is_too_long, refusals)):
+        return shorten.shortened(within or chat, info.context_length, form=form)
+    if within is None and form is unchanged:
+        return None
+    return shorten.send_chat(strict_templates.apply(form, within or chat))
+
+
+def _adaptation(refusals: Sequence[AttemptFailed]) -> Change:
+    return lambda upstream, limit: _adapted(upstream, limit, refusals) or upstream
 
 
 def _adapted(
@@ -160,10 +184,9 @@ def _completion(
     )
 
 
-Change = Callable[[api.VllmCompletionRequest, int], api.VllmCompletionRequest]
-
-
-def _after_context(request: GenerateRequest, info: ModelInfo, defaults: Defaults, change: Change) -> NextStep:
+def _after_context(
+    request: GenerateRequest, info: ModelInfo, defaults: Defaults, change: Change, form: Form = unchanged
+) -> NextStep:
     """Complete the context's tokens and the prompt's (R054)."""
     has_tags = _is_chat(request, info) and think_tags.uses_tags(info)
 
@@ -173,11 +196,14 @@ def _after_context(request: GenerateRequest, info: ModelInfo, defaults: Defaults
         return _send(change(upstream, tokenized.max_model_len), think_tags.ends_inside(end) if has_tags else None)
 
     if _is_chat(request, info):
-        return tokenize.tokenize_chat(_chat(request, info, defaults), on_tokens, with_texts=has_tags)
+        chat = strict_templates.apply(form, _chat(request, info, defaults))
+        return tokenize.tokenize_chat(chat, on_tokens, with_texts=has_tags)
     return tokenize.tokenize_text(info.name, _plain_prompt(request, defaults), on_tokens)
 
 
-def _render(request: GenerateRequest, info: ModelInfo, defaults: Defaults, clock: Clock) -> NextStep:
+def _render(
+    request: GenerateRequest, info: ModelInfo, defaults: Defaults, clock: Clock, form: Form = unchanged
+) -> NextStep:
     def respond(text: str) -> DirectResponse:
         stamp = rfc3339(clock.time_ns())
         debug_info = DebugInfo(text, len(request.images or ()))
@@ -187,7 +213,8 @@ def _render(request: GenerateRequest, info: ModelInfo, defaults: Defaults, clock
         return DirectResponse(json_lines.encode(response))
 
     if _is_chat(request, info):
-        return render.render_chat(_chat(request, info, defaults), respond, after=request.context)
+        chat = strict_templates.apply(form, _chat(request, info, defaults))
+        return render.render_chat(chat, respond, after=request.context)
     return render.render_text(info.name, _plain_prompt(request, defaults), respond, after=request.context)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllama_pool.router.errors import BadRequest
+from vllama_pool.router.protocol.vllm import api
 from vllama_pool.workers.registry.record import ModelInfo
 
 _LEVELS = ("high", "medium", "low", "max")
@@ -45,6 +46,12 @@ def translate(value: Any, info: ModelInfo) -> Thinking:
         # Mistral's tokenizer refuses chat_template_kwargs and accepts these two efforts.
         return Thinking(effort="high" if on else "none")
     return Thinking(kwargs={"enable_thinking": on, "thinking": on}, effort=effort)
+
+
+def apply(upstream: api.VllmChatRequest, value: Any, info: ModelInfo) -> None:
+    thinking = translate(value, info)
+    upstream.chat_template_kwargs = thinking.kwargs
+    upstream.reasoning_effort = thinking.effort
 
 
 def _gpt_oss_effort(value: Any, on: bool, effort: str | None) -> str:

@@ -105,6 +105,8 @@ class VllmChatRequest(VllmSampling, omit_defaults=True, kw_only=True):
     response_format: VllmResponseFormat | None = None
     chat_template_kwargs: dict[str, bool] | None = None
     reasoning_effort: str | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
     logprobs: bool = False
     top_logprobs: int | None = None
     return_token_ids: bool = False
@@ -140,6 +142,8 @@ class VllmTokenizeChatRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     tools: list[VllmTool] | None = None
     chat_template_kwargs: dict[str, bool | str] | None = None
     return_token_strs: bool = False
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
 
 
 class VllmTokenizeTextRequest(msgspec.Struct, frozen=True):

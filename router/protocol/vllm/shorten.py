@@ -6,13 +6,14 @@ A binary search with the worker's tokenizer finds how many to drop. If that is n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from vllama_pool.router.protocol.operation import NextStep, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api, tokenize
+from vllama_pool.router.protocol.vllm.strict_templates import Form, unchanged
 
 SHARE = 4
 """Up to 1/SHARE of the context is reserved for the answer."""
@@ -76,16 +77,26 @@ def _valid_starts(messages: Sequence[api.VllmMessage]) -> list[int]:
     return starts[::-1]
 
 
-def shortened(chat: api.VllmChatRequest, limit: int) -> NextStep:
-    """`limit`: the context in tokens; 0 if unknown."""
+def send_chat(chat: api.VllmChatRequest) -> NextStep:
+    return UpstreamRequest(api.CHAT_PATH, api.encode(chat))
+
+
+def shortened(
+    chat: api.VllmChatRequest,
+    limit: int,
+    *,
+    form: Form = unchanged,
+    send: Callable[[api.VllmChatRequest], NextStep] = send_chat,
+) -> NextStep:
+    """`limit`: the context in tokens; 0 if unknown. `form` changes the kept messages."""
     candidates = shortenings(chat.messages)
 
     def narrow(low: int, high: int, best: api.VllmChatRequest | None, limit: int) -> NextStep:
         """Shortenings before `low` are too long. The one at `high` fits; it is `best`."""
         if low == high:
-            return _send(best or cut(_with(chat, candidates[-1]), limit))
+            return send(best or cut(_with(chat, candidates[-1], form), limit))
         middle = (low + high) // 2
-        tried = _with(chat, candidates[middle])
+        tried = _with(chat, candidates[middle], form)
         if limit and _characters(tried) > limit * LONGEST_TOKEN:
             return narrow(middle + 1, high, best, limit)
 
@@ -117,9 +128,5 @@ def _characters(chat: api.VllmChatRequest) -> int:
     return sum(len(message.content) for message in chat.messages if isinstance(message.content, str))
 
 
-def _with(chat: api.VllmChatRequest, shortening: Shortening) -> api.VllmChatRequest:
-    return msgspec.structs.replace(chat, messages=shortening.apply(chat.messages))
-
-
-def _send(chat: api.VllmChatRequest) -> UpstreamRequest:
-    return UpstreamRequest(api.CHAT_PATH, api.encode(chat))
+def _with(chat: api.VllmChatRequest, shortening: Shortening, form: Form) -> api.VllmChatRequest:
+    return msgspec.structs.replace(chat, messages=form(shortening.apply(chat.messages)))

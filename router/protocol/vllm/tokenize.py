@@ -29,7 +29,15 @@ def _chat_body(chat: api.VllmChatRequest, with_texts: bool) -> api.VllmTokenizeC
     # Mistral's tokenizer gets an effort without kwargs, and accepts no kwargs here.
     if settings and chat.reasoning_effort is not None:
         settings["reasoning_effort"] = chat.reasoning_effort
-    return api.VllmTokenizeChatRequest(chat.model, chat.messages, chat.tools, settings or None, with_texts)
+    return api.VllmTokenizeChatRequest(
+        chat.model,
+        chat.messages,
+        chat.tools,
+        settings or None,
+        with_texts,
+        chat.add_generation_prompt,
+        chat.continue_final_message,
+    )
 
 
 def tokenize_text(model: str, text: str, then: Callable[[api.VllmTokenized], NextStep]) -> PreflightRequest:

@@ -247,7 +247,7 @@ def test_a_prompt_that_is_too_long_is_truncated() -> None:
 
     def adapted(info: ModelInfo = MODEL, **fields: Any) -> NextStep | None:
         request = decode_generate(json.dumps({"model": "M", "prompt": "hi"} | fields).encode())
-        return generate.adapt(request, info, NO_DEFAULTS, too_long)
+        return generate.adapt(request, info, NO_DEFAULTS, CLOCK, too_long)
 
     raw = adapted(raw=True)
     assert isinstance(raw, UpstreamRequest)

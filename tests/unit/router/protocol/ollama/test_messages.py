@@ -27,18 +27,18 @@ def call(name: str, id: str | None = None, **arguments: Any) -> dict[str, Any]:
 
 @pytest.mark.rule(72)
 def test_roles_are_lower_cased_and_plain_messages_stay_plain() -> None:
-    sent = upstream({"role": "System", "content": "be brief"}, {"role": "USER", "content": "hi"}, {"role": "assistant"})
+    sent = upstream({"role": "System", "content": "be brief"}, {"role": "assistant"}, {"role": "USER", "content": "hi"})
     assert sent["messages"] == [
         {"role": "system", "content": "be brief"},
-        {"role": "user", "content": "hi"},
         {"role": "assistant", "content": ""},
+        {"role": "user", "content": "hi"},
     ]
 
 
 @pytest.mark.rule(72, 73)
 def test_unknown_roles_pass_and_null_content_is_empty() -> None:
-    sent = upstream({"role": "Critic", "content": "hm"}, {"role": "assistant", "content": None})
-    assert sent["messages"] == [{"role": "critic", "content": "hm"}, {"role": "assistant", "content": ""}]
+    sent = upstream({"role": "assistant", "content": None}, {"role": "Critic", "content": "hm"})
+    assert sent["messages"] == [{"role": "assistant", "content": ""}, {"role": "critic", "content": "hm"}]
 
 
 @pytest.mark.rule(72)

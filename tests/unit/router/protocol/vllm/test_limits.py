@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.support.protocol import MODEL, outgoing
+from tests.support.protocol import CLOCK, MODEL, outgoing
 from vllama_pool.config.routing.defaults import NO_DEFAULTS
 from vllama_pool.router.errors import AttemptFailed, Refused
 from vllama_pool.router.protocol.ollama import chat, generate
@@ -37,8 +37,8 @@ TOO_MUCH = vllm_says("max_tokens=5000 cannot be greater than max_model_len=1024.
 def adapt(failure: AttemptFailed, path: str, info: ModelInfo = STATIC, **options: Any) -> NextStep | None:
     body = json.dumps({"model": "m", "messages": HI, "prompt": "hi", "raw": path == "raw", "options": options})
     if path == "chat":
-        return chat.adapt(decode_chat(body.encode()), info, NO_DEFAULTS, failure)
-    return generate.adapt(decode_generate(body.encode()), info, NO_DEFAULTS, failure)
+        return chat.adapt(decode_chat(body.encode()), info, NO_DEFAULTS, CLOCK, failure)
+    return generate.adapt(decode_generate(body.encode()), info, NO_DEFAULTS, CLOCK, failure)
 
 
 @pytest.mark.rule(137)
