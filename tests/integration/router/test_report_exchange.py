@@ -18,6 +18,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.support.fleet.routed import wait_until_routed
 from tests.support.ports import free_ports
 from tests.support.until import auntil, until
 from vllama_pool.router.instance import RouterInstance
@@ -90,6 +91,7 @@ def served(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
         until(lambda: "ready. Try:" in out.read_text() or process.poll() is not None, 60, "it is ready")
         found = re.search(r"^router +(http://\S+)  listening \(3 processes\)", out.read_text(), re.MULTILINE)
         assert found, out.read_text()
+        wait_until_routed(found.group(1), workers=3)
         yield process, found.group(1)
     finally:
         process.send_signal(signal.SIGTERM)
@@ -106,7 +108,8 @@ async def test_every_process_serves_the_merged_workers_and_metrics_of_all(
         contextlib.AsyncExitStack() as open_,
     ):
         for _ in range(6):
-            await open_.enter_async_context(http.stream("POST", "/api/chat", json=body))
+            answer = await open_.enter_async_context(http.stream("POST", "/api/chat", json=body))
+            assert answer.status_code == 200
 
         async def page() -> Any:
             async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as fresh:  # so to any process

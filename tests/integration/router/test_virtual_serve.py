@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.fleet.routed import wait_until_routed
 from tests.support.ports import free_ports
 from tests.support.until import until
 
@@ -37,6 +38,7 @@ def serving(folder: Path, processes: int, how_to_end: signal.Signals) -> Iterato
         until(lambda: "ready. Try:" in out.read_text() or process.poll() is not None, 60, "it is ready")
         found = re.search(r"^router +(http://\S+)  listening", out.read_text(), re.MULTILINE)
         assert found, out.read_text()
+        wait_until_routed(found.group(1), workers=processes)
         yield found.group(1)
     finally:
         process.send_signal(how_to_end)

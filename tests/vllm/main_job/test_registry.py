@@ -88,7 +88,7 @@ async def test_a_second_serve_shares_the_workers_and_drains_on_sigint(fleet: Fle
         every = sorted(["side:1b", MODEL, f"{PLAIN}:latest"])
         for url in (fleet.url, second.url):
             # A worker reports readiness to its serve and to the registry at once; routers receive it a moment later.
-            await auntil(lambda url=url: _lists(url, every), 1, f"{url} to list {every}")
+            await auntil(lambda url=url: _lists(url, every), 10, f"{url} to list {every}")
             assert chat(url)["eval_count"] == 3
             assert generate(url, "side:1b")["eval_count"] == 3
         async with (
