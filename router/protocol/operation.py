@@ -112,6 +112,10 @@ class StreamTranslator(Protocol):
         """True if the answer is complete, with finish reason and usage."""
 
     @property
+    def cut_off(self) -> bool:
+        """True if the answer is complete although the worker goes on; its response is then closed."""
+
+    @property
     def failure(self) -> StreamFailure | None: ...
 
     @property

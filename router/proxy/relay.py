@@ -73,6 +73,8 @@ class Relay:
                 return
         if self._translator.failure is not None:  # it came together with the first content
             self._finish(self._translator.fail(self._translator.failure.text), RelayOutcome.FAILED)
+        elif self._translator.cut_off:
+            self._finish(b"", RelayOutcome.COMPLETE)
         else:
             self._response.attach(self)
 
@@ -83,6 +85,8 @@ class Relay:
         out = self._translator.feed(chunk)
         if self._translator.failure is not None:
             self._finish(out + self._translator.fail(self._translator.failure.text), RelayOutcome.FAILED)
+        elif self._translator.cut_off:
+            self._finish(out, RelayOutcome.COMPLETE)
         elif out:
             self._write(out)
 

@@ -35,6 +35,7 @@ class AnswerBuilder:
         "_think_tags",
         "_writer",
         "begun",
+        "cut_off",
         "state",
         "timestamp",
     )
@@ -55,6 +56,7 @@ class AnswerBuilder:
         """
         self.state = StreamState()
         self.begun = False
+        self.cut_off = False
         self.timestamp = ""
         self._writer = writer
         self._stream = stream

@@ -23,6 +23,7 @@ from vllama_pool.router.protocol.ollama.chat_response import ChatResponse, ChatW
 from vllama_pool.router.protocol.ollama.render import DebugInfo
 from vllama_pool.router.protocol.ollama.requests import ChatRequest, InferenceRequest
 from vllama_pool.router.protocol.ollama.stream import TextTranslator
+from vllama_pool.router.protocol.ollama.structured_answer import StructuredAnswer
 from vllama_pool.router.protocol.operation import Clock, DirectResponse, NextStep, Timing, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api, limits, shorten, strict_templates
 from vllama_pool.workers.registry.record import ModelInfo
@@ -128,7 +129,8 @@ def _rendered(request: ChatRequest, clock: Clock, text: str) -> DirectResponse:
 
 
 def translator(request: ChatRequest, timing: Timing, clock: Clock, *, all_content: bool = False) -> TextTranslator:
-    answer = AnswerBuilder(
+    kind = AnswerBuilder if request.response_format is None else StructuredAnswer
+    answer = kind(
         ChatWriter(request.model),
         stream=request.stream,
         logprobs=request.logprob_alternatives,

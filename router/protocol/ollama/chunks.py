@@ -101,6 +101,11 @@ class StreamState:
             return Usage(len(self.prompt_ids), max(self.events, len(self.ids)), self.done_reason)
         return Usage(tokens.prompt_tokens, tokens.completion_tokens or 0, self.done_reason)
 
+    def count_tokens(self) -> None:
+        """Keep the count so far, where vLLM's will not arrive."""
+        usage = self.usage
+        self.tokens = api.VllmUsage(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
+
     def final(self, timing: Timing, now: int, *, with_context: bool) -> FinalFields:
         """Prefers vLLM's durations to the router's."""
         reported = self.tokens or api.VllmUsage()

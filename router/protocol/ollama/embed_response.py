@@ -13,6 +13,8 @@ INVALID = "the worker's embeddings are invalid: "
 
 
 class EmbedTranslator:
+    cut_off = False
+
     def __init__(self, request: EmbedRequest, timing: Timing, clock: Clock) -> None:
         self._request = request
         self._timing = timing

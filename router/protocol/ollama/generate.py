@@ -19,6 +19,7 @@ from vllama_pool.router.protocol.ollama.generate_response import GenerateRespons
 from vllama_pool.router.protocol.ollama.render import DebugInfo
 from vllama_pool.router.protocol.ollama.requests import GenerateRequest, default_messages
 from vllama_pool.router.protocol.ollama.stream import TextTranslator
+from vllama_pool.router.protocol.ollama.structured_answer import StructuredAnswer
 from vllama_pool.router.protocol.operation import Clock, DirectResponse, NextStep, Timing, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api, limits, shorten, strict_templates, think_tags, tokenize
 from vllama_pool.router.protocol.vllm.strict_templates import Form, unchanged
@@ -222,7 +223,8 @@ def translator(
     request: GenerateRequest, timing: Timing, clock: Clock, *, think_tags: ThinkTagSplitter | None = None
 ) -> TextTranslator:
     """Collects `context` unless raw (R056, R067)."""
-    answer = AnswerBuilder(
+    kind = AnswerBuilder if request.response_format is None else StructuredAnswer
+    answer = kind(
         GenerateWriter(request.model),
         stream=request.stream,
         logprobs=request.logprob_alternatives,

@@ -41,6 +41,10 @@ class TextTranslator:
         return self._answer.begun
 
     @property
+    def cut_off(self) -> bool:
+        return self._answer.cut_off
+
+    @property
     def usage(self) -> Usage:
         return self._answer.state.usage
 
@@ -111,7 +115,9 @@ class TextTranslator:
             except InvalidArguments:
                 text = RUNNER_ERROR + "the arguments of a tool call are not a JSON object"
                 self.failure = StreamFailure(500, text, model_at_fault=True)
-        if event.usage is not None:
+        if self._answer.cut_off:
+            self._complete()
+        elif event.usage is not None:
             self._on_usage(event)
         elif event.error is not None:
             self.failure = StreamFailure(errors.event_status(event.error), errors.explain_event(event.error))

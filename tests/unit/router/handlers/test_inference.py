@@ -79,6 +79,7 @@ class Echo:
     """A translator that passes bytes on. "!" completes the answer, "#" is an error event."""
 
     ready = begun = True
+    cut_off = False
 
     def __init__(self, *, done: bool = False) -> None:
         self.done = done

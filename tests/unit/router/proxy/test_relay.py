@@ -43,6 +43,7 @@ class Shouting:
 
     ready = True
     usage = Usage()
+    cut_off = False
 
     def __init__(self) -> None:
         self.done = False
@@ -125,6 +126,39 @@ async def test_a_connection_lost_after_the_complete_answer_ends_as_complete() ->
     sink.data(b"done!")
     sink.lost(ConnectionLost("reset"))
     assert client.body == b"DONE!<end>"
+    assert await relay.ended is RelayOutcome.COMPLETE
+
+
+async def test_an_answer_that_is_cut_off_ends_while_the_worker_goes_on() -> None:
+    class CuttingOff(Shouting):
+        def feed(self, data: bytes) -> bytes:
+            out = super().feed(data)
+            self.cut_off = self.done
+            return out
+
+    client = Client()
+    response = ScriptedResponse()
+    relay = Relay(response, CuttingOff(), client.send, client_stall=5, lost_text="")
+    relay.start(b"")
+    assert response.sink is not None
+    response.sink.data(b"a")
+    response.sink.data(b"b!")
+    response.sink.data(b"late")
+    assert client.body == b"AB!"
+    assert client.closed
+    assert await relay.ended is RelayOutcome.COMPLETE
+
+
+async def test_an_answer_that_is_cut_off_before_the_relay_starts_is_not_read_further() -> None:
+    client = Client()
+    response = ScriptedResponse()
+    translator = Shouting()
+    translator.cut_off = True
+    relay = Relay(response, translator, client.send, client_stall=5, lost_text="")
+    relay.start(b"all")
+    assert client.body == b"all"
+    assert client.closed
+    assert response.sink is None
     assert await relay.ended is RelayOutcome.COMPLETE
 
 
