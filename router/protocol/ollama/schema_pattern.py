@@ -14,7 +14,7 @@ MAX_STATES = 500
 """Characters that a match may need; xgrammar's time grows with the square."""
 
 _REPEAT = re.compile(r"\{(\d{1,6})(?:(,)(\d{0,6}))?\}")
-_NAMED = re.compile(r"\?P?<[A-Za-z_]\w*>")
+_GROUP_KIND = re.compile(r"\?(?::|P?<[A-Za-z_]\w*>)")
 _ESCAPE = re.compile(r"\\(?:[dDwWsStnrfv]|x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|[^A-Za-z0-9])", re.DOTALL)
 _SET_OPERATORS = ("--", "&&", "~~", "||")
 
@@ -98,13 +98,11 @@ class _Scanner:
         return states
 
     def _group_kind(self) -> None:
-        if named := _NAMED.match(self.pattern, self.position):
-            self.position = named.end()
-            self.out.append("?:")
-        elif self.pattern.startswith("?:", self.position):
-            self._take(2)
-        else:
+        """Leave the mark of the group out: xgrammar misreads `(?::`."""
+        kind = _GROUP_KIND.match(self.pattern, self.position)
+        if kind is None:
             _refuse()
+        self.position = kind.end()
 
     def _set(self) -> int:
         self._take(1)
