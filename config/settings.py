@@ -147,6 +147,8 @@ class RouterSettings(_Settings):
     body_limit: Annotated[ByteSize, Field(gt=0, le=1 << 32), Env("VLLAMA_BODY_LIMIT")] = ByteSize(64 << 20)
     model_writes: Annotated[bool, Env("VLLAMA_MODEL_WRITES")] = True
     """Let clients create, copy and delete virtual models."""
+    idle_timeout: Annotated[InfiniteUnlessPositive, Env("VLLAMA_IDLE_TIMEOUT")] = 3600.0
+    """Time until a client's connection without a request is closed. Ollama sets no limit."""
     max_queue: Annotated[int, Field(ge=0, le=10**9), Env("VLLAMA_MAX_QUEUE", "OLLAMA_MAX_QUEUE")] = 512
     """Waiting requests per router process, beyond the slots of the model's workers (R161, R188)."""
     keep_alive: Annotated[InfiniteIfNegative, Env("VLLAMA_KEEP_ALIVE", "OLLAMA_KEEP_ALIVE")] = 300.0

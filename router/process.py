@@ -23,6 +23,7 @@ from vllama_pool.config.routing.table import RoutingError
 from vllama_pool.config.settings import RouterSettings, error_lines
 from vllama_pool.router.app import create_app
 from vllama_pool.router.instance import LISTEN_FD, PROCESS, RouterInstance
+from vllama_pool.router.server.connection_lifetime import enable_keepalive
 from vllama_pool.router.server.gate import Gate
 from vllama_pool.router.server.http_protocol import BoundedProtocol
 from vllama_pool.workers.process.status import ChildStatus, StatusPipe
@@ -30,6 +31,8 @@ from vllama_pool.workers.registry.record import WorkerState
 
 FAILED = 3
 """Exit code."""
+LONGEST_IDLE = 10 * 365 * 86400
+"""Seconds; uvicorn takes no infinite time-out."""
 
 
 class RouterServer(uvicorn.Server):
@@ -69,6 +72,7 @@ def make_server(app: Gate, settings: RouterSettings, status: StatusPipe) -> Rout
         log_config=None,  # `configure_logging` has configured uvicorn's loggers
         server_header=False,
         proxy_headers=False,  # a header must not claim to be local, which would open /admin
+        timeout_keep_alive=max(1, round(min(settings.idle_timeout, LONGEST_IDLE))),
         timeout_graceful_shutdown=max(1, round(settings.grace)),
     )
     return RouterServer(config, status)
@@ -78,6 +82,7 @@ def main() -> None:
     """Serve until SIGTERM. Start errors go to stderr, one line each."""
     status = StatusPipe.from_environment(os.environ)
     listening = socket.socket(fileno=int(os.environ[LISTEN_FD]))
+    enable_keepalive(listening)
     try:
         settings = RouterSettings()
         configure_logging(settings.log_level)

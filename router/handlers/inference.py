@@ -33,6 +33,7 @@ from vllama_pool.router.server.asgi import (
     send_error,
     send_response,
 )
+from vllama_pool.router.server.connection_lifetime import end_at_half_close
 from vllama_pool.router.server.disconnect import DisconnectWatcher
 from vllama_pool.router.telemetry.request_record import RequestObserver, RequestRecord
 from vllama_pool.router.upstream.interface import TransportError
@@ -68,7 +69,7 @@ class InferenceHandler:
         started = self.clock.monotonic_ns()
         record = RequestRecord(id=scope["vllama.request_id"], operation=operation.name, client=scope["vllama.key_name"])
         try:
-            await self._respond(operation, receive, send, record)
+            await self._respond(operation, scope, receive, send, record)
         except ClientError as error:
             record.status, record.outcome = error.status, "refused"
             await send_error(send, error)
@@ -83,12 +84,16 @@ class InferenceHandler:
             record.total_ms = round((self.clock.monotonic_ns() - started) / 1e6, 3)
             self.observer.finished(record)
 
-    async def _respond(self, operation: Operation[Any], receive: Receive, send: Send, record: RequestRecord) -> None:
+    async def _respond(
+        self, operation: Operation[Any], scope: Scope, receive: Receive, send: Send, record: RequestRecord
+    ) -> None:
         body = await read_body(receive, self.body_limit)
         arrived = self.clock.monotonic_ns()
         request = await decode_body(operation.decode, body)
         record.requested, record.stream = request.model[:LOGGED_NAME_LENGTH], request.stream
         resolution = self._resolve(operation, request.model, record)
+        if request.stream:
+            end_at_half_close(scope)
         direct = operation.check(request, resolution.info)
         try:
             if direct is not None:

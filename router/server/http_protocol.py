@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from vllama_pool.router.server.connection_lifetime import ConnectionProtocol
 from vllama_pool.router.server.http10 import for_http10
 from vllama_pool.router.server.request_reader import InvalidRequest, RequestReader
 
@@ -16,7 +17,7 @@ MAX_UNREAD = 512 * 1024 * 1024
 """Bytes of a body that arrive after its response."""
 
 
-class BoundedProtocol(HttpToolsProtocol):
+class BoundedProtocol(ConnectionProtocol):
     """Answers 400 to an invalid request and closes the connection."""
 
     max_unread = MAX_UNREAD
@@ -25,8 +26,6 @@ class BoundedProtocol(HttpToolsProtocol):
     """Bytes of reads that held only a body whose response was sent, or nothing that is read."""
     _completed = 0
     """Complete requests."""
-    _refusal: str | None = None
-    """The text of the connection's last response, a 400."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)

@@ -98,6 +98,12 @@ def test_ollama_keep_alive_sets_keep_alive(setenv: Set, value: str, seconds: flo
     assert RouterSettings().keep_alive == seconds
 
 
+@pytest.mark.parametrize(("value", "seconds"), [("", 3600), ("10m", 600), ("0", math.inf), ("-1", math.inf)])
+def test_idle_timeout_is_unlimited_unless_positive(setenv: Set, value: str, seconds: float) -> None:
+    setenv(VLLAMA_IDLE_TIMEOUT=value)
+    assert RouterSettings().idle_timeout == seconds
+
+
 @pytest.mark.rule(192)
 @pytest.mark.parametrize(("value", "seconds"), [("10m", 600), ("0", math.inf), ("-1", math.inf), ("x", 1800)])
 def test_ollama_load_timeout_sets_the_load_timeout(setenv: Set, value: str, seconds: float) -> None:

@@ -13,7 +13,7 @@ import pytest
 from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.router.app import create_app
-from vllama_pool.router.process import RouterServer, make_server
+from vllama_pool.router.process import LONGEST_IDLE, RouterServer, make_server
 from vllama_pool.workers.process.status import ChildStatus, StatusPipe, decode
 
 
@@ -65,4 +65,13 @@ def test_running_requests_have_the_grace_period_but_at_least_a_second(
 ) -> None:
     process = Process(tmp_path, grace=grace)
     assert process.server.config.timeout_graceful_shutdown == seconds
+    process.close()
+
+
+@pytest.mark.parametrize(("timeout", "seconds"), [(3600.0, 3600), (0.2, 1), (float("inf"), LONGEST_IDLE)])
+def test_idle_connections_have_the_idle_timeout_but_at_least_a_second(
+    tmp_path: Path, timeout: float, seconds: int
+) -> None:
+    process = Process(tmp_path, idle_timeout=timeout)
+    assert process.server.config.timeout_keep_alive == seconds
     process.close()

@@ -1,0 +1,178 @@
+"""The life of a client's connection: idle, pipelined, half-closed and lost."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from typing import Any, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from vllama_pool.router.protocol.error_bodies import error_body
+from vllama_pool.router.server.asgi import JSON, Scope
+from vllama_pool.router.server.client_probe import ClientProbe
+
+CONNECTION = "vllama.connection"
+"""The scope's key of the request's connection."""
+UNEXPECTED_EOF = "unexpected EOF"
+
+READ_AHEAD = 64 * 1024 * 1024
+"""Bytes of a pipelined body that are read while an earlier request runs, to reach the end of stream behind it."""
+KEEPALIVE_SECONDS = 15
+KEEPALIVE_PROBES = 9
+"""TCP keep-alive as in Go's listeners."""
+
+
+class ConnectionProtocol(HttpToolsProtocol):
+    """uvicorn's protocol for clients that half-close, pipeline, or leave at any time.
+
+    A half-closed client gets its responses. All of a lost connection's requests learn of the disconnect, not only the
+    latest one.
+    """
+
+    _active: RequestResponseCycle | None = None
+    """The request whose response is due, or the latest one."""
+    _half_closed = False
+    _ends_at_half_close = False
+    _refusal: str | None = None
+    """The text of the connection's last response, a 400. It follows the responses to earlier requests."""
+    _probe: ClientProbe | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disconnect()
+        self._unset_keepalive_if_required()
+        if self._probe is not None:
+            self._probe.stop()
+            self._probe = None
+        if self._active is not None:
+            _extensible(self._active).pop(CONNECTION, None)
+        super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keep the connection open for the responses that are due."""
+        self._half_closed = True
+        if self._waiting() is None:
+            return False
+        self._drop_incomplete()
+        if self._waiting() is None or self._ends_at_half_close:
+            self._disconnect()
+            return False
+        if self._refusal is None:
+            self._latest().keep_alive = False
+        self._start_probe()
+        return True
+
+    def end_at_half_close(self) -> None:
+        """Take a client that half-closes for one that has left, unless the present request is answered at once."""
+        self._ends_at_half_close = True
+        if self._half_closed:
+            self.loop.call_soon(self._close_for_end_of_stream)
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        if self.pipeline:
+            self._start_probe()
+            self._read_ahead()
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        if self.pipeline:
+            self._read_ahead()
+
+    def shutdown(self) -> None:
+        for cycle in self._unanswered():
+            cycle.keep_alive = False
+        super().shutdown()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._active = cycle
+        self._ends_at_half_close = False
+        if self._half_closed and not self.pipeline and self._refusal is None:
+            cycle.keep_alive = False
+        _extensible(cycle)[CONNECTION] = self
+        super()._start_asgi_task(cycle, app)
+
+    def _waiting(self) -> RequestResponseCycle | None:
+        """Return the request whose response is due."""
+        active = self._active
+        return None if active is None or active.response_complete or active.disconnected else active
+
+    def _latest(self) -> RequestResponseCycle:
+        return self.pipeline[0][0] if self.pipeline else cast(RequestResponseCycle, self._active)
+
+    def _unanswered(self) -> Iterator[RequestResponseCycle]:
+        if (active := self._waiting()) is not None:
+            yield active
+        for cycle, _ in self.pipeline:
+            yield cycle
+
+    def _disconnect(self) -> None:
+        for cycle in self._unanswered():
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self.pipeline.clear()
+
+    def _start_probe(self) -> None:
+        if self._probe is None or not self._probe.running:
+            self._probe = ClientProbe(self.transport, self.loop, self._doubtful, self._close_for_end_of_stream)
+
+    def _doubtful(self) -> RequestResponseCycle | None:
+        """Return the request whose client may have left unnoticed."""
+        return self._waiting() if self._half_closed or self.pipeline else None
+
+    def _read_ahead(self) -> None:
+        """Read one pipelined request, which uvicorn would leave in the kernel's buffer."""
+        if len(self.pipeline) == 1 and len(self.cycle.body) < READ_AHEAD:
+            self.flow.resume_reading()
+
+    def _close_for_end_of_stream(self) -> None:
+        if self._ends_at_half_close:
+            self._disconnect()
+            self.transport.close()
+
+    def _drop_incomplete(self) -> None:
+        """Drop the latest request if its body cannot become complete."""
+        latest = self._latest()
+        if not latest.more_body:
+            return
+        if self.pipeline:
+            self.pipeline.popleft()
+            return
+        if not latest.response_started:
+            latest.transport.write(_unexpected_eof(latest.scope["path"]))
+        self._disconnect()
+
+
+def end_at_half_close(scope: Scope) -> None:
+    """End this request if its client half-closes, as Ollama ends a generation. What needs no waiting is answered."""
+    connection: Any = scope.get(CONNECTION)
+    if connection is not None:
+        connection.end_at_half_close()
+
+
+def enable_keepalive(listening: socket.socket) -> None:
+    """Let the kernel detect clients that vanish without a FIN. Accepted connections inherit the options."""
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_SECONDS)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+
+
+def _extensible(cycle: RequestResponseCycle) -> Scope:
+    return cast(Scope, cycle.scope)
+
+
+def _unexpected_eof(path: str) -> bytes:
+    body = error_body(path, 400, UNEXPECTED_EOF)
+    head = (
+        "HTTP/1.1 400 Bad Request",
+        f"content-type: {JSON}",
+        f"content-length: {len(body)}",
+        "connection: close",
+    )
+    return "\r\n".join((*head, "", "")).encode("latin-1") + body
