@@ -22,6 +22,7 @@ from vllama_pool.router.virtual_models.sync import ModelSync
 from vllama_pool.workers.registry import embedded
 from vllama_pool.workers.registry.client import Registry, connect
 from vllama_pool.workers.vllm.probe import http_client
+from vllama_pool.workers.vllm.trust_store import trust_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,9 @@ def open_sources(
     Raises ValueError for an invalid registry address.
     """
     key = settings.worker_key.get_secret_value() if settings.worker_key else None
-    endpoints = Endpoints(key)
-    control, probes = http_client(), http_client(static_workers.PROBE_TIMEOUT)
+    trust = trust_store()
+    endpoints = Endpoints(key, trust)
+    control, probes = http_client(trust=trust), http_client(static_workers.PROBE_TIMEOUT, trust=trust)
     redis = connect(settings.registry.redis_url or embedded.address(settings.registry.state_dir))
     registry = Registry(redis, settings.registry.fleet)
     router_id = secrets.token_hex(8)

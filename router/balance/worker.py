@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from vllama_pool.router.balance.health import WorkerHealth
 from vllama_pool.router.balance.speed import MIN_FULL_TIME, Rate
-from vllama_pool.router.errors import AttemptFailed, Busy, ModelGone
+from vllama_pool.router.errors import AttemptFailed, Busy, Lost, ModelGone
 from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.record import LoadReport, ModelInfo, WorkerRecord, WorkerState
 
@@ -40,6 +40,8 @@ class Worker:
         self.down = False
         """True if its beats stopped. It is then a last resort."""
         self.health = WorkerHealth()
+        self.problem = ""
+        """Why the latest connection failed; "" after a success."""
         self.rate = Rate()
         self.speed = record.speed
         """Speed when full, relative to the median of the model's workers. Set by the pool."""
@@ -159,6 +161,7 @@ class Worker:
 
     def mark_up(self, now: float) -> None:
         """Record a successful probe."""
+        self.problem = ""
         if self.health.link.record_success(now) or self.down:
             self._slow_start_at = now
         self.down = False
@@ -180,11 +183,13 @@ class Worker:
 
     def record_success(self, sent: float, now: float) -> None:
         self._answered_busy = False
+        self.problem = ""
         if self.health.record_success(sent):
             self._slow_start_at = now
 
     def record_failure(self, failure: AttemptFailed, model: str, sent: float, now: float) -> None:
         self.health.record_failure(failure, sent, now)
+        self.problem = failure.text if isinstance(failure, Lost) else ""
         if isinstance(failure, Busy):
             self._answered_busy = True
         elif isinstance(failure, ModelGone) and model:

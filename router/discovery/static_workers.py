@@ -9,10 +9,13 @@ import time
 from collections.abc import Callable, Iterable
 
 import httpx
+from msgspec.structs import replace
 
 from vllama_pool.config.routing.table import StaticWorker
 from vllama_pool.router.balance.pool import Discovered
+from vllama_pool.router.discovery.ability_schedule import AbilitySchedule
 from vllama_pool.router.discovery.membership import TTL, ProbeAnswer, WorkerSink
+from vllama_pool.router.discovery.model_lists import ModelLists
 from vllama_pool.router.discovery.networks import parse_url
 from vllama_pool.router.discovery.registry_loop import Probe
 from vllama_pool.router.discovery.trust import Endpoints
@@ -21,15 +24,12 @@ from vllama_pool.workers.registry.record import LoadReport, ModelInfo, WorkerRec
 from vllama_pool.workers.vllm import probe
 from vllama_pool.workers.vllm.abilities import detect_abilities
 from vllama_pool.workers.vllm.probe import Health, Metrics, ProbeFailed, ProbeResult
+from vllama_pool.workers.vllm.server_identity import SEVERAL_SERVERS, ServerIdentity, Sighting
 
 INTERVAL = 1.0
 """Seconds, with 10 % jitter."""
 FULL_PROBE_EVERY = 10
 """Every tenth probe also reads models and version."""
-LEARN_RETRY = 10.0
-"""Seconds until detection on a busy worker is retried; doubled each time."""
-MAX_LEARN_TRIES = 7
-"""Together about a quarter of an hour."""
 PROBE_TIMEOUT = 1.0
 """Seconds, for the client of `health_probe`."""
 NOT_REACHED = "not reached yet"
@@ -76,7 +76,10 @@ class StaticWorkers:
 
 
 class StaticWatch:
-    """Probes one static worker. A failed probe marks it suspect; TTL of failures, or a refused connection, down."""
+    """Probes one static worker. A failed probe marks it suspect; TTL of failures, or a refused connection, down.
+
+    Several servers behind the address are down only after TTL: the next probe may reach another one.
+    """
 
     def __init__(
         self,
@@ -96,16 +99,20 @@ class StaticWatch:
         self._endpoint = endpoints.build(parse_url(worker.url))
         self._generation = 1
         self._models: tuple[ModelInfo, ...] = ()
+        self._lists = ModelLists()
         self._full_probe = ProbeResult(Health.UNREACHABLE)
         """The latest that succeeded."""
         self._last_load = LoadReport(state=WorkerState.STOPPED)
-        self._abilities: tuple[str, ...] = ()
-        self._learn_tries = 0
-        self._learn_at: float | None = 0.0
-        """None once all abilities are known."""
+        self._identity = ServerIdentity()
+        self._reported_several = False
+        self._returns = False
+        """True if the server that was gone answered again without a restart: failures of a proxy before it."""
+        self._schedule = AbilitySchedule()
         self._version = ""
         self._probes = 0
         self._up = False
+        self._gone = False
+        """True if it is down because its server said so, or nothing listens there."""
         self._failing_since: float | None = None
         self._problem = ""
         self._last_tokens: tuple[float, int] | None = None
@@ -130,11 +137,14 @@ class StaticWatch:
         self._succeeded(result, full)
 
     async def _brief_probe(self) -> ProbeResult:
-        health = await probe.check_health(self._client, self.worker.url, self._key)
-        if health is not Health.OK:
-            return ProbeResult(health, problem=f"{self.worker.url} is not healthy")
+        client, url, key = self._client, self.worker.url, self._key
+        result = await probe.examine(client, url, key)
+        if result.health is not Health.OK:
+            return result
         try:
-            metrics = await probe.scrape(self._client, self.worker.url, self._key)
+            if self._identity.unconfirmed:
+                self._observe(await probe.scrape(client, url, key, last=True))
+            metrics = await probe.scrape(client, url, key, last=self._identity.unconfirmed)
         except ProbeFailed as error:
             return ProbeResult(Health.UNREACHABLE, problem=str(error))
         return ProbeResult(Health.OK, metrics=metrics)
@@ -142,65 +152,81 @@ class StaticWatch:
     @property
     def should_learn(self) -> bool:
         """True if its abilities are to be detected now."""
-        due = self._learn_at is not None and self._clock() >= self._learn_at
+        due = self._schedule.is_due(self._clock())
         awake = self._last_load.state is WorkerState.READY
         return self._up and awake and due and "completion" in self._full_probe.tasks and bool(self._models)
 
     async def learn(self) -> None:
         """Detect tools, thinking and vision, and update the pool."""
-        generation = self._generation
+        version = self._schedule.version
         detected = await detect_abilities(self._client, self.worker.url, self._models[0].name, self._key)
-        if not self._up or self._generation != generation:
-            return
-        self._learn_tries += 1
-        complete = detected.complete or self._learn_tries >= MAX_LEARN_TRIES
-        self._learn_at = None if complete else self._clock() + LEARN_RETRY * 2 ** (self._learn_tries - 1)
-        if fresh := [name for name in detected.abilities if name not in self._abilities]:
-            self._abilities = (*self._abilities, *fresh)
+        if self._schedule.answered(detected, version, self._clock()) and self._up:
             self._models = self._model_infos()
             self._pool.put(Discovered(self._record(), self._endpoint, self._last_load))
 
     def _model_infos(self) -> tuple[ModelInfo, ...]:
-        return probe.model_infos(self._full_probe.models, (*self._full_probe.tasks, *self._abilities))
-
-    def _forget_abilities(self) -> None:
-        self._abilities, self._learn_tries, self._learn_at = (), 0, 0.0
+        return probe.model_infos(self._full_probe.models, (*self._full_probe.tasks, *self._schedule.abilities))
 
     def _succeeded(self, result: ProbeResult, full: bool) -> None:
-        load = self._last_load = self._load(result.metrics)
-        restarted = self._restarted(result.metrics)
-        self._generation += restarted
-        renewed = restarted or not self._up
-        if restarted:
-            self._forget_abilities()
+        self._returns = self._returns or (self._gone and self._identity.is_known(result.metrics.observation))
+        renewed = self._observe(result.metrics) or not self._up
         if full:
-            self._full_probe = result
-            models = self._model_infos()
-            renewed = renewed or (models, result.version) != (self._models, self._version)
-            self._models, self._version = models, result.version
-        self._last_tokens = (self._clock(), result.metrics.generation_tokens)
+            renewed = self._update_models(result) or renewed
+        self._report_several()
+        load = self._last_load = self._load(result.metrics)
         if not self._up:
             _log.info("static worker %s serves %s", self.worker.name, ", ".join(m.name for m in self._models))
         if renewed:
             self._pool.put(Discovered(self._record(), self._endpoint, load))
         if self._failing_since is not None:
             self._pool.mark_up(self._id)
-        self._up, self._failing_since, self._problem = True, None, ""
+        self._up, self._gone, self._failing_since, self._problem = True, False, None, ""
         self._pool.report(self._id, load)
+
+    def _observe(self, metrics: Metrics) -> bool:
+        """Return True for a new generation."""
+        sighting = self._identity.observe(metrics.observation)
+        if sighting is Sighting.RESTARTED:
+            self._schedule.renew(self._clock())
+        new = sighting is Sighting.CHANGED or (sighting is Sighting.RESTARTED and not self._up)
+        self._generation += new
+        return new
+
+    def _update_models(self, result: ProbeResult) -> bool:
+        """Return True if the models or the version changed."""
+        self._lists.add(result)
+        if self._lists.alternate:
+            self._identity.mark_several()
+        before = self._full_probe.models[:1]
+        self._full_probe = agreed = self._lists.agreed(several=self._identity.several)
+        if before and agreed.models and before[0].name != agreed.models[0].name:
+            self._schedule.renew(self._clock(), forget=True)
+        models = self._model_infos()
+        changed = (models, agreed.version) != (self._models, self._version)
+        self._models, self._version = models, agreed.version
+        return changed
+
+    def _report_several(self) -> None:
+        if self._identity.several and not self._reported_several:
+            self._reported_several = True
+            _log.warning("static worker %s at %s: %s", self.worker.name, self.worker.url, SEVERAL_SERVERS)
 
     def _failed(self, result: ProbeResult) -> None:
         now = self._clock()
         if self._failing_since is None:
             self._failing_since = now
         self._pool.mark_suspect(self._id)
-        over = result.health is not Health.UNREACHABLE or now - self._failing_since >= TTL
+        gone = result.health is not Health.UNREACHABLE and not (self._identity.several or self._returns)
+        over = gone or now - self._failing_since >= TTL
         if over and result.problem != self._problem:
             _log.warning("static worker %s is down: %s", self.worker.name, result.problem)
+            self._gone = gone
             self._mark_down(result.problem)
 
     def _mark_down(self, problem: str) -> None:
         self._problem, self._up = problem, False
-        self._forget_abilities()
+        self._identity.interrupt()
+        self._lists.clear()
         load = LoadReport(state=WorkerState.STOPPED, note=problem)
         self._pool.put(Discovered(self._record(), self._endpoint, load))
         self._pool.mark_down(self._id)
@@ -216,18 +242,16 @@ class StaticWatch:
             tags=self.worker.tags,
         )
 
-    def _restarted(self, metrics: Metrics) -> bool:
-        """True if the token counter has fallen."""
-        return self._last_tokens is not None and metrics.generation_tokens < self._last_tokens[1]
-
     def _load(self, metrics: Metrics) -> LoadReport:
-        speed = 0.0
-        if self._last_tokens is not None:
+        """The speed is 0 while the latest two counters may be of different servers."""
+        speed, now = 0.0, self._clock()
+        if self._last_tokens is not None and self._identity.certain:
             at, tokens = self._last_tokens
-            passed = self._clock() - at
-            made = metrics.generation_tokens - tokens
+            passed, made = now - at, metrics.generation_tokens - tokens
             speed = made / passed if passed > 0 and made > 0 else 0.0
-        return probe.to_load(metrics, tokens_per_second=speed)
+        self._last_tokens = (now, metrics.generation_tokens)
+        note = SEVERAL_SERVERS if self._identity.several else ""
+        return replace(probe.to_load(metrics, tokens_per_second=speed), note=note)
 
 
 def _url(endpoint: Endpoint) -> str:

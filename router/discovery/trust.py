@@ -18,6 +18,7 @@ from vllama_pool.router.log_once import LogOnce
 from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.keys import check_worker_id
 from vllama_pool.workers.registry.signature import RecordRefused, verify_record
+from vllama_pool.workers.vllm.trust_store import trust_store
 
 RESOLVE_TIMEOUT = 1.0
 """Seconds."""
@@ -47,14 +48,15 @@ async def resolve(host: str, port: int) -> list[IPAddress]:
 class Endpoints:
     """Builds endpoints with a shared TLS context and the workers' API key."""
 
-    def __init__(self, key: str | None) -> None:
+    def __init__(self, key: str | None, trust: ssl.SSLContext | None = None) -> None:
+        """`trust`: the trust store of the probes; None loads one for the first https worker."""
         self._authorization = f"Bearer {key}" if key else None
-        self._tls: ssl.SSLContext | None = None
+        self._tls = trust
 
     def build(self, url: WorkerUrl, pinned: IPAddress | None = None) -> Endpoint:
         """`pinned`: the host name's resolved address."""
         if url.scheme == "https" and self._tls is None:
-            self._tls = ssl.create_default_context()
+            self._tls = trust_store()
         tls = self._tls if url.scheme == "https" else None
         name = url.host if pinned else None
         return Endpoint(str(pinned or url.host), url.port, url.prefix, tls, self._authorization, name)

@@ -28,7 +28,7 @@ from vllama_pool.router.proxy.stalls import StallWatch
 from vllama_pool.router.proxy.worker_errors import client_error, read_failure
 from vllama_pool.router.routing.resolve import Resolution
 from vllama_pool.router.telemetry.request_record import RequestRecord
-from vllama_pool.router.upstream.interface import Client, Response, TransportError
+from vllama_pool.router.upstream.interface import Client, ConnectFailed, Response, TransportError
 
 _Result: TypeAlias = WorkerResponse | DirectResponse
 
@@ -164,7 +164,8 @@ class Forwarder:
         except TimeoutError:
             failure: AttemptFailed = Lost(attempt.abort_reason or "the worker did not answer in time", status=504)
         except TransportError as error:
-            failure = Lost(f"the worker could not be reached or was lost: {error}", status=502)
+            what = "could not be reached" if isinstance(error, ConnectFailed) else "was lost"
+            failure = Lost(f"the worker {what}: {error}", status=502)
         except AttemptFailed as error:
             failure = error
         except BaseException:  # cancelled, or a bug of ours

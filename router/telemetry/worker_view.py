@@ -24,6 +24,7 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_second: float
     restarts: int
     note: str
+    """Why it is not ready, or why the latest connection failed."""
     breaker: str
     """closed, open, half-open or suspect."""
     engine: str
@@ -46,7 +47,7 @@ def view_worker(worker: Worker, now: float) -> WorkerView:
         kv_usage=load.kv_usage,
         tokens_per_second=load.tokens_per_second,
         restarts=load.restarts,
-        note=load.note,
+        note=load.note or (worker.problem if worker.health.link.is_open else ""),
         breaker=worker.health.describe(now),
         engine=record.engine,
         engine_version=record.engine_version,

@@ -7,18 +7,25 @@ are cancelled, which is common in a router.
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections.abc import Mapping
 
+from vllama_pool.router.log_once import RepeatedWarning
 from vllama_pool.router.upstream.connection import UpstreamConnection
 from vllama_pool.router.upstream.exchange import UpstreamExchange
 from vllama_pool.router.upstream.http1 import request_head
 from vllama_pool.router.upstream.interface import ConnectFailed, ConnectionLost, Endpoint
+from vllama_pool.workers.vllm.connection_problem import explain
 
 IDLE_EXPIRY = 4.0
 """Seconds. vLLM (uvicorn) closes idle connections after 5 s: we close first, so that no request races the close."""
 
 LOOP_STALL = 0.2
 """Delay in seconds from which a late time-out shows a stall of this process, rather than of the worker."""
+
+
+_log = logging.getLogger(__name__)
 
 
 class UpstreamClient:
@@ -28,6 +35,7 @@ class UpstreamClient:
         self._pool = ConnectionPool(idle_expiry)
         self._connecting: set[asyncio.Timeout] = set()
         self._closed = False
+        self._failures = RepeatedWarning(_log, "the worker at %s cannot be reached: %s", time.monotonic)
 
     def __repr__(self) -> str:
         idle, in_use = self._pool.idle, self._pool.open - self._pool.idle
@@ -94,7 +102,10 @@ class UpstreamClient:
         except (OSError, UnicodeError, OverflowError) as error:
             if retry and self._loop_stalled(attempt):
                 return await self._connect(endpoint, timeout, retry=False)
-            why = f"no connection within {timeout:g} s" if attempt.expired() else error or type(error).__name__
+            tls = endpoint.tls is not None
+            why = f"no connection within {timeout:g} s" if attempt.expired() else explain(error, tls=tls)
+            if not self._closed:
+                self._failures.warn(where, why)
             raise ConnectFailed(f"{where}: {why}") from error
         finally:
             self._connecting.discard(attempt)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from vllama_pool.router.upstream.interface import Endpoint, MalformedResponse
+from vllama_pool.workers.vllm.connection_problem import TLS_PORT, speaks_tls
 
 MAX_HEAD = 64 * 1024
 """Maximum bytes of a response head, and of framing between two pieces of body."""
@@ -96,7 +97,8 @@ class ResponseParser:
             if self.complete:
                 self.extra = True
             else:
-                self.error = self.error or MalformedResponse(f"the worker's bytes are not HTTP: {error}")
+                why = TLS_PORT if speaks_tls(data) else error
+                self.error = self.error or MalformedResponse(f"the worker's bytes are not HTTP: {why}")
         pieces = self._pieces
         if self.complete and len(pieces) > self._body_pieces:
             self.extra = True

@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "router/instance.py": set(),
     "router/log_once.py": set(),
     "router/offload.py": set(),
-    "router/upstream": set(),
+    "router/upstream": {"router/log_once.py", "workers/vllm"},
     "router/protocol": {"config", "config/routing", "router/errors.py", "workers/registry"},
     "router/protocol/vllm": {"router/protocol", "router/errors.py", "workers/registry"},
     "router/protocol/ollama": {
@@ -45,8 +45,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("config", "router/errors.py", "router/offload.py", "router/protocol", "router/protocol/ollama"),
     },
     "router/proxy": {
-        *("router/admission", "router/balance", "router/errors.py", "router/offload.py", "router/protocol"),
-        *("router/protocol/vllm", "router/routing", "router/telemetry", "router/upstream"),
+        *("router/admission", "router/balance", "router/errors.py", "router/offload.py"),
+        *("router/protocol", "router/protocol/vllm", "router/routing", "router/telemetry", "router/upstream"),
     },
     "router/discovery": {
         *("config", "config/routing", "router/balance", "router/log_once.py", "router/upstream"),
@@ -81,7 +81,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "router/cli": {"config/routing", "router/compat", "router/telemetry"},
     "router/cli/commands": {
         *("config", "config/routing", "router/cli", "router/compat", "router/instance.py", "router/supervisor"),
-        *("router/telemetry", "workers/agent", "workers/process"),
+        *("router/telemetry", "workers/agent", "workers/process", "workers/vllm"),
     },
     "router/__main__.py": {"router/cli"},
 }

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import httpx
@@ -18,6 +19,7 @@ from vllama_pool.workers.registry.record import WorkerState
 from vllama_pool.workers.vllm.abilities import Detection, detect_abilities
 from vllama_pool.workers.vllm.flags import Flags
 from vllama_pool.workers.vllm.probe import Health, ProbeResult, probe
+from vllama_pool.workers.vllm.server_identity import SEVERAL_SERVERS
 from vllama_pool.workers.vllm.warmup import WarmUpFailed, warm_up
 
 
@@ -42,6 +44,9 @@ class AttachedServer:
         self._flags = flags
         self._env = env
         self._key = key
+        self._examined: tuple[str, Observed] | None = None
+        """The first model, and what is known of the server."""
+        self._reported_several = False
 
     async def serve(self) -> None:
         reported = ""
@@ -50,6 +55,8 @@ class AttachedServer:
             problem = await self._make_ready(started)
             if not problem:
                 reported = problem = await self._watch()
+                if not problem:
+                    continue  # it was restarted, and answers
                 self._report_down(problem)
             elif problem != reported:
                 reported = problem
@@ -73,27 +80,46 @@ class AttachedServer:
             return result.problem or f"{self._url} serves no models"
         if result.metrics.asleep:
             return f"{self._url} sleeps; it joins when it wakes up"
-        first = result.models[0].name
         try:
-            templated = await warm_up(self._client, self._url, first, result.tasks, self._key)
+            observed = await self._examine(result)
         except WarmUpFailed as error:
             return f"{self._url}: {error}"
-        detected = await detect_abilities(self._client, self._url, first, self._key) if templated else Detection()
-        observed = Observed(result.models, (*result.tasks, *detected.abilities), templated)
         infos = await asyncio.to_thread(describe, self._model_folder(result), self._flags, observed, self._env)
-        self._monitor.failed_polls = 0
+        self._monitor.failed_polls, self._monitor.restarted = 0, False
         self._monitor.set(WorkerState.READY)
         self._events.ready(ServerInfo(infos, result.version), time.monotonic() - started)
         return ""
 
+    async def _examine(self, result: ProbeResult) -> Observed:
+        """Warm up and ask for abilities, unless the server was not restarted since. Raises WarmUpFailed."""
+        first, known = result.models[0].name, self._examined
+        self._monitor.observe(result.metrics)
+        if known is not None and known[0] == first and not self._monitor.restarted:
+            return replace(known[1], models=result.models)
+        templated = await warm_up(self._client, self._url, first, result.tasks, self._key)
+        detected = await detect_abilities(self._client, self._url, first, self._key) if templated else Detection()
+        observed = Observed(result.models, (*result.tasks, *detected.abilities), templated)
+        self._examined = (first, observed) if detected.complete else None
+        return observed
+
     async def _watch(self) -> str:
+        """Return the problem, or "" if the server was restarted and answers."""
+        monitor = self._monitor
         while True:
-            await asyncio.sleep(self._monitor.interval)
-            health = await self._monitor.poll(self._url)
-            if health is Health.DEAD:
+            await asyncio.sleep(monitor.interval)
+            health = await monitor.poll(self._url)
+            if health is Health.DEAD and not monitor.several:
                 return f"{self._url} says that its engine has died"
-            if self._monitor.failed_polls >= MAX_FAILED_POLLS:
-                return f"{self._url} does not answer"
+            if monitor.failed_polls >= MAX_FAILED_POLLS:
+                return monitor.problem
+            if monitor.restarted:
+                return ""
+            self._report_several()
+
+    def _report_several(self) -> None:
+        if self._monitor.several and not self._reported_several:
+            self._reported_several = True
+            self._events.changed(self._monitor.load.state, f"{self._url}: {SEVERAL_SERVERS}")
 
     def _model_folder(self, result: ProbeResult) -> str:
         """Return the model's path on this machine, else ""."""

@@ -11,10 +11,13 @@ import msgspec
 
 from vllama_pool.workers.agent.load_statistics import TokenRate
 from vllama_pool.workers.registry.record import LoadReport, WorkerState
-from vllama_pool.workers.vllm.probe import Health, Metrics, ProbeFailed, check_health, scrape
+from vllama_pool.workers.vllm.probe import Health, Metrics, ProbeFailed, examine, scrape
+from vllama_pool.workers.vllm.server_identity import SEVERAL_SERVERS, ServerIdentity, Sighting
 
 POLL_TIMEOUT = 1.0
 """Seconds. vLLM answers in about 10 ms."""
+RECONNECT_EVERY = 20
+"""Polls."""
 BUSY_INTERVAL, IDLE_INTERVAL = 0.25, 0.5
 """Seconds. A metrics page costs vLLM about 5 ms of one core."""
 
@@ -25,11 +28,17 @@ class Monitor:
         self._report = report
         self._key = key
         self._rate = TokenRate()
+        self._identity = ServerIdentity()
+        self._polls = 0
         self._load = LoadReport(state=WorkerState.STARTING)
         self.metrics = Metrics()
         """Last successful scrape."""
         self.failed_polls = 0
         """In a row."""
+        self.problem = ""
+        """Why the latest poll failed."""
+        self.restarted = False
+        """True if the server was restarted or replaced. Set it to False once that is handled."""
 
     @property
     def load(self) -> LoadReport:
@@ -38,6 +47,8 @@ class Monitor:
     def set(self, state: WorkerState, note: str = "", *, restarts: int | None = None) -> None:
         """Report a new state. A server that is down has no figures."""
         down = state in (WorkerState.STARTING, WorkerState.RESTARTING, WorkerState.STOPPED)
+        if down:
+            self._identity.interrupt()
         old = LoadReport(restarts=self._load.restarts) if down else self._load
         changes = {"state": state, "note": note} | ({} if restarts is None else {"restarts": restarts})
         self._load = msgspec.structs.replace(old, **changes)
@@ -51,9 +62,19 @@ class Monitor:
         return True
 
     async def poll(self, url: str) -> Health:
-        health, _ = await asyncio.gather(check_health(self._client, url, self._key), self._scrape(url))
-        self.failed_polls = 0 if health is Health.OK else self.failed_polls + 1
-        return health
+        result, _ = await asyncio.gather(examine(self._client, url, self._key), self._scrape(url))
+        self.problem = result.problem
+        self.failed_polls = 0 if result.health is Health.OK else self.failed_polls + 1
+        return result.health
+
+    @property
+    def several(self) -> bool:
+        """True if several servers seem to answer."""
+        return self._identity.several
+
+    def observe(self, metrics: Metrics) -> None:
+        """Set `restarted` if they show it."""
+        self.restarted = self._identity.observe(metrics.observation) is Sighting.RESTARTED or self.restarted
 
     @property
     def interval(self) -> float:
@@ -67,16 +88,31 @@ class Monitor:
 
     async def _scrape(self, url: str) -> None:
         try:
-            metrics = await scrape(self._client, url, self._key)
+            if reconnect := self._reconnects():
+                self.observe(await scrape(self._client, url, self._key, last=True))
+            metrics = await scrape(self._client, url, self._key, last=reconnect)
         except ProbeFailed:
             return
         self.metrics = metrics
+        self.observe(metrics)
+        rate = self._rate.update(time.monotonic(), metrics.generation_tokens)
         self._load = msgspec.structs.replace(
             self._load,
             state=self._state_from(metrics),
             running=metrics.running,
             waiting=metrics.waiting,
             kv_usage=metrics.kv_usage,
-            tokens_per_second=self._rate.update(time.monotonic(), metrics.generation_tokens),
+            tokens_per_second=rate if self._identity.certain else 0.0,
+            note=self._note(),
         )
         self._report(self._load)
+
+    def _note(self) -> str:
+        if self._load.state is not WorkerState.READY:
+            return self._load.note
+        return SEVERAL_SERVERS if self.several else ""
+
+    def _reconnects(self) -> bool:
+        """True if this poll reads the figures twice and on new connections, as a balancer may have other servers."""
+        self._polls += 1
+        return self._identity.unconfirmed or self._polls % RECONNECT_EVERY == 0

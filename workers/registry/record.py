@@ -106,4 +106,4 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int = 0
     """vLLM restarts by the agent."""
     note: str = ""
-    """Why the worker is not ready, on one line."""
+    """Why the worker is not ready, or what is wrong with it, on one line."""

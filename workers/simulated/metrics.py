@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -49,6 +50,7 @@ class SimulatedMetrics:
     """Counters of one worker; observes its engine."""
 
     def __init__(self, model: str, kv_tokens: int) -> None:
+        self._started = time.time()
         self._labels = f'engine="0",model_name="{_escape(model)}"'
         self._model = f'model_name="{_escape(model)}"'
         self._kv_tokens = kv_tokens
@@ -129,6 +131,8 @@ class SimulatedMetrics:
         for name, histogram in self._histograms.items():
             yield f"# TYPE vllm:{name} histogram"
             yield from histogram.lines(f"vllm:{name}", self._labels)
+        yield "# TYPE process_start_time_seconds gauge"
+        yield f"process_start_time_seconds {self._started!r}"
         info = f'block_size="16",engine="0",kv_cache_size_tokens="{self._kv_tokens}"'
         yield "# TYPE vllm:cache_config_info gauge"
         yield f'vllm:cache_config_info{{{info},num_gpu_blocks="{self._kv_tokens // 16}"}} 1.0'

@@ -9,12 +9,15 @@ import re
 import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cache
 
 import httpx
 import msgspec
 
 from vllama_pool.workers.registry.record import LoadReport, ModelInfo, WorkerState
+from vllama_pool.workers.vllm import connection_problem
+from vllama_pool.workers.vllm.connection_problem import explain, explain_protocol_error, is_refused
+from vllama_pool.workers.vllm.server_identity import Observation
+from vllama_pool.workers.vllm.trust_store import trust_store
 
 TIMEOUT = 2.0
 """Seconds per request."""
@@ -32,8 +35,16 @@ class ConnectionRefused(ProbeFailed):
     """vLLM binds its port early but listens only once its engine is ready."""
 
 
+class NotConnected(ProbeFailed):
+    """Unresolvable, without a route, or TLS failed."""
+
+
 class TimedOut(ProbeFailed):
     """Frozen, overloaded or cut off."""
+
+
+class AnswerTimedOut(TimedOut):
+    """It was connected."""
 
 
 class BadResponse(ProbeFailed):
@@ -70,6 +81,12 @@ class Metrics:
     asleep: bool = False
     reported: bool = False
     """False if --disable-log-stats hides the gauges."""
+    started: float | None = None
+    """Unix seconds at which the process started; None with several API servers."""
+
+    @property
+    def observation(self) -> Observation:
+        return Observation(self.started, self.generation_tokens + self.prompt_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +119,15 @@ class ProbeResult:
         return to_load(self.metrics, _STATES[self.health])
 
 
-@cache
-def _trusted_authorities() -> ssl.SSLContext:
-    """Load the CA certificates once: it takes 20 ms."""
-    return httpx.create_ssl_context(trust_env=False)
+def http_client(
+    timeout: float = TIMEOUT, *, verify: bool = True, trust: ssl.SSLContext | None = None
+) -> httpx.AsyncClient:
+    """Return a client without environment proxies and redirects. `verify=False` only for a server of our own.
 
-
-def http_client(timeout: float = TIMEOUT, *, verify: bool = True) -> httpx.AsyncClient:
-    """Return a client without environment proxies and redirects. `verify=False` only for a server of our own."""
+    `trust`: the trust store; None loads it.
+    """
     return httpx.AsyncClient(
-        verify=_trusted_authorities() if verify else False,
+        verify=(trust or trust_store()) if verify else False,
         timeout=httpx.Timeout(timeout),
         trust_env=False,
         follow_redirects=False,
@@ -128,6 +144,7 @@ _METRIC = re.compile(
     re.MULTILINE,
 )
 """Whole names only: not "num_requests_waiting_by_reason" and "_created"."""
+_STARTED = re.compile(r"^process_start_time_seconds[ \t]+(\S+)", re.MULTILINE)
 
 
 def parse_metrics(text: str) -> Metrics:
@@ -154,6 +171,7 @@ def parse_metrics(text: str) -> Metrics:
         prompt_tokens=int(totals["prompt_tokens_total"]),
         asleep=asleep,
         reported=reported,
+        started=_number(started[1]) if (started := _STARTED.search(text)) else None,
     )
 
 
@@ -210,20 +228,34 @@ async def check_health(
     client: httpx.AsyncClient, url: str, key: str | None = None, server_name: str | None = None
 ) -> Health:
     """GET /health. `server_name`: host name, if the URL has its resolved address."""
+    return (await examine(client, url, key, server_name)).health
+
+
+async def examine(
+    client: httpx.AsyncClient, url: str, key: str | None = None, server_name: str | None = None
+) -> ProbeResult:
+    """GET /health, with the problem if it is not OK. `server_name` as in `check_health`."""
     try:
         await _get(client, url, "/health", key, server_name)
-    except ConnectionRefused:
-        return Health.STARTING
+    except ConnectionRefused as error:
+        return ProbeResult(Health.STARTING, problem=str(error))
     except BadResponse as error:
-        return Health.DEAD if error.status == 503 else Health.UNREACHABLE
-    except ProbeFailed:
-        return Health.UNREACHABLE
-    return Health.OK
+        if error.status == 503:
+            return ProbeResult(Health.DEAD, problem=f"{url} reports that its engine has died")
+        return ProbeResult(Health.UNREACHABLE, problem=str(error))
+    except AnswerTimedOut:
+        return ProbeResult(Health.UNREACHABLE, problem=f"{url} does not answer")
+    except ProbeFailed as error:
+        return ProbeResult(Health.UNREACHABLE, problem=str(error))
+    return ProbeResult(Health.OK)
 
 
-async def scrape(client: httpx.AsyncClient, url: str, key: str | None = None) -> Metrics:
-    """GET /metrics, and /is_sleeping if the gauges are missing. Raises ProbeFailed."""
-    metrics = parse_metrics((await _get(client, url, "/metrics", key)).decode("utf-8", "replace"))
+async def scrape(client: httpx.AsyncClient, url: str, key: str | None = None, *, last: bool = False) -> Metrics:
+    """GET /metrics, and /is_sleeping if the gauges are missing. Raises ProbeFailed.
+
+    `last`: close the connection afterwards, so that a load balancer may choose another server for the next one.
+    """
+    metrics = parse_metrics((await _get(client, url, "/metrics", key, last=last)).decode("utf-8", "replace"))
     return metrics if metrics.reported else replace(metrics, asleep=await is_sleeping(client, url, key))
 
 
@@ -271,12 +303,12 @@ async def tasks(client: httpx.AsyncClient, url: str, key: str | None = None) -> 
 
 async def probe(client: httpx.AsyncClient, url: str, key: str | None = None) -> ProbeResult:
     """Send all requests above. Never raises ProbeFailed."""
-    health = await check_health(client, url, key)
-    if health is not Health.OK:
-        return ProbeResult(health, problem=_PROBLEMS[health].format(url=url))
+    result = await examine(client, url, key)
+    if result.health is not Health.OK:
+        return result
     try:
         models = await list_models(client, url, key)
-        metrics = await scrape(client, url, key)
+        metrics = await scrape(client, url, key, last=True)
         number = await version(client, url, key)
         served = await tasks(client, url, key)
     except ProbeFailed as error:
@@ -289,11 +321,6 @@ _STATES = {
     Health.STARTING: WorkerState.STARTING,
     Health.DEAD: WorkerState.STOPPED,
     Health.UNREACHABLE: WorkerState.STOPPED,
-}
-_PROBLEMS = {
-    Health.STARTING: "{url} refuses connections: not started yet, or gone",
-    Health.DEAD: "{url} reports that its engine has died",
-    Health.UNREACHABLE: "{url} gives no healthy answer; is that a vLLM?",
 }
 
 
@@ -317,11 +344,19 @@ class _Version(msgspec.Struct):
 
 
 async def _get(
-    client: httpx.AsyncClient, url: str, path: str, key: str | None, server_name: str | None = None
+    client: httpx.AsyncClient,
+    url: str,
+    path: str,
+    key: str | None,
+    server_name: str | None = None,
+    *,
+    last: bool = False,
 ) -> bytes:
-    """Raises ProbeFailed unless the status is 200."""
+    """Raises ProbeFailed unless the status is 200. `last`: the last request of its connection."""
     address = url.rstrip("/") + path
     headers = {"Authorization": f"Bearer {key}"} if key else {}
+    if last:
+        headers["Connection"] = "close"
     extensions = {}
     if server_name:
         headers["Host"] = httpx.URL(url).copy_with(host=server_name).netloc.decode()
@@ -332,9 +367,7 @@ async def _get(
             client.stream("GET", address, headers=headers, extensions=extensions) as response,
         ):
             if response.status_code != 200:
-                refused = response.status_code in (401, 403)
-                remedy = "; it requires another key, set VLLAMA_WORKER_KEY to it" if refused else ""
-                raise BadResponse(f"{address}: HTTP {response.status_code}{remedy}", response.status_code)
+                raise BadResponse(f"{address}: {await _refusal(response)}", response.status_code)
             body = bytearray()
             async for chunk in response.aiter_bytes():
                 body += chunk
@@ -342,11 +375,38 @@ async def _get(
                     raise BadResponse(f"{address}: an answer of more than {MAX_BYTES} bytes")
             return bytes(body)
     except httpx.ConnectError as error:
-        raise ConnectionRefused(f"{address}: {error or 'no connection'}") from error
+        raise _not_connected(url, error) from error
+    except httpx.ConnectTimeout as error:
+        raise TimedOut(f"{url}: no connection in time; check its address and the firewalls") from error
     except (httpx.TimeoutException, TimeoutError) as error:
-        raise TimedOut(f"{address}: no answer in time") from error
+        raise AnswerTimedOut(f"{address}: no answer in time") from error
+    except httpx.RemoteProtocolError as error:
+        raise BadResponse(f"{address}: {explain_protocol_error(str(error), tls=_is_https(url))}") from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise BadResponse(f"{address}: {error or type(error).__name__}") from error
+        raise BadResponse(f"{address}: {explain(error, tls=_is_https(url))}") from error
+
+
+def _is_https(url: str) -> bool:
+    return url.startswith("https:")
+
+
+def _not_connected(url: str, error: httpx.ConnectError) -> ProbeFailed:
+    reason = explain(error, tls=_is_https(url))
+    if is_refused(error):
+        return ConnectionRefused(f"{url} {reason}")
+    known = error.__cause__ is not None or error.__context__ is not None
+    return NotConnected(f"{url}: {reason}") if known else ConnectionRefused(f"{url}: {reason}")
+
+
+async def _refusal(response: httpx.Response) -> str:
+    """Describe a response other than 200, with the remedy."""
+    status = f"HTTP {response.status_code}"
+    if response.status_code in (401, 403):
+        return f"{status}; it requires another key, set VLLAMA_WORKER_KEY to it"
+    if response.status_code == 400:
+        async for chunk in response.aiter_bytes():
+            return connection_problem.TLS_PORT if connection_problem.speaks_tls(chunk) else status
+    return f"{status}; is that a vLLM?" if response.status_code == 404 else status
 
 
 def _number(text: str) -> float | None:

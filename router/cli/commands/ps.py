@@ -12,6 +12,8 @@ from vllama_pool.router.cli.commands.terminal import output, show
 from vllama_pool.router.cli.tables import workers_table
 from vllama_pool.router.supervisor.listening_socket import url
 from vllama_pool.router.telemetry.aggregate import WorkersPage
+from vllama_pool.workers.vllm.connection_problem import explain
+from vllama_pool.workers.vllm.trust_store import trust_store
 
 
 @click.command("ps", short_help="Show the workers: models, state and load.")
@@ -34,11 +36,17 @@ def command(base_url: str | None, as_json: bool) -> None:
     key = settings.admin_key
     headers = {"authorization": f"Bearer {key.get_secret_value()}"} if key else {}
     try:
-        answer = httpx.get(f"{base_url}/admin/workers", headers=headers, timeout=5.0, trust_env=False)
+        answer = httpx.get(
+            f"{base_url}/admin/workers",
+            headers=headers,
+            timeout=5.0,
+            trust_env=False,
+            verify=trust_store() if base_url.startswith("https:") else True,
+        )
     except (httpx.HTTPError, httpx.InvalidURL) as error:
+        why = explain(error, tls=base_url.startswith("https:"))
         raise CommandFailed(
-            f"no router answers at {base_url} ({error or type(error).__name__}); start one with vllama serve, "
-            "or give its address with --url"
+            f"no router answers at {base_url} ({why}); start one with vllama serve, or give its address with --url"
         ) from error
     if answer.status_code != httpx.codes.OK:
         raise CommandFailed(f"{base_url} answered {answer.status_code}: {error_of(answer.content)}")

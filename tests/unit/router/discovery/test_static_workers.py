@@ -17,6 +17,7 @@ from vllama_pool.router.discovery.static_workers import StaticWatch, health_prob
 from vllama_pool.router.discovery.trust import Endpoints
 from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.record import WorkerRecord, WorkerState
+from vllama_pool.workers.vllm.server_identity import SEVERAL_SERVERS
 
 
 class FakeClient:
@@ -28,6 +29,7 @@ class FakeClient:
         self.models = [{"id": "m", "root": "org/m", "max_model_len": 2048}]
         self.running = 0
         self.tokens = 0
+        self.started: float | None = None
         self.able = self.busy = self.slow = self.asleep = False
         self.requests: list[str] = []
         self.authorization: set[str | None] = set()
@@ -50,7 +52,8 @@ class FakeClient:
                     200,
                     text=f'vllm:engine_sleep_state{{sleep_state="awake"}} {int(not self.asleep)}.0\n'
                     f'vllm:num_requests_running{{engine="0"}} {self.running}.0\n'
-                    f'vllm:generation_tokens_total{{engine="0"}} {self.tokens}.0\n',
+                    f'vllm:generation_tokens_total{{engine="0"}} {self.tokens}.0\n'
+                    + (f"process_start_time_seconds {self.started}\n" if self.started else ""),
                 )
             case "/v1/completions":
                 return httpx.Response(405)
@@ -61,6 +64,23 @@ class FakeClient:
             case "/v1/chat/completions" if self.able:
                 return httpx.Response(200, json={"choices": [{"message": {"reasoning": "hm"}}]})
         return httpx.Response(404)
+
+
+class Balanced:
+    """Gives each request to the next of several servers."""
+
+    def __init__(self, *servers: FakeClient) -> None:
+        self.servers = servers
+        self.passed = 0
+        self.client = httpx.AsyncClient(transport=httpx.MockTransport(self.answer))
+
+    async def answer(self, request: httpx.Request) -> httpx.Response:
+        self.passed += 1
+        return await self.servers[self.passed % len(self.servers)].answer(request)
+
+    def questions(self) -> int:
+        """Chats for abilities: two per detection on an able server."""
+        return sum(server.requests.count("/v1/chat/completions") for server in self.servers)
 
 
 class Clock:
@@ -74,7 +94,7 @@ class Clock:
 ID = "static/gpu"
 
 
-def watch(vllm: FakeClient, pool: Recorder | Pool, clock: Clock) -> StaticWatch:
+def watch(vllm: FakeClient | Balanced, pool: Recorder | Pool, clock: Clock) -> StaticWatch:
     worker = StaticWorker(url="http://10.0.0.5:8000", name="gpu", slots=4, tags=("a",))
     return StaticWatch(worker, pool, vllm.client, Endpoints("key"), "key", clock)
 
@@ -319,3 +339,99 @@ async def test_abilities_of_a_sleeping_static_worker_are_detected_after_it_wakes
     await probe_and_learn(static, times=2)
     assert pool.loads[ID].state is WorkerState.READY
     assert "/v1/chat/completions" in vllm.requests
+
+
+def balanced(servers: int, *, tells: bool) -> Balanced:
+    """Able servers with different counters. `tells`: they have start times."""
+    clients = [FakeClient() for _ in range(servers)]
+    for index, client in enumerate(clients):
+        client.able, client.tokens = True, 5000 * (index + 1) % 12_000
+        client.started = 1.5e9 + index if tells else None
+    return Balanced(*clients)
+
+
+async def minute(static: StaticWatch, address: Balanced, pool: Recorder, clock: Clock) -> list[tuple[float, int]]:
+    """Probe for a minute while the servers generate. Return speeds, and the number of capabilities."""
+    seen = []
+    for _ in range(60):
+        await probe_and_learn(static)
+        seen.append((pool.loads[ID].tokens_per_second, len(pool.known[ID].record.models[0].capabilities)))
+        clock.now += 1
+        for index, server in enumerate(address.servers):
+            server.tokens += 30 * (index + 1)
+    return seen
+
+
+@pytest.mark.parametrize("tells", [True, False])
+@pytest.mark.parametrize("servers", [2, 3, 5])
+async def test_several_servers_behind_an_address_are_asked_once_and_reported_once(
+    servers: int, tells: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    address, pool, clock = balanced(servers, tells=tells), Recorder(), Clock()
+    static = watch(address, pool, clock)
+    seen = await minute(static, address, pool, clock)
+    seen += await minute(static, address, pool, clock)
+    assert {capabilities for _, capabilities in seen} == {4}
+    assert address.questions() == 2
+    assert [message for message in caplog.messages if "list each server" in message] == caplog.messages
+    assert len(caplog.messages) == 1
+    assert {speed for speed, _ in seen[10:]} == {0.0}
+    assert SEVERAL_SERVERS in pool.loads[ID].note
+    assert pool.puts <= 4
+
+
+@pytest.mark.parametrize("health", [502, 503])
+async def test_a_failing_server_behind_a_balancer_does_not_take_the_address_down(health: int) -> None:
+    address, pool, clock = balanced(3, tells=True), Recorder(), Clock()
+    static = watch(address, pool, clock)
+    await minute(static, address, pool, clock)
+    address.servers[1].health = health
+    for _ in range(60):
+        await probe_and_learn(static)
+        assert pool.down == set()
+        clock.now += 1
+    assert address.questions() == 2
+
+
+async def test_different_models_behind_one_address_do_not_alternate() -> None:
+    address, pool, clock = balanced(2, tells=True), Recorder(), Clock()
+    address.servers[0].models = [{"id": "other", "root": "org/other", "max_model_len": 512}]
+    static = watch(address, pool, clock)
+    await minute(static, address, pool, clock)
+    names = set()
+    for _ in range(120):
+        await probe_and_learn(static)
+        names.add(pool.known[ID].record.models[0].name)
+        clock.now += 1
+    assert len(names) == 1
+    assert address.questions() <= 6
+
+
+@pytest.mark.parametrize("tells", [True, False])
+async def test_a_restart_between_two_probes_is_asked_for_abilities_again(tells: bool) -> None:
+    address, pool, clock = balanced(1, tells=tells), Recorder(), Clock()
+    (server,) = address.servers
+    static = watch(address, pool, clock)
+    await minute(static, address, pool, clock)
+    server.tokens, server.able, server.started = 0, False, server.started and server.started + 100
+    before = pool.known[ID].record.generation
+    await static.probe()
+    assert pool.known[ID].record.generation == before + 1
+    assert len(pool.known[ID].record.models[0].capabilities) == 4
+    await minute(static, address, pool, clock)
+    assert pool.known[ID].record.models[0].capabilities == ("completion",)
+    assert "several" not in pool.loads[ID].note
+
+
+async def test_a_server_that_was_only_unreachable_is_not_asked_again() -> None:
+    address, pool, clock = balanced(1, tells=True), Recorder(), Clock()
+    (server,) = address.servers
+    static = watch(address, pool, clock)
+    await minute(static, address, pool, clock)
+    for _ in range(20):
+        server.fault = httpx.ConnectError
+        await static.probe()
+        server.fault = None
+        await probe_and_learn(static)
+        clock.now += 1
+    assert address.questions() == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.support.balance import RESTARTING, Clock, found, pool_of, worker_in
+from vllama_pool.router.errors import Lost
 from vllama_pool.router.telemetry.worker_view import view_workers
 
 
@@ -33,3 +34,13 @@ def test_a_suspect_worker_is_shown_in_the_breaker_column() -> None:
     pool = pool_of(clock, found("a"))
     worker_in(pool, "a").mark_suspect(clock())
     assert [(view.state, view.breaker) for view in view_workers(pool, clock())] == [("ready", "suspect")]
+
+
+def test_the_reason_of_a_lost_connection_is_shown_until_a_success() -> None:
+    clock = Clock()
+    pool = pool_of(clock, found("a"))
+    worker = worker_in(pool, "a")
+    worker.record_failure(Lost("its certificate has expired"), "m", clock(), clock())
+    assert [view.note for view in view_workers(pool, clock())] == ["its certificate has expired"]
+    worker.record_success(clock(), clock())
+    assert [view.note for view in view_workers(pool, clock())] == [""]

@@ -1,0 +1,64 @@
+"""The certificate authorities that vLLama trusts in workers: one TLS context for probes and requests.
+
+Without SSL_CERT_FILE and SSL_CERT_DIR, these are the system's authorities and those of certifi. Each variable replaces
+the system's file or folder, as in OpenSSL and Go, and certifi is then not used.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import httpx
+
+CERT_FILE, CERT_DIR = "SSL_CERT_FILE", "SSL_CERT_DIR"
+MAX_FILES = 1000
+"""Per folder."""
+
+_log = logging.getLogger(__name__)
+
+
+def trust_store(env: Mapping[str, str] = os.environ) -> ssl.SSLContext:
+    """Load the authorities, in some 40 ms. Logs what SSL_CERT_FILE or SSL_CERT_DIR names and cannot be read.
+
+    An intermediate authority in it is trusted without its root, as in Go.
+    """
+    chosen = env.get(CERT_FILE), env.get(CERT_DIR)
+    context = ssl.create_default_context() if any(chosen) else httpx.create_ssl_context(trust_env=False)
+    context.load_default_certs()
+    for problem in _load_chosen(context, *chosen):
+        _log.warning("%s; workers whose certificates need it are not trusted", problem)
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
+
+
+def _load_chosen(context: ssl.SSLContext, file: str | None, folders: str | None) -> Iterator[str]:
+    """Load what the variables name. Yield a line for each path without certificates.
+
+    OpenSSL ignores unreadable files, and in folders all files whose names are not hashes.
+    """
+    if file and (problem := _load(context, Path(file))):
+        yield f"{CERT_FILE}={file}: {problem}; correct it or unset it"
+    for folder in filter(None, (folders or "").split(os.pathsep)):
+        try:
+            paths = sorted(Path(folder).iterdir())[:MAX_FILES]
+        except OSError as error:
+            yield f"{CERT_DIR}={folder}: {error.strerror}; correct it or unset it"
+        else:
+            problems = [_load(context, path) for path in paths]
+            if all(problems):
+                yield f"{CERT_DIR}={folder}: no file in it holds a certificate in PEM; correct it or unset it"
+
+
+def _load(context: ssl.SSLContext, path: Path) -> str:
+    """Return why the file cannot be used."""
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError:
+        return "the file holds no certificate in PEM"
+    except OSError as error:
+        return error.strerror or "it cannot be read"
+    return ""
