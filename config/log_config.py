@@ -8,6 +8,8 @@ import logging
 import logging.config
 from typing import Any, Literal
 
+from vllama_pool.config.redaction import redacted
+
 Level = Literal["debug", "info", "warning", "error"]
 
 PACKAGE = "vllama_pool"
@@ -15,7 +17,10 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as one JSON object: time (RFC 3339, UTC), level, logger, message, `extra` fields."""
+    """Formats a record as one JSON object: time (RFC 3339, UTC), level, logger, message, `extra` fields.
+
+    Message and exception are redacted, since libraries may quote an address with its password.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="milliseconds")
@@ -23,11 +28,11 @@ class JsonFormatter(logging.Formatter):
             "time": time.replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": redacted(record.getMessage()),
         }
         line |= {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["exception"] = redacted(self.formatException(record.exc_info))
         return json.dumps(line, ensure_ascii=False, default=str)
 
 

@@ -11,12 +11,14 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, SecretStr
 
+from vllama_pool.config import redis_address, redis_tls
 from vllama_pool.config.api_keys import ApiKey, parse_keys, require_unique
 from vllama_pool.config.durations import seconds
 from vllama_pool.config.environment import FromFile, HostPort
 from vllama_pool.config.listen import parse_listen
+from vllama_pool.config.redis_address import RedisAddress
 
 Network = IPv4Network | IPv6Network
 
@@ -64,10 +66,8 @@ def _require_http(scheme: str) -> None:
         raise ValueError(f"{scheme[:20]}:// is not supported; write HOST:PORT")
 
 
-def _check_redis_url(value: str) -> str:
-    if value.startswith("/") or re.match(r"(redis|rediss|unix)://[^/\s]|unix:///", value):
-        return value
-    raise ValueError("not a Redis address; write redis://HOST:6379/0, rediss:// for TLS, or unix:///PATH")
+def _parse_redis_url(value: Any) -> Any:
+    return redis_tls.check_files(redis_address.parse(value)) if isinstance(value, str) else value
 
 
 def _parse_networks(value: Any) -> Any:
@@ -153,7 +153,7 @@ HostPatterns = Annotated[tuple[Annotated[str, AfterValidator(_check_host_pattern
 Networks = Annotated[tuple[Network, ...], BeforeValidator(_parse_networks)]
 ListenHost = Annotated[str, BeforeValidator(_parse_host)]
 ListenPort = Annotated[int, BeforeValidator(_parse_port), Field(ge=0, le=65535)]
-RedisUrl = Annotated[str, AfterValidator(_check_redis_url)]
+RedisUrl = Annotated[InstanceOf[RedisAddress], BeforeValidator(_parse_redis_url)]
 FleetName = Annotated[str, AfterValidator(_check_fleet_name)]
 OllamaVersion = Annotated[str, AfterValidator(_check_version)]
 LocalPath = Annotated[Path, AfterValidator(_absolute_path)]

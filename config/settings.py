@@ -17,6 +17,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from vllama_pool.config.environment import Env, env_of, source_variable, values_for
 from vllama_pool.config.log_config import Level
+from vllama_pool.config.redaction import redacted
+from vllama_pool.config.redis_address import RedisAddress
 from vllama_pool.config.setting_types import (
     ApiKeys,
     Duration,
@@ -61,8 +63,8 @@ class _Frozen(BaseModel):
 
 
 class RegistrySettings(_Frozen):
-    redis_url: Annotated[RedisUrl | None, Field(repr=False), Env("VLLAMA_REDIS_URL", "REDIS_URL")] = None
-    """None: the embedded registry, for this machine only. May hold a password."""
+    redis_url: Annotated[RedisUrl | None, Env("VLLAMA_REDIS_URL", "REDIS_URL")] = None
+    """None: the embedded registry, for this machine only."""
     fleet: Annotated[FleetName, Env("VLLAMA_FLEET")] = "default"
     """Several fleets may share one Redis."""
     fleet_secret: Annotated[StrongSecret | None, Env("VLLAMA_FLEET_SECRET", file=True)] = None
@@ -80,11 +82,11 @@ class RegistrySettings(_Frozen):
         return is_local(self.redis_url)
 
 
-def is_local(redis_url: str | None) -> bool:
-    return redis_url is None or redis_url.startswith(("/", "unix:"))
+def is_local(redis_url: RedisAddress | None) -> bool:
+    return redis_url is None or redis_url.is_local
 
 
-def default_networks(redis_url: str | None) -> tuple[Network, ...]:
+def default_networks(redis_url: RedisAddress | None) -> tuple[Network, ...]:
     """Return loopback for a local registry; loopback and private networks for a Redis on the network."""
     return LOOPBACK if is_local(redis_url) else (*LOOPBACK, *PRIVATE)
 
@@ -180,7 +182,7 @@ def error_lines(error: ValidationError, environ: Mapping[str, str] = os.environ)
             continue
         name = _variable_of(settings or RegistrySettings, item["loc"], environ)
         message = str(item["ctx"]["error"]) if item["type"] == "value_error" else _describe(item)
-        lines[f"{name}: {message}"] = None
+        lines[redacted(f"{name}: {message}")] = None
     return list(lines)
 
 

@@ -82,10 +82,7 @@ def create_app(
     log_stream: BinaryIO | None = None,
     instance: RouterInstance | None = None,
 ) -> Gate:
-    """Build the application.
-
-    Raises RoutingError for an invalid routing file, ValueError for an invalid registry address.
-    """
+    """Build the application. Raises RoutingError for an invalid routing file."""
     if table is None:
         table = load(settings.routing_file) if settings.routing_file else RoutingTable()
     collaborators = Collaborators(
@@ -143,7 +140,8 @@ def _metrics(pool: Pool, discovery: Discovery, request_log: RequestLog) -> Route
 
 
 def _report(pool: Pool, discovery: Discovery, metrics: RouterMetrics) -> ProcessReport:
-    return ProcessReport(view_workers(pool, time.monotonic()), discovery.registry_up, metrics.text())
+    workers = view_workers(pool, time.monotonic())
+    return ProcessReport(workers, discovery.registry_up, metrics.text(), discovery.registry_problem)
 
 
 Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]

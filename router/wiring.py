@@ -49,10 +49,7 @@ def open_sources(
     virtual: ModelStore,
     shadowed: Callable[[], Collection[str]],
 ) -> Sources:
-    """Build the sources and load saved virtual models. `shadowed`: see `ModelSync`.
-
-    Raises ValueError for an invalid registry address.
-    """
+    """Build the sources and load saved virtual models. `shadowed`: see `ModelSync`."""
     key = settings.worker_key.get_secret_value() if settings.worker_key else None
     trust = trust_store()
     endpoints = Endpoints(key, trust)

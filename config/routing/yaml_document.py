@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from vllama_pool.config.redaction import redacted
 from vllama_pool.config.routing import yaml_scalars
 
 MAX_BYTES = 1 << 19
@@ -39,7 +40,7 @@ class Problem:
     def located(self, file: str) -> str:
         """Return "FILE:LINE:COL: key: what is wrong; what to do", which editors and terminals can jump to."""
         place = f"{file}:{self.line}:{self.column}" if self.line else file
-        text = f"{place}: {self.key}: {self.message}" if self.key else f"{place}: {self.message}"
+        text = redacted(f"{place}: {self.key}: {self.message}" if self.key else f"{place}: {self.message}")
         return "".join(
             part if part.isprintable() else repr(part)[1:-1] for part in text
         )  # one line, whatever it quotes
@@ -268,5 +269,6 @@ def kind(value: object) -> str:
     if isinstance(value, float):
         return f"the number {value:g}" if math.isfinite(value) else "no finite number"
     if isinstance(value, str):
+        value = redacted(value)
         return f"the text '{value if len(value) <= 40 else value[:37] + '...'}'"
     return "a list" if isinstance(value, list) else "a mapping"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.metadata import version
+from typing import Any
 
 import click
+
+from vllama_pool.config.redaction import redacted
 
 COMMANDS = ("serve", "worker", "ps", "check", "compat", "key")
 """Modules of `router.cli.commands`, in the order of the help."""
@@ -22,6 +25,14 @@ class Commands(click.Group):
             return None
         found: click.Command = import_module(f"vllama_pool.router.cli.commands.{cmd_name}").command
         return found
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Click's errors quote words of the command line, which may be an address with a password."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            error.message = redacted(error.message)  # type: ignore[misc]
+            raise
 
 
 @click.group(cls=Commands)

@@ -37,6 +37,8 @@ WAKE_JITTER = 0.05
 """Maximum delay, in seconds, of a poll that an event triggers: every router gets that event."""
 RECONNECT = (0.1, 0.5)
 """Range of the pause, in seconds, before listening again."""
+MAX_PROBLEMS = 8
+"""Problems logged in one outage."""
 PROBE_DOWN_EVERY = 2.0
 """Seconds."""
 
@@ -82,11 +84,18 @@ class Discovery:
         self._polled = asyncio.Event()
         self._probes: dict[str, asyncio.Task[None]] = {}
         self._probed_at: dict[str, float] = {}
-        self._outage = ""
+        self._problem = ""
+        self._outage: set[str] = set()
+        """Problems logged since the registry last answered."""
 
     @property
     def registry_up(self) -> bool:
         return self._membership.feed_up
+
+    @property
+    def registry_problem(self) -> str:
+        """Why the last poll failed; empty while the registry can be used."""
+        return self._problem
 
     @property
     def refusals(self) -> int:
@@ -220,9 +229,11 @@ class Discovery:
         self._membership.probed(worker_id, answer, self._clock())
 
     def _log_outage(self, problem: str) -> None:
-        """Log only changes. An empty `problem` means reachable."""
-        if problem and not self._outage:
-            _log.warning("the registry does not answer, workers stay as last known: %s", problem)
+        """Log each problem of an outage once. An empty `problem` means usable."""
+        self._problem = problem
+        if problem and problem not in self._outage and len(self._outage) < MAX_PROBLEMS:
+            self._outage.add(problem)
+            _log.warning("the registry cannot be used, workers stay as last known: %s", problem)
         elif self._outage and not problem:
-            _log.warning("the registry answers again")
-        self._outage = problem
+            self._outage.clear()
+            _log.warning("the registry can be used again")

@@ -6,12 +6,14 @@ import contextlib
 from dataclasses import dataclass
 from typing import TextIO
 
+from vllama_pool.config.redaction import redacted
+
 KIND_WIDTH = 9
 
 
 @dataclass(frozen=True, slots=True)
 class Console:
-    """Ignores write errors (a closed pipe, a full disk), since serving goes on."""
+    """Ignores write errors (a closed pipe, a full disk), since serving goes on. Shows no passwords of addresses."""
 
     out: TextIO
     err: TextIO
@@ -31,5 +33,5 @@ class Console:
     @staticmethod
     def _write(stream: TextIO, text: str) -> None:
         with contextlib.suppress(OSError):
-            stream.write(text + "\n")
+            stream.write(redacted(text) + "\n")
             stream.flush()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import shutil
 import socket
 import sys
@@ -83,7 +82,7 @@ def serve(
 def registry_server(settings: RegistrySettings, console: Console) -> RegistryServer:
     if settings.redis_url is None:
         return EmbeddedRegistry(settings.state_dir, console)
-    return ExternalRegistry(settings.redis_url, re.sub(r"//[^/@]*@", "//", settings.redis_url), console)
+    return ExternalRegistry(settings.redis_url, settings.fleet, console)
 
 
 def example_commands(base_url: str, models: Sequence[str], vllama: str, *, keyed: bool = False) -> list[str]:

@@ -20,13 +20,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from vllama_pool.config.redis_address import RedisAddress
 from vllama_pool.router.supervisor.child import Child, ChildExited, ChildKind, ChildSpec, StatusChanged
 from vllama_pool.router.supervisor.console import Console
 from vllama_pool.workers.process.backoff import Backoff, wait_base, wait_exponential
 from vllama_pool.workers.process.file_lock import FileLock
 from vllama_pool.workers.process.lifeline import signal_name
 from vllama_pool.workers.process.status import ChildStatus
-from vllama_pool.workers.registry.client import RegistryUnavailable
+from vllama_pool.workers.registry.client import RegistryUnavailable, wait_usable
 from vllama_pool.workers.registry.embedded import EmbeddedFailed, EmbeddedValkey, claim, wait_ready
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -336,18 +337,17 @@ class EmbeddedRegistry:
 class ExternalRegistry:
     """A Redis or Valkey that runs elsewhere."""
 
-    def __init__(self, address: str, redacted: str, console: Console) -> None:
-        """`redacted`: the address without its password."""
+    def __init__(self, address: RedisAddress, fleet: str, console: Console) -> None:
         self._address = address
-        self._redacted = redacted
+        self._fleet = fleet
         self._console = console
 
     async def start(self) -> None:
         try:
-            await wait_ready(self._address, timeout=0.0)
+            await wait_usable(self._address, self._fleet, lambda text: self._console.line("registry", "redis", text))
         except RegistryUnavailable as error:
             raise RegistryFailed(str(error)) from error
-        self._console.line("registry", "redis", self._redacted)
+        self._console.line("registry", "redis", str(self._address))
 
     async def stop(self) -> None:
         pass

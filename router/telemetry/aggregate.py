@@ -26,6 +26,7 @@ class ProcessReport(msgspec.Struct, frozen=True):
     registry_up: bool
     metrics: str
     """Prometheus text format."""
+    registry_problem: str = ""
 
 
 class Processes(msgspec.Struct, frozen=True):
@@ -40,6 +41,8 @@ class WorkersPage(msgspec.Struct, frozen=True):
     registry_up: bool = True
     """False if a process cannot reach the registry."""
     processes: Processes = Processes()
+    registry_problem: str = ""
+    """Why; of the first such process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ def workers_page(reports: ProcessReports) -> WorkersPage:
         tuple(_merge_views(views[name]) for name in sorted(views)),
         all(report.registry_up for report in reports.by_process.values()),
         Processes(reports.total, len(reports.by_process)),
+        next((report.registry_problem for report in reports.by_process.values() if report.registry_problem), ""),
     )
 
 

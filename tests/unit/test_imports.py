@@ -78,7 +78,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("config", "config/routing", "router/instance.py", "workers/agent", "workers/process", "workers/registry"),
     },
     "router/compat": {"config"},
-    "router/cli": {"config/routing", "router/compat", "router/telemetry"},
+    "router/cli": {"config", "config/routing", "router/compat", "router/telemetry"},
     "router/cli/commands": {
         *("config", "config/routing", "router/cli", "router/compat", "router/instance.py", "router/supervisor"),
         *("router/telemetry", "workers/agent", "workers/process", "workers/vllm"),
@@ -91,6 +91,7 @@ PURE = ("router/protocol", "router/balance", "router/routing", "router/admission
 PURE_MODULES = (
     *("router/server/access.py", "router/server/chunk_scanner.py", "router/server/cors.py", "router/server/paths.py"),
     *("router/server/request_head.py", "router/server/request_target.py", "config/names.py"),
+    *("config/redis_address.py", "config/redaction.py"),
 )
 INPUT_OUTPUT = {
     *("aiohttp", "anyio", "asyncio", "concurrent", "http", "httptools", "httpx", "litestar", "multiprocessing", "os"),

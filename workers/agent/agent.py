@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Protocol
 
+from vllama_pool.config.redaction import redacted
 from vllama_pool.config.settings import RegistrySettings, WorkerSettings
 from vllama_pool.workers.agent.announcer import Announcer, FencedOff
 from vllama_pool.workers.agent.attached_server import AttachedServer
@@ -28,7 +29,7 @@ from vllama_pool.workers.agent.prepare import AgentPlan, prepare
 from vllama_pool.workers.model.describe import slim
 from vllama_pool.workers.process.lifeline import ORPHANED
 from vllama_pool.workers.process.status import ChildStatus, StatusPipe
-from vllama_pool.workers.registry.client import InvalidRegistryAddress, Registry, RegistryUnavailable, connect
+from vllama_pool.workers.registry.client import Registry, RegistryUnavailable, connect
 from vllama_pool.workers.registry.embedded import EmbeddedFailed, address
 from vllama_pool.workers.registry.record import WorkerRecord, WorkerState
 from vllama_pool.workers.vllm.flags import Flags
@@ -178,7 +179,7 @@ async def run_agent(
     try:
         with prepare(spec, settings, env) as plan:
             await _run(plan, settings.registry, pipe, write)
-    except (CannotStart, GaveUp, FencedOff, EmbeddedFailed, InvalidRegistryAddress) as error:
+    except (CannotStart, GaveUp, FencedOff, EmbeddedFailed) as error:
         write(f"vllama: {error}")  # not through the pipe, or the supervisor would print it twice
         return 1
     return 0
@@ -243,5 +244,5 @@ async def _cancel(*tasks: asyncio.Task[object] | asyncio.Task[None] | asyncio.Ta
 
 def _to_stderr(line: str) -> None:
     with contextlib.suppress(OSError):  # a closed pipe or a full disk must not stop the worker
-        sys.stderr.write(line + "\n")
+        sys.stderr.write(redacted(line) + "\n")
         sys.stderr.flush()

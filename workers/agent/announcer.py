@@ -18,6 +18,8 @@ from vllama_pool.workers.registry.record import LoadReport, WorkerRecord
 JITTER = 0.1
 """Fraction of the beat interval."""
 MIN_BEAT_INTERVAL = 0.2
+MAX_PROBLEMS = 8
+"""Problems printed in one outage."""
 MIN_RETRY_PAUSE, MAX_RETRY_PAUSE = 0.1, 1.0
 
 
@@ -59,6 +61,8 @@ class Announcer:
             wait_random_exponential(multiplier=MIN_RETRY_PAUSE, min=MIN_RETRY_PAUSE, max=MAX_RETRY_PAUSE)
         )
         self._wake_up = asyncio.Event()
+        self._told: set[str] = set()
+        """Problems printed since the registry was last usable."""
 
     def announce(self, record: WorkerRecord, load: LoadReport) -> None:
         """Register a record at once."""
@@ -84,16 +88,20 @@ class Announcer:
             try:
                 await self._send()
             except RegistryUnavailable as error:
-                if not self._backoff.failures:
-                    self._print_line(
-                        self._missing if self._missing and self._sent is None else f"trying again: {error}"
-                    )
+                self._tell(self._missing if self._missing and self._sent is None else f"trying again: {error}")
                 await asyncio.sleep(self._backoff.pause())
                 continue
             if self._backoff.failures and self._record is not None:
-                self._print_line("the registry answers again")
+                self._print_line("the registry can be used again")
                 self._backoff.reset()
+                self._told.clear()
             await asyncio.sleep(max(0.0, MIN_BEAT_INTERVAL - (time.monotonic() - started)))
+
+    def _tell(self, problem: str) -> None:
+        """Print each problem of an outage once."""
+        if problem not in self._told and len(self._told) < MAX_PROBLEMS:
+            self._told.add(problem)
+            self._print_line(problem)
 
     async def deregister(self) -> None:
         """Call after `run` has ended. Raises RegistryUnavailable."""

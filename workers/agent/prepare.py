@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import SplitResult, urlsplit
 
 from vllama_pool.config.settings import RegistrySettings, WorkerSettings
+from vllama_pool.config.urls import InvalidUrl, worker_url
 from vllama_pool.workers.agent import state_files
 from vllama_pool.workers.agent.command_line import (
     Address,
@@ -115,16 +116,9 @@ def _manage(spec: WorkerSpec, settings: WorkerSettings, env: Mapping[str, str], 
 
 
 def _attach(spec: WorkerSpec, settings: WorkerSettings, env: Mapping[str, str], locks: ExitStack) -> AgentPlan:
-    spec = replace(spec, flags=parsers.without_none(spec.flags))
+    spec = replace(spec, flags=parsers.without_none(spec.flags), attach=_attached_url(spec.attach))
     flags, parts = Flags(spec.flags), urlsplit(spec.attach)
-    try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError:
-        port = 0
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port:
-        raise CannotStart(f"{spec.attach} is not a URL; give one such as http://127.0.0.1:8000")
-    if parts.username or parts.password:
-        raise CannotStart("give no password in --attach; set VLLAMA_WORKER_KEY")
+    port = parts.port or (443 if parts.scheme == "https" else 80)
     name = worker_id(spec, socket.gethostname(), port)
     _lock_id(name, settings, locks)
     return AgentPlan(
@@ -159,12 +153,20 @@ def check_advertise(host: str, registry: RegistrySettings) -> None:
         return
     if registry.fleet_secret is None:
         raise CannotStart("records in a Redis must be signed; set VLLAMA_FLEET_SECRET, the same for all of the fleet")
-    redis_host = urlsplit(registry.redis_url).hostname or "localhost"
+    redis_host = registry.redis_url.host
     if is_loopback(host) and not is_loopback(redis_host):
         raise CannotStart(
             f"the registry is on {redis_host}, so routers may be elsewhere and could not reach {host}; "
             "give --advertise an address of this machine that they can reach"
         )
+
+
+def _attached_url(text: str) -> str:
+    """Return the URL as routers require it. Raises CannotStart."""
+    try:
+        return worker_url(text)
+    except InvalidUrl as error:
+        raise CannotStart(f"--attach: {error}") from None
 
 
 def advertised_url(attached: SplitResult, advertise: str) -> str:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import secrets
-import socket
-from collections.abc import AsyncGenerator, Iterator, Mapping
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -19,15 +18,11 @@ from typing import Any
 import redis.asyncio as aioredis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    NoPermissionError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-)
+from redis.exceptions import RedisError
 
+from vllama_pool.config.redis_address import DEFAULT_PORT, RedisAddress, at_socket, parse
+from vllama_pool.workers.registry.connections import SocketConnection, TcpConnection, TlsConnection
+from vllama_pool.workers.registry.errors import explain
 from vllama_pool.workers.registry.keys import COLLECT_AFTER, ROUTER_TTL, Keys, check_worker_id
 from vllama_pool.workers.registry.messages import (
     Beat,
@@ -50,14 +45,19 @@ REPLY_TIMEOUT = 1.0
 """Seconds."""
 SILENCE = 2.0
 """Seconds without a message after which a subscription sends a ping."""
+PATIENCE = 30.0
+"""Seconds that a start waits for a Redis that loads its data."""
+RETRY_PAUSE = 0.5
+"""Seconds."""
 
 
 class RegistryUnavailable(Exception):
     """Redis is unreachable or refused a command. One line with the remedy."""
 
-
-class InvalidRegistryAddress(ValueError):
-    """The message shows the valid forms."""
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        """`passing`: waiting alone may help."""
+        super().__init__(message)
+        self.passing = passing
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,27 +99,64 @@ class ModelConflict:
     """Current; empty for no entry."""
 
 
-def connect(address: str) -> aioredis.Redis:
-    """Return a client for redis://, rediss://, unix:// or a socket path. Raises InvalidRegistryAddress."""
-    url = f"unix://{address}" if address.startswith("/") else address
-    try:
-        return aioredis.Redis.from_url(
-            url,
-            protocol=2,
-            socket_connect_timeout=CONNECT_TIMEOUT,
-            socket_timeout=REPLY_TIMEOUT,
-            retry=Retry(NoBackoff(), 0),
-        )
-    except ValueError as error:
-        raise InvalidRegistryAddress(
-            "that is not the address of a Redis; use redis://HOST:6379/0, rediss:// for TLS, or unix:///PATH"
-        ) from error
+def connect(address: RedisAddress | str) -> aioredis.Redis:
+    """Return a client. `address` is the path of a socket or a URL, or parsed. Raises InvalidAddress."""
+    if isinstance(address, str):
+        address = at_socket(address) if address.startswith("/") else parse(address)
+    pool = aioredis.ConnectionPool(
+        **_connection(address),
+        **address.options,
+        db=address.db,
+        protocol=2,
+        socket_connect_timeout=CONNECT_TIMEOUT,
+        socket_timeout=REPLY_TIMEOUT,
+        retry=Retry(NoBackoff(), 0),
+    )
+    return aioredis.Redis.from_pool(pool)
+
+
+def _connection(address: RedisAddress) -> dict[str, Any]:
+    if address.path:
+        return {"connection_class": SocketConnection, "path": address.path}
+    kind = TlsConnection if address.tls else TcpConnection
+    return {"connection_class": kind, "host": address.host, "port": address.port}
 
 
 async def ping(redis: aioredis.Redis) -> None:
     """Raises RegistryUnavailable."""
     with _mapped(_address(redis)):
         await redis.ping()
+
+
+async def wait_usable(
+    address: RedisAddress, fleet: str, say: Callable[[str], None], *, patience: float = PATIENCE
+) -> None:
+    """Return when this Redis can hold the fleet. Raises RegistryUnavailable.
+
+    While it loads its data and the like, wait up to `patience` seconds, and `say` so once.
+    """
+    redis, told, deadline = connect(address), "", time.monotonic() + patience
+    try:
+        while (problem := await _problem(redis, fleet)) is not None:
+            if not problem.passing or time.monotonic() > deadline:
+                raise problem
+            if str(problem) != told:
+                say(told := str(problem))
+            await asyncio.sleep(RETRY_PAUSE)
+    finally:
+        await redis.aclose()
+
+
+async def _problem(redis: aioredis.Redis, fleet: str) -> RegistryUnavailable | None:
+    """Read by a script and write, since a replica or a cluster answers a ping."""
+    registry = Registry(redis, fleet)
+    try:
+        await ping(redis)
+        await registry.snapshot()
+        await registry.retire_router("")
+    except RegistryUnavailable as error:
+        return error
+    return None
 
 
 class Registry:
@@ -151,12 +188,11 @@ class Registry:
             raise ValueError(f"generation {record.generation} is negative")
         envelope = sign_record(record, fleet=self.fleet, secret=self._secret)
         beat = encode_beat(Beat(record.generation, next(self._count), load))
-        with _mapped(self._where):
+        with _mapped(self._where), _understood(self._where):
             reply = await self._register(
                 [keys.meta, keys.w, keys.load, keys.hbz],
                 [keys.ev, record.id, record.generation, envelope, beat, secrets.token_hex(8)],
             )
-        with _understood(self._where):
             return Registered(reply[1].decode(), int(reply[2])) if reply[0] else Fenced(int(reply[1]))
 
     async def beat(self, worker_id: str, generation: int, load: LoadReport) -> bool:
@@ -182,13 +218,11 @@ class Registry:
         `router`: a router process to count for ROUTER_TTL.
         """
         keys = self._keys
-        with _mapped(self._where):
-            reply = await self._snapshot(
+        with _mapped(self._where), _understood(self._where):
+            epoch, seq, collected, beats, records, models = await self._snapshot(
                 [keys.meta, keys.w, keys.load, keys.hbz, keys.routers, keys.vm],
                 [str(known or ""), int(COLLECT_AFTER * 1000), router, int(ROUTER_TTL * 1000)],
             )
-        epoch, seq, collected, beats, records, models = reply
-        with _understood(self._where):
             return Snapshot(
                 Version(epoch.decode(), int(seq)),
                 int(collected),
@@ -202,9 +236,9 @@ class Registry:
             await self._redis.zrem(self._keys.routers, router)
 
     async def models(self) -> StoredModels:
-        with _mapped(self._where):
+        with _mapped(self._where), _understood(self._where):
             version, entries = await self._models([self._keys.meta, self._keys.vm], [])
-        return StoredModels(_text(version), {_text(key): bytes(value) for key, value in _pairs(entries)})
+            return StoredModels(_text(version), {_text(key): bytes(value) for key, value in _pairs(entries)})
 
     async def put_model(
         self, key: str, expected: bytes, envelope: bytes, *, request_acks: bool = False
@@ -218,11 +252,11 @@ class Registry:
             int(request_acks),
             secrets.token_hex(8),
         ]
-        with _mapped(self._where):
+        with _mapped(self._where), _understood(self._where):
             put, answer, *routers = await self._put_model(
                 [self._keys.meta, self._keys.vm, self._keys.routers], arguments
             )
-        return ModelStored(_text(answer), int(*routers)) if put else ModelConflict(bytes(answer))
+            return ModelStored(_text(answer), int(*routers)) if put else ModelConflict(bytes(answer))
 
     async def acknowledge(self, version: str, router: str) -> None:
         """Publish that this router has applied the change to `version`."""
@@ -232,18 +266,18 @@ class Registry:
     async def events(self) -> AsyncGenerator[Event, None]:
         """Yield changes. Messages can be lost; polling repairs that. Raises when the connection is lost or silent."""
         async with self._redis.pubsub() as pubsub:
-            with _mapped(self._where):
+            with _mapped(self._where), _understood(self._where):
                 await pubsub.subscribe(self._keys.ev)
             silent = False
             while True:
-                with _mapped(self._where):
+                with _mapped(self._where), _understood(self._where):
                     message = await pubsub.get_message(timeout=self._silence)
                     if message is None:
                         if silent:
-                            raise RegistryUnavailable(f"the registry at {self._where} has gone silent")
+                            raise RegistryUnavailable(f"the registry at {self._where.endpoint} has gone silent")
                         await pubsub.ping()
+                    event = _event(message) if message is not None else None
                 silent = message is None
-                event = _event(message) if message is not None else None
                 if event is not None:
                     yield event
 
@@ -266,7 +300,7 @@ def _event(message: Mapping[str, Any]) -> Event | None:
 
 
 @contextmanager
-def _mapped(where: str) -> Iterator[None]:
+def _mapped(where: RedisAddress) -> Iterator[None]:
     """Convert redis-py errors into RegistryUnavailable, and restore a swallowed cancellation.
 
     redis-py uses asyncio.wait_for, which before Python 3.12 swallows one that arrives just as the send completes.
@@ -278,47 +312,31 @@ def _mapped(where: str) -> Iterator[None]:
     except (RedisError, OSError) as error:
         if task is not None and task.cancelling() > before:
             raise asyncio.CancelledError from error
-        raise RegistryUnavailable(_explain(error, where)) from error
+        explanation = explain(error, where)
+        raise RegistryUnavailable(explanation.text, passing=explanation.passing) from error
     if task is not None and task.cancelling() > before:
         raise asyncio.CancelledError
 
 
 @contextmanager
-def _understood(where: str) -> Iterator[None]:
+def _understood(where: RedisAddress) -> Iterator[None]:
     """Convert errors in decoding foreign data into RegistryUnavailable."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise RegistryUnavailable(
-            f"the registry at {where} holds what no vLLama has written ({error}); remove it, or change VLLAMA_FLEET"
+            f"the registry at {where.endpoint} answered what no vLLama has written ({type(error).__name__}); remove "
+            "the fleet's keys, or change VLLAMA_FLEET"
         ) from error
 
 
-def _address(redis: aioredis.Redis) -> str:
-    """Without the password."""
+def _address(redis: aioredis.Redis) -> RedisAddress:
+    """Return the address of a client, for messages."""
     options = redis.connection_pool.connection_kwargs
-    return str(options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}")
-
-
-def _explain(error: Exception, where: str) -> str:
-    match error:
-        case AuthenticationError() | NoPermissionError():
-            return f"the registry at {where} refuses these credentials ({error}); check those in REDIS_URL"
-        case ResponseError() if "ACL failure" in str(error):  # ACL errors in scripts have no class of their own
-            return f"the registry at {where} does not let this user do what it must ({error}); correct its ACL"
-        case OutOfMemoryError():
-            return f"the registry at {where} is out of memory; raise its maxmemory"
-        case ReadOnlyError():
-            return f"the registry at {where} is a read-only replica; point REDIS_URL at the primary"
-    question = "is Redis running there?" if where.startswith("/") else "is Redis running there, and is REDIS_URL right?"
-    return f"no answer from the registry at {where} ({_reason(error)}); {question}"
-
-
-def _reason(error: Exception) -> str:
-    """Prefer the system's error text: redis-py's repeats the address."""
-    for cause in (error, error.__cause__, error.__context__):
-        if isinstance(cause, socket.gaierror):
-            return str(cause.strerror)
-        if isinstance(cause, OSError) and cause.errno:
-            return os.strerror(cause.errno)
-    return str(error).rstrip(".") or type(error).__name__
+    return RedisAddress(
+        options.get("host", "localhost"),
+        options.get("port", DEFAULT_PORT),
+        options.get("path", ""),
+        tls=issubclass(redis.connection_pool.connection_class, TlsConnection),
+        options={name: options[name] for name in ("password", "ssl_password") if name in options},
+    )

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from vllama_pool.config.environment import unknown_variables, variables_of
 from vllama_pool.config.ollama_env import warnings
+from vllama_pool.config.redaction import redacted
 from vllama_pool.config.settings import RouterSettings, WorkerSettings, error_lines
 from vllama_pool.router.instance import LISTEN_FD, PROCESS
 from vllama_pool.workers.process.status import STATUS_FD
@@ -21,10 +22,10 @@ INTERNAL = ("VLLAMA_VLLM", STATUS_FD, LISTEN_FD, PROCESS)
 
 
 class CommandFailed(click.ClickException):
-    """Prints one line per problem on stderr."""
+    """Prints one line per problem on stderr, without passwords of addresses."""
 
     def show(self, file: IO[Any] | None = None) -> None:
-        for line in self.message.splitlines():
+        for line in redacted(self.message).splitlines():
             click.echo(f"vllama: {line}", err=True)
 
 

@@ -6,6 +6,7 @@ import click
 import httpx
 import msgspec
 
+from vllama_pool.config.redaction import redacted
 from vllama_pool.config.settings import RouterSettings
 from vllama_pool.router.cli.commands.common import CommandFailed, read
 from vllama_pool.router.cli.commands.terminal import output, show
@@ -43,7 +44,9 @@ def command(base_url: str | None, as_json: bool) -> None:
             trust_env=False,
             verify=trust_store() if base_url.startswith("https:") else True,
         )
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except httpx.InvalidURL:
+        raise CommandFailed("--url is not a URL; write http://HOST:PORT") from None
+    except httpx.HTTPError as error:
         why = explain(error, tls=base_url.startswith("https:"))
         raise CommandFailed(
             f"no router answers at {base_url} ({why}); start one with vllama serve, or give its address with --url"
@@ -62,7 +65,8 @@ def command(base_url: str | None, as_json: bool) -> None:
     if not page.workers:
         click.echo("no workers; start one with: vllama worker --model MODEL")
     if not page.registry_up:
-        click.echo("the registry does not answer; workers are shown as last known", err=True)
+        problem = redacted(page.registry_problem) or "the registry does not answer"
+        click.echo(f"workers are shown as last known: {problem}", err=True)
     if page.processes.answered < page.processes.total:
         answered = f"{page.processes.answered} of {page.processes.total} router processes answered"
         click.echo(f"{answered}; the load of the others is missing", err=True)

@@ -17,6 +17,9 @@ engine_option = click.option(
     help="simulated is for tests: it needs no model and no GPU.",
 )
 redis_url_option = click.option(
-    "--redis-url", metavar="URL", help="Redis that holds the registry (default: REDIS_URL, else an embedded Valkey)."
+    "--redis-url",
+    metavar="URL",
+    help="Redis that holds the registry (default: REDIS_URL, else an embedded Valkey). Other users of the machine can "
+    "read a password in a command line, so set REDIS_URL if the URL has one.",
 )
 vllm_flags = click.argument("vllm_args", nargs=-1, type=click.UNPROCESSED, metavar="[VLLM FLAGS]...")

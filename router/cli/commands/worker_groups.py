@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from vllama_pool.config.redaction import redacted
 from vllama_pool.router.cli.commands.shared_options import PASS_UNKNOWN_OPTIONS, engine_option, vllm_flags
 from vllama_pool.router.supervisor.worker_specs import WorkerGroup
 
@@ -67,7 +68,8 @@ class CommandWithGroups(click.Command):
         for word in options["vllm_args"]:
             if word.partition("=")[0] in command_options:
                 raise click.UsageError(
-                    f"{word!r} applies to all of {ctx.info_name}; give it before the first {AND}", ctx
+                    f"{word.partition('=')[0]!r} applies to all of {ctx.info_name}; give it before the first {AND}",
+                    ctx,
                 )
         if not options["models"]:
             raise click.UsageError(f"--model is missing after {AND}", ctx)
@@ -89,7 +91,8 @@ def worker_group(
     models: Sequence[str], names: Sequence[str], replicas: int, gpus: str, engine: str, vllm_args: Any
 ) -> WorkerGroup:
     if vllm_args and not models:
-        raise click.UsageError(f"{vllm_args[0]!r} is not an option of serve; to pass it to vLLM, give a --model")
+        word = redacted(str(vllm_args[0])).partition("=")[0]
+        raise click.UsageError(f"{word!r} is not an option of serve; to pass it to vLLM, give a --model")
     devices = tuple(gpu for gpu in re.split(r"[,\s]+", gpus) if gpu)
     return WorkerGroup(tuple(models), tuple(names), replicas, devices, tuple(vllm_args), engine)
 

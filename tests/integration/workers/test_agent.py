@@ -250,7 +250,7 @@ async def test_a_worker_serves_without_registry_and_registers_in_an_empty_one(
         async with running_valkey(tmp_path), connect(embedded.address(tmp_path)) as redis:
             again = await wait_for(Registry(redis, "default"), "w", WorkerState.READY, 3)
         assert again.record == found.record
-        assert worker.says("the registry answers again")
+        assert worker.says("the registry can be used again")
 
 
 async def test_a_vllm_that_never_starts_is_one_line_and_exit_code_1(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from vllama_pool.config import setting_types
+from vllama_pool.config import redis_address, setting_types
 from vllama_pool.config.api_keys import ApiKey
 from vllama_pool.config.environment import FromFile, HostPort
 
@@ -70,16 +70,18 @@ def test_a_listen_address_with_another_scheme_is_refused(text: str, advice: str)
     assert advice in error(setting_types.ListenPort, HostPort(text))
 
 
-@pytest.mark.parametrize(
-    "url", ["redis://h:6379/0", "rediss://:p@h", "unix:///run/r.sock", "unix://run/r.sock", "/run/r.sock"]
-)
+@pytest.mark.parametrize("url", ["redis://h:6379/0", "rediss://:p@h", "unix:///run/r.sock", "/run/r.sock"])
 def test_a_redis_url_is_a_server_or_a_socket(url: str) -> None:
-    assert parse(setting_types.RedisUrl, url) == url
+    assert parse(setting_types.RedisUrl, url) == redis_address.parse(url)
 
 
-@pytest.mark.parametrize("url", ["", "http://h", "redis://", "h:6379", "run/r.sock"])
+@pytest.mark.parametrize("url", ["", "http://h", "h:6379", "run/r.sock"])
 def test_an_invalid_redis_url_is_refused(url: str) -> None:
     assert error(setting_types.RedisUrl, url).startswith("not a Redis address; write redis://HOST")
+
+
+def test_the_files_of_a_redis_url_must_exist() -> None:
+    assert "ssl_ca_certs" in error(setting_types.RedisUrl, "rediss://h?ssl_ca_certs=/no/such.pem")
 
 
 def test_networks_are_separated_by_commas_or_blanks() -> None:

@@ -79,7 +79,7 @@ def test_arguments_override_the_environment(setenv: Set) -> None:
     setenv(OLLAMA_HOST="0.0.0.0:80", VLLAMA_FLEET="a", REDIS_URL="redis://r", VLLAMA_GRACE="5")
     settings = RouterSettings(port=0, grace=7, registry={"fleet": "b"})  # type: ignore[arg-type]
     assert (settings.host, settings.port, settings.grace) == ("0.0.0.0", 0, 7)
-    assert (settings.registry.fleet, settings.registry.redis_url) == ("b", "redis://r")
+    assert (settings.registry.fleet, str(settings.registry.redis_url)) == ("b", "redis://r:6379/0")
 
 
 def test_vllama_variables_override_ollamas(setenv: Set) -> None:
@@ -246,6 +246,11 @@ def test_sizes_and_durations_are_parsed(setenv: Set) -> None:
         (
             {"REDIS_URL": "http://r"},
             "REDIS_URL: not a Redis address; write redis://HOST:6379/0, rediss:// for TLS, or unix:///PATH",
+        ),
+        (
+            {"VLLAMA_REDIS_URL": "redis://:hunter2@r:99999/0"},
+            "VLLAMA_REDIS_URL: the port is not a number between 1 and 65535; write one such as 6379, and a ':' or '/' "
+            "of the password as %3A or %2F",
         ),
         (
             {"VLLAMA_FLEET": "{a}"},

@@ -144,6 +144,12 @@ def test_ps_warns_when_the_registry_does_not_answer(router: Serve) -> None:
     assert "as last known" in result.stderr
 
 
+def test_ps_repeats_the_words_of_the_router_about_the_registry(router: Serve) -> None:
+    problem = 'the registry at h:6379 answered "LOADING data"; wait until it has loaded its data'
+    result = vllama("ps", "--url", router(200, {"workers": [], "registry_up": False, "registry_problem": problem}))
+    assert problem in result.stderr
+
+
 def test_ps_json_prints_the_routers_response(router: Serve) -> None:
     result = vllama("ps", "--json", "--url", router(200, {"workers": [WORKER]}))
     assert json.loads(result.stdout) == {"workers": [WORKER]}

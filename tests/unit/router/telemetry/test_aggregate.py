@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -85,6 +86,11 @@ def test_the_page_counts_missing_processes_and_reports_a_lost_registry() -> None
     page = workers_page(ProcessReports(3, {0: report(), 2: report(registry_up=False)}))
     assert page.processes == Processes(total=3, answered=2)
     assert not page.registry_up
+
+
+def test_the_page_has_the_problem_of_the_first_process_without_a_registry() -> None:
+    lost = msgspec.structs.replace(report(registry_up=False), registry_problem="no answer")
+    assert workers_page(ProcessReports(2, {0: report(), 1: lost})).registry_problem == "no answer"
 
 
 def test_metrics_of_one_process_are_unchanged() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import redis.asyncio as aioredis
 from fakeredis import FakeAsyncRedis, FakeServer
+from hypothesis import given
+from hypothesis import strategies as st
 from redis.exceptions import (
     AuthenticationError,
     ConnectionError,
@@ -16,15 +18,16 @@ from redis.exceptions import (
     TimeoutError,
 )
 
+from vllama_pool.config.redis_address import InvalidAddress
 from vllama_pool.workers.registry.client import (
     CONNECT_TIMEOUT,
     REPLY_TIMEOUT,
-    InvalidRegistryAddress,
     Registry,
     RegistryUnavailable,
     connect,
     ping,
 )
+from vllama_pool.workers.registry.connections import TlsConnection
 from vllama_pool.workers.registry.record import LoadReport, WorkerRecord
 
 
@@ -40,10 +43,10 @@ class Failing(FakeAsyncRedis):
 @pytest.mark.parametrize(
     ("error", "remedy"),
     [
-        (AuthenticationError("invalid username-password pair"), "check those in REDIS_URL"),
-        (NoPermissionError("no permissions to run evalsha"), "check those in REDIS_URL"),
-        (OutOfMemoryError("command not allowed"), "raise its maxmemory"),
-        (ReadOnlyError("read only replica"), "at the primary"),
+        (AuthenticationError("invalid username-password pair", status_code="WRONGPASS"), "correct the user name"),
+        (NoPermissionError("no permissions to run evalsha", status_code="NOPERM"), "deploy/README.md"),
+        (OutOfMemoryError("command not allowed", status_code="OOM"), "raise its maxmemory"),
+        (ReadOnlyError("read only replica", status_code="READONLY"), "at the primary"),
         (ConnectionError("refused"), "is Redis running there"),
         (TimeoutError("Timeout reading"), "is Redis running there"),
         (ResponseError("WRONGTYPE"), "WRONGTYPE"),
@@ -121,8 +124,28 @@ async def test_a_password_in_the_address_is_never_in_an_error() -> None:
 
 @pytest.mark.parametrize("address", ["", "127.0.0.1:6379", "http://127.0.0.1:6379", "redis://h:port"])
 def test_an_invalid_registry_address_is_refused(address: str) -> None:
-    with pytest.raises(InvalidRegistryAddress, match="use redis://HOST"):
+    with pytest.raises(InvalidAddress, match=";"):
         connect(address)
+
+
+@given(st.text(max_size=40) | st.text(alphabet="redis:/@?#=&%[]. 0123456789db", max_size=40).map("redis://".__add__))
+def test_any_text_ends_in_a_client_or_in_one_line(text: str) -> None:
+    try:
+        client = connect(text)
+    except InvalidAddress:
+        return
+    assert client.get_encoder().decode_responses is False
+    assert client.connection_pool.connection_kwargs["protocol"] == 2
+    assert client.connection_pool.make_connection() is not None
+
+
+def test_credentials_database_and_tls_reach_the_client() -> None:
+    client = connect("rediss://u:p%40ss@h:7000/3?ssl_cert_reqs=none&client_name=x")
+    options = client.connection_pool.connection_kwargs
+    assert (options["host"], options["port"], options["db"]) == ("h", 7000, 3)
+    assert (options["username"], options["password"], options["client_name"]) == ("u", "p@ss", "x")
+    assert client.connection_pool.connection_class is TlsConnection
+    assert "p@ss" not in repr(client)
 
 
 @pytest.mark.parametrize("address", ["redis://127.0.0.1:6379/2", "unix:///run/x.sock", "/run/x.sock"])
