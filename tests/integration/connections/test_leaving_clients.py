@@ -284,3 +284,15 @@ async def test_garbage_after_a_request_is_refused_after_its_response(router: Fle
         await connection.send(chat("quick") + b"\x00garbage\r\n\r\n" * 5)
         received = await connection.read_all()
     assert [part[:3] for part in received.split(b"HTTP/1.1 ")[1:]] == [b"200", b"400"]
+
+
+async def test_a_half_closed_client_gets_the_refusal_of_garbage_after_its_response(router: Fleet) -> None:
+    received = await half_closed(router, chat("quick"), b"\x00garbage\r\n\r\n")
+    assert [part[:3] for part in received.split(b"HTTP/1.1 ")[1:]] == [b"200", b"400"]
+
+
+async def test_a_half_closed_client_that_wants_keep_alive_is_disconnected_after_its_last_response(
+    router: Fleet,
+) -> None:
+    keep = b"GET /api/version HTTP/1.0\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n"
+    assert (await half_closed(router, chat("quick"), keep)).count(b"HTTP/1.1 200 OK\r\n") == 2
