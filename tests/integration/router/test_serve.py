@@ -210,7 +210,7 @@ def test_compat_finds_no_difference_for_serve_without_models(served: Served) -> 
 
 
 @pytest.mark.rule(193)
-def test_at_debug_the_log_says_why_a_worker_was_chosen_and_how_the_attempt_went(
+def test_at_debug_the_log_says_why_a_worker_was_chosen_and_holds_uvicorns_lines(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
     with Served({**environ, "OLLAMA_DEBUG": "1"}, tmp_path) as served:
@@ -219,14 +219,17 @@ def test_at_debug_the_log_says_why_a_worker_was_chosen_and_how_the_attempt_went(
     chosen = next(line for line in lines if "chose demo-" in line)
     assert "score" in chosen
     assert any("answers" in line for line in lines)
+    assert any(line["logger"].startswith("uvicorn") for line in served.logged())
 
 
-def test_uvicorns_lines_are_in_the_same_json_log(served: Served) -> None:
+def test_an_invalid_request_leaves_no_line_in_the_log(served: Served) -> None:
+    before = served.logged()
     host, _, port = served.url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=10) as raw:
         raw.sendall(b"no request\r\n\r\n")
         assert raw.recv(100).startswith(b"HTTP/1.1 400")
-    until(lambda: any(line["logger"].startswith("uvicorn") for line in served.logged()), 10, "uvicorn's line")
+    assert chat(served.url, options={"num_predict": 2}).status_code == 200
+    assert served.logged() == before
 
 
 @pytest.mark.rule(189, 201)
