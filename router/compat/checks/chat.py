@@ -74,6 +74,20 @@ async def an_empty_tools_list_means_no_tools(server: CheckedServer) -> None:
     await whole(server, "chat", tools=[])
 
 
+@covers(79)
+async def a_tool_without_a_function_is_accepted(server: CheckedServer) -> None:
+    for tool in ({"type": "web_search"}, {"type": "function", "function": None}, {}):
+        await whole(server, "chat", use="tools", messages=[HELLO], tools=[tool, WEATHER], think=None)
+
+
+@covers(76)
+async def absent_and_null_arguments_of_calls_are_accepted(server: CheckedServer) -> None:
+    for function in ({"name": "get_weather"}, {"name": "get_weather", "arguments": None}):
+        turns = [QUESTION, {"role": "assistant", "content": "", "tool_calls": [{"function": function}]}]
+        answer = {"role": "tool", "content": ANSWERED}
+        await whole(server, "chat", use="tools", messages=[*turns, answer], tools=[WEATHER], think=None)
+
+
 @covers(79, 159)
 async def tools_require_a_capable_model(server: CheckedServer) -> None:
     model = server.model("toolless")

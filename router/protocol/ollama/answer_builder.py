@@ -100,7 +100,7 @@ class AnswerBuilder:
         self.state.metrics = event.metrics or self.state.metrics
 
     def add(self, choice: api.VllmChoice, now: int) -> None:
-        """Raises Aborted and InvalidArguments. `now`: monotonic nanoseconds."""
+        """Raises Aborted and InvalidToolCall. `now`: monotonic nanoseconds."""
         finish_reason = choice.finish_reason
         if finish_reason is not None and finish_reason in _ABORTED:
             raise Aborted(_ABORTED[finish_reason])

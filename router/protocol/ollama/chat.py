@@ -17,6 +17,7 @@ from vllama_pool.router.protocol.ollama import (
     options,
     render,
     think_option,
+    tools,
 )
 from vllama_pool.router.protocol.ollama.answer_builder import AnswerBuilder
 from vllama_pool.router.protocol.ollama.chat_response import ChatResponse, ChatWriter, ResponseMessage
@@ -105,7 +106,7 @@ def _upstream_request(
         messages=messages.for_template(messages.translate(chat), info.template),
         stream=True,
         stream_options=api.INCLUDE_USAGE,
-        tools=messages.tools(request.tools),
+        tools=tools.translate(request.tools),
         response_format=formats.require_valid(request.response_format),
         **options.sampling(options.merge(request.options, defaults.options, info), info),
     )

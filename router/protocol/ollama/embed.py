@@ -18,7 +18,7 @@ from vllama_pool.router.protocol.ollama import options
 from vllama_pool.router.protocol.ollama.gojson import BodyDecoder
 from vllama_pool.router.protocol.ollama.keep_alive import KeepAlive, dec_hook
 from vllama_pool.router.protocol.ollama.not_found import generation_text
-from vllama_pool.router.protocol.ollama.request_base import Body, require_model
+from vllama_pool.router.protocol.ollama.request_base import Body, Int, require_model
 from vllama_pool.router.protocol.operation import DirectResponse, NextStep, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api, errors, tokenize
 from vllama_pool.workers.registry.record import ModelInfo
@@ -41,7 +41,7 @@ class EmbedBody(Body, frozen=True, kw_only=True):
     model: str = ""
     input: Any = None
     truncate: bool | None = None
-    dimensions: int = 0
+    dimensions: Int = 0
     keep_alive: KeepAlive | None = None
     options: dict[str, Any] | None = None
 

@@ -28,6 +28,8 @@ _SYNTAX = {
 }
 """Go's text by the beginning of Python's."""
 _SPACE = re.compile(r"[ \t\r\n]*")
+_MIN_INT, _MAX_INT = -(2**63), 2**63 - 1
+_ZERO: Mapping[str, type] = {"string": str, "bool": bool, "number": int, "array": list, "object": dict}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -37,6 +39,7 @@ class GoType:
     kind: str = ""
     """Accepted JSON type; "" for any."""
     item: GoType | None = None
+    """Of lists and maps."""
     fields: Mapping[str, GoType] = field(default_factory=dict)
 
 
@@ -69,7 +72,8 @@ def _go_type(info: inspect.Type, name: str) -> GoType:
         case inspect.RawType() if name:
             return GoType(name, "object")
         case inspect.DictType(value_type=value):
-            return GoType("map[string]" + _go_type(value, "").name, "object")
+            go = _go_type(value, "")
+            return GoType("map[string]" + go.name, "object", item=go if go.kind else None)
         case inspect.ListType(item_type=item):
             go = _go_type(item, "")
             return GoType(name or "[]" + go.name, "array", item=go)
@@ -103,8 +107,11 @@ class BodyDecoder(Generic[T]):
         exact = normalised(body, self.type)
         try:
             return self._decode(exact)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise BadRequest(str(error.__cause__ or error)) from None
+        except RecursionError:
+            raise BadRequest("exceeded max depth") from None
+        except msgspec.DecodeError as error:
+            hook = error.__cause__
+            raise BadRequest(str(hook) if hook else f"json: cannot unmarshal into {self.type.name}") from None
 
 
 def normalised(body: bytes, go: GoType) -> bytes:
@@ -199,19 +206,28 @@ def _kind(value: Any) -> str:
 
 def _normalise(value: Any, go: GoType, root: str, path: str) -> Any:
     kind = _kind(value)
-    is_int = go.name == "int"
     if go.kind not in ("", kind):
         raise BadRequest(f"json: cannot unmarshal {kind} into Go struct field {root}.{path} of type {go.name}")
-    if is_int and isinstance(value, float) and not value.is_integer():
-        raise BadRequest(f"json: cannot unmarshal number {value} into Go struct field {root}.{path} of type int")
-    if is_int:
-        return int(value)
-    if go.item is not None:
-        item = go.item
-        return [_normalise(each, item, root, path) for each in value if each is not None]
+    if go.name == "int":
+        return _integer(value, f"{root}.{path}")
+    if isinstance(value, list) and go.item is not None:
+        return [_item(each, go.item, root, path) for each in value if each is not None or go.item.kind == "object"]
     if go.fields:
         return _normalise_fields(value, go, root, path)
+    if isinstance(value, dict) and go.item is not None:
+        return {key: _item(each, go.item, root, path) for key, each in value.items()}
     return value
+
+
+def _item(value: Any, go: GoType, root: str, path: str) -> Any:
+    """Replace null by Go's zero value."""
+    return _normalise(_ZERO[go.kind]() if value is None else value, go, root, path)
+
+
+def _integer(value: int | float, field: str) -> int:
+    if not _MIN_INT <= value <= _MAX_INT or (isinstance(value, float) and not value.is_integer()):
+        raise BadRequest(f"json: cannot unmarshal number {value} into Go struct field {field} of type int")
+    return int(value)
 
 
 def _normalise_fields(value: dict[str, Any], go: GoType, root: str, path: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Translation of Ollama's messages and tools into vLLM's (R071-R079)."""
+"""Translation of Ollama's messages into vLLM's (R071-R078)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.protocol.ollama.images import sniff
-from vllama_pool.router.protocol.ollama.requests import ChatMessage, DeclaredTool, default_messages
+from vllama_pool.router.protocol.ollama.requests import ChatMessage, default_messages
 from vllama_pool.router.protocol.ollama.tool_call_ids import ToolCallIds, match_results
 from vllama_pool.router.protocol.vllm import api
 
@@ -70,19 +70,3 @@ def _media(data: str) -> api.VllmPart:
     if kind.startswith("audio/"):
         return api.VllmPart("input_audio", input_audio=api.VllmInputAudio(data, kind.removeprefix("audio/")))
     return api.VllmPart("image_url", image_url=api.VllmImageUrl(f"data:{kind};base64,{data}"))
-
-
-def tools(declared: Sequence[DeclaredTool] | None) -> list[api.VllmTool] | None:
-    """None for an empty list, which vLLM refuses."""
-    if not declared:
-        return None
-    return [
-        api.VllmTool(
-            api.VllmToolFunction(
-                tool.function.name,
-                tool.function.description,
-                None if bytes(tool.function.parameters) in (b"", b"null") else tool.function.parameters,
-            )
-        )
-        for tool in declared
-    ]

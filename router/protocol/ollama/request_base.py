@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from vllama_pool.router.errors import BadRequest
 
+Int = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""Go's int."""
+
 
 class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    pass
+    """Every field has Go's zero value or Ollama's default: Ollama requires none while it decodes."""
 
 
 class ModelRequest(Body, frozen=True):

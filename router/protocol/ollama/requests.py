@@ -13,7 +13,7 @@ from vllama_pool.router.protocol.ollama.gojson import BodyDecoder, named
 from vllama_pool.router.protocol.ollama.images import check_base64
 from vllama_pool.router.protocol.ollama.keep_alive import KeepAlive, dec_hook
 from vllama_pool.router.protocol.ollama.not_found import generation_text
-from vllama_pool.router.protocol.ollama.request_base import Body, require_model
+from vllama_pool.router.protocol.ollama.request_base import Body, Int, require_model
 from vllama_pool.router.protocol.ollama.think_option import check_think
 
 Images = Annotated[list[str], named("[]api.ImageData")]
@@ -25,13 +25,13 @@ class CalledToolFunction(Body, frozen=True):
 
     name: str = ""
     arguments: Annotated[msgspec.Raw, named("api.ToolCallFunctionArguments")] = msgspec.Raw(b"{}")
-    index: int = 0
+    index: Int = 0
 
 
 class CalledTool(Body, frozen=True):
     GO_NAME: ClassVar = "api.ToolCall"
 
-    function: CalledToolFunction
+    function: CalledToolFunction = CalledToolFunction()
     id: str | None = None
     type: Any = None
 
@@ -61,8 +61,8 @@ class DeclaredToolFunction(Body, frozen=True):
 class DeclaredTool(Body, frozen=True):
     GO_NAME: ClassVar = "api.Tool"
 
-    function: DeclaredToolFunction
-    type: str = "function"
+    function: DeclaredToolFunction = DeclaredToolFunction()
+    type: str = ""
     items: Any = None
 
 
@@ -78,7 +78,7 @@ class InferenceRequest(Body, frozen=True, kw_only=True):
     truncate: bool | None = None
     shift: bool | None = None
     logprobs: bool = False
-    top_logprobs: int = 0
+    top_logprobs: Int = 0
     debug_render_only: bool = msgspec.field(default=False, name="_debug_render_only")
 
     @property
@@ -102,7 +102,7 @@ class GenerateRequest(InferenceRequest, frozen=True, kw_only=True):
     suffix: str | None = None
     system: str | None = None
     template: str | None = None
-    context: list[int] | None = None
+    context: list[Int] | None = None
     raw: bool = False
     images: Images | None = None
 

@@ -10,7 +10,7 @@ from vllama_pool.router.protocol.ollama.answer_builder import Aborted, AnswerBui
 from vllama_pool.router.protocol.operation import Clock, StreamFailure, Timing, Usage
 from vllama_pool.router.protocol.vllm import api, errors
 from vllama_pool.router.protocol.vllm.sse import EventSplitter, EventTooLong
-from vllama_pool.router.protocol.vllm.tool_calls import InvalidArguments
+from vllama_pool.router.protocol.vllm.tool_calls import InvalidToolCall
 
 RUNNER_ERROR = "an error was encountered while running the model: "
 """Prefix of errors (R163)."""
@@ -112,9 +112,8 @@ class TextTranslator:
                 self._answer.state.events += self._answer.begun
             except Aborted as error:
                 self._fail(error.status, "the worker stopped the request")
-            except InvalidArguments:
-                text = RUNNER_ERROR + "the arguments of a tool call are not a JSON object"
-                self.failure = StreamFailure(500, text, model_at_fault=True)
+            except InvalidToolCall as error:
+                self.failure = StreamFailure(500, f"{RUNNER_ERROR}{error}", model_at_fault=True)
         if self._answer.cut_off:
             self._complete()
         elif event.usage is not None:

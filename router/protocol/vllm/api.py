@@ -5,7 +5,7 @@ Requests consist of these types only: no unknown fields or URLs reach a worker.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -187,11 +187,12 @@ class VllmMetrics(msgspec.Struct, frozen=True, gc=False):
 
 class VllmFunctionDelta(msgspec.Struct, frozen=True, gc=False):
     name: str | None = None
-    arguments: str | None = None
+    arguments: Any = None
+    """A part of the JSON text. Some other servers send the object."""
 
 
 class VllmToolCallDelta(msgspec.Struct, frozen=True, gc=False):
-    index: int = 0
+    index: int | None = None
     id: str | None = None
     function: VllmFunctionDelta | None = None
 

@@ -56,10 +56,8 @@ def _preflight(path: str, body: msgspec.Struct, kind: type[T], then: Callable[[T
     def on_response(response: bytes) -> NextStep:
         try:
             decoded = msgspec.json.decode(response, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise Refused(
-                f"the worker's response to {path} is invalid: {error}; check that it runs vLLM", status=501
-            ) from None
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise Refused(f"the worker's response to {path} is invalid; check that it runs vLLM", status=501) from None
         return then(decoded)
 
     return PreflightRequest(path, api.encode(body), on_response)

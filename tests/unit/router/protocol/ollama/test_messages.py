@@ -86,21 +86,3 @@ def test_arguments_are_sent_as_text_in_the_clients_order() -> None:
     assert function["type"] == "function"
     assert json.loads(function["function"]["arguments"]) == {"z": 1, "a": {"x": [1.5, None]}}
     assert function["function"]["arguments"].startswith('{"z"')
-
-
-@pytest.mark.rule(79)
-def test_tools_are_unchanged_and_an_empty_list_is_omitted() -> None:
-    schema = {
-        "type": "object",
-        "properties": {"city": {"type": ["string", "null"], "minLength": 1, "default": "x"}},
-        "additionalProperties": False,
-        "oneOf": [{"required": ["city"]}],
-    }
-    function = {"name": "f", "description": "d", "parameters": schema}
-    tools = [{"type": "function", "function": function}]
-    sent = upstream({"role": "user", "content": "hi"}, tools=tools)
-    assert sent["tools"] == [{"function": function, "type": "function"}]
-    assert json.dumps(sent["tools"][0]["function"]["parameters"]) == json.dumps(schema)
-    assert "tools" not in upstream({"role": "user", "content": "hi"}, tools=[])
-    bare = upstream({"role": "user", "content": "hi"}, tools=[{"function": {"name": "g", "parameters": None}}])
-    assert bare["tools"] == [{"function": {"name": "g"}, "type": "function"}]

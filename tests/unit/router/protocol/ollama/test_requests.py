@@ -31,7 +31,9 @@ def upstream_body(body: bytes) -> dict[str, Any]:
     return result
 
 
-@pytest.mark.parametrize("field", [b'"format":{"const":"\xff"}', b'"tools":[{"function":{"parameters":{"a":"\xff"}}}]'])
+@pytest.mark.parametrize(
+    "field", [b'"format":{"const":"\xff"}', b'"tools":[{"function":{"name":"f","parameters":{"a":"\xff"}}}]']
+)
 def test_invalid_utf8_is_replaced_in_raw_fields(field: bytes) -> None:
     assert "\ufffd" in json.dumps(upstream_body(b'{"model":"m",%b,%b}' % (FEW, field)), ensure_ascii=False)
 

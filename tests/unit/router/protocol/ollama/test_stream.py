@@ -343,6 +343,49 @@ def test_tool_calls_are_numbered_and_keep_the_order_of_arguments() -> None:
     assert tool_calls[0]["id"] != tool_calls[1]["id"]
 
 
+ODD_CALLS: dict[str, list[Any]] = {
+    "one index": [
+        {"index": 0, "id": "a", "function": {"name": "f", "arguments": '{"x":1}'}},
+        {"index": 0, "id": "b", "function": {"name": "g", "arguments": '{"x":2}'}},
+    ],
+    "no index": [
+        {"id": "a", "function": {"name": "f", "arguments": '{"x":1}'}},
+        {"id": "b", "function": {"name": "g", "arguments": '{"x":2}'}},
+    ],
+    "null index and id": [
+        {"index": None, "id": None, "function": {"name": "f", "arguments": {"x": 1}}},
+        {"index": None, "id": None, "function": {"name": "g", "arguments": '"{\\"x\\":2}"'}},
+    ],
+}
+
+
+@pytest.mark.rule(81, 82)
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("parts", ODD_CALLS.values(), ids=ODD_CALLS)
+def test_two_calls_that_vllm_marks_poorly_arrive_as_two(parts: list[Any], at_once: bool, stream: bool) -> None:
+    events = [parts] if at_once else [[part] for part in parts]
+    body = b"".join(delta(content=None, tool_calls=event) for event in events) + delta("tool_calls") + usage() + DONE
+    lines = objects(run(chat_translator(stream=stream), body))
+    found = [call for line in lines for call in line["message"].get("tool_calls", ())]
+    assert [call["function"] for call in found] == [
+        {"index": 0, "name": "f", "arguments": {"x": 1}},
+        {"index": 1, "name": "g", "arguments": {"x": 2}},
+    ]
+    assert found[0]["id"] != found[1]["id"]
+    assert lines[-1]["done_reason"] == "stop"
+
+
+@pytest.mark.rule(48)
+def test_a_tool_call_without_a_name_is_an_error() -> None:
+    part = {"index": 0, "id": "a", "function": {"arguments": "{}"}}
+    translator = chat_translator()
+    lines = objects(run(translator, delta(content=None, tool_calls=[part]) + delta("tool_calls") + usage() + DONE))
+    assert lines == [{"error": "an error was encountered while running the model: a tool call has no name"}]
+    assert translator.failure is not None
+    assert translator.failure.status == 500
+
+
 @pytest.mark.rule(48, 81)
 @pytest.mark.trap(1)
 @pytest.mark.parametrize("text", ["{", "[1]", '"x"', "{}{}", "nonsense"])
