@@ -223,6 +223,11 @@ class Inference:
         auto = body.tool_choice in (None, "auto")
         return Collector(lambda: self._engine_loop.call_after_flush(lambda: self._complete_chat(task, head, auto)))
 
+    def _wanted(self, max_tokens: int | None) -> int:
+        options = self._options
+        wanted = max_tokens or options.default_max_tokens or options.max_model_len
+        return min(wanted, options.max_max_tokens or wanted)
+
     def _start(
         self,
         task: GenerationTask,
@@ -243,7 +248,7 @@ class Inference:
             )
         stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
         ending = Ending(
-            limit=max(1, min(max_tokens or limit, limit - prompt)),
+            limit=max(1, min(self._wanted(max_tokens), limit - prompt)),
             stop=stop,
             include_stop=body.include_stop_str_in_output,
             ignore_eos=body.ignore_eos,

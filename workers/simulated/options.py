@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from vllama_pool.workers.model.files import ModelFiles
 from vllama_pool.workers.simulated.engine import Pace
 from vllama_pool.workers.simulated.faults import Fault, parse
 from vllama_pool.workers.simulated.requests import MAX_STOP_STRINGS
@@ -37,6 +40,10 @@ class Options:
     answer_tokens: int = 64
     """Tokens."""
     max_model_len: int = 8192
+    default_max_tokens: int | None = None
+    """For chats without max_tokens: generation_config's max_new_tokens."""
+    max_max_tokens: int | None = None
+    """For every request: max_new_tokens of a flag, which is a limit."""
     embedding: bool = False
     dimensions: int = 64
     chat_template: bool = True
@@ -84,6 +91,7 @@ def parse_arguments(argv: Sequence[str], environment: Mapping[str, str]) -> tupl
     args, ignored = _parser().parse_known_args(rest)
     model = args.model or positional or "simulated"
     names = args.served_model_name or [model]
+    default_max_tokens, max_max_tokens = _generation_limits(model, args)
     options = Options(
         model=names[0],
         aliases=tuple(names[1:]),
@@ -98,6 +106,8 @@ def parse_arguments(argv: Sequence[str], environment: Mapping[str, str]) -> tupl
         prefill_tokens_per_second=args.prefill_tokens_per_second,
         answer_tokens=args.answer_tokens,
         max_model_len=args.max_model_len,
+        default_max_tokens=default_max_tokens,
+        max_max_tokens=max_max_tokens,
         embedding=args.runner == "pooling",
         dimensions=args.dimensions,
         chat_template=not args.no_chat_template,
@@ -135,6 +145,8 @@ def _parser() -> argparse.ArgumentParser:
     vllm.add_argument("--max-num-seqs", "--slots", type=_whole, default=8, help="requests that run at once")
     vllm.add_argument("--max-model-len", type=_whole, default=8192)
     vllm.add_argument("--max-num-queued-reqs", type=_whole)
+    vllm.add_argument("--generation-config", default="auto")
+    vllm.add_argument("--override-generation-config", default={}, type=json.loads, metavar="JSON")
     vllm.add_argument("--runner", choices=("auto", "generate", "pooling"), default="auto")
     vllm.add_argument("--enable-auto-tool-choice", action="store_true")
     vllm.add_argument("--tool-call-parser")
@@ -158,6 +170,16 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("--engine-process", action="store_true", help="start a child process, as vLLM does")
     own.add_argument("--fault", action="append", default=[], type=_fault, metavar="JSON", help="see faults.py")
     return parser
+
+
+def _generation_limits(model: str, args: argparse.Namespace) -> tuple[int | None, int | None]:
+    """Return max_new_tokens as the default, and as the limit that only flags set."""
+    source = args.generation_config
+    folder = Path(model if source == "auto" else source)
+    read = {} if source == "vllm" else ModelFiles((folder,)).json("generation_config.json")
+    chosen = {**read, **args.override_generation_config}.get("max_new_tokens")
+    limit = args.override_generation_config.get("max_new_tokens") if source in ("auto", "vllm") else chosen
+    return chosen, limit
 
 
 def _positive(text: str) -> float:

@@ -80,8 +80,16 @@ def adapt(
     within = limits.within_limits(upstream, refusals)
     send = partial(_send, request=request, info=info, clock=clock)
     if any(map(limits.is_too_long, refusals)):
-        limit = info.context_length
-        return shorten.shortened(within or upstream, limit, form=form, send=send) if request.may_shorten else None
+        changed = within or upstream
+        if changed.max_tokens is None and not request.may_shorten:
+            return None
+
+        def without_old_turns() -> NextStep:
+            if not request.may_shorten:
+                raise refusals[-1]
+            return shorten.shortened(changed, info.context_length, form=form, send=send)
+
+        return shorten.fitted(strict_templates.apply(form, changed), send, without_old_turns)
     if within is None and form is strict_templates.unchanged and not not_continued:
         return None
     return send(strict_templates.apply(form, within or upstream))

@@ -83,11 +83,11 @@ def adapt(
     request: GenerateRequest, info: ModelInfo, defaults: Defaults, clock: Clock, *refusals: AttemptFailed
 ) -> NextStep | None:
     too_long = any(map(limits.is_too_long, refusals))
-    if too_long and not request.may_shorten:
+    if too_long and request.context and not request.may_shorten:
         return None
     if _is_chat(request, info):
         return _adapted_chat(request, info, defaults, clock, refusals)
-    if not limits.is_known(refusals[-1]):
+    if not limits.is_known(refusals[-1]) or (too_long and not request.may_shorten):
         return None
     if request.context:
         return _after_context(request, info, defaults, _adaptation(refusals))
@@ -113,7 +113,16 @@ def _adapted_chat(
         return _after_context(request, info, defaults, _adaptation(refusals), form)
     within = limits.within_limits(chat, refusals)
     if any(map(limits.is_too_long, refusals)):
-        return shorten.shortened(within or chat, info.context_length, form=form)
+        changed = within or chat
+        if changed.max_tokens is None and not request.may_shorten:
+            return None
+
+        def cut() -> NextStep:
+            if not request.may_shorten:
+                raise refusals[-1]
+            return shorten.shortened(changed, info.context_length, form=form)
+
+        return shorten.fitted(strict_templates.apply(form, changed), shorten.send_chat, cut)
     if within is None and form is unchanged:
         return None
     return shorten.send_chat(strict_templates.apply(form, within or chat))

@@ -16,6 +16,8 @@ _MIN_TOP_P: Final = 1e-6
 """Replaces 0, which vLLM refuses: only the most likely token remains."""
 _MAX_PENALTY: Final = 1e9
 """Bounds numbers that exceed a float."""
+_NO_LIMIT: Final = 2**31 - 1
+"""max_tokens for no limit if the context length is unknown. vLLM refuses it and names its own."""
 UNKNOWN_CONTEXT_TOKENS: Final = 1024
 """max_tokens for /v1/completions if the context length is unknown. vLLM's default is 16."""
 
@@ -96,7 +98,11 @@ def merge(request: Mapping[str, Any] | None, route: Mapping[str, Any], info: Mod
 
 
 def sampling(merged: Mapping[str, Any], info: ModelInfo) -> dict[str, Any]:
-    """Arguments of `VllmSampling`, within vLLM's ranges. A `num_predict` of 0 or less means no limit (R126)."""
+    """Arguments of `VllmSampling`, within vLLM's ranges.
+
+    A value that turns an option off is sent: without it, vLLM takes generation_config's. `seed` and `stop` have no
+    default there. A `num_predict` of 0 or less means no limit (R126), which is the context's length.
+    """
     result: dict[str, Any] = {}
     for key, value in merged.items():
         convert = _CONVERT.get(key)
@@ -107,8 +113,9 @@ def sampling(merged: Mapping[str, Any], info: ModelInfo) -> dict[str, Any]:
     if merged.get("repeat_last_n") == 0:
         result["repetition_penalty"] = 1.0
     limit = int_option(merged.get("num_predict"))
-    if limit is not None and limit > 0:
-        result["max_tokens"] = min(limit, info.context_length or limit)
+    if limit is not None:
+        wanted = limit if limit > 0 else _NO_LIMIT
+        result["max_tokens"] = min(wanted, info.context_length or wanted)
     return result
 
 

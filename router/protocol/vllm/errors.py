@@ -20,7 +20,10 @@ WRONG_TASK = "the worker does not serve this kind of request"
 """vLLM lacks the route, such as chat for an embedding model."""
 
 _VALIDATION = re.compile(r"'loc': '([^']*)', 'msg': (?:'([^']*)'|\"([^\"]*)\")")
-_CONTEXT = re.compile(r"maximum context length is|which is the upper bound|longer than the maximum model length")
+_CONTEXT = re.compile(
+    r"maximum context length is|model's context length is only|which is the upper bound"
+    r"|longer than the maximum model length"
+)
 _DEAD_ENGINE = ("cannot schedule new futures", "EngineCore encountered an issue", "EngineDeadError")
 _ADMISSION = "The engine is currently busy"
 _MAX_SHOWN = 2000

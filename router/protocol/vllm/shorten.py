@@ -22,6 +22,9 @@ LONGEST_TOKEN = 256
 """Characters. More per token of context is too long; counting megabytes would take seconds."""
 
 
+Send = Callable[[api.VllmChatRequest], NextStep]
+
+
 @dataclass(frozen=True, slots=True)
 class Shortening:
     start: int
@@ -81,12 +84,28 @@ def send_chat(chat: api.VllmChatRequest) -> NextStep:
     return UpstreamRequest(api.CHAT_PATH, api.encode(chat))
 
 
+def fitted(chat: api.VllmChatRequest, send: Send, otherwise: Callable[[], NextStep]) -> NextStep:
+    """Limit max_tokens to what the prompt leaves of the context: older releases of vLLM refuse more.
+
+    `otherwise`: the step if this is not the reason of the refusal.
+    """
+    if chat.max_tokens is None:
+        return otherwise()
+    wanted = chat.max_tokens
+
+    def on_count(count: api.VllmTokenCount) -> NextStep:
+        remaining = count.max_model_len - count.count
+        return send(_limited(chat, remaining)) if 0 < remaining < wanted else otherwise()
+
+    return tokenize.count_chat(chat, on_count)
+
+
 def shortened(
     chat: api.VllmChatRequest,
     limit: int,
     *,
     form: Form = unchanged,
-    send: Callable[[api.VllmChatRequest], NextStep] = send_chat,
+    send: Send = send_chat,
 ) -> NextStep:
     """`limit`: the context in tokens; 0 if unknown. `form` changes the kept messages."""
     candidates = shortenings(chat.messages)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from vllama_pool.workers.simulated.faults import Cut
@@ -71,3 +73,16 @@ def test_bad_values_are_refused(flags: list[str], complaint: str, capsys: pytest
     with pytest.raises(SystemExit):
         parse_arguments(["m", *flags], {})
     assert complaint in capsys.readouterr().err
+
+
+def test_max_new_tokens_of_the_models_files_is_a_default_and_of_a_flag_a_limit(tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text('{"max_new_tokens": 5}')
+    limits = {
+        (): (5, None),
+        ("--generation-config", "vllm"): (None, None),
+        ("--generation-config", str(tmp_path)): (5, 5),
+        ("--override-generation-config", '{"max_new_tokens": 7}'): (7, 7),
+    }
+    for flags, (default, limit) in limits.items():
+        options, _ = parse_arguments([str(tmp_path), *flags], {})
+        assert (options.default_max_tokens, options.max_max_tokens) == (default, limit)

@@ -143,6 +143,7 @@ def test_a_prompt_is_a_chat_of_one_message() -> None:
         "stream": True,
         "stream_options": {"include_usage": True},
         "return_token_ids": True,
+        "max_tokens": 2048,
         "temperature": 0.8,
         "top_k": 40,
         "top_p": 0.9,

@@ -85,10 +85,66 @@ def test_dropped_options_are_type_checked() -> None:
             check({key: "x"})
 
 
+LIMITED = msgspec.structs.replace(
+    MODEL,
+    defaults={
+        "num_predict": 5,
+        "temperature": 0.1,
+        "top_k": 5,
+        "top_p": 0.5,
+        "min_p": 0.5,
+        "repeat_penalty": 1.5,
+        "presence_penalty": 1.5,
+        "frequency_penalty": 1.5,
+    },
+)
+"""A model whose generation_config sets every option that vLLM reads there."""
+
+
 @pytest.mark.rule(126)
-@pytest.mark.parametrize(("given", "max_tokens"), [(-1, None), (-2, None), (0, None), (5, 5), (5.9, 5), (10**9, 2048)])
-def test_num_predict_becomes_max_tokens(given: float, max_tokens: int | None) -> None:
-    assert upstream_body({"num_predict": given}).get("max_tokens") == max_tokens
+@pytest.mark.parametrize("info", [MODEL, LIMITED])
+@pytest.mark.parametrize(
+    ("given", "max_tokens"),
+    [(-1, 2048), (-2, 2048), (0, 2048), (-7, 2048), (-1.9, 2048), (0.5, 2048), (5, 5), (5.9, 5), (10**9, 2048)],
+)
+def test_num_predict_becomes_max_tokens(given: float, max_tokens: int, info: ModelInfo) -> None:
+    for layers in (({"num_predict": given}, {"num_predict": 3}), ({"num_predict": None}, {"num_predict": given})):
+        assert upstream_body(*layers, info=info)["max_tokens"] == max_tokens
+
+
+@pytest.mark.rule(126)
+def test_no_limit_without_a_known_context_is_more_than_any_context() -> None:
+    """vLLM's refusal names its context."""
+    assert upstream_body({"num_predict": -1}, info=ModelInfo(name="unknown"))["max_tokens"] == 2**31 - 1
+
+
+@pytest.mark.rule(144)
+def test_options_of_generation_config_that_nobody_sets_are_left_to_vllm() -> None:
+    assert upstream_body(info=LIMITED) == {}
+
+
+@pytest.mark.rule(126, 127, 128, 129, 130, 132, 133, 134, 135)
+@pytest.mark.parametrize(
+    ("option", "sent"),
+    [
+        ({"num_predict": -1}, {"max_tokens": 2048}),
+        ({"temperature": 0}, {"temperature": 0.0}),
+        ({"top_k": 0}, {"top_k": -1}),
+        ({"top_k": -1}, {"top_k": -1}),
+        ({"top_p": 1}, {"top_p": 1.0}),
+        ({"min_p": 0}, {"min_p": 0.0}),
+        ({"repeat_penalty": 1}, {"repetition_penalty": 1.0}),
+        ({"repeat_penalty": 0}, {"repetition_penalty": 1.0}),
+        ({"repeat_last_n": 0}, {"repetition_penalty": 1.0}),
+        ({"presence_penalty": 0}, {"presence_penalty": 0.0}),
+        ({"frequency_penalty": 0}, {"frequency_penalty": 0.0}),
+    ],
+)
+def test_an_option_that_is_off_is_sent_and_not_left_to_generation_config(
+    option: dict[str, Any], sent: dict[str, Any]
+) -> None:
+    assert upstream_body(option, info=LIMITED) == sent
+    assert upstream_body(None, option, info=LIMITED) == sent
 
 
 @pytest.mark.rule(126)
