@@ -6,6 +6,7 @@ import pytest
 from vllama_pool.workers.agent.monitor import BUSY_INTERVAL, IDLE_INTERVAL, Monitor
 from vllama_pool.workers.registry.record import LoadReport, WorkerState
 from vllama_pool.workers.vllm.probe import Health
+from vllama_pool.workers.vllm.server_identity import CONFIRM, SEVERAL_SERVERS
 
 URL = "http://worker.test:8100"
 
@@ -17,6 +18,8 @@ class Server:
         self.health = 200
         self.up = True
         self.running = 0
+        self.tokens = 0
+        self.started = 1.0
         self.asleep = False
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
@@ -26,7 +29,9 @@ class Server:
             return httpx.Response(self.health)
         awake = f'vllm:engine_sleep_state{{sleep_state="awake"}} {0 if self.asleep else 1}\n'
         return httpx.Response(
-            200, text=f"{awake}vllm:num_requests_running {self.running}\nvllm:kv_cache_usage_perc 0.5\n"
+            200,
+            text=f"{awake}vllm:num_requests_running {self.running}\nvllm:kv_cache_usage_perc 0.5\n"
+            f"vllm:generation_tokens_total {self.tokens}\nprocess_start_time_seconds {self.started}\n",
         )
 
 
@@ -116,3 +121,36 @@ async def test_a_draining_server_stays_draining_while_its_engine_sleeps() -> Non
     server.asleep = True
     await monitor.poll(URL)
     assert reports[-1].state is WorkerState.DRAINING
+
+
+async def test_a_restart_between_two_polls_is_noticed() -> None:
+    server, monitor, _ = monitored()
+    monitor.set(WorkerState.READY)
+    for started in (1.0, 1.0, 2.0):
+        server.started = started
+        await monitor.poll(URL)
+    assert not monitor.restarted
+    for _ in range(CONFIRM):
+        await monitor.poll(URL)
+    assert monitor.restarted
+    assert not monitor.several
+
+
+async def test_several_servers_are_noted_and_have_no_speed() -> None:
+    server, monitor, reports = monitored()
+    monitor.set(WorkerState.READY)
+    for poll in range(8):
+        server.started, server.tokens = float(poll % 2 + 1), 1000 * poll
+        await monitor.poll(URL)
+    assert monitor.several
+    assert (reports[-1].note, reports[-1].tokens_per_second) == (SEVERAL_SERVERS, 0)
+    monitor.set(WorkerState.DRAINING)
+    await monitor.poll(URL)
+    assert reports[-1].note == ""
+
+
+async def test_the_reason_of_a_failed_poll_is_kept() -> None:
+    server, monitor, _ = monitored()
+    server.health = 502
+    await monitor.poll(URL)
+    assert "HTTP 502" in monitor.problem
