@@ -37,6 +37,13 @@ async def test_a_large_body_is_decoded_in_a_thread() -> None:
     assert await decode_body(thread_of, b" " * (INLINE_BYTES + 1)) != threading.get_ident()
 
 
+async def test_a_body_with_a_format_is_decoded_in_a_thread_from_a_smaller_size_on() -> None:
+    body = b'{"format":{}}'
+    assert await decode_body(thread_of, body) == threading.get_ident()
+    assert await decode_body(thread_of, body.ljust(INLINE_BYTES // 16)) != threading.get_ident()
+    assert await decode_body(thread_of, b"{}".ljust(INLINE_BYTES // 16)) == threading.get_ident()
+
+
 @pytest.mark.parametrize("size", [1, INLINE_BYTES + 1])
 async def test_a_decoding_error_is_raised_from_the_thread_too(size: int) -> None:
     with pytest.raises(BadRequest, match="no"):
