@@ -31,7 +31,7 @@ from vllama_pool.router.handlers.models import model_routes
 from vllama_pool.router.handlers.openai_models import openai_model_routes
 from vllama_pool.router.instance import RouterInstance
 from vllama_pool.router.protocol.clock import SystemClock
-from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker
+from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker, ModelUses
 from vllama_pool.router.protocol.ollama.fixed_routes import FIXED_ROUTES
 from vllama_pool.router.protocol.operation import Clock, Operation
 from vllama_pool.router.protocol.table import operations
@@ -42,9 +42,9 @@ from vllama_pool.router.server.access import Access
 from vllama_pool.router.server.dispatch import Dispatcher
 from vllama_pool.router.server.error_handlers import EXCEPTION_HANDLERS
 from vllama_pool.router.server.gate import Gate
-from vllama_pool.router.telemetry.aggregate import ProcessReport
+from vllama_pool.router.telemetry.aggregate import ProcessReport, ProcessReports
 from vllama_pool.router.telemetry.metrics import Readings, RouterMetrics
-from vllama_pool.router.telemetry.report_exchange import ReportExchange
+from vllama_pool.router.telemetry.report_exchange import Report, ReportExchange
 from vllama_pool.router.telemetry.request_log import RequestLog
 from vllama_pool.router.telemetry.request_record import Observers
 from vllama_pool.router.telemetry.worker_view import view_workers
@@ -95,8 +95,17 @@ def create_app(
     stalls = StallWatch(StallLimits(first_content=settings.first_token_timeout, mid_response=settings.stall_timeout))
     request_log = RequestLog(collaborators.log_stream)
     metrics = _metrics(pool, sources.discovery, request_log)
-    exchange = ReportExchange(instance or RouterInstance(), lambda: _report(pool, sources.discovery, metrics))
     expiry = ExpiryTracker(FOREVER if settings.keep_alive == float("inf") else int(settings.keep_alive * 1e9))
+    state = Report("state", ProcessReport, lambda: _report(pool, sources.discovery, metrics))
+    uses = Report("model uses", ModelUses, expiry.uses)
+    exchange = ReportExchange(instance or RouterInstance(), (state, uses))
+
+    async def collect_states() -> ProcessReports:
+        return ProcessReports(exchange.total, await exchange.collect(state))
+
+    async def collect_uses() -> Iterable[ModelUses]:
+        return (await exchange.collect(uses)).values()
+
     inference = InferenceHandler(
         routes=lambda: routes,
         pool=pool,
@@ -110,10 +119,10 @@ def create_app(
     )
     handlers = [
         *(operation_route(operation, inference) for operation in operations(collaborators.clock)),
-        *catalogue_routes(pool, lambda: routes, expiry, collaborators.clock, settings.version),
+        *catalogue_routes(pool, lambda: routes, expiry, collect_uses, collaborators.clock, settings.version),
         *openai_model_routes(pool, lambda: routes),
         *model_routes(sources.sync, lambda: Inventory(routes, pool, virtual_models.live, writes_refusal(settings))),
-        *admin_routes(exchange.collect),
+        *admin_routes(collect_states),
     ]
     return _serve(settings, handlers, _lifespan(collaborators.client, sources, exchange, stalls, request_log))
 

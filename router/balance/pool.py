@@ -126,11 +126,12 @@ class Pool:
         return self._known_names.get(name) or self._known_names.get(lookup_key(name))
 
     def served(self) -> tuple[str, ...]:
-        """Return the models' names, sorted, in the workers' spelling and without aliases."""
+        """Return the models' names, sorted, without aliases, in the first spelling by code points."""
         names: dict[str, str] = {}
         for worker in self:
             for model in worker.record.models:
-                names.setdefault(lookup_key(model.name), model.name)
+                key = lookup_key(model.name)
+                names[key] = min(names.get(key, model.name), model.name)
         return tuple(sorted(names.values()))
 
     def lease(self, worker: Worker, model: str = "") -> Lease:

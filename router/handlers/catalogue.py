@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 
 from litestar import Request, Response, get, post, route
@@ -13,7 +13,7 @@ from litestar.handlers import HTTPRouteHandler
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.protocol.model_view import ModelView
 from vllama_pool.router.protocol.ollama import catalogue, show
-from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker
+from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker, ModelUses
 from vllama_pool.router.protocol.ollama.not_found import NO_CLOUD_DETAILS, show_text, unknown_model
 from vllama_pool.router.protocol.operation import Clock
 from vllama_pool.router.routing.resolve import ListedModel, ModelRoutes
@@ -22,9 +22,14 @@ from vllama_pool.workers.registry.virtual_model import made_digest
 
 
 def catalogue_routes(
-    pool: Pool, routes: Callable[[], ModelRoutes], expiry: ExpiryTracker, clock: Clock, version: str
+    pool: Pool,
+    routes: Callable[[], ModelRoutes],
+    expiry: ExpiryTracker,
+    collect_uses: Callable[[], Awaitable[Iterable[ModelUses]]],
+    clock: Clock,
+    version: str,
 ) -> list[HTTPRouteHandler]:
-    """`version`: Ollama's version, shown to clients."""
+    """`collect_uses` asks all router processes. `version`: Ollama's version, shown to clients."""
 
     def models() -> list[ModelView]:
         return [model_view(listed) for listed in routes().list_models(pool) if listed.replicas]
@@ -33,8 +38,9 @@ def catalogue_routes(
     def tags() -> Response[bytes]:
         return _json(catalogue.tags(models()))
 
-    @get("/api/ps", sync_to_thread=False)
-    def ps() -> Response[bytes]:
+    @get("/api/ps")
+    async def ps() -> Response[bytes]:
+        expiry.learn(await collect_uses())
         now = clock.time_ns()
         running = [
             model_view(listed)

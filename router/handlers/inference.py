@@ -14,7 +14,7 @@ from typing import Any
 from vllama_pool.router.balance.lease import Abandoned, Completed, Errored, Outcome
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.errors import ClientError, Lost, NoWorker
-from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker
+from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker, RunningUse
 from vllama_pool.router.protocol.ollama.not_found import unknown_model
 from vllama_pool.router.protocol.operation import Clock, DirectResponse, Operation
 from vllama_pool.router.protocol.vllm.errors import classify_stream_failure
@@ -95,20 +95,29 @@ class InferenceHandler:
         if request.stream:
             end_at_half_close(scope)
         direct = operation.check(request, resolution.info)
+        if direct is not None:
+            clock = self.clock
+            self.expiry.touch(resolution.listed, request.keep_alive, clock.monotonic_ns(), clock.time_ns())
+            await self._send_direct(direct, send, record)
+            return
+        use = self.expiry.begin(resolution.listed, request.keep_alive)
         try:
-            if direct is not None:
-                await self._send_direct(direct, send, record)
-            else:
-                call = ForwardRequest(operation, request, resolution, arrived, record.id, len(body))
-                await self._forward(call, receive, send, record)
+            call = ForwardRequest(operation, request, resolution, arrived, record.id, len(body))
+            await self._forward(call, use, receive, send, record)
         finally:
-            self.expiry.touch(resolution.listed, request.keep_alive, self.clock.time_ns())
+            self._end(use)
 
-    async def _forward(self, call: ForwardRequest, receive: Receive, send: Send, record: RequestRecord) -> None:
+    def _end(self, use: RunningUse) -> None:
+        use.end(self.clock.monotonic_ns(), self.clock.time_ns())
+
+    async def _forward(
+        self, call: ForwardRequest, use: RunningUse, receive: Receive, send: Send, record: RequestRecord
+    ) -> None:
         async with DisconnectWatcher(receive) as watcher:
             answer = await watcher.until_disconnect(self.acquire(call, record))
             record.first_ms = round((self.clock.monotonic_ns() - call.arrived) / 1e6, 3)
             if isinstance(answer, DirectResponse):
+                self._end(use)
                 await self._send_direct(answer, send, record)
                 return
             record.status = 200
@@ -118,6 +127,7 @@ class InferenceHandler:
                 if call.request.stream:
                     outcome = await self._stream(answer, content_type, send, watcher, record)
                 else:
+                    self._end(use)  # before the client has its answer, and may ask for /api/ps
                     outcome = await self._send_whole(answer, content_type, send, record)
             finally:
                 usage = answer.translator.usage

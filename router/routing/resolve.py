@@ -145,7 +145,9 @@ class ModelRoutes:
         if route is not None:
             return self._list_configured(route, pool)
         replicas = pool.replicas_by_key(name)
-        return ListedModel(listed_name(replicas[0].model.name), replicas, NO_DEFAULTS) if replicas else None
+        if not replicas:
+            return None
+        return ListedModel(listed_name(min(replica.model.name for replica in replicas)), replicas, NO_DEFAULTS)
 
     def is_configured(self, name: str) -> bool:
         return lookup_key(name) in self._by_key

@@ -1,6 +1,7 @@
 """Exchanges reports between the router processes of one `vllama serve`, over abstract Unix sockets.
 
-Abstract sockets need no cleanup. Any user can bind one, so both ends check that the peer is this user.
+The asking process sends the name of a report and a line feed. The other one answers and closes. Abstract sockets need
+no cleanup. Any user can bind one, so both ends check that the peer is this user.
 """
 
 from __future__ import annotations
@@ -10,32 +11,48 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from vllama_pool.router.instance import RouterInstance
-from vllama_pool.router.telemetry.aggregate import ProcessReport, ProcessReports
+from vllama_pool.router.telemetry.shared_call import SharedCall
 
 TIMEOUT = 1.0
 """Seconds."""
 _CREDENTIALS = struct.Struct("3i")
 """Linux's struct ucred: pid, uid, gid."""
 
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Report(Generic[T]):
+    """One kind of report."""
+
+    name: str
+    type: type[T]
+    own: Callable[[], T]
+    """Returns this process's."""
+
 
 class ReportExchange:
-    def __init__(self, instance: RouterInstance, own_report: Callable[[], ProcessReport]) -> None:
+    def __init__(self, instance: RouterInstance, reports: Iterable[Report[Any]]) -> None:
         self._instance = instance
-        self._own_report = own_report
+        self._reports = {report.name: report for report in reports}
+        self._calls = {name: SharedCall(lambda name=name: self._ask_all(name)) for name in self._reports}  # type: ignore[misc]
 
-    async def collect(self) -> ProcessReports:
-        """Return the reports of this process and of those that answer in time."""
-        instance = self._instance
-        others = [index for index in range(instance.total) if index != instance.index]
-        answers = await asyncio.gather(*(self._fetch(index) for index in others))
-        received = {index: answer for index, answer in zip(others, answers, strict=True) if answer is not None}
-        return ProcessReports(instance.total, {instance.index: self._own_report(), **received})
+    @property
+    def total(self) -> int:
+        return self._instance.total
+
+    async def collect(self, report: Report[T]) -> Mapping[int, T]:
+        """Return the reports of this process and of those that answer in time, by process index."""
+        others: Mapping[int, T] = await self._calls[report.name]() if self.total > 1 else {}
+        return {self._instance.index: report.own(), **others}
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
@@ -48,29 +65,42 @@ class ReportExchange:
             async with await asyncio.start_unix_server(self._serve, sock=listening):
                 yield
 
+    async def _ask_all(self, name: str) -> Mapping[int, Any]:
+        instance = self._instance
+        others = [index for index in range(instance.total) if index != instance.index]
+        answers = await asyncio.gather(*(self._ask(index, self._reports[name]) for index in others))
+        return {index: answer for index, answer in zip(others, answers, strict=True) if answer is not None}
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(ConnectionError, TimeoutError, ValueError):
             if _same_user(writer.get_extra_info("socket")):
-                writer.write(msgspec.msgpack.encode(self._own_report()))
+                async with asyncio.timeout(TIMEOUT):
+                    name = (await reader.readline()).decode().strip()
+                if report := self._reports.get(name):
+                    writer.write(msgspec.msgpack.encode(report.own()))
             writer.close()
             await writer.wait_closed()
 
-    async def _fetch(self, index: int) -> ProcessReport | None:
+    async def _ask(self, index: int, report: Report[T]) -> T | None:
+        loop = asyncio.get_running_loop()
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.setblocking(False)
             try:
                 async with asyncio.timeout(TIMEOUT):
-                    await asyncio.get_running_loop().sock_connect(sock, self._instance.address(index))
-                    return await _read(sock) if _same_user(sock) else None
+                    await loop.sock_connect(sock, self._instance.address(index))
+                    if not _same_user(sock):
+                        return None
+                    await loop.sock_sendall(sock, f"{report.name}\n".encode())
+                    return msgspec.msgpack.decode(await _read(sock), type=report.type)
             except (OSError, TimeoutError, msgspec.MsgspecError):
                 return None
 
 
-async def _read(sock: socket.socket) -> ProcessReport:
+async def _read(sock: socket.socket) -> bytes:
     parts = []
     while part := await asyncio.get_running_loop().sock_recv(sock, 1 << 16):
         parts.append(part)
-    return msgspec.msgpack.decode(b"".join(parts), type=ProcessReport)
+    return b"".join(parts)
 
 
 def _same_user(sock: socket.socket) -> bool:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
 from vllama_pool.config.durations import FOREVER, SECOND
 
 OLLAMA_DEFAULT = 300 * SECOND
@@ -10,27 +15,99 @@ MAX_MODELS = 4096
 """Bounds memory: clients choose the names of virtual models."""
 
 
+class LastUse(msgspec.Struct, frozen=True, array_like=True):
+    at: int
+    """Monotonic nanoseconds. They order the uses in all processes of a machine, also after its clock was set."""
+    ended: int
+    """Unix nanoseconds."""
+    lifetime: int
+    """Nanoseconds from the end on."""
+
+
+class ModelUses(msgspec.Struct, frozen=True, array_like=True):
+    """The uses that one router process knows."""
+
+    last: dict[str, LastUse]
+    running: tuple[str, ...] = ()
+    """Models with a request in progress."""
+
+
 class ExpiryTracker:
     """Remembers each model's last request. `keep_alive` counts from the request's end."""
 
     def __init__(self, default: int) -> None:
         """`default`: nanoseconds; FOREVER or negative for no end."""
         self._default = default if default >= 0 else FOREVER
-        self._models: dict[str, tuple[int, int]] = {}
+        self._models: dict[str, LastUse] = {}
+        self._running: Counter[str] = Counter()
+        self._running_elsewhere: frozenset[str] = frozenset()
 
-    def touch(self, model: str, keep_alive: int | None, now: int) -> None:
-        self._models.pop(model, None)
-        self._models[model] = (now, self._default if keep_alive is None else keep_alive)
-        if len(self._models) > MAX_MODELS:
-            del self._models[next(iter(self._models))]
+    def begin(self, model: str, keep_alive: int | None) -> RunningUse:
+        """Count a request that generates. The model is loaded until its end at least."""
+        self._running[model] += 1
+        return RunningUse(self, model, keep_alive)
+
+    def touch(self, model: str, keep_alive: int | None, at: int, now: int) -> None:
+        """Note the end of a request. `at`: monotonic nanoseconds."""
+        self._note(model, LastUse(at, now, self._default if keep_alive is None else int(keep_alive)))
+
+    def uses(self) -> ModelUses:
+        return ModelUses(self._models, tuple(self._running))
+
+    def learn(self, others: Iterable[ModelUses]) -> None:
+        """Take over the later uses in other processes, and what runs there now."""
+        running: set[str] = set()
+        for uses in others:
+            running.update(uses.running)
+            self._note_later(uses.last)
+        self._running_elsewhere = frozenset(running)
 
     def lives(self, model: str, now: int) -> bool:
-        ended, lifetime = self._models.get(model, (now, 0))
-        return ended + lifetime > now
+        if model in self._running or model in self._running_elsewhere:
+            return True
+        use = self._models.get(model)
+        return use is not None and use.ended + use.lifetime > now
 
     def expires(self, model: str, now: int) -> int:
         """An expired model counts as just loaded, because clients show a past time as stopping."""
-        ended, lifetime = self._models.get(model, (now, self._default))
+        use = self._models.get(model)
+        ended, lifetime = (use.ended, use.lifetime) if use else (now, self._default)
         if ended + lifetime <= now:
             ended, lifetime = now, self._default or OLLAMA_DEFAULT
         return ended + lifetime
+
+    def _note_later(self, uses: Mapping[str, LastUse]) -> None:
+        for model, use in uses.items():
+            known = self._models.get(model)
+            if known is None or known.at < use.at:
+                self._note(model, use)
+
+    def _note(self, model: str, use: LastUse) -> None:
+        self._models.pop(model, None)
+        self._models[model] = use
+        if len(self._models) > MAX_MODELS:
+            del self._models[next(iter(self._models))]
+
+    def _stop(self, model: str) -> None:
+        self._running[model] -= 1
+        if not self._running[model]:
+            del self._running[model]
+
+
+class RunningUse:
+    """One request in progress."""
+
+    __slots__ = ("_keep_alive", "_model", "_running", "_tracker")
+
+    def __init__(self, tracker: ExpiryTracker, model: str, keep_alive: int | None) -> None:
+        self._tracker = tracker
+        self._model = model
+        self._keep_alive = keep_alive
+        self._running = True
+
+    def end(self, at: int, now: int) -> None:
+        """Only the first call counts. `at`: monotonic, `now`: Unix nanoseconds."""
+        if self._running:
+            self._running = False
+            self._tracker._stop(self._model)
+            self._tracker.touch(self._model, self._keep_alive, at, now)

@@ -22,20 +22,34 @@ from tests.support.fleet.routed import wait_until_routed
 from tests.support.ports import free_ports
 from tests.support.until import auntil, until
 from vllama_pool.router.instance import RouterInstance
-from vllama_pool.router.telemetry.aggregate import ProcessReport
-from vllama_pool.router.telemetry.report_exchange import ReportExchange
+from vllama_pool.router.telemetry.report_exchange import Report, ReportExchange
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")]
 
 VLLAMA = (sys.executable, "-P", "-m", "vllama_pool.router.cli.main")
 
 
-def processes(total: int) -> list[ReportExchange]:
+class Process:
+    """One of several processes that report their index."""
+
+    def __init__(self, index: int, total: int, family: str) -> None:
+        self.report = Report("index", int, lambda: index)
+        self.text = Report("text", str, lambda: f"process {index}")
+        self._exchange = ReportExchange(RouterInstance(index, total, family), (self.report, self.text))
+        self.serving = self._exchange.serving
+
+    async def collect(self) -> list[int]:
+        reports = await self._exchange.collect(self.report)
+        assert all(index == report for index, report in reports.items())
+        return sorted(reports)
+
+    async def texts(self) -> set[str]:
+        return set((await self._exchange.collect(self.text)).values())
+
+
+def processes(total: int) -> list[Process]:
     family = secrets.token_hex(8)
-    return [
-        ReportExchange(RouterInstance(index, total, family), lambda index=index: ProcessReport((), bool(index % 2), ""))  # type: ignore[misc]
-        for index in range(total)
-    ]
+    return [Process(index, total, family) for index in range(total)]
 
 
 async def test_every_process_collects_the_reports_of_all() -> None:
@@ -44,33 +58,28 @@ async def test_every_process_collects_the_reports_of_all() -> None:
         for one in exchanges:
             await answering.enter_async_context(one.serving())
         for one in exchanges:
-            reports = await one.collect()
-            assert {index: report.registry_up for index, report in reports.by_process.items()} == {
-                0: False,
-                1: True,
-                2: False,
-            }
+            assert await one.collect() == [0, 1, 2]
+            assert await one.texts() == {"process 0", "process 1", "process 2"}
 
 
 async def test_a_process_that_does_not_run_is_left_out() -> None:
     exchanges = processes(3)
     async with exchanges[0].serving(), exchanges[2].serving():
-        reports = await exchanges[0].collect()
-    assert (reports.total, sorted(reports.by_process)) == (3, [0, 2])
-    assert sorted((await exchanges[0].collect()).by_process) == [0]
+        assert await exchanges[0].collect() == [0, 2]
+    assert await exchanges[0].collect() == [0]
 
 
 async def test_concurrent_requests_for_reports_are_all_answered() -> None:
     exchanges = processes(2)
     async with exchanges[1].serving():
-        answers = await asyncio.gather(*(exchanges[0].collect() for _ in range(50)))
-    assert all(len(answer.by_process) == 2 for answer in answers)
+        answers = await asyncio.gather(*(exchanges[0].collect() for _ in range(500)))
+    assert answers == [[0, 1]] * 500
 
 
 async def test_a_single_process_reports_itself() -> None:
     (only,) = processes(1)
     async with only.serving():
-        assert list((await only.collect()).by_process) == [0]
+        assert await only.collect() == [0]
 
 
 @pytest.fixture

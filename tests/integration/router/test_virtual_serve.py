@@ -9,7 +9,9 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -66,6 +68,28 @@ def test_a_model_created_in_one_process_is_served_by_all(tmp_path: Path) -> None
             assert ask(url, "DELETE", "/api/delete", model=name).status_code == 200
             for _ in range(3):
                 assert ask(url, "POST", "/api/show", model=name).status_code == 404
+
+
+def running(url: str) -> dict[str, str]:
+    """Return `expires_at` by name."""
+    return {model["name"]: model["expires_at"] for model in ask(url, "GET", "/api/ps").json()["models"]}
+
+
+def test_every_process_shows_a_model_loaded_or_unloaded_through_any_of_them(tmp_path: Path) -> None:
+    with serving(tmp_path, 4, signal.SIGTERM) as url:
+        assert ask(url, "POST", "/api/create", model="v", **{"from": "demo"}, stream=False).status_code == 200
+        for minutes in range(10, 18):
+            assert ask(url, "POST", "/api/generate", model="v", keep_alive=f"{minutes}m").status_code == 200
+            assert ask(url, "POST", "/api/generate", model="demo", keep_alive=f"{minutes}h").status_code == 200
+            shown = running(url)
+            assert set(shown) == {"demo:latest", "v:latest"}
+            with ThreadPoolExecutor(16) as clients:
+                assert set(map(str, clients.map(lambda _: running(url), range(16)))) == {str(shown)}
+            left = datetime.fromisoformat(shown["v:latest"]) - datetime.now(UTC)
+            assert timedelta(minutes=minutes - 2) < left <= timedelta(minutes=minutes)
+            body = {"model": "v", "prompt": "hi", "stream": False, "options": {"num_predict": 1}}
+            assert ask(url, "POST", "/api/generate", **body, keep_alive=0).status_code == 200
+            assert [set(running(url)) for _ in range(4)] == [{"demo:latest"}] * 4
 
 
 @pytest.mark.parametrize("how_to_end", [signal.SIGTERM, signal.SIGKILL])

@@ -16,7 +16,7 @@ from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.handlers.catalogue import catalogue_routes, model_view
 from vllama_pool.router.protocol.model_view import ModelView
-from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker
+from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker, ModelUses
 from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.server.error_handlers import EXCEPTION_HANDLERS
 from vllama_pool.workers.registry.record import ModelInfo
@@ -73,12 +73,17 @@ class Routes:
 
     def __init__(self, pool: Pool, *virtual: VirtualModel) -> None:
         self.expiry = ExpiryTracker(300 * 10**9)
+        self.elsewhere = ExpiryTracker(300 * 10**9)
+        """Another process's."""
         routes = ModelRoutes(RoutingTable(), random.Random(1), virtual={key_of(model.name): model for model in virtual})
         self._app = Litestar(
-            catalogue_routes(pool, lambda: routes, self.expiry, CLOCK, "0.40.1"),
+            catalogue_routes(pool, lambda: routes, self.expiry, self._collect_uses, CLOCK, "0.40.1"),
             exception_handlers=EXCEPTION_HANDLERS,
             logging_config=None,
         )
+
+    async def _collect_uses(self) -> list[ModelUses]:
+        return [self.expiry.uses(), self.elsewhere.uses()]
 
     async def fetch(self, method: str, path: str, **body: Any) -> httpx.Response:
         async with http_client(self._app) as client:
@@ -101,8 +106,21 @@ async def test_ps_lists_a_virtual_model_only_while_its_keep_alive_lasts() -> Non
     routes = Routes(pool_of(Clock(), found("a", load=READY)), MARIO)
     assert await routes.names("/api/tags") == ["m:latest", "mario:latest"]
     assert await routes.names("/api/ps") == ["m:latest"]
-    routes.expiry.touch("mario:latest", None, CLOCK.time_ns())
+    routes.expiry.touch("mario:latest", None, CLOCK.monotonic_ns(), CLOCK.time_ns())
     assert await routes.names("/api/ps") == ["m:latest", "mario:latest"]
+
+
+async def test_ps_counts_the_uses_in_all_processes() -> None:
+    routes = Routes(pool_of(Clock(), found("a", load=READY)), MARIO)
+    now = CLOCK.time_ns()
+    routes.elsewhere.touch("mario:latest", 10**15, at=1, now=now)
+    assert await routes.names("/api/ps") == ["m:latest", "mario:latest"]
+    routes.elsewhere.touch("mario:latest", 0, at=2, now=now)
+    assert await routes.names("/api/ps") == ["m:latest"]
+    use = routes.elsewhere.begin("mario:latest", 0)
+    assert await routes.names("/api/ps") == ["m:latest", "mario:latest"]
+    use.end(at=3, now=now)
+    assert await routes.names("/api/ps") == ["m:latest"]
 
 
 @pytest.mark.parametrize("path", ["/api/tags", "/api/version"])

@@ -1,9 +1,11 @@
 """Expiry times of /api/ps."""
 
+import msgspec
 import pytest
 
 from vllama_pool.config.durations import FOREVER
-from vllama_pool.router.protocol.ollama.expiry import MAX_MODELS, ExpiryTracker
+from vllama_pool.router.protocol.ollama.expiry import MAX_MODELS, ExpiryTracker, ModelUses
+from vllama_pool.router.protocol.ollama.keep_alive import KeepAlive
 
 MINUTE = 60 * 10**9
 
@@ -12,21 +14,63 @@ MINUTE = 60 * 10**9
 def test_a_model_lives_for_its_keep_alive_after_the_last_request() -> None:
     expiry = ExpiryTracker(5 * MINUTE)
     assert not expiry.lives("v", 0)
-    expiry.touch("v", None, 10 * MINUTE)
+    expiry.touch("v", None, 10 * MINUTE, 10 * MINUTE)
     assert expiry.lives("v", 15 * MINUTE - 1)
     assert not expiry.lives("v", 15 * MINUTE)
-    expiry.touch("v", FOREVER, 0)
+    expiry.touch("v", FOREVER, 0, 0)
     assert expiry.lives("v", 10**6 * MINUTE)
-    expiry.touch("v", 0, 0)
+    expiry.touch("v", 0, 0, 0)
     assert not expiry.lives("v", 0)
 
 
 def test_the_least_recently_used_models_are_forgotten() -> None:
     expiry = ExpiryTracker(MINUTE)
-    expiry.touch("first", None, 0)
+    expiry.touch("first", None, 0, 0)
     for number in range(MAX_MODELS - 1):
-        expiry.touch(f"v{number}", None, 0)
-    expiry.touch("first", None, 1)
-    expiry.touch("one more", None, 1)
+        expiry.touch(f"v{number}", None, 0, 0)
+    expiry.touch("first", None, 1, 1)
+    expiry.touch("one more", None, 1, 1)
     assert expiry.lives("first", 2)
     assert not expiry.lives("v0", 2)
+
+
+def test_a_model_lives_while_a_request_runs_and_then_for_its_keep_alive() -> None:
+    expiry = ExpiryTracker(MINUTE)
+    first, second = expiry.begin("v", 0), expiry.begin("v", 0)
+    first.end(1, 1)
+    first.end(2, 2)
+    assert expiry.lives("v", 10 * MINUTE)
+    second.end(3, 3)
+    assert not expiry.lives("v", 3)
+    assert expiry.uses().running == ()
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_the_latest_use_in_any_process_counts_also_if_the_clock_was_set_back(order: tuple[int, int]) -> None:
+    processes = [ExpiryTracker(5 * MINUTE), ExpiryTracker(5 * MINUTE)]
+    processes[order[0]].touch("v", None, at=1, now=60 * MINUTE)
+    processes[order[1]].touch("v", MINUTE, at=2, now=10 * MINUTE)
+    uses = [process.uses() for process in processes]
+    for process in processes:
+        process.learn(uses)
+    assert [process.expires("v", 10 * MINUTE) for process in processes] == [11 * MINUTE, 11 * MINUTE]
+
+
+def test_a_use_learnt_from_another_process_is_kept_when_that_process_is_gone() -> None:
+    one, other = ExpiryTracker(MINUTE), ExpiryTracker(MINUTE)
+    running = other.begin("v", None)
+    one.learn([other.uses()])
+    assert one.lives("v", 10 * MINUTE)
+    running.end(1, 0)
+    one.learn([other.uses()])
+    one.learn([])
+    assert one.lives("v", 0)
+    assert not one.lives("v", MINUTE)
+
+
+def test_uses_survive_their_encoding() -> None:
+    expiry = ExpiryTracker(MINUTE)
+    expiry.touch("v", KeepAlive.parse(-1), 2**62, 2**62)
+    running = expiry.begin("w", None)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(expiry.uses()), type=ModelUses) == expiry.uses()
+    running.end(1, 1)
