@@ -42,11 +42,12 @@ from vllama_pool.router.server.access import Access
 from vllama_pool.router.server.dispatch import Dispatcher
 from vllama_pool.router.server.error_handlers import EXCEPTION_HANDLERS
 from vllama_pool.router.server.gate import Gate
+from vllama_pool.router.server.refusal import Reason, Refusal
+from vllama_pool.router.server.refusal_log import RefusalLog
 from vllama_pool.router.telemetry.aggregate import ProcessReport, ProcessReports
 from vllama_pool.router.telemetry.metrics import Readings, RouterMetrics
 from vllama_pool.router.telemetry.report_exchange import Report, ReportExchange
 from vllama_pool.router.telemetry.request_log import RequestLog
-from vllama_pool.router.telemetry.request_record import Observers
 from vllama_pool.router.telemetry.worker_view import view_workers
 from vllama_pool.router.upstream.client import UpstreamClient
 from vllama_pool.router.upstream.interface import Client
@@ -93,7 +94,7 @@ def create_app(
     routes = ModelRoutes(table, collaborators.rng, virtual=virtual_models.live)
     sources = open_sources(settings, table.workers, pool, virtual_models, lambda: routes.shadowed(pool))
     stalls = StallWatch(StallLimits(first_content=settings.first_token_timeout, mid_response=settings.stall_timeout))
-    request_log = RequestLog(collaborators.log_stream)
+    request_log = RequestLog(collaborators.log_stream, debug=settings.log_level == "debug")
     metrics = _metrics(pool, sources.discovery, request_log)
     expiry = ExpiryTracker(FOREVER if settings.keep_alive == float("inf") else int(settings.keep_alive * 1e9))
     state = Report("state", ProcessReport, lambda: _report(pool, sources.discovery, metrics))
@@ -112,7 +113,7 @@ def create_app(
         acquire=_forwarder(settings, collaborators, pool, stalls, sources.discovery.refresh).acquire,
         stalls=stalls,
         clock=collaborators.clock,
-        observer=Observers([metrics, request_log]),
+        observer=metrics,
         expiry=expiry,
         body_limit=settings.body_limit,
         client_stall=CLIENT_STALL,
@@ -124,7 +125,16 @@ def create_app(
         *model_routes(sources.sync, lambda: Inventory(routes, pool, virtual_models.live, writes_refusal(settings))),
         *admin_routes(collect_states),
     ]
-    return _serve(settings, handlers, _lifespan(collaborators.client, sources, exchange, stalls, request_log))
+    lifespan = _lifespan(collaborators.client, sources, exchange, stalls, request_log)
+    refusal_log = RefusalLog(time.monotonic)
+
+    def on_refusal(refusal: Refusal) -> None:
+        metrics.refused(refusal.reason)
+        refusal_log.refused(refusal)
+
+    access = Access.from_settings(settings, own_names=[socket.gethostname()])
+    dispatcher = _serve(settings, handlers, lifespan)
+    return Gate(dispatcher, access, request_log, on_refusal, collaborators.clock.monotonic_ns)
 
 
 def _forwarder(
@@ -144,7 +154,8 @@ def _metrics(pool: Pool, discovery: Discovery, request_log: RequestLog) -> Route
             registry_up=lambda: discovery.registry_up,
             refused_records=lambda: discovery.refusals,
             dropped_log_lines=lambda: request_log.dropped,
-        )
+        ),
+        tuple(Reason),
     )
 
 
@@ -175,8 +186,8 @@ def _lifespan(
     return lifespan
 
 
-def _serve(settings: RouterSettings, handlers: list[BaseRouteHandler], lifespan: Lifespan) -> Gate:
-    """Wrap the handlers: `Gate` admits a request, `Dispatcher` answers unserved paths, Litestar the rest."""
+def _serve(settings: RouterSettings, handlers: list[BaseRouteHandler], lifespan: Lifespan) -> Dispatcher:
+    """Wrap the handlers: `Dispatcher` answers unserved paths, Litestar the rest."""
     app = Litestar(
         route_handlers=handlers,
         exception_handlers=EXCEPTION_HANDLERS,
@@ -185,8 +196,7 @@ def _serve(settings: RouterSettings, handlers: list[BaseRouteHandler], lifespan:
         request_max_body_size=settings.body_limit,
         logging_config=None,
     )
-    dispatcher = Dispatcher(app, served_methods(app), FIXED_ROUTES, settings.body_limit)
-    return Gate(dispatcher, Access.from_settings(settings, own_names=[socket.gethostname()]))
+    return Dispatcher(app, served_methods(app), FIXED_ROUTES, settings.body_limit)
 
 
 def served_methods(app: Litestar) -> Iterator[tuple[str, Iterable[str]]]:

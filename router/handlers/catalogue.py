@@ -11,6 +11,7 @@ from litestar.enums import HttpMethod
 from litestar.handlers import HTTPRouteHandler
 
 from vllama_pool.router.balance.pool import Pool
+from vllama_pool.router.handlers.request_body import read_request
 from vllama_pool.router.protocol.model_view import ModelView
 from vllama_pool.router.protocol.ollama import catalogue, show
 from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker, ModelUses
@@ -18,6 +19,7 @@ from vllama_pool.router.protocol.ollama.not_found import NO_CLOUD_DETAILS, show_
 from vllama_pool.router.protocol.operation import Clock
 from vllama_pool.router.routing.resolve import ListedModel, ModelRoutes
 from vllama_pool.router.server.asgi import JSON, decode_body
+from vllama_pool.router.telemetry.request_record import name_model
 from vllama_pool.workers.registry.virtual_model import made_digest
 
 
@@ -55,7 +57,8 @@ def catalogue_routes(
 
     @post("/api/show", status_code=200)
     async def show_model(request: Request[None, None, State]) -> Response[bytes]:
-        show_request = await decode_body(show.decode_show, await request.body())
+        show_request = await decode_body(show.decode_show, await read_request(request))
+        name_model(request.scope, show_request.requested)
         listed = routes().find(show_request.requested, pool)
         if listed is None or not listed.replicas:
             raise unknown_model(show_request.requested, show_text(show_request.requested), cloud=NO_CLOUD_DETAILS)

@@ -35,16 +35,17 @@ from vllama_pool.router.server.asgi import (
 )
 from vllama_pool.router.server.connection_lifetime import end_at_half_close
 from vllama_pool.router.server.disconnect import DisconnectWatcher
-from vllama_pool.router.telemetry.request_record import RequestObserver, RequestRecord
+from vllama_pool.router.telemetry.request_record import (
+    CLIENT_CLOSED_REQUEST,
+    LOGGED_TEXT_LENGTH,
+    RECORD,
+    RequestObserver,
+    RequestRecord,
+)
 from vllama_pool.router.upstream.interface import TransportError
-
-LOGGED_NAME_LENGTH = 120
 
 END_TIMEOUT = 0.1
 """Seconds to wait for the response's terminating chunk after the last SSE event."""
-
-CLIENT_CLOSED_REQUEST = 499
-"""Logged status of a client that disconnected before the response."""
 
 Acquire = Callable[[ForwardRequest, RequestRecord], Awaitable[WorkerResponse | DirectResponse]]
 """The signature of `Forwarder.acquire`."""
@@ -67,7 +68,8 @@ class InferenceHandler:
     async def handle(self, operation: Operation[Any], scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request and pass its record to the observer."""
         started = self.clock.monotonic_ns()
-        record = RequestRecord(id=scope["vllama.request_id"], operation=operation.name, client=scope["vllama.key_name"])
+        record: RequestRecord = scope[RECORD]
+        record.operation = operation.name
         try:
             await self._respond(operation, scope, receive, send, record)
         except ClientError as error:
@@ -90,7 +92,7 @@ class InferenceHandler:
         body = await read_body(receive, self.body_limit)
         arrived = self.clock.monotonic_ns()
         request = await decode_body(operation.decode, body)
-        record.requested, record.stream = request.model[:LOGGED_NAME_LENGTH], request.stream
+        record.requested, record.stream = request.model[:LOGGED_TEXT_LENGTH], request.stream
         resolution = self._resolve(operation, request.model, record)
         if request.stream:
             end_at_half_close(scope)

@@ -13,10 +13,12 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.response import Stream
 from litestar.types import ASGIApp
 
+from vllama_pool.router.handlers.request_body import read_request
 from vllama_pool.router.protocol.json_lines import NDJSON
 from vllama_pool.router.protocol.ollama import copying, create, pull
 from vllama_pool.router.protocol.ollama.pull import SUCCESS
 from vllama_pool.router.server.asgi import JSON, decode_body, send_empty
+from vllama_pool.router.telemetry.request_record import RequestRecord, name_model
 from vllama_pool.router.virtual_models.change_plans import (
     BaseMissing,
     Inventory,
@@ -35,7 +37,8 @@ LitestarRequest = Request[None, None, State]
 def model_routes(sync: ModelSync, inventory: Callable[[], Inventory]) -> list[HTTPRouteHandler]:
     @post("/api/create", status_code=200)
     async def create_model(request: LitestarRequest) -> Response[bytes] | Stream:
-        body = await decode_body(create.decode_create, await request.body())
+        body = await decode_body(create.decode_create, await read_request(request))
+        record = name_model(request.scope, body.requested, body.source)
         plan: list[NewModel] = []
 
         def decide() -> VirtualModel:
@@ -47,31 +50,34 @@ def model_routes(sync: ModelSync, inventory: Callable[[], Inventory]) -> list[HT
         except BaseMissing:
             if not body.stream:
                 raise
-            return _stream(pull.failure())
+            return _failed(record)
         (new,) = plan
         return _progress(body.stream, create.progress(new.existing, new.new))
 
     @post("/api/copy", status_code=200)
     async def copy_model(request: LitestarRequest) -> ASGIApp:
-        body = copying.decode_copy(await request.body())
+        body = copying.decode_copy(await read_request(request))
+        name_model(request.scope, body.destination, body.source)
         await sync.change(lambda: plan_copy(body, inventory()))
         return send_empty
 
     @delete("/api/delete", status_code=200)
     async def delete_model(request: LitestarRequest) -> ASGIApp:
-        body = copying.decode_delete(await request.body())
+        body = copying.decode_delete(await read_request(request))
+        name_model(request.scope, body.requested)
         await sync.change(lambda: plan_delete(body.requested, inventory()))
         return send_empty
 
     @post("/api/pull", status_code=200)
     async def pull_model(request: LitestarRequest) -> Response[bytes] | Stream:
-        body = pull.decode_pull(await request.body())
+        body = pull.decode_pull(await read_request(request))
+        record = name_model(request.scope, body.requested)
         try:
             return _progress(body.stream, plan_pull(body.requested, inventory()))
         except BaseMissing:
             if not body.stream:
                 raise
-            return _stream(pull.failure())
+            return _failed(record)
 
     return [create_model, copy_model, delete_model, pull_model]
 
@@ -79,6 +85,12 @@ def model_routes(sync: ModelSync, inventory: Callable[[], Inventory]) -> list[HT
 def _progress(stream: bool, lines: Sequence[bytes]) -> Response[bytes] | Stream:
     """Without streaming, send the success line only (R104)."""
     return _stream(lines) if stream else Response(SUCCESS, media_type=JSON)
+
+
+def _failed(record: RequestRecord) -> Stream:
+    """Report a missing model in a stream, whose status is 200."""
+    record.outcome = "failed"
+    return _stream(pull.failure())
 
 
 def _stream(lines: Sequence[bytes]) -> Stream:

@@ -15,6 +15,7 @@ from vllama_pool.router.protocol.ollama.not_found import NO_CLOUD_DETAILS, show_
 from vllama_pool.router.protocol.openai import models as listing
 from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.server.asgi import JSON
+from vllama_pool.router.telemetry.request_record import name_model
 
 _MODEL_PATH = "/v1/models/"
 
@@ -32,6 +33,7 @@ def openai_model_routes(pool: Pool, routes: Callable[[], ModelRoutes]) -> list[H
     @get("/v1/models/{name:path}", sync_to_thread=False)
     def get_model(request: Request[None, None, State]) -> Response[bytes]:
         name = str(request.scope["path"]).removeprefix(_MODEL_PATH)  # may contain slashes, as vLLM's names do
+        name_model(request.scope, name)
         listed = routes().find(name, pool)
         if listed is None or not listed.replicas:
             raise unknown_model(name, show_text(name), cloud=NO_CLOUD_DETAILS)

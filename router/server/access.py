@@ -14,6 +14,15 @@ from vllama_pool.config.listen import is_loopback
 from vllama_pool.config.settings import PRIVATE, RouterSettings
 from vllama_pool.router.protocol.error_bodies import error_body
 from vllama_pool.router.server.cors import Headers, Origins, same_host
+from vllama_pool.router.server.refusal import (
+    Refusal,
+    admin_from_elsewhere,
+    cross_site,
+    foreign_host,
+    foreign_origin,
+    missing_key,
+    unknown_key,
+)
 
 _KEYLESS_PATHS = frozenset({"/", "/health"})
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -40,6 +49,8 @@ class EarlyResponse:
     status: int
     body: bytes = b""
     headers: Headers = ()
+    refusal: Refusal | None = None
+    """None for OPTIONS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +136,14 @@ class Access:
         headers: Headers = ()
         if origin and not same_host(origin, host):
             if not self.origins.allows(origin):
-                return EarlyResponse(403)
+                return _forbidden(foreign_origin(origin, configured=self.origins.has_extra))
             if request.method == "OPTIONS":
                 return EarlyResponse(204, headers=self.origins.preflight(origin))
             headers = self.origins.headers(origin)
         elif self._is_foreign_page(request):
-            return EarlyResponse(403)
+            return _forbidden(cross_site(request.path))
         if self.check_host and not self._is_own_host(host, request.server):
-            return EarlyResponse(403)
+            return _forbidden(foreign_host(host, _without_port(host).lower(), configured=bool(self.allowed_hosts)))
         if request.method == "OPTIONS":
             return EarlyResponse(200 if request.path == "*" else 204)
         return self._authorize(request, headers)
@@ -148,6 +159,7 @@ class Access:
 
     def _is_own_host(self, host: str, server: str | None) -> bool:
         name = _without_port(host).lower()
+        name = name[:-1] if len(name) > 1 and name.endswith(".") else name  # the root of DNS
         if name in ("", "localhost", "127.0.0.1", server) or name in self.own_names or name in self.allowed_hosts:
             return True
         if name.endswith(_LOCAL_SUFFIXES):
@@ -168,7 +180,7 @@ class Access:
             return Allowed(name, headers)
         if self.allow_anonymous:
             return Allowed(headers=headers)
-        return _unauthorized(path, headers)
+        return _unauthorized(path, headers, (unknown_key if secret else missing_key)(request.client or ""))
 
     def _authorize_admin(self, request: AccessRequest, path: str, headers: Headers) -> Allowed | EarlyResponse:
         """Admit local requests and the admin key.
@@ -180,11 +192,12 @@ class Access:
             return Allowed(headers=headers)
         if self.admin_digest is None:
             text = "only from the router's own machine; set VLLAMA_ADMIN_KEY to open it to others"
-            return EarlyResponse(403, error_body(path, 403, text), (_JSON, *headers))
+            refusal = admin_from_elsewhere(path, request.client or "")
+            return EarlyResponse(403, error_body(path, 403, text), (_JSON, *headers), refusal)
         secret = _secret(request)
         if secret and hmac.compare_digest(digest(secret), self.admin_digest):
             return Allowed("admin", headers)
-        return _unauthorized(path, headers)
+        return _unauthorized(path, headers, (unknown_key if secret else missing_key)(request.client or "", admin=True))
 
 
 def normalize_path(path: str) -> str:
@@ -195,9 +208,14 @@ def normalize_path(path: str) -> str:
 _JSON = (b"content-type", b"application/json; charset=utf-8")
 
 
-def _unauthorized(path: str, headers: Headers) -> EarlyResponse:
+def _forbidden(refusal: Refusal) -> EarlyResponse:
+    """Ollama's empty response."""
+    return EarlyResponse(403, refusal=refusal)
+
+
+def _unauthorized(path: str, headers: Headers, refusal: Refusal) -> EarlyResponse:
     body = error_body(path, 401, "unauthorized")
-    return EarlyResponse(401, body, (_JSON, (b"www-authenticate", b"Bearer"), *headers))
+    return EarlyResponse(401, body, (_JSON, (b"www-authenticate", b"Bearer"), *headers), refusal)
 
 
 def _is_admin(path: str) -> bool:

@@ -24,6 +24,8 @@ class Origins:
 
     def __init__(self, extra: Iterable[str] = ()) -> None:
         """`extra`: origins besides this machine's and desktop apps'; `*` matches any part."""
+        extra = tuple(extra)
+        self.has_extra = bool(extra)
         patterns = [*extra, *_DESKTOP]
         for host in _LOCAL:
             for scheme in ("http", "https"):

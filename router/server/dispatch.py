@@ -23,6 +23,7 @@ from vllama_pool.router.server.asgi import (
     too_large,
 )
 from vllama_pool.router.server.paths import NotAllowed, Paths, Redirect, Rejection
+from vllama_pool.router.telemetry.request_record import CLIENT_CLOSED_REQUEST, RECORD, name_model
 
 BODY_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 TEXT = "text/plain"
@@ -83,11 +84,13 @@ class Dispatcher:
             reply = await decode_body(
                 lambda read: fixed.answer(FixedRequest(fixed_request.method, fixed_request.path, read)), body
             )
+            if fixed.model is not None:
+                name_model(scope, fixed.model(body))
             await send_response(send, reply.status, reply.body, content_type=reply.content_type)
         except ClientError as error:
             await send_error(send, error, fixed_request.path)
         except ClientDisconnected:
-            return
+            scope[RECORD].status = CLIENT_CLOSED_REQUEST
 
 
 async def _send_rejection(rejection: Rejection, scope: Scope, receive: Receive, send: Send) -> None:

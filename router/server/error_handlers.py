@@ -12,7 +12,8 @@ from litestar.types import ExceptionHandlersMap
 
 from vllama_pool.router.errors import ClientError
 from vllama_pool.router.protocol.error_bodies import error_body
-from vllama_pool.router.server.asgi import JSON, too_large
+from vllama_pool.router.server.asgi import JSON, ClientDisconnected, too_large
+from vllama_pool.router.telemetry.request_record import CLIENT_CLOSED_REQUEST
 
 _log = logging.getLogger(__name__)
 
@@ -44,8 +45,14 @@ def internal_error(request: Request[Any, Any, Any], error: Exception) -> Respons
     return _json(request, 500, "internal error of the router; see its log")
 
 
+def client_disconnected(request: Request[Any, Any, Any], error: ClientDisconnected) -> Response[bytes]:
+    """Nobody receives this response. Its status goes to the request log."""
+    return Response(b"", status_code=CLIENT_CLOSED_REQUEST, media_type=JSON)
+
+
 EXCEPTION_HANDLERS: ExceptionHandlersMap = {
     ClientError: client_error,
+    ClientDisconnected: client_disconnected,
     RequestEntityTooLarge: body_too_large,
     HTTPException: http_error,
     Exception: internal_error,

@@ -1,17 +1,26 @@
-"""The outermost ASGI app: access control, request ids and their response headers.
+"""The outermost ASGI app: access control, request ids and their response headers, and the record of each request.
 
-Handlers find `vllama.request_id` and `vllama.key_name` (empty for anonymous requests) in the scope.
+Handlers find the `RequestRecord` as `vllama.record` in the scope. Its `client` is empty for anonymous requests.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 from vllama_pool.router.server.access import Access, AccessRequest, EarlyResponse
 from vllama_pool.router.server.asgi import App, Message, Receive, Scope, Send, header, send_and_drain
 from vllama_pool.router.server.paths import clean_path
+from vllama_pool.router.server.refusal import Refusal
+from vllama_pool.router.telemetry.request_record import (
+    CLIENT_CLOSED_REQUEST,
+    LOGGED_TEXT_LENGTH,
+    RECORD,
+    RequestObserver,
+    RequestRecord,
+)
 
 REQUEST_ID = b"x-request-id"
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
@@ -20,34 +29,89 @@ _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 class Gate:
     """Wraps an ASGI app. Lifespan events pass through."""
 
-    def __init__(self, app: App, access: Access) -> None:
+    def __init__(
+        self,
+        app: App,
+        access: Access,
+        observer: RequestObserver,
+        on_refusal: Callable[[Refusal], None],
+        clock: Callable[[], int],
+    ) -> None:
+        """`observer` receives every request, `on_refusal` each one that access control refuses. `clock` returns
+        monotonic nanoseconds."""
         self.app = app
         self._access = access
+        self._observer = observer
+        self._on_refusal = on_refusal
+        self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        scope["path"] = clean_path(scope["path"])  # first, so that all rules below see one spelling
-        sent_id = header(scope, REQUEST_ID)
-        request_id = choose_request_id(sent_id)
-        decision = self._access.decide(AccessRequest.from_scope(scope))
-        extra_headers = [*([(REQUEST_ID, request_id.encode())] if sent_id is not None else []), *decision.headers]
+        started = self._clock()
+        path = scope["path"] = clean_path(scope["path"])  # first, so that all rules below see one spelling
+        sent_id, request = header(scope, REQUEST_ID), AccessRequest.from_scope(scope)
+        scope[RECORD] = record = RequestRecord(
+            id=choose_request_id(sent_id),
+            method=request.method[:LOGGED_TEXT_LENGTH],
+            path=path[:LOGGED_TEXT_LENGTH],
+            address=request.client or "",
+        )
+        raised = True
+        try:
+            await self._respond(request, sent_id, record, scope, receive, send)
+            raised = False
+        except asyncio.CancelledError:
+            record.outcome = record.outcome or "cancelled"
+            raise
+        finally:
+            if not record.outcome:
+                record.status = record.status or 500  # the server's, for an app without a response
+                record.outcome = "error" if raised else outcome(record.status)
+            record.total_ms = record.total_ms or round((self._clock() - started) / 1e6, 3)
+            self._observer.finished(record)
+
+    async def _respond(
+        self,
+        request: AccessRequest,
+        sent_id: str | None,
+        record: RequestRecord,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        decision = self._access.decide(request)
+        id_headers = [(REQUEST_ID, record.id.encode())] if sent_id is not None else []
+        extra_headers = [*id_headers, *decision.headers]
         if isinstance(decision, EarlyResponse):
+            record.status = decision.status
+            if decision.refusal is not None:
+                record.reason = decision.refusal.reason
+                self._on_refusal(decision.refusal)
             await send_and_drain(
                 scope, receive, send, decision.status, decision.body, content_type="", headers=extra_headers
             )
             return
-        scope["vllama.request_id"] = request_id
-        scope["vllama.key_name"] = decision.key_name
+        record.client = decision.key_name
 
         def send_with_headers(message: Message) -> Awaitable[None]:
             # Not a coroutine, because it runs for every token.
             if message["type"] == "http.response.start":
+                record.status = message["status"]
                 message["headers"] = [*message.get("headers", ()), *extra_headers]
             return send(message)
 
         await self.app(scope, receive, send_with_headers)
+
+
+def outcome(status: int) -> str:
+    """Return the outcome of a response that was sent completely."""
+    if status < 400:
+        return "complete"
+    if status == CLIENT_CLOSED_REQUEST:
+        return "client gone"
+    return "error" if status == 500 else "refused"
 
 
 def choose_request_id(sent_id: str | None) -> str:

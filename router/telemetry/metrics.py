@@ -83,9 +83,13 @@ class _ReadingsCollector(Collector):
 
 
 class RouterMetrics:
-    """Counts finished requests. Owns its registry, so that several routers can run in one process."""
+    """Counts finished requests for workers, and refusals.
 
-    def __init__(self, readings: Readings) -> None:
+    Owns its registry, so that several routers can run in one process.
+    """
+
+    def __init__(self, readings: Readings, refusal_reasons: Iterable[str] = ()) -> None:
+        """`refusal_reasons` are shown from the start, as 0."""
         self._registry = registry = CollectorRegistry()
         registry.register(_ReadingsCollector(readings))
         self._requests = Counter(
@@ -95,6 +99,11 @@ class RouterMetrics:
             "vllama_outcomes", "Finished requests by outcome.", ["operation", "outcome"], registry=registry
         )
         self._failures = Counter("vllama_attempt_failures", "Failed attempts.", ["kind"], registry=registry)
+        self._refusals = Counter(
+            "vllama_refusals", "Requests that access control refused, by reason.", ["reason"], registry=registry
+        )
+        for reason in refusal_reasons:
+            self._refusals.labels(reason)
         self._tokens = Counter(
             "vllama_tokens",
             "Tokens by the outcome of their request. Of an incomplete answer the content events are counted. "
@@ -128,6 +137,9 @@ class RouterMetrics:
         if record.outcome == "complete":
             self._total.labels(model).observe(record.total_ms / 1000)
         self._count_tokens(model, record)
+
+    def refused(self, reason: str) -> None:
+        self._refusals.labels(reason).inc()
 
     def _count_tokens(self, model: str, record: RequestRecord) -> None:
         counts = (

@@ -1,4 +1,4 @@
-"""The request log: one JSON line per request.
+"""The request log: one JSON line per request. Requests that only read have one at debug level.
 
 A thread writes buffered lines every 200 ms, so that a slow terminal or pipe never delays a token. Lines beyond the
 buffer are dropped and counted.
@@ -21,14 +21,15 @@ MAX_LINES = 10_000
 
 class LogLine(msgspec.Struct, kw_only=True):
     time: str
+    level: str = "info"
     event: str = "request"
 
 
 class RequestLog:
-    """The caller owns the stream."""
-
-    def __init__(self, stream: BinaryIO, *, max_lines: int = MAX_LINES) -> None:
+    def __init__(self, stream: BinaryIO, *, debug: bool = False, max_lines: int = MAX_LINES) -> None:
+        """The caller owns the stream."""
         self._stream = stream
+        self._debug = debug
         self._max_lines = max_lines
         self._lines: list[bytes] = []
         self._dropped = 0
@@ -40,11 +41,14 @@ class RequestLog:
         return self._dropped
 
     def finished(self, record: RequestRecord) -> None:
+        level = "debug" if record.only_read else "info"
+        if level == "debug" and not self._debug:
+            return
         if len(self._lines) >= self._max_lines:
             self._dropped += 1
             return
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-        head = self._encoder.encode(LogLine(time=now.replace("+00:00", "Z")))
+        head = self._encoder.encode(LogLine(time=now.replace("+00:00", "Z"), level=level))
         self._lines.append(head[:-1] + b"," + self._encoder.encode(record)[1:] + b"\n")
 
     async def run(self) -> None:

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Protocol, cast
 
 import msgspec
+
+RECORD = "vllama.record"
+"""Key of an ASGI scope."""
+LOGGED_TEXT_LENGTH = 120
+"""Characters of a client's text."""
+CLIENT_CLOSED_REQUEST = 499
+"""Logged status of a client that disconnected before the response."""
+READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+READ_PATHS = frozenset({"/api/show"})
+"""Read by POST."""
 
 
 class RequestRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Filled in while the request is served."""
 
     id: str
-    operation: str
+    method: str = ""
+    path: str = ""
+    """Without the query, cut to 120 characters."""
+    operation: str = ""
+    """Of requests for workers: "chat", "generate", "embed", "embeddings"."""
     model: str = ""
     """The listed name; "" if unknown, so that clients cannot create metric labels."""
     requested: str = ""
-    """The name in the request, cut to 120 characters."""
+    """The name in the request, cut to 120 characters. Of a copy, the new one."""
+    source: str = ""
+    """The model from which another is made, cut to 120 characters."""
     served: str = ""
     """vLLM's name of the model that answered."""
     worker: str = ""
@@ -25,8 +41,11 @@ class RequestRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Error class of each failed attempt."""
     status: int = 0
     """HTTP status; 499 if the client disconnected before the response."""
+    reason: str = ""
+    """Why access control refused the request."""
     outcome: str = ""
-    """"complete", "refused", "lost", "failed", "client gone", "client stalled", "error"."""
+    """"complete", "refused", "lost", "failed", "client gone", "client stalled", "cancelled", "error". An answer with
+    status 200 can fail, too."""
     stream: bool = False
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -39,18 +58,25 @@ class RequestRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     total_ms: float = 0.0
     client: str = ""
     """The API key's name."""
+    address: str = ""
+    """The peer's."""
+
+    @property
+    def only_read(self) -> bool:
+        """True if the request changed nothing, and was neither refused nor for a worker."""
+        if self.operation or not 0 < self.status < 400 or self.outcome != "complete":
+            return False
+        return self.method in READ_METHODS or self.path in READ_PATHS or self.status >= 300
+
+
+def name_model(scope: Mapping[str, object], requested: str, source: str = "") -> RequestRecord:
+    """Note the model of the request in its record."""
+    record = cast(RequestRecord, scope[RECORD])
+    record.requested, record.source = requested[:LOGGED_TEXT_LENGTH], source[:LOGGED_TEXT_LENGTH]
+    return record
 
 
 class RequestObserver(Protocol):
     """Receives each finished request. Must not block or raise."""
 
     def finished(self, record: RequestRecord) -> None: ...
-
-
-class Observers:
-    def __init__(self, observers: Sequence[RequestObserver]) -> None:
-        self._observers = tuple(observers)
-
-    def finished(self, record: RequestRecord) -> None:
-        for observer in self._observers:
-            observer.finished(record)

@@ -7,6 +7,8 @@ from typing import Any
 
 import httpx
 
+from vllama_pool.router.telemetry.request_record import RECORD, RequestRecord
+
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
 
@@ -48,6 +50,7 @@ def http_scope(method: str, path: str, **headers: str) -> Scope:
         "headers": listed,
         "client": ("127.0.0.1", 4242),
         "server": ("127.0.0.1", 11434),
+        RECORD: RequestRecord(id="id-1", client="anna"),
     }
 
 
@@ -60,5 +63,10 @@ DISCONNECT: Message = {"type": "http.disconnect"}
 
 def http_client(app: Any) -> httpx.AsyncClient:
     """Return a client that calls an app in this process. Exceptions become the app's 500."""
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+
+    async def recording(scope: Scope, receive: Any, send: Any) -> None:
+        scope.setdefault(RECORD, RequestRecord(id="id-1"))
+        await app(scope, receive, send)
+
+    transport = httpx.ASGITransport(recording, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://localhost")

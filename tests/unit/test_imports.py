@@ -43,6 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "router/telemetry": {"router/balance", "router/instance.py"},
     "router/server": {
         *("config", "router/errors.py", "router/offload.py", "router/protocol", "router/protocol/ollama"),
+        "router/telemetry",
     },
     "router/proxy": {
         *("router/admission", "router/balance", "router/errors.py", "router/offload.py"),
@@ -91,7 +92,7 @@ PURE = ("router/protocol", "router/balance", "router/routing", "router/admission
 PURE_MODULES = (
     *("router/server/access.py", "router/server/chunk_scanner.py", "router/server/cors.py", "router/server/paths.py"),
     *("router/server/request_head.py", "router/server/request_target.py", "config/names.py"),
-    *("config/redis_address.py", "config/redaction.py"),
+    *("router/server/refusal.py", "config/redis_address.py", "config/redaction.py"),
 )
 INPUT_OUTPUT = {
     *("aiohttp", "anyio", "asyncio", "concurrent", "http", "httptools", "httpx", "litestar", "multiprocessing", "os"),

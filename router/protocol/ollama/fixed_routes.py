@@ -52,6 +52,8 @@ class FixedRoute:
     answer: Callable[[FixedRequest], DirectResponse]
     body: GoType | None = None
     """None if the body is not read."""
+    model: Callable[[bytes], str] | None = None
+    """Reads the model's name from a body that `answer` accepts."""
 
 
 def always(body: bytes, status: int = 200, content_type: str = JSON) -> Callable[[FixedRequest], DirectResponse]:
@@ -88,7 +90,7 @@ FIXED_ROUTES = (
     FixedRoute("/", ("HEAD", "GET"), always(RUNNING, content_type=TEXT)),
     FixedRoute("/health", ("HEAD", "GET"), always(b"OK", content_type=TEXT)),
     FixedRoute("/api/status", ("GET",), always(encode({"cloud": {"disabled": True, "source": "config"}}))),
-    FixedRoute("/api/push", ("POST",), push, PUSH.type),
+    FixedRoute("/api/push", ("POST",), push, PUSH.type, model=lambda body: PUSH.decode(body).requested),
     FixedRoute("/api/me", ("POST",), refused(401, "unauthorized")),
     FixedRoute("/api/signout", ("POST",), refused(401, NOT_SIGNED_IN)),
     FixedRoute("/api/user/keys/{encoded_key:str}", ("DELETE",), refused(401, NOT_SIGNED_IN)),

@@ -16,7 +16,7 @@ from tests.support.balance import DRAINING, Clock, found, pool_of, worker_in
 from tests.support.until import auntil
 from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.router.errors import ServerBusy
-from vllama_pool.router.handlers.inference import LOGGED_NAME_LENGTH, InferenceHandler
+from vllama_pool.router.handlers.inference import InferenceHandler
 from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker
 from vllama_pool.router.protocol.operation import DirectResponse, StreamFailure, Usage
 from vllama_pool.router.protocol.table import operations
@@ -24,7 +24,7 @@ from vllama_pool.router.proxy.attempt import WorkerResponse
 from vllama_pool.router.proxy.forward import ForwardRequest
 from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
 from vllama_pool.router.routing.resolve import ModelRoutes
-from vllama_pool.router.telemetry.request_record import RequestRecord
+from vllama_pool.router.telemetry.request_record import LOGGED_TEXT_LENGTH, RequestRecord
 from vllama_pool.router.upstream.interface import ConnectionLost, Sink
 from vllama_pool.workers.registry.record import ModelInfo
 
@@ -160,7 +160,7 @@ class Router:
         self.acquired = raising
 
     async def handle(self, client: Client) -> None:
-        scope = http_scope("POST", "/api/chat") | {"vllama.request_id": "id-1", "vllama.key_name": "anna"}
+        scope = http_scope("POST", "/api/chat")
         await self.handler.handle(CHAT, scope, client.receive, client.send)
 
     async def respond(self, **fields: Any) -> Client:
@@ -341,7 +341,7 @@ async def test_an_unknown_model_gets_404_and_its_name_is_not_recorded_as_a_model
     client = await router.respond(model=name)
     assert (client.status, json.loads(client.body)["error"]) == (404, f"model '{name}' not found")
     assert router.record.model == ""
-    assert router.record.requested == name[:LOGGED_NAME_LENGTH]
+    assert router.record.requested == name[:LOGGED_TEXT_LENGTH]
 
 
 async def test_a_model_whose_workers_are_out_gets_503_and_is_recorded_under_its_name() -> None:
@@ -390,3 +390,19 @@ async def test_keep_alive_counts_from_the_end_of_the_request_also_if_it_fails(fa
     assert not router.expiry.lives("m:latest", now)
     await router.respond(stream=False, keep_alive="10s")
     assert router.expiry.expires("m:latest", now) == now + 10 * 10**9
+
+
+async def test_a_use_is_noted_before_the_client_has_its_whole_answer() -> None:
+    """The client's next request may be for /api/ps, in any process."""
+    router = Router()
+    router.translator.done = True
+    running: list[tuple[str, ...]] = []
+
+    class Asking(Client):
+        async def send(self, message: Message) -> None:
+            running.append(router.expiry.uses().running)
+            await super().send(message)
+
+    await router.handle(Asking(chat(stream=False)))
+    assert running
+    assert not any(running)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import itertools
+from typing import Any
+
 import pytest
 
 from tests.support.asgi import FakeClient, Message, Scope, body_part, http_scope
 from vllama_pool.config.api_keys import ApiKey, by_digest, digest
 from vllama_pool.router.server.access import Access
-from vllama_pool.router.server.asgi import Receive, Send
+from vllama_pool.router.server.asgi import App as App_
+from vllama_pool.router.server.asgi import Receive, Send, send_response
 from vllama_pool.router.server.gate import Gate, choose_request_id
+from vllama_pool.router.server.refusal import Reason, Refusal
+from vllama_pool.router.telemetry.request_record import RECORD, RequestRecord
 
 KEYS = by_digest([ApiKey("anna", digest("annas-key"))])
 
@@ -30,10 +38,38 @@ class App:
             await send(dict(message))
 
 
+class Observed:
+    """A gate's records and refusals. Its clock moves on by 1 ms with each reading."""
+
+    def __init__(self) -> None:
+        self.records: list[RequestRecord] = []
+        self.refusals: list[Refusal] = []
+        self._ticks = itertools.count(step=1_000_000)
+
+    def finished(self, record: RequestRecord) -> None:
+        self.records.append(record)
+
+    def gate(self, app: App_, access: Access) -> Gate:
+        return Gate(app, access, self, self.refusals.append, lambda: next(self._ticks))
+
+    @property
+    def record(self) -> RequestRecord:
+        (record,) = self.records
+        return record
+
+
 async def respond(scope: Scope, access: Access, *sent: Message) -> tuple[App, FakeClient]:
     app, client = App(), FakeClient(*sent)
-    await Gate(app, access)(scope, client.receive, client.send)
+    await Observed().gate(app, access)(scope, client.receive, client.send)
     return app, client
+
+
+async def record_of(scope: Scope, app: App_, access: Access | None = None) -> RequestRecord:
+    """Return the record of a request that `app` answers, in which it may raise."""
+    observed, client = Observed(), FakeClient()
+    with contextlib.suppress(RuntimeError, asyncio.CancelledError):
+        await observed.gate(app, access or Access())(scope, client.receive, client.send)
+    return observed.record
 
 
 async def test_an_admitted_request_reaches_the_app_with_its_id_and_key_name() -> None:
@@ -42,12 +78,12 @@ async def test_an_admitted_request_reaches_the_app_with_its_id_and_key_name() ->
         http_scope("POST", "/api/chat", authorization="Bearer annas-key", x_request_id="mine"), access
     )
     (scope,) = app.scopes
-    assert (scope["vllama.request_id"], scope["vllama.key_name"]) == ("mine", "anna")
+    assert (scope[RECORD].id, scope[RECORD].client) == ("mine", "anna")
 
 
 async def test_an_anonymous_request_has_an_empty_key_name() -> None:
     app, _ = await respond(http_scope("GET", "/"), Access())
-    assert app.scopes[0]["vllama.key_name"] == ""
+    assert app.scopes[0][RECORD].client == ""
 
 
 async def test_a_refused_request_does_not_reach_the_app() -> None:
@@ -78,7 +114,7 @@ async def test_the_clients_request_id_is_echoed_on_every_response(access: Access
 
 async def test_an_unsafe_request_id_is_replaced_in_the_scope_and_in_the_response() -> None:
     app, client = await respond(http_scope("GET", "/", x_request_id='a"b'), Access())
-    assert client.headers[b"x-request-id"] == app.scopes[0]["vllama.request_id"].encode()
+    assert client.headers[b"x-request-id"] == app.scopes[0][RECORD].id.encode()
     assert b'"' not in client.headers[b"x-request-id"]
 
 
@@ -130,3 +166,92 @@ async def test_no_spelling_of_an_admin_path_is_open_to_other_machines(path: str)
 async def test_options_about_the_server_as_a_whole_is_answered() -> None:
     app, client = await respond(http_scope("OPTIONS", "*"), Access())
     assert (app.scopes, client.status, client.body) == ([], 200, b"")
+
+
+def answering(status: int) -> App_:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send_response(send, status, b"")
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome", "only_read"),
+    [
+        (200, "complete", True),
+        (301, "complete", True),
+        (404, "refused", False),
+        (499, "client gone", False),
+        (500, "error", False),
+        (503, "refused", False),
+    ],
+)
+async def test_every_request_has_one_record_with_its_status(status: int, outcome: str, only_read: bool) -> None:
+    record = await record_of(http_scope("GET", "/api//tags", x_request_id="mine"), answering(status))
+    assert (record.id, record.method, record.path, record.address) == ("mine", "GET", "/api/tags", "127.0.0.1")
+    assert (record.status, record.outcome, record.only_read) == (status, outcome, only_read)
+    assert record.total_ms == 1.0
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "only_read"),
+    [
+        ("GET", "/api/ps", True),
+        ("HEAD", "/api/tags", True),
+        ("POST", "/api/show", True),
+        ("POST", "/api/create", False),
+        ("DELETE", "/api/delete", False),
+    ],
+)
+async def test_a_request_that_only_reads_is_told_from_one_that_changes(method: str, path: str, only_read: bool) -> None:
+    assert (await record_of(http_scope(method, path), answering(200))).only_read is only_read
+
+
+@pytest.mark.parametrize(("begun", "status"), [(False, 500), (True, 200)])
+async def test_an_app_that_raises_is_recorded_as_an_error(begun: bool, status: int) -> None:
+    async def raising(scope: Any, receive: Any, send: Any) -> None:
+        if begun:
+            await send({"type": "http.response.start", "status": 200})
+        raise RuntimeError("a bug")
+
+    record = await record_of(http_scope("GET", "/"), raising)
+    assert (record.status, record.outcome, record.only_read) == (status, "error", False)
+
+
+async def test_a_cancelled_request_is_recorded() -> None:
+    async def cancelled(scope: Any, receive: Any, send: Any) -> None:
+        raise asyncio.CancelledError
+
+    record = await record_of(http_scope("POST", "/api/create"), cancelled)
+    assert (record.status, record.outcome) == (0, "cancelled")
+
+
+async def test_a_handler_may_name_the_outcome() -> None:
+    async def failing(scope: Any, receive: Any, send: Any) -> None:
+        scope[RECORD].outcome = "failed"
+        await send_response(send, 200, b"")
+
+    record = await record_of(http_scope("POST", "/api/pull"), failing)
+    assert (record.status, record.outcome) == (200, "failed")
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "status", "reason"),
+    [
+        ("GET", {"host": "ai.example.com"}, 403, Reason.HOST),
+        ("POST", {"origin": "https://evil.com"}, 403, Reason.ORIGIN),
+        ("OPTIONS", {"origin": "https://evil.com"}, 403, Reason.ORIGIN),
+        ("POST", {"sec_fetch_site": "cross-site"}, 403, Reason.CROSS_SITE),
+        ("GET", {}, 401, Reason.MISSING_KEY),
+        ("GET", {"x_api_key": "wrong"}, 401, Reason.UNKNOWN_KEY),
+    ],
+)
+async def test_a_refused_request_is_recorded_and_reported(
+    method: str, headers: dict[str, str], status: int, reason: Reason
+) -> None:
+    observed, client = Observed(), FakeClient()
+    gate = observed.gate(App(), Access(keys=KEYS, allow_anonymous=False))
+    await gate(http_scope(method, "/api/tags", **headers), client.receive, client.send)
+    record = observed.record
+    assert (record.status, record.reason, record.outcome, record.only_read) == (status, reason, "refused", False)
+    assert [refusal.reason for refusal in observed.refusals] == [reason]

@@ -64,3 +64,18 @@ def test_values_read_at_scrape_time_are_on_the_page() -> None:
     assert "vllama_registry_up 1.0" in lines
     assert "vllama_refused_records_total 2.0" in lines
     assert "vllama_dropped_log_lines_total 3.0" in lines
+
+
+def test_refusals_are_counted_by_reason_and_shown_from_the_start() -> None:
+    readings = Readings(
+        workers=pool_of(Clock()),
+        now=Clock(),
+        registry_up=lambda: True,
+        refused_records=lambda: 0,
+        dropped_log_lines=lambda: 0,
+    )
+    metrics = RouterMetrics(readings, ("host", "origin"))
+    metrics.refused("host")
+    lines = metrics.text().splitlines()
+    assert 'vllama_refusals_total{reason="host"} 1.0' in lines
+    assert 'vllama_refusals_total{reason="origin"} 0.0' in lines

@@ -54,7 +54,7 @@ async def test_a_line_is_one_json_object_with_its_time_first_and_without_default
     await written(log)
     assert stream.getvalue().endswith(b"\n")
     line = json.loads(stream.getvalue())
-    assert list(line) == ["time", "event", "id", "operation", "status", "outcome"]
+    assert list(line) == ["time", "level", "event", "id", "operation", "status", "outcome"]
     assert line["event"] == "request"
     time = datetime.datetime.fromisoformat(line["time"])
     assert line["time"].endswith("Z")
@@ -126,3 +126,14 @@ async def test_lines_that_cannot_be_written_are_counted_and_the_log_goes_on(clos
     log.finished(record())
     await written(log)
     assert log.dropped == 3
+
+
+@pytest.mark.parametrize("debug", [False, True])
+async def test_requests_that_only_read_are_logged_at_debug_level(debug: bool) -> None:
+    stream = io.BytesIO()
+    log = RequestLog(stream, debug=debug)
+    log.finished(RequestRecord(id="read", method="GET", path="/api/tags", status=200, outcome="complete"))
+    log.finished(RequestRecord(id="refused", method="GET", path="/api/tags", status=401, outcome="refused"))
+    await written(log)
+    levels = {line["id"]: line["level"] for line in map(json.loads, stream.getvalue().splitlines())}
+    assert levels == ({"read": "debug"} if debug else {}) | {"refused": "info"}

@@ -1,0 +1,14 @@
+"""Bodies of Litestar's requests."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from litestar import Request
+
+from vllama_pool.router.server.asgi import Receive, read_body
+
+
+async def read_request(request: Request[Any, Any, Any]) -> bytes:
+    """Read the whole body. Raises TooLarge, and ClientDisconnected, which Litestar's own would answer with a 500."""
+    return await read_body(cast(Receive, request.receive), cast(int, request.app.request_max_body_size))
