@@ -101,6 +101,7 @@ def test_virtual_models_survive_a_restart_of_serve(tmp_path: Path, how_to_end: s
     (file,) = (tmp_path / "state" / "registry").glob("models-*.json")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     with serving(tmp_path, 2, signal.SIGTERM) as url:
-        assert names(url) == {"demo:latest", "v:latest"}
+        # Each process reads the models from the registry, a moment after it has begun to listen.
+        until(lambda: all(names(url) == {"demo:latest", "v:latest"} for _ in range(6)), 20, "both processes list v")
         chatted = ask(url, "POST", "/api/generate", model="v", prompt="hi", stream=False, options={"num_predict": 1})
         assert chatted.status_code == 200

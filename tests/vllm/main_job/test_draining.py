@@ -15,7 +15,7 @@ STREAMS = 12
 
 async def test_a_worker_drains_its_streams_on_sigterm(fleet: Fleet, record_property: Figures) -> None:
     url = f"{fleet.url}/api/generate"
-    body = generate_body(1900, PLAIN)
+    body = generate_body(800, PLAIN)
     async with client() as http, streaming(url, body, STREAMS, "drain") as (streams, tasks):
         await auntil(lambda: any(one.has_content for one in streams), 60, "an answer begins")
         running = sum(not task.done() for task in tasks)
