@@ -29,12 +29,45 @@ GROUPS = {
     "tiny_bert_vllm": "small",
     "tiny_vision_vllm": "small",
     "strict_vllm": "strict",
+    "no_system_vllm": "templates",
+    "system_first_vllm": "templates",
 }
 """The group of the tests that use a server. A group's tests run by their last server in this order, so that each server
 starts once, and those that end it come last. Longest group first, since groups start in the order of collection."""
 SERVERS: pytest.StashKey[Servers] = pytest.StashKey()
 METRICS = ("--enable-per-request-metrics", "--enable-prompt-tokens-details")
 TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--reasoning-parser", "qwen3")
+
+NO_SYSTEM = """\
+{%- if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif -%}
+{%- set complaint = 'Conversation roles must alternate user/assistant/user/assistant/...' -%}
+"""
+SYSTEM_FIRST = """\
+{%- if messages[0].role == 'system' -%}
+<|im_start|>system
+{{ messages[0].content }}<|im_end|>
+{% set messages = messages[1:] -%}
+{%- endif -%}
+{%- set complaint = 'After the optional system message, conversation roles must alternate user/assistant/user/assistant/...' -%}
+"""  # noqa: E501
+ROLES_IN_TURN = """\
+{%- set turn = namespace(index=0) -%}
+{%- for message in messages -%}
+{%- if message.role != 'tool' and not message.tool_calls -%}
+{%- if (message.role == 'user') != (turn.index % 2 == 0) %}{{ raise_exception(complaint) }}{% endif -%}
+{%- set turn.index = turn.index + 1 -%}
+{%- endif -%}
+<|im_start|>{{ message.role }}
+{{ message.content | replace('secret', '') | trim -}}
+{%- for call in message.tool_calls or [] %}
+<tool_call>{{ call.id }}{{ call.function.name }}</tool_call>
+{%- endfor -%}
+<|im_end|>
+{% endfor -%}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif -%}
+"""
+"""Tool results and calls are no turns of their own."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
@@ -170,6 +203,31 @@ def doomed_tiny_qwen3(servers: Servers, tiny_qwen3_spec: Spec, tiny_qwen3_vllm: 
     """The same server, for a test that kills it; never one that runs outside of the tests."""
     del tiny_qwen3_vllm  # groups this test with those of the server
     return servers.get(tiny_qwen3_spec, own=True)
+
+
+@pytest.fixture(scope="session")
+def strict_specs(tiny_qwen3: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Spec]:
+    """tiny-qwen3 with templates that want user and assistant in turn."""
+    folder = tmp_path_factory.mktemp("templates")
+    flags = ("--max-model-len", "1024", *METRICS, *TOOLS, "--chat-template")
+    specs = {}
+    for name, beginning in (("no-system", NO_SYSTEM), ("system-first", SYSTEM_FIRST)):
+        path = folder / f"{name}.jinja"
+        path.write_text(beginning + ROLES_IN_TURN)
+        specs[name] = Spec(name, tiny_qwen3, (*flags, str(path)))
+    return specs
+
+
+@pytest.fixture
+def no_system_vllm(servers: Servers, strict_specs: dict[str, Spec]) -> VllmServer:
+    """Its template has no system role, as Gemma's."""
+    return servers.get(strict_specs["no-system"])
+
+
+@pytest.fixture
+def system_first_vllm(servers: Servers, strict_specs: dict[str, Spec]) -> VllmServer:
+    """Its template takes one system message, as Mistral's. It also deletes the word "secret"."""
+    return servers.get(strict_specs["system-first"])
 
 
 @pytest.fixture

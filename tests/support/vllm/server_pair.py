@@ -21,6 +21,12 @@ EMBEDDINGS = "/v1/embeddings"
 TOKENIZE = "/tokenize"
 DETOKENIZE = "/detokenize"
 QUESTION: dict[str, Any] = {"messages": [{"role": "user", "content": "What is 2+2?"}]}
+BEGUN: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "Hello! I am a"}],
+    "continue_final_message": True,
+    "add_generation_prompt": False,
+}
+"""A chat whose last message is to be continued."""
 NO_THINKING = {"chat_template_kwargs": {"enable_thinking": False}}
 STREAM_WITH_USAGE: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
 JSON = {"content-type": "application/json"}

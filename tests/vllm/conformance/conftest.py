@@ -53,5 +53,15 @@ def doomed_pair(simulate: Simulate, doomed_tiny_qwen3: VllmServer) -> ServerPair
 
 
 @pytest.fixture
+def no_system_pair(simulate: Simulate, no_system_vllm: VllmServer) -> ServerPair:
+    return simulate(no_system_vllm, "--strict-template", "no-system")
+
+
+@pytest.fixture
+def system_first_pair(simulate: Simulate, system_first_vllm: VllmServer) -> ServerPair:
+    return simulate(system_first_vllm, "--strict-template", "system-first")
+
+
+@pytest.fixture
 def embedding_pair(simulate: Simulate, tiny_bert_vllm: VllmServer) -> ServerPair:
     return simulate(tiny_bert_vllm, "--runner", "pooling")

@@ -54,6 +54,7 @@ BAD_CHATS: list[dict[str, Any]] = [
     {"reasoning_effort": "bogus"},
     {"chat_template": "x"},
     {"continue_final_message": True, "add_generation_prompt": True},
+    {"continue_final_message": True},
 ]
 BAD_COMPLETIONS: list[dict[str, Any]] = [
     {"suffix": "x"},

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.vllm.server_pair import CHAT, NO_THINKING, QUESTION, ServerPair, every_mode, field_names
+from tests.support.vllm.server_pair import BEGUN, CHAT, NO_THINKING, QUESTION, ServerPair, every_mode, field_names
 from tests.support.vllm.weather_tool import CHAT as WEATHER
 
 GET_WEATHER = {"type": "function", "function": {"name": "get_weather"}}
@@ -51,6 +51,16 @@ def test_a_simulated_tool_call_has_the_shape_of_the_real_one(
     thinking_pair: ServerPair, fields: dict[str, Any], mode: dict[str, Any]
 ) -> None:
     thinking_pair.compare_fields(CHAT, **WEATHER, **fields, **mode)
+
+
+@every_mode
+@pytest.mark.parametrize("fields", [{}, NO_THINKING], ids=field_names)
+def test_a_simulated_continuation_has_the_shape_of_the_real_one(
+    thinking_pair: ServerPair, fields: dict[str, Any], mode: dict[str, Any]
+) -> None:
+    """Without a think tag in the prompt, both call the continuation thinking unless thinking is off."""
+    for answer in thinking_pair.compare_fields(CHAT, **BEGUN, **fields, **mode, max_tokens=8):
+        assert ('"content":" ' in answer.text) == (fields == NO_THINKING) != ('"reasoning":" ' in answer.text)
 
 
 def test_a_greeting_calls_no_tool_and_a_tool_result_is_answered(thinking_pair: ServerPair) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.vllm.server_pair import (
+    BEGUN,
     CHAT,
     COMPLETIONS,
     DETOKENIZE,
@@ -31,7 +32,7 @@ def test_simulated_tokenize_and_detokenize_answer_as_the_real_ones(chat_pair: Se
         chat_pair.compare_fields(DETOKENIZE, tokens=tokens)
 
 
-@pytest.mark.parametrize("fields", [{}, NO_THINKING, WEATHER, {"return_token_strs": True}], ids=field_names)
+@pytest.mark.parametrize("fields", [{}, NO_THINKING, WEATHER, {"return_token_strs": True}, BEGUN], ids=field_names)
 def test_tokenize_returns_the_token_ids_of_the_chats_prompt(thinking_pair: ServerPair, fields: dict[str, Any]) -> None:
     """Shortening a conversation relies on this: it counts by `/tokenize`."""
     chat = {**QUESTION, **fields}
@@ -52,6 +53,16 @@ def test_detokenize_keeps_the_chat_markup(thinking_pair: ServerPair) -> None:
         tokens = thinking_pair.post(url, TOKENIZE, **QUESTION)["tokens"]
         text = thinking_pair.post(url, DETOKENIZE, tokens=tokens)["prompt"]
         assert text == "<|im_start|>user\nWhat is 2+2?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_message_that_is_continued_has_no_end_mark_and_no_tool_calls(thinking_pair: ServerPair) -> None:
+    user, begun = BEGUN["messages"]
+    called = {**begun, "tool_calls": [{"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}
+    for url in thinking_pair.urls:
+        for last in (begun, called):
+            tokens = thinking_pair.post(url, TOKENIZE, **{**BEGUN, "messages": [user, last]})["tokens"]
+            text = thinking_pair.post(url, DETOKENIZE, tokens=tokens)["prompt"]
+            assert text == "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\nHello! I am a"
 
 
 def test_a_completion_of_a_chat_prompt_has_think_tags_in_its_text(thinking_pair: ServerPair) -> None:
