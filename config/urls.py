@@ -22,7 +22,7 @@ def worker_url(text: str) -> str:
     unusual path segments are refused.
     """
     if not text.isascii() or any(c.isspace() or not c.isprintable() for c in text):
-        raise InvalidUrl("has blanks, control or non-ASCII characters; write scheme://host:port")
+        raise InvalidUrl("the URL has blanks, control or non-ASCII characters; write scheme://host:port")
     try:
         parts = urlsplit(text)
         port = parts.port

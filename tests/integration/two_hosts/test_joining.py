@@ -109,4 +109,4 @@ def test_missing_rights_of_the_registry_user_are_reported(site: Site) -> None:
 
     text = site.b.call(lambda: asyncio.run(register()))
     assert "'time'" in text
-    assert text.endswith("correct its ACL")
+    assert text.endswith("give its user the permissions that deploy/README.md lists")

@@ -285,7 +285,7 @@ async def test_a_failed_restart_is_retried(registry: Registry, args: list[str], 
         (["--model", "/nowhere/model"], "there is no model at /nowhere/model"),
         (["--model", "org/tiny", "--advertise", "0.0.0.0"], "routers cannot use"),
         (["--model", "org/tiny", "--name", "two words"], "is not a valid worker id"),
-        (["--attach", "not a url"], "is not a URL"),
+        (["--attach", "not a url"], "has blanks"),
         ([], "either --model or --attach"),
     ],
 )
