@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from tests.support.clients.mutated_heads import fuzz
 from tests.support.fleet.live import Fleet, fleet
+from vllama_pool.router.server import refusal_log
 from vllama_pool.workers.simulated.options import Options
 
 QUICK = Options(model="tiny:latest", tokens_per_second=2000, ttft=0.0, answer_tokens=5)
@@ -49,8 +50,12 @@ class LogCollector(logging.Handler):
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
-    """Warnings and errors of the router, of asyncio, and of uvicorn, whose loggers do not propagate."""
+    """Warnings and errors of the router, of asyncio, and of uvicorn, whose loggers do not propagate.
+
+    Without the lines of refused hosts and origins, which are limited in number.
+    """
     collector = LogCollector()
+    collector.addFilter(lambda record: record.name != refusal_log.__name__)
     loggers = [logging.getLogger(), logging.getLogger("uvicorn.error")]
     with caplog.at_level(logging.WARNING), caplog.at_level(logging.WARNING, "uvicorn.error"):
         for logger in loggers:
