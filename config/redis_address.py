@@ -42,7 +42,7 @@ class RedisAddress:
     """IPv6 without brackets. Empty for a socket."""
     port: int = DEFAULT_PORT
     path: str = ""
-    """Of a Unix socket."""
+    """Path of a Unix socket."""
     db: int = 0
     tls: bool = False
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), repr=False)

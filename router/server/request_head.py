@@ -33,7 +33,7 @@ class RequestHead:
     length: int
     """Bytes of the body; negative if it is chunked."""
     path: str | None = None
-    """Replaces the path of `strict`, for targets that are no path."""
+    """Replaces the path of `strict` for targets other than a path."""
 
     @property
     def chunked(self) -> bool:

@@ -67,7 +67,7 @@ class RequestReader:
 
     @property
     def path(self) -> str | None:
-        """The path of a target that is none."""
+        """The replacement path of a target other than a path, else None."""
         return self._head.path
 
     def head_complete(self) -> None:

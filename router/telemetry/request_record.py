@@ -26,7 +26,7 @@ class RequestRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     path: str = ""
     """Without the query, cut to 120 characters."""
     operation: str = ""
-    """Of requests for workers: "chat", "generate", "embed", "embeddings"."""
+    """Operation of a request for workers: "chat", "generate", "embed", "embeddings"."""
     model: str = ""
     """The listed name; "" if unknown, so that clients cannot create metric labels."""
     requested: str = ""

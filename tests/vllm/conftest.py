@@ -67,7 +67,7 @@ ROLES_IN_TURN = """\
 {%- if add_generation_prompt %}<|im_start|>assistant
 {% endif -%}
 """
-"""Tool results and calls are no turns of their own."""
+"""Tool results and calls do not count as turns."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups

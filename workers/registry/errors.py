@@ -57,7 +57,7 @@ _BY_TEXT = (
 )
 _PASSING = frozenset({"LOADING", "MASTERDOWN", "TRYAGAIN", "BUSY"})
 _UNEXPECTED = frozenset({"Invalid Username or Password", "Invalid Database", "Error setting client name"})
-"""What redis-py says about an answer that is neither OK nor an error."""
+"""The text of redis-py for an answer that is neither OK nor an error."""
 _CODE = re.compile(r"[A-Z]{3,20}\Z")
 _CODE_INSIDE = re.compile(rf"(?:^|[\s:-])({'|'.join(_BY_CODE)})(?=[\s:])")
 

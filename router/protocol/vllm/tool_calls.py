@@ -151,7 +151,7 @@ def _text(arguments: Any) -> str:
 
 
 def _joined(texts: Sequence[str]) -> msgspec.Raw:
-    """Join the fragments; where they are no object, look for arguments that repeat. Raises InvalidToolCall."""
+    """Join the fragments. If the result is not an object, look for repeated arguments. Raises InvalidToolCall."""
     whole = "".join(texts)
     try:
         return _object(whole)

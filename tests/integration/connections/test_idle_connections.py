@@ -1,4 +1,4 @@
-"""How long a server keeps idle connections."""
+"""The time for which a server keeps idle connections."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ QUICK = Options(
     model="tiny:latest", tokens_per_second=2000, ttft=0.0, answer_tokens=5, max_model_len=CONTEXT, reasoning=True
 )
 COUNTED = " one two three four five"
-"""What a simulated worker says to a text that it has not begun itself."""
+"""The simulated answer to a text that the worker has not begun itself."""
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Iterator
@@ -13,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.clients.mutated_heads import fuzz
+from tests.support.clients.raw_connection import raw
 from tests.support.fleet.live import Fleet, fleet
 from vllama_pool.router.server import refusal_log
 from vllama_pool.workers.simulated.options import Options
@@ -63,20 +63,6 @@ def logged(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
         yield collector.texts
         for logger in loggers:
             logger.removeHandler(collector)
-
-
-async def raw(running: Fleet, *sent: bytes) -> bytes:
-    """Send these bytes and return everything received until the server closes the connection."""
-    url = httpx.URL(running.url)
-    reader, writer = await asyncio.open_connection(url.host, url.port)
-    try:
-        for data in sent:
-            writer.write(data)
-            await writer.drain()
-        async with asyncio.timeout(15):
-            return await reader.read()
-    finally:
-        writer.close()
 
 
 def split(response: bytes) -> tuple[bytes, dict[bytes, bytes], bytes]:

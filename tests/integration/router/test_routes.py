@@ -12,6 +12,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from tests.support.clients.raw_connection import raw
 from tests.support.fleet.live import Fleet, fleet
 from vllama_pool.workers.simulated import faults
 from vllama_pool.workers.simulated.options import Options
@@ -32,20 +33,6 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fle
 
 def chat(**more: Any) -> dict[str, Any]:
     return {"model": "tiny", "messages": [{"role": "user", "content": "hello"}], "stream": False, **more}
-
-
-async def raw(running: Fleet, *sent: bytes) -> bytes:
-    """Send these bytes and return everything received until the server closes the connection."""
-    url = httpx.URL(running.url)
-    reader, writer = await asyncio.open_connection(url.host, url.port)
-    try:
-        for data in sent:
-            writer.write(data)
-            await writer.drain()
-        async with asyncio.timeout(15):
-            return await reader.read()
-    finally:
-        writer.close()
 
 
 @pytest.mark.rule(4)

@@ -1,4 +1,4 @@
-"""What a Redis refuses is told in its own words with the cure; only silence is "no answer", with its reason."""
+"""Refusals of Redis are quoted with the cure; only silence is "no answer", with its reason."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RECORD = WorkerRecord(id="w", generation=1, url="http://127.0.0.1:1")
 
 
 async def refusal(address: str, patience: float = 0.0) -> str:
-    """What a start with this address says."""
+    """Return the output of a start with this address."""
     with pytest.raises(RegistryUnavailable) as refused:
         await wait_usable(parse(address), "team", lambda text: None, patience=patience)
     return str(refused.value)

@@ -1,4 +1,4 @@
-"""What Go's types do not require is not required: each key may be absent or null, in every request."""
+"""Each key may be absent or null in every request, as with Go's types."""
 
 from __future__ import annotations
 
