@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vllama_pool.router.compat.expect import Skipped
 from vllama_pool.router.compat.models import ModelChoice
-from vllama_pool.router.compat.wire import RawConnection, RawResponse, ServerUrl
+from vllama_pool.router.compat.wire import InvalidResponse, RawConnection, RawResponse, ServerUrl
 
 SHORT = {"num_predict": 8, "temperature": 0, "seed": 1}
 """Options for a short answer."""
 ABSENT_MODEL = "vllama-compat-absent"
+IDLE_SECONDS = 6.0
+"""Longer than the five seconds after which many servers close an idle connection."""
+BYTES_TIMEOUT = 10.0
+"""Seconds for the responses to requests that a server may read as incomplete."""
 
 
 class CheckedServer:
     """Opens a connection per request. Raises OSError, TimeoutError and InvalidResponse."""
 
-    def __init__(self, url: ServerUrl, models: ModelChoice, *, key: str | None = None, timeout: float = 60.0) -> None:
+    def __init__(
+        self,
+        url: ServerUrl,
+        models: ModelChoice,
+        *,
+        key: str | None = None,
+        timeout: float = 60.0,
+        idle_seconds: float = IDLE_SECONDS,
+    ) -> None:
         self.url = url
         self.models = models
         self.key = key
+        self.idle_seconds = idle_seconds
         self._timeout = timeout
         self.last_request = ""
         """Such as "GET /api/tags"."""
@@ -43,6 +56,26 @@ class CheckedServer:
         self.last_request = f"{method} {path}"
         async with asyncio.timeout(self._timeout), RawConnection(self.url) as connection:
             return await connection.exchange(method, path, self.headers(headers), encoded(body))
+
+    async def send_bytes(
+        self, data: bytes, methods: Sequence[str] = ("GET",), *, half_close: bool = False, until_closed: bool = False
+    ) -> list[RawResponse]:
+        """Send bytes as they are, and return a response per method. Raises Skipped where TLS cannot half-close.
+
+        `until_closed`: the server has to close the connection after them.
+        """
+        self.last_request = data.partition(b"\n")[0].decode("latin-1").strip()
+        if half_close and self.url.tls:
+            raise Skipped("a TLS connection cannot be half-closed")
+        try:
+            async with asyncio.timeout(min(self._timeout, BYTES_TIMEOUT)), RawConnection(self.url) as connection:
+                await connection.write(data, half_close=half_close)
+                responses = [await connection.read_response(method) for method in methods]
+                if until_closed and not await connection.closes():
+                    raise InvalidResponse("bytes after the response")
+                return responses
+        except TimeoutError:
+            raise InvalidResponse("timed out waiting for a response or the end of the connection") from None
 
     async def get(self, path: str, **headers: str) -> RawResponse:
         return await self.send("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})

@@ -97,15 +97,42 @@ class RawConnection:
         for event in (request, h11.Data(body), h11.EndOfMessage()):
             self._writer.write(self._http.send(event) or b"")
         await self._writer.drain()
+        return await self._receive()
+
+    async def write(self, data: bytes, *, half_close: bool = False) -> None:
+        """Send bytes as they are. Raises OSError."""
+        self._writer.write(data)
+        await self._writer.drain()
+        if half_close:
+            self._writer.write_eof()
+
+    async def read_response(self, method: str) -> RawResponse:
+        """Read the response to a request that was sent with `write`. Raises InvalidResponse and OSError."""
         try:
-            response = await self._receive()
+            self._http.send(h11.Request(method=method, target="/", headers=[("Host", "")]))
+            self._http.send(h11.EndOfMessage())
+        except h11.LocalProtocolError:
+            raise InvalidResponse("the connection was closed before the next response") from None
+        return await self._receive()
+
+    async def closes(self) -> bool:
+        """Wait until the server sends more or closes the connection. Return True if it closed it."""
+        if self._http.trailing_data[0]:
+            return False
+        with contextlib.suppress(ConnectionError):
+            return not await self._reader.read(1)
+        return True
+
+    async def _receive(self) -> RawResponse:
+        try:
+            response = await self._read_response()
         except h11.RemoteProtocolError as error:
             raise InvalidResponse(f"not a complete HTTP response: {error}") from error
         if self._http.our_state is self._http.their_state is h11.DONE:
             self._http.start_next_cycle()
         return response
 
-    async def _receive(self) -> RawResponse:
+    async def _read_response(self) -> RawResponse:
         head: h11.Response | None = None
         chunks = [bytearray()]
         size = 0

@@ -28,7 +28,7 @@ RUNNABLE = [
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[CheckedServer]:
     async with described_fleet(tmp_path_factory.mktemp("state")) as running:
         models = choose(parse_tags((await running.http.get("/api/tags")).json()), ModelChoice())
-        yield CheckedServer(parse_url(running.url), models, timeout=20)
+        yield CheckedServer(parse_url(running.url), models, timeout=20, idle_seconds=0.2)
 
 
 @pytest.mark.parametrize("check", RUNNABLE)
@@ -41,5 +41,5 @@ async def test_a_model_that_can_do_everything_answers_as_ollamas_does(tmp_path: 
     """Chats with a model that also thinks and calls tools, which the checks otherwise avoid."""
     async with described_fleet(tmp_path) as running:
         models = choose(parse_tags((await running.http.get("/api/tags")).json()), ModelChoice(chat="able"))
-        outcomes = await run(CheckedServer(parse_url(running.url), models, timeout=20), CHECKS)
+        outcomes = await run(CheckedServer(parse_url(running.url), models, timeout=20, idle_seconds=0.2), CHECKS)
     assert {o.check.name: o.detail for o in outcomes if o.result is Result.DIFFERS} == {}

@@ -6,6 +6,7 @@ from vllama_pool.router.compat.checks import (
     answers,
     catalogue,
     chat,
+    connections,
     embeddings,
     errors,
     generate,
@@ -25,6 +26,7 @@ from vllama_pool.router.compat.checks.check import Check, checks_in
 _MODULES = (
     routes,
     headers,
+    connections,
     catalogue,
     naming,
     openai,

@@ -1,10 +1,11 @@
-"""All rules of Ollama's API, R001 to R201."""
+"""All rules of Ollama's API, R001 to R213."""
 
 from __future__ import annotations
 
+from vllama_pool.router.compat.rules.connections import CONNECTIONS
 from vllama_pool.router.compat.rules.cross_endpoint import CROSS_ENDPOINT
 from vllama_pool.router.compat.rules.endpoints import ENDPOINTS
 from vllama_pool.router.compat.rules.rule import Rule
 
-RULES: tuple[Rule, ...] = (*ENDPOINTS, *CROSS_ENDPOINT)
+RULES: tuple[Rule, ...] = (*ENDPOINTS, *CROSS_ENDPOINT, *CONNECTIONS)
 """In order of their numbers."""

@@ -19,6 +19,7 @@ GROUPS = (
     "errors",
     "names",
     "headers",
+    "connections",
     "environment",
 )
 """In display order."""

@@ -172,7 +172,7 @@ MUTANTS = (
 
 class MutatedServer(CheckedServer):
     def __init__(self, at: ServerUrl, models: ModelChoice, mutant: Mutant) -> None:
-        super().__init__(at, models, timeout=20)
+        super().__init__(at, models, timeout=20, idle_seconds=0.2)
         self._mutant = mutant
 
     async def send(

@@ -200,6 +200,7 @@ async def test_an_incomplete_request_after_a_complete_one_costs_nothing_of_the_f
     assert received.count(b"HTTP/1.") == 1
 
 
+@pytest.mark.rule(211)
 async def test_a_streamed_generation_ends_when_its_client_half_closes(router: Fleet) -> None:
     async with client(router) as connection:
         await connection.send(chat("slow", stream=True))
@@ -225,6 +226,7 @@ PIPELINED = {
 }
 
 
+@pytest.mark.rule(213)
 @pytest.mark.parametrize("leave", LEAVING)
 @pytest.mark.parametrize("requests", PIPELINED)
 async def test_a_client_that_pipelines_and_leaves_frees_its_worker(router: Fleet, requests: str, leave: str) -> None:
