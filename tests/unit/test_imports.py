@@ -29,9 +29,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "router/upstream": {"router/log_once.py", "workers/vllm"},
     "router/protocol": {"config", "config/routing", "router/errors.py", "workers/registry"},
     "router/protocol/vllm": {"router/protocol", "router/errors.py", "workers/registry"},
+    "router/protocol/json_schema": {"router/errors.py"},
     "router/protocol/ollama": {
-        *("config", "config/routing", "router/errors.py", "router/protocol", "router/protocol/vllm"),
-        "workers/registry",
+        *("config", "config/routing", "router/errors.py", "router/protocol", "router/protocol/json_schema"),
+        *("router/protocol/vllm", "workers/registry"),
     },
     "router/protocol/openai": {"config", "router/protocol", "router/protocol/vllm"},
     "router/protocol/table.py": {

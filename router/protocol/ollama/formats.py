@@ -7,7 +7,8 @@ from typing import TypeAlias
 import msgspec
 
 from vllama_pool.router.errors import ClientError
-from vllama_pool.router.protocol.ollama import json_schema, schema_errors
+from vllama_pool.router.protocol.json_schema.errors import unreadable
+from vllama_pool.router.protocol.json_schema.translate import translated
 from vllama_pool.router.protocol.vllm.api import VllmJsonSchema, VllmResponseFormat
 
 _UNSET = (b"", b"null", b'""')
@@ -37,9 +38,9 @@ def require_valid(outcome: Outcome) -> VllmResponseFormat | None:
 
 def _translate_schema(raw: bytes) -> Outcome:
     try:
-        schema = msgspec.Raw(msgspec.json.encode(json_schema.translated(msgspec.json.decode(raw))))
+        schema = msgspec.Raw(msgspec.json.encode(translated(msgspec.json.decode(raw))))
     except (msgspec.DecodeError, RecursionError):
-        return schema_errors.unreadable()
+        return unreadable()
     except ClientError as error:
         return error.with_traceback(None)
     return VllmResponseFormat(type="json_schema", json_schema=VllmJsonSchema(name="response", schema=schema))

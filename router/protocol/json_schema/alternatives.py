@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from vllama_pool.router.protocol.ollama.schema_errors import too_large, unrecognized
-from vllama_pool.router.protocol.ollama.schema_merge import LOWER_BOUNDS, UPPER_BOUNDS, Flat, merged
+from vllama_pool.router.protocol.json_schema.errors import too_large, unrecognized
+from vllama_pool.router.protocol.json_schema.merge import LOWER_BOUNDS, UPPER_BOUNDS, Flat, merged
 
 MAX_ALTERNATIVES = 200
 MAX_STEPS = 5000

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from vllama_pool.router.errors import BadRequest
-from vllama_pool.router.protocol.ollama.json_schema import COMPACT, MAX_DEPTH, translated
+from vllama_pool.router.protocol.json_schema.translate import COMPACT, MAX_DEPTH, translated
 
 STRING, NULL, ANY = {"type": "string"}, {"type": "null"}, {}
 INTEGER = {"type": "integer", "minimum": -9999999999999999, "maximum": 9999999999999999}

@@ -6,7 +6,7 @@ import re
 from typing import Any
 from urllib.parse import unquote
 
-from vllama_pool.router.protocol.ollama.schema_errors import invalid
+from vllama_pool.router.protocol.json_schema.errors import invalid
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vllama_pool.router.errors import BadRequest
-from vllama_pool.router.protocol.ollama.json_schema import translated
+from vllama_pool.router.protocol.json_schema.translate import translated
 
 Pair = tuple[Any, Any]
 """A schema and a document that it allows and that Ollama's grammar can write."""

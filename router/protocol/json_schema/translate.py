@@ -14,11 +14,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from vllama_pool.router.protocol.ollama import schema_scalars as scalars
-from vllama_pool.router.protocol.ollama.schema_conjunction import Alternatives
-from vllama_pool.router.protocol.ollama.schema_errors import too_large, unrecognized, unsatisfiable
-from vllama_pool.router.protocol.ollama.schema_merge import Flat, canonical
-from vllama_pool.router.protocol.ollama.schema_references import References
+from vllama_pool.router.protocol.json_schema import scalars
+from vllama_pool.router.protocol.json_schema.alternatives import Alternatives
+from vllama_pool.router.protocol.json_schema.errors import too_large, unrecognized, unsatisfiable
+from vllama_pool.router.protocol.json_schema.merge import Flat, canonical
+from vllama_pool.router.protocol.json_schema.references import References
 
 MAX_DEPTH = 80
 MAX_SCHEMAS = 20_000

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vllama_pool.router.protocol.ollama.schema_errors import unrecognized
-from vllama_pool.router.protocol.ollama.schema_merge import Flat, canonical, is_number, types
-from vllama_pool.router.protocol.ollama.schema_pattern import usable
+from vllama_pool.router.protocol.json_schema.errors import unrecognized
+from vllama_pool.router.protocol.json_schema.merge import Flat, canonical, is_number, types
+from vllama_pool.router.protocol.json_schema.pattern import usable
 
 OLLAMA_FORMATS = frozenset({"date", "time", "date-time", "uuid"})
 FORMATS = OLLAMA_FORMATS | {"duration", "email", "hostname", "ipv4", "ipv6", "uri"}

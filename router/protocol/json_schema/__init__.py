@@ -1,0 +1,1 @@
+"""JSON schemas of clients, translated for the grammars of vLLM."""
