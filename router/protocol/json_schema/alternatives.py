@@ -21,6 +21,13 @@ KEYWORDS = frozenset(
 )
 """Keywords of a value itself; all others but the combining ones are ignored."""
 _COMBINING = ("$ref", "oneOf", "anyOf", "allOf")
+_ANNOTATIONS = frozenset(
+    {
+        *("$anchor", "$comment", "$defs", "$id", "$schema", "default", "definitions", "deprecated", "description"),
+        *("example", "examples", "id", "readOnly", "title", "writeOnly"),
+    }
+)
+"""Keywords that limit no value."""
 
 
 class Alternatives:
@@ -31,7 +38,7 @@ class Alternatives:
 
     def plain_ref(self, schema: Flat) -> str | None:
         """Return the `$ref` of a schema that says nothing else."""
-        if "$ref" not in schema or _own(schema) or any(key in schema for key in _COMBINING[1:]):
+        if "$ref" not in schema or _own(schema) or _is_never(schema) or any(key in schema for key in _COMBINING[1:]):
             return None
         self._resolve(schema["$ref"])
         ref: str = schema["$ref"]
@@ -48,10 +55,14 @@ class Alternatives:
         return ref
 
     def is_flat(self, schema: Any) -> bool:
-        return isinstance(schema, dict) and not any(key in schema for key in _COMBINING) and "const" not in schema
+        if not isinstance(schema, dict) or "const" in schema or _is_never(schema):
+            return False
+        return not any(key in schema for key in _COMBINING)
 
     def of(self, schema: Flat) -> list[Any]:
         """Return schemas of which a value satisfies one. They are flat unless they stand alone."""
+        if _is_never(schema):
+            return []
         groups = self._groups(schema)
         if not groups:
             return [{}]
@@ -96,11 +107,24 @@ class Alternatives:
             return [{}] if schema else []
         if not isinstance(schema, dict):
             raise unrecognized(schema)
+        if _is_never(schema):
+            return []
         if (ref := self.plain_ref(schema)) is not None:
             if ref in trail:  # a schema that is part of itself adds nothing
                 return [{}]
             return self._flat(self._resolve(ref), trail | {ref})
         return [_own(schema)] if self.is_flat(schema) else self._product(self._groups(schema), trail)
+
+
+def _is_never(schema: Any) -> bool:
+    """True for a schema that no value satisfies because of `not`, such as zod's `never`. Any other `not` is ignored."""
+    return schema is False or (isinstance(schema, dict) and "not" in schema and _is_any(schema["not"]))
+
+
+def _is_any(schema: Any) -> bool:
+    if not isinstance(schema, dict):
+        return schema is True
+    return schema.keys() - {"not"} <= _ANNOTATIONS and ("not" not in schema or _is_never(schema["not"]))
 
 
 def _own(schema: Flat) -> Flat:

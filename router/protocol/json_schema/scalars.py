@@ -16,7 +16,14 @@ FORMATS = OLLAMA_FORMATS | {"duration", "email", "hostname", "ipv4", "ipv6", "ur
 MAX_INTEGER = 10**16 - 1
 """Ollama's grammar writes at most 16 digits."""
 _LARGEST = 2**63 - 1
-_FINITE = 1e300
+_SMALLEST = -(2**63) + 1024
+"""guidance reads bounds as floats, and refuses an integer bound that becomes -2^63."""
+_FAR = 2**64
+_LARGEST_NUMBER = 1e17
+_FINEST_NUMBER = 1e-30
+"""guidance refuses bounds of numbers far beyond these."""
+_NARROWEST = 1e-5
+"""xgrammar writes at most six decimals between two bounds, and nothing at all where none of them fits."""
 MAX_LENGTH = 100_000
 """Longest string bound that is worth a grammar's time."""
 
@@ -72,9 +79,9 @@ def bounds(lower: str, least: int, upper: str, most: int | None) -> Flat:
 
 
 def integer(flat: Flat) -> Scalar:
-    low, high = _integer_bound(flat, "minimum", math.ceil, 1), _integer_bound(flat, "maximum", math.floor, -1)
+    low, high = _integer_bound(flat, "minimum"), _integer_bound(flat, "maximum")
     if low is None:
-        low = -MAX_INTEGER if high is None or high >= -MAX_INTEGER else -_LARGEST
+        low = -MAX_INTEGER if high is None or high >= -MAX_INTEGER else _SMALLEST
     if high is None:
         high = MAX_INTEGER if low <= MAX_INTEGER else _LARGEST
     return {"type": "integer", "minimum": low, "maximum": high} if low <= high else None
@@ -83,7 +90,7 @@ def integer(flat: Flat) -> Scalar:
 def number(flat: Flat) -> Scalar:
     result: Flat = {"type": "number"}
     for key in ("minimum", "maximum"):
-        inclusive, exclusive = _number_bounds(flat, key)
+        inclusive, exclusive = map(_expressible, _number_bounds(flat, key))
         if exclusive is not None and (inclusive is None or (exclusive >= inclusive) == (key == "minimum")):
             result[_exclusive(key)] = exclusive
         elif inclusive is not None:
@@ -91,7 +98,11 @@ def number(flat: Flat) -> Scalar:
     low = next((result[key] for key in ("minimum", "exclusiveMinimum") if key in result), -math.inf)
     high = next((result[key] for key in ("maximum", "exclusiveMaximum") if key in result), math.inf)
     is_open = "exclusiveMinimum" in result or "exclusiveMaximum" in result
-    return None if low > high or (low == high and is_open) else result
+    if low > high or (low == high and is_open):
+        return None
+    if low == high:
+        return {"const": low}
+    return result if high - low >= _NARROWEST else {"type": "number"}
 
 
 def _exclusive(key: str) -> str:
@@ -101,23 +112,35 @@ def _exclusive(key: str) -> str:
 def _number_bounds(flat: Flat, key: str) -> tuple[Any, Any]:
     """Return the inclusive and the exclusive bound. Draft 4 marks a bound as exclusive by `true`."""
     bound, exclusive = flat.get(key), flat.get(_exclusive(key))
-    if not is_number(bound) or abs(bound) > _FINITE:
-        bound = None
+    inclusive = bound if is_number(bound) else None
     if exclusive is True:
-        return None, bound
-    return bound, exclusive if is_number(exclusive) and abs(exclusive) <= _FINITE else None
+        return None, inclusive
+    return inclusive, exclusive if is_number(exclusive) else None
 
 
-def _integer_bound(flat: Flat, key: str, round_in: Callable[[float], int], step: int) -> int | None:
+def _expressible(bound: Any) -> Any:
+    """Return a number's bound, or None if grammars refuse it."""
+    return bound if bound is not None and (bound == 0 or _FINEST_NUMBER <= abs(bound) <= _LARGEST_NUMBER) else None
+
+
+def _integer_bound(flat: Flat, key: str) -> int | None:
+    """Return the bound as an inclusive integer of 64 bits; None if none of them is within it."""
     inclusive, exclusive = _number_bounds(flat, key)
-    found = [] if inclusive is None else [round_in(inclusive)]
+    is_minimum = key == "minimum"
+    found = [] if inclusive is None else [_rounded_in(inclusive, is_minimum)]
     if exclusive is not None:
-        rounded = round_in(exclusive)
-        found.append(rounded + step if rounded == exclusive else rounded)
-    within = [each for each in found if abs(each) <= _LARGEST]
-    if not within:
+        rounded = _rounded_in(exclusive, is_minimum)
+        found.append(rounded + (1 if is_minimum else -1) if rounded == exclusive else rounded)
+    if not found:
         return None
-    return max(within) if step > 0 else min(within)
+    bound = max(found) if is_minimum else min(found)
+    is_reachable = bound <= _LARGEST if is_minimum else bound >= _SMALLEST
+    return min(max(bound, _SMALLEST), _LARGEST) if is_reachable else None
+
+
+def _rounded_in(bound: float, is_minimum: bool) -> int:
+    near = min(max(bound, -_FAR), _FAR)
+    return math.ceil(near) if is_minimum else math.floor(near)
 
 
 def _has_type(value: Any, kind: Any) -> bool:

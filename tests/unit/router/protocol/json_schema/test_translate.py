@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from vllama_pool.router.protocol.json_schema.translate import COMPACT, MAX_DEPTH
 
 STRING, NULL, ANY = {"type": "string"}, {"type": "null"}, {}
 INTEGER = {"type": "integer", "minimum": -9999999999999999, "maximum": 9999999999999999}
+INT64 = {"type": "integer", "minimum": -(2**63) + 1024, "maximum": 2**63 - 1}
 
 
 def turned(schema: Any) -> dict[str, Any]:
@@ -189,11 +191,21 @@ def test_properties_next_to_all_of_belong_to_the_object() -> None:
         ({"type": "integer", "minimum": 1, "exclusiveMinimum": True}, INTEGER | {"minimum": 2}),
         ({"type": "integer", "minimum": 0.5, "maximum": 2.5}, {"type": "integer", "minimum": 1, "maximum": 2}),
         ({"type": "integer", "minimum": 10**17}, {"type": "integer", "minimum": 10**17, "maximum": 2**63 - 1}),
-        ({"type": "integer", "maximum": 10**30}, INTEGER),
+        ({"type": "integer", "maximum": 10**30}, INTEGER | {"maximum": 2**63 - 1}),
+        ({"type": "integer", "minimum": 10**30}, INTEGER),
+        ({"type": "integer", "minimum": -math.inf, "maximum": math.inf}, INT64),
+        ({"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}, INT64),
+        ({"type": "integer", "exclusiveMinimum": -(2**63), "maximum": -(10**17)}, INT64 | {"maximum": -(10**17)}),
         ({"type": "number", "minimum": 0, "maximum": 1}, {"type": "number", "minimum": 0, "maximum": 1}),
         ({"type": "number", "minimum": 0, "exclusiveMinimum": True}, {"type": "number", "exclusiveMinimum": 0}),
         ({"type": "number", "minimum": 3, "exclusiveMinimum": 1}, {"type": "number", "minimum": 3}),
         ({"type": "number", "minimum": "3"}, {"type": "number"}),
+        ({"type": "number", "minimum": -3.4028234663852886e38, "maximum": 3.4028234663852886e38}, {"type": "number"}),
+        ({"type": "number", "minimum": 0, "exclusiveMaximum": 1e300}, {"type": "number", "minimum": 0}),
+        ({"type": "number", "minimum": 2.2250738585072014e-308}, {"type": "number"}),
+        ({"type": "number", "minimum": 3, "exclusiveMinimum": -1e20}, {"type": "number", "minimum": 3}),
+        ({"type": "number", "minimum": 1.0000001, "maximum": 1.0000002}, {"type": "number"}),
+        ({"type": "number", "minimum": 0.5, "maximum": 0.5}, {"const": 0.5}),
         ({"type": "string", "minLength": 1, "maxLength": 3}, STRING | {"minLength": 1, "maxLength": 3}),
         ({"type": "string", "maxLength": 10**9}, STRING),
         ({"type": "string", "format": "date", "maxLength": 3}, STRING | {"format": "date"}),
@@ -321,6 +333,25 @@ def test_an_alternative_that_no_value_satisfies_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(
+    "never", [{"not": {}}, {"not": True}, {"not": {"title": "T", "$comment": "c"}}, {"type": "string", "not": {}}]
+)
+def test_a_schema_whose_not_excludes_all_values_is_impossible(never: Any) -> None:
+    assert turned({"anyOf": [never, STRING]}) == STRING
+    assert turned({"properties": {"a": never, "b": NULL}}) == closed({"b": NULL})
+    assert turned({"type": "object", "additionalProperties": never}) == closed({})
+    assert turned({"type": "array", "items": never}) == {"type": "array", "maxItems": 0}
+    assert turned({"anyOf": [{"allOf": [STRING, never]}, NULL]}) == NULL
+    assert translated({"type": "array", "items": {"$ref": "#/$defs/N"}, "$defs": {"N": never}})["maxItems"] == 0
+    assert refusal(never) == refusal({"type": "array", "items": never, "minItems": 1})
+
+
+@pytest.mark.parametrize("excluded", [{"not": {}}, False, {"type": "null"}, {"uniqueItems": True}, {"const": 1}])
+def test_a_not_that_excludes_some_or_no_values_is_ignored(excluded: Any) -> None:
+    assert turned({"not": excluded}) == ANY
+    assert turned({"type": "string", "not": excluded}) == STRING
+
+
+@pytest.mark.parametrize(
     ("schema", "text"),
     [
         ({"type": "foo"}, 'Unrecognized schema: {"type":"foo"}'),
@@ -352,6 +383,7 @@ def test_an_invalid_schema_is_refused_in_the_words_of_ollamas_runner(schema: Any
         {"enum": []},
         {"allOf": [STRING, NULL]},
         {"type": "object", "properties": {"a": False}, "required": ["a"]},
+        {"type": "object", "properties": {"a": {"not": {}}}, "required": ["a"]},
     ],
 )
 def test_a_schema_that_no_value_satisfies_is_refused(schema: Any) -> None:

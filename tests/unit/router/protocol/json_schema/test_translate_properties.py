@@ -64,6 +64,7 @@ def numbers(draw: st.DrawFn) -> Pair:
         st.sampled_from(
             [
                 *({}, {"minimum": value}, {"maximum": value}, {"exclusiveMinimum": value - 1, "maximum": value + 5}),
+                *({"minimum": -(2**63), "maximum": 2**63 - 1}, {"minimum": -1e40, "maximum": 1e300}),
                 *({"multipleOf": 1}, {"minimum": value - 0.5, "exclusiveMaximum": value + 0.5}),
             ]
         )
