@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, NamedTuple
 
 from vllama_pool.config.api_keys import ApiKeyNames, by_digest, digest, identify
 from vllama_pool.config.listen import is_loopback
@@ -26,6 +26,7 @@ from vllama_pool.router.server.refusal import (
 
 _KEYLESS_PATHS = frozenset({"/", "/health"})
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_DECIDING_HEADERS = frozenset({b"host", b"origin", b"authorization", b"x-api-key", b"sec-fetch-site"})
 _FORWARDING_HEADERS = frozenset(
     {b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"}
 )
@@ -53,8 +54,7 @@ class EarlyResponse:
     """None for OPTIONS."""
 
 
-@dataclass(frozen=True, slots=True)
-class AccessRequest:
+class AccessRequest(NamedTuple):
     """The parts of a request that decide on its access. Header values as sent, None if absent."""
 
     method: str
@@ -86,8 +86,12 @@ class AccessRequest:
     def from_scope(cls, scope: Mapping[str, Any]) -> AccessRequest:
         """Read an ASGI HTTP scope. The first of repeated headers wins."""
         headers: dict[bytes, str] = {}
+        forwarded = False
         for name, value in scope["headers"]:
-            headers.setdefault(name, value.decode("latin-1"))
+            if name in _DECIDING_HEADERS and name not in headers:
+                headers[name] = value.decode("latin-1")
+            elif name in _FORWARDING_HEADERS:
+                forwarded = True
         client, server = scope.get("client"), scope.get("server")
         return cls(
             method=scope["method"],
@@ -99,7 +103,7 @@ class AccessRequest:
             fetch_site=headers.get(b"sec-fetch-site"),
             client=client[0] if client else None,
             server=server[0] if server else None,
-            forwarded=not _FORWARDING_HEADERS.isdisjoint(headers),
+            forwarded=forwarded,
         )
 
 

@@ -21,49 +21,46 @@ class BoundedProtocol(ConnectionProtocol):
     """Answers 400 to an invalid request and closes the connection."""
 
     max_unread = MAX_UNREAD
-    parser: RequestReader  # type: ignore[assignment]
     _unread = 0
     """Bytes of reads that held only a body whose response was sent, or nothing that is read."""
-    _completed = 0
-    """Complete requests."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        self.parser = RequestReader(self)
+        self._reader = RequestReader(self)
+        self.parser = self._reader.parser
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
-        completed = self._completed
+        reader = self._reader
+        completed = reader.completed
         if self._refusal is None:
             try:
-                self.parser.feed_data(data)
+                reader.feed_data(data)
             except InvalidRequest as error:
                 self._refuse(str(error))
                 return
-        if self._completed != completed:
+        if reader.completed != completed:
             self._unread = 0
         elif self._is_unread():
             self._unread += len(data)
         if self._unread > self.max_unread:
             self.transport.close()
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Trailers are dropped: they arrive after the access decision."""
-        if self.parser.in_head:
-            super().on_header(name, value.rstrip(b" \t"))
-
     def on_headers_complete(self) -> None:
-        if self.parser.get_http_version() == "1.0":
+        if self.expect_100_continue and self.parser.get_http_version() == "1.0":
             self.expect_100_continue = False
         super().on_headers_complete()
-        if (path := self.parser.path) is not None:
-            self.scope["path"], self.scope["raw_path"] = path, path.encode()
-        self.parser.head_complete()
+        self.headers = []  # trailers are dropped: they arrive after the access decision
+        head = self._reader.head
+        if head.method is not None:
+            self.scope["method"] = head.method
+        if head.path is not None:
+            self.scope["path"], self.scope["raw_path"] = head.path, head.path.encode()
+        self._reader.head_complete()
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        self._completed += 1
-        self.parser.message_complete()
+        self._reader.message_complete()
 
     def on_response_complete(self) -> None:
         is_last = not self.pipeline
@@ -78,14 +75,14 @@ class BoundedProtocol(ConnectionProtocol):
         super()._start_asgi_task(cycle, app)
 
     def _is_unread(self) -> bool:
-        if self._refusal is not None or (self.parser.in_head and self.parser.last):
+        if self._refusal is not None or (self._reader.in_head and self._reader.last):
             return True
-        return not self.parser.in_head and self.cycle.response_complete
+        return not self._reader.in_head and self.cycle.response_complete
 
     def _refuse(self, text: str) -> None:
         """Respond 400, after the responses to earlier requests, and close the connection."""
         self._refusal = text
-        if self.parser.in_head:
+        if self._reader.in_head:
             pending = self.cycle is not None and not self.cycle.response_complete
         elif pending := bool(self.pipeline):
             self.pipeline.popleft()  # the request whose body is invalid

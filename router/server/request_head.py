@@ -7,11 +7,18 @@ leniency for LF extends to chunk sizes, which would allow request smuggling (CVE
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from vllama_pool.router.server.request_target import InvalidTarget, parse_target
 
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([^ ]+) HTTP/([0-9])\.([0-9])")
+_CLEAN_LINE = re.compile(rb"(?:GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) /[0-9A-Za-z/_.:~-]* HTTP/1\.[01]\r\n")
+_CHECKED = re.compile(
+    rb"\n(?:(?<![^ \t\r\n]\r\n)"
+    rb"|(host|content-length):[ \t]*([0-9a-z!$%&'()*+,\-.;:=@\[\]_~]*)\r"
+    rb"|host|content-length|transfer-encoding|upgrade|http2-settings|[ \t])"
+)
+"""The lines of a clean head, in lower case, that must be checked. Without a name for all that is not clean."""
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _HOST = re.compile(rb"[0-9A-Za-z!$%&'()*+,\-.:;=@\[\]_~]*")
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
@@ -25,19 +32,34 @@ class InvalidHead(ValueError):
     """The text says why, for the client."""
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
-    method: str
+class RequestHead(NamedTuple):
     strict: bytes
-    """The head for httptools, with POST as its method: httptools knows only some, and none affects the framing."""
+    """The head for httptools."""
     length: int
     """Bytes of the body; negative if it is chunked."""
+    method: str | None = None
+    """Replaces the method of `strict`: httptools knows only some, and none affects the framing."""
     path: str | None = None
     """Replaces the path of `strict` for targets other than a path."""
 
     @property
     def chunked(self) -> bool:
         return self.length == _CHUNKED
+
+
+def clean_head(head: bytes) -> RequestHead | None:
+    """Accept a head that is strict as it is, in a fraction of the time of `parse_head`. Return None if it may not be.
+
+    httptools checks the headers' names and values.
+    """
+    if head.count(b"\r") != head.count(b"\n") or not _CLEAN_LINE.match(head):
+        return None
+    found = _CHECKED.findall(head.lower(), 0, len(head) - len(b"\r\n"))
+    checked = dict(found)
+    length = checked.get(b"content-length", b"0")
+    if b"" in checked or len(checked) != len(found) or not length.isdigit() or len(length) > 18:
+        return None
+    return RequestHead(head, int(length))
 
 
 def parse_head(head: bytes) -> RequestHead:
@@ -62,8 +84,9 @@ def parse_head(head: bytes) -> RequestHead:
         fields = [b"Host: " + target.host, *(field for field in fields if _name(field) != b"host")]
     if target.path == "":
         fields = [b"Connection: close", *fields]
+    fields = [field.rstrip(b" \t") for field in fields]
     strict = b"\r\n".join([b"POST %b HTTP/%b" % (target.origin, version), *fields, b"", b""])
-    return RequestHead(method.decode(), strict, length, target.path)
+    return RequestHead(strict, length, method.decode(), target.path)
 
 
 def _read_fields(fields: list[bytes]) -> tuple[list[bytes], dict[bytes, bytes]]:

@@ -8,10 +8,11 @@ from typing import Any
 import httptools
 
 from vllama_pool.router.server.chunk_scanner import ChunkScanner, InvalidChunk
-from vllama_pool.router.server.request_head import InvalidHead, RequestHead, parse_head
+from vllama_pool.router.server.request_head import InvalidHead, RequestHead, clean_head, parse_head
 
 MAX_HEAD = 64 * 1024
 """Bytes of a request's line and headers."""
+_HEAD_LIMIT = MAX_HEAD + len(b"\r\n\r\n")
 _BLANK_LINES = re.compile(rb"(?:\r?\n)*")
 _HEAD_END = re.compile(rb"\n\r?\n")
 _INVALID = "the HTTP request is invalid; send HTTP/1.1"
@@ -22,15 +23,22 @@ class InvalidRequest(ValueError):
 
 
 class RequestReader:
-    """Has the methods of httptools' parser that uvicorn calls.
+    """Passes strict heads and exactly the bytes of each body to `parser`, which must agree on each request's end.
 
-    It passes on rewritten heads and exactly the bytes of each body, so that httptools must agree on each request's end.
     `callbacks` calls `head_complete` and `message_complete` in its own callbacks.
     """
 
+    __slots__ = ("_blank", "_chunks", "_partial", "_remaining", "completed", "head", "in_head", "last", "parser")
+
     def __init__(self, callbacks: Any) -> None:
-        self._parser = httptools.HttpRequestParser(callbacks)
-        self._head = RequestHead("", b"", 0)
+        self.parser = httptools.HttpRequestParser(callbacks)
+        self.head = RequestHead(b"", 0)
+        """Of the latest request."""
+        self.in_head = True
+        self.completed = 0
+        """Complete requests."""
+        self.last = False
+        """The connection closes after the present request; what follows is ignored."""
         self._partial = b""
         """A head that is not complete."""
         self._blank = 0
@@ -38,9 +46,6 @@ class RequestReader:
         self._remaining = 0
         """Bytes of the body that are still to come, if its length is known."""
         self._chunks: ChunkScanner | None = None
-        self.in_head = True
-        self.last = False
-        """The connection closes after the present request; what follows is ignored."""
 
     def feed_data(self, data: bytes) -> None:
         """Raises InvalidRequest."""
@@ -51,74 +56,69 @@ class RequestReader:
         except httptools.HttpParserError as error:
             raise InvalidRequest(_INVALID) from error
 
-    def get_method(self) -> bytes:
-        return self._head.method.encode()
-
-    def get_http_version(self) -> str:
-        version: str = self._parser.get_http_version()
-        return version
-
-    def should_keep_alive(self) -> bool:
-        keep_alive: bool = self._parser.should_keep_alive()
-        return keep_alive
-
-    def should_upgrade(self) -> bool:
-        return False
-
-    @property
-    def path(self) -> str | None:
-        """The replacement path of a target other than a path, else None."""
-        return self._head.path
-
     def head_complete(self) -> None:
         self.in_head = False
-        self.last = not self._parser.should_keep_alive()
+        self.last = not self.parser.should_keep_alive()
 
     def message_complete(self) -> None:
         self.in_head = True
+        self.completed += 1
 
     def _feed(self, data: bytes) -> None:
-        scanned = max(0, len(self._partial) - 2)  # the last bytes can begin the blank line
-        data, self._partial = self._partial + data, b""
-        position = 0
-        while position < len(data) and not (self.last and self.in_head):
+        if self._partial:
+            scanned = max(0, len(self._partial) - 2)  # the last bytes can begin the blank line
+            data, self._partial = self._partial + data, b""
+            position = self._feed_odd_head(data, 0, scanned)
+        else:
+            position = 0
+        size = len(data)
+        while position < size and not (self.last and self.in_head):
             if self._chunks:
                 position = self._feed_chunks(data, position, self._chunks)
             elif self._remaining:
                 position = self._feed_body(data, position)
             else:
-                position = self._feed_head(data, position, scanned)
+                position = self._feed_head(data, position)
 
-    def _feed_head(self, data: bytes, position: int, scanned: int) -> int:
+    def _feed_head(self, data: bytes, position: int) -> int:
+        end = data.find(b"\r\n\r\n", position) + len(b"\r\n\r\n")
+        if position + _HEAD_LIMIT >= end > position + len(b"\r\n\r\n") and (head := clean_head(data[position:end])):
+            self._begin(head)
+            return end
+        return self._feed_odd_head(data, position, position)
+
+    def _feed_odd_head(self, data: bytes, position: int, scanned: int) -> int:
         start = _end(_BLANK_LINES.match(data, position))
         self._blank += start - position
         end = _end(_HEAD_END.search(data, max(start, scanned)))
-        if self._blank + (end or len(data)) - start > MAX_HEAD + len(b"\r\n\r\n"):
+        if self._blank + (end or len(data)) - start > _HEAD_LIMIT:
             raise InvalidRequest("the request's head is too large; send fewer or shorter headers")
         if not end:
             self._partial = data[start:]
             return len(data)
-        self._blank = 0
         self._begin(parse_head(data[start:end]))
         return end
 
     def _begin(self, head: RequestHead) -> None:
-        self._head = head
-        self._parser.feed_data(head.strict)
-        self._chunks = ChunkScanner() if head.chunked else None
-        self._remaining = max(0, head.length)
+        self._blank = 0
+        self.head = head
+        self.parser.feed_data(head.strict)
+        if head.chunked:
+            self._chunks = ChunkScanner()
+        else:
+            self._remaining = head.length
         self._check_end(complete=head.length == 0)
 
     def _feed_body(self, data: bytes, position: int) -> int:
         end = min(len(data), position + self._remaining)
         self._remaining -= end - position
-        self._parser.feed_data(memoryview(data)[position:end])
+        self.parser.feed_data(memoryview(data)[position:end])
         self._check_end(complete=not self._remaining)
         return end
 
     def _feed_chunks(self, data: bytes, position: int, chunks: ChunkScanner) -> int:
         end = chunks.scan(data, position)
-        self._parser.feed_data(memoryview(data)[position:end])
+        self.parser.feed_data(memoryview(data)[position:end])
         self._check_end(complete=chunks.done)
         if chunks.done:
             self._chunks = None

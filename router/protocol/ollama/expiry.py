@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -39,12 +38,12 @@ class ExpiryTracker:
         """`default`: nanoseconds; FOREVER or negative for no end."""
         self._default = default if default >= 0 else FOREVER
         self._models: dict[str, LastUse] = {}
-        self._running: Counter[str] = Counter()
+        self._running: dict[str, int] = {}
         self._running_elsewhere: frozenset[str] = frozenset()
 
     def begin(self, model: str, keep_alive: int | None) -> RunningUse:
         """Count a request that generates. The model is loaded until its end at least."""
-        self._running[model] += 1
+        self._running[model] = self._running.get(model, 0) + 1
         return RunningUse(self, model, keep_alive)
 
     def touch(self, model: str, keep_alive: int | None, at: int, now: int) -> None:

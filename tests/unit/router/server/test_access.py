@@ -84,7 +84,7 @@ def passes(access: Access, request: AccessRequest) -> Allowed:
     ],
 )
 def test_host_names_of_this_machine_and_its_network_are_accepted(host: str | None) -> None:
-    assert passes(LOOPBACK, replace(CHAT, host=host))
+    assert passes(LOOPBACK, CHAT._replace(host=host))
 
 
 @pytest.mark.rule(164, 183)
@@ -111,12 +111,12 @@ def test_host_names_of_this_machine_and_its_network_are_accepted(host: str | Non
     ],
 )
 def test_foreign_host_names_get_an_empty_403(host: str) -> None:
-    assert refused(LOOPBACK, replace(CHAT, host=host)) == Reason.HOST
+    assert refused(LOOPBACK, CHAT._replace(host=host)) == Reason.HOST
 
 
 @pytest.mark.rule(183)
 def test_any_host_is_accepted_on_a_public_address() -> None:
-    assert passes(Access(check_host=False), replace(CHAT, host="ollama.example.com"))
+    assert passes(Access(check_host=False), CHAT._replace(host="ollama.example.com"))
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_any_host_is_accepted_on_a_public_address() -> None:
 )
 def test_configured_host_names_are_accepted(host: str, passing: bool) -> None:
     access = Access(allowed_hosts=frozenset({"ollama.example.com", "*.lan"}))
-    assert isinstance(access.decide(replace(CHAT, host=host)), Allowed) is passing
+    assert isinstance(access.decide(CHAT._replace(host=host)), Allowed) is passing
 
 
 @pytest.mark.rule(183)
@@ -160,47 +160,47 @@ def test_the_host_is_checked_on_loopback_and_if_host_names_are_configured(
 
 @pytest.mark.rule(181)
 def test_an_allowed_origin_passes_and_its_response_gets_cors_headers() -> None:
-    allowed = passes(LOOPBACK, replace(CHAT, origin="http://localhost:3000"))
+    allowed = passes(LOOPBACK, CHAT._replace(origin="http://localhost:3000"))
     assert allowed.headers == Origins().headers("http://localhost:3000")
 
 
 @pytest.mark.rule(165, 181)
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
 def test_unlisted_origins_get_an_empty_403(method: str) -> None:
-    assert refused(LOOPBACK, replace(CHAT, origin="https://evil.com", method=method)) == Reason.ORIGIN
+    assert refused(LOOPBACK, CHAT._replace(origin="https://evil.com", method=method)) == Reason.ORIGIN
 
 
 @pytest.mark.rule(181, 186)
 def test_origins_come_from_the_settings() -> None:
     access = Access.from_settings(settings(origins=("https://*.example.com",)))
-    assert passes(access, replace(CHAT, origin="https://a.example.com"))
+    assert passes(access, CHAT._replace(origin="https://a.example.com"))
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_page_of_this_server_is_same_origin(scheme: str) -> None:
     access = Access(check_host=False)
-    request = replace(CHAT, host="ollama.example.com:8443", origin=f"{scheme}://Ollama.example.com:8443")
+    request = CHAT._replace(host="ollama.example.com:8443", origin=f"{scheme}://Ollama.example.com:8443")
     assert passes(access, request).headers == ()
-    assert refusal(access, replace(request, origin=f"{scheme}://ollama.example.com:9")) == 403
+    assert refusal(access, request._replace(origin=f"{scheme}://ollama.example.com:9")) == 403
 
 
 def test_dns_rebinding_is_refused_by_host_although_the_origin_matches() -> None:
-    assert refusal(LOOPBACK, replace(CHAT, host="evil.com:11434", origin="http://evil.com:11434")) == 403
+    assert refusal(LOOPBACK, CHAT._replace(host="evil.com:11434", origin="http://evil.com:11434")) == 403
 
 
 @pytest.mark.rule(181, 182)
 def test_a_cors_preflight_needs_no_key() -> None:
-    decision = PUBLIC.decide(replace(CHAT, method="OPTIONS", origin="http://localhost:3000"))
+    decision = PUBLIC.decide(CHAT._replace(method="OPTIONS", origin="http://localhost:3000"))
     assert decision == EarlyResponse(204, headers=Origins().preflight("http://localhost:3000"))
 
 
 def test_options_without_an_origin_gets_a_plain_204() -> None:
-    assert LOOPBACK.decide(replace(CHAT, method="OPTIONS")) == EarlyResponse(204)
-    assert refusal(LOOPBACK, replace(CHAT, method="OPTIONS", host="evil.com")) == 403
+    assert LOOPBACK.decide(CHAT._replace(method="OPTIONS")) == EarlyResponse(204)
+    assert refusal(LOOPBACK, CHAT._replace(method="OPTIONS", host="evil.com")) == 403
 
 
 def test_a_401_has_the_cors_headers_of_an_allowed_origin() -> None:
-    decision = PUBLIC.decide(replace(CHAT, origin="http://localhost:3000"))
+    decision = PUBLIC.decide(CHAT._replace(origin="http://localhost:3000"))
     assert isinstance(decision, EarlyResponse)
     assert decision.status == 401
     assert (b"access-control-allow-origin", b"http://localhost:3000") in decision.headers
@@ -224,12 +224,12 @@ def test_a_401_has_the_cors_headers_of_an_allowed_origin() -> None:
     ],
 )
 def test_a_cross_site_form_post_is_refused(method: str, site: str | None, origin: str | None, passing: bool) -> None:
-    request = replace(CHAT, method=method, fetch_site=site, origin=origin)
+    request = CHAT._replace(method=method, fetch_site=site, origin=origin)
     assert isinstance(LOOPBACK.decide(request), Allowed) is passing
 
 
 def test_a_cross_site_form_post_passes_if_any_origin_is_allowed() -> None:
-    assert passes(Access(origins=Origins(["*"])), replace(CHAT, fetch_site="cross-site"))
+    assert passes(Access(origins=Origins(["*"])), CHAT._replace(fetch_site="cross-site"))
 
 
 # Keys, R179.
@@ -240,7 +240,7 @@ def test_a_cross_site_form_post_passes_if_any_origin_is_allowed() -> None:
     "authorization", [None, "Bearer ollama", "Bearer", "Basic eDp5", "whatever", "Bearer annas-key"]
 )
 def test_without_configured_keys_every_request_is_anonymous(authorization: str | None) -> None:
-    assert passes(LOOPBACK, replace(CHAT, authorization=authorization)).key_name == ""
+    assert passes(LOOPBACK, CHAT._replace(authorization=authorization)).key_name == ""
 
 
 @pytest.mark.parametrize(
@@ -252,12 +252,12 @@ def test_without_configured_keys_every_request_is_anonymous(authorization: str |
     ],
 )
 def test_a_bearer_key_gives_the_request_the_keys_name(authorization: str, name: str) -> None:
-    assert passes(PUBLIC, replace(CHAT, authorization=authorization)).key_name == name
+    assert passes(PUBLIC, CHAT._replace(authorization=authorization)).key_name == name
 
 
 def test_x_api_key_is_accepted_unless_a_bearer_token_is_sent() -> None:
-    assert passes(PUBLIC, replace(CHAT, x_api_key="annas-key")).key_name == "anna"
-    assert refusal(PUBLIC, replace(CHAT, x_api_key="bobs-key", authorization="Bearer wrong")) == 401
+    assert passes(PUBLIC, CHAT._replace(x_api_key="annas-key")).key_name == "anna"
+    assert refusal(PUBLIC, CHAT._replace(x_api_key="bobs-key", authorization="Bearer wrong")) == 401
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_x_api_key_is_accepted_unless_a_bearer_token_is_sent() -> None:
     ],
 )
 def test_an_unknown_authorization_gets_401(authorization: str | None) -> None:
-    decision = PUBLIC.decide(replace(CHAT, authorization=authorization))
+    decision = PUBLIC.decide(CHAT._replace(authorization=authorization))
     assert isinstance(decision, EarlyResponse)
     assert (decision.status, decision.body) == (401, b'{"error":"unauthorized"}')
     assert (b"www-authenticate", b"Bearer") in decision.headers
@@ -287,14 +287,14 @@ def test_an_unknown_authorization_gets_401(authorization: str | None) -> None:
 def test_configured_keys_are_required_on_loopback_too() -> None:
     access = Access.from_settings(settings(api_keys=API_KEYS))
     assert refusal(access, CHAT) == 401
-    assert passes(access, replace(CHAT, authorization="Bearer annas-key")).key_name == "anna"
+    assert passes(access, CHAT._replace(authorization="Bearer annas-key")).key_name == "anna"
 
 
 def test_allow_anonymous_lets_requests_without_a_valid_key_pass() -> None:
     access = Access.from_settings(settings(api_keys=API_KEYS, allow_anonymous=True))
     assert passes(access, CHAT).key_name == ""
-    assert passes(access, replace(CHAT, authorization="Bearer wrong")).key_name == ""
-    assert passes(access, replace(CHAT, authorization="Bearer annas-key")).key_name == "anna"
+    assert passes(access, CHAT._replace(authorization="Bearer wrong")).key_name == ""
+    assert passes(access, CHAT._replace(authorization="Bearer annas-key")).key_name == "anna"
 
 
 @pytest.mark.parametrize(
@@ -368,9 +368,9 @@ def test_admin_is_open_to_this_machine_by_each_of_its_addresses(own: str) -> Non
         "GET", "/admin/workers", host=f"[{own}]:11434" if ":" in own else own, client=own, server=own
     )
     assert passes(access, request)
-    assert refusal(access, replace(request, client="10.0.0.9")) == 403
-    assert refusal(access, replace(request, forwarded=True)) == 403
-    assert refusal(access, replace(request, client=None, server=None)) == 403
+    assert refusal(access, request._replace(client="10.0.0.9")) == 403
+    assert refusal(access, request._replace(forwarded=True)) == 403
+    assert refusal(access, request._replace(client=None, server=None)) == 403
 
 
 @pytest.mark.parametrize("client", ["127.0.0.1", "10.0.0.5"])
@@ -378,7 +378,7 @@ def test_dns_rebinding_in_a_local_browser_does_not_reach_admin(client: str) -> N
     access = Access.from_settings(settings(host="0.0.0.0", api_keys=API_KEYS))
     request = AccessRequest("GET", "/admin/workers", host="evil.example:11434", client=client, server=client)
     assert refusal(access, request) == 403
-    assert passes(access, replace(request, host="localhost:11434"))
+    assert passes(access, request._replace(host="localhost:11434"))
 
 
 @pytest.mark.parametrize("name", [b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip"])
@@ -396,19 +396,19 @@ def test_a_local_proxy_does_not_open_admin_to_its_clients() -> None:
 def test_the_admin_key_opens_metrics_from_any_address() -> None:
     access = Access.from_settings(settings(host="0.0.0.0", api_keys=API_KEYS, admin_key=SecretStr(ADMIN)))
     request = AccessRequest("GET", "/metrics", client="10.0.0.9")
-    assert passes(access, replace(request, authorization=f"Bearer {ADMIN}")).key_name == "admin"
+    assert passes(access, request._replace(authorization=f"Bearer {ADMIN}")).key_name == "admin"
     for authorization in (None, "Bearer annas-key", "Bearer wrong", ADMIN):
-        assert refusal(access, replace(request, authorization=authorization)) == 401
+        assert refusal(access, request._replace(authorization=authorization)) == 401
 
 
 def test_the_admin_key_does_not_open_models() -> None:
     access = Access.from_settings(settings(api_keys=API_KEYS, admin_key=SecretStr(ADMIN)))
-    assert refusal(access, replace(CHAT, authorization=f"Bearer {ADMIN}")) == 401
+    assert refusal(access, CHAT._replace(authorization=f"Bearer {ADMIN}")) == 401
 
 
 def test_allow_anonymous_does_not_open_admin() -> None:
     access = Access.from_settings(settings(host="0.0.0.0", allow_anonymous=True))
-    assert passes(access, replace(CHAT, client="10.0.0.9"))
+    assert passes(access, CHAT._replace(client="10.0.0.9"))
     assert refusal(access, AccessRequest("GET", "/admin/workers", client="10.0.0.9")) == 403
 
 

@@ -1,10 +1,13 @@
 """Request heads as Go reads them, and refusal of heads that two parsers could read in two ways."""
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllama_pool.router.server.request_head import InvalidHead, parse_head
+from tests.support.clients.mutated_heads import mutated
+from vllama_pool.router.server.request_head import InvalidHead, clean_head, parse_head
 
 HEAD = b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
 
@@ -139,3 +142,66 @@ def test_any_bytes_are_read_or_refused(parts: list[bytes]) -> None:
     assert b"\r" not in head.strict.replace(b"\r\n", b"")
     assert b"\n" not in head.strict.replace(b"\r\n", b"")
     assert head.strict.index(b"\r\n\r\n") == len(head.strict) - 4
+
+
+OLLAMA_PYTHON = lines(
+    b"Host: 127.0.0.1:11434",
+    b"Accept-Encoding: gzip, deflate",
+    b"Connection: keep-alive",
+    b"User-Agent: ollama-python/0.6.0 (x86_64 linux) Python/3.11",
+    b"CONTENT-LENGTH: 96",
+    start=b"POST /api/chat HTTP/1.1",
+)
+
+
+@pytest.mark.parametrize("head", [HEAD, OLLAMA_PYTHON, lines(start=b"GET / HTTP/1.0"), lines(b"Host:", b"X:")])
+def test_a_clean_head_is_accepted_as_it_is(head: bytes) -> None:
+    clean = clean_head(head)
+    assert clean is not None
+    assert clean.strict is head
+    assert (clean.method, clean.path, clean.length) == (None, None, parse_head(head).length)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        HEAD.replace(b"\r\n", b"\n", 1),
+        lines(start=b"FOO / HTTP/1.1"),
+        lines(start=b"GET /?q HTTP/1.1"),
+        lines(start=b"GET / HTTP/2.0"),
+        lines(start=b"GET /\xe4 HTTP/1.1"),
+        lines(start=b"GET http://x/ HTTP/1.1"),
+        lines(b"X: a\rb"),
+        lines(b"X: a "),
+        lines(b"X: a\t"),
+        lines(b"X: a", b" b"),
+        lines(b"X: a", b"\tb"),
+        lines(b"Host: x", b"HOST: x"),
+        lines(b"Host: x/y"),
+        lines(b"Host : x"),
+        lines(b"Content-Length: 1", b"content-length: 1"),
+        lines(b"Content-Length: +1"),
+        lines(b"Content-Length:"),
+        lines(b"Content-Length : 1"),
+        lines(b"Content-Length: " + b"1" * 19),
+        lines(b"Content-Length: 1, 1"),
+        lines(b"Transfer-Encoding: chunked"),
+        lines(b"Transfer-encoding : chunked"),
+        lines(b"Upgrade: h2c"),
+        lines(b"HTTP2-Settings: AAEA"),
+    ],
+)
+def test_every_other_head_is_left_to_the_full_check(head: bytes) -> None:
+    assert clean_head(head) is None
+
+
+@given(st.randoms(use_true_random=False))
+def test_the_quick_check_accepts_nothing_that_the_full_one_refuses_or_changes(rng: random.Random) -> None:
+    data = mutated(rng)
+    head = data[: data.find(b"\r\n\r\n") + 4]
+    clean = clean_head(head) if head.endswith(b"\r\n\r\n") else None
+    if clean is None:
+        return
+    full = parse_head(head)
+    method, _, rest = clean.strict.partition(b" ")
+    assert (full.strict, full.method, full.length, full.path) == (b"POST " + rest, method.decode(), clean.length, None)
