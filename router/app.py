@@ -48,6 +48,7 @@ from vllama_pool.router.telemetry.aggregate import ProcessReport, ProcessReports
 from vllama_pool.router.telemetry.metrics import Readings, RouterMetrics
 from vllama_pool.router.telemetry.report_exchange import Report, ReportExchange
 from vllama_pool.router.telemetry.request_log import RequestLog
+from vllama_pool.router.telemetry.routing_state import ROUTING, RoutingState, routing_state
 from vllama_pool.router.telemetry.worker_view import view_workers
 from vllama_pool.router.upstream.client import UpstreamClient
 from vllama_pool.router.upstream.interface import Client
@@ -99,7 +100,8 @@ def create_app(
     expiry = ExpiryTracker(FOREVER if settings.keep_alive == float("inf") else int(settings.keep_alive * 1e9))
     state = Report("state", ProcessReport, lambda: _report(pool, sources.discovery, metrics))
     uses = Report("model uses", ModelUses, expiry.uses)
-    exchange = ReportExchange(instance or RouterInstance(), (state, uses))
+    routing = Report(ROUTING, RoutingState, lambda: _routing_state(pool, sources))
+    exchange = ReportExchange(instance or RouterInstance(), (state, uses, routing))
 
     async def collect_states() -> ProcessReports:
         return ProcessReports(exchange.total, await exchange.collect(state))
@@ -162,6 +164,10 @@ def _metrics(pool: Pool, discovery: Discovery, request_log: RequestLog) -> Route
 def _report(pool: Pool, discovery: Discovery, metrics: RouterMetrics) -> ProcessReport:
     workers = view_workers(pool, time.monotonic())
     return ProcessReport(workers, discovery.registry_up, metrics.text(), discovery.registry_problem)
+
+
+def _routing_state(pool: Pool, sources: Sources) -> RoutingState:
+    return routing_state(pool, caught_up=sources.caught_up, registry_problem=sources.discovery.registry_problem)
 
 
 Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]

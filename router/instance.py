@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 
 PROCESS = "VLLAMA_PROCESS"
@@ -25,6 +26,11 @@ class RouterInstance:
         """Raises ValueError."""
         index, total, family = text.split("/")
         return cls(int(index), int(total), family)
+
+    @classmethod
+    def new_family(cls, total: int) -> list[RouterInstance]:
+        family = secrets.token_hex(16)
+        return [cls(index, total, family) for index in range(total)]
 
     def address(self, index: int) -> str:
         """Return a process's abstract Unix socket."""

@@ -34,6 +34,11 @@ class Sources:
     sync: ModelSync
     closing: tuple[Callable[[], Awaitable[object]], ...]
 
+    @property
+    def caught_up(self) -> bool:
+        """True once the registry's workers and virtual models have been read."""
+        return self.discovery.polled and self.sync.has_read
+
     def loops(self) -> tuple[Coroutine[Any, Any, None], ...]:
         return self.discovery.run(), self.static.run()
 

@@ -98,6 +98,11 @@ class Discovery:
         return self._problem
 
     @property
+    def polled(self) -> bool:
+        """True after the first successful poll."""
+        return self._polled.is_set()
+
+    @property
     def refusals(self) -> int:
         """Refused records so far."""
         return self._checker.refusals
@@ -115,7 +120,7 @@ class Discovery:
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._polled.wait()
-        return self._polled.is_set()
+        return self.polled
 
     async def run(self) -> None:
         try:

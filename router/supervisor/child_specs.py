@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from vllama_pool.router.instance import LISTEN_FD, PROCESS, RouterInstance
 from vllama_pool.router.supervisor.child import ChildKind, ChildSpec
@@ -26,16 +25,18 @@ def agent_child_spec(spec: WorkerSpec, environ: Mapping[str, str]) -> ChildSpec:
     return ChildSpec(ChildKind.WORKER, spec.name, (*command, "--", *spec.flags), env)
 
 
-def router_child_specs(processes: int, listening: int, environ: Mapping[str, str]) -> list[ChildSpec]:
+def router_child_specs(
+    instances: Sequence[RouterInstance], listening: int, environ: Mapping[str, str]
+) -> list[ChildSpec]:
     """Return the router processes, which share the listening socket's descriptor."""
-    argv, family = (*PYTHON, "-m", "vllama_pool.router.process"), secrets.token_hex(16)
+    argv = (*PYTHON, "-m", "vllama_pool.router.process")
     return [
         ChildSpec(
             ChildKind.ROUTER,
-            f"router-{index}",
+            f"router-{instance.index}",
             argv,
-            {**environ, LISTEN_FD: str(listening), PROCESS: str(RouterInstance(index, processes, family))},
+            {**environ, LISTEN_FD: str(listening), PROCESS: str(instance)},
             (listening,),
         )
-        for index in range(processes)
+        for instance in instances
     ]

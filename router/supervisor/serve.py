@@ -7,20 +7,26 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from vllama_pool.config.log_config import configure_logging
 from vllama_pool.config.routing import table
 from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.config.startup_checks import startup_problem
+from vllama_pool.router.instance import RouterInstance
 from vllama_pool.router.supervisor.checks import CannotLaunch, check_machine, check_ports, check_worker
 from vllama_pool.router.supervisor.child import Child
 from vllama_pool.router.supervisor.child_specs import agent_child_spec, router_child_specs
 from vllama_pool.router.supervisor.console import Console
 from vllama_pool.router.supervisor.listening_socket import listen, url
-from vllama_pool.router.supervisor.supervisor import EmbeddedRegistry, ExternalRegistry, RegistryServer, Supervisor
+from vllama_pool.router.supervisor.readiness import wait_routed
+from vllama_pool.router.supervisor.registry_server import EmbeddedRegistry, ExternalRegistry, RegistryServer
+from vllama_pool.router.supervisor.supervisor import Supervisor
 from vllama_pool.router.supervisor.worker_specs import WorkerGroup, expand_groups
+from vllama_pool.router.telemetry.report_exchange import ask_processes
+from vllama_pool.router.telemetry.routing_state import ROUTING, RoutingState
 from vllama_pool.workers.agent.command_line import is_free
 
 
@@ -62,9 +68,10 @@ def serve(
             for command in example_commands(base_url, served, program_name(), keyed=keyed):
                 console.note(f"  {command}")
 
+        instances = RouterInstance.new_family(settings.processes)
         supervisor = Supervisor(
             specs=[
-                *router_child_specs(settings.processes, listening.fileno(), environ),
+                *router_child_specs(instances, listening.fileno(), environ),
                 *(agent_child_spec(worker, environ) for worker in workers),
             ],
             registry=registry_server(settings.registry, console),
@@ -72,11 +79,16 @@ def serve(
             grace=settings.grace,
             on_serving=lambda: console.line("router", base_url, f"{where}{processes}"),
             on_ready=ready,
+            wait_routed=partial(wait_routed, len(instances), partial(ask_routers, instances)),
             on_drain=listening.close,
         )
         return asyncio.run(supervisor.run())
     finally:
         listening.close()
+
+
+async def ask_routers(instances: Sequence[RouterInstance]) -> Mapping[int, RoutingState]:
+    return await ask_processes(instances[0], range(len(instances)), ROUTING, RoutingState)
 
 
 def registry_server(settings: RegistrySettings, console: Console) -> RegistryServer:

@@ -4,6 +4,8 @@ One loop handles queued signals, exits and status reports.
 
 - A child that exits before it was ever ready has a permanent fault (a wrong flag, a broken file): everything is
   stopped. A child that was ready, or was killed, is restarted with back-off.
+- When all children are ready, the routers are asked until each of them routes to every worker. Then, or after a while
+  with a line about what is missing, readiness is announced.
 - First stop signal: routers stop accepting and finish their streams, then the agents drain, all within `grace`
   seconds. Second: everything is stopped at once.
 - If this process is killed, the kernel signals its children (see `workers/process/lifeline.py`).
@@ -15,37 +17,21 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol
 
-from vllama_pool.config.redis_address import RedisAddress
 from vllama_pool.router.supervisor.child import Child, ChildExited, ChildKind, ChildSpec, StatusChanged
 from vllama_pool.router.supervisor.console import Console
+from vllama_pool.router.supervisor.readiness import Gap, ReadyWorkers
+from vllama_pool.router.supervisor.registry_server import RegistryFailed, RegistryServer
+from vllama_pool.router.telemetry.routing_state import RoutedWorker
 from vllama_pool.workers.process.backoff import Backoff, wait_base, wait_exponential
-from vllama_pool.workers.process.file_lock import FileLock
 from vllama_pool.workers.process.lifeline import signal_name
 from vllama_pool.workers.process.status import ChildStatus
-from vllama_pool.workers.registry.client import RegistryUnavailable, wait_usable
-from vllama_pool.workers.registry.embedded import EmbeddedFailed, EmbeddedValkey, claim, wait_ready
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-CLAIM_INTERVAL = 0.5
-"""Seconds between attempts to become the registry's owner."""
 LOADING_LINE_INTERVAL = 15.0
 """Seconds between console lines about a worker that is still loading."""
-
-
-class RegistryServer(Protocol):
-    async def start(self) -> None:
-        """Return once it answers. Raises RegistryFailed."""
-
-    async def stop(self) -> None: ...
-
-
-class RegistryFailed(Exception):
-    """The message is one line with the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +44,14 @@ class RestartDue:
     spec: ChildSpec
 
 
-Event = StatusChanged | ChildExited | StopRequested | RestartDue
+@dataclass(frozen=True, slots=True)
+class RoutersChecked:
+    """The routers have been asked whether they use the workers."""
+
+    gaps: Sequence[Gap]
+
+
+Event = StatusChanged | ChildExited | StopRequested | RestartDue | RoutersChecked
 
 SETTLED = 60.0
 """Seconds of life after which a child's failure counts as the first one."""
@@ -77,6 +70,10 @@ class ChildHistory:
     """Last line about its loading."""
 
 
+async def no_gaps(workers: ReadyWorkers) -> Sequence[Gap]:
+    return ()
+
+
 @dataclass(slots=True)
 class Supervisor:
     """Runs `specs` until a stop signal, or until a child cannot start."""
@@ -89,7 +86,9 @@ class Supervisor:
     on_serving: Callable[[], None] = lambda: None
     """Called once, when all routers are ready."""
     on_ready: Callable[[Sequence[Child]], None] = lambda children: None
-    """Called once, when all children have been ready."""
+    """Called once, when all children have been ready and the routers have been checked."""
+    wait_routed: Callable[[ReadyWorkers], Awaitable[Sequence[Gap]]] = no_gaps
+    """Waits until the routers use the workers. Returns what still is missing after a while."""
     on_drain: Callable[[], None] = lambda: None
     """Called before any child is stopped: closes the listening socket."""
     restart_wait: wait_base = field(default_factory=lambda: wait_exponential(multiplier=0.5, max=30))
@@ -101,7 +100,7 @@ class Supervisor:
     _histories: dict[str, ChildHistory] = field(default_factory=dict)
     _timers: set[asyncio.TimerHandle] = field(default_factory=set)
     _serving: bool = False
-    _all_ready: bool = False
+    _check: asyncio.Task[None] | None = None
 
     async def run(self) -> int:
         """Start everything, supervise it, stop it. Return the exit code."""
@@ -111,8 +110,7 @@ class Supervisor:
             loop.add_signal_handler(sig, self._events.put_nowait, StopRequested(sig))
         try:
             try:
-                await self.registry.start()
-                code = await self._watch()
+                code = await self._watch() if await self._start_registry() else 0
             except RegistryFailed as error:
                 self.console.error(str(error))
                 code = 1
@@ -120,10 +118,26 @@ class Supervisor:
         finally:
             for timer in self._timers:
                 timer.cancel()
+            if self._check is not None:
+                self._check.cancel()
+                await asyncio.wait([self._check])
             await self.registry.stop()
             for sig in signals:
                 loop.remove_signal_handler(sig)
         return code
+
+    async def _start_registry(self) -> bool:
+        """Return False if a stop signal arrives first; no other events exist yet. Raises RegistryFailed."""
+        starting = asyncio.create_task(self.registry.start(), name="registry start")
+        stopping = asyncio.create_task(self._events.get())
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        for task in (starting, stopping):
+            task.cancel()
+        await asyncio.gather(starting, stopping, return_exceptions=True)
+        if not stopping.cancelled():
+            return False
+        starting.result()
+        return True
 
     # --- running
 
@@ -152,6 +166,10 @@ class Supervisor:
                     self._restart_later(child, code)
                 case RestartDue(spec):
                     await self._start(spec)
+                case RoutersChecked(gaps):
+                    for gap in gaps:
+                        self.console.line(ChildKind.ROUTER, gap.routers, gap.problem)
+                    self.on_ready(list(self._children.values()))
 
     async def _start(self, spec: ChildSpec) -> bool:
         child = Child(spec)
@@ -184,15 +202,23 @@ class Supervisor:
         self._announce_readiness()
 
     def _announce_readiness(self) -> None:
-        """Call `on_serving` and `on_ready` the first time that all routers, and all children, are ready."""
+        """Call `on_serving` the first time that all routers are ready, and check them when all children are."""
         ready = [child.spec.name for child in self._children.values() if child.was_ready]
         missing = [spec for spec in self.specs if spec.name not in ready]
         if not self._serving and all(spec.kind is not ChildKind.ROUTER for spec in missing):
             self._serving = True
             self.on_serving()
-        if not self._all_ready and not missing:
-            self._all_ready = True
-            self.on_ready(list(self._children.values()))
+        if self._check is None and not missing:
+            self._check = asyncio.create_task(self._check_routers(), name="check of the routers")
+
+    async def _check_routers(self) -> None:
+        self._events.put_nowait(RoutersChecked(await self.wait_routed(self._ready_workers)))
+
+    def _ready_workers(self) -> Mapping[str, RoutedWorker]:
+        """Return what each worker has announced; generation 0 for one that is not ready now."""
+        names = [spec.name for spec in self.specs if spec.kind is ChildKind.WORKER]
+        statuses = [(name, child.status if (child := self._children.get(name)) else None) for name in names]
+        return {name: RoutedWorker(s.generation, s.models) if s else RoutedWorker(0) for name, s in statuses}
 
     def _failed_to_start(self, child: Child, code: int) -> bool:
         """Return True, and print it, if a child exited before it was ever ready."""
@@ -280,74 +306,3 @@ def force_hint(sig: signal.Signals) -> str:
 
 def describe_exit(code: int) -> str:
     return f"exited with code {code}" if code >= 0 else f"was killed by {signal_name(-code)}"
-
-
-class EmbeddedRegistry:
-    """The embedded Valkey. One `serve` per state directory owns it; another takes over when the owner exits."""
-
-    def __init__(self, state_dir: Path, console: Console) -> None:
-        self._state_dir = state_dir
-        self._console = console
-        self._owner: FileLock | None = None
-        self._valkey: EmbeddedValkey | None = None
-        self._succession: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        try:
-            self._owner = claim(self._state_dir)
-            if self._owner is not None:
-                await self._run_valkey()
-                self._console.line("registry", "valkey", self.address)
-                return
-            await wait_ready(self.address)
-        except (EmbeddedFailed, RegistryUnavailable) as error:
-            raise RegistryFailed(str(error)) from error
-        self._console.line("registry", "valkey", f"{self.address} (run by another vllama serve)")
-        self._succession = asyncio.create_task(self._take_over(), name="registry succession")
-
-    async def stop(self) -> None:
-        if self._succession is not None:
-            self._succession.cancel()
-            await asyncio.wait([self._succession])
-        if self._valkey is not None:
-            await self._valkey.stop()
-        if self._owner is not None:
-            self._owner.release()
-
-    @property
-    def address(self) -> str:
-        return EmbeddedValkey(self._state_dir).address
-
-    async def _run_valkey(self) -> None:
-        self._valkey = EmbeddedValkey(self._state_dir, say=lambda text: self._console.line("registry", "valkey", text))
-        await self._valkey.start()
-        await self._valkey.wait_ready()
-
-    async def _take_over(self) -> None:
-        while self._owner is None:
-            await asyncio.sleep(CLAIM_INTERVAL)
-            self._owner = claim(self._state_dir)
-        self._console.line("registry", "valkey", "its owner has exited; running it here")
-        try:
-            await self._run_valkey()
-        except EmbeddedFailed as error:
-            self._console.error(str(error))
-
-
-class ExternalRegistry:
-    """A Redis or Valkey that runs elsewhere."""
-
-    def __init__(self, address: RedisAddress, fleet: str, console: Console) -> None:
-        self._address = address
-        self._fleet = fleet
-        self._console = console
-
-    async def start(self) -> None:
-        try:
-            await wait_usable(self._address, self._fleet, lambda text: self._console.line("registry", "redis", text))
-        except RegistryUnavailable as error:
-            raise RegistryFailed(str(error)) from error
-        self._console.line("registry", "redis", str(self._address))
-
-    async def stop(self) -> None:
-        pass

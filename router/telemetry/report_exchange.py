@@ -1,4 +1,4 @@
-"""Exchanges reports between the router processes of one `vllama serve`, over abstract Unix sockets.
+"""Exchanges reports between the processes of one `vllama serve`, over abstract Unix sockets.
 
 The asking process sends the name of a report and a line feed. The other one answers and closes. Abstract sockets need
 no cleanup. Any user can bind one, so both ends check that the peer is this user.
@@ -56,8 +56,8 @@ class ReportExchange:
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        """Answer the other processes within the context."""
-        if self._instance.total == 1:
+        """Answer the other processes within the context. A process without a family has none."""
+        if not self._instance.family:
             yield
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
@@ -68,8 +68,7 @@ class ReportExchange:
     async def _ask_all(self, name: str) -> Mapping[int, Any]:
         instance = self._instance
         others = [index for index in range(instance.total) if index != instance.index]
-        answers = await asyncio.gather(*(self._ask(index, self._reports[name]) for index in others))
-        return {index: answer for index, answer in zip(others, answers, strict=True) if answer is not None}
+        return await ask_processes(instance, others, name, self._reports[name].type)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, TimeoutError, ValueError):
@@ -81,19 +80,27 @@ class ReportExchange:
             writer.close()
             await writer.wait_closed()
 
-    async def _ask(self, index: int, report: Report[T]) -> T | None:
-        loop = asyncio.get_running_loop()
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.setblocking(False)
-            try:
-                async with asyncio.timeout(TIMEOUT):
-                    await loop.sock_connect(sock, self._instance.address(index))
-                    if not _same_user(sock):
-                        return None
-                    await loop.sock_sendall(sock, f"{report.name}\n".encode())
-                    return msgspec.msgpack.decode(await _read(sock), type=report.type)
-            except (OSError, TimeoutError, msgspec.MsgspecError):
-                return None
+
+async def ask_processes(family: RouterInstance, indexes: Iterable[int], name: str, kind: type[T]) -> Mapping[int, T]:
+    """Return the reports of those processes of a family that answer in time, by process index."""
+    asked = list(indexes)
+    answers = await asyncio.gather(*(_ask(family.address(index), name, kind) for index in asked))
+    return {index: answer for index, answer in zip(asked, answers, strict=True) if answer is not None}
+
+
+async def _ask(address: str, name: str, kind: type[T]) -> T | None:
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                await loop.sock_connect(sock, address)
+                if not _same_user(sock):
+                    return None
+                await loop.sock_sendall(sock, f"{name}\n".encode())
+                return msgspec.msgpack.decode(await _read(sock), type=kind)
+        except (OSError, TimeoutError, msgspec.MsgspecError):
+            return None
 
 
 async def _read(sock: socket.socket) -> bytes:

@@ -94,6 +94,11 @@ class ModelSync:
         self._unsaved = False
         self._save_failed_at = -math.inf
 
+    @property
+    def has_read(self) -> bool:
+        """True once the registry's models are in the store."""
+        return self._version is not None
+
     def load(self) -> None:
         """Merge the file's models. Call it once, first."""
         if self._file is not None:

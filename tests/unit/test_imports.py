@@ -77,7 +77,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "workers/registry",
     },
     "router/supervisor": {
-        *("config", "config/routing", "router/instance.py", "workers/agent", "workers/process", "workers/registry"),
+        *("config", "config/routing", "router/instance.py", "router/telemetry"),
+        *("workers/agent", "workers/process", "workers/registry"),
     },
     "router/compat": {"config"},
     "router/cli": {"config", "config/routing", "router/compat", "router/telemetry"},
@@ -210,7 +211,7 @@ def test_only_discovery_and_virtual_models_read_the_registry() -> None:
         "router/discovery/registry_loop.py",
         "router/virtual_models/sync.py",
         "router/wiring.py",
-        "router/supervisor/supervisor.py",
+        "router/supervisor/registry_server.py",
     }
 
 

@@ -72,7 +72,8 @@ class StatusPublisher:
 
     def ready(self, server: ServerInfo, after: float) -> None:
         self._announcer.announce(self._record(server), self._monitor.load)
-        self._status.send(ChildStatus(WorkerState.READY, models=tuple(n for m in server.models for n in m.names)))
+        names = tuple(name for model in server.models for name in model.names)
+        self._status.send(ChildStatus(WorkerState.READY, models=names, generation=self._plan.generation))
         self._print_line(f"ready after {after:.0f} s")
 
     def changed(self, state: WorkerState, note: str) -> None:

@@ -18,6 +18,8 @@ class ChildStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     """Activity or error."""
     models: tuple[str, ...] = ()
     """Served names, once known."""
+    generation: int = 0
+    """Of a worker's record, once it is ready."""
 
 
 def decode(line: bytes) -> ChildStatus | None:

@@ -18,7 +18,6 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from tests.support.fleet.routed import wait_until_routed
 from tests.support.ports import free_ports
 from tests.support.processes import is_alive
 from tests.support.until import until
@@ -141,8 +140,6 @@ class Served:
         lines = self.out.read_text().splitlines()
         router = next(line for line in lines if line.startswith("router "))
         self.url = router.split()[1]
-        processes = int(found[1]) if (found := re.search(r"\((\d+) processes\)", router)) else 1
-        wait_until_routed(self.url, workers=processes * self.out.read_text().count("ready after"))
         self.tree = psutil.Process(self.process.pid).children(recursive=True)
 
     def logged(self) -> list[dict[str, Any]]:

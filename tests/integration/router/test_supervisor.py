@@ -86,6 +86,12 @@ def test_the_supervisor_announces_readiness_and_stops_in_order_on_sigterm(serve:
     assert not any(is_alive(child) for child in children)
 
 
+def test_readiness_is_announced_with_what_routers_lack(serve: Serve) -> None:
+    supervised = serve([ROUTER, WORKER], gaps=[["router-0", "does not answer"]])
+    supervised.wait_for_output("all ready")
+    assert supervised.out.read_text().splitlines()[-2:] == ["router    router-0  does not answer", "all ready"]
+
+
 def test_a_restarted_worker_reports_its_loading_time_and_not_its_age(serve: Serve) -> None:
     supervised = serve([("worker", "w", {"relapse": 1.6})])
     supervised.wait_for_output("vLLM died")

@@ -3,7 +3,7 @@
     python -m tests.support.fleet.supervised \
         '{"children": [["router", "router-0", {…}], …], "grace": 2, "state_dir": …}'
 
-Without a state directory there is no registry.
+Without a state directory there is no registry. "gaps" is what the check of the routers finds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from typing import Any
 
 from vllama_pool.router.supervisor.child import ChildKind, ChildSpec
 from vllama_pool.router.supervisor.console import Console
-from vllama_pool.router.supervisor.supervisor import EmbeddedRegistry, RegistryServer, Supervisor
+from vllama_pool.router.supervisor.readiness import Gap
+from vllama_pool.router.supervisor.registry_server import EmbeddedRegistry, RegistryServer
+from vllama_pool.router.supervisor.supervisor import Supervisor
 from vllama_pool.workers.process.backoff import wait_exponential
 
 
@@ -38,6 +40,10 @@ def spec(kind: str, name: str, script: dict[str, Any]) -> ChildSpec:
     )
 
 
+async def found(gaps: list[list[str]]) -> list[Gap]:
+    return [Gap(*gap) for gap in gaps]
+
+
 def main(plan: dict[str, Any]) -> int:
     console = Console(sys.stdout, sys.stderr)
     registry: RegistryServer = (
@@ -49,6 +55,7 @@ def main(plan: dict[str, Any]) -> int:
         console=console,
         grace=plan.get("grace", 2.0),
         on_ready=lambda children: console.note("all ready"),
+        wait_routed=lambda workers: found(plan.get("gaps", [])),
         kill_after=1.0,
         restart_wait=wait_exponential(multiplier=0.05, max=0.2),
     )

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from vllama_pool.router.instance import LISTEN_FD
+from vllama_pool.router.instance import LISTEN_FD, RouterInstance
 from vllama_pool.router.supervisor.child import ChildKind
 from vllama_pool.router.supervisor.child_specs import agent_child_spec, router_child_specs
 from vllama_pool.router.supervisor.worker_specs import WorkerGroup, expand_group
@@ -29,7 +29,7 @@ def test_the_agents_command_line_passes_vllm_flags_unchanged() -> None:
 
 def test_secrets_reach_children_only_through_the_environment() -> None:
     environ = {"VLLAMA_WORKER_KEY": "s3cret-s3cret-s3cret", "REDIS_URL": "redis://:s3cret@h"}
-    specs = [*router_child_specs(2, 7, environ), agent_child_spec(WORKER, environ)]
+    specs = [*router_child_specs(RouterInstance.new_family(2), 7, environ), agent_child_spec(WORKER, environ)]
     for spec in specs:
         assert "s3cret" not in " ".join(spec.argv)
         assert spec.env["VLLAMA_WORKER_KEY"] == "s3cret-s3cret-s3cret"
@@ -39,11 +39,11 @@ def test_workers_do_not_get_the_routers_own_secrets() -> None:
     own = dict.fromkeys(("VLLAMA_API_KEYS", "VLLAMA_API_KEYS_FILE", "VLLAMA_ADMIN_KEY", "VLLAMA_ADMIN_KEY_FILE"), "x")
     environ = {**own, "VLLAMA_FLEET_SECRET": "s", "PATH": "/bin"}
     assert agent_child_spec(WORKER, environ).env == {"VLLAMA_FLEET_SECRET": "s", "PATH": "/bin"}
-    (router,) = router_child_specs(1, 7, environ)
+    (router,) = router_child_specs(RouterInstance.new_family(1), 7, environ)
     assert own.keys() <= router.env.keys()
 
 
 def test_router_processes_share_the_listening_socket() -> None:
-    specs = router_child_specs(2, 7, {})
+    specs = router_child_specs(RouterInstance.new_family(2), 7, {})
     assert [spec.name for spec in specs] == ["router-0", "router-1"]
     assert all(spec.fds == (7,) and spec.env[LISTEN_FD] == "7" for spec in specs)
