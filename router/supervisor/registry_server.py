@@ -9,7 +9,7 @@ from typing import Protocol
 from vllama_pool.config.redis_address import RedisAddress
 from vllama_pool.router.supervisor.console import Console
 from vllama_pool.workers.process.file_lock import FileLock
-from vllama_pool.workers.registry.client import RegistryUnavailable, wait_usable
+from vllama_pool.workers.registry.client import PATIENCE, RegistryUnavailable, wait_usable
 from vllama_pool.workers.registry.embedded import EmbeddedFailed, EmbeddedValkey, claim, wait_ready
 
 CLAIM_INTERVAL = 0.5
@@ -82,17 +82,22 @@ class EmbeddedRegistry:
 class ExternalRegistry:
     """A Redis or Valkey that runs elsewhere."""
 
-    def __init__(self, address: RedisAddress, fleet: str, console: Console) -> None:
+    def __init__(self, address: RedisAddress, fleet: str, console: Console, *, patience: float = PATIENCE) -> None:
+        """`patience`: seconds to wait for a Redis that cannot be used yet."""
+        self._patience = patience
         self._address = address
         self._fleet = fleet
         self._console = console
 
     async def start(self) -> None:
         try:
-            await wait_usable(self._address, self._fleet, lambda text: self._console.line("registry", "redis", text))
+            await wait_usable(self._address, self._fleet, self._say, patience=self._patience)
         except RegistryUnavailable as error:
             raise RegistryFailed(str(error)) from error
-        self._console.line("registry", "redis", str(self._address))
+        self._say(str(self._address))
+
+    def _say(self, text: str) -> None:
+        self._console.line("registry", "redis", text)
 
     async def stop(self) -> None:
         pass

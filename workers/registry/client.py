@@ -46,7 +46,7 @@ REPLY_TIMEOUT = 1.0
 SILENCE = 2.0
 """Seconds without a message after which a subscription sends a ping."""
 PATIENCE = 30.0
-"""Seconds that a start waits for a Redis that loads its data."""
+"""Seconds that a start waits for a Redis that cannot be used yet."""
 RETRY_PAUSE = 0.5
 """Seconds."""
 
@@ -133,16 +133,20 @@ async def wait_usable(
 ) -> None:
     """Return when this Redis can hold the fleet. Raises RegistryUnavailable.
 
-    While it loads its data and the like, wait up to `patience` seconds, and `say` so once.
+    While it starts, loads its data or takes over from another, wait up to `patience` seconds, and `say` each reason
+    once.
     """
-    redis, told, deadline = connect(address), "", time.monotonic() + patience
+    redis, deadline = connect(address), time.monotonic() + patience
+    told: set[str] = set()
     try:
         while (problem := await _problem(redis, fleet)) is not None:
-            if not problem.passing or time.monotonic() > deadline:
+            left = deadline - time.monotonic()
+            if not problem.passing or left <= 0:
                 raise problem
-            if str(problem) != told:
-                say(told := str(problem))
-            await asyncio.sleep(RETRY_PAUSE)
+            if str(problem) not in told:
+                told.add(str(problem))
+                say(f"waiting up to {left:.0f} s: {problem}")
+            await asyncio.sleep(min(RETRY_PAUSE, left))
     finally:
         await redis.aclose()
 

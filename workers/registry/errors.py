@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
@@ -55,7 +56,10 @@ _BY_TEXT = (
     (re.compile(r"unknown (sub)?command", re.I), _TOO_OLD),
     (re.compile(r"maxmemory", re.I), _MEMORY),
 )
-_PASSING = frozenset({"LOADING", "MASTERDOWN", "TRYAGAIN", "BUSY"})
+_PASSING = frozenset({"LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "READONLY", "NOREPLICAS", "BUSY"})
+"""States of a Redis that starts or takes over from another, such as a replica that becomes the primary."""
+_LASTING = frozenset({errno.EACCES, errno.EPERM, errno.ENOTSOCK, errno.EPROTOTYPE})
+"""Failures to connect that waiting does not cure."""
 _UNEXPECTED = frozenset({"Invalid Username or Password", "Invalid Database", "Error setting client name"})
 """The text of redis-py for an answer that is neither OK nor an error."""
 _CODE = re.compile(r"[A-Z]{3,20}\Z")
@@ -80,7 +84,19 @@ def explain(error: Exception, address: RedisAddress) -> Explanation:
         return Explanation(f'the registry at {where} answered "{said}"; {_cure(code, said)}', code in _PASSING)
     if str(error) in _UNEXPECTED:
         return Explanation(_not_redis("", where))
-    return Explanation(_silence(error, address))
+    return Explanation(_silence(error, address), _is_passing(error))
+
+
+def _is_passing(error: Exception) -> bool:
+    """Return True for silence that a starting Redis, or its network, explains."""
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLError):
+            return False
+        if isinstance(cause, socket.gaierror):
+            return cause.errno == socket.EAI_AGAIN
+        if isinstance(cause, OSError) and cause.errno:
+            return cause.errno not in _LASTING
+    return True
 
 
 def _code(error: Exception) -> str | None:

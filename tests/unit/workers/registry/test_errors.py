@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import ssl
@@ -79,10 +80,42 @@ def test_what_redis_answers_is_quoted_with_the_cure(answer: str, said: str, cure
     assert "\n" not in text
 
 
-def test_only_states_that_pass_by_themselves_are_waited_for() -> None:
-    assert explain(BaseParser.parse_error("LOADING data"), ADDRESS).passing
-    assert not explain(BaseParser.parse_error("WRONGPASS no"), ADDRESS).passing
-    assert not explain(ConnectionError("refused"), ADDRESS).passing
+@pytest.mark.parametrize(
+    ("answer", "passing"),
+    [
+        *(
+            (code, True)
+            for code in ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "READONLY", "NOREPLICAS", "BUSY")
+        ),
+        ("ERR Error running script: @user_script: 3: -READONLY You can't write", True),
+        *((code, False) for code in ("NOAUTH", "WRONGPASS", "NOPERM", "DENIED", "OOM", "MISCONF")),
+        ("MOVED 3999 127.0.0.1:6381", False),
+        ("ERR DB index is out of range", False),
+        ("ERR max number of clients reached", False),
+        ("ERR unknown command 'EVALSHA'", False),
+    ],
+)
+def test_only_states_that_pass_by_themselves_are_waited_for(answer: str, passing: bool) -> None:
+    assert explain(BaseParser.parse_error(answer if " " in answer else f"{answer} text"), ADDRESS).passing is passing
+
+
+@pytest.mark.parametrize(
+    ("error", "passing"),
+    [
+        (caused_by(ConnectionError("x"), ConnectionRefusedError(errno.ECONNREFUSED, "x")), True),
+        (caused_by(ConnectionError("x"), FileNotFoundError(errno.ENOENT, "x")), True),
+        (OSError(errno.EHOSTUNREACH, "x"), True),
+        (TimeoutError("Timeout connecting to server"), True),
+        (ConnectionError("Connection closed by server."), True),
+        (caused_by(ConnectionError("x"), socket.gaierror(socket.EAI_AGAIN, "Temporary failure")), True),
+        (caused_by(ConnectionError("x"), socket.gaierror(socket.EAI_NONAME, "Name or service not known")), False),
+        (caused_by(ConnectionError("x"), PermissionError(errno.EACCES, "x")), False),
+        (caused_by(ConnectionError("x"), ssl.SSLError(1, "WRONG_VERSION_NUMBER")), False),
+        (InvalidResponse("Protocol Error: b'HTTP/1.1 400 Bad Request'"), False),
+    ],
+)
+def test_silence_of_a_redis_that_may_still_start_is_waited_for(error: Exception, passing: bool) -> None:
+    assert explain(error, ADDRESS).passing is passing
 
 
 @pytest.mark.parametrize(
