@@ -18,6 +18,7 @@ from vllama_pool.router.compat.checks import (
     options,
     requests,
     routes,
+    structured,
     thinking,
     writes,
 )
@@ -34,6 +35,7 @@ _MODULES = (
     requests,
     answers,
     generate,
+    structured,
     chat,
     images,
     thinking,

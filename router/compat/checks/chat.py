@@ -7,7 +7,7 @@ from typing import Any
 from vllama_pool.router.compat.checks.answers import streamed, whole
 from vllama_pool.router.compat.checks.check import Check, covers
 from vllama_pool.router.compat.checks.generate import full_name
-from vllama_pool.router.compat.expect import Skipped, error, expect, field, same
+from vllama_pool.router.compat.expect import Skipped, error, expect, field, json_object, same
 from vllama_pool.router.compat.server import SHORT, CheckedServer
 
 HELLO = {"role": "user", "content": "Say hello to me."}
@@ -78,6 +78,46 @@ async def an_empty_tools_list_means_no_tools(server: CheckedServer) -> None:
 async def a_tool_without_a_function_is_accepted(server: CheckedServer) -> None:
     for tool in ({"type": "web_search"}, {"type": "function", "function": None}, {}):
         await whole(server, "chat", use="tools", messages=[HELLO], tools=[tool, WEATHER], think=None)
+
+
+@covers(216)
+async def keys_of_messages_and_calls_may_be_absent(server: CheckedServer) -> None:
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "get_weather"}}]}
+    turns = [{"role": "user"}, QUESTION, call, {"role": "tool"}, HELLO]
+    for tools in ([{"function": {"name": "get_weather"}}], [{"function": {}}, WEATHER], [{}, WEATHER]):
+        await whole(server, "chat", use="tools", messages=turns, tools=tools, think=None)
+
+
+@covers(214)
+async def a_last_message_of_the_assistant_is_continued(server: CheckedServer) -> None:
+    begun = "Three words of greeting are"
+    turns = [HELLO, {"role": "assistant", "content": begun}]
+    found = json_object(await server.chat(messages=turns, _debug_render_only=True))
+    prompt = field(field(found, "_debug_info", dict), "rendered_template", str)
+    expect(prompt.rstrip().endswith(begun), "a prompt that ends with the message", prompt[-60:])
+    await whole(server, "chat", messages=turns)
+
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+REPLY = {"role": "assistant", "content": "Hello."}
+
+
+def order(name: str, *turns: dict[str, Any]) -> Check:
+    async def run(server: CheckedServer) -> None:
+        await whole(server, "chat", messages=list(turns))
+
+    return Check(frozenset({215}), f"chat with {name}", run)
+
+
+ORDERS = (
+    order("a late system message", HELLO, REPLY, SYSTEM, HELLO),
+    order("two system messages", SYSTEM, SYSTEM, HELLO),
+    order("two user messages in a row", HELLO, HELLO),
+    order("two answers in a row", HELLO, REPLY, REPLY, HELLO),
+    order("an answer first", REPLY, HELLO),
+    order("a system message alone", SYSTEM),
+    order("a system message last", HELLO, SYSTEM),
+)
 
 
 @covers(76)

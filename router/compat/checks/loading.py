@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from vllama_pool.router.compat.checks.catalogue import moment, running
@@ -80,6 +80,17 @@ async def the_last_keep_alive_sets_the_expiry(server: CheckedServer) -> None:
     at = await until(server, model, "10m")
     expect(timedelta(minutes=9) < at < timedelta(minutes=11), "an expiry in ten minutes", str(at))
     loaded(await server.post(GENERATE, {"model": model}))
+
+
+@covers(223)
+async def ps_is_the_same_on_every_connection(server: CheckedServer) -> None:
+    model = server.model("chat")
+    loaded(await server.post(GENERATE, {"model": model, "keep_alive": "25m"}))
+    found: list[datetime] = []
+    for _ in range(16):
+        found.append(moment(field(await running(server, model), "expires_at", str)))
+    loaded(await server.post(GENERATE, {"model": model}))
+    expect(max(found) - min(found) < timedelta(seconds=2), "one expiry", [str(time) for time in sorted(set(found))])
 
 
 async def until(server: CheckedServer, model: str, keep_alive: object) -> timedelta:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from vllama_pool.router.compat.checks.answers import whole
 from vllama_pool.router.compat.checks.check import Check, covers
 from vllama_pool.router.compat.checks.requests import loaded
-from vllama_pool.router.compat.expect import error, expect, field
+from vllama_pool.router.compat.checks.structured import OBJECT, is_object
+from vllama_pool.router.compat.expect import error, expect, field, parsed, same
 from vllama_pool.router.compat.server import SHORT, CheckedServer
 
 NUMBER, INTEGER, BOOLEAN = "of type float32", "of type integer", "of type boolean"
@@ -72,6 +73,17 @@ async def stop_must_be_a_list_of_strings(server: CheckedServer) -> None:
 @covers(127, 128, 129, 130, 131, 132, 133, 134, 135, 136, 137)
 async def every_sampling_option_is_accepted(server: CheckedServer) -> None:
     await whole(server, "generate", options=SAMPLING)
+
+
+@covers(217)
+async def num_predict_of_0_or_less_is_no_limit(server: CheckedServer) -> None:
+    """The format ends the answer."""
+    for limit in (-1, -2, 0):
+        for raw in (False, True):
+            fields = {"format": OBJECT, "raw": raw, "options": {**SHORT, "num_predict": limit}}
+            found = await whole(server, "generate", think=False, **fields)
+            same("done_reason", "stop", field(found, "done_reason", str))
+            is_object(parsed(field(found, "response", str).encode()), "ok")
 
 
 @covers(137)

@@ -130,6 +130,25 @@ MISTYPED = (
 )
 
 
+def unmarshalled(path: str, fields: Mapping[str, Any], kind: str, place: str) -> Check:
+    """A 400 with Go's text."""
+
+    async def run(server: CheckedServer) -> None:
+        response = await server.post(path, {"model": server.model("chat"), **fields})
+        error(response, 400, f"json: cannot unmarshal {kind} into Go struct field {place}")
+
+    return Check(frozenset({152, 224}), f"Go's text for {place}", run)
+
+
+UNMARSHALLED = (
+    unmarshalled("/api/chat", {"stream": "yes"}, "string", "ChatRequest.stream of type bool"),
+    unmarshalled("/api/generate", {"prompt": 5}, "number", "GenerateRequest.prompt of type string"),
+    unmarshalled("/api/generate", {"context": "x"}, "string", "GenerateRequest.context of type []int"),
+    unmarshalled("/api/embed", {"truncate": []}, "array", "EmbedRequest.truncate of type bool"),
+    unmarshalled("/api/show", {"verbose": {}}, "object", "ShowRequest.verbose of type bool"),
+)
+
+
 @covers(178)
 async def gzip_requests_are_not_decompressed(server: CheckedServer) -> None:
     """Ollama answers 400. 415 is accepted too: it is clearer, and no client sends gzip."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -117,6 +118,38 @@ def thinking_in_content(found: dict[str, Any]) -> None:
         message["content"] = f"<think>{message.pop('thinking')}</think>{message['content']}"
 
 
+def in_document(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Change:
+    """Change each JSON object that is an answer of generate."""
+
+    def each(found: dict[str, Any]) -> None:
+        if str(found.get("response", "")).startswith("{"):
+            found["response"] = json.dumps(change(json.loads(found["response"])))
+
+    return objects(each)
+
+
+def spaced(found: dict[str, Any]) -> None:
+    if "response" in found:
+        found["response"] = found["response"].replace(": ", ":" + " " * 30).replace("[", "[" + " " * 30)
+
+
+def closed_turn(found: dict[str, Any]) -> None:
+    if "_debug_info" in found:
+        found["_debug_info"]["rendered_template"] += "<|im_end|>\n<|im_start|>assistant\n"
+
+
+def one_of_two_clocks() -> Change:
+    """Every second response tells another expiry."""
+    years = itertools.cycle(("2030", "2031"))
+
+    def change(found: dict[str, Any]) -> None:
+        year = next(years)
+        for item in found.get("models", ()):
+            item["expires_at"] = f"{year}-01-01T00:00:00Z"
+
+    return objects(change)
+
+
 def status(old: int, new: int) -> Change:
     return lambda response: replace(response, status=new) if response.status == old else response
 
@@ -166,6 +199,17 @@ MUTANTS = (
     Mutant("every origin by its name", {181}, header("vary", "Accept")),
     Mutant("compressed", {178}, header("content-encoding", "gzip")),
     Mutant("pulls that only end", {6, 103}, body(lambda data: data.splitlines(keepends=True)[-1], NDJSON), "/api/pull"),
+    Mutant("a closed last message", {214}, objects(closed_turn), "/api/chat"),
+    Mutant("chats refused", {215, 216}, status(200, 400), "/api/chat"),
+    Mutant("schemas refused", {217, 218}, status(200, 400), "/api/generate"),
+    Mutant("no tokens without a limit", {217}, with_(response="", done_reason="length"), "/api/generate"),
+    Mutant("keys of its own", {218, 219}, in_document(lambda found: {**found, "age": 22}), "/api/generate"),
+    Mutant(
+        "required keys last", {220}, in_document(lambda found: dict(reversed(list(found.items())))), "/api/generate"
+    ),
+    Mutant("wide answers", {222}, objects(spaced), "/api/generate"),
+    Mutant("an expiry per process", {223}, one_of_two_clocks(), "/api/ps"),
+    Mutant("words of its own decoder", {224}, text("json: cannot unmarshal", "Expected another type")),
     Mutant("deletions that talk", {11}, body(lambda data: data or b"{}"), "/api/delete"),
 )
 

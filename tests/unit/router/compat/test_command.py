@@ -93,7 +93,7 @@ def test_json_prints_the_report_for_machines(server: Serve) -> None:
     [
         ([], "URL of the server is missing"),
         (["ftp://h"], "is not the URL of a server"),
-        (["http://127.0.0.1:1", "--rule", "R999"], "R999 is not a rule; rules go from R001 to R213"),
+        (["http://127.0.0.1:1", "--rule", "R999"], "R999 is not a rule; rules go from R001 to R224"),
     ],
 )
 def test_invalid_arguments_exit_with_2_and_a_reason(arguments: list[str], text: str) -> None:

@@ -426,3 +426,10 @@ def test_references_that_multiply_do_not_multiply_the_result() -> None:
         definitions[f"d{number}"] = {"properties": {"a": pair, "b": pair}}
     result = translated({"$ref": "#/$defs/d19", "$defs": definitions})
     assert len(result["$defs"]) == 20
+
+
+@pytest.mark.rule(221)
+def test_integers_without_bounds_have_at_most_16_digits() -> None:
+    assert turned({"type": "integer"}) == INTEGER
+    assert turned({"type": "integer", "minimum": 5}) == INTEGER | {"minimum": 5}
+    assert turned({"type": "integer", "maximum": 5}) == INTEGER | {"maximum": 5}
