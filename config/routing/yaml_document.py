@@ -91,8 +91,8 @@ def parse(data: bytes) -> Document:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        document.problems.append(Problem(line, 1, "", "not UTF-8 text; save the file as UTF-8"))
+        line, column = _line_and_column(data[: error.start].decode("utf-8-sig", "replace"))
+        document.problems.append(Problem(line, column, "", "not UTF-8 text; save the file as UTF-8"))
         return document
     try:
         root = _compose(text)
@@ -112,6 +112,24 @@ class _Loader(yaml.SafeLoader):
         "<": [(_TAG + "merge", re.compile(r"<<\Z"))],
     }
     depth = 0
+
+    def scan_to_next_token(self) -> None:
+        """Skip tabs between tokens, as JSON is often indented with them. A tab that indents a block stays an error."""
+        super().scan_to_next_token()
+        while self._blank_tabs():
+            while self.peek() in (" ", "\t"):
+                self.forward()
+            super().scan_to_next_token()
+
+    def _blank_tabs(self) -> bool:
+        if self.peek() != "\t":
+            return False
+        if self.flow_level or self.buffer[self.pointer - self.column : self.pointer].strip(" "):
+            return True
+        end = self.pointer
+        while self.buffer[end] in " \t":
+            end += 1
+        return self.buffer[end] in "#\r\n\0"  # a line without content
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.depth > MAX_DEPTH:
@@ -136,10 +154,15 @@ def _compose(text: str) -> yaml.Node | None:
         loader.dispose()
 
 
+def _line_and_column(before: str) -> tuple[int, int]:
+    return before.count("\n") + 1, len(before) - before.rfind("\n")
+
+
 def _syntax(error: yaml.YAMLError, text: str) -> Problem:
     if isinstance(error, yaml.reader.ReaderError):
-        line = text.count("\n", 0, error.position) + 1
-        return Problem(line, 1, "", "a control character; remove it")
+        line, column = _line_and_column(text[: error.position])
+        nul = "\0" in text[error.position : error.position + 1]
+        return Problem(line, column, "", _NUL if nul else "a control character; remove it")
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return Problem(1, 1, "", f"not YAML: {error}; correct it")
     mark = error.problem_mark
@@ -155,6 +178,7 @@ def _syntax(error: yaml.YAMLError, text: str) -> Problem:
     return Problem(mark.line + 1, mark.column + 1, "", message)
 
 
+_NUL = "a NUL character; save the file as UTF-8, or remove it"
 _NOUNS = {"null": "null", "bool": "truth value", "int": "number", "float": "number"}
 
 
@@ -236,7 +260,7 @@ class _Reader:
     def _scalar(self, node: yaml.Node, path: Path) -> Any:
         kind_of = node.tag.removeprefix(_TAG)
         if kind_of == "str":
-            return node.value
+            return self._text(node, path)
         if kind_of not in yaml_scalars.FORMS:
             self._refuse_tag(node, path)
             return None
@@ -245,6 +269,15 @@ class _Reader:
         except ValueError:
             self._add_problem(node, path, f"{node.value[:40]} is not a usable {_NOUNS[kind_of]}; write another")
             return None
+
+    def _text(self, node: yaml.Node, path: Path) -> str:
+        """Join escapes such as "\\ud83d\\ude00", which JSON has for one character."""
+        text: str = node.value
+        try:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            self._add_problem(node, path, "has half of a surrogate pair; write the character itself")
+            return text.encode("ascii", "replace").decode()
 
     def _refuse_tag(self, node: yaml.Node, path: Path) -> None:
         self._add_problem(node, path, f"the tag {node.tag.replace(_TAG, '!!')} is not supported; remove it")

@@ -10,6 +10,7 @@ from typing import Any
 from vllama_pool.router.compat.expect import Skipped
 from vllama_pool.router.compat.models import ModelChoice
 from vllama_pool.router.compat.wire import InvalidResponse, RawConnection, RawResponse, ServerUrl
+from vllama_pool.workers.vllm.trust_store import trust_store
 
 SHORT = {"num_predict": 8, "temperature": 0, "seed": 1}
 """Options for a short answer."""
@@ -37,6 +38,7 @@ class CheckedServer:
         self.key = key
         self.idle_seconds = idle_seconds
         self._timeout = timeout
+        self._trust = trust_store() if url.tls else None
         self.last_request = ""
         """Such as "GET /api/tags"."""
         self._cache: dict[str, RawResponse] = {}
@@ -49,12 +51,15 @@ class CheckedServer:
         replaced = {name.lower() for name in extra or {}}
         return {**{name: value for name, value in own.items() if name.lower() not in replaced}, **(extra or {})}
 
+    def connection(self) -> RawConnection:
+        return RawConnection(self.url, self._trust)
+
     async def send(
         self, method: str, path: str, body: Any = None, *, headers: Mapping[str, str] | None = None
     ) -> RawResponse:
         """Bodies other than bytes are sent as JSON."""
         self.last_request = f"{method} {path}"
-        async with asyncio.timeout(self._timeout), RawConnection(self.url) as connection:
+        async with asyncio.timeout(self._timeout), self.connection() as connection:
             return await connection.exchange(method, path, self.headers(headers), encoded(body))
 
     async def send_bytes(
@@ -68,7 +73,7 @@ class CheckedServer:
         if half_close and self.url.tls:
             raise Skipped("a TLS connection cannot be half-closed")
         try:
-            async with asyncio.timeout(min(self._timeout, BYTES_TIMEOUT)), RawConnection(self.url) as connection:
+            async with asyncio.timeout(min(self._timeout, BYTES_TIMEOUT)), self.connection() as connection:
                 await connection.write(data, half_close=half_close)
                 responses = [await connection.read_response(method) for method in methods]
                 if until_closed and not await connection.closes():

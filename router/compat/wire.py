@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 import h11
 
+from vllama_pool.workers.vllm.trust_store import trust_store
+
 MAX_BODY_BYTES = 64 * 1024 * 1024
 READ_BYTES = 64 * 1024
 OLLAMA_PORT = 11434
@@ -71,15 +73,18 @@ def reason(error: OSError) -> str:
 
 
 class RawConnection:
-    """`async with RawConnection(url) as connection: response = await connection.exchange(…)`. Raises OSError."""
+    """`async with RawConnection(url) as connection: response = await connection.exchange(…)`. Raises OSError.
 
-    def __init__(self, url: ServerUrl) -> None:
+    `trust`: the trust store of an https server.
+    """
+
+    def __init__(self, url: ServerUrl, trust: ssl.SSLContext | None = None) -> None:
         self._url = url
+        self._trust = trust
         self._http = h11.Connection(h11.CLIENT)
 
     async def __aenter__(self) -> Self:
-        tls = ssl.create_default_context() if self._url.tls else None
-        self._reader, self._writer = await asyncio.open_connection(self._url.host, self._url.port, ssl=tls)
+        self._reader, self._writer = await asyncio.open_connection(self._url.host, self._url.port, ssl=self._tls())
         return self
 
     async def __aexit__(
@@ -88,6 +93,9 @@ class RawConnection:
         self._writer.close()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
+
+    def _tls(self) -> ssl.SSLContext | None:
+        return (self._trust or trust_store()) if self._url.tls else None
 
     async def exchange(self, method: str, path: str, headers: dict[str, str], body: bytes) -> RawResponse:
         """Raises InvalidResponse and OSError."""

@@ -80,7 +80,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("config", "config/routing", "router/instance.py", "router/telemetry"),
         *("workers/agent", "workers/process", "workers/registry"),
     },
-    "router/compat": {"config"},
+    "router/compat": {"config", "workers/vllm"},
     "router/cli": {"config", "config/routing", "router/compat", "router/telemetry"},
     "router/cli/commands": {
         *("config", "config/routing", "router/cli", "router/compat", "router/instance.py", "router/supervisor"),

@@ -159,12 +159,7 @@ def _silence(error: Exception, address: RedisAddress) -> str:
 def _tls_problem(error: ssl.SSLError, where: str) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         why = error.verify_message.rstrip(".")
-        cure = (
-            "write the name that its certificate has"
-            if "mismatch" in why
-            else "name its CA in REDIS_URL with ?ssl_ca_certs=FILE"
-        )
-        return f"the certificate of the registry at {where} is not trusted ({why}); {cure}"
+        return f"the certificate of the registry at {where} is not trusted ({why}); {_certificate_cure(error)}"
     if "CERTIFICATE" in (error.reason or "") or "ALERT" in (error.reason or ""):
         why = (error.reason or "").lower().replace("_", " ")
         return (
@@ -172,6 +167,13 @@ def _tls_problem(error: ssl.SSLError, where: str) -> str:
             "REDIS_URL with ?ssl_certfile=FILE&ssl_keyfile=FILE"
         )
     return f"the registry at {where} does not speak TLS; write redis:// in REDIS_URL, or its TLS port"
+
+
+def _certificate_cure(error: ssl.SSLCertVerificationError) -> str:
+    if "mismatch" in error.verify_message:
+        return "write the name that its certificate has"
+    cures = {9: "check the clocks of both machines", 10: "renew it"}
+    return cures.get(error.verify_code, "name its CA in REDIS_URL with ?ssl_ca_certs=FILE, or in SSL_CERT_FILE")
 
 
 def _reason(error: Exception) -> str:

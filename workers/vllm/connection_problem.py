@@ -11,7 +11,7 @@ from collections.abc import Iterator
 REFUSED = "refuses connections: not started yet, or gone"
 NO_TLS = "the port does not speak TLS; use http:// in its URL"
 TLS_PORT = "the port speaks TLS; use https:// in its URL"
-NO_ANSWER = "it closes connections without an answer; is that a vLLM, and an http:// port?"
+NO_ANSWER = "it closes connections without an answer; if the port speaks TLS, use https:// in its URL"
 NO_ANSWER_TLS = "it closes connections without an answer; does it require a client certificate?"
 BINARY = "its answer is not HTTP; if the port speaks TLS, use https:// in its URL"
 NOT_HTTP = "its answer is not HTTP; is that a vLLM?"
@@ -145,5 +145,5 @@ def _network(error: OSError, tls: bool) -> str:
     if number is None and (listed := _NUMBER.findall(str(error))):
         number = int(listed[-1])  # asyncio joins the errors of several addresses into one text
     if number in _BROKEN or (isinstance(error, ConnectionError) and number is None):
-        return CLOSED_IN_HANDSHAKE if tls else "it resets connections; is that a vLLM, and an http:// port?"
+        return CLOSED_IN_HANDSHAKE if tls else "it resets connections; if the port speaks TLS, use https:// in its URL"
     return _BY_ERRNO.get(number or 0, "")

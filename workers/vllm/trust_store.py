@@ -30,7 +30,7 @@ def trust_store(env: Mapping[str, str] = os.environ) -> ssl.SSLContext:
     context = ssl.create_default_context() if any(chosen) else httpx.create_ssl_context(trust_env=False)
     context.load_default_certs()
     for problem in _load_chosen(context, *chosen):
-        _log.warning("%s; workers whose certificates need it are not trusted", problem)
+        _log.warning("%s; servers whose certificates need it are not trusted", problem)
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return context
 

@@ -29,6 +29,11 @@ class CommandFailed(click.ClickException):
             click.echo(f"vllama: {line}", err=True)
 
 
+def unreachable(what: str, where: str, why: str, cure: str) -> str:
+    """Describe a failed connection. `why` may bring its own cure after a semicolon."""
+    return f"{where}: {why}" if ";" in why else f"no {what} answers at {where} ({why}); {cure}"
+
+
 def export(variables: dict[str, str | int | None]) -> None:
     """Set environment variables, which child processes inherit."""
     os.environ.update({name: str(value) for name, value in variables.items() if value is not None})

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vllama_pool.router.cli.commands.common import CommandFailed
+from vllama_pool.router.cli.commands.common import CommandFailed, unreachable
 from vllama_pool.router.cli.commands.terminal import output, show
 from vllama_pool.router.compat.checks import CHECKS
 from vllama_pool.router.compat.checks.check import Check
@@ -23,7 +23,8 @@ from vllama_pool.router.compat.rules import RULES
 from vllama_pool.router.compat.rules.rule import Rule
 from vllama_pool.router.compat.runner import Result, run
 from vllama_pool.router.compat.server import CheckedServer
-from vllama_pool.router.compat.wire import InvalidResponse, ServerUrl, parse_url, reason
+from vllama_pool.router.compat.wire import InvalidResponse, ServerUrl, parse_url
+from vllama_pool.workers.vllm.connection_problem import explain
 
 
 class CouldNotRun(CommandFailed):
@@ -118,9 +119,13 @@ async def choose_models(server: CheckedServer, requested: ModelChoice) -> ModelC
         return choose([await with_capabilities(server, model) for model in parse_tags(from_json(tags.body))], requested)
     except TimeoutError as error:
         raise CouldNotRun(f"{where} does not answer in time; wait longer with --timeout, or correct the URL") from error
-    except (OSError, InvalidResponse) as error:
-        why = reason(error) if isinstance(error, OSError) else error
-        raise CouldNotRun(f"no server answers at {where} ({why}); start one, or correct the URL") from error
+    except OSError as error:
+        raise CouldNotRun(
+            unreachable("server", where, explain(error, tls=server.url.tls), "start one, or correct the URL")
+        ) from error
+    except InvalidResponse as error:
+        cure = "correct the URL" if server.url.tls else "correct the URL, or use https:// if the port speaks TLS"
+        raise CouldNotRun(f"no server answers at {where} ({error}); {cure}") from error
 
 
 async def with_capabilities(server: CheckedServer, model: OfferedModel) -> OfferedModel:

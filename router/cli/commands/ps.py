@@ -8,12 +8,12 @@ import msgspec
 
 from vllama_pool.config.redaction import redacted
 from vllama_pool.config.settings import RouterSettings
-from vllama_pool.router.cli.commands.common import CommandFailed, read
+from vllama_pool.router.cli.commands.common import CommandFailed, read, unreachable
 from vllama_pool.router.cli.commands.terminal import output, show
 from vllama_pool.router.cli.tables import workers_table
 from vllama_pool.router.supervisor.listening_socket import url
 from vllama_pool.router.telemetry.aggregate import WorkersPage
-from vllama_pool.workers.vllm.connection_problem import explain
+from vllama_pool.workers.vllm.connection_problem import explain, explain_protocol_error
 from vllama_pool.workers.vllm.trust_store import trust_store
 
 
@@ -47,10 +47,11 @@ def command(base_url: str | None, as_json: bool) -> None:
     except httpx.InvalidURL:
         raise CommandFailed("--url is not a URL; write http://HOST:PORT") from None
     except httpx.HTTPError as error:
-        why = explain(error, tls=base_url.startswith("https:"))
-        raise CommandFailed(
-            f"no router answers at {base_url} ({why}); start one with vllama serve, or give its address with --url"
-        ) from error
+        tls = base_url.startswith("https:")
+        invalid = isinstance(error, httpx.RemoteProtocolError)
+        why = explain_protocol_error(str(error), tls=tls) if invalid else explain(error, tls=tls)
+        cure = "start one with vllama serve, or give its address with --url"
+        raise CommandFailed(unreachable("router", base_url, why, cure)) from error
     if answer.status_code != httpx.codes.OK:
         raise CommandFailed(f"{base_url} answered {answer.status_code}: {error_of(answer.content)}")
     try:

@@ -11,7 +11,7 @@ from vllama_pool.router.compat.checks.check import Check, covers
 from vllama_pool.router.compat.checks.routes import expect_plain_error, is_banner
 from vllama_pool.router.compat.expect import error, expect, field, json_object, lines, same
 from vllama_pool.router.compat.server import ABSENT_MODEL, SHORT, CheckedServer
-from vllama_pool.router.compat.wire import RawConnection, RawResponse
+from vllama_pool.router.compat.wire import RawResponse
 
 LF, CRLF = "\n", "\r\n"
 ABSENT = json.dumps({"model": ABSENT_MODEL}).encode()
@@ -168,7 +168,7 @@ async def http_1_0_clients_may_keep_the_connection(server: CheckedServer) -> Non
 
 @covers(209)
 async def idle_connections_stay_open(server: CheckedServer) -> None:
-    async with asyncio.timeout(server.idle_seconds + 10), RawConnection(server.url) as connection:
+    async with asyncio.timeout(server.idle_seconds + 10), server.connection() as connection:
         is_banner(await connection.exchange("GET", "/", server.headers(), b""))
         await asyncio.sleep(server.idle_seconds)
         is_banner(await connection.exchange("GET", "/", server.headers(), b""))

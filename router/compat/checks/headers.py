@@ -9,7 +9,7 @@ from vllama_pool.router.compat.checks.check import Check, covers
 from vllama_pool.router.compat.checks.routes import BANNER, is_banner
 from vllama_pool.router.compat.expect import Skipped, expect, lines, same
 from vllama_pool.router.compat.server import CheckedServer
-from vllama_pool.router.compat.wire import RawConnection, RawResponse, ServerUrl
+from vllama_pool.router.compat.wire import RawResponse, ServerUrl
 
 LOCAL = "http://localhost:3000"
 FOREIGN = "http://vllama-compat.example"
@@ -29,7 +29,7 @@ async def no_headers_that_ollama_does_not_send(server: CheckedServer) -> None:
 
 @covers(180)
 async def connections_stay_open(server: CheckedServer) -> None:
-    async with asyncio.timeout(10), RawConnection(server.url) as connection:
+    async with asyncio.timeout(10), server.connection() as connection:
         for _ in range(2):
             is_banner(await connection.exchange("GET", "/", server.headers(), b""))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import trustme
+from click.testing import CliRunner, Result
 
 from tests.support.fleet.agents import agent, wait_for
 from tests.support.fleet.live import fleet, model
@@ -22,6 +24,7 @@ from tests.support.until import auntil
 from tests.support.vllm.balancer import Balancer
 from tests.support.vllm.simulated import FAST
 from vllama_pool.config.routing.table import RoutingTable, StaticWorker
+from vllama_pool.router.cli.main import main
 from vllama_pool.router.discovery.membership import TTL
 from vllama_pool.router.discovery.static_workers import StaticWatch
 from vllama_pool.router.discovery.trust import Endpoints
@@ -211,7 +214,7 @@ async def test_an_unknown_authority_is_named_with_the_cure(trusted: str, caplog:
         (complain, "http", "speaks TLS; use https://", "HTTP 400"),
         (alert, "http", "if the port speaks TLS, use https://", "speaks TLS; use https://"),
         (greet, "http", "without an answer", "not HTTP"),
-        (close, "http", "closes connections without an answer", "closed the connection"),
+        (close, "http", "without an answer; if the port speaks TLS, use https://", "closed the connection"),
     ],
 )
 async def test_a_server_of_another_protocol_is_named_once(
@@ -230,7 +233,48 @@ async def test_a_tls_port_addressed_as_plain_http_is_named(
 ) -> None:
     async with tls_worker(certificate(authority)) as front:
         noted, _ = await reasons(front.url.replace("https:", "http:"), caplog)
-    assert "https" in noted or "an http:// port?" in noted
+    assert "use https://" in noted
+
+
+async def command_line(*arguments: str, **env: str) -> Result:
+    return await asyncio.to_thread(CliRunner().invoke, main, arguments, env=env)
+
+
+async def test_commands_trust_the_authority_of_a_router_behind_tls(
+    authority: trustme.CA, trusted: str, tmp_path: Path
+) -> None:
+    async with (
+        fleet(tmp_path, {"a": FAST}) as running,
+        Balancer([int(running.url.rpartition(":")[2])], per_request=True, tls=certificate(authority)) as front,
+    ):
+        url = f"https://localhost:{front.port}"
+        listed = await command_line("ps", "--url", url, "--json")
+        assert (listed.exit_code, "ready" in listed.stdout) == (0, True), listed.output
+        checked = await command_line("compat", url, "--rule", "R002")
+        assert checked.exit_code == 0, checked.output
+
+
+@pytest.mark.parametrize("command", [("ps", "--url"), ("compat",)], ids=["ps", "compat"])
+async def test_commands_name_the_reason_of_a_failed_connection_in_one_line(
+    command: tuple[str, ...], authority: trustme.CA, trusted: str, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.pem"
+    trustme.CA().cert_pem.write_to_path(str(other))
+    listening = await asyncio.start_server(plain, "127.0.0.1", 0)
+    async with listening, tls_worker(certificate(authority)) as front:
+        port = listening.sockets[0].getsockname()[1]
+        cases = [
+            (f"https://localhost:{front.port}", str(other), "is not trusted: .*; set SSL_CERT_FILE"),
+            (f"https://127.0.0.1:{front.port}", trusted, "is for another name: .*; use a name of the certificate"),
+            (f"https://127.0.0.1:{port}", trusted, "does not speak TLS; use http://"),
+            (f"http://127.0.0.1:{front.port}", trusted, "use https://"),
+            ("https://no-such-host.invalid", trusted, "does not resolve|cannot be resolved"),
+        ]
+        for url, store, words in cases:
+            result = await command_line(*command, url, SSL_CERT_FILE=store)
+            assert result.exit_code in (1, 2)
+            assert re.fullmatch(f"vllama: .*({words}).*\n", result.stderr), (url, result.stderr)
+            assert "Traceback" not in result.output
 
 
 async def test_a_refused_connection_and_an_unknown_name_are_told_apart(caplog: pytest.LogCaptureFixture) -> None:

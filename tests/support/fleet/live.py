@@ -170,9 +170,10 @@ async def fleet(
     workers: dict[str, Options],
     *,
     table: RoutingTable | None = None,
+    wait: bool = True,
     **settings: Any,
 ) -> AsyncIterator[Fleet]:
-    """Workers by id, registered, and a router that sees all of them."""
+    """Workers by id, registered, and a router that sees all of them; not yet, without `wait`."""
     log = io.BytesIO()
     async with contextlib.AsyncExitStack() as stack:
         valkey = await stack.enter_async_context(running_valkey(state_dir))
@@ -197,7 +198,8 @@ async def fleet(
         )
         running = Fleet(url, http, announced, registry, valkey, app, log)
         count = len(workers) + len(table.workers if table else ())
-        await auntil(lambda: _all_ready(running, count), 10, "the router to see its workers")
+        if wait:
+            await auntil(lambda: _all_ready(running, count), 10, "the router to see its workers")
         yield running
 
 

@@ -99,7 +99,8 @@ def start(command: Sequence[str], spec: Spec, logs: Path) -> VllmServer:
             start_new_session=True,
             preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509  it takes no locks
         )
-    server = VllmServer(spec, f"http://127.0.0.1:{port}", process, log)
+    scheme = "https" if "--ssl-certfile" in spec.flags else "http"
+    server = VllmServer(spec, f"{scheme}://127.0.0.1:{port}", process, log)
     try:
         until(lambda: _is_ready(server), START_TIMEOUT, f"vLLM with {spec.name}", interval=0.2)
     except AssertionError as error:
@@ -150,7 +151,7 @@ def _is_ready(server: VllmServer) -> bool:
     if not server.alive:
         raise AssertionError(f"vLLM with {server.model} ended with code {server.process and server.process.returncode}")
     try:
-        return httpx.get(f"{server.url}/health", trust_env=False, timeout=2.0).status_code == 200
+        return httpx.get(f"{server.url}/health", trust_env=False, verify=False, timeout=2.0).status_code == 200
     except httpx.TransportError:
         return False
 

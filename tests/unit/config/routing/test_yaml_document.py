@@ -131,6 +131,9 @@ def test_keys_that_are_texts_in_yaml_1_2_need_no_quotes(key: str) -> None:
         ("? [a]\n: x\n", 1, "a list or mapping cannot be a key"),
         ("a: {<<: 3}\n", 1, "'<<' takes an anchored mapping"),
         (b"a: 1\nb: \xff\n", 2, "not UTF-8"),
+        ("a: 1\n".encode("utf-16-le"), 1, "a NUL character; save the file as UTF-8"),
+        ("a:\n  \tb: 1\n", 2, "a tab; indent with spaces"),
+        ('a: "\\ud83d"\n', 1, "half of a surrogate pair; write the character itself"),
         ("a: 1\nb: \x01\n", 2, "a control character"),
         ("a: " + "9" * 5000 + "\n", 1, "not a usable number"),
         ("a: &x [*x]\n", 1, "levels deep"),
@@ -143,6 +146,34 @@ def test_syntax_errors_have_a_position(text: str | bytes, line: int, what: str) 
     assert problem.line == line
     assert what in problem.message
     assert ";" in problem.message
+
+
+def test_bytes_that_are_not_utf_8_have_a_column() -> None:
+    problem = only_problem("k: 1\nä: ".encode() + b"\xff\n")
+    assert (problem.line, problem.column) == (2, 4)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{\n\t"a": [\n\t\t1,\t2\n\t]\n}\n',
+        "a:\t[1, 2]\t# two\n",
+        "\t\n  \t# nothing\na:\n  -\t1\n  - 2\t\n\t",
+        "{\r\n\ta: [1, 2]\r\n}\r\n",
+    ],
+)
+def test_tabs_between_tokens_and_in_empty_lines_are_blanks(text: str) -> None:
+    document = parse(text.encode())
+    assert document.value == {"a": [1, 2]}
+    assert document.problems == []
+
+
+def test_a_json_document_is_read_as_json_reads_it() -> None:
+    value = {
+        "models": {"m": {"options": {"stop": ["\U0001f600", "a/b", "\u2028\x00\n"], "seed": 10**15, "min_p": 1e-7}}}
+    }
+    for indent in (None, 2, "\t"):
+        assert parse(json.dumps(value, indent=indent).encode()).value == value
 
 
 def test_merge_keys_are_overridden_by_own_keys() -> None:

@@ -106,7 +106,7 @@ def test_an_unreachable_server_exits_with_2_in_one_line() -> None:
     result = compat(f"127.0.0.1:{free_ports()}")
     assert result.exit_code == 2
     assert result.stderr.startswith("vllama: no server answers at http://127.0.0.1:")
-    assert result.stderr.endswith(" (Connection refused); start one, or correct the URL\n")
+    assert result.stderr.endswith(" (refuses connections: not started yet, or gone); start one, or correct the URL\n")
     assert len(result.stderr.splitlines()) == 1
 
 

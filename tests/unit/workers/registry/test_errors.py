@@ -163,9 +163,9 @@ def test_silence_has_its_true_reason(error: Exception, reason: str) -> None:
     assert "Redis running there" in text
 
 
-def not_trusted(message: str) -> ssl.SSLCertVerificationError:
+def not_trusted(message: str, code: int = 18) -> ssl.SSLCertVerificationError:
     error = ssl.SSLCertVerificationError(1, "failed")
-    error.verify_message = message
+    error.verify_message, error.verify_code = message, code
     return error
 
 
@@ -180,6 +180,8 @@ def tls_error(reason: str) -> ssl.SSLError:
     [
         (not_trusted("self-signed certificate"), ["not trusted (self-signed certificate)", "?ssl_ca_certs=FILE"]),
         (not_trusted("Hostname mismatch, certificate is not valid for 'host'."), ["mismatch", "name that its cert"]),
+        (not_trusted("certificate has expired", 10), ["certificate has expired); renew it"]),
+        (not_trusted("certificate is not yet valid", 9), ["check the clocks"]),
         (tls_error("WRONG_VERSION_NUMBER"), ["does not speak TLS", "write redis://"]),
         (tls_error("TLSV13_ALERT_CERTIFICATE_REQUIRED"), ["certificate required", "?ssl_certfile=FILE"]),
     ],
