@@ -33,7 +33,12 @@ class JsonFormatter(logging.Formatter):
         line |= {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
         if record.exc_info:
             line["exception"] = redacted(self.formatException(record.exc_info))
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return "".join(c if c.isprintable() else _escape(c) for c in json.dumps(line, ensure_ascii=False, default=str))
+
+
+def _escape(character: str) -> str:
+    """JSON leaves some control characters as they are, such as C1, which a terminal may obey."""
+    return json.dumps(character)[1:-1] if character != "\x7f" else "\\u007f"
 
 
 def log_config(level: Level) -> dict[str, Any]:

@@ -10,9 +10,12 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
+from vllama_pool.config.redaction import HIDDEN
+
 SHOWN_LENGTH = 100
 """Characters of a header's value."""
 _HOST = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?\Z|[0-9A-Fa-f:.]+\Z")
+_USER = re.compile(r"^((?:[^/@]*://)?).*@", re.DOTALL)
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[A-Za-z0-9._:\[\]-]+\Z")
 
 
@@ -38,14 +41,16 @@ class Refusal:
 
 def foreign_host(host: str, name: str, *, configured: bool) -> Refusal:
     """`name`: the host without its port. `configured`: VLLAMA_ALLOWED_HOSTS is set."""
+    host = _without_user(host)
     cure = "send the name of this router as the host"
-    if _is_short(name) and _HOST.match(name):
+    if "@" not in host and _is_short(name) and _HOST.match(name):
         cure = f"if this router has that name, {_setting('VLLAMA_ALLOWED_HOSTS', name, configured)}"
     return Refusal(Reason.HOST, f"Host {quoted(host)} is not allowed; {cure}")
 
 
 def foreign_origin(origin: str, *, configured: bool) -> Refusal:
     """`configured`: VLLAMA_ORIGINS or OLLAMA_ORIGINS is set."""
+    origin = _without_user(origin)
     cure = "open the page at an address of its own, such as https://app.example.com, and allow that in VLLAMA_ORIGINS"
     if _is_short(origin) and _ORIGIN.match(origin):
         cure = f"if you trust its pages, {_setting('VLLAMA_ORIGINS', origin, configured)}"
@@ -79,6 +84,11 @@ def admin_from_elsewhere(path: str, client: str) -> Refusal:
 
 def quoted(value: str) -> str:
     return json.dumps(value if _is_short(value) else f"{value[:SHOWN_LENGTH]}...")
+
+
+def _without_user(value: str) -> str:
+    """Hide user name and password, which clients may leave in an address."""
+    return _USER.sub(rf"\1{HIDDEN}@", value)
 
 
 def _request(client: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import re
 from typing import BinaryIO
 
 import msgspec
@@ -17,6 +18,17 @@ from vllama_pool.router.telemetry.request_record import RequestRecord
 
 FLUSH_SECONDS = 0.2
 MAX_LINES = 10_000
+
+
+_CONTROLS = re.compile(
+    rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\x8b-\x8f\xa8-\xae]|\xe2\x81[\xa0-\xaf]|\xef\xbb\xbf|\xef\xbf[\xb9-\xbb]"
+)
+"""In UTF-8: those that JSON allows but a terminal may obey, such as C1 (U+009B), and those that reorder text."""
+
+
+def escaped(line: bytes) -> bytes:
+    """Escape the control characters in strings of JSON that JSON itself does not escape."""
+    return _CONTROLS.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), line)
 
 
 class LogLine(msgspec.Struct, kw_only=True):
@@ -49,7 +61,7 @@ class RequestLog:
             return
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         head = self._encoder.encode(LogLine(time=now.replace("+00:00", "Z"), level=level))
-        self._lines.append(head[:-1] + b"," + self._encoder.encode(record)[1:] + b"\n")
+        self._lines.append(head[:-1] + b"," + escaped(self._encoder.encode(record)[1:]) + b"\n")
 
     async def run(self) -> None:
         """Write buffered lines until `stop`, then the rest."""

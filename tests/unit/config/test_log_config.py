@@ -28,6 +28,14 @@ def test_a_log_line_is_one_json_object_with_time_level_logger_and_message() -> N
     }
 
 
+def test_control_characters_are_escaped_and_other_text_is_not() -> None:
+    said = "\x1b[31m\x7f\x9b\u2028\u202e größer \U0001f600"
+    text = JsonFormatter().format(record("%s", said))
+    assert text.isprintable()
+    assert "größer \U0001f600" in text
+    assert json.loads(text)["message"] == said
+
+
 def test_an_exception_is_a_field_of_the_json_line() -> None:
     failed = record("a fault")
     try:

@@ -34,6 +34,7 @@ def text(access: Access, request: AccessRequest) -> str:
         ("8.8.8.8", 'Host "8.8.8.8"', "set VLLAMA_ALLOWED_HOSTS=8.8.8.8"),
         ("[2001:db8::1]:80", 'Host "[2001:db8::1]:80"', "set VLLAMA_ALLOWED_HOSTS=2001:db8::1"),
         ("a b;rm -rf", 'Host "a b;rm -rf"', "send the name of this router"),
+        ("u:hunter2@ai.example.com", 'Host "\\u2026@ai.example.com"', "send the name of this router"),
         ("x\x9b\r\n\xff", 'Host "x\\u009b\\r\\n\\u00ff"', "send the name of this router"),
     ],
 )
@@ -44,6 +45,13 @@ def test_a_foreign_host_is_named_with_the_setting_that_allows_it(host: str, says
     if "=" in cure:
         allowed = RouterSettings(allowed_hosts=(cure.partition("=")[2],))
         assert not isinstance(Access.from_settings(allowed).decide(TAGS._replace(host=host)), EarlyResponse)
+
+
+def test_a_password_in_an_origin_is_not_shown() -> None:
+    refused = text(Access(), replace(TAGS, origin="https://anna:hunter2@b.example.com"))
+    assert "hunter2" not in refused
+    assert "anna" not in refused
+    assert "b.example.com" in refused
 
 
 def test_the_cure_adds_to_what_is_set() -> None:

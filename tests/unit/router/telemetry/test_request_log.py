@@ -69,6 +69,18 @@ async def test_line_breaks_in_a_clients_text_stay_escaped() -> None:
     assert stream.getvalue().count(b"\n") == 1
 
 
+async def test_control_characters_in_a_clients_text_are_escaped() -> None:
+    requested = "a\x1b\x7f\x85\x9b\u2028\u202e\u2066\ufeffä\U0001f600"
+    stream = io.BytesIO()
+    log = RequestLog(stream)
+    log.finished(record(requested=requested))
+    await written(log)
+    text = stream.getvalue().decode()
+    assert text.rstrip("\n").isprintable()
+    assert json.loads(text)["requested"] == requested
+    assert "ä\U0001f600" in text
+
+
 async def test_lines_are_written_while_the_log_runs_in_the_order_of_requests() -> None:
     stream = io.BytesIO()
     log = RequestLog(stream)
