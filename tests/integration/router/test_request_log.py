@@ -195,6 +195,58 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_has_a_line(running
     assert left() == sorted((path, 499, "client gone") for path in paths)
 
 
+async def lines_of(running: Fleet, prefix: str) -> list[dict[str, Any]]:
+    """Send a last request, and return the lines of the others with this id once it has its own."""
+    await running.http.get("/api/nothing", headers={"x-request-id": "last"})
+    await running.record("last")
+    return [line for line in running.records() if line["id"].startswith(prefix)]
+
+
+async def test_requests_that_no_worker_takes_have_one_line_each(tmp_path: Path) -> None:
+    slow = Options(model="slow", tokens_per_second=2, answer_tokens=100, slots=1)
+    gone = Options(model="gone")
+    async with fleet(tmp_path, {"a": slow, "b": gone}, max_queue=0) as running:
+        await running.workers["b"].drain()
+
+        async def drained() -> bool:
+            return (await running.states())["b"] == "draining"
+
+        await auntil(drained, 10, "the state of b")
+        body = {"model": "slow", "messages": HELLO}
+        async with running.http.stream("POST", "/api/chat", json=body, headers={"x-request-id": "case-left"}) as first:
+            await anext(first.aiter_lines())
+            for name in ("slow", "gone"):
+                sent = {"model": name, "prompt": "PROMPT"}
+                headers = {"x-request-id": f"case-{name}"}
+                assert (await running.http.post("/api/generate", json=sent, headers=headers)).status_code == 503
+        await running.record("case-left")
+        lines = {line["id"]: line for line in await lines_of(running, "case-")}
+    assert len(lines) == 3
+    assert lines["case-left"]["outcome"] == "client gone"
+    for name in ("slow", "gone"):
+        line = lines[f"case-{name}"]
+        assert (line["status"], line["outcome"], line["model"]) == (503, "refused", name)
+        assert "PROMPT" not in json.dumps(line)
+
+
+async def test_no_secret_of_a_request_is_logged(running: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+    secret = "hunter2"
+    for number, (path, headers) in enumerate(
+        [
+            (f"/api/tags?api_key={secret}", {"authorization": f"Bearer {secret}"}),
+            ("/api/tags", {"authorization": f"Basic {secret}"}),
+            ("/api/tags", {"host": f"anna:{secret}@ai.example.com"}),
+            ("/api/tags", {"origin": f"https://anna:{secret}@ai.example.com"}),
+            ("/api/tags", {"x-api-key": secret, "authorization": "", "cookie": secret, "user-agent": secret}),
+        ]
+    ):
+        answer = await running.http.get(path, headers={"x-request-id": f"case-{number}", **headers})
+        assert answer.status_code in (401, 403)
+    assert len(await lines_of(running, "case-")) == 5
+    assert secret not in running.log.getvalue().decode()
+    assert secret not in "".join(m for r, m in zip(caplog.records, caplog.messages, strict=True) if r.name != "httpx")
+
+
 async def test_refusals_are_counted_by_reason(running: Fleet) -> None:
     for _ in range(3):
         await running.http.get("/api/tags", headers={"host": "ai.example.com"})
