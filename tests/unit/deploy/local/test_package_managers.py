@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deploy.local.package_managers import has_python, pip_variable, torch_sources, uv_environment
+from deploy.local.package_managers import has_python, npm_arguments, pip_variable, torch_sources, uv_environment
 
 
 def test_pytorch_comes_from_pips_find_links_before_pytorchs_own_index() -> None:
@@ -43,3 +43,10 @@ def test_an_environment_is_kept_only_for_the_same_python(tmp_path: Path) -> None
     (tmp_path / "pyvenv.cfg").write_text("home = /usr/bin\nversion_info = 3.11.9\n")
     assert has_python(tmp_path, "3.11.9")
     assert not has_python(tmp_path, "3.12.1")
+
+
+def test_npm_works_in_the_folder_behind_a_symbolic_link(tmp_path: Path) -> None:
+    (tmp_path / "real" / "node").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real")
+    arguments = npm_arguments(tmp_path / "link" / "node", "ci")
+    assert arguments[:3] == ["ci", "--prefix", tmp_path.resolve() / "real" / "node"]

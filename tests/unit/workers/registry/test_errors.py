@@ -192,6 +192,11 @@ def test_a_failure_of_tls_has_its_true_reason(cause: ssl.SSLError, words: list[s
     assert "not permitted" not in text
 
 
+def test_a_connection_that_ends_in_the_tls_handshake_is_said_to_be_closed() -> None:
+    text = explain(caused_by(ConnectionError("x"), ConnectionResetError()), TLS).text
+    assert "(it closed the connection); is Redis running there with TLS" in text
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [
