@@ -94,7 +94,7 @@ class InferenceHandler:
         request = await decode_body(operation.decode, body)
         record.requested, record.stream = request.model[:LOGGED_TEXT_LENGTH], request.stream
         resolution = self._resolve(operation, request.model, record)
-        if request.stream:
+        if request.streams_answer:
             end_at_half_close(scope)
         direct = operation.check(request, resolution.info)
         if direct is not None:

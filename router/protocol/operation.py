@@ -31,6 +31,10 @@ class HasModel(Protocol):
     def stream(self) -> bool: ...
 
     @property
+    def streams_answer(self) -> bool:
+        """True if the client gets a generated answer line by line."""
+
+    @property
     def keep_alive(self) -> int | None:
         """Nanoseconds; None if absent."""
 

@@ -15,6 +15,8 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 RESPONSE_START = b"HTTP/1."
+_VERSION = RESPONSE_START + b"1 "
+_VERSION_1_0 = RESPONSE_START + b"0 "
 PROBE_TIMES = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds since the doubt arose, one per byte of RESPONSE_START. A proxy in between notices at the second byte."""
 POLL_SECONDS = 0.05
@@ -76,20 +78,24 @@ class ClientProbe:
             self._cycle, self._since = cycle, self._loop.time() - POLL_SECONDS
         if cycle.response_started:
             return
-        written = cycle.transport.written if isinstance(cycle.transport, BegunResponse) else 0
+        start = cycle.transport if isinstance(cycle.transport, ResponseStart) else ResponseStart(cycle)
+        written = start.written
         if written < len(PROBE_TIMES) and self._loop.time() - self._since >= PROBE_TIMES[written]:
-            if not written:
-                cycle.transport = BegunResponse(cycle)  # type: ignore[assignment]
-            cycle.transport.write_ahead()  # type: ignore[attr-defined]
+            cycle.transport = start  # type: ignore[assignment]
+            start.write_ahead()
 
 
-class BegunResponse:
-    """A request's transport until its response starts: leaves out the bytes that were written ahead."""
+class ResponseStart:
+    """A request's transport until its response starts: leaves out the bytes that were written ahead.
 
-    def __init__(self, cycle: RequestResponseCycle) -> None:
+    `http10`: the status line names HTTP/1.0, as Go's server does for clients of that version.
+    """
+
+    def __init__(self, cycle: RequestResponseCycle, *, http10: bool = False) -> None:
         self.written = 0
         self._cycle = cycle
         self._transport = cycle.transport
+        self._http10 = http10
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -100,4 +106,6 @@ class BegunResponse:
 
     def write(self, data: bytes) -> None:
         self._cycle.transport = self._transport
+        if self._http10 and data.startswith(_VERSION):
+            data = _VERSION_1_0 + data[len(_VERSION) :]
         self._transport.write(data[self.written :])

@@ -1,4 +1,7 @@
-"""Responses to HTTP/1.0 clients, as Go sends them: not chunked, and `Connection: keep-alive` if asked for."""
+"""Responses to HTTP/1.0 clients, as Go sends them.
+
+The status line names HTTP/1.0, the body is not chunked, and `Connection: keep-alive` is sent if asked for.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,14 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from vllama_pool.router.server.asgi import App, Headers, Message, Receive, Scope
+from vllama_pool.router.server.client_probe import ResponseStart
 
 _BODYLESS = (204, 304)
 
 
 def for_http10(app: App, cycle: RequestResponseCycle) -> App:
-    """Wrap the app for one request. Sets the cycle's `keep_alive` to the client's wish."""
+    """Wrap the app for one request. Sets the cycle's `keep_alive` to the client's wish, and its transport."""
+    cycle.transport = ResponseStart(cycle, http10=True)  # type: ignore[assignment]
     cycle.keep_alive = _wants_keep_alive(cycle.scope["headers"])
 
     async def wrapped(scope: Scope, receive: Receive, send: Any) -> None:

@@ -75,6 +75,8 @@ class EmbedRequest:
         """Always False (R043)."""
         return False
 
+    streams_answer = stream
+
 
 EMBED = BodyDecoder(EmbedBody, dec_hook)
 EMBEDDINGS = BodyDecoder(EmbeddingsBody, dec_hook)

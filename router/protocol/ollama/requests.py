@@ -82,6 +82,10 @@ class InferenceRequest(Body, frozen=True, kw_only=True):
     debug_render_only: bool = msgspec.field(default=False, name="_debug_render_only")
 
     @property
+    def streams_answer(self) -> bool:
+        return self.stream and not self.debug_render_only
+
+    @property
     def logprob_alternatives(self) -> int | None:
         """Alternatives per token; None without logprobs (R065)."""
         return self.top_logprobs if self.logprobs else None

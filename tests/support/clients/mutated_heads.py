@@ -57,7 +57,7 @@ _PIECES = [
     *(b"\r\nContent-Encoding: gzip", b"\r\nOrigin: null", b"\r\nUpgrade: websocket", b"\r\nX: " + b"a" * 5000),
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
 ]
-_STATUS = re.compile(rb"^HTTP/1\.1 ([0-9]{3}) ", re.MULTILINE)
+_STATUS = re.compile(rb"^HTTP/1\.[01] ([0-9]{3}) ", re.MULTILINE)
 PATIENCE = 0.3
 """Seconds until a server that sends nothing is taken to wait for the rest of the request."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.until import auntil
-from vllama_pool.router.server.client_probe import RESPONSE_START, BegunResponse, ClientProbe
+from vllama_pool.router.server.client_probe import RESPONSE_START, ClientProbe, ResponseStart
 
 RESPONSE = b"HTTP/1.1 200 OK\r\n\r\n"
 
@@ -67,7 +67,7 @@ async def test_a_client_that_closed_is_found(served: Served) -> None:
 async def test_a_half_closed_client_gets_every_byte_once(served: Served) -> None:
     served.client.shutdown(socket.SHUT_WR)
     await auntil(lambda: served.half_closed, 5, "the end of stream")
-    await auntil(lambda: isinstance(served.cycle.transport, BegunResponse), 5, "the first byte")
+    await auntil(lambda: isinstance(served.cycle.transport, ResponseStart), 5, "the first byte")
     served.cycle.transport.write(RESPONSE[:9])
     served.cycle.transport.write(RESPONSE[9:])
     assert served.client.recv(100, socket.MSG_PEEK) == RESPONSE
@@ -75,12 +75,20 @@ async def test_a_half_closed_client_gets_every_byte_once(served: Served) -> None
 
 
 async def test_at_most_the_common_start_of_responses_is_written_ahead(served: Served) -> None:
-    begun = BegunResponse(served.cycle)
+    begun = ResponseStart(served.cycle)
     for _ in RESPONSE_START:
         begun.write_ahead()
     assert served.client.recv(100) == RESPONSE_START
     begun.write(RESPONSE)
     assert RESPONSE_START + served.client.recv(100) == RESPONSE
+
+
+async def test_an_http_1_0_client_gets_its_version_after_bytes_that_were_written_ahead(served: Served) -> None:
+    start = ResponseStart(served.cycle, http10=True)
+    start.write_ahead()
+    start.write(RESPONSE)
+    served.cycle.transport.write(RESPONSE)
+    assert served.client.recv(100) == RESPONSE.replace(b"1.1", b"1.0") + RESPONSE
 
 
 async def test_nothing_is_written_into_a_response(served: Served) -> None:
