@@ -97,12 +97,12 @@ class InferenceHandler:
         if request.streams_answer:
             end_at_half_close(scope)
         direct = operation.check(request, resolution.info)
+        used = resolution.listed, request.keep_alive, arrived, self.clock.time_ns()
         if direct is not None:
-            clock = self.clock
-            self.expiry.touch(resolution.listed, request.keep_alive, clock.monotonic_ns(), clock.time_ns())
+            self.expiry.touch(*used)
             await self._send_direct(direct, send, record)
             return
-        use = self.expiry.begin(resolution.listed, request.keep_alive)
+        use = self.expiry.begin(*used)
         try:
             call = ForwardRequest(operation, request, resolution, arrived, record.id, len(body))
             await self._forward(call, use, receive, send, record)

@@ -152,4 +152,7 @@ class Operation(Generic[RequestT]):
     not_found: Callable[[str], str]
     content_type: Callable[[RequestT], str]
     adapt: Callable[[RequestT, ModelInfo, Defaults, *tuple[AttemptFailed, ...]], NextStep | None] | None = None
-    """Builds a request for the same worker after these refusals, latest last; None if it cannot. Raises Refused."""
+    """Builds a request for the same worker after these refusals and faults, latest last; None if it cannot.
+
+    Raises Refused.
+    """

@@ -19,7 +19,7 @@ from vllama_pool.router.balance.lease import Abandoned, Completed, Errored
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.balance.retry import Attempts, GiveUp, Retry, decide, most_specific
 from vllama_pool.router.balance.worker import Replica
-from vllama_pool.router.errors import AttemptFailed, Lost, ModelGone, NoWorker, Refused
+from vllama_pool.router.errors import AttemptFailed, Faulty, Lost, ModelGone, NoWorker, Refused
 from vllama_pool.router.offload import offload
 from vllama_pool.router.protocol.operation import Clock, DirectResponse, NextStep, Operation, Timing, UpstreamRequest
 from vllama_pool.router.proxy.attempt import PendingAttempt, WorkerResponse, read_first_content
@@ -191,11 +191,11 @@ class Forwarder:
     ) -> _Result:
         operation, defaults = call.operation, call.resolution.defaults
         step = await offload(call.size, operation.prepare, call.request, replica.model, defaults)
-        refusals: list[Refused] = []
+        refusals: list[Refused | Faulty] = []
         while True:
             try:
                 return await self._exchange(call, replica, step, attempt, record)
-            except Refused as refused:
+            except (Refused, Faulty) as refused:
                 repeated = any(refused.text == earlier.text for earlier in refusals)
                 refusals.append(refused)
             adapted = None

@@ -77,6 +77,8 @@ async def the_last_keep_alive_sets_the_expiry(server: CheckedServer) -> None:
     model = server.model("chat")
     at = await until(server, model, -1)
     expect(at > timedelta(days=20 * 365), "an expiry decades ahead", str(at))
+    at = await until(server, model, None)
+    expect(at > timedelta(days=20 * 365), "an expiry still decades ahead", str(at))
     at = await until(server, model, "10m")
     expect(timedelta(minutes=9) < at < timedelta(minutes=11), "an expiry in ten minutes", str(at))
     loaded(await server.post(GENERATE, {"model": model}))

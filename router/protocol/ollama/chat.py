@@ -72,7 +72,7 @@ def adapt(
     not_continued = any(map(continuation.is_refusal, refusals))
     upstream = _upstream_request(request, info, defaults, not_continued=not_continued)
     others = [refusal for refusal in refusals if not continuation.is_refusal(refusal)]
-    form = strict_templates.form_after(others, upstream.messages, info.template)
+    form = strict_templates.form_after(others, upstream.messages, info)
     if form is None:
         if not_continued:
             raise refusals[-1]

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from vllama_pool.config.routing.defaults import Defaults
-from vllama_pool.router.errors import AttemptFailed, BadRequest, ModelNotFound, Refused
+from vllama_pool.router.errors import AttemptFailed, BadRequest, Faulty, ModelNotFound, Refused
 from vllama_pool.router.protocol.json_lines import encode
 from vllama_pool.router.protocol.ollama import options
 from vllama_pool.router.protocol.ollama.gojson import BodyDecoder
@@ -146,6 +146,8 @@ def prepare(request: EmbedRequest, info: ModelInfo, defaults: Defaults) -> NextS
 
 def adapt(request: EmbedRequest, info: ModelInfo, defaults: Defaults, *refusals: AttemptFailed) -> NextStep | None:
     """Raises Refused with Ollama's text; for /api/embeddings always as a 500 (R101)."""
+    if isinstance(refusals[-1], Faulty):
+        return None
     text, status = refusals[-1].text, refusals[-1].status
     if text == errors.CONTEXT_EXCEEDED:
         text = TOO_LONG

@@ -21,6 +21,13 @@ class LastUse(msgspec.Struct, frozen=True, array_like=True):
     """Unix nanoseconds."""
     lifetime: int
     """Nanoseconds from the end on."""
+    set_at: int = 0
+    """Monotonic nanoseconds of the `keep_alive` that set the lifetime, or that the model has outlived; 0 for none."""
+
+    @property
+    def lapses_at(self) -> int:
+        """Monotonic nanoseconds."""
+        return self.at + self.lifetime
 
 
 class ModelUses(msgspec.Struct, frozen=True, array_like=True):
@@ -32,7 +39,11 @@ class ModelUses(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ExpiryTracker:
-    """Remembers each model's last request. `keep_alive` counts from the request's end."""
+    """Remembers each model's last request.
+
+    A `keep_alive` applies from the request's start, and stays until another one or until the model lapses. It counts
+    from the end of the last request.
+    """
 
     def __init__(self, default: int) -> None:
         """`default`: nanoseconds; FOREVER or negative for no end."""
@@ -41,14 +52,20 @@ class ExpiryTracker:
         self._running: dict[str, int] = {}
         self._running_elsewhere: frozenset[str] = frozenset()
 
-    def begin(self, model: str, keep_alive: int | None) -> RunningUse:
+    def begin(self, model: str, keep_alive: int | None, at: int, now: int) -> RunningUse:
         """Count a request that generates. The model is loaded until its end at least."""
+        self.touch(model, keep_alive, at, now)
         self._running[model] = self._running.get(model, 0) + 1
-        return RunningUse(self, model, keep_alive)
+        return RunningUse(self, model)
 
     def touch(self, model: str, keep_alive: int | None, at: int, now: int) -> None:
-        """Note the end of a request. `at`: monotonic nanoseconds."""
-        self._note(model, LastUse(at, now, self._default if keep_alive is None else int(keep_alive)))
+        """Note a use. `at`: monotonic, `now`: Unix nanoseconds."""
+        if keep_alive is not None:
+            self._note(model, LastUse(at, now, int(keep_alive), at))
+            return
+        known = self._models.get(model)
+        lifetime = known.lifetime if known is not None and self.lives(model, now) else self._default
+        self._note(model, LastUse(at, now, lifetime, known.set_at if known is not None else 0))
 
     def uses(self) -> ModelUses:
         return ModelUses(self._models, tuple(self._running))
@@ -78,8 +95,17 @@ class ExpiryTracker:
     def _note_later(self, uses: Mapping[str, LastUse]) -> None:
         for model, use in uses.items():
             known = self._models.get(model)
-            if known is None or known.at < use.at:
-                self._note(model, use)
+            later = use if known is None else self._later(known, use)
+            if later is not known:
+                self._note(model, later)
+
+    def _later(self, one: LastUse, other: LastUse) -> LastUse:
+        """Return the later use, with the later `keep_alive` unless the model had lapsed in between."""
+        early, late = (one, other) if one.at < other.at else (other, one)
+        if early.set_at <= late.set_at:
+            return late
+        lifetime = early.lifetime if late.at < early.lapses_at else self._default
+        return LastUse(late.at, late.ended, lifetime, early.set_at)
 
     def _note(self, model: str, use: LastUse) -> None:
         self._models.pop(model, None)
@@ -96,17 +122,16 @@ class ExpiryTracker:
 class RunningUse:
     """One request in progress."""
 
-    __slots__ = ("_keep_alive", "_model", "_running", "_tracker")
+    __slots__ = ("_model", "_running", "_tracker")
 
-    def __init__(self, tracker: ExpiryTracker, model: str, keep_alive: int | None) -> None:
+    def __init__(self, tracker: ExpiryTracker, model: str) -> None:
         self._tracker = tracker
         self._model = model
-        self._keep_alive = keep_alive
         self._running = True
 
     def end(self, at: int, now: int) -> None:
         """Only the first call counts. `at`: monotonic, `now`: Unix nanoseconds."""
         if self._running:
             self._running = False
+            self._tracker.touch(self._model, None, at, now)
             self._tracker._stop(self._model)
-            self._tracker.touch(self._model, self._keep_alive, at, now)

@@ -104,7 +104,7 @@ def _adapted_chat(
     request: GenerateRequest, info: ModelInfo, defaults: Defaults, clock: Clock, refusals: Sequence[AttemptFailed]
 ) -> NextStep | None:
     chat = _chat(request, info, defaults)
-    form = strict_templates.form_after(refusals, chat.messages, info.template)
+    form = strict_templates.form_after(refusals, chat.messages, info)
     if form is None:
         return None
     if request.debug_render_only:

@@ -25,17 +25,9 @@ def with_defaults(messages: Sequence[ChatMessage], defaults: Defaults) -> Sequen
 
 def translate(messages: Sequence[ChatMessage]) -> list[api.VllmMessage]:
     ids: ToolCallIds | None = None
-    result: list[api.VllmMessage] = []
-    for position, message in enumerate(messages):
-        role = message.role.lower()
-        if message.tool_calls or role == "tool":
-            ids = ids or match_results(messages)
-            result.append(_with_tools(message, role, position, ids))
-        elif message.images:
-            result.append(api.VllmMessage(role, parts(message.content or "", message.images)))
-        else:
-            result.append(api.VllmMessage(role, message.content or "", message.thinking or None))
-    return result
+    if any(message.tool_calls or message.role.lower() == "tool" for message in messages):
+        ids = match_results(messages)
+    return [_translated(message, position, ids) for position, message in enumerate(messages)]
 
 
 def for_template(messages: list[api.VllmMessage], template: str) -> list[api.VllmMessage]:
@@ -45,16 +37,24 @@ def for_template(messages: list[api.VllmMessage], template: str) -> list[api.Vll
     return messages
 
 
-def _with_tools(message: ChatMessage, role: str, position: int, ids: ToolCallIds) -> api.VllmMessage:
-    text = message.content or ""
-    content = parts(text, message.images) if message.images else text
-    if role == "tool":
-        return api.VllmMessage(role, content, tool_call_id=ids.results[position], name=message.tool_name or None)
-    calls = [
+def _translated(message: ChatMessage, position: int, ids: ToolCallIds | None) -> api.VllmMessage:
+    role, text = message.role.lower(), message.content or ""
+    return api.VllmMessage(
+        role,
+        parts(text, message.images) if message.images else text,
+        message.thinking or None,
+        _calls(message, ids.calls.get(position, ())) if ids else None,
+        ids.results.get(position) if ids else None,
+        (message.tool_name or None) if role == "tool" else None,
+    )
+
+
+def _calls(message: ChatMessage, ids: Sequence[str]) -> list[api.VllmToolCall] | None:
+    """None without calls. Those of a tool result have no ids, and are left out."""
+    return [
         api.VllmToolCall(call_id, api.VllmFunctionCall(call.function.name, bytes(call.function.arguments).decode()))
-        for call_id, call in zip(ids.calls[position], message.tool_calls or (), strict=True)
-    ]
-    return api.VllmMessage(role, content, message.thinking or None, calls)
+        for call_id, call in zip(ids, message.tool_calls or (), strict=False)
+    ] or None
 
 
 def parts(text: str, images: Sequence[str]) -> list[api.VllmPart]:

@@ -96,6 +96,6 @@ async def test_python_parses_expires_at_as_open_webui_does(running: Fleet) -> No
 
     assert timedelta(seconds=50) < left((await entry(running, "/api/ps"))["expires_at"]) <= timedelta(seconds=60)
     chat = {"model": "TINY:latest", "messages": [{"role": "user", "content": "x"}], "stream": False}
-    for keep_alive, least in (("10m", 590), (1800, 1790), (-1, 3e9), (0, 50)):
+    for keep_alive, least in (("10m", 590), (None, 590), (1800, 1790), (-1, 3e9), (None, 3e9), (0, 50)):
         assert (await running.http.post("/api/chat", json={**chat, "keep_alive": keep_alive})).status_code == 200
         assert left((await entry(running, "/api/ps"))["expires_at"]) > timedelta(seconds=least), keep_alive

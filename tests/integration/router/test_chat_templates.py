@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from tests.support.fleet.live import Fleet, fleet
 from tests.support.until import auntil
+from vllama_pool.workers.simulated import faults
 from vllama_pool.workers.simulated.options import Options
 from vllama_pool.workers.simulated.template import ROLES
 
@@ -174,3 +175,11 @@ async def test_a_conversation_that_is_too_long_may_also_be_refused_by_the_templa
     answer = await ask(strict, model="no-system", messages=messages)
     assert answer["message"]["content"]
     assert answer["prompt_eval_count"] <= CONTEXT * 3 // 4
+
+
+async def test_a_500_that_may_be_a_templates_refusal_is_followed_by_another_form(strict: Fleet) -> None:
+    strict["no-system"].set_faults([faults.Status(status=500, count=1)])
+    before = requests(strict, "no-system")
+    answer = await ask(strict, model="no-system", messages=[system("be brief"), user("hello")])
+    assert answer["message"]["content"]
+    assert requests(strict, "no-system") == before + 2

@@ -117,9 +117,9 @@ async def test_ps_counts_the_uses_in_all_processes() -> None:
     assert await routes.names("/api/ps") == ["m:latest", "mario:latest"]
     routes.elsewhere.touch("mario:latest", 0, at=2, now=now)
     assert await routes.names("/api/ps") == ["m:latest"]
-    use = routes.elsewhere.begin("mario:latest", 0)
+    use = routes.elsewhere.begin("mario:latest", 0, at=3, now=now)
     assert await routes.names("/api/ps") == ["m:latest", "mario:latest"]
-    use.end(at=3, now=now)
+    use.end(at=4, now=now)
     assert await routes.names("/api/ps") == ["m:latest"]
 
 

@@ -49,7 +49,7 @@ def test_expires_is_the_last_requests_end_plus_keep_alive() -> None:
     expiry.touch("x", 3600 * SECOND, 1000, 1000)
     assert expiry.expires("x", 2000) == 1000 + 3600 * SECOND
     expiry.touch("x", None, 3000, 3000)
-    assert expiry.expires("x", 4000) == 3000 + 300 * SECOND
+    assert expiry.expires("x", 4000) == 3000 + 3600 * SECOND
     expiry.touch("x", FOREVER, 5000, 5000)
     assert rfc3339(expiry.expires("x", 1_795_375_700 * SECOND)) > "2262"
 

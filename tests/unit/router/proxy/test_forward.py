@@ -444,6 +444,12 @@ async def test_an_adapted_request_does_not_count_as_a_retry() -> None:
     assert (fleet.records[0].attempts, fleet.records[0].failures) == (1, [])
 
 
+async def test_a_fault_that_nothing_adapts_is_retried_on_another_worker() -> None:
+    fleet = Fleet(a=[status(500, "Internal Server Error")], b=[ok()])
+    assert await fleet.answer(operation=dataclasses.replace(CHAT, adapt=lambda *_: None))
+    assert fleet.client.workers == ["a", "b"]
+
+
 async def test_a_repeated_refusal_ends_adaptation_with_the_first_text() -> None:
     def adapt(*_: object) -> UpstreamRequest:
         return UpstreamRequest("/v1/chat/completions", b"adapted")

@@ -36,13 +36,68 @@ def test_the_least_recently_used_models_are_forgotten() -> None:
 
 def test_a_model_lives_while_a_request_runs_and_then_for_its_keep_alive() -> None:
     expiry = ExpiryTracker(MINUTE)
-    first, second = expiry.begin("v", 0), expiry.begin("v", 0)
+    first, second = expiry.begin("v", 0, 0, 0), expiry.begin("v", 0, 0, 0)
     first.end(1, 1)
     first.end(2, 2)
     assert expiry.lives("v", 10 * MINUTE)
     second.end(3, 3)
     assert not expiry.lives("v", 3)
     assert expiry.uses().running == ()
+
+
+@pytest.mark.rule(93)
+@pytest.mark.parametrize("lifetime", [FOREVER, 20 * MINUTE])
+def test_a_request_without_keep_alive_keeps_the_last_one(lifetime: int) -> None:
+    expiry = ExpiryTracker(5 * MINUTE)
+    expiry.touch("v", lifetime, 0, 0)
+    expiry.touch("v", None, MINUTE, MINUTE)
+    expiry.begin("v", None, 2 * MINUTE, 2 * MINUTE).end(3 * MINUTE, 3 * MINUTE)
+    assert expiry.expires("v", 3 * MINUTE) == 3 * MINUTE + lifetime
+
+
+@pytest.mark.rule(93)
+@pytest.mark.parametrize("lifetime", [0, MINUTE])
+def test_a_model_that_has_lapsed_gets_the_default_again(lifetime: int) -> None:
+    expiry = ExpiryTracker(5 * MINUTE)
+    expiry.touch("v", FOREVER, 0, 0)
+    expiry.touch("v", lifetime, 1, 1)
+    expiry.begin("v", None, 2 * MINUTE, 2 * MINUTE).end(3 * MINUTE, 3 * MINUTE)
+    assert expiry.expires("v", 3 * MINUTE) == 8 * MINUTE
+
+
+@pytest.mark.rule(93)
+def test_the_keep_alive_of_the_request_that_began_last_applies() -> None:
+    expiry = ExpiryTracker(5 * MINUTE)
+    first = expiry.begin("v", 20 * MINUTE, 0, 0)
+    expiry.begin("v", MINUTE, 1, 1).end(2, 2)
+    first.end(3, 3)
+    assert expiry.expires("v", 3) == 3 + MINUTE
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize(
+    ("uses", "left"),
+    [
+        ([(0, FOREVER, 1), (1, None, 2)], FOREVER),
+        ([(0, FOREVER, 1), (1, 2 * MINUTE, 2), (0, None, 3)], 2 * MINUTE),
+        ([(0, FOREVER, 1), (1, 0, 2), (0, None, 3)], 5 * MINUTE),
+        ([(0, 1, 1), (1, None, 3)], 5 * MINUTE),
+        ([(1, 1, 1), (0, FOREVER, 3), (1, None, 4)], FOREVER),
+    ],
+    ids=["kept", "changed elsewhere", "unloaded elsewhere", "lapsed elsewhere", "changed after it lapsed here"],
+)
+def test_a_keep_alive_given_to_another_process_is_kept(
+    uses: list[tuple[int, int | None, int]], left: int, order: tuple[int, int]
+) -> None:
+    processes = [ExpiryTracker(5 * MINUTE), ExpiryTracker(5 * MINUTE)]
+    for process, keep_alive, at in uses:
+        processes[order[process]].touch("v", keep_alive, at, at)
+    reports = [process.uses() for process in processes]
+    for process in processes:
+        process.learn(reports)
+        process.learn(reports)
+    end = uses[-1][2]
+    assert [process.expires("v", end) for process in processes] == [end + left, end + left]
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
@@ -58,7 +113,7 @@ def test_the_latest_use_in_any_process_counts_also_if_the_clock_was_set_back(ord
 
 def test_a_use_learnt_from_another_process_is_kept_when_that_process_is_gone() -> None:
     one, other = ExpiryTracker(MINUTE), ExpiryTracker(MINUTE)
-    running = other.begin("v", None)
+    running = other.begin("v", None, 0, 0)
     one.learn([other.uses()])
     assert one.lives("v", 10 * MINUTE)
     running.end(1, 0)
@@ -71,6 +126,6 @@ def test_a_use_learnt_from_another_process_is_kept_when_that_process_is_gone() -
 def test_uses_survive_their_encoding() -> None:
     expiry = ExpiryTracker(MINUTE)
     expiry.touch("v", KeepAlive.parse(-1), 2**62, 2**62)
-    running = expiry.begin("w", None)
+    running = expiry.begin("w", None, 0, 0)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(expiry.uses()), type=ModelUses) == expiry.uses()
     running.end(1, 1)

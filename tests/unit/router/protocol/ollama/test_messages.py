@@ -78,6 +78,26 @@ def test_audio_among_the_images_becomes_input_audio() -> None:
     ]
 
 
+@pytest.mark.rule(74, 75, 76)
+def test_no_field_of_a_message_is_dropped_for_another() -> None:
+    [sent] = upstream(
+        {"role": "assistant", "content": "4", "thinking": "2+2", "images": [PNG], "tool_calls": [call("f", "c1")]}
+    )["messages"]
+    assert [part["type"] for part in sent["content"]] == ["image_url", "text"]
+    assert (sent["reasoning"], sent["tool_calls"][0]["id"]) == ("2+2", "c1")
+    [sent] = upstream({"role": "assistant", "thinking": "2+2", "images": [PNG]})["messages"]
+    assert ([part["type"] for part in sent["content"]], sent["reasoning"]) == (["image_url"], "2+2")
+
+
+@pytest.mark.rule(74, 75, 77)
+def test_a_tool_result_keeps_its_image_and_thinking() -> None:
+    result = {"role": "tool", "content": "22", "tool_call_id": "c1", "tool_name": "f"}
+    turns = [{"role": "assistant", "tool_calls": [call("f", "c1")]}, {**result, "images": [PNG], "thinking": "hm"}]
+    sent = upstream(*turns)["messages"][1]
+    assert [part["type"] for part in sent["content"]] == ["image_url", "text"]
+    assert (sent["tool_call_id"], sent["name"], sent["reasoning"]) == ("c1", "f", "hm")
+
+
 @pytest.mark.rule(76)
 @pytest.mark.trap(1)
 def test_arguments_are_sent_as_text_in_the_clients_order() -> None:

@@ -19,6 +19,7 @@ from vllama_pool.workers.registry.record import ModelInfo
 
 SYSTEM_FIRST = "{% if messages[0].role == 'system' %}{% endif %}{{ raise_exception('roles must alternate') }}"
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+TOOLS = SYSTEM_FIRST + "{% if message.role == 'tool' %}{% endif %}"
 USER_ONLY = "{{ raise_exception('Conversation roles must alternate') }}"
 ALTERNATE = Refused("Conversation roles must alternate user/assistant/user/assistant/...", status=400)
 UNSUPPORTED = Refused("System role not supported", status=400)
@@ -66,6 +67,8 @@ def assistant(text: str, **fields: Any) -> dict[str, Any]:
         ([user("a"), of("developer", "d")], [system("d"), user("a")]),
         ([system("s"), user("a")], [user("s\n\na")]),
         ([system("s")], [user("s")]),
+        ([system("s"), system("t")], [user("s\n\nt")]),
+        ([system("s"), assistant("x")], [system("s"), user(""), assistant("x")]),
     ],
 )
 def test_system_texts_are_gathered_and_neighbours_of_one_role_are_joined(messages: Any, expected: Any) -> None:
@@ -82,6 +85,7 @@ def test_system_texts_are_gathered_and_neighbours_of_one_role_are_joined(message
         ("", Refused("Only user and assistant roles are supported!", status=400)),
         ("", Refused("This model does not support a system prompt", status=400)),
         ("", Refused("The system role is not allowed", status=400)),
+        (NO_SYSTEM, Faulty("Internal Server Error", status=500)),
     ],
 )
 def test_without_a_system_role_the_text_precedes_the_first_user_message(template: str, refusal: AttemptFailed) -> None:
@@ -110,13 +114,69 @@ def test_tool_calls_results_and_their_ids_survive() -> None:
     calls = [{"id": f"c{number}", "function": {"name": "f", "arguments": {"n": number}}} for number in (1, 2)]
     results = [of("tool", text, tool_call_id=f"c{number}", tool_name="f") for number, text in ((1, "x"), (2, "y"))]
     first, second = (assistant(text, tool_calls=[call]) for text, call in zip(("look", ""), calls, strict=True))
-    messages = sent(user("a"), first, second, *results, user("b"), system("s"), user("c"))
-    assert [message["role"] for message in messages] == ["system", "user", "assistant", "tool", "tool", "user"]
+    messages = sent(user("a"), first, second, *results, user("b"), system("s"), user("c"), template=TOOLS)
+    roles = ["system", "user", "assistant", "tool", "tool", "assistant", "user"]
+    assert [message["role"] for message in messages] == roles
     kept = [(call["id"], json.loads(call["function"]["arguments"])) for call in messages[2]["tool_calls"]]
     assert kept == [("c1", {"n": 1}), ("c2", {"n": 2})]
     assert messages[2]["content"] == "look"
     assert [(message["tool_call_id"], message["content"]) for message in messages[3:5]] == [("c1", "x"), ("c2", "y")]
-    assert messages[5]["content"] == "b\n\nc"
+    assert [message["content"] for message in messages[5:]] == ["", "b\n\nc"]
+
+
+CALLED = [
+    user("a"),
+    assistant("look", tool_calls=[{"id": "call_1", "function": {"name": "f", "arguments": {"n": 1}}}]),
+    of("tool", "x", tool_call_id="call_1"),
+    assistant("done"),
+    user("b"),
+]
+
+
+@pytest.mark.parametrize("template", [SYSTEM_FIRST, NO_SYSTEM, ""])
+def test_a_template_without_tools_gets_calls_and_results_as_text(template: str) -> None:
+    assert sent(*CALLED, template=template) == [
+        user("a"),
+        assistant('look\n\nf({"n": 1})'),
+        user("x"),
+        assistant("done"),
+        user("b"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Tool call IDs should be alphanumeric strings with length 9!",
+        "Tool call id was call_1 but must be a-z, A-Z, 0-9, with a length of 9.",
+    ],
+)
+def test_ids_of_tool_calls_get_nine_characters(text: str) -> None:
+    refusals = (Refused(text, status=400),)
+    messages = sent(*CALLED, template=TOOLS, refusals=refusals)
+    assert messages[1]["tool_calls"][0]["id"] == messages[2]["tool_call_id"] == "000000000"
+    assert [message["role"] for message in messages] == ["user", "assistant", "tool", "assistant", "user"]
+    assert sent(system("s"), system("t"), *CALLED, template=TOOLS, refusals=refusals)[1:] == messages
+
+
+def test_images_go_without_a_system_message_where_the_template_wants_it() -> None:
+    refusals = (Refused("Prompting with images is incompatible with system messages.", status=400),)
+    for template in ("", SYSTEM_FIRST):
+        [message] = sent(system("s"), user("a", images=[PNG]), template=template, refusals=refusals)
+        assert [part["type"] for part in message["content"]] == ["text", "image_url", "text"]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        Faulty("Internal Server Error", status=500),
+        Faulty("System role not supported", status=500),
+        Refused("System role not supported None", status=400),
+        Faulty("jinja2.exceptions.TemplateError: System role not supported", status=500),
+    ],
+)
+def test_what_other_releases_of_vllm_answer_is_taken_for_a_refusal(failure: AttemptFailed) -> None:
+    assert sent(system("s"), user("a"), template=NO_SYSTEM, refusals=(failure,)) == [user("s\n\na")]
 
 
 def test_images_and_thinking_survive() -> None:
