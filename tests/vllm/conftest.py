@@ -7,6 +7,7 @@ part of the test that causes it, so tests may run longer here than elsewhere.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -31,12 +32,21 @@ GROUPS = {
     "strict_vllm": "strict",
     "no_system_vllm": "templates",
     "system_first_vllm": "templates",
+    "configured_vllm": "templates",
 }
 """The group of the tests that use a server. A group's tests run by their last server in this order, so that each server
 starts once, and those that end it come last. Longest group first, since groups start in the order of collection."""
 SERVERS: pytest.StashKey[Servers] = pytest.StashKey()
 METRICS = ("--enable-per-request-metrics", "--enable-prompt-tokens-details")
 TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--reasoning-parser", "qwen3")
+GENERATION_CONFIG = {
+    "max_new_tokens": 5,
+    "temperature": 2.0,
+    "repetition_penalty": 20.0,
+    "top_k": 1,
+    "top_p": 0.001,
+    "min_p": 1.0,
+}
 
 NO_SYSTEM = """\
 {%- if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif -%}
@@ -228,6 +238,25 @@ def no_system_vllm(servers: Servers, strict_specs: dict[str, Spec]) -> VllmServe
 def system_first_vllm(servers: Servers, strict_specs: dict[str, Spec]) -> VllmServer:
     """Its template takes one system message, as Mistral's. It also deletes the word "secret"."""
     return servers.get(strict_specs["system-first"])
+
+
+@pytest.fixture(scope="session")
+def configured_spec(tiny_qwen3: Path, tmp_path_factory: pytest.TempPathFactory) -> Spec:
+    """tiny-qwen3 whose generation_config.json has every setting that vLLM reads."""
+    folder = tmp_path_factory.mktemp("configured")
+    for file in tiny_qwen3.iterdir():
+        (folder / file.name).symlink_to(file.resolve())
+    path = folder / "generation_config.json"
+    settings = json.loads(path.read_text())
+    path.unlink()
+    path.write_text(json.dumps({**settings, **GENERATION_CONFIG}))
+    return Spec("configured", folder, ("--max-model-len", "256", "--trust-request-chat-template", *METRICS, *TOOLS))
+
+
+@pytest.fixture
+def configured_vllm(servers: Servers, configured_spec: Spec) -> VllmServer:
+    """Its answers have five tokens, the most probable ones, unless the request says otherwise."""
+    return servers.get(configured_spec)
 
 
 @pytest.fixture

@@ -62,6 +62,7 @@ DROPPED: Final = KNOWN - {
     "seed",
     "stop",
 }
+_NO_PENALTIES: Final = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 _DEFAULTS: Final = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 """Ollama's defaults that differ from vLLM's."""
 
@@ -110,8 +111,8 @@ def sampling(merged: Mapping[str, Any], info: ModelInfo) -> dict[str, Any]:
             name, send = convert(value)
             if send is not None:
                 result[name] = send
-    if merged.get("repeat_last_n") == 0:
-        result["repetition_penalty"] = 1.0
+    if int_option(merged.get("repeat_last_n")) == 0:
+        result.update(_NO_PENALTIES)
     limit = int_option(merged.get("num_predict"))
     if limit is not None:
         wanted = limit if limit > 0 else _NO_LIMIT
