@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import secrets
@@ -9,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import ollama
@@ -17,6 +19,7 @@ import pytest
 from deploy.local.run import CPU_CONTEXT
 from deploy.local.setup import ROOT, SMOLLM2_TEMPLATE
 from tests.support.fleet.main_job import MODEL, PLAIN, Fleet
+from tests.support.vllm.weather_tool import TOOL
 
 SUM = [{"role": "user", "content": "What is 2+2?"}]
 EXACT = {"temperature": 0}
@@ -93,6 +96,52 @@ def test_raw_generate_continues_the_text_without_a_template(client: ollama.Clien
     answer = client.generate(MODEL, prompt="1, 2, 3, 4, 5, 6,", raw=True, options={**EXACT, "num_predict": 8})
     assert answer.response.strip().startswith("7, 8")
     assert (answer.eval_count, answer.done_reason) == (8, "length")
+
+
+COUNT = [{"role": "user", "content": "Count from one to ten."}, {"role": "assistant", "content": "one, two, three,"}]
+OPENED = "Count from one to ten.<|im_end|>\n<|im_start|>assistant\n"
+"""The end of the rendered prompt before the assistant's message."""
+
+
+def rendered(fleet: Fleet, **fields: Any) -> str:
+    body = {"model": MODEL, "_debug_render_only": True, **fields}
+    answer = httpx.post(f"{fleet.url}/api/chat", json=body, trust_env=False, timeout=60).raise_for_status()
+    return str(answer.json()["_debug_info"]["rendered_template"])
+
+
+@pytest.mark.parametrize("fields", [{}, {"think": False}, {"tools": [TOOL]}], ids=["plain", "think", "tools"])
+def test_an_assistant_message_at_the_end_is_continued(
+    fleet: Fleet, client: ollama.Client, fields: dict[str, Any]
+) -> None:
+    prompt = rendered(fleet, messages=COUNT, **fields)
+    assert prompt.endswith(OPENED + "one, two, three,")
+    assert ("get_weather(" in prompt) == ("tools" in fields)
+    options = {**EXACT, "num_predict": 12}
+    raw = client.generate(MODEL, prompt=prompt, raw=True, options=options)
+    whole = client.chat(MODEL, messages=COUNT, options=options, **fields)
+    parts = list(client.chat(MODEL, messages=COUNT, options=options, stream=True, **fields))
+    assert "four" in raw.response
+    assert whole.message.content == "".join(part.message.content or "" for part in parts) == raw.response
+
+
+@pytest.mark.parametrize("thinking", ["", "They count."])
+def test_an_empty_assistant_message_at_the_end_begins_the_answer(
+    fleet: Fleet, client: ollama.Client, thinking: str
+) -> None:
+    messages = [COUNT[0], {"role": "assistant", "content": "", "thinking": thinking}]
+    assert rendered(fleet, messages=messages).endswith(OPENED)
+    options = {**EXACT, "num_predict": 12}
+    answers = [client.chat(MODEL, messages=turns, options=options) for turns in (messages, COUNT[:1])]
+    assert answers[0].message.content == answers[1].message.content
+
+
+def test_what_the_model_cannot_do_is_refused_in_a_continued_chat_too(client: ollama.Client) -> None:
+    with pytest.raises(ollama.ResponseError, match="does not support thinking"):
+        client.chat(MODEL, messages=COUNT, think=True)
+    image = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(60)).decode()
+    with pytest.raises(ollama.ResponseError) as raised:
+        client.chat(MODEL, messages=[COUNT[0], {**COUNT[1], "images": [image]}])
+    assert raised.value.status_code == 400
 
 
 def test_tags_and_ps_report_size_digest_and_date_of_the_model_files(client: ollama.Client, smollm2: Path) -> None:
