@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import logging
 import socket
 import struct
+import sys
+import termios
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -71,6 +74,24 @@ class Client:
 
     async def send(self, data: bytes) -> None:
         await self._loop.sock_sendall(self._sock, data)
+
+    async def filled(self) -> None:
+        """Wait until the router has sent what the client's kernel holds without a read."""
+        sizes = [0]
+
+        def unchanged() -> bool:
+            sizes.append(self._count(termios.FIONREAD))
+            return sizes[-1] > 0 and sizes[-1] == sizes[-2]
+
+        await auntil(unchanged, 15, "a response that waits for its reader", interval=0.05)
+
+    async def delivered(self) -> None:
+        """Wait until the router's kernel has all that was sent."""
+        await auntil(lambda: self._count(termios.TIOCOUTQ) == 0, 15, "the delivery")
+
+    def _count(self, request: int) -> int:
+        """Return the number of bytes in one of the socket's buffers."""
+        return int.from_bytes(fcntl.ioctl(self._sock, request, bytes(4)), sys.byteorder)
 
     async def read(self, size: int = 2**16) -> bytes:
         return await asyncio.wait_for(self._loop.sock_recv(self._sock, size), 15)
@@ -178,7 +199,7 @@ async def test_a_half_closed_client_gets_a_large_response_that_it_reads_late(rou
     async with client(router) as connection:
         await connection.send(request("POST", "/api/show", {"model": "large"}))
         connection.half_close()
-        await asyncio.sleep(0.3)
+        await connection.filled()
         assert len(whole(await connection.read_all())) > len(LINES) * 7000
 
 
@@ -252,7 +273,7 @@ async def test_a_client_that_sends_its_second_request_later_and_leaves_frees_its
         await connection.send(chat("slow"))
         await begun(router)
         await connection.send(chat("slow"))
-        await asyncio.sleep(0.2)
+        await connection.delivered()
         connection.close()
         await freed(router)
 

@@ -22,6 +22,7 @@ from tests.support.ports import free_ports
 from tests.support.until import auntil, until
 from vllama_pool.router.instance import RouterInstance
 from vllama_pool.router.telemetry.report_exchange import Report, ReportExchange
+from vllama_pool.workers.process.lifeline import die_with_parent
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")]
 
@@ -94,6 +95,7 @@ def served(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
             env={**kept, "VLLAMA_STATE_DIR": str(tmp_path / "state")},
             stdout=file,
             stderr=file,
+            preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509  it takes no locks
         )
     try:
         until(lambda: "ready. Try:" in out.read_text() or process.poll() is not None, 60, "it is ready")

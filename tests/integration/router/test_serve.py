@@ -27,6 +27,7 @@ from tests.support.registry.refusing import answering
 from tests.support.until import auntil, until
 from vllama_pool.router.cli.main import main
 from vllama_pool.router.supervisor.listening_socket import listen
+from vllama_pool.workers.process.lifeline import die_with_parent
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", reason="lifelines are Linux")]
 
@@ -168,7 +169,13 @@ class Served:
         variables = {**os.environ, **environ}
         self.out = folder / "out"
         with self.out.open("w") as out:
-            self.process = subprocess.Popen([*VLLAMA, "serve", *words], env=variables, stdout=out, stderr=out)
+            self.process = subprocess.Popen(
+                [*VLLAMA, "serve", *words],
+                env=variables,
+                stdout=out,
+                stderr=out,
+                preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509  it takes no locks
+            )
         try:
             until(lambda: "ready. Try:" in self.out.read_text(), 60, "it is ready")
         except AssertionError as error:

@@ -18,6 +18,7 @@ import pytest
 
 from tests.support.processes import is_alive
 from tests.support.until import until
+from vllama_pool.workers.process.lifeline import die_with_parent
 
 Serve = Any
 
@@ -32,7 +33,10 @@ class Supervised:
         self.err = folder / f"err-{number}"
         with self.out.open("w") as out, self.err.open("w") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.fleet.supervised", json.dumps(plan)], stdout=out, stderr=err
+                [sys.executable, "-m", "tests.support.fleet.supervised", json.dumps(plan)],
+                stdout=out,
+                stderr=err,
+                preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509  it takes no locks
             )
 
     def wait_for_output(self, text: str) -> None:

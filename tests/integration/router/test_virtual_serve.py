@@ -19,6 +19,7 @@ import pytest
 
 from tests.support.ports import free_ports
 from tests.support.until import until
+from vllama_pool.workers.process.lifeline import die_with_parent
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", reason="lifelines are Linux")]
 
@@ -34,7 +35,13 @@ def serving(folder: Path, processes: int, how_to_end: signal.Signals) -> Iterato
     words += ["--vllm-port", str(free_ports(2)), "--tokens-per-second", "200"]
     environ = {**kept, "VLLAMA_STATE_DIR": str(folder / "state")}
     with out.open("wb") as file:
-        process = subprocess.Popen([*VLLAMA, "serve", *words], env=environ, stdout=file, stderr=file)
+        process = subprocess.Popen(
+            [*VLLAMA, "serve", *words],
+            env=environ,
+            stdout=file,
+            stderr=file,
+            preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509  it takes no locks
+        )
     try:
         until(lambda: "ready. Try:" in out.read_text() or process.poll() is not None, 60, "it is ready")
         found = re.search(r"^router +(http://\S+)  listening", out.read_text(), re.MULTILINE)

@@ -23,6 +23,7 @@ from tests.support.registry.valkey import running_valkey
 from tests.support.until import auntil, until
 from tests.support.vllm.model_folder import write_model
 from tests.support.vllm.simulated import COMMAND, IGNORE_SIGTERM, failing
+from vllama_pool.workers.process.lifeline import die_with_parent
 from vllama_pool.workers.registry import embedded
 from vllama_pool.workers.registry.client import Registry, connect
 from vllama_pool.workers.registry.record import WorkerState
@@ -342,7 +343,11 @@ async def test_an_id_can_be_used_once_on_a_machine(
 def foreign(port: int) -> Iterator[subprocess.Popen[bytes]]:
     """A vLLM that somebody else runs."""
     command = [*COMMAND, "serve", "theirs", "--port", str(port)]
-    with subprocess.Popen(command, start_new_session=True) as process:
+    with subprocess.Popen(
+        command,
+        start_new_session=True,
+        preexec_fn=die_with_parent(signal.SIGKILL),  # noqa: PLW1509  it takes no locks
+    ) as process:
         yield process
         os.killpg(process.pid, signal.SIGKILL)
 

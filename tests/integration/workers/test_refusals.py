@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ from tests.support.registry.refusing import answering
 from tests.support.registry.valkey import running_valkey
 from tests.support.until import auntil
 from vllama_pool.config.redis_address import parse
+from vllama_pool.workers.process.lifeline import die_with_parent
 from vllama_pool.workers.registry.client import Registry, RegistryUnavailable, connect, wait_usable
 from vllama_pool.workers.registry.embedded import wait_ready
 from vllama_pool.workers.registry.record import LoadReport, WorkerRecord
@@ -131,7 +133,11 @@ async def valkey_cluster(folder: Path) -> AsyncIterator[tuple[int, aioredis.Redi
     words = ["--port", str(port), "--unixsocket", str(sock), "--cluster-enabled", "yes", "--save", ""]
     words += ["--cluster-port", str(free_ports()), "--bind", "127.0.0.1"]
     process = await asyncio.create_subprocess_exec(
-        str(get_binary_path()), *words, cwd=folder, stdout=asyncio.subprocess.DEVNULL
+        str(get_binary_path()),
+        *words,
+        cwd=folder,
+        stdout=asyncio.subprocess.DEVNULL,
+        preexec_fn=die_with_parent(signal.SIGKILL),
     )
     try:
         await wait_ready(str(sock))

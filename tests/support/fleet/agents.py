@@ -16,6 +16,7 @@ from pathlib import Path
 from tests.support.ports import free_ports
 from tests.support.until import auntil
 from tests.support.vllm.simulated import COMMAND
+from vllama_pool.workers.process.lifeline import die_with_parent
 from vllama_pool.workers.registry.client import Registry
 from vllama_pool.workers.registry.record import LoadReport, WorkerRecord, WorkerState
 from vllama_pool.workers.registry.signature import verify_record
@@ -45,7 +46,7 @@ class AgentProcess:
 async def agent(
     *args: str, state_dir: Path, env: Mapping[str, str] | None = None, program: Sequence[str] = COMMAND
 ) -> AsyncIterator[AgentProcess]:
-    """Run `vllama worker ARGS`, and kill it at the end."""
+    """Run `vllama worker ARGS`, and kill it at the end. It stops if the tests are killed."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("VLLAMA_", "OLLAMA_", "REDIS"))}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "vllama_pool.router.cli.main", "worker", *args),
@@ -53,6 +54,7 @@ async def agent(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         env={**kept, "VLLAMA_STATE_DIR": str(state_dir), "VLLAMA_VLLM": shlex.join(program), **(env or {})},
+        preexec_fn=die_with_parent(signal.SIGTERM),
     )
     running = AgentProcess(process)
     reading = asyncio.create_task(_read(process.stdout, running.lines))
