@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from vllama_pool.router.compat.checks.catalogue import tagged, tags
 from vllama_pool.router.compat.checks.check import covers
+from vllama_pool.router.compat.checks.connections import head
 from vllama_pool.router.compat.checks.errors import registry_answers
 from vllama_pool.router.compat.checks.requests import loaded, show
 from vllama_pool.router.compat.expect import Differs, error, expect, field, json_object, lines, same, status
@@ -141,3 +144,27 @@ async def pull_without_streaming_is_one_object(server: CheckedServer) -> None:
     response = await server.post("/api/pull", body)
     registry_answers(response)
     same("response", {"status": "success"}, json_object(response))
+
+
+async def change_half_closed(server: CheckedServer, method: str, path: str, fields: dict[str, Any]) -> RawResponse:
+    body = json.dumps(fields).encode()
+    data = head(server, method, path, f"Content-Length: {len(body)}") + body
+    (response,) = await server.send_bytes(data, (method,), half_close=True)
+    status(response, 200)
+    return response
+
+
+@covers(210, writes=True)
+async def half_closed_clients_get_the_response_to_a_change(server: CheckedServer) -> None:
+    first, second = unique_name(), unique_name()
+    fields = {"model": first, "from": server.model("chat"), "system": SYSTEM, "stream": False}
+    try:
+        created = await change_half_closed(server, "POST", "/api/create", fields)
+        same("response", {"status": "success"}, json_object(created))
+        copied = await change_half_closed(server, "POST", "/api/copy", {"source": first, "destination": second})
+        same("body", b"", copied.body)
+        deleted = await change_half_closed(server, "DELETE", "/api/delete", {"model": second})
+        same("body", b"", deleted.body)
+    finally:
+        for name in (first, second):
+            await server.send("DELETE", "/api/delete", {"model": name})
