@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from vllama_pool.config.printable import printable
 from vllama_pool.config.redaction import redacted
 from vllama_pool.config.routing import yaml_scalars
 
@@ -41,9 +42,7 @@ class Problem:
         """Return "FILE:LINE:COL: key: what is wrong; what to do", which editors and terminals can jump to."""
         place = f"{file}:{self.line}:{self.column}" if self.line else file
         text = redacted(f"{place}: {self.key}: {self.message}" if self.key else f"{place}: {self.message}")
-        return "".join(
-            part if part.isprintable() else repr(part)[1:-1] for part in text
-        )  # one line, whatever it quotes
+        return printable(text)  # one line, whatever it quotes
 
 
 @dataclass(frozen=True, slots=True)

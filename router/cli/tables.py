@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from vllama_pool.config.routing.table import RoutingTable
-from vllama_pool.router.compat.columns import GAP, plain_table
+from vllama_pool.router.compat.columns import GAP, add_row, plain_table
 from vllama_pool.router.telemetry.worker_view import WorkerView
 
 TEXT = ("WORKER", "MODEL", "STATE", "ADDRESS")
@@ -28,7 +28,7 @@ def workers_table(workers: Sequence[WorkerView], width: int) -> Table:
             title, justify="left" if title in TEXT else "right", overflow="fold", no_wrap=title not in TEXT
         )
     for cells in rows:
-        table.add_row(*(cells[title] for title in titles))
+        add_row(table, *(cells[title] for title in titles))
     return table
 
 
@@ -73,11 +73,11 @@ def routing_table(routing: RoutingTable) -> list[Table]:
             weighted = len(route.serve) > 1
             served = [f"{target.model} ({target.weight})" if weighted else target.model for target in route.serve]
             options = ", ".join(f"{name}={value}" for name, value in route.options.items())
-            models.add_row(route.name, ", ".join(served), ", ".join(route.aliases), options)
+            add_row(models, route.name, ", ".join(served), ", ".join(route.aliases), options)
         tables.append(models)
     if routing.workers:
         workers = plain_table("STATIC WORKER", "URL", "SLOTS", "TAGS")
         for worker in routing.workers:
-            workers.add_row(worker.name, worker.url, str(worker.slots or "unknown"), ", ".join(worker.tags))
+            add_row(workers, worker.name, worker.url, str(worker.slots or "unknown"), ", ".join(worker.tags))
         tables.append(workers)
     return tables

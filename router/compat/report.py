@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from vllama_pool.router.compat.columns import plain_table
+from vllama_pool.router.compat.columns import add_row, plain, plain_table
 from vllama_pool.router.compat.rules.rule import Rule
 from vllama_pool.router.compat.runner import Outcome, Result
 
@@ -56,9 +56,9 @@ def table(rows: Sequence[Row], width: int) -> Table:
     for column in found.columns[:2]:
         column.no_wrap = True
     for row in rows:
-        title, detail = escape(row.rule.title), escape(row.detail)
-        cells = (title, detail) if wide else ("\n".join(filter(None, (title, detail))),)
-        found.add_row(row.rule.name, _WORDS[row.result], *cells)
+        texts = (plain(row.rule.title), plain(row.detail))
+        cells = texts if wide else (Text("\n").join(filter(None, texts)),)
+        add_row(found, row.rule.name, _WORDS[row.result], *cells)
     return found
 
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from vllama_pool.config.environment import unknown_variables, variables_of
 from vllama_pool.config.ollama_env import warnings
+from vllama_pool.config.printable import printable
 from vllama_pool.config.redaction import redacted
 from vllama_pool.config.settings import RouterSettings, WorkerSettings, error_lines
 from vllama_pool.router.instance import LISTEN_FD, PROCESS
@@ -25,8 +26,8 @@ class CommandFailed(click.ClickException):
     """Prints one line per problem on stderr, without passwords of addresses."""
 
     def show(self, file: IO[Any] | None = None) -> None:
-        for line in redacted(self.message).splitlines():
-            click.echo(f"vllama: {line}", err=True)
+        for line in redacted(self.message).split("\n"):
+            click.echo(f"vllama: {printable(line)}", err=True)
 
 
 def unreachable(what: str, where: str, why: str, cure: str) -> str:

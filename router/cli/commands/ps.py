@@ -6,6 +6,7 @@ import click
 import httpx
 import msgspec
 
+from vllama_pool.config.printable import printable
 from vllama_pool.config.redaction import redacted
 from vllama_pool.config.settings import RouterSettings
 from vllama_pool.router.cli.commands.common import CommandFailed, read, unreachable
@@ -53,7 +54,7 @@ def command(base_url: str | None, as_json: bool) -> None:
         cure = "start one with vllama serve, or give its address with --url"
         raise CommandFailed(unreachable("router", base_url, why, cure)) from error
     if answer.status_code != httpx.codes.OK:
-        raise CommandFailed(f"{base_url} answered {answer.status_code}: {error_of(answer.content)}")
+        raise CommandFailed(f"{base_url} answered {answer.status_code}: {printable(error_of(answer.content))}")
     try:
         page = msgspec.json.decode(answer.content, type=WorkersPage)
     except msgspec.MsgspecError as error:
@@ -67,7 +68,7 @@ def command(base_url: str | None, as_json: bool) -> None:
         click.echo("no workers; start one with: vllama worker --model MODEL")
     if not page.registry_up:
         problem = redacted(page.registry_problem) or "the registry does not answer"
-        click.echo(f"workers are shown as last known: {problem}", err=True)
+        click.echo(f"workers are shown as last known: {printable(problem)}", err=True)
     if page.processes.answered < page.processes.total:
         answered = f"{page.processes.answered} of {page.processes.total} router processes answered"
         click.echo(f"{answered}; the load of the others is missing", err=True)

@@ -92,6 +92,25 @@ def test_ps_shows_state_load_and_problems_of_each_worker(router: Serve) -> None:
         assert text in row
 
 
+HOSTILE = "m:100:[/x]\x1b]0;t\x07\x9b\u202e"
+SHOWN = "m:100:[/x]\\x1b]0;t\\x07\\x9b\\u202e"
+
+
+def test_ps_shows_names_and_notes_of_workers_as_they_are_without_control_characters(router: Serve) -> None:
+    worker = {**WORKER, "models": [HOSTILE], "note": HOSTILE}
+    page = {"workers": [worker], "registry_up": False, "registry_problem": HOSTILE}
+    result = vllama("ps", "--url", router(200, page))
+    assert result.exit_code == 0
+    assert result.stdout.count(SHOWN) == 2
+    assert SHOWN in result.stderr
+
+
+def test_errors_of_a_server_are_printed_without_control_characters(router: Serve) -> None:
+    result = vllama("ps", "--url", router(400, {"error": f"{HOSTILE}\n{HOSTILE}\x85"}))
+    assert result.stderr.rstrip("\n").isprintable()
+    assert SHOWN in result.stderr
+
+
 def test_ps_drops_columns_on_a_narrow_terminal_instead_of_breaking_words() -> None:
     worker = msgspec.convert(WORKER, WorkerView)
     wide, narrow = (print_out(workers_table([worker], width), width) for width in (130, 90))
@@ -196,6 +215,15 @@ def test_check_prints_the_models_and_workers_of_a_routing_file(tmp_path: Path) -
         "1 model, 1 static worker;",
     ):
         assert text in result.stdout
+
+
+def test_check_shows_names_with_brackets_and_colons_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "routing.yaml"
+    path.write_text('models: {m: {serve: "a:100:[/x]", options: {stop: ["[b]"]}}}\n')
+    result = vllama("check", str(path))
+    assert result.exit_code == 0
+    assert "a:100:[/x]" in result.stdout
+    assert "['[b]']" in result.stdout
 
 
 def test_check_prints_one_line_per_mistake(tmp_path: Path) -> None:
