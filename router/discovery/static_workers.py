@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import httpx
 from msgspec.structs import replace
@@ -33,6 +33,8 @@ FULL_PROBE_EVERY = 10
 PROBE_TIMEOUT = 1.0
 """Seconds, for the client of `health_probe`."""
 NOT_REACHED = "not reached yet"
+SHOWN_MODELS, SHOWN_LENGTH = 10, 120
+"""In the log: models, and characters of a name."""
 STATIC = "static/"
 """Prefix of ids, which registered workers cannot have."""
 
@@ -175,7 +177,7 @@ class StaticWatch:
         self._report_several()
         load = self._last_load = self._load(result.metrics)
         if not self._up:
-            _log.info("static worker %s serves %s", self.worker.name, ", ".join(m.name for m in self._models))
+            _log.info("static worker %s serves %s", self.worker.name, _listed(self._models))
         if renewed:
             self._pool.put(Discovered(self._record(), self._endpoint, load))
         if self._failing_since is not None:
@@ -252,6 +254,13 @@ class StaticWatch:
         self._last_tokens = (now, metrics.generation_tokens)
         note = SEVERAL_SERVERS if self._identity.several else ""
         return replace(probe.to_load(metrics, tokens_per_second=speed), note=note)
+
+
+def _listed(models: Sequence[ModelInfo]) -> str:
+    """Name some models, in a text of limited length: the names are the server's."""
+    names = ", ".join(model.name[:SHOWN_LENGTH] for model in models[:SHOWN_MODELS])
+    more = len(models) - SHOWN_MODELS
+    return f"{names} and {more} more" if more > 0 else names
 
 
 def _url(endpoint: Endpoint) -> str:

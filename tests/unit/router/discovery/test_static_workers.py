@@ -111,6 +111,16 @@ async def test_a_static_worker_joins_with_its_models_version_and_load() -> None:
     assert vllm.authorization == {"Bearer key"}
 
 
+async def test_the_log_names_some_of_many_models(caplog: pytest.LogCaptureFixture) -> None:
+    vllm = FakeClient()
+    vllm.models = [{"id": f"m{i}-{'x' * 1000}", "root": f"r{i}", "max_model_len": 2048} for i in range(1000)]
+    with caplog.at_level("INFO"):
+        await watch(vllm, Recorder(), Clock()).probe()
+    (line,) = [message for message in caplog.messages if "serves m0-x" in message]
+    assert line.endswith(" and 990 more")
+    assert len(line) < 1500
+
+
 async def probe_and_learn(static: StaticWatch, times: int = 1) -> None:
     """Probe and learn as `run` does."""
     for _ in range(times):

@@ -31,7 +31,7 @@ def litestar() -> None:
     raise HTTPException("a teapot", status_code=418)
 
 
-@get("/api/bug", sync_to_thread=False)
+@get(["/api/bug", "/api/bug/{rest:path}"], sync_to_thread=False)
 def bug() -> None:
     raise RuntimeError(SECRET)
 
@@ -104,3 +104,9 @@ async def test_an_unexpected_exception_is_logged_with_its_traceback_but_not_show
     assert "/api/bug" in record.getMessage()
     assert record.exc_info is not None
     assert SECRET in str(record.exc_info[1])
+
+
+async def test_a_long_path_is_cut_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    assert (await fetch(f"/api/bug/{'x' * 5000}")).status_code == 500
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(record.getMessage()) < 200
