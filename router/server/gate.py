@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from vllama_pool.router.server.access import Access, AccessRequest, EarlyResponse
 from vllama_pool.router.server.asgi import App, Message, Receive, Scope, Send, header, send_and_drain
 from vllama_pool.router.server.paths import clean_path
-from vllama_pool.router.server.refusal import Refusal
+from vllama_pool.router.server.refusal import ON_REFUSAL, Refusal
 from vllama_pool.router.telemetry.request_record import (
     CLIENT_CLOSED_REQUEST,
     LOGGED_TEXT_LENGTH,
@@ -27,7 +27,7 @@ _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 
 
 class Gate:
-    """Wraps an ASGI app. Lifespan events pass through."""
+    """Wraps an ASGI app. Lifespan events pass through; their state lets the HTTP protocol report its refusals."""
 
     def __init__(
         self,
@@ -47,6 +47,8 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
+            if scope["type"] == "lifespan" and "state" in scope:
+                scope["state"][ON_REFUSAL] = self._on_refusal
             await self.app(scope, receive, send)
             return
         started = self._clock()

@@ -1,6 +1,6 @@
 """uvicorn's HttpToolsProtocol with Go's reading of request heads, HTTP/1.0 responses, and a limit on unread bodies.
 
-Nothing that a client sends is logged here: anybody could fill the log.
+Refusals go to the owner in the ASGI lifespan state, which counts them and logs few: anybody could fill the log.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from vllama_pool.router.server.connection_lifetime import ConnectionProtocol
 from vllama_pool.router.server.http10 import for_http10
+from vllama_pool.router.server.refusal import ON_REFUSAL, malformed
 from vllama_pool.router.server.request_reader import InvalidRequest, RequestReader
 
 MAX_UNREAD = 512 * 1024 * 1024
@@ -82,6 +83,8 @@ class BoundedProtocol(ConnectionProtocol):
     def _refuse(self, text: str) -> None:
         """Respond 400, after the responses to earlier requests, and close the connection."""
         self._refusal = text
+        if on_refusal := self.app_state.get(ON_REFUSAL):
+            on_refusal(malformed(self.client[0] if self.client else "", text))
         if self._reader.in_head:
             pending = self.cycle is not None and not self.cycle.response_complete
         elif pending := bool(self.pipeline):

@@ -12,6 +12,8 @@ from enum import StrEnum
 
 from vllama_pool.config.redaction import HIDDEN
 
+ON_REFUSAL = "vllama.on_refusal"
+"""Key of the ASGI lifespan state: a function that takes the refusals of the HTTP protocol."""
 SHOWN_LENGTH = 100
 """Characters of a header's value."""
 _HOST = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?\Z|[0-9A-Fa-f:.]+\Z")
@@ -30,6 +32,8 @@ class Reason(StrEnum):
     UNKNOWN_KEY = "unknown_key"
     ADMIN = "admin"
     """/admin and /metrics are closed to other machines."""
+    MALFORMED = "malformed"
+    """Not HTTP/1.x, or a request that two parsers could read in two ways."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,11 @@ def unknown_key(client: str, *, admin: bool = False) -> Refusal:
 def admin_from_elsewhere(path: str, client: str) -> Refusal:
     text = f"for {quoted(path)} is not from this machine; set VLLAMA_ADMIN_KEY to open /admin and /metrics to others"
     return Refusal(Reason.ADMIN, f"{_request(client)} {text}")
+
+
+def malformed(client: str, text: str) -> Refusal:
+    """`client`: its address. `text`: "what is wrong; what to do", without the client's own words."""
+    return Refusal(Reason.MALFORMED, f"{_request(client)} is malformed: {text}")
 
 
 def quoted(value: str) -> str:

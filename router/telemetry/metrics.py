@@ -100,7 +100,7 @@ class RouterMetrics:
         )
         self._failures = Counter("vllama_attempt_failures", "Failed attempts.", ["kind"], registry=registry)
         self._refusals = Counter(
-            "vllama_refusals", "Requests that access control refused, by reason.", ["reason"], registry=registry
+            "vllama_refusals", "Requests refused before any handler, by reason.", ["reason"], registry=registry
         )
         for reason in refusal_reasons:
             self._refusals.labels(reason)

@@ -52,7 +52,7 @@ class LogCollector(logging.Handler):
 def logged(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
     """Warnings and errors of the router, of asyncio, and of uvicorn, whose loggers do not propagate.
 
-    Without the lines of refused hosts and origins, which are limited in number.
+    Without the lines of refusals, which are limited in number.
     """
     collector = LogCollector()
     collector.addFilter(lambda record: record.name != refusal_log.__name__)
@@ -254,9 +254,36 @@ async def test_requests_with_every_line_end_and_framing_share_a_connection(runni
     assert answers.count(b"HTTP/1.1 200") == 7
 
 
-async def test_mutated_requests_cause_no_error_of_the_server(running: Fleet, logged: list[str]) -> None:
+async def malformed(running: Fleet) -> float:
+    """Return the number of malformed requests that the router has refused."""
+    page = (await running.http.get("/metrics")).text
+    (line,) = [line for line in page.splitlines() if line.startswith('vllama_refusals_total{reason="malformed"}')]
+    return float(line.split()[1])
+
+
+async def test_malformed_requests_are_counted_and_few_are_logged(
+    running: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = await malformed(running)
+    with caplog.at_level(logging.WARNING, refusal_log.__name__):
+        for index in range(20):
+            assert (await raw(running, b"%d garbage\r\n\r\n" % index)).startswith(b"HTTP/1.1 400")
+    assert await malformed(running) - before == 20
+    lines = [record for record in caplog.records if record.name == refusal_log.__name__]
+    assert len(lines) <= 1
+
+
+async def test_mutated_requests_cause_no_error_of_the_server(
+    running: Fleet, logged: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
     url = httpx.URL(running.url)
-    answered = await fuzz(url.host, url.port or 0, 500)
+    before = await malformed(running)
+    with caplog.at_level(logging.WARNING, refusal_log.__name__):
+        answered = await fuzz(url.host, url.port or 0, 500)
+    refusals = [record.getMessage() for record in caplog.records if record.name == refusal_log.__name__]
+    assert len(refusals) <= 20  # a few for each reason, and more if the test takes minutes
+    assert all(text.isprintable() and text.startswith("refused: ") and ";" in text for text in refusals)
+    assert await malformed(running) - before >= len(answered[400]) / 2  # some are answered by handlers
     assert {status: sent[0] for status, sent in answered.items() if status >= 500} == {}
     assert logged == []
     assert {200, 400} <= set(answered)

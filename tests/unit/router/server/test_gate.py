@@ -15,7 +15,7 @@ from vllama_pool.router.server.access import Access
 from vllama_pool.router.server.asgi import App as App_
 from vllama_pool.router.server.asgi import Receive, Send, send_response
 from vllama_pool.router.server.gate import Gate, choose_request_id
-from vllama_pool.router.server.refusal import Reason, Refusal
+from vllama_pool.router.server.refusal import ON_REFUSAL, Reason, Refusal, malformed
 from vllama_pool.router.telemetry.request_record import RECORD, RequestRecord
 
 KEYS = by_digest([ApiKey("anna", digest("annas-key"))])
@@ -255,3 +255,13 @@ async def test_a_refused_request_is_recorded_and_reported(
     record = observed.record
     assert (record.status, record.reason, record.outcome, record.only_read) == (status, reason, "refused", False)
     assert [refusal.reason for refusal in observed.refusals] == [reason]
+
+
+async def test_the_lifespan_state_takes_the_refusals_of_the_http_protocol() -> None:
+    observed = Observed()
+    scope: Scope = {"type": "lifespan", "state": {}}
+    client = FakeClient()
+    await observed.gate(App(), Access())(scope, client.receive, client.send)
+    refusal = malformed("10.0.0.9", "the request line is invalid; send METHOD TARGET HTTP/1.1")
+    scope["state"][ON_REFUSAL](refusal)
+    assert observed.refusals == [refusal]

@@ -12,6 +12,7 @@ from uvicorn.server import ServerState
 
 from tests.support.until import auntil
 from vllama_pool.router.server.http_protocol import BoundedProtocol
+from vllama_pool.router.server.refusal import ON_REFUSAL, Reason, Refusal
 from vllama_pool.router.server.request_reader import MAX_HEAD
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -56,7 +57,8 @@ class Connection:
         self.reads_body = reads_body
         self.streams = streams
         config = uvicorn.Config(self._app, interface="asgi3", lifespan="off", log_config=None)
-        self._protocol = protocol(config, ServerState(), {})
+        self.refusals: list[Refusal] = []
+        self._protocol = protocol(config, ServerState(), {ON_REFUSAL: self.refusals.append})
         self._protocol.connection_made(self.transport)
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
@@ -306,3 +308,41 @@ async def test_an_http_1_0_connection_is_kept_if_asked_for_and_the_response_has_
 async def test_an_http_1_0_client_gets_no_100_continue(connection: Connection) -> None:
     connection.feed(b"POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nhi")
     assert b" 100 " not in await connection.responses(1)
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "text"),
+    [
+        (b"\x16\x03\x01\r\n\r\n", "the request line is invalid"),
+        (b"GET / HTTP/3.0\r\n\r\n", "the HTTP version is not supported"),
+        (b"GET / HTTP/1.1\r\nX: " + b"a" * MAX_HEAD + b"\r\n\r\n", "head is too large"),
+        (b"GET / HTTP/1.1\r\nX\r\n\r\n", "the HTTP request is invalid"),
+        (CHUNKED + b"-1\r\n", "a chunk size is invalid"),
+    ],
+)
+async def test_a_malformed_request_is_reported_once_with_its_cure(
+    connection: Connection, sent: bytes, text: str
+) -> None:
+    connection.feed(sent, sent, sent)
+    (refusal,) = connection.refusals
+    assert refusal.reason == Reason.MALFORMED
+    assert refusal.text.startswith("a request from ")
+    assert text in refusal.text
+    assert "; send " in refusal.text
+
+
+async def test_what_a_client_sends_does_not_get_into_the_text(connection: Connection) -> None:
+    connection.feed(b"GET / HTTP/1.1\r\nHost: x\r\nHost: \x1b[31mevil\r\n\r\n")
+    (refusal,) = connection.refusals
+    assert "evil" not in refusal.text
+    assert refusal.text.isprintable()
+
+
+async def test_requests_that_are_served_are_not_reported(connection: Connection) -> None:
+    connection.feed(GET)
+    await connection.responses(1)
+    connection.close()
+    assert connection.refusals == []
