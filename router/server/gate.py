@@ -74,7 +74,7 @@ class Gate:
             record.total_ms = record.total_ms or round((self._clock() - started) / 1e6, 3)
             self._observer.finished(record)
 
-    async def _respond(
+    def _respond(
         self,
         request: AccessRequest,
         sent_id: str | None,
@@ -82,7 +82,7 @@ class Gate:
         scope: Scope,
         receive: Receive,
         send: Send,
-    ) -> None:
+    ) -> Awaitable[None]:
         decision = self._access.decide(request)
         id_headers = [(REQUEST_ID, record.id.encode())] if sent_id is not None else []
         extra_headers = [*id_headers, *decision.headers]
@@ -91,10 +91,9 @@ class Gate:
             if decision.refusal is not None:
                 record.reason = decision.refusal.reason
                 self._on_refusal(decision.refusal)
-            await send_and_drain(
+            return send_and_drain(
                 scope, receive, send, decision.status, decision.body, content_type="", headers=extra_headers
             )
-            return
         record.client = decision.key_name
 
         def send_with_headers(message: Message) -> Awaitable[None]:
@@ -104,7 +103,7 @@ class Gate:
                 message["headers"] = [*message.get("headers", ()), *extra_headers]
             return send(message)
 
-        await self.app(scope, receive, send_with_headers)
+        return self.app(scope, receive, send_with_headers)
 
 
 def outcome(status: int) -> str:

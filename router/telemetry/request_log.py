@@ -28,6 +28,8 @@ _CONTROLS = re.compile(
 
 def escaped(line: bytes) -> bytes:
     """Escape the control characters in strings of JSON that JSON itself does not escape."""
+    if line.isascii() and b"\x7f" not in line:
+        return line
     return _CONTROLS.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), line)
 
 
