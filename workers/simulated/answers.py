@@ -216,7 +216,7 @@ class _Builder:
             count = max(1, int(schema.get("minItems", 1)))
             return [self.build(schema.get("items", {"type": "string"}), depth + 1)] * min(count, 16)
         if kind == "string":
-            return self.words
+            return self.words[: schema.get("maxLength")]
         if kind in ("integer", "number"):
             return schema.get("minimum", 1)
         return {"boolean": True, "null": None}[kind]

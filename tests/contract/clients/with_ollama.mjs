@@ -4,7 +4,19 @@ import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
 
 // The packages are installed beside Node.
-const { Ollama } = createRequire(process.argv[2])("ollama");
+const require = createRequire(process.argv[2]);
+const { Ollama } = require("ollama");
+const { z } = require("zod");
+
+const Wind = z.object({ speed: z.int().min(0).max(99), direction: z.enum(["north", "south"]) });
+const Weather = z.object({
+  sky: z.enum(["blue", "grey"]),
+  colours: z.array(z.string().max(6)).max(3),
+  wind: Wind,
+  note: z.string().max(9).nullable().optional(),
+  gusts: Wind.optional(),
+  legacy: z.never().optional(),
+});
 
 const user = (question) => [{ role: "user", content: question }];
 
@@ -81,6 +93,11 @@ class OllamaJs {
 
   async format({ question, schema, options }) {
     return (await this.#chat(user(question), { format: schema, options })).message.content;
+  }
+
+  async typed_format({ question, options }) {
+    const text = await this.format({ question, schema: z.toJSONSchema(Weather), options });
+    return { text, parsed: Weather.parse(JSON.parse(text)) };
   }
 
   async thinking({ question, on, options }) {

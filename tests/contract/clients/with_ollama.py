@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import ollama
 from loop import Answer, answer, serve
+from pydantic import BaseModel, Field
+
+
+class Wind(BaseModel):
+    speed: int = Field(ge=0, le=99)
+    direction: Literal["north", "south"]
+
+
+class Weather(BaseModel):
+    sky: Literal["blue", "grey"]
+    colours: set[Annotated[str, Field(max_length=6)]] = Field(max_length=3)
+    wind: Wind
+    note: Annotated[str, Field(max_length=9)] | None = None
+    gusts: Wind | None = None
 
 
 class OllamaPython:
@@ -47,6 +61,10 @@ class OllamaPython:
     def format(self, question: str, schema: Any, options: dict[str, Any]) -> str:
         whole = self._client.chat(self._model, messages=_user(question), format=schema, options=options)
         return whole.message.content
+
+    def typed_format(self, question: str, options: dict[str, Any]) -> Any:
+        content = self.format(question, Weather.model_json_schema(), options)
+        return {"text": content, "parsed": Weather.model_validate_json(content).model_dump(mode="json")}
 
     def thinking(self, question: str, on: bool, options: dict[str, Any]) -> Any:
         message = self._client.chat(self._model, messages=_user(question), think=on, options=options).message

@@ -160,6 +160,15 @@ class ScenarioTests:
         assert answer["sky"] in ("blue", "grey")
         assert answer["clouds"] in range(1, 10)
 
+    @for_clients_with("typed_format")
+    async def test_an_answer_parses_as_a_type_of_pydantic_or_zod(
+        self, client: StockClient, schema_model: dict[str, str]
+    ) -> None:
+        question = "What colours does the sky have, and how strong is the wind?"
+        result = await client.run("typed_format", schema_model, question=question, options=OPTIONS)
+        assert set(json.loads(result["text"])) <= {"sky", "colours", "wind", "note", "gusts"}
+        assert result["parsed"]["wind"]["speed"] in range(100)
+
     @pytest.mark.parametrize("scenario", ["thinking", "thinking_stream"])
     @for_clients_with("thinking", "thinking_stream")
     async def test_thinking_can_be_turned_on_and_off(

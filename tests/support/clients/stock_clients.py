@@ -25,7 +25,7 @@ from vllama_pool.workers.process.lifeline import die_with_parent
 PROGRAMS = ROOT / "tests" / "contract" / "clients"
 SCENARIOS = frozenset(
     (
-        *("chat", "chat_stream", "generate", "generate_stream", "tools", "tools_stream", "format"),
+        *("chat", "chat_stream", "generate", "generate_stream", "tools", "tools_stream", "format", "typed_format"),
         *("thinking", "thinking_stream", "embed", "list", "show", "ps", "pull", "create_copy_delete"),
         *("unknown_model", "concurrent", "open_stream", "close_stream"),
     )
@@ -46,13 +46,14 @@ class Kind:
 
 NO_MANAGEMENT = dict.fromkeys(("ps", "pull", "create_copy_delete"), "has no such call")
 """For clients that use models but do not manage them."""
+NO_TYPES = {"typed_format": "is tested with a plain schema"}
 KINDS = (
     Kind("ollama-python", "with_ollama.py"),
     Kind("ollama-js", "with_ollama.mjs"),
     Kind(
         "langchain",
         "with_langchain.py",
-        {"show": "reads no details", **NO_MANAGEMENT},
+        {"show": "reads no details", **NO_TYPES, **NO_MANAGEMENT},
     ),
     Kind(
         "llama-index",
@@ -61,6 +62,7 @@ KINDS = (
             "generate": "sends completions as chats",
             "generate_stream": "sends completions as chats",
             "list": "has no such call",
+            **NO_TYPES,
             **NO_MANAGEMENT,
         },
         "ResponseError: model 'nope:latest' not found",  # it reads the model's details first
@@ -68,7 +70,7 @@ KINDS = (
     Kind(
         "litellm",
         "with_litellm.py",
-        NO_MANAGEMENT,
+        {**NO_TYPES, **NO_MANAGEMENT},
         'NotFoundError: litellm.NotFoundError: Ollama_chatException - {"error":"model \'nope\' not found"}',
     ),
 )

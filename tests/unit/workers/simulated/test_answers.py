@@ -106,6 +106,7 @@ def test_the_head_of_an_answer_is_what_the_template_writes() -> None:
         ({"type": "boolean"}, True),
         ({"enum": ["b", "a"]}, "b"),
         ({"const": 5}, 5),
+        ({"type": "string", "maxLength": 1}, "h"),
         ({"type": "object", "properties": {"n": {"type": "integer"}, "s": {"type": "string"}}}, {"n": 1, "s": "hi"}),
         ({"type": "array", "items": {"type": "null"}, "minItems": 2}, [None, None]),
         ({"anyOf": [{"type": "number", "minimum": 3}, {"type": "string"}]}, 3),
