@@ -14,6 +14,7 @@ import pytest
 from tests.support.fleet.agents import AgentProcess, agent, vllm_agent
 from tests.support.fleet.live import Fleet, serving
 from tests.support.until import auntil
+from tests.support.vllm.schemas import answers
 from tests.support.vllm.servers import START_TIMEOUT, VllmServer
 from tests.support.vllm.weather_tool import CHAT as WEATHER
 from vllama_pool.config.routing.table import RoutingTable, StaticWorker
@@ -51,6 +52,8 @@ async def test_the_agent_chooses_parsers_for_tools_and_thinking(running: Fleet, 
     plain = (await running.http.post("/api/chat", json={**hello, "think": False})).json()["message"]
     assert "thinking" not in plain
     await check_that_an_object_is_completed(running, hello)
+    for answer in await answers(running.http, "tiny-qwen3"):
+        answer.check()
 
 
 async def check_that_an_object_is_completed(running: Fleet, hello: dict[str, Any]) -> None:
