@@ -57,11 +57,11 @@ def find_gaps(routers: int, workers: Mapping[str, RoutedWorker], states: Mapping
 
 def _problem(workers: Mapping[str, RoutedWorker], state: RoutingState | None) -> str:
     if state is None:
-        return "does not answer"
+        return "no answer"
     if not state.caught_up:
-        return f"has not read the registry yet: {state.registry_problem or 'no answer so far'}"
+        return f"registry not read yet: {state.registry_problem or 'no answer so far'}"
     missing = sorted(name for name, worker in workers.items() if not _routes(state, name, worker))
-    return f"sends no requests to {', '.join(missing)} yet; its log and vllama ps say why" if missing else ""
+    return f"no requests yet to {', '.join(missing)}; the log says why" if missing else ""
 
 
 def _routes(state: RoutingState, name: str, worker: RoutedWorker) -> bool:

@@ -20,17 +20,17 @@ def test_nothing_is_missing_if_every_process_routes_to_every_worker() -> None:
 @pytest.mark.parametrize(
     ("state", "problem"),
     [
-        (None, "does not answer"),
-        (RoutingState(False, dict(WORKERS)), "has not read the registry yet: no answer so far"),
-        (RoutingState(False, {}, "it is gone"), "has not read the registry yet: it is gone"),
-        (RoutingState(True, {}), "sends no requests to w-0, w-1 yet; its log and vllama ps say why"),
+        (None, "no answer"),
+        (RoutingState(False, dict(WORKERS)), "registry not read yet: no answer so far"),
+        (RoutingState(False, {}, "it is gone"), "registry not read yet: it is gone"),
+        (RoutingState(True, {}), "no requests yet to w-0, w-1; the log says why"),
         (
             RoutingState(True, {**WORKERS, "w-1": RoutedWorker(5, ("m",))}),
-            "sends no requests to w-1 yet; its log and vllama ps say why",
+            "no requests yet to w-1; the log says why",
         ),
         (
             RoutingState(True, {**WORKERS, "w-0": RoutedWorker(7, ())}),
-            "sends no requests to w-0 yet; its log and vllama ps say why",
+            "no requests yet to w-0; the log says why",
         ),
     ],
     ids=["silent", "not read", "registry gone", "no worker", "earlier start", "record without models"],
@@ -41,12 +41,12 @@ def test_what_one_process_lacks_is_named(state: RoutingState | None, problem: st
 
 
 def test_processes_with_the_same_problem_share_a_line() -> None:
-    assert find_gaps(3, WORKERS, {1: WHOLE}) == [Gap("router-0, router-2", "does not answer")]
+    assert find_gaps(3, WORKERS, {1: WHOLE}) == [Gap("router-0, router-2", "no answer")]
 
 
 def test_a_worker_that_is_not_ready_any_more_is_missing() -> None:
     (gap,) = find_gaps(1, {**WORKERS, "w-1": RoutedWorker(0)}, {0: WHOLE})
-    assert gap.problem.startswith("sends no requests to w-1 yet")
+    assert gap.problem.startswith("no requests yet to w-1")
 
 
 class Routers:
@@ -68,6 +68,6 @@ async def test_routers_are_asked_until_they_have_caught_up() -> None:
 
 async def test_routers_that_never_catch_up_are_given_up_after_a_while() -> None:
     assert await wait_routed(2, Routers().ask, lambda: WORKERS, patience=0) == [
-        Gap("router-0", "has not read the registry yet: no answer so far"),
-        Gap("router-1", "does not answer"),
+        Gap("router-0", "registry not read yet: no answer so far"),
+        Gap("router-1", "no answer"),
     ]
