@@ -88,7 +88,10 @@ class ServerPair:
 
 
 Simulate = Callable[..., ServerPair]
-"""(server, *flags, api_key="") -> the server and a simulated one with these further flags."""
+"""(server, *flags, api_key="", folder="") -> the server and a simulated one with these further flags.
+
+`folder`: the model's files, whose generation_config.json the simulated one reads.
+"""
 
 
 @asynccontextmanager

@@ -24,13 +24,14 @@ def simulate() -> Iterator[Simulate]:
     started: dict[str, SimulatedProcess] = {}
     with ExitStack() as stack:
 
-        def pair(server: VllmServer, *flags: str, api_key: str = "") -> ServerPair:
+        def pair(server: VllmServer, *flags: str, api_key: str = "", folder: str = "") -> ServerPair:
             headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
             listed = httpx.get(f"{server.url}/v1/models", headers=headers, trust_env=False).json()
             context = int(listed["data"][0]["max_model_len"])
             if server.model not in started:
                 flags = (*server.spec.flags, "--max-model-len", str(context), *SPEED, *flags)
-                process = SimulatedProcess(*flags, model=server.model, env=dict(server.spec.env))
+                named = ("--served-model-name", server.model) if folder else ()
+                process = SimulatedProcess(*named, *flags, model=folder or server.model, env=dict(server.spec.env))
                 started[server.model] = stack.enter_context(process)
             return ServerPair(server.url, started[server.model].url, server.model, context, headers)
 
@@ -60,6 +61,11 @@ def no_system_pair(simulate: Simulate, no_system_vllm: VllmServer) -> ServerPair
 @pytest.fixture
 def system_first_pair(simulate: Simulate, system_first_vllm: VllmServer) -> ServerPair:
     return simulate(system_first_vllm, "--strict-template", "system-first")
+
+
+@pytest.fixture
+def configured_pair(simulate: Simulate, configured_vllm: VllmServer) -> ServerPair:
+    return simulate(configured_vllm, "--answer-tokens", "300", folder=str(configured_vllm.spec.folder))
 
 
 @pytest.fixture
