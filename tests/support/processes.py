@@ -4,8 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
+import sys
 
 import psutil
+
+_KILL_AT_END_OF_INPUT = "import os, sys; sys.stdin.read(); os.killpg(int(sys.argv[1]), 9)"
+
+
+class GroupGuard:
+    """Kills a process group when this process ends in any way, even by SIGKILL. `release` ends that."""
+
+    def __init__(self, group_id: int) -> None:
+        command = [sys.executable, "-I", "-S", "-c", _KILL_AT_END_OF_INPUT, str(group_id)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+
+    def release(self) -> None:
+        """Idempotent."""
+        self._process.kill()
+        self._process.communicate()
 
 
 def is_alive(process: psutil.Process) -> bool:

@@ -15,7 +15,7 @@ import httpx
 import psutil
 
 from tests.support.ports import free_ports
-from tests.support.processes import process_group
+from tests.support.processes import GroupGuard, process_group
 from tests.support.until import until
 from vllama_pool.workers.process.lifeline import die_with_parent
 
@@ -48,6 +48,8 @@ class VllmServer:
         self.url = url
         self.process = process
         self._log = log
+        # While it loads, vLLM may survive the SIGTERM that it gets when the tests are killed.
+        self._guard = GroupGuard(process.pid) if process is not None else None
 
     @property
     def model(self) -> str:
@@ -74,6 +76,8 @@ class VllmServer:
         """Stop the server and its children. Idempotent."""
         if self.process is None:
             return
+        if self._guard is not None:
+            self._guard.release()
         if self.process.poll() is None:
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
