@@ -19,7 +19,18 @@ _INVALID = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class TextTranslator:
-    __slots__ = ("_answer", "_clock", "_ended", "_splitter", "_stream", "_timestamps", "_timing", "done", "failure")
+    __slots__ = (
+        "_answer",
+        "_clock",
+        "_ended",
+        "_splitter",
+        "_stream",
+        "_timestamps",
+        "_timing",
+        "cut_off",
+        "done",
+        "failure",
+    )
 
     def __init__(self, answer: AnswerBuilder, timing: Timing, clock: Clock, *, stream: bool) -> None:
         self._answer = answer
@@ -30,6 +41,7 @@ class TextTranslator:
         self._timestamps = TimestampFormatter()
         self._ended = False
         self.done = False
+        self.cut_off = False
         self.failure: StreamFailure | None = None
 
     @property
@@ -39,10 +51,6 @@ class TextTranslator:
     @property
     def begun(self) -> bool:
         return self._answer.begun
-
-    @property
-    def cut_off(self) -> bool:
-        return self._answer.cut_off
 
     @property
     def usage(self) -> Usage:
@@ -115,6 +123,7 @@ class TextTranslator:
             except InvalidToolCall as error:
                 self.failure = StreamFailure(500, f"{RUNNER_ERROR}{error}", model_at_fault=True)
         if self._answer.cut_off:
+            self.cut_off = True
             self._complete()
         elif event.usage is not None:
             self._on_usage(event)
