@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllama_pool.router.compat.checks.answers import whole
+from vllama_pool.router.compat.checks.answers import NATIVE, text, whole
 from vllama_pool.router.compat.checks.check import Check, covers
 from vllama_pool.router.compat.checks.requests import loaded
 from vllama_pool.router.compat.checks.structured import OBJECT, is_object
@@ -78,12 +78,12 @@ async def every_sampling_option_is_accepted(server: CheckedServer) -> None:
 @covers(217)
 async def num_predict_of_0_or_less_is_no_limit(server: CheckedServer) -> None:
     """The format ends the answer."""
-    for limit in (-1, -2, 0):
-        for raw in (False, True):
-            fields = {"format": OBJECT, "raw": raw, "options": {**SHORT, "num_predict": limit}}
-            found = await whole(server, "generate", think=False, **fields)
+    for endpoint in NATIVE:
+        for limit in (-1, -2, 0):
+            options = {**SHORT, "num_predict": limit}
+            found = await whole(server, endpoint, format=OBJECT, think=False, options=options)
             same("done_reason", "stop", field(found, "done_reason", str))
-            is_object(parsed(field(found, "response", str).encode()), "ok")
+            is_object(parsed(text(endpoint, found).encode()), "ok")
 
 
 @covers(137)
