@@ -138,7 +138,16 @@ class RawConnection:
             raise InvalidResponse(f"not a complete HTTP response: {error}") from error
         if self._http.our_state is self._http.their_state is h11.DONE:
             self._http.start_next_cycle()
+        elif (response.header("connection") or "").lower() == "keep-alive":
+            self._continue_http_1_0()
         return response
+
+    def _continue_http_1_0(self) -> None:
+        """Start anew with what was received, because h11 takes every response of HTTP/1.0 for the last one."""
+        received, _ = self._http.trailing_data
+        self._http = h11.Connection(h11.CLIENT)
+        if received:
+            self._http.receive_data(received)
 
     async def _read_response(self) -> RawResponse:
         head: h11.Response | None = None

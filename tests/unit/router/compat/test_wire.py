@@ -37,6 +37,16 @@ async def test_a_body_with_a_length_has_no_chunks() -> None:
     assert server.requests[0].body == b"{}"
 
 
+async def test_an_http_1_0_connection_is_kept_if_the_response_says_so() -> None:
+    response = b"HTTP/1.0 200 OK\r\nContent-Length: 1\r\nConnection: keep-alive\r\n\r\n"
+    async with (
+        ScriptedServer([request, response + b"a" + response + b"b"]) as server,
+        RawConnection(ServerUrl(server.endpoint.host, server.endpoint.port)) as connection,
+    ):
+        await connection.write(b"GET / HTTP/1.0\r\n\r\n")
+        assert [(await connection.read_response("GET")).body for _ in range(2)] == [b"a", b"b"]
+
+
 async def test_a_response_to_head_has_no_body() -> None:
     async with ScriptedServer([request, OK + b"Content-Length: 17\r\n\r\n"]) as server:
         response = await exchange(server, "HEAD")
