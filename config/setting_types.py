@@ -143,6 +143,7 @@ def _absolute_path(path: Path) -> Path:
 
 Seconds = Annotated[float, BeforeValidator(_parse_duration)]
 Duration = Annotated[Seconds, Field(gt=0, le=86400 * 365)]
+DurationOrZero = Annotated[Seconds, Field(ge=0, le=86400 * 365)]
 InfiniteIfNegative = Annotated[Seconds, AfterValidator(_infinite_if_negative)]
 InfiniteUnlessPositive = Annotated[InfiniteIfNegative, AfterValidator(_infinite_if_zero)]
 Secret = Annotated[SecretStr, BeforeValidator(_read_file), AfterValidator(_check_printable)]

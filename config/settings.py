@@ -22,6 +22,7 @@ from vllama_pool.config.redis_address import RedisAddress
 from vllama_pool.config.setting_types import (
     ApiKeys,
     Duration,
+    DurationOrZero,
     FleetName,
     HostPatterns,
     InfiniteIfNegative,
@@ -65,6 +66,8 @@ class _Frozen(BaseModel):
 class RegistrySettings(_Frozen):
     redis_url: Annotated[RedisUrl | None, Env("VLLAMA_REDIS_URL", "REDIS_URL")] = None
     """None: the embedded registry, for this machine only."""
+    redis_wait: Annotated[DurationOrZero, Env("VLLAMA_REDIS_WAIT")] = 30.0
+    """Limit for waiting at the start of `serve` for a Redis that cannot be used yet."""
     fleet: Annotated[FleetName, Env("VLLAMA_FLEET")] = "default"
     """Several fleets may share one Redis."""
     fleet_secret: Annotated[StrongSecret | None, Env("VLLAMA_FLEET_SECRET", file=True)] = None

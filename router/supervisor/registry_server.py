@@ -9,7 +9,7 @@ from typing import Protocol
 from vllama_pool.config.redis_address import RedisAddress
 from vllama_pool.router.supervisor.console import Console
 from vllama_pool.workers.process.file_lock import FileLock
-from vllama_pool.workers.registry.client import PATIENCE, RegistryUnavailable, wait_usable
+from vllama_pool.workers.registry.client import RegistryUnavailable, wait_usable
 from vllama_pool.workers.registry.embedded import EmbeddedFailed, EmbeddedValkey, claim, wait_ready
 
 CLAIM_INTERVAL = 0.5
@@ -82,7 +82,7 @@ class EmbeddedRegistry:
 class ExternalRegistry:
     """A Redis or Valkey that runs elsewhere."""
 
-    def __init__(self, address: RedisAddress, fleet: str, console: Console, *, patience: float = PATIENCE) -> None:
+    def __init__(self, address: RedisAddress, fleet: str, console: Console, *, patience: float) -> None:
         """`patience`: seconds to wait for a Redis that cannot be used yet."""
         self._patience = patience
         self._address = address

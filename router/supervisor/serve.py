@@ -94,7 +94,7 @@ async def ask_routers(instances: Sequence[RouterInstance]) -> Mapping[int, Routi
 def registry_server(settings: RegistrySettings, console: Console) -> RegistryServer:
     if settings.redis_url is None:
         return EmbeddedRegistry(settings.state_dir, console)
-    return ExternalRegistry(settings.redis_url, settings.fleet, console)
+    return ExternalRegistry(settings.redis_url, settings.fleet, console, patience=settings.redis_wait)
 
 
 def example_commands(base_url: str, models: Sequence[str], vllama: str, *, keyed: bool = False) -> list[str]:

@@ -83,7 +83,11 @@ def run(words: list[str], env: dict[str, str | None]) -> tuple[int, str]:
 
 def test_serve_shows_no_part_of_a_password_and_one_line(tmp_path: Path) -> None:
     closed = f"127.0.0.1:{free_ports()}"
-    environ = {"VLLAMA_STATE_DIR": str(tmp_path), "VLLAMA_FLEET_SECRET": "0123456789abcdef"}
+    environ = {
+        "VLLAMA_STATE_DIR": str(tmp_path),
+        "VLLAMA_FLEET_SECRET": "0123456789abcdef",
+        "VLLAMA_REDIS_WAIT": "0",
+    }
     for address in addresses(closed):
         code, output = run(["serve", "--port", "0"], {**environ, "VLLAMA_LOG_LEVEL": "debug", "REDIS_URL": address})
         assert code == 1, (address, output)
@@ -139,6 +143,7 @@ def test_no_process_of_serve_or_worker_prints_a_password(tmp_path: Path) -> None
         "VLLAMA_STATE_DIR": str(tmp_path),
         "VLLAMA_FLEET_SECRET": "0123456789abcdef",
         "VLLAMA_LOG_LEVEL": "debug",
+        "VLLAMA_REDIS_WAIT": "1",
         "REDIS_URL": address,
     }
     serve = [sys.executable, "-m", "vllama_pool.router.cli.main", "serve", "--port", "0"]
