@@ -186,7 +186,7 @@ def _options(query: str, *, tls: bool) -> dict[str, Any]:
         name, equals, value = part.partition("=")
         if not equals:
             raise InvalidAddress(
-                "has a part after '?' that is no option; write NAME=VALUE, and ? or & in a password as %3F or %26"
+                "has a part after '?' that is not an option; write NAME=VALUE, and ? or & in a password as %3F or %26"
             )
         if name in options:
             raise InvalidAddress(f"has the option {name} twice; keep one of them")

@@ -49,6 +49,6 @@ def _load_certificate(context: ssl.SSLContext, certificate: str, key: str | None
         context.load_cert_chain(certificate, key, password)
     except (ssl.SSLError, ValueError):
         raise InvalidAddress(
-            "the files of the options ssl_certfile and ssl_keyfile are no PEM certificate with its key; correct them, "
-            "or ssl_password"
+            "the files of the options ssl_certfile and ssl_keyfile are not a PEM certificate with its key; "
+            "correct them, or ssl_password"
         ) from None

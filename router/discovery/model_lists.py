@@ -15,7 +15,7 @@ class ModelLists:
     def __init__(self) -> None:
         self._latest: deque[ProbeResult] = deque(maxlen=WINDOW)
         self._names: frozenset[str] = frozenset()
-        """Of the models that were returned last."""
+        """Names of the models that were returned last."""
 
     @property
     def alternate(self) -> bool:

@@ -33,7 +33,7 @@ class RequestReader:
     def __init__(self, callbacks: Any) -> None:
         self.parser = httptools.HttpRequestParser(callbacks)
         self.head = RequestHead(b"", 0)
-        """Of the latest request."""
+        """The latest request's."""
         self.in_head = True
         self.completed = 0
         """Complete requests."""

@@ -19,7 +19,7 @@ class ChildStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     models: tuple[str, ...] = ()
     """Served names, once known."""
     generation: int = 0
-    """Of a worker's record, once it is ready."""
+    """The generation of a worker's record, once it is ready."""
 
 
 def decode(line: bytes) -> ChildStatus | None:

@@ -45,8 +45,6 @@ REPLY_TIMEOUT = 1.0
 """Seconds."""
 SILENCE = 2.0
 """Seconds without a message after which a subscription sends a ping."""
-PATIENCE = 30.0
-"""Seconds that a start waits for a Redis that cannot be used yet."""
 RETRY_PAUSE = 0.5
 """Seconds."""
 
@@ -128,9 +126,7 @@ async def ping(redis: aioredis.Redis) -> None:
         await redis.ping()
 
 
-async def wait_usable(
-    address: RedisAddress, fleet: str, say: Callable[[str], None], *, patience: float = PATIENCE
-) -> None:
+async def wait_usable(address: RedisAddress, fleet: str, say: Callable[[str], None], *, patience: float) -> None:
     """Return when this Redis can hold the fleet. Raises RegistryUnavailable.
 
     While it starts, loads its data or takes over from another, wait up to `patience` seconds, and `say` each reason

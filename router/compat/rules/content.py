@@ -10,7 +10,7 @@ CONTENT = (
     Rule(214, CHAT, "A last message of the assistant is continued"),
     Rule(215, CHAT, "Roles come in any order, and system messages at any place"),
     Rule(216, CHAT, "Keys of messages, tools and calls may be absent"),
-    Rule(217, OPTIONS, "num_predict of 0 or less is no limit"),
+    Rule(217, OPTIONS, "num_predict of 0 or less sets no limit"),
     Rule(218, GENERATE, "format ignores keywords that Ollama's grammar does not know"),
     Rule(219, GENERATE, "format closes objects with properties, unless additionalProperties opens them"),
     Rule(220, GENERATE, "format puts required properties first, both kinds in the schema's order"),

@@ -39,7 +39,7 @@ class GoType:
     kind: str = ""
     """Accepted JSON type; "" for any."""
     item: GoType | None = None
-    """Of lists and maps."""
+    """The type of the elements of a list or map."""
     fields: Mapping[str, GoType] = field(default_factory=dict)
 
 

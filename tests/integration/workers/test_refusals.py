@@ -53,7 +53,7 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
 
 
 async def test_a_usable_redis_is_accepted(server: Server) -> None:
-    await wait_usable(parse(server.url), "team", lambda text: None)
+    await wait_usable(parse(server.url), "team", lambda text: None, patience=30)
     assert await server.admin.keys("*") == []
 
 
@@ -64,7 +64,7 @@ async def test_a_missing_and_a_wrong_password_are_told_apart(server: Server) -> 
     assert '"WRONGPASS ' in wrong
     assert "correct the user name and the password" in wrong
     assert "lion3bear" not in wrong
-    await wait_usable(parse(f"redis://:hunter2tiger@127.0.0.1:{server.port}"), "team", lambda text: None)
+    await wait_usable(parse(f"redis://:hunter2tiger@127.0.0.1:{server.port}"), "team", lambda text: None, patience=30)
 
 
 async def test_a_password_that_nobody_asked_for(server: Server) -> None:
@@ -119,7 +119,7 @@ async def test_a_cluster(tmp_path: Path) -> None:
         assert "repair its cluster" in text
         assert "database that it has" in await refusal(f"{url}/2")
         await admin.execute_command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
-        await wait_usable(parse(url), "team", lambda text: None)  # a cluster needs a moment to come up
+        await wait_usable(parse(url), "team", lambda text: None, patience=30)  # a cluster needs a moment to come up
         slot = await admin.execute_command("CLUSTER", "KEYSLOT", "{vllama:team}:w")
         await admin.execute_command("CLUSTER", "DELSLOTS", str(slot))
         await admin.config_set("cluster-require-full-coverage", "no")
@@ -204,7 +204,7 @@ async def test_a_redis_that_cannot_be_used_yet_is_waited_for_and_said_once(answe
 async def test_a_replica_that_is_promoted_is_used(server: Server) -> None:
     await server.admin.replicaof("127.0.0.1", 1)
     said: list[str] = []
-    waiting = asyncio.create_task(wait_usable(parse(server.url), "team", said.append))
+    waiting = asyncio.create_task(wait_usable(parse(server.url), "team", said.append, patience=30))
     await auntil(lambda: said, 20, "the start waits")
     assert "READONLY" in said[0]
     await server.admin.replicaof("NO", "ONE")
@@ -215,7 +215,7 @@ async def test_a_replica_that_is_promoted_is_used(server: Server) -> None:
 async def test_a_redis_that_starts_later_is_used(tmp_path: Path) -> None:
     port = free_ports()
     said: list[str] = []
-    waiting = asyncio.create_task(wait_usable(parse(f"redis://127.0.0.1:{port}"), "team", said.append))
+    waiting = asyncio.create_task(wait_usable(parse(f"redis://127.0.0.1:{port}"), "team", said.append, patience=30))
     await auntil(lambda: said, 20, "the start waits")
     assert "(Connection refused)" in said[0]
     async with running_valkey(tmp_path / "state", port=port), asyncio.timeout(20):
@@ -227,7 +227,7 @@ async def test_what_waiting_does_not_cure_ends_the_start_at_once(server: Server)
     urls = [f"127.0.0.1:{server.port}/99", f"u:hunter2tiger@127.0.0.1:{server.port}", f":lion@127.0.0.1:{server.port}"]
     for url in urls:
         with pytest.raises(RegistryUnavailable):
-            await wait_usable(parse(f"redis://{url}"), "team", pytest.fail)
+            await wait_usable(parse(f"redis://{url}"), "team", pytest.fail, patience=30)
 
 
 async def test_silence_has_its_reason(tmp_path: Path) -> None:

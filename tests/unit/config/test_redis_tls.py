@@ -58,9 +58,9 @@ def test_usable_files_are_accepted(folder: Path, query: str) -> None:
         ("ssl_ca_certs=%00", "cannot be opened"),
         ("ssl_ca_path={0}/ca.pem", "ssl_ca_path names no folder"),
         ("ssl_keyfile={0}/key.pem", "needs ssl_certfile"),
-        ("ssl_certfile={0}/cert.pem", "no PEM certificate with its key"),
-        ("ssl_certfile={0}/cert.pem&ssl_keyfile={0}/ca.pem", "no PEM certificate with its key"),
-        ("ssl_certfile={0}/cert.pem&ssl_keyfile={0}/locked.pem", "no PEM certificate with its key"),
+        ("ssl_certfile={0}/cert.pem", "not a PEM certificate with its key"),
+        ("ssl_certfile={0}/cert.pem&ssl_keyfile={0}/ca.pem", "not a PEM certificate with its key"),
+        ("ssl_certfile={0}/cert.pem&ssl_keyfile={0}/locked.pem", "not a PEM certificate with its key"),
     ],
 )
 def test_unusable_files_are_refused(folder: Path, query: str, problem: str) -> None:
