@@ -121,7 +121,10 @@ def create_app(
         client_stall=CLIENT_STALL,
     )
     handlers = [
-        *(operation_route(operation, inference) for operation in operations(collaborators.clock)),
+        *(
+            operation_route(operation, inference)
+            for operation in operations(collaborators.clock, settings.stall_timeout)
+        ),
         *catalogue_routes(pool, lambda: routes, expiry, collect_uses, collaborators.clock, settings.version),
         *openai_model_routes(pool, lambda: routes),
         *model_routes(sources.sync, lambda: Inventory(routes, pool, virtual_models.live, writes_refusal(settings))),

@@ -1,4 +1,4 @@
-"""A model's defaults for requests, from the routing file (options) or a virtual model (all)."""
+"""A model's defaults for requests, from the routing file (options, stream_interval) or a virtual model (all)."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class Defaults:
     """Used if the request has no system text (R052, R085)."""
     messages: tuple[Mapping[str, Any], ...] = ()
     """Messages of /api/chat, put before the request's (R085)."""
+    stream_interval: int = 1
+    """Tokens per event of a streamed answer."""
 
 
 NO_DEFAULTS = Defaults()

@@ -41,6 +41,8 @@ class ModelRoute:
     """Sampling defaults under Ollama's option names."""
     policy: str = LEAST_LOAD
     """"least-load" or "round-robin"."""
+    stream_interval: int = 1
+    """Tokens per event of a streamed answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,4 +126,5 @@ def _route(name: str, entry: schema.ModelEntry) -> ModelRoute:
         tuple(alias.strip() for alias in entry.aliases or ()),
         MappingProxyType(entry.options.model_dump(exclude_none=True) if entry.options else {}),
         entry.policy,
+        entry.stream_interval,
     )

@@ -5,22 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 from vllama_pool.router.protocol import json_lines
-from vllama_pool.router.protocol.ollama import chat, embed, generate, requests
+from vllama_pool.router.protocol.ollama import chat, embed, generate, requests, stream_interval
 from vllama_pool.router.protocol.ollama.embed_response import EmbedTranslator
 from vllama_pool.router.protocol.ollama.not_found import embedding_text, generation_text
 from vllama_pool.router.protocol.operation import Clock, Operation
 
 
-def operations(clock: Clock) -> tuple[Operation[Any], ...]:
-    """`clock` dates responses that need no worker."""
+def operations(clock: Clock, stall_timeout: float = 120.0) -> tuple[Operation[Any], ...]:
+    """`clock` dates responses that need no worker. `stall_timeout`: seconds of silence that count as a stall."""
+    whole = stream_interval.of_whole_answers(stall_timeout)
     return (
         Operation(
             name="chat",
             path="/api/chat",
             decode=requests.decode_chat,
             check=lambda request, info: chat.check(request, info, clock),
-            prepare=lambda request, info, defaults: chat.prepare(request, info, defaults, clock),
-            adapt=lambda request, info, defaults, *refusals: chat.adapt(request, info, defaults, clock, *refusals),
+            prepare=lambda request, info, defaults: chat.prepare(request, info, defaults, clock, whole_interval=whole),
+            adapt=lambda request, info, defaults, *refusals: chat.adapt(
+                request, info, defaults, clock, *refusals, whole_interval=whole
+            ),
             translator=chat.translator,
             not_found=generation_text,
             content_type=lambda request: json_lines.content_type(request.stream),
@@ -30,8 +33,12 @@ def operations(clock: Clock) -> tuple[Operation[Any], ...]:
             path="/api/generate",
             decode=requests.decode_generate,
             check=lambda request, info: generate.check(request, info, clock),
-            prepare=lambda request, info, defaults: generate.prepare(request, info, defaults, clock),
-            adapt=lambda request, info, defaults, *refusals: generate.adapt(request, info, defaults, clock, *refusals),
+            prepare=lambda request, info, defaults: generate.prepare(
+                request, info, defaults, clock, whole_interval=whole
+            ),
+            adapt=lambda request, info, defaults, *refusals: generate.adapt(
+                request, info, defaults, clock, *refusals, whole_interval=whole
+            ),
             translator=generate.translator,
             not_found=generation_text,
             content_type=lambda request: json_lines.content_type(request.stream),

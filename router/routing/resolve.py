@@ -200,7 +200,8 @@ class ModelRoutes:
     def _resolve_configured(self, name: str, route: ModelRoute, pool: Pool) -> Resolution:
         groups = (pool.replicas_for(entry.model) for entry in self._draw_order(route.serve))
         nonempty = tuple(group for group in groups if group)
-        return Resolution(name, route.name, nonempty, Defaults(route.options), self._policies[route.name])
+        defaults = Defaults(route.options, stream_interval=route.stream_interval)
+        return Resolution(name, route.name, nonempty, defaults, self._policies[route.name])
 
     def _draw_order(self, serve: Sequence[ServeTarget]) -> Iterable[ServeTarget]:
         """Draw an order by weight: the first is preferred, the others are fallbacks."""
@@ -220,7 +221,7 @@ class ModelRoutes:
 
 def _merge_defaults(base: Defaults, model: VirtualModel) -> Defaults:
     options = {**base.options, **model.options} if model.options else base.options
-    return Defaults(options, model.system or base.system, model.messages or base.messages)
+    return Defaults(options, model.system or base.system, model.messages or base.messages, base.stream_interval)
 
 
 def no_worker(name: str, model: str, replicas: Sequence[Replica]) -> NoWorker:

@@ -206,6 +206,7 @@ class Inference:
             include_usage=bool(options and options.include_usage),
             continuous_usage=bool(options and options.continuous_usage_stats),
             include_reasoning=not isinstance(body, ChatBody) or body.include_reasoning,
+            stream_interval=body.stream_interval or 1,
         )
 
     def _task(self, exchange: Exchange, fault: faults.RequestFault | None) -> GenerationTask:

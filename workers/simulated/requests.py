@@ -118,6 +118,7 @@ class _Sampling(_Shape):
     truncation_side: Literal["left", "right"] | None = None
     request_id: str | None = None
     return_token_ids: bool | None = None
+    stream_interval: Annotated[int, Field(ge=1)] | None = None
 
 
 class ChatBody(_Sampling):

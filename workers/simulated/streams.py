@@ -1,6 +1,7 @@
 """Streamed responses.
 
-While `blocked()`, tokens wait. `catch_up` writes several in one event, as vLLM does for slow readers.
+While `blocked()`, and until an event has its tokens, tokens wait. `catch_up` writes several in one event, as vLLM does
+for slow readers.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class ResponseHead:
     include_usage: bool = False
     continuous_usage: bool = False
     include_reasoning: bool = True
+    stream_interval: int = 1
+    """Tokens per event; the first and the last event come at once."""
 
 
 Usage = Callable[[], dict[str, Any]]
@@ -68,11 +71,12 @@ class Stream:
         self._plain = not (head.return_token_ids or head.logprobs is not None or head.continuous_usage)
 
     def token(self, token: Token, finish: str, stop_reason: str | None) -> None:
+        due = self._first or len(self._pending) + 1 >= self.head.stream_interval
         if self._first:
             self._first = False
             self.open()
         if not finish:
-            if self._blocked():
+            if not due or self._blocked():
                 self._pending.append(token)
                 return
             if not self._pending and self._plain and token.kind is Kind.CONTENT:
@@ -105,6 +109,7 @@ class Stream:
         if self._first:
             self._write(DONE)
             return
+        self.catch_up()
         self._group([Token(0, "", Kind.HIDDEN, b'""')], "abort", None)
         self._end()
 

@@ -126,6 +126,7 @@ class AnswerBuilder:
                     self._lines.append(self._writer.text(self.timestamp, text))
                 else:
                     self._buffer.texts.append(text)
+                self.state.events += 1
                 return
         self._add_rich(choice, text, now)
 
@@ -161,6 +162,8 @@ class AnswerBuilder:
         if choice.finish_reason is not None:
             self._touch(now)
             self._finish(choice.finish_reason)
+        if self.begun:
+            self.state.events += len(choice.token_ids or ()) or 1
 
     def _stripped_thinking(self, thinking: str, now: int) -> str:
         if not thinking:

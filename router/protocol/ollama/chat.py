@@ -16,6 +16,7 @@ from vllama_pool.router.protocol.ollama import (
     messages,
     options,
     render,
+    stream_interval,
     think_option,
     tools,
 )
@@ -61,16 +62,24 @@ def _empty_response(request: ChatRequest, clock: Clock, reason: str) -> DirectRe
     return DirectResponse(json_lines.encode(response))
 
 
-def prepare(request: ChatRequest, info: ModelInfo, defaults: Defaults, clock: Clock) -> NextStep:
-    return _send(_upstream_request(request, info, defaults), request, info, clock)
+def prepare(
+    request: ChatRequest, info: ModelInfo, defaults: Defaults, clock: Clock, *, whole_interval: int = 1
+) -> NextStep:
+    """`whole_interval`: tokens per event of an answer that is not streamed."""
+    return _send(_upstream_request(request, info, defaults, whole_interval), request, info, clock)
 
 
 def adapt(
-    request: ChatRequest, info: ModelInfo, defaults: Defaults, clock: Clock, *refusals: AttemptFailed
+    request: ChatRequest,
+    info: ModelInfo,
+    defaults: Defaults,
+    clock: Clock,
+    *refusals: AttemptFailed,
+    whole_interval: int = 1,
 ) -> NextStep | None:
     """Apply the limits that the refusals name, and change what the template refuses. Drops the oldest turns (R145)."""
     not_continued = any(map(continuation.is_refusal, refusals))
-    upstream = _upstream_request(request, info, defaults, not_continued=not_continued)
+    upstream = _upstream_request(request, info, defaults, whole_interval, not_continued=not_continued)
     others = [refusal for refusal in refusals if not continuation.is_refusal(refusal)]
     form = strict_templates.form_after(others, upstream.messages, info)
     if form is None:
@@ -105,7 +114,7 @@ def _send(upstream: api.VllmChatRequest, request: ChatRequest, info: ModelInfo, 
 
 
 def _upstream_request(
-    request: ChatRequest, info: ModelInfo, defaults: Defaults, *, not_continued: bool = False
+    request: ChatRequest, info: ModelInfo, defaults: Defaults, whole_interval: int, *, not_continued: bool = False
 ) -> api.VllmChatRequest:
     """`not_continued`: the worker refused to continue the last message."""
     chat = messages.with_defaults(request.messages or (), defaults)
@@ -118,6 +127,9 @@ def _upstream_request(
         response_format=formats.require_valid(request.response_format),
         **options.sampling(options.merge(request.options, defaults.options, info), info),
     )
+    if not upstream.tools:
+        upstream.stream_interval = stream_interval.choose(request, defaults, whole_interval)
+    upstream.return_token_ids = stream_interval.needs_ids(request, upstream.stream_interval)
     set_thinking_and_logprobs(upstream, request, info)
     continuation.leave_open(upstream, request, info, refused=not_continued)
     return upstream

@@ -77,7 +77,7 @@ class StreamState:
     finish_reason: str | None = None
     tokens: api.VllmUsage | None = None
     events: int = 0
-    """Content events: one per token, fewer if vLLM falls behind."""
+    """Tokens of content events: one per event without ids."""
     metrics: api.VllmMetrics | None = None
     first: int = 0
     """Monotonic nanoseconds of the first content; 0 before."""

@@ -12,7 +12,16 @@ from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.errors import AttemptFailed, BadRequest
 from vllama_pool.router.protocol import json_lines
 from vllama_pool.router.protocol.clock import rfc3339
-from vllama_pool.router.protocol.ollama import capabilities, formats, images, messages, options, render, think_option
+from vllama_pool.router.protocol.ollama import (
+    capabilities,
+    formats,
+    images,
+    messages,
+    options,
+    render,
+    stream_interval,
+    think_option,
+)
 from vllama_pool.router.protocol.ollama.answer_builder import AnswerBuilder
 from vllama_pool.router.protocol.ollama.chat import set_thinking_and_logprobs
 from vllama_pool.router.protocol.ollama.generate_response import GenerateResponse, GenerateWriter
@@ -69,29 +78,39 @@ def _is_chat(request: GenerateRequest, info: ModelInfo) -> bool:
     return info.has_template and not request.raw and not request.suffix
 
 
-def prepare(request: GenerateRequest, info: ModelInfo, defaults: Defaults, clock: Clock) -> NextStep:
+def prepare(
+    request: GenerateRequest, info: ModelInfo, defaults: Defaults, clock: Clock, *, whole_interval: int = 1
+) -> NextStep:
+    """`whole_interval`: tokens per event of an answer that is not streamed."""
     if request.debug_render_only:
         return _render(request, info, defaults, clock)
+    interval = stream_interval.choose(request, defaults, whole_interval)
     if request.context:
-        return _after_context(request, info, defaults, lambda upstream, _: upstream)
+        return _after_context(request, info, defaults, interval, lambda upstream, _: upstream)
     if _is_chat(request, info):
-        return UpstreamRequest(api.CHAT_PATH, api.encode(_chat(request, info, defaults)))
-    return _send(_completion(request, info, defaults, _plain_prompt(request, defaults)))
+        return UpstreamRequest(api.CHAT_PATH, api.encode(_chat(request, info, defaults, interval)))
+    return _send(_completion(request, info, defaults, interval, _plain_prompt(request, defaults)))
 
 
 def adapt(
-    request: GenerateRequest, info: ModelInfo, defaults: Defaults, clock: Clock, *refusals: AttemptFailed
+    request: GenerateRequest,
+    info: ModelInfo,
+    defaults: Defaults,
+    clock: Clock,
+    *refusals: AttemptFailed,
+    whole_interval: int = 1,
 ) -> NextStep | None:
+    interval = stream_interval.choose(request, defaults, whole_interval)
     too_long = any(map(limits.is_too_long, refusals))
     if too_long and request.context and not request.may_shorten:
         return None
     if _is_chat(request, info):
-        return _adapted_chat(request, info, defaults, clock, refusals)
+        return _adapted_chat(request, info, defaults, interval, clock, refusals)
     if not limits.is_known(refusals[-1]) or (too_long and not request.may_shorten):
         return None
     if request.context:
-        return _after_context(request, info, defaults, _adaptation(refusals))
-    upstream = _completion(request, info, defaults, _plain_prompt(request, defaults))
+        return _after_context(request, info, defaults, interval, _adaptation(refusals))
+    upstream = _completion(request, info, defaults, interval, _plain_prompt(request, defaults))
     if too_long and not info.context_length:
         return tokenize.count_text(
             info.name, "", lambda count: _send(_adapted(upstream, count.max_model_len, refusals) or upstream)
@@ -101,16 +120,21 @@ def adapt(
 
 
 def _adapted_chat(
-    request: GenerateRequest, info: ModelInfo, defaults: Defaults, clock: Clock, refusals: Sequence[AttemptFailed]
+    request: GenerateRequest,
+    info: ModelInfo,
+    defaults: Defaults,
+    interval: int | None,
+    clock: Clock,
+    refusals: Sequence[AttemptFailed],
 ) -> NextStep | None:
-    chat = _chat(request, info, defaults)
+    chat = _chat(request, info, defaults, interval)
     form = strict_templates.form_after(refusals, chat.messages, info)
     if form is None:
         return None
     if request.debug_render_only:
         return _render(request, info, defaults, clock, form)
     if request.context:
-        return _after_context(request, info, defaults, _adaptation(refusals), form)
+        return _after_context(request, info, defaults, interval, _adaptation(refusals), form)
     within = limits.within_limits(chat, refusals)
     if any(map(limits.is_too_long, refusals)):
         changed = within or chat
@@ -150,7 +174,9 @@ def _send(upstream: api.VllmCompletionRequest, begun: bool | None = None) -> Ups
     )
 
 
-def _chat(request: GenerateRequest, info: ModelInfo, defaults: Defaults) -> api.VllmChatRequest:
+def _chat(
+    request: GenerateRequest, info: ModelInfo, defaults: Defaults, interval: int | None = None
+) -> api.VllmChatRequest:
     """Omits the model's own messages if a `context` contains them."""
     chat: list[api.VllmMessage] = []
     if system := request.system or defaults.system:
@@ -166,6 +192,7 @@ def _chat(request: GenerateRequest, info: ModelInfo, defaults: Defaults) -> api.
         stream_options=api.INCLUDE_USAGE,
         response_format=formats.require_valid(request.response_format),
         return_token_ids=True,
+        stream_interval=interval,
         **options.sampling(options.merge(request.options, defaults.options, info), info),
     )
     set_thinking_and_logprobs(upstream, request, info)
@@ -178,7 +205,7 @@ def _plain_prompt(request: GenerateRequest, defaults: Defaults) -> str:
 
 
 def _completion(
-    request: GenerateRequest, info: ModelInfo, defaults: Defaults, prompt: str | list[int]
+    request: GenerateRequest, info: ModelInfo, defaults: Defaults, interval: int | None, prompt: str | list[int]
 ) -> api.VllmCompletionRequest:
     values = options.sampling(options.merge(request.options, defaults.options, info), info)
     return api.VllmCompletionRequest(
@@ -189,19 +216,25 @@ def _completion(
         suffix=request.suffix or None,
         response_format=formats.require_valid(request.response_format),
         logprobs=request.logprob_alternatives,
-        return_token_ids=not request.raw,
+        return_token_ids=not request.raw or stream_interval.needs_ids(request, interval),
+        stream_interval=interval,
         **options.with_max_tokens(values, info),
     )
 
 
 def _after_context(
-    request: GenerateRequest, info: ModelInfo, defaults: Defaults, change: Change, form: Form = unchanged
+    request: GenerateRequest,
+    info: ModelInfo,
+    defaults: Defaults,
+    interval: int | None,
+    change: Change,
+    form: Form = unchanged,
 ) -> NextStep:
     """Complete the context's tokens and the prompt's (R054)."""
     has_tags = _is_chat(request, info) and think_tags.uses_tags(info)
 
     def on_tokens(tokenized: api.VllmTokenized) -> NextStep:
-        upstream = _completion(request, info, defaults, [*(request.context or ()), *tokenized.tokens])
+        upstream = _completion(request, info, defaults, interval, [*(request.context or ()), *tokenized.tokens])
         end = "".join(text or "" for text in (tokenized.token_strs or ())[-PROMPT_END:])
         return _send(change(upstream, tokenized.max_model_len), think_tags.ends_inside(end) if has_tags else None)
 

@@ -117,7 +117,6 @@ class TextTranslator:
         if event.choices:
             try:
                 self._answer.add(event.choices[0], now)
-                self._answer.state.events += self._answer.begun
             except Aborted as error:
                 self._fail(error.status, "the worker stopped the request")
             except InvalidToolCall as error:

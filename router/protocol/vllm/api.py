@@ -94,6 +94,8 @@ class VllmSampling(msgspec.Struct, omit_defaults=True, kw_only=True):
     stop: list[str] | None = None
     truncate_prompt_tokens: int | None = None
     """Tokens kept, at the prompt's end."""
+    stream_interval: int | None = None
+    """Tokens per event; the first and the last event come at once. Releases before 0.32 ignore it."""
 
 
 class VllmChatRequest(VllmSampling, omit_defaults=True, kw_only=True):

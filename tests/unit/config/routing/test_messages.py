@@ -62,6 +62,18 @@ def messages(text: str) -> list[str]:
             "f.yaml:1:22: models.x.policy: expected 'least-load' or 'round-robin', got the text 'fastest'; "
             "write one of them",
         ),
+        (
+            "models: {x: {stream_interval: 0}}\n",
+            "f.yaml:1:31: models.x.stream_interval: should be greater than or equal to 1, got the number 0; correct it",
+        ),
+        (
+            "models: {x: {stream_interval: '4'}}\n",
+            "f.yaml:1:31: models.x.stream_interval: expected a whole number, got the text '4'; write it without quotes",
+        ),
+        (
+            "models: {x: {stream_intervall: 4}}\n",
+            "f.yaml:1:14: models.x.stream_intervall: unknown key; did you mean 'stream_interval'?",
+        ),
         ("workers: {url: a}\n", "f.yaml:1:10: workers: expected a list, got a mapping; correct it"),
         ("workers: [{}]\n", "f.yaml:1:11: workers[0].url: is missing; add it"),
         (

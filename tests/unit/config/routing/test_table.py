@@ -36,6 +36,7 @@ models:
   assistant:
     serve: [Qwen/Qwen3-8B, {model: Qwen/Qwen3-14B, weight: 3}]
     policy: round-robin
+    stream_interval: 4
   qwen3:8b:
     options: {top_k: 20}
 workers:
@@ -54,6 +55,7 @@ workers:
             "assistant",
             (ServeTarget("Qwen/Qwen3-8B"), ServeTarget("Qwen/Qwen3-14B", 3)),
             policy="round-robin",
+            stream_interval=4,
         ),
         ModelRoute("qwen3:8b", (ServeTarget("qwen3:8b"),), (), {"top_k": 20}),
     )
@@ -131,6 +133,7 @@ def test_the_default_file_is_an_empty_table_and_its_examples_load() -> None:
     example = parse("\n".join(line for line in lines if line[0] == " " or line.endswith("s:")).encode())
     assert [route.name for route in example.models] == ["llama3.2", "assistant", "qwen3:8b"]
     assert example.models[1].policy == "round-robin"
+    assert [route.stream_interval for route in example.models] == [1, 4, 1]
     assert [worker.name for worker in example.workers] == ["gpu-5"]
 
 

@@ -53,6 +53,15 @@ def test_an_endless_run_of_blanks_ends_a_structured_answer(make: Make, part: Par
     assert MAX_BLANKS < len(texts) < MAX_BLANKS + 10
 
 
+def test_tokens_of_grouped_events_are_counted_by_their_ids() -> None:
+    def grouped(text: str) -> bytes:
+        return event(choices=[{"index": 0, "delta": {"content": text}, "token_ids": [1, 2, 3]}])
+
+    translator = chat_translator(format=SCHEMA, stream=False)
+    [answer] = objects(run(translator, grouped("{") + grouped(" " * 60) * 2))
+    assert (answer["done_reason"], answer["eval_count"]) == ("length", 9)
+
+
 @pytest.mark.parametrize(("make", "part"), KINDS)
 def test_blanks_between_other_text_end_nothing(make: Make, part: Part) -> None:
     translator = make(format=SCHEMA)

@@ -1,0 +1,65 @@
+"""Several tokens in one event (`stream_interval`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.vllm.server_pair import CHAT, COMPLETIONS, NO_THINKING, QUESTION, STREAM_WITH_USAGE, ServerPair
+
+EVERY_FOUR: dict[str, Any] = {**STREAM_WITH_USAGE, "stream_interval": 4, "max_tokens": 14, "ignore_eos": True}
+
+
+def choices(response: httpx.Response) -> Iterator[dict[str, Any]]:
+    for line in response.text.splitlines():
+        if line.startswith("data: {"):
+            yield from json.loads(line[6:])["choices"]
+
+
+def text(response: httpx.Response, field: str = "content") -> str:
+    return "".join(choice["delta"].get(field) or "" for choice in choices(response))
+
+
+@pytest.mark.parametrize(("path", "prompt"), [(CHAT, QUESTION), (COMPLETIONS, {"prompt": "Hello there"})])
+def test_the_first_token_comes_at_once_and_later_ones_in_groups(
+    chat_pair: ServerPair, path: str, prompt: dict[str, Any]
+) -> None:
+    for answer in chat_pair.compare_fields(path, **prompt, **EVERY_FOUR, return_token_ids=True):
+        tokens = [len(choice["token_ids"]) for choice in choices(answer) if choice.get("token_ids")]
+        assert tokens == [1, 4, 4, 4, 1]
+
+
+def test_grouped_events_hold_the_logprobs_of_every_token(chat_pair: ServerPair) -> None:
+    for answer in chat_pair.compare_fields(CHAT, **QUESTION, **EVERY_FOUR, logprobs=True, top_logprobs=1):
+        entries = [len((choice["logprobs"] or {}).get("content") or ()) for choice in choices(answer)]
+        assert sum(entries) == 14
+        assert max(entries) == 4
+
+
+def test_grouped_events_hold_the_same_thinking_and_answer(thinking_pair: ServerPair) -> None:
+    fields = {**QUESTION, **STREAM_WITH_USAGE, "max_tokens": 200}
+    single, grouped = (
+        thinking_pair.compare_fields(CHAT, **fields, **more)[0] for more in ({}, {"stream_interval": 30})
+    )
+    assert len(list(choices(grouped))) < len(list(choices(single))) / 4
+    assert text(grouped, "reasoning") == text(single, "reasoning") != ""
+    assert text(grouped) == text(single) != ""
+
+
+def test_a_stop_string_ends_a_grouped_answer_where_it_ends_any_other(thinking_pair: ServerPair) -> None:
+    fields = {**QUESTION, **NO_THINKING, **STREAM_WITH_USAGE, "stop": ["count", "llama llama"]}
+    for single, grouped in zip(
+        thinking_pair.compare_fields(CHAT, **fields),
+        thinking_pair.compare_fields(CHAT, **fields, stream_interval=30),
+        strict=True,
+    ):
+        assert text(grouped) == text(single)
+
+
+def test_an_interval_below_one_is_refused(chat_pair: ServerPair) -> None:
+    for answer in chat_pair.compare_fields(CHAT, **QUESTION, stream=True, stream_interval=0):
+        assert answer.status_code == 400
