@@ -13,7 +13,6 @@ from msgspec.structs import replace
 
 from vllama_pool.config.routing.table import StaticWorker
 from vllama_pool.router.balance.pool import Discovered
-from vllama_pool.router.discovery.ability_schedule import AbilitySchedule
 from vllama_pool.router.discovery.membership import TTL, ProbeAnswer, WorkerSink
 from vllama_pool.router.discovery.model_lists import ModelLists
 from vllama_pool.router.discovery.networks import parse_url
@@ -23,6 +22,7 @@ from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.record import LoadReport, ModelInfo, WorkerRecord, WorkerState
 from vllama_pool.workers.vllm import probe
 from vllama_pool.workers.vllm.abilities import detect_abilities
+from vllama_pool.workers.vllm.ability_schedule import AbilitySchedule
 from vllama_pool.workers.vllm.probe import Health, Metrics, ProbeFailed, ProbeResult
 from vllama_pool.workers.vllm.server_identity import SEVERAL_SERVERS, ServerIdentity, Sighting
 
@@ -167,7 +167,9 @@ class StaticWatch:
             self._pool.put(Discovered(self._record(), self._endpoint, self._last_load))
 
     def _model_infos(self) -> tuple[ModelInfo, ...]:
-        return probe.model_infos(self._full_probe.models, (*self._full_probe.tasks, *self._schedule.abilities))
+        served, schedule = self._full_probe, self._schedule
+        undetected = schedule.undetected if "completion" in served.tasks else ()
+        return probe.model_infos(served.models, (*served.tasks, *schedule.abilities), undetected)
 
     def _succeeded(self, result: ProbeResult, full: bool) -> None:
         self._returns = self._returns or (self._gone and self._identity.is_known(result.metrics.observation))
@@ -191,7 +193,10 @@ class StaticWatch:
         if sighting is Sighting.RESTARTED:
             self._schedule.renew(self._clock())
         new = sighting is Sighting.CHANGED or (sighting is Sighting.RESTARTED and not self._up)
-        self._generation += new
+        if new:
+            self._generation += 1
+            self._schedule.doubt()
+            self._models = self._model_infos()
         return new
 
     def _update_models(self, result: ProbeResult) -> bool:

@@ -73,7 +73,8 @@ def merge(name: str, replicas: Sequence[ModelInfo], engines: Sequence[str] = ())
     ordered = sorted(replicas, key=_best_informed)
     best = ordered[0]
     contexts = [info.context_length for info in ordered if info.context_length]
-    abilities = tuple(name for name in CAPABILITIES if all(name in info.capabilities for info in ordered))
+    possible = [name for name in CAPABILITIES if all(_may_have(name, info) for info in ordered)]
+    abilities = tuple(name for name in possible if any(name in info.capabilities for info in ordered))
     merged = msgspec.structs.replace(
         best,
         digest=_digest(name, best, abilities),
@@ -81,9 +82,15 @@ def merge(name: str, replicas: Sequence[ModelInfo], engines: Sequence[str] = ())
         modified_at=max(info.modified_at for info in ordered),
         context_length=min(contexts, default=0),
         capabilities=abilities,
+        undetected=tuple(name for name in possible if name not in abilities),
         has_template=all(info.has_template for info in ordered),
     )
     return Merged(merged, _differences(ordered, engines))
+
+
+def _may_have(capability: str, info: ModelInfo) -> bool:
+    """True unless it is known to be missing."""
+    return capability in info.capabilities or capability in info.undetected
 
 
 def _best_informed(info: ModelInfo) -> tuple[Any, ...]:
@@ -92,7 +99,7 @@ def _best_informed(info: ModelInfo) -> tuple[Any, ...]:
         not info.digest,
         not info.size,
         *(info.digest, info.name, info.size, info.quantization, info.parameter_count),
-        *(info.context_length, info.capabilities, info.template),
+        *(info.context_length, info.capabilities, info.undetected, info.template),
     )
 
 
@@ -122,8 +129,9 @@ def _differences(replicas: Sequence[ModelInfo], engines: Sequence[str]) -> dict[
     result: dict[str, list[str | int]] = {name: sorted(values) for name, values in by_field.items() if len(values) > 1}
     if len(templates := {info.template for info in replicas} - {""}) > 1:
         result["template"] = sorted(_digest_of(text)[:12] for text in templates)
-    if len({frozenset(info.capabilities) for info in replicas}) > 1:
-        result["capabilities"] = sorted(set().union(*(info.capabilities for info in replicas)))
+    listed = set[str]().union(*(info.capabilities for info in replicas))
+    if any(not _may_have(name, info) for name in listed for info in replicas):
+        result["capabilities"] = sorted(listed)
     return result
 
 

@@ -76,6 +76,9 @@ class StatusPublisher:
         self._status.send(ChildStatus(WorkerState.READY, models=names, generation=self._plan.generation))
         self._print_line(f"ready after {after:.0f} s")
 
+    def described(self, server: ServerInfo) -> None:
+        self._announcer.announce(self._record(server), self._monitor.load)
+
     def changed(self, state: WorkerState, note: str) -> None:
         self._status.send(ChildStatus(state, note))
         self._print_line(note)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping
 from urllib.parse import urlsplit
 
 import httpx
@@ -17,6 +16,7 @@ from vllama_pool.workers.agent.monitor import IDLE_INTERVAL, Monitor
 from vllama_pool.workers.model.describe import Observed, describe
 from vllama_pool.workers.registry.record import WorkerState
 from vllama_pool.workers.vllm.abilities import Detection, detect_abilities
+from vllama_pool.workers.vllm.ability_schedule import AbilitySchedule
 from vllama_pool.workers.vllm.flags import Flags
 from vllama_pool.workers.vllm.probe import Health, ProbeResult, probe
 from vllama_pool.workers.vllm.server_identity import SEVERAL_SERVERS
@@ -36,6 +36,7 @@ class AttachedServer:
         flags: Flags,
         env: Mapping[str, str] = os.environ,
         key: str | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._url = url.rstrip("/")
         self._client = client
@@ -44,8 +45,14 @@ class AttachedServer:
         self._flags = flags
         self._env = env
         self._key = key
-        self._examined: tuple[str, Observed] | None = None
-        """The first model, and what is known of the server."""
+        self._sleep = sleep
+        """For the time until abilities are asked for again."""
+        self._seen = ProbeResult(Health.UNREACHABLE)
+        """The latest that succeeded."""
+        self._examined = ""
+        """The first model of the server whose template and abilities are known."""
+        self._templated: bool | None = None
+        self._schedule = AbilitySchedule()
         self._reported_several = False
 
     async def serve(self) -> None:
@@ -54,7 +61,7 @@ class AttachedServer:
             started = time.monotonic()
             problem = await self._make_ready(started)
             if not problem:
-                reported = problem = await self._watch()
+                reported = problem = await self._watch_and_learn()
                 if not problem:
                     continue  # it was restarted, and answers
                 self._report_down(problem)
@@ -80,27 +87,55 @@ class AttachedServer:
             return result.problem or f"{self._url} serves no models"
         if result.metrics.asleep:
             return f"{self._url} sleeps; it joins when it wakes up"
+        self._seen = result
         try:
-            observed = await self._examine(result)
+            await self._examine()
         except WarmUpFailed as error:
             return f"{self._url}: {error}"
-        infos = await asyncio.to_thread(describe, self._model_folder(result), self._flags, observed, self._env)
+        server = await self._describe()
         self._monitor.failed_polls, self._monitor.restarted = 0, False
         self._monitor.set(WorkerState.READY)
-        self._events.ready(ServerInfo(infos, result.version), time.monotonic() - started)
+        self._events.ready(server, time.monotonic() - started)
         return ""
 
-    async def _examine(self, result: ProbeResult) -> Observed:
+    async def _examine(self) -> None:
         """Warm up and ask for abilities, unless the server was not restarted since. Raises WarmUpFailed."""
-        first, known = result.models[0].name, self._examined
-        self._monitor.observe(result.metrics)
-        if known is not None and known[0] == first and not self._monitor.restarted:
-            return replace(known[1], models=result.models)
-        templated = await warm_up(self._client, self._url, first, result.tasks, self._key)
-        detected = await detect_abilities(self._client, self._url, first, self._key) if templated else Detection()
-        observed = Observed(result.models, (*result.tasks, *detected.abilities), templated)
-        self._examined = (first, observed) if detected.complete else None
-        return observed
+        first, tasks = self._seen.models[0].name, self._seen.tasks
+        self._monitor.observe(self._seen.metrics)
+        if self._examined == first and not self._monitor.restarted:
+            return
+        self._examined, self._schedule = "", AbilitySchedule()
+        self._templated = await warm_up(self._client, self._url, first, tasks, self._key)
+        if "completion" in tasks and self._templated is not False:
+            await self._detect()
+        else:
+            self._schedule.answered(Detection(), self._schedule.version, time.monotonic())
+        self._examined = first
+
+    async def _detect(self) -> bool:
+        """Return True if that changes what is known."""
+        detected = await detect_abilities(self._client, self._url, self._seen.models[0].name, self._key)
+        return self._schedule.answered(detected, self._schedule.version, time.monotonic())
+
+    async def _describe(self) -> ServerInfo:
+        seen, schedule = self._seen, self._schedule
+        observed = Observed(seen.models, (*seen.tasks, *schedule.abilities), self._templated, schedule.undetected)
+        infos = await asyncio.to_thread(describe, self._model_folder(seen), self._flags, observed, self._env)
+        return ServerInfo(infos, seen.version)
+
+    async def _watch_and_learn(self) -> str:
+        """Return as `_watch`. Meanwhile, detect the abilities that a busy server did not show at first."""
+        async with asyncio.TaskGroup() as tasks:
+            learning = tasks.create_task(self._learn())
+            problem = await self._watch()
+            learning.cancel()
+        return problem
+
+    async def _learn(self) -> None:
+        while self._schedule.due is not None:
+            await self._sleep(max(IDLE_INTERVAL, self._schedule.due - time.monotonic()))
+            if self._monitor.load.state is WorkerState.READY and await self._detect():
+                self._events.described(await self._describe())
 
     async def _watch(self) -> str:
         """Return the problem, or "" if the server was restarted and answers."""

@@ -66,6 +66,9 @@ class Events(Protocol):
     def ready(self, server: ServerInfo, after: float) -> None:
         """Handle readiness, `after` seconds since the start."""
 
+    def described(self, server: ServerInfo) -> None:
+        """Handle a ready server of which more is known."""
+
     def changed(self, state: WorkerState, note: str) -> None:
         """Handle a server that is not ready, or no longer."""
 

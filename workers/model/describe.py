@@ -32,11 +32,13 @@ class Observed:
     """Ollama's capabilities, with those detected on the server."""
     templated: bool | None = None
     """None if untested."""
+    undetected: tuple[str, ...] = ()
+    """Capabilities that the server may have, too."""
 
 
 def describe(model: str, flags: Flags, observed: Observed, env: Mapping[str, str]) -> tuple[ModelInfo, ...]:
     """Return the base first. Reads files; call it in a thread."""
-    infos = model_infos(observed.models, observed.tasks)
+    infos = model_infos(observed.models, observed.tasks, observed.undetected)
     files = locate(model, env, revision=flags.value("--revision") or "main", download_dir=flags.value("--download-dir"))
     if files is None or not infos:
         return _unread(infos, flags, observed)
@@ -68,6 +70,7 @@ def complete(info: ModelInfo, files: ModelFiles, flags: Flags, observed: Observe
         context_length=info.context_length or number(text, "max_position_embeddings", "n_positions"),
         embedding_length=number(text, "hidden_size", "n_embd", "d_model"),
         capabilities=capabilities(observed.tasks, config, templates, flags),
+        undetected=undetected(observed, config, templates, flags),
         has_template=has_template if observed.templated is None else observed.templated,
         template=templates[0] if templates else "",
         defaults=sampling_defaults(files, flags),
@@ -104,6 +107,13 @@ def capabilities(tasks: Sequence[str], config: Config, templates: Sequence[str],
     if thinking and (not templates or any(re.search(_THINKING, template) for template in templates)):
         found.append("thinking")
     return tuple(found)
+
+
+def undetected(observed: Observed, config: Config, templates: Sequence[str], flags: Flags) -> tuple[str, ...]:
+    """Return what would be capabilities if they were detected."""
+    known = capabilities(observed.tasks, config, templates, flags)
+    possible = capabilities((*observed.tasks, *observed.undetected), config, templates, flags)
+    return tuple(name for name in possible if name not in known and name in observed.undetected)
 
 
 def sampling_defaults(files: ModelFiles, flags: Flags) -> dict[str, float | int | list[str]]:
@@ -153,8 +163,11 @@ _OPTIONS = {
 
 def _unread(infos: tuple[ModelInfo, ...], flags: Flags, observed: Observed) -> tuple[ModelInfo, ...]:
     has_template = True if observed.templated is None else observed.templated
-    able = capabilities(observed.tasks, {}, (), flags)
-    return tuple(msgspec.structs.replace(info, has_template=has_template, capabilities=able) for info in infos)
+    able, unknown = capabilities(observed.tasks, {}, (), flags), undetected(observed, {}, (), flags)
+    return tuple(
+        msgspec.structs.replace(info, has_template=has_template, capabilities=able, undetected=unknown)
+        for info in infos
+    )
 
 
 def _adapter(info: ModelInfo, base: ModelInfo, root: str, env: Mapping[str, str]) -> ModelInfo:

@@ -52,6 +52,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     embedding_length: Count = 0
     capabilities: tuple[str, ...] = ("completion",)
     """Subset of Ollama's set: completion, tools, insert, vision, embedding, thinking, audio."""
+    undetected: tuple[str, ...] = ()
+    """Further capabilities that it may have: subset of tools, thinking, vision. vLLM refuses what it cannot do."""
     has_template: bool = True
     """Without one, /api/chat answers 400 and /api/generate sends the prompt as it is."""
     template: str = ""

@@ -13,7 +13,10 @@ TIMEOUT = 30.0
 TOKENS = 12
 """Enough to start reasoning."""
 
-_BUSY = frozenset({408, 429, 503, 504})
+ABILITIES: tuple[str, ...] = ("tools", "thinking", "vision")
+"""In the order of their detection."""
+
+_BUSY = frozenset({408, 429, 502, 503, 504})
 _TOOL = {
     "type": "function",
     "function": {
@@ -56,9 +59,13 @@ class _Completion(msgspec.Struct):
 @dataclass(frozen=True, slots=True)
 class Detection:
     abilities: tuple[str, ...] = ()
-    """Subset of "tools", "thinking" and "vision"."""
-    complete: bool = True
-    """False if a retry may detect more."""
+    """Subset of ABILITIES."""
+    undetected: tuple[str, ...] = ()
+    """Those that a retry may detect."""
+
+    @property
+    def complete(self) -> bool:
+        return not self.undetected
 
 
 async def detect_abilities(client: httpx.AsyncClient, url: str, model: str, key: str | None = None) -> Detection:
@@ -70,22 +77,25 @@ async def detect_abilities(client: httpx.AsyncClient, url: str, model: str, key:
         "temperature": 0,
         "chat_template_kwargs": {"enable_thinking": True, "thinking": True},
     }
-    found: list[str] = []
+    found: dict[str, bool] = {}
     try:
         answer = await _chat(client, url, {**chat, "tools": [_TOOL]}, key)
-        if answer is not None:
-            found.append("tools")
-        else:
+        found["tools"] = answer is not None
+        if answer is None:
             answer = await _chat(client, url, chat, key)
-        if answer is not None and any(one.message.reasoning or one.message.reasoning_content for one in answer.choices):
-            found.append("thinking")
-        if answer is not None and await _chat(client, url, {**chat, **_IMAGE_CHAT}, key) is not None:
-            found.append("vision")
+        found["thinking"] = answer is not None and _thinks(answer)
+        found["vision"] = answer is not None and await _chat(client, url, {**chat, **_IMAGE_CHAT}, key) is not None
     except (httpx.HTTPError, _ServerBusy):
-        return Detection(tuple(found), complete=False)
+        undetected = tuple(name for name in ABILITIES if name not in found)
     except (msgspec.DecodeError, RecursionError):
-        return Detection(tuple(found))
-    return Detection(tuple(found))
+        undetected = ()
+    else:
+        undetected = ()
+    return Detection(tuple(name for name in ABILITIES if found.get(name)), undetected)
+
+
+def _thinks(answer: _Completion) -> bool:
+    return any(one.message.reasoning or one.message.reasoning_content for one in answer.choices)
 
 
 class _ServerBusy(Exception):

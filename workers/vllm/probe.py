@@ -187,8 +187,10 @@ def to_load(metrics: Metrics, state: WorkerState = WorkerState.READY, tokens_per
     )
 
 
-def model_infos(served: Iterable[ServedModel], tasks: tuple[str, ...] = ("completion",)) -> tuple[ModelInfo, ...]:
-    """Return names, parents and context lengths.
+def model_infos(
+    served: Iterable[ServedModel], tasks: tuple[str, ...] = ("completion",), undetected: tuple[str, ...] = ()
+) -> tuple[ModelInfo, ...]:
+    """Return names, parents, context lengths and capabilities.
 
     Served names with equal root and length become aliases of the first. An adapter inherits its base's length.
     """
@@ -205,6 +207,7 @@ def model_infos(served: Iterable[ServedModel], tasks: tuple[str, ...] = ("comple
                 aliases=tuple(other.name for other in others),
                 context_length=first.max_model_len,
                 capabilities=tasks,
+                undetected=undetected,
             )
         )
     length = {base.name: base.max_model_len for base in bases}
@@ -216,6 +219,7 @@ def model_infos(served: Iterable[ServedModel], tasks: tuple[str, ...] = ("comple
                     parent=adapter.parent,
                     context_length=adapter.max_model_len or length.get(adapter.parent, 0),
                     capabilities=tasks,
+                    undetected=undetected,
                 )
             )
     return tuple(infos)

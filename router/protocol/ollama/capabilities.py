@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from vllama_pool.config.names import InvalidName, parse
-from vllama_pool.router.errors import BadRequest
+from vllama_pool.router.errors import AttemptFailed, BadRequest, Refused
+from vllama_pool.router.protocol.ollama.images import required_capabilities
 from vllama_pool.workers.registry.record import ModelInfo
+
+_NO_TOOLS = re.compile(r"tool choice requires|requires --tool-call-parser")
+_NO_MEDIA = re.compile(r"is not a multimodal model|at most 0 \w+\(s\) may be provided", re.IGNORECASE)
 
 
 def refuse_image_generation(info: ModelInfo) -> None:
@@ -23,10 +28,30 @@ def require_completion(verb: str, model: str, info: ModelInfo) -> None:
 
 def require(capabilities: Sequence[str], model: str, info: ModelInfo) -> None:
     """Raises BadRequest with the full name, one line per missing capability (R159)."""
-    missing = [name for name in capabilities if name not in info.capabilities]
+    missing = [name for name in capabilities if is_missing(name, info)]
     if missing:
-        full = full_name(model)
-        raise BadRequest("\n".join(f"{full} does not support {name}" for name in missing))
+        raise BadRequest(_not_supported(missing, model))
+
+
+def is_missing(capability: str, info: ModelInfo) -> bool:
+    """True if the model is known not to have it."""
+    return capability not in info.capabilities and capability not in info.undetected
+
+
+def explain_refusal(failure: AttemptFailed, model: str, media: Sequence[str]) -> None:
+    """Raises Refused with Ollama's text if the worker lacks a capability that was not known to be missing.
+
+    `media`: the request's images.
+    """
+    if _NO_TOOLS.search(failure.text):
+        raise Refused(_not_supported(["tools"], model), status=400)
+    if media and _NO_MEDIA.search(failure.text):
+        raise Refused(_not_supported(required_capabilities(media), model), status=400)
+
+
+def _not_supported(missing: Sequence[str], model: str) -> str:
+    full = full_name(model)
+    return "\n".join(f"{full} does not support {name}" for name in missing)
 
 
 def full_name(model: str) -> str:

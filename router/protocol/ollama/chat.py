@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from vllama_pool.config.routing.defaults import Defaults
@@ -78,12 +79,14 @@ def adapt(
     whole_interval: int = 1,
 ) -> NextStep | None:
     """Apply the limits that the refusals name, and change what the template refuses. Drops the oldest turns (R145)."""
-    not_continued = any(map(continuation.is_refusal, refusals))
-    upstream = _upstream_request(request, info, defaults, whole_interval, not_continued=not_continued)
-    others = [refusal for refusal in refusals if not continuation.is_refusal(refusal)]
+    capabilities.explain_refusal(refusals[-1], request.model, _images(request))
+    think_option.explain_refusal(refusals[-1], request.think, request.model)
+    upstream = _upstream_request(request, info, defaults, whole_interval, refusals)
+    others = [each for each in refusals if not (continuation.is_refusal(each) or think_option.is_refusal(each))]
+    has_less = len(others) < len(refusals)
     form = strict_templates.form_after(others, upstream.messages, info)
     if form is None:
-        if not_continued:
+        if has_less:
             raise refusals[-1]
         return None
     within = limits.within_limits(upstream, refusals)
@@ -99,7 +102,7 @@ def adapt(
             return shorten.shortened(changed, info.context_length, form=form, send=send)
 
         return shorten.fitted(strict_templates.apply(form, changed), send, without_old_turns)
-    if within is None and form is strict_templates.unchanged and not not_continued:
+    if within is None and form is strict_templates.unchanged and not has_less:
         return None
     return send(strict_templates.apply(form, within or upstream))
 
@@ -114,9 +117,13 @@ def _send(upstream: api.VllmChatRequest, request: ChatRequest, info: ModelInfo, 
 
 
 def _upstream_request(
-    request: ChatRequest, info: ModelInfo, defaults: Defaults, whole_interval: int, *, not_continued: bool = False
+    request: ChatRequest,
+    info: ModelInfo,
+    defaults: Defaults,
+    whole_interval: int,
+    refusals: Sequence[AttemptFailed] = (),
 ) -> api.VllmChatRequest:
-    """`not_continued`: the worker refused to continue the last message."""
+    """Leave out the continuation and the switch of thinking if they were refused."""
     chat = messages.with_defaults(request.messages or (), defaults)
     upstream = api.VllmChatRequest(
         model=info.name,
@@ -130,13 +137,15 @@ def _upstream_request(
     if not upstream.tools:
         upstream.stream_interval = stream_interval.choose(request, defaults, whole_interval)
     upstream.return_token_ids = stream_interval.needs_ids(request, upstream.stream_interval)
-    set_thinking_and_logprobs(upstream, request, info)
-    continuation.leave_open(upstream, request, info, refused=not_continued)
+    set_thinking_and_logprobs(upstream, request, info, refusals)
+    continuation.leave_open(upstream, request, info, refusals)
     return upstream
 
 
-def set_thinking_and_logprobs(upstream: api.VllmChatRequest, request: InferenceRequest, info: ModelInfo) -> None:
-    think_option.apply(upstream, request.think, info)
+def set_thinking_and_logprobs(
+    upstream: api.VllmChatRequest, request: InferenceRequest, info: ModelInfo, refusals: Sequence[AttemptFailed]
+) -> None:
+    think_option.apply(upstream, request.think, info, refusals)
     if request.logprob_alternatives is not None:
         upstream.logprobs = True
         upstream.top_logprobs = request.logprob_alternatives

@@ -5,6 +5,8 @@ Ollama's templates leave this message open, so that the model continues it. The 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from vllama_pool.router.errors import AttemptFailed
 from vllama_pool.router.protocol.ollama import think_option
 from vllama_pool.router.protocol.ollama.requests import ChatMessage, ChatRequest
@@ -31,13 +33,17 @@ def _open_message(request: ChatRequest) -> ChatMessage | None:
     return last if last is not None and last.role.lower() == "assistant" and not last.tool_calls else None
 
 
-def leave_open(upstream: api.VllmChatRequest, request: ChatRequest, info: ModelInfo, *, refused: bool) -> None:
+def leave_open(
+    upstream: api.VllmChatRequest, request: ChatRequest, info: ModelInfo, refusals: Sequence[AttemptFailed]
+) -> None:
     """Continue the last message if it is an assistant's, else leave the request as it is.
 
-    An empty message is left out, since a new turn has the same prompt. `refused`: begin a new turn after the message.
+    An empty message is left out, since a new turn has the same prompt. After a refusal of the continuation, a new turn
+    begins after the message.
     """
     if _open_message(request) is None:
         return
+    refused = any(map(is_refusal, refusals))
     last = upstream.messages[-1]
     thinks = bool(last.reasoning) and request.think is not False and think_tags.uses_tags(info)
     if not last.content and (refused or not thinks) and len(upstream.messages) > 1:
@@ -49,6 +55,6 @@ def leave_open(upstream: api.VllmChatRequest, request: ChatRequest, info: ModelI
         upstream.messages[-1] = api.VllmMessage(last.role, f"{think_tags.OPEN}\n{last.reasoning}")
     if continues_text(request, info):
         # Otherwise vLLM's parsers take the continuation for thinking.
-        think_option.apply(upstream, False, info)
+        think_option.apply(upstream, False, info, refusals)
     upstream.add_generation_prompt = False
     upstream.continue_final_message = True

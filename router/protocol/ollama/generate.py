@@ -100,6 +100,8 @@ def adapt(
     *refusals: AttemptFailed,
     whole_interval: int = 1,
 ) -> NextStep | None:
+    capabilities.explain_refusal(refusals[-1], request.model, request.images or ())
+    think_option.explain_refusal(refusals[-1], request.think, request.model)
     interval = stream_interval.choose(request, defaults, whole_interval)
     too_long = any(map(limits.is_too_long, refusals))
     if too_long and request.context and not request.may_shorten:
@@ -127,9 +129,13 @@ def _adapted_chat(
     clock: Clock,
     refusals: Sequence[AttemptFailed],
 ) -> NextStep | None:
-    chat = _chat(request, info, defaults, interval)
-    form = strict_templates.form_after(refusals, chat.messages, info)
+    chat = _chat(request, info, defaults, interval, refusals)
+    others = [each for each in refusals if not think_option.is_refusal(each)]
+    has_less = len(others) < len(refusals)
+    form = strict_templates.form_after(others, chat.messages, info)
     if form is None:
+        if has_less:
+            raise refusals[-1]
         return None
     if request.debug_render_only:
         return _render(request, info, defaults, clock, form)
@@ -147,7 +153,7 @@ def _adapted_chat(
             return shorten.shortened(changed, info.context_length, form=form)
 
         return shorten.fitted(strict_templates.apply(form, changed), shorten.send_chat, cut)
-    if within is None and form is unchanged:
+    if within is None and form is unchanged and not has_less:
         return None
     return shorten.send_chat(strict_templates.apply(form, within or chat))
 
@@ -175,7 +181,11 @@ def _send(upstream: api.VllmCompletionRequest, begun: bool | None = None) -> Ups
 
 
 def _chat(
-    request: GenerateRequest, info: ModelInfo, defaults: Defaults, interval: int | None = None
+    request: GenerateRequest,
+    info: ModelInfo,
+    defaults: Defaults,
+    interval: int | None = None,
+    refusals: Sequence[AttemptFailed] = (),
 ) -> api.VllmChatRequest:
     """Omits the model's own messages if a `context` contains them."""
     chat: list[api.VllmMessage] = []
@@ -195,7 +205,7 @@ def _chat(
         stream_interval=interval,
         **options.sampling(options.merge(request.options, defaults.options, info), info),
     )
-    set_thinking_and_logprobs(upstream, request, info)
+    set_thinking_and_logprobs(upstream, request, info, refusals)
     return upstream
 
 

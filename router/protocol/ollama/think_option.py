@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vllama_pool.router.errors import BadRequest
+from vllama_pool.router.errors import AttemptFailed, BadRequest, Refused
+from vllama_pool.router.protocol.ollama.capabilities import is_missing
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.workers.registry.record import ModelInfo
 
 _LEVELS = ("high", "medium", "low", "max")
+_NO_SWITCH = "not supported for Mistral tokenizers"
+_NO_EFFORT = re.compile(r"reasoning_effort=.{0,80} is not supported for this model")
+_NOT_SUPPORTED = '"{model}" does not support thinking'
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,26 +36,41 @@ def check_think(value: Any) -> None:
 
 def check_capability(value: Any, model: str, info: ModelInfo) -> None:
     """Raises BadRequest with Ollama's text (R095, R158)."""
-    if value and "thinking" not in info.capabilities:
-        raise BadRequest(f'"{model}" does not support thinking')
+    if value and is_missing("thinking", info):
+        raise BadRequest(_NOT_SUPPORTED.format(model=model))
 
 
-def translate(value: Any, info: ModelInfo) -> Thinking:
-    """Thinking is on by default (R095)."""
-    if "thinking" not in info.capabilities:
+def is_refusal(failure: AttemptFailed) -> bool:
+    """True if the worker refuses the fields of `Thinking`."""
+    return failure.status == 400 and (_NO_SWITCH in failure.text or _NO_EFFORT.search(failure.text) is not None)
+
+
+def explain_refusal(failure: AttemptFailed, value: Any, model: str) -> None:
+    """Raises Refused with Ollama's text if the worker's model cannot think although the request asks for it."""
+    if value and failure.status == 400 and _NO_EFFORT.search(failure.text):
+        raise Refused(_NOT_SUPPORTED.format(model=model), status=400)
+
+
+def translate(value: Any, info: ModelInfo, refusals: Sequence[AttemptFailed] = ()) -> Thinking:
+    """Thinking is on by default (R095), except while it is not known to be supported."""
+    known = "thinking" in info.capabilities
+    if not known and (value is None or "thinking" not in info.undetected):
+        return Thinking()
+    if any(_NO_EFFORT.search(refusal.text) for refusal in refusals):
         return Thinking()
     on = value is None or bool(value)
     effort = value if isinstance(value, str) else None
     if info.architecture.startswith("gpt_oss"):
         effort = _gpt_oss_effort(value, on, effort)
-    if info.architecture.startswith("mistral") and not info.template:
+    mistral = info.architecture.startswith("mistral") and not info.template
+    if mistral or any(_NO_SWITCH in refusal.text for refusal in refusals):
         # Mistral's tokenizer refuses chat_template_kwargs and accepts these two efforts.
         return Thinking(effort="high" if on else "none")
     return Thinking(kwargs={"enable_thinking": on, "thinking": on}, effort=effort)
 
 
-def apply(upstream: api.VllmChatRequest, value: Any, info: ModelInfo) -> None:
-    thinking = translate(value, info)
+def apply(upstream: api.VllmChatRequest, value: Any, info: ModelInfo, refusals: Sequence[AttemptFailed] = ()) -> None:
+    thinking = translate(value, info, refusals)
     upstream.chat_template_kwargs = thinking.kwargs
     upstream.reasoning_effort = thinking.effort
 

@@ -30,7 +30,7 @@ class FakeClient:
         self.running = 0
         self.tokens = 0
         self.started: float | None = None
-        self.able = self.busy = self.slow = self.asleep = False
+        self.able = self.busy = self.slow = self.asleep = self.embeds = False
         self.requests: list[str] = []
         self.authorization: set[str | None] = set()
         self.client = httpx.AsyncClient(transport=httpx.MockTransport(self.answer))
@@ -55,7 +55,9 @@ class FakeClient:
                     f'vllm:generation_tokens_total{{engine="0"}} {self.tokens}.0\n'
                     + (f"process_start_time_seconds {self.started}\n" if self.started else ""),
                 )
-            case "/v1/completions":
+            case "/v1/completions" if not self.embeds:
+                return httpx.Response(405)
+            case "/v1/embeddings" if self.embeds:
                 return httpx.Response(405)
             case "/v1/chat/completions" if self.slow:
                 await asyncio.Event().wait()
@@ -134,14 +136,54 @@ async def test_abilities_of_a_static_worker_are_detected_once() -> None:
     vllm, pool = FakeClient(), Recorder()
     vllm.able = True
     static = watch(vllm, pool, Clock())
+    await static.probe()
+    (model,) = pool.known[ID].record.models
+    assert (model.capabilities, model.undetected) == (("completion",), ("tools", "thinking", "vision"))
     await probe_and_learn(static, times=12)
-    assert pool.known[ID].record.models[0].capabilities == ("completion", "tools", "thinking", "vision")
+    (model,) = pool.known[ID].record.models
+    assert (model.capabilities, model.undetected) == (("completion", "tools", "thinking", "vision"), ())
     assert vllm.requests.count("/v1/chat/completions") == 2
     vllm.health = 503
     await probe_and_learn(static)
     vllm.health, vllm.able = 200, False
     await probe_and_learn(static)
-    assert pool.known[ID].record.models[0].capabilities == ("completion",)
+    (model,) = pool.known[ID].record.models
+    assert (model.capabilities, model.undetected) == (("completion",), ())
+
+
+@pytest.mark.rule(176)
+async def test_missing_abilities_are_undetected_again_when_the_model_or_the_server_changes() -> None:
+    vllm, pool, clock = FakeClient(), Recorder(), Clock()
+    vllm.tokens = 100
+    static = watch(vllm, pool, clock)
+
+    def undetected() -> tuple[str, ...]:
+        return pool.known[ID].record.models[0].undetected
+
+    await probe_and_learn(static)
+    assert undetected() == ()
+    vllm.tokens = 5
+    await static.probe()
+    assert undetected() == ("tools", "thinking", "vision"), "it may have been restarted with other flags"
+    for _ in range(20):
+        await probe_and_learn(static)
+        clock.now += 1
+    assert undetected() == ()
+    vllm.models = [{"id": "other", "root": "org/other", "max_model_len": 2048}]
+    for _ in range(10):
+        await static.probe()
+    assert pool.known[ID].record.models[0].name == "other"
+    assert undetected() == ("tools", "thinking", "vision")
+
+
+@pytest.mark.rule(157)
+async def test_an_embedding_model_has_no_undetected_abilities() -> None:
+    vllm, pool = FakeClient(), Recorder()
+    vllm.embeds = True
+    static = watch(vllm, pool, Clock())
+    await probe_and_learn(static)
+    (model,) = pool.known[ID].record.models
+    assert (model.capabilities, model.undetected) == (("embedding",), ())
 
 
 @pytest.mark.rule(176)

@@ -77,6 +77,7 @@ replicas = st.lists(
         capabilities=st.sampled_from(
             [("completion",), ("completion", "tools"), ("tools", "completion"), ("embedding",)]
         ),
+        undetected=st.sampled_from([(), ("tools",), ("thinking", "vision")]),
     ),
     min_size=1,
     max_size=5,
@@ -94,6 +95,38 @@ def test_merging_does_not_depend_on_the_order_of_replicas(infos: list[ModelInfo]
     assert merged.info.size > 0
     known = [info.context_length for info in infos if info.context_length]
     assert merged.info.context_length == min(known, default=0)
-    assert all(set(merged.info.capabilities) <= set(info.capabilities) for info in infos)
-    assert ("capabilities" in merged.differ) == (len({frozenset(info.capabilities) for info in infos}) > 1)
+    possible = [{*info.capabilities, *info.undetected} for info in infos]
+    assert all({*merged.info.capabilities, *merged.info.undetected} <= names for names in possible)
+    listed = {name for info in infos for name in info.capabilities}
+    assert ("capabilities" in merged.differ) == any(not listed <= names for names in possible)
     assert ("quantization_level" in merged.differ) == (len({info.quantization for info in infos} - {""}) > 1)
+
+
+ABLE = ModelInfo(name="m", capabilities=("completion", "tools"))
+UNABLE = ModelInfo(name="m")
+UNKNOWN = ModelInfo(name="m", undetected=("tools", "thinking"))
+
+
+@pytest.mark.rule(174, 176)
+@pytest.mark.parametrize(
+    ("infos", "capabilities", "undetected"),
+    [
+        ([UNKNOWN], ("completion",), ("tools", "thinking")),
+        ([ABLE, UNKNOWN], ("completion", "tools"), ()),
+        ([UNABLE, UNKNOWN], ("completion",), ()),
+        ([ABLE, UNABLE, UNKNOWN], ("completion",), ()),
+    ],
+)
+def test_an_ability_is_missing_if_a_replica_is_known_not_to_have_it(
+    infos: list[ModelInfo], capabilities: tuple[str, ...], undetected: tuple[str, ...]
+) -> None:
+    merged = merge("m", infos).info
+    assert (merged.capabilities, merged.undetected) == (capabilities, undetected)
+
+
+@pytest.mark.rule(174)
+def test_a_replica_with_undetected_abilities_changes_neither_the_digest_nor_the_differences() -> None:
+    joined = merge("m", [ABLE, UNKNOWN])
+    assert joined.info.digest == merge("m", [ABLE]).info.digest
+    assert joined.differ == {}
+    assert merge("m", [ABLE, UNABLE]).differ == {"capabilities": ["completion", "tools"]}

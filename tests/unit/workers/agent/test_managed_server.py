@@ -119,6 +119,9 @@ class Scene:
     def ready(self, server: ServerInfo, after: float) -> None:
         self.announced.append(server)
 
+    def described(self, server: ServerInfo) -> None:
+        raise AssertionError("all is known of a server that the agent starts")
+
     def changed(self, state: WorkerState, note: str) -> None:
         self.changes.append((state, note))
 

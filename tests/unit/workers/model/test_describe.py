@@ -289,3 +289,19 @@ def test_model_info_skips_invalid_values_and_reads_experts() -> None:
     assert info == {"expert_count": 8, "expert_used_count": 2}
     per_layer = {"rope_parameters": {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}}
     assert model_info(per_layer) == {"rope.freq_base": 1e6}
+
+
+def test_abilities_that_may_be_detected_later_are_undetected(tmp_path: Path) -> None:
+    unknown = ("tools", "thinking", "vision")
+    observed = Observed((ServedModel("far", "org/far", "", 512),), undetected=unknown)
+    (info,) = describe("org/far", Flags([]), observed, {"HF_HOME": str(tmp_path)})
+    assert (info.capabilities, info.undetected) == (("completion",), ("vision", "tools", "thinking"))
+    (info,) = describe("org/far", Flags(PARSERS), observed, {"HF_HOME": str(tmp_path)})
+    assert (info.capabilities, info.undetected) == (("completion", "tools", "thinking"), ("vision",))
+
+
+def test_files_and_flags_leave_fewer_abilities_undetected(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "m", chat_template_dot_jinja="{{ tools }}")
+    observed = Observed((ServedModel("m", str(folder), "", 512),), undetected=("tools", "thinking", "vision"))
+    (info,) = describe(str(folder), Flags([]), observed, {})
+    assert info.undetected == ("tools",), "its template does not think, and config.json has no vision"

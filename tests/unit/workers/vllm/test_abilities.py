@@ -10,7 +10,7 @@ import pytest
 
 from vllama_pool.workers.simulated.options import Options
 from vllama_pool.workers.simulated.server import Simulated
-from vllama_pool.workers.vllm.abilities import Detection, detect_abilities
+from vllama_pool.workers.vllm.abilities import ABILITIES, Detection, detect_abilities
 
 
 async def detected(options: Options) -> Detection:
@@ -96,12 +96,12 @@ async def test_detection_stops_at_a_lost_connection() -> None:
         raise httpx.ConnectError("gone", request=request)
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(gone)) as client:
-        assert await detect_abilities(client, "http://w", "m") == Detection(complete=False)
+        assert await detect_abilities(client, "http://w", "m") == Detection(undetected=ABILITIES)
     assert len(requests) == 1
 
 
-@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("status", [429, 502, 503])
 async def test_detection_on_a_busy_server_is_incomplete(status: int) -> None:
     answers = iter([httpx.Response(200, json={"choices": []}), httpx.Response(status)])
     async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: next(answers))) as client:
-        assert await detect_abilities(client, "http://w", "m") == Detection(("tools",), complete=False)
+        assert await detect_abilities(client, "http://w", "m") == Detection(("tools",), ("vision",))

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from vllama_pool.router.errors import BadRequest
-from vllama_pool.router.protocol.ollama.capabilities import require, require_completion
+from vllama_pool.router.errors import BadRequest, Refused
+from vllama_pool.router.protocol.ollama.capabilities import explain_refusal, require, require_completion
 from vllama_pool.workers.registry.record import ModelInfo
 
 CHAT = ModelInfo(name="m", capabilities=("completion", "tools"))
@@ -30,3 +30,43 @@ def test_every_missing_capability_is_listed_with_the_full_name() -> None:
 def test_a_name_outside_ollamas_grammar_is_unchanged() -> None:
     with pytest.raises(BadRequest, match=r"^a b does not support vision$"):
         require(["vision"], "a b", CHAT)
+
+
+@pytest.mark.rule(159)
+def test_an_undetected_capability_is_not_missing() -> None:
+    info = ModelInfo(name="m", undetected=("vision",))
+    require(["vision"], "m", info)
+    with pytest.raises(BadRequest, match=r"m:latest does not support tools$"):
+        require(["tools", "vision"], "m", info)
+
+
+NO_TOOLS = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
+NO_MEDIA = "m is not a multimodal model"
+PNG, MP3 = "iVBORw0KGgoAAAAN", "SUQzBAAAAAAAAAAA"
+
+
+@pytest.mark.rule(159)
+@pytest.mark.parametrize(
+    ("text", "media", "missing"),
+    [
+        (NO_TOOLS, [], ["tools"]),
+        (NO_TOOLS, [PNG], ["tools"]),
+        ('tool_choice="required" requires --tool-call-parser to be set', [], ["tools"]),
+        (NO_MEDIA, [PNG], ["vision"]),
+        (NO_MEDIA, [PNG, MP3], ["vision", "audio"]),
+        ("At most 0 image(s) may be provided in one prompt.", [PNG], ["vision"]),
+    ],
+)
+def test_a_workers_refusal_of_a_missing_capability_has_ollamas_text(
+    text: str, media: list[str], missing: list[str]
+) -> None:
+    with pytest.raises(Refused) as refused:
+        explain_refusal(Refused(text, status=400), "m", media)
+    lines = [f"registry.ollama.ai/library/m:latest does not support {name}" for name in missing]
+    assert (refused.value.status, refused.value.text) == (400, "\n".join(lines))
+
+
+@pytest.mark.parametrize("text", ["At most 1 image(s) may be provided in one prompt.", "top_k must be -1", ""])
+def test_other_refusals_of_a_worker_are_unchanged(text: str) -> None:
+    explain_refusal(Refused(text, status=400), "m", [PNG])
+    explain_refusal(Refused(NO_MEDIA, status=400), "m", [])

@@ -288,3 +288,69 @@ def test_an_invalid_tokenize_response_does_not_blame_the_worker(answer: bytes) -
 @pytest.mark.rule(80)
 def test_tool_choice_is_not_sent() -> None:
     assert "tool_choice" not in upstream_body(THINKER, tools=[TOOL], tool_choice="required")
+
+
+NO_TOOLS = Refused('"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set', status=400)
+NO_VISION = Refused("m is not a multimodal model", status=400)
+NO_SWITCH = Refused("chat_template is not supported for Mistral tokenizers.", status=400)
+NO_EFFORT = Refused("reasoning_effort='high' is not supported for this model", status=400)
+UNDETECTED = msgspec.structs.replace(MODEL, undetected=("tools", "thinking", "vision"))
+SEEN = {"role": "user", "content": "what?", "images": [PNG]}
+
+
+def adapted(*refusals: Refused, info: ModelInfo = UNDETECTED, **fields: Any) -> Any:
+    request = decode_chat(json.dumps({"model": "MyModel", "messages": [HI]} | fields).encode())
+    step = chat.adapt(request, info, NO_DEFAULTS, CLOCK, *refusals)
+    return step and json.loads(outgoing(step).body)
+
+
+@pytest.mark.rule(158, 159)
+def test_what_a_model_may_have_is_sent() -> None:
+    fields: dict[str, Any] = {"messages": [SEEN], "tools": [TOOL], "think": True}
+    assert check(UNDETECTED, **fields) is None
+    body = upstream_body(UNDETECTED, **fields)
+    assert [tool["function"]["name"] for tool in body["tools"]] == ["f"]
+    assert body["messages"][0]["content"][0]["type"] == "image_url"
+    assert body["chat_template_kwargs"]["enable_thinking"] is True
+    assert "chat_template_kwargs" not in upstream_body(UNDETECTED)
+
+
+@pytest.mark.rule(158, 159)
+@pytest.mark.parametrize(
+    ("refusals", "fields", "text"),
+    [
+        ([NO_TOOLS], {"tools": [TOOL]}, "registry.ollama.ai/library/MyModel:latest does not support tools"),
+        ([NO_VISION], {"messages": [SEEN]}, "registry.ollama.ai/library/MyModel:latest does not support vision"),
+        ([NO_SWITCH, NO_EFFORT], {"think": "low"}, '"MyModel" does not support thinking'),
+    ],
+)
+@pytest.mark.parametrize("info", [UNDETECTED, THINKER], ids=["undetected", "known"])
+def test_what_a_worker_cannot_do_is_refused_with_ollamas_text(
+    refusals: list[Refused], fields: dict[str, Any], text: str, info: ModelInfo
+) -> None:
+    with pytest.raises(Refused) as refused:
+        adapted(*refusals, info=info, **fields)
+    assert (refused.value.status, refused.value.text) == (400, text)
+
+
+def test_a_worker_that_refuses_the_switch_of_thinking_gets_an_effort_or_nothing() -> None:
+    body = adapted(NO_SWITCH, think=False)
+    assert (body.get("chat_template_kwargs"), body["reasoning_effort"]) == (None, "none")
+    body = adapted(NO_SWITCH, NO_EFFORT, think=False)
+    assert not {"chat_template_kwargs", "reasoning_effort"} & body.keys()
+
+
+def test_an_answer_is_continued_by_a_worker_that_refuses_the_switch_of_thinking() -> None:
+    messages = [HI, {"role": "assistant", "content": "Once upon"}]
+    assert upstream_body(UNDETECTED, messages=messages)["chat_template_kwargs"]["enable_thinking"] is False
+    body = adapted(NO_SWITCH, NO_EFFORT, messages=messages)
+    assert body["continue_final_message"] is True
+    assert not {"chat_template_kwargs", "reasoning_effort"} & body.keys()
+
+
+def test_a_second_form_for_a_strict_template_keeps_the_effort() -> None:
+    messages = [HI, HI]
+    body = adapted(NO_SWITCH, Refused("roles must alternate", status=400), messages=messages, think=True)
+    assert (len(body["messages"]), body["reasoning_effort"]) == (1, "high")
+    with pytest.raises(Refused, match="roles must alternate"):
+        adapted(NO_SWITCH, Refused("roles must alternate", status=400), think=True)

@@ -306,3 +306,46 @@ def test_debug_render_of_a_completion_is_its_text() -> None:
 @pytest.mark.rule(153)
 def test_option_types_are_checked_before_a_load() -> None:
     assert refusal(options={"top_k": "x"}) == (500, 'option "top_k" must be of type integer')
+
+
+UNDETECTED = msgspec.structs.replace(MODEL, undetected=("tools", "thinking", "vision"))
+NO_SWITCH = Refused("chat_template is not supported for Mistral tokenizers.", status=400)
+NO_EFFORT = Refused("reasoning_effort='high' is not supported for this model", status=400)
+
+
+@pytest.mark.rule(158, 159)
+def test_what_a_model_may_have_is_sent() -> None:
+    fields: dict[str, Any] = {"prompt": "what?", "images": [PNG], "think": "low"}
+    assert check(UNDETECTED, **fields) is None
+    _, body = upstream_body(UNDETECTED, **fields)
+    assert body["messages"][0]["content"][0]["type"] == "image_url"
+    assert (body["chat_template_kwargs"]["thinking"], body["reasoning_effort"]) == (True, "low")
+
+
+@pytest.mark.rule(158, 159)
+@pytest.mark.parametrize(
+    ("refusals", "fields", "text"),
+    [
+        (
+            [Refused("m is not a multimodal model", status=400)],
+            {"images": [PNG]},
+            "registry.ollama.ai/library/MyModel:latest does not support vision",
+        ),
+        ([NO_SWITCH, NO_EFFORT], {"think": True}, '"MyModel" does not support thinking'),
+    ],
+)
+def test_what_a_worker_cannot_do_is_refused_with_ollamas_text(
+    refusals: list[Refused], fields: dict[str, Any], text: str
+) -> None:
+    request = decode_generate(json.dumps({"model": "MyModel", "prompt": "hi"} | fields).encode())
+    with pytest.raises(Refused) as refused:
+        generate.adapt(request, UNDETECTED, NO_DEFAULTS, CLOCK, *refusals)
+    assert (refused.value.status, refused.value.text) == (400, text)
+
+
+def test_a_worker_that_refuses_the_switch_of_thinking_gets_an_effort() -> None:
+    request = decode_generate(b'{"model": "m", "prompt": "hi", "think": false}')
+    step = generate.adapt(request, UNDETECTED, NO_DEFAULTS, CLOCK, NO_SWITCH)
+    assert step is not None
+    body = json.loads(outgoing(step).body)
+    assert (body.get("chat_template_kwargs"), body["reasoning_effort"]) == (None, "none")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from vllama_pool.router.discovery.ability_schedule import MAX_RENEWALS, RENEWAL_WINDOW, AbilitySchedule
-from vllama_pool.workers.vllm.abilities import Detection
+from vllama_pool.workers.vllm.abilities import ABILITIES, Detection
+from vllama_pool.workers.vllm.ability_schedule import (
+    MAX_LEARN_TRIES,
+    MAX_RENEWALS,
+    RENEWAL_WINDOW,
+    AbilitySchedule,
+)
 
 TOOLS = Detection(("tools",))
-BUSY = Detection((), complete=False)
+BUSY = Detection((), ABILITIES)
 
 
 def test_abilities_are_asked_for_once() -> None:
@@ -52,3 +57,31 @@ def test_a_worker_that_restarts_again_and_again_is_asked_a_few_times_per_window(
             asked += 1
             schedule.answered(TOOLS, schedule.version, second)
     assert asked == MAX_RENEWALS + 1
+
+
+def test_abilities_are_undetected_until_the_answer_is_complete() -> None:
+    schedule = AbilitySchedule()
+    assert schedule.undetected == ABILITIES
+    assert schedule.answered(Detection(("tools",), ("vision",)), schedule.version, 0)
+    assert (schedule.abilities, schedule.undetected) == (("tools",), ("vision",)), "it does not think"
+    assert schedule.answered(Detection((), ("thinking", "vision")), schedule.version, 10)
+    assert (schedule.abilities, schedule.undetected) == ((), ("vision",)), "it has no tools after all"
+    assert schedule.answered(Detection(), schedule.version, 20)
+    assert schedule.undetected == ()
+
+
+def test_abilities_that_no_try_has_shown_stay_undetected() -> None:
+    schedule = AbilitySchedule()
+    for now in range(MAX_LEARN_TRIES):
+        assert not schedule.answered(BUSY, schedule.version, now)
+    assert schedule.due is None
+    assert schedule.undetected == ABILITIES
+
+
+def test_missing_abilities_are_undetected_after_a_restart() -> None:
+    schedule = AbilitySchedule()
+    schedule.answered(TOOLS, schedule.version, 0)
+    schedule.doubt()
+    assert (schedule.abilities, schedule.undetected) == (("tools",), ("thinking", "vision"))
+    schedule.renew(5, forget=True)
+    assert schedule.undetected == ABILITIES
