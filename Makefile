@@ -4,6 +4,7 @@
 #   make test     the tests, those on real vLLM included (ARGS="-k name" for some of them)
 #   make quick    the tests that need neither vLLM nor a whole system of processes: a minute and a half
 #   make check    ruff and mypy
+#   make bench    CPU, latency and memory of the router beside other routers (ARGS="--help" for the options)
 #   make lock     rewrite the lock files
 #   make clean    remove what was set up
 
@@ -25,7 +26,7 @@ BY_SERVER = -n 2 --dist loadgroup -m "vllm and not main_job or netns"
 # These measure what clients notice, so nothing runs beside them.
 ALONE = -m "main_job or load"
 
-.PHONY: help run setup test quick check lock clean
+.PHONY: help run setup test quick check bench lock clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/d'
@@ -59,10 +60,15 @@ check:
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/mypy -p deploy.local
+	.venv/bin/mypy -p tests.bench
+
+bench:
+	@$(SETUP) dev
+	@exec .venv/bin/python -m tests.bench.run $(ARGS)
 
 lock:
 	@$(PYTHON) -m deploy.local.update_locks
 
 clean:
-	rm -rf .venv .venv-vllm .venv-vllm-cuda .venv-clients .tools .models .state .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	rm -rf .venv .venv-vllm .venv-vllm-cuda .venv-clients .tools .models .state .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

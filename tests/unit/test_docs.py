@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/ollama-compatibility.md", "deploy/README.md")
+DOCUMENTS = (
+    *("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "deploy/README.md"),
+    *("docs/ollama-compatibility.md", "docs/performance.md"),
+)
 FOLDERS = ("", "router/", "workers/", "config/", "router/protocol/")
 """Paths in the prose start at one of these."""
 PATH = re.compile(r"`([a-z_]+(?:/[\w.-]+)*/(?:[\w-]+\.(?:py|md|yaml|json))?|(?:[a-z_]+/)+[\w-]+\.(?:py|md|yaml|json))`")
