@@ -166,7 +166,7 @@ def _metrics(pool: Pool, discovery: Discovery, request_log: RequestLog) -> Route
 
 def _report(pool: Pool, discovery: Discovery, metrics: RouterMetrics) -> ProcessReport:
     workers = view_workers(pool, time.monotonic())
-    return ProcessReport(workers, discovery.registry_up, metrics.text(), discovery.registry_problem)
+    return ProcessReport(workers, discovery.registry_up, metrics.families(), discovery.registry_problem)
 
 
 def _routing_state(pool: Pool, sources: Sources) -> RoutingState:

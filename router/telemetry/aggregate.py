@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from prometheus_client import generate_latest
-from prometheus_client.core import Metric
-from prometheus_client.parser import text_string_to_metric_families
 
+from vllama_pool.router.telemetry.families import Family, exposition, merged
 from vllama_pool.router.telemetry.worker_view import WorkerView
 
 STATES = ("ready", "sleeping", "draining", "starting", "restarting", "stopped", "down")
@@ -24,8 +22,7 @@ PROCESS = "process"
 class ProcessReport(msgspec.Struct, frozen=True):
     workers: tuple[WorkerView, ...]
     registry_up: bool
-    metrics: str
-    """Prometheus text format."""
+    metrics: list[Family]
     registry_problem: str = ""
 
 
@@ -71,36 +68,11 @@ def metrics_page(reports: ProcessReports) -> str:
     """Return Prometheus's page. With several processes, samples have the label `process`."""
     if reports.total == 1:
         (report,) = reports.by_process.values()
-        return report.metrics
-    up = Metric("vllama_process_up", "1 if the router process answered its sibling.", "gauge")
-    for index in range(reports.total):
-        up.add_sample(up.name, {PROCESS: str(index)}, float(index in reports.by_process))
-    families: dict[str, Metric] = {up.name: up}
-    for index, report in sorted(reports.by_process.items()):
-        for family in text_string_to_metric_families(report.metrics):
-            for sample in family.samples:
-                sample.labels[PROCESS] = str(index)
-            merged = families.setdefault(family.name, family)
-            if merged is not family:
-                merged.samples.extend(family.samples)
-    return metrics_text(families.values())
-
-
-def metrics_text(metrics: Collection[Metric]) -> str:
-    """Write text format 0.0.4 without the unused `_created` series."""
-    for metric in metrics:
-        metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
-    return generate_latest(_Collected(metrics)).decode()
-
-
-class _Collected:
-    """The part of a CollectorRegistry that `generate_latest` uses."""
-
-    def __init__(self, metrics: Iterable[Metric]) -> None:
-        self._metrics = metrics
-
-    def collect(self) -> Iterable[Metric]:
-        return self._metrics
+        return exposition(report.metrics)
+    up = Family("vllama_process_up", "1 if the router process answered its sibling.", "gauge", (PROCESS,))
+    up.series = {(str(index),): index in reports.by_process for index in range(reports.total)}
+    processes = sorted(reports.by_process.items())
+    return exposition([up, *merged(((str(index), report.metrics) for index, report in processes), PROCESS)])
 
 
 def _merge_views(views: Sequence[WorkerView]) -> WorkerView:

@@ -1,27 +1,22 @@
-"""The router's Prometheus metrics.
+"""The router's metrics, as plain numbers.
 
 Labels are known models and registered workers only, so that clients cannot create series.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeVar
-
-from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.metrics import MetricWrapperBase
-from prometheus_client.registry import Collector
 
 from vllama_pool.router.balance.worker import Worker
-from vllama_pool.router.telemetry.aggregate import metrics_text
+from vllama_pool.router.telemetry.families import BUCKETS, Family, Histogram
 from vllama_pool.router.telemetry.request_record import RequestRecord
 
 UNKNOWN = "unknown"
-SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
-
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_BOUNDS = tuple(bound * 1000 for bound in BUCKETS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,140 +31,157 @@ class Readings:
     dropped_log_lines: Callable[[], int]
 
 
-class _ReadingsCollector(Collector):
-    def __init__(self, readings: Readings) -> None:
-        self._readings = readings
+class _Durations:
+    """A histogram of milliseconds."""
 
-    def collect(self) -> Iterable[Metric]:
-        yield from self._worker_gauges()
-        readings = self._readings
-        yield GaugeMetricFamily(
-            "vllama_registry_up", "1 while the registry answers.", value=float(readings.registry_up())
-        )
-        yield CounterMetricFamily(
-            "vllama_refused_records",
-            "Worker records refused for their signature or address.",
-            value=readings.refused_records(),
-        )
-        yield CounterMetricFamily(
-            "vllama_dropped_log_lines",
-            "Request log lines lost because their reader was too slow.",
-            value=readings.dropped_log_lines(),
-        )
+    __slots__ = ("counts", "sum")
 
-    def _worker_gauges(self) -> Iterable[Metric]:
-        now = self._readings.now()
-        gauges: tuple[tuple[str, str, Callable[[Worker], float]], ...] = (
-            ("up", "1 while new requests may go to the worker.", lambda worker: worker.is_available(now)),
-            ("in_flight", "Requests of this router in the worker.", lambda worker: worker.in_flight),
-            ("running", "Requests in vLLM's running batch, as reported.", lambda worker: worker.last_report.running),
-            ("waiting", "Requests waiting inside vLLM, as reported.", lambda worker: worker.last_report.waiting),
-            ("slots", "Requests that the worker runs at once.", lambda worker: worker.record.slots),
-            (
-                "kv_usage_ratio",
-                "Share of the KV cache in use, as reported.",
-                lambda worker: worker.last_report.kv_usage,
-            ),
-            (
-                "tokens_per_second",
-                "Generated tokens per second, as reported.",
-                lambda worker: worker.last_report.tokens_per_second,
-            ),
-        )
-        workers = list(self._readings.workers)
-        for name, text, value in gauges:
-            family = GaugeMetricFamily(f"vllama_worker_{name}", text, labels=["worker"])
-            for worker in workers:
-                family.add_metric([worker.id], float(value(worker)))
-            yield family
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BUCKETS) + 1)
+        self.sum = 0.0
 
 
-_M = TypeVar("_M", bound=MetricWrapperBase)
+class _Tally:
+    """Counts of the requests with one operation, model, status and outcome."""
 
+    __slots__ = ("completion_tokens", "discarded_tokens", "first", "prompt_tokens", "requests", "total")
 
-class _Series(Generic[_M]):
-    """A metric's series by their label values, looked up faster than in prometheus_client."""
-
-    def __init__(self, metric: _M) -> None:
-        self._metric = metric
-        self._series: dict[tuple[str, ...], _M] = {}
-
-    def of(self, *values: str) -> _M:
-        if (series := self._series.get(values)) is None:
-            series = self._series[values] = self._metric.labels(*values)
-        return series
+    def __init__(self, first: _Durations, total: _Durations | None) -> None:
+        """`first` and `total` are the model's."""
+        self.requests = self.prompt_tokens = self.completion_tokens = self.discarded_tokens = 0
+        self.first, self.total = first, total
 
 
 class RouterMetrics:
-    """Counts finished requests for workers, and refusals.
-
-    Owns its registry, so that several routers can run in one process.
-    """
+    """Counts finished requests for workers, and refusals."""
 
     def __init__(self, readings: Readings, refusal_reasons: Iterable[str] = ()) -> None:
         """`refusal_reasons` are shown from the start, as 0."""
-        self._registry = registry = CollectorRegistry()
-        registry.register(_ReadingsCollector(readings))
-        requests = Counter("vllama_requests", "Finished requests.", ["operation", "model", "status"], registry=registry)
-        outcomes = Counter(
-            "vllama_outcomes", "Finished requests by outcome.", ["operation", "outcome"], registry=registry
-        )
-        self._failures = Counter("vllama_attempt_failures", "Failed attempts.", ["kind"], registry=registry)
-        self._refusals = Counter(
-            "vllama_refusals", "Requests refused before any handler, by reason.", ["reason"], registry=registry
-        )
-        for reason in refusal_reasons:
-            self._refusals.labels(reason)
-        tokens = Counter(
-            "vllama_tokens",
-            "Tokens by the outcome of their request. Of an incomplete answer the content events are counted. "
-            "Discarded tokens were generated by attempts that failed.",
-            ["model", "kind", "outcome"],
-            registry=registry,
-        )
-        first = Histogram(
-            "vllama_first_event_seconds",
-            "Time from a request's arrival to its first content event.",
-            ["model"],
-            buckets=SECONDS,
-            registry=registry,
-        )
-        total = Histogram(
-            "vllama_request_seconds",
-            "Duration of completed requests.",
-            ["model"],
-            buckets=SECONDS,
-            registry=registry,
-        )
-
-        self._requests, self._outcomes, self._tokens = _Series(requests), _Series(outcomes), _Series(tokens)
-        self._first, self._total = _Series(first), _Series(total)
+        self._readings = readings
+        self._tallies: dict[tuple[str, str, int, str], _Tally] = {}
+        self._first: dict[str, _Durations] = {}
+        self._total: dict[str, _Durations] = {}
+        self._failures = Counter[str]()
+        self._refusals = Counter(dict.fromkeys(refusal_reasons, 0))
 
     def finished(self, record: RequestRecord) -> None:
-        model = record.model or UNKNOWN
-        self._requests.of(record.operation, model, str(record.status)).inc()
-        self._outcomes.of(record.operation, record.outcome).inc()
-        for kind in record.failures:
-            self._failures.labels(kind).inc()
-        if record.first_ms:
-            self._first.of(model).observe(record.first_ms / 1000)
-        if record.outcome == "complete":
-            self._total.of(model).observe(record.total_ms / 1000)
-        self._count_tokens(model, record)
+        key = record.operation, record.model, record.status, record.outcome
+        tally = self._tallies.get(key)
+        if tally is None:
+            tally = self._tallies[key] = self._new_tally(record.model or UNKNOWN, record.outcome)
+        tally.requests += 1
+        tally.prompt_tokens += record.prompt_tokens
+        tally.completion_tokens += record.completion_tokens
+        if milliseconds := record.first_ms:
+            first = tally.first
+            first.counts[bisect_left(_BOUNDS, milliseconds)] += 1
+            first.sum += milliseconds
+        if (total := tally.total) is not None:
+            milliseconds = record.total_ms
+            total.counts[bisect_left(_BOUNDS, milliseconds)] += 1
+            total.sum += milliseconds
+        if record.discarded_tokens:
+            tally.discarded_tokens += record.discarded_tokens
+        if record.failures:
+            self._failures.update(record.failures)
 
     def refused(self, reason: str) -> None:
-        self._refusals.labels(reason).inc()
+        self._refusals[reason] += 1
 
-    def _count_tokens(self, model: str, record: RequestRecord) -> None:
-        counts = (
-            ("prompt", record.outcome, record.prompt_tokens),
-            ("completion", record.outcome, record.completion_tokens),
-            ("completion", "discarded", record.discarded_tokens),
+    def families(self) -> list[Family]:
+        """Return all metrics as they are now."""
+        return [*self._read(), *self._counted()]
+
+    def _new_tally(self, model: str, outcome: str) -> _Tally:
+        first = self._first.setdefault(model, _Durations())
+        return _Tally(first, self._total.setdefault(model, _Durations()) if outcome == "complete" else None)
+
+    def _read(self) -> Iterator[Family]:
+        readings = self._readings
+        yield from worker_gauges(list(readings.workers), readings.now())
+        yield Family(
+            "vllama_registry_up", "1 while the registry answers.", "gauge", series={(): float(readings.registry_up())}
         )
-        for kind, outcome, tokens in counts:
-            if tokens:
-                self._tokens.of(model, kind, outcome).inc(tokens)
+        yield Family(
+            "vllama_refused_records_total",
+            "Worker records refused for their signature or address.",
+            "counter",
+            series={(): readings.refused_records()},
+        )
+        yield Family(
+            "vllama_dropped_log_lines_total",
+            "Request log lines lost because their reader was too slow.",
+            "counter",
+            series={(): readings.dropped_log_lines()},
+        )
 
-    def text(self) -> str:
-        """Return all metrics in Prometheus's text format."""
-        return metrics_text(list(self._registry.collect()))
+    def _counted(self) -> Iterator[Family]:
+        requests, outcomes, tokens = Counter[tuple[str, ...]](), Counter[tuple[str, ...]](), Counter[tuple[str, ...]]()
+        for (operation, known, status, outcome), tally in self._tallies.items():
+            model = known or UNKNOWN
+            requests[operation, model, str(status)] += tally.requests
+            outcomes[operation, outcome] += tally.requests
+            tokens[model, "prompt", outcome] += tally.prompt_tokens
+            tokens[model, "completion", outcome] += tally.completion_tokens
+            tokens[model, "completion", "discarded"] += tally.discarded_tokens
+        yield _counter("vllama_requests_total", "Finished requests.", ("operation", "model", "status"), requests)
+        yield _counter("vllama_outcomes_total", "Finished requests by outcome.", ("operation", "outcome"), outcomes)
+        yield _counter("vllama_attempt_failures_total", "Failed attempts.", ("kind",), _by_one_label(self._failures))
+        yield _counter(
+            "vllama_refusals_total",
+            "Requests refused before any handler, by reason.",
+            ("reason",),
+            _by_one_label(self._refusals),
+        )
+        yield _counter(
+            "vllama_tokens_total",
+            "Tokens by the outcome of their request. Of an incomplete answer the content events are counted. "
+            "Discarded tokens were generated by attempts that failed.",
+            ("model", "kind", "outcome"),
+            +tokens,
+        )
+        yield _histogram(
+            "vllama_first_event_seconds", "Time from a request's arrival to its first content event.", self._first
+        )
+        yield _histogram("vllama_request_seconds", "Duration of completed requests.", self._total)
+
+
+def worker_gauges(workers: Iterable[Worker], now: float) -> Iterator[Family]:
+    gauges: tuple[tuple[str, str, Callable[[Worker], float]], ...] = (
+        ("up", "1 while new requests may go to the worker.", lambda worker: worker.is_available(now)),
+        ("in_flight", "Requests of this router in the worker.", lambda worker: worker.in_flight),
+        ("running", "Requests in vLLM's running batch, as reported.", lambda worker: worker.last_report.running),
+        ("waiting", "Requests waiting inside vLLM, as reported.", lambda worker: worker.last_report.waiting),
+        ("slots", "Requests that the worker runs at once.", lambda worker: worker.record.slots),
+        ("kv_usage_ratio", "Share of the KV cache in use, as reported.", lambda worker: worker.last_report.kv_usage),
+        (
+            "tokens_per_second",
+            "Generated tokens per second, as reported.",
+            lambda worker: worker.last_report.tokens_per_second,
+        ),
+    )
+    for name, text, value in gauges:
+        yield Family(
+            f"vllama_worker_{name}",
+            text,
+            "gauge",
+            ("worker",),
+            {(worker.id,): float(value(worker)) for worker in workers},
+        )
+
+
+def _counter(name: str, text: str, labels: tuple[str, ...], counts: Counter[tuple[str, ...]]) -> Family:
+    return Family(name, text, "counter", labels, {**counts})
+
+
+def _by_one_label(counts: Counter[str]) -> Counter[tuple[str, ...]]:
+    return Counter({(value,): count for value, count in counts.items()})
+
+
+def _histogram(name: str, text: str, by_model: dict[str, _Durations]) -> Family:
+    """Return the family without the models of which nothing was observed."""
+    family = Family(name, text, "histogram", ("model",))
+    for model, seen in by_model.items():
+        if any(seen.counts):
+            family.series[model,] = Histogram(list(seen.counts), seen.sum / 1000)
+    return family

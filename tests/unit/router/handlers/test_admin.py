@@ -8,6 +8,7 @@ from tests.support.asgi import http_client
 from tests.support.balance import Clock, found, pool_of
 from vllama_pool.router.handlers.admin import admin_routes
 from vllama_pool.router.telemetry.aggregate import ProcessReport, ProcessReports
+from vllama_pool.router.telemetry.families import Family, exposition
 from vllama_pool.router.telemetry.worker_view import view_workers
 
 
@@ -18,9 +19,15 @@ def app(*reports: ProcessReport, total: int) -> Litestar:
     return Litestar(admin_routes(collect), logging_config=None)
 
 
-def report(*workers: str, metrics: str = "") -> ProcessReport:
+def report(*workers: str, requests: int = 0) -> ProcessReport:
     clock = Clock()
-    return ProcessReport(view_workers(pool_of(clock, *(found(worker) for worker in workers)), clock()), True, metrics)
+    return ProcessReport(
+        view_workers(pool_of(clock, *(found(worker) for worker in workers)), clock()), True, [counted(requests)]
+    )
+
+
+def counted(requests: int) -> Family:
+    return Family("vllama_requests_total", "Finished requests.", "counter", series={(): requests})
 
 
 async def test_admin_workers_lists_the_workers_of_all_processes_as_json() -> None:
@@ -35,19 +42,19 @@ async def test_admin_workers_lists_the_workers_of_all_processes_as_json() -> Non
 
 
 async def test_metrics_has_prometheus_content_type_and_the_text_of_the_report() -> None:
-    async with http_client(app(report(metrics="vllama_requests_total 1.0\n"), total=1)) as client:
+    async with http_client(app(report(requests=1), total=1)) as client:
         response = await client.get("/metrics")
     assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-    assert response.text == "vllama_requests_total 1.0\n"
+    assert response.text == exposition([counted(1)])
 
 
 async def test_each_request_collects_fresh_reports() -> None:
-    counted: list[int] = []
+    collected: list[int] = []
 
     async def collect() -> ProcessReports:
-        counted.append(1)
-        return ProcessReports(1, {0: report(metrics=f"n {len(counted)}\n")})
+        collected.append(1)
+        return ProcessReports(1, {0: report(requests=len(collected))})
 
     async with http_client(Litestar(admin_routes(collect), logging_config=None)) as client:
         texts = [(await client.get("/metrics")).text for _ in range(2)]
-    assert texts == ["n 1\n", "n 2\n"]
+    assert texts == [exposition([counted(1)]), exposition([counted(2)])]

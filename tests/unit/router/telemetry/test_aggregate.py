@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from vllama_pool.router.telemetry.aggregate import (
@@ -14,9 +13,9 @@ from vllama_pool.router.telemetry.aggregate import (
     ProcessReport,
     ProcessReports,
     metrics_page,
-    metrics_text,
     workers_page,
 )
+from vllama_pool.router.telemetry.families import BUCKETS, Family, Histogram, exposition
 from vllama_pool.router.telemetry.worker_view import WorkerView
 
 
@@ -43,15 +42,14 @@ def worker(**changes: Any) -> WorkerView:
 
 
 def report(*workers: WorkerView, requests: int = 0, registry_up: bool = True) -> ProcessReport:
-    return ProcessReport(workers, registry_up, metrics_text(list(counted(requests).collect())))
+    return ProcessReport(workers, registry_up, counted(requests))
 
 
-def counted(requests: int) -> CollectorRegistry:
-    registry = CollectorRegistry()
-    counter = Counter("vllama_requests", "requests that have ended", ["model"], registry=registry)
-    counter.labels("m").inc(requests)
-    Gauge("vllama_registry_up", "1 while the registry answers", registry=registry).set(1)
-    return registry
+def counted(requests: int) -> list[Family]:
+    return [
+        Family("vllama_requests_total", "Finished requests.", "counter", ("model",), {("m",): requests}),
+        Family("vllama_registry_up", "1 while the registry answers.", "gauge", (), {(): 1.0}),
+    ]
 
 
 def test_in_flight_is_the_sum_over_processes() -> None:
@@ -93,10 +91,8 @@ def test_the_page_has_the_problem_of_the_first_process_without_a_registry() -> N
     assert workers_page(ProcessReports(2, {0: report(), 1: lost})).registry_problem == "no answer"
 
 
-def test_metrics_of_one_process_are_unchanged() -> None:
-    registry = counted(4)
-    expected = [line for line in generate_latest(registry).decode().splitlines() if "_created" not in line]
-    assert metrics_page(ProcessReports(1, {0: report(requests=4)})).splitlines() == expected
+def test_metrics_of_one_process_have_no_process_label() -> None:
+    assert metrics_page(ProcessReports(1, {0: report(requests=4)})) == exposition(counted(4))
 
 
 def test_metrics_of_several_processes_have_a_process_label_and_each_family_once() -> None:
@@ -112,22 +108,23 @@ def test_metrics_of_several_processes_have_a_process_label_and_each_family_once(
     assert [samples["vllama_process_up", index] for index in "012"] == [1, 0, 1]
 
 
-def test_histograms_and_escaped_label_values_survive_the_merge() -> None:
-    registry = CollectorRegistry()
+def test_histograms_and_escaped_label_values_survive_the_exchange_and_the_merge() -> None:
     name = 'a "quoted" \\ name\n'
-    Histogram("vllama_request_seconds", "Duration.", ["model"], buckets=(1, 10), registry=registry).labels(
-        name
-    ).observe(5)
-    one = ProcessReport((), True, metrics_text(list(registry.collect())))
-    page = metrics_page(ProcessReports(2, {0: one, 1: one}))
-    samples = [
-        (sample.name, sample.labels.get("le"), sample.labels["model"], sample.labels["process"], sample.value)
+    counts = [0] * len(BUCKETS) + [2]
+    durations = Family(
+        "vllama_request_seconds", "Duration.", "histogram", ("model",), {(name,): Histogram(counts, 5.5)}
+    )
+    sent = msgspec.msgpack.encode(ProcessReport((), True, [durations]))
+    received = msgspec.msgpack.decode(sent, type=ProcessReport)
+    page = metrics_page(ProcessReports(2, {0: received, 1: received}))
+    samples = {
+        (sample.name, sample.labels.get("le"), sample.labels["model"], sample.labels["process"]): sample.value
         for family in text_string_to_metric_families(page)
         if family.name == "vllama_request_seconds"
         for sample in family.samples
-    ]
-    assert len(samples) == 10
+    }
+    assert len(samples) == 2 * (len(BUCKETS) + 3)
     for process in "01":
-        assert ("vllama_request_seconds_bucket", "1.0", name, process, 0) in samples
-        assert ("vllama_request_seconds_bucket", "10.0", name, process, 1) in samples
-        assert ("vllama_request_seconds_sum", None, name, process, 5) in samples
+        assert samples["vllama_request_seconds_bucket", "600.0", name, process] == 0
+        assert samples["vllama_request_seconds_bucket", "+Inf", name, process] == 2
+        assert samples["vllama_request_seconds_sum", None, name, process] == 5.5

@@ -1,8 +1,13 @@
 """Metrics of requests and workers, and their labels."""
 
+import random
+from collections.abc import Sequence
+
 import pytest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
 from tests.support.balance import Clock, found, pool_of
+from vllama_pool.router.telemetry.families import BUCKETS, exposition
 from vllama_pool.router.telemetry.metrics import Readings, RouterMetrics
 from vllama_pool.router.telemetry.request_record import RequestRecord
 
@@ -19,7 +24,7 @@ def page(*records: RequestRecord) -> list[str]:
     metrics = RouterMetrics(readings)
     for record in records:
         metrics.finished(record)
-    return metrics.text().splitlines()
+    return exposition(metrics.families()).splitlines()
 
 
 def done(**more: object) -> RequestRecord:
@@ -76,6 +81,73 @@ def test_refusals_are_counted_by_reason_and_shown_from_the_start() -> None:
     )
     metrics = RouterMetrics(readings, ("host", "origin"))
     metrics.refused("host")
-    lines = metrics.text().splitlines()
+    lines = exposition(metrics.families()).splitlines()
     assert 'vllama_refusals_total{reason="host"} 1.0' in lines
     assert 'vllama_refusals_total{reason="origin"} 0.0' in lines
+
+
+def test_durations_are_counted_in_buckets_and_only_those_that_were_measured() -> None:
+    lines = page(done(first_ms=5.0, total_ms=600_000.5), done(first_ms=6.0, outcome="lost"))
+    assert 'vllama_first_event_seconds_bucket{le="0.005",model="m"} 1.0' in lines
+    assert 'vllama_first_event_seconds_bucket{le="0.01",model="m"} 2.0' in lines
+    assert 'vllama_first_event_seconds_sum{model="m"} 0.011' in lines
+    assert 'vllama_request_seconds_bucket{le="600.0",model="m"} 0.0' in lines
+    assert 'vllama_request_seconds_bucket{le="+Inf",model="m"} 1.0' in lines
+    assert not any(line.startswith("vllama_request_seconds_") for line in page(done(outcome="lost")))
+
+
+def test_requests_are_added_up_over_outcomes_and_statuses() -> None:
+    lines = page(done(), done(outcome="lost"), done(status=500, outcome="lost"))
+    assert 'vllama_requests_total{model="m",operation="chat",status="200"} 2.0' in lines
+    assert 'vllama_outcomes_total{operation="chat",outcome="lost"} 2.0' in lines
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_page_is_that_of_prometheus_clients_counters_and_histograms(seed: int) -> None:
+    rng = random.Random(seed)
+    records = [
+        done(
+            operation=rng.choice(["chat", "embed"]),
+            model=rng.choice(["", "m", 'a "quoted" \\ name\n', "ä"]),
+            status=rng.choice([200, 404, 503]),
+            outcome=rng.choice(["complete", "refused", "client gone"]),
+            failures=rng.choices(["Lost", "Busy"], k=rng.choice([0, 0, 2])),
+            prompt_tokens=rng.choice([0, 7, 1_000_000]),
+            completion_tokens=rng.choice([0, 3]),
+            discarded_tokens=rng.choice([0, 0, 5]),
+            first_ms=rng.choice([0.0, 15.625, 250.0, 700_000.0]),
+            total_ms=rng.choice([62.5, 125.0, 2500.0]),
+        )
+        for _ in range(200)
+    ]
+    expected = prometheus_page(records)
+    counted = {line.split(" ")[2] for line in expected if line.startswith("#")}
+    lines = [line for line in page(*records) if any(name in line for name in counted)]
+    assert sorted(lines) == sorted(expected)
+
+
+def prometheus_page(records: Sequence[RequestRecord]) -> list[str]:
+    """Count the same records with prometheus_client."""
+    registry = CollectorRegistry()
+    requests = Counter("vllama_requests", "Finished requests.", ["operation", "model", "status"], registry=registry)
+    failures = Counter("vllama_attempt_failures", "Failed attempts.", ["kind"], registry=registry)
+    first = Histogram(
+        "vllama_first_event_seconds",
+        "Time from a request's arrival to its first content event.",
+        ["model"],
+        buckets=BUCKETS,
+        registry=registry,
+    )
+    total = Histogram(
+        "vllama_request_seconds", "Duration of completed requests.", ["model"], buckets=BUCKETS, registry=registry
+    )
+    for record in records:
+        model = record.model or "unknown"
+        requests.labels(record.operation, model, record.status).inc()
+        for kind in record.failures:
+            failures.labels(kind).inc()
+        if record.first_ms:
+            first.labels(model).observe(record.first_ms / 1000)
+        if record.outcome == "complete":
+            total.labels(model).observe(record.total_ms / 1000)
+    return [line for line in generate_latest(registry).decode().splitlines() if "_created" not in line]
