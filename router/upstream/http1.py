@@ -6,7 +6,7 @@ Ambiguous framing is rejected rather than repaired, as it could deliver one clie
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
@@ -24,6 +24,15 @@ _FRAMING = frozenset(("connection", "content-length", "expect", "keep-alive", "t
 _RESERVED = _FRAMING | {"transfer-encoding", "host", "authorization"}
 _BODY_EXPECTED = frozenset(("POST", "PUT", "PATCH"))
 
+_OTHER_LINES = rb"(?:(?!content-length|transfer-encoding)[^\r]+\r\n){0,50}+"
+_USUAL_HEAD = re.compile(
+    rb"HTTP/1\.1 200 [^\r]*\r\n%b(?:content-length: [0-9]+|transfer-encoding: chunked)\r\n%b\r\n"
+    % (_OTHER_LINES, _OTHER_LINES),
+    re.IGNORECASE,
+)
+"""A whole head with status 200 and one header of framing, as vLLM sends it. Its framing cannot be ambiguous, and the
+router reads no other header of it."""
+
 
 def request_head(endpoint: Endpoint, method: str, path: str, headers: Mapping[str, str], body_size: int) -> bytes:
     """Return the request line and headers, with the empty line after them.
@@ -31,6 +40,29 @@ def request_head(endpoint: Endpoint, method: str, path: str, headers: Mapping[st
     Raises ValueError for control characters, a path outside printable ASCII, a header name that is not a token or is
     reserved for this client (framing, Host, Authorization), and a header value outside Latin-1.
     """
+    lines = _head_lines(endpoint, method, path, headers)
+    length = b"Content-Length: %d\r\n\r\n" % body_size if body_size or method in _BODY_EXPECTED else b"\r\n"
+    return lines + length
+
+
+class HeadTemplate:
+    """Request heads that differ only in request id and body size. Everything else is built and checked once."""
+
+    __slots__ = ("_prefix",)
+
+    def __init__(self, endpoint: Endpoint, method: str, path: str, headers: Mapping[str, str]) -> None:
+        """Raises ValueError as `request_head` does."""
+        self._prefix = _head_lines(endpoint, method, path, headers) + b"x-request-id: "
+
+    def head(self, request_id: str, body_size: int) -> bytes:
+        """Return the request line and headers, with Content-Length. Raises ValueError for an id that is no header."""
+        if not (request_id.isascii() and request_id.isprintable()):
+            raise ValueError("the request id is not printable ASCII; replace it")
+        return b"%b%b\r\nContent-Length: %d\r\n\r\n" % (self._prefix, request_id.encode(), body_size)
+
+
+def _head_lines(endpoint: Endpoint, method: str, path: str, headers: Mapping[str, str]) -> bytes:
+    """Return the checked lines of a request head, without Content-Length and the final empty line."""
     target = endpoint.prefix + path
     if _TARGET.fullmatch(target) is None:
         raise ValueError(f"invalid request path {target!r}; use printable ASCII that starts with a slash")
@@ -39,15 +71,13 @@ def request_head(endpoint: Endpoint, method: str, path: str, headers: Mapping[st
     lines = [f"{method} {target} HTTP/1.1", f"Host: {_authority(endpoint)}"]
     if endpoint.authorization is not None:
         lines.append(f"Authorization: {endpoint.authorization}")
-    if body_size or method in _BODY_EXPECTED:
-        lines.append(f"Content-Length: {body_size}")
     for name, value in headers.items():
         if _TOKEN.fullmatch(name) is None or name.lower() in _RESERVED:
             raise ValueError(f"invalid or reserved request header {name!r}; remove it")
         lines.append(f"{name}: {value}")
     if _CONTROL.search("".join(lines)) is not None:
         raise ValueError("the request's head contains a control character; remove it")
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+    return ("\r\n".join(lines) + "\r\n").encode("latin-1")
 
 
 def _authority(endpoint: Endpoint) -> str:
@@ -64,11 +94,17 @@ class ResponseParser:
     llhttp cannot continue after an error, nor skip the body of a response to HEAD.
     """
 
+    __slots__ = (
+        *("status", "started", "complete", "keep_alive", "extra", "error", "on_body", "on_header"),
+        *("_no_body", "_until_close", "_usual_head", "_headers", "_head_size", "_framing_size", "_body_pieces"),
+        *("_pieces", "_parser"),
+    )
+
+    on_status = on_chunk_header = on_chunk_complete = None  # unused; httptools is slow to find that they are missing
+
     def __init__(self, method: str) -> None:
         self.status = 0
         """0 until the final head is complete; 1xx are skipped."""
-        self.headers: dict[str, str] = {}
-        """Names in lower case; repeated headers are joined by ", "."""
         self.started = False
         self.complete = False
         self.keep_alive = False
@@ -76,23 +112,39 @@ class ResponseParser:
         self.extra = False
         """True if bytes came after the end of the response."""
         self.error: MalformedResponse | None = None
+        self.on_header: Callable[[bytes, bytes], None] | None = None
+        """None for a usual head: llhttp then makes no objects of its fields."""
         self._no_body = method == "HEAD"
         self._until_close = False
+        self._usual_head = b""
+        self._headers: dict[str, str] = {}
         self._head_size = 0
         self._framing_size = 0
         self._body_pieces = 0
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append  # called from C, once per chunk: no Python frame
-        self._parser: HttpResponseParser | None = HttpResponseParser(self)
+        self._parser: HttpResponseParser | None = None
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Names in lower case; repeated headers are joined by ", ". Those of a usual head are decoded at each call."""
+        if not self._usual_head or not self.status:
+            return self._headers
+        fields = ResponseParser("HEAD")
+        fields.on_header = fields._add_header
+        HttpResponseParser(fields).feed_data(self._usual_head)
+        return fields._headers
 
     def feed(self, data: bytes) -> bytes:
         """Parse the bytes of one read and return their body bytes."""
-        if self._parser is None:
-            self.extra = True
-            return b""
-        self.started = True
+        parser = self._parser
+        if parser is None:
+            if self.started:
+                self.extra = True
+                return b""
+            parser = self._start(data)
         try:
-            self._parser.feed_data(data)
+            parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
             if self.complete:
                 self.extra = True
@@ -113,7 +165,7 @@ class ResponseParser:
             if self._framing_size > MAX_HEAD and not self.complete:
                 self.error = self.error or MalformedResponse("too many bytes of framing without body")
         if self.complete or self.error is not None:
-            self.stop()
+            self._parser = None
         return body
 
     def eof(self) -> bool:
@@ -124,8 +176,19 @@ class ResponseParser:
         return self.complete
 
     def stop(self) -> None:
-        """Break the reference cycle with llhttp."""
+        """Break the reference cycle with llhttp. The parser accepts no more bytes."""
+        self.started = True
         self._parser = None
+
+    def _start(self, data: bytes) -> HttpResponseParser:
+        self.started = True
+        usual = _USUAL_HEAD.match(data)
+        if usual is not None and usual.end() <= MAX_HEAD:
+            self._usual_head = usual.group()
+        else:
+            self.on_header = self._add_header
+        self._parser = HttpResponseParser(self)
+        return self._parser
 
     # called by llhttp
 
@@ -133,35 +196,35 @@ class ResponseParser:
         if self.complete:
             self.extra = True
 
-    def on_header(self, name: bytes, value: bytes) -> None:
+    def _add_header(self, name: bytes, value: bytes) -> None:
         self._head_size += len(name) + len(value)
         if self._head_size > MAX_HEAD:
             self._reject("the response head is too large")
         if self.status:
             return  # trailers are ignored
-        if len(self.headers) >= MAX_HEADERS:
+        if len(self._headers) >= MAX_HEADERS:
             self._reject("too many response headers")
         key = name.decode("ascii").lower()
         text = value.decode("latin-1")
-        known = self.headers.get(key)
-        self.headers[key] = text if known is None else f"{known}, {text}"
+        known = self._headers.get(key)
+        self._headers[key] = text if known is None else f"{known}, {text}"
 
     def on_headers_complete(self) -> None:
         parser = self._parser
         if parser is None or self.complete:
             return
         status = parser.get_status_code()
-        if status < 200:
-            if status < 100 or status == 101:
-                self._reject(f"unexpected status {status}")
-            self.headers.clear()
-            return
-        self._check_framing(parser.get_http_version())
+        if not self._usual_head:
+            if status < 200:
+                if status < 100 or status == 101:
+                    self._reject(f"unexpected status {status}")
+                self._headers.clear()
+                return
+            self._check_framing(parser.get_http_version())
         self.keep_alive = parser.should_keep_alive()
         self.status = status
         if self._no_body:
             self.complete = True
-        self._until_close = "content-length" not in self.headers and "transfer-encoding" not in self.headers
 
     def on_message_complete(self) -> None:
         if self.status and not self.complete:
@@ -171,11 +234,12 @@ class ResponseParser:
     def _check_framing(self, version: str) -> None:
         if version not in ("1.1", "1.0"):
             self._reject(f"HTTP version {version}")
-        encoding = self.headers.get("transfer-encoding")
+        encoding = self._headers.get("transfer-encoding")
+        self._until_close = encoding is None and "content-length" not in self._headers
         if encoding is None:
             return
         # llhttp rejects only a part of these.
-        if encoding.lower() != "chunked" or "content-length" in self.headers or version == "1.0":
+        if encoding.lower() != "chunked" or "content-length" in self._headers or version == "1.0":
             self._reject("the response's length is ambiguous")
 
     def _reject(self, why: str) -> None:

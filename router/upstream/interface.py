@@ -27,6 +27,14 @@ class Endpoint:
     """Value of the Authorization header, such as "Bearer …"; never logged."""
     server_name: str | None = None
     """For the Host header and the certificate check if `host` is a pinned address; else None."""
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        key = (self.host, self.port, self.prefix, self.tls, self.authorization, self.server_name)
+        object.__setattr__(self, "_hash", hash(key))
+
+    def __hash__(self) -> int:
+        return self._hash  # a key of the connection pool, looked up several times per request
 
 
 class TransportError(Exception):

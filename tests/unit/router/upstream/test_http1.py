@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from vllama_pool.router.upstream.http1 import MAX_HEAD, MAX_HEADERS, ResponseParser, request_head
+from vllama_pool.router.upstream.http1 import MAX_HEAD, MAX_HEADERS, HeadTemplate, ResponseParser, request_head
 from vllama_pool.router.upstream.interface import Endpoint
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -57,6 +59,54 @@ def test_the_chunks_of_one_read_are_joined() -> None:
 def test_header_names_are_lower_case_and_repeated_headers_joined() -> None:
     parser, _ = parse(OK + b"X-A: 1\r\nVia: \xe9\r\nx-a: 2\r\nContent-Length: 0\r\n\r\n")
     assert parser.headers == {"x-a": "1, 2", "via": "\xe9", "content-length": "0"}
+
+
+LINES = st.sampled_from(
+    [
+        *(
+            b"date: Fri, 27 Nov 2026 13:00:00 GMT",
+            b"server: uvicorn",
+            b"Content-Type: text/event-stream",
+            b"A: ",
+            b"a: b",
+        ),
+        *(
+            b"transfer-encoding: chunked",
+            b"Transfer-Encoding: Chunked",
+            b"transfer-encoding: gzip, chunked",
+            b"via: \xe9",
+        ),
+        *(b"content-length: 3", b"Content-Length:3", b"content-length: 0", b"content-length: -1", b"content-length: "),
+        *(
+            b"connection: close",
+            b"x: transfer-encoding: chunked",
+            b"transfer-encoding : chunked",
+            b" folded",
+            b"x: a\rb",
+        ),
+        *(b"x: a\nb: c", b"transfer-encoding:chunked", b"no colon", b"trailer: content-length: 3"),
+    ]
+)
+STATUS_LINES = st.sampled_from([b"HTTP/1.1 200 OK", b"HTTP/1.0 200 OK", b"HTTP/1.1 404 Not Found", b"HTTP/1.1 200 "])
+
+
+@given(
+    status=STATUS_LINES,
+    lines=st.lists(LINES, max_size=6),
+    body=st.sampled_from([b"", b"abc", b"3\r\nabc\r\n0\r\n\r\n"]),
+)
+def test_a_head_in_one_read_is_judged_as_one_in_two(status: bytes, lines: list[bytes], body: bytes) -> None:
+    """A whole usual head takes a shorter way, which a head in two reads never does."""
+    data = b"".join(line + b"\r\n" for line in [status, *lines, b""]) + body
+
+    def outcome(*parts: bytes) -> tuple[object, ...]:
+        parser, got = parse(*parts)
+        return (
+            *(parser.status, dict(parser.headers), got, parser.complete, parser.keep_alive, parser.extra),
+            *(type(parser.error), parser.eof()),
+        )
+
+    assert outcome(data) == outcome(data[:9], data[9:])
 
 
 def test_a_body_without_length_ends_with_the_connection() -> None:
@@ -145,6 +195,8 @@ MALFORMED = {
     "space before colon": OK + b"Content-Length : 3\r\n\r\nabc",
     "folded header": OK + b"A: b\r\n c\r\nContent-Length: 0\r\n\r\n",
     "bare LF": b"HTTP/1.1 200 OK\nContent-Length: 0\n\n",
+    "bare LF before a second length": OK + b"A: b\nContent-Length: 9\r\nContent-Length: 0\r\n\r\n",
+    "bare LF before an encoding": OK + b"A: b\nTransfer-Encoding: gzip\r\nContent-Length: 0\r\n\r\n",
     "NUL in a header": OK + b"A: b\0c\r\nContent-Length: 0\r\n\r\n",
     "too many headers": OK + b"".join(b"A%d: b\r\n" % i for i in range(MAX_HEADERS + 1)) + b"\r\n",
     "head too large": OK + b"A: " + b"b" * MAX_HEAD + b"\r\n\r\n",
@@ -199,7 +251,7 @@ def head(endpoint: Endpoint = LOCAL, method: str = "POST", path: str = "/v1", si
 def test_a_request_head_has_host_authorization_length_and_headers() -> None:
     assert head(Endpoint("worker", 8100, "/a", None, "Bearer k"), size=3, accept="x/y") == (
         "POST /a/v1 HTTP/1.1\r\nHost: worker:8100\r\nAuthorization: Bearer k\r\n"
-        "Content-Length: 3\r\naccept: x/y\r\n\r\n"
+        "accept: x/y\r\nContent-Length: 3\r\n\r\n"
     )
 
 
@@ -226,6 +278,30 @@ def test_control_characters_in_a_request_head_are_rejected(bad: str) -> None:
         lambda: head(Endpoint("worker" + bad, 1)),
         lambda: head(Endpoint("worker", 1, "/p" + bad)),
         lambda: head(Endpoint("worker", 1, "", None, "Bearer " + bad)),
+    ):
+        with pytest.raises(ValueError, match=r".+"):
+            attempt()
+
+
+def test_a_head_template_makes_the_head_of_each_request() -> None:
+    template = HeadTemplate(Endpoint("worker", 8100, "/a", None, "Bearer k"), "POST", "/v1", {"accept": "x/y"})
+    for request_id, size in (("one", 3), ("2", 0)):
+        headers = {"accept": "x/y", "x-request-id": request_id}
+        endpoint = Endpoint("worker", 8100, "/a", None, "Bearer k")
+        assert template.head(request_id, size) == request_head(endpoint, "POST", "/v1", headers, size)
+
+
+@pytest.mark.parametrize("bad", ["\r", "\n", "a\r\nX: y", "\0", "\x7f", "\u20ac", "\xe9"])
+def test_a_head_template_accepts_no_request_id_with_other_than_printable_ascii(bad: str) -> None:
+    with pytest.raises(ValueError, match="request id"):
+        HeadTemplate(LOCAL, "POST", "/v1", {}).head(bad, 1)
+
+
+def test_a_head_template_checks_what_it_is_made_of() -> None:
+    for attempt in (
+        lambda: HeadTemplate(LOCAL, "POST", "/a b", {}),
+        lambda: HeadTemplate(LOCAL, "POST", "/v1", {"Host": "x"}),
+        lambda: HeadTemplate(Endpoint("worker\r", 1), "POST", "/v1", {}),
     ):
         with pytest.raises(ValueError, match=r".+"):
             attempt()
