@@ -274,7 +274,7 @@ def all_minilm_vllm(servers: Servers, all_minilm: Path) -> VllmServer:
 @pytest.fixture
 def tiny_vision_vllm(servers: Servers, tiny_vision: Path) -> VllmServer:
     """tiny-vision, which sees, 1024 tokens of context."""
-    return servers.get(Spec("tiny-vision", tiny_vision, METRICS))
+    return servers.get(Spec("tiny-vision", tiny_vision, (*METRICS, "--trust-request-chat-template")))
 
 
 # --- a router, for tests that start workers of their own ---

@@ -82,12 +82,23 @@ def _takes_system(refusal: str, template: str) -> bool:
 def gathered(messages: list[api.VllmMessage]) -> list[api.VllmMessage]:
     """Put all system texts into the first message, and join neighbours of one role, except tool results.
 
+    Images of system messages go to the first user message, because many templates allow none there.
     An empty message is inserted where a turn is missing: before a first assistant message or tool result, and between a
     tool result and a user message.
     """
     system = [message for message in messages if message.role in SYSTEM_ROLES]
     turns = _with_missing_turns(_joined_neighbours(message for message in messages if message.role not in SYSTEM_ROLES))
-    return [api.VllmMessage("system", _joined_contents(system)), *turns] if system else turns
+    return _after_system(_joined_contents(system), turns) if system else turns
+
+
+def _after_system(content: str | list[api.VllmPart], turns: list[api.VllmMessage]) -> list[api.VllmMessage]:
+    images = [part for part in _parts(content) if part.type != "text"]
+    first = next((index for index, turn in enumerate(turns) if turn.role == "user"), None)
+    if not images or first is None:
+        return [api.VllmMessage("system", content), *turns]
+    text = _SEPARATOR.join(part.text for part in _parts(content) if part.text)
+    shown = msgspec.structs.replace(turns[first], content=[*images, *_parts(turns[first].content)])
+    return [*([api.VllmMessage("system", text)] if text else []), *turns[:first], shown, *turns[first + 1 :]]
 
 
 def without_system(messages: list[api.VllmMessage]) -> list[api.VllmMessage]:
@@ -169,8 +180,16 @@ def _joined_contents(messages: Sequence[api.VllmMessage]) -> str | list[api.Vllm
     texts = [content for content in contents if isinstance(content, str)]
     if len(texts) == len(contents):
         return _SEPARATOR.join(texts)
-    return [part for content in contents for part in _parts(content)]
+    result: list[api.VllmPart] = []
+    for content in contents:
+        first, *others = _parts(content)
+        if result and result[-1].text and first.text:  # templates put nothing between parts
+            first = api.VllmPart("text", text=f"{result.pop().text}{_SEPARATOR}{first.text}")
+        result += [first, *others]
+    return result
 
 
 def _parts(content: str | list[api.VllmPart]) -> list[api.VllmPart]:
-    return [api.VllmPart("text", text=content)] if isinstance(content, str) else content
+    if isinstance(content, str):
+        return [api.VllmPart("text", text=content)] if content else []
+    return content

@@ -84,6 +84,25 @@ def test_metrics_of_engines_are_summed_and_the_fullest_cache_counts() -> None:
     assert parse_metrics(page) == Metrics(running=7, kv_usage=0.75, reported=True)
 
 
+def test_metrics_of_a_data_parallel_server_are_summed_though_its_idle_engines_have_no_gauges() -> None:
+    page = """\
+vllm:prompt_tokens_total{engine="0",model_name="q"} 1622.0
+vllm:prompt_tokens_total{engine="1",model_name="q"} 1718.0
+vllm:generation_tokens_total{engine="0",model_name="q"} 96.0
+vllm:generation_tokens_total{engine="1",model_name="q"} 100.0
+vllm:num_requests_running{engine="0",model_name="q"} 4.0
+vllm:num_requests_waiting{engine="0",model_name="q"} 2.0
+vllm:num_requests_waiting_by_reason{engine="0",model_name="q",reason="capacity"} 2.0
+vllm:engine_sleep_state{engine="0",model_name="q",sleep_state="awake"} 1.0
+vllm:engine_sleep_state{engine="1",model_name="q",sleep_state="awake"} 1.0
+vllm:engine_sleep_state{engine="1",model_name="q",sleep_state="discard_all"} 0.0
+vllm:kv_cache_usage_perc{engine="0",model_name="q"} 0.25
+"""
+    assert parse_metrics(page) == Metrics(
+        running=4, waiting=2, kv_usage=0.25, generation_tokens=196, prompt_tokens=3340, reported=True
+    )
+
+
 @pytest.mark.parametrize("value", ["NaN", "+Inf", "-1", "many"])
 def test_invalid_metric_values_are_skipped(value: str) -> None:
     page = f'vllm:num_requests_waiting{{engine="0"}} {value}\nvllm:num_requests_running{{engine="0"}} 1.0\n'

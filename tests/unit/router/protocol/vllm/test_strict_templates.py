@@ -186,8 +186,30 @@ def test_images_and_thinking_survive() -> None:
         template=NO_SYSTEM,
     )
     kinds = [(part["type"], part.get("text")) for part in messages[0]["content"]]
-    assert kinds == [("text", "s"), ("text", "a"), ("image_url", None), ("text", "look"), ("text", "b")]
+    assert kinds == [("text", "s\n\na"), ("image_url", None), ("text", "look\n\nb")]
     assert messages[1] == {"role": "assistant", "content": "x\n\ny", "reasoning": "t\n\nu"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [
+        ([of("system", "s", images=[PNG]), user("a")], [system("s"), user("IMAGE a")]),
+        ([of("system", "s", images=[PNG]), system("t"), user("")], [system("s\n\nt"), user("IMAGE")]),
+        ([of("system", "", images=[PNG]), user("a", images=[PNG])], [user("IMAGE IMAGE a")]),
+        ([assistant("x"), of("system", "s", images=[PNG]), user("a")], [system("s"), user("IMAGE"), "x", user("a")]),
+        ([of("system", "s", images=[PNG]), system("t")], [user("IMAGE s\n\nt")]),
+    ],
+)
+def test_images_of_system_messages_go_to_the_first_user_message(messages: Any, expected: Any) -> None:
+    refusal = Refused("System message cannot contain images.", status=400)
+
+    def shown(content: str | list[dict[str, Any]]) -> str:
+        parts = [{"text": content}] if isinstance(content, str) else content
+        return " ".join(part.get("text", "IMAGE") for part in parts)
+
+    found = [(message["role"], shown(message["content"])) for message in sent(*messages, refusals=(refusal,))]
+    wanted = [assistant(each) if isinstance(each, str) else each for each in expected]
+    assert found == [(each["role"], each["content"]) for each in wanted]
 
 
 def test_an_open_end_stays_open() -> None:
