@@ -7,11 +7,12 @@ import socket
 from collections.abc import Iterator
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from vllama_pool.router.protocol.error_bodies import error_body
 from vllama_pool.router.server.asgi import JSON, Scope
 from vllama_pool.router.server.client_probe import ClientProbe
+from vllama_pool.router.server.cycle_protocol import CycleProtocol
 
 CONNECTION = "vllama.connection"
 """The scope's key of the request's connection."""
@@ -24,7 +25,7 @@ KEEPALIVE_PROBES = 9
 """TCP keep-alive as in Go's listeners."""
 
 
-class ConnectionProtocol(HttpToolsProtocol):
+class ConnectionProtocol(CycleProtocol):
     """uvicorn's protocol for clients that half-close, pipeline, or leave at any time.
 
     A half-closed client gets its responses. All of a lost connection's requests learn of the disconnect, not only the

@@ -11,9 +11,10 @@ import secrets
 from collections.abc import Awaitable, Callable
 
 from vllama_pool.router.server.access import Access, AccessRequest, EarlyResponse
-from vllama_pool.router.server.asgi import App, Message, Receive, Scope, Send, header, send_and_drain
+from vllama_pool.router.server.asgi import App, Receive, Scope, Send, header, send_and_drain
 from vllama_pool.router.server.paths import clean_path
 from vllama_pool.router.server.refusal import ON_REFUSAL, Refusal
+from vllama_pool.router.server.writer import WRITER, ResponseWriter, SendWriter
 from vllama_pool.router.telemetry.request_record import (
     CLIENT_CLOSED_REQUEST,
     LOGGED_TEXT_LENGTH,
@@ -60,14 +61,17 @@ class Gate:
             path=path[:LOGGED_TEXT_LENGTH],
             address=request.client or "",
         )
+        writer: ResponseWriter = scope.get(WRITER) or SendWriter(send)
+        scope[WRITER] = writer
         raised = True
         try:
-            await self._respond(request, sent_id, record, scope, receive, send)
+            await self._respond(request, sent_id, record, writer, scope, receive)
             raised = False
         except asyncio.CancelledError:
             record.outcome = record.outcome or "cancelled"
             raise
         finally:
+            record.status = writer.status or record.status
             if not record.outcome:
                 record.status = record.status or 500  # the server's, for an app without a response
                 record.outcome = "error" if raised else outcome(record.status)
@@ -79,31 +83,21 @@ class Gate:
         request: AccessRequest,
         sent_id: str | None,
         record: RequestRecord,
+        writer: ResponseWriter,
         scope: Scope,
         receive: Receive,
-        send: Send,
     ) -> Awaitable[None]:
         decision = self._access.decide(request)
         id_headers = [(REQUEST_ID, record.id.encode())] if sent_id is not None else []
-        extra_headers = [*id_headers, *decision.headers]
+        writer.extra_headers = [*id_headers, *decision.headers]
         if isinstance(decision, EarlyResponse):
             record.status = decision.status
             if decision.refusal is not None:
                 record.reason = decision.refusal.reason
                 self._on_refusal(decision.refusal)
-            return send_and_drain(
-                scope, receive, send, decision.status, decision.body, content_type="", headers=extra_headers
-            )
+            return send_and_drain(scope, receive, writer.send, decision.status, decision.body, content_type="")
         record.client = decision.key_name
-
-        def send_with_headers(message: Message) -> Awaitable[None]:
-            # Not a coroutine, because it runs for every token.
-            if message["type"] == "http.response.start":
-                record.status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *extra_headers]
-            return send(message)
-
-        return self.app(scope, receive, send_with_headers)
+        return self.app(scope, receive, writer.send)
 
 
 def outcome(status: int) -> str:

@@ -10,6 +10,8 @@ _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?]*)(.*)", re.DOTALL)
 _AUTHORITY = re.compile(rb"(?:[0-9A-Za-z!$%&'()*+,\-.;:=_~]*@)?((?:\[[0-9A-Fa-f:.%]*\]|[0-9A-Za-z\-._~]*)(?::[0-9]*)?)")
 _CONTROL = re.compile(rb"[\0-\x20\x7f]")
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_LONGEST = 0xFFFF
+"""Bytes of a percent-encoded target."""
 _UNSAFE = re.compile(rb"[^!$-;=@-~]")
 
 
@@ -54,7 +56,10 @@ def _encode(target: bytes) -> bytes:
     path, mark, query = target.partition(b"?")
     if _BAD_ESCAPE.search(path):
         raise InvalidTarget("the request target has an invalid percent-encoding; send % as %25")
-    return _UNSAFE.sub(_escape, path) + mark + _UNSAFE.sub(_escape, query)
+    encoded = _UNSAFE.sub(_escape, path) + mark + _UNSAFE.sub(_escape, query)
+    if len(encoded) > _LONGEST:
+        raise InvalidTarget("the request target is too long; send a shorter one")
+    return encoded
 
 
 def _escape(match: re.Match[bytes]) -> bytes:

@@ -1,0 +1,90 @@
+"""Writes a response to the client without a coroutine per write.
+
+Handlers find the request's writer as `vllama.writer` in the scope. uvicorn's own cycle cannot write this way, so
+`RequestCycle` does where it can; `SendWriter` has the same interface over any server's `send`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from vllama_pool.router.server.asgi import Message, Send
+
+WRITER = "vllama.writer"
+"""Key of an ASGI scope."""
+SEND_ERRORS = (OSError, RuntimeError)
+"""Errors of a server's `send` once its client is gone; uvloop raises RuntimeError."""
+
+HeaderPairs = Sequence[tuple[bytes, bytes]]
+
+
+class ResponseWriter(Protocol):
+    """The client's end of one request. Once the client is gone, all methods do nothing."""
+
+    extra_headers: HeaderPairs
+    """Added to the response's head, after the handler's."""
+    status: int
+    """Of the response, once it has started; 0 before."""
+
+    def start(self, status: int, headers: HeaderPairs) -> None:
+        """Set the head, which leaves with the first write. Without Content-Length, the body is chunked."""
+
+    def write(self, data: bytes, *, last: bool) -> bool:
+        """Write part of the body. Of NDJSON, each line is a chunk of its own.
+
+        Return False if the client is behind: await `drained` before the next write, and after the last one.
+        """
+
+    async def drained(self) -> None:
+        """Wait until the client has caught up."""
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """ASGI's `send`, which adds `extra_headers`."""
+
+
+class SendWriter:
+    """Writes through ASGI's `send`. Every write has to be awaited."""
+
+    def __init__(self, send: Send) -> None:
+        self.extra_headers: HeaderPairs = ()
+        self.status = 0
+        self._send = send
+        self._unsent: list[Message] = []
+
+    def start(self, status: int, headers: HeaderPairs) -> None:
+        self._unsent.append({"type": "http.response.start", "status": status, "headers": headers})
+
+    def write(self, data: bytes, *, last: bool) -> bool:
+        self._unsent.append({"type": "http.response.body", "body": data, "more_body": not last})
+        return False
+
+    async def drained(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        with suppress(*SEND_ERRORS):
+            for message in unsent:
+                await self.send(message)
+
+    def send(self, message: Message) -> Awaitable[None]:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), *self.extra_headers]
+        return self._send(message)
+
+
+def chunks(data: bytes) -> bytes:
+    """Frame data as one HTTP chunk."""
+    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+
+
+def line_chunks(lines: bytes) -> bytes:
+    """Frame each line as an HTTP chunk, because some clients parse each chunk they receive as one JSON document."""
+    if lines.find(b"\n") + 1 in (0, len(lines)):
+        return chunks(lines)
+    return b"".join([chunks(line) for line in _split_lines(lines)])
+
+
+def _split_lines(lines: bytes) -> list[bytes]:
+    *whole, rest = lines.split(b"\n")
+    return [*(line + b"\n" for line in whole), rest]
