@@ -9,15 +9,15 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from functools import partial
+from typing import Any, BinaryIO
 
-from litestar import Litestar, asgi
-from litestar.handlers import ASGIRouteHandler, BaseRouteHandler
-from litestar.routes import ASGIRoute, HTTPRoute
-from litestar.types import Receive, Scope, Send
+from litestar import Litestar
+from litestar.handlers import BaseRouteHandler
+from litestar.routes import HTTPRoute
 
 from vllama_pool.config.durations import FOREVER
 from vllama_pool.config.routing.table import RoutingTable, load
@@ -33,12 +33,13 @@ from vllama_pool.router.instance import RouterInstance
 from vllama_pool.router.protocol.clock import SystemClock
 from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker, ModelUses
 from vllama_pool.router.protocol.ollama.fixed_routes import FIXED_ROUTES
-from vllama_pool.router.protocol.operation import Clock, Operation
+from vllama_pool.router.protocol.operation import Clock
 from vllama_pool.router.protocol.table import operations
 from vllama_pool.router.proxy.forward import Forwarder, Limits
 from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
 from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.server.access import Access
+from vllama_pool.router.server.asgi import App
 from vllama_pool.router.server.dispatch import Dispatcher
 from vllama_pool.router.server.error_handlers import EXCEPTION_HANDLERS
 from vllama_pool.router.server.gate import Gate
@@ -120,11 +121,9 @@ def create_app(
         body_limit=settings.body_limit,
         client_stall=CLIENT_STALL,
     )
+    table_of_operations = operations(collaborators.clock, settings.stall_timeout)
+    hot = {operation.path: partial(inference.handle, operation) for operation in table_of_operations}
     handlers = [
-        *(
-            operation_route(operation, inference)
-            for operation in operations(collaborators.clock, settings.stall_timeout)
-        ),
         *catalogue_routes(pool, lambda: routes, expiry, collect_uses, collaborators.clock, settings.version),
         *openai_model_routes(pool, lambda: routes),
         *model_routes(sources.sync, lambda: Inventory(routes, pool, virtual_models.live, writes_refusal(settings))),
@@ -138,7 +137,7 @@ def create_app(
         refusal_log.refused(refusal)
 
     access = Access.from_settings(settings, own_names=[socket.gethostname()])
-    dispatcher = _serve(settings, handlers, lifespan)
+    dispatcher = _serve(settings, hot, handlers, lifespan)
     return Gate(dispatcher, access, request_log, on_refusal, collaborators.clock.monotonic_ns)
 
 
@@ -195,8 +194,10 @@ def _lifespan(
     return lifespan
 
 
-def _serve(settings: RouterSettings, handlers: list[BaseRouteHandler], lifespan: Lifespan) -> Dispatcher:
-    """Wrap the handlers: `Dispatcher` answers unserved paths, Litestar the rest."""
+def _serve(
+    settings: RouterSettings, hot: Mapping[str, App], handlers: Sequence[BaseRouteHandler], lifespan: Lifespan
+) -> Dispatcher:
+    """Wrap the handlers: `Dispatcher` calls the operations of `hot` and answers unserved paths, Litestar the rest."""
     app = Litestar(
         route_handlers=handlers,
         exception_handlers=EXCEPTION_HANDLERS,
@@ -205,27 +206,15 @@ def _serve(settings: RouterSettings, handlers: list[BaseRouteHandler], lifespan:
         request_max_body_size=settings.body_limit,
         logging_config=None,
     )
-    return Dispatcher(app, served_methods(app), FIXED_ROUTES, settings.body_limit)
+    return Dispatcher(app, served_methods(app), FIXED_ROUTES, settings.body_limit, hot)
 
 
 def served_methods(app: Litestar) -> Iterator[tuple[str, Iterable[str]]]:
-    """Yield the application's paths with their methods; POST for raw ASGI routes."""
+    """Yield the application's paths with their methods."""
     for route in app.routes:
         if isinstance(route, HTTPRoute):
             methods = {str(method) for handler in route.route_handlers for method in handler.http_methods}
             yield route.path, methods - {"OPTIONS"}
-        elif isinstance(route, ASGIRoute):
-            yield route.path, ("POST",)
-
-
-def operation_route(operation: Operation[Any], inference: InferenceHandler) -> ASGIRouteHandler:
-    """Make a raw ASGI route, which bypasses Litestar's layers for each token."""
-
-    @asgi(operation.path, copy_scope=False, name=operation.name)
-    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
-        await inference.handle(operation, cast(Any, scope), cast(Any, receive), cast(Any, send))
-
-    return handler
 
 
 @asynccontextmanager

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import ip_address
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from vllama_pool.config.api_keys import ApiKeyNames, by_digest, digest, identify
 from vllama_pool.config.listen import is_loopback
 from vllama_pool.config.settings import PRIVATE, RouterSettings
 from vllama_pool.router.protocol.error_bodies import error_body
+from vllama_pool.router.server.asgi import Scope, header, request_headers
 from vllama_pool.router.server.cors import Headers, Origins, same_host
 from vllama_pool.router.server.refusal import (
     Refusal,
@@ -24,9 +26,12 @@ from vllama_pool.router.server.refusal import (
     unknown_key,
 )
 
+REMEMBERED_DECISIONS = 1024
+REMEMBERED_LENGTH = 256
+"""Bytes of a request's method, path and headers. Bounds the memory that clients can fill."""
+
 _KEYLESS_PATHS = frozenset({"/", "/health"})
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-_DECIDING_HEADERS = frozenset({b"host", b"origin", b"authorization", b"x-api-key", b"sec-fetch-site"})
 _FORWARDING_HEADERS = frozenset(
     {b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"}
 )
@@ -83,27 +88,20 @@ class AccessRequest(NamedTuple):
         return is_loopback(self.client) or self.client == self.server
 
     @classmethod
-    def from_scope(cls, scope: Mapping[str, Any]) -> AccessRequest:
+    def from_scope(cls, scope: Scope) -> AccessRequest:
         """Read an ASGI HTTP scope. The first of repeated headers wins."""
-        headers: dict[bytes, str] = {}
-        forwarded = False
-        for name, value in scope["headers"]:
-            if name in _DECIDING_HEADERS and name not in headers:
-                headers[name] = value.decode("latin-1")
-            elif name in _FORWARDING_HEADERS:
-                forwarded = True
         client, server = scope.get("client"), scope.get("server")
         return cls(
             method=scope["method"],
             path=scope["path"],
-            host=headers.get(b"host"),
-            origin=headers.get(b"origin"),
-            authorization=headers.get(b"authorization"),
-            x_api_key=headers.get(b"x-api-key"),
-            fetch_site=headers.get(b"sec-fetch-site"),
+            host=header(scope, b"host"),
+            origin=header(scope, b"origin"),
+            authorization=header(scope, b"authorization"),
+            x_api_key=header(scope, b"x-api-key"),
+            fetch_site=header(scope, b"sec-fetch-site"),
             client=client[0] if client else None,
             server=server[0] if server else None,
-            forwarded=forwarded,
+            forwarded=not _FORWARDING_HEADERS.isdisjoint(request_headers(scope)),
         )
 
 
@@ -202,6 +200,41 @@ class Access:
         if secret and hmac.compare_digest(digest(secret), self.admin_digest):
             return Allowed("admin", headers)
         return _unauthorized(path, headers, (unknown_key if secret else missing_key)(request.client or "", admin=True))
+
+
+class AccessDecisions:
+    """Decides on requests, and remembers the decisions on short ones without credentials: clients repeat them."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._remembered = lru_cache(REMEMBERED_DECISIONS)(self._decide)
+
+    def decide(self, scope: Scope) -> Allowed | EarlyResponse:
+        headers = request_headers(scope)
+        if b"authorization" in headers or b"x-api-key" in headers or not _FORWARDING_HEADERS.isdisjoint(headers):
+            return self._access.decide(AccessRequest.from_scope(scope))
+        host, origin, site = headers.get(b"host"), headers.get(b"origin"), headers.get(b"sec-fetch-site")
+        method, path, client, server = scope["method"], scope["path"], scope.get("client"), scope.get("server")
+        if len(method) + len(path) + len(host or b"") + len(origin or b"") + len(site or b"") > REMEMBERED_LENGTH:
+            return self._access.decide(AccessRequest.from_scope(scope))
+        address = client[0] if client else None
+        return self._remembered(method, path, host, origin, site, address, server[0] if server else None)
+
+    def _decide(
+        self,
+        method: str,
+        path: str,
+        host: bytes | None,
+        origin: bytes | None,
+        site: bytes | None,
+        client: str | None,
+        server: str | None,
+    ) -> Allowed | EarlyResponse:
+        decoded = [None if value is None else value.decode("latin-1") for value in (host, origin, site)]
+        request = AccessRequest(
+            method, path, decoded[0], decoded[1], fetch_site=decoded[2], client=client, server=server
+        )
+        return self._access.decide(request)
 
 
 def normalize_path(path: str) -> str:

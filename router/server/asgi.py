@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -23,6 +23,11 @@ JSON = "application/json; charset=utf-8"
 DISCARD_SECONDS = 10.0
 DISCARD_BYTES = 256 * 1024 * 1024
 """Limits on the rest of a refused request's body, which is read and discarded."""
+
+INTERNAL_ERROR = "internal error of the router; see its log"
+
+_HEADERS = "vllama.headers"
+"""Key of an ASGI scope: the request's headers by name."""
 
 T = TypeVar("T")
 
@@ -66,13 +71,18 @@ def too_large(limit: int) -> str:
     return f"request body is larger than {limit / 2**20:g} MiB; send less, or raise VLLAMA_BODY_LIMIT"
 
 
+def request_headers(scope: Scope) -> Mapping[bytes, bytes]:
+    """Return the headers by lower-case name. The first of repeated headers wins."""
+    headers: Mapping[bytes, bytes] | None = scope.get(_HEADERS)
+    if headers is None:
+        headers = scope[_HEADERS] = dict(reversed(scope["headers"]))
+    return headers
+
+
 def header(scope: Scope, name: bytes) -> str | None:
     """Return the first value of a lower-case header name."""
-    for key, value in scope["headers"]:
-        if key == name:
-            text: bytes = value
-            return text.decode("latin-1")
-    return None
+    value = request_headers(scope).get(name)
+    return None if value is None else value.decode("latin-1")
 
 
 async def send_response(

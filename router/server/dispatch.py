@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 
 from vllama_pool.router.errors import ClientError, TooLarge, UnknownEncoding
 from vllama_pool.router.protocol.error_bodies import error_body
 from vllama_pool.router.protocol.ollama.fixed_routes import FixedRequest, FixedRoute
 from vllama_pool.router.server.asgi import (
+    INTERNAL_ERROR,
     App,
     ClientDisconnected,
     Receive,
@@ -23,7 +26,10 @@ from vllama_pool.router.server.asgi import (
     too_large,
 )
 from vllama_pool.router.server.paths import NotAllowed, Paths, Redirect, Rejection
-from vllama_pool.router.telemetry.request_record import CLIENT_CLOSED_REQUEST, RECORD, name_model
+from vllama_pool.router.server.writer import WRITER
+from vllama_pool.router.telemetry.request_record import CLIENT_CLOSED_REQUEST, LOGGED_TEXT_LENGTH, RECORD, name_model
+
+_log = logging.getLogger(__name__)
 
 BODY_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 TEXT = "text/plain"
@@ -35,12 +41,19 @@ class Dispatcher:
     """Wraps an ASGI app. Lifespan events pass through."""
 
     def __init__(
-        self, app: App, served: Iterable[tuple[str, Iterable[str]]], fixed: Iterable[FixedRoute], body_limit: int
+        self,
+        app: App,
+        served: Iterable[tuple[str, Iterable[str]]],
+        fixed: Iterable[FixedRoute],
+        body_limit: int,
+        hot: Mapping[str, App] = MappingProxyType({}),
     ) -> None:
-        """`served`: the paths of `app` with their methods. They win over `fixed` routes."""
+        """`served`: the paths of `app` with their methods. They win over `fixed` routes. `hot`: apps of paths served by
+        POST, called without `app`."""
         self._app = app
+        self._hot = dict(hot)
         self._body_limit = body_limit
-        served = [(path, tuple(methods)) for path, methods in served]
+        served = [*((path, tuple(methods)) for path, methods in served), *((path, ("POST",)) for path in hot)]
         served_paths = {path for path, _ in served}
         table = [route for route in fixed if route.path not in served_paths]
         self.paths = Paths([*served, *((route.path, route.methods) for route in table)])
@@ -52,6 +65,12 @@ class Dispatcher:
             await self._app(scope, receive, send)
             return
         path = scope["path"]
+        if scope["method"] == "POST" and (app := self._hot.get(path)) is not None and self._refusal(scope) is None:
+            try:
+                await app(scope, receive, send)
+            except Exception as error:  # noqa: BLE001 - of any kind, as Litestar answers its handlers' errors
+                await _send_internal_error(scope, send, error)
+            return
         rejection = self.paths.check(scope["method"], path, scope["query_string"].decode("latin-1"))
         if rejection is not None:
             await _send_rejection(rejection, scope, receive, send)
@@ -66,7 +85,10 @@ class Dispatcher:
         length = header(scope, b"content-length")
         if length is not None and int(length) > self._body_limit:
             return TooLarge(too_large(self._body_limit))
-        encoding = (header(scope, b"content-encoding") or "").strip().lower()
+        encoding = header(scope, b"content-encoding")
+        if encoding is None:
+            return None
+        encoding = encoding.strip().lower()
         if encoding not in ("", "identity") and scope["method"] in BODY_METHODS:
             return UnknownEncoding(f"request bodies in {encoding[:40]} are not supported; send them uncompressed")
         return None
@@ -91,6 +113,15 @@ class Dispatcher:
             await send_error(send, error, fixed_request.path)
         except ClientDisconnected:
             scope[RECORD].status = CLIENT_CLOSED_REQUEST
+
+
+async def _send_internal_error(scope: Scope, send: Send, error: Exception) -> None:
+    """Log an unexpected error of a hot operation and answer 500. After the response's start, the server logs it."""
+    if scope[WRITER].status:
+        raise error
+    path = scope["path"]
+    _log.error("unexpected error while serving %r", path[:LOGGED_TEXT_LENGTH], exc_info=error)
+    await send_response(send, 500, error_body(path, 500, INTERNAL_ERROR))
 
 
 async def _send_rejection(rejection: Rejection, scope: Scope, receive: Receive, send: Send) -> None:

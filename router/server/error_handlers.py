@@ -12,7 +12,7 @@ from litestar.types import ExceptionHandlersMap
 
 from vllama_pool.router.errors import ClientError
 from vllama_pool.router.protocol.error_bodies import error_body
-from vllama_pool.router.server.asgi import JSON, ClientDisconnected, too_large
+from vllama_pool.router.server.asgi import INTERNAL_ERROR, JSON, ClientDisconnected, too_large
 from vllama_pool.router.telemetry.request_record import CLIENT_CLOSED_REQUEST, LOGGED_TEXT_LENGTH
 
 _log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def body_too_large(request: Request[Any, Any, Any], error: RequestEntityTooLarge
 
 def internal_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     _log.error("unexpected error while serving %r", request.scope["path"][:LOGGED_TEXT_LENGTH], exc_info=error)
-    return _json(request, 500, "internal error of the router; see its log")
+    return _json(request, 500, INTERNAL_ERROR)
 
 
 def client_disconnected(request: Request[Any, Any, Any], error: ClientDisconnected) -> Response[bytes]:

@@ -10,7 +10,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable
 
-from vllama_pool.router.server.access import Access, AccessRequest, EarlyResponse
+from vllama_pool.router.server.access import Access, AccessDecisions, Allowed, EarlyResponse
 from vllama_pool.router.server.asgi import App, Receive, Scope, Send, header, send_and_drain
 from vllama_pool.router.server.paths import clean_path
 from vllama_pool.router.server.refusal import ON_REFUSAL, Refusal
@@ -24,6 +24,7 @@ from vllama_pool.router.telemetry.request_record import (
 )
 
 REQUEST_ID = b"x-request-id"
+_ID_BATCH = 256
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 
 
@@ -41,10 +42,11 @@ class Gate:
         """`observer` receives every request, `on_refusal` each one that access control refuses. `clock` returns
         monotonic nanoseconds."""
         self.app = app
-        self._access = access
+        self._decisions = AccessDecisions(access)
         self._observer = observer
         self._on_refusal = on_refusal
         self._clock = clock
+        self._ids = RequestIds()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -54,18 +56,27 @@ class Gate:
             return
         started = self._clock()
         path = scope["path"] = clean_path(scope["path"])  # first, so that all rules below see one spelling
-        sent_id, request = header(scope, REQUEST_ID), AccessRequest.from_scope(scope)
+        client = scope.get("client")
+        sent_id = header(scope, REQUEST_ID)
         scope[RECORD] = record = RequestRecord(
-            id=choose_request_id(sent_id),
-            method=request.method[:LOGGED_TEXT_LENGTH],
+            id=self._ids.choose(sent_id),
+            method=scope["method"][:LOGGED_TEXT_LENGTH],
             path=path[:LOGGED_TEXT_LENGTH],
-            address=request.client or "",
+            address=client[0] if client else "",
         )
         writer: ResponseWriter = scope.get(WRITER) or SendWriter(send)
         scope[WRITER] = writer
         raised = True
         try:
-            await self._respond(request, sent_id, record, writer, scope, receive)
+            decision = self._decisions.decide(scope)
+            writer.extra_headers = decision.headers
+            if sent_id is not None:
+                writer.extra_headers = ((REQUEST_ID, record.id.encode()), *decision.headers)
+            if isinstance(decision, Allowed):
+                record.client = decision.key_name
+                await self.app(scope, receive, writer.send)
+            else:
+                await self._send_early(decision, record, scope, receive, writer.send)
             raised = False
         except asyncio.CancelledError:
             record.outcome = record.outcome or "cancelled"
@@ -78,26 +89,13 @@ class Gate:
             record.total_ms = record.total_ms or round((self._clock() - started) / 1e6, 3)
             self._observer.finished(record)
 
-    def _respond(
-        self,
-        request: AccessRequest,
-        sent_id: str | None,
-        record: RequestRecord,
-        writer: ResponseWriter,
-        scope: Scope,
-        receive: Receive,
+    def _send_early(
+        self, response: EarlyResponse, record: RequestRecord, scope: Scope, receive: Receive, send: Send
     ) -> Awaitable[None]:
-        decision = self._access.decide(request)
-        id_headers = [(REQUEST_ID, record.id.encode())] if sent_id is not None else []
-        writer.extra_headers = [*id_headers, *decision.headers]
-        if isinstance(decision, EarlyResponse):
-            record.status = decision.status
-            if decision.refusal is not None:
-                record.reason = decision.refusal.reason
-                self._on_refusal(decision.refusal)
-            return send_and_drain(scope, receive, writer.send, decision.status, decision.body, content_type="")
-        record.client = decision.key_name
-        return self.app(scope, receive, writer.send)
+        if response.refusal is not None:
+            record.reason = response.refusal.reason
+            self._on_refusal(response.refusal)
+        return send_and_drain(scope, receive, send, response.status, response.body, content_type="")
 
 
 def outcome(status: int) -> str:
@@ -109,6 +107,17 @@ def outcome(status: int) -> str:
     return "error" if status == 500 else "refused"
 
 
-def choose_request_id(sent_id: str | None) -> str:
-    """Return the client's X-Request-Id if it is safe in logs and headers, else a new id."""
-    return sent_id if sent_id and _SAFE_ID.match(sent_id) else secrets.token_hex(8)
+class RequestIds:
+    """Random ids, 64 bits each. One system call makes many."""
+
+    def __init__(self) -> None:
+        self._unused: list[str] = []
+
+    def choose(self, sent_id: str | None) -> str:
+        """Return the client's X-Request-Id if it is safe in logs and headers, else a new id."""
+        if sent_id and _SAFE_ID.match(sent_id):
+            return sent_id
+        if not self._unused:
+            digits = secrets.token_hex(_ID_BATCH * 8)
+            self._unused = [digits[start : start + 16] for start in range(0, len(digits), 16)]
+        return self._unused.pop()

@@ -8,10 +8,14 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from tests.support.asgi import Scope, http_scope
 from vllama_pool.config.api_keys import ApiKey, by_digest, digest
 from vllama_pool.config.settings import RouterSettings
 from vllama_pool.router.server.access import (
+    REMEMBERED_DECISIONS,
+    REMEMBERED_LENGTH,
     Access,
+    AccessDecisions,
     AccessRequest,
     Allowed,
     EarlyResponse,
@@ -383,9 +387,12 @@ def test_dns_rebinding_in_a_local_browser_does_not_reach_admin(client: str) -> N
 
 @pytest.mark.parametrize("name", [b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip"])
 def test_a_forwarding_header_makes_a_request_not_local(name: bytes) -> None:
-    scope = {"method": "GET", "path": "/metrics", "client": ("127.0.0.1", 1), "headers": [(name, b"x")]}
-    assert not AccessRequest.from_scope(scope).local
-    assert AccessRequest.from_scope(scope | {"headers": []}).local
+    def request(headers: list[tuple[bytes, bytes]]) -> AccessRequest:
+        scope = {"method": "GET", "path": "/metrics", "client": ("127.0.0.1", 1), "headers": headers}
+        return AccessRequest.from_scope(scope)
+
+    assert not request([(name, b"x")]).local
+    assert request([]).local
 
 
 def test_a_local_proxy_does_not_open_admin_to_its_clients() -> None:
@@ -454,3 +461,64 @@ def test_an_access_request_is_read_from_an_asgi_scope() -> None:
     assert AccessRequest.from_scope({"method": "GET", "path": "/", "client": None, "headers": []}) == AccessRequest(
         "GET", "/"
     )
+
+
+def forwarded_scope(**headers: str) -> Scope:
+    return {**http_scope("GET", "/metrics", **headers), "client": ("127.0.0.1", 5), "server": ("127.0.0.1", 11434)}
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [
+        http_scope("POST", "/api/chat", host="localhost"),
+        http_scope("POST", "/api/chat", host="evil.example"),
+        http_scope("POST", "/api/chat", host="localhost", origin="http://localhost:3000"),
+        http_scope("OPTIONS", "/api/chat", host="localhost", origin="http://localhost:3000"),
+        http_scope("POST", "/api/chat", host="localhost", sec_fetch_site="cross-site"),
+        http_scope("POST", "/api/chat", host="localhost", authorization="Bearer annas-key"),
+        http_scope("POST", "/api/chat", host="localhost", x_api_key="annas-key"),
+        http_scope("POST", "/api/" + "a" * 10_000, host="localhost"),
+        forwarded_scope(host="localhost"),
+        forwarded_scope(host="localhost", x_forwarded_for="10.0.0.9"),
+        {**forwarded_scope(host="localhost"), "client": None, "server": None},
+    ],
+)
+@pytest.mark.parametrize("access", [LOOPBACK, Access(keys=KEYS, allow_anonymous=False)])
+def test_remembered_decisions_are_those_of_the_access(access: Access, scope: Scope) -> None:
+    decisions = AccessDecisions(access)
+    for _ in range(2):
+        assert decisions.decide(scope) == access.decide(AccessRequest.from_scope(scope))
+
+
+def test_only_short_requests_without_credentials_are_remembered() -> None:
+    decided: list[AccessRequest] = []
+
+    class Recording(Access):
+        def decide(self, request: AccessRequest) -> Allowed | EarlyResponse:
+            decided.append(request)
+            return Allowed()
+
+    decisions = AccessDecisions(Recording())
+    short = http_scope("POST", "/api/chat", host="localhost")
+    with_key = http_scope("POST", "/api/chat", host="localhost", authorization="Bearer k")
+    long = http_scope("POST", "/api/chat", host="a" * REMEMBERED_LENGTH)
+    for scope in (short, with_key, long):
+        decisions.decide(scope)
+        decisions.decide(scope)
+    assert [len(request.host or "") for request in decided] == [9, 9, 9, REMEMBERED_LENGTH, REMEMBERED_LENGTH]
+
+
+def test_a_bounded_number_of_decisions_is_remembered() -> None:
+    decided = 0
+
+    class Counting(Access):
+        def decide(self, request: AccessRequest) -> Allowed | EarlyResponse:
+            nonlocal decided
+            decided += 1
+            return Allowed()
+
+    decisions = AccessDecisions(Counting())
+    for number in range(2 * REMEMBERED_DECISIONS):
+        decisions.decide(http_scope("POST", "/api/chat", host=f"host-{number}"))
+    decisions.decide(http_scope("POST", "/api/chat", host="host-0"))
+    assert decided == 2 * REMEMBERED_DECISIONS + 1

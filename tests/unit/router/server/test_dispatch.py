@@ -4,8 +4,9 @@ import pytest
 
 from tests.support.asgi import DISCONNECT, FakeClient, body_part, http_scope
 from vllama_pool.router.protocol.ollama.fixed_routes import FixedRoute, always
-from vllama_pool.router.server.asgi import Receive, Scope, Send, send_and_drain, send_response
+from vllama_pool.router.server.asgi import App, Receive, Scope, Send, send_and_drain, send_response
 from vllama_pool.router.server.dispatch import Dispatcher
+from vllama_pool.router.server.writer import WRITER, SendWriter
 
 HI = FixedRoute("/hi", ("GET",), always(b"fixed"))
 
@@ -20,6 +21,59 @@ async def test_a_served_path_wins_over_a_fixed_route() -> None:
         client = FakeClient()
         await dispatcher(http_scope("GET", "/hi"), client.receive, client.send)
         assert client.body == body
+
+
+async def call_hot(app: App, method: str = "POST", **headers: str) -> FakeClient:
+    """Call a dispatcher whose hot path /hot is served by `app`, and the same path by `served` otherwise."""
+    client, scope = FakeClient(body_part(b"", more=False)), http_scope(method, "/hot", **headers)
+    writer = scope[WRITER] = SendWriter(client.send)
+    dispatcher = Dispatcher(served, [("/hot", ("GET",))], [], 10, {"/hot": app})
+    await dispatcher(scope, client.receive, writer.send)
+    return client
+
+
+@pytest.mark.parametrize(("method", "status", "body"), [("POST", 201, b"hot"), ("GET", 200, b"served")])
+async def test_a_hot_path_is_called_directly_for_posts_only(method: str, status: int, body: bytes) -> None:
+    async def hot(scope: Scope, receive: Receive, send: Send) -> None:
+        await send_response(send, 201, b"hot")
+
+    client = await call_hot(hot, method)
+    assert (client.status, client.body) == (status, body)
+
+
+async def test_other_methods_of_a_hot_path_are_refused_with_the_allowed_ones() -> None:
+    client = await call_hot(served, "PUT")
+    assert (client.status, client.headers[b"allow"]) == (405, b"GET, POST")
+
+
+@pytest.mark.parametrize(("headers", "status"), [({"content_length": "11"}, 413), ({"content_encoding": "zstd"}, 415)])
+async def test_a_hot_path_gets_no_refused_bodies(headers: dict[str, str], status: int) -> None:
+    async def hot(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError
+
+    assert (await call_hot(hot, **headers)).status == status
+
+
+async def test_an_unexpected_error_of_a_hot_path_is_logged_once_and_answered(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def hot(scope: Scope, receive: Receive, send: Send) -> None:
+        raise ValueError("a bug")
+
+    client = await call_hot(hot)
+    assert (client.status, client.body) == (500, b'{"error":"internal error of the router; see its log"}')
+    (logged,) = caplog.records
+    assert logged.exc_info is not None
+    assert "unexpected error while serving '/hot'" in logged.message
+
+
+async def test_an_error_after_the_start_of_a_hot_response_is_left_to_the_server() -> None:
+    async def hot(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        await call_hot(hot)
 
 
 async def test_lifespan_events_pass_through() -> None:

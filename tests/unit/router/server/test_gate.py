@@ -14,7 +14,7 @@ from vllama_pool.config.api_keys import ApiKey, by_digest, digest
 from vllama_pool.router.server.access import Access
 from vllama_pool.router.server.asgi import App as App_
 from vllama_pool.router.server.asgi import Receive, Send, send_response
-from vllama_pool.router.server.gate import Gate, choose_request_id
+from vllama_pool.router.server.gate import Gate, RequestIds
 from vllama_pool.router.server.refusal import ON_REFUSAL, Reason, Refusal, malformed
 from vllama_pool.router.telemetry.request_record import RECORD, RequestRecord
 
@@ -137,14 +137,15 @@ async def test_lifespan_events_pass_through_unchecked() -> None:
 
 @pytest.mark.parametrize("safe", ["a", "A-z_0.9", "x" * 64])
 def test_a_safe_request_id_is_kept(safe: str) -> None:
-    assert choose_request_id(safe) == safe
+    assert RequestIds().choose(safe) == safe
 
 
 @pytest.mark.parametrize("unsafe", [None, "", "x" * 65, "a b", "a\n", "é"])
 def test_a_missing_or_unsafe_request_id_is_replaced_by_a_new_one(unsafe: str | None) -> None:
-    ids = {choose_request_id(unsafe) for _ in range(2)}
-    assert len(ids) == 2
-    assert all(choose_request_id(new) == new for new in ids)
+    ids = RequestIds()
+    new = {ids.choose(unsafe) for _ in range(1000)}
+    assert len(new) == 1000
+    assert all(ids.choose(known) == known for known in new)
 
 
 @pytest.mark.parametrize("path", ["//api/chat", "/./api/chat", "/x/../api/chat", "/../api//chat"])
