@@ -22,6 +22,7 @@ from litestar.routes import HTTPRoute
 from vllama_pool.config.durations import FOREVER
 from vllama_pool.config.routing.table import RoutingTable, load
 from vllama_pool.config.settings import RouterSettings
+from vllama_pool.router.admission.bound import Admission
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.discovery.registry_loop import Discovery
 from vllama_pool.router.handlers.admin import admin_routes
@@ -35,7 +36,8 @@ from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker, ModelUses
 from vllama_pool.router.protocol.ollama.fixed_routes import FIXED_ROUTES
 from vllama_pool.router.protocol.operation import Clock
 from vllama_pool.router.protocol.table import operations
-from vllama_pool.router.proxy.forward import Forwarder, Limits
+from vllama_pool.router.proxy.forward import Forwarder
+from vllama_pool.router.proxy.in_flight import Shared
 from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
 from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.server.access import Access
@@ -113,13 +115,11 @@ def create_app(
     inference = InferenceHandler(
         routes=lambda: routes,
         pool=pool,
-        acquire=_forwarder(settings, collaborators, pool, stalls, sources.discovery.refresh).acquire,
-        stalls=stalls,
+        begin=_forwarder(settings, collaborators, pool, stalls, sources.discovery.refresh).begin,
         clock=collaborators.clock,
         observer=metrics,
         expiry=expiry,
         body_limit=settings.body_limit,
-        client_stall=CLIENT_STALL,
     )
     table_of_operations = operations(collaborators.clock, settings.stall_timeout)
     hot = {operation.path: partial(inference.handle, operation) for operation in table_of_operations}
@@ -144,10 +144,18 @@ def create_app(
 def _forwarder(
     settings: RouterSettings, collaborators: Collaborators, pool: Pool, stalls: StallWatch, refresh: Callable[[], None]
 ) -> Forwarder:
-    limits = Limits(connect_timeout=settings.connect_timeout, max_waiting=settings.max_queue)
-    return Forwarder(
-        collaborators.client, pool, stalls, collaborators.clock, collaborators.rng, limits=limits, refresh=refresh
+    shared = Shared(
+        client=collaborators.client,
+        pool=pool,
+        stalls=stalls,
+        clock=collaborators.clock,
+        rng=collaborators.rng,
+        admission=Admission(settings.max_queue),
+        connect_timeout=settings.connect_timeout,
+        client_stall=CLIENT_STALL,
+        refresh=refresh,
     )
+    return Forwarder(shared)
 
 
 def _metrics(pool: Pool, discovery: Discovery, request_log: RequestLog) -> RouterMetrics:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 
-from vllama_pool.router.errors import Faulty, Refused
+from vllama_pool.router.errors import AttemptFailed, Faulty, Refused
 from vllama_pool.router.offload import offload
 from vllama_pool.router.protocol.operation import DirectResponse, NextStep, PreflightRequest, UpstreamRequest
-from vllama_pool.router.proxy.worker_errors import read_failure
-from vllama_pool.router.upstream.interface import Response
+from vllama_pool.router.proxy.worker_errors import MAX_ERROR_BODY, classify_response
+from vllama_pool.router.upstream.interface import TransportError
 
 MAX_PREFLIGHTS = 40
 """Per attempt: enough to halve a conversation of 10^12 turns."""
@@ -19,13 +21,47 @@ MAX_RESPONSE_BYTES = 32 * 2**20
 BLOCKED_STATUSES = (403, 405)
 """Sent by proxies for a blocked route, and never by vLLM itself."""
 
-Send = Callable[[str, bytes], Awaitable[Response]]
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response as far as it was read."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Collector:
+    """The sink of a preflight. Resolves `answer` once, or raises TransportError from it."""
+
+    def __init__(self) -> None:
+        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._status = 0
+        self._headers: Mapping[str, str] = {}
+        self._body = bytearray()
+
+    def head(self, status: int, headers: Mapping[str, str]) -> None:
+        self._status, self._headers = status, headers
+
+    def data(self, chunk: bytes) -> None:
+        self._body += chunk
+        if len(self._body) > (MAX_RESPONSE_BYTES if self._status == 200 else MAX_ERROR_BODY):
+            self.eof()
+
+    def eof(self) -> None:
+        if not self.answer.done():
+            self.answer.set_result(Answer(self._status, self._headers, bytes(self._body)))
+
+    def lost(self, error: TransportError) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+Ask = Callable[[str, bytes], Awaitable[Answer]]
 """Sends a body to a path of the worker."""
 
 
-async def run_preflight(
-    step: NextStep, send: Send, on_response: Callable[[], None], size: int
-) -> UpstreamRequest | DirectResponse:
+async def run_preflight(step: NextStep, ask: Ask, size: int) -> UpstreamRequest | DirectResponse:
     """Send preflight requests until one leads to the request or to a direct response.
 
     `size`: bytes of the client's request, which the next preflight may repeat. Raises AttemptFailed, as for the
@@ -34,31 +70,21 @@ async def run_preflight(
     for _ in range(MAX_PREFLIGHTS):
         if not isinstance(step, PreflightRequest):
             return step
-        response = await send(step.path, step.body)
-        try:
-            body = await _read_body(response, step.path)
-        finally:
-            response.close()
-        on_response()
-        step = await offload(max(size, len(body)), step.then, body)
+        answer = await ask(step.path, step.body)
+        if answer.status != 200:
+            raise _failure(answer, step.path)
+        if len(answer.body) > MAX_RESPONSE_BYTES:
+            raise Refused("the prompt is too long to be counted; shorten the prompt", status=400)
+        step = await offload(max(size, len(answer.body)), step.then, answer.body)
     if isinstance(step, PreflightRequest):
         raise Faulty("the worker's answers about the prompt lead nowhere", status=502)
     return step
 
 
-async def _read_body(response: Response, path: str) -> bytes:
-    if response.status != 200:
-        failure = await read_failure(response)
-        # A proxy that blocks /tokenize must not open the breaker, and a 404 here must not reach the client as
-        # "model not found".
-        if response.status in BLOCKED_STATUSES or (isinstance(failure, Refused) and failure.status == 404):
-            raise Refused(
-                f"this needs vLLM's {path}, which the worker does not have: put no filter before it", status=501
-            )
-        raise failure
-    body = bytearray()
-    while chunk := await response.read():
-        body += chunk
-        if len(body) > MAX_RESPONSE_BYTES:
-            raise Refused("the prompt is too long to be counted; shorten the prompt", status=400)
-    return bytes(body)
+def _failure(answer: Answer, path: str) -> AttemptFailed:
+    failure = classify_response(answer.status, answer.headers, answer.body)
+    # A proxy that blocks /tokenize must not open the breaker, and a 404 here must not reach the client as
+    # "model not found".
+    if answer.status in BLOCKED_STATUSES or (isinstance(failure, Refused) and failure.status == 404):
+        return Refused(f"this needs vLLM's {path}, which the worker does not have: put no filter before it", status=501)
+    return failure

@@ -1,27 +1,27 @@
-"""Pushes a worker's stream to the client once the client's response has begun.
+"""Translates a worker's response and writes it to the client.
 
-Bytes pass the translator and ASGI `send` inside the event loop's read callback. While the client does not read, reading
-from the worker pauses: a slow client costs one bounded backlog, and vLLM gets the back-pressure.
+The output is held until the client's response may begin; until then, another worker can answer. From there on, bytes
+pass the translator and the client's writer inside the event loop's read callback. While the client does not read,
+reading from the worker pauses, so memory per slow client is bounded and vLLM gets the back-pressure.
 """
 
 from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
 
+from vllama_pool.router.errors import AttemptFailed, Lost
 from vllama_pool.router.protocol.operation import StreamTranslator
-from vllama_pool.router.proxy.eager_start import Suspended, resume, start_eagerly
-from vllama_pool.router.upstream.interface import Response, TransportError
+from vllama_pool.router.protocol.vllm.errors import classify_stream_failure
+from vllama_pool.router.proxy.client_writer import ClientWriter
+from vllama_pool.router.proxy.worker_errors import MAX_ERROR_BODY, classify_response, transport_failure
+from vllama_pool.router.upstream.interface import Exchange, ResponseTimeout, TransportError
 
-SEND_ERRORS = (OSError, RuntimeError)
-"""Errors of a server's `send` once its client is gone; uvloop raises RuntimeError."""
-
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+WORKER_LOST = "the worker was lost while it was answering; send the request again"
 
 
-class RelayOutcome(enum.StrEnum):
+class Ending(enum.StrEnum):
     COMPLETE = "complete"
     """The whole response was sent."""
     LOST = "lost"
@@ -31,142 +31,211 @@ class RelayOutcome(enum.StrEnum):
     CLIENT_GONE = "client gone"
     CLIENT_STALLED = "client stalled"
     """The client read nothing within the time-out."""
+    WHOLE = "whole"
+    """The answer is complete, and nothing was sent: it is not streamed."""
 
 
 class Relay:
-    """The sink of a worker's response, for one client. Resolves `ended` exactly once.
+    """The sink of one exchange. Resolves `ended` once: with an Ending, or AttemptFailed if the client has no byte."""
 
-    The head of the client's response must have been sent. The owner of the worker's response closes it.
-    """
+    __slots__ = (
+        "_client",
+        "_client_stall",
+        "_drain",
+        "_ending",
+        "_headers",
+        "_held",
+        "_loop",
+        "_on_begin",
+        "_over",
+        "_refusal",
+        "_relaying",
+        "_stream",
+        "ended",
+        "exchange",
+        "size",
+        "translator",
+    )
 
     def __init__(
-        self, response: Response, translator: StreamTranslator, send: Send, *, client_stall: float, lost_text: str
+        self,
+        translator: StreamTranslator,
+        client: ClientWriter,
+        headers: Sequence[tuple[bytes, bytes]],
+        on_begin: Callable[[], None],
+        *,
+        stream: bool,
+        client_stall: float,
     ) -> None:
-        """`client_stall`: seconds for which the client may read nothing. `lost_text`: error line for a lost worker."""
-        self.ended: asyncio.Future[RelayOutcome] = asyncio.get_running_loop().create_future()
-        self._response = response
-        self._translator = translator
-        self._send = send
-        self._client_stall = client_stall
-        self._lost_text = lost_text
-        self._backlog = bytearray()
-        self._ending: RelayOutcome | None = None  # set once the worker's side is over
-        self._final_sent = False
-        self._drain: asyncio.Task[None] | None = None
-        self._last_progress = asyncio.get_running_loop().time()
+        """`headers`: of the client's response. `on_begin` is called when it may begin, and this worker's answer counts.
 
-    @property
-    def last_progress(self) -> float:
-        """Time of the worker's latest bytes, or of the latest drain; on the loop's clock."""
-        return self._last_progress
+        `client_stall`: seconds for which the client may read nothing.
+        """
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[Ending] = self._loop.create_future()
+        self.exchange: Exchange | None = None
+        """Set by the owner, who closes it."""
+        self.translator = translator
+        self.size = 0
+        """Bytes received before the client's response may begin."""
+        self._client = client
+        self._headers = headers
+        self._on_begin = on_begin
+        self._stream = stream
+        self._client_stall = client_stall
+        self._relaying = False
+        """The client's response has begun."""
+        self._over = False
+        """Nothing more of the worker counts."""
+        self._ending: Ending | None = None
+        """Of a response that was written, but that the client has not read."""
+        self._held = b""
+        self._refusal: tuple[int, Mapping[str, str], bytearray] | None = None
+        self._drain: asyncio.Task[None] | None = None
 
     @property
     def waits_for_client(self) -> bool:
         return self._drain is not None
 
-    def start(self, first_bytes: bytes) -> None:
-        if self.ended.done():
-            return
-        if first_bytes:
-            self._write(first_bytes)
-            if self.ended.done():
-                return
-        if self._translator.failure is not None:  # it came together with the first content
-            self._finish(self._translator.fail(self._translator.failure.text), RelayOutcome.FAILED)
-        elif self._translator.cut_off:
-            self._finish(b"", RelayOutcome.COMPLETE)
-        else:
-            self._response.attach(self)
+    # the sink
+
+    def head(self, status: int, headers: Mapping[str, str]) -> None:
+        if status != 200:
+            self._refusal = status, headers, bytearray()
 
     def data(self, chunk: bytes) -> None:
-        if self.ended.done() or self._ending is not None:
+        if not self._relaying:
+            self._hold(chunk)
             return
-        self._last_progress = asyncio.get_running_loop().time()
-        out = self._translator.feed(chunk)
-        if self._translator.failure is not None:
-            self._finish(out + self._translator.fail(self._translator.failure.text), RelayOutcome.FAILED)
-        elif self._translator.cut_off:
-            self._finish(out, RelayOutcome.COMPLETE)
-        elif out:
-            self._write(out)
+        translator = self.translator
+        out = translator.feed(chunk)
+        if translator.done or translator.failure is not None:
+            self._end_stream(out)
+        elif out and not self._client.write(out):
+            self._wait_for_client()
 
     def eof(self) -> None:
-        if self.ended.done() or self._ending is not None:
-            return
-        out = self._translator.finish()
-        self._finish(out, RelayOutcome.COMPLETE if self._translator.done else RelayOutcome.LOST)
+        if self._relaying:
+            self._finish(self.translator.finish(), Ending.COMPLETE if self.translator.done else Ending.LOST)
+        elif not self._over:
+            self._end_held()
 
     def lost(self, error: TransportError) -> None:
-        self.abort(self._lost_text)
+        if self._relaying:
+            text = str(error) if isinstance(error, ResponseTimeout) else WORKER_LOST
+            self._finish(self.translator.fail(text), Ending.LOST)
+        elif not self._over:
+            self._fail(transport_failure(error))
 
-    def abort(self, text: str) -> None:
-        """End the client's response, with an error line unless the answer is complete."""
-        if self.ended.done() or self._ending is not None:
-            return
-        if self._translator.done:  # only the end of the body is missing
-            self._finish(self._translator.finish(), RelayOutcome.COMPLETE)
-        else:
-            self._finish(self._translator.fail(text), RelayOutcome.LOST)
+    # called by the owner
 
     def client_gone(self) -> None:
-        self._end(RelayOutcome.CLIENT_GONE)
+        self._settle(Ending.CLIENT_GONE)
 
     def stop(self) -> None:
-        """Stop sending; idempotent."""
-        if self._drain is not None and not self.ended.done():
+        """Stop waiting for the client. Idempotent."""
+        if self._drain is not None:
             self._drain.cancel()
 
-    def _finish(self, out: bytes, ending: RelayOutcome) -> None:
-        self._ending = ending
-        self._write(out)
+    # before the client's response begins
 
-    def _write(self, out: bytes) -> None:
-        if self._drain is not None:
-            self._backlog += out
+    def _hold(self, chunk: bytes) -> None:
+        if self._over:
             return
-        try:
-            suspended = start_eagerly(cast(Any, self._send(self._message(out))))
-        except SEND_ERRORS:
-            self._end(RelayOutcome.CLIENT_GONE)
+        if self._refusal is not None:
+            body = self._refusal[2]
+            body += chunk
+            if len(body) >= MAX_ERROR_BODY:
+                self._end_held()
             return
-        if suspended is None:
-            self._after_write()
+        self.size += len(chunk)
+        translator = self.translator
+        self._held += translator.feed(chunk)
+        if translator.ready:
+            self._begin()
+        elif translator.failure is not None:
+            self._fail(classify_stream_failure(translator.failure))
+
+    def _end_held(self) -> None:
+        """The response ended before the client's began. It may be complete all the same."""
+        translator = self.translator
+        if self._refusal is not None:
+            status, headers, body = self._refusal
+            self._fail(classify_response(status, headers, bytes(body)))
+            return
+        if not self._stream:
+            self._settle(Ending.WHOLE)
+            return
+        self._held += translator.finish()
+        if translator.failure is not None:
+            self._fail(classify_stream_failure(translator.failure))
+        elif translator.done:
+            self._begin()
         else:
-            self._response.pause()
-            self._drain = asyncio.get_running_loop().create_task(self._drain_backlog(suspended))
+            self._fail(incomplete())
 
-    def _message(self, out: bytes) -> MutableMapping[str, Any]:
-        self._final_sent = self._ending is not None
-        return {"type": "http.response.body", "body": out, "more_body": not self._final_sent}
-
-    def _after_write(self) -> None:
-        if self._final_sent and self._ending is not None:
-            self._end(self._ending)
-
-    async def _drain_backlog(self, suspended: Suspended) -> None:
-        try:
-            async with asyncio.timeout(self._client_stall) as allowed:
-                await resume(suspended)
-                while self._backlog or (self._ending is not None and not self._final_sent):
-                    allowed.reschedule(asyncio.get_running_loop().time() + self._client_stall)
-                    out = bytes(self._backlog)
-                    self._backlog.clear()
-                    await self._send(self._message(out))
-        except TimeoutError:
-            self._end(RelayOutcome.CLIENT_STALLED)
+    def _begin(self) -> None:
+        self._on_begin()
+        if not self._stream:
+            self._settle(Ending.WHOLE)
             return
-        except SEND_ERRORS:
-            self._end(RelayOutcome.CLIENT_GONE)
+        self._relaying = True
+        self._client.start(200, self._headers)
+        out, self._held = self._held, b""
+        translator = self.translator
+        if translator.done or translator.failure is not None:  # it came together with the first content
+            self._end_stream(out)
+        elif not self._client.write(out):
+            self._wait_for_client()
+
+    def _fail(self, failure: AttemptFailed) -> None:
+        self._over = True
+        if not self.ended.done():
+            self.ended.set_exception(failure)
+
+    # after it has begun
+
+    def _end_stream(self, out: bytes) -> None:
+        translator = self.translator
+        if translator.failure is not None:
+            self._finish(out + translator.fail(translator.failure.text), Ending.FAILED)
+        else:
+            self._finish(out + translator.finish(), Ending.COMPLETE)
+
+    def _finish(self, out: bytes, ending: Ending) -> None:
+        self._relaying, self._over = False, True
+        if self._client.write(out, last=True):
+            self._settle(ending)
+        else:
+            self._ending = ending
+            self._wait_for_client()
+
+    def _wait_for_client(self) -> None:
+        """Pause reading from the worker until the client has read what was written."""
+        if self._drain is None:
+            if self.exchange is not None:
+                self.exchange.pause()
+            self._drain = self._loop.create_task(self._drain_client())
+
+    async def _drain_client(self) -> None:
+        try:
+            async with asyncio.timeout(self._client_stall):
+                await self._client.drained()
+        except TimeoutError:
+            self._settle(Ending.CLIENT_STALLED)
             return
         self._drain = None
-        self._last_progress = asyncio.get_running_loop().time()  # reading was paused until now
-        self._after_write()
-        if not self.ended.done():
-            self._response.resume()
+        if self._ending is not None:
+            self._settle(self._ending)
+        elif self.exchange is not None:
+            self.exchange.last_heard = self._loop.time()  # reading was paused until now
+            self.exchange.resume()
 
-    def _end(self, ending: RelayOutcome) -> None:
-        if self.ended.done():
-            return
-        if self._drain is not None and self._drain is not asyncio.current_task():
-            self._drain.cancel()
-        self.ended.set_result(ending)
+    def _settle(self, ending: Ending) -> None:
+        self._relaying, self._over = False, True
+        if not self.ended.done():
+            self.ended.set_result(ending)
+
+
+def incomplete() -> Lost:
+    return Lost("the worker's answer ended before it was whole", status=502)

@@ -7,8 +7,6 @@ time-out. One background task checks all requests, instead of a timer per reques
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,8 +15,9 @@ class Watched(Protocol):
     """A request in progress on a worker."""
 
     @property
-    def last_progress(self) -> float:
-        """Time of the worker's latest bytes, or of the request before them; on the loop's clock."""
+    def last_heard(self) -> float | None:
+        """Time of the worker's latest bytes, or of the request before them; on the loop's clock. None while nothing is
+        expected of a worker, such as while the client holds up the response."""
 
     @property
     def begun(self) -> bool:
@@ -28,12 +27,8 @@ class Watched(Protocol):
     def worker_unresponsive(self) -> bool:
         """True if the worker is down or sleeps: its silence is not a long prefill."""
 
-    @property
-    def waits_for_client(self) -> bool:
-        """True if the client holds up the response."""
-
     def abort(self, text: str) -> None:
-        """End the request with the client's error."""
+        """End the present exchange as timed out. `text` is the client's error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +54,12 @@ class StallWatch:
     def __repr__(self) -> str:
         return f"<StallWatch {len(self._watched)} watched>"
 
-    @contextmanager
-    def watching(self, watched: Watched) -> Iterator[None]:
+    def watch(self, watched: Watched) -> None:
         self._watched.add(watched)
-        try:
-            yield
-        finally:
-            self._watched.discard(watched)
+
+    def unwatch(self, watched: Watched) -> None:
+        """Idempotent."""
+        self._watched.discard(watched)
 
     async def run(self) -> None:
         while True:
@@ -74,8 +68,8 @@ class StallWatch:
 
     def check(self, now: float) -> None:
         for watched in tuple(self._watched):
-            reason = "" if watched.waits_for_client else self._stall_reason(watched, now - watched.last_progress)
-            if reason:
+            heard = watched.last_heard
+            if heard is not None and (reason := self._stall_reason(watched, now - heard)):
                 watched.abort(reason)
 
     def _stall_reason(self, watched: Watched, silence: float) -> str:

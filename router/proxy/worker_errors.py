@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from vllama_pool.router.errors import AttemptFailed, Busy, ClientError, Lost, Unavailable
 from vllama_pool.router.protocol.vllm.errors import classify
-from vllama_pool.router.upstream.interface import Response
+from vllama_pool.router.upstream.interface import ConnectFailed, ResponseTimeout, TransportError
 
 MAX_ERROR_BODY = 256 * 1024
 """Bytes read of an error body."""
@@ -13,23 +15,19 @@ MAX_RETRY_AFTER = 600.0
 """Seconds of Retry-After that are passed on."""
 
 
-async def read_failure(response: Response) -> AttemptFailed:
-    """Read the body and classify the response. Raises TransportError."""
-    body = bytearray()
-    while len(body) < MAX_ERROR_BODY:
-        chunk = await response.read()
-        if not chunk:
-            break
-        body += chunk
-    return classify_response(response, bytes(body))
-
-
-def classify_response(response: Response, body: bytes) -> AttemptFailed:
-    if response.status in (401, 403):  # our key is wrong, not the client's
+def classify_response(status: int, headers: Mapping[str, str], body: bytes) -> AttemptFailed:
+    if status in (401, 403):  # our key is wrong, not the client's
         return Unavailable("the worker refused the router's key; set VLLAMA_WORKER_KEY alike on both", status=502)
-    failure = classify(response.status, body)
-    failure.retry_after = _seconds(response.headers.get("retry-after"))
+    failure = classify(status, body)
+    failure.retry_after = _seconds(headers.get("retry-after"))
     return failure
+
+
+def transport_failure(error: TransportError) -> Lost:
+    if isinstance(error, ResponseTimeout):
+        return Lost(str(error), status=504)
+    what = "could not be reached" if isinstance(error, ConnectFailed) else "was lost"
+    return Lost(f"the worker {what}: {error}", status=502)
 
 
 def client_error(failure: AttemptFailed) -> ClientError:

@@ -13,6 +13,7 @@ from vllama_pool.router.protocol.error_bodies import error_body
 from vllama_pool.router.server.asgi import JSON, Scope
 from vllama_pool.router.server.client_probe import ClientProbe
 from vllama_pool.router.server.cycle_protocol import CycleProtocol
+from vllama_pool.router.server.disconnect import DISCONNECT, DisconnectSignal
 
 CONNECTION = "vllama.connection"
 """The scope's key of the request's connection."""
@@ -95,7 +96,8 @@ class ConnectionProtocol(CycleProtocol):
         self._ends_at_half_close = False
         if self._half_closed and not self.pipeline and self._refusal is None:
             cycle.keep_alive = False
-        _extensible(cycle)[CONNECTION] = self
+        scope = _extensible(cycle)
+        scope[CONNECTION], scope[DISCONNECT] = self, DisconnectSignal()
         super()._start_asgi_task(cycle, app)
 
     def _waiting(self) -> RequestResponseCycle | None:
@@ -116,6 +118,8 @@ class ConnectionProtocol(CycleProtocol):
         for cycle in self._unanswered():
             cycle.disconnected = True
             cycle.message_event.set()
+            if (signal := _extensible(cycle).get(DISCONNECT)) is not None:
+                signal.fire()
         self.pipeline.clear()
 
     def _start_probe(self) -> None:

@@ -1,73 +1,56 @@
-"""Detects a client's disconnect. ASGI reports it only through `receive`, so one task per request awaits that."""
+"""Reports a client's disconnect by a callback.
+
+The HTTP protocol reports it at once. Other ASGI servers report it only through `receive`, so a task awaits that.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from types import TracebackType
-from typing import TypeVar
+from collections.abc import Callable
+from functools import partial
 
-from vllama_pool.router.server.asgi import ClientDisconnected, Receive
+from vllama_pool.router.server.asgi import Receive, Scope
 
-T = TypeVar("T")
+DISCONNECT = "vllama.disconnect"
+"""The scope's key of a `DisconnectSignal`, set by the HTTP protocol."""
 
 
-class DisconnectWatcher:
-    """Watches a client from the end of its request's body on."""
+class DisconnectSignal:
+    """The disconnect of one request's client."""
 
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._disconnected = False
-        self._callback: Callable[[], object] | None = None
-        self._watch: asyncio.Task[None] | None = None
+    __slots__ = ("callback", "disconnected")
 
-    async def __aenter__(self) -> DisconnectWatcher:
-        self._watch = asyncio.get_running_loop().create_task(self._watch_client())
-        return self
+    def __init__(self) -> None:
+        self.disconnected = False
+        self.callback: Callable[[], object] | None = None
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._callback = None
-        if self._watch is not None:
-            self._watch.cancel()
-
-    @property
-    def disconnected(self) -> bool:
-        return self._disconnected
-
-    async def until_disconnect(self, work: Awaitable[T]) -> T:
-        """Await `work`. On a disconnect, cancel it and raise ClientDisconnected."""
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("until_disconnect needs a running task")
-        if self._disconnected:
-            close = getattr(work, "close", None)
-            if close is not None:
-                close()
-            raise ClientDisconnected
-        self._callback = task.cancel
-        try:
-            return await work
-        except asyncio.CancelledError:
-            if self._disconnected and task.uncancel() == 0:
-                raise ClientDisconnected from None
-            raise
-        finally:
-            self._callback = None
-
-    def on_disconnect(self, callback: Callable[[], object]) -> None:
-        """Call `callback` on a disconnect; at once if it has happened."""
-        if self._disconnected:
+    def fire(self) -> None:
+        self.disconnected = True
+        callback, self.callback = self.callback, None
+        if callback is not None:
             callback()
-        else:
-            self._callback = callback
 
-    async def _watch_client(self) -> None:
-        while True:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                self._disconnected = True
-                if self._callback is not None:
-                    self._callback()
-                return
+
+def on_disconnect(scope: Scope, receive: Receive, callback: Callable[[], object]) -> Callable[[], object]:
+    """Call `callback` once if the client disconnects; soon if it has. Returns a function that ends this.
+
+    Call it after the request's body was read.
+    """
+    signal: DisconnectSignal | None = scope.get(DISCONNECT)
+    loop = asyncio.get_running_loop()
+    if signal is None:
+        return loop.create_task(_wait(receive, callback)).cancel
+    if signal.disconnected:
+        return loop.call_soon(callback).cancel
+    signal.callback = callback
+    return partial(_forget, signal)
+
+
+def _forget(signal: DisconnectSignal) -> None:
+    signal.callback = None
+
+
+async def _wait(receive: Receive, callback: Callable[[], object]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    callback()

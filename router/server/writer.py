@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from vllama_pool.router.server.asgi import Message, Send
+from vllama_pool.router.server.asgi import Message, Scope, Send
 
 WRITER = "vllama.writer"
 """Key of an ASGI scope."""
@@ -61,16 +61,22 @@ class SendWriter:
         return False
 
     async def drained(self) -> None:
-        unsent, self._unsent = self._unsent, []
         with suppress(*SEND_ERRORS):
-            for message in unsent:
-                await self.send(message)
+            while self._unsent:
+                await self.send(self._unsent.pop(0))
+        self._unsent.clear()
 
     def send(self, message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), *self.extra_headers]
         return self._send(message)
+
+
+def response_writer(scope: Scope, send: Send) -> ResponseWriter:
+    """Return the request's writer, or one over `send`."""
+    writer: ResponseWriter | None = scope.get(WRITER)
+    return SendWriter(send) if writer is None else writer
 
 
 def chunks(data: bytes) -> bytes:

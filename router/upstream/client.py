@@ -13,9 +13,9 @@ from collections.abc import Mapping
 
 from vllama_pool.router.log_once import RepeatedWarning
 from vllama_pool.router.upstream.connection import UpstreamConnection
-from vllama_pool.router.upstream.exchange import UpstreamExchange
+from vllama_pool.router.upstream.exchange import Request, UpstreamExchange
 from vllama_pool.router.upstream.http1 import request_head
-from vllama_pool.router.upstream.interface import ConnectFailed, ConnectionLost, Endpoint
+from vllama_pool.router.upstream.interface import ConnectFailed, ConnectionLost, Endpoint, Sink, TransportError
 from vllama_pool.workers.vllm.connection_problem import explain
 
 IDLE_EXPIRY = 4.0
@@ -34,6 +34,7 @@ class UpstreamClient:
     def __init__(self, *, idle_expiry: float = IDLE_EXPIRY) -> None:
         self._pool = ConnectionPool(idle_expiry)
         self._connecting: set[asyncio.Timeout] = set()
+        self._replays: set[asyncio.Task[None]] = set()
         self._closed = False
         self._failures = RepeatedWarning(_log, "the worker at %s cannot be reached: %s", time.monotonic)
 
@@ -49,24 +50,31 @@ class UpstreamClient:
         *,
         headers: Mapping[str, str],
         body: bytes,
+        sink: Sink,
         connect_timeout: float,
     ) -> UpstreamExchange:
         """As `interface.Client.send`. Raises ValueError for invalid headers (see `request_head`), before sending."""
         head = request_head(endpoint, method, path, headers, len(body))
-        connection = self._pool.acquire(endpoint)
-        if connection is not None:
-            exchange = connection.begin(method, head, body)
-            try:
-                await exchange.head()
-            except ConnectionLost:
-                if exchange.started or connection.unreachable or self._closed:
-                    raise
-            else:
-                return exchange
-        connection = await self._connect(endpoint, connect_timeout)
-        exchange = connection.begin(method, head, body)
-        await exchange.head()
+        exchange = UpstreamExchange(Request(endpoint, method, head, body, connect_timeout), sink, self._replay)
+        connection = self._pool.acquire(endpoint) or await self._connect(endpoint, connect_timeout)
+        connection.begin(exchange)
         return exchange
+
+    def _replay(self, exchange: UpstreamExchange) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(self._send_again(exchange))
+        self._replays.add(task)
+        task.add_done_callback(self._replays.discard)
+        return task
+
+    async def _send_again(self, exchange: UpstreamExchange) -> None:
+        request = exchange.request
+        assert request is not None
+        try:
+            connection = await self._connect(request.endpoint, request.connect_timeout)
+        except TransportError as error:
+            exchange.fail(error)
+        else:
+            connection.begin(exchange)
 
     async def aclose(self) -> None:
         """Close every connection and wait until the sockets are closed. Requests in progress fail. Idempotent."""

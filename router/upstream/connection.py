@@ -58,16 +58,19 @@ class UpstreamConnection(asyncio.Protocol):
         """True if closed or closing."""
         return self._transport is None or self._transport.is_closing()
 
-    def begin(self, method: str, head: bytes, body: bytes) -> UpstreamExchange:
+    def begin(self, exchange: UpstreamExchange) -> None:
         """Write a request on an idle connection, which the exchange owns until its response has ended."""
+        request = exchange.request
+        assert request is not None
         assert self._transport is not None
         assert self._exchange is None
         self.requests += 1
-        self._exchange = exchange = UpstreamExchange(self, method)
+        self._exchange = exchange
+        exchange.begin(self)
+        head, body = request.head, request.body
         small = len(head) + len(body) <= MAX_KERNEL_BUFFERED
         self._set_user_timeout(self._ack_timeout if small else LARGE_REQUEST_ACK_TIMEOUT)
         self._transport.writelines((head, body) if body else (head,))
-        return exchange
 
     def release(self, *, reusable: bool) -> None:
         self._exchange = None
@@ -80,6 +83,11 @@ class UpstreamConnection(asyncio.Protocol):
             self._owner.release(self)
         else:
             transport.abort()
+
+    @property
+    def _was_idle(self) -> bool:
+        """True if the worker may have closed the connection before the present request."""
+        return self.requests > 1
 
     def set_reading(self, enabled: bool) -> None:
         transport = self._transport
@@ -119,7 +127,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         if self._exchange is not None:
-            self._exchange.eof_received(truncated=self._transport is not None and _truncated(self._transport))
+            truncated = self._transport is not None and _truncated(self._transport)
+            self._exchange.eof_received(truncated=truncated, replayable=self._was_idle)
         if self._transport is not None:
             self._transport.abort()
 
@@ -128,7 +137,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.unreachable = isinstance(exc, OSError) and exc.errno in UNREACHABLE_ERRNOS
         self._owner.remove(self)
         if self._exchange is not None:
-            self._exchange.fail(ConnectionLost(f"the connection to the worker was lost: {exc or 'closed'}"))
+            lost = ConnectionLost(f"the connection to the worker was lost: {exc or 'closed'}")
+            self._exchange.connection_lost(lost, replayable=self._was_idle and not self.unreachable)
 
 
 def _truncated(transport: asyncio.Transport) -> bool:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from vllama_pool.router.upstream.http1 import ResponseParser
-from vllama_pool.router.upstream.interface import ConnectionLost, Sink, TransportError
+from vllama_pool.router.upstream.interface import ConnectionLost, Endpoint, Sink, TransportError
 
-HIGH_WATER = 256 * 1024
-"""Buffered body bytes from which reading from the worker pauses."""
+FINISH_TIMEOUT = 0.1
+"""Seconds for the end of a response that `finish` discards, such as its terminating chunk."""
 
 
 class ExchangeTransport(Protocol):
@@ -23,89 +24,88 @@ class ExchangeTransport(Protocol):
         """Resume or pause reading, so that the worker gets back-pressure."""
 
 
+@dataclass(slots=True)
+class Request:
+    """The bytes of a request, kept until its response begins."""
+
+    endpoint: Endpoint
+    method: str
+    head: bytes
+    body: bytes
+    connect_timeout: float
+
+
 class UpstreamExchange:
-    """`interface.Response`, once `head` has returned.
+    """`interface.Exchange`. Releases its connection as soon as the response has ended, before its sink is called."""
 
-    It releases its connection as soon as the response has ended, even if the body is still buffered.
-    """
+    __slots__ = (
+        "_connection",
+        "_ended",
+        "_error",
+        "_finish_timer",
+        "_loop",
+        "_parser",
+        "_paused",
+        "_replay",
+        "_replaying",
+        "_sink",
+        "last_heard",
+        "request",
+    )
 
-    def __init__(self, connection: ExchangeTransport, method: str) -> None:
-        self.status = 0
-        self.headers: Mapping[str, str] = {}
-        self._connection: ExchangeTransport | None = connection
-        self._parser = ResponseParser(method)
-        self._buffer: list[bytes] = []
-        self._buffered = 0
-        self._sink: Sink | None = None
-        self._waiter: asyncio.Future[None] | None = None
+    def __init__(
+        self, request: Request, sink: Sink, replay: Callable[[UpstreamExchange], asyncio.Task[None]] | None = None
+    ) -> None:
+        """`replay` sends the request again if its connection turns out to have been closed before."""
+        self.request: Request | None = request
+        """None once the response has begun."""
+        self._sink: Sink | None = sink
+        self._replay = replay
+        self._replaying: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self.last_heard = self._loop.time()
+        self._parser = ResponseParser(request.method)
+        self._connection: ExchangeTransport | None = None
         self._ended = False  # nothing more will arrive: complete, or failed with _error
         self._error: TransportError | None = None
-        self._paused = False  # by the owner
-        self._closed = False
+        self._paused = False
+        self._finish_timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
-        state = "ended" if self._ended else "open"
-        return f"<UpstreamExchange {self.status or 'no head'}, {state}, {self._buffered} bytes buffered>"
-
-    @property
-    def started(self) -> bool:
-        """True once any byte of the response has arrived."""
-        return self._parser.started
-
-    async def head(self) -> None:
-        """Wait for the response head. Closes the connection if cancelled. Raises TransportError."""
-        while not self.status and self._error is None:
-            await self._wait()
-        if not self.status and self._error is not None:
-            raise self._error
-
-    async def read(self) -> bytes:
-        """Return all body bytes that have arrived; b"" at the end. Closes the connection if cancelled."""
-        if self._sink is not None or self._waiter is not None:
-            raise RuntimeError("the body is being read already")
-        while not self._buffer:
-            if self._error is not None:
-                raise self._error
-            if self._ended:
-                return b""
-            await self._wait()
-        data = self._drain_buffer()
-        self._update_reading()
-        return data
-
-    def attach(self, sink: Sink) -> None:
-        if self._sink is not None or self._waiter is not None:
-            raise RuntimeError("the body is being read already")
-        if self._closed:
-            return
-        self._sink = sink
-        if self._buffer:
-            sink.data(self._drain_buffer())
-        if self._ended:
-            self._notify_end()
-        else:
-            self._update_reading()
+        return f"<UpstreamExchange {self._parser.status or 'no head'}, {'ended' if self._ended else 'open'}>"
 
     def pause(self) -> None:
-        """Pause reading. Bytes that were read before are still pushed."""
-        self._paused = True
-        self._update_reading()
+        self._set_paused(True)
 
     def resume(self) -> None:
-        self._paused = False
-        self._update_reading()
+        self._set_paused(False)
+
+    def fail(self, error: TransportError) -> None:
+        if not self._ended:
+            self._end(error)
+            self._notify_end()
+
+    def finish(self) -> None:
+        self._sink = None
+        if not self._ended and self._finish_timer is None:
+            self._finish_timer = self._loop.call_later(FINISH_TIMEOUT, self.close)
+            self.resume()
 
     def close(self) -> None:
-        self._closed = True
         self._sink = None
-        self._buffer.clear()
-        self._buffered = 0
         if not self._ended:
-            self.fail(ConnectionLost("closed by this side"))
+            self._end(ConnectionLost("closed by this side"))
 
     # called by the connection
 
+    def begin(self, connection: ExchangeTransport) -> None:
+        self._connection = connection
+        self._replaying = None
+        if self._paused:
+            connection.set_reading(False)
+
     def data_received(self, data: bytes) -> None:
+        self.last_heard = self._loop.time()
         parser = self._parser
         body = parser.feed(data)
         # Release the connection first: the reader of the end may reuse it for the next request.
@@ -113,36 +113,51 @@ class UpstreamExchange:
             self._end(None, reusable=parser.keep_alive and not parser.extra)
         elif parser.error is not None:
             self._end(parser.error)
-        if not self.status and parser.status:
-            self.status, self.headers = parser.status, parser.headers
-            self._wake()
-        if body:
-            self._deliver(body)
+        if self.request is not None and parser.status:
+            self.request = None
+            if self._sink is not None:
+                self._sink.head(parser.status, parser.headers)
+        if body and self._sink is not None:
+            self._sink.data(body)
         if self._ended:
             self._notify_end()
 
-    def eof_received(self, *, truncated: bool) -> None:
+    def eof_received(self, *, truncated: bool, replayable: bool = False) -> None:
         if not truncated and self._parser.eof():
             self._end(None)
             self._notify_end()
         else:
-            self.fail(ConnectionLost("the worker closed the connection before the response was complete"))
+            lost = ConnectionLost("the worker closed the connection before the response was complete")
+            self.connection_lost(lost, replayable=replayable)
 
-    def fail(self, error: TransportError) -> None:
-        if not self._ended:
-            self._end(error)
-            self._notify_end()
+    def connection_lost(self, error: TransportError, *, replayable: bool = False) -> None:
+        """`replayable`: the worker may have closed the connection before the request."""
+        if self._ended:
+            return
+        if replayable and not self._parser.started and self._replay is not None and self._connection is not None:
+            connection, self._connection = self._connection, None
+            replay, self._replay = self._replay, None
+            connection.release(reusable=False)
+            self._replaying = replay(self)
+        else:
+            self.fail(error)
 
     def _end(self, error: TransportError | None, *, reusable: bool = False) -> None:
         self._ended = True
         self._error = error
+        self._replay = self.request = None
         self._parser.stop()
+        if self._finish_timer is not None:
+            self._finish_timer.cancel()
+            self._finish_timer = None
+        if self._replaying is not None:
+            self._replaying.cancel()
+            self._replaying = None
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.release(reusable=reusable)
 
     def _notify_end(self) -> None:
-        self._wake()
         sink, self._sink = self._sink, None
         if sink is None:
             return
@@ -151,35 +166,7 @@ class UpstreamExchange:
         else:
             sink.lost(self._error)
 
-    def _deliver(self, body: bytes) -> None:
-        if self._sink is not None:
-            self._sink.data(body)
-        else:
-            self._buffer.append(body)
-            self._buffered += len(body)
-            self._update_reading()
-            self._wake()
-
-    def _drain_buffer(self) -> bytes:
-        data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
-        self._buffer.clear()
-        self._buffered = 0
-        return data
-
-    def _update_reading(self) -> None:
+    def _set_paused(self, paused: bool) -> None:
+        self._paused = paused
         if self._connection is not None:
-            self._connection.set_reading(not self._paused and self._buffered <= HIGH_WATER)
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        except asyncio.CancelledError:
-            self.close()
-            raise
-        finally:
-            self._waiter = None
+            self._connection.set_reading(not paused)

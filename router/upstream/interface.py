@@ -1,7 +1,7 @@
 """The HTTP client interface of the request path. An httpx implementation in `tests/support` passes the same tests.
 
-The router pulls a response (`read`) until its first content event. Then it attaches a sink, into which every chunk is
-pushed synchronously from the event loop's read callback, so that a token costs no task switch.
+A response is pushed into a sink, synchronously from the event loop's read callback, so that a token costs no task
+switch.
 """
 
 from __future__ import annotations
@@ -53,8 +53,16 @@ class MalformedResponse(TransportError):
     """The worker's bytes are not HTTP/1.1."""
 
 
+class ResponseTimeout(TransportError):
+    """The worker was silent for too long; the text says how long."""
+
+
 class Sink(Protocol):
-    """Receives a response body. Called from the event loop's read callback; must not block."""
+    """Receives a response. Called from the event loop's read callback; must not block."""
+
+    def head(self, status: int, headers: Mapping[str, str]) -> None:
+        """The first call, unless it is `lost`. 1xx are skipped. Header names are in lower case; repeated ones are
+        joined by ", "."""
 
     def data(self, chunk: bytes) -> None:
         """The next body bytes, never empty."""
@@ -63,30 +71,30 @@ class Sink(Protocol):
         """The body is complete. The last call."""
 
     def lost(self, error: TransportError) -> None:
-        """The body will not be completed. The last call."""
+        """The response will not be completed. The last call."""
 
 
-class Response(Protocol):
-    """One response whose head has arrived. Its owner must call `close` on every path; it is idempotent."""
+class Exchange(Protocol):
+    """A request that was written, and its response. Its owner must call `close` on every path; it is idempotent."""
 
-    status: int
-    headers: Mapping[str, str]
-    """Names in lower case; repeated ones joined by ", "."""
-
-    async def read(self) -> bytes:
-        """The next body bytes; b"" at the end. Raises TransportError. Not after `attach`."""
-
-    def attach(self, sink: Sink) -> None:
-        """Push the rest of the body, beginning synchronously with the unread bytes."""
+    last_heard: float
+    """Time of the worker's latest bytes, or of the request before them; on the loop's clock."""
 
     def pause(self) -> None:
-        """Stop reading from the worker, for back-pressure. Idempotent."""
+        """Stop reading from the worker, for back-pressure. Bytes that were read before are still pushed. Idempotent."""
 
     def resume(self) -> None:
         """Resume reading. Idempotent."""
 
+    def fail(self, error: TransportError) -> None:
+        """Close the connection and pass `error` to the sink, unless the response has ended."""
+
+    def finish(self) -> None:
+        """Discard the little that is missing of the response, so that its connection can be reused. The connection is
+        closed if that takes long. No sink is called afterwards."""
+
     def close(self) -> None:
-        """Release the connection if the body is complete; otherwise close it, so that vLLM frees the sequence.
+        """Release the connection if the response has ended; otherwise close it, so that vLLM frees the sequence.
         Synchronous and idempotent. No sink is called afterwards."""
 
 
@@ -101,13 +109,14 @@ class Client(Protocol):
         *,
         headers: Mapping[str, str],
         body: bytes,
+        sink: Sink,
         connect_timeout: float,
-    ) -> Response:
-        """Send one request and wait for its response head (1xx are skipped), as long as the caller does.
+    ) -> Exchange:
+        """Write one request, whose response goes to `sink`. Suspends only to open a connection.
 
         If a kept-alive connection closes before any byte of the response, the request is sent once more on a new one.
-        Cancelling the call closes the connection. `connect_timeout`: seconds until a new connection is made, and until
-        the worker's host acknowledges a small request. Raises ConnectFailed, ConnectionLost, MalformedResponse.
+        `connect_timeout`: seconds until a new connection is made, and until the worker's host acknowledges a small
+        request. Raises ConnectFailed and ConnectionLost.
         """
 
     async def aclose(self) -> None:
