@@ -43,6 +43,7 @@ class UpstreamExchange:
         "_ended",
         "_error",
         "_finish_timer",
+        "_head_due",
         "_loop",
         "_parser",
         "_paused",
@@ -68,6 +69,7 @@ class UpstreamExchange:
         self._connection: ExchangeTransport | None = None
         self._ended = False  # nothing more will arrive: complete, or failed with _error
         self._error: TransportError | None = None
+        self._head_due = True
         self._paused = False
         self._finish_timer: asyncio.TimerHandle | None = None
 
@@ -113,7 +115,8 @@ class UpstreamExchange:
             self._end(None, reusable=parser.keep_alive and not parser.extra)
         elif parser.error is not None:
             self._end(parser.error)
-        if self.request is not None and parser.status:
+        if self._head_due and parser.status:
+            self._head_due = False
             self.request = None
             if self._sink is not None:
                 self._sink.head(parser.status, parser.headers)
