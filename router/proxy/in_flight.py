@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,8 @@ from vllama_pool.router.upstream.interface import Client, Exchange, ResponseTime
 
 MAX_ADAPTATIONS = 5
 """Adapted requests per attempt: fewer stop strings, fewer tokens, a shorter prompt, joined messages, a closed turn."""
+
+HEADERS = (("content-type", "application/json"), ("accept", "text/event-stream"))
 
 MAX_INLINE_FINISH = 64 * 1024
 """Bytes of a response whose `finish` runs in the event loop, in some milliseconds."""
@@ -269,7 +271,7 @@ class InFlight:
             client_stall=self._shared.client_stall,
         )
         try:
-            relay.exchange = await self._send(replica, step.path, step.body, relay)
+            relay.exchange = self._send(replica, step.path, step.body, relay)
             ending = await relay.ended
             if ending is Ending.WHOLE:
                 await self._respond_whole(relay, headers)
@@ -287,23 +289,24 @@ class InFlight:
     async def _ask(self, replica: Replica, path: str, body: bytes) -> Answer:
         collector = Collector()
         try:
-            await self._send(replica, path, body, collector)
+            self._send(replica, path, body, collector)
             return await collector.answer
         finally:
             self._end_exchange()
 
-    async def _send(self, replica: Replica, path: str, body: bytes, sink: Sink) -> Exchange:
+    def _send(self, replica: Replica, path: str, body: bytes, sink: Sink) -> Exchange:
         shared = self._shared
-        self._exchange = await shared.client.send(
+        self._exchange = exchange = shared.client.send(
             replica.worker.endpoint,
             "POST",
             path,
-            headers=_headers(self._record.id),
+            headers=HEADERS,
+            request_id=self._record.id,
             body=body,
             sink=sink,
             connect_timeout=shared.connect_timeout,
         )
-        return self._exchange
+        return exchange
 
     async def _respond_whole(self, relay: Relay, headers: tuple[tuple[bytes, bytes], ...]) -> None:
         """Finish the answer and write it. Raises AttemptFailed if it is not whole."""
@@ -386,7 +389,3 @@ def _log_choice(request_id: str, resolution: Resolution, replica: Replica | None
     reasons = ", ".join(f"{worker}: {reason}" for worker, reason in others.items()) or "none"
     chosen = replica.worker.id if replica else "no worker"
     _log.debug("request %s: chose %s for %s; others: %s", request_id, chosen, resolution.model, reasons)
-
-
-def _headers(request_id: str) -> Mapping[str, str]:
-    return {"content-type": "application/json", "accept": "text/event-stream", "x-request-id": request_id}

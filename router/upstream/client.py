@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
 
 from vllama_pool.router.log_once import RepeatedWarning
 from vllama_pool.router.upstream.connection import UpstreamConnection
-from vllama_pool.router.upstream.exchange import Request, UpstreamExchange
-from vllama_pool.router.upstream.http1 import request_head
-from vllama_pool.router.upstream.interface import ConnectFailed, ConnectionLost, Endpoint, Sink, TransportError
+from vllama_pool.router.upstream.exchange import UpstreamExchange
+from vllama_pool.router.upstream.http1 import HeadTemplates
+from vllama_pool.router.upstream.interface import ConnectFailed, ConnectionLost, Endpoint, Headers, Sink, TransportError
 from vllama_pool.workers.vllm.connection_problem import explain
 
 IDLE_EXPIRY = 4.0
@@ -34,7 +33,8 @@ class UpstreamClient:
     def __init__(self, *, idle_expiry: float = IDLE_EXPIRY) -> None:
         self._pool = ConnectionPool(idle_expiry)
         self._connecting: set[asyncio.Timeout] = set()
-        self._replays: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._heads = HeadTemplates()
         self._closed = False
         self._failures = RepeatedWarning(_log, "the worker at %s cannot be reached: %s", time.monotonic)
 
@@ -42,35 +42,39 @@ class UpstreamClient:
         idle, in_use = self._pool.idle, self._pool.open - self._pool.idle
         return f"<UpstreamClient {idle} idle, {in_use} in use, {len(self._connecting)} connecting>"
 
-    async def send(
+    def send(
         self,
         endpoint: Endpoint,
         method: str,
         path: str,
         *,
-        headers: Mapping[str, str],
+        headers: Headers,
+        request_id: str,
         body: bytes,
         sink: Sink,
         connect_timeout: float,
     ) -> UpstreamExchange:
-        """As `interface.Client.send`. Raises ValueError for invalid headers (see `request_head`), before sending."""
-        head = request_head(endpoint, method, path, headers, len(body))
-        exchange = UpstreamExchange(Request(endpoint, method, head, body, connect_timeout), sink, self._replay)
-        connection = self._pool.acquire(endpoint) or await self._connect(endpoint, connect_timeout)
-        connection.begin(exchange)
+        """As `interface.Client.send`. Raises ValueError for invalid headers (see `request_head`)."""
+        head = self._heads.get(endpoint, method, path, headers).head(request_id, len(body))
+        exchange = UpstreamExchange(
+            endpoint, method, head, body, sink, connect_timeout=connect_timeout, connect=self._start_connecting
+        )
+        connection = self._pool.acquire(endpoint)
+        if connection is not None:
+            connection.begin(exchange)
+        else:
+            exchange.connect()
         return exchange
 
-    def _replay(self, exchange: UpstreamExchange) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(self._send_again(exchange))
-        self._replays.add(task)
-        task.add_done_callback(self._replays.discard)
+    def _start_connecting(self, exchange: UpstreamExchange) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(self._begin_on_new_connection(exchange))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _send_again(self, exchange: UpstreamExchange) -> None:
-        request = exchange.request
-        assert request is not None
+    async def _begin_on_new_connection(self, exchange: UpstreamExchange) -> None:
         try:
-            connection = await self._connect(request.endpoint, request.connect_timeout)
+            connection = await self._connect(exchange.endpoint, exchange.connect_timeout)
         except TransportError as error:
             exchange.fail(error)
         else:

@@ -60,14 +60,12 @@ class UpstreamConnection(asyncio.Protocol):
 
     def begin(self, exchange: UpstreamExchange) -> None:
         """Write a request on an idle connection, which the exchange owns until its response has ended."""
-        request = exchange.request
-        assert request is not None
         assert self._transport is not None
         assert self._exchange is None
         self.requests += 1
         self._exchange = exchange
         exchange.begin(self)
-        head, body = request.head, request.body
+        head, body = exchange.head, exchange.body
         small = len(head) + len(body) <= MAX_KERNEL_BUFFERED
         self._set_user_timeout(self._ack_timeout if small else LARGE_REQUEST_ACK_TIMEOUT)
         self._transport.writelines((head, body) if body else (head,))

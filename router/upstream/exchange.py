@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from vllama_pool.router.upstream.http1 import ResponseParser
@@ -24,21 +23,12 @@ class ExchangeTransport(Protocol):
         """Resume or pause reading, so that the worker gets back-pressure."""
 
 
-@dataclass(slots=True)
-class Request:
-    """The bytes of a request, kept until its response begins."""
-
-    endpoint: Endpoint
-    method: str
-    head: bytes
-    body: bytes
-    connect_timeout: float
-
-
 class UpstreamExchange:
     """`interface.Exchange`. Releases its connection as soon as the response has ended, before its sink is called."""
 
     __slots__ = (
+        "_connect",
+        "_connecting",
         "_connection",
         "_ended",
         "_error",
@@ -47,25 +37,39 @@ class UpstreamExchange:
         "_loop",
         "_parser",
         "_paused",
-        "_replay",
-        "_replaying",
+        "_replayable",
         "_sink",
+        "body",
+        "connect_timeout",
+        "endpoint",
+        "head",
         "last_heard",
-        "request",
     )
 
     def __init__(
-        self, request: Request, sink: Sink, replay: Callable[[UpstreamExchange], asyncio.Task[None]] | None = None
+        self,
+        endpoint: Endpoint,
+        method: str,
+        head: bytes,
+        body: bytes,
+        sink: Sink,
+        *,
+        connect_timeout: float,
+        connect: Callable[[UpstreamExchange], asyncio.Task[None]] | None = None,
     ) -> None:
-        """`replay` sends the request again if its connection turns out to have been closed before."""
-        self.request: Request | None = request
-        """None once the response has begun."""
+        """`connect` opens a new connection and writes the request on it."""
+        self.endpoint = endpoint
+        self.head = head
+        self.body = body
+        """Kept until the response begins."""
+        self.connect_timeout = connect_timeout
         self._sink: Sink | None = sink
-        self._replay = replay
-        self._replaying: asyncio.Task[None] | None = None
+        self._connect = connect
+        self._connecting: asyncio.Task[None] | None = None
+        self._replayable = connect is not None
         self._loop = asyncio.get_running_loop()
         self.last_heard = self._loop.time()
-        self._parser = ResponseParser(request.method)
+        self._parser = ResponseParser(method)
         self._connection: ExchangeTransport | None = None
         self._ended = False  # nothing more will arrive: complete, or failed with _error
         self._error: TransportError | None = None
@@ -98,11 +102,18 @@ class UpstreamExchange:
         if not self._ended:
             self._end(ConnectionLost("closed by this side"))
 
+    # called by the client
+
+    def connect(self) -> None:
+        """Send the request on a new connection."""
+        if self._connect is not None:
+            self._connecting = self._connect(self)
+
     # called by the connection
 
     def begin(self, connection: ExchangeTransport) -> None:
         self._connection = connection
-        self._replaying = None
+        self._connecting = None
         if self._paused:
             connection.set_reading(False)
 
@@ -117,7 +128,7 @@ class UpstreamExchange:
             self._end(parser.error)
         if self._head_due and parser.status:
             self._head_due = False
-            self.request = None
+            self.body = b""
             if self._sink is not None:
                 self._sink.head(parser.status, parser.headers)
         if body and self._sink is not None:
@@ -137,25 +148,25 @@ class UpstreamExchange:
         """`replayable`: the worker may have closed the connection before the request."""
         if self._ended:
             return
-        if replayable and not self._parser.started and self._replay is not None and self._connection is not None:
+        if replayable and self._replayable and not self._parser.started:
+            self._replayable = False
             connection, self._connection = self._connection, None
-            replay, self._replay = self._replay, None
-            connection.release(reusable=False)
-            self._replaying = replay(self)
+            if connection is not None:
+                connection.release(reusable=False)
+            self.connect()
         else:
             self.fail(error)
 
     def _end(self, error: TransportError | None, *, reusable: bool = False) -> None:
         self._ended = True
         self._error = error
-        self._replay = self.request = None
         self._parser.stop()
         if self._finish_timer is not None:
             self._finish_timer.cancel()
             self._finish_timer = None
-        if self._replaying is not None:
-            self._replaying.cancel()
-            self._replaying = None
+        if self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.release(reusable=reusable)

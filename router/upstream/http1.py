@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from vllama_pool.router.upstream.interface import Endpoint, MalformedResponse
+from vllama_pool.router.upstream.interface import Endpoint, Headers, MalformedResponse
 from vllama_pool.workers.vllm.connection_problem import TLS_PORT, speaks_tls
 
 MAX_HEAD = 64 * 1024
 """Maximum bytes of a response head, and of framing between two pieces of body."""
 MAX_HEADERS = 128
+MAX_TEMPLATES = 10_000
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TARGET = re.compile(r"/[!-~]*")
@@ -59,6 +60,23 @@ class HeadTemplate:
         if not (request_id.isascii() and request_id.isprintable()):
             raise ValueError("the request id is not printable ASCII; replace it")
         return b"%b%b\r\nContent-Length: %d\r\n\r\n" % (self._prefix, request_id.encode(), body_size)
+
+
+class HeadTemplates:
+    """The templates in use, made on demand."""
+
+    def __init__(self) -> None:
+        self._templates: dict[tuple[Endpoint, str, str, Headers], HeadTemplate] = {}
+
+    def get(self, endpoint: Endpoint, method: str, path: str, headers: Headers) -> HeadTemplate:
+        """Raises ValueError as `request_head` does."""
+        key = endpoint, method, path, headers
+        template = self._templates.get(key)
+        if template is None:
+            if len(self._templates) >= MAX_TEMPLATES:  # workers come and go
+                self._templates.clear()
+            template = self._templates[key] = HeadTemplate(endpoint, method, path, dict(headers))
+        return template
 
 
 def _head_lines(endpoint: Endpoint, method: str, path: str, headers: Mapping[str, str]) -> bytes:

@@ -37,6 +37,10 @@ class Endpoint:
         return self._hash  # a key of the connection pool, looked up several times per request
 
 
+Headers = tuple[tuple[str, str], ...]
+"""Names and values."""
+
+
 class TransportError(Exception):
     """The exchange failed below HTTP. The worker may or may not have processed the request."""
 
@@ -101,22 +105,23 @@ class Exchange(Protocol):
 class Client(Protocol):
     """Sends requests over keep-alive connections, one at a time on each."""
 
-    async def send(
+    def send(
         self,
         endpoint: Endpoint,
         method: str,
         path: str,
         *,
-        headers: Mapping[str, str],
+        headers: Headers,
+        request_id: str,
         body: bytes,
         sink: Sink,
         connect_timeout: float,
     ) -> Exchange:
-        """Write one request, whose response goes to `sink`. Suspends only to open a connection.
+        """Send one request over an idle connection or a new one. Its response, or its failure, goes to `sink` later.
 
         If a kept-alive connection closes before any byte of the response, the request is sent once more on a new one.
-        `connect_timeout`: seconds until a new connection is made, and until the worker's host acknowledges a small
-        request. Raises ConnectFailed and ConnectionLost.
+        `headers`: those that all requests for this path share. `request_id` becomes X-Request-Id. `connect_timeout`:
+        seconds until a new connection is made, and until the worker's host acknowledges a small request.
         """
 
     async def aclose(self) -> None:
