@@ -1,5 +1,7 @@
 """Time limits on a worker's silence, and the client's error."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 
 import pytest
@@ -13,8 +15,7 @@ LIMITS = StallLimits(unresponsive_worker=3, first_content=300, mid_response=120)
 class Wait:
     begun: bool = False
     worker_unresponsive: bool = False
-    waits_for_client: bool = False
-    last_progress: float = 1000.0
+    last_heard: float | None = 1000.0
     errors: list[str] = field(default_factory=list)
 
     def abort(self, text: str) -> None:
@@ -22,10 +23,10 @@ class Wait:
 
 
 def errors(wait: Wait, *, after: float) -> list[str]:
-    """Return the errors of a check `after` seconds of silence."""
+    """Return the errors of a check at 1000 + `after` seconds."""
     watch = StallWatch(LIMITS)
-    with watch.watching(wait):
-        watch.check(wait.last_progress + after)
+    watch.watch(wait)
+    watch.check(1000.0 + after)
     return wait.errors
 
 
@@ -46,13 +47,30 @@ def test_silence_of_an_unresponsive_worker_is_limited_to_3_s(begun: bool) -> Non
     assert errors(Wait(begun, worker_unresponsive=True), after=3.1) == ["the worker stopped responding"]
 
 
-def test_a_request_that_waits_for_its_client_is_not_aborted() -> None:
-    assert errors(Wait(begun=True, worker_unresponsive=True, waits_for_client=True), after=1000) == []
+def test_a_request_that_expects_nothing_of_a_worker_is_not_aborted() -> None:
+    assert errors(Wait(begun=True, worker_unresponsive=True, last_heard=None), after=1000) == []
 
 
 def test_a_request_is_not_checked_after_watching_ends() -> None:
     watch, wait = StallWatch(LIMITS), Wait()
-    with watch.watching(wait):
-        pass
-    watch.check(wait.last_progress + 1000)
+    watch.watch(wait)
+    watch.unwatch(wait)
+    watch.unwatch(wait)
+    watch.check(2000.0)
     assert wait.errors == []
+
+
+def test_a_check_covers_the_requests_that_an_abort_ends() -> None:
+    watch = StallWatch(LIMITS)
+
+    class Ending(Wait):
+        def abort(self, text: str) -> None:
+            super().abort(text)
+            watch.unwatch(self)
+
+    waits = [Ending() for _ in range(3)]
+    for wait in waits:
+        watch.watch(wait)
+    watch.check(2000.0)
+    assert [len(wait.errors) for wait in waits] == [1, 1, 1]
+    assert repr(watch) == "<StallWatch 0 watched>"

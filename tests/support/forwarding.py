@@ -1,0 +1,185 @@
+"""A forwarder in front of scripted workers."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.support.balance import Clock, found, group, pool_of
+from tests.support.protocol import event
+from tests.support.upstream import FakeClient, FakeResponse, RecordingWriter, Script
+from vllama_pool.config.routing.defaults import NO_DEFAULTS
+from vllama_pool.router.admission.bound import Admission
+from vllama_pool.router.balance.pool import Pool
+from vllama_pool.router.errors import ClientError
+from vllama_pool.router.protocol import operation as protocol
+from vllama_pool.router.protocol.clock import SystemClock
+from vllama_pool.router.protocol.operation import DirectResponse, Operation
+from vllama_pool.router.protocol.table import operations
+from vllama_pool.router.proxy.forward import Forwarder
+from vllama_pool.router.proxy.in_flight import ForwardRequest, InFlight, Shared
+from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
+from vllama_pool.router.routing.resolve import Resolution
+from vllama_pool.router.telemetry.request_record import RequestRecord
+from vllama_pool.router.upstream.interface import Client, ConnectFailed
+from vllama_pool.workers.registry.record import ModelInfo
+
+CHAT = next(operation for operation in operations(SystemClock()) if operation.name == "chat")
+SERVED = ModelInfo(name="m", context_length=2048, template="{{ messages }}")
+ROLE = event(choices=[{"index": 0, "delta": {"role": "assistant", "content": ""}}])
+HI = event(choices=[{"index": 0, "delta": {"content": "hi"}}])
+END = (
+    event(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}])
+    + event(choices=[], usage={"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2})
+    + b"data: [DONE]\n\n"
+)
+
+
+def ok() -> FakeResponse:
+    return FakeResponse([HI, END])
+
+
+def status(code: int, text: str = "no") -> FakeResponse:
+    return FakeResponse([json.dumps({"error": {"message": text, "code": code}}).encode()], code)
+
+
+def refused() -> ConnectFailed:
+    return ConnectFailed("refused")
+
+
+class StepClock:
+    """Adapts the pool's clock to the protocol's `Clock`."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def time_ns(self) -> int:
+        return 0
+
+    def monotonic_ns(self) -> int:
+        return int(self._clock() * 1e9)
+
+
+class FixedDelay(random.Random):
+    """`uniform` always returns `delay`."""
+
+    def __init__(self, delay: float) -> None:
+        super().__init__(1)
+        self.delay = delay
+
+    def uniform(self, a: float, b: float) -> float:
+        return self.delay
+
+
+def shared_by_requests(
+    client: Client,
+    pool: Pool,
+    stalls: StallWatch,
+    clock: protocol.Clock,
+    *,
+    delay: float = 0.0,
+    max_waiting: int = 512,
+    client_stall: float = 5.0,
+    refresh: Callable[[], None] = lambda: None,
+) -> Shared:
+    return Shared(
+        client=client,
+        pool=pool,
+        stalls=stalls,
+        clock=clock,
+        rng=FixedDelay(delay),
+        admission=Admission(max_waiting),
+        connect_timeout=0.7,
+        client_stall=client_stall,
+        refresh=refresh,
+    )
+
+
+class Fleet:
+    """A forwarder in front of scripted workers, tried in the order of their names."""
+
+    def __init__(
+        self,
+        *,
+        delay: float = 0.0,
+        max_waiting: int = 512,
+        client_stall: float = 5.0,
+        client: Client | None = None,
+        **scripts: Script,
+    ) -> None:
+        clock = Clock()
+        self.pool = pool_of(clock, *(found(worker, SERVED) for worker in scripts))
+        self.upstream = FakeClient(scripts)
+        self.stalls = StallWatch(StallLimits())
+        self.refreshes: list[None] = []
+        self.records: list[RequestRecord] = []
+        self.writers: list[RecordingWriter] = []
+        self.answers_announced = 0
+        shared = shared_by_requests(
+            client or self.upstream,
+            self.pool,
+            self.stalls,
+            StepClock(clock),
+            delay=delay,
+            max_waiting=max_waiting,
+            client_stall=client_stall,
+            refresh=lambda: self.refreshes.append(None),
+        )
+        self.forwarder = Forwarder(shared)
+
+    @property
+    def record(self) -> RequestRecord:
+        """Of the latest request."""
+        return self.records[-1]
+
+    @property
+    def writer(self) -> RecordingWriter:
+        """Of the latest request."""
+        return self.writers[-1]
+
+    def begin(self, *, stream: bool = True, operation: Operation[Any] = CHAT, size: int | None = None) -> InFlight:
+        """Admit a request of the present task."""
+        body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": stream}).encode()
+        resolution = Resolution("m", "m", group(self.pool), NO_DEFAULTS, lambda workers, *_: workers[0])
+        request = ForwardRequest(operation, CHAT.decode(body), resolution, 0, len(body) if size is None else size)
+        self.records.append(RequestRecord(id="id", operation="chat", client=""))
+        self.writers.append(RecordingWriter())
+        return self.forwarder.begin(request, self.record, self.writer, self._announce)
+
+    async def forward(self, *, stream: bool = True, operation: Operation[Any] = CHAT) -> DirectResponse | None:
+        in_flight = self.begin(stream=stream, operation=operation)
+        try:
+            return await in_flight.run()
+        finally:
+            in_flight.close()
+            in_flight.close()
+
+    async def answer(self, *, stream: bool = True, operation: Operation[Any] = CHAT) -> bytes:
+        """Return the body of the client's response, which is a 200."""
+        assert await self.forward(stream=stream, operation=operation) is None
+        assert (self.writer.status, self.record.status) == (200, 200)
+        self.assert_idle()
+        return self.writer.body
+
+    async def refusal(self, *, stream: bool = True, operation: Operation[Any] = CHAT) -> ClientError:
+        """Return the client's error."""
+        with pytest.raises(ClientError) as caught:
+            await self.forward(stream=stream, operation=operation)
+        assert self.writer.status == 0
+        self.assert_idle()
+        return caught.value
+
+    def assert_idle(self) -> None:
+        """Every lease, exchange, admission, budget entry and stall watch was released, once."""
+        assert self.pool.in_flight == 0
+        assert [worker.in_flight for worker in self.pool] == [0] * len(self.pool)
+        assert all(exchange.released for exchange in self.upstream.exchanges)
+        assert repr(self.forwarder) == "<Forwarder 0 waiting, 0 in flight>"
+        assert repr(self.stalls) == "<StallWatch 0 watched>"
+
+    def _announce(self) -> None:
+        self.answers_announced += 1
