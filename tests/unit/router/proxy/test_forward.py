@@ -1,45 +1,26 @@
 """Attempts and retries of one request, with a scripted client."""
 
+from __future__ import annotations
+
 import asyncio
 import dataclasses
 import json
 import logging
-import random
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.support.balance import DRAINING, Clock, found, group, pool_of, worker_in
+from tests.support.balance import DRAINING, worker_in
+from tests.support.forwarding import CHAT, HI, ROLE, Fleet, ok, refused, status
 from tests.support.protocol import event
 from tests.support.until import auntil
 from tests.support.upstream import FakeResponse, Hang
-from vllama_pool.config.routing.defaults import NO_DEFAULTS
-from vllama_pool.router.balance.lease import Completed
 from vllama_pool.router.errors import AttemptFailed, ClientError, NoWorker, ServerBusy
 from vllama_pool.router.offload import INLINE_BYTES
-from vllama_pool.router.protocol.clock import SystemClock
-from vllama_pool.router.protocol.operation import DirectResponse, Operation, PreflightRequest, UpstreamRequest
-from vllama_pool.router.protocol.table import operations
-from vllama_pool.router.proxy.attempt import WorkerResponse
-from vllama_pool.router.proxy.forward import Forwarder, ForwardRequest, Limits
-from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
-from vllama_pool.router.routing.resolve import Resolution
-from vllama_pool.router.telemetry.request_record import RequestRecord
-from vllama_pool.router.upstream.interface import ConnectFailed, ConnectionLost, Endpoint
-from vllama_pool.workers.registry.record import ModelInfo
-
-CHAT = next(operation for operation in operations(SystemClock()) if operation.name == "chat")
-TOO_LONG = b'{"error":{"message":"This model\'s maximum context length is 10 tokens.","code":400}}'
-MODEL = ModelInfo(name="m", context_length=10, has_template=True)
-
-
-class Refusing:
-    """A client whose workers answer every request with 400: the prompt is too long."""
-
-    async def send(self, *_: Any, **__: Any) -> FakeResponse:
-        return FakeResponse([TOO_LONG], 400)
+from vllama_pool.router.protocol.operation import DirectResponse, PreflightRequest, UpstreamRequest
+from vllama_pool.router.upstream.interface import ConnectFailed, ConnectionLost
 
 
 @pytest.mark.parametrize("size", [INLINE_BYTES, INLINE_BYTES + 1])
@@ -55,177 +36,36 @@ async def test_only_a_large_request_is_prepared_and_adapted_in_a_thread(size: in
 
     assert CHAT.adapt is not None
     operation = dataclasses.replace(CHAT, prepare=recorded(CHAT.prepare), adapt=recorded(CHAT.adapt))
-    pool = pool_of(Clock(), found("a", MODEL))
-    forwarder = Forwarder(
-        Refusing(),
-        pool,
-        StallWatch(StallLimits()),
-        SystemClock(),
-        random.Random(1),
-        limits=Limits(),
-        refresh=lambda: None,
-    )
-    resolution = Resolution("m", "m", group(pool), NO_DEFAULTS, lambda workers, *_: workers[0])
-    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]}).encode()
-    call = ForwardRequest(operation, CHAT.decode(body), resolution, 0, "id", size)
-    with pytest.raises(ClientError, match="longer than the context"):
-        await forwarder.acquire(call, RequestRecord(id="id", operation="chat", client=""))
+    too_long = "This model's maximum context length is 10 tokens."
+    fleet = Fleet(a=[status(400, too_long), status(400, too_long)])
+    in_flight = fleet.begin(operation=operation, size=size)
+    with pytest.raises(ClientError, match="context length"):
+        await in_flight.run()
+    in_flight.close()
     assert len(threads) == 2
     assert (set(threads) == {threading.get_ident()}) is (size <= INLINE_BYTES)
-
-
-SERVED = ModelInfo(name="m", context_length=2048, template="{{ messages }}")
-ROLE = event(choices=[{"index": 0, "delta": {"role": "assistant", "content": ""}}])
-HI = event(choices=[{"index": 0, "delta": {"content": "hi"}}])
-END = (
-    event(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}])
-    + event(choices=[], usage={"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2})
-    + b"data: [DONE]\n\n"
-)
-
-
-class FakeClient:
-    """Plays a script per worker: what each `send` to it returns or raises."""
-
-    def __init__(self, scripts: Mapping[str, Sequence[FakeResponse | Exception | Hang]]) -> None:
-        self._scripts = {worker: list(script) for worker, script in scripts.items()}
-        self.sent: list[tuple[str, str, bytes]] = []
-        """Worker, path and body of each request."""
-        self.responses: list[FakeResponse] = []
-        self.connect_timeouts: set[float] = set()
-
-    @property
-    def workers(self) -> list[str]:
-        return [worker for worker, _, _ in self.sent]
-
-    async def send(
-        self, endpoint: Endpoint, method: str, path: str, *, body: bytes, connect_timeout: float, **_: Any
-    ) -> FakeResponse:
-        self.sent.append((endpoint.host, path, body))
-        self.connect_timeouts.add(connect_timeout)
-        result = self._scripts[endpoint.host].pop(0)
-        if isinstance(result, Hang):
-            await asyncio.get_running_loop().create_future()
-        if isinstance(result, Exception):
-            raise result
-        assert isinstance(result, FakeResponse)
-        self.responses.append(result)
-        return result
-
-    async def aclose(self) -> None: ...
-
-
-class StepClock:
-    """Adapts the pool's clock to the protocol's `Clock`."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-
-    def time_ns(self) -> int:
-        return 0
-
-    def monotonic_ns(self) -> int:
-        return int(self._clock() * 1e9)
-
-
-class FixedDelay(random.Random):
-    """`uniform` always returns `delay`."""
-
-    def __init__(self, delay: float) -> None:
-        super().__init__(1)
-        self.delay = delay
-
-    def uniform(self, a: float, b: float) -> float:
-        return self.delay
-
-
-class Fleet:
-    """A forwarder in front of scripted workers, tried in the order of their names."""
-
-    def __init__(self, *, delay: float = 0.0, **scripts: Sequence[FakeResponse | Exception | Hang]) -> None:
-        clock = Clock()
-        self.pool = pool_of(clock, *(found(worker, SERVED) for worker in scripts))
-        self.client = FakeClient(scripts)
-        self.stalls = StallWatch(StallLimits())
-        self.refreshes: list[None] = []
-        self.records: list[RequestRecord] = []
-        self.forwarder = Forwarder(
-            self.client,
-            self.pool,
-            self.stalls,
-            StepClock(clock),
-            FixedDelay(delay),
-            limits=Limits(connect_timeout=0.7),
-            refresh=lambda: self.refreshes.append(None),
-        )
-
-    async def acquire(
-        self, *, stream: bool = True, operation: Operation[Any] = CHAT
-    ) -> WorkerResponse | DirectResponse:
-        body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": stream}).encode()
-        resolution = Resolution("m", "m", group(self.pool), NO_DEFAULTS, lambda workers, *_: workers[0])
-        request = ForwardRequest(operation, CHAT.decode(body), resolution, 0, "id", len(body))
-        self.records.append(RequestRecord(id="id", operation="chat", client=""))
-        return await self.forwarder.acquire(request, self.records[-1])
-
-    async def answer(self, *, stream: bool = True, operation: Operation[Any] = CHAT) -> bytes:
-        """Return the client's first bytes when streaming, else all of them, and close the response."""
-        response = await self.acquire(stream=stream, operation=operation)
-        assert isinstance(response, WorkerResponse)
-        assert self.pool.in_flight == 1
-        response.close(Completed(1))
-        response.close(Completed(1))
-        self.assert_idle()
-        return response.first_bytes if stream else response.translator.finish()
-
-    async def refusal(self, *, stream: bool = True, operation: Operation[Any] = CHAT) -> ClientError:
-        """Return the client's error."""
-        with pytest.raises(ClientError) as caught:
-            await self.acquire(stream=stream, operation=operation)
-        self.assert_idle()
-        return caught.value
-
-    def assert_idle(self) -> None:
-        """Every lease, connection, admission, budget entry and stall watch was released, once."""
-        assert self.pool.in_flight == 0
-        assert [worker.in_flight for worker in self.pool] == [0] * len(self.pool)
-        assert all(response.closed for response in self.client.responses)
-        assert repr(self.forwarder) == "<Forwarder 0 waiting, 0 in flight>"
-        assert repr(self.stalls) == "<StallWatch 0 watched>"
-
-
-def ok() -> FakeResponse:
-    return FakeResponse([HI, END])
-
-
-def status(code: int, text: str = "no") -> FakeResponse:
-    return FakeResponse([json.dumps({"error": {"message": text, "code": code}}).encode()], code)
-
-
-def refused() -> ConnectFailed:
-    return ConnectFailed("refused")
 
 
 async def test_a_refused_connection_moves_the_request_to_the_next_worker() -> None:
     fleet = Fleet(a=[refused()], b=[ok()])
     assert b'"hi"' in await fleet.answer()
-    assert fleet.client.workers == ["a", "b"]
-    assert (fleet.records[0].attempts, fleet.records[0].worker) == (2, "b")
-    assert fleet.records[0].failures == ["Lost"]
+    assert fleet.upstream.workers == ["a", "b"]
+    assert (fleet.record.attempts, fleet.record.worker) == (2, "b")
+    assert fleet.record.failures == ["Lost"]
     assert worker_in(fleet.pool, "a").is_suspect(1060)
 
 
 async def test_the_connect_timeout_is_passed_to_the_client_and_retried() -> None:
     fleet = Fleet(a=[ConnectFailed("no connection within 0.7 s")], b=[ok()])
     assert await fleet.answer()
-    assert fleet.client.connect_timeouts == {0.7}
+    assert fleet.upstream.connect_timeouts == {0.7}
 
 
 async def test_a_500_is_retried_only_once() -> None:
     fleet = Fleet(a=[status(500, "boom")], b=[status(500, "boom too")], c=[ok()])
     error = await fleet.refusal()
     assert (error.status, error.text) == (500, "boom too")
-    assert fleet.client.workers == ["a", "b"]
+    assert fleet.upstream.workers == ["a", "b"]
 
 
 async def test_the_client_gets_the_second_workers_response_after_a_500() -> None:
@@ -237,7 +77,7 @@ async def test_the_client_gets_the_second_workers_response_after_a_500() -> None
 async def test_a_429_502_503_or_504_is_retried_on_other_workers(code: int) -> None:
     fleet = Fleet(a=[status(code)], b=[status(code)], c=[ok()])
     assert b'"hi"' in await fleet.answer()
-    assert fleet.client.workers == ["a", "b", "c"]
+    assert fleet.upstream.workers == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("code", [400, 413, 422])
@@ -245,14 +85,14 @@ async def test_a_4xx_is_never_retried(code: int) -> None:
     fleet = Fleet(a=[status(code, "bad input")], b=[ok()])
     error = await fleet.refusal()
     assert (error.status, error.text) == (code, "bad input")
-    assert fleet.client.workers == ["a"]
+    assert fleet.upstream.workers == ["a"]
 
 
 async def test_a_404_for_a_claimed_model_is_retried_once_and_refreshes_the_records() -> None:
     gone = "The model `m` does not exist."
     fleet = Fleet(a=[status(404, gone)], b=[status(404, gone)], c=[ok()])
     assert (await fleet.refusal()).status == 404
-    assert fleet.client.workers == ["a", "b"]
+    assert fleet.upstream.workers == ["a", "b"]
     assert len(fleet.refreshes) == 2
 
 
@@ -260,7 +100,7 @@ async def test_a_request_makes_at_most_three_attempts_on_distinct_workers() -> N
     fleet = Fleet(**{worker: [refused(), refused()] for worker in "abcde"})
     error = await fleet.refusal()
     assert (error.status, error.retry_after) == (503, 1)
-    assert fleet.client.workers == ["a", "b", "c"]
+    assert fleet.upstream.workers == ["a", "b", "c"]
 
 
 async def test_the_client_gets_the_most_specific_failure_not_the_last() -> None:
@@ -272,7 +112,7 @@ async def test_the_client_gets_the_most_specific_failure_not_the_last() -> None:
 async def test_a_single_worker_is_not_tried_twice() -> None:
     fleet = Fleet(a=[refused(), ok()])
     assert (await fleet.refusal()).status == 503
-    assert fleet.client.workers == ["a"]
+    assert fleet.upstream.workers == ["a"]
 
 
 async def test_retries_end_when_the_budget_is_empty() -> None:
@@ -291,20 +131,32 @@ async def test_a_first_lost_connection_is_retried_without_a_budget() -> None:
 
 async def test_nothing_is_retried_after_the_first_content() -> None:
     fleet = Fleet(a=[FakeResponse([HI, ConnectionLost("reset")])], b=[ok()])
-    assert b'"hi"' in await fleet.answer()
-    assert fleet.client.workers == ["a"]
+    first, last = (await fleet.answer()).splitlines()
+    assert json.loads(first)["message"]["content"] == "hi"
+    assert "the worker was lost" in json.loads(last)["error"]
+    assert fleet.upstream.workers == ["a"]
+    assert fleet.record.outcome == "lost"
 
 
 async def test_a_stream_lost_before_its_first_content_is_retried() -> None:
     fleet = Fleet(a=[FakeResponse([ROLE, ConnectionLost("reset")])], b=[ok()])
     assert b'"hi"' in await fleet.answer()
-    assert fleet.client.workers == ["a", "b"]
+    assert fleet.upstream.workers == ["a", "b"]
+
+
+async def test_held_output_of_a_lost_worker_is_not_written_before_anothers_answer() -> None:
+    """A role and an unfinished event are held, and so is whatever the translator made of them."""
+    fleet = Fleet(a=[FakeResponse([ROLE, HI[:-5], ConnectionLost("reset")])], b=[ok()])
+    answer = await fleet.answer()
+    lines = [json.loads(line) for line in answer.splitlines()]
+    assert [line["message"]["content"] for line in lines] == ["hi", ""]
+    assert [line["done"] for line in lines] == [False, True]
 
 
 async def test_a_response_that_is_not_streamed_is_retried_until_its_end() -> None:
     fleet = Fleet(a=[FakeResponse([HI, ConnectionLost("reset")])], b=[ok()])
     assert json.loads(await fleet.answer(stream=False))["message"]["content"] == "hi"
-    assert fleet.client.workers == ["a", "b"]
+    assert fleet.upstream.workers == ["a", "b"]
 
 
 @pytest.mark.parametrize(("code", "workers"), [(400, ["a"]), (500, ["a", "b"]), (503, ["a", "b", "c"])])
@@ -316,7 +168,7 @@ async def test_an_error_event_before_the_first_content_is_retried_by_its_own_cod
 
     fleet = Fleet(a=[failing()], b=[failing()], c=[failing()], d=[ok()])
     assert (await fleet.refusal()).status == code
-    assert fleet.client.workers == workers
+    assert fleet.upstream.workers == workers
 
 
 async def test_a_stream_that_ends_before_its_first_content_is_retried() -> None:
@@ -327,7 +179,8 @@ async def test_a_stream_that_ends_before_its_first_content_is_retried() -> None:
 @pytest.mark.parametrize(
     "stuck",
     [
-        pytest.param({"a": [Hang()]}, id="before the head"),
+        pytest.param({"a": [Hang()]}, id="while connecting"),
+        pytest.param({"a": [FakeResponse([Hang()], 0)]}, id="before the head"),
         pytest.param({"a": [FakeResponse([Hang()])]}, id="before the first content"),
         pytest.param({"a": [FakeResponse([Hang()], 500)]}, id="in an error body"),
         pytest.param({"a": [refused()], "b": [Hang()]}, id="in a retry"),
@@ -335,8 +188,8 @@ async def test_a_stream_that_ends_before_its_first_content_is_retried() -> None:
 )
 async def test_cancelling_a_waiting_request_leaks_nothing(stuck: dict[str, Any]) -> None:
     fleet = Fleet(**stuck)
-    waiting = asyncio.create_task(fleet.acquire())
-    await auntil(lambda: len(fleet.client.sent) == len(stuck))
+    waiting = asyncio.create_task(fleet.forward())
+    await auntil(lambda: len(fleet.upstream.sent) == len(stuck))
     assert fleet.pool.in_flight == 1
     assert repr(fleet.forwarder) == "<Forwarder 1 waiting, 1 in flight>"
     waiting.cancel()
@@ -348,34 +201,38 @@ async def test_cancelling_a_waiting_request_leaks_nothing(stuck: dict[str, Any])
 
 async def test_cancelling_between_two_attempts_leaks_nothing() -> None:
     fleet = Fleet(delay=3600, a=[refused()], b=[refused()], c=[ok()])
-    waiting = asyncio.create_task(fleet.acquire())
-    await auntil(lambda: len(fleet.client.sent) == 2 and fleet.pool.in_flight == 0)
+    waiting = asyncio.create_task(fleet.forward())
+    await auntil(lambda: len(fleet.upstream.sent) == 2 and fleet.pool.in_flight == 0)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
     fleet.assert_idle()
-    assert fleet.client.workers == ["a", "b"]
+    assert fleet.upstream.workers == ["a", "b"]
 
 
-@pytest.mark.parametrize("stuck", [Hang(), FakeResponse([Hang()])], ids=["no head", "no content"])
-async def test_a_worker_without_content_for_300_s_is_replaced_by_another(stuck: Any) -> None:
+@pytest.mark.parametrize(
+    "stuck",
+    [FakeResponse([Hang()], 0), FakeResponse([Hang()]), FakeResponse([ROLE, Hang()]), FakeResponse([Hang()], 500)],
+    ids=["no head", "no body", "no content", "no end of an error"],
+)
+async def test_a_worker_without_content_for_300_s_is_replaced_by_another(stuck: FakeResponse) -> None:
     fleet = Fleet(a=[stuck], b=[ok()])
     answering = asyncio.create_task(fleet.answer())
-    await auntil(lambda: bool(fleet.client.sent))
-    now = asyncio.get_running_loop().time()
+    await auntil(lambda: bool(fleet.upstream.exchanges) and fleet.upstream.exchanges[0].played == len(stuck.steps))
+    now = fleet.upstream.exchanges[0].last_heard
     fleet.stalls.check(now + 299)
     await asyncio.sleep(0)
-    assert fleet.client.workers == ["a"]
+    assert fleet.upstream.workers == ["a"]
     fleet.stalls.check(now + 301)
     assert b'"hi"' in await answering
-    assert fleet.client.workers == ["a", "b"]
-    assert fleet.records[0].failures == ["Lost"]
+    assert fleet.upstream.workers == ["a", "b"]
+    assert fleet.record.failures == ["Lost"]
 
 
 async def test_a_stall_without_another_worker_is_a_504() -> None:
-    fleet = Fleet(a=[Hang()])
+    fleet = Fleet(a=[FakeResponse([Hang()], 0)])
     refusing = asyncio.create_task(fleet.refusal())
-    await auntil(lambda: bool(fleet.client.sent))
+    await auntil(lambda: bool(fleet.upstream.sent))
     fleet.stalls.check(asyncio.get_running_loop().time() + 301)
     error = await refusing
     assert (error.status, error.text) == (504, "the worker did not begin to answer within 300 s")
@@ -388,23 +245,21 @@ async def test_a_model_without_available_workers_is_a_503_with_their_states() ->
     error = await fleet.refusal()
     assert isinstance(error, NoWorker)
     assert (error.status, error.text) == (503, "no worker is available for model 'm': its workers are out: 2 draining")
-    assert fleet.records[0].attempts == 0
+    assert fleet.record.attempts == 0
 
 
 async def test_requests_beyond_max_waiting_are_refused_before_any_attempt() -> None:
-    fleet = Fleet(a=[Hang()])
-    fleet.forwarder = Forwarder(
-        fleet.client, fleet.pool, fleet.stalls, StepClock(Clock()), random.Random(1),
-        limits=Limits(max_waiting=1), refresh=lambda: None,
-    )  # fmt: skip
-    waiting = [asyncio.create_task(fleet.acquire()) for _ in range(1)]
-    await auntil(lambda: bool(fleet.client.sent))
+    fleet = Fleet(max_waiting=1, a=[Hang()])
+    waiting = asyncio.create_task(fleet.forward())
+    await auntil(lambda: bool(fleet.upstream.sent))
     for _ in range(8):
         fleet.pool.lease(worker_in(fleet.pool, "a"))
     with pytest.raises(ServerBusy):
-        await fleet.acquire()
-    assert len(fleet.client.sent) == 1
-    waiting[0].cancel()
+        await fleet.forward()
+    assert len(fleet.upstream.sent) == 1
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
 
 
 async def test_preflight_and_request_go_to_one_worker_as_one_attempt() -> None:
@@ -413,8 +268,8 @@ async def test_preflight_and_request_go_to_one_worker_as_one_attempt() -> None:
 
     fleet = Fleet(a=[FakeResponse([b"3 ", b"tokens"]), ok()], b=[])
     assert await fleet.answer(operation=dataclasses.replace(CHAT, prepare=prepare))
-    assert fleet.client.sent == [("a", "/tokenize", b"?"), ("a", "/v1/chat/completions", b"3 tokens")]
-    assert fleet.records[0].attempts == 1
+    assert fleet.upstream.sent == [("a", "/tokenize", b"?"), ("a", "/v1/chat/completions", b"3 tokens")]
+    assert fleet.record.attempts == 1
 
 
 async def test_a_failed_preflight_repeats_the_whole_attempt_on_another_worker() -> None:
@@ -423,14 +278,15 @@ async def test_a_failed_preflight_repeats_the_whole_attempt_on_another_worker() 
 
     fleet = Fleet(a=[refused()], b=[FakeResponse([b"3"]), ok()])
     assert await fleet.answer(operation=dataclasses.replace(CHAT, prepare=prepare))
-    assert fleet.client.workers == ["a", "b", "b"]
+    assert fleet.upstream.workers == ["a", "b", "b"]
 
 
 async def test_a_preflight_may_answer_the_client_directly() -> None:
     reply = DirectResponse(b"{}")
     operation = dataclasses.replace(CHAT, prepare=lambda *_: PreflightRequest("/tokenize", b"?", lambda _: reply))
     fleet = Fleet(a=[FakeResponse([b"3"])])
-    assert await fleet.acquire(operation=operation) is reply
+    assert await fleet.forward(operation=operation) is reply
+    assert fleet.writer.status == 0
     fleet.assert_idle()
 
 
@@ -440,14 +296,14 @@ async def test_an_adapted_request_does_not_count_as_a_retry() -> None:
 
     fleet = Fleet(a=[status(400, "too many stop strings"), ok()], b=[])
     assert await fleet.answer(operation=dataclasses.replace(CHAT, adapt=adapt))
-    assert [(worker, body == b"adapted") for worker, _, body in fleet.client.sent] == [("a", False), ("a", True)]
-    assert (fleet.records[0].attempts, fleet.records[0].failures) == (1, [])
+    assert [(worker, body == b"adapted") for worker, _, body in fleet.upstream.sent] == [("a", False), ("a", True)]
+    assert (fleet.record.attempts, fleet.record.failures) == (1, [])
 
 
 async def test_a_fault_that_nothing_adapts_is_retried_on_another_worker() -> None:
     fleet = Fleet(a=[status(500, "Internal Server Error")], b=[ok()])
     assert await fleet.answer(operation=dataclasses.replace(CHAT, adapt=lambda *_: None))
-    assert fleet.client.workers == ["a", "b"]
+    assert fleet.upstream.workers == ["a", "b"]
 
 
 async def test_a_repeated_refusal_ends_adaptation_with_the_first_text() -> None:
@@ -457,7 +313,7 @@ async def test_a_repeated_refusal_ends_adaptation_with_the_first_text() -> None:
     fleet = Fleet(a=[status(400, "too long"), status(400, "too long"), ok()], b=[ok()])
     error = await fleet.refusal(operation=dataclasses.replace(CHAT, adapt=adapt))
     assert (error.status, error.text) == (400, "too long")
-    assert fleet.client.workers == ["a", "a"]
+    assert fleet.upstream.workers == ["a", "a"]
 
 
 async def test_a_bug_in_prepare_leaks_nothing_and_leaves_the_worker_healthy() -> None:
@@ -466,7 +322,7 @@ async def test_a_bug_in_prepare_leaks_nothing_and_leaves_the_worker_healthy() ->
 
     fleet = Fleet(a=[], b=[])
     with pytest.raises(RuntimeError):
-        await fleet.acquire(operation=dataclasses.replace(CHAT, prepare=prepare))
+        await fleet.forward(operation=dataclasses.replace(CHAT, prepare=prepare))
     fleet.assert_idle()
     assert worker_in(fleet.pool, "a").is_available(1060)
 
@@ -474,7 +330,7 @@ async def test_a_bug_in_prepare_leaks_nothing_and_leaves_the_worker_healthy() ->
 async def test_debug_level_logs_each_choice_with_reasons_and_each_outcome(caplog: pytest.LogCaptureFixture) -> None:
     fleet = Fleet(a=[refused()], b=[ok()], c=[])
     fleet.pool.report("c", DRAINING)
-    with caplog.at_level(logging.DEBUG, "vllama_pool.router.proxy.forward"):
+    with caplog.at_level(logging.DEBUG, "vllama_pool.router.proxy.in_flight"):
         await fleet.answer()
     assert [message.partition("; ")[0] for message in caplog.messages] == [
         "request id: chose a for m",
@@ -488,7 +344,7 @@ async def test_debug_level_logs_each_choice_with_reasons_and_each_outcome(caplog
 
 async def test_debug_level_does_not_log_the_text_of_vllms_errors(caplog: pytest.LogCaptureFixture) -> None:
     fleet = Fleet(a=[status(400, "bad input: a secret prompt")])
-    with caplog.at_level(logging.DEBUG, "vllama_pool.router.proxy.forward"):
+    with caplog.at_level(logging.DEBUG, "vllama_pool.router.proxy.in_flight"):
         await fleet.refusal()
     assert "request id: a failed: Refused 400" in caplog.messages
     assert "secret" not in caplog.text
@@ -496,20 +352,21 @@ async def test_debug_level_does_not_log_the_text_of_vllms_errors(caplog: pytest.
 
 async def test_info_level_logs_no_choices(caplog: pytest.LogCaptureFixture) -> None:
     fleet = Fleet(a=[refused()], b=[ok()])
-    with caplog.at_level(logging.INFO, "vllama_pool.router.proxy.forward"):
+    with caplog.at_level(logging.INFO, "vllama_pool.router.proxy.in_flight"):
         await fleet.answer()
     assert caplog.messages == []
 
 
-@pytest.mark.parametrize("last", [Hang(), ConnectionLost("reset"), b""], ids=["cancelled", "lost", "ended"])
-async def test_the_tokens_of_a_discarded_response_are_counted_and_it_is_closed_once(last: Any) -> None:
+@pytest.mark.parametrize("last", [[Hang()], [ConnectionLost("reset")], []], ids=["cancelled", "lost", "ended"])
+async def test_the_tokens_of_a_discarded_response_are_counted_and_it_is_closed_once(last: list[Any]) -> None:
     generated = event(choices=[{"index": 0, "delta": {"content": "hi"}}], usage={"completion_tokens": 1})
-    fleet = Fleet(a=[FakeResponse([generated, last])])
-    answering = asyncio.create_task(fleet.acquire(stream=False))
-    await auntil(lambda: bool(fleet.client.responses) and fleet.client.responses[0].reads >= 2)
+    steps = [generated, *last]
+    fleet = Fleet(a=[FakeResponse(steps)])
+    answering = asyncio.create_task(fleet.forward(stream=False))
+    await auntil(lambda: bool(fleet.upstream.exchanges) and fleet.upstream.exchanges[0].played >= len(steps))
     answering.cancel()
     with pytest.raises((asyncio.CancelledError, ClientError)):
         await answering
-    assert fleet.records[0].discarded_tokens == 1
-    assert [response.closed for response in fleet.client.responses] == [1]
+    assert fleet.record.discarded_tokens == 1
+    assert [exchange.closed for exchange in fleet.upstream.exchanges] == [1]
     fleet.assert_idle()
