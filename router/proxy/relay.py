@@ -67,7 +67,7 @@ class Relay:
         stream: bool,
         client_stall: float,
     ) -> None:
-        """`headers`: of the client's response. `on_begin` is called when it may begin, and this worker's answer counts.
+        """`headers`: of the client's response. `on_begin` is called before a streamed response begins.
 
         `client_stall`: seconds for which the client may read nothing.
         """
@@ -175,10 +175,10 @@ class Relay:
             self._fail(incomplete())
 
     def _begin(self) -> None:
-        self._on_begin()
         if not self._stream:
             self._settle(Ending.WHOLE)
             return
+        self._on_begin()
         self._relaying = True
         self._client.start(200, self._headers)
         out, self._held = self._held, b""
