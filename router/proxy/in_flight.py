@@ -274,8 +274,7 @@ class InFlight:
             relay.exchange = self._send(replica, step.path, step.body, relay)
             ending = await relay.ended
             if ending is Ending.WHOLE:
-                await self._respond_whole(relay, headers)
-                ending = Ending.COMPLETE
+                ending = await self._respond_whole(relay, headers)
         except BaseException:
             if self._waiting:
                 self._record.discarded_tokens += translator.usage.completion_tokens
@@ -308,7 +307,7 @@ class InFlight:
         )
         return exchange
 
-    async def _respond_whole(self, relay: Relay, headers: tuple[tuple[bytes, bytes], ...]) -> None:
+    async def _respond_whole(self, relay: Relay, headers: tuple[tuple[bytes, bytes], ...]) -> Ending:
         """Finish the answer and write it. Raises AttemptFailed if it is not whole."""
         translator = relay.translator
         # Finishing a large response takes long enough to stall other streams.
@@ -321,7 +320,14 @@ class InFlight:
         self._begin_response()
         self._on_answer()
         self._client.start(200, (*headers, (b"content-length", str(len(body)).encode())))
-        self._client.write(body, last=True)
+        if self._client.write(body, last=True):
+            return Ending.COMPLETE
+        try:
+            async with asyncio.timeout(self._shared.client_stall):
+                await self._client.drained()
+        except TimeoutError:
+            return Ending.CLIENT_STALLED
+        return Ending.CLIENT_GONE if self.client_left else Ending.COMPLETE
 
     def _begin_response(self) -> None:
         """This worker's answer is the client's response."""
