@@ -109,13 +109,13 @@ class InferenceHandler:
         stop_watching = on_disconnect(scope, receive, in_flight.client_gone)
         try:
             direct = await in_flight.run()
-            if direct is not None:
-                record.first_ms = round((self.clock.monotonic_ns() - call.arrived) / 1e6, 3)
-                self._end(use)  # before the client has its answer, and may ask for /api/ps
-                await self._send_direct(direct, send, record)
         finally:
             stop_watching()
             in_flight.close()
+        if direct is not None:
+            record.first_ms = round((self.clock.monotonic_ns() - call.arrived) / 1e6, 3)
+            self._end(use)  # before the client has its answer, and may ask for /api/ps
+            await self._send_direct(direct, send, record)
 
     async def _send_direct(self, direct: DirectResponse, send: Send, record: RequestRecord) -> None:
         record.status, record.outcome = direct.status, "complete"
