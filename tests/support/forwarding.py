@@ -108,19 +108,22 @@ class Fleet:
         delay: float = 0.0,
         max_waiting: int = 512,
         client_stall: float = 5.0,
-        client: Client | None = None,
+        upstream: FakeClient | None = None,
+        lagging: bool = False,
         **scripts: Script,
     ) -> None:
+        """`lagging`: clients read nothing until the test lets them catch up."""
+        self._lagging = lagging
         clock = Clock()
         self.pool = pool_of(clock, *(found(worker, SERVED) for worker in scripts))
-        self.upstream = FakeClient(scripts)
+        self.upstream = upstream or FakeClient(scripts)
         self.stalls = StallWatch(StallLimits())
         self.refreshes: list[None] = []
         self.records: list[RequestRecord] = []
         self.writers: list[RecordingWriter] = []
         self.answers_announced = 0
         shared = shared_by_requests(
-            client or self.upstream,
+            self.upstream,
             self.pool,
             self.stalls,
             StepClock(clock),
@@ -148,7 +151,10 @@ class Fleet:
         request = ForwardRequest(operation, CHAT.decode(body), resolution, 0, len(body) if size is None else size)
         self.records.append(RequestRecord(id="id", operation="chat", client=""))
         self.writers.append(RecordingWriter())
-        return self.forwarder.begin(request, self.record, self.writer, self._announce)
+        if self._lagging:
+            self.writer.lag()
+        self.in_flight = self.forwarder.begin(request, self.record, self.writer, self._announce)
+        return self.in_flight
 
     async def forward(self, *, stream: bool = True, operation: Operation[Any] = CHAT) -> DirectResponse | None:
         in_flight = self.begin(stream=stream, operation=operation)
@@ -182,4 +188,5 @@ class Fleet:
         assert repr(self.stalls) == "<StallWatch 0 watched>"
 
     def _announce(self) -> None:
+        assert self.writer.status == 0, "announced after the response began"
         self.answers_announced += 1

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
+from vllama_pool.router.proxy.attempt import WorkerResponse
 
 from tests.support.asgi import DISCONNECT, FakeClient, Message, body_part, http_scope
 from tests.support.balance import DRAINING, Clock, found, pool_of, worker_in
@@ -20,7 +21,6 @@ from vllama_pool.router.handlers.inference import InferenceHandler
 from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker
 from vllama_pool.router.protocol.operation import DirectResponse, StreamFailure, Usage
 from vllama_pool.router.protocol.table import operations
-from vllama_pool.router.proxy.attempt import WorkerResponse
 from vllama_pool.router.proxy.forward import ForwardRequest
 from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
 from vllama_pool.router.routing.resolve import ModelRoutes
