@@ -6,26 +6,39 @@ import asyncio
 import dataclasses
 import json
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from vllama_pool.router.proxy.attempt import WorkerResponse
 
 from tests.support.asgi import DISCONNECT, FakeClient, Message, body_part, http_scope
 from tests.support.balance import DRAINING, Clock, found, pool_of, worker_in
+from tests.support.forwarding import shared_by_requests
 from tests.support.until import auntil
+from tests.support.upstream import FakeClient as Upstream
+from tests.support.upstream import FakeExchange, FakeResponse, Hang, Step
 from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.router.errors import ServerBusy
 from vllama_pool.router.handlers.inference import InferenceHandler
 from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker
-from vllama_pool.router.protocol.operation import DirectResponse, StreamFailure, Usage
+from vllama_pool.router.protocol.operation import (
+    DirectResponse,
+    Operation,
+    PreflightRequest,
+    StreamFailure,
+    UpstreamRequest,
+    Usage,
+)
 from vllama_pool.router.protocol.table import operations
-from vllama_pool.router.proxy.forward import ForwardRequest
+from vllama_pool.router.proxy.client_writer import ClientWriter
+from vllama_pool.router.proxy.forward import Forwarder
+from vllama_pool.router.proxy.in_flight import ForwardRequest, InFlight
 from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
 from vllama_pool.router.routing.resolve import ModelRoutes
+from vllama_pool.router.server.disconnect import DISCONNECT as SIGNAL
+from vllama_pool.router.server.disconnect import DisconnectSignal
 from vllama_pool.router.telemetry.request_record import LOGGED_TEXT_LENGTH, RequestRecord
-from vllama_pool.router.upstream.interface import ConnectionLost, Sink
+from vllama_pool.router.upstream.interface import ConnectionLost
 from vllama_pool.workers.registry.record import ModelInfo
 
 SERVED = ModelInfo(name="m", context_length=2048, template="{{ messages }}")
@@ -48,41 +61,16 @@ class StepClock:
 CHAT = next(operation for operation in operations(StepClock()) if operation.name == "chat")
 
 
-@dataclasses.dataclass
-class FakeResponse:
-    """A worker's response that the test pushes, or that is read to its end."""
-
-    unread: list[bytes] = dataclasses.field(default_factory=list)
-    status: int = 200
-    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    sink: Sink | None = None
-    closed: int = 0
-    never_ends: bool = False
-
-    async def read(self) -> bytes:
-        if self.never_ends:
-            await asyncio.get_running_loop().create_future()
-        return self.unread.pop(0) if self.unread else b""
-
-    def attach(self, sink: Sink) -> None:
-        self.sink = sink
-
-    def pause(self) -> None: ...
-
-    def resume(self) -> None: ...
-
-    def close(self) -> None:
-        self.closed += 1
-
-
 class Echo:
     """A translator that passes bytes on. "!" completes the answer, "#" is an error event."""
 
     ready = begun = True
     cut_off = False
 
-    def __init__(self, *, done: bool = False) -> None:
-        self.done = done
+    def __init__(self, *, stream: bool = True) -> None:
+        self.done = False
+        self._stream = stream
+        self._whole = b""
         self.failure: StreamFailure | None = None
         self.usage = Usage(3, 7, "stop")
 
@@ -91,10 +79,14 @@ class Echo:
             self.failure = StreamFailure(500, "engine died")
             return b""
         self.done = self.done or b"!" in data
-        return data
+        if self._stream:
+            return data
+        self.ready = self.done
+        self._whole += data
+        return b""
 
     def finish(self) -> bytes:
-        return b"<end>" if self.done else self.fail("cut short")
+        return self._whole + b"<end>" if self.done else self.fail("cut short")
 
     def fail(self, text: str) -> bytes:
         return b"<error: " + text.encode() + b">"
@@ -106,6 +98,7 @@ class Client(FakeClient):
     def __init__(self, *messages: Message) -> None:
         super().__init__(*messages)
         self._gone = asyncio.Event()
+        self.signal: DisconnectSignal | None = None
 
     async def receive(self) -> Message:
         if not self.unread:
@@ -115,53 +108,58 @@ class Client(FakeClient):
 
     def disconnect(self) -> None:
         self._gone.set()
+        if self.signal is not None:
+            self.signal.fire()
+
+
+HANGS = [b"hi ", Hang()]
+"""The steps of a response that begins and does not end."""
 
 
 class Router:
-    """A handler over one worker "a" that serves "m". The test decides what `acquire` does."""
+    """A handler over one worker "a" that serves "m". The worker's stream is the client's."""
 
-    def __init__(self) -> None:
+    def __init__(self, *steps: Step, signal: bool = False) -> None:
+        """`signal`: the server reports disconnects by a signal, not only through `receive`."""
         self.pool = pool_of(Clock(), found("a", SERVED))
         self.records: list[RequestRecord] = []
         self.calls: list[ForwardRequest] = []
         self.expiry = ExpiryTracker(300)
         self.stalls = StallWatch(StallLimits())
-        self.response = FakeResponse()
-        self.translator = Echo()
-        self.acquired: Callable[[], Awaitable[WorkerResponse | DirectResponse]] = self.answer
+        self.upstream = Upstream({"a": [FakeResponse(steps)]})
+        self.forwarder = Forwarder(shared_by_requests(self.upstream, self.pool, self.stalls, StepClock()))
+        self.begin_error: Exception | None = None
+        self.operation = dataclasses.replace(
+            CHAT, translator=lambda request, *_: Echo(stream=request.stream), adapt=None
+        )
+        self.signal = DisconnectSignal() if signal else None
         routes = ModelRoutes(RoutingTable(), random.Random(1))
         self.handler = InferenceHandler(
             routes=lambda: routes,
             pool=self.pool,
-            acquire=self._acquire,
-            stalls=self.stalls,
+            begin=self._begin,
             clock=StepClock(),
             observer=self,
             expiry=self.expiry,
             body_limit=1000,
-            client_stall=5.0,
         )
 
     def finished(self, record: RequestRecord) -> None:
         self.records.append(record)
 
-    async def _acquire(self, call: ForwardRequest, record: RequestRecord) -> WorkerResponse | DirectResponse:
+    def _begin(
+        self, call: ForwardRequest, record: RequestRecord, client: ClientWriter, on_answer: Callable[[], None]
+    ) -> InFlight:
         self.calls.append(call)
-        return await self.acquired()
-
-    async def answer(self) -> WorkerResponse:
-        lease = self.pool.lease(worker_in(self.pool, "a"), "m")
-        return WorkerResponse(lease, self.response, self.translator, b"hi ")
-
-    def fail(self, error: Exception) -> None:
-        async def raising() -> WorkerResponse:
-            raise error
-
-        self.acquired = raising
+        if self.begin_error is not None:
+            raise self.begin_error
+        return self.forwarder.begin(call, record, client, on_answer)
 
     async def handle(self, client: Client) -> None:
         scope = http_scope("POST", "/api/chat")
-        await self.handler.handle(CHAT, scope, client.receive, client.send)
+        if self.signal is not None:
+            scope[SIGNAL] = client.signal = self.signal
+        await self.handler.handle(self.operation, scope, client.receive, client.send)
 
     async def respond(self, **fields: Any) -> Client:
         """Handle one request to its end and check that nothing leaks."""
@@ -170,13 +168,12 @@ class Router:
         self.assert_idle()
         return client
 
-    async def stream(self, *, until: Callable[[Sink, Client], object]) -> Client:
+    async def stream(self, *, until: Callable[[FakeExchange, Client], object]) -> Client:
         """Start a streamed request, run `until` once its response has begun, and wait for its end."""
         client = Client(chat())
         task = asyncio.create_task(self.handle(client))
-        await auntil(lambda: self.response.sink is not None, 5, "a relayed response")
-        assert self.response.sink is not None
-        until(self.response.sink, client)
+        await auntil(lambda: bool(client.received), 5, "a relayed response")
+        until(self.upstream.exchanges[0], client)
         await task
         self.assert_idle()
         return client
@@ -187,9 +184,12 @@ class Router:
         return record
 
     def assert_idle(self) -> None:
-        """Lease, connection and stall watch are released."""
+        """Lease, connection, admission and stall watch are released."""
         assert self.pool.in_flight == 0
+        assert all(exchange.released for exchange in self.upstream.exchanges)
+        assert repr(self.forwarder) == "<Forwarder 0 waiting, 0 in flight>"
         assert repr(self.stalls) == "<StallWatch 0 watched>"
+        assert self.expiry.uses().running == ()
 
 
 def chat(**fields: Any) -> Message:
@@ -198,47 +198,32 @@ def chat(**fields: Any) -> Message:
 
 
 async def test_a_streamed_answer_is_relayed_and_recorded_as_complete() -> None:
-    router = Router()
-
-    def finish(sink: Sink, client: Client) -> None:
-        sink.data(b"there!")
-        sink.eof()
-
-    client = await router.stream(until=finish)
+    router = Router(b"hi ", b"there!")
+    client = await router.respond()
     assert (client.status, client.headers) == (200, {b"content-type": b"application/x-ndjson"})
     assert client.body == b"hi there!<end>"
+    assert [message["more_body"] for message in client.received[1:]] == [True, False]
     record = router.record
     assert (record.id, record.operation, record.client) == ("id-1", "chat", "anna")
     assert (record.status, record.outcome, record.stream) == (200, "complete", True)
     assert (record.prompt_tokens, record.completion_tokens, record.done_reason) == (3, 7, "stop")
     assert 0 < record.first_ms < record.total_ms
-    assert router.response.closed
 
 
-async def test_a_whole_answer_is_one_response_and_the_workers_response_is_read_to_its_end() -> None:
-    router = Router()
-    router.translator.done = True
-    router.response.unread = [b"data: [DONE]", b""]
+async def test_a_whole_answer_is_one_response_even_if_the_workers_response_does_not_end() -> None:
+    router = Router(b"hi ", b"!", Hang())
     client = await router.respond(stream=False)
-    assert (client.status, client.body) == (200, b"hi <end>")
-    assert client.headers == {b"content-type": b"application/json; charset=utf-8", b"content-length": b"8"}
-    assert router.response.unread == []
+    assert (client.status, client.body) == (200, b"hi !<end>")
+    assert client.headers == {b"content-type": b"application/json; charset=utf-8", b"content-length": b"9"}
     assert (router.record.outcome, router.record.stream) == ("complete", False)
-
-
-async def test_a_whole_answer_is_complete_even_if_the_workers_response_does_not_end() -> None:
-    router = Router()
-    router.translator.done = True
-    router.response.never_ends = True
-    client = await router.respond(stream=False)
-    assert client.body == b"hi <end>"
-    assert router.record.outcome == "complete"
+    assert 0 < router.record.first_ms < router.record.total_ms
+    assert router.upstream.exchanges[0].finished
     assert worker_in(router.pool, "a").is_available(1060)
 
 
 async def test_a_worker_lost_in_mid_stream_leaves_one_error_line_and_becomes_suspect() -> None:
-    router = Router()
-    client = await router.stream(until=lambda sink, _: sink.lost(ConnectionLost("reset")))
+    router = Router(b"hi ", ConnectionLost("reset"))
+    client = await router.respond()
     assert client.status == 200
     assert client.body.startswith(b"hi <error: the worker was lost")
     assert router.record.outcome == "lost"
@@ -246,37 +231,44 @@ async def test_a_worker_lost_in_mid_stream_leaves_one_error_line_and_becomes_sus
 
 
 async def test_an_error_event_in_mid_stream_reaches_the_client_and_is_recorded_as_failed() -> None:
-    router = Router()
-    client = await router.stream(until=lambda sink, _: sink.data(b"#"))
+    router = Router(b"hi ", b"#")
+    client = await router.respond()
     assert client.body == b"hi <error: engine died>"
     assert router.record.outcome == "failed"
 
 
-async def test_a_disconnect_in_mid_stream_ends_the_request_and_does_not_blame_the_worker() -> None:
-    router = Router()
+@pytest.mark.parametrize("signal", [False, True])
+async def test_a_disconnect_in_mid_stream_ends_the_request_and_does_not_blame_the_worker(signal: bool) -> None:
+    router = Router(*HANGS, signal=signal)
     await router.stream(until=lambda _, client: client.disconnect())
     assert (router.record.outcome, router.record.completion_tokens) == ("client gone", 7)
     assert worker_in(router.pool, "a").is_available(1060)
 
 
-async def test_a_disconnect_while_a_worker_is_sought_cancels_the_search() -> None:
-    router = Router()
-    cancelled = asyncio.Event()
-
-    async def never() -> WorkerResponse:
-        try:
-            await asyncio.get_running_loop().create_future()
-        finally:
-            cancelled.set()
-        raise AssertionError
-
-    router.acquired = never
-    client = Client(chat())
+@pytest.mark.parametrize("signal", [False, True])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_disconnect_while_a_worker_is_awaited_is_a_499_and_nothing_is_sent(signal: bool, stream: bool) -> None:
+    router = Router(Hang(), signal=signal)
+    client = Client(chat(stream=stream))
     task = asyncio.create_task(router.handle(client))
-    await auntil(lambda: bool(router.calls), 5, "a search")
+    await auntil(lambda: bool(router.upstream.exchanges), 5, "a request to the worker")
     client.disconnect()
     await task
-    assert cancelled.is_set()
+    router.assert_idle()
+    assert router.upstream.exchanges[0].closed == 1
+    assert (router.record.status, router.record.outcome) == (499, "client gone")
+    assert client.received == []
+
+
+@pytest.mark.parametrize("signal", [False, True])
+async def test_a_client_that_left_before_the_request_was_forwarded_is_a_499(signal: bool) -> None:
+    router = Router(Hang(), signal=signal)
+    client = Client(chat())
+    client.disconnect()
+    if router.signal is not None:
+        router.signal.fire()
+    await router.handle(client)
+    router.assert_idle()
     assert (router.record.status, router.record.outcome) == (499, "client gone")
     assert client.received == []
 
@@ -290,9 +282,10 @@ async def test_a_disconnect_within_the_body_is_recorded_and_nothing_is_sent() ->
 
 
 async def test_a_cancelled_request_is_recorded_and_stays_cancelled() -> None:
-    router = Router()
-    task = asyncio.create_task(router.handle(Client(chat())))
-    await auntil(lambda: router.response.sink is not None, 5, "a relayed response")
+    router = Router(*HANGS)
+    client = Client(chat())
+    task = asyncio.create_task(router.handle(client))
+    await auntil(lambda: bool(client.received), 5, "a relayed response")
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -301,8 +294,8 @@ async def test_a_cancelled_request_is_recorded_and_stays_cancelled() -> None:
 
 
 async def test_a_stalled_worker_ends_the_stream_with_an_error_line() -> None:
-    router = Router()
-    client = await router.stream(until=lambda *_: router.stalls.check(asyncio.get_running_loop().time() + 121))
+    router = Router(*HANGS)
+    client = await router.stream(until=lambda exchange, _: router.stalls.check(exchange.last_heard + 121))
     assert b"<error: " in client.body
     assert router.record.outcome == "lost"
 
@@ -315,21 +308,39 @@ async def test_a_request_that_needs_no_worker_is_answered_without_one() -> None:
     assert (router.record.status, router.record.outcome) == (200, "complete")
 
 
+def preflighted(then: Callable[[bytes], DirectResponse | UpstreamRequest]) -> Operation[Any]:
+    return dataclasses.replace(CHAT, prepare=lambda *_: PreflightRequest("/tokenize", b"?", then))
+
+
 async def test_a_preflight_that_answers_is_sent_as_it_is() -> None:
-    router = Router()
-
-    async def direct() -> DirectResponse:
-        return DirectResponse(b"{}", 202)
-
-    router.acquired = direct
+    router = Router(b"3")
+    reply = DirectResponse(b"{}", 202)
+    router.operation = preflighted(lambda _: reply)
     client = await router.respond()
     assert (client.status, client.body) == (202, b"{}")
     assert (router.record.status, router.record.outcome) == (202, "complete")
 
 
+@pytest.mark.parametrize("signal", [False, True])
+async def test_a_client_that_leaves_while_a_direct_response_is_sent_does_not_cancel_it(signal: bool) -> None:
+    router = Router(b"3", signal=signal)
+    router.operation = preflighted(lambda _: DirectResponse(b"{}"))
+
+    class Leaving(Client):
+        async def send(self, message: Message) -> None:
+            self.disconnect()
+            for _ in range(3):
+                await asyncio.sleep(0)
+            await super().send(message)
+
+    await router.handle(Leaving(chat()))
+    router.assert_idle()
+    assert (router.record.status, router.record.outcome) == (200, "complete")
+
+
 async def test_a_client_error_becomes_a_response_and_is_recorded_as_refused() -> None:
     router = Router()
-    router.fail(ServerBusy("busy", retry_after=1))
+    router.begin_error = ServerBusy("busy", retry_after=1)
     client = await router.respond()
     assert (client.status, json.loads(client.body), client.headers[b"retry-after"]) == (503, {"error": "busy"}, b"1")
     assert (router.record.status, router.record.outcome, router.record.model) == (503, "refused", "m")
@@ -362,30 +373,34 @@ async def test_an_invalid_or_large_body_is_refused_before_a_worker_is_sought(bod
 
 async def test_an_unexpected_exception_is_recorded_as_an_error_and_raised() -> None:
     router = Router()
-    router.fail(RuntimeError("a bug"))
+
+    def prepare(*_: Any) -> UpstreamRequest:
+        raise RuntimeError("a bug")
+
+    router.operation = dataclasses.replace(CHAT, prepare=prepare)
     with pytest.raises(RuntimeError):
         await router.respond()
+    router.assert_idle()
     assert (router.record.status, router.record.outcome) == (500, "error")
 
 
-async def test_the_forward_request_carries_id_size_and_time_of_arrival() -> None:
-    router = Router()
+async def test_the_forward_request_carries_size_and_time_of_arrival_and_the_workers_the_id() -> None:
+    router = Router(b"!")
     message = chat(stream=False)
-    router.translator.done = True
     client = Client(message)
     await router.handle(client)
     (call,) = router.calls
-    assert (call.request_id, call.size, call.operation.name) == ("id-1", len(message["body"]), "chat")
+    assert (call.size, call.operation.name) == (len(message["body"]), "chat")
+    assert router.upstream.request_ids == ["id-1"]
     assert call.arrived > 0
     assert call.resolution.model == "m"
 
 
 @pytest.mark.parametrize("fails", [False, True])
 async def test_keep_alive_counts_from_the_end_of_the_request_also_if_it_fails(fails: bool) -> None:
-    router = Router()
-    router.translator.done = True
+    router = Router(b"!")
     if fails:
-        router.fail(ServerBusy("busy"))
+        router.begin_error = ServerBusy("busy")
     now = StepClock().time_ns()
     assert not router.expiry.lives("m:latest", now)
     await router.respond(stream=False, keep_alive="10s")
@@ -394,8 +409,7 @@ async def test_keep_alive_counts_from_the_end_of_the_request_also_if_it_fails(fa
 
 async def test_a_use_is_noted_before_the_client_has_its_whole_answer() -> None:
     """The client's next request may be for /api/ps, in any process."""
-    router = Router()
-    router.translator.done = True
+    router = Router(b"!")
     running: list[tuple[str, ...]] = []
 
     class Asking(Client):
