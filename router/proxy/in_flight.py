@@ -150,16 +150,16 @@ class InFlight:
         try:
             return await self._retry()
         except asyncio.CancelledError:
-            if self.client_left and self._task is not None and self._task.uncancel() == 0:
+            if self.client_left and self._waiting and self._task is not None and self._task.uncancel() == 0:
                 raise ClientGone from None
             raise
 
     def client_gone(self) -> None:
         """The client disconnected. Called by the server."""
         self.client_left = True
-        if self._relay is not None and not self._waiting:
+        if self._relay is not None:
             self._relay.client_gone()
-        elif self._task is not None:
+        if self._waiting and self._task is not None:
             self._task.cancel()
 
     # for the stall watch

@@ -112,7 +112,7 @@ class Client(FakeClient):
             self.signal.fire()
 
 
-HANGS = [b"hi ", Hang()]
+HANGS: list[Step] = [b"hi ", Hang()]
 """The steps of a response that begins and does not end."""
 
 

@@ -97,7 +97,7 @@ async def test_a_404_for_a_claimed_model_is_retried_once_and_refreshes_the_recor
 
 
 async def test_a_request_makes_at_most_three_attempts_on_distinct_workers() -> None:
-    fleet = Fleet(**{worker: [refused(), refused()] for worker in "abcde"})
+    fleet = Fleet(a=[refused()], b=[refused()], c=[refused()], d=[ok()], e=[ok()])
     error = await fleet.refusal()
     assert (error.status, error.retry_after) == (503, 1)
     assert fleet.upstream.workers == ["a", "b", "c"]

@@ -25,6 +25,7 @@ from vllama_pool.router.proxy.in_flight import MAX_INLINE_FINISH, ClientGone
 from vllama_pool.router.upstream.interface import ConnectionLost, TransportError
 
 FOREVER = FakeResponse([HI, Hang()])
+"""A response that begins and does not end."""
 
 
 async def exchange_of(fleet: Fleet, *, played: int = 0) -> FakeExchange:
@@ -252,6 +253,30 @@ async def test_a_cancelled_request_stays_cancelled_although_its_client_left_too(
     forwarding.cancel()
     with pytest.raises(asyncio.CancelledError):
         await forwarding
+    fleet.assert_idle()
+
+
+async def test_a_client_that_leaves_does_not_undo_the_cancellation_of_its_stream() -> None:
+    fleet = Fleet(a=[FOREVER])
+    forwarding = asyncio.create_task(fleet.forward())
+    await exchange_of(fleet, played=2)
+    forwarding.cancel()
+    fleet.in_flight.client_gone()
+    with pytest.raises(asyncio.CancelledError):
+        await forwarding
+    fleet.assert_idle()
+
+
+async def test_no_response_begins_once_the_client_has_left() -> None:
+    fleet = Fleet(a=[FakeResponse([Hang()])])
+    forwarding = asyncio.create_task(fleet.forward())
+    exchange = await exchange_of(fleet, played=1)
+    fleet.in_flight.client_gone()
+    assert exchange.sink is not None
+    exchange.sink.data(HI)
+    with pytest.raises(ClientGone):
+        await forwarding
+    assert (fleet.writer.status, fleet.record.status) == (0, 0)
     fleet.assert_idle()
 
 
