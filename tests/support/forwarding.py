@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.balance import Clock, found, group, pool_of
 from tests.support.protocol import event
-from tests.support.upstream import FakeClient, FakeResponse, RecordingWriter, Script
+from tests.support.upstream import FakeClient, FakeResponse, Hang, RecordingWriter, Script
 from vllama_pool.config.routing.defaults import NO_DEFAULTS
 from vllama_pool.router.admission.bound import Admission
 from vllama_pool.router.balance.pool import Pool
@@ -45,6 +45,10 @@ def ok() -> FakeResponse:
 
 def status(code: int, text: str = "no") -> FakeResponse:
     return FakeResponse([json.dumps({"error": {"message": text, "code": code}}).encode()], code)
+
+
+def silent() -> FakeResponse:
+    return FakeResponse([Hang()], 0)
 
 
 def refused() -> ConnectFailed:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vllama_pool.router.upstream.interface import Endpoint, Exchange, Sink, TransportError
+from vllama_pool.router.upstream.interface import Endpoint, Exchange, Headers, Sink, TransportError
 
 
 class Hang:
@@ -102,11 +102,11 @@ class FakeExchange:
             self._schedule()
 
 
-Script = Sequence[FakeResponse | Exception | Hang]
+Script = Sequence[FakeResponse | TransportError]
 
 
 class FakeClient:
-    """Plays a script per worker: the response to each `send`, or how it fails."""
+    """Plays a script per worker: the response to each request, or its failure."""
 
     def __init__(self, scripts: Mapping[str, Script]) -> None:
         self._scripts = {worker: list(script) for worker, script in scripts.items()}
@@ -120,29 +120,29 @@ class FakeClient:
     def workers(self) -> list[str]:
         return [worker for worker, _, _ in self.sent]
 
-    async def send(
+    def send(
         self,
         endpoint: Endpoint,
         method: str,
         path: str,
         *,
-        headers: Mapping[str, str],
+        headers: Headers,
+        request_id: str,
         body: bytes,
         sink: Sink,
         connect_timeout: float,
     ) -> Exchange:
         self.sent.append((endpoint.host, path, body))
-        self.request_ids.append(headers["x-request-id"])
+        self.request_ids.append(request_id)
         self.connect_timeouts.add(connect_timeout)
-        result = self._scripts[endpoint.host].pop(0)
-        if isinstance(result, Hang):
-            await asyncio.get_running_loop().create_future()
-        if isinstance(result, Exception):
-            raise result
-        assert isinstance(result, FakeResponse)
-        exchange = FakeExchange(sink, result)
+        exchange = FakeExchange(sink, self.next_response(endpoint.host))
         self.exchanges.append(exchange)
         return exchange
+
+    def next_response(self, worker: str) -> FakeResponse | None:
+        """None: the test pushes the response."""
+        step = self._scripts[worker].pop(0)
+        return step if isinstance(step, FakeResponse) else FakeResponse([step], 0)
 
     async def aclose(self) -> None: ...
 

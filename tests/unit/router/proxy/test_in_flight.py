@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.balance import worker_in
-from tests.support.forwarding import CHAT, END, HI, ROLE, Fleet, ok, refused, status
+from tests.support.forwarding import CHAT, END, HI, ROLE, Fleet, ok, refused, silent, status
 from tests.support.protocol import CLOCK, TIMING, event
 from tests.support.until import auntil
 from tests.support.upstream import FakeExchange, FakeResponse, Hang
@@ -159,8 +159,7 @@ def asking(then: Callable[[bytes], UpstreamRequest]) -> Operation[Any]:
 
 
 WAITING: dict[str, dict[str, Any]] = {
-    "while connecting": {"a": [Hang()]},
-    "before the head": {"a": [FakeResponse([Hang()], 0)]},
+    "before the head, or while connecting": {"a": [silent()]},
     "before the first content": {"a": [FakeResponse([ROLE, Hang()])]},
     "in an error body": {"a": [FakeResponse([Hang()], 500)]},
     "in a retry": {"a": [refused()], "b": [FakeResponse([ROLE, Hang()])]},
@@ -197,7 +196,7 @@ async def test_a_client_that_leaves_during_a_preflight_ends_the_request() -> Non
 
 
 async def test_a_client_that_leaves_between_whole_answer_and_response_gets_none() -> None:
-    fleet = Fleet(a=[FakeResponse([Hang()], 0)])
+    fleet = Fleet(a=[silent()])
     forwarding = asyncio.create_task(fleet.forward(stream=False))
     exchange = await exchange_of(fleet)
     assert exchange.sink is not None

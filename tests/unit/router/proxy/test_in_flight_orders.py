@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import given, settings
@@ -18,7 +18,7 @@ from vllama_pool.router.errors import ClientError
 from vllama_pool.router.protocol.operation import DirectResponse, NextStep, PreflightRequest, UpstreamRequest
 from vllama_pool.router.proxy.in_flight import ClientGone
 from vllama_pool.router.proxy.relay import Ending
-from vllama_pool.router.upstream.interface import ConnectFailed, ConnectionLost, Endpoint, Exchange, Sink
+from vllama_pool.router.upstream.interface import ConnectFailed, ConnectionLost
 
 CHUNKS = {
     "role": ROLE,
@@ -30,45 +30,19 @@ CHUNKS = {
     "half an event": HI[:-5],
 }
 HEADS = {"head": 200, "head of 400": 400, "head of 503": 503}
-EVENTS = (*HEADS, *CHUNKS, "eof", "lost", "stall", "refuse", "connect", "lag", "catch up", "leave", "cancel", "turn")
+EVENTS = (*HEADS, *CHUNKS, "eof", "lost", "stall", "refuse", "lag", "catch up", "leave", "cancel", "turn")
 
 
 class HandDriven(FakeClient):
-    """Opens each connection when the test says so, and responds with what the test pushes."""
+    """Responds with what the test pushes."""
 
-    def __init__(self, *, connects: bool) -> None:
+    def __init__(self) -> None:
         super().__init__({})
-        self._connects = connects
-        self._connecting: asyncio.Future[None] | None = None
         self.begun: set[FakeExchange] = set()
         """Exchanges whose head arrived."""
 
-    async def send(
-        self,
-        endpoint: Endpoint,
-        method: str,
-        path: str,
-        *,
-        headers: Mapping[str, str],
-        body: bytes,
-        sink: Sink,
-        connect_timeout: float,
-    ) -> Exchange:
-        if not self._connects:
-            self._connecting = asyncio.get_running_loop().create_future()
-            await self._connecting
-        exchange = FakeExchange(sink)
-        self.exchanges.append(exchange)
-        return exchange
-
-    def connect(self, error: Exception | None = None) -> None:
-        waiting, self._connecting = self._connecting, None
-        if waiting is None or waiting.done():
-            return
-        if error is None:
-            waiting.set_result(None)
-        else:
-            waiting.set_exception(error)
+    def next_response(self, worker: str) -> None:
+        return None
 
     def push(self, name: str) -> None:
         exchange = self.exchanges[-1] if self.exchanges else None
@@ -76,6 +50,8 @@ class HandDriven(FakeClient):
             return
         if name == "lost":
             exchange.fail(ConnectionLost("reset"))
+        elif name == "refuse" and exchange not in self.begun:
+            exchange.fail(ConnectFailed("refused"))
         elif name in HEADS and exchange not in self.begun:
             self.begun.add(exchange)
             exchange.sink.head(HEADS[name], {})
@@ -89,10 +65,10 @@ class HandDriven(FakeClient):
 class Scenario:
     """One request of a fleet of three workers."""
 
-    def __init__(self, *, stream: bool, preflight: bool, connects: bool, patient: bool) -> None:
+    def __init__(self, *, stream: bool, preflight: bool, patient: bool) -> None:
         self.errors: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: self.errors.append(context))
-        self.upstream = HandDriven(connects=connects)
+        self.upstream = HandDriven()
         self.fleet = Fleet(upstream=self.upstream, client_stall=5.0 if patient else 0.0, a=[], b=[], c=[])
         self.stream = stream
         self.left = self.cancelled = False
@@ -108,8 +84,6 @@ class Scenario:
     async def happen(self, name: str) -> None:
         actions: dict[str, Callable[[], object]] = {
             "stall": lambda: self.fleet.stalls.check(asyncio.get_running_loop().time() + 1000),
-            "refuse": lambda: self.upstream.connect(ConnectFailed("refused")),
-            "connect": self.upstream.connect,
             "lag": self.fleet.writer.lag,
             "catch up": self.fleet.writer.catch_up,
             "leave": self.leave,
@@ -168,15 +142,14 @@ BEGINNINGS = ((), ("head",), ("head", "content"), ("head", "lag", "content"), ("
     names=st.lists(st.sampled_from(EVENTS), max_size=12),
     stream=st.booleans(),
     preflight=st.booleans(),
-    connects=st.booleans(),
     patient=st.booleans(),
 )
 @settings(max_examples=300, deadline=None)
 def test_a_request_ends_once_and_releases_everything_once_whatever_happens(
-    beginning: tuple[str, ...], names: list[str], stream: bool, preflight: bool, connects: bool, patient: bool
+    beginning: tuple[str, ...], names: list[str], stream: bool, preflight: bool, patient: bool
 ) -> None:
     async def scenario() -> None:
-        scene = Scenario(stream=stream, preflight=preflight, connects=connects, patient=patient)
+        scene = Scenario(stream=stream, preflight=preflight, patient=patient)
         await asyncio.sleep(0)
         for name in (*beginning, *names):
             await scene.happen(name)
