@@ -63,7 +63,7 @@ class RequestCycle(RequestResponseCycle):
         self._frame = line_chunks if _NDJSON in headers else chunks
         self._head = b"".join(head)
 
-    def write(self, data: bytes, *, last: bool) -> bool:
+    def write(self, data: bytes, *, last: bool = False) -> bool:
         if self.disconnected or self.response_complete:
             return True
         if self.chunked_encoding:

@@ -31,7 +31,7 @@ class ResponseWriter(Protocol):
     def start(self, status: int, headers: HeaderPairs) -> None:
         """Set the head, which leaves with the first write. Without Content-Length, the body is chunked."""
 
-    def write(self, data: bytes, *, last: bool) -> bool:
+    def write(self, data: bytes, *, last: bool = False) -> bool:
         """Write part of the body. Of NDJSON, each line is a chunk of its own.
 
         Return False if the client is behind: await `drained` before the next write, and after the last one.
@@ -56,7 +56,7 @@ class SendWriter:
     def start(self, status: int, headers: HeaderPairs) -> None:
         self._unsent.append({"type": "http.response.start", "status": status, "headers": headers})
 
-    def write(self, data: bytes, *, last: bool) -> bool:
+    def write(self, data: bytes, *, last: bool = False) -> bool:
         self._unsent.append({"type": "http.response.body", "body": data, "more_body": not last})
         return False
 

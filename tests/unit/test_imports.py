@@ -68,6 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("workers/registry", "workers/vllm"),
     },
     "router/app.py": {
+        "router/admission",
         *("config", "config/routing", "router/balance", "router/discovery", "router/handlers", "router/instance.py"),
         *("router/protocol", "router/protocol/ollama", "router/protocol/table.py", "router/proxy", "router/routing"),
         *("router/server", "router/telemetry", "router/upstream", "router/virtual_models", "router/wiring.py"),
