@@ -69,8 +69,12 @@ class UpstreamClient:
     def _start_connecting(self, exchange: UpstreamExchange) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(self._begin_on_new_connection(exchange))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._connected)
         return task
+
+    def _connected(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._pool.changed.set()
 
     async def _begin_on_new_connection(self, exchange: UpstreamExchange) -> None:
         try:
@@ -88,7 +92,7 @@ class UpstreamClient:
         for attempt in self._connecting:
             if not attempt.expired():
                 attempt.reschedule(now)
-        while self._connecting or self._pool.open:
+        while self._tasks or self._pool.open:
             self._pool.changed.clear()
             await self._pool.changed.wait()
 

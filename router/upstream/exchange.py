@@ -113,7 +113,9 @@ class UpstreamExchange:
 
     def begin(self, connection: ExchangeTransport) -> None:
         self._connection = connection
-        self._connecting = None
+        if self._connecting is not None:
+            self._connecting = None
+            self.last_heard = self._loop.time()
         if self._paused:
             connection.set_reading(False)
 
@@ -126,18 +128,24 @@ class UpstreamExchange:
             self._end(None, reusable=parser.keep_alive and not parser.extra)
         elif parser.error is not None:
             self._end(parser.error)
-        if self._head_due and parser.status:
-            self._head_due = False
-            self.body = b""
-            if self._sink is not None:
-                self._sink.head(parser.status, parser.headers)
-        if body and self._sink is not None:
-            self._sink.data(body)
+        sink = self._sink
+        if sink is None:
+            return
+        try:
+            if self._head_due and parser.status:
+                self._head_due = False
+                self.body = b""
+                sink.head(parser.status, parser.headers)
+            if body and self._sink is not None:
+                sink.data(body)
+        except Exception:
+            self._lose(sink)
+            raise
         if self._ended:
             self._notify_end()
 
     def eof_received(self, *, truncated: bool, replayable: bool = False) -> None:
-        if not truncated and self._parser.eof():
+        if self._parser.started and not truncated and self._parser.eof():
             self._end(None)
             self._notify_end()
         else:
@@ -175,10 +183,22 @@ class UpstreamExchange:
         sink, self._sink = self._sink, None
         if sink is None:
             return
-        if self._error is None:
-            sink.eof()
-        else:
+        if self._error is not None:
             sink.lost(self._error)
+            return
+        try:
+            sink.eof()
+        except Exception:
+            self._lose(sink)
+            raise
+
+    def _lose(self, sink: Sink) -> None:
+        """End the response for a sink that raised: its owner must not wait for an end that it did not get."""
+        lost = ConnectionLost("the response could not be processed")
+        self._sink = None
+        if not self._ended:
+            self._end(lost)
+        sink.lost(lost)
 
     def _set_paused(self, paused: bool) -> None:
         self._paused = paused

@@ -151,6 +151,7 @@ class ResponseParser:
         fields = ResponseParser("HEAD")
         fields.on_header = fields._add_header
         HttpResponseParser(fields).feed_data(self._usual_head)
+        fields.stop()
         return fields._headers
 
     def feed(self, data: bytes) -> bytes:
@@ -183,7 +184,7 @@ class ResponseParser:
             if self._framing_size > MAX_HEAD and not self.complete:
                 self.error = self.error or MalformedResponse("too many bytes of framing without body")
         if self.complete or self.error is not None:
-            self._parser = None
+            self.stop()
         return body
 
     def eof(self) -> bool:
@@ -194,9 +195,9 @@ class ResponseParser:
         return self.complete
 
     def stop(self) -> None:
-        """Break the reference cycle with llhttp. The parser accepts no more bytes."""
+        """Break the reference cycles. The parser accepts no more bytes."""
         self.started = True
-        self._parser = None
+        self._parser = self.on_header = None
 
     def _start(self, data: bytes) -> HttpResponseParser:
         self.started = True

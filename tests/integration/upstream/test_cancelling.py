@@ -11,7 +11,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from tests.support.clients.exchanges import RecordingSink, connections, read_all, send
+from tests.support.clients.exchanges import RecordingSink, begin, connections, read_all, send
 from tests.support.until import auntil
 from tests.support.vllm.scripted_server import ScriptedServer, bytewise, hold, request, request_head, when
 from vllama_pool.router.upstream.client import UpstreamClient
@@ -27,15 +27,14 @@ async def pulled(client: Client, endpoint: Endpoint, body: bytes = b"x") -> byte
 
 
 async def pushed(client: Client, endpoint: Endpoint) -> bytes:
-    response = await send(client, endpoint, "POST", body=b"x")
+    sink = RecordingSink()
+    exchange = begin(client, endpoint, sink, "POST", body=b"x")
     try:
-        sink = RecordingSink()
-        response.attach(sink)
         await asyncio.wait([sink.ended])
         assert sink.ended.result() is None
         return sink.body
     finally:
-        response.close()
+        exchange.close()
 
 
 async def cancel(task: asyncio.Task[bytes]) -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 import trustme
 
-from tests.support.clients.exchanges import connections, read_all, send
+from tests.support.clients.exchanges import RecordingSink, begin, connections, read_all, send
 from tests.support.until import auntil
 from tests.support.vllm.scripted_server import Peer, ScriptedServer, Step, cut, hold, request, reset, when
 from vllama_pool.router.upstream.client import UpstreamClient
@@ -20,14 +19,6 @@ from vllama_pool.router.upstream.interface import Client, ConnectFailed, Connect
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 LAST_ANSWER = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"
-
-
-@pytest.fixture
-def closed_port() -> Iterator[int]:
-    """A port that refuses connections: bound but not listening."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        yield bound.getsockname()[1]
 
 
 @pytest.fixture
@@ -191,6 +182,16 @@ async def test_a_closed_client_cancels_connecting_and_refuses_requests(
             await attempt
 
 
+async def test_a_request_sent_just_before_the_client_is_closed_has_failed_when_it_is(
+    ours: UpstreamClient, silent: int
+) -> None:
+    sink = RecordingSink()
+    begin(ours, Endpoint("127.0.0.1", silent), sink)
+    await ours.aclose()
+    assert sink.ended.done()
+    assert isinstance(sink.ended.result(), ConnectFailed)
+
+
 async def test_a_large_request_to_a_busy_worker_may_exceed_the_connect_timeout(client: Client) -> None:
     """Its host acknowledges bytes meanwhile, so the connect time-out does not apply."""
 
@@ -200,7 +201,6 @@ async def test_a_large_request_to_a_busy_worker_may_exceed_the_connect_timeout(c
     body = bytes(16 * 1024 * 1024)
     async with ScriptedServer([busy, request, ANSWER, busy, request, ANSWER, hold]) as server:
         for _ in range(2):
-            response = await client.send(server.endpoint, "POST", "/", headers={}, body=body, connect_timeout=0.3)
-            assert await read_all(response) == b"ok"
+            assert await read_all(await send(client, server.endpoint, "POST", body=body, connect_timeout=0.3)) == b"ok"
         assert len(server.requests) == 2
         assert len(server.peers) == 1

@@ -1,20 +1,29 @@
-"""Pushing a response into a sink, and back-pressure."""
+"""Pushing a response into a sink, back-pressure, and the ends of an exchange."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from tests.support.clients.exchanges import RecordingSink, connections, read_all, send
+from tests.support.clients.exchanges import RecordingSink, begin, connections, read_all, send
 from tests.support.until import auntil
-from tests.support.vllm.scripted_server import Peer, Script, ScriptedServer, Step, apart, cut, flood, hold, request
+from tests.support.vllm.scripted_server import Script, ScriptedServer, Step, apart, cut, flood, hold, request, when
 from vllama_pool.router.upstream.client import UpstreamClient
-from vllama_pool.router.upstream.exchange import HIGH_WATER, UpstreamExchange
+from vllama_pool.router.upstream.exchange import UpstreamExchange
 from vllama_pool.router.upstream.http1 import ResponseParser
-from vllama_pool.router.upstream.interface import Client, ConnectionLost, MalformedResponse, Response, TransportError
+from vllama_pool.router.upstream.interface import (
+    Client,
+    ConnectFailed,
+    ConnectionLost,
+    Endpoint,
+    Exchange,
+    MalformedResponse,
+    TransportError,
+)
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 END = b"0\r\n\r\n"
@@ -26,74 +35,49 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def gate() -> tuple[asyncio.Event, Step]:
-    """An event, and a step that waits for it."""
-    event = asyncio.Event()
+class Calls(RecordingSink):
+    """Records the names of its calls, too."""
 
-    async def wait(_: Peer) -> None:
-        await event.wait()
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
 
-    return event, wait
+    def head(self, status: int, headers: Mapping[str, str]) -> None:
+        super().head(status, headers)
+        self.calls.append("head")
+
+    def data(self, chunk: bytes) -> None:
+        super().data(chunk)
+        self.calls.append("data")
+
+    def eof(self) -> None:
+        super().eof()
+        self.calls.append("eof")
+
+    def lost(self, error: TransportError) -> None:
+        super().lost(error)
+        self.calls.append("lost")
 
 
-async def test_a_body_is_pulled_and_then_pushed_from_there_on(client: Client) -> None:
-    go, wait = gate()
-    script: Script = [request, CHUNKED + chunk(b"one"), wait, apart(chunk(b"two"), chunk(b"three"), END), hold]
-    async with ScriptedServer(script) as server:
-        response = await send(client, server.endpoint)
-        assert await response.read() == b"one"
-        sink = RecordingSink()
-        response.attach(sink)
-        go.set()
+async def test_a_sink_gets_head_data_and_end_in_order(client: Client) -> None:
+    head = b"HTTP/1.1 404 Not Found\r\nX-Id: 7\r\nx-id: 8\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with ScriptedServer([request, apart(head, chunk(b"one"), chunk(b"two"), END), hold]) as server:
+        sink = Calls()
+        exchange = begin(client, server.endpoint, sink)
         assert await asyncio.wait_for(sink.ended, 5) is None
-        assert sink.body == b"twothree"
-        response.close()
-        response.close()
+        assert sink.calls == ["head", "data", "data", "eof"]
+        assert (sink.status, sink.headers["x-id"], sink.chunks) == (404, "7, 8", [b"one", b"two"])
+        exchange.close()
+        exchange.close()
 
 
-async def test_attach_pushes_the_buffered_bytes_at_once(ours: UpstreamClient) -> None:
-    """Ours only: the oracle pushes from a task."""
-    go, wait = gate()
-    script: Script = [request, CHUNKED + chunk(b"a"), apart(chunk(b"b"), chunk(b"c")), wait, END, hold]
-    async with ScriptedServer(script) as server:
-        response = await send(ours, server.endpoint)
-        await auntil(lambda: "3 bytes buffered" in repr(response))
-        sink = RecordingSink()
-        response.attach(sink)
-        assert sink.chunks == [b"abc"]
-        go.set()
-        assert await sink.ended is None
-
-
-async def test_attach_pushes_a_complete_response_with_its_end_at_once(ours: UpstreamClient) -> None:
-    async with ScriptedServer([request, CHUNKED + chunk(b"a") + chunk(b"b") + END, hold]) as server:
-        response = await send(ours, server.endpoint)
-        sink = RecordingSink()
-        response.attach(sink)
-        assert sink.chunks == [b"ab"]
-        assert sink.ended.done()
-        assert sink.ended.result() is None
-
-
-async def test_attach_pushes_a_lost_response_with_its_error_at_once(ours: UpstreamClient) -> None:
-    async with ScriptedServer([request, CHUNKED + chunk(b"a"), cut]) as server:
-        response = await send(ours, server.endpoint)
-        await auntil(lambda: connections(ours).open == 0)
-        sink = RecordingSink()
-        response.attach(sink)
-        assert sink.chunks == [b"a"]
-        assert isinstance(sink.ended.result(), ConnectionLost)
-
-
-async def test_the_chunks_of_one_read_are_pushed_in_one_call(ours: UpstreamClient) -> None:
-    """Ours only. Each call costs the router one write to its client."""
-    go, wait = gate()
-    async with ScriptedServer([request, CHUNKED, wait, chunk(b"token ") * 50 + END, hold]) as server:
-        response = await send(ours, server.endpoint)
-        sink = RecordingSink()
-        response.attach(sink)
-        go.set()
-        assert await sink.ended is None
+async def test_a_response_in_one_read_is_pushed_with_head_data_and_end(ours: UpstreamClient) -> None:
+    """Ours only: the oracle pushes chunk by chunk. Each call costs the router one write to its client."""
+    async with ScriptedServer([request, CHUNKED + chunk(b"token ") * 50 + END, hold]) as server:
+        sink = Calls()
+        begin(ours, server.endpoint, sink)
+        assert await asyncio.wait_for(sink.ended, 5) is None
+        assert sink.calls == ["head", "data", "eof"]
         assert sink.chunks == [b"token " * 50]
 
 
@@ -104,69 +88,101 @@ async def test_the_chunks_of_one_read_are_pushed_in_one_call(ours: UpstreamClien
 async def test_a_sink_gets_one_error_after_the_bytes_that_arrived(
     client: Client, tail: list[Step], error: type[TransportError]
 ) -> None:
-    go, wait = gate()
-    async with ScriptedServer([request, CHUNKED + chunk(b"a"), wait, *tail]) as server:
-        response = await send(client, server.endpoint)
+    go = asyncio.Event()
+    async with ScriptedServer([request, CHUNKED + chunk(b"a"), when(go), *tail]) as server:
         sink = RecordingSink()
-        response.attach(sink)
+        exchange = begin(client, server.endpoint, sink)
         await auntil(lambda: sink.body == b"a")
         go.set()
         assert isinstance(await asyncio.wait_for(sink.ended, 5), error)
         assert sink.body in (b"a", b"ab")
-        response.close()
-        await auntil(sink.ended.done)
+        exchange.close()
+
+
+@pytest.mark.parametrize("tail", [[cut], [b"SSH-2.0-OpenSSH_9.2\r\n\r\n", hold]], ids=["closed", "malformed"])
+async def test_a_response_lost_before_its_head_calls_the_sink_once(client: Client, tail: list[Step]) -> None:
+    async with ScriptedServer([request, *tail]) as server:
+        sink = Calls()
+        exchange = begin(client, server.endpoint, sink)
+        await asyncio.wait_for(sink.ended, 5)
+        assert sink.calls == ["lost"]
+        exchange.close()
+
+
+async def test_the_sink_is_not_called_before_send_has_returned(client: Client, closed_port: int) -> None:
+    sink = Calls()
+    exchange = begin(client, Endpoint("127.0.0.1", closed_port), sink)
+    assert sink.calls == []
+    assert isinstance(await asyncio.wait_for(sink.ended, 5), ConnectFailed)
+    exchange.close()
+
+
+async def test_close_before_the_connection_is_open_sends_nothing(client: Client) -> None:
+    async with ScriptedServer([request, CHUNKED + END, hold]) as server:
+        sink = Calls()
+        begin(client, server.endpoint, sink).close()
+        assert await read_all(await send(client, server.endpoint)) == b""
+        assert len(server.requests) == 1
+        assert sink.calls == []
 
 
 class Closing(RecordingSink):
-    """Closes the response at the first bytes."""
+    """Closes the exchange at the head or at the first bytes."""
 
-    response: Response
+    exchange: Exchange
+
+    def __init__(self, at: str) -> None:
+        super().__init__()
+        self._at = at
+
+    def head(self, status: int, headers: Mapping[str, str]) -> None:
+        super().head(status, headers)
+        if self._at == "head":
+            self.exchange.close()
 
     def data(self, chunk: bytes) -> None:
         super().data(chunk)
-        self.response.close()
+        self.exchange.close()
 
 
 @pytest.mark.parametrize("tail", [chunk(b"b") + END, END, chunk(b"b") + b"zz\r\n", chunk(b"b")])
-async def test_no_sink_is_called_after_close(client: Client, tail: bytes) -> None:
-    go, wait = gate()
-    async with ScriptedServer([request, CHUNKED, wait, chunk(b"a"), apart(tail), hold]) as server:
-        sink = Closing()
-        sink.response = await send(client, server.endpoint)
-        sink.response.attach(sink)
-        go.set()
-        await auntil(lambda: sink.chunks)
+@pytest.mark.parametrize(("at", "chunks"), [("head", 0), ("data", 1)])
+@pytest.mark.parametrize("at_once", [False, True], ids=["apart", "at once"])
+async def test_no_sink_is_called_after_close(client: Client, at: str, chunks: int, tail: bytes, at_once: bool) -> None:
+    parts = (CHUNKED, chunk(b"a"), tail)
+    async with ScriptedServer([request, apart(b"".join(parts)) if at_once else apart(*parts), hold]) as server:
+        sink = Closing(at)
+        sink.exchange = begin(client, server.endpoint, sink)
+        await auntil(lambda: sink.status and len(sink.chunks) == chunks)
         for _ in range(20):
             await asyncio.sleep(0)
-        assert len(sink.chunks) == 1
+        assert len(sink.chunks) == chunks
         assert not sink.ended.done()
 
 
 async def test_close_in_mid_stream_closes_the_workers_connection(client: Client) -> None:
     async with ScriptedServer([request, CHUNKED + chunk(b"a"), hold]) as server:
-        response = await send(client, server.endpoint)
         sink = RecordingSink()
-        response.attach(sink)
+        exchange = begin(client, server.endpoint, sink)
         await auntil(lambda: sink.body == b"a")
-        response.close()
+        exchange.close()
         await auntil(lambda: server.closed_by_client == 1)
         assert not sink.ended.done()
 
 
 async def test_the_connection_of_a_pushed_response_is_reused(client: Client) -> None:
     async with ScriptedServer([request, CHUNKED, apart(chunk(b"a"), END), request, CHUNKED + END, hold]) as server:
-        response = await send(client, server.endpoint)
         sink = RecordingSink()
-        response.attach(sink)
+        exchange = begin(client, server.endpoint, sink)
         assert await asyncio.wait_for(sink.ended, 5) is None
-        response.close()
+        exchange.close()
         await asyncio.sleep(0)  # the oracle closes in a task
         assert await read_all(await send(client, server.endpoint)) == b""
         assert len(server.peers) == 1
 
 
-async def test_a_sink_may_send_the_next_request_from_eof(ours: UpstreamClient) -> None:
-    """Ours only: the connection is released before `eof` is called."""
+async def test_the_connection_is_released_before_the_sink_gets_the_end(ours: UpstreamClient) -> None:
+    """Ours only. The reader of the end may send its next request on it."""
 
     class Next(RecordingSink):
         def eof(self) -> None:
@@ -175,60 +191,78 @@ async def test_a_sink_may_send_the_next_request_from_eof(ours: UpstreamClient) -
 
     async with ScriptedServer([request, CHUNKED + chunk(b"a") + END, hold]) as server:
         sink = Next()
-        (await send(ours, server.endpoint)).attach(sink)
+        begin(ours, server.endpoint, sink)
         await sink.ended
         assert sink.idle == 1
 
 
-async def test_a_second_reader_of_a_body_is_refused(ours: UpstreamClient) -> None:
-    async with ScriptedServer([request, CHUNKED, hold]) as server:
-        response = await send(ours, server.endpoint)
-        reading = asyncio.create_task(response.read())
-        await asyncio.sleep(0)
-        with pytest.raises(RuntimeError):
-            await response.read()
-        with pytest.raises(RuntimeError):
-            response.attach(RecordingSink())
-        response.close()
-        with pytest.raises(ConnectionLost):  # the pending read fails too
-            await reading
+class Broken(Calls):
+    """Raises in one of its calls."""
 
+    def __init__(self, at: str) -> None:
+        super().__init__()
+        self._at = at
 
-async def test_a_sink_that_raises_loses_its_connection_and_is_reported(ours: UpstreamClient) -> None:
-    class Broken(RecordingSink):
-        def data(self, chunk: bytes) -> None:
+    def head(self, status: int, headers: Mapping[str, str]) -> None:
+        super().head(status, headers)
+        self._break("head")
+
+    def data(self, chunk: bytes) -> None:
+        super().data(chunk)
+        self._break("data")
+
+    def eof(self) -> None:
+        self._break("eof")
+
+    def _break(self, at: str) -> None:
+        if self._at == at:
             raise ZeroDivisionError
 
+
+@pytest.mark.parametrize(
+    ("at", "ended"), [("head", b""), ("head", END), ("data", b""), ("data", END), ("data", b"zz\r\n"), ("eof", END)]
+)
+async def test_a_sink_that_raises_is_reported_and_gets_the_response_as_lost(
+    ours: UpstreamClient, at: str, ended: bytes
+) -> None:
     reported: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
-    go, wait = gate()
-    async with ScriptedServer([request, CHUNKED, wait, chunk(b"a"), hold]) as server:
-        response = await send(ours, server.endpoint)
-        sink = Broken()
-        response.attach(sink)
-        go.set()
+    async with ScriptedServer([request, CHUNKED + chunk(b"a") + ended, hold]) as server:
+        sink = Broken(at)
+        begin(ours, server.endpoint, sink)
         assert isinstance(await asyncio.wait_for(sink.ended, 5), ConnectionLost)
-        assert isinstance(reported[0]["exception"], ZeroDivisionError)
-        await auntil(lambda: server.closed_by_client == 1 and connections(ours).open == 0)
+        assert sink.calls == (["head", "lost"] if at == "head" else ["head", "data", "lost"])
+        await auntil(lambda: connections(ours).open == 0)
+        await auntil(lambda: server.closed_by_client == 1)
+        assert [type(context["exception"]) for context in reported] == [ZeroDivisionError]
 
 
-@pytest.mark.parametrize("early", [False, True], ids=["complete", "closed early"])
-async def test_a_response_is_not_left_to_the_cycle_collector(ours: UpstreamClient, early: bool) -> None:
+@pytest.mark.parametrize("end", ["complete", "closed early", "finished"])
+async def test_a_response_is_not_left_to_the_cycle_collector(ours: UpstreamClient, end: str) -> None:
     """Ours only. A router that collects thousands of them stops for it, in the middle of everybody's tokens."""
-    async with ScriptedServer([request, CHUNKED + chunk(b"a"), *([] if early else [END]), hold]) as server:
+    go = asyncio.Event()
+    rest: Script = [END] if end == "complete" else [when(go), END]
+    async with ScriptedServer([request, CHUNKED + chunk(b"a"), *rest, hold]) as server:
         gc.collect()
         gc.disable()
         try:
             response = await send(ours, server.endpoint)
             assert await response.read() == b"a"
-            if not early:
+            if end == "complete":
                 assert await response.read() == b""
-            response.close()
+            if end == "finished":
+                response.exchange.finish()
+                go.set()
+                await auntil(lambda: connections(ours).in_use == 0)
+            else:
+                response.close()
             del response
             assert not [thing for thing in gc.get_objects() if isinstance(thing, UpstreamExchange | ResponseParser)]
         finally:
             gc.enable()
 
+
+# back-pressure
 
 TOTAL = 32 * 1024 * 1024
 KERNEL = 24 * 1024 * 1024
@@ -245,79 +279,67 @@ async def stalled(server: ScriptedServer) -> int:
         before, last = server.peers[0].sent, before
         return before == last
 
+    await auntil(lambda: server.peers)
     await auntil(same, interval=0.1)
     return before
 
 
 async def test_a_paused_worker_stops_sending(client: Client) -> None:
     async with ScriptedServer([request, HEAD, flood(TOTAL), hold]) as server:
-        response = await send(client, server.endpoint)
         sink = RecordingSink()
-        response.pause()
-        response.pause()
-        response.attach(sink)
+        exchange = begin(client, server.endpoint, sink)
+        exchange.pause()
+        exchange.pause()
         assert await stalled(server) < KERNEL
         assert len(sink.body) <= 2 * READ
-        response.resume()
-        response.resume()
+        exchange.resume()
+        exchange.resume()
         assert await asyncio.wait_for(sink.ended, 30) is None
         assert len(sink.body) == TOTAL
-        response.close()
+        exchange.close()
 
 
-async def test_a_sink_may_pause_the_response_from_its_callback(client: Client) -> None:
-    class Full(RecordingSink):
-        response: Response
+class Full(RecordingSink):
+    """Pauses the exchange at its head or at each data."""
 
-        def data(self, chunk: bytes) -> None:
-            super().data(chunk)
-            self.response.pause()
+    exchange: Exchange
 
+    def __init__(self, at: str) -> None:
+        super().__init__()
+        self._at = at
+
+    def head(self, status: int, headers: Mapping[str, str]) -> None:
+        super().head(status, headers)
+        if self._at == "head":
+            self.exchange.pause()
+
+    def data(self, chunk: bytes) -> None:
+        super().data(chunk)
+        if self._at == "data":
+            self.exchange.pause()
+
+
+@pytest.mark.parametrize("at", ["head", "data"])
+async def test_a_sink_may_pause_the_exchange_from_its_callback(client: Client, at: str) -> None:
     async with ScriptedServer([request, HEAD, flood(TOTAL), hold]) as server:
-        sink = Full()
-        sink.response = await send(client, server.endpoint)
-        sink.response.attach(sink)
+        sink = Full(at)
+        sink.exchange = begin(client, server.endpoint, sink)
+        await auntil(lambda: sink.status)
         assert await stalled(server) < KERNEL
         received = len(sink.body)
         assert received <= 3 * READ
-        sink.response.resume()
+        sink.exchange.resume()
         await auntil(lambda: len(sink.body) > received)
-        sink.response.close()
+        sink.exchange.close()
         await auntil(server.peers[0].client_closed.is_set)
-
-
-async def test_an_unread_body_is_buffered_up_to_the_high_water_mark(ours: UpstreamClient) -> None:
-    """Ours only: the oracle does not read ahead."""
-    async with ScriptedServer([request, HEAD, flood(TOTAL), hold]) as server:
-        response = await send(ours, server.endpoint)
-        assert await stalled(server) < KERNEL
-        held = int(repr(response).split(", ")[2].split()[0])
-        assert HIGH_WATER < held <= HIGH_WATER + READ
-        assert len(await response.read()) == held
-        assert len(await read_all(response)) == TOTAL - held
-        assert connections(ours).idle == 1
 
 
 async def test_a_connection_released_while_paused_resumes_reading(ours: UpstreamClient) -> None:
     """Otherwise the pool would not detect that the worker closed it."""
-    async with ScriptedServer([request, CHUNKED + END]) as server:
-        response = await send(ours, server.endpoint)
-        response.pause()
-        response.close()
-        await auntil(lambda: connections(ours).open == 0)
-    go, wait = gate()
-
-    class Pausing(RecordingSink):
-        response: Response
-
-        def data(self, chunk: bytes) -> None:
-            super().data(chunk)
-            self.response.pause()
-
-    async with ScriptedServer([request, CHUNKED, wait, chunk(b"a") + END]) as server:
-        sink = Pausing()
-        sink.response = await send(ours, server.endpoint)
-        sink.response.attach(sink)
+    go = asyncio.Event()
+    async with ScriptedServer([request, when(go), CHUNKED + chunk(b"a") + END]) as server:
+        sink = Full("data")
+        sink.exchange = begin(ours, server.endpoint, sink)
         go.set()
         assert await sink.ended is None
         await auntil(lambda: connections(ours).open == 0)

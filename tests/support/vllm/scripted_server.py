@@ -77,6 +77,11 @@ async def cut(peer: Peer) -> None:
     peer.writer.transport.abort()
 
 
+async def stop_listening(peer: Peer) -> None:
+    """Refuse new connections from now on."""
+    peer.server.stop_listening()
+
+
 def apart(*parts: bytes) -> Callable[[Peer], Awaitable[None]]:
     """Send parts that the client, on the same event loop, reads one by one."""
 
@@ -158,6 +163,10 @@ class ScriptedServer:
     @property
     def endpoint(self) -> Endpoint:
         return Endpoint(self._host, self.port)
+
+    def stop_listening(self) -> None:
+        """Refuse new connections. The open ones stay."""
+        self._server.close()
 
     @property
     def closed_by_client(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -319,3 +321,25 @@ def test_an_invalid_request_path_is_rejected(path: str) -> None:
 def test_reserved_and_invalid_header_names_are_rejected(name: str) -> None:
     with pytest.raises(ValueError, match="header"):
         head(**{name: "x"})
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno",
+        b"HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\n\r\nno",
+    ],
+)
+def test_a_stopped_parser_is_not_left_to_the_cycle_collector(data: bytes) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        parser = ResponseParser("POST")
+        parser.feed(data)
+        assert parser.headers is not None
+        parser.stop()
+        del parser
+        assert not [thing for thing in gc.get_objects() if isinstance(thing, ResponseParser)]
+    finally:
+        gc.enable()
