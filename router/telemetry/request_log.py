@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import re
 import time
+from collections.abc import Callable
 from typing import BinaryIO
 
 import msgspec
@@ -18,7 +19,12 @@ from vllama_pool.router.telemetry.request_record import RequestRecord
 
 FLUSH_SECONDS = 0.2
 MAX_LINES = 10_000
-
+_COMMA = ord(",")
+_INFO, _DEBUG = (
+    tuple(f'{milliseconds:03}Z","level":"{level}","event":"request"'.encode() for milliseconds in range(1000))
+    for level in ("info", "debug")
+)
+"""Text between the second and the record, by milliseconds."""
 
 _CONTROLS = re.compile(
     rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\x8b-\x8f\xa8-\xae]|\xe2\x81[\xa0-\xaf]|\xef\xbb\xbf|\xef\xbf[\xb9-\xbb]"
@@ -26,24 +32,33 @@ _CONTROLS = re.compile(
 """In UTF-8: those that JSON allows but a terminal may obey, such as C1 (U+009B), and those that reorder text."""
 
 
-def escaped(line: bytes) -> bytes:
+def escaped(lines: bytes | bytearray) -> bytes | bytearray:
     """Escape the control characters in strings of JSON that JSON itself does not escape."""
-    if line.isascii() and b"\x7f" not in line:
-        return line
-    return _CONTROLS.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), line)
+    if lines.isascii() and b"\x7f" not in lines:
+        return lines
+    return _CONTROLS.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), lines)
 
 
 class RequestLog:
-    def __init__(self, stream: BinaryIO, *, debug: bool = False, max_lines: int = MAX_LINES) -> None:
-        """The caller owns the stream."""
+    def __init__(
+        self,
+        stream: BinaryIO,
+        *,
+        debug: bool = False,
+        max_lines: int = MAX_LINES,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """The caller owns the stream. `now` returns Unix seconds."""
         self._stream = stream
+        self._time = now
         self._debug = debug
         self._max_lines = max_lines
-        self._lines: list[bytes] = []
+        self._buffer = bytearray()
+        self._lines = 0
         self._dropped = 0
-        self._encoder = msgspec.json.Encoder()
-        self._second = -1
-        self._second_text = ""
+        self._encode_into = msgspec.json.Encoder().encode_into
+        self._second = -1.0
+        self._head = b""
         self._stopping = asyncio.Event()
 
     @property
@@ -51,21 +66,29 @@ class RequestLog:
         return self._dropped
 
     def finished(self, record: RequestRecord) -> None:
-        level = "debug" if record.only_read else "info"
-        if level == "debug" and not self._debug:
-            return
-        if len(self._lines) >= self._max_lines:
+        tails = _INFO
+        if not record.operation and record.only_read:
+            if not self._debug:
+                return
+            tails = _DEBUG
+        if self._lines >= self._max_lines:
             self._dropped += 1
             return
-        head = f'{{"time":"{self._now()}","level":"{level}","event":"request",'
-        self._lines.append(head.encode() + escaped(self._encoder.encode(record)[1:]) + b"\n")
+        now = self._time()
+        if not 0.0 <= now - self._second < 1.0:
+            self._start_second(now)
+        buffer = self._buffer
+        buffer += self._head
+        buffer += tails[int((now - self._second) * 1000)]
+        start = len(buffer)
+        self._encode_into(record, buffer, start)
+        buffer[start] = _COMMA  # the record's brace: its fields continue the object
+        buffer += b"\n"
+        self._lines += 1
 
-    def _now(self) -> str:
-        second, milliseconds = divmod(time.time_ns() // 1_000_000, 1000)
-        if second != self._second:
-            self._second = second
-            self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        return f"{self._second_text}.{milliseconds:03}Z"
+    def _start_second(self, now: float) -> None:
+        self._second = now // 1
+        self._head = time.strftime('{"time":"%Y-%m-%dT%H:%M:%S.', time.gmtime(self._second)).encode()
 
     async def run(self) -> None:
         """Write buffered lines until `stop`, then the rest."""
@@ -81,12 +104,12 @@ class RequestLog:
 
     async def _flush(self) -> None:
         if self._lines:
-            lines, self._lines = self._lines, []
-            await asyncio.to_thread(self._write, b"".join(lines))
+            data, self._buffer, self._lines = self._buffer, bytearray(), 0
+            await asyncio.to_thread(self._write, data)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes | bytearray) -> None:
         try:
-            self._stream.write(data)
+            self._stream.write(escaped(data))
             self._stream.flush()
         except (OSError, ValueError):  # closed pipe or full disk
             self._dropped += data.count(b"\n")

@@ -18,7 +18,7 @@ READ_PATHS = frozenset({"/api/show"})
 """Read by POST."""
 
 
-class RequestRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+class RequestRecord(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """Filled in while the request is served."""
 
     id: str

@@ -73,12 +73,27 @@ async def test_control_characters_in_a_clients_text_are_escaped() -> None:
     requested = "a\x1b\x7f\x85\x9b\u2028\u202e\u2066\ufeffä\U0001f600"
     stream = io.BytesIO()
     log = RequestLog(stream)
+    log.finished(record("before"))
     log.finished(record(requested=requested))
+    log.finished(record("after"))
     await written(log)
-    text = stream.getvalue().decode()
+    before, text, after = stream.getvalue().decode().splitlines()
+    assert [json.loads(line)["id"] for line in (before, after)] == ["before", "after"]
     assert text.rstrip("\n").isprintable()
     assert json.loads(text)["requested"] == requested
     assert "ä\U0001f600" in text
+
+
+async def test_the_time_has_milliseconds_and_follows_the_clock_also_backwards() -> None:
+    times = [1.0, 1.25, 1.9999, 2.0, 61.5, 0.5]
+    clock = iter(times)
+    stream = io.BytesIO()
+    log = RequestLog(stream, now=lambda: next(clock))
+    for _ in times:
+        log.finished(record())
+    await written(log)
+    texts = [json.loads(line)["time"].removeprefix("1970-01-01T00:0") for line in stream.getvalue().splitlines()]
+    assert texts == ["0:01.000Z", "0:01.250Z", "0:01.999Z", "0:02.000Z", "1:01.500Z", "0:00.500Z"]
 
 
 async def test_lines_are_written_while_the_log_runs_in_the_order_of_requests() -> None:
