@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import heapq
+from collections.abc import Iterable
 
 import msgspec
 
@@ -11,7 +12,8 @@ from vllama_pool.config.durations import FOREVER, SECOND
 OLLAMA_DEFAULT = 300 * SECOND
 """Replaces a default of 0."""
 MAX_MODELS = 4096
-"""Bounds memory: clients choose the names of virtual models."""
+"""Bounds memory: clients choose the names of virtual models. Models with a request in progress may add to them."""
+FORGOTTEN_AT_ONCE = 256
 
 
 class LastUse(msgspec.Struct, frozen=True, array_like=True):
@@ -38,6 +40,22 @@ class ModelUses(msgspec.Struct, frozen=True, array_like=True):
     """Models with a request in progress."""
 
 
+class _Model:
+    """A model's last use, and its requests in progress. The fields are those of LastUse."""
+
+    __slots__ = ("at", "ended", "lifetime", "running", "set_at")
+
+    def __init__(self, use: LastUse) -> None:
+        self.running = 0
+        self.set(use)
+
+    def set(self, use: LastUse) -> None:
+        self.at, self.ended, self.lifetime, self.set_at = use.at, use.ended, use.lifetime, use.set_at
+
+    def last_use(self) -> LastUse:
+        return LastUse(self.at, self.ended, self.lifetime, self.set_at)
+
+
 class ExpiryTracker:
     """Remembers each model's last request.
 
@@ -48,40 +66,52 @@ class ExpiryTracker:
     def __init__(self, default: int) -> None:
         """`default`: nanoseconds; FOREVER or negative for no end."""
         self._default = default if default >= 0 else FOREVER
-        self._models: dict[str, LastUse] = {}
-        self._running: dict[str, int] = {}
+        self._models: dict[str, _Model] = {}
         self._running_elsewhere: frozenset[str] = frozenset()
 
     def begin(self, model: str, keep_alive: int | None, at: int, now: int) -> RunningUse:
-        """Count a request that generates. The model is loaded until its end at least."""
-        self.touch(model, keep_alive, at, now)
-        self._running[model] = self._running.get(model, 0) + 1
-        return RunningUse(self, model)
+        """Count a request that generates. The model is loaded until its end at least.
+
+        `at`: monotonic, `now`: Unix nanoseconds.
+        """
+        used = self._models.get(model)
+        if used is None:
+            used = self._add(model, LastUse(at, now, self._default))
+        if keep_alive is not None:
+            used.lifetime, used.set_at = int(keep_alive), at
+        elif not used.running and used.ended + used.lifetime <= now and model not in self._running_elsewhere:
+            used.lifetime = self._default
+        used.at = at
+        used.ended = now
+        used.running += 1
+        return RunningUse(used)
 
     def touch(self, model: str, keep_alive: int | None, at: int, now: int) -> None:
-        """Note a use. `at`: monotonic, `now`: Unix nanoseconds."""
-        if keep_alive is not None:
-            self._note(model, LastUse(at, now, int(keep_alive), at))
-            return
-        known = self._models.get(model)
-        lifetime = known.lifetime if known is not None and self.lives(model, now) else self._default
-        self._note(model, LastUse(at, now, lifetime, known.set_at if known is not None else 0))
+        """Note a use that generates nothing."""
+        self.begin(model, keep_alive, at, now).end(at, now)
 
     def uses(self) -> ModelUses:
-        return ModelUses(self._models, tuple(self._running))
+        models = self._models.items()
+        return ModelUses(
+            {name: model.last_use() for name, model in models}, tuple(name for name, model in models if model.running)
+        )
 
     def learn(self, others: Iterable[ModelUses]) -> None:
         """Take over the later uses in other processes, and what runs there now."""
         running: set[str] = set()
         for uses in others:
             running.update(uses.running)
-            self._note_later(uses.last)
+            for name, use in uses.last.items():
+                if (known := self._models.get(name)) is None:
+                    self._add(name, use)
+                else:
+                    known.set(self._later(known.last_use(), use))
         self._running_elsewhere = frozenset(running)
 
     def lives(self, model: str, now: int) -> bool:
-        if model in self._running or model in self._running_elsewhere:
-            return True
         use = self._models.get(model)
+        if model in self._running_elsewhere or (use is not None and use.running):
+            return True
         return use is not None and use.ended + use.lifetime > now
 
     def expires(self, model: str, now: int) -> int:
@@ -92,13 +122,6 @@ class ExpiryTracker:
             ended, lifetime = now, self._default or OLLAMA_DEFAULT
         return ended + lifetime
 
-    def _note_later(self, uses: Mapping[str, LastUse]) -> None:
-        for model, use in uses.items():
-            known = self._models.get(model)
-            later = use if known is None else self._later(known, use)
-            if later is not known:
-                self._note(model, later)
-
     def _later(self, one: LastUse, other: LastUse) -> LastUse:
         """Return the later use, with the later `keep_alive` unless the model had lapsed in between."""
         early, late = (one, other) if one.at < other.at else (other, one)
@@ -107,31 +130,29 @@ class ExpiryTracker:
         lifetime = early.lifetime if late.at < early.lapses_at else self._default
         return LastUse(late.at, late.ended, lifetime, early.set_at)
 
-    def _note(self, model: str, use: LastUse) -> None:
-        self._models.pop(model, None)
-        self._models[model] = use
-        if len(self._models) > MAX_MODELS:
-            del self._models[next(iter(self._models))]
+    def _add(self, name: str, use: LastUse) -> _Model:
+        if len(self._models) >= MAX_MODELS:
+            self._forget_oldest()
+        model = self._models[name] = _Model(use)
+        return model
 
-    def _stop(self, model: str) -> None:
-        self._running[model] -= 1
-        if not self._running[model]:
-            del self._running[model]
+    def _forget_oldest(self) -> None:
+        """Forget several models at once, since this looks at all of them."""
+        idle = ((name, model) for name, model in self._models.items() if not model.running)
+        for name, _ in heapq.nsmallest(FORGOTTEN_AT_ONCE, idle, key=lambda item: item[1].at):
+            del self._models[name]
 
 
-class RunningUse:
+class RunningUse(msgspec.Struct, gc=False):
     """One request in progress."""
 
-    __slots__ = ("_model", "_running", "_tracker")
-
-    def __init__(self, tracker: ExpiryTracker, model: str) -> None:
-        self._tracker = tracker
-        self._model = model
-        self._running = True
+    _model: _Model | None
 
     def end(self, at: int, now: int) -> None:
         """Only the first call counts. `at`: monotonic, `now`: Unix nanoseconds."""
-        if self._running:
-            self._running = False
-            self._tracker.touch(self._model, None, at, now)
-            self._tracker._stop(self._model)
+        model = self._model
+        if model is not None:
+            self._model = None
+            model.at = at
+            model.ended = now
+            model.running -= 1

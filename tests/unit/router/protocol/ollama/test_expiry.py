@@ -34,6 +34,26 @@ def test_the_least_recently_used_models_are_forgotten() -> None:
     assert not expiry.lives("v0", 2)
 
 
+def test_the_number_of_models_is_bounded_and_a_running_one_is_never_forgotten() -> None:
+    expiry = ExpiryTracker(MINUTE)
+    running = expiry.begin("running", 2 * MINUTE, 0, 0)
+    for number in range(3 * MAX_MODELS):
+        expiry.touch(f"v{number}", None, number, number)
+    assert len(expiry.uses().last) <= MAX_MODELS
+    running.end(9, 9)
+    assert expiry.expires("running", 9) == 9 + 2 * MINUTE
+
+
+def test_a_model_learnt_from_another_process_keeps_its_running_requests_here() -> None:
+    one, other = ExpiryTracker(MINUTE), ExpiryTracker(MINUTE)
+    running = one.begin("v", None, 0, 0)
+    other.touch("v", 0, 1, 1)
+    one.learn([other.uses()])
+    assert one.lives("v", 2)
+    running.end(2, 2)
+    assert not one.lives("v", 2)
+
+
 def test_a_model_lives_while_a_request_runs_and_then_for_its_keep_alive() -> None:
     expiry = ExpiryTracker(MINUTE)
     first, second = expiry.begin("v", 0, 0, 0), expiry.begin("v", 0, 0, 0)
