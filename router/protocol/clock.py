@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from typing import Final
+
+_SECOND: Final = 1_000_000_000
 
 
 class SystemClock:
@@ -12,7 +15,7 @@ class SystemClock:
 
 def rfc3339(unix_ns: int) -> str:
     """UTC, up to nine fractional digits, no trailing zeros (R041)."""
-    seconds, fraction = divmod(unix_ns, 1_000_000_000)
+    seconds, fraction = divmod(unix_ns, _SECOND)
     text = _to_the_second(seconds)
     return f"{text}.{fraction:09d}".rstrip("0") + "Z" if fraction else text + "Z"
 
@@ -22,20 +25,21 @@ def _to_the_second(seconds: int) -> str:
 
 
 class TimestampFormatter:
-    """`rfc3339` that formats the seconds only once per second."""
+    """`rfc3339` that formats the seconds only once per second. Streams may share one."""
 
-    __slots__ = ("_prefix", "_second")
+    __slots__ = ("_end", "_prefix", "_start")
 
     def __init__(self) -> None:
-        self._second = ""
+        self._start = self._end = 0
+        """The second of the prefix, in Unix nanoseconds."""
         self._prefix = ""
 
     def __call__(self, unix_ns: int) -> str:
         digits = str(unix_ns)
-        second = digits[:-9]
-        if digits[-1] == "0" or not second:  # trailing zeros, or the first second of 1970
+        if digits[-1] == "0" or unix_ns < _SECOND:  # trailing zeros, or the first second of 1970
             return rfc3339(unix_ns)
-        if second != self._second:
-            self._second = second
-            self._prefix = _to_the_second(int(second)) + "."
-        return self._prefix + digits[-9:] + "Z"
+        if not self._start <= unix_ns < self._end:
+            second = unix_ns // _SECOND
+            self._start, self._end = second * _SECOND, (second + 1) * _SECOND
+            self._prefix = _to_the_second(second) + "."
+        return f"{self._prefix}{digits[-9:]}Z"

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
+import msgspec
+
 from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.errors import AttemptFailed
 from vllama_pool.workers.registry.record import ModelInfo
@@ -39,8 +41,7 @@ class HasModel(Protocol):
         """Nanoseconds; None if absent."""
 
 
-@dataclass(frozen=True, slots=True)
-class DirectResponse:
+class DirectResponse(msgspec.Struct, frozen=True, gc=False):
     """A response that needs no generation, such as a load's."""
 
     body: bytes
@@ -48,16 +49,14 @@ class DirectResponse:
     content_type: str = "application/json; charset=utf-8"
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamRequest:
+class UpstreamRequest(msgspec.Struct, frozen=True):
     path: str
     body: bytes
     translator: Callable[..., StreamTranslator] | None = None
     """Called with request, timing and clock. Default: the operation's."""
 
 
-@dataclass(frozen=True, slots=True)
-class PreflightRequest:
+class PreflightRequest(msgspec.Struct, frozen=True):
     """A request that the worker must answer first, such as a token count."""
 
     path: str
@@ -69,8 +68,7 @@ class PreflightRequest:
 NextStep: TypeAlias = UpstreamRequest | PreflightRequest | DirectResponse
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(msgspec.Struct, frozen=True, gc=False):
     """Monotonic nanoseconds."""
 
     arrived: int
@@ -79,15 +77,13 @@ class Timing:
     """Start of this attempt."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, gc=False):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     done_reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class StreamFailure:
+class StreamFailure(msgspec.Struct, frozen=True, gc=False):
     """An error event within a 200 stream, with its own status."""
 
     status: int

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from vllama_pool.router.protocol import json_lines
+from vllama_pool.router.protocol.clock import TimestampFormatter
 from vllama_pool.router.protocol.ollama import chat, embed, generate, requests, stream_interval
 from vllama_pool.router.protocol.ollama.embed_response import EmbedTranslator
 from vllama_pool.router.protocol.ollama.not_found import embedding_text, generation_text
@@ -13,6 +15,7 @@ from vllama_pool.router.protocol.operation import Clock, Operation
 
 def operations(clock: Clock, stall_timeout: float = 120.0) -> tuple[Operation[Any], ...]:
     """`clock` dates responses that need no worker. `stall_timeout`: seconds of silence that count as a stall."""
+    timestamps = TimestampFormatter()
     whole = stream_interval.of_whole_answers(stall_timeout)
     return (
         Operation(
@@ -24,7 +27,7 @@ def operations(clock: Clock, stall_timeout: float = 120.0) -> tuple[Operation[An
             adapt=lambda request, info, defaults, *refusals: chat.adapt(
                 request, info, defaults, clock, *refusals, whole_interval=whole
             ),
-            translator=chat.translator,
+            translator=partial(chat.translator, timestamps=timestamps),
             not_found=generation_text,
             content_type=lambda request: json_lines.content_type(request.stream),
         ),
@@ -39,7 +42,7 @@ def operations(clock: Clock, stall_timeout: float = 120.0) -> tuple[Operation[An
             adapt=lambda request, info, defaults, *refusals: generate.adapt(
                 request, info, defaults, clock, *refusals, whole_interval=whole
             ),
-            translator=generate.translator,
+            translator=partial(generate.translator, timestamps=timestamps),
             not_found=generation_text,
             content_type=lambda request: json_lines.content_type(request.stream),
         ),

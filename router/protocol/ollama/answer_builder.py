@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from vllama_pool.router.protocol.ollama.chunks import Chunk, ChunkBuffer, ResponseWriter, StreamState
+from vllama_pool.router.protocol.ollama.chunks import EMPTY, Chunk, ChunkBuffer, ResponseWriter, StreamState
 from vllama_pool.router.protocol.ollama.logprobs import LogprobEntry
 from vllama_pool.router.protocol.ollama.logprobs import translate as translate_logprobs
-from vllama_pool.router.protocol.operation import Timing
+from vllama_pool.router.protocol.operation import Clock, Timing
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.router.protocol.vllm.think_tags import ThinkTagSplitter
+from vllama_pool.router.protocol.vllm.tool_calls import ResponseToolCall, ToolCalls
 
 _ABORTED = {"abort": 503, "error": 500}
 """HTTP status by finish reason, for requests that vLLM gave up."""
@@ -25,13 +26,14 @@ class AnswerBuilder:
     __slots__ = (
         "_all_content",
         "_buffer",
+        "_clock",
         "_keep_ids",
-        "_lines",
         "_logprobs",
         "_plain_text",
         "_stream",
         "_strip_content",
         "_strip_thinking",
+        "_texts",
         "_think_tags",
         "_writer",
         "begun",
@@ -43,7 +45,7 @@ class AnswerBuilder:
     def __init__(
         self,
         writer: ResponseWriter,
-        *,
+        clock: Clock,
         stream: bool,
         logprobs: int | None,
         keep_ids: bool = False,
@@ -58,7 +60,9 @@ class AnswerBuilder:
         self.begun = False
         self.cut_off = False
         self.timestamp = ""
+        """Of the lines to be written."""
         self._writer = writer
+        self._clock = clock
         self._stream = stream
         self._logprobs = logprobs
         self._keep_ids = keep_ids
@@ -67,28 +71,17 @@ class AnswerBuilder:
         self._strip_content = False
         self._strip_thinking = True
         self._plain_text = think_tags is None
-        self._lines: list[bytes] = []
-        self._buffer = ChunkBuffer()
+        self._texts: list[str] = []
+        self._buffer: ChunkBuffer | None = None
 
-    def lines(self) -> bytes:
-        """Return the lines written since the last call."""
-        lines = self._lines
-        if not lines:
-            return b""
-        lines.append(b"")
-        result = b"\n".join(lines)
-        lines.clear()
-        return result
-
-    def end(self, timing: Timing, now: int) -> None:
-        self._lines.append(self._final(Chunk(), timing, now))
-
-    def whole(self, timing: Timing, now: int) -> bytes:
-        return self._final(self._buffer.joined(), timing, now)
-
-    def _final(self, chunk: Chunk, timing: Timing, now: int) -> bytes:
-        final = self.state.final(timing, now, with_context=self._keep_ids)
-        return self._writer.chunk(self.timestamp, chunk, final)
+    def final(self, timing: Timing) -> bytes:
+        """Return the last line, or the whole answer."""
+        fields = self.state.final(timing, self._clock.monotonic_ns(), with_context=self._keep_ids)
+        if self._stream:
+            return self._writer.chunk(self.timestamp, EMPTY, fields) + b"\n"
+        content = "".join(self._texts)
+        chunk = Chunk(content) if self._buffer is None else self._buffer.joined(content)
+        return self._writer.chunk(self.timestamp, chunk, fields)
 
     def add_prompt_ids(self, ids: list[int]) -> None:
         if self._keep_ids:
@@ -99,76 +92,82 @@ class AnswerBuilder:
         self.state.tokens = event.usage
         self.state.metrics = event.metrics or self.state.metrics
 
-    def add(self, choice: api.VllmChoice, now: int) -> None:
-        """Raises Aborted and InvalidToolCall. `now`: monotonic nanoseconds."""
+    def add(self, choice: api.VllmChoice) -> bytes:
+        """Return the lines of an event, if any. Raises Aborted and InvalidToolCall."""
+        delta = choice.delta
+        if delta is None:
+            text, plain = choice.text, self._plain_text
+        else:
+            text = delta.content
+            plain = (
+                self._plain_text
+                and delta.reasoning is None
+                and delta.tool_calls is None
+                and delta.reasoning_content is None
+            )
+        if not (text and plain and choice.finish_reason is None and choice.logprobs is None):
+            return self._add_rich(choice, text or "")
+        # The path of nearly every token.
+        state, ids = self.state, choice.token_ids
+        if ids is None:
+            state.events += 1
+        else:
+            state.events += len(ids)
+            if self._keep_ids:
+                state.ids += ids
+        if not self.begun or not state.first:
+            self._touch()
+        if self._stream:
+            return self._writer.text(self.timestamp, text)
+        self._texts.append(text)
+        return b""
+
+    def _add_rich(self, choice: api.VllmChoice, text: str) -> bytes:
         finish_reason = choice.finish_reason
         if finish_reason is not None and finish_reason in _ABORTED:
             raise Aborted(_ABORTED[finish_reason])
-        delta = choice.delta
-        text = (delta.content if delta is not None else choice.text) or ""
-        if text:
-            state = self.state
-            if not state.first:
-                state.first = now
-                self.begun = True
-            state.last = now
-            if (
-                self._plain_text
-                and finish_reason is None
-                and choice.token_ids is None
-                and choice.logprobs is None
-                and (
-                    delta is None
-                    or (delta.reasoning is None and delta.tool_calls is None and delta.reasoning_content is None)
-                )
-            ):
-                if self._stream:
-                    self._lines.append(self._writer.text(self.timestamp, text))
-                else:
-                    self._buffer.texts.append(text)
-                self.state.events += 1
-                return
-        self._add_rich(choice, text, now)
-
-    def _add_rich(self, choice: api.VllmChoice, text: str, now: int) -> None:
         thinking = ""
-        if (delta := choice.delta) is not None:
+        delta = choice.delta
+        if delta is not None:
             reasoning = delta.reasoning or delta.reasoning_content or ""
             if self._all_content and reasoning:
                 text = reasoning + text
-                self._touch(now)
-            else:
-                thinking = self._stripped_thinking(reasoning, now)
+            elif reasoning:
+                thinking = self._stripped_thinking(reasoning)
             if delta.tool_calls:
-                self.state.tool_calls.add(delta.tool_calls)
-                self._touch(now)
+                self._add_tool_calls(delta.tool_calls)
+        if text:
+            self._touch()
         if self._think_tags is not None:
             tagged, text = self._think_tags.split(text)
-            if choice.finish_reason is not None:
+            if finish_reason is not None:
                 last_thinking, last_text = self._think_tags.rest()
                 tagged, text = tagged + last_thinking, text + last_text
-            thinking = self._stripped_thinking(tagged, now)
+            thinking = self._stripped_thinking(tagged)
         if text and self._strip_content:
             text = text.lstrip()
             self._strip_content = not text
             self._plain_text = not self._strip_content and self._think_tags is None
-        entries = self._entries(choice, now)
+        entries = self._entries(choice)
         if self._keep_ids:
             self._collect_ids(choice)
-        if text and self._stream and not (thinking or entries):
-            self._lines.append(self._writer.text(self.timestamp, text))
-        elif text or thinking or entries:
-            self._emit(Chunk(text, thinking, None, entries))
-        if choice.finish_reason is not None:
-            self._touch(now)
-            self._finish(choice.finish_reason)
+        lines = self._emit(text, thinking, None, entries)
+        if finish_reason is not None:
+            lines += self._finish(finish_reason)
         if self.begun:
             self.state.events += len(choice.token_ids or ()) or 1
+        return lines
 
-    def _stripped_thinking(self, thinking: str, now: int) -> str:
+    def _add_tool_calls(self, deltas: list[api.VllmToolCallDelta]) -> None:
+        if self.state.tool_calls is None:
+            self.state.tool_calls = ToolCalls()
+        self.state.tool_calls.add(deltas)
+        self._touch()
+
+    def _stripped_thinking(self, thinking: str) -> str:
         if not thinking:
             return ""
-        self._touch(now)
+        self._touch()
         self._strip_content = True
         self._plain_text = False
         if self._strip_thinking:
@@ -176,20 +175,20 @@ class AnswerBuilder:
             self._strip_thinking = not thinking
         return thinking
 
-    def _entries(self, choice: api.VllmChoice, now: int) -> list[LogprobEntry] | None:
+    def _entries(self, choice: api.VllmChoice) -> list[LogprobEntry] | None:
         if choice.logprobs is None or self._logprobs is None:
             return None
         entries = translate_logprobs(choice.logprobs, self._logprobs)
         if _ends_in_stop_token(choice):
             del entries[-1:]
         if entries:
-            self._touch(now)
+            self._touch()
         return entries or None
 
-    def _touch(self, now: int) -> None:
+    def _touch(self) -> None:
         self.begun = True
-        self.state.first = self.state.first or now
-        self.state.last = now
+        if not self.state.first:
+            self.state.first = self._clock.monotonic_ns()
 
     def _collect_ids(self, choice: api.VllmChoice) -> None:
         if choice.prompt_token_ids:
@@ -198,16 +197,34 @@ class AnswerBuilder:
         if ids:
             self.state.ids.extend(ids[:-1] if _ends_in_stop_token(choice) else ids)
 
-    def _finish(self, reason: str) -> None:
-        self.state.finish_reason = reason
-        if self.state.tool_calls and (calls := self.state.tool_calls.complete(truncated=reason == "length")):
-            self._emit(Chunk(tool_calls=calls))
+    def _finish(self, reason: str) -> bytes:
+        self._touch()
+        state = self.state
+        state.finish_reason = reason
+        state.last = self._clock.monotonic_ns()
+        if state.tool_calls is None:
+            return b""
+        return self._emit(tool_calls=state.tool_calls.complete(truncated=reason == "length") or None)
 
-    def _emit(self, chunk: Chunk) -> None:
-        if self._stream:
-            self._lines.append(self._writer.chunk(self.timestamp, chunk))
-        else:
-            self._buffer.add(chunk)
+    def _emit(
+        self,
+        text: str = "",
+        thinking: str = "",
+        tool_calls: list[ResponseToolCall] | None = None,
+        logprobs: list[LogprobEntry] | None = None,
+    ) -> bytes:
+        """Return a line when streaming. Nothing is written for an empty chunk."""
+        rich = bool(thinking or tool_calls or logprobs)
+        if not self._stream:
+            if text:
+                self._texts.append(text)
+            if rich:
+                self._buffer = self._buffer or ChunkBuffer()
+                self._buffer.add(Chunk(text, thinking, tool_calls, logprobs))
+            return b""
+        if rich:
+            return self._writer.chunk(self.timestamp, Chunk(text, thinking, tool_calls, logprobs)) + b"\n"
+        return self._writer.text(self.timestamp, text) if text else b""
 
 
 def _ends_in_stop_token(choice: api.VllmChoice) -> bool:

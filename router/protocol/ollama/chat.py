@@ -8,7 +8,7 @@ from functools import partial
 from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.errors import AttemptFailed, BadRequest
 from vllama_pool.router.protocol import json_lines
-from vllama_pool.router.protocol.clock import rfc3339
+from vllama_pool.router.protocol.clock import TimestampFormatter, rfc3339
 from vllama_pool.router.protocol.ollama import (
     capabilities,
     continuation,
@@ -158,12 +158,15 @@ def _rendered(request: ChatRequest, clock: Clock, text: str) -> DirectResponse:
     return DirectResponse(json_lines.encode(response))
 
 
-def translator(request: ChatRequest, timing: Timing, clock: Clock, *, all_content: bool = False) -> TextTranslator:
+def translator(
+    request: ChatRequest,
+    timing: Timing,
+    clock: Clock,
+    *,
+    timestamps: TimestampFormatter | None = None,
+    all_content: bool = False,
+) -> TextTranslator:
     kind = AnswerBuilder if request.response_format is None else StructuredAnswer
-    answer = kind(
-        ChatWriter(request.model),
-        stream=request.stream,
-        logprobs=request.logprob_alternatives,
-        all_content=all_content,
-    )
-    return TextTranslator(answer, timing, clock, stream=request.stream)
+    logprobs = request.logprob_alternatives
+    answer = kind(ChatWriter(request.model), clock, request.stream, logprobs, False, None, all_content)
+    return TextTranslator(answer, timing, clock, request.stream, timestamps or TimestampFormatter())

@@ -10,6 +10,9 @@ from vllama_pool.router.protocol.ollama.logprobs import LogprobEntry
 from vllama_pool.router.protocol.ollama.render import DebugInfo
 from vllama_pool.router.protocol.vllm.tool_calls import ResponseToolCall
 
+_MESSAGE = b'","message":{"role":"assistant","content":'
+_END = b'},"done":false}\n'
+
 
 class ResponseMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     role: str
@@ -44,11 +47,7 @@ class ChatWriter:
         self._head = b'{"model":' + json_lines.encode(model) + b',"created_at":"'
 
     def text(self, timestamp: str, content: str) -> bytes:
-        return b'%b%b","message":{"role":"assistant","content":%b},"done":false}' % (
-            self._head,
-            timestamp.encode(),
-            json_lines.encode(content),
-        )
+        return b"".join((self._head, timestamp.encode(), _MESSAGE, json_lines.encode(content), _END))
 
     def chunk(self, timestamp: str, chunk: Chunk, final: FinalFields = UNFINISHED) -> bytes:
         response = ChatResponse(
@@ -58,6 +57,11 @@ class ChatWriter:
             done=final.done,
             done_reason=final.done_reason,
             logprobs=chunk.logprobs,
-            **final.totals,
+            total_duration=final.total_duration,
+            load_duration=final.load_duration,
+            prompt_eval_count=final.prompt_eval_count,
+            prompt_eval_duration=final.prompt_eval_duration,
+            eval_count=final.eval_count,
+            eval_duration=final.eval_duration,
         )
         return json_lines.encode(response)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Protocol, TypedDict
+from typing import Protocol
+
+import msgspec
 
 from vllama_pool.router.protocol.ollama.logprobs import LogprobEntry
 from vllama_pool.router.protocol.operation import Timing, Usage
@@ -13,30 +14,27 @@ from vllama_pool.router.protocol.vllm.tool_calls import ResponseToolCall, ToolCa
 _MS = 1_000_000
 
 
-@dataclass(slots=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True):
     content: str = ""
     thinking: str = ""
     tool_calls: list[ResponseToolCall] | None = None
     logprobs: list[LogprobEntry] | None = None
 
 
-class Totals(TypedDict, total=False):
-    """Nanoseconds, at least 1 (R070)."""
-
-    total_duration: int
-    load_duration: int
-    prompt_eval_count: int
-    prompt_eval_duration: int
-    eval_count: int
-    eval_duration: int
+EMPTY = Chunk()
 
 
-@dataclass(frozen=True, slots=True)
-class FinalFields:
+class FinalFields(msgspec.Struct, frozen=True):
+    """Durations are nanoseconds, at least 1 (R070)."""
+
     done: bool = True
     done_reason: str = ""
-    totals: Totals = field(default_factory=Totals)
+    total_duration: int = 0
+    load_duration: int = 0
+    prompt_eval_count: int = 0
+    prompt_eval_duration: int = 0
+    eval_count: int = 0
+    eval_duration: int = 0
     context: list[int] | None = None
 
 
@@ -44,47 +42,51 @@ UNFINISHED = FinalFields(done=False)
 
 
 class ResponseWriter(Protocol):
-    """Encodes an endpoint's objects, without a line end."""
+    """Encodes the objects of one answer."""
 
-    def text(self, timestamp: str, content: str) -> bytes: ...
+    def text(self, timestamp: str, content: str) -> bytes:
+        """Return a line."""
 
-    def chunk(self, timestamp: str, chunk: Chunk, final: FinalFields = UNFINISHED) -> bytes: ...
+    def chunk(self, timestamp: str, chunk: Chunk, final: FinalFields = UNFINISHED) -> bytes:
+        """Return an object, without a line end."""
 
 
 class ChunkBuffer:
-    __slots__ = ("_logprobs", "_thinking", "_tool_calls", "texts")
+    """Joins what texts alone do not hold."""
+
+    __slots__ = ("_logprobs", "_thinking", "_tool_calls")
 
     def __init__(self) -> None:
-        self.texts: list[str] = []
         self._thinking: list[str] = []
         self._tool_calls: list[ResponseToolCall] = []
         self._logprobs: list[LogprobEntry] = []
 
     def add(self, chunk: Chunk) -> None:
-        if chunk.content:
-            self.texts.append(chunk.content)
         if chunk.thinking:
             self._thinking.append(chunk.thinking)
         self._tool_calls.extend(chunk.tool_calls or ())
         self._logprobs.extend(chunk.logprobs or ())
 
-    def joined(self) -> Chunk:
-        return Chunk("".join(self.texts), "".join(self._thinking), self._tool_calls or None, self._logprobs or None)
+    def joined(self, content: str) -> Chunk:
+        return Chunk(content, "".join(self._thinking), self._tool_calls or None, self._logprobs or None)
 
 
-@dataclass(slots=True)
 class StreamState:
-    finish_reason: str | None = None
-    tokens: api.VllmUsage | None = None
-    events: int = 0
-    """Tokens of content events: one per event without ids."""
-    metrics: api.VllmMetrics | None = None
-    first: int = 0
-    """Monotonic nanoseconds of the first content; 0 before."""
-    last: int = 0
-    tool_calls: ToolCalls = field(default_factory=ToolCalls)
-    prompt_ids: list[int] = field(default_factory=list)
-    ids: list[int] = field(default_factory=list)
+    __slots__ = ("events", "finish_reason", "first", "ids", "last", "metrics", "prompt_ids", "tokens", "tool_calls")
+
+    def __init__(self) -> None:
+        self.finish_reason: str | None = None
+        self.tokens: api.VllmUsage | None = None
+        self.events = 0
+        """Tokens of content events: one per event without ids."""
+        self.metrics: api.VllmMetrics | None = None
+        self.first = 0
+        """Monotonic nanoseconds of the first content; 0 before."""
+        self.last = 0
+        """Monotonic nanoseconds of the end."""
+        self.tool_calls: ToolCalls | None = None
+        self.prompt_ids: list[int] = []
+        self.ids: list[int] = []
 
     @property
     def done_reason(self) -> str:
@@ -108,16 +110,18 @@ class StreamState:
 
     def final(self, timing: Timing, now: int, *, with_context: bool) -> FinalFields:
         """Prefers vLLM's durations to the router's."""
-        reported = self.tokens or api.VllmUsage()
-        metrics = self.metrics or api.VllmMetrics()
-        prefill, generation = metrics.time_to_first_token_ms, metrics.generation_time_ms
-        totals = Totals(
-            total_duration=max(1, now - timing.arrived),
-            load_duration=max(1, timing.sent - timing.arrived),
-            prompt_eval_count=reported.prompt_tokens,
-            prompt_eval_duration=max(1, int(prefill * _MS) if prefill else self.first - timing.sent),
-            eval_count=reported.completion_tokens or 0,
-            eval_duration=max(1, int(generation * _MS) if generation else self.last - self.first),
+        tokens, metrics = self.tokens, self.metrics
+        prefill = generation = None
+        if metrics is not None:
+            prefill, generation = metrics.time_to_first_token_ms, metrics.generation_time_ms
+        return FinalFields(
+            True,
+            self.done_reason,
+            max(1, now - timing.arrived),
+            max(1, timing.sent - timing.arrived),
+            tokens.prompt_tokens if tokens is not None else 0,
+            max(1, int(prefill * _MS) if prefill else self.first - timing.sent),
+            (tokens.completion_tokens or 0) if tokens is not None else 0,
+            max(1, int(generation * _MS) if generation else self.last - self.first),
+            (self.prompt_ids + self.ids or None) if with_context else None,
         )
-        context = (self.prompt_ids + self.ids or None) if with_context else None
-        return FinalFields(done_reason=self.done_reason, totals=totals, context=context)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.errors import AttemptFailed, BadRequest
 from vllama_pool.router.protocol import json_lines
-from vllama_pool.router.protocol.clock import rfc3339
+from vllama_pool.router.protocol.clock import TimestampFormatter, rfc3339
 from vllama_pool.router.protocol.ollama import (
     capabilities,
     formats,
@@ -272,15 +272,15 @@ def _render(
 
 
 def translator(
-    request: GenerateRequest, timing: Timing, clock: Clock, *, think_tags: ThinkTagSplitter | None = None
+    request: GenerateRequest,
+    timing: Timing,
+    clock: Clock,
+    *,
+    timestamps: TimestampFormatter | None = None,
+    think_tags: ThinkTagSplitter | None = None,
 ) -> TextTranslator:
     """Collects `context` unless raw (R056, R067)."""
     kind = AnswerBuilder if request.response_format is None else StructuredAnswer
-    answer = kind(
-        GenerateWriter(request.model),
-        stream=request.stream,
-        logprobs=request.logprob_alternatives,
-        keep_ids=not request.raw,
-        think_tags=think_tags,
-    )
-    return TextTranslator(answer, timing, clock, stream=request.stream)
+    logprobs = request.logprob_alternatives
+    answer = kind(GenerateWriter(request.model), clock, request.stream, logprobs, not request.raw, think_tags)
+    return TextTranslator(answer, timing, clock, request.stream, timestamps or TimestampFormatter())

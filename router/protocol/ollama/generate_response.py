@@ -10,6 +10,9 @@ from vllama_pool.router.protocol.ollama.logprobs import LogprobEntry
 from vllama_pool.router.protocol.ollama.render import DebugInfo
 from vllama_pool.router.protocol.vllm.tool_calls import ResponseToolCall
 
+_RESPONSE = b'","response":'
+_END = b',"done":false}\n'
+
 
 class GenerateResponse(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Fields in Ollama's order."""
@@ -40,7 +43,7 @@ class GenerateWriter:
         self._head = b'{"model":' + json_lines.encode(model) + b',"created_at":"'
 
     def text(self, timestamp: str, content: str) -> bytes:
-        return b'%b%b","response":%b,"done":false}' % (self._head, timestamp.encode(), json_lines.encode(content))
+        return b"".join((self._head, timestamp.encode(), _RESPONSE, json_lines.encode(content), _END))
 
     def chunk(self, timestamp: str, chunk: Chunk, final: FinalFields = UNFINISHED) -> bytes:
         response = GenerateResponse(
@@ -53,6 +56,11 @@ class GenerateWriter:
             context=final.context,
             tool_calls=chunk.tool_calls,
             logprobs=chunk.logprobs,
-            **final.totals,
+            total_duration=final.total_duration,
+            load_duration=final.load_duration,
+            prompt_eval_count=final.prompt_eval_count,
+            prompt_eval_duration=final.prompt_eval_duration,
+            eval_count=final.eval_count,
+            eval_duration=final.eval_duration,
         )
         return json_lines.encode(response)

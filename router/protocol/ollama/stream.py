@@ -9,7 +9,7 @@ from vllama_pool.router.protocol.json_lines import encode
 from vllama_pool.router.protocol.ollama.answer_builder import Aborted, AnswerBuilder
 from vllama_pool.router.protocol.operation import Clock, StreamFailure, Timing, Usage
 from vllama_pool.router.protocol.vllm import api, errors
-from vllama_pool.router.protocol.vllm.sse import EventSplitter, EventTooLong
+from vllama_pool.router.protocol.vllm.sse import EventSplitter, EventTooLong, single_event
 from vllama_pool.router.protocol.vllm.tool_calls import InvalidToolCall
 
 RUNNER_ERROR = "an error was encountered while running the model: "
@@ -21,24 +21,28 @@ _INVALID = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 class TextTranslator:
     __slots__ = (
         "_answer",
-        "_clock",
         "_ended",
         "_splitter",
         "_stream",
+        "_time_ns",
         "_timestamps",
         "_timing",
+        "_within_event",
         "cut_off",
         "done",
         "failure",
     )
 
-    def __init__(self, answer: AnswerBuilder, timing: Timing, clock: Clock, *, stream: bool) -> None:
+    def __init__(
+        self, answer: AnswerBuilder, timing: Timing, clock: Clock, stream: bool, timestamps: TimestampFormatter
+    ) -> None:
         self._answer = answer
         self._timing = timing
-        self._clock = clock
+        self._time_ns = clock.time_ns
         self._stream = stream
         self._splitter = EventSplitter()
-        self._timestamps = TimestampFormatter()
+        self._within_event = False
+        self._timestamps = timestamps
         self._ended = False
         self.done = False
         self.cut_off = False
@@ -57,27 +61,31 @@ class TextTranslator:
         return self._answer.state.usage
 
     def feed(self, data: bytes) -> bytes:
-        try:
-            payloads = self._splitter.feed(data)
-        except EventTooLong:
-            self._fail(502, "the worker sent an event that is too long")
+        if self.done or self._ended or self.failure is not None:
             return b""
-        return self._translate(payloads)
+        if self._stream:
+            self._answer.timestamp = self._timestamps(self._time_ns())
+        if not self._within_event and (payload := single_event(data)) is not None:
+            return self._translate(payload)
+        return self._translate_all(data)
 
     def finish(self) -> bytes:
         if self._ended:
             return b""
-        rest = self._translate([payload for payload in self._splitter.rest() if _is_complete(payload)])
+        self._answer.timestamp = self._timestamps(self._time_ns())
+        rest = b"".join(
+            self._translate(payload)
+            for payload in self._splitter.rest()
+            if not self._is_over() and _is_complete(payload)
+        )
         if not self.done and self._answer.state.finish_reason is not None and self.failure is None:
-            self._complete()
-            rest += self._answer.lines()
+            rest += self._complete()
         if not self.done:
             return rest + self.fail(self.failure.text if self.failure else "unexpected EOF")
         if self._stream:
             return rest
         self._ended = True
-        self._answer.timestamp = self._timestamps(self._clock.time_ns())
-        return self._answer.whole(self._timing, self._clock.monotonic_ns())
+        return self._answer.final(self._timing)
 
     def fail(self, text: str) -> bytes:
         if self._ended:
@@ -86,64 +94,71 @@ class TextTranslator:
         line = encode({"error": text if text.startswith(RUNNER_ERROR) else RUNNER_ERROR + text})
         return line + b"\n" if self._stream else line
 
-    def _translate(self, payloads: list[bytes]) -> bytes:
-        if not payloads or self.done or self.failure is not None or self._ended:
+    def _translate_all(self, data: bytes) -> bytes:
+        try:
+            payloads = self._splitter.feed(data)
+        except EventTooLong:
+            self._fail(502, "the worker sent an event that is too long")
             return b""
-        if self._stream:
-            self._answer.timestamp = self._timestamps(self._clock.time_ns())
-        now = self._clock.monotonic_ns()
+        self._within_event = self._splitter.within_event
+        lines = []
         for payload in payloads:
-            if payload == _DONE:
-                self._on_done_mark()
-            else:
-                self._on_payload(payload, now)
-            if self.done or self.failure is not None:
+            lines.append(self._translate(payload))
+            if self._is_over():
                 break
-        return self._answer.lines()
+        return b"".join(lines)
 
-    def _on_done_mark(self) -> None:
-        """Complete a finished answer even without usage."""
-        if self._answer.state.finish_reason is not None:
-            self._complete()
-        else:
-            self._fail(500, "unexpected EOF")
+    def _is_over(self) -> bool:
+        return self.done or self._ended or self.failure is not None
 
-    def _on_payload(self, payload: bytes, now: int) -> None:
+    def _translate(self, payload: bytes) -> bytes:
+        """Return the lines of an event, if any."""
         try:
             event = api.decode_event(payload)
         except _INVALID:
+            if payload == _DONE:
+                return self._on_done_mark()
             self._fail(502, "the worker sent an invalid event")
-            return
+            return b""
+        lines = b""
+        answer = self._answer
         if event.choices:
             try:
-                self._answer.add(event.choices[0], now)
+                lines = answer.add(event.choices[0])
             except Aborted as error:
                 self._fail(error.status, "the worker stopped the request")
             except InvalidToolCall as error:
                 self.failure = StreamFailure(500, f"{RUNNER_ERROR}{error}", model_at_fault=True)
-        if self._answer.cut_off:
+        if answer.cut_off:
             self.cut_off = True
-            self._complete()
+            lines += self._complete()
         elif event.usage is not None:
-            self._on_usage(event)
+            answer.add_usage(event)
+            if answer.state.finish_reason is not None and self.failure is None:
+                lines += self._complete()
         elif event.error is not None:
             self.failure = StreamFailure(errors.event_status(event.error), errors.explain_event(event.error))
         elif event.prompt_token_ids:
-            self._answer.add_prompt_ids(event.prompt_token_ids)
+            answer.add_prompt_ids(event.prompt_token_ids)
+        return lines
 
-    def _on_usage(self, event: api.VllmEvent) -> None:
-        self._answer.add_usage(event)
-        if self._answer.state.finish_reason is not None and self.failure is None:
-            self._complete()
+    def _on_done_mark(self) -> bytes:
+        """Complete a finished answer even without usage."""
+        if self._answer.state.finish_reason is not None:
+            return self._complete()
+        self._fail(500, "unexpected EOF")
+        return b""
 
     def _fail(self, status: int, text: str) -> None:
         self.failure = StreamFailure(status, RUNNER_ERROR + text)
 
-    def _complete(self) -> None:
+    def _complete(self) -> bytes:
+        """Return the last line when streaming."""
         self.done = self._answer.begun = True
-        if self._stream:
-            self._ended = True
-            self._answer.end(self._timing, self._clock.monotonic_ns())
+        if not self._stream:
+            return b""
+        self._ended = True
+        return self._answer.final(self._timing)
 
 
 def _is_complete(payload: bytes) -> bool:

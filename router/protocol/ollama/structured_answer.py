@@ -20,13 +20,15 @@ class StructuredAnswer(AnswerBuilder):
     _blanks = 0
     """Characters of white space at the end of the text so far."""
 
-    def add(self, choice: api.VllmChoice, now: int) -> None:
-        super().add(choice, now)
+    def add(self, choice: api.VllmChoice) -> bytes:
+        lines = super().add(choice)
         text = (choice.delta.content if choice.delta is not None else choice.text) or ""
         if text and self.state.finish_reason is None and self._exceeded(text):
             self.state.finish_reason = "length"
+            self.state.last = self._clock.monotonic_ns()
             self.state.count_tokens()
             self.cut_off = True
+        return lines
 
     def _exceeded(self, text: str) -> bool:
         blanks = len(text) - len(text.rstrip(_BLANKS))

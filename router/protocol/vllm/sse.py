@@ -5,12 +5,20 @@ from __future__ import annotations
 import re
 
 _LINE_END = re.compile(rb"\r\n|\r(?!\Z)")
+_LINE_FEED = 0x0A
 MAX_EVENT = 32 * 2**20
 """Bytes. vLLM's largest event holds a prompt's token ids."""
 
 
 class EventTooLong(Exception):
     pass
+
+
+def single_event(data: bytes) -> bytes | None:
+    """Return the event's `data` if the bytes are one event of one line, as nearly always; None otherwise."""
+    if data[:6] == b"data: " and data[-3:] == b"}\n\n" and _LINE_FEED not in (payload := data[6:-2]):
+        return payload
+    return None
 
 
 class EventSplitter:
@@ -22,17 +30,18 @@ class EventSplitter:
         self._pending: list[bytes] = []  # parts of an incomplete event
         self._size = 0
 
+    @property
+    def within_event(self) -> bool:
+        """True if the last bytes belong to an event that has not ended."""
+        return bool(self._pending)
+
     def feed(self, data: bytes) -> list[bytes]:
         """Raises EventTooLong."""
-        if not self._pending:
-            # Fast path: one read is one event of one line.
-            if data.find(b"\n") == len(data) - 2 and data.startswith(b"data: {") and data.endswith(b"}\n\n"):
-                return [data[6:-2]]
-        elif b"\n" in data or b"\r" in data or self._pending[-1].endswith(b"\r"):
+        if self._pending:
+            if not (b"\n" in data or b"\r" in data or self._pending[-1].endswith(b"\r")):
+                self._keep(data)
+                return []
             data = b"".join((*self._pending, data))
-        else:
-            self._keep(data)
-            return []
         if b"\r" in data:
             # A CR at the end may be half of a CRLF, so it stays.
             data = _LINE_END.sub(b"\n", data)

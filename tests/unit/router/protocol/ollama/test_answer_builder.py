@@ -12,49 +12,62 @@ from vllama_pool.router.protocol.ollama.chat_response import ChatWriter
 from vllama_pool.router.protocol.vllm.api import VllmChoice, VllmDelta
 
 
+class SteppedClock:
+    """Moves by one nanosecond at each look."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def time_ns(self) -> int:
+        return self.now
+
+    def monotonic_ns(self) -> int:
+        self.now += 1
+        return self.now
+
+
 def builder(stream: bool = True) -> AnswerBuilder:
-    return AnswerBuilder(ChatWriter("m"), stream=stream, logprobs=None)
+    return AnswerBuilder(ChatWriter("m"), SteppedClock(), stream, None)
 
 
 def choice(finish_reason: str | None = None, **delta: Any) -> VllmChoice:
     return VllmChoice(delta=VllmDelta(**delta), finish_reason=finish_reason)
 
 
-def contents(answer: AnswerBuilder) -> list[str]:
-    return [json.loads(line)["message"]["content"] for line in answer.lines().splitlines()]
+def contents(lines: bytes) -> list[str]:
+    assert lines == b"" or lines.endswith(b"\n")
+    return [json.loads(line)["message"]["content"] for line in lines.splitlines()]
 
 
 def test_an_answer_begins_with_its_first_content() -> None:
     answer = builder()
-    answer.add(choice(content=""), 5)
+    assert answer.add(choice(content="")) == b""
     assert (answer.begun, answer.state.first) == (False, 0)
-    answer.add(choice(content="hi"), 7)
-    answer.add(choice(content="!"), 9)
-    assert (answer.begun, answer.state.first, answer.state.last) == (True, 7, 9)
-    assert contents(answer) == ["hi", "!"]
-    assert answer.lines() == b""
+    assert contents(answer.add(choice(content="hi"))) == ["hi"]
+    assert (answer.begun, answer.state.first) == (True, 1)
+    assert contents(answer.add(choice(content="!"))) == ["!"]
+    answer.add(choice("stop"))
+    assert (answer.state.first, answer.state.last) == (1, 2)
 
 
 @pytest.mark.parametrize(("reason", "status"), [("abort", 503), ("error", 500)])
 def test_an_aborted_request_raises_before_its_text_is_written(reason: str, status: int) -> None:
     answer = builder()
     with pytest.raises(Aborted) as aborted:
-        answer.add(choice(reason, content="x"), 1)
+        answer.add(choice(reason, content="x"))
     assert aborted.value.status == status
-    assert (answer.begun, answer.lines()) == (False, b"")
+    assert not answer.begun
 
 
 def test_blank_lines_between_thinking_and_text_are_stripped_across_chunks() -> None:
     answer = builder()
-    answer.add(choice(reasoning="hm"), 1)
-    for text in ("\n", "\n a", " b"):
-        answer.add(choice(content=text), 2)
-    assert contents(answer) == ["", "a", " b"]
+    texts = [contents(answer.add(choice(reasoning="hm")))]
+    texts += [contents(answer.add(choice(content=text))) for text in ("\n", "\n a", " b")]
+    assert texts == [[""], [], ["a"], [" b"]]
 
 
 def test_an_unstreamed_answer_writes_no_lines() -> None:
     answer = builder(stream=False)
-    answer.add(choice(content="hi"), 1)
-    answer.add(choice("stop", content="!"), 2)
-    assert answer.lines() == b""
+    assert answer.add(choice(content="hi")) == b""
+    assert answer.add(choice("stop", content="!")) == b""
     assert answer.state.finish_reason == "stop"

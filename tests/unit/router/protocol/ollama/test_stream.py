@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.protocol import CLOCK, DONE, STAMP, TIMING, delta, event, objects, run, stream, usage
+from vllama_pool.router.protocol.clock import TimestampFormatter
 from vllama_pool.router.protocol.ollama import chat, generate
 from vllama_pool.router.protocol.ollama.answer_builder import AnswerBuilder
 from vllama_pool.router.protocol.ollama.chunks import UNFINISHED, Chunk, FinalFields
@@ -526,7 +527,7 @@ def test_text_with_token_ids_takes_the_fast_path() -> None:
         def chunk(self, timestamp: str, chunk: Chunk, final: FinalFields = UNFINISHED) -> bytes:
             raise AssertionError(chunk)
 
-    answer = AnswerBuilder(TextOnlyWriter("m"), stream=True, logprobs=None, keep_ids=True)
-    translator = TextTranslator(answer, TIMING, CLOCK, stream=True)
+    answer = AnswerBuilder(TextOnlyWriter("m"), CLOCK, True, None, keep_ids=True)
+    translator = TextTranslator(answer, TIMING, CLOCK, True, TimestampFormatter())
     out = translator.feed(b'data: {"choices":[{"delta":{"content":"hi"},"token_ids":[7]}]}\n\n')
     assert json.loads(out) == {"model": "m", "created_at": STAMP, "response": "hi", "done": False}

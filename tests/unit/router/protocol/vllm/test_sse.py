@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllama_pool.router.protocol.vllm import sse
-from vllama_pool.router.protocol.vllm.sse import EventSplitter, EventTooLong
+from vllama_pool.router.protocol.vllm.sse import EventSplitter, EventTooLong, single_event
 
 STREAM = (
     b": keep-alive\n\n"
@@ -77,3 +77,30 @@ def test_a_line_end_split_between_reads_is_one_line_end(line_end: bytes) -> None
     parts = [b"data: a", line_end, b"data: b", line_end, b"", line_end, b"data: c"]
     assert [event for part in parts for event in splitter.feed(part)] == [b"a\nb"]
     assert splitter.rest() == [b"c"]
+
+
+@given(st.lists(st.integers(0, len(STREAM)), max_size=6))
+def test_a_single_event_is_what_the_splitter_would_return(cuts: list[int]) -> None:
+    for start, end in itertools.pairwise([0, *sorted(cuts), len(STREAM)]):
+        payload = single_event(STREAM[start:end])
+        assert payload is None or EventSplitter().feed(STREAM[start:end]) == [payload]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\n\n",
+        b"data: {}\n",
+        b'data: {"a":\n1}\n\n',
+        b"data: {}\n\ndata: {}\n\n",
+        b"event: {}\n\n",
+        b"data: [DONE]\n\n",
+    ],
+)
+def test_other_bytes_are_no_single_event(data: bytes) -> None:
+    assert single_event(data) is None
+
+
+def test_an_event_of_one_line_is_a_single_event() -> None:
+    assert single_event(b'data: {"a":1}\n\n') == b'{"a":1}'
