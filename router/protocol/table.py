@@ -9,6 +9,7 @@ from vllama_pool.router.protocol import json_lines
 from vllama_pool.router.protocol.clock import TimestampFormatter
 from vllama_pool.router.protocol.ollama import chat, embed, generate, requests, stream_interval
 from vllama_pool.router.protocol.ollama.embed_response import EmbedTranslator
+from vllama_pool.router.protocol.ollama.model_plan import ModelPlans
 from vllama_pool.router.protocol.ollama.not_found import embedding_text, generation_text
 from vllama_pool.router.protocol.operation import Clock, Operation
 
@@ -16,16 +17,16 @@ from vllama_pool.router.protocol.operation import Clock, Operation
 def operations(clock: Clock, stall_timeout: float = 120.0) -> tuple[Operation[Any], ...]:
     """`clock` dates responses that need no worker. `stall_timeout`: seconds of silence that count as a stall."""
     timestamps = TimestampFormatter()
-    whole = stream_interval.of_whole_answers(stall_timeout)
+    plans = ModelPlans(stream_interval.of_whole_answers(stall_timeout))
     return (
         Operation(
             name="chat",
             path="/api/chat",
             decode=requests.decode_chat,
             check=lambda request, info: chat.check(request, info, clock),
-            prepare=lambda request, info, defaults: chat.prepare(request, info, defaults, clock, whole_interval=whole),
+            prepare=lambda request, info, defaults: chat.prepare(request, plans.of(info, defaults), clock),
             adapt=lambda request, info, defaults, *refusals: chat.adapt(
-                request, info, defaults, clock, *refusals, whole_interval=whole
+                request, plans.of(info, defaults), clock, *refusals
             ),
             translator=partial(chat.translator, timestamps=timestamps),
             not_found=generation_text,
@@ -36,11 +37,9 @@ def operations(clock: Clock, stall_timeout: float = 120.0) -> tuple[Operation[An
             path="/api/generate",
             decode=requests.decode_generate,
             check=lambda request, info: generate.check(request, info, clock),
-            prepare=lambda request, info, defaults: generate.prepare(
-                request, info, defaults, clock, whole_interval=whole
-            ),
+            prepare=lambda request, info, defaults: generate.prepare(request, plans.of(info, defaults), clock),
             adapt=lambda request, info, defaults, *refusals: generate.adapt(
-                request, info, defaults, clock, *refusals, whole_interval=whole
+                request, plans.of(info, defaults), clock, *refusals
             ),
             translator=partial(generate.translator, timestamps=timestamps),
             not_found=generation_text,

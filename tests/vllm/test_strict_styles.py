@@ -15,6 +15,7 @@ from tests.support.protocol import CLOCK, outgoing
 from tests.support.vllm.servers import VllmServer
 from vllama_pool.config.routing.defaults import NO_DEFAULTS
 from vllama_pool.router.protocol.ollama import chat
+from vllama_pool.router.protocol.ollama.model_plan import ModelPlan
 from vllama_pool.router.protocol.ollama.requests import decode_chat
 from vllama_pool.router.protocol.vllm.errors import classify
 from vllama_pool.workers.registry.record import ModelInfo
@@ -113,12 +114,12 @@ def test_a_strict_template_renders_the_first_or_the_second_form(
     )
     body = {"model": "m", "messages": CONVERSATIONS[name], "options": {"num_predict": 2}}
     request = decode_chat(json.dumps(body).encode())
-    step = chat.prepare(request, info, NO_DEFAULTS, CLOCK)
+    step = chat.prepare(request, ModelPlan(info, NO_DEFAULTS), CLOCK)
     answer = ask(configured_vllm, outgoing(step).body, template)
     if answer.status_code != 200:
         refusal = classify(answer.status_code, answer.content)
         assert refusal.status == 400
-        adapted = chat.adapt(request, info, NO_DEFAULTS, CLOCK, refusal)
+        adapted = chat.adapt(request, ModelPlan(info, NO_DEFAULTS), CLOCK, refusal)
         assert adapted is not None, refusal.text
         answer = ask(configured_vllm, outgoing(adapted).body, template)
     assert answer.status_code == 200, answer.text

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.errors import AttemptFailed, BadRequest
 from vllama_pool.router.protocol import json_lines
 from vllama_pool.router.protocol.clock import TimestampFormatter, rfc3339
@@ -17,14 +16,14 @@ from vllama_pool.router.protocol.ollama import (
     messages,
     options,
     render,
-    stream_interval,
     think_option,
     tools,
 )
 from vllama_pool.router.protocol.ollama.answer_builder import AnswerBuilder
 from vllama_pool.router.protocol.ollama.chat_response import ChatResponse, ChatWriter, ResponseMessage
+from vllama_pool.router.protocol.ollama.model_plan import ModelPlan
 from vllama_pool.router.protocol.ollama.render import DebugInfo
-from vllama_pool.router.protocol.ollama.requests import ChatRequest, InferenceRequest
+from vllama_pool.router.protocol.ollama.requests import ChatRequest
 from vllama_pool.router.protocol.ollama.stream import TextTranslator
 from vllama_pool.router.protocol.ollama.structured_answer import StructuredAnswer
 from vllama_pool.router.protocol.operation import Clock, DirectResponse, NextStep, Timing, UpstreamRequest
@@ -38,22 +37,26 @@ def check(request: ChatRequest, info: ModelInfo, clock: Clock) -> DirectResponse
     if not request.messages and request.keep_alive == 0:
         return _empty_response(request, clock, "unload")
     capabilities.refuse_image_generation(info)
-    think_option.check_capability(request.think, request.model, info)
+    if request.think:
+        think_option.check_capability(request.think, request.model, info)
     capabilities.require_completion("chat", request.model, info)
-    capabilities.require(["tools"] if request.tools else [], request.model, info)
+    if request.tools:
+        capabilities.require(("tools",), request.model, info)
     if request.options:
         options.check(request.options)
     if not request.messages:
         return _empty_response(request, clock, "load")
-    formats.require_valid(request.response_format)
-    capabilities.require(images.required_capabilities(_images(request)), request.model, info)
+    if request.response_format is not None:
+        formats.require_valid(request.response_format)
+    if media := _images(request):
+        capabilities.require(images.required_capabilities(media), request.model, info)
     if not info.has_template:
         raise BadRequest(NO_TEMPLATE.format(model=request.model))
     return None
 
 
 def _images(request: ChatRequest) -> list[str]:
-    return [image for message in request.messages or () for image in message.images or ()]
+    return [image for message in request.messages or () if message.images for image in message.images]
 
 
 def _empty_response(request: ChatRequest, clock: Clock, reason: str) -> DirectResponse:
@@ -63,25 +66,16 @@ def _empty_response(request: ChatRequest, clock: Clock, reason: str) -> DirectRe
     return DirectResponse(json_lines.encode(response))
 
 
-def prepare(
-    request: ChatRequest, info: ModelInfo, defaults: Defaults, clock: Clock, *, whole_interval: int = 1
-) -> NextStep:
-    """`whole_interval`: tokens per event of an answer that is not streamed."""
-    return _send(_upstream_request(request, info, defaults, whole_interval), request, info, clock)
+def prepare(request: ChatRequest, plan: ModelPlan, clock: Clock) -> NextStep:
+    return _send(_upstream_request(request, plan), request, plan.info, clock)
 
 
-def adapt(
-    request: ChatRequest,
-    info: ModelInfo,
-    defaults: Defaults,
-    clock: Clock,
-    *refusals: AttemptFailed,
-    whole_interval: int = 1,
-) -> NextStep | None:
+def adapt(request: ChatRequest, plan: ModelPlan, clock: Clock, *refusals: AttemptFailed) -> NextStep | None:
     """Apply the limits that the refusals name, and change what the template refuses. Drops the oldest turns (R145)."""
     capabilities.explain_refusal(refusals[-1], request.model, _images(request))
     think_option.explain_refusal(refusals[-1], request.think, request.model)
-    upstream = _upstream_request(request, info, defaults, whole_interval, refusals)
+    info = plan.info
+    upstream = _upstream_request(request, plan, refusals)
     others = [each for each in refusals if not (continuation.is_refusal(each) or think_option.is_refusal(each))]
     has_less = len(others) < len(refusals)
     form = strict_templates.form_after(others, upstream.messages, info)
@@ -117,38 +111,18 @@ def _send(upstream: api.VllmChatRequest, request: ChatRequest, info: ModelInfo, 
 
 
 def _upstream_request(
-    request: ChatRequest,
-    info: ModelInfo,
-    defaults: Defaults,
-    whole_interval: int,
-    refusals: Sequence[AttemptFailed] = (),
+    request: ChatRequest, plan: ModelPlan, refusals: Sequence[AttemptFailed] = ()
 ) -> api.VllmChatRequest:
     """Leave out the continuation and the switch of thinking if they were refused."""
-    chat = messages.with_defaults(request.messages or (), defaults)
-    upstream = api.VllmChatRequest(
-        model=info.name,
-        messages=messages.for_template(messages.translate(chat), info.template),
-        stream=True,
-        stream_options=api.INCLUDE_USAGE,
-        tools=tools.translate(request.tools),
-        response_format=formats.require_valid(request.response_format),
-        **options.sampling(options.merge(request.options, defaults.options, info), info),
-    )
-    if not upstream.tools:
-        upstream.stream_interval = stream_interval.choose(request, defaults, whole_interval)
-    upstream.return_token_ids = stream_interval.needs_ids(request, upstream.stream_interval)
-    set_thinking_and_logprobs(upstream, request, info, refusals)
-    continuation.leave_open(upstream, request, info, refusals)
+    chat = messages.with_defaults(request.messages or (), plan.defaults)
+    translated = messages.for_template(messages.translate(chat), plan.info.template)
+    upstream = plan.chat(request, translated, refusals)
+    if request.tools and (declared := tools.translate(request.tools)):
+        upstream.tools = declared
+        upstream.stream_interval = None  # vLLM's tool parsers can lose arguments of grouped tokens
+        upstream.return_token_ids = False
+    continuation.leave_open(upstream, request, plan.info, refusals)
     return upstream
-
-
-def set_thinking_and_logprobs(
-    upstream: api.VllmChatRequest, request: InferenceRequest, info: ModelInfo, refusals: Sequence[AttemptFailed]
-) -> None:
-    think_option.apply(upstream, request.think, info, refusals)
-    if request.logprob_alternatives is not None:
-        upstream.logprobs = True
-        upstream.top_logprobs = request.logprob_alternatives
 
 
 def _rendered(request: ChatRequest, clock: Clock, text: str) -> DirectResponse:

@@ -6,7 +6,6 @@ vLLM has no `num_ctx`. Where it is below the model's context, tokens are counted
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import msgspec
@@ -55,8 +54,7 @@ class EmbeddingsBody(Body, frozen=True, kw_only=True):
     options: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EmbedRequest:
+class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     model: str
     texts: Sequence[str]
     """Empty for a load request (R091, R100)."""
@@ -70,12 +68,9 @@ class EmbedRequest:
     plain: bool = False
     """True for /api/embeddings: vectors are not normalised."""
 
-    @property
-    def stream(self) -> bool:
-        """Always False (R043)."""
-        return False
-
-    streams_answer = stream
+    stream: ClassVar = False
+    """R043."""
+    streams_answer: ClassVar = False
 
 
 EMBED = BodyDecoder(EmbedBody, dec_hook)
@@ -126,14 +121,16 @@ def _texts(value: Any) -> list[str]:
 
 def check(request: EmbedRequest, info: ModelInfo) -> DirectResponse | None:
     """Answers a load (R091). Capabilities are not checked (R102)."""
-    options.check(request.options)
+    if request.options:
+        options.check(request.options)
     if request.texts:
         return None
     return DirectResponse(b'{"embedding":[]}' if request.plain else encode({"model": request.model, "embeddings": []}))
 
 
 def prepare(request: EmbedRequest, info: ModelInfo, defaults: Defaults) -> NextStep:
-    limit = options.int_option(options.merge(request.options, defaults.options, info).get("num_ctx"))
+    wanted = request.options.get("num_ctx")
+    limit = options.int_option(defaults.options.get("num_ctx") if wanted is None else wanted)
     if limit is None or not info.context_length or limit >= info.context_length:
         return _upstream_request(request, info, -1 if request.truncate else None)
     if request.truncate:

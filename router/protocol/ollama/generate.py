@@ -19,12 +19,11 @@ from vllama_pool.router.protocol.ollama import (
     messages,
     options,
     render,
-    stream_interval,
     think_option,
 )
 from vllama_pool.router.protocol.ollama.answer_builder import AnswerBuilder
-from vllama_pool.router.protocol.ollama.chat import set_thinking_and_logprobs
 from vllama_pool.router.protocol.ollama.generate_response import GenerateResponse, GenerateWriter
+from vllama_pool.router.protocol.ollama.model_plan import ModelPlan
 from vllama_pool.router.protocol.ollama.render import DebugInfo
 from vllama_pool.router.protocol.ollama.requests import GenerateRequest, default_messages
 from vllama_pool.router.protocol.ollama.stream import TextTranslator
@@ -50,21 +49,25 @@ def check(request: GenerateRequest, info: ModelInfo, clock: Clock) -> DirectResp
     capabilities.refuse_image_generation(info)
     if request.raw and (request.template or request.system or request.context):
         raise BadRequest(RAW_CONFLICT)
-    think_option.check_capability(request.think, request.model, info)
+    if request.think:
+        think_option.check_capability(request.think, request.model, info)
     capabilities.require_completion("generate", request.model, info)
-    capabilities.require(["insert"] if request.suffix else [], request.model, info)
+    if request.suffix:
+        capabilities.require(("insert",), request.model, info)
     if request.options:
         options.check(request.options)
     if not request.prompt:
         return _empty_response(request, clock, "load")
-    formats.require_valid(request.response_format)
+    if request.response_format is not None:
+        formats.require_valid(request.response_format)
     if request.template:
         raise BadRequest(NO_TEMPLATES)
     if request.context and min(request.context) < 0:
         raise BadRequest(f"{min(request.context)} in context is not a token id; send that of an earlier response")
-    capabilities.require(images.required_capabilities(request.images or ()), request.model, info)
-    if request.images and (request.context or not _is_chat(request, info)):
-        raise BadRequest(NO_IMAGES)
+    if request.images:
+        capabilities.require(images.required_capabilities(request.images), request.model, info)
+        if request.context or not _is_chat(request, info):
+            raise BadRequest(NO_IMAGES)
     return None
 
 
@@ -78,41 +81,30 @@ def _is_chat(request: GenerateRequest, info: ModelInfo) -> bool:
     return info.has_template and not request.raw and not request.suffix
 
 
-def prepare(
-    request: GenerateRequest, info: ModelInfo, defaults: Defaults, clock: Clock, *, whole_interval: int = 1
-) -> NextStep:
-    """`whole_interval`: tokens per event of an answer that is not streamed."""
+def prepare(request: GenerateRequest, plan: ModelPlan, clock: Clock) -> NextStep:
     if request.debug_render_only:
-        return _render(request, info, defaults, clock)
-    interval = stream_interval.choose(request, defaults, whole_interval)
+        return _render(request, plan, clock)
     if request.context:
-        return _after_context(request, info, defaults, interval, lambda upstream, _: upstream)
-    if _is_chat(request, info):
-        return UpstreamRequest(api.CHAT_PATH, api.encode(_chat(request, info, defaults, interval)))
-    return _send(_completion(request, info, defaults, interval, _plain_prompt(request, defaults)))
+        return _after_context(request, plan, lambda upstream, _: upstream)
+    if _is_chat(request, plan.info):
+        return UpstreamRequest(api.CHAT_PATH, api.encode(_chat(request, plan)))
+    return _send(_completion(request, plan, _plain_prompt(request, plan.defaults)))
 
 
-def adapt(
-    request: GenerateRequest,
-    info: ModelInfo,
-    defaults: Defaults,
-    clock: Clock,
-    *refusals: AttemptFailed,
-    whole_interval: int = 1,
-) -> NextStep | None:
+def adapt(request: GenerateRequest, plan: ModelPlan, clock: Clock, *refusals: AttemptFailed) -> NextStep | None:
+    info = plan.info
     capabilities.explain_refusal(refusals[-1], request.model, request.images or ())
     think_option.explain_refusal(refusals[-1], request.think, request.model)
-    interval = stream_interval.choose(request, defaults, whole_interval)
     too_long = any(map(limits.is_too_long, refusals))
     if too_long and request.context and not request.may_shorten:
         return None
     if _is_chat(request, info):
-        return _adapted_chat(request, info, defaults, interval, clock, refusals)
+        return _adapted_chat(request, plan, clock, refusals)
     if not limits.is_known(refusals[-1]) or (too_long and not request.may_shorten):
         return None
     if request.context:
-        return _after_context(request, info, defaults, interval, _adaptation(refusals))
-    upstream = _completion(request, info, defaults, interval, _plain_prompt(request, defaults))
+        return _after_context(request, plan, _adaptation(refusals))
+    upstream = _completion(request, plan, _plain_prompt(request, plan.defaults))
     if too_long and not info.context_length:
         return tokenize.count_text(
             info.name, "", lambda count: _send(_adapted(upstream, count.max_model_len, refusals) or upstream)
@@ -122,14 +114,10 @@ def adapt(
 
 
 def _adapted_chat(
-    request: GenerateRequest,
-    info: ModelInfo,
-    defaults: Defaults,
-    interval: int | None,
-    clock: Clock,
-    refusals: Sequence[AttemptFailed],
+    request: GenerateRequest, plan: ModelPlan, clock: Clock, refusals: Sequence[AttemptFailed]
 ) -> NextStep | None:
-    chat = _chat(request, info, defaults, interval, refusals)
+    info = plan.info
+    chat = _chat(request, plan, refusals)
     others = [each for each in refusals if not think_option.is_refusal(each)]
     has_less = len(others) < len(refusals)
     form = strict_templates.form_after(others, chat.messages, info)
@@ -138,9 +126,9 @@ def _adapted_chat(
             raise refusals[-1]
         return None
     if request.debug_render_only:
-        return _render(request, info, defaults, clock, form)
+        return _render(request, plan, clock, form)
     if request.context:
-        return _after_context(request, info, defaults, interval, _adaptation(refusals), form)
+        return _after_context(request, plan, _adaptation(refusals), form)
     within = limits.within_limits(chat, refusals)
     if any(map(limits.is_too_long, refusals)):
         changed = within or chat
@@ -180,32 +168,17 @@ def _send(upstream: api.VllmCompletionRequest, begun: bool | None = None) -> Ups
     )
 
 
-def _chat(
-    request: GenerateRequest,
-    info: ModelInfo,
-    defaults: Defaults,
-    interval: int | None = None,
-    refusals: Sequence[AttemptFailed] = (),
-) -> api.VllmChatRequest:
+def _chat(request: GenerateRequest, plan: ModelPlan, refusals: Sequence[AttemptFailed] = ()) -> api.VllmChatRequest:
     """Omits the model's own messages if a `context` contains them."""
+    defaults, prompt = plan.defaults, request.prompt
     chat: list[api.VllmMessage] = []
     if system := request.system or defaults.system:
         chat.append(api.VllmMessage("system", system))
-    if not request.context:
+    if defaults.messages and not request.context:
         chat += messages.translate(default_messages(defaults.messages))
-    prompt = request.prompt
     chat.append(api.VllmMessage("user", messages.parts(prompt, request.images) if request.images else prompt))
-    upstream = api.VllmChatRequest(
-        model=info.name,
-        messages=chat,
-        stream=True,
-        stream_options=api.INCLUDE_USAGE,
-        response_format=formats.require_valid(request.response_format),
-        return_token_ids=True,
-        stream_interval=interval,
-        **options.sampling(options.merge(request.options, defaults.options, info), info),
-    )
-    set_thinking_and_logprobs(upstream, request, info, refusals)
+    upstream = plan.chat(request, chat, refusals)
+    upstream.return_token_ids = True
     return upstream
 
 
@@ -214,49 +187,32 @@ def _plain_prompt(request: GenerateRequest, defaults: Defaults) -> str:
     return f"{system}\n\n{request.prompt}" if system else request.prompt
 
 
-def _completion(
-    request: GenerateRequest, info: ModelInfo, defaults: Defaults, interval: int | None, prompt: str | list[int]
-) -> api.VllmCompletionRequest:
-    values = options.sampling(options.merge(request.options, defaults.options, info), info)
-    return api.VllmCompletionRequest(
-        model=info.name,
-        prompt=prompt,
-        stream=True,
-        stream_options=api.INCLUDE_USAGE,
-        suffix=request.suffix or None,
-        response_format=formats.require_valid(request.response_format),
-        logprobs=request.logprob_alternatives,
-        return_token_ids=not request.raw or stream_interval.needs_ids(request, interval),
-        stream_interval=interval,
-        **options.with_max_tokens(values, info),
-    )
+def _completion(request: GenerateRequest, plan: ModelPlan, prompt: str | list[int]) -> api.VllmCompletionRequest:
+    completion = plan.completion(request, prompt)
+    completion.suffix = request.suffix or None
+    completion.return_token_ids = completion.return_token_ids or not request.raw
+    return completion
 
 
-def _after_context(
-    request: GenerateRequest,
-    info: ModelInfo,
-    defaults: Defaults,
-    interval: int | None,
-    change: Change,
-    form: Form = unchanged,
-) -> NextStep:
+def _after_context(request: GenerateRequest, plan: ModelPlan, change: Change, form: Form = unchanged) -> NextStep:
     """Complete the context's tokens and the prompt's (R054)."""
+    info = plan.info
     has_tags = _is_chat(request, info) and think_tags.uses_tags(info)
 
     def on_tokens(tokenized: api.VllmTokenized) -> NextStep:
-        upstream = _completion(request, info, defaults, interval, [*(request.context or ()), *tokenized.tokens])
+        upstream = _completion(request, plan, [*(request.context or ()), *tokenized.tokens])
         end = "".join(text or "" for text in (tokenized.token_strs or ())[-PROMPT_END:])
         return _send(change(upstream, tokenized.max_model_len), think_tags.ends_inside(end) if has_tags else None)
 
     if _is_chat(request, info):
-        chat = strict_templates.apply(form, _chat(request, info, defaults))
+        chat = strict_templates.apply(form, _chat(request, plan))
         return tokenize.tokenize_chat(chat, on_tokens, with_texts=has_tags)
-    return tokenize.tokenize_text(info.name, _plain_prompt(request, defaults), on_tokens)
+    return tokenize.tokenize_text(info.name, _plain_prompt(request, plan.defaults), on_tokens)
 
 
-def _render(
-    request: GenerateRequest, info: ModelInfo, defaults: Defaults, clock: Clock, form: Form = unchanged
-) -> NextStep:
+def _render(request: GenerateRequest, plan: ModelPlan, clock: Clock, form: Form = unchanged) -> NextStep:
+    info = plan.info
+
     def respond(text: str) -> DirectResponse:
         stamp = rfc3339(clock.time_ns())
         debug_info = DebugInfo(text, len(request.images or ()))
@@ -266,9 +222,9 @@ def _render(
         return DirectResponse(json_lines.encode(response))
 
     if _is_chat(request, info):
-        chat = strict_templates.apply(form, _chat(request, info, defaults))
+        chat = strict_templates.apply(form, _chat(request, plan))
         return render.render_chat(chat, respond, after=request.context)
-    return render.render_text(info.name, _plain_prompt(request, defaults), respond, after=request.context)
+    return render.render_text(info.name, _plain_prompt(request, plan.defaults), respond, after=request.context)
 
 
 def translator(

@@ -12,6 +12,8 @@ from vllama_pool.router.protocol.ollama.requests import ChatMessage, default_mes
 from vllama_pool.router.protocol.ollama.tool_call_ids import ToolCallIds, match_results
 from vllama_pool.router.protocol.vllm import api
 
+_PLAIN_ROLES = frozenset(("system", "user", "assistant"))
+
 
 def with_defaults(messages: Sequence[ChatMessage], defaults: Defaults) -> Sequence[ChatMessage]:
     """Put the model's system text and messages first. A leading system message replaces the model's (R085)."""
@@ -24,6 +26,16 @@ def with_defaults(messages: Sequence[ChatMessage], defaults: Defaults) -> Sequen
 
 
 def translate(messages: Sequence[ChatMessage]) -> list[api.VllmMessage]:
+    result = []
+    for message in messages:
+        role = message.role
+        if role not in _PLAIN_ROLES or message.images or message.tool_calls:
+            return _translate_all(messages)
+        result.append(api.VllmMessage(role, message.content or "", message.thinking or None))
+    return result
+
+
+def _translate_all(messages: Sequence[ChatMessage]) -> list[api.VllmMessage]:
     ids: ToolCallIds | None = None
     if any(message.tool_calls or message.role.lower() == "tool" for message in messages):
         ids = match_results(messages)

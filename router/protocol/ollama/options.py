@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from vllama_pool.router.errors import ClientError
+from vllama_pool.router.protocol.vllm.api import VllmSampling
 from vllama_pool.workers.registry.record import ModelInfo
 
 _INT64: Final = 2**63 - 1
@@ -62,30 +63,28 @@ DROPPED: Final = KNOWN - {
     "seed",
     "stop",
 }
+_TYPES: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
+    **dict.fromkeys(_FLOATS, ((int, float), "of type float32")),
+    **dict.fromkeys(_INTEGERS, ((int, float), "of type integer")),
+    "stop": ((list,), "of type array"),
+    "use_mmap": ((bool,), "of type boolean"),
+}
 _NO_PENALTIES: Final = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 _DEFAULTS: Final = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 """Ollama's defaults that differ from vLLM's."""
 
 
 def check(options: Mapping[str, Any]) -> None:
-    """Raises ClientError 500 with Ollama's text (R153)."""
+    """Raises ClientError 500 with Ollama's text (R153). Values are those of decoded JSON."""
     for key, value in options.items():
-        if value is None:
+        expected = _TYPES.get(key)
+        if expected is None or value is None:
             continue
-        if key in _FLOATS:
-            _expect(isinstance(value, (int, float)) and not isinstance(value, bool), key, "of type float32")
-        elif key in _INTEGERS:
-            _expect(isinstance(value, (int, float)) and not isinstance(value, bool), key, "of type integer")
-        elif key == "stop":
-            _expect(isinstance(value, list), key, "of type array")
-            _expect(all(isinstance(item, str) for item in value), key, "of an array of strings")
-        elif key == "use_mmap":
-            _expect(isinstance(value, bool), key, "of type boolean")
-
-
-def _expect(right: bool, key: str, kind: str) -> None:
-    if not right:
-        raise ClientError(f'option "{key}" must be {kind}', status=500)
+        types, words = expected
+        if type(value) not in types:
+            raise ClientError(f'option "{key}" must be {words}', status=500)
+        if key == "stop" and not all(isinstance(item, str) for item in value):
+            raise ClientError(f'option "{key}" must be of an array of strings', status=500)
 
 
 def merge(request: Mapping[str, Any] | None, route: Mapping[str, Any], info: ModelInfo) -> dict[str, Any]:
@@ -113,20 +112,39 @@ def sampling(merged: Mapping[str, Any], info: ModelInfo) -> dict[str, Any]:
                 result[name] = send
     if int_option(merged.get("repeat_last_n")) == 0:
         result.update(_NO_PENALTIES)
-    limit = int_option(merged.get("num_predict"))
-    if limit is not None:
-        wanted = limit if limit > 0 else _NO_LIMIT
-        result["max_tokens"] = min(wanted, info.context_length or wanted)
+    if merged.get("num_predict") is not None:
+        result["max_tokens"] = _max_tokens(merged["num_predict"], info)
     return result
 
 
-def with_max_tokens(values: dict[str, Any], info: ModelInfo) -> dict[str, Any]:
-    """Add max_tokens, from which vLLM subtracts the prompt."""
-    if "max_tokens" not in values:
-        default = int_option(info.defaults.get("num_predict")) or 0
-        room = info.context_length or UNKNOWN_CONTEXT_TOKENS
-        values["max_tokens"] = min(default, room) if default > 0 else room
-    return values
+def override(upstream: VllmSampling, request: Mapping[str, Any], route: Mapping[str, Any], info: ModelInfo) -> None:
+    """Put a request's options over the route's, which `upstream` has: a shorter way to `merge` and `sampling`."""
+    if "repeat_last_n" in request or "repeat_last_n" in route:  # it decides about other options
+        values = sampling(merge(request, route, info), info)
+        for name in _FIELDS:
+            setattr(upstream, name, values.get(name))
+        return
+    for key, value in request.items():
+        if value is None:
+            continue
+        convert = _CONVERT.get(key)
+        if convert is not None:
+            setattr(upstream, *convert(value))
+        elif key == "num_predict":
+            upstream.max_tokens = _max_tokens(value, info)
+
+
+def _max_tokens(num_predict: Any, info: ModelInfo) -> int:
+    limit = int_option(num_predict) or 0
+    wanted = limit if limit > 0 else _NO_LIMIT
+    return min(wanted, info.context_length or wanted)
+
+
+def default_max_tokens(info: ModelInfo) -> int:
+    """max_tokens for a completion, from which vLLM subtracts the prompt."""
+    default = int_option(info.defaults.get("num_predict")) or 0
+    room = info.context_length or UNKNOWN_CONTEXT_TOKENS
+    return min(default, room) if default > 0 else room
 
 
 def int_option(value: Any) -> int | None:
@@ -174,3 +192,16 @@ _CONVERT: Final[Mapping[str, Any]] = {
     "seed": _seed,
     "stop": _stop,
 }
+_FIELDS: Final = (
+    "max_tokens",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "stop",
+)
+"""Fields of VllmSampling that options set."""

@@ -20,6 +20,9 @@ Images = Annotated[list[str], named("[]api.ImageData")]
 """Base64."""
 
 
+NO_FORMAT = msgspec.Raw()
+
+
 class CalledToolFunction(Body, frozen=True):
     GO_NAME: ClassVar = "api.ToolCallFunction"
 
@@ -72,7 +75,7 @@ class InferenceRequest(Body, frozen=True, kw_only=True):
     options: dict[str, Any] | None = None
     think: Any = None
     keep_alive: KeepAlive | None = None
-    format: msgspec.Raw = msgspec.Raw()
+    format: msgspec.Raw = NO_FORMAT
     response_format: Any = None
     """`format` as translated after decoding, a `formats.Outcome`; what the client sends under this name is ignored."""
     truncate: bool | None = None
@@ -119,9 +122,11 @@ GENERATE = BodyDecoder(GenerateRequest, dec_hook)
 
 def decode_chat(body: bytes) -> ChatRequest:
     request = CHAT.decode(body)
-    if not all(map(_is_object, _raw_objects(request))):
+    with_more = [message for message in request.messages or () if message.tool_calls or message.images]
+    if (with_more or request.tools) and not all(map(_is_object, _raw_objects(request))):
         request = CHAT.decode_leniently(body)
-    for message in request.messages or ():
+        with_more = request.messages or []
+    for message in with_more:
         if message.images:
             _check_images(message.images)
     _check_shared(request)
@@ -162,6 +167,8 @@ def _is_object(raw: msgspec.Raw) -> bool:
 
 def _with_response_format(request: RequestT) -> RequestT:
     """Translate here, because decoding leaves the event loop if the body is large."""
+    if request.format is NO_FORMAT and request.response_format is None:
+        return request
     outcome = formats.translate(request.format)
     if outcome is request.response_format:
         return request

@@ -11,6 +11,7 @@ from tests.support.protocol import CLOCK, MODEL, STAMP, THINKER, outgoing
 from vllama_pool.config.routing.defaults import NO_DEFAULTS, Defaults
 from vllama_pool.router.errors import ClientError, Refused
 from vllama_pool.router.protocol.ollama import chat
+from vllama_pool.router.protocol.ollama.model_plan import ModelPlan
 from vllama_pool.router.protocol.ollama.requests import decode_chat
 from vllama_pool.router.protocol.operation import DirectResponse, PreflightRequest
 from vllama_pool.workers.registry.record import ModelInfo
@@ -33,7 +34,7 @@ def refusal(info: ModelInfo = MODEL, **fields: Any) -> tuple[int, str]:
 
 def upstream_body(info: ModelInfo = MODEL, route: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
     request = decode_chat(json.dumps({"model": "MyModel", "messages": [HI]} | fields).encode())
-    out = outgoing(chat.prepare(request, info, Defaults(route or {}), CLOCK))
+    out = outgoing(chat.prepare(request, ModelPlan(info, Defaults(route or {})), CLOCK))
     assert out.path == "/v1/chat/completions"
     result: dict[str, Any] = json.loads(out.body)
     return result
@@ -216,7 +217,7 @@ BROUGHT = Defaults(
 
 def upstream_messages(defaults: Defaults, *messages: dict[str, Any]) -> list[tuple[str, str]]:
     request = decode_chat(json.dumps({"model": "m", "messages": messages}).encode())
-    body = json.loads(outgoing(chat.prepare(request, MODEL, defaults, CLOCK)).body)
+    body = json.loads(outgoing(chat.prepare(request, ModelPlan(MODEL, defaults), CLOCK)).body)
     return [(message["role"], message["content"]) for message in body["messages"]]
 
 
@@ -237,7 +238,7 @@ def test_a_models_calls_and_the_requests_have_different_ids() -> None:
     request = decode_chat(
         json.dumps({"model": "m", "messages": [{"role": "assistant", "tool_calls": [call]}]}).encode()
     )
-    body = json.loads(outgoing(chat.prepare(request, MODEL, defaults, CLOCK)).body)
+    body = json.loads(outgoing(chat.prepare(request, ModelPlan(MODEL, defaults), CLOCK)).body)
     first, result, second = body["messages"]
     assert first["tool_calls"][0]["id"] == result["tool_call_id"] != second["tool_calls"][0]["id"]
 
@@ -245,7 +246,7 @@ def test_a_models_calls_and_the_requests_have_different_ids() -> None:
 @pytest.mark.rule(66)
 def test_debug_render_tokenizes_then_detokenizes() -> None:
     body = {"model": "M", "messages": [HI], "_debug_render_only": True}
-    step = chat.prepare(decode_chat(json.dumps(body).encode()), THINKER, NO_DEFAULTS, CLOCK)
+    step = chat.prepare(decode_chat(json.dumps(body).encode()), ModelPlan(THINKER, NO_DEFAULTS), CLOCK)
     assert isinstance(step, PreflightRequest)
     assert json.loads(step.body) == {
         "model": "qwen3-tiny",
@@ -267,7 +268,7 @@ def test_debug_render_tokenizes_then_detokenizes() -> None:
 def test_debug_render_counts_images() -> None:
     seeing = msgspec.structs.replace(MODEL, capabilities=("completion", "vision"))
     body = {"model": "M", "messages": [HI | {"images": [PNG, PNG]}], "_debug_render_only": True}
-    step = chat.prepare(decode_chat(json.dumps(body).encode()), seeing, NO_DEFAULTS, CLOCK)
+    step = chat.prepare(decode_chat(json.dumps(body).encode()), ModelPlan(seeing, NO_DEFAULTS), CLOCK)
     for answer in (b'{"max_model_len":1,"tokens":[1]}', b'{"prompt":"x"}'):
         assert isinstance(step, PreflightRequest)
         step = step.then(answer)
@@ -278,7 +279,7 @@ def test_debug_render_counts_images() -> None:
 @pytest.mark.parametrize("answer", [b"", b"{}", b"null", b'{"tokens":"x","max_model_len":1}', b"\xff"])
 def test_an_invalid_tokenize_response_does_not_blame_the_worker(answer: bytes) -> None:
     body = {"model": "M", "messages": [HI], "_debug_render_only": True}
-    step = chat.prepare(decode_chat(json.dumps(body).encode()), THINKER, NO_DEFAULTS, CLOCK)
+    step = chat.prepare(decode_chat(json.dumps(body).encode()), ModelPlan(THINKER, NO_DEFAULTS), CLOCK)
     assert isinstance(step, PreflightRequest)
     with pytest.raises(Refused, match="/tokenize") as caught:
         step.then(answer)
@@ -300,7 +301,7 @@ SEEN = {"role": "user", "content": "what?", "images": [PNG]}
 
 def adapted(*refusals: Refused, info: ModelInfo = UNDETECTED, **fields: Any) -> Any:
     request = decode_chat(json.dumps({"model": "MyModel", "messages": [HI]} | fields).encode())
-    step = chat.adapt(request, info, NO_DEFAULTS, CLOCK, *refusals)
+    step = chat.adapt(request, ModelPlan(info, NO_DEFAULTS), CLOCK, *refusals)
     return step and json.loads(outgoing(step).body)
 
 

@@ -12,6 +12,7 @@ from tests.support.protocol import CLOCK, MODEL, THINKER, TIMING, delta, objects
 from vllama_pool.config.routing.defaults import NO_DEFAULTS, Defaults
 from vllama_pool.router.errors import AttemptFailed, Refused
 from vllama_pool.router.protocol.ollama import chat
+from vllama_pool.router.protocol.ollama.model_plan import ModelPlan
 from vllama_pool.router.protocol.ollama.requests import decode_chat
 from vllama_pool.router.protocol.operation import PreflightRequest, UpstreamRequest
 from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
@@ -33,7 +34,7 @@ NOT_FOUND = Refused(
 
 def step(*messages: dict[str, Any], info: ModelInfo = MODEL, defaults: Defaults = NO_DEFAULTS, **fields: Any) -> Any:
     request = decode_chat(json.dumps({"model": "m", "messages": messages} | fields).encode())
-    return chat.prepare(request, info, defaults, CLOCK)
+    return chat.prepare(request, ModelPlan(info, defaults), CLOCK)
 
 
 def sent(*messages: dict[str, Any], **fields: Any) -> Any:
@@ -42,7 +43,7 @@ def sent(*messages: dict[str, Any], **fields: Any) -> Any:
 
 def after(*refusals: AttemptFailed, messages: list[dict[str, Any]], info: ModelInfo = MODEL) -> Any:
     request = decode_chat(json.dumps({"model": "m", "messages": messages}).encode())
-    return chat.adapt(request, info, NO_DEFAULTS, CLOCK, *refusals)
+    return chat.adapt(request, ModelPlan(info, NO_DEFAULTS), CLOCK, *refusals)
 
 
 def flags(body: dict[str, Any]) -> dict[str, Any]:

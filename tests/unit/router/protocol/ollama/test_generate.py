@@ -22,6 +22,7 @@ from tests.support.protocol import (
 from vllama_pool.config.routing.defaults import NO_DEFAULTS, Defaults
 from vllama_pool.router.errors import ClientError, Refused
 from vllama_pool.router.protocol.ollama import generate
+from vllama_pool.router.protocol.ollama.model_plan import ModelPlan
 from vllama_pool.router.protocol.ollama.requests import decode_generate
 from vllama_pool.router.protocol.ollama.stream import TextTranslator
 from vllama_pool.router.protocol.operation import DirectResponse, NextStep, PreflightRequest, UpstreamRequest
@@ -45,7 +46,7 @@ def refusal(info: ModelInfo = MODEL, **fields: Any) -> tuple[int, str]:
 
 def upstream_body(info: ModelInfo = MODEL, **fields: Any) -> tuple[str, dict[str, Any]]:
     request = decode_generate(json.dumps({"model": "MyModel", "prompt": "hi"} | fields).encode())
-    out = outgoing(generate.prepare(request, info, NO_DEFAULTS, CLOCK))
+    out = outgoing(generate.prepare(request, ModelPlan(info, NO_DEFAULTS), CLOCK))
     return out.path, json.loads(out.body)
 
 
@@ -187,7 +188,7 @@ TAGGED = msgspec.structs.replace(THINKER, template=THINKER.template + "<think>")
 def after_context(info: ModelInfo, answer: dict[str, Any], **fields: Any) -> tuple[dict[str, Any], UpstreamRequest]:
     """Prepare a request with a context. Returns the preflight body and the request that follows."""
     body = {"model": "M", "prompt": "hi", "context": [1, 2], **fields}
-    step = generate.prepare(decode_generate(json.dumps(body).encode()), info, NO_DEFAULTS, CLOCK)
+    step = generate.prepare(decode_generate(json.dumps(body).encode()), ModelPlan(info, NO_DEFAULTS), CLOCK)
     assert isinstance(step, PreflightRequest)
     assert step.path == "/tokenize"
     out = step.then(json.dumps({"count": 2, "max_model_len": 1024, **answer}).encode())
@@ -248,7 +249,7 @@ def test_a_prompt_that_is_too_long_is_truncated() -> None:
 
     def adapted(info: ModelInfo = MODEL, **fields: Any) -> NextStep | None:
         request = decode_generate(json.dumps({"model": "M", "prompt": "hi"} | fields).encode())
-        return generate.adapt(request, info, NO_DEFAULTS, CLOCK, too_long)
+        return generate.adapt(request, ModelPlan(info, NO_DEFAULTS), CLOCK, too_long)
 
     raw = adapted(raw=True)
     assert isinstance(raw, UpstreamRequest)
@@ -273,7 +274,7 @@ def test_a_models_system_text_and_messages_precede_the_prompt() -> None:
 
     def upstream_messages(info: ModelInfo = MODEL, **fields: Any) -> Any:
         request = decode_generate(json.dumps({"model": "M", "prompt": "hi"} | fields).encode())
-        step = generate.prepare(request, info, defaults, CLOCK)
+        step = generate.prepare(request, ModelPlan(info, defaults), CLOCK)
         body = json.loads(step.body)  # type: ignore[union-attr]
         return [message["content"] for message in body["messages"]] if "messages" in body else body["prompt"]
 
@@ -289,7 +290,7 @@ def test_a_models_system_text_and_messages_precede_the_prompt() -> None:
 def test_debug_render_of_a_completion_is_its_text() -> None:
     def rendered(**fields: Any) -> NextStep:
         body = {"model": "M", "prompt": "hi", "_debug_render_only": True, **fields}
-        return generate.prepare(decode_generate(json.dumps(body).encode()), BASE, NO_DEFAULTS, CLOCK)
+        return generate.prepare(decode_generate(json.dumps(body).encode()), ModelPlan(BASE, NO_DEFAULTS), CLOCK)
 
     assert rendered() == DirectResponse(
         f'{{"model":"M","created_at":"{STAMP}","response":"","done":false,'
@@ -339,13 +340,13 @@ def test_what_a_worker_cannot_do_is_refused_with_ollamas_text(
 ) -> None:
     request = decode_generate(json.dumps({"model": "MyModel", "prompt": "hi"} | fields).encode())
     with pytest.raises(Refused) as refused:
-        generate.adapt(request, UNDETECTED, NO_DEFAULTS, CLOCK, *refusals)
+        generate.adapt(request, ModelPlan(UNDETECTED, NO_DEFAULTS), CLOCK, *refusals)
     assert (refused.value.status, refused.value.text) == (400, text)
 
 
 def test_a_worker_that_refuses_the_switch_of_thinking_gets_an_effort() -> None:
     request = decode_generate(b'{"model": "m", "prompt": "hi", "think": false}')
-    step = generate.adapt(request, UNDETECTED, NO_DEFAULTS, CLOCK, NO_SWITCH)
+    step = generate.adapt(request, ModelPlan(UNDETECTED, NO_DEFAULTS), CLOCK, NO_SWITCH)
     assert step is not None
     body = json.loads(outgoing(step).body)
     assert (body.get("chat_template_kwargs"), body["reasoning_effort"]) == (None, "none")

@@ -10,6 +10,7 @@ from tests.support.protocol import CLOCK, THINKER, outgoing
 from vllama_pool.config.routing.defaults import NO_DEFAULTS
 from vllama_pool.router.protocol.ollama import chat
 from vllama_pool.router.protocol.ollama.messages import for_template, translate
+from vllama_pool.router.protocol.ollama.model_plan import ModelPlan
 from vllama_pool.router.protocol.ollama.requests import ChatMessage, decode_chat
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(60)).decode()
@@ -18,7 +19,7 @@ PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(60)).decode()
 def upstream(*messages: dict[str, Any], **fields: Any) -> Any:
     """Return the body of the request to vLLM."""
     request = decode_chat(json.dumps({"model": "x", "messages": messages} | fields).encode())
-    return json.loads(outgoing(chat.prepare(request, THINKER, NO_DEFAULTS, CLOCK)).body)
+    return json.loads(outgoing(chat.prepare(request, ModelPlan(THINKER, NO_DEFAULTS), CLOCK)).body)
 
 
 def call(name: str, id: str | None = None, **arguments: Any) -> dict[str, Any]:

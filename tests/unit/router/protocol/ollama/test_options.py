@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from tests.support.protocol import MODEL
 from vllama_pool.router.errors import ClientError
-from vllama_pool.router.protocol.ollama.options import DROPPED, KNOWN, check, merge, sampling, with_max_tokens
+from vllama_pool.router.protocol.ollama.options import (
+    DROPPED,
+    KNOWN,
+    check,
+    default_max_tokens,
+    merge,
+    override,
+    sampling,
+)
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.workers.registry.record import ModelInfo
 
@@ -19,7 +27,11 @@ def upstream_body(
     request: dict[str, Any] | None = None, route: dict[str, Any] | None = None, info: ModelInfo = MODEL
 ) -> Any:
     values = sampling(merge(request, route or {}, info), info)
-    return json.loads(msgspec.json.encode(api.VllmSampling(**values)))
+    merged = api.VllmSampling(**values)
+    overridden = api.VllmSampling(**sampling(merge(None, route or {}, info), info))
+    override(overridden, request or {}, route or {}, info)
+    assert overridden == merged
+    return json.loads(msgspec.json.encode(merged))
 
 
 @pytest.mark.rule(127, 129, 144)
@@ -152,14 +164,9 @@ def test_an_option_that_is_off_is_sent_and_not_left_to_generation_config(
 
 @pytest.mark.rule(126)
 def test_completions_always_have_max_tokens() -> None:
-    def limit(info: ModelInfo, **options: Any) -> Any:
-        return with_max_tokens(sampling(merge(options, {}, info), info), info)["max_tokens"]
-
-    assert limit(MODEL) == 2048
-    assert limit(MODEL, num_predict=-1) == 2048
-    assert limit(MODEL, num_predict=7) == 7
-    assert limit(ModelInfo(name="unknown")) == 1024
-    assert limit(msgspec.structs.replace(MODEL, defaults={"num_predict": 100})) == 100
+    assert default_max_tokens(MODEL) == 2048
+    assert default_max_tokens(ModelInfo(name="unknown")) == 1024
+    assert default_max_tokens(msgspec.structs.replace(MODEL, defaults={"num_predict": 100})) == 100
 
 
 @pytest.mark.rule(128, 130, 132, 133, 134, 135, 136, 137)
@@ -219,5 +226,18 @@ def test_any_options_give_values_that_vllm_accepts(
     assert isinstance(result.get("top_k"), int)
     assert all(result.get("stop", ["x"]))
     assert {type(value) for value in result.values()} <= {int, float, list}
-    completion = with_max_tokens(result, msgspec.structs.replace(MODEL, context_length=context))
-    assert completion["max_tokens"] >= 1
+    assert result.get("max_tokens", 1) >= 1
+
+
+NUMBERS = st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False)
+SOME_NUMBERS = {key: st.none() | NUMBERS for key in sorted(KNOWN - {"stop", "use_mmap"})}
+STOPS = st.none() | st.lists(st.text(max_size=2), max_size=2)
+SOME_OPTIONS = st.fixed_dictionaries({}, optional=SOME_NUMBERS | {"stop": STOPS})
+
+
+@given(SOME_OPTIONS, SOME_OPTIONS)
+def test_overriding_the_routes_options_equals_merging_before_translation(
+    request: dict[str, Any], route: dict[str, Any]
+) -> None:
+    """`upstream_body` compares both ways."""
+    upstream_body(request, route)

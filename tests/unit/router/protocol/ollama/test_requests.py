@@ -13,6 +13,7 @@ from tests.support.protocol import CLOCK, outgoing
 from vllama_pool.config.routing.defaults import NO_DEFAULTS
 from vllama_pool.router.errors import BadRequest, ClientError, Refused
 from vllama_pool.router.protocol.ollama import chat, generate, options, requests, show
+from vllama_pool.router.protocol.ollama.model_plan import ModelPlan
 from vllama_pool.router.protocol.operation import DirectResponse, NextStep, PreflightRequest, UpstreamRequest
 from vllama_pool.router.protocol.table import operations
 from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
@@ -27,7 +28,7 @@ def upstream_body(body: bytes) -> dict[str, Any]:
     """Return the request to vLLM. Raises ClientError."""
     request = requests.decode_chat(body)
     assert chat.check(request, ABLE, CLOCK) is None
-    result: dict[str, Any] = json.loads(outgoing(chat.prepare(request, ABLE, NO_DEFAULTS, CLOCK)).body)
+    result: dict[str, Any] = json.loads(outgoing(chat.prepare(request, ModelPlan(ABLE, NO_DEFAULTS), CLOCK)).body)
     return result
 
 
@@ -83,7 +84,7 @@ def test_non_ascii_digits_are_not_a_duration() -> None:
 def test_invalid_utf8_is_replaced_in_generate_requests() -> None:
     request = requests.decode_generate(b'{"model":"m","prompt":"x","format":{"const":"\xff"}}')
     assert generate.check(request, ABLE, CLOCK) is None
-    assert "\ufffd" in outgoing(generate.prepare(request, ABLE, NO_DEFAULTS, CLOCK)).body.decode()
+    assert "\ufffd" in outgoing(generate.prepare(request, ModelPlan(ABLE, NO_DEFAULTS), CLOCK)).body.decode()
 
 
 TEXT = st.text(max_size=8)

@@ -12,6 +12,7 @@ from tests.support.protocol import CLOCK, MODEL, outgoing
 from vllama_pool.config.routing.defaults import NO_DEFAULTS
 from vllama_pool.router.errors import AttemptFailed, Refused
 from vllama_pool.router.protocol.ollama import chat, generate
+from vllama_pool.router.protocol.ollama.model_plan import ModelPlan
 from vllama_pool.router.protocol.ollama.requests import decode_chat, decode_generate
 from vllama_pool.router.protocol.operation import NextStep, PreflightRequest
 from vllama_pool.router.protocol.vllm.errors import classify
@@ -37,8 +38,8 @@ TOO_MUCH = vllm_says("max_tokens=5000 cannot be greater than max_model_len=1024.
 def adapt(failure: AttemptFailed, path: str, info: ModelInfo = STATIC, **options: Any) -> NextStep | None:
     body = json.dumps({"model": "m", "messages": HI, "prompt": "hi", "raw": path == "raw", "options": options})
     if path == "chat":
-        return chat.adapt(decode_chat(body.encode()), info, NO_DEFAULTS, CLOCK, failure)
-    return generate.adapt(decode_generate(body.encode()), info, NO_DEFAULTS, CLOCK, failure)
+        return chat.adapt(decode_chat(body.encode()), ModelPlan(info, NO_DEFAULTS), CLOCK, failure)
+    return generate.adapt(decode_generate(body.encode()), ModelPlan(info, NO_DEFAULTS), CLOCK, failure)
 
 
 @pytest.mark.rule(137)
@@ -80,9 +81,9 @@ def test_no_limit_is_fitted_to_the_prompt_for_older_releases(text: str, path: st
     body = {"model": "m", "messages": HI, "prompt": "hi", "truncate": truncate, "options": {"num_predict": -1}}
     failure = vllm_says(text)
     if path == "chat":
-        step = chat.adapt(decode_chat(json.dumps(body).encode()), MODEL, NO_DEFAULTS, CLOCK, failure)
+        step = chat.adapt(decode_chat(json.dumps(body).encode()), ModelPlan(MODEL, NO_DEFAULTS), CLOCK, failure)
     else:
-        step = generate.adapt(decode_generate(json.dumps(body).encode()), MODEL, NO_DEFAULTS, CLOCK, failure)
+        step = generate.adapt(decode_generate(json.dumps(body).encode()), ModelPlan(MODEL, NO_DEFAULTS), CLOCK, failure)
     assert isinstance(step, PreflightRequest)
     sent = json.loads(outgoing(step.then(b'{"count":12,"max_model_len":2048}')).body)
     assert sent["max_tokens"] == 2036

@@ -16,6 +16,7 @@ from vllama_pool.config.routing.defaults import NO_DEFAULTS
 from vllama_pool.router.errors import Refused
 from vllama_pool.router.protocol.ollama import chat
 from vllama_pool.router.protocol.ollama.messages import translate
+from vllama_pool.router.protocol.ollama.model_plan import ModelPlan
 from vllama_pool.router.protocol.ollama.requests import ChatMessage, decode_chat
 from vllama_pool.router.protocol.operation import PreflightRequest, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api, shorten
@@ -115,7 +116,7 @@ def follow(step: Any, sizes: dict[str, int], limit: int = LIMIT) -> tuple[dict[s
 
 def adapted(messages: list[dict[str, Any]], sizes: dict[str, int] | None = None, **fields: Any) -> tuple[Any, int]:
     request = decode_chat(json.dumps({"model": "m", "messages": messages} | fields).encode())
-    return follow(chat.adapt(request, MODEL, NO_DEFAULTS, CLOCK, TOO_LONG), sizes or {})
+    return follow(chat.adapt(request, ModelPlan(MODEL, NO_DEFAULTS), CLOCK, TOO_LONG), sizes or {})
 
 
 def turns(count: int) -> list[dict[str, Any]]:
@@ -170,7 +171,7 @@ def test_room_is_a_quarter_of_the_context_or_max_tokens(limit: int, max_tokens: 
 @pytest.mark.parametrize("fields", [{"truncate": False}, {"shift": False}])
 def test_truncate_or_shift_false_prevents_shortening(fields: dict[str, Any]) -> None:
     request = decode_chat(json.dumps({"model": "m", "messages": turns(5)} | fields).encode())
-    assert chat.adapt(request, MODEL, NO_DEFAULTS, CLOCK, TOO_LONG) is None
+    assert chat.adapt(request, ModelPlan(MODEL, NO_DEFAULTS), CLOCK, TOO_LONG) is None
 
 
 def test_max_tokens_is_limited_to_the_remaining_context() -> None:
@@ -199,7 +200,9 @@ def test_shortening_a_long_conversation_is_fast() -> None:
 
 def test_tools_and_thinking_are_counted() -> None:
     request = decode_chat(json.dumps({"model": "m", "messages": turns(5), "tools": [CALL]}).encode())
-    step = chat.adapt(request, msgspec.structs.replace(MODEL, capabilities=("thinking",)), NO_DEFAULTS, CLOCK, TOO_LONG)
+    step = chat.adapt(
+        request, ModelPlan(msgspec.structs.replace(MODEL, capabilities=("thinking",)), NO_DEFAULTS), CLOCK, TOO_LONG
+    )
     assert isinstance(step, PreflightRequest)
     preflight = json.loads(step.body)
     assert preflight["tools"][0]["function"]["name"] == "f"

@@ -12,6 +12,7 @@ from tests.support.protocol import CLOCK, MODEL, outgoing
 from vllama_pool.config.routing.defaults import NO_DEFAULTS
 from vllama_pool.router.errors import AttemptFailed, Faulty, Refused
 from vllama_pool.router.protocol.ollama import chat, generate
+from vllama_pool.router.protocol.ollama.model_plan import ModelPlan
 from vllama_pool.router.protocol.ollama.requests import decode_chat, decode_generate
 from vllama_pool.router.protocol.operation import NextStep, PreflightRequest
 from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
@@ -31,7 +32,9 @@ def adapted(
     *messages: dict[str, Any], template: str = SYSTEM_FIRST, refusals: tuple[AttemptFailed, ...] = (ALTERNATE,)
 ) -> NextStep | None:
     request = decode_chat(json.dumps({"model": "m", "messages": messages}).encode())
-    return chat.adapt(request, msgspec.structs.replace(MODEL, template=template), NO_DEFAULTS, CLOCK, *refusals)
+    return chat.adapt(
+        request, ModelPlan(msgspec.structs.replace(MODEL, template=template), NO_DEFAULTS), CLOCK, *refusals
+    )
 
 
 def sent(*messages: dict[str, Any], **fields: Any) -> Any:
@@ -251,7 +254,7 @@ def test_a_shortened_conversation_is_joined_and_keeps_its_system_text(refusals: 
 def generated(template: str = NO_SYSTEM, **fields: Any) -> NextStep | None:
     request = decode_generate(json.dumps({"model": "m", "prompt": "a", "system": "s"} | fields).encode())
     info: ModelInfo = msgspec.structs.replace(MODEL, template=template)
-    return generate.adapt(request, info, NO_DEFAULTS, CLOCK, UNSUPPORTED)
+    return generate.adapt(request, ModelPlan(info, NO_DEFAULTS), CLOCK, UNSUPPORTED)
 
 
 def test_the_system_text_of_generate_precedes_the_prompt() -> None:
@@ -268,6 +271,6 @@ def test_the_system_text_of_generate_precedes_the_prompt() -> None:
 def test_a_rendered_chat_is_joined_too() -> None:
     messages = [user("a"), user("b")]
     body = json.dumps({"model": "m", "messages": messages, "_debug_render_only": True})
-    step = chat.adapt(decode_chat(body.encode()), MODEL, NO_DEFAULTS, CLOCK, ALTERNATE)
+    step = chat.adapt(decode_chat(body.encode()), ModelPlan(MODEL, NO_DEFAULTS), CLOCK, ALTERNATE)
     assert isinstance(step, PreflightRequest)
     assert (step.path, json.loads(step.body)["messages"]) == ("/tokenize", [user("a\n\nb")])
