@@ -34,12 +34,16 @@ class TimestampFormatter:
         """The second of the prefix, in Unix nanoseconds."""
         self._prefix = ""
 
-    def __call__(self, unix_ns: int) -> str:
-        digits = str(unix_ns)
-        if digits[-1] == "0" or unix_ns < _SECOND:  # trailing zeros, or the first second of 1970
-            return rfc3339(unix_ns)
+    def format(self, unix_ns: int) -> str:
         if not self._start <= unix_ns < self._end:
             second = unix_ns // _SECOND
             self._start, self._end = second * _SECOND, (second + 1) * _SECOND
-            self._prefix = _to_the_second(second) + "."
-        return f"{self._prefix}{digits[-9:]}Z"
+            self._prefix = _to_the_second(second)
+        digits = str(unix_ns)[-9:]
+        if digits[-1] == "0" or unix_ns < _SECOND:  # trailing zeros, or too few digits
+            return rfc3339(unix_ns) if unix_ns < _SECOND else self._without_zeros(digits)
+        return f"{self._prefix}.{digits}Z"
+
+    def _without_zeros(self, digits: str) -> str:
+        fraction = digits.rstrip("0")
+        return f"{self._prefix}.{fraction}Z" if fraction else f"{self._prefix}Z"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vllama_pool.router.protocol.json_lines import encode
 from vllama_pool.router.protocol.ollama.chunks import EMPTY, Chunk, ChunkBuffer, ResponseWriter, StreamState
 from vllama_pool.router.protocol.ollama.logprobs import LogprobEntry
 from vllama_pool.router.protocol.ollama.logprobs import translate as translate_logprobs
@@ -96,18 +97,17 @@ class AnswerBuilder:
         """Return the lines of an event, if any. Raises Aborted and InvalidToolCall."""
         delta = choice.delta
         if delta is None:
-            text, plain = choice.text, self._plain_text
+            text, others = choice.text, None
         else:
-            text = delta.content
-            plain = (
-                self._plain_text
-                and delta.reasoning is None
-                and delta.tool_calls is None
-                and delta.reasoning_content is None
-            )
-        if not (text and plain and choice.finish_reason is None and choice.logprobs is None):
+            text, others = delta.content, delta.reasoning or delta.tool_calls or delta.reasoning_content
+        if (
+            others
+            or not text
+            or not self._plain_text
+            or choice.finish_reason is not None
+            or choice.logprobs is not None
+        ):
             return self._add_rich(choice, text or "")
-        # The path of nearly every token.
         state, ids = self.state, choice.token_ids
         if ids is None:
             state.events += 1
@@ -115,10 +115,10 @@ class AnswerBuilder:
             state.events += len(ids)
             if self._keep_ids:
                 state.ids += ids
-        if not self.begun or not state.first:
+        if not state.first:
             self._touch()
         if self._stream:
-            return self._writer.text(self.timestamp, text)
+            return self._writer.text(self.timestamp, encode(text))
         self._texts.append(text)
         return b""
 
@@ -224,7 +224,7 @@ class AnswerBuilder:
             return b""
         if rich:
             return self._writer.chunk(self.timestamp, Chunk(text, thinking, tool_calls, logprobs)) + b"\n"
-        return self._writer.text(self.timestamp, text) if text else b""
+        return self._writer.text(self.timestamp, encode(text)) if text else b""
 
 
 def _ends_in_stop_token(choice: api.VllmChoice) -> bool:

@@ -46,22 +46,23 @@ class ChatWriter:
         self._model = model
         self._head = b'{"model":' + json_lines.encode(model) + b',"created_at":"'
 
-    def text(self, timestamp: str, content: str) -> bytes:
-        return b"".join((self._head, timestamp.encode(), _MESSAGE, json_lines.encode(content), _END))
+    def text(self, timestamp: str, content: bytes) -> bytes:
+        return b"".join((self._head, timestamp.encode(), _MESSAGE, content, _END))
 
     def chunk(self, timestamp: str, chunk: Chunk, final: FinalFields = UNFINISHED) -> bytes:
         response = ChatResponse(
-            model=self._model,
-            created_at=timestamp,
-            message=ResponseMessage("assistant", chunk.content, chunk.thinking, chunk.tool_calls),
-            done=final.done,
-            done_reason=final.done_reason,
-            logprobs=chunk.logprobs,
-            total_duration=final.total_duration,
-            load_duration=final.load_duration,
-            prompt_eval_count=final.prompt_eval_count,
-            prompt_eval_duration=final.prompt_eval_duration,
-            eval_count=final.eval_count,
-            eval_duration=final.eval_duration,
+            self._model,
+            timestamp,
+            ResponseMessage("assistant", chunk.content, chunk.thinking, chunk.tool_calls),
+            final.done,
+            final.done_reason,
+            None,
+            chunk.logprobs,
+            final.total_duration,
+            final.load_duration,
+            final.prompt_eval_count,
+            final.prompt_eval_duration,
+            final.eval_count,
+            final.eval_duration,
         )
         return json_lines.encode(response)

@@ -44,8 +44,8 @@ UNFINISHED = FinalFields(done=False)
 class ResponseWriter(Protocol):
     """Encodes the objects of one answer."""
 
-    def text(self, timestamp: str, content: str) -> bytes:
-        """Return a line."""
+    def text(self, timestamp: str, content: bytes) -> bytes:
+        """Return a line. `content`: a JSON string."""
 
     def chunk(self, timestamp: str, chunk: Chunk, final: FinalFields = UNFINISHED) -> bytes:
         """Return an object, without a line end."""
@@ -117,11 +117,15 @@ class StreamState:
         return FinalFields(
             True,
             self.done_reason,
-            max(1, now - timing.arrived),
-            max(1, timing.sent - timing.arrived),
+            _positive(now - timing.arrived),
+            _positive(timing.sent - timing.arrived),
             tokens.prompt_tokens if tokens is not None else 0,
-            max(1, int(prefill * _MS) if prefill else self.first - timing.sent),
+            _positive(int(prefill * _MS) if prefill else self.first - timing.sent),
             (tokens.completion_tokens or 0) if tokens is not None else 0,
-            max(1, int(generation * _MS) if generation else self.last - self.first),
+            _positive(int(generation * _MS) if generation else self.last - self.first),
             (self.prompt_ids + self.ids or None) if with_context else None,
         )
+
+
+def _positive(duration: int) -> int:
+    return duration if duration > 0 else 1

@@ -42,8 +42,8 @@ class GenerateWriter:
         self._model = model
         self._head = b'{"model":' + json_lines.encode(model) + b',"created_at":"'
 
-    def text(self, timestamp: str, content: str) -> bytes:
-        return b"".join((self._head, timestamp.encode(), _RESPONSE, json_lines.encode(content), _END))
+    def text(self, timestamp: str, content: bytes) -> bytes:
+        return b"".join((self._head, timestamp.encode(), _RESPONSE, content, _END))
 
     def chunk(self, timestamp: str, chunk: Chunk, final: FinalFields = UNFINISHED) -> bytes:
         response = GenerateResponse(

@@ -12,8 +12,6 @@ from vllama_pool.router.protocol.ollama.requests import ChatMessage, default_mes
 from vllama_pool.router.protocol.ollama.tool_call_ids import ToolCallIds, match_results
 from vllama_pool.router.protocol.vllm import api
 
-_PLAIN_ROLES = frozenset(("system", "user", "assistant"))
-
 
 def with_defaults(messages: Sequence[ChatMessage], defaults: Defaults) -> Sequence[ChatMessage]:
     """Put the model's system text and messages first. A leading system message replaces the model's (R085)."""
@@ -29,7 +27,8 @@ def translate(messages: Sequence[ChatMessage]) -> list[api.VllmMessage]:
     result = []
     for message in messages:
         role = message.role
-        if role not in _PLAIN_ROLES or message.images or message.tool_calls:
+        plain = role == "user" or role == "assistant" or role == "system"
+        if not plain or message.images or message.tool_calls:
             return _translate_all(messages)
         result.append(api.VllmMessage(role, message.content or "", message.thinking or None))
     return result

@@ -63,12 +63,8 @@ DROPPED: Final = KNOWN - {
     "seed",
     "stop",
 }
-_TYPES: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
-    **dict.fromkeys(_FLOATS, ((int, float), "of type float32")),
-    **dict.fromkeys(_INTEGERS, ((int, float), "of type integer")),
-    "stop": ((list,), "of type array"),
-    "use_mmap": ((bool,), "of type boolean"),
-}
+_NUMBERS: Final = {**dict.fromkeys(_FLOATS, "float32"), **dict.fromkeys(_INTEGERS, "integer")}
+"""Ollama's names of the types."""
 _NO_PENALTIES: Final = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 _DEFAULTS: Final = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 """Ollama's defaults that differ from vLLM's."""
@@ -77,14 +73,21 @@ _DEFAULTS: Final = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 def check(options: Mapping[str, Any]) -> None:
     """Raises ClientError 500 with Ollama's text (R153). Values are those of decoded JSON."""
     for key, value in options.items():
-        expected = _TYPES.get(key)
-        if expected is None or value is None:
-            continue
-        types, words = expected
-        if type(value) not in types:
-            raise ClientError(f'option "{key}" must be {words}', status=500)
-        if key == "stop" and not all(isinstance(item, str) for item in value):
-            raise ClientError(f'option "{key}" must be of an array of strings', status=500)
+        kind = type(value)
+        if key in _NUMBERS:
+            if kind is not float and kind is not int and value is not None:
+                raise _wrong(key, f"of type {_NUMBERS[key]}")
+        elif key == "stop" and value is not None:
+            if kind is not list:
+                raise _wrong(key, "of type array")
+            if not all(isinstance(item, str) for item in value):
+                raise _wrong(key, "of an array of strings")
+        elif key == "use_mmap" and value is not None and kind is not bool:
+            raise _wrong(key, "of type boolean")
+
+
+def _wrong(key: str, kind: str) -> ClientError:
+    return ClientError(f'option "{key}" must be {kind}', status=500)
 
 
 def merge(request: Mapping[str, Any] | None, route: Mapping[str, Any], info: ModelInfo) -> dict[str, Any]:
@@ -137,7 +140,8 @@ def override(upstream: VllmSampling, request: Mapping[str, Any], route: Mapping[
 def _max_tokens(num_predict: Any, info: ModelInfo) -> int:
     limit = int_option(num_predict) or 0
     wanted = limit if limit > 0 else _NO_LIMIT
-    return min(wanted, info.context_length or wanted)
+    context = info.context_length
+    return context if 0 < context < wanted else wanted
 
 
 def default_max_tokens(info: ModelInfo) -> int:
@@ -151,20 +155,17 @@ def int_option(value: Any) -> int | None:
     """Convert as Go does: truncate, and clamp to 64 bits."""
     if value is None:
         return None
-    return max(-_INT64, min(_INT64, int(value)))
+    number = int(value)
+    return number if -_INT64 <= number <= _INT64 else _INT64 if number > 0 else -_INT64
 
 
 def _clamped(name: str, low: float, high: float) -> Any:
-    return lambda value: (name, float(min(max(value, low), high)))
+    return lambda value: (name, low if value < low else high if value > high else float(value))
 
 
 def _top_k(value: Any) -> tuple[str, int]:
     number = int_option(value) or 0
-    return "top_k", min(number, 2**31 - 1) if number > 0 else -1
-
-
-def _top_p(value: Any) -> tuple[str, float]:
-    return "top_p", float(min(max(value, _MIN_TOP_P), 1.0))
+    return "top_k", -1 if number <= 0 else number if number < 2**31 else 2**31 - 1
 
 
 def _repeat_penalty(value: Any) -> tuple[str, float]:
@@ -184,7 +185,7 @@ def _stop(value: Any) -> tuple[str, list[str] | None]:
 _CONVERT: Final[Mapping[str, Any]] = {
     "temperature": _clamped("temperature", 0.0, 2.0),
     "top_k": _top_k,
-    "top_p": _top_p,
+    "top_p": _clamped("top_p", _MIN_TOP_P, 1.0),
     "min_p": _clamped("min_p", 0.0, 1.0),
     "repeat_penalty": _repeat_penalty,
     "presence_penalty": _clamped("presence_penalty", -2.0, 2.0),

@@ -22,6 +22,7 @@ class TextTranslator:
     __slots__ = (
         "_answer",
         "_ended",
+        "_over",
         "_splitter",
         "_stream",
         "_time_ns",
@@ -44,6 +45,7 @@ class TextTranslator:
         self._within_event = False
         self._timestamps = timestamps
         self._ended = False
+        self._over = False
         self.done = False
         self.cut_off = False
         self.failure: StreamFailure | None = None
@@ -61,10 +63,11 @@ class TextTranslator:
         return self._answer.state.usage
 
     def feed(self, data: bytes) -> bytes:
-        if self.done or self._ended or self.failure is not None:
+        if self._over:
             return b""
         if self._stream:
-            self._answer.timestamp = self._timestamps(self._time_ns())
+            time_ns = self._time_ns  # a local is called faster than an attribute
+            self._answer.timestamp = self._timestamps.format(time_ns())
         if not self._within_event and (payload := single_event(data)) is not None:
             return self._translate(payload)
         return self._translate_all(data)
@@ -72,11 +75,9 @@ class TextTranslator:
     def finish(self) -> bytes:
         if self._ended:
             return b""
-        self._answer.timestamp = self._timestamps(self._time_ns())
+        self._answer.timestamp = self._timestamps.format(self._time_ns())
         rest = b"".join(
-            self._translate(payload)
-            for payload in self._splitter.rest()
-            if not self._is_over() and _is_complete(payload)
+            self._translate(payload) for payload in self._splitter.rest() if not self._over and _is_complete(payload)
         )
         if not self.done and self._answer.state.finish_reason is not None and self.failure is None:
             rest += self._complete()
@@ -84,13 +85,13 @@ class TextTranslator:
             return rest + self.fail(self.failure.text if self.failure else "unexpected EOF")
         if self._stream:
             return rest
-        self._ended = True
+        self._ended = self._over = True
         return self._answer.final(self._timing)
 
     def fail(self, text: str) -> bytes:
         if self._ended:
             return b""
-        self._ended = True
+        self._ended = self._over = True
         line = encode({"error": text if text.startswith(RUNNER_ERROR) else RUNNER_ERROR + text})
         return line + b"\n" if self._stream else line
 
@@ -98,37 +99,34 @@ class TextTranslator:
         try:
             payloads = self._splitter.feed(data)
         except EventTooLong:
-            self._fail(502, "the worker sent an event that is too long")
+            self._fail(StreamFailure(502, RUNNER_ERROR + "the worker sent an event that is too long"))
             return b""
         self._within_event = self._splitter.within_event
         lines = []
         for payload in payloads:
             lines.append(self._translate(payload))
-            if self._is_over():
+            if self._over:
                 break
         return b"".join(lines)
 
-    def _is_over(self) -> bool:
-        return self.done or self._ended or self.failure is not None
-
     def _translate(self, payload: bytes) -> bytes:
         """Return the lines of an event, if any."""
+        answer = self._answer
         try:
             event = api.decode_event(payload)
         except _INVALID:
             if payload == _DONE:
                 return self._on_done_mark()
-            self._fail(502, "the worker sent an invalid event")
+            self._fail(StreamFailure(502, RUNNER_ERROR + "the worker sent an invalid event"))
             return b""
         lines = b""
-        answer = self._answer
         if event.choices:
             try:
                 lines = answer.add(event.choices[0])
             except Aborted as error:
-                self._fail(error.status, "the worker stopped the request")
+                self._fail(StreamFailure(error.status, RUNNER_ERROR + "the worker stopped the request"))
             except InvalidToolCall as error:
-                self.failure = StreamFailure(500, f"{RUNNER_ERROR}{error}", model_at_fault=True)
+                self._fail(StreamFailure(500, f"{RUNNER_ERROR}{error}", model_at_fault=True))
         if answer.cut_off:
             self.cut_off = True
             lines += self._complete()
@@ -137,7 +135,7 @@ class TextTranslator:
             if answer.state.finish_reason is not None and self.failure is None:
                 lines += self._complete()
         elif event.error is not None:
-            self.failure = StreamFailure(errors.event_status(event.error), errors.explain_event(event.error))
+            self._fail(StreamFailure(errors.event_status(event.error), errors.explain_event(event.error)))
         elif event.prompt_token_ids:
             answer.add_prompt_ids(event.prompt_token_ids)
         return lines
@@ -146,18 +144,19 @@ class TextTranslator:
         """Complete a finished answer even without usage."""
         if self._answer.state.finish_reason is not None:
             return self._complete()
-        self._fail(500, "unexpected EOF")
+        self._fail(StreamFailure(500, RUNNER_ERROR + "unexpected EOF"))
         return b""
 
-    def _fail(self, status: int, text: str) -> None:
-        self.failure = StreamFailure(status, RUNNER_ERROR + text)
+    def _fail(self, failure: StreamFailure) -> None:
+        self.failure = failure
+        self._over = True
 
     def _complete(self) -> bytes:
         """Return the last line when streaming."""
-        self.done = self._answer.begun = True
+        self.done = self._over = self._answer.begun = True
         if not self._stream:
             return b""
-        self._ended = True
+        self._ended = self._over = True
         return self._answer.final(self._timing)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 _LINE_END = re.compile(rb"\r\n|\r(?!\Z)")
-_LINE_FEED = 0x0A
+_LINE_FEED, _CARRIAGE_RETURN = b"\n\r"
+"""Numbers, which `in` finds faster than bytes."""
 MAX_EVENT = 32 * 2**20
 """Bytes. vLLM's largest event holds a prompt's token ids."""
 
@@ -16,8 +17,10 @@ class EventTooLong(Exception):
 
 def single_event(data: bytes) -> bytes | None:
     """Return the event's `data` if the bytes are one event of one line, as nearly always; None otherwise."""
-    if data[:6] == b"data: " and data[-3:] == b"}\n\n" and _LINE_FEED not in (payload := data[6:-2]):
-        return payload
+    if data[:6] == b"data: " and data[-1] == _LINE_FEED and data[-2] == _LINE_FEED:
+        payload = data[6:-2]
+        if payload and _LINE_FEED not in payload:
+            return payload
     return None
 
 
@@ -38,17 +41,17 @@ class EventSplitter:
     def feed(self, data: bytes) -> list[bytes]:
         """Raises EventTooLong."""
         if self._pending:
-            if not (b"\n" in data or b"\r" in data or self._pending[-1].endswith(b"\r")):
+            if not (_LINE_FEED in data or _CARRIAGE_RETURN in data or self._pending[-1][-1] == _CARRIAGE_RETURN):
                 self._keep(data)
                 return []
             data = b"".join((*self._pending, data))
-        if b"\r" in data:
+            self._pending.clear()
+            self._size = 0
+        if _CARRIAGE_RETURN in data:
             # A CR at the end may be half of a CRLF, so it stays.
             data = _LINE_END.sub(b"\n", data)
-        *blocks, rest = data.split(b"\n\n")
-        self._pending.clear()
-        self._size = 0
-        if rest:
+        blocks = data.split(b"\n\n")
+        if rest := blocks.pop():
             self._keep(rest)
         return [payload for block in blocks if (payload := _data_of(block))]
 
@@ -60,14 +63,15 @@ class EventSplitter:
         return [payload] if payload else []
 
     def _keep(self, data: bytes) -> None:
-        self._pending.append(data)
+        if data:
+            self._pending.append(data)
         self._size += len(data)
         if self._size > MAX_EVENT:
             raise EventTooLong
 
 
 def _data_of(block: bytes) -> bytes:
-    if block.startswith(b"data: ") and b"\n" not in block:
+    if block[:6] == b"data: " and _LINE_FEED not in block:
         return block[6:]
     lines = [line[5:].removeprefix(b" ") for line in block.split(b"\n") if line.startswith(b"data:")]
     return b"\n".join(lines)

@@ -23,14 +23,14 @@ from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker
     ],
 )
 def test_timestamps_are_rfc_3339_in_utc_without_trailing_zeros(unix_ns: int, text: str) -> None:
-    assert rfc3339(unix_ns) == TimestampFormatter()(unix_ns) == text
+    assert rfc3339(unix_ns) == TimestampFormatter().format(unix_ns) == text
 
 
 @given(st.lists(st.integers(0, 10**19), min_size=1, max_size=5))
 def test_cached_timestamps_are_the_same_and_can_be_parsed(moments: list[int]) -> None:
     stamps = TimestampFormatter()
     for moment in moments:
-        text = stamps(moment)
+        text = stamps.format(moment)
         assert text == rfc3339(moment)
         parsed = datetime.fromisoformat(text)
         assert abs(parsed - datetime.fromtimestamp(moment // 10**9, UTC)) <= timedelta(seconds=1)

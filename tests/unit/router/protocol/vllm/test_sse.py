@@ -95,7 +95,7 @@ def test_a_single_event_is_what_the_splitter_would_return(cuts: list[int]) -> No
         b'data: {"a":\n1}\n\n',
         b"data: {}\n\ndata: {}\n\n",
         b"event: {}\n\n",
-        b"data: [DONE]\n\n",
+        b"data: \n\n",
     ],
 )
 def test_other_bytes_are_no_single_event(data: bytes) -> None:
