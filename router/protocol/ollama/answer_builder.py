@@ -114,7 +114,7 @@ class AnswerBuilder:
         else:
             state.events += len(ids)
             if self._keep_ids:
-                state.ids += ids
+                self._collect_ids(choice)
         if not state.first:
             self._touch()
         if self._stream:

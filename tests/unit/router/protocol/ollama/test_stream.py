@@ -520,6 +520,13 @@ def test_an_error_within_a_stream_has_ollamas_prefix_and_is_last() -> None:
     assert translator.feed(usage()) == translator.finish() == b""
 
 
+def test_a_completions_prompt_ids_come_with_its_first_text() -> None:
+    first = {"index": 0, "text": "Hi", "prompt_token_ids": [1, 5], "token_ids": [7]}
+    end = {"index": 0, "text": "!", "finish_reason": "length", "token_ids": [8]}
+    body = event(choices=[first]) + event(choices=[end]) + usage() + DONE
+    assert objects(run(generate_translator(), body))[-1]["context"] == [1, 5, 7, 8]
+
+
 def test_text_with_token_ids_takes_the_fast_path() -> None:
     """Every token of generate has ids. An object for each would cost a fifth more time."""
 
