@@ -26,7 +26,7 @@ DISCARD_BYTES = 256 * 1024 * 1024
 
 INTERNAL_ERROR = "internal error of the router; see its log"
 
-_HEADERS = "vllama.headers"
+HEADERS = "vllama.headers"
 """Key of an ASGI scope: the request's headers by name."""
 
 T = TypeVar("T")
@@ -73,9 +73,9 @@ def too_large(limit: int) -> str:
 
 def request_headers(scope: Scope) -> Mapping[bytes, bytes]:
     """Return the headers by lower-case name. The first of repeated headers wins."""
-    headers: Mapping[bytes, bytes] | None = scope.get(_HEADERS)
+    headers: Mapping[bytes, bytes] | None = scope.get(HEADERS)
     if headers is None:
-        headers = scope[_HEADERS] = dict(reversed(scope["headers"]))
+        headers = scope[HEADERS] = dict(reversed(scope["headers"]))
     return headers
 
 

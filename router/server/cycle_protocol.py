@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from urllib.parse import unquote
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from vllama_pool.router.server.asgi import HEADERS, Scope
 from vllama_pool.router.server.request_cycle import RequestCycle
+from vllama_pool.router.server.request_head import UsualHead
 
 
 class CycleProtocol(HttpToolsProtocol):
     """Makes a `RequestCycle` of each request. No upgrades, root path or limit of concurrency."""
 
     scope: Any
+    _idle_until: float | None = None
+    """Time at which the connection closes, unless a request arrives. None while a request is served."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._idle_until = self.loop.time() + self.timeout_keep_alive
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+        super().connection_lost(exc)
 
     def on_headers_complete(self) -> None:
         version = self.parser.get_http_version()
@@ -24,14 +38,66 @@ class CycleProtocol(HttpToolsProtocol):
         self.scope["path"] = unquote(path) if "%" in path else path
         self.scope["raw_path"] = raw_path
         self.scope["query_string"] = query
-        self.begin_request(keep_alive=version != "1.0" and self.parser.should_keep_alive())
-
-    def begin_request(self, *, keep_alive: bool) -> None:
-        """Serve the request of `scope`, after those before it."""
-        previous = self.cycle
-        self.cycle = cycle = RequestCycle(self.scope, self, keep_alive=keep_alive)
+        cycle = RequestCycle(self.scope, self, keep_alive=version != "1.0" and self.parser.should_keep_alive())
+        previous, self.cycle = self.cycle, cycle
         if previous is None or previous.response_complete:
             self._start_asgi_task(cycle, self.app)
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self.app))
+
+    def begin_usual(self, head: UsualHead, body: bytes | None) -> None:
+        """Serve a request whose head the parser has not seen. `body`: the whole of it, None if it is incomplete."""
+        path = head.path.decode()
+        self.expect_100_continue = False
+        scope: Scope = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": "1.1",
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": "",
+            "headers": head.headers,
+            "state": self.app_state.copy(),
+            "method": head.method,
+            "path": path,
+            "raw_path": head.path,
+            "query_string": b"",
+            HEADERS: head.by_name,
+        }
+        self.cycle = cycle = RequestCycle(scope, self, keep_alive=True)
+        if body is not None:
+            cycle.set_body(body)
+        self._start_asgi_task(cycle, self.app)
+
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self._idle_until = self.loop.time() + self.timeout_keep_alive
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_handler()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection if its time is over. One timer serves many requests: to set one for each costs more."""
+        self.timeout_keep_alive_task = None
+        if self._idle_until is None:
+            return
+        remaining = self._idle_until - self.loop.time()
+        if remaining > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(remaining, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._idle_until = None
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        task = self.loop.create_task(cycle.run_asgi(app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)

@@ -12,7 +12,8 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from vllama_pool.router.server.connection_lifetime import ConnectionProtocol
 from vllama_pool.router.server.http10 import for_http10
 from vllama_pool.router.server.refusal import ON_REFUSAL, malformed
-from vllama_pool.router.server.request_reader import InvalidRequest, RequestReader
+from vllama_pool.router.server.request_head import UsualHead, usual_head
+from vllama_pool.router.server.request_reader import MAX_HEAD, InvalidRequest, RequestReader
 
 MAX_UNREAD = 512 * 1024 * 1024
 """Bytes of a body that arrive after its response."""
@@ -33,6 +34,12 @@ class BoundedProtocol(ConnectionProtocol):
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
         reader = self._reader
+        if reader.idle and self._refusal is None and (self.cycle is None or self.cycle.response_complete):
+            head = usual_head(data, MAX_HEAD)
+            if head is not None:
+                data = self._begin_usual(head, data)
+                if not data:
+                    return
         completed = reader.completed
         if self._refusal is None:
             try:
@@ -46,6 +53,18 @@ class BoundedProtocol(ConnectionProtocol):
             self._unread += len(data)
         if self._unread > self.max_unread:
             self.transport.close()
+
+    def _begin_usual(self, head: UsualHead, data: bytes) -> bytes:
+        """Serve the request that `data` begins with, and return what follows it."""
+        self._unread = 0
+        size, end = head.size, head.size + head.length
+        if end > len(data):
+            self.begin_usual(head, None)
+            self._reader.begin_body(head.length)
+            return data[size:]
+        self.begin_usual(head, data[size:end])
+        self._reader.completed += 1
+        return data[end:]
 
     def on_headers_complete(self) -> None:
         if self.expect_100_continue and self.parser.get_http_version() == "1.0":

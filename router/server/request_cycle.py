@@ -41,10 +41,23 @@ class RequestCycle(RequestResponseCycle):
         self.extra_headers: HeaderPairs = ()
         self._head = b""
         """Waits for the first write."""
+        self._body: bytes | None = None
+        """A whole body that was not received yet."""
         self._frame: Callable[[bytes], bytes] = chunks
         self._writes = scope["http_version"] == "1.1" and scope["method"] != "HEAD"
         if self._writes:
             scope[WRITER] = self
+
+    def set_body(self, body: bytes) -> None:
+        """Set the whole body."""
+        self._body = body
+        self.more_body = False
+
+    async def receive(self) -> Any:
+        body, self._body = self._body, None
+        if body is None or self.disconnected or self.response_complete:
+            return await super().receive()
+        return {"type": "http.request", "body": body, "more_body": False}
 
     def start(self, status: int, headers: HeaderPairs) -> None:
         self.response_started = True

@@ -8,7 +8,7 @@ from typing import Any
 import httptools
 
 from vllama_pool.router.server.chunk_scanner import ChunkScanner, InvalidChunk
-from vllama_pool.router.server.request_head import InvalidHead, RequestHead, clean_head, parse_head
+from vllama_pool.router.server.request_head import InvalidHead, RequestHead, parse_head
 
 MAX_HEAD = 64 * 1024
 """Bytes of a request's line and headers."""
@@ -28,10 +28,14 @@ class RequestReader:
     `callbacks` calls `head_complete` and `message_complete` in its own callbacks.
     """
 
-    __slots__ = ("_blank", "_chunks", "_partial", "_remaining", "completed", "head", "in_head", "last", "parser")
+    __slots__ = (
+        *("_blank", "_callbacks", "_chunks", "_parses", "_partial", "_remaining"),
+        *("completed", "head", "in_head", "last", "parser"),
+    )
 
     def __init__(self, callbacks: Any) -> None:
         self.parser = httptools.HttpRequestParser(callbacks)
+        self._callbacks = callbacks
         self.head = RequestHead(b"", 0)
         """The latest request's."""
         self.in_head = True
@@ -46,6 +50,18 @@ class RequestReader:
         self._remaining = 0
         """Bytes of the body that are still to come, if its length is known."""
         self._chunks: ChunkScanner | None = None
+        self._parses = True
+        """False if the parser does not see the present request."""
+
+    @property
+    def idle(self) -> bool:
+        """True between two requests, with nothing read of the next one."""
+        return self.in_head and not (self._partial or self._blank or self.last)
+
+    def begin_body(self, length: int) -> None:
+        """Pass a body to the callbacks without the parser. Its head was read elsewhere."""
+        self.in_head = self._parses = False
+        self._remaining = length
 
     def feed_data(self, data: bytes) -> None:
         """Raises InvalidRequest."""
@@ -68,7 +84,7 @@ class RequestReader:
         if self._partial:
             scanned = max(0, len(self._partial) - 2)  # the last bytes can begin the blank line
             data, self._partial = self._partial + data, b""
-            position = self._feed_odd_head(data, 0, scanned)
+            position = self._feed_head(data, 0, scanned)
         else:
             position = 0
         size = len(data)
@@ -78,16 +94,9 @@ class RequestReader:
             elif self._remaining:
                 position = self._feed_body(data, position)
             else:
-                position = self._feed_head(data, position)
+                position = self._feed_head(data, position, position)
 
-    def _feed_head(self, data: bytes, position: int) -> int:
-        end = data.find(b"\r\n\r\n", position) + len(b"\r\n\r\n")
-        if position + _HEAD_LIMIT >= end > position + len(b"\r\n\r\n") and (head := clean_head(data[position:end])):
-            self._begin(head)
-            return end
-        return self._feed_odd_head(data, position, position)
-
-    def _feed_odd_head(self, data: bytes, position: int, scanned: int) -> int:
+    def _feed_head(self, data: bytes, position: int, scanned: int) -> int:
         start = _end(_BLANK_LINES.match(data, position))
         self._blank += start - position
         end = _end(_HEAD_END.search(data, max(start, scanned)))
@@ -101,6 +110,7 @@ class RequestReader:
 
     def _begin(self, head: RequestHead) -> None:
         self._blank = 0
+        self._parses = True
         self.head = head
         self.parser.feed_data(head.strict)
         if head.chunked:
@@ -112,8 +122,13 @@ class RequestReader:
     def _feed_body(self, data: bytes, position: int) -> int:
         end = min(len(data), position + self._remaining)
         self._remaining -= end - position
-        self.parser.feed_data(memoryview(data)[position:end])
-        self._check_end(complete=not self._remaining)
+        if self._parses:
+            self.parser.feed_data(memoryview(data)[position:end])
+            self._check_end(complete=not self._remaining)
+        else:
+            self._callbacks.on_body(data[position:end])
+            if not self._remaining:
+                self._callbacks.on_message_complete()
         return end
 
     def _feed_chunks(self, data: bytes, position: int, chunks: ChunkScanner) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
+from tests.support.clients.mutated_heads import REQUESTS, mutated
 from tests.support.until import auntil
 from vllama_pool.router.server.http_protocol import BoundedProtocol
 from vllama_pool.router.server.refusal import ON_REFUSAL, Reason, Refusal
@@ -308,6 +310,46 @@ async def test_an_http_1_0_connection_is_kept_if_asked_for_and_the_response_has_
 async def test_an_http_1_0_client_gets_no_100_continue(connection: Connection) -> None:
     connection.feed(b"POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nhi")
     assert b" 100 " not in await connection.responses(1)
+
+
+def as_read(scopes: list[Any]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in scope.items() if not key.startswith(("vllama.", "state"))} for scope in scopes]
+
+
+async def compare_reads(requests: bytes) -> None:
+    """Check that nothing changes if the first bytes of a request arrive alone: they prevent the quick reading."""
+    whole, cut = Connection(), Connection()
+    for connection, reads in ((whole, [requests]), (cut, [requests[:3], requests[3:]])):
+        connection.feed(*reads)
+        for _ in range(100):
+            await asyncio.sleep(0)
+    assert as_read(whole.scopes) == as_read(cut.scopes)
+    assert whole.transport.written == cut.transport.written
+    assert [refusal.text for refusal in whole.refusals] == [refusal.text for refusal in cut.refusals]
+    assert whole.transport.closing == cut.transport.closing
+    whole.close()
+    cut.close()
+
+
+async def test_a_request_is_read_in_the_same_way_quickly_and_in_full() -> None:
+    rng = random.Random(5)
+    for request in REQUESTS:
+        await compare_reads(request)
+    for _ in range(1500):
+        await compare_reads(mutated(rng))
+
+
+@pytest.mark.parametrize("cut", [76, 77, 81, 85])
+async def test_a_body_may_follow_its_head_in_any_number_of_reads(connection: Connection, cut: int) -> None:
+    head = b"POST /api/chat HTTP/1.1\r\nHost: x\r\nUser-Agent: curl/8\r\nContent-Length: 10\r\n\r\n"
+    request = head + b"0123456789"
+    assert len(head) == 76
+    for number in range(1, 4):
+        connection.feed(request[:cut], request[cut:])
+        assert (await connection.responses(number)).count(b"read 10") == number
+    connection.feed(request[:cut], request[cut:] + request + GET)
+    await connection.responses(6)
+    assert [scope["path"] for scope in connection.scopes] == ["/api/chat"] * 5 + ["/"]
 
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"

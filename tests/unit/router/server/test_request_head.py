@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.clients.mutated_heads import mutated
-from vllama_pool.router.server.request_head import InvalidHead, clean_head, parse_head
+from vllama_pool.router.server.request_head import InvalidHead, parse_head, usual_head
 
 HEAD = b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
 
@@ -154,12 +154,22 @@ OLLAMA_PYTHON = lines(
 )
 
 
-@pytest.mark.parametrize("head", [HEAD, OLLAMA_PYTHON, lines(start=b"GET / HTTP/1.0"), lines(b"Host:", b"X:")])
-def test_a_clean_head_is_accepted_as_it_is(head: bytes) -> None:
-    clean = clean_head(head)
-    assert clean is not None
-    assert clean.strict is head
-    assert (clean.method, clean.path, clean.length) == (None, None, parse_head(head).length)
+@pytest.mark.parametrize("rest", [b"", b"hello", b"GET / HTTP/1.1\r\n\r\n"])
+def test_a_usual_head_is_read_without_rewriting(rest: bytes) -> None:
+    usual = usual_head(OLLAMA_PYTHON + rest, 1000)
+    assert usual is not None
+    assert (usual.method, usual.path, usual.length, usual.size) == ("POST", b"/api/chat", 96, len(OLLAMA_PYTHON))
+    assert usual.headers[-1] == (b"content-length", b"96")
+    assert usual.by_name == dict(usual.headers)
+
+
+@pytest.mark.parametrize("limit", [len(HEAD) - 1, len(HEAD)])
+def test_a_usual_head_is_not_over_the_limit(limit: int) -> None:
+    assert (usual_head(HEAD, limit) is None) == (limit < len(HEAD))
+
+
+def test_an_incomplete_head_is_not_read() -> None:
+    assert all(usual_head(HEAD[:end], 1000) is None for end in range(len(HEAD)))
 
 
 @pytest.mark.parametrize(
@@ -189,19 +199,29 @@ def test_a_clean_head_is_accepted_as_it_is(head: bytes) -> None:
         lines(b"Transfer-encoding : chunked"),
         lines(b"Upgrade: h2c"),
         lines(b"HTTP2-Settings: AAEA"),
+        lines(b"Expect: 100-continue"),
+        lines(b"Connection: close"),
+        lines(b"Connection: keep-alive, close"),
+        lines(b"Proxy-Connection: close"),
+        lines(start=b"GET / HTTP/1.0"),
+        lines(b"X: a", b"X: b"),
+        lines(b"X: a\x7fb"),
+        lines(b"X"),
+        lines(b": a"),
+        lines(b"X Y: a"),
+        b"\r\n" + HEAD,
     ],
 )
 def test_every_other_head_is_left_to_the_full_check(head: bytes) -> None:
-    assert clean_head(head) is None
+    assert usual_head(head, 1000) is None
 
 
 @given(st.randoms(use_true_random=False))
 def test_the_quick_check_accepts_nothing_that_the_full_one_refuses_or_changes(rng: random.Random) -> None:
     data = mutated(rng)
-    head = data[: data.find(b"\r\n\r\n") + 4]
-    clean = clean_head(head) if head.endswith(b"\r\n\r\n") else None
-    if clean is None:
+    usual = usual_head(data, 100_000)
+    if usual is None:
         return
-    full = parse_head(head)
-    method, _, rest = clean.strict.partition(b" ")
-    assert (full.strict, full.method, full.length, full.path) == (b"POST " + rest, method.decode(), clean.length, None)
+    full = parse_head(data[: usual.size])
+    assert (full.method, full.length, full.path) == (usual.method, usual.length, None)
+    assert full.strict == b"POST" + data[len(usual.method) : usual.size]
