@@ -28,13 +28,14 @@ from vllama_pool.router.server.refusal import (
 
 REMEMBERED_DECISIONS = 1024
 REMEMBERED_LENGTH = 256
-"""Bytes of a request's method, path and headers. Bounds the memory that clients can fill."""
+"""Bytes of a request's path, Host and Origin. Bounds the memory that clients can fill."""
 
 _KEYLESS_PATHS = frozenset({"/", "/health"})
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _FORWARDING_HEADERS = frozenset(
     {b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"}
 )
+_UNREMEMBERED_HEADERS = _FORWARDING_HEADERS | {b"authorization", b"x-api-key", b"sec-fetch-site"}
 _LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
 _BEARER = re.compile(r"Bearer +([^ ]+) *\Z", re.IGNORECASE)
 _SLASHES = re.compile(r"/+")
@@ -211,28 +212,20 @@ class AccessDecisions:
 
     def decide(self, scope: Scope) -> Allowed | EarlyResponse:
         headers = request_headers(scope)
-        if b"authorization" in headers or b"x-api-key" in headers or not _FORWARDING_HEADERS.isdisjoint(headers):
-            return self._access.decide(AccessRequest.from_scope(scope))
-        host, origin, site = headers.get(b"host"), headers.get(b"origin"), headers.get(b"sec-fetch-site")
-        method, path, client, server = scope["method"], scope["path"], scope.get("client"), scope.get("server")
-        if len(method) + len(path) + len(host or b"") + len(origin or b"") + len(site or b"") > REMEMBERED_LENGTH:
-            return self._access.decide(AccessRequest.from_scope(scope))
-        address = client[0] if client else None
-        return self._remembered(method, path, host, origin, site, address, server[0] if server else None)
+        host, origin = headers.get(b"host", b""), headers.get(b"origin", b"")
+        path = scope["path"]
+        if _UNREMEMBERED_HEADERS.isdisjoint(headers) and len(path) + len(host) + len(origin) <= REMEMBERED_LENGTH:
+            client, server = scope.get("client"), scope.get("server")
+            return self._remembered(
+                scope["method"], path, host, origin, client[0] if client else None, server[0] if server else None
+            )
+        return self._access.decide(AccessRequest.from_scope(scope))
 
     def _decide(
-        self,
-        method: str,
-        path: str,
-        host: bytes | None,
-        origin: bytes | None,
-        site: bytes | None,
-        client: str | None,
-        server: str | None,
+        self, method: str, path: str, host: bytes, origin: bytes, client: str | None, server: str | None
     ) -> Allowed | EarlyResponse:
-        decoded = [None if value is None else value.decode("latin-1") for value in (host, origin, site)]
         request = AccessRequest(
-            method, path, decoded[0], decoded[1], fetch_site=decoded[2], client=client, server=server
+            method, path, host.decode("latin-1"), origin.decode("latin-1"), client=client, server=server
         )
         return self._access.decide(request)
 

@@ -8,9 +8,8 @@ from urllib.parse import unquote
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from vllama_pool.router.server.asgi import HEADERS, Scope
+from vllama_pool.router.server.asgi import Scope
 from vllama_pool.router.server.request_cycle import RequestCycle
-from vllama_pool.router.server.request_head import UsualHead
 
 
 class CycleProtocol(HttpToolsProtocol):
@@ -46,26 +45,11 @@ class CycleProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self.app))
 
-    def begin_usual(self, head: UsualHead, body: bytes | None) -> None:
+    def begin_usual(self, scope: Scope, body: bytes | None) -> None:
         """Serve a request whose head the parser has not seen. `body`: the whole of it, None if it is incomplete."""
-        path = head.path.decode()
+        scope["server"], scope["client"], scope["scheme"] = self.server, self.client, self.scheme
+        scope["state"] = self.app_state.copy()
         self.expect_100_continue = False
-        scope: Scope = {
-            "type": "http",
-            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-            "http_version": "1.1",
-            "server": self.server,
-            "client": self.client,
-            "scheme": self.scheme,
-            "root_path": "",
-            "headers": head.headers,
-            "state": self.app_state.copy(),
-            "method": head.method,
-            "path": path,
-            "raw_path": head.path,
-            "query_string": b"",
-            HEADERS: head.by_name,
-        }
         self.cycle = cycle = RequestCycle(scope, self, keep_alive=True)
         if body is not None:
             cycle.set_body(body)

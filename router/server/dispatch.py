@@ -18,8 +18,8 @@ from vllama_pool.router.server.asgi import (
     Scope,
     Send,
     decode_body,
-    header,
     read_body,
+    request_headers,
     send_and_drain,
     send_error,
     send_response,
@@ -82,13 +82,13 @@ class Dispatcher:
             await self._app(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> ClientError | None:
-        length = header(scope, b"content-length")
+        headers = request_headers(scope)
+        length = headers.get(b"content-length")
         if length is not None and int(length) > self._body_limit:
             return TooLarge(too_large(self._body_limit))
-        encoding = header(scope, b"content-encoding")
-        if encoding is None:
+        if b"content-encoding" not in headers:
             return None
-        encoding = encoding.strip().lower()
+        encoding = headers[b"content-encoding"].decode("latin-1").strip().lower()
         if encoding not in ("", "identity") and scope["method"] in BODY_METHODS:
             return UnknownEncoding(f"request bodies in {encoding[:40]} are not supported; send them uncompressed")
         return None

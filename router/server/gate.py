@@ -11,10 +11,10 @@ import secrets
 from collections.abc import Awaitable, Callable
 
 from vllama_pool.router.server.access import Access, AccessDecisions, Allowed, EarlyResponse
-from vllama_pool.router.server.asgi import App, Receive, Scope, Send, header, send_and_drain
+from vllama_pool.router.server.asgi import App, Receive, Scope, Send, request_headers, send_and_drain
 from vllama_pool.router.server.paths import clean_path
 from vllama_pool.router.server.refusal import ON_REFUSAL, Refusal
-from vllama_pool.router.server.writer import WRITER, ResponseWriter, SendWriter
+from vllama_pool.router.server.writer import WRITER, response_writer
 from vllama_pool.router.telemetry.request_record import (
     CLIENT_CLOSED_REQUEST,
     LOGGED_TEXT_LENGTH,
@@ -25,7 +25,7 @@ from vllama_pool.router.telemetry.request_record import (
 
 REQUEST_ID = b"x-request-id"
 _ID_BATCH = 256
-_SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+_SAFE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}\Z")
 
 
 class Gate:
@@ -57,14 +57,14 @@ class Gate:
         started = self._clock()
         path = scope["path"] = clean_path(scope["path"])  # first, so that all rules below see one spelling
         client = scope.get("client")
-        sent_id = header(scope, REQUEST_ID)
+        sent_id = request_headers(scope).get(REQUEST_ID)
         scope[RECORD] = record = RequestRecord(
             id=self._ids.choose(sent_id),
             method=scope["method"][:LOGGED_TEXT_LENGTH],
             path=path[:LOGGED_TEXT_LENGTH],
             address=client[0] if client else "",
         )
-        writer: ResponseWriter = scope.get(WRITER) or SendWriter(send)
+        writer = response_writer(scope, send)
         scope[WRITER] = writer
         raised = True
         try:
@@ -113,10 +113,10 @@ class RequestIds:
     def __init__(self) -> None:
         self._unused: list[str] = []
 
-    def choose(self, sent_id: str | None) -> str:
+    def choose(self, sent_id: bytes | None) -> str:
         """Return the client's X-Request-Id if it is safe in logs and headers, else a new id."""
         if sent_id and _SAFE_ID.match(sent_id):
-            return sent_id
+            return sent_id.decode()
         if not self._unused:
             digits = secrets.token_hex(_ID_BATCH * 8)
             self._unused = [digits[start : start + 16] for start in range(0, len(digits), 16)]

@@ -12,8 +12,8 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from vllama_pool.router.server.connection_lifetime import ConnectionProtocol
 from vllama_pool.router.server.http10 import for_http10
 from vllama_pool.router.server.refusal import ON_REFUSAL, malformed
-from vllama_pool.router.server.request_head import UsualHead, usual_head
 from vllama_pool.router.server.request_reader import MAX_HEAD, InvalidRequest, RequestReader
+from vllama_pool.router.server.usual_head import UsualHead, usual_head
 
 MAX_UNREAD = 512 * 1024 * 1024
 """Bytes of a body that arrive after its response."""
@@ -57,12 +57,13 @@ class BoundedProtocol(ConnectionProtocol):
     def _begin_usual(self, head: UsualHead, data: bytes) -> bytes:
         """Serve the request that `data` begins with, and return what follows it."""
         self._unread = 0
-        size, end = head.size, head.size + head.length
+        scope, size, length = head
+        end = size + length
         if end > len(data):
-            self.begin_usual(head, None)
-            self._reader.begin_body(head.length)
+            self.begin_usual(scope, None)
+            self._reader.begin_body(length)
             return data[size:]
-        self.begin_usual(head, data[size:end])
+        self.begin_usual(scope, data[size:end])
         self._reader.completed += 1
         return data[end:]
 

@@ -3,48 +3,61 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from vllama_pool.router.protocol.json_lines import NDJSON
 from vllama_pool.router.server.asgi import Message, Scope
-from vllama_pool.router.server.writer import SEND_ERRORS, WRITER, HeaderPairs, chunks, line_chunks
-
-_NDJSON = (b"content-type", NDJSON.encode())
-_BODYLESS = frozenset({204, 304})
-_LAST_CHUNK = b"0\r\n\r\n"
+from vllama_pool.router.server.writer import (
+    LAST_CHUNK,
+    NDJSON_TYPE,
+    SEND_ERRORS,
+    WRITER,
+    HeaderPairs,
+    chunk,
+    line_chunks,
+    response_head,
+)
 
 
 class RequestCycle(RequestResponseCycle):
-    """Is the `ResponseWriter` of HTTP/1.1 requests, except HEAD. uvicorn's `send` serves the others."""
+    """Is the `ResponseWriter` of HTTP/1.1 requests, except HEAD. uvicorn's `send` serves the others.
+
+    The state at the begin of a request is that of the class, so that an instance sets little.
+    """
 
     scope: Any
+    access_log = False
+    disconnected = False
+    waiting_for_100_continue = False
+    more_body = True
+    response_started = False
+    response_complete = False
+    chunked_encoding: bool | None = None
+    expected_content_length = 0
+    status = 0
+    extra_headers: HeaderPairs = ()
+    _head = b""
+    """Waits for the first write."""
+    _body: bytes | None = None
+    """A whole body that was not received yet."""
+    _writes_lines = False
 
     def __init__(self, scope: Scope, protocol: HttpToolsProtocol, *, keep_alive: bool) -> None:
-        super().__init__(
-            scope=scope,  # type: ignore[arg-type]
-            transport=protocol.transport,
-            flow=protocol.flow,
-            logger=protocol.logger,
-            access_logger=protocol.access_logger,
-            access_log=protocol.access_log,
-            default_headers=protocol.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=protocol.expect_100_continue,
-            keep_alive=keep_alive,
-            on_response=protocol.on_response_complete,
-        )
-        self.status = 0
-        self.extra_headers: HeaderPairs = ()
-        self._head = b""
-        """Waits for the first write."""
-        self._body: bytes | None = None
-        """A whole body that was not received yet."""
-        self._frame: Callable[[bytes], bytes] = chunks
-        self._writes = scope["http_version"] == "1.1" and scope["method"] != "HEAD"
+        # uvicorn's __init__ sets nothing else
+        self.scope = scope
+        self.transport = protocol.transport
+        self.flow = protocol.flow
+        self.logger = protocol.logger
+        self.default_headers = protocol.server_state.default_headers
+        self.message_event = asyncio.Event()
+        self.on_response = protocol.on_response_complete
+        self.keep_alive = keep_alive
+        self.body = bytearray()
+        if protocol.expect_100_continue:
+            self.waiting_for_100_continue = True
+        self._writes = scope["method"] != "HEAD" and scope["http_version"] == "1.1"
         if self._writes:
             scope[WRITER] = self
 
@@ -63,31 +76,25 @@ class RequestCycle(RequestResponseCycle):
         self.response_started = True
         self.waiting_for_100_continue = False
         self.status = status
-        head = [STATUS_LINE[status]]
-        chunked = status not in _BODYLESS
-        for name, value in (*self.default_headers, *headers, *self.extra_headers):
-            head.append(b"%b: %b\r\n" % (name, value))
-            if name == b"content-length":
-                chunked = False
-        if not self.keep_alive:
-            head.append(b"connection: close\r\n")
-        head.append(b"transfer-encoding: chunked\r\n\r\n" if chunked else b"\r\n")
-        self.chunked_encoding = chunked
-        self._frame = line_chunks if _NDJSON in headers else chunks
-        self._head = b"".join(head)
+        head, self.chunked_encoding, self._writes_lines = response_head(status, tuple(headers))
+        for pair in (*self.default_headers, *self.extra_headers):
+            head += b"%b: %b\r\n" % pair
+        self._head = head + (b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
 
     def write(self, data: bytes, *, last: bool = False) -> bool:
         if self.disconnected or self.response_complete:
             return True
         if self.chunked_encoding:
-            data = self._frame(data)
+            data = line_chunks(data) if self._writes_lines else chunk(data)
             if last:
-                data += _LAST_CHUNK
+                data += LAST_CHUNK
         if self._head:
             data = self._head + data
             self._head = b""
-        with suppress(*SEND_ERRORS):
+        try:  # noqa: SIM105 - suppress() costs a tenth of a token
             self.transport.write(data)
+        except SEND_ERRORS:
+            pass  # the connection's end reports it
         if last:
             self._complete()
         return not self.flow.write_paused
@@ -100,9 +107,8 @@ class RequestCycle(RequestResponseCycle):
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = message["headers"] = [*message.get("headers", ()), *self.extra_headers]
-            if self._writes and _NDJSON in headers:
-                self._frame = line_chunks
-        elif self._frame is line_chunks and self.response_started:
+            self._writes_lines = self._writes and NDJSON_TYPE in headers
+        elif self._writes_lines and self.response_started:
             return self._send_lines(message)
         return super().send(message)  # type: ignore[arg-type]
 

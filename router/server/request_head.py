@@ -12,17 +12,13 @@ from typing import NamedTuple
 from vllama_pool.router.server.request_target import InvalidTarget, parse_target
 
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([^ ]+) HTTP/([0-9])\.([0-9])")
-_USUAL_LINE = re.compile(rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (/[0-9A-Za-z/_.:~-]*) HTTP/1\.1\r\n")
-_USUAL_FIELD = re.compile(rb"(?<=\n)([!#$%&'*+\-.^_`|~0-9A-Za-z]+): ?([!-~\x80-\xff][ -~\x80-\xff]*)\r\n")
-_UNUSUAL = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"http2-settings", b"proxy-connection"})
-_LENGTH = re.compile(rb"[0-9]{1,18}")
-_HOST = re.compile(rb"[0-9A-Za-z!$%&'()*+,\-.:;=@\[\]_~]*")
+LENGTH = re.compile(rb"[0-9]{1,18}")
+HOST = re.compile(rb"[0-9A-Za-z!$%&'()*+,\-.:;=@\[\]_~]*")
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _SINGLE = _FRAMING | {b"host"}
 _UPGRADE = frozenset({b"upgrade", b"http2-settings"})
 _BLANKS = (b" ", b"\t")
 _CHUNKED = -1
-_KEEP_ALIVE = b"keep-alive"
 
 
 class InvalidHead(ValueError):
@@ -42,45 +38,6 @@ class RequestHead(NamedTuple):
     @property
     def chunked(self) -> bool:
         return self.length == _CHUNKED
-
-
-class UsualHead(NamedTuple):
-    """A head that needs neither rewriting nor httptools."""
-
-    method: str
-    path: bytes
-    headers: list[tuple[bytes, bytes]]
-    """With names in lower case; none is repeated."""
-    by_name: dict[bytes, bytes]
-    size: int
-    """Bytes of the head."""
-    length: int
-    """Bytes of the body."""
-
-
-def usual_head(data: bytes, limit: int) -> UsualHead | None:
-    """Read the head that `data` begins with, as httptools would. Return None if it is not one that nearly all clients
-    send: HTTP/1.1 on a connection that stays open, up to `limit` bytes, no header twice, and no blanks to trim.
-    """
-    line = _USUAL_LINE.match(data)
-    end = data.find(b"\r\n\r\n", 0, limit) + len(b"\r\n")
-    if line is None or end < line.end():
-        return None
-    fields = _USUAL_FIELD.findall(data, line.end(), end)
-    headers = [(name.lower(), value) for name, value in fields]
-    by_name = dict(headers)
-    length = by_name.get(b"content-length", b"0")
-    if (
-        len(by_name) != data.count(b"\n", line.end(), end)
-        or data.find(b" \r", 0, end) >= 0
-        or not _UNUSUAL.isdisjoint(by_name)
-        or by_name.get(b"connection", _KEEP_ALIVE).lower() != _KEEP_ALIVE
-        or not _LENGTH.fullmatch(length)
-        or not _HOST.fullmatch(by_name.get(b"host", b""))
-    ):
-        return None
-    method, path = line.groups()
-    return UsualHead(method.decode(), path, headers, by_name, end + len(b"\r\n"), int(length))
 
 
 def parse_head(head: bytes) -> RequestHead:
@@ -143,11 +100,11 @@ def _unfold(fields: list[bytes]) -> list[bytes]:
 
 def _body_length(checked: dict[bytes, bytes], *, http10: bool) -> int:
     """Return the body's length, or `_CHUNKED`. Refuse all that two parsers could read in two ways."""
-    if not _HOST.fullmatch(checked.get(b"host", b"")):
+    if not HOST.fullmatch(checked.get(b"host", b"")):
         raise InvalidHead("the Host header is invalid; send HOST or HOST:PORT")
     coding, length = checked.get(b"transfer-encoding"), checked.get(b"content-length")
     if coding is None:
-        if length is not None and not _LENGTH.fullmatch(length):
+        if length is not None and not LENGTH.fullmatch(length):
             raise InvalidHead("the Content-Length is not a decimal number; send the body's length in bytes")
         return int(length or 0)
     if length is not None:

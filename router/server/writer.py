@@ -8,14 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Protocol
 
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from vllama_pool.router.protocol.json_lines import NDJSON
 from vllama_pool.router.server.asgi import Message, Scope, Send
 
 WRITER = "vllama.writer"
 """Key of an ASGI scope."""
+NDJSON_TYPE = (b"content-type", NDJSON.encode())
+LAST_CHUNK = b"0\r\n\r\n"
 SEND_ERRORS = (OSError, RuntimeError)
 """Errors of a server's `send` once its client is gone; uvloop raises RuntimeError."""
+
+_BODYLESS = frozenset({204, 304})
 
 HeaderPairs = Sequence[tuple[bytes, bytes]]
 
@@ -79,7 +87,15 @@ def response_writer(scope: Scope, send: Send) -> ResponseWriter:
     return SendWriter(send) if writer is None else writer
 
 
-def chunks(data: bytes) -> bytes:
+@lru_cache(256)
+def response_head(status: int, headers: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, bool, bool]:
+    """Return the status line and headers, and whether the body is chunked and NDJSON."""
+    head = STATUS_LINE[status] + b"".join([b"%b: %b\r\n" % pair for pair in headers])
+    chunked = status not in _BODYLESS and all(name != b"content-length" for name, _ in headers)
+    return head + (b"transfer-encoding: chunked\r\n" if chunked else b""), chunked, NDJSON_TYPE in headers
+
+
+def chunk(data: bytes) -> bytes:
     """Frame data as one HTTP chunk."""
     return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
 
@@ -87,10 +103,6 @@ def chunks(data: bytes) -> bytes:
 def line_chunks(lines: bytes) -> bytes:
     """Frame each line as an HTTP chunk, because some clients parse each chunk they receive as one JSON document."""
     if lines.find(b"\n") + 1 in (0, len(lines)):
-        return chunks(lines)
-    return b"".join([chunks(line) for line in _split_lines(lines)])
-
-
-def _split_lines(lines: bytes) -> list[bytes]:
+        return b"%x\r\n%b\r\n" % (len(lines), lines) if lines else b""
     *whole, rest = lines.split(b"\n")
-    return [*(line + b"\n" for line in whole), rest]
+    return b"".join([*(b"%x\r\n%b\n\r\n" % (len(line) + 1, line) for line in whole), chunk(rest)])

@@ -137,15 +137,15 @@ async def test_lifespan_events_pass_through_unchecked() -> None:
 
 @pytest.mark.parametrize("safe", ["a", "A-z_0.9", "x" * 64])
 def test_a_safe_request_id_is_kept(safe: str) -> None:
-    assert RequestIds().choose(safe) == safe
+    assert RequestIds().choose(safe.encode()) == safe
 
 
 @pytest.mark.parametrize("unsafe", [None, "", "x" * 65, "a b", "a\n", "é"])
 def test_a_missing_or_unsafe_request_id_is_replaced_by_a_new_one(unsafe: str | None) -> None:
     ids = RequestIds()
-    new = {ids.choose(unsafe) for _ in range(1000)}
+    new = {ids.choose(unsafe.encode() if unsafe is not None else None) for _ in range(1000)}
     assert len(new) == 1000
-    assert all(ids.choose(known) == known for known in new)
+    assert all(ids.choose(known.encode()) == known for known in new)
 
 
 @pytest.mark.parametrize("path", ["//api/chat", "/./api/chat", "/x/../api/chat", "/../api//chat"])

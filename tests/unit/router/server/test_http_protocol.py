@@ -313,7 +313,9 @@ async def test_an_http_1_0_client_gets_no_100_continue(connection: Connection) -
 
 
 def as_read(scopes: list[Any]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in scope.items() if not key.startswith(("vllama.", "state"))} for scope in scopes]
+    return [
+        {key: value for key, value in scope.items() if not key.startswith(("vllama.", "state"))} for scope in scopes
+    ]
 
 
 async def compare_reads(requests: bytes) -> None:

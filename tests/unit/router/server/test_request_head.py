@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.clients.mutated_heads import mutated
-from vllama_pool.router.server.request_head import InvalidHead, parse_head, usual_head
+from vllama_pool.router.server.asgi import request_headers
+from vllama_pool.router.server.request_head import InvalidHead, parse_head
+from vllama_pool.router.server.usual_head import usual_head
 
 HEAD = b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
 
@@ -158,9 +160,10 @@ OLLAMA_PYTHON = lines(
 def test_a_usual_head_is_read_without_rewriting(rest: bytes) -> None:
     usual = usual_head(OLLAMA_PYTHON + rest, 1000)
     assert usual is not None
-    assert (usual.method, usual.path, usual.length, usual.size) == ("POST", b"/api/chat", 96, len(OLLAMA_PYTHON))
-    assert usual.headers[-1] == (b"content-length", b"96")
-    assert usual.by_name == dict(usual.headers)
+    assert (usual.length, usual.size) == (96, len(OLLAMA_PYTHON))
+    assert (usual.scope["method"], usual.scope["path"], usual.scope["raw_path"]) == ("POST", "/api/chat", b"/api/chat")
+    assert usual.scope["headers"][-1] == (b"content-length", b"96")
+    assert request_headers(usual.scope) == dict(usual.scope["headers"])
 
 
 @pytest.mark.parametrize("limit", [len(HEAD) - 1, len(HEAD)])
@@ -223,5 +226,35 @@ def test_the_quick_check_accepts_nothing_that_the_full_one_refuses_or_changes(rn
     if usual is None:
         return
     full = parse_head(data[: usual.size])
-    assert (full.method, full.length, full.path) == (usual.method, usual.length, None)
-    assert full.strict == b"POST" + data[len(usual.method) : usual.size]
+    method = usual.scope["method"]
+    assert (full.method, full.length, full.path) == (method, usual.length, None)
+    assert full.strict == b"POST" + data[len(method) : usual.size]
+
+
+@pytest.mark.parametrize("name", [b"Content-Length", b"content-length", b"CONTENT-LENGTH"])
+def test_heads_that_differ_in_their_length_only_are_told_apart(name: bytes) -> None:
+    for length in (b"0", b"5", b"123456789012345678", b"5"):
+        usual = usual_head(lines(b"Host: x", name + b": " + length, b"X: y"), 1000)
+        assert usual is not None
+        assert usual.length == int(length)
+        assert usual.scope["headers"] == [(b"host", b"x"), (b"content-length", length), (b"x", b"y")]
+        assert request_headers(usual.scope)[b"content-length"] == length
+
+
+def test_the_scope_of_a_request_is_its_own() -> None:
+    for _ in range(2):
+        usual = usual_head(HEAD, 1000)
+        assert usual is not None
+        assert usual.scope["headers"] == [(b"host", b"x"), (b"content-length", b"5")]
+        usual.scope["headers"].clear()
+        usual.scope["path"] = "/other"
+
+
+@pytest.mark.parametrize(
+    ("header", "remembered"),
+    [(b"X: y", True), (b"Authorization: Bearer k", False), (b"X-API-Key: k", False), (b"X: " + b"a" * 1024, False)],
+)
+def test_short_heads_without_credentials_are_remembered(header: bytes, remembered: bool) -> None:
+    heads = [usual_head(lines(b"Content-Length: 1", header), 5000) for _ in range(2)]
+    (first, second) = [head.scope["asgi"] for head in heads if head is not None]
+    assert (first is second) == remembered

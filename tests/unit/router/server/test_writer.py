@@ -99,8 +99,8 @@ async def test_head_and_first_lines_leave_in_one_write() -> None:
     assert writer.write(b"{}\n[]\n", last=False)
     (written,) = exchange.transport.writes
     assert written == (
-        b"HTTP/1.1 200 OK\r\ndate: today\r\ncontent-type: application/x-ndjson\r\nx-request-id: mine\r\n"
-        b"transfer-encoding: chunked\r\n\r\n3\r\n{}\n\r\n3\r\n[]\n\r\n"
+        b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n"
+        b"date: today\r\nx-request-id: mine\r\n\r\n3\r\n{}\n\r\n3\r\n[]\n\r\n"
     )
     assert writer.write(b"1\n", last=True)
     assert exchange.transport.writes[1:] == [b"2\r\n1\n\r\n0\r\n\r\n"]
@@ -114,7 +114,7 @@ async def test_a_whole_response_is_one_write_with_its_length() -> None:
     writer.start(404, TEXT)
     writer.write(b"no", last=True)
     (written,) = exchange.transport.writes
-    assert written.endswith(b"content-length: 2\r\n\r\nno")
+    assert written.endswith(b"content-length: 2\r\ndate: today\r\n\r\nno")
     assert b"chunked" not in written
     assert writer.status == 404
     await exchange.end()
