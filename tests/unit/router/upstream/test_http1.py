@@ -104,7 +104,14 @@ def test_a_head_in_one_read_is_judged_as_one_in_two(status: bytes, lines: list[b
     def outcome(*parts: bytes) -> tuple[object, ...]:
         parser, got = parse(*parts)
         return (
-            *(parser.status, dict(parser.headers), got, parser.complete, parser.keep_alive, parser.extra),
+            *(
+                parser.status,
+                parser.status and dict(parser.headers),
+                got,
+                parser.complete,
+                parser.keep_alive,
+                parser.extra,
+            ),
             *(type(parser.error), parser.eof()),
         )
 
