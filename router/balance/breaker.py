@@ -18,6 +18,11 @@ class Breaker:
     one failure. Times are monotonic seconds.
     """
 
+    __slots__ = (
+        *("failures", "failed_at", "openings", "is_open", "is_clean", "half_open_at"),
+        *("_threshold", "_hold", "_max_hold", "_opened_at", "_probing"),
+    )
+
     def __init__(self, threshold: int, hold: float, max_hold: float = 60.0) -> None:
         self._threshold = threshold
         self._hold = hold
@@ -29,28 +34,30 @@ class Breaker:
         """Openings since the last success."""
         self.is_open = False
         """True if open or half-open."""
+        self.is_clean = True
+        """True without a failure or an opening since the last success: another success then changes nothing."""
+        self.half_open_at = float("-inf")
         self._opened_at = float("-inf")
-        self._half_open_at = float("-inf")
         self._probing = False
 
     def __repr__(self) -> str:
         if not self.is_open:
             return f"<Breaker closed, {self.failures} failures>"
         probe = ", probing" if self._probing else ""
-        return f"<Breaker open until {self._half_open_at:.1f}, {self.openings} openings{probe}>"
+        return f"<Breaker open until {self.half_open_at:.1f}, {self.openings} openings{probe}>"
 
     def state(self, now: float) -> BreakerState:
         if not self.is_open:
             return BreakerState.CLOSED
-        return BreakerState.OPEN if now < self._half_open_at else BreakerState.HALF_OPEN
+        return BreakerState.OPEN if now < self.half_open_at else BreakerState.HALF_OPEN
 
     def allows(self, now: float) -> bool:
         """True if closed, or half-open without a probe in flight."""
-        return not self.is_open or (now >= self._half_open_at and not self._probing)
+        return not self.is_open or (now >= self.half_open_at and not self._probing)
 
     def acquire_probe(self, now: float) -> bool:
         """Register a request. Return True if it is the probe, which ends in a result or `release_probe`."""
-        if self.is_open and now >= self._half_open_at and not self._probing:
+        if self.is_open and now >= self.half_open_at and not self._probing:
             self._probing = True
             return True
         return False
@@ -60,8 +67,9 @@ class Breaker:
         self._probing = False
 
     def record_failure(self, sent: float, now: float) -> None:
-        if sent < self._opened_at or (self.is_open and now < self._half_open_at):
+        if sent < self._opened_at or (self.is_open and now < self.half_open_at):
             return
+        self.is_clean = False
         self.failures += 1
         self.failed_at = now
         if self.is_open or self.failures >= self._threshold:
@@ -69,11 +77,11 @@ class Breaker:
 
     def record_success(self, sent: float) -> bool:
         """Return True if it closed the breaker."""
-        if sent < self._opened_at:
+        if self.is_clean or sent < self._opened_at:
             return False
         was_open = self.is_open
         self._close()
-        self.openings = 0
+        self._forgive()
         return was_open
 
     def close_once(self) -> bool:
@@ -89,16 +97,20 @@ class Breaker:
     def reset(self, now: float) -> None:
         """Close, and ignore the results of requests sent before `now`."""
         self._close()
-        self.openings = 0
+        self._forgive()
         self._opened_at = now
 
     def _close(self) -> None:
         self.is_open = self._probing = False
         self.failures = 0
 
+    def _forgive(self) -> None:
+        self.openings = 0
+        self.is_clean = True
+
     def _trip(self, now: float) -> None:
         self.is_open = True
         self._probing = False
         self.openings += 1
         self._opened_at = now
-        self._half_open_at = now + min(self._hold * self.openings, self._max_hold)
+        self.half_open_at = now + min(self._hold * self.openings, self._max_hold)

@@ -12,6 +12,8 @@ class RetryBudget:
     TOKENS_PER_REQUEST = 0.2
     MIN_CAPACITY = 3.0
 
+    __slots__ = ("available", "in_flight")
+
     def __init__(self) -> None:
         self.in_flight = 0
         self.available = self.MIN_CAPACITY
@@ -23,13 +25,15 @@ class RetryBudget:
     def begin_request(self) -> None:
         """Count a request in flight and add its share."""
         self.in_flight += 1
-        capacity = max(self.MIN_CAPACITY, self.TOKENS_PER_REQUEST * self.in_flight)
-        self.available = min(self.available + self.TOKENS_PER_REQUEST, capacity)
+        self.available += self.TOKENS_PER_REQUEST
+        if self.available > self.MIN_CAPACITY:
+            self._cap()
 
     def end_request(self) -> None:
         """Call once for each `begin_request`."""
         self.in_flight -= 1
-        self.available = min(self.available, max(self.MIN_CAPACITY, self.TOKENS_PER_REQUEST * self.in_flight))
+        if self.available > self.MIN_CAPACITY:
+            self._cap()
 
     def try_spend(self) -> bool:
         """Return False if no retry is available."""
@@ -37,3 +41,6 @@ class RetryBudget:
             return False
         self.available -= 1
         return True
+
+    def _cap(self) -> None:
+        self.available = min(self.available, max(self.MIN_CAPACITY, self.TOKENS_PER_REQUEST * self.in_flight))

@@ -20,6 +20,8 @@ PENALTY_DURATION = 5.0
 class WorkerHealth:
     """Results of requests and probes. Independent of load and of the worker's own state."""
 
+    __slots__ = ("breaker", "link")
+
     def __init__(self) -> None:
         self.link = Breaker(threshold=1, hold=3.0)
         self.breaker = Breaker(threshold=5, hold=5.0)
@@ -35,10 +37,18 @@ class WorkerHealth:
         """True if a connection was lost, nothing has succeeded since, and no probe is due."""
         return not self.link.allows(now)
 
+    @property
+    def is_closed(self) -> bool:
+        """True if both are closed: the worker is healthy until the next failure."""
+        return not (self.link.is_open or self.breaker.is_open)
+
     def is_healthy(self, now: float) -> bool:
-        if not self.link.is_open and not self.breaker.is_open:  # the common case, checked for every worker
-            return True
         return self.link.allows(now) and self.breaker.allows(now)
+
+    def next_change(self, now: float) -> float:
+        """Return when a probe is due next; infinity if time alone changes nothing."""
+        due = (one.half_open_at for one in (self.link, self.breaker) if one.is_open and one.half_open_at > now)
+        return min(due, default=float("inf"))
 
     def acquire_probe(self, now: float) -> bool:
         """Register a request. Return True if it is a probe."""
@@ -51,6 +61,8 @@ class WorkerHealth:
 
     def record_success(self, sent: float) -> bool:
         """Return True if it closed a breaker."""
+        if self.link.is_clean and self.breaker.is_clean:
+            return False
         link, breaker = self.link.record_success(sent), self.breaker.record_success(sent)
         return link or breaker
 

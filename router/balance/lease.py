@@ -9,7 +9,7 @@ from vllama_pool.router.balance.worker import Worker
 from vllama_pool.router.errors import AttemptFailed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Completed:
     """The worker's response was complete."""
 
@@ -17,14 +17,14 @@ class Completed:
     """Tokens generated."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Errored:
     """The attempt failed or the stream broke."""
 
     failure: AttemptFailed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Abandoned:
     """The client disconnected, or the router stopped the request. No effect on the worker's health."""
 
@@ -35,14 +35,19 @@ Outcome = Completed | Errored | Abandoned
 class Lease:
     """Counts one request until `release`, which its owner calls on every path; it is idempotent."""
 
+    __slots__ = (
+        *("worker", "model", "released", "_clock", "_sent", "_probe", "_load_at_start", "_full_at_start"),
+        "_has_content",
+    )
+
     def __init__(self, worker: Worker, model: str, clock: Callable[[], float]) -> None:
         self.worker = worker
         self.model = model
         """The served name; "" if it does not matter."""
         self.released = False
         self._clock = clock
-        self._sent = clock()
-        self._probe = worker.begin_request(self._sent)
+        self._sent = sent = clock()
+        self._probe = worker.begin_request(sent)
         self._load_at_start = worker.load
         self._full_at_start = worker.full
         self._has_content = False
@@ -62,16 +67,15 @@ class Lease:
         if self.released:
             return
         self.released = True
-        now = self._clock()
-        match outcome:
-            case Completed(tokens=tokens):
-                self.worker.record_success(self._sent, now)
-                load = (self._load_at_start + self.worker.load) / 2
-                full = self._full_at_start and self.worker.full
-                self.worker.rate.record_response(tokens, now - self._sent, load, full, now)
-            case Errored(failure=failure):
-                self.worker.record_failure(failure, self.model, self._sent, now)
-            case Abandoned():
-                if self._probe:
-                    self.worker.health.release_probe()
-        self.worker.end_request()
+        worker = self.worker
+        if isinstance(outcome, Completed):
+            now = self._clock()
+            worker.record_success(self._sent, now)
+            if self._full_at_start and worker.full:
+                load = (self._load_at_start + worker.load) / 2
+                worker.rate.record_response(outcome.tokens, now - self._sent, load, now)
+        elif isinstance(outcome, Errored):
+            worker.record_failure(outcome.failure, self.model, self._sent, self._clock())
+        elif self._probe:
+            worker.release_probe()
+        worker.end_request()

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 
 from vllama_pool.config.names import lookup_key
+from vllama_pool.router.balance.group import Group
 from vllama_pool.router.balance.lease import Lease
-from vllama_pool.router.balance.speed import relative_speeds
+from vllama_pool.router.balance.speed import Peers
 from vllama_pool.router.balance.worker import Replica, Worker
 from vllama_pool.router.upstream.interface import Endpoint
-from vllama_pool.workers.registry.record import LoadReport, WorkerRecord
+from vllama_pool.workers.registry.record import LoadReport, ModelInfo, WorkerRecord
 
-SPEED_UPDATE_INTERVAL = 0.5
-"""Seconds between updates of the workers' relative speeds."""
+Models = tuple[ModelInfo, ...]
 
-MAX_KNOWN_NAMES = 4096
-"""Names, served now or earlier, that are distinguished from unknown ones. The oldest are forgotten first."""
+MAX_DEPARTED_NAMES = 4096
+"""Names served earlier that are distinguished from unknown ones. The oldest are forgotten first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +44,14 @@ class Pool:
         self._clock = clock
         self._workers: dict[str, Worker] = {}
         self._removed: dict[str, Worker] = {}
-        self._exact: dict[str, tuple[Replica, ...]] = {}
-        self._by_key: dict[str, tuple[Replica, ...]] = {}
-        self._known_names: dict[str, str] = {}  # served name by name, the latest last
-        self._speeds_updated_at = float("-inf")
+        self._exact: dict[str, Group] = {}
+        self._by_key: dict[str, Group] = {}
+        self._departed: dict[str, str] = {}  # the latest served name by name, the latest last
+        self._peers: dict[str, Peers] = {}  # by the key of the workers' first model
+        self._positions = count()
+        self._served: tuple[str, ...] | None = None
+        self.version = 0
+        """Changes with the models that any worker serves."""
 
     def __repr__(self) -> str:
         return f"<Pool {len(self._workers)} workers, {len(self._by_key)} names, {self.in_flight} in flight>"
@@ -68,20 +73,23 @@ class Pool:
     # called by discovery
 
     def put(self, *found: Discovered) -> None:
-        """Add workers, or renew the records of known ones. O(all workers) per call: put a whole snapshot at once."""
+        """Add workers, or renew the records of known ones. Costs the same whatever else the pool holds."""
         now = self._clock()
         for one in found:
-            self._workers[one.record.id] = self._upsert(one, now)
-        self._rebuild_indexes(now)
+            worker = self._upsert(one, now)
+            if one.load is not None:
+                worker.report(one.load, now)
+            worker.update_speed(now)
 
     def remove(self, *worker_ids: str) -> None:
-        """Remove workers; their requests continue. Unknown ids are ignored. O(all workers) per call."""
+        """Remove workers; their requests continue. Unknown ids are ignored."""
         removed = [self._workers.pop(worker_id) for worker_id in worker_ids if worker_id in self._workers]
         for worker in removed:
+            self._index(worker, worker.record.models, ())
             if worker.in_flight:
                 self._removed[worker.id] = worker
-        if removed:
-            self._rebuild_indexes(self._clock())
+        if self._removed:
+            self._removed = {key: worker for key, worker in self._removed.items() if worker.in_flight}
 
     def report(self, worker_id: str, load: LoadReport) -> bool:
         """Return False for an unknown worker."""
@@ -90,7 +98,7 @@ class Pool:
             return False
         now = self._clock()
         worker.report(load, now)
-        self._update_speeds(now)
+        worker.update_speed(now)
         return True
 
     def mark_up(self, worker_id: str) -> None:
@@ -109,83 +117,125 @@ class Pool:
         """Make the worker a last resort until its next report or successful probe, as its beats stopped."""
         worker = self._workers.get(worker_id)
         if worker is not None:
-            worker.down = True
+            worker.mark_down()
 
     # called for requests
 
+    def group_for(self, name: str) -> Group | None:
+        """Return the replicas for a name, in any state: those with its exact spelling, else `group_by_key`."""
+        return self._exact.get(name) or self.group_by_key(name)
+
+    def group_by_key(self, name: str) -> Group | None:
+        """Return the replicas for a name by Ollama's rules: case-insensitive, and `:latest` is optional."""
+        return self._by_key.get(lookup_key(name))
+
     def replicas_for(self, name: str) -> tuple[Replica, ...]:
-        """Return the replicas for a name, in any state: those with its exact spelling, else `replicas_by_key`."""
-        return self._exact.get(name) or self.replicas_by_key(name)
+        group = self.group_for(name)
+        return group.replicas if group is not None else ()
 
     def replicas_by_key(self, name: str) -> tuple[Replica, ...]:
-        """Return the replicas for a name by Ollama's rules: case-insensitive, and `:latest` is optional."""
-        return self._by_key.get(lookup_key(name), ())
+        group = self.group_by_key(name)
+        return group.replicas if group is not None else ()
 
     def ever_served(self, name: str) -> str | None:
         """Return the model served under this name, now or earlier, in the worker's spelling."""
-        return self._known_names.get(name) or self._known_names.get(lookup_key(name))
+        group = self.group_for(name)
+        if group is not None:
+            return group.first.model.name
+        return self._departed.get(name) or self._departed.get(lookup_key(name))
 
     def served(self) -> tuple[str, ...]:
         """Return the models' names, sorted, without aliases, in the first spelling by code points."""
-        names: dict[str, str] = {}
-        for worker in self:
-            for model in worker.record.models:
-                key = lookup_key(model.name)
-                names[key] = min(names.get(key, model.name), model.name)
-        return tuple(sorted(names.values()))
+        if self._served is None:
+            names: dict[str, str] = {}
+            for worker in self:
+                for model in worker.record.models:
+                    key = lookup_key(model.name)
+                    names[key] = min(names.get(key, model.name), model.name)
+            self._served = tuple(sorted(names.values()))
+        return self._served
 
     def lease(self, worker: Worker, model: str = "") -> Lease:
         """Count a request that is sent now. `model` is the served name."""
-        self._update_speeds(self._clock())
         return Lease(worker, model, self._clock)
 
     # internal
 
     def _upsert(self, found: Discovered, now: float) -> Worker:
         record = found.record
-        worker = self._workers.get(record.id) or self._removed.pop(record.id, None)
-        if worker is None:
-            worker = Worker(record, found.endpoint, now)
-        else:
+        worker = self._workers.get(record.id)
+        if worker is not None:
+            before = worker.record
             worker.renew(record, found.endpoint, now)
-        if found.load is not None:
-            worker.report(found.load, now)
+            if record.models != before.models:
+                self._index(worker, before.models, record.models)
+            return worker
+        worker = self._removed.pop(record.id, None)
+        if worker is not None and worker.in_flight:
+            worker.renew(record, found.endpoint, now)
+        else:
+            worker = Worker(record, found.endpoint, now)
+        worker.position = next(self._positions)
+        self._workers[record.id] = worker
+        self._index(worker, (), record.models)
         return worker
 
-    def _rebuild_indexes(self, now: float) -> None:
-        self._removed = {key: worker for key, worker in self._removed.items() if worker.in_flight}
-        exact: dict[str, dict[str, Replica]] = {}
-        by_key: dict[str, dict[str, Replica]] = {}
-        for worker in self:
-            for model in worker.record.models:
-                replica = Replica(worker, model)
-                for name in model.names:
-                    exact.setdefault(name, {}).setdefault(worker.id, replica)
-                    by_key.setdefault(lookup_key(name), {}).setdefault(worker.id, replica)
-        self._exact = {name: tuple(replicas.values()) for name, replicas in exact.items()}
-        self._by_key = {key: tuple(replicas.values()) for key, replicas in by_key.items()}
-        self._record_names(self._exact)
-        self._record_names(self._by_key)
-        self._update_speeds(now, force=True)
+    def _index(self, worker: Worker, before: Models, after: Models) -> None:
+        """Enter the worker under the names of its models, and strike out those that it no longer has."""
+        worker.observers.clear()
+        old, new = _by_spelling(worker, before), _by_spelling(worker, after)
+        self._index_names(self._exact, worker, old, new)
+        self._index_names(self._by_key, worker, _by_key(old), _by_key(new))
+        if before:
+            self._leave_peers(worker, before)
+        if after:
+            worker.peers = self._peers.setdefault(lookup_key(after[0].name), Peers())
+            worker.peers.join(worker.id, worker.rate)
+        self.version += 1
+        self._served = None
 
-    def _record_names(self, served: Mapping[str, tuple[Replica, ...]]) -> None:
-        for name, replicas in served.items():
-            self._known_names.pop(name, None)
-            self._known_names[name] = replicas[0].model.name
-        while len(self._known_names) > MAX_KNOWN_NAMES:
-            del self._known_names[next(iter(self._known_names))]
+    def _index_names(
+        self, groups: dict[str, Group], worker: Worker, old: Mapping[str, Replica], new: Mapping[str, Replica]
+    ) -> None:
+        for name, replica in new.items():
+            group = groups.get(name)
+            if group is None:
+                group = groups[name] = Group()
+                self._departed.pop(name, None)
+            group.join(replica)
+            worker.observers.append(group)
+        for name, replica in old.items():
+            if name not in new:
+                group = groups[name]
+                group.leave(worker)
+                if not group:
+                    del groups[name]
+                    self._record_departed(name, replica.model.name)
 
-    def _update_speeds(self, now: float, *, force: bool = False) -> None:
-        """Set the workers' speeds, each relative to the workers of the same first model."""
-        if not force and now - self._speeds_updated_at < SPEED_UPDATE_INTERVAL:
-            return
-        self._speeds_updated_at = now
-        groups: dict[str, list[Worker]] = {}
-        for worker in self:
-            if worker.record.models:
-                groups.setdefault(lookup_key(worker.record.models[0].name), []).append(worker)
-        for workers in groups.values():
-            rates = [worker.rate for worker in workers]
-            declared = [worker.record.speed for worker in workers]
-            for worker, speed in zip(workers, relative_speeds(rates, declared, now), strict=True):
-                worker.speed = speed
+    def _leave_peers(self, worker: Worker, before: Models) -> None:
+        key = lookup_key(before[0].name)
+        self._peers[key].leave(worker.id)
+        if not self._peers[key]:
+            del self._peers[key]
+
+    def _record_departed(self, name: str, served_name: str) -> None:
+        self._departed[name] = served_name
+        if len(self._departed) > MAX_DEPARTED_NAMES:
+            del self._departed[next(iter(self._departed))]
+
+
+def _by_spelling(worker: Worker, models: Models) -> dict[str, Replica]:
+    """Return one worker's replicas by each of their names. Of two with the same name the first counts."""
+    replicas: dict[str, Replica] = {}
+    for model in models:
+        replica = Replica(worker, model)
+        for name in model.names:
+            replicas.setdefault(name, replica)
+    return replicas
+
+
+def _by_key(spelled: Mapping[str, Replica]) -> dict[str, Replica]:
+    replicas: dict[str, Replica] = {}
+    for name, replica in spelled.items():
+        replicas.setdefault(lookup_key(name), replica)
+    return replicas

@@ -1,12 +1,14 @@
-"""Chooses the worker for the next request: `choose` filters a model's replicas, then a policy picks a candidate."""
+"""Chooses the worker for the next request: a model's groups hold the candidates, then a policy picks one."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heapify, heapreplace
 from types import MappingProxyType
 
+from vllama_pool.router.balance.group import Group
 from vllama_pool.router.balance.worker import Replica, Worker
 
 Policy = Callable[[Sequence[Worker], float, random.Random], Worker]
@@ -16,14 +18,12 @@ SAMPLE_SIZE = 4
 """Candidates that least-load compares. With more, routers that share a stale report would all pick the same worker;
 with fewer, idle workers are missed."""
 
-PANIC_THRESHOLD = 0.5
-"""Below this share of healthy workers, breakers are ignored: the workers are hardly the cause, and the remaining ones
-would be overloaded."""
-
 TIE_FACTOR = 1.02
 """Scores within this factor of the best count as equal."""
 
 MAX_REMEMBERED_TURNS = 4096
+MAX_QUEUES = 8
+"""Lists of candidates whose order of turns is kept."""
 
 
 def least_load(candidates: Sequence[Worker], now: float, rng: random.Random) -> Worker:
@@ -31,12 +31,23 @@ def least_load(candidates: Sequence[Worker], now: float, rng: random.Random) -> 
 
     Ties are drawn at random: a strict comparison in a fixed order would always pick the same worker.
     """
-    sample = candidates if len(candidates) <= SAMPLE_SIZE else rng.sample(candidates, SAMPLE_SIZE)
-    ranked = [(worker.full, worker.score(now)) for worker in sample]
-    full, score = min(ranked)
+    if len(candidates) == 1:
+        return candidates[0]
+    sample = candidates if len(candidates) <= SAMPLE_SIZE else _sample(candidates, rng.random)
+    ranks = [worker.rank(now) for worker in sample]
+    full, score = min(ranks)
     bound = (full, score * TIE_FACTOR)
-    equals = [worker for worker, rank in zip(sample, ranked, strict=True) if rank <= bound]
-    return equals[0] if len(equals) == 1 else rng.choice(equals)
+    equals = [worker for worker, rank in zip(sample, ranks, strict=True) if rank <= bound]
+    return equals[0] if len(equals) == 1 else equals[int(rng.random() * len(equals))]
+
+
+def _sample(candidates: Sequence[Worker], draw: Callable[[], float]) -> list[Worker]:
+    """Return SAMPLE_SIZE different ones. `random.sample` costs several times as much."""
+    count = len(candidates)
+    indices = {int(draw() * count) for _ in range(SAMPLE_SIZE)}
+    while len(indices) < SAMPLE_SIZE:
+        indices.add(int(draw() * count))
+    return [candidates[index] for index in indices]
 
 
 class RoundRobin:
@@ -45,15 +56,38 @@ class RoundRobin:
     def __init__(self) -> None:
         self._turn = 0
         self._last_turn: dict[str, int] = {}
+        self._queues: dict[int, tuple[Sequence[Worker], list[tuple[int, int]]]] = {}
 
     def __call__(self, candidates: Sequence[Worker], now: float, rng: random.Random) -> Worker:
-        chosen = min(candidates, key=lambda worker: self._last_turn.get(worker.id, -1))
+        queue = self._queue(candidates)
+        last_turn = self._last_turn
+        while True:
+            queued, index = queue[0]
+            chosen = candidates[index]
+            turn = last_turn.get(chosen.id, -1)
+            if turn <= queued:
+                break
+            heapreplace(queue, (turn, index))  # it was chosen from other candidates meanwhile
         self._turn += 1
-        self._last_turn.pop(chosen.id, None)
-        self._last_turn[chosen.id] = self._turn
-        if len(self._last_turn) > MAX_REMEMBERED_TURNS:
-            del self._last_turn[next(iter(self._last_turn))]
+        heapreplace(queue, (self._turn, index))
+        last_turn.pop(chosen.id, None)
+        last_turn[chosen.id] = self._turn
+        if len(last_turn) > MAX_REMEMBERED_TURNS:
+            del last_turn[next(iter(last_turn))]
         return chosen
+
+    def _queue(self, candidates: Sequence[Worker]) -> list[tuple[int, int]]:
+        """Return a heap of (latest turn, index); a group's tuple of candidates keeps its heap while it is the same."""
+        known = self._queues.get(id(candidates))
+        if known is not None:
+            return known[1]
+        queue = [(self._last_turn.get(worker.id, -1), index) for index, worker in enumerate(candidates)]
+        heapify(queue)
+        if isinstance(candidates, tuple):
+            self._queues[id(candidates)] = candidates, queue  # holds the tuple, so that its id stays its own
+            if len(self._queues) > MAX_QUEUES:
+                del self._queues[next(iter(self._queues))]
+        return queue
 
 
 POLICIES: Mapping[str, Callable[[], Policy]] = MappingProxyType(
@@ -72,35 +106,40 @@ class Untried:
 
 
 def choose(
-    groups: Sequence[Sequence[Replica]], tried: Collection[str], now: float, rng: random.Random, policy: Policy
+    groups: Sequence[Group], tried: Collection[str], now: float, rng: random.Random, policy: Policy
 ) -> Replica | None:
     """Return the replica for the next attempt; None if every worker was `tried` (worker ids).
 
     Each group holds the replicas of one model, in order of preference. A healthy worker of a later group is preferred
     to an unhealthy one of an earlier group.
     """
-    for tier in (_healthy, _unhealthy, _down):
+    for tier in (Group.candidates, Group.up, Group.down):
         for group in groups:
-            candidates = _untried(tier(group, now), tried)
-            if candidates:
-                chosen = policy([replica.worker for replica in candidates], now, rng)
-                return next(replica for replica in candidates if replica.worker is chosen)
+            workers: Sequence[Worker] = tier(group, now)
+            if tried:
+                workers = [worker for worker in workers if worker.id not in tried]
+            if workers:
+                return group.replica(policy(workers, now, rng))
     return None
 
 
-def count_untried(groups: Sequence[Sequence[Replica]], tried: Collection[str], now: float) -> Untried:
-    healthy: set[str] = set()
-    others: set[str] = set()
+def count_untried(groups: Sequence[Group], tried: Collection[str], now: float) -> Untried:
+    healthy: set[Worker] = set()
+    others: set[Worker] = set()
     for group in groups:
-        healthy.update(replica.worker.id for replica in _untried(_healthy(group, now), tried))
-        for tier in (_unhealthy, _down):
-            others.update(replica.worker.id for replica in _untried(tier(group, now), tried))
-    return Untried(healthy=len(healthy), last_resort=len(others - healthy))
+        healthy.update(group.candidates(now))
+        others.update(group.up(now), group.down(now))
+    others -= healthy
+    return Untried(_count(healthy, tried), _count(others, tried))
 
 
-def rejections(groups: Sequence[Sequence[Replica]], tried: Collection[str], now: float) -> dict[str, str]:
+def _count(workers: Collection[Worker], tried: Collection[str]) -> int:
+    return sum(worker.id not in tried for worker in workers)
+
+
+def rejections(groups: Sequence[Group], tried: Collection[str], now: float) -> dict[str, str]:
     """Return the reason or the score by worker id. For logs."""
-    return {replica.worker.id: _rejection(replica, tried, now) for group in groups for replica in group}
+    return {replica.worker.id: _rejection(replica, tried, now) for group in groups for replica in group.replicas}
 
 
 def _rejection(replica: Replica, tried: Collection[str], now: float) -> str:
@@ -117,25 +156,3 @@ def _rejection(replica: Replica, tried: Collection[str], now: float) -> str:
     if not worker.offers(replica.model.name, now):
         return f"answered 404 for {replica.model.name}"
     return f"{'full, ' if worker.full else ''}score {worker.score(now):.2f}"
-
-
-def _untried(replicas: Iterable[Replica], tried: Collection[str]) -> list[Replica]:
-    return [replica for replica in replicas if replica.worker.id not in tried] if tried else list(replicas)
-
-
-def _healthy(group: Sequence[Replica], now: float) -> list[Replica]:
-    """Serving, up and healthy workers that offer the model; in a panic, all that are not suspect."""
-    serving = [replica for replica in group if replica.worker.serving and not replica.worker.down]
-    healthy = [replica for replica in serving if replica.worker.health.is_healthy(now)]
-    if len(healthy) < PANIC_THRESHOLD * len(serving):
-        healthy = [replica for replica in serving if not replica.worker.is_suspect(now)]
-    return [replica for replica in healthy if replica.worker.offers(replica.model.name, now)]
-
-
-def _unhealthy(group: Sequence[Replica], now: float) -> list[Replica]:
-    return [replica for replica in group if replica.worker.serving and not replica.worker.down]
-
-
-def _down(group: Sequence[Replica], now: float) -> list[Replica]:
-    """Serving workers that are down: the cause may be the registry rather than the worker."""
-    return [replica for replica in group if replica.worker.serving and replica.worker.down]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
 
 MIN_SPEED, MAX_SPEED = 0.25, 4.0
 """Bounds of relative speeds, so that one outlier neither starves nor floods a worker."""
@@ -29,12 +28,17 @@ RESPONSE_WINDOW = 30.0
 RATE_LIFETIME = 300.0
 """Seconds after which an unconfirmed rate is forgotten."""
 
+MEDIAN_LIFETIME = 0.5
+"""Seconds for which the median of one model's rates is used."""
+
 REPORT_LIFETIME = 10.0
 """Seconds after a report in which our own measurements are ignored."""
 
 
 class Rate:
     """Tokens per second of one full worker, from reports and responses. Times are monotonic seconds."""
+
+    __slots__ = (*("_value", "_evidence", "_confirmed_at", "_reported_at", "_tokens", "_seconds", "_measured_at"),)
 
     def __init__(self) -> None:
         self._value: float | None = None
@@ -71,9 +75,9 @@ class Rate:
         elif value is not None and rate > value:
             self._value = rate
 
-    def record_response(self, tokens: int, seconds: float, load: float, full: bool, now: float) -> None:
-        """Record a response of `tokens` in `seconds` from dispatch to end, with `load` requests on the worker."""
-        if not full or tokens <= 0 or seconds <= 0 or now - self._reported_at < REPORT_LIFETIME:
+    def record_response(self, tokens: int, seconds: float, load: float, now: float) -> None:
+        """Record a response of `tokens` in `seconds` from dispatch to end, with `load` requests on the full worker."""
+        if tokens <= 0 or seconds <= 0 or now - self._reported_at < REPORT_LIFETIME:
             return
         elapsed = now - self._measured_at
         decay = math.exp(-elapsed / RESPONSE_WINDOW)
@@ -94,15 +98,37 @@ class Rate:
         self._confirmed_at = now
 
 
-def relative_speeds(rates: Sequence[Rate], declared: Sequence[float], now: float) -> list[float]:
-    """Return the speeds of one model's workers, relative to the median of the measured ones.
+class Peers:
+    """The rates of one model's workers. A speed is relative to the median of the measured ones."""
 
-    `declared`: the speeds in the workers' records (1.0 is normal). They count less as confidence grows.
-    """
-    values = [rate.value(now) for rate in rates]
-    median = statistics.median([value for value in values if value is not None] or [1.0])
-    speeds = (
-        prior if value is None else prior + rate.confidence * (value / median - prior)
-        for rate, value, prior in zip(rates, values, declared, strict=True)
-    )
-    return [min(max(speed, MIN_SPEED), MAX_SPEED) for speed in speeds]
+    __slots__ = ("_median", "_median_until", "_rates")
+
+    def __init__(self) -> None:
+        self._rates: dict[str, Rate] = {}
+        self._median = 1.0
+        self._median_until = float("-inf")
+
+    def __repr__(self) -> str:
+        return f"<Peers {len(self._rates)} workers, median {self._median:.0f} tokens/s>"
+
+    def __len__(self) -> int:
+        return len(self._rates)
+
+    def join(self, worker_id: str, rate: Rate) -> None:
+        self._rates[worker_id] = rate
+
+    def leave(self, worker_id: str) -> None:
+        del self._rates[worker_id]
+
+    def speed(self, rate: Rate, declared: float, now: float) -> float:
+        """Return a worker's speed. `declared` (1.0 is normal) counts less as confidence in the rate grows."""
+        value = rate.value(now)
+        speed = declared if value is None else declared + rate.confidence * (value / self._median_at(now) - declared)
+        return min(max(speed, MIN_SPEED), MAX_SPEED)
+
+    def _median_at(self, now: float) -> float:
+        if now >= self._median_until:
+            values = [value for rate in self._rates.values() if (value := rate.value(now)) is not None]
+            self._median = statistics.median(values or [1.0])
+            self._median_until = now + MEDIAN_LIFETIME
+        return self._median

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from vllama_pool.router.balance.health import WorkerHealth
-from vllama_pool.router.balance.speed import MIN_FULL_TIME, Rate
+from vllama_pool.router.balance.speed import MIN_FULL_TIME, Peers, Rate
 from vllama_pool.router.errors import AttemptFailed, Busy, Lost, ModelGone
 from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.record import LoadReport, ModelInfo, WorkerRecord, WorkerState
@@ -26,13 +27,32 @@ DENIAL_DURATION = 5.0
 """Seconds for which a worker gets no request for a model that it answered 404 for."""
 
 
+class Observer(Protocol):
+    def changed(self, worker: Worker, /) -> None:
+        """The worker's state, health or refusals may have changed, and with them its eligibility."""
+
+
 class Worker:
     """One worker as this router sees it. The pool and leases change it, policies read it."""
 
+    __slots__ = (
+        *("id", "record", "endpoint", "slots", "position", "observers", "last_report", "reported_at", "serving"),
+        *("in_flight", "down", "health", "problem", "rate", "speed", "peers", "_full_share_at", "_others_load"),
+        *("_peak", "_previous_peak", "_peak_since", "_full_since", "_answered_busy", "_busy", "_denied_until"),
+    )
+
     def __init__(self, record: WorkerRecord, endpoint: Endpoint, now: float) -> None:
+        self.id = record.id
         self.record = record
         self.endpoint = endpoint
+        """The same object until the address changes."""
+        self.slots = record.slots
+        self.position = 0
+        """Its place in the pool's order. Set by the pool."""
+        self.observers: list[Observer] = []
         self.last_report = LoadReport()
+        self.serving = True
+        """True if its latest report says that it is ready."""
         self.reported_at: float | None = None
         """Time of the latest report, in monotonic seconds; None before the first."""
         self.in_flight = 0
@@ -44,13 +64,16 @@ class Worker:
         """Why the latest connection failed; "" after a success."""
         self.rate = Rate()
         self.speed = record.speed
-        """Speed when full, relative to the median of the model's workers. Set by the pool."""
-        self._slow_start_at = now
+        """Speed when full, relative to its peers."""
+        self.peers: Peers | None = None
+        """The workers of the same first model. Set by the pool."""
+        self._full_share_at = now + SLOW_START
         self._others_load = 0
         self._peak = self._previous_peak = 0  # of in_flight, in periods of REPORT_LAG
         self._peak_since = now
         self._full_since: float | None = None
         self._answered_busy = False
+        self._busy = False  # full whatever its load
         self._denied_until: dict[str, float] = {}
 
     def __repr__(self) -> str:
@@ -58,16 +81,8 @@ class Worker:
         return f"<Worker {self.id} {self.state}, {self.load}/{slots} busy, {self.in_flight} ours, x{self.speed:.2f}>"
 
     @property
-    def id(self) -> str:
-        return self.record.id
-
-    @property
     def state(self) -> WorkerState:
         return self.last_report.state
-
-    @property
-    def serving(self) -> bool:
-        return self.last_report.state is WorkerState.READY
 
     @property
     def unresponsive(self) -> bool:
@@ -94,22 +109,17 @@ class Worker:
     def full(self) -> bool:
         """True if it has no free slot; with unknown slots, if its queue is not empty. Also true after a Busy response,
         until the next report or success."""
-        if self._answered_busy:
-            return True
-        if self.record.slots:
-            kv_full = self.last_report.waiting > 0 and self.last_report.kv_usage >= FULL_KV_USAGE
-            return kv_full or self.load >= self.record.slots
-        return self.last_report.waiting > 0
+        return self._busy or 0 < self.slots <= self.in_flight + self._others_load
 
     @property
     def beyond_slots(self) -> int:
         """Load minus slots; negative for free slots. With unknown slots: the length of its queue, or -1 if empty."""
-        return self.load - self.record.slots if self.record.slots else self.last_report.waiting or -1
+        return self.load - self.slots if self.slots else self.last_report.waiting or -1
 
     def weight(self, now: float) -> float:
         """Factor on its speed during slow start, INITIAL_WEIGHT to 1."""
-        age = now - self._slow_start_at
-        return 1.0 if age >= SLOW_START else INITIAL_WEIGHT + (1 - INITIAL_WEIGHT) * max(age, 0.0) / SLOW_START
+        left = min((self._full_share_at - now) / SLOW_START, 1.0)
+        return 1.0 if left <= 0 else INITIAL_WEIGHT + (1 - INITIAL_WEIGHT) * (1 - left)
 
     def score(self, now: float) -> float:
         """Load per speed after one more request: lower is better.
@@ -118,12 +128,33 @@ class Worker:
         request starts at once, and a faster worker frees its slots sooner anyway: counting speed too would square it.
         The declared speed always counts.
         """
-        speed = self.speed if self.full else self.record.speed
-        return (self.load + 1) * self.health.penalty(now) / (speed * self.weight(now))
+        return self.rank(now)[1]
+
+    def rank(self, now: float) -> tuple[bool, float]:
+        """Return `full` and `score`."""
+        load = self.in_flight + self._others_load
+        full = self._busy or 0 < self.slots <= load
+        score = (load + 1) / (self.speed if full else self.record.speed)
+        if now < self._full_share_at:
+            score /= self.weight(now)
+        if self.health.breaker.failures:
+            score *= self.health.penalty(now)
+        return full, score
+
+    @property
+    def is_plain(self) -> bool:
+        """True if it is healthy at any time and refuses no model."""
+        return not self._denied_until and self.health.is_closed
 
     def offers(self, model: str, now: float) -> bool:
         """False for DENIAL_DURATION after it answered 404 for the model."""
         return not self._denied_until or self._denied_until.get(model, now) <= now
+
+    def next_change(self, model: str, now: float) -> float:
+        """Return the time at which, without an event, its health changes or it offers the model again."""
+        due = self.health.next_change(now)
+        denied_until = self._denied_until.get(model, now)
+        return min(due, denied_until) if denied_until > now else due
 
     # called by the pool
 
@@ -134,71 +165,116 @@ class Worker:
         if record.models != self.record.models:
             self._denied_until.clear()
         self.record = record
-        self.endpoint = endpoint
+        self.slots = record.slots
+        if endpoint != self.endpoint:
+            self.endpoint = endpoint
+        self._update_busy()
 
     def report(self, load: LoadReport, now: float) -> None:
         """A load report is also a beat."""
-        if load.restarts > self.last_report.restarts or (load.state is WorkerState.READY and not self.serving):
+        ready = load.state is WorkerState.READY
+        readmitted = False
+        if load.restarts > self.last_report.restarts or (ready and not self.serving):
             self._restarted(now)
-        elif load.state is WorkerState.READY:
+        elif ready:
             readmitted = self.health.record_beat()
             if readmitted or self.down:
-                self._slow_start_at = now
+                self._full_share_at = now + SLOW_START
+        if readmitted or self.down or ready is not self.serving:
+            self._changed()
         elapsed = now - self.reported_at if self.reported_at is not None else 0.0
         self.last_report = load
+        self.serving = ready
         self.down = False
         self.reported_at = now
         self._answered_busy = False
+        self._update_busy()
         if now - self._peak_since >= REPORT_LAG:
             self._previous_peak, self._peak, self._peak_since = self._peak, self.in_flight, now
         self._others_load = max(0, load.running + load.waiting - max(self._peak, self._previous_peak))
-        if not (load.waiting > 0 or (self.record.slots > 0 and load.running >= self.record.slots)):
+        if not (load.waiting > 0 or 0 < self.slots <= load.running):
             self._full_since = None
         elif self._full_since is None:
             self._full_since = now
         full = self._full_since is not None and now - self._full_since >= MIN_FULL_TIME
         self.rate.record_report(load.tokens_per_second, full, elapsed, now)
 
+    def update_speed(self, now: float) -> None:
+        if self.peers is not None:
+            self.speed = self.peers.speed(self.rate, self.record.speed, now)
+
     def mark_up(self, now: float) -> None:
         """Record a successful probe."""
         self.problem = ""
         if self.health.link.record_success(now) or self.down:
-            self._slow_start_at = now
+            self._full_share_at = now + SLOW_START
+            self._changed()
         self.down = False
 
     def mark_suspect(self, now: float) -> None:
         """Record a failed probe."""
         self.health.link.record_failure(now, now)
+        self._changed()
+
+    def mark_down(self) -> None:
+        """Make it a last resort, as its beats stopped."""
+        self.down = True
+        self._changed()
 
     # called by leases
 
     def begin_request(self, now: float) -> bool:
         """Return True if the request is a probe."""
         self.in_flight += 1
-        self._peak = max(self._peak, self.in_flight)
-        return self.health.acquire_probe(now)
+        if self.in_flight > self._peak:
+            self._peak = self.in_flight
+        if self.health.is_closed:
+            return False
+        is_probe = self.health.acquire_probe(now)
+        if is_probe:
+            self._changed()
+        return is_probe
+
+    def release_probe(self) -> None:
+        """End a probe without a result."""
+        self.health.release_probe()
+        self._changed()
 
     def end_request(self) -> None:
         self.in_flight -= 1
 
     def record_success(self, sent: float, now: float) -> None:
-        self._answered_busy = False
+        if self._answered_busy:
+            self._answered_busy = False
+            self._update_busy()
         self.problem = ""
         if self.health.record_success(sent):
-            self._slow_start_at = now
+            self._full_share_at = now + SLOW_START
+            self._changed()
 
     def record_failure(self, failure: AttemptFailed, model: str, sent: float, now: float) -> None:
         self.health.record_failure(failure, sent, now)
         self.problem = failure.text if isinstance(failure, Lost) else ""
         if isinstance(failure, Busy):
-            self._answered_busy = True
+            self._answered_busy = self._busy = True
         elif isinstance(failure, ModelGone) and model:
             self._denied_until[model] = now + DENIAL_DURATION
+        self._changed()
 
     def _restarted(self, now: float) -> None:
-        self._slow_start_at = now
+        self._full_share_at = now + SLOW_START
         self._denied_until.clear()
         self.health.reset(now)
+        self._changed()
+
+    def _update_busy(self) -> None:
+        load = self.last_report
+        queues = load.waiting > 0 and (not self.slots or load.kv_usage >= FULL_KV_USAGE)
+        self._busy = self._answered_busy or queues
+
+    def _changed(self) -> None:
+        for observer in self.observers:
+            observer.changed(self)
 
 
 @dataclass(frozen=True, slots=True)

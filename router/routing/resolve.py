@@ -1,18 +1,20 @@
 """Resolves a model name: the routing file first, then served names, then virtual models, which are routed as their
-base."""
+base. The result is kept per name until the models of the pool change."""
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
+from operator import itemgetter
 
-from vllama_pool.config.names import InvalidName, lookup_key, parse
+from vllama_pool.config.names import MAX_CACHED_LENGTH, InvalidName, lookup_key, parse
 from vllama_pool.config.routing.defaults import NO_DEFAULTS, Defaults
-from vllama_pool.config.routing.table import LEAST_LOAD, ModelRoute, RoutingTable, ServeTarget
+from vllama_pool.config.routing.table import LEAST_LOAD, ModelRoute, RoutingTable
 from vllama_pool.router.balance import select
+from vllama_pool.router.balance.group import Group
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.balance.select import POLICIES, Policy, Untried
 from vllama_pool.router.balance.worker import Replica
@@ -22,6 +24,12 @@ from vllama_pool.workers.registry.virtual_model import VirtualModel
 
 RETRY_AFTER = 5
 """Seconds, for a model without a worker."""
+
+MAX_NAMES = 8192
+"""Names, in the clients' spellings, whose resolution is kept. The least recently used are forgotten first."""
+
+MAX_ORDERS = 64
+"""Orders of one model's weighted targets whose resolution is kept."""
 
 
 class UnknownModel(Exception):
@@ -33,42 +41,46 @@ class UnknownModel(Exception):
         """As the client spelled it."""
 
 
-@dataclass(frozen=True, slots=True)
 class Resolution:
-    """Replicas, defaults and policy for a name, at one moment."""
+    """Replicas, defaults and policy for a name. Shared by the requests for it: it has no state of one request."""
 
-    name: str
-    """As the client spelled it."""
-    model: str
-    """The canonical name for logs and metrics; of a virtual model its base's, because clients choose virtual names
-    freely."""
-    groups: tuple[tuple[Replica, ...], ...]
-    """The replicas of each served model, in order of preference."""
-    defaults: Defaults
-    """The routing file's options; a virtual model's override them."""
-    policy: Policy
-    virtual: str = ""
-    """The listed name of the requested virtual model; "" for others."""
+    __slots__ = ("defaults", "groups", "info", "listed", "model", "name", "policy", "virtual")
 
-    @property
-    def listed(self) -> str:
-        return self.virtual or listed_name(self.model)
+    info: ModelInfo
+    """The model's description, preferably by a worker that has read its files. Unset without replicas."""
+
+    def __init__(
+        self, name: str, model: str, groups: tuple[Group, ...], defaults: Defaults, policy: Policy, virtual: str = ""
+    ) -> None:
+        self.name = name
+        """As the client spelled it."""
+        self.model = model
+        """The canonical name for logs and metrics; of a virtual model its base's, because clients choose virtual names
+        freely."""
+        self.groups = groups
+        """The replicas of each served model, in order of preference."""
+        self.defaults = defaults
+        """The routing file's options; a virtual model's override them."""
+        self.policy = policy
+        self.virtual = virtual
+        """The listed name of the requested virtual model; "" for others."""
+        self.listed = virtual or listed_name(model)
+        if groups:
+            infos = [group.info for group in groups]
+            self.info = next((info for info in infos if info.digest), infos[0])
+
+    def __repr__(self) -> str:
+        return f"<Resolution of {self.name!r}, {len(self.replicas)} replicas>"
 
     @property
     def replicas(self) -> tuple[Replica, ...]:
-        """All replicas, in order; never empty after `ModelRoutes.resolve`."""
-        return tuple(replica for group in self.groups for replica in group)
-
-    @property
-    def info(self) -> ModelInfo:
-        """The model's description, preferably by a worker that has read its files."""
-        replicas = self.replicas
-        return next((replica.model for replica in replicas if replica.model.digest), replicas[0].model)
+        """All replicas now, in order."""
+        return tuple(replica for group in self.groups for replica in group.replicas)
 
     @property
     def beyond_slots(self) -> int:
         """Load minus slots, over the serving workers; negative for free slots."""
-        workers = {replica.worker.id: replica.worker for replica in self.replicas}.values()
+        workers = {replica.worker for replica in self.replicas}
         return sum(worker.beyond_slots for worker in workers if worker.serving and not worker.down)
 
     def choose(self, tried: Collection[str], now: float, rng: random.Random) -> Replica | None:
@@ -87,6 +99,32 @@ class Resolution:
         return no_worker(self.name, self.model, self.replicas)
 
 
+@dataclass(slots=True)
+class _Known:
+    """A name's resolution, or one for each order of its weighted targets."""
+
+    base: Resolution
+    """With the targets in the routing file's order."""
+    weights: tuple[float, ...] = ()
+    """Of `base.groups`; empty if their order is not drawn."""
+    virtual: VirtualModel | None = None
+    orders: dict[tuple[Group, ...], Resolution] = field(default_factory=dict)
+
+    def draw(self, rng: random.Random) -> Resolution:
+        """Draw an order by weight: the first is preferred, the others are fallbacks."""
+        if not self.weights:
+            return self.base
+        keyed = [(rng.expovariate(weight) if weight else float("inf")) for weight in self.weights]
+        groups = tuple(group for _, group in sorted(zip(keyed, self.base.groups, strict=True), key=itemgetter(0)))
+        drawn = self.orders.get(groups)
+        if drawn is None:
+            base = self.base
+            drawn = Resolution(base.name, base.model, groups, base.defaults, base.policy, base.virtual)
+            if len(self.orders) < MAX_ORDERS:
+                self.orders[groups] = drawn
+        return drawn
+
+
 @dataclass(frozen=True, slots=True)
 class ListedModel:
     name: str
@@ -99,7 +137,7 @@ class ListedModel:
 
 
 class ModelRoutes:
-    """The routing table, resolved against a pool. Immutable but for the policies' state."""
+    """The routing table, resolved against a pool. Immutable but for the policies' state and the names resolved."""
 
     def __init__(
         self,
@@ -117,6 +155,9 @@ class ModelRoutes:
         self._virtual = virtual if virtual is not None else {}
         self._rng = rng
         self._policy = POLICIES[policy]()
+        self._pool: Pool | None = None
+        self._pool_version = 0
+        self._known = lru_cache(maxsize=MAX_NAMES)(self._look_up)
         self._policies = {route.name: POLICIES[route.policy]() for route in table.models}
 
     def __repr__(self) -> str:
@@ -124,12 +165,18 @@ class ModelRoutes:
 
     def resolve(self, name: str, pool: Pool) -> Resolution:
         """Raises UnknownModel, and NoWorker for a known model without an available worker."""
-        resolution = (
-            self._resolve_base(name, pool) or self._resolve_virtual(name, pool) or self._resolve_departed(name, pool)
-        )
-        if not any(replica.worker.serving for group in resolution.groups for replica in group):
-            raise resolution.no_worker()
-        return resolution
+        if pool is not self._pool or pool.version != self._pool_version:
+            self._pool, self._pool_version = pool, pool.version
+            self._known.cache_clear()
+        known = self._known(name) if len(name) <= MAX_CACHED_LENGTH else self._look_up(name)
+        if known.virtual is not None and self._virtual.get(lookup_key(name)) is not known.virtual:
+            self._known.cache_clear()
+            known = self._known(name)
+        resolution = known.draw(self._rng)
+        for group in resolution.groups:
+            if group.serving:
+                return resolution
+        raise resolution.no_worker()
 
     def find(self, name: str, pool: Pool) -> ListedModel | None:
         """Find a model by any of its names, in any state."""
@@ -172,42 +219,46 @@ class ModelRoutes:
     def _is_shadowed(self, key: str, pool: Pool) -> bool:
         return key in self._by_key or bool(pool.replicas_by_key(key))
 
-    def _resolve_base(self, name: str, pool: Pool) -> Resolution | None:
+    def _look_up(self, name: str) -> _Known:
+        """Raises UnknownModel, which is never kept: clients choose unknown names freely."""
+        assert self._pool is not None
+        known = self._look_up_base(name, self._pool) or self._look_up_virtual(name, self._pool)
+        if known is None:
+            served_name = self._pool.ever_served(name)
+            if served_name is None:
+                raise UnknownModel(name)
+            known = _Known(Resolution(name, served_name, (), NO_DEFAULTS, self._policy))
+        return known
+
+    def _look_up_base(self, name: str, pool: Pool) -> _Known | None:
         route = self._by_key.get(lookup_key(name))
         if route is not None:
-            return self._resolve_configured(name, route, pool)
-        replicas = pool.replicas_for(name)
-        return Resolution(name, replicas[0].model.name, (replicas,), NO_DEFAULTS, self._policy) if replicas else None
+            targets = [(entry.weight, group) for entry in route.serve if (group := pool.group_for(entry.model))]
+            groups = tuple(group for _, group in targets)
+            defaults = Defaults(route.options, stream_interval=route.stream_interval)
+            resolution = Resolution(name, route.name, groups, defaults, self._policies[route.name])
+            return _Known(resolution, tuple(weight for weight, _ in targets) if len(targets) > 1 else ())
+        group = pool.group_for(name)
+        if group is None:
+            return None
+        return _Known(Resolution(name, group.first.model.name, (group,), NO_DEFAULTS, self._policy))
 
-    def _resolve_virtual(self, name: str, pool: Pool) -> Resolution | None:
+    def _look_up_virtual(self, name: str, pool: Pool) -> _Known | None:
         """A virtual model is known even if its base is not."""
         model = self._virtual.get(lookup_key(name))
         if model is None:
             return None
-        base = self._resolve_base(model.base, pool)
-        if base is None:
+        known = self._look_up_base(model.base, pool)
+        if known is None:
             served = pool.ever_served(model.base) or model.base
-            return Resolution(name, served, (), _merge_defaults(NO_DEFAULTS, model), self._policy, model.name)
+            base = Resolution(name, served, (), NO_DEFAULTS, self._policy)
+            weights: tuple[float, ...] = ()
+        else:
+            base, weights = known.base, known.weights
         defaults = _merge_defaults(base.defaults, model)
-        return Resolution(name, base.model, base.groups, defaults, base.policy, model.name)
-
-    def _resolve_departed(self, name: str, pool: Pool) -> Resolution:
-        """Resolve a name whose workers have all left. Raises UnknownModel."""
-        if served_name := pool.ever_served(name):
-            return Resolution(name, served_name, (), NO_DEFAULTS, self._policy)
-        raise UnknownModel(name)
-
-    def _resolve_configured(self, name: str, route: ModelRoute, pool: Pool) -> Resolution:
-        groups = (pool.replicas_for(entry.model) for entry in self._draw_order(route.serve))
-        nonempty = tuple(group for group in groups if group)
-        defaults = Defaults(route.options, stream_interval=route.stream_interval)
-        return Resolution(name, route.name, nonempty, defaults, self._policies[route.name])
-
-    def _draw_order(self, serve: Sequence[ServeTarget]) -> Iterable[ServeTarget]:
-        """Draw an order by weight: the first is preferred, the others are fallbacks."""
-        if len(serve) < 2:
-            return serve
-        return sorted(serve, key=lambda entry: self._rng.expovariate(entry.weight) if entry.weight else float("inf"))
+        return _Known(
+            Resolution(name, base.model, base.groups, defaults, base.policy, model.name), weights, virtual=model
+        )
 
     def _list_configured(self, route: ModelRoute, pool: Pool) -> ListedModel:
         replicas = {replica.worker.id: replica for entry in route.serve for replica in pool.replicas_for(entry.model)}

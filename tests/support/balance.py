@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from vllama_pool.router.balance.group import Group
 from vllama_pool.router.balance.pool import Discovered, Pool
 from vllama_pool.router.balance.worker import Replica, Worker
 from vllama_pool.router.upstream.interface import Endpoint
@@ -54,9 +55,10 @@ def worker_in(pool: Pool, worker_id: str) -> Worker:
     return worker
 
 
-def group(pool: Pool, name: str = "m") -> tuple[tuple[Replica, ...], ...]:
+def group(pool: Pool, name: str = "m") -> tuple[Group, ...]:
     """A model's replicas as the groups of `choose`."""
-    return (pool.replicas_for(name),)
+    found = pool.group_for(name)
+    return (found,) if found is not None else ()
 
 
 def ids(targets: Iterable[Replica]) -> list[str]:

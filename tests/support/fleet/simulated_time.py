@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from tests.support.balance import group
 from vllama_pool.router.balance.lease import Completed, Lease
 from vllama_pool.router.balance.pool import Discovered, Pool
 from vllama_pool.router.balance.select import Policy, choose
@@ -219,7 +220,7 @@ class Fleet:
     def send(self, tokens: int, done: Callable[[Request], None] = lambda request: None) -> None:
         router = self.rng.randrange(len(self.pools))
         pool = self.pools[router]
-        target = choose((pool.replicas_for("m"),), (), self.now, self.rng, self._policies[router])
+        target = choose(group(pool), (), self.now, self.rng, self._policies[router])
         assert target is not None
         request = Request(tokens, self.now, lease=pool.lease(target.worker))
         request.done = lambda request: self._done(request, done)

@@ -1,20 +1,30 @@
-"""Invariants of a pool and its leases under random events in any order (Hypothesis)."""
+"""Invariants of a pool and its leases under random events in any order (Hypothesis).
+
+After each event, the candidates that the pool keeps up to date are compared with a plain look at every worker.
+"""
 
 import random
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, precondition, rule
 
+from tests.support import selection_reference as reference
 from tests.support.balance import Clock, found, group
+from vllama_pool.config.names import lookup_key
+from vllama_pool.router.balance.group import Group
 from vllama_pool.router.balance.lease import Abandoned, Completed, Errored, Lease, Outcome
 from vllama_pool.router.balance.pool import Pool
-from vllama_pool.router.balance.select import choose, count_untried, least_load
-from vllama_pool.router.balance.worker import Worker
+from vllama_pool.router.balance.select import RoundRobin, choose, count_untried, least_load
+from vllama_pool.router.balance.worker import Replica, Worker
 from vllama_pool.router.errors import Busy, Faulty, Lost, ModelGone, Refused, Unavailable
 from vllama_pool.workers.registry.record import LoadReport, WorkerState
 
 IDS = st.sampled_from(["a", "b", "c", "d"])
+NAMES = ("m", "lora", "M", "m:latest")
+MODELS = st.sampled_from([("m", "lora"), ("lora", "m"), ("m",), ("M", "lora"), ("M", "m")])
 LOADS = st.builds(
     LoadReport,
     state=st.sampled_from(list(WorkerState)),
@@ -31,6 +41,12 @@ OUTCOMES = st.one_of(
 )
 
 
+def last_of(seen: list[list[str]], workers: Sequence[Worker], now: float, rng: random.Random) -> Worker:
+    """A policy that notes the candidates."""
+    seen.append([worker.id for worker in workers])
+    return workers[-1]
+
+
 class PoolMachine(RuleBasedStateMachine):
     leases = Bundle("leases")
 
@@ -41,10 +57,20 @@ class PoolMachine(RuleBasedStateMachine):
         self.pool = Pool(self.clock)
         self.open: list[tuple[Worker, Lease]] = []
         self.refused: set[str] = set()
+        self.turns = RoundRobin()
+        self.plain_turns = reference.RoundRobin()
 
-    @rule(worker_id=IDS, generation=st.integers(1, 3), slots=st.sampled_from([0, 2, 8]), load=LOADS)
-    def join(self, worker_id: str, generation: int, slots: int, load: LoadReport) -> None:
-        self.pool.put(found(worker_id, "m", "lora", generation=generation, slots=slots, load=load))
+    @rule(
+        worker_id=IDS,
+        models=MODELS,
+        generation=st.integers(1, 3),
+        slots=st.sampled_from([0, 2, 8]),
+        load=st.one_of(st.none(), LOADS),
+    )
+    def join(
+        self, worker_id: str, models: tuple[str, ...], generation: int, slots: int, load: LoadReport | None
+    ) -> None:
+        self.pool.put(found(worker_id, *models, generation=generation, slots=slots, load=load))
         self.refused.discard(worker_id)
 
     @rule(worker_ids=st.sets(IDS))
@@ -70,7 +96,7 @@ class PoolMachine(RuleBasedStateMachine):
         if method == "mark_up":
             self.refused.discard(worker_id)
 
-    @rule(seconds=st.floats(0, 20))
+    @rule(seconds=st.one_of(st.floats(0, 20), st.sampled_from([3.0, 5.0, 10.0])))
     def wait(self, seconds: float) -> None:
         self.clock.advance(seconds)
         if seconds >= 3:
@@ -119,6 +145,44 @@ class PoolMachine(RuleBasedStateMachine):
     def rest(self) -> None:
         assert self.pool.in_flight == 0
         assert all(worker.in_flight == 0 for worker in self.pool)
+
+    @rule(names=st.permutations(NAMES), tried=st.sets(IDS))
+    def take_turns(self, names: list[str], tried: set[str]) -> None:
+        groups, plain = self.groups(names), self.plain_groups(names)
+        for _ in range(3):
+            ours = choose(groups, tried, self.clock(), self.rng, self.turns)
+            assert ours == reference.choose(plain, tried, self.clock(), self.rng, self.plain_turns)
+
+    @invariant()
+    def candidates_are_those_of_a_plain_look_at_every_worker(self) -> None:
+        now = self.clock()
+        for names in (("m",), ("lora",), ("m", "lora"), ("M", "m:latest", "m")):
+            groups, plain = self.groups(names), self.plain_groups(names)
+            for tried in ((), ("a",), ("a", "b", "c")):
+                seen: list[list[str]] = []
+                policy = partial(last_of, seen)
+                ours = choose(groups, tried, now, self.rng, policy)
+                assert ours == reference.choose(plain, tried, now, self.rng, policy)
+                assert seen[1:] == seen[:1]
+                assert count_untried(groups, tried, now) == reference.count_untried(plain, tried, now)
+            assert any(one.serving for one in groups) == any(
+                replica.worker.serving for replicas in plain for replica in replicas
+            )
+
+    def groups(self, names: Sequence[str]) -> tuple[Group, ...]:
+        return tuple(one for name in names for one in group(self.pool, name))
+
+    def plain_groups(self, names: Sequence[str]) -> list[list[Replica]]:
+        """The replicas by name, from the workers' records alone."""
+        groups = []
+        for name in names:
+            exact = self.plain_replicas(lambda model, name=name: model == name)
+            groups.append(exact or self.plain_replicas(lambda model, name=name: lookup_key(model) == lookup_key(name)))
+        return [one for one in groups if one]
+
+    def plain_replicas(self, matches: Callable[[str], bool]) -> list[Replica]:
+        firsts = ((worker, [model for model in worker.record.models if matches(model.name)]) for worker in self.pool)
+        return [Replica(worker, models[0]) for worker, models in firsts if models]
 
     @invariant()
     def counts_are_right(self) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.balance import RESTARTING, Clock, found, ids, pool_of, worker_in
 from vllama_pool.router.balance.lease import Abandoned, Completed, Errored
-from vllama_pool.router.balance.pool import MAX_KNOWN_NAMES
+from vllama_pool.router.balance.pool import MAX_DEPARTED_NAMES
 from vllama_pool.router.errors import Lost
 from vllama_pool.router.telemetry.worker_view import view_workers
 from vllama_pool.workers.registry.record import LoadReport, ModelInfo
@@ -131,11 +131,38 @@ def test_the_admin_view_lists_every_worker_with_its_state() -> None:
     assert (second.id, second.state, second.note) == ("b", "down", "CUDA out of memory")
 
 
+def test_a_worker_that_joins_or_leaves_changes_the_groups_of_its_names_only() -> None:
+    pool = pool_of(Clock(), found("a"), found("b", "n"))
+    untouched = pool.group_for("n")
+    shared, version = pool.group_for("m"), pool.version
+    assert shared is not None
+    pool.put(found("c"))
+    pool.put(found("c", slots=16, load=LoadReport(running=1)))
+    assert pool.version == version + 1, "only models change it"
+    assert ids(shared.replicas) == ["a", "c"]
+    pool.remove("c")
+    assert pool.group_for("n") is untouched
+    assert ids(shared.replicas) == ["a"]
+    assert pool.version == version + 2
+
+
+def test_a_worker_whose_models_change_stays_in_the_groups_that_it_keeps() -> None:
+    pool = pool_of(Clock(), found("a", "m", "old"), found("b"))
+    kept = pool.group_for("m")
+    assert kept is not None
+    pool.put(found("a", ModelInfo(name="m", digest="d" * 64), "new"))
+    assert pool.group_for("m") is kept
+    assert [(replica.worker.id, replica.model.digest) for replica in kept.replicas] == [("a", "d" * 64), ("b", "")]
+    assert kept.info.digest
+    assert (pool.replicas_for("old"), ids(pool.replicas_for("new"))) == ((), ["a"])
+    assert (pool.ever_served("OLD:latest"), pool.ever_served("new"), pool.served()) == ("old", "new", ("m", "new"))
+
+
 def test_the_oldest_known_names_are_forgotten_first() -> None:
     pool = pool_of(Clock(), found("a", "old"))
     pool.remove("a")
     assert pool.ever_served("OLD:latest")
-    for number in range(MAX_KNOWN_NAMES):
+    for number in range(MAX_DEPARTED_NAMES):
         pool.put(found("b", f"model-{number}"))
     assert not pool.ever_served("old")
-    assert pool.ever_served(f"model-{MAX_KNOWN_NAMES - 1}")
+    assert pool.ever_served(f"model-{MAX_DEPARTED_NAMES - 1}")

@@ -2,6 +2,8 @@
 
 import random
 from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 from tests.support.balance import DRAINING, RESTARTING, Clock, found, group, pool_of, worker_in
 from vllama_pool.router.balance.lease import Completed, Errored
@@ -15,7 +17,7 @@ from vllama_pool.router.balance.select import (
     least_load,
     rejections,
 )
-from vllama_pool.router.balance.worker import SLOW_START
+from vllama_pool.router.balance.worker import SLOW_START, Worker
 from vllama_pool.router.errors import Faulty, Lost, ModelGone
 from vllama_pool.workers.registry.record import LoadReport
 
@@ -47,6 +49,29 @@ def test_equal_workers_are_chosen_equally_often_whatever_their_order() -> None:
     chosen = picks(pool, clock, 6000)
     assert set(chosen) == set("abcdef")
     assert max(chosen.values()) < 1.15 * min(chosen.values())
+
+
+class Counting(tuple[Worker, ...]):
+    """Counts the workers that are looked at."""
+
+    looks: int
+
+    def __getitem__(self, index: Any) -> Any:
+        self.looks += 1
+        return super().__getitem__(index)
+
+    def __iter__(self) -> Iterator[Worker]:
+        self.looks += len(self)
+        return super().__iter__()
+
+
+def test_least_load_looks_at_four_of_a_thousand_workers() -> None:
+    clock = Clock()
+    workers = Counting(worker_in(pool_of(clock, found(str(number))), str(number)) for number in range(1000))
+    workers.looks = 0
+    chosen = {least_load(workers, clock(), random.Random(seed)).id for seed in range(50)}
+    assert workers.looks == 4 * 50
+    assert len(chosen) > 40
 
 
 def test_the_less_busy_worker_is_chosen() -> None:
@@ -169,7 +194,7 @@ def test_a_worker_that_answered_404_for_the_model_is_chosen_last() -> None:
 def test_a_healthy_fallback_model_is_preferred_to_a_suspect_replica() -> None:
     clock = Clock()
     pool = pool_of(clock, found("a", "first"), found("b", "second"))
-    groups = (pool.replicas_for("first"), pool.replicas_for("second"))
+    groups = (*group(pool, "first"), *group(pool, "second"))
     rng = random.Random(1)
 
     def chosen() -> str:
@@ -195,6 +220,25 @@ def test_round_robin_takes_turns_while_workers_join_and_leave() -> None:
     assert [turn("a", "b", "c") for _ in range(4)] == ["a", "b", "c", "a"]
     assert [turn("a", "c") for _ in range(3)] == ["c", "a", "c"]
     assert turn("a", "b", "c") == "b"
+
+
+def test_round_robin_sorts_the_same_candidates_only_once() -> None:
+    clock = Clock()
+    workers = Counting(worker_in(pool_of(clock, found(str(number))), str(number)) for number in range(100))
+    workers.looks = 0
+    policy, rng = RoundRobin(), random.Random(1)
+    assert [policy(workers, clock(), rng).id for _ in range(300)] == [str(number % 100) for number in range(300)]
+    assert workers.looks == 100 + 300
+
+
+def test_round_robin_counts_turns_among_other_candidates() -> None:
+    clock = Clock()
+    a, b, c = (worker_in(pool_of(clock, found(name)), name) for name in "abc")
+    policy, rng = RoundRobin(), random.Random(1)
+    first, second = (a, b), (b, c)
+    assert [policy(workers, clock(), rng).id for workers in (first, second, first, second, first)] == [
+        *("a", "b", "a", "c", "b"),
+    ]
 
 
 def test_each_round_robin_policy_has_its_own_state() -> None:

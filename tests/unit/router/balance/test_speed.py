@@ -2,7 +2,7 @@
 
 import pytest
 
-from vllama_pool.router.balance.speed import MAX_SPEED, MIN_SPEED, RATE_LIFETIME, Rate, relative_speeds
+from vllama_pool.router.balance.speed import MAX_SPEED, MIN_SPEED, RATE_LIFETIME, Peers, Rate
 
 
 def test_only_reports_of_a_full_worker_set_its_rate() -> None:
@@ -47,15 +47,23 @@ def test_responses_give_the_workers_rate_by_littles_law() -> None:
     now = 0.0
     for tokens in (10, 500, 40, 1000, 25, 250) * 5:
         now += 0.4
-        rate.record_response(tokens, seconds=tokens / 50, load=8, full=True, now=now)
+        rate.record_response(tokens, seconds=tokens / 50, load=8, now=now)
     assert rate.value(now) == pytest.approx(400)
 
 
 def test_responses_are_ignored_after_a_report() -> None:
     rate = Rate()
     rate.record_report(400, full=True, elapsed=1, now=1)
-    rate.record_response(1000, seconds=1, load=8, full=True, now=2)
+    rate.record_response(1000, seconds=1, load=8, now=2)
     assert rate.value(2) == 400
+
+
+def relative_speeds(rates: list[Rate], declared: list[float], now: float) -> list[float]:
+    """The speeds of one model's workers."""
+    peers = Peers()
+    for number, rate in enumerate(rates):
+        peers.join(str(number), rate)
+    return [peers.speed(rate, prior, now) for rate, prior in zip(rates, declared, strict=True)]
 
 
 def test_speeds_are_relative_to_the_median_and_bounded() -> None:

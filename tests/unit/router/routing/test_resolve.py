@@ -12,7 +12,7 @@ from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarg
 from vllama_pool.router.balance.select import RoundRobin
 from vllama_pool.router.errors import NoWorker
 from vllama_pool.router.routing.resolve import ModelRoutes, UnknownModel
-from vllama_pool.workers.registry.record import ModelInfo
+from vllama_pool.workers.registry.record import LoadReport, ModelInfo
 from vllama_pool.workers.registry.virtual_model import VirtualModel, key_of
 
 TABLE = RoutingTable(
@@ -115,6 +115,62 @@ def test_a_departed_model_has_one_canonical_name_for_all_spellings() -> None:
         with pytest.raises(NoWorker) as caught:
             routes().resolve(name, pool)
         assert caught.value.model == "Gone"
+
+
+def test_requests_for_a_name_share_one_resolution_until_the_pools_models_change() -> None:
+    pool = pool_of(Clock(), found("a"))
+    table = routes()
+    first = table.resolve("m", pool)
+    pool.report("a", LoadReport(running=1))
+    pool.mark_suspect("a")
+    pool.put(found("a", slots=16))
+    assert table.resolve("m", pool) is first
+    pool.put(found("b", ModelInfo(name="m", digest="d" * 64)))
+    second = table.resolve("m", pool)
+    assert ids(second.replicas) == ["a", "b"]
+    assert (first.info.digest, second.info.digest) == ("", "d" * 64)
+    pool.remove("a", "b")
+    with pytest.raises(NoWorker):
+        table.resolve("m", pool)
+
+
+def test_each_order_of_weighted_targets_is_one_shared_resolution() -> None:
+    pool = pool_of(Clock(), found("a", "new"), found("b", "old"))
+    table = routes()
+    drawn = [table.resolve("mixed", pool) for _ in range(100)]
+    assert len({id(one) for one in drawn}) == 2
+    assert {one.groups[0].first.model.name for one in drawn} == {"new", "old"}
+
+
+def test_a_resolution_of_another_pool_is_not_used() -> None:
+    table, one, two = routes(), pool_of(Clock(), found("a")), pool_of(Clock(), found("b"))
+    assert [ids(table.resolve("m", pool).replicas) for pool in (one, two, one)] == [["a"], ["b"], ["a"]]
+
+
+def test_a_name_longer_than_any_valid_one_is_resolved_without_being_kept() -> None:
+    pool = pool_of(Clock(), found("a", "m"))
+    table = routes()
+    padded = "m" + " " * 5000
+    first, second = table.resolve(padded, pool), table.resolve(padded, pool)
+    assert first is not second
+    assert ids(second.replicas) == ["a"]
+
+
+def test_a_changed_or_deleted_virtual_model_is_resolved_anew() -> None:
+    pool = pool_of(Clock(), found("a"), found("b", "other"))
+    live = {key_of("v"): VirtualModel(name="v:latest", revision=1, base="m:latest", system="one")}
+    table = ModelRoutes(RoutingTable(), random.Random(3), virtual=live)
+    assert table.resolve("v", pool).defaults.system == "one"
+    live[key_of("v")] = VirtualModel(name="v:latest", revision=2, base="other:latest", system="two")
+    assert table.resolve("v", pool).defaults.system == "two"
+    assert ids(table.resolve("v", pool).replicas) == ["b"]
+    del live[key_of("v")]
+    with pytest.raises(UnknownModel):
+        table.resolve("v", pool)
+    live[key_of("v")] = VirtualModel(name="v:latest", revision=3, base="m:latest")
+    assert table.resolve("v", pool).virtual == "v:latest"
+    pool.put(found("c", "v"))
+    assert table.resolve("v", pool).virtual == ""
 
 
 def test_a_down_worker_is_chosen_if_there_is_no_other() -> None:

@@ -1,0 +1,177 @@
+"""The replicas of one model name, and the candidates among them by tier.
+
+A worker tells its groups when an event changes it: a report, a lost connection, a breaker, a refusal of a model. What
+time changes has a due time, which each question compares with the clock. A question thus costs the same for two and a
+thousand workers.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from operator import attrgetter
+
+from vllama_pool.router.balance.worker import Replica, Worker
+from vllama_pool.workers.registry.record import ModelInfo
+
+PANIC_THRESHOLD = 0.5
+"""Below this share of healthy workers, breakers are ignored: the workers are hardly the cause, and the remaining ones
+would be overloaded."""
+
+NEVER = float("inf")
+
+Workers = tuple[Worker, ...]
+
+_UP, _DOWN, _HEALTHY, _OFFERING, _UNSUSPECTED = _TIERS = tuple(1 << bit for bit in range(5))
+"""A worker's standing: serving and not down; serving and down; of those up: healthy, healthy and offering the model,
+not suspect and offering the model."""
+_PLAIN = _UP | _HEALTHY | _OFFERING | _UNSUSPECTED
+
+_position = attrgetter("position")
+
+
+class Group:
+    """Replicas in the pool's order of workers. Tuples of candidates are never changed, only replaced."""
+
+    __slots__ = ("_candidates", "_due", "_info", "_members", "_next_due", "_stale", "_standings", "_tiers")
+
+    def __init__(self) -> None:
+        """Nothing is computed before the first question: most names of a large fleet are rarely asked for."""
+        self._members: dict[Worker, Replica] = {}  # in order of position
+        self._info: ModelInfo | None = None
+        self._stale: set[Worker] | None = None  # workers to place; None for all, before the first question
+        self._next_due = NEVER
+
+    def __repr__(self) -> str:
+        return f"<Group of {len(self._members)} replicas>"
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        return tuple(self._members.values())
+
+    @property
+    def first(self) -> Replica:
+        return next(iter(self._members.values()))
+
+    @property
+    def info(self) -> ModelInfo:
+        """The model's description, preferably by a worker that has read its files."""
+        if self._info is None:
+            models = (replica.model for replica in self._members.values())
+            self._info = next((model for model in models if model.digest), self.first.model)
+        return self._info
+
+    @property
+    def serving(self) -> bool:
+        """True if a worker serves, even one that is down."""
+        if self._stale is not None and not self._stale:
+            return bool(self._tiers[_UP] or self._tiers[_DOWN])
+        return any(worker.serving for worker in self._members)
+
+    def replica(self, worker: Worker) -> Replica:
+        return self._members[worker]
+
+    def candidates(self, now: float) -> Workers:
+        """Serving, up and healthy workers that offer the model; in a panic, all that are not suspect."""
+        if self._stale is None:
+            self._place_all(now)
+        elif self._stale or now >= self._next_due:
+            self._refresh(self._stale, now)
+        return self._candidates
+
+    def up(self, now: float) -> Workers:
+        """Serving workers that are not down, in any health."""
+        self.candidates(now)
+        return self._tiers[_UP]
+
+    def down(self, now: float) -> Workers:
+        """Serving workers that are down: the cause may be the registry rather than the worker."""
+        self.candidates(now)
+        return self._tiers[_DOWN]
+
+    # called by the pool and by workers
+
+    def join(self, replica: Replica) -> None:
+        """Add a worker, or change its model."""
+        worker = replica.worker
+        last = next(reversed(self._members), worker)
+        self._members[worker] = replica
+        if last.position > worker.position:
+            self._members = dict(sorted(self._members.items(), key=lambda item: item[0].position))
+        self._info = None
+        self.changed(worker)
+
+    def leave(self, worker: Worker) -> None:
+        del self._members[worker]
+        self._info = None
+        self.changed(worker)
+
+    def changed(self, worker: Worker) -> None:
+        """The worker's state, health or refusals may have changed."""
+        if self._stale is not None:
+            self._stale.add(worker)
+
+    # internal
+
+    def _refresh(self, stale: set[Worker], now: float) -> None:
+        if now >= self._next_due:
+            stale.update(worker for worker, due in self._due.items() if due <= now)
+        if len(stale) > 8 and 4 * len(stale) > len(self._members):
+            self._place_all(now)
+            return
+        for worker in stale:
+            self._place(worker, now)
+        stale.clear()
+        self._choose_tier()
+
+    def _place_all(self, now: float) -> None:
+        self._stale = set()
+        self._due: dict[Worker, float] = {}
+        self._standings = {worker: self._standing(worker, now) for worker in self._members}
+        self._tiers = {
+            tier: tuple(worker for worker, standing in self._standings.items() if standing & tier) for tier in _TIERS
+        }
+        self._choose_tier()
+
+    def _choose_tier(self) -> None:
+        self._next_due = min(self._due.values(), default=NEVER)
+        tiers = self._tiers
+        panic = len(tiers[_HEALTHY]) < PANIC_THRESHOLD * len(tiers[_UP])
+        self._candidates: Workers = tiers[_UNSUSPECTED] if panic else tiers[_OFFERING]
+
+    def _place(self, worker: Worker, now: float) -> None:
+        """Move one worker to the tiers where it belongs now."""
+        self._due.pop(worker, None)
+        before = self._standings.pop(worker, 0)
+        standing = self._standing(worker, now)
+        if worker in self._members:
+            self._standings[worker] = standing
+        if standing == before:
+            return
+        for tier, workers in self._tiers.items():
+            if (standing ^ before) & tier:
+                index = bisect_left(workers, worker.position, key=_position)
+                after = workers[index:] if standing & tier else workers[index + 1 :]
+                here = (worker,) if standing & tier else ()
+                self._tiers[tier] = (*workers[:index], *here, *after)
+
+    def _standing(self, worker: Worker, now: float) -> int:
+        """Return the worker's standing, and note when time changes it."""
+        replica = self._members.get(worker)
+        if replica is None or not worker.serving:
+            return 0
+        if worker.down:
+            return _DOWN
+        if worker.is_plain:
+            return _PLAIN
+        model = replica.model.name
+        due = worker.next_change(model, now)
+        if due != NEVER:
+            self._due[worker] = due
+        healthy, offers = worker.health.is_healthy(now), worker.offers(model, now)
+        standing = _UP | (_HEALTHY if healthy else 0)
+        if offers:
+            standing |= (_OFFERING if healthy else 0) | (0 if worker.is_suspect(now) else _UNSUSPECTED)
+        return standing
