@@ -273,6 +273,18 @@ async def test_a_client_that_left_before_the_request_was_forwarded_is_a_499(sign
     assert client.received == []
 
 
+@pytest.mark.parametrize("signal", [False, True])
+async def test_the_watch_for_a_disconnect_ends_with_the_request(signal: bool) -> None:
+    router = Router(b"!", signal=signal)
+    client = await router.respond()
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    client.disconnect()
+    if router.signal is not None:
+        assert router.signal.callback is None
+    assert router.record.outcome == "complete"
+
+
 async def test_a_disconnect_within_the_body_is_recorded_and_nothing_is_sent() -> None:
     router = Router()
     client = Client(body_part(b'{"model"'), DISCONNECT)
