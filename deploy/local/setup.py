@@ -163,9 +163,9 @@ def clients() -> Step:
         folder.mkdir()
         for path in manifest:
             shutil.copy(path, folder)
-        npm("installing the JavaScript clients", folder, "ci")
+        npm("installing the JavaScript clients", folder, "ci", "--omit=optional")
 
-    title = "clients written for Ollama (.venv-clients, 600 MB)"
+    title = "clients written for Ollama (.venv-clients, 700 MB)"
     return Step(title, CLIENTS / ".stamp", (lock, *manifest), PYTHON, work, 2 * 10**9)
 
 

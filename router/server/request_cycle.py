@@ -8,7 +8,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from vllama_pool.router.server.asgi import Message, Scope
+from vllama_pool.router.server.asgi import Message, Scope, request_headers
+from vllama_pool.router.server.paced_lines import PacedLines, joins_chunks
 from vllama_pool.router.server.writer import (
     LAST_CHUNK,
     NDJSON_TYPE,
@@ -43,6 +44,7 @@ class RequestCycle(RequestResponseCycle):
     _body: bytes | None = None
     """A whole body that was not received yet."""
     _writes_lines = False
+    _paced: PacedLines | None = None
 
     def __init__(self, scope: Scope, protocol: HttpToolsProtocol, *, keep_alive: bool) -> None:
         # uvicorn's __init__ sets nothing else
@@ -79,11 +81,16 @@ class RequestCycle(RequestResponseCycle):
         head, self.chunked_encoding, self._writes_lines = response_head(status, tuple(headers))
         for pair in (*self.default_headers, *self.extra_headers):
             head += b"%b: %b\r\n" % pair
+        if self._writes_lines and joins_chunks(request_headers(self.scope).get(b"user-agent", b"")):
+            self._paced = PacedLines(self.write, asyncio.get_running_loop().time)
         self._head = head + (b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
 
     def write(self, data: bytes, *, last: bool = False) -> bool:
         if self.disconnected or self.response_complete:
             return True
+        if (paced := self._paced) is not None and not paced.writing:
+            paced.add(data, last=last)
+            return not (paced.waiting or self.flow.write_paused)
         if self.chunked_encoding:
             data = line_chunks(data) if self._writes_lines else chunk(data)
             if last:
@@ -100,6 +107,8 @@ class RequestCycle(RequestResponseCycle):
         return not self.flow.write_paused
 
     async def drained(self) -> None:
+        if self._paced is not None:
+            await self._paced.drain()
         if not self.disconnected:
             await self.flow.drain()
 
@@ -113,9 +122,8 @@ class RequestCycle(RequestResponseCycle):
         return super().send(message)  # type: ignore[arg-type]
 
     async def _send_lines(self, message: Message) -> None:
-        if self.flow.write_paused:
+        if not self.write(message.get("body", b""), last=not message.get("more_body", False)):
             await self.drained()
-        self.write(message.get("body", b""), last=not message.get("more_body", False))
 
     def _complete(self) -> None:
         self.response_complete = True

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.clients.scenarios import ChatFleet, ScenarioTests, SlowFleet, client, started
+from tests.support.clients.stock_clients import KINDS, StockClient
 from tests.support.fleet.live import fleet
 from vllama_pool.workers.simulated.options import Options
 
@@ -26,6 +27,7 @@ MODEL = Options(
     reasoning=True,
 )
 EMBEDDER = Options(model="embedder", embedding=True)
+FAST = Options(model="fast", tokens_per_second=1e6, ttft=0.01, answer_tokens=8)
 SLOW = Options(model="slow", tokens_per_second=20, ttft=0.01, answer_tokens=4000)
 
 
@@ -51,3 +53,14 @@ class TestSimulated(ScenarioTests):
     @pytest.fixture
     def schema_model(self, chat_fleet: ChatFleet) -> dict[str, str]:
         return chat_fleet.at
+
+    @pytest.mark.parametrize("scenario", ["chat_stream", "generate_stream"])
+    @pytest.mark.parametrize("client", [kind for kind in KINDS if kind.name == "genkit"], indirect=True, ids=["genkit"])
+    async def test_a_client_that_parses_each_read_as_one_line_reads_a_fast_stream(
+        self, client: StockClient, tmp_path: Path, scenario: str
+    ) -> None:
+        """All lines come from the worker at once."""
+        async with fleet(tmp_path, {"a": FAST}) as running:
+            at = {"url": running.url, "model": FAST.model, "embedder": FAST.model}
+            result = await client.run(scenario, at, question="hello", options={})
+        assert result["parts"] > FAST.answer_tokens

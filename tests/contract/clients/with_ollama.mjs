@@ -1,7 +1,7 @@
 // npm's ollama, the official client. loop.py describes requests and responses.
 
 import { createRequire } from "node:module";
-import { createInterface } from "node:readline";
+import { answer, collected, joined, serve } from "./loop.mjs";
 
 // The packages are installed beside Node.
 const require = createRequire(process.argv[2]);
@@ -20,20 +20,8 @@ const Weather = z.object({
 
 const user = (question) => [{ role: "user", content: question }];
 
-const answer = (last, text, parts = null) => ({
-  text,
-  reason: last.done_reason,
-  counts: [last.prompt_eval_count, last.eval_count],
-  parts,
-});
-
-const whole = async (stream) => {
-  const parts = [];
-  for await (const part of stream) parts.push(part);
-  return parts;
-};
-
-const joined = (parts, pick) => parts.map((part) => pick(part) ?? "").join("");
+const reported = (last, text, parts = null) =>
+  answer(text, last.done_reason, [last.prompt_eval_count, last.eval_count], parts);
 
 class OllamaJs {
   #client;
@@ -53,23 +41,23 @@ class OllamaJs {
 
   async chat({ question, options }) {
     const reply = await this.#chat(user(question), { options });
-    return answer(reply, reply.message.content);
+    return reported(reply, reply.message.content);
   }
 
   async chat_stream({ question, options }) {
-    const parts = await whole(await this.#chat(user(question), { options, stream: true }));
-    return answer(parts.at(-1), joined(parts, (part) => part.message.content), parts.length);
+    const parts = await collected(await this.#chat(user(question), { options, stream: true }));
+    return reported(parts.at(-1), joined(parts, (part) => part.message.content), parts.length);
   }
 
   async generate({ question, options }) {
     const reply = await this.#client.generate({ model: this.#model, prompt: question, options });
-    return answer(reply, reply.response);
+    return reported(reply, reply.response);
   }
 
   async generate_stream({ question, options }) {
     const request = { model: this.#model, prompt: question, options, stream: true };
-    const parts = await whole(await this.#client.generate(request));
-    return answer(parts.at(-1), joined(parts, (part) => part.response), parts.length);
+    const parts = await collected(await this.#client.generate(request));
+    return reported(parts.at(-1), joined(parts, (part) => part.response), parts.length);
   }
 
   async tools({ question, tools, outcome, options }) {
@@ -78,7 +66,7 @@ class OllamaJs {
   }
 
   async tools_stream({ question, tools, outcome, options }) {
-    const parts = await whole(await this.#chat(user(question), { tools, options, stream: true }));
+    const parts = await collected(await this.#chat(user(question), { tools, options, stream: true }));
     const calls = parts.flatMap((part) => part.message.tool_calls ?? []);
     const reply = { role: "assistant", content: "", tool_calls: calls };
     return this.#after(question, reply, calls, { tools, options }, outcome);
@@ -106,7 +94,7 @@ class OllamaJs {
   }
 
   async thinking_stream({ question, on, options }) {
-    const parts = await whole(await this.#chat(user(question), { think: on, options, stream: true }));
+    const parts = await collected(await this.#chat(user(question), { think: on, options, stream: true }));
     return {
       thinking: joined(parts, (part) => part.message.thinking),
       text: joined(parts, (part) => part.message.content),
@@ -138,7 +126,7 @@ class OllamaJs {
 
   async pull() {
     const { status } = await this.#client.pull({ model: this.#model });
-    const parts = await whole(await this.#client.pull({ model: this.#model, stream: true }));
+    const parts = await collected(await this.#client.pull({ model: this.#model, stream: true }));
     return [status, ...parts.map((part) => part.status)];
   }
 
@@ -172,22 +160,4 @@ class OllamaJs {
   }
 }
 
-const run = async (scenario) => {
-  try {
-    return { result: await scenario() };
-  } catch (error) {
-    return { error: { class: error.name, message: error.message, status: error.status_code ?? null } };
-  }
-};
-
-const scenarios = Object.getOwnPropertyNames(OllamaJs.prototype).filter((name) => name !== "constructor");
-const clients = new Map();
-console.log = console.error; // keeps stdout for responses
-for await (const line of createInterface({ input: process.stdin })) {
-  const request = JSON.parse(line);
-  const key = JSON.stringify(request.at);
-  if (request.at && !clients.has(key)) clients.set(key, new OllamaJs(request.at));
-  const response =
-    request.scenario === "scenarios" ? { result: scenarios.sort() } : await run(() => clients.get(key)[request.scenario](request.with));
-  process.stdout.write(JSON.stringify(response) + "\n");
-}
+await serve(OllamaJs);

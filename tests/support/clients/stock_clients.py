@@ -51,6 +51,19 @@ KINDS = (
     Kind("ollama-python", "with_ollama.py"),
     Kind("ollama-js", "with_ollama.mjs"),
     Kind(
+        "genkit",
+        "with_genkit.mjs",
+        {
+            **dict.fromkeys(("tools", "tools_stream"), "calls tools by functions that run in the client"),
+            **dict.fromkeys(("format", "thinking", "thinking_stream"), "sends neither format nor think"),
+            **dict.fromkeys(("list", "show"), "has no such call"),
+            "unknown_model": "does not check the status of a response",
+            **dict.fromkeys(("open_stream", "close_stream"), "cannot close a stream"),
+            **NO_TYPES,
+            **NO_MANAGEMENT,
+        },
+    ),
+    Kind(
         "langchain",
         "with_langchain.py",
         {"show": "reads no details", **NO_TYPES, **NO_MANAGEMENT},

@@ -12,6 +12,7 @@ from uvicorn.server import ServerState
 from tests.support.asgi import FakeClient
 from vllama_pool.router.server.asgi import Scope
 from vllama_pool.router.server.http_protocol import BoundedProtocol
+from vllama_pool.router.server.paced_lines import LINE_GAP, joins_chunks
 from vllama_pool.router.server.request_cycle import RequestCycle
 from vllama_pool.router.server.writer import WRITER, ResponseWriter, SendWriter, line_chunks
 
@@ -200,6 +201,52 @@ async def test_lines_sent_by_asgi_become_chunks_of_their_own_too() -> None:
     assert exchange.transport.writes[1:] == [b"3\r\n{}\n\r\n3\r\n[]\n\r\n", b"0\r\n\r\n"]
     assert isinstance(exchange.protocol.cycle, RequestCycle)
     await exchange.end()
+
+
+async def test_javascripts_fetch_gets_lines_that_come_together_one_by_one() -> None:
+    exchange = Exchange(b"POST / HTTP/1.1\r\nUser-Agent: node\r\n")
+    writer = await exchange.writer()
+    writer.start(200, NDJSON)
+    assert not writer.write(b"{}\n[]\n", last=False)
+    assert not writer.write(b"1\n", last=True)
+    assert len(exchange.transport.writes) == 1
+    await writer.drained()
+    first, *others = exchange.transport.writes
+    assert first.endswith(b"\r\n\r\n3\r\n{}\n\r\n")
+    assert others == [b"3\r\n[]\n\r\n", b"2\r\n1\n\r\n0\r\n\r\n"]
+    assert exchange.protocol.cycle.response_complete
+    await exchange.end()
+
+
+async def test_javascripts_fetch_gets_a_line_at_once_after_a_pause() -> None:
+    exchange = Exchange(b"POST / HTTP/1.1\r\nUser-Agent: node\r\n")
+    writer = await exchange.writer()
+    writer.start(200, NDJSON)
+    assert writer.write(b"{}\n")
+    await asyncio.sleep(2 * LINE_GAP)
+    assert writer.write(b"[]\n")
+    assert writer.write(b"", last=True)
+    assert exchange.transport.writes[1:] == [b"3\r\n[]\n\r\n", b"0\r\n\r\n"]
+    await exchange.end()
+
+
+async def test_a_gone_client_ends_the_wait_between_lines() -> None:
+    exchange = Exchange(b"POST / HTTP/1.1\r\nUser-Agent: node\r\n")
+    writer = await exchange.writer()
+    writer.start(200, NDJSON)
+    assert not writer.write(b"{}\n[]\n", last=True)
+    exchange.protocol.connection_lost(ConnectionResetError())
+    await writer.drained()
+    assert len(exchange.transport.writes) == 1
+    await exchange.end()
+
+
+@pytest.mark.parametrize(
+    ("user_agent", "joins"),
+    [(b"node", True), (b"Deno/2.1", True), (b"ollama-js/0.6.4 (x64 linux Node.js/v24)", False), (b"", False)],
+)
+def test_only_the_fetch_of_a_runtime_joins_chunks(user_agent: bytes, joins: bool) -> None:
+    assert joins_chunks(user_agent) == joins
 
 
 async def test_the_writer_over_send_sends_when_it_is_awaited() -> None:
