@@ -100,21 +100,17 @@ class AnswerBuilder:
             text, others = choice.text, None
         else:
             text, others = delta.content, delta.reasoning or delta.tool_calls or delta.reasoning_content
-        if (
-            others
-            or not text
-            or not self._plain_text
-            or choice.finish_reason is not None
-            or choice.logprobs is not None
-        ):
+        if others or choice.finish_reason is not None or choice.logprobs is not None or not self._plain_text:
             return self._add_rich(choice, text or "")
         state, ids = self.state, choice.token_ids
-        if ids is None:
-            state.events += 1
-        else:
-            state.events += len(ids)
+        if ids is not None or choice.prompt_token_ids is not None:
+            state.events += len(ids or ())
             if self._keep_ids:
                 self._collect_ids(choice)
+        elif text or self.begun:
+            state.events += 1
+        if not text:
+            return b""
         if not state.first:
             self._touch()
         if self._stream:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Final
 
@@ -43,7 +42,7 @@ class ModelPlan:
         refusals: Sequence[AttemptFailed] = (),
     ) -> api.VllmChatRequest:
         """Leaves out the switch of thinking if it was refused."""
-        chat = copy.copy(self._chat)
+        chat = self._chat.copy()
         chat.messages = messages
         self._complete(chat, request)
         if request.think is not None or refusals:
@@ -54,7 +53,7 @@ class ModelPlan:
         return chat
 
     def completion(self, request: InferenceRequest, prompt: str | list[int]) -> api.VllmCompletionRequest:
-        completion = copy.copy(self._completion)
+        completion = self._completion.copy()
         completion.prompt = prompt
         self._complete(completion, request)
         if completion.max_tokens is None:

@@ -5,7 +5,7 @@ Precedence, lowest first: Ollama's defaults, generation_config, the route, the r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from vllama_pool.router.errors import ClientError
@@ -108,9 +108,11 @@ def sampling(merged: Mapping[str, Any], info: ModelInfo) -> dict[str, Any]:
     """
     result: dict[str, Any] = {}
     for key, value in merged.items():
-        convert = _CONVERT.get(key)
-        if convert is not None:
-            name, send = convert(value)
+        if key in _BOUNDS:
+            name, low, high = _BOUNDS[key]
+            result[name] = min(max(float(value), low), high)
+        elif key in _CONVERT:
+            name, send = _CONVERT[key](value)
             if send is not None:
                 result[name] = send
     if int_option(merged.get("repeat_last_n")) == 0:
@@ -130,9 +132,12 @@ def override(upstream: VllmSampling, request: Mapping[str, Any], route: Mapping[
     for key, value in request.items():
         if value is None:
             continue
-        convert = _CONVERT.get(key)
-        if convert is not None:
-            setattr(upstream, *convert(value))
+        bounds = _BOUNDS.get(key)
+        if bounds is not None:
+            name, low, high = bounds
+            setattr(upstream, name, low if value < low else high if value > high else float(value))
+        elif key in _CONVERT:
+            setattr(upstream, *_CONVERT[key](value))
         elif key == "num_predict":
             upstream.max_tokens = _max_tokens(value, info)
 
@@ -159,10 +164,6 @@ def int_option(value: Any) -> int | None:
     return number if -_INT64 <= number <= _INT64 else _INT64 if number > 0 else -_INT64
 
 
-def _clamped(name: str, low: float, high: float) -> Any:
-    return lambda value: (name, low if value < low else high if value > high else float(value))
-
-
 def _top_k(value: Any) -> tuple[str, int]:
     number = int_option(value) or 0
     return "top_k", -1 if number <= 0 else number if number < 2**31 else 2**31 - 1
@@ -182,14 +183,17 @@ def _stop(value: Any) -> tuple[str, list[str] | None]:
     return "stop", [text for text in texts if text] or None
 
 
-_CONVERT: Final[Mapping[str, Any]] = {
-    "temperature": _clamped("temperature", 0.0, 2.0),
+_BOUNDS: Final[Mapping[str, tuple[str, float, float]]] = {
+    "temperature": ("temperature", 0.0, 2.0),
+    "top_p": ("top_p", _MIN_TOP_P, 1.0),
+    "min_p": ("min_p", 0.0, 1.0),
+    "presence_penalty": ("presence_penalty", -2.0, 2.0),
+    "frequency_penalty": ("frequency_penalty", -2.0, 2.0),
+}
+"""vLLM's names and ranges."""
+_CONVERT: Final[Mapping[str, Callable[[Any], tuple[str, Any]]]] = {
     "top_k": _top_k,
-    "top_p": _clamped("top_p", _MIN_TOP_P, 1.0),
-    "min_p": _clamped("min_p", 0.0, 1.0),
     "repeat_penalty": _repeat_penalty,
-    "presence_penalty": _clamped("presence_penalty", -2.0, 2.0),
-    "frequency_penalty": _clamped("frequency_penalty", -2.0, 2.0),
     "seed": _seed,
     "stop": _stop,
 }

@@ -9,7 +9,7 @@ from vllama_pool.router.protocol.json_lines import encode
 from vllama_pool.router.protocol.ollama.answer_builder import Aborted, AnswerBuilder
 from vllama_pool.router.protocol.operation import Clock, StreamFailure, Timing, Usage
 from vllama_pool.router.protocol.vllm import api, errors
-from vllama_pool.router.protocol.vllm.sse import EventSplitter, EventTooLong, single_event
+from vllama_pool.router.protocol.vllm.sse import EventSplitter, EventTooLong, whole_events
 from vllama_pool.router.protocol.vllm.tool_calls import InvalidToolCall
 
 RUNNER_ERROR = "an error was encountered while running the model: "
@@ -41,7 +41,7 @@ class TextTranslator:
         self._timing = timing
         self._time_ns = clock.time_ns
         self._stream = stream
-        self._splitter = EventSplitter()
+        self._splitter: EventSplitter | None = None
         self._within_event = False
         self._timestamps = timestamps
         self._ended = False
@@ -68,17 +68,24 @@ class TextTranslator:
         if self._stream:
             time_ns = self._time_ns  # a local is called faster than an attribute
             self._answer.timestamp = self._timestamps.format(time_ns())
-        if not self._within_event and (payload := single_event(data)) is not None:
-            return self._translate(payload)
-        return self._translate_all(data)
+        payloads = None if self._within_event else whole_events(data)
+        if payloads is None:
+            payloads = self._split(data)
+        if len(payloads) == 1:
+            return self._translate(payloads[0])
+        lines = []
+        for payload in payloads:
+            lines.append(self._translate(payload))
+            if self._over:
+                break
+        return b"".join(lines)
 
     def finish(self) -> bytes:
         if self._ended:
             return b""
         self._answer.timestamp = self._timestamps.format(self._time_ns())
-        rest = b"".join(
-            self._translate(payload) for payload in self._splitter.rest() if not self._over and _is_complete(payload)
-        )
+        payloads = self._splitter.rest() if self._splitter is not None else []
+        rest = b"".join(self._translate(each) for each in payloads if not self._over and _is_complete(each))
         if not self.done and self._answer.state.finish_reason is not None and self.failure is None:
             rest += self._complete()
         if not self.done:
@@ -95,19 +102,15 @@ class TextTranslator:
         line = encode({"error": text if text.startswith(RUNNER_ERROR) else RUNNER_ERROR + text})
         return line + b"\n" if self._stream else line
 
-    def _translate_all(self, data: bytes) -> bytes:
+    def _split(self, data: bytes) -> list[bytes]:
+        splitter = self._splitter = self._splitter or EventSplitter()
         try:
-            payloads = self._splitter.feed(data)
+            payloads = splitter.feed(data)
         except EventTooLong:
             self._fail(StreamFailure(502, RUNNER_ERROR + "the worker sent an event that is too long"))
-            return b""
-        self._within_event = self._splitter.within_event
-        lines = []
-        for payload in payloads:
-            lines.append(self._translate(payload))
-            if self._over:
-                break
-        return b"".join(lines)
+            return []
+        self._within_event = splitter.within_event
+        return payloads
 
     def _translate(self, payload: bytes) -> bytes:
         """Return the lines of an event, if any."""
@@ -156,7 +159,7 @@ class TextTranslator:
         self.done = self._over = self._answer.begun = True
         if not self._stream:
             return b""
-        self._ended = self._over = True
+        self._ended = True
         return self._answer.final(self._timing)
 
 

@@ -5,7 +5,7 @@ Requests consist of these types only: no unknown fields or URLs reach a worker.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import msgspec
 
@@ -96,6 +96,9 @@ class VllmSampling(msgspec.Struct, omit_defaults=True, kw_only=True):
     """Tokens kept, at the prompt's end."""
     stream_interval: int | None = None
     """Tokens per event; the first and the last event come at once. Releases before 0.32 ignore it."""
+
+    def copy(self) -> Self:
+        return self.__copy__()  # type: ignore[attr-defined, no-any-return]  # what copy.copy calls, twice as fast
 
 
 class VllmChatRequest(VllmSampling, omit_defaults=True, kw_only=True):

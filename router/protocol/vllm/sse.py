@@ -15,13 +15,19 @@ class EventTooLong(Exception):
     pass
 
 
-def single_event(data: bytes) -> bytes | None:
-    """Return the event's `data` if the bytes are one event of one line, as nearly always; None otherwise."""
-    if data[:6] == b"data: " and data[-1] == _LINE_FEED and data[-2] == _LINE_FEED:
-        payload = data[6:-2]
-        if payload and _LINE_FEED not in payload:
-            return payload
-    return None
+def whole_events(data: bytes) -> list[bytes] | None:
+    """Return the `data` of each event if the bytes are whole events of one line, as nearly always; None otherwise."""
+    if data[:6] != b"data: " or data[-2:] != b"\n\n":
+        return None
+    payload = data[6:-2]
+    if _CARRIAGE_RETURN in payload:
+        return None
+    if _LINE_FEED not in payload:
+        return [payload] if payload else None
+    payloads = payload.split(b"\n\ndata: ")
+    if payload.count(b"\n") > 2 * len(payloads) - 2 or b"" in payloads:
+        return None
+    return payloads
 
 
 class EventSplitter:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllama_pool.router.protocol.vllm import sse
-from vllama_pool.router.protocol.vllm.sse import EventSplitter, EventTooLong, single_event
+from vllama_pool.router.protocol.vllm.sse import EventSplitter, EventTooLong, whole_events
 
 STREAM = (
     b": keep-alive\n\n"
@@ -79,11 +79,19 @@ def test_a_line_end_split_between_reads_is_one_line_end(line_end: bytes) -> None
     assert splitter.rest() == [b"c"]
 
 
-@given(st.lists(st.integers(0, len(STREAM)), max_size=6))
-def test_a_single_event_is_what_the_splitter_would_return(cuts: list[int]) -> None:
-    for start, end in itertools.pairwise([0, *sorted(cuts), len(STREAM)]):
-        payload = single_event(STREAM[start:end])
-        assert payload is None or EventSplitter().feed(STREAM[start:end]) == [payload]
+PARTS = st.lists(
+    st.sampled_from([b"data: ", b"data:", b"{}", b"x", b"\n", b"\n\n", b"\r\n", b"\r", b": c", b"event: x", b"[DONE]"]),
+    max_size=12,
+).map(b"".join)
+
+
+@given(PARTS | PARTS.map(lambda data: b"data: " + data + b"\n\n"))
+def test_whole_events_are_what_the_splitter_would_return(data: bytes) -> None:
+    payloads = whole_events(data)
+    if payloads is not None:
+        splitter = EventSplitter()
+        assert splitter.feed(data) == payloads
+        assert not splitter.within_event
 
 
 @pytest.mark.parametrize(
@@ -93,14 +101,17 @@ def test_a_single_event_is_what_the_splitter_would_return(cuts: list[int]) -> No
         b"\n\n",
         b"data: {}\n",
         b'data: {"a":\n1}\n\n',
-        b"data: {}\n\ndata: {}\n\n",
+        b"data: {}\n\nevent: x\n\n",
+        b"data: {}\n\n: ping\n\n",
         b"event: {}\n\n",
         b"data: \n\n",
+        b"data: {}\n\ndata: \n\n",
     ],
 )
-def test_other_bytes_are_no_single_event(data: bytes) -> None:
-    assert single_event(data) is None
+def test_other_bytes_are_left_to_the_splitter(data: bytes) -> None:
+    assert whole_events(data) is None
 
 
-def test_an_event_of_one_line_is_a_single_event() -> None:
-    assert single_event(b'data: {"a":1}\n\n') == b'{"a":1}'
+def test_events_of_one_line_are_whole_events() -> None:
+    assert whole_events(b'data: {"a":1}\n\n') == [b'{"a":1}']
+    assert whole_events(b'data: {"a":1}\n\ndata: {}\n\ndata: [DONE]\n\n') == [b'{"a":1}', b"{}", b"[DONE]"]
