@@ -22,7 +22,7 @@ from vllama_pool.router.virtual_models.sync import ModelSync
 from vllama_pool.workers.registry import embedded
 from vllama_pool.workers.registry.client import Registry, connect
 from vllama_pool.workers.vllm.probe import http_client
-from vllama_pool.workers.vllm.trust_store import trust_store
+from vllama_pool.workers.vllm.trust_store import TrustStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,10 @@ def open_sources(
 ) -> Sources:
     """Build the sources and load saved virtual models. `shadowed`: see `ModelSync`."""
     key = settings.worker_key.get_secret_value() if settings.worker_key else None
-    trust = trust_store()
+    trust = TrustStore()
     endpoints = Endpoints(key, trust)
-    control, probes = http_client(trust=trust), http_client(static_workers.PROBE_TIMEOUT, trust=trust)
+    control = http_client(trust=trust.context)
+    probes = http_client(static_workers.PROBE_TIMEOUT, trust=trust.context)
     redis = connect(settings.registry.redis_url or embedded.address(settings.registry.state_dir))
     registry = Registry(redis, settings.registry.fleet)
     router_id = secrets.token_hex(8)

@@ -1,6 +1,7 @@
 """The routing table: models by name, and static workers.
 
-`load` reads it from YAML and reports all problems of a file together.
+`load` reads it from YAML and reports all problems of a file together. It imports the reader, which most processes start
+without.
 """
 
 from __future__ import annotations
@@ -10,12 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from vllama_pool.config.routing import checks, messages, schema, yaml_document
-from vllama_pool.config.routing.yaml_document import Problem
+if TYPE_CHECKING:
+    from vllama_pool.config.routing import schema
+    from vllama_pool.config.routing.yaml_document import Problem
 
 DEFAULT_FILE = Path(__file__).parents[1] / "routing.yaml"
 """The commented default: an empty table."""
@@ -78,11 +78,13 @@ class RoutingError(Exception):
 
 def load(path: Path) -> RoutingTable:
     """Read a routing file. Raises RoutingError, also if the file cannot be read."""
+    from vllama_pool.config.routing.yaml_document import MAX_BYTES, Problem
+
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise RoutingError(str(path), [Problem(0, 0, "", "not a file; name a YAML file")])
         with path.open("rb") as file:
-            data = file.read(yaml_document.MAX_BYTES + 1)
+            data = file.read(MAX_BYTES + 1)
     except OSError as error:
         why = error.strerror or "cannot be read"
         raise RoutingError(str(path), [Problem(0, 0, "", f"{why}; name a readable file")]) from None
@@ -91,6 +93,10 @@ def load(path: Path) -> RoutingTable:
 
 def parse(data: bytes, file: str = "routing.yaml") -> RoutingTable:
     """Parse a file's bytes; `file` is for messages. Raises RoutingError."""
+    from pydantic import ValidationError
+
+    from vllama_pool.config.routing import checks, messages, schema, yaml_document
+
     document = yaml_document.parse(data)
     if document.value is None:
         document.value = {}

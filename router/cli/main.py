@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any
 
 import click
@@ -36,7 +35,7 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands)
-@click.version_option(version("vllama-pool"), prog_name="vllama", message="%(prog)s %(version)s")
+@click.version_option(package_name="vllama-pool", prog_name="vllama", message="%(prog)s %(version)s")
 def main() -> None:
     """One Ollama URL in front of a pool of vLLM servers.
 

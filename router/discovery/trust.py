@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import ssl
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from ipaddress import ip_address
 
@@ -18,7 +17,7 @@ from vllama_pool.router.log_once import LogOnce
 from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.keys import check_worker_id
 from vllama_pool.workers.registry.signature import RecordRefused, verify_record
-from vllama_pool.workers.vllm.trust_store import trust_store
+from vllama_pool.workers.vllm.trust_store import TrustStore
 
 RESOLVE_TIMEOUT = 1.0
 """Seconds."""
@@ -48,16 +47,19 @@ async def resolve(host: str, port: int) -> list[IPAddress]:
 class Endpoints:
     """Builds endpoints with a shared TLS context and the workers' API key."""
 
-    def __init__(self, key: str | None, trust: ssl.SSLContext | None = None) -> None:
-        """`trust`: the trust store of the probes; None loads one for the first https worker."""
+    def __init__(self, key: str | None, trust: TrustStore | None = None) -> None:
+        """`trust`: the trust store of the probes. The first https worker loads it."""
         self._authorization = f"Bearer {key}" if key else None
-        self._tls = trust
+        self._trust = trust or TrustStore()
+
+    async def load_trust(self, url: WorkerUrl) -> None:
+        """Load the trust store in a thread if this worker is the first that needs it."""
+        if url.scheme == "https" and not self._trust.loaded:
+            await asyncio.to_thread(self._trust.load)
 
     def build(self, url: WorkerUrl, pinned: IPAddress | None = None) -> Endpoint:
         """`pinned`: the host name's resolved address."""
-        if url.scheme == "https" and self._tls is None:
-            self._tls = trust_store()
-        tls = self._tls if url.scheme == "https" else None
+        tls = self._trust.load() if url.scheme == "https" else None
         name = url.host if pinned else None
         return Endpoint(str(pinned or url.host), url.port, url.prefix, tls, self._authorization, name)
 
@@ -132,7 +134,9 @@ class RecordChecker:
             allow_unsigned=self._allow_unsigned,
         )
         url = parse_url(record.url)
-        return Discovered(record, self._endpoints.build(url, await self._pin(url)))
+        pinned = await self._pin(url)
+        await self._endpoints.load_trust(url)
+        return Discovered(record, self._endpoints.build(url, pinned))
 
     async def _pin(self, url: WorkerUrl) -> IPAddress | None:
         """Return a host name's first permitted address, None for a literal one. Raises UrlRefused, Unresolved."""

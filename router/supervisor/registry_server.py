@@ -1,4 +1,7 @@
-"""The registry of `vllama serve`: its embedded Valkey, or a Redis that runs elsewhere."""
+"""The registry of `vllama serve`: its embedded Valkey, or a Redis that runs elsewhere.
+
+The Redis client is imported where the supervisor waits, since routers import theirs at that time.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ from typing import Protocol
 from vllama_pool.config.redis_address import RedisAddress
 from vllama_pool.router.supervisor.console import Console
 from vllama_pool.workers.process.file_lock import FileLock
-from vllama_pool.workers.registry.client import RegistryUnavailable, wait_usable
 from vllama_pool.workers.registry.embedded import EmbeddedFailed, EmbeddedValkey, claim, wait_ready
 
 CLAIM_INTERVAL = 0.5
@@ -18,6 +20,9 @@ CLAIM_INTERVAL = 0.5
 
 class RegistryServer(Protocol):
     async def start(self) -> None:
+        """Return once routers may start: it answers, or soon will. Raises RegistryFailed."""
+
+    async def wait_ready(self) -> None:
         """Return once it answers. Raises RegistryFailed."""
 
     async def stop(self) -> None: ...
@@ -41,7 +46,16 @@ class EmbeddedRegistry:
         try:
             self._owner = claim(self._state_dir)
             if self._owner is not None:
-                await self._run_valkey()
+                await self._start_valkey()
+        except EmbeddedFailed as error:
+            raise RegistryFailed(str(error)) from error
+
+    async def wait_ready(self) -> None:
+        from vllama_pool.workers.registry.client import RegistryUnavailable
+
+        try:
+            if self._valkey is not None:
+                await self._valkey.wait_ready()
                 self._console.line("registry", "valkey", self.address)
                 return
             await wait_ready(self.address)
@@ -63,10 +77,11 @@ class EmbeddedRegistry:
     def address(self) -> str:
         return EmbeddedValkey(self._state_dir).address
 
-    async def _run_valkey(self) -> None:
-        self._valkey = EmbeddedValkey(self._state_dir, say=lambda text: self._console.line("registry", "valkey", text))
-        await self._valkey.start()
-        await self._valkey.wait_ready()
+    async def _start_valkey(self) -> EmbeddedValkey:
+        valkey = EmbeddedValkey(self._state_dir, say=lambda text: self._console.line("registry", "valkey", text))
+        self._valkey = valkey
+        await valkey.start()
+        return valkey
 
     async def _take_over(self) -> None:
         while self._owner is None:
@@ -74,7 +89,7 @@ class EmbeddedRegistry:
             self._owner = claim(self._state_dir)
         self._console.line("registry", "valkey", "its owner has exited; running it here")
         try:
-            await self._run_valkey()
+            await (await self._start_valkey()).wait_ready()
         except EmbeddedFailed as error:
             self._console.error(str(error))
 
@@ -90,11 +105,16 @@ class ExternalRegistry:
         self._console = console
 
     async def start(self) -> None:
+        from vllama_pool.workers.registry.client import RegistryUnavailable, wait_usable
+
         try:
             await wait_usable(self._address, self._fleet, self._say, patience=self._patience)
         except RegistryUnavailable as error:
             raise RegistryFailed(str(error)) from error
         self._say(str(self._address))
+
+    async def wait_ready(self) -> None:
+        pass
 
     def _say(self, text: str) -> None:
         self._console.line("registry", "redis", text)

@@ -4,6 +4,7 @@ One loop handles queued signals, exits and status reports.
 
 - A child that exits before it was ever ready has a permanent fault (a wrong flag, a broken file): everything is
   stopped. A child that was ready, or was killed, is restarted with back-off.
+- The routers start while the registry does, and the worker agents once it answers.
 - When all children are ready, the routers are asked until each of them routes to every worker. Then, or after a while
   with a line about what is missing, readiness is announced.
 - First stop signal: routers stop accepting and finish their streams, then the agents drain, all within `grace`
@@ -51,7 +52,14 @@ class RoutersChecked:
     gaps: Sequence[Gap]
 
 
-Event = StatusChanged | ChildExited | StopRequested | RestartDue | RoutersChecked
+@dataclass(frozen=True, slots=True)
+class RegistryChecked:
+    """The registry answers, or will not."""
+
+    problem: str = ""
+
+
+Event = StatusChanged | ChildExited | StopRequested | RestartDue | RoutersChecked | RegistryChecked
 
 SETTLED = 60.0
 """Seconds of life after which a child's failure counts as the first one."""
@@ -100,6 +108,8 @@ class Supervisor:
     _histories: dict[str, ChildHistory] = field(default_factory=dict)
     _timers: set[asyncio.TimerHandle] = field(default_factory=set)
     _serving: bool = False
+    _registry_check: asyncio.Task[None] | None = None
+    _registry_ready: bool = False
     _check: asyncio.Task[None] | None = None
 
     async def run(self) -> int:
@@ -118,9 +128,10 @@ class Supervisor:
         finally:
             for timer in self._timers:
                 timer.cancel()
-            if self._check is not None:
-                self._check.cancel()
-                await asyncio.wait([self._check])
+            for check in (self._registry_check, self._check):
+                if check is not None:
+                    check.cancel()
+                    await asyncio.wait([check])
             await self.registry.stop()
             for sig in signals:
                 loop.remove_signal_handler(sig)
@@ -142,9 +153,9 @@ class Supervisor:
     # --- running
 
     async def _watch(self) -> int:
-        for spec in self.specs:
-            if not await self._start(spec):
-                return 1
+        self._registry_check = asyncio.create_task(self._check_registry(), name="check of the registry")
+        if not await self._start_all(ChildKind.ROUTER):
+            return 1
         while True:
             try:
                 async with asyncio.timeout(1.0):
@@ -166,10 +177,31 @@ class Supervisor:
                     self._restart_later(child, code)
                 case RestartDue(spec):
                     await self._start(spec)
+                case RegistryChecked(problem):
+                    if problem:
+                        self.console.error(problem)
+                    if problem or not await self._start_all(ChildKind.WORKER):
+                        return 1
+                    self._registry_ready = True
+                    self._announce_readiness()
                 case RoutersChecked(gaps):
                     for gap in gaps:
                         self.console.line(ChildKind.ROUTER, gap.routers, gap.problem)
                     self.on_ready(list(self._children.values()))
+
+    async def _check_registry(self) -> None:
+        try:
+            await self.registry.wait_ready()
+        except RegistryFailed as error:
+            self._events.put_nowait(RegistryChecked(str(error)))
+        else:
+            self._events.put_nowait(RegistryChecked())
+
+    async def _start_all(self, kind: ChildKind) -> bool:
+        for spec in self.specs:
+            if spec.kind is kind and not await self._start(spec):
+                return False
+        return True
 
     async def _start(self, spec: ChildSpec) -> bool:
         child = Child(spec)
@@ -202,13 +234,14 @@ class Supervisor:
         self._announce_readiness()
 
     def _announce_readiness(self) -> None:
-        """Call `on_serving` the first time that all routers are ready, and check them when all children are."""
+        """Call `on_serving` the first time that all routers are ready, and check them when all children are and the
+        registry answers."""
         ready = [child.spec.name for child in self._children.values() if child.was_ready]
         missing = [spec for spec in self.specs if spec.name not in ready]
         if not self._serving and all(spec.kind is not ChildKind.ROUTER for spec in missing):
             self._serving = True
             self.on_serving()
-        if self._check is None and not missing:
+        if self._check is None and self._registry_ready and not missing:
             self._check = asyncio.create_task(self._check_routers(), name="check of the routers")
 
     async def _check_routers(self) -> None:

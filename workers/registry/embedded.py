@@ -22,7 +22,6 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 from vllama_pool.workers.process.backoff import Backoff, wait_exponential
 from vllama_pool.workers.process.file_lock import FileLock, lock_file
 from vllama_pool.workers.process.lifeline import die_with_parent, signal_name
-from vllama_pool.workers.registry.client import RegistryUnavailable, connect, ping
 
 MAX_SOCKET_PATH = 107
 """Bytes on Linux; macOS allows three fewer."""
@@ -78,12 +77,14 @@ def claim(state_dir: Path) -> FileLock | None:
 
 async def wait_ready(address: str, timeout: float = 10.0) -> None:
     """Wait until a Redis answers. Raises RegistryUnavailable after `timeout` seconds."""
+    from vllama_pool.workers.registry.client import RegistryUnavailable, connect, ping
+
     client = connect(address)
     try:
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(RegistryUnavailable),
             stop=stop_after_delay(timeout),
-            wait=wait_fixed(0.03),
+            wait=wait_fixed(0.01),
             reraise=True,
         ):
             with attempt:
@@ -131,6 +132,8 @@ class EmbeddedValkey:
 
     async def wait_ready(self, timeout: float = 10.0) -> None:
         """Raises EmbeddedFailed with the last line of the log after `timeout` seconds."""
+        from vllama_pool.workers.registry.client import RegistryUnavailable
+
         try:
             await wait_ready(self.address, timeout)
         except RegistryUnavailable as error:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import ssl
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import httpx
+import certifi
 
 CERT_FILE, CERT_DIR = "SSL_CERT_FILE", "SSL_CERT_DIR"
 MAX_FILES = 1000
@@ -21,18 +22,39 @@ MAX_FILES = 1000
 _log = logging.getLogger(__name__)
 
 
-def trust_store(env: Mapping[str, str] = os.environ) -> ssl.SSLContext:
-    """Load the authorities, in some 40 ms. Logs what SSL_CERT_FILE or SSL_CERT_DIR names and cannot be read.
+class TrustStore:
+    """One TLS context. It trusts nothing until `load`, which processes without https workers never need."""
 
-    An intermediate authority in it is trusted without its root, as in Go.
-    """
-    chosen = env.get(CERT_FILE), env.get(CERT_DIR)
-    context = ssl.create_default_context() if any(chosen) else httpx.create_ssl_context(trust_env=False)
-    context.load_default_certs()
-    for problem in _load_chosen(context, *chosen):
-        _log.warning("%s; servers whose certificates need it are not trusted", problem)
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    return context
+    def __init__(self, env: Mapping[str, str] = os.environ) -> None:
+        self.context = ssl.create_default_context(capath=os.devnull)  # Python's defaults without its authorities
+        self.context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        self.loaded = False
+        self._env = env
+        self._loading = threading.Lock()
+
+    def load(self) -> ssl.SSLContext:
+        """Load the authorities once, in some 40 ms. Logs what SSL_CERT_FILE or SSL_CERT_DIR names and cannot be read.
+
+        An intermediate authority in it is trusted without its root, as in Go.
+        """
+        with self._loading:
+            if not self.loaded:
+                self._load()
+                self.loaded = True
+        return self.context
+
+    def _load(self) -> None:
+        chosen = self._env.get(CERT_FILE), self._env.get(CERT_DIR)
+        if not any(chosen):
+            self.context.load_verify_locations(certifi.where())
+        self.context.load_default_certs()
+        for problem in _load_chosen(self.context, *chosen):
+            _log.warning("%s; servers whose certificates need it are not trusted", problem)
+
+
+def trust_store(env: Mapping[str, str] = os.environ) -> ssl.SSLContext:
+    """Return the context of a loaded TrustStore."""
+    return TrustStore(env).load()
 
 
 def _load_chosen(context: ssl.SSLContext, file: str | None, folders: str | None) -> Iterator[str]:

@@ -35,7 +35,7 @@ from vllama_pool.workers.registry.client import Registry, connect
 from vllama_pool.workers.registry.record import WorkerRecord, WorkerState
 from vllama_pool.workers.simulated.server import Simulated
 from vllama_pool.workers.vllm.probe import http_client
-from vllama_pool.workers.vllm.trust_store import trust_store
+from vllama_pool.workers.vllm.trust_store import TrustStore
 
 CHAT: dict[str, Any] = {"model": "m", "stream": False, "messages": [{"role": "user", "content": "hi"}]}
 PAST = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
@@ -154,8 +154,8 @@ async def alert(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 async def reasons(url: str, caplog: pytest.LogCaptureFixture) -> tuple[str, str]:
     """Return the reasons that a static worker and a request on it are given, once they are."""
-    now, pool, trust = 100.0, Recorder(), trust_store()
-    async with http_client(5, trust=trust) as client:
+    now, pool, trust = 100.0, Recorder(), TrustStore()
+    async with http_client(5, trust=trust.context) as client:
         endpoints = Endpoints(None, trust)
         watch = StaticWatch(StaticWorker(url=url, name="gpu"), pool, client, endpoints, None, lambda: now)
         for _ in range(4):

@@ -126,6 +126,34 @@ def test_a_child_that_cannot_start_stops_everything(serve: Serve, tmp_path: Path
     assert not any(psutil.pid_exists(pid) for pid in pids(log))
 
 
+def test_routers_serve_while_the_registry_starts_and_workers_wait_for_it(serve: Serve, tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    supervised = serve([WORKER, ROUTER], registry=str(registry))
+    supervised.wait_for_output("serving")
+    assert "w-0  loading" not in supervised.out.read_text()
+    registry.write_text("")
+    supervised.wait_for_output("all ready")
+    assert "w-0  ready after" in supervised.out.read_text()
+
+
+def test_a_registry_that_does_not_answer_stops_everything(serve: Serve, tmp_path: Path) -> None:
+    registry, log = tmp_path / "registry", tmp_path / "pids"
+    supervised = serve([("router", "r", {"pids": str(log)}), WORKER], registry=str(registry))
+    supervised.wait_for_output("serving")
+    registry.with_suffix(".new").write_text("no room for the registry")
+    registry.with_suffix(".new").rename(registry)
+    assert supervised.wait() == 1
+    assert supervised.err.read_text() == "vllama: no room for the registry\n"
+    assert not any(psutil.pid_exists(pid) for pid in pids(log))
+
+
+def test_a_signal_while_the_registry_starts_stops_the_supervisor(serve: Serve, tmp_path: Path) -> None:
+    supervised = serve([ROUTER, WORKER], registry=str(tmp_path / "registry"))
+    supervised.wait_for_output("serving")
+    supervised.send(signal.SIGTERM)
+    assert supervised.wait() == 0
+
+
 def test_no_process_survives_a_killed_supervisor(serve: Serve, tmp_path: Path) -> None:
     supervised = serve([ROUTER, WORKER], state_dir=str(tmp_path / "state"))
     supervised.wait_for_output("all ready")

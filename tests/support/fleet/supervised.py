@@ -3,7 +3,8 @@
     python -m tests.support.fleet.supervised \
         '{"children": [["router", "router-0", {…}], …], "grace": 2, "state_dir": …}'
 
-Without a state directory there is no registry. "gaps" is what the check of the routers finds.
+Without a state directory there is no registry, but "registry" may name a file that says when it answers, or why not.
+"gaps" is what the check of the routers finds.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.support.until import auntil
 from vllama_pool.router.supervisor.child import ChildKind, ChildSpec
 from vllama_pool.router.supervisor.console import Console
 from vllama_pool.router.supervisor.readiness import Gap
-from vllama_pool.router.supervisor.registry_server import EmbeddedRegistry, RegistryServer
+from vllama_pool.router.supervisor.registry_server import EmbeddedRegistry, RegistryFailed, RegistryServer
 from vllama_pool.router.supervisor.supervisor import Supervisor
 from vllama_pool.workers.process.backoff import wait_exponential
 
@@ -27,8 +29,27 @@ class NoRegistry:
     async def start(self) -> None:
         pass
 
+    async def wait_ready(self) -> None:
+        pass
+
     async def stop(self) -> None:
         pass
+
+
+class ScriptedRegistry(NoRegistry):
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    async def wait_ready(self) -> None:
+        await auntil(self._file.exists, 30)
+        if problem := self._file.read_text():
+            raise RegistryFailed(problem)
+
+
+def registry_of(plan: dict[str, Any], console: Console) -> RegistryServer:
+    if "state_dir" in plan:
+        return EmbeddedRegistry(Path(plan["state_dir"]), console)
+    return ScriptedRegistry(Path(plan["registry"])) if "registry" in plan else NoRegistry()
 
 
 def spec(kind: str, name: str, script: dict[str, Any]) -> ChildSpec:
@@ -46,12 +67,10 @@ async def found(gaps: list[list[str]]) -> list[Gap]:
 
 def main(plan: dict[str, Any]) -> int:
     console = Console(sys.stdout, sys.stderr)
-    registry: RegistryServer = (
-        EmbeddedRegistry(Path(plan["state_dir"]), console) if "state_dir" in plan else NoRegistry()
-    )
     supervisor = Supervisor(
         specs=[spec(*child) for child in plan["children"]],
-        registry=registry,
+        registry=registry_of(plan, console),
+        on_serving=lambda: console.note("serving"),
         console=console,
         grace=plan.get("grace", 2.0),
         on_ready=lambda children: console.note("all ready"),

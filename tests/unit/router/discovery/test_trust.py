@@ -12,6 +12,7 @@ from vllama_pool.router.discovery.trust import Endpoints, RecordChecker, Unresol
 from vllama_pool.router.upstream.interface import Endpoint
 from vllama_pool.workers.registry.record import WorkerRecord
 from vllama_pool.workers.registry.signature import sign_record
+from vllama_pool.workers.vllm.trust_store import TrustStore
 
 SECRET = b"fleet secret"
 NETWORKS = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
@@ -32,14 +33,18 @@ class Names:
 
 
 def record_checker(
-    names: Names | None = None, *, allow_unsigned: bool = False, secret: bytes | None = SECRET
+    names: Names | None = None,
+    *,
+    allow_unsigned: bool = False,
+    secret: bytes | None = SECRET,
+    trust: TrustStore | None = None,
 ) -> RecordChecker:
     return RecordChecker(
         fleet="f",
         secret=secret,
         allow_unsigned=allow_unsigned,
         networks=NETWORKS,
-        endpoints=Endpoints("key"),
+        endpoints=Endpoints("key", trust),
         resolve=names or Names(),
     )
 
@@ -111,6 +116,18 @@ async def test_a_pinned_worker_keeps_its_host_name_for_tls(scheme: str, port: in
     endpoint = found.endpoint
     assert (endpoint.host, endpoint.port, endpoint.server_name) == ("10.0.0.7", port, "gpu")
     assert (endpoint.tls is not None) is (scheme == "https")
+
+
+async def test_the_first_permitted_https_worker_loads_the_trust_store() -> None:
+    trust = TrustStore({})
+    checker = record_checker(trust=trust)
+    assert await checker.check("a", signed("http://10.0.0.7"))
+    assert await checker.check("b", signed("https://192.0.2.1", "b")) is None
+    assert not trust.loaded
+    found = await checker.check("c", signed("https://10.0.0.7", "c"))
+    assert trust.loaded
+    assert found is not None
+    assert found.endpoint.tls is trust.context
 
 
 async def test_an_endpoint_by_address_has_no_server_name() -> None:

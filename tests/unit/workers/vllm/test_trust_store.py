@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from vllama_pool.workers.vllm.trust_store import trust_store
+from vllama_pool.workers.vllm.trust_store import TrustStore, trust_store
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,17 @@ def test_an_authority_named_by_the_environment_is_trusted(variable: str, authori
     assert accepts(trust, authority)
     assert not accepts(trust, authority, "elsewhere.example")
     assert not accepts(trust, trustme.CA())
+
+
+def test_nothing_is_trusted_or_logged_before_the_store_is_loaded_once(
+    authority: trustme.CA, file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trust = TrustStore({"SSL_CERT_FILE": str(file), "SSL_CERT_DIR": str(tmp_path / "none")})
+    assert not accepts(trust.context, authority)
+    assert caplog.messages == []
+    assert [trust.load(), trust.load()] == [trust.context, trust.context]
+    assert accepts(trust.context, authority)
+    assert len(caplog.messages) == 1
 
 
 def test_several_folders_are_separated_as_in_path(authority: trustme.CA, file: Path, tmp_path: Path) -> None:
