@@ -5,6 +5,8 @@
 #   make quick    the tests that need neither vLLM nor a whole system of processes: a minute and a half
 #   make check    ruff and mypy
 #   make bench    CPU, latency and memory of the router beside other routers (ARGS="--help" for the options)
+#   make bench-curves  how the router scales with streams, workers, models and processes, as pictures in docs/
+#   make bench-check  fail if a request or a token needs more instructions than the baseline; needs valgrind
 #   make lock     rewrite the lock files
 #   make clean    remove what was set up
 
@@ -26,7 +28,7 @@ BY_SERVER = -n 2 --dist loadgroup -m "vllm and not main_job or netns"
 # These measure what clients notice, so nothing runs beside them.
 ALONE = -m "main_job or load"
 
-.PHONY: help run setup test quick check bench lock clean
+.PHONY: help run setup test quick check bench bench-curves bench-check lock clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/d'
@@ -65,6 +67,14 @@ check:
 bench:
 	@$(SETUP) dev
 	@exec .venv/bin/python -m tests.bench.run $(ARGS)
+
+bench-curves:
+	@$(SETUP) dev
+	@exec .venv/bin/python -m tests.bench.curves $(ARGS)
+
+bench-check:
+	@$(SETUP) dev
+	@exec .venv/bin/python -m tests.bench.check $(ARGS)
 
 lock:
 	@$(PYTHON) -m deploy.local.update_locks

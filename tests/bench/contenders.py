@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from tests.bench.apis import NAME, OPENAI, SERVED, Api
 from tests.bench.programs import CannotMeasure
@@ -38,7 +39,13 @@ class Contender:
 
 
 def vllama(
-    root: Path = ROOT, *, name: str = "vllama", api: Api, processes: int = 1, prefix: Sequence[str] = ()
+    root: Path = ROOT,
+    *,
+    name: str = "vllama",
+    api: Api,
+    processes: int = 1,
+    prefix: Sequence[str] = (),
+    env: Mapping[str, str] = MappingProxyType({}),
 ) -> Contender:
     """vLLama from a checkout with registry, routing file, metrics, log and access control. `prefix` runs its Python."""
 
@@ -52,7 +59,7 @@ def vllama(
             "VLLAMA_STATE_DIR": str(folder),
             "PYTHONPATH": str(root),
         }
-        return Launch(command, {**_clean_environment(), **settings}, root, folder)
+        return Launch(command, {**_clean_environment(), **settings, **env}, root, folder)
 
     return Contender(name, api, launch)
 

@@ -4,10 +4,12 @@
  *
  * Listens on PORT of 127.1.0.1 and the loopback addresses behind it (ADDRESSES of them, 250 per 127.1.x), one worker
  * each. A line on standard input, "TOKENS DELAY_US FIRST_US PER_WRITE", sets the answers of all requests that begin
- * later, and is answered by "ok". It ends with its standard input.
+ * later, and is answered by "ok" and the number of tokens sent so far. It ends with its
+ * standard input.
  *
  * A streamed answer has TOKENS tokens: the first after FIRST_US, then PER_WRITE in one write every DELAY_US; without a
- * delay, as fast as the peer reads. "stream_interval" of a request joins so many tokens in one event, as vLLM does.
+ * delay, as fast as the peer reads. A PER_WRITE of 0 writes the first token, and one token of the latest stream for each
+ * datagram that comes to PORT: the load generator asks for the next one when it has the one before. "stream_interval" of a request joins so many tokens in one event, as vLLM does.
  * Each token is " @" and the monotonic time of its write in microseconds as 16 digits, so a client can tell how long it
  * was on the way. */
 #define _GNU_SOURCE
@@ -58,8 +60,8 @@ enum { FIRST, NEXT };
 
 static struct connection connections[MAX_FD];
 static struct ring rings[2];
-static int poller, tokens = 128, per_write = 1;
-static micros delay, first;
+static int poller, steps, waiting = -1, tokens = 128, per_write = 1;
+static micros delay, first, all_tokens;
 static char event_head[512], event_tail[512], stream_head[2048], stream_end[2048], document[1 << 17];
 static char models[2048], metrics[2048], health[256];
 static int stream_head_length, stream_end_length;
@@ -163,11 +165,13 @@ static void stream(int fd, int begin) {
     while (!c->pending_length) {
         int n = 0;
         if (begin) memcpy(out, stream_head, n = stream_head_length);
-        for (int i = 0; i < (begin ? 1 : per_write) && c->sent < tokens; i++) {
+        int events = (begin && delay) || !per_write ? 1 : per_write;
+        for (int i = 0; i < events && c->sent < tokens; i++) {
             int count = begin ? 1 : c->interval, left = tokens - c->sent;
             if (count > left) count = left;
             n += write_event(out + n, count);
             c->sent += count;
+            all_tokens += count;
         }
         begin = 0;
         if (c->sent >= tokens) {
@@ -178,6 +182,10 @@ static void stream(int fd, int begin) {
             return;
         }
         send_all(fd, out, n);
+        if (!per_write) {
+            waiting = fd;
+            return;
+        }
         if (delay) {
             micros time = now();
             c->due += delay * (c->interval > 1 ? c->interval : 1);
@@ -299,7 +307,8 @@ static void configure(void) {
     line[n] = 0;
     if (sscanf(line, "%d %llu %llu %d", &tokens, &delay, &first, &per_write) != 4) exit(1);
     write_answers();
-    if (write(1, "ok\n", 3) != 3) exit(1);
+    printf("ok %llu\n", all_tokens);
+    fflush(stdout);
 }
 
 /* Run what is due, and return the microseconds until the next timer, or -1. */
@@ -323,12 +332,18 @@ static long run_timers(void) {
     return wait;
 }
 
-static int listen_on(int port, int index) {
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), one = 1;
+static void step(void) {
+    char datagram[16];
+    while (read(steps, datagram, sizeof datagram) > 0)
+        if (waiting >= 0 && connections[waiting].streaming) stream(waiting, 0);
+}
+
+static int listen_on(int port, int index, int kind) {
+    int fd = socket(AF_INET, kind | SOCK_NONBLOCK, 0), one = 1;
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
     address.sin_addr.s_addr = htonl(0x7f010000 + ((index / 250) << 8) + index % 250 + 1);
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    if (bind(fd, (void *)&address, sizeof address) || listen(fd, 4096)) {
+    if (bind(fd, (void *)&address, sizeof address) || (kind == SOCK_STREAM && listen(fd, 4096))) {
         perror("fake_vllm: cannot listen; choose another port");
         exit(1);
     }
@@ -349,7 +364,8 @@ int main(int count, char **arguments) {
     poller = epoll_create1(0);
     write_constants();
     write_answers();
-    for (int i = 0; i < atoi(arguments[2]); i++) listening[listen_on(atoi(arguments[1]), i)] = 1;
+    for (int i = 0; i < atoi(arguments[2]); i++) listening[listen_on(atoi(arguments[1]), i, SOCK_STREAM)] = 1;
+    steps = listen_on(atoi(arguments[1]), 0, SOCK_DGRAM);
     struct epoll_event input = {.events = EPOLLIN, .data.fd = 0};
     epoll_ctl(poller, EPOLL_CTL_ADD, 0, &input);
     for (;;) {
@@ -359,6 +375,7 @@ int main(int count, char **arguments) {
         for (int i = 0; i < ready; i++) {
             int fd = events[i].data.fd;
             if (fd == 0) configure();
+            else if (fd == steps) step();
             else if (listening[fd]) accept_all(fd);
             else {
                 if (events[i].events & EPOLLOUT && connections[fd].pending_length) flush(fd);

@@ -1,6 +1,6 @@
 """Workers in the registry, all answered by one fake vLLM, as a program.
 
-    python -m tests.bench.fleet STATE_DIR PORT WORKERS MODELS [FIRST]
+    python -m tests.bench.fleet STATE_DIR PORT WORKERS MODELS FIRST
 
 Registers workers FIRST, FIRST + 1, …, and beats for each once a second, as agents do. Each serves the benchmark's
 model; further models are spread over the workers. It prints "ready" when all are registered, and ends with its standard
@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import itertools
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from tests.bench.apis import SERVED
@@ -31,15 +32,15 @@ def worker_url(index: int, port: int) -> str:
     return f"http://127.1.{index // 250}.{index % 250 + 1}:{port}"
 
 
-def model_name(index: int) -> str:
-    """Return the served name of a further model."""
-    return f"bench/model-{index}"
+def model_name(first: int, index: int) -> str:
+    """Return the served name of a further model of the fleet that begins with worker `first`."""
+    return f"bench/model-{first}-{index}"
 
 
-def record(index: int, port: int, further: range) -> WorkerRecord:
-    names = (SERVED, *map(model_name, further))
+def record(index: int, port: int, further: Iterable[str]) -> WorkerRecord:
     models = tuple(
-        ModelInfo(name=name, digest="a" * 64, size=1000, architecture="llama", context_length=8192) for name in names
+        ModelInfo(name=name, digest="a" * 64, size=1000, architecture="llama", context_length=8192)
+        for name in (SERVED, *further)
     )
     return WorkerRecord(id=f"bench-{index}", generation=1, url=worker_url(index, port), models=models, slots=SLOTS)
 
@@ -71,9 +72,10 @@ async def _beat(registry: Registry, records: list[WorkerRecord]) -> None:
             await registry.beat(each.id, each.generation, LoadReport())
 
 
-def main(state_dir: str, port: str, workers: str, models: str, first: str = "0") -> None:
-    count, further = int(workers), range(1, int(models))
-    records = [record(int(first) + index, int(port), further[index::count]) for index in range(count)]
+def main(state_dir: str, port: str, workers: str, models: str, first: str) -> None:
+    begin, count = int(first), int(workers)
+    further = [model_name(begin, index) for index in range(1, int(models))]
+    records = [record(begin + index, int(port), further[index::count]) for index in range(count)]
     asyncio.run(announce(Path(state_dir), records))
 
 

@@ -1,9 +1,10 @@
 /* A load generator for HTTP/1.1: so many connections, each with one request at a time, on kept-alive connections.
  *
- *     load ADDRESS PORT PATH BODY_FILE CONNECTIONS REQUESTS SPREAD_US LIMIT_S AUTHORIZATION
+ *     load ADDRESS PORT PATH BODY_FILE CONNECTIONS REQUESTS SPREAD_US LIMIT_S AUTHORIZATION STEP_PORT
  *
  * The first requests begin evenly over SPREAD_US. Connections come from several loopback addresses, 5,000 from each, so
- * that their ports suffice. It prints one JSON object: times in microseconds, from the write of a request to the first
+ * that their ports suffice. With a STEP_PORT, it asks the fake vLLM for the next token by a datagram when a token has
+ * arrived; 0 is for none. It prints one JSON object: times in microseconds, from the write of a request to the first
  * byte of its body (first), from a token's stamp to its arrival (token), and to the end of the body (request). */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -43,7 +44,7 @@ struct times {
 };
 
 static struct connection *connections;
-static int count, requests, started, done, errors, refused, poller, request_length, port;
+static int stepper = -1, count, requests, started, done, errors, refused, poller, request_length, port;
 static char *request, *address;
 static struct times first, token, whole;
 static micros chunks;
@@ -112,6 +113,7 @@ static void read_body(struct connection *c, const char *data, long length, micro
             if (++c->digits == 16) {
                 c->in_stamp = 0;
                 record(&token, time > c->stamp ? time - c->stamp : 0);
+                if (stepper >= 0 && write(stepper, "", 1) != 1) perror("load: cannot ask for a token");
             }
         } else {
             c->in_stamp = 0;
@@ -218,6 +220,15 @@ static void print_times(const char *name, struct times *times) {
     printf(",\"%s_p50\":%u,\"%s_p99\":%u", name, half, name, most);
 }
 
+/* The fake vLLM listens on its first address. */
+static void connect_stepper(int step_port) {
+    struct sockaddr_in target = {.sin_family = AF_INET, .sin_port = htons(step_port)};
+    if (!step_port) return;
+    target.sin_addr.s_addr = inet_addr("127.1.0.1");
+    stepper = socket(AF_INET, SOCK_DGRAM, 0);
+    if (connect(stepper, (void *)&target, sizeof target)) perror("load: cannot ask for tokens");
+}
+
 static void read_request(char **arguments) {
     static char body[1 << 20];
     FILE *file = fopen(arguments[4], "r");
@@ -236,8 +247,8 @@ static void read_request(char **arguments) {
 
 int main(int arguments_count, char **arguments) {
     static struct epoll_event events[1024];
-    if (arguments_count != 10) {
-        fputs("usage: load ADDRESS PORT PATH BODY_FILE CONNECTIONS REQUESTS SPREAD_US LIMIT_S AUTHORIZATION\n", stderr);
+    if (arguments_count != 11) {
+        fputs("usage: load ADDRESS PORT PATH BODY_FILE CONNECTIONS REQUESTS SPREAD_US LIMIT_S AUTHORIZATION STEP_PORT\n", stderr);
         return 2;
     }
     signal(SIGPIPE, SIG_IGN);
@@ -248,6 +259,7 @@ int main(int arguments_count, char **arguments) {
     requests = atoi(arguments[6]);
     micros spread = atoll(arguments[7]), limit = atoll(arguments[8]) * 1000000;
     read_request(arguments);
+    connect_stepper(atoi(arguments[10]));
     connections = calloc(count, sizeof *connections);
     first.values = malloc(MAX_TIMES * sizeof(unsigned));
     token.values = malloc(MAX_TIMES * sizeof(unsigned));

@@ -11,19 +11,22 @@ from pathlib import Path
 from typing import IO
 
 ROUTER_CORE, RIG_CORE = 0, 1
-PRIORITY = -10
-"""Needs root; without it the processes run at the normal priority."""
+PRIORITY = -20
+"""Needs root; without it, a process keeps the present priority."""
 BUSY_FIELDS = (0, 1, 2, 5, 6, 7)
 """Of the line "cpu" in /proc/stat: user, nice, system, irq, softirq, steal."""
 
 
 def placed(core: int) -> Callable[[], None]:
-    """Return a function that moves a new process to a core, ahead of its program's start."""
+    """Return a function that moves a new process to a core, ahead of other programs, before its program starts."""
 
     def place() -> None:
+        os.setsid()
         os.sched_setaffinity(0, {core})
-        with contextlib.suppress(PermissionError):
+        with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
+            # The kernel shares a core among sessions first: see sched(7), autogroup.
+            Path("/proc/self/autogroup").write_text(str(PRIORITY))
 
     return place
 

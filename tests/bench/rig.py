@@ -55,27 +55,24 @@ class Rig:
         """The first worker."""
         return worker_url(0, self.port)
 
-    def set_answers(self, answers: Answers) -> None:
+    def set_answers(self, answers: Answers) -> int:
+        """Return the number of tokens that were streamed so far."""
         assert self.vllm.stdin is not None
         assert self.vllm.stdout is not None
         self.vllm.stdin.write(answers.line().encode())
         self.vllm.stdin.flush()
-        if self.vllm.stdout.readline() != b"ok\n":
-            raise CannotMeasure("the fake vLLM has ended; see its message above")
+        match self.vllm.stdout.readline().split():
+            case [b"ok", tokens]:
+                return int(tokens)
+        raise CannotMeasure("the fake vLLM has ended; see its message above")
 
     def start_load(self, scenario: Scenario, port: int, api: Api, address: str = LOOPBACK) -> subprocess.Popen[bytes]:
         body = self.folder / "request.json"
         body.write_bytes(api.request(stream=scenario.stream))
-        numbers = (scenario.connections, scenario.requests, scenario.spread, scenario.limit)
-        command = [
-            str(self.programs.load),
-            address,
-            str(port),
-            api.path,
-            str(body),
-            *map(str, numbers),
-            f"Bearer {KEY}",
-        ]
+        step = self.port if scenario.answers.stepped else 0
+        numbers = map(str, (scenario.connections, scenario.requests, scenario.spread, scenario.limit))
+        target = (str(self.programs.load), address, str(port), api.path, str(body))
+        command = (*target, *numbers, f"Bearer {KEY}", str(step))
         return start(command, RIG_CORE)
 
 
@@ -90,6 +87,7 @@ def finish(load: subprocess.Popen[bytes]) -> Load:
 @contextmanager
 def rig(programs: Programs, folder: Path, addresses: int = 1) -> Iterator[Rig]:
     """Run the fake vLLM on as many addresses as there are workers."""
+    folder.mkdir(parents=True, exist_ok=True)
     port = free_ports()
     command = [str(programs.fake_vllm), str(port), str(addresses)]
     vllm = start(command, RIG_CORE, stdin=subprocess.PIPE)

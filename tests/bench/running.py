@@ -25,7 +25,7 @@ from tests.bench.processes import (
     stop,
 )
 from tests.bench.programs import CannotMeasure
-from tests.bench.rig import KEY, Rig, finish, fleet
+from tests.bench.rig import KEY, LOOPBACK, Rig, finish, fleet
 from tests.bench.samples import Sample, sample
 from tests.bench.scenarios import WARM_UP, Answers, Scenario
 from tests.support.ports import free_ports
@@ -43,10 +43,15 @@ class Router:
     process: subprocess.Popen[bytes]
     helpers: tuple[int, ...]
     """Processes of the benchmark that work for it."""
+    state_dir: Path | None
 
     @property
     def serving(self) -> list[int]:
         return serving(self.process.pid)
+
+    @property
+    def registry(self) -> list[int]:
+        return [pid for pid in descendants(self.process.pid) if pid not in self.serving]
 
     @property
     def all(self) -> list[int]:
@@ -54,7 +59,9 @@ class Router:
 
 
 @contextmanager
-def running(contender: Contender, rig: Rig, *, workers: int = 1, models: int = 1) -> Iterator[Router]:
+def running(
+    contender: Contender, rig: Rig, *, workers: int = 1, models: int = 1, limit: float = START_LIMIT
+) -> Iterator[Router]:
     """Run a router over the fake vLLM. Raises CannotMeasure with the end of its log if it does not answer."""
     folder = rig.folder / contender.name
     shutil.rmtree(folder, ignore_errors=True)
@@ -67,16 +74,16 @@ def running(contender: Contender, rig: Rig, *, workers: int = 1, models: int = 1
         stack.callback(stop, process)
         helpers: tuple[int, ...] = ()
         if launch.state_dir is not None:
-            _wait(process, folder, lambda: _status(port, "GET", "/") == 200)
+            _wait(process, folder, limit, lambda: _status(port, "GET", "/") == 200)
             helpers = (stack.enter_context(fleet(launch.state_dir, rig.port, workers, models)),)
         rig.set_answers(Answers(4))
         body = contender.api.request(stream=False)
-        _wait(process, folder, lambda: _status(port, "POST", contender.api.path, body) == 200)
-        yield Router(contender, port, process, helpers)
+        _wait(process, folder, limit, lambda: _status(port, "POST", contender.api.path, body) == 200)
+        yield Router(contender, port, process, helpers, launch.state_dir)
 
 
-def _wait(process: subprocess.Popen[bytes], folder: Path, ready: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + START_LIMIT
+def _wait(process: subprocess.Popen[bytes], folder: Path, limit: float, ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + limit
     while not ready():
         if process.poll() is not None or time.monotonic() > deadline:
             log = (folder / "log").read_text(errors="replace")[-2000:]
@@ -85,8 +92,15 @@ def _wait(process: subprocess.Popen[bytes], folder: Path, ready: Callable[[], bo
 
 
 def _status(port: int, method: str, path: str, body: bytes = b"") -> int:
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=5)
+    try:
+        return status(connection, method, path, body)
+    finally:
+        connection.close()
+
+
+def status(connection: http.client.HTTPConnection, method: str, path: str, body: bytes = b"") -> int:
     """Return the status of one request, or 0 without an answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     headers = {"content-type": "application/json", "authorization": f"Bearer {KEY}"}
     try:
         connection.request(method, path, body, headers)
@@ -95,8 +109,23 @@ def _status(port: int, method: str, path: str, body: bytes = b"") -> int:
         return response.status
     except (OSError, http.client.HTTPException):
         return 0
-    finally:
-        connection.close()
+
+
+class Watch:
+    """Counts the CPU time of other programs from its creation on."""
+
+    def __init__(self, router: Router, rig: Rig) -> None:
+        self._pids = [*router.all, rig.vllm.pid, *router.helpers, os.getpid()]
+        self._begin = time.monotonic()
+        self._before = self._others()
+
+    def _others(self) -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)  # ended children, such as load generators
+        return machine_busy() - cpu_seconds(self._pids) - usage.ru_utime - usage.ru_stime
+
+    def other(self) -> float:
+        """Return the cores that other programs used."""
+        return max(0.0, self._others() - self._before) / (time.monotonic() - self._begin)
 
 
 def warm_up(router: Router, rig: Rig) -> None:
@@ -108,20 +137,12 @@ def warm_up(router: Router, rig: Rig) -> None:
 def measure(router: Router, rig: Rig, scenario: Scenario) -> Sample:
     """Run one scenario. A load that fails is part of the sample."""
     rig.set_answers(scenario.answers)
-    pids, ours = router.serving, [*router.all, rig.vllm.pid, *router.helpers, os.getpid()]
-    memory = memory_bytes(pids)
-    cpu, all_cpu, children, busy = cpu_seconds(pids), cpu_seconds(ours), _children_seconds(), machine_busy()
+    pids, watch = router.serving, Watch(router, rig)
+    memory, cpu = memory_bytes(pids), cpu_seconds(pids)
     load = rig.start_load(scenario, router.port, router.contender.api)
     if scenario.open_after:
         time.sleep(scenario.open_after)
     memory = memory_bytes(pids) - memory
     result = finish(load)
-    cpu, all_cpu = cpu_seconds(pids) - cpu, cpu_seconds(ours) - all_cpu
-    others = machine_busy() - busy - all_cpu - (_children_seconds() - children)
-    return sample(router.contender.name, scenario, result, cpu=cpu, memory=memory, others=others)
-
-
-def _children_seconds() -> float:
-    """CPU time of ended children, here the load generator."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+    cpu = cpu_seconds(pids) - cpu
+    return sample(router.contender.name, scenario, result, cpu=cpu, memory=memory, other=watch.other())

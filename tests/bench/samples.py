@@ -22,8 +22,8 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
         return not self.problem and self.other <= most_other
 
 
-def sample(contender: str, scenario: Scenario, load: Load, *, cpu: float, memory: int, others: float) -> Sample:
-    """`cpu` and `others` are seconds, `memory` the growth in bytes while the streams were open."""
+def sample(contender: str, scenario: Scenario, load: Load, *, cpu: float, memory: int, other: float) -> Sample:
+    """`cpu` is seconds, `other` cores, `memory` the growth in bytes while the streams were open."""
     figures: dict[str, float] = {"core": cpu / load.seconds, "rate": load.done / load.seconds}
     figures |= {"first_p50": load.first_p50, "first_p99": load.first_p99, "request_p50": load.request_p50}
     figures |= {"token_p50": load.token_p50, "token_p99": load.token_p99}
@@ -36,7 +36,7 @@ def sample(contender: str, scenario: Scenario, load: Load, *, cpu: float, memory
     return Sample(
         contender=contender,
         scenario=scenario.name,
-        other=max(0.0, others) / load.seconds,
+        other=other,
         problem=problem(scenario, load),
         figures=figures,
     )

@@ -14,6 +14,11 @@ class Answers:
     first: int = 0
     """Until the first token."""
     per_write: int = 1
+    """0: each token of the latest stream is written when the client has the one before."""
+
+    @property
+    def stepped(self) -> bool:
+        return self.per_write == 0
 
     def line(self) -> str:
         return f"{self.tokens} {self.delay} {self.first} {self.per_write}\n"

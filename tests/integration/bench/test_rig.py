@@ -45,6 +45,14 @@ def test_the_load_generator_sees_documents(direct: Rig) -> None:
     assert (load.done, load.tokens, load.errors, load.refused) == (50, 0, 0, 0)
 
 
+def test_the_fake_vllm_writes_a_token_when_the_client_has_the_one_before(direct: Rig) -> None:
+    answers = Answers(30, per_write=0)
+    direct.set_answers(answers)
+    load = finish(direct.start_load(Scenario("", "", answers, True, 1, 2), direct.port, OPENAI, FIRST))
+    assert (load.done, load.tokens, load.errors, load.refused) == (2, 60, 0, 0)
+    assert load.chunks == 2 * (1 + 30 + 3 + 1), "role, tokens, finish, usage and [DONE], end of the body"
+
+
 def test_a_stream_interval_joins_tokens_in_one_event_after_the_first(direct: Rig) -> None:
     direct.set_answers(Answers(20))
     text = answer(direct, '{"stream":true,"stream_interval":8}')

@@ -25,7 +25,7 @@ LOAD = Load(
 
 
 def test_cpu_time_is_divided_by_requests_and_by_tokens() -> None:
-    made = sample("vllama", SCENARIOS["B"], LOAD, cpu=1.024, memory=256 * 8192, others=0.5)
+    made = sample("vllama", SCENARIOS["B"], LOAD, cpu=1.024, memory=256 * 8192, other=0.25)
     assert made.figures["cpu_request"] == pytest.approx(4000)
     assert made.figures["cpu_token"] == pytest.approx(31.25)
     assert made.figures["memory"] == pytest.approx(8)
@@ -46,7 +46,3 @@ def test_cpu_time_is_divided_by_requests_and_by_tokens() -> None:
 )
 def test_a_run_that_lost_something_does_not_count(load: Load, words: str) -> None:
     assert problem(SCENARIOS["B"], load) == words
-
-
-def test_a_router_that_uses_no_time_of_others_has_no_negative_load() -> None:
-    assert sample("vllama", SCENARIOS["B"], LOAD, cpu=1.0, memory=0, others=-0.01).other == 0
