@@ -32,14 +32,15 @@ _position = attrgetter("position")
 class Group:
     """Replicas in the pool's order of workers. Tuples of candidates are never changed, only replaced."""
 
-    __slots__ = ("_candidates", "_due", "_info", "_members", "_next_due", "_stale", "_standings", "_tiers")
+    __slots__ = ("_candidates", "_due", "_info", "_members", "_next_due", "_serving", "_stale", "_standings", "_tiers")
 
     def __init__(self) -> None:
         """Nothing is computed before the first question: most names of a large fleet are rarely asked for."""
         self._members: dict[Worker, Replica] = {}  # in order of position
         self._info: ModelInfo | None = None
         self._stale: set[Worker] | None = None  # workers to place; None for all, before the first question
-        self._next_due = NEVER
+        self._next_due = -NEVER
+        self._serving = False
 
     def __repr__(self) -> str:
         return f"<Group of {len(self._members)} replicas>"
@@ -66,19 +67,17 @@ class Group:
     @property
     def serving(self) -> bool:
         """True if a worker serves, even one that is down."""
-        if self._stale is not None and not self._stale:
-            return bool(self._tiers[_UP] or self._tiers[_DOWN])
-        return any(worker.serving for worker in self._members)
+        if self._stale is None or self._stale:
+            return any(worker.serving for worker in self._members)
+        return self._serving
 
     def replica(self, worker: Worker) -> Replica:
         return self._members[worker]
 
     def candidates(self, now: float) -> Workers:
         """Serving, up and healthy workers that offer the model; in a panic, all that are not suspect."""
-        if self._stale is None:
-            self._place_all(now)
-        elif self._stale or now >= self._next_due:
-            self._refresh(self._stale, now)
+        if self._stale or now >= self._next_due:
+            self._refresh(now)
         return self._candidates
 
     def up(self, now: float) -> Workers:
@@ -115,10 +114,11 @@ class Group:
 
     # internal
 
-    def _refresh(self, stale: set[Worker], now: float) -> None:
-        if now >= self._next_due:
+    def _refresh(self, now: float) -> None:
+        stale = self._stale
+        if stale is not None and now >= self._next_due:
             stale.update(worker for worker, due in self._due.items() if due <= now)
-        if len(stale) > 8 and 4 * len(stale) > len(self._members):
+        if stale is None or (len(stale) > 8 and 4 * len(stale) > len(self._members)):
             self._place_all(now)
             return
         for worker in stale:
@@ -139,6 +139,7 @@ class Group:
         self._next_due = min(self._due.values(), default=NEVER)
         tiers = self._tiers
         panic = len(tiers[_HEALTHY]) < PANIC_THRESHOLD * len(tiers[_UP])
+        self._serving = bool(tiers[_UP] or tiers[_DOWN])
         self._candidates: Workers = tiers[_UNSUSPECTED] if panic else tiers[_OFFERING]
 
     def _place(self, worker: Worker, now: float) -> None:

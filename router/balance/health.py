@@ -42,6 +42,11 @@ class WorkerHealth:
         """True if both are closed: the worker is healthy until the next failure."""
         return not (self.link.is_open or self.breaker.is_open)
 
+    @property
+    def is_clean(self) -> bool:
+        """True if nothing has failed since the last success."""
+        return self.link.is_clean and self.breaker.is_clean
+
     def is_healthy(self, now: float) -> bool:
         return self.link.allows(now) and self.breaker.allows(now)
 
@@ -61,8 +66,6 @@ class WorkerHealth:
 
     def record_success(self, sent: float) -> bool:
         """Return True if it closed a breaker."""
-        if self.link.is_clean and self.breaker.is_clean:
-            return False
         link, breaker = self.link.record_success(sent), self.breaker.record_success(sent)
         return link or breaker
 

@@ -35,10 +35,7 @@ Outcome = Completed | Errored | Abandoned
 class Lease:
     """Counts one request until `release`, which its owner calls on every path; it is idempotent."""
 
-    __slots__ = (
-        *("worker", "model", "released", "_clock", "_sent", "_probe", "_load_at_start", "_full_at_start"),
-        "_has_content",
-    )
+    __slots__ = (*("worker", "model", "released", "_clock", "_sent", "_probe", "_full_load", "_has_content"),)
 
     def __init__(self, worker: Worker, model: str, clock: Callable[[], float]) -> None:
         self.worker = worker
@@ -48,8 +45,7 @@ class Lease:
         self._clock = clock
         self._sent = sent = clock()
         self._probe = worker.begin_request(sent)
-        self._load_at_start = worker.load
-        self._full_at_start = worker.full
+        self._full_load = worker.load if worker.full else 0  # at the start; 0 if slots were free
         self._has_content = False
 
     def __repr__(self) -> str:
@@ -60,7 +56,8 @@ class Lease:
         if not self._has_content and not self.released:
             self._has_content = True
             self._probe = False
-            self.worker.record_success(self._sent, self._clock())
+            if self.worker.troubled:
+                self.worker.record_success(self._sent, self._clock())
 
     def release(self, outcome: Outcome) -> None:
         """End the request and record its effect on the worker's health and speed."""
@@ -69,10 +66,11 @@ class Lease:
         self.released = True
         worker = self.worker
         if isinstance(outcome, Completed):
-            now = self._clock()
-            worker.record_success(self._sent, now)
-            if self._full_at_start and worker.full:
-                load = (self._load_at_start + worker.load) / 2
+            if worker.troubled:
+                worker.record_success(self._sent, self._clock())
+            if self._full_load and worker.full:
+                now = self._clock()
+                load = (self._full_load + worker.load) / 2
                 worker.rate.record_response(outcome.tokens, now - self._sent, load, now)
         elif isinstance(outcome, Errored):
             worker.record_failure(outcome.failure, self.model, self._sent, self._clock())

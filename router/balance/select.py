@@ -35,8 +35,8 @@ def least_load(candidates: Sequence[Worker], now: float, rng: random.Random) -> 
         return candidates[0]
     sample = candidates if len(candidates) <= SAMPLE_SIZE else _sample(candidates, rng.random)
     ranks = [worker.rank(now) for worker in sample]
-    full, score = min(ranks)
-    bound = (full, score * TIE_FACTOR)
+    best = min(ranks)
+    bound = best * TIE_FACTOR if best > 0 else best / TIE_FACTOR
     equals = [worker for worker, rank in zip(sample, ranks, strict=True) if rank <= bound]
     return equals[0] if len(equals) == 1 else equals[int(rng.random() * len(equals))]
 
@@ -113,9 +113,14 @@ def choose(
     Each group holds the replicas of one model, in order of preference. A healthy worker of a later group is preferred
     to an unhealthy one of an earlier group.
     """
+    if not tried:  # nearly every request
+        for group in groups:
+            workers: Sequence[Worker] = group.candidates(now)
+            if workers:
+                return group.replica(policy(workers, now, rng))
     for tier in (Group.candidates, Group.up, Group.down):
         for group in groups:
-            workers: Sequence[Worker] = tier(group, now)
+            workers = tier(group, now)
             if tried:
                 workers = [worker for worker in workers if worker.id not in tried]
             if workers:

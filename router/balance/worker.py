@@ -37,8 +37,17 @@ class Worker:
 
     __slots__ = (
         *("id", "record", "endpoint", "slots", "position", "observers", "last_report", "reported_at", "serving"),
-        *("in_flight", "down", "health", "problem", "rate", "speed", "peers", "_full_share_at", "_others_load"),
-        *("_peak", "_previous_peak", "_peak_since", "_full_since", "_answered_busy", "_busy", "_denied_until"),
+        *("in_flight", "down", "health", "problem", "rate", "speed", "peers", "troubled", "_others_load"),
+        *(
+            "_full_share_at",
+            "_peak",
+            "_previous_peak",
+            "_peak_since",
+            "_full_since",
+            "_answered_busy",
+            "_busy",
+            "_denied_until",
+        ),
     )
 
     def __init__(self, record: WorkerRecord, endpoint: Endpoint, now: float) -> None:
@@ -62,6 +71,8 @@ class Worker:
         self.health = WorkerHealth()
         self.problem = ""
         """Why the latest connection failed; "" after a success."""
+        self.troubled = False
+        """True from a failure until a success has made up for it. Without, another success changes nothing."""
         self.rate = Rate()
         self.speed = record.speed
         """Speed when full, relative to its peers."""
@@ -122,24 +133,25 @@ class Worker:
         return 1.0 if left <= 0 else INITIAL_WEIGHT + (1 - INITIAL_WEIGHT) * (1 - left)
 
     def score(self, now: float) -> float:
-        """Load per speed after one more request: lower is better.
+        """Load per speed after one more request: lower is better."""
+        rank = self.rank(now)
+        return rank if rank > 0 else -1 / rank
+
+    def rank(self, now: float) -> float:
+        """Return the score of a full worker, and -1 / score of one with a free slot, which thus ranks first.
 
         Measured speed counts only if the worker is full, when the queue moves at that speed. With a free slot the
         request starts at once, and a faster worker frees its slots sooner anyway: counting speed too would square it.
         The declared speed always counts.
         """
-        return self.rank(now)[1]
-
-    def rank(self, now: float) -> tuple[bool, float]:
-        """Return `full` and `score`."""
         load = self.in_flight + self._others_load
         full = self._busy or 0 < self.slots <= load
-        score = (load + 1) / (self.speed if full else self.record.speed)
+        speed = self.speed if full else self.record.speed
         if now < self._full_share_at:
-            score /= self.weight(now)
-        if self.health.breaker.failures:
-            score *= self.health.penalty(now)
-        return full, score
+            speed *= self.weight(now)
+        if self.troubled:
+            speed /= self.health.penalty(now)
+        return (load + 1) / speed if full else -speed / (load + 1)
 
     @property
     def is_plain(self) -> bool:
@@ -214,6 +226,7 @@ class Worker:
     def mark_suspect(self, now: float) -> None:
         """Record a failed probe."""
         self.health.link.record_failure(now, now)
+        self.troubled = True
         self._changed()
 
     def mark_down(self) -> None:
@@ -228,7 +241,7 @@ class Worker:
         self.in_flight += 1
         if self.in_flight > self._peak:
             self._peak = self.in_flight
-        if self.health.is_closed:
+        if not self.troubled:
             return False
         is_probe = self.health.acquire_probe(now)
         if is_probe:
@@ -251,8 +264,10 @@ class Worker:
         if self.health.record_success(sent):
             self._full_share_at = now + SLOW_START
             self._changed()
+        self.troubled = not self.health.is_clean
 
     def record_failure(self, failure: AttemptFailed, model: str, sent: float, now: float) -> None:
+        self.troubled = True
         self.health.record_failure(failure, sent, now)
         self.problem = failure.text if isinstance(failure, Lost) else ""
         if isinstance(failure, Busy):

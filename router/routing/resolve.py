@@ -112,8 +112,6 @@ class _Known:
 
     def draw(self, rng: random.Random) -> Resolution:
         """Draw an order by weight: the first is preferred, the others are fallbacks."""
-        if not self.weights:
-            return self.base
         keyed = [(rng.expovariate(weight) if weight else float("inf")) for weight in self.weights]
         groups = tuple(group for _, group in sorted(zip(keyed, self.base.groups, strict=True), key=itemgetter(0)))
         drawn = self.orders.get(groups)
@@ -172,7 +170,7 @@ class ModelRoutes:
         if known.virtual is not None and self._virtual.get(lookup_key(name)) is not known.virtual:
             self._known.cache_clear()
             known = self._known(name)
-        resolution = known.draw(self._rng)
+        resolution = known.draw(self._rng) if known.weights else known.base
         for group in resolution.groups:
             if group.serving:
                 return resolution
