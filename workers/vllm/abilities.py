@@ -1,8 +1,10 @@
-"""Detect tool, thinking and image support of an attached or static server with two or three short chats."""
+"""Detect tool, thinking and image support of an attached or static server with a few short chats."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import httpx
@@ -16,6 +18,12 @@ TOKENS = 12
 ABILITIES: tuple[str, ...] = ("tools", "thinking", "vision")
 """In the order of their detection."""
 
+_SWITCHES: tuple[dict[str, Any], ...] = (
+    {"chat_template_kwargs": {"enable_thinking": True, "thinking": True}},
+    {"reasoning_effort": "high"},
+    {},
+)
+"""Fields that turn on thinking. Mistral's tokenizers refuse the first, and the second if the model does not think."""
 _BUSY = frozenset({408, 429, 502, 503, 504})
 _TOOL = {
     "type": "function",
@@ -69,22 +77,20 @@ class Detection:
 
 
 async def detect_abilities(client: httpx.AsyncClient, url: str, model: str, key: str | None = None) -> Detection:
-    """Stop at the first failed request."""
+    """Stop at the first request that fails without a refusal."""
+    ask = partial(_chat, client, url, key)
     chat: dict[str, Any] = {
         "model": model,
         "messages": [{"role": "user", "content": "What is 17 times 23?"}],
         "max_tokens": TOKENS,
         "temperature": 0,
-        "chat_template_kwargs": {"enable_thinking": True, "thinking": True},
     }
     found: dict[str, bool] = {}
     try:
-        answer = await _chat(client, url, {**chat, "tools": [_TOOL]}, key)
-        found["tools"] = answer is not None
-        if answer is None:
-            answer = await _chat(client, url, chat, key)
+        with_tools, switch, answer = await _first_answer(ask, chat)
+        found["tools"] = with_tools and answer is not None
         found["thinking"] = answer is not None and _thinks(answer)
-        found["vision"] = answer is not None and await _chat(client, url, {**chat, **_IMAGE_CHAT}, key) is not None
+        found["vision"] = answer is not None and await ask({**chat, **switch, **_IMAGE_CHAT}) is not None
     except (httpx.HTTPError, _ServerBusy):
         undetected = tuple(name for name in ABILITIES if name not in found)
     except (msgspec.DecodeError, RecursionError):
@@ -92,6 +98,18 @@ async def detect_abilities(client: httpx.AsyncClient, url: str, model: str, key:
     else:
         undetected = ()
     return Detection(tuple(name for name in ABILITIES if found.get(name)), undetected)
+
+
+async def _first_answer(
+    ask: Callable[[dict[str, Any]], Awaitable[_Completion | None]], chat: dict[str, Any]
+) -> tuple[bool, dict[str, Any], _Completion | None]:
+    """Return the first answer, None if all chats were refused, and if it had a tool and by which fields it thinks."""
+    for switch in _SWITCHES:
+        for tools in ({"tools": [_TOOL]}, {}):
+            answer = await ask({**chat, **switch, **tools})
+            if answer is not None:
+                return bool(tools), switch, answer
+    return False, {}, None
 
 
 def _thinks(answer: _Completion) -> bool:
@@ -102,7 +120,7 @@ class _ServerBusy(Exception):
     """Overloaded."""
 
 
-async def _chat(client: httpx.AsyncClient, url: str, body: dict[str, Any], key: str | None) -> _Completion | None:
+async def _chat(client: httpx.AsyncClient, url: str, key: str | None, body: dict[str, Any]) -> _Completion | None:
     """Send a chat. Returns None if it is refused. Raises _Busy, httpx.HTTPError and msgspec.DecodeError."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     response = await client.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=TIMEOUT)

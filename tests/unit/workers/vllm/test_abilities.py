@@ -105,3 +105,29 @@ async def test_detection_on_a_busy_server_is_incomplete(status: int) -> None:
     answers = iter([httpx.Response(200, json={"choices": []}), httpx.Response(status)])
     async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: next(answers))) as client:
         assert await detect_abilities(client, "http://w", "m") == Detection(("tools",), ("vision",))
+
+
+@pytest.mark.parametrize(("thinks", "abilities"), [(True, ("tools", "thinking")), (False, ("tools",))])
+async def test_abilities_behind_a_tokenizer_of_mistral_are_detected(thinks: bool, abilities: tuple[str, ...]) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content)
+        text = ""
+        if "chat_template_kwargs" in body:
+            text = "chat_template is not supported for Mistral tokenizers."
+        elif "reasoning_effort" in body and not thinks:
+            text = "reasoning_effort=<ReasoningEffort.high: 'high'> is not supported for this model"
+        elif isinstance(body["messages"][0]["content"], list):
+            text = "m is not a multimodal model"
+        if text:
+            return httpx.Response(400, json={"error": {"message": text}})
+        message = {"reasoning": "Okay"} if "reasoning_effort" in body else {"content": "x"}
+        return httpx.Response(200, json={"choices": [{"message": message}]})
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+        assert await detect_abilities(client, "http://w", "m") == Detection(abilities)
+
+
+async def test_a_refusal_before_a_server_gets_busy_shows_nothing() -> None:
+    answers = iter([httpx.Response(400), httpx.Response(400), httpx.Response(503)])
+    async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: next(answers))) as client:
+        assert await detect_abilities(client, "http://w", "m") == Detection(undetected=ABILITIES)
