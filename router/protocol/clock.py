@@ -25,25 +25,26 @@ def _to_the_second(seconds: int) -> str:
 
 
 class TimestampFormatter:
-    """`rfc3339` that formats the seconds only once per second. Streams may share one."""
+    """`rfc3339` that formats the seconds only once per second. Streams and threads may share one."""
 
-    __slots__ = ("_end", "_prefix", "_start")
+    __slots__ = ("_second",)
 
     def __init__(self) -> None:
-        self._start = self._end = 0
-        """The second of the prefix, in Unix nanoseconds."""
-        self._prefix = ""
+        self._second = (0, 0, "")
+        """Begin and end in Unix nanoseconds, and the text. One value, because other threads may read it meanwhile."""
 
     def format(self, unix_ns: int) -> str:
-        if not self._start <= unix_ns < self._end:
+        start, end, prefix = self._second
+        if not start <= unix_ns < end:
             second = unix_ns // _SECOND
-            self._start, self._end = second * _SECOND, (second + 1) * _SECOND
-            self._prefix = _to_the_second(second)
+            prefix = _to_the_second(second)
+            self._second = (second * _SECOND, (second + 1) * _SECOND, prefix)
         digits = str(unix_ns)[-9:]
         if digits[-1] == "0" or unix_ns < _SECOND:  # trailing zeros, or too few digits
-            return rfc3339(unix_ns) if unix_ns < _SECOND else self._without_zeros(digits)
-        return f"{self._prefix}.{digits}Z"
+            return rfc3339(unix_ns) if unix_ns < _SECOND else _without_zeros(prefix, digits)
+        return f"{prefix}.{digits}Z"
 
-    def _without_zeros(self, digits: str) -> str:
-        fraction = digits.rstrip("0")
-        return f"{self._prefix}.{fraction}Z" if fraction else f"{self._prefix}Z"
+
+def _without_zeros(prefix: str, digits: str) -> str:
+    fraction = digits.rstrip("0")
+    return f"{prefix}.{fraction}Z" if fraction else f"{prefix}Z"

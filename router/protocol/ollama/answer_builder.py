@@ -9,7 +9,7 @@ from vllama_pool.router.protocol.ollama.logprobs import translate as translate_l
 from vllama_pool.router.protocol.operation import Clock, Timing
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.router.protocol.vllm.think_tags import ThinkTagSplitter
-from vllama_pool.router.protocol.vllm.tool_calls import ResponseToolCall, ToolCalls
+from vllama_pool.router.protocol.vllm.tool_calls import InvalidToolCall, ResponseToolCall, ToolCalls
 
 _ABORTED = {"abort": 503, "error": 500}
 """HTTP status by finish reason, for requests that vLLM gave up."""
@@ -19,6 +19,14 @@ class Aborted(Exception):
     def __init__(self, status: int) -> None:
         super().__init__(status)
         self.status = status
+
+
+class InvalidAnswer(Exception):
+    """The answer's end is invalid. `lines`: those of the same event."""
+
+    def __init__(self, text: str, lines: bytes) -> None:
+        super().__init__(text)
+        self.lines = lines
 
 
 class AnswerBuilder:
@@ -94,7 +102,7 @@ class AnswerBuilder:
         self.state.metrics = event.metrics or self.state.metrics
 
     def add(self, choice: api.VllmChoice) -> bytes:
-        """Return the lines of an event, if any. Raises Aborted and InvalidToolCall."""
+        """Return the lines of an event, if any. Raises Aborted and InvalidAnswer."""
         delta = choice.delta
         if delta is None:
             text, others = choice.text, None
@@ -149,7 +157,10 @@ class AnswerBuilder:
             self._collect_ids(choice)
         lines = self._emit(text, thinking, None, entries)
         if finish_reason is not None:
-            lines += self._finish(finish_reason)
+            try:
+                lines += self._finish(finish_reason)
+            except InvalidToolCall as error:
+                raise InvalidAnswer(str(error), lines) from None
         if self.begun:
             self.state.events += len(choice.token_ids or ()) or 1
         return lines

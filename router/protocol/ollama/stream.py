@@ -6,11 +6,10 @@ import msgspec
 
 from vllama_pool.router.protocol.clock import TimestampFormatter
 from vllama_pool.router.protocol.json_lines import encode
-from vllama_pool.router.protocol.ollama.answer_builder import Aborted, AnswerBuilder
+from vllama_pool.router.protocol.ollama.answer_builder import Aborted, AnswerBuilder, InvalidAnswer
 from vllama_pool.router.protocol.operation import Clock, StreamFailure, Timing, Usage
 from vllama_pool.router.protocol.vllm import api, errors
 from vllama_pool.router.protocol.vllm.sse import EventSplitter, EventTooLong, whole_events
-from vllama_pool.router.protocol.vllm.tool_calls import InvalidToolCall
 
 RUNNER_ERROR = "an error was encountered while running the model: "
 """Prefix of errors (R163)."""
@@ -128,7 +127,8 @@ class TextTranslator:
                 lines = answer.add(event.choices[0])
             except Aborted as error:
                 self._fail(StreamFailure(error.status, RUNNER_ERROR + "the worker stopped the request"))
-            except InvalidToolCall as error:
+            except InvalidAnswer as error:
+                lines = error.lines
                 self._fail(StreamFailure(500, f"{RUNNER_ERROR}{error}", model_at_fault=True))
         if answer.cut_off:
             self.cut_off = True

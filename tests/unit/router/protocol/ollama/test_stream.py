@@ -398,6 +398,13 @@ def test_invalid_tool_arguments_are_an_error(text: str) -> None:
     assert (translator.failure.status, translator.failure.model_at_fault) == (500, True)
 
 
+def test_text_that_comes_with_an_invalid_tool_call_is_written_before_the_error() -> None:
+    call = {"index": 0, "id": "a", "function": {"name": "f", "arguments": "nonsense"}}
+    lines = objects(run(chat_translator(), delta("tool_calls", content="x", tool_calls=[call]) + usage() + DONE))
+    assert [next(iter(line)) for line in lines] == ["model", "error"]
+    assert lines[0]["message"]["content"] == "x"
+
+
 def test_a_tool_call_cut_by_the_length_limit_is_dropped() -> None:
     lines = objects(run(chat_translator(), stream("chat-tools-cut")))
     assert [line.get("done_reason") for line in lines] == ["length"]
