@@ -9,6 +9,7 @@ from urllib.parse import unquote
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from vllama_pool.router.server.asgi import Scope
+from vllama_pool.router.server.http10 import for_http10
 from vllama_pool.router.server.request_cycle import RequestCycle
 
 
@@ -38,12 +39,13 @@ class CycleProtocol(HttpToolsProtocol):
         self.scope["raw_path"] = raw_path
         self.scope["query_string"] = query
         cycle = RequestCycle(self.scope, self, keep_alive=version != "1.0" and self.parser.should_keep_alive())
+        app: Any = for_http10(self.app, cycle) if version == "1.0" else self.app
         previous, self.cycle = self.cycle, cycle
         if previous is None or previous.response_complete:
-            self._start_asgi_task(cycle, self.app)
+            self._start_asgi_task(cycle, app)
         else:
             self.flow.pause_reading()
-            self.pipeline.appendleft((cycle, self.app))
+            self.pipeline.appendleft((cycle, app))
 
     def begin_usual(self, scope: Scope, body: bytes | None) -> None:
         """Serve a request whose head the parser has not seen. `body`: the whole of it, None if it is incomplete."""

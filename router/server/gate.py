@@ -64,14 +64,14 @@ class Gate:
             path=path[:LOGGED_TEXT_LENGTH],
             address=client[0] if client else "",
         )
-        writer = response_writer(scope, send)
-        scope[WRITER] = writer
+        writer = scope[WRITER] = response_writer(scope, send)
         raised = True
         try:
             decision = self._decisions.decide(scope)
-            writer.extra_headers = decision.headers
             if sent_id is not None:
                 writer.extra_headers = ((REQUEST_ID, record.id.encode()), *decision.headers)
+            elif decision.headers:
+                writer.extra_headers = decision.headers
             if isinstance(decision, Allowed):
                 record.client = decision.key_name
                 await self.app(scope, receive, writer.send)
@@ -82,6 +82,7 @@ class Gate:
             record.outcome = record.outcome or "cancelled"
             raise
         finally:
+            del scope[WRITER]  # which may refer to the scope: no garbage to collect
             record.status = writer.status or record.status
             if not record.outcome:
                 record.status = record.status or 500  # the server's, for an app without a response

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
-
 from vllama_pool.router.server.connection_lifetime import ConnectionProtocol
-from vllama_pool.router.server.http10 import for_http10
 from vllama_pool.router.server.refusal import ON_REFUSAL, malformed
 from vllama_pool.router.server.request_reader import MAX_HEAD, InvalidRequest, RequestReader
 from vllama_pool.router.server.usual_head import UsualHead, usual_head
@@ -89,11 +86,6 @@ class BoundedProtocol(ConnectionProtocol):
         if is_last and self._refusal is not None and not self.transport.is_closing():
             self._unset_keepalive_if_required()
             self.send_400_response(self._refusal)
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        if cycle.scope["http_version"] == "1.0":
-            app = for_http10(app, cycle)
-        super()._start_asgi_task(cycle, app)
 
     def _is_unread(self) -> bool:
         if self._refusal is not None or (self._reader.in_head and self._reader.last):

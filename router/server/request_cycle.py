@@ -79,7 +79,9 @@ class RequestCycle(RequestResponseCycle):
         self.waiting_for_100_continue = False
         self.status = status
         head, self.chunked_encoding, self._writes_lines = response_head(status, tuple(headers))
-        for pair in (*self.default_headers, *self.extra_headers):
+        for pair in self.default_headers:
+            head += b"%b: %b\r\n" % pair
+        for pair in self.extra_headers:
             head += b"%b: %b\r\n" % pair
         if self._writes_lines and joins_chunks(request_headers(self.scope).get(b"user-agent", b"")):
             self._paced = PacedLines(self.write, asyncio.get_running_loop().time)

@@ -37,13 +37,16 @@ class _Template(NamedTuple):
     """Index of the header Content-Length, or -1."""
 
 
-class UsualHead(NamedTuple):
-    scope: Scope
-    """The parts of an ASGI scope that the head decides on."""
-    size: int
-    """Bytes of the head."""
-    length: int
-    """Bytes of the body."""
+UsualHead = tuple[Scope, int, int]
+"""The parts of an ASGI scope that a head decides on, the head's size and the body's, in bytes."""
+
+
+class _Forgotten(Exception):
+    """Carries the template of a head that is not remembered."""
+
+    def __init__(self, template: _Template | None) -> None:
+        super().__init__()
+        self.template = template
 
 
 def usual_head(data: bytes, limit: int) -> UsualHead | None:
@@ -57,33 +60,32 @@ def usual_head(data: bytes, limit: int) -> UsualHead | None:
         return None
     size = end + len(_END)
     sent = _CONTENT_LENGTH.search(data, 0, end + 2)
-    if sent is None:
-        template = _template(data[:size])
-        return template and _copy(template, size)
-    head = data[: sent.start(1)] + b"0" + data[sent.end(1) : size]
-    template = _template(head)
-    return template and _copy(template, size, sent[1])
+    head = data[:size] if sent is None else data[: sent.start(1)] + b"0" + data[sent.end(1) : size]
+    try:
+        template = _remembered(head)
+    except _Forgotten as forgotten:
+        template = forgotten.template
+    if template is None:
+        return None
+    scope, headers, by_name, length, length_index = template
+    scope = scope.copy()
+    headers = scope["headers"] = headers.copy()
+    if sent is not None:
+        text = sent[1]
+        length = int(text)
+        headers[length_index] = (b"content-length", text)
+        by_name = scope[HEADERS] = by_name.copy()
+        by_name[b"content-length"] = text
+    return scope, size, length
 
 
-def _copy(template: _Template, size: int, length: bytes | None = None) -> UsualHead:
-    """Make the scope of one request, whose Content-Length replaces the template's."""
-    scope, headers = template.scope.copy(), template.headers.copy()
-    scope["headers"] = headers
-    if length is None:
-        return UsualHead(scope, size, template.length)
-    headers[template.length_index] = (b"content-length", length)
-    by_name = scope[HEADERS] = template.by_name.copy()
-    by_name[b"content-length"] = length
-    return UsualHead(scope, size, int(length))
-
-
-def _template(head: bytes) -> _Template | None:
-    if len(head) > REMEMBERED_SIZE:
-        return _read(head)
-    lower = head.lower()
-    if any(secret in lower for secret in _SECRET):
-        return _read(head)
-    return _remembered(head)
+@lru_cache(REMEMBERED_HEADS)
+def _remembered(head: bytes) -> _Template | None:
+    """Raises _Forgotten for a head that must not be remembered, because lru_cache keeps no exceptions."""
+    template, lower = _read(head), head.lower()
+    if len(head) > REMEMBERED_SIZE or any(secret in lower for secret in _SECRET):
+        raise _Forgotten(template)
+    return template
 
 
 def _read(head: bytes) -> _Template | None:
@@ -118,6 +120,3 @@ def _read(head: bytes) -> _Template | None:
         HEADERS: by_name,
     }
     return _Template(scope, headers, by_name, int(length), index)
-
-
-_remembered = lru_cache(REMEMBERED_HEADS)(_read)

@@ -160,10 +160,11 @@ OLLAMA_PYTHON = lines(
 def test_a_usual_head_is_read_without_rewriting(rest: bytes) -> None:
     usual = usual_head(OLLAMA_PYTHON + rest, 1000)
     assert usual is not None
-    assert (usual.length, usual.size) == (96, len(OLLAMA_PYTHON))
-    assert (usual.scope["method"], usual.scope["path"], usual.scope["raw_path"]) == ("POST", "/api/chat", b"/api/chat")
-    assert usual.scope["headers"][-1] == (b"content-length", b"96")
-    assert request_headers(usual.scope) == dict(usual.scope["headers"])
+    scope, size, length = usual
+    assert (size, length) == (len(OLLAMA_PYTHON), 96)
+    assert (scope["method"], scope["path"], scope["raw_path"]) == ("POST", "/api/chat", b"/api/chat")
+    assert scope["headers"][-1] == (b"content-length", b"96")
+    assert request_headers(scope) == dict(scope["headers"])
 
 
 @pytest.mark.parametrize("limit", [len(HEAD) - 1, len(HEAD)])
@@ -225,10 +226,10 @@ def test_the_quick_check_accepts_nothing_that_the_full_one_refuses_or_changes(rn
     usual = usual_head(data, 100_000)
     if usual is None:
         return
-    full = parse_head(data[: usual.size])
-    method = usual.scope["method"]
-    assert (full.method, full.length, full.path) == (method, usual.length, None)
-    assert full.strict == b"POST" + data[len(method) : usual.size]
+    scope, size, length = usual
+    full = parse_head(data[:size])
+    assert (full.method, full.length, full.path) == (scope["method"], length, None)
+    assert full.strict == b"POST" + data[len(scope["method"]) : size]
 
 
 @pytest.mark.parametrize("name", [b"Content-Length", b"content-length", b"CONTENT-LENGTH"])
@@ -236,18 +237,20 @@ def test_heads_that_differ_in_their_length_only_are_told_apart(name: bytes) -> N
     for length in (b"0", b"5", b"123456789012345678", b"5"):
         usual = usual_head(lines(b"Host: x", name + b": " + length, b"X: y"), 1000)
         assert usual is not None
-        assert usual.length == int(length)
-        assert usual.scope["headers"] == [(b"host", b"x"), (b"content-length", length), (b"x", b"y")]
-        assert request_headers(usual.scope)[b"content-length"] == length
+        scope, _, body_length = usual
+        assert body_length == int(length)
+        assert scope["headers"] == [(b"host", b"x"), (b"content-length", length), (b"x", b"y")]
+        assert request_headers(scope)[b"content-length"] == length
 
 
 def test_the_scope_of_a_request_is_its_own() -> None:
     for _ in range(2):
         usual = usual_head(HEAD, 1000)
         assert usual is not None
-        assert usual.scope["headers"] == [(b"host", b"x"), (b"content-length", b"5")]
-        usual.scope["headers"].clear()
-        usual.scope["path"] = "/other"
+        scope, *_ = usual
+        assert scope["headers"] == [(b"host", b"x"), (b"content-length", b"5")]
+        scope["headers"].clear()
+        scope["path"] = "/other"
 
 
 @pytest.mark.parametrize(
@@ -256,5 +259,5 @@ def test_the_scope_of_a_request_is_its_own() -> None:
 )
 def test_short_heads_without_credentials_are_remembered(header: bytes, remembered: bool) -> None:
     heads = [usual_head(lines(b"Content-Length: 1", header), 5000) for _ in range(2)]
-    (first, second) = [head.scope["asgi"] for head in heads if head is not None]
+    (first, second) = [head[0]["asgi"] for head in heads if head is not None]
     assert (first is second) == remembered
