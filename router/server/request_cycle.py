@@ -25,26 +25,19 @@ from vllama_pool.router.server.writer import (
 class RequestCycle(RequestResponseCycle):
     """Is the `ResponseWriter` of HTTP/1.1 requests, except HEAD. uvicorn's `send` serves the others.
 
-    The state at the begin of a request is that of the class, so that an instance sets little.
+    Attributes that few requests change are the class's.
     """
 
     scope: Any
     access_log = False
-    disconnected = False
     waiting_for_100_continue = False
     more_body = True
-    response_started = False
-    response_complete = False
-    chunked_encoding: bool | None = None
     expected_content_length = 0
+    chunked_encoding: bool | None = None
     status = 0
     extra_headers: HeaderPairs = ()
-    _head = b""
-    """Waits for the first write."""
     _body: bytes | None = None
     """A whole body that was not received yet."""
-    _writes_lines = False
-    _paced: PacedLines | None = None
 
     def __init__(self, scope: Scope, protocol: HttpToolsProtocol, *, keep_alive: bool) -> None:
         # uvicorn's __init__ sets nothing else
@@ -57,6 +50,11 @@ class RequestCycle(RequestResponseCycle):
         self.on_response = protocol.on_response_complete
         self.keep_alive = keep_alive
         self.body = bytearray()
+        self.disconnected = self.response_started = self.response_complete = False
+        self._head = b""
+        """Waits for the first write."""
+        self._writes_lines = False
+        self._paced: PacedLines | None = None
         if protocol.expect_100_continue:
             self.waiting_for_100_continue = True
         self._writes = scope["method"] != "HEAD" and scope["http_version"] == "1.1"
