@@ -8,6 +8,7 @@ thousand workers.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterator
 from operator import attrgetter
 
 from vllama_pool.router.balance.worker import Replica, Worker
@@ -47,6 +48,9 @@ class Group:
 
     def __len__(self) -> int:
         return len(self._members)
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(self._members)
 
     @property
     def replicas(self) -> tuple[Replica, ...]:

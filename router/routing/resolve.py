@@ -80,7 +80,7 @@ class Resolution:
     @property
     def beyond_slots(self) -> int:
         """Load minus slots, over the serving workers; negative for free slots."""
-        workers = {replica.worker for replica in self.replicas}
+        workers = {worker for group in self.groups for worker in group}
         return sum(worker.beyond_slots for worker in workers if worker.serving and not worker.down)
 
     def choose(self, tried: Collection[str], now: float, rng: random.Random) -> Replica | None:

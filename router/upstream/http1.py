@@ -6,7 +6,7 @@ Ambiguous framing is rejected rather than repaired, as it could deliver one clie
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
@@ -145,14 +145,8 @@ class ResponseParser:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Names in lower case; repeated headers are joined by ", ". Those of a usual head are decoded at each call."""
-        if not self._usual_head or not self.status:
-            return self._headers
-        fields = ResponseParser("HEAD")
-        fields.on_header = fields._add_header
-        HttpResponseParser(fields).feed_data(self._usual_head)
-        fields.stop()
-        return fields._headers
+        """Names in lower case; repeated headers are joined by ", "."""
+        return _UsualHeaders(self._usual_head) if self._usual_head and self.status else self._headers
 
     def feed(self, data: bytes) -> bytes:
         """Parse the bytes of one read and return their body bytes."""
@@ -165,27 +159,37 @@ class ResponseParser:
         try:
             parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
-            if self.complete:
-                self.extra = True
-            else:
-                why = TLS_PORT if speaks_tls(data) else error
-                self.error = self.error or MalformedResponse(f"the worker's bytes are not HTTP: {why}")
+            self._record_error(error, data)
+        pieces = self._pieces
+        if pieces and not self.complete and self.error is None:  # nearly every read
+            self._framing_size = 0
+            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
+            return body
+        return self._feed_end(len(data))
+
+    def _feed_end(self, size: int) -> bytes:
+        """Take the body bytes of a read of `size` bytes in which the response ended, or that has framing only."""
         pieces = self._pieces
         if self.complete and len(pieces) > self._body_pieces:
             self.extra = True
             del pieces[self._body_pieces :]
-        if pieces:
-            self._framing_size = 0
-            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            pieces.clear()
-        else:
-            body = b""
-            self._framing_size += len(data)
-            if self._framing_size > MAX_HEAD and not self.complete:
+        body = b"".join(pieces)
+        pieces.clear()
+        if not self.complete:
+            self._framing_size += size
+            if self._framing_size > MAX_HEAD and not body:
                 self.error = self.error or MalformedResponse("too many bytes of framing without body")
         if self.complete or self.error is not None:
-            self.stop()
+            self._parser = None
         return body
+
+    def _record_error(self, error: Exception, data: bytes) -> None:
+        if self.complete:
+            self.extra = True
+        else:
+            why = TLS_PORT if speaks_tls(data) else error
+            self.error = self.error or MalformedResponse(f"the worker's bytes are not HTTP: {why}")
 
     def eof(self) -> bool:
         """End the input. Return True if the response is complete."""
@@ -264,3 +268,27 @@ class ResponseParser:
     def _reject(self, why: str) -> None:
         self.error = MalformedResponse(why)
         raise self.error  # stops llhttp; `feed` catches it
+
+
+class _UsualHeaders(Mapping[str, str]):
+    """The headers of a usual head, decoded when they are looked at, which is hardly ever."""
+
+    __slots__ = ("_head",)
+
+    def __init__(self, head: bytes) -> None:
+        self._head = head
+
+    def __getitem__(self, name: str) -> str:
+        return self._decode()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._decode())
+
+    def __len__(self) -> int:
+        return len(self._decode())
+
+    def _decode(self) -> Mapping[str, str]:
+        fields = ResponseParser("HEAD")
+        fields.on_header = fields._add_header
+        HttpResponseParser(fields).feed_data(self._head)
+        return fields._headers
