@@ -16,6 +16,7 @@ import pytest
 import trustme
 from click.testing import CliRunner, Result
 
+from tests.support.clients.exchanges import PulledResponse, begin
 from tests.support.fleet.agents import agent, wait_for
 from tests.support.fleet.live import fleet, model
 from tests.support.registry.membership_sink import Recorder
@@ -165,10 +166,10 @@ async def reasons(url: str, caplog: pytest.LogCaptureFixture) -> tuple[str, str]
     assert load is not None
     (logged,) = caplog.messages
     assert logged == f"static worker gpu is down: {load.note}"
-    upstream = UpstreamClient()
+    upstream, response = UpstreamClient(), PulledResponse()
     try:
-        endpoint = pool.known["static/gpu"].endpoint
-        response = await upstream.send(endpoint, "GET", "/health", headers={}, body=b"", connect_timeout=5)
+        response.exchange = begin(upstream, pool.known["static/gpu"].endpoint, response, path="/health")
+        await response.begun()
     except TransportError as error:
         return load.note, str(error)
     finally:
