@@ -1,6 +1,6 @@
 """One router process: the application behind uvicorn on an inherited socket.
 
-    python -m vllama_pool.router.process
+    python -m vllama_pool.router.start
 
 Reads VLLAMA_LISTEN_FD, VLLAMA_PROCESS and VLLAMA_STATUS_FD besides the settings' variables. On SIGTERM it stops
 accepting connections and lets running requests finish within the settings' `grace`.
@@ -59,6 +59,7 @@ def _freeze_heap() -> None:
     milliseconds."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def make_server(app: Gate, settings: RouterSettings, status: StatusPipe) -> RouterServer:
@@ -98,7 +99,3 @@ def main() -> None:
     serving.run(sockets=[listening])
     if not serving.started:
         sys.exit(FAILED)
-
-
-if __name__ == "__main__":
-    main()

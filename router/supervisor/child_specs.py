@@ -29,7 +29,7 @@ def router_child_specs(
     instances: Sequence[RouterInstance], listening: int, environ: Mapping[str, str]
 ) -> list[ChildSpec]:
     """Return the router processes, which share the listening socket's descriptor."""
-    argv = (*PYTHON, "-m", "vllama_pool.router.process")
+    argv = (*PYTHON, "-m", "vllama_pool.router.start")
     return [
         ChildSpec(
             ChildKind.ROUTER,

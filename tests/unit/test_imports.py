@@ -77,6 +77,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("config", "config/routing", "router/app.py", "router/instance.py", "router/server", "workers/process"),
         "workers/registry",
     },
+    "router/start.py": {"router/process.py"},
     "router/supervisor": {
         *("config", "config/routing", "router/instance.py", "router/telemetry"),
         *("workers/agent", "workers/process", "workers/registry"),

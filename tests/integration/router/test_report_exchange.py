@@ -134,7 +134,7 @@ async def test_every_process_serves_the_merged_workers_and_metrics_of_all(
         assert sum(int(count) for _, count in in_flight) == 6
 
         routers = [
-            child for child in psutil.Process(process.pid).children() if "vllama_pool.router.process" in child.cmdline()
+            child for child in psutil.Process(process.pid).children() if "vllama_pool.router.start" in child.cmdline()
         ]
         assert len(routers) == 3
         routers[0].suspend()

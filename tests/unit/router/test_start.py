@@ -26,3 +26,17 @@ def test_a_process_starts_without_the_modules_that_only_others_need(module: str,
     loaded = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.split()
     assert module in loaded
     assert unneeded.isdisjoint(loaded)
+
+
+def test_garbage_is_collected_from_the_end_of_the_start_on() -> None:
+    program = """if True:
+        import gc
+        from vllama_pool.router import process, start
+        process.main = lambda: states.append(gc.isenabled())
+        states = []
+        start.main()
+        process._freeze_heap()
+        print(*states, gc.isenabled())
+        """
+    run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert run.stdout == "False True\n"
