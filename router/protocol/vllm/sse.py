@@ -25,8 +25,9 @@ def whole_events(data: bytes) -> list[bytes] | None:
     if _LINE_FEED not in payload:
         return [payload] if payload else None
     payloads = payload.split(b"\n\ndata: ")
-    if payload.count(b"\n") > 2 * len(payloads) - 2 or b"" in payloads:
-        return None
+    for each in payloads:
+        if not each or _LINE_FEED in each:
+            return None
     return payloads
 
 
