@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
 from tests.support.balance import DRAINING, RESTARTING, Clock, found, group, pool_of, worker_in
 from vllama_pool.router.balance.lease import Completed, Errored
 from vllama_pool.router.balance.pool import Pool
@@ -207,6 +209,15 @@ def test_a_healthy_fallback_model_is_preferred_to_a_suspect_replica() -> None:
     assert chosen() == "second"
     make_suspect(pool, "b")
     assert chosen() == "first"
+
+
+def test_the_four_workers_that_least_load_compares_are_different_and_drawn_evenly() -> None:
+    clock = Clock()
+    pool = pool_of(clock, *(found(name, load=LoadReport(running=index)) for index, name in enumerate("abcdef")))
+    chosen = picks(pool, clock, 6000)
+    assert set(chosen) == set("abc"), "of four different workers, one of the three least busy is the least busy"
+    assert chosen["a"] / 6000 == pytest.approx(4 / 6, abs=0.03)
+    assert chosen["b"] / 6000 == pytest.approx(4 / 15, abs=0.03)
 
 
 def test_round_robin_takes_turns_while_workers_join_and_leave() -> None:
