@@ -108,6 +108,8 @@ class _Known:
     weights: tuple[float, ...] = ()
     """Of `base.groups`; empty if their order is not drawn."""
     virtual: VirtualModel | None = None
+    key: str = ""
+    """Of the virtual model."""
     orders: dict[tuple[Group, ...], Resolution] = field(default_factory=dict)
 
     def draw(self, rng: random.Random) -> Resolution:
@@ -167,7 +169,7 @@ class ModelRoutes:
             self._pool, self._pool_version = pool, pool.version
             self._known.cache_clear()
         known = self._known(name) if len(name) <= MAX_CACHED_LENGTH else self._look_up(name)
-        if known.virtual is not None and self._virtual.get(lookup_key(name)) is not known.virtual:
+        if known.virtual is not None and self._virtual.get(known.key) is not known.virtual:
             self._known.cache_clear()
             known = self._known(name)
         resolution = known.draw(self._rng) if known.weights else known.base
@@ -243,7 +245,8 @@ class ModelRoutes:
 
     def _look_up_virtual(self, name: str, pool: Pool) -> _Known | None:
         """A virtual model is known even if its base is not."""
-        model = self._virtual.get(lookup_key(name))
+        key = lookup_key(name)
+        model = self._virtual.get(key)
         if model is None:
             return None
         known = self._look_up_base(model.base, pool)
@@ -254,9 +257,8 @@ class ModelRoutes:
         else:
             base, weights = known.base, known.weights
         defaults = _merge_defaults(base.defaults, model)
-        return _Known(
-            Resolution(name, base.model, base.groups, defaults, base.policy, model.name), weights, virtual=model
-        )
+        resolution = Resolution(name, base.model, base.groups, defaults, base.policy, model.name)
+        return _Known(resolution, weights, virtual=model, key=key)
 
     def _list_configured(self, route: ModelRoute, pool: Pool) -> ListedModel:
         replicas = {replica.worker.id: replica for entry in route.serve for replica in pool.replicas_for(entry.model)}
