@@ -220,14 +220,15 @@ class ModelRoutes:
         return key in self._by_key or bool(pool.replicas_by_key(key))
 
     def _look_up(self, name: str) -> _Known:
-        """Raises UnknownModel, which is never kept: clients choose unknown names freely."""
+        """Raises UnknownModel, or NoWorker for a model whose workers have all left. Neither is kept: clients choose
+        unknown names freely, and a virtual model may take the name."""
         assert self._pool is not None
         known = self._look_up_base(name, self._pool) or self._look_up_virtual(name, self._pool)
         if known is None:
             served_name = self._pool.ever_served(name)
             if served_name is None:
                 raise UnknownModel(name)
-            known = _Known(Resolution(name, served_name, (), NO_DEFAULTS, self._policy))
+            raise no_worker(name, served_name, ())
         return known
 
     def _look_up_base(self, name: str, pool: Pool) -> _Known | None:

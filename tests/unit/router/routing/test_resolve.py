@@ -156,6 +156,17 @@ def test_a_name_longer_than_any_valid_one_is_resolved_without_being_kept() -> No
     assert ids(second.replicas) == ["a"]
 
 
+def test_a_virtual_model_may_take_the_name_of_a_departed_one() -> None:
+    pool = pool_of(Clock(), found("a"), found("b", "old"))
+    live: dict[str, VirtualModel] = {}
+    table = ModelRoutes(RoutingTable(), random.Random(3), virtual=live)
+    pool.remove("b")
+    with pytest.raises(NoWorker):
+        table.resolve("old", pool)
+    live[key_of("old")] = VirtualModel(name="old:latest", revision=1, base="m:latest")
+    assert table.resolve("old", pool).virtual == "old:latest"
+
+
 def test_a_changed_or_deleted_virtual_model_is_resolved_anew() -> None:
     pool = pool_of(Clock(), found("a"), found("b", "other"))
     live = {key_of("v"): VirtualModel(name="v:latest", revision=1, base="m:latest", system="one")}
