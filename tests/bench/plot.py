@@ -69,9 +69,17 @@ def _panel(panel: Panel) -> list[str]:
         parts.append(_text(place.x(x), HEIGHT - BOTTOM + 17, f"{x:,.0f}", 'text-anchor="middle"'))
     for number, series in enumerate(panel.series):
         parts += _curve(series, place, COLOURS[number % len(COLOURS)])
-        if len(panel.series) > 1:
-            colour = f'fill="{COLOURS[number % len(COLOURS)]}"'
-            parts.append(_text(LEFT + 8, TOP + 14 + 14 * number, series.label, colour))
+    return parts + (_legend(panel.series) if len(panel.series) > 1 else [])
+
+
+def _legend(series: Sequence[Series]) -> list[str]:
+    """Labels above the plot, from the right."""
+    parts, right = [], float(WIDTH - RIGHT)
+    for number in reversed(range(len(series))):
+        parts.append(
+            _text(right, 34, series[number].label, f'text-anchor="end" fill="{COLOURS[number % len(COLOURS)]}"')
+        )
+        right -= 6.5 * len(series[number].label) + 10
     return parts
 
 

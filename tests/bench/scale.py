@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import resource
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -108,25 +108,27 @@ def with_fleet(rig: Rig, x: int, workers: int, models: int) -> Point:
 
 
 def with_processes(rig: Rig, processes: int) -> Point:
+    """Each process has as many connections as a single one."""
     with running(vllama(api=OLLAMA, processes=processes), rig) as router:
         watch = Watch(router, rig)
-        cost, shares = cpu_per_request(router, rig, background(router)["idle"] / 100)
+        scenario = replace(REQUESTS, connections=processes * REQUESTS.connections)
+        cost, shares = cpu_per_request(router, rig, background(router)["idle"] / 100, scenario)
         figures = {"cpu_request": cost, "least": min(shares) * 100, "most": max(shares) * 100}
         return Point(x=processes, other=watch.other(), figures=figures)
 
 
-def cpu_per_request(router: Router, rig: Rig, idle: float) -> tuple[float, list[float]]:
+def cpu_per_request(router: Router, rig: Rig, idle: float, scenario: Scenario = REQUESTS) -> tuple[float, list[float]]:
     """Return microseconds without what the router does anyway (`idle` cores), and each process's share of the work.
 
     The first load opens the connections to the workers.
     """
-    rig.set_answers(REQUESTS.answers)
-    finish(rig.start_load(REQUESTS, router.port, router.contender.api))
+    rig.set_answers(scenario.answers)
+    finish(rig.start_load(scenario, router.port, router.contender.api))
     pids = router.serving
     before, begin = [cpu_seconds([pid]) for pid in pids], time.monotonic()
-    result = finish(rig.start_load(REQUESTS, router.port, router.contender.api))
+    result = finish(rig.start_load(scenario, router.port, router.contender.api))
     used, seconds = [cpu_seconds([pid]) - was for pid, was in zip(pids, before, strict=True)], time.monotonic() - begin
-    _require(result, REQUESTS)
+    _require(result, scenario)
     return (sum(used) - idle * seconds) * 1e6 / result.done, [each / sum(used) for each in used]
 
 
