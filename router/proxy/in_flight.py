@@ -90,19 +90,8 @@ class InFlight:
     """
 
     __slots__ = (
-        "_budget",
-        "_call",
-        "_client",
-        "_exchange",
-        "_lease",
-        "_on_answer",
-        "_outcome",
-        "_record",
-        "_relay",
-        "_shared",
-        "_task",
-        "_waiting",
-        "client_left",
+        *("_budget", "_call", "_client", "_exchange", "_lease", "_on_answer", "_outcome", "_record", "_relay"),
+        *("_shared", "_task", "_waiting", "client_left"),
     )
 
     def __init__(

@@ -39,22 +39,8 @@ class Relay:
     """The sink of one exchange. Resolves `ended` once: with an Ending, or AttemptFailed if the client has no byte."""
 
     __slots__ = (
-        "_client",
-        "_client_stall",
-        "_drain",
-        "_ending",
-        "_headers",
-        "_held",
-        "_loop",
-        "_on_begin",
-        "_over",
-        "_refusal",
-        "_relaying",
-        "_stream",
-        "ended",
-        "exchange",
-        "size",
-        "translator",
+        *("_client", "_client_stall", "_drain", "_ending", "_headers", "_held", "_loop", "_on_begin", "_over"),
+        *("_refusal", "_relaying", "_stream", "ended", "exchange", "size", "translator"),
     )
 
     def __init__(

@@ -27,23 +27,9 @@ class UpstreamExchange:
     """`interface.Exchange`. Releases its connection as soon as the response has ended, before its sink is called."""
 
     __slots__ = (
-        "_connect",
-        "_connecting",
-        "_connection",
-        "_ended",
-        "_error",
-        "_finish_timer",
-        "_head_due",
-        "_loop",
-        "_parser",
-        "_paused",
-        "_replayable",
-        "_sink",
-        "body",
-        "connect_timeout",
-        "endpoint",
-        "head",
-        "last_heard",
+        *("_connect", "_connecting", "_connection", "_ended", "_error", "_finish_timer", "_head_due", "_loop"),
+        *("_parser", "_paused", "_replayable", "_sink", "body", "connect_timeout", "endpoint", "head"),
+        *("last_heard",),
     )
 
     def __init__(
