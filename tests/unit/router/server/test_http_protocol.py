@@ -17,6 +17,7 @@ from vllama_pool.router.server.http_protocol import BoundedProtocol
 from vllama_pool.router.server.refusal import ON_REFUSAL, Reason, Refusal
 from vllama_pool.router.server.request_reader import MAX_HEAD
 
+IDLE_SECONDS = 0.1
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 UPGRADE = b"Connection: Upgrade, HTTP2-Settings, keep-alive\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEA\r\n"
 
@@ -52,13 +53,20 @@ class Connection:
     """A server's end of one connection. Its app echoes the length of a body, or answers 413 without reading it."""
 
     def __init__(
-        self, protocol: type[BoundedProtocol] = BoundedProtocol, *, reads_body: bool = True, streams: bool = False
+        self,
+        protocol: type[BoundedProtocol] = BoundedProtocol,
+        *,
+        reads_body: bool = True,
+        streams: bool = False,
+        idle_seconds: Any = 5,
     ) -> None:
         self.transport = FakeTransport()
         self.scopes: list[Any] = []
         self.reads_body = reads_body
         self.streams = streams
-        config = uvicorn.Config(self._app, interface="asgi3", lifespan="off", log_config=None)
+        config = uvicorn.Config(
+            self._app, interface="asgi3", lifespan="off", log_config=None, timeout_keep_alive=idle_seconds
+        )
         self.refusals: list[Refusal] = []
         self._protocol = protocol(config, ServerState(), {ON_REFUSAL: self.refusals.append})
         self._protocol.connection_made(self.transport)
@@ -352,6 +360,21 @@ async def test_a_body_may_follow_its_head_in_any_number_of_reads(connection: Con
     connection.feed(request[:cut], request[cut:] + request + GET)
     await connection.responses(6)
     assert [scope["path"] for scope in connection.scopes] == ["/api/chat"] * 5 + ["/"]
+
+
+async def test_the_idle_time_begins_with_the_latest_response() -> None:
+    connection = Connection(idle_seconds=IDLE_SECONDS)
+    loop = asyncio.get_running_loop()
+    for number in range(1, 5):
+        asked = loop.time()
+        connection.feed(GET)
+        await connection.responses(number)
+        await asyncio.sleep(IDLE_SECONDS / 3)
+        if connection.transport.closing:  # this machine is slow
+            break
+    await auntil(lambda: connection.transport.closing, 5, "the connection to close")
+    assert loop.time() >= asked + IDLE_SECONDS
+    connection.close()
 
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
