@@ -117,6 +117,7 @@ def test_a_worker_that_returns_comes_last_and_one_that_renews_its_record_keeps_i
     fleet.pool.put(found("b", "n"))
     fleet.pool.put(found("b", "n", "m"))
     assert fleet.candidates() == "bca"
+    assert "".join(replica.worker.id for replica in fleet.group.replicas) == "bca"
 
 
 def test_many_changes_at_once_are_taken_together() -> None:
