@@ -167,7 +167,7 @@ static void stream(int fd, int begin) {
         if (begin) memcpy(out, stream_head, n = stream_head_length);
         int events = (begin && delay) || !per_write ? 1 : per_write;
         for (int i = 0; i < events && c->sent < tokens; i++) {
-            int count = begin ? 1 : c->interval, left = tokens - c->sent;
+            int count = c->sent ? c->interval : 1, left = tokens - c->sent;
             if (count > left) count = left;
             n += write_event(out + n, count);
             c->sent += count;

@@ -53,8 +53,9 @@ def test_the_fake_vllm_writes_a_token_when_the_client_has_the_one_before(direct:
     assert load.chunks == 2 * (1 + 30 + 3 + 1), "role, tokens, finish, usage and [DONE], end of the body"
 
 
-def test_a_stream_interval_joins_tokens_in_one_event_after_the_first(direct: Rig) -> None:
-    direct.set_answers(Answers(20))
+@pytest.mark.parametrize("per_write", [1, 20])
+def test_a_stream_interval_joins_tokens_in_one_event_after_the_first(direct: Rig, per_write: int) -> None:
+    direct.set_answers(Answers(20, per_write=per_write))
     text = answer(direct, '{"stream":true,"stream_interval":8}')
     assert [event.count("@") for event in text.split("\n\n") if "@" in event] == [1, 8, 8, 3]
     assert text.endswith("data: [DONE]\n\n")
