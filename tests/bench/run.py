@@ -122,10 +122,10 @@ def main(arguments: Sequence[str]) -> int:
         if not choice.table:
             if (os.cpu_count() or 1) <= RIG_CORE:
                 raise CannotMeasure("the machine has one core; the router and its load need one each")
-            measured = contenders(choice)
+            measured, programs = contenders(choice), build()
             if not choice.resume:
                 choice.results.unlink(missing_ok=True)
-            with rig(build(), WORK / "run") as bench:
+            with rig(programs, WORK / "run") as bench:
                 run_rounds(choice, measured, bench)
     except CannotMeasure as error:
         sys.stderr.write(f"bench: {error}\n")
