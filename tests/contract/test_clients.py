@@ -27,7 +27,7 @@ MODEL = Options(
     reasoning=True,
 )
 EMBEDDER = Options(model="embedder", embedding=True)
-FAST = Options(model="fast", tokens_per_second=1e6, ttft=0.01, answer_tokens=8)
+FAST = Options(model="fast", tokens_per_second=1e6, ttft=0.01, answer_tokens=3)
 SLOW = Options(model="slow", tokens_per_second=20, ttft=0.01, answer_tokens=4000)
 
 

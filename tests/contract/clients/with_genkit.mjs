@@ -10,7 +10,7 @@ const { ollama } = require("genkitx-ollama");
 
 // A busy machine may give this process no time between two lines, which it then reads together. Lines that the server
 // writes together fail every time.
-const TRIES = 20;
+const TRIES = 100;
 
 class Genkit {
   #genkit;
