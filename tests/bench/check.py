@@ -34,8 +34,8 @@ IDLE = 5.0
 TOKENS = 1000
 WINDOWS = 7
 """Repetitions of each load, of which the median counts."""
-REQUEST = Scenario("request", "", Answers(1), False, 1, 45)
-DOCUMENT = Scenario("document", "", Answers(128, per_write=128), False, 1, 12)
+REQUEST = Scenario("request", "", Answers(1), False, 1, 80)
+DOCUMENT = Scenario("document", "", Answers(128, per_write=128), False, 1, 60)
 ONE_TOKEN = Scenario("one token", "", Answers(1, per_write=0), True, 1, 1)
 TOKEN = Scenario("token", "", Answers(1 + TOKENS, per_write=0), True, 1, 1)
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "VLLAMA_CONNECT_TIMEOUT": "30"}
