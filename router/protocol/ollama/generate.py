@@ -100,17 +100,26 @@ def adapt(request: GenerateRequest, plan: ModelPlan, clock: Clock, *refusals: At
         return None
     if _is_chat(request, info):
         return _adapted_chat(request, plan, clock, refusals)
-    if not limits.is_known(refusals[-1]) or (too_long and not request.may_shorten):
+    if not limits.is_known(refusals[-1]):
         return None
     if request.context:
         return _after_context(request, plan, _adaptation(refusals))
-    upstream = _completion(request, plan, _plain_prompt(request, plan.defaults))
-    if too_long and not info.context_length:
-        return tokenize.count_text(
-            info.name, "", lambda count: _send(_adapted(upstream, count.max_model_len, refusals) or upstream)
-        )
-    adapted = _adapted(upstream, info.context_length, refusals)
-    return _send(adapted) if adapted is not None else None
+    prompt = _plain_prompt(request, plan.defaults)
+    upstream = _completion(request, plan, prompt)
+    if not too_long:
+        within = limits.within_limits(upstream, refusals)
+        return _send(within) if within is not None else None
+    if upstream.max_tokens is None and not request.may_shorten:
+        return None
+
+    def on_count(count: api.VllmTokenCount) -> NextStep:
+        if fitting := shorten.fit(upstream, count.max_model_len, count.count):
+            return _send(limits.within_limits(fitting, refusals) or fitting)
+        if not request.may_shorten:
+            raise refusals[-1]
+        return _send(_cut(upstream, count.max_model_len, refusals))
+
+    return tokenize.count_text(info.name, prompt, on_count)
 
 
 def _adapted_chat(
@@ -147,15 +156,24 @@ def _adapted_chat(
 
 
 def _adaptation(refusals: Sequence[AttemptFailed]) -> Change:
-    return lambda upstream, limit: _adapted(upstream, limit, refusals) or upstream
+    """Return the change of a request whose prompt is given as tokens."""
+    too_long = any(map(limits.is_too_long, refusals))
+
+    def change(upstream: api.VllmCompletionRequest, limit: int) -> api.VllmCompletionRequest:
+        if not too_long:
+            return limits.within_limits(upstream, refusals) or upstream
+        if fitting := shorten.fit(upstream, limit, len(upstream.prompt)):
+            return limits.within_limits(fitting, refusals) or fitting
+        return _cut(upstream, limit, refusals)
+
+    return change
 
 
-def _adapted(
+def _cut(
     upstream: api.VllmCompletionRequest, limit: int, refusals: Sequence[AttemptFailed]
-) -> api.VllmCompletionRequest | None:
-    """None if nothing changes. `limit`: the context in tokens."""
-    within = limits.within_limits(upstream, refusals)
-    return shorten.cut(within or upstream, limit) if any(map(limits.is_too_long, refusals)) else within
+) -> api.VllmCompletionRequest:
+    """Shorten the prompt. `limit`: the context in tokens."""
+    return shorten.cut(limits.within_limits(upstream, refusals) or upstream, limit)
 
 
 def _send(upstream: api.VllmCompletionRequest, begun: bool | None = None) -> UpstreamRequest:

@@ -91,13 +91,20 @@ def fitted(chat: api.VllmChatRequest, send: Send, otherwise: Callable[[], NextSt
     """
     if chat.max_tokens is None:
         return otherwise()
-    wanted = chat.max_tokens
 
     def on_count(count: api.VllmTokenCount) -> NextStep:
-        remaining = count.max_model_len - count.count
-        return send(_limited(chat, remaining)) if 0 < remaining < wanted else otherwise()
+        fitting = fit(chat, count.max_model_len, count.count)
+        return otherwise() if fitting is None else send(fitting)
 
     return tokenize.count_chat(chat, on_count)
+
+
+def fit(request: api.RequestT, limit: int, tokens: int) -> api.RequestT | None:
+    """Limit max_tokens to what a prompt of so many tokens leaves of the context. None if max_tokens leaves room."""
+    remaining = limit - tokens
+    if request.max_tokens is None or not 0 < remaining < request.max_tokens:
+        return None
+    return _limited(request, remaining)
 
 
 def shortened(

@@ -252,11 +252,13 @@ def test_a_prompt_that_is_too_long_is_truncated() -> None:
         return generate.adapt(request, ModelPlan(info, NO_DEFAULTS), CLOCK, too_long)
 
     raw = adapted(raw=True)
-    assert isinstance(raw, UpstreamRequest)
-    assert json.loads(raw.body)["truncate_prompt_tokens"] == 2048 - 512
+    assert isinstance(raw, PreflightRequest)
+    out = raw.then(b'{"count":5000,"max_model_len":2048}')
+    assert isinstance(out, UpstreamRequest)
+    assert json.loads(out.body)["truncate_prompt_tokens"] == 2048 - 512
     unknown = adapted(msgspec.structs.replace(MODEL, context_length=0), raw=True)
     assert isinstance(unknown, PreflightRequest)
-    out = unknown.then(b'{"count":0,"max_model_len":400}')
+    out = unknown.then(b'{"count":500,"max_model_len":400}')
     assert isinstance(out, UpstreamRequest)
     assert json.loads(out.body)["truncate_prompt_tokens"] == 300
     continued = adapted(context=[5] * 5000, options={"num_predict": 48})
@@ -264,7 +266,29 @@ def test_a_prompt_that_is_too_long_is_truncated() -> None:
     out = continued.then(b'{"tokens":[7],"max_model_len":2048}')
     assert isinstance(out, UpstreamRequest)
     assert json.loads(out.body)["truncate_prompt_tokens"] == 2000
-    assert adapted(raw=True, truncate=False) is adapted(shift=False) is None
+    assert adapted(shift=False) is None
+
+
+@pytest.mark.parametrize("shortens", [True, False])
+def test_a_raw_prompt_that_fits_is_not_cut_for_the_tokens_that_may_follow(shortens: bool) -> None:
+    """Older releases of vLLM count max_tokens against the context."""
+    refused = Refused(CONTEXT_EXCEEDED, status=400)
+    fields = {"model": "M", "prompt": "hi", "raw": True, "truncate": shortens, "options": {"num_predict": -1}}
+    request = decode_generate(json.dumps(fields).encode())
+    step = generate.adapt(request, ModelPlan(MODEL, NO_DEFAULTS), CLOCK, refused)
+    assert isinstance(step, PreflightRequest)
+    out = step.then(b'{"count":48,"max_model_len":2048}')
+    assert isinstance(out, UpstreamRequest)
+    body = json.loads(out.body)
+    assert body["max_tokens"] == 2000
+    assert "truncate_prompt_tokens" not in body
+    if shortens:
+        cut = step.then(b'{"count":5000,"max_model_len":2048}')
+        assert isinstance(cut, UpstreamRequest)
+        assert json.loads(cut.body)["truncate_prompt_tokens"] < 2048
+    else:
+        with pytest.raises(Refused):
+            step.then(b'{"count":5000,"max_model_len":2048}')
 
 
 @pytest.mark.rule(52, 85)
