@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from hashlib import sha256
 from ipaddress import ip_address
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from vllama_pool.config.api_keys import ApiKeyNames, by_digest, digest, identify
 from vllama_pool.config.listen import is_loopback
@@ -35,7 +36,7 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _FORWARDING_HEADERS = frozenset(
     {b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"}
 )
-_UNREMEMBERED_HEADERS = _FORWARDING_HEADERS | {b"authorization", b"x-api-key", b"sec-fetch-site"}
+_UNREMEMBERED_HEADERS = _FORWARDING_HEADERS | {b"sec-fetch-site"}
 _LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
 _BEARER = re.compile(r"Bearer +([^ ]+) *\Z", re.IGNORECASE)
 _SLASHES = re.compile(r"/+")
@@ -203,23 +204,44 @@ class Access:
         return _unauthorized(path, headers, (unknown_key if secret else missing_key)(request.client or "", admin=True))
 
 
+_Short: TypeAlias = tuple[str, str, bytes, bytes, str | None, str | None]
+"""Method, path, Host, Origin, and the addresses of client and server."""
+
+
 class AccessDecisions:
-    """Decides on requests, and remembers the decisions on short ones without credentials: clients repeat them."""
+    """Decides on requests, and remembers the decisions on short ones, because clients repeat them.
+
+    Of credentials, only those that open access are remembered, as a digest.
+    """
 
     def __init__(self, access: Access) -> None:
         self._access = access
         self._remembered = lru_cache(REMEMBERED_DECISIONS)(self._decide)
+        self._opened: dict[tuple[bytes, _Short], Allowed] = {}
 
     def decide(self, scope: Scope) -> Allowed | EarlyResponse:
         headers = request_headers(scope)
+        method, path = scope["method"], scope["path"]
         host, origin = headers.get(b"host", b""), headers.get(b"origin", b"")
-        path = scope["path"]
-        if _UNREMEMBERED_HEADERS.isdisjoint(headers) and len(path) + len(host) + len(origin) <= REMEMBERED_LENGTH:
-            client, server = scope.get("client"), scope.get("server")
-            return self._remembered(
-                scope["method"], path, host, origin, client[0] if client else None, server[0] if server else None
-            )
-        return self._access.decide(AccessRequest.from_scope(scope))
+        length = len(method) + len(path) + len(host) + len(origin)
+        if length > REMEMBERED_LENGTH or not _UNREMEMBERED_HEADERS.isdisjoint(headers):
+            return self._access.decide(AccessRequest.from_scope(scope))
+        client, server = scope.get("client"), scope.get("server")
+        short = method, path, host, origin, client[0] if client else None, server[0] if server else None
+        credentials = b"%b\n%b" % (headers.get(b"authorization", b""), headers.get(b"x-api-key", b""))
+        if credentials == b"\n":
+            return self._remembered(*short)
+        key = sha256(credentials).digest(), short
+        opened = self._opened.get(key)
+        return self._decide_with_credentials(key, scope) if opened is None else opened
+
+    def _decide_with_credentials(self, key: tuple[bytes, _Short], scope: Scope) -> Allowed | EarlyResponse:
+        decision = self._access.decide(AccessRequest.from_scope(scope))
+        if isinstance(decision, Allowed) and decision.key_name:
+            if len(self._opened) >= REMEMBERED_DECISIONS:
+                self._opened.clear()
+            self._opened[key] = decision
+        return decision
 
     def _decide(
         self, method: str, path: str, host: bytes, origin: bytes, client: str | None, server: str | None

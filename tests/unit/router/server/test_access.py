@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from pydantic import SecretStr
@@ -490,22 +490,49 @@ def test_remembered_decisions_are_those_of_the_access(access: Access, scope: Sco
         assert decisions.decide(scope) == access.decide(AccessRequest.from_scope(scope))
 
 
-def test_only_short_requests_without_credentials_are_remembered() -> None:
-    decided: list[AccessRequest] = []
+class Recording(Access):
+    """Knows the key "k". Records the requests that it decides on."""
 
-    class Recording(Access):
-        def decide(self, request: AccessRequest) -> Allowed | EarlyResponse:
-            decided.append(request)
+    decided: ClassVar[list[AccessRequest]]
+
+    def decide(self, request: AccessRequest) -> Allowed | EarlyResponse:
+        self.decided.append(request)
+        if request.authorization is None:
             return Allowed()
+        return Allowed("anna") if request.authorization == "Bearer k" else EarlyResponse(401)
 
-    decisions = AccessDecisions(Recording())
-    short = http_scope("POST", "/api/chat", host="localhost")
-    with_key = http_scope("POST", "/api/chat", host="localhost", authorization="Bearer k")
-    long = http_scope("POST", "/api/chat", host="a" * REMEMBERED_LENGTH)
-    for scope in (short, with_key, long):
-        decisions.decide(scope)
-        decisions.decide(scope)
-    assert [len(request.host or "") for request in decided] == [9, 9, 9, REMEMBERED_LENGTH, REMEMBERED_LENGTH]
+
+def times_decided(scope: Scope, *others: Scope) -> int:
+    """Decide on each request twice. Return how often access was asked about the first one."""
+
+    class Asked(Recording):
+        decided: ClassVar[list[AccessRequest]] = []
+
+    decisions = AccessDecisions(Asked())
+    for each in (scope, *others) * 2:
+        assert decisions.decide(each) == Asked().decide(AccessRequest.from_scope(each))
+        Asked.decided.pop()
+    wanted = AccessRequest.from_scope(scope)
+    return sum((one.host, one.authorization) == (wanted.host, wanted.authorization) for one in Asked.decided)
+
+
+def test_short_requests_are_remembered() -> None:
+    assert times_decided(http_scope("POST", "/api/chat", host="localhost")) == 1
+    assert times_decided(http_scope("POST", "/api/chat", host="a" * REMEMBERED_LENGTH)) == 2
+    assert times_decided(http_scope("X" * REMEMBERED_LENGTH, "/api/chat", host="localhost")) == 2
+
+
+def test_only_credentials_that_open_access_are_remembered() -> None:
+    good = http_scope("POST", "/api/chat", host="localhost", authorization="Bearer k")
+    bad = http_scope("POST", "/api/chat", host="localhost", authorization="Bearer kk")
+    none = http_scope("POST", "/api/chat", host="localhost")
+    assert times_decided(good, bad, none) == 1
+    assert times_decided(bad, good, none) == 2
+
+
+@pytest.mark.parametrize("header", ["x_forwarded_for", "sec_fetch_site"])
+def test_requests_of_proxies_and_pages_are_decided_each_time(header: str) -> None:
+    assert times_decided(http_scope("POST", "/api/chat", host="localhost", **{header: "x"})) == 2
 
 
 def test_a_bounded_number_of_decisions_is_remembered() -> None:

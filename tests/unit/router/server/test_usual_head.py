@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.support.clients.mutated_heads import mutated
 from vllama_pool.router.server.asgi import request_headers
 from vllama_pool.router.server.request_head import parse_head
-from vllama_pool.router.server.usual_head import usual_head
+from vllama_pool.router.server.usual_head import usual_head, without_values
 
 HEAD = b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
 
@@ -127,9 +127,38 @@ def test_the_scope_of_a_request_is_its_own() -> None:
 
 @pytest.mark.parametrize(
     ("header", "remembered"),
-    [(b"X: y", True), (b"Authorization: Bearer k", False), (b"X-API-Key: k", False), (b"X: " + b"a" * 1024, False)],
+    [
+        (b"X: y", True),
+        (b"Authorization: Bearer k", True),
+        (b"X-Api-Key: k", True),
+        (b"X-API-KEY: k", False),
+        (b"AUTHORIZATION: Bearer k", False),
+        (b"Authorization: Bearer  k", False),
+        (b"Authorization: Bearer \xe4", False),
+        (b"Proxy-Authorization: Basic k", False),
+        (b"Other-Api-Key: k", False),
+        (b"Cookie: k", False),
+        (b"X-Auth-Token: k", False),
+        (b"X: " + b"a" * 1024, False),
+    ],
 )
-def test_short_heads_without_credentials_are_remembered(header: bytes, remembered: bool) -> None:
+def test_short_heads_are_remembered_without_secrets(header: bytes, remembered: bool) -> None:
     heads = [usual_head(lines(b"Content-Length: 1", header), 5000) for _ in range(2)]
     (first, second) = [head[0]["asgi"] for head in heads if head is not None]
     assert (first is second) == remembered
+
+
+@pytest.mark.parametrize("name", [b"Authorization", b"authorization", b"AUTHORIZATION", b"X-Api-Key", b"x-api-key"])
+def test_each_request_has_its_own_credentials(name: bytes) -> None:
+    for value in (b"Bearer one", b"Bearer two", b"x", b"Bearer one"):
+        head = lines(b"Host: x", name + b": " + value, b"Content-Length: 3")
+        usual = usual_head(head, 1000)
+        assert usual is not None
+        scope, _, length = usual
+        assert length == 3
+        assert scope["headers"] == [(b"host", b"x"), (name.lower(), value), (b"content-length", b"3")]
+        assert request_headers(scope)[name.lower()] == value
+        if name != b"AUTHORIZATION":  # not remembered
+            remembered, values = without_values(head + b"abc", len(head))
+            assert value == b"x" or value not in remembered
+            assert values == [value, b"3"]
