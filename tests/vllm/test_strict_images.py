@@ -19,6 +19,7 @@ from tests.vllm.test_vision import png
 from vllama_pool.config.routing.defaults import NO_DEFAULTS
 from vllama_pool.router.errors import AttemptFailed
 from vllama_pool.router.protocol.ollama import chat
+from vllama_pool.router.protocol.ollama.model_plan import ModelPlan
 from vllama_pool.router.protocol.ollama.requests import decode_chat
 from vllama_pool.router.protocol.vllm.errors import classify
 from vllama_pool.workers.registry.record import ModelInfo
@@ -103,13 +104,13 @@ def test_images_survive_a_strict_template(tiny_vision_vllm: VllmServer, style: s
 def rendered(server: VllmServer, conversation: list[dict[str, Any]], template: str, info: ModelInfo) -> bytes:
     """Return the body of the first request that the template renders."""
     request = decode_chat(json.dumps({"model": "m", "messages": conversation, "options": {"num_predict": 2}}).encode())
-    step = chat.prepare(request, info, NO_DEFAULTS, CLOCK)
+    step = chat.prepare(request, ModelPlan(info, NO_DEFAULTS), CLOCK)
     body = outgoing(step).body
     answer = ask(server, body, template)
     refusals: list[AttemptFailed] = []
     if answer.status_code != 200:
         refusals.append(classify(answer.status_code, answer.content))
-        adapted = chat.adapt(request, info, NO_DEFAULTS, CLOCK, *refusals)
+        adapted = chat.adapt(request, ModelPlan(info, NO_DEFAULTS), CLOCK, *refusals)
         assert adapted is not None, refusals[-1].text
         body = outgoing(adapted).body
         answer = ask(server, body, template)
