@@ -54,7 +54,7 @@ class ClientGone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all requests of a process share."""
+    """The collaborators that all requests of a process share."""
 
     client: Client
     pool: Pool

@@ -37,7 +37,7 @@ _END = b"\r\n\r\n"
 
 
 class _Template(NamedTuple):
-    """What heads have in common that differ in the values of varying headers at most."""
+    """The common part of heads that differ at most in the values of varying headers."""
 
     scope: dict[str, Any]
     headers: list[tuple[bytes, bytes]]

@@ -56,7 +56,7 @@ class HeadTemplate:
         self._prefix = _head_lines(endpoint, method, path, headers) + b"x-request-id: "
 
     def head(self, request_id: str, body_size: int) -> bytes:
-        """Return the request line and headers, with Content-Length. Raises ValueError for an id that is no header."""
+        """Return the request line and headers, with Content-Length. Raises ValueError for an invalid id."""
         if not (request_id.isascii() and request_id.isprintable()):
             raise ValueError("the request id is not printable ASCII; replace it")
         return b"%b%b\r\nContent-Length: %d\r\n\r\n" % (self._prefix, request_id.encode(), body_size)

@@ -62,7 +62,10 @@ class ResponseTimeout(TransportError):
 
 
 class Sink(Protocol):
-    """Receives a response. Called from the event loop's read callback; must not block."""
+    """Receives a response. Called from the event loop's read callback; must not block.
+
+    A sink that raises gets `lost`.
+    """
 
     def head(self, status: int, headers: Mapping[str, str]) -> None:
         """The first call, unless it is `lost`. 1xx are skipped. Header names are in lower case; repeated ones are
@@ -79,7 +82,7 @@ class Sink(Protocol):
 
 
 class Exchange(Protocol):
-    """A request that was written, and its response. Its owner must call `close` on every path; it is idempotent."""
+    """A request and its response. Its owner must call `close` or `finish` on every path; both are idempotent."""
 
     last_heard: float
     """Time of the worker's latest bytes, or of the request before them; on the loop's clock."""

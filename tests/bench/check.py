@@ -39,7 +39,7 @@ DOCUMENT = Scenario("document", "", Answers(128, per_write=128), False, 1, 60)
 ONE_TOKEN = Scenario("one token", "", Answers(1, per_write=0), True, 1, 1)
 TOKEN = Scenario("token", "", Answers(1 + TOKENS, per_write=0), True, 1, 1)
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "VLLAMA_CONNECT_TIMEOUT": "30"}
-"""Nothing depends on time: hashes are equal in all runs, and a slow connection is no failure."""
+"""Nothing depends on time: hashes are equal in all runs, and a slow connection does not count as a failure."""
 START_LIMIT = 240.0
 """Seconds. A router starts ten times slower under callgrind."""
 

@@ -25,7 +25,7 @@ ROOT = SOURCES.parents[1]
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a load generator saw. Times are in microseconds."""
+    """The measurements of one load generator. Times are in microseconds."""
 
     seconds: float
     done: int

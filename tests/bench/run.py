@@ -54,7 +54,7 @@ def contenders(choice: argparse.Namespace) -> list[Contender]:
     found = [vllama(api=api, processes=choice.processes)]
     for root in map(Path.resolve, choice.against):
         if not (root / "vllama_pool").is_dir():
-            raise CannotMeasure(f"{root} is no checkout of vLLama; choose a folder with vllama_pool")
+            raise CannotMeasure(f"{root} is not a checkout of vLLama; choose a folder with vllama_pool")
         found.append(vllama(root, name=f"vllama@{root.name}", api=api, processes=choice.processes))
     return [*found, *peers(choice.peers)]
 

@@ -52,7 +52,7 @@ BEGINNINGS: dict[str, Callable[[Fleet], None]] = {
     "removed": lambda fleet: fleet.pool.remove("a"),
     "other models": lambda fleet: fleet.pool.put(found("a", "n")),
 }
-"""Events after which a is no candidate."""
+"""Events that remove worker `a` from the candidates."""
 
 ENDINGS: dict[str, tuple[str, Callable[[Fleet], None]]] = {
     "a beat": ("lost", lambda fleet: assert_known(fleet.pool.report("a", LoadReport()))),
