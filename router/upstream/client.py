@@ -12,8 +12,9 @@ import time
 
 from vllama_pool.router.log_once import RepeatedWarning
 from vllama_pool.router.upstream.connection import UpstreamConnection
-from vllama_pool.router.upstream.exchange import UpstreamExchange
-from vllama_pool.router.upstream.http1 import HeadTemplates
+from vllama_pool.router.upstream.exchange import FINISH_TIMEOUT, UpstreamExchange
+from vllama_pool.router.upstream.expiry import Expiry
+from vllama_pool.router.upstream.http1 import RequestHeads
 from vllama_pool.router.upstream.interface import ConnectFailed, ConnectionLost, Endpoint, Headers, Sink, TransportError
 from vllama_pool.workers.vllm.connection_problem import explain
 
@@ -34,8 +35,10 @@ class UpstreamClient:
         self._pool = ConnectionPool(idle_expiry)
         self._connecting: set[asyncio.Timeout] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._heads = HeadTemplates()
+        self._heads = RequestHeads()
         self._closed = False
+        self.finishing = Expiry(FINISH_TIMEOUT, UpstreamExchange.close)
+        """As `exchange.ExchangeOwner.finishing`."""
         self._failures = RepeatedWarning(_log, "the worker at %s cannot be reached: %s", time.monotonic)
 
     def __repr__(self) -> str:
@@ -54,19 +57,19 @@ class UpstreamClient:
         sink: Sink,
         connect_timeout: float,
     ) -> UpstreamExchange:
-        """As `interface.Client.send`. Raises ValueError for invalid headers (see `request_head`)."""
-        head = self._heads.get(endpoint, method, path, headers).head(request_id, len(body))
-        exchange = UpstreamExchange(
-            endpoint, method, head, body, sink, connect_timeout=connect_timeout, connect=self._start_connecting
-        )
-        connection = self._pool.acquire(endpoint)
+        """As `interface.Client.send`. Raises ValueError for invalid headers (see `RequestHeads`)."""
+        head = self._heads.get(endpoint, method, path, headers, request_id, len(body))
+        loop = asyncio.get_running_loop()
+        exchange = UpstreamExchange(endpoint, method, head, body, sink, self, connect_timeout, loop)
+        connection = self._pool.acquire(endpoint, exchange.last_heard)
         if connection is not None:
             connection.begin(exchange)
         else:
             exchange.connect()
         return exchange
 
-    def _start_connecting(self, exchange: UpstreamExchange) -> asyncio.Task[None]:
+    def connect(self, exchange: UpstreamExchange) -> asyncio.Task[None]:
+        """As `exchange.ExchangeOwner.connect`."""
         task = asyncio.get_running_loop().create_task(self._begin_on_new_connection(exchange))
         self._tasks.add(task)
         task.add_done_callback(self._connected)
@@ -88,6 +91,7 @@ class UpstreamClient:
         """Close every connection and wait until the sockets are closed. Requests in progress fail. Idempotent."""
         self._closed = True
         self._pool.close()
+        self.finishing.clear()
         now = asyncio.get_running_loop().time()
         for attempt in self._connecting:
             if not attempt.expired():
@@ -143,10 +147,9 @@ class ConnectionPool:
     def __init__(self, idle_expiry: float) -> None:
         self.changed = asyncio.Event()
         """Set when a connection was closed."""
-        self._idle_expiry = idle_expiry
         self._open: set[UpstreamConnection] = set()
-        self._idle: dict[Endpoint, dict[UpstreamConnection, float]] = {}  # since when; oldest first
-        self._sweeper: asyncio.TimerHandle | None = None
+        self._idle: dict[Endpoint, dict[UpstreamConnection, None]] = {}  # oldest first
+        self._expiry = Expiry(idle_expiry, UpstreamConnection.abort)
         self._closed = False
 
     @property
@@ -157,31 +160,22 @@ class ConnectionPool:
     def idle(self) -> int:
         return sum(len(connections) for connections in self._idle.values())
 
-    def acquire(self, endpoint: Endpoint) -> UpstreamConnection | None:
-        """Return an idle connection that has not expired."""
+    def acquire(self, endpoint: Endpoint, now: float) -> UpstreamConnection | None:
+        """Return an idle connection that has not expired. `now`: on the loop's clock."""
         idle = self._idle.get(endpoint)
-        if idle is None:
-            return None
-        expired_before = asyncio.get_running_loop().time() - self._idle_expiry
-        acquired = None
-        while idle and acquired is None:
-            connection, since = idle.popitem()
-            if since >= expired_before and not connection.closed:
-                acquired = connection
-            else:
-                connection.abort()
-        if not idle:
-            del self._idle[endpoint]
-        return acquired
+        while idle:
+            connection, _ = idle.popitem()
+            if self._expiry.take(connection, now) and not connection.closed:
+                return connection
+            connection.abort()
+        return None
 
     def add(self, connection: UpstreamConnection) -> None:
         self._open.add(connection)
 
     def close(self) -> None:
         self._closed = True
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            self._sweeper = None
+        self._expiry.clear()
         self._idle.clear()
         for connection in tuple(self._open):
             connection.abort()
@@ -190,34 +184,15 @@ class ConnectionPool:
         if self._closed:
             connection.abort()
             return
-        loop = asyncio.get_running_loop()
-        self._idle.setdefault(connection.endpoint, {})[connection] = loop.time()
-        if self._sweeper is None:
-            self._sweeper = loop.call_later(self._idle_expiry, self._sweep)
+        self._idle.setdefault(connection.endpoint, {})[connection] = None
+        self._expiry.add(connection, asyncio.get_running_loop())
 
     def remove(self, connection: UpstreamConnection) -> None:
         self._open.discard(connection)
+        self._expiry.discard(connection)
         self.changed.set()
         idle = self._idle.get(connection.endpoint)
         if idle is not None:
             idle.pop(connection, None)
             if not idle:
                 del self._idle[connection.endpoint]
-
-    def _sweep(self) -> None:
-        """Close expired idle connections, and schedule the next sweep."""
-        loop = asyncio.get_running_loop()
-        self._sweeper = None
-        expired_before = loop.time() - self._idle_expiry
-        oldest = None
-        for endpoint, idle in tuple(self._idle.items()):
-            for connection, since in tuple(idle.items()):
-                if since > expired_before:
-                    oldest = since if oldest is None else min(oldest, since)
-                    break
-                del idle[connection]
-                connection.abort()
-            if not idle:
-                del self._idle[endpoint]
-        if oldest is not None:
-            self._sweeper = loop.call_at(oldest + self._idle_expiry, self._sweep)

@@ -35,6 +35,11 @@ class ConnectionOwner(Protocol):
 class UpstreamConnection(asyncio.Protocol):
     """A connection to one endpoint, with one request at a time."""
 
+    __slots__ = (
+        *("_ack_timeout", "_exchange", "_owner", "_reading", "_transport", "_user_timeout"),
+        *("endpoint", "requests", "unreachable"),
+    )
+
     def __init__(self, endpoint: Endpoint, owner: ConnectionOwner, ack_timeout: float) -> None:
         """`ack_timeout`: seconds within which the worker's host must acknowledge a request. Nothing else detects a host
         that vanished behind an open connection."""
@@ -60,15 +65,21 @@ class UpstreamConnection(asyncio.Protocol):
 
     def begin(self, exchange: UpstreamExchange) -> None:
         """Write a request on an idle connection, which the exchange owns until its response has ended."""
-        assert self._transport is not None
+        transport = self._transport
+        assert transport is not None
         assert self._exchange is None
         self.requests += 1
         self._exchange = exchange
         exchange.begin(self)
         head, body = exchange.head, exchange.body
         small = len(head) + len(body) <= MAX_KERNEL_BUFFERED
-        self._set_user_timeout(self._ack_timeout if small else LARGE_REQUEST_ACK_TIMEOUT)
-        self._transport.writelines((head, body) if body else (head,))
+        seconds = self._ack_timeout if small else LARGE_REQUEST_ACK_TIMEOUT
+        if seconds != self._user_timeout:
+            self._set_user_timeout(transport, seconds)
+        if small:
+            transport.write(head + body)  # costs less than two buffers
+        else:
+            transport.writelines((head, body))
 
     def release(self, *, reusable: bool) -> None:
         self._exchange = None
@@ -77,7 +88,8 @@ class UpstreamConnection(asyncio.Protocol):
             return
         # A worker may respond before it has read the whole request: the connection is then not reusable.
         if reusable and not transport.is_closing() and transport.get_write_buffer_size() == 0:
-            self.set_reading(True)
+            if not self._reading:
+                self.set_reading(True)
             self._owner.release(self)
         else:
             transport.abort()
@@ -104,13 +116,12 @@ class UpstreamConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _set_user_timeout(self, seconds: float) -> None:
+    def _set_user_timeout(self, transport: asyncio.Transport, seconds: float) -> None:
         """Limit how long sent data may stay unacknowledged (TCP_USER_TIMEOUT, Linux only)."""
-        if seconds == self._user_timeout or self._transport is None or not hasattr(socket, "TCP_USER_TIMEOUT"):
-            return
         self._user_timeout = seconds
-        sock = self._transport.get_extra_info("socket")
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(seconds * 1000)))
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            sock = transport.get_extra_info("socket")
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(seconds * 1000)))
 
     # asyncio.Protocol
 

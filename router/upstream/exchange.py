@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Protocol
 
+from vllama_pool.router.upstream.expiry import Expiry
 from vllama_pool.router.upstream.http1 import ResponseParser
 from vllama_pool.router.upstream.interface import ConnectionLost, Endpoint, Sink, TransportError
 
@@ -23,12 +23,22 @@ class ExchangeTransport(Protocol):
         """Resume or pause reading, so that the worker gets back-pressure."""
 
 
+class ExchangeOwner(Protocol):
+    """The client, as an exchange sees it."""
+
+    finishing: Expiry[UpstreamExchange]
+    """Exchanges that wait for the end of their response, which nobody reads."""
+
+    def connect(self, exchange: UpstreamExchange) -> asyncio.Task[None]:
+        """Open a connection and write the request on it."""
+
+
 class UpstreamExchange:
     """`interface.Exchange`. Releases its connection as soon as the response has ended, before its sink is called."""
 
     __slots__ = (
-        *("_connect", "_connecting", "_connection", "_ended", "_error", "_finish_timer", "_head_due", "_loop"),
-        *("_parser", "_paused", "_replayable", "_sink", "body", "connect_timeout", "endpoint", "head"),
+        *("_connecting", "_connection", "_ended", "_error", "_finishing", "_head_due", "_loop", "_owner"),
+        *("_parser", "_paused", "_replayed", "_sink", "body", "connect_timeout", "endpoint", "head"),
         *("last_heard",),
     )
 
@@ -39,29 +49,25 @@ class UpstreamExchange:
         head: bytes,
         body: bytes,
         sink: Sink,
-        *,
+        owner: ExchangeOwner,
         connect_timeout: float,
-        connect: Callable[[UpstreamExchange], asyncio.Task[None]] | None = None,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
-        """`connect` opens a new connection and writes the request on it."""
         self.endpoint = endpoint
-        self.head = head
-        self.body = body
+        self.head, self.body = head, body
         """Kept until the response begins."""
         self.connect_timeout = connect_timeout
+        self.last_heard = loop.time()
         self._sink: Sink | None = sink
-        self._connect = connect
-        self._connecting: asyncio.Task[None] | None = None
-        self._replayable = connect is not None
-        self._loop = asyncio.get_running_loop()
-        self.last_heard = self._loop.time()
+        self._owner = owner
+        self._loop = loop
         self._parser = ResponseParser(method)
+        self._connecting: asyncio.Task[None] | None = None
         self._connection: ExchangeTransport | None = None
-        self._ended = False  # nothing more will arrive: complete, or failed with _error
         self._error: TransportError | None = None
         self._head_due = True
-        self._paused = False
-        self._finish_timer: asyncio.TimerHandle | None = None
+        self._replayed = self._paused = self._finishing = False
+        self._ended = False  # nothing more will arrive: complete, or failed with _error
 
     def __repr__(self) -> str:
         return f"<UpstreamExchange {self._parser.status or 'no head'}, {'ended' if self._ended else 'open'}>"
@@ -79,9 +85,11 @@ class UpstreamExchange:
 
     def finish(self) -> None:
         self._sink = None
-        if not self._ended and self._finish_timer is None:
-            self._finish_timer = self._loop.call_later(FINISH_TIMEOUT, self.close)
-            self.resume()
+        if not self._ended and not self._finishing:
+            self._finishing = True
+            self._owner.finishing.add(self, self._loop)
+            if self._paused:
+                self.resume()
 
     def close(self) -> None:
         self._sink = None
@@ -92,8 +100,7 @@ class UpstreamExchange:
 
     def connect(self) -> None:
         """Send the request on a new connection."""
-        if self._connect is not None:
-            self._connecting = self._connect(self)
+        self._connecting = self._owner.connect(self)
 
     # called by the connection
 
@@ -120,7 +127,7 @@ class UpstreamExchange:
         try:
             if self._head_due and parser.status:
                 self._head_due = False
-                self.body = b""
+                self.head = self.body = b""
                 sink.head(parser.status, parser.headers)
             if body and self._sink is not None:
                 sink.data(body)
@@ -142,8 +149,8 @@ class UpstreamExchange:
         """`replayable`: the worker may have closed the connection before the request."""
         if self._ended:
             return
-        if replayable and self._replayable and not self._parser.started:
-            self._replayable = False
+        if replayable and not self._replayed and not self._parser.started:
+            self._replayed = True
             connection, self._connection = self._connection, None
             if connection is not None:
                 connection.release(reusable=False)
@@ -155,9 +162,8 @@ class UpstreamExchange:
         self._ended = True
         self._error = error
         self._parser.stop()
-        if self._finish_timer is not None:
-            self._finish_timer.cancel()
-            self._finish_timer = None
+        if self._finishing:
+            self._owner.finishing.discard(self)
         if self._connecting is not None:
             self._connecting.cancel()
             self._connecting = None

@@ -16,14 +16,13 @@ from vllama_pool.workers.vllm.connection_problem import TLS_PORT, speaks_tls
 MAX_HEAD = 64 * 1024
 """Maximum bytes of a response head, and of framing between two pieces of body."""
 MAX_HEADERS = 128
-MAX_TEMPLATES = 10_000
+MAX_PREFIXES = 10_000
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TARGET = re.compile(r"/[!-~]*")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _FRAMING = frozenset(("connection", "content-length", "expect", "keep-alive", "te", "trailer", "upgrade"))
 _RESERVED = _FRAMING | {"transfer-encoding", "host", "authorization"}
-_BODY_EXPECTED = frozenset(("POST", "PUT", "PATCH"))
 
 _OTHER_LINES = rb"(?:(?!content-length|transfer-encoding)[^\r]+\r\n){0,50}+"
 _USUAL_HEAD = re.compile(
@@ -35,52 +34,34 @@ _USUAL_HEAD = re.compile(
 router reads no other header of it."""
 
 
-def request_head(endpoint: Endpoint, method: str, path: str, headers: Mapping[str, str], body_size: int) -> bytes:
-    """Return the request line and headers, with the empty line after them.
-
-    Raises ValueError for control characters, a path outside printable ASCII, a header name that is not a token or is
-    reserved for this client (framing, Host, Authorization), and a header value outside Latin-1.
-    """
-    lines = _head_lines(endpoint, method, path, headers)
-    length = b"Content-Length: %d\r\n\r\n" % body_size if body_size or method in _BODY_EXPECTED else b"\r\n"
-    return lines + length
-
-
-class HeadTemplate:
-    """Request heads that differ only in request id and body size. Everything else is built and checked once."""
-
-    __slots__ = ("_prefix",)
-
-    def __init__(self, endpoint: Endpoint, method: str, path: str, headers: Mapping[str, str]) -> None:
-        """Raises ValueError as `request_head` does."""
-        self._prefix = _head_lines(endpoint, method, path, headers) + b"x-request-id: "
-
-    def head(self, request_id: str, body_size: int) -> bytes:
-        """Return the request line and headers, with Content-Length. Raises ValueError for an invalid id."""
-        if not (request_id.isascii() and request_id.isprintable()):
-            raise ValueError("the request id is not printable ASCII; replace it")
-        return b"%b%b\r\nContent-Length: %d\r\n\r\n" % (self._prefix, request_id.encode(), body_size)
-
-
-class HeadTemplates:
-    """The templates in use, made on demand."""
+class RequestHeads:
+    """Makes request heads. What those of one kind have in common is built and checked once."""
 
     def __init__(self) -> None:
-        self._templates: dict[tuple[Endpoint, str, str, Headers], HeadTemplate] = {}
+        self._prefixes: dict[tuple[Endpoint, str, str, Headers], bytes] = {}
 
-    def get(self, endpoint: Endpoint, method: str, path: str, headers: Headers) -> HeadTemplate:
-        """Raises ValueError as `request_head` does."""
-        key = endpoint, method, path, headers
-        template = self._templates.get(key)
-        if template is None:
-            if len(self._templates) >= MAX_TEMPLATES:  # workers come and go
-                self._templates.clear()
-            template = self._templates[key] = HeadTemplate(endpoint, method, path, dict(headers))
-        return template
+    def get(
+        self, endpoint: Endpoint, method: str, path: str, headers: Headers, request_id: str, body_size: int
+    ) -> bytes:
+        """Return the request line and headers, with the empty line after them.
+
+        Raises ValueError for control characters, a path outside printable ASCII, a header name that is not a token or
+        is reserved for this client (framing, Host, Authorization), a header value outside Latin-1, and a request id
+        outside printable ASCII.
+        """
+        kind = endpoint, method, path, headers
+        prefix = self._prefixes.get(kind)
+        if prefix is None:
+            if len(self._prefixes) >= MAX_PREFIXES:  # workers come and go
+                self._prefixes.clear()
+            prefix = self._prefixes[kind] = _head_lines(endpoint, method, path, headers)
+        if not (request_id.isascii() and request_id.isprintable()):
+            raise ValueError("the request id is not printable ASCII; replace it")
+        return b"%bx-request-id: %b\r\nContent-Length: %d\r\n\r\n" % (prefix, request_id.encode(), body_size)
 
 
-def _head_lines(endpoint: Endpoint, method: str, path: str, headers: Mapping[str, str]) -> bytes:
-    """Return the checked lines of a request head, without Content-Length and the final empty line."""
+def _head_lines(endpoint: Endpoint, method: str, path: str, headers: Headers) -> bytes:
+    """Return the checked lines of a request head, without request id, Content-Length and the final empty line."""
     target = endpoint.prefix + path
     if _TARGET.fullmatch(target) is None:
         raise ValueError(f"invalid request path {target!r}; use printable ASCII that starts with a slash")
@@ -89,7 +70,7 @@ def _head_lines(endpoint: Endpoint, method: str, path: str, headers: Mapping[str
     lines = [f"{method} {target} HTTP/1.1", f"Host: {_authority(endpoint)}"]
     if endpoint.authorization is not None:
         lines.append(f"Authorization: {endpoint.authorization}")
-    for name, value in headers.items():
+    for name, value in headers:
         if _TOKEN.fullmatch(name) is None or name.lower() in _RESERVED:
             raise ValueError(f"invalid or reserved request header {name!r}; remove it")
         lines.append(f"{name}: {value}")

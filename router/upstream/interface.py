@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Protocol
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+
+class Endpoint(Struct, frozen=True, cache_hash=True):
     """A worker's address; the key of the connection pool."""
 
     host: str
@@ -23,18 +23,13 @@ class Endpoint:
     """Path prefix, without a trailing slash."""
     tls: ssl.SSLContext | None = None
     """None for plain http."""
-    authorization: str | None = field(default=None, repr=False)
+    authorization: str | None = None
     """Value of the Authorization header, such as "Bearer …"; never logged."""
     server_name: str | None = None
     """For the Host header and the certificate check if `host` is a pinned address; else None."""
-    _hash: int = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        key = (self.host, self.port, self.prefix, self.tls, self.authorization, self.server_name)
-        object.__setattr__(self, "_hash", hash(key))
-
-    def __hash__(self) -> int:
-        return self._hash  # a key of the connection pool, looked up several times per request
+    def __repr__(self) -> str:
+        return f"<Endpoint {self.host}:{self.port}{self.prefix}>"
 
 
 Headers = tuple[tuple[str, str], ...]

@@ -6,10 +6,10 @@ import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import pytest
 import trustme
+from msgspec.structs import replace
 
 from tests.support.clients.exchanges import RecordingSink, begin, connections, read_all, send
 from tests.support.until import auntil

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from tests.support.clients.exchanges import RecordingSink
-from vllama_pool.router.upstream.exchange import UpstreamExchange
+from vllama_pool.router.upstream.exchange import FINISH_TIMEOUT, UpstreamExchange
+from vllama_pool.router.upstream.expiry import Expiry
 from vllama_pool.router.upstream.interface import ConnectionLost, Endpoint, ResponseTimeout
 
 LATE = ResponseTimeout("the worker was silent for 60 s")
@@ -26,13 +27,14 @@ class FakeConnection:
         self.reading = enabled
 
 
-class Connects:
+class FakeOwner:
     """Records the tasks that connect, which never end by themselves."""
 
     def __init__(self) -> None:
+        self.finishing = Expiry(FINISH_TIMEOUT, UpstreamExchange.close)
         self.tasks: list[asyncio.Task[None]] = []
 
-    def __call__(self, exchange: UpstreamExchange) -> asyncio.Task[None]:
+    def connect(self, exchange: UpstreamExchange) -> asyncio.Task[None]:
         self.tasks.append(asyncio.ensure_future(asyncio.Event().wait()))  # type: ignore[arg-type]
         return self.tasks[-1]
 
@@ -43,15 +45,16 @@ class Begun:
     def __init__(self, sink: RecordingSink | None = None) -> None:
         self.connection = FakeConnection()
         self.sink = sink or RecordingSink()
-        self.connects = Connects()
+        self.owner = FakeOwner()
         self.exchange = UpstreamExchange(
             Endpoint("worker", 8100),
             "POST",
             b"head",
             b"body",
             self.sink,
-            connect_timeout=5.0,
-            connect=self.connects,
+            self.owner,
+            5.0,
+            asyncio.get_running_loop(),
         )
         self.exchange.begin(self.connection)
 

@@ -27,6 +27,9 @@ class FakeTransport(asyncio.Transport):
         self.aborted = False
         self.reading = True
 
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
         self.written += b"".join(list_of_data)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from tests.support.clients.fake_transport import FakeTransport
@@ -12,6 +14,10 @@ from vllama_pool.router.upstream.interface import Endpoint
 WORKER = Endpoint("worker", 8100)
 EXPIRED = -1.0
 """An idle expiry with which every idle connection has expired."""
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def opened(pool: ConnectionPool, endpoint: Endpoint = WORKER) -> tuple[UpstreamConnection, FakeTransport]:
@@ -27,7 +33,11 @@ async def test_the_newest_idle_connection_is_acquired_first() -> None:
     pool.release(older)
     pool.release(newer)
     assert (pool.open, pool.idle) == (2, 2)
-    assert [pool.acquire(WORKER), pool.acquire(WORKER), pool.acquire(WORKER)] == [newer, older, None]
+    assert [pool.acquire(WORKER, now()), pool.acquire(WORKER, now()), pool.acquire(WORKER, now())] == [
+        newer,
+        older,
+        None,
+    ]
     assert (pool.open, pool.idle) == (2, 0)
     pool.close()
 
@@ -37,8 +47,8 @@ async def test_a_connection_is_acquired_only_for_its_own_endpoint(other: Endpoin
     pool = ConnectionPool(600)
     connection, _ = opened(pool)
     pool.release(connection)
-    assert pool.acquire(other) is None
-    assert pool.acquire(WORKER) is connection
+    assert pool.acquire(other, now()) is None
+    assert pool.acquire(WORKER, now()) is connection
     pool.close()
 
 
@@ -46,7 +56,7 @@ async def test_an_expired_connection_is_closed_instead_of_acquired() -> None:
     pool = ConnectionPool(EXPIRED)
     connection, transport = opened(pool)
     pool.release(connection)
-    assert pool.acquire(WORKER) is None
+    assert pool.acquire(WORKER, now()) is None
     assert transport.aborted
     pool.close()
 
@@ -57,7 +67,7 @@ async def test_a_connection_that_is_closing_is_not_acquired() -> None:
     pool.release(usable)
     pool.release(closing)
     transport.abort()
-    assert pool.acquire(WORKER) is usable
+    assert pool.acquire(WORKER, now()) is usable
     pool.close()
 
 
@@ -69,7 +79,7 @@ async def test_a_lost_connection_is_removed_and_reported_as_a_change() -> None:
     connection.connection_lost(None)
     assert pool.changed.is_set()
     assert (pool.open, pool.idle) == (0, 0)
-    assert pool.acquire(WORKER) is None
+    assert pool.acquire(WORKER, now()) is None
     pool.close()
 
 

@@ -15,7 +15,8 @@ from vllama_pool.router.upstream.connection import (
     MAX_KERNEL_BUFFERED,
     UpstreamConnection,
 )
-from vllama_pool.router.upstream.exchange import UpstreamExchange
+from vllama_pool.router.upstream.exchange import FINISH_TIMEOUT, UpstreamExchange
+from vllama_pool.router.upstream.expiry import Expiry
 from vllama_pool.router.upstream.interface import ConnectionLost, Endpoint, TransportError
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -45,6 +46,7 @@ class Line:
         self.connection.connection_made(self.transport)
         self.sink = RecordingSink()
         self.replayed: list[UpstreamExchange] = []
+        self.finishing = Expiry(FINISH_TIMEOUT, UpstreamExchange.close)
 
     def begin(self, body: bytes = b"") -> UpstreamExchange:
         """Write a request whose response goes to a new `sink`."""
@@ -55,10 +57,10 @@ class Line:
     def exchange(self, body: bytes = b"") -> UpstreamExchange:
         self.sink = RecordingSink()
         return UpstreamExchange(
-            self.connection.endpoint, "POST", b"head", body, self.sink, connect_timeout=5.0, connect=self._connect
+            self.connection.endpoint, "POST", b"head", body, self.sink, self, 5.0, asyncio.get_running_loop()
         )
 
-    def _connect(self, exchange: UpstreamExchange) -> asyncio.Task[None]:
+    def connect(self, exchange: UpstreamExchange) -> asyncio.Task[None]:
         self.replayed.append(exchange)
         return asyncio.ensure_future(asyncio.sleep(0))
 

@@ -131,7 +131,7 @@ async def test_fail_closes_the_connection_and_passes_its_error_to_the_sink_once(
     one.exchange.fail(CLOSED)
     assert one.ending is LATE
     assert one.connection.released == [False]
-    assert not one.connects.tasks
+    assert not one.owner.tasks
 
 
 async def test_fail_after_the_end_changes_nothing() -> None:
@@ -280,4 +280,4 @@ async def test_last_heard_moves_when_the_request_is_written_on_a_new_connection(
     one.exchange.last_heard = 0.0
     one.exchange.begin(FakeConnection())
     assert one.exchange.last_heard >= now
-    one.connects.tasks[0].cancel()
+    one.owner.tasks[0].cancel()

@@ -20,12 +20,12 @@ async def test_a_request_is_sent_again_if_its_connection_may_have_been_closed_be
     else:
         one.exchange.connection_lost(CLOSED, replayable=True)
     assert one.connection.released == [False]
-    assert len(one.connects.tasks) == 1
+    assert len(one.owner.tasks) == 1
     one.exchange.begin(FakeConnection())
     one.exchange.data_received(HEAD + b"abcdef")
     assert (one.sink.status, one.sink.body) == (200, b"abcdef")
     assert one.ending is None
-    one.connects.tasks[0].cancel()
+    one.owner.tasks[0].cancel()
 
 
 @pytest.mark.parametrize("received", [b"H", b"HTTP/1.1 100 Continue\r\n\r\n", HEAD], ids=["a byte", "1xx", "head"])
@@ -34,7 +34,7 @@ async def test_a_request_is_not_sent_again_after_the_first_byte(received: bytes)
     one.exchange.data_received(received)
     one.exchange.connection_lost(CLOSED, replayable=True)
     assert one.ending is CLOSED
-    assert not one.connects.tasks
+    assert not one.owner.tasks
 
 
 async def test_a_request_is_sent_again_once_at_most() -> None:
@@ -43,8 +43,8 @@ async def test_a_request_is_sent_again_once_at_most() -> None:
     one.exchange.begin(FakeConnection())
     one.exchange.connection_lost(CLOSED, replayable=True)
     assert one.ending is CLOSED
-    assert len(one.connects.tasks) == 1
-    one.connects.tasks[0].cancel()
+    assert len(one.owner.tasks) == 1
+    one.owner.tasks[0].cancel()
 
 
 @pytest.mark.parametrize("way", ["close", "fail"])
@@ -55,8 +55,8 @@ async def test_an_exchange_that_ends_during_its_replay_cancels_it(way: str) -> N
         one.exchange.close()
     else:
         one.exchange.fail(LATE)
-    await asyncio.wait(one.connects.tasks)
-    assert one.connects.tasks[0].cancelled()
+    await asyncio.wait(one.owner.tasks)
+    assert one.owner.tasks[0].cancelled()
     assert one.ending == ("open" if way == "close" else LATE)
 
 
@@ -72,8 +72,8 @@ async def test_finish_during_a_replay_ends_it_after_its_time() -> None:
     one = Begun()
     one.exchange.connection_lost(CLOSED, replayable=True)
     one.exchange.finish()
-    await asyncio.wait(one.connects.tasks, timeout=5)
-    assert one.connects.tasks[0].cancelled()
+    await asyncio.wait(one.owner.tasks, timeout=5)
+    assert one.owner.tasks[0].cancelled()
 
 
 @pytest.mark.parametrize("when", ["before", "during"])
@@ -89,4 +89,4 @@ async def test_a_pause_holds_on_the_connection_of_the_replay(when: str) -> None:
     assert not other.reading
     one.exchange.resume()
     assert other.reading
-    one.connects.tasks[0].cancel()
+    one.owner.tasks[0].cancel()
