@@ -129,8 +129,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._exchange is not None:
-            self._exchange.data_received(data)
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.data_received(data)
         elif self._transport is not None:
             self._transport.abort()  # unsolicited bytes would be read as the next response
 

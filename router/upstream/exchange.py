@@ -6,7 +6,7 @@ import asyncio
 from typing import Protocol
 
 from vllama_pool.router.upstream.expiry import Expiry
-from vllama_pool.router.upstream.http1 import ResponseParser
+from vllama_pool.router.upstream.http1 import NO_HEADERS, ResponseParser
 from vllama_pool.router.upstream.interface import ConnectionLost, Endpoint, Sink, TransportError
 
 FINISH_TIMEOUT = 0.1
@@ -37,9 +37,8 @@ class UpstreamExchange:
     """`interface.Exchange`. Releases its connection as soon as the response has ended, before its sink is called."""
 
     __slots__ = (
-        *("_connecting", "_connection", "_ended", "_error", "_finishing", "_head_due", "_loop", "_owner"),
-        *("_parser", "_paused", "_replayed", "_sink", "body", "connect_timeout", "endpoint", "head"),
-        *("last_heard",),
+        *("_connecting", "_connection", "_ended", "_loop", "_owner", "_parser", "_paused", "_replayed", "_sink"),
+        *("body", "connect_timeout", "endpoint", "head", "last_heard"),
     )
 
     def __init__(
@@ -55,7 +54,7 @@ class UpstreamExchange:
     ) -> None:
         self.endpoint = endpoint
         self.head, self.body = head, body
-        """Kept until the response begins."""
+        """Of the request. Empty once the response has begun."""
         self.connect_timeout = connect_timeout
         self.last_heard = loop.time()
         self._sink: Sink | None = sink
@@ -64,10 +63,8 @@ class UpstreamExchange:
         self._parser = ResponseParser(method)
         self._connecting: asyncio.Task[None] | None = None
         self._connection: ExchangeTransport | None = None
-        self._error: TransportError | None = None
-        self._head_due = True
-        self._replayed = self._paused = self._finishing = False
-        self._ended = False  # nothing more will arrive: complete, or failed with _error
+        self._replayed = self._paused = False
+        self._ended = False  # nothing more will arrive
 
     def __repr__(self) -> str:
         return f"<UpstreamExchange {self._parser.status or 'no head'}, {'ended' if self._ended else 'open'}>"
@@ -80,13 +77,12 @@ class UpstreamExchange:
 
     def fail(self, error: TransportError) -> None:
         if not self._ended:
-            self._end(error)
-            self._notify_end()
+            self._end()
+            self._notify_end(error)
 
     def finish(self) -> None:
-        self._sink = None
-        if not self._ended and not self._finishing:
-            self._finishing = True
+        sink, self._sink = self._sink, None
+        if sink is not None and not self._ended:
             self._owner.finishing.add(self, self._loop)
             if self._paused:
                 self.resume()
@@ -94,7 +90,7 @@ class UpstreamExchange:
     def close(self) -> None:
         self._sink = None
         if not self._ended:
-            self._end(ConnectionLost("closed by this side"))
+            self._end()
 
     # called by the client
 
@@ -116,30 +112,35 @@ class UpstreamExchange:
         self.last_heard = self._loop.time()
         parser = self._parser
         body = parser.feed(data)
+        over = parser.over
         # Release the connection first: the reader of the end may reuse it for the next request.
-        if parser.complete:
-            self._end(None, reusable=parser.keep_alive and not parser.extra)
-        elif parser.error is not None:
-            self._end(parser.error)
+        if over:
+            self._end(reusable=parser.complete and parser.keep_alive and not parser.extra)
         sink = self._sink
         if sink is None:
             return
         try:
-            if self._head_due and parser.status:
-                self._head_due = False
-                self.head = self.body = b""
-                sink.head(parser.status, parser.headers)
-            if body and self._sink is not None:
+            if self.head and parser.status:
+                self._push_head(sink)
+                if self._sink is None:
+                    return
+            if body:
                 sink.data(body)
         except Exception:
             self._lose(sink)
             raise
-        if self._ended:
-            self._notify_end()
+        if over:
+            self._notify_end(parser.error)
+
+    def _push_head(self, sink: Sink) -> None:
+        self.head = self.body = b""
+        parser = self._parser
+        headers, parser.headers = parser.headers, NO_HEADERS
+        sink.head(parser.status, headers)
 
     def eof_received(self, *, truncated: bool, replayable: bool = False) -> None:
         if self._parser.started and not truncated and self._parser.eof():
-            self._end(None)
+            self._end()
             self._notify_end()
         else:
             lost = ConnectionLost("the worker closed the connection before the response was complete")
@@ -158,11 +159,10 @@ class UpstreamExchange:
         else:
             self.fail(error)
 
-    def _end(self, error: TransportError | None, *, reusable: bool = False) -> None:
+    def _end(self, *, reusable: bool = False) -> None:
         self._ended = True
-        self._error = error
         self._parser.stop()
-        if self._finishing:
+        if self._sink is None:
             self._owner.finishing.discard(self)
         if self._connecting is not None:
             self._connecting.cancel()
@@ -171,12 +171,12 @@ class UpstreamExchange:
         if connection is not None:
             connection.release(reusable=reusable)
 
-    def _notify_end(self) -> None:
+    def _notify_end(self, error: TransportError | None = None) -> None:
         sink, self._sink = self._sink, None
         if sink is None:
             return
-        if self._error is not None:
-            sink.lost(self._error)
+        if error is not None:
+            sink.lost(error)
             return
         try:
             sink.eof()
@@ -189,7 +189,7 @@ class UpstreamExchange:
         lost = ConnectionLost("the response could not be processed")
         self._sink = None
         if not self._ended:
-            self._end(lost)
+            self._end()
         sink.lost(lost)
 
     def _set_paused(self, paused: bool) -> None:

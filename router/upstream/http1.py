@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
@@ -17,6 +18,7 @@ MAX_HEAD = 64 * 1024
 """Maximum bytes of a response head, and of framing between two pieces of body."""
 MAX_HEADERS = 128
 MAX_PREFIXES = 10_000
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TARGET = re.compile(r"/[!-~]*")
@@ -24,11 +26,10 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _FRAMING = frozenset(("connection", "content-length", "expect", "keep-alive", "te", "trailer", "upgrade"))
 _RESERVED = _FRAMING | {"transfer-encoding", "host", "authorization"}
 
-_OTHER_LINES = rb"(?:(?!content-length|transfer-encoding)[^\r]+\r\n){0,50}+"
+_OTHER_LINES = rb"(?:(?!(?i:content-length|transfer-encoding))[^\r]+\r\n){0,50}+"
 _USUAL_HEAD = re.compile(
-    rb"HTTP/1\.1 200 [^\r]*\r\n%b(?:content-length: [0-9]+|transfer-encoding: chunked)\r\n%b\r\n"
-    % (_OTHER_LINES, _OTHER_LINES),
-    re.IGNORECASE,
+    rb"HTTP/1\.1 200 [^\r]*\r\n%b(?i:content-length: [0-9]+|transfer-encoding: chunked)\r\n%b\r\n"
+    % (_OTHER_LINES, _OTHER_LINES)
 )
 """A whole head with status 200 and one header of framing, as vLLM sends it. Its framing cannot be ambiguous, and the
 router reads no other header of it."""
@@ -94,9 +95,9 @@ class ResponseParser:
     """
 
     __slots__ = (
-        *("status", "started", "complete", "keep_alive", "extra", "error", "on_body", "on_header"),
-        *("_no_body", "_until_close", "_usual_head", "_headers", "_head_size", "_framing_size", "_body_pieces"),
-        *("_pieces", "_parser"),
+        *("complete", "error", "extra", "headers", "keep_alive", "on_body", "on_header", "over"),
+        *("started", "status", "_body_pieces", "_fields", "_framing_size", "_head_size", "_no_body", "_parser"),
+        *("_pieces", "_until_close"),
     )
 
     on_status = on_chunk_header = on_chunk_complete = None  # unused; httptools is slow to find that they are missing
@@ -104,30 +105,23 @@ class ResponseParser:
     def __init__(self, method: str) -> None:
         self.status = 0
         """0 until the final head is complete; 1xx are skipped."""
-        self.started = False
-        self.complete = False
+        self.started = self.complete = self._until_close = False
+        self.over = False
+        """True if complete or failed."""
         self.keep_alive = False
         """True if the head allows it."""
         self.extra = False
         """True if bytes came after the end of the response."""
         self.error: MalformedResponse | None = None
+        self.headers = NO_HEADERS
+        """Names in lower case; repeated headers are joined by ", "."""
         self.on_header: Callable[[bytes, bytes], None] | None = None
         """None for a usual head: llhttp then makes no objects of its fields."""
         self._no_body = method == "HEAD"
-        self._until_close = False
-        self._usual_head = b""
-        self._headers: dict[str, str] = {}
-        self._head_size = 0
-        self._framing_size = 0
-        self._body_pieces = 0
+        self._framing_size = self._body_pieces = 0
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append  # called from C, once per chunk: no Python frame
         self._parser: HttpResponseParser | None = None
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Names in lower case; repeated headers are joined by ", "."""
-        return _UsualHeaders(self._usual_head) if self._usual_head and self.status else self._headers
 
     def feed(self, data: bytes) -> bytes:
         """Parse the bytes of one read and return their body bytes."""
@@ -142,7 +136,7 @@ class ResponseParser:
         except (HttpParserError, HttpParserUpgrade) as error:
             self._record_error(error, data)
         pieces = self._pieces
-        if pieces and not self.complete and self.error is None:  # nearly every read
+        if pieces and not self.over:  # nearly every read
             self._framing_size = 0
             body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             pieces.clear()
@@ -160,8 +154,8 @@ class ResponseParser:
         if not self.complete:
             self._framing_size += size
             if self._framing_size > MAX_HEAD and not body:
-                self.error = self.error or MalformedResponse("too many bytes of framing without body")
-        if self.complete or self.error is not None:
+                self._set_error("too many bytes of framing without body")
+        if self.over:
             self._parser = None
         return body
 
@@ -170,12 +164,16 @@ class ResponseParser:
             self.extra = True
         else:
             why = TLS_PORT if speaks_tls(data) else error
-            self.error = self.error or MalformedResponse(f"the worker's bytes are not HTTP: {why}")
+            self._set_error(f"the worker's bytes are not HTTP: {why}")
+
+    def _set_error(self, why: str) -> None:
+        self.over = True
+        self.error = self.error or MalformedResponse(why)
 
     def eof(self) -> bool:
         """End the input. Return True if the response is complete."""
         if self.status and self._until_close and self.error is None:
-            self.complete = True
+            self.complete = self.over = True
         self.stop()
         return self.complete
 
@@ -186,10 +184,13 @@ class ResponseParser:
 
     def _start(self, data: bytes) -> HttpResponseParser:
         self.started = True
-        usual = _USUAL_HEAD.match(data)
+        usual = None if self._no_body else _USUAL_HEAD.match(data)
         if usual is not None and usual.end() <= MAX_HEAD:
-            self._usual_head = usual.group()
+            self.headers = _UsualHeaders(usual.group())
         else:
+            self._fields: dict[str, str] = {}
+            self.headers = self._fields
+            self._head_size = 0
             self.on_header = self._add_header
         self._parser = HttpResponseParser(self)
         return self._parser
@@ -206,47 +207,48 @@ class ResponseParser:
             self._reject("the response head is too large")
         if self.status:
             return  # trailers are ignored
-        if len(self._headers) >= MAX_HEADERS:
+        if len(self._fields) >= MAX_HEADERS:
             self._reject("too many response headers")
         key = name.decode("ascii").lower()
         text = value.decode("latin-1")
-        known = self._headers.get(key)
-        self._headers[key] = text if known is None else f"{known}, {text}"
+        known = self._fields.get(key)
+        self._fields[key] = text if known is None else f"{known}, {text}"
 
     def on_headers_complete(self) -> None:
         parser = self._parser
         if parser is None or self.complete:
             return
         status = parser.get_status_code()
-        if not self._usual_head:
+        if self.on_header is not None:
             if status < 200:
                 if status < 100 or status == 101:
                     self._reject(f"unexpected status {status}")
-                self._headers.clear()
+                self._fields.clear()
                 return
             self._check_framing(parser.get_http_version())
         self.keep_alive = parser.should_keep_alive()
         self.status = status
         if self._no_body:
-            self.complete = True
+            self.complete = self.over = True
 
     def on_message_complete(self) -> None:
         if self.status and not self.complete:
-            self.complete = True
+            self.complete = self.over = True
             self._body_pieces = len(self._pieces)
 
     def _check_framing(self, version: str) -> None:
         if version not in ("1.1", "1.0"):
             self._reject(f"HTTP version {version}")
-        encoding = self._headers.get("transfer-encoding")
-        self._until_close = encoding is None and "content-length" not in self._headers
+        encoding = self._fields.get("transfer-encoding")
+        self._until_close = encoding is None and "content-length" not in self._fields
         if encoding is None:
             return
         # llhttp rejects only a part of these.
-        if encoding.lower() != "chunked" or "content-length" in self._headers or version == "1.0":
+        if encoding.lower() != "chunked" or "content-length" in self._fields or version == "1.0":
             self._reject("the response's length is ambiguous")
 
     def _reject(self, why: str) -> None:
+        self.over = True
         self.error = MalformedResponse(why)
         raise self.error  # stops llhttp; `feed` catches it
 
@@ -269,7 +271,7 @@ class _UsualHeaders(Mapping[str, str]):
         return len(self._decode())
 
     def _decode(self) -> Mapping[str, str]:
-        fields = ResponseParser("HEAD")
-        fields.on_header = fields._add_header
-        HttpResponseParser(fields).feed_data(self._head)
-        return fields._headers
+        parser = ResponseParser("HEAD")
+        parser.feed(self._head)
+        parser.stop()
+        return parser.headers
