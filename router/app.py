@@ -36,6 +36,7 @@ from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker, ModelUses
 from vllama_pool.router.protocol.ollama.fixed_routes import FIXED_ROUTES
 from vllama_pool.router.protocol.operation import Clock
 from vllama_pool.router.protocol.table import operations
+from vllama_pool.router.proxy.attempt import Upstream
 from vllama_pool.router.proxy.forward import Forwarder
 from vllama_pool.router.proxy.in_flight import Shared
 from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
@@ -144,18 +145,15 @@ def create_app(
 def _forwarder(
     settings: RouterSettings, collaborators: Collaborators, pool: Pool, stalls: StallWatch, refresh: Callable[[], None]
 ) -> Forwarder:
-    shared = Shared(
+    upstream = Upstream(
         client=collaborators.client,
         pool=pool,
         stalls=stalls,
         clock=collaborators.clock,
-        rng=collaborators.rng,
-        admission=Admission(settings.max_queue),
         connect_timeout=settings.connect_timeout,
         client_stall=CLIENT_STALL,
-        refresh=refresh,
     )
-    return Forwarder(shared)
+    return Forwarder(Shared(upstream, collaborators.rng, Admission(settings.max_queue), refresh))
 
 
 def _metrics(pool: Pool, discovery: Discovery, request_log: RequestLog) -> RouterMetrics:

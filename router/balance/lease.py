@@ -31,6 +31,8 @@ class Abandoned:
 
 Outcome = Completed | Errored | Abandoned
 
+ABANDONED = Abandoned()
+
 
 class Lease:
     """Counts one request until `release`, which its owner calls on every path; it is idempotent."""

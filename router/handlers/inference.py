@@ -16,8 +16,9 @@ from vllama_pool.router.errors import ClientError, NoWorker
 from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker, RunningUse
 from vllama_pool.router.protocol.ollama.not_found import unknown_model
 from vllama_pool.router.protocol.operation import Clock, DirectResponse, Operation
+from vllama_pool.router.proxy.attempt import ForwardRequest
 from vllama_pool.router.proxy.client_writer import ClientWriter
-from vllama_pool.router.proxy.in_flight import ClientGone, ForwardRequest, InFlight
+from vllama_pool.router.proxy.in_flight import ClientGone, InFlight
 from vllama_pool.router.routing.resolve import ModelRoutes, Resolution, UnknownModel
 from vllama_pool.router.server.asgi import (
     ClientDisconnected,

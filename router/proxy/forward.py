@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from vllama_pool.router.balance.budget import RetryBudget
+from vllama_pool.router.proxy.attempt import ForwardRequest
 from vllama_pool.router.proxy.client_writer import ClientWriter
-from vllama_pool.router.proxy.in_flight import ForwardRequest, InFlight, Shared
+from vllama_pool.router.proxy.in_flight import InFlight, Shared
 from vllama_pool.router.telemetry.request_record import RequestRecord
 
 
@@ -34,6 +35,4 @@ class Forwarder:
         if budget is None:
             budget = self._budgets[model] = RetryBudget()
         budget.begin_request()
-        in_flight = InFlight(self._shared, call, record, client, budget, on_answer)
-        self._shared.stalls.watch(in_flight)
-        return in_flight
+        return InFlight(self._shared, call, record, client, budget, on_answer)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from vllama_pool.router.errors import AttemptFailed, Lost
 from vllama_pool.router.protocol.operation import StreamTranslator
@@ -17,6 +17,8 @@ from vllama_pool.router.protocol.vllm.errors import classify_stream_failure
 from vllama_pool.router.proxy.client_writer import ClientWriter
 from vllama_pool.router.proxy.worker_errors import MAX_ERROR_BODY, classify_response, transport_failure
 from vllama_pool.router.upstream.interface import Exchange, ResponseTimeout, TransportError
+
+Headers = tuple[tuple[bytes, bytes], ...]
 
 WORKER_LOST = "the worker was lost while it was answering; send the request again"
 
@@ -47,7 +49,7 @@ class Relay:
         self,
         translator: StreamTranslator,
         client: ClientWriter,
-        headers: Sequence[tuple[bytes, bytes]],
+        headers: Headers,
         on_begin: Callable[[], None],
         *,
         stream: bool,

@@ -20,8 +20,9 @@ from vllama_pool.router.protocol import operation as protocol
 from vllama_pool.router.protocol.clock import SystemClock
 from vllama_pool.router.protocol.operation import DirectResponse, Operation
 from vllama_pool.router.protocol.table import operations
+from vllama_pool.router.proxy.attempt import ForwardRequest, Upstream
 from vllama_pool.router.proxy.forward import Forwarder
-from vllama_pool.router.proxy.in_flight import ForwardRequest, InFlight, Shared
+from vllama_pool.router.proxy.in_flight import InFlight, Shared
 from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
 from vllama_pool.router.routing.resolve import Resolution
 from vllama_pool.router.telemetry.request_record import RequestRecord
@@ -90,17 +91,10 @@ def shared_by_requests(
     client_stall: float = 5.0,
     refresh: Callable[[], None] = lambda: None,
 ) -> Shared:
-    return Shared(
-        client=client,
-        pool=pool,
-        stalls=stalls,
-        clock=clock,
-        rng=FixedDelay(delay),
-        admission=Admission(max_waiting),
-        connect_timeout=0.7,
-        client_stall=client_stall,
-        refresh=refresh,
+    upstream = Upstream(
+        client=client, pool=pool, stalls=stalls, clock=clock, connect_timeout=0.7, client_stall=client_stall
     )
+    return Shared(upstream, FixedDelay(delay), Admission(max_waiting), refresh)
 
 
 class Fleet:

@@ -30,9 +30,10 @@ from vllama_pool.router.protocol.operation import (
     Usage,
 )
 from vllama_pool.router.protocol.table import operations
+from vllama_pool.router.proxy.attempt import ForwardRequest
 from vllama_pool.router.proxy.client_writer import ClientWriter
 from vllama_pool.router.proxy.forward import Forwarder
-from vllama_pool.router.proxy.in_flight import ForwardRequest, InFlight
+from vllama_pool.router.proxy.in_flight import InFlight
 from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
 from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.server.disconnect import DISCONNECT as SIGNAL

@@ -1,0 +1,272 @@
+"""One attempt: a request sent to one worker, from the lease to the release of its exchange."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
+
+from vllama_pool.router.balance.lease import ABANDONED, Completed, Errored, Outcome
+from vllama_pool.router.balance.pool import Pool
+from vllama_pool.router.balance.worker import Replica
+from vllama_pool.router.errors import AttemptFailed, Faulty, Lost, Refused
+from vllama_pool.router.offload import INLINE_BYTES, offload
+from vllama_pool.router.protocol.operation import Clock, DirectResponse, NextStep, Operation, Timing, UpstreamRequest
+from vllama_pool.router.protocol.vllm.errors import classify_stream_failure
+from vllama_pool.router.proxy.client_writer import ClientWriter
+from vllama_pool.router.proxy.preflight import Answer, Collector, run_preflight
+from vllama_pool.router.proxy.relay import Ending, Headers, Relay, incomplete
+from vllama_pool.router.proxy.stalls import StallWatch
+from vllama_pool.router.routing.resolve import Resolution
+from vllama_pool.router.telemetry.request_record import RequestRecord
+from vllama_pool.router.upstream.interface import Client, Exchange, ResponseTimeout, Sink
+
+MAX_ADAPTATIONS = 5
+"""Adapted requests per attempt: fewer stop strings, fewer tokens, a shorter prompt, joined messages, a closed turn."""
+
+HEADERS = (("content-type", "application/json"), ("accept", "text/event-stream"))
+
+MAX_INLINE_FINISH = 64 * 1024
+"""Bytes of a response whose `finish` runs in the event loop, in some milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """The collaborators of all attempts of a process."""
+
+    client: Client
+    pool: Pool
+    stalls: StallWatch
+    clock: Clock
+    connect_timeout: float
+    """Seconds."""
+    client_stall: float
+    """Seconds until a client that reads nothing is dropped."""
+
+
+class ForwardRequest(NamedTuple):
+    """A decoded request whose model is resolved."""
+
+    operation: Operation[Any]
+    request: Any
+    resolution: Resolution
+    arrived: int
+    """Monotonic nanoseconds at which the request was complete."""
+    size: int
+    """Bytes of the body."""
+
+
+class Requester(Protocol):
+    """The request, as its attempts see it."""
+
+    call: ForwardRequest
+    record: RequestRecord
+    client: ClientWriter
+    waiting: bool
+    """True until the client's response begins."""
+    client_left: bool
+    on_answer: Callable[[], None]
+    """Called before a response that is not streamed is written."""
+
+    def begin_response(self) -> None:
+        """The present attempt's answer is the client's response. Idempotent."""
+
+
+class Attempt:
+    """Owns the lease and the exchange. `close` releases each once."""
+
+    __slots__ = ("_exchange", "_lease", "_outcome", "_relay", "_replica", "_request", "_upstream")
+
+    def __init__(self, request: Requester, replica: Replica, upstream: Upstream) -> None:
+        self._request = request
+        self._replica = replica
+        self._upstream = upstream
+        self._relay: Relay | None = None
+        self._exchange: Exchange | None = None
+        self._outcome: Outcome = ABANDONED
+        worker, record = replica.worker, request.record
+        record.attempts += 1
+        record.worker, record.served = worker.id, replica.model.name
+        self._lease = upstream.pool.lease(worker, record.served)
+        upstream.stalls.watch(self)
+
+    async def run(self) -> DirectResponse | None:
+        """Prepare the request, send it, and relay the response.
+
+        Returns a response that the preflight sufficed for, unsent. Raises AttemptFailed and TransportError.
+        """
+        call, model = self._request.call, self._replica.model
+        prepare, defaults = call.operation.prepare, call.resolution.defaults
+        if call.size <= INLINE_BYTES:
+            step = prepare(call.request, model, defaults)
+        else:
+            step = await offload(call.size, prepare, call.request, model, defaults)
+        refusals: list[Refused | Faulty] = []
+        while True:
+            try:
+                if not isinstance(step, UpstreamRequest):
+                    step = await run_preflight(step, self._ask, call.size)
+                    if isinstance(step, DirectResponse):
+                        self._outcome = Completed(0)
+                        return step
+                await self._relay_response(step)
+                return None
+            except (Refused, Faulty) as refusal:
+                refusals.append(refusal)
+            self._end_exchange()
+            step = await self._adapt(refusals)
+
+    def close(self) -> None:
+        """Release everything. Idempotent."""
+        self._end_exchange()
+        self._upstream.stalls.unwatch(self)
+        self._lease.release(self._outcome)
+
+    def fail(self, failure: AttemptFailed) -> None:
+        """Close a failed attempt."""
+        self._outcome = Errored(failure)
+        self.close()
+
+    def client_gone(self) -> None:
+        if self._relay is not None:
+            self._relay.client_gone()
+
+    def begin_content(self) -> None:
+        """Record that the worker has begun to answer."""
+        self._lease.record_first_content()
+
+    # for the stall watch
+
+    @property
+    def last_heard(self) -> float | None:
+        exchange = self._exchange
+        if exchange is None or (self._relay is not None and self._relay.waits_for_client):
+            return None
+        return exchange.last_heard
+
+    @property
+    def begun(self) -> bool:
+        return self._relay is not None and self._relay.translator.begun
+
+    @property
+    def worker_unresponsive(self) -> bool:
+        return self._replica.worker.unresponsive
+
+    def abort(self, text: str) -> None:
+        if self._exchange is not None:
+            self._exchange.fail(ResponseTimeout(text))
+
+    # internal
+
+    async def _adapt(self, refusals: list[Refused | Faulty]) -> NextStep:
+        """Return a request that the worker may accept. Raises the first refusal if there is none."""
+        call = self._request.call
+        adapt = call.operation.adapt
+        repeated = any(refusals[-1].text == earlier.text for earlier in refusals[:-1])
+        adapted = None
+        if adapt is not None and not repeated and len(refusals) <= MAX_ADAPTATIONS:
+            model, defaults = self._replica.model, call.resolution.defaults
+            adapted = await offload(call.size, adapt, call.request, model, defaults, *refusals)
+        if adapted is None:
+            raise refusals[0]
+        return adapted
+
+    async def _ask(self, path: str, body: bytes) -> Answer:
+        collector = Collector()
+        try:
+            self._send(path, body, collector)
+            return await collector.answer
+        finally:
+            self._end_exchange()
+
+    def _send(self, path: str, body: bytes, sink: Sink) -> Exchange:
+        upstream = self._upstream
+        self._exchange = exchange = upstream.client.send(
+            self._replica.worker.endpoint,
+            "POST",
+            path,
+            headers=HEADERS,
+            request_id=self._request.record.id,
+            body=body,
+            sink=sink,
+            connect_timeout=upstream.connect_timeout,
+        )
+        return exchange
+
+    async def _relay_response(self, step: UpstreamRequest) -> None:
+        """Send the request and relay its response to the client."""
+        owner, upstream = self._request, self._upstream
+        operation, request, _, arrived, _ = owner.call
+        timing = Timing(arrived, upstream.clock.monotonic_ns())
+        translator = (step.translator or operation.translator)(request, timing, upstream.clock)
+        headers = response_headers(operation.content_type(request))
+        stream = request.stream
+        relay = self._relay = Relay(
+            translator, owner.client, headers, owner.begin_response, stream=stream, client_stall=upstream.client_stall
+        )
+        relay.exchange = self._send(step.path, step.body, relay)
+        ending = await relay.ended
+        if ending is Ending.WHOLE:
+            ending = await self._respond_whole(relay, headers)
+        self._end(ending, relay)
+
+    async def _respond_whole(self, relay: Relay, headers: Headers) -> Ending:
+        """Finish the answer and write it. Raises AttemptFailed if it is not whole."""
+        request, translator = self._request, relay.translator
+        # Finishing a large response takes long enough to stall other streams.
+        inline = relay.size <= MAX_INLINE_FINISH
+        body = translator.finish() if inline else await asyncio.to_thread(translator.finish)
+        if translator.failure is not None:
+            raise classify_stream_failure(translator.failure)
+        if not translator.done:
+            raise incomplete()
+        request.begin_response()
+        request.on_answer()
+        client = request.client
+        client.start(200, (*headers, (b"content-length", b"%d" % len(body))))
+        if client.write(body, last=True):
+            return Ending.COMPLETE
+        try:
+            async with asyncio.timeout(self._upstream.client_stall):
+                await client.drained()
+        except TimeoutError:
+            return Ending.CLIENT_STALLED
+        return Ending.CLIENT_GONE if request.client_left else Ending.COMPLETE
+
+    def _end(self, ending: Ending, relay: Relay) -> None:
+        """Note the ending and its effect on the worker."""
+        self._request.record.outcome = str(ending)
+        translator = relay.translator
+        match ending:
+            case Ending.COMPLETE:
+                self._outcome = Completed(translator.usage.completion_tokens)
+                if self._exchange is not None and not translator.cut_off:
+                    self._exchange.finish()
+                    self._exchange = None
+            case Ending.LOST:
+                self._outcome = Errored(Lost("lost in mid-stream"))
+            case Ending.FAILED:
+                failure = translator.failure
+                self._outcome = Errored(classify_stream_failure(failure) if failure else Lost("failed in mid-stream"))
+
+    def _end_exchange(self) -> None:
+        """Close the exchange, and record the tokens of its response. Idempotent."""
+        relay, self._relay = self._relay, None
+        if relay is not None:
+            relay.stop()
+            record, usage = self._request.record, relay.translator.usage
+            if self._request.waiting:
+                record.discarded_tokens += usage.completion_tokens
+            else:
+                record.prompt_tokens, record.completion_tokens = usage.prompt_tokens, usage.completion_tokens
+                record.done_reason = usage.done_reason
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.close()
+
+
+@lru_cache(16)
+def response_headers(content_type: str) -> Headers:
+    return ((b"content-type", content_type.encode("latin-1")),)
