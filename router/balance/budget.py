@@ -25,8 +25,8 @@ class RetryBudget:
     def begin_request(self) -> None:
         """Count a request in flight and add its share."""
         self.in_flight += 1
-        self.available += self.TOKENS_PER_REQUEST
-        if self.available > self.MIN_CAPACITY:
+        if self.available < self.MIN_CAPACITY or self.available < self.TOKENS_PER_REQUEST * self.in_flight:
+            self.available += self.TOKENS_PER_REQUEST
             self._cap()
 
     def end_request(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.errors import ClientError, NoWorker
+from vllama_pool.router.offload import INLINE_BYTES
 from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker, RunningUse
 from vllama_pool.router.protocol.ollama.not_found import unknown_model
 from vllama_pool.router.protocol.operation import Clock, DirectResponse, Operation
@@ -21,6 +22,7 @@ from vllama_pool.router.proxy.client_writer import ClientWriter
 from vllama_pool.router.proxy.in_flight import ClientGone, InFlight
 from vllama_pool.router.routing.resolve import ModelRoutes, Resolution, UnknownModel
 from vllama_pool.router.server.asgi import (
+    SCHEMA_WEIGHT,
     ClientDisconnected,
     Receive,
     Scope,
@@ -40,6 +42,9 @@ from vllama_pool.router.telemetry.request_record import (
     RequestObserver,
     RequestRecord,
 )
+
+DECODED_INLINE = INLINE_BYTES // SCHEMA_WEIGHT
+"""Bytes of a body that is decoded fast, even if it is one JSON schema."""
 
 Begin = Callable[[ForwardRequest, RequestRecord, ClientWriter, Callable[[], None]], InFlight]
 """The signature of `Forwarder.begin`."""
@@ -62,7 +67,25 @@ class InferenceHandler:
         record: RequestRecord = scope[RECORD]
         record.operation = operation.name
         try:
-            await self._respond(operation, scope, receive, send, record)
+            body = await read_body(receive, self.body_limit)
+            arrived = self.clock.monotonic_ns()
+            decode = operation.decode
+            request = decode(body) if len(body) <= DECODED_INLINE else await decode_body(decode, body)
+            record.requested, record.stream = request.model[:LOGGED_TEXT_LENGTH], request.stream
+            resolution = self._resolve(operation, request.model, record)
+            if request.streams_answer:
+                end_at_half_close(scope)
+            direct = operation.check(request, resolution.info)
+            use = self.expiry.begin(resolution.listed, request.keep_alive, arrived, self.clock.time_ns())
+            try:
+                if direct is None:
+                    call = ForwardRequest(operation, request, resolution, arrived, len(body))
+                    direct = await self._forward(call, use, scope, receive, send, record)
+            finally:
+                self._end(use)  # before the client has a direct response, and may ask for /api/ps
+            if direct is not None:
+                record.status, record.outcome = direct.status, "complete"
+                await send_response(send, direct.status, direct.body, content_type=direct.content_type)
         except ClientError as error:
             record.status, record.outcome = error.status, "refused"
             await send_error(send, error)
@@ -77,35 +100,13 @@ class InferenceHandler:
             record.total_ms = round((self.clock.monotonic_ns() - started) / 1e6, 3)
             self.observer.finished(record)
 
-    async def _respond(
-        self, operation: Operation[Any], scope: Scope, receive: Receive, send: Send, record: RequestRecord
-    ) -> None:
-        body = await read_body(receive, self.body_limit)
-        arrived = self.clock.monotonic_ns()
-        request = await decode_body(operation.decode, body)
-        record.requested, record.stream = request.model[:LOGGED_TEXT_LENGTH], request.stream
-        resolution = self._resolve(operation, request.model, record)
-        if request.streams_answer:
-            end_at_half_close(scope)
-        direct = operation.check(request, resolution.info)
-        used = resolution.listed, request.keep_alive, arrived, self.clock.time_ns()
-        if direct is not None:
-            self.expiry.touch(*used)
-            await self._send_direct(direct, send, record)
-            return
-        use = self.expiry.begin(*used)
-        try:
-            call = ForwardRequest(operation, request, resolution, arrived, len(body))
-            await self._forward(call, use, scope, receive, send, record)
-        finally:
-            self._end(use)
-
     def _end(self, use: RunningUse) -> None:
         use.end(self.clock.monotonic_ns(), self.clock.time_ns())
 
     async def _forward(
         self, call: ForwardRequest, use: RunningUse, scope: Scope, receive: Receive, send: Send, record: RequestRecord
-    ) -> None:
+    ) -> DirectResponse | None:
+        """Return a response that needed no generation, unsent."""
         in_flight = self.begin(call, record, response_writer(scope, send), partial(self._end, use))
         stop_watching = on_disconnect(scope, receive, in_flight.client_gone)
         try:
@@ -115,12 +116,7 @@ class InferenceHandler:
             in_flight.close()
         if direct is not None:
             record.first_ms = round((self.clock.monotonic_ns() - call.arrived) / 1e6, 3)
-            self._end(use)  # before the client has its answer, and may ask for /api/ps
-            await self._send_direct(direct, send, record)
-
-    async def _send_direct(self, direct: DirectResponse, send: Send, record: RequestRecord) -> None:
-        record.status, record.outcome = direct.status, "complete"
-        await send_response(send, direct.status, direct.body, content_type=direct.content_type)
+        return direct
 
     def _resolve(self, operation: Operation[Any], name: str, record: RequestRecord) -> Resolution:
         try:

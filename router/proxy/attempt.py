@@ -77,7 +77,7 @@ class Requester(Protocol):
 class Attempt:
     """Owns the lease and the exchange. `close` releases each once."""
 
-    __slots__ = ("_exchange", "_lease", "_outcome", "_relay", "_replica", "_request", "_upstream")
+    __slots__ = ("_exchange", "_outcome", "_relay", "_replica", "_request", "_upstream", "lease")
 
     def __init__(self, request: Requester, replica: Replica, upstream: Upstream) -> None:
         self._request = request
@@ -89,7 +89,7 @@ class Attempt:
         worker, record = replica.worker, request.record
         record.attempts += 1
         record.worker, record.served = worker.id, replica.model.name
-        self._lease = upstream.pool.lease(worker, record.served)
+        self.lease = upstream.pool.lease(worker, record.served)
         upstream.stalls.watch(self)
 
     async def run(self) -> DirectResponse | None:
@@ -122,7 +122,7 @@ class Attempt:
         """Release everything. Idempotent."""
         self._end_exchange()
         self._upstream.stalls.unwatch(self)
-        self._lease.release(self._outcome)
+        self.lease.release(self._outcome)
 
     def fail(self, failure: AttemptFailed) -> None:
         """Close a failed attempt."""
@@ -132,10 +132,6 @@ class Attempt:
     def client_gone(self) -> None:
         if self._relay is not None:
             self._relay.client_gone()
-
-    def begin_content(self) -> None:
-        """Record that the worker has begun to answer."""
-        self._lease.record_first_content()
 
     # for the stall watch
 

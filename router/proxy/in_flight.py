@@ -136,7 +136,7 @@ class InFlight:
         record.status = 200
         record.first_ms = round((self._shared.upstream.clock.monotonic_ns() - self.call.arrived) / 1e6, 3)
         if self._attempt is not None:
-            self._attempt.begin_content()
+            self._attempt.lease.record_first_content()
         _log.debug("request %s: %s answers", record.id, record.worker)
 
     # internal

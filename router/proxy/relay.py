@@ -191,10 +191,10 @@ class Relay:
             self._finish(out + translator.finish(), Ending.COMPLETE)
 
     def _finish(self, out: bytes, ending: Ending) -> None:
-        self._relaying, self._over = False, True
         if self._client.write(out, last=True):
             self._settle(ending)
         else:
+            self._relaying, self._over = False, True
             self._ending = ending
             self._wait_for_client()
 

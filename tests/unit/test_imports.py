@@ -59,9 +59,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("router/routing", "workers/process", "workers/registry"),
     },
     "router/handlers": {
-        *("router/balance", "router/errors.py", "router/protocol", "router/protocol/ollama", "router/protocol/openai"),
-        *("router/protocol/vllm", "router/proxy", "router/routing", "router/server", "router/telemetry"),
-        *("router/upstream", "router/virtual_models", "workers/registry"),
+        *("router/balance", "router/errors.py", "router/offload.py", "router/protocol", "router/protocol/ollama"),
+        *("router/protocol/openai", "router/protocol/vllm", "router/proxy", "router/routing", "router/server"),
+        *("router/telemetry", "router/upstream", "router/virtual_models", "workers/registry"),
     },
     "router/wiring.py": {
         *("config", "config/routing", "router/balance", "router/discovery", "router/virtual_models"),
