@@ -6,6 +6,9 @@
 #   make check    ruff and mypy
 #   make bench    CPU, latency and memory of the router beside other routers (ARGS="--help" for the options)
 #   make bench-curves  how the router scales with streams, workers, models and processes, as pictures in docs/
+#   make bench-profile  the CPU time of a request by part of the router, before and after a change
+#   make bench-real     streams of a real vLLM through the router beside the same streams without it
+#   make bench-start    how long `vllama serve` takes to its first answer
 #   make bench-check  fail if a request or a token needs more instructions than the baseline; needs valgrind
 #   make lock     rewrite the lock files
 #   make clean    remove what was set up
@@ -28,7 +31,7 @@ BY_SERVER = -n 2 --dist loadgroup -m "vllm and not main_job or netns"
 # These measure what clients notice, so nothing runs beside them.
 ALONE = -m "main_job or load"
 
-.PHONY: help run setup test quick check bench bench-curves bench-check lock clean
+.PHONY: help run setup test quick check bench bench-curves bench-profile bench-real bench-start bench-check lock clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/d'
@@ -71,6 +74,18 @@ bench:
 bench-curves:
 	@$(SETUP) dev
 	@exec .venv/bin/python -m tests.bench.curves $(ARGS)
+
+bench-profile:
+	@$(SETUP) dev
+	@exec .venv/bin/python -m tests.bench.profile $(ARGS)
+
+bench-real:
+	@$(SETUP) --engine cpu dev vllm smollm2
+	@exec .venv/bin/python -m tests.bench.real $(ARGS)
+
+bench-start:
+	@$(SETUP) dev
+	@exec .venv/bin/python -m tests.bench.start $(ARGS)
 
 bench-check:
 	@$(SETUP) dev

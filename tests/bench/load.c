@@ -5,7 +5,8 @@
  * The first requests begin evenly over SPREAD_US. Connections come from several loopback addresses, 5,000 from each, so
  * that their ports suffice. With a STEP_PORT, it asks the fake vLLM for the next token by a datagram when a token has
  * arrived; 0 is for none. It prints one JSON object: times in microseconds, from the write of a request to the first
- * byte of its body (first), from a token's stamp to its arrival (token), and to the end of the body (request). */
+ * byte of its body (first), from a token's stamp to its arrival (token), from one token's arrival to the next one's
+ * (gap), and to the end of the body (request). */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -34,7 +35,7 @@ struct connection {
     int fd, active, status, closing, begun, in_stamp, digits, head_length;
     enum state state;
     long remaining;
-    micros started, stamp;
+    micros started, stamp, arrived;
     char head[HEAD];
 };
 
@@ -46,7 +47,7 @@ struct times {
 static struct connection *connections;
 static int stepper = -1, count, requests, started, done, errors, refused, poller, request_length, port;
 static char *request, *address;
-static struct times first, token, whole;
+static struct times first, token, gap, whole;
 static micros chunks;
 
 static micros now(void) {
@@ -83,6 +84,7 @@ static void start(int i) {
     c->active = 1;
     c->state = HEADERS;
     c->head_length = c->begun = c->status = c->closing = c->in_stamp = 0;
+    c->arrived = 0;
     c->started = now();
     if (write(c->fd, request, request_length) != request_length) perror("load: write");
 }
@@ -113,6 +115,8 @@ static void read_body(struct connection *c, const char *data, long length, micro
             if (++c->digits == 16) {
                 c->in_stamp = 0;
                 record(&token, time > c->stamp ? time - c->stamp : 0);
+                if (c->arrived) record(&gap, time - c->arrived);
+                c->arrived = time;
                 if (stepper >= 0 && write(stepper, "", 1) != 1) perror("load: cannot ask for a token");
             }
         } else {
@@ -263,6 +267,7 @@ int main(int arguments_count, char **arguments) {
     connections = calloc(count, sizeof *connections);
     first.values = malloc(MAX_TIMES * sizeof(unsigned));
     token.values = malloc(MAX_TIMES * sizeof(unsigned));
+    gap.values = malloc(MAX_TIMES * sizeof(unsigned));
     whole.values = malloc(MAX_TIMES * sizeof(unsigned));
     poller = epoll_create1(0);
     for (int i = 0; i < count; i++) open_connection(i);
@@ -282,6 +287,7 @@ int main(int arguments_count, char **arguments) {
            (now() - begin) / 1e6, done, errors, refused, token.count, chunks);
     print_times("first", &first);
     print_times("token", &token);
+    print_times("gap", &gap);
     print_times("request", &whole);
     puts("}");
 }

@@ -7,6 +7,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -17,12 +18,13 @@ BUSY_FIELDS = (0, 1, 2, 5, 6, 7)
 """Of the line "cpu" in /proc/stat: user, nice, system, irq, softirq, steal."""
 
 
-def placed(core: int) -> Callable[[], None]:
-    """Return a function that moves a new process to a core, ahead of other programs, before its program starts."""
+def placed(core: int | None) -> Callable[[], None]:
+    """Return a function that puts a new process ahead of other programs, and on a core, before its program starts."""
 
     def place() -> None:
         os.setsid()
-        os.sched_setaffinity(0, {core})
+        if core is not None:
+            os.sched_setaffinity(0, {core})
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
             # The kernel shares a core among sessions first: see sched(7), autogroup.
@@ -31,9 +33,18 @@ def placed(core: int) -> Callable[[], None]:
     return place
 
 
+def put_ahead(pids: Iterable[int]) -> None:
+    """Give running processes, with their threads and sessions, the priority of `placed`."""
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                os.setpriority(os.PRIO_PROCESS, int(task.name), PRIORITY)
+            Path(f"/proc/{pid}/autogroup").write_text(str(PRIORITY))
+
+
 def start(
     command: Iterable[str | Path],
-    core: int,
+    core: int | None,
     *,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
@@ -96,6 +107,25 @@ def _cpu_seconds(pid: int) -> float:
     with contextlib.suppress(OSError):
         return time.clock_gettime((~pid << 3) | 2)  # the kernel's clock of a process: see clock_getcpuclockid(3)
     return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ticks:
+    """CPU time of a process, in ticks of the kernel's clock."""
+
+    user: int
+    system: int
+
+    def system_share(self, since: Ticks) -> float:
+        """Return the part of the time since then that the kernel took."""
+        user, system = self.user - since.user, self.system - since.system
+        return system / max(1, user + system)
+
+
+def ticks(pid: int) -> Ticks:
+    """Raises OSError for an ended process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return Ticks(int(fields[11]), int(fields[12]))
 
 
 def memory_bytes(pids: Iterable[int]) -> int:

@@ -32,6 +32,7 @@ FIGURES = (
     Figure("added time to first token p99 (B), ms", "B", "first_p99", 1e-3, SCENARIOS["B"].answers.first / 1000),
     Figure("added token latency p50 (S), ms", "S", "token_p50", 1e-3),
     Figure("added token latency p99 (S), ms", "S", "token_p99", 1e-3),
+    Figure("added time between tokens p99 (S), ms", "S", "gap_p99", 1e-3, SCENARIOS["S"].answers.delay / 1000),
     Figure("requests per second (D1)", "D1", "rate"),
     Figure("memory per open stream (B), KiB", "B", "memory"),
 )

@@ -38,6 +38,9 @@ class Load:
     first_p99: int
     token_p50: int
     token_p99: int
+    gap_p50: int
+    gap_p99: int
+    """Between two tokens of a stream."""
     request_p50: int
     request_p99: int
 

@@ -8,7 +8,7 @@ import resource
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,20 +112,24 @@ def status(connection: http.client.HTTPConnection, method: str, path: str, body:
 
 
 class Watch:
-    """Counts the CPU time of other programs from its creation on."""
+    """Counts the CPU time of other programs from its creation on: all but this process and `pids`."""
 
-    def __init__(self, router: Router, rig: Rig) -> None:
-        self._pids = [*router.all, rig.vllm.pid, *router.helpers, os.getpid()]
+    def __init__(self, pids: Iterable[int]) -> None:
+        self._pids = [*pids, os.getpid()]
         self._begin = time.monotonic()
-        self._before = self._others()
+        self._before = self._others(self._pids)
 
-    def _others(self) -> float:
+    def _others(self, pids: Iterable[int]) -> float:
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)  # ended children, such as load generators
-        return machine_busy() - cpu_seconds(self._pids) - usage.ru_utime - usage.ru_stime
+        return machine_busy() - cpu_seconds(pids) - usage.ru_utime - usage.ru_stime
 
-    def other(self) -> float:
-        """Return the cores that other programs used."""
-        return max(0.0, self._others() - self._before) / (time.monotonic() - self._begin)
+    def other(self, started: Iterable[int] = ()) -> float:
+        """Return the cores that other programs used. `started`: processes of ours that began meanwhile."""
+        return max(0.0, self._others([*self._pids, *started]) - self._before) / (time.monotonic() - self._begin)
+
+
+def watch_beside(router: Router, rig: Rig) -> Watch:
+    return Watch([*router.all, rig.vllm.pid, *router.helpers])
 
 
 def warm_up(router: Router, rig: Rig) -> None:
@@ -137,7 +141,7 @@ def warm_up(router: Router, rig: Rig) -> None:
 def measure(router: Router, rig: Rig, scenario: Scenario) -> Sample:
     """Run one scenario. A load that fails is part of the sample."""
     rig.set_answers(scenario.answers)
-    pids, watch = router.serving, Watch(router, rig)
+    pids, watch = router.serving, watch_beside(router, rig)
     memory, cpu = memory_bytes(pids), cpu_seconds(pids)
     load = rig.start_load(scenario, router.port, router.contender.api)
     if scenario.open_after:

@@ -27,6 +27,7 @@ def sample(contender: str, scenario: Scenario, load: Load, *, cpu: float, memory
     figures: dict[str, float] = {"core": cpu / load.seconds, "rate": load.done / load.seconds}
     figures |= {"first_p50": load.first_p50, "first_p99": load.first_p99, "request_p50": load.request_p50}
     figures |= {"token_p50": load.token_p50, "token_p99": load.token_p99}
+    figures |= {"gap_p99": load.gap_p99}
     if load.done:
         figures["cpu_request"] = cpu * 1e6 / load.done
     if load.tokens:

@@ -15,7 +15,7 @@ from tests.bench.fleet import model_name
 from tests.bench.processes import cpu_seconds, memory_bytes
 from tests.bench.programs import CannotMeasure
 from tests.bench.rig import LOOPBACK, Load, Rig, finish, fleet
-from tests.bench.running import Router, Watch, running, status
+from tests.bench.running import Router, running, status, watch_beside
 from tests.bench.samples import problem
 from tests.bench.scenarios import Answers, Scenario
 
@@ -82,7 +82,7 @@ def with_streams(router: Router, rig: Rig, streams: int, idle: float) -> Point:
     plan = StreamPlan(streams)
     scenario, pids = plan.scenario, router.serving
     rig.set_answers(scenario.answers)
-    before, watch = memory_bytes(pids), Watch(router, rig)
+    before, watch = memory_bytes(pids), watch_beside(router, rig)
     load = rig.start_load(scenario, router.port, router.contender.api)
     time.sleep(plan.opening + 2 * plan.delay / 1e6)
     cpu, tokens = cpu_seconds(pids), rig.set_answers(scenario.answers)
@@ -101,7 +101,7 @@ def with_streams(router: Router, rig: Rig, streams: int, idle: float) -> Point:
 def with_fleet(rig: Rig, x: int, workers: int, models: int) -> Point:
     """`x`: workers or models, whichever the curve is about."""
     with running(vllama(api=OLLAMA), rig, workers=workers, models=models) as router:
-        watch = Watch(router, rig)
+        watch = watch_beside(router, rig)
         figures = {"join": join(router, rig, workers) * 1000, **background(router)}
         figures["cpu_request"], _ = cpu_per_request(router, rig, figures["idle"] / 100)
         return Point(x=x, other=watch.other(), figures=figures)
@@ -110,7 +110,7 @@ def with_fleet(rig: Rig, x: int, workers: int, models: int) -> Point:
 def with_processes(rig: Rig, processes: int) -> Point:
     """Each process has as many connections as a single one."""
     with running(vllama(api=OLLAMA, processes=processes), rig) as router:
-        watch = Watch(router, rig)
+        watch = watch_beside(router, rig)
         scenario = replace(REQUESTS, connections=processes * REQUESTS.connections)
         cost, shares = cpu_per_request(router, rig, background(router)["idle"] / 100, scenario)
         figures = {"cpu_request": cost, "least": min(shares) * 100, "most": max(shares) * 100}

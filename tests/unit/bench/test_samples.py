@@ -19,6 +19,8 @@ LOAD = Load(
     first_p99=9000,
     token_p50=90,
     token_p99=900,
+    gap_p50=40_000,
+    gap_p99=43_000,
     request_p50=1,
     request_p99=2,
 )
