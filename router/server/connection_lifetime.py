@@ -5,18 +5,15 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterator
-from typing import Any, cast
-
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from typing import Any
 
 from vllama_pool.router.protocol.error_bodies import error_body
 from vllama_pool.router.server.asgi import JSON, Scope
 from vllama_pool.router.server.client_probe import ClientProbe
 from vllama_pool.router.server.cycle_protocol import CycleProtocol
 from vllama_pool.router.server.disconnect import DISCONNECT, DisconnectSignal
+from vllama_pool.router.server.request_cycle import RequestCycle
 
-CONNECTION = "vllama.connection"
-"""The scope's key of the request's connection."""
 UNEXPECTED_EOF = "unexpected EOF"
 
 READ_AHEAD = 64 * 1024 * 1024
@@ -33,12 +30,9 @@ class ConnectionProtocol(CycleProtocol):
     latest one.
     """
 
-    _active: RequestResponseCycle | None = None
+    _active: RequestCycle | None = None
     """The request whose response is due, or the latest one."""
     _half_closed = False
-    _ends_at_half_close = False
-    _refusal: str | None = None
-    """The text of the connection's last response, a 400. It follows the responses to earlier requests."""
     _probe: ClientProbe | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -51,8 +45,6 @@ class ConnectionProtocol(CycleProtocol):
         if self._probe is not None:
             self._probe.stop()
             self._probe = None
-        if self._active is not None:
-            _extensible(self._active).pop(CONNECTION, None)
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]
@@ -61,7 +53,7 @@ class ConnectionProtocol(CycleProtocol):
         if self._waiting() is None:
             return False
         self._drop_incomplete()
-        if self._waiting() is None or self._ends_at_half_close:
+        if (waiting := self._waiting()) is None or waiting.ends_at_half_close:
             self._disconnect()
             return False
         if self._refusal is None:
@@ -69,9 +61,8 @@ class ConnectionProtocol(CycleProtocol):
         self._start_probe()
         return True
 
-    def end_at_half_close(self) -> None:
-        """Take a client that half-closes for one that has left, unless the present request is answered at once."""
-        self._ends_at_half_close = True
+    def close_if_half_closed(self) -> None:
+        """Close the connection soon. A request that needs no waiting is answered before."""
         if self._half_closed:
             self.loop.call_soon(self._close_for_end_of_stream)
 
@@ -91,24 +82,22 @@ class ConnectionProtocol(CycleProtocol):
             cycle.keep_alive = False
         super().shutdown()
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._active = cycle
-        self._ends_at_half_close = False
         if self._half_closed and not self.pipeline and self._refusal is None:
             cycle.keep_alive = False
-        scope = _extensible(cycle)
-        scope[CONNECTION], scope[DISCONNECT] = self, DisconnectSignal()
-        super()._start_asgi_task(cycle, app)
+        cycle.task = task = self.loop.create_task(cycle.run_asgi(app))
+        self.tasks.add(task)
 
-    def _waiting(self) -> RequestResponseCycle | None:
+    def _waiting(self) -> RequestCycle | None:
         """Return the request whose response is due."""
         active = self._active
         return None if active is None or active.response_complete or active.disconnected else active
 
-    def _latest(self) -> RequestResponseCycle:
-        return self.pipeline[0][0] if self.pipeline else cast(RequestResponseCycle, self._active)
+    def _latest(self) -> Any:
+        return self.pipeline[0][0] if self.pipeline else self._active
 
-    def _unanswered(self) -> Iterator[RequestResponseCycle]:
+    def _unanswered(self) -> Iterator[Any]:
         if (active := self._waiting()) is not None:
             yield active
         for cycle, _ in self.pipeline:
@@ -116,17 +105,15 @@ class ConnectionProtocol(CycleProtocol):
 
     def _disconnect(self) -> None:
         for cycle in self._unanswered():
-            cycle.disconnected = True
             cycle.message_event.set()
-            if (signal := _extensible(cycle).get(DISCONNECT)) is not None:
-                signal.fire()
+            cycle.fire()
         self.pipeline.clear()
 
     def _start_probe(self) -> None:
         if self._probe is None or not self._probe.running:
             self._probe = ClientProbe(self.transport, self.loop, self._doubtful, self._close_for_end_of_stream)
 
-    def _doubtful(self) -> RequestResponseCycle | None:
+    def _doubtful(self) -> RequestCycle | None:
         """Return the request whose client may have left unnoticed."""
         return self._waiting() if self._half_closed or self.pipeline else None
 
@@ -136,7 +123,7 @@ class ConnectionProtocol(CycleProtocol):
             self.flow.resume_reading()
 
     def _close_for_end_of_stream(self) -> None:
-        if self._ends_at_half_close:
+        if self._active is not None and self._active.ends_at_half_close:
             self._disconnect()
             self.transport.close()
 
@@ -155,9 +142,9 @@ class ConnectionProtocol(CycleProtocol):
 
 def end_at_half_close(scope: Scope) -> None:
     """End this request if its client half-closes, as Ollama ends a generation. What needs no waiting is answered."""
-    connection: Any = scope.get(CONNECTION)
-    if connection is not None:
-        connection.end_at_half_close()
+    signal: DisconnectSignal | None = scope.get(DISCONNECT)
+    if signal is not None:
+        signal.end_at_half_close()
 
 
 def enable_keepalive(listening: socket.socket) -> None:
@@ -166,10 +153,6 @@ def enable_keepalive(listening: socket.socket) -> None:
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_SECONDS)
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
-
-
-def _extensible(cycle: RequestResponseCycle) -> Scope:
-    return cast(Scope, cycle.scope)
 
 
 def _unexpected_eof(path: str) -> bytes:

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 from urllib.parse import unquote
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from vllama_pool.router.server.asgi import Scope
 from vllama_pool.router.server.http10 import for_http10
@@ -17,6 +17,8 @@ class CycleProtocol(HttpToolsProtocol):
     """Makes a `RequestCycle` of each request. No upgrades, root path or limit of concurrency."""
 
     scope: Any
+    _refusal: str | None = None
+    """The text of the connection's last response, a 400. It follows the responses to earlier requests."""
     _idle_until: float | None = None
     """Time at which the connection closes, unless a request arrives. None while a request is served."""
 
@@ -50,24 +52,24 @@ class CycleProtocol(HttpToolsProtocol):
     def begin_usual(self, scope: Scope, body: bytes | None) -> None:
         """Serve a request whose head the parser has not seen. `body`: the whole of it, None if it is incomplete."""
         scope["server"], scope["client"], scope["scheme"] = self.server, self.client, self.scheme
-        scope["state"] = self.app_state.copy()
         self.expect_100_continue = False
-        self.cycle = cycle = RequestCycle(scope, self, keep_alive=True)
-        if body is not None:
-            cycle.set_body(body)
+        self.cycle = cycle = RequestCycle(scope, self, keep_alive=True, body=body)
         self._start_asgi_task(cycle, self.app)
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
-            return
-        self._idle_until = self.loop.time() + self.timeout_keep_alive
-        if self.timeout_keep_alive_task is None:
-            self.timeout_keep_alive_handler()
+        elif self._refusal is not None:
+            self.send_400_response(self._refusal)
+        else:
+            self._idle_until = self.loop.time() + self.timeout_keep_alive
+            if self.timeout_keep_alive_task is None:
+                self.timeout_keep_alive_handler()
 
     def timeout_keep_alive_handler(self) -> None:
         """Close the connection if its time is over. One timer serves many requests: to set one for each costs more."""
@@ -82,8 +84,3 @@ class CycleProtocol(HttpToolsProtocol):
 
     def _unset_keepalive_if_required(self) -> None:
         self._idle_until = None
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        task = self.loop.create_task(cycle.run_asgi(app))
-        task.add_done_callback(self.tasks.discard)
-        self.tasks.add(task)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
 
 from vllama_pool.router.server.asgi import Receive, Scope
 
@@ -18,17 +17,22 @@ DISCONNECT = "vllama.disconnect"
 class DisconnectSignal:
     """The disconnect of one request's client."""
 
-    __slots__ = ("callback", "disconnected")
-
-    def __init__(self) -> None:
-        self.disconnected = False
-        self.callback: Callable[[], object] | None = None
+    disconnected = False
+    ends_at_half_close = False
+    """A client that half-closes counts as one that has left."""
+    callback: Callable[[], object] | None = None
 
     def fire(self) -> None:
         self.disconnected = True
         callback, self.callback = self.callback, None
         if callback is not None:
             callback()
+
+    def forget(self) -> None:
+        self.callback = None
+
+    def end_at_half_close(self) -> None:
+        self.ends_at_half_close = True
 
 
 def on_disconnect(scope: Scope, receive: Receive, callback: Callable[[], object]) -> Callable[[], object]:
@@ -37,17 +41,12 @@ def on_disconnect(scope: Scope, receive: Receive, callback: Callable[[], object]
     Call it after the request's body was read.
     """
     signal: DisconnectSignal | None = scope.get(DISCONNECT)
-    loop = asyncio.get_running_loop()
     if signal is None:
-        return loop.create_task(_wait(receive, callback)).cancel
+        return asyncio.get_running_loop().create_task(_wait(receive, callback)).cancel
     if signal.disconnected:
-        return loop.call_soon(callback).cancel
+        return asyncio.get_running_loop().call_soon(callback).cancel
     signal.callback = callback
-    return partial(_forget, signal)
-
-
-def _forget(signal: DisconnectSignal) -> None:
-    signal.callback = None
+    return signal.forget
 
 
 async def _wait(receive: Receive, callback: Callable[[], object]) -> None:

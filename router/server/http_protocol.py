@@ -29,7 +29,7 @@ class BoundedProtocol(ConnectionProtocol):
         self.parser = self._reader.parser
 
     def data_received(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
+        self._idle_until = None
         reader = self._reader
         if reader.idle and self._refusal is None and (self.cycle is None or self.cycle.response_complete):
             head = usual_head(data, MAX_HEAD)
@@ -61,7 +61,6 @@ class BoundedProtocol(ConnectionProtocol):
             self._reader.begin_body(length)
             return data[size:]
         self.begin_usual(scope, data[size:end])
-        self._reader.completed += 1
         return data[end:]
 
     def on_headers_complete(self) -> None:
@@ -79,13 +78,6 @@ class BoundedProtocol(ConnectionProtocol):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._reader.message_complete()
-
-    def on_response_complete(self) -> None:
-        is_last = not self.pipeline
-        super().on_response_complete()
-        if is_last and self._refusal is not None and not self.transport.is_closing():
-            self._unset_keepalive_if_required()
-            self.send_400_response(self._refusal)
 
     def _is_unread(self) -> bool:
         if self._refusal is not None or (self._reader.in_head and self._reader.last):

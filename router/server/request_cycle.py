@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from vllama_pool.router.server.asgi import Message, Scope, request_headers
+from vllama_pool.router.server.asgi import App, Message, Scope, request_headers
+from vllama_pool.router.server.disconnect import DISCONNECT, DisconnectSignal
 from vllama_pool.router.server.paced_lines import PacedLines, joins_chunks
 from vllama_pool.router.server.writer import (
     LAST_CHUNK,
@@ -22,49 +24,86 @@ from vllama_pool.router.server.writer import (
 )
 
 
-class RequestCycle(RequestResponseCycle):
+class RequestCycle(DisconnectSignal, RequestResponseCycle):
     """Is the `ResponseWriter` of HTTP/1.1 requests, except HEAD. uvicorn's `send` serves the others.
 
-    Attributes that few requests change are the class's.
+    uvicorn's `__init__` is not called: attributes that few requests change are the class's.
     """
 
     scope: Any
+    task: asyncio.Task[None] | None = None
+    """Runs `run_asgi`."""
+    logger = logging.getLogger("uvicorn.error")
     access_log = False
     waiting_for_100_continue = False
     more_body = True
+    response_started = response_complete = False
     expected_content_length = 0
     chunked_encoding: bool | None = None
     status = 0
     extra_headers: HeaderPairs = ()
-    _body: bytes | None = None
-    """A whole body that was not received yet."""
+    _event: asyncio.Event | None = None
+    _head = b""
+    """Waits for the first write."""
+    _writes = _writes_lines = False
+    _paced: PacedLines | None = None
 
-    def __init__(self, scope: Scope, protocol: HttpToolsProtocol, *, keep_alive: bool) -> None:
-        # uvicorn's __init__ sets nothing else
+    def __init__(self, scope: Scope, protocol: Any, *, keep_alive: bool, body: bytes | None = None) -> None:
+        """`protocol`: the `ConnectionProtocol`. `body`: the whole body, None if it is incomplete."""
         self.scope = scope
+        self.protocol = protocol
         self.transport = protocol.transport
         self.flow = protocol.flow
-        self.logger = protocol.logger
-        self.default_headers = protocol.server_state.default_headers
-        self.message_event = asyncio.Event()
-        self.on_response = protocol.on_response_complete
         self.keep_alive = keep_alive
         self.body = bytearray()
-        self.disconnected = self.response_started = self.response_complete = False
-        self._head = b""
-        """Waits for the first write."""
-        self._writes_lines = False
-        self._paced: PacedLines | None = None
-        if protocol.expect_100_continue:
+        self._body = body
+        if body is not None:
+            self.more_body = False
+        elif protocol.expect_100_continue:
             self.waiting_for_100_continue = True
-        self._writes = scope["method"] != "HEAD" and scope["http_version"] == "1.1"
-        if self._writes:
+        scope[DISCONNECT] = self
+        if scope["method"] != "HEAD" and scope["http_version"] == "1.1":
+            self._writes = True
             scope[WRITER] = self
 
-    def set_body(self, body: bytes) -> None:
-        """Set the whole body."""
-        self._body = body
-        self.more_body = False
+    @property
+    def message_event(self) -> asyncio.Event:  # type: ignore[override]
+        """Set when `receive` or the connection has news. Few requests wait for it."""
+        if self._event is None:
+            self._event = asyncio.Event()
+        return self._event
+
+    @property
+    def default_headers(self) -> list[tuple[bytes, bytes]]:  # type: ignore[override]
+        headers: list[tuple[bytes, bytes]] = self.protocol.server_state.default_headers
+        return headers
+
+    def on_response(self) -> None:
+        self.protocol.on_response_complete()
+
+    def end_at_half_close(self) -> None:
+        self.ends_at_half_close = True
+        self.protocol.close_if_half_closed()
+
+    async def run_asgi(self, app: App) -> None:
+        """Serve the request. Errors end it as in uvicorn. The task is forgotten without a callback."""
+        try:
+            await app(self.scope, self.receive, self.send)
+        except BaseException as error:  # noqa: BLE001 - as in uvicorn
+            await self._end_incomplete("Exception in ASGI application\n", error)
+        else:
+            if not (self.response_complete or self.disconnected):
+                await self._end_incomplete("ASGI callable returned without completing response.")
+        finally:
+            self.protocol.tasks.discard(self.task)
+            self.scope = self.protocol = self.task = None  # they refer to the cycle: no garbage to collect
+
+    async def _end_incomplete(self, text: str, error: BaseException | None = None) -> None:
+        self.logger.error(text, exc_info=error)
+        if self.response_started:
+            self.transport.close()
+        else:
+            await self.send_500_response()
 
     async def receive(self) -> Any:
         body, self._body = self._body, None
@@ -76,10 +115,8 @@ class RequestCycle(RequestResponseCycle):
         self.response_started = True
         self.waiting_for_100_continue = False
         self.status = status
-        head, self.chunked_encoding, self._writes_lines = response_head(status, tuple(headers))
-        for pair in self.default_headers:
-            head += b"%b: %b\r\n" % pair
-        for pair in self.extra_headers:
+        head, self.chunked_encoding, self._writes_lines = response_head(status, headers)
+        for pair in (*self.protocol.server_state.default_headers, *self.extra_headers):
             head += b"%b: %b\r\n" % pair
         if self._writes_lines and joins_chunks(request_headers(self.scope).get(b"user-agent", b"")):
             self._paced = PacedLines(self.write, asyncio.get_running_loop().time)
@@ -127,7 +164,8 @@ class RequestCycle(RequestResponseCycle):
 
     def _complete(self) -> None:
         self.response_complete = True
-        self.message_event.set()
+        if self._event is not None:
+            self._event.set()
         if not self.keep_alive:
             self.transport.close()
-        self.on_response()
+        self.protocol.on_response_complete()

@@ -87,9 +87,17 @@ def response_writer(scope: Scope, send: Send) -> ResponseWriter:
     return SendWriter(send) if writer is None else writer
 
 
-@lru_cache(256)
-def response_head(status: int, headers: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, bool, bool]:
+def response_head(status: int, headers: HeaderPairs) -> tuple[bytes, bool, bool]:
     """Return the status line and headers, and whether the body is chunked and NDJSON."""
+    if not headers or headers[-1][0] != b"content-length":
+        return _response_head(status, tuple(headers))
+    *others, (name, length) = headers
+    head, _, is_ndjson = _response_head(status, (*others, (name, b"")))  # lengths vary too much to be remembered
+    return b"%b%b\r\n" % (head[:-2], length), False, is_ndjson
+
+
+@lru_cache(256)
+def _response_head(status: int, headers: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, bool, bool]:
     head = STATUS_LINE[status] + b"".join([b"%b: %b\r\n" % pair for pair in headers])
     chunked = status not in _BODYLESS and all(name != b"content-length" for name, _ in headers)
     return head + (b"transfer-encoding: chunked\r\n" if chunked else b""), chunked, NDJSON_TYPE in headers
