@@ -133,7 +133,7 @@ class ConnectionProtocol(CycleProtocol):
         if not latest.more_body:
             return
         if self.pipeline:
-            self.pipeline.popleft()
+            self.pipeline.pop(0)
             return
         if not latest.response_started:
             latest.transport.write(_unexpected_eof(latest.scope["path"]))

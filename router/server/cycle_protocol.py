@@ -3,27 +3,65 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 from urllib.parse import unquote
 
+from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from vllama_pool.router.server.asgi import Scope
+from vllama_pool.router.server.flow_control import FlowControl
 from vllama_pool.router.server.http10 import for_http10
 from vllama_pool.router.server.request_cycle import RequestCycle
 
 
 class CycleProtocol(HttpToolsProtocol):
-    """Makes a `RequestCycle` of each request. No upgrades, root path or limit of concurrency."""
+    """Makes a `RequestCycle` of each request. No upgrades, root path or limit of concurrency.
 
-    scope: Any
+    uvicorn's `__init__` is not called. It sets so many attributes that Python would keep a dict for each connection,
+    of 1.5 KiB: it shares the keys of 30 at most.
+    """
+
+    logger = logging.getLogger("uvicorn.error")
+    ws_protocol_class = None
+    root_path = ""
+    scope: Any = None
+    headers: Any = None
+    cycle: Any = None
+    flow: Any = None
+    transport: Any = None
+    timeout_keep_alive_task: asyncio.TimerHandle | None = None
+    expect_100_continue = False
     _refusal: str | None = None
     """The text of the connection's last response, a 400. It follows the responses to earlier requests."""
     _idle_until: float | None = None
     """Time at which the connection closes, unless a request arrives. None while a request is served."""
 
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        if not config.loaded:
+            config.load()
+        self.app = config.loaded_app
+        self.asgi_version = config.asgi_version
+        self.timeout_keep_alive = config.timeout_keep_alive
+        self.loop = _loop or asyncio.get_event_loop()
+        self.app_state = app_state
+        self.server_state = server_state
+        self.connections = server_state.connections
+        self.tasks = server_state.tasks
+        self.pipeline: Any = []
+        """Cycles with their apps, the latest first."""
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow = FlowControl(transport)
         self._idle_until = self.loop.time() + self.timeout_keep_alive
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -47,7 +85,7 @@ class CycleProtocol(HttpToolsProtocol):
             self._start_asgi_task(cycle, app)
         else:
             self.flow.pause_reading()
-            self.pipeline.appendleft((cycle, app))
+            self.pipeline.insert(0, (cycle, app))
 
     def begin_usual(self, scope: Scope, body: bytes | None) -> None:
         """Serve a request whose head the parser has not seen. `body`: the whole of it, None if it is incomplete."""

@@ -26,7 +26,14 @@ class BoundedProtocol(ConnectionProtocol):
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self._reader = RequestReader(self)
-        self.parser = self._reader.parser
+
+    @property
+    def parser(self) -> Any:
+        return self._reader.parser
+
+    @parser.setter
+    def parser(self, _: Any) -> None:
+        """uvicorn forgets the parser of a lost connection."""
 
     def data_received(self, data: bytes) -> None:
         self._idle_until = None
@@ -92,7 +99,7 @@ class BoundedProtocol(ConnectionProtocol):
         if self._reader.in_head:
             pending = self.cycle is not None and not self.cycle.response_complete
         elif pending := bool(self.pipeline):
-            self.pipeline.popleft()  # the request whose body is invalid
+            self.pipeline.pop(0)  # the request whose body is invalid
         elif self.cycle.response_started:
             self.transport.close()
             return

@@ -15,6 +15,7 @@ MAX_HEAD = 64 * 1024
 _HEAD_LIMIT = MAX_HEAD + len(b"\r\n\r\n")
 _BLANK_LINES = re.compile(rb"(?:\r?\n)*")
 _HEAD_END = re.compile(rb"\n\r?\n")
+_NO_HEAD = RequestHead(b"", 0)
 _INVALID = "the HTTP request is invalid; send HTTP/1.1"
 
 
@@ -29,14 +30,14 @@ class RequestReader:
     """
 
     __slots__ = (
-        *("_blank", "_callbacks", "_chunks", "_parses", "_partial", "_remaining"),
-        *("completed", "head", "in_head", "last", "parser"),
+        *("_blank", "_callbacks", "_chunks", "_parser", "_parses", "_partial", "_remaining"),
+        *("completed", "head", "in_head", "last"),
     )
 
     def __init__(self, callbacks: Any) -> None:
-        self.parser = httptools.HttpRequestParser(callbacks)
+        self._parser: httptools.HttpRequestParser | None = None
         self._callbacks = callbacks
-        self.head = RequestHead(b"", 0)
+        self.head = _NO_HEAD
         """The latest request's."""
         self.in_head = True
         self.completed = 0
@@ -52,6 +53,13 @@ class RequestReader:
         self._chunks: ChunkScanner | None = None
         self._parses = True
         """False if the parser does not see the present request."""
+
+    @property
+    def parser(self) -> httptools.HttpRequestParser:
+        """Made on demand: usual heads need none."""
+        if self._parser is None:
+            self._parser = httptools.HttpRequestParser(self._callbacks)
+        return self._parser
 
     @property
     def idle(self) -> bool:

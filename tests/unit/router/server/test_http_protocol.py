@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
+import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -413,3 +415,32 @@ async def test_requests_that_are_served_are_not_reported(connection: Connection)
     await connection.responses(1)
     connection.close()
     assert connection.refusals == []
+
+
+async def test_an_idle_connection_takes_little_memory() -> None:
+    """A parser takes 900 bytes, an event 800, and a dict of attributes whose keys Python does not share 1,500."""
+    count = 40
+    config, state = uvicorn.Config(answer_nothing, interface="asgi3", lifespan="off", log_config=None), ServerState()
+
+    def served() -> BoundedProtocol:
+        protocol = BoundedProtocol(config, state, {})
+        protocol.connection_made(FakeTransport())
+        protocol.data_received(GET)
+        return protocol
+
+    opened = [served() for _ in range(2)]
+    tracemalloc.start()
+    try:
+        opened += [served() for _ in range(count)]
+        await auntil(lambda: not state.tasks)
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] / count < 4000
+    finally:
+        tracemalloc.stop()
+        for protocol in opened:
+            protocol.connection_lost(None)
+
+
+async def answer_nothing(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
