@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from hashlib import sha256
 from ipaddress import ip_address
 from typing import NamedTuple, TypeAlias
@@ -204,8 +203,8 @@ class Access:
         return _unauthorized(path, headers, (unknown_key if secret else missing_key)(request.client or "", admin=True))
 
 
-_Short: TypeAlias = tuple[str, str, bytes, bytes, str | None, str | None]
-"""Method, path, Host, Origin, and the addresses of client and server."""
+_Short: TypeAlias = tuple[str, str, bytes | None, bytes | None, str | None, str | None, bytes | None]
+"""Method, path, Host, Origin, the addresses of client and server, and the digest of credentials."""
 
 
 class AccessDecisions:
@@ -216,40 +215,28 @@ class AccessDecisions:
 
     def __init__(self, access: Access) -> None:
         self._access = access
-        self._remembered = lru_cache(REMEMBERED_DECISIONS)(self._decide)
-        self._opened: dict[tuple[bytes, _Short], Allowed] = {}
+        self._remembered: dict[_Short, Allowed | EarlyResponse] = {}
 
-    def decide(self, scope: Scope) -> Allowed | EarlyResponse:
-        headers = request_headers(scope)
-        method, path = scope["method"], scope["path"]
-        host, origin = headers.get(b"host", b""), headers.get(b"origin", b"")
-        length = len(method) + len(path) + len(host) + len(origin)
-        if length > REMEMBERED_LENGTH or not _UNREMEMBERED_HEADERS.isdisjoint(headers):
+    def decide(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Allowed | EarlyResponse:
+        """`headers`: the scope's `request_headers`."""
+        if not _UNREMEMBERED_HEADERS.isdisjoint(headers):
             return self._access.decide(AccessRequest.from_scope(scope))
-        client, server = scope.get("client"), scope.get("server")
-        short = method, path, host, origin, client[0] if client else None, server[0] if server else None
-        credentials = b"%b\n%b" % (headers.get(b"authorization", b""), headers.get(b"x-api-key", b""))
-        if credentials == b"\n":
-            return self._remembered(*short)
-        key = sha256(credentials).digest(), short
-        opened = self._opened.get(key)
-        return self._decide_with_credentials(key, scope) if opened is None else opened
+        client, server, find = scope.get("client"), scope.get("server"), headers.get
+        key, x_api_key = find(b"authorization"), find(b"x-api-key")
+        secret = sha256(b"%b\n%b" % (key or b"", x_api_key or b"")).digest() if key or x_api_key else None
+        source, target = client[0] if client else None, server[0] if server else None
+        short = scope["method"], scope["path"], find(b"host"), find(b"origin"), source, target, secret
+        decision = self._remembered.get(short)
+        return self._decide(short, scope) if decision is None else decision
 
-    def _decide_with_credentials(self, key: tuple[bytes, _Short], scope: Scope) -> Allowed | EarlyResponse:
+    def _decide(self, short: _Short, scope: Scope) -> Allowed | EarlyResponse:
         decision = self._access.decide(AccessRequest.from_scope(scope))
-        if isinstance(decision, Allowed) and decision.key_name:
-            if len(self._opened) >= REMEMBERED_DECISIONS:
-                self._opened.clear()
-            self._opened[key] = decision
+        opens = short[-1] is None or (isinstance(decision, Allowed) and decision.key_name)
+        if opens and sum(len(part) for part in short[:4] if part) <= REMEMBERED_LENGTH:
+            if len(self._remembered) >= REMEMBERED_DECISIONS:
+                self._remembered.clear()
+            self._remembered[short] = decision
         return decision
-
-    def _decide(
-        self, method: str, path: str, host: bytes, origin: bytes, client: str | None, server: str | None
-    ) -> Allowed | EarlyResponse:
-        request = AccessRequest(
-            method, path, host.decode("latin-1"), origin.decode("latin-1"), client=client, server=server
-        )
-        return self._access.decide(request)
 
 
 def normalize_path(path: str) -> str:

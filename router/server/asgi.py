@@ -60,10 +60,10 @@ async def read_body(receive: Receive, limit: int) -> bytes:
         message = await receive()
 
 
-async def decode_body(decode: Callable[[bytes], T], body: bytes) -> T:
+def decode_body(decode: Callable[[bytes], T], body: bytes) -> Awaitable[T]:
     """Decode in a thread if it takes long: a large body, or one that may hold a JSON schema to translate."""
     weight = SCHEMA_WEIGHT if b'"format"' in body else 1
-    return await offload(len(body) * weight, decode, body)
+    return offload(len(body) * weight, decode, body)
 
 
 def too_large(limit: int) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from http import HTTPStatus
 from types import MappingProxyType
 
@@ -11,7 +10,6 @@ from vllama_pool.router.errors import ClientError, TooLarge, UnknownEncoding
 from vllama_pool.router.protocol.error_bodies import error_body
 from vllama_pool.router.protocol.ollama.fixed_routes import FixedRequest, FixedRoute
 from vllama_pool.router.server.asgi import (
-    INTERNAL_ERROR,
     App,
     ClientDisconnected,
     Receive,
@@ -26,10 +24,7 @@ from vllama_pool.router.server.asgi import (
     too_large,
 )
 from vllama_pool.router.server.paths import NotAllowed, Paths, Redirect, Rejection
-from vllama_pool.router.server.writer import WRITER
-from vllama_pool.router.telemetry.request_record import CLIENT_CLOSED_REQUEST, LOGGED_TEXT_LENGTH, RECORD, name_model
-
-_log = logging.getLogger(__name__)
+from vllama_pool.router.telemetry.request_record import CLIENT_CLOSED_REQUEST, RECORD, name_model
 
 BODY_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 TEXT = "text/plain"
@@ -60,17 +55,15 @@ class Dispatcher:
         self._fixed = {route.path: route for route in table if "{" not in route.path}
         self._parents = {route.path.rpartition("/")[0]: route for route in table if "{" in route.path}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+            return self._app(scope, receive, send)
+        hot = self._hot.get(scope["path"]) if scope["method"] == "POST" else None
+        serve = self._serve if hot is None or self._refusal(scope) is not None else hot
+        return serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
-        if scope["method"] == "POST" and (app := self._hot.get(path)) is not None and self._refusal(scope) is None:
-            try:
-                await app(scope, receive, send)
-            except Exception as error:  # noqa: BLE001 - of any kind, as Litestar answers its handlers' errors
-                await _send_internal_error(scope, send, error)
-            return
         rejection = self.paths.check(scope["method"], path, scope["query_string"].decode("latin-1"))
         if rejection is not None:
             await _send_rejection(rejection, scope, receive, send)
@@ -113,15 +106,6 @@ class Dispatcher:
             await send_error(send, error, fixed_request.path)
         except ClientDisconnected:
             scope[RECORD].status = CLIENT_CLOSED_REQUEST
-
-
-async def _send_internal_error(scope: Scope, send: Send, error: Exception) -> None:
-    """Log an unexpected error of a hot operation and answer 500. After the response's start, the server logs it."""
-    if scope[WRITER].status:
-        raise error
-    path = scope["path"]
-    _log.error("unexpected error while serving %r", path[:LOGGED_TEXT_LENGTH], exc_info=error)
-    await send_response(send, 500, error_body(path, 500, INTERNAL_ERROR))
 
 
 async def _send_rejection(rejection: Rejection, scope: Scope, receive: Receive, send: Send) -> None:

@@ -6,12 +6,23 @@ Handlers find the `RequestRecord` as `vllama.record` in the scope. Its `client` 
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable
 
+from vllama_pool.router.protocol.error_bodies import error_body
 from vllama_pool.router.server.access import Access, AccessDecisions, Allowed, EarlyResponse
-from vllama_pool.router.server.asgi import App, Receive, Scope, Send, request_headers, send_and_drain
+from vllama_pool.router.server.asgi import (
+    INTERNAL_ERROR,
+    App,
+    Receive,
+    Scope,
+    Send,
+    request_headers,
+    send_and_drain,
+    send_response,
+)
 from vllama_pool.router.server.paths import clean_path
 from vllama_pool.router.server.refusal import ON_REFUSAL, Refusal
 from vllama_pool.router.server.writer import WRITER, response_writer
@@ -22,6 +33,8 @@ from vllama_pool.router.telemetry.request_record import (
     RequestObserver,
     RequestRecord,
 )
+
+_log = logging.getLogger(__name__)
 
 REQUEST_ID = b"x-request-id"
 _ID_BATCH = 256
@@ -57,7 +70,8 @@ class Gate:
         started = self._clock()
         path = scope["path"] = clean_path(scope["path"])  # first, so that all rules below see one spelling
         client = scope.get("client")
-        sent_id = request_headers(scope).get(REQUEST_ID)
+        headers = request_headers(scope)
+        sent_id = headers.get(REQUEST_ID)
         scope[RECORD] = record = RequestRecord(
             id=self._ids.choose(sent_id),
             method=scope["method"][:LOGGED_TEXT_LENGTH],
@@ -67,7 +81,7 @@ class Gate:
         writer = scope[WRITER] = response_writer(scope, send)
         raised = True
         try:
-            decision = self._decisions.decide(scope)
+            decision = self._decisions.decide(scope, headers)
             if sent_id is not None:
                 writer.extra_headers = ((REQUEST_ID, record.id.encode()), *decision.headers)
             elif decision.headers:
@@ -81,13 +95,18 @@ class Gate:
         except asyncio.CancelledError:
             record.outcome = record.outcome or "cancelled"
             raise
+        except Exception as error:
+            if writer.status:
+                raise  # the server logs it
+            _log.error("unexpected error while serving %r", record.path, exc_info=error)
+            await send_response(writer.send, 500, error_body(path, 500, INTERNAL_ERROR))
         finally:
             del scope[WRITER]  # which may refer to the scope: no garbage to collect
             record.status = writer.status or record.status
             if not record.outcome:
                 record.status = record.status or 500  # the server's, for an app without a response
                 record.outcome = "error" if raised else outcome(record.status)
-            record.total_ms = record.total_ms or round((self._clock() - started) / 1e6, 3)
+            record.total_ms = record.total_ms or (self._clock() - started) // 1000 / 1000
             self._observer.finished(record)
 
     def _send_early(

@@ -10,7 +10,7 @@ from typing import Any
 from vllama_pool.router.server.connection_lifetime import ConnectionProtocol
 from vllama_pool.router.server.refusal import ON_REFUSAL, malformed
 from vllama_pool.router.server.request_reader import MAX_HEAD, InvalidRequest, RequestReader
-from vllama_pool.router.server.usual_head import UsualHead, usual_head
+from vllama_pool.router.server.usual_head import UsualHead, UsualHeads
 
 MAX_UNREAD = 512 * 1024 * 1024
 """Bytes of a body that arrive after its response."""
@@ -20,6 +20,8 @@ class BoundedProtocol(ConnectionProtocol):
     """Answers 400 to an invalid request and closes the connection."""
 
     max_unread = MAX_UNREAD
+    usual_heads = UsualHeads()
+    """Of all connections."""
     _unread = 0
     """Bytes of reads that held only a body whose response was sent, or nothing that is read."""
 
@@ -39,7 +41,7 @@ class BoundedProtocol(ConnectionProtocol):
         self._idle_until = None
         reader = self._reader
         if reader.idle and self._refusal is None and (self.cycle is None or self.cycle.response_complete):
-            head = usual_head(data, MAX_HEAD)
+            head = self.usual_heads.read(data, MAX_HEAD)
             if head is not None:
                 data = self._begin_usual(head, data)
                 if not data:

@@ -7,7 +7,6 @@ the credentials of Authorization and X-API-Key. Heads with other secrets are not
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 from vllama_pool.router.server.asgi import HEADERS, Scope
@@ -24,8 +23,9 @@ _VARYING = re.compile(
     rb"|(?:[Aa]uthorization|[Xx]-[Aa]pi-[Kk]ey): ?([!-~]+(?: [!-~]+)*))(?=\r\n)"
 )
 """Headers whose values are not remembered."""
-_VARYING_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ?([0-9]{1,18})(?=\r\n)")
-"""Those of a request without credentials. It takes a quarter of the time."""
+_LENGTH = b"\r\nContent-Length: "
+_LOWER_LENGTH = b"\r\ncontent-length: "
+_MAX_DIGITS = 18
 _VARYING_NAMES = frozenset({b"content-length", b"authorization", b"x-api-key"})
 _PLACEHOLDERS = (b"", b"0", b"x")
 """By group of _VARYING."""
@@ -51,45 +51,65 @@ UsualHead = tuple[Scope, int, int]
 """The parts of an ASGI scope that a head decides on, the head's size and the body's, in bytes."""
 
 
-class _Forgotten(Exception):
-    """Carries the template of a head that is not remembered."""
+class UsualHeads:
+    """Reads usual heads, and remembers them."""
 
-    def __init__(self, template: _Template | None) -> None:
-        super().__init__()
-        self.template = template
+    def __init__(self) -> None:
+        self._remembered: dict[bytes, _Template | None] = {}
+
+    def read(self, data: bytes, limit: int) -> UsualHead | None:
+        """Read the head that `data` begins with, as httptools would. Return None if it is not a usual one.
+
+        A usual head is one of HTTP/1.1 on a connection that stays open, has up to `limit` bytes, no header twice, and
+        no blanks to trim.
+        """
+        end = data.find(_END, 0, limit)
+        if end < 0:
+            return None
+        size = end + len(_END)
+        head, values = _without_length(data, size)
+        template = self._remembered.get(head)
+        if template is None:
+            head, values = without_values(data, size)
+            template = self._remembered[head] if head in self._remembered else self._learn(head)
+        if template is not None and len(template.varying) != len(values):
+            template, values = _read(data[:size]), []
+        return None if template is None else _fill(template, size, values)
+
+    def _learn(self, head: bytes) -> _Template | None:
+        template = _read(head)
+        if len(head) <= REMEMBERED_SIZE and not _SECRET.search(head):
+            if len(self._remembered) >= REMEMBERED_HEADS:
+                self._remembered.clear()
+            self._remembered[head] = template
+        return template
 
 
-def usual_head(data: bytes, limit: int) -> UsualHead | None:
-    """Read the head that `data` begins with, as httptools would. Return None if it is not a usual one.
-
-    A usual head is one of HTTP/1.1 on a connection that stays open, has up to `limit` bytes, no header twice, and
-    no blanks to trim.
-    """
-    end = data.find(_END, 0, limit)
-    if end < 0:
-        return None
-    size = end + len(_END)
-    head, values = without_values(data, size)
-    try:
-        template = _remembered(head)
-    except _Forgotten as forgotten:
-        template = forgotten.template
-    if template is not None and len(template.varying) != len(values):
-        template, values = _read(data[:size]), []
-    if template is None:
-        return None
+def _fill(template: _Template, size: int, values: list[bytes]) -> UsualHead:
     scope, headers, by_name, length, varying = template
     scope = scope.copy()
     headers = scope["headers"] = headers.copy()
-    if values:
-        by_name = scope[HEADERS] = by_name.copy()
-        for index, value in zip(varying, values, strict=True):
-            name = headers[index][0]
-            headers[index] = name, value
-            by_name[name] = value
-            if name == b"content-length":
-                length = int(value)
+    by_name = scope[HEADERS] = by_name.copy()
+    for index, value in zip(varying, values, strict=False):  # without values if they are the template's
+        name = headers[index][0]
+        headers[index] = name, value
+        by_name[name] = value
+        if name == b"content-length":
+            length = int(value)
     return scope, size, length
+
+
+def _without_length(data: bytes, size: int) -> tuple[bytes, list[bytes]]:
+    """Do the same as `without_values` for a head whose only varying header is a Content-Length, as most write it."""
+    name = data.find(_LENGTH, 0, size)
+    if name < 0:
+        name = data.find(_LOWER_LENGTH, 0, size)
+    start = name + len(_LENGTH)
+    end = data.find(b"\r", start)
+    value = data[start:end]
+    if name < 0 or not value.isdigit() or len(value) > _MAX_DIGITS:
+        return data[:size], []
+    return b"%b0%b" % (data[:start], data[end:size]), [value]
 
 
 def without_values(data: bytes, size: int) -> tuple[bytes, list[bytes]]:
@@ -97,22 +117,12 @@ def without_values(data: bytes, size: int) -> tuple[bytes, list[bytes]]:
     parts: list[bytes] = []
     values: list[bytes] = []
     start = 0
-    plain = data.find(b"uthorization:", 0, size) < 0 and data.find(b"pi-", 0, size) < 0
-    for found in (_VARYING_LENGTH if plain else _VARYING).finditer(data, 0, size - 2):
+    for found in _VARYING.finditer(data, 0, size - 2):
         group = found.lastindex or 0
         parts += data[start : found.start(group)], _PLACEHOLDERS[group]
         values.append(found[group])
         start = found.end(group)
     return b"".join((*parts, data[start:size])), values
-
-
-@lru_cache(REMEMBERED_HEADS)
-def _remembered(head: bytes) -> _Template | None:
-    """Raises _Forgotten for a head that must not be remembered, because lru_cache keeps no exceptions."""
-    template = _read(head)
-    if len(head) > REMEMBERED_SIZE or _SECRET.search(head):
-        raise _Forgotten(template)
-    return template
 
 
 def _read(head: bytes) -> _Template | None:
@@ -143,6 +153,10 @@ def _read(head: bytes) -> _Template | None:
         "path": path.decode(),
         "raw_path": path,
         "query_string": b"",
+        "server": None,  # this and the following: of the request
+        "client": None,
+        "scheme": None,
+        "headers": headers,
         HEADERS: by_name,
     }
     return _Template(scope, headers, by_name, int(length), varying)

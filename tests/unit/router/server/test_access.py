@@ -20,6 +20,7 @@ from vllama_pool.router.server.access import (
     Allowed,
     EarlyResponse,
 )
+from vllama_pool.router.server.asgi import request_headers
 from vllama_pool.router.server.cors import Origins
 from vllama_pool.router.server.refusal import Reason
 
@@ -487,7 +488,7 @@ def forwarded_scope(**headers: str) -> Scope:
 def test_remembered_decisions_are_those_of_the_access(access: Access, scope: Scope) -> None:
     decisions = AccessDecisions(access)
     for _ in range(2):
-        assert decisions.decide(scope) == access.decide(AccessRequest.from_scope(scope))
+        assert decisions.decide(scope, request_headers(scope)) == access.decide(AccessRequest.from_scope(scope))
 
 
 class Recording(Access):
@@ -510,7 +511,7 @@ def times_decided(scope: Scope, *others: Scope) -> int:
 
     decisions = AccessDecisions(Asked())
     for each in (scope, *others) * 2:
-        assert decisions.decide(each) == Asked().decide(AccessRequest.from_scope(each))
+        assert decisions.decide(each, request_headers(each)) == Asked().decide(AccessRequest.from_scope(each))
         Asked.decided.pop()
     wanted = AccessRequest.from_scope(scope)
     return sum((one.host, one.authorization) == (wanted.host, wanted.authorization) for one in Asked.decided)
@@ -546,6 +547,6 @@ def test_a_bounded_number_of_decisions_is_remembered() -> None:
 
     decisions = AccessDecisions(Counting())
     for number in range(2 * REMEMBERED_DECISIONS):
-        decisions.decide(http_scope("POST", "/api/chat", host=f"host-{number}"))
-    decisions.decide(http_scope("POST", "/api/chat", host="host-0"))
+        decisions.decide(http_scope("POST", "/api/chat"), {b"host": b"host-%d" % number})
+    decisions.decide(http_scope("POST", "/api/chat"), {b"host": b"host-0"})
     assert decided == 2 * REMEMBERED_DECISIONS + 1

@@ -6,7 +6,6 @@ from tests.support.asgi import DISCONNECT, FakeClient, body_part, http_scope
 from vllama_pool.router.protocol.ollama.fixed_routes import FixedRoute, always
 from vllama_pool.router.server.asgi import App, Receive, Scope, Send, send_and_drain, send_response
 from vllama_pool.router.server.dispatch import Dispatcher
-from vllama_pool.router.server.writer import WRITER, SendWriter
 
 HI = FixedRoute("/hi", ("GET",), always(b"fixed"))
 
@@ -26,9 +25,8 @@ async def test_a_served_path_wins_over_a_fixed_route() -> None:
 async def call_hot(app: App, method: str = "POST", **headers: str) -> FakeClient:
     """Call a dispatcher whose hot path /hot is served by `app`, and the same path by `served` otherwise."""
     client, scope = FakeClient(body_part(b"", more=False)), http_scope(method, "/hot", **headers)
-    writer = scope[WRITER] = SendWriter(client.send)
     dispatcher = Dispatcher(served, [("/hot", ("GET",))], [], 10, {"/hot": app})
-    await dispatcher(scope, client.receive, writer.send)
+    await dispatcher(scope, client.receive, client.send)
     return client
 
 
@@ -52,28 +50,6 @@ async def test_a_hot_path_gets_no_refused_bodies(headers: dict[str, str], status
         raise AssertionError
 
     assert (await call_hot(hot, **headers)).status == status
-
-
-async def test_an_unexpected_error_of_a_hot_path_is_logged_once_and_answered(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    async def hot(scope: Scope, receive: Receive, send: Send) -> None:
-        raise ValueError("a bug")
-
-    client = await call_hot(hot)
-    assert (client.status, client.body) == (500, b'{"error":"internal error of the router; see its log"}')
-    (logged,) = caplog.records
-    assert logged.exc_info is not None
-    assert "unexpected error while serving '/hot'" in logged.message
-
-
-async def test_an_error_after_the_start_of_a_hot_response_is_left_to_the_server() -> None:
-    async def hot(scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200})
-        raise ValueError("a bug")
-
-    with pytest.raises(ValueError, match="a bug"):
-        await call_hot(hot)
 
 
 async def test_lifespan_events_pass_through() -> None:

@@ -219,6 +219,28 @@ async def test_an_app_that_raises_is_recorded_as_an_error(begun: bool, status: i
     assert (record.status, record.outcome, record.only_read) == (status, "error", False)
 
 
+async def test_an_unexpected_error_is_logged_once_and_answered(caplog: pytest.LogCaptureFixture) -> None:
+    async def raising(scope: Any, receive: Any, send: Any) -> None:
+        raise ValueError("a bug")
+
+    observed, client = Observed(), FakeClient()
+    await observed.gate(raising, Access())(http_scope("POST", "/api/chat"), client.receive, client.send)
+    assert (client.status, client.body) == (500, b'{"error":"internal error of the router; see its log"}')
+    (logged,) = caplog.records
+    assert logged.exc_info is not None
+    assert "unexpected error while serving '/api/chat'" in logged.message
+
+
+async def test_an_error_after_the_start_of_a_response_is_left_to_the_server() -> None:
+    async def raising(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        raise ValueError("a bug")
+
+    observed, client = Observed(), FakeClient()
+    with pytest.raises(ValueError, match="a bug"):
+        await observed.gate(raising, Access())(http_scope("POST", "/api/chat"), client.receive, client.send)
+
+
 async def test_a_cancelled_request_is_recorded() -> None:
     async def cancelled(scope: Any, receive: Any, send: Any) -> None:
         raise asyncio.CancelledError

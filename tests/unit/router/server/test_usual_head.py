@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from tests.support.clients.mutated_heads import mutated
 from vllama_pool.router.server.asgi import request_headers
 from vllama_pool.router.server.request_head import parse_head
-from vllama_pool.router.server.usual_head import usual_head, without_values
+from vllama_pool.router.server.usual_head import UsualHeads, without_values
+
+usual_head = UsualHeads().read
 
 HEAD = b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
 
