@@ -120,6 +120,11 @@ class Access:
     admin_digest: bytes | None = None
     """SHA-256 of the key that opens /admin and /metrics to other machines."""
 
+    @property
+    def ignores_credentials(self) -> bool:
+        """True if no key is configured. Clients of OpenAI's API send one nevertheless."""
+        return self.allow_anonymous and not self.keys and self.admin_digest is None
+
     @classmethod
     def from_settings(cls, settings: RouterSettings, own_names: Iterable[str] = ()) -> Access:
         """Check the Host header on loopback, as Ollama does, and if host names are configured."""
@@ -215,6 +220,7 @@ class AccessDecisions:
 
     def __init__(self, access: Access) -> None:
         self._access = access
+        self._ignores_credentials = access.ignores_credentials
         self._remembered: dict[_Short, Allowed | EarlyResponse] = {}
 
     def decide(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Allowed | EarlyResponse:
@@ -222,8 +228,7 @@ class AccessDecisions:
         if not _UNREMEMBERED_HEADERS.isdisjoint(headers):
             return self._access.decide(AccessRequest.from_scope(scope))
         client, server, find = scope.get("client"), scope.get("server"), headers.get
-        key, x_api_key = find(b"authorization"), find(b"x-api-key")
-        secret = sha256(b"%b\n%b" % (key or b"", x_api_key or b"")).digest() if key or x_api_key else None
+        secret = None if self._ignores_credentials else _digest(find(b"authorization"), find(b"x-api-key"))
         source, target = client[0] if client else None, server[0] if server else None
         short = scope["method"], scope["path"], find(b"host"), find(b"origin"), source, target, secret
         decision = self._remembered.get(short)
@@ -237,6 +242,12 @@ class AccessDecisions:
                 self._remembered.clear()
             self._remembered[short] = decision
         return decision
+
+
+def _digest(authorization: bytes | None, x_api_key: bytes | None) -> bytes | None:
+    if authorization or x_api_key:
+        return sha256(b"%b\n%b" % (authorization or b"", x_api_key or b"")).digest()
+    return None
 
 
 def normalize_path(path: str) -> str:

@@ -509,9 +509,10 @@ def times_decided(scope: Scope, *others: Scope) -> int:
     class Asked(Recording):
         decided: ClassVar[list[AccessRequest]] = []
 
-    decisions = AccessDecisions(Asked())
+    asked = Asked(keys=KEYS)
+    decisions = AccessDecisions(asked)
     for each in (scope, *others) * 2:
-        assert decisions.decide(each, request_headers(each)) == Asked().decide(AccessRequest.from_scope(each))
+        assert decisions.decide(each, request_headers(each)) == asked.decide(AccessRequest.from_scope(each))
         Asked.decided.pop()
     wanted = AccessRequest.from_scope(scope)
     return sum((one.host, one.authorization) == (wanted.host, wanted.authorization) for one in Asked.decided)
@@ -529,6 +530,23 @@ def test_only_credentials_that_open_access_are_remembered() -> None:
     none = http_scope("POST", "/api/chat", host="localhost")
     assert times_decided(good, bad, none) == 1
     assert times_decided(bad, good, none) == 2
+
+
+@pytest.mark.parametrize(
+    ("access", "remembered"),
+    [
+        (Access(), True),
+        (Access(keys=KEYS), False),
+        (Access(allow_anonymous=False), False),
+        (Access(admin_digest=digest("admin")), False),
+    ],
+)
+def test_credentials_are_ignored_if_no_key_is_configured(access: Access, remembered: bool) -> None:
+    decisions = AccessDecisions(access)
+    scopes = [http_scope("POST", "/api/chat", host="localhost", authorization=f"Bearer {i}") for i in range(2)]
+    first, second = [decisions.decide(scope, request_headers(scope)) for scope in scopes]
+    assert first == second
+    assert (first is second) == remembered
 
 
 @pytest.mark.parametrize("header", ["x_forwarded_for", "sec_fetch_site"])
