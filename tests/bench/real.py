@@ -43,6 +43,8 @@ EXTRA_ROUNDS = 2
 SHORT_ROUNDS = 5
 SHORT_TOKENS = 8
 """Of further rounds in each pair, because a single round has few first tokens."""
+ALONE = 2
+"""Times two streams that are alone, after each round."""
 LIMIT = 120.0
 """Seconds of one round."""
 SAMPLING = {"temperature": 0.0, "top_k": 40, "top_p": 0.9}
@@ -111,6 +113,7 @@ def measure_pair(ways: Sequence[Way], tokens: int, times: Sequence[Sequence[floa
     for number, begins in enumerate(times):
         for way in ways if number % 2 == 0 else ways[::-1]:
             rounds[way.routed].append(way.run(tokens if number == 0 else SHORT_TOKENS, begins))
+        for way in (*ways, *ways[::-1]) * ALONE:
             alone[way.routed].append(way.run(1, [0.0]).mean_first)
     direct, routed = (side(rounds[kind], alone[kind]) for kind in (False, True))
     return Pair(direct, routed, watch.other())
