@@ -80,6 +80,7 @@ class InferenceHandler:
             try:
                 if direct is None:
                     call = ForwardRequest(operation, request, resolution, arrived, len(body))
+                    del request, body  # the prompt, which `call` forgets when the response begins
                     direct = await self._forward(call, use, scope, receive, send, record)
             finally:
                 self._end(use)  # before the client has a direct response, and may ask for /api/ps

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from vllama_pool.router.balance.lease import ABANDONED, Completed, Errored, Outcome
 from vllama_pool.router.balance.pool import Pool
@@ -46,11 +46,13 @@ class Upstream:
     """Seconds until a client that reads nothing is dropped."""
 
 
-class ForwardRequest(NamedTuple):
+@dataclass(slots=True)
+class ForwardRequest:
     """A decoded request whose model is resolved."""
 
     operation: Operation[Any]
     request: Any
+    """None once the client's response has begun: it is not sent again."""
     resolution: Resolution
     arrived: int
     """Monotonic nanoseconds at which the request was complete."""
@@ -111,7 +113,9 @@ class Attempt:
                     if isinstance(step, DirectResponse):
                         self._outcome = Completed(0)
                         return step
-                await self._relay_response(step)
+                relaying = self._relay_response(step)
+                del step  # it takes as much memory as the prompt
+                await relaying
                 return None
             except (Refused, Faulty) as refusal:
                 refusals.append(refusal)
@@ -194,8 +198,8 @@ class Attempt:
     async def _relay_response(self, step: UpstreamRequest) -> None:
         """Send the request and relay its response to the client."""
         owner, upstream = self._request, self._upstream
-        operation, request, _, arrived, _ = owner.call
-        timing = Timing(arrived, upstream.clock.monotonic_ns())
+        operation, request = owner.call.operation, owner.call.request
+        timing = Timing(owner.call.arrived, upstream.clock.monotonic_ns())
         translator = (step.translator or operation.translator)(request, timing, upstream.clock)
         headers = response_headers(operation.content_type(request))
         stream = request.stream
@@ -203,6 +207,7 @@ class Attempt:
             translator, owner.client, headers, owner.begin_response, stream=stream, client_stall=upstream.client_stall
         )
         relay.exchange = self._send(step.path, step.body, relay)
+        del request, step
         ending = await relay.ended
         if ending is Ending.WHOLE:
             ending = await self._respond_whole(relay, headers)

@@ -132,6 +132,7 @@ class InFlight:
         if not self.waiting:
             return
         self._stop_waiting()
+        self.call.request = None
         record = self.record
         record.status = 200
         record.first_ms = round((self._shared.upstream.clock.monotonic_ns() - self.call.arrived) / 1e6, 3)

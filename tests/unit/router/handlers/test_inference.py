@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 import random
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -229,6 +230,30 @@ async def test_a_worker_lost_in_mid_stream_leaves_one_error_line_and_becomes_sus
     assert client.body.startswith(b"hi <error: the worker was lost")
     assert router.record.outcome == "lost"
     assert worker_in(router.pool, "a").is_suspect(1060)
+
+
+async def test_the_prompt_is_not_kept_while_the_answer_streams() -> None:
+    router, made = Router(*HANGS), list[Any]()
+    operation = router.operation
+
+    def decode(body: bytes) -> Any:
+        made.extend((body, operation.decode(body)))
+        return made[-1]
+
+    def prepare(*arguments: Any) -> Any:
+        made.append(operation.prepare(*arguments))
+        return made[-1]
+
+    router.operation = dataclasses.replace(operation, decode=decode, prepare=prepare)
+    references: list[int] = []
+
+    def count(_: FakeExchange, client: Client) -> None:
+        references.extend(map(sys.getrefcount, [*made, object()]))
+        client.disconnect()
+
+    await router.stream(until=count)
+    body, request, step, nothing = references
+    assert (body - 1, request - 1, step - 1) == (nothing,) * 3, "only `made` refers to them"
 
 
 async def test_an_error_event_in_mid_stream_reaches_the_client_and_is_recorded_as_failed() -> None:
