@@ -27,22 +27,23 @@ def _to_the_second(seconds: int) -> str:
 class TimestampFormatter:
     """`rfc3339` that formats the seconds only once per second. Streams and threads may share one."""
 
-    __slots__ = ("_second",)
+    __slots__ = ("_latest",)
 
     def __init__(self) -> None:
-        self._second = (0, 0, "")
-        """Begin and end in Unix nanoseconds, and the text. One value, because other threads may read it meanwhile."""
+        self._latest = ("-", "")
+        """Unix seconds, and the text. One value, because other threads may read it meanwhile."""
 
     def format(self, unix_ns: int) -> str:
-        start, end, prefix = self._second
-        if not start <= unix_ns < end:
-            second = unix_ns // _SECOND
-            prefix = _to_the_second(second)
-            self._second = (second * _SECOND, (second + 1) * _SECOND, prefix)
-        digits = str(unix_ns)[-9:]
-        if digits[-1] == "0" or unix_ns < _SECOND:  # trailing zeros, or too few digits
-            return rfc3339(unix_ns) if unix_ns < _SECOND else _without_zeros(prefix, digits)
-        return f"{prefix}.{digits}Z"
+        number = str(unix_ns)
+        second, prefix = self._latest
+        if number[:-9] != second:
+            if unix_ns < _SECOND:
+                return rfc3339(unix_ns)
+            second = number[:-9]
+            prefix = _to_the_second(int(second))
+            self._latest = second, prefix
+        digits = number[-9:]
+        return f"{prefix}.{digits}Z" if digits[-1] != "0" else _without_zeros(prefix, digits)
 
 
 def _without_zeros(prefix: str, digits: str) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from vllama_pool.router.protocol.json_lines import encode
-from vllama_pool.router.protocol.ollama.chunks import EMPTY, Chunk, ChunkBuffer, ResponseWriter, StreamState
+from vllama_pool.router.protocol.ollama.blank_limit import BlankLimit
+from vllama_pool.router.protocol.ollama.chunks import Chunk, ChunkBuffer, FinalFields, ResponseWriter
 from vllama_pool.router.protocol.ollama.logprobs import LogprobEntry
 from vllama_pool.router.protocol.ollama.logprobs import translate as translate_logprobs
-from vllama_pool.router.protocol.operation import Clock, Timing
+from vllama_pool.router.protocol.operation import Clock, Timing, Usage
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.router.protocol.vllm.think_tags import ThinkTagSplitter
 from vllama_pool.router.protocol.vllm.tool_calls import InvalidToolCall, ResponseToolCall, ToolCalls
 
 _ABORTED = {"abort": 503, "error": 500}
 """HTTP status by finish reason, for requests that vLLM gave up."""
+_MS = 1_000_000
 
 
 class Aborted(Exception):
@@ -33,22 +35,21 @@ class AnswerBuilder:
     """Writes a line per chunk when streaming, else joins them. Strips blank lines around reasoning as Ollama does."""
 
     __slots__ = (
-        "_all_content",
-        "_buffer",
-        "_clock",
-        "_keep_ids",
-        "_logprobs",
-        "_plain_text",
-        "_stream",
-        "_strip_content",
-        "_strip_thinking",
-        "_texts",
-        "_think_tags",
-        "_writer",
-        "begun",
-        "cut_off",
-        "state",
-        "timestamp",
+        *("_all_content", "_before_text", "_blanks", "_buffer", "_clock", "_ids", "_keep_ids", "_logprobs"),
+        *("_metrics", "_prompt_ids", "_stream", "_strip_content", "_strip_thinking", "_texts", "_think_tags"),
+        *(
+            "_timestamp",
+            "_tokens",
+            "_tool_calls",
+            "_writer",
+            "begun",
+            "cut_off",
+            "events",
+            "finish_reason",
+            "first",
+            "last",
+        ),
+        "plain",
     )
 
     def __init__(
@@ -60,76 +61,147 @@ class AnswerBuilder:
         keep_ids: bool = False,
         think_tags: ThinkTagSplitter | None = None,
         all_content: bool = False,
+        blanks: BlankLimit | None = None,
     ) -> None:
         """`logprobs`: alternatives per token; None to omit logprobs. `keep_ids`: collect `context`.
 
-        `all_content`: what vLLM's parser takes for reasoning is content.
+        `all_content`: what vLLM's parser takes for reasoning is content. `blanks`: ends the answer.
         """
-        self.state = StreamState()
-        self.begun = False
-        self.cut_off = False
-        self.timestamp = ""
-        """Of the lines to be written."""
         self._writer = writer
+        self._timestamp = ""
+        self._before_text = b""
         self._clock = clock
         self._stream = stream
         self._logprobs = logprobs
         self._keep_ids = keep_ids
         self._think_tags = think_tags
         self._all_content = all_content
+        self._blanks = blanks
+        self.begun = False
+        self.cut_off = False
+        self.plain = think_tags is None and blanks is None
+        """Texts are written as they come."""
+        self.finish_reason: str | None = None
+        self.first = 0
+        """Monotonic nanoseconds of the first content; 0 before."""
+        self.last = 0
+        """Monotonic nanoseconds of the end."""
+        self.events = 0
+        """Tokens of content events: one per event without ids."""
+        self._tokens: api.VllmUsage | None = None
+        self._metrics: api.VllmMetrics | None = None
+        self._tool_calls: ToolCalls | None = None
         self._strip_content = False
         self._strip_thinking = True
-        self._plain_text = think_tags is None
         self._texts: list[str] = []
         self._buffer: ChunkBuffer | None = None
+        self._prompt_ids: list[int] = []
+        self._ids: list[int] = []
+
+    def set_time(self, timestamp: str) -> None:
+        """Set the time of the lines to be written."""
+        self._timestamp = timestamp
+        self._before_text = self._writer.before_text(timestamp)
+
+    @property
+    def usage(self) -> Usage:
+        """vLLM's count, or until it arrives the number of events, a lower bound."""
+        tokens = self._tokens
+        if tokens is None:
+            return Usage(len(self._prompt_ids), max(self.events, len(self._ids)), self._done_reason())
+        return Usage(tokens.prompt_tokens, tokens.completion_tokens or 0, self._done_reason())
+
+    def _done_reason(self) -> str:
+        """Either "stop" or "length" (R069, R083); "" before the finish."""
+        reason = self.finish_reason
+        return reason if reason == "length" else "" if reason is None else "stop"
 
     def final(self, timing: Timing) -> bytes:
         """Return the last line, or the whole answer."""
-        fields = self.state.final(timing, self._clock.monotonic_ns(), with_context=self._keep_ids)
-        if self._stream:
-            return self._writer.chunk(self.timestamp, EMPTY, fields) + b"\n"
+        fields = self._final_fields(timing)
         content = "".join(self._texts)
-        chunk = Chunk(content) if self._buffer is None else self._buffer.joined(content)
-        return self._writer.chunk(self.timestamp, chunk, fields)
+        if self._buffer is not None:
+            return self._writer.chunk(self._timestamp, self._buffer.joined(content), fields)
+        end = b"\n" if self._stream else b""
+        text = encode(content) if content else b'""'
+        return b"".join((self._before_text, text, self._writer.after_text, encode(fields)[1:], end))
+
+    def _final_fields(self, timing: Timing) -> FinalFields:
+        """Prefers vLLM's durations to the router's."""
+        now = self._clock.monotonic_ns()
+        tokens, metrics = self._tokens, self._metrics
+        prefill, generation = self.first - timing.sent, self.last - self.first
+        if metrics is not None:
+            if metrics.time_to_first_token_ms:
+                prefill = int(metrics.time_to_first_token_ms * _MS)
+            if metrics.generation_time_ms:
+                generation = int(metrics.generation_time_ms * _MS)
+        return FinalFields(
+            True,
+            self._done_reason(),
+            (self._prompt_ids + self._ids or None) if self._keep_ids else None,
+            max(now - timing.arrived, 1),
+            max(timing.sent - timing.arrived, 1),
+            tokens.prompt_tokens if tokens is not None else 0,
+            max(prefill, 1),
+            (tokens.completion_tokens or 0) if tokens is not None else 0,
+            max(generation, 1),
+        )
 
     def add_prompt_ids(self, ids: list[int]) -> None:
         if self._keep_ids:
-            self.state.prompt_ids = ids
+            self._prompt_ids = ids
 
     def add_usage(self, event: api.VllmEvent) -> None:
         self.begun = True
-        self.state.tokens = event.usage
-        self.state.metrics = event.metrics or self.state.metrics
+        self._tokens = event.usage
+        self._metrics = event.metrics or self._metrics
+
+    def add_texts(self, texts: list[str]) -> bytes:
+        """Return the lines of texts, none of them empty, that go on with a plain answer."""
+        self.events += len(texts)
+        if not self._stream:
+            self._texts += texts
+            return b""
+        before, after = self._before_text, self._writer.line_end
+        lines = encode(texts)[1:-1]
+        if len(texts) > 1:  # within a JSON string, no quote follows a comma without a backslash
+            lines = lines.replace(b'","', b'"' + after + before + b'"')
+        return b"".join((before, lines, after))
 
     def add(self, choice: api.VllmChoice) -> bytes:
         """Return the lines of an event, if any. Raises Aborted and InvalidAnswer."""
-        delta = choice.delta
+        delta, reason = choice.delta, choice.finish_reason
+        if reason is not None and reason in _ABORTED:
+            raise Aborted(_ABORTED[reason])
         if delta is None:
             text, others = choice.text, None
         else:
             text, others = delta.content, delta.reasoning or delta.tool_calls or delta.reasoning_content
-        if others or choice.finish_reason is not None or choice.logprobs is not None or not self._plain_text:
-            return self._add_rich(choice, text or "")
-        state, ids = self.state, choice.token_ids
+        ids = choice.token_ids
         if ids is not None or choice.prompt_token_ids is not None:
-            state.events += len(ids or ())
-            if self._keep_ids:
-                self._collect_ids(choice)
-        elif text or self.begun:
-            state.events += 1
-        if not text:
-            return b""
-        if not state.first:
-            self._touch()
-        if self._stream:
-            return self._writer.text(self.timestamp, encode(text))
-        self._texts.append(text)
-        return b""
+            self.events += len(ids or ())
+        elif text or others or reason is not None or self.begun:
+            self.events += 1
+        if self._keep_ids:
+            self._collect_ids(choice)
+        if others or choice.logprobs is not None or not self.plain:
+            return self._add_rich(choice, text or "")
+        lines = b""
+        if text:
+            if not self.first:
+                self._touch()
+            if self._stream:
+                lines = self._line(text)
+            else:
+                self._texts.append(text)
+        return lines if reason is None else self._finish(reason, lines)
 
-    def _add_rich(self, choice: api.VllmChoice, text: str) -> bytes:
-        finish_reason = choice.finish_reason
-        if finish_reason is not None and finish_reason in _ABORTED:
-            raise Aborted(_ABORTED[finish_reason])
+    def _line(self, text: str) -> bytes:
+        return b"".join((self._before_text, encode(text), self._writer.line_end))
+
+    def _add_rich(self, choice: api.VllmChoice, content: str) -> bytes:
+        text, reason = content, choice.finish_reason
         thinking = ""
         delta = choice.delta
         if delta is not None:
@@ -144,31 +216,34 @@ class AnswerBuilder:
             self._touch()
         if self._think_tags is not None:
             tagged, text = self._think_tags.split(text)
-            if finish_reason is not None:
+            if reason is not None:
                 last_thinking, last_text = self._think_tags.rest()
                 tagged, text = tagged + last_thinking, text + last_text
             thinking = self._stripped_thinking(tagged)
         if text and self._strip_content:
             text = text.lstrip()
             self._strip_content = not text
-            self._plain_text = not self._strip_content and self._think_tags is None
+            self.plain = bool(text) and self._think_tags is None and self._blanks is None
         entries = self._entries(choice)
-        if self._keep_ids:
-            self._collect_ids(choice)
         lines = self._emit(text, thinking, None, entries)
-        if finish_reason is not None:
-            try:
-                lines += self._finish(finish_reason)
-            except InvalidToolCall as error:
-                raise InvalidAnswer(str(error), lines) from None
-        if self.begun:
-            self.state.events += len(choice.token_ids or ()) or 1
+        if reason is not None:
+            lines = self._finish(reason, lines)
+        if content and self._blanks is not None and reason is None and self._blanks.exceeded(content):
+            self._cut_off()
         return lines
 
+    def _cut_off(self) -> None:
+        """End the answer with the count so far, as vLLM's will not arrive."""
+        self.finish_reason = "length"
+        self.last = self._clock.monotonic_ns()
+        usage = self.usage
+        self._tokens = api.VllmUsage(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
+        self.cut_off = True
+
     def _add_tool_calls(self, deltas: list[api.VllmToolCallDelta]) -> None:
-        if self.state.tool_calls is None:
-            self.state.tool_calls = ToolCalls()
-        self.state.tool_calls.add(deltas)
+        if self._tool_calls is None:
+            self._tool_calls = ToolCalls()
+        self._tool_calls.add(deltas)
         self._touch()
 
     def _stripped_thinking(self, thinking: str) -> str:
@@ -176,7 +251,7 @@ class AnswerBuilder:
             return ""
         self._touch()
         self._strip_content = True
-        self._plain_text = False
+        self.plain = False
         if self._strip_thinking:
             thinking = thinking.lstrip()
             self._strip_thinking = not thinking
@@ -194,24 +269,28 @@ class AnswerBuilder:
 
     def _touch(self) -> None:
         self.begun = True
-        if not self.state.first:
-            self.state.first = self._clock.monotonic_ns()
+        if not self.first:
+            self.first = self._clock.monotonic_ns()
 
     def _collect_ids(self, choice: api.VllmChoice) -> None:
         if choice.prompt_token_ids:
-            self.state.prompt_ids = choice.prompt_token_ids
+            self._prompt_ids = choice.prompt_token_ids
         ids = choice.token_ids
         if ids:
-            self.state.ids.extend(ids[:-1] if _ends_in_stop_token(choice) else ids)
+            self._ids.extend(ids[:-1] if _ends_in_stop_token(choice) else ids)
 
-    def _finish(self, reason: str) -> bytes:
+    def _finish(self, reason: str, lines: bytes) -> bytes:
+        """Return the lines of the last event, with those of the tool calls."""
         self._touch()
-        state = self.state
-        state.finish_reason = reason
-        state.last = self._clock.monotonic_ns()
-        if state.tool_calls is None:
-            return b""
-        return self._emit(tool_calls=state.tool_calls.complete(truncated=reason == "length") or None)
+        self.finish_reason = reason
+        self.last = self._clock.monotonic_ns()
+        if self._tool_calls is None:
+            return lines
+        try:
+            tool_calls = self._tool_calls.complete(truncated=reason == "length")
+        except InvalidToolCall as error:
+            raise InvalidAnswer(str(error), lines) from None
+        return lines + self._emit(tool_calls=tool_calls or None)
 
     def _emit(
         self,
@@ -230,8 +309,8 @@ class AnswerBuilder:
                 self._buffer.add(Chunk(text, thinking, tool_calls, logprobs))
             return b""
         if rich:
-            return self._writer.chunk(self.timestamp, Chunk(text, thinking, tool_calls, logprobs)) + b"\n"
-        return self._writer.text(self.timestamp, encode(text)) if text else b""
+            return self._writer.chunk(self._timestamp, Chunk(text, thinking, tool_calls, logprobs)) + b"\n"
+        return self._line(text) if text else b""
 
 
 def _ends_in_stop_token(choice: api.VllmChoice) -> bool:

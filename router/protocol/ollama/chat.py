@@ -20,12 +20,12 @@ from vllama_pool.router.protocol.ollama import (
     tools,
 )
 from vllama_pool.router.protocol.ollama.answer_builder import AnswerBuilder
+from vllama_pool.router.protocol.ollama.blank_limit import BlankLimit
 from vllama_pool.router.protocol.ollama.chat_response import ChatResponse, ChatWriter, ResponseMessage
 from vllama_pool.router.protocol.ollama.model_plan import ModelPlan
 from vllama_pool.router.protocol.ollama.render import DebugInfo
 from vllama_pool.router.protocol.ollama.requests import ChatRequest
 from vllama_pool.router.protocol.ollama.stream import TextTranslator
-from vllama_pool.router.protocol.ollama.structured_answer import StructuredAnswer
 from vllama_pool.router.protocol.operation import Clock, DirectResponse, NextStep, Timing, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api, limits, shorten, strict_templates
 from vllama_pool.workers.registry.record import ModelInfo
@@ -140,7 +140,7 @@ def translator(
     timestamps: TimestampFormatter | None = None,
     all_content: bool = False,
 ) -> TextTranslator:
-    kind = AnswerBuilder if request.response_format is None else StructuredAnswer
+    blanks = None if request.response_format is None else BlankLimit()
     logprobs = request.logprob_alternatives
-    answer = kind(ChatWriter(request.model), clock, request.stream, logprobs, False, None, all_content)
+    answer = AnswerBuilder(ChatWriter(request.model), clock, request.stream, logprobs, False, None, all_content, blanks)
     return TextTranslator(answer, timing, clock, request.stream, timestamps or TimestampFormatter())

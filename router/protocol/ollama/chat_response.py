@@ -11,7 +11,6 @@ from vllama_pool.router.protocol.ollama.render import DebugInfo
 from vllama_pool.router.protocol.vllm.tool_calls import ResponseToolCall
 
 _MESSAGE = b'","message":{"role":"assistant","content":'
-_END = b'},"done":false}\n'
 
 
 class ResponseMessage(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -42,12 +41,15 @@ class ChatResponse(msgspec.Struct, frozen=True, omit_defaults=True):
 class ChatWriter:
     __slots__ = ("_head", "_model")
 
+    after_text = b"},"
+    line_end = b'},"done":false}\n'
+
     def __init__(self, model: str) -> None:
         self._model = model
         self._head = b'{"model":' + json_lines.encode(model) + b',"created_at":"'
 
-    def text(self, timestamp: str, content: bytes) -> bytes:
-        return b"".join((self._head, timestamp.encode(), _MESSAGE, content, _END))
+    def before_text(self, timestamp: str) -> bytes:
+        return b"".join((self._head, timestamp.encode(), _MESSAGE))
 
     def chunk(self, timestamp: str, chunk: Chunk, final: FinalFields = UNFINISHED) -> bytes:
         response = ChatResponse(

@@ -22,12 +22,12 @@ from vllama_pool.router.protocol.ollama import (
     think_option,
 )
 from vllama_pool.router.protocol.ollama.answer_builder import AnswerBuilder
+from vllama_pool.router.protocol.ollama.blank_limit import BlankLimit
 from vllama_pool.router.protocol.ollama.generate_response import GenerateResponse, GenerateWriter
 from vllama_pool.router.protocol.ollama.model_plan import ModelPlan
 from vllama_pool.router.protocol.ollama.render import DebugInfo
 from vllama_pool.router.protocol.ollama.requests import GenerateRequest, default_messages
 from vllama_pool.router.protocol.ollama.stream import TextTranslator
-from vllama_pool.router.protocol.ollama.structured_answer import StructuredAnswer
 from vllama_pool.router.protocol.operation import Clock, DirectResponse, NextStep, Timing, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api, limits, shorten, strict_templates, think_tags, tokenize
 from vllama_pool.router.protocol.vllm.strict_templates import Form, unchanged
@@ -254,7 +254,9 @@ def translator(
     think_tags: ThinkTagSplitter | None = None,
 ) -> TextTranslator:
     """Collects `context` unless raw (R056, R067)."""
-    kind = AnswerBuilder if request.response_format is None else StructuredAnswer
+    blanks = None if request.response_format is None else BlankLimit()
     logprobs = request.logprob_alternatives
-    answer = kind(GenerateWriter(request.model), clock, request.stream, logprobs, not request.raw, think_tags)
+    answer = AnswerBuilder(
+        GenerateWriter(request.model), clock, request.stream, logprobs, not request.raw, think_tags, False, blanks
+    )
     return TextTranslator(answer, timing, clock, request.stream, timestamps or TimestampFormatter())

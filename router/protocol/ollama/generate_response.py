@@ -11,7 +11,6 @@ from vllama_pool.router.protocol.ollama.render import DebugInfo
 from vllama_pool.router.protocol.vllm.tool_calls import ResponseToolCall
 
 _RESPONSE = b'","response":'
-_END = b',"done":false}\n'
 
 
 class GenerateResponse(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -38,12 +37,15 @@ class GenerateResponse(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=
 class GenerateWriter:
     __slots__ = ("_head", "_model")
 
+    after_text = b","
+    line_end = b',"done":false}\n'
+
     def __init__(self, model: str) -> None:
         self._model = model
         self._head = b'{"model":' + json_lines.encode(model) + b',"created_at":"'
 
-    def text(self, timestamp: str, content: bytes) -> bytes:
-        return b"".join((self._head, timestamp.encode(), _RESPONSE, content, _END))
+    def before_text(self, timestamp: str) -> bytes:
+        return b"".join((self._head, timestamp.encode(), _RESPONSE))
 
     def chunk(self, timestamp: str, chunk: Chunk, final: FinalFields = UNFINISHED) -> bytes:
         response = GenerateResponse(

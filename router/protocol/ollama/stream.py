@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from vllama_pool.router.protocol.clock import TimestampFormatter
 from vllama_pool.router.protocol.json_lines import encode
 from vllama_pool.router.protocol.ollama.answer_builder import Aborted, AnswerBuilder, InvalidAnswer
 from vllama_pool.router.protocol.operation import Clock, StreamFailure, Timing, Usage
 from vllama_pool.router.protocol.vllm import api, errors
-from vllama_pool.router.protocol.vllm.sse import EventSplitter, EventTooLong, whole_events
+from vllama_pool.router.protocol.vllm.sse import EventSplitter, EventTooLong, is_whole, payloads
+from vllama_pool.router.protocol.vllm.text_frame import TextFrame, frame_of
 
 RUNNER_ERROR = "an error was encountered while running the model: "
 """Prefix of errors (R163)."""
 _DONE = b"[DONE]"
-_INVALID = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_LONG = 8
+"""Tokens after which more will come, so that a frame of the texts saves time."""
 
 
 class TextTranslator:
     __slots__ = (
         "_answer",
         "_ended",
+        "_frame",
         "_over",
+        "_seeks_frame",
         "_splitter",
         "_stream",
         "_time_ns",
@@ -42,6 +44,8 @@ class TextTranslator:
         self._stream = stream
         self._splitter: EventSplitter | None = None
         self._within_event = False
+        self._frame: TextFrame | None = None
+        self._seeks_frame = True
         self._timestamps = timestamps
         self._ended = False
         self._over = False
@@ -59,21 +63,29 @@ class TextTranslator:
 
     @property
     def usage(self) -> Usage:
-        return self._answer.state.usage
+        return self._answer.usage
 
     def feed(self, data: bytes) -> bytes:
         if self._over:
             return b""
+        answer = self._answer
         if self._stream:
             time_ns = self._time_ns  # a local is called faster than an attribute
-            self._answer.timestamp = self._timestamps.format(time_ns())
-        payloads = None if self._within_event else whole_events(data)
-        if payloads is None:
-            payloads = self._split(data)
-        if len(payloads) == 1:
-            return self._translate(payloads[0])
+            answer.set_time(self._timestamps.format(time_ns()))
+        if self._within_event or not is_whole(data):
+            data = self._split(data)
+        if self._frame is not None and answer.plain and (texts := self._frame.texts(data)) is not None:
+            return answer.add_texts(texts)
+        events = payloads(data)
+        lines = self._translate_all(events)
+        if self._seeks_frame and answer.events >= _LONG and answer.plain and events and not self._over:
+            self._seeks_frame = False
+            self._frame = frame_of(events[-1])
+        return lines
+
+    def _translate_all(self, events: list[bytes]) -> bytes:
         lines = []
-        for payload in payloads:
+        for payload in events:
             lines.append(self._translate(payload))
             if self._over:
                 break
@@ -82,10 +94,11 @@ class TextTranslator:
     def finish(self) -> bytes:
         if self._ended:
             return b""
-        self._answer.timestamp = self._timestamps.format(self._time_ns())
-        payloads = self._splitter.rest() if self._splitter is not None else []
-        rest = b"".join(self._translate(each) for each in payloads if not self._over and _is_complete(each))
-        if not self.done and self._answer.state.finish_reason is not None and self.failure is None:
+        self._answer.set_time(self._timestamps.format(self._time_ns()))
+        rest = b""
+        if self._splitter is not None and not self._over:
+            rest = self._translate_all([each for each in payloads(self._splitter.rest()) if _is_complete(each)])
+        if not self.done and self._answer.finish_reason is not None and self.failure is None:
             rest += self._complete()
         if not self.done:
             return rest + self.fail(self.failure.text if self.failure else "unexpected EOF")
@@ -101,22 +114,22 @@ class TextTranslator:
         line = encode({"error": text if text.startswith(RUNNER_ERROR) else RUNNER_ERROR + text})
         return line + b"\n" if self._stream else line
 
-    def _split(self, data: bytes) -> list[bytes]:
+    def _split(self, data: bytes) -> bytes:
         splitter = self._splitter = self._splitter or EventSplitter()
         try:
-            payloads = splitter.feed(data)
+            events = splitter.feed(data)
         except EventTooLong:
             self._fail(StreamFailure(502, RUNNER_ERROR + "the worker sent an event that is too long"))
-            return []
+            return b""
         self._within_event = splitter.within_event
-        return payloads
+        return events
 
     def _translate(self, payload: bytes) -> bytes:
         """Return the lines of an event, if any."""
         answer = self._answer
         try:
             event = api.decode_event(payload)
-        except _INVALID:
+        except api.INVALID_JSON:
             if payload == _DONE:
                 return self._on_done_mark()
             self._fail(StreamFailure(502, RUNNER_ERROR + "the worker sent an invalid event"))
@@ -135,7 +148,7 @@ class TextTranslator:
             lines += self._complete()
         elif event.usage is not None:
             answer.add_usage(event)
-            if answer.state.finish_reason is not None and self.failure is None:
+            if answer.finish_reason is not None and self.failure is None:
                 lines += self._complete()
         elif event.error is not None:
             self._fail(StreamFailure(errors.event_status(event.error), errors.explain_event(event.error)))
@@ -145,7 +158,7 @@ class TextTranslator:
 
     def _on_done_mark(self) -> bytes:
         """Complete a finished answer even without usage."""
-        if self._answer.state.finish_reason is not None:
+        if self._answer.finish_reason is not None:
             return self._complete()
         self._fail(StreamFailure(500, RUNNER_ERROR + "unexpected EOF"))
         return b""
@@ -167,6 +180,6 @@ def _is_complete(payload: bytes) -> bool:
     """True if the last event lacks only its line end."""
     try:
         api.decode_event(payload)
-    except _INVALID:
+    except api.INVALID_JSON:
         return payload == _DONE
     return True

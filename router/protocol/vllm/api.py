@@ -263,4 +263,6 @@ class VllmEmbeddingResponse(msgspec.Struct, frozen=True):
 _encoder = msgspec.json.Encoder()
 encode = _encoder.encode
 decode_event = msgspec.json.Decoder(VllmEvent).decode
+INVALID_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""Raised by the decoders."""
 decode_embeddings = msgspec.json.Decoder(VllmEmbeddingResponse).decode

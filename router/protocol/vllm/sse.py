@@ -15,24 +15,22 @@ class EventTooLong(Exception):
     pass
 
 
-def whole_events(data: bytes) -> list[bytes] | None:
-    """Return the `data` of each event if the bytes are whole events of one line, as nearly always; None otherwise."""
-    if data[:6] != b"data: " or data[-2:] != b"\n\n":
-        return None
-    payload = data[6:-2]
-    if _CARRIAGE_RETURN in payload:
-        return None
-    if _LINE_FEED not in payload:
-        return [payload] if payload else None
-    payloads = payload.split(b"\n\ndata: ")
-    for each in payloads:
-        if not each or _LINE_FEED in each:
-            return None
-    return payloads
+def is_whole(data: bytes) -> bool:
+    """True if the bytes end an event and have no CR, as nearly always."""
+    return data[-2:] == b"\n\n" and _CARRIAGE_RETURN not in data
+
+
+def payloads(events: bytes) -> list[bytes]:
+    """Return the `data` of complete events, whose lines end in LF."""
+    if events[:6] == b"data: ":
+        usual = events[6:-2].split(b"\n\ndata: ")
+        if all(usual) and events.count(_LINE_FEED) == 2 * len(usual):
+            return usual
+    return [payload for block in events.split(b"\n\n") if (payload := _data_of(block))]
 
 
 class EventSplitter:
-    """Returns the `data` of complete events, from bytes split anywhere."""
+    """Returns complete events, with LF as line end, from bytes split anywhere."""
 
     __slots__ = ("_pending", "_size")
 
@@ -45,29 +43,30 @@ class EventSplitter:
         """True if the last bytes belong to an event that has not ended."""
         return bool(self._pending)
 
-    def feed(self, data: bytes) -> list[bytes]:
+    def feed(self, data: bytes) -> bytes:
         """Raises EventTooLong."""
         if self._pending:
             if not (_LINE_FEED in data or _CARRIAGE_RETURN in data or self._pending[-1][-1] == _CARRIAGE_RETURN):
                 self._keep(data)
-                return []
+                return b""
             data = b"".join((*self._pending, data))
             self._pending.clear()
             self._size = 0
         if _CARRIAGE_RETURN in data:
             # A CR at the end may be half of a CRLF, so it stays.
             data = _LINE_END.sub(b"\n", data)
-        blocks = data.split(b"\n\n")
-        if rest := blocks.pop():
+        end = data.rfind(b"\n\n") + 2
+        if end < 2:
+            end = 0
+        if rest := data[end:]:
             self._keep(rest)
-        return [payload for block in blocks if (payload := _data_of(block))]
+        return data[:end]
 
-    def rest(self) -> list[bytes]:
-        """Return an event that lacks its closing blank line."""
+    def rest(self) -> bytes:
+        """Return an event that lacks its closing blank line, with it."""
         block = b"".join(self._pending)
         self._pending.clear()
-        payload = _data_of(block.replace(b"\r", b"\n"))
-        return [payload] if payload else []
+        return block.replace(b"\r", b"\n") + b"\n\n"
 
     def _keep(self, data: bytes) -> None:
         if data:

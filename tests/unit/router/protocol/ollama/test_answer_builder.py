@@ -27,7 +27,9 @@ class SteppedClock:
 
 
 def builder(stream: bool = True) -> AnswerBuilder:
-    return AnswerBuilder(ChatWriter("m"), SteppedClock(), stream, None)
+    answer = AnswerBuilder(ChatWriter("m"), SteppedClock(), stream, None)
+    answer.set_time("2026-11-22T19:28:20.25Z")
+    return answer
 
 
 def choice(finish_reason: str | None = None, **delta: Any) -> VllmChoice:
@@ -42,12 +44,12 @@ def contents(lines: bytes) -> list[str]:
 def test_an_answer_begins_with_its_first_content() -> None:
     answer = builder()
     assert answer.add(choice(content="")) == b""
-    assert (answer.begun, answer.state.first) == (False, 0)
+    assert (answer.begun, answer.first) == (False, 0)
     assert contents(answer.add(choice(content="hi"))) == ["hi"]
-    assert (answer.begun, answer.state.first) == (True, 1)
+    assert (answer.begun, answer.first) == (True, 1)
     assert contents(answer.add(choice(content="!"))) == ["!"]
     answer.add(choice("stop"))
-    assert (answer.state.first, answer.state.last) == (1, 2)
+    assert (answer.first, answer.last) == (1, 2)
 
 
 @pytest.mark.parametrize(("reason", "status"), [("abort", 503), ("error", 500)])
@@ -70,4 +72,4 @@ def test_an_unstreamed_answer_writes_no_lines() -> None:
     answer = builder(stream=False)
     assert answer.add(choice(content="hi")) == b""
     assert answer.add(choice("stop", content="!")) == b""
-    assert answer.state.finish_reason == "stop"
+    assert answer.finish_reason == "stop"

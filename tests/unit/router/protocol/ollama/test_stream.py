@@ -132,6 +132,27 @@ def test_streamed_and_unstreamed_answers_agree(pieces: list[bytes], ending: byte
     assert {key: whole.get(key) for key in METRICS} == {key: lines[-1].get(key) for key in METRICS}
 
 
+@pytest.mark.parametrize("stream_it", [True, False])
+@given(st.lists(st.text(max_size=4), min_size=20, max_size=40), st.data())
+def test_long_answers_do_not_depend_on_how_many_events_a_read_holds(
+    stream_it: bool, texts: list[str], data: st.DataObject
+) -> None:
+    """After some events, those of a read are decoded at once. Byte by byte, each is decoded alone."""
+
+    def compact(text: str) -> bytes:
+        choice = {"index": 0, "delta": {"content": text}, "logprobs": None, "finish_reason": None}
+        return b"data: " + json.dumps({"id": "c", "choices": [choice]}, separators=(",", ":")).encode() + b"\n\n"
+
+    reads = [compact(text) for text in texts]
+    body = b"".join(reads) + delta("stop") + usage() + DONE
+    cuts = [sum(map(len, reads[:count])) for count in range(1, len(reads) + 1)]
+    some = data.draw(st.lists(st.sampled_from(cuts) | st.integers(0, len(body)), max_size=20))
+    spaced = body.replace(b'"content":', b'"content": ')  # no frame
+    alone = run(chat_translator(stream=stream_it), spaced, range(1, len(spaced)))
+    assert run(chat_translator(stream=stream_it), body, cuts) == alone
+    assert run(chat_translator(stream=stream_it), body, some) == alone
+
+
 TAGS = st.lists(st.sampled_from(["<think>", "</think>", "</", "think>", "a", "🦙", "\n"]), max_size=8).map("".join)
 
 

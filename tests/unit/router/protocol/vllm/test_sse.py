@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllama_pool.router.protocol.vllm import sse
-from vllama_pool.router.protocol.vllm.sse import EventSplitter, EventTooLong, whole_events
+from vllama_pool.router.protocol.vllm.sse import EventSplitter, EventTooLong, is_whole, payloads
 
 STREAM = (
     b": keep-alive\n\n"
@@ -27,7 +27,7 @@ def split(data: bytes, cuts: list[int]) -> list[bytes]:
     splitter = EventSplitter()
     places = [0, *sorted(cuts), len(data)]
     pieces = [splitter.feed(data[start:end]) for start, end in itertools.pairwise(places)]
-    return [*itertools.chain(*pieces), *splitter.rest()]
+    return [*itertools.chain(*map(payloads, pieces)), *payloads(splitter.rest())]
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=12))
@@ -67,7 +67,7 @@ def test_an_event_in_many_reads_is_joined_in_linear_time() -> None:
     began = time.process_time()
     for _ in range(3):
         assert not any(splitter.feed(piece) for piece in pieces)
-        assert splitter.feed(b"\n\n") == [event[6:]]
+        assert payloads(splitter.feed(b"\n\n")) == [event[6:]]
     assert time.process_time() - began < 0.6
 
 
@@ -75,8 +75,8 @@ def test_an_event_in_many_reads_is_joined_in_linear_time() -> None:
 def test_a_line_end_split_between_reads_is_one_line_end(line_end: bytes) -> None:
     splitter = EventSplitter()
     parts = [b"data: a", line_end, b"data: b", line_end, b"", line_end, b"data: c"]
-    assert [event for part in parts for event in splitter.feed(part)] == [b"a\nb"]
-    assert splitter.rest() == [b"c"]
+    assert [event for part in parts for event in payloads(splitter.feed(part))] == [b"a\nb"]
+    assert payloads(splitter.rest()) == [b"c"]
 
 
 PARTS = st.lists(
@@ -86,32 +86,25 @@ PARTS = st.lists(
 
 
 @given(PARTS | PARTS.map(lambda data: b"data: " + data + b"\n\n"))
-def test_whole_events_are_what_the_splitter_would_return(data: bytes) -> None:
-    payloads = whole_events(data)
-    if payloads is not None:
+def test_whole_events_need_no_splitter(data: bytes) -> None:
+    if is_whole(data):
         splitter = EventSplitter()
-        assert splitter.feed(data) == payloads
+        assert splitter.feed(data) == data
         assert not splitter.within_event
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"\n\n",
-        b"data: {}\n",
-        b'data: {"a":\n1}\n\n',
-        b"data: {}\n\nevent: x\n\n",
-        b"data: {}\n\n: ping\n\n",
-        b"event: {}\n\n",
-        b"data: \n\n",
-        b"data: {}\n\ndata: \n\n",
-    ],
-)
+@given(PARTS.filter(lambda data: b"\r" not in data).map(lambda data: data + b"\n\n"))
+def test_events_of_one_line_are_read_as_any_others(data: bytes) -> None:
+    lines = [block.split(b"\n") for block in data.split(b"\n\n")]
+    texts = [[line[5:].removeprefix(b" ") for line in block if line.startswith(b"data:")] for block in lines]
+    assert payloads(data) == [joined for block in texts if (joined := b"\n".join(block))]
+
+
+@pytest.mark.parametrize("data", [b"", b"data: {}\n", b"data: {}\r\n\r\n", b"data: {}\n\ndata: {}"])
 def test_other_bytes_are_left_to_the_splitter(data: bytes) -> None:
-    assert whole_events(data) is None
+    assert not is_whole(data)
 
 
-def test_events_of_one_line_are_whole_events() -> None:
-    assert whole_events(b'data: {"a":1}\n\n') == [b'{"a":1}']
-    assert whole_events(b'data: {"a":1}\n\ndata: {}\n\ndata: [DONE]\n\n') == [b'{"a":1}', b"{}", b"[DONE]"]
+def test_events_of_one_line_are_split() -> None:
+    assert payloads(b'data: {"a":1}\n\n') == [b'{"a":1}']
+    assert payloads(b'data: {"a":1}\n\ndata: {}\n\ndata: [DONE]\n\n') == [b'{"a":1}', b"{}", b"[DONE]"]

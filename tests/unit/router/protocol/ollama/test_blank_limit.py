@@ -8,9 +8,9 @@ import pytest
 
 from tests.support.protocol import CLOCK, DONE, TIMING, delta, event, objects, run, usage
 from vllama_pool.router.protocol.ollama import chat, generate
+from vllama_pool.router.protocol.ollama.blank_limit import MAX_BLANKS
 from vllama_pool.router.protocol.ollama.requests import decode_chat, decode_generate
 from vllama_pool.router.protocol.ollama.stream import TextTranslator
-from vllama_pool.router.protocol.ollama.structured_answer import MAX_BLANKS
 
 SCHEMA = {"type": "object"}
 

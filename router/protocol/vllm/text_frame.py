@@ -1,0 +1,69 @@
+"""Texts of plain events, which differ in nothing else.
+
+All but a few events of a stream are the same bytes around another text. Once these bytes are known, a read of any
+number of such events is decoded at once.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from vllama_pool.router.protocol.vllm import api
+
+_LINE_FEED, _CARRIAGE_RETURN = b"\n\r"
+_decode_texts = msgspec.json.Decoder(list[str]).decode
+
+
+class TextFrame:
+    """The bytes before and after the text, a JSON string, in an event."""
+
+    __slots__ = ("_between", "_end", "_start", "_text")
+
+    def __init__(self, before: bytes, after: bytes) -> None:
+        self._start = b"data: " + before
+        self._end = after + b"\n\n"
+        self._between = self._end + self._start
+        self._text = slice(len(before), -len(after))
+
+    def texts(self, data: bytes) -> list[str] | None:
+        """Return the text of each event; None if the data is anything but such events, or a text is empty."""
+        text = self._text
+        # The long separator would be found slowly, so the events are split at a short one, and compared afterwards.
+        parts = [event[text] for event in data[6:-2].split(b"\n\ndata: ")]
+        if self._start + self._between.join(parts) + self._end != data:
+            return None
+        joined = b",".join(parts)
+        if _LINE_FEED in joined or _CARRIAGE_RETURN in joined:
+            return None
+        try:
+            texts = _decode_texts(b"[" + joined + b"]")
+        except api.INVALID_JSON:
+            return None
+        return texts if len(texts) == len(parts) and "" not in texts else None
+
+
+def frame_of(payload: bytes) -> TextFrame | None:
+    """Return the frame of a valid event; None if it is not plain, or spells its text in an unusual way."""
+    text = _plain_text(payload)
+    if not text or _LINE_FEED in payload:
+        return None
+    before, found, after = payload.partition(b'":' + api.encode(text))
+    before += b'":'
+    other = text + "."
+    if not found or _plain_text(b"".join((before, api.encode(other), after))) != other:
+        return None
+    return TextFrame(before, after)
+
+
+def _plain_text(payload: bytes) -> str | None:
+    """Return the text of an event that holds nothing else."""
+    try:
+        event = api.decode_event(payload)
+    except api.INVALID_JSON:
+        return None
+    if not event.choices:
+        return None
+    choice = event.choices[0]
+    text = choice.text if choice.delta is None else choice.delta.content
+    plain = api.VllmChoice(text=text) if choice.delta is None else api.VllmChoice(api.VllmDelta(text))
+    return text if event == api.VllmEvent([plain]) else None
