@@ -60,10 +60,16 @@ def contenders(choice: argparse.Namespace) -> list[Contender]:
 
 
 def wanted_scenarios(names: str) -> list[Scenario]:
+    """Return the named scenarios in their order, but one that reads memory before those with more connections.
+
+    A process does not give memory back, so that later streams seem to need none.
+    """
     unknown = [name for name in names.split(",") if name not in SCENARIOS]
     if unknown:
         raise CannotMeasure(f"{', '.join(unknown)}: no such scenario; choose among {', '.join(SCENARIOS)}")
-    return [SCENARIOS[name] for name in names.split(",")]
+    found = [SCENARIOS[name] for name in names.split(",")]
+    fewest = min((each.connections for each in found if each.open_after), default=0)
+    return sorted(found, key=lambda each: fewest > 0 and each.connections > fewest)
 
 
 def missing(samples: Sequence[Sample], contender: str, scenarios: Sequence[Scenario], runs: int) -> list[Scenario]:

@@ -26,6 +26,12 @@ def test_an_unknown_scenario_is_refused_with_the_known_ones() -> None:
         wanted_scenarios("D1,X")
 
 
+def test_memory_of_streams_is_read_before_more_streams_were_open() -> None:
+    assert [each.name for each in wanted_scenarios("S,D1,B,C")] == ["D1", "B", "C", "S"]
+    assert [each.name for each in wanted_scenarios("D1,D,E,B,S,C")] == ["D1", "D", "E", "B", "C", "S"]
+    assert [each.name for each in wanted_scenarios("S,D1")] == ["S", "D1"]
+
+
 def test_peers_are_chosen_by_name_or_path(tmp_path: Path) -> None:
     program = tmp_path / "nginx"
     program.touch(0o755)
