@@ -14,7 +14,7 @@ from vllama_pool.router.log_once import RepeatedWarning
 from vllama_pool.router.upstream.connection import UpstreamConnection
 from vllama_pool.router.upstream.exchange import FINISH_TIMEOUT, UpstreamExchange
 from vllama_pool.router.upstream.expiry import Expiry
-from vllama_pool.router.upstream.http1 import RequestHeads
+from vllama_pool.router.upstream.http1 import RequestHeads, UsualHeads
 from vllama_pool.router.upstream.interface import ConnectFailed, ConnectionLost, Endpoint, Headers, Sink, TransportError
 from vllama_pool.workers.vllm.connection_problem import explain
 
@@ -38,7 +38,8 @@ class UpstreamClient:
         self._heads = RequestHeads()
         self._closed = False
         self.finishing = Expiry(FINISH_TIMEOUT, UpstreamExchange.close)
-        """As `exchange.ExchangeOwner.finishing`."""
+        self.usual_heads = UsualHeads()
+        """As in `exchange.ExchangeOwner`."""
         self._failures = RepeatedWarning(_log, "the worker at %s cannot be reached: %s", time.monotonic)
 
     def __repr__(self) -> str:

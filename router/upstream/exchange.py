@@ -6,7 +6,7 @@ import asyncio
 from typing import Protocol
 
 from vllama_pool.router.upstream.expiry import Expiry
-from vllama_pool.router.upstream.http1 import NO_HEADERS, ResponseParser
+from vllama_pool.router.upstream.http1 import NO_HEADERS, ResponseParser, UsualHeads
 from vllama_pool.router.upstream.interface import ConnectionLost, Endpoint, Sink, TransportError
 
 FINISH_TIMEOUT = 0.1
@@ -28,6 +28,7 @@ class ExchangeOwner(Protocol):
 
     finishing: Expiry[UpstreamExchange]
     """Exchanges that wait for the end of their response, which nobody reads."""
+    usual_heads: UsualHeads
 
     def connect(self, exchange: UpstreamExchange) -> asyncio.Task[None]:
         """Open a connection and write the request on it."""
@@ -60,7 +61,7 @@ class UpstreamExchange:
         self._sink: Sink | None = sink
         self._owner = owner
         self._loop = loop
-        self._parser = ResponseParser(method)
+        self._parser = ResponseParser(method, owner.usual_heads)
         self._connecting: asyncio.Task[None] | None = None
         self._connection: ExchangeTransport | None = None
         self._replayed = self._paused = False

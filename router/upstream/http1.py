@@ -97,12 +97,13 @@ class ResponseParser:
     __slots__ = (
         *("complete", "error", "extra", "headers", "keep_alive", "on_body", "on_header", "over"),
         *("started", "status", "_body_pieces", "_fields", "_framing_size", "_head_size", "_no_body", "_parser"),
-        *("_pieces", "_until_close"),
+        *("_pieces", "_until_close", "_usual_heads"),
     )
 
     on_status = on_chunk_header = on_chunk_complete = None  # unused; httptools is slow to find that they are missing
 
-    def __init__(self, method: str) -> None:
+    def __init__(self, method: str, usual_heads: UsualHeads | None = None) -> None:
+        """`usual_heads`: shared by many responses."""
         self.status = 0
         """0 until the final head is complete; 1xx are skipped."""
         self.started = self.complete = self._until_close = False
@@ -118,6 +119,7 @@ class ResponseParser:
         self.on_header: Callable[[bytes, bytes], None] | None = None
         """None for a usual head: llhttp then makes no objects of its fields."""
         self._no_body = method == "HEAD"
+        self._usual_heads = usual_heads or UsualHeads()
         self._framing_size = self._body_pieces = 0
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append  # called from C, once per chunk: no Python frame
@@ -138,7 +140,7 @@ class ResponseParser:
         pieces = self._pieces
         if pieces and not self.over:  # nearly every read
             self._framing_size = 0
-            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            body = b"".join(pieces)
             pieces.clear()
             return body
         return self._feed_end(len(data))
@@ -184,9 +186,9 @@ class ResponseParser:
 
     def _start(self, data: bytes) -> HttpResponseParser:
         self.started = True
-        usual = None if self._no_body else _USUAL_HEAD.match(data)
-        if usual is not None and usual.end() <= MAX_HEAD:
-            self.headers = _UsualHeaders(usual.group())
+        usual = None if self._no_body else self._usual_heads.headers(data)
+        if usual is not None:
+            self.headers = usual
         else:
             self._fields: dict[str, str] = {}
             self.headers = self._fields
@@ -253,13 +255,31 @@ class ResponseParser:
         raise self.error  # stops llhttp; `feed` catches it
 
 
+class UsualHeads:
+    """Recognises usual heads. Those of one server are equal within a second, so the latest is compared first."""
+
+    def __init__(self) -> None:
+        self._latest = _UsualHeaders(b"")
+
+    def headers(self, data: bytes) -> Mapping[str, str] | None:
+        """Return the headers of the usual head that `data` begins with."""
+        latest = self._latest
+        if latest.head and data.startswith(latest.head):
+            return latest
+        usual = _USUAL_HEAD.match(data)
+        if usual is None or usual.end() > MAX_HEAD:
+            return None
+        self._latest = _UsualHeaders(usual.group())
+        return self._latest
+
+
 class _UsualHeaders(Mapping[str, str]):
     """The headers of a usual head, decoded when they are looked at, which is hardly ever."""
 
-    __slots__ = ("_head",)
+    __slots__ = ("head",)
 
     def __init__(self, head: bytes) -> None:
-        self._head = head
+        self.head = head
 
     def __getitem__(self, name: str) -> str:
         return self._decode()[name]
@@ -272,6 +292,6 @@ class _UsualHeaders(Mapping[str, str]):
 
     def _decode(self) -> Mapping[str, str]:
         parser = ResponseParser("HEAD")
-        parser.feed(self._head)
+        parser.feed(self.head)
         parser.stop()
         return parser.headers

@@ -7,6 +7,7 @@ import asyncio
 from tests.support.clients.exchanges import RecordingSink
 from vllama_pool.router.upstream.exchange import FINISH_TIMEOUT, UpstreamExchange
 from vllama_pool.router.upstream.expiry import Expiry
+from vllama_pool.router.upstream.http1 import UsualHeads
 from vllama_pool.router.upstream.interface import ConnectionLost, Endpoint, ResponseTimeout
 
 LATE = ResponseTimeout("the worker was silent for 60 s")
@@ -32,6 +33,7 @@ class FakeOwner:
 
     def __init__(self) -> None:
         self.finishing = Expiry(FINISH_TIMEOUT, UpstreamExchange.close)
+        self.usual_heads = UsualHeads()
         self.tasks: list[asyncio.Task[None]] = []
 
     def connect(self, exchange: UpstreamExchange) -> asyncio.Task[None]:

@@ -17,6 +17,7 @@ from vllama_pool.router.upstream.connection import (
 )
 from vllama_pool.router.upstream.exchange import FINISH_TIMEOUT, UpstreamExchange
 from vllama_pool.router.upstream.expiry import Expiry
+from vllama_pool.router.upstream.http1 import UsualHeads
 from vllama_pool.router.upstream.interface import ConnectionLost, Endpoint, TransportError
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -47,6 +48,7 @@ class Line:
         self.sink = RecordingSink()
         self.replayed: list[UpstreamExchange] = []
         self.finishing = Expiry(FINISH_TIMEOUT, UpstreamExchange.close)
+        self.usual_heads = UsualHeads()
 
     def begin(self, body: bytes = b"") -> UpstreamExchange:
         """Write a request whose response goes to a new `sink`."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllama_pool.router.upstream.http1 import MAX_HEAD, MAX_HEADERS, RequestHeads, ResponseParser
+from vllama_pool.router.upstream.http1 import MAX_HEAD, MAX_HEADERS, RequestHeads, ResponseParser, UsualHeads
 from vllama_pool.router.upstream.interface import Endpoint
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -116,6 +116,26 @@ def test_a_head_in_one_read_is_judged_as_one_in_two(status: bytes, lines: list[b
         )
 
     assert outcome(data) == outcome(data[:9], data[9:])
+
+
+USUAL_HEADS = UsualHeads()
+
+
+@given(
+    status=st.sampled_from([b"HTTP/1.1 200 OK", b"HTTP/1.1 200 "]),
+    lines=st.lists(st.sampled_from([b"a: b", b"transfer-encoding: chunked", b"content-length: 3"]), max_size=3),
+    body=st.sampled_from([b"", b"abc", b"3\r\nabc\r\n0\r\n\r\n", b"\r\n"]),
+)
+def test_a_head_like_an_earlier_one_is_judged_as_if_it_were_the_first(
+    status: bytes, lines: list[bytes], body: bytes
+) -> None:
+    data = b"".join(line + b"\r\n" for line in [status, *lines, b""]) + body
+    outcomes = []
+    for heads in (USUAL_HEADS, UsualHeads()):
+        parser = ResponseParser("POST", heads)
+        got = parser.feed(data)
+        outcomes.append((parser.status, dict(parser.headers), got, parser.complete, parser.extra, type(parser.error)))
+    assert outcomes[0] == outcomes[1]
 
 
 def test_a_body_without_length_ends_with_the_connection() -> None:
