@@ -52,6 +52,7 @@ from vllama_pool.router.telemetry.aggregate import ProcessReport, ProcessReports
 from vllama_pool.router.telemetry.metrics import Readings, RouterMetrics
 from vllama_pool.router.telemetry.report_exchange import Report, ReportExchange
 from vllama_pool.router.telemetry.request_log import RequestLog
+from vllama_pool.router.telemetry.request_record import RequestRecord
 from vllama_pool.router.telemetry.routing_state import ROUTING, RoutingState, routing_state
 from vllama_pool.router.telemetry.worker_view import view_workers
 from vllama_pool.router.upstream.client import UpstreamClient
@@ -118,7 +119,6 @@ def create_app(
         pool=pool,
         begin=_forwarder(settings, collaborators, pool, stalls, sources.discovery.refresh).begin,
         clock=collaborators.clock,
-        observer=metrics,
         expiry=expiry,
         body_limit=settings.body_limit,
     )
@@ -133,13 +133,18 @@ def create_app(
     lifespan = _lifespan(collaborators.client, sources, exchange, stalls, request_log)
     refusal_log = RefusalLog(time.monotonic)
 
+    def finished(record: RequestRecord) -> None:
+        request_log.finished(record)
+        if record.operation:
+            metrics.finished(record)
+
     def on_refusal(refusal: Refusal) -> None:
         metrics.refused(refusal.reason)
         refusal_log.refused(refusal)
 
     access = Access.from_settings(settings, own_names=[socket.gethostname()])
     dispatcher = _serve(settings, hot, handlers, lifespan)
-    return Gate(dispatcher, access, request_log, on_refusal, collaborators.clock.monotonic_ns)
+    return Gate(dispatcher, access, finished, on_refusal, collaborators.clock.monotonic_ns)
 
 
 def _forwarder(

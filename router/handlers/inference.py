@@ -39,7 +39,6 @@ from vllama_pool.router.telemetry.request_record import (
     CLIENT_CLOSED_REQUEST,
     LOGGED_TEXT_LENGTH,
     RECORD,
-    RequestObserver,
     RequestRecord,
 )
 
@@ -56,14 +55,12 @@ class InferenceHandler:
     pool: Pool
     begin: Begin
     clock: Clock
-    observer: RequestObserver
     expiry: ExpiryTracker
     body_limit: int
     """Bytes."""
 
     async def handle(self, operation: Operation[Any], scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request and pass its record to the observer."""
-        started = self.clock.monotonic_ns()
+        """Serve one request and fill in its record."""
         record: RequestRecord = scope[RECORD]
         record.operation = operation.name
         try:
@@ -98,8 +95,6 @@ class InferenceHandler:
         finally:
             if not record.outcome:  # an unexpected exception; the app's handler answers it
                 record.status, record.outcome = record.status or 500, "error"
-            record.total_ms = round((self.clock.monotonic_ns() - started) / 1e6, 3)
-            self.observer.finished(record)
 
     def _end(self, use: RunningUse) -> None:
         use.end(self.clock.monotonic_ns(), self.clock.time_ns())

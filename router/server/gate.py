@@ -30,7 +30,6 @@ from vllama_pool.router.telemetry.request_record import (
     CLIENT_CLOSED_REQUEST,
     LOGGED_TEXT_LENGTH,
     RECORD,
-    RequestObserver,
     RequestRecord,
 )
 
@@ -48,15 +47,15 @@ class Gate:
         self,
         app: App,
         access: Access,
-        observer: RequestObserver,
+        finished: Callable[[RequestRecord], None],
         on_refusal: Callable[[Refusal], None],
         clock: Callable[[], int],
     ) -> None:
-        """`observer` receives every request, `on_refusal` each one that access control refuses. `clock` returns
-        monotonic nanoseconds."""
+        """`finished` receives every request, `on_refusal` each one that access control refuses. Neither may block or
+        raise. `clock` returns monotonic nanoseconds."""
         self.app = app
         self._decisions = AccessDecisions(access)
-        self._observer = observer
+        self._finished = finished
         self._on_refusal = on_refusal
         self._clock = clock
         self._ids = RequestIds()
@@ -106,8 +105,8 @@ class Gate:
             if not record.outcome:
                 record.status = record.status or 500  # the server's, for an app without a response
                 record.outcome = "error" if raised else outcome(record.status)
-            record.total_ms = record.total_ms or (self._clock() - started) // 1000 / 1000
-            self._observer.finished(record)
+            record.total_ms = (self._clock() - started) // 1000 / 1000
+            self._finished(record)
 
     def _send_early(
         self, response: EarlyResponse, record: RequestRecord, scope: Scope, receive: Receive, send: Send

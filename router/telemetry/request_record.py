@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, cast
+from typing import cast
 
 import msgspec
 
@@ -74,9 +74,3 @@ def name_model(scope: Mapping[str, object], requested: str, source: str = "") ->
     record = cast(RequestRecord, scope[RECORD])
     record.requested, record.source = requested[:LOGGED_TEXT_LENGTH], source[:LOGGED_TEXT_LENGTH]
     return record
-
-
-class RequestObserver(Protocol):
-    """Receives each finished request. Must not block or raise."""
-
-    def finished(self, record: RequestRecord) -> None: ...

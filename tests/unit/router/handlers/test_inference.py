@@ -39,7 +39,7 @@ from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
 from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.server.disconnect import DISCONNECT as SIGNAL
 from vllama_pool.router.server.disconnect import DisconnectSignal
-from vllama_pool.router.telemetry.request_record import LOGGED_TEXT_LENGTH, RequestRecord
+from vllama_pool.router.telemetry.request_record import LOGGED_TEXT_LENGTH, RECORD, RequestRecord
 from vllama_pool.router.upstream.interface import ConnectionLost
 from vllama_pool.workers.registry.record import ModelInfo
 
@@ -141,13 +141,9 @@ class Router:
             pool=self.pool,
             begin=self._begin,
             clock=StepClock(),
-            observer=self,
             expiry=self.expiry,
             body_limit=1000,
         )
-
-    def finished(self, record: RequestRecord) -> None:
-        self.records.append(record)
 
     def _begin(
         self, call: ForwardRequest, record: RequestRecord, client: ClientWriter, on_answer: Callable[[], None]
@@ -161,6 +157,7 @@ class Router:
         scope = http_scope("POST", "/api/chat")
         if self.signal is not None:
             scope[SIGNAL] = client.signal = self.signal
+        self.records.append(scope[RECORD])
         await self.handler.handle(self.operation, scope, client.receive, client.send)
 
     async def respond(self, **fields: Any) -> Client:
@@ -209,7 +206,7 @@ async def test_a_streamed_answer_is_relayed_and_recorded_as_complete() -> None:
     assert (record.id, record.operation, record.client) == ("id-1", "chat", "anna")
     assert (record.status, record.outcome, record.stream) == (200, "complete", True)
     assert (record.prompt_tokens, record.completion_tokens, record.done_reason) == (3, 7, "stop")
-    assert 0 < record.first_ms < record.total_ms
+    assert record.first_ms > 0
 
 
 async def test_a_whole_answer_is_one_response_even_if_the_workers_response_does_not_end() -> None:
@@ -218,7 +215,7 @@ async def test_a_whole_answer_is_one_response_even_if_the_workers_response_does_
     assert (client.status, client.body) == (200, b"hi !<end>")
     assert client.headers == {b"content-type": b"application/json; charset=utf-8", b"content-length": b"9"}
     assert (router.record.outcome, router.record.stream) == ("complete", False)
-    assert 0 < router.record.first_ms < router.record.total_ms
+    assert router.record.first_ms > 0
     assert router.upstream.exchanges[0].finished
     assert worker_in(router.pool, "a").is_available(1060)
 

@@ -46,11 +46,8 @@ class Observed:
         self.refusals: list[Refusal] = []
         self._ticks = itertools.count(step=1_000_000)
 
-    def finished(self, record: RequestRecord) -> None:
-        self.records.append(record)
-
     def gate(self, app: App_, access: Access) -> Gate:
-        return Gate(app, access, self, self.refusals.append, lambda: next(self._ticks))
+        return Gate(app, access, self.records.append, self.refusals.append, lambda: next(self._ticks))
 
     @property
     def record(self) -> RequestRecord:
