@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from vllama_pool.router.protocol import json_lines
 from vllama_pool.router.protocol.clock import TimestampFormatter
 from vllama_pool.router.protocol.ollama import chat, embed, generate, requests, stream_interval
+from vllama_pool.router.protocol.ollama.chat_response import ChatWriter
 from vllama_pool.router.protocol.ollama.embed_response import EmbedTranslator
+from vllama_pool.router.protocol.ollama.generate_response import GenerateWriter
 from vllama_pool.router.protocol.ollama.model_plan import ModelPlans
 from vllama_pool.router.protocol.ollama.not_found import embedding_text, generation_text
 from vllama_pool.router.protocol.operation import Clock, Operation
+
+_WRITERS = 1024
+"""Writers kept per endpoint: one per spelling of a model's name."""
 
 
 def operations(clock: Clock, stall_timeout: float = 120.0) -> tuple[Operation[Any], ...]:
@@ -28,7 +33,7 @@ def operations(clock: Clock, stall_timeout: float = 120.0) -> tuple[Operation[An
             adapt=lambda request, info, defaults, *refusals: chat.adapt(
                 request, plans.of(info, defaults), clock, *refusals
             ),
-            translator=partial(chat.translator, timestamps=timestamps),
+            translator=partial(chat.translator, writer=lru_cache(_WRITERS)(ChatWriter), timestamps=timestamps),
             not_found=generation_text,
             content_type=lambda request: json_lines.content_type(request.stream),
         ),
@@ -41,7 +46,7 @@ def operations(clock: Clock, stall_timeout: float = 120.0) -> tuple[Operation[An
             adapt=lambda request, info, defaults, *refusals: generate.adapt(
                 request, plans.of(info, defaults), clock, *refusals
             ),
-            translator=partial(generate.translator, timestamps=timestamps),
+            translator=partial(generate.translator, writer=lru_cache(_WRITERS)(GenerateWriter), timestamps=timestamps),
             not_found=generation_text,
             content_type=lambda request: json_lines.content_type(request.stream),
         ),

@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx
 import pytest
-from vllama_pool.router.protocol.ollama.structured_answer import MAX_BLANKS
 
 from tests.support.fleet.live import serving
 from tests.support.until import auntil
@@ -20,6 +19,7 @@ from tests.support.vllm.servers import VllmServer
 from vllama_pool.config.routing.table import RoutingTable, StaticWorker
 from vllama_pool.config.settings import RegistrySettings, RouterSettings
 from vllama_pool.router.app import create_app
+from vllama_pool.router.protocol.ollama.blank_limit import MAX_BLANKS
 
 Router = Callable[[VllmServer], AbstractAsyncContextManager[httpx.AsyncClient]]
 

@@ -101,7 +101,8 @@ class AnswerBuilder:
     def set_time(self, timestamp: str) -> None:
         """Set the time of the lines to be written."""
         self._timestamp = timestamp
-        self._before_text = self._writer.before_text(timestamp)
+        writer = self._writer
+        self._before_text = b"".join((writer.before_time, timestamp.encode(), writer.before_text))
 
     @property
     def usage(self) -> Usage:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from vllama_pool.router.errors import AttemptFailed, BadRequest
@@ -48,8 +48,10 @@ def check(request: ChatRequest, info: ModelInfo, clock: Clock) -> DirectResponse
         return _empty_response(request, clock, "load")
     if request.response_format is not None:
         formats.require_valid(request.response_format)
-    if media := _images(request):
-        capabilities.require(images.required_capabilities(media), request.model, info)
+    for message in request.messages:
+        if message.images:
+            capabilities.require(images.required_capabilities(_images(request)), request.model, info)
+            break
     if not info.has_template:
         raise BadRequest(NO_TEMPLATE.format(model=request.model))
     return None
@@ -115,13 +117,14 @@ def _upstream_request(
 ) -> api.VllmChatRequest:
     """Leave out the continuation and the switch of thinking if they were refused."""
     chat = messages.with_defaults(request.messages or (), plan.defaults)
-    translated = messages.for_template(messages.translate(chat), plan.info.template)
+    translated = messages.translate(chat, plan.info.template)
     upstream = plan.chat(request, translated, refusals)
     if request.tools and (declared := tools.translate(request.tools)):
         upstream.tools = declared
         upstream.stream_interval = None  # vLLM's tool parsers can lose arguments of grouped tokens
         upstream.return_token_ids = False
-    continuation.leave_open(upstream, request, plan.info, refusals)
+    if translated[-1].role == "assistant":
+        continuation.leave_open(upstream, request, plan.info, refusals)
     return upstream
 
 
@@ -137,10 +140,12 @@ def translator(
     timing: Timing,
     clock: Clock,
     *,
+    writer: Callable[[str], ChatWriter] = ChatWriter,
     timestamps: TimestampFormatter | None = None,
     all_content: bool = False,
 ) -> TextTranslator:
+    """`writer`: returns that of a model."""
     blanks = None if request.response_format is None else BlankLimit()
-    logprobs = request.logprob_alternatives
-    answer = AnswerBuilder(ChatWriter(request.model), clock, request.stream, logprobs, False, None, all_content, blanks)
+    logprobs = request.top_logprobs if request.logprobs else None
+    answer = AnswerBuilder(writer(request.model), clock, request.stream, logprobs, False, None, all_content, blanks)
     return TextTranslator(answer, timing, clock, request.stream, timestamps or TimestampFormatter())

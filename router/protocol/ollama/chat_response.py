@@ -10,8 +10,6 @@ from vllama_pool.router.protocol.ollama.logprobs import LogprobEntry
 from vllama_pool.router.protocol.ollama.render import DebugInfo
 from vllama_pool.router.protocol.vllm.tool_calls import ResponseToolCall
 
-_MESSAGE = b'","message":{"role":"assistant","content":'
-
 
 class ResponseMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     role: str
@@ -39,17 +37,15 @@ class ChatResponse(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ChatWriter:
-    __slots__ = ("_head", "_model")
+    __slots__ = ("_model", "before_time")
 
+    before_text = b'","message":{"role":"assistant","content":'
     after_text = b"},"
     line_end = b'},"done":false}\n'
 
     def __init__(self, model: str) -> None:
         self._model = model
-        self._head = b'{"model":' + json_lines.encode(model) + b',"created_at":"'
-
-    def before_text(self, timestamp: str) -> bytes:
-        return b"".join((self._head, timestamp.encode(), _MESSAGE))
+        self.before_time = b'{"model":' + json_lines.encode(model) + b',"created_at":"'
 
     def chunk(self, timestamp: str, chunk: Chunk, final: FinalFields = UNFINISHED) -> bytes:
         response = ChatResponse(

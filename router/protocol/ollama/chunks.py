@@ -37,13 +37,14 @@ UNFINISHED = FinalFields(False)
 class ResponseWriter(Protocol):
     """Encodes the objects of one answer."""
 
+    before_time: bytes
+    """A plain object up to its timestamp."""
+    before_text: bytes
+    """From the timestamp of a plain object to its text, a JSON string."""
     after_text: bytes
     """From the text of a plain object to its final fields."""
     line_end: bytes
     """From the text of a plain line to its end."""
-
-    def before_text(self, timestamp: str) -> bytes:
-        """Return a plain object up to its text, a JSON string."""
 
     def chunk(self, timestamp: str, chunk: Chunk, final: FinalFields = UNFINISHED) -> bytes:
         """Return an object, without a line end."""

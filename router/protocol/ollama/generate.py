@@ -250,13 +250,14 @@ def translator(
     timing: Timing,
     clock: Clock,
     *,
+    writer: Callable[[str], GenerateWriter] = GenerateWriter,
     timestamps: TimestampFormatter | None = None,
     think_tags: ThinkTagSplitter | None = None,
 ) -> TextTranslator:
-    """Collects `context` unless raw (R056, R067)."""
+    """Collects `context` unless raw (R056, R067). `writer`: returns that of a model."""
     blanks = None if request.response_format is None else BlankLimit()
-    logprobs = request.logprob_alternatives
+    logprobs = request.top_logprobs if request.logprobs else None
     answer = AnswerBuilder(
-        GenerateWriter(request.model), clock, request.stream, logprobs, not request.raw, think_tags, False, blanks
+        writer(request.model), clock, request.stream, logprobs, not request.raw, think_tags, False, blanks
     )
     return TextTranslator(answer, timing, clock, request.stream, timestamps or TimestampFormatter())

@@ -23,13 +23,14 @@ def with_defaults(messages: Sequence[ChatMessage], defaults: Defaults) -> Sequen
     return [*system, *default_messages(defaults.messages), *messages]
 
 
-def translate(messages: Sequence[ChatMessage]) -> list[api.VllmMessage]:
+def translate(messages: Sequence[ChatMessage], template: str = "") -> list[api.VllmMessage]:
+    """`template`: the model's, "" if unknown."""
     result = []
     for message in messages:
         role = message.role
         plain = role == "user" or role == "assistant" or role == "system"
         if not plain or message.images or message.tool_calls:
-            return _translate_all(messages)
+            return _for_template(_translate_all(messages), template)
         result.append(api.VllmMessage(role, message.content or "", message.thinking or None))
     return result
 
@@ -41,7 +42,7 @@ def _translate_all(messages: Sequence[ChatMessage]) -> list[api.VllmMessage]:
     return [_translated(message, position, ids) for position, message in enumerate(messages)]
 
 
-def for_template(messages: list[api.VllmMessage], template: str) -> list[api.VllmMessage]:
+def _for_template(messages: list[api.VllmMessage], template: str) -> list[api.VllmMessage]:
     """Turn a developer message into a system message if the template would drop it."""
     if messages and messages[0].role == "developer" and template and "developer" not in template:
         return [msgspec.structs.replace(messages[0], role="system"), *messages[1:]]

@@ -132,14 +132,13 @@ def override(upstream: VllmSampling, request: Mapping[str, Any], route: Mapping[
     for key, value in request.items():
         if value is None:
             continue
-        bounds = _BOUNDS.get(key)
-        if bounds is not None:
+        if key == "num_predict":
+            upstream.max_tokens = _max_tokens(value, info)
+        elif (bounds := _BOUNDS.get(key)) is not None:
             name, low, high = bounds
             setattr(upstream, name, low if value < low else high if value > high else float(value))
         elif key in _CONVERT:
             setattr(upstream, *_CONVERT[key](value))
-        elif key == "num_predict":
-            upstream.max_tokens = _max_tokens(value, info)
 
 
 def _max_tokens(num_predict: Any, info: ModelInfo) -> int:

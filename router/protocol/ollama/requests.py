@@ -82,16 +82,12 @@ class InferenceRequest(Body, frozen=True, kw_only=True):
     shift: bool | None = None
     logprobs: bool = False
     top_logprobs: Int = 0
+    """Alternatives per token (R065)."""
     debug_render_only: bool = msgspec.field(default=False, name="_debug_render_only")
 
     @property
     def streams_answer(self) -> bool:
         return self.stream and not self.debug_render_only
-
-    @property
-    def logprob_alternatives(self) -> int | None:
-        """Alternatives per token; None without logprobs (R065)."""
-        return self.top_logprobs if self.logprobs else None
 
     @property
     def may_shorten(self) -> bool:

@@ -17,29 +17,35 @@ _decode_texts = msgspec.json.Decoder(list[str]).decode
 class TextFrame:
     """The bytes before and after the text, a JSON string, in an event."""
 
-    __slots__ = ("_between", "_end", "_start", "_text")
+    __slots__ = ("_between", "_end", "_start", "_text", "_texts")
 
     def __init__(self, before: bytes, after: bytes) -> None:
         self._start = b"data: " + before
         self._end = after + b"\n\n"
         self._between = self._end + self._start
         self._text = slice(len(before), -len(after))
+        self._texts = slice(len(self._start), -len(self._end))
 
     def texts(self, data: bytes) -> list[str] | None:
         """Return the text of each event; None if the data is anything but such events, or a text is empty."""
-        text = self._text
-        # The long separator would be found slowly, so the events are split at a short one, and compared afterwards.
-        parts = [event[text] for event in data[6:-2].split(b"\n\ndata: ")]
-        if self._start + self._between.join(parts) + self._end != data:
+        joined = data[self._texts]
+        if self._start + joined + self._end != data:
             return None
-        joined = b",".join(parts)
+        count = 1
+        if _LINE_FEED in joined:
+            # The long separator would be found slowly, so the events are split at a short one, and compared afterwards.
+            text = self._text
+            parts = [event[text] for event in data[6:-2].split(b"\n\ndata: ")]
+            if self._between.join(parts) != joined:
+                return None
+            joined, count = b",".join(parts), len(parts)
         if _LINE_FEED in joined or _CARRIAGE_RETURN in joined:
             return None
         try:
             texts = _decode_texts(b"[" + joined + b"]")
         except api.INVALID_JSON:
             return None
-        return texts if len(texts) == len(parts) and "" not in texts else None
+        return texts if len(texts) == count and "" not in texts else None
 
 
 def frame_of(payload: bytes) -> TextFrame | None:

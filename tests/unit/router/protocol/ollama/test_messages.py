@@ -9,7 +9,7 @@ import pytest
 from tests.support.protocol import CLOCK, THINKER, outgoing
 from vllama_pool.config.routing.defaults import NO_DEFAULTS
 from vllama_pool.router.protocol.ollama import chat
-from vllama_pool.router.protocol.ollama.messages import for_template, translate
+from vllama_pool.router.protocol.ollama.messages import translate
 from vllama_pool.router.protocol.ollama.model_plan import ModelPlan
 from vllama_pool.router.protocol.ollama.requests import ChatMessage, decode_chat
 
@@ -46,12 +46,12 @@ def test_unknown_roles_pass_and_null_content_is_empty() -> None:
 def test_a_developer_message_is_never_dropped_by_the_template() -> None:
     messages = [ChatMessage("Developer", "be brief"), ChatMessage("user", "hi"), ChatMessage("developer", "now")]
     for template in ("", "{% if message.role == 'developer' %}"):
-        assert [message.role for message in for_template(translate(messages), template)] == [
+        assert [message.role for message in translate(messages, template)] == [
             "developer",
             "user",
             "developer",
         ]
-    result = for_template(translate(messages), "{% if message.role == 'system' %}")
+    result = translate(messages, "{% if message.role == 'system' %}")
     assert [(message.role, message.content) for message in result[:2]] == [("system", "be brief"), ("user", "hi")]
     assert upstream({"role": "developer", "content": "x"})["messages"][0]["role"] == "system"
 
