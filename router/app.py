@@ -158,7 +158,9 @@ def _forwarder(
         connect_timeout=settings.connect_timeout,
         client_stall=CLIENT_STALL,
     )
-    return Forwarder(Shared(upstream, collaborators.rng, Admission(settings.max_queue), refresh))
+    return Forwarder(
+        Shared(upstream, collaborators.rng, Admission(settings.max_queue), refresh, settings.log_level == "debug")
+    )
 
 
 def _metrics(pool: Pool, discovery: Discovery, request_log: RequestLog) -> RouterMetrics:

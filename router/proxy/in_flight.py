@@ -37,6 +37,8 @@ class Shared:
     admission: Admission
     refresh: Callable[[], None]
     """Called when a worker answers 404 for a model in its record, which is then stale."""
+    debug: bool = False
+    """Log each choice and answer."""
 
 
 class InFlight:
@@ -133,12 +135,13 @@ class InFlight:
             return
         self._stop_waiting()
         self.call.request = None
-        record = self.record
+        shared, record = self._shared, self.record
         record.status = 200
-        record.first_ms = round((self._shared.upstream.clock.monotonic_ns() - self.call.arrived) / 1e6, 3)
+        record.first_ms = round((shared.upstream.clock.monotonic_ns() - self.call.arrived) / 1e6, 3)
         if self._attempt is not None:
             self._attempt.lease.record_first_content()
-        _log.debug("request %s: %s answers", record.id, record.worker)
+        if shared.debug:
+            _log.debug("request %s: %s answers", record.id, record.worker)
 
     # internal
 
@@ -146,7 +149,7 @@ class InFlight:
         shared, resolution = self._shared, self.call.resolution
         now = shared.upstream.clock.monotonic_ns() / 1e9
         replica = resolution.choose(tried, now, shared.rng)
-        if _log.isEnabledFor(logging.DEBUG):
+        if shared.debug:
             _log_choice(self.record.id, resolution, replica, tried, now)
         return replica
 

@@ -94,7 +94,7 @@ def shared_by_requests(
     upstream = Upstream(
         client=client, pool=pool, stalls=stalls, clock=clock, connect_timeout=0.7, client_stall=client_stall
     )
-    return Shared(upstream, FixedDelay(delay), Admission(max_waiting), refresh)
+    return Shared(upstream, FixedDelay(delay), Admission(max_waiting), refresh, debug=True)
 
 
 class Fleet:
