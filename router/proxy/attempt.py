@@ -118,7 +118,7 @@ class Attempt:
                 await relaying
                 return None
             except (Refused, Faulty) as refusal:
-                refusals.append(refusal)
+                refusals.append(refusal.with_traceback(None))
             self._end_exchange()
             step = await self._adapt(refusals)
 

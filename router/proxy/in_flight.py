@@ -107,7 +107,7 @@ class InFlight:
                 except TransportError as error:
                     failure: AttemptFailed = transport_failure(error)
                 except AttemptFailed as error:
-                    failure = error
+                    failure = error.with_traceback(None)  # its frames hold the request, and refer to the failure
                 attempt.fail(failure)
                 self._record_failure(replica, failure)
                 failures.append(failure)
