@@ -15,6 +15,7 @@ from vllama_pool.router.protocol.vllm.tool_calls import InvalidToolCall, Respons
 _ABORTED = {"abort": 503, "error": 500}
 """HTTP status by finish reason, for requests that vLLM gave up."""
 _MS = 1_000_000
+_NO_TOKENS = api.VllmUsage()
 
 
 class Aborted(Exception):
@@ -125,13 +126,14 @@ class AnswerBuilder:
             return self._writer.chunk(self._timestamp, self._buffer.joined(content), fields)
         end = b"\n" if self._stream else b""
         text = encode(content) if content else b'""'
-        return b"".join((self._before_text, text, self._writer.after_text, encode(fields)[1:], end))
+        return b"".join((self._before_text, text, self._writer.after_text, api.encode(fields)[1:], end))
 
     def _final_fields(self, timing: Timing) -> FinalFields:
         """Prefers vLLM's durations to the router's."""
-        now = self._clock.monotonic_ns()
-        tokens, metrics = self._tokens, self._metrics
+        total = self._clock.monotonic_ns() - timing.arrived
+        load = timing.sent - timing.arrived
         prefill, generation = self.first - timing.sent, self.last - self.first
+        tokens, metrics = self._tokens or _NO_TOKENS, self._metrics
         if metrics is not None:
             if metrics.time_to_first_token_ms:
                 prefill = int(metrics.time_to_first_token_ms * _MS)
@@ -141,12 +143,12 @@ class AnswerBuilder:
             True,
             self._done_reason(),
             (self._prompt_ids + self._ids or None) if self._keep_ids else None,
-            max(now - timing.arrived, 1),
-            max(timing.sent - timing.arrived, 1),
-            tokens.prompt_tokens if tokens is not None else 0,
-            max(prefill, 1),
-            (tokens.completion_tokens or 0) if tokens is not None else 0,
-            max(generation, 1),
+            total if total > 0 else 1,
+            load if load > 0 else 1,
+            tokens.prompt_tokens,
+            prefill if prefill > 0 else 1,
+            tokens.completion_tokens or 0,
+            generation if generation > 0 else 1,
         )
 
     def add_prompt_ids(self, ids: list[int]) -> None:

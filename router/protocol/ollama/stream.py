@@ -84,6 +84,8 @@ class TextTranslator:
         return lines
 
     def _translate_all(self, events: list[bytes]) -> bytes:
+        if len(events) == 1:
+            return self._translate(events[0])
         lines = []
         for payload in events:
             lines.append(self._translate(payload))

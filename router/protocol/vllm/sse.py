@@ -23,8 +23,14 @@ def is_whole(data: bytes) -> bool:
 def payloads(events: bytes) -> list[bytes]:
     """Return the `data` of complete events, whose lines end in LF."""
     if events[:6] == b"data: ":
-        usual = events[6:-2].split(b"\n\ndata: ")
-        if all(usual) and events.count(_LINE_FEED) == 2 * len(usual):
+        data = events[6:-2]
+        if _LINE_FEED not in data:
+            return [data] if data else []
+        usual = data.split(b"\n\ndata: ")
+        for each in usual:
+            if not each or _LINE_FEED in each:
+                break
+        else:
             return usual
     return [payload for block in events.split(b"\n\n") if (payload := _data_of(block))]
 
