@@ -35,7 +35,8 @@ class BoundedProtocol(ConnectionProtocol):
 
     @parser.setter
     def parser(self, _: Any) -> None:
-        """uvicorn forgets the parser of a lost connection."""
+        """uvicorn forgets the parser of a lost connection. So does its reader, which refers to it: no garbage."""
+        self._reader = None  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
         self._idle_until = None

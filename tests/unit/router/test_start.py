@@ -28,15 +28,15 @@ def test_a_process_starts_without_the_modules_that_only_others_need(module: str,
     assert unneeded.isdisjoint(loaded)
 
 
-def test_garbage_is_collected_from_the_end_of_the_start_on() -> None:
+def test_garbage_is_collected_from_the_end_of_the_start_on_but_seldom() -> None:
     program = """if True:
         import gc
         from vllama_pool.router import process, start
         process.main = lambda: states.append(gc.isenabled())
         states = []
         start.main()
-        process._freeze_heap()
-        print(*states, gc.isenabled())
+        process._collect_less_garbage()
+        print(*states, gc.isenabled(), gc.get_threshold()[0] > 700)
         """
     run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    assert run.stdout == "False True\n"
+    assert run.stdout == "False True True\n"

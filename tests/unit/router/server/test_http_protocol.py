@@ -6,6 +6,7 @@ import asyncio
 import gc
 import random
 import tracemalloc
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -444,3 +445,19 @@ async def test_an_idle_connection_takes_little_memory() -> None:
 async def answer_nothing(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
     await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.parametrize("request_", [GET, CHUNKED + b"0\r\n\r\n"], ids=["read by the router", "read by httptools"])
+async def test_a_lost_connection_and_its_requests_leave_no_garbage(request_: bytes) -> None:
+    gc.disable()
+    try:
+        connection = Connection()
+        connection.feed(request_)
+        await connection.responses(1)
+        protocol, cycle = weakref.ref(connection._protocol), weakref.ref(connection._protocol.cycle)
+        connection.close()
+        del connection._protocol, connection.scopes
+        await asyncio.sleep(0)
+        assert (protocol(), cycle()) == (None, None)
+    finally:
+        gc.enable()
