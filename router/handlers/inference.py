@@ -5,7 +5,6 @@ The client's response starts at the first content event; a later failure becomes
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -89,12 +88,6 @@ class InferenceHandler:
             await send_error(send, error)
         except (ClientDisconnected, ClientGone):
             record.status, record.outcome = CLIENT_CLOSED_REQUEST, "client gone"
-        except asyncio.CancelledError:
-            record.outcome = "cancelled"
-            raise
-        finally:
-            if not record.outcome:  # an unexpected exception; the app's handler answers it
-                record.status, record.outcome = record.status or 500, "error"
 
     def _end(self, use: RunningUse) -> None:
         use.end(self.clock.monotonic_ns(), self.clock.time_ns())
@@ -111,7 +104,7 @@ class InferenceHandler:
             stop_watching()
             in_flight.close()
         if direct is not None:
-            record.first_ms = round((self.clock.monotonic_ns() - call.arrived) / 1e6, 3)
+            record.first_ms = (self.clock.monotonic_ns() - call.arrived) // 1000 / 1000
         return direct
 
     def _resolve(self, operation: Operation[Any], name: str, record: RequestRecord) -> Resolution:

@@ -240,9 +240,10 @@ class Attempt:
         """Note the ending and its effect on the worker."""
         self._request.record.outcome = str(ending)
         translator = relay.translator
+        tokens = self._end_relay(relay)
         match ending:
             case Ending.COMPLETE:
-                self._outcome = Completed(translator.usage.completion_tokens)
+                self._outcome = Completed(tokens)
                 if self._exchange is not None and not translator.cut_off:
                     self._exchange.finish()
                     self._exchange = None
@@ -254,18 +255,23 @@ class Attempt:
 
     def _end_exchange(self) -> None:
         """Close the exchange, and record the tokens of its response. Idempotent."""
-        relay, self._relay = self._relay, None
-        if relay is not None:
-            relay.stop()
-            record, usage = self._request.record, relay.translator.usage
-            if self._request.waiting:
-                record.discarded_tokens += usage.completion_tokens
-            else:
-                record.prompt_tokens, record.completion_tokens = usage.prompt_tokens, usage.completion_tokens
-                record.done_reason = usage.done_reason
+        if self._relay is not None:
+            self._end_relay(self._relay)
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.close()
+
+    def _end_relay(self, relay: Relay) -> int:
+        """Record the response's tokens, and return how many were generated."""
+        self._relay = None
+        relay.stop()
+        record, usage = self._request.record, relay.translator.usage
+        if self._request.waiting:
+            record.discarded_tokens += usage.completion_tokens
+        else:
+            record.prompt_tokens, record.completion_tokens = usage.prompt_tokens, usage.completion_tokens
+            record.done_reason = usage.done_reason
+        return usage.completion_tokens
 
 
 @lru_cache(16)

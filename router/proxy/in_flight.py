@@ -137,7 +137,7 @@ class InFlight:
         self.call.request = None
         shared, record = self._shared, self.record
         record.status = 200
-        record.first_ms = round((shared.upstream.clock.monotonic_ns() - self.call.arrived) / 1e6, 3)
+        record.first_ms = (shared.upstream.clock.monotonic_ns() - self.call.arrived) // 1000 / 1000
         if self._attempt is not None:
             self._attempt.lease.record_first_content()
         if shared.debug:

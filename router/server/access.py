@@ -6,7 +6,7 @@ import hmac
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from hashlib import sha256
+from hashlib import blake2b
 from ipaddress import ip_address
 from typing import NamedTuple, TypeAlias
 
@@ -246,7 +246,7 @@ class AccessDecisions:
 
 def _digest(authorization: bytes | None, x_api_key: bytes | None) -> bytes | None:
     if authorization or x_api_key:
-        return sha256(b"%b\n%b" % (authorization or b"", x_api_key or b"")).digest()
+        return blake2b(b"%b\n%b" % (authorization or b"", x_api_key or b""), digest_size=32).digest()
     return None
 
 

@@ -316,7 +316,7 @@ async def test_a_disconnect_within_the_body_is_recorded_and_nothing_is_sent() ->
     assert client.received == []
 
 
-async def test_a_cancelled_request_is_recorded_and_stays_cancelled() -> None:
+async def test_a_cancelled_request_stays_cancelled_and_leaves_nothing_in_flight() -> None:
     router = Router(*HANGS)
     client = Client(chat())
     task = asyncio.create_task(router.handle(client))
@@ -324,7 +324,6 @@ async def test_a_cancelled_request_is_recorded_and_stays_cancelled() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert router.record.outcome == "cancelled"
     router.assert_idle()
 
 
@@ -406,7 +405,7 @@ async def test_an_invalid_or_large_body_is_refused_before_a_worker_is_sought(bod
     assert (client.status, router.record.status, router.calls) == (status, status, [])
 
 
-async def test_an_unexpected_exception_is_recorded_as_an_error_and_raised() -> None:
+async def test_an_unexpected_exception_is_raised_and_leaves_nothing_in_flight() -> None:
     router = Router()
 
     def prepare(*_: Any) -> UpstreamRequest:
@@ -416,7 +415,6 @@ async def test_an_unexpected_exception_is_recorded_as_an_error_and_raised() -> N
     with pytest.raises(RuntimeError):
         await router.respond()
     router.assert_idle()
-    assert (router.record.status, router.record.outcome) == (500, "error")
 
 
 async def test_the_forward_request_carries_size_and_time_of_arrival_and_the_workers_the_id() -> None:
