@@ -22,6 +22,7 @@ from vllama_pool.config.log_config import configure_logging
 from vllama_pool.config.routing.table import RoutingError
 from vllama_pool.config.settings import RouterSettings, error_lines
 from vllama_pool.router.app import create_app
+from vllama_pool.router.descriptors import allow_many_descriptors
 from vllama_pool.router.instance import LISTEN_FD, PROCESS, RouterInstance
 from vllama_pool.router.server.connection_lifetime import enable_keepalive
 from vllama_pool.router.server.gate import Gate
@@ -88,6 +89,7 @@ def main() -> None:
     status = StatusPipe.from_environment(os.environ)
     listening = socket.socket(fileno=int(os.environ[LISTEN_FD]))
     enable_keepalive(listening)
+    allow_many_descriptors()  # before the first thread
     try:
         settings = RouterSettings()
         configure_logging(settings.log_level)

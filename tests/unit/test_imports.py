@@ -23,6 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("config", "workers/process", "workers/registry", "workers/vllm", "workers/model", "workers/simulated"),
     },
     "router/errors.py": set(),
+    "router/descriptors.py": set(),
     "router/instance.py": set(),
     "router/log_once.py": set(),
     "router/offload.py": set(),
@@ -74,8 +75,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("router/server", "router/telemetry", "router/upstream", "router/virtual_models", "router/wiring.py"),
     },
     "router/process.py": {
-        *("config", "config/routing", "router/app.py", "router/instance.py", "router/server", "workers/process"),
-        "workers/registry",
+        *("config", "config/routing", "router/app.py", "router/descriptors.py", "router/instance.py", "router/server"),
+        *("workers/process", "workers/registry"),
     },
     "router/start.py": {"router/process.py"},
     "router/supervisor": {
