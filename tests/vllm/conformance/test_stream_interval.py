@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any
 
 import httpx
@@ -24,20 +25,25 @@ def text(response: httpx.Response, field: str = "content") -> str:
     return "".join(choice["delta"].get(field) or "" for choice in choices(response))
 
 
+def assert_groups_of_four(tokens: list[int]) -> None:
+    """Check the tokens of each event. vLLM joins groups that its front end was too late for."""
+    *begun, all_tokens = sorted(set(accumulate(tokens)) - {0})
+    assert all_tokens == 14
+    assert begun
+    assert set(begun) <= {1, 5, 9, 13}
+
+
 @pytest.mark.parametrize(("path", "prompt"), [(CHAT, QUESTION), (COMPLETIONS, {"prompt": "Hello there"})])
 def test_the_first_token_comes_at_once_and_later_ones_in_groups(
     chat_pair: ServerPair, path: str, prompt: dict[str, Any]
 ) -> None:
     for answer in chat_pair.compare_fields(path, **prompt, **EVERY_FOUR, return_token_ids=True):
-        tokens = [len(choice["token_ids"]) for choice in choices(answer) if choice.get("token_ids")]
-        assert tokens == [1, 4, 4, 4, 1]
+        assert_groups_of_four([len(choice.get("token_ids") or ()) for choice in choices(answer)])
 
 
 def test_grouped_events_hold_the_logprobs_of_every_token(chat_pair: ServerPair) -> None:
     for answer in chat_pair.compare_fields(CHAT, **QUESTION, **EVERY_FOUR, logprobs=True, top_logprobs=1):
-        entries = [len((choice["logprobs"] or {}).get("content") or ()) for choice in choices(answer)]
-        assert sum(entries) == 14
-        assert max(entries) == 4
+        assert_groups_of_four([len((choice["logprobs"] or {}).get("content") or ()) for choice in choices(answer)])
 
 
 def test_grouped_events_hold_the_same_thinking_and_answer(thinking_pair: ServerPair) -> None:
