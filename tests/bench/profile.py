@@ -40,7 +40,7 @@ WRITE_LIMIT = 10.0
 
 @dataclass(slots=True)
 class Runs:
-    """What was measured on one contender."""
+    """The measurements of one contender."""
 
     parts: Counter[str] = field(default_factory=Counter)
     functions: Counter[str] = field(default_factory=Counter)

@@ -37,7 +37,7 @@ EXTRA_RUNS = 2
 PAUSE = 0.002
 """Seconds between two attempts to connect."""
 PROGRAMS = {"supervisor": "vllama_pool.router.cli.commands.serve", "router process": "vllama_pool.router.process"}
-"""What the processes of `vllama serve` import."""
+"""Modules that the processes of `vllama serve` import."""
 LARGEST = 15
 """Imports that are listed."""
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from vllama_pool.router.protocol.ollama.expiry import ExpiryTracker
 from vllama_pool.router.protocol.ollama.stream import TextTranslator
 from vllama_pool.router.protocol.operation import NextStep, Timing, UpstreamRequest
 from vllama_pool.workers.registry.record import ModelInfo
@@ -76,3 +77,8 @@ def run(translator: TextTranslator, data: bytes, cuts: Iterable[int] = ()) -> by
 def objects(answer: bytes) -> list[dict[str, Any]]:
     """Return the objects of an NDJSON answer, or the one of a JSON answer."""
     return [json.loads(line) for line in answer.split(b"\n") if line]
+
+
+def use_once(expiry: ExpiryTracker, model: str, keep_alive: int | None, at: int, now: int) -> None:
+    """Begin and end a request at once. `at`: monotonic, `now`: Unix nanoseconds."""
+    expiry.begin(model, keep_alive, at, now).end(at, now)

@@ -86,10 +86,6 @@ class ExpiryTracker:
         used.running += 1
         return RunningUse(used)
 
-    def touch(self, model: str, keep_alive: int | None, at: int, now: int) -> None:
-        """Note a use that generates nothing."""
-        self.begin(model, keep_alive, at, now).end(at, now)
-
     def uses(self) -> ModelUses:
         models = self._models.items()
         return ModelUses(

@@ -11,7 +11,7 @@ from litestar import Litestar
 
 from tests.support.asgi import http_client
 from tests.support.balance import DRAINING, READY, RESTARTING, Clock, found, pool_of
-from tests.support.protocol import CLOCK
+from tests.support.protocol import CLOCK, use_once
 from vllama_pool.config.routing.table import RoutingTable
 from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.handlers.catalogue import catalogue_routes, model_view
@@ -106,16 +106,16 @@ async def test_ps_lists_a_virtual_model_only_while_its_keep_alive_lasts() -> Non
     routes = Routes(pool_of(Clock(), found("a", load=READY)), MARIO)
     assert await routes.names("/api/tags") == ["m:latest", "mario:latest"]
     assert await routes.names("/api/ps") == ["m:latest"]
-    routes.expiry.touch("mario:latest", None, CLOCK.monotonic_ns(), CLOCK.time_ns())
+    use_once(routes.expiry, "mario:latest", None, CLOCK.monotonic_ns(), CLOCK.time_ns())
     assert await routes.names("/api/ps") == ["m:latest", "mario:latest"]
 
 
 async def test_ps_counts_the_uses_in_all_processes() -> None:
     routes = Routes(pool_of(Clock(), found("a", load=READY)), MARIO)
     now = CLOCK.time_ns()
-    routes.elsewhere.touch("mario:latest", 10**15, at=1, now=now)
+    use_once(routes.elsewhere, "mario:latest", 10**15, at=1, now=now)
     assert await routes.names("/api/ps") == ["m:latest", "mario:latest"]
-    routes.elsewhere.touch("mario:latest", 0, at=2, now=now)
+    use_once(routes.elsewhere, "mario:latest", 0, at=2, now=now)
     assert await routes.names("/api/ps") == ["m:latest"]
     use = routes.elsewhere.begin("mario:latest", 0, at=3, now=now)
     assert await routes.names("/api/ps") == ["m:latest", "mario:latest"]

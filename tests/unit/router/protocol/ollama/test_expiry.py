@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from tests.support.protocol import use_once
 from vllama_pool.config.durations import FOREVER
 from vllama_pool.router.protocol.ollama.expiry import MAX_MODELS, ExpiryTracker, ModelUses
 from vllama_pool.router.protocol.ollama.keep_alive import KeepAlive
@@ -14,22 +15,22 @@ MINUTE = 60 * 10**9
 def test_a_model_lives_for_its_keep_alive_after_the_last_request() -> None:
     expiry = ExpiryTracker(5 * MINUTE)
     assert not expiry.lives("v", 0)
-    expiry.touch("v", None, 10 * MINUTE, 10 * MINUTE)
+    use_once(expiry, "v", None, 10 * MINUTE, 10 * MINUTE)
     assert expiry.lives("v", 15 * MINUTE - 1)
     assert not expiry.lives("v", 15 * MINUTE)
-    expiry.touch("v", FOREVER, 0, 0)
+    use_once(expiry, "v", FOREVER, 0, 0)
     assert expiry.lives("v", 10**6 * MINUTE)
-    expiry.touch("v", 0, 0, 0)
+    use_once(expiry, "v", 0, 0, 0)
     assert not expiry.lives("v", 0)
 
 
 def test_the_least_recently_used_models_are_forgotten() -> None:
     expiry = ExpiryTracker(MINUTE)
-    expiry.touch("first", None, 0, 0)
+    use_once(expiry, "first", None, 0, 0)
     for number in range(MAX_MODELS - 1):
-        expiry.touch(f"v{number}", None, 0, 0)
-    expiry.touch("first", None, 1, 1)
-    expiry.touch("one more", None, 1, 1)
+        use_once(expiry, f"v{number}", None, 0, 0)
+    use_once(expiry, "first", None, 1, 1)
+    use_once(expiry, "one more", None, 1, 1)
     assert expiry.lives("first", 2)
     assert not expiry.lives("v0", 2)
 
@@ -38,7 +39,7 @@ def test_the_number_of_models_is_bounded_and_a_running_one_is_never_forgotten() 
     expiry = ExpiryTracker(MINUTE)
     running = expiry.begin("running", 2 * MINUTE, 0, 0)
     for number in range(3 * MAX_MODELS):
-        expiry.touch(f"v{number}", None, number, number)
+        use_once(expiry, f"v{number}", None, number, number)
     assert len(expiry.uses().last) <= MAX_MODELS
     running.end(9, 9)
     assert expiry.expires("running", 9) == 9 + 2 * MINUTE
@@ -47,7 +48,7 @@ def test_the_number_of_models_is_bounded_and_a_running_one_is_never_forgotten() 
 def test_a_model_learnt_from_another_process_keeps_its_running_requests_here() -> None:
     one, other = ExpiryTracker(MINUTE), ExpiryTracker(MINUTE)
     running = one.begin("v", None, 0, 0)
-    other.touch("v", 0, 1, 1)
+    use_once(other, "v", 0, 1, 1)
     one.learn([other.uses()])
     assert one.lives("v", 2)
     running.end(2, 2)
@@ -69,8 +70,8 @@ def test_a_model_lives_while_a_request_runs_and_then_for_its_keep_alive() -> Non
 @pytest.mark.parametrize("lifetime", [FOREVER, 20 * MINUTE])
 def test_a_request_without_keep_alive_keeps_the_last_one(lifetime: int) -> None:
     expiry = ExpiryTracker(5 * MINUTE)
-    expiry.touch("v", lifetime, 0, 0)
-    expiry.touch("v", None, MINUTE, MINUTE)
+    use_once(expiry, "v", lifetime, 0, 0)
+    use_once(expiry, "v", None, MINUTE, MINUTE)
     expiry.begin("v", None, 2 * MINUTE, 2 * MINUTE).end(3 * MINUTE, 3 * MINUTE)
     assert expiry.expires("v", 3 * MINUTE) == 3 * MINUTE + lifetime
 
@@ -79,8 +80,8 @@ def test_a_request_without_keep_alive_keeps_the_last_one(lifetime: int) -> None:
 @pytest.mark.parametrize("lifetime", [0, MINUTE])
 def test_a_model_that_has_lapsed_gets_the_default_again(lifetime: int) -> None:
     expiry = ExpiryTracker(5 * MINUTE)
-    expiry.touch("v", FOREVER, 0, 0)
-    expiry.touch("v", lifetime, 1, 1)
+    use_once(expiry, "v", FOREVER, 0, 0)
+    use_once(expiry, "v", lifetime, 1, 1)
     expiry.begin("v", None, 2 * MINUTE, 2 * MINUTE).end(3 * MINUTE, 3 * MINUTE)
     assert expiry.expires("v", 3 * MINUTE) == 8 * MINUTE
 
@@ -111,7 +112,7 @@ def test_a_keep_alive_given_to_another_process_is_kept(
 ) -> None:
     processes = [ExpiryTracker(5 * MINUTE), ExpiryTracker(5 * MINUTE)]
     for process, keep_alive, at in uses:
-        processes[order[process]].touch("v", keep_alive, at, at)
+        use_once(processes[order[process]], "v", keep_alive, at, at)
     reports = [process.uses() for process in processes]
     for process in processes:
         process.learn(reports)
@@ -123,8 +124,8 @@ def test_a_keep_alive_given_to_another_process_is_kept(
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_the_latest_use_in_any_process_counts_also_if_the_clock_was_set_back(order: tuple[int, int]) -> None:
     processes = [ExpiryTracker(5 * MINUTE), ExpiryTracker(5 * MINUTE)]
-    processes[order[0]].touch("v", None, at=1, now=60 * MINUTE)
-    processes[order[1]].touch("v", MINUTE, at=2, now=10 * MINUTE)
+    use_once(processes[order[0]], "v", None, at=1, now=60 * MINUTE)
+    use_once(processes[order[1]], "v", MINUTE, at=2, now=10 * MINUTE)
     uses = [process.uses() for process in processes]
     for process in processes:
         process.learn(uses)
@@ -145,7 +146,7 @@ def test_a_use_learnt_from_another_process_is_kept_when_that_process_is_gone() -
 
 def test_uses_survive_their_encoding() -> None:
     expiry = ExpiryTracker(MINUTE)
-    expiry.touch("v", KeepAlive.parse(-1), 2**62, 2**62)
+    use_once(expiry, "v", KeepAlive.parse(-1), 2**62, 2**62)
     running = expiry.begin("w", None, 0, 0)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(expiry.uses()), type=ModelUses) == expiry.uses()
     running.end(1, 1)
