@@ -3,7 +3,7 @@
     python3 -m deploy.local.setup [--engine auto|cpu|cuda] PART...
 
 Parts: dev (.venv), vllm (.venv-vllm or .venv-vllm-cuda), smollm2 and minilm (demonstration models for chat and
-embeddings), test-models, clients (.venv-clients: Ollama clients in Python and JavaScript). Needs only Python 3.11 or
+embeddings), test-models, clients (.venv-clients: stock clients in Python and JavaScript). Needs only Python 3.11 or
 newer. Run it from the root of the checkout. Parts that are up to date are skipped.
 """
 
@@ -165,7 +165,7 @@ def clients() -> Step:
             shutil.copy(path, folder)
         npm("installing the JavaScript clients", folder, "ci", "--omit=optional")
 
-    title = "clients written for Ollama (.venv-clients, 700 MB)"
+    title = "stock clients for Ollama, OpenAI and Anthropic (.venv-clients, 800 MB)"
     return Step(title, CLIENTS / ".stamp", (lock, *manifest), PYTHON, work, 2 * 10**9)
 
 
