@@ -27,9 +27,21 @@ class ClientError(Exception):
 
     status = 500
 
-    def __init__(self, text: str, *, status: int | None = None, retry_after: int | None = None) -> None:
+    def __init__(
+        self,
+        text: str,
+        *,
+        status: int | None = None,
+        retry_after: int | None = None,
+        param: str | None = None,
+        code: str | None = None,
+    ) -> None:
         super().__init__(text)
         self.text = text
+        self.param = param
+        """The field at fault, for OpenAI's clients."""
+        self.code = code
+        """A word for programs, for OpenAI's clients."""
         self.retry_after = retry_after
         """Seconds for the Retry-After header, if waiting can help."""
         if status is not None:
@@ -76,10 +88,20 @@ class ServerBusy(ClientError):
 class AttemptFailed(Exception):
     """`status` and `text` go to the client after the last attempt."""
 
-    def __init__(self, text: str, *, status: int = 502, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        text: str,
+        *,
+        status: int = 502,
+        retry_after: float | None = None,
+        param: str | None = None,
+        code: str | None = None,
+    ) -> None:
         super().__init__(text)
         self.text = text
         self.status = status
+        self.param = param
+        self.code = code
         self.retry_after = retry_after
         """Seconds in the worker's Retry-After header."""
 

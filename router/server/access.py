@@ -39,6 +39,7 @@ _UNREMEMBERED_HEADERS = _FORWARDING_HEADERS | {b"sec-fetch-site"}
 _LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
 _BEARER = re.compile(r"Bearer +([^ ]+) *\Z", re.IGNORECASE)
 _SLASHES = re.compile(r"/+")
+_BEARER_ONLY = (b"www-authenticate", b"Bearer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +55,16 @@ class EarlyResponse:
     """The complete response to a refused request or to OPTIONS."""
 
     status: int
-    body: bytes = b""
+    text: str = ""
+    """Of the error; without it, the body is empty."""
     headers: Headers = ()
     refusal: Refusal | None = None
     """None for OPTIONS."""
+    code: str | None = None
+    """Of OpenAI's error."""
+
+    def body(self, path: str, request_id: str) -> bytes:
+        return error_body(path, self.status, self.text, request_id, code=self.code) if self.text else b""
 
 
 class AccessRequest(NamedTuple):
@@ -188,7 +195,7 @@ class Access:
             return Allowed(name, headers)
         if self.allow_anonymous:
             return Allowed(headers=headers)
-        return _unauthorized(path, headers, (unknown_key if secret else missing_key)(request.client or ""))
+        return _unauthorized(headers, (unknown_key if secret else missing_key)(request.client or ""))
 
     def _authorize_admin(self, request: AccessRequest, path: str, headers: Headers) -> Allowed | EarlyResponse:
         """Admit local requests and the admin key.
@@ -201,11 +208,11 @@ class Access:
         if self.admin_digest is None:
             text = "only from the router's own machine; set VLLAMA_ADMIN_KEY to open it to others"
             refusal = admin_from_elsewhere(path, request.client or "")
-            return EarlyResponse(403, error_body(path, 403, text), (_JSON, *headers), refusal)
+            return EarlyResponse(403, text, headers, refusal)
         secret = _secret(request)
         if secret and hmac.compare_digest(digest(secret), self.admin_digest):
             return Allowed("admin", headers)
-        return _unauthorized(path, headers, (unknown_key if secret else missing_key)(request.client or "", admin=True))
+        return _unauthorized(headers, (unknown_key if secret else missing_key)(request.client or "", admin=True))
 
 
 _Short: TypeAlias = tuple[str, str, bytes | None, bytes | None, str | None, str | None, bytes | None]
@@ -255,17 +262,13 @@ def normalize_path(path: str) -> str:
     return _SLASHES.sub("/", f"/{path.strip('/')}")
 
 
-_JSON = (b"content-type", b"application/json; charset=utf-8")
-
-
 def _forbidden(refusal: Refusal) -> EarlyResponse:
     """Ollama's empty response."""
     return EarlyResponse(403, refusal=refusal)
 
 
-def _unauthorized(path: str, headers: Headers, refusal: Refusal) -> EarlyResponse:
-    body = error_body(path, 401, "unauthorized")
-    return EarlyResponse(401, body, (_JSON, (b"www-authenticate", b"Bearer"), *headers), refusal)
+def _unauthorized(headers: Headers, refusal: Refusal) -> EarlyResponse:
+    return EarlyResponse(401, "unauthorized", (_BEARER_ONLY, *headers), refusal, "invalid_api_key")
 
 
 def _is_admin(path: str) -> bool:

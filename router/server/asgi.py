@@ -156,9 +156,16 @@ async def _discard(receive: Receive) -> None:
         remaining -= len(message.get("body", b""))
 
 
-async def send_error(send: Send, error: ClientError, path: str = "") -> None:
-    """Send an error in the format of the path's API; Ollama's without a path (R046)."""
+async def send_error(send: Send, error: ClientError, path: str = "", request_id: str = "") -> None:
+    """Send an error in the format of the path's API; Ollama's without a path (R046).
+
+    `request_id`: part of Anthropic's format.
+    """
     headers: Headers = []
     if error.retry_after is not None:
         headers.append((b"retry-after", str(error.retry_after).encode()))
-    await send_response(send, error.status, error_body(path, error.status, error.text), headers=headers)
+    await send_response(send, error.status, client_error_body(path, error, request_id), headers=headers)
+
+
+def client_error_body(path: str, error: ClientError, request_id: str) -> bytes:
+    return error_body(path, error.status, error.text, request_id, param=error.param, code=error.code)

@@ -13,6 +13,7 @@ from vllama_pool.router.server.client_probe import ClientProbe
 from vllama_pool.router.server.cycle_protocol import CycleProtocol
 from vllama_pool.router.server.disconnect import DISCONNECT, DisconnectSignal
 from vllama_pool.router.server.request_cycle import RequestCycle
+from vllama_pool.router.telemetry.request_record import RECORD
 
 UNEXPECTED_EOF = "unexpected EOF"
 
@@ -136,7 +137,7 @@ class ConnectionProtocol(CycleProtocol):
             self.pipeline.pop(0)
             return
         if not latest.response_started:
-            latest.transport.write(_unexpected_eof(latest.scope["path"]))
+            latest.transport.write(_unexpected_eof(latest))
         self._disconnect()
 
 
@@ -155,12 +156,13 @@ def enable_keepalive(listening: socket.socket) -> None:
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
 
 
-def _unexpected_eof(path: str) -> bytes:
-    body = error_body(path, 400, UNEXPECTED_EOF)
-    head = (
-        "HTTP/1.1 400 Bad Request",
-        f"content-type: {JSON}",
-        f"content-length: {len(body)}",
-        "connection: close",
+def _unexpected_eof(cycle: RequestCycle) -> bytes:
+    path, record = cycle.scope["path"], cycle.scope.get(RECORD)
+    body = error_body(path, 400, UNEXPECTED_EOF, record.id if record else "")
+    headers = (
+        (b"content-type", JSON.encode()),
+        (b"content-length", b"%d" % len(body)),
+        *cycle.extra_headers,
+        (b"connection", b"close"),
     )
-    return "\r\n".join((*head, "", "")).encode("latin-1") + body
+    return b"HTTP/1.1 400 Bad Request\r\n" + b"".join(b"%b: %b\r\n" % pair for pair in headers) + b"\r\n" + body

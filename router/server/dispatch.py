@@ -7,7 +7,6 @@ from http import HTTPStatus
 from types import MappingProxyType
 
 from vllama_pool.router.errors import ClientError, TooLarge, UnknownEncoding
-from vllama_pool.router.protocol.error_bodies import error_body
 from vllama_pool.router.protocol.ollama.fixed_routes import FixedRequest, FixedRoute
 from vllama_pool.router.server.asgi import (
     App,
@@ -15,6 +14,7 @@ from vllama_pool.router.server.asgi import (
     Receive,
     Scope,
     Send,
+    client_error_body,
     decode_body,
     read_body,
     request_headers,
@@ -24,7 +24,7 @@ from vllama_pool.router.server.asgi import (
     too_large,
 )
 from vllama_pool.router.server.paths import NotAllowed, Paths, Redirect, Rejection
-from vllama_pool.router.telemetry.request_record import CLIENT_CLOSED_REQUEST, RECORD, name_model
+from vllama_pool.router.telemetry.request_record import CLIENT_CLOSED_REQUEST, RECORD, name_model, request_id
 
 BODY_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 TEXT = "text/plain"
@@ -70,7 +70,8 @@ class Dispatcher:
         elif fixed := self._fixed.get(path) or self._parents.get(path.rpartition("/")[0]):
             await self._answer(fixed, scope, receive, send)
         elif (refusal := self._refusal(scope)) is not None:
-            await send_and_drain(scope, receive, send, refusal.status, error_body(path, refusal.status, refusal.text))
+            body = client_error_body(path, refusal, request_id(scope))
+            await send_and_drain(scope, receive, send, refusal.status, body)
         else:
             await self._app(scope, receive, send)
 
@@ -103,7 +104,7 @@ class Dispatcher:
                 name_model(scope, fixed.model(body))
             await send_response(send, reply.status, reply.body, content_type=reply.content_type)
         except ClientError as error:
-            await send_error(send, error, fixed_request.path)
+            await send_error(send, error, fixed_request.path, request_id(scope))
         except ClientDisconnected:
             scope[RECORD].status = CLIENT_CLOSED_REQUEST
 

@@ -12,22 +12,21 @@ from litestar.types import ExceptionHandlersMap
 
 from vllama_pool.router.errors import ClientError
 from vllama_pool.router.protocol.error_bodies import error_body
-from vllama_pool.router.server.asgi import INTERNAL_ERROR, JSON, ClientDisconnected, too_large
-from vllama_pool.router.telemetry.request_record import CLIENT_CLOSED_REQUEST, LOGGED_TEXT_LENGTH
+from vllama_pool.router.server.asgi import INTERNAL_ERROR, JSON, ClientDisconnected, client_error_body, too_large
+from vllama_pool.router.telemetry.request_record import CLIENT_CLOSED_REQUEST, LOGGED_TEXT_LENGTH, request_id
 
 _log = logging.getLogger(__name__)
 
 
-def _json(
-    request: Request[Any, Any, Any], status: int, text: str, headers: dict[str, str] | None = None
-) -> Response[bytes]:
-    body = error_body(request.scope["path"], status, text)
-    return Response(body, status_code=status, media_type=JSON, headers=headers)
+def _json(request: Request[Any, Any, Any], status: int, text: str) -> Response[bytes]:
+    body = error_body(request.scope["path"], status, text, request_id(request.scope))
+    return Response(body, status_code=status, media_type=JSON)
 
 
 def client_error(request: Request[Any, Any, Any], error: ClientError) -> Response[bytes]:
     retry_after = {"retry-after": str(error.retry_after)} if error.retry_after is not None else None
-    return _json(request, error.status, error.text, retry_after)
+    body = client_error_body(request.scope["path"], error, request_id(request.scope))
+    return Response(body, status_code=error.status, media_type=JSON, headers=retry_after)
 
 
 def http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:

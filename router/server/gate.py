@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
-import secrets
 from collections.abc import Awaitable, Callable
 
 from vllama_pool.router.protocol.error_bodies import error_body
 from vllama_pool.router.server.access import Access, AccessDecisions, Allowed, EarlyResponse
 from vllama_pool.router.server.asgi import (
     INTERNAL_ERROR,
+    JSON,
     App,
     Receive,
     Scope,
@@ -25,6 +24,7 @@ from vllama_pool.router.server.asgi import (
 )
 from vllama_pool.router.server.paths import clean_path
 from vllama_pool.router.server.refusal import ON_REFUSAL, Refusal
+from vllama_pool.router.server.request_ids import REQUEST_ID, RequestIds, id_headers
 from vllama_pool.router.server.writer import WRITER, response_writer
 from vllama_pool.router.telemetry.request_record import (
     CLIENT_CLOSED_REQUEST,
@@ -34,10 +34,6 @@ from vllama_pool.router.telemetry.request_record import (
 )
 
 _log = logging.getLogger(__name__)
-
-REQUEST_ID = b"x-request-id"
-_ID_BATCH = 256
-_SAFE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}\Z")
 
 
 class Gate:
@@ -81,8 +77,8 @@ class Gate:
         raised = True
         try:
             decision = self._decisions.decide(scope, headers)
-            if sent_id is not None:
-                writer.extra_headers = ((REQUEST_ID, record.id.encode()), *decision.headers)
+            if sent_id is not None or not path.startswith("/api/"):
+                writer.extra_headers = (*id_headers(path, record.id, sent=sent_id is not None), *decision.headers)
             elif decision.headers:
                 writer.extra_headers = decision.headers
             if isinstance(decision, Allowed):
@@ -98,7 +94,7 @@ class Gate:
             if writer.status:
                 raise  # the server logs it
             _log.error("unexpected error while serving %r", record.path, exc_info=error)
-            await send_response(writer.send, 500, error_body(path, 500, INTERNAL_ERROR))
+            await send_response(writer.send, 500, error_body(path, 500, INTERNAL_ERROR, record.id))
         finally:
             del scope[WRITER]  # which may refer to the scope: no garbage to collect
             record.status = writer.status or record.status
@@ -114,7 +110,8 @@ class Gate:
         if response.refusal is not None:
             record.reason = response.refusal.reason
             self._on_refusal(response.refusal)
-        return send_and_drain(scope, receive, send, response.status, response.body, content_type="")
+        body = response.body(scope["path"], record.id)
+        return send_and_drain(scope, receive, send, response.status, body, content_type=JSON if body else "")
 
 
 def outcome(status: int) -> str:
@@ -124,19 +121,3 @@ def outcome(status: int) -> str:
     if status == CLIENT_CLOSED_REQUEST:
         return "client gone"
     return "error" if status == 500 else "refused"
-
-
-class RequestIds:
-    """Random ids, 64 bits each. One system call makes many."""
-
-    def __init__(self) -> None:
-        self._unused: list[str] = []
-
-    def choose(self, sent_id: bytes | None) -> str:
-        """Return the client's X-Request-Id if it is safe in logs and headers, else a new id."""
-        if sent_id and _SAFE_ID.match(sent_id):
-            return sent_id.decode()
-        if not self._unused:
-            digits = secrets.token_hex(_ID_BATCH * 8)
-            self._unused = [digits[start : start + 16] for start in range(0, len(digits), 16)]
-        return self._unused.pop()

@@ -69,6 +69,10 @@ class RequestRecord(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
         return self.method in READ_METHODS or self.path in READ_PATHS or self.status >= 300
 
 
+def request_id(scope: Mapping[str, object]) -> str:
+    return cast(RequestRecord, scope[RECORD]).id
+
+
 def name_model(scope: Mapping[str, object], requested: str, source: str = "") -> RequestRecord:
     """Note the model of the request in its record."""
     record = cast(RequestRecord, scope[RECORD])

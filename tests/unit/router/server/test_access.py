@@ -48,7 +48,7 @@ def refused(access: Access, request: AccessRequest) -> Reason:
     """Return the reason of an empty 403."""
     decision = access.decide(request)
     assert isinstance(decision, EarlyResponse), decision
-    assert (decision.status, decision.body, decision.headers) == (403, b"", ())
+    assert (decision.status, decision.text, decision.headers) == (403, "", ())
     assert decision.refusal is not None
     return decision.refusal.reason
 
@@ -285,7 +285,7 @@ def test_x_api_key_is_accepted_unless_a_bearer_token_is_sent() -> None:
 def test_an_unknown_authorization_gets_401(authorization: str | None) -> None:
     decision = PUBLIC.decide(CHAT._replace(authorization=authorization))
     assert isinstance(decision, EarlyResponse)
-    assert (decision.status, decision.body) == (401, b'{"error":"unauthorized"}')
+    assert (decision.status, decision.text) == (401, "unauthorized")
     assert (b"www-authenticate", b"Bearer") in decision.headers
 
 
@@ -327,11 +327,22 @@ def test_only_the_health_checks_need_no_key(method: str, path: str, open_: bool)
         ("/metrics", {"error": "unauthorized"}),
         (
             "/v1/chat/completions",
-            {"error": {"message": "unauthorized", "type": "api_error", "param": None, "code": None}},
+            {
+                "error": {
+                    "message": "unauthorized",
+                    "type": "authentication_error",
+                    "param": None,
+                    "code": "invalid_api_key",
+                }
+            },
         ),
         (
             "/v1/messages",
-            {"type": "error", "error": {"type": "authentication_error", "message": "unauthorized"}},
+            {
+                "type": "error",
+                "error": {"type": "authentication_error", "message": "unauthorized"},
+                "request_id": "req_id-1",
+            },
         ),
     ],
 )
@@ -339,7 +350,7 @@ def test_a_401_body_has_the_shape_of_the_paths_api(path: str, body: dict[str, An
     access = replace(PUBLIC, admin_digest=digest(ADMIN))
     decision = access.decide(AccessRequest("POST", path, client="10.0.0.1"))
     assert isinstance(decision, EarlyResponse)
-    assert json.loads(decision.body) == body
+    assert json.loads(decision.body(path, "id-1")) == body
 
 
 # Operations.

@@ -1,14 +1,16 @@
-"""Reading and decoding request bodies."""
+"""Request bodies and error responses."""
 
+import json
 import threading
 from collections.abc import MutableMapping
 from typing import Any
 
 import pytest
 
-from vllama_pool.router.errors import BadRequest, TooLarge
+from tests.support.asgi import FakeClient
+from vllama_pool.router.errors import BadRequest, ClientError, ServerBusy, TooLarge
 from vllama_pool.router.offload import INLINE_BYTES
-from vllama_pool.router.server.asgi import ClientDisconnected, Receive, decode_body, read_body
+from vllama_pool.router.server.asgi import ClientDisconnected, Receive, decode_body, read_body, send_error
 
 
 def receiving(*messages: MutableMapping[str, Any]) -> Receive:
@@ -63,3 +65,28 @@ async def test_a_body_over_the_limit_is_refused_before_its_end(messages: list[Mu
 async def test_a_disconnect_within_the_body_raises_client_disconnected() -> None:
     with pytest.raises(ClientDisconnected):
         await read_body(receiving(part(b"a"), {"type": "http.disconnect"}), 10)
+
+
+async def sent(error: ClientError, path: str, request_id: str = "") -> FakeClient:
+    client = FakeClient()
+    await send_error(client.send, error, path, request_id)
+    return client
+
+
+async def test_an_error_has_its_field_and_code_for_openais_clients() -> None:
+    client = await sent(BadRequest("too many", param="n", code="too_many"), "/v1/completions")
+    assert (client.status, json.loads(client.body)["error"]) == (
+        400,
+        {"message": "too many", "type": "invalid_request_error", "param": "n", "code": "too_many"},
+    )
+
+
+@pytest.mark.parametrize(("path", "kind"), [("/v1/messages", "overloaded_error"), ("/v1/responses", "api_error")])
+async def test_an_overload_says_when_to_come_back(path: str, kind: str) -> None:
+    client = await sent(ServerBusy("busy", retry_after=3), path, "a1")
+    assert (client.status, client.headers[b"retry-after"]) == (503, b"3")
+    assert json.loads(client.body)["error"]["type"] == kind
+
+
+async def test_an_anthropic_error_names_its_request() -> None:
+    assert json.loads((await sent(BadRequest("no"), "/v1/messages", "a1")).body)["request_id"] == "req_a1"

@@ -1,5 +1,7 @@
 """The dispatcher: fixed routes, and requests refused before a handler is called."""
 
+import json
+
 import pytest
 
 from tests.support.asgi import DISCONNECT, FakeClient, body_part, http_scope
@@ -50,6 +52,24 @@ async def test_a_hot_path_gets_no_refused_bodies(headers: dict[str, str], status
         raise AssertionError
 
     assert (await call_hot(hot, **headers)).status == status
+
+
+@pytest.mark.parametrize(("headers", "status"), [({"content_length": "11"}, 413), ({"content_encoding": "gzip"}, 415)])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/rerank", "/api/chat"])
+async def test_a_refused_body_gets_an_error_in_the_format_of_the_paths_api(
+    path: str, headers: dict[str, str], status: int
+) -> None:
+    client = FakeClient(body_part(b"", more=False))
+    dispatcher = Dispatcher(served, [], [], 10, {path: served})
+    await dispatcher(http_scope("POST", path, **headers), client.receive, client.send)
+    error = json.loads(client.body)
+    text = {413: "request body is larger than", 415: "request bodies in gzip are not supported"}[status]
+    assert client.status == status
+    if path == "/api/chat":
+        assert error["error"].startswith(text)
+    else:
+        assert error["error"]["message"].startswith(text)
+        assert error.get("request_id") == ("req_id-1" if path == "/v1/messages" else None)
 
 
 async def test_lifespan_events_pass_through() -> None:

@@ -64,7 +64,11 @@ async def fetch(path: str) -> httpx.Response:
         ),
         (
             "/v1/messages/bad",
-            {"type": "error", "error": {"type": "invalid_request_error", "message": "no such thing"}},
+            {
+                "type": "error",
+                "error": {"type": "invalid_request_error", "message": "no such thing"},
+                "request_id": "req_id-1",
+            },
         ),
     ],
 )

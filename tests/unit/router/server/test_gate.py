@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from vllama_pool.config.api_keys import ApiKey, by_digest, digest
 from vllama_pool.router.server.access import Access
 from vllama_pool.router.server.asgi import App as App_
 from vllama_pool.router.server.asgi import Receive, Send, send_response
-from vllama_pool.router.server.gate import Gate, RequestIds
+from vllama_pool.router.server.gate import Gate
 from vllama_pool.router.server.refusal import ON_REFUSAL, Reason, Refusal, malformed
 from vllama_pool.router.telemetry.request_record import RECORD, RequestRecord
 
@@ -109,6 +110,34 @@ async def test_the_clients_request_id_is_echoed_on_every_response(access: Access
     assert (client.status, client.headers[b"x-request-id"]) == (status, b"mine")
 
 
+@pytest.mark.parametrize(("access", "status"), [(Access(), 200), (Access(allow_anonymous=False), 401)])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/nothing", "/tokenize", "/v1/messages"])
+async def test_openais_and_anthropics_responses_name_the_request(path: str, access: Access, status: int) -> None:
+    observed, client = Observed(), FakeClient()
+    await observed.gate(App(), access)(http_scope("POST", path), client.receive, client.send)
+    assert client.status == status
+    assert client.headers[b"x-request-id"].decode() == observed.record.id
+    anthropic = f"req_{observed.record.id}".encode() if path == "/v1/messages" else None
+    assert client.headers.get(b"request-id") == anthropic
+
+
+async def test_a_refusal_has_the_format_of_the_paths_api_and_names_the_request() -> None:
+    _, client = await respond(http_scope("POST", "/v1/messages", x_request_id="mine"), Access(allow_anonymous=False))
+    assert (client.status, client.headers[b"content-type"]) == (401, b"application/json; charset=utf-8")
+    assert (json.loads(client.body)["request_id"], client.headers[b"request-id"]) == ("req_mine", b"req_mine")
+
+
+async def test_an_unexpected_error_has_the_format_of_the_paths_api_and_names_the_request() -> None:
+    async def raising(scope: Any, receive: Any, send: Any) -> None:
+        raise ValueError("a bug")
+
+    for path, kind in (("/v1/messages", "api_error"), ("/v1/responses", "api_error"), ("/rerank", "api_error")):
+        observed, client = Observed(), FakeClient()
+        await observed.gate(raising, Access())(http_scope("POST", path), client.receive, client.send)
+        assert (client.status, json.loads(client.body)["error"]["type"]) == (500, kind)
+        assert client.headers[b"x-request-id"].decode() == observed.record.id
+
+
 async def test_an_unsafe_request_id_is_replaced_in_the_scope_and_in_the_response() -> None:
     app, client = await respond(http_scope("GET", "/", x_request_id='a"b'), Access())
     assert client.headers[b"x-request-id"] == app.scopes[0][RECORD].id.encode()
@@ -130,19 +159,6 @@ async def test_cors_headers_are_added_after_the_apps_own_and_to_the_response_sta
 async def test_lifespan_events_pass_through_unchecked() -> None:
     app, _ = await respond({"type": "lifespan"}, Access(allow_anonymous=False))
     assert app.scopes == [{"type": "lifespan"}]
-
-
-@pytest.mark.parametrize("safe", ["a", "A-z_0.9", "x" * 64])
-def test_a_safe_request_id_is_kept(safe: str) -> None:
-    assert RequestIds().choose(safe.encode()) == safe
-
-
-@pytest.mark.parametrize("unsafe", [None, "", "x" * 65, "a b", "a\n", "é"])
-def test_a_missing_or_unsafe_request_id_is_replaced_by_a_new_one(unsafe: str | None) -> None:
-    ids = RequestIds()
-    new = {ids.choose(unsafe.encode() if unsafe is not None else None) for _ in range(1000)}
-    assert len(new) == 1000
-    assert all(ids.choose(known.encode()) == known for known in new)
 
 
 @pytest.mark.parametrize("path", ["//api/chat", "/./api/chat", "/x/../api/chat", "/../api//chat"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import random
 import tracemalloc
 import weakref
@@ -19,6 +20,8 @@ from tests.support.until import auntil
 from vllama_pool.router.server.http_protocol import BoundedProtocol
 from vllama_pool.router.server.refusal import ON_REFUSAL, Reason, Refusal
 from vllama_pool.router.server.request_reader import MAX_HEAD
+from vllama_pool.router.server.writer import WRITER
+from vllama_pool.router.telemetry.request_record import RECORD, RequestRecord
 
 IDLE_SECONDS = 0.1
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -101,6 +104,9 @@ class Connection:
         lines = (b"HTTP/1.0 " + status, b"HTTP/1.1 " + status)
         await auntil(lambda: sum(map(self.transport.written.count, lines)) == count, 5, f"{count} responses")
         return self.transport.written
+
+    def half_close(self) -> None:
+        self._protocol.eof_received()
 
     def close(self) -> None:
         self._protocol.connection_lost(None)
@@ -461,3 +467,37 @@ async def test_a_lost_connection_and_its_requests_leave_no_garbage(request_: byt
         assert (protocol(), cycle()) == (None, None)
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/chat", {"error": "unexpected EOF"}),
+        (
+            "/v1/responses",
+            {"error": {"message": "unexpected EOF", "type": "invalid_request_error", "param": None, "code": None}},
+        ),
+        (
+            "/v1/messages",
+            {
+                "type": "error",
+                "error": {"type": "invalid_request_error", "message": "unexpected EOF"},
+                "request_id": "req_a1",
+            },
+        ),
+    ],
+)
+async def test_a_half_close_within_a_body_gets_a_400_of_the_paths_api_with_the_responses_headers(
+    connection: Connection, path: str, body: object
+) -> None:
+    connection.feed(b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc" % path.encode())
+    await auntil(lambda: bool(connection.scopes), 5, "the request")
+    (scope,) = connection.scopes
+    scope[RECORD] = RequestRecord(id="a1")
+    scope[WRITER].extra_headers = ((b"x-request-id", b"a1"),)
+    connection.half_close()
+    head, _, sent = connection.transport.written.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"\r\nx-request-id: a1\r\n" in head
+    assert b"\r\ncontent-length: %d\r\n" % len(sent) in head
+    assert json.loads(sent) == body
