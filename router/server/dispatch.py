@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Container, Iterable, Mapping
 from http import HTTPStatus
 from types import MappingProxyType
 
@@ -24,10 +24,12 @@ from vllama_pool.router.server.asgi import (
     too_large,
 )
 from vllama_pool.router.server.paths import NotAllowed, Paths, Redirect, Rejection
+from vllama_pool.router.server.zstd_body import ZSTD_PATHS, DecodedBody
 from vllama_pool.router.telemetry.request_record import CLIENT_CLOSED_REQUEST, RECORD, name_model, request_id
 
 BODY_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 TEXT = "text/plain"
+ZSTD = "zstd"
 NOT_FOUND = b"404 page not found"
 NOT_ALLOWED = b"405 method not allowed"
 
@@ -42,12 +44,14 @@ class Dispatcher:
         fixed: Iterable[FixedRoute],
         body_limit: int,
         hot: Mapping[str, App] = MappingProxyType({}),
+        zstd_paths: Container[str] = ZSTD_PATHS,
     ) -> None:
         """`served`: the paths of `app` with their methods. They win over `fixed` routes. `hot`: apps of paths served by
-        POST, called without `app`."""
+        POST, called without `app`. `zstd_paths`: those that accept bodies in zstd."""
         self._app = app
         self._hot = dict(hot)
         self._body_limit = body_limit
+        self._zstd_paths = zstd_paths
         served = [*((path, tuple(methods)) for path, methods in served), *((path, ("POST",)) for path in hot)]
         served_paths = {path for path, _ in served}
         table = [route for route in fixed if route.path not in served_paths]
@@ -59,7 +63,7 @@ class Dispatcher:
         if scope["type"] != "http":
             return self._app(scope, receive, send)
         hot = self._hot.get(scope["path"]) if scope["method"] == "POST" else None
-        serve = self._serve if hot is None or self._refusal(scope) is not None else hot
+        serve = hot if hot is not None and self._is_plain(scope) else self._serve
         return serve(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,19 +77,27 @@ class Dispatcher:
             body = client_error_body(path, refusal, request_id(scope))
             await send_and_drain(scope, receive, send, refusal.status, body)
         else:
-            await self._app(scope, receive, send)
+            if _encoding(scope) == ZSTD:
+                receive = DecodedBody(receive, self._body_limit)
+            app = self._hot.get(path, self._app) if scope["method"] == "POST" else self._app
+            await app(scope, receive, send)
+
+    def _is_plain(self, scope: Scope) -> bool:
+        """True for a body that is neither encoded nor known to be too large."""
+        headers = request_headers(scope)
+        return b"content-encoding" not in headers and not self._is_too_large(headers)
+
+    def _is_too_large(self, headers: Mapping[bytes, bytes]) -> bool:
+        length = headers.get(b"content-length")
+        return length is not None and int(length) > self._body_limit
 
     def _refusal(self, scope: Scope) -> ClientError | None:
-        headers = request_headers(scope)
-        length = headers.get(b"content-length")
-        if length is not None and int(length) > self._body_limit:
+        if self._is_too_large(request_headers(scope)):
             return TooLarge(too_large(self._body_limit))
-        if b"content-encoding" not in headers:
+        encoding = _encoding(scope)
+        if not encoding or (encoding == ZSTD and scope["path"] in self._zstd_paths):
             return None
-        encoding = headers[b"content-encoding"].decode("latin-1").strip().lower()
-        if encoding not in ("", "identity") and scope["method"] in BODY_METHODS:
-            return UnknownEncoding(f"request bodies in {encoding[:40]} are not supported; send them uncompressed")
-        return None
+        return UnknownEncoding(f"request bodies in {encoding[:40]} are not supported; send them uncompressed")
 
     async def _answer(self, fixed: FixedRoute, scope: Scope, receive: Receive, send: Send) -> None:
         fixed_request = FixedRequest(scope["method"], scope["path"])
@@ -107,6 +119,14 @@ class Dispatcher:
             await send_error(send, error, fixed_request.path, request_id(scope))
         except ClientDisconnected:
             scope[RECORD].status = CLIENT_CLOSED_REQUEST
+
+
+def _encoding(scope: Scope) -> str:
+    """Return the body's encoding; "" if it has none."""
+    if scope["method"] not in BODY_METHODS:
+        return ""
+    encoding = request_headers(scope).get(b"content-encoding", b"").decode("latin-1").strip().lower()
+    return "" if encoding == "identity" else encoding
 
 
 async def _send_rejection(rejection: Rejection, scope: Scope, receive: Receive, send: Send) -> None:

@@ -97,7 +97,7 @@ PURE = ("router/protocol", "router/balance", "router/routing", "router/admission
 PURE_MODULES = (
     *("router/server/access.py", "router/server/chunk_scanner.py", "router/server/cors.py", "router/server/paths.py"),
     *("router/server/request_head.py", "router/server/request_target.py", "config/names.py"),
-    *("router/server/refusal.py", "config/redis_address.py", "config/redaction.py"),
+    *("router/server/refusal.py", "router/server/zstd_stream.py", "config/redis_address.py", "config/redaction.py"),
 )
 INPUT_OUTPUT = {
     *("aiohttp", "anyio", "asyncio", "concurrent", "http", "httptools", "httpx", "litestar", "multiprocessing", "os"),
@@ -107,6 +107,7 @@ INPUT_OUTPUT = {
 THIRD_PARTY = {
     "litestar": ("router/handlers", "router/app.py", "router/server/error_handlers.py"),
     "redis": ("workers/registry",),
+    "backports": ("router/server/zstd_stream.py",),
     "httptools": ("router/upstream", "router/server/request_reader.py", "router/compat/wire.py", "workers/simulated"),
     "httpx": ("workers/vllm", "workers/agent", "router/discovery", "router/wiring.py", "router/cli/commands"),
     "vllm": (),

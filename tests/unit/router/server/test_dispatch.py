@@ -5,9 +5,21 @@ import json
 import pytest
 
 from tests.support.asgi import DISCONNECT, FakeClient, body_part, http_scope
+from tests.support.zstd import frame
+from vllama_pool.router.errors import ClientError
 from vllama_pool.router.protocol.ollama.fixed_routes import FixedRoute, always
-from vllama_pool.router.server.asgi import App, Receive, Scope, Send, send_and_drain, send_response
+from vllama_pool.router.server.asgi import (
+    App,
+    Receive,
+    Scope,
+    Send,
+    read_body,
+    send_and_drain,
+    send_error,
+    send_response,
+)
 from vllama_pool.router.server.dispatch import Dispatcher
+from vllama_pool.router.server.zstd_body import ZSTD_PATHS
 
 HI = FixedRoute("/hi", ("GET",), always(b"fixed"))
 
@@ -70,6 +82,72 @@ async def test_a_refused_body_gets_an_error_in_the_format_of_the_paths_api(
     else:
         assert error["error"]["message"].startswith(text)
         assert error.get("request_id") == ("req_id-1" if path == "/v1/messages" else None)
+
+
+async def reading(scope: Scope, receive: Receive, send: Send) -> None:
+    """Echo the body, as handlers read it."""
+    try:
+        await send_response(send, 200, await read_body(receive, 100))
+    except ClientError as error:
+        await send_error(send, error, scope["path"], "a1")
+
+
+async def send_encoded(path: str, body: bytes, encoding: str = "zstd", **headers: str) -> FakeClient:
+    client = FakeClient(body_part(body, more=False))
+    dispatcher = Dispatcher(reading, [("/cold", ("POST",))], [], 100, {path: reading})
+    await dispatcher(http_scope("POST", path, content_encoding=encoding, **headers), client.receive, client.send)
+    return client
+
+
+@pytest.mark.rule(178)
+@pytest.mark.parametrize("path", sorted(ZSTD_PATHS))
+@pytest.mark.parametrize("encoding", ["zstd", "Zstd", " zstd "])
+async def test_a_zstd_body_reaches_handlers_of_openais_and_anthropics_main_routes_decoded(
+    path: str, encoding: str
+) -> None:
+    client = await send_encoded(path, frame(b"hello"), encoding)
+    assert (client.status, client.body) == (200, b"hello")
+
+
+@pytest.mark.rule(178)
+@pytest.mark.parametrize(
+    "path", ["/api/chat", "/v1/audio/transcriptions", "/v1/rerank", "/rerank", "/tokenize", "/cold"]
+)
+async def test_a_zstd_body_is_refused_on_other_routes(path: str) -> None:
+    client = await send_encoded(path, frame(b"hello"))
+    assert (client.status, b"zstd are not supported" in client.body) == (415, True)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "zstd, gzip", "zstd,zstd", "x-zstd", "x" * 100])
+@pytest.mark.parametrize("path", sorted(ZSTD_PATHS))
+async def test_other_encodings_are_refused_on_the_routes_with_zstd_too(path: str, encoding: str) -> None:
+    client = await send_encoded(path, b"hello", encoding)
+    error = json.loads(client.body)["error"]
+    assert (client.status, error["type"]) == (415, "invalid_request_error")
+    assert error["message"] == f"request bodies in {encoding[:40]} are not supported; send them uncompressed"
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "openai", "anthropic"),
+    [
+        (b"{}", {}, 400, "invalid_request_error", "invalid_request_error"),
+        (frame(b"hello")[:-1], {}, 400, "invalid_request_error", "invalid_request_error"),
+        (frame(b"a" * 101), {}, 413, "invalid_request_error", "request_too_large"),
+        (b"", {"content_length": "101"}, 413, "invalid_request_error", "request_too_large"),
+    ],
+)
+@pytest.mark.parametrize("path", sorted(ZSTD_PATHS))
+async def test_a_bad_zstd_body_gets_an_error_in_the_format_of_the_paths_api(
+    path: str, body: bytes, headers: dict[str, str], status: int, openai: str, anthropic: str
+) -> None:
+    client = await send_encoded(path, body, **headers)
+    kind = anthropic if path.startswith("/v1/messages") else openai
+    assert (client.status, json.loads(client.body)["error"]["type"]) == (status, kind)
+
+
+@pytest.mark.parametrize("encoding", ["identity", "", "Identity"])
+async def test_an_identity_encoding_changes_nothing(encoding: str) -> None:
+    assert (await send_encoded("/api/chat", b"hello", encoding)).body == b"hello"
 
 
 async def test_lifespan_events_pass_through() -> None:
