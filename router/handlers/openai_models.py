@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from litestar import Request, Response, get
+from litestar import HttpMethod, Request, Response, get, route
 from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 
@@ -17,6 +17,7 @@ from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.server.asgi import JSON
 from vllama_pool.router.telemetry.request_record import name_model
 
+READ = (HttpMethod.GET, HttpMethod.HEAD)
 _MODEL_PATH = "/v1/models/"
 
 
@@ -26,11 +27,11 @@ def openai_model_routes(pool: Pool, routes: Callable[[], ModelRoutes]) -> list[H
     def models() -> list[ModelView]:
         return [model_view(listed) for listed in routes().list_models(pool) if listed.replicas]
 
-    @get("/v1/models", sync_to_thread=False)
+    @route("/v1/models", http_method=READ, status_code=200, sync_to_thread=False)
     def list_models() -> Response[bytes]:
         return Response(listing.openai_models(models()), media_type=JSON)
 
-    @get("/v1/models/{name:path}", sync_to_thread=False)
+    @route("/v1/models/{name:path}", http_method=READ, status_code=200, sync_to_thread=False)
     def get_model(request: Request[None, None, State]) -> Response[bytes]:
         name = str(request.scope["path"]).removeprefix(_MODEL_PATH)  # may contain slashes, as vLLM's names do
         name_model(request.scope, name)

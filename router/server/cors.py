@@ -14,8 +14,11 @@ _REQUEST_HEADERS = (
     b"Authorization,Content-Type,User-Agent,Accept,X-Requested-With,Openai-Beta,"
     b"X-Stainless-Arch,X-Stainless-Async,X-Stainless-Custom-Poll-Interval,X-Stainless-Helper-Method,"
     b"X-Stainless-Lang,X-Stainless-Os,X-Stainless-Package-Version,X-Stainless-Poll-Helper,"
-    b"X-Stainless-Retry-Count,X-Stainless-Runtime,X-Stainless-Runtime-Version,X-Stainless-Timeout"
+    b"X-Stainless-Retry-Count,X-Stainless-Runtime,X-Stainless-Runtime-Version,X-Stainless-Timeout,"
+    b"X-Stainless-Custom-Event-Handler,X-Stainless-Helper,X-Stainless-Raw-Response,X-Stainless-Read-Timeout,"
+    b"X-Stainless-Stream-Helper"
 )
+"""Ollama's, and in the last two lines the others of the SDKs of OpenAI and Anthropic."""
 _MAX_AGE = b"43200"
 
 

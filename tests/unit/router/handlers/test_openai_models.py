@@ -21,14 +21,14 @@ VECTORS = ModelInfo(name="org/vec", capabilities=("embedding",))
 TABLE = RoutingTable(models=(ModelRoute("unserved", (ServeTarget("nothing"),)),))
 
 
-async def fetch(path: str) -> httpx.Response:
+async def fetch(path: str, method: str = "GET") -> httpx.Response:
     pool = pool_of(Clock(), found("a", CHAT), found("b", VECTORS))
     routes = ModelRoutes(TABLE, random.Random(1))
     app = Litestar(
         openai_model_routes(pool, lambda: routes), exception_handlers=EXCEPTION_HANDLERS, logging_config=None
     )
     async with http_client(app) as client:
-        return await client.get(path)
+        return await client.request(method, path)
 
 
 @pytest.mark.rule(117)
@@ -39,10 +39,29 @@ async def test_v1_models_lists_the_models_that_have_workers() -> None:
 
 
 @pytest.mark.rule(117)
-@pytest.mark.parametrize("name", ["m", "M:latest", "org/vec"])
-async def test_one_model_is_found_by_any_spelling_and_echoes_the_requested_name(name: str) -> None:
-    response = await fetch(f"/v1/models/{name}")
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [
+        ("m", "m"),
+        ("M:latest", "M:latest"),
+        ("m%3Alatest", "m:latest"),
+        ("org/vec", "org/vec"),
+        ("org/vec:latest", "org/vec:latest"),
+        ("org%2Fvec", "org/vec"),
+        ("%6Frg%2fVEC%3alatest", "org/VEC:latest"),
+        ("registry.ollama.ai/library/m", "registry.ollama.ai/library/m"),
+    ],
+)
+async def test_one_model_is_found_by_any_spelling_and_echoes_the_requested_name(spelling: str, name: str) -> None:
+    response = await fetch(f"/v1/models/{spelling}")
     assert (response.status_code, response.json()["id"]) == (200, name)
+
+
+@pytest.mark.parametrize(("path", "status"), [("/v1/models", 200), ("/v1/models/org/vec", 200), ("/v1/models/no", 404)])
+async def test_a_head_request_has_the_status_and_headers_of_a_get(path: str, status: int) -> None:
+    response = await fetch(path, "HEAD")
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/json; charset=utf-8"
 
 
 @pytest.mark.parametrize("name", ["nope", "org/nope", "unserved"])

@@ -98,8 +98,24 @@ def test_a_preflight_lists_methods_headers_and_a_lifetime() -> None:
     assert named[b"access-control-max-age"] == b"43200"
     names = named[b"access-control-allow-headers"].lower().split(b",")
     assert {b"authorization", b"content-type", b"openai-beta", b"x-stainless-os"} <= set(names)
+    assert not {b"x-api-key", b"anthropic-version", b"anthropic-beta"} & set(names)
     varies = [value for name, value in headers if name == b"vary"]
     assert varies == [b"Origin", b"Access-Control-Request-Method, Access-Control-Request-Headers"]
+
+
+SDK_HEADERS = (
+    *("arch", "async", "custom-event-handler", "custom-poll-interval", "helper", "helper-method", "lang", "os"),
+    *("package-version", "poll-helper", "raw-response", "read-timeout", "retry-count", "runtime", "runtime-version"),
+    *("stream-helper", "timeout"),
+)
+"""What the SDKs of OpenAI and Anthropic send, in Python and JavaScript."""
+
+
+@pytest.mark.rule(181)
+@pytest.mark.parametrize("name", SDK_HEADERS)
+def test_a_preflight_allows_the_headers_of_the_sdks(name: str) -> None:
+    allowed = dict(Origins().preflight("http://localhost"))[b"access-control-allow-headers"].lower().split(b",")
+    assert f"x-stainless-{name}".encode() in allowed
 
 
 def test_a_preflight_with_any_origin_allowed_does_not_vary() -> None:
