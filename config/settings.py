@@ -162,7 +162,11 @@ class RouterSettings(_Settings):
     first_token_timeout: Annotated[Duration, Env("VLLAMA_FIRST_TOKEN_TIMEOUT")] = 300.0
     """Time from sending a request to a worker to its first content."""
     stall_timeout: Annotated[Duration, Env("VLLAMA_STALL_TIMEOUT")] = 120.0
-    """Maximum pause within an answer, streamed or not."""
+    """Maximum pause within an answer."""
+    answer_timeout: Annotated[Duration, Env("VLLAMA_ANSWER_TIMEOUT")] = 1800.0
+    """Time to the answer of a worker that sends nothing before it is complete, as on /v1 without `stream`."""
+    max_choices: Annotated[int, Field(ge=1, le=1024), Env("VLLAMA_MAX_CHOICES")] = 16
+    """Largest `n` of a request on /v1."""
 
 
 class WorkerSettings(_Settings):

@@ -99,7 +99,13 @@ def create_app(
     virtual_models = ModelStore()
     routes = ModelRoutes(table, collaborators.rng, virtual=virtual_models.live)
     sources = open_sources(settings, table.workers, pool, virtual_models, lambda: routes.shadowed(pool))
-    stalls = StallWatch(StallLimits(first_content=settings.first_token_timeout, mid_response=settings.stall_timeout))
+    stalls = StallWatch(
+        StallLimits(
+            first_content=settings.first_token_timeout,
+            mid_response=settings.stall_timeout,
+            whole_answer=settings.answer_timeout,
+        )
+    )
     request_log = RequestLog(collaborators.log_stream, debug=settings.log_level == "debug")
     metrics = _metrics(pool, sources.discovery, request_log)
     expiry = ExpiryTracker(FOREVER if settings.keep_alive == float("inf") else int(settings.keep_alive * 1e9))
@@ -122,7 +128,7 @@ def create_app(
         expiry=expiry,
         body_limit=settings.body_limit,
     )
-    table_of_operations = operations(collaborators.clock, settings.stall_timeout)
+    table_of_operations = operations(collaborators.clock, settings.stall_timeout, settings.max_choices)
     hot = {operation.path: partial(inference.handle, operation) for operation in table_of_operations}
     handlers = [
         *catalogue_routes(pool, lambda: routes, expiry, collect_uses, collaborators.clock, settings.version),

@@ -102,6 +102,8 @@ class AttemptFailed(Exception):
         self.status = status
         self.param = param
         self.code = code
+        self.original = ""
+        """The worker's own text, where `text` is Ollama's instead."""
         self.retry_after = retry_after
         """Seconds in the worker's Retry-After header."""
 

@@ -85,7 +85,7 @@ class InferenceHandler:
                 await send_response(send, direct.status, direct.body, content_type=direct.content_type)
         except ClientError as error:
             record.status, record.outcome = error.status, "refused"
-            await send_error(send, error)
+            await send_error(send, error, operation.path, record.id)
         except (ClientDisconnected, ClientGone):
             record.status, record.outcome = CLIENT_CLOSED_REQUEST, "client gone"
 

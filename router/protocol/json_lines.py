@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 NDJSON = "application/x-ndjson"
+EVENTS = "text/event-stream"
 JSON = "application/json; charset=utf-8"
 
 _LESS, _GREATER, _AMPERSAND = b"<>&"

@@ -54,6 +54,9 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
     body: bytes
     translator: Callable[..., StreamTranslator] | None = None
     """Called with request, timing and clock. Default: the operation's."""
+    whole: bool = False
+    """True if the worker sends nothing until its answer is complete."""
+    content_type: str = "application/json"
 
 
 class PreflightRequest(msgspec.Struct, frozen=True):

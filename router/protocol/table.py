@@ -7,20 +7,65 @@ from typing import Any
 
 from vllama_pool.router.protocol import json_lines
 from vllama_pool.router.protocol.clock import TimestampFormatter
-from vllama_pool.router.protocol.ollama import chat, embed, generate, requests, stream_interval
+from vllama_pool.router.protocol.ollama import chat, embed, generate, options, requests, stream_interval
 from vllama_pool.router.protocol.ollama.chat_response import ChatWriter
 from vllama_pool.router.protocol.ollama.embed_response import EmbedTranslator
 from vllama_pool.router.protocol.ollama.generate_response import GenerateWriter
+from vllama_pool.router.protocol.ollama.messages import translated_defaults
 from vllama_pool.router.protocol.ollama.model_plan import ModelPlans
 from vllama_pool.router.protocol.ollama.not_found import embedding_text, generation_text
-from vllama_pool.router.protocol.operation import Clock, Operation
+from vllama_pool.router.protocol.openai import chat as chat_completions
+from vllama_pool.router.protocol.openai import completions
+from vllama_pool.router.protocol.openai import model_plan as openai_plan
+from vllama_pool.router.protocol.operation import Clock, HasModel, Operation
 
 _WRITERS = 1024
 """Writers kept per endpoint: one per spelling of a model's name."""
 
 
-def operations(clock: Clock, stall_timeout: float = 120.0) -> tuple[Operation[Any], ...]:
-    """`clock` dates responses that need no worker. `stall_timeout`: seconds of silence that count as a stall."""
+def operations(clock: Clock, stall_timeout: float = 120.0, max_choices: int = 16) -> tuple[Operation[Any], ...]:
+    """`clock` dates responses that need no worker. `stall_timeout`: seconds of silence that count as a stall.
+    `max_choices`: the largest `n` of OpenAI's requests."""
+    return (*_ollama(clock, stall_timeout), *_openai(max_choices))
+
+
+def _openai(max_choices: int) -> tuple[Operation[Any], ...]:
+    plans = openai_plan.ModelPlans(options.sampling, translated_defaults)
+    return (
+        Operation(
+            name="v1 chat",
+            path="/v1/chat/completions",
+            decode=lambda body: chat_completions.decode(body, max_choices),
+            check=chat_completions.check,
+            prepare=lambda request, info, defaults: chat_completions.prepare(request, plans.of(info, defaults)),
+            adapt=lambda request, info, defaults, *refusals: chat_completions.adapt(
+                request, plans.of(info, defaults), *refusals
+            ),
+            translator=chat_completions.translator,
+            not_found=generation_text,
+            content_type=_event_stream_or_json,
+        ),
+        Operation(
+            name="v1 completions",
+            path="/v1/completions",
+            decode=lambda body: completions.decode(body, max_choices),
+            check=completions.check,
+            prepare=lambda request, info, defaults: completions.prepare(request, plans.of(info, defaults)),
+            adapt=lambda request, info, defaults, *refusals: completions.adapt(
+                request, plans.of(info, defaults), *refusals
+            ),
+            translator=completions.translator,
+            not_found=generation_text,
+            content_type=_event_stream_or_json,
+        ),
+    )
+
+
+def _event_stream_or_json(request: HasModel) -> str:
+    return json_lines.EVENTS if request.stream else json_lines.JSON
+
+
+def _ollama(clock: Clock, stall_timeout: float) -> tuple[Operation[Any], ...]:
     timestamps = TimestampFormatter()
     plans = ModelPlans(stream_interval.of_whole_answers(stall_timeout))
     return (

@@ -13,6 +13,7 @@ from vllama_pool.router.balance.pool import Pool
 from vllama_pool.router.balance.worker import Replica
 from vllama_pool.router.errors import AttemptFailed, Faulty, Lost, Refused
 from vllama_pool.router.offload import INLINE_BYTES, offload
+from vllama_pool.router.protocol.json_lines import EVENTS
 from vllama_pool.router.protocol.operation import Clock, DirectResponse, NextStep, Operation, Timing, UpstreamRequest
 from vllama_pool.router.protocol.vllm.errors import classify_stream_failure
 from vllama_pool.router.proxy.client_writer import ClientWriter
@@ -26,7 +27,10 @@ from vllama_pool.router.upstream.interface import Client, Exchange, ResponseTime
 MAX_ADAPTATIONS = 5
 """Adapted requests per attempt: fewer stop strings, fewer tokens, a shorter prompt, joined messages, a closed turn."""
 
-HEADERS = (("content-type", "application/json"), ("accept", "text/event-stream"))
+
+_JSON = "application/json"
+
+UpstreamHeaders = tuple[tuple[str, str], ...]
 
 MAX_INLINE_FINISH = 64 * 1024
 """Bytes of a response whose `finish` runs in the event loop, in some milliseconds."""
@@ -79,7 +83,7 @@ class Requester(Protocol):
 class Attempt:
     """Owns the lease and the exchange. `close` releases each once."""
 
-    __slots__ = ("_exchange", "_outcome", "_relay", "_replica", "_request", "_upstream", "lease")
+    __slots__ = ("_exchange", "_outcome", "_relay", "_replica", "_request", "_upstream", "answers_whole", "lease")
 
     def __init__(self, request: Requester, replica: Replica, upstream: Upstream) -> None:
         self._request = request
@@ -88,6 +92,8 @@ class Attempt:
         self._relay: Relay | None = None
         self._exchange: Exchange | None = None
         self._outcome: Outcome = ABANDONED
+        self.answers_whole = False
+        """The worker sends nothing until its answer is complete."""
         worker, record = replica.worker, request.record
         record.attempts += 1
         record.worker, record.served = worker.id, replica.model.name
@@ -176,18 +182,18 @@ class Attempt:
     async def _ask(self, path: str, body: bytes) -> Answer:
         collector = Collector()
         try:
-            self._send(path, body, collector)
+            self._send(path, body, collector, upstream_headers(_JSON))
             return await collector.answer
         finally:
             self._end_exchange()
 
-    def _send(self, path: str, body: bytes, sink: Sink) -> Exchange:
+    def _send(self, path: str, body: bytes, sink: Sink, headers: UpstreamHeaders) -> Exchange:
         upstream = self._upstream
         self._exchange = exchange = upstream.client.send(
             self._replica.worker.endpoint,
             "POST",
             path,
-            headers=HEADERS,
+            headers=headers,
             request_id=self._request.record.id,
             body=body,
             sink=sink,
@@ -203,10 +209,11 @@ class Attempt:
         translator = (step.translator or operation.translator)(request, timing, upstream.clock)
         headers = response_headers(operation.content_type(request))
         stream = request.stream
+        self.answers_whole = step.whole
         relay = self._relay = Relay(
             translator, owner.client, headers, owner.begin_response, stream=stream, client_stall=upstream.client_stall
         )
-        relay.exchange = self._send(step.path, step.body, relay)
+        relay.exchange = self._send(step.path, step.body, relay, upstream_headers(step.content_type))
         del request, step
         ending = await relay.ended
         if ending is Ending.WHOLE:
@@ -276,4 +283,11 @@ class Attempt:
 
 @lru_cache(16)
 def response_headers(content_type: str) -> Headers:
-    return ((b"content-type", content_type.encode("latin-1")),)
+    """Caches must not keep a stream of events (R180)."""
+    headers = ((b"content-type", content_type.encode("latin-1")),)
+    return (*headers, (b"cache-control", b"no-cache")) if content_type == EVENTS else headers
+
+
+@lru_cache(64)
+def upstream_headers(content_type: str) -> UpstreamHeaders:
+    return (("content-type", content_type), ("accept", EVENTS))

@@ -24,6 +24,10 @@ class Watched(Protocol):
         """True after the first content."""
 
     @property
+    def answers_whole(self) -> bool:
+        """True if the worker is silent until its answer is complete."""
+
+    @property
     def worker_unresponsive(self) -> bool:
         """True if the worker is down or sleeps: its silence is not a long prefill."""
 
@@ -41,6 +45,8 @@ class StallLimits:
     """Before the first content."""
     mid_response: float = 120.0
     """After the first content."""
+    whole_answer: float = 1800.0
+    """Of a worker that is silent until its answer is complete."""
 
 
 class StallWatch:
@@ -74,9 +80,12 @@ class StallWatch:
 
     def _stall_reason(self, watched: Watched, silence: float) -> str:
         limits = self._limits
-        if not watched.begun and silence > limits.first_content:
+        if watched.answers_whole:
+            if silence > limits.whole_answer:
+                return f"the worker did not complete its answer within {limits.whole_answer:g} s"
+        elif not watched.begun and silence > limits.first_content:
             return f"the worker did not begin to answer within {limits.first_content:g} s"
-        if watched.begun and silence > limits.mid_response:
+        elif watched.begun and silence > limits.mid_response:
             return f"the worker fell silent for {limits.mid_response:g} s in the middle of its answer"
         if silence > limits.unresponsive_worker and watched.worker_unresponsive:
             return "the worker stopped responding"

@@ -40,7 +40,9 @@ def client_error(failure: AttemptFailed) -> ClientError:
     retry_after = None
     if isinstance(failure, Busy | Unavailable) or failure.status == 503:
         retry_after = max(1, round(failure.retry_after or 1))
-    return ClientError(failure.text, status=failure.status, retry_after=retry_after)
+    return ClientError(
+        failure.text, status=failure.status, retry_after=retry_after, param=failure.param, code=failure.code
+    )
 
 
 def _seconds(header: str | None) -> float | None:

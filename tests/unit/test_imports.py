@@ -35,7 +35,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("config", "config/routing", "router/errors.py", "router/protocol", "router/protocol/json_schema"),
         *("router/protocol/vllm", "workers/registry"),
     },
-    "router/protocol/openai": {"config", "router/protocol", "router/protocol/vllm"},
+    "router/protocol/openai": {
+        *("config", "config/routing", "router/errors.py", "router/protocol", "router/protocol/vllm"),
+        "workers/registry",
+    },
     "router/protocol/table.py": {
         *("router/protocol", "router/protocol/vllm", "router/protocol/ollama", "router/protocol/openai"),
     },

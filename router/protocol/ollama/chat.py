@@ -6,13 +6,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from vllama_pool.router.errors import AttemptFailed, BadRequest
-from vllama_pool.router.protocol import json_lines
+from vllama_pool.router.protocol import capabilities, json_lines, media
 from vllama_pool.router.protocol.clock import TimestampFormatter, rfc3339
 from vllama_pool.router.protocol.ollama import (
-    capabilities,
     continuation,
     formats,
-    images,
     messages,
     options,
     render,
@@ -50,7 +48,7 @@ def check(request: ChatRequest, info: ModelInfo, clock: Clock) -> DirectResponse
         formats.require_valid(request.response_format)
     for message in request.messages:
         if message.images:
-            capabilities.require(images.required_capabilities(_images(request)), request.model, info)
+            capabilities.require(media.required_capabilities(_images(request)), request.model, info)
             break
     if not info.has_template:
         raise BadRequest(NO_TEMPLATE.format(model=request.model))
@@ -74,7 +72,7 @@ def prepare(request: ChatRequest, plan: ModelPlan, clock: Clock) -> NextStep:
 
 def adapt(request: ChatRequest, plan: ModelPlan, clock: Clock, *refusals: AttemptFailed) -> NextStep | None:
     """Apply the limits that the refusals name, and change what the template refuses. Drops the oldest turns (R145)."""
-    capabilities.explain_refusal(refusals[-1], request.model, _images(request))
+    capabilities.explain_refusal(refusals[-1], request.model, media.required_capabilities(_images(request)))
     think_option.explain_refusal(refusals[-1], request.think, request.model)
     info = plan.info
     upstream = _upstream_request(request, plan, refusals)

@@ -10,12 +10,10 @@ from collections.abc import Callable, Sequence
 
 from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.errors import AttemptFailed, BadRequest
-from vllama_pool.router.protocol import json_lines
+from vllama_pool.router.protocol import capabilities, json_lines, media
 from vllama_pool.router.protocol.clock import TimestampFormatter, rfc3339
 from vllama_pool.router.protocol.ollama import (
-    capabilities,
     formats,
-    images,
     messages,
     options,
     render,
@@ -65,7 +63,7 @@ def check(request: GenerateRequest, info: ModelInfo, clock: Clock) -> DirectResp
     if request.context and min(request.context) < 0:
         raise BadRequest(f"{min(request.context)} in context is not a token id; send that of an earlier response")
     if request.images:
-        capabilities.require(images.required_capabilities(request.images), request.model, info)
+        capabilities.require(media.required_capabilities(request.images), request.model, info)
         if request.context or not _is_chat(request, info):
             raise BadRequest(NO_IMAGES)
     return None
@@ -93,7 +91,7 @@ def prepare(request: GenerateRequest, plan: ModelPlan, clock: Clock) -> NextStep
 
 def adapt(request: GenerateRequest, plan: ModelPlan, clock: Clock, *refusals: AttemptFailed) -> NextStep | None:
     info = plan.info
-    capabilities.explain_refusal(refusals[-1], request.model, request.images or ())
+    capabilities.explain_refusal(refusals[-1], request.model, media.required_capabilities(request.images or ()))
     think_option.explain_refusal(refusals[-1], request.think, request.model)
     too_long = any(map(limits.is_too_long, refusals))
     if too_long and request.context and not request.may_shorten:

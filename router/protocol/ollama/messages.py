@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import msgspec
 
 from vllama_pool.config.routing.defaults import Defaults
-from vllama_pool.router.protocol.ollama.images import sniff
+from vllama_pool.router.protocol.media import sniff
 from vllama_pool.router.protocol.ollama.requests import ChatMessage, default_messages
 from vllama_pool.router.protocol.ollama.tool_call_ids import ToolCallIds, match_results
 from vllama_pool.router.protocol.vllm import api
+from vllama_pool.workers.registry.record import ModelInfo
 
 
 def with_defaults(messages: Sequence[ChatMessage], defaults: Defaults) -> Sequence[ChatMessage]:
@@ -21,6 +22,11 @@ def with_defaults(messages: Sequence[ChatMessage], defaults: Defaults) -> Sequen
         return [messages[0], *default_messages(defaults.messages), *messages[1:]]
     system = [ChatMessage("system", defaults.system)] if defaults.system else []
     return [*system, *default_messages(defaults.messages), *messages]
+
+
+def translated_defaults(defaults: Defaults, info: ModelInfo) -> list[api.VllmMessage]:
+    """Translate a virtual model's messages."""
+    return translate(default_messages(defaults.messages), info.template)
 
 
 def translate(messages: Sequence[ChatMessage], template: str = "") -> list[api.VllmMessage]:

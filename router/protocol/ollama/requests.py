@@ -8,9 +8,9 @@ from typing import Annotated, Any, ClassVar, TypeVar
 import msgspec
 
 from vllama_pool.router.errors import BadRequest, ModelNotFound
+from vllama_pool.router.protocol.media import check_base64
 from vllama_pool.router.protocol.ollama import formats
 from vllama_pool.router.protocol.ollama.gojson import BodyDecoder, named
-from vllama_pool.router.protocol.ollama.images import check_base64
 from vllama_pool.router.protocol.ollama.keep_alive import KeepAlive, dec_hook
 from vllama_pool.router.protocol.ollama.not_found import generation_text
 from vllama_pool.router.protocol.ollama.request_base import Body, Int, require_model

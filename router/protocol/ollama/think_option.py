@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllama_pool.router.errors import AttemptFailed, BadRequest, Refused
-from vllama_pool.router.protocol.ollama.capabilities import is_missing
+from vllama_pool.router.protocol.capabilities import is_missing
 from vllama_pool.router.protocol.vllm import api
 from vllama_pool.workers.registry.record import ModelInfo
 

@@ -16,11 +16,13 @@ DETOKENIZE_PATH = "/detokenize"
 EMBEDDINGS_PATH = "/v1/embeddings"
 
 
-class VllmStreamOptions(msgspec.Struct, frozen=True):
-    include_usage: bool = True
+class VllmStreamOptions(msgspec.Struct, frozen=True, omit_defaults=True):
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+    """With every event."""
 
 
-INCLUDE_USAGE = VllmStreamOptions()
+INCLUDE_USAGE = VllmStreamOptions(include_usage=True)
 
 
 class VllmFunctionCall(msgspec.Struct, frozen=True):
@@ -35,8 +37,9 @@ class VllmToolCall(msgspec.Struct, frozen=True):
     type: str = "function"
 
 
-class VllmImageUrl(msgspec.Struct, frozen=True):
+class VllmImageUrl(msgspec.Struct, frozen=True, omit_defaults=True):
     url: str
+    detail: str | None = None
 
 
 class VllmInputAudio(msgspec.Struct, frozen=True):
@@ -49,11 +52,14 @@ class VllmPart(msgspec.Struct, frozen=True, omit_defaults=True):
     text: str | None = None
     image_url: VllmImageUrl | None = None
     input_audio: VllmInputAudio | None = None
+    audio_url: VllmImageUrl | None = None
+    video_url: VllmImageUrl | None = None
 
 
 class VllmMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     role: str
-    content: str | list[VllmPart]
+    content: str | list[VllmPart] | None = None
+    """None only with tool calls."""
     reasoning: str | None = None
     tool_calls: list[VllmToolCall] | None = None
     tool_call_id: str | None = None
@@ -64,6 +70,7 @@ class VllmToolFunction(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str
     description: str | None = None
     parameters: msgspec.Raw | None = None
+    strict: bool | None = None
 
 
 class VllmTool(msgspec.Struct, frozen=True):
@@ -91,7 +98,7 @@ class VllmSampling(msgspec.Struct, omit_defaults=True, kw_only=True):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     seed: int | None = None
-    stop: list[str] | None = None
+    stop: str | list[str] | None = None
     truncate_prompt_tokens: int | None = None
     """Tokens kept, at the prompt's end."""
     stream_interval: int | None = None
@@ -128,7 +135,7 @@ class VllmCompletionRequest(VllmSampling, omit_defaults=True, kw_only=True):
     return_token_ids: bool = False
 
 
-RequestT = TypeVar("RequestT", VllmChatRequest, VllmCompletionRequest)
+RequestT = TypeVar("RequestT", bound=VllmSampling)
 
 
 class VllmEmbeddingRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -226,6 +233,7 @@ class VllmLogprobs(msgspec.Struct, frozen=True, gc=False):
 
 
 class VllmChoice(msgspec.Struct, frozen=True, gc=False):
+    index: int = 0
     delta: VllmDelta | None = None
     text: str | None = None
     finish_reason: str | None = None
@@ -250,6 +258,12 @@ class VllmEvent(msgspec.Struct, frozen=True, gc=False):
     error: VllmErrorBody | str | None = None
 
 
+class VllmChunk(VllmEvent, frozen=True, gc=False):
+    """An event with the model's name."""
+
+    model: str = ""
+
+
 class VllmEmbedding(msgspec.Struct, frozen=True, gc=False):
     embedding: str | list[float]
     index: int = 0
@@ -263,6 +277,7 @@ class VllmEmbeddingResponse(msgspec.Struct, frozen=True):
 _encoder = msgspec.json.Encoder()
 encode = _encoder.encode
 decode_event = msgspec.json.Decoder(VllmEvent).decode
+decode_chunk = msgspec.json.Decoder(VllmChunk).decode
 INVALID_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """Raised by the decoders."""
 decode_embeddings = msgspec.json.Decoder(VllmEmbeddingResponse).decode

@@ -76,7 +76,15 @@ def classify(status: int, body: bytes) -> AttemptFailed:
     text = explain_upstream(status, body)
     if status == 404 and not _is_model_error(body):
         return Refused(WRONG_TASK, status=404)
-    return classify_text(status, text)
+    failure = classify_text(status, text)
+    if text == CONTEXT_EXCEEDED:
+        failure.original = _original(body)
+    return failure
+
+
+def _original(body: bytes) -> str:
+    error = _decode(body).error
+    return (error if isinstance(error, str) else error and error.message) or ""
 
 
 def classify_text(status: int, text: str) -> AttemptFailed:

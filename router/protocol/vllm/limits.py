@@ -21,6 +21,10 @@ def is_too_long(failure: AttemptFailed) -> bool:
     return failure.status == 400 and failure.text == CONTEXT_EXCEEDED
 
 
+def is_stop_limit(failure: AttemptFailed) -> bool:
+    return _STOPS.search(failure.text) is not None
+
+
 def is_known(failure: AttemptFailed) -> bool:
     return is_too_long(failure) or any(
         pattern.search(failure.text) for pattern in (_STOPS, _MAX_TOKENS, _UNKNOWN_FIELD)

@@ -97,7 +97,7 @@ def _after_system(content: str | list[api.VllmPart], turns: list[api.VllmMessage
     if not images or first is None:
         return [api.VllmMessage("system", content), *turns]
     text = _SEPARATOR.join(part.text for part in _parts(content) if part.text)
-    shown = msgspec.structs.replace(turns[first], content=[*images, *_parts(turns[first].content)])
+    shown = msgspec.structs.replace(turns[first], content=[*images, *_parts(turns[first].content or "")])
     return [*([api.VllmMessage("system", text)] if text else []), *turns[:first], shown, *turns[first + 1 :]]
 
 

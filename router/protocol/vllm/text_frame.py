@@ -71,5 +71,5 @@ def _plain_text(payload: bytes) -> str | None:
         return None
     choice = event.choices[0]
     text = choice.text if choice.delta is None else choice.delta.content
-    plain = api.VllmChoice(text=text) if choice.delta is None else api.VllmChoice(api.VllmDelta(text))
+    plain = api.VllmChoice(text=text) if choice.delta is None else api.VllmChoice(delta=api.VllmDelta(text))
     return text if event == api.VllmEvent([plain]) else None

@@ -18,6 +18,8 @@ def test_the_table_has_every_inference_endpoint() -> None:
         ("generate", "/api/generate"),
         ("embed", "/api/embed"),
         ("embeddings", "/api/embeddings"),
+        ("v1 chat", "/v1/chat/completions"),
+        ("v1 completions", "/v1/completions"),
     }
 
 
@@ -40,7 +42,7 @@ def test_an_operation_translates_a_body_into_a_response(name: str, captured: str
 @pytest.mark.rule(148)
 def test_not_found_texts_use_the_endpoints_quotes() -> None:
     for name, operation in by_name().items():
-        embeds = name.startswith("embed")
+        embeds = "embed" in name
         expected = 'model "Llama3" not found, try pulling it first' if embeds else "model 'Llama3' not found"
         assert operation.not_found("Llama3") == expected
 

@@ -8,7 +8,7 @@ import pytest
 
 from vllama_pool.router.proxy.stalls import StallLimits, StallWatch
 
-LIMITS = StallLimits(unresponsive_worker=3, first_content=300, mid_response=120)
+LIMITS = StallLimits(unresponsive_worker=3, first_content=300, mid_response=120, whole_answer=1800)
 
 
 @dataclass(eq=False)
@@ -16,6 +16,7 @@ class Wait:
     begun: bool = False
     worker_unresponsive: bool = False
     last_heard: float | None = 1000.0
+    answers_whole: bool = False
     errors: list[str] = field(default_factory=list)
 
     def abort(self, text: str) -> None:
@@ -39,6 +40,13 @@ def test_silence_is_limited_before_and_after_the_first_content(begun: bool, limi
 def test_the_error_names_the_limit_that_was_exceeded() -> None:
     assert errors(Wait(), after=301) == ["the worker did not begin to answer within 300 s"]
     assert errors(Wait(begun=True), after=121) == ["the worker fell silent for 120 s in the middle of its answer"]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_worker_that_answers_whole_may_be_silent_for_long(begun: bool) -> None:
+    assert errors(Wait(begun, answers_whole=True), after=1800) == []
+    expected = ["the worker did not complete its answer within 1800 s"]
+    assert errors(Wait(begun, answers_whole=True), after=1801) == expected
 
 
 @pytest.mark.parametrize("begun", [False, True])

@@ -33,7 +33,8 @@ def test_every_method_of_every_path_is_described() -> None:
 
 def test_request_bodies_have_the_types_of_the_tables() -> None:
     types = bodies(FIXED_ROUTES)
-    assert {operation.path for operation in operations(SystemClock())} | {
+    ollama = {operation.path for operation in operations(SystemClock()) if operation.path.startswith("/api/")}
+    assert ollama | {
         "/api/push",
         "/api/show",
         "/api/delete",

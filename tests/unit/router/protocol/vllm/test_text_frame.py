@@ -58,7 +58,7 @@ def test_other_data_has_no_texts_unless_the_decoder_finds_the_same(
     if texts is not None:
         assert is_whole(bytes(data))
         events = [api.decode_event(payload) for payload in payloads(bytes(data))]
-        assert events == [api.VllmEvent([api.VllmChoice(api.VllmDelta(text))]) for text in texts]
+        assert events == [api.VllmEvent([api.VllmChoice(delta=api.VllmDelta(text))]) for text in texts]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from vllama_pool.config.names import InvalidName, parse
 from vllama_pool.router.errors import AttemptFailed, BadRequest, Refused
-from vllama_pool.router.protocol.ollama.images import required_capabilities
 from vllama_pool.workers.registry.record import ModelInfo
 
 _NO_TOOLS = re.compile(r"tool choice requires|requires --tool-call-parser")
@@ -41,12 +40,12 @@ def is_missing(capability: str, info: ModelInfo) -> bool:
 def explain_refusal(failure: AttemptFailed, model: str, media: Sequence[str]) -> None:
     """Raises Refused with Ollama's text if the worker lacks a capability that was not known to be missing.
 
-    `media`: the request's images.
+    `media`: the capabilities that the request's images and audio need.
     """
     if _NO_TOOLS.search(failure.text):
         raise Refused(_not_supported(["tools"], model), status=400)
     if media and _NO_MEDIA.search(failure.text):
-        raise Refused(_not_supported(required_capabilities(media), model), status=400)
+        raise Refused(_not_supported(media, model), status=400)
 
 
 def _not_supported(missing: Sequence[str], model: str) -> str:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllama_pool.router.errors import BadRequest
-from vllama_pool.router.protocol.ollama.images import check_base64, required_capabilities, sniff
+from vllama_pool.router.protocol.media import check_base64, required_capabilities, sniff
 from vllama_pool.router.protocol.ollama.requests import decode_chat, decode_generate
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(60)).decode()

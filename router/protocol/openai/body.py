@@ -1,0 +1,65 @@
+"""Decodes the bodies of OpenAI's requests, with errors in its words."""
+
+from __future__ import annotations
+
+import re
+from typing import Generic, TypeVar
+
+import msgspec
+
+from vllama_pool.router.errors import BadRequest
+from vllama_pool.router.protocol.vllm.api import INVALID_JSON
+
+EMPTY = "EOF"
+"""Ollama's text (R150)."""
+_WRONG = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?\Z", re.DOTALL)
+_EXPECTED = re.compile(r"Expected (?P<wanted>.+), got `(?P<got>\w+)`\Z")
+_MISSING = re.compile(r"Object missing required field `(?P<field>\w+)`\Z")
+
+StructT = TypeVar("StructT", bound=msgspec.Struct)
+
+
+class BodyDecoder(Generic[StructT]):
+    """Ignores unknown fields."""
+
+    def __init__(self, struct: type[StructT]) -> None:
+        self._decode = msgspec.json.Decoder(struct).decode
+
+    def decode(self, body: bytes) -> StructT:
+        """Raises BadRequest."""
+        try:
+            return self._decode(body)
+        except msgspec.ValidationError as error:
+            raise invalid_value(str(error)) from None
+        except INVALID_JSON as error:
+            if not body.strip():
+                raise BadRequest(EMPTY) from None
+            raise BadRequest(f"the request body is not valid JSON: {error}") from None
+
+
+def invalid_value(text: str) -> BadRequest:
+    """Name the field by msgspec's text, such as "Expected `int`, got `str` - at `$.n`"."""
+    found = _WRONG.match(text)
+    assert found is not None  # it matches anything
+    path = (found["path"] or "").removeprefix("$").removeprefix(".")
+    if missing := _MISSING.match(found["what"]):
+        return missing_field(f"{path}.{missing['field']}" if path else missing["field"])
+    if not path:
+        return BadRequest("the request body must be a JSON object")
+    if expected := _EXPECTED.match(found["what"]):
+        wanted = expected["wanted"].replace("`", "").replace(" | null", "").replace(" | ", " or ")
+        return BadRequest(
+            f"Invalid type for '{path}': expected {wanted}, but got {expected['got']} instead.",
+            param=path,
+            code="invalid_type",
+        )
+    return BadRequest(f"Invalid value for '{path}': {found['what']}.", param=path)
+
+
+def missing_field(name: str) -> BadRequest:
+    return BadRequest(f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter")
+
+
+def not_for_clients(name: str, advice: str) -> BadRequest:
+    """Refuse a field that reaches into the server."""
+    return BadRequest(f"'{name}' is not accepted from clients: {advice}", param=name, code="unsupported_parameter")

@@ -1,0 +1,156 @@
+"""POST /v1/chat/completions: checks, and the request to vLLM (R027, R114)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vllama_pool.router.errors import AttemptFailed, BadRequest, Refused
+from vllama_pool.router.protocol import capabilities
+from vllama_pool.router.protocol.openai import messages, requests
+from vllama_pool.router.protocol.openai.body import missing_field
+from vllama_pool.router.protocol.openai.chunks import ChunkStream
+from vllama_pool.router.protocol.openai.model_plan import ModelPlan
+from vllama_pool.router.protocol.openai.requests import ChatCompletionRequest, NamedTool
+from vllama_pool.router.protocol.operation import Clock, StreamTranslator, Timing, UpstreamRequest
+from vllama_pool.router.protocol.vllm import api, limits, strict_templates
+from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
+from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer, both_reasonings
+from vllama_pool.workers.registry.record import ModelInfo
+
+NO_TEMPLATE = (
+    'chat needs a chat template and "{model}" has none: use /v1/completions, or start vLLM with --chat-template'
+)
+_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra")
+_CHOICES = ("none", "auto", "required")
+
+
+def decode(body: bytes, max_choices: int) -> ChatCompletionRequest:
+    """Raises BadRequest."""
+    request = requests.CHAT.decode(body)
+    requests.require_model(request.model)
+    requests.refuse_server_fields(body)
+    requests.check_choices("n", request.n, max_choices)
+    for name in ("max_tokens", "max_completion_tokens"):
+        tokens = getattr(request, name)
+        if tokens is not None and tokens < 1:
+            raise requests.below_minimum(name, tokens)
+    if request.messages is None:
+        raise missing_field("messages")
+    messages.check(request.messages)
+    requests.check_template_kwargs(request.chat_template_kwargs)
+    _check_tools(request)
+    _check_effort(request)
+    return request
+
+
+def _check_tools(request: ChatCompletionRequest) -> None:
+    choice = request.tool_choice
+    if not request.tools:
+        request.tools = None
+        if choice not in (None, "none", "auto"):
+            raise BadRequest("'tool_choice' is only allowed when 'tools' are specified.", param="tool_choice")
+        request.tool_choice = request.parallel_tool_calls = None
+        return
+    for position, tool in enumerate(request.tools):
+        if tool.type != "function":
+            raise BadRequest(
+                f"Invalid value: '{tool.type}'. Supported values are: 'function'.", param=f"tools[{position}].type"
+            )
+        if tool.function is None:
+            raise missing_field(f"tools[{position}].function")
+    names = {tool.function.name for tool in request.tools if tool.function}
+    if isinstance(choice, NamedTool):
+        if choice.function is None:
+            raise missing_field("tool_choice.function")
+        if choice.function.name not in names:
+            raise BadRequest(
+                f"Tool choice '{choice.function.name}' not found in 'tools' parameter.", param="tool_choice"
+            )
+    elif choice is not None and choice not in _CHOICES:
+        raise BadRequest(
+            f"Invalid value: '{choice}'. Supported values are: 'none', 'auto', 'required'.", param="tool_choice"
+        )
+
+
+def _check_effort(request: ChatCompletionRequest) -> None:
+    """Accept `reasoning.effort`, as Ollama does, besides `reasoning_effort`."""
+    if request.reasoning is not None:
+        request.reasoning_effort = request.reasoning_effort or request.reasoning.effort
+        request.reasoning = None
+    effort = request.reasoning_effort
+    if effort is not None and effort not in _EFFORTS:
+        values = ", ".join(f"'{value}'" for value in _EFFORTS)
+        raise BadRequest(f"Invalid value: '{effort}'. Supported values are: {values}.", param="reasoning_effort")
+    if effort == "ultra":
+        request.reasoning_effort = "max"
+
+
+def check(request: ChatCompletionRequest, info: ModelInfo) -> None:
+    """Raises BadRequest if the model lacks what the request needs."""
+    capabilities.refuse_image_generation(info)
+    capabilities.require_completion("chat", request.model, info)
+    if request.tools and request.tool_choice != "none":
+        capabilities.require(("tools",), request.model, info)
+    capabilities.require(messages.required_capabilities(request.messages or ()), request.model, info)
+    if not info.has_template:
+        raise BadRequest(NO_TEMPLATE.format(model=request.model))
+
+
+def prepare(request: ChatCompletionRequest, plan: ModelPlan) -> UpstreamRequest:
+    return _send(_upstream(request, plan), _messages(request, plan))
+
+
+def adapt(request: ChatCompletionRequest, plan: ModelPlan, *refusals: AttemptFailed) -> UpstreamRequest | None:
+    """Change what the template refuses, and apply limits that the refusals name. Nothing is shortened."""
+    media = messages.required_capabilities(request.messages or ())
+    capabilities.explain_refusal(refusals[-1], request.model, media)
+    explain_context(refusals[-1], "messages")
+    sent = _messages(request, plan)
+    form = strict_templates.form_after(refusals, sent, plan.info)
+    if form is None:
+        return None
+    upstream = _upstream(request, plan)
+    within = limits.within_limits(upstream, [each for each in refusals if not limits.is_stop_limit(each)])
+    if within is None and form is strict_templates.unchanged:
+        return None
+    return _send(within or upstream, form(sent))
+
+
+def explain_context(failure: AttemptFailed, param: str) -> None:
+    """Raises Refused with OpenAI's code and vLLM's own text, which clients search, if the prompt is too long."""
+    if failure.text == CONTEXT_EXCEEDED:
+        text = failure.original or failure.text
+        raise Refused(text, status=400, param=param, code="context_length_exceeded")
+
+
+def _messages(request: ChatCompletionRequest, plan: ModelPlan) -> list[api.VllmMessage]:
+    return plan.with_messages(messages.translate(request.messages or (), plan.info))
+
+
+def _upstream(request: ChatCompletionRequest, plan: ModelPlan) -> ChatCompletionRequest:
+    upstream = request.copy()
+    upstream.messages = None
+    upstream.model = plan.info.name
+    if upstream.stream:
+        upstream.ask_usage()
+    else:
+        upstream.stream_options = None
+    if upstream.reasoning_effort is not None and capabilities.is_missing("thinking", plan.info):
+        upstream.reasoning_effort = None
+    plan.complete(upstream, streams_text=upstream.stream and not upstream.tools)
+    if upstream.max_completion_tokens is not None:
+        upstream.max_tokens = None
+    upstream.max_tokens = plan.within_context(upstream.max_tokens)
+    upstream.max_completion_tokens = plan.within_context(upstream.max_completion_tokens)
+    return upstream
+
+
+def _send(upstream: ChatCompletionRequest, sent: Sequence[api.VllmMessage]) -> UpstreamRequest:
+    body = b'%b,"messages":%b}' % (api.encode(upstream)[:-1], api.encode(sent))
+    return UpstreamRequest(api.CHAT_PATH, body, whole=not upstream.stream)
+
+
+def translator(request: ChatCompletionRequest, timing: Timing, clock: Clock) -> StreamTranslator:
+    if request.stream:
+        return ChunkStream(request.model, request.n or 1, request.includes_usage)
+    return WholeAnswer(request.model, both_reasonings)

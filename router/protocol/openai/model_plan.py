@@ -1,0 +1,77 @@
+"""The part of OpenAI's requests that depends on the model only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from vllama_pool.config.routing.defaults import Defaults
+from vllama_pool.router.protocol.vllm import api
+from vllama_pool.router.protocol.vllm.strict_templates import SYSTEM_ROLES
+from vllama_pool.workers.registry.record import ModelInfo
+
+_MAX_PLANS: Final = 1024
+
+SamplingOf = Callable[[Mapping[str, Any], ModelInfo], Mapping[str, Any]]
+"""Translates options under Ollama's names into vLLM's fields."""
+MessagesOf = Callable[[Defaults, ModelInfo], list[api.VllmMessage]]
+"""Translates a virtual model's messages."""
+
+
+class ModelPlan:
+    """A model's defaults in vLLM's terms. The worker has its own, which follow OpenAI's."""
+
+    __slots__ = ("_sampling", "defaults", "info", "messages")
+
+    def __init__(self, info: ModelInfo, defaults: Defaults, sampling: SamplingOf, messages: MessagesOf) -> None:
+        self.info = info
+        self.defaults = defaults
+        self.messages = messages(defaults, info) if defaults.messages else []
+        self._sampling = tuple(sampling(defaults.options, info).items()) if defaults.options else ()
+
+    def complete(self, upstream: api.VllmSampling, *, streams_text: bool) -> None:
+        """Apply the defaults that the request leaves open. `streams_text`: a streamed answer without tool calls."""
+        for name, value in self._sampling:
+            if getattr(upstream, name) is None:
+                setattr(upstream, name, value)
+        interval = self.defaults.stream_interval
+        if streams_text and interval > 1 and upstream.stream_interval is None:
+            upstream.stream_interval = interval
+
+    def with_messages(self, messages: list[api.VllmMessage]) -> list[api.VllmMessage]:
+        """Put the model's system text and messages first. A leading system message replaces the model's (R085)."""
+        system = self.defaults.system
+        if not (system or self.messages):
+            return messages
+        if messages[0].role in SYSTEM_ROLES:
+            return [messages[0], *self.messages, *messages[1:]]
+        return [*([api.VllmMessage("system", system)] if system else []), *self.messages, *messages]
+
+    def within_context(self, tokens: int | None) -> int | None:
+        """Lower a client's limit to the context, as agents send fixed ones. vLLM subtracts the prompt."""
+        context = self.info.context_length
+        return context if tokens is not None and 0 < context < tokens else tokens
+
+
+class ModelPlans:
+    """The plans of a process, made when they are first used."""
+
+    __slots__ = ("_messages", "_plans", "_sampling")
+
+    def __init__(self, sampling: SamplingOf, messages: MessagesOf) -> None:
+        self._sampling = sampling
+        self._messages = messages
+        self._plans: dict[tuple[int, int], ModelPlan] = {}
+        """By the identities of the plan's own objects, whose contents take long to compare."""
+
+    def __repr__(self) -> str:
+        return f"<ModelPlans of {len(self._plans)} models>"
+
+    def of(self, info: ModelInfo, defaults: Defaults) -> ModelPlan:
+        key = id(info), id(defaults)
+        plan = self._plans.get(key)
+        if plan is None:
+            if len(self._plans) >= _MAX_PLANS:
+                self._plans.clear()
+            plan = self._plans[key] = ModelPlan(info, defaults, self._sampling, self._messages)
+        return plan
