@@ -1,0 +1,42 @@
+"""docs/openai-anthropic.md says what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from vllama_pool.router.protocol.clock import SystemClock
+from vllama_pool.router.protocol.error_bodies import anthropic_error, openai_error
+from vllama_pool.router.protocol.table import operations
+from vllama_pool.router.server.zstd_body import ZSTD_PATHS
+from vllama_pool.router.server.zstd_stream import MAX_FRAMES
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "openai-anthropic.md").read_text()
+STATUS_ROW = re.compile(r"^\| ([0-9, ]+) \| `(\w+)`[^|]*\| `(\w+)` \|", re.MULTILINE)
+ROUTE = re.compile(r"`(?:(?:GET|POST) )?(/[\w/]+)`")
+
+
+def table(heading: str) -> str:
+    """Return the first table of a section."""
+    section = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return "\n".join(line for line in section.splitlines() if line.startswith("|"))
+
+
+@pytest.mark.parametrize(("statuses", "openai", "anthropic"), STATUS_ROW.findall(PAGE))
+def test_the_types_of_errors_are_those_of_the_code(statuses: str, openai: str, anthropic: str) -> None:
+    for status in map(int, statuses.split(",")):
+        assert openai_error(status, "")["error"]["type"] == openai
+        assert anthropic_error(status, "")["error"]["type"] == anthropic
+
+
+def test_all_served_routes_of_openai_and_anthropic_are_listed() -> None:
+    served = {each.path for each in operations(SystemClock()) if not each.path.startswith("/api/")}
+    assert set(ROUTE.findall(table("Routes"))) >= {*served, "/v1/models", "/v1/models/NAME"}
+
+
+def test_the_routes_that_accept_zstd_are_listed() -> None:
+    (row,) = (line for line in table("Limits").splitlines() if line.startswith("| zstd"))
+    assert set(ROUTE.findall(row)) == ZSTD_PATHS
+    assert f"at most {MAX_FRAMES} frames" in row
