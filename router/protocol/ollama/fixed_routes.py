@@ -24,7 +24,7 @@ NO_FILES = (
     "'files' is not supported: copy the files to a worker's machine, and serve them with vllama serve --model FOLDER"
 )
 NOT_SIGNED_IN = "you are not currently signed in"
-_ALTERNATIVE = "use /api/chat, /api/generate or /api/embed; of /v1, only /v1/models is served"
+_ALTERNATIVE = "use /v1/chat/completions, or /api/chat, /api/generate or /api/embed"
 
 BAD_DIGEST = "invalid digest format"
 DIGEST = re.compile(r"sha256[:-][0-9a-fA-F]{64}\Z")
@@ -105,8 +105,6 @@ FIXED_ROUTES = (
         ("POST",),
         refused(403, "ollama cloud is disabled: web fetch is unavailable"),
     ),
-    _v1("chat/completions"),
-    _v1("completions"),
     _v1("embeddings"),
     _v1("responses"),
     _v1("messages"),

@@ -13,8 +13,9 @@ import pytest
 
 from tests.support.fleet.live import Fleet, fleet
 from tests.support.until import auntil
+from tests.support.v1_requests import JSON_PATHS, PATHS, UNSERVED
+from tests.support.v1_requests import body as v1_body
 from vllama_pool.config.api_keys import ApiKey, digest
-from vllama_pool.router.protocol.ollama.fixed_routes import FIXED_ROUTES
 from vllama_pool.router.server.dispatch import Dispatcher
 from vllama_pool.workers.simulated.options import Options
 
@@ -41,7 +42,8 @@ class Case:
 def inference() -> list[Case]:
     paths = ("/api/chat", "/api/generate", "/api/embed", "/api/embeddings")
     unknown = [Case("POST", path, 404, body={"model": "nope"}, says={"requested": "nope"}) for path in paths]
-    bad = [Case("POST", path, 400, body=b"{") for path in paths]
+    unknown += [Case("POST", path, 404, body=v1_body(path, "nope"), says={"requested": "nope"}) for path in JSON_PATHS]
+    bad = [Case("POST", path, 400, body=b"{") for path in (*paths, *PATHS)]
     return [
         Case("POST", "/api/chat", 200, body={"model": "demo", "messages": HELLO}, says={"outcome": "complete"}),
         Case("POST", "/api/chat", 200, body={"model": "demo", "messages": HELLO, "stream": False}),
@@ -83,6 +85,7 @@ def reads() -> list[Case]:
     return [
         *heads,
         *(Case("GET", path, 200, "debug") for path in ("/api/ps", "/api/status", "/v1/models", "/v1/models/demo")),
+        *(Case("HEAD", path, 200, "debug") for path in ("/v1/models", "/v1/models/demo")),
         *(Case("GET", path, 200, "debug") for path in ("/metrics", "/admin/workers")),
         Case("GET", "/api/experimental/model-recommendations", 200, "debug"),
         Case("POST", "/api/show", 200, "debug", {"model": "demo"}, says={"requested": "demo"}),
@@ -114,7 +117,7 @@ def refused() -> list[Case]:
         Case("PUT", "/api/create", 405),
         *(Case("POST", path, 413, body=b" " * 3000) for path in ("/api/chat", "/api/show", "/api/create", "/api/push")),
         Case("POST", "/api/chat", 415, body=b"x", headers={"content-encoding": "gzip"}),
-        *(Case("POST", route.path, 501, body={}) for route in FIXED_ROUTES if route.path.startswith("/v1/")),
+        *(Case("POST", path, 501, body={}) for path in UNSERVED),
         *(Case("POST", f"/api/experimental/{name}", 403, body={}) for name in ("web_search", "web_fetch")),
     ]
 

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
 
 from tests.support.fleet.live import Fleet, fleet
+from tests.support.v1_requests import JSON_PATHS, PATHS, body
 from tests.support.zstd import frame
 from vllama_pool.config.api_keys import ApiKey, digest
 from vllama_pool.config.routing.table import ModelRoute, RoutingTable, ServeTarget
-from vllama_pool.router.protocol.clock import SystemClock
 from vllama_pool.router.protocol.error_bodies import speaks_anthropic
-from vllama_pool.router.protocol.table import operations
 from vllama_pool.router.server.zstd_body import ZSTD_PATHS
 from vllama_pool.workers.simulated.options import Options
 
 QUICK = Options(model="tiny:latest", tokens_per_second=2000, ttft=0.0, answer_tokens=5)
 TABLE = RoutingTable(models=(ModelRoute("out", (ServeTarget("nothing"),)),))
 LIMIT = 2**20
-PATHS = tuple(each.path for each in operations(SystemClock()) if not each.path.startswith("/api/"))
-"""The table's paths that are not Ollama's own."""
-JSON_PATHS = tuple(path for path in PATHS if path != "/v1/audio/transcriptions")
 ZSTD = tuple(path for path in PATHS if path in ZSTD_PATHS)
 ANTHROPIC_TYPES = {413: "request_too_large", 503: "overloaded_error"}
 OPENAI_TYPES = {401: "authentication_error", 404: "not_found_error", 501: "api_error", 503: "api_error"}
@@ -43,28 +38,6 @@ async def keyed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet
     keys = (ApiKey("anna", digest("annas-key")),)
     async with fleet(tmp_path_factory.mktemp("keyed"), {"a": QUICK}, table=TABLE, api_keys=keys) as one:
         yield one
-
-
-MESSAGES = [{"role": "user", "content": "hello"}]
-PAIR = {"text_1": "hello", "text_2": "hello"}
-RANKED = {"query": "hello", "documents": ["hello"]}
-FIELDS: dict[str, dict[str, Any]] = {
-    "/v1/chat/completions": {"messages": MESSAGES},
-    "/v1/completions": {"prompt": "hello"},
-    "/v1/messages": {"messages": MESSAGES, "max_tokens": 5},
-    "/v1/messages/count_tokens": {"messages": MESSAGES},
-    "/v1/rerank": RANKED,
-    "/rerank": RANKED,
-    "/v1/score": PAIR,
-    "/score": PAIR,
-    "/tokenize": {"prompt": "hello"},
-    "/detokenize": {"tokens": [1]},
-}
-
-
-def body(path: str, model: str) -> dict[str, Any]:
-    """Return a valid body of a route."""
-    return {"model": model, **FIELDS.get(path, {"input": "hello"})}
 
 
 def message(answer: httpx.Response, path: str, status: int) -> str:

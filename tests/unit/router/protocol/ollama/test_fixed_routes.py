@@ -122,9 +122,9 @@ def test_web_search_and_fetch_are_disabled(what: str) -> None:
 
 
 def test_unserved_v1_endpoints_use_their_clients_error_format() -> None:
-    openai = respond("POST", "/v1/chat/completions")
+    openai = respond("POST", "/v1/responses")
     assert openai.status == 501
     assert json.loads(openai.body)["error"]["type"] == "api_error"
-    assert "/v1/models" in json.loads(openai.body)["error"]["message"]
+    assert "use /v1/chat/completions" in json.loads(openai.body)["error"]["message"]
     anthropic = json.loads(respond("POST", "/v1/messages").body)
     assert (anthropic["type"], anthropic["error"]["type"]) == ("error", "api_error")

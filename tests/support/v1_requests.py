@@ -1,0 +1,35 @@
+"""The routes of OpenAI and Anthropic that workers answer, with a valid body for each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllama_pool.router.protocol.clock import SystemClock
+from vllama_pool.router.protocol.ollama.fixed_routes import FIXED_ROUTES
+from vllama_pool.router.protocol.table import operations
+
+PATHS = tuple(each.path for each in operations(SystemClock()) if not each.path.startswith("/api/"))
+"""The paths of the table that are not Ollama's own."""
+JSON_PATHS = tuple(path for path in PATHS if path != "/v1/audio/transcriptions")
+UNSERVED = tuple(each.path for each in FIXED_ROUTES if each.path.startswith("/v1/") and each.path not in PATHS)
+"""Refused with a 501."""
+MESSAGES = [{"role": "user", "content": "hello"}]
+PAIR = {"text_1": "hello", "text_2": "hello"}
+RANKED = {"query": "hello", "documents": ["hello"]}
+FIELDS: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": MESSAGES},
+    "/v1/completions": {"prompt": "hello"},
+    "/v1/messages": {"messages": MESSAGES, "max_tokens": 5},
+    "/v1/messages/count_tokens": {"messages": MESSAGES},
+    "/v1/rerank": RANKED,
+    "/rerank": RANKED,
+    "/v1/score": PAIR,
+    "/score": PAIR,
+    "/tokenize": {"prompt": "hello"},
+    "/detokenize": {"tokens": [1]},
+}
+
+
+def body(path: str, model: str) -> dict[str, Any]:
+    """Return a valid body of a route."""
+    return {"model": model, **FIELDS.get(path, {"input": "hello"})}
