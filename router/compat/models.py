@@ -16,6 +16,7 @@ class ModelChoice:
     thinking: str | None = None
     tools: str | None = None
     vision: str | None = None
+    audio: str | None = None
     unthinking: str | None = None
     """Chats, cannot think."""
     toolless: str | None = None
@@ -73,6 +74,7 @@ def choose(models: Iterable[OfferedModel], requested: ModelChoice) -> ModelChoic
         thinking=requested.thinking or first(chats, lambda model: "thinking" in model.capabilities),
         tools=requested.tools or first(chats, lambda model: "tools" in model.capabilities),
         vision=requested.vision or first(chats, lambda model: "vision" in model.capabilities),
+        audio=requested.audio or first(models, lambda model: "audio" in model.capabilities),
         unthinking=requested.unthinking or unthinking,
         toolless=requested.toolless or first(chats, lambda model: "tools" not in model.capabilities),
     )

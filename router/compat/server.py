@@ -128,6 +128,7 @@ _MISSING = {
     "thinking": "no model that thinks; name one with --thinking-model",
     "tools": "no model with tools; name one with --tools-model",
     "vision": "no model with vision; name one with --vision-model",
+    "audio": "no model that hears; name one with --audio-model",
     "unthinking": "every model can think",
     "toolless": "every model has tools",
 }

@@ -38,6 +38,7 @@ class CouldNotRun(CommandFailed):
 @click.option("--thinking-model", metavar="MODEL", help="Model for thinking (default: the smallest that can think).")
 @click.option("--tools-model", metavar="MODEL", help="Model for tools (default: the smallest that can call tools).")
 @click.option("--vision-model", metavar="MODEL", help="Model for images (default: the smallest that accepts images).")
+@click.option("--audio-model", metavar="MODEL", help="Model for audio (default: the smallest that accepts audio).")
 @click.option("--key", metavar="KEY", help="API key, sent as a bearer token.")
 @click.option(
     "--rule", "rule_names", multiple=True, metavar="RULE", help="Check only this rule, such as R044. Repeatable."

@@ -11,7 +11,7 @@ from vllama_pool.router.compat.expect import Skipped, error, expect, field, json
 from vllama_pool.router.compat.server import SHORT, CheckedServer
 
 HELLO = {"role": "user", "content": "Say hello to me."}
-WEATHER = {
+WEATHER: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "get_weather",

@@ -15,7 +15,7 @@ from vllama_pool.router.compat.server import CheckedServer
 from vllama_pool.router.compat.wire import parse_url
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-MODELS = ModelChoice(chat="c", embed="e", thinking="t", tools="f", vision="v", unthinking="c", toolless="c")
+MODELS = ModelChoice(chat="c", embed="e", thinking="t", tools="f", vision="v", audio="a", unthinking="c", toolless="c")
 ANSWERS = ((200, b"{}"), (500, b'{"error": "no"}'))
 
 

@@ -9,7 +9,7 @@ def tags(*models: tuple[str, int, list[str]]) -> dict[str, object]:
 
 BIG = ("big:70b", 70, ["completion", "tools", "thinking"])
 SMALL = ("small:1b", 1, ["completion"])
-ABLE = ("able:8b", 8, ["completion", "tools", "thinking", "vision"])
+ABLE = ("able:8b", 8, ["completion", "tools", "thinking", "vision", "audio"])
 VECTORS = ("vectors:latest", 2, ["embedding"])
 
 
@@ -21,6 +21,7 @@ def test_the_smallest_capable_model_is_chosen() -> None:
         thinking="able:8b",
         tools="able:8b",
         vision="able:8b",
+        audio="able:8b",
         unthinking="small:1b",
         toolless="small:1b",
     )

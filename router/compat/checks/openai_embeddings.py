@@ -1,0 +1,105 @@
+"""OpenAI's embeddings."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import struct
+from typing import Any
+
+from vllama_pool.router.compat.checks.check import Check, covers
+from vllama_pool.router.compat.checks.embeddings import TEXTS, TOLERANCE, is_vector, length, nearly_equal
+from vllama_pool.router.compat.checks.v1_requests import EMBEDDINGS, ask, refused, whole
+from vllama_pool.router.compat.expect import Differs, expect, field, same
+from vllama_pool.router.compat.server import CheckedServer
+
+
+async def entries(server: CheckedServer, **fields: Any) -> list[Any]:
+    """What `embedding` holds, text by text."""
+    found = await whole(server, EMBEDDINGS, **fields)
+    same("object", "list", field(found, "object", str))
+    data = field(found, "data", list)
+    for index, entry in enumerate(data):
+        same("object", "embedding", field(entry, "object", str))
+        same("index", index, field(entry, "index", int))
+    return [entry.get("embedding") for entry in data]
+
+
+async def vectors(server: CheckedServer, **fields: Any) -> list[list[float]]:
+    found = await entries(server, **fields)
+    for vector in found:
+        is_vector(vector)
+    return found
+
+
+def decoded(value: Any) -> list[float]:
+    """Decode little-endian float32 in base64."""
+    expect(isinstance(value, str), "the embedding as a text", value)
+    try:
+        data = base64.b64decode(value, validate=True)
+        return list(struct.unpack(f"<{len(data) // 4}f", data))
+    except (binascii.Error, struct.error):
+        raise Differs(f"expected float32 in base64; got {value[:40]}") from None
+
+
+@covers(29, 116)
+async def openai_embeddings_answers(server: CheckedServer) -> None:
+    same("count of vectors", 1, len(await vectors(server)))
+    found = field(await whole(server, EMBEDDINGS), "usage", dict)
+    tokens = field(found, "prompt_tokens", int)
+    expect(tokens > 0, "prompt_tokens above 0", tokens)
+    same("total_tokens", tokens, field(found, "total_tokens", int))
+
+
+@covers(116)
+async def openai_embeddings_keep_their_order(server: CheckedServer) -> None:
+    batch = await vectors(server, input=TEXTS)
+    same("count of vectors", len(TEXTS), len(batch))
+    for text, vector in zip(TEXTS, batch, strict=True):
+        (alone,) = await vectors(server, input=text)
+        expect(nearly_equal(alone, vector), "the vector as for its text alone", vector[:4])
+
+
+@covers(116)
+async def openai_vectors_have_length_one(server: CheckedServer) -> None:
+    for vector in await vectors(server, input=TEXTS):
+        expect(abs(length(vector) - 1) < TOLERANCE, "length 1", length(vector))
+
+
+@covers(116)
+async def openai_embeddings_come_as_floats_or_base64(server: CheckedServer) -> None:
+    (plain,) = await vectors(server)
+    (floats,) = await vectors(server, encoding_format="float")
+    expect(nearly_equal(plain, floats), "floats by default", floats[:4])
+    (packed,) = await entries(server, encoding_format="base64")
+    expect(nearly_equal(plain, decoded(packed)), "the same vector in base64", packed)
+
+
+@covers(116)
+async def an_empty_text_has_an_openai_vector(server: CheckedServer) -> None:
+    for value in ("", [""]):
+        same("count of vectors", 1, len(await vectors(server, input=value)))
+
+
+@covers(116)
+async def openai_vectors_are_truncated_to_dimensions(server: CheckedServer) -> None:
+    (full,) = await vectors(server)
+    half = max(1, len(full) // 2)
+    (found,) = await vectors(server, dimensions=half)
+    same("dimensions", half, len(found))
+    expect(abs(length(found) - 1) < TOLERANCE, "length 1", length(found))
+
+
+def refuses(name: str, *words: str, **fields: Any) -> Check:
+    async def run(server: CheckedServer) -> None:
+        refused(EMBEDDINGS, await ask(server, EMBEDDINGS, **fields), 400, *words)
+
+    return Check(frozenset({116}), f"embeddings refuses {name}", run)
+
+
+REFUSED = (
+    refuses("no input", input=None),
+    refuses("an empty list", input=[]),
+    refuses("an object", input={"text": "x"}),
+    refuses("an unknown encoding", "encoding_format", encoding_format="hex"),
+)

@@ -1,0 +1,1 @@
+"""Servers for the checks of `vllama compat`."""
