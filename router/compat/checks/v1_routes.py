@@ -88,8 +88,9 @@ EMPTY_BODY = for_each("refuses an empty body", {150}, _empty_body, ROUTES)
 
 
 async def _no_json(server: CheckedServer, route: Route) -> None:
-    response = await server.send("POST", route.path, b"xyz")
-    refused(route, response, 400, "invalid character 'x' looking for beginning of value")
+    """A 400 with any text. OpenAI's is not that of Go's parser."""
+    for body in (b"xyz", b"{", b"[1]"):
+        refused(route, await server.send("POST", route.path, body), 400)
 
 
 NO_JSON = for_each("refuses what is not JSON", {151}, _no_json, ROUTES)

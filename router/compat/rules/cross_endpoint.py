@@ -66,7 +66,7 @@ CROSS_ENDPOINT = (
     Rule(165, ERRORS, "A foreign Origin is a 403 without a body"),
     Rule(166, ERRORS, "Order of errors if a request has several"),
     Rule(167, ERRORS, "Errors of the model runner keep their status", unobservable=FAULT),
-    Rule(168, "/v1", "Errors in the middle of a stream of /v1", not_implemented=V1),
+    Rule(168, "/v1", "An error in the middle of a stream of /v1 is an event of it", unobservable=FAULT),
     Rule(169, NAMES, "Names may be fully qualified, with spaces around them"),
     Rule(170, NAMES, "Characters allowed in names"),
     Rule(171, NAMES, "Names match in any case"),

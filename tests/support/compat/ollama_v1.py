@@ -61,9 +61,8 @@ def parse(data: bytes) -> dict[str, Any]:
         raise Refused(400, "EOF")
     try:
         return dict(json.loads(data))
-    except ValueError:
-        shown = data[:1].decode("latin-1")
-        raise Refused(400, f"invalid character '{shown}' looking for beginning of value") from None
+    except (TypeError, ValueError):
+        raise Refused(400, "invalid character") from None
 
 
 def error_body(path: str, status: int, text: str) -> dict[str, Any]:
