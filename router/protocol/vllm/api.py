@@ -69,7 +69,8 @@ class VllmMessage(msgspec.Struct, frozen=True, omit_defaults=True):
 class VllmToolFunction(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str
     description: str | None = None
-    parameters: msgspec.Raw | None = None
+    parameters: msgspec.Raw = msgspec.Raw()
+    """JSON schema. Not `Raw | None`, which decodes null only."""
     strict: bool | None = None
 
 
