@@ -45,13 +45,13 @@ class Call:
     name: str
     arguments: str
     """JSON."""
-    finish: str = "tool_calls"
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerPlan:
     thinking: bool = False
-    call: Call | None = None
+    calls: tuple[Call, ...] = ()
+    calls_finish: str = "tool_calls"
     document: str | None = None
     length: int = 64
     """Tokens."""
@@ -132,9 +132,10 @@ def _whole(base: Sequence[int], plan: AnswerPlan) -> SimulatedText:
     if plan.thinking:
         head += _REASONING
         head += _AFTER_REASONING
-    if plan.call is not None:
-        head += _call(plan.call)
-        return SimulatedText(tuple(head), len(head), plan.call.finish)
+    if plan.calls:
+        for call in plan.calls:
+            head += _call(call)
+        return SimulatedText(tuple(head), len(head), plan.calls_finish)
     if plan.document is not None:
         head += _tokens(v.encode(plan.document), Kind.CONTENT)
         return SimulatedText(tuple(head), len(head))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from vllama_pool.workers.simulated import context, errors, vocabulary
+from vllama_pool.workers.simulated import context, errors, jobs, vocabulary
 from vllama_pool.workers.simulated.errors import ApiError, HttpResponse
 from vllama_pool.workers.simulated.options import Options
 from vllama_pool.workers.simulated.requests import EmbeddingRequest
@@ -23,7 +23,7 @@ FIRST, LAST = vocabulary.IM_START, vocabulary.IM_END
 def answer(body: EmbeddingRequest, options: Options) -> HttpResponse:
     """Raises ApiError."""
     data, count = [], 0
-    for index, prompt in enumerate(prompts(body.input)):
+    for index, prompt in enumerate(jobs.prompts(body.input)):
         tokens = tokenize(prompt, body.truncate_prompt_tokens, options.max_model_len)
         count += len(tokens)
         values = vector(tokens, options.dimensions, unit=body.use_activation is not False)
@@ -93,15 +93,6 @@ def vector(tokens: Sequence[int], dimensions: int, *, unit: bool = True) -> list
 def as_base64(values: Sequence[float]) -> str:
     """Encode little-endian 32-bit floats."""
     return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()
-
-
-def prompts(inputs: str | list[int] | list[str] | list[list[int]]) -> list[str | list[int]]:
-    """Return the inputs as a list of texts or token ids."""
-    if isinstance(inputs, str):
-        return [inputs]
-    if inputs and isinstance(inputs[0], int):
-        return [[token for token in inputs if isinstance(token, int)]]
-    return [part if isinstance(part, str) else list(part) for part in inputs if not isinstance(part, int)]
 
 
 def _cut(tokens: list[int], most: int, *, whole: bool) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -51,6 +52,14 @@ class ApiError(Exception):
     @property
     def event(self) -> bytes:
         return b"data: " + spaced(self.fields) + b"\n\n"
+
+
+Shape = Callable[[ApiError], HttpResponse]
+"""Makes an error response of a protocol."""
+
+
+def openai(error: ApiError) -> HttpResponse:
+    return error.response
 
 
 def parameter(message: str, param: str, value: object = None, *, in_stream: bool = False) -> ApiError:

@@ -1,17 +1,19 @@
-"""One generating request between engine and client, with its fault."""
+"""One generating request between engine and client, with its fault. It may have several sequences."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from vllama_pool.workers.simulated import errors, faults
-from vllama_pool.workers.simulated.answers import Kind, Token
+from vllama_pool.workers.simulated.answers import Token
+from vllama_pool.workers.simulated.collector import Collector
+from vllama_pool.workers.simulated.counts import Counts
 from vllama_pool.workers.simulated.engine import Entry
 from vllama_pool.workers.simulated.engine_loop import EngineLoop
 from vllama_pool.workers.simulated.errors import ApiError
 from vllama_pool.workers.simulated.http_server import Exchange
-from vllama_pool.workers.simulated.responses import Collector
 from vllama_pool.workers.simulated.streams import Stream
 
 GARBAGE = {
@@ -23,22 +25,27 @@ GARBAGE = {
 
 class GenerationTask:
     def __init__(
-        self, exchange: Exchange, engine_loop: EngineLoop, fault: faults.RequestFault | None, die: Callable[[], None]
+        self,
+        exchange: Exchange,
+        engine_loop: EngineLoop,
+        counts: Counts,
+        error_shape: errors.Shape,
+        fault: faults.RequestFault | None,
+        die: Callable[[], None],
     ) -> None:
         self.exchange = exchange
+        self.counts = counts
         self.output: Stream | Collector | None = None
-        self.entry: Entry | None = None
-        """None until the engine has the request."""
-        self.first = 0.0
-        self.last = 0.0
-        self.tokens = 0
-        self.reasoning = 0
+        self.entries: list[Entry] = []
+        """Empty until the engine has the request."""
         self.finished = False
         self.aborted = False
         self.on_finish: Callable[[GenerationTask], None] | None = None
         self._engine_loop = engine_loop
+        self._error_shape = error_shape
         self._fault = fault
         self._die = die
+        self._running = counts.sequences
         exchange.on_disconnect = self.disconnect
         exchange.on_resume = self.catch_up
 
@@ -46,7 +53,10 @@ class GenerationTask:
     def streams(self) -> bool:
         return isinstance(self.output, Stream)
 
-    def token(self, token: Token, finish: str, stop_reason: str | None) -> None:
+    def sequence(self, index: int) -> SequenceOutput:
+        return SequenceOutput(self, index)
+
+    def token(self, index: int, token: Token, finish: str, stop_reason: str | None) -> None:
         if self.finished:
             return
         if self._fault is not None and self._is_due():
@@ -54,15 +64,12 @@ class GenerationTask:
             return
         output = self.output
         assert output is not None
-        self.last = self._engine_loop.now
-        if not self.tokens:
-            self.first = self.last
-        self.tokens += 1
-        self.reasoning += token.kind is Kind.REASONING
-        output.token(token, finish, stop_reason)
+        self._count(index, token)
+        output.token(index, token, finish, stop_reason)
+        self._running -= bool(finish)
         if self.streams:
             self._engine_loop.flush_later(self.exchange)
-            if finish:
+            if not self._running:
                 self._finish()
                 self.exchange.end()
 
@@ -75,11 +82,14 @@ class GenerationTask:
         if self.finished:
             return
         self._finish()
-        if isinstance(self.output, Stream) and self.exchange.started:
-            self.output.fail(error)
-            self.exchange.end()
+        if not (isinstance(self.output, Stream) and self.exchange.started):
+            self.exchange.respond(self._error_shape(error))
+            return
+        self.output.fail(error)
+        if self.output.cut_by_errors:
+            self.exchange.close()
         else:
-            self.exchange.respond(error.response)
+            self.exchange.end()
 
     def abort(self) -> None:
         """End after the engine aborted the sequence."""
@@ -122,7 +132,7 @@ class GenerationTask:
         if isinstance(fault, faults.Garbage) and fault.where == "head":
             return False
         after: Any = getattr(fault, "after_tokens", None)
-        return after is not None and self.tokens == after
+        return after is not None and self.counts.total == after
 
     def _inject(self, fault: faults.RequestFault) -> None:
         """Inject a fault in place of a token. The engine must not change within its step."""
@@ -132,7 +142,7 @@ class GenerationTask:
             return
         self.finished = True
         end = self._die if isinstance(fault, faults.Die) else lambda: self._break(fault)
-        if self.entry is not None:
+        if self.entries:
             self._engine_loop.call_after_flush(end)
         else:
             end()
@@ -162,11 +172,28 @@ class GenerationTask:
             self.exchange.garbled = GARBAGE["chunk"]
 
     def _leave_engine(self) -> None:
-        if self.entry is not None:
-            self._engine_loop.abort(self.entry)
+        for entry in self.entries:
+            self._engine_loop.abort(entry)
+
+    def _count(self, index: int, token: Token) -> None:
+        counts = self.counts
+        if not counts.total:
+            counts.arrived, counts.scheduled = self.entries[0].arrived, self.entries[0].scheduled
+        counts.add(index, token, self._engine_loop.now)
 
     def _finish(self) -> None:
         if not self.finished:
             self.finished = True
             if self.on_finish is not None:
                 self.on_finish(self)
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceOutput:
+    """The output of one of a task's sequences."""
+
+    task: GenerationTask
+    index: int
+
+    def token(self, token: Token, finish: str, stop_reason: str | None) -> None:
+        self.task.token(self.index, token, finish, stop_reason)

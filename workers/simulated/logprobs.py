@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vllama_pool.workers.simulated import vocabulary
 from vllama_pool.workers.simulated.answers import Token
 
 
-def chat_logprobs(tokens: Sequence[Token], top: int) -> list[dict[str, Any]]:
+def chat_logprobs(tokens: Iterable[Token], top: int) -> list[dict[str, Any]]:
     """With up to `top` alternatives."""
     return [
         {**_entry(token.id, 0), "top_logprobs": [_entry(_other(token.id, rank), rank) for rank in range(top)]}
@@ -17,20 +17,44 @@ def chat_logprobs(tokens: Sequence[Token], top: int) -> list[dict[str, Any]]:
     ]
 
 
-def completion_logprobs(tokens: Sequence[Token], top: int, offset: int) -> dict[str, Any]:
-    """`offset`: start of the first token's text."""
+def completion_logprobs(prompt: Sequence[int], tokens: Sequence[Token], top: int, offset: int) -> dict[str, Any]:
+    """Return those of an echoed prompt and its answer. `offset`: start of the first token's text."""
+    ids = [*prompt, *(token.id for token in tokens)]
+    unknown = 1 if prompt else 0
+    texts = [_text(token) for token in ids]
     offsets = []
-    for token in tokens:
+    for text in texts:
         offsets.append(offset)
-        offset += len(token.text)
+        offset += len(text)
+    nothing: list[Any] = [None] * unknown
     return {
         "text_offset": offsets,
-        "token_logprobs": [_logprob(token.id, 0) for token in tokens],
-        "tokens": [_text(token.id) for token in tokens],
-        "top_logprobs": [
-            {_text(_other(token.id, rank)): _logprob(token.id, rank) for rank in range(max(1, top))} for token in tokens
+        "token_logprobs": nothing + [_logprob(token, 0) for token in ids[unknown:]],
+        "tokens": texts,
+        "top_logprobs": nothing
+        + [
+            {_text(_other(token, rank)): _logprob(token, rank) for rank in range(max(1, top))}
+            for token in ids[unknown:]
         ],
     }
+
+
+def prompt_logprobs(prompt: Sequence[int], top: int) -> list[dict[str, Any] | None]:
+    """The first token has none."""
+    return [
+        None,
+        *(
+            {
+                str(_other(token, rank)): {
+                    "logprob": _logprob(token, rank),
+                    "rank": rank + 1,
+                    "decoded_token": _text(_other(token, rank)),
+                }
+                for rank in range(max(1, top))
+            }
+            for token in prompt[1:]
+        ),
+    ]
 
 
 def _entry(token: int, rank: int) -> dict[str, Any]:

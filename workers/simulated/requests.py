@@ -14,6 +14,8 @@ from vllama_pool.workers.simulated.errors import ApiError, parameter
 MAX_STOP_STRINGS = 4
 """$VLLM_MAX_STOP_STRINGS overrides it."""
 MAX_LOGPROBS = 20
+MAX_SEQUENCES = 16384
+MAX_PROMPTS = 1024
 _REPORTED_ERRORS = 10
 _SHOWN_CHARACTERS = 200
 
@@ -95,7 +97,7 @@ class ResponseFormat(_Shape):
     json_schema: JsonSchema | None = None
 
 
-class _Sampling(_Shape):
+class Sampling(_Shape):
     model: str | None = None
     max_tokens: int | None = None
     min_tokens: int = 0
@@ -108,6 +110,8 @@ class _Sampling(_Shape):
     frequency_penalty: float | None = None
     seed: Int64 | None = None
     n: int | None = 1
+    logit_bias: dict[str, float] | None = None
+    user: str | None = None
     stop: Stop = None
     include_stop_str_in_output: bool = False
     ignore_eos: bool = False
@@ -121,13 +125,14 @@ class _Sampling(_Shape):
     stream_interval: Annotated[int, Field(ge=1)] | None = None
 
 
-class ChatBody(_Sampling):
+class ChatBody(Sampling):
     messages: list[Message]
     max_completion_tokens: int | None = None
     logprobs: bool | None = False
     top_logprobs: int | None = 0
     tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = True
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     include_reasoning: bool = True
     chat_template: str | None = None
@@ -136,8 +141,9 @@ class ChatBody(_Sampling):
     continue_final_message: bool = False
 
 
-class CompletionRequest(_Sampling):
+class CompletionRequest(Sampling):
     prompt: TokenIds | list[TokenIds] | str | list[str] | None = None
+    n: int = 1
     max_tokens: int | None = 16
     logprobs: int | None = None
     echo: bool | None = False
@@ -199,25 +205,33 @@ def parse_chat(body: bytes, content_type: str, max_stop: int = MAX_STOP_STRINGS)
     _check_raw(data, max_stop)
     _check_raw_chat(data)
     request: ChatBody = _validate(ChatBody, data)
-    _check_sampling(request, request.max_completion_tokens or request.max_tokens)
-    if request.logprobs:
-        _check_logprobs(request.top_logprobs or 0, request.stream)
+    check_sampling(request, wanted_tokens(request))
     return request
+
+
+def wanted_tokens(request: ChatBody) -> int | None:
+    return request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
 
 
 def parse_completion(body: bytes, content_type: str, max_stop: int = MAX_STOP_STRINGS) -> CompletionRequest:
     """Raises ApiError."""
     data = _load(body, content_type)
     _check_raw(data, max_stop)
-    if data.get("prompt") in (None, ""):
+    prompt = data.get("prompt")
+    if prompt in (None, ""):
         raise parameter("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
+    if isinstance(prompt, list) and len(prompt) > MAX_PROMPTS and not all(isinstance(part, int) for part in prompt):
+        raise parameter(
+            f"prompt list length {len(prompt)} exceeds the maximum allowed count of {MAX_PROMPTS}. To increase this "
+            "limit, set the VLLM_MAX_COMPLETION_PROMPTS environment variable.",
+            "prompt",
+        )
     request: CompletionRequest = _validate(CompletionRequest, data)
     if request.suffix:
         raise ApiError("suffix is only supported for models with FIM completion rendering", param="suffix")
     if request.prompt == []:
         raise ApiError("You must pass at least one prompt")
-    _check_sampling(request, request.max_tokens)
-    _check_logprobs(request.logprobs or 0, request.stream)
+    check_sampling(request, 1 if request.echo and request.max_tokens == 0 else request.max_tokens)
     return request
 
 
@@ -395,10 +409,10 @@ def _check_tool_choice(choice: Any, tools: Any) -> None:
             )
 
 
-def _check_sampling(request: _Sampling, max_tokens: int | None) -> None:
-    """Only some of vLLM's errors name their parameter."""
-    if request.n is not None and request.n < 1:
-        raise ApiError(f"n must be at least 1, got {request.n}.")
+def check_sampling(request: Sampling, max_tokens: int | None) -> None:
+    """Only some of vLLM's errors name their parameter. Raises ApiError."""
+    _check_choices(request)
+    _check_bias(request.logit_bias or {})
     _within("presence_penalty", request.presence_penalty, -2, 2)
     _within("frequency_penalty", request.frequency_penalty, -2, 2)
     if request.repetition_penalty is not None and request.repetition_penalty <= 0:
@@ -419,10 +433,28 @@ def _check_sampling(request: _Sampling, max_tokens: int | None) -> None:
         raise ApiError(f"min_tokens must be less than or equal to max_tokens={max_tokens}, got {request.min_tokens}.")
     if request.stop == "" or (isinstance(request.stop, list) and "" in request.stop):
         raise ApiError("stop cannot contain an empty string.")
-    if (request.n or 1) > 1:
-        if temperature == 0:
-            raise ApiError(f"n must be 1 when using greedy sampling, got {request.n}.")
-        raise ApiError("The simulated worker answers with n=1 only.", param="n")
+    if (request.n or 1) > 1 and temperature == 0:
+        raise ApiError(f"n must be 1 when using greedy sampling, got {request.n}.")
+
+
+def _check_choices(request: Sampling) -> None:
+    if request.n is not None and request.n < 1:
+        raise ApiError(f"n must be at least 1, got {request.n}.")
+    if request.n is not None and request.n > MAX_SEQUENCES:
+        raise ApiError(
+            f"n must be at most {MAX_SEQUENCES}, got {request.n}. To increase this limit, set the "
+            "VLLM_MAX_N_SEQUENCES environment variable."
+        )
+
+
+def _check_bias(bias: dict[str, float]) -> None:
+    unknown = [key for key in bias if not key.lstrip("-").isdecimal()]
+    if unknown:
+        raise parameter(
+            f"logit_bias contains key(s) that cannot be converted to integer token IDs: {unknown}",
+            "logit_bias",
+            unknown,
+        )
 
 
 def _within(name: str, value: float | None, low: int, high: int) -> None:
@@ -430,7 +462,8 @@ def _within(name: str, value: float | None, low: int, high: int) -> None:
         raise ApiError(f"{name} must be in [{low}, {high}], got {value}.")
 
 
-def _check_logprobs(count: int, stream: bool | None) -> None:
+def check_logprobs(count: int, stream: bool | None) -> None:
+    """Raises ApiError."""
     if count > MAX_LOGPROBS:
         raise parameter(
             f"Requested sample logprobs of {count}, which is greater than max allowed: {MAX_LOGPROBS}",

@@ -9,16 +9,15 @@ from typing import Any
 
 import msgspec
 
-from vllama_pool.workers.simulated import embedding, errors, faults, vocabulary
+from vllama_pool.workers.simulated import embedding, errors, faults, jobs, vocabulary
 from vllama_pool.workers.simulated.engine_loop import EngineLoop
 from vllama_pool.workers.simulated.errors import ApiError, HttpResponse
 from vllama_pool.workers.simulated.http_server import Exchange, Request
 from vllama_pool.workers.simulated.inference import Inference
 from vllama_pool.workers.simulated.metrics import CONTENT_TYPE, SimulatedMetrics
 from vllama_pool.workers.simulated.options import VERSION, Options
-from vllama_pool.workers.simulated.requests import parse_detokenize, parse_embedding, parse_tokenize
+from vllama_pool.workers.simulated.requests import TokenizeChat, parse_detokenize, parse_embedding, parse_tokenize
 from vllama_pool.workers.simulated.sleep import SleepRoutes
-from vllama_pool.workers.simulated.streams import DONE
 
 GUARDED = ("/v1", "/v2", "/inference", "/cohere")
 """Paths that need an API key."""
@@ -93,12 +92,6 @@ class Routes:
             else:
                 answer = self._answer(request)
         except ApiError as error:
-            if error.in_stream:
-                exchange.begin()
-                exchange.event(error.event)
-                exchange.event(DONE)
-                exchange.end()
-                return
             answer = error.response
         if request.path in self._allowed:
             self._metrics.answered(request.path, request.method, answer.status)
@@ -184,12 +177,8 @@ class Routes:
 
     def _tokenize(self, request: Request) -> HttpResponse:
         body = parse_tokenize(request.body, request.headers.get("content-type", ""))
-        self._inference.check_model(body.model)
-        text = getattr(body, "prompt", None)
-        if text is None:
-            if not self._options.chat_template:
-                raise errors.no_template()
-            text = self._inference.rendered(body)  # type: ignore[arg-type]
+        jobs.check_model(body.model, self._options)
+        text = jobs.rendered(body, self._options) if isinstance(body, TokenizeChat) else body.prompt
         tokens = vocabulary.encode(text)
         if self._options.embedding:
             tokens = embedding.add_special_tokens(tokens)
@@ -205,7 +194,7 @@ class Routes:
 
     def _detokenize(self, request: Request) -> HttpResponse:
         body = parse_detokenize(request.body, request.headers.get("content-type", ""))
-        self._inference.check_model(body.model)
+        jobs.check_model(body.model, self._options)
         if max(body.tokens, default=0) >= 2**32:
             raise ApiError("number too large to fit in target type")
         return _json({"prompt": vocabulary.decode(filter(vocabulary.is_known, body.tokens))})

@@ -1,19 +1,22 @@
 """The shape of an HTTP response, which conforming servers share.
 
 Text becomes "text" and numbers become "number", except for the keys in LITERAL. Lists become their elements' different
-shapes, and equal stream events in a row become one.
+shapes, and equal stream events in a row become one. Events of several choices are in the order of the choices.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 from typing import Any
 
 import httpx
 
 LITERAL = frozenset(("object", "role", "finish_reason", "type", "code", "param", "index"))
+BY_TOKEN = frozenset(("top_logprobs", "prompt_logprobs"))
+"""Keys of objects with a field per token."""
 HEADERS = ("content-type", "transfer-encoding", "allow", "retry-after")
 """Headers that matter to clients."""
 FREE = "free"
@@ -29,8 +32,8 @@ def of_value(value: Any, key: str = "") -> Any:
     if isinstance(value, list):
         shapes: list[Any] = []
         for part in value:
-            by_token = key == "top_logprobs" and isinstance(part, dict) and "token" not in part
-            shape = {"each token": "number"} if by_token else of_value(part)
+            by_token = key in BY_TOKEN and isinstance(part, dict) and "token" not in part
+            shape = {"each token": of_value(next(iter(part.values())))} if by_token else of_value(part)
             if shape not in shapes:
                 shapes.append(shape)
         return shapes
@@ -61,14 +64,10 @@ def of_stream(text: str) -> list[Any]:
     """Return the shapes of a stream's events without repetitions."""
     parts = text.split("\n\n")
     shapes: list[Any] = [] if parts[-1] == "" else ["NOT ENDED BY A BLANK LINE"]
-    for part in parts[:-1]:
-        if part == "data: [DONE]":
-            found: list[Any] = ["DONE"]
-        elif part.startswith("data: "):
-            found = [of_document(event) for event in _split(json.loads(part.removeprefix("data: ")))]
-        else:
-            found = [f"NO EVENT: {part}"]
-        shapes += [shape for shape in found if not shapes or shapes[-1] != shape]
+    found = [shape for part in parts[:-1] for shape in _of_event(part)]
+    for shape in sorted(found, key=_choice):
+        if not shapes or shapes[-1] != shape:
+            shapes.append(shape)
     return shapes
 
 
@@ -94,6 +93,20 @@ def assert_equal(real: Any, simulated: Any, *, request: str = "") -> None:
     """Raises AssertionError with the differing lines."""
     found = difference(real, simulated)
     assert not found, f"{request}\n{found}"
+
+
+def _of_event(text: str) -> list[Any]:
+    if text == "data: [DONE]":
+        return ["DONE"]
+    if not text.startswith("data: "):
+        return [f"NO EVENT: {text}"]
+    return [of_document(event) for event in _split(json.loads(text.removeprefix("data: ")))]
+
+
+def _choice(shape: Any) -> float:
+    """Return the index of an event's choice. Events without a choice come last."""
+    choices = shape.get("choices") if isinstance(shape, dict) else None
+    return float(choices[0]["index"]) if choices else math.inf
 
 
 def _split(event: dict[str, Any]) -> list[dict[str, Any]]:

@@ -44,6 +44,8 @@ def test_a_simulated_answer_with_thinking_has_the_shape_of_the_real_one(
         {"tool_choice": "required", **NO_THINKING},
         {"tool_choice": GET_WEATHER, **NO_THINKING},
         {"tool_choice": "none", "max_tokens": 6, **NO_THINKING},
+        {"tool_choice": "auto", "parallel_tool_calls": False, **NO_THINKING},
+        {"parallel_tool_calls": True, "max_completion_tokens": 100, **NO_THINKING},
     ],
     ids=field_names,
 )

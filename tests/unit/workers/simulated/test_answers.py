@@ -77,7 +77,7 @@ def test_reasoning_comes_first_and_apart() -> None:
 
 
 def test_a_call_is_a_head_and_pieces_of_its_arguments() -> None:
-    whole = answer(chat("weather?"), AnswerPlan(call=Call("get_weather", '{"city": "Paris"}')))
+    whole = answer(chat("weather?"), AnswerPlan(calls=(Call("get_weather", '{"city": "Paris"}'),)))
     assert text(whole, Kind.CALL) == "get_weather"
     assert text(whole, Kind.ARGUMENTS) == '{"city": "Paris"}'
     assert text(whole, Kind.CONTENT) == ""
