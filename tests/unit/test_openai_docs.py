@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from vllama_pool.router.protocol.clock import SystemClock
 from vllama_pool.router.protocol.error_bodies import anthropic_error, openai_error
+from vllama_pool.router.protocol.openai import requests
 from vllama_pool.router.protocol.table import operations
 from vllama_pool.router.server.zstd_body import ZSTD_PATHS
 from vllama_pool.router.server.zstd_stream import MAX_FRAMES
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "openai-anthropic.md").read_text()
+FORWARDED: dict[str, type[msgspec.Struct]] = {
+    "/v1/chat/completions": requests.ChatCompletionRequest,
+    "/v1/completions": requests.CompletionRequest,
+}
+"""The struct of each route's body."""
+REFUSED: dict[str, Iterable[str]] = {
+    "/v1/chat/completions": requests.REFUSED,
+    "/v1/completions": requests.REFUSED,
+}
 STATUS_ROW = re.compile(r"^\| ([0-9, ]+) \| `(\w+)`[^|]*\| `(\w+)` \|", re.MULTILINE)
 ROUTE = re.compile(r"`(?:(?:GET|POST) )?(/[\w/]+)`")
 
@@ -40,3 +52,20 @@ def test_the_routes_that_accept_zstd_are_listed() -> None:
     (row,) = (line for line in table("Limits").splitlines() if line.startswith("| zstd"))
     assert set(ROUTE.findall(row)) == ZSTD_PATHS
     assert f"at most {MAX_FRAMES} frames" in row
+
+
+def fields(route: str, label: str) -> set[str]:
+    """Return the names in the paragraph "label: ..." of a route's section."""
+    section = re.split(r"\n##+ ", PAGE.partition(f"\n### `{route}`\n")[2])[0]
+    (paragraph,) = (part for part in section.split("\n\n") if part.lstrip().startswith(f"{label}:"))
+    return set(re.findall(r"`(\w+)`", paragraph))
+
+
+@pytest.mark.parametrize("route", FORWARDED)
+def test_the_forwarded_fields_of_a_route_are_those_of_its_struct(route: str) -> None:
+    assert fields(route, "Forwarded") == {each.encode_name for each in msgspec.structs.fields(FORWARDED[route])}
+
+
+@pytest.mark.parametrize("route", REFUSED)
+def test_the_refused_fields_of_a_route_are_those_of_the_code(route: str) -> None:
+    assert fields(route, "Refused") == set(REFUSED[route])

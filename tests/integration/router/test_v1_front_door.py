@@ -92,6 +92,20 @@ async def test_a_zstd_body_is_answered_as_the_decoded_one(running: Fleet, path: 
 
 @pytest.mark.rule(178)
 @pytest.mark.parametrize("path", ZSTD)
+async def test_a_zstd_body_in_http_chunks_is_decoded_as_it_arrives(running: Fleet, path: str) -> None:
+    sent = frame(json.dumps(body(path, "nope")).encode())
+
+    async def pieces(size: int) -> AsyncIterator[bytes]:
+        for start in range(0, len(sent), size):
+            yield sent[start : start + size]
+
+    for size in (1, 20):
+        answer = await running.http.post(path, content=pieces(size), headers={"content-encoding": "zstd"})
+        assert "not found" in message(answer, path, 404)
+
+
+@pytest.mark.rule(178)
+@pytest.mark.parametrize("path", ZSTD)
 async def test_a_bad_zstd_body_is_a_400_and_a_bomb_a_413(running: Fleet, path: str) -> None:
     whole = frame(json.dumps(body(path, "tiny")).encode())
     encoded = {"content-encoding": "zstd"}
