@@ -1,4 +1,4 @@
-"""OpenAI's lists of models and Ollama's recommendations, from the pool's state."""
+"""Lists of models for clients of OpenAI and Anthropic, and Ollama's recommendations, from the pool's state."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from vllama_pool.router.routing.resolve import ModelRoutes
 from vllama_pool.router.server.asgi import JSON
 from vllama_pool.router.telemetry.request_record import name_model
 
+ANTHROPIC_VERSION = "anthropic-version"
+"""A header that all clients of Anthropic's API send."""
 READ = (HttpMethod.GET, HttpMethod.HEAD)
 _MODEL_PATH = "/v1/models/"
 
@@ -28,8 +30,9 @@ def openai_model_routes(pool: Pool, routes: Callable[[], ModelRoutes]) -> list[H
         return [model_view(listed) for listed in routes().list_models(pool) if listed.replicas]
 
     @route("/v1/models", http_method=READ, status_code=200, sync_to_thread=False)
-    def list_models() -> Response[bytes]:
-        return Response(listing.openai_models(models()), media_type=JSON)
+    def list_models(request: Request[None, None, State]) -> Response[bytes]:
+        write = listing.anthropic_models if ANTHROPIC_VERSION in request.headers else listing.openai_models
+        return Response(write(models()), media_type=JSON)
 
     @route("/v1/models/{name:path}", http_method=READ, status_code=200, sync_to_thread=False)
     def get_model(request: Request[None, None, State]) -> Response[bytes]:
@@ -38,7 +41,8 @@ def openai_model_routes(pool: Pool, routes: Callable[[], ModelRoutes]) -> list[H
         listed = routes().find(name, pool)
         if listed is None or not listed.replicas:
             raise unknown_model(name, show_text(name), cloud=NO_CLOUD_DETAILS)
-        return Response(listing.openai_model(model_view(listed), name), media_type=JSON)
+        write = listing.anthropic_model if ANTHROPIC_VERSION in request.headers else listing.openai_model
+        return Response(write(model_view(listed), name), media_type=JSON)
 
     @get("/api/experimental/model-recommendations", sync_to_thread=False)
     def list_recommendations() -> Response[bytes]:

@@ -1,4 +1,4 @@
-"""Model lists in OpenAI's format and for Ollama's launcher."""
+"""Model lists in the formats of OpenAI and Anthropic, and for Ollama's launcher."""
 
 from __future__ import annotations
 
@@ -8,8 +8,17 @@ from typing import Any
 import msgspec
 
 from vllama_pool.config.names import InvalidName, parse
+from vllama_pool.router.protocol.clock import rfc3339
 from vllama_pool.router.protocol.json_lines import encode
 from vllama_pool.router.protocol.model_view import ModelView, human_number
+
+
+class AnthropicModel(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="model"):
+    id: str
+    display_name: str
+    created_at: str
+    lifecycle: str
+    max_input_tokens: int | None = None
 
 
 class Recommendation(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -20,8 +29,7 @@ class Recommendation(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def openai_models(models: Sequence[ModelView]) -> bytes:
     """GET /v1/models (R117)."""
-    newest_first = sorted(models, key=lambda model: (-model.modified, model.name))
-    return encode({"object": "list", "data": [_openai_model(model, model.name) for model in newest_first]})
+    return encode({"object": "list", "data": [_openai_model(model, model.name) for model in _newest_first(models)]})
 
 
 def openai_model(model: ModelView, requested: str) -> bytes:
@@ -29,8 +37,28 @@ def openai_model(model: ModelView, requested: str) -> bytes:
     return encode(_openai_model(model, requested))
 
 
+def anthropic_models(models: Sequence[ModelView]) -> bytes:
+    """All models are one page, whatever the query asks for."""
+    data = [_anthropic_model(model, model.name) for model in _newest_first(models)]
+    ids = {"first_id": data[0].id, "last_id": data[-1].id} if data else {"first_id": None, "last_id": None}
+    return encode({"data": data, "has_more": False, **ids})
+
+
+def anthropic_model(model: ModelView, requested: str) -> bytes:
+    return encode(_anthropic_model(model, requested))
+
+
 def recommendations(models: Sequence[ModelView]) -> bytes:
     return encode({"recommendations": [_recommended(model) for model in models if _chats(model)]})
+
+
+def _newest_first(models: Sequence[ModelView]) -> list[ModelView]:
+    return sorted(models, key=lambda model: (-model.modified, model.name))
+
+
+def _anthropic_model(model: ModelView, name: str) -> AnthropicModel:
+    created = rfc3339(int(model.modified) * 10**9)
+    return AnthropicModel(name, name, created, "active", model.merged.info.context_length or None)
 
 
 def _openai_model(model: ModelView, name: str) -> dict[str, Any]:

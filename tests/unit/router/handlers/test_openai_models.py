@@ -21,14 +21,14 @@ VECTORS = ModelInfo(name="org/vec", capabilities=("embedding",))
 TABLE = RoutingTable(models=(ModelRoute("unserved", (ServeTarget("nothing"),)),))
 
 
-async def fetch(path: str, method: str = "GET") -> httpx.Response:
+async def fetch(path: str, method: str = "GET", **headers: str) -> httpx.Response:
     pool = pool_of(Clock(), found("a", CHAT), found("b", VECTORS))
     routes = ModelRoutes(TABLE, random.Random(1))
     app = Litestar(
         openai_model_routes(pool, lambda: routes), exception_handlers=EXCEPTION_HANDLERS, logging_config=None
     )
     async with http_client(app) as client:
-        return await client.request(method, path)
+        return await client.request(method, path, headers=headers)
 
 
 @pytest.mark.rule(117)
@@ -55,6 +55,17 @@ async def test_v1_models_lists_the_models_that_have_workers() -> None:
 async def test_one_model_is_found_by_any_spelling_and_echoes_the_requested_name(spelling: str, name: str) -> None:
     response = await fetch(f"/v1/models/{spelling}")
     assert (response.status_code, response.json()["id"]) == (200, name)
+
+
+async def test_clients_of_anthropics_api_get_its_format() -> None:
+    version = {"anthropic-version": "2023-06-01"}
+    page = (await fetch("/v1/models?limit=1", **version)).json()
+    assert [(model["type"], model["id"]) for model in page["data"]] == [
+        ("model", "m:latest"),
+        ("model", "org/vec:latest"),
+    ]
+    assert page["has_more"] is False
+    assert (await fetch("/v1/models/org%2Fvec", **version)).json()["id"] == "org/vec"
 
 
 @pytest.mark.parametrize(("path", "status"), [("/v1/models", 200), ("/v1/models/org/vec", 200), ("/v1/models/no", 404)])

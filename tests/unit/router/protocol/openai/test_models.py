@@ -1,4 +1,4 @@
-"""OpenAI's list of models, and the launcher's recommendations."""
+"""Lists of models for OpenAI and Anthropic, and the launcher's recommendations."""
 
 import json
 
@@ -39,6 +39,37 @@ def test_no_openai_models_are_an_empty_list() -> None:
 def test_one_model_has_the_requested_name() -> None:
     assert json.loads(models.openai_model(LARGE, "Org/Large"))["id"] == "Org/Large"
     assert json.loads(models.openai_model(LARGE, "a/b/c/d"))["owned_by"] == "library"
+
+
+def test_anthropics_list_is_one_page_of_all_models_newest_first() -> None:
+    assert json.loads(models.anthropic_models([CHAT, LARGE])) == {
+        "data": [
+            {
+                "type": "model",
+                "id": "org/large:latest",
+                "display_name": "org/large:latest",
+                "created_at": "2027-01-15T08:00:00Z",
+                "lifecycle": "active",
+            },
+            {
+                "type": "model",
+                "id": "chat:8b",
+                "display_name": "chat:8b",
+                "created_at": "2023-11-14T22:13:20Z",
+                "lifecycle": "active",
+                "max_input_tokens": 4096,
+            },
+        ],
+        "has_more": False,
+        "first_id": "org/large:latest",
+        "last_id": "chat:8b",
+    }
+    assert models.anthropic_models([]) == b'{"data":[],"has_more":false,"first_id":null,"last_id":null}'
+
+
+def test_one_model_of_anthropic_has_the_requested_name() -> None:
+    found = json.loads(models.anthropic_model(EMBED, "Embed"))
+    assert (found["id"], found["type"], found["created_at"]) == ("Embed", "model", "1970-01-01T00:00:00Z")
 
 
 @pytest.mark.rule(21)
