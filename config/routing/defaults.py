@@ -1,4 +1,4 @@
-"""A model's defaults for requests, from the routing file (options, stream_interval) or a virtual model (all)."""
+"""A model's defaults for requests, from the routing file (all but the texts) or a virtual model (all)."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ class Defaults:
     """Messages of /api/chat, put before the request's (R085)."""
     stream_interval: int = 1
     """Tokens per event of a streamed answer."""
+    templates_completions: bool = False
+    """/v1/completions puts prompts into the chat template."""
 
 
 NO_DEFAULTS = Defaults()

@@ -155,6 +155,11 @@ class ModelEntry(_Section):
         description="Tokens that vLLM sends at once while it streams an answer. More costs less CPU; text arrives in "
         "steps. Without effect on requests with tools and on releases of vLLM before 0.32.",
     )
+    completions: Literal["raw", "templated"] = Field(
+        "raw",
+        description="How /v1/completions treats a prompt: raw sends it as it is, as vLLM and OpenAI do; templated puts "
+        "it into the model's chat template, as Ollama does.",
+    )
 
 
 class WorkerEntry(_Section):

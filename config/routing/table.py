@@ -43,6 +43,8 @@ class ModelRoute:
     """"least-load" or "round-robin"."""
     stream_interval: int = 1
     """Tokens per event of a streamed answer."""
+    completions: str = "raw"
+    """"raw" or "templated"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,4 +135,5 @@ def _route(name: str, entry: schema.ModelEntry) -> ModelRoute:
         MappingProxyType(entry.options.model_dump(exclude_none=True) if entry.options else {}),
         entry.policy,
         entry.stream_interval,
+        entry.completions,
     )

@@ -6,7 +6,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from operator import itemgetter
 
@@ -236,7 +236,8 @@ class ModelRoutes:
         if route is not None:
             targets = [(entry.weight, group) for entry in route.serve if (group := pool.group_for(entry.model))]
             groups = tuple(group for _, group in targets)
-            defaults = Defaults(route.options, stream_interval=route.stream_interval)
+            templated = route.completions == "templated"
+            defaults = Defaults(route.options, stream_interval=route.stream_interval, templates_completions=templated)
             resolution = Resolution(name, route.name, groups, defaults, self._policies[route.name])
             return _Known(resolution, tuple(weight for weight, _ in targets) if len(targets) > 1 else ())
         group = pool.group_for(name)
@@ -273,7 +274,7 @@ class ModelRoutes:
 
 def _merge_defaults(base: Defaults, model: VirtualModel) -> Defaults:
     options = {**base.options, **model.options} if model.options else base.options
-    return Defaults(options, model.system or base.system, model.messages or base.messages, base.stream_interval)
+    return replace(base, options=options, system=model.system or base.system, messages=model.messages or base.messages)
 
 
 def no_worker(name: str, model: str, replicas: Sequence[Replica]) -> NoWorker:

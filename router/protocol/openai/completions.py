@@ -1,13 +1,13 @@
 """POST /v1/completions: checks, and the request to vLLM (R028, R115).
 
-The prompt is sent as it is. Ollama's layer puts it into the chat template.
+The prompt is sent as it is. Ollama's layer puts it into the chat template; so does `templated_completions`.
 """
 
 from __future__ import annotations
 
 from vllama_pool.router.errors import AttemptFailed, BadRequest
 from vllama_pool.router.protocol import capabilities
-from vllama_pool.router.protocol.openai import requests
+from vllama_pool.router.protocol.openai import requests, templated_completions
 from vllama_pool.router.protocol.openai.body import missing_field
 from vllama_pool.router.protocol.openai.chat import explain_context
 from vllama_pool.router.protocol.openai.chunks import ChunkStream
@@ -57,7 +57,7 @@ def check(request: CompletionRequest, info: ModelInfo) -> None:
 
 
 def prepare(request: CompletionRequest, plan: ModelPlan) -> UpstreamRequest:
-    return _send(_upstream(request, plan))
+    return _send(request, _upstream(request, plan), plan)
 
 
 def adapt(request: CompletionRequest, plan: ModelPlan, *refusals: AttemptFailed) -> UpstreamRequest | None:
@@ -65,7 +65,7 @@ def adapt(request: CompletionRequest, plan: ModelPlan, *refusals: AttemptFailed)
     explain_context(refusals[-1], "prompt")
     known = [refusal for refusal in refusals if not limits.is_stop_limit(refusal)]
     within = limits.within_limits(_upstream(request, plan), known)
-    return None if within is None else _send(within)
+    return None if within is None else _send(request, within, plan)
 
 
 def _upstream(request: CompletionRequest, plan: ModelPlan) -> CompletionRequest:
@@ -80,7 +80,9 @@ def _upstream(request: CompletionRequest, plan: ModelPlan) -> CompletionRequest:
     return upstream
 
 
-def _send(upstream: CompletionRequest) -> UpstreamRequest:
+def _send(request: CompletionRequest, upstream: CompletionRequest, plan: ModelPlan) -> UpstreamRequest:
+    if templated_completions.applies(request, plan):
+        return templated_completions.prepare(request, upstream, plan)
     return UpstreamRequest(api.COMPLETIONS_PATH, api.encode(upstream), whole=not upstream.stream)
 
 

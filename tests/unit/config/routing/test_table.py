@@ -37,6 +37,7 @@ models:
     serve: [Qwen/Qwen3-8B, {model: Qwen/Qwen3-14B, weight: 3}]
     policy: round-robin
     stream_interval: 4
+    completions: templated
   qwen3:8b:
     options: {top_k: 20}
 workers:
@@ -56,6 +57,7 @@ workers:
             (ServeTarget("Qwen/Qwen3-8B"), ServeTarget("Qwen/Qwen3-14B", 3)),
             policy="round-robin",
             stream_interval=4,
+            completions="templated",
         ),
         ModelRoute("qwen3:8b", (ServeTarget("qwen3:8b"),), (), {"top_k": 20}),
     )

@@ -274,14 +274,16 @@ def test_a_virtual_models_parameters_override_the_routing_files_options() -> Non
     assert dict(routes.resolve("plain", pool).defaults.options) == {"temperature": 0.7}
 
 
-def test_the_routing_files_stream_interval_applies_to_its_model_and_to_virtual_models_of_it() -> None:
+def test_the_routing_files_settings_apply_to_its_model_and_to_virtual_models_of_it() -> None:
     pool = pool_of(Clock(), found("a", "served"))
-    table = RoutingTable((ModelRoute("base", (ServeTarget("served"),), stream_interval=4),))
+    table = RoutingTable((ModelRoute("base", (ServeTarget("served"),), stream_interval=4, completions="templated"),))
     plain = VirtualModel(name="plain:latest", revision=1, base="base:latest")
     routes = ModelRoutes(table, random.Random(3), virtual={key_of("plain:latest"): plain})
     assert routes.resolve("base", pool).defaults.stream_interval == 4
     assert routes.resolve("plain", pool).defaults.stream_interval == 4
     assert routes.resolve("served", pool).defaults.stream_interval == 1
+    templated = [routes.resolve(name, pool).defaults.templates_completions for name in ("base", "plain", "served")]
+    assert templated == [True, True, False]
 
 
 def test_configured_and_served_names_shadow_virtual_ones() -> None:
