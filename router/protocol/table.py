@@ -15,7 +15,7 @@ from vllama_pool.router.protocol.ollama.messages import translated_defaults
 from vllama_pool.router.protocol.ollama.model_plan import ModelPlans
 from vllama_pool.router.protocol.ollama.not_found import embedding_text, generation_text
 from vllama_pool.router.protocol.openai import chat as chat_completions
-from vllama_pool.router.protocol.openai import completions
+from vllama_pool.router.protocol.openai import completions, embeddings, pooling
 from vllama_pool.router.protocol.openai import model_plan as openai_plan
 from vllama_pool.router.protocol.operation import Clock, HasModel, Operation
 
@@ -26,7 +26,7 @@ _WRITERS = 1024
 def operations(clock: Clock, stall_timeout: float = 120.0, max_choices: int = 16) -> tuple[Operation[Any], ...]:
     """`clock` dates responses that need no worker. `stall_timeout`: seconds of silence that count as a stall.
     `max_choices`: the largest `n` of OpenAI's requests."""
-    return (*_ollama(clock, stall_timeout), *_openai(max_choices))
+    return (*_ollama(clock, stall_timeout), *_openai(max_choices), *_pooling())
 
 
 def _openai(max_choices: int) -> tuple[Operation[Any], ...]:
@@ -57,6 +57,22 @@ def _openai(max_choices: int) -> tuple[Operation[Any], ...]:
             translator=completions.translator,
             not_found=generation_text,
             content_type=_event_stream_or_json,
+        ),
+    )
+
+
+def _pooling() -> tuple[Operation[Any], ...]:
+    return (
+        Operation(
+            name="v1 embeddings",
+            path="/v1/embeddings",
+            decode=embeddings.decode,
+            check=embeddings.check,
+            prepare=embeddings.prepare,
+            adapt=embeddings.adapt,
+            translator=pooling.translator,
+            not_found=embedding_text,
+            content_type=lambda request: json_lines.JSON,
         ),
     )
 

@@ -105,7 +105,6 @@ FIXED_ROUTES = (
         ("POST",),
         refused(403, "ollama cloud is disabled: web fetch is unavailable"),
     ),
-    _v1("embeddings"),
     _v1("responses"),
     _v1("messages"),
     _v1("audio/transcriptions"),

@@ -20,6 +20,7 @@ def test_the_table_has_every_inference_endpoint() -> None:
         ("embeddings", "/api/embeddings"),
         ("v1 chat", "/v1/chat/completions"),
         ("v1 completions", "/v1/completions"),
+        ("v1 embeddings", "/v1/embeddings"),
     }
 
 

@@ -1,0 +1,78 @@
+"""The parts that requests for embeddings, ranks and scores have in common (R116)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import msgspec
+
+from vllama_pool.router.errors import AttemptFailed, BadRequest
+from vllama_pool.router.protocol.openai import requests
+from vllama_pool.router.protocol.openai.body import not_for_clients
+from vllama_pool.router.protocol.openai.chat import explain_context
+from vllama_pool.router.protocol.openai.model_kinds import Kind
+from vllama_pool.router.protocol.operation import Clock, StreamTranslator, Timing, UpstreamRequest
+from vllama_pool.router.protocol.vllm import api
+from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer
+from vllama_pool.workers.registry.record import ModelInfo
+
+MAX_INPUTS = 2048
+"""Texts of one request, as in OpenAI's API; each takes a place in the worker's batch."""
+
+
+class PoolingRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """The fields of all these routes. The structs are the lists of fields that are forwarded."""
+
+    model: str = ""
+    user: str | None = None
+    truncate_prompt_tokens: int | None = None
+    truncation_side: Literal["left", "right"] | None = None
+    padding: Literal["max_length", "do_not_pad"] | None = None
+    use_activation: bool | None = None
+    normalize: Any = None
+    """Refused."""
+
+    stream: ClassVar = False
+    streams_answer: ClassVar = False
+    keep_alive: ClassVar = None
+
+
+def check(request: PoolingRequest, body: bytes) -> None:
+    """Raises BadRequest."""
+    requests.require_model(request.model)
+    requests.refuse_server_fields(body)
+    if request.normalize is not None:
+        raise not_for_clients("normalize", "use 'use_activation'")
+    at_least("truncate_prompt_tokens", request.truncate_prompt_tokens, -1)
+
+
+def at_least(name: str, value: int | None, minimum: int) -> None:
+    """Raises BadRequest."""
+    if value is not None and value < minimum:
+        raise requests.below_minimum(name, value, minimum)
+
+
+def check_length(name: str, items: Sequence[object]) -> None:
+    """Raises BadRequest."""
+    if len(items) > MAX_INPUTS:
+        raise BadRequest(
+            f"Invalid '{name}': array too long. Expected an array with maximum length {MAX_INPUTS}, but got an array "
+            f"with length {len(items)} instead.",
+            param=name,
+            code="array_above_max_length",
+        )
+
+
+def send(path: str, request: PoolingRequest, info: ModelInfo) -> UpstreamRequest:
+    return UpstreamRequest(path, api.encode(msgspec.structs.replace(request, model=info.name)), whole=True)
+
+
+def explain(kind: Kind, request: PoolingRequest, field: str, failure: AttemptFailed) -> None:
+    """Raises Refused with OpenAI's words, if there are any. `field`: the one that holds the text."""
+    kind.explain(failure, request.model)
+    explain_context(failure, field)
+
+
+def translator(request: PoolingRequest, timing: Timing, clock: Clock) -> StreamTranslator:
+    return WholeAnswer(request.model)
