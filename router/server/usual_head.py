@@ -16,7 +16,10 @@ REMEMBERED_HEADS = 512
 REMEMBERED_SIZE = 1024
 """Bytes of a head. With their number, bounds the memory that clients can fill."""
 
-_LINE = re.compile(rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (/[0-9A-Za-z/_.:~-]*) HTTP/1\.1\r\n")
+_LINE = re.compile(
+    rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (/[0-9A-Za-z/_.:~-]*)(?:\?([a-z_]{1,32}=(?:true|false)))? HTTP/1\.1\r\n"
+)
+"""Of queries only a switch, as in Anthropic's "?beta=true": others may hold secrets, or vary with each request."""
 _FIELD = re.compile(rb"(?<=\n)([!#$%&'*+\-.^_`|~0-9A-Za-z]+): ?([!-~\x80-\xff][ -~\x80-\xff]*)\r\n")
 _VARYING = re.compile(
     rb"\r\n(?:[Cc]ontent-[Ll]ength: ?([0-9]{1,18})"
@@ -143,7 +146,7 @@ def _read(head: bytes) -> _Template | None:
     ):
         return None
     varying = tuple(index for index, (name, _) in enumerate(headers) if name in _VARYING_NAMES)
-    method, path = line.groups()
+    method, path, query = line.groups(default=b"")
     scope = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -152,7 +155,7 @@ def _read(head: bytes) -> _Template | None:
         "method": method.decode(),
         "path": path.decode(),
         "raw_path": path,
-        "query_string": b"",
+        "query_string": query,
         "server": None,  # this and the following: of the request
         "client": None,
         "scheme": None,

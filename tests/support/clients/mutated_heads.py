@@ -30,6 +30,7 @@ REQUESTS = [
     b"Content-Length: %d\r\n\r\n" % len(_CHAT) + _CHAT,
     b"POST /api/chat HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: %d\r\n\r\n" % len(_CHAT) + _CHAT,
     b"POST /api/chat HTTP/1.1\r\n" + _HOST + b"Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n" + _CHUNKED,
+    b"POST /v1/messages?beta=true HTTP/1.1\r\n" + _HOST + b'Content-Length: 16\r\n\r\n{"model":"tiny"}',
     b"POST /api/generate HTTP/1.1\r\n" + _HOST + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
     b'HTTP2-Settings: AAEA\r\nContent-Length: 31\r\n\r\n{"model":"tiny","prompt":"hi"}\n',
 ]

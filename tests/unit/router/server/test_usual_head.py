@@ -41,6 +41,14 @@ def test_a_usual_head_is_read_without_rewriting(rest: bytes) -> None:
     assert request_headers(scope) == dict(scope["headers"])
 
 
+def test_a_switch_in_the_query_is_usual() -> None:
+    usual = usual_head(lines(b"Host: x", b"Content-Length: 5", start=b"POST /v1/messages?beta=true HTTP/1.1"), 1000)
+    assert usual is not None
+    scope, _, length = usual
+    assert (scope["path"], scope["raw_path"], scope["query_string"]) == ("/v1/messages", b"/v1/messages", b"beta=true")
+    assert length == 5
+
+
 @pytest.mark.parametrize("limit", [len(HEAD) - 1, len(HEAD)])
 def test_a_usual_head_is_not_over_the_limit(limit: int) -> None:
     assert (usual_head(HEAD, limit) is None) == (limit < len(HEAD))
@@ -56,6 +64,11 @@ def test_an_incomplete_head_is_not_read() -> None:
         HEAD.replace(b"\r\n", b"\n", 1),
         lines(start=b"FOO / HTTP/1.1"),
         lines(start=b"GET /?q HTTP/1.1"),
+        lines(start=b"GET /? HTTP/1.1"),
+        lines(start=b"GET /?key=secret HTTP/1.1"),
+        lines(start=b"GET /?ts=1234567890 HTTP/1.1"),
+        lines(start=b"GET /?beta=true&key=secret HTTP/1.1"),
+        lines(start=b"GET /?beta=true# HTTP/1.1"),
         lines(start=b"GET / HTTP/2.0"),
         lines(start=b"GET /\xe4 HTTP/1.1"),
         lines(start=b"GET http://x/ HTTP/1.1"),
