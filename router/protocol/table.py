@@ -12,12 +12,12 @@ from vllama_pool.router.protocol.ollama.chat_response import ChatWriter
 from vllama_pool.router.protocol.ollama.embed_response import EmbedTranslator
 from vllama_pool.router.protocol.ollama.generate_response import GenerateWriter
 from vllama_pool.router.protocol.ollama.messages import translated_defaults
-from vllama_pool.router.protocol.ollama.model_plan import ModelPlans
+from vllama_pool.router.protocol.ollama.model_plan import ModelPlans as OllamaPlans
 from vllama_pool.router.protocol.ollama.not_found import embedding_text, generation_text
 from vllama_pool.router.protocol.openai import chat as chat_completions
 from vllama_pool.router.protocol.openai import completions, embeddings, pooling
-from vllama_pool.router.protocol.openai import model_plan as openai_plan
 from vllama_pool.router.protocol.operation import Clock, HasModel, Operation
+from vllama_pool.router.protocol.vllm.model_plan import ModelPlans
 
 _WRITERS = 1024
 """Writers kept per endpoint: one per spelling of a model's name."""
@@ -30,7 +30,7 @@ def operations(clock: Clock, stall_timeout: float = 120.0, max_choices: int = 16
 
 
 def _openai(max_choices: int) -> tuple[Operation[Any], ...]:
-    plans = openai_plan.ModelPlans(options.sampling, translated_defaults)
+    plans = ModelPlans(options.sampling, translated_defaults)
     return (
         Operation(
             name="v1 chat",
@@ -83,7 +83,7 @@ def _event_stream_or_json(request: HasModel) -> str:
 
 def _ollama(clock: Clock, stall_timeout: float) -> tuple[Operation[Any], ...]:
     timestamps = TimestampFormatter()
-    plans = ModelPlans(stream_interval.of_whole_answers(stall_timeout))
+    plans = OllamaPlans(stream_interval.of_whole_answers(stall_timeout))
     return (
         Operation(
             name="chat",

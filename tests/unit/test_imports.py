@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "router/offload.py": set(),
     "router/upstream": {"router/log_once.py", "workers/vllm"},
     "router/protocol": {"config", "config/routing", "router/errors.py", "workers/registry"},
-    "router/protocol/vllm": {"router/protocol", "router/errors.py", "workers/registry"},
+    "router/protocol/vllm": {"config/routing", "router/protocol", "router/errors.py", "workers/registry"},
     "router/protocol/json_schema": {"router/errors.py"},
     "router/protocol/ollama": {
         *("config", "config/routing", "router/errors.py", "router/protocol", "router/protocol/json_schema"),

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from vllama_pool.router.errors import AttemptFailed, BadRequest, Refused
 from vllama_pool.router.protocol import capabilities
 from vllama_pool.router.protocol.openai import messages, requests
-from vllama_pool.router.protocol.openai.body import missing_field
 from vllama_pool.router.protocol.openai.chunks import ChunkStream
-from vllama_pool.router.protocol.openai.model_plan import ModelPlan
 from vllama_pool.router.protocol.openai.requests import ChatCompletionRequest, NamedTool
 from vllama_pool.router.protocol.operation import Clock, StreamTranslator, Timing, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api, limits, strict_templates
 from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
+from vllama_pool.router.protocol.vllm.model_plan import ModelPlan
+from vllama_pool.router.protocol.vllm.request_body import missing_field
 from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer, both_reasonings
 from vllama_pool.workers.registry.record import ModelInfo
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 from vllama_pool.router.errors import AttemptFailed, BadRequest
 from vllama_pool.router.protocol import capabilities
 from vllama_pool.router.protocol.openai import requests, templated_completions
-from vllama_pool.router.protocol.openai.body import missing_field
 from vllama_pool.router.protocol.openai.chat import explain_context
 from vllama_pool.router.protocol.openai.chunks import ChunkStream
-from vllama_pool.router.protocol.openai.model_plan import ModelPlan
 from vllama_pool.router.protocol.openai.requests import CompletionRequest
 from vllama_pool.router.protocol.operation import Clock, StreamTranslator, Timing, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api, limits
+from vllama_pool.router.protocol.vllm.model_plan import ModelPlan
+from vllama_pool.router.protocol.vllm.request_body import missing_field
 from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer
 from vllama_pool.workers.registry.record import ModelInfo
 

@@ -9,10 +9,10 @@ import msgspec
 from vllama_pool.config.routing.defaults import Defaults
 from vllama_pool.router.errors import AttemptFailed, BadRequest
 from vllama_pool.router.protocol.openai import pooling
-from vllama_pool.router.protocol.openai.body import BodyDecoder
 from vllama_pool.router.protocol.openai.model_kinds import EMBEDDING
 from vllama_pool.router.protocol.operation import UpstreamRequest
 from vllama_pool.router.protocol.vllm import api
+from vllama_pool.router.protocol.vllm.request_body import BodyDecoder
 from vllama_pool.workers.registry.record import ModelInfo
 
 NO_INPUT = "invalid input"

@@ -9,11 +9,11 @@ import msgspec
 
 from vllama_pool.router.errors import AttemptFailed, BadRequest
 from vllama_pool.router.protocol.openai import requests
-from vllama_pool.router.protocol.openai.body import not_for_clients
 from vllama_pool.router.protocol.openai.chat import explain_context
 from vllama_pool.router.protocol.openai.model_kinds import Kind
 from vllama_pool.router.protocol.operation import Clock, StreamTranslator, Timing, UpstreamRequest
 from vllama_pool.router.protocol.vllm import api
+from vllama_pool.router.protocol.vllm.request_body import not_for_clients
 from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer
 from vllama_pool.workers.registry.record import ModelInfo
 

@@ -1,18 +1,18 @@
 """Requests to /v1/chat/completions and /v1/completions.
 
-The structs are the lists of fields that are forwarded. Fields of `ServerOnly` are refused, and all others are dropped.
+The structs are the lists of fields that are forwarded. Those of `REFUSED` are refused, and all others are dropped.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from vllama_pool.router.errors import BadRequest
-from vllama_pool.router.protocol.openai.body import BodyDecoder, not_for_clients
 from vllama_pool.router.protocol.openai.messages import Message
 from vllama_pool.router.protocol.vllm import api
+from vllama_pool.router.protocol.vllm.request_body import BodyDecoder, RefusedFields, not_for_clients
 
 REFUSED: Final = {
     "chat_template": "the model's own template is used",
@@ -40,30 +40,6 @@ REFUSED: Final = {
 
 _RESERVED: Final = frozenset({"chat_template", "tokenize", "messages", "conversation", "tools", "tokenizer_kwargs"})
 """Arguments of the renderer that are not the template's."""
-
-
-class ServerOnly(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields of `REFUSED`."""
-
-    chat_template: Any = None
-    functions: Any = None
-    function_call: Any = None
-    audio: Any = None
-    guided_json: Any = None
-    guided_regex: Any = None
-    guided_choice: Any = None
-    guided_grammar: Any = None
-    vllm_xargs: Any = None
-    kv_transfer_params: Any = None
-    ec_transfer_params: Any = None
-    cache_salt: Any = None
-    priority: Any = None
-    mm_payload: Any = None
-    mm_processor_kwargs: Any = None
-    media_io_kwargs: Any = None
-    prompt_embeds: Any = None
-    return_mm_kwargs: Any = None
-    routed_experts_prompt_start: Any = None
 
 
 class Generation(api.VllmSampling, omit_defaults=True, kw_only=True):
@@ -161,16 +137,7 @@ class CompletionRequest(Generation, omit_defaults=True, kw_only=True):
 
 CHAT = BodyDecoder(ChatCompletionRequest)
 COMPLETION = BodyDecoder(CompletionRequest)
-_decode_server_only = msgspec.json.Decoder(ServerOnly).decode
-_NONE = ServerOnly()
-
-
-def refuse_server_fields(body: bytes) -> None:
-    """Raises BadRequest. `body` is valid JSON, and null counts as absent."""
-    found = _decode_server_only(body)
-    if found != _NONE:
-        name = next(name for name in REFUSED if getattr(found, name) is not None)
-        raise not_for_clients(name, REFUSED[name])
+refuse_server_fields = RefusedFields(REFUSED).check
 
 
 def require_model(name: str) -> None:

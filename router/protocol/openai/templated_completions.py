@@ -9,10 +9,10 @@ import msgspec
 
 from vllama_pool.router.errors import BadRequest
 from vllama_pool.router.protocol.openai.chunks import ChunkStream
-from vllama_pool.router.protocol.openai.model_plan import ModelPlan
 from vllama_pool.router.protocol.openai.requests import CompletionRequest
 from vllama_pool.router.protocol.operation import UpstreamRequest
 from vllama_pool.router.protocol.vllm import api
+from vllama_pool.router.protocol.vllm.model_plan import ModelPlan
 from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer
 
 ONE_TEXT = "this model takes one text as 'prompt'; its routing file says completions: templated"

@@ -12,9 +12,9 @@ from vllama_pool.router.errors import AttemptFailed, BadRequest, Refused
 from vllama_pool.router.protocol.ollama.messages import translated_defaults
 from vllama_pool.router.protocol.ollama.options import sampling
 from vllama_pool.router.protocol.openai import chat
-from vllama_pool.router.protocol.openai.model_plan import ModelPlan
 from vllama_pool.router.protocol.openai.requests import REFUSED, ChatCompletionRequest
 from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
+from vllama_pool.router.protocol.vllm.model_plan import ModelPlan
 from vllama_pool.workers.registry.record import ModelInfo
 
 HELLO = [{"role": "user", "content": "hello"}]

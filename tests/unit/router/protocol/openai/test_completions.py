@@ -12,10 +12,10 @@ from vllama_pool.router.errors import BadRequest, Refused
 from vllama_pool.router.protocol.ollama.messages import translated_defaults
 from vllama_pool.router.protocol.ollama.options import sampling
 from vllama_pool.router.protocol.openai import completions
-from vllama_pool.router.protocol.openai.model_plan import ModelPlan
 from vllama_pool.router.protocol.openai.requests import REFUSED, CompletionRequest
 from vllama_pool.router.protocol.operation import UpstreamRequest
 from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
+from vllama_pool.router.protocol.vllm.model_plan import ModelPlan
 from vllama_pool.workers.registry.record import ModelInfo
 
 TEMPLATED = Defaults(templates_completions=True)

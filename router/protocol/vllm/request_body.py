@@ -1,9 +1,10 @@
-"""Decodes the bodies of OpenAI's requests, with errors in its words."""
+"""Decodes the bodies of forwarded requests, with errors in OpenAI's words."""
 
 from __future__ import annotations
 
 import re
-from typing import Generic, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -12,7 +13,8 @@ from vllama_pool.router.protocol.vllm.api import INVALID_JSON
 
 EMPTY = "EOF"
 """Ollama's text (R150)."""
-_WRONG = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?\Z", re.DOTALL)
+_WRONG = re.compile(r"(?P<what>.*?)(?P<paths>(?: - at `[^`]*`)*)\Z", re.DOTALL)
+_PATH = re.compile(r"`\$?([^`]*)`")
 _EXPECTED = re.compile(r"Expected (?P<wanted>.+), got `(?P<got>\w+)`\Z")
 _MISSING = re.compile(r"Object missing required field `(?P<field>\w+)`\Z")
 
@@ -22,8 +24,9 @@ StructT = TypeVar("StructT", bound=msgspec.Struct)
 class BodyDecoder(Generic[StructT]):
     """Ignores unknown fields."""
 
-    def __init__(self, struct: type[StructT]) -> None:
-        self._decode = msgspec.json.Decoder(struct).decode
+    def __init__(self, struct: type[StructT], hook: Callable[[type, Any], Any] | None = None) -> None:
+        """`hook` decodes other types. Raises ValueError with msgspec's text."""
+        self._decode = msgspec.json.Decoder(struct, dec_hook=hook).decode
 
     def decode(self, body: bytes) -> StructT:
         """Raises BadRequest."""
@@ -41,7 +44,7 @@ def invalid_value(text: str) -> BadRequest:
     """Name the field by msgspec's text, such as "Expected `int`, got `str` - at `$.n`"."""
     found = _WRONG.match(text)
     assert found is not None  # it matches anything
-    path = (found["path"] or "").removeprefix("$").removeprefix(".")
+    path = "".join(reversed(_PATH.findall(found["paths"]))).removeprefix(".")  # a hook's path comes first
     if missing := _MISSING.match(found["what"]):
         return missing_field(f"{path}.{missing['field']}" if path else missing["field"])
     if not path:
@@ -54,6 +57,23 @@ def invalid_value(text: str) -> BadRequest:
             code="invalid_type",
         )
     return BadRequest(f"Invalid value for '{path}': {found['what']}.", param=path)
+
+
+class RefusedFields:
+    """Fields that reach into the server, or that vLLM ignores although they matter."""
+
+    def __init__(self, advice: Mapping[str, str]) -> None:
+        """`advice`: by field."""
+        self._advice = advice
+        struct = msgspec.defstruct("ServerOnly", [(name, Any, None) for name in advice], frozen=True)
+        self._none, self._decode = struct(), msgspec.json.Decoder(struct).decode
+
+    def check(self, body: bytes) -> None:
+        """Raises BadRequest. `body` is valid JSON, and null counts as absent."""
+        found = self._decode(body)
+        if found != self._none:
+            name = next(name for name in self._advice if getattr(found, name) is not None)
+            raise not_for_clients(name, self._advice[name])
 
 
 def missing_field(name: str) -> BadRequest:

@@ -1,4 +1,4 @@
-"""The part of OpenAI's requests that depends on the model only."""
+"""The part of forwarded requests that depends on the model only."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ MessagesOf = Callable[[Defaults, ModelInfo], list[api.VllmMessage]]
 class ModelPlan:
     """A model's defaults in vLLM's terms. The worker has its own, which follow OpenAI's."""
 
-    __slots__ = ("_sampling", "defaults", "info", "messages")
+    __slots__ = ("defaults", "info", "messages", "sampling")
 
     def __init__(self, info: ModelInfo, defaults: Defaults, sampling: SamplingOf, messages: MessagesOf) -> None:
         self.info = info
         self.defaults = defaults
         self.messages = messages(defaults, info) if defaults.messages else []
-        self._sampling = tuple(sampling(defaults.options, info).items()) if defaults.options else ()
+        self.sampling = tuple(sampling(defaults.options, info).items()) if defaults.options else ()
+        """Fields of `VllmSampling`."""
 
     def complete(self, upstream: api.VllmSampling, *, streams_text: bool) -> None:
         """Apply the defaults that the request leaves open. `streams_text`: a streamed answer without tool calls."""
-        for name, value in self._sampling:
+        for name, value in self.sampling:
             if getattr(upstream, name) is None:
                 setattr(upstream, name, value)
         interval = self.defaults.stream_interval
