@@ -11,21 +11,18 @@ import pytest
 
 from vllama_pool.router.protocol.clock import SystemClock
 from vllama_pool.router.protocol.error_bodies import anthropic_error, openai_error
-from vllama_pool.router.protocol.openai import requests
+from vllama_pool.router.protocol.openai import embeddings, requests
 from vllama_pool.router.protocol.table import operations
 from vllama_pool.router.server.zstd_body import ZSTD_PATHS
 from vllama_pool.router.server.zstd_stream import MAX_FRAMES
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "openai-anthropic.md").read_text()
-FORWARDED: dict[str, type[msgspec.Struct]] = {
-    "/v1/chat/completions": requests.ChatCompletionRequest,
-    "/v1/completions": requests.CompletionRequest,
+BODIES: dict[str, tuple[type[msgspec.Struct], Iterable[str]]] = {
+    "/v1/chat/completions": (requests.ChatCompletionRequest, requests.REFUSED),
+    "/v1/completions": (requests.CompletionRequest, requests.REFUSED),
+    "/v1/embeddings": (embeddings.EmbeddingRequest, {*requests.REFUSED, "normalize"}),
 }
-"""The struct of each route's body."""
-REFUSED: dict[str, Iterable[str]] = {
-    "/v1/chat/completions": requests.REFUSED,
-    "/v1/completions": requests.REFUSED,
-}
+"""The struct of each route's body, and the fields that are refused."""
 STATUS_ROW = re.compile(r"^\| ([0-9, ]+) \| `(\w+)`[^|]*\| `(\w+)` \|", re.MULTILINE)
 ROUTE = re.compile(r"`(?:(?:GET|POST) )?(/[\w/]+)`")
 
@@ -55,17 +52,15 @@ def test_the_routes_that_accept_zstd_are_listed() -> None:
 
 
 def fields(route: str, label: str) -> set[str]:
-    """Return the names in the paragraph "label: ..." of a route's section."""
+    """Return the names in the paragraph "label: ..." of a route's section, which may refer to another section."""
     section = re.split(r"\n##+ ", PAGE.partition(f"\n### `{route}`\n")[2])[0]
     (paragraph,) = (part for part in section.split("\n\n") if part.lstrip().startswith(f"{label}:"))
-    return set(re.findall(r"`(\w+)`", paragraph))
+    others = [fields(other, label) for other in re.findall(r"as on `([^`]+)`", paragraph)]
+    return set(re.findall(r"`(\w+)`", paragraph)).union(*others)
 
 
-@pytest.mark.parametrize("route", FORWARDED)
-def test_the_forwarded_fields_of_a_route_are_those_of_its_struct(route: str) -> None:
-    assert fields(route, "Forwarded") == {each.encode_name for each in msgspec.structs.fields(FORWARDED[route])}
-
-
-@pytest.mark.parametrize("route", REFUSED)
-def test_the_refused_fields_of_a_route_are_those_of_the_code(route: str) -> None:
-    assert fields(route, "Refused") == set(REFUSED[route])
+@pytest.mark.parametrize("route", BODIES)
+def test_the_fields_of_a_route_are_those_of_the_code(route: str) -> None:
+    struct, refused = BODIES[route]
+    assert fields(route, "Refused") == set(refused)
+    assert fields(route, "Forwarded") == {each.encode_name for each in msgspec.structs.fields(struct)} - set(refused)
