@@ -19,6 +19,7 @@ from vllama_pool.router.server.zstd_body import ZSTD_PATHS
 from vllama_pool.workers.simulated.options import Options
 
 QUICK = Options(model="tiny:latest", tokens_per_second=2000, ttft=0.0, answer_tokens=5)
+VECTORS = Options(model="vectors", embedding=True)
 TABLE = RoutingTable(models=(ModelRoute("out", (ServeTarget("nothing"),)),))
 LIMIT = 2**20
 ZSTD = tuple(path for path in PATHS if path in ZSTD_PATHS)
@@ -29,7 +30,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
-    async with fleet(tmp_path_factory.mktemp("state"), {"a": QUICK}, table=TABLE, body_limit=LIMIT) as one:
+    workers = {"a": QUICK, "e": VECTORS}
+    async with fleet(tmp_path_factory.mktemp("state"), workers, table=TABLE, body_limit=LIMIT) as one:
         yield one
 
 
@@ -122,6 +124,25 @@ async def test_a_bad_zstd_body_is_a_400_and_a_bomb_a_413(running: Fleet, path: s
 @pytest.mark.parametrize("sent", [b"", b"{", b"[]", b"\xff", b'"x"', b"{} {}", b"[" * 100_000])
 async def test_a_body_that_is_no_object_is_a_400(running: Fleet, path: str, sent: bytes) -> None:
     assert message(await running.http.post(path, content=sent), path, 400)
+
+
+@pytest.mark.parametrize("path", JSON_PATHS)
+@pytest.mark.parametrize("model", [5, [], {}, True, None, "", " "])
+async def test_a_model_that_is_no_name_is_a_400(running: Fleet, path: str, model: object) -> None:
+    assert "model" in message(await running.http.post(path, json={**body(path, ""), "model": model}), path, 400)
+
+
+@pytest.mark.parametrize("path", JSON_PATHS)
+async def test_a_model_of_another_kind_is_a_400_that_no_worker_sees(running: Fleet, path: str) -> None:
+    statuses = []
+    for model, worker in (("tiny", running["a"]), ("vectors", running["e"])):
+        before = worker.requests[path]
+        answer = await running.http.post(path, json=body(path, model))
+        statuses.append(answer.status_code)
+        if answer.status_code != 200:
+            assert message(answer, path, 400)
+            assert worker.requests[path] == before
+    assert 400 in statuses
 
 
 @pytest.mark.parametrize("path", JSON_PATHS)
