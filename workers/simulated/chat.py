@@ -134,7 +134,7 @@ def _choice(head: ResponseHead, index: int, collected: Collected) -> dict[str, A
 
 def _message(head: ResponseHead, collected: Collected) -> dict[str, Any]:
     """The content beside a call that the model chose is null, not ""."""
-    content: str | None = collected.text(Kind.CONTENT) or None
+    content: str | None = collected.content or None
     calls = collected.calls(head.max_calls)
     message: dict[str, Any] = {
         "role": "assistant",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from vllama_pool.workers.simulated import vocabulary
 from vllama_pool.workers.simulated.answers import Kind, Token
 
 
@@ -23,8 +24,17 @@ class Collected:
     def ids(self) -> list[int]:
         return [token.id for token in self.tokens]
 
+    @property
+    def content(self) -> str:
+        """Includes the markup of calls that were cut off."""
+        ids = self.ids
+        markup = vocabulary.decode(ids[ids.index(vocabulary.TOOL_CALL) :]) if self._is_cut else ""
+        return self.text(Kind.CONTENT) + markup
+
     def calls(self, most: int | None = None) -> list[tuple[str, str]]:
-        """Return the names and the arguments."""
+        """Return the names and the arguments. Calls that were cut off are content."""
+        if self._is_cut:
+            return []
         calls: list[tuple[str, str]] = []
         for token in self.tokens:
             if token.kind is Kind.CALL:
@@ -33,6 +43,11 @@ class Collected:
                 name, arguments = calls[-1]
                 calls[-1] = (name, arguments + token.text)
         return calls[:most]
+
+    @property
+    def _is_cut(self) -> bool:
+        ids = self.ids
+        return ids.count(vocabulary.TOOL_CALL) > ids.count(vocabulary.END_TOOL_CALL) and self.finish == "length"
 
 
 class Collector:

@@ -15,7 +15,7 @@ import msgspec
 from vllama_pool.workers.simulated import context, errors, jobs, vocabulary
 from vllama_pool.workers.simulated.errors import ApiError, HttpResponse
 from vllama_pool.workers.simulated.options import Options
-from vllama_pool.workers.simulated.requests import EmbeddingRequest
+from vllama_pool.workers.simulated.shapes import EmbeddingRequest
 
 FIRST, LAST = vocabulary.IM_START, vocabulary.IM_END
 

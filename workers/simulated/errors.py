@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -40,6 +41,7 @@ class ApiError(Exception):
         self.kind = kind
         self.param = param
         self.in_stream = in_stream
+        self.shape: Shape = openai
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -47,7 +49,7 @@ class ApiError(Exception):
 
     @property
     def response(self) -> HttpResponse:
-        return HttpResponse(self.status, msgspec.json.encode(self.fields))
+        return self.shape(self)
 
     @property
     def event(self) -> bytes:
@@ -59,7 +61,22 @@ Shape = Callable[[ApiError], HttpResponse]
 
 
 def openai(error: ApiError) -> HttpResponse:
-    return error.response
+    return HttpResponse(error.status, msgspec.json.encode(error.fields))
+
+
+def anthropic(error: ApiError) -> HttpResponse:
+    fields = {"type": "error", "error": {"type": error.kind, "message": error.message}}
+    return HttpResponse(error.status, msgspec.json.encode(fields))
+
+
+@contextlib.contextmanager
+def shaped(shape: Shape) -> Iterator[None]:
+    """Give the errors of the block this shape."""
+    try:
+        yield
+    except ApiError as error:
+        error.shape = shape
+        raise
 
 
 def parameter(message: str, param: str, value: object = None, *, in_stream: bool = False) -> ApiError:

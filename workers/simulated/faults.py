@@ -12,7 +12,18 @@ from typing import Literal
 
 import msgspec
 
-INFERENCE = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+INFERENCE = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/messages",
+    "/v1/responses",
+    "/v1/embeddings",
+    "/v1/rerank",
+    "/rerank",
+    "/v1/score",
+    "/score",
+    "/v1/audio/transcriptions",
+)
 
 
 class _Worker(

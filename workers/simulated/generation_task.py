@@ -73,6 +73,13 @@ class GenerationTask:
                 self._finish()
                 self.exchange.end()
 
+    def begin(self) -> None:
+        """Start the stream."""
+        self.exchange.begin()
+        if isinstance(self.output, Stream):
+            self.output.begin()
+            self.exchange.flush()
+
     def respond(self, answer: errors.HttpResponse) -> None:
         self._finish()
         self.exchange.respond(answer)
@@ -86,19 +93,16 @@ class GenerationTask:
             self.exchange.respond(self._error_shape(error))
             return
         self.output.fail(error)
-        if self.output.cut_by_errors:
-            self.exchange.close()
-        else:
-            self.exchange.end()
+        self._end(self.output)
 
     def abort(self) -> None:
         """End after the engine aborted the sequence."""
         if self.finished or self.output is None:
             return
         self.output.abort()
-        if self.streams:
+        if isinstance(self.output, Stream):
             self._finish()
-            self.exchange.end()
+            self._end(self.output)
 
     def disconnect(self) -> None:
         if self.finished:
@@ -155,7 +159,7 @@ class GenerationTask:
         elif isinstance(fault, faults.Empty) and isinstance(self.output, Stream):
             self._finish()
             self.output.abort()
-            self.exchange.end()
+            self._end(self.output)
         elif isinstance(fault, faults.Empty):
             self.fail(errors.scripted(500))
         elif isinstance(fault, faults.Cut):
@@ -170,6 +174,12 @@ class GenerationTask:
         else:
             self.exchange.flush()
             self.exchange.garbled = GARBAGE["chunk"]
+
+    def _end(self, stream: Stream) -> None:
+        if stream.broken:
+            self.exchange.close()
+        else:
+            self.exchange.end()
 
     def _leave_engine(self) -> None:
         for entry in self.entries:

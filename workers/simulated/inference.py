@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from vllama_pool.workers.simulated import errors, faults
+from vllama_pool.workers.simulated import errors, faults, jobs, messages_requests, responses_requests
 from vllama_pool.workers.simulated.chat import ChatStream, chat_response
 from vllama_pool.workers.simulated.collector import Collector
 from vllama_pool.workers.simulated.completions import CompletionStream, completion_response
@@ -18,9 +18,13 @@ from vllama_pool.workers.simulated.generation import Generation
 from vllama_pool.workers.simulated.generation_task import GenerationTask
 from vllama_pool.workers.simulated.http_server import Exchange, Request
 from vllama_pool.workers.simulated.jobs import Format, Job, chat_job, completion_job
+from vllama_pool.workers.simulated.messages import MessagesStream, messages_response
+from vllama_pool.workers.simulated.messages_requests import parse_messages
 from vllama_pool.workers.simulated.metrics import SimulatedMetrics
 from vllama_pool.workers.simulated.options import Options
 from vllama_pool.workers.simulated.requests import parse_chat, parse_completion
+from vllama_pool.workers.simulated.responses import ResponsesStream, responses_response
+from vllama_pool.workers.simulated.responses_requests import parse_responses
 
 ADMISSION_WINDOW = 0.005
 """Seconds between vLLM's check of its queue limit and the request's registration.
@@ -29,6 +33,8 @@ Simultaneous requests all pass the check; the engine rejects the excess after th
 """
 CHAT = Format("chatcmpl-", ChatStream, chat_response)
 COMPLETION = Format("cmpl-", CompletionStream, completion_response)
+RESPONSES = Format("", ResponsesStream, responses_response, limit_name="max_output_tokens")
+MESSAGES = Format("chatcmpl-", MessagesStream, messages_response, errors.anthropic)
 
 
 class Inference:
@@ -62,6 +68,22 @@ class Inference:
         job = completion_job(body, self._options, COMPLETION, request.headers.get("x-request-id"))
         self._start(job, exchange, fault)
 
+    def messages(self, request: Request, exchange: Exchange, fault: faults.RequestFault | None) -> None:
+        """Raises ApiError."""
+        options = self._options
+        body = parse_messages(request.body, request.headers.get("content-type", ""), options.max_stop_strings)
+        with errors.shaped(errors.anthropic):
+            chat = messages_requests.as_chat(body, one_system=bool(options.strict_template))
+            self._start(chat_job(chat, options, MESSAGES, request.headers.get("x-request-id")), exchange, fault)
+
+    def responses(self, request: Request, exchange: Exchange, fault: faults.RequestFault | None) -> None:
+        """Raises ApiError."""
+        body = parse_responses(request.body, request.headers.get("content-type", ""))
+        jobs.check_model(body.model, self._options)
+        chat = responses_requests.as_chat(body)
+        job = chat_job(chat, self._options, RESPONSES, None, request=responses_requests.repeated(body))
+        self._start(job, exchange, fault)
+
     def abort_all(self) -> None:
         self._engine_loop.engine.clear()
         for task in list(self.tasks):
@@ -84,7 +106,7 @@ class Inference:
         if task.inject_early():
             return
         if job.stream:
-            exchange.begin()
+            task.begin()
         if job.error is not None:
             task.fail(job.error)
             return

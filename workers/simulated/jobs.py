@@ -10,20 +10,20 @@ from typing import Any
 
 from vllama_pool.workers.simulated import answers, context, errors, template, vocabulary
 from vllama_pool.workers.simulated.answers import AnswerPlan, Call, SimulatedText
+from vllama_pool.workers.simulated.checks import check_logprobs
 from vllama_pool.workers.simulated.collector import Collected
 from vllama_pool.workers.simulated.counts import Counts
 from vllama_pool.workers.simulated.errors import ApiError
 from vllama_pool.workers.simulated.generation import Ending
 from vllama_pool.workers.simulated.options import VERSION, Options
-from vllama_pool.workers.simulated.requests import (
+from vllama_pool.workers.simulated.requests import wanted_tokens
+from vllama_pool.workers.simulated.shapes import (
     ChatBody,
     CompletionRequest,
     NamedTool,
     Sampling,
     TokenizeChat,
     Tool,
-    check_logprobs,
-    wanted_tokens,
 )
 from vllama_pool.workers.simulated.streams import ResponseHead, Stream
 
@@ -184,6 +184,7 @@ def _job(
     tokens: int | None,
 ) -> Job:
     endings = [_ending(body, options, tokens, len(prompt)) for prompt in head.prompts for _ in range(head.choices)]
+    head = replace(head, limit=endings[0].limit)
     return Job(format, head, bool(body.stream), tuple(texts), tuple(endings))
 
 

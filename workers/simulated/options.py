@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllama_pool.workers.model.files import ModelFiles
+from vllama_pool.workers.simulated.checks import MAX_STOP_STRINGS
 from vllama_pool.workers.simulated.engine import Pace
 from vllama_pool.workers.simulated.faults import Fault, parse
-from vllama_pool.workers.simulated.requests import MAX_STOP_STRINGS
 from vllama_pool.workers.simulated.template import Strictness
 
 VERSION = "0.32.0+simulated"

@@ -14,13 +14,18 @@ from vllama_pool.workers.simulated.engine_loop import EngineLoop
 from vllama_pool.workers.simulated.errors import ApiError, HttpResponse
 from vllama_pool.workers.simulated.http_server import Exchange, Request
 from vllama_pool.workers.simulated.inference import Inference
+from vllama_pool.workers.simulated.messages_requests import as_chat, parse_count
 from vllama_pool.workers.simulated.metrics import CONTENT_TYPE, SimulatedMetrics
 from vllama_pool.workers.simulated.options import VERSION, Options
-from vllama_pool.workers.simulated.requests import TokenizeChat, parse_detokenize, parse_embedding, parse_tokenize
+from vllama_pool.workers.simulated.requests import parse_detokenize, parse_embedding, parse_tokenize
+from vllama_pool.workers.simulated.shapes import TokenizeChat
 from vllama_pool.workers.simulated.sleep import SleepRoutes
 
 GUARDED = ("/v1", "/v2", "/inference", "/cohere")
 """Paths that need an API key."""
+
+SHAPES = {"/v1/messages": errors.anthropic, "/v1/messages/count_tokens": errors.anthropic}
+"""Error bodies of routes whose errors are not OpenAI's."""
 
 Handler = Callable[[Request], HttpResponse]
 
@@ -69,6 +74,9 @@ class Routes:
         else:
             self._deferred["/v1/chat/completions"] = inference.chat
             self._deferred["/v1/completions"] = inference.completion
+            self._deferred["/v1/messages"] = inference.messages
+            self._deferred["/v1/responses"] = inference.responses
+            self._plain["POST", "/v1/messages/count_tokens"] = self._count_tokens
         if options.dev_mode:
             self._deferred["/sleep"] = self._sleep.sleep
             self._plain["POST", "/wake_up"] = self._sleep.wake_up
@@ -79,7 +87,7 @@ class Routes:
 
     def handle(self, request: Request, exchange: Exchange) -> None:
         fault = self._faults.next_for(request.path, request.body)
-        if fault is not None and self._preempt(fault, exchange):
+        if fault is not None and self._preempt(fault, request, exchange):
             return
         try:
             respond = self._deferred.get(request.path) if request.method == "POST" else None
@@ -99,18 +107,20 @@ class Routes:
             exchange.split = True
         exchange.respond(answer)
 
-    def _preempt(self, fault: faults.RequestFault, exchange: Exchange) -> bool:
+    def _preempt(self, fault: faults.RequestFault, request: Request, exchange: Exchange) -> bool:
         """Inject a fault that does not depend on the request. Returns True if it ends the request."""
         if isinstance(fault, faults.Hang):
             return True
         if isinstance(fault, faults.Die) and fault.after_tokens == 0:
             self._die()
             return True
-        if isinstance(fault, faults.Cut) and fault.after_tokens == 0 and self._options.embedding:
+        if isinstance(fault, faults.Cut) and fault.after_tokens == 0 and request.path not in self._deferred:
             exchange.close(reset=fault.reset)
             return True
         if isinstance(fault, faults.Status):
-            answer = errors.scripted(fault.status).response
+            error = errors.scripted(fault.status)
+            error.shape = SHAPES.get(request.path, errors.openai)
+            answer = error.response
             after = fault.retry_after
             headers = (("retry-after", f"{after:g}"),) if after is not None else ()
             exchange.respond(HttpResponse(answer.status, answer.body, headers=headers))
@@ -191,6 +201,14 @@ class Routes:
                 "token_strs": strings,
             }
         )
+
+    def _count_tokens(self, request: Request) -> HttpResponse:
+        body = parse_count(request.body, request.headers.get("content-type", ""))
+        with errors.shaped(errors.anthropic):
+            chat = as_chat(body, one_system=bool(self._options.strict_template))
+            jobs.check_model(chat.model, self._options)
+            count = len(jobs.limited(jobs.rendered(chat, self._options), chat, self._options))
+        return _json({"input_tokens": count, "context_management": {"original_input_tokens": count}})
 
     def _detokenize(self, request: Request) -> HttpResponse:
         body = parse_detokenize(request.body, request.headers.get("content-type", ""))

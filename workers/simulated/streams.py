@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from vllama_pool.workers.simulated.answers import Kind, Token
 from vllama_pool.workers.simulated.counts import Counts
@@ -40,6 +40,8 @@ class ResponseHead:
     """Report cached tokens."""
     timings: bool = False
     """Report times."""
+    limit: int = 0
+    """Tokens that the answer may have."""
     max_calls: int | None = None
     automatic: bool = True
     """The model chose whether to call a tool."""
@@ -68,8 +70,8 @@ class Writer(Protocol):
 
 
 class Stream:
-    cut_by_errors: ClassVar[bool] = False
-    """An error closes the connection."""
+    broken = False
+    """The connection must be closed without an end of the stream."""
 
     def __init__(self, head: ResponseHead, counts: Counts, writer: Writer) -> None:
         self.head = head
@@ -81,6 +83,9 @@ class Stream:
         self._opened = False
         self._plain = False
         """Content needs no more than `plain`."""
+
+    def begin(self) -> None:
+        """Write what precedes the first token."""
 
     def token(self, index: int, token: Token, finish: str, stop_reason: str | None) -> None:
         self._open()
@@ -123,7 +128,8 @@ class Stream:
         """End a stream without a token."""
         self._write(DONE)
 
-    def open(self) -> None: ...
+    def open(self) -> None:
+        """Write what precedes the first token and comes with it."""
 
     def plain(self, index: int, token: Token) -> None:
         raise NotImplementedError

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from vllama_pool.workers.simulated.errors import ApiError
-from vllama_pool.workers.simulated.requests import AssistantMessage, Message, Tool, ToolCall
+from vllama_pool.workers.simulated.shapes import AssistantMessage, Message, Tool, ToolCall
 
 Strictness = Literal["", "system-first", "no-system"]
 """Roles in turn after an optional system message, or without one."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-LITERAL = frozenset(("object", "role", "finish_reason", "type", "code", "param", "index"))
+LITERAL = frozenset(("object", "role", "finish_reason", "type", "code", "param", "index", "status"))
 BY_TOKEN = frozenset(("top_logprobs", "prompt_logprobs"))
 """Keys of objects with a field per token."""
 HEADERS = ("content-type", "transfer-encoding", "allow", "retry-after")
@@ -42,9 +42,13 @@ def of_value(value: Any, key: str = "") -> Any:
 
 def of_error(message: str) -> str:
     """Replace numbers, and the details of validation errors."""
-    if "validation error" in message:
-        return re.sub(r"^\d+ validation errors?:\n(?s:.*)", "N validation errors", message)
+    if is_validation_error(message):
+        return "N validation errors"
     return re.sub(r"\d+(\.\d+)?", "N", message)
+
+
+def is_validation_error(message: str) -> bool:
+    return re.match(r"\d+ validation errors?:", message) is not None
 
 
 def of_document(value: Any) -> Any:
@@ -53,7 +57,7 @@ def of_document(value: Any) -> Any:
     error = value.get("error") if isinstance(value, dict) else None
     if isinstance(error, dict) and isinstance(error.get("message"), str):
         shape["error"]["message"] = of_error(error["message"])
-        if "validation error" in error["message"]:
+        if is_validation_error(error["message"]):
             shape["error"]["param"] = _field(error["param"])
     elif isinstance(error, str) or (isinstance(value, dict) and "detail" in value):
         return value
@@ -98,9 +102,11 @@ def assert_equal(real: Any, simulated: Any, *, request: str = "") -> None:
 def _of_event(text: str) -> list[Any]:
     if text == "data: [DONE]":
         return ["DONE"]
-    if not text.startswith("data: "):
+    found = re.fullmatch(r"(?:event: (\S+)\n)?data: (.*)", text)
+    if found is None:
         return [f"NO EVENT: {text}"]
-    return [of_document(event) for event in _split(json.loads(text.removeprefix("data: ")))]
+    shapes = [of_document(event) for event in _split(json.loads(found[2]))]
+    return [{"event": found[1], "data": shape} for shape in shapes] if found[1] else shapes
 
 
 def _choice(shape: Any) -> float:

@@ -18,6 +18,8 @@ from tests.support.vllm import response_shape
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
+MESSAGES = "/v1/messages"
+RESPONSES = "/v1/responses"
 TOKENIZE = "/tokenize"
 DETOKENIZE = "/detokenize"
 QUESTION: dict[str, Any] = {"messages": [{"role": "user", "content": "What is 2+2?"}]}
