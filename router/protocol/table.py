@@ -6,6 +6,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from vllama_pool.router.protocol import json_lines
+from vllama_pool.router.protocol.anthropic import prompt as anthropic
 from vllama_pool.router.protocol.clock import TimestampFormatter
 from vllama_pool.router.protocol.ollama import chat, embed, generate, options, requests, stream_interval
 from vllama_pool.router.protocol.ollama.chat_response import ChatWriter
@@ -17,6 +18,7 @@ from vllama_pool.router.protocol.ollama.not_found import embedding_text, generat
 from vllama_pool.router.protocol.openai import chat as chat_completions
 from vllama_pool.router.protocol.openai import completions, embeddings, pooling
 from vllama_pool.router.protocol.operation import Clock, HasModel, Operation
+from vllama_pool.router.protocol.vllm import api
 from vllama_pool.router.protocol.vllm.model_plan import ModelPlans
 
 _WRITERS = 1024
@@ -26,7 +28,7 @@ _WRITERS = 1024
 def operations(clock: Clock, stall_timeout: float = 120.0, max_choices: int = 16) -> tuple[Operation[Any], ...]:
     """`clock` dates responses that need no worker. `stall_timeout`: seconds of silence that count as a stall.
     `max_choices`: the largest `n` of OpenAI's requests."""
-    return (*_ollama(clock, stall_timeout), *_openai(max_choices), *_pooling())
+    return (*_ollama(clock, stall_timeout), *_openai(max_choices), *_pooling(), *_anthropic())
 
 
 def _openai(max_choices: int) -> tuple[Operation[Any], ...]:
@@ -74,6 +76,29 @@ def _pooling() -> tuple[Operation[Any], ...]:
             not_found=embedding_text,
             content_type=lambda request: json_lines.JSON,
         ),
+    )
+
+
+def _anthropic() -> tuple[Operation[Any], ...]:
+    plans = ModelPlans(options.sampling, translated_defaults)
+    return tuple(
+        Operation(
+            name=name,
+            path=path,
+            decode=decode,
+            check=anthropic.check,
+            prepare=lambda request, info, defaults: anthropic.prepare(request, plans.of(info, defaults)),
+            adapt=lambda request, info, defaults, *refusals: anthropic.adapt(
+                request, plans.of(info, defaults), *refusals
+            ),
+            translator=anthropic.translator,
+            not_found=generation_text,
+            content_type=_event_stream_or_json,
+        )
+        for name, path, decode in (
+            ("v1 messages", api.MESSAGES_PATH, anthropic.decode_message),
+            ("v1 count tokens", api.COUNT_TOKENS_PATH, anthropic.decode_count),
+        )
     )
 
 

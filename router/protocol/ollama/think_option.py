@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +9,10 @@ from typing import Any
 from vllama_pool.router.errors import AttemptFailed, BadRequest, Refused
 from vllama_pool.router.protocol.capabilities import is_missing
 from vllama_pool.router.protocol.vllm import api
+from vllama_pool.router.protocol.vllm.thinking_refusals import refuses_effort, refuses_switch
 from vllama_pool.workers.registry.record import ModelInfo
 
 _LEVELS = ("high", "medium", "low", "max")
-_NO_SWITCH = "not supported for Mistral tokenizers"
-_NO_EFFORT = re.compile(r"reasoning_effort=.{0,80} is not supported for this model")
 _NOT_SUPPORTED = '"{model}" does not support thinking'
 
 
@@ -42,12 +40,12 @@ def check_capability(value: Any, model: str, info: ModelInfo) -> None:
 
 def is_refusal(failure: AttemptFailed) -> bool:
     """True if the worker refuses the fields of `Thinking`."""
-    return failure.status == 400 and (_NO_SWITCH in failure.text or _NO_EFFORT.search(failure.text) is not None)
+    return refuses_switch(failure) or refuses_effort(failure)
 
 
 def explain_refusal(failure: AttemptFailed, value: Any, model: str) -> None:
     """Raises Refused with Ollama's text if the worker's model cannot think although the request asks for it."""
-    if value and failure.status == 400 and _NO_EFFORT.search(failure.text):
+    if value and refuses_effort(failure):
         raise Refused(_NOT_SUPPORTED.format(model=model), status=400)
 
 
@@ -56,14 +54,14 @@ def translate(value: Any, info: ModelInfo, refusals: Sequence[AttemptFailed] = (
     known = "thinking" in info.capabilities
     if not known and (value is None or "thinking" not in info.undetected):
         return Thinking()
-    if any(_NO_EFFORT.search(refusal.text) for refusal in refusals):
+    if any(map(refuses_effort, refusals)):
         return Thinking()
     on = value is None or bool(value)
     effort = value if isinstance(value, str) else None
     if info.architecture.startswith("gpt_oss"):
         effort = _gpt_oss_effort(value, on, effort)
     mistral = info.architecture.startswith("mistral") and not info.template
-    if mistral or any(_NO_SWITCH in refusal.text for refusal in refusals):
+    if mistral or any(map(refuses_switch, refusals)):
         # Mistral's tokenizer refuses chat_template_kwargs and accepts these two efforts.
         return Thinking(effort="high" if on else "none")
     return Thinking(kwargs={"enable_thinking": on, "thinking": on}, effort=effort)

@@ -14,6 +14,8 @@ COMPLETIONS_PATH = "/v1/completions"
 TOKENIZE_PATH = "/tokenize"
 DETOKENIZE_PATH = "/detokenize"
 EMBEDDINGS_PATH = "/v1/embeddings"
+MESSAGES_PATH = "/v1/messages"
+COUNT_TOKENS_PATH = "/v1/messages/count_tokens"
 
 
 class VllmStreamOptions(msgspec.Struct, frozen=True, omit_defaults=True):

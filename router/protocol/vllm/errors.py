@@ -21,7 +21,7 @@ WRONG_TASK = "the worker does not serve this kind of request"
 
 _VALIDATION = re.compile(r"'loc': '([^']*)', 'msg': (?:'([^']*)'|\"([^\"]*)\")")
 _CONTEXT = re.compile(
-    r"maximum context length is|model's context length is only|which is the upper bound"
+    r"maximum context length (?:is|\()|model's context length is only|which is the upper bound"
     r"|longer than the maximum model length"
 )
 _DEAD_ENGINE = ("cannot schedule new futures", "EngineCore encountered an issue", "EngineDeadError")

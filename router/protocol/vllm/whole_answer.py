@@ -24,12 +24,18 @@ class AnswerUsage(msgspec.Struct, frozen=True, gc=False):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     input_tokens: int | None = None
+    """Anthropic counts tokens of the cache apart."""
     output_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
 
     def with_reason(self, reason: str) -> Usage:
-        prompt = self.prompt_tokens if self.prompt_tokens is not None else self.input_tokens
+        prompt = self.prompt_tokens
+        if prompt is None:
+            cached = (self.cache_read_input_tokens or 0) + (self.cache_creation_input_tokens or 0)
+            prompt = (self.input_tokens or 0) + cached
         completion = self.completion_tokens if self.completion_tokens is not None else self.output_tokens
-        return Usage(prompt or 0, completion or 0, reason)
+        return Usage(prompt, completion or 0, reason)
 
 
 class AnswerChoice(msgspec.Struct, frozen=True, gc=False):
@@ -40,6 +46,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     """The part of an answer that the router reads."""
 
     model: str = ""
+    type: str = ""
     choices: list[AnswerChoice] | None = None
     usage: AnswerUsage | None = None
     stop_reason: str | None = None
@@ -103,6 +110,8 @@ class WholeAnswer:
 
 
 def _failure(answer: Answer) -> StreamFailure | None:
+    if answer.type == "message" and not answer.stop_reason:  # Anthropic's form of a request that vLLM gave up
+        return abandoned("abort")
     reasons: Collection[str | None] = [choice.finish_reason for choice in answer.choices or ()]
     return next((abandoned(reason) for reason in reasons if reason in ABANDONED), None)
 

@@ -21,6 +21,8 @@ def test_the_table_has_every_inference_endpoint() -> None:
         ("v1 chat", "/v1/chat/completions"),
         ("v1 completions", "/v1/completions"),
         ("v1 embeddings", "/v1/embeddings"),
+        ("v1 messages", "/v1/messages"),
+        ("v1 count tokens", "/v1/messages/count_tokens"),
     }
 
 

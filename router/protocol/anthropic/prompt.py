@@ -1,0 +1,149 @@
+"""POST /v1/messages and /v1/messages/count_tokens: checks, and the requests to vLLM (R034, R120)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from vllama_pool.router.errors import AttemptFailed, BadRequest, Refused
+from vllama_pool.router.protocol import capabilities
+from vllama_pool.router.protocol.anthropic import messages, thinking, tools
+from vllama_pool.router.protocol.anthropic.blocks import Block, Text
+from vllama_pool.router.protocol.anthropic.events import MessageStream
+from vllama_pool.router.protocol.anthropic.requests import (
+    COUNT_TOKENS,
+    MESSAGES,
+    OUTPUT_FORMAT,
+    CountTokensRequest,
+    MessagesRequest,
+    Prompt,
+    refuse_server_fields,
+)
+from vllama_pool.router.protocol.operation import Clock, StreamTranslator, Timing, UpstreamRequest
+from vllama_pool.router.protocol.vllm import api
+from vllama_pool.router.protocol.vllm.errors import CONTEXT_EXCEEDED
+from vllama_pool.router.protocol.vllm.model_plan import ModelPlan
+from vllama_pool.router.protocol.vllm.whole_answer import WholeAnswer
+from vllama_pool.workers.registry.record import ModelInfo
+
+NO_TEMPLATE = 'messages need a chat template and "{model}" has none: start vLLM with --chat-template'
+TOO_LONG = "prompt is too long: {tokens} tokens > {context} maximum"
+"""Anthropic's text, which clients search for before they shorten a conversation."""
+_PROMPT = re.compile(r"(\d+) input tokens|Input length \((\d+)\)")
+_CONTEXT = re.compile(r"context length (?:is (?:only )?|\()(\d+)")
+_MAX_TOKENS = re.compile(r"tokens=\d+ cannot be greater than max_model_len=(\d+)")
+
+
+def decode_message(body: bytes) -> MessagesRequest:
+    """Raises BadRequest."""
+    request = MESSAGES.decode(body)
+    _require_model(request)
+    if request.max_tokens is None or request.max_tokens <= 0:
+        raise BadRequest("max_tokens is required and must be positive")
+    _read(request, body)
+    return request
+
+
+def decode_count(body: bytes) -> CountTokensRequest:
+    """Raises BadRequest."""
+    request = COUNT_TOKENS.decode(body)
+    _require_model(request)
+    _read(request, body)
+    return request
+
+
+def _require_model(request: Prompt) -> None:
+    if not request.model.strip():
+        raise BadRequest("model is required")
+
+
+def _read(request: Prompt, body: bytes) -> None:
+    refuse_server_fields(body)
+    request.messages = messages.read(request.messages)
+    request.system = messages.read_system(request.system)
+    request.tools, request.tool_choice = tools.read(request.tools, request.tool_choice)
+    request.thinking = thinking.read_thinking(request.thinking)
+    request.output_config = thinking.read_output(request.output_config, OUTPUT_FORMAT.decode(body).output_format)
+
+
+def check(request: Prompt, info: ModelInfo) -> None:
+    """Raises BadRequest if the model lacks what the request needs."""
+    capabilities.refuse_image_generation(info)
+    capabilities.require_completion("chat", request.model, info)
+    if request.tools and not (request.tool_choice and request.tool_choice.type == "none"):
+        capabilities.require(("tools",), request.model, info)
+    capabilities.require(messages.required_capabilities(request.messages or ()), request.model, info)
+    if not info.has_template:
+        raise BadRequest(NO_TEMPLATE.format(model=request.model))
+
+
+def prepare(request: Prompt, plan: ModelPlan) -> UpstreamRequest:
+    return _send(request, plan, ())
+
+
+def adapt(request: Prompt, plan: ModelPlan, *refusals: AttemptFailed) -> UpstreamRequest | None:
+    """Leave out what the worker refuses of thinking, and apply a limit that it names."""
+    capabilities.explain_refusal(refusals[-1], request.model, messages.required_capabilities(request.messages or ()))
+    _explain_context(refusals[-1])
+    adapted = _send(request, plan, refusals)
+    return None if adapted == _send(request, plan, refusals[:-1]) else adapted
+
+
+def _explain_context(failure: AttemptFailed) -> None:
+    """Raises Refused with Anthropic's text if the prompt is too long."""
+    if failure.text != CONTEXT_EXCEEDED:
+        return
+    prompt, context = _PROMPT.search(failure.original), _CONTEXT.search(failure.original)
+    if prompt is None or context is None:
+        raise Refused(f"prompt is too long: {failure.original or failure.text}", status=400)
+    raise Refused(TOO_LONG.format(tokens=prompt[1] or prompt[2], context=context[1]), status=400)
+
+
+def _send(request: Prompt, plan: ModelPlan, refusals: Sequence[AttemptFailed]) -> UpstreamRequest:
+    upstream = request.copy()
+    upstream.model = plan.info.name
+    path, max_tokens = api.COUNT_TOKENS_PATH, None
+    if isinstance(upstream, MessagesRequest):
+        path = api.MESSAGES_PATH
+        _complete(upstream, plan)
+        max_tokens = upstream.max_tokens = _within(plan.within_context(upstream.max_tokens), refusals)
+    _put_first(upstream, plan)
+    switches = thinking.apply(upstream, max_tokens, plan.info, refusals)
+    body = api.encode(upstream)
+    if switches:
+        body = b'%b,"chat_template_kwargs":%b}' % (body[:-1], api.encode(switches))
+    return UpstreamRequest(path, body, whole=not request.stream)
+
+
+def _complete(upstream: MessagesRequest, plan: ModelPlan) -> None:
+    """Apply the model's defaults that the request leaves open. vLLM takes no others on this route."""
+    defaults: dict[str, Any] = dict(plan.sampling)
+    for name in ("temperature", "top_k", "top_p"):
+        if getattr(upstream, name) is None:
+            setattr(upstream, name, defaults.get(name))
+    stop = defaults.get("stop")
+    if upstream.stop_sequences is None and stop:
+        upstream.stop_sequences = [stop] if isinstance(stop, str) else list(stop)
+
+
+def _within(max_tokens: int | None, refusals: Sequence[AttemptFailed]) -> int | None:
+    for refusal in refusals:
+        if max_tokens is not None and (found := _MAX_TOKENS.search(refusal.text)):
+            max_tokens = min(max_tokens, int(found[1]))
+    return max_tokens
+
+
+def _put_first(upstream: Prompt, plan: ModelPlan) -> None:
+    """Put the model's system text and messages first. The request's system text replaces the model's (R085)."""
+    sent = upstream.messages or []
+    own_system = 1 if sent and sent[0].role == "system" else 0
+    if plan.messages:
+        upstream.messages = [*sent[:own_system], *messages.translated(plan.messages), *sent[own_system:]]
+    if plan.defaults.system and not upstream.system and not own_system:
+        system: list[Block] = [Text(plan.defaults.system)]
+        upstream.system = system
+
+
+def translator(request: Prompt, timing: Timing, clock: Clock) -> StreamTranslator:
+    return MessageStream(request.model) if request.stream else WholeAnswer(request.model)
